@@ -1,0 +1,87 @@
+"""What pydantic found wrong, said in the words of the sweep file: the key, the value found, what would work."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from pydantic import BaseModel, ValidationError
+
+from raycodellm.config.errors import suggest
+from raycodellm.config.settings import KINDS, Sweep
+
+
+def explain(error: ValidationError, tree: dict[str, Any]) -> str:
+    """All that is wrong with `tree`, in one line."""
+    # A refused item of a tuple makes pydantic also call the tuple too short; only the first is news.
+    items = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
+    return "; ".join(dict.fromkeys(_explain_one(item, tree) for item in items))
+
+
+def _explain_one(item: dict[str, Any], tree: dict[str, Any]) -> str:
+    path = tuple(part for part in item["loc"] if not _is_union_branch(part))
+    key = _spoken_path(tree, path)
+    if item["type"] == "extra_forbidden":
+        return f"{key}: unknown key; {suggest(path[-1], _known_keys(path))}"
+    if item["type"] == "missing":
+        return f"{key}: is missing; {_hint(path)}"
+    if item["type"] == "value_error":
+        message = item["msg"].removeprefix("Value error, ")
+        return f"{key}: {message}" if key else message
+    message = item["msg"].replace("Input should", "must")
+    if item["type"] == "too_short":
+        message = "give at least one"
+    return f"{key}: found {_short(item['input'])}; {message[0].lower()}{message[1:]}"
+
+
+def _is_union_branch(part: Any) -> bool:
+    """Pydantic names the tried branch of a union in an error's path; a reader of the file knows no such key."""
+    return isinstance(part, str) and (
+        part in ("Objective", "str", "int", "float")
+        or part.startswith(("function-", "tuple", "constrained-", "literal"))
+    )
+
+
+def _spoken_path(tree: dict[str, Any], path: tuple[Any, ...]) -> str:
+    if len(path) > 1 and path[0] == "stages" and isinstance(path[1], int):
+        try:
+            path = ("stages", tree["stages"][path[1]]["name"], *path[2:])
+        except (KeyError, TypeError, IndexError):
+            path = ("stages", path[1], *path[2:])
+    return ".".join(str(part) for part in path)
+
+
+def _short(value: Any) -> str:
+    text = repr(value)
+    return text if len(text) <= 80 else text[:77] + "..."
+
+
+def _known_keys(path: tuple[Any, ...]) -> list[str]:
+    model: Any = Sweep
+    for part in path[:-1]:
+        if isinstance(part, int):
+            continue
+        fields = getattr(model, "model_fields", None)
+        if fields is None or part not in fields:
+            continue  # a key of a mapping, such as a source's name: its model was already entered
+        model = _model_inside(fields[part].annotation) or model
+    return list(model.model_fields)
+
+
+def _model_inside(annotation: Any) -> type[BaseModel] | None:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation
+    for argument in getattr(annotation, "__args__", ()):
+        found = _model_inside(argument)
+        if found is not None:
+            return found
+    return None
+
+
+def _hint(path: tuple[Any, ...]) -> str:
+    hints = {
+        "model": "for example model: {preset: tiny}",
+        "tokenizer": "for example tokenizer: {train: {vocab_size: 4096}}",
+        "peak": "the highest learning rate, for example 3.0e-3",
+        "kind": f"one of {', '.join(KINDS)}",
+    }
+    return hints.get(str(path[-1]), f"add {path[-1]}")

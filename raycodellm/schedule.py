@@ -1,0 +1,175 @@
+"""A mixture as a function of stage progress: named shapes, fixed weights and phases, all as knots of one kind of curve.
+
+A `Schedule` holds knots (progress, weight per source). Between two knots the weights are those of the left knot
+(`step`), or move to the right one's on a straight line (`linear`) or half a cosine (`cosine`). Everything is
+exact arithmetic on the knots: `weights_at` gives the mixture at a point, `integral` the tokens per source up to it.
+"""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+
+import numpy as np
+
+from raycodellm.config import Stage, UserError
+
+# Ma et al. (ICLR 2024), Table 5: code shares of the four equal phases of "stepwise decrease"; their mean is 0.375.
+_MA_DECREASE = (0.50, 0.40, 0.30, 0.30)
+_MA_INCREASE = (0.30, 0.30, 0.40, 0.50)
+# Phases of code_first and text_first: how the code side's tokens are laid over the stage (code first: all of it early).
+_SHAPE_STEPS = {"increase": _MA_INCREASE, "decrease": _MA_DECREASE}
+
+
+@dataclass(frozen=True)
+class Schedule:
+    """Weights over sources along a stage."""
+
+    progress: tuple[float, ...]
+    """Of the knots, 0 to 1, not falling; two knots at one progress make a jump."""
+    weights: tuple[tuple[float, ...], ...]
+    """One row per knot, one weight per source; each row sums to 1."""
+    interpolation: str
+    """step, linear or cosine."""
+
+    def weights_at(self, progress: float | np.ndarray) -> np.ndarray:
+        """Weights at `progress` (0..1): shape [sources], or [n, sources] for an array."""
+        at = np.atleast_1d(np.asarray(progress, dtype=np.float64))
+        left, fraction = self._segment(at)
+        table = np.asarray(self.weights)
+        if self.interpolation == "step":
+            found = table[left]
+        else:
+            rise = fraction if self.interpolation == "linear" else (1.0 - np.cos(np.pi * fraction)) / 2.0
+            found = table[left] + (table[left + 1] - table[left]) * rise[:, None]
+        return found if np.ndim(progress) else found[0]
+
+    def integral(self, progress: float | np.ndarray) -> np.ndarray:
+        """Share of the whole stage that each source has got by `progress`: shape [sources] or [n, sources]."""
+        at = np.atleast_1d(np.asarray(progress, dtype=np.float64))
+        left, fraction = self._segment(at)
+        knots, table = np.asarray(self.progress), np.asarray(self.weights)
+        widths = np.diff(knots)
+        before, after = table[:-1], table[:-1] if self.interpolation == "step" else table[1:]
+        # A straight line and half a cosine both have the mean of their ends over a whole segment.
+        areas = np.cumsum(widths[:, None] * (before + after) / 2, axis=0)
+        whole = np.concatenate([np.zeros((1, table.shape[1])), areas])
+        if self.interpolation == "step":
+            rise = np.zeros_like(fraction)
+        elif self.interpolation == "linear":
+            rise = fraction**2 / 2.0
+        else:
+            rise = fraction / 2.0 - np.sin(np.pi * fraction) / (2.0 * math.pi)
+        part = before[left] * fraction[:, None] + (after[left] - before[left]) * rise[:, None]
+        found = whole[left] + widths[left][:, None] * part
+        return found if np.ndim(progress) else found[0]
+
+    def _segment(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+        """Segment number and fraction inside it (0..1) for each progress."""
+        knots = np.asarray(self.progress)
+        left = np.clip(np.searchsorted(knots, at, side="right") - 1, 0, len(knots) - 2)
+        width = knots[left + 1] - knots[left]
+        return left, np.clip((at - knots[left]) / np.where(width > 0, width, 1.0), 0.0, 1.0)
+
+
+def compile_stage(stage: Stage, kinds_are_code: Mapping[str, bool], num_tokens: Mapping[str, int]) -> Schedule:
+    """The schedule of `stage` over its drawn sources, in the order of `kinds_are_code`.
+
+    `num_tokens` (tokens per source) gives the default shares inside each side of the code ratio. Equal mixtures
+    compile to equal schedules, however they were written.
+    """
+    names = list(kinds_are_code)
+    if stage.weights is not None:
+        row = tuple(stage.weights.get(name, 0.0) for name in names)
+        return _simplified([0.0, 1.0], [row, row], "step")
+    if stage.phases is not None:
+        rows = [tuple(phase.weights.get(name, 0.0) for name in names) for phase in stage.phases]
+        return _from_phases([phase.share for phase in stage.phases], rows, stage.interpolation or "step")
+    assert stage.code_ratio is not None  # one of the three is always there: config refuses a stage without
+    inside = within_sides(stage, kinds_are_code, num_tokens)
+    progress, ratios, interpolation = code_ratio_curve(stage.schedule or "constant", stage.code_ratio)
+    rows = [tuple(inside[n] * (r if kinds_are_code[n] else 1.0 - r) for n in names) for r in ratios]
+    return _simplified(progress, rows, interpolation)
+
+
+def within_sides(stage: Stage, is_code: Mapping[str, bool], num_tokens: Mapping[str, int]) -> dict[str, float]:
+    """Share of each source inside its own side (code or not); both sides sum to 1 each, where they have sources."""
+    shares: dict[str, float] = {}
+    for side in (True, False):
+        names = [name for name in is_code if is_code[name] == side]
+        given = {name: (stage.within or {}).get(name) for name in names}
+        if all(share is None for share in given.values()):
+            raw = {name: float(num_tokens[name]) for name in names}
+        else:
+            raw = {name: float(share or 0.0) for name, share in given.items()}
+        total = math.fsum(raw.values())
+        if names and total <= 0:
+            raise UserError(f"stages.{stage.name}.within: the shares of {', '.join(names)} are all 0; give one a share")
+        shares.update({name: raw[name] / total for name in names})
+    return shares
+
+
+def code_ratio_curve(shape: str, mean: float) -> tuple[list[float], list[float], str]:
+    """Knots of a named shape whose mean over the stage is exactly `mean`: (progress, code ratios, interpolation).
+
+    increase and decrease are the four equal phases of Ma et al. (ICLR 2024, Table 5: decrease .50 .40 .30 .30),
+    scaled to the mean; where scaling would pass 1 the text shares are scaled instead, so no step leaves 0..1.
+    The ramps go through the mean at half way, as steep as 0..1 allows. code_first and text_first are pure
+    code (text) for its whole share of the stage.
+    """
+    if mean in (0.0, 1.0) or shape == "constant":
+        return [0.0, 1.0], [mean, mean], "step"
+    if shape in _SHAPE_STEPS:
+        steps = _SHAPE_STEPS[shape]
+        ratios = _scaled_to_mean(steps, mean)
+        return [0.0, 0.25, 0.5, 0.75, 1.0], [*ratios, ratios[-1]], "step"
+    if shape in ("code_first", "text_first"):
+        first, second, edge = (1.0, 0.0, mean) if shape == "code_first" else (0.0, 1.0, 1.0 - mean)
+        return [0.0, edge, 1.0], [first, second, second], "step"
+    kind, _, direction = shape.partition("_")
+    swing = min(mean, 1.0 - mean)
+    low, high = mean - swing, mean + swing
+    ends = [low, high] if direction == "up" else [high, low]
+    return [0.0, 1.0], ends, kind
+
+
+def _scaled_to_mean(steps: Sequence[float], mean: float) -> list[float]:
+    average = math.fsum(steps) / len(steps)
+    scaled = [step * mean / average for step in steps]
+    if max(scaled) > 1.0:
+        scaled = [1.0 - (1.0 - step) * (1.0 - mean) / (1.0 - average) for step in steps]
+    return scaled
+
+
+def _from_phases(shares: Sequence[float], rows: list[tuple[float, ...]], interpolation: str) -> Schedule:
+    """Step phases hold their weights; linear and cosine ones move from each phase's middle to the next one's."""
+    edges = [0.0, *(math.fsum(shares[: n + 1]) for n in range(len(shares)))]
+    edges[-1] = 1.0
+    if interpolation == "step" or len(rows) == 1:
+        return _simplified(edges, [*rows, rows[-1]], "step")
+    middles = [(left + right) / 2 for left, right in itertools.pairwise(edges)]
+    return _simplified([0.0, *middles, 1.0], [rows[0], *rows, rows[-1]], interpolation)
+
+
+def _simplified(progress: Sequence[float], rows: Sequence[tuple[float, ...]], interpolation: str) -> Schedule:
+    """Rows normalised, and knots that change nothing left out, so that equal mixtures are equal schedules."""
+    scaled = [tuple(round(w / math.fsum(row), 12) for w in row) for row in rows]
+    if all(row == scaled[0] for row in scaled):
+        return Schedule((0.0, 1.0), (scaled[0], scaled[0]), "step")
+    keep = [0]
+    for place in range(1, len(scaled) - 1):
+        redundant = interpolation == "step" and scaled[place] == scaled[keep[-1]]
+        if not redundant and progress[place] < 1.0:
+            keep.append(place)
+    keep.append(len(scaled) - 1)
+    if interpolation == "step":  # a step schedule's last row only repeats the one before
+        scaled[-1] = scaled[keep[-2]]
+    return Schedule(tuple(float(progress[k]) for k in keep), tuple(scaled[k] for k in keep), interpolation)
+
+
+def code_ratio_of(schedule: Schedule, is_code: Sequence[bool]) -> Callable[[float | np.ndarray], np.ndarray]:
+    """Planned code ratio as a function of progress."""
+    code = np.asarray(is_code, dtype=bool)
+    return lambda progress: schedule.weights_at(progress)[..., code].sum(axis=-1)

@@ -1,0 +1,73 @@
+"""One Ray cluster for the whole test run, and a sweep file small enough to train in seconds."""
+
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import pytest
+
+SWEEP = """
+name: small
+model: {preset: tiny}
+tokenizer: {train: {vocab_size: 512, sample_bytes: 200_000}}
+sources:
+  prose: {kind: text, path: PROSE}
+  python: {kind: code, path: CODE}
+  asks: {kind: instruct_text, path: ASKS}
+stages:
+  - name: pretrain
+    tokens: 8_192
+    sequence_length: 64
+    batch_tokens: 1_024
+    learning_rate: {peak: 3.0e-3}
+    code_ratio: {search: {uniform: [0.0, 0.75]}}
+    schedule: {search: {choice: [constant, increase, decrease]}}
+  - name: instruct
+    tokens: 2_048
+    sequence_length: 64
+    batch_tokens: 1_024
+    learning_rate: {peak: 1.0e-3, schedule: linear, final: 0.0}
+    responses_only: true
+    weights: {asks: 1.0}
+evaluation: {tasks: [boxes], limit: 8}
+search: {trials: 2, sampler: random}
+scaling: {slots: 1, checkpoint_seconds: 1}
+"""
+
+
+@pytest.fixture
+def sweep_text() -> str:
+    """A whole sweep file over builtin sources."""
+    text = SWEEP.replace("PROSE", '"builtin:python-prose", limit_documents: 200')
+    text = text.replace("CODE", '"builtin:python-code", limit_documents: 40')
+    return text.replace("ASKS", '"builtin:tasks-instruct", limit_documents: 400')
+
+
+@pytest.fixture(scope="session")
+def ray_cluster(tmp_path_factory: pytest.TempPathFactory):
+    """A local Ray with four logical CPUs, shared by all tests that need one."""
+    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
+    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
+    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    import ray
+
+    ray.init(
+        address="local",
+        num_cpus=4,
+        include_dashboard=True,
+        log_to_driver=False,
+        logging_level="ERROR",
+        object_store_memory=512 * 1024**2,
+    )
+    yield ray
+    ray.shutdown()
+
+
+@pytest.fixture(scope="session")
+def test_data() -> Path:
+    """The folder of real corpora; tests that need it are skipped where it is missing."""
+    folder = Path(os.environ.get("RAYCODELLM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))
+    if not folder.is_dir():
+        pytest.skip(f"no real data at {folder}; set RAYCODELLM_TEST_DATA")
+    return folder

@@ -1,0 +1,125 @@
+"""A sweep file is taken as a whole or refused with the key, the value found and what would work."""
+
+from __future__ import annotations
+
+import pytest
+import yaml
+
+from raycodellm import config
+from raycodellm.config import UserError
+
+
+def refusal(text: str, *overrides: str) -> str:
+    with pytest.raises(UserError) as caught:
+        config.parse(text, overrides=overrides)
+    message = str(caught.value)
+    assert "\n" not in message
+    return message
+
+
+@pytest.mark.parametrize(
+    ("override", "words"),
+    [
+        ("pretrain.tokns=5", ("stages.pretrain.tokns", "unknown key", "'tokens'")),
+        ("sweeep=1", ("sweeep", "unknown key", "did you mean 'seed'")),
+        ("pretrain.tokens=-5", ("stages.pretrain.tokens", "-5", "greater than 0")),
+        ("pretrain.tokens=many", ("stages.pretrain.tokens", "'many'")),
+        ("pretrain.code_ratio=1.4", ("stages.pretrain.code_ratio", "1.4", "less than or equal to 1")),
+        ("pretrain.code_ratio={search: {uniform: [0, 1.4]}}", ("stages.pretrain.code_ratio", "1.4")),
+        ("pretrain.code_ratio={search: {unifrom: [0, 1]}}", ("pretrain.code_ratio", "unifrom", "uniform")),
+        ("pretrain.code_ratio={search: {uniform: [0.5, 0.1]}}", ("pretrain.code_ratio", "the lower first")),
+        ("pretrain.learning_rate.peak={search: {loguniform: [0, 1]}}", ("learning_rate.peak", "over 0")),
+        ("instruct.weights={pyton: 1.0}", ("stages.instruct.weights", "'pyton'", "did you mean 'python'")),
+        ("instruct.weights={asks: 0.7}", ("stages.instruct", "0.7", "add up to 1")),
+        ("instruct.weights={asks: 0.5, python: 0.5}", ("stages.instruct.weights", "'python'", "not drawn")),
+        ("instruct.sources=[python]", ("stages.instruct", "asks", "not drawn")),
+        ("pretrain.weights={prose: 1.0}", ("stages.pretrain", "exactly one of", "code_ratio", "weights")),
+        ("pretrain.batch_tokens=1000", ("stages.pretrain", "1000", "multiple", "1024")),
+        ("pretrain.learning_rate.schedule=cosin", ("learning_rate.schedule", "'cosin'", "'cosine'")),
+        ("model.preset=tyny", ("preset", "'tyny'", "did you mean 'tiny'")),
+        ("model.pretrained=x", ("model", "exactly one of")),
+        ("sources.prose.kind=txt", ("sources.prose.kind", "'txt'", "'text'")),
+        ("sources.python.kind=text", ("stages.pretrain.code_ratio", "code", "source")),
+        ("scaling.deepspeed.zero=4", ("scaling.deepspeed.zero", "4", "0, 1, 2 or 3")),
+        ("scaling.slots=0", ("scaling.slots", "0")),
+        ("evaluation.tasks=[]", ("evaluation.tasks", "at least one")),
+        ("evaluation.tasks=[boxes, boxes]", ("evaluation.tasks", "boxes", "twice")),
+        ("search.sampler=best", ("search.sampler", "'best'", "'tpe'")),
+        ("search.enqueue=[{pretrain.code_ratoi: 0.1}]", ("search.enqueue.0", "did you mean 'pretrain.code_ratio'")),
+        ("search.enqueue=[{pretrain.code_ratio: 0.9}]", ("search.enqueue.0", "0.9", "[0.0, 0.75]")),
+        ("scaling.workers={search: {int: [1, 2]}}", ("scaling.workers", "cannot be searched")),
+        ("instruct.name=pretrain", ("'pretrain'", "twice")),
+        ("stages.7.tokens=3", ("7", "0 to 1")),
+        ("nonsense", ("KEY=VALUE",)),
+    ],
+)
+def test_a_mistake_is_refused_by_its_key_and_value(sweep_text: str, override: str, words: tuple[str, ...]) -> None:
+    message = refusal(sweep_text, override)
+    for word in words:
+        assert word in message, message
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("", ("not keys and values",)),
+        ("- a\n- b", ("list",)),
+        ("name: [", ("not valid YAML",)),
+        ("name: a\nname: b", ("'name'", "twice")),
+    ],
+)
+def test_a_file_that_is_no_sweep_is_refused(text: str, words: tuple[str, ...]) -> None:
+    message = refusal(text)
+    for word in words:
+        assert word in message
+
+
+def test_a_missing_file_and_binary_text_are_refused(tmp_path) -> None:
+    with pytest.raises(UserError, match="cannot be read"):
+        config.load(tmp_path / "nothing.yaml")
+    (tmp_path / "binary.yaml").write_bytes(b"\xff\xfe\x00")
+    with pytest.raises(UserError, match="not UTF-8"):
+        config.load(tmp_path / "binary.yaml")
+
+
+def test_a_stage_is_rounded_up_to_whole_steps(sweep_text: str) -> None:
+    stage = config.parse(sweep_text, overrides=("pretrain.tokens=8_193",)).example().stages[0]
+    assert (stage.num_steps, stage.num_tokens, stage.num_sequences) == (9, 9 * 1024, 9 * 16)
+
+
+def test_every_spelling_of_an_override_reaches_the_same_leaf(sweep_text: str) -> None:
+    for key in ("pretrain.learning_rate.peak", "stages.pretrain.learning_rate.peak", "stages.0.learning_rate.peak"):
+        assert config.parse(sweep_text, overrides=(f"{key}=0.5",)).example().stages[0].learning_rate.peak == 0.5
+
+
+def test_searched_leaves_get_the_values_of_their_parameters(sweep_text: str) -> None:
+    file = config.parse(sweep_text)
+    assert list(file.domains) == ["pretrain.code_ratio", "pretrain.schedule"]
+    sweep = config.resolve(file, {"pretrain.code_ratio": 0.25, "pretrain.schedule": "decrease"})
+    assert (sweep.stages[0].code_ratio, sweep.stages[0].schedule) == (0.25, "decrease")
+
+
+def test_a_search_inside_an_option_belongs_to_that_option(sweep_text: str) -> None:
+    space = "{search: {choice: [{peak: {search: {loguniform: [0.001, 0.01]}}}, {peak: 0.5, schedule: wsd}]}}"
+    file = config.parse(sweep_text, overrides=(f"pretrain.learning_rate={space}",))
+    inner = "pretrain.learning_rate.peak"
+    choice, label = file.conditions[inner]
+    assert choice == "pretrain.learning_rate"
+    sweep = config.resolve(file, {choice: label, inner: 0.002})
+    assert (sweep.stages[0].learning_rate.peak, sweep.stages[0].learning_rate.schedule) == (0.002, "cosine")
+    other = file.domains[choice].options[1]
+    assert config.resolve(file, {choice: other}).stages[0].learning_rate.schedule == "wsd"
+
+
+def test_the_resolved_file_reads_back_as_the_same_sweep(sweep_text: str) -> None:
+    file = config.parse(sweep_text)
+    again = config.parse(yaml.safe_dump(config.resolved_tree(file), sort_keys=False))
+    assert again.domains == file.domains
+    assert again.example() == file.example()
+    assert config.resolved_tree(again) == config.resolved_tree(file)
+
+
+def test_an_instruct_stage_draws_the_instruct_kinds_and_others_the_rest(sweep_text: str) -> None:
+    sweep = config.parse(sweep_text).example()
+    assert sweep.drawn(sweep.stages[0]) == ("prose", "python")
+    assert sweep.drawn(sweep.stages[1]) == ("asks",)
