@@ -1,0 +1,214 @@
+"""The generated tasks: right by an independent reading of their text, and nothing trained on is evaluated."""
+
+from __future__ import annotations
+
+import hashlib
+import itertools
+import os
+import re
+import subprocess
+import sys
+import time
+
+import pytest
+import yaml
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycodellm.tasks import BUILTIN, FOLDER, boxes, logical_deduction, training_examples
+
+TASKS = {"boxes": boxes, "logical_deduction": logical_deduction}
+
+
+def first(module, split: str, n: int, seed: int | None = None) -> list:
+    return list(itertools.islice(module.generate(split, *([] if seed is None else [seed])), n))
+
+
+def objects(text: str) -> set[str]:
+    return set() if text == "nothing" else {part.removeprefix("the ") for part in text.split(" and ")}
+
+
+def replay(question: str) -> tuple[set[str], int]:
+    """What the asked box holds and how many sentences changed it, read off the text alone."""
+    *told, query = question.split(". ")
+    asked = int(re.fullmatch(r"Now Box (\d) contains", query)[1])
+    described = re.findall(r"Box \d contains ([^,]+)", told[0].removeprefix("At first, "))
+    state, changes = [objects(text) for text in described], 0
+    assert len(state) == boxes.NUM_BOXES
+    for sentence in told[1:]:
+        before = set(state[asked])
+        things = objects(re.search(r"(?:Carry|Take|Put) (.*?) (?:from|out|into) ", sentence)[1])
+        source, target = re.search(r"(?:from|out of) Box (\d)", sentence), re.search(r"(?:to|into) Box (\d)", sentence)
+        if source:
+            assert things <= state[int(source[1])], "only what is in a box is taken out of it"
+            state[int(source[1])] -= things
+        elif any(things & box for box in state):
+            raise AssertionError("what is put into a box was in none")
+        if target:
+            state[int(target[1])] |= things
+            assert len(state[int(target[1])]) <= boxes.MAX_OBJECTS
+        changes += state[asked] != before
+    return state[asked], changes
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), split=st.sampled_from(["train", "validation", "test"]))
+def test_a_box_item_has_exactly_one_right_choice_by_replaying_its_text(seed, split):
+    for item, scenario in first(boxes, split, 5, seed):
+        content, changes = replay(item.question)
+        choices = [objects(choice.removesuffix(".")) for choice in item.choices]
+        assert [index for index, choice in enumerate(choices) if choice == content] == [item.gold]
+        assert len({frozenset(choice) for choice in choices}) == boxes.NUM_CHOICES
+        assert item.attributes["num_operations"] == changes
+        assert item.part == ("nontrivial" if changes else "trivial")
+        assert boxes.signature(scenario.initial) in boxes.signatures(split)
+
+
+def test_the_box_splits_partition_all_signatures():
+    splits = [boxes.signatures(name) for name in ("train", "validation", "test")]
+    assert sum(map(len, splits)) == len(frozenset().union(*splits)) == 4**7
+    assert [round(len(split) / 4**7, 2) for split in splits] == [0.45, 0.10, 0.45]
+
+
+def test_box_items_spread_over_the_number_of_operations_and_the_positions():
+    items = boxes.evaluated_items()
+    share = {n: sum(item.attributes["num_operations"] == n for item in items) / len(items) for n in range(7)}
+    assert all(abs(share[n] - planned) < 0.05 for n, planned in boxes.OPERATION_SHARES.items())
+    assert all(0.15 < sum(item.gold == index for item in items) / len(items) < 0.25 for index in range(5))
+    assert len(boxes.NOUNS) == len(set(boxes.NOUNS)) == 100
+    assert not [pair for pair in itertools.permutations(boxes.NOUNS, 2) if pair[0] in pair[1]]
+
+
+@pytest.mark.parametrize("prefer", [min, max])
+def test_preferring_short_or_long_answers_gains_nothing_in_boxes(prefer):
+    items = boxes.evaluated_items()
+    right = sum(prefer(item.choices, key=len) == item.answer for item in items)
+    assert right / len(items) < 1 / boxes.NUM_CHOICES + 0.05
+    assert all("nothing." in item.choices for item in items)
+
+
+@settings(max_examples=30, deadline=None)
+@given(seed=st.integers(0, 2**32), split=st.sampled_from(["train", "validation", "test"]))
+def test_a_puzzle_has_one_solution_and_needs_every_clue(seed, split):
+    for item, puzzle in first(logical_deduction, split, 4, seed):
+        size, clues = len(puzzle.names), tuple(puzzle.structure)
+        assert logical_deduction.solutions(clues, size) == [tuple(range(size))]
+        for clue in clues:
+            others = tuple(other for other in clues if other != clue)
+            assert len(logical_deduction.solutions(others, size)) > 1
+        assert item.answer == f"the {puzzle.names[puzzle.asked]}."
+        assert set(item.choices) == {f"the {name}." for name in puzzle.names}
+        assert len(set(item.choices)) == size
+        assert ("at", (puzzle.asked, puzzle.asked)) not in puzzle.structure
+        assert logical_deduction.structure_split(puzzle.structure, size) == split
+
+
+CLUE_READERS = {  # sentence -> what it says of the places of its two or three things, on the shelf
+    r"The (\w+) is to the left of the (\w+)": lambda a, b: a < b,
+    r"The (\w+) is to the right of the (\w+)": lambda a, b: a > b,
+    r"The (\w+) is directly left of the (\w+)": lambda a, b: a + 1 == b,
+    r"The (\w+) is directly right of the (\w+)": lambda a, b: a == b + 1,
+    r"The (\w+) is right beside the (\w+)": lambda a, b: abs(a - b) == 1,
+    r"The (\w+) is somewhere between the (\w+) and the (\w+)": lambda a, b, c: b < a < c or c < a < b,
+}
+
+
+def test_the_words_of_a_puzzle_say_what_its_clues_mean():
+    read = 0
+    for item, _ in first(logical_deduction, "test", 300):
+        opening, *told, query = item.question.split(". ")
+        if not opening.startswith("On a shelf"):
+            continue
+        names = [choice.removeprefix("the ").removesuffix(".") for choice in item.choices]
+        fitting = []
+        for order in itertools.permutations(names):
+            place = {name: index for index, name in enumerate(order)}
+            if all(_true(sentence, place) for sentence in told):
+                fitting.append(order)
+        asked = logical_deduction.ORDINALS.index(query.split()[1])
+        assert [f"the {order[asked]}." for order in fitting] == [item.answer], item.question
+        read += 1
+    assert read > 40
+
+
+def _true(sentence: str, place: dict[str, int]) -> bool:
+    for pattern, holds in CLUE_READERS.items():
+        if found := re.fullmatch(pattern, sentence):
+            return holds(*(place[name] for name in found.groups()))
+    if found := re.fullmatch(r"The (\w+) is at one end of the shelf", sentence):
+        return place[found[1]] in (0, len(place) - 1)
+    found = re.fullmatch(r"The (\w+) is the (\w+) from the left", sentence)
+    return place[found[1]] == logical_deduction.ORDINALS.index(found[2])
+
+
+def test_no_puzzle_structure_is_in_two_splits():
+    structures = [
+        {puzzle.structure for _, puzzle in first(logical_deduction, name, 1000)} for name in logical_deduction.SPLITS
+    ]
+    assert not any(a & b for a, b in itertools.combinations(structures, 2))
+
+
+def test_a_thousand_items_of_each_task_are_evaluated_and_none_twice():
+    for module in TASKS.values():
+        items = module.evaluated_items()
+        assert len(items) == len({item.question for item in items}) >= 1000
+    sizes = [item.attributes["num_things"] for item in logical_deduction.evaluated_items()]
+    assert sizes.count(3) == sizes.count(5) == len(sizes) / 2
+
+
+def test_training_examples_are_what_evaluation_asks_but_never_the_same():
+    pairs = list(training_examples(seed=3, num_examples=400))
+    evaluated = {item.question for module in TASKS.values() for item in module.evaluated_items()}
+    assert len(pairs) == 400 and not evaluated & {prompt for prompt, _ in pairs}
+    assert all(not prompt.endswith(" ") and re.fullmatch(r" [a-z].*\.", response) for prompt, response in pairs)
+    assert pairs[0][0].startswith("At first, Box 0") and not pairs[1][0].startswith("At first")
+    for prompt, response in pairs[::2]:
+        assert objects(response.strip().removesuffix(".")) == replay(prompt)[0]
+        described = re.findall(r"Box \d contains ([^,.]+)", prompt.split(". ")[0])
+        assert tuple(len(objects(text)) for text in described) in boxes.signatures("train")
+
+
+def test_a_longer_run_of_training_examples_begins_like_a_shorter_one_and_seeds_differ():
+    assert list(training_examples(1, 6)) == list(training_examples(1, 20))[:6]
+    assert list(training_examples(1, 6)) != list(training_examples(2, 6))
+
+
+def test_items_and_examples_are_the_same_in_every_process():
+    """Another hash seed is what changes the order of sets of strings from one process to the next."""
+    code = (
+        "import hashlib; from raycodellm.tasks import *; from raycodellm.tasks import boxes, logical_deduction as l; "
+        "print(hashlib.sha256(repr((boxes.evaluated_items(), l.evaluated_items(), list(training_examples(5, 50))))"
+        ".encode()).hexdigest())"
+    )
+    here = (boxes.evaluated_items(), logical_deduction.evaluated_items(), list(training_examples(5, 50)))
+    environment = {**os.environ, "PYTHONHASHSEED": "4242", "PYTHONPATH": str(FOLDER.parents[1])}
+    there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert there.stdout.strip() == hashlib.sha256(repr(here).encode()).hexdigest()
+
+
+def test_a_thousand_items_take_less_than_a_few_seconds():
+    started = time.process_time()
+    first(boxes, "test", 1000, 1)
+    first(logical_deduction, "test", 1000, 1)
+    assert time.process_time() - started < 4  # 0.4 s where it was written
+
+
+def test_an_unknown_split_is_refused():
+    for module in TASKS.values():
+        with pytest.raises(ValueError, match="no split 'dev'"):
+            next(module.generate("dev"))
+
+
+@pytest.mark.parametrize("name", BUILTIN)
+def test_each_task_is_a_folder_with_a_yaml_file_that_parts_question_and_answer_by_one_space(name):
+    text = (FOLDER / name / f"{name}.yaml").read_text().replace("!function ", "")
+    config = yaml.safe_load(text)
+    assert config["task"] == name and config["target_delimiter"] == " "
+    assert config["custom_dataset"] == f"raycodellm.tasks.{name}.dataset"
+
+
+def test_the_package_imports_neither_lm_eval_nor_datasets():
+    code = "import sys, raycodellm.tasks; print({'lm_eval', 'datasets', 'torch', 'ray'} & set(sys.modules))"
+    environment = {**os.environ, "PYTHONPATH": str(FOLDER.parents[1])}
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
+    assert done.stdout.strip() == "set()"
