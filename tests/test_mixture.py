@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import time
 
 import numpy as np
@@ -61,7 +62,7 @@ def plan(num_sequences: int = 500, start: int = 0, seed: int = 0, stored: int = 
 def test_a_plan_is_the_same_however_it_is_cut_into_blocks(cuts: list[int]) -> None:
     whole = plan().rows(0, 500)
     edges = [0, *sorted(cuts), 500]
-    parts = [plan().rows(a, b) for a, b in zip(edges, edges[1:], strict=False)]
+    parts = [plan().rows(a, b) for a, b in itertools.pairwise(edges)]
     for name in ("position", "source", "sequence", "epoch"):
         assert np.array_equal(np.concatenate([getattr(p, name) for p in parts]), getattr(whole, name))
 

@@ -1,0 +1,113 @@
+"""The files of a checkpoint: written whole or not at all, and checked before they are believed."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import shutil
+import tempfile
+import zlib
+from collections.abc import Iterable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+
+from raycodellm.files import Folder
+
+COMPLETE = "COMPLETE"
+"""Written last into a checkpoint: sizes and checksums of its files."""
+STATE = "state.json"
+
+
+class DamagedCheckpoint(Exception):
+    """A checkpoint whose files are not those that its marker names."""
+
+
+def write_tensors(folder: Folder, name: str, tensors: dict[str, torch.Tensor]) -> list[int]:
+    """Writes one file of tensors; its size and checksum. Raises OSError, with what was half written removed."""
+    if folder.local is not None:
+        path = folder.make().local / name
+        try:
+            _save_tensors(tensors, path)
+            with open(path, "rb+") as file:
+                os.fsync(file.fileno())
+                return size_and_checksum(_blocks(file))
+        except OSError:
+            path.unlink(missing_ok=True)
+            raise
+    with tempfile.TemporaryDirectory(prefix="raycodellm-checkpoint-") as directory:
+        path = Path(directory) / name
+        _save_tensors(tensors, path)
+        folder.upload(Path(directory))
+        with open(path, "rb") as file:
+            return size_and_checksum(_blocks(file))
+
+
+def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
+    with as_os_error(path):
+        save_file(tensors, path)
+    path.chmod(0o644)  # safetensors makes files that only their owner may read
+
+
+@contextmanager
+def as_os_error(path: Path) -> Iterator[None]:
+    """safetensors tells of a full disk in an error of its own, by its text."""
+    try:
+        yield
+    except SafetensorError as error:
+        number = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
+        raise OSError(number, f"{os.strerror(number)} ({error})", str(path)) from error
+
+
+def _blocks(file: Any) -> Iterator[bytes]:
+    while block := file.read(2**24):
+        yield block
+
+
+def size_and_checksum(blocks: Iterable[bytes]) -> list[int]:
+    size = checksum = 0
+    for block in blocks:
+        size, checksum = size + len(block), zlib.crc32(block, checksum)
+    return [size, checksum]
+
+
+def damage(folder: Folder) -> str | None:
+    """What is wrong with a checkpoint, or None."""
+    try:
+        files = folder.read_json(COMPLETE)["files"]
+        for name, expected in files.items():
+            with folder.filesystem.open_input_stream(f"{folder.path}/{name}") as stream:
+                found = size_and_checksum(_blocks(stream))
+            if found != list(expected):
+                return f"{name} has {found[0]} bytes with checksum {found[1]}, its marker says {expected}"
+    except (OSError, ValueError, KeyError) as error:
+        return f"cannot be read: {error}"
+    return None
+
+
+def explain_write(folder: Folder, error: OSError) -> str:
+    if error.errno != errno.ENOSPC:
+        return f"the checkpoint {folder} could not be written: {error}; checkpoints before it stay usable"
+    free = shutil.disk_usage(folder.local).free if folder.local is not None and folder.local.exists() else 0
+    return (
+        f"no space left for the checkpoint {folder} ({free / 1e9:.1f} GB free); checkpoints before it stay usable: "
+        "free space or use another --storage, and run again to continue"
+    )
+
+
+@contextmanager
+def opened_tensors(folder: Folder) -> Iterator[dict[str, Any]]:
+    """Maps each tensor's name to the opened file that holds it."""
+    with tempfile.TemporaryDirectory(prefix="raycodellm-checkpoint-") as directory:
+        local = folder.local
+        if local is None:
+            local = Path(directory)
+            folder.download(local)
+        files = json.loads((local / COMPLETE).read_text())["files"]
+        opened = [safe_open(local / name, framework="pt") for name in sorted(files) if name.endswith(".safetensors")]
+        yield {key: file for file in opened for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping

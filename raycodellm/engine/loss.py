@@ -1,0 +1,112 @@
+"""The training loss of a language model: the sum over counted tokens, with the gradient made on the way forward."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import nn
+
+IGNORED = -100
+"""Label of a token that does not count."""
+# Logits held at once. 2^20 floats stay in a core's cache; a GPU wants larger matrices.
+LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
+# Their logits are exactly `hidden @ weight.T`, so the loss may be taken without transformers' own forward.
+_PLAIN_HEADS = frozenset(
+    {
+        "GPT2LMHeadModel",
+        "GPTNeoXForCausalLM",
+        "LlamaForCausalLM",
+        "MistralForCausalLM",
+        "OlmoForCausalLM",
+        "Olmo2ForCausalLM",
+        "Phi3ForCausalLM",
+        "Qwen2ForCausalLM",
+        "Qwen3ForCausalLM",
+    }
+)
+
+
+class _LinearCrossEntropy(torch.autograd.Function):
+    """Summed cross entropy of `hidden @ weight.T`, and each row's loss; the gradient is made on the way forward."""
+
+    @staticmethod
+    def forward(  # type: ignore[override]
+        context: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor
+    ) -> tuple[torch.Tensor, torch.Tensor]:
+        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        hidden_grad = torch.empty_like(hidden)
+        weight_grad = torch.zeros_like(weight, dtype=torch.float32)
+        block = max(16, LOGITS_AT_ONCE.get(hidden.device.type, 2**26) // len(weight))
+        for start in range(0, len(hidden), block):
+            part = slice(start, start + block)
+            rows, wanted = hidden[part], labels[part, None]
+            logits = (rows @ weight.T).float()
+            top = logits.amax(dim=1, keepdim=True)
+            of_label = logits.gather(1, wanted)
+            total = logits.sub_(top).exp_().sum(dim=1, keepdim=True)
+            losses[part] = (total.log() + top - of_label).squeeze(1)
+            slope = logits.div_(total).scatter_add_(1, wanted, torch.full_like(total, -1.0)).to(hidden.dtype)
+            torch.mm(slope, weight, out=hidden_grad[part])
+            if slope.dtype == torch.float32:
+                weight_grad.addmm_(slope.T, rows)
+            else:
+                weight_grad.add_(slope.T @ rows)
+        context.save_for_backward(hidden_grad, weight_grad)
+        context.weight_dtype = weight.dtype
+        context.mark_non_differentiable(losses)
+        return losses.sum(), losses
+
+    @staticmethod
+    def backward(context: Any, scale: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+        hidden_grad, weight_grad = context.saved_tensors
+        # Scaled in float32: with fp16 the scale is far under its smallest number before loss scaling, far over after.
+        return (
+            (hidden_grad.float() * scale).to(hidden_grad.dtype),
+            (weight_grad * scale).to(context.weight_dtype),
+            None,
+        )
+
+
+class LossHead(nn.Module):
+    """Stands in for a model's output layer while it trains; shares its weight."""
+
+    def __init__(self, weight: nn.Parameter) -> None:
+        super().__init__()
+        self.weight = weight
+
+    def forward(self, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        return _LinearCrossEntropy.apply(hidden, self.weight, labels)
+
+
+class TrainedModel(nn.Module):
+    """A language model whose output is its loss: the sum over counted tokens and, without gradient, the sum per row."""
+
+    def __init__(self, model: nn.Module) -> None:
+        super().__init__()
+        self.model = model
+        head = model.get_output_embeddings()
+        self.plain_head = type(model).__name__ in _PLAIN_HEADS and getattr(head, "bias", None) is None
+        if self.plain_head:
+            model.set_output_embeddings(LossHead(head.weight))
+
+    def forward(self, tokens: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        """`labels` best stay in host memory: where the counted tokens are is then known without waiting for a GPU."""
+        rows, length = tokens.shape
+        wanted = labels[:, 1:].reshape(-1)  # a sequence's first token has nothing before it to predict it from
+        counted = (wanted != IGNORED).nonzero().squeeze(1)
+        row = counted // (length - 1)
+        place = (counted + row).to(tokens.device, non_blocking=True)  # of the token before it, in the whole of the rows
+        wanted = wanted[counted].to(tokens.device, non_blocking=True)
+        if self.plain_head:
+            hidden = self.model.base_model(input_ids=tokens, use_cache=False)[0]
+            picked = hidden.reshape(rows * length, -1).index_select(0, place)
+            total, losses = self.model.get_output_embeddings()(picked, wanted)
+        else:
+            logits = self.model(input_ids=tokens, use_cache=False).logits
+            picked = logits.reshape(rows * length, -1).index_select(0, place).float()
+            losses = nn.functional.cross_entropy(picked, wanted, reduction="none")
+            total = losses.sum()
+        per_row = torch.zeros(rows, dtype=torch.float64, device=tokens.device)
+        per_row.index_add_(0, row.to(tokens.device, non_blocking=True), losses.detach().double())
+        return total, per_row

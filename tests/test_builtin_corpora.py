@@ -1,0 +1,162 @@
+"""The generators of the builtin corpora: docstrings out, code kept, the same every time."""
+
+from __future__ import annotations
+
+import ast
+import textwrap
+
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycodellm import builtin_corpora
+from raycodellm.builtin_corpora import parse_module
+
+
+def without_docstrings(text: str) -> str:
+    return parse_module("m", textwrap.dedent(text)).without_docstrings()
+
+
+def test_docstrings_go_and_comments_and_formatting_stay():
+    text = '''\
+        """Module."""
+
+        # A comment.
+        class A:
+            """Class."""
+
+            x  =  1   # odd spacing
+
+            def f(self):
+                """Doc
+                over lines.
+                """
+                return "not a docstring"   # kept
+        '''
+    expected = """\
+        # A comment.
+        class A:
+            x  =  1   # odd spacing
+
+            def f(self):
+                return "not a docstring"   # kept
+        """
+    assert without_docstrings(text) == textwrap.dedent(expected)
+
+
+@pytest.mark.parametrize(
+    ("text", "expected"),
+    [
+        ('def f():\n    """Doc."""\n', "def f():\n    pass\n"),
+        ('def f(): "doc"\n', "def f(): pass\n"),
+        ('def f(): "doc"; return 1\n', "def f(): return 1\n"),
+        ('class A: "one"; "two"; x = 1\n', "class A: x = 1\n"),
+        ('def f():\n    "one"\n    "two"\n    return 1\n', "def f():\n    return 1\n"),
+        ('def f():\n    "one"; "two"\n', "def f():\n    pass; \n"),
+        ('def f():\n    """Ä"""; y = "ö"\n', 'def f():\n    y = "ö"\n'),
+        ('def f():\n    ("a"\n     "b")  # why\n    return 1\n', "def f():\n    # why\n    return 1\n"),
+        ('"""Only a docstring."""\n', ""),
+        (
+            'async def f():\n    if 1:\n        class B:\n            "doc"\n',
+            "async def f():\n    if 1:\n        class B:\n            pass\n",
+        ),
+        ('x = 1\n"a string, no docstring"\n', 'x = 1\n"a string, no docstring"\n'),
+    ],
+)
+def test_odd_docstrings_go_and_the_rest_parses(text, expected):
+    result = without_docstrings(text)
+    assert result == expected
+    ast.parse(result)
+
+
+NAMES = st.sampled_from(["f", "g", "longer_name"])
+DOCSTRINGS = st.sampled_from(['"doc"', '"""Two\n\nlines ä"""', "r'''raw'''", '("in " "brackets")'])
+STATEMENTS = st.sampled_from(["x = 1", "return", "pass  # comment", "if x:\n    y = 'ü'\nelse:\n    z = 2"])
+
+
+@st.composite
+def definitions(draw, depth=2):
+    body = draw(st.lists(DOCSTRINGS, max_size=2)) + draw(st.lists(STATEMENTS, max_size=2))
+    if depth:
+        body += draw(st.lists(definitions(depth=depth - 1), max_size=2))
+    body = body or ["..."]
+    blank = "\n" * draw(st.integers(1, 3))
+    return f"def {draw(NAMES)}(a, b=1):\n" + textwrap.indent(blank.join(body), "    ", lambda line: bool(line.strip()))
+
+
+def strip_tree(node: ast.AST) -> None:
+    """What should be left, on the tree: the same rule written another way."""
+    for child in ast.walk(node):
+        if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+            while child.body and isinstance(child.body[0], ast.Expr) and isinstance(child.body[0].value, ast.Constant):
+                if not isinstance(child.body[0].value.value, str):
+                    break
+                child.body.pop(0)
+            if not child.body and not isinstance(child, ast.Module):
+                child.body = [ast.Pass()]
+
+
+@given(st.lists(definitions(), min_size=1, max_size=3).map("\n\n".join))
+@settings(deadline=None, max_examples=50)
+def test_what_is_left_is_the_same_program_without_its_docstrings(text):
+    tree = ast.parse(text)
+    strip_tree(tree)
+    assert ast.dump(ast.parse(parse_module("m", text).without_docstrings())) == ast.dump(tree)
+
+
+@pytest.fixture(scope="module")
+def corpora():
+    return {
+        "prose": list(builtin_corpora.python_prose()),
+        "code": list(builtin_corpora.python_code()),
+        "instruct": list(builtin_corpora.python_instruct()),
+    }
+
+
+def test_the_library_gives_enough_of_each_for_a_first_sweep(corpora):
+    size = {name: sum(len(text.encode()) for row in rows for text in row[1:]) for name, rows in corpora.items()}
+    assert 1_500_000 < size["prose"] < 5_000_000
+    assert 5_000_000 < size["code"] < 12_000_000
+    assert 1_000_000 < size["instruct"] < 5_000_000
+
+
+def test_every_document_has_its_own_id_and_its_own_content(corpora):
+    for rows in corpora.values():
+        assert len({row[0] for row in rows}) == len(rows)
+        assert len({row[-1] for row in rows}) == len(rows)
+
+
+def test_no_docstring_is_left_in_a_sample_of_the_code_and_all_of_it_parses(corpora):
+    for name, text in corpora["code"][::7]:
+        for node in ast.walk(ast.parse(text)):
+            if isinstance(node, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
+                assert ast.get_docstring(node) is None, name
+
+
+def test_prose_holds_docstrings_and_the_language_reference(corpora):
+    prose = dict(corpora["prose"])
+    assert "textwrap:shorten" in prose
+    assert prose["textwrap:shorten"].startswith("Collapse and truncate the given text")
+    assert any(name.startswith("pydoc_data.topics:") for name in prose)
+
+
+def test_an_instruction_asks_by_signature_and_docstring_and_the_response_is_the_source(corpora):
+    rows = {name: (prompt, response) for name, prompt, response in corpora["instruct"]}
+    prompt, response = rows["textwrap:shorten"]
+    assert prompt.startswith("Write the Python function `shorten(text, width, **kwargs)`.\nCollapse and truncate")
+    assert prompt.endswith("\n") and not prompt.endswith("\n\n")
+    assert response.startswith("def shorten(text, width, **kwargs):\n    w = TextWrapper(")
+    assert '"""' not in response
+    for _, _, source in corpora["instruct"][::50]:
+        ast.parse(source)
+
+
+def test_nothing_comes_from_tests_tables_or_installed_packages(corpora):
+    modules = {row[0].split(":")[0].split("#")[0] for rows in corpora.values() for row in rows}
+    parts = {part for module in modules - {"pydoc_data.topics"} for part in module.split(".")}
+    assert not parts & (builtin_corpora.EXCLUDED_FOLDERS - {"tests"})
+
+
+def test_the_digest_stands_for_the_content():
+    assert builtin_corpora.library_digest() == builtin_corpora.library_digest()
+    assert len(builtin_corpora.library_digest()) == 32

@@ -1,0 +1,513 @@
+"""Token stores hold every token of every document once, in one order, and say so when they do not."""
+
+from __future__ import annotations
+
+import json
+import os
+import pickle
+import random
+import shutil
+import subprocess
+import sys
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+
+from raycodellm import tokens
+from raycodellm.config import Source, Sweep, Tokenizer, UserError
+from raycodellm.corpora import Document, Skip, source_fingerprint, tables
+from raycodellm.files import Folder
+from raycodellm.tokens import TokenStore, build_tokenizer, inspect, prepare, prepare_store
+from raycodellm.tokens.store import pack, token_dtype, write_manifest, write_shard
+from raycodellm.tokens.tokenizer import (
+    DONE,
+    END_OF_TEXT,
+    TokenizerInfo,
+    encode_documents,
+    open_tokenizer,
+    tokenizer_fingerprint,
+)
+
+TEXTS = [
+    f"Document number {i}: the quick brown fox, {i * i} lazy dogs.\n\n    def f(x):\n        return x + {i}\n"
+    for i in range(300)
+]
+
+
+@pytest.fixture(scope="session")
+def trained(tmp_path_factory) -> TokenizerInfo:
+    folder = Folder(str(tmp_path_factory.mktemp("tokenizer")))
+    return build_tokenizer(Tokenizer(train={"vocab_size": 400}), TEXTS, folder)
+
+
+@pytest.fixture
+def text_source(tmp_path) -> Source:
+    path = tmp_path / "texts.jsonl"
+    path.write_text("".join(json.dumps({"text": text}) + "\n" for text in TEXTS) + '{"text": null}\n{"text"\n')
+    return Source(kind="text", path=str(path))
+
+
+def make(source: Source, trained: TokenizerInfo, folder: Folder, name: str = "texts", seed: int = 0) -> TokenStore:
+    return prepare_store(name, source, source_fingerprint(source, seed), trained.folder, "print", seed, folder)
+
+
+def files(folder: Folder) -> dict[str, bytes]:
+    return {path.name: path.read_bytes() for path in sorted(Path(folder.uri).iterdir())}
+
+
+def all_tokens(store: TokenStore) -> np.ndarray:
+    return store.read(np.arange(store.num_sequences(1)), 1)[0].ravel()
+
+
+# ------------------------------------------------------------------------------------------------------ tokenizer
+
+
+@given(st.text(st.characters(exclude_categories=["Cs"])))
+@settings(deadline=None)
+def test_any_text_comes_back_from_its_tokens(trained, text):
+    (data,), _ = encode_documents(open_tokenizer(trained.folder), [Document("a", text)], 0, np.dtype(np.uint16))
+    ids = np.frombuffer(data, np.uint16).tolist()
+    assert ids[-1] == trained.eos_id
+    assert 0 not in ids[:-1]
+    assert open_tokenizer(trained.folder).decode(ids[:-1]) == text
+
+
+def test_a_document_that_spells_out_the_special_token_does_not_end_there(trained):
+    document = Document("a", f"x {END_OF_TEXT} y")
+    (data,), _ = encode_documents(open_tokenizer(trained.folder), [document], 0, np.dtype(np.uint16))
+    assert np.frombuffer(data, np.uint16).tolist().count(0) == 1
+
+
+@given(st.lists(st.sampled_from(["word", " ", "\n", "  x", "é", "\t", "1", "!", "\u3000"]), max_size=60).map("".join))
+@settings(deadline=None, max_examples=50)
+def test_long_texts_are_cut_without_changing_a_token(trained, text):
+    tokenizer, dtype = open_tokenizer(trained.folder), np.dtype(np.uint16)
+    module = tokens.tokenizer
+    whole = module._encode(tokenizer, [text, "b", text], dtype)
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(module, "BYTE_LEVEL_PIECE", 3)
+        patch.setattr(module, "BATCH_CHARACTERS", 10)
+        cut = module._encode(tokenizer, [text, "b", text], dtype)
+    assert [part.tolist() for part in cut] == [part.tolist() for part in whole]
+
+
+@given(st.sampled_from(["Q:", "Q:\n", "Q: \n\n", "doc.\n  "]), st.sampled_from([" yes", "def f():\n", "\n\nx", "  y"]))
+@settings(deadline=None, max_examples=50)
+def test_prompt_and_response_have_the_tokens_of_the_whole_text(trained, prompt, response):
+    tokenizer, dtype = open_tokenizer(trained.folder), np.dtype(np.uint16)
+    if not prompt[-1].isspace() and not response[0].isspace():
+        response = " " + response
+    (pair,), (num_prompt,) = encode_documents(tokenizer, [Document("a", prompt, response)], 0, dtype)
+    (whole,), _ = encode_documents(tokenizer, [Document("a", prompt + response)], 0, dtype)
+    assert pair == whole
+    assert tokenizer.decode(np.frombuffer(pair, dtype)[:num_prompt].tolist()) == prompt.rstrip()
+
+
+def test_training_is_the_same_for_any_order_of_the_sample(tmp_path, trained):
+    again = build_tokenizer(Tokenizer(train={"vocab_size": 400}), TEXTS[::-1], Folder(str(tmp_path)))
+    assert again.vocab_size == trained.vocab_size == 400
+    assert files(again.folder) == files(trained.folder)
+
+
+def test_a_pretrained_tokenizer_is_taken_from_its_folder(tmp_path, trained):
+    taken = build_tokenizer(Tokenizer(pretrained=trained.folder.uri), [], Folder(str(tmp_path / "taken")))
+    assert (taken.vocab_size, taken.eos_id) == (trained.vocab_size, trained.eos_id)
+    assert files(taken.folder) == files(trained.folder)
+    config = json.loads((tmp_path / "taken" / "tokenizer_config.json").read_text())
+    (tmp_path / "taken" / "tokenizer_config.json").write_text(json.dumps({**config, "eos_token": "</s>"}))
+    with pytest.raises(UserError, match="end-of-text token is '</s>'"):
+        build_tokenizer(Tokenizer(pretrained=str(tmp_path / "taken")), [], Folder(str(tmp_path / "other")))
+    assert not (tmp_path / "other" / DONE).exists()
+    with pytest.raises(UserError, match="is not a folder"):
+        build_tokenizer(Tokenizer(pretrained=str(tmp_path / "nothing")), [], Folder(str(tmp_path / "other")))
+
+
+def test_a_tokenizer_is_known_by_its_settings_its_sources_and_its_files(tmp_path, text_source, trained):
+    inputs = source_fingerprint(text_source)
+    train = Tokenizer(train={"vocab_size": 400})
+    prints = {
+        tokenizer_fingerprint(train, [inputs], 0),
+        tokenizer_fingerprint(train, [inputs], 1),
+        tokenizer_fingerprint(train, [inputs, inputs], 0),
+        tokenizer_fingerprint(Tokenizer(train={"vocab_size": 500}), [inputs], 0),
+        tokenizer_fingerprint(Tokenizer(pretrained="gpt2"), [inputs], 0),
+        tokenizer_fingerprint(Tokenizer(pretrained=trained.folder.uri), [inputs], 0),
+    }
+    assert len(prints) == 6
+    shutil.copytree(trained.folder.uri, tmp_path / "copy")
+    copied = tokenizer_fingerprint(Tokenizer(pretrained=str(tmp_path / "copy")), [], 5)
+    assert copied in prints
+
+
+@pytest.mark.slow
+def test_transformers_loads_the_folder_and_renders_chats_as_they_were_trained(tmp_path, trained, monkeypatch):
+    monkeypatch.setenv("HF_HUB_OFFLINE", "1")
+    from transformers import AutoTokenizer
+
+    loaded = AutoTokenizer.from_pretrained(trained.folder.uri)
+    assert loaded.eos_token_id == loaded.pad_token_id == loaded.bos_token_id == trained.eos_id == 0
+    assert len(loaded) == trained.vocab_size
+    for text in TEXTS[:20]:
+        ids = loaded(text)["input_ids"]
+        (data,), _ = encode_documents(open_tokenizer(trained.folder), [Document("a", text)], 0, np.dtype(np.uint16))
+        assert ids == np.frombuffer(data, np.uint16).tolist()[:-1]
+        assert loaded.decode(ids) == text
+    said = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi "}]
+    prompt = loaded.apply_chat_template(said, tokenize=False, add_generation_prompt=True)
+    assert prompt == "System: Be kind.\nUser: Hi\nAssistant:"
+    said.append({"role": "assistant", "content": "Hello"})
+    assert loaded.apply_chat_template(said, tokenize=False) == prompt + " Hello" + END_OF_TEXT
+    loaded.save_pretrained(tmp_path / "saved")
+    (tmp_path / "saved" / "tokenizer.json").rename(tmp_path / "saved" / "tokenizer.json.away")
+    with pytest.raises(UserError, match=r"tokenizer\.pretrained"):
+        build_tokenizer(Tokenizer(pretrained=str(tmp_path / "saved")), [], Folder(str(tmp_path / "x")))
+
+
+# --------------------------------------------------------------------------------------------------------- stores
+
+
+def write_store(
+    folder: Folder, documents: list[list[int]], prompts: list[int] | None, shards: int, batch: int
+) -> TokenStore:
+    """A store of these documents (closing token included) in this order."""
+    dtype = token_dtype(400)
+    written = []
+    for number, some in enumerate(np.array_split(np.arange(len(documents)), shards)):
+        rows = pa.table(
+            {
+                "key": pa.array([int(i).to_bytes(8) for i in some], pa.binary()),
+                "tokens": pa.array([np.array(documents[i], dtype).tobytes() for i in some], pa.large_binary()),
+                "num_prompt": pa.array([prompts[i] if prompts else 0 for i in some], pa.int32()),
+                "num_bytes": pa.array([len(documents[i]) for i in some], pa.int64()),
+                "skipped": pa.array([None] * len(some), pa.string()),
+                "count": pa.array([0] * len(some), pa.int64()),
+            }
+        )
+        shuffled = rows.take(pa.array(random.Random(number).sample(range(len(rows)), len(rows)), pa.int64()))
+        written.append(write_shard(folder, number, shuffled, dtype, prompts is not None, batch))
+    kind = "text" if prompts is None else "instruct_text"
+    fields = {"fingerprint": "f", "source_fingerprint": "s", "tokenizer_fingerprint": "t", "seed": 0}
+    write_manifest(folder, written, name="s", kind=kind, vocab_size=400, eos_id=0, **fields)
+    return TokenStore.open(folder)
+
+
+DOCUMENTS = st.lists(
+    st.lists(st.integers(1, 399), min_size=1, max_size=20).map(lambda ids: [*ids, 0]), min_size=1, max_size=40
+)
+
+
+@given(DOCUMENTS, st.integers(1, 4), st.integers(1, 50), st.integers(1, 30))
+@settings(deadline=None, max_examples=40)
+def test_sequences_are_the_documents_end_to_end_whatever_the_shards(tmp_path_factory, documents, shards, batch, length):
+    store = write_store(Folder(str(tmp_path_factory.mktemp("s"))), documents, None, shards, batch)
+    stream = [token for document in documents for token in document]
+    count = store.num_sequences(length)
+    assert count == len(stream) // length
+    assert store.num_too_long(length) == 0
+    order = np.random.default_rng(0).permutation(count)
+    read, mask = store.read(order, length)
+    assert read.dtype == np.int32 and mask.all() and mask.shape == read.shape == (count, length)
+    assert read[np.argsort(order)].ravel().tolist() == stream[: count * length]
+    manifest = store.manifest
+    assert (manifest.num_tokens, manifest.num_documents, manifest.num_examples) == (len(stream), len(documents), 0)
+
+
+@given(DOCUMENTS, st.integers(1, 4), st.integers(1, 50), st.integers(1, 30))
+@settings(deadline=None, max_examples=40)
+def test_examples_stay_whole_and_only_responses_count(tmp_path_factory, documents, shards, batch, length):
+    prompts = [len(document) // 2 for document in documents]
+    store = write_store(Folder(str(tmp_path_factory.mktemp("s"))), documents, prompts, shards, batch)
+    kept = [i for i, document in enumerate(documents) if len(document) <= length]
+    assert store.num_too_long(length) == len(documents) - len(kept)
+    read, mask = store.read(np.arange(store.num_sequences(length)), length)
+    expected, expected_mask = [], []
+    for i in kept:
+        example = documents[i]
+        if not expected or len(expected[-1]) + len(example) > length:
+            expected.append([])
+            expected_mask.append([])
+        expected[-1] += example
+        expected_mask[-1] += [False] * prompts[i] + [True] * (len(example) - prompts[i])
+    assert read.tolist() == [ids + [0] * (length - len(ids)) for ids in expected]
+    assert mask.tolist() == [row + [False] * (length - len(row)) for row in expected_mask]
+
+
+def test_packing_a_million_examples_is_quick_and_wastes_little():
+    sizes = np.random.default_rng(0).integers(10, 200, 1_000_000)
+    packing = pack(sizes, 512)
+    used = np.add.reduceat(sizes, packing.bounds[:-1])
+    assert used.max() <= 512 and used.mean() > 400
+    assert packing.bounds[-1] == len(sizes)
+
+
+def test_a_store_is_pickled_by_its_folder_and_read_by_several_threads(tmp_path):
+    from concurrent.futures import ThreadPoolExecutor
+
+    documents = [[*np.random.default_rng(i).integers(1, 399, 50).tolist(), 0] for i in range(100)]
+    store = pickle.loads(pickle.dumps(write_store(Folder(str(tmp_path)), documents, None, 3, 100)))
+    assert len(pickle.dumps(store)) < 500
+    expected = store.read(np.arange(100), 51)[0].tolist()
+    with ThreadPoolExecutor(8) as pool:
+        assert all(
+            read[0].tolist() == expected for read in pool.map(lambda _: store.read(np.arange(100), 51), range(20))
+        )
+
+
+def test_a_remote_store_is_read_batch_by_batch_with_bounded_memory(tmp_path, monkeypatch):
+    documents = [[*np.random.default_rng(i).integers(1, 399, 50).tolist(), 0] for i in range(100)]
+    local = write_store(Folder(str(tmp_path)), documents, None, 2, 64)
+    expected = local.read(np.arange(50), 102)[0].tolist()
+    monkeypatch.setattr(Folder, "_opened", local.folder._opened)
+    remote = TokenStore.open(Folder("s3://bucket/store"))
+    assert remote.folder.local is None
+    assert remote.read(np.arange(50), 102)[0].tolist() == expected
+    assert len(remote._stream._batches) == tokens.store.CACHED_BATCHES
+    assert all(reader.mapped is None for reader in remote._stream._readers.values())
+
+
+def test_sequences_that_are_not_there_are_refused(tmp_path):
+    store = write_store(Folder(str(tmp_path)), [[1, 2, 3, 0]] * 10, None, 1, 100)
+    for sequence in (-1, 10):
+        with pytest.raises(IndexError, match="of 10 of length 4"):
+            store.read(np.array([sequence]), 4)
+    assert store.read(np.array([], np.int64), 4)[0].shape == (0, 4)
+
+
+def test_large_vocabularies_take_four_bytes_per_token():
+    assert token_dtype(65_536) == np.uint16
+    assert token_dtype(65_537) == np.uint32
+
+
+@pytest.mark.parametrize("name", ["tokens-00001.arrow", "examples-00000.arrow"])
+def test_damage_is_found_on_opening_or_on_verifying(tmp_path, name):
+    folder = Folder(str(tmp_path))
+    store = write_store(folder, [[1, 2, 3, 0]] * 10, [1] * 10, 2, 100)
+    store.verify()
+    data = folder.read_bytes(name)
+    folder.write_bytes(name, data[:-10])
+    with pytest.raises(tokens.StoreError, match=f"{name}: has {len(data) - 10} bytes, written were {len(data)}"):
+        TokenStore.open(folder)
+    folder.write_bytes(name, data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    with pytest.raises(tokens.StoreError, match=f"{name}: has changed"):
+        TokenStore.open(folder).verify()
+    folder.delete(name)
+    with pytest.raises(tokens.StoreError, match=f"{name}: is missing"):
+        TokenStore.open(folder)
+    folder.write_bytes("manifest.json", b'{"name": "s"}')
+    with pytest.raises(tokens.StoreError, match="is not a manifest"):
+        TokenStore.open(folder)
+
+
+# -------------------------------------------------------------------------------------------------------- preparing
+
+
+def test_a_store_holds_every_document_once_in_an_order_of_its_own(tmp_path, text_source, trained):
+    store = make(text_source, trained, Folder(str(tmp_path / "store")))
+    manifest = store.manifest
+    assert manifest.skipped == {"broken JSON": 1, "null": 1}
+    assert manifest.num_documents == len(TEXTS)
+    assert manifest.num_bytes == sum(len(text.encode()) for text in TEXTS)
+    text = open_tokenizer(trained.folder).decode(all_tokens(store).tolist(), skip_special_tokens=False)
+    found = text.split(END_OF_TEXT)[:-1]
+    assert sorted(found) == sorted(TEXTS) and found != TEXTS
+    store.verify()
+    other = make(text_source, trained, Folder(str(tmp_path / "other")), seed=1)
+    assert sorted(all_tokens(other)) == sorted(all_tokens(store))
+    assert all_tokens(other).tolist() != all_tokens(store).tolist()
+
+
+def test_a_finished_store_is_reused_and_a_damaged_or_half_written_one_made_again(tmp_path, text_source, trained):
+    folder, said = Folder(str(tmp_path / "store")), []
+    inputs = source_fingerprint(text_source)
+    again = lambda: prepare_store("t", text_source, inputs, trained.folder, "print", 0, folder, said.append)  # noqa: E731
+    again()
+    whole = files(folder)
+    again()
+    assert [progress.state for progress in said] == ["running", "done", "reused"]
+    for damage in ("manifest.json", "tokens-00000.arrow"):
+        (tmp_path / "store" / damage).unlink()
+        again()
+        assert files(folder) == whole
+    stale = tmp_path / "store" / ".tokens-00000.arrow.killed"
+    stale.write_bytes(b"half")
+    os.utime(stale, (0, 0))
+    (tmp_path / "store" / "manifest.json").unlink()
+    again()
+    assert files(folder) == whole
+
+
+def test_a_full_disk_is_said_and_leaves_no_finished_store(tmp_path, text_source, trained, monkeypatch):
+    def full(*_: object) -> None:
+        raise OSError(28, "No space left on device")
+
+    folder = Folder(str(tmp_path / "store"))
+    monkeypatch.setattr("raycodellm.files.os.fsync", full)
+    with pytest.raises(OSError, match=r"store/tokens-00000.arrow: cannot be written .* No space left on device"):
+        make(text_source, trained, folder)
+    assert folder.list() == []
+
+
+def test_a_source_without_a_document_is_refused_with_its_counts(tmp_path, trained):
+    (tmp_path / "a.jsonl").write_text('{"content": "x", "id": 1}\n' * 3 + "{broken\n")
+    folder = Folder(str(tmp_path / "store"))
+    with pytest.raises(UserError, match=r"no column 'text': 3.*columns found: content, id"):
+        make(Source(kind="text", path=str(tmp_path / "a.jsonl")), trained, folder)
+    assert not folder.exists("manifest.json")
+
+
+def test_limited_documents_are_an_even_sample(tmp_path, text_source, trained):
+    limited = text_source.model_copy(update={"limit_documents": 50})
+    store = make(limited, trained, Folder(str(tmp_path / "limited")))
+    assert store.manifest.num_documents == 50
+    whole = make(text_source, trained, Folder(str(tmp_path / "whole")))
+    # The limit takes the first of the shuffled documents, so the larger store begins with the smaller.
+    assert all_tokens(whole)[: store.manifest.num_tokens].tolist() == all_tokens(store).tolist()
+    sweep = sweep_of({"a": limited.model_dump()})
+    estimate = inspect(sweep, Folder(str(tmp_path)))["a"]
+    assert estimate.is_estimate and estimate.num_bytes == pytest.approx(store.manifest.num_bytes, rel=0.05)
+    more = text_source.model_copy(update={"limit_documents": 5000})
+    assert make(more, trained, Folder(str(tmp_path / "more"))).manifest.num_documents == len(TEXTS)
+
+
+def sweep_of(sources: dict[str, dict], **tokenizer: object) -> Sweep:
+    stage = {
+        "name": "pretrain",
+        "tokens": 640,
+        "sequence_length": 64,
+        "batch_tokens": 64,
+        "learning_rate": {"peak": 1e-3},
+    }
+    first = next(iter(sources))
+    return Sweep.model_validate(
+        {
+            "name": "s",
+            "model": {"preset": "tiny"},
+            "tokenizer": tokenizer or {"train": {"vocab_size": 400, "sample_bytes": 50_000}},
+            "sources": sources,
+            "stages": [{**stage, "sources": [first], "weights": {first: 1.0}}],
+            "evaluation": {"tasks": ["boxes"]},
+            "search": {"trials": 1},
+        }
+    )
+
+
+def test_a_sweep_is_prepared_once_and_inspected_without_reading(tmp_path, text_source):
+    sweep = sweep_of({"a": text_source.model_dump(), "b": {**text_source.model_dump(), "kind": "code"}})
+    storage, said = Folder(str(tmp_path / "storage")), []
+    before = inspect(sweep, storage)
+    prepared = prepare(sweep, storage, said.append)
+    after = inspect(sweep, storage)
+    assert all(size.is_estimate for size in before.values()) and not any(size.is_estimate for size in after.values())
+    assert {name: size.num_tokens for name, size in after.items()} == {
+        name: store.manifest.num_tokens for name, store in prepared.stores.items()
+    }
+    assert list(prepared.stores) == ["a", "b"]
+    assert prepared.vocab_size == 400
+    assert prepared.tokenizer_folder.uri == f"{storage}/tokenizers/{prepared.tokenizer_fingerprint}"
+    assert after["a"].folder == prepared.stores["a"].folder
+    assert prepared.stores["a"].folder.uri.startswith(f"{storage}/tokens/a-")
+    assert {progress.source for progress in said if progress.state == "done"} == {"tokenizer", "a", "b"}
+    said.clear()
+    again = prepare(sweep, storage, said.append)
+    assert {progress.state for progress in said} == {"reused"}
+    assert again.stores["a"].manifest == prepared.stores["a"].manifest
+    changed = sweep.model_copy(update={"seed": 1})
+    assert inspect(changed, storage)["a"].is_estimate
+
+
+def test_a_source_that_cannot_be_found_is_named(tmp_path):
+    sweep = sweep_of({"a": {"kind": "text", "path": str(tmp_path / "no.txt")}})
+    with pytest.raises(UserError, match=r"sources.a: .*no.txt: there is no such file"):
+        inspect(sweep, Folder(str(tmp_path)))
+
+
+def test_reading_a_store_imports_neither_ray_nor_transformers(tmp_path):
+    write_store(Folder(str(tmp_path)), [[1, 2, 3, 0]] * 10, None, 1, 100)
+    code = (
+        "import sys; from raycodellm.tokens import TokenStore; import numpy as np;"
+        f"TokenStore.open({str(tmp_path)!r}).read(np.arange(3), 4);"
+        "print([m for m in ('ray', 'transformers', 'torch', 'tokenizers') if m in sys.modules])"
+    )
+    done = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, timeout=60, check=True)
+    assert done.stdout.strip() == "[]"
+
+
+def test_skips_are_counted_once_in_however_many_tables_they_came(tmp_path, trained):
+    rows = [Document("a", "one"), Skip("null"), Skip("empty"), Document("b", "two"), Skip("null", 3)]
+    some = [tokens.tokenise(table, trained, 0, 1) for table in tables(rows, False, 3)]
+    shard = write_shard(Folder(str(tmp_path)), 0, pa.concat_tables(some), token_dtype(400), False)
+    assert shard.skipped == {"empty": 1, "null": 4}
+    assert (shard.num_documents, shard.num_bytes) == (2, 6)
+
+
+# ------------------------------------------------------------------------------------------------------------- Ray
+
+
+@pytest.mark.ray
+def test_a_store_is_the_same_bytes_with_and_without_ray(ray_cluster, tmp_path, text_source, trained, monkeypatch):
+    limited = text_source.model_copy(update={"limit_documents": 70})
+    here = [make(source, trained, Folder(f"{tmp_path}/here{i}")) for i, source in enumerate((text_source, limited))]
+    monkeypatch.setattr(tokens, "HERE_BYTES", 0)
+    monkeypatch.setattr("raycodellm.corpora.MIB", 1000)
+    there = [make(source, trained, Folder(f"{tmp_path}/there{i}")) for i, source in enumerate((text_source, limited))]
+    assert [files(store.folder) for store in there] == [files(store.folder) for store in here]
+
+
+@pytest.mark.ray
+def test_many_shards_hold_the_order_of_one_and_a_failed_write_says_why(
+    ray_cluster, tmp_path, text_source, trained, monkeypatch
+):
+    one = make(text_source, trained, Folder(str(tmp_path / "one")))
+    monkeypatch.setattr(tokens, "SHARD_BYTES", 8000)
+    monkeypatch.setattr("raycodellm.corpora.MIB", 1000)
+    monkeypatch.setattr(tokens, "_num_tasks", lambda: 7)
+    many = make(text_source, trained, Folder(str(tmp_path / "many")))
+    assert len(many.manifest.shards) == 5
+    assert all_tokens(many).tolist() == all_tokens(one).tolist()
+    assert many.manifest.skipped == one.manifest.skipped
+    (tmp_path / "full" / "tokens-00002.arrow").mkdir(parents=True)
+    with pytest.raises(OSError, match=r"^\[Errno 21\] \S*tokens-00002.arrow: cannot be written .*: Is a directory$"):
+        make(text_source, trained, Folder(str(tmp_path / "full")))
+    assert not (tmp_path / "full" / "manifest.json").exists()
+
+
+@pytest.mark.ray
+def test_real_books_problems_and_instructions_become_stores(ray_cluster, tmp_path, test_data, monkeypatch):
+    monkeypatch.setattr(tokens, "HERE_BYTES", 3 << 20)  # so that some go through Ray and some do not
+    sweep = sweep_of(
+        {
+            "book": {
+                "kind": "text",
+                "path": str(test_data / "text" / "herman-melville_moby-dick.txt"),
+                "documents": "paragraphs",
+            },
+            "math": {
+                "kind": "math",
+                "path": str(test_data / "math" / "gsm8k_train.jsonl"),
+                "text_field": ["question", "answer"],
+            },
+            "code": {"kind": "instruct_code", "path": str(test_data / "instruct" / "code_gpteacher.jsonl")},
+            "asks": {"kind": "instruct_text", "path": str(test_data / "instruct" / "text_t0.jsonl")},
+        },
+        train={"vocab_size": 2048, "sample_bytes": 1_000_000},
+    )
+    prepared = prepare(sweep, Folder(str(tmp_path)))
+    stores = prepared.stores
+    assert [stores[name].manifest.num_documents for name in ("math", "code", "asks")] == [7473, 4535, 9208]
+    assert stores["code"].manifest.num_examples == 4535
+    tokenizer = open_tokenizer(prepared.tokenizer_folder)
+    for store in stores.values():
+        store.verify()
+        assert store.manifest.skipped == {}
+        assert 2.0 < store.manifest.num_bytes / store.manifest.num_tokens < 5.0
+        count = store.num_sequences(512)
+        read, mask = store.read(np.arange(min(200, count)), 512)
+        assert read.max() < prepared.vocab_size
+        assert mask.all() == (store.manifest.num_examples == 0)
+    read, mask = stores["code"].read(np.array([0]), 512)
+    response = tokenizer.decode(read[0][mask[0]].tolist(), skip_special_tokens=False)
+    assert response.startswith(" ") and response.endswith(END_OF_TEXT)
