@@ -295,9 +295,7 @@ def _is_device_error(error: Exception) -> bool:
     return "CUDA" in str(error) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
 
 
-def run_job(
-    job: Job, world: World, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]
-) -> Any:
+def run_job(job: Job, world: World, on_progress: Callable[[Progress], None], should_stop: Callable[[], bool]) -> Any:
     """The outcome of a job: a `StageRecord`, or an evaluation's metrics; None when it was stopped before its end."""
     if isinstance(job, StageJob):
         return stage.train_stage(job, world, on_progress=on_progress, should_stop=should_stop, use_ray_data=True)
@@ -459,5 +457,3 @@ def trainer(slot: str, dispatcher: Any, scaling: Scaling, folder: Folder) -> Any
 def _first_line(error: BaseException) -> str:
     lines = [line for line in str(error).splitlines() if line.strip()]
     return f"{type(error).__name__}: {lines[-1].strip()}" if lines else type(error).__name__
-
-

@@ -13,7 +13,7 @@ from functools import lru_cache
 from typing import Protocol
 
 from raycodellm import mixture, schedule
-from raycodellm.config import Evaluation, Model, Stage, Sweep, UserError
+from raycodellm.config import INSTRUCT_KINDS, Evaluation, Model, Stage, Sweep, UserError
 from raycodellm.files import Folder, fingerprint
 from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, StageRecord, as_json, stage_record
 
@@ -186,7 +186,8 @@ def check_epochs(sweep: Sweep, chains: Sequence[Chain]) -> None:
         for place, source in enumerate(job.sources):
             drawn = any(weights[place] for _, weights in job.breakpoints)
             if drawn and not source.num_sequences:
+                what = "whole sequence" if source.kind not in INSTRUCT_KINDS else "example that fits into a sequence"
                 raise UserError(
-                    f"sources.{source.name}: holds no whole sequence of {job.stage.sequence_length} tokens for stage "
-                    f"{job.stage.name!r}; give it more data or the stage a smaller sequence_length"
+                    f"sources.{source.name}: holds no {what} of {job.stage.sequence_length} tokens for stage "
+                    f"{job.stage.name!r}; give it more data or the stage another sequence_length"
                 )

@@ -25,7 +25,7 @@ stages:
     schedule: {search: {choice: [constant, increase, decrease]}}
   - name: instruct
     tokens: 2_048
-    sequence_length: 64
+    sequence_length: 256
     batch_tokens: 1_024
     learning_rate: {peak: 1.0e-3, schedule: linear, final: 0.0}
     responses_only: true
@@ -36,8 +36,7 @@ scaling: {slots: 1, checkpoint_seconds: 1}
 """
 
 
-@pytest.fixture
-def sweep_text() -> str:
+def make_sweep_text() -> str:
     """A whole sweep file over builtin sources."""
     text = SWEEP.replace("PROSE", '"builtin:python-prose", limit_documents: 200')
     text = text.replace("CODE", '"builtin:python-code", limit_documents: 40')
@@ -45,23 +44,21 @@ def sweep_text() -> str:
 
 
 @pytest.fixture(scope="session")
+def sweep_text() -> str:
+    return make_sweep_text()
+
+
+@pytest.fixture(scope="session")
 def ray_cluster(tmp_path_factory: pytest.TempPathFactory):
-    """A local Ray with four logical CPUs, shared by all tests that need one."""
-    os.environ.setdefault("RAY_DATA_DISABLE_PROGRESS_BARS", "1")
-    os.environ.setdefault("RAY_AUTH_MODE", "disabled")
-    os.environ.setdefault("RAY_TRAIN_HEALTH_CHECK_INTERVAL_S", "0.2")
+    """The `ray` module, connected to a local Ray with four logical CPUs that all tests share."""
     import ray
 
-    ray.init(
-        address="local",
-        num_cpus=4,
-        include_dashboard=True,
-        log_to_driver=False,
-        logging_level="ERROR",
-        object_store_memory=512 * 1024**2,
-    )
+    from raycodellm import cluster, config
+
+    log = tmp_path_factory.mktemp("ray") / "ray.log"
+    connected = cluster.connect("local", config.Scaling(slots=2), log_to=log)
     yield ray
-    ray.shutdown()
+    cluster.disconnect(connected)
 
 
 @pytest.fixture(scope="session")

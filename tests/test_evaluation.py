@@ -15,11 +15,12 @@ import pyarrow.compute as pc
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from raycodellm import evaluation
+from raycodellm import evaluation, uncertainty
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation import evaluate, mean_interval, paired_difference, wilson_interval
+from raycodellm.evaluation import evaluate
 from raycodellm.files import Folder
 from raycodellm.tasks import FOLDER, boxes, training_examples
+from raycodellm.uncertainty import mean_interval, paired_difference, wilson_interval
 
 BOTH = ("boxes", "logical_deduction")
 
@@ -43,7 +44,7 @@ def test_wilson_intervals_are_those_of_the_textbook():
     [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423), (999, 1.9623)],
 )
 def test_student_quantiles_are_those_of_the_tables(degrees, exact):
-    assert evaluation.student_quantile(degrees) == pytest.approx(exact, rel=2e-3)
+    assert uncertainty.student_quantile(degrees) == pytest.approx(exact, rel=2e-3)
 
 
 def test_mean_intervals():
@@ -56,7 +57,7 @@ def test_mean_intervals():
 
 
 def test_the_interval_of_a_mean_of_tasks_adds_the_distances_in_squares():
-    mean, low, high = evaluation.mean_of_intervals([(0.5, 0.4, 0.6), (0.0, 0.0, 0.4)])
+    mean, low, high = uncertainty.mean_of_intervals([(0.5, 0.4, 0.6), (0.0, 0.0, 0.4)])
     assert (mean, low) == (0.25, 0.2) and high == pytest.approx(0.25 + math.hypot(0.1, 0.4) / 2)
 
 
@@ -214,7 +215,7 @@ class Left(Exception):
 
 
 def test_two_workers_return_what_one_returns(model, result, monkeypatch):
-    monkeypatch.setattr(evaluation, "_BLOCK_ITEMS", 1)
+    monkeypatch.setattr("raycodellm.evaluation.scoring._BLOCK_ITEMS", 1)
     settings = Evaluation(tasks=BOTH, limit=24, batch_size=4)
     alone = evaluate(model, settings)
     handed: list = []
@@ -303,7 +304,7 @@ def test_tasks_that_generate_are_scored_by_match_and_by_the_likelihood_of_the_an
     assert got.metrics["mean/bpb"] == pytest.approx(result.metrics["boxes/bpb"], rel=1e-4)
     assert {row["chance"] for row in rows} == {0.0} and all(isinstance(row["prediction"], str) for row in rows)
     long = write_task(tmp_path, "generate_until", "exact_match", extra=extra.replace("4", "600"))
-    evaluation._load_tasks.cache_clear()
+    evaluation.load_tasks.cache_clear()
     with pytest.raises(RuntimeError, match="all 24 items are longer"):
         evaluate(model, Evaluation(tasks=(long,), limit=24))
 
@@ -321,7 +322,7 @@ def test_tasks_of_a_single_likelihood_and_of_whole_texts(model, result, tmp_path
 
 def test_what_runs_code_of_the_model_is_refused(model, tmp_path):
     task = write_task(tmp_path, "generate_until", "exact_match", extra="unsafe_code: true\n")
-    evaluation._load_tasks.cache_clear()
+    evaluation.load_tasks.cache_clear()
     with pytest.raises(UserError, match="runs code that the model wrote"):
         evaluate(model, Evaluation(tasks=(task,), limit=2))
 

@@ -105,7 +105,8 @@ def test_equal_mixtures_are_one_stage_however_they_are_written(sweep_text: str) 
 
 
 def test_a_stage_starts_where_those_before_it_stopped_in_each_source(sweep_text: str) -> None:
-    made = chain(sweep_text, "instruct.responses_only=false", "instruct.weights=null", "instruct.code_ratio=0.25")
+    plain = ("instruct.responses_only=false", "instruct.weights=null", "instruct.code_ratio=0.25")
+    made = chain(sweep_text, *plain, "instruct.sequence_length=64")
     first, second = made.stages
     drawn = mixture.plan(first).counts(first.stage.num_sequences)
     assert [source.start for source in first.sources] == [0, 0]
@@ -117,6 +118,6 @@ def test_a_stage_starts_where_those_before_it_stopped_in_each_source(sweep_text:
 def test_a_source_without_one_whole_sequence_is_refused_where_it_is_drawn(sweep_text: str) -> None:
     sweep = config.parse(sweep_text).example()
     small = {**CORPORA, "asks": Corpus("i", 10)}
-    with pytest.raises(UserError, match=r"sources\.asks.*64 tokens"):
+    with pytest.raises(UserError, match=r"sources\.asks.*example.*256 tokens"):
         store.check_epochs(sweep, [chain(sweep_text, corpora=small)])
     store.check_epochs(sweep, [chain(sweep_text)])

@@ -457,6 +457,7 @@ def test_a_store_is_the_same_bytes_with_and_without_ray(ray_cluster, tmp_path, t
     assert [files(store.folder) for store in there] == [files(store.folder) for store in here]
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_many_shards_hold_the_order_of_one_and_a_failed_write_says_why(
     ray_cluster, tmp_path, text_source, trained, monkeypatch

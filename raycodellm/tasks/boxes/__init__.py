@@ -237,8 +237,9 @@ def _wrong_choices(
         if not options:
             others = [now[other] for other in range(NUM_BOXES) if len(now[other]) == size]
             options = [content for content in others if content not in taken]
-            while not options or options[-1] in taken:
-                options.append(_altered(rng, history[-1], size, mentioned))
+            while not options:
+                altered = _altered(rng, history[-1], size, mentioned)
+                options = [altered] if altered not in taken else []
         taken.append(rng.choice(sorted(options, key=sorted)))
     return taken[1:]
 

@@ -1,0 +1,145 @@
+"""`raycodellm check`: what a sweep would do, worked out without starting anything."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from raycodellm import cluster, config, model, search, store, tokens
+from raycodellm.config import Sweep, SweepFile, UserError
+from raycodellm.files import Folder
+
+# FLOP/s that training reaches, for device hours: one CPU core in fp32, and one data-centre GPU in bf16 at
+# two fifths of the 990 TFLOP/s that an H100's matrix units offer. An order of magnitude, which is what a plan needs.
+CPU_FLOPS = 3.0e10
+GPU_FLOPS = 4.0e14
+
+
+@dataclass(frozen=True)
+class SizedCorpus:
+    """A token store that is there, or will be, as `store.chain` needs it."""
+
+    folder: Folder
+    num_tokens: int
+
+    @property
+    def fingerprint(self) -> str:
+        return self.folder.name
+
+    def num_sequences(self, sequence_length: int) -> int:
+        return self.num_tokens // sequence_length
+
+
+def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
+    """The arms, the stage tree, tokens and epochs, parameters, FLOPs, device hours, and whether a trial can be placed.
+
+    Raises `UserError` for what `run` would refuse as well.
+    """
+    sweep = file.example()
+    arms = search.preview(file)
+    sizes = tokens.inspect(sweep, storage)
+    corpora = {name: SizedCorpus(size.folder, size.num_tokens) for name, size in sizes.items()}
+    vocab_size = sweep.tokenizer.train.vocab_size if sweep.tokenizer.train else 50_000
+    seeds = range(sweep.seed, sweep.seed + sweep.search.replicates)
+    chains = [
+        store.chain(config.resolve(file, arm), seed, corpora, Folder("tokenizer"), "", vocab_size, storage)
+        for arm in arms
+        for seed in seeds
+    ]
+    store.check_epochs(sweep, chains)
+    parts = [
+        _arms(file, arms),
+        _stage_tree(chains),
+        _sources(sizes, chains),
+        _cost(sweep, chains, vocab_size),
+        _placement(sweep, address),
+    ]
+    return "\n\n".join(parts)
+
+
+def _arms(file: SweepFile, arms: Sequence[Mapping[str, object]]) -> str:
+    sweep = file.example()
+    objective = ", ".join(f"{o.metric} ({o.mode})" for o in sweep.search.objectives)
+    count = f"{len(arms)} arms × {sweep.search.replicates} seeds = {search.num_trials(file)} trials"
+    lines = [f"{sweep.name}: {count}, sampler {sweep.search.sampler}, objective {objective}"]
+    lines.append("arms:" if sweep.search.sampler == "grid" else "arms, for example (the sampler chooses as it learns):")
+    lines += [f"  {number:3d}  {search.pairs(arm) or '(nothing is searched over)'}" for number, arm in enumerate(arms)]
+    return "\n".join(lines)
+
+
+def _stage_tree(chains: Sequence[store.Chain]) -> str:
+    """The stages as a tree with how many trials share each, and the tokens that sharing saves."""
+    users = Counter(job.key for chain in chains for job in chain.stages)
+    jobs = {job.key: (depth, job) for chain in chains for depth, job in enumerate(chain.stages)}
+    lines = ["stage tree:"]
+    for key, (depth, job) in jobs.items():
+        name = f"{'  ' * depth}{job.stage.name} {job.identity[:6]}"
+        shared = f"  for {users[key]} trials" if users[key] > 1 else ""
+        lines.append(f"  {name:32s} {job.stage.num_tokens:>16,} tokens{shared}")
+    asked = sum(job.stage.num_tokens for chain in chains for job in chain.stages)
+    trained = sum(job.stage.num_tokens for _, job in jobs.values())
+    lines.append(f"  {asked:,} tokens asked for, {trained:,} trained, {asked - trained:,} saved by shared stages")
+    return "\n".join(lines)
+
+
+def _sources(sizes: Mapping[str, tokens.SourceSize], chains: Sequence[store.Chain]) -> str:
+    drawn: dict[str, list[int]] = {name: [] for name in sizes}
+    for chain in chains:
+        total: Counter[str] = Counter()
+        for job in chain.stages:
+            planned = store.planned_tokens(store.schedule_of(job), job.stage)
+            total.update(dict(zip((source.name for source in job.sources), planned, strict=True)))
+        for name in drawn:
+            drawn[name].append(total[name])
+    lines = ["sources (tokens there; tokens and epochs that a trial draws):"]
+    for name, size in sizes.items():
+        low, high = min(drawn[name]), max(drawn[name])
+        about = "about " if size.is_estimate else ""
+        epochs = " to ".join(f"{tokens_ / max(1, size.num_tokens):.2f}" for tokens_ in dict.fromkeys((low, high)))
+        draws = " to ".join(f"{tokens_:,}" for tokens_ in dict.fromkeys((low, high)))
+        lines.append(f"  {name:16s} {about + format(size.num_tokens, ','):>20s}  {draws} tokens, {epochs} epochs")
+    return "\n".join(lines)
+
+
+def _cost(sweep: Sweep, chains: Sequence[store.Chain], vocab_size: int) -> str:
+    jobs = {job.key: job for chain in chains for job in chain.stages}
+    parameters = model.num_parameters(sweep.model, vocab_size)
+    flops = sum(
+        job.stage.num_tokens * model.flops_per_token(job.model, vocab_size, job.stage.sequence_length)
+        for job in jobs.values()
+    )
+    gpu = sweep.scaling.gpus_per_worker > 0
+    hours = flops / (GPU_FLOPS if gpu else CPU_FLOPS) / 3600
+    device = "GPU" if gpu else "CPU core"
+    speed = f"{(GPU_FLOPS if gpu else CPU_FLOPS):.0e}"
+    context = model.context_length(sweep.model, vocab_size)
+    longest = max(stage.sequence_length for stage in sweep.stages)
+    if context is not None and longest > context:
+        raise UserError(f"stages: sequence_length {longest} is over the model's context of {context} tokens; use less")
+    return (
+        f"model: {parameters:,} parameters, context {context or 'unbounded'} tokens\n"
+        f"training: {flops:.2e} FLOPs, about {hours:.2g} {device} hours at {speed} FLOP/s each"
+    )
+
+
+def _placement(sweep: Sweep, address: str | None) -> str:
+    scaling = sweep.scaling
+    want = f"{scaling.workers} × ({scaling.cpus_per_worker:g} CPU, {scaling.gpus_per_worker:g} GPU)"
+    address = address or os.environ.get("RAY_ADDRESS")
+    if address and address != "local":
+        import tempfile
+        from pathlib import Path
+
+        with tempfile.TemporaryDirectory() as temporary:
+            found = cluster.connect(address, scaling, log_to=Path(temporary) / "ray.log")
+            reason, fit = found.why_not(scaling), found.slots_that_fit(scaling)
+            cluster.disconnect(found)
+        where = f"the cluster at {address}"
+    else:
+        where = "a local Ray on this machine"
+        reason, fit = cluster.local_placement(scaling)
+    if reason:
+        raise UserError(f"scaling: {reason}")
+    return f"placement: a slot takes {want}; {where} holds {fit} at once"

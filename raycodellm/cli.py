@@ -1,0 +1,301 @@
+"""The command line. Exit codes: 0 done, 1 something failed while running, 2 the request was wrong, 130 stopped."""
+
+from __future__ import annotations
+
+import time
+
+_STARTED = time.monotonic()
+
+import argparse  # noqa: E402
+import os  # noqa: E402
+import shlex  # noqa: E402
+import sys  # noqa: E402
+import traceback  # noqa: E402
+from collections.abc import Sequence  # noqa: E402
+from pathlib import Path  # noqa: E402
+from typing import Any  # noqa: E402
+
+from raycodellm import __version__, config, search  # noqa: E402
+from raycodellm.config import UserError  # noqa: E402
+from raycodellm.files import Folder, fingerprint  # noqa: E402
+
+DEFAULT_STORAGE = "~/raycodellm"
+DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Runs one command; returns its exit code. A user's mistake prints one line and no traceback."""
+    options = _parser().parse_args(arguments)
+    try:
+        return options.command(options)
+    except UserError as error:
+        print(f"raycodellm: {error}", file=sys.stderr)
+        return WRONG
+    except KeyboardInterrupt:
+        print("raycodellm: stopped", file=sys.stderr)
+        return STOPPED
+    except BrokenPipeError:  # the reader of our output went away, as `| head` does
+        os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        return DONE
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = argparse.ArgumentParser(prog="raycodellm", description="How much code helps a language model reason?")
+    parser.add_argument("--version", action="version", version=f"raycodellm {__version__}")
+    commands = parser.add_subparsers(required=True, metavar="COMMAND")
+
+    def command(name: str, function: Any, text: str) -> argparse.ArgumentParser:
+        made = commands.add_parser(name, help=text, description=text)
+        made.set_defaults(command=function)
+        return made
+
+    def with_sweep(made: argparse.ArgumentParser, address: bool = True) -> argparse.ArgumentParser:
+        made.add_argument("sweep", metavar="SWEEP", help="the sweep file")
+        made.add_argument("--set", action="append", default=[], metavar="KEY=VALUE", help="put a value into the file")
+        made.add_argument("--storage", default=DEFAULT_STORAGE, metavar="URI", help=f"default {DEFAULT_STORAGE}")
+        if address:
+            made.add_argument("--address", metavar="A", help="of a running Ray cluster; default: RAY_ADDRESS or local")
+        return made
+
+    with_sweep(command("check", check, "validate a sweep file and show what it would do; starts no training"))
+    with_sweep(command("run", run, "run a sweep, or continue it exactly"))
+    with_sweep(command("prepare", prepare, "make only the token stores"))
+    with_sweep(command("submit", submit, "the same run as a Ray job"), address=False).add_argument(
+        "--address", required=True, metavar="A", help="of the cluster's dashboard, http://head:8265"
+    )
+    for name, function, text in (
+        ("status", status, "the trials of a run as a table"),
+        ("report", write_report, "write report/index.html and report/report.md of a run"),
+    ):
+        made = command(name, function, text)
+        made.add_argument("run", metavar="DIR", help="the run folder, <storage>/<sweep name>")
+    made = command("eval", evaluate, "evaluate Hugging Face models")
+    made.add_argument("models", nargs="+", metavar="MODEL", help="a model folder or hub id")
+    made.add_argument("--tasks", required=True, help="names, separated by commas")
+    made.add_argument("--limit", type=int, help="items per task")
+    made.add_argument("--few-shot", type=int, default=0)
+    made.add_argument("--pairs", action="append", default=[], metavar="BASE=OTHER", help="compare two of the models")
+    made.add_argument("--output", metavar="DIR", help="write metrics.json and items.parquet per model here")
+    return parser
+
+
+# ------------------------------------------------------------------------------------------------- sweeps
+
+
+def run(options: argparse.Namespace) -> int:
+    from raycodellm import sweep
+
+    file = config.load(options.sweep, tuple(options.set))
+    num_trials = search.num_trials(file)
+    _check_tasks(file)
+    opened = sweep.open_run(file, Folder(options.storage))
+    with sweep.lock(opened):
+        left = num_trials - sweep.tell_written_results(opened)
+        if left <= 0:
+            print(f"all {num_trials} trials are done; nothing to run")
+            return _finish(opened, print, None)
+        return _run_left(options, opened, left, num_trials)
+
+
+def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: int) -> int:
+    from raycodellm import display, sweep
+
+    timing = sweep.Timing({"imports": time.monotonic() - _STARTED})
+    stopper = sweep.Stopper()
+    stopper.install()
+    log = _log_path(opened.folder)
+    again = shlex.join(["raycodellm", "run", options.sweep, *_spelled(options)])
+    objective = opened.sweep.search.objectives[0].metric
+    with display.quiet(log) as output, display.Display(output, objective, num_trials) as shown:
+        shown.say(f"{opened.sweep.name}: {left} of {num_trials} trials to run; writing to {opened.folder.uri}")
+        shown.say(f"log: {log}; Ctrl-C stops cleanly; continue with: {again}")
+        try:
+            _run_on_cluster(options, opened, left, shown, timing, stopper)
+        except UserError:
+            raise
+        except KeyboardInterrupt:
+            stopper.stopping.set()
+        except Exception as error:
+            traceback.print_exc()  # to the log: the terminal gets the cause alone
+            shown.say(f"failed: {type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}")
+            shown.say(f"the log has more: {log}")
+            return FAILED
+        if stopper.stopping.is_set():
+            shown.say(f"stopped; continue with: {again}")
+            return STOPPED
+        shown.__exit__(None, None, None)
+        return _finish(opened, shown.say, timing)
+
+
+def _run_on_cluster(options: argparse.Namespace, opened: Any, left: int, shown: Any, timing: Any, stopper: Any) -> None:
+    from raycodellm import cluster, sweep
+
+    sweep.clear_scratch(opened)
+    scaling = opened.sweep.scaling
+    with timing.part("ray start"):
+        connected = cluster.connect(options.address, scaling, log_to=_log_path(opened.folder))
+    try:
+        reason = connected.why_not(scaling)
+        if reason:
+            raise UserError(f"scaling: {reason}")
+        fitting = max(1, connected.slots_that_fit(scaling))
+        max_slots = fitting if scaling.slots == "auto" else min(scaling.slots, fitting)
+        if connected.dashboard_url:
+            shown.say("; ".join([f"dashboard: {connected.dashboard_url}", *connected.notes]))
+        sweep.run_sweep(opened, left, max_slots, shown, timing, connected=connected, stopper=stopper)
+    finally:
+        if not _stuck_in_ray():
+            cluster.disconnect(connected)
+
+
+def _finish(opened: Any, say: Any, timing: Any) -> int:
+    """Table, report and summary; the exit code says whether a trial failed."""
+    from raycodellm import report, sweep
+
+    results = sweep.write_table(opened)
+    if timing is not None:
+        before = opened.folder.read_json("timing.json") if opened.folder.exists("timing.json") else {}
+        opened.folder.write_json("timing.json", _added(before, timing.seconds))
+        with timing.part("report"):
+            report.write_report(opened.folder, opened.storage)
+        opened.folder.write_json("timing.json", _added(before, timing.seconds))
+    say(report.summary_text(opened.folder, opened.storage))
+    failed = [result for result in results if result.state == "failed"]
+    for result in failed:
+        say(f"trial {result.number:04d} failed: {result.error}")
+    if failed:
+        say(f"{len(failed)} of {len(results)} trials failed; the log has more: {_log_path(opened.folder)}")
+    return FAILED if failed else DONE
+
+
+def _added(before: dict[str, float], seconds: dict[str, float]) -> dict[str, float]:
+    return {name: before.get(name, 0.0) + seconds.get(name, 0.0) for name in {**before, **seconds}}
+
+
+def _spelled(options: argparse.Namespace) -> list[str]:
+    """The options of a command as they were given."""
+    words = [word for value in options.set for word in ("--set", value)]
+    if options.storage != DEFAULT_STORAGE:
+        words += ["--storage", options.storage]
+    return words + (["--address", options.address] if options.address else [])
+
+
+def _log_path(folder: Folder) -> Path:
+    if folder.local is not None:
+        return folder.local / "run.log"
+    return Path("~/.cache/raycodellm").expanduser() / fingerprint(folder.uri) / "run.log"
+
+
+def _check_tasks(file: config.SweepFile) -> None:
+    """The evaluation's tasks are known, and where all are built in, the objectives are scores that they give."""
+    from raycodellm import evaluation, tasks
+
+    sweep = file.example()
+    evaluation.check_tasks(sweep.evaluation.tasks)
+    if all(name in tasks.BUILTIN for name in sweep.evaluation.tasks):
+        for objective in sweep.search.objectives:
+            task, _, score = objective.metric.partition("/")
+            if task not in (*sweep.evaluation.tasks, "mean") or not score:
+                known = ", ".join([*(f"{name}/bpb" for name in sweep.evaluation.tasks), "mean/bpb", "mean/acc"])
+                raise UserError(
+                    f"search.objective.metric: found {objective.metric!r}, which no task of evaluation.tasks gives; "
+                    f"use for example {known}"
+                )
+
+
+def check(options: argparse.Namespace) -> int:
+    from raycodellm import check as checking
+
+    file = config.load(options.sweep, tuple(options.set))
+    _check_tasks(file)
+    print(checking.describe(file, Folder(options.storage), options.address))
+    return DONE
+
+
+def prepare(options: argparse.Namespace) -> int:
+    from raycodellm import cluster, display, tokens
+
+    file = config.load(options.sweep, tuple(options.set))
+    storage = Folder(options.storage)
+    log = _log_path(storage / "tokens")
+    with display.quiet(log) as output, display.Display(output, "", 0) as shown:
+        connected = cluster.connect(options.address, file.example().scaling, log_to=log)
+        try:
+            prepared = tokens.prepare(file.example(), storage, shown.preparing)
+        finally:
+            cluster.disconnect(connected)
+        for name, made in prepared.stores.items():
+            shown.say(f"{name}: {made.num_tokens:,} tokens in {made.folder.uri}")
+    return DONE
+
+
+def submit(options: argparse.Namespace) -> int:
+    from raycodellm import cluster
+
+    file = config.load(options.sweep, tuple(options.set))
+    _check_tasks(file)
+    job = cluster.submit(options.sweep, options.address, tuple(options.set), options.storage)
+    print(f"submitted {file.example().name} as {job}")
+    print(cluster.how_to_follow(options.address, job))
+    return DONE
+
+
+# ------------------------------------------------------------------------------------------- finished runs
+
+
+def _existing_run(path: str) -> Any:
+    from raycodellm import sweep
+
+    folder = Folder(path)
+    if not folder.exists("sweep.yaml"):
+        raise UserError(f"{path}: is not a run folder (it has no sweep.yaml); give <storage>/<sweep name>")
+    file = config.parse(folder.read_bytes("sweep.yaml").decode(), origin=f"{folder.uri}/sweep.yaml")
+    return sweep.Run(file, Folder(folder.uri.rstrip("/").rsplit("/", 1)[0]))
+
+
+def status(options: argparse.Namespace) -> int:
+    from raycodellm import display, sweep
+
+    opened = _existing_run(options.run)
+    results = sweep.read_results(opened)
+    display.console(sys.stdout).print(display.trial_table(results, opened.sweep.search.objectives[0].metric))
+    done = sum(result.state in ("complete", "failed") for result in results)
+    print(f"{done} of {search.num_trials(opened.file)} trials ended; {opened.folder.uri}")
+    return DONE
+
+
+def write_report(options: argparse.Namespace) -> int:
+    from raycodellm import report, sweep
+
+    opened = _existing_run(options.run)
+    sweep.write_table(opened)
+    folder = report.write_report(opened.folder, opened.storage)
+    print(f"{folder.uri}/index.html")
+    return DONE
+
+
+def evaluate(options: argparse.Namespace) -> int:
+    from raycodellm import compare
+
+    settings = config.Evaluation(tasks=tuple(options.tasks.split(",")), limit=options.limit, few_shot=options.few_shot)
+    print(compare.run(options.models, settings, options.pairs, options.output))
+    return DONE
+
+
+def entry() -> None:
+    """The installed command. Leaves at once where a thread is stuck in Ray: Python's own exit would crash on it."""
+    code = main()
+    sys.stdout.flush()
+    sys.stderr.flush()
+    if _stuck_in_ray():
+        os._exit(code)
+    sys.exit(code)
+
+
+def _stuck_in_ray() -> bool:
+    slots = sys.modules.get("raycodellm.slots")
+    return slots is not None and slots.threads_left()
+
+
+if __name__ == "__main__":
+    entry()

@@ -1,0 +1,189 @@
+"""What a run shows: live bars and a table of trials on a terminal, a line now and then anywhere else.
+
+Libraries talk a lot. While a run is on, everything written to the process's own standard output and error goes to
+the run's log file; only the `Display` writes to the terminal.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import sys
+import time
+import warnings
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any, TextIO
+
+from rich.console import Console, Group
+from rich.live import Live
+from rich.progress_bar import ProgressBar
+from rich.table import Table
+
+from raycodellm.records import Progress, TrialResult
+
+LINE_SECONDS = 10.0
+"""Between two lines about the same job where there is no terminal to draw on."""
+
+
+@contextlib.contextmanager
+def quiet(log: Path) -> Iterator[TextIO]:
+    """Sends standard output and error of this process, and all Python logging, to `log`; yields the real output."""
+    log.parent.mkdir(parents=True, exist_ok=True)
+    sys.stdout.flush()
+    sys.stderr.flush()
+    kept = os.dup(1), os.dup(2)
+    real = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
+    handler = logging.FileHandler(log)
+    handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
+    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    logging.captureWarnings(True)
+    warnings.simplefilter("default")
+    with open(log, "ab") as file:
+        os.dup2(file.fileno(), 1)
+        os.dup2(file.fileno(), 2)
+    try:
+        yield real
+    finally:
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os.dup2(kept[0], 1)
+        os.dup2(kept[1], 2)
+        for descriptor in kept:
+            os.close(descriptor)
+        logging.getLogger().removeHandler(handler)
+        handler.close()
+        real.flush()
+
+
+def console(output: TextIO) -> Console:
+    """Writes to a terminal in its width; to a file or a pipe in lines as long as they are."""
+    if output.isatty():
+        return Console(file=output, highlight=False)
+    return Console(file=output, highlight=False, soft_wrap=True, width=200)
+
+
+class Display:
+    """Implements `sweep.Monitor`."""
+
+    def __init__(self, output: TextIO, objective: str, num_trials: int) -> None:
+        self.console = console(output)
+        self.objective = objective
+        self.num_trials = num_trials
+        self.live: Live | None = None
+        self.sources: dict[str, Any] = {}
+        self.last_line: dict[str, float] = {}
+        self.seen: set[int] = set()
+
+    def __enter__(self) -> Display:
+        if self.console.is_terminal:
+            self.live = Live(console=self.console, auto_refresh=False, transient=True)
+            self.live.__enter__()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        if self.live is not None:
+            self.live.__exit__(*error)
+            self.live = None
+
+    def say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def preparing(self, event: Any) -> None:
+        """`event`: a `tokens.SourceProgress`."""
+        self.sources[event.source] = event
+        if self.live is not None:
+            self.live.update(self._token_table(), refresh=True)
+        elif event.state != "running":
+            self.say(_source_line(event))
+
+    def training(self, snapshot: Any, results: Sequence[TrialResult]) -> None:
+        for note in snapshot.notes:
+            self.say(note)
+        if self.live is not None:
+            self.live.update(Group(self._job_table(snapshot), trial_table(results, self.objective)), refresh=True)
+            return
+        for result in results:
+            if result.state in ("complete", "failed") and result.number not in self.seen:
+                self.seen.add(result.number)
+                self.say(_trial_line(result, self.objective))
+        for key, progress in snapshot.running.items():
+            if progress.num_steps and time.monotonic() - self.last_line.get(key, 0.0) >= LINE_SECONDS:
+                self.last_line[key] = time.monotonic()
+                self.say(_job_line(key, progress))
+
+    def _token_table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for event in self.sources.values():
+            table.add_row("…" if event.state == "running" else "✓", _source_line(event))
+        return table
+
+    def _job_table(self, snapshot: Any) -> Table:
+        table = Table.grid(padding=(0, 2))
+        for key, progress in sorted(snapshot.running.items()):
+            bar = ProgressBar(total=max(1, progress.num_steps), completed=progress.step, width=24)
+            table.add_row(_short_key(key), bar, _job_facts(progress))
+        if not snapshot.running:
+            table.add_row("waiting for worker groups" if not snapshot.slots else "between jobs", "", "")
+        return table
+
+
+def trial_table(results: Sequence[TrialResult], objective: str) -> Table:
+    """The trials, one row each: what `run` shows live and `status` prints."""
+    names = list(dict.fromkeys(name for result in results for name in result.params))
+    table = Table("trial", "state", "arm", "seed", *names, objective, "tokens", "seconds", box=None, padding=(0, 1))
+    for column in table.columns:
+        column.overflow = "fold"  # a narrow terminal breaks a name; it never shortens it to nothing
+    for result in results:
+        table.add_row(
+            f"{result.number:04d}",
+            result.state,
+            str(result.arm),
+            str(result.seed),
+            *(_value(result.params.get(name, "–")) for name in names),
+            _score(result, objective),
+            f"{result.tokens['total']:,}" if result.tokens.get("total") else "–",
+            f"{result.wall_seconds:.0f}" if result.wall_seconds else "–",
+        )
+    return table
+
+
+def _value(value: Any) -> str:
+    return f"{value:.3f}" if isinstance(value, float) else str(value)
+
+
+def _score(result: TrialResult, objective: str) -> str:
+    if result.state == "failed":
+        return "failed"
+    return f"{result.metrics[objective]:.4f}" if objective in result.metrics else "–"
+
+
+def _trial_line(result: TrialResult, objective: str) -> str:
+    params = " ".join(f"{name}={_value(value)}" for name, value in result.params.items())
+    if result.state == "failed":
+        return f"trial {result.number:04d} failed: {result.error}"
+    return f"trial {result.number:04d} {params}: {objective} {_score(result, objective)}"
+
+
+def _job_line(key: str, progress: Progress) -> str:
+    return f"{_short_key(key)} {100 * progress.step / progress.num_steps:3.0f} % {_job_facts(progress)}"
+
+
+def _short_key(key: str) -> str:
+    name, _, identity = key.rpartition("-")
+    return f"{name} {identity[:6]}"
+
+
+def _job_facts(progress: Progress) -> str:
+    if not progress.num_steps:
+        return progress.note
+    facts = f"{progress.tokens:,} tokens  {progress.tokens_per_second:,.0f}/s  loss {progress.loss:.3f}"
+    return f"{facts}  code {progress.code_ratio_real:.3f} (plan {progress.code_ratio_planned:.3f})"
+
+
+def _source_line(event: Any) -> str:
+    if not event.documents:
+        return f"{event.source}: {event.state}"
+    how = "as before" if event.state == "reused" else f"{event.seconds:.1f} s"
+    return f"{event.source}: {event.documents:,} documents, {event.tokens:,} tokens, {how}"

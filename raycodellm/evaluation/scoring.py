@@ -1,0 +1,209 @@
+"""Scoring the items of a task: likelihoods of the answers, generated answers, and a row per item."""
+
+from __future__ import annotations
+
+import json
+import math
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raycodellm.config import Evaluation, UserError
+from raycodellm.evaluation.loading import FEW_SHOT_SEED, TokenPair, seed_all
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+    from lm_eval.models.huggingface import HFLM
+
+
+_BLOCK_ITEMS = 16
+"""Least number of items that are scored together. Blocks, not items, are dealt to workers: what is in a batch then does
+not depend on the number of workers, and neither does the last bit of a likelihood."""
+
+
+@dataclass
+class _Question:
+    """One item of a task while it is scored."""
+
+    row: dict[str, Any]
+    """The columns of ITEMS_SCHEMA, and three that do not outlive the evaluation: `needed` (tokens of context), `scores`
+    (lm-eval's metrics of the item) and `not_finite` (a log-likelihood that is infinite or no number)."""
+    instances: list[Instance]
+    pairs: list[TokenPair]
+    """Likelihoods to ask for: one per choice, or that of the right answer alone."""
+    right: list[int]
+    """Indices in `pairs` of the right answers; any of them counts."""
+    num_bytes: list[int]
+    """UTF-8 bytes of the text of each right answer."""
+
+
+def _instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
+    """All items' requests, on every worker: few-shot examples are drawn one item after the other.
+
+    The longest come first, so that items scored together are alike in length and little of a batch is padding.
+    """
+    seed_all()
+    task.set_fewshot_seed(FEW_SHOT_SEED)
+    task.build_all_requests(limit=limit)
+    by_item: dict[int, list[Instance]] = {}
+    for instance in task.instances:
+        by_item.setdefault(instance.doc_id, []).append(instance)
+    items = [sorted(instances, key=lambda instance: instance.idx) for instances in by_item.values()]
+    return sorted(items, key=lambda instances: -len(str(instances[0].args[0])))
+
+
+def score_task(
+    lm: HFLM, name: str, task: Task, settings: Evaluation, rank: int, world_size: int
+) -> list[dict[str, Any]]:
+    """Rows of this worker's share of the items."""
+    items = _instances_by_item(task, settings.limit)
+    size = max(_BLOCK_ITEMS, settings.batch_size)
+    rows = []
+    for block in range(rank * size, len(items), world_size * size):
+        seed_all()  # a sampled answer must not depend on which blocks this worker had before
+        questions = [_question(lm, name, task, instances) for instances in items[block : block + size]]
+        rows += [question.row for question in questions]
+        if fitting := [question for question in questions if not question.row["too_long"]]:
+            _score_questions(lm, task, fitting)
+    return rows
+
+
+def _question(lm: HFLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+    doc = instances[0].doc
+    asked = {
+        "multiple_choice": _choice_question,
+        "loglikelihood": _likelihood_question,
+        "generate_until": _generation_question,
+        "loglikelihood_rolling": _rolling_question,
+    }[task.OUTPUT_TYPE](lm, name, task, instances)
+    prompt = max((len(prompt) for prompt, _ in asked.pairs), default=0)
+    # The last token of an answer is predicted, never read.
+    needed = max([len(prompt) + len(answer) - 1 for prompt, answer in asked.pairs] + [asked.row.get("needed", 0)])
+    asked.row |= {
+        "task": name,
+        "item": instances[0].doc_id,
+        "doc_hash": _doc_hash(doc),
+        "num_prompt_tokens": prompt,
+        "needed": needed,
+        "too_long": needed > lm.max_length,
+        "attributes": json.dumps(_attributes(doc)),
+    }
+    return asked
+
+
+def _choice_question(lm: HFLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+    doc = instances[0].doc
+    choices = task.doc_to_choice(doc)
+    gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
+    golds = gold if isinstance(gold, list) else [gold]
+    right = [choices.index(one) if isinstance(one, str) else one for one in golds]
+    if not right or not all(0 <= one < len(choices) for one in right):
+        raise ValueError(f"task {name!r}, item {instances[0].doc_id}: right answer {gold!r} of {len(choices)} choices")
+    # Not the choices' own texts: where the choices are prompts, the answer is what follows them.
+    texts = [instances[one].args[1].removeprefix(task.config.target_delimiter) for one in right]
+    row = {"gold": choices[right[0]], "chance": len(set(right)) / len(choices)}
+    pairs = [_tokens(lm, *instance.args) for instance in instances]
+    return _Question(row, instances, pairs, right, [len(text.encode()) for text in texts])
+
+
+def _likelihood_question(lm: HFLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+    if len(instances) != 1:
+        raise UserError(f"evaluation.tasks: {name!r} asks {len(instances)} likelihoods per item; one is supported")
+    prompt, answer = instances[0].args
+    text = answer.lstrip() or answer
+    row = {"gold": text, "chance": 0.0}
+    return _Question(row, instances, [_tokens(lm, prompt, answer)], [0], [len(text.encode())])
+
+
+def _generation_question(lm: HFLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+    from lm_eval.models.utils import normalize_gen_kwargs
+
+    doc, (prompt, settings) = instances[0].doc, instances[0].args
+    gold = task.doc_to_target(doc)
+    if getattr(task.config, "doc_to_choice", None) is not None and isinstance(gold, int):
+        gold = task.doc_to_choice(doc)[gold]
+    text = str(gold[0] if isinstance(gold, list) and gold else gold)
+    room = normalize_gen_kwargs(settings, lm.max_gen_toks)["max_gen_toks"]
+    row = {"gold": text, "chance": 0.0, "needed": len(lm.tok_encode(prompt)) + room}
+    pairs = [_tokens(lm, prompt, task.config.target_delimiter + text)] if text else []
+    return _Question(row, instances, pairs, [0] * len(pairs), [len(text.encode())])
+
+
+def _rolling_question(lm: HFLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+    """A whole text, read in windows that leave nothing out: it cannot be too long."""
+    return _Question({}, instances, [], [], [task.count_bytes(task.doc_to_target(instances[0].doc))])
+
+
+def _tokens(lm: HFLM, prompt: str, answer: str) -> TokenPair:
+    """As lm-eval cuts them: together, so that the answer's first token may hold the space before it."""
+    if prompt:
+        return lm._encode_pair(prompt, answer)
+    answer_tokens = lm.tok_encode(answer, add_special_tokens=False)
+    if answer_tokens[0] == lm.prefix_token_id:
+        return answer_tokens[:1], answer_tokens[1:]
+    return [lm.prefix_token_id], answer_tokens
+
+
+def _doc_hash(doc: Any) -> str:
+    from lm_eval.utils import handle_non_serializable, hash_string
+
+    return hash_string(json.dumps(doc, indent=2, default=handle_non_serializable, ensure_ascii=False))
+
+
+def _attributes(doc: Any) -> dict[str, Any]:
+    """What the item says of itself: a JSON object in a field `attributes`, as the built-in tasks have it."""
+    text = doc.get("attributes") if isinstance(doc, dict) else None
+    if not isinstance(text, str):
+        return {}
+    try:
+        found = json.loads(text)
+    except ValueError:  # another task's field that happens to have this name
+        return {}
+    return found if isinstance(found, dict) else {}
+
+
+def _score_questions(lm: HFLM, task: Task, questions: list[_Question]) -> None:
+    """Fills the rows of questions that fit into the model's context."""
+    answers = iter(lm.likelihoods([pair for question in questions for pair in question.pairs]))
+    likelihoods = [[next(answers) for _ in question.pairs] for question in questions]
+    instances = [instance for question in questions for instance in question.instances]
+    if task.OUTPUT_TYPE in ("generate_until", "loglikelihood_rolling"):
+        repeated = [instance for instance in instances for _ in range(instance.repeats)]
+        responses = getattr(lm, task.OUTPUT_TYPE)(repeated, disable_tqdm=True)
+        for instance, response in zip(repeated, responses, strict=True):
+            instance.resps.append(response)
+    else:
+        for instance, response in zip(instances, (one for several in likelihoods for one in several), strict=True):
+            instance.resps.append(response)
+    task._instances = instances  # what apply_filters goes over; the others have no responses
+    task.apply_filters()
+    name = next(iter(instances[0].filtered_resps))  # of several ways of reading an answer, the first
+    for question, found in zip(questions, likelihoods, strict=True):
+        results = [instance.filtered_resps[name] for instance in question.instances]
+        _fill_row(task, question, [likelihood for likelihood, _ in found], results)
+
+
+def _fill_row(task: Task, question: _Question, likelihoods: list[float], results: list[Any]) -> None:
+    row, doc = question.row, question.instances[0].doc
+    scores = task.process_results(doc, results)
+    row["scores"] = {key: float(value) for key, value in scores.items() if _is_number(value)}
+    if task.OUTPUT_TYPE == "multiple_choice":
+        choices = task.doc_to_choice(doc)
+        row["prediction"] = choices[max(range(len(choices)), key=likelihoods.__getitem__)]
+    elif task.OUTPUT_TYPE == "generate_until":
+        row["prediction"] = str(results[0])
+    elif task.OUTPUT_TYPE == "loglikelihood_rolling":
+        likelihoods, question.right = [results[0]], [0]
+    row["not_finite"] = next((str(value) for value in likelihoods if not math.isfinite(value)), None)
+    bits = [
+        -likelihoods[index] / math.log(2) / num_bytes
+        for index, num_bytes in zip(question.right, question.num_bytes, strict=False)
+        if num_bytes
+    ]
+    row["bits_per_byte"] = min(bits, default=None)
+
+
+def _is_number(value: Any) -> bool:
+    import numpy as np
+
+    return isinstance(value, (bool, int, float, np.number, np.bool_))

@@ -1,0 +1,205 @@
+"""What a sweep found: `report/index.html`, `report/report.md` and a summary for the terminal, from its records alone.
+
+A report can be made at any time: of a run that has just begun, of one that is going on, of one whose trials failed.
+What is not there yet is said.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Iterable, Mapping
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING, Any
+
+from raycodellm import config, store
+from raycodellm.config import Sweep, SweepFile, UserError
+from raycodellm.files import Folder
+from raycodellm.records import StageRecord
+from raycodellm.report import text
+from raycodellm.report.ranking import ArmScore, Savings, ranking, savings
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+    from rich.console import RenderableType
+
+__all__ = ["Records", "ranking", "read_records", "savings", "summary", "summary_text", "write_report"]
+
+
+@dataclass(frozen=True)
+class Records:
+    """All that a run has written so far."""
+
+    run: Folder
+    storage: Folder
+    file: SweepFile
+    rows: list[dict[str, Any]]
+    """Of `trials.parquet`; empty when there is none yet."""
+    items: dict[int, pa.Table]
+    """Trial number to its evaluated items."""
+    stages: dict[str, StageRecord]
+    """Key to record, of the finished stages."""
+    timing: dict[str, float]
+    """Seconds by part of the run."""
+
+    @cached_property
+    def sweep(self) -> Sweep:
+        return self.file.example()
+
+    @cached_property
+    def scores(self) -> list[ArmScore]:
+        return ranking(self.rows, self.sweep.search.objectives, self.items)
+
+    @cached_property
+    def savings(self) -> Savings:
+        return savings(self.rows, self.stages)
+
+    @cached_property
+    def states(self) -> Counter[str]:
+        return Counter(row["state"] for row in self.rows)
+
+    def stage_keys(self, trial: int) -> list[str]:
+        """Keys of the trial's finished stages, in order."""
+        return [key for row in self.rows if row["number"] == trial for key in _keys(row) if key in self.stages]
+
+    def curves(self, key: str) -> dict[str, list]:
+        """Columns of the stage's `metrics.parquet`; none when it left no such file."""
+        folder = self.storage / "stages" / key
+        return folder.read_table("metrics.parquet").to_pydict() if folder.exists("metrics.parquet") else {}
+
+    def ledger(self, key: str) -> list[dict[str, Any]]:
+        folder = self.storage / "stages" / key
+        return folder.read_table("ledger.parquet").to_pylist() if folder.exists("ledger.parquet") else []
+
+    @cached_property
+    def skipped(self) -> dict[str, dict[str, int]]:
+        """Per source, how many documents were left out and why, as the token stores of the finished stages say."""
+        stores: dict[str, str] = {}
+        for key in self.stages:
+            job = (self.storage / "stages" / key).read_json("stage.json").get("job") or {}
+            stores.update({source["name"]: source["store"] for source in job.get("sources", ())})
+        found = {name: Folder(uri) for name, uri in stores.items()}
+        return {
+            name: {reason: n for reason, n in (folder.read_json("manifest.json").get("skipped") or {}).items() if n}
+            for name, folder in found.items()
+            if folder.exists("manifest.json")
+        }
+
+
+def _keys(row: Mapping[str, Any]) -> list[str]:
+    stages = row.get("stages")
+    return list(stages) if isinstance(stages, (list, tuple)) else []
+
+
+def read_records(run: Folder, storage: Folder) -> Records:
+    """Raises `UserError` when `run` is not a run's folder; anything else may be missing."""
+    if not run.exists("sweep.yaml"):
+        raise UserError(f"{run.uri}: holds no sweep.yaml, so it is not a run's folder; give <storage>/<sweep name>")
+    file = config.parse(run.read_bytes("sweep.yaml").decode(), origin=f"{run.uri}/sweep.yaml")
+    rows = run.read_table("trials.parquet").to_pylist() if run.exists("trials.parquet") else []
+    complete = [row["number"] for row in rows if row["state"] == "complete"]
+    keys = dict.fromkeys(key for row in rows for key in _keys(row))
+
+    def items_of(number: int) -> pa.Table | None:
+        folder = run / "trials" / f"{number:04d}"
+        return folder.read_table("items.parquet") if folder.exists("items.parquet") else None
+
+    def stage_of(key: str) -> StageRecord | None:
+        folder = storage / "stages" / key
+        return store.read_stage(folder) if folder.exists("DONE") else None
+
+    return Records(
+        run=run,
+        storage=storage,
+        file=file,
+        rows=rows,
+        items=_in_parallel(items_of, complete),
+        stages=_in_parallel(stage_of, keys),
+        timing=run.read_json("timing.json") if run.exists("timing.json") else {},
+    )
+
+
+def _in_parallel(read: Callable[[Any], Any], names: Iterable[Any]) -> dict[Any, Any]:
+    """What `read` finds for each name, without the None; on an object store each read waits for the network."""
+    names = list(names)
+    with ThreadPoolExecutor(16) as pool:
+        return {name: found for name, found in zip(names, pool.map(read, names), strict=True) if found is not None}
+
+
+def write_report(run: Folder, storage: Folder) -> Folder:
+    """Writes `index.html` (opens without a network) and `report.md` into the run's `report` folder; returns that."""
+    from raycodellm.report import page
+
+    records = read_records(run, storage)
+    sections = page.sections(records)
+    folder = run / "report"
+    folder.write_bytes("index.html", page.html(records, sections).encode())
+    folder.write_bytes("report.md", page.markdown(records, sections).encode())
+    return folder
+
+
+# ------------------------------------------------------------------------------------------------- the summary
+
+
+def summary_text(run: Folder, storage: Folder) -> str:
+    """What `run` says at its end: ranking, best parameters, how sure that is, tokens and seconds, the report's path."""
+    records = read_records(run, storage)
+    header, *lines = _ranking_rows(records)
+    widths = [max(len(row[place]) for row in (header, *lines)) for place in range(len(header))]
+    table = ["  ".join(cell.rjust(width) for cell, width in zip(row, widths, strict=True)) for row in (header, *lines)]
+    return "\n".join([*table, "", *_closing_lines(records)] if lines else _closing_lines(records))
+
+
+def summary(run: Folder, storage: Folder) -> RenderableType:
+    """The same for a terminal that knows colours."""
+    from rich.console import Group
+    from rich.table import Table
+    from rich.text import Text
+
+    records = read_records(run, storage)
+    header, *lines = _ranking_rows(records)
+    table = Table(box=None, padding=(0, 2))
+    for name in header:
+        table.add_column(name, justify="right")
+    for place, line in enumerate(lines):
+        table.add_row(*line, style="bold green" if place == 0 else "")
+    closing = [Text(line) for line in _closing_lines(records)]
+    return Group(table, Text(""), *closing) if lines else Group(*closing)
+
+
+def _ranking_rows(records: Records) -> list[tuple[str, ...]]:
+    objective = records.sweep.search.objectives[0].metric
+    shown = [score for score in records.scores if score.score is not None][:10]
+    names = list(dict.fromkeys(name for score in shown for name in score.params))
+    header = ("arm", *names, objective, "95 % interval", "difference to the best", "accuracy", "chance")
+    return [
+        header,
+        *(
+            (
+                str(score.arm),
+                *(text.value(score.params.get(name)) for name in names),
+                text.score(score.score),
+                text.interval(score.low, score.high),
+                text.difference(score.difference_to_best),
+                text.score(score.accuracy),
+                text.score(score.chance),
+            )
+            for score in shown
+        ),
+    ]
+
+
+def _closing_lines(records: Records) -> list[str]:
+    spent = records.savings
+    lines = [text.answer(records.scores, records.sweep.search.objectives), text.progress(records)]
+    if spent.tokens_trained:
+        lines.append(
+            f"tokens: {text.count(spent.tokens_trained)} trained for {text.count(spent.tokens_asked)} asked for, "
+            f"{text.count(spent.tokens_saved)} saved by shared stages; device time: "
+            f"{text.seconds(spent.seconds_trained)} spent, {text.seconds(spent.seconds_saved)} saved"
+        )
+    if records.run.exists("report"):
+        where = records.run / "report"
+        lines.append(f"report: {where.uri}/index.html")
+    return [line for line in lines if line]

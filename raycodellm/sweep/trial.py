@@ -1,0 +1,111 @@
+"""One trial: its chain of jobs, asked for and waited for, and what came of it."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raycodellm import config, search, store
+from raycodellm.config import UserError
+from raycodellm.files import Folder
+from raycodellm.records import StageRecord, TrialResult, as_json, stage_record
+from raycodellm.sweep.folder import Run
+
+
+@dataclass(frozen=True)
+class Context:
+    """What every trial of a sweep needs; it travels to the trials' processes."""
+
+    run: Run
+    corpora: Mapping[str, Any]
+    tokenizer: Folder
+    tokenizer_fingerprint: str
+    vocab_size: int
+    dispatcher: Any
+
+    def chain(self, params: Mapping[str, Any], seed: int) -> store.Chain:
+        sweep = config.resolve(self.run.file, params)
+        return store.chain(
+            sweep,
+            seed,
+            self.corpora,
+            self.tokenizer,
+            self.tokenizer_fingerprint,
+            self.vocab_size,
+            self.run.storage,
+        )
+
+
+def run_trial(settings: dict[str, Any], context: Context) -> None:
+    """The function that Ray Tune runs for one trial. It holds no device: it asks for its jobs and reports the result.
+
+    A job that failed is reported, not raised: it is a result of the sweep, and Tune retries only what raised.
+    """
+    from ray import tune
+
+    result = TrialResult(
+        number=settings["number"],
+        state="running",
+        arm=settings["arm"],
+        seed=settings["seed"],
+        params=settings["params"],
+    )
+    folder = context.run.trial_folder(result.number)
+    if not folder.exists("result.json"):
+        result = _carry_out(result, folder, context)
+    else:
+        result = TrialResult(**folder.read_json("result.json"))
+    tune.report({**result.metrics, "state": result.state, "number": result.number})
+
+
+def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialResult:
+    import ray
+
+    try:
+        chain = context.chain(result.params, result.seed)
+        result = replace(result, stages=tuple(job.key for job in chain.stages))
+        folder.write_json("trial.json", as_json(result))
+        finished = {job.key: _outcome_on_disk(job) for job in chain.jobs if store.is_done(job)}
+        outcome = ray.get(context.dispatcher.run_trial.remote(result.number, chain, finished))
+        if outcome is None:
+            return replace(result, state="stopped")
+        result = _completed(result, chain, outcome.outcomes, outcome.error)
+        if outcome.error is None:
+            result = replace(result, metrics=_scores(outcome.outcomes[chain.evaluation.key]))
+            search.objective_values(context.run.sweep.search.objectives, result.metrics)
+            folder.write_bytes("items.parquet", Folder(chain.evaluation.folder).read_bytes("items.parquet"))
+    except (ValueError, OSError, UserError) as error:
+        result = replace(result, state="failed", error=f"{type(error).__name__}: {error}", metrics={})
+    folder.write_json("result.json", as_json(result))
+    return result
+
+
+def _outcome_on_disk(job: Any) -> Any:
+    folder = Folder(job.folder)
+    return store.read_stage(folder) if hasattr(job, "stage") else folder.read_json("metrics.json")
+
+
+def _scores(metrics: Mapping[str, float]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if name != "seconds"}
+
+
+def _completed(result: TrialResult, chain: store.Chain, outcomes: Mapping[str, Any], error: str | None) -> TrialResult:
+    """The result with what the chain's finished jobs consumed, whoever trained them."""
+    stages: list[StageRecord] = [
+        found if isinstance(found, StageRecord) else stage_record(found)
+        for job in chain.stages
+        if (found := outcomes.get(job.key)) is not None
+    ]
+    tokens: dict[str, int] = {}
+    for row in (row for record in stages for row in record.ledger):
+        tokens[row.source] = tokens.get(row.source, 0) + row.tokens
+    seconds = float(outcomes.get(chain.evaluation.key, {}).get("seconds", 0.0))
+    return replace(
+        result,
+        state="failed" if error else "complete",
+        error=error,
+        tokens={**tokens, "total": sum(tokens.values())},
+        wall_seconds=sum(record.wall_seconds for record in stages) + seconds,
+        device_seconds=sum(record.device_seconds for record in stages) + seconds,
+    )

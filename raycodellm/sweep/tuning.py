@@ -1,0 +1,151 @@
+"""Ray Tune and Optuna: the searcher that suggests numbered trials, and the tuner that runs them."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+from raycodellm import search
+from raycodellm.records import TrialResult, as_json
+from raycodellm.sweep.folder import Run, write_table
+from raycodellm.sweep.trial import Context, run_trial
+
+
+def make_searcher(run: Run, stopping: threading.Event, give_up: Callable[[int], None]) -> Any:
+    """Ray Tune's OptunaSearch on the run's journal, taking up the trials that an earlier driver left unfinished.
+
+    `give_up` hears the number of a trial whose own process died for good: nobody waits for its jobs any more.
+    """
+    from ray.tune.search import Searcher
+    from ray.tune.search.optuna import OptunaSearch
+
+    sweep = run.sweep
+    objectives = sweep.search.objectives
+    study = search.open_study(run.journal, run.file)
+    asked = len(study.get_trials(deepcopy=False))
+
+    class StudySearch(OptunaSearch):
+        """Suggests Optuna's trials with their numbers, arms and seeds; tells it complete or failed by the state."""
+
+        unfinished = search.running(study)
+
+        def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+            if stopping.is_set():
+                return Searcher.FINISHED
+            if trial_id not in self._ot_trials and self.unfinished:
+                self._ot_trials[trial_id] = self.unfinished.pop(0)
+            super().suggest(trial_id)
+            found = search.identify(self._ot_study, self._ot_trials[trial_id], sweep.search.replicates)
+            _keep_journal(run)
+            seed = sweep.seed + found.replicate
+            return {"number": found.number, "arm": found.arm, "seed": seed, "params": found.params}
+
+        def on_trial_result(self, trial_id: str, result: dict[str, Any]) -> None:
+            """A trial reports once, at its end."""
+
+        def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
+            trial = self._ot_trials[trial_id]
+            if error and not stopping.is_set():
+                give_up(trial.number)
+                _record_death(run, trial.number)
+            _tell_written(run, self._ot_study, trial)
+
+        def save(self, checkpoint_path: str) -> None:
+            """Nothing: a sweep is continued from its study and folders, not from Tune's snapshots."""
+            Path(checkpoint_path).touch()
+
+        def __reduce__(self) -> tuple[Any, ...]:
+            """Tune pickles its searcher for such a snapshot; a name is enough, the study's locks cannot travel."""
+            return str, (type(self).__name__,)
+
+    return StudySearch(
+        space=search.Space(run.file),
+        metric=[o.metric for o in objectives] if len(objectives) > 1 else objectives[0].metric,
+        mode=[o.mode for o in objectives] if len(objectives) > 1 else objectives[0].mode,
+        storage=search.journal(run.journal),
+        study_name=sweep.name,
+        sampler=search.sampler(sweep.search, sweep.seed, search.num_arms(run.file), asked),
+    )
+
+
+def _keep_journal(run: Run) -> None:
+    if run.folder.local is None:
+        run.folder.write_bytes("optuna.log", run.journal.read_bytes())
+
+
+def _record_death(run: Run, number: int) -> None:
+    """The trial's own process died for good, so the driver writes down what it could not."""
+    folder = run.trial_folder(number)
+    if not folder.exists("result.json"):
+        known = TrialResult(**folder.read_json("trial.json")) if folder.exists("trial.json") else None
+        result = known or TrialResult(number=number, state="failed", arm=-1, seed=-1)
+        cause = "the trial's own process ended without a result; see the log"
+        folder.write_json("result.json", as_json(replace(result, state="failed", error=cause)))
+
+
+def tell_written_results(run: Run) -> int:
+    """Tells the study what trials wrote before their driver died, and returns the number of finished trials."""
+    study = search.open_study(run.journal, run.file)
+    for trial in search.running(study):
+        _tell_written(run, study, trial)
+    return search.num_finished(study)
+
+
+def _tell_written(run: Run, study: Any, trial: Any) -> None:
+    """Tells the study what the trial wrote. One that wrote no result was stopped: it stays open for the next run."""
+    folder = run.trial_folder(trial.number)
+    if folder.exists("result.json"):
+        result = TrialResult(**folder.read_json("result.json"))
+        complete = result.state == "complete"
+        values = search.objective_values(run.sweep.search.objectives, result.metrics) if complete else None
+        search.tell(study, trial, values)
+        _keep_journal(run)
+
+
+def tune_trials(context: Context, num_trials: int, concurrent: int, stopping: threading.Event) -> None:
+    """Runs `num_trials` more trials, `concurrent` at once; returns when they have ended or `stopping` is set."""
+    from ray import tune
+
+    run = context.run
+    scratch = run.folder / "tune"
+    os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial has no objective, and that is its result
+
+    def give_up(number: int) -> None:
+        context.dispatcher.cancel_trial.remote(number)
+
+    tuner = tune.Tuner(
+        tune.with_resources(tune.with_parameters(run_trial, context=context), {"CPU": 0.01}),
+        tune_config=tune.TuneConfig(
+            search_alg=make_searcher(run, stopping, give_up),
+            num_samples=num_trials,
+            max_concurrent_trials=concurrent,
+            reuse_actors=True,
+        ),
+        run_config=tune.RunConfig(
+            name="tune",
+            storage_path=scratch.uri,
+            verbose=0,
+            failure_config=tune.FailureConfig(max_failures=run.sweep.scaling.max_failures),
+            callbacks=[_table_writer(run)],
+        ),
+    )
+    tuner.fit()
+    scratch.delete()
+
+
+def _table_writer(run: Run) -> Any:
+    from ray import tune
+
+    class TableWriter(tune.Callback):
+        """Keeps `trials.parquet` up to date while the sweep runs."""
+
+        def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
+            write_table(run)
+
+        on_trial_error = on_trial_complete
+
+    return TableWriter()

@@ -1,0 +1,381 @@
+"""What fits on a cluster, why something does not, which addresses work, and that the shipped cluster file is valid."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import yaml
+
+from raycodellm import cluster
+from raycodellm.cluster import Node, slots_that_fit, why_not
+from raycodellm.config import Scaling, UserError
+
+CLUSTER_FILE = Path(__file__).parents[1] / "cluster.yaml"
+
+
+def scaling(workers: int = 1, cpus: float = 1, gpus: float = 0, slots="auto") -> Scaling:
+    return Scaling(workers=workers, cpus_per_worker=cpus, gpus_per_worker=gpus, slots=slots)
+
+
+# ------------------------------------------------------------------------------------------------- what fits
+
+
+@pytest.mark.parametrize(
+    ("nodes", "asked", "slots"),
+    [
+        ([Node(4)], scaling(), 3),  # one CPU stays free for reading data
+        ([Node(2)], scaling(workers=2), 0),  # both workers would fit, and then wait for their data for ever
+        ([Node(3)], scaling(workers=2), 1),
+        ([Node(1), Node(8, 4)], scaling(gpus=1), 4),  # the free CPU is the head's
+        ([Node(8, 4)], scaling(cpus=2, gpus=1), 3),
+        ([Node(8, 1)] * 3, scaling(workers=2, gpus=1), 1),  # a group may lie on several nodes
+        ([Node(8, 1)] * 4, scaling(workers=2, gpus=1), 2),
+        ([Node(8, 2)], scaling(gpus=0.5), 4),
+        ([Node(8, 2)], scaling(gpus=0.6), 2),  # a share lies on one GPU
+        ([Node(8, 1)] * 2, scaling(gpus=2), 0),  # a worker lies on one node
+        ([Node(8)], scaling(gpus=1), 0),
+        ([Node(1.5)], scaling(cpus=0.5), 1),
+        ([Node(0.5)], scaling(cpus=0.5), 0),
+        ([], scaling(), 0),
+    ],
+)
+def test_worker_groups_are_packed_and_one_cpu_stays_free(nodes, asked, slots):
+    assert slots_that_fit(nodes, asked) == slots
+    assert (why_not(nodes, [], asked) is None) == (slots > 0)
+
+
+@pytest.mark.parametrize(
+    ("nodes", "autoscaled", "asked", "said"),
+    [
+        ([Node(8)], [], scaling(gpus=1), ["1 × (1 CPU + 1 GPU)", "8 CPU + 0 GPU on 1 node", "no GPU"]),
+        ([Node(2)], [], scaling(workers=2), ["2 × (1 CPU)", "leaves no CPU free"]),
+        ([Node(8, 1)] * 3, [], scaling(workers=4, gpus=1), ["only 3 such workers fit", "scaling.workers to 3"]),
+        ([Node(4, 1)], [], scaling(cpus=8), ["no node holds one worker", "4 CPU"]),
+        ([Node(2)], [Node(8, 1)] * 2, scaling(gpus=2), ["may add 16 CPU + 2 GPU on 2 nodes", "8 CPU + 1 GPU"]),
+        ([Node(8, 4)], [], scaling(gpus=1.5), ["whole GPUs", "use 1"]),
+        ([], [], scaling(), ["0 CPU"]),
+    ],
+)
+def test_what_can_never_be_placed_is_explained_with_numbers(nodes, autoscaled, asked, said):
+    reason = why_not(nodes, autoscaled, asked)
+    for part in said:
+        assert part in reason
+
+
+def test_nodes_that_the_autoscaler_may_add_count():
+    assert why_not([Node(2)], [Node(8, 1)], scaling(gpus=1)) is None
+
+
+def test_a_local_cluster_has_cpus_for_its_slots_and_for_its_data():
+    assert cluster.local_cpus(2, 0, scaling(workers=2, slots=3)) == 8
+    assert cluster.local_cpus(16, 0, scaling(slots=2)) == 16
+    assert cluster.local_cpus(2, 0, scaling()) == 4
+    assert cluster.local_cpus(1, 0, scaling(cpus=4)) == 6
+    assert slots_that_fit([Node(cluster.local_cpus(2, 0, scaling(workers=2, slots=3)))], scaling(workers=2)) >= 3
+
+
+# ------------------------------------------------------------------------------------------------- cluster files
+
+
+def test_the_cluster_file_is_valid_and_idle_gpus_cost_nothing():
+    assert cluster.validate_cluster_file(CLUSTER_FILE) == []
+    tree = yaml.safe_load(CLUSTER_FILE.read_text())
+    kinds = tree["available_node_types"]
+    head = kinds.pop(tree["head_node_type"])
+    assert not head["resources"].get("GPU")
+    assert tree["idle_timeout_minutes"] <= 15
+    for kind in kinds.values():
+        assert kind["min_workers"] == 0 < kind["max_workers"] <= tree["max_workers"]
+        assert kind["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
+        assert kind["resources"]["GPU"] >= 1
+
+
+def test_the_cluster_file_holds_a_gpu_trial_and_names_the_pinned_ray():
+    tree = yaml.safe_load(CLUSTER_FILE.read_text())
+    autoscaler = cluster.read_autoscaler(tree)
+    assert slots_that_fit([Node(8), *autoscaler.still_to_add([Node(8)])], scaling(gpus=1)) == 8
+    pinned = re.search(r"ray\[[^]]*\]>=(\d+\.\d+)", (CLUSTER_FILE.parent / "pyproject.toml").read_text())[1]
+    assert f"ray:{pinned}." in tree["docker"]["image"]
+
+
+@pytest.mark.parametrize(
+    ("change", "said"),
+    [
+        ({"head_node_type": "nobody"}, "head_node_type"),
+        ({"max_wrkers": 3}, "max_wrkers"),
+        ({"provider": None}, "provider"),
+    ],
+)
+def test_a_wrong_cluster_file_is_refused_with_its_key(tmp_path, change, said):
+    tree = yaml.safe_load(CLUSTER_FILE.read_text())
+    tree = {key: value for key, value in {**tree, **change}.items() if value is not None}
+    (tmp_path / "cluster.yaml").write_text(yaml.safe_dump(tree))
+    problems = cluster.validate_cluster_file(tmp_path / "cluster.yaml")
+    assert problems and said in problems[0]
+
+
+def test_the_autoscalers_limits_count_what_already_runs():
+    tree = {
+        "max_workers": 3,
+        "head_node_type": "head",
+        "available_node_types": {
+            "head": {"resources": {"CPU": 4}},
+            "small": {"resources": {"CPU": 2, "GPU": 1}, "max_workers": 2},
+            "large": {"resources": {"CPU": 8, "GPU": 4}, "max_workers": 2},
+        },
+    }
+    autoscaler = cluster.read_autoscaler(tree)
+    head, small = Node(4, kind="head"), Node(2, 1, kind="small")
+    assert [node.kind for node in autoscaler.still_to_add([head])] == ["large", "large", "small"]
+    assert [node.kind for node in autoscaler.still_to_add([head, small, small])] == ["large"]
+    assert autoscaler.still_to_add([head, *[small] * 3]) == ()
+
+
+# ------------------------------------------------------------------------------------------------- addresses
+
+
+@pytest.mark.parametrize(
+    ("address", "said"),
+    [
+        ("http://head:8265", "raycodellm submit"),
+        ("ray://head:10001", "host:port"),
+        ("head", "not host:port"),
+        ("head:port", "not host:port"),
+    ],
+)
+def test_an_address_of_the_wrong_kind_is_refused_with_the_right_one(address, said, tmp_path):
+    with pytest.raises(UserError, match=re.escape(said)) as caught:
+        cluster.connect(address, scaling(), log_to=tmp_path / "run.log")
+    assert address in str(caught.value)
+
+
+def test_an_address_where_nothing_answers_is_an_error_that_names_it(tmp_path):
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        address = f"127.0.0.1:{free.getsockname()[1]}"
+    began = time.monotonic()
+    with pytest.raises(UserError, match=address):
+        cluster.connect(address, scaling(), log_to=tmp_path / "run.log")
+    assert time.monotonic() - began < 15.0
+
+
+def test_ray_address_is_used_when_no_address_is_given(tmp_path, monkeypatch):
+    monkeypatch.setenv("RAY_ADDRESS", "127.0.0.1:1")
+    with pytest.raises(UserError, match=r"127\.0\.0\.1:1"):
+        cluster.connect(None, scaling(), log_to=tmp_path / "run.log")
+
+
+SWEEP = """
+name: tiny-sweep
+model: {preset: tiny}
+tokenizer: {train: {vocab_size: 300}}
+sources: {prose: {kind: text, path: "builtin:python-prose"}}
+stages:
+  - {name: pretrain, tokens: 999, sequence_length: 8, batch_tokens: 8, learning_rate: {peak: 0.1}, weights: {prose: 1}}
+evaluation: {tasks: [boxes]}
+search: {trials: 1}
+"""
+
+
+@pytest.fixture
+def sweep_file(tmp_path):
+    path = tmp_path / "sweeps" / "tiny sweep.yaml"
+    path.parent.mkdir()
+    path.write_text(SWEEP)
+    return path
+
+
+class FakeClient:
+    def __init__(self, address: str) -> None:
+        self.address = address
+
+    def submit_job(self, **job) -> str:
+        self.__class__.job = {**job, "address": self.address, "RAY_ADDRESS": os.environ.get("RAY_ADDRESS")}
+        return "raysubmit_1"
+
+
+def test_submit_sends_the_same_run_with_the_sweeps_folder_and_name(sweep_file, monkeypatch):
+    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", FakeClient)
+    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")  # Ray would prefer it to the address that was given
+    job = cluster.submit(sweep_file, "http://head:8265", ("search.trials=2",), "s3://bucket/run s")
+    assert job == "raysubmit_1"
+    assert FakeClient.job["entrypoint"] == (
+        "raycodellm run 'tiny sweep.yaml' --storage 's3://bucket/run s' --set search.trials=2"
+    )
+    assert FakeClient.job["metadata"] == {"job_name": "tiny-sweep"}
+    assert FakeClient.job["runtime_env"]["working_dir"] == str(sweep_file.parent)
+    assert FakeClient.job["address"] == "http://head:8265" and FakeClient.job["RAY_ADDRESS"] is None
+    assert os.environ["RAY_ADDRESS"] == "elsewhere:6379"
+    assert job in cluster.how_to_follow("http://head:8265", job)
+
+
+@pytest.mark.parametrize(
+    ("address", "overrides", "storage", "said"),
+    [
+        ("head:6379", (), None, "http://"),
+        ("http://head:8265", ("pretrain.tokens=-1",), None, "tokens"),
+        ("http://head:8265", (), "here", "full path"),
+        ("http://127.0.0.1:1", (), None, "http://127.0.0.1:1"),
+    ],
+)
+def test_what_cannot_be_submitted_is_a_users_error(sweep_file, address, overrides, storage, said):
+    with pytest.raises(UserError, match=re.escape(said)):
+        cluster.submit(sweep_file, address, overrides, storage)
+
+
+def test_a_home_folder_is_never_sent(sweep_file, monkeypatch):
+    monkeypatch.setenv("HOME", str(sweep_file.parent))
+    with pytest.raises(UserError, match="folder of its own"):
+        cluster.submit(sweep_file, "http://head:8265")
+
+
+# ------------------------------------------------------------------------------------------------- real clusters
+
+
+def in_a_new_process(function: str, folder: Path, **environment: str) -> None:
+    """Runs a function of this file: a process is in one cluster at a time, and other tests share one for long."""
+    clean = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
+    done = subprocess.run(
+        [sys.executable, __file__, function, str(folder)],
+        env={**clean, **environment},
+        capture_output=True,
+        text=True,
+        timeout=400,
+    )
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_local_cluster_starts_takes_a_job_and_ends(tmp_path, sweep_file):
+    in_a_new_process("use_a_local_cluster", tmp_path)
+
+
+def use_a_local_cluster(folder: Path) -> None:
+    import ray
+
+    asked = scaling(slots=2)
+    connected = cluster.connect(None, asked, log_to=folder / "run.log")
+    try:
+        assert connected.started_here and connected.dashboard_url.startswith("http://127.0.0.1:")
+        assert connected.why_not(asked) is None and connected.slots_that_fit(asked) >= 1
+        assert connected.nodes[0].gpus or "no GPU" in connected.why_not(scaling(gpus=1))
+        assert "ray get-auth-token" in connected.notes[0]
+        assert ray.get(ray.remote(lambda: os.environ["RAY_DATA_USE_DATASOURCE_V2"]).remote()) == "0"
+        job = cluster.submit(folder / "sweeps" / "tiny sweep.yaml", connected.dashboard_url, (), str(folder))
+        client = cluster._client(connected.dashboard_url, "ask")
+        assert client.get_job_info(job).metadata["job_name"] == "tiny-sweep"
+        assert client.get_job_info(job).entrypoint.startswith("raycodellm run")
+        client.stop_job(job)
+        in_a_new_process("be_refused_without_a_token", Path(connected.address))
+    finally:
+        cluster.disconnect(connected)
+    assert not ray.is_initialized()
+
+
+def be_refused_without_a_token(address: Path) -> None:
+    with pytest.raises(UserError, match="wants a token"):
+        cluster.connect(str(address), scaling(), log_to=Path(os.devnull))
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_an_autoscalers_limits_are_read_from_the_cluster(tmp_path):
+    in_a_new_process("read_the_limits_of_an_autoscaler", tmp_path, RAY_AUTH_MODE="disabled")
+
+
+def read_the_limits_of_an_autoscaler(folder: Path) -> None:
+    with autoscaling_head(folder) as address:
+        connected = cluster.connect(address, scaling(gpus=1), log_to=folder / "run.log")
+        try:
+            assert not connected.started_here and connected.limits_known
+            assert len(connected.autoscaled) == 2
+            assert connected.why_not(scaling(gpus=1)) is None
+            assert connected.slots_that_fit(scaling(gpus=1)) == 2
+            assert "may add 2 CPU + 2 GPU on 2 nodes" in connected.why_not(scaling(workers=3, gpus=1))
+        finally:
+            cluster.disconnect(connected)
+
+
+@contextlib.contextmanager
+def autoscaling_head(folder: Path) -> Iterator[str]:
+    """Address of a running head node; on a busy machine one may fail to start within Ray's 30 s, so three are tried."""
+    for _ in range(3):
+        process, address = start_autoscaling_head(folder)
+        try:
+            while process.poll() is None and b"Ray runtime started" not in (folder / "head.log").read_bytes():
+                time.sleep(0.2)
+            if process.poll() is None:
+                yield address
+                return
+        finally:
+            process.terminate()  # it ends its own children; what is left after that goes with the group
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(45)  # the head drains itself for up to 30 s
+            with contextlib.suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+    raise AssertionError((folder / "head.log").read_text())
+
+
+def start_autoscaling_head(tmp_path: Path) -> tuple[subprocess.Popen, str]:
+    """A head whose autoscaler may start two pretended GPU nodes. Ray's own launcher would stop every other cluster."""
+    with socket.socket() as free:
+        free.bind(("", 0))
+        port = free.getsockname()[1]
+    import ray
+
+    head = "ray.head.default"  # the pretended provider knows its own head by no other name
+    address = f"{ray.util.get_node_ip_address()}:{port}"
+    empty = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
+    empty += (
+        "head_start_ray_commands",
+        "worker_start_ray_commands",
+        "cluster_synced_files",
+        "rsync_exclude",
+        "rsync_filter",
+    )
+    tree = {
+        "cluster_name": "pretended",
+        "max_workers": 4,
+        "provider": {
+            "type": "external",
+            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+            "use_node_id_as_ip": True,
+            "disable_node_updaters": True,
+            "disable_launch_config_check": True,
+            "gcs_address": address,
+        },
+        "available_node_types": {
+            head: {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+            "gpu": {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
+        },
+        "head_node_type": head,
+        **{"auth": {}, "docker": {}, "file_mounts": {}, "upscaling_speed": 1.0, "idle_timeout_minutes": 1},
+        **{"file_mounts_sync_continuously": False, **{key: [] for key in empty}},
+    }
+    (tmp_path / "autoscaler.json").write_text(json.dumps(tree))
+    ray_command = shutil.which("ray", path=str(Path(sys.executable).parent)) or "ray"
+    command = [ray_command, "start", "--head", "--block", f"--autoscaling-config={tmp_path / 'autoscaler.json'}"]
+    command += ["--num-cpus=1", "--num-gpus=0", f"--port={port}", "--object-store-memory=100000000"]
+    command += ["--disable-usage-stats", "--include-dashboard=false"]
+    with open(tmp_path / "head.log", "wb") as log:
+        process = subprocess.Popen(
+            command, env={**os.environ, "RAY_FAKE_CLUSTER": "1"}, stdout=log, stderr=log, start_new_session=True
+        )
+    return process, address
+
+
+if __name__ == "__main__":
+    globals()[sys.argv[1]](Path(sys.argv[2]))

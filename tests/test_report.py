@@ -1,0 +1,403 @@
+"""The report: what it says of finished, failed, unfinished and empty runs, and how sure it says it is."""
+
+from __future__ import annotations
+
+import math
+import random
+import re
+import time
+
+import numpy as np
+import pyarrow as pa
+import pytest
+import yaml
+
+from raycodellm import config, report
+from raycodellm.config import Objective, UserError
+from raycodellm.files import Folder
+from raycodellm.records import LedgerRow, StageRecord, TrialResult, as_json
+from raycodellm.report import ranking, savings
+from raycodellm.report import text as words
+
+SWEEP = """
+name: demo
+model: {preset: tiny}
+tokenizer: {train: {vocab_size: 4096}}
+sources:
+  prose: {kind: text, path: "builtin:python-prose"}
+  python: {kind: code, path: "builtin:python-code"}
+  lessons: {kind: instruct_text, path: "builtin:tasks-instruct"}
+stages:
+  - name: pretrain
+    tokens: 400_000
+    sequence_length: 128
+    batch_tokens: 4_096
+    learning_rate: {peak: 3.0e-3}
+    code_ratio: {search: {uniform: [0.0, 0.75]}}
+    schedule: {search: {choice: [constant, increase, decrease]}}
+  - name: instruct
+    tokens: 50_000
+    sequence_length: 128
+    batch_tokens: 2_048
+    learning_rate: {peak: 1.0e-3}
+    weights: {lessons: 1.0}
+    responses_only: true
+evaluation: {tasks: [boxes, logical_deduction], limit: 120}
+search: {trials: 9, objective: {metric: mean/bpb, mode: min}, replicates: REPLICATES}
+"""
+TASKS = ("boxes", "logical_deduction")
+BPB = (Objective(metric="mean/bpb", mode="min"),)
+ACC = (Objective(metric="mean/acc", mode="max"),)
+
+
+def item_table(quality: float, seed: int, num_items: int = 120) -> pa.Table:
+    """Items whose difficulty is the same for all models; a higher `quality` needs fewer bits."""
+    hard, own = random.Random("items"), random.Random(seed)
+    rows = []
+    for task in TASKS:
+        for item in range(num_items):
+            difficulty = hard.gauss(2.0, 0.8)
+            bits = difficulty - quality + own.gauss(0, 0.05)
+            rows.append({"task": task, "item": item, "correct": bits < 1.5, "bits_per_byte": bits, "chance": 0.25})
+    return pa.Table.from_pylist(rows)
+
+
+def metrics_of(table: pa.Table) -> dict[str, float]:
+    found = {}
+    for name, column in (("acc", "correct"), ("bpb", "bits_per_byte")):
+        means = []
+        for task in TASKS:
+            mask = np.array(table.column("task").to_pylist()) == task
+            values = np.array(table.column(column).to_pylist(), dtype=float)[mask]
+            half = 1.96 * values.std(ddof=1) / math.sqrt(len(values))
+            means.append(values.mean())
+            found |= {f"{task}/{name}": values.mean(), f"{task}/{name}_low": values.mean() - half}
+            found |= {f"{task}/{name}_high": values.mean() + half, f"{task}/chance": 0.25, f"{task}/items": len(values)}
+            found[f"{task}/too_long"] = 3
+        found |= {f"mean/{name}": float(np.mean(means)), f"mean/{name}_low": np.mean(means) - 0.1}
+        found[f"mean/{name}_high"] = np.mean(means) + 0.1
+    return {**found, "mean/chance": 0.25}
+
+
+def trial(
+    number: int, arm: int, seed: int = 0, state: str = "complete", items: pa.Table | None = None, **more
+) -> TrialResult:
+    metrics = metrics_of(items) if items is not None and state == "complete" else {}
+    return TrialResult(number=number, state=state, arm=arm, seed=seed, metrics=metrics, **more)
+
+
+def arms(qualities: list[list[float]]) -> tuple[list[dict], dict[int, pa.Table]]:
+    """Rows and items of arms with one replicate per quality."""
+    rows, items = [], {}
+    for arm, of_arm in enumerate(qualities):
+        for seed, quality in enumerate(of_arm):
+            number = len(rows)
+            items[number] = item_table(quality, number)
+            rows.append(trial(number, arm, seed, items=items[number]).row())
+    return rows, items
+
+
+def write_stage(
+    storage: Folder, key: str, tokens: int, sources: dict[str, str], ratio: float, offset: float = 0.0
+) -> None:
+    name, _, identity = key.rpartition("-")
+    shares = {s: (ratio if kind == "code" else 1 - ratio) if len(sources) > 1 else 1.0 for s, kind in sources.items()}
+    ledger = [
+        LedgerRow(s, k, int(tokens * shares[s]), int(tokens * shares[s]) + 128, int(tokens * 0.9), 9, 0.41)
+        for s, k in sources.items()
+    ]
+    record = StageRecord(identity, name, 98, tokens, 5.1 + offset, 31.0, 31.0, "c0ffee", ledger=tuple(ledger))
+    folder = storage / "stages" / key
+    folder.write_json("stage.json", {"job": {"sources": []}, "record": as_json(record)})
+    folder.write_table("ledger.parquet", pa.Table.from_pylist([as_json(row) for row in ledger]))
+    rows = []
+    for step in range(1, 51):
+        done = step / 50
+        planned = ratio * (1.33 if done <= 0.25 else 1.06 if done <= 0.5 else 0.8)
+        row = {"step": step, "tokens": int(tokens * done), "code_ratio_planned": planned, "code_ratio_real": planned}
+        row |= {"code_ratio_window": planned + 0.01 * math.sin(step), "loss": 8 * math.exp(-2 * done) + 2 + offset}
+        row |= {f"loss/{s}": float("nan") if not shares[s] else row["loss"] + 0.5 * n for n, s in enumerate(sources)}
+        rows.append(row)
+    folder.write_table("metrics.parquet", pa.Table.from_pylist(rows))
+    folder.write_bytes("DONE", b"")
+
+
+def write_run(storage: Folder, replicates: int = 1) -> Folder:
+    """A run of nine arms: eight complete, one failed, one trial still running."""
+    file = config.parse(SWEEP.replace("REPLICATES", str(replicates)))
+    run = storage / "demo"
+    run.write_bytes("sweep.yaml", yaml.safe_dump(config.resolved_tree(file), sort_keys=False).encode())
+    rows, plain = [], {"prose": "text", "python": "code"}
+    for arm in range(9):
+        ratio = 0.08 * arm + 0.03
+        schedule = ("constant", "increase", "decrease")[arm % 3]
+        params = {"pretrain.code_ratio": ratio, "pretrain.schedule": schedule}
+        for seed in range(replicates):
+            number = len(rows)
+            stages = (f"pretrain-{arm:08x}{seed:08x}", f"instruct-{arm + 100:08x}{seed:08x}")
+            items = item_table(0.5 - 2 * (ratio - 0.35) ** 2 + 0.02 * seed, number)
+            more = {"params": params, "stages": stages, "wall_seconds": 41.0, "device_seconds": 40.0}
+            if arm == 4:
+                cause = "FloatingPointError: loss is NaN at step 17 of stage pretrain; lower the rate </script>"
+                rows.append(trial(number, arm, seed, "failed", error=cause, **more))
+                continue
+            if arm == 8:
+                rows.append(trial(number, arm, seed, "running", **more))
+                continue
+            write_stage(storage, stages[0], 401_408, plain, ratio, 0.02 * arm)
+            write_stage(storage, stages[1], 51_200, {"lessons": "instruct_text"}, 0.0)
+            (run / "trials" / f"{number:04d}").write_table("items.parquet", items)
+            tokens = {"prose": int(401_408 * (1 - ratio)), "python": int(401_408 * ratio), "total": 452_608}
+            rows.append(trial(number, arm, seed, items=items, tokens=tokens, **more))
+    # One more trial with the chain of the first: its stages are shared.
+    items = item_table(0.25, 99)
+    (run / "trials" / f"{len(rows):04d}").write_table("items.parquet", items)
+    first = rows[0]
+    rows.append(
+        trial(
+            len(rows), 9, 0, items=items, params={**first.params, "pretrain.schedule": "increase"}, stages=first.stages
+        )
+    )
+    run.write_table("trials.parquet", pa.Table.from_pandas(_frame(rows), preserve_index=False))
+    timing = {"imports": 3.1, "ray start": 5.6, "tokens": 7.4, "trials": 214.0, "training (slot-seconds)": 391.0}
+    run.write_json("timing.json", timing)
+    return run
+
+
+def _frame(rows):
+    import pandas as pd
+
+    return pd.DataFrame([row.row() for row in rows])
+
+
+# ------------------------------------------------------------------------------------------------- ranking
+
+
+@pytest.mark.parametrize(("objectives", "best"), [(BPB, 2), (ACC, 2)])
+def test_the_best_arm_comes_first_whether_less_or_more_is_better(objectives, best):
+    rows, items = arms([[0.2], [0.5], [0.9]])
+    found = ranking(rows, objectives, items)
+    assert [one.arm for one in found] == [best, 1, 0]
+    assert found[0].score == pytest.approx(rows[best][f"metrics.{objectives[0].metric}"])
+    assert all(one.chance == 0.25 for one in found)
+
+
+def test_pairing_over_items_separates_arms_whose_intervals_overlap():
+    rows, items = arms([[0.50], [0.45]])
+    best, other = ranking(rows, BPB, items)
+    assert best.low < other.low < best.high, "their intervals overlap"
+    assert other.separable and best.separable
+    difference = other.difference_to_best
+    assert difference.low < difference.value < difference.high
+    assert difference.value == pytest.approx(0.05, abs=0.01) and difference.low > 0
+    unpaired = ranking(rows, BPB)[1]
+    assert not unpaired.separable, "without items the difference is as uncertain as two separate scores"
+
+
+def test_the_paired_interval_is_that_of_the_mean_difference_over_tasks():
+    rows, items = arms([[0.50], [0.48]])
+    other = ranking(rows, BPB, items)[1]
+    gaps = [
+        np.subtract(*(np.array(items[n].column("bits_per_byte"))[task] for n in (1, 0)))
+        for task in (slice(0, 120), slice(120, 240))
+    ]
+    error = math.sqrt(sum(gap.var(ddof=1) / 120 for gap in gaps)) / 2
+    assert other.difference_to_best.value == pytest.approx(np.mean([gap.mean() for gap in gaps]))
+    assert other.difference_to_best.high - other.difference_to_best.value == pytest.approx(1.97 * error, rel=0.01)
+
+
+def test_equal_arms_are_not_separable_and_the_answer_says_so():
+    rows, items = arms([[0.5], [0.5], [0.1]])
+    found = ranking(rows, BPB, items)
+    assert not found[0].separable and not found[1].separable and found[2].separable
+    assert "cannot be told apart from 1 of 2 other arms" in words.answer(found, BPB)
+    assert "other seeds may rank the arms differently" in words.answer(found, BPB)
+
+
+def test_an_accuracy_that_is_no_better_than_guessing_is_said_to_be_so():
+    rows, items = arms([[0.5], [0.1]])
+    assert "guessing" not in words.answer(ranking(rows, BPB, items), BPB)
+    rows[0] |= {"metrics.mean/acc": 0.27, "metrics.mean/acc_low": 0.23}
+    assert "cannot be told from guessing (0.250)" in words.answer(ranking(rows, BPB, items), BPB)
+
+
+def test_a_spread_between_seeds_widens_intervals_and_takes_certainty_away():
+    steady, items = arms([[0.50, 0.50, 0.50], [0.45, 0.45, 0.45]])
+    shaky, shaky_items = arms([[0.30, 0.50, 0.70], [0.25, 0.45, 0.65]])
+    sure, unsure = ranking(steady, BPB, items), ranking(shaky, BPB, shaky_items)
+    assert sure[0].score == pytest.approx(np.mean([steady[n]["metrics.mean/bpb"] for n in range(3)]))
+    assert sure[0].seeds == (0, 1, 2)
+    assert sure[1].separable and not unsure[1].separable
+    assert unsure[0].high - unsure[0].low > 1.5 * (sure[0].high - sure[0].low)
+
+
+def test_a_failed_trial_is_never_a_score_but_keeps_its_cause():
+    rows, items = arms([[0.2], [0.9]])
+    rows[1] |= {"state": "failed", "error": "CUDA out of memory"}  # its metrics are still in the row
+    found = ranking(rows, BPB, items)
+    assert [(one.arm, one.score is None) for one in found] == [(0, False), (1, True)]
+    assert found[1].errors == ("CUDA out of memory",)
+
+
+@pytest.mark.parametrize("value", [None, float("nan"), float("inf")])
+def test_a_complete_trial_without_a_finite_objective_has_no_score(value):
+    rows, items = arms([[0.2], [0.9]])
+    rows[1]["metrics.mean/bpb"] = value
+    found = ranking(rows, BPB, items)
+    assert found[1].score is None and "no finite mean/bpb" in found[1].errors[0]
+
+
+def test_an_arm_with_one_replicate_failed_is_scored_by_the_others():
+    rows, items = arms([[0.5, 0.5], [0.4, 0.4]])
+    rows[3] |= {"state": "failed", "error": "lost its node"}
+    other = ranking(rows, BPB, items)[1]
+    assert other.trials == (2,) and other.errors == ("lost its node",) and other.score == rows[2]["metrics.mean/bpb"]
+
+
+def test_recorded_intervals_stand_in_for_metrics_that_are_no_mean_over_items():
+    rows, items = arms([[0.5], [0.1]])
+    for row, value in zip(rows, (0.8, 0.2), strict=True):
+        row |= {
+            "metrics.boxes/acc_deep": value,
+            "metrics.boxes/acc_deep_low": value - 0.1,
+            "metrics.boxes/acc_deep_high": value + 0.1,
+        }
+    best, other = ranking(rows, (Objective(metric="boxes/acc_deep", mode="max"),), items)
+    assert (best.low, best.high) == pytest.approx((0.7, 0.9))
+    assert other.separable and other.difference_to_best.high == pytest.approx(-0.6 + 0.1 * math.sqrt(2), abs=0.01)
+
+
+def test_the_pareto_front_holds_the_arms_that_no_other_beats():
+    rows, items = arms([[0.9], [0.5], [0.1]])
+    for row, cost in zip(rows, (3.0, 4.0, 1.0), strict=True):
+        row["metrics.cost/total"] = cost
+    found = ranking(rows, (*BPB, Objective(metric="cost/total", mode="min")), items)
+    assert [(one.arm, one.pareto) for one in found] == [(0, True), (1, False), (2, True)]
+
+
+def test_a_shared_stage_is_counted_once_as_trained_and_each_time_as_asked_for():
+    stages = {
+        key: StageRecord("0", key, 1, tokens, 1.0, 5.0, 10.0, "") for key, tokens in (("a", 100), ("b", 10), ("c", 10))
+    }
+    rows = [{"stages": ["a", "b"]}, {"stages": ["a", "c"]}, {"stages": ["a", "missing"]}, {"stages": None}]
+    found = savings(rows, stages)
+    assert (found.tokens_asked, found.tokens_trained, found.tokens_saved) == (320, 120, 200)
+    assert (found.seconds_trained, found.seconds_saved) == (30.0, 20.0)
+
+
+# ------------------------------------------------------------------------------------------------- pages
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> tuple[Folder, Folder]:
+    storage = Folder(str(tmp_path_factory.mktemp("storage")))
+    return write_run(storage), storage
+
+
+def test_the_page_is_written_fast_and_needs_no_network(finished):
+    began = time.monotonic()
+    folder = report.write_report(*finished)
+    assert time.monotonic() - began < 5.0
+    page = folder.read_bytes("index.html").decode()
+    assert set(re.findall(r"(?i)(?:https?:)?//(?:[a-z0-9-]+\.)+[a-z]{2,}", _outside_library(page))) == set()
+    assert "https://" not in page
+    assert {url for url in re.findall(r"http://[\w.]+", page)} <= {"http://www.w3.org"}
+    assert page.count("Plotly.newPlot") <= 2 and page.count("</script>") == 3, "what a trial says ends no script"
+
+
+def _outside_library(page: str) -> str:
+    head, _, rest = page.partition("<script>")
+    return head + rest.partition("</script>")[2]
+
+
+def test_page_and_markdown_hold_ranking_ledger_tree_failures_time_and_settings(finished):
+    folder = report.write_report(*finished)
+    page, markdown = (folder.read_bytes(name).decode() for name in ("index.html", "report.md"))
+    for said in (page, markdown):
+        assert "Best so far: arm" in said
+        assert "guessing gives 0.250" in said
+        assert "loss is NaN at step 17" in said
+        assert "trained once for 2 trials" in said
+        assert "planned tokens" in said and "+128" in said
+        assert "ray start" in said and "5.6 s" in said
+        assert "8 of 10" in said
+        assert "preset: tiny" in said
+    for figure in ("scores", "ratio0", "loss0", "loss1"):
+        assert f'id="{figure}"' in page
+    assert "&lt;/script&gt;" in page, "a cause is shown, not run"
+    assert "| arm |" in markdown
+
+
+def test_planned_and_real_code_ratio_are_both_drawn_for_the_best_arm_of_each_schedule(finished):
+    from raycodellm.report import figures
+
+    drawn = figures.code_ratios(report.read_records(*finished))[0]
+    assert len(drawn.data) == 6, "one stage mixes, the other has one source"
+    assert {trace["line"].get("dash") for trace in drawn.data} == {None, "dash"}
+
+
+def test_the_summary_names_the_best_its_uncertainty_the_savings_and_the_report(finished):
+    report.write_report(*finished)
+    said = report.summary_text(*finished)
+    assert "Best so far: arm" in said and "95 % interval" in said and "chance" in said
+    assert "saved by shared stages" in said and "452 k" not in said.split("tokens:")[0]
+    assert said.rstrip().endswith("report/index.html")
+    from rich.console import Console
+
+    console = Console(width=160)
+    with console.capture() as captured:
+        console.print(report.summary(*finished))
+    assert "Best so far" in captured.get()
+
+
+def test_a_run_without_trials_says_what_is_missing(tmp_path):
+    storage = Folder(str(tmp_path))
+    run = storage / "demo"
+    run.write_bytes("sweep.yaml", SWEEP.replace("REPLICATES", "1").encode())
+    folder = report.write_report(run, storage)
+    for name in ("index.html", "report.md"):
+        assert "No trial is complete yet" in folder.read_bytes(name).decode()
+    assert "There are no trials yet" in report.summary_text(run, storage)
+
+
+def test_a_run_with_only_failed_and_waiting_trials_shows_their_causes(tmp_path):
+    storage = Folder(str(tmp_path))
+    run = storage / "demo"
+    run.write_bytes("sweep.yaml", SWEEP.replace("REPLICATES", "1").encode())
+    rows = [trial(0, 0, state="failed", error="no GPU"), trial(1, 1, state="waiting", stages=("pretrain-00",))]
+    run.write_table("trials.parquet", pa.Table.from_pandas(_frame(rows), preserve_index=False))
+    page = report.write_report(run, storage).read_bytes("report.md").decode()
+    assert "no GPU" in page and "1 failed, 1 to go" in page
+
+
+def test_a_folder_that_is_no_run_is_refused(tmp_path):
+    with pytest.raises(UserError, match=r"holds no sweep\.yaml"):
+        report.write_report(Folder(str(tmp_path / "nothing")), Folder(str(tmp_path)))
+
+
+def test_missing_items_are_said_and_do_not_stop_the_report(tmp_path):
+    storage = Folder(str(tmp_path))
+    run = write_run(storage)
+    (run / "trials" / "0000").delete("items.parquet")
+    report.write_report(run, storage)
+    assert "No table of items for trial 0000" in report.summary_text(run, storage)
+
+
+def test_replicates_are_reported_as_one_arm(tmp_path):
+    storage = Folder(str(tmp_path))
+    records = report.read_records(write_run(storage, replicates=2), storage)
+    assert all(len(one.seeds) == 2 for one in records.scores if one.score is not None and one.arm != 9)
+    assert "other seeds" not in words.answer(records.scores, BPB)
+
+
+@pytest.mark.parametrize(
+    ("number", "said"),
+    [(412, "412"), (41_200, "41.2 k"), (4_120_000, "4.12 M"), (999_960, "1.00 M"), (1.2e9, "1.20 B"), (0, "0")],
+)
+def test_counts_have_three_digits(number, said):
+    assert words.count(number) == said
+
+
+@pytest.mark.parametrize(("number", "said"), [(0.04, "0.0 s"), (59, "59 s"), (192, "3 min 12 s"), (5400, "1 h 30 min")])
+def test_durations_are_written_as_people_say_them(number, said):
+    assert words.seconds(number) == said

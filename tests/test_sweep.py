@@ -1,0 +1,88 @@
+"""The run folder is the state of a sweep: what may change in it, who may run it, and what a driver's death leaves."""
+
+from __future__ import annotations
+
+import pandas as pd
+import pytest
+
+from raycodellm import config, search, sweep
+from raycodellm.config import UserError
+from raycodellm.files import Folder
+from raycodellm.records import TrialResult, as_json
+from raycodellm.sweep import tuning
+
+
+@pytest.fixture
+def opened(sweep_text: str, tmp_path) -> sweep.Run:
+    return sweep.open_run(config.parse(sweep_text), Folder(str(tmp_path)))
+
+
+def write(opened: sweep.Run, record: str, **values) -> None:
+    result = TrialResult(**{"number": 0, "state": "running", "arm": 0, "seed": 0, **values})
+    opened.trial_folder(result.number).write_json(record, as_json(result))
+
+
+@pytest.mark.parametrize("override", ["pretrain.tokens=9_999", "search.trials=7", "sources.prose.kind=math", "seed=4"])
+def test_a_run_folder_refuses_another_sweep_by_key(sweep_text: str, opened: sweep.Run, override: str, tmp_path) -> None:
+    key, _, value = override.partition("=")
+    with pytest.raises(UserError) as caught:
+        sweep.open_run(config.parse(sweep_text, overrides=(override,)), Folder(str(tmp_path)))
+    message = str(caught.value)
+    assert key in message
+    assert value.replace("_", "") in message
+
+
+def test_where_a_sweep_runs_may_change_while_it_is_continued(sweep_text: str, opened: sweep.Run, tmp_path) -> None:
+    moved = config.parse(sweep_text, overrides=("scaling.slots=9", "scaling.workers=2"))
+    assert sweep.open_run(moved, Folder(str(tmp_path))).folder == opened.folder
+
+
+def test_a_second_driver_is_refused_while_the_first_one_runs(opened: sweep.Run) -> None:
+    with sweep.lock(opened), pytest.raises(UserError, match="being run by process"), sweep.lock(opened):
+        raise AssertionError("two drivers hold one run folder")
+    with sweep.lock(opened):
+        assert opened.folder.exists(".lock")
+
+
+def test_every_trial_is_one_row_of_the_table_and_a_failed_one_has_no_score(opened: sweep.Run) -> None:
+    params = {"pretrain.code_ratio": 0.5}
+    metrics = {"mean/bpb": 1.5}
+    write(opened, "result.json", state="complete", params=params, metrics=metrics, tokens={"prose": 3, "total": 3})
+    write(opened, "result.json", number=1, state="failed", params=params, error="TrainingError: loss is nan")
+    write(opened, "trial.json", number=2, params=params)
+    sweep.write_table(opened)
+    table = pd.read_parquet(f"{opened.folder.uri}/trials.parquet")
+    assert table["state"].tolist() == ["complete", "failed", "running"]
+    assert table["metrics.mean/bpb"].isna().tolist() == [False, True, True]
+    assert table["params.pretrain.code_ratio"].tolist() == [0.5, 0.5, 0.5]
+    assert table["tokens.total"][0] == 3
+    assert "nan" in table["error"][1]
+
+
+def test_results_written_before_a_driver_died_are_told_to_the_study(opened: sweep.Run) -> None:
+    study = search.open_study(opened.journal, opened.file)
+    for _ in range(3):
+        trial = study.ask()
+        search.Space(opened.file)(trial)
+        search.identify(study, trial, 1)
+    write(opened, "result.json", state="complete", metrics={"mean/bpb": 1.5})
+    write(opened, "result.json", number=1, state="failed", error="ValueError: bad data")
+    write(opened, "trial.json", number=2)
+    assert sweep.tell_written_results(opened) == 2
+    study = search.open_study(opened.journal, opened.file)
+    assert [(t.state.name, t.value) for t in study.get_trials()] == [
+        ("COMPLETE", 1.5),
+        ("FAIL", None),
+        ("RUNNING", None),
+    ]
+    assert sweep.tell_written_results(opened) == 2
+
+
+def test_a_trial_whose_process_died_is_a_failed_trial_with_its_cause(opened: sweep.Run) -> None:
+    write(opened, "trial.json", number=4, arm=2, seed=1)
+    tuning._record_death(opened, 4)
+    tuning._record_death(opened, 5)
+    first, second = sweep.read_results(opened)
+    assert (first.state, first.arm, first.seed) == ("failed", 2, 1)
+    assert "process ended" in first.error
+    assert (second.number, second.state) == (5, "failed")
