@@ -241,7 +241,7 @@ def _patient_init(**settings: Any) -> Any:
 
 
 def local_placement(scaling: Scaling) -> tuple[str | None, int]:
-    """(why no worker group fits on a local cluster of this machine, or None; how many fit at once), starting nothing."""
+    """(why no worker group fits on a local cluster of this machine, or None; how many fit). Starts nothing."""
     gpus = _local_gpus()
     node = Node(local_cpus(_local_cpus(), gpus, scaling), gpus)
     return why_not([node], (), scaling), slots_that_fit([node], scaling)

@@ -476,6 +476,7 @@ def test_many_shards_hold_the_order_of_one_and_a_failed_write_says_why(
     assert not (tmp_path / "full" / "manifest.json").exists()
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_real_books_problems_and_instructions_become_stores(ray_cluster, tmp_path, test_data, monkeypatch):
     monkeypatch.setattr(tokens, "HERE_BYTES", 3 << 20)  # so that some go through Ray and some do not
