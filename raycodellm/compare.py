@@ -59,4 +59,4 @@ def _scores(model: str, metrics: dict[str, float]) -> list[str]:
 def _chance(name: str, metrics: dict[str, float]) -> str:
     task, _, score = name.partition("/")
     chance = metrics.get(f"{task}/chance")
-    return f" (chance {chance:.3f})" if score.startswith("acc") and chance is not None else ""
+    return f" (chance {chance:.3f})" if score == "acc" and chance is not None else ""

@@ -11,7 +11,6 @@ import logging
 import os
 import sys
 import time
-import warnings
 from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, TextIO
@@ -37,9 +36,11 @@ def quiet(log: Path) -> Iterator[TextIO]:
     real = os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1)
     handler = logging.FileHandler(log)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
-    logging.basicConfig(level=logging.INFO, handlers=[handler], force=True)
+    root = logging.getLogger()
+    before = root.handlers[:], root.level
+    root.handlers[:] = [handler]
+    root.setLevel(logging.INFO)
     logging.captureWarnings(True)
-    warnings.simplefilter("default")
     with open(log, "ab") as file:
         os.dup2(file.fileno(), 1)
         os.dup2(file.fileno(), 2)
@@ -52,7 +53,8 @@ def quiet(log: Path) -> Iterator[TextIO]:
         os.dup2(kept[1], 2)
         for descriptor in kept:
             os.close(descriptor)
-        logging.getLogger().removeHandler(handler)
+        root.handlers[:], level = before
+        root.setLevel(level)
         handler.close()
         real.flush()
 

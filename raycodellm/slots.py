@@ -132,8 +132,8 @@ class Dispatcher:
         """Notes where a job is; True when the slot should save it and give it back."""
         if self.tree.should_stop(slot, progress.job):
             return True
-        if progress.note and progress.note != self.progress.get(progress.job, progress).note:
-            logger.info("%s: %s", progress.job, progress.note)
+        if progress.note and progress.num_steps:
+            self.notes.append(f"{progress.job}: {progress.note}")
         self.progress[progress.job] = progress
         return False
 
@@ -219,7 +219,7 @@ class Link:
         self._stop = False
 
     def progress(self, progress: Progress) -> None:
-        if self._answer is None:
+        if self._answer is None or progress.note:  # a number may be skipped, a note is said once
             self._answer = self.dispatcher.report.remote(self.slot, progress)
 
     def should_stop(self) -> bool:
@@ -426,7 +426,7 @@ class SlotPool:
 
 
 def threads_left() -> bool:
-    """Whether a slot's thread still waits for Ray: then `ray.shutdown` would end the whole process with an error."""
+    """Whether a thread of ours still waits for Ray: then `ray.shutdown` would end the whole process with an error."""
     return any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate())
 
 

@@ -140,6 +140,8 @@ def _watch(work: Callable[[], None], dispatcher: Any, run: Run, monitor: Monitor
     """Does `work` in a thread while showing where the trials are; ends it cleanly when asked to stop."""
     import ray
 
+    from raycodellm.slots import THREAD_PREFIX
+
     failure: list[BaseException] = []
 
     def guarded() -> None:
@@ -148,7 +150,7 @@ def _watch(work: Callable[[], None], dispatcher: Any, run: Run, monitor: Monitor
         except BaseException as error:
             failure.append(error)
 
-    thread = threading.Thread(target=guarded, name="tune", daemon=True)
+    thread = threading.Thread(target=guarded, name=f"{THREAD_PREFIX}tune", daemon=True)
     thread.start()
     stopper.clean = True
     asked = False
