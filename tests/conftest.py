@@ -43,6 +43,19 @@ def make_sweep_text() -> str:
     return text.replace("ASKS", '"builtin:tasks-instruct", limit_documents: 400')
 
 
+@pytest.fixture(autouse=True)
+def no_rank_left_behind():
+    """A process that trained has its rank in the environment; a command started from it later would look for peers."""
+    names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE")
+    before = {name: os.environ.get(name) for name in names}
+    yield
+    for name, value in before.items():
+        if value is None:
+            os.environ.pop(name, None)
+        else:
+            os.environ[name] = value
+
+
 @pytest.fixture(scope="session")
 def sweep_text() -> str:
     return make_sweep_text()

@@ -7,7 +7,6 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raycodellm import config, search, store
-from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.records import StageRecord, TrialResult, as_json, stage_record
 from raycodellm.sweep.folder import Run
@@ -75,7 +74,9 @@ def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialRe
             result = replace(result, metrics=_scores(outcome.outcomes[chain.evaluation.key]))
             search.objective_values(context.run.sweep.search.objectives, result.metrics)
             folder.write_bytes("items.parquet", Folder(chain.evaluation.folder).read_bytes("items.parquet"))
-    except (ValueError, OSError, UserError) as error:
+    except ray.exceptions.RayError:
+        raise  # the cluster's trouble, not the trial's: Tune tries it again
+    except Exception as error:
         result = replace(result, state="failed", error=f"{type(error).__name__}: {error}", metrics={})
     folder.write_json("result.json", as_json(result))
     return result
