@@ -450,11 +450,15 @@ def how_to_follow(address: str, job_id: str) -> str:
 
 
 def _client(address: str, purpose: str) -> Any:
+    token_file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
+    if "RAY_AUTH_TOKEN" in os.environ or token_file.exists():
+        os.environ.setdefault("RAY_AUTH_MODE", "token")  # otherwise Ray's client sends no token at all
+    from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
     try:
         return JobSubmissionClient(address)
-    except (ConnectionError, RuntimeError, OSError) as error:
+    except (AuthenticationError, ConnectionError, RuntimeError, OSError) as error:
         token = "401" in str(error) or "token" in str(error).lower()
         hint = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" if token else "is its dashboard there, and reachable?"
         reason = " ".join(str(error).split())[:200]
