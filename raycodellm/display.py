@@ -80,7 +80,10 @@ class Display:
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
-            self.live = Live(console=self.console, auto_refresh=False, transient=True)
+            # Left to itself, `Live` would bring back what libraries print.
+            self.live = Live(
+                console=self.console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
+            )
             self.live.__enter__()
         return self
 

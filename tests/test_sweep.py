@@ -37,6 +37,14 @@ def test_where_a_sweep_runs_may_change_while_it_is_continued(sweep_text: str, op
     assert sweep.open_run(moved, Folder(str(tmp_path))).folder == opened.folder
 
 
+def test_a_setting_that_the_run_did_not_know_yet_is_no_difference(sweep_text: str, opened: sweep.Run, tmp_path) -> None:
+    saved = opened.folder.read_bytes("sweep.yaml").decode()
+    assert "  few_shot: 0\n" in saved
+    opened.folder.write_bytes("sweep.yaml", saved.replace("  few_shot: 0\n", "").encode())
+    sweep.open_run(config.parse(sweep_text), Folder(str(tmp_path)))
+    assert opened.folder.read_bytes("sweep.yaml").decode() == saved
+
+
 def test_a_second_driver_is_refused_while_the_first_one_runs(opened: sweep.Run) -> None:
     with sweep.lock(opened), pytest.raises(UserError, match="being run by process"), sweep.lock(opened):
         raise AssertionError("two drivers hold one run folder")

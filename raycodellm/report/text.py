@@ -89,7 +89,9 @@ def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> str:
         said += " It is the only arm with a score, so there is nothing to compare it with."
     elif close:
         named = f" (arm{'s' if len(close) > 1 else ''} {', '.join(map(str, close))})" if len(close) <= 12 else ""
-        which = _others(len(others)) if len(close) == len(others) else f"{len(close)} of {len(others)} other arms"
+        which = f"{len(close)} of {len(others)} other arms"
+        if len(close) == len(others):
+            which = "the other arm" if len(others) == 1 else f"any of the {len(others)} other arms"
         said += f" It cannot be told apart from {which}{named}."
     else:
         said += f" It is separable from {_others(len(others))}."

@@ -51,8 +51,9 @@ def open_run(file: SweepFile, storage: Folder) -> Run:
     run = Run(file, storage)
     tree = config.resolved_tree(file)
     if run.folder.exists("sweep.yaml"):
-        there = yaml.safe_load(run.folder.read_bytes("sweep.yaml"))
-        changed = changed_keys(there, tree)
+        # Read as a sweep file, so that a setting that a newer version adds has its default and is no difference.
+        there = config.parse(run.folder.read_bytes("sweep.yaml").decode(), origin=f"{run.folder.uri}/sweep.yaml")
+        changed = changed_keys(config.resolved_tree(there), tree)
         if changed:
             key, old, new = changed[0]
             more = f" (and {len(changed) - 1} more: {', '.join(k for k, _, _ in changed[1:])})" if changed[1:] else ""
