@@ -10,8 +10,10 @@ import logging
 import math
 import os
 import shlex
+import sys
 import tempfile
-from collections.abc import Iterator, Sequence
+import time
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -32,6 +34,7 @@ ENVIRONMENT = {
 SPARE_CPUS = 1
 """Left to Ray Data's tasks: training workers that hold every CPU wait for their own data for ever."""
 CONNECT_SECONDS = 5.0
+SUBMIT_SECONDS = 60.0
 _LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray.rllib", "ray.serve")
 
 # ------------------------------------------------------------------------------------------------- what fits
@@ -436,11 +439,26 @@ def submit(sweep_path: Path | str, address: str, overrides: Sequence[str] = (), 
     words += [word for override in overrides for word in ("--set", override)]
     # Ray lets these two overrule the address that was given.
     with _without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-        return _client(address, "submit the sweep").submit_job(
-            entrypoint=shlex.join(words),
-            metadata={"job_name": name},
-            runtime_env={"working_dir": str(folder), "excludes": [".git", ".venv", "**/__pycache__"]},
+        client = _client(address, "submit the sweep")
+        return _patiently(
+            lambda: client.submit_job(
+                entrypoint=shlex.join(words),
+                metadata={"job_name": name},
+                runtime_env={"working_dir": str(folder), "excludes": [".git", ".venv", "**/__pycache__"]},
+            )
         )
+
+
+def _patiently(submit_job: Callable[[], str]) -> str:
+    """A cluster that has just started takes jobs some seconds later, when its agents are up."""
+    until = time.monotonic() + SUBMIT_SECONDS
+    while True:
+        try:
+            return submit_job()
+        except RuntimeError as error:
+            if "No available agent" not in str(error) or time.monotonic() > until:
+                raise
+            time.sleep(2.0)
 
 
 def how_to_follow(address: str, job_id: str) -> str:
@@ -451,8 +469,9 @@ def how_to_follow(address: str, job_id: str) -> str:
 
 def _client(address: str, purpose: str) -> Any:
     token_file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    if "RAY_AUTH_TOKEN" in os.environ or token_file.exists():
-        os.environ.setdefault("RAY_AUTH_MODE", "token")  # otherwise Ray's client sends no token at all
+    # Ray's client sends a token only when told to before Ray is imported; told later, half of it would follow.
+    if "ray" not in sys.modules and ("RAY_AUTH_TOKEN" in os.environ or token_file.exists()):
+        os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.exceptions import AuthenticationError
     from ray.job_submission import JobSubmissionClient
 
