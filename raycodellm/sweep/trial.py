@@ -8,7 +8,7 @@ from typing import Any
 
 from raycodellm import config, search, store
 from raycodellm.files import Folder
-from raycodellm.records import StageRecord, TrialResult, as_json, stage_record
+from raycodellm.records import StageRecord, TrialResult, as_json
 from raycodellm.sweep.folder import Run
 
 
@@ -93,11 +93,7 @@ def _scores(metrics: Mapping[str, float]) -> dict[str, float]:
 
 def _completed(result: TrialResult, chain: store.Chain, outcomes: Mapping[str, Any], error: str | None) -> TrialResult:
     """The result with what the chain's finished jobs consumed, whoever trained them."""
-    stages: list[StageRecord] = [
-        found if isinstance(found, StageRecord) else stage_record(found)
-        for job in chain.stages
-        if (found := outcomes.get(job.key)) is not None
-    ]
+    stages: list[StageRecord] = [outcomes[job.key] for job in chain.stages if job.key in outcomes]
     tokens: dict[str, int] = {}
     for row in (row for record in stages for row in record.ledger):
         tokens[row.source] = tokens.get(row.source, 0) + row.tokens
