@@ -23,12 +23,16 @@ class SizedCorpus:
 
     folder: Folder
     num_tokens: int
+    store: tokens.TokenStore | None = None
+    """Where it is there."""
 
     @property
     def fingerprint(self) -> str:
         return self.folder.name
 
-    def num_sequences(self, sequence_length: int) -> int:
+    def num_sequences(self, sequence_length: int, packing: str = "concatenate") -> int:
+        if self.store is not None:
+            return self.store.num_sequences(sequence_length, packing)
         return self.num_tokens // sequence_length
 
 
@@ -39,20 +43,22 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     """
     sweep = file.example()
     arms = search.preview(file)
-    sizes = tokens.inspect(sweep, storage)
-    corpora = {name: SizedCorpus(size.folder, size.num_tokens) for name, size in sizes.items()}
+    sizes = tokens.inspect(sweep, storage, items_of(file))
+    corpora = {name: SizedCorpus(size.folder, size.num_tokens, size.store) for name, size in sizes.items()}
     vocab_size = sweep.tokenizer.train.vocab_size if sweep.tokenizer.train else 50_000
     seeds = range(sweep.seed, sweep.seed + sweep.search.replicates)
-    chains = [
-        store.chain(config.resolve(file, arm), seed, corpora, Folder("tokenizer"), "", vocab_size, storage)
-        for arm in arms
-        for seed in seeds
-    ]
-    store.check_epochs(sweep, chains)
+
+    def chain(params: Mapping[str, object], seed: int) -> store.Chain:
+        return store.chain(config.resolve(file, params), seed, corpora, Folder("tokenizer"), "", vocab_size, storage)
+
+    chains = [chain(arm, seed) for arm in arms for seed in seeds]
+    store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.corner_points())])
     parts = [
         _arms(file, arms),
         _stage_tree(chains),
         _sources(sizes, chains),
+        *_cleaning(sweep, sizes),
+        *_packing(sweep, sizes),
         _cost(sweep, chains, vocab_size),
         _placement(sweep, address),
     ]
@@ -89,8 +95,7 @@ def _sources(sizes: Mapping[str, tokens.SourceSize], chains: Sequence[store.Chai
     for chain in chains:
         total: Counter[str] = Counter()
         for job in chain.stages:
-            planned = store.planned_tokens(store.schedule_of(job), job.stage)
-            total.update(dict(zip((source.name for source in job.sources), planned, strict=True)))
+            total.update({source.name: sum(source.planned) * job.stage.sequence_length for source in job.sources})
         for name in drawn:
             drawn[name].append(total[name])
     lines = ["sources (tokens there; tokens and epochs that a trial draws):"]
@@ -101,6 +106,48 @@ def _sources(sizes: Mapping[str, tokens.SourceSize], chains: Sequence[store.Chai
         draws = " to ".join(f"{tokens_:,}" for tokens_ in dict.fromkeys((low, high)))
         lines.append(f"  {name:16s} {about + format(size.num_tokens, ','):>20s}  {draws} tokens, {epochs} epochs")
     return "\n".join(lines)
+
+
+def items_of(file: SweepFile) -> dict[str, list[str]] | None:
+    """The texts of the evaluation's items, where a source is to be rid of them: loading them imports lm-eval."""
+    if not tokens.asks_for_items(file.example()):
+        return None
+    from raycodellm import evaluation
+
+    return evaluation.item_texts(evaluation.evaluated_tasks(file))
+
+
+def left_out(manifest: tokens.Manifest) -> list[str]:
+    """What of a source is not in its token store: records and, where text was left out, its share of the bytes."""
+    there = manifest.num_bytes + sum(manifest.skipped_bytes.values())
+    lines = []
+    for reason, count in sorted(manifest.skipped.items(), key=lambda item: -item[1]):
+        size = manifest.skipped_bytes.get(reason)
+        lines.append(f"left out: {count:,} {reason}" + (f", {100 * size / there:.1f} % of the text" if size else ""))
+    return lines
+
+
+def _cleaning(sweep: Sweep, sizes: Mapping[str, tokens.SourceSize]) -> list[str]:
+    """What cleaning and reading left out of the stores that are there, and which sources are still to be cleaned."""
+    lines = []
+    for name, size in sizes.items():
+        source = sweep.cleaned(name)
+        if size.store is not None:
+            lines += [f"  {name:16s} {line}" for line in left_out(size.store.manifest)]
+        elif source.take or (source.cleaning and source.cleaning.active()):
+            lines.append(f"  {name:16s} not cleaned yet: its tokens above are those before cleaning")
+    return ["\n".join(["cleaning:", *lines])] if lines else []
+
+
+def _packing(sweep: Sweep, sizes: Mapping[str, tokens.SourceSize]) -> list[str]:
+    """What each stage's packing drops, pads and splits of the token stores that are there; nothing where none is."""
+    lines = [
+        f"  {name:16s} {report}"
+        for name, size in sizes.items()
+        if size.store is not None
+        for report in tokens.packing_reports(sweep, name, size.store)
+    ]
+    return ["\n".join(["packing (one epoch of what is prepared):", *lines])] if lines else []
 
 
 def _cost(sweep: Sweep, chains: Sequence[store.Chain], vocab_size: int) -> str:

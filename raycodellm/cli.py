@@ -213,6 +213,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def prepare(options: argparse.Namespace) -> int:
+    from raycodellm import check as checking
     from raycodellm import cluster, display, tokens
 
     file = config.load(options.sweep, tuple(options.set))
@@ -221,11 +222,16 @@ def prepare(options: argparse.Namespace) -> int:
     with display.quiet(log) as output, display.Display(output, "", 0) as shown:
         connected = cluster.connect(options.address, file.example().scaling, log_to=log)
         try:
-            prepared = tokens.prepare(file.example(), storage, shown.preparing)
+            items = checking.items_of(file)
+            prepared = tokens.prepare(file.example(), storage, shown.preparing, items)
         finally:
             cluster.disconnect(connected)
         for name, made in prepared.stores.items():
             shown.say(f"{name}: {made.num_tokens:,} tokens in {made.folder.uri}")
+            for line in checking.left_out(made.manifest):
+                shown.say(f"  {line}")
+            for report in tokens.packing_reports(file.example(), name, made):
+                shown.say(f"  {report}")
     return DONE
 
 

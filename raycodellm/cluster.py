@@ -20,7 +20,7 @@ from typing import Any
 
 import yaml
 
-from raycodellm import config
+from raycodellm import config, setup_worker
 from raycodellm.config import Scaling, UserError
 
 # Of every process of the cluster; Ray reads most of these when it is imported.
@@ -28,7 +28,10 @@ ENVIRONMENT = {
     "RAY_DATA_DISABLE_PROGRESS_BARS": "1",
     # The second generation of Parquet reading starts 32 actors per read: 20 s for eight small files, against 1 s.
     "RAY_DATA_USE_DATASOURCE_V2": "0",
+    # 1 s by default: short tasks, as those that read a stage's data, would start new processes for every job.
+    "RAY_idle_worker_killing_time_threshold_ms": "60000",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s by default: time a finished or dead worker group goes unnoticed
+    "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",  # 5 s by default, of the 30 s that a spot node may have left
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a run keeps its own records
 }
 SPARE_CPUS = 1
@@ -170,6 +173,11 @@ class Cluster:
         return fit if self.limits_known else max(1, fit)
 
     @property
+    def slots_at_once(self) -> int | None:
+        """Worker groups that should come up together; None for any number. Each takes two cores of this machine."""
+        return max(1, _local_cpus() // 2) if self.started_here else None
+
+    @property
     def notes(self) -> tuple[str, ...]:
         """What a user should know of it, in sentences."""
         said = []
@@ -208,7 +216,7 @@ def _start_local(scaling: Scaling) -> Cluster:
     # Nobody takes this machine away with a notice; the watcher for one is a process more per slot.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     gpus = _local_gpus()
-    with _without("RAY_ADDRESS"):
+    with _without("RAY_ADDRESS"), setup_worker.in_place_of_rays():
         # Unless RAY_AUTH_MODE says otherwise, Ray asks for a token here. That stays: it listens on every network
         # interface, and without the token anyone near by could run code as this user.
         context = _patient_init(

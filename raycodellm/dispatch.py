@@ -28,7 +28,9 @@ class Node:
     state: str = WAITING
     slot: str | None = None
     deaths: int = 0
-    """Times that its workers died under it."""
+    """Times that its workers died under it, without notice."""
+    preemptions: int = 0
+    """Times that its workers were told to leave."""
     trials: set[int] = field(default_factory=set)
     """Numbers of the trials that need it."""
     outcome: Any = None
@@ -41,13 +43,17 @@ class TrialOutcome:
 
     outcomes: Mapping[str, Any]
     error: str | None = None
+    deaths: int = 0
+    """Of workers under the chain's jobs, since the sweep was last started."""
+    preemptions: int = 0
 
 
 class Dispatch:
     """All jobs of a running sweep."""
 
-    def __init__(self, max_deaths: int) -> None:
+    def __init__(self, max_deaths: int, max_preemptions: int = 50) -> None:
         self.max_deaths = max_deaths
+        self.max_preemptions = max_preemptions
         self.stopping = False
         self.nodes: dict[str, Node] = {}
         self.chains: dict[int, tuple[str, ...]] = {}
@@ -97,19 +103,37 @@ class Dispatch:
         if node is not None:
             node.state, node.slot = (WAITING if node.trials else CANCELLED), None
 
-    def lost(self, slot: str, cause: str) -> list[str]:
-        """The workers of `slot` died: what they held is taken again, or fails when it died too often. Returns keys."""
+    def lost(self, slot: str, cause: str, preempted: bool = False) -> list[str]:
+        """The workers of `slot` are gone: what they held is taken again, or fails when that happened too often.
+
+        `preempted`: they had been told to leave, which is no fault of the job and has a budget of its own. Returns the
+        keys of what they held.
+        """
         held = [node for node in self.nodes.values() if node.state == RUNNING and node.slot == slot]
         for node in held:
-            node.deaths += 1
-            node.slot = None
-            if not node.trials:
-                node.state = CANCELLED
-            elif node.deaths > self.max_deaths:
-                self._fail(node, f"its workers died {node.deaths} times; the last time: {cause}")
-            else:
-                node.state = WAITING
+            self._interrupted(node, cause, preempted)
         return [node.job.key for node in held]
+
+    def preempted(self, slot: str, key: str, cause: str) -> None:
+        """The slot was told to leave and gave the job back unfinished: its checkpoint is saved."""
+        node = self._held(slot, key)
+        if node is not None:
+            self._interrupted(node, cause, preempted=True)
+
+    def _interrupted(self, node: Node, cause: str, preempted: bool) -> None:
+        node.slot = None
+        if preempted:
+            node.preemptions += 1
+        else:
+            node.deaths += 1
+        if not node.trials:
+            node.state = CANCELLED
+        elif node.deaths > self.max_deaths:
+            self._fail(node, f"its workers died {_times(node.deaths)}; the last time: {cause}")
+        elif node.preemptions > self.max_preemptions:
+            self._fail(node, f"its workers were preempted {_times(node.preemptions)}; the last time: {cause}")
+        else:
+            node.state = WAITING
 
     def cancel(self, trial: int) -> None:
         """The trial needs nothing more; jobs that only it needed are dropped, or stopped if they run."""
@@ -135,9 +159,15 @@ class Dispatch:
         nodes = [self.nodes[key] for key in self.chains[trial]]
         done = {node.job.key: node.outcome for node in nodes if node.state == DONE}
         failed = next((node for node in nodes if node.state == FAILED), None)
-        if failed is not None:
-            return TrialOutcome(done, f"{_spoken(failed.job)}: {failed.outcome}")
-        return TrialOutcome(done) if len(done) == len(nodes) else None
+        if failed is None and len(done) < len(nodes):
+            return None
+        error = f"{_spoken(failed.job)}: {failed.outcome}" if failed else None
+        deaths, preemptions = (sum(getattr(node, what) for node in nodes) for what in ("deaths", "preemptions"))
+        return TrialOutcome(done, error, deaths, preemptions)
+
+    def is_open(self, key: str) -> bool:
+        """Whether the job waits or runs."""
+        return self.nodes[key].state in (WAITING, RUNNING)
 
     def num_active(self) -> int:
         """Jobs that are running or could run now: what slots are wanted for."""
@@ -163,3 +193,7 @@ class Dispatch:
 
 def _spoken(job: Job) -> str:
     return f"stage {job.stage.name}" if isinstance(job, StageJob) else "evaluation"
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

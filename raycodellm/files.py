@@ -53,7 +53,9 @@ class Folder:
     def _opened(self) -> tuple[FileSystem, str]:
         from pyarrow.fs import FileSystem
 
-        return FileSystem.from_uri(self.uri if "://" in self.uri else Path(self.uri).as_uri())
+        uri = self.uri if "://" in self.uri else Path(self.uri).as_uri()
+        # Without it a store that cannot be reached is tried for 15 minutes before there is an error.
+        return FileSystem.from_uri(f"{uri}?retry_limit_seconds=60" if uri.startswith("gs://") else uri)
 
     def __getstate__(self) -> dict[str, str]:
         return {"uri": self.uri}  # an opened file system does not travel between processes

@@ -1,8 +1,19 @@
-"""The models: presets in the style of Llama, any transformers configuration, or a pretrained folder.
+"""The models: presets, any transformers configuration, or a pretrained folder.
 
-All presets have rotary positions, RMSNorm, SwiGLU, no biases, tied embeddings. `470m` and `2.8b` are the size classes
-of Aryabumi et al. (2024, "To Code or Not To Code") with its vocabulary of 256,000; that paper's blocks run attention
-and feed-forward side by side, these one after the other, as everything that loads a Llama expects.
+| preset | vocabulary | parameters | training FLOPs per token | at sequence length |
+|---|---|---|---|---|
+| tiny | 4,096 | 0.476 M | 3.25 M | 128 |
+| nano | 4,096 | 9.57 M | 65.3 M | 256 |
+| small | 50,257 | 124 M | 968 M | 2,048 |
+| 470m | 256,000 | 468 M | 4.42 G | 8,192 |
+| 2.8b | 256,000 | 2.82 G | 24.0 G | 8,192 |
+
+All have rotary positions, SwiGLU, no biases and tied embeddings. `tiny`, `nano` and `small` are Llamas: RMSNorm, and
+attention before feed-forward. `470m` and `2.8b` are the shape class of Aryabumi et al. (2024, "To Code, or Not To
+Code"): its vocabulary of 256,000, attention and feed-forward side by side after one LayerNorm without bias, which is
+transformers' Cohere architecture. That paper does not say their depth, width, heads, or how logits are scaled: these
+are of usual proportions (heads of 64 and 128, as many for keys as for queries, feed-forward 2.6 to 2.75 times the
+width), chosen to meet the two sizes; the context is the paper's longest sequence, 8,192, and logits are not scaled.
 torch and transformers take seconds to import, so what `check` asks of a preset is arithmetic.
 """
 
@@ -32,10 +43,13 @@ class Preset:
     """Width inside the SwiGLU block."""
     context: int
     """Longest sequence, in tokens."""
+    parallel: bool = False
+    """Attention and feed-forward side by side, after one norm."""
 
     def num_parameters(self, vocab_size: int) -> int:
         """Trained parameters; the tied embedding counts once."""
-        block = 4 * self.hidden**2 + 3 * self.hidden * self.feed_forward + 2 * self.hidden
+        norms = self.hidden if self.parallel else 2 * self.hidden
+        block = 4 * self.hidden**2 + 3 * self.hidden * self.feed_forward + norms
         return vocab_size * self.hidden + self.layers * block + self.hidden
 
 
@@ -44,8 +58,8 @@ PRESETS: dict[str, Preset] = {
     "tiny": Preset(hidden=64, layers=4, heads=2, feed_forward=192, context=512),
     "nano": Preset(hidden=256, layers=10, heads=4, feed_forward=768, context=1024),
     "small": Preset(hidden=768, layers=12, heads=12, feed_forward=2048, context=2048),
-    "470m": Preset(hidden=1024, layers=16, heads=16, feed_forward=2816, context=8192),
-    "2.8b": Preset(hidden=2560, layers=28, heads=20, feed_forward=6656, context=8192),
+    "470m": Preset(hidden=1024, layers=16, heads=16, feed_forward=2816, context=8192, parallel=True),
+    "2.8b": Preset(hidden=2560, layers=28, heads=20, feed_forward=6656, context=8192, parallel=True),
 }
 
 
@@ -56,10 +70,14 @@ def model_config(model: Model, vocab_size: int, eos_id: int = 0, pad_id: int = 0
             return _load_config(path, f"model.pretrained {model.pretrained!r}", vocab_size)
     if model.config is not None:
         return _explicit_config(model.config, vocab_size, eos_id, pad_id)
-    from transformers import LlamaConfig
+    return _preset_config(PRESETS[str(model.preset)], vocab_size, eos_id, pad_id)
 
-    preset = PRESETS[str(model.preset)]
-    return LlamaConfig(
+
+def _preset_config(preset: Preset, vocab_size: int, eos_id: int, pad_id: int) -> PretrainedConfig:
+    from transformers import CohereConfig, LlamaConfig
+
+    made, only = (CohereConfig, {"logit_scale": 1.0}) if preset.parallel else (LlamaConfig, {"mlp_bias": False})
+    return made(
         vocab_size=vocab_size,
         hidden_size=preset.hidden,
         intermediate_size=preset.feed_forward,
@@ -69,7 +87,7 @@ def model_config(model: Model, vocab_size: int, eos_id: int = 0, pad_id: int = 0
         max_position_embeddings=preset.context,
         tie_word_embeddings=True,
         attention_bias=False,
-        mlp_bias=False,
+        **only,
         bos_token_id=eos_id,
         eos_token_id=eos_id,
         pad_token_id=pad_id,
@@ -77,12 +95,18 @@ def model_config(model: Model, vocab_size: int, eos_id: int = 0, pad_id: int = 0
 
 
 def build(
-    model: Model, vocab_size: int, seed: int, parent: Folder | None = None, eos_id: int = 0, pad_id: int = 0
+    model: Model,
+    vocab_size: int,
+    seed: int,
+    parent: Folder | None = None,
+    eos_id: int = 0,
+    pad_id: int = 0,
+    attention: str = "sdpa",
 ) -> torch.nn.Module:
     """A causal language model in float32 on the CPU.
 
     New weights depend on `seed` alone, never on the device or the number of workers. `parent` is a finished stage's
-    `model/` folder; it goes before `model.pretrained`.
+    `model/` folder; it goes before `model.pretrained`. Raises UserError for an `attention` that the model has not.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -92,11 +116,25 @@ def build(
     if origin is not None:
         with _local(origin) as path:
             _load_config(path, f"the model {origin!r}", vocab_size)
-            return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation="sdpa")
+            with _attention_refused(attention):
+                return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=attention)
     config = model_config(model, vocab_size, eos_id, pad_id)
-    with torch.random.fork_rng(devices=[]):
+    with torch.random.fork_rng(devices=[]), _attention_refused(attention):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation="sdpa")
+        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+
+
+@contextlib.contextmanager
+def _attention_refused(attention: str) -> Iterator[None]:
+    try:
+        yield
+    except (ValueError, ImportError) as error:
+        if "attention" not in str(error).lower():
+            raise
+        raise UserError(
+            f"scaling.deepspeed.attention: found {attention}, which transformers refuses for this model "
+            f"({str(error).splitlines()[0]}); use eager"
+        ) from error
 
 
 def preload() -> None:
@@ -126,7 +164,11 @@ def flops_per_token(model: Model, vocab_size: int, sequence_length: int) -> floa
     if model.preset is not None:
         preset = PRESETS[model.preset]
         return 6.0 * preset.num_parameters(vocab_size) + 12.0 * preset.layers * preset.hidden * sequence_length
-    made = _on_meta(model, vocab_size)
+    return flops_of(_on_meta(model, vocab_size), sequence_length)
+
+
+def flops_of(made: torch.nn.Module, sequence_length: int) -> float:
+    """The same of a model that is there."""
     parameters = sum(parameter.numel() for parameter in made.parameters())
     looked_up, head = made.get_input_embeddings().weight, made.get_output_embeddings().weight
     if looked_up is not head:

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field, replace
 from typing import Any
 
 from raycodellm.config import CODE_KINDS, Evaluation, Model, Scaling, Stage
 
-RECIPE_VERSION = 1
+RECIPE_VERSION = 2
 """Raised whenever a change of the training code changes the weights that equal settings give."""
 
 
@@ -24,6 +24,13 @@ class SourceSlice:
     """Sequences of the stage's length that the token store holds: one epoch."""
     start: int
     """Sequences that the stages before this one drew from it."""
+    group: int = 1
+    """Neighbouring sequences that stay together when an epoch is shuffled: more than 1 where the stages of a trial have
+    different sequence lengths, so that each goes on exactly where the one before stopped."""
+    planned: tuple[int, ...] = ()
+    """Sequences that the plan draws in each phase of the stage."""
+    held_out_sequences: int = 0
+    """The last of the store's sequences, behind the `num_sequences` that are trained on: only measured."""
 
     @property
     def is_code(self) -> bool:
@@ -50,6 +57,12 @@ class StageJob:
     sources: tuple[SourceSlice, ...]
     seed: int
     scaling: Scaling
+    phase_ends: tuple[int, ...] = ()
+    """Position at which each phase of the stage ends; the last is the number of the stage's sequences."""
+    start_rate: float | None = None
+    """Learning rate that the parent stage ended with, for a stage that continues from it."""
+    keep_optimizer: bool = False
+    """Whether a stage after this one starts from its optimizer state; no part of the identity."""
 
     @property
     def key(self) -> str:
@@ -76,6 +89,17 @@ class EvaluationJob:
 
 
 @dataclass(frozen=True)
+class PhaseRow:
+    """What one phase of a stage really consumed of one source."""
+
+    planned_tokens: int
+    tokens: int
+    sequences: int
+    difference: int
+    """`tokens` less `planned_tokens`: 0 unless something broke."""
+
+
+@dataclass(frozen=True)
 class LedgerRow:
     """What one stage really consumed of one source, counted where it was trained on."""
 
@@ -88,6 +112,14 @@ class LedgerRow:
     sequences: int
     epochs: float
     """Passes over the source in this stage and all before it, at this stage's end."""
+    unique_tokens: int = 0
+    """Of `tokens`, those that neither this stage nor one before it had trained on."""
+    difference: int = 0
+    """`tokens` less `planned_tokens`: 0 unless something broke."""
+    phases: tuple[PhaseRow, ...] = ()
+    """The same for each phase of the stage, in order."""
+    skipped_sequences: int = 0
+    """Drawn in steps that were skipped, since their loss or gradient was not finite; in no other count."""
 
 
 @dataclass(frozen=True)
@@ -109,6 +141,10 @@ class StageRecord:
     resumed_at: tuple[int, ...] = ()
     """Steps at which the stage was continued from a checkpoint."""
     ledger: tuple[LedgerRow, ...] = ()
+    skipped_steps: int = 0
+    """Steps of `num_steps` that changed nothing, since their loss or gradient was not finite."""
+    held_out_bpb: Mapping[str, float] = field(default_factory=dict)
+    """Per source: bits per byte of its held-out text after the last step."""
 
 
 @dataclass(frozen=True)
@@ -124,6 +160,8 @@ class Progress:
     code_ratio_planned: float = float("nan")
     code_ratio_real: float = float("nan")
     note: str = ""
+    mfu: float = float("nan")
+    """Share of the devices' best FLOP/s that the training uses, 0 to 1."""
 
 
 def as_json(record: Any) -> Any:
@@ -142,9 +180,35 @@ def as_json(record: Any) -> Any:
 def stage_record(data: Mapping[str, Any]) -> StageRecord:
     """The record that `as_json` wrote."""
     known = {name: data[name] for name in StageRecord.__dataclass_fields__ if name in data}
-    known["ledger"] = tuple(LedgerRow(**row) for row in data.get("ledger", ()))
+    known["ledger"] = tuple(_ledger_row(row) for row in data.get("ledger", ()))
     known["resumed_at"] = tuple(data.get("resumed_at", ()))
     return StageRecord(**known)
+
+
+def summed_ledger(records: Sequence[StageRecord]) -> tuple[LedgerRow, ...]:
+    """The ledger of a trial: of each source the sum over its stages, in order of appearance; epochs at the last one's
+    end. A stage may have been trained for another trial, or long before."""
+    totals: dict[str, LedgerRow] = {}
+    for row in (row for record in records for row in record.ledger):
+        before = totals.get(row.source)
+        summed = {name: getattr(row, name) + (getattr(before, name) if before else 0) for name in _SUMMED}
+        totals[row.source] = replace(row, phases=(), **summed)
+    return tuple(totals.values())
+
+
+_SUMMED = (
+    "planned_tokens",
+    "tokens",
+    "loss_tokens",
+    "sequences",
+    "unique_tokens",
+    "difference",
+    "skipped_sequences",
+)
+
+
+def _ledger_row(data: Mapping[str, Any]) -> LedgerRow:
+    return LedgerRow(**{**data, "phases": tuple(PhaseRow(**phase) for phase in data.get("phases", ()))})
 
 
 @dataclass(frozen=True)
@@ -159,15 +223,24 @@ class TrialResult:
     metrics: dict[str, float] = field(default_factory=dict)
     tokens: dict[str, int] = field(default_factory=dict)
     """Trained tokens per source along the trial's stages, and `total`."""
+    ledger: tuple[LedgerRow, ...] = ()
+    """The sum of the stages' ledgers."""
     stages: tuple[str, ...] = ()
     """Keys of the trial's stages, in order."""
     wall_seconds: float = 0.0
     device_seconds: float = 0.0
+    deaths: int = 0
+    """Of workers under the trial's jobs, by the driver that ended the trial."""
+    preemptions: int = 0
+    """Times that the jobs' workers were told to leave."""
     error: str | None = None
 
     def row(self) -> dict[str, Any]:
-        """Flat columns: `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`."""
+        """Flat columns: `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`, `epochs.prose`."""
         flat = asdict(self)
+        ledger = flat.pop("ledger")
+        flat.update({f"epochs.{row['source']}": row["epochs"] for row in ledger})
+        flat["tokens_difference"] = sum(row["difference"] for row in ledger)
         for group in ("params", "metrics", "tokens"):
             flat.update({f"{group}.{name}": value for name, value in flat.pop(group).items()})
         return flat

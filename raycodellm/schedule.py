@@ -11,6 +11,7 @@ import itertools
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 
 import numpy as np
 
@@ -50,21 +51,41 @@ class Schedule:
         """Share of the whole stage that each source has got by `progress`: shape [sources] or [n, sources]."""
         at = np.atleast_1d(np.asarray(progress, dtype=np.float64))
         left, fraction = self._segment(at)
-        knots, table = np.asarray(self.progress), np.asarray(self.weights)
-        widths = np.diff(knots)
+        whole, slope, bend = self._areas
+        found = whole[left] + slope[left] * fraction[:, None]
+        if self.interpolation != "step":
+            found += bend[left] * self._rise(fraction)[:, None]
+        return found if np.ndim(progress) else found[0]
+
+    def integral_between(self, start: int, stop: int, num_sequences: int) -> np.ndarray:
+        """`integral` at the progress n / num_sequences of every n in start..stop: shape [sources, stop - start + 1]."""
+        at = np.arange(start, stop + 1) / num_sequences
+        left, fraction = self._segment(at)
+        whole, slope, bend = (table.T for table in self._areas)
+        found = np.empty((len(whole), len(at)))
+        for segment in range(left[0], left[-1] + 1):  # `at` rises: each segment is one slice
+            part = slice(*np.searchsorted(left, (segment, segment + 1)))
+            np.multiply(slope[:, segment, None], fraction[part], out=found[:, part])
+            found[:, part] += whole[:, segment, None]
+            if self.interpolation != "step":
+                found[:, part] += bend[:, segment, None] * self._rise(fraction[part])
+        return found
+
+    @cached_property
+    def _areas(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+        """Per segment and source: the area before it, and the factors of the fraction and of the rise inside it."""
+        widths, table = np.diff(np.asarray(self.progress))[:, None], np.asarray(self.weights)
         before, after = table[:-1], table[:-1] if self.interpolation == "step" else table[1:]
         # A straight line and half a cosine both have the mean of their ends over a whole segment.
-        areas = np.cumsum(widths[:, None] * (before + after) / 2, axis=0)
+        areas = np.cumsum(widths * (before + after) / 2, axis=0)
         whole = np.concatenate([np.zeros((1, table.shape[1])), areas])
-        if self.interpolation == "step":
-            rise = np.zeros_like(fraction)
-        elif self.interpolation == "linear":
-            rise = fraction**2 / 2.0
-        else:
-            rise = fraction / 2.0 - np.sin(np.pi * fraction) / (2.0 * math.pi)
-        part = before[left] * fraction[:, None] + (after[left] - before[left]) * rise[:, None]
-        found = whole[left] + widths[left][:, None] * part
-        return found if np.ndim(progress) else found[0]
+        return whole, widths * before, widths * (after - before)
+
+    def _rise(self, fraction: np.ndarray) -> np.ndarray:
+        """Area under the rise from 0 to 1 over a segment, up to `fraction` of it."""
+        if self.interpolation == "linear":
+            return fraction**2 / 2.0
+        return fraction / 2.0 - np.sin(np.pi * fraction) / (2.0 * math.pi)
 
     def _segment(self, at: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Segment number and fraction inside it (0..1) for each progress."""
@@ -167,6 +188,26 @@ def _simplified(progress: Sequence[float], rows: Sequence[tuple[float, ...]], in
     if interpolation == "step":  # a step schedule's last row only repeats the one before
         scaled[-1] = scaled[keep[-2]]
     return Schedule(tuple(float(progress[k]) for k in keep), tuple(scaled[k] for k in keep), interpolation)
+
+
+def phase_edges(stage: Stage, schedule: Schedule) -> tuple[float, ...]:
+    """Progress at which each phase of the stage ends, the last 1.0: of its `phases`, or of a stepwise shape's steps."""
+    if stage.phases is not None:
+        return (*itertools.accumulate(phase.share for phase in stage.phases[:-1]), 1.0)
+    return (*schedule.progress[1:-1], 1.0) if schedule.interpolation == "step" else (1.0,)
+
+
+def budgeted(stage: Stage, schedule: Schedule, is_code: Sequence[bool]) -> Stage:
+    """The stage with its `tokens` counting all tokens: an additive budget grows by what code the schedule adds."""
+    if stage.budget == "competitive":
+        return stage
+    code_ratio = float(schedule.integral(1.0)[np.asarray(is_code, dtype=bool)].sum())
+    if code_ratio > 1.0 - 1e-9:
+        raise UserError(
+            f"stages.{stage.name}.budget: additive counts the tokens that are not code, and a code ratio of 1 "
+            "has none; use a code ratio below 1 or budget: competitive"
+        )
+    return stage.model_copy(update={"tokens": math.ceil(stage.tokens / (1.0 - code_ratio)), "budget": "competitive"})
 
 
 def code_ratio_of(schedule: Schedule, is_code: Sequence[bool]) -> Callable[[float | np.ndarray], np.ndarray]:

@@ -46,10 +46,12 @@ def is_relevant(file: SweepFile, name: str, params: Mapping[str, Any]) -> bool:
 
 
 # Last part of a parameter's path -> (its sibling, whether the sibling's value leaves it a meaning). At a code ratio of
-# 0 or 1 every named shape is the same constant mixture; only wsd has a decay; a constant rate has no final value.
+# 0 or 1 every named shape is the same constant mixture; only wsd has a decay; a constant rate has no final value;
+# a rate that goes on from the stage before has no warm-up.
 _NEEDS = {
     "schedule": ("code_ratio", lambda ratio: 0.0 < ratio < 1.0),
     "learning_rate.decay": ("learning_rate.schedule", lambda schedule: schedule == "wsd"),
+    "learning_rate.warmup": ("learning_rate.boundary", lambda boundary: boundary != "continue"),
     "learning_rate.final": ("learning_rate.schedule", lambda schedule: schedule != "constant"),
 }
 

@@ -9,33 +9,31 @@ trained on; it travels in the checkpoint, so that a stage continued any number o
 from __future__ import annotations
 
 import contextlib
-import hashlib
 import tempfile
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import asdict, dataclass, replace
+from dataclasses import asdict, replace
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 
 from raycodellm import engine as engines
-from raycodellm import ingest, mixture
+from raycodellm import held_out, ingest, metrics, mixture
 from raycodellm import model as models
 from raycodellm.config import UserError
-from raycodellm.engine import DamagedCheckpoint, Engine, StepResult, TrainingError, World
+from raycodellm.engine import DamagedCheckpoint, Engine, StepResult, StorageError, TrainingError, World
 from raycodellm.files import Folder
-from raycodellm.records import LedgerRow, Progress, StageJob, StageRecord, as_json, stage_record
+from raycodellm.metrics import Tally, order_checksum, ratio
+from raycodellm.records import Progress, StageJob, StageRecord, as_json, stage_record
 
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-__all__ = ["TrainingError", "World", "finished_record", "train_stage"]
+__all__ = ["TrainingError", "World", "finished_record", "order_checksum", "train_stage"]
 
 DONE = "DONE"
 _CHECKPOINTS = "checkpoint"
-_KEPT = 2
-"""Checkpoints kept: the newest, and the one before in case the newest turns out damaged."""
+_OPTIMIZER = "optimizer"
+"""Beside the model of a stage whose optimizer state a later stage starts from."""
 _ROWS = 50
 """Rows of metrics.parquet, about."""
 _PROGRESS_SECONDS = 1.0
@@ -59,11 +57,9 @@ def train_stage(
     engines.init_process(world, num_threads=int(job.scaling.cpus_per_worker))
     folder = Folder(job.folder)
     done = engines.gather(world, finished_record(folder) if world.rank == 0 else None)[0]
-    if done is not None:
+    if done is not None and not (job.keep_optimizer and engines.gather(world, _lacks_optimizer(folder))[0]):
         return done
-    if world.rank == 0:
-        folder.write_json("stage.json", {"job": as_json(job)})
-    training = _Training(job, world, on_progress)
+    training = _Training(job, world, on_progress, done)
     try:
         training.restore()
         if not training.run(should_stop, use_ray_data):
@@ -73,64 +69,13 @@ def train_stage(
         training.engine.close()
 
 
+def _lacks_optimizer(folder: Folder) -> bool:
+    return not (folder / _OPTIMIZER).exists(engines.COMPLETE)
+
+
 def finished_record(folder: Folder) -> StageRecord | None:
     """What `stage.json` says of a finished stage; None when it is not finished."""
     return stage_record(folder.read_json("stage.json")["record"]) if folder.exists(DONE) else None
-
-
-# ------------------------------------------------------------------------------------------------ counting
-
-
-@dataclass
-class Tally:
-    """What was trained so far in the stage: plain numbers that travel in the checkpoint. Summed over workers, except
-    `checksum`, which each worker holds of its own rows until it is summed for a checkpoint."""
-
-    step: int
-    sequences: list[int]
-    """Per source."""
-    loss_tokens: list[int]
-    """Per source."""
-    checksum: int
-    window: dict[str, Any]
-    """Sums since the last row of metrics."""
-    rows: list[dict[str, float]]
-    """Of metrics.parquet."""
-    last_loss: list[float]
-    """Loss sum and tokens over the stage's last tenth."""
-    resumed_at: list[int]
-    wall_seconds: float
-
-    @classmethod
-    def empty(cls, num_sources: int) -> Tally:
-        zeros = [0] * num_sources
-        return cls(0, list(zeros), list(zeros), 0, _empty_window(num_sources), [], [0.0, 0.0], [], 0.0)
-
-
-def _empty_window(num_sources: int) -> dict[str, Any]:
-    sums = {name: [0] * num_sources for name in ("loss_sums", "loss_tokens", "sequences")}
-    return {**sums, "applied": 0, "grad_norm": 0.0, "seconds": 0.0, "wait_seconds": 0.0}
-
-
-def order_checksum(position: np.ndarray, source: np.ndarray, sequence: np.ndarray, names: tuple[str, ...]) -> int:
-    """Sum modulo 2^64 of a hash of each (position, source's name, sequence).
-
-    The position inside the hash makes the sum depend on the order; being a sum makes it independent of who counts.
-    """
-    keys = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in names]
-    with np.errstate(over="ignore"):
-        mixed = _scrambled(np.asarray(position, dtype=np.uint64))
-        mixed = _scrambled(mixed + np.asarray(keys, dtype=np.uint64)[np.asarray(source, dtype=np.int64)])
-        mixed = _scrambled(mixed + np.asarray(sequence, dtype=np.uint64))
-        return int(mixed.sum(dtype=np.uint64))
-
-
-def _scrambled(value: np.ndarray) -> np.ndarray:
-    """SplitMix64's finaliser (Steele, Lea and Flood 2014)."""
-    value = value + np.uint64(0x9E3779B97F4A7C15)
-    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
-    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
-    return value ^ (value >> np.uint64(31))
 
 
 # ---------------------------------------------------------------------------------------------- the training
@@ -139,37 +84,78 @@ def _scrambled(value: np.ndarray) -> np.ndarray:
 class _Training:
     """A stage in training: its plan, stores and engine, and the tally of what was trained."""
 
-    def __init__(self, job: StageJob, world: World, on_progress: Callable[[Progress], None]) -> None:
-        self.job, self.world = job, world
+    def __init__(
+        self,
+        job: StageJob,
+        world: World,
+        on_progress: Callable[[Progress], None],
+        done: StageRecord | None = None,
+    ) -> None:
+        self.job, self.world, self.done = job, world, done
         self.folder = Folder(job.folder)
         self.plan = mixture.plan(job)
         self.stores = open_stores(job)
         self.names = tuple(source.name for source in job.sources)
-        self.is_code = np.array([source.is_code for source in job.sources])
-        self.tally = Tally.empty(len(job.sources))
+        self.phase_ends = np.array(job.phase_ends or (self.plan.num_sequences,))
+        self.tally = Tally.empty(len(job.sources), len(self.phase_ends))
         self._on_progress = on_progress
-        self._reported = self._step_ended = time.monotonic()
+        self._step_ended = time.monotonic()
+        self._reported = self._step_ended - _PROGRESS_SECONDS  # the first step is told at once
         self._tokens_reported = 0
+        self._saved_at, self._saved_step = self._step_ended, 0
+        self.extra: dict[str, Any] = {}
+        """What stage.json says besides the job and the record."""
         self.engine = self._make_engine()
 
     def _make_engine(self) -> Engine:
-        job = self.job
+        job, world = self.job, self.world
         parent = Folder(job.parent) / "model" if job.parent is not None else None
         eos_id = int(getattr(self.stores[0].manifest, "eos_id", 0))
-        model = models.build(job.model, job.vocab_size, job.seed, parent, eos_id=eos_id, pad_id=eos_id)
+        attention = job.scaling.deepspeed.attention
+        build = partial(models.build, job.model, job.vocab_size, job.seed, parent, eos_id, eos_id, attention)
+        self.micro_batch = self._find_micro_batch(build)
+        settings = job.scaling.deepspeed.model_copy(update={"micro_batch": self.micro_batch})
+        model = build()
         _check_context(job, models.context_of(model.config))
-        micro_batch = job.scaling.deepspeed.micro_batch
-        return Engine.create(
+        self.flops_per_token = models.flops_of(model, job.stage.sequence_length)
+        engine = Engine.create(
             model,
             job.stage,
-            job.scaling,
-            self.world,
+            job.scaling.model_copy(update={"deepspeed": settings}),
+            world,
             num_sources=len(job.sources),
             num_micro_batches=ingest.micro_batches_per_step(
-                job.stage.batch_sequences, self.world.world_size, micro_batch
+                job.stage.batch_sequences, world.world_size, self.micro_batch
             ),
             seed=job.seed,
+            start_rate=job.start_rate,
         )
+        rows = self.micro_batch or -(-job.stage.batch_sequences // world.world_size)
+        self.held_out = held_out.HeldOut(job, self.stores, world, rows)
+        peak = job.scaling.peak_tflops
+        self.peak_flops = peak * 1e12 if peak else engines.peak_flops(world.device, settings.precision)
+        return engine
+
+    def _find_micro_batch(self, build: Callable[[], Any]) -> int | None:
+        """Sequences per forward pass; leaves stage.json. What was found is kept there: a stage that is continued by as
+        many workers on the same device gives the same bits only if it is cut in the same way."""
+        job, world = self.job, self.world
+        found = job.scaling.deepspeed.micro_batch
+        here = {"workers": world.world_size, "device": world.device_type}
+        if found == "auto":
+            kept = self.folder.read_json("stage.json") if self.folder.exists("stage.json") else {}
+            kept = engines.gather(world, kept.get("micro_batch", {}))[0]
+            if {name: kept.get(name) for name in here} == here:
+                found = int(kept["sequences"])
+            else:
+                shape = f"{job.model.model_dump_json()}/{job.vocab_size}"
+                found = engines.find_micro_batch(build, shape, job.stage, job.scaling, world)
+                self._say(f"micro batches of {found} sequences fit into memory")
+        if world.rank == 0 and self.done is None:
+            there = {"micro_batch": {"sequences": found, **here}} if job.scaling.deepspeed.micro_batch == "auto" else {}
+            self.extra = there
+            self.folder.write_json("stage.json", {"job": as_json(job), **there})
+        return found
 
     # ---- the loop
 
@@ -184,35 +170,46 @@ class _Training:
             self.tally.step * stage.batch_sequences,
             rank=self.world.rank,
             world_size=self.world.world_size,
-            micro_batch=self.job.scaling.deepspeed.micro_batch,
-            use_ray=use_ray_data,
+            micro_batch=self.micro_batch,
+            use_ray=use_ray_data and self.job.scaling.reader == "ray",
         )
-        with contextlib.closing(reading) as batches:
+        with ingest.filling(self.stores), contextlib.closing(reading) as batches:
             return self._train(batches, should_stop)
 
     def _train(self, batches: Iterator[ingest.StepBatch], should_stop: Callable[[], bool]) -> bool:
         tally = self.tally
-        saved = self._step_ended = time.monotonic()
+        self._step_ended = time.monotonic()
+        self._saved()
         for batch in batches:
-            due = self.world.rank == 0 and time.monotonic() - saved >= self.job.scaling.checkpoint_seconds
-            drawn = np.bincount(batch.source, minlength=len(self.names))
-            result = self.engine.train_step(batch, tally.step, signals=(should_stop(), due, *drawn))
-            stop, save, *sequences = map(int, result.signals)
-            self._require_finite(batch, result)
-            self._count(batch, result, sequences)
+            mine = (should_stop(), self._save_due(), self.engine.save_ended, *self._drawn(batch))
+            result = self.engine.train_step(batch, tally.step, signals=mine)
+            stop, save, written, *drawn = map(int, result.signals)
+            if written == self.world.world_size:
+                self._complete_save()
+            skipped = self._is_skipped(batch, result)
+            drawn = np.reshape(drawn, (len(self.phase_ends), len(self.names))).tolist()
+            self._count(batch, result, drawn, skipped)
+            self._close_step(result, skipped)
             if (stop or save) and tally.step < self.job.stage.num_steps:
-                self._save()
-                saved = time.monotonic()
+                self._save(in_background=False if stop else self.job.scaling.background_checkpoints)
                 if stop:
                     return False
             self._report(result)
         return True
 
-    def _require_finite(self, batch: ingest.StepBatch, result: StepResult) -> None:
-        """Raises the same TrainingError on all ranks. With fp16 a gradient may overflow, which its loss scale mends."""
+    def _drawn(self, batch: ingest.StepBatch) -> np.ndarray:
+        """This worker's sequences of the step per phase and source, one after the other."""
+        phase = np.searchsorted(self.phase_ends, batch.position, side="right")
+        return np.bincount(phase * len(self.names) + batch.source, minlength=self.phase_ends.size * len(self.names))
+
+    def _is_skipped(self, batch: ingest.StepBatch, result: StepResult) -> bool:
+        """Whether the step changed nothing and may be passed over; raises the same TrainingError on all ranks where a
+        loss or gradient is not finite. With fp16 a gradient may overflow, which its loss scale mends."""
         half = self.job.scaling.deepspeed.precision == "fp16"
         if result.finite and (half or result.applied):
-            return
+            return False
+        if self.job.stage.on_nan == "skip_batch" and not result.applied:
+            return True
         mine = [(int(batch.position[row]), int(batch.source[row]), int(batch.sequence[row])) for row in result.bad_rows]
         rows = sorted(row for rows in self.engine.gather(mine) for row in rows)
         what = "the loss" if rows else "the gradient"
@@ -222,60 +219,81 @@ class _Training:
         raise TrainingError(
             f"stage {self.job.stage.name!r}, step {self.tally.step}: {what} is not finite{where}; learning rate "
             f"{result.learning_rate:.3g}. A lower learning_rate.peak, a longer warmup, a smaller gradient_clip or "
-            "precision fp32 would help; where it is always the same sequence, look at that text"
+            "precision fp32 would help; where it is always the same sequence, look at that text, or set on_nan to "
+            "skip_batch"
         )
 
-    def _count(self, batch: ingest.StepBatch, result: StepResult, sequences: list[int]) -> None:
-        """Adds a step that was trained; `sequences` per source are of all workers."""
+    def _count(
+        self, batch: ingest.StepBatch, result: StepResult, drawn: list[list[int]], skipped: bool = False
+    ) -> None:
+        """Adds a step; `drawn`: sequences of all workers, per phase and source. Of a skipped one only that it was."""
         tally, now = self.tally, time.monotonic()
-        mine = order_checksum(batch.position, batch.source, batch.sequence, self.names)
-        tally.checksum = (tally.checksum + mine) % 2**64
+        sequences = [sum(column) for column in zip(*drawn, strict=True)]
         tally.step += 1
-        tally.sequences = _added(tally.sequences, sequences)
-        tally.loss_tokens = _added(tally.loss_tokens, result.loss_tokens.tolist())
-        if tally.step > self.job.stage.num_steps - -(-self.job.stage.num_steps // 10):
-            tally.last_loss[0] += float(result.loss_sums.sum())
-            tally.last_loss[1] += float(result.loss_tokens.sum())
-        window = tally.window
-        window["loss_sums"] = _added(window["loss_sums"], result.loss_sums.tolist())
-        window["loss_tokens"] = _added(window["loss_tokens"], result.loss_tokens.tolist())
-        window["sequences"] = _added(window["sequences"], sequences)
-        if result.applied:  # else a half-precision gradient that overflowed
-            window["grad_norm"] += result.grad_norm
-            window["applied"] += 1
-        window["wait_seconds"] += batch.wait_seconds
-        window["seconds"] += now - self._step_ended
+        if skipped:
+            tally.skipped_steps += 1
+            tally.skipped = metrics.added(tally.skipped, sequences)
+        else:
+            mine = order_checksum(batch.position, batch.source, batch.sequence, self.names)
+            tally.checksum = (tally.checksum + mine) % 2**64
+            tally.phases = [metrics.added(total, more) for total, more in zip(tally.phases, drawn, strict=True)]
+            tally.loss_tokens = metrics.added(tally.loss_tokens, result.loss_tokens.tolist())
+            if tally.step > self.job.stage.num_steps - -(-self.job.stage.num_steps // 10):
+                tally.last_loss[0] += float(result.loss_sums.sum())
+                tally.last_loss[1] += float(result.loss_tokens.sum())
+            window = tally.window
+            window["loss_sums"] = metrics.added(window["loss_sums"], result.loss_sums.tolist())
+            window["loss_tokens"] = metrics.added(window["loss_tokens"], result.loss_tokens.tolist())
+            window["sequences"] = metrics.added(window["sequences"], sequences)
+            if result.applied:  # else a half-precision gradient that overflowed
+                window["grad_norm"] += result.grad_norm
+                window["applied"] += 1
+        tally.window["wait_seconds"] += batch.wait_seconds
+        tally.window["blocks_ready"] += batch.blocks_ready
+        tally.window["steps"] += 1
+        tally.window["seconds"] += now - self._step_ended
         tally.wall_seconds += now - self._step_ended
         self._step_ended = now
-        every = max(1, self.job.stage.num_steps // _ROWS)
-        if tally.step % every == 0 or tally.step == self.job.stage.num_steps:
-            tally.rows.append(self._metrics_row(result.learning_rate))
-            tally.window = _empty_window(len(self.names))
 
-    def _metrics_row(self, learning_rate: float) -> dict[str, float]:
-        """One row of metrics.parquet: means over the steps since the row before; losses in nats per counted token."""
-        tally, window, length = self.tally, self.tally.window, self.job.stage.sequence_length
-        tokens = sum(window["sequences"]) * length
-        row: dict[str, float] = {
-            "step": tally.step,
-            "tokens": sum(tally.sequences) * length,
-            "loss": _ratio(sum(window["loss_sums"]), sum(window["loss_tokens"])),
-            "learning_rate": learning_rate,
-            "grad_norm": _ratio(window["grad_norm"], window["applied"]),
-            "tokens_per_second": _ratio(tokens, window["seconds"]),
-            "data_wait_seconds": window["wait_seconds"],
-            "data_wait_share": _ratio(window["wait_seconds"], window["seconds"]),
-            "code_ratio_planned": self._code_ratio_planned(),
-            "code_ratio_real": self._code_ratio(tally.sequences),
-            "code_ratio_window": self._code_ratio(window["sequences"]),
-        }
-        for index, name in enumerate(self.names):
-            row[f"loss/{name}"] = _ratio(window["loss_sums"][index], window["loss_tokens"][index])
-            row[f"tokens/{name}"] = tally.sequences[index] * length
-        return row
+    def _close_step(self, result: StepResult, skipped: bool) -> None:
+        """What follows a counted step: the watch over its loss, the mean of weights, measurement, a row of metrics."""
+        stage, tally = self.job.stage, self.tally
+        if not skipped:
+            self._require_no_explosion(result)
+        if tally.step in stage.averaged_steps:
+            self.engine.add_to_average()
+        measured = self._measure() if held_out.is_due(stage, tally.step) else None
+        if measured or tally.step % max(1, stage.num_steps // _ROWS) == 0 or tally.step == stage.num_steps:
+            speed = {
+                "learning_rate": result.learning_rate,
+                "flops_per_token": self.flops_per_token,
+                "peak_flops": self.peak_flops * self.world.world_size,
+                "memory_bytes": engines.memory_bytes(self.world),
+            }
+            row = metrics.row(tally, self.job, speed, self._code_ratio_planned())
+            if stage.held_out is not None:
+                row |= {f"bpb/{name}": (measured or {}).get(name, float("nan")) for name in self.names}
+            tally.rows.append(row)
+            tally.window = metrics.empty_window(len(self.names))
 
-    def _code_ratio(self, sequences: list[int]) -> float:
-        return _ratio(float(np.asarray(sequences)[self.is_code].sum()), float(sum(sequences)))
+    def _require_no_explosion(self, result: StepResult) -> None:
+        limit = self.job.stage.loss_limit
+        loss = ratio(float(result.loss_sums.sum()), float(result.loss_tokens.sum()))
+        median = self.tally.exploded(loss, limit, self.job.vocab_size)
+        if median is not None:
+            raise TrainingError(
+                f"stage {self.job.stage.name!r}, step {self.tally.step - 1}: the loss explodes: {loss:.3g} nats per "
+                f"token, {loss / median:.1f} times the median of the steps before ({median:.3g}); learning rate "
+                f"{result.learning_rate:.3g}. A lower learning_rate.peak, a longer warmup or a smaller gradient_clip "
+                f"would help; loss_limit, {limit:g} here, says from where on a stage fails, 0 that it never does"
+            )
+
+    def _measure(self) -> dict[str, float]:
+        """Bits per byte of held-out text. The time counts as the stage's, not as that of its steps."""
+        measured = self.held_out.measure(self.engine)
+        self.tally.wall_seconds += time.monotonic() - self._step_ended
+        self._step_ended = time.monotonic()
+        return measured
 
     def _code_ratio_planned(self) -> float:
         return float(self.plan.code_ratio(self.tally.step * self.job.stage.batch_sequences))
@@ -291,7 +309,8 @@ class _Training:
             replace(
                 self._progress(),
                 tokens_per_second=rate,
-                loss=_ratio(float(result.loss_sums.sum()), float(result.loss_tokens.sum())),
+                loss=ratio(float(result.loss_sums.sum()), float(result.loss_tokens.sum())),
+                mfu=rate * self.flops_per_token / (self.peak_flops * self.world.world_size),
             )
         )
 
@@ -302,7 +321,7 @@ class _Training:
             num_steps=self.job.stage.num_steps,
             tokens=sum(self.tally.sequences) * self.job.stage.sequence_length,
             code_ratio_planned=self._code_ratio_planned(),
-            code_ratio_real=self._code_ratio(self.tally.sequences),
+            code_ratio_real=metrics.code_ratio(self.tally.sequences, [source.is_code for source in self.job.sources]),
             note=note,
         )
 
@@ -312,11 +331,35 @@ class _Training:
 
     # ---- checkpoints
 
-    def _save(self) -> None:
+    def _save_due(self) -> bool:
+        """Rank 0 decides for all."""
+        scaling = self.job.scaling
+        if self.world.rank != 0:
+            return False
+        if scaling.checkpoint_tokens is not None:
+            steps = self.tally.step + 1 - self._saved_step  # the one that is about to be trained included
+            return steps * self.job.stage.batch_tokens >= scaling.checkpoint_tokens
+        return time.monotonic() - self._saved_at >= scaling.checkpoint_seconds
+
+    def _saved(self) -> None:
+        self._saved_at, self._saved_step = time.monotonic(), self.tally.step
+
+    def _save(self, in_background: bool | None) -> None:
+        self._complete_save()
+        folder = self.folder / _CHECKPOINTS / _step_name(self.tally.step)
+        self.engine.save(folder, asdict(self._whole_tally()), in_background)
+        self._prune()
+        self._saved()
+
+    def _complete_save(self) -> None:
+        """Of a checkpoint that was written in the background. Raises TrainingError on all ranks alike."""
+        if self.engine.finish_save() is not None:
+            self._prune()
+
+    def _prune(self) -> None:
         folder = self.folder / _CHECKPOINTS
-        self.engine.save(folder / _step_name(self.tally.step), asdict(self._whole_tally()))
         if self.world.rank == 0:
-            for name in _complete_checkpoints(folder)[:-_KEPT]:
+            for name in _complete_checkpoints(folder)[: -self.job.scaling.checkpoints_kept]:
                 folder.delete(name)
 
     def _whole_tally(self) -> Tally:
@@ -334,6 +377,7 @@ class _Training:
                 self._say(f"{error}; using the one before")
                 continue
             self.tally = Tally(**saved)
+            self.plan.starting_at(sum(self.tally.drawn), self.tally.drawn)
             if self.world.rank != 0:
                 self.tally.checksum = 0  # rank 0 carries on the sum of all
             self.tally.resumed_at.append(self.tally.step)
@@ -342,35 +386,61 @@ class _Training:
             return
         if names:
             self._say("no checkpoint is usable; starts again from the beginning")
+        if self.job.stage.optimizer_state == "keep":
+            self._take_parents_optimizer()
+
+    def _take_parents_optimizer(self) -> None:
+        folder = Folder(self.job.parent or "") / _OPTIMIZER
+        try:
+            self.engine.load_optimizer(folder)
+        except DamagedCheckpoint as error:
+            raise TrainingError(
+                f"stage {self.job.stage.name!r} starts from the optimizer state of the stage before (optimizer_state: "
+                f"keep), which is not usable: {error}; delete {folder} and run again: that stage is trained once more"
+            ) from error
 
     # ---- the end
 
     def finish(self) -> StageRecord:
-        """Leaves the stage's results in its folder, DONE last; the record, the same on all ranks."""
+        """Leaves the stage's results in its folder, DONE last; the record, the same on all ranks.
+
+        Of a stage that was finished before, and trained again for its optimizer state, that alone is left.
+        """
+        self._complete_save()
+        if self.job.keep_optimizer:
+            self.engine.save_optimizer(self.folder / _OPTIMIZER)
         tally = self._whole_tally()
-        record = self.engine.gather(self._record(tally))[0]
+        record = self.done or self.engine.gather(self._record(tally))[0]
         error: OSError | None = None
         try:
-            self._export()
+            if self.done is None:
+                self._export()
             if self.world.rank == 0:
-                self.folder.write_table("ledger.parquet", ledger_table(record.ledger))
-                self.folder.write_table("metrics.parquet", _metrics_table(tally.rows))
-                self.folder.write_json("stage.json", {"job": as_json(self.job), "record": as_json(record)})
-                self.folder.write_bytes(DONE, b"")
+                if self.done is None:
+                    self._write_results(record, tally)
                 self.folder.delete(_CHECKPOINTS)
         except OSError as caught:
             error = caught
         # No rank goes on to another job, or takes this one for done, before it is.
         problem = self.engine.gather(None if error is None else str(error))[0]
         if problem is not None:
-            raise TrainingError(f"the results of stage {self.job.key} could not be written: {problem}") from error
+            raise StorageError(f"the results of stage {self.job.key} could not be written: {problem}") from error
         return record
+
+    def _write_results(self, record: StageRecord, tally: Tally) -> None:
+        self.folder.write_table("ledger.parquet", metrics.ledger_table(record.ledger))
+        self.folder.write_table("metrics.parquet", metrics.metrics_table(tally.rows))
+        self.folder.write_json("stage.json", {"job": as_json(self.job), **self.extra, "record": as_json(record)})
+        self.folder.write_bytes(DONE, b"")
 
     def _export(self) -> None:
         """Leaves `model/`, all of it at once on local storage."""
         if self.world.rank != 0:
             self.engine.export(None)
             return
+        for name in self.folder.list():
+            if name.startswith("."):  # half a file or model, of an attempt that was killed while it wrote
+                self.folder.delete(name)
         with tempfile.TemporaryDirectory(prefix=".model.", dir=self.folder.make().local) as temporary:
             directory = Path(temporary) / "model"
             directory.mkdir()
@@ -382,42 +452,37 @@ class _Training:
                 (self.folder / "model").upload(directory)
 
     def _record(self, tally: Tally) -> StageRecord:
-        stage = self.job.stage
-        planned = self.plan.counts(self.plan.num_sequences)
-        ledger = tuple(
-            LedgerRow(
-                source=source.name,
-                kind=source.kind,
-                planned_tokens=int(planned[index]) * stage.sequence_length,
-                tokens=tally.sequences[index] * stage.sequence_length,
-                loss_tokens=tally.loss_tokens[index],
-                sequences=tally.sequences[index],
-                epochs=_ratio(source.start + tally.sequences[index], source.num_sequences, empty=0.0),
-            )
-            for index, source in enumerate(self.job.sources)
-        )
+        stage, ledger = self.job.stage, metrics.ledger(self.job, tally)
         return StageRecord(
             identity=self.job.identity,
             name=stage.name,
             num_steps=tally.step,
             num_tokens=sum(row.tokens for row in ledger),
-            final_loss=_ratio(*tally.last_loss),
+            final_loss=ratio(*tally.last_loss),
             wall_seconds=tally.wall_seconds,
             device_seconds=tally.wall_seconds * self.world.world_size,
             order_checksum=f"{tally.checksum:016x}",
             resumed_at=tuple(tally.resumed_at),
             ledger=ledger,
+            skipped_steps=tally.skipped_steps,
+            held_out_bpb=self._last_measured(tally),
         )
+
+    def _last_measured(self, tally: Tally) -> dict[str, float]:
+        last = tally.rows[-1] if tally.rows else {}
+        found = {name: last.get(f"bpb/{name}", float("nan")) for name in self.names}
+        return {name: value for name, value in found.items() if np.isfinite(value)}
 
 
 # ---------------------------------------------------------------------------------------------------- parts
 
 
 def open_stores(job: StageJob) -> list[Any]:
-    """The token stores of the job's sources, in their order."""
+    """The token stores of the job's sources, in their order, read with the stage's packing."""
     from raycodellm.tokens import TokenStore
 
-    return [TokenStore.open(Folder(source.store)) for source in job.sources]
+    stores = [TokenStore.open(Folder(source.store)).packed(job.stage.packing) for source in job.sources]
+    return [ingest.cached(store, job.scaling) for store in stores]
 
 
 def _check_context(job: StageJob, longest: int | None) -> None:
@@ -428,14 +493,6 @@ def _check_context(job: StageJob, longest: int | None) -> None:
         )
 
 
-def _added(old: list[Any], new: list[Any]) -> list[Any]:
-    return [left + right for left, right in zip(old, new, strict=True)]
-
-
-def _ratio(part: float, whole: float, empty: float = float("nan")) -> float:
-    return float(part) / float(whole) if whole else empty
-
-
 def _step_name(step: int) -> str:
     return f"step-{step:06d}"
 
@@ -444,22 +501,3 @@ def _complete_checkpoints(folder: Folder) -> list[str]:
     """Names, oldest first."""
     names = [name for name in folder.list() if name.startswith("step-") and (folder / name).exists(engines.COMPLETE)]
     return sorted(names, key=lambda name: int(name.removeprefix("step-")))
-
-
-def ledger_table(ledger: tuple[LedgerRow, ...]) -> pa.Table:
-    import pyarrow as pa
-
-    return pa.Table.from_pylist([asdict(row) for row in ledger])
-
-
-_WHOLE_NUMBERS = ("step", "tokens")
-
-
-def _metrics_table(rows: list[dict[str, float]]) -> pa.Table:
-    import pyarrow as pa
-
-    columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
-    whole = {name for name in columns if name in _WHOLE_NUMBERS or name.startswith("tokens/")}
-    return pa.table(
-        {name: pa.array(values, pa.int64() if name in whole else pa.float64()) for name, values in columns.items()}
-    )

@@ -37,6 +37,7 @@ def refusal(text: str, *overrides: str) -> str:
         ("pretrain.batch_tokens=1000", ("stages.pretrain", "1000", "multiple", "1024")),
         ("pretrain.learning_rate.schedule=cosin", ("learning_rate.schedule", "'cosin'", "'cosine'")),
         ("model.preset=tyny", ("preset", "'tyny'", "did you mean 'tiny'")),
+        ("scaling.max_preemptions=-1", ("scaling.max_preemptions", "-1", "greater than or equal to 0")),
         ("model.pretrained=x", ("model", "exactly one of")),
         ("sources.prose.kind=txt", ("sources.prose.kind", "'txt'", "'text'")),
         ("sources.python.kind=text", ("stages.pretrain.code_ratio", "code", "source")),

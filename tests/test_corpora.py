@@ -79,12 +79,14 @@ def test_json_lines_are_the_same_for_every_cut(tmp_path_factory, lines, part_byt
 
 
 def test_a_long_text_file_is_cut_at_line_ends(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora.reading, "WINDOW_BYTES", 100)
+    for module in (corpora.reading, corpora.lines):
+        monkeypatch.setattr(module, "WINDOW_BYTES", 100)
+        monkeypatch.setattr(module, "LARGEST_TEXT", 100)
     lines = [f"line {i} of the text" for i in range(40)]
     for name, data in (("a.txt", "\n".join(lines).encode()), ("a.txt.gz", gzip.compress("\n".join(lines).encode()))):
         write(tmp_path / name / name, data)
-        documents, _ = read(Source(kind="text", path=str(tmp_path / name)))
-        assert len(documents) > 5
+        documents, skips = read(Source(kind="text", path=str(tmp_path / name)))
+        assert len(documents) > 5 and sum(skips.values()) == 1 and "several documents" in next(iter(skips))
         assert "\n".join(document.text for document in documents).split("\n") == lines
 
 
@@ -133,9 +135,11 @@ def test_a_source_tree_gives_the_files_of_its_kind_and_counts_the_rest(tmp_path)
     for hidden in (".git/x.py", "node_modules/x.js", "vendor/x.go", "pkg/__pycache__/x.py", "pkg/.secret.py"):
         write(tmp_path / hidden, "x")
     documents, skips = read(Source(kind="code", path=str(tmp_path)))
-    assert documents == [Document("pkg/a.py", "x = 1\n")]
+    assert documents == [Document("pkg/a.py", "x = 1\n", meta={"path": "pkg/a.py"})]
     assert skips == {"empty": 1, "source file over 1 MiB": 1, "binary": 1, "minified": 2}
-    assert read(Source(kind="markup", path=str(tmp_path)))[0] == [Document("web/page.html", "<p>")]
+    assert read(Source(kind="markup", path=str(tmp_path)))[0] == [
+        Document("web/page.html", "<p>", meta={"path": "web/page.html"})
+    ]
 
 
 # ------------------------------------------------------------------------------------------------- instruction data
@@ -168,7 +172,7 @@ def test_every_common_form_of_instructions_is_read(tmp_path, record, prompt, res
     path = write(tmp_path / "i.jsonl", jsonl(record))
     assert read(Source(kind="instruct_text", path=path))[0] == [Document("i.jsonl:0", prompt, response)]
     pq.write_table(pa.Table.from_pylist([record]), tmp_path / "i.parquet")
-    assert read(Source(kind="instruct_text", path=str(tmp_path / "i.parquet")))[0][0][1:] == (prompt, response)
+    assert read(Source(kind="instruct_text", path=str(tmp_path / "i.parquet")))[0][0][1:3] == (prompt, response)
 
 
 def test_instruction_data_read_as_plain_text_is_prompt_and_response(tmp_path):
@@ -243,7 +247,7 @@ def test_odd_names_and_dangling_links_are_no_trouble(tmp_path):
 
 
 def test_a_line_longer_than_the_limit_is_counted_and_the_next_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora.reading, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(corpora.lines, "LONGEST_LINE", 1 << 20)
     path = write(tmp_path / "a.jsonl", jsonl({"text": "x" * (3 << 20)}, {"text": "next"}))
     documents, skips = read(Source(kind="text", path=path))
     assert [document.text for document in documents] == ["next"]
@@ -300,7 +304,7 @@ def test_the_format_is_that_of_most_bytes(tmp_path):
         ({"path": "{}/*.nothing"}, "matches no file"),
         ({"path": "{}/odd.xyz"}, "found .xyz.*set format"),
         ({"path": "{}/a.txt", "kind": "instruct_text"}, "needs prompts and responses"),
-        ({"path": "hf://datasets/x"}, "hf:// is not read; download it"),
+        ({"path": "https://a/x.jsonl"}, "https:// is not read; download it"),
         ({"path": "builtin:prose"}, "builtin:python-prose"),
         ({"path": "builtin:python-code", "kind": "instruct_code"}, "no prompts and responses"),
         ({"path": "{}/a.txt", "format": "source"}, None),

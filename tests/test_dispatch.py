@@ -118,3 +118,58 @@ def test_nothing_placeable_fails_every_waiting_job_with_the_reason() -> None:
     made.fail_all("cannot be placed: needs 1 GPU, the cluster has none")
     for trial in (0, 1):
         assert "needs 1 GPU" in made.outcome(trial).error
+
+
+def test_a_preempted_job_is_taken_again_and_counts_as_no_death() -> None:
+    made = Dispatch(max_deaths=0, max_preemptions=2)
+    made.add(0, chain("a"))
+    for slot in ("s0", "s1"):
+        assert made.take(slot).key == "a"
+        made.preempted(slot, "a", "the node leaves")
+    assert (made.nodes["a"].state, made.nodes["a"].deaths, made.nodes["a"].preemptions) == (WAITING, 0, 2)
+    made.take("s2")
+    made.finish("s2", "a", "A")
+    assert (made.outcome(0).deaths, made.outcome(0).preemptions) == (0, 2)
+
+
+def test_workers_that_died_after_their_notice_were_preempted() -> None:
+    made = Dispatch(max_deaths=0, max_preemptions=1)
+    made.add(0, chain("a"))
+    made.take("s0")
+    assert made.lost("s0", "the node left", preempted=True) == ["a"]
+    assert made.nodes["a"].state == WAITING
+    made.take("s1")
+    made.lost("s1", "the node left again", preempted=True)
+    assert "preempted 2 times; the last time: the node left again" in made.outcome(0).error
+
+
+def test_deaths_and_preemptions_have_budgets_of_their_own() -> None:
+    made = Dispatch(max_deaths=1, max_preemptions=1)
+    made.add(0, chain("a"))
+    made.take("s")
+    made.lost("s", "killed")
+    made.take("s")
+    made.preempted("s", "a", "notice")
+    assert made.nodes["a"].state == WAITING
+    made.take("s")
+    made.lost("s", "killed")
+    assert "died 2 times" in made.outcome(0).error
+    assert (made.outcome(0).deaths, made.outcome(0).preemptions) == (2, 1)
+
+
+def test_a_preempted_job_that_nobody_needs_any_more_is_dropped() -> None:
+    made = tree(t0=("a",))
+    made.take("s")
+    made.cancel(0)
+    made.preempted("s", "a", "notice")
+    assert made.nodes["a"].state == CANCELLED
+
+
+def test_a_slot_that_was_given_up_cannot_give_a_job_back_for_another() -> None:
+    made = tree(t0=("a",))
+    made.take("s0")
+    made.lost("s0", "no word")
+    made.take("s1")
+    made.preempted("s0", "a", "late")
+    assert made.nodes["a"].state == RUNNING
+    assert made.nodes["a"].preemptions == 0

@@ -21,10 +21,13 @@ from raycodellm.engine import (
     World,
     checkpoints,
     deepspeed_config,
-    learning_rate_at,
+    devices,
     loss,
+    memory,
 )
+from raycodellm.engine.settings import check_execution
 from raycodellm.files import Folder
+from raycodellm.rates import learning_rate_at
 
 LENGTH, ROWS, VOCAB = 12, 6, 64
 SMALL = Model(
@@ -195,7 +198,7 @@ def test_a_model_whose_head_scales_its_logits_has_the_loss_that_transformers_giv
     mean = model(input_ids=part["tokens"], labels=part["labels"]).loss
     trained = loss.TrainedModel(model)
     total, per_row = trained(**part)
-    assert not trained.plain_head
+    assert trained.plain_head
     counted = (part["labels"][:, 1:] != -100).sum()
     torch.testing.assert_close(total / counted, mean)
     torch.testing.assert_close(per_row.sum().float(), total)
@@ -360,3 +363,298 @@ def test_engines_one_after_the_other_do_not_pile_up():
         train(engine, 0, 1)
         engine.close()
     assert alive() <= before
+
+
+# ------------------------------------------------------------------------------------- steps that change nothing
+
+
+def nan_batch(step: int, micro_batch: int = ROWS):
+    """A batch whose last micro batch has a token without a weight."""
+    batch = make_batch(step, micro_batch)
+    for part in batch.micro_batches[:-1]:
+        part["tokens"].clamp_(max=VOCAB - 2)
+    batch.micro_batches[-1]["tokens"][-1, -1] = VOCAB - 1
+    return batch
+
+
+def state_of(engine: Engine) -> dict[str, torch.Tensor]:
+    engine._find_moments()
+    kinds = (None, "exp_avg", "exp_avg_sq")
+    return {
+        f"{kind}/{name}": engine._full(parameter, kind).clone()
+        for name, parameter in engine._parameters()
+        for kind in kinds
+    }
+
+
+@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_a_step_whose_loss_is_not_finite_changes_neither_weights_nor_moments(zero, precision, monkeypatch):
+    engine, other = (make_engine(zero=zero, precision=precision, micro_batch=2) for _ in range(2))
+    train(engine, 0, 2, micro_batch=2)
+    train(other, 0, 2, micro_batch=2)
+    before = state_of(engine)
+    real = loss.TrainedModel.forward
+
+    def broken(model, tokens, labels):
+        total, per_row = real(model, tokens, labels)
+        return (total * float("nan"), per_row * float("nan")) if tokens[-1, -1] == VOCAB - 1 else (total, per_row)
+
+    monkeypatch.setattr(loss.TrainedModel, "forward", broken)
+    result = engine.train_step(nan_batch(2, 2), 2)
+    monkeypatch.undo()
+    assert (result.applied, result.finite) == (False, False)
+    assert all(torch.equal(before[name], value) for name, value in state_of(engine).items())
+    assert train(engine, 2, 5, micro_batch=2) == train(other, 2, 5, micro_batch=2)
+    engine.close()
+    other.close()
+
+
+def test_measuring_a_batch_gives_its_loss_and_changes_nothing():
+    for zero in (0, 3):
+        engine, other = make_engine(zero=zero), make_engine(zero=zero)
+        sums, counts = engine.evaluate(make_batch(0))
+        result = engine.train_step(make_batch(0), 0)
+        other.train_step(make_batch(0), 0)
+        assert sums == pytest.approx(result.loss_sums, rel=1e-6)
+        assert counts.tolist() == result.loss_tokens.tolist()
+        engine.evaluate(make_batch(7))
+        assert train(engine, 1, 4) == train(other, 1, 4)
+        engine.close()
+        other.close()
+
+
+# ------------------------------------------------------------------------------------------- rates at a boundary
+
+
+@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])
+def test_a_rate_that_continues_falls_from_the_parent_s_last_to_its_final_share_of_the_peak(schedule):
+    settings = LearningRate(peak=2.0, schedule=schedule, warmup=0.3, final=0.1, boundary="continue")
+    found = [learning_rate_at(settings, step, 100, 0.5) for step in range(100)]
+    assert all(left >= right for left, right in pairwise([0.5, *found]))
+    assert found[0] > 0.49 and found[-1] == pytest.approx(0.2)
+
+
+def test_a_rate_that_continues_never_rises_and_a_constant_one_stays():
+    low = LearningRate(peak=2.0, final=0.5, boundary="continue")
+    assert {learning_rate_at(low, step, 10, 0.25) for step in range(10)} == {0.25}
+    constant = LearningRate(peak=2.0, schedule="constant", boundary="continue")
+    assert {learning_rate_at(constant, step, 10, 0.25) for step in range(10)} == {0.25}
+    assert learning_rate_at(low, 3, 10, 0.0) == 0.0
+
+
+# ------------------------------------------------------------------------------------------------- how it runs
+
+
+def engine_with(zero=1, stage=None, **deepspeed) -> Engine:
+    engines.init_process(World())
+    scaling = Scaling(deepspeed=DeepSpeed(zero=zero, **deepspeed))
+    model = models.build(SMALL, VOCAB, seed=0, attention=scaling.deepspeed.attention)
+    settings = stage or make_stage()
+    return Engine.create(model, settings, scaling, World(), num_sources=2, num_micro_batches=1, seed=0)
+
+
+@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+def test_activations_computed_again_give_the_same_bits(zero):
+    plain, again = engine_with(zero), engine_with(zero, activation_checkpointing=True)
+    assert again._hf.base_model.layers[0].gradient_checkpointing
+    assert train(again, 0, 4) == train(plain, 0, 4)
+    plain.close()
+    again.close()
+
+
+@pytest.mark.parametrize(
+    ("zero", "offload"),
+    [(1, "offload_optimizer"), (2, "offload_optimizer"), (3, "offload_optimizer"), (3, "offload_param")],
+)
+def test_what_is_kept_in_host_memory_trains_and_is_saved_alike(tmp_path, zero, offload):
+    settings = {"zero_optimization": {"stage": zero, offload: {"device": "cpu"}}}
+    engine, plain = engine_with(zero, config=settings), engine_with(zero)
+    assert train(engine, 0, 3) == pytest.approx(train(plain, 0, 3), rel=1e-5)
+    engine.save(Folder(str(tmp_path)), {})
+    expected = train(engine, 3, 5)
+    engine.close()
+    plain.restore(Folder(str(tmp_path)))
+    assert train(plain, 3, 5) == pytest.approx(expected, rel=1e-5)
+    plain.close()
+
+
+@pytest.mark.parametrize("attention", ["eager", "sdpa"])
+def test_attention_is_what_was_asked_for_and_gives_the_same_loss(attention):
+    engine, plain = engine_with(attention=attention), engine_with()
+    assert engine._hf.config._attn_implementation == attention
+    assert train(engine, 0, 3) == pytest.approx(train(plain, 0, 3), rel=1e-5)
+    engine.close()
+    plain.close()
+
+
+@pytest.mark.parametrize(
+    ("settings", "found"),
+    [
+        ({"attention": "flash_attention_2", "precision": "bf16"}, "needs a GPU, or use sdpa"),
+        ({"compile": True, "zero": 3}, "zero 2"),
+    ],
+)
+def test_what_this_machine_cannot_do_is_refused_with_what_it_can(settings, found):
+    with pytest.raises(UserError, match=found):
+        check_execution(Scaling(deepspeed=DeepSpeed(**settings)), World())
+
+
+def test_flash_attention_without_its_package_is_refused(monkeypatch):
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    flash = DeepSpeed(attention="flash_attention_2", precision="bf16")
+    with pytest.raises(UserError, match=r"flash-attn cannot be imported"):
+        check_execution(Scaling(deepspeed=flash), World(device="cuda:0"))
+    with pytest.raises(UserError, match=r"no fp32"):
+        fp32 = flash.model_copy(update={"precision": "fp32"})
+        check_execution(Scaling(deepspeed=fp32), World(device="cuda:0"))
+
+
+@pytest.mark.slow
+def test_compiled_blocks_train_alike():
+    engine, plain = engine_with(compile=True), engine_with()
+    assert train(engine, 0, 4) == pytest.approx(train(plain, 0, 4), rel=1e-4)
+    engine.close()
+    plain.close()
+
+
+def test_determinism_is_switched_for_each_stage():
+    engine_with(deterministic=True).close()
+    assert torch.are_deterministic_algorithms_enabled()
+    engine_with().close()
+    assert not torch.are_deterministic_algorithms_enabled()
+
+
+# ---------------------------------------------------------------------------------------- devices and memory
+
+
+def test_the_peak_of_a_known_device_is_from_the_table_and_any_other_is_measured():
+    assert devices.listed_peak_flops("NVIDIA H100 80GB HBM3", "bf16") == 989.4e12
+    assert devices.listed_peak_flops("NVIDIA H100 PCIe", "fp16") == 756e12
+    assert devices.listed_peak_flops("NVIDIA A100-SXM4-80GB", "fp32") == 19.5e12
+    assert devices.listed_peak_flops("NVIDIA L40S", "bf16") == 362e12
+    assert devices.listed_peak_flops("A device of next year", "bf16") is None
+    assert 1e8 < engines.peak_flops("cpu", "fp32") < 1e14
+
+
+@pytest.mark.parametrize("most", [1, 2, 3, 7, 8, 100])
+def test_the_largest_size_that_fits_is_found_in_few_tries(most):
+    for limit in range(most + 3):
+        asked: list[int] = []
+
+        def fits(rows: int, limit=limit, asked=asked) -> bool:
+            asked.append(rows)
+            return rows <= limit
+
+        assert memory.largest_that_fits(fits, most) == min(limit, most)
+        assert len(asked) == len(set(asked)) <= 2 * most.bit_length() + 1 and max(asked) <= most
+
+
+def test_what_a_forward_pass_keeps_grows_with_its_rows_and_is_less_when_computed_again():
+    def kept(**settings):
+        model = models.build(SMALL, VOCAB, seed=0)
+        return memory.bytes_kept(model, make_stage(), Scaling(deepspeed=DeepSpeed(**settings)))
+
+    per_row, besides = kept()
+    assert LENGTH * 16 * 4 < per_row < LENGTH * 16 * 4 * 200
+    assert besides > 16 * sum(p.numel() for p in models.build(SMALL, VOCAB, seed=0).parameters())
+    assert kept(activation_checkpointing=True)[0] < per_row
+
+
+def test_trials_on_a_device_leave_off_where_memory_would_overflow(monkeypatch):
+    """The arithmetic of the tries, with a device that is made up: 10 bytes, and 7 more per row, of 100."""
+    tried: list[int] = []
+
+    class Tried:
+        def try_rows(self, rows: int) -> None:
+            tried.append(rows)
+            if 10 + 7 * rows > 100:
+                raise devices.OutOfMemory("CUDA out of memory")
+
+        def close(self) -> None:
+            pass
+
+    monkeypatch.setattr(memory.Engine, "create", lambda *_, **__: Tried())
+    monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
+    monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 10 + 7 * tried[-1])
+    trials = memory._Trials(lambda: None, make_stage(), Scaling(), World())
+    trials.total = 100
+    assert memory.largest_that_fits(trials.fits, 64) == 11  # 87 of the 92 that may be filled
+    assert max(tried) == 11  # more was foreseen, and not tried
+
+
+def test_a_gpu_without_memory_is_told_what_would_help(monkeypatch):
+    with pytest.raises(engines.OutOfMemory) as told, devices.explained_out_of_memory(World(device="cuda:0"), 8):
+        raise torch.OutOfMemoryError("Tried to allocate 20 GiB")
+    for part in ("CUDA out of memory", "micro_batch: 4", "activation_checkpointing", "offload", "20 GiB"):
+        assert part in str(told.value)
+
+
+# --------------------------------------------------------------------- saving beside the training, means, moments
+
+
+def test_a_checkpoint_written_beside_the_training_is_of_the_step_it_was_asked_at(tmp_path):
+    engine = make_engine()
+    train(engine, 0, 2)
+    engine.save(Folder(str(tmp_path / "here")), {"step": 2})
+    engine.save(Folder(str(tmp_path / "beside")), {"step": 2}, in_background=True)
+    train(engine, 2, 4)
+    assert not (tmp_path / "beside" / engines.COMPLETE).exists()
+    assert engine.finish_save() == Folder(str(tmp_path / "beside"))
+    for name in os.listdir(tmp_path / "here"):
+        assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "beside" / name).read_bytes()
+    assert engine.finish_save() is None
+    engine.close()
+
+
+def test_a_write_that_fails_beside_the_training_is_raised_where_it_is_finished(tmp_path, monkeypatch):
+    engine = make_engine()
+    train(engine, 0, 1)
+
+    def full(*_):
+        raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
+
+    monkeypatch.setattr(checkpoints, "save_file", full)
+    engine.save(Folder(str(tmp_path)), {}, in_background=True)
+    with pytest.raises(TrainingError, match=r"no space left.*before it stay usable"):
+        engine.finish_save()
+    assert not (tmp_path / engines.COMPLETE).exists()
+    engine.close()
+
+
+@pytest.mark.parametrize("zero", [0, 3])
+def test_the_exported_model_is_the_mean_of_the_weights_taken_across_a_restart(tmp_path, zero):
+    from safetensors.torch import load_file
+
+    engine, taken = make_engine(zero=zero), []
+    for step in range(4):
+        train(engine, step, step + 1)
+        engine.add_to_average()
+        taken.append({name: engine._full(parameter).clone() for name, parameter in engine._parameters()})
+        if step == 1:
+            engine.save(Folder(str(tmp_path / "checkpoint")), {})
+            engine.close()
+            engine = make_engine(zero=zero)
+            engine.restore(Folder(str(tmp_path / "checkpoint")))
+    engine.export(tmp_path / "model")
+    engine.close()
+    found = load_file(tmp_path / "model" / "model.safetensors")
+    for name in taken[0]:
+        if name in found:
+            torch.testing.assert_close(found[name], torch.stack([weights[name] for weights in taken]).mean(dim=0))
+
+
+@pytest.mark.parametrize("zero", [0, 1, 3])
+def test_a_stage_that_takes_over_the_optimizer_goes_on_as_if_it_were_the_same_stage(tmp_path, zero):
+    engine = make_engine(zero=zero)
+    train(engine, 0, 3)
+    engine.save_optimizer(Folder(str(tmp_path / "optimizer")))
+    engine.export(tmp_path / "model")
+    expected = train(engine, 3, 6)
+    engine.close()
+    child, fresh = (make_engine(zero=zero, model=Model(pretrained=str(tmp_path / "model"))) for _ in range(2))
+    child.load_optimizer(Folder(str(tmp_path / "optimizer")))
+    assert train(child, 3, 6) == pytest.approx(expected, rel=1e-6)
+    assert train(fresh, 3, 6) != pytest.approx(expected, rel=1e-6)
+    child.close()
+    fresh.close()

@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 
 from raycodellm import ingest
+from raycodellm.ingest import blocks, readers
 
 LENGTH = 8
 
@@ -54,7 +55,8 @@ def positions(batches) -> list[int]:
 
 @pytest.fixture(autouse=True)
 def _small_blocks(monkeypatch):
-    monkeypatch.setattr(ingest, "_BLOCK_BYTES", 7 * LENGTH * 5)  # 7 rows: blocks end inside steps
+    for name in ("BLOCK_BYTES", "TASK_BYTES"):  # 7 rows: a step and no more
+        monkeypatch.setattr(readers, name, 7 * LENGTH * blocks.TOKEN_BYTES)
 
 
 def test_a_row_of_a_batch_is_what_the_plan_says_of_its_position():
@@ -106,7 +108,7 @@ def test_reading_stays_a_few_blocks_ahead_and_ends_with_the_training():
     batches = ingest.steps(Counting(7000), STORES, LENGTH, 5, 0)
     next(batches)
     time.sleep(0.2)
-    assert len(read) <= ingest._BLOCKS_AHEAD + 3
+    assert len(read) <= readers.BLOCKS_AHEAD + 3
     batches.close()
     assert not any(thread.name == "raycodellm-ingest" for thread in threading.enumerate())
 
@@ -114,7 +116,7 @@ def test_reading_stays_a_few_blocks_ahead_and_ends_with_the_training():
 @pytest.mark.ray
 def test_ray_data_gives_the_same_batches_as_a_thread(ray_cluster, monkeypatch):
     ray_cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])
-    monkeypatch.setattr(ingest, "_BLOCKS_PER_DATASET", 5)
+    monkeypatch.setattr(readers, "BLOCKS_PER_DATASET", 5)
     for options in ({}, {"position": 25}, {"rank": 1, "world_size": 2}, {"rank": 6, "world_size": 7}):
         plain, by_ray = take(**options), take(use_ray=True, **options)
         assert positions(by_ray) == positions(plain)

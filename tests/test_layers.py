@@ -13,10 +13,10 @@ import raycodellm
 PACKAGE = Path(raycodellm.__file__).parent
 ORDER = (
     ("config",),
-    ("files", "records", "schedule", "search", "uncertainty"),
+    ("files", "records", "rates", "schedule", "search", "uncertainty", "setup_worker"),
     ("builtin_corpora", "corpora", "tokens", "tasks", "model"),
     ("mixture", "engine"),
-    ("ingest", "stage", "evaluation"),
+    ("ingest", "metrics", "held_out", "stage", "evaluation"),
     ("store",),
     ("dispatch",),
     ("slots",),

@@ -45,6 +45,31 @@ def test_the_arithmetic_count_of_a_preset_is_that_of_the_real_model(preset):
     assert model.num_parameters(settings, 1000) == real
 
 
+def test_the_table_of_presets_says_what_is_counted():
+    rows = [line.strip("| ").split(" | ") for line in model.__doc__.splitlines() if line.startswith("| ")][1:]
+    assert {row[0] for row in rows} == set(MODEL_PRESETS)
+    units = {"M": 1e6, "G": 1e9}
+    for name, *numbers in rows:
+        vocab_size, length = (int(number.replace(",", "")) for number in (numbers[0], numbers[3]))
+        parameters, flops = (float(text.split()[0]) * units[text.split()[1]] for text in numbers[1:3])
+        settings = Model(preset=name)
+        assert model.num_parameters(settings, vocab_size) == pytest.approx(parameters, rel=5e-3)
+        assert model.flops_per_token(settings, vocab_size, length) == pytest.approx(flops, rel=5e-3)
+        assert model.flops_of(model._on_meta(settings, vocab_size), length) == model.flops_per_token(
+            settings, vocab_size, length
+        )
+
+
+@pytest.mark.parametrize("preset", ["470m", "2.8b"])
+def test_the_paper_s_sizes_have_parallel_blocks_without_biases(preset):
+    made = model._on_meta(Model(preset=preset), 256_000)
+    assert type(made).__name__ == "CohereForCausalLM" and made.logit_scale == 1.0
+    block = dict(made.named_modules())["model.layers.0"]
+    assert not any(name.endswith("bias") for name, _ in made.named_parameters())
+    assert hasattr(block, "input_layernorm") and not hasattr(block, "post_attention_layernorm")
+    assert made.get_input_embeddings().weight is made.get_output_embeddings().weight
+
+
 def test_flops_per_token_are_those_that_torch_counts():
     import torch
     from torch.utils.flop_counter import FlopCounterMode

@@ -109,7 +109,6 @@ def write_stage(
     record = StageRecord(identity, name, 98, tokens, 5.1 + offset, 31.0, 31.0, "c0ffee", ledger=tuple(ledger))
     folder = storage / "stages" / key
     folder.write_json("stage.json", {"job": {"sources": []}, "record": as_json(record)})
-    folder.write_table("ledger.parquet", pa.Table.from_pylist([as_json(row) for row in ledger]))
     rows = []
     for step in range(1, 51):
         done = step / 50

@@ -2,14 +2,18 @@
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 import os
 import re
+import shutil
 import signal
 import subprocess
 import sys
+import tempfile
 import time
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import pandas as pd
@@ -27,7 +31,8 @@ LONG = ("--set", "pretrain.tokens=200_000", "--set", "scaling.slots=2")
 class Sweep:
     """The command on one sweep file and one storage."""
 
-    def __init__(self, folder: Path, text: str, *options: str) -> None:
+    def __init__(self, folder: Path, text: str, *options: str, environment: dict[str, str] | None = None) -> None:
+        self.environment = environment
         folder.mkdir(parents=True, exist_ok=True)
         (folder / "small.yaml").write_text(text)
         self.storage = folder / "storage"
@@ -37,7 +42,8 @@ class Sweep:
         self.command = [*command, "--storage", str(self.storage), *options]
 
     def start(self) -> subprocess.Popen:
-        return subprocess.Popen(self.command, stdout=open(self.log, "w"), stderr=subprocess.STDOUT)
+        with open(self.log, "w") as log:
+            return subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env=self.environment)
 
     def run(self) -> tuple[int, str]:
         process = self.start()
@@ -49,14 +55,18 @@ class Sweep:
 
     def wait_for_checkpoints(self, process: subprocess.Popen, beyond: int = 0) -> int:
         """Waits until a stage has a complete checkpoint over `beyond` steps; returns its step."""
-        until = time.monotonic() + 240
+        until = time.monotonic() + 400
         while time.monotonic() < until:
             assert process.poll() is None, self.log.read_text()
-            found = [int(path.parent.name.removeprefix("step-")) for path in self.storage.glob("stages/*/*/*/COMPLETE")]
-            if max(found, default=0) > beyond:
-                return max(found)
+            if self.newest_checkpoint() > beyond:
+                return self.newest_checkpoint()
             time.sleep(0.1)
         raise AssertionError(f"no checkpoint over step {beyond}: {self.log.read_text()}")
+
+    def newest_checkpoint(self) -> int:
+        """Step of the farthest stage in training that has a complete checkpoint; 0 without one."""
+        found = [int(path.parent.name.removeprefix("step-")) for path in self.storage.glob("stages/*/*/*/COMPLETE")]
+        return max(found, default=0)
 
     @property
     def trials(self) -> pd.DataFrame:
@@ -68,6 +78,22 @@ class Sweep:
             path.parts[-3]: hashlib.sha256(path.read_bytes()).hexdigest()
             for path in sorted(self.storage.glob("stages/*/model/model.safetensors"))
         }
+
+    def wait_for(self, process: subprocess.Popen, what: Callable[[], bool], seconds: float = 400) -> None:
+        until = time.monotonic() + seconds
+        while not what():
+            assert process.poll() is None, self.log.read_text()
+            assert time.monotonic() < until, self.log.read_text()
+            time.sleep(0.1)
+
+    def check_equals(self, whole: Sweep) -> None:
+        """The same trials with the same scores, from the same data in the same order and the same weights."""
+        self.check_ledgers()
+        assert self.weights() == whole.weights()
+        checksums = [{k: s["record"]["order_checksum"] for k, s in one.stages().items()} for one in (self, whole)]
+        assert checksums[0] == checksums[1]
+        columns = ["number", "state", "arm", "seed", "params.pretrain.code_ratio", "metrics.mean/bpb"]
+        assert self.trials[columns].equals(whole.trials[columns])
 
     def stages(self) -> dict[str, dict]:
         return {path.parent.name: json.loads(path.read_text()) for path in self.storage.glob("stages/*/stage.json")}
@@ -95,10 +121,30 @@ def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
 
 
 def is_worker(process: psutil.Process) -> bool:
+    return is_named(process, "RayTrainWorker")
+
+
+def is_named(process: psutil.Process, *names: str) -> bool:
     try:
-        return any("RayTrainWorker" in part for part in process.cmdline())
+        return any(name in part for part in process.cmdline() for name in names)
     except psutil.Error:  # ended meanwhile
         return False
+
+
+def all_named(process: subprocess.Popen, *names: str) -> list[psutil.Process]:
+    """Processes of a sweep's own local cluster by a part of their command line."""
+    return [child for child in psutil.Process(process.pid).children(recursive=True) if is_named(child, *names)]
+
+
+def processes_of(process: subprocess.Popen, *names: str) -> list[psutil.Process]:
+    found = all_named(process, *names)
+    assert found, f"no process named {names}"
+    return found
+
+
+def kill(processes: list[psutil.Process]) -> None:
+    for process in processes:
+        process.kill()
 
 
 @pytest.fixture(scope="module")
@@ -186,12 +232,60 @@ def test_a_killed_worker_and_a_killed_driver_change_nothing_of_the_result(
     code, printed = sweep.run()
     assert code == 0, printed
     assert any(stage["record"]["resumed_at"] for stage in sweep.stages().values())
-    sweep.check_ledgers()
-    assert sweep.weights() == whole.weights()
-    checksums = [{k: s["record"]["order_checksum"] for k, s in one.stages().items()} for one in (sweep, whole)]
-    assert checksums[0] == checksums[1]
-    columns = ["number", "state", "arm", "seed", "params.pretrain.code_ratio", "metrics.mean/bpb"]
-    assert sweep.trials[columns].equals(whole.trials[columns])
+    sweep.check_equals(whole)
+
+
+@pytest.mark.timeout(1800)
+def test_killed_trials_a_preempted_worker_a_killed_dispatcher_and_a_killed_head_change_nothing_of_the_result(
+    whole: Sweep, sweep_text: str, tmp_path
+) -> None:
+    sweep = Sweep(
+        tmp_path, sweep_text, *LONG, "--set", "scaling.max_failures=2", "--set", "scaling.checkpoint_seconds=0.5"
+    )
+    process = sweep.start()
+    sweep.wait_for_checkpoints(process)
+    for _ in range(2):  # Tune's own process of each trial, which only waits: another asks again
+        before = {p.pid for p in processes_of(process, "ImplicitFunc")}
+        kill(processes_of(process, "ImplicitFunc"))
+        sweep.wait_for(process, lambda old=before: {p.pid for p in all_named(process, "ImplicitFunc")} - old)
+    workers_of(process)[0].terminate()  # as a node does that is about to be taken away
+    sweep.wait_for(process, lambda: "leave (SIGTERM)" in sweep.log.read_text())
+    kill(processes_of(process, "ray::Dispatcher"))
+    process.wait(120)
+    printed = sweep.log.read_text()
+    assert process.returncode == 1, printed
+    assert re.search(r"the dispatcher, .*, has died.*the same command continues", printed)
+    assert "Traceback" not in printed
+    assert not list(sweep.run_folder.glob("trials/*/result.json"))
+    process = sweep.start()
+    sweep.wait_for_checkpoints(process, beyond=sweep.newest_checkpoint())
+    kill(processes_of(process, "gcs_server"))
+    process.wait(120)
+    printed = sweep.log.read_text()
+    assert process.returncode == 1, printed
+    assert re.search(r"head node at .* has not answered.*the same command continues", printed)
+    code, printed = sweep.run()
+    assert code == 0, printed
+    sweep.check_equals(whole)
+
+
+def test_a_job_whose_workers_die_again_and_again_fails_with_the_cause_and_is_not_tried_for_ever(
+    sweep_text: str, tmp_path
+) -> None:
+    options = ("--set", "search.trials=1", "--set", "scaling.slots=1", "--set", "scaling.max_failures=1")
+    sweep = Sweep(tmp_path, sweep_text, *LONG, *options)
+    process = sweep.start()
+    step = sweep.wait_for_checkpoints(process)
+    kill(workers_of(process))
+    sweep.wait_for_checkpoints(process, beyond=step)
+    kill(workers_of(process))
+    process.wait(120)
+    printed = sweep.log.read_text()
+    assert process.returncode == 1, printed
+    (row,) = sweep.trials.to_dict("records")
+    assert (row["state"], row["deaths"]) == ("failed", 2)
+    assert "stage pretrain: its workers died 2 times; the last time: worker 0: " in row["error"]
+    assert not any(name.startswith("metrics.") for name in row)
 
 
 def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(whole: Sweep, sweep_text: str, tmp_path) -> None:
@@ -232,3 +326,110 @@ def test_a_failed_trial_is_recorded_with_its_cause_and_never_scored(sweep_text: 
     code, printed = sweep.run()
     assert code == 1
     assert "nothing to run" in printed
+
+
+class Cluster:
+    """A head that no worker fits on, and nodes that come and go, all of them processes of this machine."""
+
+    def __init__(self, folder: Path) -> None:
+        self.environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": ""}
+        self.log = folder / "ray.log"
+        # Not `ray start --head`, which brings a server for Ray clients, on a port that others may have.
+        head = (
+            "import ray, sys\n"
+            f"made = ray.init(address='local', num_cpus=0, include_dashboard=True, _temp_dir={str(folder)!r},"
+            " log_to_driver=False, configure_logging=False)\n"
+            "print(made.address_info['gcs_address'], flush=True)\n"
+            "sys.stdin.read()"
+        )
+        with open(self.log, "a") as log:
+            self.head = subprocess.Popen(
+                [sys.executable, "-c", head],
+                stdin=subprocess.PIPE,
+                stdout=subprocess.PIPE,
+                stderr=log,
+                env=self.environment,
+                text=True,
+            )
+        self.address = self.head.stdout.readline().strip()
+        assert self.address, self.log.read_text()
+        self.started: list[subprocess.Popen] = []
+
+    def add_node(self) -> subprocess.Popen:
+        before = set(self.alive())  # it may be a while until one that was removed is no longer among them
+        command = [str(Path(sys.executable).parent / "ray"), "start", "--block", "--disable-usage-stats"]
+        options = [f"--address={self.address}", "--num-cpus=3", "--object-store-memory=200000000"]
+        with open(self.log, "a") as log:
+            self.started.append(subprocess.Popen([*command, *options], stdout=log, stderr=log, env=self.environment))
+        until = time.monotonic() + 240
+        while not set(self.alive()) - before:
+            assert self.started[-1].poll() is None, self.log.read_text()
+            assert time.monotonic() < until, self.log.read_text()
+        return self.started[-1]
+
+    def ray(self, code: str) -> str:
+        """What the code prints, run in a process that has joined the cluster."""
+        text = f"import ray; ray.init(address={self.address!r}, log_to_driver=False, configure_logging=False)\n{code}"
+        command = [sys.executable, "-c", text]
+        return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout.strip()
+
+    def alive(self) -> list[str]:
+        """Ids of the nodes, without the head."""
+        return self.ray(
+            "print(*[n['NodeID'] for n in ray.nodes() if n['Alive'] and n['Resources'].get('CPU')])"
+        ).split()
+
+    def announce_removal(self, node_id: str, seconds: int) -> None:
+        """As a cloud does before it takes a spot node away."""
+        reason = ["--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        words = ["--node-id", node_id, *reason, "--deadline-remaining-seconds", str(seconds)]
+        command = [str(Path(sys.executable).parent / "ray"), "drain-node", "--address", self.address, *words]
+        subprocess.run(command, check=True, env=self.environment, capture_output=True)
+
+    @staticmethod
+    def remove(node: subprocess.Popen) -> None:
+        """At once, with everything on it: workers outlive their node's own process by some seconds."""
+        for process in [*psutil.Process(node.pid).children(recursive=True), psutil.Process(node.pid)]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        node.wait()
+
+    def end(self) -> None:
+        for node in reversed(self.started):
+            if node.poll() is None:
+                self.remove(node)
+        self.head.communicate()  # its input ends, and with it the cluster
+
+
+@pytest.fixture
+def nodes() -> Iterator[Cluster]:
+    folder = Path(tempfile.mkdtemp(prefix="rc"))  # short: Ray puts sockets there, whose paths may have 107 bytes
+    made = Cluster(folder)
+    yield made
+    made.end()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+@pytest.mark.timeout(1800)
+def test_a_node_taken_away_with_notice_and_one_without_change_nothing_of_the_result(
+    whole: Sweep, nodes: Cluster, sweep_text: str, tmp_path
+) -> None:
+    first = nodes.add_node()
+    options = ("--set", "scaling.max_failures=2", "--address", nodes.address)
+    sweep = Sweep(tmp_path, sweep_text, *LONG, *options, environment=nodes.environment)
+    process = sweep.start()
+    sweep.wait_for_checkpoints(process)
+    (leaving,) = nodes.alive()
+    second = nodes.add_node()
+    nodes.announce_removal(leaving, seconds=60)
+    sweep.wait_for(process, lambda: "taking node" in sweep.log.read_text())
+    nodes.remove(first)
+    sweep.wait_for_checkpoints(process, beyond=sweep.newest_checkpoint())
+    nodes.remove(second)
+    nodes.add_node()
+    process.wait(400)
+    printed = sweep.log.read_text()
+    assert process.returncode == 0, printed
+    assert sweep.trials["preemptions"].sum() >= 1
+    assert sweep.trials["deaths"].sum() >= 1
+    sweep.check_equals(whole)

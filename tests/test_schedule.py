@@ -75,3 +75,56 @@ def test_the_integral_is_the_area_under_the_weights(interpolation: str) -> None:
     summed = np.cumsum(made.weights_at(fine), axis=0) / 200_000
     for share in (0.1, 0.2, 0.5, 0.99, 1.0):
         assert made.integral(share) == pytest.approx(summed[int(share * 200_000) - 1], abs=1e-5)
+
+
+@given(
+    start=st.integers(0, 90),
+    length=st.integers(0, 90),
+    kind=st.sampled_from(["step", "linear", "cosine"]),
+    edges=st.lists(st.floats(0.05, 0.95), max_size=4),
+)
+def test_the_areas_of_a_stretch_are_those_of_its_points(start: int, length: int, kind: str, edges: list[float]) -> None:
+    progress = (0.0, *sorted(edges), 1.0)
+    rows = tuple((0.1 + 0.8 * (n % 2), 0.9 - 0.8 * (n % 2)) for n in range(len(progress)))
+    made = schedule.Schedule(progress, rows, kind)
+    stop = min(start + length, 97)
+    start = min(start, stop)
+    found = made.integral_between(start, stop, 97)
+    assert found == pytest.approx(made.integral(np.arange(start, stop + 1) / 97).T, abs=1e-12)
+
+
+def test_phases_end_where_the_file_or_the_shape_says() -> None:
+    two = [{"share": 0.3, "weights": {"prose": 1.0}}, {"share": 0.7, "weights": {"python": 1.0}}]
+    for interpolation in ("step", "linear"):
+        written = stage(phases=two, interpolation=interpolation)
+        assert schedule.phase_edges(written, schedule.compile_stage(written, IS_CODE, TOKENS)) == (0.3, 1.0)
+    for shape, edges in (("decrease", (0.25, 0.5, 1.0)), ("constant", (1.0,)), ("linear_up", (1.0,))):
+        written = stage(code_ratio=0.3, schedule=shape)  # the last two of decrease's four steps are equal
+        assert schedule.phase_edges(written, schedule.compile_stage(written, IS_CODE, TOKENS)) == edges
+
+
+@pytest.mark.parametrize(
+    "mixture",
+    [
+        {"code_ratio": 0.2, "schedule": "linear_up"},
+        {"weights": {"prose": 0.8, "python": 0.2}},
+        {
+            "phases": [
+                {"share": 0.5, "weights": {"prose": 1.0}},
+                {"share": 0.5, "weights": {"prose": 0.6, "python": 0.4}},
+            ]
+        },
+    ],
+)
+def test_an_additive_budget_keeps_the_text_tokens(mixture: dict) -> None:
+    written = stage(budget="additive", **mixture)
+    made = schedule.budgeted(written, schedule.compile_stage(written, IS_CODE, TOKENS), list(IS_CODE.values()))
+    assert made.num_tokens == 1250
+    assert made.num_tokens * 0.8 == pytest.approx(written.num_tokens)
+    assert made.budget == "competitive"
+
+
+def test_an_additive_budget_of_code_alone_is_refused() -> None:
+    written = stage(budget="additive", code_ratio=1.0)
+    with pytest.raises(UserError, match=r"stages\.s\.budget.*code ratio of 1"):
+        schedule.budgeted(written, schedule.compile_stage(written, IS_CODE, TOKENS), list(IS_CODE.values()))

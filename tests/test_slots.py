@@ -1,13 +1,27 @@
-"""The dispatcher's actor, run as a plain object: who waits, who is told to stop, and what a dead slot leaves behind."""
+"""The dispatcher and its slots without a cluster: who waits, who is told to stop or leave, what a dead slot leaves."""
 
 from __future__ import annotations
 
 import asyncio
+import os
+import signal
+import time
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from raycodellm.records import Progress
-from raycodellm.slots import Dispatcher
+import pyarrow as pa
+import pytest
+import ray
+
+from raycodellm.config import Evaluation, Scaling
+from raycodellm.engine import StorageError, World
+from raycodellm.files import Folder
+from raycodellm.records import EvaluationJob, Progress, StageRecord, as_json
+from raycodellm.slots import Dispatcher, pool, worker
+from raycodellm.slots import notice as notice_module
+from raycodellm.slots.lease import BEAT_SECONDS, STALE_SECONDS, Lease
+
+RECORD = StageRecord("0", "pretrain", 1, 1, 1.0, 1.0, 1.0, "0")
 
 
 @dataclass(frozen=True)
@@ -83,7 +97,7 @@ def test_a_stop_reaches_trials_and_slots() -> None:
 
 
 def test_an_idle_slot_ends_only_when_nothing_is_being_prepared(monkeypatch) -> None:
-    monkeypatch.setattr("raycodellm.slots.IDLE_SECONDS", 0.0)
+    monkeypatch.setattr("raycodellm.slots.dispatcher.IDLE_SECONDS", 0.0)
 
     async def scene() -> None:
         dispatcher = Dispatcher(max_deaths=1)
@@ -93,3 +107,368 @@ def test_an_idle_slot_ends_only_when_nothing_is_being_prepared(monkeypatch) -> N
         assert await dispatcher.next_job("s", 0.01) == ("quit", None)
 
     asyncio.run(scene())
+
+
+def test_a_slot_that_was_told_to_leave_gets_no_more_work_and_others_take_what_it_had() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(max_deaths=0, max_preemptions=1)
+        trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
+        await dispatcher.register("spot")
+        await dispatcher.register("other")
+        assert (await dispatcher.next_job("spot", 1.0))[1].key == "a"
+        await dispatcher.told_to_leave("spot", "SIGTERM")
+        await dispatcher.ended("spot", "a", "preempted", "SIGTERM")
+        assert await dispatcher.next_job("spot", 5.0) == ("quit", None)
+        assert (await dispatcher.next_job("other", 1.0))[1].key == "a"
+        snapshot = await dispatcher.snapshot()
+        assert (snapshot.deaths, snapshot.preemptions) == (0, 1)
+        assert any("SIGTERM" in note and "taken again" in note for note in snapshot.notes)
+        await dispatcher.ended("other", "a", "finish", 1)
+        assert (await trial).preemptions == 1
+
+    asyncio.run(scene())
+
+
+def test_an_idle_slot_that_is_told_to_leave_stops_waiting_at_once() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(max_deaths=0)
+        await dispatcher.register("s")
+        waiting = asyncio.create_task(dispatcher.next_job("s", 30.0))
+        await asyncio.sleep(0)
+        await dispatcher.told_to_leave("s", "its node goes")
+        assert await asyncio.wait_for(waiting, 1.0) == ("quit", None)
+        await dispatcher.register("s")  # Ray Train has given it new workers elsewhere
+        assert await dispatcher.next_job("s", 0.0) == ("wait", None)
+
+    asyncio.run(scene())
+
+
+def test_workers_that_die_before_they_have_saved_were_preempted_if_they_had_notice() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(max_deaths=0, max_preemptions=5)
+        trial = asyncio.create_task(dispatcher.run_trial(0, chain("a", "b", "c"), {}))
+        await dispatcher.register("s")
+        for number, key in enumerate(("a", "b")):
+            assert (await dispatcher.next_job("s", 1.0))[1].key == key
+            if number:  # Ray itself knows that the node was taken away
+                await dispatcher.workers_died("s", "the node died", preempted=True)
+            else:
+                await dispatcher.told_to_leave("s", "SIGTERM")
+                await dispatcher.workers_died("s", "the actor died", preempted=False)
+            await dispatcher.register("s")
+            assert (await dispatcher.next_job("s", 1.0))[1].key == key
+            await dispatcher.ended("s", key, "finish", key)
+        assert (await dispatcher.snapshot()).preemptions == 2
+        assert (await dispatcher.next_job("s", 1.0))[1].key == "c"
+        await dispatcher.workers_died("s", "the actor died", preempted=False)
+        assert "died once; the last time: the actor died" in (await trial).error
+
+    asyncio.run(scene())
+
+
+def test_a_job_whose_workers_died_is_given_to_another_slot_before_new_workers_are_placed() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(max_deaths=1)
+        trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
+        await dispatcher.register("s")
+        assert (await dispatcher.next_job("s", 1.0))[1].key == "a"
+        assert await dispatcher.demand() == (1, True)
+        await dispatcher.workers_died("s", "worker 1: the node died", preempted=False)
+        assert await dispatcher.demand() == (1, False)
+        assert await dispatcher.next_job("s", 0.01) == ("wait", None)  # its other worker has not noticed yet
+        await dispatcher.register("t")
+        assert (await dispatcher.next_job("t", 1.0))[1].key == "a"
+        (note,) = (await dispatcher.snapshot()).notes
+        assert "worker 1: the node died" in note
+        await dispatcher.ended("t", "a", "finish", 1)
+        assert (await trial).deaths == 1
+
+    asyncio.run(scene())
+
+
+def test_a_slot_that_ends_tells_whether_it_ever_held_a_job() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(max_deaths=1)
+        trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
+        await dispatcher.register("s")
+        await dispatcher.register("t")
+        await dispatcher.next_job("s", 1.0)
+        assert await dispatcher.slot_gone("s", "killed")
+        assert not await dispatcher.slot_gone("t", "killed")
+        trial.cancel()
+
+    asyncio.run(scene())
+
+
+def test_an_abandoned_sweep_tells_its_driver_and_fails_no_trial() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(max_deaths=1)
+        trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
+        await asyncio.sleep(0)
+        await dispatcher.abandon("no node is left")
+        assert await trial is None
+        assert (await dispatcher.snapshot()).abandoned == "no node is left"
+
+    asyncio.run(scene())
+
+
+class FakeDispatcher:
+    """Answers like an actor's handle, through `ray.get` as `FakeRay` gives it."""
+
+    def __init__(self, **answers) -> None:
+        self.answers = answers
+        self.asked: list[tuple] = []
+
+    def __getattr__(self, method: str) -> SimpleNamespace:
+        def remote(*arguments):
+            self.asked.append((method, *arguments))
+            return self.answers.get(method)
+
+        return SimpleNamespace(remote=remote)
+
+
+class FakeRay:
+    exceptions = ray.exceptions
+
+    @staticmethod
+    def get(answer, timeout=None):
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
+
+    @staticmethod
+    def wait(answers, timeout=None):
+        return answers, []
+
+
+def test_a_worker_whose_dispatcher_died_saves_its_stage_and_leaves(monkeypatch) -> None:
+    monkeypatch.setattr(worker, "ray", FakeRay)
+    dead = FakeDispatcher(report=ray.exceptions.ActorDiedError(), ended=ray.exceptions.ActorDiedError())
+    link = worker.Link(dead, "s")
+
+    def run_job(job, world, on_progress, should_stop, sweep):
+        assert not should_stop()
+        on_progress(Progress("a", step=1))
+        assert should_stop()
+
+    monkeypatch.setattr(worker, "run_job", run_job)
+    worker._do(FakeJob("a"), link, World())
+    assert ("ended", "s", "a", "preempted", "the dispatcher died") in dead.asked
+    assert worker._agree_on_next(link, World(), 1.0) == ("quit", None)
+
+
+@pytest.mark.parametrize(("told", "how"), [(False, "release"), (True, "preempted")])
+def test_a_stopped_job_is_given_back_as_preempted_only_after_notice(monkeypatch, told: bool, how: str) -> None:
+    monkeypatch.setattr(worker, "ray", FakeRay)
+    asked = FakeDispatcher()
+    link = worker.Link(asked, "s")
+    if told:
+        link.notice._node = "its node goes"
+    monkeypatch.setattr(worker, "run_job", lambda *arguments: None)
+    worker._do(FakeJob("a"), link, World())
+    assert asked.asked[-1][:4] == ("ended", "s", "a", how)
+
+
+def test_the_first_sigterm_is_a_notice_and_the_next_one_is_as_before() -> None:
+    heard: list[str] = []
+    before = signal.getsignal(signal.SIGTERM)
+    later: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: later.append(number))
+    try:
+        notice_module.listen_for_sigterm()
+        notice = notice_module.Notice(heard.append).watch(ask_ray=False)
+        assert notice.cause is None
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert notice.cause == "SIGTERM"
+        until = time.monotonic() + 5
+        while not heard and time.monotonic() < until:
+            time.sleep(0.01)
+        assert heard == ["SIGTERM"]
+        os.kill(os.getpid(), signal.SIGTERM)
+        assert later == [signal.SIGTERM]
+    finally:
+        signal.signal(signal.SIGTERM, before)
+        notice_module._terminated.clear()
+
+
+class FakePool(pool.SlotPool):
+    """Counts what it asks of its dispatcher, and starts nothing."""
+
+    def __init__(self, reason: str | None) -> None:
+        self.asked = FakeDispatcher()
+        super().__init__(self.asked, Scaling(), 1, None, lambda: reason)
+
+    def at(self, seconds: float, placed: bool, demand: int = 1) -> list[str]:
+        """What it asks when looking at the slots at this time."""
+        self.asked.asked.clear()
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(pool, "ray", FakeRay)
+            patch.setattr(pool.time, "monotonic", lambda: self.began + seconds)
+            self._watch_placement(placed, demand)
+        return [method for method, *_ in self.asked.asked]
+
+    @property
+    def began(self) -> float:
+        return 1000.0
+
+
+def made_pool(reason: str | None) -> FakePool:
+    made = FakePool(reason)
+    made._placed_at = made._asked_at = made.began
+    return made
+
+
+def test_a_sweep_that_never_had_a_place_fails_its_trials_within_a_minute() -> None:
+    made = made_pool("needs 1 GPU")
+    assert made.at(30, placed=False) == []
+    assert made.at(50, placed=False) == ["fail_all"]
+
+
+def test_a_sweep_that_may_get_a_place_waits_for_it() -> None:
+    made = made_pool(None)
+    assert made.at(5000, placed=False) == []
+
+
+def test_a_sweep_whose_nodes_went_says_so_waits_for_others_and_then_ends_with_its_trials_open() -> None:
+    made = made_pool("no node is left")
+    assert made.at(10, placed=True) == []
+    assert made.at(60, placed=False) == ["note"]
+    assert made.at(200, placed=False) == []  # said once
+    assert made.at(210, placed=True) == []
+    assert made.at(300, placed=False) == ["note"]
+    assert made.at(900, placed=False) == ["abandon"]
+
+
+def test_a_sweep_without_work_is_not_missing_slots() -> None:
+    made = made_pool("no node is left")
+    made.at(10, placed=True)
+    assert made.at(900, placed=False, demand=0) == []
+
+
+def test_a_cause_is_short_and_says_what_really_happened() -> None:
+    class WorkerHealthCheckFailedError(Exception):
+        health_check_failure = RuntimeError("The actor died.\n\tclass_name: X\nIts node 10.0.0.1 died.\n")
+
+    assert pool._short(WorkerHealthCheckFailedError("a health check failed")) == "RuntimeError: Its node 10.0.0.1 died."
+    assert len(pool._short(ValueError("x" * 5000))) < 400
+    assert pool._short(ValueError()) == "ValueError"
+
+
+class Clock:
+    """Time that passes only when somebody sleeps."""
+
+    def __init__(self) -> None:
+        self.now = 0.0
+
+    def __call__(self) -> float:
+        return self.now
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_stage_that_one_sweep_trains_is_left_alone_by_another_until_it_is_given_back(tmp_path) -> None:
+    clock = Clock()
+    one, other = (Lease(Folder(str(tmp_path)), name, clock, clock.sleep) for name in ("one", "other"))
+    assert one.take() is None
+    assert other.take() == "one"
+    for _ in range(20):  # for as long as it shows that it lives
+        clock.sleep(BEAT_SECONDS)
+        one.beat()
+        assert other.take() == "one"
+    one.give_back()
+    assert other.take() is None
+    assert one.take() == "other"
+
+
+def test_the_lease_of_a_sweep_that_is_gone_becomes_stale(tmp_path) -> None:
+    clock = Clock()
+    gone, other = (Lease(Folder(str(tmp_path)), name, clock, clock.sleep) for name in ("gone", "other"))
+    assert gone.take() is None
+    assert other.take() == "gone"
+    clock.sleep(STALE_SECONDS - 1)
+    assert other.take() == "gone"
+    clock.sleep(2)
+    assert other.take() is None
+    gone.beat()  # it was only slow: what another has taken stays taken
+    assert Lease(Folder(str(tmp_path)), "third", clock, clock.sleep).take() == "other"
+
+
+def test_a_sweep_takes_up_its_own_lease_at_once(tmp_path) -> None:
+    clock = Clock()
+    killed, again = (Lease(Folder(str(tmp_path)), "same", clock, clock.sleep) for _ in range(2))
+    assert killed.take() is None
+    assert again.take() is None
+
+
+def test_of_two_that_take_a_lease_in_the_same_instant_the_last_writer_has_it(tmp_path) -> None:
+    clock = Clock()
+    other = Lease(Folder(str(tmp_path)), "other", clock, clock.sleep)
+    one = Lease(Folder(str(tmp_path)), "one", clock, lambda seconds: other._write())
+    assert one.take() == "other"
+
+
+def test_half_a_lease_is_none(tmp_path) -> None:
+    (tmp_path / "LEASE").write_text('{"hol')
+    assert Lease(Folder(str(tmp_path)), "one", Clock(), lambda seconds: None).take() is None
+
+
+def test_a_slot_waits_for_the_stage_of_another_sweep_and_stops_waiting_when_told(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(worker, "LEASE_SECONDS", 0.0)
+    folder = Folder(str(tmp_path))
+    assert Lease(folder, "another sweep").take() is None
+    job = SimpleNamespace(key="a", folder=folder.uri)
+    told: list[Progress] = []
+    stops = iter([False, False, True])
+    mine = Lease(folder, "mine")
+    assert not worker._wait_for_lease(mine, job, World(), told.append, lambda: next(stops))
+    assert told[0].note == "waits for another sweep, which trains the same stage"
+    folder.write_json("stage.json", {"record": as_json(RECORD)})
+    folder.write_bytes("DONE", b"")  # the other is through: nothing to wait for, the record is read
+    assert worker._wait_for_lease(mine, job, World(), told.append, lambda: False)
+
+
+def test_an_evaluation_that_was_killed_between_its_two_files_is_done_again(tmp_path, monkeypatch) -> None:
+    rounds: list[int] = []
+
+    def evaluate(model, settings, **how):
+        rounds.append(1)
+        return SimpleNamespace(metrics={"mean/bpb": 2.0}, items=pa.table({"item": [0]}))
+
+    class Killed(BaseException):
+        pass
+
+    def killed(folder, name, value):
+        raise Killed
+
+    monkeypatch.setattr(worker.evaluation, "evaluate", evaluate)
+    job = EvaluationJob("0", str(tmp_path / "evaluation"), str(tmp_path), Evaluation(tasks=("boxes",)), "a")
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(Folder, "write_json", killed)
+        worker.run_evaluation(job, World())
+    assert (tmp_path / "evaluation" / "items.parquet").exists()
+    assert worker.run_evaluation(job, World())["mean/bpb"] == 2.0
+    assert worker.run_evaluation(job, World())["mean/bpb"] == 2.0
+    assert len(rounds) == 2
+
+
+def test_a_stage_that_cannot_be_written_ends_the_run_and_fails_no_trial(monkeypatch) -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(max_deaths=1)
+        trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
+        await asyncio.sleep(0)
+        await dispatcher.next_job("s", 1.0)
+        await dispatcher.ended("s", "a", "abandon", "no space left")
+        assert await trial is None
+        assert (await dispatcher.snapshot()).abandoned == "no space left"
+        assert await dispatcher.drained(1.0)
+
+    def run_job(job, world, on_progress, should_stop, sweep):
+        raise StorageError("no space left for the checkpoint")
+
+    asyncio.run(scene())
+    monkeypatch.setattr(worker, "ray", FakeRay)
+    monkeypatch.setattr(worker, "run_job", run_job)
+    asked = FakeDispatcher()
+    worker._do(FakeJob("a"), worker.Link(asked, "s"), World())
+    assert asked.asked == [("ended", "s", "a", "abandon", "no space left for the checkpoint")]

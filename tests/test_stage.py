@@ -1,8 +1,10 @@
 from __future__ import annotations
 
+import errno
 import gc
 import hashlib
 import json
+import math
 import os
 import socket
 from dataclasses import replace
@@ -13,11 +15,13 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raycodellm import mixture, stage
+from raycodellm import held_out, metrics, mixture, stage
 from raycodellm import model as models
-from raycodellm.config import DeepSpeed, LearningRate, Model, Scaling, Stage, UserError
+from raycodellm.config import DeepSpeed, HeldOut, LearningRate, Model, Scaling, Stage, UserError
+from raycodellm.engine import OutOfMemory, memory
+from raycodellm.engine import checkpoints as engine_checkpoints
 from raycodellm.engine.loss import TrainedModel
-from raycodellm.records import Progress, SourceSlice, StageJob, StageRecord
+from raycodellm.records import Progress, SourceSlice, StageJob, StageRecord, as_json
 from raycodellm.stage import TrainingError, World, order_checksum, train_stage
 
 LENGTH, ROWS, VOCAB = 16, 6, 64
@@ -169,12 +173,27 @@ def test_a_finished_stage_is_read_and_not_trained_again(straight):
 
 def test_the_ledger_counts_the_plan(straight):
     job, record = straight
-    assert table(job, "ledger.parquet").to_pylist() == [vars(row) for row in record.ledger]
+    assert table(job, "ledger.parquet").to_pylist() == as_json(record.ledger)
     counts = mixture.plan(job).counts(8 * ROWS)
     for row, source, count in zip(record.ledger, job.sources, counts, strict=True):
         assert row.tokens == row.planned_tokens == count * LENGTH == row.sequences * LENGTH
         assert row.loss_tokens == count * (LENGTH - 1)
         assert row.epochs == (source.start + count) / source.num_sequences
+
+
+def test_the_ledger_counts_each_phase_though_it_ends_inside_a_step_and_the_stage_is_interrupted(tmp_path):
+    knots = ((0.0, (0.75, 0.25)), (0.3, (0.25, 0.75)), (1.0, (0.25, 0.75)))
+    job = make_job(tmp_path, breakpoints=knots, phase_ends=(math.ceil(0.3 * 8 * ROWS), 8 * ROWS))
+    assert job.phase_ends[0] % ROWS
+    assert train(job, stop_before=3) is None
+    ledger = train(job).ledger
+    edge = mixture.plan(job).counts(job.phase_ends[0])
+    for row, first, whole in zip(ledger, edge, mixture.plan(job).counts(8 * ROWS), strict=True):
+        assert [phase.sequences for phase in row.phases] == [first, whole - first]
+        assert [phase.difference for phase in row.phases] == [0, 0]
+        assert sum(phase.tokens for phase in row.phases) == row.tokens == row.planned_tokens
+    assert ledger[1].unique_tokens == 3 * LENGTH  # two of its five sequences were drawn before
+    assert table(job, "ledger.parquet").to_pylist() == as_json(ledger)
 
 
 def test_the_checksum_is_that_of_the_plan_s_order(straight):
@@ -201,6 +220,7 @@ def test_the_metrics_follow_the_stage(straight):
     assert found["tokens"].to_pylist() == [step * ROWS * LENGTH for step in range(1, 9)]
     named = {f"{what}/{name}" for what in ("loss", "tokens") for name in ("words", "code")}
     rest = {"grad_norm", "learning_rate", "tokens_per_second", "data_wait_seconds", "data_wait_share"}
+    rest |= {"data_blocks_ready", "mfu", "memory_bytes", "skipped_steps"}
     ratios = {"code_ratio_planned", "code_ratio_real", "code_ratio_window"}
     assert set(found.column_names) == {"step", "tokens", "loss"} | named | rest | ratios
     last = found.to_pylist()[-1]
@@ -354,6 +374,317 @@ def test_every_zero_stage_and_precision_trains_on_a_cpu(tmp_path, straight, zero
     assert found == pytest.approx(first, rel=1e-5 if precision == "fp32" else 1e-2)
 
 
+# ------------------------------------------------------------------------------- settings that change a stage
+
+
+def changed(job: StageJob, **settings) -> StageJob:
+    return replace(job, stage=job.stage.model_copy(update=settings))
+
+
+def broken_at(steps: set[int], times: float = float("nan")):
+    """A forward pass whose loss is not finite, or `times` what it is, on the given calls."""
+    real, calls = TrainedModel.forward, iter(range(10**6))
+
+    def forward(model, tokens, labels):
+        total, per_row = real(model, tokens, labels)
+        return (total * times, per_row * times) if next(calls) in steps else (total, per_row)
+
+    return forward
+
+
+def test_a_skipped_batch_is_counted_apart_and_an_interruption_changes_nothing(tmp_path, monkeypatch):
+    whole = changed(make_job(tmp_path / "whole"), on_nan="skip_batch")
+    monkeypatch.setattr(TrainedModel, "forward", broken_at({2, 5}))
+    record = train(whole)
+    monkeypatch.undo()
+    monkeypatch.setattr(stage, "open_stores", open_fakes)
+    assert record.skipped_steps == 2 and record.num_steps == 8
+    rows = mixture.plan(whole).rows(0, 8 * ROWS)
+    lost = np.isin(rows.position // ROWS, (2, 5))
+    for index, row in enumerate(record.ledger):
+        assert row.sequences == np.sum((rows.source == index) & ~lost)
+        assert row.skipped_sequences == np.sum((rows.source == index) & lost)
+        assert row.tokens == row.sequences * LENGTH == row.planned_tokens + row.difference
+    names = tuple(source.name for source in whole.sources)
+    kept = [column[~lost] for column in (rows.position, rows.source, rows.sequence)]
+    assert record.order_checksum == f"{order_checksum(*kept, names):016x}"
+    last = table(whole, "metrics.parquet").to_pylist()[-1]
+    assert (last["skipped_steps"], last["tokens"]) == (2, record.num_tokens)
+
+    again = replace(whole, folder=str(tmp_path / "again"))
+    monkeypatch.setattr(TrainedModel, "forward", broken_at({2}))
+    assert train(again, stop_before=4) is None
+    monkeypatch.setattr(TrainedModel, "forward", broken_at({2}))  # the first call makes the optimizer's state
+    assert told_apart(train(again)) == told_apart(record)
+    assert weights(again) == weights(whole)
+
+
+def test_a_loss_that_explodes_ends_the_stage_with_the_median_it_left(tmp_path, monkeypatch):
+    job = make_job(tmp_path, num_steps=30)
+    monkeypatch.setattr(TrainedModel, "forward", broken_at(set(range(20, 30)), times=10.0))
+    with pytest.raises(TrainingError, match=r"step 22: the loss explodes.*times the median.*loss_limit, 4 here"):
+        train(job)
+    monkeypatch.setattr(TrainedModel, "forward", broken_at({20, 21, 24}, times=10.0))
+    assert train(make_job(tmp_path / "twice", num_steps=30)) is not None  # three steps in a row make an explosion
+    monkeypatch.setattr(TrainedModel, "forward", broken_at(set(range(20, 30)), times=10.0))
+    assert train(changed(make_job(tmp_path / "off", num_steps=30), loss_limit=0.0)) is not None
+
+
+def test_a_loss_is_no_explosion_while_it_is_better_than_guessing():
+    tally = metrics.Tally.empty(1)
+    assert all(tally.exploded(0.5, 4.0, 64) is None for _ in range(20))
+    assert all(tally.exploded(4.0, 4.0, 64) is None for _ in range(20))  # the uniform guess costs ln 64 = 4.16
+    assert tally.exploded(100.0, 4.0, 64) is None and tally.exploded(100.0, 4.0, 64) is None
+    assert tally.exploded(100.0, 4.0, 64) == pytest.approx(2.25, abs=1.8)
+
+
+def test_the_model_of_a_stage_may_be_the_mean_of_its_last_weights_across_an_interruption(tmp_path):
+    from safetensors.torch import load_file
+
+    whole = changed(make_job(tmp_path / "whole"), average_last=3, average_every=0.25)
+    assert whole.stage.averaged_steps == {4, 6, 8}
+    train(whole)
+    again = replace(whole, folder=str(tmp_path / "again"))
+    assert train(again, stop_before=5) is None
+    train(again)
+    assert weights(again) == weights(whole)
+    ends = []
+    for steps in (4, 6, 8):
+        job = replace(whole, folder=str(tmp_path / f"until{steps}"))
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(type(job.stage), "averaged_steps", property(lambda _, steps=steps: frozenset({steps})))
+            train(job)
+        ends.append(load_file(Path(job.folder, "model", "model.safetensors")))
+    found = load_file(Path(whole.folder, "model", "model.safetensors"))
+    for name, value in found.items():
+        np.testing.assert_allclose(value, np.mean([end[name] for end in ends], axis=0), rtol=1e-4, atol=1e-6)
+
+
+def test_a_stage_may_go_on_with_its_parent_s_optimizer(tmp_path):
+    parent = replace(make_job(tmp_path / "parent"), keep_optimizer=True)
+    train(parent)
+    assert (Path(parent.folder) / "optimizer" / "COMPLETE").exists()
+    jobs = {
+        kept: changed(make_job(tmp_path / kept, parent=parent.folder), optimizer_state=kept)
+        for kept in ("fresh", "keep")
+    }
+    for job in jobs.values():
+        train(job)
+    assert weights(jobs["fresh"]) != weights(jobs["keep"])
+    again = replace(jobs["keep"], folder=str(tmp_path / "again"))
+    train(again, stop_before=3)
+    train(again)
+    assert weights(again) == weights(jobs["keep"])
+
+
+def test_a_stage_that_is_done_without_its_optimizer_is_trained_once_more_for_that_alone(tmp_path):
+    job = make_job(tmp_path)
+    record = train(job)
+    before = {name: os.stat(Path(job.folder, name)).st_mtime_ns for name in ("model", "stage.json", "DONE")}
+    asked = replace(job, keep_optimizer=True)
+    assert train(asked, stop_before=3) is None
+    assert train(asked) == record
+    assert {name: os.stat(Path(job.folder, name)).st_mtime_ns for name in before} == before
+    straight = replace(make_job(tmp_path / "straight"), keep_optimizer=True)
+    train(straight)
+    shard = "optimizer/shard-00000-of-00001.safetensors"
+    assert Path(job.folder, shard).read_bytes() == Path(straight.folder, shard).read_bytes()
+    assert checkpoints(job) == []
+
+
+def test_a_stage_without_the_optimizer_that_it_starts_from_says_what_to_do(tmp_path):
+    parent = make_job(tmp_path / "parent", num_steps=1)
+    train(parent)
+    job = changed(make_job(tmp_path / "child", parent=parent.folder), optimizer_state="keep")
+    with pytest.raises(TrainingError, match=r"optimizer_state: keep.*not usable.*delete .*optimizer and run again"):
+        train(job)
+
+
+def test_a_rate_that_continues_starts_from_the_parent_s_last(tmp_path):
+    rate = LearningRate(peak=0.01, final=0.1, schedule="linear", boundary="continue")
+    job = changed(make_job(tmp_path, start_rate=0.005), learning_rate=rate)
+    train(job)
+    found = table(job, "metrics.parquet")["learning_rate"].to_pylist()
+    assert found == pytest.approx([0.005 - 0.004 * step / 8 for step in range(1, 9)])
+
+
+# ---------------------------------------------------------------------------------------------- held-out text
+
+
+class HoldingStore(FakeStore):
+    """Its last sequences stand behind those that are trained on."""
+
+    def __init__(self, source: SourceSlice) -> None:
+        super().__init__(source)
+        self.manifest = SimpleNamespace(eos_id=0, num_bytes=300, num_tokens=100)
+        self.total = source.num_sequences + source.held_out_sequences
+        self.seen: set[int] = set()
+
+    def num_sequences(self, sequence_length: int) -> int:
+        return self.total
+
+    def read(self, sequences: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray]:
+        assert sequences.max(initial=0) < self.total
+        self.seen |= set(sequences.tolist())
+        return super().read(sequences, sequence_length)
+
+
+def holding(job: StageJob, every_steps: int = 3) -> StageJob:
+    (Path(job.tokenizer) / "tokenizer.json").write_text(byte_level_tokenizer())
+    sources = tuple(replace(source, held_out_sequences=4 + index) for index, source in enumerate(job.sources))
+    measured = HeldOut(tokens=4 * LENGTH, every_tokens=every_steps * ROWS * LENGTH)
+    return changed(replace(job, sources=sources), held_out=measured)
+
+
+def byte_level_tokenizer() -> str:
+    """Token n stands for n mod 3 + 1 bytes."""
+    from tokenizers import Tokenizer, decoders, models
+
+    letters = "abcdefghijklmnopqrstuvwxyzABCDEFGHIJKLMNOPQRSTUVWXYZ0123456789+-"
+    entries = {letters[number] * (number % 3 + 1): number for number in range(VOCAB)}
+    made = Tokenizer(models.WordLevel(entries, unk_token="a"))
+    made.decoder = decoders.ByteLevel()
+    return made.to_str()
+
+
+def test_held_out_text_is_measured_in_bits_per_byte_and_never_trained_on(tmp_path, monkeypatch):
+    opened: list[list[HoldingStore]] = []
+
+    def open_holding(job: StageJob) -> list[HoldingStore]:
+        opened.append([HoldingStore(source) for source in job.sources])
+        return opened[-1]
+
+    monkeypatch.setattr(stage, "open_stores", open_holding)
+    job = holding(make_job(tmp_path / "whole"))
+    record = train(job)
+    found = table(job, "metrics.parquet").to_pylist()
+    assert [row["step"] for row in found if np.isfinite(row["bpb/words"])] == [3, 6, 8]
+    assert record.held_out_bpb == {name: found[-1][f"bpb/{name}"] for name in ("words", "code")}
+    plan = mixture.plan(job).rows(0, 8 * ROWS)
+    for index, source in enumerate(job.sources):
+        drawn = set(plan.sequence[plan.source == index].tolist())
+        assert max(drawn) < source.num_sequences
+        held = np.arange(source.num_sequences, source.num_sequences + source.held_out_sequences)
+        assert opened[0][index].seen == drawn | set(held.tolist())
+        tokens, _ = FakeStore(source).read(held, LENGTH)
+        assert record.held_out_bpb[source.name] == pytest.approx(bits_per_byte(job, tokens), rel=1e-5)
+
+    again = replace(job, folder=str(tmp_path / "again"))
+    train(again, stop_before=4)
+    assert told_apart(train(again)) == told_apart(record)
+    assert weights(again) == weights(job)
+    plain = replace(changed(job, held_out=None), folder=str(tmp_path / "plain"))
+    train(plain)
+    assert weights(plain) == weights(job)
+
+
+def bits_per_byte(job: StageJob, tokens: np.ndarray) -> float:
+    import torch
+    from transformers import AutoModelForCausalLM
+
+    model = AutoModelForCausalLM.from_pretrained(Path(job.folder, "model"))
+    batch = torch.from_numpy(tokens.astype(np.int64))
+    with torch.no_grad():
+        nats = float(model(input_ids=batch, labels=batch).loss) * (batch.numel() - len(batch))
+    return nats / math.log(2) / float((tokens[:, 1:] % 3 + 1).sum())
+
+
+def test_bytes_of_other_tokenizers_are_the_store_s_mean(tmp_path):
+    from tokenizers import Tokenizer, models
+
+    job = holding(make_job(tmp_path))
+    (Path(job.tokenizer) / "tokenizer.json").write_text(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str())
+    stores = [HoldingStore(source) for source in job.sources]
+    tokens = np.ones((3, LENGTH), dtype=np.int64)
+    measured = held_out.HeldOut(job, stores, World(), 4)
+    found = measured._bytes_of(tokens, np.ones(tokens.shape, bool), np.array([0, 0, 1]))
+    assert found.tolist() == [2 * (LENGTH - 1) * 3.0, (LENGTH - 1) * 3.0]
+
+
+# ----------------------------------------------------------------------------------- how it runs and is saved
+
+
+def test_a_micro_batch_that_is_found_is_kept_and_computes_the_same(tmp_path, straight, monkeypatch):
+    job = make_job(tmp_path, scaling=scaling(micro_batch="auto"))
+    assert train(job, stop_before=3) is None
+    kept = json.loads(Path(job.folder, "stage.json").read_text())["micro_batch"]
+    assert kept == {"sequences": ROWS, "workers": 1, "device": "cpu"}
+    # Less memory on continuing changes nothing: the cut, and so the bits, are those that were found first.
+    monkeypatch.setattr(memory, "_found", {})
+    monkeypatch.setattr(memory, "free_for_activations", lambda world: 0.0)
+    train(job)
+    assert weights(job) == weights(straight[0])
+    assert json.loads(Path(job.folder, "stage.json").read_text())["micro_batch"] == kept
+
+
+def test_a_micro_batch_is_as_small_as_memory_asks_for(tmp_path, monkeypatch):
+    job = make_job(tmp_path, num_steps=2, scaling=scaling(micro_batch="auto"))
+    per_row, besides = memory.bytes_kept(models.build(SMALL, VOCAB, seed=0), job.stage, job.scaling)
+    monkeypatch.setattr(memory, "_found", {})
+    monkeypatch.setattr(memory, "free_for_activations", lambda world: besides + 2.5 * 1.5 * per_row)
+    told: list[Progress] = []
+    train(job, told=told)
+    assert json.loads(Path(job.folder, "stage.json").read_text())["micro_batch"]["sequences"] == 2
+    assert any("micro batches of 2 sequences" in progress.note for progress in told)
+    monkeypatch.setattr(memory, "_found", {})
+    monkeypatch.setattr(memory, "free_for_activations", lambda world: besides)
+    with pytest.raises(OutOfMemory, match="activation_checkpointing"):
+        train(replace(job, folder=str(tmp_path / "other")))
+
+
+def test_checkpoints_come_by_tokens_and_as_many_are_kept_as_asked_for(tmp_path, straight):
+    often = Scaling(checkpoint_tokens=2 * ROWS * LENGTH, checkpoints_kept=3, deepspeed=DeepSpeed())
+    job = make_job(tmp_path, scaling=often)
+    assert train(job, stop_before=7) is None
+    assert checkpoints(job) == ["step-000004", "step-000006", "step-000007"]
+
+
+def test_checkpoints_written_beside_the_training_continue_it_bit_for_bit(tmp_path, straight):
+    beside = Scaling(checkpoint_tokens=2 * ROWS * LENGTH, background_checkpoints=True)
+    job = make_job(tmp_path, scaling=beside)
+
+    class Killed(BaseException):
+        pass
+
+    real = stage._Training._count
+
+    def killing(training, *arguments):
+        if training.tally.step == 5:
+            raise Killed
+        real(training, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
+        patch.setattr(stage._Training, "_count", killing)
+        train(job)
+    record = train(job)
+    assert record.resumed_at in ((2,), (4,))
+    assert told_apart(record) == told_apart(straight[1])
+    assert weights(job) == weights(straight[0])
+
+
+@pytest.mark.parametrize("beside", [False, True])
+def test_a_disk_that_fills_up_fails_the_stage_and_another_attempt_continues(tmp_path, straight, monkeypatch, beside):
+    every_second = Scaling(checkpoint_tokens=2 * ROWS * LENGTH, background_checkpoints=beside)
+    job = make_job(tmp_path, scaling=every_second)
+    real, saved = engine_checkpoints.save_file, []
+
+    def filling(tensors, path):
+        saved.append(path)
+        if len(saved) == 2:
+            path.write_bytes(b"half")
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(tensors, path)
+
+    monkeypatch.setattr(engine_checkpoints, "save_file", filling)
+    with pytest.raises(TrainingError, match=r"no space left.*run again to continue"):
+        train(job)
+    assert not (Path(job.folder) / "checkpoint/step-000004/COMPLETE").exists()
+    record = train(job)
+    assert record.resumed_at == (2,)
+    assert told_apart(record) == told_apart(straight[1])
+    assert weights(job) == weights(straight[0])
+
+
 # ----------------------------------------------------------------------------------------- several workers
 
 
@@ -444,3 +775,56 @@ def test_a_loss_that_is_not_finite_on_one_worker_fails_the_job_on_all_and_leaves
     spawn(2, _fail_and_go_on, failing, sound)
     assert not Path(failing.folder, "DONE").exists()
     assert Path(sound.folder, "DONE").exists()
+
+
+@pytest.mark.slow
+def test_another_number_of_workers_and_zero_stage_continue_a_stage(tmp_path):
+    alone = make_job(tmp_path / "alone")
+    expected = train(alone)
+    job = make_job(tmp_path / "job", scaling=scaling(workers=2, zero=3, micro_batch=2))
+    spawn(2, _train_in_turn, (job, 3))
+    record = train(replace(job, scaling=scaling(zero=1)))
+    assert record.resumed_at == (3,)
+    assert (record.order_checksum, record.ledger) == (expected.order_checksum, expected.ledger)
+    ours, theirs = (table(one, "metrics.parquet")["loss"].to_pylist() for one in (job, alone))
+    assert ours == pytest.approx(theirs, rel=1e-3)
+
+
+def _measure_in_turn(world: World, *jobs: tuple[StageJob, int | None]) -> None:
+    stage.open_stores = lambda job: [HoldingStore(source) for source in job.sources]
+    _train_in_turn(world, *jobs)
+
+
+def _one_disk_is_full(world: World, job: StageJob) -> None:
+    """The last worker cannot write its second checkpoint; all hear of it."""
+    real, saved = engine_checkpoints.save_file, []
+
+    def filling(tensors, path):
+        saved.append(path)
+        if len(saved) == 2 and world.rank == world.world_size - 1:
+            raise OSError(errno.ENOSPC, "No space left on device")
+        real(tensors, path)
+
+    engine_checkpoints.save_file = filling
+    with pytest.raises(TrainingError, match="no space left"):
+        _train_in_turn(world, (job, None))
+    engine_checkpoints.save_file = real
+    _train_in_turn(world, (job, None))
+
+
+@pytest.mark.slow
+def test_two_workers_measure_average_and_save_as_one_does(tmp_path, monkeypatch):
+    monkeypatch.setattr(stage, "open_stores", lambda job: [HoldingStore(source) for source in job.sources])
+    alone = changed(holding(make_job(tmp_path / "alone")), average_last=2)
+    expected = train(alone)
+    two = scaling(workers=2, zero=3, micro_batch=2)
+    together = replace(alone, folder=str(tmp_path / "together"), scaling=two)
+    spawn(2, _measure_in_turn, (together, 4))
+    spawn(2, _measure_in_turn, (together, None))
+    found = stage.finished_record(stage.Folder(together.folder))
+    assert found.resumed_at == (4,)
+    assert found.held_out_bpb == pytest.approx(expected.held_out_bpb, rel=1e-4)
+    full = make_job(tmp_path / "full", scaling=two.model_copy(update={"checkpoint_tokens": 2 * ROWS * LENGTH}))
+    beside = full.scaling.model_copy(update={"background_checkpoints": True})
+    spawn(2, _one_disk_is_full, replace(full, scaling=beside))
+    assert stage.finished_record(stage.Folder(full.folder)).resumed_at == (2,)

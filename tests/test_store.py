@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pytest
 
@@ -22,7 +22,7 @@ class Corpus:
     def folder(self) -> Folder:
         return Folder(f"/tokens/{self.fingerprint}")
 
-    def num_sequences(self, sequence_length: int) -> int:
+    def num_sequences(self, sequence_length: int, packing: str = "concatenate") -> int:
         return self.num_tokens // sequence_length
 
 
@@ -121,3 +121,215 @@ def test_a_source_without_one_whole_sequence_is_refused_where_it_is_drawn(sweep_
     with pytest.raises(UserError, match=r"sources\.asks.*example.*256 tokens"):
         store.check_epochs(sweep, [chain(sweep_text, corpora=small)])
     store.check_epochs(sweep, [chain(sweep_text)])
+
+
+def test_more_epochs_than_a_source_allows_are_refused_with_the_numbers(sweep_text: str) -> None:
+    file = config.parse(sweep_text, overrides=("sources.python.max_epochs=2",))
+    few = {**CORPORA, "python": Corpus("c", 2_000)}
+    made = chain(sweep_text, "sources.python.max_epochs=2", corpora=few)
+    drawn, there = sum(made.stages[0].sources[1].planned), made.stages[0].sources[1].num_sequences
+    with pytest.raises(UserError, match=rf"sources\.python: .* {drawn / there:.2f} epochs .* max_epochs is 2"):
+        store.check_epochs(file.example(), [made])
+    store.check_epochs(file.example(), [chain(sweep_text, "sources.python.max_epochs=2")])
+
+
+def test_epochs_count_what_the_stages_before_have_drawn(sweep_text: str) -> None:
+    plain = ("instruct.responses_only=false", "instruct.weights=null", "instruct.code_ratio=0.5")
+    file = config.parse(sweep_text, overrides=(*plain, "sources.python.max_epochs=1"))
+    made = chain(sweep_text, *plain)
+    tokens = sum(sum(job.sources[1].planned) * job.stage.sequence_length for job in made.stages)
+    for there, refused in ((tokens + 256, False), (tokens - 256, True)):
+        again = chain(sweep_text, *plain, corpora={**CORPORA, "python": Corpus("c", there)})
+        if refused:
+            with pytest.raises(UserError, match="by the end of stage 'instruct'"):
+                store.check_epochs(file.example(), [again])
+        else:
+            store.check_epochs(file.example(), [again])
+
+
+def test_an_additive_stage_is_the_competitive_one_of_its_whole_size(sweep_text: str) -> None:
+    additive = chain(sweep_text, "pretrain.budget=additive").stages[0]
+    plain = chain(sweep_text, f"pretrain.tokens={additive.stage.num_tokens}").stages[0]
+    assert additive.identity == plain.identity
+    text = sum(additive.sources[0].planned) * additive.stage.sequence_length
+    assert abs(text - chain(sweep_text).stages[0].stage.num_tokens) <= additive.stage.batch_tokens
+
+
+def test_stages_of_different_lengths_share_one_order_of_their_sources(sweep_text: str) -> None:
+    plain = ("instruct.responses_only=false", "instruct.weights=null", "instruct.code_ratio=0.5")
+    lengths = ("pretrain.sequence_length=32", "pretrain.batch_tokens=1_024", "instruct.sequence_length=256")
+    first, second = chain(sweep_text, *plain, *lengths).stages
+    for before, after in zip(first.sources, second.sources, strict=True):
+        assert (before.group, after.group) == (8, 1)
+        assert before.num_sequences == 8 * after.num_sequences
+        assert after.start * 256 - 256 < sum(before.planned) * 32 <= after.start * 256
+    alone = chain(sweep_text, "pretrain.sequence_length=32", "pretrain.batch_tokens=1_024").stages[0]
+    assert alone.sources[0].group == 1
+    assert alone.identity != first.identity
+
+
+def test_a_small_run_repeats_its_sources_as_often_as_its_target(sweep_text: str) -> None:
+    """Target: 10 million tokens with 4 million of prose and 500 thousand of Python, at any mixture."""
+    target = "match_repetition={target_tokens: 10_000_000, source_tokens: {prose: 4_000_000, python: 500_000}}"
+    for ratio in (0.25, 0.75):
+        made = chain(sweep_text, target, params={"pretrain.code_ratio": ratio, "pretrain.schedule": "constant"})
+        prose, python = made.stages[0].sources
+        tokens = made.stages[0].stage.num_tokens
+        for source, share, there in ((prose, 1 - ratio, 4e6), (python, ratio, 5e5)):
+            epochs = sum(source.planned) / source.num_sequences
+            budget = sum(job.stage.num_tokens for job in made.stages)
+            assert epochs == pytest.approx(share * 10_000_000 / there * tokens / budget, rel=0.15)
+    assert made.stages[0].identity != chain(sweep_text).stages[0].identity
+
+
+def test_a_source_too_small_to_match_its_target_is_refused(sweep_text: str) -> None:
+    target = "match_repetition={target_tokens: 20_000, source_tokens: {python: 900_000}}"
+    with pytest.raises(UserError, match=r"match_repetition\.source_tokens\.python: .* the source holds 100,000"):
+        chain(sweep_text, target)
+
+
+def test_planned_sequences_per_phase_add_up_to_the_plan(sweep_text: str) -> None:
+    job = chain(sweep_text, params={"pretrain.code_ratio": 0.5, "pretrain.schedule": "decrease"}).stages[0]
+    assert len(job.phase_ends) == 3
+    assert job.phase_ends[-1] == job.stage.num_sequences
+    counts = [mixture.plan(job).counts(end).tolist() for end in job.phase_ends]
+    assert [sum(source.planned) for source in job.sources] == counts[-1]
+    assert [source.planned[0] for source in job.sources] == counts[0]
+    assert mixture.planned_by_phase(job) == mixture.planned_by_phase(
+        replace(job, sources=tuple(replace(source, planned=()) for source in job.sources))
+    )
+
+
+_RECIPE = """
+name: recipe
+model: {preset: tiny}
+tokenizer: {train: {vocab_size: 512}}
+sources:
+  text: {kind: text, path: a}
+  code: {kind: code, path: b}
+  markup: {kind: markup, path: c}
+  math: {kind: math, path: d}
+stages:
+  - &first
+    name: code
+    tokens: 40_000
+    sequence_length: 64
+    batch_tokens: 1_024
+    learning_rate: {peak: 0.001}
+    weights: {code: 0.8, markup: 0.2}
+  - <<: *first
+    name: continued
+    weights: {text: 0.9, code: 0.1}
+  - <<: *first
+    name: cooldown
+    tokens: 8_000
+    weights: null
+    phases: [{share: 0.5, weights: {text: 0.8, code: 0.2}}, {share: 0.5, weights: {text: 0.5, math: 0.3, code: 0.2}}]
+    interpolation: linear
+evaluation: {tasks: [boxes]}
+search: {sampler: grid, trials: 1}
+"""
+
+
+def test_code_then_text_then_a_cooldown_mix_draws_each_source_where_the_stage_before_stopped() -> None:
+    """Aryabumi et al. 2024, 3.1 and 3.5: 80 % code and 20 % markup, then 90 % text and 10 % code, then a cooldown."""
+    corpora = {name: Corpus(name[0], 1_000_000) for name in ("text", "code", "markup", "math")}
+    stages = chain(_RECIPE, params={}, corpora=corpora).stages
+    drawn = [{source.name: sum(source.planned) for source in job.sources} for job in stages]
+    assert drawn[0] == {"text": 0, "code": 512, "markup": 128, "math": 0}
+    assert drawn[1] == {"text": 576, "code": 64, "markup": 0, "math": 0}
+    starts = {source.name: source.start for source in stages[2].sources}
+    assert starts == {"text": 576, "code": 576, "markup": 128, "math": 0}
+    assert sum(drawn[2].values()) == 128
+    assert drawn[2]["code"] in (25, 26)
+
+
+# ----------------------------------------------------------------------- stages that lean on the one before them
+
+
+@pytest.mark.parametrize(
+    "override",
+    [
+        "pretrain.loss_limit=9",
+        "scaling.deepspeed.micro_batch=auto",
+        "scaling.deepspeed.activation_checkpointing=true",
+        "scaling.deepspeed.deterministic=true",
+        "scaling.checkpoint_tokens=100",
+        "scaling.peak_tflops=3",
+    ],
+)
+def test_when_a_stage_fails_and_how_it_runs_leaves_the_identity(sweep_text: str, override: str) -> None:
+    assert identities(sweep_text, override) == identities(sweep_text)
+
+
+def test_what_a_stage_takes_over_changes_it_and_not_its_parent(sweep_text: str) -> None:
+    before = identities(sweep_text)
+    for override in ("instruct.optimizer_state=keep", "instruct.learning_rate.boundary=continue"):
+        after = identities(sweep_text, override)
+        assert (after[0], after[1] != before[1]) == (before[0], True)
+    first, second = chain(sweep_text, "instruct.optimizer_state=keep").stages
+    assert (first.keep_optimizer, second.keep_optimizer) == (True, False)
+
+
+def test_a_rate_that_continues_starts_where_the_parent_s_ended(sweep_text: str) -> None:
+    first, second = chain(sweep_text, "instruct.learning_rate.boundary=continue").stages
+    assert first.start_rate is None
+    rate = first.stage.learning_rate
+    assert second.start_rate == pytest.approx(rate.peak * rate.final)
+    assert chain(sweep_text).stages[1].start_rate is None
+
+
+def test_a_stage_keeps_its_optimizer_for_a_trial_that_only_may_ask_for_it(sweep_text: str) -> None:
+    searched = "instruct.optimizer_state={search: {choice: [fresh, keep]}}"
+    assert config.stages_kept(config.parse(sweep_text)) == frozenset()
+    kept = config.stages_kept(config.parse(sweep_text, overrides=(searched,)))
+    assert kept == {"pretrain"}
+    sweep = config.resolve(config.parse(sweep_text, overrides=(searched,)), {"instruct.optimizer_state": "fresh"})
+    made = store.chain(sweep, 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"), kept)
+    assert [job.keep_optimizer for job in made.stages] == [True, False]
+
+
+def test_a_stage_is_not_done_while_it_lacks_the_optimizer_that_is_asked_for(sweep_text: str, tmp_path) -> None:
+    (plain, _), (asked, _) = (
+        chain(sweep_text, *overrides, storage=str(tmp_path)).stages
+        for overrides in ((), ("instruct.optimizer_state=keep",))
+    )
+    assert plain.folder == asked.folder
+    Folder(plain.folder).write_bytes("DONE", b"")
+    assert store.is_done(plain) and not store.is_done(asked)
+    (Folder(plain.folder) / "optimizer").write_bytes("COMPLETE", b"")
+    assert store.is_done(asked)
+
+
+@pytest.mark.parametrize("key", ["optimizer_state=keep", "learning_rate.boundary=continue"])
+def test_the_first_stage_has_nothing_to_take_over(sweep_text: str, key: str) -> None:
+    with pytest.raises(UserError, match=r"pretrain\..*needs a stage before this one"):
+        config.parse(sweep_text, overrides=(f"pretrain.{key}",))
+
+
+# ---------------------------------------------------------------------------------------------- held-out text
+
+
+def test_no_stage_trains_on_what_any_stage_measures(sweep_text: str) -> None:
+    plain = ("instruct.responses_only=false", "instruct.weights=null", "instruct.code_ratio=0.25")
+    held = "instruct.held_out={tokens: 1000}"
+    first, second = chain(sweep_text, *plain, held).stages
+    assert (first.stage.sequence_length, second.stage.sequence_length) == (64, 256)
+    cut = 100_000 - 1000
+    for source in (*first.sources, *second.sources):
+        length = 64 if source in first.sources else 256
+        assert cut - 256 < source.num_sequences * length <= cut
+    assert [source.held_out_sequences for source in first.sources] == [0, 0]  # it measures nothing itself
+    assert [source.held_out_sequences for source in second.sources] == [3, 3]
+    assert cut <= (100_000 // 256 - 3) * 256
+    assert identities(sweep_text, *plain, held)[0] != identities(sweep_text, *plain)[0]
+
+
+def test_how_often_held_out_text_is_measured_leaves_the_identity(sweep_text: str) -> None:
+    often, seldom = (identities(sweep_text, f"pretrain.held_out={{tokens: 1000, every_tokens: {n}}}") for n in (5, 50))
+    assert often == seldom
+
+
+def test_holding_out_over_half_of_a_source_is_refused(sweep_text: str) -> None:
+    with pytest.raises(UserError, match=r"pretrain\.held_out\.tokens: found 60000.*at most 50000"):
+        chain(sweep_text, "pretrain.held_out={tokens: 60_000}")

@@ -2,14 +2,20 @@
 
 from __future__ import annotations
 
+import socket
+from collections.abc import Callable, Iterator
+from types import SimpleNamespace
+from typing import Any
+
 import pandas as pd
 import pytest
+import ray
 
-from raycodellm import config, search, sweep
+from raycodellm import config, search, slots, sweep
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult, as_json
-from raycodellm.sweep import tuning
+from raycodellm.sweep import tuning, watching
 
 
 @pytest.fixture
@@ -94,3 +100,85 @@ def test_a_trial_whose_process_died_is_a_failed_trial_with_its_cause(opened: swe
     assert (first.state, first.arm, first.seed) == ("failed", 2, 1)
     assert "process ended" in first.error
     assert (second.number, second.state) == (5, "failed")
+
+
+# ------------------------------------------------------------------------------------- when all is lost
+
+
+class Watched:
+    """A dispatcher's handle whose answers are given; and a monitor that keeps what it is told."""
+
+    def __init__(self, *snapshots) -> None:
+        self.snapshots = list(snapshots)
+        self.asked: list[str] = []
+        self.said: list[str] = []
+
+    def __getattr__(self, method: str) -> SimpleNamespace:
+        return SimpleNamespace(remote=lambda *arguments: method)
+
+    def answer(self, method: str, timeout: float) -> Any:
+        self.asked.append(method)
+        found = self.snapshots.pop(0) if method == "snapshot" else True
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    def training(self, snapshot, results) -> None: ...
+
+    def say(self, line: str) -> None:
+        self.said.append(line)
+
+
+@pytest.fixture
+def watch(opened: sweep.Run, monkeypatch) -> Iterator[Callable]:
+    """Watches work that ends with the sweep, over a dispatcher that answers so; the head answers on a real port."""
+    head = socket.create_server(("127.0.0.1", 0))
+
+    def watch(*snapshots, head_is_there: bool = True) -> tuple[Watched, sweep.Stopper, str]:
+        watched, stopper = Watched(*snapshots), sweep.Stopper()
+        monkeypatch.setattr("ray.get", watched.answer)
+        watching = sweep.Watching(watched, opened, watched, stopper, f"127.0.0.1:{head.getsockname()[1]}")
+        if not head_is_there:
+            head.close()
+        with pytest.raises(sweep.SweepLost) as lost:
+            watching.watch(lambda: stopper.lost.wait(30))
+        assert stopper.is_set()
+        assert not stopper.stopping.is_set()
+        return watched, stopper, str(lost.value)
+
+    yield watch
+    head.close()
+
+
+def test_a_run_whose_dispatcher_died_ends_with_the_cause_and_what_to_do(watch) -> None:
+    _, _, said = watch(slots.Snapshot(), ray.exceptions.ActorDiedError())
+    assert "hands out the sweep's jobs, has died" in said
+    assert "the same command continues" in said
+
+
+def test_a_run_that_nothing_can_go_on_in_waits_for_its_stages_to_be_saved_and_ends_with_the_cause(watch) -> None:
+    watched, _, said = watch(slots.Snapshot(), slots.Snapshot(abandoned="no space left on device"))
+    assert said.startswith("no space left on device; finished trials stay")
+    assert watched.asked[-1] == "drained"
+
+
+def test_a_run_whose_head_node_is_silent_ends_before_ray_ends_the_process(watch, monkeypatch) -> None:
+    monkeypatch.setattr(watching, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(watching, "ASK_HEAD_SECONDS", 0.1)
+    _, _, said = watch(*[slots.Snapshot()] * 50, head_is_there=False)
+    assert "head node at 127.0.0.1:" in said
+    assert "has not answered for" in said
+
+
+def test_a_head_node_that_answers_again_was_never_lost() -> None:
+    now = 100.0
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        address = server.getsockname()
+        head = watching.HeadWatch(f"127.0.0.1:{address[1]}", lambda: now)
+        now += 50
+        assert head.seconds_silent() == 0
+    now += 5
+    assert head.seconds_silent() == 5
+    with socket.create_server(address):
+        now += 5
+        assert head.seconds_silent() == 0

@@ -6,10 +6,12 @@ import json
 import os
 import pickle
 import random
+import re
 import shutil
 import subprocess
 import sys
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyarrow as pa
@@ -21,13 +23,17 @@ from raycodellm import tokens
 from raycodellm.config import Source, Sweep, Tokenizer, UserError
 from raycodellm.corpora import Document, Skip, source_fingerprint, tables
 from raycodellm.files import Folder
-from raycodellm.tokens import TokenStore, build_tokenizer, inspect, prepare, prepare_store
-from raycodellm.tokens.store import pack, token_dtype, write_manifest, write_shard
+from raycodellm.tokens import TokenStore, build_tokenizer, encoding, inspect, prepare, prepare_store
+from raycodellm.tokens.manifest import token_dtype, write_manifest
+from raycodellm.tokens.packing import pack
+from raycodellm.tokens.ranges import RemoteValues
+from raycodellm.tokens.store import write_shard
 from raycodellm.tokens.tokenizer import (
     DONE,
     END_OF_TEXT,
     TokenizerInfo,
     encode_documents,
+    open_encoder,
     open_tokenizer,
     tokenizer_fingerprint,
 )
@@ -69,7 +75,7 @@ def all_tokens(store: TokenStore) -> np.ndarray:
 @given(st.text(st.characters(exclude_categories=["Cs"])))
 @settings(deadline=None)
 def test_any_text_comes_back_from_its_tokens(trained, text):
-    (data,), _ = encode_documents(open_tokenizer(trained.folder), [Document("a", text)], 0, np.dtype(np.uint16))
+    (data,), _ = encode_documents(open_encoder(trained), [Document("a", text)], 0)
     ids = np.frombuffer(data, np.uint16).tolist()
     assert ids[-1] == trained.eos_id
     assert 0 not in ids[:-1]
@@ -78,33 +84,120 @@ def test_any_text_comes_back_from_its_tokens(trained, text):
 
 def test_a_document_that_spells_out_the_special_token_does_not_end_there(trained):
     document = Document("a", f"x {END_OF_TEXT} y")
-    (data,), _ = encode_documents(open_tokenizer(trained.folder), [document], 0, np.dtype(np.uint16))
+    (data,), _ = encode_documents(open_encoder(trained), [document], 0)
     assert np.frombuffer(data, np.uint16).tolist().count(0) == 1
 
 
-@given(st.lists(st.sampled_from(["word", " ", "\n", "  x", "é", "\t", "1", "!", "\u3000"]), max_size=60).map("".join))
-@settings(deadline=None, max_examples=50)
-def test_long_texts_are_cut_without_changing_a_token(trained, text):
-    tokenizer, dtype = open_tokenizer(trained.folder), np.dtype(np.uint16)
-    module = tokens.tokenizer
-    whole = module._encode(tokenizer, [text, "b", text], dtype)
+def one_by_one(trained: TokenizerInfo, texts: list[str]) -> list[list[int]]:
+    """What `tokenizers` itself gives for each whole text."""
+    tokenizer = open_tokenizer(trained.folder)
+    return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
+
+
+def in_numbers(encoded: list[bytes]) -> list[list[int]]:
+    return [np.frombuffer(ids, np.uint16).tolist() for ids in encoded]
+
+
+PARTS = [
+    "word",
+    " ",
+    "\n",
+    "  x",
+    "é",
+    "\t",
+    "1",
+    "!",
+    "\u3000",
+    "'s",
+    "'",
+    "’",
+    "中文",
+    "ʼ",
+    "🤗",
+    "⸺",
+    "ª",
+    "\x1c",
+    "\xa0",
+    "²",
+]
+
+
+@given(st.lists(st.sampled_from(PARTS), max_size=60).map("".join) | st.text(st.characters(exclude_categories=["Cs"])))
+@settings(deadline=None, max_examples=300)
+def test_words_that_were_seen_before_have_the_tokens_of_the_whole_text(trained, text):
+    texts = [text, "b", text + " b", ""]
+    encoder = encoding.Encoder(open_tokenizer(trained.folder), np.dtype(np.uint16))
+    expected = one_by_one(trained, texts)
+    assert in_numbers(encoder.encode(texts)) == expected
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(module, "BYTE_LEVEL_PIECE", 3)
-        patch.setattr(module, "BATCH_CHARACTERS", 10)
-        cut = module._encode(tokenizer, [text, "b", text], dtype)
-    assert [part.tolist() for part in cut] == [part.tolist() for part in whole]
+        patch.setattr(encoding, "LONGEST_PIECE", 3)
+        patch.setattr(encoding, "BATCH_CHARACTERS", 10)
+        patch.setattr(encoding, "KEPT_WORDS", 2)
+        assert in_numbers(encoder.encode(texts)) == expected
+
+
+def test_every_character_that_parts_words_here_parts_them_in_the_tokenizer(trained):
+    parts = open_tokenizer(trained.folder).pre_tokenizer
+    known = encoding.known_characters()
+    assert all(re.match(f"[{''.join(known)}]", character) for character in "aé中1²!“—€한")
+    for points in (*known, encoding._SPACE):
+        characters = [chr(point) for point in range(0x10000) if re.match(f"[{points}]", chr(point))]
+        text = "\n".join(f"a{c}1{c}!{c}{c} {c}x {c}" for c in characters)
+        expected = [text[first:last] for _, (first, last) in parts.pre_tokenize_str(text)]
+        assert encoding._any_words().findall(text) == expected
+
+
+@pytest.mark.parametrize(
+    "change",
+    [
+        {"pre_tokenizer": {"add_prefix_space": True}},
+        {"pre_tokenizer": {"use_regex": False}},
+        {"normalizer": {"type": "Lowercase"}},
+        {"added_tokens": [{"id": 5, "content": "a b", "special": False}]},
+        {"model": {"dropout": 0.5}},
+    ],
+)
+def test_words_are_kept_only_where_each_is_encoded_alone(trained, change):
+    from tokenizers import Tokenizer as Rust
+
+    said = json.loads((Path(trained.folder.uri) / "tokenizer.json").read_text())
+    assert encoding.parts_like_gpt2(Rust.from_str(json.dumps(said)))
+    for key, value in change.items():
+        if key == "added_tokens":
+            flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
+            said[key].append({**flags, **value[0]})
+        elif said[key] is None:
+            said[key] = value
+        else:
+            said[key].update(value)
+    other = Rust.from_str(json.dumps(said))
+    assert not encoding.parts_like_gpt2(other)
+    if "model" not in change:
+        encoder = encoding.Encoder(other, np.dtype(np.uint16))
+        texts = ["a b A-B", "\nx  y"]
+        assert in_numbers(encoder.encode(texts)) == [other.encode(t, add_special_tokens=False).ids for t in texts]
+
+
+def test_kept_words_do_not_grow_without_end(trained, monkeypatch):
+    monkeypatch.setattr(encoding, "KEPT_WORDS", 100)
+    encoder = encoding.Encoder(open_tokenizer(trained.folder), np.dtype(np.uint16))
+    for number in range(0, 3000, 20):
+        texts = [f"w{i} {'y' * (i % 200)}" for i in range(number, number + 20)]
+        assert in_numbers(encoder.encode(texts)) == one_by_one(trained, texts)
+        assert len(encoder._kept) <= 200 and max(map(len, encoder._kept)) <= encoding.LONGEST_WORD
 
 
 @given(st.sampled_from(["Q:", "Q:\n", "Q: \n\n", "doc.\n  "]), st.sampled_from([" yes", "def f():\n", "\n\nx", "  y"]))
 @settings(deadline=None, max_examples=50)
 def test_prompt_and_response_have_the_tokens_of_the_whole_text(trained, prompt, response):
-    tokenizer, dtype = open_tokenizer(trained.folder), np.dtype(np.uint16)
+    encoder = open_encoder(trained)
     if not prompt[-1].isspace() and not response[0].isspace():
         response = " " + response
-    (pair,), (num_prompt,) = encode_documents(tokenizer, [Document("a", prompt, response)], 0, dtype)
-    (whole,), _ = encode_documents(tokenizer, [Document("a", prompt + response)], 0, dtype)
+    (pair,), (num_prompt,) = encode_documents(encoder, [Document("a", prompt, response)], 0)
+    (whole,), _ = encode_documents(encoder, [Document("a", prompt + response)], 0)
     assert pair == whole
-    assert tokenizer.decode(np.frombuffer(pair, dtype)[:num_prompt].tolist()) == prompt.rstrip()
+    ids = np.frombuffer(pair, np.uint16)[:num_prompt].tolist()
+    assert open_tokenizer(trained.folder).decode(ids) == prompt.rstrip()
 
 
 def test_training_is_the_same_for_any_order_of_the_sample(tmp_path, trained):
@@ -153,7 +246,7 @@ def test_transformers_loads_the_folder_and_renders_chats_as_they_were_trained(tm
     assert len(loaded) == trained.vocab_size
     for text in TEXTS[:20]:
         ids = loaded(text)["input_ids"]
-        (data,), _ = encode_documents(open_tokenizer(trained.folder), [Document("a", text)], 0, np.dtype(np.uint16))
+        (data,), _ = encode_documents(open_encoder(trained), [Document("a", text)], 0)
         assert ids == np.frombuffer(data, np.uint16).tolist()[:-1]
         assert loaded.decode(ids) == text
     said = [{"role": "system", "content": "Be kind."}, {"role": "user", "content": "Hi "}]
@@ -238,8 +331,8 @@ def test_examples_stay_whole_and_only_responses_count(tmp_path_factory, document
 
 def test_packing_a_million_examples_is_quick_and_wastes_little():
     sizes = np.random.default_rng(0).integers(10, 200, 1_000_000)
-    packing = pack(sizes, 512)
-    used = np.add.reduceat(sizes, packing.bounds[:-1])
+    packing = pack(sizes, 512, "concatenate", num_prompt=sizes // 2)
+    used = np.add.reduceat(packing.size, packing.bounds[:-1])
     assert used.max() <= 512 and used.mean() > 400
     assert packing.bounds[-1] == len(sizes)
 
@@ -257,7 +350,7 @@ def test_a_store_is_pickled_by_its_folder_and_read_by_several_threads(tmp_path):
         )
 
 
-def test_a_remote_store_is_read_batch_by_batch_with_bounded_memory(tmp_path, monkeypatch):
+def test_a_remote_store_is_read_by_ranges_and_keeps_nothing_in_memory(tmp_path, monkeypatch):
     documents = [[*np.random.default_rng(i).integers(1, 399, 50).tolist(), 0] for i in range(100)]
     local = write_store(Folder(str(tmp_path)), documents, None, 2, 64)
     expected = local.read(np.arange(50), 102)[0].tolist()
@@ -265,8 +358,7 @@ def test_a_remote_store_is_read_batch_by_batch_with_bounded_memory(tmp_path, mon
     remote = TokenStore.open(Folder("s3://bucket/store"))
     assert remote.folder.local is None
     assert remote.read(np.arange(50), 102)[0].tolist() == expected
-    assert len(remote._stream._batches) == tokens.store.CACHED_BATCHES
-    assert all(reader.mapped is None for reader in remote._stream._readers.values())
+    assert all(isinstance(reader.values, RemoteValues) for reader in remote._stream._readers.values())
 
 
 def test_sequences_that_are_not_there_are_refused(tmp_path):
@@ -349,6 +441,100 @@ def test_a_full_disk_is_said_and_leaves_no_finished_store(tmp_path, text_source,
     with pytest.raises(OSError, match=r"store/tokens-00000.arrow: cannot be written .* No space left on device"):
         make(text_source, trained, folder)
     assert folder.list() == []
+
+
+MAKE = """
+import os, signal, sys
+from raycodellm import tokens
+from raycodellm.config import Source
+from raycodellm.corpora import source_fingerprint
+from raycodellm.files import Folder
+
+texts, tokenizer, target = sys.argv[1:4]
+def make():
+    source = Source(kind="text", path=texts)
+    return tokens.prepare_store("t", source, source_fingerprint(source), Folder(tokenizer), "print", 0, Folder(target))
+"""
+
+
+def start(code: str, text_source: Source, trained: TokenizerInfo, target: Path, *more: str) -> subprocess.Popen:
+    arguments = [sys.executable, "-c", MAKE + code, str(text_source.path), trained.folder.uri, str(target), *more]
+    return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+
+
+@pytest.mark.parametrize("call", ["fsync", "replace"])
+@pytest.mark.parametrize("number", [1, 2, 3])  # of the tokens, of the documents' lengths, of the manifest
+def test_a_writer_that_is_killed_leaves_nothing_that_looks_finished(tmp_path, text_source, trained, call, number):
+    code = f"""
+count, real = 0, os.{call}
+def killed(*arguments):
+    global count
+    count += 1
+    if count == {number}:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*arguments)
+os.{call} = killed
+make()
+"""
+    process = start(code, text_source, trained, tmp_path / "store")
+    process.communicate(timeout=60)
+    assert process.returncode == -9
+    with pytest.raises(FileNotFoundError):
+        TokenStore.open(str(tmp_path / "store"))
+    store = make(text_source, trained, Folder(str(tmp_path / "store")), "t")
+    store.verify()
+    whole = make(text_source, trained, Folder(str(tmp_path / "whole")), "t")
+    left = {name: data for name, data in files(store.folder).items() if not name.startswith(".")}
+    assert left == files(whole.folder)
+
+
+def test_a_store_that_the_disk_cannot_hold_is_an_error_and_not_a_store(tmp_path, text_source, trained):
+    code = """
+import resource
+resource.setrlimit(resource.RLIMIT_FSIZE, (5000, 5000))
+try:
+    make()
+except OSError as error:
+    print(error)
+"""
+    out, err = start(code, text_source, trained, tmp_path / "store").communicate(timeout=60)
+    assert "store/tokens-00000.arrow: cannot be written" in out and "File too large" in out, err
+    assert list((tmp_path / "store").iterdir()) == []
+
+
+def test_writers_of_one_store_at_once_do_not_disturb_each_other(tmp_path, text_source, trained):
+    code = "print(make().manifest.num_tokens)"
+    writers = [start(code, text_source, trained, tmp_path / "store") for _ in range(3)]
+    said = {writer.communicate(timeout=60)[0] for writer in writers}
+    store = TokenStore.open(str(tmp_path / "store"))
+    store.verify()
+    assert said == {f"{store.num_tokens}\n"}
+    assert files(store.folder) == files(make(text_source, trained, Folder(str(tmp_path / "whole")), "t").folder)
+
+
+@pytest.mark.slow
+def test_one_document_of_200_megabytes_takes_a_few_times_its_size(tmp_path, trained):
+    import pyarrow.parquet as pq
+
+    text = "".join(f"line {i % 1000}: the quick brown fox\n" for i in range(6_800_000))
+    assert len(text) > 200_000_000
+    pq.write_table(pa.table({"text": [text, "short"]}), tmp_path / "long.parquet")
+    expected = (len(text) + 5, len(one_by_one(trained, [text[:100_000]])[0]))
+    code = """
+import resource
+store = make()
+print(store.manifest.num_documents, store.manifest.num_bytes, store.num_tokens, len(store.manifest.shards),
+      resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * 1024)
+"""
+    # Read and tokenised in one process, whatever its size: what one task of a cluster needs.
+    code = "tokens.HERE_BYTES = tokens.SHARD_BYTES = 1 << 40" + code
+    source = Source(kind="text", path=str(tmp_path / "long.parquet"))
+    out, err = start(code, source, trained, tmp_path / "store").communicate(timeout=500)
+    assert out, err
+    documents, num_bytes, num_tokens, shards, peak = map(int, out.split())
+    assert (documents, num_bytes, shards) == (2, expected[0], 1)
+    assert num_tokens == pytest.approx(expected[1] * len(text) / 100_000, rel=0.1)
+    assert peak < 12 * len(text), f"{peak / 1e6:.0f} MB"
 
 
 def test_a_source_without_a_document_is_refused_with_its_counts(tmp_path, trained):
@@ -476,40 +662,64 @@ def test_many_shards_hold_the_order_of_one_and_a_failed_write_says_why(
     assert not (tmp_path / "full" / "manifest.json").exists()
 
 
+def count_apart(folder: Path, tokenizer: Any) -> dict[str, tuple[int, int, int]]:
+    """(documents, bytes, tokens) of the real data, counted without any of the package: from the files' own words."""
+
+    def records(name: str) -> list[dict[str, str]]:
+        return [json.loads(line) for line in (folder / name).read_text(encoding="utf-8").split("\n") if line]
+
+    def space_before(response: str) -> str:
+        return response if response[:1].isspace() else " " + response
+
+    texts = {"books": [path.read_text(encoding="utf-8").strip("\n") for path in sorted((folder / "text").iterdir())]}
+    texts["math"] = [f"{one['question']}\n{one['answer']}" for one in records("math/gsm8k_train.jsonl")]
+    texts["code"] = [
+        f"User: {one['instruction']}{chr(10) * bool(one['input'])}{one['input']}\nAssistant: {one['response'].lstrip()}"
+        for one in records("instruct/code_gpteacher.jsonl")
+    ]
+    texts["asks"] = [
+        one["prompt"] + (one["completion"] if one["prompt"][-1].isspace() else space_before(one["completion"]))
+        for one in records("instruct/text_t0.jsonl")
+    ]
+    found = {}
+    for name, some in texts.items():
+        encoded = [tokenizer.encode(text, add_special_tokens=False) for text in some]
+        num_bytes = sum(len(text.encode()) for text in some)
+        found[name] = (len(some), num_bytes, sum(len(one.ids) + 1 for one in encoded))
+    return found
+
+
 @pytest.mark.slow
 @pytest.mark.ray
 def test_real_books_problems_and_instructions_become_stores(ray_cluster, tmp_path, test_data, monkeypatch):
-    monkeypatch.setattr(tokens, "HERE_BYTES", 3 << 20)  # so that some go through Ray and some do not
-    sweep = sweep_of(
-        {
-            "book": {
-                "kind": "text",
-                "path": str(test_data / "text" / "herman-melville_moby-dick.txt"),
-                "documents": "paragraphs",
-            },
-            "math": {
-                "kind": "math",
-                "path": str(test_data / "math" / "gsm8k_train.jsonl"),
-                "text_field": ["question", "answer"],
-            },
-            "code": {"kind": "instruct_code", "path": str(test_data / "instruct" / "code_gpteacher.jsonl")},
-            "asks": {"kind": "instruct_text", "path": str(test_data / "instruct" / "text_t0.jsonl")},
-        },
-        train={"vocab_size": 2048, "sample_bytes": 1_000_000},
-    )
+    monkeypatch.setattr(tokens, "HERE_BYTES", 6 << 20)  # so that some go through Ray and some do not
+    paths = {
+        "books": {"kind": "text", "path": str(test_data / "text")},
+        "math": {"kind": "math", "path": str(test_data / "math"), "text_field": ["question", "answer"]},
+        "code": {"kind": "instruct_code", "path": str(test_data / "instruct" / "code_gpteacher.jsonl")},
+        "asks": {"kind": "instruct_text", "path": str(test_data / "instruct" / "text_t0.jsonl")},
+    }
+    sweep = sweep_of(paths, train={"vocab_size": 2048, "sample_bytes": 1_000_000})
     prepared = prepare(sweep, Folder(str(tmp_path)))
     stores = prepared.stores
-    assert [stores[name].manifest.num_documents for name in ("math", "code", "asks")] == [7473, 4535, 9208]
-    assert stores["code"].manifest.num_examples == 4535
     tokenizer = open_tokenizer(prepared.tokenizer_folder)
-    for store in stores.values():
+    expected = count_apart(test_data, tokenizer)
+    assert [expected[name][0] for name in paths] == [7, 7473, 4535, 9208]
+    for name, store in stores.items():
         store.verify()
-        assert store.manifest.skipped == {}
-        assert 2.0 < store.manifest.num_bytes / store.manifest.num_tokens < 5.0
-        count = store.num_sequences(512)
-        read, mask = store.read(np.arange(min(200, count)), 512)
-        assert read.max() < prepared.vocab_size
-        assert mask.all() == (store.manifest.num_examples == 0)
+        manifest = store.manifest
+        assert manifest.skipped == {}
+        assert (manifest.num_documents, manifest.num_bytes, manifest.num_tokens) == expected[name], name
+        for packing in ("concatenate", "best_fit"):
+            count = store.num_sequences(512, packing)
+            cost = store.packing_report(512, packing)
+            read, mask = store.read(np.arange(min(200, count)), 512, packing)
+            assert read.max() < prepared.vocab_size
+            assert cost.num_documents == manifest.num_documents and cost.num_sequences == count
+            assert cost.dropped_tokens + count * 512 - cost.padded_tokens == manifest.num_tokens
+            if packing == "concatenate":
+                assert mask.all() == (not manifest.is_instruct)
     read, mask = stores["code"].read(np.array([0]), 512)
     response = tokenizer.decode(read[0][mask[0]].tolist(), skip_special_tokens=False)
     assert response.startswith(" ") and response.endswith(END_OF_TEXT)
+    assert prepare(sweep, Folder(str(tmp_path))).stores["books"].manifest == stores["books"].manifest

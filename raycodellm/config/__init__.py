@@ -4,6 +4,7 @@
 search space and validates the result, a `Sweep`. Imports here stay light: a mistake is reported in well under a second.
 """
 
+from raycodellm.config.cleaning import Cleaning, Decontaminate, NearDuplicates, Paths, Take
 from raycodellm.config.errors import UserError
 from raycodellm.config.settings import (
     CODE_KINDS,
@@ -13,6 +14,7 @@ from raycodellm.config.settings import (
     MODEL_PRESETS,
     DeepSpeed,
     Evaluation,
+    HeldOut,
     LearningRate,
     Model,
     Objective,
@@ -25,7 +27,16 @@ from raycodellm.config.settings import (
     Tokenizer,
     TrainTokenizer,
 )
-from raycodellm.config.sweep_file import Domain, SweepFile, load, option_label, parse, resolve, resolved_tree
+from raycodellm.config.sweep_file import (
+    Domain,
+    SweepFile,
+    load,
+    option_label,
+    parse,
+    resolve,
+    resolved_tree,
+    stages_kept,
+)
 
 __all__ = [
     "CODE_KINDS",
@@ -33,12 +44,17 @@ __all__ = [
     "KINDS",
     "MIXTURE_SHAPES",
     "MODEL_PRESETS",
+    "Cleaning",
+    "Decontaminate",
     "DeepSpeed",
     "Domain",
     "Evaluation",
+    "HeldOut",
     "LearningRate",
     "Model",
+    "NearDuplicates",
     "Objective",
+    "Paths",
     "Phase",
     "Scaling",
     "Search",
@@ -46,6 +62,7 @@ __all__ = [
     "Stage",
     "Sweep",
     "SweepFile",
+    "Take",
     "Tokenizer",
     "TrainTokenizer",
     "UserError",
@@ -54,4 +71,5 @@ __all__ = [
     "parse",
     "resolve",
     "resolved_tree",
+    "stages_kept",
 ]

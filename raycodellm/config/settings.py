@@ -8,6 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
+from raycodellm.config.cleaning import Cleaning, Take, spoken_take
 from raycodellm.config.errors import suggest
 
 KINDS = ("text", "code", "markup", "code_adjacent", "synthetic_code", "math", "instruct_text", "instruct_code")
@@ -80,13 +81,58 @@ class Tokenizer(_Frozen):
 class Source(_Frozen):
     kind: Literal[KINDS]  # type: ignore[valid-type]
     path: str | tuple[str, ...]
-    format: Literal["parquet", "jsonl", "text", "source", "instruct"] | None = None
-    """Guessed from the file names when left out."""
+    format: Literal["parquet", "jsonl", "arrow", "text", "source", "notebook", "commits", "instruct", "qa"] | None = (
+        None
+    )
+    """Guessed from the file names when left out; `commits` (of git repositories) and `qa` never are."""
+    languages: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
+    """Of a source tree, or of a history's files: python, c, … instead of what the kind takes by itself."""
+    subset: str | None = None
+    """Of a data set in a Hugging Face layout; the default one, or the only one, when left out."""
+    split: str | None = None
+    """Of a data set in a Hugging Face layout; train, or the only one, when left out."""
+    notebook_outputs: bool = False
+    """Printed text and plain results of notebooks as well."""
     text_field: str | tuple[str, ...] = "text"
     """Column that holds the text (Parquet, JSONL); several are joined by a newline."""
     documents: Literal["file", "paragraphs"] = "file"
     """What one document of a plain text file is."""
     limit_documents: Annotated[int, Field(ge=1)] | None = None
+    max_epochs: Annotated[float, Field(gt=0.0)] | None = None
+    """Passes over the source that a trial may make, all its stages together; any number when left out."""
+
+    cleaning: Cleaning | None = None
+    """Which documents stay; what is not set here is as in the sweep's own `cleaning`."""
+    score_field: str | None = None
+    """Column with a number per document, for `take`."""
+    license_field: str | None = None
+    """Column with a document's license, an SPDX identifier or a list of them, for `cleaning.licenses`."""
+    take: Take | None = None
+    """`top 30 %`: the documents of the highest `score_field`, a share of the UTF-8 bytes that cleaning leaves."""
+
+    @field_validator("take", mode="before")
+    @classmethod
+    def _spoken_take(cls, take: Any) -> Any:
+        return spoken_take(take)
+
+    @model_validator(mode="after")
+    def _columns_named(self) -> Source:
+        if self.take is not None and self.score_field is None:
+            raise ValueError("take needs score_field, the column to go by; add for example score_field: quality")
+        return self
+
+    @model_validator(mode="after")
+    def _reading_fits(self) -> Source:
+        if self.languages and self.format not in (None, "source", "commits"):
+            raise ValueError(f"languages go with format source or commits; found {self.format}: remove one of them")
+        for setting in ("subset", "split"):
+            if getattr(self, setting) is None:
+                continue
+            if self.languages or self.format in ("source", "commits"):
+                raise ValueError(f"{setting} goes with data sets, not with source trees or commits; remove it")
+            if any(path.startswith("builtin:") for path in self.paths):
+                raise ValueError(f"{setting} goes with data sets, and a builtin source has none; remove it")
+        return self
 
     @field_validator("path")
     @classmethod
@@ -117,6 +163,9 @@ class LearningRate(_Frozen):
     """Rate at the stage's end, as a share of the peak."""
     decay: Ratio = 0.2
     """Share of the stage's steps that decay, at its end (wsd only)."""
+    boundary: Literal["restart", "continue"] = "restart"
+    """At the stage's first step: warm up to `peak`, or go on from the rate that the parent stage ended with, without a
+    warm-up, to `final` times `peak` (or stay, where that is higher)."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> LearningRate:
@@ -137,6 +186,15 @@ def _check_weights(weights: Mapping[str, float], what: str) -> None:
         raise ValueError(f"{what} add up to {total:g}; make them add up to 1")
 
 
+class HeldOut(_Frozen):
+    """The last sequences of every source, which no stage of the sweep trains on, and how often they are measured."""
+
+    tokens: Annotated[int, Field(gt=0)]
+    """Tokens of each source; a few fewer are measured where they do not fill whole sequences."""
+    every_tokens: Annotated[int, Field(gt=0)] = 1_000_000
+    """Trained tokens between two measurements; the stage's end is always measured."""
+
+
 class Stage(_Frozen):
     name: Name
     tokens: Annotated[int, Field(gt=0)]
@@ -147,6 +205,9 @@ class Stage(_Frozen):
     """Tokens per optimiser step, summed over workers; a multiple of `sequence_length`."""
     learning_rate: LearningRate
     sources: tuple[str, ...] | None = None
+    budget: Literal["competitive", "additive"] = "competitive"
+    """competitive: `tokens` counts all tokens, so that code takes the place of text. additive: `tokens` counts those
+    that are not code, and code comes on top: tokens / (1 - code ratio) in all (Petty et al. 2024, arXiv 2409.04556)."""
     code_ratio: Ratio | None = None
     schedule: Literal[MIXTURE_SHAPES] | None = None  # type: ignore[valid-type]
     within: dict[str, Annotated[float, Field(ge=0.0)]] | None = None
@@ -156,11 +217,34 @@ class Stage(_Frozen):
     interpolation: Literal["step", "linear", "cosine"] | None = None
     responses_only: bool = False
     """Instruction tuning: the loss counts response tokens only."""
+    packing: Literal["concatenate", "best_fit"] = "concatenate"
+    """concatenate: documents end to end, cut into sequences. best_fit: no document that fits into a sequence is split,
+    and what is left of a sequence is padding (Ding et al. 2024, arXiv 2404.10830). Examples are whole in either."""
     gradient_clip: Annotated[float, Field(gt=0.0)] = 1.0
     """Largest global gradient norm."""
     weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
     adam_betas: tuple[Ratio, Ratio] = (0.9, 0.95)
     adam_epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
+    optimizer_state: Literal["fresh", "keep"] = "fresh"
+    """Adam's moments and step count at the stage's start: zero, or those that the parent stage ended with."""
+    held_out: HeldOut | None = None
+    """Measures bits per byte of text that is never trained on; off when left out."""
+    on_nan: Literal["fail", "skip_batch"] = "fail"
+    """A step whose loss or gradient is not finite fails the stage, or changes nothing and is counted as skipped."""
+    loss_limit: Annotated[float, Field(ge=0.0)] = 4.0
+    """A loss over this many times the median of the 64 steps before, and over that of guessing every token alike, three
+    steps in a row fails the stage; 0 never does."""
+    average_last: Annotated[int, Field(ge=2)] | None = None
+    """The stage's model is the mean of the weights after this many steps, the last of them the stage's last."""
+    average_every: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    """Distance between two of these, as a share of the stage's steps; 0.02 when left out."""
+
+    @property
+    def averaged_steps(self) -> frozenset[int]:
+        """Numbers of finished steps after which the weights enter the mean; empty without `average_last`."""
+        apart = max(1, round((self.average_every or 0.02) * self.num_steps))
+        taken = (self.num_steps - apart * place for place in range(self.average_last or 0))
+        return frozenset(step for step in taken if step > 0)
 
     @property
     def batch_sequences(self) -> int:
@@ -188,6 +272,8 @@ class Stage(_Frozen):
                 f"batch_tokens {self.batch_tokens} is not a multiple of sequence_length {self.sequence_length}; "
                 f"use {fit}"
             )
+        if self.average_every is not None and self.average_last is None:
+            raise ValueError("average_every goes with average_last; give average_last or remove average_every")
         ways = [w for w in ("code_ratio", "weights", "phases") if getattr(self, w) is not None]
         if len(ways) != 1:
             raise ValueError(f"a mixture is said by exactly one of code_ratio, weights, phases; found {ways or 'none'}")
@@ -246,8 +332,17 @@ class Search(_Frozen):
 class DeepSpeed(_Frozen):
     zero: Literal[0, 1, 2, 3] = 1
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    micro_batch: Annotated[int, Field(ge=1)] | None = None
-    """Sequences per worker and forward pass; the worker's whole share of the batch when left out."""
+    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    """Sequences per worker and forward pass; the worker's whole share of the batch when left out. auto: the most that
+    fit into memory, found once per stage and kept in its stage.json."""
+    activation_checkpointing: bool = False
+    """Each block's activations are computed again on the way back: less memory for a third more computation."""
+    compile: bool = False
+    """torch.compile of each of the model's blocks; not with ZeRO 3. The first steps take longer."""
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """flash_attention_2 needs the flash-attn package, a GPU, and bf16 or fp16."""
+    deterministic: bool = False
+    """Only algorithms that give the same bits each time, also on GPUs, where they are slower."""
     config: dict[str, Any] = Field(default_factory=dict)
     """Passed through to DeepSpeed; a key that raycodellm sets itself is refused."""
 
@@ -263,10 +358,40 @@ class Scaling(_Frozen):
     deepspeed: DeepSpeed = DeepSpeed()
     checkpoint_seconds: Annotated[float, Field(gt=0)] = 600.0
     """Time between the checkpoints that a killed stage continues from."""
+    checkpoint_tokens: Annotated[int, Field(gt=0)] | None = None
+    """Trained tokens between checkpoints, in place of the time."""
+    checkpoints_kept: Annotated[int, Field(ge=1)] = 2
+    """The newest ones of a stage in training; more than one, in case the newest turns out damaged."""
+    background_checkpoints: bool | None = None
+    """Write checkpoints in a thread while training goes on, from a copy in host memory; when left out, those of over 64
+    MB per worker."""
+    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    """10^12 FLOP/s that one worker's device reaches at best, for the share of them that is used (MFU); when left out,
+    from a table of devices, or measured."""
+    reader: Literal["ray", "thread"] = "ray"
+    """What reads training data: tasks of Ray Data, outside the training processes, or a thread of each of them."""
+    cache: Literal["none", "local"] = "none"
+    """local: each node copies the token stores that its stages draw from to its own disk, once; for object storage."""
+    cache_gib: Annotated[float, Field(gt=0)] = 100.0
+    """2^30 bytes of copies per node; those not used for longest make room, and what does not fit is not copied."""
+    cache_folder: str = "~/.cache/raycodellm"
+    """On each node's own disk."""
     fresh_workers: bool = False
     """A new worker group for each job: isolation over speed."""
     max_failures: Annotated[int, Field(ge=0)] = 3
     """Deaths of a job's workers after which the job has failed."""
+    max_preemptions: Annotated[int, Field(ge=0)] = 50
+    """Times that a job's workers may be told to leave (a spot node's notice, SIGTERM) before the job has failed."""
+
+
+class MatchRepetition(_Frozen):
+    """A small run that repeats its data as often as a large one would: each source is cut to the share of its target's
+    tokens that the sweep's budget is of the target's, so that at any mixture its epochs are the target's."""
+
+    target_tokens: Annotated[int, Field(gt=0)]
+    """Of the target run: all stages and sources together."""
+    source_tokens: dict[str, Annotated[int, Field(gt=0)]]
+    """Tokens that the target run has of each source; a source left out is not cut."""
 
 
 class Sweep(_Frozen):
@@ -278,6 +403,9 @@ class Sweep(_Frozen):
     tokenizer: Tokenizer
     sources: Annotated[dict[Name, Source], Field(min_length=1)]
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    match_repetition: MatchRepetition | None = None
+    cleaning: Cleaning | None = None
+    """Of every source, where the source's own `cleaning` sets nothing else."""
     evaluation: Evaluation
     search: Search
     scaling: Scaling = Scaling()
@@ -290,8 +418,25 @@ class Sweep(_Frozen):
                 raise ValueError(f"stages: the name {name!r} is used twice; give each stage its own")
             if name in type(self).model_fields:
                 raise ValueError(f"stages: {name!r} is a key of the sweep file; give the stage another name")
+        for name in self.match_repetition.source_tokens if self.match_repetition else ():
+            if name not in self.sources:
+                known = suggest(name, self.sources)
+                raise ValueError(f"match_repetition.source_tokens: source {name!r} is not under sources; {known}")
+        for name in self.sources:
+            if self.cleaned(name).cleaning.licenses and self.sources[name].license_field is None:
+                raise ValueError(
+                    f"sources.{name}.cleaning.licenses: needs license_field, the column with each document's license; "
+                    f"add sources.{name}.license_field, or set licenses: false there"
+                )
         for stage in self.stages:
             self._check_sources(stage)
+        first = self.stages[0]
+        if first.learning_rate.boundary == "continue":
+            raise ValueError(
+                f"stages.{first.name}.learning_rate.boundary: continue needs a stage before this one; use restart"
+            )
+        if first.optimizer_state == "keep":
+            raise ValueError(f"stages.{first.name}.optimizer_state: keep needs a stage before this one; use fresh")
         return self
 
     def _check_sources(self, stage: Stage) -> None:
@@ -324,6 +469,11 @@ class Sweep(_Frozen):
                         f"stages.{stage.name}.code_ratio: {stage.code_ratio} needs {what}, but no source of a {what} "
                         f"kind is drawn; use {0.0 if side else 1.0:g} or add such a source"
                     )
+
+    def cleaned(self, name: str) -> Source:
+        """The source with its cleaning complete: its own settings over the sweep's."""
+        source = self.sources[name]
+        return source.model_copy(update={"cleaning": (source.cleaning or Cleaning()).over(self.cleaning)})
 
     def drawn(self, stage: Stage) -> tuple[str, ...]:
         """Names of the sources that `stage` draws from, in the order of the file."""

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
@@ -47,9 +48,21 @@ class SweepFile:
         """The sweep with the first value of every search space: for all that does not depend on the search."""
         return resolve(self, {})
 
+    def corner_points(self) -> Iterator[dict[str, Any]]:
+        """Points to try in a validity check: every end of every search space, the others at their first values."""
+        yield {}
+        for name, domain in self.domains.items():
+            parents = {}
+            inner = name
+            while inner in self.conditions:
+                inner, label = self.conditions[inner]
+                parents[inner] = label
+            for value in domain.corners():
+                yield {**parents, name: value}
+
 
 _DOMAIN_KEYS = ("uniform", "loguniform", "int", "choice")
-_UNSEARCHABLE = ("name", "sources", "tokenizer", "search", "scaling")
+_UNSEARCHABLE = ("name", "sources", "cleaning", "tokenizer", "search", "scaling")
 
 
 def load(path: str | Path, overrides: tuple[str, ...] = ()) -> SweepFile:
@@ -83,7 +96,8 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
         if condition:
             conditions[name] = condition
     file = SweepFile(tree, origin, domains, conditions)
-    _check_corners(file)
+    for point in file.corner_points():
+        resolve(file, point)
     _check_enqueued(file)
     return file
 
@@ -95,6 +109,8 @@ class _UniqueKeyLoader(yaml.SafeLoader):
 def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
     seen: set[Any] = set()
     for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue  # `<<`: what it brings in may be said again
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, (str, int)) and key in seen:
             raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
@@ -273,17 +289,20 @@ def _inside_option(node: Any, name: str, params: Mapping[str, Any]) -> Any:
     return node
 
 
-def _check_corners(file: SweepFile) -> None:
-    """Every end of every search space makes a valid sweep, the others at their first values."""
-    file.example()
-    for name, domain in file.domains.items():
-        parents = {}
-        inner = name
-        while inner in file.conditions:
-            inner, label = file.conditions[inner]
-            parents[inner] = label
-        for value in domain.corners():
-            resolve(file, {**parents, name: value})
+def stages_kept(file: SweepFile) -> frozenset[str]:
+    """Names of the stages whose optimizer state the stage after them may ask for, in any trial of the sweep."""
+    stages = [stage for stage in file.tree.get("stages", ()) if isinstance(stage, dict)]
+    pairs = itertools.pairwise(stages)
+    return frozenset(str(before["name"]) for before, after in pairs if _mentions(after, "optimizer_state", "keep"))
+
+
+def _mentions(node: Any, key: str, value: Any, inside: bool = False) -> bool:
+    """Whether `value` stands under `key`, as it is or among the options of a search."""
+    if isinstance(node, dict):
+        return any(_mentions(child, key, value, inside or name == key) for name, child in node.items())
+    if isinstance(node, list):
+        return any(_mentions(child, key, value, inside) for child in node)
+    return inside and node == value
 
 
 def _check_enqueued(file: SweepFile) -> None:

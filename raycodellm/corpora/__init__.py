@@ -10,12 +10,15 @@ from __future__ import annotations
 import itertools
 import json
 import logging
+import pickle
 from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Source
+from raycodellm.corpora.cleaning import Chunk, Decision, Gathered, Plan, cleaned, cleaning_identity, decide, survey
+from raycodellm.corpora.contamination import Benchmark, benchmark_of
 from raycodellm.corpora.finding import BUILTINS, InputFile, SourceInputs, source_fingerprint
 from raycodellm.corpora.reading import (
     MIB,
@@ -25,6 +28,7 @@ from raycodellm.corpora.reading import (
     builtin_documents,
     columns_found,
     document_key,
+    extra_columns,
     is_read_whole,
     plan_parts,
     read_part,
@@ -36,15 +40,22 @@ if TYPE_CHECKING:
 
 __all__ = [
     "BUILTINS",
+    "Benchmark",
+    "Decision",
     "Document",
     "InputFile",
     "Part",
+    "Plan",
     "Skip",
     "SourceInputs",
+    "benchmark_of",
     "builtin_documents",
+    "cleaned",
+    "cleaning_identity",
     "columns_found",
     "document_bytes",
     "document_key",
+    "extra_columns",
     "plan_parts",
     "quiet_ray_data",
     "read_documents",
@@ -52,6 +63,7 @@ __all__ = [
     "read_part",
     "sample_texts",
     "source_fingerprint",
+    "survey_documents",
     "tables",
 ]
 
@@ -85,24 +97,98 @@ _LOUD = (
 )
 
 
+def survey_documents(
+    plan: Plan, inputs: SourceInputs, num_tasks: int | None, watch: Callable[[int], None] | None = None
+) -> Decision:
+    """What the source's cleaning leaves out: its first reading, in this process where `num_tasks` is None.
+
+    `read_documents` with the decision, or `cleaned` over `read_here`, is the second reading.
+    `watch` is told the number of documents that were looked at.
+    """
+    with Gathered() as gathered:
+        for unit, first, chunk in _surveyed(plan, inputs, num_tasks):
+            gathered.add(unit, first, chunk)
+            if watch:
+                watch(gathered.num_documents)
+        return decide(plan, gathered, num_tasks)
+
+
+def _surveyed(plan: Plan, inputs: SourceInputs, num_tasks: int | None) -> Iterator[tuple[int, int, Chunk]]:
+    """(unit, number of its first document in the unit, chunk)"""
+    if num_tasks is None or inputs.format == "builtin":
+        first = 0
+        for chunk in survey(read_here(plan.source, inputs), plan):
+            yield 0, first, chunk
+            first += len(chunk.codes)
+        return
+    look = partial(_survey_unit, plan=plan, format=inputs.format)
+    units = _unit_blocks(plan.source, inputs, num_tasks, None)
+    for batch in units.map_batches(look, batch_format="pyarrow", batch_size=None).iter_batches(
+        batch_size=None, batch_format="pyarrow"
+    ):
+        for row in batch.to_pylist():
+            yield row["unit"], row["first"], pickle.loads(row["chunk"])
+
+
+def _survey_unit(batch: pa.Table, plan: Plan, format: str) -> Iterator[pa.Table]:
+    import pyarrow as pa
+
+    schema = pa.schema([("unit", pa.int64()), ("first", pa.int64()), ("chunk", pa.large_binary())])
+    for unit in batch.to_pylist():
+        first = 0
+        for chunk in survey(_unit_rows(unit, plan.source, format), plan):
+            row = {"unit": unit["unit"], "first": first, "chunk": pickle.dumps(chunk)}
+            yield pa.Table.from_pylist([row], schema)
+            first += len(chunk.codes)
+    yield schema.empty_table()
+
+
+def _unit_blocks(source: Source, inputs: SourceInputs, num_tasks: int, decision: Decision | None) -> ray.data.Dataset:
+    """A row per task: the parts that it reads, and of a decision the codes of the documents in them."""
+    import pyarrow as pa
+    import ray.data
+
+    part_bytes = max(MIB, min(READ_BYTES, inputs.num_bytes // max(1, num_tasks)))
+    units = list(_units(plan_parts(source, inputs, part_bytes), part_bytes)) or [[]]
+    excluded = [json.dumps(inputs.excluded)] + ["[]"] * (len(units) - 1)  # with the first, so that it is counted once
+    columns = {"unit": range(len(units)), "parts": [json.dumps(unit) for unit in units], "excluded": excluded}
+    if decision:
+        columns["codes"] = pa.array([decision.codes.get(unit, b"") for unit in range(len(units))], pa.large_binary())
+    table = pa.table(columns)
+    return ray.data.from_arrow([table.slice(i, 1) for i in range(len(units))])
+
+
+def _unit_rows(unit: dict[str, Any], source: Source, format: str) -> Iterator[Document | Skip]:
+    yield from itertools.starmap(Skip, json.loads(unit["excluded"]))
+    for part in json.loads(unit["parts"]):
+        yield from read_part(Part(*part), source, format)
+
+
 def read_documents(
-    source: Source, inputs: SourceInputs, num_tasks: int = 1, keep: Keep | None = None
+    source: Source,
+    inputs: SourceInputs,
+    num_tasks: int = 1,
+    keep: Keep | None = None,
+    decision: Decision | None = None,
 ) -> ray.data.Dataset:
     """Rows `document` (id), `text` or `prompt` and `response`, in no promised order; and rows with `skipped` (reason)
-    and `count` instead. `keep` drops documents before they become rows. At least `num_tasks` tasks where it pays.
+    and `count` instead. `keep` drops documents before they become rows; what a `decision` drops is counted with its
+    bytes. At least `num_tasks` tasks where it pays.
     """
-    import pyarrow as pa
     import ray.data
 
     if inputs.format == "builtin":
         size = min(TABLE_BYTES, max(64_000, inputs.num_bytes // max(1, num_tasks)))
-        return ray.data.from_arrow(list(tables(_kept(read_here(source, inputs), keep), source.is_instruct, size)))
-    part_bytes = max(MIB, min(READ_BYTES, inputs.num_bytes // max(1, num_tasks)))
-    units = list(_units(plan_parts(source, inputs, part_bytes), part_bytes))
-    table = pa.table({"parts": [json.dumps(unit) for unit in units]})
-    blocks = [table.slice(i, 1) for i in range(len(units))]
-    read = partial(_read_units, source=source, format=inputs.format, keep=keep)
-    return ray.data.from_arrow(blocks).map_batches(read, batch_format="pyarrow", batch_size=None)
+        rows = read_here(source, inputs)
+        if decision:
+            rows = cleaned(rows, decision.codes.get(0, b""), decision.reasons)
+        return ray.data.from_arrow(list(tables(_kept(rows, keep), source.is_instruct, size)))
+    reasons = decision.reasons if decision else ()
+    if decision and decision.num_tasks:
+        num_tasks = decision.num_tasks  # the same cut, should the cluster have grown in between
+    read = partial(_read_units, source=source, format=inputs.format, keep=keep, reasons=reasons)
+    blocks = _unit_blocks(source, inputs, num_tasks, decision)
+    return blocks.map_batches(read, batch_format="pyarrow", batch_size=None)
 
 
 def read_here(source: Source, inputs: SourceInputs) -> Iterator[Document | Skip]:
@@ -112,6 +198,7 @@ def read_here(source: Source, inputs: SourceInputs) -> Iterator[Document | Skip]
             whole = document.response is None or source.is_instruct
             yield document if whole else Document(document.id, document.content)
         return
+    yield from itertools.starmap(Skip, inputs.excluded)
     for part in plan_parts(source, inputs, READ_BYTES):
         yield from read_part(part, source, inputs.format)
 
@@ -130,9 +217,15 @@ def _units(parts: Iterable[Part], num_bytes: int) -> Iterator[list[Part]]:
         yield unit
 
 
-def _read_units(batch: pa.Table, source: Source, format: str, keep: Keep | None) -> Iterator[pa.Table]:
-    parts = (Part(*part) for unit in batch["parts"].to_pylist() for part in json.loads(unit))
-    rows = (row for part in parts for row in read_part(part, source, format))
+def _read_units(
+    batch: pa.Table, source: Source, format: str, keep: Keep | None, reasons: tuple[str, ...]
+) -> Iterator[pa.Table]:
+    rows = itertools.chain.from_iterable(
+        cleaned(_unit_rows(unit, source, format), unit["codes"], reasons)
+        if "codes" in unit
+        else _unit_rows(unit, source, format)
+        for unit in batch.to_pylist()
+    )
     yield from tables(_kept(rows, keep), source.is_instruct)
 
 
@@ -144,20 +237,22 @@ def tables(rows: Iterable[Document | Skip], instruct: bool, num_bytes: int = TAB
     """Arrow tables of about `num_bytes` of text, skips counted in the last; one at least."""
     documents: list[Document] = []
     skips: Counter[str] = Counter()
+    skipped_bytes: Counter[str] = Counter()
     size = 0
     for row in rows:
         if isinstance(row, Skip):
             skips[row.reason] += row.count
+            skipped_bytes[row.reason] += row.num_bytes
             continue
         documents.append(row)
         size += len(row.content)
         if size >= num_bytes:
-            yield _table(documents, Counter(), instruct)
+            yield _table(documents, Counter(), Counter(), instruct)
             documents, size = [], 0
-    yield _table(documents, skips, instruct)
+    yield _table(documents, skips, skipped_bytes, instruct)
 
 
-def _table(documents: list[Document], skips: Counter[str], instruct: bool) -> pa.Table:
+def _table(documents: list[Document], skips: Counter[str], skipped_bytes: Counter[str], instruct: bool) -> pa.Table:
     import pyarrow as pa
 
     none, zeros = [None] * len(skips), [0] * len(documents)
@@ -166,6 +261,7 @@ def _table(documents: list[Document], skips: Counter[str], instruct: bool) -> pa
         "prompt" if instruct else "text": pa.array([document.text for document in documents] + none, pa.string()),
         "skipped": pa.array([None] * len(documents) + sorted(skips), pa.string()),
         "count": pa.array(zeros + [skips[reason] for reason in sorted(skips)], pa.int64()),
+        "num_bytes": pa.array(zeros + [skipped_bytes[reason] for reason in sorted(skips)], pa.int64()),
     }
     if instruct:
         columns["response"] = pa.array([document.response for document in documents] + none, pa.string())

@@ -15,6 +15,7 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from raycodellm.config import Source, UserError
+from raycodellm.corpora import hub, layouts, trees
 from raycodellm.files import Folder, fingerprint
 
 HASHED_BYTES = 1 << 30
@@ -23,24 +24,10 @@ DATA_EXTENSIONS = {
     "parquet": frozenset({".parquet", ".pq"}),
     "jsonl": frozenset({".jsonl", ".ndjson", ".json"}),
     "text": frozenset({".txt", ".text"}),
+    "arrow": frozenset({".arrow"}),
+    "notebook": frozenset({".ipynb"}),
 }
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
-_CODE = """.py .pyi .pyx .c .h .cc .cpp .cxx .hpp .hh .cu .cuh .java .kt .kts .scala .groovy .js .mjs .cjs .jsx .ts .tsx
-.go .rs .rb .php .swift .m .mm .cs .fs .vb .pl .pm .lua .r .jl .hs .ml .mli .ex .exs .erl .clj .lisp .el .scm .dart .zig
-.nim .f .f90 .f95 .adb .pas .asm .s .sh .bash .zsh .ps1 .bat .sql .v .sv .vhd .sol .proto .cmake .mk .awk .tcl"""
-_MARKUP = ".html .htm .xhtml .xml .svg .css .scss .sass .less .md .markdown .rst .adoc .org .tex .bib"
-_ADJACENT = ".ipynb .diff .patch .json .yaml .yml .toml .ini .cfg .conf .csv .md .rst .txt .dockerfile .tf .gradle"
-SOURCE_EXTENSIONS = {
-    "code": frozenset(_CODE.split()),
-    "synthetic_code": frozenset(_CODE.split()),
-    "markup": frozenset(_MARKUP.split()),
-    "code_adjacent": frozenset(_ADJACENT.split()),
-    "text": frozenset({".txt", ".md", ".rst"}),
-    "math": frozenset({".tex", ".md", ".txt", ".lean", ".v", ".thy"}),
-}
-"""What a folder of source code gives to a source of each kind, by language."""
-NEVER_ENTERED = frozenset({"node_modules", "__pycache__"})
-VENDORED = frozenset({"vendor", "third_party", "site-packages", "dist-packages", "venv", "bower_components", "build"})
 
 
 @dataclass(frozen=True)
@@ -86,81 +73,201 @@ class SourceInputs:
     num_bytes: int
     """Of the files; for a builtin about that of its text."""
     format: str
-    """parquet, jsonl, text, source or builtin."""
+    """parquet, jsonl, arrow, text, source, notebook, commits or builtin."""
     seed: int = 0
     """Of the builtins that are drawn at random."""
+    excluded: tuple[tuple[str, int], ...] = ()
+    """What listing left out: reason, and how many files, folders or commits. No part of the fingerprint."""
 
 
 def source_fingerprint(source: Source, seed: int = 0) -> SourceInputs:
     """Lists the files of a source and identifies them. Raises UserError when there are none."""
     if any(path.startswith("builtin:") for path in source.paths):
         return _builtin_inputs(source, seed)
-    found = [file for path in source.paths for file in _list_files(path)]
+    trees.language_names(source)  # refuses a name that is not known, before anything is listed
+    excluded: Counter[str] = Counter()
+    if source.format == "commits":
+        inputs = tuple(file for path in source.paths for file in _histories(path, excluded))
+        return _inputs(source, "commits", inputs, excluded)
+    found = [file for path in source.paths for file in _list_files(path, source, excluded)]
     format = _format(source, found)
-    files = _files_of_format(source, format, found)
-    local_bytes = sum(size for uri, _, size, _ in files if "://" not in uri)
+    files = _files_of_format(source, format, found, excluded)
+    local_bytes = sum(file.num_bytes for file in files if "://" not in file.uri)
     inputs = tuple(
-        InputFile(uri, size, _digest(uri, size, changed, local_bytes <= HASHED_BYTES), name)
-        for uri, name, size, changed in files
+        InputFile(f.uri, f.num_bytes, _digest(f.uri, f.num_bytes, f.changed, local_bytes <= HASHED_BYTES), f.name)
+        for f in files
     )
+    if format != "source":  # caches and the like, beside data, are nobody's loss
+        excluded = Counter({reason: n for reason, n in excluded.items() if not reason.startswith(_NOT_ENTERED)})
+    return _inputs(source, format, inputs, excluded)
+
+
+def _inputs(source: Source, format: str, files: tuple[InputFile, ...], excluded: Counter[str]) -> SourceInputs:
     identity = {
-        **_reading_settings(source, format),
-        "files": sorted([file.name, file.num_bytes, file.digest] for file in inputs),
+        **_reading_settings(source, format, files),
+        "files": sorted([file.name, file.num_bytes, file.digest] for file in files),
     }
-    return SourceInputs(fingerprint(identity), inputs, sum(file.num_bytes for file in inputs), format)
+    num_bytes = sum(file.num_bytes for file in files)
+    return SourceInputs(fingerprint(identity), files, num_bytes, format, excluded=tuple(sorted(excluded.items())))
 
 
-def _reading_settings(source: Source, format: str) -> dict[str, Any]:
+def _reading_settings(source: Source, format: str, files: tuple[InputFile, ...] = ()) -> dict[str, Any]:
+    """What decides which documents the files give. A reader that gives others than it did says so here."""
     settings: dict[str, Any] = {"format": format, "limit": source.limit_documents, "instruct": source.is_instruct}
-    if format in ("parquet", "jsonl") and not reads_pairs(source):
+    if source.format == "qa":
+        settings["qa"] = 1
+    elif format in ("parquet", "jsonl", "arrow") and not reads_pairs(source):
         settings["text_field"] = source.text_field
     if format == "text":
         settings["documents"] = source.documents
+        if source.documents == "file" and any(file.num_bytes > _ONCE_CUT for file in files):
+            settings["reader"] = 2
+    if format in ("source", "commits", "notebook"):
+        settings["reader"] = 2
+        settings["outputs"] = source.notebook_outputs
+        settings["languages"] = trees.language_names(source)
     return settings
+
+
+_ONCE_CUT = 16 << 20
+"""Longer text files were once cut into several documents."""
+
+
+def _histories(path: str, excluded: Counter[str]) -> Iterator[InputFile]:
+    """Each repository as a file of so many bytes; see `commits.COMMIT_BYTES`."""
+    from raycodellm.corpora import commits
+
+    root = Folder(path).uri
+    if "://" in root:
+        raise UserError(f"{path}: commits are read from local repositories; clone it and give the folder")
+    roots = sorted(glob.glob(root)) if _is_glob(root) and not os.path.exists(root) else [root]
+    repositories = [(found, top) for top in roots for found in commits.find_repositories(top)]
+    if not repositories:
+        raise UserError(f"{path}: is no git repository and holds none; give a work tree, a bare one or their folder")
+    for repository, top in repositories:
+        head, count, left_out = commits.list_history(repository)
+        excluded.update(left_out)
+        name = os.path.basename(repository) if repository == top else _name(repository, os.path.dirname(top))
+        yield InputFile(f"{repository}#{head}", count * commits.COMMIT_BYTES, head, name.removesuffix(".git"))
 
 
 def reads_pairs(source: Source) -> bool:
     return source.is_instruct or source.format == "instruct"
 
 
-def _list_files(path: str) -> list[tuple[str, str, int, str]]:
-    """(uri, name, bytes, time of change) below a file, folder or glob, by name; hidden files are left out."""
-    if path.startswith(("hf://", "http://", "https://")):
-        raise UserError(
-            f"{path}: {path.split('://')[0]}:// is not read; download it (for example `hf download --repo-type dataset "
-            "--local-dir FOLDER NAME`) and give the folder"
-        )
+class _Found(NamedTuple):
+    uri: str
+    name: str
+    num_bytes: int
+    changed: str
+    """Time of change, or what else tells two states of a file apart."""
+
+
+_NOT_ENTERED = "not entered: "
+
+
+def _list_files(path: str, source: Source, excluded: Counter[str]) -> list[_Found]:
+    """What is below a file, folder or glob, by name; hidden files are left out."""
+    if path.startswith(("http://", "https://")):
+        raise UserError(f"{path}: {path.split('://')[0]}:// is not read; download it and give the file or folder")
     root = Folder(path.removesuffix("/") if path != "/" else path).uri
-    try:
-        files = _list_remote(root) if "://" in root else _list_local(root)
-    except (OSError, ValueError) as error:
-        raise UserError(f"{path}: cannot be listed: {error}") from error
+    if root.startswith(hub.SCHEME):
+        root, listed = _list_hub(root)
+        files = [_Found(*file) for file in listed]
+    else:
+        try:
+            files = _list_remote(root) if "://" in root else _list_local(root, excluded)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be listed: {error}{_storage_hint(root, error)}") from error
     if not files:
         what = "matches no file" if _is_glob(root) else "holds no file"
         raise UserError(f"{path}: {what}; give a file, a folder or a glob such as data/**/*.parquet")
-    return sorted(files, key=lambda file: file[1])
+    files = sorted(files, key=lambda file: file.name)
+    is_folder = not _is_glob(root) and any(file.uri != root for file in files)
+    return _of_split(path, root, files, source, excluded) if is_folder else _no_split(path, files, source)
+
+
+def _no_split(path: str, files: list[_Found], source: Source) -> list[_Found]:
+    for setting in ("subset", "split"):
+        if getattr(source, setting) is not None:
+            raise UserError(f"{path}: {setting} goes with a folder or an hf:// data set; name just the files instead")
+    return files
+
+
+def _of_split(path: str, root: str, files: list[_Found], source: Source, excluded: Counter[str]) -> list[_Found]:
+    """The files of the wanted subset and split, where the folder is laid out as a Hugging Face data set."""
+    if source.format == "source" or source.languages:
+        return _no_split(path, files, source)
+    by_name = {file.name: file for file in files}
+
+    def read(name: str) -> bytes:
+        if name not in by_name:
+            raise FileNotFoundError(name)
+        return _read_small(by_name[name].uri)
+
+    by_words = root.startswith(hub.SCHEME)
+    names = layouts.choose_files(path, by_name, read, source.subset, source.split, by_words)
+    if names is None:
+        return files
+    chosen = set(names)
+    others = sum(1 for name in by_name if name not in chosen and layouts.is_data(name))
+    if others:
+        excluded["file of another subset or split"] += others
+    return [by_name[name] for name in names]
+
+
+def _read_small(uri: str) -> bytes:
+    if "://" not in uri:
+        return Path(uri).read_bytes()
+    filesystem, path = open_bucket(uri)
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read()
+
+
+def _list_hub(root: str) -> tuple[str, list[tuple[str, str, int, str]]]:
+    if not _is_glob(root):
+        return hub.list_hub(root)
+    base = _fixed_part(root)
+    pinned, files = hub.list_hub(base)
+    matching = layouts.glob_regex(root.removeprefix(base).lstrip("/"))
+    return f"{pinned}/*", [file for file in files if matching.match(file[1])]
+
+
+def _storage_hint(root: str, error: Exception) -> str:
+    """What to do about an object store's refusal."""
+    said = str(error)
+    scheme, bucket = root.split("://")[0], "/".join(root.split("/")[:3])
+    if scheme not in ("s3", "gs") or "://" not in root:
+        return ""
+    if re.search(r"ACCESS_?DENIED|Forbidden|HTTP status 403|INVALID_?ACCESS_?KEY|SIGNATURE|access token", said, re.I):
+        keys = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE,"}
+        key = keys.get(scheme, "GOOGLE_APPLICATION_CREDENTIALS")
+        return f"; set {key} for {bucket}, or write {scheme}://anonymous@… for a public one"
+    if re.search(r"NO_SUCH_BUCKET|NoSuchBucket|HTTP status 404|ucket .* not found", said):
+        return f"; there is no bucket {bucket}: check its name, and AWS_ENDPOINT_URL where it is not on AWS"
+    return f"; check the network, and AWS_ENDPOINT_URL and AWS_REGION where {bucket} is not on AWS"
 
 
 def _is_glob(path: str) -> bool:
     return any(sign in path for sign in "*?[")
 
 
-def _list_local(root: str) -> list[tuple[str, str, int, str]]:
+def _list_local(root: str, excluded: Counter[str]) -> list[_Found]:
     if os.path.isfile(root):
         paths, base = [root], os.path.dirname(root)
     elif os.path.isdir(root):
-        paths, base = list(_walk(root)), root
+        paths, base = list(_walk(root, excluded)), root
     elif _is_glob(root):
         base = _fixed_part(root)
         matches = glob.glob(root, recursive=True)
-        paths = sorted({p for match in matches for p in (_walk(match) if os.path.isdir(match) else [match])})
+        paths = sorted({p for m in matches for p in (_walk(m, excluded) if os.path.isdir(m) else [m])})
     else:
         parent = Path(root)
         while not parent.exists():
             parent = parent.parent
         raise UserError(f"{root}: there is no such file or folder; the nearest folder that exists is {parent}")
     stats = [(path, os.stat(path)) for path in paths]
-    return [(path, _name(path, base), stat.st_size, str(stat.st_mtime_ns)) for path, stat in stats]
+    return [_Found(path, _name(path, base), stat.st_size, str(stat.st_mtime_ns)) for path, stat in stats]
 
 
 def _name(path: str, base: str) -> str:
@@ -173,43 +280,48 @@ def _fixed_part(pattern: str) -> str:
     return re.split(r"[*?\[]", pattern)[0].rpartition("/")[0] or "/"
 
 
-def _walk(root: str) -> Iterator[str]:
+def _walk(root: str, excluded: Counter[str]) -> Iterator[str]:
     for folder, names, files in os.walk(root):
-        names[:] = sorted(n for n in names if not n.startswith(".") and n not in NEVER_ENTERED)
-        paths = (os.path.join(folder, name) for name in sorted(files) if not name.startswith("."))
-        yield from filter(os.path.isfile, paths)  # no sockets, no links to what is gone
+        for name in names:
+            if name.startswith(".") or name in trees.NEVER_ENTERED:
+                shown = name if name in (*trees.NEVER_ENTERED, ".git", ".hg", ".svn") else "hidden folder"
+                excluded[f"{_NOT_ENTERED}{shown}"] += 1
+        names[:] = sorted(n for n in names if not n.startswith(".") and n not in trees.NEVER_ENTERED)
+        for name in sorted(files):
+            path = os.path.join(folder, name)
+            if name.startswith("."):
+                excluded[f"{_NOT_ENTERED}hidden file"] += 1
+            elif os.path.isfile(path):
+                yield path
+            else:
+                excluded["no file (a socket, or a link to nothing)"] += 1
 
 
-def _list_remote(root: str) -> list[tuple[str, str, int, str]]:
+def _list_remote(root: str) -> list[_Found]:
     from pyarrow.fs import FileSelector, FileType
 
     base = _fixed_part(root) if _is_glob(root) else root
     filesystem, path = open_bucket(base)
     info = filesystem.get_file_info(path)
     if info.type == FileType.NotFound:
-        raise UserError(f"{root}: there is no such object or folder")
+        raise UserError(f"{root}: there is no such object or folder, or no such bucket")
     infos = [info] if info.is_file else filesystem.get_file_info(FileSelector(path, recursive=True))
     top = path.rpartition("/")[0] if info.is_file else path
-    matching = _glob_regex(root.removeprefix(base).lstrip("/")) if _is_glob(root) else re.compile("")
+    matching = layouts.glob_regex(root.removeprefix(base).lstrip("/")) if _is_glob(root) else re.compile("")
     found = []
     for file in infos:
         name = file.path.removeprefix(top).lstrip("/")
-        hidden = any(part.startswith(".") or part in NEVER_ENTERED for part in name.split("/"))
+        hidden = any(part.startswith(".") or part in trees.NEVER_ENTERED for part in name.split("/"))
         if file.is_file and not hidden and matching.match(name):
             uri = base if info.is_file else f"{base}/{name}"
-            found.append((uri, name, file.size, str(file.mtime_ns)))
+            found.append(_Found(uri, name, file.size, str(file.mtime_ns)))
     return found
-
-
-def _glob_regex(pattern: str) -> re.Pattern[str]:
-    pieces = re.split(r"(\*\*/|\*\*|\*|\?|\[[^\]]+\])", pattern)
-    signs = {"**/": "(?:.*/)?", "**": ".*", "*": "[^/]*", "?": "[^/]"}
-    regex = "".join(signs.get(p, p.replace("[!", "[^") if p.startswith("[") else re.escape(p)) for p in pieces)
-    return re.compile(regex + "(?:/.*)?$")
 
 
 def open_bucket(uri: str) -> tuple[Any, str]:
     """(pyarrow file system, path in it), opened once per process and bucket."""
+    if uri.startswith(hub.SCHEME):
+        return hub.hub_filesystem(), hub.hub_path(uri)
     scheme, _, rest = uri.partition("://")
     bucket, _, path = rest.partition("/")
     opened = _bucket(f"{scheme}://{bucket}")
@@ -237,26 +349,28 @@ def _extension(name: str) -> str:
     return os.path.splitext(stem)[1] if extension in COMPRESSIONS else extension
 
 
-def _format(source: Source, files: list[tuple[str, str, int, str]]) -> str:
+def _format(source: Source, files: list[_Found]) -> str:
     """What most bytes of the files are by their names; a README beside a Parquet file changes nothing."""
-    if source.format not in (None, "instruct"):
+    if source.format not in (None, "instruct", "qa"):
         format = source.format
+    elif source.languages:
+        format = "source"
     else:
         sizes: Counter[str] = Counter()
-        for _, name, size, _ in files:
-            if guess := _guess(source, name):
-                sizes[guess] += size + 1
+        for file in files:
+            if guess := _guess(source, file.name):
+                sizes[guess] += file.num_bytes + 1
         if not sizes:
-            shown = ", ".join(sorted({_extension(name) or name for _, name, _, _ in files})[:8])
+            shown = ", ".join(sorted({_extension(file.name) or file.name for file in files})[:8])
             raise UserError(
                 f"{source.path}: cannot tell the format from the names (found {shown}); set format to parquet, jsonl, "
-                "text, source or instruct"
+                "arrow, text, source, notebook, commits, instruct or qa"
             )
         format = sizes.most_common(1)[0][0]
-    if format in ("text", "source") and reads_pairs(source):
-        raise UserError(
-            f"{source.path}: kind {source.kind} needs prompts and responses, found {format}; give JSONL or Parquet"
-        )
+    if format in ("text", "source", "notebook", "commits") and (reads_pairs(source) or source.format == "qa"):
+        need = "questions and answers" if source.format == "qa" else "prompts and responses"
+        what = f"kind {source.kind}" if source.is_instruct else f"format {source.format}"
+        raise UserError(f"{source.path}: {what} needs {need}, found {format}; give JSONL or Parquet")
     return format
 
 
@@ -267,29 +381,40 @@ def _guess(source: Source, name: str) -> str | None:
     if source.kind == "code_adjacent" and extension in (".json", ".txt"):
         return "source"
     data = next((format for format, known in DATA_EXTENSIONS.items() if extension in known), None)
-    return data or ("source" if extension in SOURCE_EXTENSIONS.get(source.kind, ()) else None)
+    return data or ("source" if trees.is_chosen(source, name) else None)
 
 
-def _files_of_format(
-    source: Source, format: str, files: list[tuple[str, str, int, str]]
-) -> list[tuple[str, str, int, str]]:
+def _files_of_format(source: Source, format: str, files: list[_Found], excluded: Counter[str]) -> list[_Found]:
     """Files with the format's extensions; a file named by itself is taken whatever it is called."""
-    known = SOURCE_EXTENSIONS.get(source.kind, frozenset()) if format == "source" else DATA_EXTENSIONS[format]
     named = {Folder(path).uri for path in source.paths}
-    kept = [
-        file
-        for file in files
-        if file[0] in named
-        or (_extension(file[1]) in known and not (format == "source" and VENDORED & set(file[1].split("/")[:-1])))
-    ]
+    kept = []
+    for file in dict.fromkeys(files):
+        reason = None if file.uri in named else _reason_to_exclude(source, format, file.name)
+        if reason is None:
+            kept.append(file)
+        else:
+            excluded[reason] += 1
     if not kept and format == "text":
-        kept = files
+        excluded.pop(_OTHER_FORMAT, None)
+        kept = list(dict.fromkeys(files))
     if not kept:
+        known = trees.known_extensions(source) if format == "source" else sorted(DATA_EXTENSIONS[format])
         raise UserError(
             f"{source.path}: none of the {len(files)} files found is {format} for kind {source.kind}; known are "
-            f"{', '.join(sorted(known)[:12])}"
+            f"{', '.join(known[:12])}"
         )
-    return list(dict.fromkeys(kept))
+    return kept
+
+
+_OTHER_FORMAT = "file of another format"
+
+
+def _reason_to_exclude(source: Source, format: str, name: str) -> str | None:
+    if format != "source":
+        return None if _extension(name) in DATA_EXTENSIONS[format] else _OTHER_FORMAT
+    if not trees.is_chosen(source, name):
+        return "file of another language"
+    return "vendored" if trees.is_vendored(name) else None
 
 
 def _builtin_inputs(source: Source, seed: int) -> SourceInputs:

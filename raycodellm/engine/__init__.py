@@ -12,18 +12,25 @@ One code path for CPU and GPU, ZeRO 0 to 3, fp32, bf16 and fp16. Three choices c
 """
 
 from raycodellm.engine.checkpoints import COMPLETE, DamagedCheckpoint
-from raycodellm.engine.settings import World, deepspeed_config, learning_rate_at
-from raycodellm.engine.training import Engine, StepResult, TrainingError, gather, init_process
+from raycodellm.engine.core import StorageError, TrainingError, gather
+from raycodellm.engine.devices import OutOfMemory, memory_bytes, peak_flops
+from raycodellm.engine.memory import find_micro_batch
+from raycodellm.engine.settings import World, deepspeed_config
+from raycodellm.engine.training import Engine, StepResult, init_process
 
 __all__ = [
     "COMPLETE",
     "DamagedCheckpoint",
     "Engine",
+    "OutOfMemory",
     "StepResult",
+    "StorageError",
     "TrainingError",
     "World",
     "deepspeed_config",
+    "find_micro_batch",
     "gather",
     "init_process",
-    "learning_rate_at",
+    "memory_bytes",
+    "peak_flops",
 ]

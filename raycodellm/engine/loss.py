@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
 from typing import Any
 
 import torch
@@ -11,10 +12,12 @@ IGNORED = -100
 """Label of a token that does not count."""
 # Logits held at once. 2^20 floats stay in a core's cache; a GPU wants larger matrices.
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
-# Their logits are exactly `hidden @ weight.T`, so the loss may be taken without transformers' own forward.
+# Their logits are exactly `hidden @ weight.T`, times the configuration's `logit_scale` where there is one, so the loss
+# may be taken without transformers' own forward.
 _PLAIN_HEADS = frozenset(
     {
         "GPT2LMHeadModel",
+        "CohereForCausalLM",
         "GPTNeoXForCausalLM",
         "LlamaForCausalLM",
         "MistralForCausalLM",
@@ -37,9 +40,7 @@ class _LinearCrossEntropy(torch.autograd.Function):
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         hidden_grad = torch.empty_like(hidden)
         weight_grad = torch.zeros_like(weight, dtype=torch.float32)
-        block = max(16, LOGITS_AT_ONCE.get(hidden.device.type, 2**26) // len(weight))
-        for start in range(0, len(hidden), block):
-            part = slice(start, start + block)
+        for part in _blocks(hidden, weight):
             rows, wanted = hidden[part], labels[part, None]
             logits = (rows @ weight.T).float()
             top = logits.amax(dim=1, keepdim=True)
@@ -68,6 +69,12 @@ class _LinearCrossEntropy(torch.autograd.Function):
         )
 
 
+def _blocks(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
+    """Rows of `hidden` whose logits are held at once."""
+    rows = max(16, LOGITS_AT_ONCE.get(hidden.device.type, 2**26) // len(weight))
+    return (slice(start, start + rows) for start in range(0, len(hidden), rows))
+
+
 class LossHead(nn.Module):
     """Stands in for a model's output layer while it trains; shares its weight."""
 
@@ -76,7 +83,13 @@ class LossHead(nn.Module):
         self.weight = weight
 
     def forward(self, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        return _LinearCrossEntropy.apply(hidden, self.weight, labels)
+        if torch.is_grad_enabled():
+            return _LinearCrossEntropy.apply(hidden, self.weight, labels)
+        losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
+        for part in _blocks(hidden, self.weight):
+            logits = (hidden[part] @ self.weight.T).float()
+            losses[part] = nn.functional.cross_entropy(logits, labels[part], reduction="none")
+        return losses.sum(), losses
 
 
 class TrainedModel(nn.Module):
@@ -87,6 +100,7 @@ class TrainedModel(nn.Module):
         self.model = model
         head = model.get_output_embeddings()
         self.plain_head = type(model).__name__ in _PLAIN_HEADS and getattr(head, "bias", None) is None
+        self.logit_scale = float(getattr(model.config, "logit_scale", None) or 1.0)
         if self.plain_head:
             model.set_output_embeddings(LossHead(head.weight))
 
@@ -101,6 +115,8 @@ class TrainedModel(nn.Module):
         if self.plain_head:
             hidden = self.model.base_model(input_ids=tokens, use_cache=False)[0]
             picked = hidden.reshape(rows * length, -1).index_select(0, place)
+            if self.logit_scale != 1.0:
+                picked = picked * self.logit_scale
             total, losses = self.model.get_output_embeddings()(picked, wanted)
         else:
             logits = self.model(input_ids=tokens, use_cache=False).logits

@@ -1,14 +1,15 @@
-"""What a stage's settings mean to the engine: the rate of a step, DeepSpeed's configuration. Pure functions."""
+"""What a stage's settings mean to DeepSpeed: its configuration. Pure functions."""
 
 from __future__ import annotations
 
 import copy
-import math
+import importlib.util
+import shutil
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from raycodellm.config import LearningRate, Scaling, Stage, UserError
+from raycodellm.config import Scaling, Stage, UserError
 
 
 @dataclass(frozen=True)
@@ -25,23 +26,6 @@ class World:
         return self.device.split(":")[0]
 
 
-def learning_rate_at(settings: LearningRate, step: int, num_steps: int) -> float:
-    """Rate of optimizer step `step` (0 first); exactly `final * peak` at the last one, except for `constant`.
-
-    It rises on a straight line to the peak, over the first `warmup` of the steps. wsd then holds the peak, and falls on
-    a straight line over the last `decay` of the steps.
-    """
-    done, warm = step + 1, settings.warmup * num_steps
-    if done < warm:
-        return settings.peak * done / warm
-    start = max(warm, (1.0 - settings.decay) * num_steps) if settings.schedule == "wsd" else warm
-    x = min(1.0, (done - start) / (num_steps - start)) if start < num_steps else 0.0
-    if settings.schedule == "constant" or x <= 0.0:
-        return settings.peak
-    left = (1.0 + math.cos(math.pi * x)) / 2.0 if settings.schedule == "cosine" else 1.0 - x
-    return settings.peak * (settings.final + (1.0 - settings.final) * left)
-
-
 _SAID_ELSEWHERE = {
     "optimizer": "the stage's learning_rate, weight_decay and adam_betas",
     "scheduler": "the stage's learning_rate",
@@ -56,12 +40,41 @@ _SAID_ELSEWHERE = {
 }
 
 
+def check_execution(scaling: Scaling, world: World) -> None:
+    """Raises UserError where this machine lacks what the settings ask for."""
+    settings = scaling.deepspeed
+    if settings.compile and settings.zero == 3:
+        raise UserError(
+            "scaling.deepspeed.compile: found true with zero 3, whose hooks it cannot see through; use zero 2"
+        )
+    if settings.compile and world.device_type == "cpu" and not any(map(shutil.which, _COMPILERS)):
+        raise UserError(
+            f"scaling.deepspeed.compile: found true, but no C++ compiler is here ({', '.join(_COMPILERS)}); install "
+            "one or use false"
+        )
+    if settings.attention == "flash_attention_2":
+        what = None
+        if world.device_type != "cuda":
+            what = "it needs a GPU"
+        elif settings.precision == "fp32":
+            what = "it has no fp32; use precision bf16 or fp16"
+        elif importlib.util.find_spec("flash_attn") is None:
+            what = "the package flash-attn cannot be imported; install it"
+        if what is not None:
+            raise UserError(f"scaling.deepspeed.attention: found flash_attention_2, but {what}, or use sdpa")
+
+
+_COMPILERS = ("g++", "c++", "clang++")
+
+
 def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_batches: int) -> dict[str, Any]:
     """DeepSpeed's configuration: ours, and `scaling.deepspeed.config` where it does not contradict ours."""
     zero, precision = scaling.deepspeed.zero, scaling.deepspeed.precision
     if precision == "fp16" and world.device_type == "cpu":
         raise UserError("scaling.deepspeed.precision: found fp16, which a CPU cannot train; use fp32 or bf16")
     rows = scaling.deepspeed.micro_batch or -(-stage.batch_sequences // world.world_size)
+    if rows == "auto":
+        raise ValueError("micro_batch auto is found before the engine is made")
     ours: dict[str, Any] = {
         # DeepSpeed wants these three to agree; the rows of a micro batch may be fewer in fact.
         "train_batch_size": rows * num_micro_batches * world.world_size,

@@ -20,6 +20,7 @@ from typing import Any
 import pyarrow as pa
 
 from raycodellm.config import Evaluation
+from raycodellm.evaluation.items import evaluated_tasks, item_texts
 from raycodellm.evaluation.loading import (
     check_tasks,
     load_model,
@@ -33,7 +34,16 @@ from raycodellm.evaluation.scoring import score_task
 from raycodellm.files import Folder
 from raycodellm.uncertainty import Interval, mean_interval, mean_of_intervals, wilson_interval
 
-__all__ = ["ITEMS_SCHEMA", "EvaluationResult", "check_tasks", "evaluate", "load_tasks", "preload"]
+__all__ = [
+    "ITEMS_SCHEMA",
+    "EvaluationResult",
+    "check_tasks",
+    "evaluate",
+    "evaluated_tasks",
+    "item_texts",
+    "load_tasks",
+    "preload",
+]
 
 ITEMS_SCHEMA = pa.schema(
     [

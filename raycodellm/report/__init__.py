@@ -68,10 +68,6 @@ class Records:
         folder = self.storage / "stages" / key
         return folder.read_table("metrics.parquet").to_pydict() if folder.exists("metrics.parquet") else {}
 
-    def ledger(self, key: str) -> list[dict[str, Any]]:
-        folder = self.storage / "stages" / key
-        return folder.read_table("ledger.parquet").to_pylist() if folder.exists("ledger.parquet") else []
-
     @cached_property
     def skipped(self) -> dict[str, dict[str, int]]:
         """Per source, how many documents were left out and why, as the token stores of the finished stages say."""

@@ -61,7 +61,7 @@ def _all_sections(records: Records) -> list[Section]:
     objective = records.sweep.search.objectives[0]
     best = next((one for one in records.scores if one.score is not None), None)
     failed = records.states["failed"]
-    ledger = tables.ledger(records, best)
+    ledger, phases = tables.ledger(records, best), tables.phases(records, best)
     return [
         Section("Ranking", [Table(*tables.ranking(records), first_is_best=True)] if best else [], _RANKING_NOTE),
         Section(f"{objective.metric} by parameter", figures.scores(records) + figures.pareto(records)),
@@ -69,6 +69,7 @@ def _all_sections(records: Records) -> list[Section]:
         Section("Code ratio, planned and real", figures.code_ratios(records), _CODE_RATIO_NOTE),
         Section("Training loss", figures.losses(records), _LOSS_NOTE),
         Section("Ledger of the best arm", [Table(*ledger, left=(0, 1, 2))] if ledger[1] else [], _LEDGER_NOTE),
+        Section("Phases of the best arm", [Table(*phases, left=(0, 2))] if phases[1] else [], folded=True),
         Section("Documents left out", [Table(*tables.skipped(records))] if any(records.skipped.values()) else []),
         Section("Stage tree", _stage_tree(records)),
         Section("Failed trials", [Table(*tables.failures(records), left=(0, 1, 2, 3))] if failed else []),
@@ -87,7 +88,10 @@ _RANKING_NOTE = (
 _TASKS_NOTE = "Chance is the accuracy of guessing. Items longer than the model's context are counted, and not scored."
 _CODE_RATIO_NOTE = "Best arm of each group. Dashed: planned. Solid: share of code in the tokens since the point before."
 _LOSS_NOTE = "Best arm in full colour, other arms pale. Loss is the mean over counted tokens since the point before."
-_LEDGER_NOTE = "Counted where the tokens were trained on. Epochs: passes over the source, in this stage and before it."
+_LEDGER_NOTE = (
+    "Counted where the tokens were trained on. Unique: those that the trial had not seen before. "
+    "Epochs: passes over the source, in this stage and before it."
+)
 
 
 def _stage_tree(records: Records) -> list[Any]:

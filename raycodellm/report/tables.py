@@ -6,6 +6,7 @@ import re
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
+from raycodellm.records import LedgerRow, StageRecord, summed_ledger
 from raycodellm.report import text
 from raycodellm.report.ranking import ArmScore, params_of, there
 
@@ -121,25 +122,43 @@ def _whole(value: float | None) -> int | None:
 
 
 def ledger(records: Records, best: ArmScore | None) -> Rows:
-    """Of the best arm's first trial; of the first finished chain while there is no best."""
+    """Per stage and source, and their sum over the trial's stages."""
+    header = ("stage", "source", "kind", "planned tokens", "trained tokens", "difference", "unique", "epochs")
+    stages = _best_stages(records, best)
+    rows = [_ledger_row(record.name, row) for record in stages for row in record.ledger]
+    if len(stages) > 1:
+        rows += [_ledger_row("all stages", row) for row in summed_ledger(stages)]
+    return header, rows
+
+
+def phases(records: Records, best: ArmScore | None) -> Rows:
+    """The same trial's ledger per phase, of the stages that have several."""
+    header = ("stage", "phase", "source", "planned tokens", "trained tokens", "difference")
+    rows = []
+    for record in _best_stages(records, best):
+        for number in range(max((len(row.phases) for row in record.ledger), default=0)):
+            for row in record.ledger:
+                if len(row.phases) > 1:
+                    phase = row.phases[number]
+                    counts = (f"{phase.planned_tokens:,}", f"{phase.tokens:,}", _signed(phase.difference))
+                    rows.append((record.name, str(number + 1), row.source, *counts))
+    return header, rows
+
+
+def _best_stages(records: Records, best: ArmScore | None) -> list[StageRecord]:
+    """The stages of the best arm's first trial, or of the first finished chain while there is no best."""
     candidates = [best.trials[0]] if best else [row["number"] for row in records.rows]
     keys = next((keys for number in candidates if (keys := records.stage_keys(number))), [])
-    header = ("stage", "source", "kind", "planned tokens", "trained tokens", "difference", "in the loss", "epochs")
-    rows = [
-        (
-            key.rpartition("-")[0],
-            row["source"],
-            row["kind"],
-            f"{row['planned_tokens']:,}",
-            f"{row['tokens']:,}",
-            f"{gap:+,}" if (gap := row["tokens"] - row["planned_tokens"]) else "0",
-            f"{row['loss_tokens']:,}",
-            f"{row['epochs']:.2f}",
-        )
-        for key in keys
-        for row in records.ledger(key)
-    ]
-    return header, rows
+    return [records.stages[key] for key in keys]
+
+
+def _ledger_row(stage: str, row: LedgerRow) -> tuple[str, ...]:
+    counts = (f"{row.planned_tokens:,}", f"{row.tokens:,}", _signed(row.tokens - row.planned_tokens))
+    return (stage, row.source, row.kind, *counts, f"{row.unique_tokens:,}", f"{row.epochs:.2f}")
+
+
+def _signed(difference: int) -> str:
+    return f"{difference:+,}" if difference else "0"
 
 
 def skipped(records: Records) -> Rows:

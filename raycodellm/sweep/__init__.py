@@ -8,11 +8,10 @@ their stages continue from their newest checkpoints.
 from __future__ import annotations
 
 import contextlib
-import logging
 import signal
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
@@ -21,13 +20,16 @@ from raycodellm.records import TrialResult
 from raycodellm.sweep.folder import Run, clear_scratch, lock, open_run, read_results, write_table
 from raycodellm.sweep.trial import Context
 from raycodellm.sweep.tuning import tell_written_results, tune_trials
+from raycodellm.sweep.watching import SweepLost, Watching
 
 __all__ = [
     "Context",
     "Monitor",
     "Run",
     "Stopper",
+    "SweepLost",
     "Timing",
+    "Watching",
     "clear_scratch",
     "lock",
     "open_run",
@@ -37,10 +39,6 @@ __all__ = [
     "write_table",
 ]
 
-logger = logging.getLogger(__name__)
-
-DRAIN_SECONDS = 120.0
-"""How long a stopped sweep waits for its running stages to save their checkpoints."""
 END_SECONDS = 20.0
 """How long the end of a sweep waits for its worker groups to be given back."""
 
@@ -60,14 +58,17 @@ class Timing:
     """Where the seconds of a run went, by name, in the order in which the parts began."""
 
     seconds: dict[str, float] = field(default_factory=dict)
+    spans: dict[str, tuple[float, float]] = field(default_factory=dict)
+    """Beginning and end of each part, Unix seconds."""
 
     @contextlib.contextmanager
     def part(self, name: str) -> Iterator[None]:
-        began = time.monotonic()
+        began, at = time.monotonic(), time.time()
         try:
             yield
         finally:
             self.seconds[name] = self.seconds.get(name, 0.0) + time.monotonic() - began
+            self.spans[name] = (at, time.time())
 
 
 @dataclass
@@ -77,6 +78,12 @@ class Stopper:
     stopping: threading.Event = field(default_factory=threading.Event)
     clean: bool = False
     """Whether whoever runs now looks at `stopping`."""
+    lost: threading.Event = field(default_factory=threading.Event)
+    """Set when the sweep cannot go on, by no fault of a trial."""
+
+    def is_set(self) -> bool:
+        """Whether no more trials should begin, and those that end without a result stay open."""
+        return self.stopping.is_set() or self.lost.is_set()
 
     def install(self) -> None:
         for number in (signal.SIGINT, signal.SIGTERM):
@@ -101,19 +108,21 @@ def run_sweep(
 ) -> None:
     """Runs the `num_trials` trials that are left, on the cluster that `connected` describes.
 
-    `connected`: has `why_not(scaling)`, the reason why no worker group fits, or None.
+    `connected`: a `cluster.Cluster`.
     """
     import ray
 
-    from raycodellm import slots, tokens
+    from raycodellm import evaluation, slots, tokens
 
-    sweep = run.sweep
+    sweep, end_seconds = run.sweep, END_SECONDS
     dispatcher = slots.start_dispatcher(sweep.name, sweep.scaling)
     pool = slots.SlotPool(dispatcher, sweep.scaling, max_slots, run.folder, lambda: connected.why_not(sweep.scaling))
-    pool.start(min(max_slots, num_trials))
+    pool.start(min(max_slots, num_trials), connected.slots_at_once)
     try:
         with timing.part("tokens"):
-            prepared = tokens.prepare(sweep, run.storage, monitor.preparing)
+            wanted = tokens.asks_for_items(sweep)
+            items = evaluation.item_texts(evaluation.evaluated_tasks(run.file)) if wanted else None
+            prepared = tokens.prepare(sweep, run.storage, monitor.preparing, items)
         context = Context(
             run,
             prepared.stores,
@@ -122,47 +131,20 @@ def run_sweep(
             prepared.vocab_size,
             dispatcher,
         )
-        store.check_epochs(sweep, [context.chain({}, sweep.seed)])
+        store.check_epochs(sweep, [context.chain(point, sweep.seed) for point in run.file.corner_points()])
         ray.get(dispatcher.set_keep_idle.remote(False))
         with timing.part("trials"):
-            stopping = stopper.stopping
-            _watch(lambda: tune_trials(context, num_trials, max_slots, stopping), dispatcher, run, monitor, stopper)
+            watching = Watching(dispatcher, run, monitor, stopper, connected.address)
+            watching.watch(lambda: tune_trials(context, num_trials, max_slots, stopper))
         snapshot = ray.get(dispatcher.snapshot.remote())
         timing.seconds["slots (until the first is ready, beside tokens)"] = snapshot.first_slot_seconds or 0.0
         timing.seconds.update({f"{kind} (slot-seconds)": s for kind, s in snapshot.busy_seconds.items()})
+        jobs = ray.get(dispatcher.times.remote())
+        run.folder.write_json("timeline.json", {"parts": timing.spans, "jobs": jobs})
+    except SweepLost as lost:
+        end_seconds = 1.0 if lost.head_lost else end_seconds
+        raise
     finally:
-        pool.close(END_SECONDS)
+        pool.close(end_seconds)
         with contextlib.suppress(OSError):
             (run.folder / "slots").delete()
-
-
-def _watch(work: Callable[[], None], dispatcher: Any, run: Run, monitor: Monitor, stopper: Stopper) -> None:
-    """Does `work` in a thread while showing where the trials are; ends it cleanly when asked to stop."""
-    import ray
-
-    from raycodellm.slots import THREAD_PREFIX
-
-    failure: list[BaseException] = []
-
-    def guarded() -> None:
-        try:
-            work()
-        except BaseException as error:
-            failure.append(error)
-
-    thread = threading.Thread(target=guarded, name=f"{THREAD_PREFIX}tune", daemon=True)
-    thread.start()
-    stopper.clean = True
-    asked = False
-    ended: dict[str, TrialResult] = {}
-    while thread.is_alive():
-        if stopper.stopping.is_set() and not asked:
-            asked = True
-            monitor.say("stopping: running stages save their checkpoints")
-            ray.get(dispatcher.stop.remote())
-        monitor.training(ray.get(dispatcher.snapshot.remote()), read_results(run, ended))
-        thread.join(0.5)
-    if asked:
-        ray.get(dispatcher.drained.remote(DRAIN_SECONDS))
-    if failure:
-        raise failure[0]

@@ -8,7 +8,7 @@ from typing import Any
 
 from raycodellm import config, search, store
 from raycodellm.files import Folder
-from raycodellm.records import StageRecord, TrialResult, as_json
+from raycodellm.records import StageRecord, TrialResult, as_json, summed_ledger
 from raycodellm.sweep.folder import Run
 
 
@@ -33,6 +33,7 @@ class Context:
             self.tokenizer_fingerprint,
             self.vocab_size,
             self.run.storage,
+            config.stages_kept(self.run.file),
         )
 
 
@@ -69,13 +70,14 @@ def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialRe
         outcome = ray.get(context.dispatcher.run_trial.remote(result.number, chain, finished))
         if outcome is None:
             return replace(result, state="stopped")
+        result = replace(result, deaths=outcome.deaths, preemptions=outcome.preemptions)
         result = _completed(result, chain, outcome.outcomes, outcome.error)
         if outcome.error is None:
             result = replace(result, metrics=_scores(outcome.outcomes[chain.evaluation.key]))
             search.objective_values(context.run.sweep.search.objectives, result.metrics)
             folder.write_bytes("items.parquet", Folder(chain.evaluation.folder).read_bytes("items.parquet"))
     except ray.exceptions.RayError:
-        raise  # the cluster's trouble, not the trial's: Tune tries it again
+        raise  # the cluster's trouble, not the trial's: Tune tries it again, and where all is lost it stays open
     except Exception as error:
         result = replace(result, state="failed", error=f"{type(error).__name__}: {error}", metrics={})
     folder.write_json("result.json", as_json(result))
@@ -94,15 +96,15 @@ def _scores(metrics: Mapping[str, float]) -> dict[str, float]:
 def _completed(result: TrialResult, chain: store.Chain, outcomes: Mapping[str, Any], error: str | None) -> TrialResult:
     """The result with what the chain's finished jobs consumed, whoever trained them."""
     stages: list[StageRecord] = [outcomes[job.key] for job in chain.stages if job.key in outcomes]
-    tokens: dict[str, int] = {}
-    for row in (row for record in stages for row in record.ledger):
-        tokens[row.source] = tokens.get(row.source, 0) + row.tokens
+    ledger = summed_ledger(stages)
+    tokens = {row.source: row.tokens for row in ledger}
     seconds = float(outcomes.get(chain.evaluation.key, {}).get("seconds", 0.0))
     return replace(
         result,
         state="failed" if error else "complete",
         error=error,
         tokens={**tokens, "total": sum(tokens.values())},
+        ledger=ledger,
         wall_seconds=sum(record.wall_seconds for record in stages) + seconds,
         device_seconds=sum(record.device_seconds for record in stages) + seconds,
     )

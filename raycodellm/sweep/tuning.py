@@ -3,11 +3,10 @@
 from __future__ import annotations
 
 import os
-import threading
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from raycodellm import search
 from raycodellm.records import TrialResult, as_json
@@ -15,10 +14,17 @@ from raycodellm.sweep.folder import Run, write_table
 from raycodellm.sweep.trial import Context, run_trial
 
 
-def make_searcher(run: Run, stopping: threading.Event, give_up: Callable[[int], None]) -> Any:
+class Halt(Protocol):
+    """Says when no more trials should begin, and those that end without a result stay open."""
+
+    def is_set(self) -> bool: ...
+
+
+def make_searcher(run: Run, stopping: Halt, give_up: Callable[[int], bool]) -> Any:
     """Ray Tune's OptunaSearch on the run's journal, taking up the trials that an earlier driver left unfinished.
 
-    `give_up` hears the number of a trial whose own process died for good: nobody waits for its jobs any more.
+    `give_up` hears the number of a trial whose own process died for good: nobody waits for its jobs any more. It says
+    whether the sweep goes on without the trial; else the trial stays open.
     """
     from ray.tune.search import Searcher
     from ray.tune.search.optuna import OptunaSearch
@@ -49,8 +55,7 @@ def make_searcher(run: Run, stopping: threading.Event, give_up: Callable[[int], 
 
         def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
             trial = self._ot_trials[trial_id]
-            if error and not stopping.is_set():
-                give_up(trial.number)
+            if error and not stopping.is_set() and give_up(trial.number):
                 _record_death(run, trial.number)
             _tell_written(run, self._ot_study, trial)
 
@@ -106,16 +111,22 @@ def _tell_written(run: Run, study: Any, trial: Any) -> None:
         _keep_journal(run)
 
 
-def tune_trials(context: Context, num_trials: int, concurrent: int, stopping: threading.Event) -> None:
+def tune_trials(context: Context, num_trials: int, concurrent: int, stopping: Halt) -> None:
     """Runs `num_trials` more trials, `concurrent` at once; returns when they have ended or `stopping` is set."""
+    import ray
     from ray import tune
 
     run = context.run
+    scaling = run.sweep.scaling
     scratch = run.folder / "tune"
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial has no objective, and that is its result
 
-    def give_up(number: int) -> None:
-        context.dispatcher.cancel_trial.remote(number)
+    def give_up(number: int) -> bool:
+        try:
+            ray.get(context.dispatcher.cancel_trial.remote(number))
+        except ray.exceptions.RayError:  # with the dispatcher every trial ends like this: the fault of none of them
+            return False
+        return True
 
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, context=context), {"CPU": 0.01}),
@@ -129,7 +140,8 @@ def tune_trials(context: Context, num_trials: int, concurrent: int, stopping: th
             name="tune",
             storage_path=scratch.uri,
             verbose=0,
-            failure_config=tune.FailureConfig(max_failures=run.sweep.scaling.max_failures),
+            # A trial's process only waits: what kills it is its node, or somebody. Its jobs have budgets of their own.
+            failure_config=tune.FailureConfig(max_failures=scaling.max_failures + scaling.max_preemptions),
             callbacks=[_table_writer(run)],
         ),
     )

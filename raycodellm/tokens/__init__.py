@@ -11,7 +11,7 @@ import json
 import math
 import os
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import asdict, dataclass
 from functools import partial
@@ -21,10 +21,16 @@ import numpy as np
 
 from raycodellm.config import Source, Sweep, UserError
 from raycodellm.corpora import (
+    Benchmark,
+    Decision,
     Document,
     Keep,
+    Plan,
     Skip,
     SourceInputs,
+    benchmark_of,
+    cleaned,
+    cleaning_identity,
     columns_found,
     document_bytes,
     document_key,
@@ -33,26 +39,27 @@ from raycodellm.corpora import (
     read_here,
     sample_texts,
     source_fingerprint,
+    survey_documents,
     tables,
 )
 from raycodellm.files import Folder, fingerprint
-from raycodellm.tokens.store import (
+from raycodellm.tokens.manifest import (
     FORMAT_VERSION,
     MANIFEST,
     Manifest,
     Shard,
     StoreError,
-    TokenStore,
     token_dtype,
     write_manifest,
-    write_shard,
 )
+from raycodellm.tokens.packing import PackingReport
+from raycodellm.tokens.store import PackedStore, TokenStore, write_shard
 from raycodellm.tokens.tokenizer import (
     TokenizerInfo,
     build_tokenizer,
     encode_documents,
     finished_tokenizer,
-    open_tokenizer,
+    open_encoder,
     tokenizer_fingerprint,
 )
 
@@ -62,6 +69,8 @@ if TYPE_CHECKING:
 
 __all__ = [
     "Manifest",
+    "PackedStore",
+    "PackingReport",
     "Prepared",
     "Shard",
     "SourceProgress",
@@ -69,8 +78,10 @@ __all__ = [
     "StoreError",
     "TokenStore",
     "TokenizerInfo",
+    "asks_for_items",
     "build_tokenizer",
     "inspect",
+    "packing_reports",
     "prepare",
     "prepare_store",
     "store_fingerprint",
@@ -82,9 +93,12 @@ SHARD_BYTES = 64 << 20
 HERE_BYTES = 8 << 20
 """Smaller sources are tokenised in this process: Ray's first tasks wait for Python processes to import, and all four
 builtin sources take 4 s here against 13 s through tasks (2 busy cores). The store is the same, byte for byte."""
+CONTAMINATION = "contamination.json"
+"""In a store's folder: how many documents had words of each task's items, and which, where it was asked for."""
 STALE_SECONDS = 3600.0
 """Age after which a temporary file is what a killed writer left, and not another writer's work."""
-_TEXT_PER_BYTE = {"parquet": 3, "jsonl": 1, "text": 1, "source": 1, "builtin": 1}
+_TEXT_PER_BYTE = {"parquet": 3}
+"""By format; 1 for the others."""
 _COMPRESSED_TEXT_PER_BYTE = 4
 
 
@@ -103,6 +117,8 @@ class SourceProgress:
 
 
 Report = Callable[[SourceProgress], None]
+Items = Mapping[str, Sequence[str]]
+"""Evaluation task -> the texts of its items: prompt and right answer."""
 
 
 @dataclass(frozen=True)
@@ -124,18 +140,28 @@ class SourceSize:
     is_estimate: bool
     folder: Folder
     """Where its token store is or will be."""
+    store: TokenStore | None = None
+    """None until it is finished."""
 
 
 # -------------------------------------------------------------------------------------------------- whole sweeps
 
 
-def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None) -> Prepared:
+def asks_for_items(sweep: Sweep) -> bool:
+    """Whether a source is to be rid of evaluation items: `prepare` and `inspect` then need their texts."""
+    return any(_ngram(sweep.cleaned(name)) for name in sweep.sources)
+
+
+def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items: Items | None = None) -> Prepared:
     """Makes the tokenizer and the token stores that are not there yet, the stores side by side.
 
-    Starts Ray Data only where a store is to be made. Raises UserError for sources that cannot be read.
+    Starts Ray Data only where a store is to be made. `items`: task -> the texts of its items, where `asks_for_items`.
+    The tokenizer is trained on the sources as they are read: cleaning decides which documents are trained on.
+    Raises UserError for sources that cannot be read.
     """
     report = progress or (lambda _: None)
-    inputs, tokenizer_print, folders = _plan(sweep, storage)
+    benchmarks = _benchmarks(sweep, items)
+    inputs, tokenizer_print, folders = _plan(sweep, storage, benchmarks)
     finished = {name: store for name, folder in folders.items() if (store := _finished(folder))}
     for name, store in finished.items():
         report(_progress(name, "reused", store.manifest, 0.0))
@@ -144,7 +170,9 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None) -> Pr
     with ThreadPoolExecutor(max_workers=max(1, min(4, len(missing)))) as pool:
         settings = (tokenizer.folder, tokenizer_print, sweep.seed)
         made = pool.map(
-            lambda name: prepare_store(name, sweep.sources[name], inputs[name], *settings, folders[name], report),
+            lambda name: prepare_store(
+                name, sweep.cleaned(name), inputs[name], *settings, folders[name], report, benchmarks[name]
+            ),
             missing,
         )
         stores = {**finished, **dict(zip(missing, made, strict=True))}
@@ -152,9 +180,12 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None) -> Pr
     return Prepared(tokenizer.folder, tokenizer_print, tokenizer.vocab_size, ordered)
 
 
-def inspect(sweep: Sweep, storage: Folder) -> dict[str, SourceSize]:
-    """The size of every source, without starting Ray; of a limited source a few documents are read."""
-    inputs, tokenizer_print, folders = _plan(sweep, storage)
+def inspect(sweep: Sweep, storage: Folder, items: Items | None = None) -> dict[str, SourceSize]:
+    """The size of every source, without starting Ray; of a limited source a few documents are read.
+
+    An estimate is of a source before its cleaning. `items` as for `prepare`.
+    """
+    inputs, tokenizer_print, folders = _plan(sweep, storage, _benchmarks(sweep, items))
     tokenizer = finished_tokenizer(storage / "tokenizers" / tokenizer_print)
     trained = sweep.tokenizer.train
     vocab_size = tokenizer.vocab_size if tokenizer else trained.vocab_size if trained else 50_000
@@ -162,7 +193,7 @@ def inspect(sweep: Sweep, storage: Folder) -> dict[str, SourceSize]:
     for name, source in sweep.sources.items():
         store = _finished(folders[name])
         if store:
-            sizes[name] = SourceSize(store.manifest.num_tokens, store.manifest.num_bytes, False, folders[name])
+            sizes[name] = SourceSize(store.manifest.num_tokens, store.manifest.num_bytes, False, folders[name], store)
         else:
             num_bytes = _text_bytes(inputs[name])
             if source.limit_documents:
@@ -172,7 +203,31 @@ def inspect(sweep: Sweep, storage: Folder) -> dict[str, SourceSize]:
     return sizes
 
 
-def _plan(sweep: Sweep, storage: Folder) -> tuple[dict[str, SourceInputs], str, dict[str, Folder]]:
+def packing_reports(sweep: Sweep, name: str, store: TokenStore) -> list[PackingReport]:
+    """What is dropped, padded and split of a source in one epoch, for every way in which the stages pack it."""
+    stages = [stage for stage in sweep.stages if name in sweep.drawn(stage)]
+    ways = dict.fromkeys((stage.sequence_length, stage.packing) for stage in stages)
+    return [store.packing_report(*way) for way in ways]
+
+
+def _ngram(source: Source) -> int | None:
+    """Words in the runs that are looked for in evaluation items; None where none are."""
+    decontaminate = source.cleaning.decontaminate if source.cleaning else None
+    return decontaminate.ngram if decontaminate and decontaminate.enabled else None
+
+
+def _benchmarks(sweep: Sweep, items: Items | None) -> dict[str, Benchmark | None]:
+    """What each source is compared with."""
+    wanted = {name: _ngram(sweep.cleaned(name)) for name in sweep.sources}
+    if any(wanted.values()) and items is None:
+        raise ValueError("cleaning.decontaminate needs the texts of the evaluation's items")
+    made = {ngram: benchmark_of(items or {}, ngram) for ngram in set(wanted.values()) if ngram}
+    return {name: made[ngram] if ngram else None for name, ngram in wanted.items()}
+
+
+def _plan(
+    sweep: Sweep, storage: Folder, benchmarks: Mapping[str, Benchmark | None]
+) -> tuple[dict[str, SourceInputs], str, dict[str, Folder]]:
     """(inputs per source, fingerprint of the tokenizer, folder per source)"""
     inputs = {}
     for name, source in sweep.sources.items():
@@ -181,10 +236,11 @@ def _plan(sweep: Sweep, storage: Folder) -> tuple[dict[str, SourceInputs], str, 
         except UserError as error:
             raise UserError(f"sources.{name}: {error}") from error
     tokenizer_print = tokenizer_fingerprint(sweep.tokenizer, inputs.values(), sweep.seed)
-    folders = {
-        name: storage / "tokens" / f"{name}-{store_fingerprint(source, inputs[name], tokenizer_print, sweep.seed)}"
-        for name, source in sweep.sources.items()
+    prints = {
+        name: store_fingerprint(sweep.cleaned(name), inputs[name], tokenizer_print, sweep.seed, benchmarks[name])
+        for name in sweep.sources
     }
+    folders = {name: storage / "tokens" / f"{name}-{of_store}" for name, of_store in prints.items()}
     return inputs, tokenizer_print, folders
 
 
@@ -206,7 +262,7 @@ def _text_bytes(inputs: SourceInputs) -> int:
     total = 0
     for file in inputs.files:
         packed = file.uri.lower().endswith((".gz", ".zst", ".bz2"))
-        total += file.num_bytes * (_COMPRESSED_TEXT_PER_BYTE if packed else _TEXT_PER_BYTE[inputs.format])
+        total += file.num_bytes * (_COMPRESSED_TEXT_PER_BYTE if packed else _TEXT_PER_BYTE.get(inputs.format, 1))
     return total
 
 
@@ -218,8 +274,12 @@ def _bytes_per_token(vocab_size: int) -> float:
 # ---------------------------------------------------------------------------------------------------- one source
 
 
-def store_fingerprint(source: Source, inputs: SourceInputs, tokenizer_fingerprint: str, seed: int) -> str:
-    return fingerprint([FORMAT_VERSION, SHARD_BYTES, source.kind, inputs.fingerprint, tokenizer_fingerprint, seed])
+def store_fingerprint(
+    source: Source, inputs: SourceInputs, tokenizer_fingerprint: str, seed: int, benchmark: Benchmark | None = None
+) -> str:
+    identity = [FORMAT_VERSION, SHARD_BYTES, source.kind, inputs.fingerprint, tokenizer_fingerprint, seed]
+    cleaning = cleaning_identity(source, benchmark)
+    return fingerprint(identity if cleaning is None else [*identity, cleaning])
 
 
 def prepare_store(
@@ -231,6 +291,7 @@ def prepare_store(
     seed: int,
     folder: Folder,
     progress: Report | None = None,
+    benchmark: Benchmark | None = None,
 ) -> TokenStore:
     """The source's token store: opened where it is finished, else made; a half-written or damaged one is made again.
 
@@ -250,14 +311,18 @@ def prepare_store(
     job = _Job(source, tokenizer, seed, max(1, -(-_text_bytes(inputs) // SHARD_BYTES)), folder)
     watched = partial(_report_running, report, name, began)
     with _original_errors():
-        shards = list(_one_shard(job, inputs, watched) if job.num_shards == 1 else _many_shards(job, inputs, watched))
+        decision = _decide(job, inputs, benchmark, watched)
+        make = _one_shard if job.num_shards == 1 else _many_shards
+        shards = list(make(job, inputs, watched, decision))
     _check_shards(name, source, inputs, shards)
+    if decision and decision.findings:
+        folder.write_json(CONTAMINATION, decision.findings)
     manifest = write_manifest(
         folder,
         shards,
         name=name,
         kind=source.kind,
-        fingerprint=store_fingerprint(source, inputs, tokenizer_fingerprint, seed),
+        fingerprint=store_fingerprint(source, inputs, tokenizer_fingerprint, seed, benchmark),
         source_fingerprint=inputs.fingerprint,
         tokenizer_fingerprint=tokenizer_fingerprint,
         seed=seed,
@@ -343,7 +408,18 @@ class _Job:
 _Watch = Callable[[int, int, int], None]
 
 
-def _one_shard(job: _Job, inputs: SourceInputs, watch: _Watch) -> Iterator[Shard]:
+def _decide(job: _Job, inputs: SourceInputs, benchmark: Benchmark | None, watch: _Watch) -> Decision | None:
+    """Which documents the source's cleaning leaves out, found by a first reading; None where nothing is cleaned."""
+    if cleaning_identity(job.source, benchmark) is None:
+        return None
+    here = _is_small(inputs)
+    if not here:
+        quiet_ray_data()
+    plan = Plan(job.source, job.seed, benchmark)
+    return survey_documents(plan, inputs, None if here else _num_tasks(), lambda documents: watch(documents, 0, 0))
+
+
+def _one_shard(job: _Job, inputs: SourceInputs, watch: _Watch, decision: Decision | None) -> Iterator[Shard]:
     """A small source is ordered and written here, without further tasks."""
     import pyarrow as pa
     import pyarrow.compute as pc
@@ -351,14 +427,14 @@ def _one_shard(job: _Job, inputs: SourceInputs, watch: _Watch) -> Iterator[Shard
     written: list[pa.Table] = []
     documents = tokens = num_bytes = 0
     if _is_small(inputs):
-        batches = _tokenised_here(job, inputs)
+        batches = _tokenised_here(job, inputs, decision)
     else:
-        batches = _tokenised(job, inputs).iter_batches(batch_size=None, batch_format="pyarrow")
+        batches = _tokenised(job, inputs, decision).iter_batches(batch_size=None, batch_format="pyarrow")
     for table in batches:
         written.append(table)
         documents += table["skipped"].null_count
         tokens += (pc.sum(pc.binary_length(table["tokens"])).as_py() or 0) // job.dtype.itemsize
-        num_bytes += pc.sum(table["num_bytes"]).as_py() or 0
+        num_bytes += pc.sum(table["num_bytes"].filter(pc.is_null(table["skipped"]))).as_py() or 0
         watch(documents, tokens, num_bytes)
     yield write_shard(job.folder, 0, pa.concat_tables(written), job.dtype, job.source.is_instruct)
 
@@ -367,16 +443,19 @@ def _is_small(inputs: SourceInputs) -> bool:
     return inputs.num_bytes <= HERE_BYTES and _text_bytes(inputs) <= SHARD_BYTES
 
 
-def _tokenised_here(job: _Job, inputs: SourceInputs) -> Iterator[pa.Table]:
-    keep = _limit(job, inputs)
-    rows = (row for row in read_here(job.source, inputs) if isinstance(row, Skip) or keep is None or keep(row))
+def _tokenised_here(job: _Job, inputs: SourceInputs, decision: Decision | None) -> Iterator[pa.Table]:
+    rows = read_here(job.source, inputs)
+    if decision:
+        rows = cleaned(rows, decision.codes.get(0, b""), decision.reasons)
+    elif keep := _limit(job, inputs):
+        rows = (row for row in rows if isinstance(row, Skip) or keep(row))
     for table in tables(rows, job.source.is_instruct):
         yield tokenise(table, job.tokenizer, job.seed, job.num_shards)
 
 
-def _many_shards(job: _Job, inputs: SourceInputs, watch: _Watch) -> Iterator[Shard]:
+def _many_shards(job: _Job, inputs: SourceInputs, watch: _Watch, decision: Decision | None) -> Iterator[Shard]:
     """Ray Data brings the rows of each shard, a range of keys, into one block; one task orders and writes it."""
-    rows = _tokenised(job, inputs).sort("shard", boundaries=list(range(1, job.num_shards)))
+    rows = _tokenised(job, inputs, decision).sort("shard", boundaries=list(range(1, job.num_shards)))
     written = rows.map_batches(partial(_write_block, job=job), batch_size=None, batch_format="pyarrow")
     documents = tokens = num_bytes = 0
     for batch in written.iter_batches(batch_size=None, batch_format="pyarrow"):
@@ -408,9 +487,10 @@ def _num_tasks() -> int:
     return 2 * int(ray.cluster_resources().get("CPU", 1)) if ray.is_initialized() else 1
 
 
-def _tokenised(job: _Job, inputs: SourceInputs) -> ray.data.Dataset:
+def _tokenised(job: _Job, inputs: SourceInputs, decision: Decision | None) -> ray.data.Dataset:
     quiet_ray_data()
-    documents = read_documents(job.source, inputs, num_tasks=_num_tasks(), keep=_limit(job, inputs))
+    keep = None if decision else _limit(job, inputs)
+    documents = read_documents(job.source, inputs, num_tasks=_num_tasks(), keep=keep, decision=decision)
     return documents.map_batches(partial(_tokenise_block, job=job), batch_size=None, batch_format="pyarrow")
 
 
@@ -428,8 +508,7 @@ def tokenise(rows: pa.Table, info: TokenizerInfo, seed: int, num_shards: int) ->
     documents = _documents(rows)
     skips = rows.filter(pc.is_valid(rows["skipped"]))
     none, zeros = [b""] * len(skips), [0] * len(skips)
-    dtype = token_dtype(info.vocab_size)
-    tokens, prompts = encode_documents(open_tokenizer(info.folder), documents, info.eos_id, dtype)
+    tokens, prompts = encode_documents(open_encoder(info), documents, info.eos_id)
     keys = [document_key(seed, document) for document in documents]
     shards = [int.from_bytes(key[:8]) * num_shards >> 64 for key in keys]
     return pa.table(
@@ -438,7 +517,9 @@ def tokenise(rows: pa.Table, info: TokenizerInfo, seed: int, num_shards: int) ->
             "key": pa.array(keys + none, pa.binary()),
             "tokens": pa.array(tokens + none, pa.large_binary()),
             "num_prompt": pa.array(prompts + zeros, pa.int32()),
-            "num_bytes": pa.array([len(document.content.encode()) for document in documents] + zeros, pa.int64()),
+            "num_bytes": pa.array(
+                [len(document.content.encode()) for document in documents] + skips["num_bytes"].to_pylist(), pa.int64()
+            ),
             "skipped": pa.array([None] * len(documents) + skips["skipped"].to_pylist(), pa.string()),
             "count": pa.array([0] * len(documents) + skips["count"].to_pylist(), pa.int64()),
         }

@@ -9,7 +9,6 @@ pretrained tokenizer that comes from the hub or in a form that must be converted
 
 from __future__ import annotations
 
-import itertools
 import json
 import re
 import tempfile
@@ -24,6 +23,8 @@ import numpy as np
 from raycodellm.config import Tokenizer, UserError
 from raycodellm.corpora import Document, SourceInputs
 from raycodellm.files import Folder, fingerprint
+from raycodellm.tokens.encoding import Encoder
+from raycodellm.tokens.manifest import token_dtype
 
 if TYPE_CHECKING:
     import tokenizers
@@ -33,13 +34,6 @@ TRAINER_VERSION = 1
 END_OF_TEXT = "<|endoftext|>"
 DONE = "raycodellm.json"
 """Written last into a tokenizer's folder: its vocabulary size and end-of-text token."""
-BATCH_CHARACTERS = 1 << 20
-"""Encoded at once: an encoding takes some hundred bytes per token."""
-LONGEST_PIECE = 1 << 20
-"""Characters of a text encoded as a whole; a longer one is cut before white space."""
-BYTE_LEVEL_PIECE = 1024
-"""The same where the cut changes no token, since byte-level BPE parts words before white space anyway. Short pieces
-are encoded at 3.3 MB/s and core, whole files at 2.0."""
 CHAT_TEMPLATE = (
     "{% for message in messages %}{% set content = message['content'] | trim %}"
     "{% if message['role'] == 'assistant' %}Assistant: {{ content }}{{ eos_token if loop.last else '\\n' }}"
@@ -181,65 +175,27 @@ def open_tokenizer(folder: Folder) -> tokenizers.Tokenizer:
     return _from_json(folder.read_bytes("tokenizer.json"))
 
 
-def encode_documents(
-    tokenizer: tokenizers.Tokenizer, documents: list[Document], eos_id: int, dtype: np.dtype
-) -> tuple[list[bytes], list[int]]:
+@lru_cache(maxsize=4)
+def open_encoder(info: TokenizerInfo) -> Encoder:
+    """One per process and tokenizer: it remembers the words that it has encoded."""
+    return Encoder(open_tokenizer(info.folder), token_dtype(info.vocab_size))
+
+
+def encode_documents(encoder: Encoder, documents: list[Document], eos_id: int) -> tuple[list[bytes], list[int]]:
     """(ids of each document with the closing end-of-text token, how many of them are prompt).
 
     White space that ends a prompt goes to the response, so that both have the tokens that they have as one text; an
     evaluator that scores a continuation cuts there too.
     """
+    eos = np.array([eos_id], encoder.dtype).tobytes()
     if not documents or documents[0].response is None:
-        ids = _encode(tokenizer, [document.text for document in documents], dtype)
-        prompts = [0] * len(documents)
-        parts: Iterable[tuple[np.ndarray, ...]] = ((one,) for one in ids)
-    else:
-        texts = [text for document in documents for text in split_pair(document.text, document.response or "")]
-        ids = _encode(tokenizer, texts, dtype)
-        prompts = [len(prompt) for prompt in ids[::2]]
-        parts = zip(ids[::2], ids[1::2], strict=True)
-    eos = np.array([eos_id], dtype)
-    return [np.concatenate([*part, eos]).tobytes() for part in parts], prompts
+        return encoder.encode([document.text for document in documents], eos), [0] * len(documents)
+    texts = [text for document in documents for text in split_pair(document.text, document.response or "")]
+    ids = encoder.encode(texts)
+    prompts = [len(prompt) // len(eos) for prompt in ids[::2]]
+    return [prompt + response + eos for prompt, response in zip(ids[::2], ids[1::2], strict=True)], prompts
 
 
 def split_pair(prompt: str, response: str) -> tuple[str, str]:
     stem = prompt.rstrip()
     return stem, prompt[len(stem) :] + response
-
-
-def _encode(tokenizer: tokenizers.Tokenizer, texts: list[str], dtype: np.dtype) -> list[np.ndarray]:
-    longest = BYTE_LEVEL_PIECE if _parts_before_white_space(tokenizer) else LONGEST_PIECE
-    pieces_of = [list(_pieces(text, longest)) for text in texts]
-    pieces = [piece for pieces in pieces_of for piece in pieces]
-    encoded: list[np.ndarray] = []
-    start, size = 0, 0
-    for stop, piece in enumerate(pieces, 1):
-        size += len(piece)
-        if size >= BATCH_CHARACTERS or stop == len(pieces):
-            batch = tokenizer.encode_batch_fast(pieces[start:stop], add_special_tokens=False)
-            encoded += [np.array(encoding.ids, dtype) for encoding in batch]
-            start, size = stop, 0
-    bounds = itertools.pairwise(itertools.accumulate(map(len, pieces_of), initial=0))
-    return [np.concatenate(encoded[first:last]) for first, last in bounds]
-
-
-def _parts_before_white_space(tokenizer: tokenizers.Tokenizer) -> bool:
-    from tokenizers import pre_tokenizers
-
-    parts = tokenizer.pre_tokenizer
-    return isinstance(parts, pre_tokenizers.ByteLevel) and parts.use_regex and tokenizer.normalizer is None
-
-
-def _pieces(text: str, longest: int) -> Iterable[str]:
-    """The text, cut at the first white space after something else from `longest` characters on."""
-    start = 0
-    while len(text) - start > longest:
-        cut = _WORD_END.search(text, start + longest)
-        if cut is None:
-            break
-        yield text[start : cut.end()]
-        start = cut.end()
-    yield text[start:]
-
-
-_WORD_END = re.compile(r"\S(?=\s)")

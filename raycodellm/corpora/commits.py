@@ -1,0 +1,240 @@
+"""The history of git repositories: each commit is a document, its message and below it what it changed.
+
+    Fix the off-by-one in the pager
+
+    The last page was never shown.
+
+    diff --git a/pager.py b/pager.py
+    --- a/pager.py
+    +++ b/pager.py
+    @@ -10,7 +10,7 @@ def pages(rows, size):
+    …
+
+Authors, dates and e-mail addresses in messages are not part of it. Merges, commits without a message or a change, and
+commits that change over 256 KiB of text are left out, and of the others files that are binary, no UTF-8, generated,
+minified, vendored or lock files, or of other than the source's `languages`: all counted. Only the history of the commit
+that HEAD named when the source was listed is read, whatever HEAD names later.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+import secrets
+import subprocess
+import tempfile
+from collections import Counter
+from collections.abc import Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import IO
+
+from raycodellm.config import Source, UserError
+from raycodellm.corpora import trees
+from raycodellm.corpora.lines import Part
+from raycodellm.corpora.records import Record, SkipError
+
+COMMIT_BYTES = 4096
+"""A history is cut as if it were a file in which commit number k, from the newest on, stands at byte 4096·k: about what
+the message and the diff of a commit take."""
+LARGEST_DIFF = 256 << 10
+_EMAIL = re.compile(r"\s*<[^<>\s]+@[^<>\s]+>|[\w.+-]+@[\w-]+\.[\w.-]+\w")
+_NAME = re.compile(rb'^(?:\+\+\+ "?b/|--- "?a/|rename to "?|copy to "?)(.*?)"?\t?$', re.MULTILINE)
+_OLD_NAME = re.compile(rb'^diff --git "?a/(.*?)"? "?b/', re.MULTILINE)
+_NOISE = re.compile(rb"^(index [0-9a-f]+\.\.[0-9a-f]+.*|similarity index .*|dissimilarity index .*)\n", re.MULTILINE)
+
+
+def find_repositories(root: str) -> list[str]:
+    """Work trees and bare repositories at `root` or below it, by path; hidden folders are not entered."""
+    if _is_repository(root):
+        return [root]
+    found = []
+    for folder, names, _ in os.walk(root):
+        names[:] = sorted(name for name in names if not name.startswith("."))
+        inside = [name for name in names if _is_repository(os.path.join(folder, name))]
+        found += [os.path.join(folder, name) for name in inside]
+        names[:] = [name for name in names if name not in inside]
+    return sorted(found)
+
+
+def _is_repository(path: str) -> bool:
+    bare = all(os.path.exists(os.path.join(path, name)) for name in ("HEAD", "objects", "refs"))
+    return bare or os.path.exists(os.path.join(path, ".git"))
+
+
+def list_history(path: str) -> tuple[str, int, dict[str, int]]:
+    """(id of HEAD's commit, commits to read, commits left out by reason). Raises UserError for what git cannot read."""
+    try:
+        head = _git(path, "rev-parse", "--verify", "HEAD^{commit}").strip()
+        commits = int(_git(path, "rev-list", "--count", "--no-merges", head))
+        merges = int(_git(path, "rev-list", "--count", "--merges", head))
+    except subprocess.CalledProcessError as error:
+        reason = error.stderr.decode(errors="replace").strip().split("\n")[0]
+        raise UserError(f"{path}: git cannot read its history: {reason}; give a repository with a commit") from error
+    return head, commits, {"merge commit": merges} if merges else {}
+
+
+def read_commits(part: Part, source: Source) -> Iterator[Record]:
+    """The commits of the part; `part.uri` is `<path>#<commit id of HEAD>`."""
+    path, _, head = part.uri.rpartition("#")
+    first = -(-part.start // COMMIT_BYTES)
+    count = -(-part.stop // COMMIT_BYTES) - first
+    if count <= 0:
+        return
+    shallow = _shallow_edge(path)
+    for commit, data in _patches(path, head, first, count):
+        place = f":{commit}"
+        if commit in shallow:
+            yield place, SkipError("first commit of a shallow clone")
+        elif data is None:
+            yield place, SkipError(f"diff over {LARGEST_DIFF >> 10} KiB")
+        else:
+            yield from ((place, record) for record in _commit_records(data, source))
+
+
+def _commit_records(data: bytes, source: Source) -> Iterator[bytes | str | SkipError]:
+    """The document, and a skip for each file of the commit that is not in it."""
+    message, _, diff = data.partition(b"\0")
+    text = _EMAIL.sub("", message.decode(errors="replace")).strip()
+    if not text:
+        yield SkipError("commit without a message")
+        return
+    kept, left_out = _files(diff.strip(b"\n"), source)
+    for reason, count in left_out.items():
+        yield from [SkipError(f"file of a commit: {reason}")] * count
+    if kept:
+        yield "\n\n".join([text, "\n".join(kept)]) + "\n"
+    else:
+        yield SkipError("commit without a change of text")
+
+
+def _files(diff: bytes, source: Source) -> tuple[list[str], Counter[str]]:
+    kept: list[str] = []
+    left_out: Counter[str] = Counter()
+    for file in re.split(rb"^(?=diff --git )", diff, flags=re.MULTILINE):
+        if not file:
+            continue
+        header, hunks, body = file.partition(b"\n@@ ")
+        named = _NAME.findall(header) or _OLD_NAME.findall(header)
+        name = next((n for n in reversed(named) if n != b"/dev/null"), b"").decode(errors="replace")
+        if b"\nGIT binary patch" in header or re.search(rb"^Binary files .* differ$", header, re.MULTILINE):
+            reason = "binary"
+        elif trees.is_vendored(name):
+            reason = "vendored"
+        elif source.languages and not trees.is_chosen(source, name):
+            reason = "of another language"
+        else:
+            reason = trees.excluded_by_name(name) or _excluded_by_diff(body)
+        if reason is None:
+            try:
+                kept.append((_NOISE.sub(b"", header + b"\n").rstrip(b"\n") + hunks + body).decode().strip("\n"))
+                continue
+            except UnicodeDecodeError:
+                reason = "undecodable bytes"
+        left_out[reason] += 1
+    return kept, left_out
+
+
+def _excluded_by_diff(body: bytes) -> str | None:
+    if len(body) > trees.LONGEST_LINE and max(map(len, body.split(b"\n"))) > trees.LONGEST_LINE:
+        return f"line over {trees.LONGEST_LINE:,} characters"
+    return "binary" if b"\0" in body else None
+
+
+def _patches(path: str, head: str, first: int, count: int) -> Iterator[tuple[str, bytes | None]]:
+    """(commit id, message NUL diff; None where that is over `LARGEST_DIFF`), memory bounded by that limit.
+
+    Commits are parted by a word that no commit can hold, drawn anew each time. Plumbing commands: what a user has
+    configured for `git log` and `git diff` changes nothing.
+    """
+    sign = secrets.token_hex(16)
+    ids = _git(path, "rev-list", "--no-merges", f"--skip={first}", f"--max-count={count}", head)
+    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as said:
+        asked.write(ids.encode())
+        asked.seek(0)
+        command = _command(path, *_DIFF, f"--pretty=tformat:{sign}%H%n%B%x00")
+        streams = {"stdin": asked, "stdout": subprocess.PIPE, "stderr": said}
+        with subprocess.Popen(command, **streams, env=_environment(_git_folder(path))) as git:
+            try:
+                yield from _split(git.stdout, sign.encode())
+            except GeneratorExit:
+                git.terminate()
+                raise
+        if git.returncode:
+            said.seek(0)
+            reason = said.read().decode(errors="replace").strip()
+            raise UserError(
+                f"{path}: git cannot read a commit: {reason or git.returncode}; `git fsck` names what is damaged, and "
+                "a new clone mends it"
+            )
+
+
+_DIFF = (
+    *(
+        "diff-tree",
+        "--stdin",
+        "--always",
+        "--root",
+        "-r",
+        "-p",
+        "-U3",
+        "-M",
+        "-l400",
+        "--diff-algorithm=myers",
+        "--no-color",
+    ),
+    *("--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--inter-hunk-context=0"),
+)
+
+
+def _split(stream: IO[bytes], sign: bytes) -> Iterator[tuple[str, bytes | None]]:
+    """Records between signs: (commit id, what follows), None for what is over `LARGEST_DIFF`."""
+    rest, too_large = b"", False
+    while True:
+        chunk = stream.read(1 << 16)
+        *whole, rest = (rest + chunk).split(sign)
+        if not chunk:
+            whole.append(rest)
+        for record in whole:
+            commit, _, data = record.partition(b"\n")
+            if commit:
+                yield commit.decode(), None if too_large or len(data) > LARGEST_DIFF else data
+            too_large = False
+        if not chunk:
+            return
+        if len(rest) > LARGEST_DIFF + 100:
+            # The id, and what may be the beginning of the next sign.
+            rest, too_large = rest.partition(b"\n")[0] + b"\n" + rest[-len(sign) :], True
+
+
+def _shallow_edge(path: str) -> frozenset[str]:
+    """Commits whose parents were not fetched: their diff would be the whole tree."""
+    file = Path(_git_folder(path), _git(path, "rev-parse", "--git-path", "shallow").strip())
+    return frozenset(file.read_text().split()) if file.exists() else frozenset()
+
+
+def _git(path: str, *arguments: str) -> str:
+    run = subprocess.run(_command(path, *arguments), capture_output=True, check=True, env=_environment())
+    return run.stdout.decode()
+
+
+def _command(path: str, *arguments: str) -> list[str]:
+    """In the folder of the repository's data: work trees, their attributes and indexes have no say."""
+    settings = ("-c", "core.quotePath=false", "-c", "diff.suppressBlankEmpty=false", "-c", "core.attributesFile=")
+    return ["git", "-C", _git_folder(path), *settings, *arguments]
+
+
+@lru_cache(maxsize=256)
+def _git_folder(path: str) -> str:
+    try:
+        command = ["git", "-C", path, "rev-parse", "--absolute-git-dir"]
+        run = subprocess.run(command, capture_output=True, check=True, env=_environment())
+    except FileNotFoundError as error:
+        raise UserError(f"{path}: commits are read by git, which is not on the PATH; install it") from error
+    return run.stdout.decode().rstrip("\n")
+
+
+def _environment(folder: str | None = None) -> dict[str, str]:
+    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+    own = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1"}
+    return {**kept, **own, **({"GIT_INDEX_FILE": os.path.join(folder, "no-such-index")} if folder else {})}

@@ -1,0 +1,137 @@
+"""Devices: the FLOP/s they reach at best, the memory in use, determinism, and what helps when memory is full."""
+
+from __future__ import annotations
+
+import os
+import resource
+import sys
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from functools import lru_cache
+
+import torch
+
+from raycodellm.engine.settings import World
+
+# 10^12 FLOP/s at best, from the makers' data sheets: dense matrices, (bf16 or fp16 with float32 sums, fp32 without
+# TF32). The first name that is part of the device's name counts, so longer names stand first.
+_PEAK_TFLOPS: tuple[tuple[str, float, float], ...] = (
+    ("B200", 2250.0, 75.0),
+    ("GH200", 989.4, 66.9),
+    ("H200", 989.4, 66.9),
+    ("H100 PCIe", 756.0, 51.0),
+    ("H100 NVL", 835.5, 60.0),
+    ("H100", 989.4, 66.9),
+    ("H800", 989.4, 66.9),
+    ("H20", 148.0, 44.0),
+    ("A100", 312.0, 19.5),
+    ("A800", 312.0, 19.5),
+    ("A40", 149.7, 37.4),
+    ("A30", 165.0, 10.3),
+    ("A10G", 70.0, 31.5),
+    ("A10", 125.0, 31.2),
+    ("RTX A6000", 154.8, 38.7),
+    ("L40S", 362.0, 91.6),
+    ("L40", 181.0, 90.5),
+    ("L4", 121.0, 30.3),
+    ("RTX 4090", 165.2, 82.6),
+    ("RTX 3090", 71.0, 35.6),
+    ("V100", 125.0, 15.7),
+    ("T4", 65.0, 8.1),
+    ("MI300X", 1307.4, 163.4),
+)
+_MATRIX = {"cpu": 768, "cuda": 8192}
+_DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
+
+
+class OutOfMemory(Exception):
+    """Memory does not suffice. A GPU's message starts with CUDA: after it, a slot takes new processes."""
+
+
+def peak_flops(device: str, precision: str) -> float:
+    """FLOP/s of one device at best: from the table, else measured once per process by multiplying matrices."""
+    if device.startswith("cuda"):
+        listed = listed_peak_flops(torch.cuda.get_device_name(device), precision)
+        if listed is not None:
+            return listed
+    return _measured_flops(device, precision, torch.get_num_threads())
+
+
+def listed_peak_flops(name: str, precision: str) -> float | None:
+    for part, half, single in _PEAK_TFLOPS:
+        if part in name:
+            return (single if precision == "fp32" else half) * 1e12
+    return None
+
+
+@lru_cache(maxsize=8)
+def _measured_flops(device: str, precision: str, num_threads: int) -> float:
+    """The best of some products of square matrices; 30 ms on one core, which is noise of a tenth."""
+    size = _MATRIX[device.split(":")[0]]
+    left = torch.ones(size, size, dtype=_DTYPES[precision], device=device)
+    best = float("inf")
+    for _ in range(4):
+        began = time.perf_counter()
+        left @ left
+        if device.startswith("cuda"):
+            torch.cuda.synchronize(device)
+        best = min(best, time.perf_counter() - began)
+    return 2.0 * size**3 / best
+
+
+def memory_bytes(world: World) -> int:
+    """Most memory in use so far: a GPU's, as torch has given it out in this process, else this process's."""
+    if world.device_type == "cuda":
+        return int(torch.cuda.max_memory_allocated(world.device))
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+def free_bytes() -> int:
+    """Memory that this process could still take: of the machine, and of its control group where that has a limit."""
+    free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
+    for line in _lines("/proc/meminfo"):
+        if line.startswith("MemAvailable:"):
+            free = int(line.split()[1]) * 1024
+    limit, used = (_lines(f"/sys/fs/cgroup/memory.{name}")[:1] for name in ("max", "current"))
+    if limit and used and limit[0].isdigit():
+        free = min(free, int(limit[0]) - int(used[0]))
+    return max(0, free)
+
+
+def _lines(path: str) -> list[str]:
+    if not os.path.exists(path):  # another system, or one without control groups
+        return []
+    with open(path, encoding="ascii") as file:
+        return file.read().splitlines()
+
+
+def set_deterministic(wanted: bool) -> None:
+    """Of the whole process, so it is set for every stage, either way."""
+    torch.use_deterministic_algorithms(wanted)
+    # Filling new memory finds programs that read it before they write it, and makes the rest 18 times as slow here.
+    torch.utils.deterministic.fill_uninitialized_memory = False
+    torch.backends.cudnn.deterministic = wanted
+    if wanted:
+        torch.backends.cudnn.benchmark = False
+
+
+@contextmanager
+def explained_out_of_memory(world: World, rows: int) -> Iterator[None]:
+    try:
+        yield
+    except torch.OutOfMemoryError as error:
+        raise OutOfMemory(out_of_memory_message(world, rows, str(error))) from error
+
+
+def out_of_memory_message(world: World, rows: int, cause: str) -> str:
+    fewer = f"scaling.deepspeed.micro_batch: {rows // 2} or auto" if rows > 1 else "a shorter sequence_length"
+    what = "CUDA out of memory" if world.device_type == "cuda" else "not enough memory"
+    return (
+        f"{what} on {world.device} (worker {world.rank} of {world.world_size}) with {rows} sequences per "
+        f"forward pass. What would help, nearest first: {fewer}; scaling.deepspeed.activation_checkpointing: true; a "
+        "higher scaling.deepspeed.zero with more workers; scaling.deepspeed.config: {zero_optimization: "
+        "{offload_optimizer: {device: cpu}}}; precision bf16; a smaller model. "
+        f"torch says: {cause.splitlines()[0] if cause else 'nothing'}"
+    )

@@ -1,0 +1,128 @@
+"""Bits per byte of text that no stage of the trial trains on, per source, while a stage trains.
+
+The measured sequences are the last ones of each token store, which the plan never draws: `SourceSlice.num_sequences`
+ends before them. Bits per byte compare models with different tokenizers; bytes are those of the tokens that count in
+the loss, exact for byte-level tokenizers and the store's mean for others.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raycodellm import ingest
+from raycodellm.config import Stage
+from raycodellm.engine import Engine, World
+from raycodellm.files import Folder
+from raycodellm.records import StageJob
+
+if TYPE_CHECKING:
+    import torch
+
+
+@dataclass(frozen=True)
+class _Batch:
+    """As the engine takes them."""
+
+    micro_batches: list[dict[str, torch.Tensor]]
+    source: np.ndarray
+
+
+def is_due(stage: Stage, step: int) -> bool:
+    """Whether a measurement follows `step` finished steps: a function of the step alone, so that a continued stage
+    measures where an uninterrupted one does."""
+    if stage.held_out is None or step == 0:
+        return False
+    every = stage.held_out.every_tokens
+    return step == stage.num_steps or (step - 1) * stage.batch_tokens // every < step * stage.batch_tokens // every
+
+
+class HeldOut:
+    """This worker's share of the measured sequences: number i belongs to worker i mod the number of workers."""
+
+    def __init__(self, job: StageJob, stores: Sequence[Any], world: World, rows_per_pass: int) -> None:
+        self.job, self.stores, self.world, self.rows_per_pass = job, stores, world, rows_per_pass
+        self._batches: list[_Batch] | None = None
+        self._bytes: np.ndarray | None = None
+
+    def measure(self, engine: Engine) -> dict[str, float]:
+        """Bits per byte of each source (a collective); not a number for one without held-out sequences."""
+        if self._batches is None:
+            self._read(engine)
+        nats = np.zeros(len(self.job.sources))
+        for batch in self._batches:
+            nats += engine.evaluate(batch)[0]
+        with np.errstate(invalid="ignore", divide="ignore"):
+            bits = nats / math.log(2.0) / self._bytes
+        return {source.name: float(value) for source, value in zip(self.job.sources, bits, strict=True)}
+
+    def _read(self, engine: Engine) -> None:
+        length = self.job.stage.sequence_length
+        source, sequence = self._mine(length)
+        position = np.arange(len(source))
+        block = ingest.read_rows(list(self.stores), (position, source, sequence), length)
+        tokens = np.asarray(block.tokens, dtype=np.int64)
+        mask = np.ones(tokens.shape, dtype=bool) if block.loss_mask is None else np.array(block.loss_mask)
+        self._bytes = np.array(engine.sum_over_workers(self._bytes_of(tokens, mask, source).tolist()))
+        self._batches = list(self._cut(tokens, mask, source))
+
+    def _mine(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+        numbers = []
+        for index, (part, store) in enumerate(zip(self.job.sources, self.stores, strict=True)):
+            if part.held_out_sequences:
+                end = store.num_sequences(length)
+                numbers += [(index, sequence) for sequence in range(end - part.held_out_sequences, end)]
+        mine = np.array(numbers, dtype=np.int64).reshape(-1, 2)[self.world.rank :: self.world.world_size]
+        return mine[:, 0], mine[:, 1]
+
+    def _bytes_of(self, tokens: np.ndarray, mask: np.ndarray, source: np.ndarray) -> np.ndarray:
+        """float64[sources]: bytes of the counted tokens; each sequence's first has nothing to be predicted from."""
+        table = token_bytes(Folder(self.job.tokenizer))
+        found = np.zeros(len(self.job.sources))
+        for index, store in enumerate(self.stores):
+            rows = source == index
+            counted = tokens[rows][:, 1:][mask[rows][:, 1:]]
+            if table is not None:
+                found[index] = table[counted].sum()
+            elif len(counted):
+                found[index] = len(counted) * store.manifest.num_bytes / store.manifest.num_tokens
+        return found
+
+    def _cut(self, tokens: np.ndarray, mask: np.ndarray, source: np.ndarray) -> Iterator[_Batch]:
+        """As many batches for every worker, so that their exchanges pair up; the last may be without rows."""
+        import torch
+
+        total = sum(part.held_out_sequences for part in self.job.sources)
+        passes = math.ceil(math.ceil(total / self.world.world_size) / self.rows_per_pass)
+        labels = np.where(mask, tokens, ingest.IGNORED)
+        for number in range(passes):
+            part = slice(number * self.rows_per_pass, (number + 1) * self.rows_per_pass)
+            tensors = {"tokens": torch.from_numpy(tokens[part]), "labels": torch.from_numpy(labels[part])}
+            yield _Batch([tensors], source[part])
+
+
+def token_bytes(tokenizer: Folder) -> np.ndarray | None:
+    """int64[ids]: UTF-8 bytes that each token stands for, special ones 0; None when the tokenizer is not byte-level.
+
+    A byte-level tokenizer writes each byte as one character, so a token's characters are its bytes.
+    """
+    from tokenizers import decoders
+
+    from raycodellm.tokens.tokenizer import open_tokenizer
+
+    opened = open_tokenizer(tokenizer)
+    if not isinstance(opened.decoder, decoders.ByteLevel):
+        return None
+    entries = opened.get_vocab(with_added_tokens=True)
+    table = np.zeros(max(entries.values()) + 1, dtype=np.int64)
+    special = opened.get_added_tokens_decoder()
+    for text, number in entries.items():
+        if number not in special:
+            table[number] = len(text)
+        elif not special[number].special:
+            table[number] = len(text.encode())
+    return table

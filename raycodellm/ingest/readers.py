@@ -1,0 +1,211 @@
+"""The two ways in which blocks are read, in the plan's order and ahead of the training that takes them.
+
+`read_here` reads in this process: the shortest way, and the one that runs without Ray. `read_by_ray` reads in Ray Data
+tasks, a block each, kept in order: reading then takes no time from the training process, and a task whose process or
+node is lost is run again and keeps its place. `Ahead` runs either in a thread, a few blocks before what is asked for.
+"""
+
+from __future__ import annotations
+
+import logging
+import queue
+import threading
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raycodellm.ingest.blocks import TOKEN_BYTES, Block, Planned, Span, Store, read_rows
+
+BLOCK_BYTES = 4 * 2**20
+"""Of tokens, per worker: about a thousand sequences of 2,048."""
+TASK_BYTES = 16 * 2**20
+"""The same for a task of Ray Data, each of which costs some 20 ms besides what it reads."""
+BLOCKS_AHEAD = 2
+"""Blocks read and not yet asked for, per worker."""
+BLOCKS_PER_DATASET = 64
+"""A new dataset every so often, so that the rows of a long plan need not all be known at its start."""
+_NODE = "ray.io/node-id"
+_END_SECONDS = 30.0
+logger = logging.getLogger(__name__)
+
+
+class Ahead:
+    """An iterator over the blocks of another one, which a thread keeps `BLOCKS_AHEAD` in advance.
+
+    An error of the other iterator is raised where its block was asked for. `close` ends the thread.
+    """
+
+    def __init__(self, source: Iterator[Block]) -> None:
+        self._source = source
+        self._ready: queue.Queue[Block | BaseException | None] = queue.Queue(maxsize=BLOCKS_AHEAD)
+        self._stopped = threading.Event()
+        self._thread = threading.Thread(target=self._work, name="raycodellm-ingest", daemon=True)
+        self._thread.start()
+
+    @property
+    def num_ready(self) -> int:
+        return self._ready.qsize()
+
+    def __iter__(self) -> Ahead:
+        return self
+
+    def __next__(self) -> Block:
+        item = self._ready.get()
+        if item is None:
+            raise StopIteration
+        if isinstance(item, BaseException):
+            raise item
+        return item
+
+    def close(self) -> None:
+        self._stopped.set()
+        self._thread.join(_END_SECONDS)
+        if self._thread.is_alive():  # it holds nothing that the training's end would need
+            logger.warning("a read of training data has not ended after %.0f s and is left alone", _END_SECONDS)
+
+    def _work(self) -> None:
+        last: BaseException | None = None
+        try:
+            for block in self._source:
+                if not self._hand_over(block):
+                    break
+        except BaseException as error:  # travels to the training thread, which raises it
+            last = error
+        finally:
+            close = getattr(self._source, "close", None)
+            if close is not None:
+                close()
+        self._hand_over(last)
+
+    def _hand_over(self, item: Block | BaseException | None) -> bool:
+        while not self._stopped.is_set():
+            try:
+                self._ready.put(item, timeout=0.1)
+                return True
+            except queue.Full:
+                continue
+        return False
+
+
+def read_here(
+    stores: Sequence[Store], planned: Callable[[Span], Planned], spans: Sequence[Span], sequence_length: int
+) -> Iterator[Block]:
+    """Reads in this thread."""
+    for span in spans:
+        yield read_rows(stores, planned(span), sequence_length)
+
+
+def read_by_ray(
+    stores: Sequence[Store], planned: Callable[[Span], Planned], spans: Sequence[Span], sequence_length: int
+) -> Iterator[Block]:
+    """Reads in Ray Data tasks, on this node where that can be. Ray runs a task again that lost its process or node."""
+    stores, masked = list(stores), not all(getattr(store, "every_token_counts", False) for store in stores)
+    for first in range(0, len(spans), BLOCKS_PER_DATASET):
+        rows = [planned(span) for span in spans[first : first + BLOCKS_PER_DATASET]]
+        # With more workers than rows some have none.
+        reads = [_Read(stores, block, sequence_length, masked) for block in rows if len(block[0])]
+        if reads:
+            for batch in _dataset(reads).iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+                mask = batch.get("loss_mask")
+                yield Block(batch["position"], batch["source"], batch["sequence"], batch["tokens"], mask)
+
+
+def preload() -> None:
+    """Imports Ray Data and starts the processes that it reads with, before there is anything to read."""
+    rows = np.arange(8)
+    read = _Read([_Nothing()], (rows, np.zeros(8, np.int16), rows), 8, False)
+    _dataset([read] * BLOCKS_AHEAD).take_all()
+
+
+class _Nothing:
+    """A store of zeros; reading it imports what reading a real one needs."""
+
+    every_token_counts = True
+
+    def read(self, sequences: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray | None]:
+        import raycodellm.tokens  # noqa: F401
+
+        return np.zeros((len(sequences), sequence_length), np.uint16), None
+
+
+def _dataset(reads: list[_Read]) -> Any:
+    import ray.data
+
+    dataset = ray.data.read_datasource(
+        _datasource(reads),
+        override_num_blocks=len(reads),
+        # No CPU is asked for: a training worker group may hold every CPU that there is, and would wait for ever.
+        num_cpus=0,
+        concurrency=BLOCKS_AHEAD,
+        # Where it is needed: the block is then in this node's memory, and this node's copies of stores are used.
+        label_selector={_NODE: _this_node()},
+        fallback_strategy=[{"label_selector": {_NODE: "!none"}}],  # else on any other
+    )
+    options = dataset.context.execution_options
+    options.preserve_order = True
+    # Left alone, each worker reads ahead until it has its part of the object store.
+    memory = 4 * BLOCKS_AHEAD * TASK_BYTES
+    options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=memory)
+    _quiet(dataset.context)
+    return dataset
+
+
+def _this_node() -> str:
+    import ray
+
+    return ray.get_runtime_context().get_node_id()
+
+
+def _quiet(context: Any) -> None:
+    context.enable_progress_bars = False
+    context.print_on_execution_start = False
+    logging.getLogger("ray.data").setLevel(logging.WARNING)
+
+
+@dataclass(frozen=True)
+class _Read:
+    """One read task's work; picklable. It carries its rows (18 bytes each), not the plan."""
+
+    stores: list[Store]
+    planned: Planned
+    sequence_length: int
+    masked: bool
+    """Whether the blocks of this dataset, which all have the same columns, say which tokens count."""
+
+    def __call__(self) -> Iterator[Any]:
+        from ray.data.block import BlockAccessor
+
+        block = read_rows(self.stores, self.planned, self.sequence_length)
+        columns = {name: getattr(block, name) for name in ("position", "source", "sequence", "tokens")}
+        if self.masked:
+            mask = block.loss_mask
+            columns["loss_mask"] = np.ones(block.tokens.shape, bool) if mask is None else mask
+        yield BlockAccessor.batch_to_block(columns)
+
+
+def _datasource(reads: list[_Read]) -> Any:
+    from ray.data.block import BlockMetadata
+    from ray.data.datasource import Datasource, ReadTask
+
+    class PlannedSequences(Datasource):
+        """A worker's rows of the plan, a read task per block."""
+
+        def estimate_inmemory_data_size(self) -> int:
+            return sum(map(self.num_bytes, reads))
+
+        def get_read_tasks(
+            self, parallelism: int, per_task_row_limit: int | None = None, data_context: Any = None
+        ) -> list[ReadTask]:
+            return [ReadTask(read, self.metadata(read)) for read in reads]
+
+        @staticmethod
+        def num_bytes(read: _Read) -> int:
+            return len(read.planned[0]) * ((TOKEN_BYTES + read.masked) * read.sequence_length + 18)
+
+        def metadata(self, read: _Read) -> BlockMetadata:
+            size = self.num_bytes(read)
+            return BlockMetadata(num_rows=len(read.planned[0]), size_bytes=size, input_files=None, exec_stats=None)
+
+    return PlannedSequences()

@@ -1,0 +1,206 @@
+"""What a stage counts of its own training: the tally, its rows of metrics, the ledger. Plain numbers, no device.
+
+Everything is counted from the batches that were trained on, and travels in the checkpoint: a stage continued any
+number of times counts each sequence once.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import math
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from raycodellm import mixture
+from raycodellm.records import LedgerRow, PhaseRow, StageJob
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+_WATCHED = 64
+"""Steps whose losses make the running median."""
+_FEWEST = 16
+"""Steps before a median is believed."""
+_IN_A_ROW = 3
+"""Steps over the limit that make an explosion: one bad batch is none."""
+
+
+@dataclass
+class Tally:
+    """What was trained so far in the stage: plain numbers that travel in the checkpoint. Summed over workers, except
+    `checksum`, which each worker holds of its own rows until it is summed for a checkpoint."""
+
+    step: int
+    phases: list[list[int]]
+    """Sequences per phase of the stage and source."""
+    loss_tokens: list[int]
+    """Per source."""
+    checksum: int
+    window: dict[str, Any]
+    """Sums since the last row of metrics."""
+    rows: list[dict[str, float]]
+    """Of metrics.parquet."""
+    last_loss: list[float]
+    """Loss sum and tokens over the stage's last tenth."""
+    resumed_at: list[int]
+    wall_seconds: float
+    skipped: list[int] = field(default_factory=list)
+    """Sequences per source that were drawn in steps that changed nothing."""
+    skipped_steps: int = 0
+    recent: list[float] = field(default_factory=list)
+    """Losses of the last steps that were not over the limit."""
+    over_limit: int = 0
+    """Steps in a row that were."""
+
+    @classmethod
+    def empty(cls, num_sources: int, num_phases: int = 1) -> Tally:
+        phases = [[0] * num_sources for _ in range(num_phases)]
+        window = empty_window(num_sources)
+        return cls(0, phases, [0] * num_sources, 0, window, [], [0.0, 0.0], [], 0.0, skipped=[0] * num_sources)
+
+    @property
+    def sequences(self) -> list[int]:
+        """Per source."""
+        return [sum(of_source) for of_source in zip(*self.phases, strict=True)]
+
+    @property
+    def drawn(self) -> list[int]:
+        """Sequences per source, skipped ones included: where the plan stands."""
+        return added(self.sequences, self.skipped)
+
+    def exploded(self, loss: float, limit: float, vocab_size: int) -> float | None:
+        """Takes in a step's loss, in nats per token; the median it has left behind, when it has for some steps.
+
+        Over the limit is a loss over `limit` times the running median and over that of guessing all tokens alike: a
+        schedule may turn to text that the model does not know yet, but even that is no worse than knowing nothing.
+        """
+        if not limit:
+            return None
+        median = statistics.median(self.recent) if len(self.recent) >= _FEWEST else math.inf
+        if loss > limit * median and loss > math.log(vocab_size):
+            self.over_limit += 1
+            return median if self.over_limit >= _IN_A_ROW else None
+        self.over_limit = 0
+        self.recent = [*self.recent, loss][-_WATCHED:]
+        return None
+
+
+def empty_window(num_sources: int) -> dict[str, Any]:
+    sums = {name: [0] * num_sources for name in ("loss_sums", "loss_tokens", "sequences")}
+    return {**sums, "applied": 0, "grad_norm": 0.0, "seconds": 0.0, "wait_seconds": 0.0, "blocks_ready": 0, "steps": 0}
+
+
+def order_checksum(position: np.ndarray, source: np.ndarray, sequence: np.ndarray, names: tuple[str, ...]) -> int:
+    """Sum modulo 2^64 of a hash of each (position, source's name, sequence).
+
+    The position inside the hash makes the sum depend on the order; being a sum makes it independent of who counts.
+    """
+    keys = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in names]
+    with np.errstate(over="ignore"):
+        mixed = _scrambled(np.asarray(position, dtype=np.uint64))
+        mixed = _scrambled(mixed + np.asarray(keys, dtype=np.uint64)[np.asarray(source, dtype=np.int64)])
+        mixed = _scrambled(mixed + np.asarray(sequence, dtype=np.uint64))
+        return int(mixed.sum(dtype=np.uint64))
+
+
+def _scrambled(value: np.ndarray) -> np.ndarray:
+    """SplitMix64's finaliser (Steele, Lea and Flood 2014)."""
+    value = value + np.uint64(0x9E3779B97F4A7C15)
+    value = (value ^ (value >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
+    value = (value ^ (value >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
+    return value ^ (value >> np.uint64(31))
+
+
+def row(tally: Tally, job: StageJob, speed: Mapping[str, float], planned_code_ratio: float) -> dict[str, float]:
+    """One row of metrics.parquet: means over the steps since the row before; losses in nats per counted token.
+
+    `speed`: learning_rate, flops_per_token of training, peak_flops of all devices together, memory_bytes.
+    """
+    window, length = tally.window, job.stage.sequence_length
+    rate = ratio(sum(window["sequences"]) * length, window["seconds"])
+    is_code = [source.is_code for source in job.sources]
+    made: dict[str, float] = {
+        "step": tally.step,
+        "tokens": sum(tally.sequences) * length,
+        "loss": ratio(sum(window["loss_sums"]), sum(window["loss_tokens"])),
+        "learning_rate": speed["learning_rate"],
+        "grad_norm": ratio(window["grad_norm"], window["applied"]),
+        "tokens_per_second": rate,
+        "mfu": ratio(rate * speed["flops_per_token"], speed["peak_flops"]),
+        "memory_bytes": speed["memory_bytes"],
+        "skipped_steps": tally.skipped_steps,
+        "data_wait_seconds": window["wait_seconds"],
+        "data_wait_share": ratio(window["wait_seconds"], window["seconds"]),
+        "data_blocks_ready": ratio(window["blocks_ready"], window["steps"]),
+        "code_ratio_planned": planned_code_ratio,
+        "code_ratio_real": code_ratio(tally.sequences, is_code),
+        "code_ratio_window": code_ratio(window["sequences"], is_code),
+    }
+    for index, source in enumerate(job.sources):
+        made[f"loss/{source.name}"] = ratio(window["loss_sums"][index], window["loss_tokens"][index])
+        made[f"tokens/{source.name}"] = tally.sequences[index] * length
+    return made
+
+
+def code_ratio(sequences: Sequence[int], is_code: Sequence[bool]) -> float:
+    return ratio(float(np.asarray(sequences)[np.asarray(is_code)].sum()), float(sum(sequences)))
+
+
+def ledger(job: StageJob, tally: Tally) -> tuple[LedgerRow, ...]:
+    """What was trained of each source, against what was planned."""
+    length, planned = job.stage.sequence_length, mixture.planned_by_phase(job)
+    rows = []
+    for index, source in enumerate(job.sources):
+        phases = tuple(
+            PhaseRow(asked[index] * length, had[index] * length, had[index], (had[index] - asked[index]) * length)
+            for asked, had in zip(planned, tally.phases, strict=True)
+        )
+        sequences = sum(phase.sequences for phase in phases)
+        end = source.start + sequences
+        rows.append(
+            LedgerRow(
+                source=source.name,
+                kind=source.kind,
+                planned_tokens=sum(phase.planned_tokens for phase in phases),
+                tokens=sequences * length,
+                loss_tokens=tally.loss_tokens[index],
+                sequences=sequences,
+                epochs=ratio(end, source.num_sequences, empty=0.0),
+                unique_tokens=max(0, min(end, source.num_sequences) - source.start) * length,
+                difference=sum(phase.difference for phase in phases),
+                phases=phases,
+                skipped_sequences=tally.skipped[index],
+            )
+        )
+    return tuple(rows)
+
+
+def added(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
+    return [left + right for left, right in zip(old, new, strict=True)]
+
+
+def ratio(part: float, whole: float, empty: float = float("nan")) -> float:
+    return float(part) / float(whole) if whole else empty
+
+
+def ledger_table(rows: Sequence[LedgerRow]) -> pa.Table:
+    import pyarrow as pa
+
+    return pa.Table.from_pylist([asdict(one) for one in rows])
+
+
+_WHOLE_NUMBERS = ("step", "tokens", "memory_bytes", "skipped_steps")
+
+
+def metrics_table(rows: Sequence[Mapping[str, float]]) -> pa.Table:
+    import pyarrow as pa
+
+    columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
+    whole = {name for name in columns if name in _WHOLE_NUMBERS or name.startswith("tokens/")}
+    return pa.table(
+        {name: pa.array(values, pa.int64() if name in whole else pa.float64()) for name, values in columns.items()}
+    )

@@ -1,0 +1,94 @@
+"""Notice to leave: SIGTERM to a worker's process, or Ray's word that the worker's node will be taken away.
+
+A spot node gives 30 to 120 seconds. So a notice only sets a flag, which the stage asks for before each step.
+"""
+
+from __future__ import annotations
+
+import logging
+import os
+import signal
+import threading
+from collections.abc import Callable
+from typing import Any
+
+logger = logging.getLogger(__name__)
+
+ASK_SECONDS = 2.0
+"""Between two questions to Ray Train whether a node of the worker group is being taken away."""
+
+_terminated = threading.Event()
+
+
+def listen_for_sigterm() -> None:
+    """Turns the next SIGTERM of this process into a notice; one more ends the process, as Ray would have it.
+
+    To be called on the main thread, where Python handles signals. The worker's main thread runs Ray's calls, at the
+    latest the next look at its health (`RAY_TRAIN_HEALTH_CHECK_INTERVAL_S`); training runs in another.
+    """
+    before = signal.getsignal(signal.SIGTERM)
+
+    def handle(number: int, frame: Any) -> None:
+        signal.signal(signal.SIGTERM, before)
+        _terminated.set()
+
+    _terminated.clear()
+    signal.signal(signal.SIGTERM, handle)
+
+
+def nodes_are_watched() -> bool:
+    """Whether Ray Train looks out for nodes that are being taken away; `cluster` switches it off for this machine."""
+    return os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1").lower() not in ("0", "false")
+
+
+class Notice:
+    """What one worker knows of leaving."""
+
+    def __init__(self, on_notice: Callable[[str], None]) -> None:
+        """`on_notice`: hears the cause, once, at once and on another thread."""
+        self._on_notice = on_notice
+        self._node: str | None = None
+
+    @property
+    def cause(self) -> str | None:
+        """None while the worker may stay."""
+        return "SIGTERM" if _terminated.is_set() else self._node
+
+    def watch(self, ask_ray: bool) -> Notice:
+        """Begins to listen. `ask_ray` must be the same on all ranks: the question to Ray Train is a barrier."""
+        threading.Thread(target=self._wait_for_sigterm, name="raycodellm-sigterm", daemon=True).start()
+        if ask_ray:
+            threading.Thread(target=self._ask_ray, name="raycodellm-preemption", daemon=True).start()
+        return self
+
+    def _wait_for_sigterm(self) -> None:
+        _terminated.wait()
+        self._on_notice("SIGTERM")
+
+    def _ask_ray(self) -> None:
+        import ray.train
+
+        never = threading.Event()
+        while not never.wait(ASK_SECONDS):
+            try:
+                info = ray.train.get_preemption_info()
+            except ray.exceptions.RayError:  # the worker group is coming to its end, and its barrier is gone
+                logger.info("no longer asking for preemptions", exc_info=True)
+                return
+            if info is not None:
+                nodes = ", ".join(node[:8] for node in info.preempted_node_ids)
+                self._node = f"Ray is taking node {nodes} away"
+                self._on_notice(self._node)
+                return
+
+
+def sigterm_callback() -> Any:
+    """For Ray Train: makes each worker listen for SIGTERM, on its main thread, before its loop begins."""
+    # The only one of Ray Train's hooks that runs on a worker's main thread.
+    from ray.train.v2._internal.execution.callback import WorkerCallback
+
+    class ListenForSigterm(WorkerCallback):
+        def after_init_train_context(self) -> None:
+            listen_for_sigterm()
+
+    return ListenForSigterm()

@@ -1,0 +1,246 @@
+"""The loop inside the workers of a slot: ask for a job, do it together, ask again."""
+
+from __future__ import annotations
+
+import contextlib
+import gc
+import logging
+import tempfile
+import threading
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import ray
+
+from raycodellm import engine, evaluation, ingest, model, stage
+from raycodellm.dispatch import Job
+from raycodellm.engine import StorageError, TrainingError, World
+from raycodellm.files import Folder
+from raycodellm.records import EvaluationJob, Progress, StageJob
+from raycodellm.slots.dispatcher import POLL_SECONDS
+from raycodellm.slots.lease import Lease
+from raycodellm.slots.notice import Notice
+
+logger = logging.getLogger(__name__)
+
+LEASE_SECONDS = 2.0
+"""Between two looks at a lease that another sweep has."""
+
+
+class Link:
+    """A worker's line to the dispatcher. Progress is sent without waiting; the answer is read when it is there."""
+
+    def __init__(self, dispatcher: Any, slot: str, sweep: str = "") -> None:
+        self.dispatcher = dispatcher
+        self.slot = slot
+        self.sweep = sweep
+        """The run folder, as what holds the leases of the stages in training."""
+        self.notice = Notice(lambda cause: dispatcher.told_to_leave.remote(slot, cause))
+        self.cut: str | None = None
+        """Why nothing is heard of the dispatcher any more: then the worker saves what it has and leaves."""
+        self._answer: Any = None
+        self._stop = False
+
+    @property
+    def leave_because(self) -> str | None:
+        return self.notice.cause or self.cut
+
+    def ask(self, method: str, *arguments: Any) -> Any:
+        """The dispatcher's answer; None when it has died."""
+        try:
+            return ray.get(getattr(self.dispatcher, method).remote(self.slot, *arguments))
+        except ray.exceptions.RayActorError as error:
+            self._lost(error)
+            return None
+
+    def progress(self, progress: Progress) -> None:
+        # A number may be skipped, but not the last one; a note is said once.
+        if self._answer is None or progress.note or progress.step == progress.num_steps:
+            self._answer = self.dispatcher.report.remote(self.slot, progress)
+
+    def should_stop(self) -> bool:
+        if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
+            try:
+                self._stop = ray.get(self._answer)
+            except ray.exceptions.RayActorError as error:
+                self._lost(error)
+            self._answer = None
+        return self._stop or self.leave_because is not None
+
+    def begin(self) -> None:
+        self._answer, self._stop = None, False
+
+    def _lost(self, error: Exception) -> None:
+        if self.cut is None:
+            logger.error("the dispatcher does not answer: %s", error)
+        self.cut = "the dispatcher died"
+
+
+def slot_loop(settings: dict[str, Any]) -> None:
+    """Runs in every worker of a slot: rank 0 asks for work, all ranks do it together."""
+    import ray.train
+    import ray.train.torch
+
+    context = ray.train.get_context()
+    device = str(ray.train.torch.get_device())
+    world = World(rank=context.get_world_rank(), world_size=context.get_world_size(), device=device)
+    # Mostly other processes at work, so beside all the rest.
+    threading.Thread(target=ingest.preload, name="raycodellm-preload", daemon=True).start()
+    engine.init_process(world, num_threads=max(1, int(settings["cpus_per_worker"])))
+    link = Link(settings["dispatcher"], settings["slot"], settings["sweep"])
+    if world.rank == 0:
+        link.ask("register")
+    link.notice.watch(settings["nodes_are_watched"])
+    # While there is nothing to do yet, what the jobs will need: a step at a time, since work may come at any moment.
+    warm_up = [model.preload, evaluation.preload]
+    frozen = False
+    while True:
+        answer, job = _agree_on_next(link, world, 0.0 if warm_up else POLL_SECONDS)
+        if answer == "quit":
+            return
+        if job is None:
+            if warm_up:
+                warm_up.pop(0)()
+            continue
+        if not frozen:
+            # Every stage ends with a collection of garbage: through all that was imported it takes 0.3 s of a core,
+            # and as much again while a small stage trains. Once only, since later there may be garbage among it.
+            gc.freeze()
+            frozen = True
+        _do(job, link, world)
+        if settings["fresh_workers"]:
+            return
+
+
+def _agree_on_next(link: Link, world: World, wait_seconds: float) -> tuple[str, Job | None]:
+    if _first_cause(world, link.leave_because) is not None:
+        return "quit", None
+    answer: tuple[str, Job | None] = ("wait", None)
+    if world.rank == 0:
+        answer = link.ask("next_job", wait_seconds) or ("quit", None)
+    if world.world_size > 1:
+        import torch.distributed
+
+        box = [answer]
+        torch.distributed.broadcast_object_list(box, src=0)
+        answer = box[0]
+    return answer
+
+
+def _first_cause(world: World, mine: str | None) -> str | None:
+    """The first worker's cause that has one; a collective."""
+    return next((cause for cause in engine.gather(world, mine) if cause is not None), None)
+
+
+def _do(job: Job, link: Link, world: World) -> None:
+    """One job to its end. Its own error fails the job and leaves the slot warm, where the workers still agree."""
+    link.begin()
+    try:
+        outcome = run_job(job, world, link.progress, link.should_stop, link.sweep)
+    except Exception as error:
+        logger.exception("job %s failed", job.key)
+        if isinstance(error, StorageError):  # every trial would fail like this; none of them has
+            link.ask("ended", job.key, "abandon", str(error))
+        else:
+            link.ask("ended", job.key, "fail", f"{type(error).__name__}: {error}")
+        # An error that all ranks raise together leaves them in step. Any other may leave ranks waiting for one that
+        # is gone, or a device in an unknown state: then only new processes help.
+        if (world.world_size > 1 and not isinstance(error, TrainingError)) or _is_device_error(error):
+            raise
+        return
+    leave_because = _first_cause(world, link.leave_because) if outcome is None else None
+    if world.rank == 0:
+        if outcome is not None:
+            link.ask("ended", job.key, "finish", outcome)
+        elif leave_because is not None:
+            link.ask("ended", job.key, "preempted", leave_because)
+        else:
+            link.ask("ended", job.key, "release", None)
+
+
+def _is_device_error(error: Exception) -> bool:
+    return "CUDA" in str(error) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
+
+
+def run_job(
+    job: Job,
+    world: World,
+    on_progress: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+    sweep: str = "",
+) -> Any:
+    """The outcome of a job: a `StageRecord`, or an evaluation's metrics; None when it was stopped before its end."""
+    if isinstance(job, EvaluationJob):
+        on_progress(Progress(job.key, note="evaluating"))
+        return run_evaluation(job, world)
+    lease = Lease(Folder(job.folder), sweep) if world.rank == 0 else None
+    if not _wait_for_lease(lease, job, world, on_progress, should_stop):
+        return None
+    with lease.kept() if lease is not None else contextlib.nullcontext():
+        return stage.train_stage(job, world, on_progress=on_progress, should_stop=should_stop, use_ray_data=True)
+
+
+def _wait_for_lease(
+    lease: Lease | None,
+    job: StageJob,
+    world: World,
+    on_progress: Callable[[Progress], None],
+    should_stop: Callable[[], bool],
+) -> bool:
+    """Until no other sweep trains the stage; False when told to stop before. A collective; rank 0 has the lease."""
+    while True:
+        other = None
+        if lease is not None and stage.finished_record(Folder(job.folder)) is None:
+            other = lease.take()
+        told = engine.gather(world, (other, should_stop()))
+        if told[0][0] is None:
+            return True
+        if any(stop for _, stop in told):
+            return False
+        on_progress(Progress(job.key, note=f"waits for {told[0][0]}, which trains the same stage"))
+        time.sleep(LEASE_SECONDS)
+
+
+def run_evaluation(job: EvaluationJob, world: World) -> dict[str, float]:
+    """Evaluates the job's model and leaves `items.parquet` and, last, `metrics.json` in its folder."""
+    folder = Folder(job.folder)
+    if folder.exists("metrics.json"):
+        return folder.read_json("metrics.json")
+    began = time.monotonic()
+    with _local_copy(Folder(job.model)) as model_files:
+        result = evaluation.evaluate(
+            model_files,
+            job.evaluation,
+            rank=world.rank,
+            world_size=world.world_size,
+            gather=_gather if world.world_size > 1 else None,
+            device=world.device,
+        )
+    metrics = {**result.metrics, "seconds": time.monotonic() - began}
+    if world.rank == 0:
+        try:
+            folder.write_table("items.parquet", result.items)
+            folder.write_json("metrics.json", metrics)
+        except OSError as error:
+            raise StorageError(f"the evaluation's results could not be written into {folder}: {error}") from error
+    return metrics
+
+
+def _gather(value: Any) -> list[Any]:
+    import torch.distributed
+
+    values: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(values, value)
+    return values
+
+
+@contextlib.contextmanager
+def _local_copy(folder: Folder) -> Iterator[Path]:
+    if folder.local is not None:
+        yield folder.local
+        return
+    with tempfile.TemporaryDirectory() as temporary:
+        folder.download(Path(temporary))
+        yield Path(temporary)

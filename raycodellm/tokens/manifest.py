@@ -1,0 +1,108 @@
+"""What a token store says of itself: its manifest, written last, and the error of a store that is not what it says."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterable
+from dataclasses import asdict, dataclass, field
+from typing import Any
+
+import numpy as np
+
+from raycodellm.config import INSTRUCT_KINDS
+from raycodellm.files import Folder
+
+FORMAT_VERSION = 1
+MANIFEST = "manifest.json"
+
+
+class StoreError(RuntimeError):
+    """A token store is damaged: which file, what was found, what to do."""
+
+
+@dataclass(frozen=True)
+class Shard:
+    """One part of a store, as the manifest lists it."""
+
+    number: int
+    num_documents: int
+    num_tokens: int
+    num_bytes: int
+    """UTF-8 bytes of the text that the tokens stand for."""
+    files: dict[str, list]
+    """File name: [bytes, BLAKE2b of the content, 32 hex digits]."""
+    skipped: dict[str, int] = field(default_factory=dict)
+    skipped_bytes: dict[str, int] = field(default_factory=dict)
+
+
+@dataclass(frozen=True)
+class Manifest:
+    """What a token store holds and was made from; every count is exact."""
+
+    name: str
+    kind: str
+    fingerprint: str
+    source_fingerprint: str
+    tokenizer_fingerprint: str
+    seed: int
+    vocab_size: int
+    eos_id: int
+    num_tokens: int
+    """End-of-text tokens included."""
+    num_documents: int
+    num_examples: int
+    """Documents of instruction data; 0 for plain stores."""
+    num_bytes: int
+    """UTF-8 bytes of the documents."""
+    skipped: dict[str, int]
+    """Reason: records that became no document."""
+    shards: tuple[Shard, ...]
+    format_version: int = FORMAT_VERSION
+    skipped_bytes: dict[str, int] = field(default_factory=dict)
+    """Reason: UTF-8 bytes of the documents that cleaning left out; of what could not be read none are known."""
+
+    @property
+    def dtype(self) -> np.dtype:
+        return token_dtype(self.vocab_size)
+
+    @property
+    def is_instruct(self) -> bool:
+        return self.kind in INSTRUCT_KINDS
+
+
+def token_dtype(vocab_size: int) -> np.dtype:
+    return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
+
+
+def write_manifest(folder: Folder, shards: Iterable[Shard], **settings: Any) -> Manifest:
+    """Counts the shards together and writes the manifest, which makes the store a finished one."""
+    shards = tuple(sorted(shards, key=lambda shard: shard.number))
+    skipped: Counter[str] = Counter()
+    skipped_bytes: Counter[str] = Counter()
+    for shard in shards:
+        skipped.update(shard.skipped)
+        skipped_bytes.update(shard.skipped_bytes)
+    num_documents = sum(shard.num_documents for shard in shards)
+    manifest = Manifest(
+        **settings,
+        num_tokens=sum(shard.num_tokens for shard in shards),
+        num_documents=num_documents,
+        num_examples=num_documents if settings["kind"] in INSTRUCT_KINDS else 0,
+        num_bytes=sum(shard.num_bytes for shard in shards),
+        skipped=dict(sorted(skipped.items())),
+        shards=tuple(shard for shard in shards if shard.files),
+        skipped_bytes=dict(sorted(skipped_bytes.items())),
+    )
+    folder.write_json(MANIFEST, asdict(manifest))
+    return manifest
+
+
+def read_manifest(folder: Folder) -> Manifest:
+    try:
+        fields = folder.read_json(MANIFEST)
+        manifest = Manifest(**{**fields, "shards": tuple(Shard(**shard) for shard in fields["shards"])})
+    except (ValueError, KeyError, TypeError) as error:
+        raise StoreError(f"{folder}/{MANIFEST}: is not a manifest ({error}); delete {folder}") from error
+    if manifest.format_version != FORMAT_VERSION:
+        raise StoreError(f"{folder}: has format {manifest.format_version}, read is {FORMAT_VERSION}; delete {folder}")
+    return manifest

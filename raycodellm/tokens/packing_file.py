@@ -1,0 +1,79 @@
+"""A store's packings, worked out once for each sequence length and kept beside the store.
+
+`packing-best_fit-2048.arrow` is one row per sequence, a list of its pieces: a process that reads the store maps it and
+looks at the rows that it needs. It names what it was made from and a checksum: a damaged one, or one of other shards,
+is made again. Where the storage takes no file the packing stays in memory, and each process works it out for itself.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Callable
+
+import numpy as np
+
+from raycodellm.files import Folder
+from raycodellm.tokens.packing import Packing
+
+
+def file_name(packing: str, sequence_length: int) -> str:
+    return f"packing-{packing}-{sequence_length}.arrow"
+
+
+def kept_packing(folder: Folder, name: str, made_of: str, make: Callable[[], Packing]) -> Packing:
+    """The packing in the file, where it is whole and `made_of` the same; else made, and written where that works."""
+    found = read_packing(folder, name, made_of)
+    if found is not None:
+        return found
+    made = make()
+    try:
+        folder.write_bytes(name, _in_bytes(made, made_of))
+    except OSError:
+        return made  # a full or read-only storage: what was worked out is as good, for this process
+    return read_packing(folder, name, made_of) or made
+
+
+def read_packing(folder: Folder, name: str, made_of: str) -> Packing | None:
+    """None where there is no such file, or it is damaged or of something else. Mapped where the folder is local."""
+    import pyarrow as pa
+
+    try:
+        if folder.local is not None:
+            source = pa.memory_map(str(folder.local / name))
+        else:
+            source = pa.BufferReader(folder.read_bytes(name))
+        file = pa.ipc.open_file(source)
+        said = file.schema.metadata or {}
+        if said.get(b"made_of") != made_of.encode() or file.num_record_batches != 1:
+            return None
+        sequences = file.get_batch(0).column(0)
+        pieces = [sequences.values.field(place).to_numpy() for place in range(sequences.type.value_type.num_fields)]
+        packing = Packing(sequences.offsets.to_numpy(), *pieces)
+        return packing if said.get(b"checksum") == _checksum(packing) else None
+    except (OSError, pa.ArrowException, AttributeError, TypeError):
+        return None  # Arrow says in many ways that a file is damaged; none of them keeps it from being made again
+
+
+def _in_bytes(packing: Packing, made_of: str) -> memoryview:
+    import pyarrow as pa
+
+    columns = {"start": packing.start, "size": packing.size}
+    if packing.num_prompt is not None:
+        columns["num_prompt"] = packing.num_prompt
+    pieces = pa.StructArray.from_arrays([pa.array(values) for values in columns.values()], list(columns))
+    sequences = pa.LargeListArray.from_arrays(pa.array(packing.bounds), pieces)
+    batch = pa.record_batch({"sequence": sequences})
+    batch = batch.replace_schema_metadata({"made_of": made_of, "checksum": _checksum(packing)})
+    sink = pa.BufferOutputStream()
+    with pa.ipc.new_file(sink, batch.schema) as writer:
+        writer.write_batch(batch)
+    return memoryview(sink.getvalue())
+
+
+def _checksum(packing: Packing) -> bytes:
+    digest = hashlib.blake2b(digest_size=16)
+    for values in (packing.bounds, packing.start, packing.size, packing.num_prompt):
+        if values is not None:
+            digest.update(f"{values.dtype} {len(values)}\n".encode())
+            digest.update(np.ascontiguousarray(values).data)
+    return digest.hexdigest().encode()

@@ -1,0 +1,191 @@
+"""Reading many stretches of tokens at once: from memory maps in one copy, from object storage by a few joined ranges.
+
+A stage draws a source's sequences in shuffled order, so a block of them lies all over the store. Fetching the record
+batch around each would move a thousand times what is needed; here the byte range of every sequence is known (the
+footer of an Arrow file says where its record batches lie) and ranges that nearly touch are fetched as one.
+"""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from functools import cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+JOIN_GAP_BYTES = 64 * 2**10
+"""Ranges this close are fetched as one: object storage takes tens of milliseconds to answer, then about 50 MB/s."""
+LARGEST_RANGE_BYTES = 8 * 2**20
+CONCURRENT_RANGES = 16
+_MAGIC = b"ARROW1"
+
+
+@dataclass(frozen=True)
+class Layout:
+    """Where the values of a file's only column lie. No file of ours holds nulls, so each batch is one run of bytes."""
+
+    starts: np.ndarray
+    """int64[batches]: byte at which each record batch's values begin."""
+    batch_values: int
+    """Values per record batch; the last may hold fewer."""
+
+    def offsets(self, places: np.ndarray, itemsize: int) -> np.ndarray:
+        """Byte of the value at each place."""
+        batch, inside = np.divmod(places, self.batch_values)
+        return self.starts[batch] + inside * itemsize
+
+
+def read_layout(file: Any) -> Layout:
+    """Of an Arrow IPC file (`pyarrow.NativeFile`) of one column of whole numbers. Raises ValueError for anything else.
+
+    The format: Apache Arrow columnar format, "IPC File Format" and Footer in File.fbs, RecordBatch in Message.fbs.
+    """
+    size = file.size()
+    tail = file.read_at(min(size, 64 * 2**10), max(0, size - 64 * 2**10))
+    if len(tail) < 18 or tail[-6:] != _MAGIC:
+        raise ValueError("it does not end like one")
+    length = struct.unpack_from("<i", tail, len(tail) - 10)[0]
+    if not 0 < length <= size - 18:
+        raise ValueError(f"its footer says to be {length} bytes long")
+    footer = tail[-10 - length : -10] if length + 10 <= len(tail) else file.read_at(length, size - 10 - length)
+    try:
+        blocks = _blocks(footer)
+        offset, metadata, _ = blocks[0]
+        # An encapsulated message: a mark of four bytes, its length, then the flatbuffer.
+        values, inside = _first_batch(file.read_at(metadata, offset)[8:])
+    except (struct.error, IndexError) as error:
+        raise ValueError(f"its footer cannot be read ({error})") from error
+    starts = np.array([offset + metadata + inside for offset, metadata, _ in blocks], np.int64)
+    return Layout(starts, values)
+
+
+def _field(data: bytes, table: int, number: int) -> int | None:
+    """Place of a flatbuffer table's field; None where it is left out."""
+    vtable = table - struct.unpack_from("<i", data, table)[0]
+    entry = 4 + 2 * number
+    if entry >= struct.unpack_from("<H", data, vtable)[0]:
+        return None
+    inside = struct.unpack_from("<H", data, vtable + entry)[0]
+    return table + inside if inside else None
+
+
+def _follow(data: bytes, place: int | None) -> int:
+    if place is None:
+        raise IndexError("a part is missing")
+    return place + struct.unpack_from("<I", data, place)[0]
+
+
+def _blocks(footer: bytes) -> list[tuple[int, int, int]]:
+    """(offset, bytes of metadata, bytes of values) of each record batch."""
+    vector = _follow(footer, _field(footer, _follow(footer, 0), 3))
+    count = struct.unpack_from("<I", footer, vector)[0]
+    return [struct.unpack_from("<qi4xq", footer, vector + 4 + 24 * number) for number in range(count)]
+
+
+def _first_batch(message: bytes) -> tuple[int, int]:
+    """(values, place of the first value in the body) of a record batch."""
+    batch = _follow(message, _field(message, _follow(message, 0), 2))
+    length = struct.unpack_from("<q", message, _field(message, batch, 0) or -1)[0]
+    buffers = _follow(message, _field(message, batch, 2))
+    _, (place, _) = (struct.unpack_from("<qq", message, buffers + 4 + 16 * number) for number in range(2))
+    return length, place
+
+
+# ------------------------------------------------------------------------------------------------------- reading
+
+
+class MappedValues:
+    """The values of a local file, through a memory map."""
+
+    def __init__(self, path: Path, layout: Layout, dtype: np.dtype) -> None:
+        num_values = path.stat().st_size // dtype.itemsize
+        # Arrow pads buffers to 8 bytes, so that every record batch begins at a whole item of the file.
+        self._values = np.asarray(np.memmap(path, dtype, mode="r", shape=(num_values,)))
+        self._layout, self._dtype = layout, dtype
+
+    def gather(self, places: np.ndarray, length: int) -> np.ndarray:
+        """[n, length]: the values from each place on; no stretch may leave its record batch."""
+        starts = self._layout.offsets(places, self._dtype.itemsize) // self._dtype.itemsize
+        return np.lib.stride_tricks.sliding_window_view(self._values, length)[starts]
+
+    def stretches(self, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """The values from each place on, `sizes` of them, end to end; no stretch may leave its record batch."""
+        starts = self._layout.offsets(places, self._dtype.itemsize) // self._dtype.itemsize
+        return self._values[np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())]
+
+
+class RemoteValues:
+    """The values of a file on object storage, by concurrent range reads."""
+
+    def __init__(self, file: Any, layout: Layout, dtype: np.dtype) -> None:
+        self._file, self._layout, self._dtype = file, layout, dtype
+
+    def gather(self, places: np.ndarray, length: int) -> np.ndarray:
+        """[n, length]: the values from each place on; no stretch may leave its record batch."""
+        num_bytes = length * self._dtype.itemsize
+        starts = self._layout.offsets(places, self._dtype.itemsize)
+        order = np.argsort(starts, kind="stable")
+        found = np.empty((len(places), length), self._dtype)
+
+        def fetch(part: tuple[int, int]) -> None:
+            rows = order[part[0] : part[1]]
+            first = int(starts[rows[0]])
+            size = int(starts[rows[-1]]) + num_bytes - first
+            data = self._file.read_at(size, first)
+            if len(data) != size:
+                raise OSError(f"{size} bytes were asked for from byte {first} on, {len(data)} came")
+            values = np.frombuffer(data, self._dtype)
+            inside = (starts[rows] - first) // self._dtype.itemsize
+            found[rows] = np.lib.stride_tricks.sliding_window_view(values, length)[inside]
+
+        parts = list(joined(starts[order].tolist(), num_bytes))
+        # Waiting for storage, not computing: the threads cost next to nothing.
+        list(_threads().map(fetch, parts)) if len(parts) > 1 else [fetch(part) for part in parts]
+        return found
+
+    def stretches(self, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
+        """The values from each place on, `sizes` of them, end to end; no stretch may leave its record batch."""
+        found = np.empty(sizes.sum(), self._dtype)
+        targets = np.cumsum(sizes) - sizes
+        starts = self._layout.offsets(places, self._dtype.itemsize)
+        num_bytes = sizes * self._dtype.itemsize
+        order = np.argsort(starts, kind="stable")
+
+        def fetch(part: tuple[int, int]) -> None:
+            rows = order[part[0] : part[1]]
+            first = int(starts[rows[0]])
+            size = int((starts[rows] + num_bytes[rows]).max()) - first
+            data = self._file.read_at(size, first)
+            if len(data) != size:
+                raise OSError(f"{size} bytes were asked for from byte {first} on, {len(data)} came")
+            values = np.frombuffer(data, self._dtype)
+            inside = ((starts[rows] - first) // self._dtype.itemsize).tolist()
+            for target, place, length in zip(targets[rows].tolist(), inside, sizes[rows].tolist(), strict=True):
+                found[target : target + length] = values[place : place + length]
+
+        parts = list(joined(starts[order].tolist(), num_bytes[order].tolist()))
+        list(_threads().map(fetch, parts)) if len(parts) > 1 else [fetch(part) for part in parts]
+        return found
+
+
+def joined(starts: Sequence[int], num_bytes: int | Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Cuts rising starts of ranges of `num_bytes` (each, or all) into runs [first, last), fetched as one each."""
+    sizes = num_bytes if isinstance(num_bytes, Sequence) else [num_bytes] * len(starts)
+    first, end = 0, starts[0] + sizes[0] if starts else 0
+    for place in range(1, len(starts)):
+        after = max(end, starts[place] + sizes[place])
+        if starts[place] - end > JOIN_GAP_BYTES or after - starts[first] > LARGEST_RANGE_BYTES:
+            yield first, place
+            first, after = place, starts[place] + sizes[place]
+        end = after
+    if starts:
+        yield first, len(starts)
+
+
+@cache
+def _threads() -> ThreadPoolExecutor:
+    return ThreadPoolExecutor(CONCURRENT_RANGES, thread_name_prefix="raycodellm-ranges")

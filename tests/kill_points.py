@@ -1,0 +1,173 @@
+"""Processes that train one stage and kill themselves with SIGKILL at a chosen point; for the kill matrix."""
+
+from __future__ import annotations
+
+import gc
+import multiprocessing
+import os
+import resource
+import signal
+import socket
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from test_stage import open_fakes
+
+from raycodellm import stage
+from raycodellm.engine import Engine, StorageError, World
+from raycodellm.files import Folder
+from raycodellm.records import StageJob
+
+PRELOADED = [
+    "pytest",
+    "pandas",
+    "pyarrow.parquet",
+    "deepspeed.runtime.zero.muon.muon_optimizer",  # takes torch's compiler along, the half of what a start costs
+    "transformers.models.llama.modeling_llama",
+    "raycodellm.stage",
+]
+"""Imported once, by the process from which the others are forked."""
+KILLED, WROTE_NOT, TOO_LONG = -signal.SIGKILL, 3, 60.0
+
+
+@dataclass(frozen=True)
+class Kill:
+    """Where a training process ends itself."""
+
+    where: str
+    """step, after step, half shard, exported; or `before X`, `after X` for the writing of file X."""
+    number: int = 0
+    """Of the step in the stage, or of the occurrence in this attempt, from 0."""
+    rank: int = 0
+
+
+def install(kill: Kill) -> None:
+    if kill.where in ("step", "after step"):
+        _at_step(kill)
+    elif kill.where == "half shard":
+        _in_shard(kill)
+    elif kill.where == "exported":
+        real = Engine.export
+
+        def export(engine: Engine, directory: Path | None, *rest: object) -> None:
+            real(engine, directory, *rest)
+            die()
+
+        Engine.export = export
+    else:
+        _at_write(kill)
+
+
+def die() -> None:
+    os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _at_step(kill: Kill) -> None:
+    real = Engine.train_step
+
+    def train_step(engine: Engine, batch: object, step: int, *rest: object, **named: object) -> object:
+        if step == kill.number and kill.where == "step":
+            die()
+        result = real(engine, batch, step, *rest, **named)
+        if step == kill.number:
+            die()
+        return result
+
+    Engine.train_step = train_step
+
+
+def _in_shard(kill: Kill) -> None:
+    from raycodellm.engine import checkpoints
+
+    real, calls = checkpoints.write_tensors, counter()
+
+    def write_tensors(folder: Folder, name: str, tensors: dict) -> list[int]:
+        told = real(folder, name, tensors)
+        if calls() == kill.number:
+            os.truncate(folder.local / name, (folder.local / name).stat().st_size // 2)
+            die()
+        return told
+
+    checkpoints.write_tensors = write_tensors
+
+
+def _at_write(kill: Kill) -> None:
+    when, _, wanted = kill.where.partition(" ")
+    real, calls = Folder.write_bytes, counter()
+
+    def write_bytes(folder: Folder, name: str, data: bytes) -> None:
+        mine = name == wanted and calls() == kill.number
+        if mine and when == "before":
+            die()
+        real(folder, name, data)
+        if mine:
+            die()
+
+    Folder.write_bytes = write_bytes
+
+
+def counter() -> Callable[[], int]:
+    """Gives 0, 1, 2, …"""
+    seen = iter(range(1_000_000))
+    return lambda: next(seen)
+
+
+def _work(rank: int, world_size: int, port: int, job: StageJob, kill: Kill | None, file_bytes: int | None) -> None:
+    gc.freeze()  # keeps `Engine.close` from walking all that the imports made
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
+    stage.open_stores = open_fakes
+    if kill is not None and kill.rank == rank:
+        install(kill)
+    if file_bytes is not None:
+        signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write beyond the limit is an error, as on a full disk
+        resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
+    try:
+        stage.train_stage(job, World(rank, world_size), on_progress=lambda progress: None, should_stop=lambda: False)
+    except StorageError:
+        os._exit(WROTE_NOT)
+
+
+def _work_through(jobs: tuple[StageJob, ...]) -> None:
+    for job in jobs:
+        _work(0, 1, 0, job, None, None)
+
+
+def train_in_one_process(*jobs: StageJob) -> int:
+    """As a warm slot does; the process's exit code."""
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    process = context.Process(target=_work_through, args=(jobs,))
+    process.start()
+    process.join(TOO_LONG)
+    return process.exitcode
+
+
+def train(
+    job: StageJob, kill: Kill | None = None, world_size: int = 1, file_bytes: int | None = None
+) -> tuple[int, ...]:
+    """Trains the stage in new processes; their exit codes by rank, -9 for one that was killed.
+
+    When one has died, the others, which wait for it in an exchange, are killed as Ray Train does. `file_bytes`: no file
+    may grow longer.
+    """
+    context = multiprocessing.get_context("forkserver")
+    context.set_forkserver_preload(PRELOADED)
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    workers = [
+        context.Process(target=_work, args=(rank, world_size, port, job, kill, file_bytes))
+        for rank in range(world_size)
+    ]
+    for worker in workers:
+        worker.start()
+    until = time.monotonic() + TOO_LONG
+    while any(worker.is_alive() for worker in workers):
+        if any(worker.exitcode not in (None, 0, WROTE_NOT) for worker in workers) or time.monotonic() > until:
+            for worker in workers:
+                worker.kill()
+        workers[0].join(0.02)
+    assert time.monotonic() < until, f"training with {kill} did not end within {TOO_LONG} s"
+    return tuple(worker.exitcode for worker in workers)

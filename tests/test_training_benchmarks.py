@@ -1,0 +1,51 @@
+"""The benchmarks of training and start-up: what they compute from what was measured, without measuring."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import sys
+from pathlib import Path
+from types import ModuleType, SimpleNamespace
+
+import pytest
+
+FOLDER = Path(__file__).resolve().parents[1] / "benchmarks" / "training"
+
+
+def loaded(name: str) -> ModuleType:
+    spec = importlib.util.spec_from_file_location(f"benchmark_{name}", FOLDER / f"{name}.py")
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+@pytest.fixture(autouse=True)
+def _own_path(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sys, "path", list(sys.path))
+
+
+def test_the_overheads_sweep_is_a_valid_one_and_its_ratio_is_of_equal_tokens() -> None:
+    from raycodellm import config
+
+    overhead = loaded("overhead")
+    options = SimpleNamespace(preset="tiny", tokens=8192, batch_tokens=4096, sequence_length=128, reader="ray")
+    assert config.parse(overhead._sweep(options), origin="overhead").example().stages[0].num_steps == 2
+    side = {"platform": 2.0, "bare": 1.0, "hugging face": 4.0}
+    rows = overhead._rows(1, [{"tokens": 1000, "seconds": side, "cpu_seconds": side}], options)
+    assert [(row[2], row[4]) for row in rows] == [(500.0, 1.0), (1000.0, 0.5), (250.0, 2.0)]
+
+
+def test_a_further_trials_seconds_add_up() -> None:
+    startup = loaded("startup")
+    stages = [{"first_step": 11.0, "last_step": 14.0}, {"first_step": 15.5, "last_step": 16.0}]
+    row = {"suggested": 10.0, "stages": stages, "evaluated": (16.25, 18.25), "recorded": 18.5}
+    found = startup._warm([{**row, "recorded": 1.0}, {**row, "recorded": 2.0}, row])
+    parts = ("to_step", "between", "to_evaluation", "to_result")
+    assert [found[name] for name in parts] == [[1.0], [1.5], [0.25], [0.25]]
+    assert found["overhead"] == [sum(found[name][0] for name in parts)]
+
+
+def test_the_usual_way_stays_short() -> None:
+    source = (FOLDER / "_honest_tune.py").read_text()
+    assert len(ast.unparse(ast.parse(source)).splitlines()) < 100
