@@ -360,26 +360,31 @@ def _autoscaler() -> tuple[Autoscaler | None, bool]:
     from ray.experimental.internal_kv import _internal_kv_get
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
+    address = ray.get_runtime_context().gcs_address
     head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" in n["Resources"]), None)
     if head is None:
         return None, False
     there = NodeAffinitySchedulingStrategy(head, soft=False)
-    text = ray.get(ray.remote(_autoscaler_file).options(num_cpus=0, scheduling_strategy=there).remote())
+    text = ray.get(ray.remote(_autoscaler_file).options(num_cpus=0, scheduling_strategy=there).remote(address))
     if text is None:
         # No monitor on the head, yet reports of one: the autoscaler runs elsewhere, as KubeRay's does.
         return None, not _internal_kv_get("__autoscaling_status")
     return (read_autoscaler(yaml.safe_load(text)) if text else None), True
 
 
-def _autoscaler_file() -> str | None:
-    """Runs on the head: the autoscaler's file; "" where Ray was started without one; None where no monitor runs."""
+def _autoscaler_file(address: str) -> str | None:
+    """Runs on the head: the autoscaler's file; "" where Ray was started without one; None where no monitor runs.
+
+    `address`: of the cluster's GCS, since a machine may be the head of several clusters.
+    """
     import psutil
 
-    for process in psutil.process_iter(["cmdline"]):
-        words = process.info["cmdline"] or []
-        if any(word.endswith(("_private/monitor.py", "v2/monitor.py")) for word in words):
-            given = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
-            return Path(given[0]).expanduser().read_text() if given and given[0] else ""
+    found = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
+    monitors = [words for words in found if any(w.endswith(("_private/monitor.py", "v2/monitor.py")) for w in words)]
+    ours = [words for words in monitors if f"--gcs-address={address}" in words] or monitors[:1]
+    for words in ours:
+        given = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
+        return Path(given[0]).expanduser().read_text() if given and given[0] else ""
     return None
 
 

@@ -7,6 +7,12 @@ from pathlib import Path
 
 import pytest
 
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Clusters of their own first: of two on one machine only one has the port at which jobs are submitted."""
+    items.sort(key=lambda item: item.path.name != "test_cluster.py")
+
+
 SWEEP = """
 name: small
 model: {preset: tiny}
