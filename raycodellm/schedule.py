@@ -60,15 +60,19 @@ class Schedule:
     def integral_between(self, start: int, stop: int, num_sequences: int) -> np.ndarray:
         """`integral` at the progress n / num_sequences of every n in start..stop: shape [sources, stop - start + 1]."""
         at = np.arange(start, stop + 1) / num_sequences
-        left, fraction = self._segment(at)
         whole, slope, bend = (table.T for table in self._areas)
+        # `at` rises, so each segment is one slice of it, from the first point at its left knot.
+        edges = [0, *np.searchsorted(at, self.progress[1:-1]), len(at)]
         found = np.empty((len(whole), len(at)))
-        for segment in range(left[0], left[-1] + 1):  # `at` rises: each segment is one slice
-            part = slice(*np.searchsorted(left, (segment, segment + 1)))
-            np.multiply(slope[:, segment, None], fraction[part], out=found[:, part])
+        for segment, part in enumerate(itertools.starmap(slice, itertools.pairwise(edges))):
+            left, right = self.progress[segment : segment + 2]
+            if part.start == part.stop:
+                continue
+            fraction = np.clip((at[part] - left) / (right - left), 0.0, 1.0)
+            np.multiply(slope[:, segment, None], fraction, out=found[:, part])
             found[:, part] += whole[:, segment, None]
             if self.interpolation != "step":
-                found[:, part] += bend[:, segment, None] * self._rise(fraction[part])
+                found[:, part] += bend[:, segment, None] * self._rise(fraction)
         return found
 
     @cached_property
