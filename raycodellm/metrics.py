@@ -115,10 +115,12 @@ def _scrambled(value: np.ndarray) -> np.ndarray:
     return value ^ (value >> np.uint64(31))
 
 
-def row(tally: Tally, job: StageJob, speed: Mapping[str, float], planned_code_ratio: float) -> dict[str, float]:
+def row(tally: Tally, job: StageJob, speed: Mapping[str, float], scheduled: float, planned: float) -> dict[str, float]:
     """One row of metrics.parquet: means over the steps since the row before; losses in nats per counted token.
 
-    `speed`: learning_rate, flops_per_token of training, peak_flops of all devices together, memory_bytes.
+    `speed`: learning_rate, flops_per_token of training, peak_flops of all devices together, memory_bytes. Code ratios:
+    `scheduled`, of this point of the stage, is to be compared with that of the window, `planned`, of all until here,
+    with the real one until here.
     """
     window, length = tally.window, job.stage.sequence_length
     rate = ratio(sum(window["sequences"]) * length, window["seconds"])
@@ -136,8 +138,9 @@ def row(tally: Tally, job: StageJob, speed: Mapping[str, float], planned_code_ra
         "data_wait_seconds": window["wait_seconds"],
         "data_wait_share": ratio(window["wait_seconds"], window["seconds"]),
         "data_blocks_ready": ratio(window["blocks_ready"], window["steps"]),
-        "code_ratio_planned": planned_code_ratio,
+        "code_ratio_planned": planned,
         "code_ratio_real": code_ratio(tally.sequences, is_code),
+        "code_ratio_scheduled": scheduled,
         "code_ratio_window": code_ratio(window["sequences"], is_code),
     }
     for index, source in enumerate(job.sources):

@@ -97,9 +97,16 @@ class Plan:
         return self
 
     def code_ratio(self, position: int) -> float:
-        """Planned code ratio at `position`."""
+        """What the schedule says at `position`."""
         curve = code_ratio_of(self.schedule, [source.is_code for source in self.sources])
         return float(curve(position / self.num_sequences))
+
+    def code_ratio_until(self, position: int) -> float:
+        """What the schedule says of all before `position` together."""
+        if position == 0:
+            return self.code_ratio(0)
+        done = position / self.num_sequences
+        return float(self.schedule.integral(done)[[source.is_code for source in self.sources]].sum() / done)
 
     @cached_property
     def _order(self) -> SourceOrder:

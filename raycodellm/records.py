@@ -158,6 +158,7 @@ class Progress:
     tokens_per_second: float = 0.0
     loss: float = float("nan")
     code_ratio_planned: float = float("nan")
+    """Of all steps until now, as `code_ratio_real`."""
     code_ratio_real: float = float("nan")
     note: str = ""
     mfu: float = float("nan")

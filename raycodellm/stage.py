@@ -167,7 +167,7 @@ class _Training:
             self.stores,
             stage.sequence_length,
             stage.batch_sequences,
-            self.tally.step * stage.batch_sequences,
+            self._position,
             rank=self.world.rank,
             world_size=self.world.world_size,
             micro_batch=self.micro_batch,
@@ -270,7 +270,7 @@ class _Training:
                 "peak_flops": self.peak_flops * self.world.world_size,
                 "memory_bytes": engines.memory_bytes(self.world),
             }
-            row = metrics.row(tally, self.job, speed, self._code_ratio_planned())
+            row = metrics.row(tally, self.job, speed, self.plan.code_ratio(self._position), self._code_ratio_planned())
             if stage.held_out is not None:
                 row |= {f"bpb/{name}": (measured or {}).get(name, float("nan")) for name in self.names}
             tally.rows.append(row)
@@ -296,7 +296,13 @@ class _Training:
         return measured
 
     def _code_ratio_planned(self) -> float:
-        return float(self.plan.code_ratio(self.tally.step * self.job.stage.batch_sequences))
+        """Of all steps until now."""
+        return self.plan.code_ratio_until(self._position)
+
+    @property
+    def _position(self) -> int:
+        """Sequences of the plan that have been drawn."""
+        return self.tally.step * self.job.stage.batch_sequences
 
     def _report(self, result: StepResult) -> None:
         now, tally, last = time.monotonic(), self.tally, self.tally.step == self.job.stage.num_steps

@@ -14,7 +14,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycodellm import config, tokens
+from raycodellm import config
 from raycodellm.config import Cleaning, NearDuplicates, Source, Take, Tokenizer, UserError
 from raycodellm.corpora import Document, Plan, Skip, benchmark_of, cleaned, source_fingerprint
 from raycodellm.corpora import duplicates as duplicates_module
@@ -22,7 +22,7 @@ from raycodellm.corpora.cleaning import BATCH_DOCUMENTS, Gathered, checks, clean
 from raycodellm.corpora.duplicates import bands_and_rows, exact, near, signatures
 from raycodellm.corpora.words import Words, hash_words, runs, script_share, shingles, word_list
 from raycodellm.files import Folder
-from raycodellm.tokens import TokenStore, build_tokenizer, prepare_store, store_fingerprint
+from raycodellm.tokens import TokenStore, build_tokenizer, making, prepare_store, store_fingerprint
 from raycodellm.tokens.tokenizer import TokenizerInfo
 
 WORDS = re.findall(
@@ -123,7 +123,7 @@ def test_stores_without_cleaning_keep_their_fingerprint_and_all_settings_change_
         return store_fingerprint(Source(**fields, **changed), inputs, "print", 0, benchmark)
 
     assert {of(changed) for changed in same} == {
-        tokens.fingerprint([tokens.FORMAT_VERSION, tokens.SHARD_BYTES, "text", inputs.fingerprint, "print", 0])
+        making.fingerprint([making.FORMAT_VERSION, making.SHARD_BYTES, "text", inputs.fingerprint, "print", 0])
     }
     asked = {"cleaning": {"decontaminate": True}}
     other = benchmark_of({"t": ["one two three four five six seven eight nine eleven"]}, 13)
@@ -487,10 +487,10 @@ def test_a_cleaned_store_is_the_same_bytes_with_and_without_ray(ray_cluster, tmp
     taken = dirty.model_copy(update={"take": Take(top=0.4), "limit_documents": 40})
     here = [make(source, trained, Folder(f"{tmp_path}/here{i}")) for i, source in enumerate((dirty, taken))]
     assert here[1].manifest.num_documents == 40
-    monkeypatch.setattr(tokens, "HERE_BYTES", 0)
+    monkeypatch.setattr(making, "HERE_BYTES", 0)
     monkeypatch.setattr("raycodellm.corpora.MIB", 1000)
     for num_tasks in (3, 8):
-        monkeypatch.setattr(tokens, "_num_tasks", lambda num=num_tasks: num)
+        monkeypatch.setattr(making, "_num_tasks", lambda num=num_tasks: num)
         for i, source in enumerate((dirty, taken)):
             store = make(source, trained, Folder(f"{tmp_path}/there{num_tasks}{i}"))
             assert files(store.folder) == files(here[i].folder)

@@ -54,6 +54,20 @@ def test_named_shapes_hold_at_every_ratio(ratio: float, shape: str) -> None:
         assert counts[1 - int(ratio)] == 0
 
 
+@settings(max_examples=100, deadline=None)
+@given(made=schedules(), num_sequences=st.integers(1, 400), data=st.data())
+def test_the_planned_code_ratio_until_a_position_is_that_of_the_sequences_before_it(made, num_sequences, data) -> None:
+    is_code = data.draw(st.lists(st.booleans(), min_size=len(made.weights[0]), max_size=len(made.weights[0])))
+    sources = tuple(
+        SourceSlice(str(place), "code" if code else "text", "-", 50, 0) for place, code in enumerate(is_code)
+    )
+    plan = mixture.Plan(made, sources, num_sequences, seed=0)
+    for position in {1, num_sequences // 2 or 1, num_sequences}:
+        real = plan.counts(position)[np.array(is_code)].sum()
+        assert real == pytest.approx(plan.code_ratio_until(position) * position, abs=len(sources) + 1e-6)
+    assert plan.code_ratio_until(0) == plan.code_ratio(0)
+
+
 def one_by_one(made: Schedule, num_sequences: int) -> list[int]:
     """Earliest deadline first as the textbook has it: one position after the other, from a heap."""
     granted = made.integral(np.arange(num_sequences + 1) / num_sequences) * num_sequences

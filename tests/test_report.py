@@ -113,7 +113,7 @@ def write_stage(
     for step in range(1, 51):
         done = step / 50
         planned = ratio * (1.33 if done <= 0.25 else 1.06 if done <= 0.5 else 0.8)
-        row = {"step": step, "tokens": int(tokens * done), "code_ratio_planned": planned, "code_ratio_real": planned}
+        row = {"step": step, "tokens": int(tokens * done), "code_ratio_scheduled": planned}
         row |= {"code_ratio_window": planned + 0.01 * math.sin(step), "loss": 8 * math.exp(-2 * done) + 2 + offset}
         row |= {f"loss/{s}": float("nan") if not shares[s] else row["loss"] + 0.5 * n for n, s in enumerate(sources)}
         rows.append(row)

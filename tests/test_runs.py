@@ -116,7 +116,7 @@ def planned_sequences(job: dict) -> list[int]:
 
 
 def workers_of(process: subprocess.Popen) -> list[psutil.Process]:
-    """The training workers of a sweep's own local cluster."""
+    """The training workers under a process: a sweep with its own local cluster, or a node."""
     return [child for child in psutil.Process(process.pid).children(recursive=True) if is_worker(child)]
 
 
@@ -132,7 +132,7 @@ def is_named(process: psutil.Process, *names: str) -> bool:
 
 
 def all_named(process: subprocess.Popen, *names: str) -> list[psutil.Process]:
-    """Processes of a sweep's own local cluster by a part of their command line."""
+    """Processes under one by a part of their command line."""
     return [child for child in psutil.Process(process.pid).children(recursive=True) if is_named(child, *names)]
 
 
@@ -145,6 +145,19 @@ def processes_of(process: subprocess.Popen, *names: str) -> list[psutil.Process]
 def kill(processes: list[psutil.Process]) -> None:
     for process in processes:
         process.kill()
+
+
+@contextlib.contextmanager
+def held(processes: list[psutil.Process]) -> Iterator[None]:
+    """Stands the processes still: what is prepared meanwhile may take as long as the machine needs for it."""
+    assert processes
+    for process in processes:
+        process.suspend()
+    try:
+        yield
+    finally:
+        for process in processes:
+            process.resume()
 
 
 @pytest.fixture(scope="module")
@@ -419,9 +432,10 @@ def test_a_node_taken_away_with_notice_and_one_without_change_nothing_of_the_res
     sweep = Sweep(tmp_path, sweep_text, *LONG, *options, environment=nodes.environment)
     process = sweep.start()
     sweep.wait_for_checkpoints(process)
-    (leaving,) = nodes.alive()
-    second = nodes.add_node()
-    nodes.announce_removal(leaving, seconds=60)
+    with held(workers_of(first)):
+        (leaving,) = nodes.alive()
+        second = nodes.add_node()
+        nodes.announce_removal(leaving, seconds=60)
     sweep.wait_for(process, lambda: "taking node" in sweep.log.read_text())
     nodes.remove(first)
     sweep.wait_for_checkpoints(process, beyond=sweep.newest_checkpoint())

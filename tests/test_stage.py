@@ -221,10 +221,10 @@ def test_the_metrics_follow_the_stage(straight):
     named = {f"{what}/{name}" for what in ("loss", "tokens") for name in ("words", "code")}
     rest = {"grad_norm", "learning_rate", "tokens_per_second", "data_wait_seconds", "data_wait_share"}
     rest |= {"data_blocks_ready", "mfu", "memory_bytes", "skipped_steps"}
-    ratios = {"code_ratio_planned", "code_ratio_real", "code_ratio_window"}
+    ratios = {"code_ratio_planned", "code_ratio_real", "code_ratio_scheduled", "code_ratio_window"}
     assert set(found.column_names) == {"step", "tokens", "loss"} | named | rest | ratios
     last = found.to_pylist()[-1]
-    assert last["code_ratio_planned"] == 0.25
+    assert last["code_ratio_planned"] == last["code_ratio_scheduled"] == 0.25
     assert last["code_ratio_real"] == record.ledger[1].tokens / record.num_tokens
     assert last["tokens/code"] == record.ledger[1].tokens
     assert record.final_loss == last["loss"] < found["loss"][0].as_py() * 1.1

@@ -165,12 +165,12 @@ def _through(case: _malformed.Case, tokenizer: Path, folder: Path) -> dict[str, 
     """The outcome of the path that `raycodellm prepare` takes, in this process however large the source is."""
     from pydantic import ValidationError
 
-    from raycodellm import tokens
     from raycodellm.config import Source, UserError
     from raycodellm.corpora import Document, benchmark_of, read_here, source_fingerprint
     from raycodellm.files import Folder
+    from raycodellm.tokens import making
 
-    tokens.HERE_BYTES = tokens.SHARD_BYTES = 1 << 40
+    making.HERE_BYTES = making.SHARD_BYTES = 1 << 40
     try:
         source = Source(**case.source)
     except ValidationError as error:  # `config.load` says it in the words of the sweep file
@@ -180,7 +180,7 @@ def _through(case: _malformed.Case, tokenizer: Path, folder: Path) -> dict[str, 
     )
     try:
         inputs = source_fingerprint(source)
-        store = tokens.prepare_store(
+        store = making.prepare_store(
             "fuzz", source, inputs, Folder(str(tokenizer)), "print", 0, Folder(str(folder)), None, benchmark
         )
     except UserError as error:

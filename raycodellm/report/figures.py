@@ -203,7 +203,9 @@ def code_ratios(records: Records) -> list[Figure]:
             key = next((k for k in records.stage_keys(one.trials[0]) if k.rpartition("-")[0] == stage.name), None)
             curve = records.curves(key) if key and key not in drawn else {}
             drawn.add(key)
-            if any(0 < planned < 1 for planned in curve.get("code_ratio_planned", ())):  # else there is nothing to mix
+            if any(
+                0 < planned < 1 for planned in curve.get("code_ratio_scheduled", ())
+            ):  # else there is nothing to mix
                 data += _planned_and_real(curve, f"{group} (arm {one.arm})", styles[group]["color"])
         if data:
             layout = {
@@ -215,14 +217,13 @@ def code_ratios(records: Records) -> list[Figure]:
 
 
 def _planned_and_real(curve: dict[str, list], name: str, colour: str) -> list[dict[str, Any]]:
-    real = curve.get("code_ratio_window") or curve["code_ratio_real"]
     common = {"type": "scatter", "mode": "lines", "x": curve["tokens"], "legendgroup": name}
     return [
-        common | {"name": name, "y": _plain(real), "line": {"color": colour, "width": 2}},
+        common | {"name": name, "y": _plain(curve["code_ratio_window"]), "line": {"color": colour, "width": 2}},
         common
         | {
             "name": f"{name}, planned",
-            "y": _plain(curve["code_ratio_planned"]),
+            "y": _plain(curve["code_ratio_scheduled"]),
             "line": {"color": colour, "width": 1.5, "dash": "dash"},
             "showlegend": False,
         },
