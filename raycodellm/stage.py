@@ -45,12 +45,14 @@ def train_stage(
     *,
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
+    on_metrics: Callable[[dict[str, Any]], None] = lambda row: None,
     use_ray_data: bool = False,
 ) -> StageRecord | None:
     """Trains the stage, continuing from its newest complete checkpoint; None when stopped early, checkpoint saved.
 
     A collective: every worker of the group calls it. `on_progress` is called on rank 0 only, about once a second;
-    `should_stop` on every rank before each step, and one saying yes stops all. A finished stage is read, not trained.
+    `should_stop` on every rank before each step, and one saying yes stops all; `on_metrics` on every rank with each row
+    of `metrics.parquet`, and `stage`, the job's key. A finished stage is read, not trained.
     Raises TrainingError on all ranks alike (a loss that is not finite, a full disk), UserError where the job's
     settings cannot work; an exception on one rank alone leaves the others waiting for it.
     """
@@ -59,7 +61,7 @@ def train_stage(
     done = engines.gather(world, finished_record(folder) if world.rank == 0 else None)[0]
     if done is not None and not (job.keep_optimizer and engines.gather(world, _lacks_optimizer(folder))[0]):
         return done
-    training = _Training(job, world, on_progress, done)
+    training = _Training(job, world, on_progress, on_metrics, done)
     try:
         training.restore()
         if not training.run(should_stop, use_ray_data):
@@ -89,7 +91,8 @@ class _Training:
         job: StageJob,
         world: World,
         on_progress: Callable[[Progress], None],
-        done: StageRecord | None = None,
+        on_metrics: Callable[[dict[str, Any]], None],
+        done: StageRecord | None,
     ) -> None:
         self.job, self.world, self.done = job, world, done
         self.folder = Folder(job.folder)
@@ -98,7 +101,7 @@ class _Training:
         self.names = tuple(source.name for source in job.sources)
         self.phase_ends = np.array(job.phase_ends or (self.plan.num_sequences,))
         self.tally = Tally.empty(len(job.sources), len(self.phase_ends))
-        self._on_progress = on_progress
+        self._on_progress, self._on_metrics = on_progress, on_metrics
         self._step_ended = time.monotonic()
         self._reported = self._step_ended - _PROGRESS_SECONDS  # the first step is told at once
         self._tokens_reported = 0
@@ -274,6 +277,7 @@ class _Training:
             if stage.held_out is not None:
                 row |= {f"bpb/{name}": (measured or {}).get(name, float("nan")) for name in self.names}
             tally.rows.append(row)
+            self._on_metrics({"stage": self.job.key, **row})
             tally.window = metrics.empty_window(len(self.names))
 
     def _require_no_explosion(self, result: StepResult) -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import os
 import signal
+import threading
 import time
 from dataclasses import dataclass
 from types import SimpleNamespace
@@ -17,7 +18,7 @@ from raycodellm.config import Evaluation, Scaling
 from raycodellm.engine import StorageError, World
 from raycodellm.files import Folder
 from raycodellm.records import EvaluationJob, Progress, StageRecord, as_json
-from raycodellm.slots import Dispatcher, pool, worker
+from raycodellm.slots import Dispatcher, pool, ray_train, worker
 from raycodellm.slots import notice as notice_module
 from raycodellm.slots.lease import BEAT_SECONDS, STALE_SECONDS, Lease
 
@@ -246,10 +247,10 @@ def test_a_worker_whose_dispatcher_died_saves_its_stage_and_leaves(monkeypatch) 
     dead = FakeDispatcher(report=ray.exceptions.ActorDiedError(), ended=ray.exceptions.ActorDiedError())
     link = worker.Link(dead, "s")
 
-    def run_job(job, world, on_progress, should_stop, sweep):
-        assert not should_stop()
-        on_progress(Progress("a", step=1))
-        assert should_stop()
+    def run_job(job, world, link):
+        assert not link.should_stop()
+        link.progress(Progress("a", step=1))
+        assert link.should_stop()
 
     monkeypatch.setattr(worker, "run_job", run_job)
     worker._do(FakeJob("a"), link, World())
@@ -263,7 +264,7 @@ def test_a_stopped_job_is_given_back_as_preempted_only_after_notice(monkeypatch,
     asked = FakeDispatcher()
     link = worker.Link(asked, "s")
     if told:
-        link.notice._node = "its node goes"
+        link.notice.preempted("its node goes")
     monkeypatch.setattr(worker, "run_job", lambda *arguments: None)
     worker._do(FakeJob("a"), link, World())
     assert asked.asked[-1][:4] == ("ended", "s", "a", how)
@@ -276,7 +277,7 @@ def test_the_first_sigterm_is_a_notice_and_the_next_one_is_as_before() -> None:
     signal.signal(signal.SIGTERM, lambda number, frame: later.append(number))
     try:
         notice_module.listen_for_sigterm()
-        notice = notice_module.Notice(heard.append).watch(ask_ray=False)
+        notice = notice_module.Notice(heard.append).listen()
         assert notice.cause is None
         os.kill(os.getpid(), signal.SIGTERM)
         assert notice.cause == "SIGTERM"
@@ -289,6 +290,37 @@ def test_the_first_sigterm_is_a_notice_and_the_next_one_is_as_before() -> None:
     finally:
         signal.signal(signal.SIGTERM, before)
         notice_module._terminated.clear()
+
+
+def test_ray_train_is_told_the_newest_row_once_and_asked_for_nodes_that_go(monkeypatch) -> None:
+    import ray.train
+    from ray.train import collective
+
+    said, rounds, preempted = [], [], threading.Event()
+    monkeypatch.setattr(ray_train, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(ray.train, "report", lambda row: said.append(row))
+    monkeypatch.setattr(collective, "broadcast_from_rank_zero", lambda told: rounds.append(told) or told)
+    info = SimpleNamespace(preempted_node_ids=["0123456789"])
+    monkeypatch.setattr(ray.train, "get_preemption_info", lambda: info if preempted.is_set() else None)
+    causes: list[str] = []
+    link = ray_train.RayTrain(causes.append)
+    link.start(nodes_are_watched=True)
+
+    def until(reached) -> None:
+        end = time.monotonic() + 10
+        while not reached() and time.monotonic() < end:
+            time.sleep(0.005)
+        assert reached()
+
+    until(lambda: len(rounds) > 2)
+    assert said == []
+    link.metrics({"stage": "a", "loss": 2.0})
+    until(lambda: said == [{"stage": "a", "loss": 2.0}])
+    count = len(rounds)
+    until(lambda: len(rounds) > count + 2)
+    assert len(said) == 1
+    preempted.set()
+    until(lambda: causes == ["Ray is taking node 01234567 away"])
 
 
 class FakePool(pool.SlotPool):
@@ -421,11 +453,13 @@ def test_a_slot_waits_for_the_stage_of_another_sweep_and_stops_waiting_when_told
     told: list[Progress] = []
     stops = iter([False, False, True])
     mine = Lease(folder, "mine")
-    assert not worker._wait_for_lease(mine, job, World(), told.append, lambda: next(stops))
+    link = SimpleNamespace(progress=told.append, should_stop=lambda: next(stops))
+    assert not worker._wait_for_lease(mine, job, World(), link)
     assert told[0].note == "waits for another sweep, which trains the same stage"
     folder.write_json("stage.json", {"record": as_json(RECORD)})
     folder.write_bytes("DONE", b"")  # the other is through: nothing to wait for, the record is read
-    assert worker._wait_for_lease(mine, job, World(), told.append, lambda: False)
+    link.should_stop = lambda: False
+    assert worker._wait_for_lease(mine, job, World(), link)
 
 
 def test_an_evaluation_that_was_killed_between_its_two_files_is_done_again(tmp_path, monkeypatch) -> None:
@@ -463,7 +497,7 @@ def test_a_stage_that_cannot_be_written_ends_the_run_and_fails_no_trial(monkeypa
         assert (await dispatcher.snapshot()).abandoned == "no space left"
         assert await dispatcher.drained(1.0)
 
-    def run_job(job, world, on_progress, should_stop, sweep):
+    def run_job(job, world, link):
         raise StorageError("no space left for the checkpoint")
 
     asyncio.run(scene())

@@ -213,6 +213,13 @@ def test_the_checksum_sees_the_order_and_adds_up_over_workers():
     assert whole != order_checksum(position, source, sequence, ("b", "a"))
 
 
+def test_every_row_of_metrics_is_told_when_it_is_made(tmp_path):
+    job, told = make_job(tmp_path), []
+    train_stage(job, World(), on_progress=lambda said: None, should_stop=lambda: False, on_metrics=told.append)
+    assert {row.pop("stage") for row in told} == {job.key}
+    assert told == table(job, "metrics.parquet").to_pylist()
+
+
 def test_the_metrics_follow_the_stage(straight):
     job, record = straight
     found = table(job, "metrics.parquet")

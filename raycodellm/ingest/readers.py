@@ -18,8 +18,8 @@ import numpy as np
 
 from raycodellm.ingest.blocks import TOKEN_BYTES, Block, Planned, Span, Store, read_rows
 
-BLOCK_BYTES = 4 * 2**20
-"""Of tokens, per worker: about a thousand sequences of 2,048."""
+BLOCK_BYTES = 8 * 2**20
+"""Of tokens, per worker: about two thousand sequences of 2,048."""
 TASK_BYTES = 16 * 2**20
 """The same for a task of Ray Data, each of which costs some 20 ms besides what it reads."""
 BLOCKS_AHEAD = 2

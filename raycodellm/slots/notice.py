@@ -5,17 +5,10 @@ A spot node gives 30 to 120 seconds. So a notice only sets a flag, which the sta
 
 from __future__ import annotations
 
-import logging
-import os
 import signal
 import threading
 from collections.abc import Callable
 from typing import Any
-
-logger = logging.getLogger(__name__)
-
-ASK_SECONDS = 2.0
-"""Between two questions to Ray Train whether a node of the worker group is being taken away."""
 
 _terminated = threading.Event()
 
@@ -36,11 +29,6 @@ def listen_for_sigterm() -> None:
     signal.signal(signal.SIGTERM, handle)
 
 
-def nodes_are_watched() -> bool:
-    """Whether Ray Train looks out for nodes that are being taken away; `cluster` switches it off for this machine."""
-    return os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1").lower() not in ("0", "false")
-
-
 class Notice:
     """What one worker knows of leaving."""
 
@@ -54,32 +42,19 @@ class Notice:
         """None while the worker may stay."""
         return "SIGTERM" if _terminated.is_set() else self._node
 
-    def watch(self, ask_ray: bool) -> Notice:
-        """Begins to listen. `ask_ray` must be the same on all ranks: the question to Ray Train is a barrier."""
+    def listen(self) -> Notice:
+        """Begins to wait for SIGTERM, in a thread."""
         threading.Thread(target=self._wait_for_sigterm, name="raycodellm-sigterm", daemon=True).start()
-        if ask_ray:
-            threading.Thread(target=self._ask_ray, name="raycodellm-preemption", daemon=True).start()
         return self
+
+    def preempted(self, cause: str) -> None:
+        """The worker's node, or that of another worker of its group, is being taken away."""
+        self._node = cause
+        self._on_notice(cause)
 
     def _wait_for_sigterm(self) -> None:
         _terminated.wait()
         self._on_notice("SIGTERM")
-
-    def _ask_ray(self) -> None:
-        import ray.train
-
-        never = threading.Event()
-        while not never.wait(ASK_SECONDS):
-            try:
-                info = ray.train.get_preemption_info()
-            except ray.exceptions.RayError:  # the worker group is coming to its end, and its barrier is gone
-                logger.info("no longer asking for preemptions", exc_info=True)
-                return
-            if info is not None:
-                nodes = ", ".join(node[:8] for node in info.preempted_node_ids)
-                self._node = f"Ray is taking node {nodes} away"
-                self._on_notice(self._node)
-                return
 
 
 def sigterm_callback() -> Any:

@@ -15,7 +15,8 @@ import ray
 
 from raycodellm.config import Scaling
 from raycodellm.files import Folder
-from raycodellm.slots.notice import nodes_are_watched, sigterm_callback
+from raycodellm.slots.notice import sigterm_callback
+from raycodellm.slots.ray_train import nodes_are_watched
 from raycodellm.slots.worker import slot_loop
 
 logger = logging.getLogger(__name__)
@@ -172,23 +173,28 @@ def trainer(slot: str, dispatcher: Any, scaling: Scaling, folder: Folder) -> Any
             storage_path=(folder / "slots").uri,
             # What a job may suffer is for the dispatcher to count: a slot outlives many jobs, and -1 has no limit.
             failure_config=FailureConfig(max_failures=scaling.max_failures, max_preemption_failures=-1),
-            callbacks=[_death_callback(slot, dispatcher), sigterm_callback()],
+            callbacks=[_controller_callback(slot, dispatcher), sigterm_callback()],
         ),
     )
 
 
-def _death_callback(slot: str, dispatcher: Any) -> Any:
-    """For Ray Train's controller: tells the dispatcher of dead workers at once, and what Ray knows of the cause."""
+def _controller_callback(slot: str, dispatcher: Any) -> Any:
+    """For Ray Train's controller: tells the dispatcher of dead workers at once, and what Ray knows of the cause; and
+    writes what is reported into the controller's log, which the dashboard shows."""
     from ray.train import UserCallback
 
-    class TellDispatcher(UserCallback):
+    class InController(UserCallback):
+        def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
+            said = (f"{name} {value:.6g}" for name, value in metrics[0].items() if isinstance(value, int | float))
+            logging.getLogger("ray.train").info("%s: %s", metrics[0].get("stage"), ", ".join(said))
+
         def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
             rank, error = min(worker_exceptions.items())
             causes = [getattr(e, "health_check_failure", e) for e in worker_exceptions.values()]
             preempted = any(getattr(cause, "preempted", False) for cause in causes)
             dispatcher.workers_died.remote(slot, f"worker {rank}: {_short(error)}", preempted)
 
-    return TellDispatcher()
+    return InController()
 
 
 def _short(error: BaseException) -> str:

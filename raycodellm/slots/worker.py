@@ -8,7 +8,7 @@ import logging
 import tempfile
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +22,7 @@ from raycodellm.records import EvaluationJob, Progress, StageJob
 from raycodellm.slots.dispatcher import POLL_SECONDS
 from raycodellm.slots.lease import Lease
 from raycodellm.slots.notice import Notice
+from raycodellm.slots.ray_train import RayTrain
 
 logger = logging.getLogger(__name__)
 
@@ -38,6 +39,7 @@ class Link:
         self.sweep = sweep
         """The run folder, as what holds the leases of the stages in training."""
         self.notice = Notice(lambda cause: dispatcher.told_to_leave.remote(slot, cause))
+        self.ray_train = RayTrain(self.notice.preempted)
         self.cut: str | None = None
         """Why nothing is heard of the dispatcher any more: then the worker saves what it has and leaves."""
         self._answer: Any = None
@@ -92,7 +94,8 @@ def slot_loop(settings: dict[str, Any]) -> None:
     link = Link(settings["dispatcher"], settings["slot"], settings["sweep"])
     if world.rank == 0:
         link.ask("register")
-    link.notice.watch(settings["nodes_are_watched"])
+    link.notice.listen()
+    link.ray_train.start(settings["nodes_are_watched"])
     # While there is nothing to do yet, what the jobs will need: a step at a time, since work may come at any moment.
     warm_up = [model.preload, evaluation.preload]
     frozen = False
@@ -138,7 +141,7 @@ def _do(job: Job, link: Link, world: World) -> None:
     """One job to its end. Its own error fails the job and leaves the slot warm, where the workers still agree."""
     link.begin()
     try:
-        outcome = run_job(job, world, link.progress, link.should_stop, link.sweep)
+        outcome = run_job(job, world, link)
     except Exception as error:
         logger.exception("job %s failed", job.key)
         if isinstance(error, StorageError):  # every trial would fail like this; none of them has
@@ -164,42 +167,37 @@ def _is_device_error(error: Exception) -> bool:
     return "CUDA" in str(error) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
 
 
-def run_job(
-    job: Job,
-    world: World,
-    on_progress: Callable[[Progress], None],
-    should_stop: Callable[[], bool],
-    sweep: str = "",
-) -> Any:
+def run_job(job: Job, world: World, link: Link) -> Any:
     """The outcome of a job: a `StageRecord`, or an evaluation's metrics; None when it was stopped before its end."""
     if isinstance(job, EvaluationJob):
-        on_progress(Progress(job.key, note="evaluating"))
+        link.progress(Progress(job.key, note="evaluating"))
         return run_evaluation(job, world)
-    lease = Lease(Folder(job.folder), sweep) if world.rank == 0 else None
-    if not _wait_for_lease(lease, job, world, on_progress, should_stop):
+    lease = Lease(Folder(job.folder), link.sweep) if world.rank == 0 else None
+    if not _wait_for_lease(lease, job, world, link):
         return None
     with lease.kept() if lease is not None else contextlib.nullcontext():
-        return stage.train_stage(job, world, on_progress=on_progress, should_stop=should_stop, use_ray_data=True)
+        return stage.train_stage(
+            job,
+            world,
+            on_progress=link.progress,
+            should_stop=link.should_stop,
+            on_metrics=link.ray_train.metrics,
+            use_ray_data=True,
+        )
 
 
-def _wait_for_lease(
-    lease: Lease | None,
-    job: StageJob,
-    world: World,
-    on_progress: Callable[[Progress], None],
-    should_stop: Callable[[], bool],
-) -> bool:
+def _wait_for_lease(lease: Lease | None, job: StageJob, world: World, link: Link) -> bool:
     """Until no other sweep trains the stage; False when told to stop before. A collective; rank 0 has the lease."""
     while True:
         other = None
         if lease is not None and stage.finished_record(Folder(job.folder)) is None:
             other = lease.take()
-        told = engine.gather(world, (other, should_stop()))
+        told = engine.gather(world, (other, link.should_stop()))
         if told[0][0] is None:
             return True
         if any(stop for _, stop in told):
             return False
-        on_progress(Progress(job.key, note=f"waits for {told[0][0]}, which trains the same stage"))
+        link.progress(Progress(job.key, note=f"waits for {told[0][0]}, which trains the same stage"))
         time.sleep(LEASE_SECONDS)
 
 
