@@ -346,7 +346,7 @@ class Cluster:
 
     def __init__(self, folder: Path) -> None:
         self.environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": ""}
-        self.log = folder / "ray.log"
+        self.folder, self.log = folder, folder / "ray.log"
         # Not `ray start --head`, which brings a server for Ray clients, on a port that others may have.
         head = (
             "import ray, sys\n"
@@ -447,3 +447,6 @@ def test_a_node_taken_away_with_notice_and_one_without_change_nothing_of_the_res
     assert sweep.trials["preemptions"].sum() >= 1
     assert sweep.trials["deaths"].sum() >= 1
     sweep.check_equals(whole)
+    # What Ray Train was told of the metrics is in its controllers' logs, which the dashboard shows.
+    controllers = nodes.folder.glob("session_2*/logs/train/ray-train-app-controller-*.log")
+    assert re.search(r"pretrain-\w+: step \d+, tokens \d+, loss ", "".join(path.read_text() for path in controllers))

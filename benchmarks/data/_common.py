@@ -163,23 +163,25 @@ def free_port() -> int:
         return probe.getsockname()[1]
 
 
-def in_processes(work: Sequence[tuple[Sequence[str], dict[str, str]]], timeout: float = 600.0) -> list[dict[str, Any]]:
-    """Runs commands at the same time; the JSON object that each prints as its last line. Raises on a failed one.
+Work = Sequence[tuple[Sequence[str], dict[str, str]]]
+"""Commands (arguments after the interpreter, or with it when the first is a path to one), and environment to add."""
 
-    `work`: (arguments after the interpreter, or with it when the first is a path to one, environment to add).
-    """
+
+def in_processes(work: Work, timeout: float = 600.0) -> list[Any]:
+    """Runs commands at the same time; the JSON that each prints as its last line. Raises on a failed one."""
+    return finished(started(work), timeout)
+
+
+def started(work: Work) -> list[subprocess.Popen]:
     running = []
     for arguments, environment in work:
         command = list(arguments) if Path(arguments[0]).name.startswith("python") else [sys.executable, *arguments]
-        running.append(
-            subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**os.environ, **environment},
-            )
-        )
+        pipes = {"stdout": subprocess.PIPE, "stderr": subprocess.PIPE, "text": True}
+        running.append(subprocess.Popen(command, **pipes, env={**os.environ, **environment}))
+    return running
+
+
+def finished(running: Sequence[subprocess.Popen], timeout: float = 600.0) -> list[Any]:
     results = []
     for process in running:
         out, err = process.communicate(timeout=timeout)

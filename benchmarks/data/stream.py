@@ -7,7 +7,6 @@ Each side runs in fresh processes, one per consumer, all reading at the same tim
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 import tempfile
@@ -112,27 +111,13 @@ def measure(side: str, spec: Spec, streaming_python: str | None) -> dict[str, An
     script = str(Path(__file__).with_name("_sides.py"))
     python = streaming_python if side == "mosaic" and streaming_python else sys.executable
     one_process = side in ("ours-ray", "ray-mix")
-    environment = {**os.environ, **_environment(spec)}
-    running = []
+    environment, work = _environment(spec), []
     for rank in range(1 if one_process else spec.world):
         ranked = {} if one_process else {"RANK": str(rank), "LOCAL_RANK": str(rank)}
-        command = [python, script, side, json.dumps(asdict(replace(spec, rank=rank)))]
-        running.append(
-            subprocess.Popen(
-                command,
-                stdout=subprocess.PIPE,
-                stderr=subprocess.PIPE,
-                text=True,
-                env={**environment, **ranked},
-            )
-        )
+        work.append(([python, script, side, json.dumps(asdict(replace(spec, rank=rank)))], {**environment, **ranked}))
+    running = _common.started(work)
     watch = _common.Memory([process.pid for process in running])
-    results = []
-    for process in running:
-        out, err = process.communicate(timeout=300)
-        if process.returncode:
-            raise RuntimeError(f"{side} ended with {process.returncode}:\n{err[-3000:]}")
-        results += json.loads(out.strip().splitlines()[-1])
+    results = [one for of_process in _common.finished(running, timeout=300) for one in of_process]
     return {
         "sequences_per_second": sum(one["sequences_per_second"] for one in results) / spec.world,
         "first_seconds": max(one["first_seconds"] for one in results),
