@@ -345,7 +345,9 @@ class Cluster:
     """A head that no worker fits on, and nodes that come and go, all of them processes of this machine."""
 
     def __init__(self, folder: Path) -> None:
-        self.environment = {**os.environ, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": ""}
+        # As in a new terminal: a local cluster of this process has left settings that are right for itself alone.
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
+        self.environment = {**inherited, "RAY_AUTH_MODE": "disabled", "RAY_ADDRESS": ""}
         self.folder, self.log = folder, folder / "ray.log"
         # Not `ray start --head`, which brings a server for Ray clients, on a port that others may have.
         head = (
