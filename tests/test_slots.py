@@ -304,7 +304,7 @@ def test_ray_train_is_told_the_newest_row_once_and_asked_for_nodes_that_go(monke
     monkeypatch.setattr(ray.train, "get_preemption_info", lambda: info if preempted.is_set() else None)
     causes: list[str] = []
     link = ray_train.RayTrain(causes.append)
-    link.start(nodes_are_watched=True)
+    link.start(ask_for_nodes=True)
 
     def until(reached) -> None:
         end = time.monotonic() + 10

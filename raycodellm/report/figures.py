@@ -203,9 +203,8 @@ def code_ratios(records: Records) -> list[Figure]:
             key = next((k for k in records.stage_keys(one.trials[0]) if k.rpartition("-")[0] == stage.name), None)
             curve = records.curves(key) if key and key not in drawn else {}
             drawn.add(key)
-            if any(
-                0 < planned < 1 for planned in curve.get("code_ratio_scheduled", ())
-            ):  # else there is nothing to mix
+            # With one kind alone there is nothing to mix.
+            if any(0 < planned < 1 for planned in curve.get("code_ratio_scheduled", ())):
                 data += _planned_and_real(curve, f"{group} (arm {one.arm})", styles[group]["color"])
         if data:
             layout = {

@@ -34,19 +34,19 @@ class RayTrain:
         """Leaves a row for the next round, where only the newest is reported: `metrics.parquet` has them all."""
         self._row = row
 
-    def start(self, nodes_are_watched: bool) -> None:
-        """Begins the rounds. A collective; `nodes_are_watched` must be the same on all ranks."""
-        settings = {"target": self._rounds, "args": (nodes_are_watched,), "name": "raycodellm-ray-train"}
+    def start(self, ask_for_nodes: bool) -> None:
+        """Begins the rounds. A collective; `ask_for_nodes`: whether Ray Train watches them, the same on all ranks."""
+        settings = {"target": self._rounds, "args": (ask_for_nodes,), "name": "raycodellm-ray-train"}
         threading.Thread(**settings, daemon=True).start()
 
-    def _rounds(self, nodes_are_watched: bool) -> None:
+    def _rounds(self, ask_for_nodes: bool) -> None:
         import ray.train
         from ray.train import collective
 
         never, reported = threading.Event(), self._row
         while not never.wait(ROUND_SECONDS):
             try:
-                info = ray.train.get_preemption_info() if nodes_are_watched else None
+                info = ray.train.get_preemption_info() if ask_for_nodes else None
                 if info is not None:
                     nodes = ", ".join(node[:8] for node in info.preempted_node_ids)
                     self._on_preemption(f"Ray is taking node {nodes} away")
