@@ -291,7 +291,7 @@ def test_token_stores_and_tokenizer_are_written_to_s3_and_found_there_again(s3, 
 
 
 def test_a_folder_on_s3_behaves_as_one_on_disk(s3, tmp_path):
-    for folder in (Folder("s3://data/work/one"), Folder(str(tmp_path / "one"))):
+    for folder in (Folder("s3://data/deep/one"), Folder(str(tmp_path / "one"))):
         assert folder.list() == [] and not folder.exists() and not folder.exists("a.json")
         folder.write_json("a.json", {"a": 1})
         (folder / "deep").write_bytes("b", b"bytes")

@@ -25,7 +25,7 @@ from raycodellm import config, mixture, records
 pytestmark = pytest.mark.slow
 
 LONG = ("--set", "pretrain.tokens=400_000", "--set", "scaling.slots=2")
-"""Half a minute of training per trial: time to be killed in the middle, and for a node to come up meanwhile."""
+"""Half a minute of training per trial: time to be killed in the middle."""
 
 
 class Sweep:
