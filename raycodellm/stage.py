@@ -114,8 +114,7 @@ class _Training:
         job, world = self.job, self.world
         parent = Folder(job.parent) / "model" if job.parent is not None else None
         eos_id = int(getattr(self.stores[0].manifest, "eos_id", 0))
-        attention = job.scaling.deepspeed.attention
-        build = partial(models.build, job.model, job.vocab_size, job.seed, parent, eos_id, eos_id, attention)
+        build = partial(models.build, job.model, job.vocab_size, job.seed, parent, eos_id, eos_id, job.stage.attention)
         self.micro_batch = self._find_micro_batch(build)
         settings = job.scaling.deepspeed.model_copy(update={"micro_batch": self.micro_batch})
         model = build()
@@ -136,7 +135,7 @@ class _Training:
         rows = self.micro_batch or -(-job.stage.batch_sequences // world.world_size)
         self.held_out = held_out.HeldOut(job, self.stores, world, rows)
         peak = job.scaling.peak_tflops
-        self.peak_flops = peak * 1e12 if peak else engines.peak_flops(world.device, settings.precision)
+        self.peak_flops = peak * 1e12 if peak else engines.peak_flops(world.device, job.stage.precision)
         return engine
 
     def _find_micro_batch(self, build: Callable[[], Any]) -> int | None:
@@ -208,7 +207,7 @@ class _Training:
     def _is_skipped(self, batch: ingest.StepBatch, result: StepResult) -> bool:
         """Whether the step changed nothing and may be passed over; raises the same TrainingError on all ranks where a
         loss or gradient is not finite. With fp16 a gradient may overflow, which its loss scale mends."""
-        half = self.job.scaling.deepspeed.precision == "fp16"
+        half = self.job.stage.precision == "fp16"
         if result.finite and (half or result.applied):
             return False
         if self.job.stage.on_nan == "skip_batch" and not result.applied:

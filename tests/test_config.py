@@ -124,3 +124,25 @@ def test_an_instruct_stage_draws_the_instruct_kinds_and_others_the_rest(sweep_te
     sweep = config.parse(sweep_text).example()
     assert sweep.drawn(sweep.stages[0]) == ("prose", "python")
     assert sweep.drawn(sweep.stages[1]) == ("asks",)
+
+
+def test_what_decides_the_numbers_is_said_of_a_stage_or_as_before_of_all(sweep_text: str) -> None:
+    new = ("pretrain.precision=bf16", "instruct.precision=bf16", "pretrain.attention=eager", "instruct.attention=eager")
+    given = "{communication_data_type: fp16}"
+    new += (f"pretrain.deepspeed_config={given}", f"instruct.deepspeed_config={given}")
+    places = (("precision", "bf16"), ("attention", "eager"), ("config", given))
+    old = tuple(f"scaling.deepspeed.{key}={value}" for key, value in places)
+    one, other = (config.parse(sweep_text, overrides=overrides) for overrides in (new, old))
+    assert one.example() == other.example()
+    assert config.resolved_tree(one) == config.resolved_tree(other)
+    assert {stage.precision for stage in other.example().stages} == {"bf16"}
+    again = "scaling.deepspeed.zero=1", "scaling.deepspeed.precision=fp32"  # a file of before, with its defaults
+    assert config.parse(sweep_text, overrides=again).example() == config.parse(sweep_text).example()
+
+
+def test_a_stage_and_the_old_place_that_contradict_each_other_are_refused(sweep_text: str) -> None:
+    message = refusal(sweep_text, "pretrain.precision=bf16", "scaling.deepspeed.precision=fp16")
+    assert "stages.pretrain.precision: found 'bf16'" in message and "scaling.deepspeed.precision says 'fp16'" in message
+    assert "'fp8'" in refusal(sweep_text, "scaling.deepspeed.precision=fp8")
+    for shape in ("scaling=3", "scaling.deepspeed=bf16", "stages=3", "stages=[3]"):
+        refusal(sweep_text, "scaling.deepspeed.precision=bf16", shape)

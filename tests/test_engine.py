@@ -67,10 +67,10 @@ def make_stage(**changes) -> Stage:
 
 def make_engine(zero=1, precision="fp32", micro_batch=None, model=SMALL, **stage) -> Engine:
     engines.init_process(World())
-    scaling = Scaling(deepspeed=DeepSpeed(zero=zero, precision=precision, micro_batch=micro_batch))
+    scaling = Scaling(deepspeed=DeepSpeed(zero=zero, micro_batch=micro_batch))
     per_step = -(-ROWS // (micro_batch or ROWS))
-    made = models.build(model, VOCAB, seed=0)
-    return Engine.create(made, make_stage(**stage), scaling, World(), num_sources=2, num_micro_batches=per_step, seed=0)
+    made, settings = models.build(model, VOCAB, seed=0), make_stage(precision=precision, **stage)
+    return Engine.create(made, settings, scaling, World(), num_sources=2, num_micro_batches=per_step, seed=0)
 
 
 def make_batch(step: int, micro_batch: int = ROWS):
@@ -135,15 +135,15 @@ def test_the_shortest_stages_have_rates_too(schedule, warmup, num_steps):
 
 def refused(**settings) -> str:
     with pytest.raises(UserError) as error:
-        deepspeed_config(make_stage(), Scaling(deepspeed=DeepSpeed(**settings)), World(), 1)
+        deepspeed_config(make_stage(**settings), Scaling(), World(), 1)
     return str(error.value)
 
 
 def test_a_deepspeed_setting_that_the_sweep_file_decides_is_refused():
-    assert "micro_batch" in refused(config={"train_micro_batch_size_per_gpu": 3})
-    assert "learning_rate" in refused(config={"scheduler": {"type": "WarmupLR"}})
-    assert "weight_decay" in refused(config={"optimizer": {"type": "Adam"}})
-    message = refused(config={"zero_optimization": {"stage": 3}})
+    assert "micro_batch" in refused(deepspeed_config={"train_micro_batch_size_per_gpu": 3})
+    assert "learning_rate" in refused(deepspeed_config={"scheduler": {"type": "WarmupLR"}})
+    assert "weight_decay" in refused(deepspeed_config={"optimizer": {"type": "Adam"}})
+    message = refused(deepspeed_config={"zero_optimization": {"stage": 3}})
     assert "zero_optimization.stage" in message and "found 3" in message and "scaling.deepspeed.zero" in message
 
 
@@ -154,7 +154,7 @@ def test_fp16_on_a_cpu_is_refused():
 def test_other_deepspeed_settings_pass_through():
     zero = {"stage": 1, "reduce_bucket_size": 1000}
     given = {"zero_optimization": zero, "train_batch_size": "auto", "dump_state": True}
-    made = deepspeed_config(make_stage(), Scaling(deepspeed=DeepSpeed(config=given)), World(), 1)
+    made = deepspeed_config(make_stage(deepspeed_config=given), Scaling(), World(), 1)
     assert made["zero_optimization"] == zero
     assert made["train_batch_size"] == ROWS and made["dump_state"] is True
 
@@ -449,8 +449,8 @@ def test_a_rate_that_continues_never_rises_and_a_constant_one_stays():
 def engine_with(zero=1, stage=None, **deepspeed) -> Engine:
     engines.init_process(World())
     scaling = Scaling(deepspeed=DeepSpeed(zero=zero, **deepspeed))
-    model = models.build(SMALL, VOCAB, seed=0, attention=scaling.deepspeed.attention)
     settings = stage or make_stage()
+    model = models.build(SMALL, VOCAB, seed=0, attention=settings.attention)
     return Engine.create(model, settings, scaling, World(), num_sources=2, num_micro_batches=1, seed=0)
 
 
@@ -469,7 +469,7 @@ def test_activations_computed_again_give_the_same_bits(zero):
 )
 def test_what_is_kept_in_host_memory_trains_and_is_saved_alike(tmp_path, zero, offload):
     settings = {"zero_optimization": {"stage": zero, offload: {"device": "cpu"}}}
-    engine, plain = engine_with(zero, config=settings), engine_with(zero)
+    engine, plain = engine_with(zero, make_stage(deepspeed_config=settings)), engine_with(zero)
     assert train(engine, 0, 3) == pytest.approx(train(plain, 0, 3), rel=1e-5)
     engine.save(Folder(str(tmp_path)), {})
     expected = train(engine, 3, 5)
@@ -481,7 +481,7 @@ def test_what_is_kept_in_host_memory_trains_and_is_saved_alike(tmp_path, zero, o
 
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_attention_is_what_was_asked_for_and_gives_the_same_loss(attention):
-    engine, plain = engine_with(attention=attention), engine_with()
+    engine, plain = engine_with(stage=make_stage(attention=attention)), engine_with()
     assert engine._hf.config._attn_implementation == attention
     assert train(engine, 0, 3) == pytest.approx(train(plain, 0, 3), rel=1e-5)
     engine.close()
@@ -489,25 +489,23 @@ def test_attention_is_what_was_asked_for_and_gives_the_same_loss(attention):
 
 
 @pytest.mark.parametrize(
-    ("settings", "found"),
+    ("stage", "settings", "found"),
     [
-        ({"attention": "flash_attention_2", "precision": "bf16"}, "needs a GPU, or use sdpa"),
-        ({"compile": True, "zero": 3}, "zero 2"),
+        ({"attention": "flash_attention_2", "precision": "bf16"}, {}, "needs a GPU, or use sdpa"),
+        ({}, {"compile": True, "zero": 3}, "zero 2"),
     ],
 )
-def test_what_this_machine_cannot_do_is_refused_with_what_it_can(settings, found):
+def test_what_this_machine_cannot_do_is_refused_with_what_it_can(stage, settings, found):
     with pytest.raises(UserError, match=found):
-        check_execution(Scaling(deepspeed=DeepSpeed(**settings)), World())
+        check_execution(make_stage(**stage), Scaling(deepspeed=DeepSpeed(**settings)), World())
 
 
 def test_flash_attention_without_its_package_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
-    flash = DeepSpeed(attention="flash_attention_2", precision="bf16")
     with pytest.raises(UserError, match=r"flash-attn cannot be imported"):
-        check_execution(Scaling(deepspeed=flash), World(device="cuda:0"))
+        check_execution(make_stage(attention="flash_attention_2", precision="bf16"), Scaling(), World(device="cuda:0"))
     with pytest.raises(UserError, match=r"no fp32"):
-        fp32 = flash.model_copy(update={"precision": "fp32"})
-        check_execution(Scaling(deepspeed=fp32), World(device="cuda:0"))
+        check_execution(make_stage(attention="flash_attention_2"), Scaling(), World(device="cuda:0"))
 
 
 @pytest.mark.slow

@@ -78,11 +78,13 @@ def stage_of(options: argparse.Namespace) -> Stage:
         batch_tokens=tokens,
         learning_rate=LearningRate(peak=1e-4),
         weights={"made-up": 1.0},
+        precision=options.precision,
+        attention=options.attention,
     )
 
 
 def scaling_of(options: argparse.Namespace, micro_batch: int | str) -> Scaling:
-    names = ("zero", "precision", "attention", "compile", "activation_checkpointing", "deterministic")
+    names = ("zero", "compile", "activation_checkpointing", "deterministic")
     return Scaling(deepspeed=DeepSpeed(micro_batch=micro_batch, **{name: getattr(options, name) for name in names}))
 
 

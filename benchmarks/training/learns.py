@@ -94,7 +94,7 @@ stages:
     held_out: {{tokens: {options.held_out}, every_tokens: {max(4_096, options.tokens // 10)}}}
 evaluation: {{tasks: [boxes], limit: 20}}
 search: {{trials: 1, sampler: random, objective: {{metric: mean/bpb, mode: min}}}}
-scaling: {{workers: 1, slots: 1, deepspeed: {{zero: 1, precision: fp32}}}}
+scaling: {{workers: 1, slots: 1, deepspeed: {{zero: 1}}}}
 """
 
 

@@ -137,7 +137,7 @@ stages:
     schedule: increase
 evaluation: {{tasks: [boxes]}}
 search: {{trials: 1, sampler: random, objective: {{metric: mean/bpb, mode: min}}}}
-scaling: {{workers: 1, slots: 1, reader: {options.reader}, deepspeed: {{zero: 1, precision: fp32}}}}
+scaling: {{workers: 1, slots: 1, reader: {options.reader}, deepspeed: {{zero: 1}}}}
 """
 
 

@@ -10,6 +10,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from raycodellm.config.cleaning import Cleaning, Take, spoken_take
 from raycodellm.config.errors import suggest
+from raycodellm.config.old_spellings import with_stage_settings
 
 KINDS = ("text", "code", "markup", "code_adjacent", "synthetic_code", "math", "instruct_text", "instruct_code")
 CODE_KINDS = frozenset({"code", "markup", "code_adjacent", "synthetic_code", "instruct_code"})
@@ -238,6 +239,12 @@ class Stage(_Frozen):
     """The stage's model is the mean of the weights after this many steps, the last of them the stage's last."""
     average_every: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
     """Distance between two of these, as a share of the stage's steps; 0.02 when left out."""
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Of the forward and backward pass; the weights that the optimizer steps are float32 in any case."""
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """flash_attention_2 needs the flash-attn package, a GPU, and bf16 or fp16."""
+    deepspeed_config: dict[str, Any] = Field(default_factory=dict)
+    """DeepSpeed's own JSON, passed through; a key that raycodellm sets itself is refused."""
 
     @property
     def averaged_steps(self) -> frozenset[int]:
@@ -330,8 +337,10 @@ class Search(_Frozen):
 
 
 class DeepSpeed(_Frozen):
+    """How the engine spreads a stage over its workers. `precision`, `attention` and `config` belong to the stage; said
+    here, they are those of all stages (`old_spellings`)."""
+
     zero: Literal[0, 1, 2, 3] = 1
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
     """Sequences per worker and forward pass; the worker's whole share of the batch when left out. auto: the most that
     fit into memory, found once per stage and kept in its stage.json."""
@@ -339,12 +348,8 @@ class DeepSpeed(_Frozen):
     """Each block's activations are computed again on the way back: less memory for a third more computation."""
     compile: bool = False
     """torch.compile of each of the model's blocks; not with ZeRO 3. The first steps take longer."""
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    """flash_attention_2 needs the flash-attn package, a GPU, and bf16 or fp16."""
     deterministic: bool = False
     """Only algorithms that give the same bits each time, also on GPUs, where they are slower."""
-    config: dict[str, Any] = Field(default_factory=dict)
-    """Passed through to DeepSpeed; a key that raycodellm sets itself is refused."""
 
 
 class Scaling(_Frozen):
@@ -409,6 +414,11 @@ class Sweep(_Frozen):
     evaluation: Evaluation
     search: Search
     scaling: Scaling = Scaling()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_spellings(cls, tree: Any) -> Any:
+        return with_stage_settings(tree)
 
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:

@@ -36,7 +36,7 @@ class Core:
         self._stage, self._scaling, self._world = stage, scaling, world
         self._num_micro_batches = num_micro_batches
         self._device = torch.device(world.device)
-        self._clips_itself = scaling.deepspeed.zero == 0 and scaling.deepspeed.precision == "fp32"
+        self._clips_itself = scaling.deepspeed.zero == 0 and stage.precision == "fp32"
         self._micro_steps_done = 0
         self._adam = _optimizer(self._trained, stage)
         self._masters: dict[nn.Parameter, nn.Parameter] = {}
@@ -97,7 +97,7 @@ class Core:
         """Without ZeRO: each parameter's float32 weight that the optimizer steps, in fp32 the parameter itself."""
         if self._scaling.deepspeed.zero > 0:
             return {}
-        if self._scaling.deepspeed.precision == "fp32":
+        if self._stage.precision == "fp32":
             return {parameter: parameter for _, parameter in self._parameters()}
         optimizer = self._deepspeed.optimizer
         return {
@@ -161,7 +161,7 @@ class Core:
             optimizer._lazy_init_hp_params_optimizer_state()
 
     def _loss_scale_holder(self) -> Any:
-        if self._scaling.deepspeed.precision != "fp16":
+        if self._stage.precision != "fp16":
             return None
         optimizer = self._deepspeed.optimizer
         return getattr(optimizer, "loss_scaler", None) or getattr(optimizer, "loss_scale_config", None)

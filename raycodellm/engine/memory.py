@@ -40,7 +40,7 @@ def find_micro_batch(
     of one `shape` take one size. Raises OutOfMemory when not even one sequence fits.
     """
     most = -(-stage.batch_sequences // world.world_size)
-    settings = scaling.model_dump(include={"deepspeed"})
+    settings = [scaling.deepspeed.model_dump(), stage.precision, stage.attention, stage.deepspeed_config]
     key = json.dumps([shape, stage.sequence_length, most, settings, world.world_size, world.device])
     if key not in _found:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

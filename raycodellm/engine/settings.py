@@ -34,13 +34,13 @@ _SAID_ELSEWHERE = {
     "gradient_accumulation_steps": "scaling.deepspeed.micro_batch",
     "gradient_clipping": "the stage's gradient_clip",
     "zero_optimization.stage": "scaling.deepspeed.zero",
-    "fp16.enabled": "scaling.deepspeed.precision",
-    "bf16.enabled": "scaling.deepspeed.precision",
-    "data_types.grad_accum_dtype": "scaling.deepspeed.precision",
+    "fp16.enabled": "the stage's precision",
+    "bf16.enabled": "the stage's precision",
+    "data_types.grad_accum_dtype": "the stage's precision",
 }
 
 
-def check_execution(scaling: Scaling, world: World) -> None:
+def check_execution(stage: Stage, scaling: Scaling, world: World) -> None:
     """Raises UserError where this machine lacks what the settings ask for."""
     settings = scaling.deepspeed
     if settings.compile and settings.zero == 3:
@@ -52,26 +52,26 @@ def check_execution(scaling: Scaling, world: World) -> None:
             f"scaling.deepspeed.compile: found true, but no C++ compiler is here ({', '.join(_COMPILERS)}); install "
             "one or use false"
         )
-    if settings.attention == "flash_attention_2":
+    if stage.attention == "flash_attention_2":
         what = None
         if world.device_type != "cuda":
             what = "it needs a GPU"
-        elif settings.precision == "fp32":
+        elif stage.precision == "fp32":
             what = "it has no fp32; use precision bf16 or fp16"
         elif importlib.util.find_spec("flash_attn") is None:
             what = "the package flash-attn cannot be imported; install it"
         if what is not None:
-            raise UserError(f"scaling.deepspeed.attention: found flash_attention_2, but {what}, or use sdpa")
+            raise UserError(f"stages.{stage.name}.attention: found flash_attention_2, but {what}, or use sdpa")
 
 
 _COMPILERS = ("g++", "c++", "clang++")
 
 
 def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_batches: int) -> dict[str, Any]:
-    """DeepSpeed's configuration: ours, and `scaling.deepspeed.config` where it does not contradict ours."""
-    zero, precision = scaling.deepspeed.zero, scaling.deepspeed.precision
+    """DeepSpeed's configuration: ours, and the stage's `deepspeed_config` where it does not contradict ours."""
+    zero, precision = scaling.deepspeed.zero, stage.precision
     if precision == "fp16" and world.device_type == "cpu":
-        raise UserError("scaling.deepspeed.precision: found fp16, which a CPU cannot train; use fp32 or bf16")
+        raise UserError(f"stages.{stage.name}.precision: found fp16, which a CPU cannot train; use fp32 or bf16")
     rows = scaling.deepspeed.micro_batch or -(-stage.batch_sequences // world.world_size)
     if rows == "auto":
         raise ValueError("micro_batch auto is found before the engine is made")
@@ -89,26 +89,26 @@ def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_bat
     }
     if zero > 0 and precision == "bf16":
         ours["data_types"] = {"grad_accum_dtype": "fp32"}
-    given = scaling.deepspeed.config
+    given, place = stage.deepspeed_config, f"stages.{stage.name}.deepspeed_config"
     for key in ("optimizer", "scheduler"):
         if key in given:
-            raise UserError(f"scaling.deepspeed.config.{key}: is decided by {_SAID_ELSEWHERE[key]}; remove it")
-    merged = _merged(ours, given, "")
+            raise UserError(f"{place}.{key}: is decided by {_SAID_ELSEWHERE[key]}; remove it")
+    merged = _merged(ours, given, place)
     # Our optimizer is torch's, also where its state is kept in host memory.
     merged.setdefault("zero_force_ds_cpu_optimizer", False)
     return merged
 
 
-def _merged(ours: Mapping[str, Any], given: Mapping[str, Any], path: str) -> dict[str, Any]:
+def _merged(ours: Mapping[str, Any], given: Mapping[str, Any], place: str, path: str = "") -> dict[str, Any]:
     merged = dict(ours)
     for key, value in given.items():
         name = f"{path}{key}"
         if key not in ours:
             merged[key] = copy.deepcopy(value)
         elif isinstance(ours[key], Mapping) and isinstance(value, Mapping):
-            merged[key] = _merged(ours[key], value, f"{name}.")
+            merged[key] = _merged(ours[key], value, place, f"{name}.")
         elif value not in (ours[key], "auto"):
             where = _SAID_ELSEWHERE.get(name)
             hint = f"it is decided by {where}, which gives {ours[key]!r}" if where else f"raycodellm sets {ours[key]!r}"
-            raise UserError(f"scaling.deepspeed.config.{name}: found {value!r}, but {hint}; remove it")
+            raise UserError(f"{place}.{name}: found {value!r}, but {hint}; remove it")
     return merged

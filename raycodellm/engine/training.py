@@ -133,7 +133,7 @@ class Engine(Saving):
         """
         import deepspeed
 
-        check_execution(scaling, world)
+        check_execution(stage, scaling, world)
         config = deepspeed_config(stage, scaling, world, num_micro_batches)
         if scaling.deepspeed.activation_checkpointing or "activation_checkpointing" in config:
             model.activation_checkpointing_enable({"use_reentrant": False})
