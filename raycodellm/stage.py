@@ -11,6 +11,7 @@ from __future__ import annotations
 import contextlib
 import tempfile
 import time
+from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
@@ -23,7 +24,7 @@ from raycodellm import engine as engines
 from raycodellm import held_out, ingest, metrics, mixture
 from raycodellm import model as models
 from raycodellm.config import UserError
-from raycodellm.engine import DamagedCheckpoint, Engine, StepResult, StorageError, TrainingError, World
+from raycodellm.engine import DamagedCheckpoint, Engine, PendingStep, StepResult, StorageError, TrainingError, World
 from raycodellm.files import Folder
 from raycodellm.metrics import Tally, order_checksum, ratio
 from raycodellm.records import Progress, StageJob, StageRecord, as_json, stage_record
@@ -109,6 +110,7 @@ class _Training:
         self.extra: dict[str, Any] = {}
         """What stage.json says besides the job and the record."""
         self.engine = self._make_engine()
+        self._steps_ahead = steps_ahead(world)
 
     def _make_engine(self) -> Engine:
         job, world = self.job, self.world
@@ -179,25 +181,44 @@ class _Training:
             return self._train(batches, should_stop)
 
     def _train(self, batches: Iterator[ingest.StepBatch], should_stop: Callable[[], bool]) -> bool:
-        tally = self.tally
+        """Trains to the stage's end (True), or to where it was told to stop, which is saved (False).
+
+        A GPU's numbers are read when the next step has been given to it, so that it never waits for the host; whatever
+        needs the weights of one step exactly has them read first.
+        """
         self._step_ended = time.monotonic()
         self._saved()
+        begun: deque[tuple[ingest.StepBatch, PendingStep]] = deque()
         for batch in batches:
-            mine = (should_stop(), self._save_due(), self.engine.save_ended, *self._drawn(batch))
-            result = self.engine.train_step(batch, tally.step, signals=mine)
-            stop, save, written, *drawn = map(int, result.signals)
-            if written == self.world.world_size:
-                self._complete_save()
-            skipped = self._is_skipped(batch, result)
-            drawn = np.reshape(drawn, (len(self.phase_ends), len(self.names))).tolist()
-            self._count(batch, result, drawn, skipped)
-            self._close_step(result, skipped)
-            if (stop or save) and tally.step < self.job.stage.num_steps:
+            asked = (should_stop(), self._save_due(len(begun)), self.engine.save_ended, *self._drawn(batch))
+            step = self.tally.step + len(begun)
+            begun.append((batch, self.engine.begin_step(batch, step, signals=asked)))
+            wanted = [self._end_step(*begun.popleft())] if len(begun) > self._steps_ahead else []
+            if any(any(one) for one in wanted) or self._needs_weights_of(step + 1):
+                wanted += [self._end_step(*begun.popleft()) for _ in range(len(begun))]
+            stop, save = (any(which) for which in zip(*wanted, strict=True)) if wanted else (False, False)
+            if (stop or save) and self.tally.step < self.job.stage.num_steps:
                 self._save(in_background=False if stop else self.job.scaling.background_checkpoints)
                 if stop:
                     return False
-            self._report(result)
         return True
+
+    def _needs_weights_of(self, step: int) -> bool:
+        """Whether what follows the first `step` steps looks at the weights, or no other step follows."""
+        stage = self.job.stage
+        return step == stage.num_steps or step in stage.averaged_steps or held_out.is_due(stage, step)
+
+    def _end_step(self, batch: ingest.StepBatch, pending: PendingStep) -> tuple[bool, bool]:
+        """Counts a step once its numbers are there; whether any worker asked to stop, and to save."""
+        result = pending.result()
+        stop, save, written, *drawn = map(int, result.signals)
+        if written == self.world.world_size:
+            self._complete_save()
+        skipped = self._is_skipped(batch, result)
+        self._count(batch, result, np.reshape(drawn, (len(self.phase_ends), len(self.names))).tolist(), skipped)
+        self._close_step(result, skipped)
+        self._report(result)
+        return bool(stop), bool(save)
 
     def _drawn(self, batch: ingest.StepBatch) -> np.ndarray:
         """This worker's sequences of the step per phase and source, one after the other."""
@@ -340,13 +361,13 @@ class _Training:
 
     # ---- checkpoints
 
-    def _save_due(self) -> bool:
-        """Rank 0 decides for all."""
+    def _save_due(self, steps_ahead: int) -> bool:
+        """Rank 0 decides for all. `steps_ahead`: steps that were begun and not yet counted."""
         scaling = self.job.scaling
         if self.world.rank != 0:
             return False
         if scaling.checkpoint_tokens is not None:
-            steps = self.tally.step + 1 - self._saved_step  # the one that is about to be trained included
+            steps = self.tally.step + steps_ahead + 1 - self._saved_step  # the one about to be trained included
             return steps * self.job.stage.batch_tokens >= scaling.checkpoint_tokens
         return time.monotonic() - self._saved_at >= scaling.checkpoint_seconds
 
@@ -500,6 +521,11 @@ def _check_context(job: StageJob, longest: int | None) -> None:
             f"stages.{job.stage.name}.sequence_length: found {job.stage.sequence_length}, but the model takes at most "
             f"{longest} tokens; use {longest} or less, or a model with a longer context"
         )
+
+
+def steps_ahead(world: World) -> int:
+    """Steps that are begun before the numbers of the one before are read: with one, a GPU is never without work."""
+    return 1 if world.device_type == "cuda" else 0
 
 
 def _step_name(step: int) -> str:

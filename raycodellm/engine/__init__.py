@@ -16,13 +16,14 @@ from raycodellm.engine.core import StorageError, TrainingError, gather
 from raycodellm.engine.devices import OutOfMemory, memory_bytes, peak_flops
 from raycodellm.engine.memory import find_micro_batch
 from raycodellm.engine.settings import World, deepspeed_config
-from raycodellm.engine.training import Engine, StepResult, init_process
+from raycodellm.engine.training import Engine, PendingStep, StepResult, init_process
 
 __all__ = [
     "COMPLETE",
     "DamagedCheckpoint",
     "Engine",
     "OutOfMemory",
+    "PendingStep",
     "StepResult",
     "StorageError",
     "TrainingError",

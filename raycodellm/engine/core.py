@@ -5,7 +5,6 @@ Every function here is a collective: all workers call it, in the same order.
 
 from __future__ import annotations
 
-import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
@@ -14,8 +13,9 @@ import torch.distributed as dist
 from torch import nn
 
 from raycodellm.config import Scaling, Stage
+from raycodellm.engine.devices import on_device
 from raycodellm.engine.loss import IGNORED, TrainedModel
-from raycodellm.engine.settings import World
+from raycodellm.engine.settings import World, clips_in_optimizer
 
 MOMENTS = ("exp_avg", "exp_avg_sq")
 
@@ -36,16 +36,24 @@ class Core:
         self._stage, self._scaling, self._world = stage, scaling, world
         self._num_micro_batches = num_micro_batches
         self._device = torch.device(world.device)
-        self._clips_itself = scaling.deepspeed.zero == 0 and stage.precision == "fp32"
+        self._clips_itself = clips_in_optimizer(stage, scaling)
         self._micro_steps_done = 0
         self._adam = _optimizer(self._trained, stage)
+        if self._clips_itself:
+            self._adam.register_step_pre_hook(self._clip)
+        self._grad_norm: torch.Tensor | None = None
+        """Without ZeRO: of the step that the optimizer is about to make."""
         self._masters: dict[nn.Parameter, nn.Parameter] = {}
         self._deepspeed: Any = None
 
-    def _micro_step(self, part: Mapping[str, torch.Tensor], total: float) -> torch.Tensor:
-        """Forward and backward; the float64 loss sum of each row. All but the last call only gather gradients."""
+    def _micro_step(self, part: Mapping[str, torch.Tensor], total: float | torch.Tensor) -> torch.Tensor:
+        """Forward and backward; the float64 loss sum of each row. All but the last call only gather gradients.
+
+        `total`: counted tokens of the whole step, on all workers; on the device where only the device knows it.
+        """
         loss, per_row = self._forward(part)
-        self._deepspeed.backward(loss * (self._world.world_size / max(1.0, total)), scale_wrt_gas=False)
+        least = max(1.0, total) if isinstance(total, float) else total.clamp(min=1.0)
+        self._deepspeed.backward(loss * (self._world.world_size / least), scale_wrt_gas=False)
         self._micro_steps_done += 1
         if self._micro_steps_done % self._num_micro_batches:
             self._deepspeed.step()
@@ -57,25 +65,34 @@ class Core:
         rows = len(tokens)
         if rows == 0:  # fewer rows than the other workers: take part in their exchanges with a row that counts nothing
             tokens, labels = tokens.new_zeros(1, tokens.shape[1]), labels.new_full((1, tokens.shape[1]), IGNORED)
-        loss, per_row = self._deepspeed(tokens.to(self._device), labels)
+        loss, per_row = self._deepspeed(on_device(tokens, self._device), labels)
         return loss, per_row[:rows]
 
-    def _apply(self, rate: float) -> tuple[float, bool]:
-        """The optimizer step; the gradient's norm and whether it was applied."""
+    def _apply(self, rate: float) -> tuple[torch.Tensor, torch.Tensor]:
+        """The optimizer step. On the device, float64: the gradient's norm before clipping, and 1 if it was applied."""
         for group in self._adam.param_groups:
             group["lr"] = rate
-        if self._clips_itself:
-            norm = nn.utils.clip_grad_norm_(self._trained.parameters(), self._stage.gradient_clip)
-            if not math.isfinite(norm):  # without gradients a step changes nothing, and DeepSpeed has counted it
-                for parameter in self._trained.parameters():
-                    parameter.grad = None
-                self._deepspeed.step()
-                return float(norm), False
+        if self._scaling.deepspeed.zero == 0 and self._clips_itself:
+            gradients = [p.grad for p in self._trained.parameters() if p.grad is not None]
+            self._grad_norm = found = nn.utils.get_total_norm(gradients)
             self._deepspeed.step()
-            return float(norm), True
-        self._deepspeed.step()
-        norm = float(self._deepspeed.get_global_grad_norm())
-        return norm, bool(self._deepspeed.was_step_applied()) and math.isfinite(norm)
+        else:
+            self._deepspeed.step()
+            found = self._deepspeed.get_global_grad_norm()
+        norm = torch.as_tensor(found, dtype=torch.float64, device=self._device)
+        norm = torch.where(norm < 0, torch.inf, norm)  # ZeRO says -1 for one that is not finite
+        return norm, torch.isfinite(norm).double() * float(self._deepspeed.was_step_applied())
+
+    def _clip(self, *_: Any) -> None:
+        """Before the optimizer's own step: what its kernel divides the gradient by, and whether it changes nothing.
+
+        The formula is torch's `clip_grad_norm_`. Both stay on the device, so the host need not wait for the norm.
+        """
+        if self._deepspeed is None:  # DeepSpeed may try the optimizer while it sets itself up
+            return
+        norm = self._grad_norm if self._scaling.deepspeed.zero == 0 else self._deepspeed.optimizer._global_grad_norm
+        self._adam.grad_scale = ((norm + 1e-6) / self._stage.gradient_clip).clamp(min=1.0).float()
+        self._adam.found_inf = (~torch.isfinite(norm) | (norm < 0)).float()
 
     # ---- exchanges
 
@@ -87,7 +104,10 @@ class Core:
     def sum_over_workers(self, values: Sequence[float]) -> list[float]:
         if self._world.world_size == 1:
             return list(values)
-        return self._reduced(torch.tensor(values, dtype=torch.float64, device=self._device)).tolist()
+        return self._reduced(self._on_device(values)).tolist()
+
+    def _on_device(self, values: Sequence[float]) -> torch.Tensor:
+        return on_device(torch.tensor(list(values), dtype=torch.float64), self._device)
 
     def gather(self, value: Any) -> list[Any]:
         """One picklable value per worker, in the order of ranks."""

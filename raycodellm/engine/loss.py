@@ -8,6 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
+from raycodellm.engine.devices import on_device
+
 IGNORED = -100
 """Label of a token that does not count."""
 # Logits held at once. 2^20 floats stay in a core's cache; a GPU wants larger matrices.
@@ -110,8 +112,8 @@ class TrainedModel(nn.Module):
         wanted = labels[:, 1:].reshape(-1)  # a sequence's first token has nothing before it to predict it from
         counted = (wanted != IGNORED).nonzero().squeeze(1)
         row = counted // (length - 1)
-        place = (counted + row).to(tokens.device, non_blocking=True)  # of the token before it, in the whole of the rows
-        wanted = wanted[counted].to(tokens.device, non_blocking=True)
+        place = on_device(counted + row, tokens.device)  # of the token before it, in the whole of the rows
+        wanted = on_device(wanted[counted], tokens.device)
         if self.plain_head:
             hidden = self.model.base_model(input_ids=tokens, use_cache=False)[0]
             picked = hidden.reshape(rows * length, -1).index_select(0, place)
@@ -124,5 +126,5 @@ class TrainedModel(nn.Module):
             losses = nn.functional.cross_entropy(picked, wanted, reduction="none")
             total = losses.sum()
         per_row = torch.zeros(rows, dtype=torch.float64, device=tokens.device)
-        per_row.index_add_(0, row.to(tokens.device, non_blocking=True), losses.detach().double())
+        per_row.index_add_(0, on_device(row, tokens.device), losses.detach().double())
         return total, per_row

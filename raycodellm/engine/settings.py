@@ -67,6 +67,18 @@ def check_execution(stage: Stage, scaling: Scaling, world: World) -> None:
 _COMPILERS = ("g++", "c++", "clang++")
 
 
+def clips_in_optimizer(stage: Stage, scaling: Scaling) -> bool:
+    """Whether torch's fused optimizer clips the gradient, and skips one that is not finite, on the device.
+
+    DeepSpeed reads the norm on the host for either, and has the device run dry two to five times per step. It keeps the
+    work where its own optimizer does more: fp16 (the loss scale), ZeRO 3, state in host memory.
+    """
+    zero = scaling.deepspeed.zero
+    if stage.precision == "fp16" or "offload_optimizer" in stage.deepspeed_config.get("zero_optimization", {}):
+        return False
+    return zero in (1, 2) or (zero == 0 and stage.precision == "fp32")
+
+
 def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_batches: int) -> dict[str, Any]:
     """DeepSpeed's configuration: ours, and the stage's `deepspeed_config` where it does not contradict ours."""
     zero, precision = scaling.deepspeed.zero, stage.precision
@@ -80,8 +92,7 @@ def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_bat
         "train_batch_size": rows * num_micro_batches * world.world_size,
         "train_micro_batch_size_per_gpu": rows,
         "gradient_accumulation_steps": num_micro_batches,
-        # Without ZeRO in fp32 DeepSpeed clips but keeps the norm to itself, so the engine clips.
-        "gradient_clipping": 0.0 if zero == 0 and precision == "fp32" else stage.gradient_clip,
+        "gradient_clipping": 0.0 if clips_in_optimizer(stage, scaling) else stage.gradient_clip,
         "zero_optimization": {"stage": zero},
         "bf16": {"enabled": precision == "bf16"},
         "fp16": {"enabled": precision == "fp16"},
@@ -94,6 +105,8 @@ def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_bat
         if key in given:
             raise UserError(f"{place}.{key}: is decided by {_SAID_ELSEWHERE[key]}; remove it")
     merged = _merged(ours, given, place)
+    if clips_in_optimizer(stage, scaling):
+        merged["bf16"] = {"check_grad_overflow": False, **merged["bf16"]}  # else it looks through every gradient first
     # Our optimizer is torch's, also where its state is kept in host memory.
     merged.setdefault("zero_force_ds_cpu_optimizer", False)
     return merged

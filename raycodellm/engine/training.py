@@ -7,7 +7,7 @@ import gc
 import io
 import os
 import warnings
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -19,6 +19,7 @@ from torch import nn
 from raycodellm.config import Scaling, Stage
 from raycodellm.engine import devices
 from raycodellm.engine.core import gather
+from raycodellm.engine.devices import on_device
 from raycodellm.engine.loss import IGNORED
 from raycodellm.engine.saving import Saving
 from raycodellm.engine.settings import World, check_execution, deepspeed_config
@@ -55,6 +56,46 @@ class StepResult:
     """Of this worker's rows, those whose loss was not finite."""
     signals: tuple[float, ...]
     """Sums over workers of what each gave to `train_step`."""
+
+
+class PendingStep:
+    """A step that was given to the device. `result` is the one wait for the device in a step."""
+
+    def __init__(self, told: torch.Tensor, num_sources: int, num_signals: int, learning_rate: float) -> None:
+        self._num_sources, self._num_signals, self._learning_rate = num_sources, num_signals, learning_rate
+        self._told, self._wait = _begin_reading(told)
+
+    def result(self) -> StepResult:
+        self._wait()
+        told, ends = self._told.numpy(), np.cumsum([self._num_sources, self._num_sources, 1, self._num_signals, 1, 1])
+        sums, counts, (num_bad,), signals, (norm,), (applied,), losses = np.split(told, ends)
+        return StepResult(
+            loss_sums=sums,
+            loss_tokens=counts.astype(np.int64),
+            learning_rate=self._learning_rate,
+            grad_norm=float(norm),
+            applied=bool(applied),
+            finite=bool(num_bad == 0),
+            bad_rows=tuple(np.flatnonzero(~np.isfinite(losses)).tolist()),
+            signals=tuple(signals.tolist()),
+        )
+
+
+def _begin_reading(values: torch.Tensor) -> tuple[torch.Tensor, Callable[[], None]]:
+    """The values in host memory, once what comes with them has been called."""
+    if not values.is_cuda:
+        return values, lambda: None
+    host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
+    host.copy_(values, non_blocking=True)
+    copied = torch.cuda.Event()
+    copied.record()
+    return host, copied.synchronize
+
+
+def _counted(batch: Batch) -> np.ndarray:
+    """int64[rows]: tokens of each row that count in the loss."""
+    parts = [(part["labels"][:, 1:] != IGNORED).sum(dim=1) for part in batch.micro_batches]
+    return torch.cat(parts).numpy()
 
 
 def init_process(world: World, num_threads: int = 1) -> None:
@@ -154,32 +195,29 @@ class Engine(Saving):
         return engine
 
     def train_step(self, batch: Batch, step: int, signals: Sequence[float] = ()) -> StepResult:
+        """Trains on one batch and waits for it; see `begin_step`."""
+        return self.begin_step(batch, step, signals).result()
+
+    def begin_step(self, batch: Batch, step: int, signals: Sequence[float] = ()) -> PendingStep:
         """Trains on one batch. `signals` are summed over workers on the way, at no further cost.
 
-        A step whose loss or gradient is not finite changes neither weights nor moments, and is not `applied`.
+        A step whose loss or gradient is not finite changes neither weights nor moments, and is not `applied`. A GPU may
+        still be at work when this returns: the host has waited for nothing, so it can begin the next step meanwhile.
         """
         # Dropout, where a model has any, must not depend on what ran before: a resumed run draws the same.
         torch.manual_seed(hash((self._seed, step, self._world.rank)) % 2**63)
         rate = learning_rate_at(self._stage.learning_rate, step, self._stage.num_steps, self._start_rate)
-        counted = [(part["labels"][:, 1:] != IGNORED).sum(dim=1) for part in batch.micro_batches]
-        (total,) = self.sum_over_workers([float(sum(int(rows.sum()) for rows in counted))])
+        counted = _counted(batch)
+        total: float | torch.Tensor = float(counted.sum())
+        if self._world.world_size > 1:
+            total = self._reduced(self._on_device([total]))[0]
         with devices.explained_out_of_memory(self._world, len(batch.micro_batches[0]["tokens"])):
-            row_losses = [self._micro_step(part, total) for part in batch.micro_batches]
-            grad_norm, applied = self._apply(rate)
-        losses = torch.cat(row_losses)
-        bad = (~torch.isfinite(losses)).nonzero().squeeze(1)
+            losses = torch.cat([self._micro_step(part, total) for part in batch.micro_batches])
+            norm, applied = self._apply(rate)
         # One small exchange per step tells every worker the same thing, so all of them stop, save or fail together.
-        sums, counts, (num_bad, *summed) = self._told(batch, losses, counted, [float(len(bad)), *signals])
-        return StepResult(
-            loss_sums=sums,
-            loss_tokens=counts,
-            learning_rate=rate,
-            grad_norm=grad_norm,
-            applied=applied,
-            finite=bool(num_bad == 0),
-            bad_rows=tuple(bad.tolist()),
-            signals=tuple(float(value) for value in summed),
-        )
+        num_bad = (~torch.isfinite(losses)).sum().double()
+        told = self._summed(batch, losses, counted, num_bad, signals)
+        return PendingStep(torch.cat([told, norm[None], applied[None], losses]), self._num_sources, len(signals), rate)
 
     def try_rows(self, rows: int) -> None:
         """Trains on made-up tokens, at a rate of 0, to see whether so many sequences fit. Raises OutOfMemory."""
@@ -190,26 +228,24 @@ class Engine(Saving):
 
     def evaluate(self, batch: Batch) -> tuple[np.ndarray, np.ndarray]:
         """Summed loss (float64, nats) and counted tokens (int64) per source, of all workers; changes nothing."""
-        counted = [(part["labels"][:, 1:] != IGNORED).sum(dim=1) for part in batch.micro_batches]
         self._deepspeed.eval()
         with torch.no_grad():
             losses = torch.cat([self._forward(part)[1] for part in batch.micro_batches])
         self._deepspeed.train()
-        sums, counts, _ = self._told(batch, losses, counted, [])
-        return sums, counts
+        told = self._summed(batch, losses, _counted(batch), losses.new_zeros(()), []).cpu().numpy()
+        sums, counts, _ = np.split(told, [self._num_sources, 2 * self._num_sources])
+        return sums, counts.astype(np.int64)
 
-    def _told(
-        self, batch: Batch, losses: torch.Tensor, counted: Sequence[torch.Tensor], more: Sequence[float]
-    ) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Sums over all workers: loss and counted tokens per source, and whatever else."""
-        source = torch.from_numpy(np.asarray(batch.source, dtype=np.int64)).to(self._device)
-        by_source = torch.zeros(2, self._num_sources, dtype=torch.float64, device=self._device)
-        by_source[0].index_add_(0, source, losses)
-        by_source[1].index_add_(0, source, torch.cat(list(counted)).to(self._device, torch.float64))
-        tail = torch.tensor(list(more), dtype=torch.float64, device=self._device)
-        told = self._reduced(torch.cat([by_source.reshape(-1), tail])).cpu().numpy()
-        sums, counts, rest = np.split(told, [self._num_sources, 2 * self._num_sources])
-        return sums, counts.astype(np.int64), rest
+    def _summed(
+        self, batch: Batch, losses: torch.Tensor, counted: np.ndarray, num_bad: torch.Tensor, signals: Sequence[float]
+    ) -> torch.Tensor:
+        """Sums over all workers, float64 on the device: loss and counted tokens per source, `num_bad`, the signals."""
+        source = np.asarray(batch.source, dtype=np.int64)
+        sums = torch.zeros(self._num_sources, dtype=torch.float64, device=self._device)
+        sums.index_add_(0, on_device(torch.from_numpy(source), self._device), losses)
+        counts = np.bincount(source, weights=counted, minlength=self._num_sources)
+        known = self._on_device([*counts, *signals])
+        return self._reduced(torch.cat([sums, known[: len(counts)], num_bad[None], known[len(counts) :]]))
 
     def close(self) -> None:
         """Frees the model; the process group lives on for the next engine."""
