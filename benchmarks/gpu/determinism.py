@@ -1,10 +1,10 @@
 """What `scaling.deepspeed.deterministic` costs: tokens per second of the engine with and without it, in turns.
 
-    python benchmarks/training/determinism.py                                      # one CUDA device
-    python benchmarks/training/determinism.py --device cpu --models tiny --sequence-length 128 --batch-sequences 8 \
+    python benchmarks/gpu/determinism.py                                      # one CUDA device
+    python benchmarks/gpu/determinism.py --device cpu --models tiny --sequence-length 128 --batch-sequences 8 \
         --precision fp32 --steps 5
 
-Takes the options of gpu.py. Says also whether two runs of each kind end with the same loss to the last bit.
+Takes the options of engine.py. Says also whether two runs of each kind end with the same loss to the last bit.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import json
 import statistics
 
 import torch
-from gpu import MODELS, arguments, made_up, scaling_of, stage_of, timed
+from engine import MODELS, arguments, made_up, scaling_of, stage_of, timed
 
 from raycodellm import engine as engines
 from raycodellm import model as models
@@ -37,7 +37,7 @@ def once(name: str, options) -> tuple[float, float]:
         seed=0,
     )
     losses: list[float] = []
-    seconds = timed(lambda step: losses.append(float(engine.train_step(batch, step).loss_sums.sum())), options)
+    seconds, _ = timed(lambda step: losses.append(float(engine.train_step(batch, step).loss_sums.sum())), options)
     engine.close()
     return options.batch_sequences * options.sequence_length / seconds, losses[-1]
 
@@ -64,6 +64,9 @@ def main() -> None:
             "same_bits_deterministic": len(losses[True]) == 1,
         }
         print(json.dumps(outcome), flush=True)
+        if options.out:
+            with open(options.out, "a", encoding="utf-8") as file:
+                file.write(json.dumps(outcome) + "\n")
 
 
 if __name__ == "__main__":

@@ -1,20 +1,25 @@
-"""Tokens per second and MFU of the training engine alone: no Ray, no data reading, made-up tokens, one device.
+"""Tokens per second, MFU, memory and host waits of the training engine: no Ray, no data reading, made-up tokens.
 
-    python benchmarks/training/gpu.py                                    # one CUDA device: bf16, 125M and 0.9B, 2,048
-    python benchmarks/training/gpu.py --device cpu --models tiny --sequence-length 128 --batch-sequences 8 \
+    python benchmarks/gpu/engine.py                                      # one CUDA device: bf16, 125M and 0.9B, 2,048
+    python benchmarks/gpu/engine.py --device cpu --models tiny --sequence-length 128 --batch-sequences 8 \
         --precision fp32 --steps 3                                       # a smoke test anywhere
 
-Each model is trained by the engine (DeepSpeed, the chosen ZeRO stage) and by a plain torch loop with the same loss and
-optimizer, so that what DeepSpeed costs shows. Without DeepSpeed only the plain loop runs. One JSON line per run.
-MFU is 6 N + 12 layers x hidden x length FLOPs per token (PaLM, appendix B) over the device's best.
+Sides, each on the same batches with the same optimizer: the engine (DeepSpeed), the engine with compiled blocks, a
+plain torch loop with the engine's loss, and one with transformers' own loss. One JSON line per side; a side that fails
+leaves its error there, and the others go on. `--profile` looks at two more steps of the engine: how often the host
+waits for the device, and which kernels take the time. MFU is 6 N + 12 layers x hidden x length FLOPs per token (PaLM,
+appendix B) over the device's best.
 """
 
 from __future__ import annotations
 
 import argparse
-import importlib.util
+import copy
+import functools
+import gc
 import json
 import time
+from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
 from typing import Any
@@ -31,6 +36,7 @@ from raycodellm.engine.loss import TrainedModel
 
 MODELS: dict[str, tuple[Model, int]] = {
     "tiny": (Model(preset="tiny"), 4096),
+    "nano": (Model(preset="nano"), 4096),
     "125m": (Model(preset="small"), 50_304),
     "470m": (Model(preset="470m"), 256_000),
     "0.9b": (
@@ -48,6 +54,21 @@ MODELS: dict[str, tuple[Model, int]] = {
         50_304,
     ),
 }
+SIDES = ("engine", "torch", "transformers", "compiled")
+WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
+"""Calls in which the host waits for the device."""
+KERNELS = {  # part of a kernel's name, in lower case -> what it is for; the first that fits
+    "flash": "attention",
+    "fmha": "attention",
+    "attention": "attention",
+    "gemm": "matrix products",
+    "nvjet": "matrix products",
+    "cutlass": "matrix products",
+    "adam": "optimizer",
+    "memcpy": "copies and fills",
+    "memset": "copies and fills",
+    "triton": "compiled elementwise",
+}
 DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
@@ -56,12 +77,14 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--device", default="cuda:0" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--models", nargs="+", choices=sorted(MODELS), default=["125m", "0.9b"])
     parser.add_argument("--sequence-length", type=int, default=2048, help="tokens")
-    parser.add_argument("--batch-sequences", type=int, default=64, help="per optimizer step")
+    parser.add_argument("--batch-sequences", type=int, default=32, help="per optimizer step")
     parser.add_argument("--micro-batch", default="auto", help="sequences per forward pass, or auto")
     parser.add_argument("--precision", choices=sorted(DTYPES), default="bf16")
     parser.add_argument("--zero", type=int, choices=range(4), default=1)
     parser.add_argument("--attention", default="sdpa")
-    parser.add_argument("--compile", action="store_true")
+    parser.add_argument("--sides", nargs="+", choices=SIDES, default=SIDES)
+    parser.add_argument("--profile", action="store_true", help="two more steps of each engine side")
+    parser.add_argument("--out", help="append the lines to this file as well")
     parser.add_argument("--activation-checkpointing", action="store_true")
     parser.add_argument("--deterministic", action="store_true")
     parser.add_argument("--steps", type=int, default=10, help="timed, after two that are not")
@@ -83,9 +106,17 @@ def stage_of(options: argparse.Namespace) -> Stage:
     )
 
 
-def scaling_of(options: argparse.Namespace, micro_batch: int | str) -> Scaling:
-    names = ("zero", "compile", "activation_checkpointing", "deterministic")
-    return Scaling(deepspeed=DeepSpeed(micro_batch=micro_batch, **{name: getattr(options, name) for name in names}))
+def scaling_of(options: argparse.Namespace, micro_batch: int | str, compiled: bool = False) -> Scaling:
+    names = ("zero", "activation_checkpointing", "deterministic")
+    given = {name: getattr(options, name) for name in names}
+    return Scaling(deepspeed=DeepSpeed(micro_batch=micro_batch, compile=compiled, **given))
+
+
+@functools.lru_cache(maxsize=1)
+def built(name: str, attention: str) -> torch.nn.Module:
+    """On the CPU; making a billion random weights takes ten seconds."""
+    settings, vocab_size = MODELS[name]
+    return models.build(settings, vocab_size, seed=0, attention=attention)
 
 
 def made_up(options: argparse.Namespace, vocab_size: int, rows: int) -> SimpleNamespace:
@@ -97,16 +128,17 @@ def made_up(options: argparse.Namespace, vocab_size: int, rows: int) -> SimpleNa
     return SimpleNamespace(micro_batches=[{"tokens": part, "labels": part} for part in parts], source=source)
 
 
-def timed(step: Callable[[int], Any], options: argparse.Namespace) -> float:
-    """Seconds per step, the mean of `steps` after two to warm up."""
+def timed(step: Callable[[int], Any], options: argparse.Namespace) -> tuple[float, float]:
+    """Seconds per step, the mean of `steps` after two to warm up, and seconds of those two."""
+    began = time.perf_counter()
     for number in range(2):
         step(number)
     wait(options)
-    began = time.perf_counter()
+    warm = time.perf_counter()
     for number in range(options.steps):
         step(2 + number)
     wait(options)
-    return (time.perf_counter() - began) / options.steps
+    return (time.perf_counter() - warm) / options.steps, warm - began
 
 
 def wait(options: argparse.Namespace) -> None:
@@ -114,58 +146,104 @@ def wait(options: argparse.Namespace) -> None:
         torch.cuda.synchronize(options.device)
 
 
-def by_engine(name: str, options: argparse.Namespace) -> dict[str, Any]:
-    settings, vocab_size = MODELS[name]
-    stage, world = stage_of(options), World(device=options.device)
-    engines.init_process(world, num_threads=options.threads)
+def micro_batch_of(name: str, options: argparse.Namespace) -> int:
+    if options.micro_batch != "auto":
+        return int(options.micro_batch)
 
     def build() -> torch.nn.Module:
-        return models.build(settings, vocab_size, seed=0, attention=options.attention)
+        return copy.deepcopy(built(name, options.attention))
 
-    rows = options.micro_batch
-    if rows == "auto":
-        rows = engines.find_micro_batch(build, name, stage, scaling_of(options, "auto"), world)
-    batch = made_up(options, vocab_size, int(rows))
+    world = World(device=options.device)
+    return engines.find_micro_batch(build, name, stage_of(options), scaling_of(options, "auto"), world)
+
+
+def by_engine(name: str, rows: int, options: argparse.Namespace, compiled: bool) -> dict[str, Any]:
+    batch = made_up(options, MODELS[name][1], rows)
     engine = Engine.create(
-        build(),
-        stage,
-        scaling_of(options, int(rows)),
-        world,
+        copy.deepcopy(built(name, options.attention)),
+        stage_of(options),
+        scaling_of(options, rows, compiled),
+        World(device=options.device),
         num_sources=1,
         num_micro_batches=len(batch.micro_batches),
         seed=0,
     )
-    seconds = timed(lambda number: engine.train_step(batch, number), options)
-    outcome = result(name, f"engine, ZeRO {options.zero}", int(rows), seconds, options)
-    engine.close()
-    return outcome
+    losses: list[float] = []
+    begun: list[Any] = []
+
+    def step(number: int) -> None:
+        """As a stage does: the numbers of a step are read when the next one has been begun."""
+        begun.append(engine.begin_step(batch, number))
+        if len(begun) > 1:
+            read = begun.pop(0).result()
+            losses.append(float(read.loss_sums.sum() / read.loss_tokens.sum()))
+
+    try:
+        seconds, warm_seconds = timed(step, options)
+        found = result(name, rows, seconds, options) | {"warm_seconds": round(warm_seconds, 1), "losses": losses}
+        if options.profile:
+            found["profile"] = profiled(lambda: [step(number) for number in (90, 91)], options)
+    finally:
+        engine.close()
+    return found
 
 
-def by_torch(name: str, rows: int, options: argparse.Namespace) -> dict[str, Any]:
-    """The same loss and optimizer in a plain loop: float32 weights, 16 bits by autocast."""
-    settings, vocab_size = MODELS[name]
+def profiled(steps: Callable[[], Any], options: argparse.Namespace) -> dict[str, Any]:
+    """Per step, of two: how often the host waited, milliseconds of the device by purpose, the longest kernels."""
+    from torch.profiler import ProfilerActivity, profile
+
+    cuda = options.device.startswith("cuda")
+    with profile(activities=[ProfilerActivity.CPU, *([ProfilerActivity.CUDA] if cuda else [])]) as seen:
+        began = time.perf_counter()
+        steps()
+        wait(options)
+        seconds = time.perf_counter() - began
+    waits: Counter[str] = Counter()
+    kernels: Counter[str] = Counter()
+    for event in seen.events():
+        if event.name in WAITS:
+            waits[event.name] += 1
+        if event.device_type == torch.autograd.DeviceType.CUDA and event.name != "Activity Buffer Request":
+            kernels[event.name] += event.device_time
+    purposes: Counter[str] = Counter()
+    for name, microseconds in kernels.items():
+        purpose = next((what for part, what in KERNELS.items() if part in name.lower()), "elementwise, loss, norms")
+        purposes[purpose] += microseconds
+    return {
+        "host_waits": {name: count / 2 for name, count in waits.items()},
+        "wall_ms": round(seconds / 2 * 1e3, 2),
+        "device_ms": {name: round(value / 2e3, 2) for name, value in purposes.most_common()},
+        "longest_kernels_ms": {name[:120]: round(value / 2e3, 2) for name, value in kernels.most_common(14)},
+    }
+
+
+def by_torch(name: str, rows: int, options: argparse.Namespace, own_loss: bool) -> dict[str, Any]:
+    """The same optimizer in a plain loop: float32 weights, 16 bits by autocast."""
     set_deterministic(options.deterministic)
-    trained = TrainedModel(models.build(settings, vocab_size, seed=0, attention=options.attention))
-    trained = trained.to(options.device).train()
-    if options.compile:
-        trained.model.base_model.compile()
+    model = copy.deepcopy(built(name, options.attention))
+    trained = (TrainedModel(model) if own_loss else model).to(options.device).train()
     adam = torch.optim.AdamW(trained.parameters(), lr=1e-4, betas=(0.9, 0.95), weight_decay=0.1, fused=True)
-    batch = made_up(options, vocab_size, rows)
+    batch = made_up(options, MODELS[name][1], rows)
     device = options.device.split(":")[0]
+    num_counted = options.batch_sequences * (options.sequence_length - 1)
 
     def step(_: int) -> None:
         for part in batch.micro_batches:
             with torch.autocast(device, DTYPES[options.precision], enabled=options.precision != "fp32"):
-                total, _ = trained(part["tokens"].to(options.device), part["labels"])
-            (total / (options.batch_sequences * (options.sequence_length - 1))).backward()
+                tokens = part["tokens"].to(options.device)
+                if own_loss:
+                    loss = trained(tokens, part["labels"])[0] / num_counted
+                else:
+                    loss = trained(input_ids=tokens, labels=tokens, use_cache=False).loss / len(batch.micro_batches)
+            loss.backward()
         torch.nn.utils.clip_grad_norm_(trained.parameters(), 1.0)
         adam.step()
         adam.zero_grad(set_to_none=True)
 
-    return result(name, "plain torch, autocast", rows, timed(step, options), options)
+    return result(name, rows, timed(step, options)[0], options)
 
 
-def result(name: str, how: str, rows: int, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
+def result(name: str, rows: int, seconds: float, options: argparse.Namespace) -> dict[str, Any]:
     settings, vocab_size = MODELS[name]
     rate = options.batch_sequences * options.sequence_length / seconds
     flops = models.flops_per_token(settings, vocab_size, options.sequence_length)
@@ -174,7 +252,6 @@ def result(name: str, how: str, rows: int, seconds: float, options: argparse.Nam
     return {
         "model": name,
         "parameters": models.num_parameters(settings, vocab_size),
-        "how": how,
         "device": torch.cuda.get_device_name(options.device) if cuda else f"cpu, {options.threads} threads",
         "precision": options.precision,
         "sequence_length": options.sequence_length,
@@ -187,18 +264,34 @@ def result(name: str, how: str, rows: int, seconds: float, options: argparse.Nam
     }
 
 
+def one_side(name: str, side: str, rows: int, options: argparse.Namespace) -> dict[str, Any]:
+    cuda = options.device.startswith("cuda")
+    if cuda:
+        torch.cuda.reset_peak_memory_stats(options.device)
+    try:
+        if side in ("engine", "compiled"):
+            found = by_engine(name, rows, options, compiled=side == "compiled")
+        else:
+            found = by_torch(name, rows, options, own_loss=side == "torch")
+    except Exception as error:  # the other sides are worth having without this one
+        found = {"error": f"{type(error).__name__}: {str(error)[:300]}"}
+    gc.collect()
+    if cuda:
+        torch.cuda.empty_cache()
+    return {"model": name, "side": side, **found}
+
+
 def main() -> None:
     options = arguments()
-    torch.set_num_threads(options.threads)
+    engines.init_process(World(device=options.device), num_threads=options.threads)
     for name in options.models:
-        rows = 1 if options.micro_batch == "auto" else int(options.micro_batch)
-        if importlib.util.find_spec("deepspeed") is not None:
-            made = by_engine(name, options)
-            rows = made["micro_batch"]
-            print(json.dumps(made), flush=True)
-        else:
-            print(json.dumps({"model": name, "note": "DeepSpeed cannot be imported: the plain loop alone"}), flush=True)
-        print(json.dumps(by_torch(name, rows, options)), flush=True)
+        rows = micro_batch_of(name, options)
+        for side in options.sides:
+            line = json.dumps(one_side(name, side, rows, options))
+            print(line, flush=True)
+            if options.out:
+                with open(options.out, "a", encoding="utf-8") as file:
+                    file.write(line + "\n")
 
 
 if __name__ == "__main__":

@@ -1,0 +1,76 @@
+#!/usr/bin/env bash
+# The whole path on one GPU, on a bare machine without a network: bash benchmarks/gpu/run.sh WHEELS OUT [--device cpu] [STEP …]
+#
+# WHEELS: what wheels.sh left. OUT gets one file of JSON lines per step, logs.tar.gz, and steps.tsv with each step's seconds and exit
+# code. Steps, the most valuable first: engine sweep evaluate determinism arms. Each has a limit of its own, and what it had
+# until then stays. --device cpu runs all of it at tiny sizes. The machine brings CUDA, torch, transformers and pandas; their
+# versions are in versions.txt, and raycodellm is imported from this checkout over its own pins.
+set -uo pipefail
+
+cd "$(dirname "${BASH_SOURCE[0]}")/../.."
+wheels="$1" out="$2"
+shift 2
+device=cuda
+if [ "${1:-}" = "--device" ]; then device="$2"; shift 2; fi
+steps=("$@")
+[ ${#steps[@]} -gt 0 ] || steps=(engine sweep evaluate determinism arms)
+python="${PYTHON:-python3}"
+mkdir -p "$out"
+work="${WORK:-$(mktemp -d)}"
+began=$SECONDS
+
+if [ ! -d "$work/site" ]; then
+  mkdir -p "$work/site"
+  cat "$wheels"/site.tar.xz.* | xz -d -T0 | tar -x -C "$work/site" || exit 1
+  "$python" -m compileall -q -j 0 "$work/site" raycodellm > /dev/null  # else each of Ray's processes compiles it all
+fi
+export PYTHONPATH="$PWD:$work/site" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
+export RAY_DATA_DISABLE_PROGRESS_BARS=1 HOME="$work/home"
+mkdir -p "$HOME"
+printf 'unpack\t%s\t0\n' $((SECONDS - began)) >> "$out/steps.tsv"
+"$python" - > "$out/versions.txt" 2>&1 <<'PY'
+import importlib, platform, torch
+print("python", platform.python_version(), "· cpus", __import__("os").cpu_count())
+for name in ("torch", "transformers", "ray", "deepspeed", "optuna", "lm_eval", "datasets", "pyarrow", "triton"):
+    try:
+        print(name, getattr(importlib.import_module(name), "__version__", "?"))
+    except Exception as error:
+        print(name, "cannot be imported:", error)
+print("device", torch.cuda.get_device_name() if torch.cuda.is_available() else "cpu")
+PY
+
+step() { # step NAME SECONDS COMMAND…: runs under a limit, notes seconds and exit code, goes on whatever happened
+  local name="$1" limit="$2" start=$SECONDS
+  shift 2
+  timeout --kill-after 10 --signal INT "$limit" "$@" > "$work/$name.log" 2>&1
+  local code=$?
+  printf '%s\t%s\t%s\n' "$name" $((SECONDS - start)) "$code" >> "$out/steps.tsv"
+  echo "== $name: exit $code after $((SECONDS - start)) s"
+  tail -c 1500 "$work/$name.log"
+}
+
+model() { ls -d "$work"/sweeps/plain/stages/pretrain-*/model 2> /dev/null | head -1; }
+
+bench="$python benchmarks/gpu"
+if [ "$device" = cuda ]; then
+  engine=(--profile --steps 3) sweep=() evaluate=() determinism=(--models 125m --steps 4 --micro-batch 16)
+  arms=(--tokens 12000000)
+else
+  small=(--device cpu --models tiny --sequence-length 128 --batch-sequences 8 --precision fp32 --steps 3 --micro-batch 4)
+  engine=("${small[@]}" --profile --sides engine torch transformers) determinism=("${small[@]}")
+  sweep=(--device cpu --preset tiny --precision fp32 --tokens 400000 --batch-tokens 8192 --sequence-length 128 --limit 20)
+  evaluate=(--device cpu --limit 20) arms=("${sweep[@]}" --tokens 100000 --ratios 0 0.5 --seeds 2 --slots 2)
+fi
+for name in "${steps[@]}"; do
+  case "$name" in
+    engine) step engine 180 $bench/engine.py "${engine[@]}" --out "$out/engine.jsonl" ;;
+    sweep) step sweep 300 $bench/sweep.py "${sweep[@]}" --folder "$work/sweeps" --out "$out/sweep.jsonl" ;;
+    evaluate) step evaluate 120 $bench/evaluate.py "$(model)" "${evaluate[@]}" --out "$out/evaluate.jsonl" ;;
+    determinism) step determinism 90 $bench/determinism.py "${determinism[@]}" --out "$out/determinism.jsonl" ;;
+    arms) step arms 240 $bench/sweep.py "${arms[@]}" --parts arms --seconds 200 --folder "$work/sweeps" --out "$out/sweep.jsonl" ;;
+    *) echo "no step $name; there are engine, sweep, evaluate, determinism, arms"; exit 2 ;;
+  esac
+done
+(cd "$work" && tar -czf "$out/logs.tar.gz" --ignore-failed-read *.log sweeps/*.log sweeps/*/*/run.log 2> /dev/null)
+printf 'all\t%s\t0\n' $((SECONDS - began)) >> "$out/steps.tsv"
+cat "$out/steps.tsv"
