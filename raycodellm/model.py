@@ -137,6 +137,20 @@ def _attention_refused(attention: str) -> Iterator[None]:
         ) from error
 
 
+@contextlib.contextmanager
+def sequences_are_whole() -> Iterator[None]:
+    """Spares a model the question whether a row holds several packed sequences, for which the host would wait for the
+    device in every forward pass: positions are counted through here, so that no row does."""
+    from transformers import masking_utils
+
+    asked = masking_utils.find_packed_sequence_indices
+    masking_utils.find_packed_sequence_indices = lambda position_ids: None
+    try:
+        yield
+    finally:
+        masking_utils.find_packed_sequence_indices = asked
+
+
 def preload() -> None:
     """Imports all that `build` needs, which takes seconds the first time: builds the smallest model and drops it."""
     build(Model(preset="tiny"), vocab_size=512, seed=0)

@@ -162,14 +162,17 @@ def test_other_deepspeed_settings_pass_through():
 # -------------------------------------------------------------------------------------------------- the loss
 
 
+@pytest.mark.parametrize("slope_of", [loss._slope_in_place, loss._slope_to_fuse])
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_the_loss_and_its_gradient_are_those_of_torch(dtype, monkeypatch):
+def test_the_loss_and_its_gradient_are_those_of_torch(dtype, slope_of, monkeypatch):
     monkeypatch.setitem(loss.LOGITS_AT_ONCE, "cpu", 16 * VOCAB)  # three blocks, the last one short
     torch.manual_seed(0)
     hidden = torch.randn(40, 16, dtype=dtype, requires_grad=True)
     weight = torch.nn.Parameter(torch.randn(VOCAB, 16, dtype=dtype))
     labels = torch.randint(0, VOCAB, (40,))
-    total, losses = loss.LossHead(weight)(hidden, labels)
+    head = loss.LossHead(weight)
+    head.slope_of = slope_of
+    total, losses = head(hidden, labels)
     (total * 0.25).backward()
     found = [hidden.grad.clone(), weight.grad.clone()]
     hidden.grad = weight.grad = None
@@ -179,6 +182,20 @@ def test_the_loss_and_its_gradient_are_those_of_torch(dtype, monkeypatch):
     torch.testing.assert_close(losses, expected.detach())
     torch.testing.assert_close(found[0], hidden.grad, **close)
     torch.testing.assert_close(found[1], weight.grad, **close)
+
+
+def test_a_model_is_not_asked_about_packed_sequences_and_gives_the_same_loss(monkeypatch):
+    from transformers import masking_utils
+
+    model = models.build(SMALL, VOCAB, seed=0)
+    tokens = torch.randint(0, VOCAB, (3, LENGTH))
+    logits = model(input_ids=tokens).logits[:, :-1]
+    expected = cross_entropy(logits.flatten(0, 1), tokens[:, 1:].flatten(), reduction="sum")
+    asked = []
+    monkeypatch.setattr(masking_utils, "find_packed_sequence_indices", asked.append)
+    total, _ = loss.TrainedModel(model)(tokens, tokens)
+    assert total.item() == pytest.approx(expected.item(), rel=1e-5) and asked == []
+    assert masking_utils.find_packed_sequence_indices == asked.append
 
 
 def test_only_counted_tokens_are_in_the_loss_and_each_sequence_s_first_never_is():
@@ -546,6 +563,11 @@ def test_the_largest_size_that_fits_is_found_in_few_tries(most):
 
         assert memory.largest_that_fits(fits, most) == min(limit, most)
         assert len(asked) == len(set(asked)) <= 2 * most.bit_length() + 1 and max(asked) <= most
+
+
+@pytest.mark.parametrize(("rows", "most", "even"), [(28, 32, 16), (32, 32, 32), (1, 7, 1), (3, 7, 3), (5, 16, 4)])
+def test_passes_are_made_even(rows, most, even):
+    assert memory.evened(rows, most) == even and -(-most // even) == -(-most // rows)
 
 
 def test_what_a_forward_pass_keeps_grows_with_its_rows_and_is_less_when_computed_again():

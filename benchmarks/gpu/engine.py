@@ -19,6 +19,7 @@ import functools
 import gc
 import json
 import time
+import warnings
 from collections import Counter
 from collections.abc import Callable
 from types import SimpleNamespace
@@ -183,6 +184,7 @@ def by_engine(name: str, rows: int, options: argparse.Namespace, compiled: bool)
         found = result(name, rows, seconds, options) | {"warm_seconds": round(warm_seconds, 1), "losses": losses}
         if options.profile:
             found["profile"] = profiled(lambda: [step(number) for number in (90, 91)], options)
+            found["waits_at"] = waits_at(lambda: [step(number) for number in (92, 93)], options)
     finally:
         engine.close()
     return found
@@ -215,6 +217,21 @@ def profiled(steps: Callable[[], Any], options: argparse.Namespace) -> dict[str,
         "device_ms": {name: round(value / 2e3, 2) for name, value in purposes.most_common()},
         "longest_kernels_ms": {name[:120]: round(value / 2e3, 2) for name, value in kernels.most_common(14)},
     }
+
+
+def waits_at(steps: Callable[[], Any], options: argparse.Namespace) -> dict[str, float]:
+    """Lines of Python that have the host wait for the device, with waits per step, of two."""
+    if not options.device.startswith("cuda"):
+        return {}
+    torch.cuda.set_sync_debug_mode("warn")
+    try:
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            steps()
+    finally:
+        torch.cuda.set_sync_debug_mode("default")
+    places = Counter("/".join(one.filename.split("/")[-3:]) + f":{one.lineno}" for one in caught)
+    return {place: count / 2 for place, count in places.most_common(8)}
 
 
 def by_torch(name: str, rows: int, options: argparse.Namespace, own_loss: bool) -> dict[str, Any]:

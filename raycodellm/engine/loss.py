@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterable, Iterator
 from typing import Any
 
 import torch
 from torch import nn
 
 from raycodellm.engine.devices import on_device
+from raycodellm.model import sequences_are_whole
 
 IGNORED = -100
 """Label of a token that does not count."""
@@ -32,24 +33,44 @@ _PLAIN_HEADS = frozenset(
 )
 
 
+Slope = Callable[[torch.Tensor, torch.Tensor, torch.dtype], tuple[torch.Tensor, torch.Tensor]]
+"""(logits, labels as a column, dtype) -> each row's loss in float32, and the loss's gradient by the logits."""
+
+
+def _slope_in_place(
+    logits: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """Where each operation passes over all the logits, as few of them as can be."""
+    logits = logits.float()
+    top = logits.amax(dim=1, keepdim=True)
+    of_label = logits.gather(1, wanted)
+    total = logits.sub_(top).exp_().sum(dim=1, keepdim=True)
+    losses = (total.log() + top - of_label).squeeze(1)
+    return losses, logits.div_(total).scatter_add_(1, wanted, torch.full_like(total, -1.0)).to(dtype)
+
+
+def _slope_to_fuse(logits: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+    """The same for a compiler, which makes two passes of it: a change in place would cost one more each."""
+    logits = logits.float()
+    log_total = torch.logsumexp(logits, dim=1, keepdim=True)
+    shares = torch.exp(logits - log_total)
+    is_label = torch.arange(logits.shape[1], device=logits.device) == wanted
+    return (log_total - logits.gather(1, wanted)).squeeze(1), torch.where(is_label, shares - 1.0, shares).to(dtype)
+
+
 class _LinearCrossEntropy(torch.autograd.Function):
     """Summed cross entropy of `hidden @ weight.T`, and each row's loss; the gradient is made on the way forward."""
 
     @staticmethod
     def forward(  # type: ignore[override]
-        context: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor
+        context: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, slope_of: Slope
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         hidden_grad = torch.empty_like(hidden)
         weight_grad = torch.zeros_like(weight, dtype=torch.float32)
         for part in _blocks(hidden, weight):
-            rows, wanted = hidden[part], labels[part, None]
-            logits = (rows @ weight.T).float()
-            top = logits.amax(dim=1, keepdim=True)
-            of_label = logits.gather(1, wanted)
-            total = logits.sub_(top).exp_().sum(dim=1, keepdim=True)
-            losses[part] = (total.log() + top - of_label).squeeze(1)
-            slope = logits.div_(total).scatter_add_(1, wanted, torch.full_like(total, -1.0)).to(hidden.dtype)
+            rows = hidden[part]
+            losses[part], slope = slope_of(rows @ weight.T, labels[part, None], hidden.dtype)
             torch.mm(slope, weight, out=hidden_grad[part])
             if slope.dtype == torch.float32:
                 weight_grad.addmm_(slope.T, rows)
@@ -61,12 +82,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return losses.sum(), losses
 
     @staticmethod
-    def backward(context: Any, scale: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None]:  # type: ignore[override]
+    def backward(context: Any, scale: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:  # type: ignore[override]
         hidden_grad, weight_grad = context.saved_tensors
         # Scaled in float32: with fp16 the scale is far under its smallest number before loss scaling, far over after.
         return (
             (hidden_grad.float() * scale).to(hidden_grad.dtype),
             (weight_grad * scale).to(context.weight_dtype),
+            None,
             None,
         )
 
@@ -83,10 +105,14 @@ class LossHead(nn.Module):
     def __init__(self, weight: nn.Parameter) -> None:
         super().__init__()
         self.weight = weight
+        self.slope_of: Slope = _slope_in_place
+
+    def compile_loss(self) -> None:
+        self.slope_of = torch.compile(_slope_to_fuse)
 
     def forward(self, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         if torch.is_grad_enabled():
-            return _LinearCrossEntropy.apply(hidden, self.weight, labels)
+            return _LinearCrossEntropy.apply(hidden, self.weight, labels, self.slope_of)
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         for part in _blocks(hidden, self.weight):
             logits = (hidden[part] @ self.weight.T).float()
@@ -106,6 +132,13 @@ class TrainedModel(nn.Module):
         if self.plain_head:
             model.set_output_embeddings(LossHead(head.weight))
 
+    def compile(self, blocks: Iterable[nn.Module]) -> None:
+        """Compiles the model's repeated `blocks`, one by one: the first one's code serves them all; and the loss."""
+        for block in blocks:
+            block.compile()
+        if self.plain_head:
+            self.model.get_output_embeddings().compile_loss()
+
     def forward(self, tokens: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`labels` best stay in host memory: where the counted tokens are is then known without waiting for a GPU."""
         rows, length = tokens.shape
@@ -115,7 +148,8 @@ class TrainedModel(nn.Module):
         place = on_device(counted + row, tokens.device)  # of the token before it, in the whole of the rows
         wanted = on_device(wanted[counted], tokens.device)
         if self.plain_head:
-            hidden = self.model.base_model(input_ids=tokens, use_cache=False)[0]
+            with sequences_are_whole():
+                hidden = self.model.base_model(input_ids=tokens, use_cache=False)[0]
             picked = hidden.reshape(rows * length, -1).index_select(0, place)
             if self.logit_scale != 1.0:
                 picked = picked * self.logit_scale

@@ -190,8 +190,7 @@ class Engine(Saving):
         for state in engine._adam.state.values():
             state["step"].zero_()
         if scaling.deepspeed.compile:
-            for block in _blocks(model):
-                block.compile()
+            engine._trained.compile(_blocks(model))
         return engine
 
     def train_step(self, batch: Batch, step: int, signals: Sequence[float] = ()) -> StepResult:
@@ -262,6 +261,6 @@ class Engine(Saving):
 
 
 def _blocks(model: Any) -> list[nn.Module]:
-    """The model's repeated blocks: compiled one by one, the first one's code serves them all."""
+    """The model's repeated blocks."""
     names = set(getattr(model, "_no_split_modules", None) or ())
     return [module for module in model.modules() if type(module).__name__ in names] or [model.base_model]
