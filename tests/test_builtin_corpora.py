@@ -10,7 +10,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycodellm import builtin_corpora
-from raycodellm.builtin_corpora import parse_module
+from raycodellm.builtin_corpora import content_digest, parse_module
+from raycodellm.config import Source
+from raycodellm.corpora import builtin_digest, builtin_digests, source_fingerprint
 
 
 def without_docstrings(text: str) -> str:
@@ -160,3 +162,20 @@ def test_nothing_comes_from_tests_tables_or_installed_packages(corpora):
 def test_the_digest_stands_for_the_content():
     assert builtin_corpora.library_digest() == builtin_corpora.library_digest()
     assert len(builtin_corpora.library_digest()) == 32
+
+
+def test_each_corpus_has_a_digest_of_the_documents_that_were_read(corpora):
+    found = builtin_digests()
+    assert list(found) == ["python-prose", "python-code", "python-instruct", "tasks-instruct"]
+    assert len(set(found.values())) == 4 and all(len(digest) == 16 for digest in found.values())
+    assert found["python-code"] == content_digest(corpora["code"])
+    assert found["tasks-instruct"] != builtin_digests(seed=1)["tasks-instruct"], "its examples are drawn by seed"
+    source = Source(kind="code", path="builtin:python-code")
+    assert builtin_digest(source_fingerprint(source)) == found["python-code"]
+
+
+def test_a_digest_changes_with_any_document_its_name_and_its_place():
+    rows = [("a", "x"), ("b", "y")]
+    others = [rows[:1], rows[::-1], [("a", "x"), ("b", "z")], [("a", "x"), ("c", "y")], [("a", "x", "b", "y")]]
+    others += [[("ax", ""), ("b", "y")], [("a", "x"), ("b", "y"), ("", "")]]
+    assert len({content_digest(one) for one in [rows, *others]}) == 1 + len(others)

@@ -19,7 +19,14 @@ from typing import TYPE_CHECKING, Any
 from raycodellm.config import Source
 from raycodellm.corpora.cleaning import Chunk, Decision, Gathered, Plan, cleaned, cleaning_identity, decide, survey
 from raycodellm.corpora.contamination import Benchmark, benchmark_of
-from raycodellm.corpora.finding import BUILTINS, InputFile, SourceInputs, source_fingerprint
+from raycodellm.corpora.finding import (
+    BUILTINS,
+    InputFile,
+    SourceInputs,
+    builtin_digest,
+    builtin_digests,
+    source_fingerprint,
+)
 from raycodellm.corpora.reading import (
     MIB,
     Document,
@@ -49,6 +56,8 @@ __all__ = [
     "Skip",
     "SourceInputs",
     "benchmark_of",
+    "builtin_digest",
+    "builtin_digests",
     "builtin_documents",
     "cleaned",
     "cleaning_identity",

@@ -14,6 +14,7 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from raycodellm.builtin_corpora import content_digest
 from raycodellm.config import Source, UserError
 from raycodellm.corpora import hub, layouts, trees
 from raycodellm.files import Folder, fingerprint
@@ -453,3 +454,13 @@ def builtin_rows(name: str, seed: int) -> tuple[tuple[str, ...], ...]:
     builtin = BUILTINS[name]
     arguments = {"seed": seed, "num_examples": builtin.num_examples} if builtin.num_examples else {}
     return tuple(resolve(builtin.documents)(**arguments))
+
+
+def builtin_digest(inputs: SourceInputs) -> str:
+    """16 hex digits of the documents that a builtin source gives on this machine; empty for any other source."""
+    return content_digest(builtin_rows(inputs.files[0].name, inputs.seed)) if inputs.format == "builtin" else ""
+
+
+def builtin_digests(seed: int = 0) -> dict[str, str]:
+    """Of all builtin corpora, in a sweep of that seed: what measured numbers should be quoted with."""
+    return {name: content_digest(builtin_rows(name, seed if BUILTINS[name].num_examples else 0)) for name in BUILTINS}

@@ -22,6 +22,7 @@ from raycodellm.corpora import (
     Plan,
     Skip,
     SourceInputs,
+    builtin_digest,
     cleaned,
     cleaning_identity,
     columns_found,
@@ -137,6 +138,7 @@ def prepare_store(
         seed=seed,
         vocab_size=tokenizer.vocab_size,
         eos_id=tokenizer.eos_id,
+        content_digest=builtin_digest(inputs),
     )
     _clean(folder)
     report(progress_of(name, "done", manifest, time.monotonic() - began))
