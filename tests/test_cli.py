@@ -25,7 +25,7 @@ def run(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str]:
     [
         ("pretrain.tokns=5", ("stages.pretrain.tokns", "'tokens'")),
         ("pretrain.tokens=-4", ("stages.pretrain.tokens", "-4")),
-        ("instruct.weights={pyton: 1.0}", ("weights", "pyton", "python")),
+        ("instruct.within={pyton: 1.0}", ("within", "pyton", "python")),
         ("pretrain.code_ratio=1.4", ("code_ratio", "1.4")),
         ("evaluation.tasks=[boxs]", ("boxs", "boxes")),
         ("search.objective.metric=boxs/acc", ("search.objective.metric", "boxs/acc", "mean/bpb")),
@@ -54,10 +54,14 @@ def test_run_refuses_a_bad_file_before_anything_is_started(tmp_path) -> None:
 
 
 def test_check_shows_arms_tree_tokens_cost_and_placement(capsys, tmp_path) -> None:
-    override = "pretrain.code_ratio={search: {choice: [0.0, 0.5]}}"
-    grid = ("--set", "search.sampler=grid", "--set", "search.trials=null", "--set", override)
-    more = ("--set", "instruct.learning_rate.peak={search: {choice: [0.001, 0.002]}}")
-    code, printed = run(capsys, "check", QUICKSTART, "--storage", str(tmp_path), *grid, *more)
+    settings = (
+        "pretrain.code_ratio={search: {choice: [0.0, 0.5]}}",
+        "pretrain.schedule={search: {choice: [constant, increase, decrease]}}",
+        "instruct.code_ratio={search: {choice: [0.0, 0.5]}}",
+        "search.replicates=1",
+    )
+    overrides = [word for setting in settings for word in ("--set", setting)]
+    code, printed = run(capsys, "check", QUICKSTART, "--storage", str(tmp_path), *overrides)
     assert code == 0
     assert "8 arms × 1 seeds = 8 trials" in printed
     assert "for 2 trials" in printed

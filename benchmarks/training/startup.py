@@ -148,7 +148,10 @@ def _family(root: Any) -> list[Any]:
 def _ours(storage: Path, trials: int) -> Found:
     command = [sys.executable, "-m", "raycodellm.cli", "run", str(_common.ROOT / "sweeps" / "quickstart.yaml")]
     for setting in (
+        "search.sampler=random",
+        "search.replicates=1",
         f"search.trials={trials}",
+        "pretrain.code_ratio={search: {uniform: [0.0, 0.75]}}",
         f"stages.pretrain.tokens={PRETRAIN}",
         f"stages.instruct.tokens={INSTRUCT}",
     ):
