@@ -4,16 +4,22 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from raycodellm import evaluation, uncertainty
 from raycodellm.config import Evaluation, UserError
 from raycodellm.files import Folder
 
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+    from raycodellm.evaluation.table import Sample
+
 
 def run(models: Sequence[str], settings: Evaluation, pairs: Sequence[str], output: str | None) -> str:
     """Evaluates `models` and says how they score; `pairs` are `base=other` of two of them. Returns the text.
 
-    Raises `UserError` for a model that is not there or a pair that names another one.
+    Raises `UserError` for a model that is not there or cannot be scored, or a pair that names another one.
     """
     wanted = [_pair(pair, models) for pair in pairs]
     evaluation.check_tasks(settings.tasks)
@@ -21,29 +27,56 @@ def run(models: Sequence[str], settings: Evaluation, pairs: Sequence[str], outpu
     for model in models:
         if "/" not in model and not Path(model).exists():
             raise UserError(f"{model}: is no folder here and no hub id (owner/name); give one of them")
-        results[model] = evaluation.evaluate(model, settings)
+        results[model] = _evaluated(model, settings)
         if output:
             folder = Folder(output) / model.strip("/").replace("/", "--")
             folder.write_table("items.parquet", results[model].items)
             folder.write_json("metrics.json", results[model].metrics)
     lines = [line for model in models for line in _scores(model, results[model].metrics)]
     for base, other in wanted:
-        lines.append(f"{other} against {base}, over the same items (95 % interval):")
-        for task in settings.tasks:
-            for column, name in (("correct", "acc"), ("bits_per_byte", "bpb")):
-                found = uncertainty.paired_difference(results[base].items, results[other].items, task, column)
-                difference, low, high = found
-                clear = "" if low <= 0 <= high else "  *"
-                lines.append(f"  {task}/{name}: {difference:+.4f} [{low:+.4f}, {high:+.4f}]{clear}")
+        lines.append(f"{other} against {base}, over the same items (95 % interval of the items; seeds are in none):")
+        lines += [f"  {line}" for line in differences(results[base].items, results[other].items)]
     return "\n".join(lines)
 
 
+def _evaluated(model: str, settings: Evaluation) -> evaluation.EvaluationResult:
+    try:
+        return evaluation.evaluate(model, settings)
+    except (evaluation.NothingFits, FloatingPointError) as error:  # the second: its weights are not finite
+        raise UserError(f"{model}: {error}") from error
+
+
 def _pair(pair: str, models: Sequence[str]) -> tuple[str, str]:
-    base, equals, other = pair.partition("=")
-    for name in (base, other):
-        if not equals or name not in models:
-            raise UserError(f"--pairs {pair}: is not BASE=OTHER of the models given; they are {', '.join(models)}")
-    return base, other
+    for place, letter in enumerate(pair):  # a folder's name may hold a = too
+        base, other = pair[:place], pair[place + 1 :]
+        if letter == "=" and base in models and other in models and base != other:
+            return base, other
+    raise UserError(f"--pairs {pair}: is not BASE=OTHER, two of the models given; they are {', '.join(models)}")
+
+
+def differences(base: pa.Table, other: pa.Table) -> list[str]:
+    """Lines about each task as it was named, a group with all its members' items, and about the mean over tasks."""
+    names = [*evaluation.named_tasks(base)]
+    lines = []
+    for task in [*names, "mean"] if len(names) > 1 else names:
+        for score in ("acc", "bpb"):
+            before, after = (evaluation.samples(items, f"{task}/{score}") for items in (base, other))
+            if not before and not after:
+                continue  # a task that is scored by likelihood alone has no accuracy
+            found = _paired(before, after)
+            said = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*found) if found else "no items that both models were scored on"
+            lines.append(f"{task}/{score}: {said}")
+    return lines
+
+
+def _paired(before: Sequence[Sample], after: Sequence[Sample]) -> uncertainty.Interval | None:
+    """Of the mean over samples, each over the items that both have; None where a sample has none such."""
+    if len(before) != len(after) or any(not a.keys() & b.keys() for a, b in zip(before, after, strict=True)):
+        return None
+    both = list(zip(before, after, strict=True))
+    gaps = [{item: b[item] - a[item] for item in sorted(a.keys() & b.keys())} for a, b in both]
+    intervals = [uncertainty.mean_interval([*gap.values()]) for gap in gaps]
+    return uncertainty.mean_of_intervals(intervals, uncertainty.correlations(gaps))
 
 
 def _scores(model: str, metrics: dict[str, float]) -> list[str]:

@@ -2,31 +2,42 @@
 
 from __future__ import annotations
 
+import math
+import statistics
+
 import pyarrow as pa
 import pytest
 
 from raycodellm import compare, evaluation
 from raycodellm.config import Evaluation, UserError
+from raycodellm.evaluation.table import items_table
 from raycodellm.files import Folder
 
 SETTINGS = Evaluation(tasks=("boxes",), limit=4)
 
 
-def result(right: list[bool], bits: list[float]) -> evaluation.EvaluationResult:
+def items(bits: dict[str, list[float | None]], right: dict[str, list[bool]], named: dict[str, list[str]]) -> pa.Table:
+    """`bits` and `right`: per task, of its items."""
     rows = [
         {
-            "task": "boxes",
+            "task": task,
             "item": number,
             "doc_hash": str(number),
-            "correct": correct,
+            "correct": right[task][number] if task in right else None,
             "bits_per_byte": value,
             "too_long": False,
             "attributes": "{}",
         }
-        for number, (correct, value) in enumerate(zip(right, bits, strict=True))
+        for task, values in bits.items()
+        for number, value in enumerate(values)
     ]
+    return items_table(rows, named)
+
+
+def result(right: list[bool], bits: list[float]) -> evaluation.EvaluationResult:
     metrics = {"boxes/acc": sum(right) / len(right), "boxes/acc_low": 0.1, "boxes/acc_high": 0.9, "boxes/chance": 0.2}
-    return evaluation.EvaluationResult({**metrics, "boxes/too_long": 1.0}, pa.Table.from_pylist(rows))
+    table = items({"boxes": bits}, {"boxes": right}, {"boxes": ["boxes"]})
+    return evaluation.EvaluationResult({**metrics, "boxes/too_long": 1.0}, table)
 
 
 @pytest.fixture
@@ -49,6 +60,50 @@ def test_scores_chance_and_paired_differences_are_said(models, tmp_path) -> None
     assert "boxes/bpb: -1.0000" in said
     (folder,) = [name for name in Folder(str(tmp_path / "out")).list() if name.endswith("base")]
     assert (Folder(str(tmp_path / "out")) / folder).list() == ["items.parquet", "metrics.json"]
+
+
+def test_groups_files_and_tasks_of_likelihood_alone_are_compared_as_they_were_named() -> None:
+    named = {"group": ["big", "small"], "own": ["own"]}
+    right = {"big": [True, False, False], "small": [True]}
+    before = {"big": [2.0, 2.2, 1.8], "small": [4.0], "own": [1.0, 1.5, None]}
+    after = {"big": [1.9, 2.0, 1.8], "small": [3.0], "own": [2.0, 2.4, 1.0]}
+    lines = compare.differences(items(before, right, named), items(after, right, named))
+    gaps = [-0.1, -0.2, 0.0, -1.0], [1.0, 0.9]
+    group, own = (statistics.fmean(of) for of in gaps)
+    assert [line.split(" [")[0] for line in lines] == [
+        "group/acc: +0.0000",
+        f"group/bpb: {group:+.4f}",
+        f"own/bpb: {own:+.4f}",
+        "mean/acc: +0.0000",
+        f"mean/bpb: {(group + own) / 2:+.4f}",
+    ]
+    half = math.hypot(
+        3.1824 * statistics.stdev(gaps[0]) / math.sqrt(4), 12.7062 * statistics.stdev(gaps[1]) / math.sqrt(2)
+    )
+    assert lines[-1].endswith(f"[{(group + own - half) / 2:+.4f}, {(group + own + half) / 2:+.4f}]")
+
+
+def test_models_that_no_item_fits_together_are_said_to_have_none_in_common() -> None:
+    named = {"boxes": ["boxes"]}
+    found = compare.differences(items({"boxes": [1.0, None]}, {}, named), items({"boxes": [None, 2.0]}, {}, named))
+    assert found == ["boxes/bpb: no items that both models were scored on"]
+
+
+@pytest.mark.parametrize(
+    "error", [evaluation.NothingFits("all 4 items are longer"), FloatingPointError("item 0: is nan")]
+)
+def test_a_model_that_cannot_be_scored_is_named_in_one_line(models, monkeypatch, error) -> None:
+    def fails(model, settings):
+        raise error
+
+    monkeypatch.setattr(evaluation, "evaluate", fails)
+    with pytest.raises(UserError, match=f"^{models[0]}: {error}$"):
+        compare.run(models, SETTINGS, [], None)
+
+
+def test_a_folder_with_an_equals_sign_in_its_name_can_be_half_of_a_pair() -> None:
+    models = ["runs/lr=1", "runs/lr=2"]
+    assert compare._pair("runs/lr=1=runs/lr=2", models) == ("runs/lr=1", "runs/lr=2")
 
 
 @pytest.mark.parametrize("pair", ["base", "base=", "a=b"])

@@ -8,6 +8,7 @@ import os
 import statistics
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,10 +18,10 @@ from pyarrow.fs import LocalFileSystem
 
 from raycodellm import evaluation, uncertainty
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation import evaluate
+from raycodellm.evaluation import evaluate, table
 from raycodellm.files import Folder
 from raycodellm.tasks import FOLDER, boxes, training_examples
-from raycodellm.uncertainty import mean_interval, paired_difference, wilson_interval
+from raycodellm.uncertainty import mean_interval, wilson_interval
 
 BOTH = ("boxes", "logical_deduction")
 
@@ -76,16 +77,26 @@ def items_table(correct: list[bool | None], task: str = "boxes", hashes: str = "
     return pa.Table.from_pylist(rows, schema=evaluation.ITEMS_SCHEMA)
 
 
-def test_paired_differences_are_of_the_items_that_both_scored():
-    before = items_table([True, False, False, None, True])
-    after = items_table([True, True, False, True])
-    difference, low, high = paired_difference(before, after, "boxes", "correct")
-    assert difference == pytest.approx(1 / 3) and low < 0 < high
-    assert paired_difference(after, before, "boxes", "correct")[0] == pytest.approx(-1 / 3)
-    with pytest.raises(ValueError, match="no item of task 'other'"):
-        paired_difference(before, after, "other", "correct")
-    with pytest.raises(ValueError, match="is not the same in both"):
-        paired_difference(before, items_table([True], hashes="x"), "boxes", "correct")
+def test_means_that_share_items_are_correlated_and_their_mean_is_less_sure():
+    alone, group = {1: 0.0, 2: 1.0}, {1: 0.0, 2: 1.0, 3: 0.0, 4: 1.0}
+    found = uncertainty.correlations([alone, group, {9: 1.0, 8: 0.0}])
+    assert found[0, 1] == found[1, 0] == pytest.approx(math.sqrt(0.5)) and found[0, 2] == 0.0
+    interval = uncertainty.mean_of_intervals([(0.0, -1.0, 1.0), (0.0, -1.0, 1.0)], found[:2, :2])
+    assert interval[2] == pytest.approx(math.sqrt(2 + 2 * math.sqrt(0.5)) / 2)
+    # The whole twice over is as sure as the whole once.
+    assert uncertainty.mean_variance([group, group]).value == pytest.approx(uncertainty.mean_variance([group]).value)
+
+
+def test_samples_are_of_the_tasks_as_they_were_named():
+    rows = [*items_table([True, False]).to_pylist(), *items_table([True, None, True], task="other").to_pylist()]
+    whole = table.items_table(rows, {"group": ["boxes", "other"], "other": ["other"]})
+    group, other = evaluation.samples(whole, "mean/acc")
+    assert group == {("boxes", 0): 1.0, ("boxes", 1): 0.0, ("other", 0): 1.0, ("other", 2): 1.0}
+    assert [other] == evaluation.samples(whole, "other/acc") and len(other) == 2
+    assert evaluation.samples(whole, "boxes/acc") == [{("boxes", 0): 1.0, ("boxes", 1): 0.0}]
+    assert evaluation.samples(whole, "mean/bpb") == evaluation.samples(whole, "boxes/acc_deep") == []
+    untold = pa.Table.from_pylist(rows, schema=evaluation.ITEMS_SCHEMA)
+    assert evaluation.named_tasks(untold) == {"boxes": ("boxes",), "other": ("other",)}
 
 
 # ---------------------------------------------------------------------------------------------------------- evaluating
@@ -318,6 +329,29 @@ def test_tasks_of_a_single_likelihood_and_of_whole_texts(model, result, tmp_path
     assert all(row["bits_per_byte"] > 0 for row in rows)
     assert "own_loglikelihood_rolling/acc" not in got.metrics and got.metrics["own_loglikelihood_rolling/bpb"] > 0
     assert got.metrics["mean/acc"] == got.metrics["own_loglikelihood/acc"] == 0.0
+
+
+def test_a_group_counts_once_in_the_mean_and_its_interval_is_of_all_its_items(model, result, monkeypatch):
+    named = {"group": BOTH, "boxes": ("boxes",)}
+    loaded = replace(evaluation.load_tasks(BOTH, 0), named=named)
+    monkeypatch.setattr(evaluation, "check_tasks", lambda names: None)
+    monkeypatch.setattr(evaluation, "load_tasks", lambda names, few_shot: loaded)
+    got = evaluate(model, Evaluation(tasks=("group", "boxes"), limit=24))
+    assert evaluation.named_tasks(got.items) == named
+    bits = result.items["bits_per_byte"].to_numpy()
+    group, boxes = mean_interval(bits.tolist()), mean_interval(bits[:24].tolist())
+    assert (got.metrics["group/bpb_low"], got.metrics["group/bpb_high"]) == pytest.approx(group[1:], rel=1e-4)
+    assert got.metrics["mean/bpb"] == pytest.approx((group[0] + boxes[0]) / 2, rel=1e-4)
+    apart = uncertainty.mean_of_intervals([group, boxes])
+    half = got.metrics["mean/bpb_high"] - got.metrics["mean/bpb"]
+    assert half > 1.05 * (apart[2] - apart[0]), "the items that both hold make them uncertain together"
+
+
+def test_a_file_that_is_no_task_is_refused_in_one_line(tmp_path):
+    (tmp_path / "group.yaml").write_text("group: both\ntask: [boxes, logical_deduction]\n")
+    with pytest.raises(UserError, match=r"^evaluation\.tasks: .*group\.yaml.*cannot be loaded") as refused:
+        evaluation.load_tasks((str(tmp_path / "group.yaml"),), 0)
+    assert "\n" not in str(refused.value)
 
 
 def test_what_runs_code_of_the_model_is_refused(model, tmp_path):

@@ -31,35 +31,23 @@ from raycodellm.evaluation.loading import (
     quiet,
 )
 from raycodellm.evaluation.scoring import score_task
+from raycodellm.evaluation.table import ITEMS_SCHEMA, items_table, named_tasks, samples
 from raycodellm.files import Folder
-from raycodellm.uncertainty import Interval, mean_interval, mean_of_intervals, wilson_interval
+from raycodellm.uncertainty import Interval, correlations, mean_interval, mean_of_intervals, wilson_interval
 
 __all__ = [
     "ITEMS_SCHEMA",
     "EvaluationResult",
+    "NothingFits",
     "check_tasks",
     "evaluate",
     "evaluated_tasks",
     "item_texts",
     "load_tasks",
+    "named_tasks",
     "preload",
+    "samples",
 ]
-
-ITEMS_SCHEMA = pa.schema(
-    [
-        pa.field("task", pa.string(), nullable=False),
-        pa.field("item", pa.int64(), nullable=False),  # index in the task's evaluated split
-        pa.field("doc_hash", pa.string(), nullable=False),  # as lm-eval's: equal for equal items
-        pa.field("prediction", pa.string()),
-        pa.field("gold", pa.string()),
-        pa.field("correct", pa.bool_()),  # null: too long, or a task without right and wrong
-        pa.field("chance", pa.float64()),  # accuracy of guessing
-        pa.field("bits_per_byte", pa.float64()),  # -log2 p(gold | prompt) / UTF-8 bytes of gold
-        pa.field("num_prompt_tokens", pa.int64()),
-        pa.field("too_long", pa.bool_(), nullable=False),
-        pa.field("attributes", pa.string(), nullable=False),  # JSON object; `part` is the item's part of the task
-    ]
-)
 
 
 @dataclass(frozen=True)
@@ -67,9 +55,14 @@ class EvaluationResult:
     metrics: dict[str, float]
     """`<task>/acc`, `/acc_low`, `/acc_high`, `/bpb`, `/bpb_low`, `/bpb_high`, `/chance`, `/items` (scored), `/too_long`
     (left out); for each part of a task `/acc_<part>` with its interval, `/bpb_<part>`, `/items_<part>`; and `mean/acc`,
-    `mean/bpb`, `mean/chance` over the named tasks, unweighted. A task without right and wrong has no `acc`."""
+    `mean/bpb`, `mean/chance` over the named tasks, unweighted: a group of tasks counts once, as all its members' items
+    together. A task without right and wrong has no `acc`."""
     items: pa.Table
-    """One row per item, in the order of the tasks and of their items; see ITEMS_SCHEMA."""
+    """One row per item, in the order of the tasks and of their items; see `evaluation.table`."""
+
+
+class NothingFits(RuntimeError):
+    """No item of a task fits into the model's context."""
 
 
 def evaluate(
@@ -87,8 +80,8 @@ def evaluate(
     All ranks return the same result, and it is the one that a single worker would have returned. `device=None` takes
     CUDA where there is one. Built-in tasks need no network.
 
-    Raises UserError for an unknown task or model, RuntimeError when no item of a task fits into the model's context,
-    and FloatingPointError, with the task and item, when a log-likelihood is infinite or no number.
+    Raises UserError for an unknown task or model, NothingFits when no item of a task fits into the model's context, and
+    FloatingPointError, with the task and item, when a log-likelihood is infinite or no number.
     """
     if not 0 <= rank < world_size or (world_size > 1 and gather is None):
         raise ValueError(f"rank {rank} of {world_size} workers, gather={gather}; several workers need a gather")
@@ -113,8 +106,8 @@ def evaluate(
     for task_rows in by_task.values():
         _judge(task_rows)
     pooled = {name: [row for one in members for row in by_task[one]] for name, members in tasks.named.items()}
-    columns = [{name: row.get(name) for name in ITEMS_SCHEMA.names} for row in rows]
-    return EvaluationResult(_all_metrics(by_task, pooled), pa.Table.from_pylist(columns, schema=ITEMS_SCHEMA))
+    items = items_table(rows, tasks.named)
+    return EvaluationResult(_all_metrics(by_task, pooled, items), items)
 
 
 def _check_rows(rows: list[dict[str, Any]], max_length: int) -> None:
@@ -128,7 +121,7 @@ def _check_rows(rows: list[dict[str, Any]], max_length: int) -> None:
         needed.setdefault(row["task"], []).append(row["needed"])
     for task, tokens in needed.items():
         if min(tokens) > max_length:
-            raise RuntimeError(
+            raise NothingFits(
                 f"task {task!r}: all {len(tokens)} items are longer than the model's context of {max_length} tokens; "
                 f"the shortest needs {min(tokens)}, the longest {max(tokens)}"
             )
@@ -146,7 +139,7 @@ def _judge(rows: list[dict[str, Any]]) -> None:
             row["correct"] = bool(row["scores"][judge])
 
 
-def _all_metrics(by_task: dict[str, list[dict]], pooled: dict[str, list[dict]]) -> dict[str, float]:
+def _all_metrics(by_task: dict[str, list[dict]], pooled: dict[str, list[dict]], items: pa.Table) -> dict[str, float]:
     metrics: dict[str, float] = {}
     for name, rows in {**by_task, **pooled}.items():
         metrics |= _task_metrics(name, rows)
@@ -157,7 +150,9 @@ def _all_metrics(by_task: dict[str, list[dict]], pooled: dict[str, list[dict]]) 
             if f"{name}/{metric}" in metrics
         ]
         if intervals:
-            metrics |= _with_interval(f"mean/{metric}", mean_of_intervals(intervals))
+            # A group and a task of its own may be named beside each other: their scores have items in common.
+            together = correlations(samples(items, f"mean/{metric}"))
+            metrics |= _with_interval(f"mean/{metric}", mean_of_intervals(intervals, together))
     chances = [metrics[f"{name}/chance"] for name in pooled if f"{name}/chance" in metrics]
     if chances:
         metrics["mean/chance"] = statistics.fmean(chances)

@@ -90,6 +90,12 @@ def load_tasks(names: tuple[str, ...], few_shot: int) -> _Tasks:
         try:
             found = manager.load([name])["tasks"]
         except Exception as error:
+            if _is_path(name):
+                said = next(iter(str(error).splitlines()), "")
+                raise UserError(
+                    f"evaluation.tasks: {name!r} cannot be loaded as an lm-eval task ({type(error).__name__}: {said}); "
+                    "a file holds one task, a group goes by its name"
+                ) from error
             error.add_note(f"raised while loading the evaluation task {name!r}")
             raise
         for task_name, task in found.items():
