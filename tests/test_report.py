@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import math
 import random
 import re
@@ -16,8 +17,11 @@ from raycodellm import config, report
 from raycodellm.config import Objective, UserError
 from raycodellm.files import Folder
 from raycodellm.records import LedgerRow, StageRecord, TrialResult, as_json
+from raycodellm.report import page as pages
 from raycodellm.report import ranking, savings
 from raycodellm.report import text as words
+from raycodellm.report.evidence import Evidence
+from raycodellm.uncertainty import UNKNOWN, SeedNoise
 
 SWEEP = """
 name: demo
@@ -181,36 +185,94 @@ def test_the_best_arm_comes_first_whether_less_or_more_is_better(objectives, bes
     assert all(one.chance == 0.25 for one in found)
 
 
-def test_pairing_over_items_separates_arms_whose_intervals_overlap():
-    rows, items = arms([[0.50], [0.45]])
+@pytest.mark.parametrize("qualities", [[[0.5], [0.45]], [[0.9], [0.5], [0.1]], [[9.0], [0.1]]])
+def test_with_one_seed_per_arm_arms_are_ranked_and_no_difference_is_called_real(qualities):
+    rows, items = arms(qualities)
+    for found in (ranking(rows, BPB, items), ranking(rows, BPB)):
+        assert [one.arm for one in found] == [*range(len(qualities))]
+        assert not any(one.separable or one.covers_seeds for one in found)
+        assert all(math.isnan(one.difference_to_best.low) for one in found[1:])
+        said = words.answer(found, BPB)
+        assert said.startswith("First in rank: arm 0") and "No arm can be told apart from another." in said
+        assert "95 % interval over the evaluation's items alone" in said
+        assert not re.search(r"\b([Bb]est|better|separable)\b", said)
+        assert "unknown" in words.unknown_noise(found) and "search.replicates: 3" in words.unknown_noise(found)
+        assert words.interval_name(found) == "95 % interval, items only"
+        assert re.fullmatch(r"[+−-]\d+\.\d{3}", words.difference(found[1])), "no interval that holds no seeds"
+
+
+def test_arms_of_equal_seeds_differ_where_their_intervals_overlap():
+    rows, items = arms([[0.30, 0.50, 0.70], [0.10, 0.30, 0.50]])
     best, other = ranking(rows, BPB, items)
-    assert best.low < other.low < best.high, "their intervals overlap"
-    assert other.separable and best.separable
-    difference = other.difference_to_best
-    assert difference.low < difference.value < difference.high
-    assert difference.value == pytest.approx(0.05, abs=0.01) and difference.low > 0
-    unpaired = ranking(rows, BPB)[1]
-    assert not unpaired.separable, "without items the difference is as uncertain as two separate scores"
+    assert best.low < other.low < best.high, "what a seed does to both arms widens both intervals"
+    assert other.separable and best.separable and best.covers_seeds, "and drops out of the difference"
+    assert other.difference_to_best.value == pytest.approx(0.2, abs=0.01)
+    assert words.answer([best, other], BPB).endswith("It is better than the other arm (95 %, over items and seeds).")
+    assert words.unknown_noise([best, other]) == "" and words.interval_name([best, other]) == "95 % interval"
 
 
-def test_the_paired_interval_is_that_of_the_mean_difference_over_tasks():
-    rows, items = arms([[0.50], [0.48]])
+def test_a_difference_that_changes_from_seed_to_seed_is_not_called_real():
+    rows, items = arms([[0.30, 0.50, 0.70], [0.65, 0.45, 0.25]])
+    best, other = ranking(rows, BPB, items)
+    assert not other.separable and not best.separable and other.difference_to_best.low < 0
+    assert "cannot be told apart from the other arm" in words.answer([best, other], BPB)
+    assert words.difference(other).endswith(" ≈")
+
+
+def test_other_seeds_of_other_arms_are_compared_as_independent():
+    rows, items = arms([[0.30, 0.50, 0.70], [0.10, 0.30, 0.50]])
+    for row in rows[3:]:
+        row["seed"] += 10
     other = ranking(rows, BPB, items)[1]
-    gaps = [
-        np.subtract(*(np.array(items[n].column("bits_per_byte"))[task] for n in (1, 0)))
-        for task in (slice(0, 120), slice(120, 240))
-    ]
-    error = math.sqrt(sum(gap.var(ddof=1) / 120 for gap in gaps)) / 2
-    assert other.difference_to_best.value == pytest.approx(np.mean([gap.mean() for gap in gaps]))
-    assert other.difference_to_best.high - other.difference_to_best.value == pytest.approx(1.97 * error, rel=0.01)
+    assert other.difference_to_best.value == pytest.approx(0.2, abs=0.01) and not other.separable
+
+
+def test_the_interval_of_a_difference_is_that_of_seeds_and_of_paired_items():
+    rows, items = arms([[0.50, 0.52, 0.48], [0.45, 0.42, 0.44]])
+    other = ranking(rows, BPB, items)[1]
+    scores = np.array([row["metrics.mean/bpb"] for row in rows]).reshape(2, 3)
+    by_seed = scores[1] - scores[0]
+    bits = np.array([items[n].column("bits_per_byte").to_pylist() for n in range(6)]).reshape(2, 3, 2, 120)
+    gaps = (bits[1] - bits[0]).mean(axis=0)
+    of_items = 1.97 * math.sqrt((gaps.var(ddof=1, axis=1) / 120).sum()) / 2
+    of_seeds = 4.3027 * by_seed.std(ddof=1) / math.sqrt(3)
+    assert other.difference_to_best.value == pytest.approx(by_seed.mean())
+    assert other.difference_to_best.high - by_seed.mean() == pytest.approx(math.hypot(of_items, of_seeds), rel=0.01)
 
 
 def test_equal_arms_are_not_separable_and_the_answer_says_so():
-    rows, items = arms([[0.5], [0.5], [0.1]])
+    rows, items = arms([[0.51, 0.49], [0.49, 0.51], [0.1, 0.1]])
     found = ranking(rows, BPB, items)
     assert not found[0].separable and not found[1].separable and found[2].separable
     assert "cannot be told apart from 1 of 2 other arms" in words.answer(found, BPB)
-    assert "other seeds may rank the arms differently" in words.answer(found, BPB)
+
+
+def test_a_mean_over_groups_has_the_interval_of_that_mean_and_not_of_its_members():
+    rows, items = arms([[0.5, 0.5], [0.4, 0.4]])
+    tasks = {"big": 10, "small": 110, "alone": 120}
+    for number, table in items.items():
+        members = [name for name, n in tasks.items() for _ in range(n)]
+        places = [place for n in tasks.values() for place in range(n)]
+        renamed = table.set_column(0, "task", pa.array(members)).set_column(1, "item", pa.array(places))
+        named = {b"named_tasks": b'{"group": ["big", "small"], "alone": ["alone"]}'}
+        items[number] = renamed.replace_schema_metadata(named)
+    other = ranking(rows, BPB, items)[1]  # the score is the mean of two halves of the items, as it was
+    bits = np.array([items[n].column("bits_per_byte").to_pylist() for n in range(4)]).reshape(2, 2, 2, 120)
+    assert other.score == pytest.approx(bits[1].mean())
+    spread = bits[1].mean(axis=0).var(ddof=1, axis=1)
+    evidence = Evidence.of("mean/bpb", rows[2:], items)
+    assert [len(sample) for sample in evidence.samples[0]] == [120, 120]
+    assert evidence.interval(SeedNoise(UNKNOWN, UNKNOWN)).high - other.score == pytest.approx(
+        1.97 * math.sqrt((spread / 120).sum()) / 2, rel=0.01
+    )
+    assert other.separable
+
+
+def test_items_of_another_estimator_than_the_score_are_not_used():
+    rows, items = arms([[0.5, 0.5]])
+    rows[0]["metrics.mean/bpb"] += 0.01
+    evidence = Evidence.of("mean/bpb", rows, items)
+    assert not evidence.samples[0] and evidence.samples[1]
 
 
 def test_an_accuracy_that_is_no_better_than_guessing_is_said_to_be_so():
@@ -220,13 +282,12 @@ def test_an_accuracy_that_is_no_better_than_guessing_is_said_to_be_so():
     assert "cannot be told from guessing (0.250)" in words.answer(ranking(rows, BPB, items), BPB)
 
 
-def test_a_spread_between_seeds_widens_intervals_and_takes_certainty_away():
+def test_a_spread_between_seeds_widens_the_intervals_of_scores():
     steady, items = arms([[0.50, 0.50, 0.50], [0.45, 0.45, 0.45]])
     shaky, shaky_items = arms([[0.30, 0.50, 0.70], [0.25, 0.45, 0.65]])
     sure, unsure = ranking(steady, BPB, items), ranking(shaky, BPB, shaky_items)
     assert sure[0].score == pytest.approx(np.mean([steady[n]["metrics.mean/bpb"] for n in range(3)]))
-    assert sure[0].seeds == (0, 1, 2)
-    assert sure[1].separable and not unsure[1].separable
+    assert sure[0].seeds == (0, 1, 2) and sure[1].separable
     assert unsure[0].high - unsure[0].low > 1.5 * (sure[0].high - sure[0].low)
 
 
@@ -261,8 +322,11 @@ def test_recorded_intervals_stand_in_for_metrics_that_are_no_mean_over_items():
             "metrics.boxes/acc_deep_low": value - 0.1,
             "metrics.boxes/acc_deep_high": value + 0.1,
         }
-    best, other = ranking(rows, (Objective(metric="boxes/acc_deep", mode="max"),), items)
+    objectives = (Objective(metric="boxes/acc_deep", mode="max"),)
+    best = ranking(rows, objectives, items)[0]
     assert (best.low, best.high) == pytest.approx((0.7, 0.9))
+    again = [{**row, "number": row["number"] + 2, "seed": 1} for row in rows]
+    other = ranking([*rows, *again], objectives, items)[1]
     assert other.separable and other.difference_to_best.high == pytest.approx(-0.6 + 0.1 * math.sqrt(2), abs=0.01)
 
 
@@ -313,7 +377,8 @@ def test_page_and_markdown_hold_ranking_ledger_tree_failures_time_and_settings(f
     folder = report.write_report(*finished)
     page, markdown = (folder.read_bytes(name).decode() for name in ("index.html", "report.md"))
     for said in (page, markdown):
-        assert "Best so far: arm" in said
+        assert "First in rank so far: arm" in said and "95 % interval, items only" in said
+        assert "No arm has a second seed yet" in said and "separable" not in said.partition("<script")[0]
         assert "guessing gives 0.250" in said
         assert "loss is NaN at step 17" in said
         assert "trained once for 2 trials" in said
@@ -327,6 +392,48 @@ def test_page_and_markdown_hold_ranking_ledger_tree_failures_time_and_settings(f
     assert "| arm |" in markdown
 
 
+HOSTILE = "<!--<script>alert(1)</script> ![x](http://example.org/x.png) | `a` *b*"
+
+
+def test_nothing_in_a_runs_records_opens_or_ends_an_element_of_the_page_or_markup_in_the_text(tmp_path):
+    storage = Folder(str(tmp_path))
+    run = write_run(storage)
+    rows = run.read_table("trials.parquet").to_pylist()
+    for row in rows:
+        row["error"] = HOSTILE if row["state"] == "failed" else row["error"]
+        row["params.pretrain.schedule"] = HOSTILE
+    run.write_table("trials.parquet", pa.Table.from_pylist(rows))
+    folder = report.write_report(run, storage)
+    page, markdown = (folder.read_bytes(name).decode() for name in ("index.html", "report.md"))
+    drawn = page.partition('<script type="application/json" id="figures">')[2].partition("</script>")[0]
+    assert "<" not in drawn and "&lt;!--&lt;script>" in str(json.loads(drawn)), "shown in the legend as it is"
+    assert "<!--" not in _outside_library(page) and "alert(1)</script>" not in page
+    text = markdown.partition("```yaml")[0]
+    assert "alert(1)" in text and "<" not in text and "](" not in text and "`a`" not in text
+    cells = {line.count("|") for line in text.splitlines() if line.startswith("|") and "alert" in line}
+    assert cells <= {line.count("|") for line in text.splitlines() if line.startswith("|:")}
+
+
+def test_settings_cannot_leave_their_code_block():
+    said = pages._part_markdown(pages.Code("name: x\n# ```` <b>\n"))
+    assert said == ["`````yaml", "name: x\n# ```` <b>", "`````"]
+
+
+def test_the_report_names_what_each_source_was_made_of(tmp_path):
+    storage = Folder(str(tmp_path))
+    run = write_run(storage)
+    manifest = {"kind": "text", "num_documents": 4_321, "num_tokens": 98_765, "source_fingerprint": "0123abcd"}
+    for name, more in (("prose", {"content_digest": "e4c94366e722d594"}), ("files", {})):
+        (storage / "tokens" / name).write_json("manifest.json", {**manifest, **more})
+    key = next(key for key in report.read_records(run, storage).stages if key.startswith("pretrain"))
+    folder = storage / "stages" / key
+    sources = [{"name": name, "store": (storage / "tokens" / name).uri} for name in ("prose", "files")]
+    folder.write_json("stage.json", {**folder.read_json("stage.json"), "job": {"sources": sources}})
+    text = report.write_report(run, storage).read_bytes("report.md").decode()
+    assert "| prose | text | builtin:python-prose | 4,321 | 98,765 | e4c94366e722d594 |" in text
+    assert "| files | text |  | 4,321 | 98,765 | 0123abcd |" in text
+
+
 def test_planned_and_real_code_ratio_are_both_drawn_for_the_best_arm_of_each_schedule(finished):
     from raycodellm.report import figures
 
@@ -338,15 +445,10 @@ def test_planned_and_real_code_ratio_are_both_drawn_for_the_best_arm_of_each_sch
 def test_the_summary_names_the_best_its_uncertainty_the_savings_and_the_report(finished):
     report.write_report(*finished)
     said = report.summary_text(*finished)
-    assert "Best so far: arm" in said and "95 % interval" in said and "chance" in said
+    assert "First in rank so far: arm" in said and "95 % interval, items only" in said and "chance" in said
+    assert [line for line in said.splitlines() if "search.replicates" in line and "unknown" in line]
     assert "saved by shared stages" in said and "452 k" not in said.split("tokens:")[0]
     assert said.rstrip().endswith("report/index.html")
-    from rich.console import Console
-
-    console = Console(width=160)
-    with console.capture() as captured:
-        console.print(report.summary(*finished))
-    assert "Best so far" in captured.get()
 
 
 def test_a_run_without_trials_says_what_is_missing(tmp_path):
@@ -386,7 +488,9 @@ def test_replicates_are_reported_as_one_arm(tmp_path):
     storage = Folder(str(tmp_path))
     records = report.read_records(write_run(storage, replicates=2), storage)
     assert all(len(one.seeds) == 2 for one in records.scores if one.score is not None and one.arm != 9)
-    assert "other seeds" not in words.answer(records.scores, BPB)
+    assert words.answer(records.scores, BPB).startswith("Best so far: arm")
+    assert "≈ marks" in report.write_report(records.run, storage).read_bytes("report.md").decode()
+    assert "search.replicates" not in report.summary_text(records.run, storage)
 
 
 @pytest.mark.parametrize(

@@ -22,9 +22,8 @@ from raycodellm.report.ranking import ArmScore, Savings, ranking, savings
 
 if TYPE_CHECKING:
     import pyarrow as pa
-    from rich.console import RenderableType
 
-__all__ = ["Records", "ranking", "read_records", "savings", "summary", "summary_text", "write_report"]
+__all__ = ["Records", "ranking", "read_records", "savings", "summary_text", "write_report"]
 
 
 @dataclass(frozen=True)
@@ -70,17 +69,20 @@ class Records:
 
     @cached_property
     def skipped(self) -> dict[str, dict[str, int]]:
-        """Per source, how many documents were left out and why, as the token stores of the finished stages say."""
+        """Per source, how many documents were left out and why."""
+        counts = {name: manifest.get("skipped") or {} for name, manifest in self.stores.items()}
+        return {name: {reason: n for reason, n in found.items() if n} for name, found in counts.items()}
+
+    @cached_property
+    def stores(self) -> dict[str, dict[str, Any]]:
+        """Per source, the manifest of the token store that the finished stages drew from."""
         stores: dict[str, str] = {}
         for key in self.stages:
             job = (self.storage / "stages" / key).read_json("stage.json").get("job") or {}
             stores.update({source["name"]: source["store"] for source in job.get("sources", ())})
         found = {name: Folder(uri) for name, uri in stores.items()}
-        return {
-            name: {reason: n for reason, n in (folder.read_json("manifest.json").get("skipped") or {}).items() if n}
-            for name, folder in found.items()
-            if folder.exists("manifest.json")
-        }
+        there = {name: folder for name, folder in found.items() if folder.exists("manifest.json")}
+        return {name: folder.read_json("manifest.json") for name, folder in there.items()}
 
 
 def _keys(row: Mapping[str, Any]) -> list[str]:
@@ -147,28 +149,12 @@ def summary_text(run: Folder, storage: Folder) -> str:
     return "\n".join([*table, "", *_closing_lines(records)] if lines else _closing_lines(records))
 
 
-def summary(run: Folder, storage: Folder) -> RenderableType:
-    """The same for a terminal that knows colours."""
-    from rich.console import Group
-    from rich.table import Table
-    from rich.text import Text
-
-    records = read_records(run, storage)
-    header, *lines = _ranking_rows(records)
-    table = Table(box=None, padding=(0, 2))
-    for name in header:
-        table.add_column(name, justify="right")
-    for place, line in enumerate(lines):
-        table.add_row(*line, style="bold green" if place == 0 else "")
-    closing = [Text(line) for line in _closing_lines(records)]
-    return Group(table, Text(""), *closing) if lines else Group(*closing)
-
-
 def _ranking_rows(records: Records) -> list[tuple[str, ...]]:
     objective = records.sweep.search.objectives[0].metric
     shown = [score for score in records.scores if score.score is not None][:10]
     names = list(dict.fromkeys(name for score in shown for name in score.params))
-    header = ("arm", *names, objective, "95 % interval", "difference to the best", "accuracy", "chance")
+    intervals, differences = text.interval_name(records.scores), text.difference_name(records.scores)
+    header = ("arm", *names, objective, intervals, differences, "accuracy", "chance", "seeds")
     return [
         header,
         *(
@@ -177,9 +163,10 @@ def _ranking_rows(records: Records) -> list[tuple[str, ...]]:
                 *(text.value(score.params.get(name)) for name in names),
                 text.score(score.score),
                 text.interval(score.low, score.high),
-                text.difference(score.difference_to_best),
+                text.difference(score),
                 text.score(score.accuracy),
                 text.score(score.chance),
+                str(len(score.seeds)),
             )
             for score in shown
         ),
@@ -188,7 +175,8 @@ def _ranking_rows(records: Records) -> list[tuple[str, ...]]:
 
 def _closing_lines(records: Records) -> list[str]:
     spent = records.savings
-    lines = [text.answer(records.scores, records.sweep.search.objectives), text.progress(records)]
+    answer = text.answer(records.scores, records.sweep.search.objectives)
+    lines = [answer, text.unknown_noise(records.scores), text.progress(records)]
     if spent.tokens_trained:
         lines.append(
             f"tokens: {text.count(spent.tokens_trained)} trained for {text.count(spent.tokens_asked)} asked for, "

@@ -47,13 +47,13 @@ def _axes(records: Records) -> tuple[str | None, str | None]:
 
 
 def _group(one: ArmScore, by: str | None) -> str:
-    return text.value(one.params[by]) if by in one.params else "all arms"
+    return _shown(text.value(one.params[by])) if by in one.params else "all arms"
 
 
 def _styles(records: Records) -> dict[str, dict[str, Any]]:
     """Colour and symbol of each group of arms, in the order of the sweep file."""
     _, by = _axes(records)
-    named = [text.value(option) for option in records.file.domains[by].options] if by else []
+    named = [_shown(text.value(option)) for option in records.file.domains[by].options] if by else []
     groups = list(dict.fromkeys([*named, *(_group(one, by) for one in records.scores)]))
     return {
         group: {
@@ -81,7 +81,7 @@ def scores(records: Records) -> list[Figure]:
                     "type": "scatter",
                     "mode": "markers",
                     "name": group,
-                    "x": [one.params[along] if numeric else text.value(one.params[along]) for one in arms],
+                    "x": [one.params[along] if numeric else _shown(text.value(one.params[along])) for one in arms],
                     "y": [one.score for one in arms],
                     "error_y": _error_bars(arms, style["color"]),
                     "marker": {**style, "size": 10, "line": {"color": "#fff", "width": 1}},
@@ -91,7 +91,7 @@ def scores(records: Records) -> list[Figure]:
             )
     layout: dict[str, Any] = {
         "xaxis": {"title": {"text": f"{along} (share of tokens)" if along.endswith("code_ratio") else along}},
-        "yaxis": {"title": {"text": text.better(objective)}},
+        "yaxis": {"title": {"text": _shown(text.better(objective))}},
         "showlegend": len(data) > 1,
     }
     if records.file.domains[along].kind == "loguniform":
@@ -103,7 +103,8 @@ def scores(records: Records) -> list[Figure]:
         layout["xaxis"]["type"] = "category"
     layout |= _marks(records, found[0], along, numeric)
     what = f", colour: {by}" if by and len(data) > 1 else ""
-    return [Figure("scores", "", data, layout, f"One point per arm; bars: 95 % interval of each score alone{what}.")]
+    bars = f"{text.interval_name(records.scores)}, of each score alone"
+    return [Figure("scores", "", data, layout, f"One point per arm; bars: {bars}{what}.")]
 
 
 def _error_bars(arms: Sequence[ArmScore], colour: str) -> dict[str, Any]:
@@ -127,19 +128,24 @@ def _hover(one: ArmScore, metric: str) -> str:
         *(f"{name} {text.value(value)}" for name, value in one.params.items()),
         f"accuracy {text.score(one.accuracy)}, chance {text.score(one.chance)}",
     ]
-    return "<br>".join(line.replace("&", "&amp;").replace("<", "&lt;") for line in lines)
+    return "<br>".join(map(_shown, lines))
+
+
+def _shown(words: str) -> str:
+    """Plotly takes some tags in its texts for what they mean; here they are shown."""
+    return words.replace("&", "&amp;").replace("<", "&lt;")
 
 
 def _marks(records: Records, best: ArmScore, along: str, numeric: bool) -> dict[str, Any]:
-    """A word at the best arm, and a line at chance where the score is an accuracy."""
+    """A word at the first arm, and a line at chance where the score is an accuracy."""
     x = best.params[along]
     notes = [
         {
             "x": (math.log10(x) if records.file.domains[along].kind == "loguniform" else x)
             if numeric
-            else text.value(x),
+            else _shown(text.value(x)),
             "y": best.score,
-            "text": f"best: arm {best.arm}",
+            "text": f"{'best' if best.separable else 'first in rank'}: arm {best.arm}",
             "showarrow": True,
             "arrowhead": 0,
             "arrowcolor": "#5b6670",
@@ -184,14 +190,14 @@ def pareto(records: Records) -> list[Figure]:
         }
         data.append(trace | {"marker": {"size": 9, "color": colour}, "line": {"color": colour, "width": 1}})
     layout = {
-        "xaxis": {"title": {"text": text.better(objectives[0])}},
-        "yaxis": {"title": {"text": text.better(objectives[1])}},
+        "xaxis": {"title": {"text": _shown(text.better(objectives[0]))}},
+        "yaxis": {"title": {"text": _shown(text.better(objectives[1]))}},
     }
     return [Figure("pareto", "Objectives against each other", data, layout)]
 
 
 def code_ratios(records: Records) -> list[Figure]:
-    """Planned and real code ratio along each stage, of the best arm of each group."""
+    """Planned and real code ratio along each stage, of the first arm of each group."""
     _, by = _axes(records)
     styles, figures = _styles(records), []
     best_of: dict[str, ArmScore] = {}
@@ -230,7 +236,7 @@ def _planned_and_real(curve: dict[str, list], name: str, colour: str) -> list[di
 
 
 def losses(records: Records) -> list[Figure]:
-    """Loss per source along each stage: the best arm's in full colour, the others' pale."""
+    """Loss per source along each stage: the first arm's in full colour, the others' pale."""
     colours = {name: SOURCE_COLOURS[place % len(SOURCE_COLOURS)] for place, name in enumerate(records.sweep.sources)}
     scored = _scored(records)
     ranked = [one.trials[0] for one in scored] or [row["number"] for row in records.rows]

@@ -15,6 +15,7 @@ from raycodellm.report import figures, tables, text
 
 if TYPE_CHECKING:
     from raycodellm.report import Records
+    from raycodellm.report.ranking import ArmScore
 
 
 @dataclass(frozen=True)
@@ -60,16 +61,20 @@ def sections(records: Records) -> list[Section]:
 def _all_sections(records: Records) -> list[Section]:
     objective = records.sweep.search.objectives[0]
     best = next((one for one in records.scores if one.score is not None), None)
+    of_arm = f"of arm {best.arm}, first in rank" if best else "of the first trial"
     failed = records.states["failed"]
     ledger, phases = tables.ledger(records, best), tables.phases(records, best)
     return [
-        Section("Ranking", [Table(*tables.ranking(records), first_is_best=True)] if best else [], _RANKING_NOTE),
+        Section("Ranking", _ranking(records, best) if best else [], _ranking_note(records)),
         Section(f"{objective.metric} by parameter", figures.scores(records) + figures.pareto(records)),
-        Section("Tasks of the best arm", [Table(*tables.tasks(records, best))] if best else [], _TASKS_NOTE),
+        Section(f"Tasks {of_arm}", [Table(*tables.tasks(records, best))] if best else [], _TASKS_NOTE),
         Section("Code ratio, planned and real", figures.code_ratios(records), _CODE_RATIO_NOTE),
         Section("Training loss", figures.losses(records), _LOSS_NOTE),
-        Section("Ledger of the best arm", [Table(*ledger, left=(0, 1, 2))] if ledger[1] else [], _LEDGER_NOTE),
-        Section("Phases of the best arm", [Table(*phases, left=(0, 2))] if phases[1] else [], folded=True),
+        Section(f"Ledger {of_arm}", [Table(*ledger, left=(0, 1, 2))] if ledger[1] else [], _LEDGER_NOTE),
+        Section(f"Phases {of_arm}", [Table(*phases, left=(0, 2))] if phases[1] else [], folded=True),
+        Section(
+            "Sources", [Table(*tables.sources(records), left=(0, 1, 2, 5))] if records.stores else [], _SOURCES_NOTE
+        ),
         Section("Documents left out", [Table(*tables.skipped(records))] if any(records.skipped.values()) else []),
         Section("Stage tree", _stage_tree(records)),
         Section("Failed trials", [Table(*tables.failures(records), left=(0, 1, 2, 3))] if failed else []),
@@ -79,19 +84,35 @@ def _all_sections(records: Records) -> list[Section]:
     ]
 
 
-_RANKING_NOTE = (
-    "Intervals cover 95 %. They come from the spread over evaluation items and, where an arm has several seeds, the "
-    "spread between seeds (pooled over arms, Student's t). A difference is paired over the same items, which takes out "
-    "how hard they are: arms with overlapping intervals may still be separable. ≈ marks those that are not. Intervals "
-    "are per pair: among many arms some difference looks real by chance, and the best of many looks better than it is."
+_SEEDS_NOTE = (
+    "Intervals cover 95 %, over evaluation items and seeds; the seeds' spread is taken as equal for all arms, and "
+    "pooled. A difference is taken over the same items and, where arms share seeds, seed by seed: arms whose intervals "
+    "overlap may still differ. Its interval holds for all arms at once, since the best was chosen by looking (Tukey's "
+    "range): where no arm differs, at most 5 % of sweeps show a difference. ≈ marks arms that cannot be told from the "
+    "best."
 )
+_ITEMS_NOTE = "Intervals cover 95 % over evaluation items alone; what another seed would have given is in none of them."
 _TASKS_NOTE = "Chance is the accuracy of guessing. Items longer than the model's context are counted, and not scored."
-_CODE_RATIO_NOTE = "Best arm of each group. Dashed: planned. Solid: share of code in the tokens since the point before."
-_LOSS_NOTE = "Best arm in full colour, other arms pale. Loss is the mean over counted tokens since the point before."
+_CODE_RATIO_NOTE = "First arm of each group. Dashed: planned. Solid: code's share of the tokens since the point before."
+_LOSS_NOTE = "First arm in full colour, other arms pale. Loss is the mean over counted tokens since the point before."
 _LEDGER_NOTE = (
     "Counted where the tokens were trained on. Unique: those that the trial had not seen before. "
     "Epochs: passes over the source, in this stage and before it."
 )
+_SOURCES_NOTE = (
+    "The digest is of a builtin corpus's documents, and of any other source's files with how they are read. A builtin "
+    "corpus is made of the installed Python: a module more or less moves scores as much as another seed does."
+)
+
+
+def _ranking(records: Records, best: ArmScore) -> list[Any]:
+    unknown = text.unknown_noise(records.scores)
+    table = Table(*tables.ranking(records), first_is_best=best.separable)
+    return [unknown, table] if unknown else [table]
+
+
+def _ranking_note(records: Records) -> str:
+    return _ITEMS_NOTE if text.unknown_noise(records.scores) else _SEEDS_NOTE
 
 
 def _stage_tree(records: Records) -> list[Any]:
@@ -122,10 +143,14 @@ def html(records: Records, found: Sequence[Section]) -> str:
             for value, label in tables.cards(records)
         ),
         body="\n".join(map(_section_html, found)),
-        # A "</script>" inside a string would end the element that holds the JSON.
-        figures=json.dumps(drawn, allow_nan=False).replace("</", "<\\/"),
+        figures=_script_json(drawn),
         plotly=f"<script>{_plotly()}</script>" if drawn else "<script>var Plotly = null;</script>",
     )
+
+
+def _script_json(value: Any) -> str:
+    """JSON that ends no script element and begins no comment in one, as `</script>` and `<!--<script>` would."""
+    return json.dumps(value, allow_nan=False).replace("<", "\\u003c")
 
 
 def _plotly() -> str:
@@ -205,33 +230,43 @@ def _node_html(node: tables.Node) -> str:
 
 
 def markdown(records: Records, found: Sequence[Section]) -> str:
-    lines = [f"# {records.sweep.name}", "", text.answer(records.scores, records.sweep.search.objectives), ""]
-    lines += [f"- **{value}** {label}" for value, label in tables.cards(records)]
+    answer = text.answer(records.scores, records.sweep.search.objectives)
+    lines = [f"# {_plain(records.sweep.name)}", "", _plain(answer), ""]
+    lines += [f"- **{_plain(value)}** {_plain(label)}" for value, label in tables.cards(records)]
     for section in found:
         parts = [part for part in section.parts if not isinstance(part, figures.Figure)]
         if parts:
-            lines += ["", f"## {section.title}"]
+            lines += ["", f"## {_plain(section.title)}"]
             for part in parts:
                 lines += ["", *_part_markdown(part)]
-            lines += ["", section.note] if section.note else []
+            lines += ["", _plain(section.note)] if section.note else []
     return "\n".join(lines) + "\n"
+
+
+_MARKUP = str.maketrans({"|": "&#124;", "[": "&#91;", "]": "&#93;", "`": "&#96;", "*": "&#42;", "\\": "&#92;"})
+
+
+def _plain(value: str) -> str:
+    """The text of one line as Markdown shows it: no HTML, link, picture, code or table cell begins or ends in it."""
+    return " ".join(escaping.escape(value, quote=False).split()).translate(_MARKUP)
 
 
 def _part_markdown(part: Any) -> list[str]:
     if isinstance(part, str):
-        return [part]
+        return [_plain(part)]
     if isinstance(part, Table):
         return _table_markdown(part)
     if isinstance(part, Bars):
         return _table_markdown(Table(("part", "time"), [(name, said) for name, _, said in part.rows]))
     if isinstance(part, Tree):
         return [line for node in part.nodes for line in _node_markdown(node, 0)]
-    return ["```yaml", part.text.rstrip(), "```"]
+    fence = "`" * max(3, 1 + max(map(len, re.findall("`+", part.text)), default=0))
+    return [f"{fence}yaml", part.text.rstrip(), fence]
 
 
 def _table_markdown(table: Table) -> list[str]:
     def row(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(cell.replace("|", "\\|").replace("\n", " ") for cell in cells) + " |"
+        return "| " + " | ".join(map(_plain, cells)) + " |"
 
     rule = "|" + "|".join(":--" if place in table.left else "--:" for place in range(len(table.header))) + "|"
     return [row(table.header), rule, *map(row, table.rows)]
@@ -239,4 +274,4 @@ def _table_markdown(table: Table) -> list[str]:
 
 def _node_markdown(node: tables.Node, depth: int) -> list[str]:
     below = [line for child in node.children for line in _node_markdown(child, depth + 1)]
-    return [f"{'  ' * depth}- **{node.name}** {node.facts}", *below]
+    return [f"{'  ' * depth}- **{_plain(node.name)}** {_plain(node.facts)}", *below]

@@ -1,11 +1,8 @@
-"""Which arm is best, and how sure that is: arithmetic on rows of `trials.parquet` and tables of items.
+"""Which arm comes first, and how sure that is: arithmetic on rows of `trials.parquet` and tables of items.
 
-An arm's score is the mean of its metric over its complete replicates. Two things make it uncertain, and their
-variances are added: which items the tasks happen to hold (the spread of the items' values, each first averaged
-over the replicates, task by task), and which seeds were drawn (the spread between replicates, pooled over all
-arms, since two or three seeds of one arm say little). The degrees of freedom of the sum are Satterthwaite's, and the
-interval is Student's. With one seed per arm the second part is unknown and left out. A difference of two arms
-takes the spread of the items' differences instead: both were asked the same items, and how hard those are drops out.
+An arm's score is the mean of its metric over its complete replicates. Arms differ for sure where the interval of their
+difference to the best does not hold 0: it covers items and seeds, and all arms at once, since the best was chosen by
+looking. With one seed per arm nothing is known of the seeds' noise; then arms are ranked, and no more is said.
 """
 
 from __future__ import annotations
@@ -13,27 +10,17 @@ from __future__ import annotations
 import math
 import statistics
 from collections import defaultdict
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Objective
 from raycodellm.records import StageRecord
-from raycodellm.uncertainty import student_quantile
+from raycodellm.report.evidence import Evidence, Interval
+from raycodellm.uncertainty import seed_noise
 
 if TYPE_CHECKING:
     import pyarrow as pa
-
-ITEM_COLUMNS = {"acc": "correct", "bpb": "bits_per_byte"}
-Items = Mapping[tuple[str, Any], float]
-"""Value of each item, by (task, item)."""
-
-
-class Interval(NamedTuple):
-    value: float
-    low: float
-    high: float
-    """Ends of the 95 % interval; NaN where nothing is known of it."""
 
 
 @dataclass(frozen=True)
@@ -49,6 +36,9 @@ class ArmScore:
     """Of the first objective."""
     low: float = math.nan
     high: float = math.nan
+    """Of the 95 % interval."""
+    covers_seeds: bool = False
+    """The interval covers what other seeds would have given; else it is one over the evaluation's items alone."""
     accuracy: float | None = None
     """Share of items answered right, over the tasks of the first objective."""
     chance: float | None = None
@@ -56,9 +46,9 @@ class ArmScore:
     beats_chance: bool | None = None
     """The accuracy's interval lies above chance; None where that is not known."""
     difference_to_best: Interval | None = None
-    """This score minus the best one's; None for the best."""
+    """This score minus the best one's; None for the best. Without an interval where nothing is known of the seeds."""
     separable: bool = False
-    """The interval of the difference does not hold 0. Of the best: no other arm is inseparable from it."""
+    """The interval of the difference is known and does not hold 0. Of the best: every other arm is separable."""
     scores: tuple[float, ...] = ()
     """Of all objectives, in their order."""
     pareto: bool = False
@@ -77,7 +67,7 @@ def ranking(
     """All arms, the best by the first objective first, those without a score last.
 
     `rows`: of `trials.parquet`; `items`: trial number to its table of items. Without items intervals are those
-    that the evaluation recorded, and differences are taken as unpaired.
+    that the evaluation recorded, and differences are as uncertain over items as two separate scores.
     """
     by_arm: dict[int, list[Mapping[str, Any]]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["number"]):
@@ -86,8 +76,8 @@ def ranking(
     complete = {
         arm: [row for row in of_arm if _metric(row, first.metric) is not None] for arm, of_arm in by_arm.items()
     }
-    evidence = {arm: _Evidence.of(first.metric, done, items or {}) for arm, done in complete.items() if done}
-    seeds = _seed_spread([found.scores for found in evidence.values()])
+    evidence = {arm: Evidence.of(first.metric, done, items or {}) for arm, done in complete.items() if done}
+    noise = seed_noise({arm: found.scores for arm, found in evidence.items()})
     sign = 1.0 if first.mode == "min" else -1.0
     order = sorted(evidence, key=lambda arm: (sign * evidence[arm].score, arm))
     points = {arm: tuple(_mean_metric(complete[arm], one.metric) for one in objectives) for arm in order}
@@ -95,11 +85,12 @@ def ranking(
     scored = []
     for arm in order:
         one = _described(by_arm[arm], complete[arm], first.metric)
-        own = evidence[arm].interval(seeds)
-        one = replace(one, score=own.value, low=own.low, high=own.high, scores=points[arm], pareto=arm in front)
+        value, low, high = evidence[arm].interval(noise)
+        one = replace(one, score=value, low=low, high=high, covers_seeds=noise.single.degrees > 0)
+        one = replace(one, scores=points[arm], pareto=arm in front)
         if scored:
-            gap = evidence[arm].minus(evidence[order[0]], seeds)
-            one = replace(one, difference_to_best=gap, separable=gap.low > 0 or gap.high < 0)
+            gap = evidence[arm].minus(evidence[order[0]], noise, len(order))
+            one = replace(one, difference_to_best=gap, separable=min(sign * gap.low, sign * gap.high) > 0)
         scored.append(one)
     if len(scored) > 1:
         scored[0] = replace(scored[0], separable=all(one.separable for one in scored[1:]))
@@ -124,117 +115,6 @@ def _described(rows: Sequence[Mapping[str, Any]], complete: Sequence[Mapping[str
         errors=tuple(errors),
         open=sum(row["state"] in ("running", "waiting") for row in rows),
     )
-
-
-# ------------------------------------------------------------------------------------------------- uncertainty
-
-
-class _Variance(NamedTuple):
-    value: float
-    degrees: float
-    """Of freedom; 0 where the variance is not known."""
-
-
-@dataclass(frozen=True)
-class _Evidence:
-    """What one arm's complete replicates say of one metric."""
-
-    scores: tuple[float, ...]
-    """One per replicate."""
-    items: Items
-    """Each item's mean over the replicates; empty where there is no table of items."""
-    recorded: Interval | None
-    """As the evaluation wrote it, of the first replicate."""
-
-    @property
-    def score(self) -> float:
-        return statistics.fmean(self.scores)
-
-    @staticmethod
-    def of(metric: str, complete: Sequence[Mapping[str, Any]], items: Mapping[int, pa.Table]) -> _Evidence:
-        tables = [items[row["number"]] for row in complete if row["number"] in items]
-        ends = [_metric(complete[0], f"{metric}_{end}") for end in ("low", "high")]
-        return _Evidence(
-            scores=tuple(_metric(row, metric) for row in complete),
-            items=mean_items([item_values(t, metric) for t in tables]) if len(tables) == len(complete) else {},
-            recorded=None if None in ends else Interval(_metric(complete[0], metric), *ends),
-        )
-
-    def interval(self, seeds: _Variance) -> Interval:
-        if len(self.scores) == 1 and not seeds.degrees and self.recorded is not None:
-            return self.recorded  # the evaluation's own, which for shares near 0 and 1 is better than Student's
-        return _interval(self.score, self._spread(self.items), _over(seeds, len(self.scores)))
-
-    def minus(self, other: _Evidence, seeds: _Variance) -> Interval:
-        both = {key: self.items[key] - other.items[key] for key in self.items.keys() & other.items.keys()}
-        spread = item_variance(both)
-        if not spread.degrees:  # not the same items: as if independent
-            mine, theirs = self._spread(self.items), other._spread(other.items)
-            known = mine.degrees and theirs.degrees
-            spread = _Variance(mine.value + theirs.value, min(mine.degrees, theirs.degrees) if known else 0)
-        between = [_over(seeds, len(one.scores)) for one in (self, other)]
-        return _interval(self.score - other.score, spread, *between)
-
-    def _spread(self, items: Items) -> _Variance:
-        spread = item_variance(items)
-        if not spread.degrees and self.recorded is not None:
-            return _Variance(((self.recorded.high - self.recorded.low) / (2 * 1.96)) ** 2, 1000.0)
-        return spread
-
-
-def item_values(table: pa.Table, metric: str) -> Items:
-    """The metric's value of each item that was scored; empty for a metric that is no mean over items."""
-    task, _, name = metric.partition("/")
-    if name not in ITEM_COLUMNS:
-        return {}
-    columns = [table.column(column).to_pylist() for column in ("task", "item", ITEM_COLUMNS[name])]
-    return {
-        (of, item): float(value)
-        for of, item, value in zip(*columns, strict=True)
-        if value is not None and math.isfinite(value) and task in ("mean", of)
-    }
-
-
-def mean_items(replicates: Sequence[Items]) -> Items:
-    """Each item's mean over the replicates that all scored it."""
-    if not replicates:
-        return {}
-    common = set(replicates[0]).intersection(*replicates[1:])
-    return {key: statistics.fmean(values[key] for values in replicates) for key in common}
-
-
-def item_variance(values: Items) -> _Variance:
-    """Variance of the unweighted mean over tasks of each task's mean; unknown where a task has a single item."""
-    tasks: dict[str, list[float]] = defaultdict(list)
-    for (task, _), value in sorted(values.items(), key=repr):
-        tasks[task].append(value)
-    if not tasks or min(map(len, tasks.values())) < 2:
-        return _Variance(0.0, 0.0)
-    parts = [statistics.variance(found) / len(found) / len(tasks) ** 2 for found in tasks.values()]
-    return _Variance(math.fsum(parts), sum(map(len, tasks.values())) - len(tasks))
-
-
-def _seed_spread(arms: Iterable[Sequence[float]]) -> _Variance:
-    """Variance between the seeds of an arm, pooled over arms."""
-    repeated = [scores for scores in arms if len(scores) > 1]
-    degrees = sum(len(scores) - 1 for scores in repeated)
-    squares = math.fsum((score - statistics.fmean(scores)) ** 2 for scores in repeated for score in scores)
-    return _Variance(squares / degrees if degrees else 0.0, degrees)
-
-
-def _over(variance: _Variance, n: int) -> _Variance:
-    return _Variance(variance.value / n, variance.degrees)
-
-
-def _interval(value: float, items: _Variance, *seeds: _Variance) -> Interval:
-    if not items.degrees:
-        return Interval(value, math.nan, math.nan)
-    between = _Variance(math.fsum(one.value for one in seeds), seeds[0].degrees)
-    total = items.value + between.value
-    shares = [part.value**2 / part.degrees for part in (items, between) if part.degrees and part.value]
-    degrees = total**2 / math.fsum(shares) if shares else items.degrees
-    half = student_quantile(max(1, int(degrees))) * math.sqrt(total)
-    return Interval(value, value - half, value + half)
 
 
 # ------------------------------------------------------------------------------------------------- rows

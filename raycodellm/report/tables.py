@@ -24,7 +24,8 @@ def cards(records: Records) -> list[tuple[str, str]]:
     states = records.states
     found = []
     if best:
-        found.append((text.score(best.score), f"best {records.sweep.search.objectives[0].metric}"))
+        metric = records.sweep.search.objectives[0].metric
+        found.append((text.score(best.score), f"{metric} of arm {best.arm}, first in rank"))
         if best.accuracy is not None:
             found.append((text.score(best.accuracy), f"its accuracy; guessing gives {text.score(best.chance)}"))
     failed = f", {states['failed']} failed" if states["failed"] else ""
@@ -51,8 +52,8 @@ def ranking(records: Records) -> Rows:
         "arm",
         *names,
         objectives[0].metric,
-        "95 % interval",
-        "difference to the best (95 %)",
+        text.interval_name(records.scores),
+        text.difference_name(records.scores),
         "accuracy",
         "chance",
     )
@@ -61,13 +62,12 @@ def ranking(records: Records) -> Rows:
     rows = []
     for one in records.scores:
         if one.score is not None:
-            gap = "best" if one.difference_to_best is None else text.difference(one.difference_to_best)
             row = (
                 str(one.arm),
                 *(text.value(one.params.get(name)) for name in names),
                 text.score(one.score),
                 text.interval(one.low, one.high),
-                gap + ("" if one.separable or one.difference_to_best is None else " ≈"),
+                text.difference(one),
                 text.score(one.accuracy),
                 text.score(one.chance),
             )
@@ -159,6 +159,18 @@ def _ledger_row(stage: str, row: LedgerRow) -> tuple[str, ...]:
 
 def _signed(difference: int) -> str:
     return f"{difference:+,}" if difference else "0"
+
+
+def sources(records: Records) -> Rows:
+    """The token stores that the finished stages drew from, and what identifies the text in them."""
+    rows = []
+    for name, manifest in records.stores.items():
+        source = records.sweep.sources.get(name)
+        path = "" if source is None else ", ".join(source.paths)
+        counts = (f"{manifest['num_documents']:,}", f"{manifest['num_tokens']:,}")
+        digest = manifest.get("content_digest") or manifest["source_fingerprint"]
+        rows.append((name, str(manifest["kind"]), path, *counts, digest))
+    return ("source", "kind", "path", "documents", "tokens", "digest"), rows
 
 
 def skipped(records: Records) -> Rows:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Objective
-from raycodellm.report.ranking import ArmScore, Interval
+from raycodellm.report.ranking import ArmScore
 
 if TYPE_CHECKING:
     from raycodellm.report import Records
@@ -28,11 +28,17 @@ def _end(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else ("−∞" if value < 0 else "∞")
 
 
-def difference(found: Interval | None) -> str:
+def difference(one: ArmScore) -> str:
+    """To the arm that is first in rank; ≈ where the arms cannot be told apart though the interval is known."""
+    found = one.difference_to_best
     if found is None:
         return NOTHING
     known = not (math.isnan(found.low) or math.isnan(found.high))
-    return f"{found.value:+.3f}" + (f" ({found.low:+.3f} to {found.high:+.3f})" if known else "")
+    return (
+        f"{found.value:+.3f}"
+        + (f" ({found.low:+.3f} to {found.high:+.3f})" if known else "")
+        + (" ≈" if known and not one.separable else "")
+    )
 
 
 def value(found: Any) -> str:
@@ -74,19 +80,32 @@ def better(objective: Objective) -> str:
     return f"{objective.metric} ({unit}, {direction})" if unit else f"{objective.metric} ({direction})"
 
 
+def interval_name(scores: Sequence[ArmScore]) -> str:
+    """Heading of the scores' intervals: what they cover."""
+    return "95 % interval" if _seeds_are_known(scores) else "95 % interval, items only"
+
+
+def difference_name(scores: Sequence[ArmScore]) -> str:
+    return "difference to the best (95 %)" if _seeds_are_known(scores) else "difference to the first"
+
+
 def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> str:
     """What the run found, in a sentence or three, and no surer than it is."""
     found = [one for one in scores if one.score is not None]
     if not found:
         return "No trial is complete yet, so there is nothing to rank."
     best, others = found[0], found[1:]
-    metric = objectives[0].metric
-    known = f" (95 % interval {interval(best.low, best.high)})" if not math.isnan(best.low) else ""
+    metric, known = objectives[0].metric, _seeds_are_known(found)
+    covers = "95 % interval" if known else "95 % interval over the evaluation's items alone"
+    shown = f" ({covers} {interval(best.low, best.high)})" if not math.isnan(best.low) else ""
     so_far = " so far" if any(one.open for one in scores) else ""
-    said = f"Best{so_far}: arm {best.arm} ({params(best.params)}) with {metric} {score(best.score)}{known}."
+    place = "Best" if known else "First in rank"
+    said = f"{place}{so_far}: arm {best.arm} ({params(best.params)}) with {metric} {score(best.score)}{shown}."
     close = [one.arm for one in others if not one.separable]
     if not others:
         said += " It is the only arm with a score, so there is nothing to compare it with."
+    elif not known:
+        said += " No arm can be told apart from another."
     elif close:
         named = f" (arm{'s' if len(close) > 1 else ''} {', '.join(map(str, close))})" if len(close) <= 12 else ""
         which = f"{len(close)} of {len(others)} other arms"
@@ -94,17 +113,27 @@ def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> str:
             which = "the other arm" if len(others) == 1 else f"any of the {len(others)} other arms"
         said += f" It cannot be told apart from {which}{named}."
     else:
-        said += f" It is separable from {_others(len(others))}."
-    if others and all(len(one.seeds) == 1 for one in found):
-        said += (
-            " With one seed per arm this holds for the models trained here; other seeds may rank the arms differently."
-        )
+        said += f" It is better than {_others(len(others))} (95 %, over items and seeds)."
     if best.beats_chance is False:
         said += f" Its accuracy, {score(best.accuracy)}, cannot be told from guessing ({score(best.chance)})."
     if len(objectives) > 1:
         front = [str(one.arm) for one in found if one.pareto]
         said += f" On the Pareto front of {', '.join(o.metric for o in objectives)}: arm {', '.join(front)}."
     return said
+
+
+def unknown_noise(scores: Sequence[ArmScore]) -> str:
+    """What a ranking by one seed each leaves open, and how to learn it; empty where the seeds' noise is known."""
+    if _seeds_are_known(scores) or all(one.score is None for one in scores):
+        return ""
+    return (
+        "No arm has a second seed yet: how much another seed would change its score is unknown, and so is whether arms "
+        "differ. search.replicates: 3 trains each arm with three seeds."
+    )
+
+
+def _seeds_are_known(scores: Sequence[ArmScore]) -> bool:
+    return any(one.covers_seeds for one in scores)
 
 
 def _others(number: int) -> str:
