@@ -137,7 +137,7 @@ def _seeds_are_known(scores: Sequence[ArmScore]) -> bool:
 
 
 def _others(number: int) -> str:
-    return f"all {number} other arms" if number > 1 else "the other arm"
+    return {1: "the other arm", 2: "both other arms"}.get(number, f"all {number} other arms")
 
 
 def progress(records: Records) -> str:
