@@ -82,7 +82,8 @@ def tasks(records: Records, best: ArmScore) -> Rows:
     metrics = {
         key.removeprefix("metrics."): value for key, value in row.items() if key.startswith("metrics.") and there(value)
     }
-    header = ("task", "accuracy", "95 % interval", "chance", "bits per byte", "95 % interval", "items", "too long")
+    of_items = "95 % interval, items only"
+    header = ("task", "accuracy", of_items, "chance", "bits per byte", of_items, "items", "too long")
     rows = []
     for task, part in _scored_parts(metrics):
         suffix = f"_{part}" if part else ""
