@@ -2,8 +2,8 @@
 # The whole path on one GPU, on a bare machine without a network: bash benchmarks/gpu/run.sh WHEELS OUT [--device cpu] [STEP …]
 #
 # WHEELS: what wheels.sh left. OUT gets one file of JSON lines per step, logs.tar.gz, and steps.tsv with each step's seconds and exit
-# code. Steps, the most valuable first: engine sweep evaluate determinism arms. Each has a limit of its own, and what it had
-# until then stays. --device cpu runs all of it at tiny sizes. The machine brings CUDA, torch, transformers and pandas; their
+# code. Steps, the most valuable first: engine sweep evaluate determinism arms. Each has a limit of its own, all of them together
+# TOTAL_SECONDS (590), and what a step had until then stays. --device cpu runs all of it at tiny sizes. The machine brings CUDA, torch, transformers and pandas; their
 # versions are in versions.txt, and raycodellm is imported from this checkout over its own pins.
 set -uo pipefail
 
@@ -17,7 +17,9 @@ steps=("$@")
 python="${PYTHON:-python3}"
 mkdir -p "$out"
 work="${WORK:-$(mktemp -d)}"
+total="${TOTAL_SECONDS:-590}" # of all steps together
 began=$SECONDS
+left() { echo $((total - SECONDS + began)); }
 
 if [ ! -d "$work/site" ]; then
   mkdir -p "$work/site"
@@ -42,6 +44,8 @@ PY
 step() { # step NAME SECONDS COMMAND…: runs under a limit, notes seconds and exit code, goes on whatever happened
   local name="$1" limit="$2" start=$SECONDS
   shift 2
+  [ "$limit" -lt "$(left)" ] || limit="$(left)"
+  [ "$limit" -gt 20 ] || { echo "== $name: no time left"; return; }
   timeout --kill-after 10 --signal INT "$limit" "$@" > "$work/$name.log" 2>&1
   local code=$?
   printf '%s\t%s\t%s\n' "$name" $((SECONDS - start)) "$code" >> "$out/steps.tsv"
@@ -53,8 +57,8 @@ model() { ls -d "$work"/sweeps/plain/stages/pretrain-*/model 2> /dev/null | head
 
 bench="$python benchmarks/gpu"
 if [ "$device" = cuda ]; then
-  engine=(--profile --steps 3) sweep=() evaluate=() determinism=(--models 125m --steps 4 --micro-batch 16)
-  arms=(--tokens 12000000)
+  engine=(--profile --steps 6) sweep=(--tokens 16000000 --limit 100) evaluate=() determinism=(--models 125m --steps 4 --micro-batch 16)
+  arms=(--tokens 8000000 --limit 200 --seeds 3)
 else
   small=(--device cpu --models tiny --sequence-length 128 --batch-sequences 8 --precision fp32 --steps 3 --micro-batch 4)
   engine=("${small[@]}" --profile --sides engine torch transformers) determinism=("${small[@]}")
@@ -63,11 +67,19 @@ else
 fi
 for name in "${steps[@]}"; do
   case "$name" in
-    engine) step engine 180 $bench/engine.py "${engine[@]}" --out "$out/engine.jsonl" ;;
+    engine)
+      step engine 180 $bench/engine.py "${engine[@]}" --out "$out/engine.jsonl"
+      # As the sweeps below train it, without Ray.
+      [ "$device" = cpu ] || step nano 60 $bench/engine.py --models nano --sequence-length 512 --batch-sequences 256 \
+        --steps 20 --sides engine compiled --profile --out "$out/engine.jsonl"
+      ;;
     sweep) step sweep 300 $bench/sweep.py "${sweep[@]}" --folder "$work/sweeps" --out "$out/sweep.jsonl" ;;
     evaluate) step evaluate 120 $bench/evaluate.py "$(model)" "${evaluate[@]}" --out "$out/evaluate.jsonl" ;;
     determinism) step determinism 90 $bench/determinism.py "${determinism[@]}" --out "$out/determinism.jsonl" ;;
-    arms) step arms 240 $bench/sweep.py "${arms[@]}" --parts arms --seconds 200 --folder "$work/sweeps" --out "$out/sweep.jsonl" ;;
+    arms)
+      step arms 300 $bench/sweep.py "${arms[@]}" --parts arms --seconds $(($(left) - 40)) --folder "$work/sweeps" \
+        --out "$out/sweep.jsonl"
+      ;;
     *) echo "no step $name; there are engine, sweep, evaluate, determinism, arms"; exit 2 ;;
   esac
 done

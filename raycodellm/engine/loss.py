@@ -111,8 +111,8 @@ class LossHead(nn.Module):
         self.slope_of = torch.compile(_slope_to_fuse)
 
     def forward(self, hidden: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        if torch.is_grad_enabled():
-            return _LinearCrossEntropy.apply(hidden, self.weight, labels, self.slope_of)
+        if torch.is_grad_enabled():  # under autocast the weight is still in float32
+            return _LinearCrossEntropy.apply(hidden, self.weight.to(hidden.dtype), labels, self.slope_of)
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
         for part in _blocks(hidden, self.weight):
             logits = (hidden[part] @ self.weight.T).float()
