@@ -58,6 +58,7 @@ def train_stage(
     settings cannot work; an exception on one rank alone leaves the others waiting for it.
     """
     engines.init_process(world, num_threads=int(job.scaling.cpus_per_worker))
+    engines.limit_memory(world, job.scaling)
     folder = Folder(job.folder)
     done = engines.gather(world, finished_record(folder) if world.rank == 0 else None)[0]
     if done is not None and not (job.keep_optimizer and engines.gather(world, _lacks_optimizer(folder))[0]):

@@ -565,6 +565,11 @@ def test_the_largest_size_that_fits_is_found_in_few_tries(most):
         assert len(asked) == len(set(asked)) <= 2 * most.bit_length() + 1 and max(asked) <= most
 
 
+def test_workers_that_share_a_gpu_share_its_memory():
+    shares = [devices.device_share(Scaling(gpus_per_worker=gpus)) for gpus in (0, 0.25, 1, 2)]
+    assert shares == [1.0, 0.25, 1.0, 1.0]
+
+
 @pytest.mark.parametrize(("rows", "most", "even"), [(28, 32, 16), (32, 32, 32), (1, 7, 1), (3, 7, 3), (5, 16, 4)])
 def test_passes_are_made_even(rows, most, even):
     assert memory.evened(rows, most) == even and -(-most // even) == -(-most // rows)

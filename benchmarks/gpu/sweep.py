@@ -224,7 +224,9 @@ def outcome(storage: Path, name: str, began: float) -> dict[str, Any]:
                     "seed": told["job"]["seed"],
                     "tokens_per_second": round(rates[len(rates) // 2]) if rates else None,
                     "mfu": round(sorted(row["mfu"] for row in rows)[len(rows) // 2], 4) if rows else None,
-                    "data_wait_share": round(max(row["data_wait_share"] for row in rows), 4) if rows else None,
+                    "data_wait_share": round(sum(row["data_wait_share"] for row in rows) / len(rows), 4)
+                    if rows
+                    else None,
                     "memory_gb": round(max(row["memory_bytes"] for row in rows) / 1e9, 2) if rows else None,
                     "wall_seconds": round(told["record"]["wall_seconds"], 1),
                     "final_loss": told["record"]["final_loss"],

@@ -96,8 +96,10 @@ def sweep_tables(rows: list[dict[str, Any]]) -> str:
         if "seconds_together" in row:
             notes.append(f"* shared: both slots trained at once for {row['seconds_together']} s")
     text = _common.table(["part", "exit code", "s in all", "first step after, s", "trials"], runs)
-    columns = ["part", "tokens a step", "rows per pass", "tokens/s", "MFU", "most wait for data", "GB", "s"]
-    text += "\nStages; medians over rows of metrics:\n\n" + _common.table(columns, stages)
+    columns = ["part", "tokens a step", "rows per pass", "tokens/s", "MFU", "wait for data", "GB", "s"]
+    text += "\nStages; medians over rows of metrics, of the wait for data the mean:\n\n" + _common.table(
+        columns, stages
+    )
     text += "\n" + "\n".join(notes) + "\n"
     for row in rows:
         if row.get("status"):

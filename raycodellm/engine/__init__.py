@@ -13,7 +13,7 @@ One code path for CPU and GPU, ZeRO 0 to 3, fp32, bf16 and fp16. Three choices c
 
 from raycodellm.engine.checkpoints import COMPLETE, DamagedCheckpoint
 from raycodellm.engine.core import StorageError, TrainingError, gather
-from raycodellm.engine.devices import OutOfMemory, memory_bytes, peak_flops
+from raycodellm.engine.devices import OutOfMemory, limit_memory, memory_bytes, peak_flops
 from raycodellm.engine.memory import find_micro_batch
 from raycodellm.engine.settings import World, deepspeed_config
 from raycodellm.engine.training import Engine, PendingStep, StepResult, init_process
@@ -32,6 +32,7 @@ __all__ = [
     "find_micro_batch",
     "gather",
     "init_process",
+    "limit_memory",
     "memory_bytes",
     "peak_flops",
 ]

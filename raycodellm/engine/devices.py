@@ -12,6 +12,7 @@ from functools import lru_cache
 
 import torch
 
+from raycodellm.config import Scaling
 from raycodellm.engine.settings import World
 
 # 10^12 FLOP/s at best, from the makers' data sheets: dense matrices, (bf16 or fp16 with float32 sums, fp32 without
@@ -93,6 +94,17 @@ def on_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     if device.type != "cuda" or values.is_cuda:
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
+
+
+def device_share(scaling: Scaling) -> float:
+    """Share of a GPU's memory that one worker may take: where it has half a GPU, another worker has the other half."""
+    return min(1.0, scaling.gpus_per_worker or 1.0)
+
+
+def limit_memory(world: World, scaling: Scaling) -> None:
+    """Has a worker that asks for more than its share run out of memory by itself, not its neighbour on the same GPU."""
+    if world.device_type == "cuda":
+        torch.cuda.set_per_process_memory_fraction(device_share(scaling), world.device)
 
 
 def free_bytes() -> int:

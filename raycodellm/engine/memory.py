@@ -82,7 +82,10 @@ class _Trials:
         self.scaling = scaling.model_copy(update={"deepspeed": one})
         self.engine: Engine | None = None
         self.peaks: dict[int, int] = {}
-        self.total = torch.cuda.get_device_properties(world.device).total_memory if world.device_type == "cuda" else 0
+        self.total = 0.0
+        if world.device_type == "cuda":
+            total = torch.cuda.get_device_properties(world.device).total_memory
+            self.total = total * devices.device_share(scaling)
 
     def fits(self, rows: int) -> bool:
         # Running out of memory on one worker alone would leave the others waiting for it, so it is foreseen if it can.
