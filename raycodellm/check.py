@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from raycodellm import cluster, config, model, search, store, tokens
@@ -23,12 +23,9 @@ class SizedCorpus:
 
     folder: Folder
     num_tokens: int
+    fingerprint: str
     store: tokens.TokenStore | None = None
     """Where it is there."""
-
-    @property
-    def fingerprint(self) -> str:
-        return self.folder.name
 
     def num_sequences(self, sequence_length: int, packing: str = "concatenate") -> int:
         if self.store is not None:
@@ -44,18 +41,21 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     sweep = file.example()
     arms = search.preview(file)
     sizes = tokens.inspect(sweep, storage, items_of(file))
-    corpora = {name: SizedCorpus(size.folder, size.num_tokens, size.store) for name, size in sizes.items()}
+    corpora = {name: SizedCorpus(s.folder, s.num_tokens, s.fingerprint, s.store) for name, s in sizes.items()}
+    tokenizer_print = next(iter(sizes.values())).tokenizer_fingerprint
+    contents = store.contents_of_file(file)
     vocab_size = sweep.tokenizer.train.vocab_size if sweep.tokenizer.train else 50_000
     seeds = range(sweep.seed, sweep.seed + sweep.search.replicates)
 
     def chain(params: Mapping[str, object], seed: int) -> store.Chain:
-        return store.chain(config.resolve(file, params), seed, corpora, Folder("tokenizer"), "", vocab_size, storage)
+        made_of = (corpora, Folder("tokenizer"), tokenizer_print, vocab_size, storage)
+        return store.chain(config.resolve(file, params), seed, *made_of, contents=contents)
 
     chains = [chain(arm, seed) for arm in arms for seed in seeds]
     store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.corner_points())])
     parts = [
         _arms(file, arms),
-        _stage_tree(chains),
+        _stage_tree(chains, {name for name, size in sizes.items() if size.is_estimate}),
         _sources(sizes, chains),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
@@ -75,13 +75,20 @@ def _arms(file: SweepFile, arms: Sequence[Mapping[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def _stage_tree(chains: Sequence[store.Chain]) -> str:
-    """The stages as a tree with how many trials share each, and the tokens that sharing saves."""
+def _stage_tree(chains: Sequence[store.Chain], estimated: Collection[str]) -> str:
+    """The stages as a tree with how many trials share each, and the tokens that sharing saves.
+
+    A stage shows the beginning of its identity, that of its folder, once the token stores of its sources are there:
+    before, their sizes are estimates, and the identity is not known.
+    """
     users = Counter(job.key for chain in chains for job in chain.stages)
     jobs = {job.key: (depth, job) for chain in chains for depth, job in enumerate(chain.stages)}
-    lines = ["stage tree:"]
+    lines, unknown = ["stage tree:"], set()
     for key, (depth, job) in jobs.items():
-        name = f"{'  ' * depth}{job.stage.name} {job.identity[:6]}"
+        known = not estimated.intersection(source.name for source in job.sources) and job.parent not in unknown
+        if not known:
+            unknown.add(job.folder)
+        name = f"{'  ' * depth}{job.stage.name} {job.identity[:6] if known else ''}"
         shared = f"  for {users[key]} trials" if users[key] > 1 else ""
         lines.append(f"  {name:32s} {job.stage.num_tokens:>16,} tokens{shared}")
     asked = sum(job.stage.num_tokens for chain in chains for job in chain.stages)

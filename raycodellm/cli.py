@@ -94,10 +94,10 @@ def run(options: argparse.Namespace) -> int:
         if left <= 0:
             print(f"all {num_trials} trials are done; nothing to run")
             return _finish(opened, print, None)
-        return _run_left(options, opened, left, num_trials)
+        return _run_left(options, opened, left, num_trials, sweep.fix_contents(opened))
 
 
-def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: int) -> int:
+def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: int, contents: Any) -> int:
     from raycodellm import display, sweep
 
     timing = sweep.Timing({"imports": time.monotonic() - _STARTED})
@@ -110,7 +110,7 @@ def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: i
         shown.say(f"{opened.sweep.name}: {left} of {num_trials} trials to run; writing to {opened.folder.uri}")
         shown.say(f"log: {log}; Ctrl-C stops cleanly; continue with: {again}")
         try:
-            _run_on_cluster(options, opened, left, shown, timing, stopper)
+            _run_on_cluster(options, opened, left, shown, timing, stopper, contents)
         except UserError:
             raise
         except KeyboardInterrupt:
@@ -127,7 +127,9 @@ def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: i
         return _finish(opened, shown.say, timing)
 
 
-def _run_on_cluster(options: argparse.Namespace, opened: Any, left: int, shown: Any, timing: Any, stopper: Any) -> None:
+def _run_on_cluster(
+    options: argparse.Namespace, opened: Any, left: int, shown: Any, timing: Any, stopper: Any, contents: Any
+) -> None:
     from raycodellm import cluster, sweep
 
     sweep.clear_scratch(opened)
@@ -145,7 +147,8 @@ def _run_on_cluster(options: argparse.Namespace, opened: Any, left: int, shown: 
         max_slots = fitting if scaling.slots == "auto" else min(scaling.slots, fitting)
         if connected.dashboard_url:
             shown.say("; ".join([f"dashboard: {connected.dashboard_url}", *connected.notes]))
-        sweep.run_sweep(opened, left, max_slots, shown, timing, connected=connected, stopper=stopper)
+        held = {"connected": connected, "stopper": stopper, "contents": contents}
+        sweep.run_sweep(opened, left, max_slots, shown, timing, **held)
     finally:
         if not _stuck_in_ray():
             cluster.disconnect(connected)

@@ -28,6 +28,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Model, UserError
 from raycodellm.files import Folder
+from raycodellm.identity import content, hub
 
 if TYPE_CHECKING:
     import torch
@@ -66,8 +67,8 @@ PRESETS: dict[str, Preset] = {
 def model_config(model: Model, vocab_size: int, eos_id: int = 0, pad_id: int = 0) -> PretrainedConfig:
     """The transformers configuration; raises UserError when a given one does not fit the tokenizer."""
     if model.pretrained is not None:
-        with _local(model.pretrained) as path:
-            return _load_config(path, f"model.pretrained {model.pretrained!r}", vocab_size)
+        with _local(model.pretrained) as (path, pin):
+            return _load_config(path, pin, f"model.pretrained {model.pretrained!r}", vocab_size)
     if model.config is not None:
         return _explicit_config(model.config, vocab_size, eos_id, pad_id)
     return _preset_config(PRESETS[str(model.preset)], vocab_size, eos_id, pad_id)
@@ -106,7 +107,8 @@ def build(
     """A causal language model in float32 on the CPU.
 
     New weights depend on `seed` alone, never on the device or the number of workers. `parent` is a finished stage's
-    `model/` folder; it goes before `model.pretrained`. Raises UserError for an `attention` that the model has not.
+    `model/` folder; it goes before `model.pretrained`. Raises UserError for an `attention` that the model has not, and
+    DamagedModel for a parent whose files have changed.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -114,14 +116,18 @@ def build(
     quiet_transformers()
     origin = parent.uri if parent is not None else model.pretrained
     if origin is not None:
-        with _local(origin) as path:
-            _load_config(path, f"the model {origin!r}", vocab_size)
+        with _local(origin) as (path, pin):
+            if parent is not None:
+                require_whole(Path(path), parent)
+            _load_config(path, pin, f"the model {origin!r}", vocab_size)
+            settings = {"dtype": torch.float32, "attn_implementation": attention, **pin}
             with _attention_refused(attention):
-                return AutoModelForCausalLM.from_pretrained(path, dtype=torch.float32, attn_implementation=attention)
+                return AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **settings)
     config = model_config(model, vocab_size, eos_id, pad_id)
     with torch.random.fork_rng(devices=[]), _attention_refused(attention):
         torch.manual_seed(seed)
-        return AutoModelForCausalLM.from_config(config, dtype=torch.float32, attn_implementation=attention)
+        settings = {"dtype": torch.float32, "attn_implementation": attention}
+        return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **settings)
 
 
 @contextlib.contextmanager
@@ -221,12 +227,17 @@ def _explicit_config(settings: dict[str, Any], vocab_size: int, eos_id: int, pad
         raise UserError(f"model.config: transformers refuses it as {model_type!r}: {error}") from error
 
 
-def _load_config(path: str, what: str, vocab_size: int) -> PretrainedConfig:
+def _load_config(path: str, pin: dict[str, str], what: str, vocab_size: int) -> PretrainedConfig:
     from transformers import AutoConfig
 
     try:
-        config = AutoConfig.from_pretrained(path)
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **pin)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{what} brings Python code of its own, which raycodellm never runs; use a model whose architecture "
+                "transformers has"
+            ) from error
         raise UserError(f"{what} cannot be opened ({error}); give a Hugging Face model folder or a hub id") from error
     rows = config.get_text_config().vocab_size
     if rows < vocab_size:
@@ -242,19 +253,36 @@ def _on_meta(model: Model, vocab_size: int) -> torch.nn.Module:
     from transformers import AutoModelForCausalLM
 
     with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(model_config(model, vocab_size))
+        made = AutoModelForCausalLM.from_config(model_config(model, vocab_size), trust_remote_code=False)
     made.tie_weights()
     return made
 
 
 @contextlib.contextmanager
-def _local(origin: str) -> Iterator[str]:
-    """A path or hub id that transformers can open; remote folders are downloaded for as long as they are needed."""
-    folder = Folder(origin) if "://" in origin else None
-    if folder is None or folder.local is not None:
-        path = Path(origin.removeprefix("file://")).expanduser()
-        yield str(path) if path.exists() else origin
-        return
-    with tempfile.TemporaryDirectory(prefix="raycodellm-model-") as directory:
-        folder.download(Path(directory))
-        yield directory
+def _local(origin: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """What transformers opens: a path, or a name on the hub and its revision. Remote folders are downloaded for as long
+    as they are needed."""
+    folder = hub.folder_of(origin)
+    if folder is None:
+        repo, revision = hub.parts_of(origin)
+        yield repo, {} if revision is None else {"revision": revision}
+    elif folder.local is not None:
+        yield str(folder.local), {}
+    else:
+        with tempfile.TemporaryDirectory(prefix="raycodellm-model-") as directory:
+            folder.download(Path(directory))
+            yield directory, {}
+
+
+class DamagedModel(Exception):
+    """A stage's model is not as it was written: which file, what was found, what to do."""
+
+
+def require_whole(path: Path, model: Folder) -> None:
+    """Raises DamagedModel where a file of a stage's model has changed since it was written; reads each once per node.
+
+    `path`: where the files of `model`, a stage's folder `model/`, are on this node.
+    """
+    if found := content.damage(path):
+        stage = model.uri.rsplit("/", 1)[0]
+        raise DamagedModel(f"{found}; delete the folder {stage} and run again: that stage is trained once more")

@@ -8,7 +8,7 @@ from typing import Any
 
 from raycodellm.config import CODE_KINDS, Evaluation, Model, Scaling, Stage
 
-RECIPE_VERSION = 2
+RECIPE_VERSION = 3
 """Raised whenever a change of the training code changes the weights that equal settings give."""
 
 

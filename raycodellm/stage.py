@@ -26,6 +26,7 @@ from raycodellm import model as models
 from raycodellm.config import UserError
 from raycodellm.engine import DamagedCheckpoint, Engine, PendingStep, StepResult, StorageError, TrainingError, World
 from raycodellm.files import Folder
+from raycodellm.identity import content
 from raycodellm.metrics import Tally, order_checksum, ratio
 from raycodellm.records import Progress, StageJob, StageRecord, as_json, stage_record
 
@@ -476,6 +477,7 @@ class _Training:
             directory = Path(temporary) / "model"
             directory.mkdir()
             self.engine.export(directory, Folder(self.job.tokenizer))
+            content.write_checksums(directory)
             self.folder.delete("model")  # of an attempt that ended between here and DONE
             if self.folder.local is not None:
                 directory.rename(self.folder.local / "model")
@@ -513,6 +515,9 @@ def open_stores(job: StageJob) -> list[Any]:
     from raycodellm.tokens import TokenStore
 
     stores = [TokenStore.open(Folder(source.store)).packed(job.stage.packing) for source in job.sources]
+    for source, store in zip(job.sources, stores, strict=True):
+        if any(source.planned) or source.held_out_sequences:
+            store.store.verify_before_use()
     return [ingest.cached(store, job.scaling) for store in stores]
 
 

@@ -1,26 +1,31 @@
-"""The stage store: what a stage is known by, where it lies, and whether it is done.
+"""The stage store: the chain of a trial's jobs, where each lies, and whether it is done.
 
-A stage's identity is made of what determines its weights: model, tokenizer, the sources' fingerprints, the stage's
-settings, the seed, the parent's identity and the version of the training recipe. Never of workers, devices,
-storage or the names of trials. So equal prefixes of trials are one stage, trained once.
+A stage is known by what determines its weights (`identity`), never by workers, devices, storage or the names of trials.
+So equal prefixes of trials are one stage, trained once.
 """
 
 from __future__ import annotations
 
 import itertools
+import logging
 import math
-from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from functools import lru_cache
-from typing import Protocol
+from typing import Any, Protocol
 
-from raycodellm import mixture, rates, schedule
-from raycodellm.config import INSTRUCT_KINDS, Evaluation, Model, Stage, Sweep, UserError
-from raycodellm.files import Folder, fingerprint
-from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, StageRecord, as_json, stage_record
+from raycodellm import config, identity, mixture, rates, schedule
+from raycodellm import model as models
+from raycodellm.config import INSTRUCT_KINDS, Evaluation, Model, Stage, Sweep, SweepFile, UserError
+from raycodellm.files import Folder
+from raycodellm.identity import Contents, content
+from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, StageRecord, stage_record
 
-EVALUATION_VERSION = 1
+EVALUATION_VERSION = 2
 """Raised whenever a change of the evaluation code changes the score that an equal model gets."""
+_RECIPE = "RECIPE"
+"""Beside the stages of a storage: the recipe's version when a sweep last ran there."""
+logger = logging.getLogger(__name__)
 
 
 class Corpus(Protocol):
@@ -56,15 +61,19 @@ def chain(
     vocab_size: int,
     storage: Folder,
     kept: frozenset[str] = frozenset(),
+    contents: Contents | None = None,
 ) -> Chain:
     """The jobs of a trial with these settings and this seed. Reads no data: a pure function of its arguments.
 
     `kept`: names of stages that keep their optimizer state because another trial of the sweep starts from it; those
-    that this trial starts from are known.
+    that this trial starts from are known. `contents`: of the models and tasks that the sweep names, looked up now where
+    left out.
     """
+    contents = contents or contents_of([sweep])
     jobs: list[StageJob] = []
     drawn = dict.fromkeys(sweep.sources, 0)  # tokens per source so far along the chain
-    identity = fingerprint([model_identity(sweep.model), tokenizer_fingerprint, RECIPE_VERSION, seed])
+    known = identity.root_identity(model_content(sweep.model, contents), tokenizer_fingerprint, seed, RECIPE_VERSION)
+    model = _pinned(sweep.model)
     kept |= {before.name for before, after in itertools.pairwise(sweep.stages) if after.optimizer_state == "keep"}
     parent: Folder | None = None
     rate: float | None = None
@@ -77,15 +86,15 @@ def chain(
             _slice(sweep, stage, name, corpora[name], drawn[name], sequences)
             for name, sequences in zip(sweep.drawn(stage), planned, strict=True)
         )
-        identity = stage_identity(stage, curve, slices, corpora, drawn, identity)
-        folder = storage / "stages" / f"{stage.name}-{identity}"
+        known = stage_identity(stage, curve, slices, corpora, drawn, sweep.scaling.deepspeed.compile, known)
+        folder = storage / "stages" / f"{stage.name}-{known}"
         jobs.append(
             StageJob(
-                identity=identity,
+                identity=known,
                 folder=folder.uri,
                 parent=parent.uri if parent else None,
                 stage=stage,
-                model=sweep.model,
+                model=model,
                 tokenizer=tokenizer.uri,
                 vocab_size=vocab_size,
                 breakpoints=tuple(zip(curve.progress, curve.weights, strict=True)),
@@ -102,7 +111,7 @@ def chain(
         for source in slices:
             drawn[source.name] += sum(source.planned) * stage.sequence_length
         parent = folder
-    return Chain(tuple(jobs), evaluation_job(jobs[-1], sweep.evaluation))
+    return Chain(tuple(jobs), evaluation_job(jobs[-1], sweep.evaluation, contents))
 
 
 def compiled_schedule(sweep: Sweep, stage: Stage, num_tokens: Mapping[str, int]) -> schedule.Schedule:
@@ -200,16 +209,42 @@ def _planned_sequences(
     return tuple(tuple(b - a for a, b in zip(one, two, strict=True)) for one, two in itertools.pairwise(before))
 
 
-def model_identity(model: Model) -> object:
-    """A model to continue from is known by its files, where they lie on a local disk; by its name otherwise."""
+def contents_of(sweeps: Iterable[Sweep]) -> Contents:
+    """The content of every pretrained model and every evaluation task that the sweeps name.
+
+    Raises UserError for a model or a task's file that is not there. Tasks of lm-eval's own are looked up in its index.
+    """
+    from raycodellm import evaluation
+
+    sweeps = list(sweeps)
+    pretrained = dict.fromkeys(sweep.model.pretrained for sweep in sweeps if sweep.model.pretrained is not None)
+    tasks = dict.fromkeys(task for sweep in sweeps for task in sweep.evaluation.tasks)
+    return Contents(
+        models={name: identity.pretrained_content(name) for name in pretrained},
+        tasks={name: evaluation.task_content(name) for name in tasks},
+        lm_eval=evaluation.lm_eval_version(),
+    )
+
+
+def contents_of_file(file: SweepFile) -> Contents:
+    """Of all that any trial of the sweep may name."""
+    return contents_of(config.resolve(file, point) for point in file.corner_points())
+
+
+def model_content(model: Model, contents: Contents) -> list[Any]:
+    """What a model is: a preset's shape, a configuration, or the content of a pretrained one."""
+    if model.pretrained is not None:
+        return ["pretrained", contents.models[model.pretrained]]
+    if model.preset is not None:
+        return ["preset", asdict(models.PRESETS[model.preset])]
+    return ["config", model.config]
+
+
+def _pinned(model: Model) -> Model:
+    """The model as workers load it: one of the hub at its commit."""
     if model.pretrained is None:
-        return as_json(model)
-    folder = Folder(model.pretrained)
-    if folder.local is None or not folder.local.is_dir():
-        return as_json(model)
-    files = [path for path in sorted(folder.local.iterdir()) if path.suffix in (".json", ".safetensors", ".bin")]
-    sizes = [[path.name, path.stat().st_size] for path in files]
-    return ["pretrained", sizes, fingerprint(folder.read_json("config.json"))]
+        return model
+    return model.model_copy(update={"pretrained": identity.pinned_name(model.pretrained)})
 
 
 def stage_identity(
@@ -218,47 +253,39 @@ def stage_identity(
     slices: Sequence[SourceSlice],
     corpora: Mapping[str, Corpus],
     drawn: Mapping[str, int],
+    compiled: bool,
     parent: str,
 ) -> str:
-    """16 hex digits. The mixture enters as its compiled schedule, so two spellings of one mixture are one stage, and
-    settings that have their default value do not enter, so that a new setting leaves the stages there are.
-    """
-    settings = stage.model_dump(mode="json", exclude_defaults=True)
-    for key in ("code_ratio", "schedule", "within", "weights", "phases", "interpolation", "sources", "tokens", "name"):
-        settings.pop(key, None)
-    # When a stage fails, and how often it is measured, change no weight; what is held out is in the sources' numbers.
-    for key in ("loss_limit", "held_out"):
-        settings.pop(key, None)
+    """16 hex digits."""
     used = []
     for place, source in enumerate(slices):
         weights = [row[place] for row in curve.weights]
-        if any(weights):  # a source that gives not one token changes nothing but its name in the ledger
-            there = corpora[source.name].num_sequences(stage.sequence_length, stage.packing)
-            whole = there // source.group * source.group
-            cut = [] if source.num_sequences == whole else [source.num_sequences]
-            group = [] if source.group == 1 else [{"group": source.group}]
-            origin = [source.name, source.kind, corpora[source.name].fingerprint, drawn[source.name]]
-            used.append([*origin, weights, *cut, *group])
-    return fingerprint(
-        {
-            "parent": parent,
-            "settings": settings,
-            "num_steps": stage.num_steps,
-            "sources": used,
-            "progress": curve.progress,
-            "interpolation": curve.interpolation,
-        }
-    )
+        if any(weights):
+            corpus = corpora[source.name]
+            used.append(
+                identity.UsedSource(
+                    name=source.name,
+                    kind=source.kind,
+                    token_store=corpus.fingerprint,
+                    drawn_tokens=drawn[source.name],
+                    weights=weights,
+                    num_sequences=source.num_sequences,
+                    num_in_store=corpus.num_sequences(stage.sequence_length, stage.packing),
+                    group=source.group,
+                    held_out_sequences=source.held_out_sequences,
+                )
+            )
+    return identity.stage_identity(stage, used, curve.progress, curve.interpolation, compiled, parent)
 
 
-def evaluation_job(last: StageJob, evaluation: Evaluation) -> EvaluationJob:
-    identity = fingerprint([last.identity, as_json(evaluation), EVALUATION_VERSION])
-    folder = Folder(last.folder) / f"evaluation-{identity}"
+def evaluation_job(last: StageJob, settings: Evaluation, contents: Contents) -> EvaluationJob:
+    known = identity.evaluation_identity(last.identity, settings, contents.tasks, contents.lm_eval, EVALUATION_VERSION)
+    folder = Folder(last.folder) / f"evaluation-{known}"
     return EvaluationJob(
-        identity=identity,
+        identity=known,
         folder=folder.uri,
         model=(Folder(last.folder) / "model").uri,
-        evaluation=evaluation,
+        evaluation=settings,
         parent=last.key,
     )
 
@@ -269,6 +296,40 @@ def is_done(job: StageJob | EvaluationJob) -> bool:
     if isinstance(job, EvaluationJob):
         return folder.exists("metrics.json")
     return folder.exists("DONE") and (not job.keep_optimizer or folder.exists("optimizer/COMPLETE"))
+
+
+def finished_jobs(chain: Chain) -> list[StageJob | EvaluationJob]:
+    """The jobs of a chain that are done. A stage whose model is damaged, and is still to be read by the job after it,
+    becomes an unfinished one: it is trained again."""
+    done = [job for job in chain.jobs if is_done(job)]
+    for stage, reader in reversed(list(itertools.pairwise(chain.jobs))):
+        if stage in done and reader not in done and (found := model_damage(Folder(stage.folder))):
+            logger.warning("%s; the stage is trained again", found)
+            Folder(stage.folder).delete("DONE")
+            done.remove(stage)
+    return done
+
+
+def model_damage(stage: Folder) -> str | None:
+    """Which file of a stage's model has changed since it was written; None where none has, or where the model lies on
+    object storage: there the worker that fetches it looks."""
+    return content.damage(stage.local / "model") if stage.local is not None else None
+
+
+def older_stages(storage: Folder) -> str | None:
+    """Says, once per storage, that its stages were trained by an older recipe and that none of them is taken."""
+    folder = storage / "stages"
+    found = folder.read_bytes(_RECIPE).decode(errors="replace").strip() if folder.exists(_RECIPE) else None
+    if found == str(RECIPE_VERSION):
+        return None
+    there = [name for name in folder.list() if not name.startswith(".") and name != _RECIPE]
+    folder.write_bytes(_RECIPE, f"{RECIPE_VERSION}\n".encode())
+    if not there:
+        return None
+    return (
+        f"{folder}: holds {len(there)} stages of an older raycodellm (recipe {found or 'under 3'}, now "
+        f"{RECIPE_VERSION}); none of them is taken, what is needed is trained anew"
+    )
 
 
 def read_stage(folder: Folder) -> StageRecord:

@@ -21,7 +21,7 @@ from raycodellm.corpora import duplicates as duplicates_module
 from raycodellm.corpora.cleaning import BATCH_DOCUMENTS, Gathered, checks, cleaning_identity, decide, not_taken, survey
 from raycodellm.corpora.duplicates import bands_and_rows, exact, near, signatures
 from raycodellm.corpora.words import Words, hash_words, runs, script_share, shingles, word_list
-from raycodellm.files import Folder
+from raycodellm.files import Folder, fingerprint
 from raycodellm.tokens import TokenStore, build_tokenizer, making, prepare_store, store_fingerprint
 from raycodellm.tokens.tokenizer import TokenizerInfo
 
@@ -123,7 +123,7 @@ def test_stores_without_cleaning_keep_their_fingerprint_and_all_settings_change_
         return store_fingerprint(Source(**fields, **changed), inputs, "print", 0, benchmark)
 
     assert {of(changed) for changed in same} == {
-        making.fingerprint([making.FORMAT_VERSION, making.SHARD_BYTES, "text", inputs.fingerprint, "print", 0])
+        fingerprint([making.FORMAT_VERSION, making.SHARD_BYTES, "text", inputs.fingerprint, "print", 0])
     }
     asked = {"cleaning": {"decontaminate": True}}
     other = benchmark_of({"t": ["one two three four five six seven eight nine eleven"]}, 13)

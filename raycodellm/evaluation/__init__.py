@@ -32,6 +32,7 @@ from raycodellm.evaluation.loading import (
 )
 from raycodellm.evaluation.scoring import score_task
 from raycodellm.evaluation.table import ITEMS_SCHEMA, items_table, named_tasks, samples
+from raycodellm.evaluation.task_files import lm_eval_version, task_content
 from raycodellm.files import Folder
 from raycodellm.uncertainty import Interval, correlations, mean_interval, mean_of_intervals, wilson_interval
 
@@ -43,10 +44,12 @@ __all__ = [
     "evaluate",
     "evaluated_tasks",
     "item_texts",
+    "lm_eval_version",
     "load_tasks",
     "named_tasks",
     "preload",
     "samples",
+    "task_content",
 ]
 
 

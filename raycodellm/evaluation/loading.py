@@ -49,7 +49,7 @@ def check_tasks(names: Iterable[str]) -> None:
     for name in names:
         if name in BUILTIN:
             continue
-        if _is_path(name):
+        if is_path(name):
             if not Path(name).expanduser().is_file():
                 raise UserError(f"evaluation.tasks: there is no file {name!r}; give the path of an lm-eval YAML file")
             continue
@@ -60,8 +60,17 @@ def check_tasks(names: Iterable[str]) -> None:
             raise UserError(f"evaluation.tasks: there is no task {name!r}; near names: {', '.join(near)}")
 
 
-def _is_path(name: str) -> bool:
+def is_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
+
+
+def known_task(name: str) -> tuple[Path | None, tuple[str, ...]]:
+    """(YAML file of one of lm-eval's tasks or groups, None where it has none; the tasks that a tag stands for)."""
+    with quiet():
+        entry = _task_manager(True).task_index.get(name)
+    if entry is None:  # a task that its group's file spells out
+        return None, ()
+    return entry.yaml_path, tuple(sorted(entry.tags)) if entry.yaml_path is None else ()
 
 
 @functools.cache
@@ -83,7 +92,7 @@ class _Tasks:
 def load_tasks(names: tuple[str, ...], few_shot: int) -> _Tasks:
     """The tasks with their data, kept for the next evaluation in this process."""
     check_tasks(names)
-    manager = _task_manager(any(name not in BUILTIN and not _is_path(name) for name in names))
+    manager = _task_manager(any(name not in BUILTIN and not is_path(name) for name in names))
     named: dict[str, tuple[str, ...]] = {}
     single: dict[str, Task] = {}
     for name in names:
@@ -103,7 +112,7 @@ def load_tasks(names: tuple[str, ...], few_shot: int) -> _Tasks:
             # As lm-eval: a task that asks for no examples in its own file keeps to that.
             if task.get_config("num_fewshot") != 0:
                 task.set_config("num_fewshot", few_shot)
-        named[next(iter(found)) if _is_path(name) and len(found) == 1 else name] = tuple(found)
+        named[next(iter(found)) if is_path(name) and len(found) == 1 else name] = tuple(found)
         single.update(found)
     return _Tasks(named, single)
 
@@ -202,9 +211,12 @@ def load_model(files: str, batch_size: int, device: str | None) -> HFLM:
 
     device = device or ("cuda" if torch.cuda.is_available() else "cpu")
     try:
-        tokenizer = transformers.AutoTokenizer.from_pretrained(files)
-        model = transformers.AutoModelForCausalLM.from_pretrained(files, dtype="auto").to(device)
+        model = transformers.AutoModelForCausalLM.from_pretrained(files, dtype="auto", trust_remote_code=False)
+        model = model.to(device)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(files, trust_remote_code=False)
     except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(f"{files!r} brings Python code of its own, which raycodellm never runs") from error
         raise UserError(f"{files!r} could not be loaded as a Hugging Face language model: {error}") from error
     # Given the model itself, HFLM sets up no process group; given a name it would take part in the trainer's.
     return _language_model()(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")

@@ -208,6 +208,7 @@ def run_evaluation(job: EvaluationJob, world: World) -> dict[str, float]:
         return folder.read_json("metrics.json")
     began = time.monotonic()
     with _local_copy(Folder(job.model)) as model_files:
+        model.require_whole(model_files, Folder(job.model))
         result = evaluation.evaluate(
             model_files,
             job.evaluation,

@@ -16,8 +16,10 @@ from dataclasses import dataclass, field
 from typing import Any, Protocol
 
 from raycodellm import store
+from raycodellm.identity import Contents
 from raycodellm.records import TrialResult
 from raycodellm.sweep.folder import Run, clear_scratch, lock, open_run, read_results, write_table
+from raycodellm.sweep.made_of import fix_contents
 from raycodellm.sweep.trial import Context
 from raycodellm.sweep.tuning import tell_written_results, tune_trials
 from raycodellm.sweep.watching import SweepLost, Watching
@@ -31,6 +33,7 @@ __all__ = [
     "Timing",
     "Watching",
     "clear_scratch",
+    "fix_contents",
     "lock",
     "open_run",
     "read_results",
@@ -105,16 +108,19 @@ def run_sweep(
     *,
     connected: Any,
     stopper: Stopper,
+    contents: Contents,
 ) -> None:
     """Runs the `num_trials` trials that are left, on the cluster that `connected` describes.
 
-    `connected`: a `cluster.Cluster`.
+    `connected`: a `cluster.Cluster`. `contents`: what `fix_contents` found.
     """
     import ray
 
     from raycodellm import evaluation, slots, tokens
 
     sweep, end_seconds = run.sweep, END_SECONDS
+    if said := store.older_stages(run.storage):
+        monitor.say(said)
     dispatcher = slots.start_dispatcher(sweep.name, sweep.scaling)
     pool = slots.SlotPool(dispatcher, sweep.scaling, max_slots, run.folder, lambda: connected.why_not(sweep.scaling))
     pool.start(min(max_slots, num_trials), connected.slots_at_once)
@@ -130,6 +136,7 @@ def run_sweep(
             prepared.tokenizer_fingerprint,
             prepared.vocab_size,
             dispatcher,
+            contents,
         )
         store.check_epochs(sweep, [context.chain(point, sweep.seed) for point in run.file.corner_points()])
         ray.get(dispatcher.set_keep_idle.remote(False))

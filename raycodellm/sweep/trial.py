@@ -8,6 +8,7 @@ from typing import Any
 
 from raycodellm import config, search, store
 from raycodellm.files import Folder
+from raycodellm.identity import Contents
 from raycodellm.records import StageRecord, TrialResult, as_json, summed_ledger
 from raycodellm.sweep.folder import Run
 
@@ -22,6 +23,8 @@ class Context:
     tokenizer_fingerprint: str
     vocab_size: int
     dispatcher: Any
+    contents: Contents
+    """Of the models and tasks that the sweep names, as the driver found them when it started."""
 
     def chain(self, params: Mapping[str, Any], seed: int) -> store.Chain:
         sweep = config.resolve(self.run.file, params)
@@ -34,6 +37,7 @@ class Context:
             self.vocab_size,
             self.run.storage,
             config.stages_kept(self.run.file),
+            self.contents,
         )
 
 
@@ -66,7 +70,7 @@ def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialRe
         chain = context.chain(result.params, result.seed)
         result = replace(result, stages=tuple(job.key for job in chain.stages))
         folder.write_json("trial.json", as_json(result))
-        finished = {job.key: _outcome_on_disk(job) for job in chain.jobs if store.is_done(job)}
+        finished = {job.key: _outcome_on_disk(job) for job in store.finished_jobs(chain)}
         outcome = ray.get(context.dispatcher.run_trial.remote(result.number, chain, finished))
         if outcome is None:
             return replace(result, state="stopped")

@@ -23,6 +23,7 @@ from raycodellm.tokens.making import (
     progress_of,
     store_fingerprint,
     text_bytes,
+    undamaged_store,
 )
 from raycodellm.tokens.manifest import Manifest, Shard, StoreError
 from raycodellm.tokens.packing import PackingReport
@@ -75,6 +76,10 @@ class SourceSize:
     """Where its token store is or will be."""
     store: TokenStore | None = None
     """None until it is finished."""
+    fingerprint: str = ""
+    """Its token store's identity."""
+    tokenizer_fingerprint: str = ""
+    """The identity of the tokenizer that its token store is made with."""
 
 
 def asks_for_items(sweep: Sweep) -> bool:
@@ -91,8 +96,9 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
     """
     report = progress or (lambda _: None)
     benchmarks = _benchmarks(sweep, items)
-    inputs, tokenizer_print, folders = _plan(sweep, storage, benchmarks)
-    finished = {name: store for name, folder in folders.items() if (store := finished_store(folder))}
+    inputs, tokenizer_print, prints = _plan(sweep, benchmarks)
+    folders = _folders(storage, prints)
+    finished = {name: store for name, folder in folders.items() if (store := undamaged_store(folder))}
     for name, store in finished.items():
         report(progress_of(name, "reused", store.manifest, 0.0))
     missing = [name for name in sweep.sources if name not in finished]
@@ -115,7 +121,8 @@ def inspect(sweep: Sweep, storage: Folder, items: Items | None = None) -> dict[s
 
     An estimate is of a source before its cleaning. `items` as for `prepare`.
     """
-    inputs, tokenizer_print, folders = _plan(sweep, storage, _benchmarks(sweep, items))
+    inputs, tokenizer_print, prints = _plan(sweep, _benchmarks(sweep, items))
+    folders = _folders(storage, prints)
     tokenizer = finished_tokenizer(storage / "tokenizers" / tokenizer_print)
     trained = sweep.tokenizer.train
     vocab_size = tokenizer.vocab_size if tokenizer else trained.vocab_size if trained else 50_000
@@ -123,13 +130,13 @@ def inspect(sweep: Sweep, storage: Folder, items: Items | None = None) -> dict[s
     for name, source in sweep.sources.items():
         store = finished_store(folders[name])
         if store:
-            sizes[name] = SourceSize(store.manifest.num_tokens, store.manifest.num_bytes, False, folders[name], store)
+            found = (store.manifest.num_tokens, store.manifest.num_bytes, False)
         else:
             num_bytes = text_bytes(inputs[name])
             if source.limit_documents:
                 num_bytes = min(num_bytes, int(source.limit_documents * document_bytes(source, inputs[name])))
-            tokens = int(num_bytes / _bytes_per_token(vocab_size))
-            sizes[name] = SourceSize(tokens, num_bytes, True, folders[name])
+            found = (int(num_bytes / _bytes_per_token(vocab_size)), num_bytes, True)
+        sizes[name] = SourceSize(*found, folders[name], store, prints[name], tokenizer_print)
     return sizes
 
 
@@ -156,9 +163,9 @@ def _benchmarks(sweep: Sweep, items: Items | None) -> dict[str, Benchmark | None
 
 
 def _plan(
-    sweep: Sweep, storage: Folder, benchmarks: Mapping[str, Benchmark | None]
-) -> tuple[dict[str, SourceInputs], str, dict[str, Folder]]:
-    """(inputs per source, fingerprint of the tokenizer, folder per source)"""
+    sweep: Sweep, benchmarks: Mapping[str, Benchmark | None]
+) -> tuple[dict[str, SourceInputs], str, dict[str, str]]:
+    """(inputs per source, identity of the tokenizer, identity of each source's token store)"""
     inputs = {}
     for name, source in sweep.sources.items():
         try:
@@ -170,8 +177,11 @@ def _plan(
         name: store_fingerprint(sweep.cleaned(name), inputs[name], tokenizer_print, sweep.seed, benchmarks[name])
         for name in sweep.sources
     }
-    folders = {name: storage / "tokens" / f"{name}-{of_store}" for name, of_store in prints.items()}
-    return inputs, tokenizer_print, folders
+    return inputs, tokenizer_print, prints
+
+
+def _folders(storage: Folder, prints: Mapping[str, str]) -> dict[str, Folder]:
+    return {name: storage / "tokens" / f"{name}-{of_store}" for name, of_store in prints.items()}
 
 
 def _prepare_tokenizer(sweep: Sweep, inputs: dict[str, SourceInputs], folder: Folder, report: Report) -> TokenizerInfo:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import logging
 import os
 import time
 from collections.abc import Callable, Iterator
@@ -33,7 +34,8 @@ from raycodellm.corpora import (
     survey_documents,
     tables,
 )
-from raycodellm.files import Folder, fingerprint
+from raycodellm.files import Folder
+from raycodellm.identity import token_store_identity
 from raycodellm.tokens.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -82,14 +84,14 @@ class SourceProgress:
 
 
 Report = Callable[[SourceProgress], None]
+logger = logging.getLogger(__name__)
 
 
 def store_fingerprint(
     source: Source, inputs: SourceInputs, tokenizer_fingerprint: str, seed: int, benchmark: Benchmark | None = None
 ) -> str:
-    identity = [FORMAT_VERSION, SHARD_BYTES, source.kind, inputs.fingerprint, tokenizer_fingerprint, seed]
-    cleaning = cleaning_identity(source, benchmark)
-    return fingerprint(identity if cleaning is None else [*identity, cleaning])
+    cleaning, versions = cleaning_identity(source, benchmark), (FORMAT_VERSION, SHARD_BYTES)
+    return token_store_identity(source.kind, inputs.fingerprint, tokenizer_fingerprint, seed, cleaning, versions)
 
 
 def prepare_store(
@@ -109,7 +111,7 @@ def prepare_store(
     """
     report = progress or (lambda _: None)
     began = time.monotonic()
-    store = finished_store(folder)
+    store = undamaged_store(folder)
     if store:
         report(progress_of(name, "reused", store.manifest, 0.0))
         return store
@@ -173,6 +175,18 @@ def finished_store(folder: Folder) -> TokenStore | None:
         return TokenStore.open(folder)
     except (FileNotFoundError, StoreError):
         return None
+
+
+def undamaged_store(folder: Folder) -> TokenStore | None:
+    """The finished store, where its files still have their checksums; None where it is to be made, or made again."""
+    store = finished_store(folder)
+    try:
+        if store is not None:
+            store.verify_before_use()
+    except StoreError as error:
+        logger.warning("%s: made again", error)
+        return None
+    return store
 
 
 def progress_of(name: str, state: str, manifest: Manifest, seconds: float) -> SourceProgress:

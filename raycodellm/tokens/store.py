@@ -10,7 +10,6 @@ Opening a store imports neither Ray nor transformers.
 
 from __future__ import annotations
 
-import hashlib
 import threading
 from collections import Counter
 from dataclasses import dataclass
@@ -20,6 +19,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raycodellm.files import Folder, fingerprint
+from raycodellm.identity import content
 from raycodellm.tokens.manifest import MANIFEST, Manifest, Shard, StoreError, read_manifest
 from raycodellm.tokens.packing import PACKING_VERSION, PACKINGS, Packing, PackingReport, pack, report
 from raycodellm.tokens.packing_file import file_name, kept_packing
@@ -30,6 +30,8 @@ if TYPE_CHECKING:
 
 BATCH_TOKENS = 1 << 20
 """Tokens per record batch."""
+REMOTE_VERIFIED_BYTES = 1 << 30
+"""Stores on object storage up to this size are read whole, once per node, before they are trained on."""
 
 
 # ------------------------------------------------------------------------------------------------------- writing
@@ -100,11 +102,7 @@ def _write_arrow(folder: Folder, name: str, batches: list[dict[str, pa.Array]]) 
     except OSError as error:
         message = f"{folder.uri}/{name}: cannot be written ({len(data)} bytes): {error.strerror or error}"
         raise OSError(error.errno, message) from error
-    return [len(data), _checksum(data)]
-
-
-def _checksum(data: bytes | memoryview) -> str:
-    return hashlib.blake2b(data, digest_size=16).hexdigest()
+    return [len(data), content.digest([data])]
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -161,11 +159,22 @@ class TokenStore:
         return not self.manifest.is_instruct
 
     def verify(self) -> None:
-        """Reads every file and compares checksums. Raises StoreError."""
-        for shard in self.manifest.shards:
-            for name, (_, checksum) in shard.files.items():
-                if _checksum(self.folder.read_bytes(name)) != checksum:
-                    raise StoreError(f"{self.folder}/{name}: has changed since it was written; delete {self.folder}")
+        """Compares every file with its checksum; each is read once per node, until it changes. Raises StoreError."""
+        expected = {name: checksum for shard in self.manifest.shards for name, (_, checksum) in shard.files.items()}
+        found = content.stored_hashes(self.folder, list(expected))
+        for (name, checksum), now in zip(expected.items(), found, strict=True):
+            if now != checksum:
+                raise StoreError(
+                    f"{self.folder}/{name}: has changed since it was written; run again, or `raycodellm prepare`, to "
+                    "make this token store again"
+                )
+
+    def verify_before_use(self) -> None:
+        """As `verify`; but a large store on object storage, which has checksums of its own, is verified only where it
+        is copied to a node's disk (`scaling.cache`): reading it whole would hold up every start. Raises StoreError."""
+        num_bytes = sum(size for shard in self.manifest.shards for size, _ in shard.files.values())
+        if self.folder.local is not None or num_bytes <= REMOTE_VERIFIED_BYTES:
+            self.verify()
 
     def num_sequences(self, sequence_length: int, packing: str = "concatenate") -> int:
         """Sequences in one epoch."""

@@ -22,7 +22,8 @@ import numpy as np
 
 from raycodellm.config import Tokenizer, UserError
 from raycodellm.corpora import Document, SourceInputs
-from raycodellm.files import Folder, fingerprint
+from raycodellm.files import Folder
+from raycodellm.identity import content, hub, tokenizer_identity
 from raycodellm.tokens.encoding import Encoder
 from raycodellm.tokens.manifest import token_dtype
 
@@ -54,15 +55,28 @@ class TokenizerInfo:
 
 
 def tokenizer_fingerprint(settings: Tokenizer, inputs: Iterable[SourceInputs], seed: int) -> str:
-    """Known before training: from the sources for a trained tokenizer, from its files for a local one, else by name."""
-    if settings.train is not None:
-        sources = sorted(source.fingerprint for source in inputs)
-        return fingerprint([TRAINER_VERSION, settings.train.model_dump(), sources, seed])
-    folder = Path(settings.pretrained).expanduser()
-    if not folder.is_dir():
-        return fingerprint(["pretrained", settings.pretrained])
-    files = sorted(path for path in folder.iterdir() if _FILES.fullmatch(path.name))
-    return fingerprint(["pretrained", [[path.name, path.read_bytes().hex()] for path in files]])
+    """Known before training: from the sources for a trained tokenizer, from its files for one of a folder, from the
+    commit for one of the hub. Raises UserError where no commit is known."""
+    content = None if settings.pretrained is None else _content(settings.pretrained)
+    return tokenizer_identity(settings.train, content, (source.fingerprint for source in inputs), seed, TRAINER_VERSION)
+
+
+def _content(name: str) -> list[Any]:
+    folder = hub.folder_of(name)
+    if folder is None:
+        return ["hub", *hub.pinned(name, "tokenizer_config.json").rsplit("@", 1)]
+    return ["folder", [[file, content.digest([folder.read_bytes(file)])] for file in _files_of(folder, name)]]
+
+
+def _files_of(folder: Folder, name: str) -> list[str]:
+    """The files that make the tokenizer. Raises UserError for a folder without any."""
+    there = folder.list()
+    files = [file for file in there if _FILES.fullmatch(file)]
+    if "tokenizer.json" not in files:  # what is converted may be made of other files, and of the model's settings
+        files = [file for file in there if file.endswith((".json", ".txt", ".model", ".jinja", ".tiktoken"))]
+    if not files:
+        raise UserError(f"tokenizer.pretrained: {name}: is not a folder; give a Hugging Face folder or a hub id")
+    return files
 
 
 def build_tokenizer(settings: Tokenizer, sample: Iterable[str], folder: Folder) -> TokenizerInfo:
@@ -85,13 +99,23 @@ def build_tokenizer(settings: Tokenizer, sample: Iterable[str], folder: Folder) 
     vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     for name, data in files.items():
         folder.write_bytes(name, data)
-    folder.write_json(DONE, {"vocab_size": vocab_size, "eos_id": eos_id})
+    checksums = {name: content.digest([data]) for name, data in sorted(files.items())}
+    folder.write_json(DONE, {"vocab_size": vocab_size, "eos_id": eos_id, "checksums": checksums})
     return TokenizerInfo(folder, vocab_size, eos_id)
 
 
 def finished_tokenizer(folder: Folder) -> TokenizerInfo | None:
-    """The tokenizer that `build_tokenizer` finished in this folder, if it did."""
-    return TokenizerInfo(folder, **folder.read_json(DONE)) if folder.exists(DONE) else None
+    """The tokenizer that `build_tokenizer` finished in this folder, if its files are still what it wrote."""
+    if not folder.exists(DONE):
+        return None
+    try:
+        said = folder.read_json(DONE)
+        checksums = said.get("checksums", {})
+        if any(content.digest([folder.read_bytes(name)]) != checksum for name, checksum in checksums.items()):
+            return None
+        return TokenizerInfo(folder, int(said["vocab_size"]), int(said["eos_id"]))
+    except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
+        return None  # damaged: made again
 
 
 def _train(sample: Iterable[str], vocab_size: int) -> dict[str, bytes]:
@@ -125,24 +149,28 @@ def _train(sample: Iterable[str], vocab_size: int) -> dict[str, bytes]:
 
 
 def _pretrained(name: str) -> dict[str, bytes]:
-    path = Path(name).expanduser()
-    if not path.is_dir() and (path.exists() or name.startswith(("/", ".", "~"))):
-        raise UserError(f"tokenizer.pretrained: {name}: is not a folder; give a Hugging Face folder or a hub id")
+    folder = hub.folder_of(name)
     with tempfile.TemporaryDirectory() as scratch:
-        if "://" in name:
-            Folder(name).download(Path(scratch))
-            path = Path(scratch)
+        path, revision = Path(scratch) / "files", None
+        if folder is None:
+            origin, revision = hub.parts_of(hub.pinned(name, "tokenizer_config.json"))
+        else:
+            path.mkdir()
+            for file in _files_of(folder, name):
+                (path / file).write_bytes(folder.read_bytes(file))
+            origin = str(path)
         if not (path / "tokenizer.json").is_file():
-            path = _converted(str(path) if path.is_dir() else name, Path(scratch) / "converted")
+            path = _converted(name, origin, revision, Path(scratch) / "converted")
         return {file.name: file.read_bytes() for file in sorted(path.iterdir()) if _FILES.fullmatch(file.name)}
 
 
-def _converted(name: str, target: Path) -> Path:
+def _converted(name: str, origin: str, revision: str | None, target: Path) -> Path:
     """From the hub, or from files without tokenizer.json, through transformers."""
     from transformers import AutoTokenizer
 
+    pin = {} if revision is None else {"revision": revision}
     try:
-        AutoTokenizer.from_pretrained(name).save_pretrained(target)
+        AutoTokenizer.from_pretrained(origin, trust_remote_code=False, **pin).save_pretrained(target)
     except (OSError, ValueError, ImportError) as error:
         reason = str(error).strip().split("\n")[0]
         raise UserError(f"tokenizer.pretrained: {name}: cannot be loaded: {reason}; give a folder or hub id") from error

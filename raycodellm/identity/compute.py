@@ -1,0 +1,145 @@
+"""The four identities, each a hash of what `table` lists for it. Pure functions of plain values.
+
+    tokenizer ──▶ token store ──▶ stage ──▶ the next stage ──▶ evaluation
+
+Each holds those to its left, so what changes one changes all that were made from it. Nothing is left out because it
+has its default value: a default that changes later gives other identities, and never those that are there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raycodellm.config import Evaluation, Stage, TrainTokenizer
+from raycodellm.files import fingerprint
+
+OF_NO_STAGE = frozenset(
+    {
+        # The mixture enters as its compiled schedule, so that two spellings of one mixture are one stage.
+        *("code_ratio", "schedule", "within", "weights", "phases", "interpolation", "sources"),
+        *("tokens", "average_last", "average_every"),  # enter as numbers of steps
+        *("name", "loss_limit"),
+        "held_out",  # enters as the sequences that are left out and measured
+        "deepspeed_config",  # enters without what only says where and when something is computed
+    }
+)
+"""Keys of a stage that do not enter its identity as they are written."""
+
+PLACEMENT_ONLY = frozenset(
+    {
+        *(
+            "steps_per_print",
+            "wall_clock_breakdown",
+            "dump_state",
+            "memory_breakdown",
+            "flops_profiler",
+            "comms_logger",
+        ),
+        *("tensorboard", "wandb", "comet", "csv_monitor", "monitor_config", "aio", "checkpoint"),
+        *("activation_checkpointing", "zero_force_ds_cpu_optimizer", "zero_allow_untested_optimizer"),
+        # A sweep file may repeat these, but only with the value that the stage's own settings give.
+        *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
+        *(f"zero_optimization.{key}" for key in ("stage", "offload_param", "offload_optimizer", "cpu_offload")),
+        *(f"zero_optimization.{key}" for key in ("reduce_bucket_size", "allgather_bucket_size", "sub_group_size")),
+        *(f"zero_optimization.{key}" for key in ("overlap_comm", "contiguous_gradients", "round_robin_gradients")),
+        *(
+            f"zero_optimization.{key}"
+            for key in ("reduce_scatter", "allgather_partitions", "stage3_prefetch_bucket_size")
+        ),
+        *(f"zero_optimization.stage3_{key}" for key in ("param_persistence_threshold", "max_live_parameters")),
+        *(f"zero_optimization.stage3_{key}" for key in ("max_reuse_distance", "gather_16bit_weights_on_model_save")),
+    }
+)
+"""Keys of DeepSpeed's configuration that say where, when or in what pieces something is computed and kept: offloading,
+buckets, overlap, profiles. Like ZeRO's stage they change sums by rounding alone. All other keys enter a stage's
+identity, those that nobody here knows included."""
+
+
+@dataclass(frozen=True)
+class UsedSource:
+    """One source as it enters a stage's identity."""
+
+    name: str
+    kind: str
+    token_store: str
+    """Identity of its token store."""
+    drawn_tokens: int
+    """Drawn by the stages before."""
+    weights: Sequence[float]
+    """At each of the schedule's knots."""
+    num_sequences: int
+    """In one epoch: less than the store has where some are held out, or the source is cut to match a larger run's."""
+    num_in_store: int
+    group: int
+    held_out_sequences: int
+
+
+def tokenizer_identity(
+    train: TrainTokenizer | None, content: Any, sources: Iterable[str], seed: int, version: int
+) -> str:
+    """Of a trained one its settings, the fingerprints of all sources, seed and trainer; of any other its `content`."""
+    if train is not None:
+        return fingerprint([version, train.model_dump(mode="json"), sorted(sources), seed])
+    return fingerprint(["pretrained", content])
+
+
+def token_store_identity(
+    kind: str, source: str, tokenizer: str, seed: int, cleaning: Any, versions: Sequence[int]
+) -> str:
+    """`source`: fingerprint of its files and how they are read. `cleaning`: None where nothing is cleaned."""
+    made_of = [*versions, kind, source, tokenizer, seed]
+    return fingerprint(made_of if cleaning is None else [*made_of, cleaning])
+
+
+def root_identity(model: Any, tokenizer: str, seed: int, recipe: int) -> str:
+    """The parent of a first stage. `model`: a preset's shape, a configuration, or a pretrained model's content."""
+    return fingerprint([model, tokenizer, recipe, seed])
+
+
+def stage_identity(
+    stage: Stage, used: Sequence[UsedSource], progress: Sequence[float], interpolation: str, compiled: bool, parent: str
+) -> str:
+    """`used`: the sources that give tokens; one that gives none changes nothing but its name in the ledger.
+
+    `compiled`: whether `torch.compile` fuses its operations, which in fp32 changes rounding alone.
+    """
+    return fingerprint(
+        {
+            "parent": parent,
+            "settings": stage.model_dump(mode="json", exclude=set(OF_NO_STAGE)),
+            "num_steps": stage.num_steps,
+            "averaged_steps": sorted(stage.averaged_steps),
+            "deepspeed_config": numeric_settings(stage.deepspeed_config),
+            "sources": [list(vars(source).values()) for source in used],
+            "progress": list(progress),
+            "interpolation": interpolation,
+            "compiled": compiled_numbers(stage, compiled),
+        }
+    )
+
+
+def compiled_numbers(stage: Stage, compiled: bool) -> bool:
+    """Whether compiling the stage changes its numbers beyond rounding."""
+    return compiled and stage.precision != "fp32"
+
+
+def evaluation_identity(
+    last_stage: str, evaluation: Evaluation, tasks: Mapping[str, Any], lm_eval: str, version: int
+) -> str:
+    """`tasks`: each task's content. `lm_eval`: its version."""
+    contents = [tasks[name] for name in evaluation.tasks]
+    return fingerprint([last_stage, evaluation.model_dump(mode="json"), contents, lm_eval, version])
+
+
+def numeric_settings(deepspeed_config: Mapping[str, Any], place: str = "") -> dict[str, Any]:
+    """DeepSpeed's configuration without what only says where, when or in what pieces something is computed."""
+    kept = {}
+    for key, value in deepspeed_config.items():
+        if f"{place}{key}" in PLACEMENT_ONLY:
+            continue
+        value = numeric_settings(value, f"{place}{key}.") if isinstance(value, Mapping) else value
+        if value != {}:
+            kept[str(key)] = value
+    return kept

@@ -1,0 +1,41 @@
+"""What a sweep file only names, by what it holds: pretrained models and evaluation tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+from raycodellm.config import UserError
+from raycodellm.identity import content, hub
+
+
+@dataclass(frozen=True)
+class Contents:
+    """Looked up once by the driver, so that all trials of a run agree; it travels to them."""
+
+    models: Mapping[str, Any] = field(default_factory=dict)
+    """`model.pretrained` -> its content."""
+    tasks: Mapping[str, Any] = field(default_factory=dict)
+    """Name of an evaluation task -> its content."""
+    lm_eval: str = ""
+    """lm-eval's version."""
+
+
+def pretrained_content(name: str) -> list[Any]:
+    """Of a folder the content of its weights and configuration; of a model of the hub its name and commit."""
+    folder = hub.folder_of(name)
+    if folder is None:
+        return ["hub", *hub.pinned(name).rsplit("@", 1)]
+    try:
+        found = content.model_content(folder)
+    except OSError as error:
+        raise UserError(f"model.pretrained: {name} cannot be read ({error}); give a folder or a hub id") from error
+    if not found:
+        raise UserError(f"model.pretrained: {name} holds no config.json and no weights; give a model folder or hub id")
+    return ["folder", found]
+
+
+def pinned_name(name: str) -> str:
+    """What workers load: a folder as it is, a model of the hub at the commit that `pretrained_content` found."""
+    return name if hub.folder_of(name) is not None else hub.pinned(name)

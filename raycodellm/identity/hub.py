@@ -1,0 +1,72 @@
+"""Models and tokenizers of the Hugging Face hub, by the commit that their name stands for now.
+
+`owner/name` or `owner/name@revision`. Asked of the hub; where it cannot be reached, or HF_HUB_OFFLINE is set, the local
+cache says which commit it holds. A pinned name, `owner/name@commit`, is what the workers load, so that all of them read
+one state whatever is pushed meanwhile.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import lru_cache
+from pathlib import Path
+
+from raycodellm.config import UserError
+from raycodellm.files import Folder
+
+ANSWER_SECONDS = 10.0
+_NAME = re.compile(r"(?P<repo>\w[\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
+_COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+def folder_of(name: str) -> Folder | None:
+    """The folder that a `pretrained` setting names; None where it names something on the hub."""
+    if "://" in name:
+        return Folder(name)
+    return Folder(name) if Path(name).expanduser().is_dir() or not _NAME.fullmatch(name) else None
+
+
+def parts_of(name: str) -> tuple[str, str | None]:
+    """(owner/name, revision) of something on the hub."""
+    found = _NAME.fullmatch(name)
+    return (found["repo"], found["revision"]) if found else (name, None)
+
+
+def pinned(name: str, file: str = "config.json") -> str:
+    """`owner/name@commit`. Raises UserError where neither the hub nor the local cache knows a commit."""
+    return f"{parts_of(name)[0]}@{commit(name, file)}"
+
+
+@lru_cache(maxsize=64)
+def commit(name: str, file: str = "config.json", kind: str = "model") -> str:
+    """The commit of `owner/name[@revision]`, one answer per process. `file`: one that every copy in the cache has.
+
+    `kind`: model or dataset. Raises UserError where neither the hub nor the local cache knows it.
+    """
+    repo, revision = parts_of(name)
+    if revision and _COMMIT.fullmatch(revision):
+        return revision
+    from huggingface_hub import HfApi
+
+    try:
+        found = HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS).sha
+    except Exception as error:  # of the network, of HTTP, of the hub: whatever it is, the local cache may know
+        found = _cached_commit(repo, revision, file, kind)
+        if found is None:
+            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+            raise UserError(
+                f"{name!r} is no folder here, and no commit of it is known: {reason[:120]}; give a folder, or download "
+                f"it where there is a network: hf download {repo}"
+            ) from error
+    return str(found)
+
+
+def _cached_commit(repo: str, revision: str | None, file: str, kind: str) -> str | None:
+    from huggingface_hub import try_to_load_from_cache
+    from huggingface_hub.errors import HFValidationError
+
+    try:
+        found = try_to_load_from_cache(repo, file, revision=revision, repo_type=kind)
+    except HFValidationError:
+        return None
+    return Path(found).parents[len(Path(file).parts) - 1].name if isinstance(found, str) else None

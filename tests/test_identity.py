@@ -1,0 +1,295 @@
+"""Two things that could differ in result never share an identity; what cannot change a result leaves it alone."""
+
+from __future__ import annotations
+
+import json
+import types
+import typing
+from dataclasses import dataclass
+from pathlib import Path
+
+import pytest
+from pydantic import BaseModel
+
+from raycodellm import config, store, tokens
+from raycodellm.config import Sweep
+from raycodellm.files import Folder
+from raycodellm.identity.table import FIRST, LEAVES
+
+TASK = "task: own\ndataset_path: json\ndataset_kwargs: {data_files: DATA}\ndoc_to_text: !function own_words.text\n"
+SWEEP = """
+name: small
+model: {preset: tiny}
+tokenizer: {train: {vocab_size: 512}}
+sources:
+  prose: {kind: text, path: HERE/prose}
+  rows: {kind: text, path: HERE/rows, text_field: text}
+  python: {kind: code, path: HERE/python}
+  notes: {kind: code, path: HERE/notes}
+  asks: {kind: instruct_text, path: HERE/asks.jsonl}
+stages:
+  - name: pretrain
+    tokens: 8_192
+    sequence_length: 64
+    batch_tokens: 1_024
+    learning_rate: {peak: 3.0e-3}
+    code_ratio: 0.5
+  - name: instruct
+    tokens: 2_048
+    sequence_length: 256
+    batch_tokens: 1_024
+    learning_rate: {peak: 1.0e-3}
+    responses_only: true
+    weights: {asks: 1.0}
+evaluation: {tasks: [HERE/own.yaml], limit: 8}
+search: {trials: 2, sampler: random}
+"""
+ITEMS = {"own": ["one two three four five six seven eight nine ten eleven twelve thirteen fourteen"]}
+
+
+@pytest.fixture(scope="module")
+def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Sources, a model, a tokenizer and a task in a folder of their own."""
+    folder = tmp_path_factory.mktemp("identity")
+    files = {
+        "prose/a.txt": "One paragraph.\n\nAnother one.",
+        "prose/b.md": "A file of another kind.",
+        "python/a.py": "print(1)\n",
+        "python/b.c": "int main() { return 1; }\n",
+        "notes/a.ipynb": json.dumps({"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}),
+        "asks.jsonl": json.dumps({"prompt": "Two and two?", "response": "Four."}) + "\n",
+        "own_words.py": "def text(doc):\n    return doc['text']\n",
+        "items.jsonl": '{"text": "a"}\n',
+        "model/config.json": '{"model_type": "llama"}',
+        "model/model.safetensors": "weights",
+        "tokenizer/tokenizer.json": "{}",
+    }
+    for subset in ("data", "other"):
+        for split in ("train", "test"):
+            files[f"rows/{subset}/{split}-00000-of-00001.jsonl"] = (
+                f'{{"text": "{subset} {split}", "body": "b", "q": 1}}\n'
+            )
+    for name, text in files.items():
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(text)
+    (folder / "own.yaml").write_text(TASK.replace("DATA", str(folder / "items.jsonl")))
+    return folder
+
+
+@dataclass(frozen=True)
+class Corpus:
+    fingerprint: str
+    folder: Folder
+    num_tokens: int = 100_000
+
+    def num_sequences(self, sequence_length: int, packing: str = "concatenate") -> int:
+        return self.num_tokens // sequence_length
+
+
+def identities(here: Path, *overrides: str) -> dict[str, object]:
+    """Each of FIRST's identities of a sweep over the sources in `here`, as a run works them out."""
+    changed = tuple(override.replace("HERE", str(here)) for override in overrides)
+    sweep = config.parse(SWEEP.replace("HERE", str(here)), overrides=changed).example()
+    sizes = tokens.inspect(sweep, Folder(str(here / "storage")), ITEMS)
+    corpora = {name: Corpus(size.fingerprint, size.folder) for name, size in sizes.items()}
+    known = next(iter(sizes.values())).tokenizer_fingerprint
+    chain = store.chain(sweep, sweep.seed, corpora, Folder("/t"), known, 512, Folder("/s"))
+    stores = {name: size.fingerprint for name, size in sizes.items()}
+    return dict(
+        zip(FIRST, (known, stores, [job.identity for job in chain.stages], chain.evaluation.identity), strict=True)
+    )
+
+
+def leaves(model: type[BaseModel], path: str = "") -> typing.Iterator[str]:
+    """The paths of all leaves of the settings: `*` for a source's name, a stage, a key of a free mapping."""
+    for name, field in model.model_fields.items():
+        yield from _inside(field.annotation, f"{path}{name}")
+
+
+def _inside(kind: typing.Any, path: str) -> typing.Iterator[str]:
+    arguments = [kind] if isinstance(kind, type) and not typing.get_args(kind) else _options(kind)
+    models = [one for one in arguments if isinstance(one, type) and issubclass(one, BaseModel)]
+    if models:
+        yield from leaves(models[0], f"{path}.")
+        return
+    for one in arguments:
+        origin, inner = typing.get_origin(one), typing.get_args(one)
+        if origin is dict:
+            yield from _inside(inner[1], f"{path}.*")
+            return
+        if origin is tuple and any(issubclass(m, BaseModel) for m in _options(inner[0]) if isinstance(m, type)):
+            yield from _inside(inner[0], f"{path}.*")
+            return
+    yield path
+
+
+def _options(kind: typing.Any) -> list[typing.Any]:
+    """What an annotation may be, with None, Annotated and unions taken apart."""
+    if typing.get_origin(kind) is typing.Annotated:
+        return _options(typing.get_args(kind)[0])
+    if typing.get_origin(kind) in (typing.Union, types.UnionType):
+        return [option for one in typing.get_args(kind) if one is not type(None) for option in _options(one)]
+    return [kind]
+
+
+ROWS = "sources.rows"
+PRETRAIN = "pretrain"
+CLEANING = {
+    "min_characters": "3",
+    "max_characters": "300",
+    "script.*": "{latin: 0.5}",
+    "exact_duplicates": "true",
+    "licenses": "[MIT]",
+    "near_duplicates.enabled": ("{jaccard: 0.9}", "{jaccard: 0.9, enabled: false}"),
+    "near_duplicates.jaccard": ("{jaccard: 0.9}", "{jaccard: 0.8}"),
+    "near_duplicates.shingle": ("{shingle: 5}", "{shingle: 4}"),
+    "near_duplicates.permutations": ("{permutations: 128}", "{permutations: 64}"),
+    "paths.include": ("{include: ['*.py']}", "{include: ['*.c']}"),
+    "paths.exclude": ("{exclude: ['*.py']}", "{exclude: ['*.c']}"),
+    "decontaminate.enabled": ("{ngram: 13}", "{ngram: 13, enabled: false}"),
+    "decontaminate.ngram": ("{ngram: 13}", "{ngram: 12}"),
+}
+
+
+def _cleaning_changes() -> typing.Iterator[tuple[str, tuple[str, ...], tuple[str, ...]]]:
+    for pattern, place in (("cleaning", "cleaning"), ("sources.*.cleaning", "sources.python.cleaning")):
+        licensed = tuple(f"sources.{name}.license_field=l" for name in ("prose", "rows", "python", "notes", "asks"))
+        for key, values in CLEANING.items():
+            before, after = values if isinstance(values, tuple) else (None, values)
+            name = f"{place}.{key.split('.')[0]}"
+            yield f"{pattern}.{key}", (*licensed, *([f"{name}={before}"] if before else [])), (f"{name}={after}",)
+
+
+def _of_pretrain(key: str, after: str, *base: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    return f"stages.*.{key}", base, (f"{PRETRAIN}.{key}={after}",)
+
+
+_WEIGHTED = ("pretrain.code_ratio=null", "pretrain.weights={prose: 0.5, python: 0.5}")
+_PHASED = (
+    "pretrain.code_ratio=null",
+    "pretrain.phases=[{share: 0.5, weights: {prose: 1.0}}, {share: 0.5, weights: {prose: 0.5, python: 0.5}}]",
+)
+_TAKEN = (f"{ROWS}.score_field=q", f"{ROWS}.take=top 30 %")
+_MATCHED = ("match_repetition={target_tokens: 100_000, source_tokens: {prose: 90_000}}",)
+_OTHER_SPACE = "{search: {choice: [constant, increase]}}"
+CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
+    # leaf of the table, overrides before, overrides after
+    ("name", (), ("name=other",)),
+    ("seed", (), ("seed=1",)),
+    ("model.preset", (), ("model.preset=nano",)),
+    ("model.config.*", ("model={config: {model_type: llama, hidden_size: 32}}",), ("model.config.hidden_size=64",)),
+    ("model.pretrained", (), ("model={pretrained: HERE/model}",)),
+    ("tokenizer.train.vocab_size", (), ("tokenizer.train.vocab_size=600",)),
+    ("tokenizer.train.sample_bytes", (), ("tokenizer.train.sample_bytes=20_000",)),
+    ("tokenizer.pretrained", (), ("tokenizer={pretrained: HERE/tokenizer}",)),
+    ("sources.*.kind", (), ("sources.prose.kind=math",)),
+    ("sources.*.path", (), ("sources.prose.path=HERE/prose/b.md",)),
+    ("sources.*.format", (), ("sources.python.format=text",)),
+    ("sources.*.languages", (), ("sources.python.languages=[c]",)),
+    ("sources.*.subset", (f"{ROWS}.split=train",), (f"{ROWS}.subset=other",)),
+    ("sources.*.split", (), (f"{ROWS}.split=test",)),
+    ("sources.*.notebook_outputs", (), ("sources.notes.notebook_outputs=true",)),
+    ("sources.*.text_field", (), (f"{ROWS}.text_field=body",)),
+    ("sources.*.documents", (), ("sources.prose.documents=paragraphs",)),
+    ("sources.*.limit_documents", (), ("sources.prose.limit_documents=1",)),
+    ("sources.*.max_epochs", (), ("sources.prose.max_epochs=9",)),
+    ("sources.*.score_field", _TAKEN, (f"{ROWS}.score_field=r",)),
+    ("sources.*.take.top", _TAKEN, (f"{ROWS}.take=top 40 %",)),
+    ("sources.*.take.bottom", _TAKEN, (f"{ROWS}.take=bottom 30 %",)),
+    (
+        "sources.*.license_field",
+        (f"{ROWS}.license_field=l", f"{ROWS}.cleaning.licenses=[MIT]"),
+        (f"{ROWS}.license_field=m",),
+    ),
+    *_cleaning_changes(),
+    ("stages.*.name", (), ("stages.0.name=first",)),
+    _of_pretrain("tokens", "9_216"),
+    _of_pretrain("budget", "additive"),
+    _of_pretrain("sequence_length", "128"),
+    _of_pretrain("batch_tokens", "2_048"),
+    _of_pretrain("learning_rate.peak", "0.5"),
+    _of_pretrain("learning_rate.schedule", "linear"),
+    _of_pretrain("learning_rate.warmup", "0.2"),
+    _of_pretrain("learning_rate.final", "0.2"),
+    _of_pretrain("learning_rate.decay", "0.3", "pretrain.learning_rate.schedule=wsd"),
+    ("stages.*.learning_rate.boundary", (), ("instruct.learning_rate.boundary=continue",)),
+    _of_pretrain("sources", "[prose, python]"),
+    _of_pretrain("code_ratio", "0.25"),
+    _of_pretrain("schedule", "increase"),
+    ("stages.*.within.*", (), ("pretrain.within={prose: 1.0, rows: 3.0, python: 1.0, notes: 1.0}",)),
+    ("stages.*.weights.*", _WEIGHTED, ("pretrain.weights={prose: 0.25, python: 0.75}",)),
+    ("stages.*.phases.*.share", _PHASED, ("pretrain.phases.0.share=0.25", "pretrain.phases.1.share=0.75")),
+    ("stages.*.phases.*.weights.*", _PHASED, ("pretrain.phases.0.weights={python: 1.0}",)),
+    _of_pretrain("interpolation", "linear", *_PHASED),
+    ("stages.*.responses_only", ("instruct.sources=[asks]",), ("instruct.responses_only=false",)),
+    _of_pretrain("packing", "best_fit"),
+    _of_pretrain("gradient_clip", "2.0"),
+    _of_pretrain("weight_decay", "0.2"),
+    _of_pretrain("adam_betas", "[0.8, 0.9]"),
+    _of_pretrain("adam_epsilon", "1.0e-6"),
+    ("stages.*.optimizer_state", (), ("instruct.optimizer_state=keep",)),
+    _of_pretrain("held_out.tokens", "2_000", "pretrain.held_out={tokens: 1_000}"),
+    _of_pretrain("held_out.every_tokens", "2_000", "pretrain.held_out={tokens: 1_000}"),
+    _of_pretrain("on_nan", "skip_batch"),
+    _of_pretrain("loss_limit", "0"),
+    _of_pretrain("average_last", "3"),
+    _of_pretrain("average_every", "0.3", "pretrain.average_last=3"),
+    _of_pretrain("precision", "bf16"),
+    _of_pretrain("attention", "eager"),
+    _of_pretrain("deepspeed_config", "{communication_data_type: bf16}"),
+    ("match_repetition.target_tokens", _MATCHED, ("match_repetition.target_tokens=120_000",)),
+    ("match_repetition.source_tokens.*", _MATCHED, ("match_repetition.source_tokens.prose=80_000",)),
+    ("evaluation.tasks", (), ("evaluation.tasks=[HERE/own.yaml, boxes]",)),
+    ("evaluation.limit", (), ("evaluation.limit=9",)),
+    ("evaluation.few_shot", (), ("evaluation.few_shot=1",)),
+    ("evaluation.batch_size", (), ("evaluation.batch_size=8",)),
+    ("search.trials", (), ("search.trials=9",)),
+    ("search.sampler", (), ("search.sampler=tpe",)),
+    ("search.replicates", (), ("search.replicates=2",)),
+    ("search.enqueue", (f"pretrain.schedule={_OTHER_SPACE}",), ("search.enqueue=[{pretrain.schedule: increase}]",)),
+    ("search.objective.metric", (), ("search.objective={metric: mean/acc, mode: min}",)),
+    ("search.objective.mode", (), ("search.objective={metric: mean/bpb, mode: max}",)),
+    *(
+        (f"scaling.{key}", (), (f"scaling.{key}={value}",))
+        for key, value in {
+            "workers": "3",
+            "gpus_per_worker": "1",
+            "cpus_per_worker": "2",
+            "slots": "3",
+            "deepspeed.zero": "3",
+            "deepspeed.micro_batch": "auto",
+            "deepspeed.activation_checkpointing": "true",
+            "deepspeed.deterministic": "true",
+            "checkpoint_seconds": "1",
+            "checkpoint_tokens": "100",
+            "checkpoints_kept": "3",
+            "background_checkpoints": "true",
+            "peak_tflops": "3",
+            "reader": "thread",
+            "cache": "local",
+            "cache_gib": "1",
+            "cache_folder": "/c",
+            "fresh_workers": "true",
+            "max_failures": "0",
+            "max_preemptions": "0",
+        }.items()
+    ),
+    ("scaling.deepspeed.compile", ("pretrain.precision=bf16",), ("scaling.deepspeed.compile=true",)),
+]
+CHANGED = [(leaf.replace("deepspeed_config", "deepspeed_config.*"), before, after) for leaf, before, after in CHANGES]
+
+
+def test_every_leaf_of_the_sweep_file_has_a_place_in_the_table_and_is_changed_below() -> None:
+    there = set(leaves(Sweep))
+    assert there - set(LEAVES) == set(), "a new setting: give it its row in identity/table.py"
+    assert set(LEAVES) - there == set(), "the table names what is no setting any more"
+    assert {leaf for leaf, _, _ in CHANGED} == there
+    assert all(row.first in (*FIRST, "nothing") and row.why for row in LEAVES.values())
+
+
+@pytest.mark.parametrize(("leaf", "before", "after"), CHANGED, ids=[leaf for leaf, _, _ in CHANGED])
+def test_a_changed_leaf_changes_the_identities_that_the_table_says(here: Path, leaf, before, after) -> None:
+    one, other = identities(here, *before), identities(here, *before, *after)
+    changed = tuple(name for name in FIRST if one[name] != other[name])
+    first = LEAVES[leaf].first
+    assert changed == (() if first == "nothing" else FIRST[FIRST.index(first) :])
