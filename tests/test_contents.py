@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 from test_store import CORPORA
 
-from raycodellm import config, evaluation, identity, model, store
+from raycodellm import check, config, evaluation, identity, model, store, tokens
 from raycodellm.config import Evaluation, Model, Stage, Tokenizer, UserError
 from raycodellm.evaluation import task_files
 from raycodellm.files import Folder
@@ -345,3 +345,37 @@ def test_everything_that_transformers_loads_is_told_to_trust_no_code():
         for line in path.read_text(encoding="utf-8").splitlines():
             if ".from_pretrained(" in line or ".from_config(" in line:
                 assert "trust_remote_code=False" in line, f"{path.name}: {line.strip()}"
+
+
+# ------------------------------------------------------------------------------------------------------ check
+
+
+def test_check_prints_the_identities_that_a_run_has_and_none_before_they_are_known(tmp_path, task):
+    for name in ("prose", "python"):
+        lines = [f"{name} number {number}: the quick brown fox jumps\n\n" for number in range(4000)]
+        write(tmp_path / name / "a.txt", "".join(lines).encode())
+    text = f"""
+name: small
+model: {{preset: tiny}}
+tokenizer: {{train: {{vocab_size: 300}}}}
+sources:
+  prose: {{kind: text, path: {tmp_path}/prose, documents: paragraphs}}
+  python: {{kind: code, path: {tmp_path}/python, format: text, documents: paragraphs}}
+stages:
+  - &first
+    {{name: one, tokens: 4096, sequence_length: 64, batch_tokens: 1024, learning_rate: {{peak: 0.1}}, code_ratio: 0.5}}
+  - {{<<: *first, name: two, tokens: 2048}}
+evaluation: {{tasks: [{task}]}}
+search: {{trials: 1, sampler: random}}
+"""
+    file, storage = config.parse(text), Folder(str(tmp_path / "storage"))
+    before = check.describe(file, storage, None)
+    sweep = file.example()
+    made = tokens.prepare(sweep, storage)
+    tokenizer = (made.tokenizer_folder, made.tokenizer_fingerprint, made.vocab_size)
+    contents = store.contents_of_file(file)
+    stages = store.chain(sweep, 0, made.stores, *tokenizer, storage, contents=contents).stages
+    after = check.describe(file, storage, None)
+    for job in stages:
+        assert f"{job.stage.name} {job.identity[:6]}" in after
+        assert job.identity[:6] not in before

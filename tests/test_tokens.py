@@ -11,6 +11,7 @@ import shutil
 import subprocess
 import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -19,10 +20,11 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycodellm import tokens
-from raycodellm.config import Source, Sweep, Tokenizer, UserError
+from raycodellm import stage, tokens
+from raycodellm.config import Scaling, Source, Sweep, Tokenizer, UserError
 from raycodellm.corpora import Document, Skip, source_fingerprint, tables
 from raycodellm.files import Folder
+from raycodellm.records import SourceSlice
 from raycodellm.tokens import TokenStore, build_tokenizer, encoding, inspect, making, prepare, prepare_store
 from raycodellm.tokens.manifest import token_dtype, write_manifest
 from raycodellm.tokens.packing import pack
@@ -395,6 +397,18 @@ def test_damage_is_found_on_opening_or_on_verifying(tmp_path, name):
         TokenStore.open(folder)
 
 
+def test_a_stage_does_not_train_on_a_damaged_store(tmp_path):
+    folder = Folder(str(tmp_path))
+    store = write_store(folder, [[1, 2, 3, 0]] * 10, None, 2, 100)
+    sources = [SourceSlice("s", "text", folder.uri, 10, 0, planned=(3,))]
+    job = SimpleNamespace(sources=sources, stage=SimpleNamespace(packing="concatenate"), scaling=Scaling())
+    assert stage.open_stores(job)[0].manifest == store.manifest
+    data = folder.read_bytes("tokens-00001.arrow")
+    folder.write_bytes("tokens-00001.arrow", data[:200] + bytes([data[200] ^ 1]) + data[201:])
+    with pytest.raises(tokens.StoreError, match=r"tokens-00001.arrow: has changed.*make this token store again"):
+        stage.open_stores(job)
+
+
 # -------------------------------------------------------------------------------------------------------- preparing
 
 
@@ -425,6 +439,11 @@ def test_a_finished_store_is_reused_and_a_damaged_or_half_written_one_made_again
         (tmp_path / "store" / damage).unlink()
         again()
         assert files(folder) == whole
+    data = bytearray(whole["tokens-00000.arrow"])
+    data[len(data) // 2] ^= 0xFF  # the same length
+    (tmp_path / "store" / "tokens-00000.arrow").write_bytes(data)
+    again()
+    assert files(folder) == whole and said[-1].state == "done"
     stale = tmp_path / "store" / ".tokens-00000.arrow.killed"
     stale.write_bytes(b"half")
     os.utime(stale, (0, 0))
@@ -450,6 +469,7 @@ from raycodellm.tokens import making
 from raycodellm.config import Source
 from raycodellm.corpora import source_fingerprint
 from raycodellm.files import Folder
+from raycodellm.records import SourceSlice
 
 texts, tokenizer, target = sys.argv[1:4]
 def make():
@@ -582,6 +602,16 @@ def sweep_of(sources: dict[str, dict], **tokenizer: object) -> Sweep:
             "search": {"trials": 1},
         }
     )
+
+
+def test_a_damaged_tokenizer_is_made_again(tmp_path, text_source):
+    sweep, storage = sweep_of({"a": {"kind": "text", "path": text_source.path}}), Folder(str(tmp_path / "storage"))
+    folder = prepare(sweep, storage).tokenizer_folder
+    whole = files(folder)
+    for name, change in (("tokenizer.json", lambda data: data.replace(b"q", b"x", 1)), (DONE, lambda data: data[:9])):
+        folder.write_bytes(name, change(whole[name]))
+        prepare(sweep, storage)
+        assert files(folder) == whole
 
 
 def test_a_sweep_is_prepared_once_and_inspected_without_reading(tmp_path, text_source):
