@@ -91,10 +91,11 @@ def run(options: argparse.Namespace) -> int:
     opened = sweep.open_run(file, Folder(options.storage))
     with sweep.lock(opened):
         left = num_trials - sweep.tell_written_results(opened)
+        contents = sweep.fix_contents(opened, left)
         if left <= 0:
             print(f"all {num_trials} trials are done; nothing to run")
             return _finish(opened, print, None)
-        return _run_left(options, opened, left, num_trials, sweep.fix_contents(opened))
+        return _run_left(options, opened, left, num_trials, contents)
 
 
 def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: int, contents: Any) -> int:

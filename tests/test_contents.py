@@ -264,7 +264,10 @@ def test_a_run_is_not_continued_with_another_model_task_or_recipe(tmp_path, task
     task.write_text(task.read_text() + "description: other\n")
     with pytest.raises(UserError, match=r"evaluation\.tasks: the content of '.*own\.yaml' has changed since 1 trials"):
         made_of.fix_contents(run)
+    with pytest.raises(UserError, match=r"has changed since"):
+        made_of.fix_contents(run, left=0)  # the old score would be shown for it
     (run.folder.local / "contents.json").unlink()
+    made_of.fix_contents(run, left=0)  # an older run that is done stays done
     with pytest.raises(UserError, match=r"training recipe is \d+, was an older one"):
         made_of.fix_contents(run)
 

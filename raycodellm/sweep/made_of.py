@@ -18,19 +18,28 @@ from raycodellm.sweep.folder import Run
 CONTENTS = "contents.json"
 
 
-def fix_contents(run: Run) -> Contents:
+def fix_contents(run: Run, left: int = 1) -> Contents | None:
     """Looks up what the sweep names and keeps that in the run folder; all trials then go by it.
 
-    Raises UserError where trials of the run have ended that were made of something else.
+    Raises UserError where trials of the run have ended that were made of something else. With no trial `left` to run,
+    only a changed model or task is refused, whose old score would be shown; None where they cannot be looked up.
     """
-    contents = store.contents_of_file(run.file)
+    try:
+        contents = store.contents_of_file(run.file)
+    except UserError:
+        if left > 0:
+            raise
+        return None
     now = {"recipe": RECIPE_VERSION, "compiled": _compiled(run), **as_json(contents)}
     trials = run.folder / "trials"
     ended = [name for name in trials.list() if (trials / name).exists("result.json")]
     if ended:
         before = run.folder.read_json(CONTENTS) if run.folder.exists(CONTENTS) else {"recipe": "an older one"}
-        _require_same(before, now, len(ended), run)
-    run.folder.write_json(CONTENTS, now)
+        if left > 0 or before.keys() == now.keys():
+            compared = now if left > 0 else {key: now[key] for key in ("models", "tasks")}
+            _require_same(before, compared, len(ended), run)
+    if left > 0:
+        run.folder.write_json(CONTENTS, now)
     return contents
 
 
@@ -44,12 +53,13 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], num_ended: 
     changed = next((key for key in now if before.get(key) != now[key]), None)
     if changed is None:
         return
+    old, new = before.get(changed), now[changed]
     said = {
-        "recipe": f"raycodellm's training recipe is {now['recipe']}, was {before.get('recipe')}",
-        "compiled": f"scaling.deepspeed.compile, which changes numbers in 16 bits, is {now['compiled']}",
-        "lm_eval": f"lm-eval is {now['lm_eval']}, was {before.get('lm_eval')}",
-        "models": f"model.pretrained: the content of {_first(before, now, 'models')} has changed",
-        "tasks": f"evaluation.tasks: the content of {_first(before, now, 'tasks')} has changed",
+        "recipe": f"raycodellm's training recipe is {new}, was {old}",
+        "compiled": f"scaling.deepspeed.compile, which changes numbers in 16 bits, is {new}, was {old}",
+        "lm_eval": f"lm-eval is {new}, was {old}",
+        "models": f"model.pretrained: the content of {_first(old, new)} has changed",
+        "tasks": f"evaluation.tasks: the content of {_first(old, new)} has changed",
     }[changed]
     raise UserError(
         f"{said} since {num_ended} trials of this run ended, so new ones could not be compared with them; put the old "
@@ -57,6 +67,7 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], num_ended: 
     )
 
 
-def _first(before: Mapping[str, Any], now: Mapping[str, Any], key: str) -> str:
-    old = before.get(key) or {}
-    return repr(next((name for name, found in now[key].items() if old.get(name) != found), "a name"))
+def _first(old: Any, new: Any) -> str:
+    """The first name whose content is another."""
+    old, new = (found if isinstance(found, Mapping) else {} for found in (old, new))
+    return repr(next((name for name in new if old.get(name) != new[name]), "a name"))
