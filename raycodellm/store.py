@@ -19,7 +19,7 @@ from raycodellm import model as models
 from raycodellm.config import INSTRUCT_KINDS, Evaluation, Model, Stage, Sweep, SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.identity import Contents, content
-from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, StageRecord, stage_record
+from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, StageRecord, as_json, stage_record
 
 EVALUATION_VERSION = 2
 """Raised whenever a change of the evaluation code changes the score that an equal model gets."""
@@ -261,20 +261,9 @@ def stage_identity(
     for place, source in enumerate(slices):
         weights = [row[place] for row in curve.weights]
         if any(weights):
-            corpus = corpora[source.name]
-            used.append(
-                identity.UsedSource(
-                    name=source.name,
-                    kind=source.kind,
-                    token_store=corpus.fingerprint,
-                    drawn_tokens=drawn[source.name],
-                    weights=weights,
-                    num_sequences=source.num_sequences,
-                    num_in_store=corpus.num_sequences(stage.sequence_length, stage.packing),
-                    group=source.group,
-                    held_out_sequences=source.held_out_sequences,
-                )
-            )
+            how = {key: value for key, value in as_json(source).items() if key not in ("store", "planned")}
+            origin = (corpora[source.name].fingerprint, drawn[source.name])
+            used.append(identity.UsedSource(*origin, weights, how))
     return identity.stage_identity(stage, used, curve.progress, curve.interpolation, compiled, parent)
 
 

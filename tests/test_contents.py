@@ -382,3 +382,17 @@ search: {{trials: 1, sampler: random}}
     for job in stages:
         assert f"{job.stage.name} {job.identity[:6]}" in after
         assert job.identity[:6] not in before
+
+
+def test_a_run_is_continued_on_other_hardware_but_not_in_another_precision(tmp_path, sweep_text):
+    storage = Folder(str(tmp_path / "s"))
+    run_folders.open_run(config.parse(sweep_text), storage)
+    offload = "scaling.deepspeed.config={zero_optimization: {offload_optimizer: {device: cpu}}}"
+    run_folders.open_run(config.parse(sweep_text, overrides=(offload, "scaling.workers=2")), storage)
+    for override, key in (
+        ("scaling.deepspeed.precision=bf16", r"stages\.pretrain\.precision"),
+        ("pretrain.attention=eager", r"stages\.pretrain\.attention"),
+        ("pretrain.deepspeed_config={communication_data_type: fp16}", r"deepspeed_config\.communication_data_type"),
+    ):
+        with pytest.raises(UserError, match=rf"^{key}|^.*{key}: this run began with"):
+            run_folders.open_run(config.parse(sweep_text, overrides=(override,)), storage)

@@ -61,19 +61,14 @@ identity, those that nobody here knows included."""
 class UsedSource:
     """One source as it enters a stage's identity."""
 
-    name: str
-    kind: str
     token_store: str
     """Identity of its token store."""
     drawn_tokens: int
     """Drawn by the stages before."""
     weights: Sequence[float]
     """At each of the schedule's knots."""
-    num_sequences: int
-    """In one epoch: less than the store has where some are held out, or the source is cut to match a larger run's."""
-    num_in_store: int
-    group: int
-    held_out_sequences: int
+    drawn: Mapping[str, Any]
+    """How the stage draws from it: name, kind, sequences in an epoch, what is held out, … ; all but where it lies."""
 
 
 def tokenizer_identity(
@@ -112,7 +107,7 @@ def stage_identity(
             "num_steps": stage.num_steps,
             "averaged_steps": sorted(stage.averaged_steps),
             "deepspeed_config": numeric_settings(stage.deepspeed_config),
-            "sources": [list(vars(source).values()) for source in used],
+            "sources": [vars(source) for source in used],
             "progress": list(progress),
             "interpolation": interpolation,
             "compiled": compiled_numbers(stage, compiled),

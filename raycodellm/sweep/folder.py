@@ -13,7 +13,7 @@ from typing import Any
 
 import yaml
 
-from raycodellm import config
+from raycodellm import config, identity
 from raycodellm.config import Sweep, SweepFile, UserError
 from raycodellm.files import Folder, fingerprint
 from raycodellm.records import TrialResult
@@ -72,6 +72,8 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any
     """(key, old value, new value) of every leaf that differs; `scaling` is where a sweep runs, so it may change."""
     if path == "scaling":
         return []
+    if path.endswith(".deepspeed_config"):  # so may those of DeepSpeed's own settings that only say where
+        old, new = (identity.numeric_settings(found or {}) for found in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*new, *(key for key in old if key not in new)]
         return [
