@@ -17,6 +17,7 @@ from raycodellm.config import Evaluation, Model, Stage, Tokenizer, UserError
 from raycodellm.evaluation import task_files
 from raycodellm.files import Folder
 from raycodellm.identity import Contents, content, hub, numeric_settings, pretrained_content
+from raycodellm.records import as_json
 from raycodellm.sweep import folder as run_folders
 from raycodellm.sweep import made_of
 from raycodellm.tokens.tokenizer import tokenizer_fingerprint
@@ -382,6 +383,27 @@ search: {{trials: 1, sampler: random}}
     for job in stages:
         assert f"{job.stage.name} {job.identity[:6]}" in after
         assert job.identity[:6] not in before
+
+
+def test_a_hub_that_is_away_does_not_keep_a_run_from_going_on(tmp_path, sweep_text, monkeypatch):
+    task = write(tmp_path / "hub.yaml", b"task: hub\ndataset_path: owner/data\n")
+    run = run_folders.open_run(
+        config.parse(sweep_text, overrides=(f"evaluation.tasks=[{task}]",)), Folder(str(tmp_path / "s"))
+    )
+    (run.folder / "trials" / "0000").write_bytes("result.json", b"{}")
+    known = {"recipe": made_of.RECIPE_VERSION, "compiled": False}
+    found = []
+    for commit in ("a" * 40, None, "a" * 40, "b" * 40):
+        monkeypatch.setattr(task_files, "_commit", lambda name, commit=commit: commit)
+        contents = store.contents_of_file(run.file)
+        if not run.folder.exists("contents.json"):
+            run.folder.write_json("contents.json", {**known, **as_json(contents)})
+        if commit == "b" * 40:
+            with pytest.raises(UserError, match="has changed"):
+                made_of.fix_contents(run)
+        else:
+            found.append(made_of.fix_contents(run))
+    assert found[0] == found[1] == found[2]
 
 
 def test_a_run_is_continued_on_other_hardware_but_not_in_another_precision(tmp_path, sweep_text):

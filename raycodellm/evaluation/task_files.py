@@ -10,6 +10,7 @@ import ast
 import importlib.metadata
 import importlib.util
 from collections.abc import Iterator
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -182,6 +183,7 @@ def _local_files(path: str) -> Iterator[Path]:
         yield from sorted(inner for inner in base.glob(str(place.relative_to(place.anchor))) if inner.is_file())
 
 
+@lru_cache(maxsize=256)
 def _commit(name: str) -> str | None:
     try:
         return hub.commit(name, "README.md", "dataset")

@@ -7,6 +7,7 @@ cannot be compared, so that is refused by its key.
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import replace
 from typing import Any
 
 from raycodellm import config, identity, store
@@ -35,12 +36,13 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
     ended = [name for name in trials.list() if (trials / name).exists("result.json")]
     if ended:
         before = run.folder.read_json(CONTENTS) if run.folder.exists(CONTENTS) else {"recipe": "an older one"}
+        now = _filled(now, before)
         if left > 0 or before.keys() == now.keys():
             compared = now if left > 0 else {key: now[key] for key in ("models", "tasks")}
             _require_same(before, compared, len(ended), run)
     if left > 0:
         run.folder.write_json(CONTENTS, now)
-    return contents
+    return replace(contents, models=now["models"], tasks=now["tasks"])
 
 
 def _compiled(run: Run) -> bool:
@@ -50,7 +52,7 @@ def _compiled(run: Run) -> bool:
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], num_ended: int, run: Run) -> None:
-    changed = next((key for key in now if before.get(key) != now[key]), None)
+    changed = next((key for key in now if _filled(before.get(key), now[key]) != now[key]), None)
     if changed is None:
         return
     old, new = before.get(changed), now[changed]
@@ -65,6 +67,15 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], num_ended: 
         f"{said} since {num_ended} trials of this run ended, so new ones could not be compared with them; put the old "
         f"one back, or give the sweep a new name ({run.folder.uri})"
     )
+
+
+def _filled(found: Any, other: Any) -> Any:
+    """`found`, with what is not known in it, such as a commit while the hub cannot be reached, as `other` has it."""
+    if isinstance(found, list) and isinstance(other, list) and len(found) == len(other):
+        return [other[place] if one is None else _filled(one, other[place]) for place, one in enumerate(found)]
+    if isinstance(found, dict) and isinstance(other, dict):
+        return {key: _filled(one, other.get(key)) for key, one in found.items()}
+    return found
 
 
 def _first(old: Any, new: Any) -> str:
