@@ -73,7 +73,7 @@ def chain(
     jobs: list[StageJob] = []
     drawn = dict.fromkeys(sweep.sources, 0)  # tokens per source so far along the chain
     known = identity.root_identity(model_content(sweep.model, contents), tokenizer_fingerprint, seed, RECIPE_VERSION)
-    model = _pinned(sweep.model)
+    model = _pinned(sweep.model, contents)
     kept |= {before.name for before, after in itertools.pairwise(sweep.stages) if after.optimizer_state == "keep"}
     parent: Folder | None = None
     rate: float | None = None
@@ -240,11 +240,10 @@ def model_content(model: Model, contents: Contents) -> list[Any]:
     return ["config", model.config]
 
 
-def _pinned(model: Model) -> Model:
-    """The model as workers load it: one of the hub at its commit."""
-    if model.pretrained is None:
-        return model
-    return model.model_copy(update={"pretrained": identity.pinned_name(model.pretrained)})
+def _pinned(model: Model, contents: Contents) -> Model:
+    """The model as workers load it: one of the hub at the commit that the driver found."""
+    kind, *found = contents.models[model.pretrained] if model.pretrained is not None else ("folder",)
+    return model.model_copy(update={"pretrained": "@".join(found)}) if kind == "hub" else model
 
 
 def stage_identity(

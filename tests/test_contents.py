@@ -136,7 +136,8 @@ def test_a_model_of_the_hub_is_known_by_its_commit_offline_too(cached_repo, swee
     read = config.parse(sweep_text, overrides=("model={pretrained: owner/name}",))
     before = tokenizer_fingerprint(Tokenizer(pretrained="owner/name"), [], 0)
     assert store.contents_of_file(read).models == {"owner/name": ["hub", "owner/name", "a" * 40]}
-    assert store._pinned(read.example().model).pretrained == f"owner/name@{'a' * 40}"
+    chain = store.chain(read.example(), 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"))
+    assert chain.stages[0].model.pretrained == f"owner/name@{'a' * 40}"
     hub.commit.cache_clear()
     (cached_repo / "refs" / "main").write_text("b" * 40)
     assert pretrained_content("owner/name") == ["hub", "owner/name", "b" * 40]
@@ -267,6 +268,10 @@ def test_a_run_is_not_continued_with_another_model_task_or_recipe(tmp_path, task
         made_of.fix_contents(run)
     with pytest.raises(UserError, match=r"has changed since"):
         made_of.fix_contents(run, left=0)  # the old score would be shown for it
+    whole = run.folder.read_bytes("contents.json")
+    run.folder.write_bytes("contents.json", whole[:40])
+    made_of.fix_contents(run)  # damaged: nothing can be compared, and the run goes on
+    assert run.folder.read_bytes("contents.json") != whole
     (run.folder.local / "contents.json").unlink()
     made_of.fix_contents(run, left=0)  # an older run that is done stays done
     with pytest.raises(UserError, match=r"training recipe is \d+, was an older one"):

@@ -14,7 +14,7 @@ from raycodellm.identity.compute import (
     token_store_identity,
     tokenizer_identity,
 )
-from raycodellm.identity.contents import Contents, pinned_name, pretrained_content
+from raycodellm.identity.contents import Contents, pretrained_content
 
 __all__ = [
     "Contents",
@@ -22,7 +22,6 @@ __all__ = [
     "compiled_numbers",
     "evaluation_identity",
     "numeric_settings",
-    "pinned_name",
     "pretrained_content",
     "root_identity",
     "stage_identity",

@@ -34,8 +34,3 @@ def pretrained_content(name: str) -> list[Any]:
     if not found:
         raise UserError(f"model.pretrained: {name} holds no config.json and no weights; give a model folder or hub id")
     return ["folder", found]
-
-
-def pinned_name(name: str) -> str:
-    """What workers load: a folder as it is, a model of the hub at the commit that `pretrained_content` found."""
-    return name if hub.folder_of(name) is not None else hub.pinned(name)

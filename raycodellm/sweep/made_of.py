@@ -6,6 +6,7 @@ cannot be compared, so that is refused by its key.
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
@@ -17,6 +18,7 @@ from raycodellm.records import RECIPE_VERSION, as_json
 from raycodellm.sweep.folder import Run
 
 CONTENTS = "contents.json"
+logger = logging.getLogger(__name__)
 
 
 def fix_contents(run: Run, left: int = 1) -> Contents | None:
@@ -35,7 +37,7 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
     trials = run.folder / "trials"
     ended = [name for name in trials.list() if (trials / name).exists("result.json")]
     if ended:
-        before = run.folder.read_json(CONTENTS) if run.folder.exists(CONTENTS) else {"recipe": "an older one"}
+        before = _before(run, now)
         now = _filled(now, before)
         if left > 0 or before.keys() == now.keys():
             compared = now if left > 0 else {key: now[key] for key in ("models", "tasks")}
@@ -43,6 +45,20 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
     if left > 0:
         run.folder.write_json(CONTENTS, now)
     return replace(contents, models=now["models"], tasks=now["tasks"])
+
+
+def _before(run: Run, now: dict[str, Any]) -> dict[str, Any]:
+    """What the run was made of until now; a run without that record began with an older recipe."""
+    if not run.folder.exists(CONTENTS):
+        return {"recipe": "an older one"}
+    try:
+        found = run.folder.read_json(CONTENTS)
+    except ValueError as error:
+        found = str(error)
+    if isinstance(found, dict):
+        return found
+    logger.warning("%s/%s: is damaged, so that a changed model or task would not be noticed", run.folder, CONTENTS)
+    return now
 
 
 def _compiled(run: Run) -> bool:
