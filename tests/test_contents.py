@@ -143,8 +143,12 @@ def test_a_model_of_the_hub_is_known_by_its_commit_offline_too(cached_repo, swee
     assert pretrained_content("owner/name") == ["hub", "owner/name", "b" * 40]
     assert tokenizer_fingerprint(Tokenizer(pretrained="owner/name"), [], 0) != before
     assert pretrained_content(f"owner/name@{'a' * 40}") == ["hub", "owner/name", "a" * 40]
-    with pytest.raises(UserError, match=r"'owner/other' is no folder here.*hf download owner/other"):
+    with pytest.raises(
+        UserError, match=r"^model\.pretrained: 'owner/other' is no folder here.*hf download owner/other"
+    ):
         pretrained_content("owner/other")
+    with pytest.raises(UserError, match=r"^tokenizer\.pretrained: 'owner/other'"):
+        tokenizer_fingerprint(Tokenizer(pretrained="owner/other"), [], 0)
 
 
 # ------------------------------------------------------------------------------------------------------ tasks

@@ -26,7 +26,7 @@ def pretrained_content(name: str) -> list[Any]:
     """Of a folder the content of its weights and configuration; of a model of the hub its name and commit."""
     folder = hub.folder_of(name)
     if folder is None:
-        return ["hub", *hub.pinned(name).rsplit("@", 1)]
+        return ["hub", *hub.pinned("model.pretrained", name)]
     try:
         found = content.model_content(folder)
     except OSError as error:

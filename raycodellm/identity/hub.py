@@ -32,9 +32,12 @@ def parts_of(name: str) -> tuple[str, str | None]:
     return (found["repo"], found["revision"]) if found else (name, None)
 
 
-def pinned(name: str, file: str = "config.json") -> str:
-    """`owner/name@commit`. Raises UserError where neither the hub nor the local cache knows a commit."""
-    return f"{parts_of(name)[0]}@{commit(name, file)}"
+def pinned(key: str, name: str, file: str = "config.json") -> tuple[str, str]:
+    """(owner/name, commit) of what the sweep file's `key` names. Raises UserError where nobody knows a commit."""
+    try:
+        return parts_of(name)[0], commit(name, file)
+    except UserError as error:
+        raise UserError(f"{key}: {error}") from error
 
 
 @lru_cache(maxsize=64)

@@ -184,7 +184,7 @@ def undamaged_store(folder: Folder) -> TokenStore | None:
         if store is not None:
             store.verify_before_use()
     except StoreError as error:
-        logger.warning("%s: made again", error)
+        logger.warning("%s is made again: %s", folder, error)
         return None
     return store
 

@@ -64,7 +64,7 @@ def tokenizer_fingerprint(settings: Tokenizer, inputs: Iterable[SourceInputs], s
 def _content(name: str) -> list[Any]:
     folder = hub.folder_of(name)
     if folder is None:
-        return ["hub", *hub.pinned(name, "tokenizer_config.json").rsplit("@", 1)]
+        return ["hub", *hub.pinned("tokenizer.pretrained", name, "tokenizer_config.json")]
     return ["folder", [[file, content.digest([folder.read_bytes(file)])] for file in _files_of(folder, name)]]
 
 
@@ -153,7 +153,7 @@ def _pretrained(name: str) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as scratch:
         path, revision = Path(scratch) / "files", None
         if folder is None:
-            origin, revision = hub.parts_of(hub.pinned(name, "tokenizer_config.json"))
+            origin, revision = hub.pinned("tokenizer.pretrained", name, "tokenizer_config.json")
         else:
             path.mkdir()
             for file in _files_of(folder, name):
