@@ -124,7 +124,7 @@ def cached_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     hub.commit.cache_clear()
     repo = tmp_path / "hub" / "models--owner--name"
     for commit in ("a" * 40, "b" * 40):
-        for file in ("config.json", "tokenizer_config.json"):
+        for file in ("config.json", "tokenizer.json"):
             write(repo / "snapshots" / commit / file, b"{}")
     write(repo / "refs" / "main", b"a" * 40)
     yield repo

@@ -186,7 +186,7 @@ def _local_files(path: str) -> Iterator[Path]:
 @lru_cache(maxsize=256)
 def _commit(name: str) -> str | None:
     try:
-        return hub.commit(name, "README.md", "dataset")
+        return hub.commit(name, ("README.md", ".gitattributes"), "dataset")
     except UserError:  # no network, and not in the hub's cache: lm-eval may have the data in a cache of its own
         return None
 

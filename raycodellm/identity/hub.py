@@ -32,17 +32,17 @@ def parts_of(name: str) -> tuple[str, str | None]:
     return (found["repo"], found["revision"]) if found else (name, None)
 
 
-def pinned(key: str, name: str, file: str = "config.json") -> tuple[str, str]:
+def pinned(key: str, name: str, files: tuple[str, ...] = ("config.json",)) -> tuple[str, str]:
     """(owner/name, commit) of what the sweep file's `key` names. Raises UserError where nobody knows a commit."""
     try:
-        return parts_of(name)[0], commit(name, file)
+        return parts_of(name)[0], commit(name, files)
     except UserError as error:
         raise UserError(f"{key}: {error}") from error
 
 
 @lru_cache(maxsize=64)
-def commit(name: str, file: str = "config.json", kind: str = "model") -> str:
-    """The commit of `owner/name[@revision]`, one answer per process. `file`: one that every copy in the cache has.
+def commit(name: str, files: tuple[str, ...], kind: str = "model") -> str:
+    """The commit of `owner/name[@revision]`, one answer per process. `files`: of which a copy in the cache has one.
 
     `kind`: model or dataset. Raises UserError where neither the hub nor the local cache knows it.
     """
@@ -54,7 +54,7 @@ def commit(name: str, file: str = "config.json", kind: str = "model") -> str:
     try:
         found = HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS).sha
     except Exception as error:  # of the network, of HTTP, of the hub: whatever it is, the local cache may know
-        found = _cached_commit(repo, revision, file, kind)
+        found = _cached_commit(repo, revision, files, kind)
         if found is None:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
@@ -64,12 +64,15 @@ def commit(name: str, file: str = "config.json", kind: str = "model") -> str:
     return str(found)
 
 
-def _cached_commit(repo: str, revision: str | None, file: str, kind: str) -> str | None:
+def _cached_commit(repo: str, revision: str | None, files: tuple[str, ...], kind: str) -> str | None:
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
-    try:
-        found = try_to_load_from_cache(repo, file, revision=revision, repo_type=kind)
-    except HFValidationError:
-        return None
-    return Path(found).parents[len(Path(file).parts) - 1].name if isinstance(found, str) else None
+    for file in files:
+        try:
+            found = try_to_load_from_cache(repo, file, revision=revision, repo_type=kind)
+        except HFValidationError:
+            return None
+        if isinstance(found, str):
+            return Path(found).parents[len(Path(file).parts) - 1].name
+    return None

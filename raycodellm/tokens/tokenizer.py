@@ -45,6 +45,9 @@ _FILES = re.compile(
     r"(tokenizer.*|special_tokens_map|added_tokens|vocab|merges)\.(json|txt|model)|chat_template\.jinja"
 )
 
+_ON_THE_HUB = ("tokenizer_config.json", "tokenizer.json", "config.json")
+"""Files of which a tokenizer of the hub has one at least."""
+
 
 @dataclass(frozen=True)
 class TokenizerInfo:
@@ -64,7 +67,7 @@ def tokenizer_fingerprint(settings: Tokenizer, inputs: Iterable[SourceInputs], s
 def _content(name: str) -> list[Any]:
     folder = hub.folder_of(name)
     if folder is None:
-        return ["hub", *hub.pinned("tokenizer.pretrained", name, "tokenizer_config.json")]
+        return ["hub", *hub.pinned("tokenizer.pretrained", name, _ON_THE_HUB)]
     return ["folder", [[file, content.digest([folder.read_bytes(file)])] for file in _files_of(folder, name)]]
 
 
@@ -153,7 +156,7 @@ def _pretrained(name: str) -> dict[str, bytes]:
     with tempfile.TemporaryDirectory() as scratch:
         path, revision = Path(scratch) / "files", None
         if folder is None:
-            origin, revision = hub.pinned("tokenizer.pretrained", name, "tokenizer_config.json")
+            origin, revision = hub.pinned("tokenizer.pretrained", name, _ON_THE_HUB)
         else:
             path.mkdir()
             for file in _files_of(folder, name):
