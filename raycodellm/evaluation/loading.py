@@ -99,7 +99,7 @@ def load_tasks(names: tuple[str, ...], few_shot: int) -> _Tasks:
         try:
             found = manager.load([name])["tasks"]
         except Exception as error:
-            if _is_path(name):
+            if is_path(name):
                 said = next(iter(str(error).splitlines()), "")
                 raise UserError(
                     f"evaluation.tasks: {name!r} cannot be loaded as an lm-eval task ({type(error).__name__}: {said}); "
