@@ -6,7 +6,7 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from raycodellm.config import Source
-from raycodellm.corpora.lines import Part, open_part
+from raycodellm.corpora.parts import Part, open_part
 from raycodellm.corpora.records import Record, SkipError, wanted_columns
 
 Failure = Callable[[Exception, Part], bool]

@@ -6,7 +6,6 @@ Nothing is lost silently: whatever is not turned into a document becomes a `Skip
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping
 from functools import partial
 
@@ -16,16 +15,13 @@ from raycodellm.corpora.commits import read_commits
 from raycodellm.corpora.finding import BUILTINS, SourceInputs, builtin_rows
 from raycodellm.corpora.lines import (
     LARGEST_TEXT,
-    MIB,
     WINDOW_BYTES,
-    Part,
-    compression,
-    open_part,
     read_jsonl,
     read_notebook,
     read_source,
     read_text,
 )
+from raycodellm.corpora.parts import MIB, Part, compression, is_failure, open_part
 from raycodellm.corpora.records import (
     Document,
     Record,
@@ -90,29 +86,20 @@ def read_part(part: Part, source: Source, format: str) -> Iterator[Document | Sk
             except SkipError as skip:
                 yield Skip(str(skip))
             else:
+                notes, document = document.notes, document._replace(notes=())
                 yield document._replace(meta={"path": part.name}) if with_path else document
+                yield from map(Skip, notes)
     except (OSError, ValueError, EOFError) as error:
-        if _is_failure(error, part):
+        if is_failure(error, part):
             raise
         if part.start == 0:  # once per file, however many parts it was cut into
             yield Skip("unreadable file")
 
 
-def _is_failure(error: Exception, part: Part) -> bool:
-    """Damage has no error number; a failing disk or network has one, or is remote, and must stop the run."""
-    if not isinstance(error, OSError) or isinstance(error, PermissionError):
-        return False
-    return error.errno is not None or ("://" in part.uri and not _DAMAGE.search(str(error)))
-
-
-_DAMAGE = re.compile(
-    r"(zlib|ZSTD|bz2) .*failed|Truncated compressed stream|[Ii]nvalid (flatbuffers|IPC)|Expected to read"
-)
-"""What pyarrow says of damaged data with the error class of storage."""
 _Reader = Callable[[Part, Source], Iterator[Record]]
 _READERS: dict[str, _Reader] = {
     "jsonl": read_jsonl,
-    "parquet": partial(read_parquet, is_failure=_is_failure),
+    "parquet": partial(read_parquet, is_failure=is_failure),
     "arrow": read_arrow,
     "text": read_text,
     "source": read_source,

@@ -31,6 +31,8 @@ class Document(NamedTuple):
     response: str | None = None
     meta: Mapping[str, Any] | None = None
     """Other columns of the record, which the source's settings ask for (`extra_columns`); of source code, `path`."""
+    notes: tuple[str, ...] = ()
+    """What of the record is not in the document; each is counted as a `Skip`."""
 
     @property
     def content(self) -> str:
@@ -112,7 +114,12 @@ def document_maker(source: Source) -> Make:
 def _plain_document(name: str, record: Mapping[str, Any], source: Source, fields: Sequence[str]) -> Document:
     if len(fields) == 1:
         return Document(name, check_text(_column(record, fields[0])))
-    return Document(name, check_text("\n".join(_column(record, field) for field in fields)))
+    texts = [_column(record, field) for field in fields if field not in record or record[field] is not None]
+    if not texts:
+        raise SkipError(f"null in all of {', '.join(map(repr, fields))}")
+    nulls = (field for field in fields if field in record and record[field] is None)
+    notes = tuple(f"null in column {field!r}, the others kept" for field in nulls)
+    return Document(name, check_text("\n".join(texts)), notes=notes)
 
 
 def _pair_document(name: str, record: Mapping[str, Any], source: Source, fields: Sequence[str]) -> Document:
