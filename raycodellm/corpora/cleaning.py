@@ -35,7 +35,7 @@ from raycodellm.corpora.layouts import Glob
 from raycodellm.corpora.records import Document, Skip, document_key
 from raycodellm.corpora.words import PIECE, hash_words, script_share
 
-CLEANING_VERSION = 1
+CLEANING_VERSION = 2
 """Raised whenever equal settings keep other documents."""
 BATCH_DOCUMENTS = 4096
 CONTAMINATED = "words of an evaluation item"
