@@ -43,7 +43,8 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     """
     sweep = file.example()
     arms = search.preview(file)
-    sizes = tokens.inspect(sweep, storage, items_of(file))
+    items = items_of(file)
+    sizes = tokens.inspect(sweep, storage, items)
     corpora = {name: SizedCorpus(size.folder, size.num_tokens, size.store) for name, size in sizes.items()}
     vocab_size = sweep.tokenizer.train.vocab_size if sweep.tokenizer.train else 50_000
     seeds = range(sweep.seed, sweep.seed + sweep.search.replicates)
@@ -59,6 +60,7 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
         _sources(sizes, chains),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
+        *tokens.warnings_of(sweep, items),
         _cost(sweep, chains, vocab_size),
         _placement(sweep, address),
     ]
