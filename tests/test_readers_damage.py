@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import bz2
 import gzip
+import itertools
 import json
 import os
 import random
@@ -12,12 +13,24 @@ from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
+import pyarrow.parquet as pq
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import Document, Skip, arrays, commits, plan_parts, read_here, read_part, source_fingerprint
+from raycodellm.corpora import (
+    Document,
+    Skip,
+    arrays,
+    columns,
+    commits,
+    plan_parts,
+    read_here,
+    read_part,
+    records,
+    source_fingerprint,
+)
 from raycodellm.corpora.layouts import Glob, choose_files
 from raycodellm.corpora.notebooks import BrokenNotebookError, notebook_text
 from raycodellm.corpora.parts import TOO_LONG
@@ -54,7 +67,7 @@ def rows_of(count: int) -> list[str]:
     return [f"{number} {' '.join(rng.choices(words, k=20))}" for number in range(count)]
 
 
-ROWS = rows_of(6000)
+ROWS = rows_of(3000)
 LINES = "".join(json.dumps({"text": row}) + "\n" for row in ROWS).encode()
 PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".zst": lambda d: pa.compress(d, "zstd", asbytes=True)}
 
@@ -78,7 +91,7 @@ def test_a_packed_file_that_is_cut_gives_all_that_unpacks(tmp_path, ending):
     path.write_bytes(packed)
     documents, skips = read(Source(kind="text", path=str(path)))
     unpacks = {".gz": lambda: zlib.decompressobj(31).decompress(packed), ".bz2": lambda: _bz2_up_to_its_cut(packed)}
-    least = unpacks[ending]().count(b"\n") if ending in unpacks else 4000
+    least = unpacks[ending]().count(b"\n") if ending in unpacks else 1800  # it unpacks by blocks of 128 KiB
     assert len(documents) >= least and [document.text for document in documents] == ROWS[: len(documents)]
     assert skips == {"unreadable file": 1}
 
@@ -108,6 +121,60 @@ def test_a_packed_text_in_windows_gives_the_lines_before_damage(tmp_path, monkey
     documents, skips = read(Source(kind="text", path=str(tmp_path)))
     assert [document.text.split("\n") for document in documents] == [ROWS[:-1]]  # the last has no end
     assert skips["unreadable file"] == 1
+
+
+# ----------------------------------------------------------------------------------------------- Arrow and Parquet
+
+
+def arrow(path: Path, table: pa.Table, kind: str = "file", **options) -> bytes:
+    new = {"file": pa.ipc.new_file, "stream": pa.ipc.new_stream}[kind]
+    with pa.OSFile(str(path), "wb") as sink, new(sink, table.schema, options=pa.ipc.IpcWriteOptions(**options)) as to:
+        to.write_table(table, max_chunksize=100)
+    return path.read_bytes()
+
+
+@pytest.mark.parametrize("kind", ["file", "stream"])
+@pytest.mark.parametrize("offset", [b"\xff\xff\xff\x7f", b"\xff\xff\xff\xff"])
+def test_a_damaged_batch_of_an_arrow_file_is_lost_alone_however_the_file_is_cut(tmp_path, kind, offset):
+    data = bytearray(arrow(tmp_path / "a.arrow", pa.table({"text": ROWS[:1000]}), kind))
+    ends = b"".join(len("".join(ROWS[400 : 400 + n]).encode()).to_bytes(4, "little") for n in (50, 51))
+    place = data.index(ends)  # of row 450's offsets, in the fifth batch
+    data[place : place + 4] = offset  # beyond the buffer or before it: read as it is, it ended the process
+    (tmp_path / "a.arrow").write_bytes(data)
+    for part_bytes in (None, 10_000):
+        documents, skips = read(Source(kind="text", path=str(tmp_path)), part_bytes)
+        assert [document.text for document in documents] == ROWS[:400] + ROWS[500:1000]
+        assert [document.id for document in documents][400] == "a.arrow:500" and skips == {"unreadable batch": 1}
+
+
+def test_a_packed_batch_that_claims_to_be_huge_is_damage(tmp_path):
+    data = bytearray(arrow(tmp_path / "a.arrow", pa.table({"text": ROWS[:300]}), compression="zstd"))
+    first = data.index(b"\x28\xb5\x2f\xfd", data.index(b"\x28\xb5\x2f\xfd") + 4)  # of the text, behind its offsets
+    data[first - 8 : first] = (1 << 50).to_bytes(8, "little")
+    (tmp_path / "a.arrow").write_bytes(data)
+    documents, skips = read(Source(kind="text", path=str(tmp_path)))
+    assert len(documents) == 200 and skips == {"unreadable batch": 1}
+
+
+def test_rows_that_repeat_a_large_value_are_unfolded_a_few_at_a_time(tmp_path):
+    large = pa.DictionaryArray.from_arrays(pa.array([0] * 600, pa.int32()), pa.array(["x" * (3 << 20)]))
+    pq.write_table(pa.table({"text": large, "n": range(600)}), tmp_path / "a.parquet", compression="zstd")
+    with pa.OSFile(str(tmp_path / "a.parquet")) as file:
+        group = pq.ParquetFile(file).metadata.row_group(0)
+        assert columns._largest_dictionary(file, group, ["text"]) == (3 << 20) + 4
+    assert [columns._rows_at_once(size) for size in (0, 1 << 19, 3 << 20, 1 << 30)] == [512, 512, 85, 1]
+    arrow(tmp_path / "a.arrow", pa.table({"text": large.slice(0, 200)}), compression="zstd")
+    for name in ("a.parquet", "a.arrow"):
+        source = Source(kind="text", path=str(tmp_path / name))
+        first = itertools.islice(read_here(source, source_fingerprint(source)), 100)
+        assert {len(document.text) for document in first} == {3 << 20}
+
+
+def test_a_text_over_the_limit_is_counted_in_tables_too(tmp_path, monkeypatch):
+    monkeypatch.setattr(records, "LONGEST_LINE", 1 << 20)
+    pq.write_table(pa.table({"text": ["short", "x" * (2 << 20)]}), tmp_path / "a.parquet")
+    documents, skips = read(Source(kind="text", path=str(tmp_path)))
+    assert [document.text for document in documents] == ["short"] and skips == {"text over 1 MiB": 1}
 
 
 # ----------------------------------------------------------------------------------------------------- JSON arrays

@@ -22,6 +22,10 @@ TOO_LONG = b"\xff line too long"
 """Stands for a line or value over `LONGEST_LINE`: to be compared by identity."""
 
 
+LARGEST_BATCH = 4 << 30
+"""Bytes of an Arrow batch or a Parquet page that are unpacked at once: more is damage, or made to fill the memory."""
+
+
 class Part(NamedTuple):
     """A byte range of a file: whatever begins in it belongs to it."""
 
@@ -80,8 +84,9 @@ class Unpacked:
 
     _STEPS = (MIB, 1 << 10, 1)
     """Most bytes of content that are asked for at once: before the first error, the second and the third."""
-    _HELD = 1 << 17
-    """Packed bytes before the place of an error in which the damage lies: the library reads 64 KiB at once."""
+    _HELD = (1 << 16, 1 << 10)
+    """Packed bytes before the place of the first error, and of the second, in which the damage lies: the library reads
+    64 KiB at once, and then what it is given."""
 
     def __init__(self, part: Part, packed: str) -> None:
         self._part, self._packed = part, packed
@@ -119,7 +124,7 @@ class Unpacked:
         """From the beginning to where the last attempt ended."""
         reached = self._file.tell()
         self.__exit__()
-        self._file, self._stream = self._open(max(0, reached - self._HELD))
+        self._file, self._stream = self._open(max(0, reached - self._HELD[self._attempt - 1]))
         left = self._given
         while left:
             left -= len(self._stream.read(min(left, MIB)))
@@ -141,8 +146,16 @@ class _Slow:
         """`Unpacked` closes the file."""
 
 
+def is_memory_short(error: Exception) -> bool:
+    """Is memory really short? Damage makes Arrow ask for more than any file's batch or page takes."""
+    asked = re.search(r"size (\d+) failed", str(error)) if isinstance(error, MemoryError) else None
+    return isinstance(error, MemoryError) and (asked is None or int(asked[1]) < LARGEST_BATCH)
+
+
 def is_failure(error: Exception, part: Part) -> bool:
     """Damage has no error number; a failing disk or network has one, or is remote, and must stop the run."""
+    if is_memory_short(error):
+        return True
     if not isinstance(error, OSError) or isinstance(error, PermissionError):
         return False
     return error.errno is not None or ("://" in part.uri and not _DAMAGE.search(str(error)))

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 
 from raycodellm.config import Source
 from raycodellm.corpora.columns import arrow_columns, read_arrow, read_parquet
@@ -76,6 +75,8 @@ def read_part(part: Part, source: Source, format: str) -> Iterator[Document | Sk
     A damaged file gives what stands before the damage and a skip. Raises OSError when storage fails and RuntimeError
     when the file is not the one that was listed.
     """
+    import pyarrow as pa
+
     make, with_path = document_maker(source), format == "source"
     try:
         for place, record in _READERS[format](part, source):
@@ -89,7 +90,7 @@ def read_part(part: Part, source: Source, format: str) -> Iterator[Document | Sk
                 notes, document = document.notes, document._replace(notes=())
                 yield document._replace(meta={"path": part.name}) if with_path else document
                 yield from map(Skip, notes)
-    except (OSError, ValueError, EOFError) as error:
+    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
         if is_failure(error, part):
             raise
         if part.start == 0:  # once per file, however many parts it was cut into
@@ -99,7 +100,7 @@ def read_part(part: Part, source: Source, format: str) -> Iterator[Document | Sk
 _Reader = Callable[[Part, Source], Iterator[Record]]
 _READERS: dict[str, _Reader] = {
     "jsonl": read_jsonl,
-    "parquet": partial(read_parquet, is_failure=is_failure),
+    "parquet": read_parquet,
     "arrow": read_arrow,
     "text": read_text,
     "source": read_source,
@@ -110,10 +111,12 @@ _READERS: dict[str, _Reader] = {
 
 def columns_found(source: Source, inputs: SourceInputs) -> str:
     """Names of the columns in the first file that can be read, for the message about a wrong `text_field`."""
+    import pyarrow as pa
+
     for part in plan_parts(source, inputs, WINDOW_BYTES):
         try:
             return _columns_of(part, source, inputs.format)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, pa.ArrowException):
             continue  # this file is counted as unreadable in the same message
     return "none"
 
