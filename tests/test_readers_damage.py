@@ -31,6 +31,7 @@ from raycodellm.corpora import (
     records,
     source_fingerprint,
 )
+from raycodellm.corpora.answers import to_text
 from raycodellm.corpora.layouts import Glob, choose_files
 from raycodellm.corpora.notebooks import BrokenNotebookError, notebook_text
 from raycodellm.corpora.parts import TOO_LONG
@@ -486,7 +487,20 @@ def test_a_saved_data_set_with_odd_types_is_refused_in_one_line(files):
         choose_files("p", files, lambda name: json.dumps(files[name]).encode(), None, None, False)
 
 
-# --------------------------------------------------------------------------------------------------------- commits
+# ------------------------------------------------------------------------------------------------ HTML and commits
+
+
+@pytest.mark.parametrize("unit", ["<a ", "<a b='", "<a/", "<p", "<!--", "<script", "</"])
+def test_html_that_opens_tags_and_closes_none_takes_linear_time(unit):
+    began = time.process_time()
+    text = to_text("<p>one &lt; two</p>" + unit * (200_000 // len(unit)))
+    assert time.process_time() - began < SECONDS and text.startswith("one < two\n\n<")
+
+
+def test_what_stands_behind_the_last_tag_is_text_as_before():
+    assert to_text("<p>a > b &amp; c < d") == "a > b & c < d"
+    assert to_text("<p>a <b>bold</b> and <i") == "a bold and <i"
+    assert to_text("<pre>x = 1\ny &lt; 2") == "```\nx = 1\ny < 2\n```"
 
 
 @pytest.mark.parametrize("unit", ["a", " ", "a.", "<@", "\n", "a@a.", "-"])
