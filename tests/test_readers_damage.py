@@ -25,6 +25,7 @@ from raycodellm.corpora import (
     arrays,
     columns,
     commits,
+    finding,
     plan_parts,
     read_here,
     read_part,
@@ -470,6 +471,14 @@ def test_a_card_that_cannot_be_read_is_for_people_alone():
     with pytest.raises(UserError):
         chosen(f"{bomb}configs:\n- config_name: *a39\n  data_files: x\n---\n")
     assert time.process_time() - began < SECONDS
+
+
+def test_of_a_card_no_more_is_read_than_a_card_has(tmp_path, monkeypatch):
+    monkeypatch.setattr(finding, "LARGEST_CARD", 100)
+    (tmp_path / "README.md").write_text("---\nconfigs:\n- data_files: b.jsonl\n---\n" + "x" * 1000)
+    for name in "ab":
+        (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}))
+    assert texts(tmp_path) == ["b"] and len(finding._read_small(str(tmp_path / "README.md"))) == 100
 
 
 @pytest.mark.parametrize(

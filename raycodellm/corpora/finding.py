@@ -10,7 +10,6 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from raycodellm.builtin_corpora import content_digest
@@ -31,6 +30,8 @@ from raycodellm.files import Folder, fingerprint
 
 HASHED_BYTES = 1 << 30
 """Local sources up to this size are identified by content, larger ones, as remote ones, by sizes and change times."""
+LARGEST_CARD = 16 << 20
+"""Bytes; the cards of data sets with hundreds of subsets have one."""
 DATA_EXTENSIONS = {
     "parquet": frozenset({".parquet", ".pq"}),
     "jsonl": frozenset({".jsonl", ".ndjson", ".json"}),
@@ -223,11 +224,13 @@ def _of_split(path: str, root: str, files: list[Found], source: Source, excluded
 
 
 def _read_small(uri: str) -> bytes:
+    """A README.md or a list of files: up to `LARGEST_CARD`, however large a file of that name is."""
     if "://" not in uri:
-        return Path(uri).read_bytes()
+        with open(uri, "rb") as file:
+            return file.read(LARGEST_CARD)
     filesystem, path = open_bucket(uri)
     with filesystem.open_input_stream(path) as stream:
-        return stream.read()
+        return stream.read(LARGEST_CARD)
 
 
 def _list_hub(root: str) -> tuple[str, list[tuple[str, str, int, str]]]:
