@@ -40,7 +40,8 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     """
     sweep = file.example()
     arms = search.preview(file)
-    sizes = tokens.inspect(sweep, storage, items_of(file))
+    items = items_of(file)
+    sizes = tokens.inspect(sweep, storage, items)
     corpora = {name: SizedCorpus(s.folder, s.num_tokens, s.fingerprint, s.store) for name, s in sizes.items()}
     tokenizer_print = next(iter(sizes.values())).tokenizer_fingerprint
     contents = store.contents_of_file(file)
@@ -59,6 +60,7 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
         _sources(sizes, chains),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
+        *tokens.warnings_of(sweep, items),
         _cost(sweep, chains, vocab_size),
         _placement(sweep, address),
     ]

@@ -233,6 +233,8 @@ def prepare(options: argparse.Namespace) -> int:
             prepared = tokens.prepare(file.example(), storage, shown.preparing, items)
         finally:
             cluster.disconnect(connected)
+        for line in prepared.warnings:
+            shown.say(line)
         for name, made in prepared.stores.items():
             shown.say(f"{name}: {made.num_tokens:,} tokens in {made.folder.uri}")
             for line in checking.left_out(made.manifest):

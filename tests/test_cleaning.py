@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 
 from raycodellm import config
 from raycodellm.config import Cleaning, NearDuplicates, Source, Take, Tokenizer, UserError
-from raycodellm.corpora import Document, Plan, Skip, benchmark_of, cleaned, source_fingerprint
+from raycodellm.corpora import Document, Plan, Skip, benchmark_of, cleaned, source_fingerprint, unfound
 from raycodellm.corpora import duplicates as duplicates_module
 from raycodellm.corpora.cleaning import BATCH_DOCUMENTS, Gathered, checks, cleaning_identity, decide, not_taken, survey
 from raycodellm.corpora.duplicates import bands_and_rows, exact, near, signatures
@@ -337,6 +337,48 @@ def test_documents_with_words_of_an_item_are_left_out_and_written_down():
         "words": "there are three boxes on the table and the red one holds the",
     }
     assert tasks["gates"]["examples"][0]["words"] == "open the garden gate at nine o clock please"
+
+
+GAOKAO = "下列关于中国古代史的说法，不正确的是哪一项？商鞅变法在秦国推行。"
+"""Of 29 characters in three clauses."""
+
+
+def test_in_scripts_without_spaces_each_letter_is_a_word():
+    assert word_list("使用Python3编写，第10章") == ["使", "用", "python3", "编", "写", "第", "10", "章"]
+    assert word_list("コーヒー ง่าย Café, wörld's 한국어") == [
+        *("コ", "ー", "ヒ", "ー", "ง่", "า", "ย", "café", "wörld", "s", "한국어"),
+    ]
+
+
+@given(st.lists(st.text(alphabet="ab1 ,中文\u0301\u0e48กคーカ.", max_size=12), max_size=4))
+def test_words_of_mixed_scripts_are_the_same_alone_and_together(texts):
+    together = hash_words(texts)
+    for number, one in enumerate(texts):
+        mine = together.hashes[together.offsets[number] : together.offsets[number + 1]]
+        assert mine.tolist() == hash_words([one]).hashes.tolist() and len(mine) == len(word_list(one))
+        assert "".join(word_list(one)) == one.translate(dict.fromkeys(map(ord, " ,.")))
+
+
+def test_chinese_items_are_found_and_near_duplicates_are_compared_by_letters():
+    bench = benchmark_of({"gaokao": [GAOKAO, "正确的是甲"]}, 13)
+    assert bench.num_too_short == (1,)
+    quoting = f"前面的文字。{GAOKAO[3:20]}后面还有别的文字"
+    assert clean(
+        [Document("a", quoting), Document("b", "中国古代史很长")], benchmark=bench, cleaning={"decontaminate": True}
+    ) == (
+        [Document("b", "中国古代史很长")],
+        {"words of an evaluation item": 1},
+    )
+    long = "今天我们学习怎样用计算机处理文字其中每个字都算作一个词" * 3 + "甲乙丙丁戊己庚辛壬癸子丑寅卯辰巳午未申酉戌亥"
+    kept, skips = clean(
+        numbered([long, long[:50] + "换" + long[51:], "完全不同的一段话"]), cleaning={"near_duplicates": 0.7}
+    )
+    assert len(kept) == 2 and skips == {"near duplicate": 1}
+
+
+def test_a_task_of_which_a_tenth_cannot_be_looked_for_is_warned_of():
+    bench = benchmark_of({"short": ["No"] * 2 + [QUESTION] * 8, "long": ["No"] + [QUESTION] * 9}, 13)
+    assert unfound(bench) == ["decontaminate: 2 of 10 items of short have under 8 words and are not looked for"]
 
 
 def test_a_document_that_holds_an_item_never_stands_for_its_clean_duplicates():

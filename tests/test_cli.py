@@ -66,7 +66,17 @@ def test_check_shows_arms_tree_tokens_cost_and_placement(capsys, tmp_path) -> No
     assert "8 arms × 1 seeds = 8 trials" in printed
     assert "for 2 trials" in printed
     assert "saved by shared stages" in printed
-    for words in ("parameters", "FLOPs", "CPU core hours", "placement:", "epochs", "prose", "about "):
+    assert "makes all 4 token stores again" in printed
+    for words in (
+        "parameters",
+        "FLOPs",
+        "CPU core hours",
+        "placement:",
+        "epochs",
+        "prose",
+        "about ",
+        "token stores again",
+    ):
         assert words in printed
 
 

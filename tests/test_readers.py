@@ -551,8 +551,3 @@ def test_a_json_file_that_is_one_array_gives_its_elements_for_every_cut(tmp_path
         documents, skips = read(Source(kind="text", path=str(path)), part_bytes)
         assert [document.text for document in documents] == [f"document {n}" for n in range(50)]
         assert skips == {"null": 1}
-
-
-def test_a_broken_array_is_counted(tmp_path):
-    path = write(tmp_path / "a.json", '[{"text": "x"}, {"text"')
-    assert read(Source(kind="text", path=path)) == ([], {"broken JSON": 1})

@@ -22,7 +22,7 @@ import pytest
 
 from raycodellm import config, tokens
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import Document, finding, hub, read_here, source_fingerprint
+from raycodellm.corpora import Document, hub, listing, read_here, source_fingerprint
 from raycodellm.files import Folder
 
 
@@ -223,7 +223,7 @@ def s3():
     before = {name: os.environ.get(name) for name in environment}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         os.environ.update(environment)
-        finding._bucket.cache_clear()
+        listing._bucket.cache_clear()
         try:
             deadline = time.monotonic() + 60
             while True:
@@ -240,7 +240,7 @@ def s3():
             server.terminate()
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
-            finding._bucket.cache_clear()
+            listing._bucket.cache_clear()
 
 
 def test_a_source_is_listed_and_read_from_s3(s3):

@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Source
 from raycodellm.corpora.cleaning import Chunk, Decision, Gathered, Plan, cleaned, cleaning_identity, decide, survey
-from raycodellm.corpora.contamination import Benchmark, benchmark_of
+from raycodellm.corpora.contamination import Benchmark, benchmark_of, unfound
 from raycodellm.corpora.finding import (
     BUILTINS,
     InputFile,
@@ -74,6 +74,7 @@ __all__ = [
     "source_fingerprint",
     "survey_documents",
     "tables",
+    "unfound",
 ]
 
 READ_BYTES = 32 * MIB

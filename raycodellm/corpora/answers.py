@@ -20,6 +20,7 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping, Sequence
+from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
@@ -109,8 +110,10 @@ def to_text(body: str) -> str:
     if not _BLOCK_TAG.match(body):
         return body.strip()
     writer = _TextWriter()
-    writer.feed(body)
+    end = body.rfind(">") + 1  # no tag ends behind it, and the parser would look for an end at each bracket there
+    writer.feed(body[:end])
     writer.close()
+    writer.handle_data(unescape(body[end:]))
     return writer.text()
 
 

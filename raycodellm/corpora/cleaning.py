@@ -31,11 +31,11 @@ import numpy as np
 from raycodellm.config import Cleaning, NearDuplicates, Source, Take
 from raycodellm.corpora import contamination, duplicates
 from raycodellm.corpora.contamination import Benchmark
-from raycodellm.corpora.layouts import glob_regex
+from raycodellm.corpora.layouts import Glob
 from raycodellm.corpora.records import Document, Skip, document_key
 from raycodellm.corpora.words import PIECE, hash_words, script_share
 
-CLEANING_VERSION = 1
+CLEANING_VERSION = 2
 """Raised whenever equal settings keep other documents."""
 BATCH_DOCUMENTS = 4096
 CONTAMINATED = "words of an evaluation item"
@@ -134,8 +134,8 @@ def _path(document: Document) -> str:
 
 def _any_glob(patterns: Sequence[str]) -> Callable[[str], bool]:
     """A pattern without a slash may match at any depth, and one that matches a folder matches all that is in it."""
-    regexes = [glob_regex(pattern if "/" in pattern else f"**/{pattern}") for pattern in patterns]
-    return lambda path: any(regex.match(path) for regex in regexes)
+    globs = [Glob(pattern if "/" in pattern else f"**/{pattern}") for pattern in patterns]
+    return lambda path: any(glob.match(path) for glob in globs)
 
 
 def _licenses(value: Any) -> list[str]:

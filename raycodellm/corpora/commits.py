@@ -31,26 +31,30 @@ from typing import IO
 
 from raycodellm.config import Source, UserError
 from raycodellm.corpora import trees
-from raycodellm.corpora.lines import Part
+from raycodellm.corpora.parts import Part
 from raycodellm.corpora.records import Record, SkipError
 
 COMMIT_BYTES = 4096
 """A history is cut as if it were a file in which commit number k, from the newest on, stands at byte 4096·k: about what
 the message and the diff of a commit take."""
 LARGEST_DIFF = 256 << 10
-_EMAIL = re.compile(r"\s*<[^<>\s]+@[^<>\s]+>|[\w.+-]+@[\w-]+\.[\w.-]+\w")
+# Each alternative begins where a run of its signs begins, and takes the run whole: else it takes quadratic time.
+_EMAIL = re.compile(r"(?<!\s)\s*+<[^<>\s@]++@[^<>\s]++>|(?<![\w.+-])[\w.+-]++@[\w-]++\.[\w.-]+\w")
 _NAME = re.compile(rb'^(?:\+\+\+ "?b/|--- "?a/|rename to "?|copy to "?)(.*?)"?\t?$', re.MULTILINE)
 _OLD_NAME = re.compile(rb'^diff --git "?a/(.*?)"? "?b/', re.MULTILINE)
 _NOISE = re.compile(rb"^(index [0-9a-f]+\.\.[0-9a-f]+.*|similarity index .*|dissimilarity index .*)\n", re.MULTILINE)
 
 
-def find_repositories(root: str) -> list[str]:
-    """Work trees and bare repositories at `root` or below it, by path; hidden folders are not entered."""
+def find_repositories(root: str, excluded: Counter[str]) -> list[str]:
+    """Work trees and bare repositories at `root` or below it, by path; hidden folders are not entered, nor links."""
     if _is_repository(root):
         return [root]
     found = []
     for folder, names, _ in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith("."))
+        links = {name for name in names if os.path.islink(os.path.join(folder, name))}
+        excluded.update(["link to a folder"] * len(links))
+        names[:] = [name for name in names if name not in links]
         inside = [name for name in names if _is_repository(os.path.join(folder, name))]
         found += [os.path.join(folder, name) for name in inside]
         names[:] = [name for name in names if name not in inside]

@@ -3,7 +3,8 @@
 The rule is that of Brown et al. 2020 (Language Models are Few-Shot Learners, appendix C) in its first, strict form: one
 run of 13 words in common, in lower case and without punctuation, and the whole document is left out. An item shorter
 than the run is looked for as a whole where it has at least `SHORTEST_ITEM` words (the least length used there); shorter
-ones, such as a bare "yes", would be found everywhere: they are not looked for, and counted.
+ones, such as a bare "yes", would be found everywhere: they are not looked for, and counted. In Chinese and other
+scripts without spaces each letter is a word (see `words`).
 """
 
 from __future__ import annotations
@@ -19,6 +20,8 @@ from raycodellm.corpora.words import Words, hash_words, runs, word_list
 
 SHORTEST_ITEM = 8
 """Words that an item must have to be looked for, unless the run itself is shorter."""
+MOST_UNFOUND = 0.1
+"""Share of a task's items that may be too short to be looked for without a warning."""
 EXAMPLES = 20
 """Documents per task that are written down, with the words that gave them away."""
 
@@ -75,6 +78,16 @@ def benchmark_of(items: Mapping[str, Sequence[str]], ngram: int) -> Benchmark:
         task_of[size] = tasks[first]
     counts = tuple(len(texts) for texts in items.values())
     return Benchmark(ngram, tuple(items), counts, tuple(too_short), hashes, task_of)
+
+
+def unfound(benchmark: Benchmark) -> list[str]:
+    """A line for each task of which many items are not looked for."""
+    least = min(benchmark.ngram, SHORTEST_ITEM)
+    return [
+        f"decontaminate: {short:,} of {count:,} items of {task} have under {least} words and are not looked for"
+        for task, count, short in zip(benchmark.tasks, benchmark.num_items, benchmark.num_too_short, strict=True)
+        if short > MOST_UNFOUND * count
+    ]
 
 
 def matches(words: Words, benchmark: Benchmark) -> dict[int, dict[int, tuple[int, int]]]:

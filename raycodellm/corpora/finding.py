@@ -6,21 +6,32 @@ import glob
 import hashlib
 import importlib
 import os
-import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any, NamedTuple
 
 from raycodellm.builtin_corpora import content_digest
 from raycodellm.config import Source, UserError
 from raycodellm.corpora import hub, layouts, trees
+from raycodellm.corpora.listing import (
+    NOT_ENTERED,
+    Found,
+    fixed_part,
+    is_glob,
+    list_local,
+    list_remote,
+    name_of,
+    open_bucket,
+    storage_hint,
+)
 from raycodellm.files import Folder, fingerprint
 
 HASHED_BYTES = 1 << 30
 """Local sources up to this size are identified by content, larger ones, as remote ones, by sizes and change times."""
+LARGEST_CARD = 16 << 20
+"""Bytes; the cards of data sets with hundreds of subsets have one."""
 DATA_EXTENSIONS = {
     "parquet": frozenset({".parquet", ".pq"}),
     "jsonl": frozenset({".jsonl", ".ndjson", ".json"}),
@@ -99,7 +110,7 @@ def source_fingerprint(source: Source, seed: int = 0) -> SourceInputs:
         for f in files
     )
     if format != "source":  # caches and the like, beside data, are nobody's loss
-        excluded = Counter({reason: n for reason, n in excluded.items() if not reason.startswith(_NOT_ENTERED)})
+        excluded = Counter({reason: n for reason, n in excluded.items() if not reason.startswith(NOT_ENTERED)})
     return _inputs(source, format, inputs, excluded)
 
 
@@ -119,12 +130,16 @@ def _reading_settings(source: Source, format: str, files: tuple[InputFile, ...] 
         settings["qa"] = 1
     elif format in ("parquet", "jsonl", "arrow") and not reads_pairs(source):
         settings["text_field"] = source.text_field
+        if not isinstance(source.text_field, str):
+            settings["nulls"] = 2
+    if any(os.path.splitext(file.name.lower())[1] in (*COMPRESSIONS, ".json") for file in files):
+        settings["pieces"] = 2  # packed files were once lost from before the damage on, arrays as a whole
     if format == "text":
         settings["documents"] = source.documents
         if source.documents == "file" and any(file.num_bytes > _ONCE_CUT for file in files):
             settings["reader"] = 2
     if format in ("source", "commits", "notebook"):
-        settings["reader"] = 2
+        settings["reader"] = 3 if format == "notebook" else 2
         settings["outputs"] = source.notebook_outputs
         settings["languages"] = trees.language_names(source)
     return settings
@@ -141,14 +156,14 @@ def _histories(path: str, excluded: Counter[str]) -> Iterator[InputFile]:
     root = Folder(path).uri
     if "://" in root:
         raise UserError(f"{path}: commits are read from local repositories; clone it and give the folder")
-    roots = sorted(glob.glob(root)) if _is_glob(root) and not os.path.exists(root) else [root]
-    repositories = [(found, top) for top in roots for found in commits.find_repositories(top)]
+    roots = sorted(glob.glob(root)) if is_glob(root) and not os.path.exists(root) else [root]
+    repositories = [(found, top) for top in roots for found in commits.find_repositories(top, excluded)]
     if not repositories:
         raise UserError(f"{path}: is no git repository and holds none; give a work tree, a bare one or their folder")
     for repository, top in repositories:
         head, count, left_out = commits.list_history(repository)
         excluded.update(left_out)
-        name = os.path.basename(repository) if repository == top else _name(repository, os.path.dirname(top))
+        name = os.path.basename(repository) if repository == top else name_of(repository, os.path.dirname(top))
         yield InputFile(f"{repository}#{head}", count * commits.COMMIT_BYTES, head, name.removesuffix(".git"))
 
 
@@ -156,46 +171,37 @@ def reads_pairs(source: Source) -> bool:
     return source.is_instruct or source.format == "instruct"
 
 
-class _Found(NamedTuple):
-    uri: str
-    name: str
-    num_bytes: int
-    changed: str
-    """Time of change, or what else tells two states of a file apart."""
-
-
-_NOT_ENTERED = "not entered: "
-
-
-def _list_files(path: str, source: Source, excluded: Counter[str]) -> list[_Found]:
+def _list_files(path: str, source: Source, excluded: Counter[str]) -> list[Found]:
     """What is below a file, folder or glob, by name; hidden files are left out."""
     if path.startswith(("http://", "https://")):
         raise UserError(f"{path}: {path.split('://')[0]}:// is not read; download it and give the file or folder")
     root = Folder(path.removesuffix("/") if path != "/" else path).uri
     if root.startswith(hub.SCHEME):
         root, listed = _list_hub(root)
-        files = [_Found(*file) for file in listed]
+        files = [Found(*file) for file in listed]
     else:
         try:
-            files = _list_remote(root) if "://" in root else _list_local(root, excluded)
+            files = list_remote(root) if "://" in root else list_local(root, excluded)
         except (OSError, ValueError) as error:
-            raise UserError(f"{path}: cannot be listed: {error}{_storage_hint(root, error)}") from error
+            raise UserError(f"{path}: cannot be listed: {error}{storage_hint(root, error)}") from error
     if not files:
-        what = "matches no file" if _is_glob(root) else "holds no file"
+        what = "matches no file" if is_glob(root) else "holds no file"
+        left_out = ", ".join(f"{reason}: {count}" for reason, count in excluded.most_common(3))
+        what += f" to read ({left_out})" if left_out else ""
         raise UserError(f"{path}: {what}; give a file, a folder or a glob such as data/**/*.parquet")
     files = sorted(files, key=lambda file: file.name)
-    is_folder = not _is_glob(root) and any(file.uri != root for file in files)
+    is_folder = not is_glob(root) and any(file.uri != root for file in files)
     return _of_split(path, root, files, source, excluded) if is_folder else _no_split(path, files, source)
 
 
-def _no_split(path: str, files: list[_Found], source: Source) -> list[_Found]:
+def _no_split(path: str, files: list[Found], source: Source) -> list[Found]:
     for setting in ("subset", "split"):
         if getattr(source, setting) is not None:
             raise UserError(f"{path}: {setting} goes with a folder or an hf:// data set; name just the files instead")
     return files
 
 
-def _of_split(path: str, root: str, files: list[_Found], source: Source, excluded: Counter[str]) -> list[_Found]:
+def _of_split(path: str, root: str, files: list[Found], source: Source, excluded: Counter[str]) -> list[Found]:
     """The files of the wanted subset and split, where the folder is laid out as a Hugging Face data set."""
     if source.format == "source" or source.languages:
         return _no_split(path, files, source)
@@ -218,120 +224,22 @@ def _of_split(path: str, root: str, files: list[_Found], source: Source, exclude
 
 
 def _read_small(uri: str) -> bytes:
+    """A README.md or a list of files: up to `LARGEST_CARD`, however large a file of that name is."""
     if "://" not in uri:
-        return Path(uri).read_bytes()
+        with open(uri, "rb") as file:
+            return file.read(LARGEST_CARD)
     filesystem, path = open_bucket(uri)
     with filesystem.open_input_stream(path) as stream:
-        return stream.read()
+        return stream.read(LARGEST_CARD)
 
 
 def _list_hub(root: str) -> tuple[str, list[tuple[str, str, int, str]]]:
-    if not _is_glob(root):
+    if not is_glob(root):
         return hub.list_hub(root)
-    base = _fixed_part(root)
+    base = fixed_part(root)
     pinned, files = hub.list_hub(base)
-    matching = layouts.glob_regex(root.removeprefix(base).lstrip("/"))
+    matching = layouts.Glob(root.removeprefix(base).lstrip("/"))
     return f"{pinned}/*", [file for file in files if matching.match(file[1])]
-
-
-def _storage_hint(root: str, error: Exception) -> str:
-    """What to do about an object store's refusal."""
-    said = str(error)
-    scheme, bucket = root.split("://")[0], "/".join(root.split("/")[:3])
-    if scheme not in ("s3", "gs") or "://" not in root:
-        return ""
-    if re.search(r"ACCESS_?DENIED|Forbidden|HTTP status 403|INVALID_?ACCESS_?KEY|SIGNATURE|access token", said, re.I):
-        keys = {"s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE,"}
-        key = keys.get(scheme, "GOOGLE_APPLICATION_CREDENTIALS")
-        return f"; set {key} for {bucket}, or write {scheme}://anonymous@… for a public one"
-    if re.search(r"NO_SUCH_BUCKET|NoSuchBucket|HTTP status 404|ucket .* not found", said):
-        return f"; there is no bucket {bucket}: check its name, and AWS_ENDPOINT_URL where it is not on AWS"
-    return f"; check the network, and AWS_ENDPOINT_URL and AWS_REGION where {bucket} is not on AWS"
-
-
-def _is_glob(path: str) -> bool:
-    return any(sign in path for sign in "*?[")
-
-
-def _list_local(root: str, excluded: Counter[str]) -> list[_Found]:
-    if os.path.isfile(root):
-        paths, base = [root], os.path.dirname(root)
-    elif os.path.isdir(root):
-        paths, base = list(_walk(root, excluded)), root
-    elif _is_glob(root):
-        base = _fixed_part(root)
-        matches = glob.glob(root, recursive=True)
-        paths = sorted({p for m in matches for p in (_walk(m, excluded) if os.path.isdir(m) else [m])})
-    else:
-        parent = Path(root)
-        while not parent.exists():
-            parent = parent.parent
-        raise UserError(f"{root}: there is no such file or folder; the nearest folder that exists is {parent}")
-    stats = [(path, os.stat(path)) for path in paths]
-    return [_Found(path, _name(path, base), stat.st_size, str(stat.st_mtime_ns)) for path, stat in stats]
-
-
-def _name(path: str, base: str) -> str:
-    """Path inside the source; a name that is no UTF-8 gets replacement signs, since it becomes part of document ids."""
-    return os.fsencode(os.path.relpath(path, base)).decode(errors="replace")
-
-
-def _fixed_part(pattern: str) -> str:
-    """The folder above a glob's first sign."""
-    return re.split(r"[*?\[]", pattern)[0].rpartition("/")[0] or "/"
-
-
-def _walk(root: str, excluded: Counter[str]) -> Iterator[str]:
-    for folder, names, files in os.walk(root):
-        for name in names:
-            if name.startswith(".") or name in trees.NEVER_ENTERED:
-                shown = name if name in (*trees.NEVER_ENTERED, ".git", ".hg", ".svn") else "hidden folder"
-                excluded[f"{_NOT_ENTERED}{shown}"] += 1
-        names[:] = sorted(n for n in names if not n.startswith(".") and n not in trees.NEVER_ENTERED)
-        for name in sorted(files):
-            path = os.path.join(folder, name)
-            if name.startswith("."):
-                excluded[f"{_NOT_ENTERED}hidden file"] += 1
-            elif os.path.isfile(path):
-                yield path
-            else:
-                excluded["no file (a socket, or a link to nothing)"] += 1
-
-
-def _list_remote(root: str) -> list[_Found]:
-    from pyarrow.fs import FileSelector, FileType
-
-    base = _fixed_part(root) if _is_glob(root) else root
-    filesystem, path = open_bucket(base)
-    info = filesystem.get_file_info(path)
-    if info.type == FileType.NotFound:
-        raise UserError(f"{root}: there is no such object or folder, or no such bucket")
-    infos = [info] if info.is_file else filesystem.get_file_info(FileSelector(path, recursive=True))
-    top = path.rpartition("/")[0] if info.is_file else path
-    matching = layouts.glob_regex(root.removeprefix(base).lstrip("/")) if _is_glob(root) else re.compile("")
-    found = []
-    for file in infos:
-        name = file.path.removeprefix(top).lstrip("/")
-        hidden = any(part.startswith(".") or part in trees.NEVER_ENTERED for part in name.split("/"))
-        if file.is_file and not hidden and matching.match(name):
-            uri = base if info.is_file else f"{base}/{name}"
-            found.append(_Found(uri, name, file.size, str(file.mtime_ns)))
-    return found
-
-
-def open_bucket(uri: str) -> tuple[Any, str]:
-    """(pyarrow file system, path in it), opened once per process and bucket."""
-    if uri.startswith(hub.SCHEME):
-        return hub.hub_filesystem(), hub.hub_path(uri)
-    scheme, _, rest = uri.partition("://")
-    bucket, _, path = rest.partition("/")
-    opened = _bucket(f"{scheme}://{bucket}")
-    return opened.filesystem, f"{opened.path.rstrip('/')}/{path}".rstrip("/")
-
-
-@lru_cache(maxsize=64)
-def _bucket(uri: str) -> Folder:
-    return Folder(uri)
 
 
 def _digest(uri: str, size: int, changed: str, by_content: bool) -> str:
@@ -350,7 +258,7 @@ def _extension(name: str) -> str:
     return os.path.splitext(stem)[1] if extension in COMPRESSIONS else extension
 
 
-def _format(source: Source, files: list[_Found]) -> str:
+def _format(source: Source, files: list[Found]) -> str:
     """What most bytes of the files are by their names; a README beside a Parquet file changes nothing."""
     if source.format not in (None, "instruct", "qa"):
         format = source.format
@@ -385,7 +293,7 @@ def _guess(source: Source, name: str) -> str | None:
     return data or ("source" if trees.is_chosen(source, name) else None)
 
 
-def _files_of_format(source: Source, format: str, files: list[_Found], excluded: Counter[str]) -> list[_Found]:
+def _files_of_format(source: Source, format: str, files: list[Found], excluded: Counter[str]) -> list[Found]:
     """Files with the format's extensions; a file named by itself is taken whatever it is called."""
     named = {Folder(path).uri for path in source.paths}
     kept = []

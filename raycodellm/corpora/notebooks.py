@@ -10,6 +10,10 @@ from typing import Any
 from raycodellm.corpora.answers import fenced
 
 _DATA_LINK = re.compile(r"\]\(\s*data:[^)]*\)")
+_LANGUAGE = re.compile(r"[\w+#.-]{1,40}")
+_LARGEST_LEVEL = 6
+MOST_VALUES = 4 << 20
+"""A value takes 60 to 70 bytes of memory however short it is written: with more, 64 MiB of JSON may take 1.4 GiB."""
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
@@ -23,6 +27,8 @@ def notebook_text(data: bytes, outputs: bool = False) -> str:
     Markdown, raw and heading cells are text, images inside them left out; code cells are fenced, with the notebook's
     language. `outputs` adds printed text, plain results and errors, fenced as `output`; never images or HTML.
     """
+    if sum(data.count(sign) for sign in (b",", b"[", b"{")) > MOST_VALUES:
+        raise BrokenNotebookError(f"notebook of over {MOST_VALUES >> 20} million values")
     try:
         notebook = json.loads(data)
     except (ValueError, RecursionError):
@@ -30,26 +36,39 @@ def notebook_text(data: bytes, outputs: bool = False) -> str:
     if not isinstance(notebook, Mapping):
         raise BrokenNotebookError("broken notebook")
     metadata = _mapping(notebook.get("metadata"))
-    language = _mapping(metadata.get("language_info")).get("name") or _mapping(metadata.get("kernelspec")).get(
-        "language"
-    )
+    named = _mapping(metadata.get("language_info")).get("name")
+    language = _language(named) or _language(_mapping(metadata.get("kernelspec")).get("language"))
     texts: list[str] = []
     for cell in _cells(notebook):
         kind = cell.get("cell_type")
         source = _joined(cell.get("source", cell.get("input")))
         if kind == "code":
-            texts.append(
-                fenced(source.strip("\n"), str(cell.get("language") or language or "")) if source.strip() else ""
-            )
+            fence = _language(cell.get("language")) or language
+            texts.append(fenced(source.strip("\n"), fence) if source.strip() else "")
             if outputs:
                 texts += _outputs(cell.get("outputs"))
         elif kind == "heading":
-            texts.append(f"{'#' * (cell.get('level') if isinstance(cell.get('level'), int) else 1)} {source.strip()}")
+            texts.append(f"{'#' * _level(cell.get('level'))} {source.strip()}")
         elif kind in ("markdown", "raw", "html"):
-            texts.append(_DATA_LINK.sub("]()", source).strip())
+            texts.append(without_images(source).strip())
         else:
             raise BrokenNotebookError("broken notebook")
     return "\n\n".join(text for text in texts if text)
+
+
+def without_images(text: str) -> str:
+    """Markdown with the images that stand in it as data replaced by empty links."""
+    end = text.rfind(")") + 1  # behind it no link ends, and looking for an end again and again takes quadratic time
+    return _DATA_LINK.sub("]()", text[:end]) + text[end:]
+
+
+def _level(value: Any) -> int:
+    return min(max(value, 1), _LARGEST_LEVEL) if isinstance(value, int) else 1
+
+
+def _language(value: Any) -> str:
+    """A name that can stand behind a fence; empty for anything else."""
+    return value if isinstance(value, str) and _LANGUAGE.fullmatch(value) else ""
 
 
 def _mapping(value: Any) -> Mapping[str, Any]:
@@ -77,10 +96,10 @@ def _joined(source: Any) -> str:
 
 
 def _outputs(outputs: Any) -> Iterator[str]:
-    for output in outputs if isinstance(outputs, list) else ():
-        output = _mapping(output)
+    for output in map(_mapping, outputs if isinstance(outputs, list) else ()):
         if output.get("output_type") in ("error", "pyerr"):
-            text = "\n".join(line for line in output.get("traceback") or () if isinstance(line, str))
+            lines = output.get("traceback")
+            text = "\n".join(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ""
         else:
             plain = _mapping(output.get("data")).get("text/plain")
             text = output.get("text") if plain is None else plain

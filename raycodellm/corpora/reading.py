@@ -6,9 +6,7 @@ Nothing is lost silently: whatever is not turned into a document becomes a `Skip
 from __future__ import annotations
 
 import itertools
-import re
 from collections.abc import Callable, Iterator, Mapping
-from functools import partial
 
 from raycodellm.config import Source
 from raycodellm.corpora.columns import arrow_columns, read_arrow, read_parquet
@@ -16,16 +14,13 @@ from raycodellm.corpora.commits import read_commits
 from raycodellm.corpora.finding import BUILTINS, SourceInputs, builtin_rows
 from raycodellm.corpora.lines import (
     LARGEST_TEXT,
-    MIB,
     WINDOW_BYTES,
-    Part,
-    compression,
-    open_part,
     read_jsonl,
     read_notebook,
     read_source,
     read_text,
 )
+from raycodellm.corpora.parts import MIB, Part, compression, is_failure, open_part
 from raycodellm.corpora.records import (
     Document,
     Record,
@@ -80,6 +75,8 @@ def read_part(part: Part, source: Source, format: str) -> Iterator[Document | Sk
     A damaged file gives what stands before the damage and a skip. Raises OSError when storage fails and RuntimeError
     when the file is not the one that was listed.
     """
+    import pyarrow as pa
+
     make, with_path = document_maker(source), format == "source"
     try:
         for place, record in _READERS[format](part, source):
@@ -90,29 +87,20 @@ def read_part(part: Part, source: Source, format: str) -> Iterator[Document | Sk
             except SkipError as skip:
                 yield Skip(str(skip))
             else:
+                notes, document = document.notes, document._replace(notes=())
                 yield document._replace(meta={"path": part.name}) if with_path else document
-    except (OSError, ValueError, EOFError) as error:
-        if _is_failure(error, part):
+                yield from map(Skip, notes)
+    except (OSError, ValueError, EOFError, pa.ArrowException) as error:
+        if is_failure(error, part):
             raise
         if part.start == 0:  # once per file, however many parts it was cut into
             yield Skip("unreadable file")
 
 
-def _is_failure(error: Exception, part: Part) -> bool:
-    """Damage has no error number; a failing disk or network has one, or is remote, and must stop the run."""
-    if not isinstance(error, OSError) or isinstance(error, PermissionError):
-        return False
-    return error.errno is not None or ("://" in part.uri and not _DAMAGE.search(str(error)))
-
-
-_DAMAGE = re.compile(
-    r"(zlib|ZSTD|bz2) .*failed|Truncated compressed stream|[Ii]nvalid (flatbuffers|IPC)|Expected to read"
-)
-"""What pyarrow says of damaged data with the error class of storage."""
 _Reader = Callable[[Part, Source], Iterator[Record]]
 _READERS: dict[str, _Reader] = {
     "jsonl": read_jsonl,
-    "parquet": partial(read_parquet, is_failure=_is_failure),
+    "parquet": read_parquet,
     "arrow": read_arrow,
     "text": read_text,
     "source": read_source,
@@ -123,10 +111,12 @@ _READERS: dict[str, _Reader] = {
 
 def columns_found(source: Source, inputs: SourceInputs) -> str:
     """Names of the columns in the first file that can be read, for the message about a wrong `text_field`."""
+    import pyarrow as pa
+
     for part in plan_parts(source, inputs, WINDOW_BYTES):
         try:
             return _columns_of(part, source, inputs.format)
-        except (OSError, ValueError, EOFError):
+        except (OSError, ValueError, EOFError, pa.ArrowException):
             continue  # this file is counted as unreadable in the same message
     return "none"
 

@@ -22,6 +22,7 @@ from typing import Any, NamedTuple
 from raycodellm.config import Source
 from raycodellm.corpora.answers import NoQuestionError, question_and_answers, question_document
 from raycodellm.corpora.finding import reads_pairs
+from raycodellm.corpora.parts import LONGEST_LINE, MIB
 
 
 class Document(NamedTuple):
@@ -31,6 +32,8 @@ class Document(NamedTuple):
     response: str | None = None
     meta: Mapping[str, Any] | None = None
     """Other columns of the record, which the source's settings ask for (`extra_columns`); of source code, `path`."""
+    notes: tuple[str, ...] = ()
+    """What of the record is not in the document; each is counted as a `Skip`."""
 
     @property
     def content(self) -> str:
@@ -112,7 +115,12 @@ def document_maker(source: Source) -> Make:
 def _plain_document(name: str, record: Mapping[str, Any], source: Source, fields: Sequence[str]) -> Document:
     if len(fields) == 1:
         return Document(name, check_text(_column(record, fields[0])))
-    return Document(name, check_text("\n".join(_column(record, field) for field in fields)))
+    texts = [_column(record, field) for field in fields if field not in record or record[field] is not None]
+    if not texts:
+        raise SkipError(f"null in all of {', '.join(map(repr, fields))}")
+    nulls = (field for field in fields if field in record and record[field] is None)
+    notes = tuple(f"null in column {field!r}, the others kept" for field in nulls)
+    return Document(name, check_text("\n".join(texts)), notes=notes)
 
 
 def _pair_document(name: str, record: Mapping[str, Any], source: Source, fields: Sequence[str]) -> Document:
@@ -166,6 +174,8 @@ def decode(data: bytes) -> str:
 def check_text(text: str) -> str:
     if not text or text.isspace():
         raise SkipError("empty")
+    if len(text) > LONGEST_LINE:
+        raise SkipError(f"text over {LONGEST_LINE // MIB} MiB")
     if not text.isascii():
         try:
             text.encode()

@@ -129,6 +129,8 @@ def run_sweep(
             wanted = tokens.asks_for_items(sweep)
             items = evaluation.item_texts(evaluation.evaluated_tasks(run.file)) if wanted else None
             prepared = tokens.prepare(sweep, run.storage, monitor.preparing, items)
+            for line in prepared.warnings:
+                monitor.say(line)
         context = Context(
             run,
             prepared.stores,

@@ -13,8 +13,17 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from raycodellm.config import Source, Sweep, UserError
-from raycodellm.corpora import Benchmark, SourceInputs, benchmark_of, document_bytes, sample_texts, source_fingerprint
+from raycodellm.corpora import (
+    Benchmark,
+    SourceInputs,
+    benchmark_of,
+    document_bytes,
+    sample_texts,
+    source_fingerprint,
+    unfound,
+)
 from raycodellm.files import Folder
+from raycodellm.tokens.looking import look_into
 from raycodellm.tokens.making import (
     Report,
     SourceProgress,
@@ -49,6 +58,7 @@ __all__ = [
     "prepare_store",
     "store_fingerprint",
     "tokenizer_fingerprint",
+    "warnings_of",
 ]
 
 Items = Mapping[str, Sequence[str]]
@@ -63,6 +73,8 @@ class Prepared:
     tokenizer_fingerprint: str
     vocab_size: int
     stores: dict[str, TokenStore]
+    warnings: tuple[str, ...] = ()
+    """Of `warnings_of`."""
 
 
 @dataclass(frozen=True)
@@ -101,7 +113,7 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
     finished = {name: store for name, folder in folders.items() if (store := undamaged_store(folder))}
     for name, store in finished.items():
         report(progress_of(name, "reused", store.manifest, 0.0))
-    missing = [name for name in sweep.sources if name not in finished]
+    missing = look_into({name: (s, inputs[name]) for name, s in sweep.sources.items() if name not in finished})
     tokenizer = _prepare_tokenizer(sweep, inputs, storage / "tokenizers" / tokenizer_print, report)
     with ThreadPoolExecutor(max_workers=max(1, min(4, len(missing)))) as pool:
         settings = (tokenizer.folder, tokenizer_print, sweep.seed)
@@ -113,7 +125,8 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
         )
         stores = {**finished, **dict(zip(missing, made, strict=True))}
     ordered = {name: stores[name] for name in sweep.sources}
-    return Prepared(tokenizer.folder, tokenizer_print, tokenizer.vocab_size, ordered)
+    warnings = tuple(_warnings(benchmarks))
+    return Prepared(tokenizer.folder, tokenizer_print, tokenizer.vocab_size, ordered, warnings)
 
 
 def inspect(sweep: Sweep, storage: Folder, items: Items | None = None) -> dict[str, SourceSize]:
@@ -127,6 +140,7 @@ def inspect(sweep: Sweep, storage: Folder, items: Items | None = None) -> dict[s
     trained = sweep.tokenizer.train
     vocab_size = tokenizer.vocab_size if tokenizer else trained.vocab_size if trained else 50_000
     sizes = {}
+    look_into({name: (s, inputs[name]) for name, s in sweep.sources.items() if not finished_store(folders[name])})
     for name, source in sweep.sources.items():
         store = finished_store(folders[name])
         if store:
@@ -138,6 +152,22 @@ def inspect(sweep: Sweep, storage: Folder, items: Items | None = None) -> dict[s
             found = (int(num_bytes / _bytes_per_token(vocab_size)), num_bytes, True)
         sizes[name] = SourceSize(*found, folders[name], store, prints[name], tokenizer_print)
     return sizes
+
+
+def warnings_of(sweep: Sweep, items: Items | None = None) -> list[str]:
+    """What of a sweep's data is not as one may think it is; nothing here stops it."""
+    found = _warnings(_benchmarks(sweep, items))
+    if sweep.tokenizer.train and len(sweep.sources) > 1:
+        count = len(sweep.sources)
+        found.append(
+            f"the tokenizer is trained on all {count} sources: a change to one of them makes all {count} token stores "
+            "again; tokenizer.pretrained keeps the others"
+        )
+    return found
+
+
+def _warnings(benchmarks: Mapping[str, Benchmark | None]) -> list[str]:
+    return list(dict.fromkeys(line for benchmark in benchmarks.values() if benchmark for line in unfound(benchmark)))
 
 
 def packing_reports(sweep: Sweep, name: str, store: TokenStore) -> list[PackingReport]:

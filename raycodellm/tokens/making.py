@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING
 
 import numpy as np
 
-from raycodellm.config import Source, UserError
+from raycodellm.config import Source
 from raycodellm.corpora import (
     Benchmark,
     Decision,
@@ -26,7 +26,6 @@ from raycodellm.corpora import (
     builtin_digest,
     cleaned,
     cleaning_identity,
-    columns_found,
     document_key,
     quiet_ray_data,
     read_documents,
@@ -36,6 +35,7 @@ from raycodellm.corpora import (
 )
 from raycodellm.files import Folder
 from raycodellm.identity import token_store_identity
+from raycodellm.tokens.looking import no_document
 from raycodellm.tokens.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -203,12 +203,7 @@ def _check_shards(name: str, source: Source, inputs: SourceInputs, shards: list[
         raise RuntimeError(f"source {name}: a shard was written in two parts ({sorted(numbers)}); nothing was kept")
     if any(shard.num_documents for shard in shards):
         return
-    skipped = {reason: count for shard in shards for reason, count in shard.skipped.items()}
-    counts = ", ".join(f"{reason}: {count}" for reason, count in skipped.items()) or "nothing was found to read"
-    hint = ""
-    if any(reason.startswith("no column") for reason in skipped):
-        hint = f"; columns found: {columns_found(source, inputs)}; name one as text_field"
-    raise UserError(f"sources.{name}: {source.path}: no document could be read ({counts}){hint}")
+    raise no_document(name, source, inputs, {reason: n for shard in shards for reason, n in shard.skipped.items()})
 
 
 def _clean(folder: Folder) -> None:
