@@ -1,0 +1,75 @@
+"""A storage that is away for a while: which errors pass by themselves, and how long they are waited for.
+
+A network that breaks, a server that restarts, a store that asks to slow down: the same call succeeds a minute later. A
+full disk, a missing file or a refused access does not, and is told at once.
+"""
+
+from __future__ import annotations
+
+import errno
+import logging
+import time
+from collections.abc import Callable, Iterator
+from typing import TypeVar
+
+logger = logging.getLogger(__name__)
+
+T = TypeVar("T")
+
+WAITS_SECONDS = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 60.0, 60.0)
+"""Before each new try; 257 s together."""
+_PASSING = frozenset(
+    getattr(errno, name)
+    for name in (
+        *("EIO", "EAGAIN", "EBUSY", "EINTR", "EPIPE", "ESTALE", "ETIMEDOUT", "EREMOTEIO", "ENOLINK", "ENOTCONN"),
+        *("ECONNABORTED", "ECONNREFUSED", "ECONNRESET", "EHOSTDOWN", "EHOSTUNREACH", "ENETDOWN", "ENETRESET"),
+        *("ENETUNREACH", "ESHUTDOWN"),
+    )
+    if hasattr(errno, name)
+)
+_REFUSED = ("access_denied", "access denied", "forbidden", "http status 403", "no_such_bucket", "does not exist")
+"""Words of object stores that answer, but will not do what was asked."""
+
+
+def is_passing(error: BaseException) -> bool:
+    """Whether the error, or what caused it, is one of a storage that may answer again by itself."""
+    return any(_passes(one) for one in _causes(error))
+
+
+def _causes(error: BaseException) -> Iterator[BaseException]:
+    seen: list[BaseException] = []
+    found: BaseException | None = error
+    while found is not None and found not in seen:
+        seen.append(found)
+        yield found
+        found = found.__cause__
+
+
+def _passes(error: BaseException) -> bool:
+    if not isinstance(error, OSError):
+        return False
+    if isinstance(error, ConnectionError | TimeoutError) or error.errno in _PASSING:
+        return True
+    # An object store's errors have no number. Other libraries' without one are mostly a user's mistake in words.
+    return error.errno is None and _is_of_pyarrow(error) and not any(word in str(error).lower() for word in _REFUSED)
+
+
+def _is_of_pyarrow(error: BaseException) -> bool:
+    """Whether pyarrow raised it: its compiled modules stand in the traceback by the names of their sources."""
+    trace = error.__traceback__
+    while trace is not None and trace.tb_next is not None:
+        trace = trace.tb_next
+    return trace is not None and "pyarrow" in trace.tb_frame.f_code.co_filename
+
+
+def patiently(work: Callable[[], T], what: str, sleep: Callable[[float], None] = time.sleep) -> T:
+    """What `work` returns, tried again while the storage does not answer. `what`: its name, for the log."""
+    for seconds in WAITS_SECONDS:
+        try:
+            return work()
+        except OSError as error:
+            if not is_passing(error):
+                raise
+            logger.warning("%s: the storage does not answer (%s); again in %.0f s", what, error, seconds)
+        sleep(seconds)
+    return work()

@@ -1,0 +1,62 @@
+"""Which errors of a storage pass by themselves, and how long they are waited for."""
+
+from __future__ import annotations
+
+import errno
+import socket
+
+import pytest
+
+from raycodellm import retrying
+
+
+def test_an_object_store_that_cannot_be_reached_passes_and_one_that_refuses_does_not() -> None:
+    from pyarrow import fs
+
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        store = fs.S3FileSystem(
+            endpoint_override=f"127.0.0.1:{free.getsockname()[1]}",
+            scheme="http",
+            access_key="a",
+            secret_key="b",
+            region="us-east-1",
+            retry_strategy=fs.AwsStandardS3RetryStrategy(max_attempts=1),
+        )
+        with pytest.raises(OSError) as caught:
+            store.get_file_info("bucket/name")
+    assert caught.value.errno is None
+    assert retrying.is_passing(caught.value)
+    assert retrying.is_passing(caught.value.with_traceback(None)) is False  # by its text alone nobody can tell
+    wrapped = RuntimeError("could not be written")
+    wrapped.__cause__ = TimeoutError()
+    assert retrying.is_passing(wrapped)
+
+
+def test_what_is_refused_is_told_at_once_and_what_passes_is_tried_until_it_works() -> None:
+    waits: list[float] = []
+    answers = [ConnectionResetError(), OSError(errno.EIO, "input/output error"), "done"]
+
+    def work() -> str:
+        found = answers.pop(0)
+        if isinstance(found, Exception):
+            raise found
+        return found
+
+    assert retrying.patiently(work, "a file", waits.append) == "done"
+    assert waits == [2.0, 5.0]
+    answers = [PermissionError(errno.EACCES, "no")]
+    with pytest.raises(PermissionError):
+        retrying.patiently(work, "a file", waits.append)
+    assert len(waits) == 2
+
+
+def test_a_storage_that_stays_away_is_waited_for_over_four_minutes_and_no_longer() -> None:
+    waits: list[float] = []
+
+    def work() -> None:
+        raise TimeoutError
+
+    with pytest.raises(TimeoutError):
+        retrying.patiently(work, "a file", waits.append)
+    assert 240 < sum(waits) < 360
