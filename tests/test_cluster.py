@@ -267,15 +267,19 @@ def use_a_local_cluster(folder: Path) -> None:
     import ray
 
     asked = scaling(slots=2)
+    heard: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     connected = cluster.connect(None, asked, log_to=folder / "run.log")
     try:
+        os.kill(os.getpid(), signal.SIGTERM)  # Ray's own handler would abort the process 3 s later
+        assert heard == [signal.SIGTERM]
         assert connected.started_here and connected.dashboard_url.startswith("http://127.0.0.1:")
         assert connected.why_not(asked) is None and connected.slots_that_fit(asked) >= 1
         assert connected.nodes[0].gpus or "no GPU" in connected.why_not(scaling(gpus=1))
         assert "ray get-auth-token" in connected.notes[0]
         assert ray.get(ray.remote(lambda: os.environ["RAY_DATA_USE_DATASOURCE_V2"]).remote()) == "0"
         job = cluster.submit(folder / "sweeps" / "tiny sweep.yaml", connected.dashboard_url, (), str(folder))
-        client = cluster._client(connected.dashboard_url, "ask")
+        client = cluster.client(connected.dashboard_url, "ask")
         assert client.get_job_info(job).metadata["job_name"] == "tiny-sweep"
         assert client.get_job_info(job).entrypoint.startswith("raycodellm run")
         client.stop_job(job)
