@@ -8,6 +8,8 @@ import socket
 import pytest
 
 from raycodellm import retrying
+from raycodellm.engine import checkpoints
+from raycodellm.files import Folder
 
 
 def test_an_object_store_that_cannot_be_reached_passes_and_one_that_refuses_does_not() -> None:
@@ -60,3 +62,21 @@ def test_a_storage_that_stays_away_is_waited_for_over_four_minutes_and_no_longer
     with pytest.raises(TimeoutError):
         retrying.patiently(work, "a file", waits.append)
     assert 240 < sum(waits) < 360
+
+
+def test_a_checkpoint_on_a_storage_that_does_not_answer_is_not_damaged(tmp_path, monkeypatch) -> None:
+    folder = Folder(str(tmp_path))
+    folder.write_bytes("shard", b"abc")
+    folder.write_json(checkpoints.COMPLETE, {"files": {"shard": checkpoints.size_and_checksum([b"abc"])}})
+    read, away = Folder.read_json, [TimeoutError(), TimeoutError()]
+
+    def read_json(there: Folder, name: str) -> object:
+        if away:
+            raise away.pop()
+        return read(there, name)
+
+    monkeypatch.setattr(retrying, "WAITS_SECONDS", (0.0, 0.0))
+    monkeypatch.setattr(Folder, "read_json", read_json)
+    assert checkpoints.damage(folder) is None
+    folder.write_bytes("shard", b"abd")
+    assert "its marker says" in checkpoints.damage(folder)
