@@ -80,7 +80,8 @@ class Lease:
                 with contextlib.suppress(OSError):  # the storage is away: the next beat may reach it
                     self.beat()
 
-        thread = threading.Thread(target=beat, name="raycodellm-lease", daemon=True)
+        # Not named as the slots' threads are: those that are left mean that Ray must not be shut down.
+        thread = threading.Thread(target=beat, name=f"keeps {self.name}", daemon=True)
         thread.start()
         try:
             yield
