@@ -6,8 +6,10 @@ full disk, a missing file or a refused access does not, and is told at once.
 
 from __future__ import annotations
 
+import builtins
 import errno
 import logging
+import re
 import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
@@ -29,6 +31,8 @@ _PASSING = frozenset(
 )
 _REFUSED = ("access_denied", "access denied", "forbidden", "http status 403", "no_such_bucket", "does not exist")
 """Words of object stores that answer, but will not do what was asked."""
+_TOLD = re.compile(r"^(\w+): (?:\[Errno (\d+)\] )?(.*)$", re.MULTILINE)
+"""The last line of a traceback: the error's class, its number and its words."""
 
 
 def is_passing(error: BaseException) -> bool:
@@ -46,12 +50,16 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _passes(error: BaseException) -> bool:
-    if not isinstance(error, OSError):
-        return False
-    if isinstance(error, ConnectionError | TimeoutError) or error.errno in _PASSING:
+    if type(error).__name__.startswith("RayTaskError"):
+        return _told_by_a_task(str(error))
+    return isinstance(error, OSError) and _passes_as(error, error.errno, str(error), _is_of_pyarrow(error))
+
+
+def _passes_as(error: OSError, number: int | None, text: str, is_of_pyarrow: bool) -> bool:
+    if isinstance(error, ConnectionError | TimeoutError) or number in _PASSING:
         return True
     # An object store's errors have no number. Other libraries' without one are mostly a user's mistake in words.
-    return error.errno is None and _is_of_pyarrow(error) and not any(word in str(error).lower() for word in _REFUSED)
+    return number is None and is_of_pyarrow and not any(word in text.lower() for word in _REFUSED)
 
 
 def _is_of_pyarrow(error: BaseException) -> bool:
@@ -60,6 +68,17 @@ def _is_of_pyarrow(error: BaseException) -> bool:
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
     return trace is not None and "pyarrow" in trace.tb_frame.f_code.co_filename
+
+
+def _told_by_a_task(text: str) -> bool:
+    """Of a Ray task's error, which comes without its traceback, whether its text tells of one that passes."""
+    for name, number, words in _TOLD.findall(text):
+        kind = getattr(builtins, name, None)
+        if isinstance(kind, type) and issubclass(kind, OSError):
+            of_pyarrow = 'File "pyarrow/' in text
+            if _passes_as(kind(words), int(number) if number else None, words, of_pyarrow):
+                return True
+    return False
 
 
 def patiently(work: Callable[[], T], what: str, sleep: Callable[[float], None] = time.sleep) -> T:

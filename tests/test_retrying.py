@@ -35,6 +35,34 @@ def test_an_object_store_that_cannot_be_reached_passes_and_one_that_refuses_does
     assert retrying.is_passing(wrapped)
 
 
+TASK = """ray::MapBatches(read)() (pid=14693, ip=192.0.2.2)
+  File "{file}", line 92, in {where}
+{error}
+
+The above exception was the direct cause of the following exception:
+ray.exceptions.UserCodeException: UDF failed to process a data block.
+"""
+
+
+@pytest.mark.parametrize(
+    ("file", "error", "passes"),
+    [
+        ("pyarrow/error.pxi", "OSError: When reading 'a': AWS Error NETWORK_CONNECTION during HeadObject", True),
+        ("pyarrow/error.pxi", "OSError: When reading 'a': AWS Error ACCESS_DENIED during HeadObject", False),
+        ("reader.py", "OSError: [Errno 5] Input/output error", True),
+        ("reader.py", "ConnectionResetError: [Errno 104] Connection reset by peer", True),
+        ("reader.py", "OSError: [Errno 28] No space left on device", False),
+        ("reader.py", "FileNotFoundError: [Errno 2] No such file or directory: 'a'", False),
+        ("reader.py", "ValueError: bad data", False),
+    ],
+)
+def test_an_error_of_a_ray_task_is_known_by_its_text(file: str, error: str, passes: bool) -> None:
+    class RayTaskError(Exception):
+        """As Ray makes them: what caused it has lost its traceback."""
+
+    assert retrying.is_passing(RayTaskError(TASK.format(file=file, where="read", error=error))) == passes
+
+
 def test_what_is_refused_is_told_at_once_and_what_passes_is_tried_until_it_works() -> None:
     waits: list[float] = []
     answers = [ConnectionResetError(), OSError(errno.EIO, "input/output error"), "done"]
