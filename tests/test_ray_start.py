@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import socket
 import stat
 from types import SimpleNamespace
 
@@ -48,7 +49,17 @@ def tries(monkeypatch) -> list[dict]:
 
     monkeypatch.setattr(starting, "_try", fail)
     monkeypatch.setattr(starting, "write_token", lambda: None)
+    monkeypatch.setattr(starting, "DASHBOARD_PORTS", [0])  # always free
     return made
+
+
+def test_where_all_ports_that_ray_would_try_are_taken_the_first_start_has_another(monkeypatch, tries) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        assert not starting.is_free(taken.getsockname()[1])
+        monkeypatch.setattr(starting, "DASHBOARD_PORTS", [taken.getsockname()[1]])
+        with pytest.raises(RayNotStarted):
+            starting.start(2, 0, lambda line: None)
+    assert starting.is_free(tries[0]["dashboard_port"])
 
 
 def test_a_start_that_failed_is_tried_again_on_other_ports_and_ends_with_the_cause(tries: list[dict]) -> None:
@@ -57,7 +68,7 @@ def test_a_start_that_failed_is_tried_again_on_other_ports_and_ends_with_the_cau
         starting.start(2, 0, said.append)
     assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
     assert "its dashboard found no free port" in str(caught.value)
-    assert "dashboard_port" not in tries[0]
+    assert "dashboard_port" not in tries[0]  # Ray's own choice
     assert len({settings["dashboard_port"] for settings in tries[1:]}) == 2
     assert len(said) == 2 and all("trying again on other ports" in line for line in said)
 

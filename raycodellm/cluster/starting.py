@@ -24,6 +24,8 @@ from raycodellm.cluster.token_file import write_token
 logger = logging.getLogger("ray")
 
 TRIES = 3
+DASHBOARD_PORTS = range(8265, 8265 + 51)
+"""Those that Ray tries one after the other where none is given."""
 
 
 class RayNotStarted(Exception):
@@ -41,6 +43,8 @@ def start(num_cpus: int, num_gpus: int, say: Callable[[str], None]) -> Any:
     # interface, and without the token anyone near by could run code as this user.
     write_token()
     settings = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+    if not any(map(is_free, DASHBOARD_PORTS)):  # its dashboard would stand still for a minute before it is given up
+        settings["dashboard_port"] = free_port()
     began = time.monotonic()
     for tries_left in reversed(range(TRIES)):
         try:
@@ -95,6 +99,16 @@ def explain(text: str) -> str:
     if found or "dashboard" in text.lower():
         return f"its dashboard did not come up{log}"
     return lines[-1][:200] if lines else "no reason was given"
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as found:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind(("127.0.0.1", port))
+        except OSError:  # another has it
+            return False
+    return True
 
 
 def free_port() -> int:
