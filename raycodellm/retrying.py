@@ -18,6 +18,8 @@ logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
 
+_CAUSE_LENGTH = 200
+"""Characters."""
 WAITS_SECONDS = (2.0, 5.0, 10.0, 20.0, 40.0, 60.0, 60.0, 60.0)
 """Before each new try; 257 s together."""
 _PASSING = frozenset(
@@ -37,7 +39,13 @@ _TOLD = re.compile(r"^(\w+): (?:\[Errno (\d+)\] )?(.*)$", re.MULTILINE)
 
 def is_passing(error: BaseException) -> bool:
     """Whether the error, or what caused it, is one of a storage that may answer again by itself."""
-    return any(_passes(one) for one in _causes(error))
+    return passing_cause(error) is not None
+
+
+def passing_cause(error: BaseException) -> str | None:
+    """What the storage said, in one line, where the error or what caused it passes by itself; else None."""
+    found = next((words for one in _causes(error) if (words := _passing_words(one)) is not None), None)
+    return None if found is None else " ".join(found.split())[:_CAUSE_LENGTH]
 
 
 def _causes(error: BaseException) -> Iterator[BaseException]:
@@ -49,10 +57,11 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
         found = found.__cause__
 
 
-def _passes(error: BaseException) -> bool:
+def _passing_words(error: BaseException) -> str | None:
     if type(error).__name__.startswith("RayTaskError"):
         return _told_by_a_task(str(error))
-    return isinstance(error, OSError) and _passes_as(error, error.errno, str(error), _is_of_pyarrow(error))
+    passes = isinstance(error, OSError) and _passes_as(error, error.errno, str(error), _is_of_pyarrow(error))
+    return (str(error) or type(error).__name__) if passes else None
 
 
 def _passes_as(error: OSError, number: int | None, text: str, is_of_pyarrow: bool) -> bool:
@@ -70,15 +79,15 @@ def _is_of_pyarrow(error: BaseException) -> bool:
     return trace is not None and "pyarrow" in trace.tb_frame.f_code.co_filename
 
 
-def _told_by_a_task(text: str) -> bool:
-    """Of a Ray task's error, which comes without its traceback, whether its text tells of one that passes."""
+def _told_by_a_task(text: str) -> str | None:
+    """The words of one that passes, in the text of a Ray task's error, which comes without its traceback."""
     for name, number, words in _TOLD.findall(text):
         kind = getattr(builtins, name, None)
         if isinstance(kind, type) and issubclass(kind, OSError):
             of_pyarrow = 'File "pyarrow/' in text
             if _passes_as(kind(words), int(number) if number else None, words, of_pyarrow):
-                return True
-    return False
+                return f"{name}: {words}"
+    return None
 
 
 def patiently(work: Callable[[], T], what: str, sleep: Callable[[float], None] = time.sleep) -> T:

@@ -157,11 +157,11 @@ def _do(job: Job, link: Link, world: World) -> None:
         outcome = run_job(job, world, link)
     except Exception as error:
         logger.exception("job %s failed", job.key)
-        passing = retrying.is_passing(error)
+        passing = retrying.passing_cause(error)
         if isinstance(error, TrainingError):  # raised by all ranks together, of which one alone may know the cause
-            passing = any(engine.gather(world, passing))
-        if passing:
-            link.ask("ended", job.key, "postpone", str(error))
+            passing = _first_cause(world, passing)
+        if passing is not None:
+            link.ask("ended", job.key, "postpone", passing)
         elif isinstance(error, StorageError):  # every trial would fail like this; none of them has
             link.ask("ended", job.key, "abandon", str(error))
         else:
