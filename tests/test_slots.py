@@ -490,6 +490,21 @@ def test_half_a_lease_is_none(tmp_path) -> None:
     assert Lease(Folder(str(tmp_path)), "one", Clock(), lambda seconds: None).take() is None
 
 
+def test_a_lease_that_cannot_be_read_just_now_is_not_free(tmp_path, monkeypatch) -> None:
+    assert Lease(Folder(str(tmp_path)), "one").take() is None
+    written = (tmp_path / "LEASE").read_bytes()
+    other = Lease(Folder(str(tmp_path)), "other")
+
+    def read_json(folder: Folder, name: str) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(Folder, "read_json", read_json)
+    with pytest.raises(TimeoutError):
+        other.take()
+    other.give_back()
+    assert (tmp_path / "LEASE").read_bytes() == written
+
+
 def test_a_slot_waits_for_the_stage_of_another_sweep_and_stops_waiting_when_told(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(worker, "LEASE_SECONDS", 0.0)
     folder = Folder(str(tmp_path))
