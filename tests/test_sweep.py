@@ -146,6 +146,7 @@ def test_a_storage_that_does_not_answer_for_a_look_ends_no_run(opened: sweep.Run
     look = sweep.Watching(watched, opened, watched, sweep.Stopper(), "127.0.0.1:1")
     monkeypatch.setattr(watching, "read_results", Mock(side_effect=TimeoutError))
     look._look()
+    assert watched.shown == [slots.Snapshot()]  # whose notes are told once
     monkeypatch.setattr(watching, "read_results", Mock(side_effect=PermissionError))
     with pytest.raises(PermissionError):
         look._look()
@@ -161,6 +162,7 @@ class Watched:
         self.snapshots = list(snapshots)
         self.asked: list[str] = []
         self.said: list[str] = []
+        self.shown: list[slots.Snapshot] = []
 
     def __getattr__(self, method: str) -> SimpleNamespace:
         return SimpleNamespace(remote=lambda *arguments: method)
@@ -172,7 +174,8 @@ class Watched:
             raise found
         return found
 
-    def training(self, snapshot, results) -> None: ...
+    def training(self, snapshot, results) -> None:
+        self.shown.append(snapshot)
 
     def say(self, line: str) -> None:
         self.said.append(line)

@@ -68,6 +68,8 @@ class Watching:
         self.asked_to_stop = False
         self.head = HeadWatch(head_address)
         self.ended: dict[str, TrialResult] = {}
+        self.results: list[TrialResult] = []
+        """As they were when the storage last answered."""
         self._owner_asked = time.monotonic()
 
     def watch(self, work: Callable[[], None]) -> None:
@@ -112,12 +114,13 @@ class Watching:
             self._ask("stop")
         snapshot = self._ask("snapshot")
         try:
-            self.monitor.training(snapshot, read_results(self.run, self.ended))
+            self.results = read_results(self.run, self.ended)
             self._check_owner()
         except OSError as error:  # at the next look the storage may answer again
             if not retrying.is_passing(error):
                 raise
             logger.warning("the storage does not answer: %s", error)
+        self.monitor.training(snapshot, self.results)
         if snapshot.abandoned is not None:
             self.stopper.lost.set()
             self._ask("drained", DRAIN_SECONDS, timeout=DRAIN_SECONDS + _ANSWER_SECONDS)
