@@ -7,6 +7,7 @@ import time
 _STARTED = time.monotonic()
 
 import argparse  # noqa: E402
+import contextlib  # noqa: E402
 import os  # noqa: E402
 import shlex  # noqa: E402
 import sys  # noqa: E402
@@ -32,7 +33,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         print(f"raycodellm: {error}", file=sys.stderr)
         return WRONG
     except KeyboardInterrupt:
-        print("raycodellm: stopped", file=sys.stderr)
+        with contextlib.suppress(OSError):  # the terminal that was closed
+            print("raycodellm: stopped", file=sys.stderr)
         return STOPPED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
@@ -89,7 +91,7 @@ def run(options: argparse.Namespace) -> int:
     num_trials = search.num_trials(file)
     _check_tasks(file)
     opened = sweep.open_run(file, Folder(options.storage))
-    with sweep.lock(opened):
+    with sweep.lock(opened) as opened:
         left = num_trials - sweep.tell_written_results(opened)
         contents = sweep.fix_contents(opened, left)
         if left <= 0:
@@ -139,7 +141,7 @@ def _run_on_cluster(
     sys.setswitchinterval(0.0005)
     scaling = opened.sweep.scaling
     with timing.part("ray start"):
-        connected = cluster.connect(options.address, scaling, log_to=_log_path(opened.folder))
+        connected = cluster.connect(options.address, scaling, log_to=_log_path(opened.folder), say=shown.say)
     try:
         reason = connected.why_not(scaling)
         if reason:
@@ -221,13 +223,14 @@ def check(options: argparse.Namespace) -> int:
 
 def prepare(options: argparse.Namespace) -> int:
     from raycodellm import check as checking
-    from raycodellm import cluster, display, tokens
+    from raycodellm import cluster, display, sweep, tokens
 
     file = config.load(options.sweep, tuple(options.set))
+    sweep.Stopper().install()
     storage = Folder(options.storage)
     log = _log_path(storage / "tokens")
     with display.quiet(log) as output, display.Display(output, "", 0) as shown:
-        connected = cluster.connect(options.address, file.example().scaling, log_to=log)
+        connected = cluster.connect(options.address, file.example().scaling, log_to=log, say=shown.say)
         try:
             items = checking.items_of(file)
             prepared = tokens.prepare(file.example(), storage, shown.preparing, items)

@@ -2,6 +2,9 @@
 
 A job is ready when its parent is done. Equal stages of several trials are one job; a trial stopped early cancels the
 jobs that nobody else needs. Nothing here knows of Ray, time or files: `slots` wraps it in an actor.
+
+A holder is one incarnation of a slot's workers. When they die, the holder is gone for good: what it still says comes
+too late, and the slot's next workers are another holder.
 """
 
 from __future__ import annotations
@@ -15,7 +18,9 @@ from raycodellm.store import Chain
 
 Job = StageJob | EvaluationJob
 
-WAITING, RUNNING, DONE, FAILED, CANCELLED = "waiting", "running", "done", "failed", "cancelled"
+WAITING, POSTPONED, RUNNING = "waiting", "postponed", "running"
+DONE, FAILED, CANCELLED = "done", "failed", "cancelled"
+OPEN = (WAITING, POSTPONED, RUNNING)
 
 
 @dataclass
@@ -26,11 +31,14 @@ class Node:
     parent: str | None
     depth: int
     state: str = WAITING
-    slot: str | None = None
+    holder: str | None = None
+    """The slot's incarnation that runs it."""
     deaths: int = 0
     """Times that its workers died under it, without notice."""
     preemptions: int = 0
     """Times that its workers were told to leave."""
+    postponed: int = 0
+    """Times that the storage did not answer under it."""
     trials: set[int] = field(default_factory=set)
     """Numbers of the trials that need it."""
     outcome: Any = None
@@ -58,6 +66,8 @@ class Dispatch:
         self.nodes: dict[str, Node] = {}
         self.chains: dict[int, tuple[str, ...]] = {}
         """Trial number to the keys of its jobs, first stage first."""
+        self.gone: set[str] = set()
+        """Holders whose workers have died."""
 
     def add(self, trial: int, chain: Chain, finished: Mapping[str, Any] | None = None) -> None:
         """Takes in a trial; `finished` holds the outcomes of jobs that the stage store has already."""
@@ -77,51 +87,70 @@ class Dispatch:
         found = [node for node in self.nodes.values() if node.state == WAITING and self._parent_done(node)]
         return sorted(found, key=lambda node: (min(node.trials), -node.depth))
 
-    def take(self, slot: str) -> Job | None:
-        """The job that `slot` does next; None when nothing is ready or the sweep is stopping."""
-        if self.stopping:
+    def take(self, holder: str) -> Job | None:
+        """The job that `holder` does next; None when nothing is ready, the sweep is stopping, or its workers died."""
+        if self.stopping or holder in self.gone:
             return None
         for node in self.ready():
-            node.state, node.slot = RUNNING, slot
+            node.state, node.holder = RUNNING, holder
             return node.job
         return None
 
-    def finish(self, slot: str, key: str, outcome: Any) -> None:
-        node = self._held(slot, key)
+    def finish(self, holder: str, key: str, outcome: Any) -> None:
+        node = self._held(holder, key)
         if node is not None:
-            node.state, node.slot, node.outcome = DONE, None, outcome
+            node.state, node.holder, node.outcome = DONE, None, outcome
 
-    def fail(self, slot: str, key: str, cause: str) -> None:
+    def fail(self, holder: str, key: str, cause: str) -> None:
         """The job's own error: it fails with every job after it, for all trials that need it."""
-        node = self._held(slot, key)
+        node = self._held(holder, key)
         if node is not None:
             self._fail(node, cause)
 
-    def release(self, slot: str, key: str) -> None:
-        """The slot gave the job back unfinished, as it was asked to: its checkpoint is saved."""
-        node = self._held(slot, key)
+    def release(self, holder: str, key: str) -> None:
+        """The holder gave the job back unfinished, as it was asked to: its checkpoint is saved."""
+        node = self._held(holder, key)
         if node is not None:
-            node.state, node.slot = (WAITING if node.trials else CANCELLED), None
+            node.state, node.holder = (WAITING if node.trials else CANCELLED), None
 
-    def lost(self, slot: str, cause: str, preempted: bool = False) -> list[str]:
-        """The workers of `slot` are gone: what they held is taken again, or fails when that happened too often.
+    def postpone(self, holder: str, key: str) -> int:
+        """The holder gave the job back, since the storage did not answer. No fault of the job: it waits until `resume`.
+
+        Returns how often that has happened to the job; 0 when the holder does not have it.
+        """
+        node = self._held(holder, key)
+        if node is None:
+            return 0
+        node.postponed += 1
+        node.state, node.holder = (POSTPONED if node.trials else CANCELLED), None
+        return node.postponed
+
+    def resume(self, key: str) -> None:
+        """A postponed job may be taken again."""
+        node = self.nodes[key]
+        if node.state == POSTPONED:
+            node.state = WAITING if node.trials else CANCELLED
+
+    def lost(self, holder: str, cause: str, preempted: bool = False) -> list[str]:
+        """The workers of `holder` are gone: what they held is taken again, or fails when that happened too often.
 
         `preempted`: they had been told to leave, which is no fault of the job and has a budget of its own. Returns the
         keys of what they held.
         """
-        held = [node for node in self.nodes.values() if node.state == RUNNING and node.slot == slot]
+        self.gone.add(holder)
+        held = [node for node in self.nodes.values() if node.state == RUNNING and node.holder == holder]
         for node in held:
             self._interrupted(node, cause, preempted)
         return [node.job.key for node in held]
 
-    def preempted(self, slot: str, key: str, cause: str) -> None:
-        """The slot was told to leave and gave the job back unfinished: its checkpoint is saved."""
-        node = self._held(slot, key)
+    def preempted(self, holder: str, key: str, cause: str) -> None:
+        """The holder was told to leave and gave the job back unfinished: its checkpoint is saved."""
+        node = self._held(holder, key)
         if node is not None:
             self._interrupted(node, cause, preempted=True)
 
     def _interrupted(self, node: Node, cause: str, preempted: bool) -> None:
-        node.slot = None
+        node.holder = None
         if preempted:
             node.preemptions += 1
         else:
@@ -140,18 +169,18 @@ class Dispatch:
         for key in self.chains.pop(trial, ()):
             node = self.nodes[key]
             node.trials.discard(trial)
-            if not node.trials and node.state == WAITING:
+            if not node.trials and node.state in (WAITING, POSTPONED):
                 node.state = CANCELLED
 
     def fail_all(self, cause: str) -> None:
         """Nothing can run any more: every unfinished job fails with the same cause."""
         for node in self.nodes.values():
-            if node.state in (WAITING, RUNNING):
-                node.state, node.slot, node.outcome = FAILED, None, cause
+            if node.state in OPEN:
+                node.state, node.holder, node.outcome = FAILED, None, cause
 
-    def should_stop(self, slot: str, key: str) -> bool:
-        """Whether the slot should save its job and give it back: the sweep stops, or nobody needs the job any more."""
-        node = self._held(slot, key)
+    def should_stop(self, holder: str, key: str) -> bool:
+        """Whether the holder should save its job and give it back: the sweep stops, or nobody needs the job."""
+        node = self._held(holder, key)
         return self.stopping or node is None or not node.trials
 
     def outcome(self, trial: int) -> TrialOutcome | None:
@@ -167,7 +196,7 @@ class Dispatch:
 
     def is_open(self, key: str) -> bool:
         """Whether the job waits or runs."""
-        return self.nodes[key].state in (WAITING, RUNNING)
+        return self.nodes[key].state in OPEN
 
     def num_active(self) -> int:
         """Jobs that are running or could run now: what slots are wanted for."""
@@ -179,13 +208,13 @@ class Dispatch:
     def _parent_done(self, node: Node) -> bool:
         return node.parent is None or self.nodes[node.parent].state == DONE
 
-    def _held(self, slot: str, key: str) -> Node | None:
-        """The job if `slot` still holds it: a slot that was given up may speak once more, too late."""
+    def _held(self, holder: str, key: str) -> Node | None:
+        """The job if `holder` still has it: one that was given up may speak once more, too late."""
         node = self.nodes.get(key)
-        return node if node is not None and node.state == RUNNING and node.slot == slot else None
+        return node if node is not None and node.state == RUNNING and node.holder == holder else None
 
     def _fail(self, node: Node, cause: str) -> None:
-        node.state, node.slot, node.outcome = FAILED, None, cause
+        node.state, node.holder, node.outcome = FAILED, None, cause
         for child in self.nodes.values():
             if child.parent == node.job.key and child.state in (WAITING, CANCELLED):
                 self._fail(child, f"not started, since {_spoken(node.job)} failed: {cause}")

@@ -7,6 +7,7 @@ the run's log file; only the `Display` writes to the terminal.
 from __future__ import annotations
 
 import contextlib
+import errno
 import logging
 import os
 import sys
@@ -89,17 +90,32 @@ class Display:
 
     def __exit__(self, *error: Any) -> None:
         if self.live is not None:
-            self.live.__exit__(*error)
+            with self._terminal():
+                self.live.__exit__(*error)
             self.live = None
 
+    @contextlib.contextmanager
+    def _terminal(self) -> Iterator[None]:
+        """Writing to a terminal that was closed is no reason to end: from then on nobody is shown anything."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.console.file.fileno())
+            os.close(nowhere)
+
     def say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        with self._terminal():
+            self.console.print(line, markup=False)
 
     def preparing(self, event: Any) -> None:
         """`event`: a `tokens.SourceProgress`."""
         self.sources[event.source] = event
         if self.live is not None:
-            self.live.update(self._token_table(), refresh=True)
+            with self._terminal():
+                self.live.update(self._token_table(), refresh=True)
         elif event.state != "running":
             self.say(_source_line(event))
 
@@ -107,7 +123,8 @@ class Display:
         for note in snapshot.notes:
             self.say(note)
         if self.live is not None:
-            self.live.update(Group(self._job_table(snapshot), trial_table(results, self.objective)), refresh=True)
+            with self._terminal():
+                self.live.update(Group(self._job_table(snapshot), trial_table(results, self.objective)), refresh=True)
             return
         for result in results:
             if result.state in ("complete", "failed") and result.number not in self.seen:

@@ -18,7 +18,7 @@ from pathlib import Path
 import pytest
 import yaml
 
-from raycodellm import cluster
+from raycodellm import cluster, sweep
 from raycodellm.cluster import Node, slots_that_fit, why_not
 from raycodellm.config import Scaling, UserError
 
@@ -216,6 +216,8 @@ def test_submit_sends_the_same_run_with_the_sweeps_folder_and_name(sweep_file, m
     )
     assert FakeClient.job["metadata"] == {"job_name": "tiny-sweep"}
     assert FakeClient.job["runtime_env"]["working_dir"] == str(sweep_file.parent)
+    # Ray would kill a stopped job after 3 s, long before its stages are saved.
+    assert float(FakeClient.job["runtime_env"]["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) > sweep.watching.DRAIN_SECONDS
     assert FakeClient.job["address"] == "http://head:8265" and FakeClient.job["RAY_ADDRESS"] is None
     assert os.environ["RAY_ADDRESS"] == "elsewhere:6379"
     assert job in cluster.how_to_follow("http://head:8265", job)
@@ -267,15 +269,19 @@ def use_a_local_cluster(folder: Path) -> None:
     import ray
 
     asked = scaling(slots=2)
+    heard: list[int] = []
+    signal.signal(signal.SIGTERM, lambda number, frame: heard.append(number))
     connected = cluster.connect(None, asked, log_to=folder / "run.log")
     try:
+        os.kill(os.getpid(), signal.SIGTERM)  # Ray's own handler would abort the process 3 s later
+        assert heard == [signal.SIGTERM]
         assert connected.started_here and connected.dashboard_url.startswith("http://127.0.0.1:")
         assert connected.why_not(asked) is None and connected.slots_that_fit(asked) >= 1
         assert connected.nodes[0].gpus or "no GPU" in connected.why_not(scaling(gpus=1))
         assert "ray get-auth-token" in connected.notes[0]
         assert ray.get(ray.remote(lambda: os.environ["RAY_DATA_USE_DATASOURCE_V2"]).remote()) == "0"
         job = cluster.submit(folder / "sweeps" / "tiny sweep.yaml", connected.dashboard_url, (), str(folder))
-        client = cluster._client(connected.dashboard_url, "ask")
+        client = cluster.client(connected.dashboard_url, "ask")
         assert client.get_job_info(job).metadata["job_name"] == "tiny-sweep"
         assert client.get_job_info(job).entrypoint.startswith("raycodellm run")
         client.stop_job(job)

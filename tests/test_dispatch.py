@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from raycodellm.dispatch import CANCELLED, DONE, RUNNING, WAITING, Dispatch
+from raycodellm.dispatch import CANCELLED, DONE, POSTPONED, RUNNING, WAITING, Dispatch
 
 
 @dataclass(frozen=True)
@@ -146,13 +146,13 @@ def test_workers_that_died_after_their_notice_were_preempted() -> None:
 def test_deaths_and_preemptions_have_budgets_of_their_own() -> None:
     made = Dispatch(max_deaths=1, max_preemptions=1)
     made.add(0, chain("a"))
-    made.take("s")
-    made.lost("s", "killed")
-    made.take("s")
-    made.preempted("s", "a", "notice")
+    made.take("s#1")
+    made.lost("s#1", "killed")
+    made.take("s#2")
+    made.preempted("s#2", "a", "notice")
     assert made.nodes["a"].state == WAITING
-    made.take("s")
-    made.lost("s", "killed")
+    made.take("s#2")
+    made.lost("s#2", "killed")
     assert "died 2 times" in made.outcome(0).error
     assert (made.outcome(0).deaths, made.outcome(0).preemptions) == (2, 1)
 
@@ -173,3 +173,27 @@ def test_a_slot_that_was_given_up_cannot_give_a_job_back_for_another() -> None:
     made.preempted("s0", "a", "late")
     assert made.nodes["a"].state == RUNNING
     assert made.nodes["a"].preemptions == 0
+
+
+def test_workers_that_died_take_no_job_any_more_and_their_slots_next_ones_do() -> None:
+    made = tree(t0=("a",))
+    made.take("s#1")
+    made.lost("s#1", "killed")
+    assert made.take("s#1") is None
+    assert made.nodes["a"].state == WAITING
+    assert made.take("s#2").key == "a"
+
+
+def test_a_postponed_job_is_nobodys_until_it_is_resumed_and_counts_as_no_death() -> None:
+    made = tree(t0=("a", "b"))
+    made.take("s")
+    assert made.postpone("s", "a") == 1
+    assert made.postpone("s", "a") == 0  # the other ranks say the same
+    assert (made.nodes["a"].state, made.nodes["a"].deaths, made.outcome(0)) == (POSTPONED, 0, None)
+    assert made.take("s") is None and made.num_active() == 0 and made.is_open("a")
+    made.resume("a")
+    assert made.take("t").key == "a"
+    assert made.postpone("t", "a") == 2
+    made.cancel(0)
+    made.resume("a")
+    assert made.nodes["a"].state == CANCELLED

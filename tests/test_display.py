@@ -56,3 +56,13 @@ def test_a_trial_table_has_a_row_per_trial_and_no_score_for_a_failed_one() -> No
     assert head.split() == ["trial", "state", "arm", "seed", "a.b", "a.c", "mean/bpb", "tokens", "seconds"]
     assert first.split() == ["0007", "failed", "1", "3", "x", "–", "failed", "–", "–"]
     assert second.split() == ["0008", "running", "2", "3", "–", "0.500", "–", "–", "–"]
+
+
+def test_a_terminal_that_was_closed_ends_no_run() -> None:
+    ours, terminal = os.openpty()
+    with os.fdopen(terminal, "w", buffering=1) as output:
+        shown = display.Display(output, "mean/bpb", 1)
+        shown.say("first")
+        os.close(ours)
+        for _ in range(3):
+            shown.say("nobody sees this")

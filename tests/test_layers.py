@@ -13,7 +13,7 @@ import raycodellm
 PACKAGE = Path(raycodellm.__file__).parent
 ORDER = (
     ("config",),
-    ("files", "identity", "records", "rates", "schedule", "search", "uncertainty", "setup_worker"),
+    ("files", "retrying", "identity", "records", "rates", "schedule", "search", "uncertainty", "setup_worker"),
     ("builtin_corpora", "corpora", "tokens", "tasks", "model"),
     ("mixture", "engine"),
     ("ingest", "metrics", "held_out", "stage", "evaluation"),

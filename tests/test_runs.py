@@ -301,14 +301,18 @@ def test_a_job_whose_workers_die_again_and_again_fails_with_the_cause_and_is_not
     assert not any(name.startswith("metrics.") for name in row)
 
 
-def test_ctrl_c_stops_cleanly_and_the_same_command_goes_on(whole: Sweep, sweep_text: str, tmp_path) -> None:
+def test_sigterm_to_the_driver_alone_stops_cleanly_and_the_same_command_goes_on(
+    whole: Sweep, sweep_text: str, tmp_path
+) -> None:
+    # Ctrl-C and SIGHUP have the same handler (`test_sweep.py`); below it Ray has one of its own for SIGTERM alone.
     sweep = Sweep(tmp_path, sweep_text, *LONG)
     process = sweep.start()
     sweep.wait_for_checkpoints(process)
-    process.send_signal(signal.SIGINT)
+    process.send_signal(signal.SIGTERM)
     process.wait(120)
     printed = sweep.log.read_text()
     assert process.returncode == 130, printed
+    assert sweep.newest_checkpoint() > 0
     assert re.search(r"stopped; continue with: raycodellm run .*small\.yaml", printed)
     assert "Traceback" not in printed
     code, printed = sweep.run()

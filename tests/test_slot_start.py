@@ -56,9 +56,9 @@ def test_a_slot_has_begun_when_it_waits_for_work_or_has_trained_a_step() -> None
         await dispatcher.register("s")
         assert await dispatcher.has_begun()
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
-        await dispatcher.next_job("s", 5.0)
+        await dispatcher.next_job("s", 1, 5.0)
         assert not await dispatcher.has_begun()
-        await dispatcher.report("s", Progress("a", step=1, num_steps=3))
+        await dispatcher.report("s", 1, Progress("a", step=1, num_steps=3))
         assert await dispatcher.has_begun()
         trial.cancel()
 
@@ -76,11 +76,12 @@ def test_no_slot_is_started_twice_for_want_of_work_or_over_the_limit() -> None:
 def test_a_jobs_times_are_kept_from_being_asked_for_to_its_end() -> None:
     async def scene() -> dict[str, Any]:
         dispatcher = Dispatcher(max_deaths=1)
+        await dispatcher.register("s")
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
-        await dispatcher.next_job("s", 5.0)
+        await dispatcher.next_job("s", 1, 5.0)
         for step in (0, 1, 2, 3):
-            await dispatcher.report("s", Progress("a", step=step, num_steps=3))
-        await dispatcher.ended("s", "a", "finish", "done")
+            await dispatcher.report("s", 1, Progress("a", step=step, num_steps=3))
+        await dispatcher.ended("s", 1, "a", "finish", "done")
         await trial
         return await dispatcher.times()
 

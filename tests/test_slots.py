@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import errno
 import os
 import signal
 import threading
@@ -14,6 +15,7 @@ import pyarrow as pa
 import pytest
 import ray
 
+from raycodellm import retrying
 from raycodellm.config import Evaluation, Scaling
 from raycodellm.engine import StorageError, World
 from raycodellm.files import Folder
@@ -37,11 +39,12 @@ def chain(*names: str) -> SimpleNamespace:
 def test_a_trial_waits_for_its_jobs_and_gets_their_outcomes() -> None:
     async def scene() -> None:
         dispatcher = Dispatcher(max_deaths=1)
+        await dispatcher.register("s")
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a", "e"), {}))
         for key in ("a", "e"):
-            answer, job = await dispatcher.next_job("s", 5.0)
+            answer, job = await dispatcher.next_job("s", 1, 5.0)
             assert (answer, job.key) == ("job", key)
-            await dispatcher.ended("s", key, "finish", key.upper())
+            await dispatcher.ended("s", 1, key, "finish", key.upper())
         assert (await trial).outcomes == {"a": "A", "e": "E"}
         snapshot = await dispatcher.snapshot()
         assert snapshot.jobs_done == 2
@@ -53,12 +56,13 @@ def test_a_trial_waits_for_its_jobs_and_gets_their_outcomes() -> None:
 def test_a_waiting_slot_hears_of_new_work_at_once() -> None:
     async def scene() -> None:
         dispatcher = Dispatcher(max_deaths=1)
-        waiting = asyncio.create_task(dispatcher.next_job("s", 30.0))
+        await dispatcher.register("s")
+        waiting = asyncio.create_task(dispatcher.next_job("s", 1, 30.0))
         await asyncio.sleep(0)
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
         answer, job = await asyncio.wait_for(waiting, 1.0)
         assert (answer, job.key) == ("job", "a")
-        await dispatcher.ended("s", "a", "finish", 1)
+        await dispatcher.ended("s", 1, "a", "finish", 1)
         await trial
 
     asyncio.run(scene())
@@ -69,10 +73,10 @@ def test_a_restarted_slot_gives_back_what_it_held() -> None:
         dispatcher = Dispatcher(max_deaths=1)
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
         await dispatcher.register("s")
-        assert (await dispatcher.next_job("s", 1.0))[1].key == "a"
-        await dispatcher.register("s")
+        assert (await dispatcher.next_job("s", 1, 1.0))[1].key == "a"
+        assert await dispatcher.register("s") == 2
         assert any("died" in note for note in (await dispatcher.snapshot()).notes)
-        assert (await dispatcher.next_job("s", 1.0))[1].key == "a"
+        assert (await dispatcher.next_job("s", 2, 1.0))[1].key == "a"
         await dispatcher.slot_gone("s", "killed twice")
         assert "killed twice" in (await trial).error
 
@@ -82,17 +86,18 @@ def test_a_restarted_slot_gives_back_what_it_held() -> None:
 def test_a_stop_reaches_trials_and_slots() -> None:
     async def scene() -> None:
         dispatcher = Dispatcher(max_deaths=1)
+        await dispatcher.register("s")
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
-        await dispatcher.next_job("s", 1.0)
-        assert not await dispatcher.report("s", Progress("a", step=1))
+        await dispatcher.next_job("s", 1, 1.0)
+        assert not await dispatcher.report("s", 1, Progress("a", step=1))
         await dispatcher.stop()
-        assert await dispatcher.report("s", Progress("a", step=2))
+        assert await dispatcher.report("s", 1, Progress("a", step=2))
         assert await trial is None
         assert not await dispatcher.drained(0.01)
-        await dispatcher.ended("s", "a", "release", None)
+        await dispatcher.ended("s", 1, "a", "release", None)
         assert await dispatcher.drained(1.0)
         await dispatcher.close()
-        assert await dispatcher.next_job("s", 1.0) == ("quit", None)
+        assert await dispatcher.next_job("s", 1, 1.0) == ("quit", None)
 
     asyncio.run(scene())
 
@@ -103,9 +108,9 @@ def test_an_idle_slot_ends_only_when_nothing_is_being_prepared(monkeypatch) -> N
     async def scene() -> None:
         dispatcher = Dispatcher(max_deaths=1)
         await dispatcher.register("s")
-        assert await dispatcher.next_job("s", 0.01) == ("wait", None)
+        assert await dispatcher.next_job("s", 1, 0.01) == ("wait", None)
         await dispatcher.set_keep_idle(False)
-        assert await dispatcher.next_job("s", 0.01) == ("quit", None)
+        assert await dispatcher.next_job("s", 1, 0.01) == ("quit", None)
 
     asyncio.run(scene())
 
@@ -116,15 +121,15 @@ def test_a_slot_that_was_told_to_leave_gets_no_more_work_and_others_take_what_it
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
         await dispatcher.register("spot")
         await dispatcher.register("other")
-        assert (await dispatcher.next_job("spot", 1.0))[1].key == "a"
-        await dispatcher.told_to_leave("spot", "SIGTERM")
-        await dispatcher.ended("spot", "a", "preempted", "SIGTERM")
-        assert await dispatcher.next_job("spot", 5.0) == ("quit", None)
-        assert (await dispatcher.next_job("other", 1.0))[1].key == "a"
+        assert (await dispatcher.next_job("spot", 1, 1.0))[1].key == "a"
+        await dispatcher.told_to_leave("spot", 1, "SIGTERM")
+        await dispatcher.ended("spot", 1, "a", "preempted", "SIGTERM")
+        assert await dispatcher.next_job("spot", 1, 5.0) == ("quit", None)
+        assert (await dispatcher.next_job("other", 1, 1.0))[1].key == "a"
         snapshot = await dispatcher.snapshot()
         assert (snapshot.deaths, snapshot.preemptions) == (0, 1)
         assert any("SIGTERM" in note and "taken again" in note for note in snapshot.notes)
-        await dispatcher.ended("other", "a", "finish", 1)
+        await dispatcher.ended("other", 1, "a", "finish", 1)
         assert (await trial).preemptions == 1
 
     asyncio.run(scene())
@@ -134,12 +139,13 @@ def test_an_idle_slot_that_is_told_to_leave_stops_waiting_at_once() -> None:
     async def scene() -> None:
         dispatcher = Dispatcher(max_deaths=0)
         await dispatcher.register("s")
-        waiting = asyncio.create_task(dispatcher.next_job("s", 30.0))
+        waiting = asyncio.create_task(dispatcher.next_job("s", 1, 30.0))
         await asyncio.sleep(0)
-        await dispatcher.told_to_leave("s", "its node goes")
+        await dispatcher.told_to_leave("s", 1, "its node goes")
         assert await asyncio.wait_for(waiting, 1.0) == ("quit", None)
         await dispatcher.register("s")  # Ray Train has given it new workers elsewhere
-        assert await dispatcher.next_job("s", 0.0) == ("wait", None)
+        await dispatcher.told_to_leave("s", 1, "its node goes")  # on its way for long
+        assert await dispatcher.next_job("s", 2, 0.0) == ("wait", None)
 
     asyncio.run(scene())
 
@@ -150,17 +156,17 @@ def test_workers_that_die_before_they_have_saved_were_preempted_if_they_had_noti
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a", "b", "c"), {}))
         await dispatcher.register("s")
         for number, key in enumerate(("a", "b")):
-            assert (await dispatcher.next_job("s", 1.0))[1].key == key
+            assert (await dispatcher.next_job("s", number + 1, 1.0))[1].key == key
             if number:  # Ray itself knows that the node was taken away
                 await dispatcher.workers_died("s", "the node died", preempted=True)
             else:
-                await dispatcher.told_to_leave("s", "SIGTERM")
+                await dispatcher.told_to_leave("s", number + 1, "SIGTERM")
                 await dispatcher.workers_died("s", "the actor died", preempted=False)
             await dispatcher.register("s")
-            assert (await dispatcher.next_job("s", 1.0))[1].key == key
-            await dispatcher.ended("s", key, "finish", key)
+            assert (await dispatcher.next_job("s", number + 2, 1.0))[1].key == key
+            await dispatcher.ended("s", number + 2, key, "finish", key)
         assert (await dispatcher.snapshot()).preemptions == 2
-        assert (await dispatcher.next_job("s", 1.0))[1].key == "c"
+        assert (await dispatcher.next_job("s", 3, 1.0))[1].key == "c"
         await dispatcher.workers_died("s", "the actor died", preempted=False)
         assert "died once; the last time: the actor died" in (await trial).error
 
@@ -172,16 +178,16 @@ def test_a_job_whose_workers_died_is_given_to_another_slot_before_new_workers_ar
         dispatcher = Dispatcher(max_deaths=1)
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
         await dispatcher.register("s")
-        assert (await dispatcher.next_job("s", 1.0))[1].key == "a"
+        assert (await dispatcher.next_job("s", 1, 1.0))[1].key == "a"
         assert await dispatcher.demand() == (1, True)
         await dispatcher.workers_died("s", "worker 1: the node died", preempted=False)
         assert await dispatcher.demand() == (1, False)
-        assert await dispatcher.next_job("s", 0.01) == ("wait", None)  # its other worker has not noticed yet
+        assert await dispatcher.next_job("s", 1, 0.01) == ("wait", None)  # its other worker has not noticed yet
         await dispatcher.register("t")
-        assert (await dispatcher.next_job("t", 1.0))[1].key == "a"
+        assert (await dispatcher.next_job("t", 1, 1.0))[1].key == "a"
         (note,) = (await dispatcher.snapshot()).notes
         assert "worker 1: the node died" in note
-        await dispatcher.ended("t", "a", "finish", 1)
+        await dispatcher.ended("t", 1, "a", "finish", 1)
         assert (await trial).deaths == 1
 
     asyncio.run(scene())
@@ -193,7 +199,7 @@ def test_a_slot_that_ends_tells_whether_it_ever_held_a_job() -> None:
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
         await dispatcher.register("s")
         await dispatcher.register("t")
-        await dispatcher.next_job("s", 1.0)
+        await dispatcher.next_job("s", 1, 1.0)
         assert await dispatcher.slot_gone("s", "killed")
         assert not await dispatcher.slot_gone("t", "killed")
         trial.cancel()
@@ -209,6 +215,45 @@ def test_an_abandoned_sweep_tells_its_driver_and_fails_no_trial() -> None:
         await dispatcher.abandon("no node is left")
         assert await trial is None
         assert (await dispatcher.snapshot()).abandoned == "no node is left"
+
+    asyncio.run(scene())
+
+
+def test_a_dead_workers_late_question_for_work_takes_nothing_from_its_successor() -> None:
+    async def scene() -> None:
+        dispatcher = Dispatcher(max_deaths=1)
+        await dispatcher.register("s")
+        late = asyncio.create_task(dispatcher.next_job("s", 1, 30.0))
+        await asyncio.sleep(0)
+        await dispatcher.register("s")
+        trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
+        assert await asyncio.wait_for(late, 1.0) == ("quit", None)
+        assert (await dispatcher.next_job("s", 2, 1.0))[1].key == "a"
+        await dispatcher.ended("s", 1, "a", "fail", "too late")
+        assert await dispatcher.report("s", 1, Progress("a", step=1))
+        assert not await dispatcher.report("s", 2, Progress("a", step=1))
+        await dispatcher.ended("s", 2, "a", "finish", 1)
+        assert (await trial).error is None
+
+    asyncio.run(scene())
+
+
+def test_a_job_whose_storage_does_not_answer_is_taken_again_and_in_the_end_the_run_ends_with_its_trials_open(
+    monkeypatch,
+) -> None:
+    monkeypatch.setattr(retrying, "WAITS_SECONDS", (0.001, 0.001))
+
+    async def scene() -> None:
+        dispatcher = Dispatcher(max_deaths=0)
+        await dispatcher.register("s")
+        trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
+        for _ in range(3):
+            assert (await dispatcher.next_job("s", 1, 5.0))[1].key == "a"
+            await dispatcher.ended("s", 1, "a", "postpone", "could not connect")
+        assert await trial is None
+        snapshot = await dispatcher.snapshot()
+        assert snapshot.abandoned == "the storage has not answered 3 times: could not connect"
+        assert (snapshot.deaths, len(snapshot.notes)) == (0, 2)
 
     asyncio.run(scene())
 
@@ -254,7 +299,7 @@ def test_a_worker_whose_dispatcher_died_saves_its_stage_and_leaves(monkeypatch) 
 
     monkeypatch.setattr(worker, "run_job", run_job)
     worker._do(FakeJob("a"), link, World())
-    assert ("ended", "s", "a", "preempted", "the dispatcher died") in dead.asked
+    assert ("ended", "s", 0, "a", "preempted", "the dispatcher died") in dead.asked
     assert worker._agree_on_next(link, World(), 1.0) == ("quit", None)
 
 
@@ -267,7 +312,7 @@ def test_a_stopped_job_is_given_back_as_preempted_only_after_notice(monkeypatch,
         link.notice.preempted("its node goes")
     monkeypatch.setattr(worker, "run_job", lambda *arguments: None)
     worker._do(FakeJob("a"), link, World())
-    assert asked.asked[-1][:4] == ("ended", "s", "a", how)
+    assert asked.asked[-1][:5] == ("ended", "s", 0, "a", how)
 
 
 def test_the_first_sigterm_is_a_notice_and_the_next_one_is_as_before() -> None:
@@ -445,11 +490,26 @@ def test_half_a_lease_is_none(tmp_path) -> None:
     assert Lease(Folder(str(tmp_path)), "one", Clock(), lambda seconds: None).take() is None
 
 
+def test_a_lease_that_cannot_be_read_just_now_is_not_free(tmp_path, monkeypatch) -> None:
+    assert Lease(Folder(str(tmp_path)), "one").take() is None
+    written = (tmp_path / "LEASE").read_bytes()
+    other = Lease(Folder(str(tmp_path)), "other")
+
+    def read_json(folder: Folder, name: str) -> None:
+        raise TimeoutError
+
+    monkeypatch.setattr(Folder, "read_json", read_json)
+    with pytest.raises(TimeoutError):
+        other.take()
+    other.give_back()
+    assert (tmp_path / "LEASE").read_bytes() == written
+
+
 def test_a_slot_waits_for_the_stage_of_another_sweep_and_stops_waiting_when_told(tmp_path, monkeypatch) -> None:
     monkeypatch.setattr(worker, "LEASE_SECONDS", 0.0)
     folder = Folder(str(tmp_path))
     assert Lease(folder, "another sweep").take() is None
-    job = SimpleNamespace(key="a", folder=folder.uri)
+    job = SimpleNamespace(key="a", folder=folder.uri, keep_optimizer=False)
     told: list[Progress] = []
     stops = iter([False, False, True])
     mine = Lease(folder, "mine")
@@ -460,6 +520,9 @@ def test_a_slot_waits_for_the_stage_of_another_sweep_and_stops_waiting_when_told
     folder.write_bytes("DONE", b"")  # the other is through: nothing to wait for, the record is read
     link.should_stop = lambda: False
     assert worker._wait_for_lease(mine, job, World(), link)
+    job.keep_optimizer = True  # but not its optimizer state: that is trained for once more, by one sweep at a time
+    link.should_stop = lambda: True
+    assert not worker._wait_for_lease(mine, job, World(), link)
 
 
 def test_an_evaluation_that_was_killed_between_its_two_files_is_done_again(tmp_path, monkeypatch) -> None:
@@ -486,13 +549,75 @@ def test_an_evaluation_that_was_killed_between_its_two_files_is_done_again(tmp_p
     assert len(rounds) == 2
 
 
+def test_ranks_of_an_evaluation_go_by_what_rank_0_sees(tmp_path, monkeypatch) -> None:
+    Folder(str(tmp_path)).write_json("metrics.json", {"mean/bpb": 2.0})
+    job = EvaluationJob("0", str(tmp_path), str(tmp_path), Evaluation(tasks=("boxes",)), "a")
+    told: list[object] = []
+
+    def gather(world, mine):
+        told.append(mine)
+        return [{"mean/bpb": 1.0}, mine]
+
+    monkeypatch.setattr(worker.engine, "gather", gather)
+    assert worker.run_evaluation(job, World(rank=1, world_size=2)) == {"mean/bpb": 1.0}
+    assert told == [None]  # and rank 1 has looked for nothing
+
+
+def test_ranks_of_an_evaluation_whose_results_cannot_be_written_all_say_so(tmp_path, monkeypatch) -> None:
+    answers = iter([[None, None], ["no space left", None]])
+    result = SimpleNamespace(metrics={}, items=None)
+    monkeypatch.setattr(worker.engine, "gather", lambda world, mine: next(answers))
+    monkeypatch.setattr(worker.evaluation, "evaluate", lambda model, settings, **how: result)
+    job = EvaluationJob("0", str(tmp_path), str(tmp_path), Evaluation(tasks=("boxes",)), "a")
+    with pytest.raises(StorageError, match="no space left"):
+        worker.run_evaluation(job, World(rank=1, world_size=2))
+
+
+@pytest.mark.parametrize(
+    ("error", "how"),
+    [
+        (ConnectionResetError(104, "reset by peer"), "postpone"),
+        (OSError(errno.EIO, "input/output error"), "postpone"),
+        (OSError(errno.ESTALE, "stale file handle"), "postpone"),
+        (FileNotFoundError(2, "no such file"), "fail"),
+        (OSError("nothing/here is not a local folder and is not a valid model identifier"), "fail"),
+        (OSError(errno.ENOSPC, "no space left"), "fail"),
+        (ValueError("bad data"), "fail"),
+    ],
+)
+def test_only_an_error_that_passes_by_itself_postpones_a_job(monkeypatch, error: Exception, how: str) -> None:
+    def run_job(job, world, link):
+        raise error
+
+    monkeypatch.setattr(worker, "ray", FakeRay)
+    monkeypatch.setattr(worker, "run_job", run_job)
+    asked = FakeDispatcher()
+    worker._do(FakeJob("a"), worker.Link(asked, "s"), World())
+    assert asked.asked[0][:5] == ("ended", "s", 0, "a", how)
+
+
+@pytest.mark.parametrize(("number", "how"), [(errno.ETIMEDOUT, "postpone"), (errno.ENOSPC, "abandon")])
+def test_a_checkpoint_that_a_storage_did_not_take_postpones_its_job_and_a_full_disk_ends_the_run(
+    monkeypatch, number: int, how: str
+) -> None:
+    def run_job(job, world, link):
+        raise StorageError("the checkpoint could not be written") from OSError(number, "not now")
+
+    monkeypatch.setattr(worker, "ray", FakeRay)
+    monkeypatch.setattr(worker, "run_job", run_job)
+    asked = FakeDispatcher()
+    worker._do(FakeJob("a"), worker.Link(asked, "s"), World())
+    assert asked.asked[0][:5] == ("ended", "s", 0, "a", how)
+
+
 def test_a_stage_that_cannot_be_written_ends_the_run_and_fails_no_trial(monkeypatch) -> None:
     async def scene() -> None:
         dispatcher = Dispatcher(max_deaths=1)
+        await dispatcher.register("s")
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
         await asyncio.sleep(0)
-        await dispatcher.next_job("s", 1.0)
-        await dispatcher.ended("s", "a", "abandon", "no space left")
+        await dispatcher.next_job("s", 1, 1.0)
+        await dispatcher.ended("s", 1, "a", "abandon", "no space left")
         assert await trial is None
         assert (await dispatcher.snapshot()).abandoned == "no space left"
         assert await dispatcher.drained(1.0)
@@ -505,4 +630,4 @@ def test_a_stage_that_cannot_be_written_ends_the_run_and_fails_no_trial(monkeypa
     monkeypatch.setattr(worker, "run_job", run_job)
     asked = FakeDispatcher()
     worker._do(FakeJob("a"), worker.Link(asked, "s"), World())
-    assert asked.asked == [("ended", "s", "a", "abandon", "no space left for the checkpoint")]
+    assert asked.asked == [("ended", "s", 0, "a", "abandon", "no space left for the checkpoint")]

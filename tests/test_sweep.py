@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import signal
 import socket
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
+from unittest.mock import Mock
 
 import pandas as pd
 import pytest
@@ -102,6 +105,53 @@ def test_a_trial_whose_process_died_is_a_failed_trial_with_its_cause(opened: swe
     assert (second.number, second.state) == (5, "failed")
 
 
+# --------------------------------------------------------------------------------------------- being stopped
+
+
+@pytest.fixture
+def signals() -> Iterator[None]:
+    """Leaves the handlers of this process as they were."""
+    before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    yield
+    for number, handler in before.items():
+        signal.signal(number, handler)
+
+
+@pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM, signal.SIGHUP])
+def test_the_first_signal_stops_trials_cleanly_and_ends_other_work_and_the_next_ends_all(signals, number: int) -> None:
+    stopper = sweep.Stopper()
+    stopper.install()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+    assert stopper.stopping.is_set()
+    stopper = sweep.Stopper(clean=True)
+    stopper.install()
+    os.kill(os.getpid(), number)
+    assert stopper.stopping.is_set()
+    with pytest.raises(KeyboardInterrupt):
+        os.kill(os.getpid(), number)
+
+
+def test_a_run_under_nohup_outlives_its_terminal(signals) -> None:
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)
+    stopper = sweep.Stopper()
+    stopper.install()
+    os.kill(os.getpid(), signal.SIGHUP)
+    assert not stopper.stopping.is_set()
+
+
+def test_a_storage_that_does_not_answer_for_a_look_ends_no_run(opened: sweep.Run, monkeypatch) -> None:
+    watched = Watched(slots.Snapshot(), slots.Snapshot())
+    monkeypatch.setattr("ray.get", watched.answer)
+    look = sweep.Watching(watched, opened, watched, sweep.Stopper(), "127.0.0.1:1")
+    monkeypatch.setattr(watching, "read_results", Mock(side_effect=TimeoutError))
+    look._look()
+    assert watched.shown == [slots.Snapshot()]  # whose notes are told once
+    monkeypatch.setattr(watching, "read_results", Mock(side_effect=PermissionError))
+    with pytest.raises(PermissionError):
+        look._look()
+
+
 # ------------------------------------------------------------------------------------- when all is lost
 
 
@@ -112,6 +162,7 @@ class Watched:
         self.snapshots = list(snapshots)
         self.asked: list[str] = []
         self.said: list[str] = []
+        self.shown: list[slots.Snapshot] = []
 
     def __getattr__(self, method: str) -> SimpleNamespace:
         return SimpleNamespace(remote=lambda *arguments: method)
@@ -123,7 +174,8 @@ class Watched:
             raise found
         return found
 
-    def training(self, snapshot, results) -> None: ...
+    def training(self, snapshot, results) -> None:
+        self.shown.append(snapshot)
 
     def say(self, line: str) -> None:
         self.said.append(line)

@@ -161,7 +161,7 @@ def _in_workers(world: int, sweep: Any, prepared: Any, storage: Any, options: An
     class Listener:
         """Stands for the dispatcher: hears how far the stage is, and never stops it."""
 
-        def report(self, slot: str, progress: Any) -> bool:
+        def report(self, slot: str, incarnation: int, progress: Any) -> bool:
             return False
 
     told = storage.local / f"measured-{world}.json"

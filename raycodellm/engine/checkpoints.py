@@ -10,6 +10,7 @@ import tempfile
 import zlib
 from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +18,7 @@ import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import save_file
 
+from raycodellm import retrying
 from raycodellm.files import Folder
 
 COMPLETE = "COMPLETE"
@@ -77,17 +79,21 @@ def size_and_checksum(blocks: Iterable[bytes]) -> list[int]:
 
 
 def damage(folder: Folder) -> str | None:
-    """What is wrong with a checkpoint, or None."""
+    """What is wrong with a checkpoint, or None. A storage that does not answer is waited for: that is no damage."""
     try:
-        files = folder.read_json(COMPLETE)["files"]
+        files = retrying.patiently(lambda: folder.read_json(COMPLETE)["files"], COMPLETE)
         for name, expected in files.items():
-            with folder.filesystem.open_input_stream(f"{folder.path}/{name}") as stream:
-                found = size_and_checksum(_blocks(stream))
+            found = retrying.patiently(partial(_size_and_checksum_of, folder, name), name)
             if found != list(expected):
                 return f"{name} has {found[0]} bytes with checksum {found[1]}, its marker says {expected}"
     except (OSError, ValueError, KeyError) as error:
         return f"cannot be read: {error}"
     return None
+
+
+def _size_and_checksum_of(folder: Folder, name: str) -> list[int]:
+    with folder.filesystem.open_input_stream(f"{folder.path}/{name}") as stream:
+        return size_and_checksum(_blocks(stream))
 
 
 def explain_write(folder: Folder, error: OSError) -> str:

@@ -116,15 +116,16 @@ class Saving(Core):
         if failed:
             raise StorageError(failed[0]) from write.error
         problem: str | None = None
+        cause: OSError | None = None
         if self._world.rank == 0:
             files = {name: value for files, _ in told for name, value in files.items()}
             try:
                 write.folder.write_json(COMPLETE, {"files": files})
             except OSError as error:
-                problem = checkpoints.explain_write(write.folder, error)
+                problem, cause = checkpoints.explain_write(write.folder, error), error
         problem = self.gather(problem)[0]
         if problem is not None:
-            raise StorageError(problem)
+            raise StorageError(problem) from cause
         return write.folder
 
     def _small_state(self) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from typing import Any
 
 import ray
 
+from raycodellm import retrying
 from raycodellm.config import Scaling
 from raycodellm.dispatch import Dispatch, Job, TrialOutcome
 from raycodellm.records import Progress
@@ -50,6 +51,9 @@ class Dispatcher:
         self.tree = Dispatch(max_deaths, max_preemptions)
         self.progress: dict[str, Progress] = {}
         self.slots: dict[str, float] = {}
+        """Slots that have reported for work, and when they were last heard of."""
+        self.incarnations: dict[str, int] = {}
+        """Slot to how often its workers have begun."""
         self.leaving: dict[str, str] = {}
         """Slots that were told to leave, and by what."""
         self.down: set[str] = set()
@@ -95,20 +99,24 @@ class Dispatcher:
 
     # slots
 
-    async def register(self, slot: str) -> None:
-        """A worker group begins, or begins again after its workers died."""
+    async def register(self, slot: str) -> int:
+        """A worker group begins, or begins again after its workers died. Its incarnation, counted from 1: what workers
+        of an earlier one still say is not heard any more."""
         self._lose(slot, "the worker process ended without a word")
         self.leaving.pop(slot, None)
         self.down.discard(slot)
+        self.incarnations[slot] = self.incarnations.get(slot, 0) + 1
         self.slots[slot] = time.monotonic()
         self.first_slot = self.first_slot or time.monotonic() - self.started
         self._signal()
+        return self.incarnations[slot]
 
-    async def next_job(self, slot: str, wait_seconds: float) -> tuple[str, Job | None]:
+    async def next_job(self, slot: str, incarnation: int, wait_seconds: float) -> tuple[str, Job | None]:
         """("job", job), ("wait", None) when there is none yet, or ("quit", None) when the slot should end."""
         until = time.monotonic() + wait_seconds
-        while not self.closed and slot not in self.leaving:
-            job = self.tree.take(slot) if slot not in self.down else None
+        while not self.closed and slot not in self.leaving and incarnation == self.incarnations.get(slot):
+            # Of workers that were found dead, one that lives still may ask: it gets nothing.
+            job = self.tree.take(_holder(slot, incarnation))
             if job is not None:
                 self.worked.add(slot)
                 self._mark(job.key, "taken")
@@ -122,9 +130,9 @@ class Dispatcher:
             await self._wait(left)
         return "quit", None
 
-    async def report(self, slot: str, progress: Progress) -> bool:
+    async def report(self, slot: str, incarnation: int, progress: Progress) -> bool:
         """Notes where a job is; True when the slot should save it and give it back."""
-        if self.tree.should_stop(slot, progress.job):
+        if self.tree.should_stop(_holder(slot, incarnation), progress.job):
             return True
         if progress.note and progress.num_steps:
             self.notes.append(f"{progress.job}: {progress.note}")
@@ -135,21 +143,27 @@ class Dispatcher:
                 self._mark(progress.job, "last_step")
         return False
 
-    async def ended(self, slot: str, key: str, how: str, outcome: Any) -> None:
-        """The slot is through with a job: `how` is finish, fail, preempted, release or abandon (as `abandon` does).
+    async def ended(self, slot: str, incarnation: int, key: str, how: str, outcome: Any) -> None:
+        """The slot is through with a job: `how` is finish, fail, preempted, postpone, release or abandon (as `abandon`
+        does).
 
         `outcome`: what it made, the cause of its failure, or what told the slot to leave.
         """
+        holder = _holder(slot, incarnation)
+        if not self._lives(slot, incarnation):
+            return
         if how == "finish":
-            self.tree.finish(slot, key, outcome)
+            self.tree.finish(holder, key, outcome)
         elif how == "fail":
-            self.tree.fail(slot, key, outcome)
+            self.tree.fail(holder, key, outcome)
         elif how == "preempted":
             self.leaving.setdefault(slot, outcome)
-            self.tree.preempted(slot, key, outcome)
+            self.tree.preempted(holder, key, outcome)
             self.notes.append(f"workers of {key} leave ({outcome}); it is saved, and taken again by others")
+        elif how == "postpone":
+            self._postpone(holder, key, outcome)
         else:
-            self.tree.release(slot, key)
+            self.tree.release(holder, key)
             if how == "abandon":
                 self.abandoned = self.abandoned or outcome
                 self.tree.stopping = True
@@ -159,10 +173,26 @@ class Dispatcher:
         self._end(key)
         self._signal()
 
-    async def told_to_leave(self, slot: str, cause: str) -> None:
-        """A worker of the slot got notice: what the slot holds when its workers go was preempted, and did not die."""
-        self.leaving.setdefault(slot, cause)
+    def _postpone(self, holder: str, key: str, cause: str) -> None:
+        """The job waits for the storage, longer each time; in the end nothing can go on."""
+        times = self.tree.postpone(holder, key)
+        if times > len(retrying.WAITS_SECONDS):
+            self.abandoned = self.abandoned or f"the storage has not answered {times} times: {cause}"
+            self.tree.stopping = True
+        elif times:
+            seconds = retrying.WAITS_SECONDS[times - 1]
+            self.notes.append(f"{key}: the storage does not answer ({cause}); taken again in {seconds:.0f} s")
+            asyncio.get_running_loop().call_later(seconds, self._resume, key)
+
+    def _resume(self, key: str) -> None:
+        self.tree.resume(key)
         self._signal()
+
+    async def told_to_leave(self, slot: str, incarnation: int, cause: str) -> None:
+        """A worker of the slot got notice: what the slot holds when its workers go was preempted, and did not die."""
+        if self._lives(slot, incarnation):
+            self.leaving.setdefault(slot, cause)
+            self._signal()
 
     async def workers_died(self, slot: str, cause: str, preempted: bool) -> None:
         """Ray Train found workers of the slot dead or in error: others may have its job at once."""
@@ -179,9 +209,13 @@ class Dispatcher:
         self._signal()
         return slot in self.worked
 
+    def _lives(self, slot: str, incarnation: int) -> bool:
+        """Whether these are the slot's present workers, and nobody has found them dead."""
+        return self.incarnations.get(slot) == incarnation and slot not in self.down
+
     def _lose(self, slot: str, cause: str, preempted: bool = False) -> None:
-        notice = self.leaving.get(slot)
-        for key in self.tree.lost(slot, notice or cause, preempted or notice is not None):
+        notice, holder = self.leaving.get(slot), _holder(slot, self.incarnations.get(slot, 0))
+        for key in self.tree.lost(holder, notice or cause, preempted or notice is not None):
             self.progress.pop(key, None)
             self._end(key)
             how = "were preempted" if preempted or notice is not None else "died"
@@ -257,6 +291,10 @@ class Dispatcher:
             preemptions=sum(node.preemptions for node in nodes),
             abandoned=self.abandoned,
         )
+
+
+def _holder(slot: str, incarnation: int) -> str:
+    return f"{slot}#{incarnation}"
 
 
 def start_dispatcher(name: str, scaling: Scaling) -> Any:

@@ -3,7 +3,7 @@
 The file is written anew every `BEAT_SECONDS`; one that stays the same for `STALE_SECONDS` belongs to a sweep that is
 gone. No clocks are compared, and nothing is asked of a storage but that it shows what was written last. So the lease
 saves work and is no lock: where two sweeps take it in the same instant both train, as they would without it, and the
-stage is the same in the end.
+stage is the same in the end. `sweep.ownership` keeps a run folder's driver in the same way.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import logging
 import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from raycodellm.files import Folder
@@ -30,6 +30,9 @@ SETTLE_SECONDS = 0.2
 class Lease:
     """One worker group's claim on one stage."""
 
+    name = LEASE
+    beat_seconds, stale_seconds, settle_seconds = BEAT_SECONDS, STALE_SECONDS, SETTLE_SECONDS
+
     def __init__(
         self,
         folder: Folder,
@@ -39,28 +42,32 @@ class Lease:
     ) -> None:
         """`holder`: the sweep, by its run folder: it takes up its own lease at once, after whatever ended it."""
         self._folder, self._holder, self._clock, self._sleep = folder, holder, clock, sleep
-        self._token = uuid.uuid4().hex
+        self.token = uuid.uuid4().hex
         self._beats = 0
         self._seen: Any = None
         self._seen_at = clock()
 
     def take(self) -> str | None:
         """Takes the lease where it is free; else who has it."""
-        there = self._read()
+        there = self.read()
         if there != self._seen:
             self._seen, self._seen_at = there, self._clock()
-        foreign = there is not None and there["holder"] != self._holder
-        if foreign and self._clock() - self._seen_at < STALE_SECONDS:
+        stale = self._clock() - self._seen_at >= self.stale_seconds
+        if there is not None and not stale and not self.may_take_up(there):
             return str(there["holder"])
         self._write()
-        self._sleep(SETTLE_SECONDS)
-        there = self._read()
-        return None if there is None or there["token"] == self._token else str(there["holder"])
+        self._sleep(self.settle_seconds)
+        there = self.read()
+        return None if there is None or there["token"] == self.token else str(there["holder"])
+
+    def may_take_up(self, there: Mapping[str, Any]) -> bool:
+        """Whether what the file says needs no waiting: its holder is this one, or known to be gone."""
+        return there["holder"] == self._holder
 
     def beat(self) -> None:
         """Shows that the holder lives; not over a lease that another has taken."""
-        there = self._read()
-        if there is not None and there["token"] == self._token:
+        there = self.read()
+        if there is not None and there["token"] == self.token:
             self._write()
 
     @contextlib.contextmanager
@@ -69,10 +76,12 @@ class Lease:
         ended = threading.Event()
 
         def beat() -> None:
-            while not ended.wait(BEAT_SECONDS):
-                self.beat()
+            while not ended.wait(self.beat_seconds):
+                with contextlib.suppress(OSError):  # the storage is away: the next beat may reach it
+                    self.beat()
 
-        thread = threading.Thread(target=beat, name="raycodellm-lease", daemon=True)
+        # Not named as the slots' threads are: those that are left mean that Ray must not be shut down.
+        thread = threading.Thread(target=beat, name=f"keeps {self.name}", daemon=True)
         thread.start()
         try:
             yield
@@ -82,21 +91,26 @@ class Lease:
             self.give_back()
 
     def give_back(self) -> None:
-        there = self._read()
-        if there is not None and there["token"] == self._token:
-            with contextlib.suppress(OSError):  # then it becomes stale
-                self._folder.delete(LEASE)
+        with contextlib.suppress(OSError):  # then it becomes stale
+            there = self.read()
+            if there is not None and there["token"] == self.token:
+                self._folder.delete(self.name)
 
-    def _read(self) -> Any:
+    def read(self) -> dict[str, Any] | None:
+        """What the file says; None where there is none, or half of one."""
         try:
-            return self._folder.read_json(LEASE)
-        except (OSError, ValueError):  # there is none, or it is being written
+            there = self._folder.read_json(self.name)
+        except (FileNotFoundError, ValueError):
             return None
+        return there if isinstance(there, dict) and {"holder", "token"} <= set(there) else None
 
     def _write(self) -> None:
         self._beats += 1
-        told = {"holder": self._holder, "token": self._token, "beats": self._beats}
         try:
-            self._folder.write_json(LEASE, told)
-        except OSError:  # a full disk, say: the training itself will say so where that matters
-            logger.warning("cannot write %s/%s", self._folder, LEASE, exc_info=True)
+            self._folder.write_json(self.name, {**self.told(), "beats": self._beats})
+        except OSError:  # a full disk, say: the work itself will say so where that matters
+            logger.warning("cannot write %s/%s", self._folder, self.name, exc_info=True)
+
+    def told(self) -> dict[str, Any]:
+        """What the file says, beside the number of its beats."""
+        return {"holder": self._holder, "token": self.token}

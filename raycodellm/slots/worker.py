@@ -9,12 +9,13 @@ import tempfile
 import threading
 import time
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import ray
 
-from raycodellm import engine, evaluation, ingest, model, stage
+from raycodellm import engine, evaluation, ingest, model, retrying, stage, store
 from raycodellm.dispatch import Job
 from raycodellm.engine import StorageError, TrainingError, World
 from raycodellm.files import Folder
@@ -31,14 +32,19 @@ LEASE_SECONDS = 2.0
 
 
 class Link:
-    """A worker's line to the dispatcher. Progress is sent without waiting; the answer is read when it is there."""
+    """A worker's line to the dispatcher. Progress is sent without waiting; the answer is read when it is there.
+
+    Each word carries the slot and its incarnation: what a dead worker said last is not taken for its successor's.
+    """
 
     def __init__(self, dispatcher: Any, slot: str, sweep: str = "") -> None:
         self.dispatcher = dispatcher
         self.slot = slot
+        self.incarnation = 0
+        """As the dispatcher counts the slot's worker groups; 0 until it is known."""
         self.sweep = sweep
         """The run folder, as what holds the leases of the stages in training."""
-        self.notice = Notice(lambda cause: dispatcher.told_to_leave.remote(slot, cause))
+        self.notice = Notice(lambda cause: dispatcher.told_to_leave.remote(slot, self.incarnation, cause))
         self.ray_train = RayTrain(self.notice.preempted)
         self.cut: str | None = None
         """Why nothing is heard of the dispatcher any more: then the worker saves what it has and leaves."""
@@ -49,10 +55,18 @@ class Link:
     def leave_because(self) -> str | None:
         return self.notice.cause or self.cut
 
+    def register(self, world: World) -> None:
+        """Tells the dispatcher that the worker group begins. A collective: all ranks learn their incarnation."""
+        told = self._asked("register", self.slot) if world.rank == 0 else None
+        self.incarnation = engine.gather(world, told)[0] or 0
+
     def ask(self, method: str, *arguments: Any) -> Any:
         """The dispatcher's answer; None when it has died."""
+        return self._asked(method, self.slot, self.incarnation, *arguments)
+
+    def _asked(self, method: str, *arguments: Any) -> Any:
         try:
-            return ray.get(getattr(self.dispatcher, method).remote(self.slot, *arguments))
+            return ray.get(getattr(self.dispatcher, method).remote(*arguments))
         except ray.exceptions.RayActorError as error:
             self._lost(error)
             return None
@@ -60,7 +74,7 @@ class Link:
     def progress(self, progress: Progress) -> None:
         # A number may be skipped, but not the last one; a note is said once.
         if self._answer is None or progress.note or progress.step == progress.num_steps:
-            self._answer = self.dispatcher.report.remote(self.slot, progress)
+            self._answer = self.dispatcher.report.remote(self.slot, self.incarnation, progress)
 
     def should_stop(self) -> bool:
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
@@ -92,8 +106,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
     threading.Thread(target=ingest.preload, name="raycodellm-preload", daemon=True).start()
     engine.init_process(world, num_threads=max(1, int(settings["cpus_per_worker"])))
     link = Link(settings["dispatcher"], settings["slot"], settings["sweep"])
-    if world.rank == 0:
-        link.ask("register")
+    link.register(world)
     link.notice.listen()
     link.ray_train.start(settings["nodes_are_watched"])
     # While there is nothing to do yet, what the jobs will need: a step at a time, since work may come at any moment.
@@ -144,7 +157,12 @@ def _do(job: Job, link: Link, world: World) -> None:
         outcome = run_job(job, world, link)
     except Exception as error:
         logger.exception("job %s failed", job.key)
-        if isinstance(error, StorageError):  # every trial would fail like this; none of them has
+        passing = retrying.passing_cause(error)
+        if isinstance(error, TrainingError):  # raised by all ranks together, of which one alone may know the cause
+            passing = _first_cause(world, passing)
+        if passing is not None:
+            link.ask("ended", job.key, "postpone", passing)
+        elif isinstance(error, StorageError):  # every trial would fail like this; none of them has
             link.ask("ended", job.key, "abandon", str(error))
         else:
             link.ask("ended", job.key, "fail", f"{type(error).__name__}: {error}")
@@ -187,10 +205,13 @@ def run_job(job: Job, world: World, link: Link) -> Any:
 
 
 def _wait_for_lease(lease: Lease | None, job: StageJob, world: World, link: Link) -> bool:
-    """Until no other sweep trains the stage; False when told to stop before. A collective; rank 0 has the lease."""
+    """Until no other sweep trains the stage; False when told to stop before. A collective; rank 0 has the lease.
+
+    A finished stage needs no lease, unless it is trained once more for its optimizer state.
+    """
     while True:
         other = None
-        if lease is not None and stage.finished_record(Folder(job.folder)) is None:
+        if lease is not None and not store.is_done(job):
             other = lease.take()
         told = engine.gather(world, (other, link.should_stop()))
         if told[0][0] is None:
@@ -202,10 +223,15 @@ def _wait_for_lease(lease: Lease | None, job: StageJob, world: World, link: Link
 
 
 def run_evaluation(job: EvaluationJob, world: World) -> dict[str, float]:
-    """Evaluates the job's model and leaves `items.parquet` and, last, `metrics.json` in its folder."""
+    """Evaluates the job's model and leaves `items.parquet` and, last, `metrics.json` in its folder. A collective.
+
+    Rank 0 decides for all whether that is done already: ranks that saw different files would wait for each other.
+    """
     folder = Folder(job.folder)
-    if folder.exists("metrics.json"):
-        return folder.read_json("metrics.json")
+    there = folder.read_json("metrics.json") if world.rank == 0 and folder.exists("metrics.json") else None
+    there = engine.gather(world, there)[0]
+    if there is not None:
+        return there
     began = time.monotonic()
     with _local_copy(Folder(job.model)) as model_files:
         model.require_whole(model_files, Folder(job.model))
@@ -214,25 +240,21 @@ def run_evaluation(job: EvaluationJob, world: World) -> dict[str, float]:
             job.evaluation,
             rank=world.rank,
             world_size=world.world_size,
-            gather=_gather if world.world_size > 1 else None,
+            gather=partial(engine.gather, world) if world.world_size > 1 else None,
             device=world.device,
         )
     metrics = {**result.metrics, "seconds": time.monotonic() - began}
+    error: OSError | None = None
     if world.rank == 0:
         try:
             folder.write_table("items.parquet", result.items)
             folder.write_json("metrics.json", metrics)
-        except OSError as error:
-            raise StorageError(f"the evaluation's results could not be written into {folder}: {error}") from error
+        except OSError as caught:
+            error = caught
+    problem = engine.gather(world, None if error is None else str(error))[0]
+    if problem is not None:
+        raise StorageError(f"the evaluation's results could not be written into {folder}: {problem}") from error
     return metrics
-
-
-def _gather(value: Any) -> list[Any]:
-    import torch.distributed
-
-    values: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(values, value)
-    return values
 
 
 @contextlib.contextmanager

@@ -18,8 +18,9 @@ from typing import Any, Protocol
 from raycodellm import store
 from raycodellm.identity import Contents
 from raycodellm.records import TrialResult
-from raycodellm.sweep.folder import Run, clear_scratch, lock, open_run, read_results, write_table
+from raycodellm.sweep.folder import Run, clear_scratch, open_run, read_results, write_table
 from raycodellm.sweep.made_of import fix_contents
+from raycodellm.sweep.ownership import lock
 from raycodellm.sweep.trial import Context
 from raycodellm.sweep.tuning import tell_written_results, tune_trials
 from raycodellm.sweep.watching import SweepLost, Watching
@@ -76,7 +77,10 @@ class Timing:
 
 @dataclass
 class Stopper:
-    """The first Ctrl-C (or SIGTERM) asks for a clean stop where trials run, and ends other work; the next ends all."""
+    """The first Ctrl-C, SIGTERM or SIGHUP stops trials cleanly where they run, and ends other work; the next ends all.
+
+    SIGHUP, of a terminal that was closed, is left ignored where it is: so `nohup` goes on.
+    """
 
     stopping: threading.Event = field(default_factory=threading.Event)
     clean: bool = False
@@ -89,8 +93,9 @@ class Stopper:
         return self.stopping.is_set() or self.lost.is_set()
 
     def install(self) -> None:
-        for number in (signal.SIGINT, signal.SIGTERM):
-            signal.signal(number, self._handle)
+        for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP):
+            if number != signal.SIGHUP or signal.getsignal(number) != signal.SIG_IGN:
+                signal.signal(number, self._handle)
 
     def _handle(self, number: int, frame: Any) -> None:
         again = self.stopping.is_set()

@@ -1,11 +1,9 @@
-"""The run folder: what a sweep is, which trials have ended and how, and one driver at a time."""
+"""The run folder: what a sweep is, which trials have ended and how."""
 
 from __future__ import annotations
 
-import contextlib
 import os
 import shutil
-from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -25,6 +23,8 @@ class Run:
 
     file: SweepFile
     storage: Folder
+    token: str = ""
+    """Of the driver that has the run folder (`ownership`); empty for who only reads it."""
 
     @cached_property
     def sweep(self) -> Sweep:
@@ -62,9 +62,6 @@ def open_run(file: SweepFile, storage: Folder) -> Run:
                 f"or give the sweep a new name or another --storage ({run.folder.uri})"
             )
     run.folder.write_bytes("sweep.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
-    if run.folder.local is None and run.folder.exists("optuna.log"):
-        run.journal.parent.mkdir(parents=True, exist_ok=True)
-        run.journal.write_bytes(run.folder.read_bytes("optuna.log"))
     return run
 
 
@@ -87,27 +84,6 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any
             for found in changed_keys(a, b, f"{path}.{b['name'] if isinstance(b, dict) and 'name' in b else place}")
         ]
     return [] if old == new else [(path, old, new)]
-
-
-@contextlib.contextmanager
-def lock(run: Run) -> Iterator[None]:
-    """One driver at a time: a second one on the same run folder is refused. Local folders only."""
-    if run.folder.local is None:
-        yield
-        return
-    import fcntl
-
-    with open(run.folder.local / ".lock", "a+") as file:
-        try:
-            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError as error:
-            file.seek(0)
-            holder = file.read().strip() or "another process"
-            raise UserError(f"{run.folder.uri}: the sweep is being run by {holder}; wait for it or stop it") from error
-        file.truncate(0)
-        file.write(f"process {os.getpid()}")
-        file.flush()
-        yield
 
 
 def read_results(run: Run, ended: dict[str, TrialResult] | None = None) -> list[TrialResult]:

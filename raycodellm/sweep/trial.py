@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raycodellm import config, search, store
+from raycodellm import config, retrying, search, store
 from raycodellm.files import Folder
 from raycodellm.identity import Contents
 from raycodellm.records import StageRecord, TrialResult, as_json, summed_ledger
@@ -56,11 +56,14 @@ def run_trial(settings: dict[str, Any], context: Context) -> None:
         params=settings["params"],
     )
     folder = context.run.trial_folder(result.number)
-    if not folder.exists("result.json"):
-        result = _carry_out(result, folder, context)
-    else:
-        result = TrialResult(**folder.read_json("result.json"))
+    written = retrying.patiently(lambda: read_result(folder), "result.json")
+    result = _carry_out(result, folder, context) if written is None else written
     tune.report({**result.metrics, "state": result.state, "number": result.number})
+
+
+def read_result(folder: Folder) -> TrialResult | None:
+    """How the trial ended; None while it has not."""
+    return TrialResult(**folder.read_json("result.json")) if folder.exists("result.json") else None
 
 
 def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialResult:
@@ -69,8 +72,9 @@ def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialRe
     try:
         chain = context.chain(result.params, result.seed)
         result = replace(result, stages=tuple(job.key for job in chain.stages))
-        folder.write_json("trial.json", as_json(result))
-        finished = {job.key: _outcome_on_disk(job) for job in store.finished_jobs(chain)}
+        begun = as_json(result)
+        retrying.patiently(lambda: folder.write_json("trial.json", begun), "trial.json")
+        finished = retrying.patiently(lambda: _finished_jobs(chain), "the stage store")
         outcome = ray.get(context.dispatcher.run_trial.remote(result.number, chain, finished))
         if outcome is None:
             return replace(result, state="stopped")
@@ -79,13 +83,25 @@ def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialRe
         if outcome.error is None:
             result = replace(result, metrics=_scores(outcome.outcomes[chain.evaluation.key]))
             search.objective_values(context.run.sweep.search.objectives, result.metrics)
-            folder.write_bytes("items.parquet", Folder(chain.evaluation.folder).read_bytes("items.parquet"))
+            retrying.patiently(lambda: _copy_items(chain, folder), "items.parquet")
     except ray.exceptions.RayError:
         raise  # the cluster's trouble, not the trial's: Tune tries it again, and where all is lost it stays open
     except Exception as error:
+        if retrying.is_passing(error):  # the storage's trouble: as above
+            raise
         result = replace(result, state="failed", error=f"{type(error).__name__}: {error}", metrics={})
-    folder.write_json("result.json", as_json(result))
+    ended = as_json(result)
+    retrying.patiently(lambda: folder.write_json("result.json", ended), "result.json")
     return result
+
+
+def _copy_items(chain: store.Chain, folder: Folder) -> None:
+    folder.write_bytes("items.parquet", Folder(chain.evaluation.folder).read_bytes("items.parquet"))
+
+
+def _finished_jobs(chain: store.Chain) -> dict[str, Any]:
+    """Outcomes of the jobs that the stage store has already."""
+    return {job.key: _outcome_on_disk(job) for job in store.finished_jobs(chain)}
 
 
 def _outcome_on_disk(job: Any) -> Any:

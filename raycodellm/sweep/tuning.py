@@ -8,10 +8,11 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from raycodellm import search
+from raycodellm import retrying, search
 from raycodellm.records import TrialResult, as_json
 from raycodellm.sweep.folder import Run, write_table
-from raycodellm.sweep.trial import Context, run_trial
+from raycodellm.sweep.ownership import keep_journal
+from raycodellm.sweep.trial import Context, read_result, run_trial
 
 
 class Halt(Protocol):
@@ -46,7 +47,7 @@ def make_searcher(run: Run, stopping: Halt, give_up: Callable[[int], bool]) -> A
                 self._ot_trials[trial_id] = self.unfinished.pop(0)
             super().suggest(trial_id)
             found = search.identify(self._ot_study, self._ot_trials[trial_id], sweep.search.replicates)
-            _keep_journal(run)
+            keep_journal(run)
             seed = sweep.seed + found.replicate
             return {"number": found.number, "arm": found.arm, "seed": seed, "params": found.params}
 
@@ -77,11 +78,6 @@ def make_searcher(run: Run, stopping: Halt, give_up: Callable[[int], bool]) -> A
     )
 
 
-def _keep_journal(run: Run) -> None:
-    if run.folder.local is None:
-        run.folder.write_bytes("optuna.log", run.journal.read_bytes())
-
-
 def _record_death(run: Run, number: int) -> None:
     """The trial's own process died for good, so the driver writes down what it could not."""
     folder = run.trial_folder(number)
@@ -102,13 +98,12 @@ def tell_written_results(run: Run) -> int:
 
 def _tell_written(run: Run, study: Any, trial: Any) -> None:
     """Tells the study what the trial wrote. One that wrote no result was stopped: it stays open for the next run."""
-    folder = run.trial_folder(trial.number)
-    if folder.exists("result.json"):
-        result = TrialResult(**folder.read_json("result.json"))
+    result = retrying.patiently(lambda: read_result(run.trial_folder(trial.number)), "result.json")
+    if result is not None:
         complete = result.state == "complete"
         values = search.objective_values(run.sweep.search.objectives, result.metrics) if complete else None
         search.tell(study, trial, values)
-        _keep_journal(run)
+        keep_journal(run)
 
 
 def tune_trials(context: Context, num_trials: int, concurrent: int, stopping: Halt) -> None:
@@ -156,7 +151,7 @@ def _table_writer(run: Run) -> Any:
         """Keeps `trials.parquet` up to date while the sweep runs."""
 
         def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-            write_table(run)
+            retrying.patiently(lambda: write_table(run), "trials.parquet")
 
         on_trial_error = on_trial_complete
 

@@ -2,14 +2,19 @@
 
 from __future__ import annotations
 
+import logging
 import socket
 import threading
 import time
 from collections.abc import Callable
 from typing import Any
 
+from raycodellm import retrying
 from raycodellm.records import TrialResult
 from raycodellm.sweep.folder import Run, read_results
+from raycodellm.sweep.ownership import usurper
+
+logger = logging.getLogger(__name__)
 
 DRAIN_SECONDS = 120.0
 """How long a stopped sweep waits for its running stages to save their checkpoints."""
@@ -19,6 +24,8 @@ HEAD_SECONDS = 30.0
 """After which a head node that does not answer is lost. Ray ends the driver without a word after 60."""
 ASK_HEAD_SECONDS = 2.0
 """Between two looks at the head node."""
+OWNER_SECONDS = 5.0
+"""Between two looks at whose the run folder is."""
 _ANSWER_SECONDS = 60.0
 
 
@@ -61,6 +68,9 @@ class Watching:
         self.asked_to_stop = False
         self.head = HeadWatch(head_address)
         self.ended: dict[str, TrialResult] = {}
+        self.results: list[TrialResult] = []
+        """As they were when the storage last answered."""
+        self._owner_asked = time.monotonic()
 
     def watch(self, work: Callable[[], None]) -> None:
         """Does `work` in a thread while showing where the trials are; ends it cleanly when asked to stop.
@@ -103,11 +113,27 @@ class Watching:
             self.monitor.say("stopping: running stages save their checkpoints")
             self._ask("stop")
         snapshot = self._ask("snapshot")
-        self.monitor.training(snapshot, read_results(self.run, self.ended))
+        try:
+            self.results = read_results(self.run, self.ended)
+            self._check_owner()
+        except OSError as error:  # at the next look the storage may answer again
+            if not retrying.is_passing(error):
+                raise
+            logger.warning("the storage does not answer: %s", error)
+        self.monitor.training(snapshot, self.results)
         if snapshot.abandoned is not None:
             self.stopper.lost.set()
             self._ask("drained", DRAIN_SECONDS, timeout=DRAIN_SECONDS + _ANSWER_SECONDS)
             raise SweepLost(snapshot.abandoned)
+
+    def _check_owner(self) -> None:
+        if time.monotonic() - self._owner_asked >= OWNER_SECONDS:
+            self._owner_asked = time.monotonic()
+            other = usurper(self.run)
+            if other is not None:
+                self._ask("stop")
+                self._ask("drained", DRAIN_SECONDS, timeout=DRAIN_SECONDS + _ANSWER_SECONDS)
+                raise SweepLost(f"{other} has taken the sweep over, since this driver was silent")
 
     def _ask(self, method: str, *arguments: Any, timeout: float = _ANSWER_SECONDS) -> Any:
         """The dispatcher's answer, unless the head node is lost meanwhile."""

@@ -1,0 +1,127 @@
+"""Starting Ray on this machine: patient where the machine is busy, again where it failed, and in words where it cannot.
+
+Ray waits 60 s for its dashboard and 30 s for its node process, whatever they are doing. Here a start goes on for as
+long as the process that is waited for gets work done; one that does not is ended and tried again on other ports.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import logging
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from typing import Any
+
+from raycodellm import setup_worker
+from raycodellm.cluster.environment import without
+from raycodellm.cluster.patience import Patience, children, kill
+from raycodellm.cluster.token_file import write_token
+
+logger = logging.getLogger("ray")
+
+TRIES = 3
+DASHBOARD_PORTS = range(8265, 8265 + 51)
+"""Those that Ray tries one after the other where none is given."""
+
+
+class RayNotStarted(Exception):
+    """No Ray cluster could be started on this machine."""
+
+
+def start(num_cpus: int, num_gpus: int, say: Callable[[str], None]) -> Any:
+    """Ray's context of a new cluster; `say` hears what is waited for, and why it is tried again.
+
+    Raises RayNotStarted with the cause in words.
+    """
+    # Nobody takes this machine away with a notice; the watcher for one is a process more per slot.
+    os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
+    # Unless RAY_AUTH_MODE says otherwise, Ray asks for a token here. That stays: it listens on every network
+    # interface, and without the token anyone near by could run code as this user.
+    write_token()
+    settings = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+    if not any(map(is_free, DASHBOARD_PORTS)):  # its dashboard would stand still for a minute before it is given up
+        settings["dashboard_port"] = free_port()
+    began = time.monotonic()
+    for tries_left in reversed(range(TRIES)):
+        try:
+            return _try(settings, say)
+        except Exception as error:  # Ray raises no narrower class here
+            reason = explain(str(error) or type(error).__name__)
+            logger.warning("Ray did not start", exc_info=True)
+            if not tries_left:
+                seconds = time.monotonic() - began
+                raise RayNotStarted(
+                    f"Ray did not start on this machine, tried {TRIES} times in {seconds:.0f} s: {reason}; end other "
+                    "programs, or start a cluster by `ray start --head` and give its --address"
+                ) from error
+            say(f"Ray did not start: {reason}; trying again on other ports")
+            settings["dashboard_port"] = free_port()
+    raise AssertionError("unreachable")
+
+
+def _try(settings: dict[str, Any], say: Callable[[str], None]) -> Any:
+    import psutil
+    import ray
+
+    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    try:
+        # Processes started with SIGHUP blocked outlive a terminal that is closed, so that stages can be saved.
+        with without("RAY_ADDRESS"), setup_worker.in_place_of_rays(), _blocked(signal.SIGHUP), Patience(before, say):
+            return ray.init(
+                address="local",
+                # 1 s of 5, but Ray's clean-up after a killed training run asks the dashboard and hangs without.
+                include_dashboard=True,
+                dashboard_host="127.0.0.1",
+                log_to_driver=False,
+                configure_logging=False,
+                **settings,
+            )
+    except BaseException:
+        kill(children(before))
+        raise
+
+
+def explain(text: str) -> str:
+    """Why Ray did not start, in words, from the text of its error: mostly the end of its dashboard's log."""
+    found = re.search(r"(/\S+/dashboard\.(?:log|err))", text)
+    log = f" (its log: {found[1]})" if found else ""
+    lines = [line.strip() for line in text.splitlines() if line.strip()]
+    if "valid port" in text or "already occupied" in text or "ddress already in use" in text:
+        return f"its dashboard found no free port{log}"
+    if "No space left" in text:
+        return f"no space is left on the disk of /tmp/ray{log}"
+    if "timed out during startup" in text:
+        return "its node process (raylet) did not come up; its logs are in /tmp/ray/session_latest/logs"
+    if found or "dashboard" in text.lower():
+        return f"its dashboard did not come up{log}"
+    return lines[-1][:200] if lines else "no reason was given"
+
+
+def is_free(port: int) -> bool:
+    with socket.socket() as found:
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        try:
+            found.bind(("127.0.0.1", port))
+        except OSError:  # another has it
+            return False
+    return True
+
+
+def free_port() -> int:
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        return int(free.getsockname()[1])
+
+
+@contextlib.contextmanager
+def _blocked(number: int) -> Iterator[None]:
+    """The signal waits until the body has ended; what is started inside never hears of it."""
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)

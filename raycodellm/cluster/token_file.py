@@ -1,0 +1,52 @@
+"""The file with the token that a local cluster asks for: for its owner alone."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import stat
+from pathlib import Path
+
+from raycodellm.config import UserError
+
+
+def write_token() -> None:
+    """The token that Ray would write for a first cluster, in a file that nobody else may read.
+
+    Ray's own has the mode that the umask leaves: mostly 0644, in a folder of 0755. Nothing happens where there is a
+    token, or where RAY_AUTH_MODE asks for none.
+    """
+    if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
+        return
+    if os.environ.get("RAY_AUTH_TOKEN_PATH") or _token_file().exists():
+        return
+    from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
+
+    try:
+        _token_file().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # another start was faster
+            handle = os.open(_token_file(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
+            with os.fdopen(handle, "w") as file:
+                file.write(generate_new_authentication_token())
+    except OSError as error:
+        raise UserError(
+            f"{_token_file()}: Ray's token cannot be written there ({error.strerror}); make the folder writable, "
+            "set HOME to one that is, or set RAY_AUTH_TOKEN"
+        ) from error
+
+
+def warnings_of_token() -> list[str]:
+    """What is wrong with a token file that was there before, as a sentence."""
+    try:
+        mode = stat.S_IMODE(_token_file().stat().st_mode)
+    except OSError:  # none there
+        return []
+    if not mode & 0o077 or _token_file().parent.stat().st_mode & 0o011 == 0:
+        return []
+    return [
+        f"others on this machine can read {_token_file()}, and with it use the cluster; run: chmod 600 {_token_file()}"
+    ]
+
+
+def _token_file() -> Path:
+    return Path.home() / ".ray" / "auth_token"
