@@ -21,7 +21,7 @@ from raycodellm.config import DeepSpeed, HeldOut, LearningRate, Model, Scaling, 
 from raycodellm.engine import OutOfMemory, memory
 from raycodellm.engine import checkpoints as engine_checkpoints
 from raycodellm.engine.loss import TrainedModel
-from raycodellm.records import Progress, SourceSlice, StageJob, StageRecord, as_json
+from raycodellm.records import Progress, SourceSlice, StageJob, StageRecord, as_json, from_json
 from raycodellm.stage import TrainingError, World, order_checksum, train_stage
 
 LENGTH, ROWS, VOCAB = 16, 6, 64
@@ -160,7 +160,7 @@ def test_a_finished_stage_leaves_its_results_and_no_checkpoint(straight):
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(os.listdir(Path(job.folder, "model")))
     kept = json.loads(Path(job.folder, "stage.json").read_text())
     assert kept["job"]["stage"]["learning_rate"]["peak"] == 0.01
-    assert stage.stage_record(kept["record"]) == record
+    assert from_json(StageRecord, kept["record"], "stage.json") == record
     assert record.num_steps == 8 and record.num_tokens == 8 * ROWS * LENGTH
 
 

@@ -14,7 +14,7 @@ from typing import Any
 
 import ray
 
-from raycodellm import engine, evaluation, ingest, model, stage
+from raycodellm import engine, evaluation, ingest, model, stage, stored
 from raycodellm.dispatch import Job
 from raycodellm.engine import StorageError, TrainingError, World
 from raycodellm.files import Folder
@@ -204,8 +204,8 @@ def _wait_for_lease(lease: Lease | None, job: StageJob, world: World, link: Link
 def run_evaluation(job: EvaluationJob, world: World) -> dict[str, float]:
     """Evaluates the job's model and leaves `items.parquet` and, last, `metrics.json` in its folder."""
     folder = Folder(job.folder)
-    if folder.exists("metrics.json"):
-        return folder.read_json("metrics.json")
+    if (done := stored.finished_evaluation(folder)) is not None:
+        return done
     began = time.monotonic()
     with _local_copy(Folder(job.model)) as model_files:
         result = evaluation.evaluate(

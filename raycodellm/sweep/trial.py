@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raycodellm import config, search, store
+from raycodellm import config, search, store, stored
 from raycodellm.files import Folder
 from raycodellm.records import StageRecord, TrialResult, as_json, summed_ledger
 from raycodellm.sweep.folder import Run
@@ -52,10 +52,8 @@ def run_trial(settings: dict[str, Any], context: Context) -> None:
         params=settings["params"],
     )
     folder = context.run.trial_folder(result.number)
-    if not folder.exists("result.json"):
-        result = _carry_out(result, folder, context)
-    else:
-        result = TrialResult(**folder.read_json("result.json"))
+    is_done = folder.exists("result.json")
+    result = stored.read_result(folder) if is_done else _carry_out(result, folder, context)
     tune.report({**result.metrics, "state": result.state, "number": result.number})
 
 
@@ -64,9 +62,9 @@ def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialRe
 
     try:
         chain = context.chain(result.params, result.seed)
-        result = replace(result, stages=tuple(job.key for job in chain.stages))
+        result = replace(result, stages=tuple(job.key for job in chain.stages), evaluation=chain.evaluation.key)
         folder.write_json("trial.json", as_json(result))
-        finished = {job.key: _outcome_on_disk(job) for job in chain.jobs if store.is_done(job)}
+        finished = {job.key: store.outcome_on_disk(job) for job in chain.jobs if store.is_done(job)}
         outcome = ray.get(context.dispatcher.run_trial.remote(result.number, chain, finished))
         if outcome is None:
             return replace(result, state="stopped")
@@ -82,11 +80,6 @@ def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialRe
         result = replace(result, state="failed", error=f"{type(error).__name__}: {error}", metrics={})
     folder.write_json("result.json", as_json(result))
     return result
-
-
-def _outcome_on_disk(job: Any) -> Any:
-    folder = Folder(job.folder)
-    return store.read_stage(folder) if hasattr(job, "stage") else folder.read_json("metrics.json")
 
 
 def _scores(metrics: Mapping[str, float]) -> dict[str, float]:

@@ -60,7 +60,7 @@ class Watching:
         self.head_address = head_address
         self.asked_to_stop = False
         self.head = HeadWatch(head_address)
-        self.ended: dict[str, TrialResult] = {}
+        self.ended: dict[int, TrialResult] = {}
 
     def watch(self, work: Callable[[], None]) -> None:
         """Does `work` in a thread while showing where the trials are; ends it cleanly when asked to stop.
