@@ -78,7 +78,8 @@ def _check_addresses(options: argparse.Namespace) -> None:
     """Raises `UserError` where an option holds an address with a key in it, or a storage's address cannot be one."""
     for name, value in vars(options).items():
         if name not in ("command", "address"):  # a dashboard's address goes nowhere but to the dashboard
-            refuse_credentials(value)
+            for one in value if isinstance(value, list) else [value]:
+                refuse_credentials(one)
     if "storage" in options:
         Folder(options.storage)
 
@@ -263,7 +264,9 @@ def check(options: argparse.Namespace) -> int:
 
     file = config.load(options.sweep, tuple(options.set))
     _check_tasks(file)
-    print(checking.describe(file, Folder(options.storage), options.address))
+    storage = Folder(options.storage)
+    storage.check_place("--storage")
+    print(checking.describe(file, storage, options.address))
     return DONE
 
 

@@ -235,9 +235,35 @@ class Folder:
             self.write_bytes(name, b"A file that is written to see whether the storage takes one.\n")
             self.delete(name)
         except OSError as error:
-            hint = _HINTS.get(error.errno, "give a folder that can be written")
-            said = error.strerror or cause(error)
-            raise UserError(f"{key} {self}: cannot be written ({said[:160]}); {hint}") from error
+            raise self._not_writable(key, error) from error
+
+    def check_place(self, key: str) -> None:
+        """As `prove_writable`, as far as can be told without writing anything."""
+        try:
+            if self.local is None:
+                from pyarrow.fs import FileType
+
+                if self.filesystem.get_file_info(self.path).type == FileType.File:
+                    raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
+                return
+            there = next(path for path in (self.local, *self.local.parents) if path.exists())
+            disk = os.statvfs(there)
+            if not there.is_dir():
+                raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
+            if disk.f_flag & os.ST_RDONLY:
+                raise OSError(errno.EROFS, os.strerror(errno.EROFS))
+            if not os.access(there, os.W_OK | os.X_OK):
+                raise OSError(errno.EACCES, os.strerror(errno.EACCES))
+            if not disk.f_bavail or (disk.f_files and not disk.f_favail):
+                raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        except OSError as error:
+            raise self._not_writable(key, error) from error
+
+    def _not_writable(self, key: str, error: OSError) -> UserError:
+        hint = _HINTS.get(error.errno or errno.EIO, "give a folder that can be written")
+        # What an object store says comes behind what was done there, at length.
+        said = re.sub(r"^.*?(?=AWS Error|google::cloud)", "", error.strerror or cause(error))
+        return UserError(f"{key} {self}: cannot be written ({said[:160]}); {hint}")
 
     def read_text(self, name: str) -> str:
         data = self.read_bytes(name)

@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import resource
 import shutil
+import subprocess
+import sys
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
@@ -279,3 +282,44 @@ def test_an_evaluation_that_lost_a_file_is_not_done(sweep_text, storage, name) -
 def test_a_damaged_file_says_which_field_is_wrong() -> None:
     with pytest.raises(Damaged, match=r"/x/result\.json: arm: .*integer"):
         from_json(TrialResult, {"number": 0, "state": "complete", "arm": "first", "seed": 0}, "/x/result.json")
+
+
+# ------------------------------------------------------------------------------------------------- disks that fill
+
+
+def test_a_disk_that_fills_while_the_report_is_written_is_one_line(storage, capsys) -> None:
+    run = storage / "small"
+    assert cli.main(["report", str(run)]) == 0
+    written = (run / "report/index.html").read_bytes()
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (1 << 20, hard))
+    capsys.readouterr()
+    try:
+        assert cli.main(["report", str(run)]) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    said = capsys.readouterr()
+    assert said.err == f"raycodellm: {run}/report/index.html: File too large\n" and not said.out
+    assert (run / "report/index.html").read_bytes() == written
+    assert sorted(path.name for path in (run / "report").iterdir()) == ["index.html", "report.md"]
+
+
+def test_a_terminal_that_takes_no_more_is_one_line(storage) -> None:
+    command = [sys.executable, "-m", "raycodellm.cli", "status", str(storage / "small")]
+    with open("/dev/full", "w") as full:
+        done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
+    assert done.returncode == 1
+    assert done.stderr == "raycodellm: No space left on device\n"
+
+
+def test_a_file_that_may_not_be_read_is_left_out_and_said(storage, capsys, monkeypatch) -> None:
+    read = Folder.read_bytes
+
+    def refused(folder: Folder, name: str) -> bytes:
+        if name == "items.parquet":
+            raise PermissionError(13, "Permission denied", f"{folder}/{name}")
+        return read(folder, name)
+
+    monkeypatch.setattr(Folder, "read_bytes", refused)
+    assert cli.main(["report", str(storage / "small")]) == 0
+    assert "trials/0001/items.parquet: Permission denied; what it holds is left out" in capsys.readouterr().err

@@ -33,7 +33,8 @@ def refuse_credentials(value: Any, where: str = "") -> None:
     """
     for path, text in _texts(value, (), set()):
         if _CREDENTIALS.search(text):
-            names = _VARIABLES.get(text.partition("://")[0].lower(), "the environment variables of that service")
+            scheme = re.search(r"(\w+)://[^/\s@:'\"]*:", text)
+            names = _VARIABLES.get(scheme[1].lower() if scheme else "", "the environment variables of that service")
             key = without_credentials(".".join(map(str, path)))
             raise UserError(
                 f"{where}{key}{': ' if key else ''}found {without_credentials(text)[:100]!r}, an address with a key in "
