@@ -230,6 +230,8 @@ class Folder:
 
     def prove_writable(self, key: str) -> None:
         """Raises `UserError`, in which `key` names the option or setting, where nothing can be written here."""
+        if self.local is None:
+            self.check_place(key)  # of a store that does not answer, a write would be tried for twice as long
         name = f".raycodellm-{uuid.uuid4().hex}"
         try:
             self.write_bytes(name, b"A file that is written to see whether the storage takes one.\n")
