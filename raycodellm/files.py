@@ -225,8 +225,9 @@ class Folder:
             yield
         except OSError as error:
             number = error.errno or (errno.ENOENT if isinstance(error, FileNotFoundError) else None)
-            said = os.strerror(number) if number else cause(error)
-            raise OSError(number or errno.EIO, said, f"{self}/{name}") from error
+            if number is None:  # an object store's errors have none
+                raise OSError(f"{self}/{name}: {cause(error)}") from error
+            raise OSError(number, os.strerror(number), f"{self}/{name}") from error
 
     def prove_writable(self, key: str) -> None:
         """Raises `UserError`, in which `key` names the option or setting, where nothing can be written here."""

@@ -132,6 +132,17 @@ def test_a_storage_that_takes_no_file_says_why_and_what_to_do(tmp_path, monkeypa
     assert failed.value.errno == number and failed.value.filename == f"{tmp_path}/x"
 
 
+def test_an_object_stores_error_keeps_its_words_and_gets_no_number(tmp_path, monkeypatch) -> None:
+    def fails(*_: object) -> None:
+        raise OSError("When reading object: AWS Error NETWORK_CONNECTION during GetObject operation: curlCode: 7")
+
+    folder = Folder(str(tmp_path))
+    monkeypatch.setattr(Folder, "filesystem", property(fails))
+    with pytest.raises(OSError, match=f"{tmp_path}/x: When reading object: AWS Error NETWORK") as failed:
+        folder.read_bytes("x")
+    assert failed.value.errno is None and isinstance(failed.value.__cause__, OSError)
+
+
 @pytest.mark.parametrize(
     ("changes", "number"),
     [
