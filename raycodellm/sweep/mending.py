@@ -7,6 +7,7 @@ moments. A study that lost entries gets them back from what the trials wrote.
 from __future__ import annotations
 
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
 from raycodellm import journal, search, stored
@@ -19,16 +20,17 @@ def mend(run: Run, say: Callable[[str], Any]) -> None:
     """Makes the study and the trials' folders agree, and says in a line each what was lost and is made again."""
     told: dict[int, TrialResult] = {}
     lost: dict[int, str] = {}
-    for number in trial_numbers(run):
-        folder = run.trial_folder(number)
-        try:
-            told[number] = read_result(run, number)
-        except FileNotFoundError:
-            started = stored.attempt(lambda folder=folder: stored.read_started(folder), say)
-            if started is not None:
-                told[number] = started
-        except DamagedFile as error:
-            lost[number] = f"{error.file}: {error.fault}"
+    numbers = trial_numbers(run)
+    with ThreadPoolExecutor(16) as pool:  # on an object store each read waits for the network
+        read = list(pool.map(lambda number: _read(run, number), numbers))
+    for number, result in zip(numbers, read, strict=True):
+        if isinstance(result, TrialResult):
+            told[number] = result
+        elif result is not None and result.file.endswith("/trial.json"):
+            say(str(result))
+        elif result is not None:
+            lost[number] = f"{result.file}: {result.fault}"
+            folder = run.trial_folder(number)
             folder.write_bytes("result.json.damaged", folder.read_bytes("result.json"))
             folder.delete("result.json")
     found = journal.read(run.journal, run.file, told)
@@ -39,6 +41,17 @@ def mend(run: Run, say: Callable[[str], Any]) -> None:
     for number, fault in lost.items():
         say(f"{fault}; trial {number:04d} is run again under its number, from its finished stages")
     _mend_journal(run, found, told, set(lost), say)
+
+
+def _read(run: Run, number: int) -> TrialResult | DamagedFile | None:
+    """What the trial wrote: its result, else what it was when it began; or which of the two is damaged."""
+    folder = run.trial_folder(number)
+    try:
+        if folder.exists("result.json"):
+            return read_result(run, number)
+        return stored.read_started(folder) if folder.exists("trial.json") else None
+    except DamagedFile as error:
+        return error
 
 
 def _mend_journal(
