@@ -8,6 +8,7 @@ version wrote are kept. What is there twice, or can be made again, is taken from
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
@@ -15,7 +16,7 @@ import yaml
 from raycodellm import config
 from raycodellm.config import SweepFile, UserError
 from raycodellm.files import DamagedFile, Folder, cause
-from raycodellm.records import SourceSlice, StageRecord, TrialResult, from_json
+from raycodellm.records import StageRecord, TrialResult, from_json
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -166,12 +167,18 @@ def finished_stage(folder: Folder) -> StageRecord | None:
         return None
 
 
+@dataclass(frozen=True)
+class _SourceStore:
+    name: str
+    store: str
+
+
 def read_sources(folder: Folder) -> dict[str, str]:
     """Of a stage: source to the name of its token store's folder."""
     try:
         file = f"{folder}/stage.json"
         job = from_json(dict[str, Any], folder.read_json("stage.json").get("job") or {}, file)
-        sources = from_json(tuple[SourceSlice, ...], job.get("sources", ()), file)
+        sources = from_json(tuple[_SourceStore, ...], job.get("sources", ()), file)
     except DamagedFile as error:
         raise error.meaning_that("what was left out of its sources is not shown") from error
     return {source.name: source.store.partition("?")[0].rstrip("/").rpartition("/")[2] for source in sources}
@@ -185,12 +192,22 @@ def read_curves(folder: Folder) -> dict[str, list]:
         raise error.meaning_that("the stage's curves are left out; nothing else needs them") from error
 
 
+@dataclass(frozen=True)
+class _StoreFacts:
+    kind: str
+    num_documents: int
+    num_tokens: int
+    source_fingerprint: str
+    content_digest: str | None = None
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Reason: documents that were left out."""
+
+
 def read_manifest(store: Folder) -> dict[str, Any]:
-    """Of a token store: `skipped`, reason to documents that were left out, and whatever else it says."""
+    """What the manifest of a token store says for people, and whatever else is in it."""
     try:
         manifest = store.read_json("manifest.json")
-        skipped = from_json(dict[str, int], manifest.get("skipped"), f"{store}/manifest.json")
-        return {**manifest, "skipped": skipped}
+        return {**manifest, **asdict(from_json(_StoreFacts, manifest, f"{store}/manifest.json"))}
     except DamagedFile as error:
         raise error.meaning_that("what was left out is not shown; a run that needs the store makes it again") from error
 

@@ -29,6 +29,13 @@ ITEMS = pa.table(
         "chance": [0.2] * 4,
     }
 )
+MANIFEST = {
+    "kind": "text",
+    "num_documents": 9,
+    "num_tokens": 999,
+    "source_fingerprint": "0123",
+    "skipped": {"empty": 2},
+}
 METRICS = {"boxes/bpb": 1.75, "mean/bpb": 1.75, "boxes/bpb_low": 0.5, "boxes/bpb_high": 3.0}
 
 
@@ -83,7 +90,7 @@ def whole(sweep_text: str, tmp_path_factory) -> Path:
     opened = sweep.open_run(config.parse(sweep_text, overrides=("search.trials=5",)), Folder(str(folder)))
     write_trials(opened)
     opened.folder.write_json("timing.json", {"ray start": 5.0})
-    (opened.storage / "tokens" / "prose-0").write_json("manifest.json", {"skipped": {"empty": 2}})
+    (opened.storage / "tokens" / "prose-0").write_json("manifest.json", MANIFEST)
     sweep.write_table(opened)
     return folder
 
