@@ -174,5 +174,7 @@ def _trial(file: SweepFile, there: FrozenTrial | None, result: TrialResult | Non
         return create_trial(state=TrialState.COMPLETE, values=values, **known)
     if result is not None and result.state == "failed" and not again:
         return create_trial(state=TrialState.FAIL, **known)
+    if there is not None and there.state.is_finished() and not again:  # an end that this version does not know
+        return create_trial(state=there.state, values=there.values, **known)
     waits = result is None and not again and there is not None and there.state == TrialState.WAITING
     return create_trial(state=TrialState.WAITING if waits else TrialState.RUNNING, **known)

@@ -217,7 +217,7 @@ def finished_evaluation(folder: Folder) -> dict[str, float] | None:
     more: then the model is evaluated again."""
     try:
         metrics = from_json(dict[str, float], folder.read_json("metrics.json"), f"{folder}/metrics.json")
-        read_items(folder)
+        folder.read_table("items.parquet")
     except (DamagedFile, FileNotFoundError):
         return None
     return metrics

@@ -24,6 +24,8 @@ logger = logging.getLogger(__name__)
 Say = Callable[[str], Any]
 """Hears of what is damaged, a line each."""
 ENDED = ("complete", "failed")
+UNENDED = ("running", "waiting")
+"""States of a trial without a result; a newer version may know other ends."""
 
 
 @dataclass(frozen=True)

@@ -13,7 +13,7 @@ from typing import Any
 from raycodellm import journal, search, stored
 from raycodellm.files import DamagedFile
 from raycodellm.records import TrialResult
-from raycodellm.sweep.folder import ENDED, Run, read_result, trial_numbers
+from raycodellm.sweep.folder import UNENDED, Run, read_result, trial_numbers
 
 
 def mend(run: Run, say: Callable[[str], Any]) -> None:
@@ -34,7 +34,7 @@ def mend(run: Run, say: Callable[[str], Any]) -> None:
             folder.write_bytes("result.json.damaged", folder.read_bytes("result.json"))
             folder.delete("result.json")
     found = journal.read(run.journal, run.file, told)
-    ended = {number for number, result in told.items() if result.state in ENDED}
+    ended = {number for number, result in told.items() if result.state not in UNENDED}
     for trial in found.trials:
         if trial.state.name in search.FINISHED and trial.number not in ended:
             lost.setdefault(trial.number, f"{run.trial_folder(trial.number)}/result.json: is missing")
