@@ -12,13 +12,15 @@ import os  # noqa: E402
 import shlex  # noqa: E402
 import sys  # noqa: E402
 import traceback  # noqa: E402
-from collections.abc import Sequence  # noqa: E402
+from collections.abc import Callable, Sequence  # noqa: E402
 from pathlib import Path  # noqa: E402
-from typing import Any  # noqa: E402
+from typing import Any, NoReturn  # noqa: E402
 
-from raycodellm import __version__, config, search  # noqa: E402
-from raycodellm.config import UserError  # noqa: E402
-from raycodellm.files import Folder, fingerprint  # noqa: E402
+from pydantic import ValidationError  # noqa: E402
+
+from raycodellm import __version__, config, search, stored  # noqa: E402
+from raycodellm.config import UserError, refuse_credentials, without_credentials  # noqa: E402
+from raycodellm.files import Damaged, Folder, cache_folder, cause, fingerprint  # noqa: E402
 
 DEFAULT_STORAGE = "~/raycodellm"
 DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
@@ -28,21 +30,68 @@ def main(arguments: Sequence[str] | None = None) -> int:
     """Runs one command; returns its exit code. A user's mistake prints one line and no traceback."""
     options = _parser().parse_args(arguments)
     try:
-        return options.command(options)
+        _check_addresses(options)
+        code = options.command(options)
+        sys.stdout.flush()  # here, where an output that takes no more is one line, and not at Python's own end
+        return code
     except UserError as error:
-        print(f"raycodellm: {error}", file=sys.stderr)
+        _complain(without_credentials(str(error)))
         return WRONG
     except KeyboardInterrupt:
         with contextlib.suppress(OSError):  # the terminal that was closed
-            print("raycodellm: stopped", file=sys.stderr)
+            _complain("stopped")
         return STOPPED
     except BrokenPipeError:  # the reader of our output went away, as `| head` does
         os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
         return DONE
+    except (OSError, Damaged) as error:  # a disk, a network, a file of the storage
+        if getattr(error, "filename", None) is None and _stdout_is_broken():
+            os.dup2(os.open(os.devnull, os.O_WRONLY), 1)
+        _complain(cause(error))
+        return FAILED
+
+
+def _complain(line: str) -> None:
+    print(f"raycodellm: {line}", file=sys.stderr)
+
+
+def _complain_once() -> Callable[[str], None]:
+    """Says each line the first time that it comes."""
+    said: set[str] = set()
+
+    def complain(line: str) -> None:
+        if line not in said:
+            said.add(line)
+            _complain(line)
+
+    return complain
+
+
+def _stdout_is_broken() -> bool:
+    try:
+        sys.stdout.flush()
+    except OSError:
+        return True
+    return False
+
+
+def _check_addresses(options: argparse.Namespace) -> None:
+    """Raises `UserError` where an option holds an address with a key in it, or a storage's address cannot be one."""
+    for name, value in vars(options).items():
+        if name not in ("command", "address"):  # a dashboard's address goes nowhere but to the dashboard
+            for one in value if isinstance(value, list) else [value]:
+                refuse_credentials(one)
+    if "storage" in options:
+        Folder(options.storage)
+
+
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        super().error(without_credentials(message))
 
 
 def _parser() -> argparse.ArgumentParser:
-    parser = argparse.ArgumentParser(prog="raycodellm", description="How much code helps a language model reason?")
+    parser = _Parser(prog="raycodellm", description="How much code helps a language model reason?")
     parser.add_argument("--version", action="version", version=f"raycodellm {__version__}")
     commands = parser.add_subparsers(required=True, metavar="COMMAND")
 
@@ -90,9 +139,9 @@ def run(options: argparse.Namespace) -> int:
     file = config.load(options.sweep, tuple(options.set))
     num_trials = search.num_trials(file)
     _check_tasks(file)
-    opened = sweep.open_run(file, Folder(options.storage))
+    opened = sweep.open_run(file, Folder(options.storage), _complain)
     with sweep.lock(opened) as opened:
-        left = num_trials - sweep.tell_written_results(opened)
+        left = num_trials - sweep.tell_written_results(opened, _complain)
         contents = sweep.fix_contents(opened, left)
         if left <= 0:
             print(f"all {num_trials} trials are done; nothing to run")
@@ -161,13 +210,13 @@ def _finish(opened: Any, say: Any, timing: Any) -> int:
     """Table, report and summary; the exit code says whether a trial failed."""
     from raycodellm import report, sweep
 
-    results = sweep.write_table(opened)
+    results = sweep.write_table(opened, say)
     if timing is not None:
-        before = opened.folder.read_json("timing.json") if opened.folder.exists("timing.json") else {}
-        opened.folder.write_json("timing.json", _added(before, timing.seconds))
+        before = stored.attempt(lambda: stored.read_timing(opened.folder), say, {})
+        _write_timing(opened.folder, before, timing.seconds)
         with timing.part("report"):
             report.write_report(opened.folder, opened.storage)
-        opened.folder.write_json("timing.json", _added(before, timing.seconds))
+        _write_timing(opened.folder, before, timing.seconds)
     say(report.summary_text(opened.folder, opened.storage))
     failed = [result for result in results if result.state == "failed"]
     for result in failed:
@@ -177,8 +226,11 @@ def _finish(opened: Any, say: Any, timing: Any) -> int:
     return FAILED if failed else DONE
 
 
-def _added(before: dict[str, float], seconds: dict[str, float]) -> dict[str, float]:
-    return {name: before.get(name, 0.0) + seconds.get(name, 0.0) for name in {**before, **seconds}}
+def _write_timing(folder: Folder, before: dict[str, float], seconds: dict[str, float]) -> None:
+    """Adds the seconds of this run to those `before`; what a newer version wrote beside them stays."""
+    kept = stored.attempt(lambda: folder.read_json("timing.json"), lambda line: None, {})
+    added = {name: before.get(name, 0.0) + seconds.get(name, 0.0) for name in {**before, **seconds}}
+    folder.write_json("timing.json", {**kept, **added})
 
 
 def _spelled(options: argparse.Namespace) -> list[str]:
@@ -192,7 +244,7 @@ def _spelled(options: argparse.Namespace) -> list[str]:
 def _log_path(folder: Folder) -> Path:
     if folder.local is not None:
         return folder.local / "run.log"
-    return Path("~/.cache/raycodellm").expanduser() / fingerprint(folder.uri) / "run.log"
+    return cache_folder() / fingerprint(folder.uri) / "run.log"
 
 
 def _check_tasks(file: config.SweepFile) -> None:
@@ -217,7 +269,9 @@ def check(options: argparse.Namespace) -> int:
 
     file = config.load(options.sweep, tuple(options.set))
     _check_tasks(file)
-    print(checking.describe(file, Folder(options.storage), options.address))
+    storage = Folder(options.storage)
+    storage.check_place("--storage")
+    print(checking.describe(file, storage, options.address))
     return DONE
 
 
@@ -228,6 +282,7 @@ def prepare(options: argparse.Namespace) -> int:
     file = config.load(options.sweep, tuple(options.set))
     sweep.Stopper().install()
     storage = Folder(options.storage)
+    storage.prove_writable("--storage")
     log = _log_path(storage / "tokens")
     with display.quiet(log) as output, display.Display(output, "", 0) as shown:
         connected = cluster.connect(options.address, file.example().scaling, log_to=log, say=shown.say)
@@ -254,28 +309,26 @@ def submit(options: argparse.Namespace) -> int:
     _check_tasks(file)
     job = cluster.submit(options.sweep, options.address, tuple(options.set), options.storage)
     print(f"submitted {file.example().name} as {job}")
-    print(cluster.how_to_follow(options.address, job))
+    print(cluster.how_to_follow(without_credentials(options.address), job))
     return DONE
 
 
 # ------------------------------------------------------------------------------------------- finished runs
 
 
-def _existing_run(path: str) -> Any:
+def _existing_run(path: str, say: Callable[[str], None]) -> Any:
     from raycodellm import sweep
 
     folder = Folder(path)
-    if not folder.exists("sweep.yaml"):
-        raise UserError(f"{path}: is not a run folder (it has no sweep.yaml); give <storage>/<sweep name>")
-    file = config.parse(folder.read_bytes("sweep.yaml").decode(), origin=f"{folder.uri}/sweep.yaml")
-    return sweep.Run(file, Folder(folder.uri.rstrip("/").rsplit("/", 1)[0]))
+    return sweep.Run(stored.read_sweep_file(folder, say), folder.parent)
 
 
 def status(options: argparse.Namespace) -> int:
     from raycodellm import display, sweep
 
-    opened = _existing_run(options.run)
-    results = sweep.read_results(opened)
+    say = _complain_once()
+    opened = _existing_run(options.run, say)
+    results = sweep.read_results(opened, say=say)
     display.console(sys.stdout).print(display.trial_table(results, opened.sweep.search.objectives[0].metric))
     done = sum(result.state in ("complete", "failed") for result in results)
     print(f"{done} of {search.num_trials(opened.file)} trials ended; {opened.folder.uri}")
@@ -285,9 +338,10 @@ def status(options: argparse.Namespace) -> int:
 def write_report(options: argparse.Namespace) -> int:
     from raycodellm import report, sweep
 
-    opened = _existing_run(options.run)
-    sweep.write_table(opened)
-    folder = report.write_report(opened.folder, opened.storage)
+    say = _complain_once()
+    opened = _existing_run(options.run, say)
+    sweep.write_table(opened, say)
+    folder = report.write_report(opened.folder, opened.storage, say)
     print(f"{folder.uri}/index.html")
     return DONE
 
@@ -295,16 +349,30 @@ def write_report(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     from raycodellm import compare
 
-    settings = config.Evaluation(tasks=tuple(options.tasks.split(",")), limit=options.limit, few_shot=options.few_shot)
+    settings = _evaluation(options)
+    if options.output:
+        Folder(options.output).prove_writable("--output")
     print(compare.run(options.models, settings, options.pairs, options.output))
     return DONE
+
+
+def _evaluation(options: argparse.Namespace) -> config.Evaluation:
+    values = {"tasks": options.tasks.split(","), "limit": options.limit, "few_shot": options.few_shot}
+    try:
+        return config.Evaluation.model_validate(values)
+    except ValidationError as error:
+        first = error.errors()[0]
+        option = f"--{first['loc'][0]}".replace("_", "-") if first["loc"] else "eval"
+        said = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
+        raise UserError(f"{option}: found {first['input']!r}; {said[0].lower()}{said[1:]}") from error
 
 
 def entry() -> None:
     """The installed command. Leaves at once where a thread is stuck in Ray: Python's own exit would crash on it."""
     code = main()
-    sys.stdout.flush()
-    sys.stderr.flush()
+    with contextlib.suppress(OSError):  # said already
+        sys.stdout.flush()
+        sys.stderr.flush()
     if _stuck_in_ray():
         os._exit(code)
     sys.exit(code)

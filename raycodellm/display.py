@@ -48,8 +48,9 @@ def quiet(log: Path) -> Iterator[TextIO]:
     try:
         yield real
     finally:
-        sys.stdout.flush()
-        sys.stderr.flush()
+        with contextlib.suppress(OSError):  # a full disk takes no more of the log; the terminal must be given back
+            sys.stdout.flush()
+            sys.stderr.flush()
         os.dup2(kept[0], 1)
         os.dup2(kept[1], 2)
         for descriptor in kept:

@@ -4,9 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
-from typing import Any
+from functools import lru_cache
+from typing import Any, TypeVar
+
+from pydantic import TypeAdapter, ValidationError
 
 from raycodellm.config import CODE_KINDS, Evaluation, Model, Scaling, Stage
+from raycodellm.files import DamagedFile
+
+T = TypeVar("T")
 
 RECIPE_VERSION = 3
 """Raised whenever a change of the training code changes the weights that equal settings give."""
@@ -170,7 +176,8 @@ def as_json(record: Any) -> Any:
     if hasattr(record, "model_dump"):
         return record.model_dump(mode="json", exclude_none=True)
     if hasattr(record, "__dataclass_fields__"):
-        return {name: as_json(getattr(record, name)) for name in record.__dataclass_fields__}
+        fields = {name: as_json(getattr(record, name)) for name in record.__dataclass_fields__}
+        return {**fields.pop("more", {}), **fields}
     if isinstance(record, Mapping):
         return {str(key): as_json(value) for key, value in record.items()}
     if isinstance(record, (list, tuple)):
@@ -178,12 +185,26 @@ def as_json(record: Any) -> Any:
     return record
 
 
-def stage_record(data: Mapping[str, Any]) -> StageRecord:
-    """The record that `as_json` wrote."""
-    known = {name: data[name] for name in StageRecord.__dataclass_fields__ if name in data}
-    known["ledger"] = tuple(_ledger_row(row) for row in data.get("ledger", ()))
-    known["resumed_at"] = tuple(data.get("resumed_at", ()))
-    return StageRecord(**known)
+def from_json(kind: type[T], data: Any, file: str) -> T:
+    """The record that `as_json` wrote into `file`. Raises `DamagedFile` where a field is missing or of another type.
+
+    Fields that this version does not know, since a newer one wrote them, stay in `more` where the record has one.
+    """
+    try:
+        record = _schema(kind).validate_python(data)
+    except ValidationError as error:
+        first = error.errors()[0]
+        field_name = ".".join(map(str, first["loc"]))
+        raise DamagedFile(file, f"{field_name}: {first['msg'].lower()}" if field_name else first["msg"]) from error
+    if isinstance(data, Mapping) and "more" in getattr(kind, "__dataclass_fields__", ()):
+        unknown = {name: value for name, value in data.items() if name not in kind.__dataclass_fields__}
+        record = replace(record, more={**record.more, **unknown})
+    return record
+
+
+@lru_cache
+def _schema(kind: Any) -> TypeAdapter:
+    return TypeAdapter(kind)
 
 
 def summed_ledger(records: Sequence[StageRecord]) -> tuple[LedgerRow, ...]:
@@ -208,10 +229,6 @@ _SUMMED = (
 )
 
 
-def _ledger_row(data: Mapping[str, Any]) -> LedgerRow:
-    return LedgerRow(**{**data, "phases": tuple(PhaseRow(**phase) for phase in data.get("phases", ()))})
-
-
 @dataclass(frozen=True)
 class TrialResult:
     """One row of `trials.parquet`. `state`: complete, failed, running or waiting."""
@@ -228,6 +245,8 @@ class TrialResult:
     """The sum of the stages' ledgers."""
     stages: tuple[str, ...] = ()
     """Keys of the trial's stages, in order."""
+    evaluation: str = ""
+    """Key of its evaluation, which lies in the last stage's folder; of trials of older versions not known."""
     wall_seconds: float = 0.0
     device_seconds: float = 0.0
     deaths: int = 0
@@ -235,11 +254,14 @@ class TrialResult:
     preemptions: int = 0
     """Times that the jobs' workers were told to leave."""
     error: str | None = None
+    more: dict[str, Any] = field(default_factory=dict)
+    """What a newer version wrote beside these; written again, and used for nothing."""
 
     def row(self) -> dict[str, Any]:
         """Flat columns: `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`, `epochs.prose`."""
         flat = asdict(self)
         ledger = flat.pop("ledger")
+        flat.pop("more")
         flat.update({f"epochs.{row['source']}": row["epochs"] for row in ledger})
         flat["tokens_difference"] = sum(row["difference"] for row in ledger)
         for group in ("params", "metrics", "tokens"):

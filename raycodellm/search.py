@@ -227,12 +227,33 @@ def open_study(path: Path, file: SweepFile) -> optuna.Study:
     asked = study.get_trials(deepcopy=False)
     study.sampler = sampler(sweep.search, sweep.seed, num_arms(file), len(asked))
     if not asked:
-        for point in grid(file) if sweep.search.sampler == "grid" else _enqueued(file):
-            study.enqueue_trial(point)
+        enqueue_first_points(study, file)
     for trial in asked:
         if trial.user_attrs.get("replicate") == 0:
             _enqueue_replicates(study, trial.user_attrs["arm"], trial.params, sweep.search.replicates)
     return study
+
+
+def enqueue_first_points(study: optuna.Study, file: SweepFile) -> None:
+    """Lines up the grid, or the points to try first; not those that a trial of the study has already."""
+    asked = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in study.get_trials(deepcopy=False)]
+    for point in grid(file) if file.example().search.sampler == "grid" else _enqueued(file):
+        if not any(point.items() <= params.items() for params in asked):
+            study.enqueue_trial(point)
+
+
+def distributions(file: SweepFile, params: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Optuna's distribution of each parameter; None where these are not all the parameters of a trial of this sweep."""
+    import optuna
+
+    quiet()
+    trial = optuna.trial.FixedTrial(dict(params))
+    try:
+        Space(file)(trial)
+        optuna.trial.create_trial(value=0.0, params=dict(params), distributions=trial.distributions)
+    except ValueError:  # one is missing, one too many, or one is outside of its space
+        return None
+    return dict(trial.distributions)
 
 
 def _enqueued(file: SweepFile) -> list[dict[str, Any]]:

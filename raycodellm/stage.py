@@ -28,11 +28,11 @@ from raycodellm.engine import DamagedCheckpoint, Engine, PendingStep, StepResult
 from raycodellm.files import Folder
 from raycodellm.identity import content
 from raycodellm.metrics import Tally, order_checksum, ratio
-from raycodellm.records import Progress, StageJob, StageRecord, as_json, stage_record
+from raycodellm.records import Progress, StageJob, StageRecord, as_json
+from raycodellm.stored import DONE, attempt, finished_stage
 
-__all__ = ["TrainingError", "World", "finished_record", "order_checksum", "train_stage"]
+__all__ = ["TrainingError", "World", "order_checksum", "train_stage"]
 
-DONE = "DONE"
 _CHECKPOINTS = "checkpoint"
 _OPTIMIZER = "optimizer"
 """Beside the model of a stage whose optimizer state a later stage starts from."""
@@ -61,10 +61,13 @@ def train_stage(
     engines.init_process(world, num_threads=int(job.scaling.cpus_per_worker))
     engines.limit_memory(world, job.scaling)
     folder = Folder(job.folder)
-    done = engines.gather(world, finished_record(folder) if world.rank == 0 else None)[0]
+    done = engines.gather(world, finished_stage(folder) if world.rank == 0 else None)[0]
+    lost = done is None and world.rank == 0 and folder.exists(DONE)
     if done is not None and not (job.keep_optimizer and engines.gather(world, _lacks_optimizer(folder))[0]):
         return done
     training = _Training(job, world, on_progress, on_metrics, done)
+    if lost:
+        training._say(f"{folder}/stage.json: no record of the finished stage can be read; the stage is trained again")
     try:
         training.restore()
         if not training.run(should_stop, use_ray_data):
@@ -76,11 +79,6 @@ def train_stage(
 
 def _lacks_optimizer(folder: Folder) -> bool:
     return not (folder / _OPTIMIZER).exists(engines.COMPLETE)
-
-
-def finished_record(folder: Folder) -> StageRecord | None:
-    """What `stage.json` says of a finished stage; None when it is not finished."""
-    return stage_record(folder.read_json("stage.json")["record"]) if folder.exists(DONE) else None
 
 
 # ---------------------------------------------------------------------------------------------- the training
@@ -149,8 +147,9 @@ class _Training:
         found = job.scaling.deepspeed.micro_batch
         here = {"workers": world.world_size, "device": world.device_type}
         if found == "auto":
-            kept = self.folder.read_json("stage.json") if self.folder.exists("stage.json") else {}
-            kept = engines.gather(world, kept.get("micro_batch", {}))[0]
+            kept = attempt(lambda: self.folder.read_json("stage.json"), self._say, {})
+            kept = engines.gather(world, kept.get("micro_batch"))[0]
+            kept = kept if isinstance(kept, dict) and isinstance(kept.get("sequences"), int) else {}
             if {name: kept.get(name) for name in here} == here:
                 found = int(kept["sequences"])
             else:
@@ -463,7 +462,7 @@ class _Training:
         self.folder.write_table("ledger.parquet", metrics.ledger_table(record.ledger))
         self.folder.write_table("metrics.parquet", metrics.metrics_table(tally.rows))
         self.folder.write_json("stage.json", {"job": as_json(self.job), **self.extra, "record": as_json(record)})
-        self.folder.write_bytes(DONE, b"")
+        self.folder.write_json(DONE, {"record": as_json(record)})
 
     def _export(self) -> None:
         """Leaves `model/`, all of it at once on local storage."""

@@ -19,7 +19,8 @@ from raycodellm import model as models
 from raycodellm.config import INSTRUCT_KINDS, Evaluation, Model, Stage, Sweep, SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.identity import Contents, content
-from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, StageRecord, as_json, stage_record
+from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, StageRecord, as_json
+from raycodellm.stored import finished_evaluation, finished_stage
 
 EVALUATION_VERSION = 2
 """Raised whenever a change of the evaluation code changes the score that an equal model gets."""
@@ -280,10 +281,17 @@ def evaluation_job(last: StageJob, settings: Evaluation, contents: Contents) -> 
 
 def is_done(job: StageJob | EvaluationJob) -> bool:
     """A stage whose optimizer state is asked for later than it was trained is trained once more, for that alone."""
+    if outcome_on_disk(job) is None:
+        return False
+    keeps = isinstance(job, StageJob) and job.keep_optimizer
+    return not keeps or Folder(job.folder).exists("optimizer/COMPLETE")
+
+
+def outcome_on_disk(job: StageJob | EvaluationJob) -> StageRecord | dict[str, float] | None:
+    """What a finished job left: a stage its record, an evaluation its metrics. None where it is not finished, or where
+    what it left cannot be read any more."""
     folder = Folder(job.folder)
-    if isinstance(job, EvaluationJob):
-        return folder.exists("metrics.json")
-    return folder.exists("DONE") and (not job.keep_optimizer or folder.exists("optimizer/COMPLETE"))
+    return finished_evaluation(folder) if isinstance(job, EvaluationJob) else finished_stage(folder)
 
 
 def finished_jobs(chain: Chain) -> list[StageJob | EvaluationJob]:
@@ -318,11 +326,6 @@ def older_stages(storage: Folder) -> str | None:
         f"{folder}: holds {len(there)} stages of an older raycodellm (recipe {found or 'under 3'}, now "
         f"{RECIPE_VERSION}); none of them is taken, what is needed is trained anew"
     )
-
-
-def read_stage(folder: Folder) -> StageRecord:
-    """The record of a finished stage."""
-    return stage_record(folder.read_json("stage.json")["record"])
 
 
 def check_epochs(sweep: Sweep, chains: Sequence[Chain]) -> None:

@@ -94,3 +94,68 @@ def test_eval_refuses_a_model_that_is_not_there_and_a_pair_that_names_another(ca
     code, printed = run(capsys, "eval", str(tmp_path), "--tasks", "boxes", "--pairs", "a=b")
     assert code == 2
     assert "BASE=OTHER" in printed
+
+
+@pytest.mark.parametrize("option", [("--limit", "-5"), ("--limit", "0"), ("--few-shot", "-1")])
+def test_eval_refuses_a_number_by_its_option(capsys, option: tuple[str, str]) -> None:
+    code, printed = run(capsys, "eval", "owner/name", "--tasks", "boxes", *option)
+    assert code == 2
+    assert printed.startswith(f"raycodellm: {option[0]}: found {option[1]}; must be greater than or equal to")
+    assert len(printed.splitlines()) == 1
+
+
+@pytest.mark.parametrize("command", ["check", "run", "prepare"])
+@pytest.mark.parametrize(
+    ("storage", "words"),
+    [
+        ("FILE", "--storage"),
+        ("xyz://a/b", "no storage"),
+        ("s3://", "no bucket"),
+        ("s3:/b/x", "no folder and no address"),
+    ],
+)
+def test_a_storage_that_cannot_be_one_is_refused_at_once(capsys, tmp_path, command, storage, words) -> None:
+    (tmp_path / "file").write_text("")
+    code, printed = run(capsys, command, QUICKSTART, "--storage", storage.replace("FILE", str(tmp_path / "file")))
+    assert code == 2, printed
+    assert words in printed and len(printed.splitlines()) == 1
+    assert [path.name for path in tmp_path.iterdir()] == ["file"]
+
+
+KEYED = "s3://AKIAKEY:SECRETWORD@bucket/x"
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ("check", QUICKSTART, "--storage", KEYED),
+        ("run", QUICKSTART, "--storage", KEYED),
+        ("run", QUICKSTART, "--set", f"sources.prose.path={KEYED}"),
+        ("run", QUICKSTART, "--set", KEYED),
+        ("submit", QUICKSTART, "--storage", KEYED, "--address", "http://127.0.0.1:1"),
+        ("status", KEYED),
+        ("report", KEYED),
+        ("eval", KEYED, "--tasks", "boxes"),
+        ("eval", "owner/name", "--tasks", "boxes", "--output", KEYED),
+        ("run", KEYED),
+    ],
+)
+def test_a_key_in_an_address_is_refused_unprinted_and_the_variables_named(capsys, arguments) -> None:
+    code, printed = run(capsys, *arguments)
+    assert code == 2, printed
+    assert "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY" in printed and "s3://***@bucket/x" in printed
+    assert "SECRETWORD" not in printed and "AKIAKEY" not in printed and len(printed.splitlines()) == 1
+
+
+def test_a_mistyped_option_does_not_print_the_key_behind_it(capsys) -> None:
+    with pytest.raises(SystemExit):
+        cli.main(["run", QUICKSTART, "--strage", KEYED])
+    printed = capsys.readouterr().err
+    assert "s3://***@bucket/x" in printed and "SECRETWORD" not in printed
+
+
+def test_a_key_in_a_dashboards_address_is_not_printed(capsys, monkeypatch) -> None:
+    monkeypatch.setattr("raycodellm.cluster.submit", lambda *given: "raysubmit_1")
+    code, printed = run(capsys, "submit", QUICKSTART, "--storage", "s3://b/x", "--address", "http://me:word@head:8265")
+    assert code == 0
+    assert "http://***@head:8265" in printed and "me:word" not in printed

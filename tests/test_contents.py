@@ -9,6 +9,7 @@ import shutil
 import time
 from pathlib import Path
 
+import pyarrow as pa
 import pytest
 from test_store import CORPORA
 
@@ -17,7 +18,7 @@ from raycodellm.config import Evaluation, Model, Stage, Tokenizer, UserError
 from raycodellm.evaluation import task_files
 from raycodellm.files import Folder
 from raycodellm.identity import Contents, content, hub, numeric_settings, pretrained_content
-from raycodellm.records import as_json
+from raycodellm.records import StageRecord, as_json
 from raycodellm.sweep import folder as run_folders
 from raycodellm.sweep import made_of
 from raycodellm.tokens.tokenizer import tokenizer_fingerprint
@@ -294,6 +295,13 @@ LLAMA = {
 }
 
 
+def finish(stage: Folder) -> None:
+    """Leaves what makes a stage a finished one."""
+    record = StageRecord("0123456789abcdef", stage.name, 3, 3_072, 5.0, 2.0, 2.0, "c0ffee")
+    stage.write_json("stage.json", {"record": as_json(record)})
+    stage.write_bytes("DONE", b"")
+
+
 def test_a_stage_whose_model_is_damaged_is_trained_again_and_its_reader_refuses_it(tmp_path, sweep_text, caplog):
     sweep = config.parse(sweep_text).example()
     chain = store.chain(sweep, 0, CORPORA, Folder("/tok"), "t", 512, Folder(str(tmp_path / "s")))
@@ -301,14 +309,16 @@ def test_a_stage_whose_model_is_damaged_is_trained_again_and_its_reader_refuses_
     made = model.build(Model(config=LLAMA), 100, seed=0)
     made.save_pretrained(first.local / "model")
     content.write_checksums(first.local / "model")
-    first.write_bytes("DONE", b"")
+    finish(first)
     assert store.finished_jobs(chain) == [chain.stages[0]]
     model.build(Model(config=LLAMA), 100, seed=1, parent=first / "model")
     flip(first.local / "model" / "model.safetensors", 900)
     with pytest.raises(model.DamagedModel, match=r"model\.safetensors: has changed.*trained once more"):
         model.build(Model(config=LLAMA), 100, seed=1, parent=first / "model")
-    (Folder(chain.evaluation.folder)).write_bytes("metrics.json", b"{}")
-    Folder(chain.stages[1].folder).write_bytes("DONE", b"")
+    evaluated = Folder(chain.evaluation.folder)
+    evaluated.write_json("metrics.json", {"mean/bpb": 1.0})
+    evaluated.write_table("items.parquet", pa.table({"task": ["boxes"]}))
+    finish(Folder(chain.stages[1].folder))
     assert store.finished_jobs(chain) == list(chain.jobs)  # nobody will read it
     Folder(chain.stages[1].folder).delete("DONE")
     with caplog.at_level(logging.WARNING):

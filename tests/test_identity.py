@@ -56,7 +56,14 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "prose/b.md": "A file of another kind.",
         "python/a.py": "print(1)\n",
         "python/b.c": "int main() { return 1; }\n",
-        "notes/a.ipynb": json.dumps({"cells": [], "nbformat": 4, "nbformat_minor": 5, "metadata": {}}),
+        "notes/a.ipynb": json.dumps(
+            {
+                "cells": [{"cell_type": "code", "source": "print(1)\n", "metadata": {}, "outputs": []}],
+                "nbformat": 4,
+                "nbformat_minor": 5,
+                "metadata": {},
+            }
+        ),
         "asks.jsonl": json.dumps({"prompt": "Two and two?", "response": "Four."}) + "\n",
         "own_words.py": "def text(doc):\n    return doc['text']\n",
         "items.jsonl": '{"text": "a"}\n',

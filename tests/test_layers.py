@@ -13,7 +13,19 @@ import raycodellm
 PACKAGE = Path(raycodellm.__file__).parent
 ORDER = (
     ("config",),
-    ("files", "retrying", "identity", "records", "rates", "schedule", "search", "uncertainty", "setup_worker"),
+    (
+        "files",
+        "retrying",
+        "identity",
+        "records",
+        "stored",
+        "rates",
+        "schedule",
+        "search",
+        "journal",
+        "uncertainty",
+        "setup_worker",
+    ),
     ("builtin_corpora", "corpora", "tokens", "tasks", "model"),
     ("mixture", "engine"),
     ("ingest", "metrics", "held_out", "stage", "evaluation"),
@@ -31,7 +43,7 @@ DOORS = {
     "ray.data": {"corpora", "tokens", "ingest"},
     "ray.train": {"slots"},
     "ray.tune": {"sweep"},
-    "optuna": {"search"},
+    "optuna": {"search", "journal"},
     "deepspeed": {"engine"},
     "lm_eval": {"evaluation"},
 }

@@ -472,7 +472,7 @@ def test_a_run_with_only_failed_and_waiting_trials_shows_their_causes(tmp_path):
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):
-    with pytest.raises(UserError, match=r"holds no sweep\.yaml"):
+    with pytest.raises(UserError, match=r"has no sweep\.yaml"):
         report.write_report(Folder(str(tmp_path / "nothing")), Folder(str(tmp_path)))
 
 

@@ -21,8 +21,9 @@ from raycodellm.config import DeepSpeed, HeldOut, LearningRate, Model, Scaling, 
 from raycodellm.engine import OutOfMemory, memory
 from raycodellm.engine import checkpoints as engine_checkpoints
 from raycodellm.engine.loss import TrainedModel
-from raycodellm.records import Progress, SourceSlice, StageJob, StageRecord, as_json
+from raycodellm.records import Progress, SourceSlice, StageJob, StageRecord, as_json, from_json
 from raycodellm.stage import TrainingError, World, order_checksum, train_stage
+from raycodellm.stored import finished_stage
 
 LENGTH, ROWS, VOCAB = 16, 6, 64
 SMALL = Model(
@@ -160,7 +161,7 @@ def test_a_finished_stage_leaves_its_results_and_no_checkpoint(straight):
     assert {"config.json", "model.safetensors", "tokenizer.json"} <= set(os.listdir(Path(job.folder, "model")))
     kept = json.loads(Path(job.folder, "stage.json").read_text())
     assert kept["job"]["stage"]["learning_rate"]["peak"] == 0.01
-    assert stage.stage_record(kept["record"]) == record
+    assert from_json(StageRecord, kept["record"], "stage.json") == record
     assert record.num_steps == 8 and record.num_tokens == 8 * ROWS * LENGTH
 
 
@@ -756,7 +757,7 @@ def test_two_workers_train_the_same_order_ledger_and_loss_curve_as_one(tmp_path)
     assert [train(job).resumed_at for job in hopping] == [(3, 5)] * 2
     curve = table(alone, "metrics.parquet")
     for job in (*together.values(), *hopping):
-        found = stage.finished_record(stage.Folder(job.folder))
+        found = finished_stage(stage.Folder(job.folder))
         assert (found.order_checksum, found.ledger) == (expected.order_checksum, expected.ledger)
         assert found.final_loss == pytest.approx(expected.final_loss, rel=1e-4)
         for column in ("loss", "loss/code", "grad_norm"):
@@ -772,7 +773,7 @@ def test_more_workers_than_sequences_in_a_batch_still_train(tmp_path):
     together = replace(job, stage=settings, folder=str(tmp_path / "together"), scaling=scaling(workers=2, zero=3))
     expected = train(alone)
     spawn(2, _train_in_turn, (together, None))
-    found = stage.finished_record(stage.Folder(together.folder))
+    found = finished_stage(stage.Folder(together.folder))
     assert found.order_checksum == expected.order_checksum
     assert found.final_loss == pytest.approx(expected.final_loss, rel=1e-4)
 
@@ -831,10 +832,10 @@ def test_two_workers_measure_average_and_save_as_one_does(tmp_path, monkeypatch)
     together = replace(alone, folder=str(tmp_path / "together"), scaling=two)
     spawn(2, _measure_in_turn, (together, 4))
     spawn(2, _measure_in_turn, (together, None))
-    found = stage.finished_record(stage.Folder(together.folder))
+    found = finished_stage(stage.Folder(together.folder))
     assert found.resumed_at == (4,)
     assert found.held_out_bpb == pytest.approx(expected.held_out_bpb, rel=1e-4)
     full = make_job(tmp_path / "full", scaling=two.model_copy(update={"checkpoint_tokens": 2 * ROWS * LENGTH}))
     beside = full.scaling.model_copy(update={"background_checkpoints": True})
     spawn(2, _one_disk_is_full, replace(full, scaling=beside))
-    assert stage.finished_record(stage.Folder(full.folder)).resumed_at == (2,)
+    assert finished_stage(stage.Folder(full.folder)).resumed_at == (2,)

@@ -9,6 +9,7 @@ import pytest
 from raycodellm import config, mixture, store
 from raycodellm.config import UserError
 from raycodellm.files import Folder
+from raycodellm.records import StageRecord, as_json
 
 PARAMS = {"pretrain.code_ratio": 0.5, "pretrain.schedule": "constant"}
 
@@ -33,6 +34,13 @@ def chain(text: str, *overrides: str, params=PARAMS, seed=0, corpora=CORPORA, to
     file = config.parse(text, overrides=overrides)
     sweep = config.resolve(file, {name: value for name, value in params.items() if name in file.domains})
     return store.chain(sweep, seed, corpora, Folder("/tok"), tokenizer, 512, Folder(storage))
+
+
+def write_record(folder: str) -> None:
+    """What a finished stage leaves, as far as the stage store reads it."""
+    record = StageRecord("0123456789abcdef", "pretrain", 3, 3_072, 5.0, 2.0, 2.0, "c0ffee")
+    Folder(folder).write_json("stage.json", {"record": as_json(record)})
+    Folder(folder).write_bytes("DONE", b"")
 
 
 def identities(*args, **kwargs) -> list[str]:
@@ -295,7 +303,7 @@ def test_a_stage_is_not_done_while_it_lacks_the_optimizer_that_is_asked_for(swee
         for overrides in ((), ("instruct.optimizer_state=keep",))
     )
     assert plain.folder == asked.folder
-    Folder(plain.folder).write_bytes("DONE", b"")
+    write_record(plain.folder)
     assert store.is_done(plain) and not store.is_done(asked)
     (Folder(plain.folder) / "optimizer").write_bytes("COMPLETE", b"")
     assert store.is_done(asked)

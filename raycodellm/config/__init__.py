@@ -5,6 +5,7 @@ search space and validates the result, a `Sweep`. Imports here stay light: a mis
 """
 
 from raycodellm.config.cleaning import Cleaning, Decontaminate, NearDuplicates, Paths, Take
+from raycodellm.config.credentials import refuse_credentials, without_credentials
 from raycodellm.config.errors import UserError
 from raycodellm.config.settings import (
     CODE_KINDS,
@@ -33,6 +34,7 @@ from raycodellm.config.sweep_file import (
     load,
     option_label,
     parse,
+    parse_known,
     resolve,
     resolved_tree,
     stages_kept,
@@ -69,7 +71,10 @@ __all__ = [
     "load",
     "option_label",
     "parse",
+    "parse_known",
+    "refuse_credentials",
     "resolve",
     "resolved_tree",
     "stages_kept",
+    "without_credentials",
 ]

@@ -31,6 +31,9 @@ SAMPLERS = ("tpe", "gp", "nsga2", "random", "grid")
 NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
 
 
+STORAGE_FOLDERS = ("tokens", "stages", "tokenizers")
+"""What lies in a storage beside the folders of its sweeps."""
+
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
 
@@ -419,6 +422,13 @@ class Sweep(_Frozen):
     @classmethod
     def _old_spellings(cls, tree: Any) -> Any:
         return with_stage_settings(tree)
+
+    @field_validator("name")
+    @classmethod
+    def _not_a_folder_of_the_storage(cls, name: str) -> str:
+        if name.lower() in STORAGE_FOLDERS:  # some file systems take no notice of capitals
+            raise ValueError(f"found {name!r}, the storage's own folder for something else; give another name")
+        return name
 
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import copy
 import itertools
 import math
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -13,6 +13,7 @@ from typing import Any
 import yaml
 from pydantic import ValidationError
 
+from raycodellm.config.credentials import refuse_credentials
 from raycodellm.config.errors import UserError, suggest
 from raycodellm.config.messages import explain
 from raycodellm.config.settings import Sweep
@@ -88,6 +89,7 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
         raise UserError(f"{origin}: holds {type(tree).__name__}, not keys and values; start with name: and stages:")
     for override in overrides:
         _set(tree, override)
+    refuse_credentials(tree, f"{origin}: ")
     domains: dict[str, Domain] = {}
     conditions: dict[str, tuple[str, str]] = {}
     for name, domain, condition in _find_domains(tree, origin):
@@ -100,6 +102,38 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
         resolve(file, point)
     _check_enqueued(file)
     return file
+
+
+def parse_known(text: str, origin: str, say: Callable[[str], Any]) -> SweepFile:
+    """A sweep file that may be of a newer version, to look at what its run left: keys that this version does not know
+    are left out, and each is said."""
+    while True:
+        try:
+            return parse(text, origin)
+        except UserError as error:
+            invalid = error.__cause__
+            places = (
+                [item["loc"] for item in invalid.errors() if item["type"] == "extra_forbidden"]
+                if isinstance(invalid, ValidationError)
+                else []
+            )
+            tree = yaml.safe_load(text) if places else None
+            removed = [place for place in places if _remove(tree, place)]
+            if not removed:
+                raise
+            for place in removed:
+                key = ".".join(map(str, place))
+                say(f"{origin}: {key}: unknown key, of a newer version or a mistake; left out here")
+            text = yaml.safe_dump(tree, sort_keys=False)
+
+
+def _remove(tree: Any, place: tuple[Any, ...]) -> bool:
+    for part in place[:-1]:
+        inside = isinstance(tree, dict) and part in tree
+        inside |= isinstance(tree, list) and isinstance(part, int) and part < len(tree)
+        if inside:  # else a branch of a union, as pydantic names it
+            tree = tree[part]
+    return isinstance(tree, dict) and tree.pop(place[-1], tree) is not tree
 
 
 class _UniqueKeyLoader(yaml.SafeLoader):

@@ -9,12 +9,12 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from raycodellm import config, store
-from raycodellm.config import Sweep, SweepFile, UserError
+from raycodellm import stored
+from raycodellm.config import Sweep, SweepFile
 from raycodellm.files import Folder
 from raycodellm.records import StageRecord
 from raycodellm.report import text
@@ -41,6 +41,8 @@ class Records:
     """Key to record, of the finished stages."""
     timing: dict[str, float]
     """Seconds by part of the run."""
+    lost: dict[str, None] = field(default_factory=dict)
+    """What could not be read until now, a line each."""
 
     @cached_property
     def sweep(self) -> Sweep:
@@ -65,12 +67,12 @@ class Records:
     def curves(self, key: str) -> dict[str, list]:
         """Columns of the stage's `metrics.parquet`; none when it left no such file."""
         folder = self.storage / "stages" / key
-        return folder.read_table("metrics.parquet").to_pydict() if folder.exists("metrics.parquet") else {}
+        return stored.attempt(lambda: stored.read_curves(folder), self.say, {})
 
     @cached_property
     def skipped(self) -> dict[str, dict[str, int]]:
         """Per source, how many documents were left out and why."""
-        counts = {name: manifest.get("skipped") or {} for name, manifest in self.stores.items()}
+        counts = {name: manifest["skipped"] for name, manifest in self.stores.items()}
         return {name: {reason: n for reason, n in found.items() if n} for name, found in counts.items()}
 
     @cached_property
@@ -78,11 +80,19 @@ class Records:
         """Per source, the manifest of the token store that the finished stages drew from."""
         stores: dict[str, str] = {}
         for key in self.stages:
-            job = (self.storage / "stages" / key).read_json("stage.json").get("job") or {}
-            stores.update({source["name"]: source["store"] for source in job.get("sources", ())})
-        found = {name: Folder(uri) for name, uri in stores.items()}
-        there = {name: folder for name, folder in found.items() if folder.exists("manifest.json")}
-        return {name: folder.read_json("manifest.json") for name, folder in there.items()}
+            folder = self.storage / "stages" / key
+            stores.update(stored.attempt(lambda folder=folder: stored.read_sources(folder), self.say, {}))
+        found = {}
+        for name, store in stores.items():
+            folder = self.storage / "tokens" / store
+            manifest = stored.attempt(lambda folder=folder: stored.read_manifest(folder), self.say)
+            if manifest is not None:
+                found[name] = manifest
+        return found
+
+    def say(self, line: str) -> None:
+        """Keeps a line about a file that could not be read."""
+        self.lost.setdefault(line)
 
 
 def _keys(row: Mapping[str, Any]) -> list[str]:
@@ -91,21 +101,25 @@ def _keys(row: Mapping[str, Any]) -> list[str]:
 
 
 def read_records(run: Folder, storage: Folder) -> Records:
-    """Raises `UserError` when `run` is not a run's folder; anything else may be missing."""
-    if not run.exists("sweep.yaml"):
-        raise UserError(f"{run.uri}: holds no sweep.yaml, so it is not a run's folder; give <storage>/<sweep name>")
-    file = config.parse(run.read_bytes("sweep.yaml").decode(), origin=f"{run.uri}/sweep.yaml")
-    rows = run.read_table("trials.parquet").to_pylist() if run.exists("trials.parquet") else []
-    complete = [row["number"] for row in rows if row["state"] == "complete"]
+    """Raises `UserError` when `run` is not a run's folder; anything else may be missing, or damaged, which is said."""
+    lost: dict[str, None] = {}
+    file = stored.read_sweep_file(run, lost.setdefault)
+    rows = stored.attempt(lambda: stored.read_trials_table(run), lost.setdefault, [])
+    complete = {row["number"]: row for row in rows if row["state"] == "complete"}
     keys = dict.fromkeys(key for row in rows for key in _keys(row))
 
     def items_of(number: int) -> pa.Table | None:
-        folder = run / "trials" / f"{number:04d}"
-        return folder.read_table("items.parquet") if folder.exists("items.parquet") else None
+        row, own = complete[number], run / "trials" / f"{number:04d}"
+        copied_from = None
+        if row.get("evaluation") and _keys(row):
+            copied_from = storage / "stages" / _keys(row)[-1] / row["evaluation"]
+        return stored.attempt(lambda: stored.read_items(own, copied_from), lost.setdefault)
 
     def stage_of(key: str) -> StageRecord | None:
         folder = storage / "stages" / key
-        return store.read_stage(folder) if folder.exists("DONE") else None
+        if not folder.exists(stored.DONE):
+            return None
+        return stored.attempt(lambda: stored.read_stage(folder), lost.setdefault)
 
     return Records(
         run=run,
@@ -114,7 +128,8 @@ def read_records(run: Folder, storage: Folder) -> Records:
         rows=rows,
         items=_in_parallel(items_of, complete),
         stages=_in_parallel(stage_of, keys),
-        timing=run.read_json("timing.json") if run.exists("timing.json") else {},
+        timing=stored.attempt(lambda: stored.read_timing(run), lost.setdefault, {}),
+        lost=lost,
     )
 
 
@@ -125,8 +140,11 @@ def _in_parallel(read: Callable[[Any], Any], names: Iterable[Any]) -> dict[Any, 
         return {name: found for name, found in zip(names, pool.map(read, names), strict=True) if found is not None}
 
 
-def write_report(run: Folder, storage: Folder) -> Folder:
-    """Writes `index.html` (opens without a network) and `report.md` into the run's `report` folder; returns that."""
+def write_report(run: Folder, storage: Folder, say: Callable[[str], Any] = lambda line: None) -> Folder:
+    """Writes `index.html` (opens without a network) and `report.md` into the run's `report` folder; returns that.
+
+    `say` hears, as the report's readers do, of every file that could not be read.
+    """
     from raycodellm.report import page
 
     records = read_records(run, storage)
@@ -134,6 +152,8 @@ def write_report(run: Folder, storage: Folder) -> Folder:
     folder = run / "report"
     folder.write_bytes("index.html", page.html(records, sections).encode())
     folder.write_bytes("report.md", page.markdown(records, sections).encode())
+    for line in records.lost:
+        say(line)
     return folder
 
 
@@ -183,6 +203,7 @@ def _closing_lines(records: Records) -> list[str]:
             f"{text.count(spent.tokens_saved)} saved by shared stages; device time: "
             f"{text.seconds(spent.seconds_trained)} spent, {text.seconds(spent.seconds_saved)} saved"
         )
+    lines += records.lost
     if records.run.exists("report"):
         where = records.run / "report"
         lines.append(f"report: {where.uri}/index.html")

@@ -80,7 +80,8 @@ def _all_sections(records: Records) -> list[Section]:
         Section("Failed trials", [Table(*tables.failures(records), left=(0, 1, 2, 3))] if failed else []),
         Section("Where the time went", [Bars(bars)] if (bars := tables.times(records)) else []),
         Section("All trials", [Table(*tables.trials(records), left=(0, 1))] if records.rows else [], folded=True),
-        Section("Settings", [Code(records.run.read_bytes("sweep.yaml").decode())], folded=True),
+        Section("Settings", [Code(records.run.read_text("sweep.yaml"))], folded=True),
+        Section("What could not be read", list(records.lost)),  # last, since it grows while the others are made
     ]
 
 

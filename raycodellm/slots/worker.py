@@ -15,7 +15,7 @@ from typing import Any
 
 import ray
 
-from raycodellm import engine, evaluation, ingest, model, retrying, stage, store
+from raycodellm import engine, evaluation, ingest, model, retrying, stage, store, stored
 from raycodellm.dispatch import Job
 from raycodellm.engine import StorageError, TrainingError, World
 from raycodellm.files import Folder
@@ -228,8 +228,7 @@ def run_evaluation(job: EvaluationJob, world: World) -> dict[str, float]:
     Rank 0 decides for all whether that is done already: ranks that saw different files would wait for each other.
     """
     folder = Folder(job.folder)
-    there = folder.read_json("metrics.json") if world.rank == 0 and folder.exists("metrics.json") else None
-    there = engine.gather(world, there)[0]
+    there = engine.gather(world, stored.finished_evaluation(folder) if world.rank == 0 else None)[0]
     if there is not None:
         return there
     began = time.monotonic()

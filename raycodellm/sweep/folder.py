@@ -2,19 +2,28 @@
 
 from __future__ import annotations
 
-import os
+import logging
 import shutil
-from dataclasses import dataclass
+from collections.abc import Callable
+from dataclasses import dataclass, replace
 from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
-from raycodellm import config, identity
+from raycodellm import config, identity, search, stored
 from raycodellm.config import Sweep, SweepFile, UserError
-from raycodellm.files import Folder, fingerprint
+from raycodellm.files import DamagedFile, Folder, cache_folder, fingerprint
 from raycodellm.records import TrialResult
+
+logger = logging.getLogger(__name__)
+
+Say = Callable[[str], Any]
+"""Hears of what is damaged, a line each."""
+ENDED = ("complete", "failed")
+UNENDED = ("running", "waiting")
+"""States of a trial without a result; a newer version may know other ends."""
 
 
 @dataclass(frozen=True)
@@ -39,20 +48,20 @@ class Run:
         """The study's journal: in the run folder; for object stores a local file that is copied there."""
         if self.folder.local is not None:
             return self.folder.local / "optuna.log"
-        cache = Path(os.environ.get("XDG_CACHE_HOME", "~/.cache")).expanduser()
-        return cache / "raycodellm" / fingerprint(self.folder.uri) / "optuna.log"
+        return cache_folder() / fingerprint(self.folder.uri) / "optuna.log"
 
     def trial_folder(self, number: int) -> Folder:
         return self.folder / "trials" / f"{number:04d}"
 
 
-def open_run(file: SweepFile, storage: Folder) -> Run:
+def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run:
     """The run folder, made when new. Raises `UserError` by key when it holds a sweep that computes something else."""
     run = Run(file, storage)
     tree = config.resolved_tree(file)
+    storage.prove_writable("--storage")
     if run.folder.exists("sweep.yaml"):
         # Read as a sweep file, so that a setting that a newer version adds has its default and is no difference.
-        there = config.parse(run.folder.read_bytes("sweep.yaml").decode(), origin=f"{run.folder.uri}/sweep.yaml")
+        there = stored.read_sweep_file(run.folder)
         changed = changed_keys(config.resolved_tree(there), tree)
         if changed:
             key, old, new = changed[0]
@@ -61,6 +70,8 @@ def open_run(file: SweepFile, storage: Folder) -> Run:
                 f"{key}: this run began with {old!r}, found {new!r}{more}; put the old value back, "
                 f"or give the sweep a new name or another --storage ({run.folder.uri})"
             )
+    elif trial_numbers(run):
+        say(f"{run.folder}/sweep.yaml: is missing and written again; nothing says that its trials are of this sweep")
     run.folder.write_bytes("sweep.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
     return run
 
@@ -86,31 +97,81 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any
     return [] if old == new else [(path, old, new)]
 
 
-def read_results(run: Run, ended: dict[str, TrialResult] | None = None) -> list[TrialResult]:
-    """What the trials' folders hold, in the order of their numbers. `ended` keeps what need not be read again."""
+def read_results(run: Run, ended: dict[int, TrialResult] | None = None, say: Say = logger.warning) -> list[TrialResult]:
+    """What the trials' folders hold, in the order of their numbers. `ended` keeps what need not be read again.
+
+    A trial whose result cannot be read is waiting, since the next run makes it again; `say` hears of it.
+    """
     ended = {} if ended is None else ended
     results = []
-    for name in (run.folder / "trials").list():
-        folder = run.folder / "trials" / name
-        if name not in ended and folder.exists("result.json"):
-            ended[name] = TrialResult(**folder.read_json("result.json"))
-        if name in ended:
-            results.append(ended[name])
-        elif folder.exists("trial.json"):
-            results.append(TrialResult(**folder.read_json("trial.json")))
+    for number in trial_numbers(run):
+        if number not in ended:
+            result = _read_trial(run, number, say)
+            if result is not None and result.state in ENDED:
+                ended[number] = result
+        else:
+            result = ended[number]
+        if result is not None:
+            results.append(result)
     return results
 
 
-def write_table(run: Run) -> list[TrialResult]:
+def _read_trial(run: Run, number: int, say: Say) -> TrialResult | None:
+    """The trial's result; else, of one that runs or whose result is lost, what it wrote when it began."""
+    folder = run.trial_folder(number)
+    lost: list[str] = []
+    if folder.exists("result.json"):
+        result = stored.attempt(lambda: read_result(run, number), lost.append)
+        if result is not None:
+            return result
+    started = None
+    if folder.exists("trial.json"):
+        started = stored.attempt(lambda: stored.read_started(folder), lost.append)
+    for line in lost:
+        say(line)
+    if not lost:
+        return started
+    return replace(started or TrialResult(number=number, state="waiting", arm=-1, seed=-1), state="waiting")
+
+
+def read_result(run: Run, number: int) -> TrialResult:
+    """The result of a trial that has ended. Raises `DamagedFile` where it cannot be read, or lacks its score."""
+    folder = run.trial_folder(number)
+    result = stored.read_result(folder)
+    if result.state == "complete":
+        try:
+            search.objective_values(run.sweep.search.objectives, result.metrics)
+        except ValueError as error:
+            raise DamagedFile(f"{folder}/result.json", str(error)) from error
+    return result
+
+
+def trial_numbers(run: Run) -> list[int]:
+    """Of the trials that have a folder, in order."""
+    return sorted(int(name) for name in (run.folder / "trials").list() if name.isascii() and name.isdecimal())
+
+
+def write_table(run: Run, say: Say = logger.warning) -> list[TrialResult]:
     """`trials.parquet` from the trials' folders: one row per trial."""
     import pandas as pd
     import pyarrow as pa
 
-    results = read_results(run)
+    results = read_results(run, say=say)
     if results:
         frame = pd.DataFrame([result.row() for result in results])
-        run.folder.write_table("trials.parquet", pa.Table.from_pandas(frame, preserve_index=False))
+        columns = {name: _column(frame[name]) for name in frame.columns}
+        run.folder.write_table("trials.parquet", pa.table(columns))
     return results
+
+
+def _column(values: Any) -> Any:
+    """A column of the table; of a parameter whose options are of several types, what they are called."""
+    import pyarrow as pa
+
+    try:
+        return pa.Array.from_pandas(values)
+    except pa.ArrowException:
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
 def clear_scratch(run: Run) -> None:

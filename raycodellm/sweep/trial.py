@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raycodellm import config, retrying, search, store
+from raycodellm import config, retrying, search, store, stored
 from raycodellm.files import Folder
 from raycodellm.identity import Contents
 from raycodellm.records import StageRecord, TrialResult, as_json, summed_ledger
@@ -56,14 +56,11 @@ def run_trial(settings: dict[str, Any], context: Context) -> None:
         params=settings["params"],
     )
     folder = context.run.trial_folder(result.number)
-    written = retrying.patiently(lambda: read_result(folder), "result.json")
+    written = retrying.patiently(
+        lambda: stored.read_result(folder) if folder.exists("result.json") else None, "result.json"
+    )
     result = _carry_out(result, folder, context) if written is None else written
     tune.report({**result.metrics, "state": result.state, "number": result.number})
-
-
-def read_result(folder: Folder) -> TrialResult | None:
-    """How the trial ended; None while it has not."""
-    return TrialResult(**folder.read_json("result.json")) if folder.exists("result.json") else None
 
 
 def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialResult:
@@ -71,7 +68,7 @@ def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialRe
 
     try:
         chain = context.chain(result.params, result.seed)
-        result = replace(result, stages=tuple(job.key for job in chain.stages))
+        result = replace(result, stages=tuple(job.key for job in chain.stages), evaluation=chain.evaluation.key)
         begun = as_json(result)
         retrying.patiently(lambda: folder.write_json("trial.json", begun), "trial.json")
         finished = retrying.patiently(lambda: _finished_jobs(chain), "the stage store")
@@ -101,12 +98,7 @@ def _copy_items(chain: store.Chain, folder: Folder) -> None:
 
 def _finished_jobs(chain: store.Chain) -> dict[str, Any]:
     """Outcomes of the jobs that the stage store has already."""
-    return {job.key: _outcome_on_disk(job) for job in store.finished_jobs(chain)}
-
-
-def _outcome_on_disk(job: Any) -> Any:
-    folder = Folder(job.folder)
-    return store.read_stage(folder) if hasattr(job, "stage") else folder.read_json("metrics.json")
+    return {job.key: store.outcome_on_disk(job) for job in store.finished_jobs(chain)}
 
 
 def _scores(metrics: Mapping[str, float]) -> dict[str, float]:

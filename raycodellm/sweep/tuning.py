@@ -2,17 +2,21 @@
 
 from __future__ import annotations
 
+import logging
 import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from raycodellm import retrying, search
+from raycodellm import retrying, search, stored
 from raycodellm.records import TrialResult, as_json
-from raycodellm.sweep.folder import Run, write_table
+from raycodellm.sweep.folder import Run, read_result, write_table
+from raycodellm.sweep.mending import mend
 from raycodellm.sweep.ownership import keep_journal
-from raycodellm.sweep.trial import Context, read_result, run_trial
+from raycodellm.sweep.trial import Context, run_trial
+
+logger = logging.getLogger(__name__)
 
 
 class Halt(Protocol):
@@ -82,14 +86,18 @@ def _record_death(run: Run, number: int) -> None:
     """The trial's own process died for good, so the driver writes down what it could not."""
     folder = run.trial_folder(number)
     if not folder.exists("result.json"):
-        known = TrialResult(**folder.read_json("trial.json")) if folder.exists("trial.json") else None
+        known = stored.attempt(lambda: stored.read_started(folder), logger.warning)
         result = known or TrialResult(number=number, state="failed", arm=-1, seed=-1)
         cause = "the trial's own process ended without a result; see the log"
         folder.write_json("result.json", as_json(replace(result, state="failed", error=cause)))
 
 
-def tell_written_results(run: Run) -> int:
-    """Tells the study what trials wrote before their driver died, and returns the number of finished trials."""
+def tell_written_results(run: Run, say: Callable[[str], Any] = logger.warning) -> int:
+    """Tells the study what trials wrote before their driver died, and returns the number of finished trials.
+
+    What is damaged of the study or the trials is made right first; `say` hears what.
+    """
+    mend(run, say)
     study = search.open_study(run.journal, run.file)
     for trial in search.running(study):
         _tell_written(run, study, trial)
@@ -98,8 +106,10 @@ def tell_written_results(run: Run) -> int:
 
 def _tell_written(run: Run, study: Any, trial: Any) -> None:
     """Tells the study what the trial wrote. One that wrote no result was stopped: it stays open for the next run."""
-    result = retrying.patiently(lambda: read_result(run.trial_folder(trial.number)), "result.json")
-    if result is not None:
+    folder, number = run.trial_folder(trial.number), trial.number
+    is_there = retrying.patiently(lambda: folder.exists("result.json"), "result.json")
+    if is_there:
+        result = retrying.patiently(lambda: read_result(run, number), "result.json")
         complete = result.state == "complete"
         values = search.objective_values(run.sweep.search.objectives, result.metrics) if complete else None
         search.tell(study, trial, values)

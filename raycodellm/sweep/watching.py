@@ -67,7 +67,7 @@ class Watching:
         self.head_address = head_address
         self.asked_to_stop = False
         self.head = HeadWatch(head_address)
-        self.ended: dict[str, TrialResult] = {}
+        self.ended: dict[int, TrialResult] = {}
         self.results: list[TrialResult] = []
         """As they were when the storage last answered."""
         self._owner_asked = time.monotonic()

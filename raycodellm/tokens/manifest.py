@@ -10,13 +10,13 @@ from typing import Any
 import numpy as np
 
 from raycodellm.config import INSTRUCT_KINDS
-from raycodellm.files import Folder
+from raycodellm.files import Damaged, Folder
 
 FORMAT_VERSION = 1
 MANIFEST = "manifest.json"
 
 
-class StoreError(RuntimeError):
+class StoreError(Damaged, RuntimeError):
     """A token store is damaged: which file, what was found, what to do."""
 
 

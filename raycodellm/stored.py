@@ -1,0 +1,223 @@
+"""The one door to what lies in a storage: every record is read here, checked, and named where it is damaged.
+
+A function that reads raises `DamagedFile` with one line: which file, what is wrong, what is lost, how to go on.
+`attempt` is for whoever can do without: a table or a report says the line and shows the rest. Fields that a newer
+version wrote are kept. What is there twice, or can be made again, is taken from there.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import asdict, dataclass, field
+from typing import TYPE_CHECKING, Any, TypeVar
+
+import yaml
+
+from raycodellm import config
+from raycodellm.config import SweepFile, UserError
+from raycodellm.files import DamagedFile, Folder, cause
+from raycodellm.records import StageRecord, TrialResult, from_json
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+T = TypeVar("T")
+
+DONE = "DONE"
+"""The file that makes a stage a finished one; it holds the stage's record a second time."""
+ITEM_TYPES = {"task": "string", "item": "int64", "correct": "bool", "bits_per_byte": "double", "chance": "double"}
+"""What is read of `items.parquet`; see `evaluation.ITEMS_SCHEMA`."""
+
+
+def attempt(read: Callable[[], T], say: Callable[[str], Any], instead: T | None = None) -> T | None:
+    """What `read` returns; `instead` where its file is not there yet, and where it is damaged, which is said."""
+    try:
+        return read()
+    except FileNotFoundError:
+        return instead
+    except DamagedFile as error:
+        say(str(error))
+    except OSError as error:
+        say(f"{cause(error)}; what it holds is left out here")
+    return instead
+
+
+# ------------------------------------------------------------------------------------------------- the run folder
+
+
+def read_sweep_file(run: Folder, say: Callable[[str], Any] | None = None) -> SweepFile:
+    """`sweep.yaml`. With `say`, keys that only a newer version knows are left out and said; else they are refused.
+
+    Raises `UserError` where it is missing, damaged or refused: nothing else says what the sweep is.
+    """
+    if not run.exists("sweep.yaml"):
+        raise UserError(f"{run}: is not a run folder (it has no sweep.yaml); give <storage>/<sweep name>")
+    file = f"{run}/sweep.yaml"
+    try:
+        text = run.read_text("sweep.yaml")
+        if not text.strip():
+            raise DamagedFile(file, "is empty")
+        _check_whole(text, file)
+    except DamagedFile as error:
+        hint = "if you have its sweep file, delete this one: `raycodellm run` writes it again"
+        raise UserError(f"{error}; what the sweep is cannot be read; {hint}") from error
+    return config.parse(text, origin=file) if say is None else config.parse_known(text, file, say)
+
+
+def _check_whole(text: str, file: str) -> None:
+    """A sweep is saved with all its settings: where these keys are missing, the file was cut."""
+    try:
+        tree = yaml.safe_load(text)
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DamagedFile(file, f"is not valid YAML ({cause(error)[:80]})") from error
+    missing = [key for key in ("name", "stages", "search") if not isinstance(tree, dict) or key not in tree]
+    if missing:
+        raise DamagedFile(file, f"holds no {', '.join(missing)}")
+
+
+def read_result(trial: Folder) -> TrialResult:
+    """`result.json` of a trial that has ended."""
+    try:
+        return _trial(trial, "result.json")
+    except DamagedFile as error:
+        raise error.meaning_that(
+            f"trial {trial.name} has lost its result; `raycodellm run` makes it again from the trial's finished stages"
+        ) from error
+
+
+def read_started(trial: Folder) -> TrialResult:
+    """`trial.json`, which a trial writes when it begins."""
+    try:
+        return _trial(trial, "trial.json")
+    except DamagedFile as error:
+        raise error.meaning_that(
+            f"which arm trial {trial.name} is cannot be shown; `raycodellm run` writes it again when the trial goes on"
+        ) from error
+
+
+def _trial(trial: Folder, name: str) -> TrialResult:
+    return from_json(TrialResult, trial.read_json(name), f"{trial}/{name}")
+
+
+def read_timing(run: Folder) -> dict[str, float]:
+    """`timing.json`: seconds by part of the run. What else a newer version wrote is not shown."""
+    try:
+        kept = run.read_json("timing.json")
+        seconds = {name: float(value) for name, value in kept.items() if type(value) in (int, float)}
+        if kept and not seconds:
+            raise DamagedFile(f"{run}/timing.json", "holds no seconds")
+        return seconds
+    except DamagedFile as error:
+        raise error.meaning_that("where the time went until now is lost; nothing else needs it") from error
+
+
+def read_trials_table(run: Folder) -> list[dict[str, Any]]:
+    """The rows of `trials.parquet`."""
+    try:
+        return run.read_table("trials.parquet", _TRIAL_TYPES).to_pylist()
+    except DamagedFile as error:
+        raise error.meaning_that("delete it: `raycodellm report` makes it again from the trials' folders") from error
+
+
+_TRIAL_TYPES = {"number": "int64", "state": "string", "arm": "int64", "seed": "int64"}
+
+
+def read_items(folder: Folder, copied_from: Folder | None = None) -> pa.Table:
+    """`items.parquet`, of a trial or an evaluation: one row per item. A trial's is a copy of its evaluation's, which is
+    read where the trial's is damaged."""
+    try:
+        return folder.read_table("items.parquet", ITEM_TYPES)
+    except DamagedFile as error:
+        if copied_from is not None and copied_from.exists("items.parquet"):
+            return read_items(copied_from)
+        raise error.meaning_that("the items' scores, and what is paired over items, are left out here") from error
+
+
+# ------------------------------------------------------------------------------------------- the stage store
+
+
+def read_stage(folder: Folder) -> StageRecord:
+    """The record of a finished stage: of `stage.json`, or where that is damaged, of its copy in `DONE`."""
+    try:
+        return _stage(folder, "stage.json")
+    except (DamagedFile, FileNotFoundError) as error:
+        try:
+            return _stage(folder, DONE)
+        except DamagedFile:
+            fault = error if isinstance(error, DamagedFile) else DamagedFile(f"{folder}/stage.json", "is missing")
+            raise fault.meaning_that(
+                "what the stage trained on is left out here; its model is untouched, and the stage is trained again by "
+                "the next run that needs it"
+            ) from error
+
+
+def _stage(folder: Folder, name: str) -> StageRecord:
+    kept = folder.read_json(name)
+    if "record" not in kept:
+        raise DamagedFile(f"{folder}/{name}", "holds no record of a finished stage")
+    return from_json(StageRecord, kept["record"], f"{folder}/{name}")
+
+
+def finished_stage(folder: Folder) -> StageRecord | None:
+    """The record of a stage that is finished. None where it is not, or where no record of it can be read any more:
+    then it is trained again."""
+    try:
+        return read_stage(folder) if folder.exists(DONE) else None
+    except DamagedFile:
+        return None
+
+
+@dataclass(frozen=True)
+class _SourceStore:
+    name: str
+    store: str
+
+
+def read_sources(folder: Folder) -> dict[str, str]:
+    """Of a stage: source to the name of its token store's folder."""
+    try:
+        file = f"{folder}/stage.json"
+        job = from_json(dict[str, Any], folder.read_json("stage.json").get("job") or {}, file)
+        sources = from_json(tuple[_SourceStore, ...], job.get("sources", ()), file)
+    except DamagedFile as error:
+        raise error.meaning_that("what was left out of its sources is not shown") from error
+    return {source.name: source.store.partition("?")[0].rstrip("/").rpartition("/")[2] for source in sources}
+
+
+def read_curves(folder: Folder) -> dict[str, list]:
+    """Columns of a stage's `metrics.parquet`."""
+    try:
+        return folder.read_table("metrics.parquet", {"step": "int64", "tokens": "int64"}).to_pydict()
+    except DamagedFile as error:
+        raise error.meaning_that("the stage's curves are left out; nothing else needs them") from error
+
+
+@dataclass(frozen=True)
+class _StoreFacts:
+    kind: str
+    num_documents: int
+    num_tokens: int
+    source_fingerprint: str
+    content_digest: str | None = None
+    skipped: dict[str, int] = field(default_factory=dict)
+    """Reason: documents that were left out."""
+
+
+def read_manifest(store: Folder) -> dict[str, Any]:
+    """What the manifest of a token store says for people, and whatever else is in it."""
+    try:
+        manifest = store.read_json("manifest.json")
+        return {**manifest, **asdict(from_json(_StoreFacts, manifest, f"{store}/manifest.json"))}
+    except DamagedFile as error:
+        raise error.meaning_that("what was left out is not shown; a run that needs the store makes it again") from error
+
+
+def finished_evaluation(folder: Folder) -> dict[str, float] | None:
+    """The metrics of an evaluation that is finished. None where it is not, or where what it left cannot be read any
+    more: then the model is evaluated again."""
+    try:
+        metrics = from_json(dict[str, float], folder.read_json("metrics.json"), f"{folder}/metrics.json")
+        folder.read_table("items.parquet")
+    except (DamagedFile, FileNotFoundError):
+        return None
+    return metrics
