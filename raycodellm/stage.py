@@ -508,11 +508,12 @@ class _Training:
 
 
 def open_stores(job: StageJob) -> list[Any]:
-    """The token stores of the job's sources, in their order, read with the stage's packing."""
-    from raycodellm.tokens import TokenStore
+    """The token stores of the job's sources, in their order, read as the stage packs them, without what is held out."""
+    from raycodellm.tokens import Reading, TokenStore
 
-    stores = [TokenStore.open(Folder(source.store)).packed(job.stage.packing) for source in job.sources]
-    return [ingest.cached(store, job.scaling) for store in stores]
+    readings = [Reading(job.stage.packing, source.held_out_tokens) for source in job.sources]
+    stores = [TokenStore.open(Folder(source.store)) for source in job.sources]
+    return [ingest.cached(store.packed(reading), job.scaling) for store, reading in zip(stores, readings, strict=True)]
 
 
 def _check_context(job: StageJob, longest: int | None) -> None:

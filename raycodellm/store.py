@@ -18,6 +18,7 @@ from raycodellm import mixture, rates, schedule
 from raycodellm.config import INSTRUCT_KINDS, Evaluation, Model, Stage, Sweep, UserError
 from raycodellm.files import Folder, fingerprint
 from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, StageRecord, as_json, stage_record
+from raycodellm.tokens import Reading
 
 EVALUATION_VERSION = 1
 """Raised whenever a change of the evaluation code changes the score that an equal model gets."""
@@ -32,7 +33,9 @@ class Corpus(Protocol):
     @property
     def num_tokens(self) -> int: ...
 
-    def num_sequences(self, sequence_length: int, packing: str = "concatenate") -> int: ...
+    def num_sequences(self, sequence_length: int, reading: Reading) -> int: ...
+
+    def held_out(self, num_tokens: int) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -114,11 +117,14 @@ def compiled_schedule(sweep: Sweep, stage: Stage, num_tokens: Mapping[str, int])
 def _slice(
     sweep: Sweep, stage: Stage, name: str, corpus: Corpus, drawn_tokens: int, planned: tuple[int, ...]
 ) -> SourceSlice:
-    group = _group(sweep, stage, name, corpus)
-    there = corpus.num_sequences(stage.sequence_length, stage.packing)
-    kept_back, measured = _held_out(sweep, stage, name, corpus, there)
-    there -= kept_back
-    used = math.floor(there * _share_used(sweep, name, corpus) + 1e-9)
+    asked, trained = _held_out(sweep, name, corpus)
+    group = _group(sweep, stage, name, trained)
+    reading = Reading(stage.packing, asked)
+    there, measured = corpus.num_sequences(stage.sequence_length, reading), 0
+    if stage.held_out is not None:
+        most = corpus.num_sequences(stage.sequence_length, reading._replace(measured=True))
+        measured = min(most, max(1, stage.held_out.tokens // stage.sequence_length))
+    used = math.floor(there * _share_used(sweep, name, trained) + 1e-9)
     return SourceSlice(
         name=name,
         kind=sweep.sources[name].kind,
@@ -127,50 +133,40 @@ def _slice(
         start=-(-drawn_tokens // stage.sequence_length),
         group=group,
         planned=planned,
-        held_out_sequences=measured if stage.held_out is not None else 0,
+        held_out_sequences=measured,
+        held_out_tokens=asked,
     )
 
 
-def _held_out(sweep: Sweep, stage: Stage, name: str, corpus: Corpus, there: int) -> tuple[int, int]:
-    """(sequences at the store's end that this stage must not train on, those of them that may be measured).
+def _held_out(sweep: Sweep, name: str, corpus: Corpus) -> tuple[int, int]:
+    """(tokens asked for in held-out documents, tokens left to train on) of a source.
 
-    No stage of the sweep trains on what any of them measures. Where stages of different sequence lengths share a
-    source, it is cut at a token: a sequence over the cut is neither trained on nor measured.
+    Documents are held out of all stages of the sweep alike: no stage trains on what any of them measures.
     """
-    stages = [other for other in sweep.stages if name in sweep.drawn(other)]
-    asked = max((other.held_out.tokens for other in stages if other.held_out is not None), default=0)
-    if not asked:
-        return 0, 0
-    key, length = f"stages.{stage.name}.held_out.tokens", stage.sequence_length
-    if len({(other.sequence_length, other.packing) for other in stages}) == 1:
-        kept_back = measured = max(1, asked // length)
-    elif sweep.sources[name].is_instruct or any(other.packing != "concatenate" for other in stages):
+    asking = [stage for stage in sweep.stages if stage.held_out is not None and name in sweep.drawn(stage)]
+    asked = max((max(stage.held_out.tokens, stage.sequence_length) for stage in asking), default=0)
+    held = corpus.held_out(asked) if asked else 0
+    if 2 * held > corpus.num_tokens > 0:
+        first = max(asking, key=lambda stage: stage.held_out.tokens)
         raise UserError(
-            f"{key}: found {asked}, but the stages pack source {name!r} in different ways, so that what one measures "
-            "another would train on; give them one sequence_length and packing, or leave held_out out"
+            f"stages.{first.name}.held_out.tokens: found {first.held_out.tokens}, but whole documents of so many hold "
+            f"{held:,} of source {name!r}'s {corpus.num_tokens:,} tokens, over half; use at most "
+            f"{corpus.num_tokens // 2}, shorter documents, or more data"
         )
-    else:
-        cut = corpus.num_tokens - asked
-        kept_back, measured = there - cut // length, there + (-cut // length)
-    if 2 * kept_back > there and there:
-        raise UserError(
-            f"{key}: found {asked}, over half of source {name!r} ({corpus.num_tokens:,} tokens); use at most "
-            f"{corpus.num_tokens // 2}, or more data"
-        )
-    return kept_back, max(0, measured)
+    return asked, corpus.num_tokens - held
 
 
-def _group(sweep: Sweep, stage: Stage, name: str, corpus: Corpus) -> int:
+def _group(sweep: Sweep, stage: Stage, name: str, num_tokens: int) -> int:
     """Sequences that make the least common multiple of all lengths in which the trial's stages read the source; 1 where
     examples or documents are packed whole, by each length in its own way, and where the source holds no such multiple.
     """
     if sweep.sources[name].is_instruct or stage.packing != "concatenate":
         return 1
     whole = math.lcm(*(other.sequence_length for other in sweep.stages if name in sweep.drawn(other)))
-    return whole // stage.sequence_length if whole <= corpus.num_tokens else 1
+    return whole // stage.sequence_length if whole <= num_tokens else 1
 
 
-def _share_used(sweep: Sweep, name: str, corpus: Corpus) -> float:
+def _share_used(sweep: Sweep, name: str, num_tokens: int) -> float:
     """1, or less where the sweep repeats its data as a larger target run would (`match_repetition`).
 
     With U tokens of a source and a share m of T tokens a run makes m T / U passes over it: equal for any m where U
@@ -181,13 +177,13 @@ def _share_used(sweep: Sweep, name: str, corpus: Corpus) -> float:
         return 1.0
     budget = sum(stage.num_tokens for stage in sweep.stages)
     wanted = target.source_tokens[name] * budget / target.target_tokens
-    if wanted > corpus.num_tokens:
+    if wanted > num_tokens:
         raise UserError(
             f"match_repetition.source_tokens.{name}: {target.source_tokens[name]:,} of {target.target_tokens:,} tokens "
-            f"are {math.ceil(wanted):,} for this sweep's {budget:,}, but the source holds {corpus.num_tokens:,}; "
+            f"are {math.ceil(wanted):,} for this sweep's {budget:,}, but the source holds {num_tokens:,}; "
             "give it more data, the stages fewer tokens, or leave the source out"
         )
-    return wanted / corpus.num_tokens
+    return wanted / num_tokens
 
 
 @lru_cache(maxsize=256)
@@ -226,19 +222,21 @@ def stage_identity(
     settings = stage.model_dump(mode="json", exclude_defaults=True)
     for key in ("code_ratio", "schedule", "within", "weights", "phases", "interpolation", "sources", "tokens", "name"):
         settings.pop(key, None)
-    # When a stage fails, and how often it is measured, change no weight; what is held out is in the sources' numbers.
+    # When a stage fails, and how often it is measured, change no weight; what is held out is said for each source.
     for key in ("loss_limit", "held_out"):
         settings.pop(key, None)
     used = []
     for place, source in enumerate(slices):
         weights = [row[place] for row in curve.weights]
         if any(weights):  # a source that gives not one token changes nothing but its name in the ledger
-            there = corpora[source.name].num_sequences(stage.sequence_length, stage.packing)
+            reading = Reading(stage.packing, source.held_out_tokens)
+            there = corpora[source.name].num_sequences(stage.sequence_length, reading)
             whole = there // source.group * source.group
             cut = [] if source.num_sequences == whole else [source.num_sequences]
             group = [] if source.group == 1 else [{"group": source.group}]
+            held = [{"held_out": source.held_out_tokens}] if source.held_out_tokens else []
             origin = [source.name, source.kind, corpora[source.name].fingerprint, drawn[source.name]]
-            used.append([*origin, weights, *cut, *group])
+            used.append([*origin, weights, *cut, *group, *held])
     return fingerprint(
         {
             "parent": parent,

@@ -188,10 +188,11 @@ def _check_weights(weights: Mapping[str, float], what: str) -> None:
 
 
 class HeldOut(_Frozen):
-    """The last sequences of every source, which no stage of the sweep trains on, and how often they are measured."""
+    """Whole documents of every source, which no stage of the sweep trains on, and how often they are measured."""
 
     tokens: Annotated[int, Field(gt=0)]
-    """Tokens of each source; a few fewer are measured where they do not fill whole sequences."""
+    """Tokens of each source; a few fewer are measured where they do not fill whole sequences. Documents longer than an
+    eighth of this are passed over, and trained on, where the shorter ones are enough."""
     every_tokens: Annotated[int, Field(gt=0)] = 1_000_000
     """Trained tokens between two measurements; the stage's end is always measured."""
 

@@ -15,6 +15,7 @@ from dataclasses import dataclass
 from raycodellm.config import Source, Sweep, UserError
 from raycodellm.corpora import Benchmark, SourceInputs, benchmark_of, document_bytes, sample_texts, source_fingerprint
 from raycodellm.files import Folder
+from raycodellm.tokens.documents import Reading
 from raycodellm.tokens.making import (
     Report,
     SourceProgress,
@@ -34,6 +35,7 @@ __all__ = [
     "PackedStore",
     "PackingReport",
     "Prepared",
+    "Reading",
     "Shard",
     "SourceProgress",
     "SourceSize",
