@@ -3,11 +3,15 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterator
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Source
+from raycodellm.corpora.finding import reads_pairs
 from raycodellm.corpora.lines import Part, open_part
 from raycodellm.corpora.records import Record, SkipError, wanted_columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 Failure = Callable[[Exception, Part], bool]
 """Is the error one of the storage, which must stop the run, and not damage?"""
@@ -21,7 +25,7 @@ def read_parquet(part: Part, source: Source, is_failure: Failure) -> Iterator[Re
     with open_part(part) as file:
         parquet = pq.ParquetFile(file)
         groups = parquet.num_row_groups
-        columns = _columns(parquet.schema_arrow.names, source)
+        columns = _columns(parquet.schema_arrow, source)
         row = 0
         for group in range(groups):
             if part.start <= group * part.num_bytes // groups < part.stop:
@@ -51,7 +55,7 @@ def read_arrow(part: Part, source: Source) -> Iterator[Record]:
         row = 0
         for begins, batch in _file_batches(file, part) if is_file else _stream_batches(file):
             if part.start <= begins < part.stop:
-                columns = _columns(batch.schema.names, source)
+                columns = _columns(batch.schema, source)
                 # By their places: a name may stand twice, and the later column is then the one that is read.
                 places = [place for place, name in enumerate(batch.schema.names) if name in columns]
                 batch = batch.select(places) if places else pa.record_batch([pa.nulls(batch.num_rows)], [""])
@@ -90,9 +94,34 @@ def arrow_columns(part: Part) -> list[str]:
         return (pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)).schema.names
 
 
-def _columns(names: list[str], source: Source) -> list[str]:
-    wanted = wanted_columns(source)
-    return [name for name in names if wanted is None or name in wanted]
+def _columns(schema: pa.Schema, source: Source) -> list[str]:
+    """Those that can matter. Of instruction data all that hold text: what is not used of them is counted."""
+    wanted, pairs = wanted_columns(source), reads_pairs(source)
+    return [
+        field.name for field in schema if wanted is None or field.name in wanted or (pairs and _holds_text(field.type))
+    ]
+
+
+def _holds_text(type: pa.DataType) -> bool:
+    """Whether texts stand in values of this type, and no bytes, which may be pictures."""
+    leaves = list(_leaves(type))
+    return any(map(_is_text, leaves)) and not any("binary" in str(leaf) for leaf in leaves)
+
+
+def _is_text(type: pa.DataType) -> bool:
+    return "string" in str(type)
+
+
+def _leaves(type: pa.DataType) -> Iterator[pa.DataType]:
+    if hasattr(type, "value_type"):  # lists and dictionaries
+        yield from _leaves(type.value_type)
+    elif hasattr(type, "item_type"):  # maps
+        yield from _leaves(type.item_type)
+    elif type.num_fields:
+        for place in range(type.num_fields):
+            yield from _leaves(type.field(place).type)
+    else:
+        yield type
 
 
 def _rows(batch: Any, row: int) -> Iterator[Record]:

@@ -90,7 +90,9 @@ def read_part(part: Part, source: Source, format: str) -> Iterator[Document | Sk
             except SkipError as skip:
                 yield Skip(str(skip))
             else:
+                notes, document = document.notes, document._replace(notes=())
                 yield document._replace(meta={"path": part.name}) if with_path else document
+                yield from map(Skip, notes)
     except (OSError, ValueError, EOFError) as error:
         if _is_failure(error, part):
             raise
