@@ -119,23 +119,6 @@ def test_ten_million_documents_are_packed_in_seconds_and_best_fit_splits_fewer()
     assert best.num_sequences < 1.001 * ends.num_sequences
 
 
-def test_a_store_without_lengths_is_packed_by_its_end_of_text_tokens(tmp_path):
-    documents = [[*np.random.default_rng(i).integers(1, 399, 7 + i % 40).tolist(), 0] for i in range(200)]
-    store = write_store(Folder(str(tmp_path / "new")), documents, None, 3, 64)
-    older = write_store(Folder(str(tmp_path / "old")), documents, None, 3, 64)
-    said = older.folder.read_json("manifest.json")
-    for shard in said["shards"]:
-        name = next(name for name in shard["files"] if name.startswith("documents-"))
-        del shard["files"][name]
-        older.folder.delete(name)
-    older.folder.write_json("manifest.json", said)
-    older = TokenStore.open(older.folder)
-    for packing in ("concatenate", "best_fit"):
-        assert older.packing_report(32, packing) == store.packing_report(32, packing)
-    everything = np.arange(store.num_sequences(32, "best_fit"))
-    assert older.read(everything, 32, "best_fit")[0].tolist() == store.read(everything, 32, "best_fit")[0].tolist()
-
-
 def test_a_packed_remote_store_is_read_by_ranges(tmp_path, monkeypatch):
     documents = [[*np.random.default_rng(i).integers(1, 399, 7 + i % 40).tolist(), 0] for i in range(200)]
     local = write_store(Folder(str(tmp_path)), documents, None, 3, 64)

@@ -254,6 +254,8 @@ def test_transformers_loads_the_folder_and_renders_chats_as_they_were_trained(tm
     assert prompt == "System: Be kind.\nUser: Hi\nAssistant:"
     said.append({"role": "assistant", "content": "Hello"})
     assert loaded.apply_chat_template(said, tokenize=False) == prompt + " Hello" + END_OF_TEXT
+    said[-1]["content"] = "\n    return x"
+    assert loaded.apply_chat_template(said, tokenize=False) == prompt + "    return x" + END_OF_TEXT
     loaded.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved" / "tokenizer.json").rename(tmp_path / "saved" / "tokenizer.json.away")
     with pytest.raises(UserError, match=r"tokenizer\.pretrained"):

@@ -102,16 +102,12 @@ class Stretches:
             filled += size
 
 
-def read_documents(folder: Folder, manifest: Manifest, stream: Stream) -> Documents:
+def read_documents(folder: Folder, manifest: Manifest) -> Documents:
     import pyarrow as pa
 
     sizes, prompts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for number, shard in enumerate(manifest.shards):
-        name = next((name for name in shard.files if not name.startswith("tokens-")), None)
-        if name is None:  # a store written before lengths were kept
-            ends = stream.places_of(number, manifest.eos_id) + 1
-            sizes.append(np.diff(ends, prepend=0))
-            continue
+    for shard in manifest.shards:
+        name = next(name for name in shard.files if not name.startswith("tokens-"))
         table = pa.ipc.open_file(pa.BufferReader(folder.read_bytes(name))).read_all()
         sizes.append(table["num_tokens"].to_numpy())
         if manifest.is_instruct:

@@ -274,7 +274,7 @@ class TokenStore:
     def _all_documents(self) -> Documents:
         with self._lock:
             if self._documents is None:
-                self._documents = read_documents(self.folder, self.manifest, self._stream)
+                self._documents = read_documents(self.folder, self.manifest)
             return self._documents
 
 

@@ -72,15 +72,6 @@ class Stream:
         last = np.minimum((places + sizes)[which], (batch + 1) * reader.batch_tokens)
         return reader.values.stretches(first, last - first)
 
-    def places_of(self, shard: int, token: int) -> np.ndarray:
-        """int64: where the token stands in one file."""
-        step, total = self._reader(shard).batch_tokens, self._shards[shard].num_tokens
-        found = [np.zeros(0, np.int64)]
-        for start in range(0, total, step):
-            batch = self._of_shard(shard, np.array([start]), np.array([min(step, total - start)]))
-            found.append(np.flatnonzero(batch == token) + start)
-        return np.concatenate(found)
-
     def _reader(self, shard: int) -> _ShardReader:
         reader = self._readers.get(shard)
         if reader is None:
