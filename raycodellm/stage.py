@@ -511,7 +511,10 @@ def open_stores(job: StageJob) -> list[Any]:
     """The token stores of the job's sources, in their order, read as the stage packs them, without what is held out."""
     from raycodellm.tokens import Reading, TokenStore
 
-    readings = [Reading(job.stage.packing, source.held_out_tokens) for source in job.sources]
+    readings = [
+        Reading(job.stage.packing, source.held_out_tokens, prompts_count=not job.stage.responses_only)
+        for source in job.sources
+    ]
     stores = [TokenStore.open(Folder(source.store)) for source in job.sources]
     return [ingest.cached(store.packed(reading), job.scaling) for store, reading in zip(stores, readings, strict=True)]
 

@@ -247,4 +247,17 @@ def test_a_stage_plans_and_reads_by_its_packing(tmp_path, sweep_text):
             assert store.every_token_counts == (packing == "concatenate")
 
 
+def test_prompts_count_in_the_loss_of_a_stage_that_is_not_of_responses_only(tmp_path, sweep_text):
+    made = {name: write_store(Folder(f"{tmp_path}/{name}"), SOME, None, 2, 100) for name in ("prose", "python")}
+    made["asks"] = write_store(Folder(f"{tmp_path}/asks"), SOME, [1] * len(SOME), 2, 100)
+    counted = {}
+    for only in ("true", "false"):
+        override = f"instruct.responses_only={only}"
+        job = chain(sweep_text, "instruct.sources=[asks]", override, corpora=made).stages[1]
+        (store,) = open_stores(job)
+        _, mask = store.read(np.arange(job.sources[0].num_sequences), job.stage.sequence_length)
+        counted[only] = int(mask.sum())
+    assert counted == {"true": sum(map(len, SOME)) - len(SOME), "false": sum(map(len, SOME))}
+
+
 SOURCES = ("prose", "python", "asks")

@@ -218,7 +218,7 @@ class Stage(_Frozen):
     phases: tuple[Phase, ...] | None = None
     interpolation: Literal["step", "linear", "cosine"] | None = None
     responses_only: bool = False
-    """Instruction tuning: the loss counts response tokens only."""
+    """Instruction tuning: the loss counts response tokens only. Otherwise examples count whole, prompts included."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
     """concatenate: documents end to end, cut into sequences. best_fit: no document that fits into a sequence is split,
     and what is left of a sequence is padding (Ding et al. 2024, arXiv 2404.10830). Examples are whole in either."""

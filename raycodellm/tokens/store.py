@@ -218,9 +218,13 @@ class TokenStore:
             places, run = sequences * sequence_length, self._run_of(reading) if reading.held_out_tokens else None
             gather = self._stream.gather if run is None else partial(run.gather, self._stream)
             return gather(places, sequence_length), None
-        return self._read_pieces(packed, sequences, sequence_length)
+        tokens, inside, answers = self._read_pieces(packed, sequences, sequence_length)
+        return tokens, inside if reading.prompts_count or answers is None else answers
 
-    def _read_pieces(self, packed: Packing, sequences: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def _read_pieces(
+        self, packed: Packing, sequences: np.ndarray, length: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """(tokens, which of them are no padding, which are neither padding nor prompt; None for plain documents)"""
         first, counts = packed.bounds[sequences], np.diff(packed.bounds)[sequences]
         pieces = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
         sizes = packed.size[pieces].astype(np.int64)
@@ -229,11 +233,11 @@ class TokenStore:
         tokens = np.full(inside.shape, self.manifest.eos_id, self.manifest.dtype)
         tokens[inside] = self._stream.stretches(packed.start[pieces], sizes)
         if packed.num_prompt is None:
-            return tokens, inside
+            return tokens, inside, None
         mask = np.zeros(inside.shape, bool)
         place = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         mask[inside] = place >= np.repeat(packed.num_prompt[pieces], sizes)
-        return tokens, mask
+        return tokens, inside, mask
 
     def _packed(self, sequence_length: int, reading: Reading | str) -> Packing | None:
         """None for plain documents end to end, which need no table."""
@@ -245,7 +249,7 @@ class TokenStore:
         if found is None:
             found = kept_packing(
                 self.folder,
-                file_name(reading.packing, sequence_length, *reading[1:]),
+                file_name(reading.packing, sequence_length, reading.held_out_tokens, reading.measured),
                 self._made_of(sequence_length, reading),
                 partial(self._pack, sequence_length, reading),
             )
@@ -259,7 +263,8 @@ class TokenStore:
 
     def _made_of(self, sequence_length: int, reading: Reading | str) -> str:
         checksums = [[name, *said] for shard in self.manifest.shards for name, said in sorted(shard.files.items())]
-        return fingerprint([PACKING_VERSION, *_reading(reading), sequence_length, checksums])
+        packing, held_out_tokens, measured, _ = _reading(reading)
+        return fingerprint([PACKING_VERSION, packing, held_out_tokens, measured, sequence_length, checksums])
 
     def _run_of(self, reading: Reading) -> Stretches:
         """The documents that are read, end to end."""
