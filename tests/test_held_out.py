@@ -13,11 +13,12 @@ from test_packing import split_after
 from test_store import chain
 from test_tokens import DOCUMENTS, write_store
 
+from raycodellm import check
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.held_out import HeldOut
 from raycodellm.stage import World, open_stores
-from raycodellm.tokens import Reading
+from raycodellm.tokens import Reading, SourceSize
 from raycodellm.tokens.documents import LARGEST_SHARE, held_out
 
 HELD = "held_out={tokens: 1000}"
@@ -122,3 +123,13 @@ def test_a_source_that_is_one_document_cannot_be_held_out(tmp_path, sweep_text):
     said = r"pretrain\.held_out\.tokens: found 1000, .*10,000 of source 'prose'.*over half"
     with pytest.raises(UserError, match=said):
         chain(sweep_text, f"pretrain.{HELD}", corpora=names)
+
+
+def test_check_counts_epochs_of_what_is_trained_on(sweep_text):
+    corpora = {name: check.SizedCorpus(Folder(f"/tokens/{name}"), 100_000) for name in ("prose", "python", "asks")}
+    one = chain(sweep_text, "pretrain.held_out={tokens: 20_000}", corpora=corpora)
+    assert [source.num_sequences for source in one.stages[0].sources] == [80_000 // 64] * 2
+    sizes = {name: SourceSize(100_000, 400_000, True, corpus.folder) for name, corpus in corpora.items()}
+    *_, prose, _, asks = check._sources(sizes, corpora, [one]).splitlines()
+    assert prose.endswith("4,096 tokens, 0.05 epochs, 20,000 tokens held out")  # 0.04 of all that is there
+    assert asks.endswith("2,048 tokens, 0.02 epochs")

@@ -36,6 +36,7 @@ def user(*lines: str) -> str:
         ({"system": "In French.", "prompt": "Day?", "completion": "3"}, "System: In French.\n" + user("Day?")),
         ({"system_prompt": "In French.", "question": "Day?", "response": "3"}, "System: In French.\n" + user("Day?")),
         ({"system_prompt": "", "question": "Day?", "response": "3"}, user("Day?")),
+        ({"question": "Day?", "context": b"Noon.", "response": "3"}, user("Day?", "Noon.")),
         ({"prompt": "Day?", "completion": "3", "context": "Noon."}, user("Day?", "Noon.")),
         (
             {"system": "Arr.", "instruction": "And?", "input": "", "output": "3", "history": [["Who?", "Bob."]]},
@@ -78,6 +79,7 @@ def test_what_belongs_to_a_prompt_is_in_it_and_not_counted(record, prompt):
         ({"context": {"sentences": ["Ada was here."]}}, "context"),
         ({"history": [["only a question"]]}, "history"),
         ({"choices": {"A": "one thing", "B": {"c": "two things"}}}, "choices"),
+        ({"context": b"not \xff UTF-8"}, "context"),
         ({"背景": "三点半在桥边"}, "背景"),
         (
             {"id": "a-17", "category": "closed_qa", "score": 3.5, "tags": ["math", "easy"], "seen": True},

@@ -152,6 +152,11 @@ def _written(speaker: str, said: str) -> str:
 
 def _material(value: Any) -> str | None:
     """Text, a number or a list of them as text; None where the value is something else."""
+    if isinstance(value, bytes):
+        try:
+            value = value.decode("utf-8-sig")
+        except UnicodeDecodeError:
+            return None
     if isinstance(value, (list, tuple)):
         parts = [_material(part) for part in value]
         return "\n".join(parts) if None not in parts else None
@@ -271,6 +276,7 @@ def _has_more(value: Any, said: str) -> bool:
 
 def _texts(value: Any) -> Iterator[str]:
     """The texts in a value, however deep; not names, ids and numbers."""
+    value = value.decode(errors="replace") if isinstance(value, bytes) else value
     if isinstance(value, str):
         if value.strip() and (len(value) > _LONGEST_LABEL or not value.isascii() or len(value.split()) > 1):
             yield value

@@ -171,7 +171,7 @@ class TokenStore:
 
     def held_out(self, num_tokens: int) -> int:
         """Tokens of the whole documents that are held out where this many are asked for."""
-        return int(self._all_documents().of(Reading(held_out_tokens=num_tokens, measured=True)).num_tokens.sum())
+        return self._run_of(Reading(held_out_tokens=num_tokens, measured=True)).num_tokens
 
     def num_sequences(self, sequence_length: int, reading: Reading | str = "concatenate") -> int:
         """Sequences in one epoch. A `reading` that is a text names the packing of all documents."""
@@ -268,13 +268,14 @@ class TokenStore:
 
     def _run_of(self, reading: Reading) -> Stretches:
         """The documents that are read, end to end."""
+        reading = Reading(held_out_tokens=reading.held_out_tokens, measured=reading.measured)
         with self._lock:
-            found = self._stretches.get(reading)
-        if found is None:
-            found = Stretches(self._all_documents().of(reading))
-            with self._lock:
-                self._stretches[reading] = found
-        return found
+            if reading not in self._stretches:
+                # The documents are not kept: 16 bytes each, in every process that reads.
+                documents = self._documents or read_documents(self.folder, self.manifest)
+                for part in (reading, reading._replace(measured=not reading.measured)):
+                    self._stretches[part] = Stretches(documents.of(part))
+            return self._stretches[reading]
 
     def _all_documents(self) -> Documents:
         with self._lock:
