@@ -128,7 +128,7 @@ def _completed(turns: Turns, record: Mapping[str, Any], used: set[str]) -> set[s
         if more is not None:
             taken.add(name)
             if more.strip() and not any(_quotes(said, more) for _, said in turns):
-                turns.insert(0, ("System", more))
+                turns.insert(0, ("System", _trimmed(more)))
     return taken
 
 
@@ -162,14 +162,14 @@ def _material(value: Any) -> str | None:
         return "\n".join(parts) if None not in parts else None
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
-    return value.strip("\r\n") if isinstance(value, str) else None
+    return value if isinstance(value, str) else None
 
 
 def _choices(value: Any) -> str | None:
     """A line per choice, with a letter where the choices bring no label: lists of texts, label -> text, an object of
     the lists `label` and `text`, or a list of objects with both."""
     if isinstance(value, str):
-        return value.strip("\r\n")
+        return value
     if isinstance(value, Mapping):
         label, text = value.get("label"), value.get("text")
         listed = isinstance(label, (list, tuple)) and isinstance(text, (list, tuple)) and len(label) == len(text)
