@@ -27,10 +27,15 @@ class SizedCorpus:
     store: tokens.TokenStore | None = None
     """Where it is there."""
 
-    def num_sequences(self, sequence_length: int, packing: str = "concatenate") -> int:
+    def num_sequences(self, sequence_length: int, reading: tokens.Reading) -> int:
         if self.store is not None:
-            return self.store.num_sequences(sequence_length, packing)
-        return self.num_tokens // sequence_length
+            return self.store.num_sequences(sequence_length, reading)
+        held = reading.held_out_tokens
+        return (held if reading.measured else max(0, self.num_tokens - held)) // sequence_length
+
+    def held_out(self, num_tokens: int) -> int:
+        """Tokens of the documents that are held out; about as many as are asked for where there is no store yet."""
+        return num_tokens if self.store is None else self.store.held_out(num_tokens)
 
 
 def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
@@ -57,7 +62,7 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     parts = [
         _arms(file, arms),
         _stage_tree(chains, {name for name, size in sizes.items() if size.is_estimate}),
-        _sources(sizes, chains),
+        _sources(sizes, corpora, chains),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
         *tokens.warnings_of(sweep, items),
@@ -99,7 +104,11 @@ def _stage_tree(chains: Sequence[store.Chain], estimated: Collection[str]) -> st
     return "\n".join(lines)
 
 
-def _sources(sizes: Mapping[str, tokens.SourceSize], chains: Sequence[store.Chain]) -> str:
+def _sources(
+    sizes: Mapping[str, tokens.SourceSize], corpora: Mapping[str, SizedCorpus], chains: Sequence[store.Chain]
+) -> str:
+    slices = [source for chain in chains for job in chain.stages for source in job.sources]
+    asked = {source.name: source.held_out_tokens for source in slices}
     drawn: dict[str, list[int]] = {name: [] for name in sizes}
     for chain in chains:
         total: Counter[str] = Counter()
@@ -110,10 +119,13 @@ def _sources(sizes: Mapping[str, tokens.SourceSize], chains: Sequence[store.Chai
     lines = ["sources (tokens there; tokens and epochs that a trial draws):"]
     for name, size in sizes.items():
         low, high = min(drawn[name]), max(drawn[name])
+        held = corpora[name].held_out(asked[name]) if asked.get(name) else 0
         about = "about " if size.is_estimate else ""
-        epochs = " to ".join(f"{tokens_ / max(1, size.num_tokens):.2f}" for tokens_ in dict.fromkeys((low, high)))
+        trained = max(1, size.num_tokens - held)
+        epochs = " to ".join(f"{tokens_ / trained:.2f}" for tokens_ in dict.fromkeys((low, high)))
         draws = " to ".join(f"{tokens_:,}" for tokens_ in dict.fromkeys((low, high)))
         lines.append(f"  {name:16s} {about + format(size.num_tokens, ','):>20s}  {draws} tokens, {epochs} epochs")
+        lines[-1] += f", {held:,} tokens held out" if held else ""
     return "\n".join(lines)
 
 

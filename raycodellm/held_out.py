@@ -1,8 +1,9 @@
 """Bits per byte of text that no stage of the trial trains on, per source, while a stage trains.
 
-The measured sequences are the last ones of each token store, which the plan never draws: `SourceSlice.num_sequences`
-ends before them. Bits per byte compare models with different tokenizers; bytes are those of the tokens that count in
-the loss, exact for byte-level tokenizers and the store's mean for others.
+The measured sequences are those of whole documents that the stages' view of each token store leaves out
+(`tokens.documents`); where the documents have more than are measured, evenly spread over them. Bits per byte compare
+models with different tokenizers; bytes are those of the tokens that count in the loss, exact for byte-level tokenizers
+and the store's mean for others.
 """
 
 from __future__ import annotations
@@ -62,20 +63,21 @@ class HeldOut:
 
     def _read(self, engine: Engine) -> None:
         length = self.job.stage.sequence_length
-        source, sequence = self._mine(length)
+        stores = [store.measured() for store in self.stores]
+        source, sequence = self._mine(stores, length)
         position = np.arange(len(source))
-        block = ingest.read_rows(list(self.stores), (position, source, sequence), length)
+        block = ingest.read_rows(stores, (position, source, sequence), length)
         tokens = np.asarray(block.tokens, dtype=np.int64)
         mask = np.ones(tokens.shape, dtype=bool) if block.loss_mask is None else np.array(block.loss_mask)
         self._bytes = np.array(engine.sum_over_workers(self._bytes_of(tokens, mask, source).tolist()))
         self._batches = list(self._cut(tokens, mask, source))
 
-    def _mine(self, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def _mine(self, stores: Sequence[Any], length: int) -> tuple[np.ndarray, np.ndarray]:
         numbers = []
-        for index, (part, store) in enumerate(zip(self.job.sources, self.stores, strict=True)):
-            if part.held_out_sequences:
-                end = store.num_sequences(length)
-                numbers += [(index, sequence) for sequence in range(end - part.held_out_sequences, end)]
+        for index, (part, store) in enumerate(zip(self.job.sources, stores, strict=True)):
+            if count := part.held_out_sequences:
+                there = store.num_sequences(length)
+                numbers += [(index, place * there // count) for place in range(count)]
         mine = np.array(numbers, dtype=np.int64).reshape(-1, 2)[self.world.rank :: self.world.world_size]
         return mine[:, 0], mine[:, 1]
 

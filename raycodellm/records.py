@@ -27,7 +27,7 @@ class SourceSlice:
     store: str
     """URI of its token store."""
     num_sequences: int
-    """Sequences of the stage's length that the token store holds: one epoch."""
+    """Sequences of the stage's length in the documents that are trained on: one epoch."""
     start: int
     """Sequences that the stages before this one drew from it."""
     group: int = 1
@@ -36,7 +36,9 @@ class SourceSlice:
     planned: tuple[int, ...] = ()
     """Sequences that the plan draws in each phase of the stage."""
     held_out_sequences: int = 0
-    """The last of the store's sequences, behind the `num_sequences` that are trained on: only measured."""
+    """Sequences of held-out documents that this stage measures, spread evenly over all of them."""
+    held_out_tokens: int = 0
+    """Tokens asked for in whole documents that no stage of the sweep trains on; says which ones they are."""
 
     @property
     def is_code(self) -> bool:

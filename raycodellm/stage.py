@@ -510,14 +510,18 @@ class _Training:
 
 
 def open_stores(job: StageJob) -> list[Any]:
-    """The token stores of the job's sources, in their order, read with the stage's packing."""
-    from raycodellm.tokens import TokenStore
+    """The token stores of the job's sources, in their order, read as the stage packs them, without what is held out."""
+    from raycodellm.tokens import Reading, TokenStore
 
-    stores = [TokenStore.open(Folder(source.store)).packed(job.stage.packing) for source in job.sources]
+    stores = [TokenStore.open(Folder(source.store)) for source in job.sources]
     for source, store in zip(job.sources, stores, strict=True):
         if any(source.planned) or source.held_out_sequences:
-            store.store.verify_before_use()
-    return [ingest.cached(store, job.scaling) for store in stores]
+            store.verify_before_use()
+    readings = [
+        Reading(job.stage.packing, source.held_out_tokens, prompts_count=not job.stage.responses_only)
+        for source in job.sources
+    ]
+    return [ingest.cached(store.packed(reading), job.scaling) for store, reading in zip(stores, readings, strict=True)]
 
 
 def _check_context(job: StageJob, longest: int | None) -> None:

@@ -21,6 +21,7 @@ from raycodellm.files import Folder
 from raycodellm.identity import Contents, content
 from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, StageRecord, as_json
 from raycodellm.stored import finished_evaluation, finished_stage
+from raycodellm.tokens import Reading
 
 EVALUATION_VERSION = 2
 """Raised whenever a change of the evaluation code changes the score that an equal model gets."""
@@ -38,7 +39,9 @@ class Corpus(Protocol):
     @property
     def num_tokens(self) -> int: ...
 
-    def num_sequences(self, sequence_length: int, packing: str = "concatenate") -> int: ...
+    def num_sequences(self, sequence_length: int, reading: Reading) -> int: ...
+
+    def held_out(self, num_tokens: int) -> int: ...
 
 
 @dataclass(frozen=True)
@@ -124,11 +127,14 @@ def compiled_schedule(sweep: Sweep, stage: Stage, num_tokens: Mapping[str, int])
 def _slice(
     sweep: Sweep, stage: Stage, name: str, corpus: Corpus, drawn_tokens: int, planned: tuple[int, ...]
 ) -> SourceSlice:
-    group = _group(sweep, stage, name, corpus)
-    there = corpus.num_sequences(stage.sequence_length, stage.packing)
-    kept_back, measured = _held_out(sweep, stage, name, corpus, there)
-    there -= kept_back
-    used = math.floor(there * _share_used(sweep, name, corpus) + 1e-9)
+    asked, trained = _held_out(sweep, name, corpus)
+    group = _group(sweep, stage, name, trained)
+    reading = Reading(stage.packing, asked)
+    there, measured = corpus.num_sequences(stage.sequence_length, reading), 0
+    if stage.held_out is not None:
+        most = corpus.num_sequences(stage.sequence_length, reading._replace(measured=True))
+        measured = min(most, max(1, stage.held_out.tokens // stage.sequence_length))
+    used = math.floor(there * _share_used(sweep, name, trained) + 1e-9)
     return SourceSlice(
         name=name,
         kind=sweep.sources[name].kind,
@@ -137,50 +143,40 @@ def _slice(
         start=-(-drawn_tokens // stage.sequence_length),
         group=group,
         planned=planned,
-        held_out_sequences=measured if stage.held_out is not None else 0,
+        held_out_sequences=measured,
+        held_out_tokens=asked,
     )
 
 
-def _held_out(sweep: Sweep, stage: Stage, name: str, corpus: Corpus, there: int) -> tuple[int, int]:
-    """(sequences at the store's end that this stage must not train on, those of them that may be measured).
+def _held_out(sweep: Sweep, name: str, corpus: Corpus) -> tuple[int, int]:
+    """(tokens asked for in held-out documents, tokens left to train on) of a source.
 
-    No stage of the sweep trains on what any of them measures. Where stages of different sequence lengths share a
-    source, it is cut at a token: a sequence over the cut is neither trained on nor measured.
+    Documents are held out of all stages of the sweep alike: no stage trains on what any of them measures.
     """
-    stages = [other for other in sweep.stages if name in sweep.drawn(other)]
-    asked = max((other.held_out.tokens for other in stages if other.held_out is not None), default=0)
-    if not asked:
-        return 0, 0
-    key, length = f"stages.{stage.name}.held_out.tokens", stage.sequence_length
-    if len({(other.sequence_length, other.packing) for other in stages}) == 1:
-        kept_back = measured = max(1, asked // length)
-    elif sweep.sources[name].is_instruct or any(other.packing != "concatenate" for other in stages):
+    asking = [stage for stage in sweep.stages if stage.held_out is not None and name in sweep.drawn(stage)]
+    asked = max((max(stage.held_out.tokens, stage.sequence_length) for stage in asking), default=0)
+    held = corpus.held_out(asked) if asked else 0
+    if 2 * held > corpus.num_tokens > 0:
+        first = max(asking, key=lambda stage: stage.held_out.tokens)
         raise UserError(
-            f"{key}: found {asked}, but the stages pack source {name!r} in different ways, so that what one measures "
-            "another would train on; give them one sequence_length and packing, or leave held_out out"
+            f"stages.{first.name}.held_out.tokens: found {first.held_out.tokens}, but whole documents of so many hold "
+            f"{held:,} of source {name!r}'s {corpus.num_tokens:,} tokens, over half; use at most "
+            f"{corpus.num_tokens // 2}, shorter documents, or more data"
         )
-    else:
-        cut = corpus.num_tokens - asked
-        kept_back, measured = there - cut // length, there + (-cut // length)
-    if 2 * kept_back > there and there:
-        raise UserError(
-            f"{key}: found {asked}, over half of source {name!r} ({corpus.num_tokens:,} tokens); use at most "
-            f"{corpus.num_tokens // 2}, or more data"
-        )
-    return kept_back, max(0, measured)
+    return asked, corpus.num_tokens - held
 
 
-def _group(sweep: Sweep, stage: Stage, name: str, corpus: Corpus) -> int:
+def _group(sweep: Sweep, stage: Stage, name: str, num_tokens: int) -> int:
     """Sequences that make the least common multiple of all lengths in which the trial's stages read the source; 1 where
     examples or documents are packed whole, by each length in its own way, and where the source holds no such multiple.
     """
     if sweep.sources[name].is_instruct or stage.packing != "concatenate":
         return 1
     whole = math.lcm(*(other.sequence_length for other in sweep.stages if name in sweep.drawn(other)))
-    return whole // stage.sequence_length if whole <= corpus.num_tokens else 1
+    return whole // stage.sequence_length if whole <= num_tokens else 1
 
 
-def _share_used(sweep: Sweep, name: str, corpus: Corpus) -> float:
+def _share_used(sweep: Sweep, name: str, num_tokens: int) -> float:
     """1, or less where the sweep repeats its data as a larger target run would (`match_repetition`).
 
     With U tokens of a source and a share m of T tokens a run makes m T / U passes over it: equal for any m where U
@@ -191,13 +187,13 @@ def _share_used(sweep: Sweep, name: str, corpus: Corpus) -> float:
         return 1.0
     budget = sum(stage.num_tokens for stage in sweep.stages)
     wanted = target.source_tokens[name] * budget / target.target_tokens
-    if wanted > corpus.num_tokens:
+    if wanted > num_tokens:
         raise UserError(
             f"match_repetition.source_tokens.{name}: {target.source_tokens[name]:,} of {target.target_tokens:,} tokens "
-            f"are {math.ceil(wanted):,} for this sweep's {budget:,}, but the source holds {corpus.num_tokens:,}; "
+            f"are {math.ceil(wanted):,} for this sweep's {budget:,}, but the source holds {num_tokens:,}; "
             "give it more data, the stages fewer tokens, or leave the source out"
         )
-    return wanted / corpus.num_tokens
+    return wanted / num_tokens
 
 
 @lru_cache(maxsize=256)
@@ -283,8 +279,9 @@ def is_done(job: StageJob | EvaluationJob) -> bool:
     """A stage whose optimizer state is asked for later than it was trained is trained once more, for that alone."""
     if outcome_on_disk(job) is None:
         return False
-    keeps = isinstance(job, StageJob) and job.keep_optimizer
-    return not keeps or Folder(job.folder).exists("optimizer/COMPLETE")
+    if isinstance(job, EvaluationJob) or not job.keep_optimizer:
+        return True
+    return Folder(job.folder).exists("optimizer/COMPLETE")
 
 
 def outcome_on_disk(job: StageJob | EvaluationJob) -> StageRecord | dict[str, float] | None:

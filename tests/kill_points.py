@@ -65,9 +65,9 @@ def die() -> None:
 
 
 def _at_step(kill: Kill) -> None:
-    real = Engine.train_step
+    real = Engine.begin_step
 
-    def train_step(engine: Engine, batch: object, step: int, *rest: object, **named: object) -> object:
+    def begin_step(engine: Engine, batch: object, step: int, *rest: object, **named: object) -> object:
         if step == kill.number and kill.where == "step":
             die()
         result = real(engine, batch, step, *rest, **named)
@@ -75,7 +75,7 @@ def _at_step(kill: Kill) -> None:
             die()
         return result
 
-    Engine.train_step = train_step
+    Engine.begin_step = begin_step
 
 
 def _in_shard(kill: Kill) -> None:

@@ -89,8 +89,11 @@ class Corpus:
     folder: Folder
     num_tokens: int = 100_000
 
-    def num_sequences(self, sequence_length: int, packing: str = "concatenate") -> int:
-        return self.num_tokens // sequence_length
+    def num_sequences(self, sequence_length: int, reading: tokens.Reading) -> int:
+        return (self.num_tokens - reading.held_out_tokens) // sequence_length
+
+    def held_out(self, num_tokens: int) -> int:
+        return num_tokens
 
 
 def identities(here: Path, *overrides: str) -> dict[str, object]:

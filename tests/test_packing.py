@@ -119,23 +119,6 @@ def test_ten_million_documents_are_packed_in_seconds_and_best_fit_splits_fewer()
     assert best.num_sequences < 1.001 * ends.num_sequences
 
 
-def test_a_store_without_lengths_is_packed_by_its_end_of_text_tokens(tmp_path):
-    documents = [[*np.random.default_rng(i).integers(1, 399, 7 + i % 40).tolist(), 0] for i in range(200)]
-    store = write_store(Folder(str(tmp_path / "new")), documents, None, 3, 64)
-    older = write_store(Folder(str(tmp_path / "old")), documents, None, 3, 64)
-    said = older.folder.read_json("manifest.json")
-    for shard in said["shards"]:
-        name = next(name for name in shard["files"] if name.startswith("documents-"))
-        del shard["files"][name]
-        older.folder.delete(name)
-    older.folder.write_json("manifest.json", said)
-    older = TokenStore.open(older.folder)
-    for packing in ("concatenate", "best_fit"):
-        assert older.packing_report(32, packing) == store.packing_report(32, packing)
-    everything = np.arange(store.num_sequences(32, "best_fit"))
-    assert older.read(everything, 32, "best_fit")[0].tolist() == store.read(everything, 32, "best_fit")[0].tolist()
-
-
 def test_a_packed_remote_store_is_read_by_ranges(tmp_path, monkeypatch):
     documents = [[*np.random.default_rng(i).integers(1, 399, 7 + i % 40).tolist(), 0] for i in range(200)]
     local = write_store(Folder(str(tmp_path)), documents, None, 3, 64)
@@ -262,6 +245,19 @@ def test_a_stage_plans_and_reads_by_its_packing(tmp_path, sweep_text):
             _, mask = store.read(np.arange(count), 64)
             assert mask.all() == (packing == "concatenate")
             assert store.every_token_counts == (packing == "concatenate")
+
+
+def test_prompts_count_in_the_loss_of_a_stage_that_is_not_of_responses_only(tmp_path, sweep_text):
+    made = {name: write_store(Folder(f"{tmp_path}/{name}"), SOME, None, 2, 100) for name in ("prose", "python")}
+    made["asks"] = write_store(Folder(f"{tmp_path}/asks"), SOME, [1] * len(SOME), 2, 100)
+    counted = {}
+    for only in ("true", "false"):
+        override = f"instruct.responses_only={only}"
+        job = chain(sweep_text, "instruct.sources=[asks]", override, corpora=made).stages[1]
+        (store,) = open_stores(job)
+        _, mask = store.read(np.arange(job.sources[0].num_sequences), job.stage.sequence_length)
+        counted[only] = int(mask.sum())
+    assert counted == {"true": sum(map(len, SOME)) - len(SOME), "false": sum(map(len, SOME))}
 
 
 SOURCES = ("prose", "python", "asks")

@@ -521,13 +521,17 @@ def test_a_rate_that_continues_starts_from_the_parent_s_last(tmp_path):
 
 
 class HoldingStore(FakeStore):
-    """Its last sequences stand behind those that are trained on."""
+    """Its held-out sequences have numbers of their own, from 0 on; told apart by what stands in them."""
 
-    def __init__(self, source: SourceSlice) -> None:
+    def __init__(self, source: SourceSlice, held: HoldingStore | None = None) -> None:
         super().__init__(source)
         self.manifest = SimpleNamespace(eos_id=0, num_bytes=300, num_tokens=100)
-        self.total = source.num_sequences + source.held_out_sequences
+        self.total = 2 * source.held_out_sequences + 1 if held is None else source.num_sequences
         self.seen: set[int] = set()
+        self.held = held
+
+    def measured(self) -> HoldingStore:
+        return self.held
 
     def num_sequences(self, sequence_length: int) -> int:
         return self.total
@@ -535,7 +539,11 @@ class HoldingStore(FakeStore):
     def read(self, sequences: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray]:
         assert sequences.max(initial=0) < self.total
         self.seen |= set(sequences.tolist())
-        return super().read(sequences, sequence_length)
+        return super().read(sequences + (self.held is None) * 1_000, sequence_length)
+
+
+def holding_store(source: SourceSlice) -> HoldingStore:
+    return HoldingStore(source, HoldingStore(source))
 
 
 def holding(job: StageJob, every_steps: int = 3) -> StageJob:
@@ -560,7 +568,7 @@ def test_held_out_text_is_measured_in_bits_per_byte_and_never_trained_on(tmp_pat
     opened: list[list[HoldingStore]] = []
 
     def open_holding(job: StageJob) -> list[HoldingStore]:
-        opened.append([HoldingStore(source) for source in job.sources])
+        opened.append([holding_store(source) for source in job.sources])
         return opened[-1]
 
     monkeypatch.setattr(stage, "open_stores", open_holding)
@@ -573,9 +581,10 @@ def test_held_out_text_is_measured_in_bits_per_byte_and_never_trained_on(tmp_pat
     for index, source in enumerate(job.sources):
         drawn = set(plan.sequence[plan.source == index].tolist())
         assert max(drawn) < source.num_sequences
-        held = np.arange(source.num_sequences, source.num_sequences + source.held_out_sequences)
-        assert opened[0][index].seen == drawn | set(held.tolist())
-        tokens, _ = FakeStore(source).read(held, LENGTH)
+        held = np.arange(source.held_out_sequences) * (2 * source.held_out_sequences + 1) // source.held_out_sequences
+        assert opened[0][index].seen == drawn
+        assert opened[0][index].held.seen == set(held.tolist())  # spread over all of them
+        tokens, _ = FakeStore(source).read(held + 1_000, LENGTH)
         assert record.held_out_bpb[source.name] == pytest.approx(bits_per_byte(job, tokens), rel=1e-5)
 
     # As on a GPU: a step's numbers are read when the next has begun, except where the weights are looked at.
@@ -605,7 +614,7 @@ def test_bytes_of_other_tokenizers_are_the_store_s_mean(tmp_path):
 
     job = holding(make_job(tmp_path))
     (Path(job.tokenizer) / "tokenizer.json").write_text(Tokenizer(models.WordLevel({"a": 0}, unk_token="a")).to_str())
-    stores = [HoldingStore(source) for source in job.sources]
+    stores = [holding_store(source) for source in job.sources]
     tokens = np.ones((3, LENGTH), dtype=np.int64)
     measured = held_out.HeldOut(job, stores, World(), 4)
     found = measured._bytes_of(tokens, np.ones(tokens.shape, bool), np.array([0, 0, 1]))

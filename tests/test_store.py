@@ -10,6 +10,7 @@ from raycodellm import config, mixture, store
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.records import StageRecord, as_json
+from raycodellm.tokens import Reading
 
 PARAMS = {"pretrain.code_ratio": 0.5, "pretrain.schedule": "constant"}
 
@@ -23,8 +24,13 @@ class Corpus:
     def folder(self) -> Folder:
         return Folder(f"/tokens/{self.fingerprint}")
 
-    def num_sequences(self, sequence_length: int, packing: str = "concatenate") -> int:
-        return self.num_tokens // sequence_length
+    def num_sequences(self, sequence_length: int, reading: Reading) -> int:
+        held = self.held_out(reading.held_out_tokens)
+        return (held if reading.measured else self.num_tokens - held) // sequence_length
+
+    def held_out(self, num_tokens: int) -> int:
+        """Of documents of 100 tokens each."""
+        return -(-num_tokens // 100) * 100
 
 
 CORPORA = {"prose": Corpus("p"), "python": Corpus("c"), "asks": Corpus("i")}
@@ -323,13 +329,12 @@ def test_no_stage_trains_on_what_any_stage_measures(sweep_text: str) -> None:
     held = "instruct.held_out={tokens: 1000}"
     first, second = chain(sweep_text, *plain, held).stages
     assert (first.stage.sequence_length, second.stage.sequence_length) == (64, 256)
-    cut = 100_000 - 1000
     for source in (*first.sources, *second.sources):
         length = 64 if source in first.sources else 256
-        assert cut - 256 < source.num_sequences * length <= cut
+        assert source.held_out_tokens == 1000
+        assert 99_000 - 256 < source.num_sequences * length <= 99_000
     assert [source.held_out_sequences for source in first.sources] == [0, 0]  # it measures nothing itself
     assert [source.held_out_sequences for source in second.sources] == [3, 3]
-    assert cut <= (100_000 // 256 - 3) * 256
     assert identities(sweep_text, *plain, held)[0] != identities(sweep_text, *plain)[0]
 
 

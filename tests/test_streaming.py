@@ -27,7 +27,7 @@ from raycodellm.ingest import blocks, cache, readers
 from raycodellm.mixture import Plan
 from raycodellm.records import SourceSlice
 from raycodellm.schedule import Schedule
-from raycodellm.tokens import TokenStore
+from raycodellm.tokens import Reading, TokenStore
 from raycodellm.tokens.manifest import write_manifest
 from raycodellm.tokens.ranges import joined, read_layout
 from raycodellm.tokens.store import write_shard
@@ -219,7 +219,7 @@ def size_of(store: Folder) -> int:
 
 
 def cached(store: Folder, folder: Path, limit_bytes: int = 2**30) -> cache.CachedStore:
-    return cache.CachedStore(store, "concatenate", cache.Cache(str(folder), limit_bytes))
+    return cache.CachedStore(store, Reading(), cache.Cache(str(folder), limit_bytes))
 
 
 def fill(store: cache.CachedStore) -> Folder | None:
@@ -298,6 +298,18 @@ def test_a_full_disk_leaves_no_half_copy_and_says_how_much_there_is(far, tmp_pat
     with pytest.raises(cache.CacheRefused, match=r"could not be copied .* are free there\): No space left on device"):
         fill(store)
     assert not store.is_near and not list((tmp_path / "cache").glob("*.part"))
+
+
+def test_held_out_documents_are_read_by_ranges_and_from_a_copy_alike(tmp_path, far):
+    near = write_store(tmp_path / "near").packed(Reading(held_out_tokens=40 * LENGTH))
+    distant = cache.CachedStore(far("s"), near.reading, cache.Cache(str(tmp_path / "cache"), 2**30))
+    for expected, store in ((near, distant), (near.measured(), distant.measured())):
+        everything = np.arange(expected.num_sequences(LENGTH))
+        assert store.num_sequences(LENGTH) == len(everything) in (560, 40)
+        for _ in range(2):
+            assert np.array_equal(store.read(everything, LENGTH)[0], expected.read(everything, LENGTH)[0])
+            fill(distant)
+        assert store.is_near
 
 
 def test_where_copies_lie_is_a_setting(tmp_path, far):

@@ -257,6 +257,8 @@ def test_transformers_loads_the_folder_and_renders_chats_as_they_were_trained(tm
     assert prompt == "System: Be kind.\nUser: Hi\nAssistant:"
     said.append({"role": "assistant", "content": "Hello"})
     assert loaded.apply_chat_template(said, tokenize=False) == prompt + " Hello" + END_OF_TEXT
+    said[-1]["content"] = "\n    return x"
+    assert loaded.apply_chat_template(said, tokenize=False) == prompt + "    return x" + END_OF_TEXT
     loaded.save_pretrained(tmp_path / "saved")
     (tmp_path / "saved" / "tokenizer.json").rename(tmp_path / "saved" / "tokenizer.json.away")
     with pytest.raises(UserError, match=r"tokenizer\.pretrained"):
@@ -401,7 +403,8 @@ def test_a_stage_does_not_train_on_a_damaged_store(tmp_path):
     folder = Folder(str(tmp_path))
     store = write_store(folder, [[1, 2, 3, 0]] * 10, None, 2, 100)
     sources = [SourceSlice("s", "text", folder.uri, 10, 0, planned=(3,))]
-    job = SimpleNamespace(sources=sources, stage=SimpleNamespace(packing="concatenate"), scaling=Scaling())
+    settings = SimpleNamespace(packing="concatenate", responses_only=False)
+    job = SimpleNamespace(sources=sources, stage=settings, scaling=Scaling())
     assert stage.open_stores(job)[0].manifest == store.manifest
     data = folder.read_bytes("tokens-00001.arrow")
     folder.write_bytes("tokens-00001.arrow", data[:200] + bytes([data[200] ^ 1]) + data[201:])

@@ -32,8 +32,8 @@ SKIPPED = 3
 """Steps at the beginning of each stage that are in no figure."""
 TIMED = {
     "should_stop": "asking whether to stop",
-    "engine.train_step": "engine: the step itself",
-    "engine._told": "… of it, telling all workers losses and counts",
+    "engine.begin_step": "engine: the step itself",
+    "engine._summed": "… of it, telling all workers losses and counts",
     "_drawn": "counting what was drawn",
     "_count": "counting what was trained, its checksum",
     "_close_step": "watching the loss, rows of metrics",

@@ -191,10 +191,11 @@ def _check_weights(weights: Mapping[str, float], what: str) -> None:
 
 
 class HeldOut(_Frozen):
-    """The last sequences of every source, which no stage of the sweep trains on, and how often they are measured."""
+    """Whole documents of every source, which no stage of the sweep trains on, and how often they are measured."""
 
     tokens: Annotated[int, Field(gt=0)]
-    """Tokens of each source; a few fewer are measured where they do not fill whole sequences."""
+    """Tokens of each source; a few fewer are measured where they do not fill whole sequences. Documents longer than an
+    eighth of this are passed over, and trained on, where the shorter ones are enough."""
     every_tokens: Annotated[int, Field(gt=0)] = 1_000_000
     """Trained tokens between two measurements; the stage's end is always measured."""
 
@@ -220,7 +221,7 @@ class Stage(_Frozen):
     phases: tuple[Phase, ...] | None = None
     interpolation: Literal["step", "linear", "cosine"] | None = None
     responses_only: bool = False
-    """Instruction tuning: the loss counts response tokens only."""
+    """Instruction tuning: the loss counts response tokens only. Otherwise examples count whole, prompts included."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
     """concatenate: documents end to end, cut into sequences. best_fit: no document that fits into a sequence is split,
     and what is left of a sequence is padding (Ding et al. 2024, arXiv 2404.10830). Examples are whole in either."""

@@ -24,6 +24,8 @@ from html import unescape
 from html.parser import HTMLParser
 from typing import Any
 
+from raycodellm.corpora.pairs import spoken
+
 
 class NoQuestionError(ValueError):
     """The record is no question with an answer; the message is the reason that is counted."""
@@ -37,6 +39,7 @@ _ACCEPTED = ("selected", "isaccepted", "accepted")
 _ANSWER_ID = ("answerid", "id", "aid")
 _ACCEPTED_ID = ("acceptedanswerid", "acceptedid")
 _ANSWERS = ("answers", "responses")
+_BLANK_LINES = re.compile(r"\A(?:[^\S\n]*\n)+")
 _BLOCK_TAG = re.compile(r"\s*<(p|pre|h[1-6]|ul|ol|blockquote|div|table|hr|a|em|strong|b|i|img|code|br|kbd|sub|sup)\b")
 
 
@@ -46,7 +49,7 @@ def question_document(record: Mapping[str, Any]) -> str:
     if isinstance(fields.get("text"), str) and not any(name in fields for name in (*_ANSWERS, "question", "responsej")):
         return fields["text"]
     question, answers = question_and_answers(record)
-    return "\n\n".join([f"Question: {question}", *(f"Answer: {answer}" for answer in answers)])
+    return "\n\n".join([f"Question:{spoken(question)}", *(f"Answer:{spoken(answer)}" for answer in answers)])
 
 
 def question_and_answers(record: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -61,7 +64,7 @@ def question_and_answers(record: Mapping[str, Any]) -> tuple[str, list[str]]:
     if not texts:
         raise NoQuestionError("no question and answers")
     answers = [to_text(answer) for answer in _ranked(fields)]
-    answers = [answer for answer in answers if answer]
+    answers = [answer for answer in answers if answer.strip()]
     if not answers:
         raise NoQuestionError("question without an answer")
     return "\n\n".join(dict.fromkeys(texts)), answers
@@ -106,9 +109,11 @@ def _answer(answer: Any, accepted_id: Any) -> tuple[bool, float, str] | None:
 
 
 def to_text(body: str) -> str:
-    """HTML as text with fenced code; what does not begin with a tag is text already (Markdown may quote tags)."""
+    """HTML as text with fenced code. What does not begin with a tag is text already (Markdown may quote tags) and keeps
+    the indentation of its first line.
+    """
     if not _BLOCK_TAG.match(body):
-        return body.strip()
+        return _BLANK_LINES.sub("", body).rstrip()
     writer = _TextWriter()
     end = body.rfind(">") + 1  # no tag ends behind it, and the parser would look for an end at each bracket there
     writer.feed(body[:end])

@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Source
+from raycodellm.corpora.finding import reads_pairs
 from raycodellm.corpora.parts import LONGEST_LINE, Part, is_failure, open_part
 from raycodellm.corpora.records import Record, SkipError, wanted_columns
+
+if TYPE_CHECKING:
+    import pyarrow as pa
 
 _FILE_SIGN = b"ARROW1"
 
@@ -21,7 +25,7 @@ def read_parquet(part: Part, source: Source) -> Iterator[Record]:
     with open_part(part) as file:
         parquet = pq.ParquetFile(file)
         groups = parquet.num_row_groups
-        columns = _columns(parquet.schema_arrow.names, source)
+        columns = _columns(parquet.schema_arrow, source)
         row = 0
         for group in range(groups):
             if part.start <= group * part.num_bytes // groups < part.stop:
@@ -64,7 +68,7 @@ def read_arrow(part: Part, source: Source) -> Iterator[Record]:
 def _batch_records(batch: Any, source: Source, row: int) -> Iterator[Record]:
     import pyarrow as pa
 
-    columns = _columns(batch.schema.names, source)
+    columns = _columns(batch.schema, source)
     # By their places: a name may stand twice, and the later column is then the one that is read.
     places = [place for place, name in enumerate(batch.schema.names) if name in columns]
     batch = batch.select(places) if places else pa.record_batch([pa.nulls(batch.num_rows)], [""])
@@ -142,9 +146,34 @@ def arrow_columns(part: Part) -> list[str]:
         return (pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)).schema.names
 
 
-def _columns(names: list[str], source: Source) -> list[str]:
-    wanted = wanted_columns(source)
-    return [name for name in names if wanted is None or name in wanted]
+def _columns(schema: pa.Schema, source: Source) -> list[str]:
+    """Those that can matter. Of instruction data all that hold text: what is not used of them is counted."""
+    wanted, pairs = wanted_columns(source), reads_pairs(source)
+    return [
+        field.name for field in schema if wanted is None or field.name in wanted or (pairs and _holds_text(field.type))
+    ]
+
+
+def _holds_text(type: pa.DataType) -> bool:
+    """Whether texts stand in values of this type, and no bytes, which may be pictures."""
+    leaves = list(_leaves(type))
+    return any(map(_is_text, leaves)) and not any("binary" in str(leaf) for leaf in leaves)
+
+
+def _is_text(type: pa.DataType) -> bool:
+    return "string" in str(type)
+
+
+def _leaves(type: pa.DataType) -> Iterator[pa.DataType]:
+    if hasattr(type, "value_type"):  # lists and dictionaries
+        yield from _leaves(type.value_type)
+    elif hasattr(type, "item_type"):  # maps
+        yield from _leaves(type.item_type)
+    elif type.num_fields:
+        for place in range(type.num_fields):
+            yield from _leaves(type.field(place).type)
+    else:
+        yield type
 
 
 def _rows(batch: Any, row: int) -> Iterator[Record]:

@@ -127,13 +127,15 @@ def _reading_settings(source: Source, format: str, files: tuple[InputFile, ...] 
     """What decides which documents the files give. A reader that gives others than it did says so here."""
     settings: dict[str, Any] = {"format": format, "limit": source.limit_documents, "instruct": source.is_instruct}
     if source.format == "qa":
-        settings["qa"] = 1
+        settings["qa"] = 2
     elif format in ("parquet", "jsonl", "arrow") and not reads_pairs(source):
         settings["text_field"] = source.text_field
         if not isinstance(source.text_field, str):
             settings["nulls"] = 2
     if any(os.path.splitext(file.name.lower())[1] in (*COMPRESSIONS, ".json") for file in files):
         settings["pieces"] = 2  # packed files were once lost from before the damage on, arrays as a whole
+    if reads_pairs(source) and source.format != "qa":
+        settings["pairs"] = 2
     if format == "text":
         settings["documents"] = source.documents
         if source.documents == "file" and any(file.num_bytes > _ONCE_CUT for file in files):

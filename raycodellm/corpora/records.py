@@ -1,17 +1,4 @@
-"""One record (a row, a JSON object, a file's bytes) becomes one document, or a reason why not.
-
-Instruction data, as plain text: rows of `prompt` and `completion` (or `response`) are taken as they stand, with one
-space between them where neither side has white space. `instruction`/`input`/`output`, `question`/`answer`, the other
-names of `_TURNS` and `messages` or `conversations` are written as turns, which the tokenizer's chat template writes
-alike:
-
-    System: …
-    User: …
-    Assistant: …
-
-Of a conversation the last answer is the response and all before it, earlier answers included, the prompt: a turn is
-learnt from once, and no conversation weighs more for being long. Turns after the last answer are left out.
-"""
+"""One record (a row, a JSON object, a file's bytes) becomes one document, or a reason why not."""
 
 from __future__ import annotations
 
@@ -22,6 +9,7 @@ from typing import Any, NamedTuple
 from raycodellm.config import Source
 from raycodellm.corpora.answers import NoQuestionError, question_and_answers, question_document
 from raycodellm.corpora.finding import reads_pairs
+from raycodellm.corpora.pairs import COLUMNS, NoPairError, pair_of, spoken
 from raycodellm.corpora.parts import LONGEST_LINE, MIB
 
 
@@ -88,7 +76,7 @@ def wanted_columns(source: Source) -> frozenset[str] | None:
     extra = frozenset(extra_columns(source))
     if not reads_pairs(source):
         return extra.union(text_fields(source))
-    return extra.union(*_PAIRS, *_TURNS, ("input", "messages", "conversations"))
+    return extra.union(COLUMNS)
 
 
 def document_maker(source: Source) -> Make:
@@ -124,7 +112,11 @@ def _plain_document(name: str, record: Mapping[str, Any], source: Source, fields
 
 
 def _pair_document(name: str, record: Mapping[str, Any], source: Source, fields: Sequence[str]) -> Document:
-    return _finish_pair(name, *_pair(record), source)
+    try:
+        prompt, response, notes = pair_of(record, _column, extra_columns(source))
+    except NoPairError as error:
+        raise SkipError(str(error)) from None
+    return _finish_pair(name, prompt, response, source, notes)
 
 
 def _qa_document(name: str, record: Mapping[str, Any], source: Source, fields: Sequence[str]) -> Document:
@@ -140,15 +132,15 @@ def _qa_pair(name: str, record: Mapping[str, Any], source: Source, fields: Seque
         question, answers = question_and_answers(record)
     except NoQuestionError as error:
         raise SkipError(str(error)) from None
-    return _finish_pair(name, f"User: {question}\nAssistant:", " " + answers[0], source)
+    return _finish_pair(name, f"User:{spoken(question)}\nAssistant:", answers[0], source)
 
 
-def _finish_pair(name: str, prompt: str, response: str, source: Source) -> Document:
+def _finish_pair(name: str, prompt: str, response: str, source: Source, notes: tuple[str, ...] = ()) -> Document:
     check_text(response)
     if prompt and not prompt[-1].isspace() and not response[0].isspace():
         response = " " + response
-    document = Document(name, check_text(prompt), response)
-    return document if source.is_instruct else Document(name, document.content)
+    document = Document(name, check_text(prompt), response, notes=notes)
+    return document if source.is_instruct else Document(name, document.content, notes=notes)
 
 
 def _column(record: Mapping[str, Any], field: str) -> str:
@@ -182,74 +174,3 @@ def check_text(text: str) -> str:
         except UnicodeEncodeError:  # half of a surrogate pair, which JSON can say and UTF-8 cannot
             raise SkipError("undecodable bytes") from None
     return text
-
-
-_PAIRS = (("prompt", "completion"), ("prompt", "response"))
-_TURNS = (
-    ("instruction", "output"),
-    ("instruction", "response"),
-    ("instruction", "completion"),
-    ("instruction", "answer"),
-    ("question", "answer"),
-    ("question", "response"),
-    ("query", "response"),
-    ("problem", "solution"),
-    ("inputs", "targets"),
-    ("input", "output"),
-)
-_SPEAKERS = {
-    "system": "System",
-    "user": "User",
-    "human": "User",
-    "assistant": "Assistant",
-    "gpt": "Assistant",
-    "model": "Assistant",
-}
-
-
-def _pair(record: Mapping[str, Any]) -> tuple[str, str]:
-    """(prompt, response) of a record of instruction data; see the head of this module."""
-    known = [names for names in _PAIRS + _TURNS if names[0] in record and names[1] in record]
-    # In a table of several forms the columns of the other forms are null.
-    full = [names for names in known if record[names[0]] is not None and record[names[1]] is not None]
-    turns = record.get("messages") or record.get("conversations")
-    if isinstance(turns, (list, tuple)) and not full:
-        return _conversation(turns)
-    if not known:
-        raise SkipError("no prompt and response")
-    request, response = (full or known)[0]
-    if (request, response) in _PAIRS:
-        return _column(record, request), _column(record, response)
-    text = _column(record, request)
-    if request != "input" and record.get("input"):
-        text += "\n" + _column(record, "input")
-    return f"User: {text}\nAssistant:", " " + _column(record, response).lstrip()
-
-
-def _conversation(turns: Sequence[Any]) -> tuple[str, str]:
-    """The last assistant turn is the response, everything before it the prompt."""
-    said = []
-    for turn in turns:
-        turn = turn if isinstance(turn, Mapping) else {}
-        speaker = _SPEAKERS.get(str(turn.get("role") or turn.get("from")).lower())
-        content = turn.get("content")
-        content = _said(turn.get("value") if content is None else content)
-        if speaker is None or content is None:
-            raise SkipError("messages without role and content")
-        said.append((speaker, content.strip()))
-    while said and said[-1][0] != "Assistant":
-        said.pop()
-    if len(said) < 2:
-        raise SkipError("messages without an answer")
-    prompt = "".join(f"{speaker}: {content}\n" for speaker, content in said[:-1])
-    return prompt + "Assistant:", " " + said[-1][1]
-
-
-def _said(content: Any) -> str | None:
-    """Text of a turn, also where it comes as a list of typed parts; None where it is not all text."""
-    if isinstance(content, str):
-        return content
-    if isinstance(content, (list, tuple)) and content:
-        parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-        return "\n".join(parts) if all(isinstance(part, str) for part in parts) else None
-    return None

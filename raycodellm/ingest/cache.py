@@ -31,7 +31,7 @@ from raycodellm.files import Folder
 
 if TYPE_CHECKING:
     from raycodellm.config import Scaling
-    from raycodellm.tokens import TokenStore
+    from raycodellm.tokens import Reading, TokenStore
     from raycodellm.tokens.manifest import Manifest
     from raycodellm.tokens.store import PackedStore
 
@@ -149,11 +149,11 @@ class CachedStore:
     Travels between processes by its settings; each process opens it once.
     """
 
-    def __init__(self, folder: Folder, packing: str, cache: Cache) -> None:
+    def __init__(self, folder: Folder, reading: Reading, cache: Cache) -> None:
         from raycodellm.tokens import TokenStore
 
-        self._made_of = (folder, packing, cache)
-        self.folder, self.packing, self.cache = folder, packing, cache
+        self._made_of = (folder, reading, cache)
+        self.folder, self.reading, self.cache = folder, reading, cache
         self._distant = TokenStore.open(folder)
         self._using = cache.use(folder)
         weakref.finalize(self, os.close, self._using)
@@ -168,21 +168,25 @@ class CachedStore:
 
     @property
     def every_token_counts(self) -> bool:
-        return self._distant.packed(self.packing).every_token_counts
+        return self._distant.packed(self.reading).every_token_counts
 
     @property
     def is_near(self) -> bool:
         """Whether it is read from a copy."""
         return self._store() is not self._distant
 
+    def measured(self) -> CachedStore:
+        """The documents that are held out of this one."""
+        return _opened_once(self.folder, self.reading._replace(measured=True), self.cache)
+
     def num_sequences(self, sequence_length: int) -> int:
-        return self._distant.num_sequences(sequence_length, self.packing)
+        return self._distant.num_sequences(sequence_length, self.reading)
 
     def read(self, sequences: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray]:
-        return self._store().read(sequences, sequence_length, self.packing)
+        return self._store().read(sequences, sequence_length, self.reading)
 
     def read_raw(self, sequences: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray | None]:
-        return self._store().read_raw(sequences, sequence_length, self.packing)
+        return self._store().read_raw(sequences, sequence_length, self.reading)
 
     def _store(self) -> TokenStore:
         if self._near is None:
@@ -196,8 +200,8 @@ class CachedStore:
 
 
 @lru_cache(maxsize=64)
-def _opened_once(folder: Folder, packing: str, cache: Cache) -> CachedStore:
-    return CachedStore(folder, packing, cache)
+def _opened_once(folder: Folder, reading: Reading, cache: Cache) -> CachedStore:
+    return CachedStore(folder, reading, cache)
 
 
 def cached(store: PackedStore, scaling: Scaling) -> PackedStore | CachedStore:
@@ -213,7 +217,7 @@ def cached(store: PackedStore, scaling: Scaling) -> PackedStore | CachedStore:
         ) from error
     if folder.local is not None and folder.local.stat().st_dev == cache.path.stat().st_dev:
         return store
-    return CachedStore(folder, store.packing, cache)
+    return CachedStore(folder, store.reading, cache)
 
 
 @contextlib.contextmanager

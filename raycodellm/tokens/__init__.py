@@ -23,6 +23,7 @@ from raycodellm.corpora import (
     unfound,
 )
 from raycodellm.files import Folder
+from raycodellm.tokens.documents import Reading
 from raycodellm.tokens.looking import look_into
 from raycodellm.tokens.making import (
     Report,
@@ -44,6 +45,7 @@ __all__ = [
     "PackedStore",
     "PackingReport",
     "Prepared",
+    "Reading",
     "Shard",
     "SourceProgress",
     "SourceSize",

@@ -36,6 +36,13 @@ LONGEST_WORD = 64
 _SPACE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
 """Unicode's White_Space, which the tokenizer means by \\s; Python's \\s has four control characters more."""
 _WORD_END = re.compile(f"[^{_SPACE}](?=[{_SPACE}])")
+_ENDS = (
+    _WORD_END,
+    re.compile(f"[^{_SPACE}](?= [^{_SPACE}])"),
+    re.compile(f"[^{_SPACE}] (?=[^{_SPACE}])"),  # where each text gets a space before it: the Llama 2 family
+)
+"""Where a text may be cut, for tokenizers of different kinds."""
+_SAMPLE = "The first,  second\n\n  third\tfour (x) é= 5 six\n\nand 中文 end\n"
 _WORDS = (
     "{letters}| (?:{letters}|{numbers}|{others}{unsure})|'(?:[sdmt]|ll|ve|re)|{numbers}|{others}{unsure}"
     "|[{space}]+(?![^{space}])|[{space}]+"
@@ -47,18 +54,22 @@ The original is 's|'t|'re|'ve|'m|'ll|'d| ?L+| ?N+| ?[^ s L N]+| s+(?!S)| s+ for 
 class Encoder:
     """Encodes with one tokenizer into little arrays of one type. Threads may share it."""
 
-    def __init__(self, tokenizer: tokenizers.Tokenizer, dtype: np.dtype) -> None:
+    def __init__(self, tokenizer: tokenizers.Tokenizer, dtype: np.dtype, opening: Sequence[int] = ()) -> None:
+        """`opening`: ids that stand before each document."""
         self._tokenizer = tokenizer
         self.dtype = np.dtype(dtype)
         self._type = self.dtype.char  # as `array` and numpy both have it
+        self.opening = array(self._type, opening).tobytes()
         self._kept: dict[str, bytes] = {}
         self._has_words = parts_like_gpt2(tokenizer)
+        self._cut = _WORD_END if self._has_words else cut_of(tokenizer)
 
     def encode(self, texts: Sequence[str], closing: bytes = b"") -> list[bytes]:
-        """The ids of each text, special tokens neither added nor recognised, and after each the ids `closing`."""
+        """The ids `opening`, those of the text, special tokens neither added nor recognised, and the ids `closing`."""
         encode = self._by_words if self._has_words else self._as_they_are
-        encoded: deque[list[bytes]] = deque([] for _ in texts)
-        for batch in _batches((number, piece) for number, text in enumerate(texts) for piece in pieces(text)):
+        encoded: deque[list[bytes]] = deque([self.opening] for _ in texts)
+        cut = ((number, piece) for number, text in enumerate(texts) for piece in pieces(text, self._cut, LONGEST_PIECE))
+        for batch in _batches(cut):
             for (number, _), ids in zip(batch, encode([piece for _, piece in batch]), strict=True):
                 encoded[number].append(ids)
         return [b"".join([*encoded.popleft(), closing]) for _ in texts]  # no longer held in parts once joined
@@ -103,16 +114,29 @@ def parts_like_gpt2(tokenizer: tokenizers.Tokenizer) -> bool:
     return not whole and not random and {**parts, **wanted} == parts
 
 
-def pieces(text: str) -> Iterator[str]:
-    """The text, cut at the first white space after something else from `LONGEST_PIECE` characters on."""
+def pieces(text: str, end: re.Pattern[str] | None, longest: int) -> Iterator[str]:
+    """The text, cut at the first `end` from `longest` characters on; whole where `end` is None.
+
+    `end` matches a piece's last character, and after it what no piece has.
+    """
     start = 0
-    while len(text) - start > LONGEST_PIECE:
-        cut = _WORD_END.search(text, start + LONGEST_PIECE)
+    while end is not None and len(text) - start > longest:
+        cut = end.search(text, start + longest)
         if cut is None:
             break
-        yield text[start : cut.end()]
+        yield text[start : cut.start() + 1]
         start = cut.end()
     yield text[start:] if start else text
+
+
+def cut_of(tokenizer: tokenizers.Tokenizer) -> re.Pattern[str] | None:
+    """Where a text may be cut so that its pieces have the ids of the whole, as tried out; None for nowhere."""
+
+    def ids(texts: Iterable[str]) -> list[int]:
+        return [number for text in texts for number in tokenizer.encode(text, add_special_tokens=False).ids]
+
+    whole = ids([_SAMPLE])
+    return next((end for end in _ENDS if ids(pieces(_SAMPLE, end, 1)) == whole), None)
 
 
 def _batches(numbered: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:

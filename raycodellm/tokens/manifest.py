@@ -12,7 +12,7 @@ import numpy as np
 from raycodellm.config import INSTRUCT_KINDS
 from raycodellm.files import Damaged, Folder
 
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 MANIFEST = "manifest.json"
 
 

@@ -20,8 +20,8 @@ from dataclasses import dataclass
 import numpy as np
 
 PACKINGS = ("concatenate", "best_fit")
-PACKING_VERSION = 1
-"""Raised whenever the same documents are packed otherwise."""
+PACKING_VERSION = 2
+"""Raised whenever the same documents are packed otherwise, or others are held out."""
 
 
 @dataclass(frozen=True)
@@ -89,14 +89,21 @@ class PackingReport:
         return ", ".join(said)
 
 
-def pack(sizes: np.ndarray, sequence_length: int, packing: str, num_prompt: np.ndarray | None = None) -> Packing:
-    """The packing of documents of these `sizes` (tokens, as they follow one another in the store).
+def pack(
+    sizes: np.ndarray,
+    sequence_length: int,
+    packing: str,
+    num_prompt: np.ndarray | None = None,
+    starts: np.ndarray | None = None,
+) -> Packing:
+    """The packing of documents of these `sizes` (tokens, in the order in which they stand in the store).
 
-    `num_prompt`, for instruction data: prompt tokens of each example. Raises ValueError for `concatenate` without it,
-    which needs no table: sequence i begins at token i * sequence_length.
+    `starts`: places of their first tokens in the store; left out, one begins where the one before ends. `num_prompt`,
+    for instruction data: prompt tokens of each example. Raises ValueError for `concatenate` without it, which needs no
+    table: sequence i begins at token i * sequence_length.
     """
     sizes = np.asarray(sizes, np.int64)
-    starts = np.cumsum(sizes) - sizes
+    starts = np.cumsum(sizes) - sizes if starts is None else starts
     if num_prompt is not None:
         kept = np.flatnonzero(sizes <= sequence_length)
         fit = _best_fit if packing == "best_fit" else _next_fit

@@ -1,8 +1,10 @@
 """A store's packings, worked out once for each sequence length and kept beside the store.
 
 `packing-best_fit-2048.arrow` is one row per sequence, a list of its pieces: a process that reads the store maps it and
-looks at the rows that it needs. It names what it was made from and a checksum: a damaged one, or one of other shards,
-is made again. Where the storage takes no file the packing stays in memory, and each process works it out for itself.
+looks at the rows that it needs. Where documents are held out, `-without-10000` in a name says that all but those are
+packed, `-of-10000` that those alone are. A file names what it was made from and a checksum: a damaged one, or one of
+other shards, is made again. Where the storage takes no file the packing stays in memory, and each process works it out
+for itself.
 """
 
 from __future__ import annotations
@@ -16,8 +18,9 @@ from raycodellm.files import Folder
 from raycodellm.tokens.packing import Packing
 
 
-def file_name(packing: str, sequence_length: int) -> str:
-    return f"packing-{packing}-{sequence_length}.arrow"
+def file_name(packing: str, sequence_length: int, held_out_tokens: int = 0, measured: bool = False) -> str:
+    part = f"-{'of' if measured else 'without'}-{held_out_tokens}" if held_out_tokens else ""
+    return f"packing-{packing}-{sequence_length}{part}.arrow"
 
 
 def kept_packing(folder: Folder, name: str, made_of: str, make: Callable[[], Packing]) -> Packing:

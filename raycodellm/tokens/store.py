@@ -20,6 +20,7 @@ import numpy as np
 
 from raycodellm.files import Folder, fingerprint
 from raycodellm.identity import content
+from raycodellm.tokens.documents import Documents, Reading, Stretches, read_documents
 from raycodellm.tokens.manifest import MANIFEST, Manifest, Shard, StoreError, read_manifest
 from raycodellm.tokens.packing import PACKING_VERSION, PACKINGS, Packing, PackingReport, pack, report
 from raycodellm.tokens.packing_file import file_name, kept_packing
@@ -116,8 +117,9 @@ class TokenStore:
         self.manifest = manifest
         self._stream = Stream(folder, manifest)
         self._lock = threading.Lock()
-        self._packings: dict[tuple[int, str], Packing] = {}
-        self._documents: _Documents | None = None
+        self._packings: dict[tuple[int, Reading], Packing] = {}
+        self._stretches: dict[Reading, Stretches] = {}
+        self._documents: Documents | None = None
 
     @classmethod
     def open(cls, folder: Folder | str) -> TokenStore:
@@ -176,10 +178,18 @@ class TokenStore:
         if self.folder.local is not None or num_bytes <= REMOTE_VERIFIED_BYTES:
             self.verify()
 
-    def num_sequences(self, sequence_length: int, packing: str = "concatenate") -> int:
-        """Sequences in one epoch."""
-        packed = self._packed(sequence_length, packing)
-        return self.manifest.num_tokens // sequence_length if packed is None else packed.num_sequences
+    def held_out(self, num_tokens: int) -> int:
+        """Tokens of the whole documents that are held out where this many are asked for."""
+        return self._run_of(Reading(held_out_tokens=num_tokens, measured=True)).num_tokens
+
+    def num_sequences(self, sequence_length: int, reading: Reading | str = "concatenate") -> int:
+        """Sequences in one epoch. A `reading` that is a text names the packing of all documents."""
+        reading = _reading(reading)
+        packed = self._packed(sequence_length, reading)
+        if packed is not None:
+            return packed.num_sequences
+        whole = self._run_of(reading).num_tokens if reading.held_out_tokens else self.manifest.num_tokens
+        return whole // sequence_length
 
     def num_too_long(self, sequence_length: int) -> int:
         """Examples that no sequence of this length can hold; they are left out. 0 for plain stores."""
@@ -190,34 +200,40 @@ class TokenStore:
         packed, sizes = self._packed(sequence_length, packing), self._all_documents().num_tokens
         return report(sizes, sequence_length, packing, self.manifest.is_instruct, packed)
 
-    def packed(self, packing: str) -> PackedStore:
-        """This store, read with one packing."""
-        return PackedStore(self, packing)
+    def packed(self, reading: Reading | str) -> PackedStore:
+        """This store, read in one way."""
+        return PackedStore(self, _reading(reading))
 
     def read(
-        self, sequences: np.ndarray, sequence_length: int, packing: str = "concatenate"
+        self, sequences: np.ndarray, sequence_length: int, reading: Reading | str = "concatenate"
     ) -> tuple[np.ndarray, np.ndarray]:
         """(tokens int32[n, sequence_length], loss_mask bool[n, sequence_length]) of the sequences named.
 
         Raises IndexError for a number outside 0 … `num_sequences`.
         """
-        tokens, mask = self.read_raw(sequences, sequence_length, packing)
+        tokens, mask = self.read_raw(sequences, sequence_length, reading)
         return tokens.astype(np.int32), np.ones(tokens.shape, bool) if mask is None else mask
 
     def read_raw(
-        self, sequences: np.ndarray, sequence_length: int, packing: str = "concatenate"
+        self, sequences: np.ndarray, sequence_length: int, reading: Reading | str = "concatenate"
     ) -> tuple[np.ndarray, np.ndarray | None]:
         """As `read`, with tokens of the store's own dtype, and None for a mask where every token counts."""
-        sequences = np.asarray(sequences, np.int64)
-        count = self.num_sequences(sequence_length, packing)
+        sequences, reading = np.asarray(sequences, np.int64), _reading(reading)
+        count = self.num_sequences(sequence_length, reading)
         if len(sequences) and (sequences.min() < 0 or sequences.max() >= count):
             raise IndexError(f"{self.folder}: sequence {sequences.max()} of {count} of length {sequence_length}")
-        packed = self._packed(sequence_length, packing)
+        packed = self._packed(sequence_length, reading)
         if packed is None:
-            return self._stream.gather(sequences * sequence_length, sequence_length), None
-        return self._read_pieces(packed, sequences, sequence_length)
+            places, run = sequences * sequence_length, self._run_of(reading) if reading.held_out_tokens else None
+            gather = self._stream.gather if run is None else partial(run.gather, self._stream)
+            return gather(places, sequence_length), None
+        tokens, inside, answers = self._read_pieces(packed, sequences, sequence_length)
+        return tokens, inside if reading.prompts_count or answers is None else answers
 
-    def _read_pieces(self, packed: Packing, sequences: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+    def _read_pieces(
+        self, packed: Packing, sequences: np.ndarray, length: int
+    ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
+        """(tokens, which of them are no padding, which are neither padding nor prompt; None for plain documents)"""
         first, counts = packed.bounds[sequences], np.diff(packed.bounds)[sequences]
         pieces = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
         sizes = packed.size[pieces].astype(np.int64)
@@ -226,52 +242,74 @@ class TokenStore:
         tokens = np.full(inside.shape, self.manifest.eos_id, self.manifest.dtype)
         tokens[inside] = self._stream.stretches(packed.start[pieces], sizes)
         if packed.num_prompt is None:
-            return tokens, inside
+            return tokens, inside, None
         mask = np.zeros(inside.shape, bool)
         place = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
         mask[inside] = place >= np.repeat(packed.num_prompt[pieces], sizes)
-        return tokens, mask
+        return tokens, inside, mask
 
-    def _packed(self, sequence_length: int, packing: str) -> Packing | None:
+    def _packed(self, sequence_length: int, reading: Reading | str) -> Packing | None:
         """None for plain documents end to end, which need no table."""
-        if packing not in PACKINGS:
-            raise ValueError(f"packing {packing!r} is not one of {', '.join(PACKINGS)}")
-        if packing == "concatenate" and not self.manifest.is_instruct:
+        reading = _reading(reading)
+        if reading.packing == "concatenate" and not self.manifest.is_instruct:
             return None
         with self._lock:
-            found = self._packings.get((sequence_length, packing))
+            found = self._packings.get((sequence_length, reading))
         if found is None:
             found = kept_packing(
                 self.folder,
-                file_name(packing, sequence_length),
-                self._made_of(sequence_length, packing),
-                partial(self._pack, sequence_length, packing),
+                file_name(reading.packing, sequence_length, reading.held_out_tokens, reading.measured),
+                self._made_of(sequence_length, reading),
+                partial(self._pack, sequence_length, reading),
             )
             with self._lock:
-                self._packings[sequence_length, packing] = found
+                self._packings[sequence_length, reading] = found
         return found
 
-    def _pack(self, sequence_length: int, packing: str) -> Packing:
-        documents = self._all_documents()
-        return pack(documents.num_tokens, sequence_length, packing, documents.num_prompt)
+    def _pack(self, sequence_length: int, reading: Reading) -> Packing:
+        documents = self._all_documents().of(reading)
+        return pack(documents.num_tokens, sequence_length, reading.packing, documents.num_prompt, documents.start)
 
-    def _made_of(self, sequence_length: int, packing: str) -> str:
+    def _made_of(self, sequence_length: int, reading: Reading | str) -> str:
         checksums = [[name, *said] for shard in self.manifest.shards for name, said in sorted(shard.files.items())]
-        return fingerprint([PACKING_VERSION, packing, sequence_length, checksums])
+        packing, held_out_tokens, measured, _ = _reading(reading)
+        return fingerprint([PACKING_VERSION, packing, held_out_tokens, measured, sequence_length, checksums])
 
-    def _all_documents(self) -> _Documents:
+    def _run_of(self, reading: Reading) -> Stretches:
+        """The documents that are read, end to end."""
+        reading = Reading(held_out_tokens=reading.held_out_tokens, measured=reading.measured)
+        with self._lock:
+            if reading not in self._stretches:
+                # The documents are not kept: 16 bytes each, in every process that reads.
+                documents = self._documents or read_documents(self.folder, self.manifest)
+                for part in (reading, reading._replace(measured=not reading.measured)):
+                    self._stretches[part] = Stretches(documents.of(part))
+            return self._stretches[reading]
+
+    def _all_documents(self) -> Documents:
         with self._lock:
             if self._documents is None:
-                self._documents = _read_documents(self.folder, self.manifest, self._stream)
+                self._documents = read_documents(self.folder, self.manifest)
             return self._documents
+
+
+def _reading(reading: Reading | str) -> Reading:
+    reading = Reading(reading) if isinstance(reading, str) else reading
+    if reading.packing not in PACKINGS:
+        raise ValueError(f"packing {reading.packing!r} is not one of {', '.join(PACKINGS)}")
+    return reading
 
 
 @dataclass(frozen=True)
 class PackedStore:
-    """A token store that is read with one packing; travels as its folder and the packing's name."""
+    """A token store that is read in one way; travels as its folder and how it is read."""
 
     store: TokenStore
-    packing: str
+    reading: Reading
+
+    @property
+    def packing(self) -> str:
+        return self.reading.packing
 
     @property
     def manifest(self) -> Manifest:
@@ -282,14 +320,18 @@ class PackedStore:
         """Whether no sequence holds a token that the loss leaves out: prompts and padding."""
         return self.packing == "concatenate" and not self.manifest.is_instruct
 
+    def measured(self) -> PackedStore:
+        """The documents that are held out of this one."""
+        return PackedStore(self.store, self.reading._replace(measured=True))
+
     def num_sequences(self, sequence_length: int) -> int:
-        return self.store.num_sequences(sequence_length, self.packing)
+        return self.store.num_sequences(sequence_length, self.reading)
 
     def read(self, sequences: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray]:
-        return self.store.read(sequences, sequence_length, self.packing)
+        return self.store.read(sequences, sequence_length, self.reading)
 
     def read_raw(self, sequences: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray | None]:
-        return self.store.read_raw(sequences, sequence_length, self.packing)
+        return self.store.read_raw(sequences, sequence_length, self.reading)
 
 
 def _reopened(folder: Folder) -> TokenStore:
@@ -318,31 +360,3 @@ def _file_sizes(folder: Folder) -> dict[str, int]:
     from pyarrow.fs import FileSelector
 
     return {info.base_name: info.size for info in folder.filesystem.get_file_info(FileSelector(folder.path))}
-
-
-@dataclass(frozen=True)
-class _Documents:
-    """Documents, or examples, in the order in which they stand in the store."""
-
-    num_tokens: np.ndarray
-    """int64, closing end-of-text token included."""
-    num_prompt: np.ndarray | None
-    """int64; None for plain stores."""
-
-
-def _read_documents(folder: Folder, manifest: Manifest, stream: Stream) -> _Documents:
-    import pyarrow as pa
-
-    sizes, prompts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
-    for number, shard in enumerate(manifest.shards):
-        name = next((name for name in shard.files if not name.startswith("tokens-")), None)
-        if name is None:  # a store written before lengths were kept
-            ends = stream.places_of(number, manifest.eos_id) + 1
-            sizes.append(np.diff(ends, prepend=0))
-            continue
-        table = pa.ipc.open_file(pa.BufferReader(folder.read_bytes(name))).read_all()
-        sizes.append(table["num_tokens"].to_numpy())
-        if manifest.is_instruct:
-            prompts.append(table["num_prompt"].to_numpy())
-    num_prompt = np.concatenate(prompts).astype(np.int64) if manifest.is_instruct else None
-    return _Documents(np.concatenate(sizes).astype(np.int64), num_prompt)

@@ -18,7 +18,7 @@ class Stream:
     def __init__(self, folder: Folder, manifest: Manifest) -> None:
         self._folder = folder
         self._shards = manifest.shards
-        self._dtype = manifest.dtype
+        self.dtype = manifest.dtype
         self._starts = np.cumsum([0, *(shard.num_tokens for shard in manifest.shards)]).tolist()
         self._lock = threading.Lock()
         self._readers: dict[int, _ShardReader] = {}
@@ -26,7 +26,7 @@ class Stream:
     def gather(self, starts: np.ndarray, length: int) -> np.ndarray:
         """[n, length] of the store's dtype: the tokens from each start on, each file read once."""
         shards = np.searchsorted(self._starts, starts, side="right") - 1
-        found = np.empty((len(starts), length), self._dtype)
+        found = np.empty((len(starts), length), self.dtype)
         for shard in np.unique(shards).tolist():
             rows = np.flatnonzero(shards == shard)
             reader, places = self._reader(shard), starts[rows] - self._starts[shard]
@@ -51,7 +51,7 @@ class Stream:
     def stretches(self, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """The tokens from each start on, `sizes` of them, end to end; each stretch inside one file."""
         shards = np.searchsorted(self._starts, starts, side="right") - 1
-        found = np.empty(sizes.sum(), self._dtype)
+        found = np.empty(sizes.sum(), self.dtype)
         targets = np.cumsum(sizes) - sizes
         for shard in np.unique(shards).tolist():
             mine = np.flatnonzero(shards == shard)
@@ -72,20 +72,11 @@ class Stream:
         last = np.minimum((places + sizes)[which], (batch + 1) * reader.batch_tokens)
         return reader.values.stretches(first, last - first)
 
-    def places_of(self, shard: int, token: int) -> np.ndarray:
-        """int64: where the token stands in one file."""
-        step, total = self._reader(shard).batch_tokens, self._shards[shard].num_tokens
-        found = [np.zeros(0, np.int64)]
-        for start in range(0, total, step):
-            batch = self._of_shard(shard, np.array([start]), np.array([min(step, total - start)]))
-            found.append(np.flatnonzero(batch == token) + start)
-        return np.concatenate(found)
-
     def _reader(self, shard: int) -> _ShardReader:
         reader = self._readers.get(shard)
         if reader is None:
             with self._lock:
-                reader = self._readers.get(shard) or _ShardReader(self._folder, self._shards[shard], self._dtype)
+                reader = self._readers.get(shard) or _ShardReader(self._folder, self._shards[shard], self.dtype)
                 self._readers[shard] = reader
         return reader
 

@@ -30,15 +30,16 @@ from raycodellm.tokens.manifest import token_dtype
 if TYPE_CHECKING:
     import tokenizers
 
-TRAINER_VERSION = 1
+TRAINER_VERSION = 2
 """Raised whenever training gives another tokenizer for the same sample."""
 END_OF_TEXT = "<|endoftext|>"
 DONE = "raycodellm.json"
-"""Written last into a tokenizer's folder: its vocabulary size and end-of-text token."""
+"""Written last into a tokenizer's folder: the fields of its `TokenizerInfo`."""
 CHAT_TEMPLATE = (
-    "{% for message in messages %}{% set content = message['content'] | trim %}"
-    "{% if message['role'] == 'assistant' %}Assistant: {{ content }}{{ eos_token if loop.last else '\\n' }}"
-    "{% else %}{{ message['role'] | capitalize }}: {{ content + '\\n' }}{% endif %}{% endfor %}"
+    "{% for message in messages %}{% set content = message['content'].lstrip('\\r\\n').rstrip() %}"
+    "{% set content = content if content[:1].isspace() else ' ' + content %}"
+    "{% if message['role'] == 'assistant' %}Assistant:{{ content }}{{ eos_token if loop.last else '\\n' }}"
+    "{% else %}{{ message['role'] | capitalize }}:{{ content + '\\n' }}{% endif %}{% endfor %}"
     "{% if add_generation_prompt %}Assistant:{% endif %}"
 )
 _FILES = re.compile(
@@ -55,6 +56,9 @@ class TokenizerInfo:
     vocab_size: int
     """Largest token id plus 1."""
     eos_id: int
+    opening: tuple[int, ...] = ()
+    """Ids that the tokenizer's post-processor puts before a text, as a rule a beginning-of-text token: before each
+    document of a token store, as transformers puts them before each prompt of an evaluation."""
 
 
 def tokenizer_fingerprint(settings: Tokenizer, inputs: Iterable[SourceInputs], seed: int) -> str:
@@ -85,7 +89,7 @@ def _files_of(folder: Folder, name: str) -> list[str]:
 def build_tokenizer(settings: Tokenizer, sample: Iterable[str], folder: Folder) -> TokenizerInfo:
     """Writes the tokenizer's files into `folder`; `sample` is read only where the tokenizer is to be trained.
 
-    Raises UserError for a pretrained tokenizer that cannot be loaded or has no end-of-text token.
+    Raises UserError for a pretrained tokenizer that cannot be loaded, has no end-of-text token, or closes each text.
     """
     if settings.train is not None:
         files = _train(sample, settings.train.vocab_size)
@@ -99,16 +103,18 @@ def build_tokenizer(settings: Tokenizer, sample: Iterable[str], folder: Folder) 
             f"tokenizer.pretrained: {settings.pretrained}: its end-of-text token is {eos!r}, which is no token of its "
             "vocabulary; set eos_token in its tokenizer_config.json"
         )
+    opening = _opening(tokenizer, settings.pretrained)
     vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     for name, data in files.items():
         folder.write_bytes(name, data)
     checksums = {name: content.digest([data]) for name, data in sorted(files.items())}
-    folder.write_json(DONE, {"vocab_size": vocab_size, "eos_id": eos_id, "checksums": checksums})
-    return TokenizerInfo(folder, vocab_size, eos_id)
+    folder.write_json(DONE, {"vocab_size": vocab_size, "eos_id": eos_id, "opening": opening, "checksums": checksums})
+    return TokenizerInfo(folder, vocab_size, eos_id, opening)
 
 
 def finished_tokenizer(folder: Folder) -> TokenizerInfo | None:
-    """The tokenizer that `build_tokenizer` finished in this folder, if its files are still what it wrote."""
+    """The tokenizer that `build_tokenizer` finished in this folder, if its files are still what it wrote, and it
+    knew of openings."""
     if not folder.exists(DONE):
         return None
     try:
@@ -116,7 +122,7 @@ def finished_tokenizer(folder: Folder) -> TokenizerInfo | None:
         checksums = said.get("checksums", {})
         if any(content.digest([folder.read_bytes(name)]) != checksum for name, checksum in checksums.items()):
             return None
-        return TokenizerInfo(folder, int(said["vocab_size"]), int(said["eos_id"]))
+        return TokenizerInfo(folder, int(said["vocab_size"]), int(said["eos_id"]), tuple(said["opening"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None  # damaged: made again
 
@@ -190,6 +196,18 @@ def _eos_token(files: dict[str, bytes]) -> str | None:
     return None
 
 
+def _opening(tokenizer: tokenizers.Tokenizer, name: str | None) -> tuple[int, ...]:
+    """Ids that the tokenizer puts before a text."""
+    text, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+    before = next(place for place in range(len(whole) + 1) if whole[place : place + len(text)] == text)
+    if after := whole[before + len(text) :]:
+        raise UserError(
+            f"tokenizer.pretrained: {name}: closes each text with the ids {after}, evaluated prompts too, so that an "
+            "answer would follow an end; take them out of the post_processor in its tokenizer.json"
+        )
+    return tuple(whole[:before])
+
+
 def _from_json(data: bytes) -> tokenizers.Tokenizer:
     from tokenizers import Tokenizer
 
@@ -209,24 +227,21 @@ def open_tokenizer(folder: Folder) -> tokenizers.Tokenizer:
 @lru_cache(maxsize=4)
 def open_encoder(info: TokenizerInfo) -> Encoder:
     """One per process and tokenizer: it remembers the words that it has encoded."""
-    return Encoder(open_tokenizer(info.folder), token_dtype(info.vocab_size))
+    return Encoder(open_tokenizer(info.folder), token_dtype(info.vocab_size), info.opening)
 
 
 def encode_documents(encoder: Encoder, documents: list[Document], eos_id: int) -> tuple[list[bytes], list[int]]:
-    """(ids of each document with the closing end-of-text token, how many of them are prompt).
+    """(ids of each document between the tokenizer's opening and the end-of-text token, how many of them are prompt).
 
-    White space that ends a prompt goes to the response, so that both have the tokens that they have as one text; an
-    evaluator that scores a continuation cuts there too.
+    A pair has the tokens that it has as one text, cut where lm-eval cuts it (`_encode_pair`): after as many tokens as
+    the prompt has by itself, without the white space that ends it. A model is then trained on the tokens that it is
+    evaluated on. Only a special token that is spelled out differs: lm-eval recognises it, here it is text.
     """
     eos = np.array([eos_id], encoder.dtype).tobytes()
+    ids = encoder.encode([document.content for document in documents], eos)
     if not documents or documents[0].response is None:
-        return encoder.encode([document.text for document in documents], eos), [0] * len(documents)
-    texts = [text for document in documents for text in split_pair(document.text, document.response or "")]
-    ids = encoder.encode(texts)
-    prompts = [len(prompt) // len(eos) for prompt in ids[::2]]
-    return [prompt + response + eos for prompt, response in zip(ids[::2], ids[1::2], strict=True)], prompts
-
-
-def split_pair(prompt: str, response: str) -> tuple[str, str]:
-    stem = prompt.rstrip()
-    return stem, prompt[len(stem) :] + response
+        return ids, [0] * len(documents)
+    prompts = encoder.encode([document.text.rstrip() for document in documents])
+    # The closing token is always learnt, also where prompt and response are fewer tokens than the prompt by itself.
+    cuts = [min(len(prompt), len(whole) - len(eos)) for prompt, whole in zip(prompts, ids, strict=True)]
+    return ids, [cut // len(eos) for cut in cuts]
