@@ -15,6 +15,8 @@ from raycodellm.files import Folder
 # two fifths of the 990 TFLOP/s that an H100's matrix units offer. An order of magnitude, which is what a plan needs.
 CPU_FLOPS = 3.0e10
 GPU_FLOPS = 4.0e14
+MOST_ARMS = 200
+"""Arms that are planned and shown; of a larger sweep these are the first."""
 
 
 @dataclass(frozen=True)
@@ -39,7 +41,7 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     Raises `UserError` for what `run` would refuse as well.
     """
     sweep = file.example()
-    arms = search.preview(file)
+    arms = search.preview(file, MOST_ARMS)
     items = items_of(file)
     sizes = tokens.inspect(sweep, storage, items)
     corpora = {name: SizedCorpus(s.folder, s.num_tokens, s.fingerprint, s.store) for name, s in sizes.items()}
@@ -70,10 +72,12 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
 def _arms(file: SweepFile, arms: Sequence[Mapping[str, object]]) -> str:
     sweep = file.example()
     objective = ", ".join(f"{o.metric} ({o.mode})" for o in sweep.search.objectives)
-    count = f"{len(arms)} arms × {sweep.search.replicates} seeds = {search.num_trials(file)} trials"
+    count = f"{search.num_arms(file)} arms × {sweep.search.replicates} seeds = {search.num_trials(file)} trials"
     lines = [f"{sweep.name}: {count}, sampler {sweep.search.sampler}, objective {objective}"]
     lines.append("arms:" if sweep.search.sampler == "grid" else "arms, for example (the sampler chooses as it learns):")
     lines += [f"  {number:3d}  {search.pairs(arm) or '(nothing is searched over)'}" for number, arm in enumerate(arms)]
+    if len(arms) < search.num_arms(file):
+        lines.append(f"  … and {search.num_arms(file) - len(arms):,} more; what follows is of the {len(arms)} above")
     return "\n".join(lines)
 
 
