@@ -54,7 +54,7 @@ def read(path: Path, file: SweepFile, results: Mapping[int, TrialResult]) -> Jou
     if bad:
         guesses = (dict(zip(bad, made, strict=True)) for made in _guesses(bad))
         readings = (_replay(list(_filled(entries, guess, file)))[0] for guess in guesses)
-        trials = max(readings, key=lambda found: _agreement(found, results, file.example().seed))
+        trials = max(readings, key=lambda found: _agreement(found, results, file, file.example().seed))
     return Journal(trials, tuple(place + 1 for place in bad))
 
 

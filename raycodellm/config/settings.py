@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -35,6 +36,8 @@ NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
 STORAGE_FOLDERS = ("tokens", "stages", "tokenizers")
 """What lies in a storage beside the folders of its sweeps."""
 
+Share = Annotated[Number, Field(ge=0.0, lt=1.0)]
+"""With 1, a moment would never hear of a gradient."""
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
 
 
@@ -164,7 +167,7 @@ class LearningRate(_Frozen):
     warmup: Ratio = 0.05
     """Share of the stage's steps with a linearly rising rate."""
     final: Ratio = 0.1
-    """Rate at the stage's end, as a share of the peak."""
+    """Rate when the stage has ended, as a share of the peak; its last step is one step of the decay before that."""
     decay: Ratio = 0.2
     """Share of the stage's steps that decay, at its end (wsd only)."""
     boundary: Literal["restart", "continue"] = "restart"
@@ -176,6 +179,12 @@ class LearningRate(_Frozen):
         if self.schedule == "wsd" and self.warmup + self.decay > 1.0:
             raise ValueError(f"warmup {self.warmup} + decay {self.decay} is over 1; make them add up to at most 1")
         return self
+
+    @property
+    def ends_at_zero(self) -> bool:
+        """Whether the rate is 0 when the stage has ended."""
+        falls = self.schedule in ("cosine", "linear") or (self.schedule == "wsd" and 1.0 - self.decay < 1.0)
+        return self.final == 0.0 and falls and (self.boundary == "continue" or self.warmup < 1.0)
 
 
 class Phase(_Frozen):
@@ -227,7 +236,7 @@ class Stage(_Frozen):
     gradient_clip: Annotated[Number, Field(gt=0.0)] = 1.0
     """Largest global gradient norm."""
     weight_decay: Annotated[Number, Field(ge=0.0)] = 0.1
-    adam_betas: tuple[Ratio, Ratio] = (0.9, 0.95)
+    adam_betas: tuple[Share, Share] = (0.9, 0.95)
     adam_epsilon: Annotated[Number, Field(gt=0.0)] = 1e-8
     optimizer_state: Literal["fresh", "keep"] = "fresh"
     """Adam's moments and step count at the stage's start: zero, or those that the parent stage ended with."""
@@ -253,7 +262,8 @@ class Stage(_Frozen):
     def averaged_steps(self) -> frozenset[int]:
         """Numbers of finished steps after which the weights enter the mean; empty without `average_last`."""
         apart = max(1, round((self.average_every or 0.02) * self.num_steps))
-        taken = (self.num_steps - apart * place for place in range(self.average_last or 0))
+        places = min(self.average_last or 0, self.num_steps // apart + 1)
+        taken = (self.num_steps - apart * place for place in range(places))
         return frozenset(step for step in taken if step > 0)
 
     @property
@@ -455,6 +465,12 @@ class Sweep(_Frozen):
             raise ValueError(
                 f"stages.{first.name}.learning_rate.boundary: continue needs a stage before this one; use restart"
             )
+        for before, after in itertools.pairwise(self.stages):
+            if after.learning_rate.boundary == "continue" and before.learning_rate.ends_at_zero:
+                raise ValueError(
+                    f"stages.{after.name}.learning_rate.boundary: continue goes on from the rate at which stage "
+                    f"{before.name!r} ends, which is 0 and would train nothing; use restart, or a final over 0 there"
+                )
         if first.optimizer_state == "keep":
             raise ValueError(f"stages.{first.name}.optimizer_state: keep needs a stage before this one; use fresh")
         return self
