@@ -136,9 +136,8 @@ def _parser() -> argparse.ArgumentParser:
 def run(options: argparse.Namespace) -> int:
     from raycodellm import sweep
 
-    file = config.load(options.sweep, tuple(options.set))
+    file = _loaded(options)
     num_trials = search.num_trials(file)
-    _check_tasks(file)
     opened = sweep.open_run(file, Folder(options.storage), _complain)
     with sweep.lock(opened) as opened:
         left = num_trials - sweep.tell_written_results(opened, _complain)
@@ -247,28 +246,20 @@ def _log_path(folder: Folder) -> Path:
     return cache_folder() / fingerprint(folder.uri) / "run.log"
 
 
-def _check_tasks(file: config.SweepFile) -> None:
-    """The evaluation's tasks are known, and where all are built in, the objectives are scores that they give."""
-    from raycodellm import evaluation, tasks
+def _loaded(options: argparse.Namespace) -> config.SweepFile:
+    """The sweep file of a command, refused before anything is started for what can be known of it."""
+    from raycodellm import evaluation
 
-    sweep = file.example()
-    evaluation.check_tasks(sweep.evaluation.tasks)
-    if all(name in tasks.BUILTIN for name in sweep.evaluation.tasks):
-        for objective in sweep.search.objectives:
-            task, _, score = objective.metric.partition("/")
-            if task not in (*sweep.evaluation.tasks, "mean") or not score:
-                known = ", ".join([*(f"{name}/bpb" for name in sweep.evaluation.tasks), "mean/bpb", "mean/acc"])
-                raise UserError(
-                    f"search.objective.metric: found {objective.metric!r}, which no task of evaluation.tasks gives; "
-                    f"use for example {known}"
-                )
+    file = config.load(options.sweep, tuple(options.set))
+    search.num_trials(file)
+    evaluation.check_evaluation(file)
+    return file
 
 
 def check(options: argparse.Namespace) -> int:
     from raycodellm import check as checking
 
-    file = config.load(options.sweep, tuple(options.set))
-    _check_tasks(file)
+    file = _loaded(options)
     storage = Folder(options.storage)
     storage.check_place("--storage")
     print(checking.describe(file, storage, options.address))
@@ -279,7 +270,7 @@ def prepare(options: argparse.Namespace) -> int:
     from raycodellm import check as checking
     from raycodellm import cluster, display, sweep, tokens
 
-    file = config.load(options.sweep, tuple(options.set))
+    file = _loaded(options)
     sweep.Stopper().install()
     storage = Folder(options.storage)
     storage.prove_writable("--storage")
@@ -305,8 +296,7 @@ def prepare(options: argparse.Namespace) -> int:
 def submit(options: argparse.Namespace) -> int:
     from raycodellm import cluster
 
-    file = config.load(options.sweep, tuple(options.set))
-    _check_tasks(file)
+    file = _loaded(options)
     job = cluster.submit(options.sweep, options.address, tuple(options.set), options.storage)
     print(f"submitted {file.example().name} as {job}")
     print(cluster.how_to_follow(without_credentials(options.address), job))

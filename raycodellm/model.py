@@ -176,6 +176,31 @@ def num_parameters(model: Model, vocab_size: int) -> int:
     return sum(parameter.numel() for parameter in _on_meta(model, vocab_size).parameters())
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What the memory of training depends on."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    feed_forward: int
+    parallel: bool = False
+
+
+def shape(model: Model, vocab_size: int) -> Shape:
+    """Of any model, without making any weights."""
+    if model.preset is not None:
+        made = PRESETS[model.preset]
+        parameters = made.num_parameters(vocab_size)
+        return Shape(parameters, made.layers, made.hidden, made.feed_forward, made.parallel)
+    settings = model_config(model, vocab_size).get_text_config()
+    width = getattr(settings, "hidden_size", 0)
+    inner = getattr(settings, "intermediate_size", None) or getattr(settings, "n_inner", None) or 0
+    # A mixture of experts has a list or many of them: left out, what it needs is more than is said.
+    inner = inner if isinstance(inner, int) else 0
+    return Shape(num_parameters(model, vocab_size), getattr(settings, "num_hidden_layers", 0), width, inner)
+
+
 def flops_per_token(model: Model, vocab_size: int, sequence_length: int) -> float:
     """Training FLOPs per token: 6 N + 12 layers x hidden x sequence length (Chowdhery et al. 2022, "PaLM", appendix B).
 

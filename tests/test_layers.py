@@ -26,7 +26,7 @@ ORDER = (
         "uncertainty",
         "setup_worker",
     ),
-    ("builtin_corpora", "corpora", "tokens", "tasks", "model"),
+    ("builtin_corpora", "corpora", "tokens", "tasks", "model", "memory_needs"),
     ("mixture", "engine"),
     ("ingest", "metrics", "held_out", "stage", "evaluation"),
     ("store",),
