@@ -7,8 +7,8 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
-from raycodellm import cluster, config, model, search, store, tokens
-from raycodellm.config import Sweep, SweepFile, UserError
+from raycodellm import cluster, config, model, preflight, search, store, tokens
+from raycodellm.config import Scaling, Sweep, SweepFile, UserError
 from raycodellm.files import Folder
 
 # FLOP/s that training reaches, for device hours: one CPU core in fp32, and one data-centre GPU in bf16 at
@@ -41,13 +41,14 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     Raises `UserError` for what `run` would refuse as well.
     """
     sweep = file.example()
+    room = preflight.look(file, address)
     arms = search.preview(file, MOST_ARMS)
     items = items_of(file)
     sizes = tokens.inspect(sweep, storage, items)
     corpora = {name: SizedCorpus(s.folder, s.num_tokens, s.fingerprint, s.store) for name, s in sizes.items()}
     tokenizer_print = next(iter(sizes.values())).tokenizer_fingerprint
     contents = store.contents_of_file(file)
-    vocab_size = sweep.tokenizer.train.vocab_size if sweep.tokenizer.train else 50_000
+    vocab_size = preflight.vocab_size(sweep)
     seeds = range(sweep.seed, sweep.seed + sweep.search.replicates)
 
     def chain(params: Mapping[str, object], seed: int) -> store.Chain:
@@ -64,7 +65,7 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
         *_packing(sweep, sizes),
         *tokens.warnings_of(sweep, items),
         _cost(sweep, chains, vocab_size),
-        _placement(sweep, address),
+        _placement(sweep.scaling, address, room),
     ]
     return "\n\n".join(parts)
 
@@ -175,20 +176,16 @@ def _cost(sweep: Sweep, chains: Sequence[store.Chain], vocab_size: int) -> str:
     device = "GPU" if gpu else "CPU core"
     speed = f"{(GPU_FLOPS if gpu else CPU_FLOPS):.0e}"
     context = model.context_length(sweep.model, vocab_size)
-    longest = max(stage.sequence_length for stage in sweep.stages)
-    if context is not None and longest > context:
-        raise UserError(f"stages: sequence_length {longest} is over the model's context of {context} tokens; use less")
     return (
         f"model: {parameters:,} parameters, context {context or 'unbounded'} tokens\n"
         f"training: {flops:.2e} FLOPs, about {hours:.2g} {device} hours at {speed} FLOP/s each"
     )
 
 
-def _placement(sweep: Sweep, address: str | None) -> str:
-    scaling = sweep.scaling
+def _placement(scaling: Scaling, address: str | None, room: preflight.Room) -> str:
     want = f"{scaling.workers} × ({scaling.cpus_per_worker:g} CPU, {scaling.gpus_per_worker:g} GPU)"
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
+    where, fit = "a local Ray on this machine", room.groups
+    if fit is None:
         import tempfile
         from pathlib import Path
 
@@ -196,10 +193,7 @@ def _placement(sweep: Sweep, address: str | None) -> str:
             found = cluster.connect(address, scaling, log_to=Path(temporary) / "ray.log")
             reason, fit = found.why_not(scaling), found.slots_that_fit(scaling)
             cluster.disconnect(found)
-        where = f"the cluster at {address}"
-    else:
-        where = "a local Ray on this machine"
-        reason, fit = cluster.local_placement(scaling)
-    if reason:
-        raise UserError(f"scaling: {reason}")
-    return f"placement: a slot takes {want}; {where} holds {fit} at once"
+        where = f"the cluster at {address or os.environ.get('RAY_ADDRESS')}"
+        if reason:
+            raise UserError(f"scaling: {reason}")
+    return f"placement: a slot takes {want}; {where} holds {fit} at once\n{room}"

@@ -134,21 +134,28 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    from raycodellm import sweep
+    from raycodellm import preflight, sweep
 
     file = _loaded(options)
     num_trials = search.num_trials(file)
-    opened = sweep.open_run(file, Folder(options.storage), _complain)
+    storage = Folder(options.storage)
+    # Before a new run folder is made. One that is there was looked at: when nothing is left to do, nothing is imported.
+    is_new = not (storage / file.example().name).exists("sweep.yaml")
+    room = preflight.look(file, options.address) if is_new else None
+    opened = sweep.open_run(file, storage, _complain)
     with sweep.lock(opened) as opened:
         left = num_trials - sweep.tell_written_results(opened, _complain)
         contents = sweep.fix_contents(opened, left)
         if left <= 0:
             print(f"all {num_trials} trials are done; nothing to run")
             return _finish(opened, print, None)
-        return _run_left(options, opened, left, num_trials, contents)
+        room = room or preflight.look(file, options.address)
+        return _run_left(options, opened, left, num_trials, contents, room)
 
 
-def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: int, contents: Any) -> int:
+def _run_left(
+    options: argparse.Namespace, opened: Any, left: int, num_trials: int, contents: Any, room: Any
+) -> int:
     from raycodellm import display, sweep
 
     timing = sweep.Timing({"imports": time.monotonic() - _STARTED})
@@ -159,9 +166,10 @@ def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: i
     objective = opened.sweep.search.objectives[0].metric
     with display.quiet(log) as output, display.Display(output, objective, num_trials) as shown:
         shown.say(f"{opened.sweep.name}: {left} of {num_trials} trials to run; writing to {opened.folder.uri}")
+        shown.say(str(room))
         shown.say(f"log: {log}; Ctrl-C stops cleanly; continue with: {again}")
         try:
-            _run_on_cluster(options, opened, left, shown, timing, stopper, contents)
+            _run_on_cluster(options, opened, left, shown, timing, stopper, contents, room)
         except UserError:
             raise
         except KeyboardInterrupt:
@@ -179,7 +187,14 @@ def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: i
 
 
 def _run_on_cluster(
-    options: argparse.Namespace, opened: Any, left: int, shown: Any, timing: Any, stopper: Any, contents: Any
+    options: argparse.Namespace,
+    opened: Any,
+    left: int,
+    shown: Any,
+    timing: Any,
+    stopper: Any,
+    contents: Any,
+    room: Any,
 ) -> None:
     from raycodellm import cluster, sweep
 
@@ -195,6 +210,7 @@ def _run_on_cluster(
         if reason:
             raise UserError(f"scaling: {reason}")
         fitting = max(1, connected.slots_that_fit(scaling))
+        fitting = min(fitting, room.groups or fitting)
         max_slots = fitting if scaling.slots == "auto" else min(scaling.slots, fitting)
         if connected.dashboard_url:
             shown.say("; ".join([f"dashboard: {connected.dashboard_url}", *connected.notes]))

@@ -42,14 +42,14 @@ class MemoryNeed:
         return f"a worker needs {self.total / GIB:.3g} GiB ({said}; {passes})"
 
 
-def worker_need(shape: model.Shape, stage: Stage, scaling: Scaling, precision: str = "fp32") -> MemoryNeed:
+def worker_need(shape: model.Shape, stage: Stage, scaling: Scaling) -> MemoryNeed:
     """ZeRO 1 shares moments and the float32 copy among the workers, ZeRO 2 gradients too, ZeRO 3 also the weights.
 
     What DeepSpeed is told to offload is not counted. `micro_batch: auto` is taken as one sequence.
     """
     zero, workers = scaling.deepspeed.zero, scaling.workers
-    wide = 4 if precision == "fp32" else 2
-    offload = scaling.deepspeed.config.get("zero_optimization")
+    wide = 4 if stage.precision == "fp32" else 2
+    offload = stage.deepspeed_config.get("zero_optimization")
     offload = offload if isinstance(offload, dict) and scaling.gpus_per_worker else {}
 
     def bytes_of(per_parameter: float, shared_from: int, offloaded: str) -> float:
@@ -60,7 +60,7 @@ def worker_need(shape: model.Shape, stage: Stage, scaling: Scaling, precision: s
     share = -(-stage.batch_sequences // workers)
     asked = scaling.deepspeed.micro_batch
     rows = 1 if asked == "auto" else min(share, asked or share)
-    # Counted with torch's hooks on what Llamas of 0.5 to 124 M parameters keep: 10.3 to 10.8 times the width and 4 times
+    # What Llamas of 0.5 to 124 M parameters keep, counted with torch's hooks: 10.3 to 10.8 times the width and 4 times
     # the feed-forward width per token and block; with checkpointing the width, and one block's own.
     block = (8 if shape.parallel else 10) * shape.hidden + 4 * shape.feed_forward
     if scaling.deepspeed.activation_checkpointing:
@@ -88,16 +88,12 @@ def most_needed(file: SweepFile, vocab_size: int) -> MemoryNeed:
             shapes[key] = model.shape(one, vocab_size)
         return shapes[key]
 
-    needs = (
-        worker_need(shape(sweep.model), stage, sweep.scaling, sweep.scaling.deepspeed.precision)
-        for sweep in sweeps
-        for stage in sweep.stages
-    )
+    needs = (worker_need(shape(sweep.model), stage, sweep.scaling) for sweep in sweeps for stage in sweep.stages)
     return max(needs, key=lambda need: need.total)
 
 
 def workers_that_fit(need: MemoryNeed, there: Iterable[float]) -> int:
-    """Workers that may be in memory at once. `there`: bytes of each node, or of each GPU that a worker has alone."""
+    """Workers that may be in memory at once. `there`: bytes of each node, or of each GPU."""
     return sum(int(size // need.total) for size in there)
 
 
@@ -118,6 +114,12 @@ def why_not(need: MemoryNeed, scaling: Scaling, there: Sequence[float]) -> str |
 
 
 # ---------------------------------------------------------------------------------------------------- what there is
+
+
+def local_bytes(scaling: Scaling) -> list[float]:
+    """Memory for the workers on this machine: of each GPU that they use, else of the machine; none where unknown."""
+    share = scaling.gpus_per_worker
+    return [size * min(1.0, share) for size in gpu_bytes()] if share else [machine_bytes()]
 
 
 def machine_bytes() -> float:

@@ -33,7 +33,7 @@ ORDER = (
     ("dispatch",),
     ("slots",),
     ("sweep", "report", "cluster", "compare", "display"),
-    ("check",),
+    ("preflight", "check"),
     ("cli",),
 )
 """Layers, the first at the bottom. Inside a layer a module may import those to its left, but in PEERS."""

@@ -30,7 +30,7 @@ from raycodellm.config.spaces import (
 )
 from raycodellm.config.yaml_text import MOST_CHARACTERS, read_yaml, write_yaml
 
-MOST_PROBES = 1_000
+MOST_PROBES = 500
 """Points that are tried to see whether a sweep file is valid; each takes a millisecond or two."""
 
 

@@ -68,7 +68,9 @@ def _names(tasks: Sequence[str]) -> Collection[str] | None:
     names = set(tasks)
     for name in tasks:
         if _is_path(name):
-            said = re.search(r"^(?:task|group): *[\"']?([^\s\"'\[#]+)", Path(name).expanduser().read_text("utf-8", "replace"), re.M)
+            said = re.search(
+                r"^(?:task|group): *[\"']?([^\s\"'\[#]+)", Path(name).expanduser().read_text("utf-8", "replace"), re.M
+            )
             if said is None:
                 return None
             names.add(said[1])
