@@ -6,6 +6,7 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
 from raycodellm import cluster, config, model, preflight, search, store, tokens
 from raycodellm.config import Scaling, Sweep, SweepFile, UserError
@@ -48,6 +49,34 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     corpora = {name: SizedCorpus(s.folder, s.num_tokens, s.fingerprint, s.store) for name, s in sizes.items()}
     tokenizer_print = next(iter(sizes.values())).tokenizer_fingerprint
     contents = store.contents_of_file(file)
+    chains = planned(file, arms, corpora, storage, tokenizer_print, contents)
+    parts = [
+        _arms(file, arms),
+        _stage_tree(chains, {name for name, size in sizes.items() if size.is_estimate}),
+        _sources(sizes, chains),
+        *_cleaning(sweep, sizes),
+        *_packing(sweep, sizes),
+        *tokens.warnings_of(sweep, items),
+        _cost(sweep, chains, preflight.vocab_size(sweep)),
+        _placement(sweep.scaling, address, room),
+    ]
+    return "\n\n".join(parts)
+
+
+def planned(
+    file: SweepFile,
+    arms: Sequence[Mapping[str, object]],
+    corpora: Mapping[str, SizedCorpus],
+    storage: Folder,
+    tokenizer_print: str,
+    contents: Any,
+) -> list[store.Chain]:
+    """The jobs of every arm with each of its seeds. Raises `UserError` where a source cannot give what is asked of it,
+    at any end of any search space.
+
+    `tokenizer_print`: the tokenizer's fingerprint; `contents`: a `store.Contents`.
+    """
+    sweep = file.example()
     vocab_size = preflight.vocab_size(sweep)
     seeds = range(sweep.seed, sweep.seed + sweep.search.replicates)
 
@@ -57,17 +86,7 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
 
     chains = [chain(arm, seed) for arm in arms for seed in seeds]
     store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.corner_points())])
-    parts = [
-        _arms(file, arms),
-        _stage_tree(chains, {name for name, size in sizes.items() if size.is_estimate}),
-        _sources(sizes, chains),
-        *_cleaning(sweep, sizes),
-        *_packing(sweep, sizes),
-        *tokens.warnings_of(sweep, items),
-        _cost(sweep, chains, vocab_size),
-        _placement(sweep.scaling, address, room),
-    ]
-    return "\n\n".join(parts)
+    return chains
 
 
 def _arms(file: SweepFile, arms: Sequence[Mapping[str, object]]) -> str:

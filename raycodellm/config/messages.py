@@ -23,7 +23,7 @@ def explain(error: ValidationError, tree: dict[str, Any]) -> str:
 
 
 def _explain_one(item: dict[str, Any], tree: dict[str, Any]) -> str:
-    path = tuple(part for part in item["loc"] if not _is_union_branch(part))
+    path = _path_in(tree, item["loc"])
     key = _spoken_path(tree, path)
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key; {suggest(path[-1], _known_keys(path))}"
@@ -36,6 +36,19 @@ def _explain_one(item: dict[str, Any], tree: dict[str, Any]) -> str:
     if item["type"] == "too_short":
         message = "give at least one"
     return f"{key}: found {shown(item['input'])}; {message[0].lower()}{message[1:]}"
+
+
+def _path_in(tree: Any, places: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where in the file an error is: its place without the branches of unions that pydantic names in between."""
+    path: list[Any] = []
+    for part in places:
+        inside = range(len(tree)) if isinstance(tree, list) else tree if isinstance(tree, dict) else ()
+        if part in inside:
+            tree = tree[part]
+        elif _is_union_branch(part):
+            continue
+        path.append(part)
+    return tuple(path)
 
 
 def _is_union_branch(part: Any) -> bool:

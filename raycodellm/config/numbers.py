@@ -41,4 +41,6 @@ def _reads_as_number(text: str) -> bool:
 Number = Annotated[float, BeforeValidator(_number)]
 Whole = Annotated[int, BeforeValidator(_whole)]
 """`1e6` is one too."""
+NO_TRUTH_VALUE = BeforeValidator(_whole)
+"""For a whole number out of a few: to Python, True is 1."""
 Ratio = Annotated[Number, Field(ge=0.0, le=1.0)]
