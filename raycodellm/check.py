@@ -16,8 +16,8 @@ from raycodellm.files import Folder
 # two fifths of the 990 TFLOP/s that an H100's matrix units offer. An order of magnitude, which is what a plan needs.
 CPU_FLOPS = 3.0e10
 GPU_FLOPS = 4.0e14
-MOST_ARMS = 200
-"""Arms that are planned and shown; of a larger sweep these are the first."""
+MOST_TRIALS = 200
+"""Trials that are planned, and whose arms are shown; of a larger sweep these are the first."""
 
 
 @dataclass(frozen=True)
@@ -43,7 +43,7 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     """
     sweep = file.example()
     room = preflight.look(file, address)
-    arms = search.preview(file, MOST_ARMS)
+    arms = first_arms(file)
     items = items_of(file)
     sizes = tokens.inspect(sweep, storage, items)
     corpora = {name: SizedCorpus(s.folder, s.num_tokens, s.fingerprint, s.store) for name, s in sizes.items()}
@@ -63,6 +63,11 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     return "\n\n".join(parts)
 
 
+def first_arms(file: SweepFile) -> list[dict[str, object]]:
+    """The arms of as many trials as are planned."""
+    return search.preview(file, max(1, MOST_TRIALS // file.example().search.replicates))
+
+
 def planned(
     file: SweepFile,
     arms: Sequence[Mapping[str, object]],
@@ -71,14 +76,14 @@ def planned(
     tokenizer_print: str,
     contents: Any,
 ) -> list[store.Chain]:
-    """The jobs of every arm with each of its seeds. Raises `UserError` where a source cannot give what is asked of it,
+    """The jobs of every arm with each of its first seeds. Raises `UserError` where a source cannot give what is asked of it,
     at any end of any search space.
 
     `tokenizer_print`: the tokenizer's fingerprint; `contents`: a `store.Contents`.
     """
     sweep = file.example()
     vocab_size = preflight.vocab_size(sweep)
-    seeds = range(sweep.seed, sweep.seed + sweep.search.replicates)
+    seeds = range(sweep.seed, sweep.seed + min(sweep.search.replicates, MOST_TRIALS))
 
     def chain(params: Mapping[str, object], seed: int) -> store.Chain:
         made_of = (corpora, Folder("tokenizer"), tokenizer_print, vocab_size, storage)
@@ -215,4 +220,5 @@ def _placement(scaling: Scaling, address: str | None, room: preflight.Room) -> s
         where = f"the cluster at {address or os.environ.get('RAY_ADDRESS')}"
         if reason:
             raise UserError(f"scaling: {reason}")
+        room = preflight.on_cluster(room, found, scaling)
     return f"placement: a slot takes {want}; {where} holds {fit} at once\n{room}"

@@ -166,7 +166,8 @@ def _run_left(
     objective = opened.sweep.search.objectives[0].metric
     with display.quiet(log) as output, display.Display(output, objective, num_trials) as shown:
         shown.say(f"{opened.sweep.name}: {left} of {num_trials} trials to run; writing to {opened.folder.uri}")
-        shown.say(str(room))
+        if room.groups is not None:  # else when the cluster is joined
+            shown.say(str(room))
         shown.say(f"log: {log}; Ctrl-C stops cleanly; continue with: {again}")
         try:
             _run_on_cluster(options, opened, left, shown, timing, stopper, contents, room)
@@ -196,7 +197,7 @@ def _run_on_cluster(
     contents: Any,
     room: Any,
 ) -> None:
-    from raycodellm import cluster, sweep
+    from raycodellm import cluster, preflight, sweep
 
     sweep.clear_scratch(opened)
     # A slot begins in a thread, which imports and asks Ray a hundred small things while this one tokenises. Waiting the
@@ -209,6 +210,8 @@ def _run_on_cluster(
         reason = connected.why_not(scaling)
         if reason:
             raise UserError(f"scaling: {reason}")
+        if room.groups is None:
+            shown.say(str(preflight.on_cluster(room, connected, scaling)))
         fitting = max(1, connected.slots_that_fit(scaling))
         fitting = min(fitting, room.groups or fitting)
         max_slots = fitting if scaling.slots == "auto" else min(scaling.slots, fitting)

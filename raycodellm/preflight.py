@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from raycodellm import cluster, config, memory_needs, model
 from raycodellm.config import Scaling, Sweep, SweepFile, UserError
 from raycodellm.memory_needs import GIB, MemoryNeed
+
+RAYS_SHARE = 0.7
+"""Of a node's memory: what Ray hands out as `memory`; it keeps the rest for its object store."""
 
 
 @dataclass(frozen=True)
@@ -35,6 +38,17 @@ def look(file: SweepFile, address: str | None) -> Room:
     if address and address != "local":
         return Room(need)
     return _local_room(file.example().scaling, need)
+
+
+def on_cluster(room: Room, connected: cluster.Cluster, scaling: Scaling) -> Room:
+    """The room with a joined cluster's memory, where that is known. Raises `UserError` where no worker group fits."""
+    there = [node.memory_bytes / RAYS_SHARE for node in connected.nodes]
+    if scaling.gpus_per_worker or connected.autoscaled or not connected.limits_known or not all(there):
+        return replace(room, memory="what its nodes have is not known here")
+    reason = memory_needs.why_not(room.need, scaling, there)
+    if reason:
+        raise UserError(f"scaling: {reason}")
+    return replace(room, memory=f"the largest of its {len(there)} nodes has {max(there) / GIB:.3g} GiB")
 
 
 def vocab_size(sweep: Sweep) -> int:

@@ -29,7 +29,7 @@ def fuzz():
 
 def test_no_malformed_sweep_file_ends_in_a_traceback_or_takes_long(fuzz):
     fuzz.planned(fuzz._mutations.CONDITIONAL)
-    found = [fuzz.run(number, seed=1, seconds=20.0) for number in range(300)]  # seconds: of a busy machine
+    found = [fuzz.run(number, seed=1) for number in range(300)]
     wrong = [one for one in found if one.outcome not in ("accepted", "refused")]
     assert not wrong, wrong[0].detail
     assert len({one.outcome for one in found}) == 2

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
-from raycodellm import memory_needs, model
-from raycodellm.config import Model, Scaling, Stage, parse
+import pytest
+
+from raycodellm import cluster, memory_needs, model, preflight
+from raycodellm.config import Model, Scaling, Stage, UserError, parse
 from raycodellm.memory_needs import GIB, worker_need
 
 
@@ -58,6 +60,17 @@ def test_what_is_said_of_activations_is_what_a_model_keeps() -> None:
     per_sequence, _ = memory.bytes_kept(model.build(tiny, 512, seed=0), stage(128, 1), scaling())
     said = worker_need(model.shape(tiny, 512), stage(128, 1), scaling()).activations
     assert 0.9 < said / per_sequence < 1.0
+
+
+def test_a_joined_cluster_is_asked_what_its_nodes_have() -> None:
+    room = preflight.Room(worker_need(LARGE, stage(), scaling(micro_batch=1)))
+    small = cluster.Cluster("a:1", None, False, (cluster.Node(8, memory_bytes=16 * GIB),) * 2)
+    with pytest.raises(UserError, match=r"a worker needs 6.*GiB.*the largest machine has 22\.9 GiB"):
+        preflight.on_cluster(room, small, Scaling())
+    large = cluster.Cluster("a:1", None, False, (cluster.Node(8, memory_bytes=70 * GIB),) * 2)
+    assert "the largest of its 2 nodes has 100 GiB" in str(preflight.on_cluster(room, large, Scaling(workers=2)))
+    unknown = cluster.Cluster("a:1", None, False, (cluster.Node(8),))
+    assert "not known" in str(preflight.on_cluster(room, unknown, Scaling()))
 
 
 def test_the_most_that_a_sweep_may_try_is_what_counts(sweep_text: str) -> None:

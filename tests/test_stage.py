@@ -509,6 +509,16 @@ def test_a_stage_without_the_optimizer_that_it_starts_from_says_what_to_do(tmp_p
         train(job)
 
 
+def test_a_stage_of_one_step_trains_also_where_its_rate_ends_at_0(tmp_path):
+    parent = make_job(tmp_path / "parent", num_steps=1)
+    train(parent)
+    rate = LearningRate(peak=0.01, final=0.0, schedule="linear")
+    job = changed(make_job(tmp_path / "child", num_steps=1, parent=parent.folder), learning_rate=rate)
+    train(job)
+    assert weights(job) != weights(parent)
+    assert table(job, "metrics.parquet")["learning_rate"].to_pylist() == [0.01]
+
+
 def test_a_rate_that_continues_starts_from_the_parent_s_last(tmp_path):
     rate = LearningRate(peak=0.01, final=0.1, schedule="linear", boundary="continue")
     job = changed(make_job(tmp_path, start_rate=0.005), learning_rate=rate)
