@@ -76,7 +76,7 @@ def planned(
     tokenizer_print: str,
     contents: Any,
 ) -> list[store.Chain]:
-    """The jobs of every arm with each of its first seeds. Raises `UserError` where a source cannot give what is asked of it,
+    """The jobs of every arm with its first seeds. Raises `UserError` where a source cannot give what is asked of it,
     at any end of any search space.
 
     `tokenizer_print`: the tokenizer's fingerprint; `contents`: a `store.Contents`.
