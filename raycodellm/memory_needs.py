@@ -36,10 +36,11 @@ class MemoryNeed:
         return self.weights + self.gradients + self.moments + self.activations
 
     def __str__(self) -> str:
-        parts = {n: getattr(self, n) / GIB for n in ("weights", "gradients", "moments", "activations")}
-        said = ", ".join(f"{name} {size:.3g}" for name, size in parts.items())
+        unit, name = (GIB, "GiB") if self.total >= GIB else (2**20, "MiB")
+        parts = {n: getattr(self, n) / unit for n in ("weights", "gradients", "moments", "activations")}
+        said = ", ".join(f"{part} {size:.3g}" for part, size in parts.items())
         passes = f"{self.rows:,} × {self.sequence_length:,} tokens per pass"
-        return f"a worker needs {self.total / GIB:.3g} GiB ({said}; {passes})"
+        return f"a worker needs {self.total / unit:.3g} {name} ({said}; {passes})"
 
 
 def worker_need(shape: model.Shape, stage: Stage, scaling: Scaling) -> MemoryNeed:
