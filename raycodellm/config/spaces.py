@@ -18,7 +18,7 @@ from raycodellm.config.yaml_text import write_yaml
 Condition = tuple[tuple[str, Any], ...]
 """What must be chosen for a parameter to be there: (name of a choice, label of its option), from the outside in."""
 MOST_PARAMETERS = 200
-MOST_OPTIONS = 1_000
+MOST_OPTIONS = 500
 _DOMAIN_KEYS = ("uniform", "loguniform", "int", "choice")
 _UNSEARCHABLE = ("name", "seed", "sources", "cleaning", "tokenizer", "search", "scaling")
 
