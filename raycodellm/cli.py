@@ -153,9 +153,7 @@ def run(options: argparse.Namespace) -> int:
         return _run_left(options, opened, left, num_trials, contents, room)
 
 
-def _run_left(
-    options: argparse.Namespace, opened: Any, left: int, num_trials: int, contents: Any, room: Any
-) -> int:
+def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: int, contents: Any, room: Any) -> int:
     from raycodellm import display, sweep
 
     timing = sweep.Timing({"imports": time.monotonic() - _STARTED})

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from raycodellm.config import Objective, SweepFile, UserError, resolve
-from raycodellm.evaluation.loading import _is_path, _task_manager, check_tasks, quiet
+from raycodellm.evaluation.loading import _task_manager, check_tasks, is_path, quiet
 from raycodellm.tasks import BUILTIN, logical_deduction
 
 _PARTS = {
@@ -67,7 +67,7 @@ def _names(tasks: Sequence[str]) -> Collection[str] | None:
     """All names that scores of `tasks` begin with; None where a task file does not say what it is called."""
     names = set(tasks)
     for name in tasks:
-        if _is_path(name):
+        if is_path(name):
             said = re.search(
                 r"^(?:task|group): *[\"']?([^\s\"'\[#]+)", Path(name).expanduser().read_text("utf-8", "replace"), re.M
             )
