@@ -161,7 +161,9 @@ def _trial(file: SweepFile, there: FrozenTrial | None, result: TrialResult | Non
     from optuna.trial import TrialState, create_trial
 
     sweep = file.example()
-    fitting = None if result is None or agrees(there, result, file, sweep.seed) else search.distributions(file, result.params)
+    fitting = (
+        None if result is None or agrees(there, result, file, sweep.seed) else search.distributions(file, result.params)
+    )
     if result is not None and fitting is not None:
         attrs: dict[str, Any] = {"arm": result.arm, "replicate": result.seed - sweep.seed}
         known = {"params": search.keyed(file, result.params), "distributions": fitting, "user_attrs": attrs}

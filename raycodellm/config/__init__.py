@@ -29,7 +29,16 @@ from raycodellm.config.settings import (
     TrainTokenizer,
 )
 from raycodellm.config.spaces import Domain, Parameter
-from raycodellm.config.sweep_file import SweepFile, load, parse, parse_known, resolve, resolved_tree, stages_kept, value_at
+from raycodellm.config.sweep_file import (
+    SweepFile,
+    load,
+    parse,
+    parse_known,
+    resolve,
+    resolved_tree,
+    stages_kept,
+    value_at,
+)
 from raycodellm.config.yaml_text import read_yaml, write_yaml
 
 __all__ = [
