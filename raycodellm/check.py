@@ -6,15 +6,18 @@ import os
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
+from typing import Any
 
-from raycodellm import cluster, config, model, search, store, tokens
-from raycodellm.config import Sweep, SweepFile, UserError
+from raycodellm import cluster, config, model, preflight, search, store, tokens
+from raycodellm.config import Scaling, Sweep, SweepFile, UserError
 from raycodellm.files import Folder
 
 # FLOP/s that training reaches, for device hours: one CPU core in fp32, and one data-centre GPU in bf16 at
 # two fifths of the 990 TFLOP/s that an H100's matrix units offer. An order of magnitude, which is what a plan needs.
 CPU_FLOPS = 3.0e10
 GPU_FLOPS = 4.0e14
+MOST_TRIALS = 200
+"""Trials that are planned, and whose arms are shown; of a larger sweep these are the first."""
 
 
 @dataclass(frozen=True)
@@ -44,21 +47,14 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     Raises `UserError` for what `run` would refuse as well.
     """
     sweep = file.example()
-    arms = search.preview(file)
+    room = preflight.look(file, address)
+    arms = first_arms(file)
     items = items_of(file)
     sizes = tokens.inspect(sweep, storage, items)
     corpora = {name: SizedCorpus(s.folder, s.num_tokens, s.fingerprint, s.store) for name, s in sizes.items()}
     tokenizer_print = next(iter(sizes.values())).tokenizer_fingerprint
     contents = store.contents_of_file(file)
-    vocab_size = sweep.tokenizer.train.vocab_size if sweep.tokenizer.train else 50_000
-    seeds = range(sweep.seed, sweep.seed + sweep.search.replicates)
-
-    def chain(params: Mapping[str, object], seed: int) -> store.Chain:
-        made_of = (corpora, Folder("tokenizer"), tokenizer_print, vocab_size, storage)
-        return store.chain(config.resolve(file, params), seed, *made_of, contents=contents)
-
-    chains = [chain(arm, seed) for arm in arms for seed in seeds]
-    store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.corner_points())])
+    chains = planned(file, arms, corpora, storage, tokenizer_print, contents)
     parts = [
         _arms(file, arms),
         _stage_tree(chains, {name for name, size in sizes.items() if size.is_estimate}),
@@ -66,19 +62,52 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
         *tokens.warnings_of(sweep, items),
-        _cost(sweep, chains, vocab_size),
-        _placement(sweep, address),
+        _cost(sweep, chains, preflight.vocab_size(sweep)),
+        _placement(sweep.scaling, address, room),
     ]
     return "\n\n".join(parts)
+
+
+def first_arms(file: SweepFile) -> list[dict[str, object]]:
+    """The arms of as many trials as are planned."""
+    return search.preview(file, max(1, MOST_TRIALS // file.example().search.replicates))
+
+
+def planned(
+    file: SweepFile,
+    arms: Sequence[Mapping[str, object]],
+    corpora: Mapping[str, SizedCorpus],
+    storage: Folder,
+    tokenizer_print: str,
+    contents: Any,
+) -> list[store.Chain]:
+    """The jobs of every arm with its first seeds. Raises `UserError` where a source cannot give what is asked of it,
+    at any end of any search space.
+
+    `tokenizer_print`: the tokenizer's fingerprint; `contents`: a `store.Contents`.
+    """
+    sweep = file.example()
+    vocab_size = preflight.vocab_size(sweep)
+    seeds = range(sweep.seed, sweep.seed + min(sweep.search.replicates, MOST_TRIALS))
+
+    def chain(params: Mapping[str, object], seed: int) -> store.Chain:
+        made_of = (corpora, Folder("tokenizer"), tokenizer_print, vocab_size, storage)
+        return store.chain(config.resolve(file, params), seed, *made_of, contents=contents)
+
+    chains = [chain(arm, seed) for arm in arms for seed in seeds]
+    store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.corner_points())])
+    return chains
 
 
 def _arms(file: SweepFile, arms: Sequence[Mapping[str, object]]) -> str:
     sweep = file.example()
     objective = ", ".join(f"{o.metric} ({o.mode})" for o in sweep.search.objectives)
-    count = f"{len(arms)} arms × {sweep.search.replicates} seeds = {search.num_trials(file)} trials"
+    count = f"{search.num_arms(file)} arms × {sweep.search.replicates} seeds = {search.num_trials(file)} trials"
     lines = [f"{sweep.name}: {count}, sampler {sweep.search.sampler}, objective {objective}"]
     lines.append("arms:" if sweep.search.sampler == "grid" else "arms, for example (the sampler chooses as it learns):")
     lines += [f"  {number:3d}  {search.pairs(arm) or '(nothing is searched over)'}" for number, arm in enumerate(arms)]
+    if len(arms) < search.num_arms(file):
+        lines.append(f"  … and {search.num_arms(file) - len(arms):,} more; what follows is of the {len(arms)} above")
     return "\n".join(lines)
 
 
@@ -183,20 +212,16 @@ def _cost(sweep: Sweep, chains: Sequence[store.Chain], vocab_size: int) -> str:
     device = "GPU" if gpu else "CPU core"
     speed = f"{(GPU_FLOPS if gpu else CPU_FLOPS):.0e}"
     context = model.context_length(sweep.model, vocab_size)
-    longest = max(stage.sequence_length for stage in sweep.stages)
-    if context is not None and longest > context:
-        raise UserError(f"stages: sequence_length {longest} is over the model's context of {context} tokens; use less")
     return (
         f"model: {parameters:,} parameters, context {context or 'unbounded'} tokens\n"
         f"training: {flops:.2e} FLOPs, about {hours:.2g} {device} hours at {speed} FLOP/s each"
     )
 
 
-def _placement(sweep: Sweep, address: str | None) -> str:
-    scaling = sweep.scaling
+def _placement(scaling: Scaling, address: str | None, room: preflight.Room) -> str:
     want = f"{scaling.workers} × ({scaling.cpus_per_worker:g} CPU, {scaling.gpus_per_worker:g} GPU)"
-    address = address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
+    where, fit = "a local Ray on this machine", room.groups
+    if fit is None:
         import tempfile
         from pathlib import Path
 
@@ -204,10 +229,8 @@ def _placement(sweep: Sweep, address: str | None) -> str:
             found = cluster.connect(address, scaling, log_to=Path(temporary) / "ray.log")
             reason, fit = found.why_not(scaling), found.slots_that_fit(scaling)
             cluster.disconnect(found)
-        where = f"the cluster at {address}"
-    else:
-        where = "a local Ray on this machine"
-        reason, fit = cluster.local_placement(scaling)
-    if reason:
-        raise UserError(f"scaling: {reason}")
-    return f"placement: a slot takes {want}; {where} holds {fit} at once"
+        where = f"the cluster at {address or os.environ.get('RAY_ADDRESS')}"
+        if reason:
+            raise UserError(f"scaling: {reason}")
+        room = preflight.on_cluster(room, found, scaling)
+    return f"placement: a slot takes {want}; {where} holds {fit} at once\n{room}"

@@ -134,22 +134,26 @@ def _parser() -> argparse.ArgumentParser:
 
 
 def run(options: argparse.Namespace) -> int:
-    from raycodellm import sweep
+    from raycodellm import preflight, sweep
 
-    file = config.load(options.sweep, tuple(options.set))
+    file = _loaded(options)
     num_trials = search.num_trials(file)
-    _check_tasks(file)
-    opened = sweep.open_run(file, Folder(options.storage), _complain)
+    storage = Folder(options.storage)
+    # Before a new run folder is made. One that is there was looked at: when nothing is left to do, nothing is imported.
+    is_new = not (storage / file.example().name).exists("sweep.yaml")
+    room = preflight.look(file, options.address) if is_new else None
+    opened = sweep.open_run(file, storage, _complain)
     with sweep.lock(opened) as opened:
         left = num_trials - sweep.tell_written_results(opened, _complain)
         contents = sweep.fix_contents(opened, left)
         if left <= 0:
             print(f"all {num_trials} trials are done; nothing to run")
             return _finish(opened, print, None)
-        return _run_left(options, opened, left, num_trials, contents)
+        room = room or preflight.look(file, options.address)
+        return _run_left(options, opened, left, num_trials, contents, room)
 
 
-def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: int, contents: Any) -> int:
+def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: int, contents: Any, room: Any) -> int:
     from raycodellm import display, sweep
 
     timing = sweep.Timing({"imports": time.monotonic() - _STARTED})
@@ -160,9 +164,11 @@ def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: i
     objective = opened.sweep.search.objectives[0].metric
     with display.quiet(log) as output, display.Display(output, objective, num_trials) as shown:
         shown.say(f"{opened.sweep.name}: {left} of {num_trials} trials to run; writing to {opened.folder.uri}")
+        if room.groups is not None:  # else when the cluster is joined
+            shown.say(str(room))
         shown.say(f"log: {log}; Ctrl-C stops cleanly; continue with: {again}")
         try:
-            _run_on_cluster(options, opened, left, shown, timing, stopper, contents)
+            _run_on_cluster(options, opened, left, shown, timing, stopper, contents, room)
         except UserError:
             raise
         except KeyboardInterrupt:
@@ -180,9 +186,16 @@ def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: i
 
 
 def _run_on_cluster(
-    options: argparse.Namespace, opened: Any, left: int, shown: Any, timing: Any, stopper: Any, contents: Any
+    options: argparse.Namespace,
+    opened: Any,
+    left: int,
+    shown: Any,
+    timing: Any,
+    stopper: Any,
+    contents: Any,
+    room: Any,
 ) -> None:
-    from raycodellm import cluster, sweep
+    from raycodellm import cluster, preflight, sweep
 
     sweep.clear_scratch(opened)
     # A slot begins in a thread, which imports and asks Ray a hundred small things while this one tokenises. Waiting the
@@ -195,7 +208,10 @@ def _run_on_cluster(
         reason = connected.why_not(scaling)
         if reason:
             raise UserError(f"scaling: {reason}")
+        if room.groups is None:
+            shown.say(str(preflight.on_cluster(room, connected, scaling)))
         fitting = max(1, connected.slots_that_fit(scaling))
+        fitting = min(fitting, room.groups or fitting)
         max_slots = fitting if scaling.slots == "auto" else min(scaling.slots, fitting)
         if connected.dashboard_url:
             shown.say("; ".join([f"dashboard: {connected.dashboard_url}", *connected.notes]))
@@ -247,28 +263,20 @@ def _log_path(folder: Folder) -> Path:
     return cache_folder() / fingerprint(folder.uri) / "run.log"
 
 
-def _check_tasks(file: config.SweepFile) -> None:
-    """The evaluation's tasks are known, and where all are built in, the objectives are scores that they give."""
-    from raycodellm import evaluation, tasks
+def _loaded(options: argparse.Namespace) -> config.SweepFile:
+    """The sweep file of a command, refused before anything is started for what can be known of it."""
+    from raycodellm import evaluation
 
-    sweep = file.example()
-    evaluation.check_tasks(sweep.evaluation.tasks)
-    if all(name in tasks.BUILTIN for name in sweep.evaluation.tasks):
-        for objective in sweep.search.objectives:
-            task, _, score = objective.metric.partition("/")
-            if task not in (*sweep.evaluation.tasks, "mean") or not score:
-                known = ", ".join([*(f"{name}/bpb" for name in sweep.evaluation.tasks), "mean/bpb", "mean/acc"])
-                raise UserError(
-                    f"search.objective.metric: found {objective.metric!r}, which no task of evaluation.tasks gives; "
-                    f"use for example {known}"
-                )
+    file = config.load(options.sweep, tuple(options.set))
+    search.num_trials(file)
+    evaluation.check_evaluation(file)
+    return file
 
 
 def check(options: argparse.Namespace) -> int:
     from raycodellm import check as checking
 
-    file = config.load(options.sweep, tuple(options.set))
-    _check_tasks(file)
+    file = _loaded(options)
     storage = Folder(options.storage)
     storage.check_place("--storage")
     print(checking.describe(file, storage, options.address))
@@ -279,7 +287,7 @@ def prepare(options: argparse.Namespace) -> int:
     from raycodellm import check as checking
     from raycodellm import cluster, display, sweep, tokens
 
-    file = config.load(options.sweep, tuple(options.set))
+    file = _loaded(options)
     sweep.Stopper().install()
     storage = Folder(options.storage)
     storage.prove_writable("--storage")
@@ -305,8 +313,7 @@ def prepare(options: argparse.Namespace) -> int:
 def submit(options: argparse.Namespace) -> int:
     from raycodellm import cluster
 
-    file = config.load(options.sweep, tuple(options.set))
-    _check_tasks(file)
+    file = _loaded(options)
     job = cluster.submit(options.sweep, options.address, tuple(options.set), options.storage)
     print(f"submitted {file.example().name} as {job}")
     print(cluster.how_to_follow(without_credentials(options.address), job))

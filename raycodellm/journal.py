@@ -54,7 +54,7 @@ def read(path: Path, file: SweepFile, results: Mapping[int, TrialResult]) -> Jou
     if bad:
         guesses = (dict(zip(bad, made, strict=True)) for made in _guesses(bad))
         readings = (_replay(list(_filled(entries, guess, file)))[0] for guess in guesses)
-        trials = max(readings, key=lambda found: _agreement(found, results, file.example().seed))
+        trials = max(readings, key=lambda found: _agreement(found, results, file, file.example().seed))
     return Journal(trials, tuple(place + 1 for place in bad))
 
 
@@ -114,12 +114,12 @@ def _replay(entries: Sequence[Entry]) -> tuple[tuple[FrozenTrial, ...], set[int]
     return (tuple(storage.get_all_trials(studies[0]._study_id)) if studies else ()), refused
 
 
-def _agreement(trials: Sequence[FrozenTrial], results: Mapping[int, TrialResult], first_seed: int) -> int:
+def _agreement(trials: Sequence[FrozenTrial], results: Mapping[int, TrialResult], file: SweepFile, seed: int) -> int:
     places = dict(enumerate(trials))
-    return sum(1 if agrees(places.get(number), result, first_seed) else -1 for number, result in results.items())
+    return sum(1 if agrees(places.get(number), result, file, seed) else -1 for number, result in results.items())
 
 
-def agrees(trial: FrozenTrial | None, result: TrialResult, first_seed: int) -> bool:
+def agrees(trial: FrozenTrial | None, result: TrialResult, file: SweepFile, first_seed: int) -> bool:
     """Whether the study's trial of the result's number is the trial that the result tells of.
 
     `first_seed`: the sweep's, which its arms' first replicates have.
@@ -127,7 +127,8 @@ def agrees(trial: FrozenTrial | None, result: TrialResult, first_seed: int) -> b
     if trial is None:
         return False
     attrs = {"arm": result.arm, "replicate": result.seed - first_seed}
-    return result.arm < 0 or (trial.params == result.params and attrs.items() <= trial.user_attrs.items())
+    params = search.named(file, trial.params)
+    return result.arm < 0 or (params == result.params and attrs.items() <= trial.user_attrs.items())
 
 
 def rebuild(
@@ -160,10 +161,12 @@ def _trial(file: SweepFile, there: FrozenTrial | None, result: TrialResult | Non
     from optuna.trial import TrialState, create_trial
 
     sweep = file.example()
-    fitting = None if result is None or agrees(there, result, sweep.seed) else search.distributions(file, result.params)
+    fitting = (
+        None if result is None or agrees(there, result, file, sweep.seed) else search.distributions(file, result.params)
+    )
     if result is not None and fitting is not None:
         attrs: dict[str, Any] = {"arm": result.arm, "replicate": result.seed - sweep.seed}
-        known = {"params": result.params, "distributions": fitting, "user_attrs": attrs}
+        known = {"params": search.keyed(file, result.params), "distributions": fitting, "user_attrs": attrs}
     elif there is not None:
         known = {"params": there.params, "distributions": there.distributions, "user_attrs": there.user_attrs}
         known["system_attrs"] = there.system_attrs

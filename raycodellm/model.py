@@ -20,6 +20,7 @@ torch and transformers take seconds to import, so what `check` asks of a preset 
 from __future__ import annotations
 
 import contextlib
+import math
 import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
@@ -33,6 +34,9 @@ from raycodellm.identity import content, hub
 if TYPE_CHECKING:
     import torch
     from transformers import PretrainedConfig
+
+
+MOST_BLOCKS = 20_000
 
 
 @dataclass(frozen=True)
@@ -176,6 +180,31 @@ def num_parameters(model: Model, vocab_size: int) -> int:
     return sum(parameter.numel() for parameter in _on_meta(model, vocab_size).parameters())
 
 
+@dataclass(frozen=True)
+class Shape:
+    """What the memory of training depends on."""
+
+    parameters: int
+    layers: int
+    hidden: int
+    feed_forward: int
+    parallel: bool = False
+
+
+def shape(model: Model, vocab_size: int) -> Shape:
+    """Of any model, without making any weights."""
+    if model.preset is not None:
+        made = PRESETS[model.preset]
+        parameters = made.num_parameters(vocab_size)
+        return Shape(parameters, made.layers, made.hidden, made.feed_forward, made.parallel)
+    settings = model_config(model, vocab_size).get_text_config()
+    width = getattr(settings, "hidden_size", 0)
+    inner = getattr(settings, "intermediate_size", None) or getattr(settings, "n_inner", None) or 0
+    # A mixture of experts has a list or many of them: left out, what it needs is more than is said.
+    inner = inner if isinstance(inner, int) else 0
+    return Shape(num_parameters(model, vocab_size), getattr(settings, "num_hidden_layers", 0), width, inner)
+
+
 def flops_per_token(model: Model, vocab_size: int, sequence_length: int) -> float:
     """Training FLOPs per token: 6 N + 12 layers x hidden x sequence length (Chowdhery et al. 2022, "PaLM", appendix B).
 
@@ -252,10 +281,26 @@ def _on_meta(model: Model, vocab_size: int) -> torch.nn.Module:
     import torch
     from transformers import AutoModelForCausalLM
 
-    with torch.device("meta"):
-        made = AutoModelForCausalLM.from_config(model_config(model, vocab_size), trust_remote_code=False)
-    made.tie_weights()
+    config = model_config(model, vocab_size)
+    _check_blocks(config)
+    try:
+        with torch.device("meta"):
+            made = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        made.tie_weights()
+    except Exception as error:  # of a dozen types: sizes that do not fit together, or a model that is no language model
+        reason = (str(error).splitlines() or [type(error).__name__])[0]
+        raise UserError(f"model: transformers cannot build it: {reason[:160]}; change model.config") from error
     return made
+
+
+def _check_blocks(config: PretrainedConfig) -> None:
+    """Each block, and each expert in it, is a module: a million of them would take minutes to make."""
+    settings = config.get_text_config()
+    layers = getattr(settings, "num_hidden_layers", 0)
+    experts = [getattr(settings, name, 1) for name in ("num_experts", "num_local_experts", "n_routed_experts")]
+    numbers = [number for number in (layers, *experts) if isinstance(number, (int, float))]
+    if math.prod(max(1, number) for number in numbers) > MOST_BLOCKS:
+        raise UserError(f"model: has {layers:,} blocks; a model has at most {MOST_BLOCKS:,}, experts counted apart")
 
 
 @contextlib.contextmanager

@@ -16,6 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from raycodellm.config import Stage, UserError
+from raycodellm.config.settings import check_num_sequences
 
 # Ma et al. (ICLR 2024), Table 5: code shares of the four equal phases of "stepwise decrease"; their mean is 0.375.
 _MA_DECREASE = (0.50, 0.40, 0.30, 0.30)
@@ -211,7 +212,13 @@ def budgeted(stage: Stage, schedule: Schedule, is_code: Sequence[bool]) -> Stage
             f"stages.{stage.name}.budget: additive counts the tokens that are not code, and a code ratio of 1 "
             "has none; use a code ratio below 1 or budget: competitive"
         )
-    return stage.model_copy(update={"tokens": math.ceil(stage.tokens / (1.0 - code_ratio)), "budget": "competitive"})
+    tokens = math.ceil(stage.tokens / (1.0 - code_ratio))
+    made = stage.model_copy(update={"tokens": tokens, "budget": "competitive"})
+    try:
+        check_num_sequences(made)
+    except ValueError as error:
+        raise UserError(f"stages.{stage.name}.budget: additive makes {error}") from error
+    return made
 
 
 def code_ratio_of(schedule: Schedule, is_code: Sequence[bool]) -> Callable[[float | np.ndarray], np.ndarray]:

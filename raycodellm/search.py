@@ -6,53 +6,56 @@ of the sweep, with the same number; its arm and seed are its user attributes.
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycodellm.config import Domain, Objective, Search, SweepFile, UserError, option_label
+from raycodellm import config
+from raycodellm.config import Domain, Objective, Parameter, Search, SweepFile, UserError
 from raycodellm.files import fingerprint
 
 if TYPE_CHECKING:
     import optuna
 
+MOST_TRIALS = 10_000
+MOST_GRID_POINTS = 1_000
+"""Each is made and validated before the sweep begins, which takes some milliseconds."""
 FINISHED = ("COMPLETE", "FAIL", "PRUNED")
 
 
 # ------------------------------------------------------------------------------------------------ the space
 
 
-def sampling_order(file: SweepFile) -> list[str]:
-    """Parameter names, each after those that can make it meaningless."""
-    names = list(file.domains)
-    return sorted(names, key=lambda name: (_depth(file, name), _leaf(name) in _NEEDS, names.index(name)))
+def sampling_order(file: SweepFile) -> list[Parameter]:
+    """The parameters, each after those that can make it meaningless."""
+    return sorted(file.parameters, key=lambda one: (_depth(one), _leaf(one.name) in _NEEDS))
 
 
-def is_relevant(file: SweepFile, name: str, params: Mapping[str, Any]) -> bool:
-    """Whether `name` changes anything, given the parameters sampled before it."""
-    if name in file.conditions:
-        choice, label = file.conditions[name]
-        if choice not in params or params[choice] != label:
-            return False
-    leaf = _leaf(name)
+def is_relevant(file: SweepFile, one: Parameter, params: Mapping[str, Any]) -> bool:
+    """Whether `one` changes anything, given the parameters sampled before it."""
+    if not one.is_there(params):
+        return False
+    leaf = _leaf(one.name)
     if leaf not in _NEEDS:
         return True
-    sibling, is_meaningful = _NEEDS[leaf]
-    prefix = name.removesuffix(leaf)
-    value = params.get(prefix + sibling, _fixed(file, prefix + sibling))
+    sibling, is_meaningful, default = _NEEDS[leaf]
+    name = one.name.removesuffix(leaf) + sibling
+    value = params[name] if name in params else config.value_at(file, name, params)
+    value = default if value is None else value
     return value is None or is_meaningful(value)
 
 
-# Last part of a parameter's path -> (its sibling, whether the sibling's value leaves it a meaning). At a code ratio of
-# 0 or 1 every named shape is the same constant mixture; only wsd has a decay; a constant rate has no final value;
-# a rate that goes on from the stage before has no warm-up.
+# Last part of a parameter's path -> (its sibling, whether the sibling's value leaves it a meaning, the sibling's value
+# when left out). At a code ratio of 0 or 1 every named shape is the same constant mixture; only wsd has a decay; a
+# constant rate has no final value; a rate that goes on from the stage before has no warm-up.
 _NEEDS = {
-    "schedule": ("code_ratio", lambda ratio: 0.0 < ratio < 1.0),
-    "learning_rate.decay": ("learning_rate.schedule", lambda schedule: schedule == "wsd"),
-    "learning_rate.warmup": ("learning_rate.boundary", lambda boundary: boundary != "continue"),
-    "learning_rate.final": ("learning_rate.schedule", lambda schedule: schedule != "constant"),
+    "schedule": ("code_ratio", lambda ratio: 0.0 < ratio < 1.0, None),
+    "learning_rate.decay": ("learning_rate.schedule", lambda schedule: schedule == "wsd", "cosine"),
+    "learning_rate.warmup": ("learning_rate.boundary", lambda boundary: boundary != "continue", "restart"),
+    "learning_rate.final": ("learning_rate.schedule", lambda schedule: schedule != "constant", "cosine"),
 }
 
 
@@ -61,20 +64,20 @@ def _leaf(name: str) -> str:
     return ".".join(parts[1:]) if len(parts) > 1 else name
 
 
-def _depth(file: SweepFile, name: str) -> int:
-    depth = 0
-    while name in file.conditions:
-        name, depth = file.conditions[name][0], depth + 1
-    return depth
+def _depth(one: Parameter) -> int:
+    return max(len(condition) for condition in one.conditions)
 
 
-def _fixed(file: SweepFile, name: str) -> Any:
-    """The value in the file of a parameter that is not searched over; None when there is none."""
-    stage, _, rest = name.partition(".")
-    node: Any = next((s for s in file.tree.get("stages", ()) if s.get("name") == stage), file.tree)
-    for part in rest.split("."):
-        node = node.get(part) if isinstance(node, dict) else None
-    return None if isinstance(node, dict) else node
+def named(file: SweepFile, point: Mapping[str, Any]) -> dict[str, Any]:
+    """A point by the parameters' names, out of one by the keys that Optuna knows them by."""
+    names = {one.key: one.name for one in file.parameters}
+    return {names.get(key, key): value for key, value in point.items()}
+
+
+def keyed(file: SweepFile, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The other way: a whole point by the keys; what is no parameter of it keeps its name."""
+    keys = {one.name: one.key for one in file.parameters if one.is_there(params)}
+    return {keys.get(name, name): value for name, value in params.items()}
 
 
 @dataclass(frozen=True)
@@ -85,17 +88,17 @@ class Space:
 
     def __call__(self, trial: Any) -> None:
         params: dict[str, Any] = {}
-        for name in sampling_order(self.file):
-            if is_relevant(self.file, name, params):
-                params[name] = _suggest(trial, name, self.file.domains[name])
+        for one in sampling_order(self.file):
+            if is_relevant(self.file, one, params):
+                params[one.name] = _suggest(trial, one.key, one.domain)
 
 
-def _suggest(trial: Any, name: str, domain: Domain) -> Any:
+def _suggest(trial: Any, key: str, domain: Domain) -> Any:
     if domain.kind == "choice":
-        return trial.suggest_categorical(name, list(domain.options))
+        return trial.suggest_categorical(key, list(domain.options))
     if domain.kind == "int":
-        return trial.suggest_int(name, int(domain.low), int(domain.high))
-    return trial.suggest_float(name, domain.low, domain.high, log=domain.kind == "loguniform")
+        return trial.suggest_int(key, int(domain.low), int(domain.high))
+    return trial.suggest_float(key, domain.low, domain.high, log=domain.kind == "loguniform")
 
 
 def grid(file: SweepFile) -> list[dict[str, Any]]:
@@ -103,43 +106,63 @@ def grid(file: SweepFile) -> list[dict[str, Any]]:
 
     Raises `UserError` naming a parameter that has no finite set of values.
     """
-    for name, domain in file.domains.items():
-        if domain.kind not in ("choice", "int"):
+    for one in file.parameters:
+        if one.domain.kind not in ("choice", "int"):
             raise UserError(
-                f"search.sampler: grid cannot list {name}, which is {domain.kind} over [{domain.low}, {domain.high}]; "
+                f"search.sampler: grid cannot list {one.name}, which is {one.domain.kind} over {one.domain}; "
                 "give it a choice of values or use sampler: tpe"
             )
-    return list(_points(file, sampling_order(file), {}))
+    points = list(itertools.islice(_points(file, sampling_order(file), {}), MOST_GRID_POINTS + 1))
+    if len(points) > MOST_GRID_POINTS:
+        raise UserError(
+            f"search.sampler: the grid has over {MOST_GRID_POINTS:,} points, which cannot all be tried; give the "
+            "searches fewer values, or use sampler: tpe with a number of trials"
+        )
+    first = [[name for name in points if _agrees(name, wanted)] for wanted in file.enqueued()]
+    ordered = [*itertools.chain(*first), *points]
+    return [point for place, point in enumerate(ordered) if point not in ordered[:place]] if first else points
 
 
-def _points(file: SweepFile, names: Sequence[str], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    if not names:
+def _agrees(point: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(name not in wanted or value == wanted[name] for name, value in point.items())
+
+
+def _points(file: SweepFile, left: Sequence[Parameter], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    if not left:
         yield dict(params)
         return
-    name, rest = names[0], names[1:]
-    if not is_relevant(file, name, params):
+    one, rest = left[0], left[1:]
+    if not is_relevant(file, one, params):
         yield from _points(file, rest, params)
         return
-    domain = file.domains[name]
-    values = domain.options if domain.kind == "choice" else range(int(domain.low), int(domain.high) + 1)
-    for value in values:
-        yield from _points(file, rest, {**params, name: value})
+    domain = one.domain
+    for value in domain.options if domain.kind == "choice" else range(int(domain.low), int(domain.high) + 1):
+        yield from _points(file, rest, {**params, one.name: value})
 
 
 def num_arms(file: SweepFile) -> int:
     """Arms that the sweep tries. Raises `UserError` when the number does not fit the sampler."""
     search = file.example().search
     if search.sampler == "grid":
-        points = len(grid(file))
-        if search.trials is not None and search.trials != points:
+        points = grid(file)
+        if search.trials is not None and search.trials != len(points):
             raise UserError(
-                f"search.trials: found {search.trials}, but the grid has {points} points; "
-                f"use {points} or leave trials out"
+                f"search.trials: found {search.trials}, but the grid has {len(points)} points; "
+                f"use {len(points)} or leave trials out"
             )
-        return points
+        for point in points:
+            config.resolve(file, point)
+        return _countable(len(points), search)
     if search.trials is None:
         raise UserError(f"search.trials: is missing; sampler {search.sampler} needs a number, for example trials: 6")
-    return max(search.trials, len(search.enqueue))
+    return _countable(max(search.trials, len(search.enqueue)), search)
+
+
+def _countable(num_arms: int, search: Search) -> int:
+    if num_arms * search.replicates > MOST_TRIALS:
+        trials = f"{num_arms:,} arms × {search.replicates:,} replicates are {num_arms * search.replicates:,} trials"
+        raise UserError(f"search: {trials}; a sweep has at most {MOST_TRIALS:,}")
+    return num_arms
 
 
 def num_trials(file: SweepFile) -> int:
@@ -147,21 +170,24 @@ def num_trials(file: SweepFile) -> int:
     return num_arms(file) * file.example().search.replicates
 
 
-def preview(file: SweepFile) -> list[dict[str, Any]]:
-    """The arms of a grid, or as many as the sweep will try drawn at random: to show what a sweep looks like."""
+def preview(file: SweepFile, most: int) -> list[dict[str, Any]]:
+    """The arms of a grid, or as many as the sweep will try drawn at random: to show what a sweep looks like.
+
+    The first `most` of them.
+    """
     if file.example().search.sampler == "grid":
-        return grid(file)
+        return grid(file)[:most]
     import optuna
 
     quiet()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=file.example().seed))
-    for point in _enqueued(file):
+    for point in _keyed(file, file.enqueued()):
         study.enqueue_trial(point)
     arms = []
-    for _ in range(num_arms(file)):
+    for _ in range(min(most, num_arms(file))):
         trial = study.ask()
         Space(file)(trial)
-        arms.append(dict(trial.params))
+        arms.append(named(file, trial.params))
     return arms
 
 
@@ -237,27 +263,39 @@ def open_study(path: Path, file: SweepFile) -> optuna.Study:
 def enqueue_first_points(study: optuna.Study, file: SweepFile) -> None:
     """Lines up the grid, or the points to try first; not those that a trial of the study has already."""
     asked = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in study.get_trials(deepcopy=False)]
-    for point in grid(file) if file.example().search.sampler == "grid" else _enqueued(file):
+    for point in _keyed(file, grid(file) if file.example().search.sampler == "grid" else file.enqueued()):
         if not any(point.items() <= params.items() for params in asked):
             study.enqueue_trial(point)
 
 
 def distributions(file: SweepFile, params: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Optuna's distribution of each parameter; None where these are not all the parameters of a trial of this sweep."""
+    """Optuna's distribution of each parameter, by its key; None where these are not all that a trial of this sweep has.
+
+    `params`: by the parameters' names.
+    """
     import optuna
 
     quiet()
-    trial = optuna.trial.FixedTrial(dict(params))
+    point = keyed(file, params)
+    trial = optuna.trial.FixedTrial(point)
     try:
         Space(file)(trial)
-        optuna.trial.create_trial(value=0.0, params=dict(params), distributions=trial.distributions)
+        optuna.trial.create_trial(value=0.0, params=point, distributions=trial.distributions)
     except ValueError:  # one is missing, one too many, or one is outside of its space
         return None
     return dict(trial.distributions)
 
 
-def _enqueued(file: SweepFile) -> list[dict[str, Any]]:
-    return [{name: option_label(value) for name, value in point.items()} for point in file.example().search.enqueue]
+def _keyed(file: SweepFile, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Points by the keys that Optuna knows the parameters by. Where a point leaves a choice open, whose options have
+    spaces of their own for one name, its value goes for each of them."""
+    keys: dict[str, list[Parameter]] = {}
+    for one in file.parameters:
+        keys.setdefault(one.name, []).append(one)
+    return [
+        {one.key: value for name, value in point.items() for one in keys[name] if one.domain.holds(value)}
+        for point in points
+    ]
 
 
 def _enqueue_replicates(study: optuna.Study, arm: int, params: Mapping[str, Any], replicates: int) -> None:
@@ -277,7 +315,7 @@ class Suggestion:
     params: dict[str, Any]
 
 
-def identify(study: optuna.Study, trial: optuna.trial.Trial, replicates: int) -> Suggestion:
+def identify(study: optuna.Study, trial: optuna.trial.Trial, replicates: int, file: SweepFile) -> Suggestion:
     """Gives a just suggested trial its arm and replicate, and lines up the arm's other replicates.
 
     An arm that is suggested again becomes one more replicate of itself: a new seed says more than the same run.
@@ -292,7 +330,7 @@ def identify(study: optuna.Study, trial: optuna.trial.Trial, replicates: int) ->
         if replicate == 0:
             _enqueue_replicates(study, arm, trial.params, replicates)
     attrs = trial.user_attrs
-    return Suggestion(trial.number, attrs["arm"], attrs["replicate"], dict(trial.params))
+    return Suggestion(trial.number, attrs["arm"], attrs["replicate"], named(file, trial.params))
 
 
 def running(study: optuna.Study) -> list[optuna.trial.Trial]:

@@ -111,7 +111,7 @@ def chain(
                 keep_optimizer=stage.name in kept,
             )
         )
-        rate = rates.learning_rate_at(stage.learning_rate, stage.num_steps - 1, stage.num_steps, jobs[-1].start_rate)
+        rate = rates.learning_rate_at(stage.learning_rate, stage.num_steps, stage.num_steps, jobs[-1].start_rate)
         for source in slices:
             drawn[source.name] += sum(source.planned) * stage.sequence_length
         parent = folder

@@ -15,10 +15,10 @@ from pathlib import Path
 
 from test_stage import open_fakes
 
-from raycodellm import stage
 from raycodellm.engine import Engine, StorageError, World
 from raycodellm.files import Folder
 from raycodellm.records import StageJob
+from raycodellm.stage import training as stage
 
 PRELOADED = [
     "pytest",

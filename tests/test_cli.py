@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from raycodellm import cli
+from raycodellm import cli, memory_needs
 
 QUICKSTART = str(Path(__file__).parents[1] / "sweeps" / "quickstart.yaml")
 
@@ -26,30 +26,44 @@ def run(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str]:
         ("pretrain.tokns=5", ("stages.pretrain.tokns", "'tokens'")),
         ("pretrain.tokens=-4", ("stages.pretrain.tokens", "-4")),
         ("instruct.within={pyton: 1.0}", ("within", "pyton", "python")),
-        ("pretrain.code_ratio=1.4", ("code_ratio", "1.4")),
+        ("pretrain.tokens={search: {uniform: [1000, 2000]}}", ("pretrain.tokens", "whole number", "int")),
+        ("pretrain.learning_rate.peak=true", ("learning_rate.peak", "True")),
+        ("instruct.learning_rate={search: {choice: [{peak: {search: {unifrm: [1, 2]}}}]}}", ("unifrm", "uniform")),
         ("evaluation.tasks=[boxs]", ("boxs", "boxes")),
         ("search.objective.metric=boxs/acc", ("search.objective.metric", "boxs/acc", "mean/bpb")),
-        ("sources.prose.path=/nowhere/at/all.txt", ("sources.prose", "/nowhere/at/all.txt")),
+        ("search.objective.metric=boxes/nothing", ("search.objective.metric", "boxes/nothing", "boxes/bpb")),
         ("scaling.gpus_per_worker=64", ("scaling", "64", "GPU")),
+        ("scaling.workers=1_000", ("1000 ×", "workers fit", "cores")),
+        ("model.preset=2.8b", ("GiB", "weights", "gradients", "moments", "activations", "has")),
         ("pretrain.sequence_length=1024", ("sequence_length", "1024", "512")),
     ],
 )
-def test_check_refuses_with_one_line_and_exit_code_2(capsys, tmp_path, override: str, words: tuple[str, ...]) -> None:
+def test_check_and_run_refuse_with_one_line_before_anything_is_started(
+    capsys, tmp_path, monkeypatch, override: str, words: tuple[str, ...]
+) -> None:
+    monkeypatch.setattr(memory_needs, "machine_bytes", lambda: 24 * 2.0**30)
+    for command in ("check", "run"):
+        code, printed = run(capsys, command, QUICKSTART, "--storage", str(tmp_path), "--set", override)
+        assert code == 2, printed
+        assert printed.startswith("raycodellm: ") and len(printed) < 300
+        assert len(printed.splitlines()) == 1
+        assert all(word in printed for word in words), printed
+    assert not list(tmp_path.iterdir())
+
+
+def test_check_refuses_a_source_that_is_not_there(capsys, tmp_path) -> None:
+    override = "sources.prose.path=/nowhere/at/all.txt"
     code, printed = run(capsys, "check", QUICKSTART, "--storage", str(tmp_path), "--set", override)
-    assert code == 2, printed
-    assert printed.startswith("raycodellm: ")
-    assert len(printed.splitlines()) == 1
-    for word in words:
-        assert word in printed
+    assert code == 2 and len(printed.splitlines()) == 1
+    assert "sources.prose" in printed and "/nowhere/at/all.txt" in printed
 
 
-def test_run_refuses_a_bad_file_before_anything_is_started(tmp_path) -> None:
+def test_a_bad_file_is_refused_in_seconds_without_a_traceback(tmp_path) -> None:
     began = time.monotonic()
     command = [sys.executable, "-m", "raycodellm.cli", "run", QUICKSTART, "--storage", str(tmp_path)]
     done = subprocess.run([*command, "--set", "pretrain.tokns=5"], capture_output=True, text=True, check=False)
     assert done.returncode == 2
     assert "Traceback" not in done.stderr
-    assert not list(tmp_path.iterdir())
     assert time.monotonic() - began < 10.0
 
 
@@ -72,6 +86,7 @@ def test_check_shows_arms_tree_tokens_cost_and_placement(capsys, tmp_path) -> No
         "FLOPs",
         "CPU core hours",
         "placement:",
+        "a worker needs",
         "epochs",
         "prose",
         "about ",

@@ -83,6 +83,9 @@ def test_a_local_cluster_has_cpus_for_its_slots_and_for_its_data():
     assert cluster.local_cpus(16, 0, scaling(slots=2)) == 16
     assert cluster.local_cpus(2, 0, scaling()) == 4
     assert cluster.local_cpus(1, 0, scaling(cpus=4)) == 6
+    for workers in (64, 10**9):  # the machine does not grow with what is asked of it
+        node = Node(cluster.local_cpus(2, 0, scaling(workers=workers)))
+        assert node.cpus == 10 and "only 10 such workers fit" in why_not([node], [], scaling(workers=workers))
     assert slots_that_fit([Node(cluster.local_cpus(2, 0, scaling(workers=2, slots=3)))], scaling(workers=2)) >= 3
 
 

@@ -100,18 +100,6 @@ def test_searched_leaves_get_the_values_of_their_parameters(sweep_text: str) -> 
     assert (sweep.stages[0].code_ratio, sweep.stages[0].schedule) == (0.25, "decrease")
 
 
-def test_a_search_inside_an_option_belongs_to_that_option(sweep_text: str) -> None:
-    space = "{search: {choice: [{peak: {search: {loguniform: [0.001, 0.01]}}}, {peak: 0.5, schedule: wsd}]}}"
-    file = config.parse(sweep_text, overrides=(f"pretrain.learning_rate={space}",))
-    inner = "pretrain.learning_rate.peak"
-    choice, label = file.conditions[inner]
-    assert choice == "pretrain.learning_rate"
-    sweep = config.resolve(file, {choice: label, inner: 0.002})
-    assert (sweep.stages[0].learning_rate.peak, sweep.stages[0].learning_rate.schedule) == (0.002, "cosine")
-    other = file.domains[choice].options[1]
-    assert config.resolve(file, {choice: other}).stages[0].learning_rate.schedule == "wsd"
-
-
 def test_the_resolved_file_reads_back_as_the_same_sweep(sweep_text: str) -> None:
     file = config.parse(sweep_text)
     again = config.parse(yaml.safe_dump(config.resolved_tree(file), sort_keys=False))

@@ -55,7 +55,7 @@ def write_trials(opened: sweep.Run) -> None:
     for number in range(4):
         trial = study.ask()
         search.Space(opened.file)(trial)
-        found = search.identify(study, trial, 1)
+        found = search.identify(study, trial, 1, opened.file)
         stages = (f"pretrain-{number:016x}", f"instruct-{number:016x}")
         result = TrialResult(
             number, "running", found.arm, found.replicate, found.params, stages=stages, evaluation="evaluation-0"

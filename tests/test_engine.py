@@ -2,7 +2,6 @@ from __future__ import annotations
 
 import gc
 import os
-from itertools import pairwise
 from types import SimpleNamespace
 
 import numpy as np
@@ -27,7 +26,6 @@ from raycodellm.engine import (
 )
 from raycodellm.engine.settings import check_execution
 from raycodellm.files import Folder
-from raycodellm.rates import learning_rate_at
 
 LENGTH, ROWS, VOCAB = 12, 6, 64
 SMALL = Model(
@@ -90,44 +88,6 @@ def make_batch(step: int, micro_batch: int = ROWS):
 def train(engine: Engine, start: int, stop: int, micro_batch: int = ROWS) -> list[float]:
     results = [engine.train_step(make_batch(step, micro_batch), step) for step in range(start, stop)]
     return [float(result.loss_sums.sum() / result.loss_tokens.sum()) for result in results]
-
-
-# -------------------------------------------------------------------------------------------- learning rates
-
-
-def rates(num_steps: int, **settings) -> list[float]:
-    return [learning_rate_at(LearningRate(peak=2.0, **settings), step, num_steps) for step in range(num_steps)]
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])
-def test_a_rate_rises_to_the_peak_and_ends_at_its_final_share(schedule):
-    found = rates(100, schedule=schedule, warmup=0.1, final=0.1)
-    assert found[:10] == pytest.approx([2.0 * step / 10 for step in range(1, 11)])
-    assert found[-1] == pytest.approx(0.2)
-    assert max(found) == 2.0
-    assert all(left >= right for left, right in pairwise(found[9:]))
-
-
-def test_wsd_holds_the_peak_until_its_decay():
-    found = rates(100, schedule="wsd", warmup=0.1, decay=0.2, final=0.0)
-    assert set(found[9:80]) == {2.0}
-    assert found[80:] == pytest.approx([2.0 * (19 - step) / 20 for step in range(20)])
-
-
-def test_cosine_is_half_way_in_the_middle():
-    assert rates(100, schedule="cosine", warmup=0.0, final=0.0)[49] == pytest.approx(1.0)
-
-
-def test_constant_stays_at_the_peak():
-    assert set(rates(20, schedule="constant", warmup=0.0)) == {2.0}
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd", "constant"])
-@pytest.mark.parametrize("warmup", [0.0, 0.5, 1.0])
-@pytest.mark.parametrize("num_steps", [1, 2, 3, 7])
-def test_the_shortest_stages_have_rates_too(schedule, warmup, num_steps):
-    decay = 0.0 if warmup == 1.0 else 0.2
-    assert all(0.0 <= rate <= 2.0 for rate in rates(num_steps, schedule=schedule, warmup=warmup, decay=decay))
 
 
 # ----------------------------------------------------------------------------------- DeepSpeed's configuration
@@ -439,25 +399,6 @@ def test_measuring_a_batch_gives_its_loss_and_changes_nothing():
         assert train(engine, 1, 4) == train(other, 1, 4)
         engine.close()
         other.close()
-
-
-# ------------------------------------------------------------------------------------------- rates at a boundary
-
-
-@pytest.mark.parametrize("schedule", ["cosine", "linear", "wsd"])
-def test_a_rate_that_continues_falls_from_the_parent_s_last_to_its_final_share_of_the_peak(schedule):
-    settings = LearningRate(peak=2.0, schedule=schedule, warmup=0.3, final=0.1, boundary="continue")
-    found = [learning_rate_at(settings, step, 100, 0.5) for step in range(100)]
-    assert all(left >= right for left, right in pairwise([0.5, *found]))
-    assert found[0] > 0.49 and found[-1] == pytest.approx(0.2)
-
-
-def test_a_rate_that_continues_never_rises_and_a_constant_one_stays():
-    low = LearningRate(peak=2.0, final=0.5, boundary="continue")
-    assert {learning_rate_at(low, step, 10, 0.25) for step in range(10)} == {0.25}
-    constant = LearningRate(peak=2.0, schedule="constant", boundary="continue")
-    assert {learning_rate_at(constant, step, 10, 0.25) for step in range(10)} == {0.25}
-    assert learning_rate_at(low, 3, 10, 0.0) == 0.0
 
 
 # ------------------------------------------------------------------------------------------------- how it runs

@@ -26,14 +26,14 @@ ORDER = (
         "uncertainty",
         "setup_worker",
     ),
-    ("builtin_corpora", "corpora", "tokens", "tasks", "model"),
+    ("builtin_corpora", "corpora", "tokens", "tasks", "model", "memory_needs"),
     ("mixture", "engine"),
     ("ingest", "metrics", "held_out", "stage", "evaluation"),
     ("store",),
     ("dispatch",),
     ("slots",),
     ("sweep", "report", "cluster", "compare", "display"),
-    ("check",),
+    ("preflight", "check"),
     ("cli",),
 )
 """Layers, the first at the bottom. Inside a layer a module may import those to its left, but in PEERS."""

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 
 from raycodellm import config, search
@@ -15,7 +17,11 @@ def parsed(text: str, *overrides: str) -> config.SweepFile:
 def ask(study, file, replicates=1):
     trial = study.ask()
     search.Space(file)(trial)
-    return trial, search.identify(study, trial, replicates)
+    return trial, search.identify(study, trial, replicates, file)
+
+
+def is_relevant(file, name, params):
+    return any(search.is_relevant(file, one, params) for one in file.parameters if one.name == name)
 
 
 CHOICES = "pretrain.code_ratio={search: {choice: [0.0, 0.5]}}"
@@ -29,17 +35,110 @@ def test_a_schedule_is_not_sampled_where_the_code_ratio_leaves_it_no_meaning(swe
         {"pretrain.code_ratio": 0.5, "pretrain.schedule": "increase"},
         {"pretrain.code_ratio": 0.5, "pretrain.schedule": "decrease"},
     ]
-    assert not search.is_relevant(file, "pretrain.schedule", {"pretrain.code_ratio": 0.0})
-    fixed = parsed(sweep_text, "pretrain.code_ratio=1.0")
-    assert not search.is_relevant(fixed, "pretrain.schedule", {})
+    assert not is_relevant(file, "pretrain.schedule", {"pretrain.code_ratio": 0.0})
+    assert not is_relevant(parsed(sweep_text, "pretrain.code_ratio=1.0"), "pretrain.schedule", {})
 
 
-def test_a_parameter_of_another_option_is_not_sampled(sweep_text: str) -> None:
-    space = "{search: {choice: [{peak: {search: {uniform: [0.1, 0.2]}}}, {peak: 0.5}]}}"
-    file = parsed(sweep_text, f"pretrain.learning_rate={space}", "pretrain.code_ratio=0.0")
-    first, second = file.domains["pretrain.learning_rate"].options
-    assert search.is_relevant(file, "pretrain.learning_rate.peak", {"pretrain.learning_rate": first})
-    assert not search.is_relevant(file, "pretrain.learning_rate.peak", {"pretrain.learning_rate": second})
+def rate(*options: str) -> str:
+    return "pretrain.learning_rate={search: {choice: [" + ", ".join(options) + "]}}"
+
+
+LOW, HIGH = "peak: {search: {loguniform: [1e-4, 1e-3]}}", "peak: {search: {loguniform: [1e-2, 1e-1]}}"
+SPACES = {
+    "same range": rate(f"{{schedule: cosine, {LOW}}}", f"{{schedule: linear, {LOW}}}", "{peak: 0.5}"),
+    "own ranges": rate(f"{{schedule: cosine, {LOW}}}", f"{{schedule: linear, {HIGH}}}", "{peak: 0.5}"),
+    "phases": "pretrain.phases={search: {choice: ["
+    "[{share: 1.0, weights: {search: {choice: [{prose: 1.0}, {python: 1.0}]}}}], "
+    "[{share: 0.5, weights: {search: {choice: [{prose: 1.0}, {prose: 0.5, python: 0.5}]}}}, "
+    "{share: 0.5, weights: {python: 1.0}}]]}}",
+    "model.config": "model.config={search: {choice: [{model_type: llama, hidden_size: {search: {choice: [64, 128]}}}, "
+    "{model_type: gpt2, hidden_size: {search: {int: [32, 48]}}}]}}",
+}
+REMOVED = {
+    "phases": ("pretrain.code_ratio=null", "pretrain.schedule=null"),
+    "model.config": ("model.preset=null", "pretrain.code_ratio=0.0"),
+}
+SEARCHED = {"phases": "pretrain.phases.0.weights", "model.config": "model.config.hidden_size"}
+
+
+def conditional(text: str, case: str, *overrides: str) -> config.SweepFile:
+    return parsed(text, SPACES[case], *REMOVED.get(case, ("pretrain.code_ratio=0.0",)), *overrides)
+
+
+@pytest.mark.parametrize(
+    ("case", "sampler"),
+    [*itertools.product(SPACES, ("tpe", "nsga2")), ("own ranges", "gp"), ("same range", "random")],
+)
+def test_one_name_in_several_options_is_sampled_in_each_from_its_space(sweep_text, case, sampler, tmp_path) -> None:
+    file = conditional(sweep_text, case, f"search.sampler={sampler}", "search.trials=12")
+    name = SEARCHED.get(case, "pretrain.learning_rate.peak")
+    study = search.open_study(tmp_path / "optuna.log", file)
+    seen: dict[object, set] = {}
+    for number in range(6 if sampler == "gp" else 14):
+        trial, found = ask(study, file)
+        seen.setdefault(next(iter(found.params.values())), set()).add(found.params.get(name))
+        there = [one for one in file.parameters if one.name == name and one.is_there(found.params)]
+        assert [one.domain.holds(found.params[name]) for one in there] == [True] * (name in found.params)
+        if name == "pretrain.learning_rate.peak":
+            assert config.resolve(file, found.params).stages[0].learning_rate.peak == found.params.get(name, 0.5)
+        search.tell(study, trial, [float(number % 5)])
+    assert len(seen) >= 2
+    assert max(len(values) for values in seen.values()) > 1
+
+
+def test_a_grid_has_every_point_of_every_option(sweep_text: str) -> None:
+    grid = ("search.sampler=grid", "search.trials=null")
+    points = search.grid(conditional(sweep_text, "phases", *grid))
+    assert [list(point) for point in points] == [["pretrain.phases", "pretrain.phases.0.weights"]] * 4
+    assert len({tuple(point.values()) for point in points}) == 4
+    points = search.grid(conditional(sweep_text, "model.config", *grid))
+    assert [point["model.config.hidden_size"] for point in points] == [64, 128, *range(32, 49)]
+    first = "search.enqueue=[{model.config: {model_type: gpt2, hidden_size: 40}}]"
+    ordered = search.grid(conditional(sweep_text, "model.config", *grid, first))
+    assert ordered[0]["model.config.hidden_size"] == 40 and len(ordered) == len(points)
+
+
+def test_an_enqueued_point_names_an_option_by_what_tells_it_from_the_others(sweep_text: str, tmp_path) -> None:
+    said = "{pretrain.learning_rate: {schedule: linear, peak: 0.05}}, {pretrain.learning_rate.peak: 5e-4, "
+    said += "pretrain.learning_rate: {schedule: cosine}}, {pretrain.learning_rate: {peak: 0.5}}"
+    file = conditional(sweep_text, "own ranges", f"search.enqueue=[{said}]", "search.trials=4")
+    assert search.preview(file, 9)[:3] == file.enqueued()
+    study = search.open_study(tmp_path / "optuna.log", file)
+    rates = [config.resolve(file, ask(study, file)[1].params).stages[0].learning_rate for _ in range(3)]
+    assert [(one.schedule, one.peak) for one in rates] == [("linear", 0.05), ("cosine", 5e-4), ("cosine", 0.5)]
+    both = conditional(sweep_text, "same range", "search.enqueue=[{pretrain.learning_rate.peak: 2e-4}]")
+    assert both.enqueued() == [{"pretrain.learning_rate.peak": 2e-4}]
+
+
+@pytest.mark.parametrize(
+    ("point", "words"),
+    [
+        ("{pretrain.learning_rate: {schedule: linear, peak: 5e-4}}", ("peak", "0.0005", "[0.01, 0.1]")),
+        ("{pretrain.learning_rate.peak: 5e-4}", ("some options", "say pretrain.learning_rate too")),
+        ("{pretrain.learning_rate.peak: 5}", ("5", "[0.0001, 0.001] or [0.01, 0.1]")),
+        ("{pretrain.learning_rate: {peak: 0.5}, pretrain.learning_rate.peak: 5e-4}", ("no meaning",)),
+        ("{pretrain.learning_rate: {schedule: wsd}}", ("outside its search space",)),
+        ("{pretrain.learning_rate: {peak: 0.02}}", ("outside its search space", "say more")),
+        ("{pretrain.schedule: constant, pretrain.code_ratio: 0.1}", ("'pretrain.code_ratio' is not searched over",)),
+        ("{pretrain.learning_rate.peak: true}", ("True",)),
+    ],
+)
+def test_an_enqueued_point_outside_the_space_is_refused(sweep_text: str, point: str, words: tuple[str, ...]) -> None:
+    with pytest.raises(UserError) as caught:
+        conditional(sweep_text, "own ranges", f"search.enqueue=[{point}]")
+    assert any(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_what_cannot_be_counted_is_refused_by_its_number(sweep_text: str) -> None:
+    ratios = ", ".join(str(number / 999) for number in range(400))
+    many = f"pretrain.code_ratio={{search: {{choice: [{ratios}]}}}}"
+    with pytest.raises(UserError, match="over 1,000 points"):
+        search.num_arms(parsed(sweep_text, "search.sampler=grid", "search.trials=null", many))
+    with pytest.raises(UserError, match="1,000,000 trials"):
+        search.num_arms(parsed(sweep_text, "search.trials=1000", "search.replicates=1000"))
+    tokens = "pretrain.tokens={search: {int: [1_000, 1_000_000]}}"
+    with pytest.raises(UserError, match="over 1,000 points"):
+        search.num_arms(parsed(sweep_text, "search.sampler=grid", "search.trials=null", tokens, CHOICES))
 
 
 def test_a_grid_over_a_continuous_space_is_refused(sweep_text: str) -> None:
@@ -47,18 +146,6 @@ def test_a_grid_over_a_continuous_space_is_refused(sweep_text: str) -> None:
         search.num_arms(parsed(sweep_text, "search.sampler=grid", "search.trials=null"))
     with pytest.raises(UserError, match="has 4 points"):
         search.num_arms(parsed(sweep_text, "search.sampler=grid", "search.trials=3", CHOICES))
-
-
-@pytest.mark.parametrize("sampler", ["tpe", "gp", "nsga2", "random"])
-def test_every_sampler_suggests_points_inside_the_space(sweep_text: str, sampler: str, tmp_path) -> None:
-    if sampler == "gp":
-        pytest.importorskip("torch")
-    file = parsed(sweep_text, f"search.sampler={sampler}", "search.trials=9")
-    study = search.open_study(tmp_path / "optuna.log", file)
-    for _ in range(5):
-        trial, found = ask(study, file)
-        assert 0.0 <= found.params["pretrain.code_ratio"] <= 0.75
-        search.tell(study, trial, [found.params["pretrain.code_ratio"]])
 
 
 def test_replicates_are_the_same_arm_with_other_seeds(sweep_text: str, tmp_path) -> None:
@@ -90,7 +177,7 @@ def test_a_killed_driver_leaves_its_trials_to_the_next_one(sweep_text: str, tmp_
     again = search.open_study(path, file)
     (left,) = search.running(again)
     search.Space(file)(left)
-    assert search.identify(again, left, 2) == interrupted
+    assert search.identify(again, left, 2, file) == interrupted
     search.tell(again, left, [2.0])
     assert search.num_finished(again) == 2
     assert not search.running(again)

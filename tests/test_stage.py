@@ -15,14 +15,16 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raycodellm import held_out, metrics, mixture, stage
+from raycodellm import held_out, metrics, mixture
 from raycodellm import model as models
 from raycodellm.config import DeepSpeed, HeldOut, LearningRate, Model, Scaling, Stage, UserError
 from raycodellm.engine import OutOfMemory, memory
 from raycodellm.engine import checkpoints as engine_checkpoints
 from raycodellm.engine.loss import TrainedModel
+from raycodellm.files import Folder
 from raycodellm.records import Progress, SourceSlice, StageJob, StageRecord, as_json, from_json
 from raycodellm.stage import TrainingError, World, order_checksum, train_stage
+from raycodellm.stage import training as stage
 from raycodellm.stored import finished_stage
 
 LENGTH, ROWS, VOCAB = 16, 6, 64
@@ -509,12 +511,22 @@ def test_a_stage_without_the_optimizer_that_it_starts_from_says_what_to_do(tmp_p
         train(job)
 
 
+def test_a_stage_of_one_step_trains_also_where_its_rate_ends_at_0(tmp_path):
+    parent = make_job(tmp_path / "parent", num_steps=1)
+    train(parent)
+    rate = LearningRate(peak=0.01, final=0.0, schedule="linear")
+    job = changed(make_job(tmp_path / "child", num_steps=1, parent=parent.folder), learning_rate=rate)
+    train(job)
+    assert weights(job) != weights(parent)
+    assert table(job, "metrics.parquet")["learning_rate"].to_pylist() == [0.01]
+
+
 def test_a_rate_that_continues_starts_from_the_parent_s_last(tmp_path):
     rate = LearningRate(peak=0.01, final=0.1, schedule="linear", boundary="continue")
     job = changed(make_job(tmp_path, start_rate=0.005), learning_rate=rate)
     train(job)
     found = table(job, "metrics.parquet")["learning_rate"].to_pylist()
-    assert found == pytest.approx([0.005 - 0.004 * step / 8 for step in range(1, 9)])
+    assert found == pytest.approx([0.005 - 0.004 * step / 8 for step in range(8)])
 
 
 # ---------------------------------------------------------------------------------------------- held-out text
@@ -766,7 +778,7 @@ def test_two_workers_train_the_same_order_ledger_and_loss_curve_as_one(tmp_path)
     assert [train(job).resumed_at for job in hopping] == [(3, 5)] * 2
     curve = table(alone, "metrics.parquet")
     for job in (*together.values(), *hopping):
-        found = finished_stage(stage.Folder(job.folder))
+        found = finished_stage(Folder(job.folder))
         assert (found.order_checksum, found.ledger) == (expected.order_checksum, expected.ledger)
         assert found.final_loss == pytest.approx(expected.final_loss, rel=1e-4)
         for column in ("loss", "loss/code", "grad_norm"):
@@ -782,7 +794,7 @@ def test_more_workers_than_sequences_in_a_batch_still_train(tmp_path):
     together = replace(job, stage=settings, folder=str(tmp_path / "together"), scaling=scaling(workers=2, zero=3))
     expected = train(alone)
     spawn(2, _train_in_turn, (together, None))
-    found = finished_stage(stage.Folder(together.folder))
+    found = finished_stage(Folder(together.folder))
     assert found.order_checksum == expected.order_checksum
     assert found.final_loss == pytest.approx(expected.final_loss, rel=1e-4)
 
@@ -841,10 +853,10 @@ def test_two_workers_measure_average_and_save_as_one_does(tmp_path, monkeypatch)
     together = replace(alone, folder=str(tmp_path / "together"), scaling=two)
     spawn(2, _measure_in_turn, (together, 4))
     spawn(2, _measure_in_turn, (together, None))
-    found = finished_stage(stage.Folder(together.folder))
+    found = finished_stage(Folder(together.folder))
     assert found.resumed_at == (4,)
     assert found.held_out_bpb == pytest.approx(expected.held_out_bpb, rel=1e-4)
     full = make_job(tmp_path / "full", scaling=two.model_copy(update={"checkpoint_tokens": 2 * ROWS * LENGTH}))
     beside = full.scaling.model_copy(update={"background_checkpoints": True})
     spawn(2, _one_disk_is_full, replace(full, scaling=beside))
-    assert finished_stage(stage.Folder(full.folder)).resumed_at == (2,)
+    assert finished_stage(Folder(full.folder)).resumed_at == (2,)

@@ -81,7 +81,7 @@ def test_results_written_before_a_driver_died_are_told_to_the_study(opened: swee
     for _ in range(3):
         trial = study.ask()
         search.Space(opened.file)(trial)
-        search.identify(study, trial, 1)
+        search.identify(study, trial, 1, opened.file)
     write(opened, "result.json", state="complete", metrics={"mean/bpb": 1.5})
     write(opened, "result.json", number=1, state="failed", error="ValueError: bad data")
     write(opened, "trial.json", number=2)

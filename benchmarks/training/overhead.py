@@ -218,9 +218,9 @@ def _platform(job: Any, world: Any, listener: Any) -> tuple[float, float, dict[s
     """Seconds of the steps after the first ones, of this process's CPU too, and ms per step of the parts."""
     import time
 
-    from raycodellm import stage
     from raycodellm.engine import Engine
     from raycodellm.slots import Link
+    from raycodellm.stage import training as stage
 
     link = Link(listener, "overhead")
     link.begin()

@@ -8,19 +8,26 @@ import os
 from raycodellm.cluster.fitting import Node, bundles_that_fit, slots_that_fit, why_not
 from raycodellm.config import Scaling
 
+LOCAL_CPUS_PER_CORE = 4
+"""Logical CPUs that a local cluster may have per core: worker groups may share cores, but 64 workers no two of them."""
+
 
 def local_placement(scaling: Scaling) -> tuple[str | None, int]:
     """(why no worker group fits on a local cluster of this machine, or None; how many fit). Starts nothing."""
     node = Node(local_cpus(cores(), gpus(), scaling), gpus())
-    return why_not([node], (), scaling), slots_that_fit([node], scaling)
+    reason = why_not([node], (), scaling)
+    if reason and node.cpus > cores():
+        reason = f"{reason} (of {cores()} cores, which a local Ray lends out as {node.cpus:g})"
+    return reason, slots_that_fit([node], scaling)
 
 
 def local_cpus(num_cores: int, num_gpus: int, scaling: Scaling) -> int:
-    """Logical CPUs of a local cluster: its cores, or more where the sweep's worker groups and data tasks need them."""
+    """Logical CPUs of a local cluster: its cores, or some more where worker groups and data tasks need them."""
     slots = scaling.slots
     if slots == "auto":
         slots = max(1, bundles_that_fit(Node(num_cores, num_gpus), scaling) // scaling.workers)
-    return max(num_cores, math.ceil(slots * scaling.workers * scaling.cpus_per_worker) + 2)
+    asked = math.ceil(min(slots * scaling.workers * scaling.cpus_per_worker, LOCAL_CPUS_PER_CORE * num_cores))
+    return max(num_cores, asked + 2)
 
 
 def cores() -> int:

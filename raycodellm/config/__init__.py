@@ -28,17 +28,18 @@ from raycodellm.config.settings import (
     Tokenizer,
     TrainTokenizer,
 )
+from raycodellm.config.spaces import Domain, Parameter
 from raycodellm.config.sweep_file import (
-    Domain,
     SweepFile,
     load,
-    option_label,
     parse,
     parse_known,
     resolve,
     resolved_tree,
     stages_kept,
+    value_at,
 )
+from raycodellm.config.yaml_text import read_yaml, write_yaml
 
 __all__ = [
     "CODE_KINDS",
@@ -56,6 +57,7 @@ __all__ = [
     "Model",
     "NearDuplicates",
     "Objective",
+    "Parameter",
     "Paths",
     "Phase",
     "Scaling",
@@ -69,12 +71,14 @@ __all__ = [
     "TrainTokenizer",
     "UserError",
     "load",
-    "option_label",
     "parse",
     "parse_known",
+    "read_yaml",
     "refuse_credentials",
     "resolve",
     "resolved_tree",
     "stages_kept",
+    "value_at",
     "without_credentials",
+    "write_yaml",
 ]

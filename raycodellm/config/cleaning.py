@@ -8,6 +8,7 @@ from typing import Annotated, Any
 from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
 
 from raycodellm.config.errors import suggest
+from raycodellm.config.numbers import Number, Ratio, Whole
 
 SCRIPTS = (
     "latin",
@@ -23,7 +24,6 @@ SCRIPTS = (
     "thai",
 )
 """Some of the scripts that Unicode knows, for the hint that names what was probably meant."""
-Share = Annotated[float, Field(ge=0.0, le=1.0)]
 
 
 class _Frozen(BaseModel):
@@ -35,11 +35,11 @@ class NearDuplicates(_Frozen):
     Mining of Massive Datasets, sections 3.3 and 3.4)."""
 
     enabled: bool = True
-    jaccard: Annotated[float, Field(gt=0.0, le=1.0)] = 0.8
+    jaccard: Annotated[Number, Field(gt=0.0, le=1.0)] = 0.8
     """Least share of shingles that two documents have in common, of all that either has, to be called alike."""
-    shingle: Annotated[int, Field(ge=1, le=50)] = 5
+    shingle: Annotated[Whole, Field(ge=1, le=50)] = 5
     """Neighbouring words that make one shingle."""
-    permutations: Annotated[int, Field(ge=16, le=1024)] = 128
+    permutations: Annotated[Whole, Field(ge=16, le=1024)] = 128
     """Values per document that its likeness is estimated from; the standard error is about
     sqrt(jaccard (1 - jaccard) / permutations)."""
 
@@ -48,7 +48,7 @@ class Decontaminate(_Frozen):
     """Documents that share a run of words with an item of the sweep's evaluation tasks are left out."""
 
     enabled: bool = True
-    ngram: Annotated[int, Field(ge=3, le=100)] = 13
+    ngram: Annotated[Whole, Field(ge=3, le=100)] = 13
     """Words in the run (Brown et al. 2020, Language Models are Few-Shot Learners, appendix C)."""
 
 
@@ -64,10 +64,10 @@ class Cleaning(_Frozen):
     """Which documents of a source stay. What is None is off, or as the sweep's `cleaning` has it; `false` (for numbers
     0) turns a sweep's setting off for one source."""
 
-    min_characters: Annotated[int, Field(ge=0)] | None = None
-    max_characters: Annotated[int, Field(ge=0)] | None = None
+    min_characters: Annotated[Whole, Field(ge=0)] | None = None
+    max_characters: Annotated[Whole, Field(ge=0)] | None = None
     """0 for no limit."""
-    script: dict[str, Share] | None = None
+    script: dict[str, Ratio] | None = None
     """Least share of a document's letters that is of this Unicode script; a document without a letter has none."""
     exact_duplicates: bool | None = None
     """Of documents with the same text only the first stays."""
@@ -137,8 +137,8 @@ class Cleaning(_Frozen):
 class Take(_Frozen):
     """The documents with the highest, or lowest, scores: a share of the UTF-8 bytes that all the others leave."""
 
-    top: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
-    bottom: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    top: Annotated[Number, Field(gt=0.0, le=1.0)] | None = None
+    bottom: Annotated[Number, Field(gt=0.0, le=1.0)] | None = None
 
     @model_validator(mode="after")
     def _one_end(self) -> Take:

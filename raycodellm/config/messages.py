@@ -6,19 +6,24 @@ from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from raycodellm.config.errors import suggest
+from raycodellm.config.errors import shown, suggest
 from raycodellm.config.settings import KINDS, Sweep
+
+_SAID = 3
+"""Of all that is wrong, said at once."""
 
 
 def explain(error: ValidationError, tree: dict[str, Any]) -> str:
-    """All that is wrong with `tree`, in one line."""
+    """What is wrong with `tree`, in one line."""
     # A refused item of a tuple makes pydantic also call the tuple too short; only the first is news.
     items = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
-    return "; ".join(dict.fromkeys(_explain_one(item, tree) for item in items))
+    said = list(dict.fromkeys(_explain_one(item, tree) for item in items))
+    more = f"; and {len(said) - _SAID} more" if len(said) > _SAID else ""
+    return "; ".join(said[:_SAID]) + more
 
 
 def _explain_one(item: dict[str, Any], tree: dict[str, Any]) -> str:
-    path = tuple(part for part in item["loc"] if not _is_union_branch(part))
+    path = _path_in(tree, item["loc"])
     key = _spoken_path(tree, path)
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key; {suggest(path[-1], _known_keys(path))}"
@@ -30,7 +35,20 @@ def _explain_one(item: dict[str, Any], tree: dict[str, Any]) -> str:
     message = item["msg"].replace("Input should", "must")
     if item["type"] == "too_short":
         message = "give at least one"
-    return f"{key}: found {_short(item['input'])}; {message[0].lower()}{message[1:]}"
+    return f"{key}: found {shown(item['input'])}; {message[0].lower()}{message[1:]}"
+
+
+def _path_in(tree: Any, places: tuple[Any, ...]) -> tuple[Any, ...]:
+    """Where in the file an error is: its place without the branches of unions that pydantic names in between."""
+    path: list[Any] = []
+    for part in places:
+        inside = range(len(tree)) if isinstance(tree, list) else tree if isinstance(tree, dict) else ()
+        if part in inside:
+            tree = tree[part]
+        elif _is_union_branch(part):
+            continue
+        path.append(part)
+    return tuple(path)
 
 
 def _is_union_branch(part: Any) -> bool:
@@ -47,12 +65,7 @@ def _spoken_path(tree: dict[str, Any], path: tuple[Any, ...]) -> str:
             path = ("stages", tree["stages"][path[1]]["name"], *path[2:])
         except (KeyError, TypeError, IndexError):
             path = ("stages", path[1], *path[2:])
-    return ".".join(str(part) for part in path)
-
-
-def _short(value: Any) -> str:
-    text = repr(value)
-    return text if len(text) <= 80 else text[:77] + "..."
+    return ".".join(str(part) if len(str(part)) <= 60 else shown(part) for part in path)
 
 
 def _known_keys(path: tuple[Any, ...]) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 from collections.abc import Iterator, Mapping
 from typing import Annotated, Any, Literal
@@ -10,6 +11,7 @@ from pydantic import BaseModel, ConfigDict, Field, field_validator, model_valida
 
 from raycodellm.config.cleaning import Cleaning, Take, spoken_take
 from raycodellm.config.errors import suggest
+from raycodellm.config.numbers import NO_TRUTH_VALUE, Number, Ratio, Whole
 from raycodellm.config.old_spellings import with_stage_settings
 
 KINDS = ("text", "code", "markup", "code_adjacent", "synthetic_code", "math", "instruct_text", "instruct_code")
@@ -28,13 +30,16 @@ MIXTURE_SHAPES = (
     "text_first",
 )
 SAMPLERS = ("tpe", "gp", "nsga2", "random", "grid")
+MOST_SEQUENCES = 100_000_000
+"""Of a stage. To plan so many takes a quarter of a minute; they hold 8 * 10^11 tokens at a length of 8,192."""
 NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
 
 
 STORAGE_FOLDERS = ("tokens", "stages", "tokenizers")
 """What lies in a storage beside the folders of its sweeps."""
 
-Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Share = Annotated[Number, Field(ge=0.0, lt=1.0)]
+"""With 1, a moment would never hear of a gradient."""
 Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
 
 
@@ -66,9 +71,9 @@ class Model(_Frozen):
 
 
 class TrainTokenizer(_Frozen):
-    vocab_size: Annotated[int, Field(ge=300, le=1_000_000)] = 4096
+    vocab_size: Annotated[Whole, Field(ge=300, le=1_000_000)] = 4096
     """Entries of the vocabulary, the 256 bytes and special tokens included."""
-    sample_bytes: Annotated[int, Field(ge=10_000)] = 8_000_000
+    sample_bytes: Annotated[Whole, Field(ge=10_000)] = 8_000_000
     """UTF-8 bytes of text drawn from all sources together to train on."""
 
 
@@ -101,8 +106,8 @@ class Source(_Frozen):
     """Column that holds the text (Parquet, JSONL); several are joined by a newline."""
     documents: Literal["file", "paragraphs"] = "file"
     """What one document of a plain text file is."""
-    limit_documents: Annotated[int, Field(ge=1)] | None = None
-    max_epochs: Annotated[float, Field(gt=0.0)] | None = None
+    limit_documents: Annotated[Whole, Field(ge=1)] | None = None
+    max_epochs: Annotated[Number, Field(gt=0.0)] | None = None
     """Passes over the source that a trial may make, all its stages together; any number when left out."""
 
     cleaning: Cleaning | None = None
@@ -159,12 +164,12 @@ class Source(_Frozen):
 
 
 class LearningRate(_Frozen):
-    peak: Annotated[float, Field(gt=0.0, le=10.0)]
+    peak: Annotated[Number, Field(gt=0.0, le=10.0)]
     schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
     warmup: Ratio = 0.05
     """Share of the stage's steps with a linearly rising rate."""
     final: Ratio = 0.1
-    """Rate at the stage's end, as a share of the peak."""
+    """Rate when the stage has ended, as a share of the peak; its last step is one step of the decay before that."""
     decay: Ratio = 0.2
     """Share of the stage's steps that decay, at its end (wsd only)."""
     boundary: Literal["restart", "continue"] = "restart"
@@ -177,11 +182,17 @@ class LearningRate(_Frozen):
             raise ValueError(f"warmup {self.warmup} + decay {self.decay} is over 1; make them add up to at most 1")
         return self
 
+    @property
+    def ends_at_zero(self) -> bool:
+        """Whether the rate is 0 when the stage has ended."""
+        falls = self.schedule in ("cosine", "linear") or (self.schedule == "wsd" and 1.0 - self.decay < 1.0)
+        return self.final == 0.0 and falls and (self.boundary == "continue" or self.warmup < 1.0)
+
 
 class Phase(_Frozen):
-    share: Annotated[float, Field(gt=0.0, le=1.0)]
+    share: Annotated[Number, Field(gt=0.0, le=1.0)]
     """Share of the stage's tokens."""
-    weights: dict[str, Annotated[float, Field(ge=0.0)]]
+    weights: dict[str, Annotated[Number, Field(ge=0.0)]]
 
 
 def _check_weights(weights: Mapping[str, float], what: str) -> None:
@@ -193,20 +204,20 @@ def _check_weights(weights: Mapping[str, float], what: str) -> None:
 class HeldOut(_Frozen):
     """Whole documents of every source, which no stage of the sweep trains on, and how often they are measured."""
 
-    tokens: Annotated[int, Field(gt=0)]
+    tokens: Annotated[Whole, Field(gt=0)]
     """Tokens of each source; a few fewer are measured where they do not fill whole sequences. Documents longer than an
     eighth of this are passed over, and trained on, where the shorter ones are enough."""
-    every_tokens: Annotated[int, Field(gt=0)] = 1_000_000
+    every_tokens: Annotated[Whole, Field(gt=0)] = 1_000_000
     """Trained tokens between two measurements; the stage's end is always measured."""
 
 
 class Stage(_Frozen):
     name: Name
-    tokens: Annotated[int, Field(gt=0)]
+    tokens: Annotated[Whole, Field(gt=0)]
     """Tokens of the whole stage, summed over workers; rounded up to a whole step."""
-    sequence_length: Annotated[int, Field(ge=8)]
+    sequence_length: Annotated[Whole, Field(ge=8)]
     """Tokens."""
-    batch_tokens: Annotated[int, Field(gt=0)]
+    batch_tokens: Annotated[Whole, Field(gt=0)]
     """Tokens per optimiser step, summed over workers; a multiple of `sequence_length`."""
     learning_rate: LearningRate
     sources: tuple[str, ...] | None = None
@@ -215,9 +226,9 @@ class Stage(_Frozen):
     that are not code, and code comes on top: tokens / (1 - code ratio) in all (Petty et al. 2024, arXiv 2409.04556)."""
     code_ratio: Ratio | None = None
     schedule: Literal[MIXTURE_SHAPES] | None = None  # type: ignore[valid-type]
-    within: dict[str, Annotated[float, Field(ge=0.0)]] | None = None
+    within: dict[str, Annotated[Number, Field(ge=0.0)]] | None = None
     """Relative shares of the sources on their side of the code ratio; default: in proportion to their tokens."""
-    weights: dict[str, Annotated[float, Field(ge=0.0)]] | None = None
+    weights: dict[str, Annotated[Number, Field(ge=0.0)]] | None = None
     phases: tuple[Phase, ...] | None = None
     interpolation: Literal["step", "linear", "cosine"] | None = None
     responses_only: bool = False
@@ -225,23 +236,23 @@ class Stage(_Frozen):
     packing: Literal["concatenate", "best_fit"] = "concatenate"
     """concatenate: documents end to end, cut into sequences. best_fit: no document that fits into a sequence is split,
     and what is left of a sequence is padding (Ding et al. 2024, arXiv 2404.10830). Examples are whole in either."""
-    gradient_clip: Annotated[float, Field(gt=0.0)] = 1.0
+    gradient_clip: Annotated[Number, Field(gt=0.0)] = 1.0
     """Largest global gradient norm."""
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.1
-    adam_betas: tuple[Ratio, Ratio] = (0.9, 0.95)
-    adam_epsilon: Annotated[float, Field(gt=0.0)] = 1e-8
+    weight_decay: Annotated[Number, Field(ge=0.0)] = 0.1
+    adam_betas: tuple[Share, Share] = (0.9, 0.95)
+    adam_epsilon: Annotated[Number, Field(gt=0.0)] = 1e-8
     optimizer_state: Literal["fresh", "keep"] = "fresh"
     """Adam's moments and step count at the stage's start: zero, or those that the parent stage ended with."""
     held_out: HeldOut | None = None
     """Measures bits per byte of text that is never trained on; off when left out."""
     on_nan: Literal["fail", "skip_batch"] = "fail"
     """A step whose loss or gradient is not finite fails the stage, or changes nothing and is counted as skipped."""
-    loss_limit: Annotated[float, Field(ge=0.0)] = 4.0
+    loss_limit: Annotated[Number, Field(ge=0.0)] = 4.0
     """A loss over this many times the median of the 64 steps before, and over that of guessing every token alike, three
     steps in a row fails the stage; 0 never does."""
-    average_last: Annotated[int, Field(ge=2)] | None = None
+    average_last: Annotated[Whole, Field(ge=2)] | None = None
     """The stage's model is the mean of the weights after this many steps, the last of them the stage's last."""
-    average_every: Annotated[float, Field(gt=0.0, le=1.0)] | None = None
+    average_every: Annotated[Number, Field(gt=0.0, le=1.0)] | None = None
     """Distance between two of these, as a share of the stage's steps; 0.02 when left out."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
     """Of the forward and backward pass; the weights that the optimizer steps are float32 in any case."""
@@ -254,7 +265,8 @@ class Stage(_Frozen):
     def averaged_steps(self) -> frozenset[int]:
         """Numbers of finished steps after which the weights enter the mean; empty without `average_last`."""
         apart = max(1, round((self.average_every or 0.02) * self.num_steps))
-        taken = (self.num_steps - apart * place for place in range(self.average_last or 0))
+        places = min(self.average_last or 0, self.num_steps // apart + 1)
+        taken = (self.num_steps - apart * place for place in range(places))
         return frozenset(step for step in taken if step > 0)
 
     @property
@@ -283,6 +295,7 @@ class Stage(_Frozen):
                 f"batch_tokens {self.batch_tokens} is not a multiple of sequence_length {self.sequence_length}; "
                 f"use {fit}"
             )
+        check_num_sequences(self)
         if self.average_every is not None and self.average_last is None:
             raise ValueError("average_every goes with average_last; give average_last or remove average_every")
         ways = [w for w in ("code_ratio", "weights", "phases") if getattr(self, w) is not None]
@@ -302,12 +315,20 @@ class Stage(_Frozen):
         return self
 
 
+def check_num_sequences(stage: Stage) -> None:
+    if stage.num_sequences > MOST_SEQUENCES:
+        raise ValueError(
+            f"tokens {stage.tokens:,} are {stage.num_sequences:,} sequences of {stage.sequence_length:,}; "
+            f"a stage has at most {MOST_SEQUENCES:,}: use fewer tokens or longer sequences"
+        )
+
+
 class Evaluation(_Frozen):
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
-    limit: Annotated[int, Field(ge=1)] | None = None
+    limit: Annotated[Whole, Field(ge=1)] | None = None
     """Items per task; all when left out."""
-    few_shot: Annotated[int, Field(ge=0)] = 0
-    batch_size: Annotated[int, Field(ge=1)] = 32
+    few_shot: Annotated[Whole, Field(ge=0)] = 0
+    batch_size: Annotated[Whole, Field(ge=1)] = 32
 
     @field_validator("tasks")
     @classmethod
@@ -324,13 +345,13 @@ class Objective(_Frozen):
 
 
 class Search(_Frozen):
-    trials: Annotated[int, Field(ge=1)] | None = None
+    trials: Annotated[Whole, Field(ge=1)] | None = None
     """Arms to try; each is run once per replicate. With the grid sampler: all points when left out."""
     sampler: Literal[SAMPLERS] = "tpe"  # type: ignore[valid-type]
     objective: Objective | Annotated[tuple[Objective, ...], Field(min_length=1)] = Objective(
         metric="mean/bpb", mode="min"
     )
-    replicates: Annotated[int, Field(ge=1)] = 1
+    replicates: Annotated[Whole, Field(ge=1)] = 1
     """Seeds per arm."""
     enqueue: tuple[dict[str, Any], ...] = ()
     """Points to try first: parameter name to value; parameters left out are sampled."""
@@ -344,8 +365,8 @@ class DeepSpeed(_Frozen):
     """How the engine spreads a stage over its workers. `precision`, `attention` and `config` belong to the stage; said
     here, they are those of all stages (`old_spellings`)."""
 
-    zero: Literal[0, 1, 2, 3] = 1
-    micro_batch: Annotated[int, Field(ge=1)] | Literal["auto"] | None = None
+    zero: Annotated[Literal[0, 1, 2, 3], NO_TRUTH_VALUE] = 1
+    micro_batch: Annotated[Whole, Field(ge=1)] | Literal["auto"] | None = None
     """Sequences per worker and forward pass; the worker's whole share of the batch when left out. auto: the most that
     fit into memory, found once per stage and kept in its stage.json."""
     activation_checkpointing: bool = False
@@ -359,37 +380,37 @@ class DeepSpeed(_Frozen):
 class Scaling(_Frozen):
     """Where a sweep runs; never part of what is computed."""
 
-    workers: Annotated[int, Field(ge=1)] = 1
+    workers: Annotated[Whole, Field(ge=1)] = 1
     """Training workers per slot."""
-    gpus_per_worker: Annotated[float, Field(ge=0)] = 0
-    cpus_per_worker: Annotated[float, Field(gt=0)] = 1
-    slots: Annotated[int, Field(ge=1)] | Literal["auto"] = "auto"
+    gpus_per_worker: Annotated[Number, Field(ge=0)] = 0
+    cpus_per_worker: Annotated[Number, Field(gt=0)] = 1
+    slots: Annotated[Whole, Field(ge=1)] | Literal["auto"] = "auto"
     deepspeed: DeepSpeed = DeepSpeed()
-    checkpoint_seconds: Annotated[float, Field(gt=0)] = 600.0
+    checkpoint_seconds: Annotated[Number, Field(gt=0)] = 600.0
     """Time between the checkpoints that a killed stage continues from."""
-    checkpoint_tokens: Annotated[int, Field(gt=0)] | None = None
+    checkpoint_tokens: Annotated[Whole, Field(gt=0)] | None = None
     """Trained tokens between checkpoints, in place of the time."""
-    checkpoints_kept: Annotated[int, Field(ge=1)] = 2
+    checkpoints_kept: Annotated[Whole, Field(ge=1)] = 2
     """The newest ones of a stage in training; more than one, in case the newest turns out damaged."""
     background_checkpoints: bool | None = None
     """Write checkpoints in a thread while training goes on, from a copy in host memory; when left out, those of over 64
     MB per worker."""
-    peak_tflops: Annotated[float, Field(gt=0)] | None = None
+    peak_tflops: Annotated[Number, Field(gt=0)] | None = None
     """10^12 FLOP/s that one worker's device reaches at best, for the share of them that is used (MFU); when left out,
     from a table of devices, or measured."""
     reader: Literal["ray", "thread"] = "ray"
     """What reads training data: tasks of Ray Data, outside the training processes, or a thread of each of them."""
     cache: Literal["none", "local"] = "none"
     """local: each node copies the token stores that its stages draw from to its own disk, once; for object storage."""
-    cache_gib: Annotated[float, Field(gt=0)] = 100.0
+    cache_gib: Annotated[Number, Field(gt=0)] = 100.0
     """2^30 bytes of copies per node; those not used for longest make room, and what does not fit is not copied."""
     cache_folder: str = "~/.cache/raycodellm"
     """On each node's own disk."""
     fresh_workers: bool = False
     """A new worker group for each job: isolation over speed."""
-    max_failures: Annotated[int, Field(ge=0)] = 3
+    max_failures: Annotated[Whole, Field(ge=0)] = 3
     """Deaths of a job's workers after which the job has failed."""
-    max_preemptions: Annotated[int, Field(ge=0)] = 50
+    max_preemptions: Annotated[Whole, Field(ge=0)] = 50
     """Times that a job's workers may be told to leave (a spot node's notice, SIGTERM) before the job has failed."""
 
 
@@ -397,9 +418,9 @@ class MatchRepetition(_Frozen):
     """A small run that repeats its data as often as a large one would: each source is cut to the share of its target's
     tokens that the sweep's budget is of the target's, so that at any mixture its epochs are the target's."""
 
-    target_tokens: Annotated[int, Field(gt=0)]
+    target_tokens: Annotated[Whole, Field(gt=0)]
     """Of the target run: all stages and sources together."""
-    source_tokens: dict[str, Annotated[int, Field(gt=0)]]
+    source_tokens: dict[str, Annotated[Whole, Field(gt=0)]]
     """Tokens that the target run has of each source; a source left out is not cut."""
 
 
@@ -407,7 +428,7 @@ class Sweep(_Frozen):
     """One concrete setting of the whole sweep file: a value in the place of every search space."""
 
     name: Name
-    seed: Annotated[int, Field(ge=0, lt=2**31)] = 0
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
     model: Model
     tokenizer: Tokenizer
     sources: Annotated[dict[Name, Source], Field(min_length=1)]
@@ -456,6 +477,12 @@ class Sweep(_Frozen):
             raise ValueError(
                 f"stages.{first.name}.learning_rate.boundary: continue needs a stage before this one; use restart"
             )
+        for before, after in itertools.pairwise(self.stages):
+            if after.learning_rate.boundary == "continue" and before.learning_rate.ends_at_zero:
+                raise ValueError(
+                    f"stages.{after.name}.learning_rate.boundary: continue goes on from the rate at which stage "
+                    f"{before.name!r} ends, which is 0 and would train nothing; use restart, or a final over 0 there"
+                )
         if first.optimizer_state == "keep":
             raise ValueError(f"stages.{first.name}.optimizer_state: keep needs a stage before this one; use fresh")
         return self

@@ -1,37 +1,37 @@
-"""The sweep file as a tree: reading it, `--set`, its search spaces, and putting values in their place."""
+"""The sweep file as a tree: reading it, `--set`, and putting values in the place of its search spaces."""
 
 from __future__ import annotations
 
 import copy
 import itertools
-import math
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
 from pydantic import ValidationError
 
 from raycodellm.config.credentials import refuse_credentials
-from raycodellm.config.errors import UserError, suggest
+from raycodellm.config.enqueued import enqueued_points
+from raycodellm.config.errors import UserError, shown
 from raycodellm.config.messages import explain
 from raycodellm.config.settings import Sweep
+from raycodellm.config.spaces import (
+    Domain,
+    Parameter,
+    find_parameters,
+    hull,
+    is_same,
+    is_search,
+    option_label,
+    parameter_name,
+    walk,
+)
+from raycodellm.config.yaml_text import MOST_CHARACTERS, read_yaml, write_yaml
 
-
-@dataclass(frozen=True)
-class Domain:
-    """The values that one searched leaf may take. `kind`: uniform, loguniform, int or choice."""
-
-    kind: str
-    low: float = 0.0
-    high: float = 0.0
-    options: tuple[Any, ...] = ()
-    """Of a choice: scalars as they are; anything else (a nested tree, a list) is labelled by its compact YAML."""
-
-    def corners(self) -> tuple[Any, ...]:
-        """The values that a validity check should try: both ends, or every option."""
-        return self.options if self.kind == "choice" else (self.low, self.high)
+MOST_PROBES = 500
+"""Points that are tried to see whether a sweep file is valid; each takes a millisecond or two."""
 
 
 @dataclass(frozen=True)
@@ -40,30 +40,39 @@ class SweepFile:
 
     tree: dict[str, Any]
     origin: str = "sweep file"
-    domains: dict[str, Domain] = field(default_factory=dict)
-    """Parameter name (its path, `pretrain.code_ratio`) to domain, in the order of the file, nested ones included."""
-    conditions: dict[str, tuple[str, str]] = field(default_factory=dict)
-    """Of a parameter inside an option of a choice: (name of the choice, label of the option)."""
+    parameters: tuple[Parameter, ...] = ()
+    """All searched leaves, in the order of the file, nested ones included."""
+
+    @cached_property
+    def domains(self) -> dict[str, Domain]:
+        """Parameter name (its path, `pretrain.code_ratio`) to the values it may take, in any option of a choice."""
+        named: dict[str, list[Domain]] = {}
+        for one in self.parameters:
+            named.setdefault(one.name, []).append(one.domain)
+        return {name: hull(domains) for name, domains in named.items()}
+
+    @cached_property
+    def labels(self) -> dict[str, tuple[Any, ...]]:
+        """Labels of the options of every choice whose name has one search alone: to make them is slow."""
+        names = [one.name for one in self.parameters]
+        return {one.name: one.domain.options for one in self.parameters if names.count(one.name) == 1}
 
     def example(self) -> Sweep:
         """The sweep with the first value of every search space: for all that does not depend on the search."""
         return resolve(self, {})
 
+    def enqueued(self) -> list[dict[str, Any]]:
+        """The points of `search.enqueue`: parameter name to value, an option of a choice by its label."""
+        points = self.example().search.enqueue
+        return enqueued_points(self.tree, self.parameters, points, self.origin)
+
     def corner_points(self) -> Iterator[dict[str, Any]]:
-        """Points to try in a validity check: every end of every search space, the others at their first values."""
+        """Points to try in a validity check: what lies at the ends of every search space and between, the others at
+        their first values."""
         yield {}
-        for name, domain in self.domains.items():
-            parents = {}
-            inner = name
-            while inner in self.conditions:
-                inner, label = self.conditions[inner]
-                parents[inner] = label
-            for value in domain.corners():
-                yield {**parents, name: value}
-
-
-_DOMAIN_KEYS = ("uniform", "loguniform", "int", "choice")
-_UNSEARCHABLE = ("name", "sources", "cleaning", "tokenizer", "search", "scaling")
+        for one in self.parameters:
+            for condition, value in itertools.product(one.conditions, one.domain.probes()):
+                yield {**dict(condition), one.name: value}
 
 
 def load(path: str | Path, overrides: tuple[str, ...] = ()) -> SweepFile:
@@ -72,35 +81,31 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> SweepFile:
     Raises `UserError` with one message that names the key, the value found and what would work.
     """
     try:
-        text = Path(path).read_text(encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror}); give the path of a sweep file") from error
-    except UnicodeDecodeError as error:
-        raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); a sweep file is YAML") from error
+        with open(path, encoding="utf-8") as file:
+            text = file.read(MOST_CHARACTERS + 1)  # of /dev/zero, too, no more than that
+    except (OSError, ValueError) as error:
+        if isinstance(error, UnicodeDecodeError):
+            raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); a sweep file is YAML") from error
+        reason = getattr(error, "strerror", None) or error
+        raise UserError(f"{path}: cannot be read ({reason}); give the path of a sweep file") from error
     return parse(text, origin=str(path), overrides=overrides)
 
 
 def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()) -> SweepFile:
-    try:
-        tree = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"{origin}: is not valid YAML: {' '.join(str(error).split())}") from error
+    tree = read_yaml(text, origin)
     if not isinstance(tree, dict):
         raise UserError(f"{origin}: holds {type(tree).__name__}, not keys and values; start with name: and stages:")
     for override in overrides:
         _set(tree, override)
     refuse_credentials(tree, f"{origin}: ")
-    domains: dict[str, Domain] = {}
-    conditions: dict[str, tuple[str, str]] = {}
-    for name, domain, condition in _find_domains(tree, origin):
-        if domains.setdefault(name, domain) != domain:
-            raise UserError(f"{origin}: {name} has two different search spaces; give it one")
-        if condition:
-            conditions[name] = condition
-    file = SweepFile(tree, origin, domains, conditions)
+    file = SweepFile(tree, origin, find_parameters(tree, origin))
+    probes = sum(len(one.conditions) * len(one.domain.probes()) for one in file.parameters)
+    if probes > MOST_PROBES:
+        raise UserError(f"{origin}: the searches have {probes:,} options in all; give at most {MOST_PROBES:,}")
     for point in file.corner_points():
+        _resolve_probe(file, point)
+    for point in file.enqueued():
         resolve(file, point)
-    _check_enqueued(file)
     return file
 
 
@@ -117,14 +122,14 @@ def parse_known(text: str, origin: str, say: Callable[[str], Any]) -> SweepFile:
                 if isinstance(invalid, ValidationError)
                 else []
             )
-            tree = yaml.safe_load(text) if places else None
+            tree = read_yaml(text, origin) if places else None
             removed = [place for place in places if _remove(tree, place)]
             if not removed:
                 raise
             for place in removed:
                 key = ".".join(map(str, place))
                 say(f"{origin}: {key}: unknown key, of a newer version or a mistake; left out here")
-            text = yaml.safe_dump(tree, sort_keys=False)
+            text = write_yaml(tree)
 
 
 def _remove(tree: Any, place: tuple[Any, ...]) -> bool:
@@ -136,33 +141,23 @@ def _remove(tree: Any, place: tuple[Any, ...]) -> bool:
     return isinstance(tree, dict) and tree.pop(place[-1], tree) is not tree
 
 
-class _UniqueKeyLoader(yaml.SafeLoader):
-    pass
-
-
-def _unique_mapping(loader: yaml.SafeLoader, node: yaml.MappingNode) -> dict:
-    seen: set[Any] = set()
-    for key_node, _ in node.value:
-        if key_node.tag == "tag:yaml.org,2002:merge":
-            continue  # `<<`: what it brings in may be said again
-        key = loader.construct_object(key_node, deep=True)
-        if isinstance(key, (str, int)) and key in seen:
-            raise yaml.constructor.ConstructorError(None, None, f"the key {key!r} stands twice", key_node.start_mark)
-        seen.add(key if isinstance(key, (str, int)) else str(key))
-    return yaml.SafeLoader.construct_mapping(loader, node, deep=True)
-
-
-_UniqueKeyLoader.add_constructor(yaml.resolver.BaseResolver.DEFAULT_MAPPING_TAG, _unique_mapping)
+def _resolve_probe(file: SweepFile, point: Mapping[str, Any]) -> None:
+    """Resolves the point; where its last value is what is wrong, says that this is a value of a search."""
+    try:
+        resolve(file, point)
+    except UserError as error:
+        domain = file.domains.get(next(reversed([*point]), ""))
+        if domain is None or domain.kind == "choice":
+            raise
+        use = "int or a choice" if domain.kind != "int" else "a choice"
+        raise UserError(f"{error} (a value of its search, {domain.kind} over {domain}; use {use})") from error
 
 
 def _set(tree: dict[str, Any], override: str) -> None:
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {override}: is not KEY=VALUE; for example --set pretrain.code_ratio=0.3")
-    try:
-        value = yaml.load(text, Loader=_UniqueKeyLoader)
-    except yaml.YAMLError as error:
-        raise UserError(f"--set {override}: the value is not valid YAML") from error
+    value = read_yaml(text, f"--set {shown(override)}")
     node, parts = _enter_stage(tree, key.strip().split("."))
     for part in parts[:-1]:
         if isinstance(node, list):
@@ -192,81 +187,9 @@ def _enter_stage(tree: dict[str, Any], parts: list[str]) -> tuple[Any, list[str]
 
 
 def _list_item(node: list, part: str, override: str) -> Any:
-    if not part.isdigit() or int(part) >= len(node):
+    if not part.isdecimal() or int(part) >= len(node):
         raise UserError(f"--set {override}: {part} is not a place in a list of {len(node)}; use 0 to {len(node) - 1}")
     return node[int(part)]
-
-
-def _is_search(node: Any) -> bool:
-    return isinstance(node, dict) and "search" in node and len(node) == 1
-
-
-def option_label(option: Any) -> Any:
-    """What the sampler sees of an option: scalars as they are, anything else as compact YAML."""
-    if option is None or isinstance(option, (bool, int, float, str)):
-        return option
-    return yaml.safe_dump(option, default_flow_style=True, width=10_000, sort_keys=False).strip()
-
-
-def _walk(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """All search leaves of a tree with their paths, outermost first; does not enter them."""
-    if _is_search(tree) and path:
-        yield path, tree["search"]
-    elif isinstance(tree, dict):
-        for key, node in tree.items():
-            yield from _walk(node, (*path, key))
-    elif isinstance(tree, list):
-        for place, node in enumerate(tree):
-            yield from _walk(node, (*path, place))
-
-
-def parameter_name(tree: Mapping[str, Any], path: tuple[Any, ...]) -> str:
-    """Dotted path; a stage goes by its name: ('stages', 0, 'code_ratio') is `pretrain.code_ratio`."""
-    if len(path) > 2 and path[0] == "stages":
-        stage = tree["stages"][path[1]]
-        path = (stage.get("name", path[1]) if isinstance(stage, dict) else path[1], *path[2:])
-    return ".".join(str(part) for part in path)
-
-
-def _find_domains(tree: dict[str, Any], origin: str) -> Iterator[tuple[str, Domain, tuple[str, str] | None]]:
-    for path, spec in _walk(tree):
-        name = parameter_name(tree, path)
-        if path[0] in _UNSEARCHABLE or path == ("seed",):
-            raise UserError(f"{origin}: {name} cannot be searched over; search in model, stages or evaluation")
-        yield from _domains_at(name, spec, origin, None)
-
-
-def _domains_at(
-    name: str, spec: Any, origin: str, condition: tuple[str, str] | None
-) -> Iterator[tuple[str, Domain, tuple[str, str] | None]]:
-    domain = _domain(name, spec, origin)
-    yield name, domain, condition
-    for option in spec["choice"] if domain.kind == "choice" else ():
-        for inner, inner_spec in _walk(option):
-            inner_name = ".".join([name, *map(str, inner)])
-            yield from _domains_at(inner_name, inner_spec, origin, (name, option_label(option)))
-
-
-def _domain(name: str, spec: Any, origin: str) -> Domain:
-    if not isinstance(spec, dict) or len(spec) != 1 or next(iter(spec)) not in _DOMAIN_KEYS:
-        raise UserError(f"{origin}: {name}: search holds {spec!r}; use one of {', '.join(_DOMAIN_KEYS)}")
-    kind, values = next(iter(spec.items()))
-    if not isinstance(values, list) or not values:
-        raise UserError(f"{origin}: {name}: {kind} holds {values!r}; give a list")
-    if kind == "choice":
-        labels = tuple(option_label(option) for option in values)
-        if len(set(map(repr, labels))) != len(labels):
-            raise UserError(f"{origin}: {name}: choice names an option twice: {values!r}; name each once")
-        return Domain("choice", options=labels)
-    try:
-        low, high = (int(v) if kind == "int" else float(v) for v in values)
-        whole = kind != "int" or all(float(v) == int(v) for v in values)
-    except (TypeError, ValueError) as error:
-        raise UserError(f"{origin}: {name}: {kind} holds {values!r}; give two numbers, [low, high]") from error
-    if not whole or not low < high or not math.isfinite(high - low) or (kind == "loguniform" and low <= 0):
-        need = {"int": "two whole numbers", "loguniform": "two numbers over 0"}.get(kind, "two numbers")
-        raise UserError(f"{origin}: {name}: {kind} holds {values!r}; give {need}, the lower first")
-    return Domain(kind, low, high)
 
 
 def resolve(file: SweepFile, params: Mapping[str, Any]) -> Sweep:
@@ -274,7 +197,7 @@ def resolve(file: SweepFile, params: Mapping[str, Any]) -> Sweep:
 
     Raises `UserError` naming the key, the value found and what would work.
     """
-    tree = _substitute(file.tree, file.tree, (), params)
+    tree = _substitute(file, file.tree, (), params)
     try:
         return Sweep.model_validate(tree)
     except ValidationError as error:
@@ -284,50 +207,67 @@ def resolve(file: SweepFile, params: Mapping[str, Any]) -> Sweep:
 def resolved_tree(file: SweepFile) -> dict[str, Any]:
     """The file as saved in the run folder: every default written out, search spaces kept where they stand."""
     tree = file.example().model_dump(mode="json", exclude_none=True)
-    for path, spec in _walk(file.tree):
-        node = tree
+    for path, node in walk(file.tree):
+        inside: Any = tree
         for part in path[:-1]:
-            node = node[part]
-        node[path[-1]] = {"search": copy.deepcopy(spec)}
+            inside = inside[part] if isinstance(inside, list) or part in inside else inside[str(part)]
+        inside[path[-1]] = copy.deepcopy(node)
     return tree
 
 
-def _substitute(node: Any, root: dict, path: tuple[Any, ...], params: Mapping[str, Any]) -> Any:
-    if path and _is_search(node):
-        name = parameter_name(root, path)
-        return _choose(name, node["search"], params)
+def _substitute(file: SweepFile, node: Any, path: tuple[Any, ...], params: Mapping[str, Any]) -> Any:
+    if path and is_search(node):
+        return _choose(file, parameter_name(file.tree, path), node["search"], params)
     if isinstance(node, dict):
-        return {key: _substitute(child, root, (*path, key), params) for key, child in node.items()}
+        return {key: _substitute(file, child, (*path, key), params) for key, child in node.items()}
     if isinstance(node, list):
-        return [_substitute(child, root, (*path, place), params) for place, child in enumerate(node)]
+        return [_substitute(file, child, (*path, place), params) for place, child in enumerate(node)]
     return node
 
 
-def _choose(name: str, spec: dict[str, Any], params: Mapping[str, Any]) -> Any:
+def _choose(file: SweepFile, name: str, spec: dict[str, Any], params: Mapping[str, Any]) -> Any:
     kind, values = next(iter(spec.items()))
     if kind != "choice":
         return params.get(name, values[0])
-    option = next((o for o in values if option_label(o) == params.get(name, option_label(values[0]))), None)
-    if option is None and None not in values:
-        option = params[name]  # not an option: the validation or the caller says so with the value
-    return _inside_option(option, name, params)
+    if name not in params:
+        return _inside_option(file, values[0], name, params)
+    known = file.labels.get(name)
+    labels = known if known and len(known) == len(values) else map(option_label, values)
+    # What is no option stands for itself: the validation or the caller says so with the value.
+    pairs = zip(values, labels, strict=True)
+    option = next((option for option, label in pairs if is_same(label, params[name])), params[name])
+    return _inside_option(file, option, name, params)
 
 
-def _inside_option(node: Any, name: str, params: Mapping[str, Any]) -> Any:
-    if _is_search(node):
-        return _choose(name, node["search"], params)
+def _inside_option(file: SweepFile, node: Any, name: str, params: Mapping[str, Any]) -> Any:
+    if is_search(node):
+        return _choose(file, name, node["search"], params)
     if isinstance(node, dict):
-        return {key: _inside_option(child, f"{name}.{key}", params) for key, child in node.items()}
+        return {key: _inside_option(file, child, f"{name}.{key}", params) for key, child in node.items()}
     if isinstance(node, list):
-        return [_inside_option(child, f"{name}.{place}", params) for place, child in enumerate(node)]
+        return [_inside_option(file, child, f"{name}.{place}", params) for place, child in enumerate(node)]
     return node
+
+
+def value_at(file: SweepFile, name: str, params: Mapping[str, Any]) -> Any:
+    """The value at the path `name` in the file, or in the options that `params` chooses; None where none is said."""
+    first, *rest = name.split(".")
+    stages = (stage for stage in file.tree.get("stages", ()) if stage.get("name") == first)
+    node: Any = next(stages, file.tree.get(first))
+    at = first
+    for part in rest:
+        if is_search(node):
+            node = _choose(file, at, node["search"], params) if at in params else None
+        node = node.get(part) if isinstance(node, dict) else None
+        at = f"{at}.{part}"
+    return None if isinstance(node, dict) else node
 
 
 def stages_kept(file: SweepFile) -> frozenset[str]:
     """Names of the stages whose optimizer state the stage after them may ask for, in any trial of the sweep."""
     stages = [stage for stage in file.tree.get("stages", ()) if isinstance(stage, dict)]
     pairs = itertools.pairwise(stages)
-    return frozenset(str(before["name"]) for before, after in pairs if _mentions(after, "optimizer_state", "keep"))
+    return frozenset(str(before.get("name")) for before, after in pairs if _mentions(after, "optimizer_state", "keep"))
 
 
 def _mentions(node: Any, key: str, value: Any, inside: bool = False) -> bool:
@@ -337,22 +277,3 @@ def _mentions(node: Any, key: str, value: Any, inside: bool = False) -> bool:
     if isinstance(node, list):
         return any(_mentions(child, key, value, inside) for child in node)
     return inside and node == value
-
-
-def _check_enqueued(file: SweepFile) -> None:
-    for number, point in enumerate(file.example().search.enqueue):
-        for name, value in point.items():
-            if name not in file.domains:
-                known = suggest(name, file.domains)
-                raise UserError(f"{file.origin}: search.enqueue.{number}: {name!r} is not searched over; {known}")
-            domain = file.domains[name]
-            inside = (
-                option_label(value) in domain.options
-                if domain.kind == "choice"
-                else isinstance(value, (int, float)) and domain.low <= value <= domain.high
-            )
-            if not inside:
-                space = list(domain.options) if domain.kind == "choice" else [domain.low, domain.high]
-                raise UserError(
-                    f"{file.origin}: search.enqueue.{number}.{name}: {value!r} is outside its search space {space}"
-                )

@@ -30,6 +30,7 @@ from raycodellm.evaluation.loading import (
     preload,
     quiet,
 )
+from raycodellm.evaluation.objectives import check_evaluation
 from raycodellm.evaluation.scoring import score_task
 from raycodellm.evaluation.table import ITEMS_SCHEMA, items_table, named_tasks, samples
 from raycodellm.evaluation.task_files import lm_eval_version, task_content
@@ -40,6 +41,7 @@ __all__ = [
     "ITEMS_SCHEMA",
     "EvaluationResult",
     "NothingFits",
+    "check_evaluation",
     "check_tasks",
     "evaluate",
     "evaluated_tasks",

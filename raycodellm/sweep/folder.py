@@ -10,8 +10,6 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raycodellm import config, identity, search, stored
 from raycodellm.config import Sweep, SweepFile, UserError
 from raycodellm.files import DamagedFile, Folder, cache_folder, fingerprint
@@ -72,7 +70,7 @@ def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run
             )
     elif trial_numbers(run):
         say(f"{run.folder}/sweep.yaml: is missing and written again; nothing says that its trials are of this sweep")
-    run.folder.write_bytes("sweep.yaml", yaml.safe_dump(tree, sort_keys=False).encode())
+    run.folder.write_bytes("sweep.yaml", config.write_yaml(tree).encode())
     return run
 
 

@@ -62,7 +62,7 @@ def _mend_journal(
     strangers = [
         number
         for number, result in told.items()
-        if not journal.agrees(trials.get(number), result, run.sweep.seed)
+        if not journal.agrees(trials.get(number), result, run.file, run.sweep.seed)
         and (number not in trials or search.distributions(run.file, result.params) is not None)
     ]
     finished = {number for number, trial in trials.items() if trial.state.name in search.FINISHED}

@@ -50,7 +50,7 @@ def make_searcher(run: Run, stopping: Halt, give_up: Callable[[int], bool]) -> A
             if trial_id not in self._ot_trials and self.unfinished:
                 self._ot_trials[trial_id] = self.unfinished.pop(0)
             super().suggest(trial_id)
-            found = search.identify(self._ot_study, self._ot_trials[trial_id], sweep.search.replicates)
+            found = search.identify(self._ot_study, self._ot_trials[trial_id], sweep.search.replicates, run.file)
             keep_journal(run)
             seed = sweep.seed + found.replicate
             return {"number": found.number, "arm": found.arm, "seed": seed, "params": found.params}

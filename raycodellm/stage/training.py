@@ -1,21 +1,13 @@
-"""One stage in one worker group, from wherever it stopped to its end. Runs with and without Ray.
-
-What a stage leaves in its folder: `stage.json` (settings first, the record at the end), `checkpoint/step-000123/` while
-it trains (the two newest), then `model/`, `ledger.parquet`, `metrics.parquet` and, last, `DONE`. A finished stage needs
-no checkpoint, so `checkpoint/` is removed. Everything that the record says is counted from the batches that were
-trained on; it travels in the checkpoint, so that a stage continued any number of times counts each sequence once.
-"""
+"""The training of one stage: its plan, stores and engine, step by step, and the tally of what was trained."""
 
 from __future__ import annotations
 
 import contextlib
-import tempfile
 import time
 from collections import deque
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, replace
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -23,19 +15,14 @@ import numpy as np
 from raycodellm import engine as engines
 from raycodellm import held_out, ingest, metrics, mixture
 from raycodellm import model as models
-from raycodellm.config import UserError
 from raycodellm.engine import DamagedCheckpoint, Engine, PendingStep, StepResult, StorageError, TrainingError, World
 from raycodellm.files import Folder
-from raycodellm.identity import content
 from raycodellm.metrics import Tally, order_checksum, ratio
 from raycodellm.records import Progress, StageJob, StageRecord, as_json
+from raycodellm.stage import faults
+from raycodellm.stage.folder import CHECKPOINTS, OPTIMIZER, StageFolder, step_name
 from raycodellm.stored import DONE, attempt, finished_stage
 
-__all__ = ["TrainingError", "World", "order_checksum", "train_stage"]
-
-_CHECKPOINTS = "checkpoint"
-_OPTIMIZER = "optimizer"
-"""Beside the model of a stage whose optimizer state a later stage starts from."""
 _ROWS = 50
 """Rows of metrics.parquet, about."""
 _PROGRESS_SECONDS = 1.0
@@ -60,10 +47,10 @@ def train_stage(
     """
     engines.init_process(world, num_threads=int(job.scaling.cpus_per_worker))
     engines.limit_memory(world, job.scaling)
-    folder = Folder(job.folder)
+    folder = StageFolder(job.folder)
     done = engines.gather(world, finished_stage(folder) if world.rank == 0 else None)[0]
     lost = done is None and world.rank == 0 and folder.exists(DONE)
-    if done is not None and not (job.keep_optimizer and engines.gather(world, _lacks_optimizer(folder))[0]):
+    if done is not None and not (job.keep_optimizer and engines.gather(world, folder.lacks_optimizer())[0]):
         return done
     training = _Training(job, world, on_progress, on_metrics, done)
     if lost:
@@ -75,10 +62,6 @@ def train_stage(
         return training.finish()
     finally:
         training.engine.close()
-
-
-def _lacks_optimizer(folder: Folder) -> bool:
-    return not (folder / _OPTIMIZER).exists(engines.COMPLETE)
 
 
 # ---------------------------------------------------------------------------------------------- the training
@@ -96,7 +79,7 @@ class _Training:
         done: StageRecord | None,
     ) -> None:
         self.job, self.world, self.done = job, world, done
-        self.folder = Folder(job.folder)
+        self.folder = StageFolder(job.folder)
         self.plan = mixture.plan(job)
         self.stores = open_stores(job)
         self.names = tuple(source.name for source in job.sources)
@@ -120,7 +103,7 @@ class _Training:
         self.micro_batch = self._find_micro_batch(build)
         settings = job.scaling.deepspeed.model_copy(update={"micro_batch": self.micro_batch})
         model = build()
-        _check_context(job, models.context_of(model.config))
+        faults.require_context(job, models.context_of(model.config))
         self.flops_per_token = models.flops_of(model, job.stage.sequence_length)
         engine = Engine.create(
             model,
@@ -236,16 +219,7 @@ class _Training:
             return True
         mine = [(int(batch.position[row]), int(batch.source[row]), int(batch.sequence[row])) for row in result.bad_rows]
         rows = sorted(row for rows in self.engine.gather(mine) for row in rows)
-        what = "the loss" if rows else "the gradient"
-        named = ", ".join(f"position {p} ({self.names[s]} sequence {q})" for p, s, q in rows[:5])
-        more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-        where = f" at {named}{more}" if rows else f" (norm {result.grad_norm}, losses finite)"
-        raise TrainingError(
-            f"stage {self.job.stage.name!r}, step {self.tally.step}: {what} is not finite{where}; learning rate "
-            f"{result.learning_rate:.3g}. A lower learning_rate.peak, a longer warmup, a smaller gradient_clip or "
-            "precision fp32 would help; where it is always the same sequence, look at that text, or set on_nan to "
-            "skip_batch"
-        )
+        raise faults.not_finite(self.job, self.tally.step, result, rows)
 
     def _count(
         self, batch: ingest.StepBatch, result: StepResult, drawn: list[list[int]], skipped: bool = False
@@ -283,7 +257,7 @@ class _Training:
         """What follows a counted step: the watch over its loss, the mean of weights, measurement, a row of metrics."""
         stage, tally = self.job.stage, self.tally
         if not skipped:
-            self._require_no_explosion(result)
+            faults.require_no_explosion(self.job, self.tally, result)
         if tally.step in stage.averaged_steps:
             self.engine.add_to_average()
         measured = self._measure() if held_out.is_due(stage, tally.step) else None
@@ -300,18 +274,6 @@ class _Training:
             tally.rows.append(row)
             self._on_metrics({"stage": self.job.key, **row})
             tally.window = metrics.empty_window(len(self.names))
-
-    def _require_no_explosion(self, result: StepResult) -> None:
-        limit = self.job.stage.loss_limit
-        loss = ratio(float(result.loss_sums.sum()), float(result.loss_tokens.sum()))
-        median = self.tally.exploded(loss, limit, self.job.vocab_size)
-        if median is not None:
-            raise TrainingError(
-                f"stage {self.job.stage.name!r}, step {self.tally.step - 1}: the loss explodes: {loss:.3g} nats per "
-                f"token, {loss / median:.1f} times the median of the steps before ({median:.3g}); learning rate "
-                f"{result.learning_rate:.3g}. A lower learning_rate.peak, a longer warmup or a smaller gradient_clip "
-                f"would help; loss_limit, {limit:g} here, says from where on a stage fails, 0 that it never does"
-            )
 
     def _measure(self) -> dict[str, float]:
         """Bits per byte of held-out text. The time counts as the stage's, not as that of its steps."""
@@ -377,7 +339,7 @@ class _Training:
 
     def _save(self, in_background: bool | None) -> None:
         self._complete_save()
-        folder = self.folder / _CHECKPOINTS / _step_name(self.tally.step)
+        folder = self.folder / CHECKPOINTS / step_name(self.tally.step)
         self.engine.save(folder, asdict(self._whole_tally()), in_background)
         self._prune()
         self._saved()
@@ -388,9 +350,9 @@ class _Training:
             self._prune()
 
     def _prune(self) -> None:
-        folder = self.folder / _CHECKPOINTS
+        folder = self.folder / CHECKPOINTS
         if self.world.rank == 0:
-            for name in _complete_checkpoints(folder)[: -self.job.scaling.checkpoints_kept]:
+            for name in self.folder.complete_checkpoints()[: -self.job.scaling.checkpoints_kept]:
                 folder.delete(name)
 
     def _whole_tally(self) -> Tally:
@@ -399,8 +361,8 @@ class _Training:
 
     def restore(self) -> None:
         """Continues from the newest checkpoint that is whole; from nothing when there is none."""
-        folder = self.folder / _CHECKPOINTS
-        names = self.engine.gather(_complete_checkpoints(folder) if self.world.rank == 0 else None)[0]
+        folder = self.folder / CHECKPOINTS
+        names = self.engine.gather(self.folder.complete_checkpoints() if self.world.rank == 0 else None)[0]
         for name in reversed(names):
             try:
                 saved = self.engine.restore(folder / name)
@@ -421,7 +383,7 @@ class _Training:
             self._take_parents_optimizer()
 
     def _take_parents_optimizer(self) -> None:
-        folder = Folder(self.job.parent or "") / _OPTIMIZER
+        folder = Folder(self.job.parent or "") / OPTIMIZER
         try:
             self.engine.load_optimizer(folder)
         except DamagedCheckpoint as error:
@@ -435,11 +397,11 @@ class _Training:
     def finish(self) -> StageRecord:
         """Leaves the stage's results in its folder, DONE last; the record, the same on all ranks.
 
-        Of a stage that was finished before, and trained again for its optimizer state, that alone is left.
+        If the stage had finished before, and was trained again for its optimizer state, only that state is written.
         """
         self._complete_save()
         if self.job.keep_optimizer:
-            self.engine.save_optimizer(self.folder / _OPTIMIZER)
+            self.engine.save_optimizer(self.folder / OPTIMIZER)
         tally = self._whole_tally()
         record = self.done or self.engine.gather(self._record(tally))[0]
         error: OSError | None = None
@@ -448,8 +410,8 @@ class _Training:
                 self._export()
             if self.world.rank == 0:
                 if self.done is None:
-                    self._write_results(record, tally)
-                self.folder.delete(_CHECKPOINTS)
+                    self.folder.leave_results(self.job, record, tally.rows, self.extra)
+                self.folder.delete(CHECKPOINTS)
         except OSError as caught:
             error = caught
         # No rank goes on to another job, or takes this one for done, before it is.
@@ -458,30 +420,11 @@ class _Training:
             raise StorageError(f"the results of stage {self.job.key} could not be written: {problem}") from error
         return record
 
-    def _write_results(self, record: StageRecord, tally: Tally) -> None:
-        self.folder.write_table("ledger.parquet", metrics.ledger_table(record.ledger))
-        self.folder.write_table("metrics.parquet", metrics.metrics_table(tally.rows))
-        self.folder.write_json("stage.json", {"job": as_json(self.job), **self.extra, "record": as_json(record)})
-        self.folder.write_json(DONE, {"record": as_json(record)})
-
     def _export(self) -> None:
-        """Leaves `model/`, all of it at once on local storage."""
-        if self.world.rank != 0:
+        if self.world.rank == 0:
+            self.folder.leave_model(lambda directory: self.engine.export(directory, Folder(self.job.tokenizer)))
+        else:
             self.engine.export(None)
-            return
-        for name in self.folder.list():
-            if name.startswith("."):  # half a file or model, of an attempt that was killed while it wrote
-                self.folder.delete(name)
-        with tempfile.TemporaryDirectory(prefix=".model.", dir=self.folder.make().local) as temporary:
-            directory = Path(temporary) / "model"
-            directory.mkdir()
-            self.engine.export(directory, Folder(self.job.tokenizer))
-            content.write_checksums(directory)
-            self.folder.delete("model")  # of an attempt that ended between here and DONE
-            if self.folder.local is not None:
-                directory.rename(self.folder.local / "model")
-            else:
-                (self.folder / "model").upload(directory)
 
     def _record(self, tally: Tally) -> StageRecord:
         stage, ledger = self.job.stage, metrics.ledger(self.job, tally)
@@ -524,24 +467,6 @@ def open_stores(job: StageJob) -> list[Any]:
     return [ingest.cached(store.packed(reading), job.scaling) for store, reading in zip(stores, readings, strict=True)]
 
 
-def _check_context(job: StageJob, longest: int | None) -> None:
-    if longest is not None and job.stage.sequence_length > longest:
-        raise UserError(
-            f"stages.{job.stage.name}.sequence_length: found {job.stage.sequence_length}, but the model takes at most "
-            f"{longest} tokens; use {longest} or less, or a model with a longer context"
-        )
-
-
 def steps_ahead(world: World) -> int:
     """Steps that are begun before the numbers of the one before are read: with one, a GPU is never without work."""
     return 1 if world.device_type == "cuda" else 0
-
-
-def _step_name(step: int) -> str:
-    return f"step-{step:06d}"
-
-
-def _complete_checkpoints(folder: Folder) -> list[str]:
-    """Names, oldest first."""
-    names = [name for name in folder.list() if name.startswith("step-") and (folder / name).exists(engines.COMPLETE)]
-    return sorted(names, key=lambda name: int(name.removeprefix("step-")))

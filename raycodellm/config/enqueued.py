@@ -1,0 +1,109 @@
+"""`search.enqueue`: points of the file as the search takes them, every option of a choice by its label."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from raycodellm.config.errors import UserError, shown, suggest
+from raycodellm.config.spaces import Parameter, is_same, is_search, option_label, parameter_name, walk
+
+_UNKNOWN = object()
+
+
+def enqueued_points(
+    tree: Mapping[str, Any], parameters: Sequence[Parameter], points: Sequence[Mapping[str, Any]], origin: str
+) -> list[dict[str, Any]]:
+    """Parameter name to value, of each point. Raises `UserError` for a value that its space does not hold.
+
+    An option of a choice may be said by its label, whole, or by as much as tells it from the others, with values in
+    the place of its searches: `{schedule: cosine, peak: 0.003}` sets the choice and the `peak` inside.
+    """
+    options: dict[str, list[Any]] = {}
+    for name, spec in _searches(tree):
+        options.setdefault(name, []).extend(spec.get("choice", ()))
+    return [_point(options, parameters, point, f"{origin}: search.enqueue.{n}") for n, point in enumerate(points)]
+
+
+def _point(
+    options: Mapping[str, Sequence[Any]], parameters: Sequence[Parameter], point: Mapping[str, Any], where: str
+) -> dict[str, Any]:
+    names = dict.fromkeys(one.name for one in parameters)
+    made: dict[str, Any] = {}
+    left = list(point.items())
+    while left:
+        name, value = left.pop(0)
+        if name not in names:
+            raise UserError(f"{where}: {shown(name)} is not searched over; {suggest(name, names)}")
+        if options[name]:
+            inside, value = _match(name, options[name], value, where)
+            left += inside.items()
+        if name in made and not is_same(made[name], value):
+            raise UserError(f"{where}.{name}: found {shown(made[name])} and {shown(value)}; say one value")
+        made[name] = value
+    for name, value in made.items():
+        _check(name, value, made, [one for one in parameters if one.name == name], where)
+    return made
+
+
+def _check(name: str, value: Any, made: Mapping[str, Any], known: Sequence[Parameter], where: str) -> None:
+    possible = [one for one in known if _may_be_there(one, made)]
+    if not possible:
+        raise UserError(f"{where}.{name}: has no meaning with the options that the point chooses; remove it")
+    fitting = [one for one in possible if one.domain.holds(value)]
+    if not fitting:
+        spaces = " or ".join(dict.fromkeys(str(one.domain) for one in possible))
+        raise UserError(f"{where}.{name}: {shown(value)} is outside its search space {spaces}")
+    if len(fitting) < len(possible):
+        choice = possible[0].conditions[0][-1][0] if possible[0].conditions[0] else name
+        raise UserError(
+            f"{where}.{name}: {shown(value)} is inside its search space in some options of {choice} only; "
+            f"say {choice} too"
+        )
+
+
+def _may_be_there(one: Parameter, made: Mapping[str, Any]) -> bool:
+    """Whether the options chosen so far allow it; a choice that the point leaves open may still be its option."""
+    return any(
+        all(name not in made or is_same(made[name], label) for name, label in condition) for condition in one.conditions
+    )
+
+
+def _searches(tree: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
+    """(name, what is under `search`) of every search of the tree, those inside options included."""
+    for path, node in walk(tree):
+        name = ".".join([prefix, *map(str, path)]) if prefix else parameter_name(tree, path)
+        yield name, node["search"]
+        for option in node["search"].get("choice", ()):
+            yield from _searches(option, name)
+
+
+def _match(name: str, options: Sequence[Any], value: Any, where: str) -> tuple[dict[str, Any], Any]:
+    """(values of the searches inside the option that `value` names, its label); `value` itself if it names none."""
+    if not isinstance(value, (dict, list)):
+        return {}, value
+    if any(is_same(option_label(option), option_label(value)) for option in options):
+        return {}, option_label(value)
+    matched = [(inside, option_label(o)) for o in options if (inside := _inner_values(name, o, value)) is not None]
+    if any(not is_same(label, matched[0][1]) for _, label in matched):
+        raise UserError(f"{where}.{name}: {shown(value)} fits {len(matched)} options; say more of the one meant")
+    return matched[0] if matched else ({}, value)
+
+
+def _inner_values(name: str, option: Any, value: Any) -> dict[str, Any] | None:
+    """The values that `value` has in the place of the searches in `option`; None where the two do not agree."""
+    if is_search(option):
+        return {name: value}
+    if isinstance(option, dict) and isinstance(value, dict):
+        parts = [(key, option.get(key, _UNKNOWN), inner) for key, inner in value.items()]
+    elif isinstance(option, list) and isinstance(value, list) and len(option) == len(value):
+        parts = [(place, one, inner) for place, (one, inner) in enumerate(zip(option, value, strict=True))]
+    else:
+        return {} if is_same(option, value) else None
+    found: dict[str, Any] = {}
+    for key, one, inner in parts:
+        values = None if one is _UNKNOWN else _inner_values(f"{name}.{key}", one, inner)
+        if values is None:
+            return None
+        found |= values
+    return found

@@ -1,0 +1,46 @@
+"""Numbers as a sweep file writes them: `true` is no 1, and text in quotes is no number."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any
+
+from pydantic import BeforeValidator, Field
+
+from raycodellm.config.errors import shown
+
+LARGEST_COUNT = 10**16
+"""Tokens, or anything else that is counted: more than was ever trained on, and exact as a float."""
+
+
+def _number(value: Any) -> Any:
+    if isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
+        in_quotes = "; write it without quotes" if isinstance(value, str) and _reads_as_number(value) else ""
+        raise ValueError(f"found {shown(value)}; must be a number{in_quotes}")
+    return value
+
+
+def _whole(value: Any) -> Any:
+    value = _number(value)
+    if isinstance(value, float):
+        if not value.is_integer():  # neither is an infinite one
+            raise ValueError(f"found {value:g}; must be a whole number")
+        value = int(value)
+    if abs(value) > LARGEST_COUNT:
+        raise ValueError(f"found {shown(value)}; must be at most {LARGEST_COUNT:,}")
+    return value
+
+
+def _reads_as_number(text: str) -> bool:
+    try:
+        float(text)
+    except ValueError:
+        return False
+    return True
+
+
+Number = Annotated[float, BeforeValidator(_number)]
+Whole = Annotated[int, BeforeValidator(_whole)]
+"""`1e6` is one too."""
+NO_TRUTH_VALUE = BeforeValidator(_whole)
+"""For a whole number out of a few: to Python, True is 1."""
+Ratio = Annotated[Number, Field(ge=0.0, le=1.0)]

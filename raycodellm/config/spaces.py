@@ -1,0 +1,232 @@
+"""The search spaces of a sweep file: which leaves are searched over, over what, and in which options of a choice.
+
+A parameter has the name of its path (`pretrain.learning_rate.peak`), whichever option of a choice it stands in: a
+trial's point, `enqueue` and the tables know it by that. Where options give one path different spaces, the search has
+one parameter for each, apart by their `key`.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Any
+
+from raycodellm.config.errors import UserError, shown
+from raycodellm.config.yaml_text import write_yaml
+
+Condition = tuple[tuple[str, Any], ...]
+"""What must be chosen for a parameter to be there: (name of a choice, label of its option), from the outside in."""
+MOST_PARAMETERS = 200
+MOST_OPTIONS = 500
+_DOMAIN_KEYS = ("uniform", "loguniform", "int", "choice")
+_UNSEARCHABLE = ("name", "seed", "sources", "cleaning", "tokenizer", "search", "scaling")
+
+
+@dataclass(frozen=True)
+class Domain:
+    """The values that one searched leaf may take. `kind`: uniform, loguniform, int or choice."""
+
+    kind: str
+    low: float = 0.0
+    high: float = 0.0
+    options: tuple[Any, ...] = ()
+    """Of a choice: scalars as they are; anything else (a nested tree, a list) is labelled by its compact YAML."""
+
+    def probes(self) -> tuple[Any, ...]:
+        """The values that a validity check should try: every option, or both ends and what lies between them."""
+        if self.kind == "choice":
+            return self.options
+        if self.kind == "int":
+            low, high = int(self.low), int(self.high)
+            return tuple(dict.fromkeys((low, high, low + 1, (low + high) // 2, high - 1)))
+        # Not a round share of the way, so that it is no whole number where both ends are.
+        return (self.low, self.high, self.low + (self.high - self.low) / math.pi)
+
+    def holds(self, value: Any) -> bool:
+        """Whether `value` is one of the domain's; a choice's by its label."""
+        if self.kind == "choice":
+            return any(is_same(value, option) for option in self.options)
+        if isinstance(value, bool) or not isinstance(value, (int, float)):
+            return False
+        return self.low <= value <= self.high and (self.kind != "int" or float(value).is_integer())
+
+    def __str__(self) -> str:
+        return shown(list(self.options)) if self.kind == "choice" else f"[{self.low}, {self.high}]"
+
+
+@dataclass(frozen=True)
+class Parameter:
+    """One searched leaf."""
+
+    name: str
+    """Its path, a stage by its name."""
+    key: str
+    """What the search knows it by: its name, with the option named where another option has another space there."""
+    domain: Domain
+    conditions: tuple[Condition, ...] = ((),)
+    """It is there where one of these holds."""
+
+    def is_there(self, params: Mapping[str, Any]) -> bool:
+        """Whether the options that `params` chooses have this parameter."""
+        return any(
+            all(name in params and is_same(params[name], label) for name, label in one) for one in self.conditions
+        )
+
+
+def is_same(left: Any, right: Any) -> bool:
+    """Equal, and no truth value for a number: to Python True is 1."""
+    return left == right and isinstance(left, bool) == isinstance(right, bool)
+
+
+def is_search(node: Any) -> bool:
+    return isinstance(node, dict) and "search" in node
+
+
+def option_label(option: Any) -> Any:
+    """What the sampler sees of an option: scalars as they are, anything else as compact YAML."""
+    if option is None or isinstance(option, (bool, int, float, str)):
+        return option
+    return write_yaml(option, default_flow_style=True, width=10_000).strip()
+
+
+def walk(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
+    """All search leaves of a tree with their paths, outermost first; does not enter them."""
+    if is_search(tree) and path:
+        yield path, tree
+    elif isinstance(tree, dict):
+        for key, node in tree.items():
+            yield from walk(node, (*path, key))
+    elif isinstance(tree, list):
+        for place, node in enumerate(tree):
+            yield from walk(node, (*path, place))
+
+
+def parameter_name(tree: Mapping[str, Any], path: tuple[Any, ...]) -> str:
+    """Dotted path; a stage goes by its name: ('stages', 0, 'code_ratio') is `pretrain.code_ratio`."""
+    if len(path) > 2 and path[0] == "stages":
+        stage = tree["stages"][path[1]]
+        name = stage.get("name") if isinstance(stage, dict) else None
+        path = (name if isinstance(name, str) else path[1], *path[2:])
+    return ".".join(str(part) for part in path)
+
+
+def find_parameters(tree: dict[str, Any], origin: str) -> tuple[Parameter, ...]:
+    """All searched leaves, in the order of the file. Raises `UserError` for a space that is none."""
+    found: list[tuple[str, Domain, Condition, Sequence[Any]]] = []
+    for path, node in walk(tree):
+        name = parameter_name(tree, path)
+        if path[0] in _UNSEARCHABLE or (path[0] == "stages" and (len(path) < 3 or path[2] == "name")):
+            raise UserError(f"{origin}: {name} cannot be searched over; search in model, a stage or evaluation")
+        for one in _parameters_at(name, node, origin, (), ()):
+            found.append(one)
+            if len(found) > MOST_PARAMETERS:
+                raise UserError(f"{origin}: searches over more than {MOST_PARAMETERS:,} parameters; use fewer")
+    return _merged(found, origin)
+
+
+def _parameters_at(
+    name: str, node: dict[str, Any], origin: str, condition: Condition, option: Sequence[Any]
+) -> Iterator[tuple[str, Domain, Condition, Sequence[Any]]]:
+    """(name, domain, condition, the choice and place of the option it stands in) of a search and of those inside it."""
+    domain = _domain(name, node, origin)
+    yield name, domain, condition, option
+    for place, inside in enumerate(node["search"]["choice"] if domain.kind == "choice" else ()):
+        if is_search(inside):
+            raise UserError(
+                f"{origin}: {name}: an option is itself a search; write its values as options, or search over a key "
+                "inside an option"
+            )
+        chosen = (*condition, (name, option_label(inside)))
+        for path, inner in walk(inside):
+            inner_name = ".".join([name, *map(str, path)])
+            yield from _parameters_at(inner_name, inner, origin, chosen, (name, place, inside))
+
+
+def _merged(found: Sequence[tuple[str, Domain, Condition, Sequence[Any]]], origin: str) -> tuple[Parameter, ...]:
+    """One parameter per name and domain; where a name has several domains, each with a key of its own."""
+    together: dict[tuple[str, Domain], tuple[list[Condition], Sequence[Any]]] = {}
+    for name, domain, condition, option in found:
+        conditions, _ = together.setdefault((name, domain), ([], option))
+        if condition in conditions or any(_both_hold(condition, other) for other in conditions):
+            raise UserError(f"{origin}: two searches have the name {name}; give one of them another place")
+        conditions.append(condition)
+    names = [name for name, _ in together]
+    keys: set[str] = set()
+    parameters = []
+    for (name, domain), (conditions, option) in together.items():
+        key = name
+        if names.count(name) > 1:
+            if not option:
+                raise UserError(f"{origin}: two searches have the name {name}; give one of them another place")
+            choice, place, tree = option
+            key = f"{choice}[{_described(tree) or place}]{name.removeprefix(choice)}"
+            key = f"{choice}[{place}]{name.removeprefix(choice)}" if key in keys else key
+        while key in keys:  # options of options that are alike
+            key += "'"
+        keys.add(key)
+        parameters.append(Parameter(name, key, domain, tuple(conditions)))
+    return tuple(parameters)
+
+
+def _both_hold(one: Condition, other: Condition) -> bool:
+    """Whether a point may satisfy both: they choose no two options of one choice."""
+    chosen = dict(one)
+    return all(name not in chosen or is_same(chosen[name], label) for name, label in other)
+
+
+def _described(option: Any) -> str:
+    """The fixed plain values of an option: `schedule=cosine`."""
+    if not isinstance(option, dict):
+        return ""
+    plain = [f"{key}={value}" for key, value in option.items() if isinstance(value, (str, int, float))]
+    text = ",".join(plain)
+    return text if len(text) <= 60 else ""
+
+
+def _domain(name: str, node: dict[str, Any], origin: str) -> Domain:
+    beside = [key for key in node if key != "search"]
+    if beside:
+        raise UserError(f"{origin}: {name}: {shown(beside[0])} stands beside search; a search stands alone in its {{}}")
+    spec = node["search"]
+    if not isinstance(spec, dict) or len(spec) != 1 or next(iter(spec)) not in _DOMAIN_KEYS:
+        raise UserError(f"{origin}: {name}: search holds {shown(spec)}; use one of {', '.join(_DOMAIN_KEYS)}")
+    kind, values = next(iter(spec.items()))
+    if not isinstance(values, list) or not values:
+        raise UserError(f"{origin}: {name}: {kind} holds {shown(values)}; give a list")
+    if kind == "choice":
+        return _choice(name, values, origin)
+    numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
+    need = {"int": "two whole numbers", "loguniform": "two numbers over 0"}.get(kind, "two numbers")
+    fits = len(values) == len(numbers) == 2 and all(math.isfinite(value) for value in numbers)
+    fits = fits and numbers[0] < numbers[1] and math.isfinite(numbers[1] - numbers[0])
+    if fits and kind == "int":
+        fits = all(float(value).is_integer() and abs(value) <= 2**53 for value in numbers)
+    if not fits or (kind == "loguniform" and numbers[0] <= 0):
+        raise UserError(f"{origin}: {name}: {kind} holds {shown(values)}; give {need}, the lower first")
+    low, high = (int(value) if kind == "int" else float(value) for value in numbers)
+    return Domain(kind, low, high)
+
+
+def _choice(name: str, values: list[Any], origin: str) -> Domain:
+    if len(values) > MOST_OPTIONS:
+        raise UserError(f"{origin}: {name}: choice has {len(values):,} options; give at most {MOST_OPTIONS:,}")
+    labels = tuple(option_label(option) for option in values)
+    for option, label in zip(values, labels, strict=True):
+        if isinstance(label, float) and not math.isfinite(label):
+            raise UserError(f"{origin}: {name}: choice holds {label}; give finite numbers")
+        # To Optuna, as to Python, 1, 1.0 and true are one option.
+        if sum(label == other for other in labels) > 1:
+            raise UserError(f"{origin}: {name}: choice names an option twice: {shown(option)}; name each once")
+    return Domain("choice", options=labels)
+
+
+def hull(domains: Sequence[Domain]) -> Domain:
+    """The domain that holds all of `domains`, for an axis or a list of groups."""
+    if len(domains) == 1:
+        return domains[0]
+    if any(domain.kind == "choice" for domain in domains):
+        return Domain("choice", options=tuple(dict.fromkeys(o for domain in domains for o in domain.options)))
+    kinds = {domain.kind for domain in domains}
+    low, high = min(domain.low for domain in domains), max(domain.high for domain in domains)
+    return replace(domains[0], kind=kinds.pop() if len(kinds) == 1 else "uniform", low=low, high=high)

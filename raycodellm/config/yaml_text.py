@@ -1,0 +1,182 @@
+"""YAML as a sweep file may hold it: plain values with text or whole numbers as keys, no key twice, of a bounded size.
+
+Numbers are those of YAML 1.2: `1e-3` is one, `010` is ten, `1:30` and dates are text. Refusals name the line.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from typing import Any
+
+import yaml
+
+from raycodellm.config.errors import UserError, one_line, shown
+
+MOST_CHARACTERS = 2_000_000
+MOST_NODES = 20_000
+"""Values and keys, each as often as an alias repeats it."""
+MOST_DEPTH = 40
+"""Lists and mappings inside one another. A whole model configuration in a choice in a stage has about 10."""
+_LARGEST = 2**63
+_TAGS = ("map", "seq", "str", "int", "float", "bool", "null", "merge")
+_NUMBER = r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
+_FLOAT = re.compile(rf"(?:{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z")
+_INT = re.compile(r"(?:[-+]?[0-9][0-9_]*|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)\Z")
+
+
+def read_yaml(text: str, what: str) -> Any:
+    """The value that `text` holds. Raises `UserError` that begins with `what` for anything that is not plain YAML."""
+    if len(text) > MOST_CHARACTERS:
+        raise UserError(f"{what}: has {len(text):,} characters; a sweep file has at most {MOST_CHARACTERS:,}")
+    try:
+        _check_size(text)
+        return _unshared(yaml.load(text, Loader=_PlainLoader))  # a SafeLoader with fewer types
+    except yaml.YAMLError as error:
+        raise UserError(f"{what}: is not valid YAML: {_said(error)}") from error
+
+
+def _unshared(value: Any) -> Any:
+    """A copy in which no two places share a list or mapping, as an alias makes them: `--set` is to change one place."""
+    if isinstance(value, dict):
+        return {key: _unshared(inner) for key, inner in value.items()}
+    return [_unshared(inner) for inner in value] if isinstance(value, list) else value
+
+
+def _said(error: yaml.YAMLError) -> str:
+    """The error in one line, without the file's lines that YAML's own message shows."""
+    if not isinstance(error, yaml.MarkedYAMLError):
+        return one_line(str(error), 160)
+    mark = error.problem_mark or error.context_mark
+    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    said = ", ".join(part for part in (error.context, error.problem) if part)
+    return f"{one_line(said, 160)}{where}"
+
+
+def _check_size(text: str) -> None:
+    """Refuses what would be too deep or too large, aliases written out, before anything is built of it."""
+    open_sizes: list[int] = []  # nodes so far of each open list or mapping
+    open_names: list[str | None] = []
+    known: dict[str, int | None] = {}  # nodes of each anchored value; None while it is open
+    for event in yaml.parse(text, Loader=_base):
+        size = 1
+        if isinstance(event, yaml.CollectionStartEvent):
+            if len(open_sizes) >= MOST_DEPTH:
+                raise _refused(f"lists and mappings are over {MOST_DEPTH} deep; write them flatter", event.start_mark)
+            open_sizes.append(1)
+            open_names.append(event.anchor)
+            if event.anchor:
+                known[event.anchor] = None
+            continue
+        if isinstance(event, yaml.CollectionEndEvent):
+            size, name = open_sizes.pop(), open_names.pop()
+            if name:
+                known[name] = size
+        elif isinstance(event, yaml.ScalarEvent):
+            if event.anchor:
+                known[event.anchor] = 1
+        elif isinstance(event, yaml.AliasEvent):
+            found = known.get(event.anchor, 1)  # an unknown one is refused when it is built
+            if found is None:
+                raise _refused(f"the alias *{event.anchor} stands inside what it repeats", event.start_mark)
+            size = found
+        else:
+            continue
+        if open_sizes:
+            open_sizes[-1] += size
+        if sum(open_sizes, 0 if open_sizes else size) > MOST_NODES:
+            raise _refused(f"there are over {MOST_NODES:,} values, aliases written out; write fewer", event.start_mark)
+
+
+def _refused(problem: str, mark: Any) -> yaml.constructor.ConstructorError:
+    return yaml.constructor.ConstructorError(None, None, problem, mark)
+
+
+# libyaml reads ten times as fast, where PyYAML was built with it.
+_base: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+
+
+class _PlainLoader(_base):
+    yaml_implicit_resolvers: dict[Any, list[tuple[str, re.Pattern]]] = {  # noqa: RUF012
+        first: [
+            (tag, pattern)
+            for tag, pattern in resolvers
+            if tag.rpartition(":")[2] not in ("timestamp", "int", "float", "value")
+        ]
+        for first, resolvers in yaml.SafeLoader.yaml_implicit_resolvers.items()
+    }
+
+    def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
+        if node.tag.rpartition(":")[2] not in _TAGS or not node.tag.startswith("tag:yaml.org,2002:"):
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            raise _refused(f"the tag {shown(tag)} is not known here; write the plain value", node.start_mark)
+        try:
+            return super().construct_object(node, deep)
+        except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
+            tag = node.tag.replace("tag:yaml.org,2002:", "!!")
+            raise _refused(f"{shown(node.value)} is no {tag}", node.start_mark) from error
+
+
+def _text(loader: Any, node: yaml.ScalarNode) -> str:
+    text = loader.construct_scalar(node)
+    if not isinstance(text, str) or "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
+        raise _refused(f"{shown(text)} holds what no text may hold", node.start_mark)
+    return text
+
+
+def _int(loader: Any, node: yaml.ScalarNode) -> int:
+    text = loader.construct_scalar(node).replace("_", "")
+    value = _LARGEST if len(text) > 80 else int(text, 0 if text[:2] in ("0x", "0o", "0b") else 10)
+    if not -_LARGEST < value < _LARGEST:
+        raise _refused(f"the number {shown(text, 30)} is too large", node.start_mark)
+    return value
+
+
+def _float(loader: Any, node: yaml.ScalarNode) -> float:
+    text = loader.construct_scalar(node).replace("_", "")
+    if "." in text and text.lstrip("+-.").lower() in ("inf", "nan"):
+        return float(text.replace(".", "", 1))
+    value = float(text)
+    if not math.isfinite(value):
+        raise _refused(f"the number {shown(text, 30)} is too large", node.start_mark)
+    return value
+
+
+def _mapping(loader: Any, node: yaml.MappingNode) -> dict:
+    if not isinstance(node, yaml.MappingNode):
+        raise _refused("!!map stands before what is no mapping", node.start_mark)
+    seen: set[Any] = set()
+    for key_node, _ in node.value:
+        if key_node.tag == "tag:yaml.org,2002:merge":
+            continue  # `<<`: what it brings in may be said again
+        key = loader.construct_object(key_node, deep=True)
+        if isinstance(key, bool) or not isinstance(key, (str, int)):
+            raise _refused(f"the key {shown(key)} is not text; put it in quotes", key_node.start_mark)
+        if key in seen:
+            raise _refused(f"the key {shown(key)} stands twice", key_node.start_mark)
+        seen.add(key)
+    loader.flatten_mapping(node)
+    return {loader.construct_object(key, True): loader.construct_object(value, True) for key, value in node.value}
+
+
+def _sequence(loader: Any, node: yaml.SequenceNode) -> list:
+    return loader.construct_sequence(node, deep=True)
+
+
+_PlainLoader.add_implicit_resolver("tag:yaml.org,2002:int", _INT, list("-+0123456789"))
+_PlainLoader.add_implicit_resolver("tag:yaml.org,2002:float", _FLOAT, list("-+.0123456789"))
+for _kind, _make in {"str": _text, "int": _int, "float": _float, "map": _mapping, "seq": _sequence}.items():
+    _PlainLoader.add_constructor(f"tag:yaml.org,2002:{_kind}", _make)
+
+
+class _QuotingDumper(yaml.SafeDumper):
+    """Quotes text that is a number by these rules, or by those of YAML 1.1."""
+
+
+for _kind, _pattern in (("int", _INT), ("float", _FLOAT)):
+    _QuotingDumper.add_implicit_resolver(f"tag:yaml.org,2002:{_kind}", _pattern, list("-+.0123456789"))
+
+
+def write_yaml(value: Any, **layout: Any) -> str:
+    """Plain values as YAML that `read_yaml` reads back; keys stay in their order."""
+    return yaml.dump(value, Dumper=_QuotingDumper, sort_keys=False, **layout)

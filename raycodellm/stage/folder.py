@@ -1,0 +1,62 @@
+"""A stage's folder: its checkpoints by step, and the results that a finished stage leaves, `DONE` last."""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+from raycodellm import engine as engines
+from raycodellm import metrics
+from raycodellm.files import Folder
+from raycodellm.identity import content
+from raycodellm.records import StageJob, StageRecord, as_json
+from raycodellm.stored import DONE
+
+CHECKPOINTS = "checkpoint"
+OPTIMIZER = "optimizer"
+"""Beside the model of a stage whose optimizer state a later stage starts from."""
+
+
+class StageFolder(Folder):
+    """The folder of one stage in the stage store."""
+
+    def complete_checkpoints(self) -> list[str]:
+        """Names, oldest first."""
+        folder = self / CHECKPOINTS
+        found = [name for name in folder.list() if name.startswith("step-")]
+        complete = [name for name in found if (folder / name).exists(engines.COMPLETE)]
+        return sorted(complete, key=lambda name: int(name.removeprefix("step-")))
+
+    def lacks_optimizer(self) -> bool:
+        return not (self / OPTIMIZER).exists(engines.COMPLETE)
+
+    def leave_model(self, export: Callable[[Path], None]) -> None:
+        """Leaves `model/`, all of it at once on local storage; `export` writes its files into a local folder."""
+        for name in self.list():
+            if name.startswith("."):  # half a file or model, of an attempt that was killed while it wrote
+                self.delete(name)
+        with tempfile.TemporaryDirectory(prefix=".model.", dir=self.make().local) as temporary:
+            directory = Path(temporary) / "model"
+            directory.mkdir()
+            export(directory)
+            content.write_checksums(directory)
+            self.delete("model")  # of an attempt that ended between here and DONE
+            if self.local is not None:
+                directory.rename(self.local / "model")
+            else:
+                (self / "model").upload(directory)
+
+    def leave_results(
+        self, job: StageJob, record: StageRecord, rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
+    ) -> None:
+        """Leaves ledger, metrics and record; `more`: what `stage.json` says besides."""
+        self.write_table("ledger.parquet", metrics.ledger_table(record.ledger))
+        self.write_table("metrics.parquet", metrics.metrics_table(rows))
+        self.write_json("stage.json", {"job": as_json(job), **more, "record": as_json(record)})
+        self.write_json(DONE, {"record": as_json(record)})
+
+
+def step_name(step: int) -> str:
+    return f"step-{step:06d}"
