@@ -9,14 +9,14 @@ Takes the options of engine.py. Says also whether two runs of each kind end with
 
 from __future__ import annotations
 
+import copy
 import json
 import statistics
 
 import torch
-from engine import MODELS, arguments, made_up, scaling_of, stage_of, timed
+from engine import MODELS, arguments, built, made_up, scaling_of, stage_of, timed
 
 from raycodellm import engine as engines
-from raycodellm import model as models
 from raycodellm.engine import Engine, World
 
 ROUNDS = 3
@@ -24,11 +24,10 @@ ROUNDS = 3
 
 def once(name: str, options) -> tuple[float, float]:
     """(tokens per second, the last step's loss)."""
-    settings, vocab_size = MODELS[name]
     rows = options.batch_sequences if options.micro_batch == "auto" else int(options.micro_batch)
-    batch = made_up(options, vocab_size, rows)
+    batch = made_up(options, MODELS[name][1], rows)
     engine = Engine.create(
-        models.build(settings, vocab_size, seed=0, attention=options.attention),
+        copy.deepcopy(built(name, options.attention)),
         stage_of(options),
         scaling_of(options, rows),
         World(device=options.device),

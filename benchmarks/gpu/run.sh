@@ -57,7 +57,9 @@ model() { ls -d "$work"/sweeps/plain/stages/pretrain-*/model 2> /dev/null | head
 
 bench="$python benchmarks/gpu"
 if [ "$device" = cuda ]; then
-  engine=(--profile --steps 6) sweep=(--tokens 16000000 --limit 100) evaluate=() determinism=(--models 125m --steps 4 --micro-batch 16)
+  engine=(--profile --steps 4 --sides engine transformers compiled)
+  sweep=(--tokens 16000000 --limit 100) evaluate=()
+  determinism=(--models 125m --steps 3 --micro-batch 32)
   arms=(--tokens 8000000 --limit 200 --seeds 3)
 else
   small=(--device cpu --models tiny --sequence-length 128 --batch-sequences 8 --precision fp32 --steps 3 --micro-batch 4)

@@ -95,9 +95,9 @@ def killed(options: argparse.Namespace) -> dict[str, Any]:
 def shared(options: argparse.Namespace) -> dict[str, Any]:
     """Two slots on one GPU. On a GPU one arm of three asks for a forward pass of 2^24 tokens, which no memory holds."""
     sizes = [options.batch_tokens, *([2**24] if options.device == "cuda" else []), options.batch_tokens // 2]
-    settings = {"batch_tokens": choice(sizes), "slots": 2, "gpus": 0.5, "tokens": options.tokens // 2}
+    settings = {"batch_tokens": choice(sizes), "slots": 2, "gpus": 0.5}
     found = measured(options, "shared", micro_batch="null", **settings)
-    jobs = [job for job in found.pop("jobs").values() if "first_step" in job]
+    jobs = [job for job in found["jobs"].values() if "first_step" in job]
     starts, ends = [job["first_step"] for job in jobs], [job["last_step"] for job in jobs]
     return found | {"seconds_together": round(max(0.0, min(ends) - max(starts)), 1)}
 
@@ -210,7 +210,9 @@ def outcome(storage: Path, name: str, began: float) -> dict[str, Any]:
         first = [job["first_step"] for job in told["jobs"].values() if "first_step" in job]
         found["parts_seconds"] = {part: round(end - start, 1) for part, (start, end) in told["parts"].items()}
         found["first_step_seconds"] = round(min(first) - began, 1) if first else None
-        found["jobs"] = told["jobs"]
+        found["jobs"] = {
+            key: {what: round(when - began, 1) for what, when in job.items()} for key, job in told["jobs"].items()
+        }
     stages = []
     for folder in sorted((storage / "stages").glob("pretrain-*")):
         if (folder / "DONE").exists():
@@ -248,7 +250,6 @@ def main() -> None:
             found = PARTS[part](options)
         except Exception as error:  # the other parts are worth having without this one
             found = {"part": part, "error": f"{type(error).__name__}: {error}"}
-        found.pop("jobs", None)
         line = json.dumps(found)
         print(line, flush=True)
         if options.out:
