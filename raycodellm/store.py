@@ -25,8 +25,8 @@ from raycodellm.tokens import Reading
 
 EVALUATION_VERSION = 2
 """Raised whenever a change of the evaluation code changes the score that an equal model gets."""
-_RECIPE = "RECIPE"
-"""Beside the stages of a storage: the recipe's version when a sweep last ran there."""
+_RECIPE = ".recipe"
+"""Of a storage: the recipe's version when a sweep last ran there. Beside `stages/`, whose entries are all stages."""
 logger = logging.getLogger(__name__)
 
 
@@ -311,12 +311,12 @@ def model_damage(stage: Folder) -> str | None:
 
 def older_stages(storage: Folder) -> str | None:
     """Says, once per storage, that its stages were trained by an older recipe and that none of them is taken."""
-    folder = storage / "stages"
-    found = folder.read_bytes(_RECIPE).decode(errors="replace").strip() if folder.exists(_RECIPE) else None
+    found = storage.read_bytes(_RECIPE).decode(errors="replace").strip() if storage.exists(_RECIPE) else None
     if found == str(RECIPE_VERSION):
         return None
-    there = [name for name in folder.list() if not name.startswith(".") and name != _RECIPE]
-    folder.write_bytes(_RECIPE, f"{RECIPE_VERSION}\n".encode())
+    folder = storage / "stages"
+    there = [name for name in folder.list() if not name.startswith(".")]
+    storage.write_bytes(_RECIPE, f"{RECIPE_VERSION}\n".encode())
     if not there:
         return None
     return (

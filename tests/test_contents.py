@@ -253,7 +253,7 @@ def test_of_deepspeed_s_settings_only_those_enter_that_change_numbers():
 def test_stages_of_an_older_recipe_are_said_once_and_never_taken(tmp_path):
     storage = Folder(str(tmp_path / "s"))
     assert store.older_stages(storage) is None and store.older_stages(storage) is None
-    (storage / "stages").write_bytes("RECIPE", b"2\n")
+    storage.write_bytes(".recipe", b"2\n")
     (storage / "stages" / "pretrain-0123").write_bytes("DONE", b"")
     said = store.older_stages(storage)
     assert "1 stages" in said and "recipe 2" in said and "\n" not in said
