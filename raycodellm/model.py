@@ -28,7 +28,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Model, UserError
-from raycodellm.files import Folder
+from raycodellm.files import Damaged, Folder
 from raycodellm.identity import content, hub
 
 if TYPE_CHECKING:
@@ -319,7 +319,7 @@ def _local(origin: str) -> Iterator[tuple[str, dict[str, str]]]:
             yield directory, {}
 
 
-class DamagedModel(Exception):
+class DamagedModel(Damaged):
     """A stage's model is not as it was written: which file, what was found, what to do."""
 
 

@@ -33,6 +33,7 @@ def look(file: SweepFile, address: str | None) -> Room:
     `address`: of the cluster that the sweep is to run on, as the command line has it.
     """
     _check_contexts(file)
+    _check_deepspeed(file)
     need = memory_needs.most_needed(file, vocab_size(file.example()))
     address = address or os.environ.get("RAY_ADDRESS")
     if address and address != "local":
@@ -68,6 +69,19 @@ def _check_contexts(file: SweepFile) -> None:
                     f"stages.{stage.name}.sequence_length: found {stage.sequence_length}, which is over the model's "
                     f"context of {known[key]} tokens; use less"
                 )
+
+
+def _check_deepspeed(file: SweepFile) -> None:
+    """Raises UserError for what DeepSpeed, or the device, would refuse in a worker."""
+    for sweep in (config.resolve(file, point) for point in file.corner_points()):
+        for stage in sweep.stages:
+            if stage.deepspeed_config or stage.precision == "fp16":  # else nothing is refused; torch takes seconds
+                from raycodellm.engine import World, deepspeed_config
+
+                device = "cuda:0" if sweep.scaling.gpus_per_worker else "cpu"
+                one = sweep.scaling.deepspeed.model_copy(update={"micro_batch": 1})
+                scaling = sweep.scaling.model_copy(update={"deepspeed": one})
+                deepspeed_config(stage, scaling, World(0, sweep.scaling.workers, device), num_micro_batches=1)
 
 
 def _local_room(scaling: Scaling, need: MemoryNeed) -> Room:

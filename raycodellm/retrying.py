@@ -14,6 +14,8 @@ import time
 from collections.abc import Callable, Iterator
 from typing import TypeVar
 
+from raycodellm.files import Damaged
+
 logger = logging.getLogger(__name__)
 
 T = TypeVar("T")
@@ -52,6 +54,8 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
     seen: list[BaseException] = []
     found: BaseException | None = error
     while found is not None and found not in seen:
+        if isinstance(found, FileNotFoundError | Damaged):  # the storage has answered, whatever lies underneath
+            return
         seen.append(found)
         yield found
         found = found.__cause__

@@ -67,7 +67,7 @@ def chain(
     kept: frozenset[str] = frozenset(),
     contents: Contents | None = None,
 ) -> Chain:
-    """The jobs of a trial with these settings and this seed. Reads no data: a pure function of its arguments.
+    """The jobs of a trial with these settings and this seed. Reads no tokens, only lengths of documents.
 
     `kept`: names of stages that keep their optimizer state because another trial of the sweep starts from it; those
     that this trial starts from are known. `contents`: of the models and tasks that the sweep names, looked up now where

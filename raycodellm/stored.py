@@ -163,7 +163,7 @@ def finished_stage(folder: Folder) -> StageRecord | None:
     then it is trained again."""
     try:
         return read_stage(folder) if folder.exists(DONE) else None
-    except DamagedFile:
+    except (DamagedFile, FileNotFoundError):
         return None
 
 

@@ -169,6 +169,8 @@ class Core:
         for _ in range(self._num_micro_batches):
             self._micro_step(nothing, 1.0)
         self._apply(0.0)
+        for state in self._adam.state.values():  # a step that nobody asked for
+            state["step"].zero_()
 
     def _find_moments(self) -> None:
         """Makes the optimizer's state readable by parameter; has it made when there is none yet."""

@@ -12,7 +12,6 @@ from functools import lru_cache
 
 import torch
 
-from raycodellm.config import Scaling
 from raycodellm.engine.settings import World
 
 # 10^12 FLOP/s at best, from the makers' data sheets: dense matrices, (bf16 or fp16 with float32 sums, fp32 without
@@ -96,15 +95,15 @@ def on_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
     return values.pin_memory().to(device, non_blocking=True)
 
 
-def device_share(scaling: Scaling) -> float:
+def device_share(gpus_per_worker: float) -> float:
     """Share of a GPU's memory that one worker may take: where it has half a GPU, another worker has the other half."""
-    return min(1.0, scaling.gpus_per_worker or 1.0)
+    return min(1.0, gpus_per_worker or 1.0)
 
 
-def limit_memory(world: World, scaling: Scaling) -> None:
+def limit_memory(world: World, gpus_per_worker: float) -> None:
     """Has a worker that asks for more than its share run out of memory by itself, not its neighbour on the same GPU."""
     if world.device_type == "cuda":
-        torch.cuda.set_per_process_memory_fraction(device_share(scaling), world.device)
+        torch.cuda.set_per_process_memory_fraction(device_share(gpus_per_worker), world.device)
 
 
 def free_bytes() -> int:

@@ -85,7 +85,7 @@ class _Trials:
         self.total = 0.0
         if world.device_type == "cuda":
             total = torch.cuda.get_device_properties(world.device).total_memory
-            self.total = total * devices.device_share(scaling)
+            self.total = total * devices.device_share(scaling.gpus_per_worker)
 
     def fits(self, rows: int) -> bool:
         # Running out of memory on one worker alone would leave the others waiting for it, so it is foreseen if it can.

@@ -211,22 +211,27 @@ class Saving(Core):
 
     # ---- the finished model
 
-    def export(self, directory: Path | None, tokenizer: Folder | None = None) -> None:
-        """Rank 0 writes a Hugging Face model folder: float32 weights, configuration, the tokenizer's files.
+    def whole_weights(self) -> dict[str, torch.Tensor]:
+        """On rank 0 what `export` writes, float32 in host memory; a collective, before anything that rank 0 alone does.
 
         The weights are the optimizer's, also when trained in 16 bits: the next stage starts from exactly what this
-        one reached; or their mean, where `add_to_average` has been called. Raises OSError when they cannot be written.
+        one reached; or their mean, where `add_to_average` has been called.
         """
         weights: dict[str, torch.Tensor] = {}
         for name, parameter in self._parameters():
             value = self._average.get(name) if self._averaged else self._full(parameter)
             if self._world.rank == 0:  # which holds the mean
                 weights[name] = _on_host(value)
-        if self._world.rank != 0 or directory is None:
-            return
+        return weights
+
+    def export(self, directory: Path, weights: dict[str, torch.Tensor], tokenizer: Folder | None = None) -> None:
+        """Writes a Hugging Face model folder: the weights, configuration, the tokenizer's files; on rank 0 alone.
+
+        Raises OSError when they cannot be written.
+        """
         for name, buffer in self._hf.state_dict().items():
             if name not in weights and not isinstance(_attribute(self._hf, name), nn.Parameter):
-                weights[name] = buffer.detach().cpu()
+                weights = {**weights, name: buffer.detach().cpu()}
         models.quiet_transformers()
         with checkpoints.as_os_error(directory):
             self._hf.save_pretrained(directory, state_dict=weights)

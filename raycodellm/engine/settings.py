@@ -70,11 +70,13 @@ _COMPILERS = ("g++", "c++", "clang++")
 def clips_in_optimizer(stage: Stage, scaling: Scaling) -> bool:
     """Whether torch's fused optimizer clips the gradient, and skips one that is not finite, on the device.
 
-    DeepSpeed reads the norm on the host for either, and has the device run dry two to five times per step. It keeps the
-    work where its own optimizer does more: fp16 (the loss scale), ZeRO 3, state in host memory.
+    DeepSpeed looks through every gradient on the host's behalf for either. It keeps the work where its own optimizer
+    does more: fp16 and autocast (the loss scale), ZeRO 3, state in host memory.
     """
-    zero = scaling.deepspeed.zero
-    if stage.precision == "fp16" or "offload_optimizer" in stage.deepspeed_config.get("zero_optimization", {}):
+    zero, given = scaling.deepspeed.zero, stage.deepspeed_config
+    of_zero = given.get("zero_optimization")
+    offloads = isinstance(of_zero, Mapping) and {"offload_optimizer", "cpu_offload"} & of_zero.keys()
+    if stage.precision == "fp16" or offloads or {"torch_autocast", "amp"} & given.keys():
         return False
     return zero in (1, 2) or (zero == 0 and stage.precision == "fp32")
 
@@ -92,7 +94,7 @@ def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_bat
         "train_batch_size": rows * num_micro_batches * world.world_size,
         "train_micro_batch_size_per_gpu": rows,
         "gradient_accumulation_steps": num_micro_batches,
-        "gradient_clipping": 0.0 if clips_in_optimizer(stage, scaling) else stage.gradient_clip,
+        "gradient_clipping": stage.gradient_clip,
         "zero_optimization": {"stage": zero},
         "bf16": {"enabled": precision == "bf16"},
         "fp16": {"enabled": precision == "fp16"},
@@ -104,8 +106,15 @@ def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_bat
     for key in ("optimizer", "scheduler"):
         if key in given:
             raise UserError(f"{place}.{key}: is decided by {_SAID_ELSEWHERE[key]}; remove it")
+    of_zero = given.get("zero_optimization")
+    if isinstance(of_zero, Mapping) and of_zero.get("compute_grad_norm") is False:
+        raise UserError(
+            f"{place}.zero_optimization.compute_grad_norm: found false, but every step is judged by its gradient's "
+            "norm; remove it"
+        )
     merged = _merged(ours, given, place)
     if clips_in_optimizer(stage, scaling):
+        merged["gradient_clipping"] = 0.0
         merged["bf16"] = {"check_grad_overflow": False, **merged["bf16"]}  # else it looks through every gradient first
     # Our optimizer is torch's, also where its state is kept in host memory.
     merged.setdefault("zero_force_ds_cpu_optimizer", False)

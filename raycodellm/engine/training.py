@@ -55,11 +55,11 @@ class StepResult:
     bad_rows: tuple[int, ...]
     """Of this worker's rows, those whose loss was not finite."""
     signals: tuple[float, ...]
-    """Sums over workers of what each gave to `train_step`."""
+    """Sums over workers of what each gave to `begin_step`."""
 
 
 class PendingStep:
-    """A step that was given to the device. `result` is the one wait for the device in a step."""
+    """A step that was given to the device. `result` waits for its numbers."""
 
     def __init__(self, told: torch.Tensor, num_sources: int, num_signals: int, learning_rate: float) -> None:
         self._num_sources, self._num_signals, self._learning_rate = num_sources, num_signals, learning_rate
@@ -201,7 +201,8 @@ class Engine(Saving):
         """Trains on one batch. `signals` are summed over workers on the way, at no further cost.
 
         A step whose loss or gradient is not finite changes neither weights nor moments, and is not `applied`. A GPU may
-        still be at work when this returns: the host has waited for nothing, so it can begin the next step meanwhile.
+        still be at work when this returns, so that the host can begin the next step meanwhile; only DeepSpeed's
+        optimizer may have waited for the gradient's norm (ZeRO 1 in bf16, any ZeRO in fp32 and fp16, ZeRO 3).
         """
         # Dropout, where a model has any, must not depend on what ran before: a resumed run draws the same.
         torch.manual_seed(hash((self._seed, step, self._world.rank)) % 2**63)

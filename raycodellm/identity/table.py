@@ -116,10 +116,10 @@ LEAVES: dict[str, Row] = {
     **_rows("nothing", "which trials there are", "search.trials", "search.sampler", "search.replicates"),
     **_rows("nothing", "which trials there are", "search.enqueue", "search.objective.metric", "search.objective.mode"),
     # ---- scaling: where it runs
-    **_rows("nothing", "how many do the work; sums in another order, 1e-5 in weights", "scaling.workers"),
+    **_rows("nothing", "how many do the work; sums in another order", "scaling.workers"),
     **_rows("nothing", "where the work is done", "scaling.gpus_per_worker", "scaling.cpus_per_worker", "scaling.slots"),
     **_rows("nothing", "how state is spread over workers; sums in another order", "scaling.deepspeed.zero"),
-    **_rows("nothing", "how a batch is cut; sums in another order, 1e-5 in weights", "scaling.deepspeed.micro_batch"),
+    **_rows("nothing", "how a batch is cut, so that other hardware may go on", "scaling.deepspeed.micro_batch"),
     **_rows("nothing", "computes the same again: equal bits", "scaling.deepspeed.activation_checkpointing"),
     **_rows("stage", "in 16 bits it keeps float32 between operations; left out in fp32", "scaling.deepspeed.compile"),
     **_rows("nothing", "chooses among algorithms that differ in rounding", "scaling.deepspeed.deterministic"),

@@ -164,6 +164,7 @@ def trainer(slot: str, dispatcher: Any, scaling: Scaling, folder: Folder) -> Any
             "slot": slot,
             "sweep": folder.uri,
             "cpus_per_worker": scaling.cpus_per_worker,
+            "gpus_per_worker": scaling.gpus_per_worker,
             "fresh_workers": scaling.fresh_workers,
             "nodes_are_watched": nodes_are_watched(),
         },

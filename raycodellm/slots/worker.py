@@ -18,7 +18,7 @@ import ray
 from raycodellm import engine, evaluation, ingest, model, retrying, stage, store, stored
 from raycodellm.dispatch import Job
 from raycodellm.engine import StorageError, TrainingError, World
-from raycodellm.files import Folder
+from raycodellm.files import Damaged, Folder
 from raycodellm.records import EvaluationJob, Progress, StageJob
 from raycodellm.slots.dispatcher import POLL_SECONDS
 from raycodellm.slots.lease import Lease
@@ -105,6 +105,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
     # Mostly other processes at work, so beside all the rest.
     threading.Thread(target=ingest.preload, name="raycodellm-preload", daemon=True).start()
     engine.init_process(world, num_threads=max(1, int(settings["cpus_per_worker"])))
+    engine.limit_memory(world, settings["gpus_per_worker"])
     link = Link(settings["dispatcher"], settings["slot"], settings["sweep"])
     link.register(world)
     link.notice.listen()
@@ -162,7 +163,7 @@ def _do(job: Job, link: Link, world: World) -> None:
             passing = _first_cause(world, passing)
         if passing is not None:
             link.ask("ended", job.key, "postpone", passing)
-        elif isinstance(error, StorageError):  # every trial would fail like this; none of them has
+        elif isinstance(error, StorageError | Damaged):  # the storage's fault: no trial has failed by its own
             link.ask("ended", job.key, "abandon", str(error))
         else:
             link.ask("ended", job.key, "fail", f"{type(error).__name__}: {error}")

@@ -46,7 +46,7 @@ def train_stage(
     settings cannot work; an exception on one rank alone leaves the others waiting for it.
     """
     engines.init_process(world, num_threads=int(job.scaling.cpus_per_worker))
-    engines.limit_memory(world, job.scaling)
+    engines.limit_memory(world, job.scaling.gpus_per_worker)
     folder = StageFolder(job.folder)
     done = engines.gather(world, finished_stage(folder) if world.rank == 0 else None)[0]
     lost = done is None and world.rank == 0 and folder.exists(DONE)
@@ -142,8 +142,23 @@ class _Training:
         if world.rank == 0 and self.done is None:
             there = {"micro_batch": {"sequences": found, **here}} if job.scaling.deepspeed.micro_batch == "auto" else {}
             self.extra = there
-            self.folder.write_json("stage.json", {"job": as_json(job), **there})
+        self._begin_folder()
         return found
+
+    def _begin_folder(self) -> None:
+        """Rank 0 writes the settings; raises StorageError on all ranks alike where it cannot."""
+        error: OSError | None = None
+        if self.world.rank == 0 and self.done is None:
+            try:
+                self.folder.write_json("stage.json", {"job": as_json(self.job), **self.extra})
+            except OSError as caught:
+                error = caught
+        problem = self._gather_problem(error)
+        if problem is not None:
+            raise StorageError(f"stage {self.job.key} cannot be begun: {problem}") from error
+
+    def _gather_problem(self, error: OSError | None) -> str | None:
+        return engines.gather(self.world, None if error is None else str(error))[0]
 
     # ---- the loop
 
@@ -415,16 +430,16 @@ class _Training:
         except OSError as caught:
             error = caught
         # No rank goes on to another job, or takes this one for done, before it is.
-        problem = self.engine.gather(None if error is None else str(error))[0]
+        problem = self._gather_problem(error)
         if problem is not None:
             raise StorageError(f"the results of stage {self.job.key} could not be written: {problem}") from error
         return record
 
     def _export(self) -> None:
+        weights = self.engine.whole_weights()
         if self.world.rank == 0:
-            self.folder.leave_model(lambda directory: self.engine.export(directory, Folder(self.job.tokenizer)))
-        else:
-            self.engine.export(None)
+            tokenizer = Folder(self.job.tokenizer)
+            self.folder.leave_model(lambda directory: self.engine.export(directory, weights, tokenizer))
 
     def _record(self, tally: Tally) -> StageRecord:
         stage, ledger = self.job.stage, metrics.ledger(self.job, tally)

@@ -19,7 +19,7 @@ from raycodellm import store
 from raycodellm.identity import Contents
 from raycodellm.records import TrialResult
 from raycodellm.sweep.folder import Run, clear_scratch, open_run, read_results, write_table
-from raycodellm.sweep.made_of import fix_contents
+from raycodellm.sweep.made_of import fix_contents, fix_data
 from raycodellm.sweep.ownership import lock
 from raycodellm.sweep.trial import Context
 from raycodellm.sweep.tuning import tell_written_results, tune_trials
@@ -136,6 +136,7 @@ def run_sweep(
             prepared = tokens.prepare(sweep, run.storage, monitor.preparing, items)
             for line in prepared.warnings:
                 monitor.say(line)
+        fix_data(run, prepared.tokenizer_fingerprint, prepared.stores)
         context = Context(
             run,
             prepared.stores,

@@ -11,13 +11,14 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from raycodellm import config, identity, store
+from raycodellm import config, identity, store, stored
 from raycodellm.config import UserError
 from raycodellm.identity import Contents
 from raycodellm.records import RECIPE_VERSION, as_json
 from raycodellm.sweep.folder import Run
 
 CONTENTS = "contents.json"
+DATA = "data.json"
 logger = logging.getLogger(__name__)
 
 
@@ -34,8 +35,7 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
             raise
         return None
     now = {"recipe": RECIPE_VERSION, "compiled": _compiled(run), **as_json(contents)}
-    trials = run.folder / "trials"
-    ended = [name for name in trials.list() if (trials / name).exists("result.json")]
+    ended = _ended(run)
     if ended:
         before = _before(run, now)
         now = _filled(now, before)
@@ -45,6 +45,28 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
     if left > 0:
         run.folder.write_json(CONTENTS, now)
     return replace(contents, models=now["models"], tasks=now["tasks"])
+
+
+def fix_data(run: Run, tokenizer: str, stores: Mapping[str, Any]) -> None:
+    """Keeps which token stores (source to `tokens.TokenStore`) the trials draw from, and the tokenizer's fingerprint.
+
+    Raises UserError where trials of the run have ended that drew from others.
+    """
+    now = {"tokenizer": tokenizer, **{f"sources.{name}": made.fingerprint for name, made in stores.items()}}
+    before = stored.attempt(lambda: run.folder.read_json(DATA), logger.warning)
+    ended = _ended(run)
+    changed = next((key for key in now if before and ended and before.get(key) != now[key]), None)
+    if changed is not None:
+        raise UserError(
+            f"{changed}: its content has changed since {len(ended)} trials of this run ended, so new ones could not be "
+            f"compared with them; put the old one back, or give the sweep a new name ({run.folder.uri})"
+        )
+    run.folder.write_json(DATA, now)
+
+
+def _ended(run: Run) -> list[str]:
+    trials = run.folder / "trials"
+    return [name for name in trials.list() if (trials / name).exists("result.json")]
 
 
 def _before(run: Run, now: dict[str, Any]) -> dict[str, Any]:

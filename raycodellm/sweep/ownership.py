@@ -133,9 +133,13 @@ def usurper(run: Run) -> str | None:
 
 def fetch_journal(run: Run) -> None:
     """The study's journal as the last driver left it, where it is kept on an object store."""
-    if run.folder.local is None and run.folder.exists(run.journal.name):
-        run.journal.parent.mkdir(parents=True, exist_ok=True)
-        run.journal.write_bytes(run.folder.read_bytes(run.journal.name))
+    if run.folder.local is not None:
+        return
+    if not run.folder.exists(run.journal.name):
+        run.journal.unlink(missing_ok=True)  # of a run that was in this place before
+        return
+    run.journal.parent.mkdir(parents=True, exist_ok=True)
+    run.journal.write_bytes(run.folder.read_bytes(run.journal.name))
 
 
 def keep_journal(run: Run) -> None:

@@ -67,7 +67,7 @@ def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialRe
     import ray
 
     try:
-        chain = context.chain(result.params, result.seed)
+        chain = retrying.patiently(lambda: context.chain(result.params, result.seed), "the token stores")
         result = replace(result, stages=tuple(job.key for job in chain.stages), evaluation=chain.evaluation.key)
         begun = as_json(result)
         retrying.patiently(lambda: folder.write_json("trial.json", begun), "trial.json")
@@ -98,7 +98,9 @@ def _copy_items(chain: store.Chain, folder: Folder) -> None:
 
 def _finished_jobs(chain: store.Chain) -> dict[str, Any]:
     """Outcomes of the jobs that the stage store has already."""
-    return {job.key: store.outcome_on_disk(job) for job in store.finished_jobs(chain)}
+    found = {job.key: store.outcome_on_disk(job) for job in store.finished_jobs(chain)}
+    # Another trial may have found a damaged model meanwhile, and made its stage an unfinished one.
+    return {key: outcome for key, outcome in found.items() if outcome is not None}
 
 
 def _scores(metrics: Mapping[str, float]) -> dict[str, float]:

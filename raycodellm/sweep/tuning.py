@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any, Protocol
 
 from raycodellm import retrying, search, stored
+from raycodellm.files import DamagedFile
 from raycodellm.records import TrialResult, as_json
 from raycodellm.sweep.folder import Run, read_result, write_table
 from raycodellm.sweep.mending import mend
@@ -109,7 +110,11 @@ def _tell_written(run: Run, study: Any, trial: Any) -> None:
     folder, number = run.trial_folder(trial.number), trial.number
     is_there = retrying.patiently(lambda: folder.exists("result.json"), "result.json")
     if is_there:
-        result = retrying.patiently(lambda: read_result(run, number), "result.json")
+        try:
+            result = retrying.patiently(lambda: read_result(run, number), "result.json")
+        except DamagedFile as error:  # the trial stays open: the next start makes its result again
+            logger.warning("%s", error)
+            return
         complete = result.state == "complete"
         values = search.objective_values(run.sweep.search.objectives, result.metrics) if complete else None
         search.tell(study, trial, values)

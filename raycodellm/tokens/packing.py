@@ -21,7 +21,8 @@ import numpy as np
 
 PACKINGS = ("concatenate", "best_fit")
 PACKING_VERSION = 2
-"""Raised whenever the same documents are packed otherwise, or others are held out."""
+"""Raised whenever the same documents are packed otherwise, or others are held out; then RECIPE_VERSION is raised too,
+since a stage knows a packing only by its number of sequences."""
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
+from raycodellm import retrying
 from raycodellm.files import Folder, fingerprint
 from raycodellm.identity import content
 from raycodellm.tokens.documents import Documents, Reading, Stretches, read_documents
@@ -336,7 +337,7 @@ class PackedStore:
 
 def _reopened(folder: Folder) -> TokenStore:
     """The store of a pickled one, opened once per process as long as its manifest is the same file."""
-    return _opened(folder, _stamp(folder))
+    return retrying.patiently(lambda: _opened(folder, _stamp(folder)), "a token store")
 
 
 @lru_cache(maxsize=64)
