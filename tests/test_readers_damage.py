@@ -29,7 +29,6 @@ from raycodellm.corpora import (
     plan_parts,
     read_here,
     read_part,
-    records,
     source_fingerprint,
 )
 from raycodellm.corpora.answers import to_text
@@ -170,13 +169,6 @@ def test_rows_that_repeat_a_large_value_are_unfolded_a_few_at_a_time(tmp_path):
         source = Source(kind="text", path=str(tmp_path / name))
         first = itertools.islice(read_here(source, source_fingerprint(source)), 100)
         assert {len(document.text) for document in first} == {3 << 20}
-
-
-def test_a_text_over_the_limit_is_counted_in_tables_too(tmp_path, monkeypatch):
-    monkeypatch.setattr(records, "LONGEST_LINE", 1 << 20)
-    pq.write_table(pa.table({"text": ["short", "x" * (2 << 20)]}), tmp_path / "a.parquet")
-    documents, skips = read(Source(kind="text", path=str(tmp_path)))
-    assert [document.text for document in documents] == ["short"] and skips == {"text over 1 MiB": 1}
 
 
 # ----------------------------------------------------------------------------------------------------- JSON arrays

@@ -325,17 +325,15 @@ def test_a_failed_trial_is_recorded_with_its_cause_and_never_scored(sweep_text: 
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
-    # A context of 64 tokens: training fits, and not one item of the task does.
-    small = "{model_type: llama, hidden_size: 32, intermediate_size: 64, num_hidden_layers: 1, num_attention_heads: 2"
-    model = f"model={{config: {small}, max_position_embeddings: 64}}}}"
-    sweep = Sweep(tmp_path, sweep_text, "--set", model, "--set", "search.trials=1")
+    # With forty examples before each, not one item of the task fits into the model's 512 tokens.
+    sweep = Sweep(tmp_path, sweep_text, "--set", "evaluation.few_shot=40", "--set", "search.trials=1")
     code, printed = sweep.run()
     assert code == 1, printed
     assert "failed" in printed
     assert "run.log" in printed
     (row,) = sweep.trials.to_dict("records")
     assert row["state"] == "failed"
-    assert "64" in row["error"]
+    assert "512" in row["error"]
     assert not any(name.startswith("metrics.") for name in row)
     backend = JournalFileBackend(str(sweep.run_folder / "optuna.log"))
     study = optuna.load_study(study_name="small", storage=optuna.storages.JournalStorage(backend))

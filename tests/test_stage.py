@@ -823,7 +823,7 @@ def test_another_number_of_workers_and_zero_stage_continue_a_stage(tmp_path):
 
 
 def _measure_in_turn(world: World, *jobs: tuple[StageJob, int | None]) -> None:
-    stage.open_stores = lambda job: [HoldingStore(source) for source in job.sources]
+    stage.open_stores = lambda job: [holding_store(source) for source in job.sources]
     _train_in_turn(world, *jobs)
 
 
@@ -846,7 +846,7 @@ def _one_disk_is_full(world: World, job: StageJob) -> None:
 
 @pytest.mark.slow
 def test_two_workers_measure_average_and_save_as_one_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "open_stores", lambda job: [HoldingStore(source) for source in job.sources])
+    monkeypatch.setattr(stage, "open_stores", lambda job: [holding_store(source) for source in job.sources])
     alone = changed(holding(make_job(tmp_path / "alone")), average_last=2)
     expected = train(alone)
     two = scaling(workers=2, zero=3, micro_batch=2)

@@ -10,7 +10,6 @@ from raycodellm.config import Source
 from raycodellm.corpora.answers import NoQuestionError, question_and_answers, question_document
 from raycodellm.corpora.finding import reads_pairs
 from raycodellm.corpora.pairs import COLUMNS, NoPairError, pair_of, spoken
-from raycodellm.corpora.parts import LONGEST_LINE, MIB
 
 
 class Document(NamedTuple):
@@ -166,8 +165,6 @@ def decode(data: bytes) -> str:
 def check_text(text: str) -> str:
     if not text or text.isspace():
         raise SkipError("empty")
-    if len(text) > LONGEST_LINE:
-        raise SkipError(f"text over {LONGEST_LINE // MIB} MiB")
     if not text.isascii():
         try:
             text.encode()
