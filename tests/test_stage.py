@@ -731,9 +731,14 @@ def spawn(world_size: int, work, *arguments) -> None:
 
 
 def _joined(rank: int, world_size: int, port: int, work, arguments) -> None:
+    import torch.distributed
+
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
     stage.open_stores = open_fakes
     work(World(rank, world_size), *arguments)
+    # A process that ends with the group's threads at work is now and then aborted by them.
+    torch.distributed.barrier()
+    torch.distributed.destroy_process_group()
 
 
 def _train_in_turn(world: World, *jobs: tuple[StageJob, int | None]) -> None:
