@@ -50,13 +50,15 @@ def test_a_setting_that_the_run_did_not_know_yet_is_no_difference(sweep_text: st
     saved = opened.folder.read_bytes("sweep.yaml").decode()
     assert "  few_shot: 0\n" in saved
     opened.folder.write_bytes("sweep.yaml", saved.replace("  few_shot: 0\n", "").encode())
-    sweep.open_run(config.parse(sweep_text), Folder(str(tmp_path)))
-    assert opened.folder.read_bytes("sweep.yaml").decode() == saved
+    with sweep.lock(sweep.open_run(config.parse(sweep_text), Folder(str(tmp_path)))):
+        assert opened.folder.read_bytes("sweep.yaml").decode() == saved
 
 
-def test_a_second_driver_is_refused_while_the_first_one_runs(opened: sweep.Run) -> None:
-    with sweep.lock(opened), pytest.raises(UserError, match="being run by process"), sweep.lock(opened):
+def test_a_second_driver_is_refused_while_the_first_one_runs(opened: sweep.Run, sweep_text: str, tmp_path) -> None:
+    moved = sweep.open_run(config.parse(sweep_text, overrides=("scaling.slots=9",)), Folder(str(tmp_path)))
+    with sweep.lock(opened), pytest.raises(UserError, match="being run by process"), sweep.lock(moved):
         raise AssertionError("two drivers hold one run folder")
+    assert "slots: 1\n" in opened.folder.read_bytes("sweep.yaml").decode()  # not that of the refused one
     with sweep.lock(opened):
         assert opened.folder.exists(".lock")
 

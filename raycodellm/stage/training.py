@@ -239,7 +239,7 @@ class _Training:
     def _count(
         self, batch: ingest.StepBatch, result: StepResult, drawn: list[list[int]], skipped: bool = False
     ) -> None:
-        """Adds a step; `drawn`: sequences of all workers, per phase and source. Of a skipped one only that it was."""
+        """Adds a step; `drawn`: sequences of all workers, per phase and source. A skipped step is counted apart."""
         tally, now = self.tally, time.monotonic()
         sequences = [sum(column) for column in zip(*drawn, strict=True)]
         tally.step += 1

@@ -70,8 +70,14 @@ def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run
             )
     elif trial_numbers(run):
         say(f"{run.folder}/sweep.yaml: is missing and written again; nothing says that its trials are of this sweep")
-    run.folder.write_bytes("sweep.yaml", config.write_yaml(tree).encode())
+    if not run.folder.exists("sweep.yaml"):
+        write_sweep_file(run)
     return run
+
+
+def write_sweep_file(run: Run) -> None:
+    """`sweep.yaml` as resolved; over that of an earlier driver, whose `scaling` may have been another."""
+    run.folder.write_bytes("sweep.yaml", config.write_yaml(config.resolved_tree(run.file)).encode())
 
 
 def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:

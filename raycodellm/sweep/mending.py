@@ -33,6 +33,9 @@ def mend(run: Run, say: Callable[[str], Any]) -> None:
             folder = run.trial_folder(number)
             folder.write_bytes("result.json.damaged", folder.read_bytes("result.json"))
             folder.delete("result.json")
+            begun = _read(run, number)  # knows the arm, also where the journal has lost the trial's line
+            if isinstance(begun, TrialResult):
+                told[number] = begun
     found = journal.read(run.journal, run.file, told)
     ended = {number for number, result in told.items() if result.state not in UNENDED}
     for trial in found.trials:

@@ -25,7 +25,7 @@ from raycodellm import retrying
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.slots.lease import Lease
-from raycodellm.sweep.folder import Run
+from raycodellm.sweep.folder import Run, write_sweep_file
 
 OWNER = "OWNER"
 BEAT_SECONDS = 5.0
@@ -101,6 +101,7 @@ def lock(run: Run, say: Callable[[str], None] = print) -> Iterator[Run]:
         with owner.kept():
             owned = replace(run, token=owner.token)
             fetch_journal(owned)
+            write_sweep_file(owned)  # only now: a driver that is refused leaves that of the one that runs
             yield owned
 
 
