@@ -44,6 +44,11 @@ def is_passing(error: BaseException) -> bool:
     return passing_cause(error) is not None
 
 
+def is_full(error: BaseException) -> bool:
+    """Whether a storage takes no more: a full disk, a used-up quota, a file system that has become read-only."""
+    return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
+
+
 def passing_cause(error: BaseException) -> str | None:
     """What the storage said, in one line, where the error or what caused it passes by itself; else None."""
     found = next((words for one in _causes(error) if (words := _passing_words(one)) is not None), None)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import signal
 import socket
@@ -18,7 +19,7 @@ from raycodellm import config, search, slots, sweep
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult, as_json
-from raycodellm.sweep import tuning, watching
+from raycodellm.sweep import trial, tuning, watching
 
 
 @pytest.fixture
@@ -236,3 +237,17 @@ def test_a_head_node_that_answers_again_was_never_lost() -> None:
     with socket.create_server(address):
         now += 5
         assert head.seconds_silent() == 0
+
+
+def test_a_full_disk_ends_the_run_and_fails_no_trial(tmp_path, monkeypatch) -> None:
+    def full(params, seed):
+        raise OSError(errno.ENOSPC, "No space left on device")
+
+    abandoned: list[str] = []
+    dispatcher = SimpleNamespace(abandon=SimpleNamespace(remote=abandoned.append))
+    monkeypatch.setattr(ray, "get", lambda asked: asked)
+    folder = Folder(str(tmp_path))
+    context = SimpleNamespace(chain=full, dispatcher=dispatcher)
+    result = trial._carry_out(TrialResult(number=0, state="running", arm=0, seed=0), folder, context)
+    assert result.state == "stopped" and abandoned == ["[Errno 28] No space left on device"]
+    assert not folder.exists("result.json")

@@ -15,7 +15,7 @@ import numpy as np
 from raycodellm import engine as engines
 from raycodellm import held_out, ingest, metrics, mixture
 from raycodellm import model as models
-from raycodellm.engine import DamagedCheckpoint, Engine, PendingStep, StepResult, StorageError, TrainingError, World
+from raycodellm.engine import DamagedCheckpoint, Engine, PendingStep, StepResult, StorageError, World
 from raycodellm.files import Folder
 from raycodellm.metrics import Tally, order_checksum, ratio
 from raycodellm.records import Progress, StageJob, StageRecord, as_json
@@ -402,7 +402,7 @@ class _Training:
         try:
             self.engine.load_optimizer(folder)
         except DamagedCheckpoint as error:
-            raise TrainingError(
+            raise StorageError(  # no fault of the stage: once the folder is gone the next run mends it
                 f"stage {self.job.stage.name!r} starts from the optimizer state of the stage before (optimizer_state: "
                 f"keep), which is not usable: {error}; delete {folder} and run again: that stage is trained once more"
             ) from error

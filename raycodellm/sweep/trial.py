@@ -86,6 +86,9 @@ def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialRe
     except Exception as error:
         if retrying.is_passing(error):  # the storage's trouble: as above
             raise
+        if retrying.is_full(error):  # every trial would end like this, and none of them has failed
+            ray.get(context.dispatcher.abandon.remote(str(error)))
+            return replace(result, state="stopped")
         result = replace(result, state="failed", error=f"{type(error).__name__}: {error}", metrics={})
     ended = as_json(result)
     retrying.patiently(lambda: folder.write_json("result.json", ended), "result.json")
