@@ -10,10 +10,10 @@ Takes the options of engine.py. Says also whether two runs of each kind end with
 from __future__ import annotations
 
 import copy
-import json
 import statistics
 
 import torch
+from _lines import leave
 from engine import MODELS, arguments, built, made_up, scaling_of, stage_of, timed
 
 from raycodellm import engine as engines
@@ -62,10 +62,7 @@ def main() -> None:
             "same_bits": len(losses[False]) == 1,
             "same_bits_deterministic": len(losses[True]) == 1,
         }
-        print(json.dumps(outcome), flush=True)
-        if options.out:
-            with open(options.out, "a", encoding="utf-8") as file:
-                file.write(json.dumps(outcome) + "\n")
+        leave(outcome, options.out)
 
 
 if __name__ == "__main__":

@@ -17,7 +17,6 @@ import argparse
 import copy
 import functools
 import gc
-import json
 import time
 import warnings
 from collections import Counter
@@ -27,6 +26,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from _lines import leave
 
 from raycodellm import engine as engines
 from raycodellm import model as models
@@ -304,11 +304,7 @@ def main() -> None:
     for name in options.models:
         rows = micro_batch_of(name, options)
         for side in options.sides:
-            line = json.dumps(one_side(name, side, rows, options))
-            print(line, flush=True)
-            if options.out:
-                with open(options.out, "a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+            leave(one_side(name, side, rows, options), options.out)
 
 
 if __name__ == "__main__":

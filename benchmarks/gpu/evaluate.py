@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from _lines import leave
 
 from raycodellm import evaluation
 from raycodellm.config import Evaluation
@@ -125,11 +126,7 @@ def main() -> None:
                 found = compared(options, kind, tasks)
             except Exception as error:  # the other kind is worth having without this one
                 found = {"kind": kind, "error": f"{type(error).__name__}: {str(error)[:300]}"}
-            line = json.dumps(found)
-            print(line, flush=True)
-            if options.out:
-                with open(options.out, "a", encoding="utf-8") as file:
-                    file.write(line + "\n")
+            leave(found, options.out)
 
 
 if __name__ == "__main__":

@@ -23,6 +23,8 @@ import time
 from pathlib import Path
 from typing import Any
 
+from _lines import leave
+
 ROOT = Path(__file__).resolve().parents[2]
 SWEEP = """
 name: {name}
@@ -250,11 +252,7 @@ def main() -> None:
             found = PARTS[part](options)
         except Exception as error:  # the other parts are worth having without this one
             found = {"part": part, "error": f"{type(error).__name__}: {error}"}
-        line = json.dumps(found)
-        print(line, flush=True)
-        if options.out:
-            with open(options.out, "a", encoding="utf-8") as file:
-                file.write(line + "\n")
+        leave(found, options.out)
 
 
 if __name__ == "__main__":
