@@ -8,6 +8,7 @@ import os
 import shutil
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
@@ -258,6 +259,19 @@ def test_stages_of_an_older_recipe_are_said_once_and_never_taken(tmp_path):
     said = store.older_stages(storage)
     assert "1 stages" in said and "recipe 2" in said and "\n" not in said
     assert store.older_stages(storage) is None
+
+
+def test_a_run_is_not_continued_on_other_data(tmp_path, sweep_text):
+    run = run_folders.open_run(config.parse(sweep_text), Folder(str(tmp_path / "s")))
+    stores = {"prose": SimpleNamespace(fingerprint="a"), "python": SimpleNamespace(fingerprint="b")}
+    made_of.fix_data(run, "t", stores)
+    made_of.fix_data(run, "u", stores)  # no trial has ended
+    (run.folder / "trials" / "0000").write_bytes("result.json", b"{}")
+    made_of.fix_data(run, "u", stores)
+    with pytest.raises(UserError, match=r"sources\.prose: its content has changed since 1 trials"):
+        made_of.fix_data(run, "u", {**stores, "prose": SimpleNamespace(fingerprint="c")})
+    with pytest.raises(UserError, match="tokenizer: its content has changed"):
+        made_of.fix_data(run, "t", stores)
 
 
 def test_a_run_is_not_continued_with_another_model_task_or_recipe(tmp_path, task, sweep_text, monkeypatch):

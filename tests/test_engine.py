@@ -24,7 +24,7 @@ from raycodellm.engine import (
     loss,
     memory,
 )
-from raycodellm.engine.settings import check_execution
+from raycodellm.engine.settings import check_execution, clips_in_optimizer
 from raycodellm.files import Folder
 
 LENGTH, ROWS, VOCAB = 12, 6, 64
@@ -109,6 +109,26 @@ def test_a_deepspeed_setting_that_the_sweep_file_decides_is_refused():
 
 def test_fp16_on_a_cpu_is_refused():
     assert "bf16" in refused(precision="fp16")
+
+
+@pytest.mark.parametrize("zero", [0, 1, 3])
+def test_the_gradient_s_clip_may_be_said_again_and_not_otherwise_whoever_clips(zero):
+    scaling = Scaling(deepspeed=DeepSpeed(zero=zero))
+    same = make_stage(deepspeed_config={"gradient_clipping": make_stage().gradient_clip})
+    made = deepspeed_config(same, scaling, World(), 1)
+    assert made["gradient_clipping"] == (0.0 if zero < 3 else same.gradient_clip)
+    other = make_stage(deepspeed_config={"gradient_clipping": 0.0})
+    with pytest.raises(UserError, match=r"gradient_clipping: found 0\.0"):
+        deepspeed_config(other, scaling, World(), 1)
+
+
+def test_deepspeed_clips_where_its_own_optimizer_does_more():
+    assert clips_in_optimizer(make_stage(), Scaling())
+    for given in ({"zero_optimization": {"cpu_offload": True}}, {"torch_autocast": {"enabled": True}}):
+        assert not clips_in_optimizer(make_stage(deepspeed_config=given), Scaling())
+    blind = make_stage(deepspeed_config={"zero_optimization": {"compute_grad_norm": False}})
+    with pytest.raises(UserError, match="compute_grad_norm: found false"):
+        deepspeed_config(blind, Scaling(), World(), 1)
 
 
 def test_other_deepspeed_settings_pass_through():

@@ -5,11 +5,12 @@ from __future__ import annotations
 import errno
 import socket
 
+import pyarrow as pa
 import pytest
 
 from raycodellm import retrying
 from raycodellm.engine import checkpoints
-from raycodellm.files import Folder
+from raycodellm.files import DamagedFile, Folder
 
 
 def test_an_object_store_that_cannot_be_reached_passes_and_one_that_refuses_does_not() -> None:
@@ -81,6 +82,20 @@ def test_what_is_refused_is_told_at_once_and_what_passes_is_tried_until_it_works
     with pytest.raises(PermissionError):
         retrying.patiently(work, "a file", waits.append)
     assert len(waits) == 2
+
+
+def test_damage_and_what_is_missing_is_not_waited_for_whatever_lies_underneath(tmp_path) -> None:
+    folder = Folder(str(tmp_path))
+    folder.write_table("a.parquet", pa.table({"a": list(range(1000))}))
+    whole = bytearray(folder.read_bytes("a.parquet"))
+    whole[4:80] = bytes([0xFF]) * 76  # a page, not the footer: pyarrow's error has no number, as of an object store
+    folder.write_bytes("a.parquet", bytes(whole))
+    with pytest.raises(DamagedFile) as damaged:
+        folder.read_table("a.parquet")
+    assert isinstance(damaged.value.__cause__, Exception) and not retrying.is_passing(damaged.value)
+    missing = FileNotFoundError(errno.ENOENT, "no such object")
+    missing.__cause__ = ConnectionResetError(errno.ECONNRESET, "reset")
+    assert not retrying.is_passing(missing) and retrying.is_passing(missing.__cause__)
 
 
 def test_a_storage_that_stays_away_is_waited_for_over_four_minutes_and_no_longer() -> None:
