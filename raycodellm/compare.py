@@ -70,7 +70,7 @@ def differences(base: pa.Table, other: pa.Table) -> list[str]:
 
 
 def _paired(before: Sequence[Sample], after: Sequence[Sample]) -> uncertainty.Interval | None:
-    """Of the mean over samples, each over the items that both have; None where a sample has none such."""
+    """The difference of means over samples, each over the items that both have; None where a sample has none such."""
     if len(before) != len(after) or any(not a.keys() & b.keys() for a, b in zip(before, after, strict=True)):
         return None
     both = list(zip(before, after, strict=True))

@@ -179,7 +179,7 @@ class Dispatch:
                 node.state, node.holder, node.outcome = FAILED, None, cause
 
     def should_stop(self, holder: str, key: str) -> bool:
-        """Whether the holder should save its job and give it back: the sweep stops, or nobody needs the job."""
+        """True if the holder should save its job and give it back: the sweep stops, or nobody needs the job."""
         node = self._held(holder, key)
         return self.stopping or node is None or not node.trials
 

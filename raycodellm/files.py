@@ -69,7 +69,7 @@ def _absolute(path: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """What belongs to this machine alone: `$XDG_CACHE_HOME/raycodellm`, else `~/.cache/raycodellm`."""
+    """The folder for this machine alone: `$XDG_CACHE_HOME/raycodellm`, else `~/.cache/raycodellm`."""
     return _absolute(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "raycodellm"
 
 

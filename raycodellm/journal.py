@@ -31,7 +31,7 @@ Entry = dict[str, Any]
 
 @dataclass(frozen=True)
 class Journal:
-    """What the file holds."""
+    """The file's content."""
 
     trials: tuple[FrozenTrial, ...]
     bad_lines: tuple[int, ...]
@@ -120,7 +120,7 @@ def _agreement(trials: Sequence[FrozenTrial], results: Mapping[int, TrialResult]
 
 
 def agrees(trial: FrozenTrial | None, result: TrialResult, file: SweepFile, first_seed: int) -> bool:
-    """Whether the study's trial of the result's number is the trial that the result tells of.
+    """True if the study's trial of the result's number is the trial that the result tells of.
 
     `first_seed`: the sweep's, which its arms' first replicates have.
     """

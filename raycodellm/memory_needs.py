@@ -1,4 +1,4 @@
-"""What memory a training worker needs, and what there is: arithmetic that needs no model in memory.
+"""The memory that a training worker needs, and that there is: arithmetic that needs no model in memory.
 
 Weights, gradients, Adam's moments and the activations that a forward pass keeps for the way back; each a little less
 than the truth, since the libraries' own and what is made on the way back come on top. So what is refused cannot fit.
@@ -79,7 +79,7 @@ def worker_need(shape: model.Shape, stage: Stage, scaling: Scaling) -> MemoryNee
 
 
 def most_needed(file: SweepFile, vocab_size: int) -> MemoryNeed:
-    """What a worker needs in the stage and with the model, of all that the sweep may try, that need most."""
+    """The most that a worker needs, over all stages and models that the sweep may try."""
     sweeps = [config.resolve(file, point) for point in file.corner_points()]
     shapes: dict[str, model.Shape] = {}
 

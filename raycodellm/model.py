@@ -182,7 +182,7 @@ def num_parameters(model: Model, vocab_size: int) -> int:
 
 @dataclass(frozen=True)
 class Shape:
-    """What the memory of training depends on."""
+    """Everything that the memory of training depends on."""
 
     parameters: int
     layers: int
@@ -192,7 +192,7 @@ class Shape:
 
 
 def shape(model: Model, vocab_size: int) -> Shape:
-    """Of any model, without making any weights."""
+    """The parameters of any model, without making any weights."""
     if model.preset is not None:
         made = PRESETS[model.preset]
         parameters = made.num_parameters(vocab_size)
@@ -305,7 +305,7 @@ def _check_blocks(config: PretrainedConfig) -> None:
 
 @contextlib.contextmanager
 def _local(origin: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """What transformers opens: a path, or a name on the hub and its revision. Remote folders are downloaded for as long
+    """Gives transformers a path, or a name on the hub and its revision. Remote folders are downloaded for as long
     as they are needed."""
     folder = hub.folder_of(origin)
     if folder is None:

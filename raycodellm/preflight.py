@@ -1,4 +1,4 @@
-"""What `check` and `run` both find out before anything is started: do models, machine and memory suffice?"""
+"""Checks that `check` and `run` both make before anything is started: do models, machine and memory suffice?"""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from raycodellm.config import Scaling, Sweep, SweepFile, UserError
 from raycodellm.memory_needs import GIB, MemoryNeed
 
 RAYS_SHARE = 0.7
-"""Of a node's memory: what Ray hands out as `memory`; it keeps the rest for its object store."""
+"""Share of a node's memory that Ray hands out as `memory`; it keeps the rest for its object store."""
 
 
 @dataclass(frozen=True)
 class Room:
-    """What a worker needs, and how many worker groups this machine holds."""
+    """A worker's need of memory, and the number of worker groups that this machine holds."""
 
     need: MemoryNeed
     groups: int | None = None
     """None where a cluster is joined: only that knows."""
     memory: str = ""
-    """What there is, in words."""
+    """The memory that there is, in words."""
 
     def __str__(self) -> str:
         return f"memory: {self.need}" + (f"; {self.memory}" if self.memory else "")

@@ -257,7 +257,7 @@ class TrialResult:
     """Times that the jobs' workers were told to leave."""
     error: str | None = None
     more: dict[str, Any] = field(default_factory=dict)
-    """What a newer version wrote beside these; written again, and used for nothing."""
+    """Fields that a newer version wrote beside these; written again, and used for nothing."""
 
     def row(self) -> dict[str, Any]:
         """Flat columns: `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`, `epochs.prose`."""

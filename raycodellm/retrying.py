@@ -40,17 +40,17 @@ _TOLD = re.compile(r"^(\w+): (?:\[Errno (\d+)\] )?(.*)$", re.MULTILINE)
 
 
 def is_passing(error: BaseException) -> bool:
-    """Whether the error, or what caused it, is one of a storage that may answer again by itself."""
+    """True if the error, or what caused it, is one of a storage that may answer again by itself."""
     return passing_cause(error) is not None
 
 
 def is_full(error: BaseException) -> bool:
-    """Whether a storage takes no more: a full disk, a used-up quota, a file system that has become read-only."""
+    """True if a storage takes no more: a full disk, a used-up quota, a file system that has become read-only."""
     return isinstance(error, OSError) and error.errno in (errno.ENOSPC, errno.EDQUOT, errno.EROFS)
 
 
 def passing_cause(error: BaseException) -> str | None:
-    """What the storage said, in one line, where the error or what caused it passes by itself; else None."""
+    """The storage's answer, in one line, where the error or what caused it passes by itself; else None."""
     found = next((words for one in _causes(error) if (words := _passing_words(one)) is not None), None)
     return None if found is None else " ".join(found.split())[:_CAUSE_LENGTH]
 
@@ -81,7 +81,7 @@ def _passes_as(error: OSError, number: int | None, text: str, is_of_pyarrow: boo
 
 
 def _is_of_pyarrow(error: BaseException) -> bool:
-    """Whether pyarrow raised it: its compiled modules stand in the traceback by the names of their sources."""
+    """True if pyarrow raised it: its compiled modules stand in the traceback by the names of their sources."""
     trace = error.__traceback__
     while trace is not None and trace.tb_next is not None:
         trace = trace.tb_next
@@ -100,7 +100,7 @@ def _told_by_a_task(text: str) -> str | None:
 
 
 def patiently(work: Callable[[], T], what: str, sleep: Callable[[float], None] = time.sleep) -> T:
-    """What `work` returns, tried again while the storage does not answer. `what`: its name, for the log."""
+    """Calls `work`, again while the storage does not answer, and returns its result. `what`: its name, for the log."""
     for seconds in WAITS_SECONDS:
         try:
             return work()

@@ -35,7 +35,7 @@ def sampling_order(file: SweepFile) -> list[Parameter]:
 
 
 def is_relevant(file: SweepFile, one: Parameter, params: Mapping[str, Any]) -> bool:
-    """Whether `one` changes anything, given the parameters sampled before it."""
+    """True if `one` changes anything, given the parameters sampled before it."""
     if not one.is_there(params):
         return False
     leaf = _leaf(one.name)

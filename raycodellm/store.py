@@ -26,7 +26,7 @@ from raycodellm.tokens import Reading
 EVALUATION_VERSION = 2
 """Raised whenever a change of the evaluation code changes the score that an equal model gets."""
 _RECIPE = ".recipe"
-"""Of a storage: the recipe's version when a sweep last ran there. Beside `stages/`, whose entries are all stages."""
+"""Holds the recipe's version when a sweep last ran in a storage. Beside `stages/`, whose entries are all stages."""
 logger = logging.getLogger(__name__)
 
 
@@ -224,12 +224,12 @@ def contents_of(sweeps: Iterable[Sweep]) -> Contents:
 
 
 def contents_of_file(file: SweepFile) -> Contents:
-    """Of all that any trial of the sweep may name."""
+    """Contents of all that any trial of the sweep may name."""
     return contents_of(config.resolve(file, point) for point in file.corner_points())
 
 
 def model_content(model: Model, contents: Contents) -> list[Any]:
-    """What a model is: a preset's shape, a configuration, or the content of a pretrained one."""
+    """The identity of a model: a preset's shape, a configuration, or the content of a pretrained one."""
     if model.pretrained is not None:
         return ["pretrained", contents.models[model.pretrained]]
     if model.preset is not None:
@@ -285,8 +285,8 @@ def is_done(job: StageJob | EvaluationJob) -> bool:
 
 
 def outcome_on_disk(job: StageJob | EvaluationJob) -> StageRecord | dict[str, float] | None:
-    """What a finished job left: a stage its record, an evaluation its metrics. None where it is not finished, or where
-    what it left cannot be read any more."""
+    """The outcome of a finished job: a stage's record, an evaluation's metrics. None where it is not finished, or where
+    its files cannot be read any more."""
     folder = Folder(job.folder)
     return finished_evaluation(folder) if isinstance(job, EvaluationJob) else finished_stage(folder)
 

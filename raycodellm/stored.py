@@ -26,11 +26,11 @@ T = TypeVar("T")
 DONE = "DONE"
 """The file that makes a stage a finished one; it holds the stage's record a second time."""
 ITEM_TYPES = {"task": "string", "item": "int64", "correct": "bool", "bits_per_byte": "double", "chance": "double"}
-"""What is read of `items.parquet`; see `evaluation.ITEMS_SCHEMA`."""
+"""Columns that are read of `items.parquet`; see `evaluation.ITEMS_SCHEMA`."""
 
 
 def attempt(read: Callable[[], T], say: Callable[[str], Any], instead: T | None = None) -> T | None:
-    """What `read` returns; `instead` where its file is not there yet, and where it is damaged, which is said."""
+    """The result of `read`; `instead` where its file is not there yet, or is damaged, which is said."""
     try:
         return read()
     except FileNotFoundError:
@@ -174,7 +174,7 @@ class _SourceStore:
 
 
 def read_sources(folder: Folder) -> dict[str, str]:
-    """Of a stage: source to the name of its token store's folder."""
+    """Maps each source of a stage to the name of its token store's folder."""
     try:
         file = f"{folder}/stage.json"
         job = from_json(dict[str, Any], folder.read_json("stage.json").get("job") or {}, file)
@@ -204,7 +204,7 @@ class _StoreFacts:
 
 
 def read_manifest(store: Folder) -> dict[str, Any]:
-    """What the manifest of a token store says for people, and whatever else is in it."""
+    """The manifest of a token store, in the fields that are shown to people."""
     try:
         manifest = store.read_json("manifest.json")
         return {**manifest, **asdict(from_json(_StoreFacts, manifest, f"{store}/manifest.json"))}

@@ -51,7 +51,7 @@ def mean_interval(values: Sequence[float]) -> Interval:
 class Variance(NamedTuple):
     value: float
     degrees: float
-    """Of freedom; 0 where the variance is not known."""
+    """Degrees of freedom; 0 where the variance is not known."""
 
     def times(self, factor: float) -> Variance:
         return Variance(self.value * factor, self.degrees)
@@ -66,7 +66,7 @@ Sample = Mapping[Hashable, float]
 
 
 def correlations(samples: Sequence[Sample]) -> np.ndarray:
-    """Of the samples' means with each other: 0 where two have no item in common, 1 where they are the same."""
+    """Correlations of the samples' means: 0 where two have no item in common, 1 where they are the same."""
     deviations = []
     for sample in samples:
         mean = math.fsum(sample.values()) / len(sample)
@@ -91,13 +91,13 @@ def mean_of_intervals(intervals: Sequence[Interval], correlation: np.ndarray | N
 
 
 def _summed(widths: Sequence[float], correlation: np.ndarray) -> float:
-    """Of a sum of estimates with these half-widths; an infinite one times a correlation of 0 is nothing."""
+    """Half-width of a sum of estimates with these half-widths; an infinite one times a correlation of 0 is nothing."""
     pairs = zip(*np.nonzero(correlation), strict=True)
     return math.sqrt(max(0.0, math.fsum(correlation[i, j] * widths[i] * widths[j] for i, j in pairs)))
 
 
 def mean_variance(samples: Sequence[Sample]) -> Variance:
-    """Of the unweighted mean of the samples' means; unknown where a sample has a single item."""
+    """Variance of the unweighted mean of the samples' means; unknown where a sample has a single item."""
     if not samples or min(map(len, samples)) < 2:
         return UNKNOWN
     errors = [math.sqrt(statistics.variance(sample.values()) / len(sample)) for sample in samples]
@@ -115,9 +115,9 @@ class SeedNoise(NamedTuple):
     """How much the choice of seeds moves scores, pooled over all arms of a sweep."""
 
     single: Variance
-    """Of one score about its arm's mean."""
+    """Variance of one score about its arm's mean."""
     paired: Variance
-    """Of one score about its arm's mean once what the seed does to all arms alike is taken out."""
+    """Variance of one score about its arm's mean once what the seed does to all arms alike is taken out."""
 
 
 def seed_noise(scores: Scores) -> SeedNoise:

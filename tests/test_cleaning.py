@@ -340,7 +340,7 @@ def test_documents_with_words_of_an_item_are_left_out_and_written_down():
 
 
 GAOKAO = "下列关于中国古代史的说法，不正确的是哪一项？商鞅变法在秦国推行。"
-"""Of 29 characters in three clauses."""
+"""A text of 29 characters in three clauses."""
 
 
 def test_in_scripts_without_spaces_each_letter_is_a_word():

@@ -1,4 +1,4 @@
-"""What a sweep only names enters its identities by content, and what was written is checked before it is believed."""
+"""Names in a sweep enter its identities by content, and written files are checked before they are believed."""
 
 from __future__ import annotations
 

@@ -134,7 +134,7 @@ def _inside(kind: typing.Any, path: str) -> typing.Iterator[str]:
 
 
 def _options(kind: typing.Any) -> list[typing.Any]:
-    """What an annotation may be, with None, Annotated and unions taken apart."""
+    """The types that an annotation allows, with None, Annotated and unions taken apart."""
     if typing.get_origin(kind) is typing.Annotated:
         return _options(typing.get_args(kind)[0])
     if typing.get_origin(kind) in (typing.Union, types.UnionType):

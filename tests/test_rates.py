@@ -14,7 +14,7 @@ DECAYS = ("cosine", "linear", "wsd")
 
 
 def rates(num_steps: int, start: float | None = None, **settings) -> list[float]:
-    """Of every step, and the rate that the stage ended with."""
+    """The rate of every step, and the rate that the stage ended with."""
     made = LearningRate(peak=2.0, **settings)
     return [learning_rate_at(made, step, num_steps, start) for step in range(num_steps + 1)]
 

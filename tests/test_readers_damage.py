@@ -37,7 +37,7 @@ from raycodellm.corpora.notebooks import BrokenNotebookError, notebook_text
 from raycodellm.corpora.parts import TOO_LONG
 
 SECONDS = 2.0
-"""What takes quadratic time takes minutes with the inputs here."""
+"""Limit for inputs on which quadratic time takes minutes."""
 
 
 def read(source: Source, part_bytes: int | None = None) -> tuple[list[Document], Counter]:

@@ -29,7 +29,7 @@ class Corpus:
         return (held if reading.measured else self.num_tokens - held) // sequence_length
 
     def held_out(self, num_tokens: int) -> int:
-        """Of documents of 100 tokens each."""
+        """Tokens held out of documents of 100 tokens each."""
         return -(-num_tokens // 100) * 100
 
 
@@ -43,7 +43,7 @@ def chain(text: str, *overrides: str, params=PARAMS, seed=0, corpora=CORPORA, to
 
 
 def write_record(folder: str) -> None:
-    """What a finished stage leaves, as far as the stage store reads it."""
+    """Leaves the files of a finished stage that the stage store reads."""
     record = StageRecord("0123456789abcdef", "pretrain", 3, 3_072, 5.0, 2.0, 2.0, "c0ffee")
     Folder(folder).write_json("stage.json", {"record": as_json(record)})
     Folder(folder).write_bytes("DONE", b"")

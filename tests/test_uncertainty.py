@@ -15,7 +15,7 @@ from raycodellm.uncertainty import Variance, half_width, range_quantile, seed_di
 
 SEED_SD, CORRELATION = 0.041, 0.79
 ITEMS = Variance((0.0076 / 1.96) ** 2, 398)
-"""Of a difference of two arms over the same items."""
+"""Noise of a difference of two arms over the same items."""
 
 
 def simulated(sweeps: int, arms: int, seeds: int, effect: float = 0.0, correlation: float = CORRELATION) -> np.ndarray:

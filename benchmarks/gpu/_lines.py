@@ -1,4 +1,4 @@
-"""What the steps share: each result is one JSON line, printed and kept as soon as it is there."""
+"""Shared by the steps: each result is one JSON line, printed and kept as soon as it is there."""
 
 from __future__ import annotations
 

@@ -202,7 +202,7 @@ def stage_of(storage: Path) -> dict[str, Any]:
 
 
 def outcome(storage: Path, name: str, began: float) -> dict[str, Any]:
-    """What the run's own files say."""
+    """Reads the run's own files."""
     import pyarrow.parquet as pq
 
     run = storage / name

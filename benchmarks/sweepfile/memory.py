@@ -1,4 +1,4 @@
-"""What `raycodellm check` says that a worker needs, beside the most that one took in fact, on one CPU.
+"""Memory that `raycodellm check` says a worker needs, beside the most that one took in fact, on one CPU.
 
     python benchmarks/sweepfile/memory.py
 

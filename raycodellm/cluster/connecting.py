@@ -60,7 +60,7 @@ class Cluster:
 
     @property
     def notes(self) -> tuple[str, ...]:
-        """What a user should know of it, in sentences."""
+        """Sentences for the user."""
         said = []
         if self.started_here and self.dashboard_url and os.environ.get("RAY_AUTH_MODE") == "token":
             said.append("the dashboard asks once for a token: `ray get-auth-token` prints it")

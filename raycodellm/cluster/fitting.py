@@ -1,4 +1,4 @@
-"""What fits on a cluster, and why something does not: arithmetic on `Node` records, without Ray."""
+"""Says what fits on a cluster, and why something does not: arithmetic on `Node` records, without Ray."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ def _total(nodes: Sequence[Node]) -> str:
 
 @dataclass(frozen=True)
 class Autoscaler:
-    """What a cluster's autoscaler may start."""
+    """The nodes that a cluster's autoscaler may start."""
 
     max_workers: int
     """Nodes beside the head, of all kinds together."""

@@ -1,4 +1,4 @@
-"""What this machine has, and what a cluster on it alone would hold. Starts nothing."""
+"""This machine's processors, GPUs and memory, and the workers that a cluster on it alone would hold. Starts nothing."""
 
 from __future__ import annotations
 

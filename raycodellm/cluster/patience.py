@@ -28,7 +28,7 @@ _PARTS = (("raylet", "node process (raylet)"), ("dashboard.py", "dashboard"), ("
 
 
 class Progress:
-    """Whether a process still gets work done, by the CPU seconds it has used."""
+    """True if a process still gets work done, by the CPU seconds it has used."""
 
     def __init__(self, now: float) -> None:
         self._marks: dict[str, tuple[float, float]] = {}
@@ -141,7 +141,7 @@ def _cpu_seconds(processes: Sequence[Any]) -> float:
 
 
 def kill(processes: Sequence[Any]) -> None:
-    """Of Ray's processes among these."""
+    """Ray's processes among these."""
     import psutil
 
     for process in processes:

@@ -19,7 +19,7 @@ from raycodellm.config import UserError
 
 SUBMIT_SECONDS = 60.0
 STOP_SECONDS = 150.0
-"""What a stopped job may take to save its stages; a little over `sweep.watching.DRAIN_SECONDS`."""
+"""Seconds that a stopped job may take to save its stages; a little over `sweep.watching.DRAIN_SECONDS`."""
 
 
 def submit(sweep_path: Path | str, address: str, overrides: Sequence[str] = (), storage: str | None = None) -> str:
@@ -93,7 +93,7 @@ def client(address: str, purpose: str) -> Any:
 
 
 def validate_cluster_file(path: Path | str) -> list[str]:
-    """What is wrong with a Ray cluster file, by Ray's own rules; empty when `ray up` would take it. Needs no cloud."""
+    """The fault of a Ray cluster file, by Ray's own rules; empty when `ray up` would take it. Needs no cloud."""
     from ray.autoscaler._private.util import prepare_config, validate_config
 
     try:

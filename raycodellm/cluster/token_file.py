@@ -36,7 +36,7 @@ def write_token() -> None:
 
 
 def warnings_of_token() -> list[str]:
-    """What is wrong with a token file that was there before, as a sentence."""
+    """The fault of a token file that was there before, as a sentence."""
     try:
         mode = stat.S_IMODE(_token_file().stat().st_mode)
     except OSError:  # none there

@@ -63,7 +63,7 @@ def _check(name: str, value: Any, made: Mapping[str, Any], known: Sequence[Param
 
 
 def _may_be_there(one: Parameter, made: Mapping[str, Any]) -> bool:
-    """Whether the options chosen so far allow it; a choice that the point leaves open may still be its option."""
+    """True if the options chosen so far allow it; a choice that the point leaves open may still be its option."""
     return any(
         all(name not in made or is_same(made[name], label) for name, label in condition) for condition in one.conditions
     )

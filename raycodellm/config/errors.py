@@ -6,9 +6,9 @@ import difflib
 from collections.abc import Iterable
 
 MESSAGE_CHARACTERS = 280
-"""Of one message at most; with the command's name before it, it stays under 300."""
+"""Characters of the longest message; with the command's name before it, it stays under 300."""
 _END_CHARACTERS = 90
-"""Of a message that is too long, kept of its end, which says what would work."""
+"""Characters kept of the end of a message that is too long: the end says what would work."""
 _LISTED = 12
 """Names that a hint lists at most."""
 

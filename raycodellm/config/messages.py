@@ -10,11 +10,11 @@ from raycodellm.config.errors import shown, suggest
 from raycodellm.config.settings import KINDS, Sweep
 
 _SAID = 3
-"""Of all that is wrong, said at once."""
+"""Faults said at once, at most."""
 
 
 def explain(error: ValidationError, tree: dict[str, Any]) -> str:
-    """What is wrong with `tree`, in one line."""
+    """The fault of `tree`, in one line."""
     # A refused item of a tuple makes pydantic also call the tuple too short; only the first is news.
     items = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
     said = list(dict.fromkeys(_explain_one(item, tree) for item in items))

@@ -31,12 +31,12 @@ MIXTURE_SHAPES = (
 )
 SAMPLERS = ("tpe", "gp", "nsga2", "random", "grid")
 MOST_SEQUENCES = 100_000_000
-"""Of a stage. To plan so many takes a quarter of a minute; they hold 8 * 10^11 tokens at a length of 8,192."""
+"""Sequences of a stage, at most: planned in a quarter of a minute, 8 * 10^11 tokens at a length of 8,192."""
 NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
 
 
 STORAGE_FOLDERS = ("tokens", "stages", "tokenizers")
-"""What lies in a storage beside the folders of its sweeps."""
+"""Folders of a storage beside those of its sweeps."""
 
 Share = Annotated[Number, Field(ge=0.0, lt=1.0)]
 """With 1, a moment would never hear of a gradient."""
@@ -184,7 +184,7 @@ class LearningRate(_Frozen):
 
     @property
     def ends_at_zero(self) -> bool:
-        """Whether the rate is 0 when the stage has ended."""
+        """True if the rate is 0 when the stage has ended."""
         falls = self.schedule in ("cosine", "linear") or (self.schedule == "wsd" and 1.0 - self.decay < 1.0)
         return self.final == 0.0 and falls and (self.boundary == "continue" or self.warmup < 1.0)
 
@@ -255,7 +255,7 @@ class Stage(_Frozen):
     average_every: Annotated[Number, Field(gt=0.0, le=1.0)] | None = None
     """Distance between two of these, as a share of the stage's steps; 0.02 when left out."""
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Of the forward and backward pass; the weights that the optimizer steps are float32 in any case."""
+    """Numbers of the forward and backward pass; the weights that the optimizer steps are float32 in any case."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
     """flash_attention_2 needs the flash-attn package, a GPU, and bf16 or fp16."""
     deepspeed_config: dict[str, Any] = Field(default_factory=dict)

@@ -16,7 +16,7 @@ from raycodellm.config.errors import UserError, shown
 from raycodellm.config.yaml_text import write_yaml
 
 Condition = tuple[tuple[str, Any], ...]
-"""What must be chosen for a parameter to be there: (name of a choice, label of its option), from the outside in."""
+"""Choices that a parameter depends on: (name of a choice, label of its option), from the outside in."""
 MOST_PARAMETERS = 200
 MOST_OPTIONS = 500
 _DOMAIN_KEYS = ("uniform", "loguniform", "int", "choice")
@@ -31,7 +31,7 @@ class Domain:
     low: float = 0.0
     high: float = 0.0
     options: tuple[Any, ...] = ()
-    """Of a choice: scalars as they are; anything else (a nested tree, a list) is labelled by its compact YAML."""
+    """Labels of a choice: scalars as they are; anything else (a nested tree, a list) by its compact YAML."""
 
     def probes(self) -> tuple[Any, ...]:
         """The values that a validity check should try: every option, or both ends and what lies between them."""
@@ -44,7 +44,7 @@ class Domain:
         return (self.low, self.high, self.low + (self.high - self.low) / math.pi)
 
     def holds(self, value: Any) -> bool:
-        """Whether `value` is one of the domain's; a choice's by its label."""
+        """True if `value` is one of the domain's; a choice's by its label."""
         if self.kind == "choice":
             return any(is_same(value, option) for option in self.options)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -62,13 +62,13 @@ class Parameter:
     name: str
     """Its path, a stage by its name."""
     key: str
-    """What the search knows it by: its name, with the option named where another option has another space there."""
+    """The parameter's name in the search: with its option, where another option has another space there."""
     domain: Domain
     conditions: tuple[Condition, ...] = ((),)
     """It is there where one of these holds."""
 
     def is_there(self, params: Mapping[str, Any]) -> bool:
-        """Whether the options that `params` chooses have this parameter."""
+        """True if the options that `params` chooses have this parameter."""
         return any(
             all(name in params and is_same(params[name], label) for name, label in one) for one in self.conditions
         )
@@ -84,7 +84,7 @@ def is_search(node: Any) -> bool:
 
 
 def option_label(option: Any) -> Any:
-    """What the sampler sees of an option: scalars as they are, anything else as compact YAML."""
+    """An option as the sampler sees it: scalars as they are, anything else as compact YAML."""
     if option is None or isinstance(option, (bool, int, float, str)):
         return option
     return write_yaml(option, default_flow_style=True, width=10_000).strip()
@@ -170,7 +170,7 @@ def _merged(found: Sequence[tuple[str, Domain, Condition, Sequence[Any]]], origi
 
 
 def _both_hold(one: Condition, other: Condition) -> bool:
-    """Whether a point may satisfy both: they choose no two options of one choice."""
+    """True if a point may satisfy both: they choose no two options of one choice."""
     chosen = dict(one)
     return all(name not in chosen or is_same(chosen[name], label) for name, label in other)
 

@@ -15,7 +15,7 @@ from functools import partial
 from raycodellm.corpora.parts import LONGEST_LINE, MIB, TOO_LONG, Part, compression, open_content
 
 _BETWEEN = re.compile(rb"[\s,\xef\xbb\xbf]*")
-"""Of elements; the last three are a byte order mark."""
+"""First bytes of elements; the last three are a byte order mark."""
 _SIGN = re.compile(rb'["\[\]{},:]')
 _STRING_SIGN = re.compile(rb'["\\\n]')
 _MARK = re.compile(rb"\S")
@@ -163,7 +163,7 @@ class _Values:
         return found.start()
 
     def _let_go(self, place: int) -> int:
-        """Of a value that is too long only its length is kept; where `place` then is."""
+        """Keeps only the length of a value that is too long; where `place` then is."""
         if len(self._data) <= LONGEST_LINE:
             return place
         self._is_long = True

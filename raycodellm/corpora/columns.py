@@ -155,7 +155,7 @@ def _columns(schema: pa.Schema, source: Source) -> list[str]:
 
 
 def _holds_text(type: pa.DataType) -> bool:
-    """Whether texts stand in values of this type, and no bytes, which may be pictures."""
+    """True if texts stand in values of this type, and no bytes, which may be pictures."""
     leaves = list(_leaves(type))
     return any(map(_is_text, leaves)) and not any("binary" in str(leaf) for leaf in leaves)
 

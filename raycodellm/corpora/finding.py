@@ -372,5 +372,5 @@ def builtin_digest(inputs: SourceInputs) -> str:
 
 
 def builtin_digests(seed: int = 0) -> dict[str, str]:
-    """Of all builtin corpora, in a sweep of that seed: what measured numbers should be quoted with."""
+    """Digests of all builtin corpora in a sweep of that seed; measured numbers should be quoted with them."""
     return {name: content_digest(builtin_rows(name, seed if BUILTINS[name].num_examples else 0)) for name in BUILTINS}

@@ -1,4 +1,4 @@
-"""What is read from files line by line or whole: JSON lines, plain text, source code, notebooks."""
+"""Reads files line by line or whole: JSON lines, plain text, source code, notebooks."""
 
 from __future__ import annotations
 

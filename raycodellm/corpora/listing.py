@@ -1,4 +1,4 @@
-"""What is below a folder or matches a glob, on local disks and on object stores.
+"""Lists files below a folder or matching a glob, on local disks and on object stores.
 
 Below a folder hidden files and folders are left out, and links are followed only to what is in the folder: a link that
 leads out of it would make a document of whatever file of the machine it names. All that is left out is counted.
@@ -152,7 +152,7 @@ def list_remote(root: str) -> list[Found]:
 
 
 def storage_hint(root: str, error: Exception) -> str:
-    """What to do about an object store's refusal."""
+    """Advice about an object store's refusal."""
     said = str(error)
     scheme, bucket = root.split("://")[0], "/".join(root.split("/")[:3])
     if scheme not in ("s3", "gs") or "://" not in root:

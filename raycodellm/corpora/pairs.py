@@ -32,7 +32,7 @@ class Pair(NamedTuple):
     prompt: str
     response: str
     notes: tuple[str, ...] = ()
-    """What of the record is in neither; each is counted."""
+    """Parts of the record that are in neither; each is counted."""
 
 
 Text = Callable[[Mapping[str, Any], str], str]
@@ -69,7 +69,7 @@ _SPEAKERS = {
     "model": "Assistant",
 }
 _WEIGHTS = ("weight", "loss", "train", "training")
-"""Of a turn: 0 or false where it is not to be learnt."""
+"""Keys of a turn that are 0 or false where it is not to be learnt."""
 _LABELLED = re.compile(r"\s*\(?\w{1,2}\s*[.):]")
 _LONGEST_LABEL = 64
 """Characters of a value without white space that is a name or an id, not text."""
@@ -133,7 +133,7 @@ def _completed(turns: Turns, record: Mapping[str, Any], used: set[str]) -> set[s
 
 
 def _quotes(said: str, more: str) -> bool:
-    """Whether a text stands in another one already: whole lines of it, or more than a few words."""
+    """True if a text stands in another one already: whole lines of it, or more than a few words."""
     more = more.strip()
     return more in said and (len(more) > _LONGEST_LABEL or f"\n{more}\n" in f"\n{said}\n")
 

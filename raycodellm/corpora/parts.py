@@ -16,7 +16,7 @@ if TYPE_CHECKING:
 
 MIB = 1 << 20
 LONGEST_LINE = 64 * MIB
-"""Of one record, and so of what unpacks from a packed file, held in memory at once: a task holds some ten times its
+"""Bytes of one record, and so of what unpacks from a packed file, in memory at once: a task holds some ten times its
 longest record while it tokenises."""
 TOO_LONG = b"\xff line too long"
 """Stands for a line or value over `LONGEST_LINE`: to be compared by identity."""
@@ -57,14 +57,14 @@ def open_part(part: Part, memory_map: bool = False) -> pa.NativeFile:
 
 @contextmanager
 def open_content(part: Part) -> Iterator[pa.NativeFile | Unpacked]:
-    """What the part's whole file holds, unpacked where it is packed. `read(n)` gives up to n bytes, b"" at the end."""
+    """Opens the part's whole file, unpacked where it is packed. `read(n)` gives up to n bytes, b"" at the end."""
     packed = compression(part.uri)
     with open_part(part) if packed is None else Unpacked(part, packed) as content:
         yield content
 
 
 def read_content(part: Part, most: int) -> bytes | None:
-    """What the part's whole file holds; None where it is over `most` bytes, of which no more are unpacked."""
+    """The content of the part's whole file; None where it is over `most` bytes, of which no more are unpacked."""
     pieces, left = [], most
     with open_content(part) as content:
         while piece := content.read(min(MIB, left + 1)):
@@ -164,4 +164,4 @@ def is_failure(error: Exception, part: Part) -> bool:
 _DAMAGE = re.compile(
     r"(zlib|ZSTD|bz2) .*failed|Truncated compressed stream|[Ii]nvalid (flatbuffers|IPC)|Expected to read"
 )
-"""What pyarrow says of damaged data with the error class of storage."""
+"""pyarrow's words for damaged data in errors of the class that also means storage."""

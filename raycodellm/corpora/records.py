@@ -20,7 +20,7 @@ class Document(NamedTuple):
     meta: Mapping[str, Any] | None = None
     """Other columns of the record, which the source's settings ask for (`extra_columns`); of source code, `path`."""
     notes: tuple[str, ...] = ()
-    """What of the record is not in the document; each is counted as a `Skip`."""
+    """Parts of the record that are not in the document; each is counted as a `Skip`."""
 
     @property
     def content(self) -> str:

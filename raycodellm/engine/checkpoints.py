@@ -79,7 +79,7 @@ def size_and_checksum(blocks: Iterable[bytes]) -> list[int]:
 
 
 def damage(folder: Folder) -> str | None:
-    """What is wrong with a checkpoint, or None. A storage that does not answer is waited for: that is no damage."""
+    """The fault of a checkpoint, or None. A storage that does not answer is waited for: that is no damage."""
     try:
         files = retrying.patiently(lambda: folder.read_json(COMPLETE)["files"], COMPLETE)
         for name, expected in files.items():

@@ -68,7 +68,7 @@ _COMPILERS = ("g++", "c++", "clang++")
 
 
 def clips_in_optimizer(stage: Stage, scaling: Scaling) -> bool:
-    """Whether torch's fused optimizer clips the gradient, and skips one that is not finite, on the device.
+    """True if torch's fused optimizer clips the gradient, and skips one that is not finite, on the device.
 
     DeepSpeed looks through every gradient on the host's behalf for either. It keeps the work where its own optimizer
     does more: fp16 and autocast (the loss scale), ZeRO 3, state in host memory.

@@ -1,4 +1,4 @@
-"""Whether an evaluation will give the score that a sweep is to make better: asked before anything is trained."""
+"""True if an evaluation will give the score that a sweep is to make better: asked before anything is trained."""
 
 from __future__ import annotations
 

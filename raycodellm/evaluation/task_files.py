@@ -1,4 +1,4 @@
-"""What decides a task's items and prompts: its YAML files, and the Python modules and data that they name, by content.
+"""A task by content: its YAML files, and the Python modules and data that they name.
 
 Nothing of a task is run or imported here. lm-eval's own tasks and the built-in ones enter through their files as well,
 so that an edited one is another task whatever version its package says.
@@ -46,7 +46,7 @@ def lm_eval_version() -> str:
 
 
 def task_content(name: str) -> list[Any]:
-    """What the task's results depend on beside the model, as JSON values. Raises UserError for an unknown task."""
+    """JSON values of all that the task's results depend on beside the model. Raises UserError for an unknown task."""
     check_tasks([name])
     return [name, *_content(name, frozenset())]
 

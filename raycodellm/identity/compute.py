@@ -74,7 +74,7 @@ class UsedSource:
 def tokenizer_identity(
     train: TrainTokenizer | None, content: Any, sources: Iterable[str], seed: int, version: int
 ) -> str:
-    """Of a trained one its settings, the fingerprints of all sources, seed and trainer; of any other its `content`."""
+    """A trained tokenizer by its settings, all sources' fingerprints, seed and trainer; any other by its `content`."""
     if train is not None:
         return fingerprint([version, train.model_dump(mode="json"), sorted(sources), seed])
     return fingerprint(["pretrained", content])
@@ -116,7 +116,7 @@ def stage_identity(
 
 
 def compiled_numbers(stage: Stage, compiled: bool) -> bool:
-    """Whether compiling the stage changes its numbers beyond rounding."""
+    """True if compiling the stage changes its numbers beyond rounding."""
     return compiled and stage.precision != "fp32"
 
 

@@ -29,7 +29,7 @@ CHECKSUMS = "checksums.json"
 """In a model folder that raycodellm wrote: file name -> [bytes, hash]."""
 _PIECE_BYTES = 1 << 22
 _WEIGHTS = re.compile(r"(generation_)?config\.json|adapter_config\.json|.*\.(safetensors|bin|pt|index\.json)")
-"""What of a model folder decides its outputs; tokenizers have an identity of their own."""
+"""Files of a model folder that decide its outputs; tokenizers have an identity of their own."""
 
 
 def cache_file() -> Path:

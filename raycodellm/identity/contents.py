@@ -1,4 +1,4 @@
-"""What a sweep file only names, by what it holds: pretrained models and evaluation tasks."""
+"""Contents behind the names in a sweep file: pretrained models and evaluation tasks."""
 
 from __future__ import annotations
 
@@ -23,7 +23,7 @@ class Contents:
 
 
 def pretrained_content(name: str) -> list[Any]:
-    """Of a folder the content of its weights and configuration; of a model of the hub its name and commit."""
+    """A folder by the content of its weights and configuration; a model of the hub by its name and commit."""
     folder = hub.folder_of(name)
     if folder is None:
         return ["hub", *hub.pinned("model.pretrained", name)]

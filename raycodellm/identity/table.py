@@ -1,4 +1,4 @@
-"""What is in which identity, what is not, and why: one row for each leaf of the sweep file.
+"""The table of identities: what is in which, what is in none, and why; one row for each leaf of the sweep file.
 
 `tokenizer`, `token store`, `stage` and `evaluation` are where a leaf enters first; all that is made from that changes
 too. `nothing`: the leaf decides where, when or how often something is done, which trials there are, or what is refused.

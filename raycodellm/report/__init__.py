@@ -42,7 +42,7 @@ class Records:
     timing: dict[str, float]
     """Seconds by part of the run."""
     lost: dict[str, None] = field(default_factory=dict)
-    """What could not be read until now, a line each."""
+    """Files that could not be read until now, a line each."""
 
     @cached_property
     def sweep(self) -> Sweep:

@@ -1,4 +1,4 @@
-"""What an arm's complete trials say of one metric: its score, the difference to another arm, and how sure each is.
+"""An arm's complete trials on one metric: its score, the difference to another arm, and how sure each is.
 
 Two things make a score uncertain, and both are in an interval or it is said that one is missing: which items the tasks
 happen to hold, and which seeds the arm was trained with. Arms are asked the same items and share seeds, so a difference
@@ -55,7 +55,7 @@ class Evidence:
         )
 
     def interval(self, noise: SeedNoise) -> Interval:
-        """Of the score: over items and seeds, or over items alone where nothing is known of the seeds."""
+        """Interval of the score: over items and seeds, or over items alone where nothing is known of the seeds."""
         if not noise.single.degrees and self.recorded is not None and len(self.scores) == 1:
             return self.recorded  # the evaluation's own, which for shares near 0 and 1 is better than Student's
         return _interval(self.score, self._items(self.scores), noise.single.times(1 / len(self.scores)))

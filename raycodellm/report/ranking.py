@@ -36,7 +36,7 @@ class ArmScore:
     """Of the first objective."""
     low: float = math.nan
     high: float = math.nan
-    """Of the 95 % interval."""
+    """Half the width of the 95 % interval."""
     covers_seeds: bool = False
     """The interval covers what other seeds would have given; else it is one over the evaluation's items alone."""
     accuracy: float | None = None

@@ -123,7 +123,7 @@ def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> str:
 
 
 def unknown_noise(scores: Sequence[ArmScore]) -> str:
-    """What a ranking by one seed each leaves open, and how to learn it; empty where the seeds' noise is known."""
+    """Says what a ranking by one seed each leaves open, and how to learn it; empty where the seeds' noise is known."""
     if _seeds_are_known(scores) or all(one.score is None for one in scores):
         return ""
     return (

@@ -210,7 +210,7 @@ class Dispatcher:
         return slot in self.worked
 
     def _lives(self, slot: str, incarnation: int) -> bool:
-        """Whether these are the slot's present workers, and nobody has found them dead."""
+        """True if these are the slot's present workers, and nobody has found them dead."""
         return self.incarnations.get(slot) == incarnation and slot not in self.down
 
     def _lose(self, slot: str, cause: str, preempted: bool = False) -> None:

@@ -61,7 +61,7 @@ class Lease:
         return None if there is None or there["token"] == self.token else str(there["holder"])
 
     def may_take_up(self, there: Mapping[str, Any]) -> bool:
-        """Whether what the file says needs no waiting: its holder is this one, or known to be gone."""
+        """True if what the file says needs no waiting: its holder is this one, or known to be gone."""
         return there["holder"] == self._holder
 
     def beat(self) -> None:
@@ -97,7 +97,7 @@ class Lease:
                 self._folder.delete(self.name)
 
     def read(self) -> dict[str, Any] | None:
-        """What the file says; None where there is none, or half of one."""
+        """The file's content; None where there is none, or half of one."""
         try:
             there = self._folder.read_json(self.name)
         except (FileNotFoundError, ValueError):
@@ -112,5 +112,5 @@ class Lease:
             logger.warning("cannot write %s/%s", self._folder, self.name, exc_info=True)
 
     def told(self) -> dict[str, Any]:
-        """What the file says, beside the number of its beats."""
+        """The file's content, beside the number of its beats."""
         return {"holder": self._holder, "token": self.token}

@@ -203,7 +203,7 @@ class _Training:
         return True
 
     def _needs_weights_of(self, step: int) -> bool:
-        """Whether what follows the first `step` steps looks at the weights, or no other step follows."""
+        """True if what follows the first `step` steps looks at the weights, or no other step follows."""
         stage = self.job.stage
         return step == stage.num_steps or step in stage.averaged_steps or held_out.is_due(stage, step)
 

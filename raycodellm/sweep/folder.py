@@ -31,7 +31,7 @@ class Run:
     file: SweepFile
     storage: Folder
     token: str = ""
-    """Of the driver that has the run folder (`ownership`); empty for who only reads it."""
+    """Token of the driver that has the run folder (`ownership`); empty for a reader."""
 
     @cached_property
     def sweep(self) -> Sweep:
@@ -102,7 +102,7 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any
 
 
 def read_results(run: Run, ended: dict[int, TrialResult] | None = None, say: Say = logger.warning) -> list[TrialResult]:
-    """What the trials' folders hold, in the order of their numbers. `ended` keeps what need not be read again.
+    """The trials as their folders hold them, in the order of their numbers. `ended` keeps what need not be read again.
 
     A trial whose result cannot be read is waiting, since the next run makes it again; `say` hears of it.
     """
@@ -151,7 +151,7 @@ def read_result(run: Run, number: int) -> TrialResult:
 
 
 def trial_numbers(run: Run) -> list[int]:
-    """Of the trials that have a folder, in order."""
+    """Numbers of the trials that have a folder, in order."""
     return sorted(int(name) for name in (run.folder / "trials").list() if name.isascii() and name.isdecimal())
 
 

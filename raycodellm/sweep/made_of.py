@@ -1,4 +1,4 @@
-"""What a run is made of beside its sweep file: the recipe, lm-eval, and what the sweep names, by content.
+"""The parts of a run beside its sweep file: the recipe, lm-eval, and what the sweep names, by content.
 
 Kept in the run folder when the first trial begins. A run that is continued with something else would mix arms that
 cannot be compared, so that is refused by its key.
@@ -70,7 +70,7 @@ def _ended(run: Run) -> list[str]:
 
 
 def _before(run: Run, now: dict[str, Any]) -> dict[str, Any]:
-    """What the run was made of until now; a run without that record began with an older recipe."""
+    """The parts of the run until now; a run without that record began with an older recipe."""
     if not run.folder.exists(CONTENTS):
         return {"recipe": "an older one"}
     try:

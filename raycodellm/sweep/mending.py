@@ -47,7 +47,7 @@ def mend(run: Run, say: Callable[[str], Any]) -> None:
 
 
 def _read(run: Run, number: int) -> TrialResult | DamagedFile | None:
-    """What the trial wrote: its result, else what it was when it began; or which of the two is damaged."""
+    """The trial's result, else its record from when it began; or which of the two is damaged."""
     folder = run.trial_folder(number)
     try:
         if folder.exists("result.json"):

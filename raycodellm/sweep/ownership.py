@@ -75,11 +75,11 @@ class Owner(Lease):
             self._write()
 
     def told(self) -> dict[str, Any]:
-        """What the file says, beside the number of its beats."""
+        """The file's content, beside the number of its beats."""
         return {**super().told(), "machine": self.machine, "pid": os.getpid(), "created": self.created}
 
     def may_take_up(self, there: Mapping[str, Any]) -> bool:
-        """Whether the driver in the file is known to have ended."""
+        """True if the driver in the file is known to have ended."""
         return self._is_of_this_machine(there) and not self._runs_here(there)
 
     def _runs_here(self, there: Mapping[str, Any]) -> bool:
@@ -150,7 +150,7 @@ def keep_journal(run: Run) -> None:
 
 
 def _machine() -> str:
-    """What tells processes that can see each other's numbers: this boot of the machine, and the container."""
+    """The name that processes share which see each other's numbers: this boot of the machine, and the container."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"

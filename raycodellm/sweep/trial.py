@@ -24,7 +24,7 @@ class Context:
     vocab_size: int
     dispatcher: Any
     contents: Contents
-    """Of the models and tasks that the sweep names, as the driver found them when it started."""
+    """Contents of the models and tasks that the sweep names, as the driver found them when it started."""
 
     def chain(self, params: Mapping[str, Any], seed: int) -> store.Chain:
         sweep = config.resolve(self.run.file, params)

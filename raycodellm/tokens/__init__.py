@@ -76,7 +76,7 @@ class Prepared:
     vocab_size: int
     stores: dict[str, TokenStore]
     warnings: tuple[str, ...] = ()
-    """Of `warnings_of`."""
+    """Lines of `warnings_of`."""
 
 
 @dataclass(frozen=True)
@@ -157,7 +157,7 @@ def inspect(sweep: Sweep, storage: Folder, items: Items | None = None) -> dict[s
 
 
 def warnings_of(sweep: Sweep, items: Items | None = None) -> list[str]:
-    """What of a sweep's data is not as one may think it is; nothing here stops it."""
+    """Warnings of what in a sweep's data is not as one may think it is; nothing here stops it."""
     found = _warnings(_benchmarks(sweep, items))
     if sweep.tokenizer.train and len(sweep.sources) > 1:
         count = len(sweep.sources)

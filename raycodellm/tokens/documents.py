@@ -27,9 +27,9 @@ class Reading(NamedTuple):
     held_out_tokens: int = 0
     """Tokens asked for in whole documents that no stage trains on; 0 where every document is trained on."""
     measured: bool = False
-    """Whether the held-out documents are read, rather than all the others."""
+    """True if the held-out documents are read, rather than all the others."""
     prompts_count: bool = False
-    """Whether the prompts of examples count in the loss, as their responses do."""
+    """True if the prompts of examples count in the loss, as their responses do."""
 
 
 @dataclass(frozen=True)

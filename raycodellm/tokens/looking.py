@@ -47,7 +47,7 @@ def _skipped_at_first(source: Source, inputs: SourceInputs) -> tuple[Counter[str
 
 
 def no_document(name: str, source: Source, inputs: SourceInputs, skipped: Mapping[str, int]) -> UserError:
-    """What is said of a source without a document: why, and which columns it has."""
+    """The refusal of a source without a document: why, and which columns it has."""
     ordered = sorted(skipped.items(), key=lambda item: -item[1])
     counts = ", ".join(f"{reason}: {count}" for reason, count in ordered[:6]) or "nothing was found to read"
     hint = ""

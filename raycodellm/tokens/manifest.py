@@ -61,7 +61,7 @@ class Manifest:
     skipped_bytes: dict[str, int] = field(default_factory=dict)
     """Reason: UTF-8 bytes of the documents that cleaning left out; of what could not be read none are known."""
     content_digest: str = ""
-    """Of a builtin corpus: of its documents as they were read, before cleaning; see `corpora.builtin_digest`."""
+    """Digest of a builtin corpus's documents as they were read, before cleaning; see `corpora.builtin_digest`."""
 
     @property
     def dtype(self) -> np.dtype:
