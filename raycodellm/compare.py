@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raycodellm import evaluation, uncertainty
+from raycodellm import evaluation, statistics
 from raycodellm.config import Evaluation, UserError
 from raycodellm.files import Folder
 
@@ -69,14 +69,14 @@ def differences(base: pa.Table, other: pa.Table) -> list[str]:
     return lines
 
 
-def _paired(before: Sequence[Sample], after: Sequence[Sample]) -> uncertainty.Interval | None:
+def _paired(before: Sequence[Sample], after: Sequence[Sample]) -> statistics.Interval | None:
     """The difference of means over samples, each over the items that both have; None where a sample has none such."""
     if len(before) != len(after) or any(not a.keys() & b.keys() for a, b in zip(before, after, strict=True)):
         return None
     both = list(zip(before, after, strict=True))
     gaps = [{item: b[item] - a[item] for item in sorted(a.keys() & b.keys())} for a, b in both]
-    intervals = [uncertainty.mean_interval([*gap.values()]) for gap in gaps]
-    return uncertainty.mean_of_intervals(intervals, uncertainty.correlations(gaps))
+    intervals = [statistics.mean_interval([*gap.values()]) for gap in gaps]
+    return statistics.mean_of_intervals(intervals, statistics.correlations(gaps))
 
 
 def _scores(model: str, metrics: dict[str, float]) -> list[str]:

@@ -24,7 +24,7 @@ OPEN = (WAITING, POSTPONED, RUNNING)
 
 
 @dataclass
-class Node:
+class JobNode:
     """One job of the stage tree."""
 
     job: Job
@@ -63,7 +63,7 @@ class Dispatch:
         self.max_deaths = max_deaths
         self.max_preemptions = max_preemptions
         self.stopping = False
-        self.nodes: dict[str, Node] = {}
+        self.nodes: dict[str, JobNode] = {}
         self.chains: dict[int, tuple[str, ...]] = {}
         """Trial number to the keys of its jobs, first stage first."""
         self.gone: set[str] = set()
@@ -73,7 +73,7 @@ class Dispatch:
         """Takes in a trial; `finished` holds the outcomes of jobs that the stage store has already."""
         parent: str | None = None
         for depth, job in enumerate(chain.jobs):
-            node = self.nodes.setdefault(job.key, Node(job, parent, depth))
+            node = self.nodes.setdefault(job.key, JobNode(job, parent, depth))
             if node.state == CANCELLED:
                 node.state = WAITING
             if node.state == WAITING and job.key in (finished or {}):
@@ -82,7 +82,7 @@ class Dispatch:
             parent = job.key
         self.chains[trial] = tuple(job.key for job in chain.jobs)
 
-    def ready(self) -> list[Node]:
+    def ready(self) -> list[JobNode]:
         """Jobs that a slot may take now: the oldest trial's first, and of one trial the one nearest its end."""
         found = [node for node in self.nodes.values() if node.state == WAITING and self._parent_done(node)]
         return sorted(found, key=lambda node: (min(node.trials), -node.depth))
@@ -149,7 +149,7 @@ class Dispatch:
         if node is not None:
             self._interrupted(node, cause, preempted=True)
 
-    def _interrupted(self, node: Node, cause: str, preempted: bool) -> None:
+    def _interrupted(self, node: JobNode, cause: str, preempted: bool) -> None:
         node.holder = None
         if preempted:
             node.preemptions += 1
@@ -205,15 +205,15 @@ class Dispatch:
     def num_running(self) -> int:
         return sum(node.state == RUNNING for node in self.nodes.values())
 
-    def _parent_done(self, node: Node) -> bool:
+    def _parent_done(self, node: JobNode) -> bool:
         return node.parent is None or self.nodes[node.parent].state == DONE
 
-    def _held(self, holder: str, key: str) -> Node | None:
+    def _held(self, holder: str, key: str) -> JobNode | None:
         """The job if `holder` still has it: one that was given up may speak once more, too late."""
         node = self.nodes.get(key)
         return node if node is not None and node.state == RUNNING and node.holder == holder else None
 
-    def _fail(self, node: Node, cause: str) -> None:
+    def _fail(self, node: JobNode, cause: str) -> None:
         node.state, node.holder, node.outcome = FAILED, None, cause
         for child in self.nodes.values():
             if child.parent == node.job.key and child.state in (WAITING, CANCELLED):

@@ -68,7 +68,9 @@ class Plan:
         for index, part in enumerate(self.sources):
             mine = np.flatnonzero(source == index)
             if len(mine):
-                sequence[mine], epoch[mine] = self._draw(part, part.start + int(before[index]), len(mine))
+                sequence[mine], epoch[mine] = self._draw(
+                    part, part.num_sequences_consumed + int(before[index]), len(mine)
+                )
         return PlanRows(np.arange(start, stop, dtype=np.int64), source, sequence, epoch)
 
     def _draw(self, part: SourceSlice, first: int, number: int) -> tuple[np.ndarray, np.ndarray]:
@@ -81,7 +83,7 @@ class Plan:
             passes, place = divmod(first + done, size)
             length = min(number - done, size - place)
             key = _key(self.seed, part.name, passes)
-            sequence[done : done + length] = shuffled(place, place + length, size, key, part.group)
+            sequence[done : done + length] = shuffled(place, place + length, size, key, part.shuffle_group_size)
             epoch[done : done + length] = passes
             done += length
         return sequence, epoch

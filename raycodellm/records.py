@@ -14,7 +14,7 @@ from raycodellm.files import DamagedFile
 
 T = TypeVar("T")
 
-RECIPE_VERSION = 3
+RECIPE_VERSION = 4
 """Raised whenever a change of the training code changes the weights that equal settings give."""
 
 
@@ -28,9 +28,9 @@ class SourceSlice:
     """URI of its token store."""
     num_sequences: int
     """Sequences of the stage's length in the documents that are trained on: one epoch."""
-    start: int
-    """Sequences that the stages before this one drew from it."""
-    group: int = 1
+    num_sequences_consumed: int
+    """Sequences that the stages before this one drew from the source."""
+    shuffle_group_size: int = 1
     """Neighbouring sequences that stay together when an epoch is shuffled: more than 1 where the stages of a trial have
     different sequence lengths, so that each goes on exactly where the one before stopped."""
     planned: tuple[int, ...] = ()

@@ -14,11 +14,12 @@ from dataclasses import asdict, dataclass
 from functools import lru_cache
 from typing import Any, Protocol
 
-from raycodellm import config, identity, mixture, rates, schedule
+from raycodellm import config, identity, mixture, schedule
 from raycodellm import model as models
 from raycodellm.config import INSTRUCT_KINDS, Evaluation, Model, Stage, Sweep, SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.identity import Contents, content
+from raycodellm.learning_rate import learning_rate_at, start_rate
 from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, StageRecord, as_json
 from raycodellm.stored import finished_evaluation, finished_stage
 from raycodellm.tokens import Reading
@@ -107,11 +108,11 @@ def chain(
                 seed=seed,
                 scaling=sweep.scaling,
                 phase_ends=ends,
-                start_rate=rates.start_rate(stage.learning_rate, rate),
+                start_rate=start_rate(stage.learning_rate, rate),
                 keep_optimizer=stage.name in kept,
             )
         )
-        rate = rates.learning_rate_at(stage.learning_rate, stage.num_steps, stage.num_steps, jobs[-1].start_rate)
+        rate = learning_rate_at(stage.learning_rate, stage.num_steps, stage.num_steps, jobs[-1].start_rate)
         for source in slices:
             drawn[source.name] += sum(source.planned) * stage.sequence_length
         parent = folder
@@ -140,8 +141,8 @@ def _slice(
         kind=sweep.sources[name].kind,
         store=corpus.folder.uri,
         num_sequences=used // group * group,
-        start=-(-drawn_tokens // stage.sequence_length),
-        group=group,
+        num_sequences_consumed=-(-drawn_tokens // stage.sequence_length),
+        shuffle_group_size=group,
         planned=planned,
         held_out_sequences=measured,
         held_out_tokens=asked,
@@ -338,9 +339,13 @@ def check_epochs(sweep: Sweep, chains: Sequence[Chain]) -> None:
                     f"{job.stage.name!r}; give it more data or the stage another sequence_length"
                 )
             most = sweep.sources[source.name].max_epochs
-            if drawn and most is not None and (source.start + drawn) / source.num_sequences > most + 1e-9:
+            if (
+                drawn
+                and most is not None
+                and (source.num_sequences_consumed + drawn) / source.num_sequences > most + 1e-9
+            ):
                 there = source.num_sequences * job.stage.sequence_length
-                wanted = (source.start + drawn) * job.stage.sequence_length
+                wanted = (source.num_sequences_consumed + drawn) * job.stage.sequence_length
                 raise UserError(
                     f"sources.{source.name}: a trial draws {wanted:,} tokens of it by the end of stage "
                     f"{job.stage.name!r}, {wanted / there:.2f} epochs of its {there:,}; max_epochs is {most:g}: "

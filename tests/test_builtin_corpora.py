@@ -9,10 +9,9 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from raycodellm import builtin_corpora
-from raycodellm.builtin_corpora import content_digest, parse_module
 from raycodellm.config import Source
-from raycodellm.corpora import builtin_digest, builtin_digests, source_fingerprint
+from raycodellm.corpora import builtin, builtin_digest, builtin_digests, source_fingerprint
+from raycodellm.corpora.builtin import content_digest, parse_module
 
 
 def without_docstrings(text: str) -> str:
@@ -109,9 +108,9 @@ def test_what_is_left_is_the_same_program_without_its_docstrings(text):
 @pytest.fixture(scope="module")
 def corpora():
     return {
-        "prose": list(builtin_corpora.python_prose()),
-        "code": list(builtin_corpora.python_code()),
-        "instruct": list(builtin_corpora.python_instruct()),
+        "prose": list(builtin.python_prose()),
+        "code": list(builtin.python_code()),
+        "instruct": list(builtin.python_instruct()),
     }
 
 
@@ -156,12 +155,12 @@ def test_an_instruction_asks_by_signature_and_docstring_and_the_response_is_the_
 def test_nothing_comes_from_tests_tables_or_installed_packages(corpora):
     modules = {row[0].split(":")[0].split("#")[0] for rows in corpora.values() for row in rows}
     parts = {part for module in modules - {"pydoc_data.topics"} for part in module.split(".")}
-    assert not parts & (builtin_corpora.EXCLUDED_FOLDERS - {"tests"})
+    assert not parts & (builtin.EXCLUDED_FOLDERS - {"tests"})
 
 
 def test_the_digest_stands_for_the_content():
-    assert builtin_corpora.library_digest() == builtin_corpora.library_digest()
-    assert len(builtin_corpora.library_digest()) == 32
+    assert builtin.library_digest() == builtin.library_digest()
+    assert len(builtin.library_digest()) == 32
 
 
 def test_each_corpus_has_a_digest_of_the_documents_that_were_read(corpora):

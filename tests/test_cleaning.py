@@ -16,13 +16,21 @@ from hypothesis import strategies as st
 
 from raycodellm import config
 from raycodellm.config import Cleaning, NearDuplicates, Source, Take, Tokenizer, UserError
-from raycodellm.corpora import Document, Plan, Skip, benchmark_of, cleaned, source_fingerprint, unfound
+from raycodellm.corpora import CleaningPlan, Document, Skip, benchmark_of, cleaned, source_fingerprint, unfound
 from raycodellm.corpora import duplicates as duplicates_module
-from raycodellm.corpora.cleaning import BATCH_DOCUMENTS, Gathered, checks, cleaning_identity, decide, not_taken, survey
+from raycodellm.corpora.cleaning import (
+    BATCH_DOCUMENTS,
+    SurveyResult,
+    checks,
+    cleaning_identity,
+    decide,
+    not_taken,
+    survey,
+)
 from raycodellm.corpora.duplicates import bands_and_rows, exact, near, signatures
 from raycodellm.corpora.words import Words, hash_words, runs, script_share, shingles, word_list
 from raycodellm.files import Folder, fingerprint
-from raycodellm.tokens import TokenStore, build_tokenizer, making, prepare_store, store_fingerprint
+from raycodellm.tokens import TokenStore, build, build_tokenizer, prepare_store, store_fingerprint
 from raycodellm.tokens.tokenizer import TokenizerInfo
 
 WORDS = re.findall(
@@ -38,10 +46,10 @@ def text(seed: int, num_words: int = 60) -> str:
 def clean(documents: list[Document], cuts: tuple[int, ...] = (), benchmark=None, **settings) -> tuple[list, Counter]:
     """(what stays, reason -> count) of documents that were read in units which end at `cuts`."""
     source = Source(kind="text", path="x", **settings)
-    plan = Plan(source, 0, benchmark)
+    plan = CleaningPlan(source, 0, benchmark)
     bounds = [0, *sorted(cuts), len(documents)]
     units = [documents[start:stop] for start, stop in itertools.pairwise(bounds)]
-    with Gathered() as gathered:
+    with SurveyResult() as gathered:
         for unit in random.Random(len(cuts)).sample(range(len(units)), len(units)):
             first = 0
             for chunk in survey(iter(units[unit]), plan):
@@ -123,7 +131,7 @@ def test_stores_without_cleaning_keep_their_fingerprint_and_all_settings_change_
         return store_fingerprint(Source(**fields, **changed), inputs, "print", 0, benchmark)
 
     assert {of(changed) for changed in same} == {
-        fingerprint([making.FORMAT_VERSION, making.SHARD_BYTES, "text", inputs.fingerprint, "print", 0])
+        fingerprint([build.FORMAT_VERSION, build.SHARD_BYTES, "text", inputs.fingerprint, "print", 0])
     }
     asked = {"cleaning": {"decontaminate": True}}
     other = benchmark_of({"t": ["one two three four five six seven eight nine eleven"]}, 13)
@@ -323,8 +331,8 @@ def test_documents_with_words_of_an_item_are_left_out_and_written_down():
         ]
     )
     source = Source(kind="text", path="x", cleaning={"decontaminate": True})
-    plan = Plan(source, 0, bench)
-    with Gathered() as gathered:
+    plan = CleaningPlan(source, 0, bench)
+    with SurveyResult() as gathered:
         for first, chunk in enumerate(survey(documents, plan)):
             gathered.add(0, first, chunk)
         decision = decide(plan, gathered)
@@ -529,10 +537,10 @@ def test_a_cleaned_store_is_the_same_bytes_with_and_without_ray(ray_cluster, tmp
     taken = dirty.model_copy(update={"take": Take(top=0.4), "limit_documents": 40})
     here = [make(source, trained, Folder(f"{tmp_path}/here{i}")) for i, source in enumerate((dirty, taken))]
     assert here[1].manifest.num_documents == 40
-    monkeypatch.setattr(making, "HERE_BYTES", 0)
+    monkeypatch.setattr(build, "HERE_BYTES", 0)
     monkeypatch.setattr("raycodellm.corpora.MIB", 1000)
     for num_tasks in (3, 8):
-        monkeypatch.setattr(making, "_num_tasks", lambda num=num_tasks: num)
+        monkeypatch.setattr(build, "_num_tasks", lambda num=num_tasks: num)
         for i, source in enumerate((dirty, taken)):
             store = make(source, trained, Folder(f"{tmp_path}/there{num_tasks}{i}"))
             assert files(store.folder) == files(here[i].folder)

@@ -220,7 +220,7 @@ def test_submit_sends_the_same_run_with_the_sweeps_folder_and_name(sweep_file, m
     assert FakeClient.job["metadata"] == {"job_name": "tiny-sweep"}
     assert FakeClient.job["runtime_env"]["working_dir"] == str(sweep_file.parent)
     # Ray would kill a stopped job after 3 s, long before its stages are saved.
-    assert float(FakeClient.job["runtime_env"]["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) > sweep.watching.DRAIN_SECONDS
+    assert float(FakeClient.job["runtime_env"]["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) > sweep.watchdog.DRAIN_SECONDS
     assert FakeClient.job["address"] == "http://head:8265" and FakeClient.job["RAY_ADDRESS"] is None
     assert os.environ["RAY_ADDRESS"] == "elsewhere:6379"
     assert job in cluster.how_to_follow("http://head:8265", job)

@@ -21,7 +21,7 @@ from raycodellm.files import Folder
 from raycodellm.identity import Contents, content, hub, numeric_settings, pretrained_content
 from raycodellm.records import StageRecord, as_json
 from raycodellm.sweep import folder as run_folders
-from raycodellm.sweep import made_of
+from raycodellm.sweep import provenance
 from raycodellm.tokens.tokenizer import tokenizer_fingerprint
 
 OLD = time.time() - 3600
@@ -264,37 +264,37 @@ def test_stages_of_an_older_recipe_are_said_once_and_never_taken(tmp_path):
 def test_a_run_is_not_continued_on_other_data(tmp_path, sweep_text):
     run = run_folders.open_run(config.parse(sweep_text), Folder(str(tmp_path / "s")))
     stores = {"prose": SimpleNamespace(fingerprint="a"), "python": SimpleNamespace(fingerprint="b")}
-    made_of.fix_data(run, "t", stores)
-    made_of.fix_data(run, "u", stores)  # no trial has ended
+    provenance.fix_data(run, "t", stores)
+    provenance.fix_data(run, "u", stores)  # no trial has ended
     (run.folder / "trials" / "0000").write_bytes("result.json", b"{}")
-    made_of.fix_data(run, "u", stores)
+    provenance.fix_data(run, "u", stores)
     with pytest.raises(UserError, match=r"sources\.prose: its content has changed since 1 trials"):
-        made_of.fix_data(run, "u", {**stores, "prose": SimpleNamespace(fingerprint="c")})
+        provenance.fix_data(run, "u", {**stores, "prose": SimpleNamespace(fingerprint="c")})
     with pytest.raises(UserError, match="tokenizer: its content has changed"):
-        made_of.fix_data(run, "t", stores)
+        provenance.fix_data(run, "t", stores)
 
 
 def test_a_run_is_not_continued_with_another_model_task_or_recipe(tmp_path, task, sweep_text, monkeypatch):
     file = config.parse(sweep_text, overrides=(f"evaluation.tasks=[{task}]",))
     run = run_folders.open_run(file, Folder(str(tmp_path / "s")))
-    made_of.fix_contents(run)
+    provenance.fix_contents(run)
     task.write_text(task.read_text() + "num_fewshot: 0\n")
-    made_of.fix_contents(run)  # no trial has ended
+    provenance.fix_contents(run)  # no trial has ended
     (run.folder / "trials" / "0000").write_bytes("result.json", b"{}")
-    made_of.fix_contents(run)
+    provenance.fix_contents(run)
     task.write_text(task.read_text() + "description: other\n")
     with pytest.raises(UserError, match=r"evaluation\.tasks: the content of '.*own\.yaml' has changed since 1 trials"):
-        made_of.fix_contents(run)
+        provenance.fix_contents(run)
     with pytest.raises(UserError, match=r"has changed since"):
-        made_of.fix_contents(run, left=0)  # the old score would be shown for it
+        provenance.fix_contents(run, left=0)  # the old score would be shown for it
     whole = run.folder.read_bytes("contents.json")
     run.folder.write_bytes("contents.json", whole[:40])
-    made_of.fix_contents(run)  # damaged: nothing can be compared, and the run goes on
+    provenance.fix_contents(run)  # damaged: nothing can be compared, and the run goes on
     assert run.folder.read_bytes("contents.json") != whole
     (run.folder.local / "contents.json").unlink()
-    made_of.fix_contents(run, left=0)  # an older run that is done stays done
+    provenance.fix_contents(run, left=0)  # an older run that is done stays done
     with pytest.raises(UserError, match=r"training recipe is \d+, was an older one"):
-        made_of.fix_contents(run)
+        provenance.fix_contents(run)
 
 
 # ------------------------------------------------------------------------------------------ damage to what was made
@@ -424,7 +424,7 @@ def test_a_hub_that_is_away_does_not_keep_a_run_from_going_on(tmp_path, sweep_te
         config.parse(sweep_text, overrides=(f"evaluation.tasks=[{task}]",)), Folder(str(tmp_path / "s"))
     )
     (run.folder / "trials" / "0000").write_bytes("result.json", b"{}")
-    known = {"recipe": made_of.RECIPE_VERSION, "compiled": False}
+    known = {"recipe": provenance.RECIPE_VERSION, "compiled": False}
     found = []
     for commit in ("a" * 40, None, "a" * 40, "b" * 40):
         monkeypatch.setattr(task_files, "_commit", lambda name, commit=commit: commit)
@@ -433,9 +433,9 @@ def test_a_hub_that_is_away_does_not_keep_a_run_from_going_on(tmp_path, sweep_te
             run.folder.write_json("contents.json", {**known, **as_json(contents)})
         if commit == "b" * 40:
             with pytest.raises(UserError, match="has changed"):
-                made_of.fix_contents(run)
+                provenance.fix_contents(run)
         else:
-            found.append(made_of.fix_contents(run))
+            found.append(provenance.fix_contents(run))
     assert found[0] == found[1] == found[2]
 
 

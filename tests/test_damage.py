@@ -44,7 +44,9 @@ def write_stage(folder: Folder) -> None:
     ledger = (LedgerRow("prose", "text", 900, 1_024, 1_000, 8, 0.5),)
     record = StageRecord(identity, name, 8, 1_024, 5.5, 2.0, 2.0, "c0ffee", ledger=ledger)
     source = {"name": "prose", "kind": "text", "store": f"{folder.parent.parent}/tokens/prose-0", "num_sequences": 9}
-    folder.write_json("stage.json", {"job": {"sources": [{**source, "start": 0}]}, "record": as_json(record)})
+    folder.write_json(
+        "stage.json", {"job": {"sources": [{**source, "num_sequences_consumed": 0}]}, "record": as_json(record)}
+    )
     folder.write_table("metrics.parquet", pa.table({"step": [1, 2], "tokens": [512, 1_024], "loss": [6.0, 5.5]}))
     folder.write_json("DONE", {"record": as_json(record)})
 

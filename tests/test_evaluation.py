@@ -16,12 +16,19 @@ import pyarrow.compute as pc
 import pytest
 from pyarrow.fs import LocalFileSystem
 
-from raycodellm import evaluation, uncertainty
+from raycodellm import evaluation
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation import evaluate, table
 from raycodellm.files import Folder
+from raycodellm.statistics import (
+    correlations,
+    mean_interval,
+    mean_of_intervals,
+    mean_variance,
+    student_quantile,
+    wilson_interval,
+)
 from raycodellm.tasks import FOLDER, boxes, training_examples
-from raycodellm.uncertainty import mean_interval, wilson_interval
 
 BOTH = ("boxes", "logical_deduction")
 
@@ -45,7 +52,7 @@ def test_wilson_intervals_are_those_of_the_textbook():
     [(1, 12.7062), (2, 4.3027), (3, 3.1824), (4, 2.7764), (9, 2.2622), (30, 2.0423), (999, 1.9623)],
 )
 def test_student_quantiles_are_those_of_the_tables(degrees, exact):
-    assert uncertainty.student_quantile(degrees) == pytest.approx(exact, rel=2e-3)
+    assert student_quantile(degrees) == pytest.approx(exact, rel=2e-3)
 
 
 def test_mean_intervals():
@@ -58,7 +65,7 @@ def test_mean_intervals():
 
 
 def test_the_interval_of_a_mean_of_tasks_adds_the_distances_in_squares():
-    mean, low, high = uncertainty.mean_of_intervals([(0.5, 0.4, 0.6), (0.0, 0.0, 0.4)])
+    mean, low, high = mean_of_intervals([(0.5, 0.4, 0.6), (0.0, 0.0, 0.4)])
     assert (mean, low) == (0.25, 0.2) and high == pytest.approx(0.25 + math.hypot(0.1, 0.4) / 2)
 
 
@@ -79,12 +86,12 @@ def items_table(correct: list[bool | None], task: str = "boxes", hashes: str = "
 
 def test_means_that_share_items_are_correlated_and_their_mean_is_less_sure():
     alone, group = {1: 0.0, 2: 1.0}, {1: 0.0, 2: 1.0, 3: 0.0, 4: 1.0}
-    found = uncertainty.correlations([alone, group, {9: 1.0, 8: 0.0}])
+    found = correlations([alone, group, {9: 1.0, 8: 0.0}])
     assert found[0, 1] == found[1, 0] == pytest.approx(math.sqrt(0.5)) and found[0, 2] == 0.0
-    interval = uncertainty.mean_of_intervals([(0.0, -1.0, 1.0), (0.0, -1.0, 1.0)], found[:2, :2])
+    interval = mean_of_intervals([(0.0, -1.0, 1.0), (0.0, -1.0, 1.0)], found[:2, :2])
     assert interval[2] == pytest.approx(math.sqrt(2 + 2 * math.sqrt(0.5)) / 2)
     # The whole twice over is as sure as the whole once.
-    assert uncertainty.mean_variance([group, group]).value == pytest.approx(uncertainty.mean_variance([group]).value)
+    assert mean_variance([group, group]).value == pytest.approx(mean_variance([group]).value)
 
 
 def test_samples_are_of_the_tasks_as_they_were_named():
@@ -342,7 +349,7 @@ def test_a_group_counts_once_in_the_mean_and_its_interval_is_of_all_its_items(mo
     group, boxes = mean_interval(bits.tolist()), mean_interval(bits[:24].tolist())
     assert (got.metrics["group/bpb_low"], got.metrics["group/bpb_high"]) == pytest.approx(group[1:], rel=1e-4)
     assert got.metrics["mean/bpb"] == pytest.approx((group[0] + boxes[0]) / 2, rel=1e-4)
-    apart = uncertainty.mean_of_intervals([group, boxes])
+    apart = mean_of_intervals([group, boxes])
     half = got.metrics["mean/bpb_high"] - got.metrics["mean/bpb"]
     assert half > 1.05 * (apart[2] - apart[0]), "the items that both hold make them uncertain together"
 

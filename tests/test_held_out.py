@@ -16,8 +16,8 @@ from test_tokens import DOCUMENTS, write_store
 from raycodellm import check
 from raycodellm.config import UserError
 from raycodellm.files import Folder
-from raycodellm.held_out import HeldOut
 from raycodellm.stage import World, open_stores
+from raycodellm.stage.held_out import HeldOut
 from raycodellm.tokens import Reading, SourceSize
 from raycodellm.tokens.documents import LARGEST_SHARE, held_out
 
@@ -105,7 +105,10 @@ def test_stages_of_two_lengths_hold_out_the_same_documents_and_measure_all_over_
         length, stores = job.stage.sequence_length, open_stores(job)
         for source, store in zip(job.sources, stores, strict=True):
             assert source.held_out_tokens == 1000
-            assert source.num_sequences == store.num_sequences(length) // source.group * source.group
+            assert (
+                source.num_sequences
+                == store.num_sequences(length) // source.shuffle_group_size * source.shuffle_group_size
+            )
         measured = [store.measured() for store in pickle.loads(pickle.dumps(stores))]
         held = HeldOut(job, stores, World(), 4)
         index, sequence = held._mine(measured, length)

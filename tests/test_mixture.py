@@ -185,8 +185,8 @@ def tokens_read(rows: mixture.PlanRows, length: int, source: int = 0) -> set[int
 def test_a_child_of_another_sequence_length_reads_what_its_parent_left() -> None:
     """A store of 480 tokens: the parent reads 160 of them in fours, the child the other 320 in sixteens."""
     only = Schedule((0.0, 1.0), ((1.0,), (1.0,)), "step")
-    parent = mixture.Plan(only, (SourceSlice("prose", "text", "x", 120, 0, group=4),), 40, 0)
-    child = mixture.Plan(only, (SourceSlice("prose", "text", "x", 30, 10, group=1),), 20, 0)
+    parent = mixture.Plan(only, (SourceSlice("prose", "text", "x", 120, 0, shuffle_group_size=4),), 40, 0)
+    child = mixture.Plan(only, (SourceSlice("prose", "text", "x", 30, 10, shuffle_group_size=1),), 20, 0)
     first, second = tokens_read(parent.rows(0, 40), 4), tokens_read(child.rows(0, 20), 16)
     assert not first & second
     assert first | second == set(range(480))

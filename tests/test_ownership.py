@@ -140,11 +140,11 @@ def test_a_driver_that_lost_its_run_folder_writes_no_journal_and_ends(
         write(owned.journal, b"mine")
         ownership.keep_journal(owned)
         assert run.folder.read_bytes("optuna.log") == b"the other's"
-        monkeypatch.setattr(sweep.watching, "OWNER_SECONDS", 0.0)
-        watching = sweep.Watching(None, owned, None, SimpleNamespace(), "127.0.0.1:1")
+        monkeypatch.setattr(sweep.watchdog, "OWNER_SECONDS", 0.0)
+        watcher = sweep.Watchdog(None, owned, None, SimpleNamespace(), "127.0.0.1:1")
         asked: list[str] = []
-        monkeypatch.setattr(watching, "_ask", lambda method, *arguments, timeout=0.0: asked.append(method))
+        monkeypatch.setattr(watcher, "_ask", lambda method, *arguments, timeout=0.0: asked.append(method))
         with pytest.raises(sweep.SweepLost, match="process 1 on spare has taken the sweep over"):
-            watching._check_owner()
+            watcher._check_owner()
         assert asked == ["stop", "drained"]
     assert run.folder.read_json(OWNER)["token"] == "another"

@@ -14,8 +14,8 @@ from hypothesis import strategies as st
 from test_corpora import read, write
 
 from raycodellm.config import Source
-from raycodellm.corpora.answers import question_document
 from raycodellm.corpora.pairs import Pair, pair_of
+from raycodellm.corpora.qa_threads import question_document
 
 
 def pair(**record: object) -> Pair:

@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from raycodellm.cluster import RayNotStarted, patience, starting, token_file
+from raycodellm.cluster import RayNotStarted, patience, start, token_file
 from raycodellm.config import UserError
 
 DASHBOARD = """
@@ -35,7 +35,7 @@ The last 20 lines of /tmp/ray/session_1/logs/dashboard.log (it contains the erro
     ],
 )
 def test_why_ray_did_not_start_is_said_in_words(error: str, words: str) -> None:
-    assert starting.explain(error).startswith(words)
+    assert start.explain(error).startswith(words)
 
 
 @pytest.fixture
@@ -47,25 +47,25 @@ def tries(monkeypatch) -> list[dict]:
         made.append(dict(settings))
         raise Exception(DASHBOARD)
 
-    monkeypatch.setattr(starting, "_try", fail)
-    monkeypatch.setattr(starting, "write_token", lambda: None)
-    monkeypatch.setattr(starting, "DASHBOARD_PORTS", [0])  # always free
+    monkeypatch.setattr(start, "_try", fail)
+    monkeypatch.setattr(start, "write_token", lambda: None)
+    monkeypatch.setattr(start, "DASHBOARD_PORTS", [0])  # always free
     return made
 
 
 def test_where_all_ports_that_ray_would_try_are_taken_the_first_start_has_another(monkeypatch, tries) -> None:
     with socket.create_server(("127.0.0.1", 0)) as taken:
-        assert not starting.is_free(taken.getsockname()[1])
-        monkeypatch.setattr(starting, "DASHBOARD_PORTS", [taken.getsockname()[1]])
+        assert not start.is_free(taken.getsockname()[1])
+        monkeypatch.setattr(start, "DASHBOARD_PORTS", [taken.getsockname()[1]])
         with pytest.raises(RayNotStarted):
-            starting.start(2, 0, lambda line: None)
-    assert starting.is_free(tries[0]["dashboard_port"])
+            start.start(2, 0, lambda line: None)
+    assert start.is_free(tries[0]["dashboard_port"])
 
 
 def test_a_start_that_failed_is_tried_again_on_other_ports_and_ends_with_the_cause(tries: list[dict]) -> None:
     said: list[str] = []
     with pytest.raises(RayNotStarted) as caught:
-        starting.start(2, 0, said.append)
+        start.start(2, 0, said.append)
     assert len(str(caught.value).splitlines()) == 1 and len(str(caught.value)) < 300
     assert "its dashboard found no free port" in str(caught.value)
     assert "dashboard_port" not in tries[0]  # Ray's own choice

@@ -29,8 +29,8 @@ from raycodellm.corpora import (
     source_fingerprint,
     trees,
 )
-from raycodellm.corpora.answers import to_text
 from raycodellm.corpora.layouts import choose_files
+from raycodellm.corpora.qa_threads import to_text
 
 
 def read(source: Source, part_bytes: int | None = None) -> tuple[list[Document], Counter]:

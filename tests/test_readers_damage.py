@@ -31,10 +31,10 @@ from raycodellm.corpora import (
     read_part,
     source_fingerprint,
 )
-from raycodellm.corpora.answers import to_text
 from raycodellm.corpora.layouts import Glob, choose_files
 from raycodellm.corpora.notebooks import BrokenNotebookError, notebook_text
 from raycodellm.corpora.parts import TOO_LONG
+from raycodellm.corpora.qa_threads import to_text
 
 SECONDS = 2.0
 """Limit for inputs on which quadratic time takes minutes."""

@@ -21,7 +21,7 @@ from raycodellm.report import page as pages
 from raycodellm.report import ranking, savings
 from raycodellm.report import text as words
 from raycodellm.report.evidence import Evidence
-from raycodellm.uncertainty import UNKNOWN, SeedNoise
+from raycodellm.statistics import UNKNOWN, SeedNoise
 
 SWEEP = """
 name: demo

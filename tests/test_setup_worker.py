@@ -10,7 +10,7 @@ import sys
 
 import pytest
 
-from raycodellm import setup_worker
+from raycodellm.cluster import setup_worker
 
 WORKER = ["/ray/_private/workers/default_worker.py", "--node-ip-address=127.0.0.1", "--gcs-address=a b'c"]
 

@@ -290,7 +290,7 @@ class FakeRay:
 def test_a_worker_whose_dispatcher_died_saves_its_stage_and_leaves(monkeypatch) -> None:
     monkeypatch.setattr(worker, "ray", FakeRay)
     dead = FakeDispatcher(report=ray.exceptions.ActorDiedError(), ended=ray.exceptions.ActorDiedError())
-    link = worker.Link(dead, "s")
+    link = worker.DispatcherClient(dead, "s")
 
     def run_job(job, world, link):
         assert not link.should_stop()
@@ -307,7 +307,7 @@ def test_a_worker_whose_dispatcher_died_saves_its_stage_and_leaves(monkeypatch) 
 def test_a_stopped_job_is_given_back_as_preempted_only_after_notice(monkeypatch, told: bool, how: str) -> None:
     monkeypatch.setattr(worker, "ray", FakeRay)
     asked = FakeDispatcher()
-    link = worker.Link(asked, "s")
+    link = worker.DispatcherClient(asked, "s")
     if told:
         link.notice.preempted("its node goes")
     monkeypatch.setattr(worker, "run_job", lambda *arguments: None)
@@ -592,7 +592,7 @@ def test_only_an_error_that_passes_by_itself_postpones_a_job(monkeypatch, error:
     monkeypatch.setattr(worker, "ray", FakeRay)
     monkeypatch.setattr(worker, "run_job", run_job)
     asked = FakeDispatcher()
-    worker._do(FakeJob("a"), worker.Link(asked, "s"), World())
+    worker._do(FakeJob("a"), worker.DispatcherClient(asked, "s"), World())
     assert asked.asked[0][:5] == ("ended", "s", 0, "a", how)
 
 
@@ -606,7 +606,7 @@ def test_a_checkpoint_that_a_storage_did_not_take_postpones_its_job_and_a_full_d
     monkeypatch.setattr(worker, "ray", FakeRay)
     monkeypatch.setattr(worker, "run_job", run_job)
     asked = FakeDispatcher()
-    worker._do(FakeJob("a"), worker.Link(asked, "s"), World())
+    worker._do(FakeJob("a"), worker.DispatcherClient(asked, "s"), World())
     assert asked.asked[0][:5] == ("ended", "s", 0, "a", how)
 
 
@@ -629,5 +629,5 @@ def test_a_stage_that_cannot_be_written_ends_the_run_and_fails_no_trial(monkeypa
     monkeypatch.setattr(worker, "ray", FakeRay)
     monkeypatch.setattr(worker, "run_job", run_job)
     asked = FakeDispatcher()
-    worker._do(FakeJob("a"), worker.Link(asked, "s"), World())
+    worker._do(FakeJob("a"), worker.DispatcherClient(asked, "s"), World())
     assert asked.asked == [("ended", "s", 0, "a", "abandon", "no space left for the checkpoint")]

@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 
-from raycodellm import held_out, metrics, mixture
+from raycodellm import mixture
 from raycodellm import model as models
 from raycodellm.config import DeepSpeed, HeldOut, LearningRate, Model, Scaling, Stage, UserError
 from raycodellm.engine import OutOfMemory, memory
@@ -23,7 +23,7 @@ from raycodellm.engine import checkpoints as engine_checkpoints
 from raycodellm.engine.loss import TrainedModel
 from raycodellm.files import Folder
 from raycodellm.records import Progress, SourceSlice, StageJob, StageRecord, as_json, from_json
-from raycodellm.stage import TrainingError, World, order_checksum, train_stage
+from raycodellm.stage import TrainingError, World, held_out, metrics, order_checksum, train_stage
 from raycodellm.stage import training as stage
 from raycodellm.stored import finished_stage
 
@@ -181,7 +181,7 @@ def test_the_ledger_counts_the_plan(straight):
     for row, source, count in zip(record.ledger, job.sources, counts, strict=True):
         assert row.tokens == row.planned_tokens == count * LENGTH == row.sequences * LENGTH
         assert row.loss_tokens == count * (LENGTH - 1)
-        assert row.epochs == (source.start + count) / source.num_sequences
+        assert row.epochs == (source.num_sequences_consumed + count) / source.num_sequences
 
 
 def test_the_ledger_counts_each_phase_though_it_ends_inside_a_step_and_the_stage_is_interrupted(tmp_path):
@@ -443,10 +443,10 @@ def test_a_loss_that_explodes_ends_the_stage_with_the_median_it_left(tmp_path, m
 
 def test_a_loss_is_no_explosion_while_it_is_better_than_guessing():
     tally = metrics.Tally.empty(1)
-    assert all(tally.exploded(0.5, 4.0, 64) is None for _ in range(20))
-    assert all(tally.exploded(4.0, 4.0, 64) is None for _ in range(20))  # the uniform guess costs ln 64 = 4.16
-    assert tally.exploded(100.0, 4.0, 64) is None and tally.exploded(100.0, 4.0, 64) is None
-    assert tally.exploded(100.0, 4.0, 64) == pytest.approx(2.25, abs=1.8)
+    assert all(tally.observe_loss(0.5, 4.0, 64) is None for _ in range(20))
+    assert all(tally.observe_loss(4.0, 4.0, 64) is None for _ in range(20))  # the uniform guess costs ln 64 = 4.16
+    assert tally.observe_loss(100.0, 4.0, 64) is None and tally.observe_loss(100.0, 4.0, 64) is None
+    assert tally.observe_loss(100.0, 4.0, 64) == pytest.approx(2.25, abs=1.8)
 
 
 def test_the_model_of_a_stage_may_be_the_mean_of_its_last_weights_across_an_interruption(tmp_path):

@@ -123,8 +123,8 @@ def test_a_stage_starts_where_those_before_it_stopped_in_each_source(sweep_text:
     made = chain(sweep_text, *plain, "instruct.sequence_length=64")
     first, second = made.stages
     drawn = mixture.plan(first).counts(first.stage.num_sequences)
-    assert [source.start for source in first.sources] == [0, 0]
-    assert [source.start for source in second.sources] == drawn.tolist()
+    assert [source.num_sequences_consumed for source in first.sources] == [0, 0]
+    assert [source.num_sequences_consumed for source in second.sources] == drawn.tolist()
     assert second.parent == first.folder
     assert made.evaluation.model == f"{second.folder}/model"
 
@@ -174,11 +174,11 @@ def test_stages_of_different_lengths_share_one_order_of_their_sources(sweep_text
     lengths = ("pretrain.sequence_length=32", "pretrain.batch_tokens=1_024", "instruct.sequence_length=256")
     first, second = chain(sweep_text, *plain, *lengths).stages
     for before, after in zip(first.sources, second.sources, strict=True):
-        assert (before.group, after.group) == (8, 1)
+        assert (before.shuffle_group_size, after.shuffle_group_size) == (8, 1)
         assert before.num_sequences == 8 * after.num_sequences
-        assert after.start * 256 - 256 < sum(before.planned) * 32 <= after.start * 256
+        assert after.num_sequences_consumed * 256 - 256 < sum(before.planned) * 32 <= after.num_sequences_consumed * 256
     alone = chain(sweep_text, "pretrain.sequence_length=32", "pretrain.batch_tokens=1_024").stages[0]
-    assert alone.sources[0].group == 1
+    assert alone.sources[0].shuffle_group_size == 1
     assert alone.identity != first.identity
 
 
@@ -252,7 +252,7 @@ def test_code_then_text_then_a_cooldown_mix_draws_each_source_where_the_stage_be
     drawn = [{source.name: sum(source.planned) for source in job.sources} for job in stages]
     assert drawn[0] == {"text": 0, "code": 512, "markup": 128, "math": 0}
     assert drawn[1] == {"text": 576, "code": 64, "markup": 0, "math": 0}
-    starts = {source.name: source.start for source in stages[2].sources}
+    starts = {source.name: source.num_sequences_consumed for source in stages[2].sources}
     assert starts == {"text": 576, "code": 576, "markup": 128, "math": 0}
     assert sum(drawn[2].values()) == 128
     assert drawn[2]["code"] in (25, 26)

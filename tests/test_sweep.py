@@ -19,7 +19,7 @@ from raycodellm import config, search, slots, sweep
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult, as_json
-from raycodellm.sweep import trial, tuning, watching
+from raycodellm.sweep import trial, tuning, watchdog
 
 
 @pytest.fixture
@@ -146,11 +146,11 @@ def test_a_run_under_nohup_outlives_its_terminal(signals) -> None:
 def test_a_storage_that_does_not_answer_for_a_look_ends_no_run(opened: sweep.Run, monkeypatch) -> None:
     watched = Watched(slots.Snapshot(), slots.Snapshot())
     monkeypatch.setattr("ray.get", watched.answer)
-    look = sweep.Watching(watched, opened, watched, sweep.Stopper(), "127.0.0.1:1")
-    monkeypatch.setattr(watching, "read_results", Mock(side_effect=TimeoutError))
+    look = sweep.Watchdog(watched, opened, watched, sweep.Stopper(), "127.0.0.1:1")
+    monkeypatch.setattr(watchdog, "read_results", Mock(side_effect=TimeoutError))
     look._look()
     assert watched.shown == [slots.Snapshot()]  # whose notes are told once
-    monkeypatch.setattr(watching, "read_results", Mock(side_effect=PermissionError))
+    monkeypatch.setattr(watchdog, "read_results", Mock(side_effect=PermissionError))
     with pytest.raises(PermissionError):
         look._look()
 
@@ -192,11 +192,11 @@ def watch(opened: sweep.Run, monkeypatch) -> Iterator[Callable]:
     def watch(*snapshots, head_is_there: bool = True) -> tuple[Watched, sweep.Stopper, str]:
         watched, stopper = Watched(*snapshots), sweep.Stopper()
         monkeypatch.setattr("ray.get", watched.answer)
-        watching = sweep.Watching(watched, opened, watched, stopper, f"127.0.0.1:{head.getsockname()[1]}")
+        watcher = sweep.Watchdog(watched, opened, watched, stopper, f"127.0.0.1:{head.getsockname()[1]}")
         if not head_is_there:
             head.close()
         with pytest.raises(sweep.SweepLost) as lost:
-            watching.watch(lambda: stopper.lost.wait(30))
+            watcher.watch(lambda: stopper.lost.wait(30))
         assert stopper.is_set()
         assert not stopper.stopping.is_set()
         return watched, stopper, str(lost.value)
@@ -218,8 +218,8 @@ def test_a_run_that_nothing_can_go_on_in_waits_for_its_stages_to_be_saved_and_en
 
 
 def test_a_run_whose_head_node_is_silent_ends_before_ray_ends_the_process(watch, monkeypatch) -> None:
-    monkeypatch.setattr(watching, "HEAD_SECONDS", 0.5)
-    monkeypatch.setattr(watching, "ASK_HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.5)
+    monkeypatch.setattr(watchdog, "ASK_HEAD_SECONDS", 0.1)
     _, _, said = watch(*[slots.Snapshot()] * 50, head_is_there=False)
     assert "head node at 127.0.0.1:" in said
     assert "has not answered for" in said
@@ -229,7 +229,7 @@ def test_a_head_node_that_answers_again_was_never_lost() -> None:
     now = 100.0
     with socket.create_server(("127.0.0.1", 0)) as server:
         address = server.getsockname()
-        head = watching.HeadWatch(f"127.0.0.1:{address[1]}", lambda: now)
+        head = watchdog.HeadWatch(f"127.0.0.1:{address[1]}", lambda: now)
         now += 50
         assert head.seconds_silent() == 0
     now += 5

@@ -26,7 +26,7 @@ from raycodellm.corpora import Document, Skip, source_fingerprint, tables
 from raycodellm.files import Folder
 from raycodellm.records import SourceSlice
 from raycodellm.stage import training as stage
-from raycodellm.tokens import TokenStore, build_tokenizer, encoding, inspect, making, prepare, prepare_store
+from raycodellm.tokens import TokenStore, build, build_tokenizer, encoding, inspect, prepare, prepare_store
 from raycodellm.tokens.manifest import token_dtype, write_manifest
 from raycodellm.tokens.packing import pack
 from raycodellm.tokens.ranges import RemoteValues
@@ -469,7 +469,7 @@ def test_a_full_disk_is_said_and_leaves_no_finished_store(tmp_path, text_source,
 
 MAKE = """
 import os, signal, sys
-from raycodellm.tokens import making
+from raycodellm.tokens import build
 from raycodellm.config import Source
 from raycodellm.corpora import source_fingerprint
 from raycodellm.files import Folder
@@ -478,7 +478,7 @@ from raycodellm.records import SourceSlice
 texts, tokenizer, target = sys.argv[1:4]
 def make():
     source = Source(kind="text", path=texts)
-    return making.prepare_store("t", source, source_fingerprint(source), Folder(tokenizer), "print", 0, Folder(target))
+    return build.prepare_store("t", source, source_fingerprint(source), Folder(tokenizer), "print", 0, Folder(target))
 """
 
 
@@ -554,7 +554,7 @@ print(store.manifest.num_documents, store.manifest.num_bytes, store.num_tokens, 
       int(peak.split()[1]) * 1024)
 """
     # Read and tokenised in one process, whatever its size: what one task of a cluster needs.
-    code = "making.HERE_BYTES = making.SHARD_BYTES = 1 << 40" + code
+    code = "build.HERE_BYTES = build.SHARD_BYTES = 1 << 40" + code
     source = Source(kind="text", path=str(tmp_path / "long.parquet"))
     out, err = start(code, source, trained, tmp_path / "store").communicate(timeout=500)
     assert out, err
@@ -661,7 +661,7 @@ def test_reading_a_store_imports_neither_ray_nor_transformers(tmp_path):
 
 def test_skips_are_counted_once_in_however_many_tables_they_came(tmp_path, trained):
     rows = [Document("a", "one"), Skip("null"), Skip("empty"), Document("b", "two"), Skip("null", 3)]
-    some = [making.tokenise(table, trained, 0, 1) for table in tables(rows, False, 3)]
+    some = [build.tokenise(table, trained, 0, 1) for table in tables(rows, False, 3)]
     shard = write_shard(Folder(str(tmp_path)), 0, pa.concat_tables(some), token_dtype(400), False)
     assert shard.skipped == {"empty": 1, "null": 4}
     assert (shard.num_documents, shard.num_bytes) == (2, 6)
@@ -674,7 +674,7 @@ def test_skips_are_counted_once_in_however_many_tables_they_came(tmp_path, train
 def test_a_store_is_the_same_bytes_with_and_without_ray(ray_cluster, tmp_path, text_source, trained, monkeypatch):
     limited = text_source.model_copy(update={"limit_documents": 70})
     here = [make(source, trained, Folder(f"{tmp_path}/here{i}")) for i, source in enumerate((text_source, limited))]
-    monkeypatch.setattr(making, "HERE_BYTES", 0)
+    monkeypatch.setattr(build, "HERE_BYTES", 0)
     monkeypatch.setattr("raycodellm.corpora.MIB", 1000)
     there = [make(source, trained, Folder(f"{tmp_path}/there{i}")) for i, source in enumerate((text_source, limited))]
     assert [files(store.folder) for store in there] == [files(store.folder) for store in here]
@@ -686,9 +686,9 @@ def test_many_shards_hold_the_order_of_one_and_a_failed_write_says_why(
     ray_cluster, tmp_path, text_source, trained, monkeypatch
 ):
     one = make(text_source, trained, Folder(str(tmp_path / "one")))
-    monkeypatch.setattr(making, "SHARD_BYTES", 8000)
+    monkeypatch.setattr(build, "SHARD_BYTES", 8000)
     monkeypatch.setattr("raycodellm.corpora.MIB", 1000)
-    monkeypatch.setattr(making, "_num_tasks", lambda: 7)
+    monkeypatch.setattr(build, "_num_tasks", lambda: 7)
     many = make(text_source, trained, Folder(str(tmp_path / "many")))
     assert len(many.manifest.shards) == 5
     assert all_tokens(many).tolist() == all_tokens(one).tolist()
@@ -729,7 +729,7 @@ def count_apart(folder: Path, tokenizer: Any) -> dict[str, tuple[int, int, int]]
 @pytest.mark.slow
 @pytest.mark.ray
 def test_real_books_problems_and_instructions_become_stores(ray_cluster, tmp_path, test_data, monkeypatch):
-    monkeypatch.setattr(making, "HERE_BYTES", 6 << 20)  # so that some go through Ray and some do not
+    monkeypatch.setattr(build, "HERE_BYTES", 6 << 20)  # so that some go through Ray and some do not
     paths = {
         "books": {"kind": "text", "path": str(test_data / "text")},
         "math": {"kind": "math", "path": str(test_data / "math"), "text_field": ["question", "answer"]},

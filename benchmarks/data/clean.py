@@ -16,8 +16,8 @@ from pathlib import Path
 from typing import Any
 
 from raycodellm.config import Source
-from raycodellm.corpora import Document, Plan, benchmark_of, read_here, source_fingerprint
-from raycodellm.corpora.cleaning import Gathered, decide, survey
+from raycodellm.corpora import CleaningPlan, Document, benchmark_of, read_here, source_fingerprint
+from raycodellm.corpora.cleaning import SurveyResult, decide, survey
 
 QUESTIONS = [
     f"question {n} asks what follows from {n} and {n + 1} when all of the {n * 7} others are known to be false"
@@ -54,9 +54,9 @@ def measure(kind: str, path: Path, documents: str) -> list[list[str]]:
     benchmark = benchmark_of({"questions": QUESTIONS}, 13)
     for name, settings in FILTERS.items():
         asked = "decontaminate" in settings["cleaning"]
-        plan = Plan(plain.model_validate({**plain.model_dump(), **settings}), 0, benchmark if asked else None)
+        plan = CleaningPlan(plain.model_validate({**plain.model_dump(), **settings}), 0, benchmark if asked else None)
         first = 0
-        with Gathered() as gathered:
+        with SurveyResult() as gathered:
             began = time.process_time()
             for chunk in survey(rows, plan):
                 gathered.add(0, first, chunk)

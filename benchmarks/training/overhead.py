@@ -219,10 +219,10 @@ def _platform(job: Any, world: Any, listener: Any) -> tuple[float, float, dict[s
     import time
 
     from raycodellm.engine import Engine
-    from raycodellm.slots import Link
+    from raycodellm.slots import DispatcherClient
     from raycodellm.stage import training as stage
 
-    link = Link(listener, "overhead")
+    link = DispatcherClient(listener, "overhead")
     link.begin()
     began: list[tuple[float, float]] = []
     spent: dict[str, float] = {}
@@ -284,7 +284,7 @@ def _bare(job: Any, world: Any, own_loss: bool) -> tuple[float, float, dict[str,
     from raycodellm import ingest, mixture, model
     from raycodellm.engine.loss import TrainedModel
     from raycodellm.engine.settings import deepspeed_config
-    from raycodellm.rates import learning_rate_at
+    from raycodellm.learning_rate import learning_rate_at
     from raycodellm.stage import open_stores
 
     stage = job.stage

@@ -1,8 +1,6 @@
 """Ray clusters: starting or joining one, what fits on it, handing it a sweep from afar, and checking cluster files."""
 
-from raycodellm.cluster.connecting import Cluster, connect, disconnect
-from raycodellm.cluster.environment import ENVIRONMENT, prepare_environment
-from raycodellm.cluster.fitting import (
+from raycodellm.cluster.capacity import (
     SPARE_CPUS,
     Autoscaler,
     Node,
@@ -11,9 +9,11 @@ from raycodellm.cluster.fitting import (
     slots_that_fit,
     why_not,
 )
+from raycodellm.cluster.connect import Cluster, connect, disconnect
+from raycodellm.cluster.environment import ENVIRONMENT, prepare_environment
 from raycodellm.cluster.machine import local_cpus, local_placement
-from raycodellm.cluster.starting import RayNotStarted
-from raycodellm.cluster.submitting import client, how_to_follow, submit, validate_cluster_file
+from raycodellm.cluster.start import RayNotStarted
+from raycodellm.cluster.submit import client, how_to_follow, submit, validate_cluster_file
 
 __all__ = [
     "ENVIRONMENT",

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 import os
 
-from raycodellm.cluster.fitting import Node, bundles_that_fit, slots_that_fit, why_not
+from raycodellm.cluster.capacity import Node, bundles_that_fit, slots_that_fit, why_not
 from raycodellm.config import Scaling
 
 LOCAL_CPUS_PER_CORE = 4

@@ -17,7 +17,16 @@ from functools import partial
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Source
-from raycodellm.corpora.cleaning import Chunk, Decision, Gathered, Plan, cleaned, cleaning_identity, decide, survey
+from raycodellm.corpora.cleaning import (
+    CleaningPlan,
+    Decision,
+    DocumentStats,
+    SurveyResult,
+    cleaned,
+    cleaning_identity,
+    decide,
+    survey,
+)
 from raycodellm.corpora.contamination import Benchmark, benchmark_of, unfound
 from raycodellm.corpora.finding import (
     BUILTINS,
@@ -48,11 +57,11 @@ if TYPE_CHECKING:
 __all__ = [
     "BUILTINS",
     "Benchmark",
+    "CleaningPlan",
     "Decision",
     "Document",
     "InputFile",
     "Part",
-    "Plan",
     "Skip",
     "SourceInputs",
     "benchmark_of",
@@ -108,14 +117,14 @@ _LOUD = (
 
 
 def survey_documents(
-    plan: Plan, inputs: SourceInputs, num_tasks: int | None, watch: Callable[[int], None] | None = None
+    plan: CleaningPlan, inputs: SourceInputs, num_tasks: int | None, watch: Callable[[int], None] | None = None
 ) -> Decision:
     """What the source's cleaning leaves out: its first reading, in this process where `num_tasks` is None.
 
     `read_documents` with the decision, or `cleaned` over `read_here`, is the second reading.
     `watch` is told the number of documents that were looked at.
     """
-    with Gathered() as gathered:
+    with SurveyResult() as gathered:
         for unit, first, chunk in _surveyed(plan, inputs, num_tasks):
             gathered.add(unit, first, chunk)
             if watch:
@@ -123,7 +132,9 @@ def survey_documents(
         return decide(plan, gathered, num_tasks)
 
 
-def _surveyed(plan: Plan, inputs: SourceInputs, num_tasks: int | None) -> Iterator[tuple[int, int, Chunk]]:
+def _surveyed(
+    plan: CleaningPlan, inputs: SourceInputs, num_tasks: int | None
+) -> Iterator[tuple[int, int, DocumentStats]]:
     """(unit, number of its first document in the unit, chunk)"""
     if num_tasks is None or inputs.format == "builtin":
         first = 0
@@ -140,7 +151,7 @@ def _surveyed(plan: Plan, inputs: SourceInputs, num_tasks: int | None) -> Iterat
             yield row["unit"], row["first"], pickle.loads(row["chunk"])
 
 
-def _survey_unit(batch: pa.Table, plan: Plan, format: str) -> Iterator[pa.Table]:
+def _survey_unit(batch: pa.Table, plan: CleaningPlan, format: str) -> Iterator[pa.Table]:
     import pyarrow as pa
 
     schema = pa.schema([("unit", pa.int64()), ("first", pa.int64()), ("chunk", pa.large_binary())])

@@ -47,7 +47,7 @@ Check = Callable[[Document], bool]
 
 
 @dataclass(frozen=True)
-class Plan:
+class CleaningPlan:
     """How one source is cleaned."""
 
     source: Source
@@ -162,11 +162,11 @@ def _is_number(value: Any) -> bool:
 
 
 @dataclass(frozen=True)
-class Chunk:
+class DocumentStats:
     """What some neighbouring documents showed."""
 
     codes: np.ndarray
-    """uint8[documents]: 0, or 1 + the place of the reason among `Plan.reasons`."""
+    """uint8[documents]: 0, or 1 + the place of the reason among `CleaningPlan.reasons`."""
     columns: Mapping[str, np.ndarray]
     """Of the documents with code 0: `row`, and what the later decisions need."""
     examples: tuple[tuple[int, int, str, str], ...] = ()
@@ -175,7 +175,7 @@ class Chunk:
     """Task -> documents with words of its items; a document may count for several."""
 
 
-def survey(rows: Iterable[Document | Skip], plan: Plan) -> Iterator[Chunk]:
+def survey(rows: Iterable[Document | Skip], plan: CleaningPlan) -> Iterator[DocumentStats]:
     """In the order of the documents; what could not be read is left to the second reading."""
     tests = checks(plan.source)
     batch: list[Document] = []
@@ -192,7 +192,7 @@ def survey(rows: Iterable[Document | Skip], plan: Plan) -> Iterator[Chunk]:
         yield _survey_batch(batch, plan, tests)
 
 
-def _survey_batch(batch: list[Document], plan: Plan, tests: list[tuple[str, Check]]) -> Chunk:
+def _survey_batch(batch: list[Document], plan: CleaningPlan, tests: list[tuple[str, Check]]) -> DocumentStats:
     codes = np.array([_first(tests, document) for document in batch], np.uint8)
     left = np.flatnonzero(codes == 0)
     near = plan.near
@@ -215,7 +215,7 @@ def _survey_batch(batch: list[Document], plan: Plan, tests: list[tuple[str, Chec
         columns["score"] = np.array([float(_meta(d, plan.source.score_field or "")) for d in kept])
     if plan.source.limit_documents:
         columns["key"] = np.array([int.from_bytes(document_key(plan.seed, d)[:8]) for d in kept], np.uint64)
-    return Chunk(codes, columns, examples, counts)
+    return DocumentStats(codes, columns, examples, counts)
 
 
 def _first(tests: list[tuple[str, Check]], document: Document) -> int:
@@ -259,7 +259,7 @@ class Decision:
     """What is written beside the store about evaluation items that were found."""
 
 
-class Gathered:
+class SurveyResult:
     """The chunks of all units, in whatever order they come. Close after use.
 
     Columns are temporary files without a name: a killed process leaves none behind.
@@ -274,7 +274,7 @@ class Gathered:
         self.num_documents = 0
         self.num_left = 0
 
-    def add(self, unit: int, first: int, chunk: Chunk) -> None:
+    def add(self, unit: int, first: int, chunk: DocumentStats) -> None:
         """`first`: the number of the chunk's first document in its unit."""
         self.codes[unit][first] = chunk.codes
         self.num_documents += len(chunk.codes)
@@ -310,7 +310,7 @@ class Gathered:
         for file in self._files.values():
             file.close()
 
-    def __enter__(self) -> Gathered:
+    def __enter__(self) -> SurveyResult:
         return self
 
     def __exit__(self, *error: object) -> None:
@@ -322,7 +322,7 @@ def _position(unit: int, row: int) -> int:
     return unit << 32 | row
 
 
-def decide(plan: Plan, gathered: Gathered, num_tasks: int | None = None) -> Decision:
+def decide(plan: CleaningPlan, gathered: SurveyResult, num_tasks: int | None = None) -> Decision:
     """Duplicates, `take` and the limit, for all documents together."""
     reasons = plan.reasons
     positions = gathered.column("position")
@@ -358,7 +358,7 @@ def not_taken(scores: np.ndarray, sizes: np.ndarray, positions: np.ndarray, take
     return order[before >= take.share * sizes.sum()]
 
 
-def _codes_of_units(gathered: Gathered, positions: np.ndarray, found: np.ndarray) -> dict[int, bytes]:
+def _codes_of_units(gathered: SurveyResult, positions: np.ndarray, found: np.ndarray) -> dict[int, bytes]:
     units = {
         unit: np.concatenate([chunks[first] for first in sorted(chunks)]) for unit, chunks in gathered.codes.items()
     }

@@ -12,9 +12,9 @@ from dataclasses import dataclass
 from functools import lru_cache
 from typing import Any, NamedTuple
 
-from raycodellm.builtin_corpora import content_digest
 from raycodellm.config import Source, UserError
 from raycodellm.corpora import hub, layouts, trees
+from raycodellm.corpora.builtin import content_digest
 from raycodellm.corpora.listing import (
     NOT_ENTERED,
     Found,
@@ -54,7 +54,7 @@ class Builtin:
     """Drawn with a seed from an endless generator; None where the content is what it is."""
 
 
-_LIBRARY = "raycodellm.builtin_corpora"
+_LIBRARY = "raycodellm.corpora.builtin"
 BUILTINS = {
     "python-prose": Builtin(f"{_LIBRARY}:python_prose", digest=f"{_LIBRARY}:library_digest"),
     "python-code": Builtin(f"{_LIBRARY}:python_code", digest=f"{_LIBRARY}:library_digest"),

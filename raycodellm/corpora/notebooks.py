@@ -7,7 +7,7 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from raycodellm.corpora.answers import fenced
+from raycodellm.corpora.qa_threads import fenced
 
 _DATA_LINK = re.compile(r"\]\(\s*data:[^)]*\)")
 _LANGUAGE = re.compile(r"[\w+#.-]{1,40}")

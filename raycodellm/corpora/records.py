@@ -7,9 +7,9 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from raycodellm.config import Source
-from raycodellm.corpora.answers import NoQuestionError, question_and_answers, question_document
 from raycodellm.corpora.finding import reads_pairs
 from raycodellm.corpora.pairs import COLUMNS, NoPairError, pair_of, spoken
+from raycodellm.corpora.qa_threads import NoQuestionError, question_and_answers, question_document
 
 
 class Document(NamedTuple):

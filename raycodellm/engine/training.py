@@ -23,7 +23,7 @@ from raycodellm.engine.devices import on_device
 from raycodellm.engine.loss import IGNORED
 from raycodellm.engine.saving import Saving
 from raycodellm.engine.settings import World, check_execution, deepspeed_config
-from raycodellm.rates import learning_rate_at
+from raycodellm.learning_rate import learning_rate_at
 
 __all__ = ["Batch", "Engine", "StepResult", "gather", "init_process"]
 

@@ -35,7 +35,7 @@ from raycodellm.evaluation.scoring import score_task
 from raycodellm.evaluation.table import ITEMS_SCHEMA, items_table, named_tasks, samples
 from raycodellm.evaluation.task_files import lm_eval_version, task_content
 from raycodellm.files import Folder
-from raycodellm.uncertainty import Interval, correlations, mean_interval, mean_of_intervals, wilson_interval
+from raycodellm.statistics import Interval, correlations, mean_interval, mean_of_intervals, wilson_interval
 
 __all__ = [
     "ITEMS_SCHEMA",

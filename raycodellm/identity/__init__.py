@@ -4,7 +4,8 @@ Two things that could differ in result never share an identity; what cannot chan
 so that work is shared. Files enter by their content, what lies on the hub by its commit.
 """
 
-from raycodellm.identity.compute import (
+from raycodellm.identity.contents import Contents, pretrained_content
+from raycodellm.identity.hashes import (
     UsedSource,
     compiled_numbers,
     evaluation_identity,
@@ -14,7 +15,6 @@ from raycodellm.identity.compute import (
     token_store_identity,
     tokenizer_identity,
 )
-from raycodellm.identity.contents import Contents, pretrained_content
 
 __all__ = [
     "Contents",

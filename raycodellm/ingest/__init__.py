@@ -16,9 +16,9 @@ from typing import TYPE_CHECKING
 import numpy as np
 
 from raycodellm.ingest import readers
-from raycodellm.ingest.blocks import Block, Cutter, PlanLike, Store, planner, read_rows, spans
+from raycodellm.ingest.blocks import Block, PlanLike, StepSlicer, Store, planner, read_rows, spans
 from raycodellm.ingest.cache import cached, filling
-from raycodellm.ingest.readers import Ahead, preload, read_by_ray, read_here
+from raycodellm.ingest.readers import Prefetcher, preload, read_by_ray, read_in_process
 
 if TYPE_CHECKING:
     import torch
@@ -82,10 +82,10 @@ def steps(
         raise ValueError(f"position {position} is inside a step of {batch_sequences} sequences")
     per_step = micro_batches_per_step(batch_sequences, world_size, micro_batch)
     rows_per_pass = micro_batch or -(-batch_sequences // world_size)
-    read, block_bytes = (read_by_ray, readers.TASK_BYTES) if use_ray else (read_here, readers.BLOCK_BYTES)
+    read, block_bytes = (read_by_ray, readers.TASK_BYTES) if use_ray else (read_in_process, readers.BLOCK_BYTES)
     cut = spans(position, plan.num_sequences, batch_sequences, world_size, sequence_length, block_bytes)
-    ahead = Ahead(read(stores, planner(plan, rank, world_size), cut, sequence_length))
-    cutter = Cutter(ahead, sequence_length)
+    ahead = Prefetcher(read(stores, planner(plan, rank, world_size), cut, sequence_length))
+    cutter = StepSlicer(ahead, sequence_length)
     try:
         for first in range(position, plan.num_sequences, batch_sequences):
             positions = np.arange(first + (rank - first) % world_size, first + batch_sequences, world_size)

@@ -129,7 +129,7 @@ def planner(plan: PlanLike, rank: int, world_size: int) -> Callable[[Span], Plan
     return planned
 
 
-class Cutter:
+class StepSlicer:
     """Takes steps out of blocks, wherever the blocks end."""
 
     def __init__(self, blocks: Iterator[Block], sequence_length: int) -> None:

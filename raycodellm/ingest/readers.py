@@ -1,8 +1,8 @@
 """The two ways in which blocks are read, in the plan's order and ahead of the training that takes them.
 
-`read_here` reads in this process: the shortest way, and the one that runs without Ray. `read_by_ray` reads in Ray Data
-tasks, a block each, kept in order: reading then takes no time from the training process, and a task whose process or
-node is lost is run again and keeps its place. `Ahead` runs either in a thread, a few blocks before what is asked for.
+`read_in_process` reads in this process: the shortest way, and the one that runs without Ray. `read_by_ray` reads in Ray
+Data tasks, a block each, kept in order: reading then takes no time from the training process, and a task whose process
+or node is lost is run again and keeps its place. `Prefetcher` runs either in a thread, a few blocks ahead.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ _END_SECONDS = 30.0
 logger = logging.getLogger(__name__)
 
 
-class Ahead:
+class Prefetcher:
     """An iterator over the blocks of another one, which a thread keeps `BLOCKS_AHEAD` in advance.
 
     An error of the other iterator is raised where its block was asked for. `close` ends the thread.
@@ -48,7 +48,7 @@ class Ahead:
     def num_ready(self) -> int:
         return self._ready.qsize()
 
-    def __iter__(self) -> Ahead:
+    def __iter__(self) -> Prefetcher:
         return self
 
     def __next__(self) -> Block:
@@ -89,7 +89,7 @@ class Ahead:
         return False
 
 
-def read_here(
+def read_in_process(
     stores: Sequence[Store], planned: Callable[[Span], Planned], spans: Sequence[Span], sequence_length: int
 ) -> Iterator[Block]:
     """Reads in this thread."""

@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from raycodellm import evaluation
-from raycodellm.uncertainty import UNKNOWN, Z95, SeedNoise, Variance, half_width, mean_variance, seed_difference
+from raycodellm.statistics import UNKNOWN, Z95, SeedNoise, Variance, half_width, mean_variance, seed_difference
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -36,7 +36,7 @@ class Bars:
 @dataclass(frozen=True)
 class Tree:
     nodes: tuple[Any, ...]
-    """`tables.Node`s."""
+    """`tables.StageNode`s."""
 
 
 @dataclass(frozen=True)
@@ -222,7 +222,7 @@ def _table_html(table: Table) -> str:
     return f'<div class="scroll"><table><thead><tr>{head}</tr></thead><tbody>{rows}</tbody></table></div>'
 
 
-def _node_html(node: tables.Node) -> str:
+def _node_html(node: tables.StageNode) -> str:
     inner = f"<ul>{''.join(map(_node_html, node.children))}</ul>" if node.children else ""
     return f"<li><b>{_safe(node.name)}</b> <span>{_safe(node.facts)}</span>{inner}</li>"
 
@@ -273,6 +273,6 @@ def _table_markdown(table: Table) -> list[str]:
     return [row(table.header), rule, *map(row, table.rows)]
 
 
-def _node_markdown(node: tables.Node, depth: int) -> list[str]:
+def _node_markdown(node: tables.StageNode, depth: int) -> list[str]:
     below = [line for child in node.children for line in _node_markdown(child, depth + 1)]
     return [f"{'  ' * depth}- **{_plain(node.name)}** {_plain(node.facts)}", *below]

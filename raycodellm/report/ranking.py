@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from raycodellm.config import Objective
 from raycodellm.records import StageRecord
 from raycodellm.report.evidence import Evidence, Interval
-from raycodellm.uncertainty import seed_noise
+from raycodellm.statistics import seed_noise
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -122,10 +122,10 @@ def _described(rows: Sequence[Mapping[str, Any]], complete: Sequence[Mapping[str
 
 def params_of(row: Mapping[str, Any]) -> dict[str, Any]:
     found = {key.removeprefix("params."): value for key, value in row.items() if key.startswith("params.")}
-    return {name: value for name, value in found.items() if there(value)}
+    return {name: value for name, value in found.items() if is_present(value)}
 
 
-def there(value: Any) -> bool:
+def is_present(value: Any) -> bool:
     """A table of many rows fills a column that a row lacks with null or NaN."""
     return value is not None and not (isinstance(value, float) and math.isnan(value))
 
@@ -133,7 +133,7 @@ def there(value: Any) -> bool:
 def _metric(row: Mapping[str, Any], name: str) -> float | None:
     """Of a complete trial; a failed one has no score, whatever is in its row."""
     value = row.get(f"metrics.{name}") if row["state"] == "complete" else None
-    return float(value) if there(value) and math.isfinite(value) else None
+    return float(value) if is_present(value) and math.isfinite(value) else None
 
 
 def _mean_metric(rows: Sequence[Mapping[str, Any]], name: str) -> float | None:
@@ -176,7 +176,9 @@ class Savings:
 
 def savings(rows: Sequence[Mapping[str, Any]], stages: Mapping[str, StageRecord]) -> Savings:
     """`stages`: key to record, of those that are finished."""
-    wanted = [key for row in rows for key in (row.get("stages") if there(row.get("stages")) else ()) if key in stages]
+    wanted = [
+        key for row in rows for key in (row.get("stages") if is_present(row.get("stages")) else ()) if key in stages
+    ]
     once = set(wanted)
     seconds = math.fsum(stages[key].device_seconds for key in once)
     return Savings(

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm.records import LedgerRow, StageRecord, summed_ledger
 from raycodellm.report import text
-from raycodellm.report.ranking import ArmScore, params_of, there
+from raycodellm.report.ranking import ArmScore, is_present, params_of
 
 if TYPE_CHECKING:
     from raycodellm.report import Records
@@ -80,7 +80,9 @@ def tasks(records: Records, best: ArmScore) -> Rows:
     """Scores by task, and by part of a task, of the best arm's first trial."""
     row = next(row for row in records.rows if row["number"] == best.trials[0])
     metrics = {
-        key.removeprefix("metrics."): value for key, value in row.items() if key.startswith("metrics.") and there(value)
+        key.removeprefix("metrics."): value
+        for key, value in row.items()
+        if key.startswith("metrics.") and is_present(value)
     }
     of_items = "95 % interval, items only"
     header = ("task", "accuracy", of_items, "chance", "bits per byte", of_items, "items", "too long")
@@ -203,7 +205,7 @@ def trials(records: Records) -> Rows:
                 str(row["seed"]),
                 *(text.value(params.get(name)) for name in names),
                 *(text.score(row.get(f"metrics.{name}") if row["state"] == "complete" else None) for name in metrics),
-                text.count(total) if there(total) else text.NOTHING,
+                text.count(total) if is_present(total) else text.NOTHING,
                 text.seconds(row.get("wall_seconds") or 0.0),
                 text.seconds(row.get("device_seconds") or 0.0),
             )
@@ -213,19 +215,19 @@ def trials(records: Records) -> Rows:
 
 def times(records: Records) -> list[tuple[str, float, str]]:
     """Parts of the run, as timed by the driver."""
-    return [(name, float(spent), text.seconds(spent)) for name, spent in records.timing.items() if there(spent)]
+    return [(name, float(spent), text.seconds(spent)) for name, spent in records.timing.items() if is_present(spent)]
 
 
 @dataclass(frozen=True)
-class Node:
+class StageNode:
     """A stage in the stage tree."""
 
     name: str
     facts: str
-    children: tuple[Node, ...]
+    children: tuple[StageNode, ...]
 
 
-def stage_tree(records: Records) -> tuple[Node, ...]:
+def stage_tree(records: Records) -> tuple[StageNode, ...]:
     """The prefix tree of all trials' chains of stages."""
     root: dict[str, Any] = {}
     for row in records.rows:
@@ -237,7 +239,7 @@ def stage_tree(records: Records) -> tuple[Node, ...]:
     return tuple(_node(records, key, node) for key, node in root.items())
 
 
-def _node(records: Records, key: str, node: dict[str, Any]) -> Node:
+def _node(records: Records, key: str, node: dict[str, Any]) -> StageNode:
     name, _, identity = key.rpartition("-")
     wanted, record = len(node["trials"]), records.stages.get(key)
     if record is None:
@@ -250,4 +252,4 @@ def _node(records: Records, key: str, node: dict[str, Any]) -> Node:
     if wanted == 1:
         facts += f"; trial {node['trials'][0]:04d}"
     below = tuple(_node(records, child, inner) for child, inner in node["below"].items())
-    return Node(f"{name} {identity[:6]}", facts, below)
+    return StageNode(f"{name} {identity[:6]}", facts, below)

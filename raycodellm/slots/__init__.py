@@ -14,12 +14,12 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raycodellm.slots.dispatcher import Dispatcher, Snapshot, start_dispatcher
     from raycodellm.slots.pool import THREAD_PREFIX, SlotPool, threads_left, trainer
-    from raycodellm.slots.worker import Link, run_evaluation, run_job, slot_loop
+    from raycodellm.slots.worker import DispatcherClient, run_evaluation, run_job, slot_loop
 
 __all__ = [
     "THREAD_PREFIX",
     "Dispatcher",
-    "Link",
+    "DispatcherClient",
     "SlotPool",
     "Snapshot",
     "run_evaluation",

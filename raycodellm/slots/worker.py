@@ -31,7 +31,7 @@ LEASE_SECONDS = 2.0
 """Between two looks at a lease that another sweep has."""
 
 
-class Link:
+class DispatcherClient:
     """A worker's line to the dispatcher. Progress is sent without waiting; the answer is read when it is there.
 
     Each word carries the slot and its incarnation: what a dead worker said last is not taken for its successor's.
@@ -106,7 +106,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
     threading.Thread(target=ingest.preload, name="raycodellm-preload", daemon=True).start()
     engine.init_process(world, num_threads=max(1, int(settings["cpus_per_worker"])))
     engine.limit_memory(world, settings["gpus_per_worker"])
-    link = Link(settings["dispatcher"], settings["slot"], settings["sweep"])
+    link = DispatcherClient(settings["dispatcher"], settings["slot"], settings["sweep"])
     link.register(world)
     link.notice.listen()
     link.ray_train.start(settings["nodes_are_watched"])
@@ -131,7 +131,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
             return
 
 
-def _agree_on_next(link: Link, world: World, wait_seconds: float) -> tuple[str, Job | None]:
+def _agree_on_next(link: DispatcherClient, world: World, wait_seconds: float) -> tuple[str, Job | None]:
     if _first_cause(world, link.leave_because) is not None:
         return "quit", None
     answer: tuple[str, Job | None] = ("wait", None)
@@ -151,7 +151,7 @@ def _first_cause(world: World, mine: str | None) -> str | None:
     return next((cause for cause in engine.gather(world, mine) if cause is not None), None)
 
 
-def _do(job: Job, link: Link, world: World) -> None:
+def _do(job: Job, link: DispatcherClient, world: World) -> None:
     """One job to its end. Its own error fails the job and leaves the slot warm, where the workers still agree."""
     link.begin()
     try:
@@ -186,7 +186,7 @@ def _is_device_error(error: Exception) -> bool:
     return "CUDA" in str(error) or type(error).__name__ in ("OutOfMemoryError", "AcceleratorError")
 
 
-def run_job(job: Job, world: World, link: Link) -> Any:
+def run_job(job: Job, world: World, link: DispatcherClient) -> Any:
     """The outcome of a job: a `StageRecord`, or an evaluation's metrics; None when it was stopped before its end."""
     if isinstance(job, EvaluationJob):
         link.progress(Progress(job.key, note="evaluating"))
@@ -205,7 +205,7 @@ def run_job(job: Job, world: World, link: Link) -> Any:
         )
 
 
-def _wait_for_lease(lease: Lease | None, job: StageJob, world: World, link: Link) -> bool:
+def _wait_for_lease(lease: Lease | None, job: StageJob, world: World, link: DispatcherClient) -> bool:
     """Until no other sweep trains the stage; False when told to stop before. A collective; rank 0 has the lease.
 
     A finished stage needs no lease, unless it is trained once more for its optimizer state.

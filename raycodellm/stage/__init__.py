@@ -7,7 +7,7 @@ trained on; it travels in the checkpoint, so that a stage continued any number o
 """
 
 from raycodellm.engine import TrainingError, World
-from raycodellm.metrics import order_checksum
+from raycodellm.stage.metrics import order_checksum
 from raycodellm.stage.training import open_stores, train_stage
 
 __all__ = ["TrainingError", "World", "open_stores", "order_checksum", "train_stage"]

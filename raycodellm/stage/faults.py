@@ -6,8 +6,8 @@ from collections.abc import Sequence
 
 from raycodellm.config import UserError
 from raycodellm.engine import StepResult, TrainingError
-from raycodellm.metrics import Tally, ratio
 from raycodellm.records import StageJob
+from raycodellm.stage.metrics import Tally, ratio
 
 
 def not_finite(job: StageJob, step: int, result: StepResult, rows: Sequence[tuple[int, int, int]]) -> TrainingError:
@@ -28,7 +28,7 @@ def not_finite(job: StageJob, step: int, result: StepResult, rows: Sequence[tupl
 def require_no_explosion(job: StageJob, tally: Tally, result: StepResult) -> None:
     """Takes the step's loss into the tally; raises TrainingError where it has exploded."""
     loss = ratio(float(result.loss_sums.sum()), float(result.loss_tokens.sum()))
-    median = tally.exploded(loss, job.stage.loss_limit, job.vocab_size)
+    median = tally.observe_loss(loss, job.stage.loss_limit, job.vocab_size)
     if median is not None:
         raise TrainingError(
             f"stage {job.stage.name!r}, step {tally.step - 1}: the loss explodes: {loss:.3g} nats per "

@@ -8,10 +8,10 @@ from pathlib import Path
 from typing import Any
 
 from raycodellm import engine as engines
-from raycodellm import metrics
 from raycodellm.files import Folder
 from raycodellm.identity import content
 from raycodellm.records import StageJob, StageRecord, as_json
+from raycodellm.stage import metrics
 from raycodellm.stored import DONE
 
 CHECKPOINTS = "checkpoint"

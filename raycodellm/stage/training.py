@@ -13,14 +13,14 @@ from typing import Any
 import numpy as np
 
 from raycodellm import engine as engines
-from raycodellm import held_out, ingest, metrics, mixture
+from raycodellm import ingest, mixture
 from raycodellm import model as models
 from raycodellm.engine import DamagedCheckpoint, Engine, PendingStep, StepResult, StorageError, World
 from raycodellm.files import Folder
-from raycodellm.metrics import Tally, order_checksum, ratio
 from raycodellm.records import Progress, StageJob, StageRecord, as_json
-from raycodellm.stage import faults
+from raycodellm.stage import faults, held_out, metrics
 from raycodellm.stage.folder import CHECKPOINTS, OPTIMIZER, StageFolder, step_name
+from raycodellm.stage.metrics import Tally, order_checksum, ratio
 from raycodellm.stored import DONE, attempt, finished_stage
 
 _ROWS = 50

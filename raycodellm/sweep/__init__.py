@@ -19,20 +19,19 @@ from raycodellm import store
 from raycodellm.identity import Contents
 from raycodellm.records import TrialResult
 from raycodellm.sweep.folder import Run, clear_scratch, open_run, read_results, write_table
-from raycodellm.sweep.made_of import fix_contents, fix_data
 from raycodellm.sweep.ownership import lock
+from raycodellm.sweep.provenance import fix_contents, fix_data
 from raycodellm.sweep.trial import Context
 from raycodellm.sweep.tuning import tell_written_results, tune_trials
-from raycodellm.sweep.watching import SweepLost, Watching
+from raycodellm.sweep.watchdog import SweepLost, Watchdog
 
 __all__ = [
     "Context",
-    "Monitor",
     "Run",
     "Stopper",
     "SweepLost",
     "Timing",
-    "Watching",
+    "Watchdog",
     "clear_scratch",
     "fix_contents",
     "lock",
@@ -149,8 +148,8 @@ def run_sweep(
         store.check_epochs(sweep, [context.chain(point, sweep.seed) for point in run.file.corner_points()])
         ray.get(dispatcher.set_keep_idle.remote(False))
         with timing.part("trials"):
-            watching = Watching(dispatcher, run, monitor, stopper, connected.address)
-            watching.watch(lambda: tune_trials(context, num_trials, max_slots, stopper))
+            watchdog = Watchdog(dispatcher, run, monitor, stopper, connected.address)
+            watchdog.watch(lambda: tune_trials(context, num_trials, max_slots, stopper))
         snapshot = ray.get(dispatcher.snapshot.remote())
         timing.seconds["slots (until the first is ready, beside tokens)"] = snapshot.first_slot_seconds or 0.0
         timing.seconds.update({f"{kind} (slot-seconds)": s for kind, s in snapshot.busy_seconds.items()})

@@ -13,8 +13,8 @@ from raycodellm import retrying, search, stored
 from raycodellm.files import DamagedFile
 from raycodellm.records import TrialResult, as_json
 from raycodellm.sweep.folder import Run, read_result, write_table
-from raycodellm.sweep.mending import mend
 from raycodellm.sweep.ownership import keep_journal
+from raycodellm.sweep.repair import mend
 from raycodellm.sweep.trial import Context, run_trial
 
 logger = logging.getLogger(__name__)

@@ -23,9 +23,7 @@ from raycodellm.corpora import (
     unfound,
 )
 from raycodellm.files import Folder
-from raycodellm.tokens.documents import Reading
-from raycodellm.tokens.looking import look_into
-from raycodellm.tokens.making import (
+from raycodellm.tokens.build import (
     Report,
     SourceProgress,
     finished_store,
@@ -35,6 +33,8 @@ from raycodellm.tokens.making import (
     text_bytes,
     undamaged_store,
 )
+from raycodellm.tokens.documents import Reading
+from raycodellm.tokens.first_look import look_into
 from raycodellm.tokens.manifest import Manifest, Shard, StoreError
 from raycodellm.tokens.packing import PackingReport
 from raycodellm.tokens.store import PackedStore, TokenStore

@@ -11,7 +11,7 @@ from raycodellm import config, tokens
 from raycodellm.config import Source, UserError
 from raycodellm.corpora import source_fingerprint
 from raycodellm.files import Folder
-from raycodellm.tokens import looking
+from raycodellm.tokens import first_look
 
 
 def lines(path: Path, *records: object) -> Source:
@@ -20,7 +20,7 @@ def lines(path: Path, *records: object) -> Source:
 
 
 def look(**sources: Source) -> list[str]:
-    return looking.look_into({name: (source, source_fingerprint(source)) for name, source in sources.items()})
+    return first_look.look_into({name: (source, source_fingerprint(source)) for name, source in sources.items()})
 
 
 def test_a_source_without_a_document_is_refused_with_its_reasons_and_columns(tmp_path):
@@ -34,7 +34,7 @@ def test_a_source_without_a_document_is_refused_with_its_reasons_and_columns(tmp
 
 
 def test_sources_that_begin_without_a_document_are_made_first(tmp_path, monkeypatch):
-    monkeypatch.setattr(looking, "LOOK_RECORDS", 5)
+    monkeypatch.setattr(first_look, "LOOK_RECORDS", 5)
     good = lines(tmp_path / "a.jsonl", {"text": "a"})
     late = lines(tmp_path / "b.jsonl", *[{"text": None}] * 8, {"text": "b"})
     assert look(good=good, more=good, late=late) == ["late", "good", "more"]

@@ -11,9 +11,9 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycodellm.cluster import joining, machine, starting, token_file
+from raycodellm.cluster import join, machine, start, token_file
+from raycodellm.cluster.capacity import Autoscaler, Node, bundles_that_fit, slots_that_fit, why_not
 from raycodellm.cluster.environment import prepare_environment
-from raycodellm.cluster.fitting import Autoscaler, Node, bundles_that_fit, slots_that_fit, why_not
 from raycodellm.cluster.patience import replaced
 from raycodellm.config import Scaling
 
@@ -42,7 +42,7 @@ class Cluster:
         """Why no worker group can ever be placed on the cluster as it is now; None if one can, or nobody can tell."""
         if not self.limits_known:
             return None
-        nodes = joining.nodes()
+        nodes = join.nodes()
         return why_not(nodes, self.autoscaler.still_to_add(nodes) if self.autoscaler else (), scaling)
 
     def slots_that_fit(self, scaling: Scaling) -> int:
@@ -83,17 +83,17 @@ def connect(
     address = address or os.environ.get("RAY_ADDRESS") or None
     with _handler_kept():
         if address not in (None, "local"):
-            context = joining.join(address)
-            autoscaler, limits_known = joining.autoscaler()
+            context = join.join(address)
+            autoscaler, limits_known = join.autoscaler()
         else:
             gpus = machine.gpus()
-            context = starting.start(machine.local_cpus(machine.cores(), gpus, scaling), gpus, say)
+            context = start.start(machine.local_cpus(machine.cores(), gpus, scaling), gpus, say)
             autoscaler, limits_known = None, True
     return Cluster(
         context.address_info["gcs_address"],
         f"http://{context.dashboard_url}" if context.dashboard_url else None,
         address in (None, "local"),
-        joining.nodes(),
+        join.nodes(),
         autoscaler,
         limits_known,
     )

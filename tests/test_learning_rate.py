@@ -8,7 +8,7 @@ import pytest
 
 from raycodellm import config
 from raycodellm.config import LearningRate, UserError
-from raycodellm.rates import learning_rate_at
+from raycodellm.learning_rate import learning_rate_at
 
 DECAYS = ("cosine", "linear", "wsd")
 

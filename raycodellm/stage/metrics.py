@@ -72,7 +72,7 @@ class Tally:
         """Sequences per source, skipped ones included: where the plan stands."""
         return added(self.sequences, self.skipped)
 
-    def exploded(self, loss: float, limit: float, vocab_size: int) -> float | None:
+    def observe_loss(self, loss: float, limit: float, vocab_size: int) -> float | None:
         """Takes in a step's loss, in nats per token; the median it has left behind, when it has for some steps.
 
         Over the limit is a loss over `limit` times the running median and over that of guessing all tokens alike: a
@@ -163,7 +163,7 @@ def ledger(job: StageJob, tally: Tally) -> tuple[LedgerRow, ...]:
             for asked, had in zip(planned, tally.phases, strict=True)
         )
         sequences = sum(phase.sequences for phase in phases)
-        end = source.start + sequences
+        end = source.num_sequences_consumed + sequences
         rows.append(
             LedgerRow(
                 source=source.name,
@@ -173,7 +173,7 @@ def ledger(job: StageJob, tally: Tally) -> tuple[LedgerRow, ...]:
                 loss_tokens=tally.loss_tokens[index],
                 sequences=sequences,
                 epochs=ratio(end, source.num_sequences, empty=0.0),
-                unique_tokens=max(0, min(end, source.num_sequences) - source.start) * length,
+                unique_tokens=max(0, min(end, source.num_sequences) - source.num_sequences_consumed) * length,
                 difference=sum(phase.difference for phase in phases),
                 phases=phases,
                 skipped_sequences=tally.skipped[index],

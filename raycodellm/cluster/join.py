@@ -8,8 +8,8 @@ from typing import Any
 
 import yaml
 
+from raycodellm.cluster.capacity import Autoscaler, Node, read_autoscaler
 from raycodellm.cluster.environment import ENVIRONMENT
-from raycodellm.cluster.fitting import Autoscaler, Node, read_autoscaler
 from raycodellm.config import UserError
 
 CONNECT_SECONDS = 5.0

@@ -11,7 +11,7 @@ import math
 import numpy as np
 import pytest
 
-from raycodellm.uncertainty import Variance, half_width, range_quantile, seed_difference, seed_noise
+from raycodellm.statistics import Variance, half_width, range_quantile, seed_difference, seed_noise
 
 SEED_SD, CORRELATION = 0.041, 0.79
 ITEMS = Variance((0.0076 / 1.96) ** 2, 398)

@@ -59,7 +59,7 @@ class HeadWatch:
         return now - self._answered
 
 
-class Watching:
+class Watchdog:
     """Watches over the trials from the driver's main thread."""
 
     def __init__(self, dispatcher: Any, run: Run, monitor: Any, stopper: Any, head_address: str) -> None:

@@ -19,7 +19,7 @@ from raycodellm.config import UserError
 
 SUBMIT_SECONDS = 60.0
 STOP_SECONDS = 150.0
-"""Seconds that a stopped job may take to save its stages; a little over `sweep.watching.DRAIN_SECONDS`."""
+"""Seconds that a stopped job may take to save its stages; a little over `sweep.watchdog.DRAIN_SECONDS`."""
 
 
 def submit(sweep_path: Path | str, address: str, overrides: Sequence[str] = (), storage: str | None = None) -> str:

@@ -16,7 +16,7 @@ import time
 from collections.abc import Callable, Iterator
 from typing import Any
 
-from raycodellm import setup_worker
+from raycodellm.cluster import setup_worker
 from raycodellm.cluster.environment import without
 from raycodellm.cluster.patience import Patience, children, kill
 from raycodellm.cluster.token_file import write_token

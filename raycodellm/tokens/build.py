@@ -17,10 +17,10 @@ import numpy as np
 from raycodellm.config import Source
 from raycodellm.corpora import (
     Benchmark,
+    CleaningPlan,
     Decision,
     Document,
     Keep,
-    Plan,
     Skip,
     SourceInputs,
     builtin_digest,
@@ -35,7 +35,7 @@ from raycodellm.corpora import (
 )
 from raycodellm.files import Folder
 from raycodellm.identity import token_store_identity
-from raycodellm.tokens.looking import no_document
+from raycodellm.tokens.first_look import no_document
 from raycodellm.tokens.manifest import (
     FORMAT_VERSION,
     MANIFEST,
@@ -246,7 +246,7 @@ def _decide(job: _Job, inputs: SourceInputs, benchmark: Benchmark | None, watch:
     here = _is_small(inputs)
     if not here:
         quiet_ray_data()
-    plan = Plan(job.source, job.seed, benchmark)
+    plan = CleaningPlan(job.source, job.seed, benchmark)
     return survey_documents(plan, inputs, None if here else _num_tasks(), lambda documents: watch(documents, 0, 0))
 
 

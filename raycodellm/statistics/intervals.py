@@ -1,0 +1,101 @@
+"""95 % intervals of shares, of means, and of unweighted means over several evaluation tasks."""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+Interval = tuple[float, float, float]
+"""Value, and the low and high end of its 95 % interval."""
+
+Z95 = statistics.NormalDist().inv_cdf(0.975)
+
+
+def wilson_interval(correct: int, n: int) -> tuple[float, float]:
+    """95 % interval of a share: `correct` of `n`. Never outside 0 to 1, and never of no width, also at 0 and at `n`."""
+    if not 0 <= correct <= n or n == 0:
+        raise ValueError(f"{correct} right of {n} is not a share")
+    share, z2 = correct / n, Z95**2
+    middle = (share + z2 / (2 * n)) / (1 + z2 / n)
+    half = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
+    # At the ends the formula gives the end itself up to rounding.
+    return (0.0 if correct == 0 else middle - half), (1.0 if correct == n else middle + half)
+
+
+def student_quantile(degrees: float) -> float:
+    """97.5 % quantile of Student's t."""
+    if degrees <= 0:
+        raise ValueError(f"{degrees} degrees of freedom; more than 0 are needed")
+    from scipy.special import stdtrit
+
+    return float(stdtrit(degrees, 0.975))
+
+
+def mean_interval(values: Sequence[float]) -> Interval:
+    """Mean and its 95 % interval by Student's t. One value says nothing of its spread: the interval is infinite."""
+    if not values:
+        raise ValueError("there is no mean of no values")
+    mean = math.fsum(values) / len(values)
+    if len(values) == 1:
+        return mean, -math.inf, math.inf
+    half = student_quantile(len(values) - 1) * math.sqrt(statistics.variance(values, mean) / len(values))
+    return mean, mean - half, mean + half
+
+
+class Variance(NamedTuple):
+    value: float
+    degrees: float
+    """Degrees of freedom; 0 where the variance is not known."""
+
+    def times(self, factor: float) -> Variance:
+        return Variance(self.value * factor, self.degrees)
+
+
+UNKNOWN = Variance(0.0, 0.0)
+
+Sample = Mapping[Hashable, float]
+"""The value of each item that was scored, by what names the item."""
+
+
+def correlations(samples: Sequence[Sample]) -> np.ndarray:
+    """Correlations of the samples' means: 0 where two have no item in common, 1 where they are the same."""
+    deviations = []
+    for sample in samples:
+        mean = math.fsum(sample.values()) / len(sample)
+        norm = math.sqrt(math.fsum((value - mean) ** 2 for value in sample.values())) or 1.0
+        deviations.append({item: (value - mean) / norm for item, value in sample.items()})
+    found = np.eye(len(samples))
+    for i, mine in enumerate(deviations):
+        for j, other in enumerate(deviations[:i]):
+            found[i, j] = found[j, i] = math.fsum(mine[item] * other[item] for item in mine.keys() & other.keys())
+    return found
+
+
+def mean_of_intervals(intervals: Sequence[Interval], correlation: np.ndarray | None = None) -> Interval:
+    """Unweighted mean of estimates, independent unless a `correlation` is given; each side's distances add up in
+    squares, so that lopsided intervals stay so."""
+    n = len(intervals)
+    correlation = np.eye(n) if correlation is None else correlation
+    mean = math.fsum(value for value, _, _ in intervals) / n
+    below = _summed([value - low for value, low, _ in intervals], correlation) / n
+    above = _summed([high - value for value, _, high in intervals], correlation) / n
+    return mean, mean - below, mean + above
+
+
+def _summed(widths: Sequence[float], correlation: np.ndarray) -> float:
+    """Half-width of a sum of estimates with these half-widths; an infinite one times a correlation of 0 is nothing."""
+    pairs = zip(*np.nonzero(correlation), strict=True)
+    return math.sqrt(max(0.0, math.fsum(correlation[i, j] * widths[i] * widths[j] for i, j in pairs)))
+
+
+def mean_variance(samples: Sequence[Sample]) -> Variance:
+    """Variance of the unweighted mean of the samples' means; unknown where a sample has a single item."""
+    if not samples or min(map(len, samples)) < 2:
+        return UNKNOWN
+    errors = [math.sqrt(statistics.variance(sample.values()) / len(sample)) for sample in samples]
+    value = (_summed(errors, correlations(samples)) / len(samples)) ** 2
+    return Variance(value, sum(map(len, samples)) - len(samples))
