@@ -16,7 +16,7 @@ from functools import cached_property
 import numpy as np
 
 from raycodellm.config import Stage, UserError
-from raycodellm.config.settings import check_num_sequences
+from raycodellm.config.stage_settings import check_num_sequences
 
 # Ma et al. (ICLR 2024), Table 5: code shares of the four equal phases of "stepwise decrease"; their mean is 0.375.
 _MA_DECREASE = (0.50, 0.40, 0.30, 0.30)

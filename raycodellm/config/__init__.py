@@ -4,31 +4,16 @@
 search space and validates the result, a `Sweep`. Imports here stay light: a mistake is reported in well under a second.
 """
 
-from raycodellm.config.cleaning import Cleaning, Decontaminate, NearDuplicates, Paths, Take
+from raycodellm.config.cleaning_settings import Cleaning, Decontaminate, NearDuplicates, Paths, Take
 from raycodellm.config.credentials import refuse_credentials, without_credentials
 from raycodellm.config.errors import UserError
-from raycodellm.config.settings import (
-    CODE_KINDS,
-    INSTRUCT_KINDS,
-    KINDS,
-    MIXTURE_SHAPES,
-    MODEL_PRESETS,
-    DeepSpeed,
-    Evaluation,
-    HeldOut,
-    LearningRate,
-    Model,
-    Objective,
-    Phase,
-    Scaling,
-    Search,
-    Source,
-    Stage,
-    Sweep,
-    Tokenizer,
-    TrainTokenizer,
-)
+from raycodellm.config.evaluation_settings import Evaluation
+from raycodellm.config.model_settings import MODEL_PRESETS, Model, Tokenizer, TrainTokenizer
+from raycodellm.config.scaling_settings import DeepSpeed, Scaling
+from raycodellm.config.search_settings import Objective, Search
+from raycodellm.config.source_settings import CODE_KINDS, INSTRUCT_KINDS, KINDS, HeldOut, Source
 from raycodellm.config.spaces import Domain, Parameter
+from raycodellm.config.stage_settings import MIXTURE_SHAPES, LearningRate, Phase, Stage
 from raycodellm.config.sweep_file import (
     SweepFile,
     load,
@@ -39,6 +24,7 @@ from raycodellm.config.sweep_file import (
     stages_kept,
     value_at,
 )
+from raycodellm.config.sweep_settings import Sweep
 from raycodellm.config.yaml_text import read_yaml, write_yaml
 
 __all__ = [

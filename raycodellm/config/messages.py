@@ -7,7 +7,8 @@ from typing import Any
 from pydantic import BaseModel, ValidationError
 
 from raycodellm.config.errors import shown, suggest
-from raycodellm.config.settings import KINDS, Sweep
+from raycodellm.config.source_settings import KINDS
+from raycodellm.config.sweep_settings import Sweep
 
 _SAID = 3
 """Faults said at once, at most."""

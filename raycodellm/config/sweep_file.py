@@ -16,7 +16,6 @@ from raycodellm.config.credentials import refuse_credentials
 from raycodellm.config.enqueued import enqueued_points
 from raycodellm.config.errors import UserError, shown
 from raycodellm.config.messages import explain
-from raycodellm.config.settings import Sweep
 from raycodellm.config.spaces import (
     Domain,
     Parameter,
@@ -28,6 +27,7 @@ from raycodellm.config.spaces import (
     parameter_name,
     walk,
 )
+from raycodellm.config.sweep_settings import Sweep
 from raycodellm.config.yaml_text import MOST_CHARACTERS, read_yaml, write_yaml
 
 MOST_PROBES = 500

@@ -5,10 +5,10 @@ from __future__ import annotations
 import re
 from typing import Annotated, Any
 
-from pydantic import BaseModel, ConfigDict, Field, field_validator, model_validator
+from pydantic import Field, field_validator, model_validator
 
 from raycodellm.config.errors import suggest
-from raycodellm.config.numbers import Number, Ratio, Whole
+from raycodellm.config.field_types import Frozen, Number, Ratio, Whole
 
 SCRIPTS = (
     "latin",
@@ -26,11 +26,7 @@ SCRIPTS = (
 """Some of the scripts that Unicode knows, for the hint that names what was probably meant."""
 
 
-class _Frozen(BaseModel):
-    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
-
-
-class NearDuplicates(_Frozen):
+class NearDuplicates(Frozen):
     """MinHash with locality-sensitive hashing over shingles of words (Broder 1997; Leskovec, Rajaraman and Ullman,
     Mining of Massive Datasets, sections 3.3 and 3.4)."""
 
@@ -44,7 +40,7 @@ class NearDuplicates(_Frozen):
     sqrt(jaccard (1 - jaccard) / permutations)."""
 
 
-class Decontaminate(_Frozen):
+class Decontaminate(Frozen):
     """Documents that share a run of words with an item of the sweep's evaluation tasks are left out."""
 
     enabled: bool = True
@@ -52,7 +48,7 @@ class Decontaminate(_Frozen):
     """Words in the run (Brown et al. 2020, Language Models are Few-Shot Learners, appendix C)."""
 
 
-class Paths(_Frozen):
+class Paths(Frozen):
     """Globs over the paths inside a source tree; one without a slash is matched against the file's name."""
 
     include: tuple[str, ...] = ()
@@ -60,7 +56,7 @@ class Paths(_Frozen):
     exclude: tuple[str, ...] = ()
 
 
-class Cleaning(_Frozen):
+class Cleaning(Frozen):
     """Which documents of a source stay. What is None is off, or as the sweep's `cleaning` has it; `false` (for numbers
     0) turns a sweep's setting off for one source."""
 
@@ -134,7 +130,7 @@ class Cleaning(_Frozen):
         return active
 
 
-class Take(_Frozen):
+class Take(Frozen):
     """The documents with the highest, or lowest, scores: a share of the UTF-8 bytes that all the others leave."""
 
     top: Annotated[Number, Field(gt=0.0, le=1.0)] | None = None

@@ -1,10 +1,11 @@
-"""Numbers as a sweep file writes them: `true` is no 1, and text in quotes is no number."""
+"""The types of the sweep file's fields: names, numbers (`true` is not 1, and quoted text is no number), and the frozen
+model that all settings derive from."""
 
 from __future__ import annotations
 
 from typing import Annotated, Any
 
-from pydantic import BeforeValidator, Field
+from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from raycodellm.config.errors import shown
 
@@ -44,3 +45,17 @@ Whole = Annotated[int, BeforeValidator(_whole)]
 NO_TRUTH_VALUE = BeforeValidator(_whole)
 """For a whole number out of a few: to Python, True is 1."""
 Ratio = Annotated[Number, Field(ge=0.0, le=1.0)]
+Share = Annotated[Number, Field(ge=0.0, lt=1.0)]
+"""With 1, a moment would never hear of a gradient."""
+NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
+
+
+class Frozen(BaseModel):
+    model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
+
+
+def exactly_one(model: BaseModel, *names: str) -> None:
+    given = [name for name in names if getattr(model, name) is not None]
+    if len(given) != 1:
+        raise ValueError(f"needs exactly one of {', '.join(names)}; found {', '.join(given) or 'none'}")

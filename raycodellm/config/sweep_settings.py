@@ -1,0 +1,136 @@
+"""The whole sweep file as one frozen, typed model, and the checks between its sections."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator
+from typing import Annotated, Any
+
+from pydantic import Field, field_validator, model_validator
+
+from raycodellm.config.cleaning_settings import Cleaning
+from raycodellm.config.errors import suggest
+from raycodellm.config.evaluation_settings import Evaluation
+from raycodellm.config.field_types import Frozen, Name, Whole
+from raycodellm.config.model_settings import Model, Tokenizer
+from raycodellm.config.old_spellings import with_stage_settings
+from raycodellm.config.scaling_settings import Scaling
+from raycodellm.config.search_settings import Search
+from raycodellm.config.source_settings import MatchRepetition, Source
+from raycodellm.config.stage_settings import Stage
+
+STORAGE_FOLDERS = ("tokens", "stages", "tokenizers")
+"""Folders of a storage beside those of its sweeps."""
+
+
+class Sweep(Frozen):
+    """One concrete setting of the whole sweep file: a value in the place of every search space."""
+
+    name: Name
+    seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
+    model: Model
+    tokenizer: Tokenizer
+    sources: Annotated[dict[Name, Source], Field(min_length=1)]
+    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    match_repetition: MatchRepetition | None = None
+    cleaning: Cleaning | None = None
+    """Of every source, where the source's own `cleaning` sets nothing else."""
+    evaluation: Evaluation
+    search: Search
+    scaling: Scaling = Scaling()
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_spellings(cls, tree: Any) -> Any:
+        return with_stage_settings(tree)
+
+    @field_validator("name")
+    @classmethod
+    def _not_a_folder_of_the_storage(cls, name: str) -> str:
+        if name.lower() in STORAGE_FOLDERS:  # some file systems take no notice of capitals
+            raise ValueError(f"found {name!r}, the storage's own folder for something else; give another name")
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> Sweep:
+        names = [stage.name for stage in self.stages]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"stages: the name {name!r} is used twice; give each stage its own")
+            if name in type(self).model_fields:
+                raise ValueError(f"stages: {name!r} is a key of the sweep file; give the stage another name")
+        for name in self.match_repetition.source_tokens if self.match_repetition else ():
+            if name not in self.sources:
+                known = suggest(name, self.sources)
+                raise ValueError(f"match_repetition.source_tokens: source {name!r} is not under sources; {known}")
+        for name in self.sources:
+            if self.cleaned(name).cleaning.licenses and self.sources[name].license_field is None:
+                raise ValueError(
+                    f"sources.{name}.cleaning.licenses: needs license_field, the column with each document's license; "
+                    f"add sources.{name}.license_field, or set licenses: false there"
+                )
+        for stage in self.stages:
+            self._check_sources(stage)
+        first = self.stages[0]
+        if first.learning_rate.boundary == "continue":
+            raise ValueError(
+                f"stages.{first.name}.learning_rate.boundary: continue needs a stage before this one; use restart"
+            )
+        for before, after in itertools.pairwise(self.stages):
+            if after.learning_rate.boundary == "continue" and before.learning_rate.ends_at_zero:
+                raise ValueError(
+                    f"stages.{after.name}.learning_rate.boundary: continue goes on from the rate at which stage "
+                    f"{before.name!r} ends, which is 0 and would train nothing; use restart, or a final over 0 there"
+                )
+        if first.optimizer_state == "keep":
+            raise ValueError(f"stages.{first.name}.optimizer_state: keep needs a stage before this one; use fresh")
+        return self
+
+    def _check_sources(self, stage: Stage) -> None:
+        for key, named in _named_sources(stage):
+            for source in named:
+                if source not in self.sources:
+                    known = suggest(source, self.sources)
+                    raise ValueError(f"stages.{stage.name}.{key}: source {source!r} is not under sources; {known}")
+                if source not in self.drawn(stage):
+                    drawn = ", ".join(self.drawn(stage))
+                    raise ValueError(
+                        f"stages.{stage.name}.{key}: source {source!r} is not drawn by this stage (it draws {drawn}); "
+                        f"name it under stages.{stage.name}.sources or remove it"
+                    )
+        drawn = [self.sources[name] for name in self.drawn(stage)]
+        if not drawn:
+            want = "an instruct kind" if stage.responses_only else "a kind other than instruct"
+            raise ValueError(f"stages.{stage.name}: no source of {want} is under sources; add one")
+        plain = [name for name in self.drawn(stage) if not self.sources[name].is_instruct]
+        if stage.responses_only and plain:
+            raise ValueError(
+                f"stages.{stage.name}.sources: {plain[0]!r} is of kind {self.sources[plain[0]].kind}, which has no "
+                "responses; use instruct kinds or set responses_only: false"
+            )
+        if stage.code_ratio is not None:
+            for side, ratio in ((True, stage.code_ratio), (False, 1.0 - stage.code_ratio)):
+                if ratio > 0 and not any(source.is_code == side for source in drawn):
+                    what = "code" if side else "text"
+                    raise ValueError(
+                        f"stages.{stage.name}.code_ratio: {stage.code_ratio} needs {what}, but no source of a {what} "
+                        f"kind is drawn; use {0.0 if side else 1.0:g} or add such a source"
+                    )
+
+    def cleaned(self, name: str) -> Source:
+        """The source with its cleaning complete: its own settings over the sweep's."""
+        source = self.sources[name]
+        return source.model_copy(update={"cleaning": (source.cleaning or Cleaning()).over(self.cleaning)})
+
+    def drawn(self, stage: Stage) -> tuple[str, ...]:
+        """Names of the sources that `stage` draws from, in the order of the file."""
+        if stage.sources is not None:
+            return tuple(name for name in self.sources if name in stage.sources)
+        return tuple(name for name, source in self.sources.items() if source.is_instruct == stage.responses_only)
+
+
+def _named_sources(stage: Stage) -> Iterator[tuple[str, tuple[str, ...]]]:
+    for key in ("sources", "weights", "within"):
+        yield key, tuple(getattr(stage, key) or ())
+    for number, phase in enumerate(stage.phases or ()):
+        yield f"phases.{number}.weights", tuple(phase.weights)
