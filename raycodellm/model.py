@@ -29,7 +29,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Model, UserError
 from raycodellm.files import Damaged, Folder
-from raycodellm.identity import content, hub
+from raycodellm.identity import hub_commits, model_files
 
 if TYPE_CHECKING:
     import torch
@@ -307,9 +307,9 @@ def _check_blocks(config: PretrainedConfig) -> None:
 def _local(origin: str) -> Iterator[tuple[str, dict[str, str]]]:
     """Gives transformers a path, or a name on the hub and its revision. Remote folders are downloaded for as long
     as they are needed."""
-    folder = hub.folder_of(origin)
+    folder = hub_commits.folder_of(origin)
     if folder is None:
-        repo, revision = hub.parts_of(origin)
+        repo, revision = hub_commits.parts_of(origin)
         yield repo, {} if revision is None else {"revision": revision}
     elif folder.local is not None:
         yield str(folder.local), {}
@@ -328,6 +328,6 @@ def require_whole(path: Path, model: Folder) -> None:
 
     `path`: where the files of `model`, a stage's folder `model/`, are on this node.
     """
-    if found := content.damage(path):
+    if found := model_files.damage(path):
         stage = model.uri.rsplit("/", 1)[0]
         raise DamagedModel(f"{found}; delete the folder {stage} and run again: that stage is trained once more")

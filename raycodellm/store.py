@@ -18,7 +18,7 @@ from raycodellm import config, identity, mixture, schedule
 from raycodellm import model as models
 from raycodellm.config import INSTRUCT_KINDS, Evaluation, Model, Stage, Sweep, SweepFile, UserError
 from raycodellm.files import Folder
-from raycodellm.identity import Contents, content
+from raycodellm.identity import Contents, model_files
 from raycodellm.learning_rate import learning_rate_at, start_rate
 from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, StageRecord, as_json
 from raycodellm.stored import finished_evaluation, finished_stage
@@ -307,7 +307,7 @@ def finished_jobs(chain: Chain) -> list[StageJob | EvaluationJob]:
 def model_damage(stage: Folder) -> str | None:
     """Which file of a stage's model has changed since it was written; None where none has, or where the model lies on
     object storage: there the worker that fetches it looks."""
-    return content.damage(stage.local / "model") if stage.local is not None else None
+    return model_files.damage(stage.local / "model") if stage.local is not None else None
 
 
 def older_stages(storage: Folder) -> str | None:

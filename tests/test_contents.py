@@ -18,7 +18,7 @@ from raycodellm import check, config, evaluation, identity, model, store, tokens
 from raycodellm.config import Evaluation, Model, Stage, Tokenizer, UserError
 from raycodellm.evaluation import task_files
 from raycodellm.files import Folder
-from raycodellm.identity import Contents, content, hub, numeric_settings, pretrained_content
+from raycodellm.identity import Contents, file_hashes, hub_commits, model_files, numeric_settings, pretrained_content
 from raycodellm.records import StageRecord, as_json
 from raycodellm.sweep import folder as run_folders
 from raycodellm.sweep import provenance
@@ -30,7 +30,7 @@ OLD = time.time() - 3600
 @pytest.fixture(autouse=True)
 def own_cache(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    return content.cache_file()
+    return file_hashes.cache_file()
 
 
 def write(path: Path, data: bytes, changed: float = OLD) -> Path:
@@ -54,26 +54,26 @@ def flip(path: Path, place: int = 0) -> None:
 
 def settled(monkeypatch: pytest.MonkeyPatch) -> None:
     """Lets hashes of files that were just written be kept."""
-    monkeypatch.setattr(content, "RACY_SECONDS", -1.0)
+    monkeypatch.setattr(file_hashes, "RACY_SECONDS", -1.0)
 
 
 def test_a_file_is_read_once_until_it_changes(tmp_path, own_cache, monkeypatch):
     settled(monkeypatch)
     path = write(tmp_path / "weights", b"12345678")
-    (first,) = content.content_hashes([path])
+    (first,) = file_hashes.content_hashes([path])
     reads: list[Path] = []
-    reader = content._reader
-    monkeypatch.setattr(content, "_reader", lambda path: lambda: reads.append(path) or reader(path)())
-    assert content.content_hashes([path, path]) == [first, first] and not reads
+    content_hash = file_hashes.content_hash
+    monkeypatch.setattr(file_hashes, "content_hash", lambda path: reads.append(path) or content_hash(path))
+    assert file_hashes.content_hashes([path, path]) == [first, first] and not reads
     flip(path)
     os.utime(path, (OLD, OLD))  # the content's time set back: the inode's own is not
-    assert content.content_hashes([path]) != [first] and reads == [path]
+    assert file_hashes.content_hashes([path]) != [first] and reads == [path]
     own_cache.write_bytes(b"\xff\xfe\n[half a line")  # damaged: hashed again
-    assert content.content_hashes([path]) != [first] and len(reads) == 2
+    assert file_hashes.content_hashes([path]) != [first] and len(reads) == 2
 
 
 def test_a_file_that_changed_just_now_is_not_remembered(tmp_path, own_cache):
-    content.content_hashes([write(tmp_path / "weights", b"12345678", time.time())])
+    file_hashes.content_hashes([write(tmp_path / "weights", b"12345678", time.time())])
     assert not own_cache.exists()
 
 
@@ -82,14 +82,14 @@ def test_a_cache_that_cannot_be_written_fails_nothing(tmp_path, monkeypatch):
     (tmp_path / "file").write_text("in the way")
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "file"))
     path = write(tmp_path / "weights", b"1")
-    assert content.content_hashes([path]) == content.content_hashes([path])
+    assert file_hashes.content_hashes([path]) == file_hashes.content_hashes([path])
 
 
 def test_the_cache_forgets_its_older_half(tmp_path, own_cache, monkeypatch):
     settled(monkeypatch)
-    monkeypatch.setattr(content, "CACHE_BYTES", 2000)
+    monkeypatch.setattr(file_hashes, "CACHE_BYTES", 2000)
     for number in range(40):
-        content.content_hashes([write(tmp_path / f"f{number}", b"1")])
+        file_hashes.content_hashes([write(tmp_path / f"f{number}", b"1")])
     lines = own_cache.read_text().splitlines()
     assert len(lines) < 30 and "f39" in lines[-1]
 
@@ -123,14 +123,14 @@ def cached_repo(tmp_path: Path, monkeypatch: pytest.MonkeyPatch):
     """A hub that cannot be reached, and a local cache that holds two commits of one repository."""
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
-    hub.commit.cache_clear()
+    hub_commits.commit.cache_clear()
     repo = tmp_path / "hub" / "models--owner--name"
     for commit in ("a" * 40, "b" * 40):
         for file in ("config.json", "tokenizer.json"):
             write(repo / "snapshots" / commit / file, b"{}")
     write(repo / "refs" / "main", b"a" * 40)
     yield repo
-    hub.commit.cache_clear()
+    hub_commits.commit.cache_clear()
 
 
 def test_a_model_of_the_hub_is_known_by_its_commit_offline_too(cached_repo, sweep_text):
@@ -140,7 +140,7 @@ def test_a_model_of_the_hub_is_known_by_its_commit_offline_too(cached_repo, swee
     assert store.contents_of_file(read).models == {"owner/name": ["hub", "owner/name", "a" * 40]}
     chain = store.chain(read.example(), 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"))
     assert chain.stages[0].model.pretrained == f"owner/name@{'a' * 40}"
-    hub.commit.cache_clear()
+    hub_commits.commit.cache_clear()
     (cached_repo / "refs" / "main").write_text("b" * 40)
     assert pretrained_content("owner/name") == ["hub", "owner/name", "b" * 40]
     assert tokenizer_fingerprint(Tokenizer(pretrained="owner/name"), [], 0) != before
@@ -322,7 +322,7 @@ def test_a_stage_whose_model_is_damaged_is_trained_again_and_its_reader_refuses_
     first = Folder(chain.stages[0].folder)
     made = model.build(Model(config=LLAMA), 100, seed=0)
     made.save_pretrained(first.local / "model")
-    content.write_checksums(first.local / "model")
+    model_files.write_checksums(first.local / "model")
     finish(first)
     assert store.finished_jobs(chain) == [chain.stages[0]]
     model.build(Model(config=LLAMA), 100, seed=1, parent=first / "model")
@@ -351,11 +351,11 @@ def test_a_stage_whose_model_is_damaged_is_trained_again_and_its_reader_refuses_
 )
 def test_damage_to_a_model_folder_names_the_file(tmp_path, break_it, found):
     write(tmp_path / "a", b"1")
-    assert content.damage(tmp_path) is None  # nothing is known of it
-    content.write_checksums(tmp_path)
-    assert content.damage(tmp_path) is None
+    assert model_files.damage(tmp_path) is None  # nothing is known of it
+    model_files.write_checksums(tmp_path)
+    assert model_files.damage(tmp_path) is None
     break_it(tmp_path)
-    assert found in content.damage(tmp_path)
+    assert found in model_files.damage(tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------- nobody's code

@@ -14,7 +14,7 @@ from pydantic import BaseModel
 from raycodellm import config, store, tokens
 from raycodellm.config import Sweep
 from raycodellm.files import Folder
-from raycodellm.identity.table import FIRST, LEAVES
+from raycodellm.identity.settings_table import FIRST, LEAVES
 
 TASK = "task: own\ndataset_path: json\ndataset_kwargs: {data_files: DATA}\ndoc_to_text: !function own_words.text\n"
 SWEEP = """
@@ -291,7 +291,7 @@ CHANGED = [(leaf.replace("deepspeed_config", "deepspeed_config.*"), before, afte
 
 def test_every_leaf_of_the_sweep_file_has_a_place_in_the_table_and_is_changed_below() -> None:
     there = set(leaves(Sweep))
-    assert there - set(LEAVES) == set(), "a new setting: give it its row in identity/table.py"
+    assert there - set(LEAVES) == set(), "a new setting: give it its row in identity/settings_table.py"
     assert set(LEAVES) - there == set(), "the table names what is no setting any more"
     assert {leaf for leaf, _, _ in CHANGED} == there
     assert all(row.first in (*FIRST, "nothing") and row.why for row in LEAVES.values())

@@ -223,7 +223,7 @@ def test_a_pretrained_tokenizer_is_taken_from_its_folder(tmp_path, trained):
 
 
 def test_a_tokenizer_is_known_by_its_settings_its_sources_and_its_files(tmp_path, text_source, trained, monkeypatch):
-    monkeypatch.setattr("raycodellm.identity.hub.commit", lambda name, files: "0" * 40)
+    monkeypatch.setattr("raycodellm.identity.hub_commits.commit", lambda name, files: "0" * 40)
     inputs = source_fingerprint(text_source)
     train = Tokenizer(train={"vocab_size": 400})
     prints = {

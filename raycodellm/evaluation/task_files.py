@@ -18,7 +18,7 @@ import yaml
 
 from raycodellm.config import UserError
 from raycodellm.evaluation.loading import check_tasks, is_path, known_task
-from raycodellm.identity import content, hub
+from raycodellm.identity import file_hashes, hub_commits
 from raycodellm.tasks import BUILTIN, FOLDER
 
 _DATA_FORMATS = frozenset({"json", "csv", "parquet", "text", "arrow", "imagefolder", "xml", "webdataset"})
@@ -186,7 +186,7 @@ def _local_files(path: str) -> Iterator[Path]:
 @lru_cache(maxsize=256)
 def _commit(name: str) -> str | None:
     try:
-        return hub.commit(name, ("README.md", ".gitattributes"), "dataset")
+        return hub_commits.commit(name, ("README.md", ".gitattributes"), "dataset")
     except UserError:  # no network, and not in the hub's cache: lm-eval may have the data in a cache of its own
         return None
 
@@ -202,6 +202,6 @@ def _members(tree: dict[str, Any]) -> Iterator[str]:
 
 def _hashed(files: list[Path]) -> list[list[str]]:
     try:
-        return [[file.name, found] for file, found in zip(files, content.content_hashes(files), strict=True)]
+        return [[file.name, found] for file, found in zip(files, file_hashes.content_hashes(files), strict=True)]
     except OSError as error:
         raise UserError(f"evaluation.tasks: {error.filename}: cannot be read ({error.strerror})") from error

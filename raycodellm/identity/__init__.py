@@ -5,7 +5,7 @@ so that work is shared. Files enter by their content, what lies on the hub by it
 """
 
 from raycodellm.identity.contents import Contents, pretrained_content
-from raycodellm.identity.hashes import (
+from raycodellm.identity.identities import (
     UsedSource,
     compiled_numbers,
     evaluation_identity,

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raycodellm.config import UserError
-from raycodellm.identity import content, hub
+from raycodellm.identity import hub_commits, model_files
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Contents:
 
 def pretrained_content(name: str) -> list[Any]:
     """A folder by the content of its weights and configuration; a model of the hub by its name and commit."""
-    folder = hub.folder_of(name)
+    folder = hub_commits.folder_of(name)
     if folder is None:
-        return ["hub", *hub.pinned("model.pretrained", name)]
+        return ["hub", *hub_commits.pinned("model.pretrained", name)]
     try:
-        found = content.model_content(folder)
+        found = model_files.model_content(folder)
     except OSError as error:
         raise UserError(f"model.pretrained: {name} cannot be read ({error}); give a folder or a hub id") from error
     if not found:

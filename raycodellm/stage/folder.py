@@ -9,7 +9,7 @@ from typing import Any
 
 from raycodellm import engine as engines
 from raycodellm.files import Folder
-from raycodellm.identity import content
+from raycodellm.identity import model_files
 from raycodellm.records import StageJob, StageRecord, as_json
 from raycodellm.stage import metrics
 from raycodellm.stored import DONE
@@ -41,7 +41,7 @@ class StageFolder(Folder):
             directory = Path(temporary) / "model"
             directory.mkdir()
             export(directory)
-            content.write_checksums(directory)
+            model_files.write_checksums(directory)
             self.delete("model")  # of an attempt that ended between here and DONE
             if self.local is not None:
                 directory.rename(self.local / "model")

@@ -20,7 +20,7 @@ import numpy as np
 
 from raycodellm import retrying
 from raycodellm.files import Folder, fingerprint
-from raycodellm.identity import content
+from raycodellm.identity import file_hashes
 from raycodellm.tokens.documents import Documents, Reading, Stretches, read_documents
 from raycodellm.tokens.manifest import MANIFEST, Manifest, Shard, StoreError, read_manifest
 from raycodellm.tokens.packing import PACKING_VERSION, PACKINGS, Packing, PackingReport, pack, report
@@ -104,7 +104,7 @@ def _write_arrow(folder: Folder, name: str, batches: list[dict[str, pa.Array]]) 
     except OSError as error:
         message = f"{folder.uri}/{name}: cannot be written ({len(data)} bytes): {error.strerror or error}"
         raise OSError(error.errno, message) from error
-    return [len(data), content.digest([data])]
+    return [len(data), file_hashes.digest([data])]
 
 
 # ------------------------------------------------------------------------------------------------------- reading
@@ -164,7 +164,7 @@ class TokenStore:
     def verify(self) -> None:
         """Compares every file with its checksum; each is read once per node, until it changes. Raises StoreError."""
         expected = {name: checksum for shard in self.manifest.shards for name, (_, checksum) in shard.files.items()}
-        found = content.stored_hashes(self.folder, list(expected))
+        found = file_hashes.stored_hashes(self.folder, list(expected))
         for (name, checksum), now in zip(expected.items(), found, strict=True):
             if now != checksum:
                 raise StoreError(

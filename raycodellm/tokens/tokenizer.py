@@ -23,7 +23,7 @@ import numpy as np
 from raycodellm.config import Tokenizer, UserError
 from raycodellm.corpora import Document, SourceInputs
 from raycodellm.files import Folder
-from raycodellm.identity import content, hub, tokenizer_identity
+from raycodellm.identity import file_hashes, hub_commits, tokenizer_identity
 from raycodellm.tokens.encoding import Encoder
 from raycodellm.tokens.manifest import token_dtype
 
@@ -69,10 +69,10 @@ def tokenizer_fingerprint(settings: Tokenizer, inputs: Iterable[SourceInputs], s
 
 
 def _content(name: str) -> list[Any]:
-    folder = hub.folder_of(name)
+    folder = hub_commits.folder_of(name)
     if folder is None:
-        return ["hub", *hub.pinned("tokenizer.pretrained", name, _ON_THE_HUB)]
-    return ["folder", [[file, content.digest([folder.read_bytes(file)])] for file in _files_of(folder, name)]]
+        return ["hub", *hub_commits.pinned("tokenizer.pretrained", name, _ON_THE_HUB)]
+    return ["folder", [[file, file_hashes.digest([folder.read_bytes(file)])] for file in _files_of(folder, name)]]
 
 
 def _files_of(folder: Folder, name: str) -> list[str]:
@@ -107,7 +107,7 @@ def build_tokenizer(settings: Tokenizer, sample: Iterable[str], folder: Folder) 
     vocab_size = max(tokenizer.get_vocab(with_added_tokens=True).values()) + 1
     for name, data in files.items():
         folder.write_bytes(name, data)
-    checksums = {name: content.digest([data]) for name, data in sorted(files.items())}
+    checksums = {name: file_hashes.digest([data]) for name, data in sorted(files.items())}
     folder.write_json(DONE, {"vocab_size": vocab_size, "eos_id": eos_id, "opening": opening, "checksums": checksums})
     return TokenizerInfo(folder, vocab_size, eos_id, opening)
 
@@ -120,7 +120,7 @@ def finished_tokenizer(folder: Folder) -> TokenizerInfo | None:
     try:
         said = folder.read_json(DONE)
         checksums = said.get("checksums", {})
-        if any(content.digest([folder.read_bytes(name)]) != checksum for name, checksum in checksums.items()):
+        if any(file_hashes.digest([folder.read_bytes(name)]) != checksum for name, checksum in checksums.items()):
             return None
         return TokenizerInfo(folder, int(said["vocab_size"]), int(said["eos_id"]), tuple(said["opening"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
@@ -158,11 +158,11 @@ def _train(sample: Iterable[str], vocab_size: int) -> dict[str, bytes]:
 
 
 def _pretrained(name: str) -> dict[str, bytes]:
-    folder = hub.folder_of(name)
+    folder = hub_commits.folder_of(name)
     with tempfile.TemporaryDirectory() as scratch:
         path, revision = Path(scratch) / "files", None
         if folder is None:
-            origin, revision = hub.pinned("tokenizer.pretrained", name, _ON_THE_HUB)
+            origin, revision = hub_commits.pinned("tokenizer.pretrained", name, _ON_THE_HUB)
         else:
             path.mkdir()
             for file in _files_of(folder, name):

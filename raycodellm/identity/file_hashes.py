@@ -16,6 +16,7 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 
 from raycodellm.files import Folder
@@ -25,11 +26,7 @@ CACHE_BYTES = 4 << 20
 """The cache file's size from which its older half is dropped: some 20,000 files."""
 RACY_SECONDS = 2.0
 """A file that was changed this short a time ago may change once more without a new time, so its hash is not kept."""
-CHECKSUMS = "checksums.json"
-"""In a model folder that raycodellm wrote: file name -> [bytes, hash]."""
 _PIECE_BYTES = 1 << 22
-_WEIGHTS = re.compile(r"(generation_)?config\.json|adapter_config\.json|.*\.(safetensors|bin|pt|index\.json)")
-"""Files of a model folder that decide its outputs; tokenizers have an identity of their own."""
 
 
 def cache_file() -> Path:
@@ -46,7 +43,7 @@ def digest(pieces: Iterable[bytes | memoryview]) -> str:
 
 def content_hashes(paths: Sequence[Path | str]) -> list[str]:
     """The hash of each local file's content. Raises OSError for one that cannot be read."""
-    return _hashes([(_stamp(Path(path)), _reader(Path(path))) for path in paths])
+    return _hashes([(_stamp(Path(path)), partial(content_hash, Path(path))) for path in paths])
 
 
 def stored_hashes(folder: Folder, names: Sequence[str]) -> list[str]:
@@ -64,12 +61,10 @@ def _stamp(path: Path) -> list:
     return [str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
 
 
-def _reader(path: Path) -> Callable[[], str]:
-    def read() -> str:
-        with open(path, "rb", buffering=0) as file:
-            return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
-
-    return read
+def content_hash(path: Path) -> str:
+    """The hash of a local file's content, read now whatever the cache holds."""
+    with open(path, "rb", buffering=0) as file:
+        return hashlib.file_digest(file, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
 
 
 def _remote_reader(folder: Folder, name: str) -> Callable[[], str]:
@@ -138,47 +133,3 @@ def _alone() -> Iterator[None]:
         with contextlib.suppress(OSError):  # a file system without locks
             fcntl.flock(lock, fcntl.LOCK_EX)
         yield
-
-
-# ------------------------------------------------------------------------------------------------------- models
-
-
-def model_content(folder: Folder) -> list[list]:
-    """[file name, hash] of the files that decide what a model folder's model gives; of a folder on an object store
-    [file name, bytes, change time]."""
-    if folder.local is not None:
-        names = sorted(path.name for path in folder.local.iterdir() if path.is_file() and _WEIGHTS.fullmatch(path.name))
-        return [list(pair) for pair in zip(names, stored_hashes(folder, names), strict=True)]
-    from pyarrow.fs import FileSelector
-
-    infos = folder.filesystem.get_file_info(FileSelector(folder.path))
-    found = [[i.base_name, i.size, i.mtime_ns] for i in infos if i.is_file and _WEIGHTS.fullmatch(i.base_name)]
-    return sorted(found)
-
-
-def write_checksums(folder: Path) -> None:
-    """Leaves CHECKSUMS in a model folder, of all its files."""
-    files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
-    said = {path.name: [path.stat().st_size, _reader(path)()] for path in files}
-    (folder / CHECKSUMS).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
-
-
-def damage(folder: Path) -> str | None:
-    """Which file of a model folder is not as raycodellm wrote it, and how; None where all are, or nothing is known."""
-    try:
-        said = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        expected = {str(name): (int(size), str(found)) for name, (size, found) in said.items()}
-    except FileNotFoundError:
-        return None
-    except (OSError, ValueError, AttributeError, TypeError) as error:
-        return f"{folder / CHECKSUMS}: cannot be read ({error})"
-    for name, (size, _) in expected.items():
-        if not (folder / name).is_file():
-            return f"{folder / name}: is missing"
-        if (folder / name).stat().st_size != size:
-            return f"{folder / name}: has {(folder / name).stat().st_size} bytes, written were {size}"
-    found = content_hashes([folder / name for name in expected])
-    for (name, (_, written)), now in zip(expected.items(), found, strict=True):
-        if now != written:
-            return f"{folder / name}: has changed since it was written"
-    return None
