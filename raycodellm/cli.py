@@ -278,7 +278,7 @@ def check(options: argparse.Namespace) -> int:
 
     file = _loaded(options)
     storage = Folder(options.storage)
-    storage.check_place("--storage")
+    storage.check_writable("--storage")
     print(checking.describe(file, storage, options.address))
     return DONE
 

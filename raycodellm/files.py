@@ -1,7 +1,6 @@
-"""Folders on any storage: local disks by plain files, object stores through pyarrow's file systems.
+"""Folders on any storage: local disks through plain files, object stores through pyarrow's file systems.
 
-A file that cannot be read or written is an `OSError` that names it; one that does not hold what it should is a
-`DamagedFile`.
+Reading or writing raises an `OSError` that names the file, and a `DamagedFile` when the file's content is wrong.
 """
 
 from __future__ import annotations
@@ -34,11 +33,11 @@ def fingerprint(value: Any) -> str:
 
 
 class Damaged(Exception):
-    """Something in the storage is not what it should be: what it is, and how to go on."""
+    """Something in the storage is damaged. The message names it and says how to go on."""
 
 
 class DamagedFile(Damaged, ValueError):
-    """A file of the storage does not hold what it should. One line says which, what is wrong, what that means."""
+    """A file of the storage has wrong content. The message is one line: the file, the fault, what the fault means."""
 
     def __init__(self, file: str, fault: str, meaning: str = "") -> None:
         super().__init__(file, fault, meaning)
@@ -47,13 +46,13 @@ class DamagedFile(Damaged, ValueError):
     def __str__(self) -> str:
         return f"{self.file}: {self.fault}" + (f"; {self.meaning}" if self.meaning else "")
 
-    def meaning_that(self, meaning: str) -> DamagedFile:
-        """The same, with what is lost and how to go on, for whoever knows that and not yet the file."""
+    def with_meaning(self, meaning: str) -> DamagedFile:
+        """A copy of this error whose message ends with `meaning`: what is lost, and how to go on."""
         return DamagedFile(self.file, self.fault, meaning)
 
 
 def cause(error: BaseException) -> str:
-    """Why something failed, in one line for people: the file where there is one, and what the system says of it."""
+    """One line for people: the error's file, if it names one, and the system's message; at most 240 characters."""
     if isinstance(error, OSError) and error.strerror:
         text = f"{error.filename}: {error.strerror}" if error.filename else error.strerror
     else:
@@ -69,15 +68,16 @@ def _absolute(path: str) -> Path:
 
 
 def cache_folder() -> Path:
-    """The folder for this machine alone: `$XDG_CACHE_HOME/raycodellm`, else `~/.cache/raycodellm`."""
+    """This user's cache folder on this machine: `$XDG_CACHE_HOME/raycodellm`, else `~/.cache/raycodellm`."""
     return _absolute(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "raycodellm"
 
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder by its URI: a local path, `file://`, `s3://` or `gs://`. Made when something is first written to it.
+    """A folder by its URI: a local path, `file://`, `s3://` or `gs://`. The first write creates it.
 
-    Raises `UserError` for an address that names no bucket, or that holds a key: that would be written into records.
+    Raises `UserError` for an address without a bucket, and for one with a key in it, since addresses are written into
+    records.
     """
 
     uri: str
@@ -99,7 +99,7 @@ class Folder:
 
     @property
     def _split(self) -> tuple[str, str]:
-        """The address, and what follows it from the `?` on: `s3://bucket/x`, `?endpoint_override=…`."""
+        """The address up to its `?`, and the options from the `?` on: `s3://bucket/x`, `?endpoint_override=…`."""
         if self.local is not None:
             return self.uri, ""
         address, mark, options = self.uri.partition("?")
@@ -115,6 +115,7 @@ class Folder:
 
     @property
     def local(self) -> Path | None:
+        """The path of a local folder; None for an object store."""
         return None if "://" in self.uri else Path(self.uri)
 
     @property
@@ -128,7 +129,7 @@ class Folder:
 
         uri = self.uri if "://" in self.uri else Path(self.uri).as_uri()
         if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in uri:
-            # Without it a store that cannot be reached is tried for 15 minutes before there is an error.
+            # By default pyarrow tries an unreachable store for 15 minutes before it raises.
             uri += ("&" if "?" in uri else "?") + "retry_limit_seconds=60"
         try:
             return FileSystem.from_uri(uri)
@@ -137,7 +138,7 @@ class Folder:
             raise UserError(f"{self.uri}: is no storage that can be opened ({cause(error)}); use {known}") from error
 
     def __getstate__(self) -> dict[str, str]:
-        return {"uri": self.uri}  # an opened file system does not travel between processes
+        return {"uri": self.uri}  # an opened file system cannot be pickled
 
     @property
     def filesystem(self) -> FileSystem:
@@ -145,7 +146,7 @@ class Folder:
 
     @property
     def path(self) -> str:
-        """The folder's path inside `filesystem`."""
+        """The folder's path within `filesystem`."""
         return self._opened[1]
 
     def _inside(self, name: str) -> str:
@@ -159,7 +160,7 @@ class Folder:
         return self.filesystem.get_file_info(self._inside(name)).type != FileType.NotFound
 
     def list(self) -> list[str]:
-        """Names of what is in the folder, sorted; empty when there is no such folder."""
+        """Sorted names of the folder's files and folders; empty when the folder does not exist."""
         if self.local is not None:
             return sorted(os.listdir(self.local)) if self.local.is_dir() else []
         from pyarrow.fs import FileSelector
@@ -168,6 +169,7 @@ class Folder:
         return sorted(info.base_name for info in found)
 
     def make(self) -> Folder:
+        """Creates the folder and its parents; returns the folder."""
         if self.local is not None:
             self.local.mkdir(parents=True, exist_ok=True)
         else:
@@ -175,7 +177,7 @@ class Folder:
         return self
 
     def delete(self, name: str = "") -> None:
-        """Removes a file or a folder with all that is in it; nothing happens when it is not there."""
+        """Removes a file, or a folder with its content; does nothing when `name` does not exist."""
         from pyarrow.fs import FileType
 
         kind = self.filesystem.get_file_info(self._inside(name)).type
@@ -189,38 +191,24 @@ class Folder:
             try:
                 with self.filesystem.open_input_stream(self._inside(name)) as stream:
                     return stream.read()
-            except OSError as error:  # not every object store's error says that there is no such object
+            except OSError as error:  # some object stores report a missing object as another error
                 if self.local is None and not isinstance(error, FileNotFoundError) and not self.exists(name):
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
                 raise
 
     def write_bytes(self, name: str, data: bytes) -> None:
-        """Whole or not at all: a local file is renamed into place, an object store shows only complete objects."""
+        """Writes the file whole or not at all: a local file is renamed into place, object stores show whole objects."""
         with self._named(name):
             if self.local is not None:
-                self._write_local(name, data)
+                self.make()
+                _write_and_rename(self.local / name, data)
                 return
             with self.filesystem.open_output_stream(self._inside(name)) as stream:
                 stream.write(data)
 
-    def _write_local(self, name: str, data: bytes) -> None:
-        self.make()
-        handle, temporary = tempfile.mkstemp(dir=self.local, prefix=f".{name}.")
-        try:
-            with os.fdopen(handle, "wb") as file:
-                file.write(data)
-                file.flush()
-                os.fsync(file.fileno())
-            os.chmod(temporary, 0o644)
-            os.replace(temporary, self.local / name)
-        except BaseException:
-            with contextlib.suppress(FileNotFoundError):
-                os.unlink(temporary)
-            raise
-
     @contextlib.contextmanager
     def _named(self, name: str) -> Iterator[None]:
-        """An error of the system names the file that was asked for: a write knows but a temporary one, or none."""
+        """Makes each `OSError` name the file `name`: the system names a temporary file, or none."""
         try:
             yield
         except OSError as error:
@@ -230,18 +218,18 @@ class Folder:
             raise OSError(number, os.strerror(number), f"{self}/{name}") from error
 
     def prove_writable(self, key: str) -> None:
-        """Raises `UserError`, in which `key` names the option or setting, where nothing can be written here."""
+        """Writes and deletes a small file. Raises `UserError`, naming the option or setting `key`, if writing fails."""
         if self.local is None:
-            self.check_place(key)  # of a store that does not answer, a write would be tried for twice as long
+            self.check_writable(key)  # fails in half the time of a write when the store does not answer
         name = f".raycodellm-{uuid.uuid4().hex}"
         try:
-            self.write_bytes(name, b"A file that is written to see whether the storage takes one.\n")
+            self.write_bytes(name, b"raycodellm writes and deletes this file to test the storage.\n")
             self.delete(name)
         except OSError as error:
             raise self._not_writable(key, error) from error
 
-    def check_place(self, key: str) -> None:
-        """As `prove_writable`, as far as can be told without writing anything."""
+    def check_writable(self, key: str) -> None:
+        """Raises `UserError`, naming `key`, if the folder looks unwritable. Writes nothing: `prove_writable` does."""
         try:
             if self.local is None:
                 from pyarrow.fs import FileType
@@ -249,13 +237,13 @@ class Folder:
                 if self.filesystem.get_file_info(self.path).type == FileType.File:
                     raise OSError(errno.EEXIST, os.strerror(errno.EEXIST))
                 return
-            there = next(path for path in (self.local, *self.local.parents) if path.exists())
-            disk = os.statvfs(there)
-            if not there.is_dir():
+            existing = next(path for path in (self.local, *self.local.parents) if path.exists())
+            disk = os.statvfs(existing)
+            if not existing.is_dir():
                 raise OSError(errno.ENOTDIR, os.strerror(errno.ENOTDIR))
             if disk.f_flag & os.ST_RDONLY:
                 raise OSError(errno.EROFS, os.strerror(errno.EROFS))
-            if not os.access(there, os.W_OK | os.X_OK):
+            if not os.access(existing, os.W_OK | os.X_OK):
                 raise OSError(errno.EACCES, os.strerror(errno.EACCES))
             if not disk.f_bavail or (disk.f_files and not disk.f_favail):
                 raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
@@ -264,9 +252,9 @@ class Folder:
 
     def _not_writable(self, key: str, error: OSError) -> UserError:
         hint = _HINTS.get(error.errno or errno.EIO, "give a folder that can be written")
-        # What an object store says comes behind what was done there, at length.
-        said = re.sub(r"^.*?(?=AWS Error|google::cloud)", "", error.strerror or cause(error))
-        return UserError(f"{key} {self}: cannot be written ({said[:160]}); {hint}")
+        # An object store's message begins with a long account of the request.
+        reason = re.sub(r"^.*?(?=AWS Error|google::cloud)", "", error.strerror or cause(error))
+        return UserError(f"{key} {self}: cannot be written ({reason[:160]}); {hint}")
 
     def read_text(self, name: str) -> str:
         data = self.read_bytes(name)
@@ -276,7 +264,7 @@ class Folder:
             raise DamagedFile(f"{self}/{name}", f"is not UTF-8 text (byte {error.start})") from error
 
     def read_json(self, name: str) -> Any:
-        """A JSON object."""
+        """Reads a file that holds a JSON object."""
         data = self.read_bytes(name)
         try:
             value = json.loads(data)
@@ -291,7 +279,7 @@ class Folder:
         self.write_bytes(name, (json.dumps(value, indent=1) + "\n").encode())
 
     def read_table(self, name: str, types: Mapping[str, str] | None = None) -> pa.Table:
-        """A Parquet file. `types`: columns that it must have, and what Arrow calls their types; others stay as is."""
+        """Reads a Parquet file. `types`: required columns, each cast to the Arrow type with this name."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
@@ -302,8 +290,8 @@ class Folder:
                 cast = table.column(column).cast(pa.type_for_alias(type))
                 table = table.set_column(table.column_names.index(column), column, cast)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            said = cause(error).removeprefix("Could not open Parquet input source '<Buffer>': ")
-            fault = f"is no table that can be read ({said[:80]})" if data else "is empty"
+            reason = cause(error).removeprefix("Could not open Parquet input source '<Buffer>': ")
+            fault = f"is no table that can be read ({reason[:80]})" if data else "is empty"
             raise DamagedFile(f"{self}/{name}", fault) from error
         return table
 
@@ -316,18 +304,44 @@ class Folder:
         self.write_bytes(name, sink.getvalue().to_pybytes())
 
     def upload(self, source: Path) -> None:
-        """Copies what is in the local folder `source` into this folder."""
+        """Copies the content of the local folder `source` into this folder."""
         from pyarrow.fs import LocalFileSystem, copy_files
 
         self.make()
         copy_files(str(source), self.path, source_filesystem=LocalFileSystem(), destination_filesystem=self.filesystem)
 
     def download(self, target: Path) -> None:
-        """Copies what is in this folder into the local folder `target`."""
+        """Copies the content of this folder into the local folder `target`."""
         from pyarrow.fs import LocalFileSystem, copy_files
 
         target.mkdir(parents=True, exist_ok=True)
         copy_files(self.path, str(target), source_filesystem=self.filesystem, destination_filesystem=LocalFileSystem())
+
+    @contextlib.contextmanager
+    def as_local(self) -> Iterator[Path]:
+        """A local path with this folder's content: the folder itself, or a copy that exists until the `with` ends."""
+        if self.local is not None:
+            yield self.local
+            return
+        with tempfile.TemporaryDirectory(prefix="raycodellm-") as copy:
+            self.download(Path(copy))
+            yield Path(copy)
+
+
+def _write_and_rename(path: Path, data: bytes) -> None:
+    """Writes a file whole or not at all; on an error the old file stays and no temporary file is left."""
+    handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(data)
+            file.flush()
+            os.fsync(file.fileno())
+        os.chmod(temporary, 0o644)
+        os.replace(temporary, path)
+    except BaseException:
+        with contextlib.suppress(FileNotFoundError):
+            os.unlink(temporary)
+        raise
 
 
 _HINTS = {
@@ -340,4 +354,4 @@ _HINTS = {
     errno.EEXIST: "give a folder: this is a file",
     errno.EIO: "is it reachable, and are its credentials set?",
 }
-"""By the system's error number: what to do about a storage that takes no file."""
+"""Maps a system's error number to what the user can do about a storage that cannot be written."""

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import contextlib
 import math
-import tempfile
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -311,12 +310,9 @@ def _local(origin: str) -> Iterator[tuple[str, dict[str, str]]]:
     if folder is None:
         repo, revision = hub_commits.parts_of(origin)
         yield repo, {} if revision is None else {"revision": revision}
-    elif folder.local is not None:
-        yield str(folder.local), {}
     else:
-        with tempfile.TemporaryDirectory(prefix="raycodellm-model-") as directory:
-            folder.download(Path(directory))
-            yield directory, {}
+        with folder.as_local() as path:
+            yield str(path), {}
 
 
 class DamagedModel(Damaged):

@@ -80,7 +80,7 @@ def read_result(trial: Folder) -> TrialResult:
     try:
         return _trial(trial, "result.json")
     except DamagedFile as error:
-        raise error.meaning_that(
+        raise error.with_meaning(
             f"trial {trial.name} has lost its result; `raycodellm run` makes it again from the trial's finished stages"
         ) from error
 
@@ -90,7 +90,7 @@ def read_started(trial: Folder) -> TrialResult:
     try:
         return _trial(trial, "trial.json")
     except DamagedFile as error:
-        raise error.meaning_that(
+        raise error.with_meaning(
             f"which arm trial {trial.name} is cannot be shown; `raycodellm run` writes it again when the trial goes on"
         ) from error
 
@@ -108,7 +108,7 @@ def read_timing(run: Folder) -> dict[str, float]:
             raise DamagedFile(f"{run}/timing.json", "holds no seconds")
         return seconds
     except DamagedFile as error:
-        raise error.meaning_that("where the time went until now is lost; nothing else needs it") from error
+        raise error.with_meaning("where the time went until now is lost; nothing else needs it") from error
 
 
 def read_trials_table(run: Folder) -> list[dict[str, Any]]:
@@ -116,7 +116,7 @@ def read_trials_table(run: Folder) -> list[dict[str, Any]]:
     try:
         return run.read_table("trials.parquet", _TRIAL_TYPES).to_pylist()
     except DamagedFile as error:
-        raise error.meaning_that("delete it: `raycodellm report` makes it again from the trials' folders") from error
+        raise error.with_meaning("delete it: `raycodellm report` makes it again from the trials' folders") from error
 
 
 _TRIAL_TYPES = {"number": "int64", "state": "string", "arm": "int64", "seed": "int64"}
@@ -130,7 +130,7 @@ def read_items(folder: Folder, copied_from: Folder | None = None) -> pa.Table:
     except DamagedFile as error:
         if copied_from is not None and copied_from.exists("items.parquet"):
             return read_items(copied_from)
-        raise error.meaning_that("the items' scores, and what is paired over items, are left out here") from error
+        raise error.with_meaning("the items' scores, and what is paired over items, are left out here") from error
 
 
 # ------------------------------------------------------------------------------------------- the stage store
@@ -145,7 +145,7 @@ def read_stage(folder: Folder) -> StageRecord:
             return _stage(folder, DONE)
         except DamagedFile:
             fault = error if isinstance(error, DamagedFile) else DamagedFile(f"{folder}/stage.json", "is missing")
-            raise fault.meaning_that(
+            raise fault.with_meaning(
                 "what the stage trained on is left out here; its model is untouched, and the stage is trained again by "
                 "the next run that needs it"
             ) from error
@@ -180,7 +180,7 @@ def read_sources(folder: Folder) -> dict[str, str]:
         job = from_json(dict[str, Any], folder.read_json("stage.json").get("job") or {}, file)
         sources = from_json(tuple[_SourceStore, ...], job.get("sources", ()), file)
     except DamagedFile as error:
-        raise error.meaning_that("what was left out of its sources is not shown") from error
+        raise error.with_meaning("what was left out of its sources is not shown") from error
     return {source.name: source.store.partition("?")[0].rstrip("/").rpartition("/")[2] for source in sources}
 
 
@@ -189,7 +189,7 @@ def read_curves(folder: Folder) -> dict[str, list]:
     try:
         return folder.read_table("metrics.parquet", {"step": "int64", "tokens": "int64"}).to_pydict()
     except DamagedFile as error:
-        raise error.meaning_that("the stage's curves are left out; nothing else needs them") from error
+        raise error.with_meaning("the stage's curves are left out; nothing else needs them") from error
 
 
 @dataclass(frozen=True)
@@ -209,7 +209,7 @@ def read_manifest(store: Folder) -> dict[str, Any]:
         manifest = store.read_json("manifest.json")
         return {**manifest, **asdict(from_json(_StoreFacts, manifest, f"{store}/manifest.json"))}
     except DamagedFile as error:
-        raise error.meaning_that("what was left out is not shown; a run that needs the store makes it again") from error
+        raise error.with_meaning("what was left out is not shown; a run that needs the store makes it again") from error
 
 
 def finished_evaluation(folder: Folder) -> dict[str, float] | None:

@@ -9,6 +9,7 @@ import resource
 
 import pyarrow as pa
 import pytest
+from pyarrow.fs import LocalFileSystem
 
 from raycodellm.config import UserError
 from raycodellm.files import DamagedFile, Folder, fingerprint
@@ -48,9 +49,21 @@ def test_folders_are_copied_and_deleted_whole(tmp_path) -> None:
     assert (folder / "deep").read_bytes("x") == b"1"
     folder.download(tmp_path / "back")
     assert (tmp_path / "back" / "deep" / "x").read_text() == "1"
+    with folder.as_local() as path:
+        assert path == folder.local
     folder.delete()
     assert not folder.exists()
     folder.delete()
+
+
+def test_a_remote_folder_has_a_local_copy_for_as_long_as_it_is_used(tmp_path, monkeypatch) -> None:
+    (tmp_path / "x").write_text("1")
+    monkeypatch.setattr(Folder, "local", None)  # as one on an object store
+    monkeypatch.setattr(Folder, "filesystem", LocalFileSystem())
+    monkeypatch.setattr(Folder, "path", str(tmp_path))
+    with Folder("s3://bucket/folder").as_local() as path:
+        assert (path / "x").read_text() == "1" and path != tmp_path
+    assert not path.exists() and (tmp_path / "x").exists()
 
 
 def test_equal_values_have_equal_fingerprints_whatever_their_order() -> None:
@@ -82,7 +95,7 @@ def test_what_follows_a_question_mark_stays_behind_the_path() -> None:
 )
 def test_an_address_that_can_be_no_storage_is_refused_in_a_line(uri: str, words: str) -> None:
     with pytest.raises(UserError, match=words) as refused:
-        Folder(uri).check_place("--storage")
+        Folder(uri).check_writable("--storage")
     assert "SECRET@" not in str(refused.value) and len(str(refused.value)) < 300
 
 
@@ -99,11 +112,11 @@ def test_a_place_that_takes_no_folder_is_refused_before_anything_is_written(tmp_
     (tmp_path / "file").write_text("")
     for place, words in (("file", "file|File"), ("file/in/it", "a part of this path is a file")):
         folder = Folder(str(tmp_path / place))
-        for prove in (folder.prove_writable, folder.check_place):
+        for prove in (folder.prove_writable, folder.check_writable):
             with pytest.raises(UserError, match=rf"--storage {folder}: cannot be written .*({words})"):
                 prove("--storage")
     new = Folder(str(tmp_path / "new" / "er"))
-    new.check_place("--storage")
+    new.check_writable("--storage")
     assert not new.exists()
     new.prove_writable("--storage")
     assert new.list() == []
@@ -157,7 +170,7 @@ def test_a_disk_that_is_read_only_or_full_is_told_without_writing(tmp_path, monk
     values = {name: getattr(disk, name) for name in names} | changes
     monkeypatch.setattr("os.statvfs", lambda path: type("Disk", (), values))
     with pytest.raises(UserError, match=os.strerror(number)):
-        Folder(str(tmp_path)).check_place("--storage")
+        Folder(str(tmp_path)).check_writable("--storage")
 
 
 def test_a_file_larger_than_may_be_written_leaves_the_old_one(tmp_path) -> None:

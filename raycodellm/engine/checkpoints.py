@@ -109,11 +109,7 @@ def explain_write(folder: Folder, error: OSError) -> str:
 @contextmanager
 def opened_tensors(folder: Folder) -> Iterator[dict[str, Any]]:
     """Maps each tensor's name to the opened file that holds it."""
-    with tempfile.TemporaryDirectory(prefix="raycodellm-checkpoint-") as directory:
-        local = folder.local
-        if local is None:
-            local = Path(directory)
-            folder.download(local)
+    with folder.as_local() as local:
         files = json.loads((local / COMPLETE).read_text())["files"]
         opened = [safe_open(local / name, framework="pt") for name in sorted(files) if name.endswith(".safetensors")]
         yield {key: file for file in opened for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping

@@ -9,7 +9,6 @@ import inspect
 import logging
 import random
 import re
-import tempfile
 import warnings
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
@@ -193,12 +192,9 @@ def seed_all() -> None:
 def model_files(model: Folder | Path | str) -> Iterator[str]:
     """A local folder, or the hub's name, of a model; one on an object store is copied for as long as it is needed."""
     folder = model if isinstance(model, Folder) else Folder(str(model))
-    if folder.local is None:
-        with tempfile.TemporaryDirectory(prefix="raycodellm-model-") as copy:
-            folder.download(Path(copy))
-            yield copy
-    elif folder.local.is_dir():
-        yield str(folder.local)
+    if folder.local is None or folder.local.is_dir():
+        with folder.as_local() as path:
+            yield str(path)
     elif isinstance(model, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model):
         yield model
     else:

@@ -5,12 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
-import tempfile
 import threading
 import time
-from collections.abc import Iterator
 from functools import partial
-from pathlib import Path
 from typing import Any
 
 import ray
@@ -233,7 +230,7 @@ def run_evaluation(job: EvaluationJob, world: World) -> dict[str, float]:
     if there is not None:
         return there
     began = time.monotonic()
-    with _local_copy(Folder(job.model)) as model_files:
+    with Folder(job.model).as_local() as model_files:
         model.require_whole(model_files, Folder(job.model))
         result = evaluation.evaluate(
             model_files,
@@ -255,13 +252,3 @@ def run_evaluation(job: EvaluationJob, world: World) -> dict[str, float]:
     if problem is not None:
         raise StorageError(f"the evaluation's results could not be written into {folder}: {problem}") from error
     return metrics
-
-
-@contextlib.contextmanager
-def _local_copy(folder: Folder) -> Iterator[Path]:
-    if folder.local is not None:
-        yield folder.local
-        return
-    with tempfile.TemporaryDirectory() as temporary:
-        folder.download(Path(temporary))
-        yield Path(temporary)
