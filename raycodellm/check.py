@@ -8,7 +8,7 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycodellm import cluster, config, model, preflight, search, store, tokens
+from raycodellm import cluster, config, model, preflight, search, stage_store, tokens
 from raycodellm.config import Scaling, Sweep, SweepFile, UserError
 from raycodellm.files import Folder
 
@@ -22,7 +22,7 @@ MOST_TRIALS = 200
 
 @dataclass(frozen=True)
 class SizedCorpus:
-    """A token store that is there, or will be, as `store.chain` needs it."""
+    """A token store that is there, or will be, as `stage_store.chain` needs it."""
 
     folder: Folder
     num_tokens: int
@@ -53,7 +53,7 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     sizes = tokens.inspect(sweep, storage, items)
     corpora = {name: SizedCorpus(s.folder, s.num_tokens, s.fingerprint, s.store) for name, s in sizes.items()}
     tokenizer_print = next(iter(sizes.values())).tokenizer_fingerprint
-    contents = store.contents_of_file(file)
+    contents = stage_store.contents_of_file(file)
     chains = planned(file, arms, corpora, storage, tokenizer_print, contents)
     parts = [
         _arms(file, arms),
@@ -80,22 +80,22 @@ def planned(
     storage: Folder,
     tokenizer_print: str,
     contents: Any,
-) -> list[store.Chain]:
+) -> list[stage_store.Chain]:
     """The jobs of every arm with its first seeds. Raises `UserError` where a source cannot give what is asked of it,
     at any end of any search space.
 
-    `tokenizer_print`: the tokenizer's fingerprint; `contents`: a `store.Contents`.
+    `tokenizer_print`: the tokenizer's fingerprint; `contents`: an `identity.Contents`.
     """
     sweep = file.example()
     vocab_size = preflight.vocab_size(sweep)
     seeds = range(sweep.seed, sweep.seed + min(sweep.search.replicates, MOST_TRIALS))
 
-    def chain(params: Mapping[str, object], seed: int) -> store.Chain:
+    def chain(params: Mapping[str, object], seed: int) -> stage_store.Chain:
         made_of = (corpora, Folder("tokenizer"), tokenizer_print, vocab_size, storage)
-        return store.chain(config.resolve(file, params), seed, *made_of, contents=contents)
+        return stage_store.chain(config.resolve(file, params), seed, *made_of, contents=contents)
 
     chains = [chain(arm, seed) for arm in arms for seed in seeds]
-    store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.corner_points())])
+    stage_store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.corner_points())])
     return chains
 
 
@@ -111,7 +111,7 @@ def _arms(file: SweepFile, arms: Sequence[Mapping[str, object]]) -> str:
     return "\n".join(lines)
 
 
-def _stage_tree(chains: Sequence[store.Chain], estimated: Collection[str]) -> str:
+def _stage_tree(chains: Sequence[stage_store.Chain], estimated: Collection[str]) -> str:
     """The stages as a tree with how many trials share each, and the tokens that sharing saves.
 
     A stage shows the beginning of its identity, that of its folder, once the token stores of its sources are there:
@@ -134,7 +134,7 @@ def _stage_tree(chains: Sequence[store.Chain], estimated: Collection[str]) -> st
 
 
 def _sources(
-    sizes: Mapping[str, tokens.SourceSize], corpora: Mapping[str, SizedCorpus], chains: Sequence[store.Chain]
+    sizes: Mapping[str, tokens.SourceSize], corpora: Mapping[str, SizedCorpus], chains: Sequence[stage_store.Chain]
 ) -> str:
     slices = [source for chain in chains for job in chain.stages for source in job.sources]
     asked = {source.name: source.held_out_tokens for source in slices}
@@ -200,7 +200,7 @@ def _packing(sweep: Sweep, sizes: Mapping[str, tokens.SourceSize]) -> list[str]:
     return ["\n".join(["packing (one epoch of what is prepared):", *lines])] if lines else []
 
 
-def _cost(sweep: Sweep, chains: Sequence[store.Chain], vocab_size: int) -> str:
+def _cost(sweep: Sweep, chains: Sequence[stage_store.Chain], vocab_size: int) -> str:
     jobs = {job.key: job for chain in chains for job in chain.stages}
     parameters = model.num_parameters(sweep.model, vocab_size)
     flops = sum(

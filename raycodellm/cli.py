@@ -18,7 +18,7 @@ from typing import Any, NoReturn  # noqa: E402
 
 from pydantic import ValidationError  # noqa: E402
 
-from raycodellm import __version__, config, search, stored  # noqa: E402
+from raycodellm import __version__, config, search, storage_files  # noqa: E402
 from raycodellm.config import UserError, refuse_credentials, without_credentials  # noqa: E402
 from raycodellm.files import Damaged, Folder, cache_folder, cause, fingerprint  # noqa: E402
 
@@ -228,7 +228,7 @@ def _finish(opened: Any, say: Any, timing: Any) -> int:
 
     results = sweep.write_table(opened, say)
     if timing is not None:
-        before = stored.attempt(lambda: stored.read_timing(opened.folder), say, {})
+        before = storage_files.attempt(lambda: storage_files.read_timing(opened.folder), say, {})
         _write_timing(opened.folder, before, timing.seconds)
         with timing.part("report"):
             report.write_report(opened.folder, opened.storage)
@@ -244,7 +244,7 @@ def _finish(opened: Any, say: Any, timing: Any) -> int:
 
 def _write_timing(folder: Folder, before: dict[str, float], seconds: dict[str, float]) -> None:
     """Adds the seconds of this run to those `before`; what a newer version wrote beside them stays."""
-    kept = stored.attempt(lambda: folder.read_json("timing.json"), lambda line: None, {})
+    kept = storage_files.attempt(lambda: folder.read_json("timing.json"), lambda line: None, {})
     added = {name: before.get(name, 0.0) + seconds.get(name, 0.0) for name in {**before, **seconds}}
     folder.write_json("timing.json", {**kept, **added})
 
@@ -327,7 +327,7 @@ def _existing_run(path: str, say: Callable[[str], None]) -> Any:
     from raycodellm import sweep
 
     folder = Folder(path)
-    return sweep.Run(stored.read_sweep_file(folder, say), folder.parent)
+    return sweep.Run(storage_files.read_sweep_file(folder, say), folder.parent)
 
 
 def status(options: argparse.Namespace) -> int:

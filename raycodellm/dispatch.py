@@ -14,7 +14,7 @@ from dataclasses import dataclass, field
 from typing import Any
 
 from raycodellm.records import EvaluationJob, StageJob
-from raycodellm.store import Chain
+from raycodellm.stage_store import Chain
 
 Job = StageJob | EvaluationJob
 

@@ -14,7 +14,7 @@ import pyarrow as pa
 import pytest
 from test_store import CORPORA
 
-from raycodellm import check, config, evaluation, identity, model, store, tokens
+from raycodellm import check, config, evaluation, identity, model, stage_store, tokens
 from raycodellm.config import Evaluation, Model, Stage, Tokenizer, UserError
 from raycodellm.evaluation import task_files
 from raycodellm.files import Folder
@@ -137,8 +137,8 @@ def test_a_model_of_the_hub_is_known_by_its_commit_offline_too(cached_repo, swee
     assert pretrained_content("owner/name") == ["hub", "owner/name", "a" * 40]
     read = config.parse(sweep_text, overrides=("model={pretrained: owner/name}",))
     before = tokenizer_fingerprint(Tokenizer(pretrained="owner/name"), [], 0)
-    assert store.contents_of_file(read).models == {"owner/name": ["hub", "owner/name", "a" * 40]}
-    chain = store.chain(read.example(), 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"))
+    assert stage_store.contents_of_file(read).models == {"owner/name": ["hub", "owner/name", "a" * 40]}
+    chain = stage_store.chain(read.example(), 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"))
     assert chain.stages[0].model.pretrained == f"owner/name@{'a' * 40}"
     hub_commits.commit.cache_clear()
     (cached_repo / "refs" / "main").write_text("b" * 40)
@@ -206,11 +206,11 @@ def test_a_task_that_cannot_be_read_is_refused_in_one_line(tmp_path):
 
 def test_the_version_of_lm_eval_is_in_an_evaluation_s_identity(sweep_text):
     sweep = config.parse(sweep_text).example()
-    known = store.contents_of([sweep])
+    known = stage_store.contents_of([sweep])
     assert known.lm_eval == evaluation.lm_eval_version()
     other = Contents(known.models, known.tasks, "0.0")
     chains = [
-        store.chain(sweep, 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"), contents=contents)
+        stage_store.chain(sweep, 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"), contents=contents)
         for contents in (known, other)
     ]
     assert chains[0].stages == chains[1].stages
@@ -253,12 +253,12 @@ def test_of_deepspeed_s_settings_only_those_enter_that_change_numbers():
 
 def test_stages_of_an_older_recipe_are_said_once_and_never_taken(tmp_path):
     storage = Folder(str(tmp_path / "s"))
-    assert store.older_stages(storage) is None and store.older_stages(storage) is None
+    assert stage_store.older_stages(storage) is None and stage_store.older_stages(storage) is None
     storage.write_bytes(".recipe", b"2\n")
     (storage / "stages" / "pretrain-0123").write_bytes("DONE", b"")
-    said = store.older_stages(storage)
+    said = stage_store.older_stages(storage)
     assert "1 stages" in said and "recipe 2" in said and "\n" not in said
-    assert store.older_stages(storage) is None
+    assert stage_store.older_stages(storage) is None
 
 
 def test_a_run_is_not_continued_on_other_data(tmp_path, sweep_text):
@@ -318,13 +318,13 @@ def finish(stage: Folder) -> None:
 
 def test_a_stage_whose_model_is_damaged_is_trained_again_and_its_reader_refuses_it(tmp_path, sweep_text, caplog):
     sweep = config.parse(sweep_text).example()
-    chain = store.chain(sweep, 0, CORPORA, Folder("/tok"), "t", 512, Folder(str(tmp_path / "s")))
+    chain = stage_store.chain(sweep, 0, CORPORA, Folder("/tok"), "t", 512, Folder(str(tmp_path / "s")))
     first = Folder(chain.stages[0].folder)
     made = model.build(Model(config=LLAMA), 100, seed=0)
     made.save_pretrained(first.local / "model")
     model_files.write_checksums(first.local / "model")
     finish(first)
-    assert store.finished_jobs(chain) == [chain.stages[0]]
+    assert stage_store.finished_jobs(chain) == [chain.stages[0]]
     model.build(Model(config=LLAMA), 100, seed=1, parent=first / "model")
     flip(first.local / "model" / "model.safetensors", 900)
     with pytest.raises(model.DamagedModel, match=r"model\.safetensors: has changed.*trained once more"):
@@ -333,10 +333,10 @@ def test_a_stage_whose_model_is_damaged_is_trained_again_and_its_reader_refuses_
     evaluated.write_json("metrics.json", {"mean/bpb": 1.0})
     evaluated.write_table("items.parquet", pa.table({"task": ["boxes"]}))
     finish(Folder(chain.stages[1].folder))
-    assert store.finished_jobs(chain) == list(chain.jobs)  # nobody will read it
+    assert stage_store.finished_jobs(chain) == list(chain.jobs)  # nobody will read it
     Folder(chain.stages[1].folder).delete("DONE")
     with caplog.at_level(logging.WARNING):
-        assert store.finished_jobs(chain) == [chain.evaluation]
+        assert stage_store.finished_jobs(chain) == [chain.evaluation]
     assert "is trained again" in caplog.text and not first.exists("DONE")
 
 
@@ -410,8 +410,8 @@ search: {{trials: 1, sampler: random}}
     sweep = file.example()
     made = tokens.prepare(sweep, storage)
     tokenizer = (made.tokenizer_folder, made.tokenizer_fingerprint, made.vocab_size)
-    contents = store.contents_of_file(file)
-    stages = store.chain(sweep, 0, made.stores, *tokenizer, storage, contents=contents).stages
+    contents = stage_store.contents_of_file(file)
+    stages = stage_store.chain(sweep, 0, made.stores, *tokenizer, storage, contents=contents).stages
     after = check.describe(file, storage, None)
     for job in stages:
         assert f"{job.stage.name} {job.identity[:6]}" in after
@@ -428,7 +428,7 @@ def test_a_hub_that_is_away_does_not_keep_a_run_from_going_on(tmp_path, sweep_te
     found = []
     for commit in ("a" * 40, None, "a" * 40, "b" * 40):
         monkeypatch.setattr(task_files, "_commit", lambda name, commit=commit: commit)
-        contents = store.contents_of_file(run.file)
+        contents = stage_store.contents_of_file(run.file)
         if not run.folder.exists("contents.json"):
             run.folder.write_json("contents.json", {**known, **as_json(contents)})
         if commit == "b" * 40:

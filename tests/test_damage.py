@@ -14,7 +14,7 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycodellm import cli, config, search, stored, sweep
+from raycodellm import cli, config, search, storage_files, sweep
 from raycodellm.config import UserError
 from raycodellm.files import Damaged, DamagedFile, Folder
 from raycodellm.records import LedgerRow, StageRecord, TrialResult, as_json, from_json
@@ -205,7 +205,7 @@ def test_fields_of_a_newer_version_are_read_over_and_kept(sweep_text, storage, c
     assert cli.main(["status", str(storage / "small")]) == cli.main(["report", str(storage / "small")]) == 0
     said = capsys.readouterr().err.splitlines()
     assert all("sweep.yaml: search.confirm: unknown key" in line for line in said)
-    result = stored.read_result(Folder(str(storage / "small/trials/0001")))
+    result = storage_files.read_result(Folder(str(storage / "small/trials/0001")))
     assert as_json(result)["verdict"] == {"is": "better"}
     assert "verdict" not in result.row()
     with pytest.raises(UserError, match=r"search\.confirm"):  # what it computes is not known: `run` must not go on
@@ -282,13 +282,13 @@ def test_a_grid_keeps_the_points_that_no_trial_has_tried_when_its_journal_is_los
 
 def test_a_stage_whose_record_is_damaged_has_it_a_second_time(storage) -> None:
     folder = Folder(str(storage / "stages/pretrain-0000000000000001"))
-    record = stored.read_stage(folder)
+    record = storage_files.read_stage(folder)
     folder.write_bytes("stage.json", b'{"job": {')
-    assert stored.read_stage(folder) == stored.finished_stage(folder) == record
+    assert storage_files.read_stage(folder) == storage_files.finished_stage(folder) == record
     folder.write_bytes("DONE", b"")
-    assert stored.finished_stage(folder) is None, "it is trained again"
+    assert storage_files.finished_stage(folder) is None, "it is trained again"
     with pytest.raises(DamagedFile, match=r"stage\.json: is not JSON .*trained again"):
-        stored.read_stage(folder)
+        storage_files.read_stage(folder)
     lost = read_records(Folder(str(storage / "small")), Folder(str(storage))).lost
     assert [line for line in lost if "pretrain-0000000000000001/stage.json" in line]
 
@@ -296,11 +296,11 @@ def test_a_stage_whose_record_is_damaged_has_it_a_second_time(storage) -> None:
 @pytest.mark.parametrize("name", ["metrics.json", "items.parquet"])
 def test_an_evaluation_that_lost_a_file_is_not_done(sweep_text, storage, name) -> None:
     folder = Folder(str(storage / "stages/instruct-0000000000000001/evaluation-0"))
-    assert stored.finished_evaluation(folder) == METRICS
+    assert storage_files.finished_evaluation(folder) == METRICS
     (folder.local / name).write_bytes(b"\x00")
-    assert stored.finished_evaluation(folder) is None
+    assert storage_files.finished_evaluation(folder) is None
     (folder.local / name).unlink()
-    assert stored.finished_evaluation(folder) is None
+    assert storage_files.finished_evaluation(folder) is None
 
 
 def test_a_damaged_file_says_which_field_is_wrong() -> None:

@@ -11,7 +11,7 @@ from pathlib import Path
 import pytest
 from pydantic import BaseModel
 
-from raycodellm import config, store, tokens
+from raycodellm import config, stage_store, tokens
 from raycodellm.config import Sweep
 from raycodellm.files import Folder
 from raycodellm.identity.settings_table import FIRST, LEAVES
@@ -103,7 +103,7 @@ def identities(here: Path, *overrides: str) -> dict[str, object]:
     sizes = tokens.inspect(sweep, Folder(str(here / "storage")), ITEMS)
     corpora = {name: Corpus(size.fingerprint, size.folder) for name, size in sizes.items()}
     known = next(iter(sizes.values())).tokenizer_fingerprint
-    chain = store.chain(sweep, sweep.seed, corpora, Folder("/t"), known, 512, Folder("/s"))
+    chain = stage_store.chain(sweep, sweep.seed, corpora, Folder("/t"), known, 512, Folder("/s"))
     stores = {name: size.fingerprint for name, size in sizes.items()}
     return dict(
         zip(FIRST, (known, stores, [job.identity for job in chain.stages], chain.evaluation.identity), strict=True)

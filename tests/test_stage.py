@@ -25,7 +25,7 @@ from raycodellm.files import Folder
 from raycodellm.records import Progress, SourceSlice, StageJob, StageRecord, as_json, from_json
 from raycodellm.stage import TrainingError, World, held_out, metrics, order_checksum, train_stage
 from raycodellm.stage import training as stage
-from raycodellm.stored import finished_stage
+from raycodellm.storage_files import finished_stage
 
 LENGTH, ROWS, VOCAB = 16, 6, 64
 SMALL = Model(

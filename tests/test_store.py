@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 import pytest
 
-from raycodellm import config, mixture, store
+from raycodellm import config, mixture, stage_store
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.records import StageRecord, as_json
@@ -39,7 +39,7 @@ CORPORA = {"prose": Corpus("p"), "python": Corpus("c"), "asks": Corpus("i")}
 def chain(text: str, *overrides: str, params=PARAMS, seed=0, corpora=CORPORA, tokenizer="t", storage="/s"):
     file = config.parse(text, overrides=overrides)
     sweep = config.resolve(file, {name: value for name, value in params.items() if name in file.domains})
-    return store.chain(sweep, seed, corpora, Folder("/tok"), tokenizer, 512, Folder(storage))
+    return stage_store.chain(sweep, seed, corpora, Folder("/tok"), tokenizer, 512, Folder(storage))
 
 
 def write_record(folder: str) -> None:
@@ -133,8 +133,8 @@ def test_a_source_without_one_whole_sequence_is_refused_where_it_is_drawn(sweep_
     sweep = config.parse(sweep_text).example()
     small = {**CORPORA, "asks": Corpus("i", 10)}
     with pytest.raises(UserError, match=r"sources\.asks.*example.*256 tokens"):
-        store.check_epochs(sweep, [chain(sweep_text, corpora=small)])
-    store.check_epochs(sweep, [chain(sweep_text)])
+        stage_store.check_epochs(sweep, [chain(sweep_text, corpora=small)])
+    stage_store.check_epochs(sweep, [chain(sweep_text)])
 
 
 def test_more_epochs_than_a_source_allows_are_refused_with_the_numbers(sweep_text: str) -> None:
@@ -143,8 +143,8 @@ def test_more_epochs_than_a_source_allows_are_refused_with_the_numbers(sweep_tex
     made = chain(sweep_text, "sources.python.max_epochs=2", corpora=few)
     drawn, there = sum(made.stages[0].sources[1].planned), made.stages[0].sources[1].num_sequences
     with pytest.raises(UserError, match=rf"sources\.python: .* {drawn / there:.2f} epochs .* max_epochs is 2"):
-        store.check_epochs(file.example(), [made])
-    store.check_epochs(file.example(), [chain(sweep_text, "sources.python.max_epochs=2")])
+        stage_store.check_epochs(file.example(), [made])
+    stage_store.check_epochs(file.example(), [chain(sweep_text, "sources.python.max_epochs=2")])
 
 
 def test_epochs_count_what_the_stages_before_have_drawn(sweep_text: str) -> None:
@@ -156,9 +156,9 @@ def test_epochs_count_what_the_stages_before_have_drawn(sweep_text: str) -> None
         again = chain(sweep_text, *plain, corpora={**CORPORA, "python": Corpus("c", there)})
         if refused:
             with pytest.raises(UserError, match="by the end of stage 'instruct'"):
-                store.check_epochs(file.example(), [again])
+                stage_store.check_epochs(file.example(), [again])
         else:
-            store.check_epochs(file.example(), [again])
+            stage_store.check_epochs(file.example(), [again])
 
 
 def test_an_additive_stage_is_the_competitive_one_of_its_whole_size(sweep_text: str) -> None:
@@ -299,7 +299,7 @@ def test_a_stage_keeps_its_optimizer_for_a_trial_that_only_may_ask_for_it(sweep_
     kept = config.stages_kept(config.parse(sweep_text, overrides=(searched,)))
     assert kept == {"pretrain"}
     sweep = config.resolve(config.parse(sweep_text, overrides=(searched,)), {"instruct.optimizer_state": "fresh"})
-    made = store.chain(sweep, 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"), kept)
+    made = stage_store.chain(sweep, 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"), kept)
     assert [job.keep_optimizer for job in made.stages] == [True, False]
 
 
@@ -310,9 +310,9 @@ def test_a_stage_is_not_done_while_it_lacks_the_optimizer_that_is_asked_for(swee
     )
     assert plain.folder == asked.folder
     write_record(plain.folder)
-    assert store.is_done(plain) and not store.is_done(asked)
+    assert stage_store.is_done(plain) and not stage_store.is_done(asked)
     (Folder(plain.folder) / "optimizer").write_bytes("COMPLETE", b"")
-    assert store.is_done(asked)
+    assert stage_store.is_done(asked)
 
 
 @pytest.mark.parametrize("key", ["optimizer_state=keep", "learning_rate.boundary=continue"])

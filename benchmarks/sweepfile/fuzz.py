@@ -38,7 +38,7 @@ if __name__ == "__main__":
 
 import _mutations
 
-from raycodellm import check, config, evaluation, preflight, search, store
+from raycodellm import check, config, evaluation, preflight, search, stage_store
 from raycodellm.config import UserError
 from raycodellm.evaluation import loading, objectives
 from raycodellm.files import Folder
@@ -84,7 +84,7 @@ def planned(text: str) -> int:
     search.num_trials(file)
     with _no_lm_eval():
         evaluation.check_evaluation(file)
-        contents = store.contents_of_file(file)
+        contents = stage_store.contents_of_file(file)
     preflight.look(file, None)
     sources = file.example().sources
     corpora = {name: check.SizedCorpus(Folder(f"/tokens/{name}"), SOURCE_TOKENS, name) for name in sources}

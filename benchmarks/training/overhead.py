@@ -146,11 +146,11 @@ def _in_workers(world: int, sweep: Any, prepared: Any, storage: Any, options: An
     from ray.train import RunConfig, ScalingConfig
     from ray.train.torch import TorchTrainer
 
-    from raycodellm import store
+    from raycodellm import stage_store
 
     def job_of(seed: int) -> Any:
         fingerprint = prepared.tokenizer_fingerprint
-        chain = store.chain(
+        chain = stage_store.chain(
             *(sweep, seed, prepared.stores, prepared.tokenizer_folder, fingerprint, prepared.vocab_size, storage)
         )
         job = chain.stages[0]

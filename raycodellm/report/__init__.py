@@ -13,7 +13,7 @@ from dataclasses import dataclass, field
 from functools import cached_property
 from typing import TYPE_CHECKING, Any
 
-from raycodellm import stored
+from raycodellm import storage_files
 from raycodellm.config import Sweep, SweepFile
 from raycodellm.files import Folder
 from raycodellm.records import StageRecord
@@ -67,7 +67,7 @@ class Records:
     def curves(self, key: str) -> dict[str, list]:
         """Columns of the stage's `metrics.parquet`; none when it left no such file."""
         folder = self.storage / "stages" / key
-        return stored.attempt(lambda: stored.read_curves(folder), self.say, {})
+        return storage_files.attempt(lambda: storage_files.read_curves(folder), self.say, {})
 
     @cached_property
     def skipped(self) -> dict[str, dict[str, int]]:
@@ -81,11 +81,11 @@ class Records:
         stores: dict[str, str] = {}
         for key in self.stages:
             folder = self.storage / "stages" / key
-            stores.update(stored.attempt(lambda folder=folder: stored.read_sources(folder), self.say, {}))
+            stores.update(storage_files.attempt(lambda folder=folder: storage_files.read_sources(folder), self.say, {}))
         found = {}
         for name, store in stores.items():
             folder = self.storage / "tokens" / store
-            manifest = stored.attempt(lambda folder=folder: stored.read_manifest(folder), self.say)
+            manifest = storage_files.attempt(lambda folder=folder: storage_files.read_manifest(folder), self.say)
             if manifest is not None:
                 found[name] = manifest
         return found
@@ -103,8 +103,8 @@ def _keys(row: Mapping[str, Any]) -> list[str]:
 def read_records(run: Folder, storage: Folder) -> Records:
     """Raises `UserError` when `run` is not a run's folder; anything else may be missing, or damaged, which is said."""
     lost: dict[str, None] = {}
-    file = stored.read_sweep_file(run, lost.setdefault)
-    rows = stored.attempt(lambda: stored.read_trials_table(run), lost.setdefault, [])
+    file = storage_files.read_sweep_file(run, lost.setdefault)
+    rows = storage_files.attempt(lambda: storage_files.read_trials_table(run), lost.setdefault, [])
     complete = {row["number"]: row for row in rows if row["state"] == "complete"}
     keys = dict.fromkeys(key for row in rows for key in _keys(row))
 
@@ -113,13 +113,13 @@ def read_records(run: Folder, storage: Folder) -> Records:
         copied_from = None
         if row.get("evaluation") and _keys(row):
             copied_from = storage / "stages" / _keys(row)[-1] / row["evaluation"]
-        return stored.attempt(lambda: stored.read_items(own, copied_from), lost.setdefault)
+        return storage_files.attempt(lambda: storage_files.read_items(own, copied_from), lost.setdefault)
 
     def stage_of(key: str) -> StageRecord | None:
         folder = storage / "stages" / key
-        if not folder.exists(stored.DONE):
+        if not folder.exists(storage_files.DONE):
             return None
-        return stored.attempt(lambda: stored.read_stage(folder), lost.setdefault)
+        return storage_files.attempt(lambda: storage_files.read_stage(folder), lost.setdefault)
 
     return Records(
         run=run,
@@ -128,7 +128,7 @@ def read_records(run: Folder, storage: Folder) -> Records:
         rows=rows,
         items=_in_parallel(items_of, complete),
         stages=_in_parallel(stage_of, keys),
-        timing=stored.attempt(lambda: stored.read_timing(run), lost.setdefault, {}),
+        timing=storage_files.attempt(lambda: storage_files.read_timing(run), lost.setdefault, {}),
         lost=lost,
     )
 

@@ -14,7 +14,7 @@ from raycodellm import retrying
 from raycodellm.config import Scaling
 from raycodellm.dispatch import Dispatch, Job, TrialOutcome
 from raycodellm.records import Progress
-from raycodellm.store import Chain
+from raycodellm.stage_store import Chain
 
 IDLE_SECONDS = 60.0
 """After which a slot without work ends, so that an autoscaler can take its nodes back."""

@@ -12,7 +12,7 @@ from typing import Any
 
 import ray
 
-from raycodellm import engine, evaluation, ingest, model, retrying, stage, store, stored
+from raycodellm import engine, evaluation, ingest, model, retrying, stage, stage_store, storage_files
 from raycodellm.dispatch import Job
 from raycodellm.engine import StorageError, TrainingError, World
 from raycodellm.files import Damaged, Folder
@@ -209,7 +209,7 @@ def _wait_for_lease(lease: Lease | None, job: StageJob, world: World, link: Disp
     """
     while True:
         other = None
-        if lease is not None and not store.is_done(job):
+        if lease is not None and not stage_store.is_done(job):
             other = lease.take()
         told = engine.gather(world, (other, link.should_stop()))
         if told[0][0] is None:
@@ -226,7 +226,7 @@ def run_evaluation(job: EvaluationJob, world: World) -> dict[str, float]:
     Rank 0 decides for all whether that is done already: ranks that saw different files would wait for each other.
     """
     folder = Folder(job.folder)
-    there = engine.gather(world, stored.finished_evaluation(folder) if world.rank == 0 else None)[0]
+    there = engine.gather(world, storage_files.finished_evaluation(folder) if world.rank == 0 else None)[0]
     if there is not None:
         return there
     began = time.monotonic()

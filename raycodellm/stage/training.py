@@ -21,7 +21,7 @@ from raycodellm.records import Progress, StageJob, StageRecord, as_json
 from raycodellm.stage import faults, held_out, metrics
 from raycodellm.stage.folder import CHECKPOINTS, OPTIMIZER, StageFolder, step_name
 from raycodellm.stage.metrics import Tally, order_checksum, ratio
-from raycodellm.stored import DONE, attempt, finished_stage
+from raycodellm.storage_files import DONE, attempt, finished_stage
 
 _ROWS = 50
 """Rows of metrics.parquet, about."""

@@ -15,7 +15,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Protocol
 
-from raycodellm import store
+from raycodellm import stage_store
 from raycodellm.identity import Contents
 from raycodellm.records import TrialResult
 from raycodellm.sweep.folder import Run, clear_scratch, open_run, read_results, write_table
@@ -123,7 +123,7 @@ def run_sweep(
     from raycodellm import evaluation, slots, tokens
 
     sweep, end_seconds = run.sweep, END_SECONDS
-    if said := store.older_stages(run.storage):
+    if said := stage_store.older_stages(run.storage):
         monitor.say(said)
     dispatcher = slots.start_dispatcher(sweep.name, sweep.scaling)
     pool = slots.SlotPool(dispatcher, sweep.scaling, max_slots, run.folder, lambda: connected.why_not(sweep.scaling))
@@ -145,7 +145,7 @@ def run_sweep(
             dispatcher,
             contents,
         )
-        store.check_epochs(sweep, [context.chain(point, sweep.seed) for point in run.file.corner_points()])
+        stage_store.check_epochs(sweep, [context.chain(point, sweep.seed) for point in run.file.corner_points()])
         ray.get(dispatcher.set_keep_idle.remote(False))
         with timing.part("trials"):
             watchdog = Watchdog(dispatcher, run, monitor, stopper, connected.address)

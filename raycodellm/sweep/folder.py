@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any
 
-from raycodellm import config, identity, search, stored
+from raycodellm import config, identity, search, storage_files
 from raycodellm.config import Sweep, SweepFile, UserError
 from raycodellm.files import DamagedFile, Folder, cache_folder, fingerprint
 from raycodellm.records import TrialResult
@@ -59,7 +59,7 @@ def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run
     storage.prove_writable("--storage")
     if run.folder.exists("sweep.yaml"):
         # Read as a sweep file, so that a setting that a newer version adds has its default and is no difference.
-        there = stored.read_sweep_file(run.folder)
+        there = storage_files.read_sweep_file(run.folder)
         changed = changed_keys(config.resolved_tree(there), tree)
         if changed:
             key, old, new = changed[0]
@@ -125,12 +125,12 @@ def _read_trial(run: Run, number: int, say: Say) -> TrialResult | None:
     folder = run.trial_folder(number)
     lost: list[str] = []
     if folder.exists("result.json"):
-        result = stored.attempt(lambda: read_result(run, number), lost.append)
+        result = storage_files.attempt(lambda: read_result(run, number), lost.append)
         if result is not None:
             return result
     started = None
     if folder.exists("trial.json"):
-        started = stored.attempt(lambda: stored.read_started(folder), lost.append)
+        started = storage_files.attempt(lambda: storage_files.read_started(folder), lost.append)
     for line in lost:
         say(line)
     if not lost:
@@ -141,7 +141,7 @@ def _read_trial(run: Run, number: int, say: Say) -> TrialResult | None:
 def read_result(run: Run, number: int) -> TrialResult:
     """The result of a trial that has ended. Raises `DamagedFile` where it cannot be read, or lacks its score."""
     folder = run.trial_folder(number)
-    result = stored.read_result(folder)
+    result = storage_files.read_result(folder)
     if result.state == "complete":
         try:
             search.objective_values(run.sweep.search.objectives, result.metrics)

@@ -11,7 +11,7 @@ from collections.abc import Mapping
 from dataclasses import replace
 from typing import Any
 
-from raycodellm import config, identity, store, stored
+from raycodellm import config, identity, stage_store, storage_files
 from raycodellm.config import UserError
 from raycodellm.identity import Contents
 from raycodellm.records import RECIPE_VERSION, as_json
@@ -29,7 +29,7 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
     only a changed model or task is refused, whose old score would be shown; None where they cannot be looked up.
     """
     try:
-        contents = store.contents_of_file(run.file)
+        contents = stage_store.contents_of_file(run.file)
     except UserError:
         if left > 0:
             raise
@@ -53,7 +53,7 @@ def fix_data(run: Run, tokenizer: str, stores: Mapping[str, Any]) -> None:
     Raises UserError where trials of the run have ended that drew from others.
     """
     now = {"tokenizer": tokenizer, **{f"sources.{name}": made.fingerprint for name, made in stores.items()}}
-    before = stored.attempt(lambda: run.folder.read_json(DATA), logger.warning)
+    before = storage_files.attempt(lambda: run.folder.read_json(DATA), logger.warning)
     ended = _ended(run)
     changed = next((key for key in now if before and ended and before.get(key) != now[key]), None)
     if changed is not None:

@@ -10,9 +10,10 @@ from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from raycodellm import journal, search, stored
+from raycodellm import search, storage_files
 from raycodellm.files import DamagedFile
 from raycodellm.records import TrialResult
+from raycodellm.search import journal_repair
 from raycodellm.sweep.folder import UNENDED, Run, read_result, trial_numbers
 
 
@@ -36,7 +37,7 @@ def mend(run: Run, say: Callable[[str], Any]) -> None:
             begun = _read(run, number)  # knows the arm, also where the journal has lost the trial's line
             if isinstance(begun, TrialResult):
                 told[number] = begun
-    found = journal.read(run.journal, run.file, told)
+    found = journal_repair.read(run.journal, run.file, told)
     ended = {number for number, result in told.items() if result.state not in UNENDED}
     for trial in found.trials:
         if trial.state.name in search.FINISHED and trial.number not in ended:
@@ -52,20 +53,20 @@ def _read(run: Run, number: int) -> TrialResult | DamagedFile | None:
     try:
         if folder.exists("result.json"):
             return read_result(run, number)
-        return stored.read_started(folder) if folder.exists("trial.json") else None
+        return storage_files.read_started(folder) if folder.exists("trial.json") else None
     except DamagedFile as error:
         return error
 
 
 def _mend_journal(
-    run: Run, found: journal.Journal, told: dict[int, TrialResult], lost: set[int], say: Callable[[str], Any]
+    run: Run, found: journal_repair.Journal, told: dict[int, TrialResult], lost: set[int], say: Callable[[str], Any]
 ) -> None:
     """Writes the journal anew where it is damaged, or where it does not tell of the trials what they wrote."""
     trials = dict(enumerate(found.trials))
     strangers = [
         number
         for number, result in told.items()
-        if not journal.agrees(trials.get(number), result, run.file, run.sweep.seed)
+        if not journal_repair.agrees(trials.get(number), result, run.file, run.sweep.seed)
         and (number not in trials or search.distributions(run.file, result.params) is not None)
     ]
     finished = {number for number, trial in trials.items() if trial.state.name in search.FINISHED}
@@ -79,4 +80,4 @@ def _mend_journal(
         )
     elif strangers:
         say(f"{run.journal}: lacks {len(strangers)} of the trials; made again from the trials' folders")
-    journal.rebuild(run.journal, run.file, found.trials, told, lost)
+    journal_repair.rebuild(run.journal, run.file, found.trials, told, lost)

@@ -6,7 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raycodellm import config, retrying, search, store, stored
+from raycodellm import config, retrying, search, stage_store, storage_files
 from raycodellm.files import Folder
 from raycodellm.identity import Contents
 from raycodellm.records import StageRecord, TrialResult, as_json, summed_ledger
@@ -26,9 +26,9 @@ class Context:
     contents: Contents
     """Contents of the models and tasks that the sweep names, as the driver found them when it started."""
 
-    def chain(self, params: Mapping[str, Any], seed: int) -> store.Chain:
+    def chain(self, params: Mapping[str, Any], seed: int) -> stage_store.Chain:
         sweep = config.resolve(self.run.file, params)
-        return store.chain(
+        return stage_store.chain(
             sweep,
             seed,
             self.corpora,
@@ -57,7 +57,7 @@ def run_trial(settings: dict[str, Any], context: Context) -> None:
     )
     folder = context.run.trial_folder(result.number)
     written = retrying.patiently(
-        lambda: stored.read_result(folder) if folder.exists("result.json") else None, "result.json"
+        lambda: storage_files.read_result(folder) if folder.exists("result.json") else None, "result.json"
     )
     result = _carry_out(result, folder, context) if written is None else written
     tune.report({**result.metrics, "state": result.state, "number": result.number})
@@ -95,13 +95,13 @@ def _carry_out(result: TrialResult, folder: Folder, context: Context) -> TrialRe
     return result
 
 
-def _copy_items(chain: store.Chain, folder: Folder) -> None:
+def _copy_items(chain: stage_store.Chain, folder: Folder) -> None:
     folder.write_bytes("items.parquet", Folder(chain.evaluation.folder).read_bytes("items.parquet"))
 
 
-def _finished_jobs(chain: store.Chain) -> dict[str, Any]:
+def _finished_jobs(chain: stage_store.Chain) -> dict[str, Any]:
     """Outcomes of the jobs that the stage store has already."""
-    found = {job.key: store.outcome_on_disk(job) for job in store.finished_jobs(chain)}
+    found = {job.key: stage_store.outcome_on_disk(job) for job in stage_store.finished_jobs(chain)}
     # Another trial may have found a damaged model meanwhile, and made its stage an unfinished one.
     return {key: outcome for key, outcome in found.items() if outcome is not None}
 
@@ -110,7 +110,9 @@ def _scores(metrics: Mapping[str, float]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if name != "seconds"}
 
 
-def _completed(result: TrialResult, chain: store.Chain, outcomes: Mapping[str, Any], error: str | None) -> TrialResult:
+def _completed(
+    result: TrialResult, chain: stage_store.Chain, outcomes: Mapping[str, Any], error: str | None
+) -> TrialResult:
     """The result with what the chain's finished jobs consumed, whoever trained them."""
     stages: list[StageRecord] = [outcomes[job.key] for job in chain.stages if job.key in outcomes]
     ledger = summed_ledger(stages)

@@ -9,7 +9,7 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol
 
-from raycodellm import retrying, search, stored
+from raycodellm import retrying, search, storage_files
 from raycodellm.files import DamagedFile
 from raycodellm.records import TrialResult, as_json
 from raycodellm.sweep.folder import Run, read_result, write_table
@@ -87,7 +87,7 @@ def _record_death(run: Run, number: int) -> None:
     """The trial's own process died for good, so the driver writes down what it could not."""
     folder = run.trial_folder(number)
     if not folder.exists("result.json"):
-        known = stored.attempt(lambda: stored.read_started(folder), logger.warning)
+        known = storage_files.attempt(lambda: storage_files.read_started(folder), logger.warning)
         result = known or TrialResult(number=number, state="failed", arm=-1, seed=-1)
         cause = "the trial's own process ended without a result; see the log"
         folder.write_json("result.json", as_json(replace(result, state="failed", error=cause)))

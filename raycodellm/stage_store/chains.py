@@ -21,7 +21,7 @@ from raycodellm.files import Folder
 from raycodellm.identity import Contents, model_files
 from raycodellm.learning_rate import learning_rate_at, start_rate
 from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, StageRecord, as_json
-from raycodellm.stored import finished_evaluation, finished_stage
+from raycodellm.storage_files import finished_evaluation, finished_stage
 from raycodellm.tokens import Reading
 
 EVALUATION_VERSION = 2

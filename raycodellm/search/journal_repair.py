@@ -14,9 +14,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycodellm import search
 from raycodellm.config import SweepFile
 from raycodellm.records import TrialResult
+from raycodellm.search import space as search
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
