@@ -1,17 +1,108 @@
-"""One Ray cluster for the whole test run, and a sweep file small enough to train in seconds."""
+"""The environment of the tests, how they are spread over the cores, and what several test files share."""
 
 from __future__ import annotations
 
 import os
+import shutil
+import signal
+import site
+import tempfile
 from pathlib import Path
 
 import pytest
 
+UNHEARD = (
+    "ACCELERATE_ AWS_ AZURE_ CUBLAS_ CUDA_VISIBLE_ DEEPSPEED_ DS_ FSSPEC_ GIT_ GLOO_ GOOGLE_ HF_ HUGGING KMP_ LMEVAL"
+    " LOCAL_ MASTER_ MKL_ NCCL_ NUMEXPR_ OMP_ OPENBLAS_NUM_ OPTUNA_ PYARROW_ PYTHONHASHSEED PYTHONWARNINGS PYTORCH_"
+    " RANK RAY_ SLURM_ TOKENIZERS_ TORCH TRANSFORMERS_ TUNE_ WORLD_ XDG_"
+    " ALL_PROXY HTTP_PROXY HTTPS_PROXY NO_PROXY COLUMNS LINES NO_COLOR FORCE_COLOR TTY_"
+)
+"""Beginnings, in capitals, of the variables that the package or one of its libraries reads."""
+WORKER = "PYTEST_XDIST_WORKER" in os.environ
+"""Whether this process is one of several that run tests: it inherits the environment of the first."""
 
-def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
-    """Clusters of their own first: of two on one machine only one has the port at which jobs are submitted."""
-    items.sort(key=lambda item: item.path.name != "test_cluster.py")
 
+def set_environment() -> Path:
+    """Removes the user's settings from the environment and sets those of the tests; gives the session's home folder.
+
+    To be called before anything heavy is imported: most libraries read their variables then.
+    """
+    for name in [name for name in os.environ if name.upper().startswith(tuple(UNHEARD.split()))]:
+        del os.environ[name]
+    home = Path(tempfile.mkdtemp(prefix="raycodellm-home-"))
+    os.environ.update(
+        PYTHONUSERBASE=site.getuserbase(),  # what `pip install --user` put into the real home
+        HOME=str(home),
+        CUDA_VISIBLE_DEVICES="",
+        HF_HUB_DISABLE_TELEMETRY="1",
+        OMP_NUM_THREADS="1",  # each core has a process of its own, and the models are tiny
+    )
+    return home
+
+
+HOME = None if WORKER else set_environment()
+
+
+def pytest_unconfigure() -> None:
+    if HOME is not None:
+        shutil.rmtree(HOME, ignore_errors=True)
+
+
+# ------------------------------------------------------------------------------------------------- order and cores
+
+LONGEST_FIRST = ("test_kill_matrix", "test_stage", "test_engine", "test_tokens", "test_cleaning")
+"""Files by the seconds their tests take, so that all cores end together; the other files come after these."""
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_cmdline_main(config: pytest.Config) -> None:
+    """A run of all tests takes all cores, up to eight; a run of chosen files takes one process, unless -n says more."""
+    if WORKER or not config.pluginmanager.hasplugin("xdist"):
+        return
+    option = config.option
+    chosen = config.args_source == config.ArgsSource.ARGS or option.collectonly or option.usepdb
+    if option.numprocesses is None and not chosen:
+        num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+        option.numprocesses = min(num_cores, 8) if num_cores > 1 else 0
+    if option.numprocesses:
+        option.dist, option.loadscopereorder = "loadgroup", False
+
+
+@pytest.hookimpl(optionalhook=True)
+def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
+    """A file is tested by one process, and what needs Ray, in all files, by one: so clusters do not meet."""
+    from xdist.scheduler import LoadGroupScheduling
+
+    class ByFile(LoadGroupScheduling):
+        def _split_scope(self, nodeid: str) -> str:
+            return super()._split_scope(nodeid).split("::")[0]
+
+    return ByFile(config, log)
+
+
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Leaves out what is exhaustive, if -m does not name it, and puts what takes longest first.
+
+    Tests with Ray are the longest, and of these clusters of their own come before the one that others share.
+    """
+
+    def place(item: pytest.Item) -> tuple[int, bool]:
+        if item.get_closest_marker("ray"):
+            return -1, "ray_cluster" in item.fixturenames
+        name = item.path.stem
+        return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST), False
+
+    if "exhaustive" not in config.option.markexpr:
+        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
+        config.hook.pytest_deselected(items=left_out)
+        items[:] = [item for item in items if item not in left_out]
+    items.sort(key=place)
+    for item in items:
+        if item.get_closest_marker("ray"):
+            item.add_marker(pytest.mark.xdist_group("ray"))
+
+
+# ------------------------------------------------------------------------------------------------- what is shared
 
 SWEEP = """
 name: small
@@ -50,16 +141,20 @@ def make_sweep_text() -> str:
 
 
 @pytest.fixture(autouse=True)
-def no_rank_left_behind():
-    """A process that trained has its rank in the environment; a command started from it later would look for peers."""
+def process_left_as_it_was():
+    """A process that trained has its rank in the environment, and one that ran a sweep the sweep's signal handlers."""
     names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE")
-    before = {name: os.environ.get(name) for name in names}
+    environment = {name: os.environ.get(name) for name in names}
+    handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
     yield
-    for name, value in before.items():
+    for name, value in environment.items():
         if value is None:
             os.environ.pop(name, None)
         else:
             os.environ[name] = value
+    for number, handler in handlers.items():
+        if signal.getsignal(number) != handler:
+            signal.signal(number, handler)
 
 
 @pytest.fixture(scope="session")
