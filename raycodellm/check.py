@@ -227,8 +227,8 @@ def _placement(scaling: Scaling, address: str | None, room: preflight.Room) -> s
 
         with tempfile.TemporaryDirectory() as temporary:
             found = cluster.connect(address, scaling, log_to=Path(temporary) / "ray.log")
-            reason, fit = found.why_not(scaling), found.slots_that_fit(scaling)
-            cluster.disconnect(found)
+            reason, fit = found.placement_problem(scaling), found.slots_that_fit(scaling)
+            cluster.disconnect()
         where = f"the cluster at {address or os.environ.get('RAY_ADDRESS')}"
         if reason:
             raise UserError(f"scaling: {reason}")

@@ -205,7 +205,7 @@ def _run_on_cluster(
     with timing.part("ray start"):
         connected = cluster.connect(options.address, scaling, log_to=_log_path(opened.folder), say=shown.say)
     try:
-        reason = connected.why_not(scaling)
+        reason = connected.placement_problem(scaling)
         if reason:
             raise UserError(f"scaling: {reason}")
         if room.groups is None:
@@ -219,7 +219,7 @@ def _run_on_cluster(
         sweep.run_sweep(opened, left, max_slots, shown, timing, **held)
     finally:
         if not _stuck_in_ray():
-            cluster.disconnect(connected)
+            cluster.disconnect()
 
 
 def _finish(opened: Any, say: Any, timing: Any) -> int:
@@ -293,12 +293,12 @@ def prepare(options: argparse.Namespace) -> int:
     storage.prove_writable("--storage")
     log = _log_path(storage / "tokens")
     with display.quiet(log) as output, display.Display(output, "", 0) as shown:
-        connected = cluster.connect(options.address, file.example().scaling, log_to=log, say=shown.say)
+        cluster.connect(options.address, file.example().scaling, log_to=log, say=shown.say)
         try:
             items = checking.items_of(file)
             prepared = tokens.prepare(file.example(), storage, shown.preparing, items)
         finally:
-            cluster.disconnect(connected)
+            cluster.disconnect()
         for line in prepared.warnings:
             shown.say(line)
         for name, made in prepared.stores.items():

@@ -170,9 +170,9 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory):
     from raycodellm import cluster, config
 
     log = tmp_path_factory.mktemp("ray") / "ray.log"
-    connected = cluster.connect("local", config.Scaling(slots=2), log_to=log)
+    cluster.connect("local", config.Scaling(slots=2), log_to=log)
     yield ray
-    cluster.disconnect(connected)
+    cluster.disconnect()
 
 
 @pytest.fixture(scope="session")

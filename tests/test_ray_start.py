@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import inspect
 import os
 import socket
 import stat
+from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
-from raycodellm.cluster import RayNotStarted, patience, start, token_file
+from raycodellm.cluster import RayNotStarted, auth_token, environment, start, startup_wait
 from raycodellm.config import UserError
 
 DASHBOARD = """
@@ -74,14 +76,14 @@ def test_a_start_that_failed_is_tried_again_on_other_ports_and_ends_with_the_cau
 
 
 def test_a_process_that_works_is_waited_for_and_one_that_does_not_is_stuck() -> None:
-    progress = patience.Progress(now=0.0)
+    progress = startup_wait.ProgressMeter(now=0.0)
     for second in range(300):  # two hundredths of a core, on a machine with fifty other processes at work
         assert not progress.is_stuck("dashboard", 0.02 * second, float(second))
     used = 0.02 * 299
     assert not progress.is_stuck("node process (raylet)", 0.0, 300.0)  # the next one begins anew
     assert not progress.is_stuck("node process (raylet)", 0.0, 359.0)
     assert progress.is_stuck("node process (raylet)", 0.0, 361.0)
-    assert progress.is_stuck("dashboard", used, patience.LONGEST_SECONDS)
+    assert progress.is_stuck("dashboard", used, environment.LONGEST_START_SECONDS)
 
 
 def test_what_is_waited_for_is_the_part_of_ray_that_was_started_last(monkeypatch) -> None:
@@ -90,34 +92,42 @@ def test_what_is_waited_for_is_the_part_of_ray_that_was_started_last(monkeypatch
 
     gcs, board = process(1, "/ray/gcs_server"), process(2, "python", "/ray/dashboard.py")
     raylet = process(3, "/ray/raylet")
-    assert patience._waited_for([])[0] == "control service (GCS)"
-    assert patience._waited_for([gcs]) == ("control service (GCS)", [gcs])
-    assert patience._waited_for([gcs, board]) == ("dashboard", [board])
-    assert patience._waited_for([gcs, board, raylet]) == ("node process (raylet)", [raylet])
+    assert startup_wait._part_in_start([])[0] == "control service (GCS)"
+    assert startup_wait._part_in_start([gcs]) == ("control service (GCS)", [gcs])
+    assert startup_wait._part_in_start([gcs, board]) == ("dashboard", [board])
+    assert startup_wait._part_in_start([gcs, board, raylet]) == ("node process (raylet)", [raylet])
 
 
-def test_ray_waits_longer_inside_and_as_before_outside(monkeypatch) -> None:
-    from ray._private import ray_constants, services
+def test_a_node_process_that_works_is_waited_for_inside_and_as_rays_own_outside(monkeypatch) -> None:
+    from ray._private import services
 
-    before = ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S, services.get_node
     answers = [RuntimeError("not there yet"), RuntimeError("not there yet"), {"NodeID": "a"}]
 
     def get_node(*names):
-        found = answers.pop(0)
-        if isinstance(found, Exception):
-            raise found
-        return found
+        answer = answers.pop(0)
+        if isinstance(answer, Exception):
+            raise answer
+        return answer
 
+    assert list(inspect.signature(services.get_node).parameters) == ["gcs_address", "node_id"]
     monkeypatch.setattr(services, "get_node", get_node)
     raylet = SimpleNamespace(pid=3, cmdline=lambda: ["/ray/raylet"], children=lambda recursive: [])
-    monkeypatch.setattr(patience, "children", lambda before: [raylet] if len(answers) > 1 else [])
-    with patience.Patience(set(), print):
-        assert ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S == patience.LONGEST_SECONDS
-        with pytest.raises(RuntimeError):  # the second time, when it has ended
+    monkeypatch.setattr(startup_wait, "descendants", lambda before: [raylet] if len(answers) > 1 else [])
+    with startup_wait.StartupWait(set(), print):
+        with pytest.raises(RuntimeError):  # the second time, when the raylet has ended
             services.get_node("gcs", "node")
         assert services.get_node("gcs", "node") == {"NodeID": "a"}
-    assert (ray_constants.RAY_DASHBOARD_STARTUP_TIMEOUT_S, services.get_node) == (before[0], get_node)
-    assert "RAY_gcs_server_port_wait_time_s" not in os.environ
+    assert services.get_node is get_node
+
+
+def test_rays_own_limits_on_a_start_can_be_raised_by_variables(monkeypatch) -> None:
+    from ray._private import ray_constants
+
+    environment.prepare_environment()
+    source = Path(ray_constants.__file__).read_text()
+    assert 'env_integer("RAY_DASHBOARD_STARTUP_TIMEOUT_S", 60)' in source
+    name = "RAY_DASHBOARD_STARTUP_TIMEOUT_S"
+    assert ray_constants.env_integer(name, 60) == environment.LONGEST_START_SECONDS
 
 
 # ------------------------------------------------------------------------------------------------- the token
@@ -139,15 +149,15 @@ def mode(path) -> int:
 def test_the_token_is_for_its_owner_alone_whatever_the_umask(home) -> None:
     before = os.umask(0)
     try:
-        token_file.write_token()
+        auth_token.write_token()
     finally:
         os.umask(before)
     token = home / ".ray" / "auth_token"
     assert (mode(token), mode(token.parent)) == (0o600, 0o700)
     assert len(token.read_text()) >= 32
-    assert token_file.warnings_of_token() == []
+    assert auth_token.token_warnings() == []
     kept = token.read_text()
-    token_file.write_token()
+    auth_token.write_token()
     assert token.read_text() == kept
 
 
@@ -155,18 +165,18 @@ def test_a_token_that_others_can_read_is_said(home) -> None:
     (home / ".ray").mkdir(mode=0o755)
     (home / ".ray" / "auth_token").write_text("0" * 64)
     (home / ".ray" / "auth_token").chmod(0o644)
-    (line,) = token_file.warnings_of_token()
+    (line,) = auth_token.token_warnings()
     assert f"chmod 600 {home}/.ray/auth_token" in line
 
 
 @pytest.mark.parametrize("name", ["RAY_AUTH_MODE=disabled", "RAY_AUTH_TOKEN=abc", "RAY_AUTH_TOKEN_PATH=/some/where"])
 def test_no_token_is_written_where_none_is_asked_for_or_another_is_given(home, monkeypatch, name: str) -> None:
     monkeypatch.setenv(*name.split("="))
-    token_file.write_token()
+    auth_token.write_token()
     assert list(home.iterdir()) == []
 
 
 def test_a_home_that_cannot_be_written_is_one_line(home) -> None:
     (home / ".ray").write_text("a file")
     with pytest.raises(UserError, match=r"\.ray/auth_token: Ray's token cannot be written there"):
-        token_file.write_token()
+        auth_token.write_token()

@@ -111,12 +111,12 @@ def _measure(options: Any, folder: Path) -> dict[int, list[dict[str, Any]]]:
     sweep = file.example()
     storage = Folder(str(folder))
     most = sweep.scaling.model_copy(update={"workers": max(options.workers)})
-    connected = cluster.connect(None, most, log_to=folder / "run.log")
+    cluster.connect(None, most, log_to=folder / "run.log")
     try:
         prepared = tokens.prepare(sweep, storage)
         return {world: _in_workers(world, sweep, prepared, storage, options) for world in options.workers}
     finally:
-        cluster.disconnect(connected)
+        cluster.disconnect()
 
 
 def _sweep(options: Any) -> str:

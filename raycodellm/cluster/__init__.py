@@ -1,38 +1,37 @@
-"""Ray clusters: starting or joining one, what fits on it, handing it a sweep from afar, and checking cluster files."""
+"""Ray clusters: what fits on one, starting or joining one, and handing a sweep to a distant one."""
 
+from raycodellm.cluster.autoscaler import Autoscaler, read_autoscaler
 from raycodellm.cluster.capacity import (
     SPARE_CPUS,
-    Autoscaler,
     Node,
-    bundles_that_fit,
-    read_autoscaler,
+    local_cpus,
+    placement_problem,
     slots_that_fit,
-    why_not,
+    workers_on,
 )
 from raycodellm.cluster.connect import Cluster, connect, disconnect
-from raycodellm.cluster.environment import ENVIRONMENT, prepare_environment
-from raycodellm.cluster.machine import local_cpus, local_placement
+from raycodellm.cluster.environment import WORKER_ENVIRONMENT, prepare_environment
+from raycodellm.cluster.machine import local_placement
 from raycodellm.cluster.start import RayNotStarted
-from raycodellm.cluster.submit import client, how_to_follow, submit, validate_cluster_file
+from raycodellm.cluster.submit import client, how_to_follow, submit
 
 __all__ = [
-    "ENVIRONMENT",
     "SPARE_CPUS",
+    "WORKER_ENVIRONMENT",
     "Autoscaler",
     "Cluster",
     "Node",
     "RayNotStarted",
-    "bundles_that_fit",
     "client",
     "connect",
     "disconnect",
     "how_to_follow",
     "local_cpus",
     "local_placement",
+    "placement_problem",
     "prepare_environment",
     "read_autoscaler",
     "slots_that_fit",
     "submit",
-    "validate_cluster_file",
-    "why_not",
+    "workers_on",
 ]

@@ -1,34 +1,37 @@
-"""Says what fits on a cluster, and why something does not: arithmetic on `Node` records, without Ray."""
+"""Computes what fits on a cluster and explains what does not: arithmetic on `Node` records, without Ray."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any
 
 from raycodellm.config import Scaling
 
 SPARE_CPUS = 1
-"""Left to Ray Data's tasks: training workers that hold every CPU wait for their own data for ever."""
+"""CPUs left to Ray Data's tasks. Training workers that hold every CPU would wait for their own data for ever."""
+LOCAL_CPUS_PER_CORE = 4
+"""Most logical CPUs of a local cluster per core: worker groups may share cores, but 64 workers need more than two."""
 
 
 @dataclass(frozen=True)
 class Node:
+    """One machine of a cluster."""
+
     cpus: float
-    """Logical: what Ray may hand out, busy or not."""
+    """Logical CPUs that Ray may hand out, busy or not."""
     gpus: float = 0.0
     memory_bytes: int = 0
     kind: str = ""
-    """The autoscaler's name of the node type, where there is one."""
+    """The node type in the autoscaler's file; empty without an autoscaler."""
 
 
-def bundles_that_fit(node: Node, scaling: Scaling) -> int:
-    """Workers that `node` can hold at once. A part of a GPU lies on one GPU: two workers of 0.6 need two."""
+def workers_on(node: Node, scaling: Scaling) -> int:
+    """Workers that `node` can hold at once. A share of a GPU lies on one GPU: two workers of 0.6 need two GPUs."""
     fit = math.floor(node.cpus / scaling.cpus_per_worker + 1e-9)
     share = scaling.gpus_per_worker
-    if share > 1 and share != int(share):
-        return 0  # Ray refuses such a request
+    if _is_refused_by_ray(share):
+        return 0
     if share >= 1:
         fit = min(fit, math.floor(node.gpus / share + 1e-9))
     elif share > 0:
@@ -37,82 +40,69 @@ def bundles_that_fit(node: Node, scaling: Scaling) -> int:
 
 
 def slots_that_fit(nodes: Sequence[Node], scaling: Scaling) -> int:
-    """Worker groups that `nodes` can hold at once, with a CPU of one node left to Ray Data.
+    """Worker groups that `nodes` can hold at once, with `SPARE_CPUS` of one node left to Ray Data.
 
-    A worker lies on one node, a group may lie on several.
+    A worker lies on one node; the workers of a group may lie on several.
     """
-    bundles = [bundles_that_fit(node, scaling) for node in nodes]
-    lost = [
-        fit - bundles_that_fit(Node(node.cpus - SPARE_CPUS, node.gpus), scaling)
-        for node, fit in zip(nodes, bundles, strict=True)
+    workers = [workers_on(node, scaling) for node in nodes]
+    lost_to_data = [
+        fit - workers_on(Node(node.cpus - SPARE_CPUS, node.gpus), scaling)
+        for node, fit in zip(nodes, workers, strict=True)
         if node.cpus >= SPARE_CPUS
     ]
-    return (sum(bundles) - min(lost)) // scaling.workers if lost else 0
+    return (sum(workers) - min(lost_to_data)) // scaling.workers if lost_to_data else 0
 
 
-def why_not(nodes: Sequence[Node], autoscaled: Sequence[Node], scaling: Scaling) -> str | None:
-    """Why not one worker group can ever be placed on `nodes` and those that the autoscaler may add; None if it can."""
-    everything = [*nodes, *autoscaled]
-    if slots_that_fit(everything, scaling):
+def slots_at_once(num_cores: int) -> int:
+    """Worker groups that should start together on one machine: each start keeps two cores busy."""
+    return max(1, num_cores // 2)
+
+
+def local_cpus(num_cores: int, num_gpus: int, scaling: Scaling) -> int:
+    """Logical CPUs of a local cluster: the machine's cores, or more where worker groups and data tasks need them."""
+    slots = scaling.slots
+    if not isinstance(slots, int):  # auto
+        slots = max(1, workers_on(Node(num_cores, num_gpus), scaling) // scaling.workers)
+    asked = math.ceil(min(slots * scaling.workers * scaling.cpus_per_worker, LOCAL_CPUS_PER_CORE * num_cores))
+    return max(num_cores, asked + 2)
+
+
+def placement_problem(nodes: Sequence[Node], autoscaled: Sequence[Node], scaling: Scaling) -> str | None:
+    """Why `nodes`, with those that the autoscaler may add, can never hold one worker group; None if they can."""
+    all_nodes = [*nodes, *autoscaled]
+    if slots_that_fit(all_nodes, scaling):
         return None
     share = scaling.gpus_per_worker
-    if share > 1 and share != int(share):
+    if _is_refused_by_ray(share):
         return f"scaling.gpus_per_worker is {share:g}, but a worker gets whole GPUs or a part of one; use {int(share)}"
     need = f"{scaling.cpus_per_worker:g} CPU" + (f" + {share:g} GPU" if share else "")
     group = f"a worker group needs {scaling.workers} × ({need})"
     has = f"the cluster has {_total(nodes)}"
     if autoscaled:
         has += f", and the autoscaler may add {_total(autoscaled)}"
-    fit = sum(bundles_that_fit(node, scaling) for node in everything)
+    fit = sum(workers_on(node, scaling) for node in all_nodes)
     if fit >= scaling.workers:
         return (
             f"{group}, which leaves no CPU free for reading data: {has}; "
             f"add a CPU, or lower scaling.workers or scaling.cpus_per_worker"
         )
-    if share and not any(node.gpus for node in everything):
+    if share and not any(node.gpus for node in all_nodes):
         return f"{group}, but {has}: no GPU; set scaling.gpus_per_worker to 0 or add GPU nodes"
     if fit == 0:
-        largest = max(everything, key=lambda node: (node.gpus, node.cpus) if share else (node.cpus, 0), default=Node(0))
-        what = f"{largest.cpus:g} CPU + {largest.gpus:g} GPU" if share else f"{largest.cpus:g} CPU"
+        largest = max(all_nodes, key=lambda node: (node.gpus, node.cpus) if share else (node.cpus, 0), default=Node(0))
+        size = f"{largest.cpus:g} CPU + {largest.gpus:g} GPU" if share else f"{largest.cpus:g} CPU"
         return (
-            f"{group}, but {has}, and no node holds one worker (the largest: {what}); "
+            f"{group}, but {has}, and no node holds one worker (the largest: {size}); "
             "lower scaling.cpus_per_worker or scaling.gpus_per_worker, or add larger nodes"
         )
     return f"{group}, but only {fit} such workers fit: {has}; set scaling.workers to {fit} or less, or add nodes"
 
 
+def _is_refused_by_ray(gpus_per_worker: float) -> bool:
+    """Ray takes whole GPUs or a part of one, but not one and a half."""
+    return gpus_per_worker > 1 and gpus_per_worker != int(gpus_per_worker)
+
+
 def _total(nodes: Sequence[Node]) -> str:
     cpus, gpus = sum(node.cpus for node in nodes), sum(node.gpus for node in nodes)
     return f"{cpus:g} CPU + {gpus:g} GPU on {len(nodes)} node{'s' if len(nodes) != 1 else ''}"
-
-
-@dataclass(frozen=True)
-class Autoscaler:
-    """The nodes that a cluster's autoscaler may start."""
-
-    max_workers: int
-    """Nodes beside the head, of all kinds together."""
-    kinds: tuple[tuple[Node, int], ...]
-    """Each kind of node, and how many of it there may be."""
-
-    def still_to_add(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
-        """Nodes that may be started beside `nodes`, the largest first."""
-        names = {node.kind for node, _ in self.kinds}
-        left = self.max_workers - sum(node.kind in names for node in nodes)
-        found = [
-            node for node, most in self.kinds for _ in range(most - sum(other.kind == node.kind for other in nodes))
-        ]
-        found.sort(key=lambda node: (node.gpus, node.cpus), reverse=True)
-        return tuple(found[: max(0, left)])
-
-
-def read_autoscaler(tree: dict[str, Any]) -> Autoscaler:
-    """The limits that a Ray cluster file sets."""
-    total = int(tree.get("max_workers", 0))
-    kinds = []
-    for name, spec in tree.get("available_node_types", {}).items():
-        if name != tree.get("head_node_type"):
-            has = spec.get("resources", {})
-            node = Node(has.get("CPU", 0), has.get("GPU", 0), int(has.get("memory", 0)), name)
-            kinds.append((node, int(spec.get("max_workers", total))))
-    return Autoscaler(total, tuple(kinds))

@@ -1,4 +1,4 @@
-"""Ray clusters: joining one, or starting one on this machine; what is known of it, and leaving it."""
+"""Connects this process to a Ray cluster, one that runs already or a new one on this machine, and describes it."""
 
 from __future__ import annotations
 
@@ -11,10 +11,10 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycodellm.cluster import join, machine, start, token_file
-from raycodellm.cluster.capacity import Autoscaler, Node, bundles_that_fit, slots_that_fit, why_not
+from raycodellm.cluster import auth_token, autoscaler, capacity, join, machine, start
+from raycodellm.cluster.autoscaler import Autoscaler
+from raycodellm.cluster.capacity import Node
 from raycodellm.cluster.environment import prepare_environment
-from raycodellm.cluster.patience import replaced
 from raycodellm.config import Scaling
 
 _LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray.rllib", "ray.serve")
@@ -25,49 +25,52 @@ class Cluster:
     """A cluster that this process is connected to."""
 
     address: str
+    """host:port of the control service (GCS) on the head node."""
     dashboard_url: str | None
     started_here: bool
+    """True if `connect` started the cluster, on this machine alone."""
     nodes: tuple[Node, ...]
-    """Alive when `connect` looked."""
+    """The nodes that lived when `connect` looked."""
     autoscaler: Autoscaler | None = None
     limits_known: bool = True
     """False where an autoscaler runs that does not tell its limits (KubeRay's)."""
 
     @property
     def autoscaled(self) -> tuple[Node, ...]:
-        """Nodes that could be added when `connect` looked."""
+        """Nodes that the autoscaler could add when `connect` looked."""
         return self.autoscaler.still_to_add(self.nodes) if self.autoscaler else ()
 
-    def why_not(self, scaling: Scaling) -> str | None:
-        """Why no worker group can ever be placed on the cluster as it is now; None if one can, or nobody can tell."""
+    def placement_problem(self, scaling: Scaling) -> str | None:
+        """Why the cluster, as it is now, can never hold a worker group; None if it can, or its limits are unknown."""
         if not self.limits_known:
             return None
         nodes = join.nodes()
-        return why_not(nodes, self.autoscaler.still_to_add(nodes) if self.autoscaler else (), scaling)
+        addable = self.autoscaler.still_to_add(nodes) if self.autoscaler else ()
+        return capacity.placement_problem(nodes, addable, scaling)
 
     def slots_that_fit(self, scaling: Scaling) -> int:
-        """Worker groups that can run at once: what `scaling.slots: auto` means here."""
-        fit = slots_that_fit([*self.nodes, *self.autoscaled], scaling)
-        if self.started_here:  # its logical CPUs may be more than its cores
+        """Worker groups that can run at once: the meaning of `scaling.slots: auto` on this cluster."""
+        fit = capacity.slots_that_fit([*self.nodes, *self.autoscaled], scaling)
+        if self.started_here:  # a local cluster may have more logical CPUs than cores
             gpus = sum(node.gpus for node in self.nodes)
-            return min(fit, max(1, bundles_that_fit(Node(machine.cores(), gpus), scaling) // scaling.workers))
+            return min(fit, max(1, capacity.workers_on(Node(machine.cores(), gpus), scaling) // scaling.workers))
         return fit if self.limits_known else max(1, fit)
 
     @property
     def slots_at_once(self) -> int | None:
-        """Worker groups that should come up together; None for any number. Each takes two cores of this machine."""
-        return max(1, machine.cores() // 2) if self.started_here else None
+        """Worker groups that should start together; None for any number."""
+        return capacity.slots_at_once(machine.cores()) if self.started_here else None
 
     @property
     def notes(self) -> tuple[str, ...]:
         """Sentences for the user."""
-        said = []
+        notes = []
         if self.started_here and self.dashboard_url and os.environ.get("RAY_AUTH_MODE") == "token":
-            said.append("the dashboard asks once for a token: `ray get-auth-token` prints it")
-            said += token_file.warnings_of_token()
+            notes.append("the dashboard asks once for a token: `ray get-auth-token` prints it")
+            notes += auth_token.token_warnings()
         if not self.limits_known:
-            said.append("the autoscaler does not tell its limits: workers that no node type can hold wait for ever")
-        return tuple(said)
+            notes.append("the autoscaler does not tell its limits: workers that no node type can hold wait for ever")
+        return tuple(notes)
 
 
 def connect(
@@ -75,58 +78,55 @@ def connect(
 ) -> Cluster:
     """Joins the cluster at `address` (or RAY_ADDRESS), or starts one on this machine; Ray's messages go to `log_to`.
 
-    `say`: hears what a start waits for that takes long. Whether the sweep fits is for `why_not` to say.
-    Raises `UserError` naming the address when there is no such cluster, `RayNotStarted` where none can be started here.
+    `say` hears what a long start waits for. Whether the sweep fits is for `Cluster.placement_problem` to say.
+    Raises `UserError` naming the address where no cluster answers, `RayNotStarted` where none can be started here.
     """
     prepare_environment()
     _log_to(log_to)
     address = address or os.environ.get("RAY_ADDRESS") or None
-    with _handler_kept():
-        if address not in (None, "local"):
-            context = join.join(address)
-            autoscaler, limits_known = join.autoscaler()
-        else:
+    starts_here = address in (None, "local")
+    with _keep_sigterm_handler():
+        if address is None or address == "local":
             gpus = machine.gpus()
-            context = start.start(machine.local_cpus(machine.cores(), gpus, scaling), gpus, say)
-            autoscaler, limits_known = None, True
-    return Cluster(
-        context.address_info["gcs_address"],
-        f"http://{context.dashboard_url}" if context.dashboard_url else None,
-        address in (None, "local"),
-        join.nodes(),
-        autoscaler,
-        limits_known,
-    )
+            context = start.start(capacity.local_cpus(machine.cores(), gpus, scaling), gpus, say)
+            limits, limits_known = None, True
+        else:
+            context = join.join(address)
+            limits, limits_known = autoscaler.find_autoscaler()
+    dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
+    gcs_address = context.address_info["gcs_address"]
+    return Cluster(gcs_address, dashboard_url, starts_here, join.nodes(), limits, limits_known)
 
 
-def disconnect(cluster: Cluster) -> None:
-    """Leaves the cluster; one that `connect` started ends."""
+def disconnect() -> None:
+    """Leaves the cluster; a cluster that `connect` started ends."""
     import ray
 
     ray.shutdown()
 
 
 @contextlib.contextmanager
-def _handler_kept() -> Iterator[None]:
-    """This process's handler of SIGTERM, where it has one, is in its place again after `ray.init`.
+def _keep_sigterm_handler() -> Iterator[None]:
+    """Puts this process's own handler of SIGTERM back after `ray.init`, and lets it answer a SIGTERM meanwhile.
 
-    Ray puts a handler of its own there, and below that one of its C++ library, which calls ours and then ends the
-    process with SIGABRT after 3 s, while stages are being saved.
+    Ray's handler exits. Below it, Ray's C++ library installs another, which calls ours and ends the process with
+    SIGABRT 3 s later, while stages are being saved.
     """
     ours = signal.getsignal(signal.SIGTERM)
-    if ours in (signal.SIG_DFL, None) or threading.current_thread() is not threading.main_thread():
+    if not callable(ours) or threading.current_thread() is not threading.main_thread():
         yield
         return
-    from ray._private import utils
-
-    with replaced(utils, "set_sigterm_handler", lambda handler: None):
-        try:
-            yield
-        finally:
-            signal.signal(signal.SIGTERM, ours)
+    try:
+        yield
+    except SystemExit:  # Ray's handler of SIGTERM
+        ours(signal.SIGTERM, None)
+        raise
+    finally:
+        signal.signal(signal.SIGTERM, ours)
 
 
 def _log_to(path: Path) -> None:
+    """Sends the messages of Ray's loggers to the file, and to no earlier file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     handler = logging.FileHandler(path, delay=True)
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))

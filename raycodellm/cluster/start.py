@@ -1,7 +1,8 @@
-"""Starting Ray on this machine: patient where the machine is busy, again where it failed, and in words where it cannot.
+"""Starts Ray on this machine, with patience on a busy machine, new tries after failures, and causes in words.
 
-Ray waits 60 s for its dashboard and 30 s for its node process, whatever they are doing. Here a start goes on for as
-long as the process that is waited for gets work done; one that does not is ended and tried again on other ports.
+Ray waits 60 s for its dashboard and 30 s for its node process, whatever these processes are doing. Here a start goes on
+for as long as the process that it waits for gets work done. A process that gets none is ended, and the start is tried
+again on other ports.
 """
 
 from __future__ import annotations
@@ -17,15 +18,15 @@ from collections.abc import Callable, Iterator
 from typing import Any
 
 from raycodellm.cluster import setup_worker
-from raycodellm.cluster.environment import without
-from raycodellm.cluster.patience import Patience, children, kill
-from raycodellm.cluster.token_file import write_token
+from raycodellm.cluster.auth_token import write_token
+from raycodellm.cluster.environment import without_variables
+from raycodellm.cluster.startup_wait import StartupWait, descendants, kill_ray_processes
 
 logger = logging.getLogger("ray")
 
-TRIES = 3
+MAX_TRIES = 3
 DASHBOARD_PORTS = range(8265, 8265 + 51)
-"""Those that Ray tries one after the other where none is given."""
+"""Ports that Ray tries one after the other when no port is given."""
 
 
 class RayNotStarted(Exception):
@@ -33,20 +34,20 @@ class RayNotStarted(Exception):
 
 
 def start(num_cpus: int, num_gpus: int, say: Callable[[str], None]) -> Any:
-    """Ray's context of a new cluster; `say` hears what is waited for, and why it is tried again.
+    """Ray's context of a new cluster; `say` hears what the start waits for, and why it is tried again.
 
     Raises RayNotStarted with the cause in words.
     """
-    # Nobody takes this machine away with a notice; the watcher for one is a process more per slot.
+    # Nobody takes this machine away with a notice, and the watcher for such notices is one more process per slot.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
-    # Unless RAY_AUTH_MODE says otherwise, Ray asks for a token here. That stays: it listens on every network
-    # interface, and without the token anyone near by could run code as this user.
+    # Ray asks for a token unless RAY_AUTH_MODE says otherwise. This default stays: Ray listens on every network
+    # interface, and without the token anyone on the network could run code as this user.
     write_token()
     settings = {"num_cpus": num_cpus, "num_gpus": num_gpus}
-    if not any(map(is_free, DASHBOARD_PORTS)):  # its dashboard would stand still for a minute before it is given up
+    if not any(map(is_free, DASHBOARD_PORTS)):  # Ray's dashboard would stand still for a minute, then give up
         settings["dashboard_port"] = free_port()
     began = time.monotonic()
-    for tries_left in reversed(range(TRIES)):
+    for tries_left in reversed(range(MAX_TRIES)):
         try:
             return _try(settings, say)
         except Exception as error:  # Ray raises no narrower class here
@@ -55,8 +56,8 @@ def start(num_cpus: int, num_gpus: int, say: Callable[[str], None]) -> Any:
             if not tries_left:
                 seconds = time.monotonic() - began
                 raise RayNotStarted(
-                    f"Ray did not start on this machine, tried {TRIES} times in {seconds:.0f} s: {reason}; end other "
-                    "programs, or start a cluster by `ray start --head` and give its --address"
+                    f"Ray did not start on this machine, tried {MAX_TRIES} times in {seconds:.0f} s: {reason}; end "
+                    "other programs, or start a cluster by `ray start --head` and give its --address"
                 ) from error
             say(f"Ray did not start: {reason}; trying again on other ports")
             settings["dashboard_port"] = free_port()
@@ -64,16 +65,22 @@ def start(num_cpus: int, num_gpus: int, say: Callable[[str], None]) -> Any:
 
 
 def _try(settings: dict[str, Any], say: Callable[[str], None]) -> Any:
+    """One start. Where it fails, the processes that it left are ended."""
     import psutil
     import ray
 
     before = {child.pid for child in psutil.Process().children(recursive=True)}
     try:
-        # Processes started with SIGHUP blocked outlive a terminal that is closed, so that stages can be saved.
-        with without("RAY_ADDRESS"), setup_worker.in_place_of_rays(), _blocked(signal.SIGHUP), Patience(before, say):
+        with (
+            without_variables("RAY_ADDRESS"),
+            setup_worker.in_place_of_rays(),
+            # Processes started with SIGHUP blocked outlive a terminal that is closed, so that stages can be saved.
+            _blocked(signal.SIGHUP),
+            StartupWait(before, say),
+        ):
             return ray.init(
                 address="local",
-                # 1 s of 5, but Ray's clean-up after a killed training run asks the dashboard and hangs without.
+                # Takes 1 s of 5, but Ray's clean-up after a killed training run asks the dashboard, and hangs without.
                 include_dashboard=True,
                 dashboard_host="127.0.0.1",
                 log_to_driver=False,
@@ -81,14 +88,14 @@ def _try(settings: dict[str, Any], say: Callable[[str], None]) -> Any:
                 **settings,
             )
     except BaseException:
-        kill(children(before))
+        kill_ray_processes(descendants(before))
         raise
 
 
 def explain(text: str) -> str:
     """Why Ray did not start, in words, from the text of its error: mostly the end of its dashboard's log."""
-    found = re.search(r"(/\S+/dashboard\.(?:log|err))", text)
-    log = f" (its log: {found[1]})" if found else ""
+    log_path = re.search(r"(/\S+/dashboard\.(?:log|err))", text)
+    log = f" (its log: {log_path[1]})" if log_path else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "valid port" in text or "already occupied" in text or "ddress already in use" in text:
         return f"its dashboard found no free port{log}"
@@ -96,30 +103,31 @@ def explain(text: str) -> str:
         return f"no space is left on the disk of /tmp/ray{log}"
     if "timed out during startup" in text:
         return "its node process (raylet) did not come up; its logs are in /tmp/ray/session_latest/logs"
-    if found or "dashboard" in text.lower():
+    if log_path or "dashboard" in text.lower():
         return f"its dashboard did not come up{log}"
     return lines[-1][:200] if lines else "no reason was given"
 
 
 def is_free(port: int) -> bool:
-    with socket.socket() as found:
-        found.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    """Whether this process could listen on the local TCP port."""
+    with socket.socket() as probe:
+        probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:
-            found.bind(("127.0.0.1", port))
-        except OSError:  # another has it
+            probe.bind(("127.0.0.1", port))
+        except OSError:  # another process has it
             return False
     return True
 
 
 def free_port() -> int:
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        return int(free.getsockname()[1])
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
 
 
 @contextlib.contextmanager
 def _blocked(number: int) -> Iterator[None]:
-    """The signal waits until the body has ended; what is started inside never hears of it."""
+    """Holds the signal back until the body has ended; processes started in the body never receive it."""
     before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
     try:
         yield

@@ -1,4 +1,4 @@
-"""Handing a sweep to a distant cluster as a Ray job, and checking the files that such clusters are made by."""
+"""Hands a sweep to a distant cluster as a Ray job."""
 
 from __future__ import annotations
 
@@ -9,15 +9,17 @@ import tempfile
 import time
 from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any
-
-import yaml
+from typing import TYPE_CHECKING
 
 from raycodellm import config
-from raycodellm.cluster.environment import without
+from raycodellm.cluster.environment import without_variables
 from raycodellm.config import UserError
 
+if TYPE_CHECKING:
+    from ray.job_submission import JobSubmissionClient
+
 SUBMIT_SECONDS = 60.0
+"""How long a new cluster may take until its agents accept jobs."""
 STOP_SECONDS = 150.0
 """Seconds that a stopped job may take to save its stages; a little over `sweep.watchdog.DRAIN_SECONDS`."""
 
@@ -25,8 +27,9 @@ STOP_SECONDS = 150.0
 def submit(sweep_path: Path | str, address: str, overrides: Sequence[str] = (), storage: str | None = None) -> str:
     """Hands `raycodellm run` to the cluster whose dashboard is at `address` (http://head:8265); returns the job's id.
 
-    The sweep file's folder travels with it (its files are found by relative paths); raycodellm itself must be
-    installed on the cluster. `storage` should be a place that every node sees, such as s3://.
+    The sweep file's folder travels with the job, since the file names other files by relative paths; raycodellm itself
+    must be installed on the cluster. `storage` should be a place that every node sees, such as s3://. Raises
+    `UserError` for an address or storage that cannot work.
     """
     path = Path(sweep_path).resolve()
     name = config.load(path, tuple(overrides)).example().name
@@ -40,11 +43,11 @@ def submit(sweep_path: Path | str, address: str, overrides: Sequence[str] = (), 
     words = ["raycodellm", "run", path.name]
     words += ["--storage", storage] if storage else []
     words += [word for override in overrides for word in ("--set", override)]
-    # Ray lets these two overrule the address that was given.
-    with without("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-        found = client(address, "submit the sweep")
-        return _patiently(
-            lambda: found.submit_job(
+    # Ray would prefer these two variables to the address that was given.
+    with without_variables("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
+        jobs = client(address, "submit the sweep")
+        return _wait_for_agents(
+            lambda: jobs.submit_job(
                 entrypoint=shlex.join(words),
                 metadata={"job_name": name},
                 runtime_env={
@@ -57,8 +60,8 @@ def submit(sweep_path: Path | str, address: str, overrides: Sequence[str] = (), 
         )
 
 
-def _patiently(submit_job: Callable[[], str]) -> str:
-    """A cluster that has just started takes jobs some seconds later, when its agents are up."""
+def _wait_for_agents(submit_job: Callable[[], str]) -> str:
+    """The job's id. A cluster that has just started takes jobs some seconds later, when its agents are up."""
     until = time.monotonic() + SUBMIT_SECONDS
     while True:
         try:
@@ -70,14 +73,18 @@ def _patiently(submit_job: Callable[[], str]) -> str:
 
 
 def how_to_follow(address: str, job_id: str) -> str:
-    """For a terminal: how to watch the job, and how to stop it."""
+    """Two lines for a terminal: how to watch the job, and how to stop it."""
     where = f"--address {shlex.quote(address)}"
     return f"follow: ray job logs --follow {where} {job_id}\nstop:   ray job stop {where} {job_id}"
 
 
-def client(address: str, purpose: str) -> Any:
+def client(address: str, purpose: str) -> JobSubmissionClient:
+    """Ray's client for the jobs of the cluster whose dashboard is at `address`.
+
+    Raises `UserError` where the dashboard cannot be reached; `purpose` says what for ("submit the sweep").
+    """
     token_file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    # Ray's client sends a token only when told to before Ray is imported; told later, half of it would follow.
+    # Ray's client sends a token only when told to before Ray is imported; told later, half of Ray would follow.
     if "ray" not in sys.modules and ("RAY_AUTH_TOKEN" in os.environ or token_file.exists()):
         os.environ.setdefault("RAY_AUTH_MODE", "token")
     from ray.exceptions import AuthenticationError
@@ -86,23 +93,9 @@ def client(address: str, purpose: str) -> Any:
     try:
         return JobSubmissionClient(address)
     except (AuthenticationError, ConnectionError, RuntimeError, OSError) as error:
-        token = "401" in str(error) or "token" in str(error).lower()
-        hint = "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" if token else "is its dashboard there, and reachable?"
+        is_about_token = "401" in str(error) or "token" in str(error).lower()
+        hint = (
+            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" if is_about_token else "is its dashboard there, and reachable?"
+        )
         reason = " ".join(str(error).split())[:200]
         raise UserError(f"cannot {purpose} to the Ray cluster at {address}: {reason}; {hint}") from error
-
-
-def validate_cluster_file(path: Path | str) -> list[str]:
-    """The fault of a Ray cluster file, by Ray's own rules; empty when `ray up` would take it. Needs no cloud."""
-    from ray.autoscaler._private.util import prepare_config, validate_config
-
-    try:
-        tree = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-        validate_config(prepare_config(tree))
-    except Exception as error:  # Ray raises KeyError, ValueError, jsonschema's and click's errors here
-        return [f"{type(error).__name__}: {str(error).strip().splitlines()[0] if str(error).strip() else error!r}"]
-    head = tree["available_node_types"][tree["head_node_type"]]
-    problems = []
-    if head.get("resources", {}).get("GPU"):
-        problems.append(f"{tree['head_node_type']}: the head node has a GPU, which is paid for while nothing trains")
-    return problems

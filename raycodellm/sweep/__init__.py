@@ -122,11 +122,11 @@ def run_sweep(
 
     from raycodellm import evaluation, slots, tokens
 
-    sweep, end_seconds = run.sweep, END_SECONDS
+    sweep, scaling, end_seconds = run.sweep, run.sweep.scaling, END_SECONDS
     if said := stage_store.older_stages(run.storage):
         monitor.say(said)
-    dispatcher = slots.start_dispatcher(sweep.name, sweep.scaling)
-    pool = slots.SlotPool(dispatcher, sweep.scaling, max_slots, run.folder, lambda: connected.why_not(sweep.scaling))
+    dispatcher = slots.start_dispatcher(sweep.name, scaling)
+    pool = slots.SlotPool(dispatcher, scaling, max_slots, run.folder, lambda: connected.placement_problem(scaling))
     pool.start(min(max_slots, num_trials), connected.slots_at_once)
     try:
         with timing.part("tokens"):

@@ -1,9 +1,10 @@
-"""The file with the token that a local cluster asks for: for its owner alone."""
+"""Writes the token that a local cluster asks for into a file that only its owner can read."""
 
 from __future__ import annotations
 
 import contextlib
 import os
+import secrets
 import stat
 from pathlib import Path
 
@@ -11,23 +12,21 @@ from raycodellm.config import UserError
 
 
 def write_token() -> None:
-    """The token that Ray would write for a first cluster, in a file that nobody else may read.
+    """Writes the token that Ray would write for a first cluster, with mode 0600 in a folder of mode 0700.
 
-    Ray's own has the mode that the umask leaves: mostly 0644, in a folder of 0755. Nothing happens where there is a
-    token, or where RAY_AUTH_MODE asks for none.
+    Ray's own file has the mode that the umask leaves: mostly 0644, in a folder of 0755. Does nothing where a token
+    exists, or where RAY_AUTH_MODE asks for none.
     """
     if os.environ.get("RAY_AUTH_MODE", "token").lower() != "token" or os.environ.get("RAY_AUTH_TOKEN"):
         return
     if os.environ.get("RAY_AUTH_TOKEN_PATH") or _token_file().exists():
         return
-    from ray._private.authentication.authentication_token_generator import generate_new_authentication_token
-
     try:
         _token_file().parent.mkdir(mode=0o700, parents=True, exist_ok=True)
         with contextlib.suppress(FileExistsError):  # another start was faster
             handle = os.open(_token_file(), os.O_WRONLY | os.O_CREAT | os.O_EXCL, 0o600)
             with os.fdopen(handle, "w") as file:
-                file.write(generate_new_authentication_token())
+                file.write(secrets.token_hex(32))
     except OSError as error:
         raise UserError(
             f"{_token_file()}: Ray's token cannot be written there ({error.strerror}); make the folder writable, "
@@ -35,11 +34,11 @@ def write_token() -> None:
         ) from error
 
 
-def warnings_of_token() -> list[str]:
-    """The fault of a token file that was there before, as a sentence."""
+def token_warnings() -> list[str]:
+    """A warning where others can read the token's file."""
     try:
         mode = stat.S_IMODE(_token_file().stat().st_mode)
-    except OSError:  # none there
+    except OSError:  # no token file
         return []
     if not mode & 0o077 or _token_file().parent.stat().st_mode & 0o011 == 0:
         return []
