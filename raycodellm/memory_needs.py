@@ -49,8 +49,8 @@ def worker_need(shape: model.Shape, stage: Stage, scaling: Scaling) -> MemoryNee
     What DeepSpeed is told to offload is not counted. `micro_batch: auto` is taken as one sequence.
     """
     zero, workers = scaling.deepspeed.zero, scaling.workers
-    wide = 4 if stage.precision == "fp32" else 2
-    offload = stage.deepspeed_config.get("zero_optimization")
+    wide = 4 if stage.numerics.precision == "fp32" else 2
+    offload = stage.numerics.deepspeed_config.get("zero_optimization")
     offload = offload if isinstance(offload, dict) and scaling.gpus_per_worker else {}
 
     def bytes_of(per_parameter: float, shared_from: int, offloaded: str) -> float:

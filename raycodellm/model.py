@@ -141,7 +141,7 @@ def _attention_refused(attention: str) -> Iterator[None]:
         if "attention" not in str(error).lower():
             raise
         raise UserError(
-            f"attention: found {attention}, which transformers refuses for this model "
+            f"numerics.attention: found {attention}, which transformers refuses for this model "
             f"({str(error).splitlines()[0]}); use eager for this stage"
         ) from error
 

@@ -75,7 +75,9 @@ def _check_deepspeed(file: SweepFile) -> None:
     """Raises UserError for what DeepSpeed, or the device, would refuse in a worker."""
     for sweep in (config.resolve(file, point) for point in file.corner_points()):
         for stage in sweep.stages:
-            if stage.deepspeed_config or stage.precision == "fp16":  # else nothing is refused; torch takes seconds
+            if (
+                stage.numerics.deepspeed_config or stage.numerics.precision == "fp16"
+            ):  # else nothing is refused; torch takes seconds
                 from raycodellm.engine import World, deepspeed_config
 
                 device = "cuda:0" if sweep.scaling.gpus_per_worker else "cpu"

@@ -8,7 +8,7 @@ version wrote are kept. What is there twice, or can be made again, is taken from
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar
 
 import yaml
@@ -96,7 +96,8 @@ def read_started(trial: Folder) -> TrialResult:
 
 
 def _trial(trial: Folder, name: str) -> TrialResult:
-    return from_json(TrialResult, trial.read_json(name), f"{trial}/{name}")
+    result = from_json(TrialResult, trial.read_json(name), f"{trial}/{name}")
+    return replace(result, params={config.current_name(name): value for name, value in result.params.items()})
 
 
 def read_timing(run: Folder) -> dict[str, float]:
@@ -114,9 +115,15 @@ def read_timing(run: Folder) -> dict[str, float]:
 def read_trials_table(run: Folder) -> list[dict[str, Any]]:
     """The rows of `trials.parquet`."""
     try:
-        return run.read_table("trials.parquet", _TRIAL_TYPES).to_pylist()
+        table = run.read_table("trials.parquet", _TRIAL_TYPES)
     except DamagedFile as error:
         raise error.with_meaning("delete it: `raycodellm report` makes it again from the trials' folders") from error
+    return table.rename_columns([_current_column(name) for name in table.column_names]).to_pylist()
+
+
+def _current_column(name: str) -> str:
+    group, dot, parameter = name.partition(".")
+    return f"{group}{dot}{config.current_name(parameter)}" if group == "params" else name
 
 
 _TRIAL_TYPES = {"number": "int64", "state": "string", "arm": "int64", "seed": "int64"}

@@ -36,8 +36,11 @@ def run(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str]:
         ("scaling.workers=1_000", ("1000 ×", "workers fit", "cores")),
         ("model.preset=2.8b", ("GiB", "weights", "gradients", "moments", "activations", "has")),
         ("pretrain.sequence_length=1024", ("sequence_length", "1024", "512")),
-        ("pretrain.deepspeed_config={gradient_clipping: 0.5}", ("deepspeed_config.gradient_clipping", "0.5", "1.0")),
-        ("pretrain.precision=fp16", ("stages.pretrain.precision", "fp16", "bf16")),
+        (
+            "pretrain.numerics.deepspeed_config={gradient_clipping: 0.5}",
+            ("deepspeed_config.gradient_clipping", "0.5", "1.0"),
+        ),
+        ("pretrain.numerics.precision=fp16", ("stages.pretrain.numerics.precision", "fp16", "bf16")),
     ],
 )
 def test_check_and_run_refuse_with_one_line_before_anything_is_started(

@@ -115,22 +115,82 @@ def test_an_instruct_stage_draws_the_instruct_kinds_and_others_the_rest(sweep_te
 
 
 def test_what_decides_the_numbers_is_said_of_a_stage_or_as_before_of_all(sweep_text: str) -> None:
-    new = ("pretrain.precision=bf16", "instruct.precision=bf16", "pretrain.attention=eager", "instruct.attention=eager")
     given = "{communication_data_type: fp16}"
-    new += (f"pretrain.deepspeed_config={given}", f"instruct.deepspeed_config={given}")
+    numerics = f"{{precision: bf16, attention: eager, deepspeed_config: {given}}}"
+    new = (f"pretrain.numerics={numerics}", f"instruct.numerics={numerics}")
     places = (("precision", "bf16"), ("attention", "eager"), ("config", given))
     old = tuple(f"scaling.deepspeed.{key}={value}" for key, value in places)
     one, other = (config.parse(sweep_text, overrides=overrides) for overrides in (new, old))
     assert one.example() == other.example()
     assert config.resolved_tree(one) == config.resolved_tree(other)
-    assert {stage.precision for stage in other.example().stages} == {"bf16"}
+    assert {stage.numerics.precision for stage in other.example().stages} == {"bf16"}
     again = "scaling.deepspeed.zero=1", "scaling.deepspeed.precision=fp32"  # a file of before, with its defaults
     assert config.parse(sweep_text, overrides=again).example() == config.parse(sweep_text).example()
 
 
 def test_a_stage_and_the_old_place_that_contradict_each_other_are_refused(sweep_text: str) -> None:
     message = refusal(sweep_text, "pretrain.precision=bf16", "scaling.deepspeed.precision=fp16")
-    assert "stages.pretrain.precision: found 'bf16'" in message and "scaling.deepspeed.precision says 'fp16'" in message
+    assert (
+        "stages.pretrain.numerics.precision: found 'bf16'" in message
+        and "scaling.deepspeed.precision says 'fp16'" in message
+    )
     assert "'fp8'" in refusal(sweep_text, "scaling.deepspeed.precision=fp8")
     for shape in ("scaling=3", "scaling.deepspeed=bf16", "stages=3", "stages=[3]"):
         refusal(sweep_text, "scaling.deepspeed.precision=bf16", shape)
+
+
+GROUPED = {
+    "pretrain.weight_decay": ("pretrain.optimizer.weight_decay", "0.2"),
+    "pretrain.adam_betas": ("pretrain.optimizer.betas", "[0.8, 0.9]"),
+    "stages.0.adam_epsilon": ("pretrain.optimizer.epsilon", "1e-6"),
+    "stages.pretrain.gradient_clip": ("pretrain.optimizer.gradient_clip", "0.5"),
+    "instruct.optimizer_state": ("instruct.optimizer.state", "keep"),
+    "pretrain.average_last": ("pretrain.averaging.last", "3"),
+    "pretrain.average_every": ("pretrain.averaging.every", "0.3"),
+    "pretrain.precision": ("pretrain.numerics.precision", "bf16"),
+    "pretrain.attention": ("pretrain.numerics.attention", "eager"),
+    "pretrain.deepspeed_config.communication_data_type": (
+        "pretrain.numerics.deepspeed_config.communication_data_type",
+        "fp16",
+    ),
+    "pretrain.on_nan": ("pretrain.faults.on_nan", "skip_batch"),
+    "pretrain.loss_limit": ("pretrain.faults.loss_limit", "{search: {choice: [2.0, 3.0]}}"),
+}
+
+
+def test_settings_of_a_stage_may_stand_in_their_groups_or_as_before_beside_them(sweep_text: str) -> None:
+    old = tuple(f"{key}={value}" for key, (_, value) in GROUPED.items())
+    new = tuple(f"{key}={value}" for key, value in GROUPED.values())
+    before, after = (config.parse(sweep_text, overrides=overrides) for overrides in (old, new))
+    assert before == after and config.resolved_tree(before) == config.resolved_tree(after)
+    flat = yaml.safe_load(sweep_text)
+    flat["stages"][0] |= {"weight_decay": 0.2, "precision": "bf16"}
+    assert config.parse(yaml.safe_dump(flat), overrides=old) == after  # the file's own spelling, an override of either
+    assert config.parse(yaml.safe_dump(flat), overrides=new) == after
+
+
+def test_a_searched_setting_has_one_name_in_its_old_and_its_new_spelling(sweep_text: str) -> None:
+    space, name = "{search: {loguniform: [0.01, 0.1]}}", "pretrain.optimizer.weight_decay"
+    points = (
+        "search.enqueue=[{pretrain.weight_decay: 0.02}]",
+        "search.enqueue=[{pretrain.optimizer.weight_decay: 0.02}]",
+    )
+    files = [
+        config.parse(sweep_text, overrides=(f"{path}={space}", point))
+        for path in ("pretrain.weight_decay", name)
+        for point in points
+    ]
+    assert all(file.tree == files[0].tree and [one.name for one in file.parameters][-1] == name for file in files)
+    assert config.current_name("pretrain.weight_decay") == config.current_name(name) == name
+    both = "search.enqueue=[{pretrain.weight_decay: 0.02, pretrain.optimizer.weight_decay: 0.03}]"
+    assert "remove one of the two" in refusal(sweep_text, f"{name}={space}", both)
+
+
+def test_the_old_and_the_new_spelling_of_a_setting_may_not_contradict_each_other(sweep_text: str) -> None:
+    tree = yaml.safe_load(sweep_text)
+    tree["stages"][0] |= {"weight_decay": 0.2, "optimizer": {"weight_decay": 0.3}}
+    assert "optimizer.weight_decay: found 0.3, but weight_decay, its older spelling, says 0.2" in refusal(
+        yaml.safe_dump(tree)
+    )
+    tree["stages"][0]["optimizer"] = {"search": {"choice": [{"weight_decay": 0.3}]}}
+    assert "write optimizer.weight_decay inside optimizer" in refusal(yaml.safe_dump(tree))

@@ -15,7 +15,7 @@ import pytest
 from test_store import CORPORA
 
 from raycodellm import check, config, evaluation, identity, model, stage_store, tokens
-from raycodellm.config import Evaluation, Model, Stage, Tokenizer, UserError
+from raycodellm.config import Evaluation, Model, Optimizer, Stage, Tokenizer, UserError
 from raycodellm.evaluation import task_files
 from raycodellm.files import Folder
 from raycodellm.identity import Contents, file_hashes, hub_commits, model_files, numeric_settings, pretrained_content
@@ -222,7 +222,7 @@ def test_the_version_of_lm_eval_is_in_an_evaluation_s_identity(sweep_text):
 
 def test_a_default_that_changes_gives_no_old_stage_a_new_meaning():
     class Later(Stage):
-        weight_decay: float = 0.2
+        optimizer: Optimizer = Optimizer(weight_decay=0.2)
 
     fields = {
         "name": "s",
@@ -232,7 +232,7 @@ def test_a_default_that_changes_gives_no_old_stage_a_new_meaning():
         "learning_rate": {"peak": 0.1},
         "weights": {"a": 1.0},
     }
-    one, other, said = Stage(**fields), Later(**fields), Stage(**fields, weight_decay=0.1)
+    one, other, said = Stage(**fields), Later(**fields), Stage(**fields, optimizer={"weight_decay": 0.1})
     known = [identity.stage_identity(stage, [], [0.0], "step", False, "p") for stage in (one, other, said)]
     assert known[0] != known[1] and known[0] == known[2]
 
@@ -445,8 +445,8 @@ def test_a_run_is_continued_on_other_hardware_but_not_in_another_precision(tmp_p
     offload = "scaling.deepspeed.config={zero_optimization: {offload_optimizer: {device: cpu}}}"
     run_folders.open_run(config.parse(sweep_text, overrides=(offload, "scaling.workers=2")), storage)
     for override, key in (
-        ("scaling.deepspeed.precision=bf16", r"stages\.pretrain\.precision"),
-        ("pretrain.attention=eager", r"stages\.pretrain\.attention"),
+        ("scaling.deepspeed.precision=bf16", r"stages\.pretrain\.numerics\.precision"),
+        ("pretrain.attention=eager", r"stages\.pretrain\.numerics\.attention"),
         ("pretrain.deepspeed_config={communication_data_type: fp16}", r"deepspeed_config\.communication_data_type"),
     ):
         with pytest.raises(UserError, match=rf"^{key}|^.*{key}: this run began with"):

@@ -35,12 +35,14 @@ def test_what_zero_shares_and_what_is_offloaded_is_not_counted_whole() -> None:
     parts = [worker_need(LARGE, stage(), scaling(4, zero=zero)) for zero in (1, 2, 3)]
     assert whole.moments == 4 * parts[0].moments and whole.gradients == parts[0].gradients
     assert whole.gradients == 4 * parts[1].gradients and parts[2].weights == whole.weights / 2
-    half = worker_need(LARGE, stage(precision="bf16"), scaling(zero=0))
+    half = worker_need(LARGE, stage(numerics={"precision": "bf16"}), scaling(zero=0))
     assert half.weights == 6 * LARGE.parameters and half.gradients == 2 * LARGE.parameters
     offload = {"zero_optimization": {"offload_optimizer": {"device": "cpu"}}}
     on_gpu = Scaling(gpus_per_worker=1)
-    assert worker_need(LARGE, stage(deepspeed_config=offload), on_gpu).moments == 0.0
-    assert worker_need(LARGE, stage(deepspeed_config=offload), Scaling()).moments > 0.0  # it is host memory all along
+    assert worker_need(LARGE, stage(numerics={"deepspeed_config": offload}), on_gpu).moments == 0.0
+    assert (
+        worker_need(LARGE, stage(numerics={"deepspeed_config": offload}), Scaling()).moments > 0.0
+    )  # it is host memory all along
 
 
 def test_activations_go_with_the_sequences_of_a_pass_and_checkpointing_keeps_few() -> None:

@@ -17,7 +17,19 @@ import pytest
 
 from raycodellm import mixture
 from raycodellm import model as models
-from raycodellm.config import DeepSpeed, HeldOut, LearningRate, Model, Scaling, Stage, UserError
+from raycodellm.config import (
+    Averaging,
+    DeepSpeed,
+    Faults,
+    HeldOut,
+    LearningRate,
+    Model,
+    Numerics,
+    Optimizer,
+    Scaling,
+    Stage,
+    UserError,
+)
 from raycodellm.engine import OutOfMemory, memory
 from raycodellm.engine import checkpoints as engine_checkpoints
 from raycodellm.engine.loss import TrainedModel
@@ -378,7 +390,7 @@ def test_a_sequence_longer_than_the_model_s_context_is_refused(tmp_path):
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_zero_stage_and_precision_trains_on_a_cpu(tmp_path, straight, zero, precision):
     job = make_job(tmp_path, num_steps=2, scaling=scaling(zero=zero, micro_batch=4))
-    job = replace(job, stage=job.stage.model_copy(update={"precision": precision}))
+    job = replace(job, stage=job.stage.model_copy(update={"numerics": Numerics(precision=precision)}))
     first = table(straight[0], "metrics.parquet")["loss"][0].as_py()
     train(job)
     found = table(job, "metrics.parquet")["loss"][0].as_py()
@@ -404,7 +416,7 @@ def broken_at(steps: set[int], times: float = float("nan")):
 
 
 def test_a_skipped_batch_is_counted_apart_and_an_interruption_changes_nothing(tmp_path, monkeypatch):
-    whole = changed(make_job(tmp_path / "whole"), on_nan="skip_batch")
+    whole = changed(make_job(tmp_path / "whole"), faults=Faults(on_nan="skip_batch"))
     monkeypatch.setattr(TrainedModel, "forward", broken_at({2, 5}))
     record = train(whole)
     monkeypatch.undo()
@@ -438,7 +450,7 @@ def test_a_loss_that_explodes_ends_the_stage_with_the_median_it_left(tmp_path, m
     monkeypatch.setattr(TrainedModel, "forward", broken_at({20, 21, 24}, times=10.0))
     assert train(make_job(tmp_path / "twice", num_steps=30)) is not None  # three steps in a row make an explosion
     monkeypatch.setattr(TrainedModel, "forward", broken_at(set(range(20, 30)), times=10.0))
-    assert train(changed(make_job(tmp_path / "off", num_steps=30), loss_limit=0.0)) is not None
+    assert train(changed(make_job(tmp_path / "off", num_steps=30), faults=Faults(loss_limit=0.0))) is not None
 
 
 def test_a_loss_is_no_explosion_while_it_is_better_than_guessing():
@@ -452,7 +464,7 @@ def test_a_loss_is_no_explosion_while_it_is_better_than_guessing():
 def test_the_model_of_a_stage_may_be_the_mean_of_its_last_weights_across_an_interruption(tmp_path):
     from safetensors.torch import load_file
 
-    whole = changed(make_job(tmp_path / "whole"), average_last=3, average_every=0.25)
+    whole = changed(make_job(tmp_path / "whole"), averaging=Averaging(last=3, every=0.25))
     assert whole.stage.averaged_steps == {4, 6, 8}
     train(whole)
     again = replace(whole, folder=str(tmp_path / "again"))
@@ -476,7 +488,7 @@ def test_a_stage_may_go_on_with_its_parent_s_optimizer(tmp_path):
     train(parent)
     assert (Path(parent.folder) / "optimizer" / "COMPLETE").exists()
     jobs = {
-        kept: changed(make_job(tmp_path / kept, parent=parent.folder), optimizer_state=kept)
+        kept: changed(make_job(tmp_path / kept, parent=parent.folder), optimizer=Optimizer(state=kept))
         for kept in ("fresh", "keep")
     }
     for job in jobs.values():
@@ -506,8 +518,8 @@ def test_a_stage_that_is_done_without_its_optimizer_is_trained_once_more_for_tha
 def test_a_stage_without_the_optimizer_that_it_starts_from_says_what_to_do(tmp_path):
     parent = make_job(tmp_path / "parent", num_steps=1)
     train(parent)
-    job = changed(make_job(tmp_path / "child", parent=parent.folder), optimizer_state="keep")
-    with pytest.raises(TrainingError, match=r"optimizer_state: keep.*not usable.*delete .*optimizer and run again"):
+    job = changed(make_job(tmp_path / "child", parent=parent.folder), optimizer=Optimizer(state="keep"))
+    with pytest.raises(TrainingError, match=r"\{state: keep\}.*not usable.*delete .*optimizer and run again"):
         train(job)
 
 
@@ -852,7 +864,7 @@ def _one_disk_is_full(world: World, job: StageJob) -> None:
 @pytest.mark.slow
 def test_two_workers_measure_average_and_save_as_one_does(tmp_path, monkeypatch):
     monkeypatch.setattr(stage, "open_stores", lambda job: [holding_store(source) for source in job.sources])
-    alone = changed(holding(make_job(tmp_path / "alone")), average_last=2)
+    alone = changed(holding(make_job(tmp_path / "alone")), averaging=Averaging(last=2))
     expected = train(alone)
     two = scaling(workers=2, zero=3, micro_batch=2)
     together = replace(alone, folder=str(tmp_path / "together"), scaling=two)

@@ -83,7 +83,7 @@ def test_storage_and_renamed_stages_leave_the_identity(sweep_text: str) -> None:
         "pretrain.tokens=9_000",
         "pretrain.batch_tokens=2_048",
         "pretrain.learning_rate.peak=1.0e-3",
-        "pretrain.weight_decay=0.0",
+        "pretrain.optimizer.weight_decay=0.0",
     ],
 )
 def test_what_decides_the_weights_changes_every_stage_from_there_on(sweep_text: str, override: str) -> None:
@@ -264,7 +264,7 @@ def test_code_then_text_then_a_cooldown_mix_draws_each_source_where_the_stage_be
 @pytest.mark.parametrize(
     "override",
     [
-        "pretrain.loss_limit=9",
+        "pretrain.faults.loss_limit=9",
         "scaling.deepspeed.micro_batch=auto",
         "scaling.deepspeed.activation_checkpointing=true",
         "scaling.deepspeed.deterministic=true",
@@ -278,10 +278,10 @@ def test_when_a_stage_fails_and_how_it_runs_leaves_the_identity(sweep_text: str,
 
 def test_what_a_stage_takes_over_changes_it_and_not_its_parent(sweep_text: str) -> None:
     before = identities(sweep_text)
-    for override in ("instruct.optimizer_state=keep", "instruct.learning_rate.boundary=continue"):
+    for override in ("instruct.optimizer.state=keep", "instruct.learning_rate.boundary=continue"):
         after = identities(sweep_text, override)
         assert (after[0], after[1] != before[1]) == (before[0], True)
-    first, second = chain(sweep_text, "instruct.optimizer_state=keep").stages
+    first, second = chain(sweep_text, "instruct.optimizer.state=keep").stages
     assert (first.keep_optimizer, second.keep_optimizer) == (True, False)
 
 
@@ -294,11 +294,11 @@ def test_a_rate_that_continues_starts_where_the_parent_s_ended(sweep_text: str) 
 
 
 def test_a_stage_keeps_its_optimizer_for_a_trial_that_only_may_ask_for_it(sweep_text: str) -> None:
-    searched = "instruct.optimizer_state={search: {choice: [fresh, keep]}}"
+    searched = "instruct.optimizer.state={search: {choice: [fresh, keep]}}"
     assert config.stages_kept(config.parse(sweep_text)) == frozenset()
     kept = config.stages_kept(config.parse(sweep_text, overrides=(searched,)))
     assert kept == {"pretrain"}
-    sweep = config.resolve(config.parse(sweep_text, overrides=(searched,)), {"instruct.optimizer_state": "fresh"})
+    sweep = config.resolve(config.parse(sweep_text, overrides=(searched,)), {"instruct.optimizer.state": "fresh"})
     made = stage_store.chain(sweep, 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"), kept)
     assert [job.keep_optimizer for job in made.stages] == [True, False]
 
@@ -306,7 +306,7 @@ def test_a_stage_keeps_its_optimizer_for_a_trial_that_only_may_ask_for_it(sweep_
 def test_a_stage_is_not_done_while_it_lacks_the_optimizer_that_is_asked_for(sweep_text: str, tmp_path) -> None:
     (plain, _), (asked, _) = (
         chain(sweep_text, *overrides, storage=str(tmp_path)).stages
-        for overrides in ((), ("instruct.optimizer_state=keep",))
+        for overrides in ((), ("instruct.optimizer.state=keep",))
     )
     assert plain.folder == asked.folder
     write_record(plain.folder)
@@ -315,7 +315,7 @@ def test_a_stage_is_not_done_while_it_lacks_the_optimizer_that_is_asked_for(swee
     assert stage_store.is_done(asked)
 
 
-@pytest.mark.parametrize("key", ["optimizer_state=keep", "learning_rate.boundary=continue"])
+@pytest.mark.parametrize("key", ["optimizer.state=keep", "learning_rate.boundary=continue"])
 def test_the_first_stage_has_nothing_to_take_over(sweep_text: str, key: str) -> None:
     with pytest.raises(UserError, match=r"pretrain\..*needs a stage before this one"):
         config.parse(sweep_text, overrides=(f"pretrain.{key}",))

@@ -30,7 +30,7 @@ from _lines import leave
 
 from raycodellm import engine as engines
 from raycodellm import model as models
-from raycodellm.config import DeepSpeed, LearningRate, Model, Scaling, Stage
+from raycodellm.config import DeepSpeed, LearningRate, Model, Numerics, Scaling, Stage
 from raycodellm.engine import Engine, World
 from raycodellm.engine.devices import set_deterministic
 from raycodellm.engine.loss import TrainedModel
@@ -102,8 +102,7 @@ def stage_of(options: argparse.Namespace) -> Stage:
         batch_tokens=tokens,
         learning_rate=LearningRate(peak=1e-4),
         weights={"made-up": 1.0},
-        precision=options.precision,
-        attention=options.attention,
+        numerics=Numerics(precision=options.precision, attention=options.attention),
     )
 
 

@@ -38,7 +38,7 @@ stages:
     tokens: {tokens}
     sequence_length: {sequence_length}
     batch_tokens: {batch_tokens}
-    precision: {precision}
+    numerics: {{precision: {precision}}}
     learning_rate: {{peak: 1.0e-3, schedule: cosine, warmup: 0.05, final: 0.1}}
     code_ratio: {code_ratio}
     schedule: constant

@@ -180,6 +180,7 @@ def _repeated(chance: random.Random, tree: Any, raw: list[str]) -> None:
 _WORDS = {
     "schedule": ("constant", "increase", "linear_up", "code_first", "cosine", "linear", "wsd", "cosin"),
     "boundary": ("restart", "continue"),
+    "state": ("fresh", "keep"),
     "optimizer_state": ("fresh", "keep"),
     "budget": ("competitive", "additive"),
     "packing": ("concatenate", "best_fit"),
@@ -195,6 +196,7 @@ _WORDS = {
     "workers": (1, 2, 64, 10**9),
     "trials": (None, 1, 5_000, 10**9),
     "replicates": (1, 40, 10**6),
+    "last": (2, 50, 10**9),
     "average_last": (2, 50, 10**9),
     "tokens": (1, 10**12, 10**15, 3.5, "many"),
     "final": (0, 0.0, 1.0, 2.0),

@@ -300,8 +300,8 @@ def _bare(job: Any, world: Any, own_loss: bool) -> tuple[float, float, dict[str,
     decayed = [p for p in trained.parameters() if p.ndim >= 2]
     others = [p for p in trained.parameters() if p.ndim < 2]
     adam = torch.optim.AdamW(
-        [{"params": decayed, "weight_decay": stage.weight_decay}, {"params": others, "weight_decay": 0.0}],
-        *(0.0, stage.adam_betas, stage.adam_epsilon),
+        [{"params": decayed, "weight_decay": stage.optimizer.weight_decay}, {"params": others, "weight_decay": 0.0}],
+        *(0.0, stage.optimizer.betas, stage.optimizer.epsilon),
         fused=True,
     )
     config = deepspeed_config(stage, job.scaling, world, 1)

@@ -9,11 +9,21 @@ from raycodellm.config.credentials import refuse_credentials, without_credential
 from raycodellm.config.errors import UserError
 from raycodellm.config.evaluation_settings import Evaluation
 from raycodellm.config.model_settings import MODEL_PRESETS, Model, Tokenizer, TrainTokenizer
+from raycodellm.config.old_spellings import current_name
 from raycodellm.config.scaling_settings import DeepSpeed, Scaling
 from raycodellm.config.search_settings import Objective, Search
 from raycodellm.config.source_settings import CODE_KINDS, INSTRUCT_KINDS, KINDS, HeldOut, Source
 from raycodellm.config.spaces import Domain, Parameter
-from raycodellm.config.stage_settings import MIXTURE_SHAPES, LearningRate, Phase, Stage
+from raycodellm.config.stage_settings import (
+    MIXTURE_SHAPES,
+    Averaging,
+    Faults,
+    LearningRate,
+    Numerics,
+    Optimizer,
+    Phase,
+    Stage,
+)
 from raycodellm.config.sweep_file import (
     SweepFile,
     load,
@@ -33,16 +43,20 @@ __all__ = [
     "KINDS",
     "MIXTURE_SHAPES",
     "MODEL_PRESETS",
+    "Averaging",
     "Cleaning",
     "Decontaminate",
     "DeepSpeed",
     "Domain",
     "Evaluation",
+    "Faults",
     "HeldOut",
     "LearningRate",
     "Model",
     "NearDuplicates",
+    "Numerics",
     "Objective",
+    "Optimizer",
     "Parameter",
     "Paths",
     "Phase",
@@ -56,6 +70,7 @@ __all__ = [
     "Tokenizer",
     "TrainTokenizer",
     "UserError",
+    "current_name",
     "load",
     "parse",
     "parse_known",

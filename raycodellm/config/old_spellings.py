@@ -1,40 +1,120 @@
-"""Settings that once had another place in the sweep file: the old place is accepted and means the same."""
+"""Settings that once had another name or place in the sweep file: the old spelling is accepted and means the same.
+
+Every sweep file, `--set` override, name of a searched parameter and record of an earlier run passes through here, so
+that the rest of the package knows the current spelling alone.
+"""
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+from raycodellm.config.errors import shown
+
+STAGE_SETTINGS: dict[str, tuple[str, str]] = {
+    "weight_decay": ("optimizer", "weight_decay"),
+    "adam_betas": ("optimizer", "betas"),
+    "adam_epsilon": ("optimizer", "epsilon"),
+    "gradient_clip": ("optimizer", "gradient_clip"),
+    "optimizer_state": ("optimizer", "state"),
+    "average_last": ("averaging", "last"),
+    "average_every": ("averaging", "every"),
+    "precision": ("numerics", "precision"),
+    "attention": ("numerics", "attention"),
+    "deepspeed_config": ("numerics", "deepspeed_config"),
+    "on_nan": ("faults", "on_nan"),
+    "loss_limit": ("faults", "loss_limit"),
+}
+"""A stage's key as it once stood right under the stage -> its current group and key."""
+
 _OF_EVERY_STAGE = {"precision": "precision", "attention": "attention", "config": "deepspeed_config"}
-"""Key under `scaling.deepspeed` -> key of a stage. These settings decide the numbers, so they belong to the stage."""
+"""Key under `scaling.deepspeed` -> key under a stage's `numerics`. These settings change the computed numbers, so they
+belong to the stage."""
 
 
-def with_stage_settings(tree: Any) -> Any:
-    """The tree with what `scaling.deepspeed` says of all stages written into each of them.
+def current_path(parts: Sequence[str]) -> list[str]:
+    """Keys below a stage in the current spelling: `weight_decay` becomes `optimizer`, `weight_decay`."""
+    return [*STAGE_SETTINGS.get(parts[0], parts[:1]), *parts[1:]] if parts else []
 
-    Raises ValueError where a stage says something else. A tree of another shape comes back as it is, for pydantic to
-    refuse.
+
+def current_name(name: str) -> str:
+    """A parameter's name in the current spelling: `pretrain.weight_decay` becomes `pretrain.optimizer.weight_decay`."""
+    stage, *parts = name.split(".")
+    return ".".join([stage, *current_path(parts)])
+
+
+def in_current_spelling(tree: Any) -> Any:
+    """The sweep file's tree with every setting under its current name; a tree of another shape comes back unchanged.
+
+    Raises ValueError where the old and the current spelling of one setting hold different values.
     """
-    scaling = tree.get("scaling") if isinstance(tree, dict) else None
-    found = scaling.get("deepspeed") if isinstance(scaling, dict) else None
-    stages = tree.get("stages") if isinstance(tree, dict) else None
-    if not isinstance(found, dict) or not isinstance(stages, (list, tuple)):
+    if not isinstance(tree, dict):
         return tree
-    said = {_OF_EVERY_STAGE[key]: (key, value) for key, value in found.items() if key in _OF_EVERY_STAGE}
-    if not said:
-        return tree
-    kept = {key: value for key, value in found.items() if key not in _OF_EVERY_STAGE}
-    return {
-        **tree,
-        "scaling": {**scaling, "deepspeed": kept},
-        "stages": [_with(stage, said) if isinstance(stage, dict) else stage for stage in stages],
-    }
+    tree = dict(tree)
+    if isinstance(tree.get("stages"), (list, tuple)):
+        tree["stages"] = [stage_in_current_spelling(stage) for stage in tree["stages"]]
+        tree = _with_settings_of_every_stage(tree)
+    search = tree.get("search")
+    if isinstance(search, dict) and isinstance(search.get("enqueue"), list):
+        points = [_point_in_current_spelling(number, point) for number, point in enumerate(search["enqueue"])]
+        tree["search"] = {**search, "enqueue": points}
+    return tree
 
 
-def _with(stage: dict[str, Any], said: dict[str, tuple[str, Any]]) -> dict[str, Any]:
-    for name, (key, value) in said.items():
-        if name in stage and stage[name] != value:
+def stage_in_current_spelling(stage: Any) -> Any:
+    """One stage's settings with each setting of STAGE_SETTINGS in its group."""
+    for old in STAGE_SETTINGS if isinstance(stage, dict) else ():
+        if old in stage:
+            value = stage[old]
+            stage = {key: inner for key, inner in stage.items() if key != old}
+            stage = _with(stage, STAGE_SETTINGS[old], value, f"{old}, its older spelling, says {shown(value)}")
+    return stage
+
+
+def _with_settings_of_every_stage(tree: dict[str, Any]) -> dict[str, Any]:
+    """The tree with the numeric settings of `scaling.deepspeed` moved into every stage."""
+    scaling = tree.get("scaling")
+    deepspeed = scaling.get("deepspeed") if isinstance(scaling, dict) else None
+    if not isinstance(deepspeed, dict) or not _OF_EVERY_STAGE.keys() & deepspeed.keys():
+        return tree
+    stages = tree["stages"]
+    for old, key in _OF_EVERY_STAGE.items():
+        if old in deepspeed:
+            said = f"scaling.deepspeed.{old} says {shown(deepspeed[old])} for all stages"
+            stages = [
+                _with(stage, ("numerics", key), deepspeed[old], said) if isinstance(stage, dict) else stage
+                for stage in stages
+            ]
+    kept = {key: value for key, value in deepspeed.items() if key not in _OF_EVERY_STAGE}
+    return {**tree, "scaling": {**tree["scaling"], "deepspeed": kept}, "stages": stages}
+
+
+def _with(stage: Mapping[str, Any], path: tuple[str, str], value: Any, said: str) -> dict[str, Any]:
+    """The stage with `value` at `path`, unless that holds another value. `said`: where `value` comes from."""
+    group, key = path
+    inside = stage.get(group)
+    inside = {} if inside is None else inside
+    if not isinstance(inside, dict) or "search" in inside:
+        raise ValueError(
+            f"stages.{stage.get('name')}.{group}: found {shown(inside)}, but {said}; write {group}.{key} inside {group}"
+        )
+    if key in inside and inside[key] != value:
+        raise ValueError(
+            f"stages.{stage.get('name')}.{group}.{key}: found {shown(inside[key])}, but {said}; remove one of the two"
+        )
+    return {**stage, group: {**inside, key: value}}
+
+
+def _point_in_current_spelling(number: int, point: Any) -> Any:
+    if not isinstance(point, dict):
+        return point
+    current: dict[Any, Any] = {}
+    for name, value in point.items():
+        known = current_name(name) if isinstance(name, str) else name
+        if known in current and current[known] != value:
             raise ValueError(
-                f"stages.{stage.get('name')}.{name}: found {stage[name]!r}, but scaling.deepspeed.{key} says {value!r} "
-                "for all stages; remove one of the two"
+                f"search.enqueue.{number}.{known}: found {shown(current[known])} and {shown(value)} in its old and its "
+                "current spelling; remove one of the two"
             )
-    return {**stage, **{name: value for name, (_, value) in said.items()}}
+        current[known] = value
+    return current

@@ -9,6 +9,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, model_validator
 
 from raycodellm.config.field_types import Frozen, Name, Number, Ratio, Share, Whole
+from raycodellm.config.old_spellings import stage_in_current_spelling
 from raycodellm.config.source_settings import HeldOut
 
 MIXTURE_SHAPES = (
@@ -66,6 +67,50 @@ def _check_weights(weights: Mapping[str, float], what: str) -> None:
         raise ValueError(f"{what} add up to {total:g}; make them add up to 1")
 
 
+class Optimizer(Frozen):
+    """AdamW (Loshchilov and Hutter 2019), for every stage."""
+
+    weight_decay: Annotated[Number, Field(ge=0.0)] = 0.1
+    betas: tuple[Share, Share] = (0.9, 0.95)
+    epsilon: Annotated[Number, Field(gt=0.0)] = 1e-8
+    gradient_clip: Annotated[Number, Field(gt=0.0)] = 1.0
+    """Largest global gradient norm."""
+    state: Literal["fresh", "keep"] = "fresh"
+    """Adam's moments and step count at the stage's start: zero, or those that the parent stage ended with."""
+
+
+class Averaging(Frozen):
+    """The stage's model as the mean of its weights at several of its last steps."""
+
+    last: Annotated[Whole, Field(ge=2)] | None = None
+    """The stage's model is the mean of the weights after this many steps, the last of them the stage's last."""
+    every: Annotated[Number, Field(gt=0.0, le=1.0)] | None = None
+    """Distance between two of these, as a share of the stage's steps; 0.02 when left out."""
+
+    @model_validator(mode="after")
+    def _every_needs_last(self) -> Averaging:
+        if self.every is not None and self.last is None:
+            raise ValueError("every goes with last; give last or remove every")
+        return self
+
+
+class Numerics(Frozen):
+    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
+    """Numbers of the forward and backward pass; the weights that the optimizer steps are float32 in any case."""
+    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
+    """flash_attention_2 needs the flash-attn package, a GPU, and bf16 or fp16."""
+    deepspeed_config: dict[str, Any] = Field(default_factory=dict)
+    """DeepSpeed's own JSON, passed through; a key that raycodellm sets itself is refused."""
+
+
+class Faults(Frozen):
+    on_nan: Literal["fail", "skip_batch"] = "fail"
+    """A step whose loss or gradient is not finite fails the stage, or changes nothing and is counted as skipped."""
+    loss_limit: Annotated[Number, Field(ge=0.0)] = 4.0
+    """A loss over this many times the median of the 64 steps before, and over that of guessing every token alike, three
+    steps in a row fails the stage; 0 never does."""
+
+
 class Stage(Frozen):
     name: Name
     tokens: Annotated[Whole, Field(gt=0)]
@@ -91,36 +136,27 @@ class Stage(Frozen):
     packing: Literal["concatenate", "best_fit"] = "concatenate"
     """concatenate: documents end to end, cut into sequences. best_fit: no document that fits into a sequence is split,
     and what is left of a sequence is padding (Ding et al. 2024, arXiv 2404.10830). Examples are whole in either."""
-    gradient_clip: Annotated[Number, Field(gt=0.0)] = 1.0
-    """Largest global gradient norm."""
-    weight_decay: Annotated[Number, Field(ge=0.0)] = 0.1
-    adam_betas: tuple[Share, Share] = (0.9, 0.95)
-    adam_epsilon: Annotated[Number, Field(gt=0.0)] = 1e-8
-    optimizer_state: Literal["fresh", "keep"] = "fresh"
-    """Adam's moments and step count at the stage's start: zero, or those that the parent stage ended with."""
+    optimizer: Optimizer = Optimizer()
+    """AdamW's settings, and where the stage's optimizer state comes from."""
+    averaging: Averaging = Averaging()
+    """Which steps' weights are averaged into the stage's model; off when left out."""
+    numerics: Numerics = Numerics()
+    """In what precision, and by which kernels, the stage is computed."""
+    faults: Faults = Faults()
+    """What happens when the loss is not finite, or explodes."""
     held_out: HeldOut | None = None
     """Measures bits per byte of text that is never trained on; off when left out."""
-    on_nan: Literal["fail", "skip_batch"] = "fail"
-    """A step whose loss or gradient is not finite fails the stage, or changes nothing and is counted as skipped."""
-    loss_limit: Annotated[Number, Field(ge=0.0)] = 4.0
-    """A loss over this many times the median of the 64 steps before, and over that of guessing every token alike, three
-    steps in a row fails the stage; 0 never does."""
-    average_last: Annotated[Whole, Field(ge=2)] | None = None
-    """The stage's model is the mean of the weights after this many steps, the last of them the stage's last."""
-    average_every: Annotated[Number, Field(gt=0.0, le=1.0)] | None = None
-    """Distance between two of these, as a share of the stage's steps; 0.02 when left out."""
-    precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Numbers of the forward and backward pass; the weights that the optimizer steps are float32 in any case."""
-    attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    """flash_attention_2 needs the flash-attn package, a GPU, and bf16 or fp16."""
-    deepspeed_config: dict[str, Any] = Field(default_factory=dict)
-    """DeepSpeed's own JSON, passed through; a key that raycodellm sets itself is refused."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _old_spellings(cls, settings: Any) -> Any:
+        return stage_in_current_spelling(settings)
 
     @property
     def averaged_steps(self) -> frozenset[int]:
-        """Numbers of finished steps after which the weights enter the mean; empty without `average_last`."""
-        apart = max(1, round((self.average_every or 0.02) * self.num_steps))
-        places = min(self.average_last or 0, self.num_steps // apart + 1)
+        """Numbers of finished steps after which the weights enter the mean; empty without `averaging.last`."""
+        apart = max(1, round((self.averaging.every or 0.02) * self.num_steps))
+        places = min(self.averaging.last or 0, self.num_steps // apart + 1)
         taken = (self.num_steps - apart * place for place in range(places))
         return frozenset(step for step in taken if step > 0)
 
@@ -151,8 +187,6 @@ class Stage(Frozen):
                 f"use {fit}"
             )
         check_num_sequences(self)
-        if self.average_every is not None and self.average_last is None:
-            raise ValueError("average_every goes with average_last; give average_last or remove average_every")
         ways = [w for w in ("code_ratio", "weights", "phases") if getattr(self, w) is not None]
         if len(ways) != 1:
             raise ValueError(f"a mixture is said by exactly one of code_ratio, weights, phases; found {ways or 'none'}")

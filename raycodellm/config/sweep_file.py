@@ -16,6 +16,7 @@ from raycodellm.config.credentials import refuse_credentials
 from raycodellm.config.enqueued import enqueued_points
 from raycodellm.config.errors import UserError, shown
 from raycodellm.config.messages import explain
+from raycodellm.config.old_spellings import current_path, in_current_spelling
 from raycodellm.config.spaces import (
     Domain,
     Parameter,
@@ -95,8 +96,10 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
     tree = read_yaml(text, origin)
     if not isinstance(tree, dict):
         raise UserError(f"{origin}: holds {type(tree).__name__}, not keys and values; start with name: and stages:")
+    tree = _current(tree, origin)  # before the overrides, so that they meet one spelling, and after what they bring
     for override in overrides:
         _set(tree, override)
+    tree = _current(tree, origin) if overrides else tree
     refuse_credentials(tree, f"{origin}: ")
     file = SweepFile(tree, origin, find_parameters(tree, origin))
     probes = sum(len(one.conditions) * len(one.domain.probes()) for one in file.parameters)
@@ -107,6 +110,13 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
     for point in file.enqueued():
         resolve(file, point)
     return file
+
+
+def _current(tree: dict[str, Any], origin: str) -> dict[str, Any]:
+    try:
+        return in_current_spelling(tree)
+    except ValueError as error:
+        raise UserError(f"{origin}: {error}") from error
 
 
 def parse_known(text: str, origin: str, say: Callable[[str], Any]) -> SweepFile:
@@ -176,13 +186,15 @@ def _set(tree: dict[str, Any], override: str) -> None:
 
 
 def _enter_stage(tree: dict[str, Any], parts: list[str]) -> tuple[Any, list[str]]:
-    """`pretrain.tokens`, `stages.pretrain.tokens` and `stages.0.tokens` all name the same leaf."""
+    """(stage, path inside it) for `pretrain.tokens`, `stages.pretrain.tokens` and `stages.0.tokens` alike; any other
+    path starts at the tree."""
     stages = tree.get("stages")
     stages = stages if isinstance(stages, list) else []
     inner = parts[1:] if parts[0] == "stages" else parts
-    for stage in stages:
-        if len(inner) > 1 and isinstance(stage, dict) and stage.get("name") == inner[0]:
-            return stage, inner[1:]
+    for place, stage in enumerate(stages):
+        known = {stage.get("name"), str(place) if parts[0] == "stages" else None} if isinstance(stage, dict) else ()
+        if len(inner) > 1 and inner[0] in known:
+            return stage, current_path(inner[1:])
     return tree, parts
 
 
@@ -267,7 +279,9 @@ def stages_kept(file: SweepFile) -> frozenset[str]:
     """Names of the stages whose optimizer state the stage after them may ask for, in any trial of the sweep."""
     stages = [stage for stage in file.tree.get("stages", ()) if isinstance(stage, dict)]
     pairs = itertools.pairwise(stages)
-    return frozenset(str(before.get("name")) for before, after in pairs if _mentions(after, "optimizer_state", "keep"))
+    return frozenset(
+        str(before.get("name")) for before, after in pairs if _mentions(after.get("optimizer"), "state", "keep")
+    )
 
 
 def _mentions(node: Any, key: str, value: Any, inside: bool = False) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Annotated, Any
+from typing import Annotated
 
 from pydantic import Field, field_validator, model_validator
 
@@ -13,7 +13,6 @@ from raycodellm.config.errors import suggest
 from raycodellm.config.evaluation_settings import Evaluation
 from raycodellm.config.field_types import Frozen, Name, Whole
 from raycodellm.config.model_settings import Model, Tokenizer
-from raycodellm.config.old_spellings import with_stage_settings
 from raycodellm.config.scaling_settings import Scaling
 from raycodellm.config.search_settings import Search
 from raycodellm.config.source_settings import MatchRepetition, Source
@@ -38,11 +37,6 @@ class Sweep(Frozen):
     evaluation: Evaluation
     search: Search
     scaling: Scaling = Scaling()
-
-    @model_validator(mode="before")
-    @classmethod
-    def _old_spellings(cls, tree: Any) -> Any:
-        return with_stage_settings(tree)
 
     @field_validator("name")
     @classmethod
@@ -82,8 +76,8 @@ class Sweep(Frozen):
                     f"stages.{after.name}.learning_rate.boundary: continue goes on from the rate at which stage "
                     f"{before.name!r} ends, which is 0 and would train nothing; use restart, or a final over 0 there"
                 )
-        if first.optimizer_state == "keep":
-            raise ValueError(f"stages.{first.name}.optimizer_state: keep needs a stage before this one; use fresh")
+        if first.optimizer.state == "keep":
+            raise ValueError(f"stages.{first.name}.optimizer.state: keep needs a stage before this one; use fresh")
         return self
 
     def _check_sources(self, stage: Stage) -> None:

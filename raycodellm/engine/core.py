@@ -91,7 +91,7 @@ class Core:
         if self._deepspeed is None:  # DeepSpeed may try the optimizer while it sets itself up
             return
         norm = self._grad_norm if self._scaling.deepspeed.zero == 0 else self._deepspeed.optimizer._global_grad_norm
-        self._adam.grad_scale = ((norm + 1e-6) / self._stage.gradient_clip).clamp(min=1.0).float()
+        self._adam.grad_scale = ((norm + 1e-6) / self._stage.optimizer.gradient_clip).clamp(min=1.0).float()
         self._adam.found_inf = (~torch.isfinite(norm) | (norm < 0)).float()
 
     # ---- exchanges
@@ -117,7 +117,7 @@ class Core:
         """Without ZeRO: each parameter's float32 weight that the optimizer steps, in fp32 the parameter itself."""
         if self._scaling.deepspeed.zero > 0:
             return {}
-        if self._stage.precision == "fp32":
+        if self._stage.numerics.precision == "fp32":
             return {parameter: parameter for _, parameter in self._parameters()}
         optimizer = self._deepspeed.optimizer
         return {
@@ -183,7 +183,7 @@ class Core:
             optimizer._lazy_init_hp_params_optimizer_state()
 
     def _loss_scale_holder(self) -> Any:
-        if self._stage.precision != "fp16":
+        if self._stage.numerics.precision != "fp16":
             return None
         optimizer = self._deepspeed.optimizer
         return getattr(optimizer, "loss_scaler", None) or getattr(optimizer, "loss_scale_config", None)
@@ -202,13 +202,13 @@ def _optimizer(model: nn.Module, stage: Stage) -> torch.optim.AdamW:
     """torch's own fused AdamW: nothing to compile on a CPU or GPU. Weights decay; norms and biases do not."""
     parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
     groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": stage.weight_decay},
+        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": stage.optimizer.weight_decay},
         {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
     ]
     return torch.optim.AdamW(
         [group for group in groups if group["params"]],
         lr=0.0,  # set at each step
-        betas=stage.adam_betas,
-        eps=stage.adam_epsilon,
+        betas=stage.optimizer.betas,
+        eps=stage.optimizer.epsilon,
         fused=True,
     )

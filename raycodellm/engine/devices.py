@@ -149,7 +149,7 @@ def out_of_memory_message(world: World, rows: int, cause: str) -> str:
     return (
         f"{what} on {world.device} (worker {world.rank} of {world.world_size}) with {rows} sequences per "
         f"forward pass. What would help, nearest first: {fewer}; scaling.deepspeed.activation_checkpointing: true; a "
-        "higher scaling.deepspeed.zero with more workers; the stage's deepspeed_config: {zero_optimization: "
-        "{offload_optimizer: {device: cpu}}}; precision bf16; a smaller model. "
+        "higher scaling.deepspeed.zero with more workers; the stage's numerics.deepspeed_config: {zero_optimization: "
+        "{offload_optimizer: {device: cpu}}}; numerics.precision: bf16; a smaller model. "
         f"torch says: {cause.splitlines()[0] if cause else 'nothing'}"
     )

@@ -41,7 +41,7 @@ def find_micro_batch(
     of one `shape` take one size. Raises OutOfMemory when not even one sequence fits.
     """
     most = -(-stage.batch_sequences // world.world_size)
-    settings = [scaling.deepspeed.model_dump(), stage.precision, stage.attention, stage.deepspeed_config]
+    settings = [scaling.deepspeed.model_dump(), stage.numerics.model_dump()]
     key = json.dumps([shape, stage.sequence_length, most, settings, world.world_size, world.device])
     if key not in _found:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):

@@ -27,16 +27,16 @@ class World:
 
 
 _SAID_ELSEWHERE = {
-    "optimizer": "the stage's learning_rate, weight_decay and adam_betas",
+    "optimizer": "the stage's learning_rate and optimizer",
     "scheduler": "the stage's learning_rate",
     "train_batch_size": "the stage's batch_tokens",
     "train_micro_batch_size_per_gpu": "scaling.deepspeed.micro_batch",
     "gradient_accumulation_steps": "scaling.deepspeed.micro_batch",
-    "gradient_clipping": "the stage's gradient_clip",
+    "gradient_clipping": "the stage's optimizer.gradient_clip",
     "zero_optimization.stage": "scaling.deepspeed.zero",
-    "fp16.enabled": "the stage's precision",
-    "bf16.enabled": "the stage's precision",
-    "data_types.grad_accum_dtype": "the stage's precision",
+    "fp16.enabled": "the stage's numerics.precision",
+    "bf16.enabled": "the stage's numerics.precision",
+    "data_types.grad_accum_dtype": "the stage's numerics.precision",
 }
 
 
@@ -52,16 +52,16 @@ def check_execution(stage: Stage, scaling: Scaling, world: World) -> None:
             f"scaling.deepspeed.compile: found true, but no C++ compiler is here ({', '.join(_COMPILERS)}); install "
             "one or use false"
         )
-    if stage.attention == "flash_attention_2":
+    if stage.numerics.attention == "flash_attention_2":
         what = None
         if world.device_type != "cuda":
             what = "it needs a GPU"
-        elif stage.precision == "fp32":
-            what = "it has no fp32; use precision bf16 or fp16"
+        elif stage.numerics.precision == "fp32":
+            what = "it has no fp32; use numerics.precision bf16 or fp16"
         elif importlib.util.find_spec("flash_attn") is None:
             what = "the package flash-attn cannot be imported; install it"
         if what is not None:
-            raise UserError(f"stages.{stage.name}.attention: found flash_attention_2, but {what}, or use sdpa")
+            raise UserError(f"stages.{stage.name}.numerics.attention: found flash_attention_2, but {what}, or use sdpa")
 
 
 _COMPILERS = ("g++", "c++", "clang++")
@@ -73,19 +73,21 @@ def clips_in_optimizer(stage: Stage, scaling: Scaling) -> bool:
     DeepSpeed looks through every gradient on the host's behalf for either. It keeps the work where its own optimizer
     does more: fp16 and autocast (the loss scale), ZeRO 3, state in host memory.
     """
-    zero, given = scaling.deepspeed.zero, stage.deepspeed_config
+    zero, given = scaling.deepspeed.zero, stage.numerics.deepspeed_config
     of_zero = given.get("zero_optimization")
     offloads = isinstance(of_zero, Mapping) and {"offload_optimizer", "cpu_offload"} & of_zero.keys()
-    if stage.precision == "fp16" or offloads or {"torch_autocast", "amp"} & given.keys():
+    if stage.numerics.precision == "fp16" or offloads or {"torch_autocast", "amp"} & given.keys():
         return False
-    return zero in (1, 2) or (zero == 0 and stage.precision == "fp32")
+    return zero in (1, 2) or (zero == 0 and stage.numerics.precision == "fp32")
 
 
 def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_batches: int) -> dict[str, Any]:
-    """DeepSpeed's configuration: ours, and the stage's `deepspeed_config` where it does not contradict ours."""
-    zero, precision = scaling.deepspeed.zero, stage.precision
+    """DeepSpeed's configuration: ours, with the stage's `deepspeed_config` where it does not contradict ours."""
+    zero, precision = scaling.deepspeed.zero, stage.numerics.precision
     if precision == "fp16" and world.device_type == "cpu":
-        raise UserError(f"stages.{stage.name}.precision: found fp16, which a CPU cannot train; use fp32 or bf16")
+        raise UserError(
+            f"stages.{stage.name}.numerics.precision: found fp16, which a CPU cannot train; use fp32 or bf16"
+        )
     rows = scaling.deepspeed.micro_batch or -(-stage.batch_sequences // world.world_size)
     if rows == "auto":
         raise ValueError("micro_batch auto is found before the engine is made")
@@ -94,7 +96,7 @@ def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_bat
         "train_batch_size": rows * num_micro_batches * world.world_size,
         "train_micro_batch_size_per_gpu": rows,
         "gradient_accumulation_steps": num_micro_batches,
-        "gradient_clipping": stage.gradient_clip,
+        "gradient_clipping": stage.optimizer.gradient_clip,
         "zero_optimization": {"stage": zero},
         "bf16": {"enabled": precision == "bf16"},
         "fp16": {"enabled": precision == "fp16"},
@@ -102,7 +104,7 @@ def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_bat
     }
     if zero > 0 and precision == "bf16":
         ours["data_types"] = {"grad_accum_dtype": "fp32"}
-    given, place = stage.deepspeed_config, f"stages.{stage.name}.deepspeed_config"
+    given, place = stage.numerics.deepspeed_config, f"stages.{stage.name}.numerics.deepspeed_config"
     for key in ("optimizer", "scheduler"):
         if key in given:
             raise UserError(f"{place}.{key}: is decided by {_SAID_ELSEWHERE[key]}; remove it")

@@ -15,17 +15,18 @@ from typing import Any
 from raycodellm.config import Evaluation, Stage, TrainTokenizer
 from raycodellm.files import fingerprint
 
-OF_NO_STAGE = frozenset(
-    {
-        # The mixture enters as its compiled schedule, so that two spellings of one mixture are one stage.
-        *("code_ratio", "schedule", "within", "weights", "phases", "interpolation", "sources"),
-        *("tokens", "average_last", "average_every"),  # enter as numbers of steps
-        *("name", "loss_limit"),
-        "held_out",  # enters as the sequences that are left out and measured
-        "deepspeed_config",  # enters without what only says where and when something is computed
-    }
-)
-"""Keys of a stage that do not enter its identity as they are written."""
+NOT_AS_WRITTEN: Any = {
+    "name": True,
+    # The mixture enters as its compiled schedule, so that two spellings of one mixture are one stage.
+    **dict.fromkeys(("code_ratio", "schedule", "within", "weights", "phases", "interpolation", "sources"), True),
+    # These two enter as numbers of steps.
+    "tokens": True,
+    "averaging": True,
+    "held_out": True,  # enters as the sequences that are left out and measured
+    "numerics": {"deepspeed_config"},  # enters without the keys that only place or time the computation
+    "faults": {"loss_limit"},  # decides whether a stage fails; a stage that did not fail has the same weights
+}
+"""Settings of a stage that do not enter its identity as they are written."""
 
 PLACEMENT_ONLY = frozenset(
     {
@@ -103,10 +104,10 @@ def stage_identity(
     return fingerprint(
         {
             "parent": parent,
-            "settings": stage.model_dump(mode="json", exclude=set(OF_NO_STAGE)),
+            "settings": stage.model_dump(mode="json", exclude=NOT_AS_WRITTEN),
             "num_steps": stage.num_steps,
             "averaged_steps": sorted(stage.averaged_steps),
-            "deepspeed_config": numeric_settings(stage.deepspeed_config),
+            "deepspeed_config": numeric_settings(stage.numerics.deepspeed_config),
             "sources": [vars(source) for source in used],
             "progress": list(progress),
             "interpolation": interpolation,
@@ -117,7 +118,7 @@ def stage_identity(
 
 def compiled_numbers(stage: Stage, compiled: bool) -> bool:
     """True if compiling the stage changes its numbers beyond rounding."""
-    return compiled and stage.precision != "fp32"
+    return compiled and stage.numerics.precision != "fp32"
 
 
 def evaluation_identity(

@@ -93,19 +93,21 @@ LEAVES: dict[str, Row] = {
     **{
         f"stages.*.{key}": Row("stage", "is how it is trained")
         for key in (
-            *("responses_only", "packing", "gradient_clip", "weight_decay", "adam_betas", "adam_epsilon"),
-            *("optimizer_state", "on_nan"),
+            *("responses_only", "packing", "faults.on_nan"),
+            *(f"optimizer.{key}" for key in ("weight_decay", "betas", "epsilon", "gradient_clip", "state")),
         )
     },
-    **_rows("stage", "enters as the steps that are averaged", "stages.*.average_last", "stages.*.average_every"),
+    **_rows("stage", "enters as the steps that are averaged", "stages.*.averaging.last", "stages.*.averaging.every"),
     **_rows(
         "stage", "what is held out is not trained on, and what is measured is recorded", "stages.*.held_out.tokens"
     ),
     **_rows("nothing", "how often is measured; the end always is", "stages.*.held_out.every_tokens"),
-    **_rows("nothing", "when a stage fails; one that did not fail has the same weights", "stages.*.loss_limit"),
-    **_rows("stage", "changes numbers beyond rounding: bf16 has 8 bits where fp32 has 24", "stages.*.precision"),
-    **_rows("stage", "another computation, in bf16 beyond rounding", "stages.*.attention"),
-    **_rows("stage", "all of it but what PLACEMENT_ONLY names", "stages.*.deepspeed_config.*"),
+    **_rows("nothing", "when a stage fails; one that did not fail has the same weights", "stages.*.faults.loss_limit"),
+    **_rows(
+        "stage", "changes numbers beyond rounding: bf16 has 8 bits where fp32 has 24", "stages.*.numerics.precision"
+    ),
+    **_rows("stage", "another computation, in bf16 beyond rounding", "stages.*.numerics.attention"),
+    **_rows("stage", "all of it but what PLACEMENT_ONLY names", "stages.*.numerics.deepspeed_config.*"),
     **_rows("stage", "how much of each source is used", "match_repetition.target_tokens"),
     **_rows("stage", "how much of each source is used", "match_repetition.source_tokens.*"),
     # ---- evaluation

@@ -71,7 +71,7 @@ def _depth(one: Parameter) -> int:
 def named(file: SweepFile, point: Mapping[str, Any]) -> dict[str, Any]:
     """A point by the parameters' names, out of one by the keys that Optuna knows them by."""
     names = {one.key: one.name for one in file.parameters}
-    return {names.get(key, key): value for key, value in point.items()}
+    return {names.get(key) or config.current_name(key): value for key, value in point.items()}
 
 
 def keyed(file: SweepFile, params: Mapping[str, Any]) -> dict[str, Any]:

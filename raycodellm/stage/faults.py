@@ -19,23 +19,23 @@ def not_finite(job: StageJob, step: int, result: StepResult, rows: Sequence[tupl
     where = f" at {named}{more}" if rows else f" (norm {result.grad_norm}, losses finite)"
     return TrainingError(
         f"stage {job.stage.name!r}, step {step}: {what} is not finite{where}; learning rate "
-        f"{result.learning_rate:.3g}. A lower learning_rate.peak, a longer warmup, a smaller gradient_clip or "
-        "precision fp32 would help; where it is always the same sequence, look at that text, or set on_nan to "
-        "skip_batch"
+        f"{result.learning_rate:.3g}. A lower learning_rate.peak, a longer warmup, a smaller optimizer.gradient_clip "
+        "or numerics.precision: fp32 would help; where it is always the same sequence, look at that text, or set "
+        "faults.on_nan: skip_batch"
     )
 
 
 def require_no_explosion(job: StageJob, tally: Tally, result: StepResult) -> None:
     """Takes the step's loss into the tally; raises TrainingError where it has exploded."""
     loss = ratio(float(result.loss_sums.sum()), float(result.loss_tokens.sum()))
-    median = tally.observe_loss(loss, job.stage.loss_limit, job.vocab_size)
+    median = tally.observe_loss(loss, job.stage.faults.loss_limit, job.vocab_size)
     if median is not None:
         raise TrainingError(
             f"stage {job.stage.name!r}, step {tally.step - 1}: the loss explodes: {loss:.3g} nats per "
             f"token, {loss / median:.1f} times the median of the steps before ({median:.3g}); learning rate "
-            f"{result.learning_rate:.3g}. A lower learning_rate.peak, a longer warmup or a smaller gradient_clip "
-            f"would help; loss_limit, {job.stage.loss_limit:g} here, says from where on a stage fails, 0 that it never "
-            "does"
+            f"{result.learning_rate:.3g}. A lower learning_rate.peak, a longer warmup or a smaller "
+            f"optimizer.gradient_clip would help; faults.loss_limit, {job.stage.faults.loss_limit:g} here, says from "
+            "where on a stage fails, 0 that it never does"
         )
 
 

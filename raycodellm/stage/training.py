@@ -99,7 +99,9 @@ class _Training:
         job, world = self.job, self.world
         parent = Folder(job.parent) / "model" if job.parent is not None else None
         eos_id = int(getattr(self.stores[0].manifest, "eos_id", 0))
-        build = partial(models.build, job.model, job.vocab_size, job.seed, parent, eos_id, eos_id, job.stage.attention)
+        build = partial(
+            models.build, job.model, job.vocab_size, job.seed, parent, eos_id, eos_id, job.stage.numerics.attention
+        )
         self.micro_batch = self._find_micro_batch(build)
         settings = job.scaling.deepspeed.model_copy(update={"micro_batch": self.micro_batch})
         model = build()
@@ -120,7 +122,7 @@ class _Training:
         rows = self.micro_batch or -(-job.stage.batch_sequences // world.world_size)
         self.held_out = held_out.HeldOut(job, self.stores, world, rows)
         peak = job.scaling.peak_tflops
-        self.peak_flops = peak * 1e12 if peak else engines.peak_flops(world.device, job.stage.precision)
+        self.peak_flops = peak * 1e12 if peak else engines.peak_flops(world.device, job.stage.numerics.precision)
         return engine
 
     def _find_micro_batch(self, build: Callable[[], Any]) -> int | None:
@@ -227,10 +229,10 @@ class _Training:
     def _is_skipped(self, batch: ingest.StepBatch, result: StepResult) -> bool:
         """Whether the step changed nothing and may be passed over; raises the same TrainingError on all ranks where a
         loss or gradient is not finite. With fp16 a gradient may overflow, which its loss scale mends."""
-        half = self.job.stage.precision == "fp16"
+        half = self.job.stage.numerics.precision == "fp16"
         if result.finite and (half or result.applied):
             return False
-        if self.job.stage.on_nan == "skip_batch" and not result.applied:
+        if self.job.stage.faults.on_nan == "skip_batch" and not result.applied:
             return True
         mine = [(int(batch.position[row]), int(batch.source[row]), int(batch.sequence[row])) for row in result.bad_rows]
         rows = sorted(row for rows in self.engine.gather(mine) for row in rows)
@@ -394,7 +396,7 @@ class _Training:
             return
         if names:
             self._say("no checkpoint is usable; starts again from the beginning")
-        if self.job.stage.optimizer_state == "keep":
+        if self.job.stage.optimizer.state == "keep":
             self._take_parents_optimizer()
 
     def _take_parents_optimizer(self) -> None:
@@ -403,8 +405,9 @@ class _Training:
             self.engine.load_optimizer(folder)
         except DamagedCheckpoint as error:
             raise StorageError(  # no fault of the stage: once the folder is gone the next run mends it
-                f"stage {self.job.stage.name!r} starts from the optimizer state of the stage before (optimizer_state: "
-                f"keep), which is not usable: {error}; delete {folder} and run again: that stage is trained once more"
+                f"stage {self.job.stage.name!r} starts from the optimizer state of the stage before (optimizer: "
+                f"{{state: keep}}), which is not usable: {error}; delete {folder} and run again: that stage is trained "
+                "once more"
             ) from error
 
     # ---- the end

@@ -79,7 +79,7 @@ def chain(
     drawn = dict.fromkeys(sweep.sources, 0)  # tokens per source so far along the chain
     known = identity.root_identity(model_content(sweep.model, contents), tokenizer_fingerprint, seed, RECIPE_VERSION)
     model = _pinned(sweep.model, contents)
-    kept |= {before.name for before, after in itertools.pairwise(sweep.stages) if after.optimizer_state == "keep"}
+    kept |= {before.name for before, after in itertools.pairwise(sweep.stages) if after.optimizer.state == "keep"}
     parent: Folder | None = None
     rate: float | None = None
     for written in sweep.stages:
