@@ -224,7 +224,7 @@ def test_the_first_gradient_is_that_of_the_mean_over_counted_tokens():
         engine.close()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_all_zero_stages_train_alike(precision):
     curves = []
     for zero in (0, 1, 2, 3):
@@ -263,7 +263,7 @@ def test_a_restored_engine_goes_on_bit_for_bit(tmp_path):
     again.close()
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
+@pytest.mark.parametrize("precision", ["fp32", pytest.param("bf16", marks=pytest.mark.slow)])
 def test_another_zero_stage_continues_a_checkpoint(tmp_path, precision):
     stages = (0, 3, 2, 1, 0)
     engine = make_engine(zero=stages[0], precision=precision)
@@ -386,8 +386,17 @@ def state_of(engine: Engine) -> dict[str, torch.Tensor]:
     }
 
 
-@pytest.mark.parametrize("precision", ["fp32", "bf16"])
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize(
+    ("zero", "precision"),
+    [
+        (1, "fp32"),
+        (3, "bf16"),
+        *(
+            pytest.param(zero, precision, marks=pytest.mark.slow)
+            for zero, precision in ((0, "fp32"), (0, "bf16"), (1, "bf16"), (2, "fp32"), (2, "bf16"), (3, "fp32"))
+        ),
+    ],
+)
 def test_a_step_whose_loss_is_not_finite_changes_neither_weights_nor_moments(zero, precision, monkeypatch):
     engine, other = (make_engine(zero=zero, precision=precision, micro_batch=2) for _ in range(2))
     train(engine, 0, 2, micro_batch=2)
@@ -434,7 +443,7 @@ def engine_with(zero=1, stage=None, **deepspeed) -> Engine:
     return Engine.create(model, settings, scaling, World(), num_sources=2, num_micro_batches=1, seed=0)
 
 
-@pytest.mark.parametrize("zero", [0, 1, 2, 3])
+@pytest.mark.parametrize("zero", [1, *(pytest.param(zero, marks=pytest.mark.slow) for zero in (0, 2, 3))])
 def test_activations_computed_again_give_the_same_bits(zero):
     plain, again = engine_with(zero), engine_with(zero, activation_checkpointing=True)
     assert again._hf.base_model.layers[0].gradient_checkpointing
@@ -445,7 +454,13 @@ def test_activations_computed_again_give_the_same_bits(zero):
 
 @pytest.mark.parametrize(
     ("zero", "offload"),
-    [(1, "offload_optimizer"), (2, "offload_optimizer"), (3, "offload_optimizer"), (3, "offload_param")],
+    [
+        (1, "offload_optimizer"),
+        *(
+            pytest.param(zero, offload, marks=pytest.mark.slow)
+            for zero, offload in ((2, "offload_optimizer"), (3, "offload_optimizer"), (3, "offload_param"))
+        ),
+    ],
 )
 def test_what_is_kept_in_host_memory_trains_and_is_saved_alike(tmp_path, zero, offload):
     settings = {"zero_optimization": {"stage": zero, offload: {"device": "cpu"}}}
@@ -610,7 +625,7 @@ def test_a_write_that_fails_beside_the_training_is_raised_where_it_is_finished(t
     engine.close()
 
 
-@pytest.mark.parametrize("zero", [0, 3])
+@pytest.mark.parametrize("zero", [0, pytest.param(3, marks=pytest.mark.slow)])
 def test_the_exported_model_is_the_mean_of_the_weights_taken_across_a_restart(tmp_path, zero):
     from safetensors.torch import load_file
 
@@ -632,7 +647,7 @@ def test_the_exported_model_is_the_mean_of_the_weights_taken_across_a_restart(tm
             torch.testing.assert_close(found[name], torch.stack([weights[name] for weights in taken]).mean(dim=0))
 
 
-@pytest.mark.parametrize("zero", [0, 1, 3])
+@pytest.mark.parametrize("zero", [1, *(pytest.param(zero, marks=pytest.mark.slow) for zero in (0, 3))])
 def test_a_stage_that_takes_over_the_optimizer_goes_on_as_if_it_were_the_same_stage(tmp_path, zero):
     engine = make_engine(zero=zero)
     train(engine, 0, 3)

@@ -20,8 +20,16 @@ from test_stage import LENGTH, ROWS, make_job
 from raycodellm.config import LearningRate, Scaling
 from raycodellm.records import StageJob
 
+pytestmark = pytest.mark.slow  # `test_stage.py` stops and continues stages inside one process
+
 EVERY = 3 * ROWS * LENGTH
 STEP = "step"
+
+
+def each(cases: dict[str, object], *exhaustive: str) -> list:
+    """Names of the cases; those of which another case tries the kind are exhaustive."""
+    assert set(exhaustive) < set(cases)
+    return [pytest.param(name, marks=pytest.mark.exhaustive if name in exhaustive else ()) for name in cases]
 
 
 @dataclass(frozen=True)
@@ -87,7 +95,20 @@ CASES = {
 }
 
 
-@pytest.mark.parametrize("name", CASES)
+@pytest.mark.parametrize(
+    "name",
+    each(
+        CASES,
+        "before the first step, twice",
+        "at a step",
+        "at the same step, twice",
+        "at the last step",
+        "half a checkpoint written, twice",
+        "inside the export",
+        "after the export",
+        "just before DONE",
+    ),
+)
 def test_a_killed_stage_ends_as_if_nothing_had_happened(tmp_path, undisturbed, name):
     kills, continued = CASES[name]
     job = job_in(tmp_path)
@@ -106,7 +127,7 @@ BESIDE = {
 }
 
 
-@pytest.mark.parametrize("name", BESIDE)
+@pytest.mark.parametrize("name", each(BESIDE, "half a checkpoint written"))
 def test_a_stage_killed_while_its_checkpoint_is_written_beside_the_training(tmp_path, undisturbed, name):
     job = job_in(tmp_path, background_checkpoints=True)
     for kill in BESIDE[name]:
@@ -135,7 +156,7 @@ DAMAGE = {
 }
 
 
-@pytest.mark.parametrize("name", DAMAGE)
+@pytest.mark.parametrize("name", each(DAMAGE, "the newest has half a state", "the newest has half a marker"))
 def test_a_damaged_checkpoint_costs_the_steps_since_the_one_before(tmp_path, undisturbed, name):
     damaged, continued = DAMAGE[name]
     job = job_in(tmp_path)
@@ -189,7 +210,9 @@ def undisturbed_pair(tmp_path_factory) -> Left:
     return left_by(job)
 
 
-@pytest.mark.parametrize("name", TOGETHER)
+@pytest.mark.parametrize(
+    "name", each(TOGETHER, "rank 1 at a step", "rank 0 in the export", "rank 1 after the last step")
+)
 def test_a_stage_of_two_workers_of_which_one_is_killed(tmp_path, undisturbed_pair, name):
     job = job_in(tmp_path, workers=2)
     for kill in TOGETHER[name]:
