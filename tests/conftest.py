@@ -9,6 +9,7 @@ import site
 import tempfile
 from pathlib import Path
 
+import hypothesis
 import pytest
 
 UNHEARD = (
@@ -54,6 +55,18 @@ LONGEST_FIRST = ("test_kill_matrix", "test_stage", "test_engine", "test_tokens",
 """Files by the seconds their tests take, so that all cores end together; the other files come after these."""
 
 
+def is_exhaustive(config: pytest.Config) -> bool:
+    return "exhaustive" in config.option.markexpr
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Tries fifty examples of a property, always the same; a thousand new ones where -m asks for exhaustive tests."""
+    always = {"deadline": None, "database": None, "print_blob": True}
+    hypothesis.settings.register_profile("some", max_examples=50, derandomize=True, **always)
+    hypothesis.settings.register_profile("many", max_examples=1000, **always)
+    hypothesis.settings.load_profile("many" if is_exhaustive(config) else "some")
+
+
 @pytest.hookimpl(tryfirst=True)
 def pytest_cmdline_main(config: pytest.Config) -> None:
     """A run of all tests takes all cores, up to eight; a run of chosen files takes one process, unless -n says more."""
@@ -92,12 +105,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
         name = item.path.stem
         return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST), False
 
-    if "exhaustive" not in config.option.markexpr:
-        left_out = [item for item in items if item.get_closest_marker("exhaustive")]
-        config.hook.pytest_deselected(items=left_out)
-        items[:] = [item for item in items if item not in left_out]
+    exhaustive = {item for item in items if item.get_closest_marker("exhaustive")}
+    if not is_exhaustive(config):
+        config.hook.pytest_deselected(items=list(exhaustive))
+        items[:] = [item for item in items if item not in exhaustive]
     items.sort(key=place)
     for item in items:
+        if is_exhaustive(config) and hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+            item.add_marker("exhaustive")
         if item.get_closest_marker("ray"):
             item.add_marker(pytest.mark.xdist_group("ray"))
 

@@ -6,7 +6,7 @@ import ast
 import textwrap
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm.config import Source
@@ -98,7 +98,6 @@ def strip_tree(node: ast.AST) -> None:
 
 
 @given(st.lists(definitions(), min_size=1, max_size=3).map("\n\n".join))
-@settings(deadline=None, max_examples=50)
 def test_what_is_left_is_the_same_program_without_its_docstrings(text):
     tree = ast.parse(text)
     strip_tree(tree)

@@ -11,7 +11,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm import config
@@ -211,7 +211,6 @@ def test_the_share_of_a_script_counts_letters_alone():
 
 
 @given(st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=30), max_size=8), st.integers(1, 5))
-@settings(deadline=None, max_examples=100)
 def test_words_are_hashed_alike_alone_and_together(texts, size):
     words = hash_words(texts)
     for number, one in enumerate(texts):
@@ -431,7 +430,6 @@ SOME = st.lists(
 
 
 @given(SOME, st.lists(st.integers(0, 25), max_size=4), st.integers(1, 6))
-@settings(deadline=None, max_examples=60)
 def test_counts_add_up_and_no_cut_changes_what_stays(texts, cuts, batch):
     documents = numbered([one * (1 + q) + str(q) for one, q in texts], q=[q or None for _, q in texts])
     settings = {

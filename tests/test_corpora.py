@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm import corpora
@@ -56,7 +56,6 @@ LINES = st.lists(st.sampled_from(["", " ", "a", "bcd ef", "ö" * 5, "x" * 40]), 
 
 
 @given(LINES, st.integers(1, 50))
-@settings(deadline=None, max_examples=50)
 def test_paragraphs_are_the_same_for_every_cut(tmp_path_factory, text, part_bytes):
     path = write(tmp_path_factory.mktemp("p") / "a.txt", text or "x")
     source = Source(kind="text", path=path, documents="paragraphs")
@@ -68,7 +67,6 @@ def test_paragraphs_are_the_same_for_every_cut(tmp_path_factory, text, part_byte
     st.integers(1, 60),
     st.booleans(),
 )
-@settings(deadline=None, max_examples=50)
 def test_json_lines_are_the_same_for_every_cut(tmp_path_factory, lines, part_bytes, ended):
     path = write(tmp_path_factory.mktemp("j") / "a.jsonl", "\n".join([*lines, '{"text": "last"}']) + "\n" * ended)
     source = Source(kind="text", path=path)

@@ -7,7 +7,7 @@ from collections import Counter
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_packing import split_after
 from test_store import chain
@@ -26,7 +26,6 @@ SAME = ("instruct.responses_only=false", "instruct.weights=null", "instruct.code
 
 
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=80), st.integers(1, 5000))
-@settings(deadline=None, max_examples=200)
 def test_about_as_many_tokens_as_asked_for_are_held_out_in_whole_documents(sizes, asked):
     sizes = np.array(sizes)
     held = held_out(sizes, asked)
@@ -58,7 +57,6 @@ def pieces(rows: np.ndarray, mask: np.ndarray) -> Counter:
 
 
 @given(DOCUMENTS, st.integers(1, 3), st.integers(1, 50), st.integers(2, 30), st.integers(1, 200))
-@settings(deadline=None, max_examples=60)
 def test_a_document_is_trained_on_or_measured_by_sequences_of_any_length(
     tmp_path_factory, documents, shards, batch, length, asked
 ):
@@ -83,7 +81,6 @@ def test_a_document_is_trained_on_or_measured_by_sequences_of_any_length(
 
 
 @given(DOCUMENTS, st.integers(1, 100), st.sampled_from(["concatenate", "best_fit"]))
-@settings(deadline=None, max_examples=40)
 def test_an_example_is_trained_on_or_measured_with_its_prompt(tmp_path_factory, documents, asked, packing):
     prompts = [len(document) // 2 for document in documents]
     store = write_store(Folder(str(tmp_path_factory.mktemp("s"))), documents, prompts, 2, 100)

@@ -9,7 +9,7 @@ import sys
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm import mixture
@@ -36,7 +36,6 @@ def schedules(draw) -> Schedule:
     return _from_phases([share / sum(shares) for share in shares], whole, kind)
 
 
-@settings(max_examples=200, deadline=None)
 @given(made=schedules(), num_sequences=st.integers(1, 800))
 def test_every_prefix_is_within_one_sequence_of_its_schedule(made: Schedule, num_sequences: int) -> None:
     assert largest_deviation(made, num_sequences) <= 1.0 + 1e-6
@@ -54,7 +53,6 @@ def test_named_shapes_hold_at_every_ratio(ratio: float, shape: str) -> None:
         assert counts[1 - int(ratio)] == 0
 
 
-@settings(max_examples=100, deadline=None)
 @given(made=schedules(), num_sequences=st.integers(1, 400), data=st.data())
 def test_the_planned_code_ratio_until_a_position_is_that_of_the_sequences_before_it(made, num_sequences, data) -> None:
     is_code = data.draw(st.lists(st.booleans(), min_size=len(made.weights[0]), max_size=len(made.weights[0])))
@@ -88,7 +86,6 @@ def one_by_one(made: Schedule, num_sequences: int) -> list[int]:
 
 
 @pytest.mark.parametrize(("block", "stretch"), [(1 << 16, 1 << 18), (32, 64), (1, 7)])
-@settings(max_examples=60, deadline=None)
 @given(made=schedules(), num_sequences=st.integers(1, 1500))
 def test_lanes_and_stretches_give_the_order_of_one_position_after_the_other(
     block: int, stretch: int, made: Schedule, num_sequences: int
@@ -99,7 +96,6 @@ def test_lanes_and_stretches_give_the_order_of_one_position_after_the_other(
         assert mixture.source_order(made, num_sequences).tolist() == one_by_one(made, num_sequences)
 
 
-@settings(max_examples=60, deadline=None)
 @given(made=schedules(), num_sequences=st.integers(2, 900), data=st.data())
 def test_a_plan_opened_at_any_position_with_its_counts_goes_on_as_the_whole_one(
     made: Schedule, num_sequences: int, data: st.DataObject
@@ -160,7 +156,6 @@ def test_another_seed_is_another_order() -> None:
 
 
 @given(size=st.integers(1, 3000), key=st.integers(0, 2**64 - 1))
-@settings(max_examples=50, deadline=None)
 def test_permute_is_a_permutation(size: int, key: int) -> None:
     assert np.array_equal(np.sort(mixture.permute(np.arange(size), size, key)), np.arange(size))
 

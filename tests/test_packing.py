@@ -10,7 +10,7 @@ from concurrent.futures import ThreadPoolExecutor
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
 from test_store import chain, identities
@@ -42,7 +42,6 @@ def fill_one_by_one(sizes: list[int], length: int) -> list[int]:
 
 
 @given(SIZES, st.integers(2, 60))
-@settings(deadline=None, max_examples=200)
 def test_best_fit_is_that_of_one_document_after_the_other(sizes, length):
     packing = pack(np.array(sizes), length, "best_fit")
     pieces = [part for size in sizes for part in [length] * (size // length) + [size % length] * (size % length > 0)]
@@ -52,7 +51,6 @@ def test_best_fit_is_that_of_one_document_after_the_other(sizes, length):
 
 
 @given(DOCUMENTS, st.integers(1, 3), st.integers(1, 50), st.integers(2, 30))
-@settings(deadline=None, max_examples=60)
 def test_documents_shorter_than_a_sequence_are_never_split(tmp_path_factory, documents, shards, batch, length):
     store = write_store(Folder(str(tmp_path_factory.mktemp("s"))), documents, None, shards, batch)
     packed = store.packed("best_fit")
@@ -78,7 +76,6 @@ def split_after(row: list[int], closing: int) -> list[list[int]]:
 
 
 @given(DOCUMENTS, st.integers(1, 30), st.sampled_from(["concatenate", "best_fit"]))
-@settings(deadline=None, max_examples=60)
 def test_examples_are_whole_in_either_packing_and_long_ones_are_counted(tmp_path_factory, documents, length, packing):
     prompts = [len(document) // 2 for document in documents]
     store = write_store(Folder(str(tmp_path_factory.mktemp("s"))), documents, prompts, 2, 100)
@@ -94,7 +91,6 @@ def test_examples_are_whole_in_either_packing_and_long_ones_are_counted(tmp_path
 
 
 @given(DOCUMENTS, st.integers(1, 30))
-@settings(deadline=None, max_examples=60)
 def test_the_cost_of_concatenation_is_counted_exactly(tmp_path_factory, documents, length):
     store = write_store(Folder(str(tmp_path_factory.mktemp("s"))), documents, None, 2, 100)
     cost = store.packing_report(length)

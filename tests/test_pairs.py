@@ -9,7 +9,7 @@ from collections import Counter
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_corpora import read, write
 
@@ -170,7 +170,6 @@ VALUES = st.recursive(
 
 
 @given(st.dictionaries(st.sampled_from(COLUMNS), VALUES, max_size=4))
-@settings(deadline=None)
 def test_whatever_stands_in_the_other_columns_a_record_gives_its_pair(more):
     found = pair(question="Q?", answer="A", **more)
     assert found.prompt.endswith("\nAssistant:") and "User: Q?\n" in found.prompt and found.response == " A"

@@ -14,7 +14,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm.config import Source, UserError
@@ -487,7 +487,6 @@ def test_one_line_of_200_megabytes_is_counted_in_bounded_memory(tmp_path):
 
 
 @given(st.lists(st.sampled_from([10, 4_000, 5_000, 5_001, 9_000, 30_000]), max_size=12), st.integers(1, 20_000))
-@settings(deadline=None, max_examples=40)
 def test_lines_over_the_limit_are_the_same_for_every_cut(tmp_path_factory, lengths, part_bytes):
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr(lines, "LONGEST_LINE", 5_000)

@@ -15,7 +15,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm.config import Source, UserError
@@ -187,7 +187,6 @@ VALUES = st.recursive(
 
 
 @given(st.lists(VALUES, max_size=6), st.sampled_from([1, 2, 7, 1 << 20]), st.sampled_from([None, 1]))
-@settings(deadline=None, max_examples=150)
 def test_an_array_is_cut_into_its_elements_however_it_is_read(values, step, indent):
     data = json.dumps(values, ensure_ascii=False, indent=indent).encode()
     assert [json.loads(element) for element in elements(data, step)] == values

@@ -17,7 +17,7 @@ import numpy as np
 import pyarrow as pa
 import pyarrow.fs
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm import config, ingest
@@ -189,7 +189,6 @@ def test_ranges_that_nearly_touch_are_fetched_as_one():
 
 
 @given(st.lists(st.integers(0, 599), min_size=1, max_size=50), st.sampled_from([LENGTH, 7, 100]))
-@settings(deadline=None, max_examples=30)
 def test_a_distant_store_reads_as_a_near_one(tmp_path_factory, sequences, length):
     folder = tmp_path_factory.mktemp("bucket")
     near = write_store(folder / "s")
@@ -459,7 +458,6 @@ RUNS = st.tuples(st.integers(0, 25), st.integers(1, 4), st.one_of(st.none(), st.
     runs=st.lists(RUNS, min_size=1, max_size=5),
     block_rows=st.integers(1, 30),
 )
-@settings(deadline=None, max_examples=60)
 def test_a_stage_stopped_anywhere_and_continued_by_any_number_of_workers_draws_the_same_stream(
     stores, schedule, sizes, num_steps, batch, runs, block_rows
 ):

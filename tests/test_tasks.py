@@ -12,7 +12,7 @@ import time
 
 import pytest
 import yaml
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm.tasks import BUILTIN, FOLDER, boxes, logical_deduction, training_examples
@@ -51,7 +51,6 @@ def replay(question: str) -> tuple[set[str], int]:
     return state[asked], changes
 
 
-@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), split=st.sampled_from(["train", "validation", "test"]))
 def test_a_box_item_has_exactly_one_right_choice_by_replaying_its_text(seed, split):
     for item, scenario in first(boxes, split, 5, seed):
@@ -87,7 +86,6 @@ def test_preferring_short_or_long_answers_gains_nothing_in_boxes(prefer):
     assert all("nothing." in item.choices for item in items)
 
 
-@settings(max_examples=30, deadline=None)
 @given(seed=st.integers(0, 2**32), split=st.sampled_from(["train", "validation", "test"]))
 def test_a_puzzle_has_one_solution_and_needs_every_clue(seed, split):
     for item, puzzle in first(logical_deduction, split, 4, seed):

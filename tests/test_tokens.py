@@ -17,7 +17,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm import tokens
@@ -76,7 +76,6 @@ def all_tokens(store: TokenStore) -> np.ndarray:
 
 
 @given(st.text(st.characters(exclude_categories=["Cs"])))
-@settings(deadline=None)
 def test_any_text_comes_back_from_its_tokens(trained, text):
     (data,), _ = encode_documents(open_encoder(trained), [Document("a", text)], 0)
     ids = np.frombuffer(data, np.uint16).tolist()
@@ -126,7 +125,6 @@ PARTS = [
 
 
 @given(st.lists(st.sampled_from(PARTS), max_size=60).map("".join) | st.text(st.characters(exclude_categories=["Cs"])))
-@settings(deadline=None, max_examples=300)
 def test_words_that_were_seen_before_have_the_tokens_of_the_whole_text(trained, text):
     texts = [text, "b", text + " b", ""]
     encoder = encoding.Encoder(open_tokenizer(trained.folder), np.dtype(np.uint16))
@@ -191,7 +189,6 @@ def test_kept_words_do_not_grow_without_end(trained, monkeypatch):
 
 
 @given(st.sampled_from(["Q:", "Q:\n", "Q: \n\n", "doc.\n  "]), st.sampled_from([" yes", "def f():\n", "\n\nx", "  y"]))
-@settings(deadline=None, max_examples=50)
 def test_prompt_and_response_have_the_tokens_of_the_whole_text(trained, prompt, response):
     encoder = open_encoder(trained)
     if not prompt[-1].isspace() and not response[0].isspace():
@@ -300,7 +297,6 @@ DOCUMENTS = st.lists(
 
 
 @given(DOCUMENTS, st.integers(1, 4), st.integers(1, 50), st.integers(1, 30))
-@settings(deadline=None, max_examples=40)
 def test_sequences_are_the_documents_end_to_end_whatever_the_shards(tmp_path_factory, documents, shards, batch, length):
     store = write_store(Folder(str(tmp_path_factory.mktemp("s"))), documents, None, shards, batch)
     stream = [token for document in documents for token in document]
@@ -316,7 +312,6 @@ def test_sequences_are_the_documents_end_to_end_whatever_the_shards(tmp_path_fac
 
 
 @given(DOCUMENTS, st.integers(1, 4), st.integers(1, 50), st.integers(1, 30))
-@settings(deadline=None, max_examples=40)
 def test_examples_stay_whole_and_only_responses_count(tmp_path_factory, documents, shards, batch, length):
     prompts = [len(document) // 2 for document in documents]
     store = write_store(Folder(str(tmp_path_factory.mktemp("s"))), documents, prompts, shards, batch)

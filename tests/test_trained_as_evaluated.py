@@ -9,7 +9,7 @@ from types import SimpleNamespace
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from test_tokens import TEXTS
 from tokenizers import Tokenizer as Rust
@@ -98,7 +98,6 @@ RESPONSES = st.sampled_from([" yes", "    return x\n", "x", "\n\ny", "ox jumps",
 
 
 @given(st.sampled_from(list(MADE)), PROMPTS, RESPONSES)
-@settings(deadline=None, max_examples=200)
 def test_a_pair_has_the_tokens_and_the_cut_of_the_evaluation(taken, name, prompt, response):
     tokenizer, info = taken[name]
     (asked, answered), (context, continuation) = trained(info, prompt, response), evaluated(tokenizer, prompt, response)
