@@ -10,7 +10,7 @@ import pytest
 
 from raycodellm import compare, evaluation
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation.table import items_table
+from raycodellm.evaluation.items_table import items_table
 from raycodellm.files import Folder
 
 SETTINGS = Evaluation(tasks=("boxes",), limit=4)

@@ -18,7 +18,9 @@ from pyarrow.fs import LocalFileSystem
 
 from raycodellm import evaluation
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation import evaluate, table
+from raycodellm.evaluation import evaluate
+from raycodellm.evaluation import items_table as tables
+from raycodellm.evaluation import run as runs
 from raycodellm.files import Folder
 from raycodellm.statistics import (
     correlations,
@@ -96,7 +98,7 @@ def test_means_that_share_items_are_correlated_and_their_mean_is_less_sure():
 
 def test_samples_are_of_the_tasks_as_they_were_named():
     rows = [*items_table([True, False]).to_pylist(), *items_table([True, None, True], task="other").to_pylist()]
-    whole = table.items_table(rows, {"group": ["boxes", "other"], "other": ["other"]})
+    whole = tables.items_table(rows, {"group": ["boxes", "other"], "other": ["other"]})
     group, other = evaluation.samples(whole, "mean/acc")
     assert group == {("boxes", 0): 1.0, ("boxes", 1): 0.0, ("other", 0): 1.0, ("other", 2): 1.0}
     assert [other] == evaluation.samples(whole, "other/acc") and len(other) == 2
@@ -151,7 +153,7 @@ def test_every_item_has_a_row_and_every_task_its_metrics(result):
     assert items["item"].to_pylist() == [*range(24), *range(24)]
     assert not any(items["too_long"].to_pylist()) and items["correct"].null_count == 0
     rows = items.to_pylist()
-    for row, item in zip(rows[:24], boxes.evaluated_items(), strict=False):
+    for row, item in zip(rows[:24], boxes.TASK.evaluated_items, strict=False):
         assert row["gold"] == item.answer and row["prediction"] in item.choices
         assert row["correct"] == (row["prediction"] == item.answer) and row["chance"] == 0.2
         assert json.loads(row["attributes"]) == {"part": item.part, **item.attributes}
@@ -188,7 +190,7 @@ def test_bits_per_byte_are_the_models_own(model, result):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
     network, tokenizer = AutoModelForCausalLM.from_pretrained(model), AutoTokenizer.from_pretrained(model)
-    for row, item in zip(result.items.to_pylist()[:4], boxes.evaluated_items(), strict=False):
+    for row, item in zip(result.items.to_pylist()[:4], boxes.TASK.evaluated_items, strict=False):
         prompt, whole = (tokenizer.encode(text) for text in (item.question, item.question + " " + item.answer))
         with torch.no_grad():
             logits = network(torch.tensor([whole])).logits[0].log_softmax(-1)
@@ -341,8 +343,8 @@ def test_tasks_of_a_single_likelihood_and_of_whole_texts(model, result, tmp_path
 def test_a_group_counts_once_in_the_mean_and_its_interval_is_of_all_its_items(model, result, monkeypatch):
     named = {"group": BOTH, "boxes": ("boxes",)}
     loaded = replace(evaluation.load_tasks(BOTH, 0), named=named)
-    monkeypatch.setattr(evaluation, "check_tasks", lambda names: None)
-    monkeypatch.setattr(evaluation, "load_tasks", lambda names, few_shot: loaded)
+    monkeypatch.setattr(runs, "check_tasks", lambda names: None)
+    monkeypatch.setattr(runs, "load_tasks", lambda names, few_shot: loaded)
     got = evaluate(model, Evaluation(tasks=("group", "boxes"), limit=24))
     assert evaluation.named_tasks(got.items) == named
     bits = result.items["bits_per_byte"].to_numpy()

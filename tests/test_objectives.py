@@ -2,28 +2,31 @@
 
 from __future__ import annotations
 
-import contextlib
-from types import SimpleNamespace
-
 import pytest
 
 from raycodellm.config import Objective, UserError
-from raycodellm.evaluation import objectives
+from raycodellm.evaluation import objectives, task_names
 
-INDEX = {
-    "arc_easy": SimpleNamespace(cfg={"task": "arc_easy", "tag": ["ai2_arc"]}, tags={"ai2_arc"}),
-    "arc_hard": SimpleNamespace(cfg={"task": "arc_hard"}, tags=set()),
-    "ai2_arc": SimpleNamespace(cfg=None, tags={"arc_easy", "arc_hard"}),
-    "mmlu": SimpleNamespace(cfg={"group": "mmlu", "task": ["mmlu_stem", {"task": "arc_hard"}]}, tags=set()),
-    "mmlu_stem": SimpleNamespace(cfg={"group": "mmlu_stem", "task": ["mmlu"]}, tags=set()),
+FILES = {
+    "arc_easy.yaml": "task: arc_easy\ntag: [ai2_arc]\n",
+    "arc_hard.yaml": "include: arc_easy.yaml\ntask: arc_hard\n",
+    "mmlu.yaml": "group: mmlu\ntask:\n  - mmlu_stem\n  - task: arc_hard\n",
+    "mmlu_stem.yaml": '"group": "mmlu_stem"  # a cycle\n"task": ["mmlu"]\n',
+    "broken.yaml": "task: [",
+    "list.yaml": "- task\n",
 }
 
 
 @pytest.fixture(autouse=True)
-def small_index(monkeypatch: pytest.MonkeyPatch) -> None:
-    """In the place of lm-eval's, which takes seconds to read."""
-    monkeypatch.setattr(objectives, "quiet", contextlib.nullcontext)
-    monkeypatch.setattr(objectives, "_task_manager", lambda with_defaults: SimpleNamespace(task_index=INDEX))
+def few_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
+    """In the place of lm-eval's 14,000 files."""
+    folder = tmp_path_factory.mktemp("tasks")
+    for name, text in FILES.items():
+        (folder / name).write_text(text)
+    found = task_names.tasks_below(folder)
+    assert found.keys() == {"arc_easy", "arc_hard", "ai2_arc", "mmlu", "mmlu_stem"}
+    assert found["ai2_arc"].tagged == ("arc_easy", "arc_hard")
+    monkeypatch.setattr(objectives, "lm_eval_tasks", lambda: found)
 
 
 @pytest.mark.parametrize(
@@ -63,3 +66,12 @@ def test_a_task_file_is_known_by_what_it_calls_itself(tmp_path) -> None:
     objectives.check_objective(Objective(metric="mine/acc_hard", mode="max"), (str(path),))
     with pytest.raises(UserError, match="other/acc"):
         objectives.check_objective(Objective(metric="other/acc", mode="max"), (str(path),))
+
+
+@pytest.mark.slow
+def test_the_names_read_from_lm_evals_files_are_those_of_its_own_index() -> None:
+    from lm_eval.tasks import TaskManager
+
+    index = TaskManager().task_index
+    theirs = {name: (one.yaml_path, () if one.yaml_path else tuple(sorted(one.tags))) for name, one in index.items()}
+    assert {name: (one.file, one.tagged) for name, one in task_names.lm_eval_tasks().items()} == theirs

@@ -15,9 +15,13 @@ import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycodellm.tasks import BUILTIN, FOLDER, boxes, logical_deduction, training_examples
-
-TASKS = {"boxes": boxes, "logical_deduction": logical_deduction}
+from raycodellm.tasks import BUILTIN, FOLDER, TASKS, training_examples
+from raycodellm.tasks.boxes import task as boxes
+from raycodellm.tasks.boxes import world
+from raycodellm.tasks.item import SPLITS
+from raycodellm.tasks.logical_deduction import stories
+from raycodellm.tasks.logical_deduction import task as logical_deduction
+from raycodellm.tasks.logical_deduction.clues import solutions, structure_split
 
 
 def first(module, split: str, n: int, seed: int | None = None) -> list:
@@ -34,7 +38,7 @@ def replay(question: str) -> tuple[set[str], int]:
     asked = int(re.fullmatch(r"Now Box (\d) contains", query)[1])
     described = re.findall(r"Box \d contains ([^,]+)", told[0].removeprefix("At first, "))
     state, changes = [objects(text) for text in described], 0
-    assert len(state) == boxes.NUM_BOXES
+    assert len(state) == world.NUM_BOXES
     for sentence in told[1:]:
         before = set(state[asked])
         things = objects(re.search(r"(?:Carry|Take|Put) (.*?) (?:from|out|into) ", sentence)[1])
@@ -46,7 +50,7 @@ def replay(question: str) -> tuple[set[str], int]:
             raise AssertionError("what is put into a box was in none")
         if target:
             state[int(target[1])] |= things
-            assert len(state[int(target[1])]) <= boxes.MAX_OBJECTS
+            assert len(state[int(target[1])]) <= world.MAX_OBJECTS
         changes += state[asked] != before
     return state[asked], changes
 
@@ -60,27 +64,27 @@ def test_a_box_item_has_exactly_one_right_choice_by_replaying_its_text(seed, spl
         assert len({frozenset(choice) for choice in choices}) == boxes.NUM_CHOICES
         assert item.attributes["num_operations"] == changes
         assert item.part == ("nontrivial" if changes else "trivial")
-        assert boxes.signature(scenario.initial) in boxes.signatures(split)
+        assert world.signature(scenario.initial) in world.signatures(split)
 
 
 def test_the_box_splits_partition_all_signatures():
-    splits = [boxes.signatures(name) for name in ("train", "validation", "test")]
+    splits = [world.signatures(name) for name in ("train", "validation", "test")]
     assert sum(map(len, splits)) == len(frozenset().union(*splits)) == 4**7
     assert [round(len(split) / 4**7, 2) for split in splits] == [0.45, 0.10, 0.45]
 
 
 def test_box_items_spread_over_the_number_of_operations_and_the_positions():
-    items = boxes.evaluated_items()
+    items = boxes.TASK.evaluated_items
     share = {n: sum(item.attributes["num_operations"] == n for item in items) / len(items) for n in range(7)}
     assert all(abs(share[n] - planned) < 0.05 for n, planned in boxes.OPERATION_SHARES.items())
     assert all(0.15 < sum(item.gold == index for item in items) / len(items) < 0.25 for index in range(5))
-    assert len(boxes.NOUNS) == len(set(boxes.NOUNS)) == 100
-    assert not [pair for pair in itertools.permutations(boxes.NOUNS, 2) if pair[0] in pair[1]]
+    assert len(world.NOUNS) == len(set(world.NOUNS)) == 100
+    assert not [pair for pair in itertools.permutations(world.NOUNS, 2) if pair[0] in pair[1]]
 
 
 @pytest.mark.parametrize("prefer", [min, max])
 def test_preferring_short_or_long_answers_gains_nothing_in_boxes(prefer):
-    items = boxes.evaluated_items()
+    items = boxes.TASK.evaluated_items
     right = sum(prefer(item.choices, key=len) == item.answer for item in items)
     assert right / len(items) < 1 / boxes.NUM_CHOICES + 0.05
     assert all("nothing." in item.choices for item in items)
@@ -90,15 +94,15 @@ def test_preferring_short_or_long_answers_gains_nothing_in_boxes(prefer):
 def test_a_puzzle_has_one_solution_and_needs_every_clue(seed, split):
     for item, puzzle in first(logical_deduction, split, 4, seed):
         size, clues = len(puzzle.names), tuple(puzzle.structure)
-        assert logical_deduction.solutions(clues, size) == [tuple(range(size))]
+        assert solutions(clues, size) == [tuple(range(size))]
         for clue in clues:
             others = tuple(other for other in clues if other != clue)
-            assert len(logical_deduction.solutions(others, size)) > 1
+            assert len(solutions(others, size)) > 1
         assert item.answer == f"the {puzzle.names[puzzle.asked]}."
         assert set(item.choices) == {f"the {name}." for name in puzzle.names}
         assert len(set(item.choices)) == size
         assert ("at", (puzzle.asked, puzzle.asked)) not in puzzle.structure
-        assert logical_deduction.structure_split(puzzle.structure, size) == split
+        assert structure_split(puzzle.structure, size) == split
 
 
 CLUE_READERS = {  # sentence -> what it says of the places of its two or three things, on the shelf
@@ -123,7 +127,7 @@ def test_the_words_of_a_puzzle_say_what_its_clues_mean():
             place = {name: index for index, name in enumerate(order)}
             if all(_true(sentence, place) for sentence in told):
                 fitting.append(order)
-        asked = logical_deduction.ORDINALS.index(query.split()[1])
+        asked = stories.ORDINALS.index(query.split()[1])
         assert [f"the {order[asked]}." for order in fitting] == [item.answer], item.question
         read += 1
     assert read > 40
@@ -136,34 +140,32 @@ def _true(sentence: str, place: dict[str, int]) -> bool:
     if found := re.fullmatch(r"The (\w+) is at one end of the shelf", sentence):
         return place[found[1]] in (0, len(place) - 1)
     found = re.fullmatch(r"The (\w+) is the (\w+) from the left", sentence)
-    return place[found[1]] == logical_deduction.ORDINALS.index(found[2])
+    return place[found[1]] == stories.ORDINALS.index(found[2])
 
 
 def test_no_puzzle_structure_is_in_two_splits():
-    structures = [
-        {puzzle.structure for _, puzzle in first(logical_deduction, name, 1000)} for name in logical_deduction.SPLITS
-    ]
+    structures = [{puzzle.structure for _, puzzle in first(logical_deduction, name, 1000)} for name in SPLITS]
     assert not any(a & b for a, b in itertools.combinations(structures, 2))
 
 
 def test_a_thousand_items_of_each_task_are_evaluated_and_none_twice():
-    for module in TASKS.values():
-        items = module.evaluated_items()
+    for task in TASKS:
+        items = task.evaluated_items
         assert len(items) == len({item.question for item in items}) >= 1000
-    sizes = [item.attributes["num_things"] for item in logical_deduction.evaluated_items()]
+    sizes = [item.attributes["num_things"] for item in logical_deduction.TASK.evaluated_items]
     assert sizes.count(3) == sizes.count(5) == len(sizes) / 2
 
 
 def test_training_examples_are_what_evaluation_asks_but_never_the_same():
     pairs = list(training_examples(seed=3, num_examples=400))
-    evaluated = {item.question for module in TASKS.values() for item in module.evaluated_items()}
+    evaluated = {item.question for task in TASKS for item in task.evaluated_items}
     assert len(pairs) == 400 and not evaluated & {prompt for prompt, _ in pairs}
     assert all(not prompt.endswith(" ") and re.fullmatch(r" [a-z].*\.", response) for prompt, response in pairs)
     assert pairs[0][0].startswith("At first, Box 0") and not pairs[1][0].startswith("At first")
     for prompt, response in pairs[::2]:
         assert objects(response.strip().removesuffix(".")) == replay(prompt)[0]
         described = re.findall(r"Box \d contains ([^,.]+)", prompt.split(". ")[0])
-        assert tuple(len(objects(text)) for text in described) in boxes.signatures("train")
+        assert tuple(len(objects(text)) for text in described) in world.signatures("train")
 
 
 def test_a_longer_run_of_training_examples_begins_like_a_shorter_one_and_seeds_differ():
@@ -174,11 +176,11 @@ def test_a_longer_run_of_training_examples_begins_like_a_shorter_one_and_seeds_d
 def test_items_and_examples_are_the_same_in_every_process():
     """Another hash seed is what changes the order of sets of strings from one process to the next."""
     code = (
-        "import hashlib; from raycodellm.tasks import *; from raycodellm.tasks import boxes, logical_deduction as l; "
-        "print(hashlib.sha256(repr((boxes.evaluated_items(), l.evaluated_items(), list(training_examples(5, 50))))"
+        "import hashlib; from raycodellm.tasks import TASKS, training_examples; "
+        "print(hashlib.sha256(repr(([task.evaluated_items for task in TASKS], list(training_examples(5, 50))))"
         ".encode()).hexdigest())"
     )
-    here = (boxes.evaluated_items(), logical_deduction.evaluated_items(), list(training_examples(5, 50)))
+    here = ([task.evaluated_items for task in TASKS], list(training_examples(5, 50)))
     environment = {**os.environ, "PYTHONHASHSEED": "4242", "PYTHONPATH": str(FOLDER.parents[1])}
     there = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True, env=environment)
     assert there.stdout.strip() == hashlib.sha256(repr(here).encode()).hexdigest()
@@ -192,9 +194,9 @@ def test_a_thousand_items_take_less_than_a_few_seconds():
 
 
 def test_an_unknown_split_is_refused():
-    for module in TASKS.values():
+    for task in TASKS:
         with pytest.raises(ValueError, match="no split 'dev'"):
-            next(module.generate("dev"))
+            next(task.generate("dev", 0))
 
 
 @pytest.mark.parametrize("name", BUILTIN)

@@ -28,7 +28,6 @@ from collections import Counter
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
-from types import SimpleNamespace
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 if __name__ == "__main__":
@@ -40,7 +39,6 @@ import _mutations
 
 from raycodellm import check, config, evaluation, preflight, search, stage_store
 from raycodellm.config import UserError
-from raycodellm.evaluation import loading, objectives
 from raycodellm.files import Folder
 
 SECONDS = 5.0
@@ -82,9 +80,8 @@ def planned(text: str) -> int:
     """Jobs of the sweep that `text` describes. Reads no source."""
     file = config.parse(text)
     search.num_trials(file)
-    with _no_lm_eval():
-        evaluation.check_evaluation(file)
-        contents = stage_store.contents_of_file(file)
+    evaluation.check_evaluation(file)
+    contents = stage_store.contents_of_file(file)
     preflight.look(file, None)
     sources = file.example().sources
     corpora = {name: check.SizedCorpus(Folder(f"/tokens/{name}"), SOURCE_TOKENS, name) for name in sources}
@@ -109,18 +106,6 @@ def _limit(seconds: float):
         for (timer, number, _), handler in zip(timers, before, strict=True):
             signal.setitimer(timer, 0.0)
             signal.signal(number, handler)
-
-
-@contextmanager
-def _no_lm_eval():
-    """lm-eval's index takes seconds to read, and is not what is tried here."""
-    known = SimpleNamespace(all_tasks=["boxes", "logical_deduction"], task_index={})
-    before = loading._task_manager, objectives._task_manager
-    loading._task_manager = objectives._task_manager = lambda with_defaults: known
-    try:
-        yield
-    finally:
-        loading._task_manager, objectives._task_manager = before
 
 
 def table(outcomes: list[Outcome]) -> str:

@@ -1,4 +1,4 @@
-"""True if an evaluation will give the score that a sweep is to make better: asked before anything is trained."""
+"""Checks before training that the evaluation will give the metrics that the sweep's objectives name."""
 
 from __future__ import annotations
 
@@ -7,23 +7,21 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from raycodellm.config import Objective, SweepFile, UserError, resolve
-from raycodellm.evaluation.loading import _task_manager, check_tasks, is_path, quiet
-from raycodellm.tasks import BUILTIN, logical_deduction
+from raycodellm.evaluation.metrics import MEAN, METRICS
+from raycodellm.evaluation.task_files import group_members
+from raycodellm.evaluation.task_loading import check_tasks, is_path
+from raycodellm.evaluation.task_names import lm_eval_tasks
+from raycodellm.tasks import BUILTIN, PARTS
 
-_PARTS = {
-    "boxes": ("trivial", "nontrivial"),
-    "logical_deduction": tuple(f"{size}_things" for size in logical_deduction.SIZES),
-}
-_OF_A_TASK = re.compile(r"(?:(?:acc|bpb)(?:_low|_high)?|chance|items|too_long)")
-_OF_A_PART = re.compile(r"(?:acc_(.+?)(?:_low|_high)?|(?:bpb|items)_(.+))")
-_OF_THE_MEAN = re.compile(r"(?:(?:acc|bpb)(?:_low|_high)?|chance)")
+_ANY = "|".join(re.escape(metric.name) for metric in METRICS)
+_OF_THE_MEAN = re.compile(rf"(?:(?:{_ANY})(?:_low|_high)?|chance)")
+_OF_A_TASK = re.compile(rf"(?:(?:{_ANY})(?:_low|_high)?|chance|items|too_long)")
+_WITH_INTERVAL = "|".join(re.escape(metric.name) for metric in METRICS if metric.has_part_intervals)
+_OF_A_PART = re.compile(rf"(?:(?:{_WITH_INTERVAL})_(.+?)(?:_low|_high)?|(?:{_ANY}|items)_(.+))")
 
 
 def check_evaluation(file: SweepFile) -> None:
-    """Every task that a trial may be evaluated on exists, and the objectives are scores that it gives.
-
-    Raises `UserError` with the key. Built-in tasks cost nothing; any other name imports lm-eval, which takes seconds.
-    """
+    """Raises `UserError`, naming the key, for a task that does not exist and for an objective that no task gives."""
     searched = any(one.name.startswith("evaluation.") for one in file.parameters)
     sweeps = [resolve(file, point) for point in (file.corner_points() if searched else [{}])]
     for tasks in dict.fromkeys(sweep.evaluation.tasks for sweep in sweeps):
@@ -33,13 +31,14 @@ def check_evaluation(file: SweepFile) -> None:
 
 
 def check_objective(objective: Objective, tasks: Sequence[str]) -> None:
-    task, _, score = objective.metric.rpartition("/")
-    if task == "mean":
-        given = _OF_THE_MEAN.fullmatch(score) is not None
+    """Raises `UserError` where an evaluation on `tasks` does not give the objective's metric."""
+    task, _, metric = objective.metric.rpartition("/")
+    if task == MEAN:
+        is_given = _OF_THE_MEAN.fullmatch(metric) is not None
     else:
-        names = _names(tasks)
-        given = (names is None or task in names) and _is_score(task, score)
-    if not given:
+        names = _metric_prefixes(tasks)
+        is_given = (names is None or task in names) and _is_metric_of(task, metric)
+    if not is_given:
         known = ", ".join([*(f"{name}/bpb" for name in tasks[:3]), "mean/bpb", "mean/acc"])
         raise UserError(
             f"search.objective.metric: found {objective.metric!r}, which no task of evaluation.tasks gives; "
@@ -47,46 +46,38 @@ def check_objective(objective: Objective, tasks: Sequence[str]) -> None:
         )
 
 
-def _is_score(task: str, score: str) -> bool:
-    if _OF_A_TASK.fullmatch(score):
+def _is_metric_of(task: str, metric: str) -> bool:
+    if _OF_A_TASK.fullmatch(metric):
         return True
-    part = _OF_A_PART.fullmatch(score)
+    part = _OF_A_PART.fullmatch(metric)
     if task in BUILTIN:
-        return part is not None and (part[1] or part[2]) in _PARTS[task]
-    # Items of somebody's own task file may name their part; lm-eval's own do not, and their other metrics, such as
-    # acc_norm, are not given.
-    return part is not None and score != "acc_norm" and not _is_lm_evals_own(task)
+        return part is not None and (part[1] or part[2]) in PARTS[task]
+    # Items of a user's own task file may name their part. lm-eval's own items do not, and lm-eval's other metrics, such
+    # as acc_norm, are not among an evaluation's.
+    return part is not None and metric != "acc_norm" and task not in lm_eval_tasks()
 
 
-def _is_lm_evals_own(task: str) -> bool:
-    with quiet():
-        return task in _task_manager(True).task_index
-
-
-def _names(tasks: Sequence[str]) -> Collection[str] | None:
-    """All names that scores of `tasks` begin with; None where a task file does not say what it is called."""
+def _metric_prefixes(tasks: Sequence[str]) -> Collection[str] | None:
+    """The task names that metrics of `tasks` begin with; None where a task file does not state its name."""
     names = set(tasks)
     for name in tasks:
         if is_path(name):
-            said = re.search(
-                r"^(?:task|group): *[\"']?([^\s\"'\[#]+)", Path(name).expanduser().read_text("utf-8", "replace"), re.M
-            )
-            if said is None:
+            text = Path(name).expanduser().read_text("utf-8", "replace")
+            stated = re.search(r"^(?:task|group): *[\"']?([^\s\"'\[#]+)", text, re.M)
+            if stated is None:
                 return None
-            names.add(said[1])
+            names.add(stated[1])
         elif name not in BUILTIN:
-            with quiet():
-                names |= _members(name, _task_manager(True).task_index, set())
+            _add_with_members(name, names, set())
     return names
 
 
-def _members(name: str, index: dict, seen: set[str]) -> set[str]:
-    """The tasks that a group or tag of lm-eval stands for."""
-    if name in seen or name not in index:
-        return seen
+def _add_with_members(name: str, names: set[str], seen: set[str]) -> None:
+    """Adds to `names` a task, group or tag of lm-eval and all tasks that it stands for."""
+    named = lm_eval_tasks().get(name)
+    if name in seen or named is None:
+        return
+    names.add(name)
     seen.add(name)
-    listed = (index[name].cfg or {}).get("task")
-    inside = [*(listed if isinstance(listed, list) else ()), *(index[name].tags if index[name].cfg is None else ())]
-    for one in inside:
-        _members(one.get("task", "") if isinstance(one, dict) else str(one), index, seen)
-    return seen
+    for member in named.tagged if named.file is None else group_members(named.file):
+        _add_with_members(member, names, seen)

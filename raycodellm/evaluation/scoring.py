@@ -8,39 +8,41 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation.loading import FEW_SHOT_SEED, TokenPair, seed_all
+from raycodellm.evaluation.isolation import seed_all
+from raycodellm.evaluation.language_model import AnswerLM, TokenPair
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
     from lm_eval.api.task import Task
-    from lm_eval.models.huggingface import HFLM
-
-
+FEW_SHOT_SEED = 1234
+"""lm-eval's own default, so that its command draws the same examples."""
 _BLOCK_ITEMS = 16
-"""Least number of items that are scored together. Blocks, not items, are dealt to workers: what is in a batch then does
-not depend on the number of workers, and neither does the last bit of a likelihood."""
+"""Least number of items that are scored together. Workers get whole blocks, so that neither a batch's items nor the
+last bit of a likelihood depend on the number of workers."""
+
+ScoredItem = dict[str, Any]
+"""The columns of `ITEMS_SCHEMA`, and three that the table does not keep: `needed` (tokens of context), `scores`
+(lm-eval's metrics of the item) and `not_finite` (a log-likelihood that is infinite or no number, as text)."""
 
 
 @dataclass
 class _Question:
     """One item of a task while it is scored."""
 
-    row: dict[str, Any]
-    """The columns of ITEMS_SCHEMA, and three that do not outlive the evaluation: `needed` (tokens of context), `scores`
-    (lm-eval's metrics of the item) and `not_finite` (a log-likelihood that is infinite or no number)."""
+    row: ScoredItem
     instances: list[Instance]
     pairs: list[TokenPair]
-    """Likelihoods to ask for: one per choice, or that of the right answer alone."""
+    """Prompts and answers whose likelihoods are asked for: one per choice, or the right answer alone."""
     right: list[int]
-    """Indices in `pairs` of the right answers; any of them counts."""
+    """Indices in `pairs` of the right answers; an item is right with any of them."""
     num_bytes: list[int]
-    """UTF-8 bytes of the text of each right answer."""
+    """UTF-8 bytes of each right answer's text."""
 
 
 def _instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
-    """All items' requests, on every worker: few-shot examples are drawn one item after the other.
+    """The requests of each item, longest first, so that a batch has little padding.
 
-    The longest come first, so that items scored together are alike in length and little of a batch is padding.
+    Every worker builds the requests of all items, since few-shot examples are drawn one item after the other.
     """
     seed_all()
     task.set_fewshot_seed(FEW_SHOT_SEED)
@@ -53,14 +55,14 @@ def _instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
 
 
 def score_task(
-    lm: HFLM, name: str, task: Task, settings: Evaluation, rank: int, world_size: int
-) -> list[dict[str, Any]]:
-    """Rows of this worker's share of the items."""
+    lm: AnswerLM, name: str, task: Task, settings: Evaluation, rank: int, world_size: int
+) -> list[ScoredItem]:
+    """Scores this worker's share of the task's items."""
     items = _instances_by_item(task, settings.limit)
     size = max(_BLOCK_ITEMS, settings.batch_size)
     rows = []
     for block in range(rank * size, len(items), world_size * size):
-        seed_all()  # a sampled answer must not depend on which blocks this worker had before
+        seed_all()  # a sampled answer must not depend on the blocks that this worker scored before
         questions = [_question(lm, name, task, instances) for instances in items[block : block + size]]
         rows += [question.row for question in questions]
         if fitting := [question for question in questions if not question.row["too_long"]]:
@@ -68,7 +70,7 @@ def score_task(
     return rows
 
 
-def _question(lm: HFLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+def _question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
     doc = instances[0].doc
     asked = {
         "multiple_choice": _choice_question,
@@ -91,7 +93,7 @@ def _question(lm: HFLM, name: str, task: Task, instances: list[Instance]) -> _Qu
     return asked
 
 
-def _choice_question(lm: HFLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+def _choice_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
     doc = instances[0].doc
     choices = task.doc_to_choice(doc)
     gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
@@ -99,14 +101,14 @@ def _choice_question(lm: HFLM, name: str, task: Task, instances: list[Instance])
     right = [choices.index(one) if isinstance(one, str) else one for one in golds]
     if not right or not all(0 <= one < len(choices) for one in right):
         raise ValueError(f"task {name!r}, item {instances[0].doc_id}: right answer {gold!r} of {len(choices)} choices")
-    # Not the choices' own texts: where the choices are prompts, the answer is what follows them.
+    # Where the choices are prompts, the answer is the text that follows them.
     texts = [instances[one].args[1].removeprefix(task.config.target_delimiter) for one in right]
     row = {"gold": choices[right[0]], "chance": len(set(right)) / len(choices)}
     pairs = [_tokens(lm, *instance.args) for instance in instances]
     return _Question(row, instances, pairs, right, [len(text.encode()) for text in texts])
 
 
-def _likelihood_question(lm: HFLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+def _likelihood_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
     if len(instances) != 1:
         raise UserError(f"evaluation.tasks: {name!r} asks {len(instances)} likelihoods per item; one is supported")
     prompt, answer = instances[0].args
@@ -115,7 +117,7 @@ def _likelihood_question(lm: HFLM, name: str, task: Task, instances: list[Instan
     return _Question(row, instances, [_tokens(lm, prompt, answer)], [0], [len(text.encode())])
 
 
-def _generation_question(lm: HFLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+def _generation_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
     from lm_eval.models.utils import normalize_gen_kwargs
 
     doc, (prompt, settings) = instances[0].doc, instances[0].args
@@ -129,13 +131,13 @@ def _generation_question(lm: HFLM, name: str, task: Task, instances: list[Instan
     return _Question(row, instances, pairs, [0] * len(pairs), [len(text.encode())])
 
 
-def _rolling_question(lm: HFLM, name: str, task: Task, instances: list[Instance]) -> _Question:
-    """A whole text, read in windows that leave nothing out: it cannot be too long."""
+def _rolling_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+    """A whole text. lm-eval reads it in windows that cover all of it, so it cannot be too long."""
     return _Question({}, instances, [], [], [task.count_bytes(task.doc_to_target(instances[0].doc))])
 
 
-def _tokens(lm: HFLM, prompt: str, answer: str) -> TokenPair:
-    """As lm-eval cuts them: together, so that the answer's first token may hold the space before it."""
+def _tokens(lm: AnswerLM, prompt: str, answer: str) -> TokenPair:
+    """Encodes both together, as lm-eval does, so that the answer's first token may hold the space before it."""
     if prompt:
         return lm._encode_pair(prompt, answer)
     answer_tokens = lm.tok_encode(answer, add_special_tokens=False)
@@ -151,19 +153,19 @@ def _doc_hash(doc: Any) -> str:
 
 
 def _attributes(doc: Any) -> dict[str, Any]:
-    """What the item says of itself: a JSON object in a field `attributes`, as the built-in tasks have it."""
+    """The JSON object in the item's field `attributes`, which the built-in tasks have; else nothing."""
     text = doc.get("attributes") if isinstance(doc, dict) else None
     if not isinstance(text, str):
         return {}
     try:
         found = json.loads(text)
-    except ValueError:  # another task's field that happens to have this name
+    except ValueError:  # a field of this name in another task
         return {}
     return found if isinstance(found, dict) else {}
 
 
-def _score_questions(lm: HFLM, task: Task, questions: list[_Question]) -> None:
-    """Fills the rows of questions that fit into the model's context."""
+def _score_questions(lm: AnswerLM, task: Task, questions: list[_Question]) -> None:
+    """Fills in the rows of questions that fit into the model's context."""
     answers = iter(lm.likelihoods([pair for question in questions for pair in question.pairs]))
     likelihoods = [[next(answers) for _ in question.pairs] for question in questions]
     instances = [instance for question in questions for instance in question.instances]
@@ -175,9 +177,9 @@ def _score_questions(lm: HFLM, task: Task, questions: list[_Question]) -> None:
     else:
         for instance, response in zip(instances, (one for several in likelihoods for one in several), strict=True):
             instance.resps.append(response)
-    task._instances = instances  # what apply_filters goes over; the others have no responses
+    task._instances = instances  # apply_filters reads this list; the task's other instances have no responses
     task.apply_filters()
-    name = next(iter(instances[0].filtered_resps))  # of several ways of reading an answer, the first
+    name = next(iter(instances[0].filtered_resps))  # of a task with several filters the first one counts
     for question, found in zip(questions, likelihoods, strict=True):
         results = [instance.filtered_resps[name] for instance in question.instances]
         _fill_row(task, question, [likelihood for likelihood, _ in found], results)
@@ -207,3 +209,18 @@ def _is_number(value: Any) -> bool:
     import numpy as np
 
     return isinstance(value, (bool, int, float, np.number, np.bool_))
+
+
+def judge(rows: list[ScoredItem]) -> None:
+    """Sets `correct` from the task's `acc`, else `exact_match`, else its first metric that is 0 or 1 for every item.
+
+    A task without such a metric has no right and wrong answers, and its items have no `chance`.
+    """
+    scored = [row["scores"] for row in rows if not row["too_long"]]
+    names = sorted(scored[0], key=lambda name: {"acc": 0, "exact_match": 1}.get(name, 2))
+    chosen = next((name for name in names if all(scores.get(name) in (0.0, 1.0) for scores in scored)), None)
+    for row in rows:
+        if chosen is None:
+            row["chance"] = None
+        elif not row["too_long"]:
+            row["correct"] = bool(row["scores"][chosen])

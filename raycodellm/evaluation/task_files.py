@@ -1,7 +1,7 @@
-"""A task by content: its YAML files, and the Python modules and data that they name.
+"""What identifies a task by content: its YAML files, and the Python modules and data that they name.
 
-Nothing of a task is run or imported here. lm-eval's own tasks and the built-in ones enter through their files as well,
-so that an edited one is another task whatever version its package says.
+No task is run or imported here. lm-eval's own tasks and the built-in ones are identified by their files as well, so
+that an edited task is another task whatever version its package has.
 """
 
 from __future__ import annotations
@@ -17,28 +17,14 @@ from typing import Any
 import yaml
 
 from raycodellm.config import UserError
-from raycodellm.evaluation.loading import check_tasks, is_path, known_task
+from raycodellm.evaluation.task_loading import check_tasks, is_path
+from raycodellm.evaluation.task_names import NamedTask, lm_eval_tasks
+from raycodellm.evaluation.task_yaml import Tagged, TaskLoader
 from raycodellm.identity import file_hashes, hub_commits
 from raycodellm.tasks import BUILTIN, FOLDER
 
 _DATA_FORMATS = frozenset({"json", "csv", "parquet", "text", "arrow", "imagefolder", "xml", "webdataset"})
-"""Names that `datasets` has for readers of files, in the place of a data set's name."""
-
-
-class _Loader(yaml.SafeLoader):
-    """Leaves functions and other tags as what is written."""
-
-
-_Loader.add_multi_constructor("!", lambda loader, tag, node: _Tagged(tag, getattr(node, "value", None)))
-
-
-class _Tagged(str):
-    """`!function module.name`."""
-
-    def __new__(cls, tag: str, value: Any) -> _Tagged:
-        made = super().__new__(cls, f"!{tag} {value}")
-        made.function = str(value) if tag == "function" else None
-        return made
+"""Values of `dataset_path` that name a reader of files in `datasets`, not a data set."""
 
 
 def lm_eval_version() -> str:
@@ -46,7 +32,8 @@ def lm_eval_version() -> str:
 
 
 def task_content(name: str) -> list[Any]:
-    """JSON values of all that the task's results depend on beside the model. Raises UserError for an unknown task."""
+    """JSON values of everything, besides the model, that the task's results depend on. Raises UserError for an unknown
+    task."""
     check_tasks([name])
     return [name, *_content(name, frozenset())]
 
@@ -60,15 +47,16 @@ def _content(name: str, seen: frozenset[str]) -> list[Any]:
         return ["files", _hashed([FOLDER / name / f"{name}.yaml", *parts])]
     if is_path(name):
         return _yaml_content(Path(name).expanduser(), seen)
-    file, members = known_task(name)
-    found = _yaml_content(file, seen) if file is not None else []
-    return [*found, *([member, *_content(member, seen)] for member in members)]
+    named = lm_eval_tasks().get(name, NamedTask(None))  # a task that its group's file spells out has no name of its own
+    found = _yaml_content(named.file, seen) if named.file is not None else []
+    return [*found, *([member, *_content(member, seen)] for member in named.tagged)]
 
 
 def _yaml_content(path: Path, seen: frozenset[str]) -> list[Any]:
     files: dict[Path, None] = {}
     trees = list(_trees(path.resolve(), files))
-    data, members = [], []
+    data: list[Any] = []
+    members: list[str] = []
     for file, tree in trees:
         for function in _functions(tree):
             files.update(dict.fromkeys(_module_files(function, file.parent)))
@@ -79,12 +67,12 @@ def _yaml_content(path: Path, seen: frozenset[str]) -> list[Any]:
 
 
 def _trees(path: Path, files: dict[Path, None]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """The YAML file and those that it includes."""
+    """Paths and trees of the YAML file and of the files that it includes; adds the paths to `files`."""
     if path in files:
         return
     files[path] = None
     try:
-        tree = yaml.load(path.read_bytes(), Loader=_Loader)
+        tree = yaml.load(path.read_bytes(), Loader=TaskLoader)
     except (OSError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"evaluation.tasks: {path}: cannot be read as a task: {reason[:160]}") from error
@@ -97,7 +85,7 @@ def _trees(path: Path, files: dict[Path, None]) -> Iterator[tuple[Path, dict[str
 
 
 def _functions(node: Any) -> Iterator[str]:
-    if isinstance(node, _Tagged) and node.function:
+    if isinstance(node, Tagged) and node.function:
         yield node.function
     elif isinstance(node, dict):
         for value in node.values():
@@ -108,14 +96,14 @@ def _functions(node: Any) -> Iterator[str]:
 
 
 def _module_files(function: str, folder: Path) -> Iterator[Path]:
-    """The file that `module.name` stands in, and those beside it that it imports; as lm-eval finds it: beside the YAML
-    file first, then among what is installed."""
+    """The file of the module of `module.name`, and the files beside it that it imports. As in lm-eval, a module beside
+    the YAML file comes before an installed one."""
     module = function.rpartition(".")[0]
     waiting, found = [module], set()
     while waiting:
         name = waiting.pop()
-        path = folder / f"{name.replace('.', '/')}.py"
-        if name == module and not path.is_file():
+        path: Path | None = folder / f"{name.replace('.', '/')}.py"
+        if name == module and path is not None and not path.is_file():
             path = _installed(name)
         if path is None or not path.is_file() or path in found:
             continue
@@ -128,12 +116,12 @@ def _installed(module: str) -> Path | None:
     try:
         spec = importlib.util.find_spec(module)
     except (ImportError, ValueError):
-        return None  # lm-eval says so when it loads the task
+        return None  # lm-eval reports the missing module when it loads the task
     return Path(spec.origin) if spec is not None and spec.origin else None
 
 
 def _imported(path: Path) -> list[str]:
-    """Names of the modules that a file imports, relative ones as beside it."""
+    """Names of the modules that a file imports; a relative import is named as a module beside the file."""
     try:
         tree = ast.parse(path.read_bytes())
     except (SyntaxError, ValueError):
@@ -148,13 +136,13 @@ def _imported(path: Path) -> list[str]:
 
 
 def _data(tree: dict[str, Any]) -> Iterator[list[Any]]:
-    """The data that a task's `dataset_path` and `dataset_kwargs` name: local files by content, a data set of the hub by
-    its commit, where one is known."""
+    """The data that `dataset_path` and `dataset_kwargs` name: local files by content, a data set of the hub by its
+    commit, or by None where the commit is not known."""
     named = tree.get("dataset_path")
     given = tree.get("dataset_kwargs")
     given = given if isinstance(given, dict) else {}
     paths = [path for key in ("data_files", "data_dir") for path in _texts(given.get(key))]
-    if isinstance(named, str) and not isinstance(named, _Tagged):
+    if isinstance(named, str) and not isinstance(named, Tagged):
         if Path(named).expanduser().exists():
             paths.append(named)
         elif named not in _DATA_FORMATS and not any("://" in path for path in paths):
@@ -172,7 +160,7 @@ def _texts(node: Any) -> Iterator[str]:
 
 
 def _local_files(path: str) -> Iterator[Path]:
-    """A file, the files of a folder, or those of a glob; none where the path is no local one."""
+    """A file, the files of a folder, or the files of a glob; nothing where the path is not local."""
     place = Path(path).expanduser()
     if place.is_file():
         yield place
@@ -187,12 +175,18 @@ def _local_files(path: str) -> Iterator[Path]:
 def _commit(name: str) -> str | None:
     try:
         return hub_commits.commit(name, ("README.md", ".gitattributes"), "dataset")
-    except UserError:  # no network, and not in the hub's cache: lm-eval may have the data in a cache of its own
+    except UserError:  # without a network and outside the hub's cache: lm-eval may have the data in its own cache
         return None
 
 
+def group_members(file: Path) -> Iterator[str]:
+    """Names of the tasks and groups that a group's file, or a file that it includes, lists."""
+    for _, tree in _trees(file.resolve(), {}):
+        yield from _members(tree)
+
+
 def _members(tree: dict[str, Any]) -> Iterator[str]:
-    """Names of the tasks that a group's file lists."""
+    """Names of the tasks and groups that a group's tree lists."""
     listed = tree.get("task")
     for member in listed if isinstance(listed, list) else []:
         name = member.get("task") or member.get("group") if isinstance(member, dict) else member

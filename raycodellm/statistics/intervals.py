@@ -4,13 +4,19 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Hashable, Mapping, Sequence
-from typing import NamedTuple
+from collections.abc import Mapping, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 
-Interval = tuple[float, float, float]
-"""Value, and the low and high end of its 95 % interval."""
+
+class Interval(NamedTuple):
+    """An estimate with its 95 % interval; the ends are NaN where they are not known."""
+
+    value: float
+    low: float
+    high: float
+
 
 Z95 = statistics.NormalDist().inv_cdf(0.975)
 
@@ -41,9 +47,9 @@ def mean_interval(values: Sequence[float]) -> Interval:
         raise ValueError("there is no mean of no values")
     mean = math.fsum(values) / len(values)
     if len(values) == 1:
-        return mean, -math.inf, math.inf
+        return Interval(mean, -math.inf, math.inf)
     half = student_quantile(len(values) - 1) * math.sqrt(statistics.variance(values, mean) / len(values))
-    return mean, mean - half, mean + half
+    return Interval(mean, mean - half, mean + half)
 
 
 class Variance(NamedTuple):
@@ -57,8 +63,8 @@ class Variance(NamedTuple):
 
 UNKNOWN = Variance(0.0, 0.0)
 
-Sample = Mapping[Hashable, float]
-"""The value of each item that was scored, by what names the item."""
+Sample = Mapping[Any, float]
+"""Maps each scored item, by a hashable name, to its value."""
 
 
 def correlations(samples: Sequence[Sample]) -> np.ndarray:
@@ -83,7 +89,7 @@ def mean_of_intervals(intervals: Sequence[Interval], correlation: np.ndarray | N
     mean = math.fsum(value for value, _, _ in intervals) / n
     below = _summed([value - low for value, low, _ in intervals], correlation) / n
     above = _summed([high - value for value, _, high in intervals], correlation) / n
-    return mean, mean - below, mean + above
+    return Interval(mean, mean - below, mean + above)
 
 
 def _summed(widths: Sequence[float], correlation: np.ndarray) -> float:

@@ -1,4 +1,4 @@
-"""What the generated tasks share: one multiple-choice item, and its way into lm-eval and into a training corpus."""
+"""A multiple-choice item of a generated task, as lm-eval and a training corpus need it."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ if TYPE_CHECKING:
     import datasets
 
 SPLITS = {"train": 0.45, "validation": 0.10, "test": 0.45}
-"""Names of the splits and their shares of all signatures (boxes) or structures (logical_deduction)."""
+"""Maps each split to its share of all signatures (boxes) or structures (logical_deduction)."""
 
 
 @dataclass(frozen=True)
 class Item:
     """One question with its choices, of which exactly one is right.
 
-    The question never ends in a space and no choice begins with one: a single space lies between them, in evaluation
-    (the tasks' `target_delimiter`) as in training (`training_pair`), so that both show a model the same text.
+    The question never ends in a space and no choice begins with one. Evaluation (by the tasks' `target_delimiter`) and
+    training (by `training_pair`) put a single space between them, so that both show a model the same text.
     """
 
     question: str
@@ -27,7 +27,7 @@ class Item:
     gold: int
     """Index of the right choice."""
     part: str
-    """Which kind of item this is; accuracy is also reported apart for each part of a task."""
+    """The kind of the item; each part of a task has metrics of its own."""
     attributes: Mapping[str, int] = field(default_factory=dict)
 
     @property
@@ -35,10 +35,11 @@ class Item:
         return self.choices[self.gold]
 
     def training_pair(self) -> tuple[str, str]:
-        """(prompt, response); the response carries the space that parts the two."""
+        """(prompt, response); the response begins with the space between the two."""
         return self.question, " " + self.answer
 
     def row(self) -> dict[str, object]:
+        """The item in the columns that the tasks' YAML files name."""
         return {
             "question": self.question,
             "choices": list(self.choices),
@@ -48,8 +49,8 @@ class Item:
 
 
 def lm_eval_dataset(splits: Mapping[str, Iterable[Item]]) -> datasets.DatasetDict:
-    """The items as lm-eval wants them, in memory: nothing is downloaded and nothing is written."""
-    import datasets  # here, so that generating needs nothing but Python
+    """The items as lm-eval takes them, in memory: nothing is downloaded and nothing is written."""
+    import datasets  # imported here, so that generating needs no library
 
     return datasets.DatasetDict(
         {name: datasets.Dataset.from_list([item.row() for item in items]) for name, items in splits.items()}

@@ -1,4 +1,4 @@
-"""The text of evaluation items: what training data must not hold."""
+"""The texts of evaluation items, which training data must not contain."""
 
 from __future__ import annotations
 
@@ -7,21 +7,22 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm import config
 from raycodellm.config import SweepFile
-from raycodellm.evaluation.loading import load_tasks, own_randomness, quiet
+from raycodellm.evaluation.isolation import own_randomness, quiet
+from raycodellm.evaluation.task_loading import load_tasks
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 
 def item_texts(names: Iterable[str]) -> dict[str, list[str]]:
-    """Task -> prompt and right answer, as one text, of all its evaluated items, without few-shot examples."""
+    """Maps each task to the texts of all its evaluated items: prompt and right answer, without few-shot examples."""
     with quiet(), own_randomness():
         tasks = load_tasks(tuple(names), 0).single
         return {name: [_text(task, doc) for doc in task.eval_docs] for name, task in tasks.items()}
 
 
 def evaluated_tasks(file: SweepFile) -> tuple[str, ...]:
-    """The tasks that any trial of a sweep may be evaluated on, also where they are searched over."""
+    """The tasks that any trial of the sweep may be evaluated on, each choice of a searched list included."""
     points = [config.resolve(file, point) for point in file.corner_points()]
     return tuple(dict.fromkeys(task for sweep in points for task in sweep.evaluation.tasks))
 
@@ -29,7 +30,7 @@ def evaluated_tasks(file: SweepFile) -> tuple[str, ...]:
 def _text(task: Task, doc: Any) -> str:
     prompt, target = task.doc_to_text(doc), task.doc_to_target(doc)
     has_choices = getattr(task.config, "doc_to_choice", None) is not None
-    if getattr(task, "multiple_input", 0):  # the choices are the prompts, and what follows is the same for all
+    if getattr(task, "multiple_input", 0):  # the choices are prompts, which all have the same answer
         prompt, target = task.doc_to_choice(doc)[prompt], target
     elif has_choices:
         choices = task.doc_to_choice(doc)

@@ -1,4 +1,4 @@
-"""The table of evaluated items, one row each: its columns, and the samples whose means are a model's scores."""
+"""The table of evaluated items, one row each, and the samples of values whose means are a model's metrics."""
 
 from __future__ import annotations
 
@@ -8,6 +8,9 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 import pyarrow as pa
+
+from raycodellm.evaluation.metrics import BY_NAME, MEAN
+from raycodellm.statistics import Sample
 
 ITEMS_SCHEMA = pa.schema(
     [
@@ -24,46 +27,40 @@ ITEMS_SCHEMA = pa.schema(
         pa.field("attributes", pa.string(), nullable=False),  # JSON object; `part` is the item's part of the task
     ]
 )
-COLUMNS = {"acc": "correct", "bpb": "bits_per_byte"}
-"""Score -> the column whose mean it is."""
 _NAMED_TASKS = b"named_tasks"
-"""Key of the table's metadata. A group's members are in no column: an item may belong to several groups."""
-
-Item = tuple[str, int]
-"""Task and number of an item."""
-Sample = dict[Item, float]
+"""Key of the table's metadata that holds the groups' members: an item may belong to several groups."""
 
 
 def items_table(rows: Sequence[Mapping[str, Any]], named: Mapping[str, Sequence[str]]) -> pa.Table:
-    """`named`: each task as the settings name it -> the tasks that it stands for, itself or a group's members."""
+    """The table of `rows`. `named` maps each task as the settings name it to the tasks that the name stands for."""
     columns = [{name: row.get(name) for name in ITEMS_SCHEMA.names} for row in rows]
-    said = json.dumps({name: list(members) for name, members in named.items()})
-    return pa.Table.from_pylist(columns, schema=ITEMS_SCHEMA.with_metadata({_NAMED_TASKS: said}))
+    groups = json.dumps({name: list(members) for name, members in named.items()})
+    return pa.Table.from_pylist(columns, schema=ITEMS_SCHEMA.with_metadata({_NAMED_TASKS: groups}))
 
 
 def named_tasks(table: pa.Table) -> dict[str, tuple[str, ...]]:
-    """Task as the settings name it -> the tasks that it stands for. A table that does not say it has no groups."""
-    said = (table.schema.metadata or {}).get(_NAMED_TASKS)
-    if said is None:
+    """Maps each task as the settings named it to the tasks of that name; without metadata to the task itself."""
+    groups = (table.schema.metadata or {}).get(_NAMED_TASKS)
+    if groups is None:
         return {name: (name,) for name in dict.fromkeys(table.column("task").to_pylist())}
-    return {name: tuple(members) for name, members in json.loads(said).items()}
+    return {name: tuple(members) for name, members in json.loads(groups).items()}
 
 
 def samples(table: pa.Table, metric: str) -> list[Sample]:
-    """The scored items that `metric` is made of: it is the unweighted mean of the samples' means.
+    """The items' values, by (task, item number), of which `metric` is the unweighted mean of the samples' means.
 
-    `mean/bpb` has a sample per named task, a group's members in one; `boxes/bpb` has one. Empty for a metric that is no
-    such mean, and for one that no item has.
+    `mean/bpb` has one sample per named task or group, `boxes/bpb` one sample. Empty for a metric that is no such mean,
+    and where no item has a value.
     """
-    task, _, score = metric.partition("/")
-    if score not in COLUMNS:
+    task, _, name = metric.partition("/")
+    if name not in BY_NAME:
         return []
     named = named_tasks(table)
-    groups = list(named.values()) if task == "mean" else [named.get(task, (task,))]
-    columns = [table.column(column).to_pylist() for column in ("task", "item", COLUMNS[score])]
-    by_task: dict[str, Sample] = {}
-    for of, item, value in zip(*columns, strict=True):
+    groups = list(named.values()) if task == MEAN else [named.get(task, (task,))]
+    by_task: dict[str, dict[tuple[str, int], float]] = {}
+    for row in table.select(["task", "item", *BY_NAME[name].columns]).to_pylist():
+        value = BY_NAME[name].value(row)
         if value is not None and math.isfinite(value):
-            by_task.setdefault(of, {})[of, item] = float(value)
+            by_task.setdefault(row["task"], {})[row["task"], row["item"]] = float(value)
     found = [{key: value for one in group for key, value in by_task.get(one, {}).items()} for group in groups]
     return [sample for sample in found if sample]

@@ -1,0 +1,103 @@
+"""Checks the names of evaluation tasks, and loads the tasks with their data."""
+
+from __future__ import annotations
+
+import difflib
+import functools
+from collections.abc import Iterable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raycodellm.config import UserError
+from raycodellm.evaluation.isolation import own_randomness, quiet
+from raycodellm.evaluation.task_names import lm_eval_tasks
+from raycodellm.tasks import BUILTIN, FOLDER
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
+
+def preload() -> None:
+    """Imports what `evaluate` needs and generates the built-in tasks' items: some seconds, once per process."""
+    import transformers.models.llama.modeling_llama  # noqa: F401  # the architecture of the presets
+
+    with quiet(), own_randomness():
+        load_tasks(BUILTIN, 0)
+
+
+def check_tasks(names: Iterable[str]) -> None:
+    """Raises UserError for a task that does not exist, with the nearest names. Reads lm-eval's names in half a second,
+    and nothing where all tasks are built in or files."""
+    for name in names:
+        if name in BUILTIN:
+            continue
+        if is_path(name):
+            if not Path(name).expanduser().is_file():
+                raise UserError(f"evaluation.tasks: there is no file {name!r}; give the path of an lm-eval YAML file")
+            continue
+        known = lm_eval_tasks()
+        if name not in known:
+            near = difflib.get_close_matches(name, [*BUILTIN, *known], n=5, cutoff=0.5) or BUILTIN
+            raise UserError(f"evaluation.tasks: there is no task {name!r}; near names: {', '.join(near)}")
+
+
+def is_path(name: str) -> bool:
+    return name.endswith((".yaml", ".yml"))
+
+
+@functools.cache
+def _task_manager(with_defaults: bool) -> TaskManager:
+    """lm-eval's index of tasks; reading its own 14,000 YAML files (`with_defaults`) takes 8 to 18 s."""
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(FOLDER), include_defaults=with_defaults)
+
+
+@dataclass(frozen=True)
+class LoadedTasks:
+    named: dict[str, tuple[str, ...]]
+    """Maps each task as the settings name it to the tasks that the name stands for: itself, or the members of an
+    lm-eval group or tag."""
+    single: dict[str, Task]
+    """Maps each task's own name to the task."""
+
+
+@functools.lru_cache(maxsize=8)
+def load_tasks(names: tuple[str, ...], few_shot: int) -> LoadedTasks:
+    """Loads the tasks with their data, and keeps them for the next evaluation in this process. `few_shot`: examples per
+    prompt. Raises UserError for a task that does not exist, cannot be loaded, or cannot be evaluated here."""
+    check_tasks(names)
+    manager = _task_manager(any(name not in BUILTIN and not is_path(name) for name in names))
+    named: dict[str, tuple[str, ...]] = {}
+    single: dict[str, Task] = {}
+    for name in names:
+        try:
+            found = manager.load([name])["tasks"]
+        except Exception as error:
+            if is_path(name):
+                said = next(iter(str(error).splitlines()), "")
+                raise UserError(
+                    f"evaluation.tasks: {name!r} cannot be loaded as an lm-eval task ({type(error).__name__}: {said}); "
+                    "a file holds one task, a group goes by its name"
+                ) from error
+            error.add_note(f"raised while loading the evaluation task {name!r}")
+            raise
+        for task_name, task in found.items():
+            _check_supported(task_name, task)
+            # As in lm-eval: a task whose file asks for no examples gets none.
+            if task.get_config("num_fewshot") != 0:
+                task.set_config("num_fewshot", few_shot)
+        named[next(iter(found)) if is_path(name) and len(found) == 1 else name] = tuple(found)
+        single.update(found)
+    return LoadedTasks(named, single)
+
+
+def _check_supported(name: str, task: Task) -> None:
+    if getattr(task, "UNSAFE_CODE", False):
+        raise UserError(f"evaluation.tasks: {name!r} runs code that the model wrote, which only the sandbox may do")
+    if getattr(task, "MULTIMODAL", False):
+        raise UserError(f"evaluation.tasks: {name!r} shows pictures or sound; only tasks of text can be evaluated")
+    if task.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until"):
+        raise UserError(f"evaluation.tasks: {name!r} has the output type {task.OUTPUT_TYPE!r}, which is not supported")

@@ -1,0 +1,46 @@
+"""What makes a program a task: a generator of items, and the splits that evaluation and training draw from it."""
+
+from __future__ import annotations
+
+import functools
+import itertools
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raycodellm.tasks.item import Item, lm_eval_dataset
+
+if TYPE_CHECKING:
+    import datasets
+
+NUM_TEST_ITEMS = 1000
+"""Items that are evaluated."""
+NUM_TRAIN_ITEMS = 200
+"""Items of the training split that lm-eval draws few-shot examples from."""
+
+
+@dataclass(frozen=True)
+class GeneratedTask:
+    """A task whose items a program makes: nothing is downloaded and no file of items exists."""
+
+    name: str
+    """The name of the task's folder and of the YAML file in it."""
+    parts: tuple[str, ...]
+    """Values of `Item.part`; each part has metrics of its own."""
+    generate: Callable[[str, int], Iterator[tuple[Item, Any]]]
+    """Endless items of a split by its name and a seed, each with its solution for tests. Equal arguments give equal
+    items on any machine; no item of one split is in another. Raises ValueError for an unknown split."""
+    seed: int
+    """Seed of the items that are evaluated."""
+
+    @functools.cached_property
+    def evaluated_items(self) -> tuple[Item, ...]:
+        """The items of the test split that are evaluated."""
+        return self._first("test", NUM_TEST_ITEMS)
+
+    def dataset(self, **_: object) -> datasets.DatasetDict:
+        """The task's data for lm-eval, which passes the YAML file's metadata and the model's arguments."""
+        return lm_eval_dataset({"train": self._first("train", NUM_TRAIN_ITEMS), "test": self.evaluated_items})
+
+    def _first(self, split: str, num_items: int) -> tuple[Item, ...]:
+        return tuple(item for item, _ in itertools.islice(self.generate(split, self.seed), num_items))
