@@ -18,7 +18,7 @@ from test_stage import open_fakes
 from raycodellm.engine import Engine, StorageError, World
 from raycodellm.files import Folder
 from raycodellm.records import StageJob
-from raycodellm.stage import training as stage
+from raycodellm.stage import setup, train_stage
 
 PRELOADED = [
     "pytest",
@@ -79,9 +79,9 @@ def _at_step(kill: Kill) -> None:
 
 
 def _in_shard(kill: Kill) -> None:
-    from raycodellm.engine import checkpoints
+    from raycodellm.engine import checkpoint_files
 
-    real, calls = checkpoints.write_tensors, counter()
+    real, calls = checkpoint_files.write_tensors, counter()
 
     def write_tensors(folder: Folder, name: str, tensors: dict) -> list[int]:
         told = real(folder, name, tensors)
@@ -90,7 +90,7 @@ def _in_shard(kill: Kill) -> None:
             die()
         return told
 
-    checkpoints.write_tensors = write_tensors
+    checkpoint_files.write_tensors = write_tensors
 
 
 def _at_write(kill: Kill) -> None:
@@ -117,14 +117,14 @@ def counter() -> Callable[[], int]:
 def _work(rank: int, world_size: int, port: int, job: StageJob, kill: Kill | None, file_bytes: int | None) -> None:
     gc.freeze()  # keeps `Engine.close` from walking all that the imports made
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
-    stage.open_stores = open_fakes
+    setup.open_stores = open_fakes
     if kill is not None and kill.rank == rank:
         install(kill)
     if file_bytes is not None:
         signal.signal(signal.SIGXFSZ, signal.SIG_IGN)  # then a write beyond the limit is an error, as on a full disk
         resource.setrlimit(resource.RLIMIT_FSIZE, (file_bytes, file_bytes))
     try:
-        stage.train_stage(job, World(rank, world_size), on_progress=lambda progress: None, should_stop=lambda: False)
+        train_stage(job, World(rank, world_size), on_progress=lambda progress: None, should_stop=lambda: False)
     except StorageError:
         os._exit(WROTE_NOT)
 

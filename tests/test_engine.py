@@ -18,13 +18,13 @@ from raycodellm.engine import (
     Engine,
     TrainingError,
     World,
-    checkpoints,
+    checkpoint_files,
     deepspeed_config,
     devices,
     loss,
-    memory,
+    micro_batch,
 )
-from raycodellm.engine.settings import check_execution, clips_in_optimizer
+from raycodellm.engine.deepspeed_settings import clips_in_optimizer, require_execution
 from raycodellm.files import Folder
 
 LENGTH, ROWS, VOCAB = 12, 6, 64
@@ -116,7 +116,7 @@ def test_the_gradient_s_clip_may_be_said_again_and_not_otherwise_whoever_clips(z
     scaling = Scaling(deepspeed=DeepSpeed(zero=zero))
     same = make_stage(deepspeed_config={"gradient_clipping": make_stage().optimizer.gradient_clip})
     made = deepspeed_config(same, scaling, World(), 1)
-    assert made["gradient_clipping"] == (0.0 if zero < 3 else same.gradient_clip)
+    assert made["gradient_clipping"] == (0.0 if zero < 3 else same.optimizer.gradient_clip)
     other = make_stage(deepspeed_config={"gradient_clipping": 0.0})
     with pytest.raises(UserError, match=r"gradient_clipping: found 0\.0"):
         deepspeed_config(other, scaling, World(), 1)
@@ -237,11 +237,13 @@ def test_all_zero_stages_train_alike(precision):
 
 def test_a_loss_that_is_not_finite_is_told_with_its_rows():
     engine = make_engine()
-    engine._hf.get_input_embeddings().weight.data[7] = float("nan")
+    engine.adapter.hf_model.get_input_embeddings().weight.data[7] = float("nan")
     batch = make_batch(0)
     batch.micro_batches[0]["tokens"].fill_(1)
     batch.micro_batches[0]["tokens"][4, 9] = 7
-    engine._hf.get_output_embeddings().weight = torch.nn.Parameter(torch.zeros(VOCAB, 16))  # untied: only row 4 sees it
+    engine.adapter.hf_model.get_output_embeddings().weight = torch.nn.Parameter(
+        torch.zeros(VOCAB, 16)
+    )  # untied: only row 4 sees it
     result = engine.train_step(batch, 0)
     assert (result.finite, result.applied, result.bad_rows) == (False, False, (4,))
     engine.close()
@@ -253,12 +255,12 @@ def test_a_loss_that_is_not_finite_is_told_with_its_rows():
 def test_a_restored_engine_goes_on_bit_for_bit(tmp_path):
     engine = make_engine()
     train(engine, 0, 3)
-    engine.save(Folder(str(tmp_path)), {"step": 3})
+    engine.checkpoints.save(Folder(str(tmp_path)), {"step": 3})
     expected = train(engine, 3, 6)
     engine.close()
     again = make_engine()
     train(again, 0, 1)  # whatever it did before is gone
-    assert again.restore(Folder(str(tmp_path))) == {"step": 3}
+    assert again.checkpoints.restore(Folder(str(tmp_path))) == {"step": 3}
     assert train(again, 3, 6) == expected
     again.close()
 
@@ -269,12 +271,15 @@ def test_another_zero_stage_continues_a_checkpoint(tmp_path, precision):
     engine = make_engine(zero=stages[0], precision=precision)
     found = train(engine, 0, 2)
     for hop, zero in enumerate(stages[1:], start=1):
-        engine.save(Folder(str(tmp_path / str(hop))), {})
-        weights = {name: engine._full(parameter).clone() for name, parameter in engine._parameters()}
+        engine.checkpoints.save(Folder(str(tmp_path / str(hop))), {})
+        weights = {name: engine.adapter.whole(parameter).clone() for name, parameter in engine.adapter.parameters()}
         engine.close()
         engine = make_engine(zero=zero, precision=precision)
-        engine.restore(Folder(str(tmp_path / str(hop))))
-        assert all(torch.equal(engine._full(parameter), weights[name]) for name, parameter in engine._parameters())
+        engine.checkpoints.restore(Folder(str(tmp_path / str(hop))))
+        assert all(
+            torch.equal(engine.adapter.whole(parameter), weights[name])
+            for name, parameter in engine.adapter.parameters()
+        )
         found += train(engine, 2 * hop, 2 * hop + 2)
     engine.close()
     straight = make_engine(zero=1, precision=precision)
@@ -286,9 +291,12 @@ def test_another_zero_stage_continues_a_checkpoint(tmp_path, precision):
 def test_making_the_optimizer_s_state_changes_no_weight():
     for zero in (0, 1, 3):
         engine = make_engine(zero=zero)
-        before = {name: engine._full(parameter).clone() for name, parameter in engine._parameters()}
-        engine._make_moments()
-        assert all(torch.equal(engine._full(parameter), before[name]) for name, parameter in engine._parameters())
+        before = {name: engine.adapter.whole(parameter).clone() for name, parameter in engine.adapter.parameters()}
+        engine.adapter._create_moments()
+        assert all(
+            torch.equal(engine.adapter.whole(parameter), before[name])
+            for name, parameter in engine.adapter.parameters()
+        )
         engine.close()
 
 
@@ -296,14 +304,14 @@ def test_a_damaged_checkpoint_is_refused_before_anything_changes(tmp_path):
     folder = Folder(str(tmp_path))
     engine = make_engine()
     train(engine, 0, 2)
-    engine.save(folder, {})
+    engine.checkpoints.save(folder, {})
     (shard,) = [name for name in folder.list() if name.endswith(".safetensors")]
     data = bytearray((tmp_path / shard).read_bytes())
     data[-5] ^= 1
     (tmp_path / shard).write_bytes(data)
     other, straight = make_engine(), make_engine()
     with pytest.raises(DamagedCheckpoint, match=r"shard-00000.*marker"):
-        other.restore(folder)
+        other.checkpoints.restore(folder)
     assert train(other, 0, 2) == train(straight, 0, 2)
     for made in (engine, other, straight):
         made.close()
@@ -312,17 +320,17 @@ def test_a_damaged_checkpoint_is_refused_before_anything_changes(tmp_path):
 def test_a_full_disk_is_said_and_leaves_the_checkpoint_incomplete(tmp_path, monkeypatch):
     engine = make_engine()
     train(engine, 0, 1)
-    engine.save(Folder(str(tmp_path / "before")), {"step": 1})
+    engine.checkpoints.save(Folder(str(tmp_path / "before")), {"step": 1})
 
     def full(*_):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
     with monkeypatch.context() as patched:
-        patched.setattr(checkpoints, "save_file", full)
+        patched.setattr(checkpoint_files, "save_file", full)
         with pytest.raises(TrainingError, match=r"no space left.*before it stay usable"):
-            engine.save(Folder(str(tmp_path / "now")), {"step": 2})
+            engine.checkpoints.save(Folder(str(tmp_path / "now")), {"step": 2})
     assert not (tmp_path / "now" / engines.COMPLETE).exists()
-    assert engine.restore(Folder(str(tmp_path / "before"))) == {"step": 1}
+    assert engine.checkpoints.restore(Folder(str(tmp_path / "before"))) == {"step": 1}
     engine.close()
 
 
@@ -377,11 +385,11 @@ def nan_batch(step: int, micro_batch: int = ROWS):
 
 
 def state_of(engine: Engine) -> dict[str, torch.Tensor]:
-    engine._find_moments()
-    kinds = (None, "exp_avg", "exp_avg_sq")
+    engine.adapter.prepare_moments()
+    kinds = ("weight", "exp_avg", "exp_avg_sq")
     return {
-        f"{kind}/{name}": engine._full(parameter, kind).clone()
-        for name, parameter in engine._parameters()
+        f"{kind}/{name}": engine.adapter.whole(parameter, kind).clone()
+        for name, parameter in engine.adapter.parameters()
         for kind in kinds
     }
 
@@ -446,7 +454,7 @@ def engine_with(zero=1, stage=None, **deepspeed) -> Engine:
 @pytest.mark.parametrize("zero", [1, *(pytest.param(zero, marks=pytest.mark.slow) for zero in (0, 2, 3))])
 def test_activations_computed_again_give_the_same_bits(zero):
     plain, again = engine_with(zero), engine_with(zero, activation_checkpointing=True)
-    assert again._hf.base_model.layers[0].gradient_checkpointing
+    assert again.adapter.hf_model.base_model.layers[0].gradient_checkpointing
     assert train(again, 0, 4) == train(plain, 0, 4)
     plain.close()
     again.close()
@@ -466,10 +474,10 @@ def test_what_is_kept_in_host_memory_trains_and_is_saved_alike(tmp_path, zero, o
     settings = {"zero_optimization": {"stage": zero, offload: {"device": "cpu"}}}
     engine, plain = engine_with(zero, make_stage(deepspeed_config=settings)), engine_with(zero)
     assert train(engine, 0, 3) == pytest.approx(train(plain, 0, 3), rel=1e-5)
-    engine.save(Folder(str(tmp_path)), {})
+    engine.checkpoints.save(Folder(str(tmp_path)), {})
     expected = train(engine, 3, 5)
     engine.close()
-    plain.restore(Folder(str(tmp_path)))
+    plain.checkpoints.restore(Folder(str(tmp_path)))
     assert train(plain, 3, 5) == pytest.approx(expected, rel=1e-5)
     plain.close()
 
@@ -477,7 +485,7 @@ def test_what_is_kept_in_host_memory_trains_and_is_saved_alike(tmp_path, zero, o
 @pytest.mark.parametrize("attention", ["eager", "sdpa"])
 def test_attention_is_what_was_asked_for_and_gives_the_same_loss(attention):
     engine, plain = engine_with(stage=make_stage(attention=attention)), engine_with()
-    assert engine._hf.config._attn_implementation == attention
+    assert engine.adapter.hf_model.config._attn_implementation == attention
     assert train(engine, 0, 3) == pytest.approx(train(plain, 0, 3), rel=1e-5)
     engine.close()
     plain.close()
@@ -492,15 +500,17 @@ def test_attention_is_what_was_asked_for_and_gives_the_same_loss(attention):
 )
 def test_what_this_machine_cannot_do_is_refused_with_what_it_can(stage, settings, found):
     with pytest.raises(UserError, match=found):
-        check_execution(make_stage(**stage), Scaling(deepspeed=DeepSpeed(**settings)), World())
+        require_execution(make_stage(**stage), Scaling(deepspeed=DeepSpeed(**settings)), World())
 
 
 def test_flash_attention_without_its_package_is_refused(monkeypatch):
     monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"flash-attn cannot be imported"):
-        check_execution(make_stage(attention="flash_attention_2", precision="bf16"), Scaling(), World(device="cuda:0"))
+        require_execution(
+            make_stage(attention="flash_attention_2", precision="bf16"), Scaling(), World(device="cuda:0")
+        )
     with pytest.raises(UserError, match=r"no fp32"):
-        check_execution(make_stage(attention="flash_attention_2"), Scaling(), World(device="cuda:0"))
+        require_execution(make_stage(attention="flash_attention_2"), Scaling(), World(device="cuda:0"))
 
 
 @pytest.mark.slow
@@ -539,7 +549,7 @@ def test_the_largest_size_that_fits_is_found_in_few_tries(most):
             asked.append(rows)
             return rows <= limit
 
-        assert memory.largest_that_fits(fits, most) == min(limit, most)
+        assert micro_batch.largest_that_fits(fits, most) == min(limit, most)
         assert len(asked) == len(set(asked)) <= 2 * most.bit_length() + 1 and max(asked) <= most
 
 
@@ -550,13 +560,13 @@ def test_workers_that_share_a_gpu_share_its_memory():
 
 @pytest.mark.parametrize(("rows", "most", "even"), [(28, 32, 16), (32, 32, 32), (1, 7, 1), (3, 7, 3), (5, 16, 4)])
 def test_passes_are_made_even(rows, most, even):
-    assert memory.evened(rows, most) == even and -(-most // even) == -(-most // rows)
+    assert micro_batch.even_passes(rows, most) == even and -(-most // even) == -(-most // rows)
 
 
 def test_what_a_forward_pass_keeps_grows_with_its_rows_and_is_less_when_computed_again():
     def kept(**settings):
         model = models.build(SMALL, VOCAB, seed=0)
-        return memory.bytes_kept(model, make_stage(), Scaling(deepspeed=DeepSpeed(**settings)))
+        return micro_batch.bytes_kept(model, make_stage(), Scaling(deepspeed=DeepSpeed(**settings)))
 
     per_row, besides = kept()
     assert LENGTH * 16 * 4 < per_row < LENGTH * 16 * 4 * 200
@@ -577,12 +587,12 @@ def test_trials_on_a_device_leave_off_where_memory_would_overflow(monkeypatch):
         def close(self) -> None:
             pass
 
-    monkeypatch.setattr(memory.Engine, "create", lambda *_, **__: Tried())
+    monkeypatch.setattr(micro_batch.Engine, "create", lambda *_, **__: Tried())
     monkeypatch.setattr(torch.cuda, "reset_peak_memory_stats", lambda _: None)
     monkeypatch.setattr(torch.cuda, "max_memory_reserved", lambda _: 10 + 7 * tried[-1])
-    trials = memory._Trials(lambda: None, make_stage(), Scaling(), World())
+    trials = micro_batch._Trials(lambda: None, make_stage(), Scaling(), World())
     trials.total = 100
-    assert memory.largest_that_fits(trials.fits, 64) == 11  # 87 of the 92 that may be filled
+    assert micro_batch.largest_that_fits(trials.fits, 64) == 11  # 87 of the 92 that may be filled
     assert max(tried) == 11  # more was foreseen, and not tried
 
 
@@ -599,14 +609,14 @@ def test_a_gpu_without_memory_is_told_what_would_help(monkeypatch):
 def test_a_checkpoint_written_beside_the_training_is_of_the_step_it_was_asked_at(tmp_path):
     engine = make_engine()
     train(engine, 0, 2)
-    engine.save(Folder(str(tmp_path / "here")), {"step": 2})
-    engine.save(Folder(str(tmp_path / "beside")), {"step": 2}, in_background=True)
+    engine.checkpoints.save(Folder(str(tmp_path / "here")), {"step": 2})
+    engine.checkpoints.save(Folder(str(tmp_path / "beside")), {"step": 2}, in_background=True)
     train(engine, 2, 4)
     assert not (tmp_path / "beside" / engines.COMPLETE).exists()
-    assert engine.finish_save() == Folder(str(tmp_path / "beside"))
+    assert engine.checkpoints.finish() == Folder(str(tmp_path / "beside"))
     for name in os.listdir(tmp_path / "here"):
         assert (tmp_path / "here" / name).read_bytes() == (tmp_path / "beside" / name).read_bytes()
-    assert engine.finish_save() is None
+    assert engine.checkpoints.finish() is None
     engine.close()
 
 
@@ -617,10 +627,10 @@ def test_a_write_that_fails_beside_the_training_is_raised_where_it_is_finished(t
     def full(*_):
         raise SafetensorError("Error while serializing: I/O error: No space left on device (os error 28)")
 
-    monkeypatch.setattr(checkpoints, "save_file", full)
-    engine.save(Folder(str(tmp_path)), {}, in_background=True)
+    monkeypatch.setattr(checkpoint_files, "save_file", full)
+    engine.checkpoints.save(Folder(str(tmp_path)), {}, in_background=True)
     with pytest.raises(TrainingError, match=r"no space left.*before it stay usable"):
-        engine.finish_save()
+        engine.checkpoints.finish()
     assert not (tmp_path / engines.COMPLETE).exists()
     engine.close()
 
@@ -632,13 +642,13 @@ def test_the_exported_model_is_the_mean_of_the_weights_taken_across_a_restart(tm
     engine, taken = make_engine(zero=zero), []
     for step in range(4):
         train(engine, step, step + 1)
-        engine.add_to_average()
-        taken.append({name: engine._full(parameter).clone() for name, parameter in engine._parameters()})
+        engine.average.add()
+        taken.append({name: engine.adapter.whole(parameter).clone() for name, parameter in engine.adapter.parameters()})
         if step == 1:
-            engine.save(Folder(str(tmp_path / "checkpoint")), {})
+            engine.checkpoints.save(Folder(str(tmp_path / "checkpoint")), {})
             engine.close()
             engine = make_engine(zero=zero)
-            engine.restore(Folder(str(tmp_path / "checkpoint")))
+            engine.checkpoints.restore(Folder(str(tmp_path / "checkpoint")))
     engine.export(tmp_path / "model", engine.whole_weights())
     engine.close()
     found = load_file(tmp_path / "model" / "model.safetensors")
@@ -651,12 +661,12 @@ def test_the_exported_model_is_the_mean_of_the_weights_taken_across_a_restart(tm
 def test_a_stage_that_takes_over_the_optimizer_goes_on_as_if_it_were_the_same_stage(tmp_path, zero):
     engine = make_engine(zero=zero)
     train(engine, 0, 3)
-    engine.save_optimizer(Folder(str(tmp_path / "optimizer")))
+    engine.checkpoints.save_optimizer(Folder(str(tmp_path / "optimizer")))
     engine.export(tmp_path / "model", engine.whole_weights())
     expected = train(engine, 3, 6)
     engine.close()
     child, fresh = (make_engine(zero=zero, model=Model(pretrained=str(tmp_path / "model"))) for _ in range(2))
-    child.load_optimizer(Folder(str(tmp_path / "optimizer")))
+    child.checkpoints.load_optimizer(Folder(str(tmp_path / "optimizer")))
     assert train(child, 3, 6) == pytest.approx(expected, rel=1e-6)
     assert train(fresh, 3, 6) != pytest.approx(expected, rel=1e-6)
     child.close()

@@ -56,10 +56,10 @@ def test_activations_go_with_the_sequences_of_a_pass_and_checkpointing_keeps_few
 
 
 def test_what_is_said_of_activations_is_what_a_model_keeps() -> None:
-    from raycodellm.engine import memory
+    from raycodellm.engine import micro_batch
 
     tiny = Model(preset="tiny")
-    per_sequence, _ = memory.bytes_kept(model.build(tiny, 512, seed=0), stage(128, 1), scaling())
+    per_sequence, _ = micro_batch.bytes_kept(model.build(tiny, 512, seed=0), stage(128, 1), scaling())
     said = worker_need(model.shape(tiny, 512), stage(128, 1), scaling()).activations
     assert 0.9 < said / per_sequence < 1.0
 

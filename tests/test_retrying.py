@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 
 from raycodellm import retrying
-from raycodellm.engine import checkpoints
+from raycodellm.engine import checkpoint_files
 from raycodellm.files import DamagedFile, Folder
 
 
@@ -112,7 +112,7 @@ def test_a_storage_that_stays_away_is_waited_for_over_four_minutes_and_no_longer
 def test_a_checkpoint_on_a_storage_that_does_not_answer_is_not_damaged(tmp_path, monkeypatch) -> None:
     folder = Folder(str(tmp_path))
     folder.write_bytes("shard", b"abc")
-    folder.write_json(checkpoints.COMPLETE, {"files": {"shard": checkpoints.size_and_checksum([b"abc"])}})
+    folder.write_json(checkpoint_files.COMPLETE, {"files": {"shard": checkpoint_files.size_and_checksum([b"abc"])}})
     read, away = Folder.read_json, [TimeoutError(), TimeoutError()]
 
     def read_json(there: Folder, name: str) -> object:
@@ -122,6 +122,6 @@ def test_a_checkpoint_on_a_storage_that_does_not_answer_is_not_damaged(tmp_path,
 
     monkeypatch.setattr(retrying, "WAITS_SECONDS", (0.0, 0.0))
     monkeypatch.setattr(Folder, "read_json", read_json)
-    assert checkpoints.damage(folder) is None
+    assert checkpoint_files.find_damage(folder) is None
     folder.write_bytes("shard", b"abd")
-    assert "its marker says" in checkpoints.damage(folder)
+    assert "its marker says" in checkpoint_files.find_damage(folder)

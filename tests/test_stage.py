@@ -30,13 +30,11 @@ from raycodellm.config import (
     Stage,
     UserError,
 )
-from raycodellm.engine import OutOfMemory, memory
-from raycodellm.engine import checkpoints as engine_checkpoints
+from raycodellm.engine import OutOfMemory, checkpoint_files, micro_batch
 from raycodellm.engine.loss import TrainedModel
 from raycodellm.files import Folder
 from raycodellm.records import Progress, SourceSlice, StageJob, StageRecord, as_json, from_json
-from raycodellm.stage import TrainingError, World, held_out, metrics, order_checksum, train_stage
-from raycodellm.stage import training as stage
+from raycodellm.stage import TrainingError, World, held_out, loop, metrics, order_checksum, setup, train_stage
 from raycodellm.storage_files import finished_stage
 
 LENGTH, ROWS, VOCAB = 16, 6, 64
@@ -84,7 +82,7 @@ def open_fakes(job: StageJob) -> list[FakeStore]:
 
 @pytest.fixture(autouse=True)
 def _fake_stores(monkeypatch):
-    monkeypatch.setattr(stage, "open_stores", open_fakes)
+    monkeypatch.setattr(setup, "open_stores", open_fakes)
 
 
 def make_job(folder: Path, num_steps: int = 8, kinds: tuple[str, str] = ("text", "code"), **changes) -> StageJob:
@@ -161,7 +159,7 @@ def told_apart(record: StageRecord) -> StageRecord:
 def straight(tmp_path_factory) -> tuple[StageJob, StageRecord]:
     """A stage trained in one go."""
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(stage, "open_stores", open_fakes)
+        patch.setattr(setup, "open_stores", open_fakes)
         job = make_job(tmp_path_factory.mktemp("straight"))
         return job, train(job)
 
@@ -295,20 +293,13 @@ def test_a_stage_killed_between_checkpoints_ends_as_if_it_never_was(tmp_path, st
         class Killed(BaseException):
             pass
 
-        def killing(batch, result, *rest, at=killed_at, killed=Killed, real=stage._Training._count):
-            if killing.training.tally.step == at:
+        def killing(training, *arguments, at=killed_at, killed=Killed, real=loop.TrainingLoop._count):
+            if training.tally.step == at:
                 raise killed
-            real(killing.training, batch, result, *rest)
-
-        real_run = stage._Training.run
-
-        def run(training, *arguments, killing=killing, real_run=real_run):
-            killing.training = training
-            training._count = killing
-            return real_run(training, *arguments)
+            real(training, *arguments)
 
         with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-            patch.setattr(stage._Training, "run", run)
+            patch.setattr(loop.TrainingLoop, "_count", killing)
             train(job)
     assert checkpoints(job) == ["step-000003", "step-000004"]
     record = train(job)
@@ -375,7 +366,7 @@ def test_a_loss_that_is_not_finite_ends_the_stage_with_what_and_where(tmp_path, 
     assert "learning_rate.peak" in str(failed.value)
     assert not Path(job.folder, "DONE").exists()
     monkeypatch.undo()
-    monkeypatch.setattr(stage, "open_stores", open_fakes)
+    monkeypatch.setattr(setup, "open_stores", open_fakes)
     assert train(make_job(tmp_path / "next", num_steps=1)) is not None  # the process goes on to the next job
 
 
@@ -420,7 +411,7 @@ def test_a_skipped_batch_is_counted_apart_and_an_interruption_changes_nothing(tm
     monkeypatch.setattr(TrainedModel, "forward", broken_at({2, 5}))
     record = train(whole)
     monkeypatch.undo()
-    monkeypatch.setattr(stage, "open_stores", open_fakes)
+    monkeypatch.setattr(setup, "open_stores", open_fakes)
     assert record.skipped_steps == 2 and record.num_steps == 8
     rows = mixture.plan(whole).rows(0, 8 * ROWS)
     lost = np.isin(rows.position // ROWS, (2, 5))
@@ -595,7 +586,7 @@ def test_held_out_text_is_measured_in_bits_per_byte_and_never_trained_on(tmp_pat
         opened.append([holding_store(source) for source in job.sources])
         return opened[-1]
 
-    monkeypatch.setattr(stage, "open_stores", open_holding)
+    monkeypatch.setattr(setup, "open_stores", open_holding)
     job = holding(make_job(tmp_path / "whole"))
     record = train(job)
     found = table(job, "metrics.parquet").to_pylist()
@@ -612,7 +603,7 @@ def test_held_out_text_is_measured_in_bits_per_byte_and_never_trained_on(tmp_pat
         assert record.held_out_bpb[source.name] == pytest.approx(bits_per_byte(job, tokens), rel=1e-5)
 
     # As on a GPU: a step's numbers are read when the next has begun, except where the weights are looked at.
-    monkeypatch.setattr(stage, "steps_ahead", lambda world: 1)
+    monkeypatch.setattr(loop, "steps_ahead", lambda world: 1)
     again = replace(job, folder=str(tmp_path / "again"))
     train(again, stop_before=4)
     assert told_apart(late := train(again)) == told_apart(record) and late.resumed_at == (5,)
@@ -654,8 +645,8 @@ def test_a_micro_batch_that_is_found_is_kept_and_computes_the_same(tmp_path, str
     kept = json.loads(Path(job.folder, "stage.json").read_text())["micro_batch"]
     assert kept == {"sequences": ROWS, "workers": 1, "device": "cpu"}
     # Less memory on continuing changes nothing: the cut, and so the bits, are those that were found first.
-    monkeypatch.setattr(memory, "_found", {})
-    monkeypatch.setattr(memory, "free_for_activations", lambda world: 0.0)
+    monkeypatch.setattr(micro_batch, "_known_sizes", {})
+    monkeypatch.setattr(micro_batch, "free_for_activations", lambda world: 0.0)
     train(job)
     assert weights(job) == weights(straight[0])
     assert json.loads(Path(job.folder, "stage.json").read_text())["micro_batch"] == kept
@@ -663,15 +654,15 @@ def test_a_micro_batch_that_is_found_is_kept_and_computes_the_same(tmp_path, str
 
 def test_a_micro_batch_is_as_small_as_memory_asks_for(tmp_path, monkeypatch):
     job = make_job(tmp_path, num_steps=2, scaling=scaling(micro_batch="auto"))
-    per_row, besides = memory.bytes_kept(models.build(SMALL, VOCAB, seed=0), job.stage, job.scaling)
-    monkeypatch.setattr(memory, "_found", {})
-    monkeypatch.setattr(memory, "free_for_activations", lambda world: besides + 2.5 * 1.5 * per_row)
+    per_row, besides = micro_batch.bytes_kept(models.build(SMALL, VOCAB, seed=0), job.stage, job.scaling)
+    monkeypatch.setattr(micro_batch, "_known_sizes", {})
+    monkeypatch.setattr(micro_batch, "free_for_activations", lambda world: besides + 2.5 * 1.5 * per_row)
     told: list[Progress] = []
     train(job, told=told)
     assert json.loads(Path(job.folder, "stage.json").read_text())["micro_batch"]["sequences"] == 2
     assert any("micro batches of 2 sequences" in progress.note for progress in told)
-    monkeypatch.setattr(memory, "_found", {})
-    monkeypatch.setattr(memory, "free_for_activations", lambda world: besides)
+    monkeypatch.setattr(micro_batch, "_known_sizes", {})
+    monkeypatch.setattr(micro_batch, "free_for_activations", lambda world: besides)
     with pytest.raises(OutOfMemory, match="activation_checkpointing"):
         train(replace(job, folder=str(tmp_path / "other")))
 
@@ -690,7 +681,7 @@ def test_checkpoints_written_beside_the_training_continue_it_bit_for_bit(tmp_pat
     class Killed(BaseException):
         pass
 
-    real = stage._Training._count
+    real = loop.TrainingLoop._count
 
     def killing(training, *arguments):
         if training.tally.step == 5:
@@ -698,7 +689,7 @@ def test_checkpoints_written_beside_the_training_continue_it_bit_for_bit(tmp_pat
         real(training, *arguments)
 
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(stage._Training, "_count", killing)
+        patch.setattr(loop.TrainingLoop, "_count", killing)
         train(job)
     record = train(job)
     assert record.resumed_at in ((2,), (4,))
@@ -710,7 +701,7 @@ def test_checkpoints_written_beside_the_training_continue_it_bit_for_bit(tmp_pat
 def test_a_disk_that_fills_up_fails_the_stage_and_another_attempt_continues(tmp_path, straight, monkeypatch, beside):
     every_second = Scaling(checkpoint_tokens=2 * ROWS * LENGTH, background_checkpoints=beside)
     job = make_job(tmp_path, scaling=every_second)
-    real, saved = engine_checkpoints.save_file, []
+    real, saved = checkpoint_files.save_file, []
 
     def filling(tensors, path):
         saved.append(path)
@@ -719,7 +710,7 @@ def test_a_disk_that_fills_up_fails_the_stage_and_another_attempt_continues(tmp_
             raise OSError(errno.ENOSPC, "No space left on device")
         real(tensors, path)
 
-    monkeypatch.setattr(engine_checkpoints, "save_file", filling)
+    monkeypatch.setattr(checkpoint_files, "save_file", filling)
     with pytest.raises(TrainingError, match=r"no space left.*run again to continue"):
         train(job)
     assert not (Path(job.folder) / "checkpoint/step-000004/COMPLETE").exists()
@@ -746,7 +737,7 @@ def _joined(rank: int, world_size: int, port: int, work, arguments) -> None:
     import torch.distributed
 
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
-    stage.open_stores = open_fakes
+    setup.open_stores = open_fakes
     work(World(rank, world_size), *arguments)
     # A process that ends with the group's threads at work is now and then aborted by them.
     torch.distributed.barrier()
@@ -840,13 +831,13 @@ def test_another_number_of_workers_and_zero_stage_continue_a_stage(tmp_path):
 
 
 def _measure_in_turn(world: World, *jobs: tuple[StageJob, int | None]) -> None:
-    stage.open_stores = lambda job: [holding_store(source) for source in job.sources]
+    setup.open_stores = lambda job: [holding_store(source) for source in job.sources]
     _train_in_turn(world, *jobs)
 
 
 def _one_disk_is_full(world: World, job: StageJob) -> None:
     """The last worker cannot write its second checkpoint; all hear of it."""
-    real, saved = engine_checkpoints.save_file, []
+    real, saved = checkpoint_files.save_file, []
 
     def filling(tensors, path):
         saved.append(path)
@@ -854,16 +845,16 @@ def _one_disk_is_full(world: World, job: StageJob) -> None:
             raise OSError(errno.ENOSPC, "No space left on device")
         real(tensors, path)
 
-    engine_checkpoints.save_file = filling
+    checkpoint_files.save_file = filling
     with pytest.raises(TrainingError, match="no space left"):
         _train_in_turn(world, (job, None))
-    engine_checkpoints.save_file = real
+    checkpoint_files.save_file = real
     _train_in_turn(world, (job, None))
 
 
 @pytest.mark.slow
 def test_two_workers_measure_average_and_save_as_one_does(tmp_path, monkeypatch):
-    monkeypatch.setattr(stage, "open_stores", lambda job: [holding_store(source) for source in job.sources])
+    monkeypatch.setattr(setup, "open_stores", lambda job: [holding_store(source) for source in job.sources])
     alone = changed(holding(make_job(tmp_path / "alone")), averaging=Averaging(last=2))
     expected = train(alone)
     two = scaling(workers=2, zero=3, micro_batch=2)

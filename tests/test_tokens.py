@@ -20,12 +20,11 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycodellm import tokens
+from raycodellm import stage, tokens
 from raycodellm.config import Scaling, Source, Sweep, Tokenizer, UserError
 from raycodellm.corpora import Document, Skip, source_fingerprint, tables
 from raycodellm.files import Folder
 from raycodellm.records import SourceSlice
-from raycodellm.stage import training as stage
 from raycodellm.tokens import TokenStore, build, build_tokenizer, encoding, inspect, prepare, prepare_store
 from raycodellm.tokens.manifest import token_dtype, write_manifest
 from raycodellm.tokens.packing import pack

@@ -32,13 +32,13 @@ SKIPPED = 3
 """Steps at the beginning of each stage that are in no figure."""
 TIMED = {
     "should_stop": "asking whether to stop",
-    "engine.begin_step": "engine: the step itself",
-    "engine._summed": "… of it, telling all workers losses and counts",
-    "_drawn": "counting what was drawn",
-    "_count": "counting what was trained, its checksum",
-    "_close_step": "watching the loss, rows of metrics",
-    "_report": "progress reports",
-    "_save": "checkpoints",
+    "Engine.begin_step": "engine: the step itself",
+    "Engine._totals": "… of it, telling all workers losses and counts",
+    "TrainingLoop._drawn": "counting what was drawn",
+    "TrainingLoop._count": "counting what was trained, its checksum",
+    "TrainingLoop._close_step": "watching the loss, rows of metrics",
+    "ProgressReporter.report_step": "progress reports",
+    "StageCheckpoints.save": "checkpoints",
 }
 
 
@@ -220,7 +220,10 @@ def _platform(job: Any, world: Any, listener: Any) -> tuple[float, float, dict[s
 
     from raycodellm.engine import Engine
     from raycodellm.slots import DispatcherClient
-    from raycodellm.stage import training as stage
+    from raycodellm.stage import train_stage
+    from raycodellm.stage.checkpoints import StageCheckpoints
+    from raycodellm.stage.loop import TrainingLoop
+    from raycodellm.stage.progress import ProgressReporter
 
     link = DispatcherClient(listener, "overhead")
     link.begin()
@@ -235,9 +238,7 @@ def _platform(job: Any, world: Any, listener: Any) -> tuple[float, float, dict[s
         return stops
 
     def timed(owner: Any, name: str, key: str) -> None:
-        function = getattr(owner, name, None)
-        if function is None:
-            return
+        function = getattr(owner, name)
 
         def measured(*arguments: Any, **named: Any) -> Any:
             start = time.perf_counter()
@@ -250,20 +251,22 @@ def _platform(job: Any, world: Any, listener: Any) -> tuple[float, float, dict[s
         setattr(owner, name, measured)
 
     undo: list[tuple[Any, str, Any]] = []
+    owners = {owner.__name__: owner for owner in (Engine, TrainingLoop, ProgressReporter, StageCheckpoints)}
     for key in TIMED:
-        owner = Engine if key.startswith("engine.") else stage._Training
-        timed(owner, key.removeprefix("engine."), key)
-    count = stage._Training._count
+        owner, _, name = key.partition(".")
+        if name:
+            timed(owners[owner], name, key)
+    count = TrainingLoop._count
 
     def counted(self: Any, batch: Any, *arguments: Any) -> Any:
         waited.append(batch.wait_seconds)
         return count(self, batch, *arguments)
 
-    stage._Training._count = counted
+    TrainingLoop._count = counted
     try:
-        stage.train_stage(job, world, on_progress=link.progress, should_stop=should_stop, use_ray_data=True)
+        train_stage(job, world, on_progress=link.progress, should_stop=should_stop, use_ray_data=True)
     finally:
-        stage._Training._count = count
+        TrainingLoop._count = count
         for owner, name, function in reversed(undo):
             setattr(owner, name, function)
     # From the start of a step to the start of the last one: as many steps, data waits and reports.
@@ -282,8 +285,8 @@ def _bare(job: Any, world: Any, own_loss: bool) -> tuple[float, float, dict[str,
     import torch
 
     from raycodellm import ingest, mixture, model
+    from raycodellm.engine import deepspeed_config
     from raycodellm.engine.loss import TrainedModel
-    from raycodellm.engine.settings import deepspeed_config
     from raycodellm.learning_rate import learning_rate_at
     from raycodellm.stage import open_stores
 

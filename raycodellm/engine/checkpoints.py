@@ -1,115 +1,195 @@
-"""The files of a checkpoint: written whole or not at all, and checked before they are believed."""
+"""Checkpoints of an engine: written here or in a thread beside the training, and restored by any number of workers."""
 
 from __future__ import annotations
 
-import errno
-import json
-import os
-import shutil
-import tempfile
-import zlib
-from collections.abc import Iterable, Iterator
-from contextlib import contextmanager
-from functools import partial
-from pathlib import Path
+import threading
+from collections.abc import Mapping
 from typing import Any
 
 import torch
-from safetensors import SafetensorError, safe_open
-from safetensors.torch import save_file
 
-from raycodellm import retrying
+from raycodellm.engine import checkpoint_files
+from raycodellm.engine.adapter import MOMENTS, WEIGHT, DeepSpeedAdapter
+from raycodellm.engine.average import WeightAverage, on_host
+from raycodellm.engine.checkpoint_files import COMPLETE, STATE
+from raycodellm.engine.errors import DamagedCheckpoint, StorageError, TrainingError
+from raycodellm.engine.world import World, gather
 from raycodellm.files import Folder
 
-COMPLETE = "COMPLETE"
-"""Written last into a checkpoint: sizes and checksums of its files."""
-STATE = "state.json"
+_BACKGROUND_BYTES = 64 * 10**6
+"""Bytes per worker from which writing beside the training saves more than the thread costs."""
+_AVERAGE = "average/"
 
 
-class DamagedCheckpoint(Exception):
-    """A checkpoint whose files are not those that its marker names."""
+class _ShardWrite:
+    """The writing of one worker's files of a checkpoint: `run` writes them, here or in `thread`."""
 
+    def __init__(
+        self, folder: Folder, world: World, state: Mapping[str, Any], tensors: dict[str, torch.Tensor]
+    ) -> None:
+        self.folder, self.world, self.state, self.tensors = folder, world, state, tensors
+        self.written: dict[str, list[int]] = {}
+        """[bytes, checksum] of each written file, by name."""
+        self.error: Exception | None = None
+        self.thread = threading.Thread(target=self.run, name="raycodellm-checkpoint", daemon=True)
 
-def write_tensors(folder: Folder, name: str, tensors: dict[str, torch.Tensor]) -> list[int]:
-    """Writes one file of tensors; its size and checksum. Raises OSError, with what was half written removed."""
-    if folder.local is not None:
-        path = folder.make().local / name
+    @property
+    def num_bytes(self) -> int:
+        return sum(tensor.numel() * tensor.element_size() for tensor in self.tensors.values())
+
+    def run(self) -> None:
         try:
-            _save_tensors(tensors, path)
-            with open(path, "rb+") as file:
-                os.fsync(file.fileno())
-                return size_and_checksum(_blocks(file))
-        except OSError:
-            path.unlink(missing_ok=True)
-            raise
-    with tempfile.TemporaryDirectory(prefix="raycodellm-checkpoint-") as directory:
-        path = Path(directory) / name
-        _save_tensors(tensors, path)
-        folder.upload(Path(directory))
-        with open(path, "rb") as file:
-            return size_and_checksum(_blocks(file))
+            name = f"shard-{self.world.rank:05d}-of-{self.world.world_size:05d}.safetensors"
+            if self.world.rank == 0:
+                self.folder.write_json(STATE, self.state)
+                self.written[STATE] = checkpoint_files.size_and_checksum([self.folder.read_bytes(STATE)])
+            self.written[name] = checkpoint_files.write_tensors(self.folder, name, self.tensors)
+        except Exception as error:  # travels to the training thread, which raises it on all workers alike
+            self.error = error
+        finally:
+            self.tensors = {}
+
+    def wait(self) -> None:
+        """Waits for the thread, where one was started."""
+        if self.thread.ident is not None:
+            self.thread.join()
+
+    def problem(self) -> str | None:
+        """Why the files could not be written; None when all are there."""
+        if self.error is None:
+            return None
+        if isinstance(self.error, OSError):
+            return checkpoint_files.explain_write(self.folder, self.error)
+        return f"the checkpoint {self.folder} could not be written: {type(self.error).__name__}: {self.error}"
 
 
-def _save_tensors(tensors: dict[str, torch.Tensor], path: Path) -> None:
-    with as_os_error(path):
-        save_file(tensors, path)
-    path.chmod(0o644)  # safetensors makes files that only their owner may read
+class CheckpointWriter:
+    """Saves and restores an engine's weights, moments, counters and mean weights. Every method is a collective."""
 
+    def __init__(self, adapter: DeepSpeedAdapter, average: WeightAverage, world: World) -> None:
+        self._adapter, self._average, self._world = adapter, average, world
+        self._write: _ShardWrite | None = None
+        """The checkpoint that is being written."""
 
-@contextmanager
-def as_os_error(path: Path) -> Iterator[None]:
-    """safetensors tells of a full disk in an error of its own, by its text."""
-    try:
-        yield
-    except SafetensorError as error:
-        number = errno.ENOSPC if "os error 28" in str(error) else errno.EIO
-        raise OSError(number, f"{os.strerror(number)} ({error})", str(path)) from error
+    def save(self, folder: Folder, client_state: Mapping[str, Any], in_background: bool | None = False) -> None:
+        """Writes a checkpoint into `folder`; without its COMPLETE marker `restore` refuses the folder.
 
+        Each worker writes its share of the parameters. In the background, weights and moments are copied now and
+        written by a thread while training goes on; `finish` completes the checkpoint. `in_background` None decides by
+        size. `client_state` is plain data that `restore` returns. Raises TrainingError on all workers when one could
+        not write; older checkpoints stay usable.
+        """
+        self.finish()
+        tensors = self._shard((WEIGHT, *MOMENTS))
+        if self._world.rank == 0:
+            tensors |= {f"{_AVERAGE}{name}": value.clone() for name, value in self._average.weights.items()}
+        write = self._begin_write(folder, tensors, client_state)
+        if in_background is None:
+            in_background = max(gather(self._world, write.num_bytes)) > _BACKGROUND_BYTES
+        if in_background:
+            write.thread.start()
+        else:
+            write.run()
+            self.finish()
 
-def _blocks(file: Any) -> Iterator[bytes]:
-    while block := file.read(2**24):
-        yield block
+    def save_optimizer(self, folder: Folder) -> None:
+        """Writes Adam's moments and step count for the next stage. Raises TrainingError on all workers."""
+        self.finish()
+        self._begin_write(folder, self._shard(MOMENTS), {}).run()
+        self.finish()
 
+    @property
+    def is_written(self) -> bool:
+        """Whether this worker's thread has ended its part of the checkpoint in the background; not a collective."""
+        return self._write is not None and not self._write.thread.is_alive()
 
-def size_and_checksum(blocks: Iterable[bytes]) -> list[int]:
-    size = checksum = 0
-    for block in blocks:
-        size, checksum = size + len(block), zlib.crc32(block, checksum)
-    return [size, checksum]
+    def finish(self) -> Folder | None:
+        """Waits for the checkpoint in the background and marks it complete; returns its folder, None without one.
 
+        Raises TrainingError on all workers when one of them could not write its part.
+        """
+        write, self._write = self._write, None
+        if write is None:
+            return None
+        write.wait()
+        parts = gather(self._world, (write.written, write.problem()))
+        failed = [problem for _, problem in parts if problem is not None]
+        if failed:
+            raise StorageError(failed[0]) from write.error
+        problem: str | None = None
+        cause: OSError | None = None
+        if self._world.rank == 0:
+            files = {name: value for written, _ in parts for name, value in written.items()}
+            try:
+                write.folder.write_json(COMPLETE, {"files": files})
+            except OSError as error:
+                problem, cause = checkpoint_files.explain_write(write.folder, error), error
+        problem = gather(self._world, problem)[0]
+        if problem is not None:
+            raise StorageError(problem) from cause
+        return write.folder
 
-def damage(folder: Folder) -> str | None:
-    """The fault of a checkpoint, or None. A storage that does not answer is waited for: that is no damage."""
-    try:
-        files = retrying.patiently(lambda: folder.read_json(COMPLETE)["files"], COMPLETE)
-        for name, expected in files.items():
-            found = retrying.patiently(partial(_size_and_checksum_of, folder, name), name)
-            if found != list(expected):
-                return f"{name} has {found[0]} bytes with checksum {found[1]}, its marker says {expected}"
-    except (OSError, ValueError, KeyError) as error:
-        return f"cannot be read: {error}"
-    return None
+    def abandon(self) -> None:
+        """Lets a thread that still writes end, without marking the checkpoint; not a collective."""
+        if self._write is not None:
+            self._write.wait()
+        self._write = None
 
+    def _begin_write(
+        self, folder: Folder, tensors: dict[str, torch.Tensor], client_state: Mapping[str, Any]
+    ) -> _ShardWrite:
+        if self._world.rank == 0:
+            folder.delete(COMPLETE)  # the marker of a damaged checkpoint of the same step
+        counters = {**self._adapter.counters(), "averaged": self._average.count}
+        state = {"engine": counters, "client": dict(client_state)}
+        self._write = _ShardWrite(folder, self._world, state, tensors)
+        return self._write
 
-def _size_and_checksum_of(folder: Folder, name: str) -> list[int]:
-    with folder.filesystem.open_input_stream(f"{folder.path}/{name}") as stream:
-        return size_and_checksum(_blocks(stream))
+    def _shard(self, kinds: tuple[str, ...]) -> dict[str, torch.Tensor]:
+        """Weights and moments of the parameters that this worker writes, copied to host memory."""
+        self._adapter.prepare_moments()
+        mine: dict[str, torch.Tensor] = {}
+        for number, (name, parameter) in enumerate(self._adapter.parameters()):
+            for kind in kinds:
+                value = self._adapter.whole(parameter, kind)
+                if number % self._world.world_size == self._world.rank:
+                    mine[f"{kind}/{name}"] = on_host(value)
+        return mine
 
+    def restore(self, folder: Folder) -> dict[str, Any]:
+        """Continues from a checkpoint, whatever number of workers wrote it; returns its client state.
 
-def explain_write(folder: Folder, error: OSError) -> str:
-    if error.errno != errno.ENOSPC:
-        return f"the checkpoint {folder} could not be written: {error}; checkpoints before it stay usable"
-    free = shutil.disk_usage(folder.local).free if folder.local is not None and folder.local.exists() else 0
-    return (
-        f"no space left for the checkpoint {folder} ({free / 1e9:.1f} GB free); checkpoints before it stay usable: "
-        "free space or use another --storage, and run again to continue"
-    )
+        Raises DamagedCheckpoint on all workers alike, before anything is changed.
+        """
+        saved = self._read(folder, (WEIGHT, *MOMENTS))
+        self._adapter.set_loss_scale(saved["engine"]["loss_scale"])
+        return saved["client"]
 
+    def load_optimizer(self, folder: Folder) -> None:
+        """Takes the state that `save_optimizer` of another stage wrote. Raises DamagedCheckpoint on all workers."""
+        self._read(folder, MOMENTS)
 
-@contextmanager
-def opened_tensors(folder: Folder) -> Iterator[dict[str, Any]]:
-    """Maps each tensor's name to the opened file that holds it."""
-    with folder.as_local() as local:
-        files = json.loads((local / COMPLETE).read_text())["files"]
-        opened = [safe_open(local / name, framework="pt") for name in sorted(files) if name.endswith(".safetensors")]
-        yield {key: file for file in opened for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+    def _read(self, folder: Folder, kinds: tuple[str, ...]) -> dict[str, Any]:
+        damage = checkpoint_files.find_damage(folder) if self._world.rank == 0 else None
+        damage = gather(self._world, damage)[0]
+        if damage is not None:
+            raise DamagedCheckpoint(f"checkpoint {folder}: {damage}")
+        saved = folder.read_json(STATE)
+        with checkpoint_files.opened_tensors(folder) as files:
+            self._require_same_model(files, kinds[0], folder)
+            self._adapter.prepare_moments()
+            for name, parameter in self._adapter.parameters():
+                for kind in kinds:
+                    value = files[f"{kind}/{name}"].get_tensor(f"{kind}/{name}")
+                    self._adapter.set_whole(parameter, value, kind)
+            if WEIGHT in kinds:
+                keys = [key for key in files if key.startswith(_AVERAGE) and self._world.rank == 0]
+                averages = {key.removeprefix(_AVERAGE): files[key].get_tensor(key) for key in keys}
+                self._average.restore(saved["engine"].get("averaged", 0), averages)
+        self._adapter.set_optimizer_steps(saved["engine"]["optimizer_steps"])
+        return saved
+
+    def _require_same_model(self, files: Mapping[str, Any], kind: str, folder: Folder) -> None:
+        missing = [name for name, _ in self._adapter.parameters() if f"{kind}/{name}" not in files]
+        if missing:
+            raise TrainingError(f"checkpoint {folder} is of another model: it has no parameter {missing[0]!r}")

@@ -1,4 +1,4 @@
-"""Devices: the FLOP/s they reach at best, the memory in use, determinism, and what helps when memory is full."""
+"""Devices: their peak FLOP/s, the memory in use, determinism, and the message of a full memory."""
 
 from __future__ import annotations
 
@@ -12,10 +12,11 @@ from functools import lru_cache
 
 import torch
 
-from raycodellm.engine.settings import World
+from raycodellm.engine.errors import OutOfMemory
+from raycodellm.engine.world import World
 
-# 10^12 FLOP/s at best, from the makers' data sheets: dense matrices, (bf16 or fp16 with float32 sums, fp32 without
-# TF32). The first name that is part of the device's name counts, so longer names stand first.
+# Name, peak 10^12 FLOP/s in bf16 or fp16 with float32 sums, and in fp32 without TF32: dense matrices, from the makers'
+# data sheets. The first name that is part of the device's name counts, so longer names stand first.
 _PEAK_TFLOPS: tuple[tuple[str, float, float], ...] = (
     ("B200", 2250.0, 75.0),
     ("GH200", 989.4, 66.9),
@@ -41,16 +42,12 @@ _PEAK_TFLOPS: tuple[tuple[str, float, float], ...] = (
     ("T4", 65.0, 8.1),
     ("MI300X", 1307.4, 163.4),
 )
-_MATRIX = {"cpu": 768, "cuda": 8192}
+_MATRIX_SIZE = {"cpu": 768, "cuda": 8192}
 _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 
 
-class OutOfMemory(Exception):
-    """Memory does not suffice. A GPU's message starts with CUDA: after it, a slot takes new processes."""
-
-
 def peak_flops(device: str, precision: str) -> float:
-    """FLOP/s of one device at best: from the table, else measured once per process by multiplying matrices."""
+    """Peak FLOP/s of one device: from the table, else measured once per process by multiplying matrices."""
     if device.startswith("cuda"):
         listed = listed_peak_flops(torch.cuda.get_device_name(device), precision)
         if listed is not None:
@@ -59,6 +56,7 @@ def peak_flops(device: str, precision: str) -> float:
 
 
 def listed_peak_flops(name: str, precision: str) -> float | None:
+    """Peak FLOP/s of the device of this name; None for a name that is not in the table."""
     for part, half, single in _PEAK_TFLOPS:
         if part in name:
             return (single if precision == "fp32" else half) * 1e12
@@ -67,21 +65,21 @@ def listed_peak_flops(name: str, precision: str) -> float | None:
 
 @lru_cache(maxsize=8)
 def _measured_flops(device: str, precision: str, num_threads: int) -> float:
-    """The best of some products of square matrices; 30 ms on one core, which is noise of a tenth."""
-    size = _MATRIX[device.split(":")[0]]
+    """The best of four products of square matrices; takes 30 ms on one core, and varies by a tenth."""
+    size = _MATRIX_SIZE[device.split(":")[0]]
     left = torch.ones(size, size, dtype=_DTYPES[precision], device=device)
-    best = float("inf")
+    seconds = float("inf")
     for _ in range(4):
         began = time.perf_counter()
         left @ left
         if device.startswith("cuda"):
             torch.cuda.synchronize(device)
-        best = min(best, time.perf_counter() - began)
-    return 2.0 * size**3 / best
+        seconds = min(seconds, time.perf_counter() - began)
+    return 2.0 * size**3 / seconds
 
 
 def memory_bytes(world: World) -> int:
-    """Most memory in use so far: a GPU's, as torch has given it out in this process, else this process's."""
+    """Peak bytes so far: those that torch allocated on this process's GPU; on a CPU, the process's resident memory."""
     if world.device_type == "cuda":
         return int(torch.cuda.max_memory_allocated(world.device))
     unit = 1 if sys.platform == "darwin" else 1024
@@ -89,25 +87,25 @@ def memory_bytes(world: World) -> int:
 
 
 def on_device(values: torch.Tensor, device: torch.device) -> torch.Tensor:
-    """A copy on the device that the host does not wait for; the values themselves where they are there already."""
+    """The values on the device; the host does not wait for the copy. Values already on the device are not copied."""
     if device.type != "cuda" or values.is_cuda:
         return values.to(device)
     return values.pin_memory().to(device, non_blocking=True)
 
 
 def device_share(gpus_per_worker: float) -> float:
-    """Share of a GPU's memory that one worker may take: where it has half a GPU, another worker has the other half."""
+    """Share of a GPU's memory that one worker may take: two workers with half a GPU each share its memory."""
     return min(1.0, gpus_per_worker or 1.0)
 
 
 def limit_memory(world: World, gpus_per_worker: float) -> None:
-    """Has a worker that asks for more than its share run out of memory by itself, not its neighbour on the same GPU."""
+    """Makes a worker that exceeds its share of a GPU run out of memory, rather than its neighbour on that GPU."""
     if world.device_type == "cuda":
         torch.cuda.set_per_process_memory_fraction(device_share(gpus_per_worker), world.device)
 
 
 def free_bytes() -> int:
-    """Memory that this process could still take: of the machine, and of its control group where that has a limit."""
+    """Bytes of host memory that this process could still take, within the machine and its control group's limit."""
     free = os.sysconf("SC_AVPHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     for line in _lines("/proc/meminfo"):
         if line.startswith("MemAvailable:"):
@@ -126,9 +124,9 @@ def _lines(path: str) -> list[str]:
 
 
 def set_deterministic(wanted: bool) -> None:
-    """Of the whole process, so it is set for every stage, either way."""
+    """Turns torch's deterministic algorithms on or off in this process; every stage sets its own choice."""
     torch.use_deterministic_algorithms(wanted)
-    # Filling new memory finds programs that read it before they write it, and makes the rest 18 times as slow here.
+    # Filling new memory only helps to find reads of memory never written, and made training 18 times as slow.
     torch.utils.deterministic.fill_uninitialized_memory = False
     torch.backends.cudnn.deterministic = wanted
     if wanted:
@@ -137,6 +135,7 @@ def set_deterministic(wanted: bool) -> None:
 
 @contextmanager
 def explained_out_of_memory(world: World, rows: int) -> Iterator[None]:
+    """Turns torch's error into an OutOfMemory that says what helps; `rows`: sequences per forward pass."""
     try:
         yield
     except torch.OutOfMemoryError as error:
@@ -145,9 +144,9 @@ def explained_out_of_memory(world: World, rows: int) -> Iterator[None]:
 
 def out_of_memory_message(world: World, rows: int, cause: str) -> str:
     fewer = f"scaling.deepspeed.micro_batch: {rows // 2} or auto" if rows > 1 else "a shorter sequence_length"
-    what = "CUDA out of memory" if world.device_type == "cuda" else "not enough memory"
+    problem = "CUDA out of memory" if world.device_type == "cuda" else "not enough memory"
     return (
-        f"{what} on {world.device} (worker {world.rank} of {world.world_size}) with {rows} sequences per "
+        f"{problem} on {world.device} (worker {world.rank} of {world.world_size}) with {rows} sequences per "
         f"forward pass. What would help, nearest first: {fewer}; scaling.deepspeed.activation_checkpointing: true; a "
         "higher scaling.deepspeed.zero with more workers; the stage's numerics.deepspeed_config: {zero_optimization: "
         "{offload_optimizer: {device: cpu}}}; numerics.precision: bf16; a smaller model. "

@@ -1,4 +1,4 @@
-"""The training loss of a language model: the sum over counted tokens, with the gradient made on the way forward."""
+"""The training loss of a language model: summed over counted tokens, its gradient computed in the forward pass."""
 
 from __future__ import annotations
 
@@ -12,11 +12,9 @@ from raycodellm.engine.devices import on_device
 from raycodellm.model import sequences_are_whole
 
 IGNORED = -100
-"""Label of a token that does not count."""
-# Logits held at once. 2^20 floats stay in a core's cache; a GPU wants larger matrices.
+"""Label of a token that does not count in the loss."""
 LOGITS_AT_ONCE = {"cpu": 2**20, "cuda": 2**26}
-# Their logits are exactly `hidden @ weight.T`, times the configuration's `logit_scale` where there is one, so the loss
-# may be taken without transformers' own forward.
+"""Logits held at once: 2^20 floats stay in a core's cache; a GPU is faster with larger matrices."""
 _PLAIN_HEADS = frozenset(
     {
         "GPT2LMHeadModel",
@@ -31,16 +29,17 @@ _PLAIN_HEADS = frozenset(
         "Qwen3ForCausalLM",
     }
 )
-
+"""Models whose logits are exactly `hidden @ weight.T`, times the configuration's `logit_scale` where it has one: their
+loss is computed without transformers' own forward."""
 
 Slope = Callable[[torch.Tensor, torch.Tensor, torch.dtype], tuple[torch.Tensor, torch.Tensor]]
-"""(logits, labels as a column, dtype) -> each row's loss in float32, and the loss's gradient by the logits."""
+"""(logits, labels as a column, dtype) -> each row's loss in float32, and the gradient of the loss by the logits."""
 
 
 def _slope_in_place(
     logits: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
-    """Where each operation passes over all the logits, as few of them as can be."""
+    """Works in place: without a compiler each operation passes over all logits, and this has the fewest."""
     logits = logits.float()
     top = logits.amax(dim=1, keepdim=True)
     of_label = logits.gather(1, wanted)
@@ -50,7 +49,7 @@ def _slope_in_place(
 
 
 def _slope_to_fuse(logits: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
-    """The same for a compiler, which makes two passes of it: a change in place would cost one more each."""
+    """The same for a compiler, which fuses the operations into two passes; each change in place would add one."""
     logits = logits.float()
     log_total = torch.logsumexp(logits, dim=1, keepdim=True)
     shares = torch.exp(logits - log_total)
@@ -59,10 +58,10 @@ def _slope_to_fuse(logits: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtyp
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
-    """Summed cross entropy of `hidden @ weight.T`, and each row's loss; the gradient is made on the way forward."""
+    """Summed cross entropy of `hidden @ weight.T`, and each row's loss; computes the gradient in the forward pass."""
 
     @staticmethod
-    def forward(  # type: ignore[override]
+    def forward(
         context: Any, hidden: torch.Tensor, weight: torch.Tensor, labels: torch.Tensor, slope_of: Slope
     ) -> tuple[torch.Tensor, torch.Tensor]:
         losses = torch.empty(len(hidden), dtype=torch.float32, device=hidden.device)
@@ -82,9 +81,9 @@ class _LinearCrossEntropy(torch.autograd.Function):
         return losses.sum(), losses
 
     @staticmethod
-    def backward(context: Any, scale: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:  # type: ignore[override]
+    def backward(context: Any, scale: torch.Tensor, _: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor, None, None]:
         hidden_grad, weight_grad = context.saved_tensors
-        # Scaled in float32: with fp16 the scale is far under its smallest number before loss scaling, far over after.
+        # Scaled in float32: the scale is outside the range of fp16, far below before loss scaling, far above after.
         return (
             (hidden_grad.float() * scale).to(hidden_grad.dtype),
             (weight_grad * scale).to(context.weight_dtype),
@@ -94,13 +93,13 @@ class _LinearCrossEntropy(torch.autograd.Function):
 
 
 def _blocks(hidden: torch.Tensor, weight: torch.Tensor) -> Iterator[slice]:
-    """Rows of `hidden` whose logits are held at once."""
+    """Slices of the rows of `hidden` whose logits are held at once."""
     rows = max(16, LOGITS_AT_ONCE.get(hidden.device.type, 2**26) // len(weight))
     return (slice(start, start + rows) for start in range(0, len(hidden), rows))
 
 
 class LossHead(nn.Module):
-    """Stands in for a model's output layer while it trains; shares its weight."""
+    """Replaces a model's output layer while the model trains; shares its weight."""
 
     def __init__(self, weight: nn.Parameter) -> None:
         super().__init__()
@@ -121,7 +120,7 @@ class LossHead(nn.Module):
 
 
 class TrainedModel(nn.Module):
-    """A language model whose output is its loss: the sum over counted tokens and, without gradient, the sum per row."""
+    """A language model that outputs its loss: the sum over counted tokens and, without gradient, the sum per row."""
 
     def __init__(self, model: nn.Module) -> None:
         super().__init__()
@@ -133,19 +132,19 @@ class TrainedModel(nn.Module):
             model.set_output_embeddings(LossHead(head.weight))
 
     def compile(self, blocks: Iterable[nn.Module]) -> None:
-        """Compiles the model's repeated `blocks`, one by one: the first one's code serves them all; and the loss."""
+        """Compiles the loss, and the model's repeated `blocks` one by one: all share the code of the first."""
         for block in blocks:
             block.compile()
         if self.plain_head:
             self.model.get_output_embeddings().compile_loss()
 
     def forward(self, tokens: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
-        """`labels` best stay in host memory: where the counted tokens are is then known without waiting for a GPU."""
+        """`labels` in host memory are best: the places of counted tokens are then known without waiting for a GPU."""
         rows, length = tokens.shape
-        wanted = labels[:, 1:].reshape(-1)  # a sequence's first token has nothing before it to predict it from
+        wanted = labels[:, 1:].reshape(-1)  # nothing precedes a sequence's first token
         counted = (wanted != IGNORED).nonzero().squeeze(1)
         row = counted // (length - 1)
-        place = on_device(counted + row, tokens.device)  # of the token before it, in the whole of the rows
+        place = on_device(counted + row, tokens.device)  # of the token before the counted one, among all rows
         wanted = on_device(wanted[counted], tokens.device)
         if self.plain_head:
             with sequences_are_whole():

@@ -9,7 +9,7 @@ light: every process that runs a read task pays for them.
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Generator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -73,7 +73,7 @@ def steps(
     world_size: int = 1,
     micro_batch: int | None = None,
     use_ray: bool = False,
-) -> Iterator[StepBatch]:
+) -> Generator[StepBatch]:
     """Batches of this worker from `position` (a whole number of steps) to the plan's end.
 
     Raises ValueError when `position` is inside a step, and what a read raised at the step that needed it.

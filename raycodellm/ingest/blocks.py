@@ -22,15 +22,21 @@ class Store(Protocol):
 
 
 class Rows(Protocol):
-    position: np.ndarray
-    source: np.ndarray
-    sequence: np.ndarray
+    """Rows of the plan, as `mixture.PlanRows`: arrays of one length."""
+
+    @property
+    def position(self) -> np.ndarray: ...
+    @property
+    def source(self) -> np.ndarray: ...
+    @property
+    def sequence(self) -> np.ndarray: ...
 
 
 class PlanLike(Protocol):
-    """What is asked here of `mixture.Plan`."""
+    """The part of `mixture.Plan` that reading needs."""
 
-    num_sequences: int
+    @property
+    def num_sequences(self) -> int: ...
 
     def rows(self, start: int, stop: int) -> Rows: ...
 

@@ -16,47 +16,49 @@ from raycodellm.storage_files import DONE
 
 CHECKPOINTS = "checkpoint"
 OPTIMIZER = "optimizer"
-"""Beside the model of a stage whose optimizer state a later stage starts from."""
+"""The optimizer state of a stage that a later stage starts from; beside the model."""
 
 
 class StageFolder(Folder):
     """The folder of one stage in the stage store."""
 
     def complete_checkpoints(self) -> list[str]:
-        """Names, oldest first."""
+        """Names of the complete checkpoints, oldest first."""
         folder = self / CHECKPOINTS
         found = [name for name in folder.list() if name.startswith("step-")]
         complete = [name for name in found if (folder / name).exists(engines.COMPLETE)]
         return sorted(complete, key=lambda name: int(name.removeprefix("step-")))
 
     def lacks_optimizer(self) -> bool:
+        """Whether the stage has no complete optimizer state."""
         return not (self / OPTIMIZER).exists(engines.COMPLETE)
 
     def leave_model(self, export: Callable[[Path], None]) -> None:
-        """Leaves `model/`, all of it at once on local storage; `export` writes its files into a local folder."""
+        """Writes `model/`, on local storage in one rename; `export` writes the model's files into a local folder."""
         for name in self.list():
-            if name.startswith("."):  # half a file or model, of an attempt that was killed while it wrote
+            if name.startswith("."):  # a half-written file or model of an attempt that was killed
                 self.delete(name)
         with tempfile.TemporaryDirectory(prefix=".model.", dir=self.make().local) as temporary:
             directory = Path(temporary) / "model"
             directory.mkdir()
             export(directory)
             model_files.write_checksums(directory)
-            self.delete("model")  # of an attempt that ended between here and DONE
+            self.delete("model")  # left by an attempt that ended before DONE was written
             if self.local is not None:
                 directory.rename(self.local / "model")
             else:
                 (self / "model").upload(directory)
 
     def leave_results(
-        self, job: StageJob, record: StageRecord, rows: Sequence[Mapping[str, Any]], more: Mapping[str, Any]
+        self, job: StageJob, record: StageRecord, rows: Sequence[Mapping[str, Any]], details: Mapping[str, Any]
     ) -> None:
-        """Leaves ledger, metrics and record; `more`: what `stage.json` says besides."""
+        """Writes ledger, metrics, record and, last, DONE; `details`: entries of `stage.json` besides job and record."""
         self.write_table("ledger.parquet", metrics.ledger_table(record.ledger))
         self.write_table("metrics.parquet", metrics.metrics_table(rows))
-        self.write_json("stage.json", {"job": as_json(job), **more, "record": as_json(record)})
+        self.write_json("stage.json", {"job": as_json(job), **details, "record": as_json(record)})
         self.write_json(DONE, {"record": as_json(record)})
 
 
 def step_name(step: int) -> str:
+    """The folder name of the checkpoint after `step` steps."""
     return f"step-{step:06d}"

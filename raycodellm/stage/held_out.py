@@ -1,9 +1,9 @@
-"""Bits per byte of text that no stage of the trial trains on, per source, while a stage trains.
+"""Measures, while a stage trains, the bits per byte of text that no stage of the trial trains on, per source.
 
-The measured sequences are those of whole documents that the stages' view of each token store leaves out
-(`tokens.documents`); where the documents have more than are measured, evenly spread over them. Bits per byte compare
-models with different tokenizers; bytes are those of the tokens that count in the loss, exact for byte-level tokenizers
-and the store's mean for others.
+The measured sequences come from whole documents that the stages' view of each token store leaves out
+(`tokens.documents`). If these documents hold more sequences than are measured, the measured ones are evenly spread over
+them. Bits per byte compare models with different tokenizers. The bytes are those of the tokens that count in the loss:
+exact for byte-level tokenizers, the store's mean for others.
 """
 
 from __future__ import annotations
@@ -27,15 +27,17 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class _Batch:
-    """As the engine takes them."""
+    """Rows of one forward pass, as `Engine.evaluate` takes them."""
 
     micro_batches: list[dict[str, torch.Tensor]]
     source: np.ndarray
 
 
 def is_due(stage: Stage, step: int) -> bool:
-    """Whether a measurement follows `step` finished steps: a function of the step alone, so that a continued stage
-    measures where an uninterrupted one does."""
+    """Whether a measurement follows the first `step` steps.
+
+    Depends on the step alone, so that a continued stage measures where an uninterrupted one does.
+    """
     if stage.held_out is None or step == 0:
         return False
     every = stage.held_out.every_tokens
@@ -47,21 +49,22 @@ class HeldOut:
 
     def __init__(self, job: StageJob, stores: Sequence[Any], world: World, rows_per_pass: int) -> None:
         self.job, self.stores, self.world, self.rows_per_pass = job, stores, world, rows_per_pass
-        self._batches: list[_Batch] | None = None
-        self._bytes: np.ndarray | None = None
+        self._read_once: tuple[list[_Batch], np.ndarray] | None = None
 
     def measure(self, engine: Engine) -> dict[str, float]:
-        """Bits per byte of each source (a collective); not a number for one without held-out sequences."""
-        if self._batches is None:
-            self._read(engine)
+        """Bits per byte of each source; not a number for a source without held-out sequences. A collective."""
+        if self._read_once is None:
+            self._read_once = self._read(engine)
+        batches, num_bytes = self._read_once
         nats = np.zeros(len(self.job.sources))
-        for batch in self._batches:
+        for batch in batches:
             nats += engine.evaluate(batch)[0]
         with np.errstate(invalid="ignore", divide="ignore"):
-            bits = nats / math.log(2.0) / self._bytes
+            bits = nats / math.log(2.0) / num_bytes
         return {source.name: float(value) for source, value in zip(self.job.sources, bits, strict=True)}
 
-    def _read(self, engine: Engine) -> None:
+    def _read(self, engine: Engine) -> tuple[list[_Batch], np.ndarray]:
+        """(this worker's batches, float64[sources] bytes of all workers' counted tokens)"""
         length = self.job.stage.sequence_length
         stores = [store.measured() for store in self.stores]
         source, sequence = self._mine(stores, length)
@@ -69,20 +72,21 @@ class HeldOut:
         block = ingest.read_rows(stores, (position, source, sequence), length)
         tokens = np.asarray(block.tokens, dtype=np.int64)
         mask = np.ones(tokens.shape, dtype=bool) if block.loss_mask is None else np.array(block.loss_mask)
-        self._bytes = np.array(engine.sum_over_workers(self._bytes_of(tokens, mask, source).tolist()))
-        self._batches = list(self._cut(tokens, mask, source))
+        num_bytes = engine.sum_over_workers(self._bytes_of(tokens, mask, source).tolist())
+        return list(self._cut(tokens, mask, source)), np.array(num_bytes)
 
     def _mine(self, stores: Sequence[Any], length: int) -> tuple[np.ndarray, np.ndarray]:
-        numbers = []
+        """int64[rows] each: source's index and sequence of this worker's measured sequences."""
+        numbers: list[tuple[int, int]] = []
         for index, (part, store) in enumerate(zip(self.job.sources, stores, strict=True)):
             if count := part.held_out_sequences:
-                there = store.num_sequences(length)
-                numbers += [(index, place * there // count) for place in range(count)]
+                available = store.num_sequences(length)
+                numbers += [(index, place * available // count) for place in range(count)]
         mine = np.array(numbers, dtype=np.int64).reshape(-1, 2)[self.world.rank :: self.world.world_size]
         return mine[:, 0], mine[:, 1]
 
     def _bytes_of(self, tokens: np.ndarray, mask: np.ndarray, source: np.ndarray) -> np.ndarray:
-        """float64[sources]: bytes of the counted tokens; each sequence's first has nothing to be predicted from."""
+        """float64[sources]: bytes of the counted tokens; a sequence's first token is not predicted, so never counts."""
         table = token_bytes(Folder(self.job.tokenizer))
         found = np.zeros(len(self.job.sources))
         for index, store in enumerate(self.stores):
@@ -95,7 +99,7 @@ class HeldOut:
         return found
 
     def _cut(self, tokens: np.ndarray, mask: np.ndarray, source: np.ndarray) -> Iterator[_Batch]:
-        """As many batches for every worker, so that their exchanges pair up; the last may be without rows."""
+        """Batches, equally many on every worker so that their exchanges pair up; the last may have no rows."""
         import torch
 
         total = sum(part.held_out_sequences for part in self.job.sources)
@@ -108,7 +112,7 @@ class HeldOut:
 
 
 def token_bytes(tokenizer: Folder) -> np.ndarray | None:
-    """int64[ids]: UTF-8 bytes that each token stands for, special ones 0; None when the tokenizer is not byte-level.
+    """int64[ids]: UTF-8 bytes of each token, 0 for special tokens; None when the tokenizer is not byte-level.
 
     A byte-level tokenizer writes each byte as one character, so a token's characters are its bytes.
     """

@@ -1,7 +1,7 @@
-"""What a stage counts of its own training: the tally, its rows of metrics, the ledger. Plain numbers, no device.
+"""The counts of a stage's training: the tally, the rows of metrics, the ledger. Plain numbers, no device.
 
-Everything is counted from the batches that were trained on, and travels in the checkpoint: a stage continued any
-number of times counts each sequence once.
+All counts come from the batches that were trained on, and travel in the checkpoint: a stage continued any number of
+times counts each sequence once.
 """
 
 from __future__ import annotations
@@ -21,40 +21,47 @@ from raycodellm.records import LedgerRow, PhaseRow, StageJob
 if TYPE_CHECKING:
     import pyarrow as pa
 
-_WATCHED = 64
+    from raycodellm.engine import StepResult
+
+_MEDIAN_STEPS = 64
 """Steps whose losses make the running median."""
-_FEWEST = 16
-"""Steps before a median is believed."""
-_IN_A_ROW = 3
-"""Steps over the limit that make an explosion: one bad batch is none."""
+_FEWEST_MEDIAN_STEPS = 16
+"""Steps before the median is used."""
+_EXPLODING_STEPS = 3
+"""Steps over the limit in a row that make an explosion; a single bad batch makes none."""
 
 
 @dataclass
 class Tally:
-    """What was trained so far in the stage: plain numbers that travel in the checkpoint. Summed over workers, except
-    `checksum`, which each worker holds of its own rows until it is summed for a checkpoint."""
+    """What was trained so far in the stage: plain numbers that travel in the checkpoint.
+
+    All are summed over workers, except `checksum`: each worker's is of its own rows until a checkpoint sums them.
+    """
 
     step: int
+    """Steps trained, skipped ones included."""
     phases: list[list[int]]
-    """Sequences per phase of the stage and source."""
+    """Sequences trained, per phase of the stage and source."""
     loss_tokens: list[int]
-    """Per source."""
+    """Tokens that counted in the loss, per source."""
     checksum: int
+    """`order_checksum` of the rows trained."""
     window: dict[str, Any]
-    """Sums since the last row of metrics."""
+    """Sums since the last row of metrics, see `empty_window`."""
     rows: list[dict[str, float]]
-    """Of metrics.parquet."""
+    """Rows of metrics.parquet."""
     last_loss: list[float]
-    """Loss sum and tokens over the stage's last tenth."""
+    """Loss sum in nats, and counted tokens, over the last tenth of the stage's steps."""
     resumed_at: list[int]
+    """Steps at which the stage continued from a checkpoint."""
     wall_seconds: float
     skipped: list[int] = field(default_factory=list)
     """Sequences per source that were drawn in steps that changed nothing."""
     skipped_steps: int = 0
     recent: list[float] = field(default_factory=list)
-    """Losses of the last steps that were not over the limit."""
+    """Losses of the last steps that were not over the limit, in nats per token."""
     over_limit: int = 0
-    """Steps in a row that were."""
+    """Steps in a row whose loss was over the limit."""
 
     @classmethod
     def empty(cls, num_sources: int, num_phases: int = 1) -> Tally:
@@ -64,32 +71,66 @@ class Tally:
 
     @property
     def sequences(self) -> list[int]:
-        """Per source."""
+        """Sequences trained, per source."""
         return [sum(of_source) for of_source in zip(*self.phases, strict=True)]
 
     @property
     def drawn(self) -> list[int]:
-        """Sequences per source, skipped ones included: where the plan stands."""
+        """Sequences per source, skipped ones included: the plan continues after these."""
         return added(self.sequences, self.skipped)
 
-    def observe_loss(self, loss: float, limit: float, vocab_size: int) -> float | None:
-        """Takes in a step's loss, in nats per token; the median it has left behind, when it has for some steps.
+    def add_step(self, result: StepResult, drawn: Sequence[Sequence[int]], checksum: int, num_steps: int) -> None:
+        """Counts a step. `drawn`: sequences of all workers, per phase and source; `checksum`: of this worker's rows;
+        `num_steps`: of the whole stage."""
+        self.step += 1
+        self.checksum = (self.checksum + checksum) % 2**64
+        self.phases = [added(total, more) for total, more in zip(self.phases, drawn, strict=True)]
+        self.loss_tokens = added(self.loss_tokens, result.loss_tokens.tolist())
+        if self.step > num_steps - -(-num_steps // 10):
+            self.last_loss[0] += float(result.loss_sums.sum())
+            self.last_loss[1] += float(result.loss_tokens.sum())
+        window = self.window
+        window["loss_sums"] = added(window["loss_sums"], result.loss_sums.tolist())
+        window["loss_tokens"] = added(window["loss_tokens"], result.loss_tokens.tolist())
+        window["sequences"] = added(window["sequences"], [sum(column) for column in zip(*drawn, strict=True)])
+        if result.applied:  # with fp16 a gradient may have overflowed
+            window["grad_norm"] += result.grad_norm
+            window["applied"] += 1
 
-        Over the limit is a loss over `limit` times the running median and over that of guessing all tokens alike: a
-        schedule may turn to text that the model does not know yet, but even that is no worse than knowing nothing.
+    def add_skipped_step(self, drawn: Sequence[Sequence[int]]) -> None:
+        """Counts a step that changed nothing, apart from the others; `drawn` as for `add_step`."""
+        self.step += 1
+        self.skipped_steps += 1
+        self.skipped = added(self.skipped, [sum(column) for column in zip(*drawn, strict=True)])
+
+    def add_times(self, seconds: float, wait_seconds: float, blocks_ready: int) -> None:
+        """Adds a step's duration, its wait for data, and the blocks that were ready when it asked for data."""
+        self.window["wait_seconds"] += wait_seconds
+        self.window["blocks_ready"] += blocks_ready
+        self.window["steps"] += 1
+        self.window["seconds"] += seconds
+        self.wall_seconds += seconds
+
+    def observe_loss(self, loss: float, limit: float, vocab_size: int) -> float | None:
+        """Takes in a step's loss, in nats per token; returns the median that it exceeds when the loss explodes.
+
+        A loss is over the limit when it exceeds both `limit` times the running median and the loss of guessing all
+        tokens alike: a schedule may turn to text that the model does not know yet, but even then the loss is no higher
+        than that of knowing nothing. `limit` 0 turns the check off.
         """
         if not limit:
             return None
-        median = statistics.median(self.recent) if len(self.recent) >= _FEWEST else math.inf
+        median = statistics.median(self.recent) if len(self.recent) >= _FEWEST_MEDIAN_STEPS else math.inf
         if loss > limit * median and loss > math.log(vocab_size):
             self.over_limit += 1
-            return median if self.over_limit >= _IN_A_ROW else None
+            return median if self.over_limit >= _EXPLODING_STEPS else None
         self.over_limit = 0
-        self.recent = [*self.recent, loss][-_WATCHED:]
+        self.recent = [*self.recent, loss][-_MEDIAN_STEPS:]
         return None
 
 
 def empty_window(num_sources: int) -> dict[str, Any]:
+    """The sums over the steps of one row of metrics; lists are per source."""
     sums = {name: [0] * num_sources for name in ("loss_sums", "loss_tokens", "sequences")}
     return {**sums, "applied": 0, "grad_norm": 0.0, "seconds": 0.0, "wait_seconds": 0.0, "blocks_ready": 0, "steps": 0}
 
@@ -97,7 +138,8 @@ def empty_window(num_sources: int) -> dict[str, Any]:
 def order_checksum(position: np.ndarray, source: np.ndarray, sequence: np.ndarray, names: tuple[str, ...]) -> int:
     """Sum modulo 2^64 of a hash of each (position, source's name, sequence).
 
-    The position inside the hash makes the sum depend on the order; being a sum makes it independent of who counts.
+    The position inside the hash makes the sum depend on the order of the data; as a sum it does not depend on which
+    worker counts which row.
     """
     keys = [int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "little") for name in names]
     with np.errstate(over="ignore"):
@@ -118,14 +160,14 @@ def _scrambled(value: np.ndarray) -> np.ndarray:
 def row(tally: Tally, job: StageJob, speed: Mapping[str, float], scheduled: float, planned: float) -> dict[str, float]:
     """One row of metrics.parquet: means over the steps since the row before; losses in nats per counted token.
 
-    `speed`: learning_rate, flops_per_token of training, peak_flops of all devices together, memory_bytes. Code ratios:
-    `scheduled`, of this point of the stage, is to be compared with that of the window, `planned`, of all until here,
-    with the real one until here.
+    `speed`: learning_rate, flops_per_token of training, peak_flops of all devices together, memory_bytes.
+    `scheduled`: the schedule's code ratio at this point of the stage, to compare with the window's. `planned`: the
+    schedule's code ratio of all data until here, to compare with the real one until here.
     """
     window, length = tally.window, job.stage.sequence_length
     rate = ratio(sum(window["sequences"]) * length, window["seconds"])
     is_code = [source.is_code for source in job.sources]
-    made: dict[str, float] = {
+    values: dict[str, float] = {
         "step": tally.step,
         "tokens": sum(tally.sequences) * length,
         "loss": ratio(sum(window["loss_sums"]), sum(window["loss_tokens"])),
@@ -144,17 +186,18 @@ def row(tally: Tally, job: StageJob, speed: Mapping[str, float], scheduled: floa
         "code_ratio_window": code_ratio(window["sequences"], is_code),
     }
     for index, source in enumerate(job.sources):
-        made[f"loss/{source.name}"] = ratio(window["loss_sums"][index], window["loss_tokens"][index])
-        made[f"tokens/{source.name}"] = tally.sequences[index] * length
-    return made
+        values[f"loss/{source.name}"] = ratio(window["loss_sums"][index], window["loss_tokens"][index])
+        values[f"tokens/{source.name}"] = tally.sequences[index] * length
+    return values
 
 
 def code_ratio(sequences: Sequence[int], is_code: Sequence[bool]) -> float:
+    """Share of sequences that come from code sources; both arguments are per source."""
     return ratio(float(np.asarray(sequences)[np.asarray(is_code)].sum()), float(sum(sequences)))
 
 
 def ledger(job: StageJob, tally: Tally) -> tuple[LedgerRow, ...]:
-    """What was trained of each source, against what was planned."""
+    """Tokens, epochs and phases of each source: what was trained, and what was planned."""
     length, planned = job.stage.sequence_length, mixture.planned_by_phase(job)
     rows = []
     for index, source in enumerate(job.sources):
@@ -183,10 +226,12 @@ def ledger(job: StageJob, tally: Tally) -> tuple[LedgerRow, ...]:
 
 
 def added(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
+    """The element-wise sum."""
     return [left + right for left, right in zip(old, new, strict=True)]
 
 
 def ratio(part: float, whole: float, empty: float = float("nan")) -> float:
+    """part / whole; `empty` where whole is 0."""
     return float(part) / float(whole) if whole else empty
 
 

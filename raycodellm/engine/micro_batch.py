@@ -1,7 +1,8 @@
 """`micro_batch: auto`: the most sequences per forward pass that fit into memory.
 
-On a GPU by trying: doubling, then bisection, each try a whole optimizer step of an engine that is thrown away after it.
-On a CPU, where full memory kills the process, from the bytes that a forward pass keeps for the way back.
+On a GPU sizes are tried: doubling, then bisection, each a whole optimizer step of an engine that is thrown away. On a
+CPU, where full memory kills the process, the size follows from the bytes that a forward pass keeps for the backward
+pass.
 """
 
 from __future__ import annotations
@@ -16,34 +17,34 @@ from torch import nn
 
 from raycodellm.config import Scaling, Stage
 from raycodellm.engine import devices
-from raycodellm.engine.core import gather
+from raycodellm.engine.errors import OutOfMemory
 from raycodellm.engine.loss import TrainedModel
-from raycodellm.engine.settings import World
-from raycodellm.engine.training import Engine
+from raycodellm.engine.step import Engine
+from raycodellm.engine.world import World, gather
 
 _FILLED = 0.92
-"""Share of a GPU's memory that a try may reserve: what is left holds fragments, and the libraries' own."""
+"""Share of a GPU's memory that a try may reserve; the rest holds fragments and the libraries' own memory."""
 _CPU_SHARE = 0.6
 """Share of the free host memory that activations may take."""
-_ON_THE_WAY_BACK = 1.5
-"""Bytes in use at most, per byte kept for the way back."""
-_found: dict[str, int] = {}
-"""Of this process: a warm slot takes many jobs of one shape."""
+_PEAK_PER_KEPT_BYTE = 1.5
+"""Peak bytes in use per byte kept for the backward pass."""
+_known_sizes: dict[str, int] = {}
+"""The sizes that this process has found, by shape: a warm slot takes many jobs of one shape."""
 
 
 def find_micro_batch(
     make_model: Callable[[], nn.Module], shape: str, stage: Stage, scaling: Scaling, world: World
 ) -> int:
-    """Sequences per forward pass: at most the worker's share of a batch, and for all workers the least that any found,
-    made even: where 28 of 32 fit, two passes of 16 take as many launches as 28 and 4, and less memory.
+    """Sequences per forward pass: the least that fits on any worker, at most a worker's share of a batch.
 
-    A collective. `make_model` gives a new model each time, so nothing of what is tried reaches the training; models
-    of one `shape` take one size. Raises OutOfMemory when not even one sequence fits.
+    Passes are made even: where 28 of 32 sequences fit, two passes of 16 cost as many launches as 28 and 4, and less
+    memory. A collective. `make_model` gives a new model for each try, so that trying changes nothing of the training;
+    models of one `shape` get one size. Raises OutOfMemory when not even one sequence fits.
     """
     most = -(-stage.batch_sequences // world.world_size)
     settings = [scaling.deepspeed.model_dump(), stage.numerics.model_dump()]
     key = json.dumps([shape, stage.sequence_length, most, settings, world.world_size, world.device])
-    if key not in _found:
+    if key not in _known_sizes:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             if world.device_type == "cuda":
                 with contextlib.closing(_Trials(make_model, stage, scaling, world)) as trials:
@@ -51,22 +52,22 @@ def find_micro_batch(
             else:
                 found = min(most, _rows_for(free_for_activations(world), *bytes_kept(make_model(), stage, scaling)))
         if found < 1:
-            raise devices.OutOfMemory(devices.out_of_memory_message(world, 1, "not even one sequence fits"))
-        _found[key] = evened(min(gather(world, found)), most)
-    return _found[key]
+            raise OutOfMemory(devices.out_of_memory_message(world, 1, "not even one sequence fits"))
+        _known_sizes[key] = even_passes(min(gather(world, found)), most)
+    return _known_sizes[key]
 
 
-def evened(rows: int, most: int) -> int:
+def even_passes(rows: int, most: int) -> int:
     """The fewest rows per pass that need no more passes over `most` rows than `rows` do."""
     return -(-most // -(-most // rows))
 
 
 def largest_that_fits(fits: Callable[[int], bool], most: int) -> int:
-    """The largest of 0..most for which `fits` holds, where it holds for all smaller ones too; 0 is never asked."""
+    """The largest of 0..most that `fits`, where all smaller numbers fit too; `fits` is never asked about 0."""
     low, high = 0, 1
     while high <= most and fits(high):
         low, high = high, high * 2
-    high = min(high, most + 1)  # does not fit, or is not wanted
+    high = min(high, most + 1)  # does not fit, or is not allowed
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -74,7 +75,7 @@ def largest_that_fits(fits: Callable[[int], bool], most: int) -> int:
 
 
 class _Trials:
-    """Engines that train one step on made-up tokens; every worker asks for the same sizes, and all or none fits."""
+    """Tries sizes with engines that train on made-up tokens; all workers try the same sizes and get one answer."""
 
     def __init__(self, make_model: Callable[[], nn.Module], stage: Stage, scaling: Scaling, world: World) -> None:
         one = scaling.deepspeed.model_copy(update={"micro_batch": 1})
@@ -88,15 +89,15 @@ class _Trials:
             self.total = total * devices.device_share(scaling.gpus_per_worker)
 
     def fits(self, rows: int) -> bool:
-        # Running out of memory on one worker alone would leave the others waiting for it, so it is foreseen if it can.
+        # A worker that alone runs out of memory leaves the others waiting, so a size that cannot fit is not tried.
         fit = self._foreseen(rows) <= _FILLED * self.total and self._try(rows)
         fit = min(gather(self.world, fit))
         if not fit:
-            self.close()  # half a backward pass is no state to go on from, on any worker
+            self.close()  # no worker can go on from half a backward pass
         return fit
 
     def _foreseen(self, rows: int) -> float:
-        """Peak bytes on any worker, on the line through the two largest sizes that were tried."""
+        """Peak bytes expected on any worker, by the line through the two largest sizes that were tried."""
         peak = 0.0
         if len(self.peaks) > 1:
             (one, low), (two, high) = sorted(self.peaks.items())[-2:]
@@ -117,7 +118,7 @@ class _Trials:
         torch.cuda.reset_peak_memory_stats(self.world.device)
         try:
             self.engine.try_rows(rows)
-        except devices.OutOfMemory:
+        except OutOfMemory:
             return False
         self.peaks[rows] = torch.cuda.max_memory_reserved(self.world.device)
         return self.peaks[rows] <= _FILLED * self.total
@@ -129,7 +130,7 @@ class _Trials:
 
 
 def bytes_kept(model: nn.Module, stage: Stage, scaling: Scaling) -> tuple[float, float]:
-    """Bytes that a forward pass keeps for the way back: per sequence, and besides."""
+    """Bytes that a forward pass keeps for the backward pass: per sequence, and for any number of sequences."""
     if scaling.deepspeed.activation_checkpointing:
         model.activation_checkpointing_enable({"use_reentrant": False})
     trained = TrainedModel(model).train()
@@ -152,16 +153,16 @@ def bytes_kept(model: nn.Module, stage: Stage, scaling: Scaling) -> tuple[float,
 
     one, two = kept(1), kept(2)
     per_row = max(1.0, float(two - one))
-    # Gradients, Adam's two moments and DeepSpeed's own copy are made only when training begins.
+    # Gradients, Adam's two moments and DeepSpeed's own copy are allocated only when training begins.
     state = 16.0 * sum(parameter.numel() for parameter in trained.parameters())
     return per_row, one - per_row + state
 
 
-def _rows_for(free: float, per_row: float, besides: float) -> int:
-    return int((free - besides) / (_ON_THE_WAY_BACK * per_row))
+def _rows_for(free: float, per_row: float, fixed: float) -> int:
+    return int((free - fixed) / (_PEAK_PER_KEPT_BYTE * per_row))
 
 
 def free_for_activations(world: World) -> float:
-    """Bytes of host memory that one worker may fill, shared with the workers beside it."""
-    beside = int(os.environ.get("LOCAL_WORLD_SIZE", world.world_size))
-    return _CPU_SHARE * devices.free_bytes() / max(1, beside)
+    """Bytes of host memory that this worker's activations may take, next to the other workers of its node."""
+    workers_here = int(os.environ.get("LOCAL_WORLD_SIZE", world.world_size))
+    return _CPU_SHARE * devices.free_bytes() / max(1, workers_here)

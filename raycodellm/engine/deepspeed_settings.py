@@ -1,4 +1,4 @@
-"""What a stage's settings mean to DeepSpeed: its configuration. Pure functions."""
+"""DeepSpeed's configuration, made from a stage's settings. Pure functions."""
 
 from __future__ import annotations
 
@@ -6,27 +6,13 @@ import copy
 import importlib.util
 import shutil
 from collections.abc import Mapping
-from dataclasses import dataclass
 from typing import Any
 
 from raycodellm.config import Scaling, Stage, UserError
+from raycodellm.engine.world import World
 
-
-@dataclass(frozen=True)
-class World:
-    """The workers that train together, as one of them sees them."""
-
-    rank: int = 0
-    world_size: int = 1
-    device: str = "cpu"
-    """This worker's: cpu, or cuda:0."""
-
-    @property
-    def device_type(self) -> str:
-        return self.device.split(":")[0]
-
-
-_SAID_ELSEWHERE = {
+_COMPILERS = ("g++", "c++", "clang++")
+_SET_BY = {
     "optimizer": "the stage's learning_rate and optimizer",
     "scheduler": "the stage's learning_rate",
     "train_batch_size": "the stage's batch_tokens",
@@ -38,10 +24,11 @@ _SAID_ELSEWHERE = {
     "bf16.enabled": "the stage's numerics.precision",
     "data_types.grad_accum_dtype": "the stage's numerics.precision",
 }
+"""The setting of the sweep file that decides each setting of DeepSpeed."""
 
 
-def check_execution(stage: Stage, scaling: Scaling, world: World) -> None:
-    """Raises UserError where this machine lacks what the settings ask for."""
+def require_execution(stage: Stage, scaling: Scaling, world: World) -> None:
+    """Raises UserError when this machine lacks a compiler, GPU or package that the settings need."""
     settings = scaling.deepspeed
     if settings.compile and settings.zero == 3:
         raise UserError(
@@ -53,36 +40,39 @@ def check_execution(stage: Stage, scaling: Scaling, world: World) -> None:
             "one or use false"
         )
     if stage.numerics.attention == "flash_attention_2":
-        what = None
+        lacking = None
         if world.device_type != "cuda":
-            what = "it needs a GPU"
+            lacking = "it needs a GPU"
         elif stage.numerics.precision == "fp32":
-            what = "it has no fp32; use numerics.precision bf16 or fp16"
+            lacking = "it has no fp32; use numerics.precision bf16 or fp16"
         elif importlib.util.find_spec("flash_attn") is None:
-            what = "the package flash-attn cannot be imported; install it"
-        if what is not None:
-            raise UserError(f"stages.{stage.name}.numerics.attention: found flash_attention_2, but {what}, or use sdpa")
-
-
-_COMPILERS = ("g++", "c++", "clang++")
+            lacking = "the package flash-attn cannot be imported; install it"
+        if lacking is not None:
+            raise UserError(
+                f"stages.{stage.name}.numerics.attention: found flash_attention_2, but {lacking}, or use sdpa"
+            )
 
 
 def clips_in_optimizer(stage: Stage, scaling: Scaling) -> bool:
-    """True if torch's fused optimizer clips the gradient, and skips one that is not finite, on the device.
+    """Whether torch's fused optimizer clips the gradient, and skips one that is not finite, on the device.
 
-    DeepSpeed looks through every gradient on the host's behalf for either. It keeps the work where its own optimizer
-    does more: fp16 and autocast (the loss scale), ZeRO 3, state in host memory.
+    DeepSpeed would look through every gradient, and the host would wait for the answer. DeepSpeed keeps this work where
+    its own optimizer does more: fp16 and autocast (the loss scale), ZeRO 3, state in host memory.
     """
     zero, given = scaling.deepspeed.zero, stage.numerics.deepspeed_config
-    of_zero = given.get("zero_optimization")
-    offloads = isinstance(of_zero, Mapping) and {"offload_optimizer", "cpu_offload"} & of_zero.keys()
+    zero_settings = given.get("zero_optimization")
+    offloads = isinstance(zero_settings, Mapping) and {"offload_optimizer", "cpu_offload"} & zero_settings.keys()
     if stage.numerics.precision == "fp16" or offloads or {"torch_autocast", "amp"} & given.keys():
         return False
     return zero in (1, 2) or (zero == 0 and stage.numerics.precision == "fp32")
 
 
 def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_batches: int) -> dict[str, Any]:
-    """DeepSpeed's configuration: ours, with the stage's `deepspeed_config` where it does not contradict ours."""
+    """DeepSpeed's configuration: our settings, and those of the stage's `numerics.deepspeed_config`.
+
+    `num_micro_batches`: forward passes per step and worker. Raises UserError for a setting of the stage that
+    contradicts ours, and for fp16 on a CPU.
+    """
     zero, precision = scaling.deepspeed.zero, stage.numerics.precision
     if precision == "fp16" and world.device_type == "cpu":
         raise UserError(
@@ -90,7 +80,7 @@ def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_bat
         )
     rows = scaling.deepspeed.micro_batch or -(-stage.batch_sequences // world.world_size)
     if rows == "auto":
-        raise ValueError("micro_batch auto is found before the engine is made")
+        raise ValueError("micro_batch auto must be resolved before the engine is made")
     ours: dict[str, Any] = {
         # DeepSpeed wants these three to agree; the rows of a micro batch may be fewer in fact.
         "train_batch_size": rows * num_micro_batches * world.world_size,
@@ -107,9 +97,9 @@ def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_bat
     given, place = stage.numerics.deepspeed_config, f"stages.{stage.name}.numerics.deepspeed_config"
     for key in ("optimizer", "scheduler"):
         if key in given:
-            raise UserError(f"{place}.{key}: is decided by {_SAID_ELSEWHERE[key]}; remove it")
-    of_zero = given.get("zero_optimization")
-    if isinstance(of_zero, Mapping) and of_zero.get("compute_grad_norm") is False:
+            raise UserError(f"{place}.{key}: is decided by {_SET_BY[key]}; remove it")
+    zero_settings = given.get("zero_optimization")
+    if isinstance(zero_settings, Mapping) and zero_settings.get("compute_grad_norm") is False:
         raise UserError(
             f"{place}.zero_optimization.compute_grad_norm: found false, but every step is judged by its gradient's "
             "norm; remove it"
@@ -118,7 +108,7 @@ def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_bat
     if clips_in_optimizer(stage, scaling):
         merged["gradient_clipping"] = 0.0
         merged["bf16"] = {"check_grad_overflow": False, **merged["bf16"]}  # else it looks through every gradient first
-    # Our optimizer is torch's, also where its state is kept in host memory.
+    # The optimizer is torch's, also where its state is kept in host memory.
     merged.setdefault("zero_force_ds_cpu_optimizer", False)
     return merged
 
@@ -132,7 +122,7 @@ def _merged(ours: Mapping[str, Any], given: Mapping[str, Any], place: str, path:
         elif isinstance(ours[key], Mapping) and isinstance(value, Mapping):
             merged[key] = _merged(ours[key], value, place, f"{name}.")
         elif value not in (ours[key], "auto"):
-            where = _SAID_ELSEWHERE.get(name)
+            where = _SET_BY.get(name)
             hint = f"it is decided by {where}, which gives {ours[key]!r}" if where else f"raycodellm sets {ours[key]!r}"
             raise UserError(f"{place}.{name}: found {value!r}, but {hint}; remove it")
     return merged

@@ -1,0 +1,93 @@
+"""When a stage saves a checkpoint, which checkpoints it keeps, and where it continues."""
+
+from __future__ import annotations
+
+import time
+from dataclasses import asdict, replace
+
+from raycodellm.engine import DamagedCheckpoint, StorageError, World, gather
+from raycodellm.files import Folder
+from raycodellm.stage.folder import CHECKPOINTS, OPTIMIZER, step_name
+from raycodellm.stage.metrics import Tally
+from raycodellm.stage.progress import ProgressReporter
+from raycodellm.stage.setup import StageSetup
+
+
+class StageCheckpoints:
+    """Saves and restores a stage's checkpoints; every method but `is_due` is a collective."""
+
+    def __init__(self, setup: StageSetup, progress: ProgressReporter) -> None:
+        self._setup, self._job, self._world, self._engine = setup, setup.job, setup.world, setup.engine
+        self._folder = setup.folder / CHECKPOINTS
+        self._progress = progress
+        self._saved_at, self._saved_step = time.monotonic(), 0
+
+    def restart_interval(self, step: int) -> None:
+        """The next checkpoint is due a whole interval after now, and after `step`."""
+        self._saved_at, self._saved_step = time.monotonic(), step
+
+    def is_due(self, step: int) -> bool:
+        """Whether a checkpoint is due once the first `step` steps are trained; rank 0 decides for all."""
+        scaling = self._job.scaling
+        if self._world.rank != 0:
+            return False
+        if scaling.checkpoint_tokens is not None:
+            return (step - self._saved_step) * self._job.stage.batch_tokens >= scaling.checkpoint_tokens
+        return time.monotonic() - self._saved_at >= scaling.checkpoint_seconds
+
+    def save(self, tally: Tally, in_background: bool | None) -> None:
+        """Saves a checkpoint; `in_background` None decides by its size. Raises TrainingError on all ranks alike."""
+        self.complete()
+        state = asdict(with_whole_checksum(tally, self._world))
+        self._engine.checkpoints.save(self._folder / step_name(tally.step), state, in_background)
+        self._prune()
+        self.restart_interval(tally.step)
+
+    def complete(self) -> None:
+        """Completes the checkpoint in the background, where there is one. Raises TrainingError on all ranks alike."""
+        if self._engine.checkpoints.finish() is not None:
+            self._prune()
+
+    def _prune(self) -> None:
+        if self._world.rank == 0:
+            for name in self._setup.folder.complete_checkpoints()[: -self._job.scaling.checkpoints_kept]:
+                self._folder.delete(name)
+
+    def restore(self) -> Tally:
+        """Continues from the newest checkpoint that is whole, else from the stage's beginning; returns its tally."""
+        names = gather(self._world, self._setup.folder.complete_checkpoints() if self._world.rank == 0 else None)[0]
+        for name in reversed(names):
+            try:
+                saved = self._engine.checkpoints.restore(self._folder / name)
+            except DamagedCheckpoint as error:
+                self._progress.say(f"{error}; using the one before")
+                continue
+            tally = Tally(**saved)
+            self._setup.plan.starting_at(sum(tally.drawn), tally.drawn)
+            if self._world.rank != 0:
+                tally.checksum = 0  # rank 0 carries on the sum of all workers
+            tally.resumed_at.append(tally.step)
+            self._progress.restart(tally)
+            self._progress.say(f"continues from step {tally.step}", tally)
+            return tally
+        if names:
+            self._progress.say("no checkpoint is usable; starts again from the beginning")
+        if self._job.stage.optimizer.state == "keep":
+            self._load_parents_optimizer()
+        return Tally.empty(len(self._job.sources), len(self._setup.phase_ends))
+
+    def _load_parents_optimizer(self) -> None:
+        folder = Folder(self._job.parent or "") / OPTIMIZER
+        try:
+            self._engine.checkpoints.load_optimizer(folder)
+        except DamagedCheckpoint as error:
+            raise StorageError(  # no fault of the stage: once the folder is gone the next run mends it
+                f"stage {self._job.stage.name!r} starts from the optimizer state of the stage before (optimizer: "
+                f"{{state: keep}}), which is not usable: {error}; delete {folder} and run again: that stage is trained "
+                "once more"
+            ) from error
+
+
+def with_whole_checksum(tally: Tally, world: World) -> Tally:
+    """The tally with the checksum of all workers' rows."""
+    return replace(tally, checksum=sum(gather(world, tally.checksum)) % 2**64)
