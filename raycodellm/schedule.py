@@ -1,8 +1,9 @@
-"""A mixture as a function of stage progress: named shapes, fixed weights and phases, all as knots of one kind of curve.
+"""A stage's mixture as a function of its progress, compiled from named shapes, fixed weights or phases.
 
-A `Schedule` holds knots (progress, weight per source). Between two knots the weights are those of the left knot
-(`step`), or move to the right one's on a straight line (`linear`) or half a cosine (`cosine`). Everything is
+A `Schedule` holds knots (progress, weight per source). Between two knots the weights stay those of the left knot
+(`step`), or move to those of the right knot on a straight line (`linear`) or half a cosine (`cosine`). All results are
 exact arithmetic on the knots: `weights_at` gives the mixture at a point, `integral` the tokens per source up to it.
+The named shapes are in `config.mixture_shapes`.
 """
 
 from __future__ import annotations
@@ -15,26 +16,20 @@ from functools import cached_property
 
 import numpy as np
 
-from raycodellm.config import Stage, UserError
+from raycodellm.config import Stage, UserError, code_ratio_curve
 from raycodellm.config.stage_settings import check_num_sequences
-
-# Ma et al. (ICLR 2024), Table 5: code shares of the four equal phases of "stepwise decrease"; their mean is 0.375.
-_MA_DECREASE = (0.50, 0.40, 0.30, 0.30)
-_MA_INCREASE = (0.30, 0.30, 0.40, 0.50)
-# Phases of code_first and text_first: how the code side's tokens are laid over the stage (code first: all of it early).
-_SHAPE_STEPS = {"increase": _MA_INCREASE, "decrease": _MA_DECREASE}
 
 
 @dataclass(frozen=True)
 class Schedule:
-    """Weights over sources along a stage."""
+    """Weights over sources along a stage, by knots."""
 
     progress: tuple[float, ...]
-    """Of the knots, 0 to 1, not falling; two knots at one progress make a jump."""
+    """Progress of each knot, from 0 to 1, never falling; two knots at one progress make a jump."""
     weights: tuple[tuple[float, ...], ...]
     """One row per knot, one weight per source; each row sums to 1."""
     interpolation: str
-    """step, linear or cosine."""
+    """How the weights move between two knots: step, linear or cosine."""
 
     def weights_at(self, progress: float | np.ndarray) -> np.ndarray:
         """Weights at `progress` (0..1): shape [sources], or [n, sources] for an array."""
@@ -42,43 +37,43 @@ class Schedule:
         left, fraction = self._segment(at)
         table = np.asarray(self.weights)
         if self.interpolation == "step":
-            found = table[left]
+            weights = table[left]
         else:
             rise = fraction if self.interpolation == "linear" else (1.0 - np.cos(np.pi * fraction)) / 2.0
-            found = table[left] + (table[left + 1] - table[left]) * rise[:, None]
-        return found if np.ndim(progress) else found[0]
+            weights = table[left] + (table[left + 1] - table[left]) * rise[:, None]
+        return weights if np.ndim(progress) else weights[0]
 
     def integral(self, progress: float | np.ndarray) -> np.ndarray:
-        """Share of the whole stage that each source has got by `progress`: shape [sources] or [n, sources]."""
+        """Share of the stage's tokens that each source has given by `progress`: shape [sources] or [n, sources]."""
         at = np.atleast_1d(np.asarray(progress, dtype=np.float64))
         left, fraction = self._segment(at)
         whole, slope, bend = self._areas
-        found = whole[left] + slope[left] * fraction[:, None]
+        shares = whole[left] + slope[left] * fraction[:, None]
         if self.interpolation != "step":
-            found += bend[left] * self._rise(fraction)[:, None]
-        return found if np.ndim(progress) else found[0]
+            shares += bend[left] * self._rise(fraction)[:, None]
+        return shares if np.ndim(progress) else shares[0]
 
     def integral_between(self, start: int, stop: int, num_sequences: int) -> np.ndarray:
         """`integral` at the progress n / num_sequences of every n in start..stop: shape [sources, stop - start + 1]."""
         at = np.arange(start, stop + 1) / num_sequences
         whole, slope, bend = (table.T for table in self._areas)
-        # `at` rises, so each segment is one slice of it, from the first point at its left knot.
+        # The points rise, so each segment holds one slice of them, from the first point at its left knot on.
         edges = [0, *np.searchsorted(at, self.progress[1:-1]), len(at)]
-        found = np.empty((len(whole), len(at)))
+        shares = np.empty((len(whole), len(at)))
         for segment, part in enumerate(itertools.starmap(slice, itertools.pairwise(edges))):
             left, right = self.progress[segment : segment + 2]
             if part.start == part.stop:
                 continue
             fraction = np.clip((at[part] - left) / (right - left), 0.0, 1.0)
-            np.multiply(slope[:, segment, None], fraction, out=found[:, part])
-            found[:, part] += whole[:, segment, None]
+            np.multiply(slope[:, segment, None], fraction, out=shares[:, part])
+            shares[:, part] += whole[:, segment, None]
             if self.interpolation != "step":
-                found[:, part] += bend[:, segment, None] * self._rise(fraction)
-        return found
+                shares[:, part] += bend[:, segment, None] * self._rise(fraction)
+        return shares
 
     @cached_property
     def _areas(self) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
-        """Per segment and source: the area before it, and the factors of the fraction and of the rise inside it."""
+        """Per segment and source: the area before the segment, and the factors of fraction and rise in it."""
         widths, table = np.diff(np.asarray(self.progress))[:, None], np.asarray(self.weights)
         before, after = table[:-1], table[:-1] if self.interpolation == "step" else table[1:]
         # A straight line and half a cosine both have the mean of their ends over a whole segment.
@@ -113,7 +108,7 @@ def compile_stage(stage: Stage, kinds_are_code: Mapping[str, bool], num_tokens: 
     if stage.phases is not None:
         rows = [tuple(phase.weights.get(name, 0.0) for name in names) for phase in stage.phases]
         return _from_phases([phase.share for phase in stage.phases], rows, stage.interpolation or "step")
-    assert stage.code_ratio is not None  # one of the three is always there: config refuses a stage without
+    assert stage.code_ratio is not None  # config refuses a stage without any of the three
     inside = within_sides(stage, kinds_are_code, num_tokens)
     progress, ratios, interpolation = code_ratio_curve(stage.schedule or "constant", stage.code_ratio)
     rows = [tuple(inside[n] * (r if kinds_are_code[n] else 1.0 - r) for n in names) for r in ratios]
@@ -121,7 +116,7 @@ def compile_stage(stage: Stage, kinds_are_code: Mapping[str, bool], num_tokens: 
 
 
 def within_sides(stage: Stage, is_code: Mapping[str, bool], num_tokens: Mapping[str, int]) -> dict[str, float]:
-    """Share of each source inside its own side (code or not); both sides sum to 1 each, where they have sources."""
+    """Share of each source inside its own side (code or not). Each side that has sources sums to 1."""
     shares: dict[str, float] = {}
     for side in (True, False):
         names = [name for name in is_code if is_code[name] == side]
@@ -137,40 +132,9 @@ def within_sides(stage: Stage, is_code: Mapping[str, bool], num_tokens: Mapping[
     return shares
 
 
-def code_ratio_curve(shape: str, mean: float) -> tuple[list[float], list[float], str]:
-    """Knots of a named shape whose mean over the stage is exactly `mean`: (progress, code ratios, interpolation).
-
-    increase and decrease are the four equal phases of Ma et al. (ICLR 2024, Table 5: decrease .50 .40 .30 .30),
-    scaled to the mean; where scaling would pass 1 the text shares are scaled instead, so no step leaves 0..1.
-    The ramps go through the mean at half way, as steep as 0..1 allows. code_first and text_first are pure
-    code (text) for its whole share of the stage.
-    """
-    if mean in (0.0, 1.0) or shape == "constant":
-        return [0.0, 1.0], [mean, mean], "step"
-    if shape in _SHAPE_STEPS:
-        steps = _SHAPE_STEPS[shape]
-        ratios = _scaled_to_mean(steps, mean)
-        return [0.0, 0.25, 0.5, 0.75, 1.0], [*ratios, ratios[-1]], "step"
-    if shape in ("code_first", "text_first"):
-        first, second, edge = (1.0, 0.0, mean) if shape == "code_first" else (0.0, 1.0, 1.0 - mean)
-        return [0.0, edge, 1.0], [first, second, second], "step"
-    kind, _, direction = shape.partition("_")
-    swing = min(mean, 1.0 - mean)
-    low, high = mean - swing, mean + swing
-    ends = [low, high] if direction == "up" else [high, low]
-    return [0.0, 1.0], ends, kind
-
-
-def _scaled_to_mean(steps: Sequence[float], mean: float) -> list[float]:
-    average = math.fsum(steps) / len(steps)
-    scaled = [step * mean / average for step in steps]
-    if max(scaled) > 1.0:
-        scaled = [1.0 - (1.0 - step) * (1.0 - mean) / (1.0 - average) for step in steps]
-    return scaled
-
-
 def _from_phases(shares: Sequence[float], rows: list[tuple[float, ...]], interpolation: str) -> Schedule:
-    """Step phases hold their weights; linear and cosine ones move from each phase's middle to the next one's."""
+    """The schedule of phases. With `step` each phase keeps its weights; otherwise the weights move from the middle of
+    each phase to the middle of the next."""
     edges = [0.0, *(math.fsum(shares[: n + 1]) for n in range(len(shares)))]
     edges[-1] = 1.0
     if interpolation == "step" or len(rows) == 1:
@@ -180,7 +144,8 @@ def _from_phases(shares: Sequence[float], rows: list[tuple[float, ...]], interpo
 
 
 def _simplified(progress: Sequence[float], rows: Sequence[tuple[float, ...]], interpolation: str) -> Schedule:
-    """Rows normalised, and knots that change nothing left out, so that equal mixtures are equal schedules."""
+    """The schedule of these knots, rows normalised and redundant knots left out, so that equal mixtures give equal
+    schedules."""
     scaled = [tuple(round(w / math.fsum(row), 12) for w in row) for row in rows]
     if all(row == scaled[0] for row in scaled):
         return Schedule((0.0, 1.0), (scaled[0], scaled[0]), "step")
@@ -196,14 +161,18 @@ def _simplified(progress: Sequence[float], rows: Sequence[tuple[float, ...]], in
 
 
 def phase_edges(stage: Stage, schedule: Schedule) -> tuple[float, ...]:
-    """Progress at which each phase of the stage ends, the last 1.0: of its `phases`, or of a stepwise shape's steps."""
+    """Progress at which each phase of the stage ends, the last 1.0: each of its `phases`, or each step of a stepwise
+    shape."""
     if stage.phases is not None:
         return (*itertools.accumulate(phase.share for phase in stage.phases[:-1]), 1.0)
     return (*schedule.progress[1:-1], 1.0) if schedule.interpolation == "step" else (1.0,)
 
 
 def budgeted(stage: Stage, schedule: Schedule, is_code: Sequence[bool]) -> Stage:
-    """The stage with its `tokens` counting all tokens: an additive budget grows by what code the schedule adds."""
+    """The stage with `tokens` as the count of all tokens: an additive budget grows by the code that the schedule adds.
+
+    Raises UserError where an additive budget has no end or makes the stage too long.
+    """
     if stage.budget == "competitive":
         return stage
     code_ratio = float(schedule.integral(1.0)[np.asarray(is_code, dtype=bool)].sum())
@@ -222,6 +191,6 @@ def budgeted(stage: Stage, schedule: Schedule, is_code: Sequence[bool]) -> Stage
 
 
 def code_ratio_of(schedule: Schedule, is_code: Sequence[bool]) -> Callable[[float | np.ndarray], np.ndarray]:
-    """Planned code ratio as a function of progress."""
+    """The planned code ratio as a function of progress (0 to 1, a number or an array)."""
     code = np.asarray(is_code, dtype=bool)
     return lambda progress: schedule.weights_at(progress)[..., code].sum(axis=-1)

@@ -87,7 +87,7 @@ def test_a_source_has_the_sweeps_cleaning_where_it_sets_nothing_else():
     ("line", "said"),
     [
         ("cleaning: {min_characters: 9, max_characters: 3}", "min_characters 9 is over max_characters 3"),
-        ("cleaning: {script: {latan: 0.8}}", "'latan' is no script that Unicode knows; did you mean 'latin'"),
+        ("cleaning: {script: {latan: 0.8}}", "'latan' is no Unicode script; did you mean 'latin'"),
         ("cleaning: {exact_duplicate: true}", "sources.prose.cleaning.exact_duplicate: unknown key; did you mean"),
         ("cleaning: {near_duplicates: 1.5}", "sources.prose.cleaning.near_duplicates.jaccard: found 1.5"),
         ("cleaning: {licenses: [mit]}", "sources.prose.cleaning.licenses: needs license_field"),

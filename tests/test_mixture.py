@@ -13,8 +13,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm import mixture
+from raycodellm.config import code_ratio_curve
 from raycodellm.records import SourceSlice
-from raycodellm.schedule import Schedule, _from_phases, code_ratio_curve
+from raycodellm.schedule import Schedule, _from_phases
 
 
 def largest_deviation(made: Schedule, num_sequences: int) -> float:

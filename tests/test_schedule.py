@@ -8,7 +8,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm import schedule
-from raycodellm.config import MIXTURE_SHAPES, Stage, UserError
+from raycodellm.config import SHAPES, Stage, UserError
 
 IS_CODE = {"prose": False, "books": False, "python": True}
 TOKENS = {"prose": 300, "books": 100, "python": 50}
@@ -19,7 +19,7 @@ def stage(**mixture) -> Stage:
     return Stage.model_validate({**base, **mixture})
 
 
-@given(shape=st.sampled_from(MIXTURE_SHAPES), mean=st.floats(0.0, 1.0))
+@given(shape=st.sampled_from(list(SHAPES)), mean=st.floats(0.0, 1.0))
 def test_every_shape_keeps_the_stages_mean_code_ratio(shape: str, mean: float) -> None:
     made = schedule.compile_stage(stage(code_ratio=mean, schedule=shape), IS_CODE, TOKENS)
     total = made.integral(1.0)
@@ -59,7 +59,7 @@ def test_one_mixture_written_three_ways_is_one_schedule() -> None:
     fixed = schedule.compile_stage(stage(weights=weights), IS_CODE, TOKENS)
     phases = [{"share": 0.4, "weights": weights}, {"share": 0.6, "weights": weights}]
     assert ratio == fixed == schedule.compile_stage(stage(phases=phases), IS_CODE, TOKENS)
-    for shape in MIXTURE_SHAPES:
+    for shape in SHAPES:
         assert schedule.compile_stage(stage(code_ratio=0.0, schedule=shape), IS_CODE, TOKENS).weights[0][2] == 0.0
 
 

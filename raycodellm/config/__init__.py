@@ -8,6 +8,7 @@ from raycodellm.config.cleaning_settings import Cleaning, Decontaminate, NearDup
 from raycodellm.config.credentials import refuse_credentials, without_credentials
 from raycodellm.config.errors import UserError
 from raycodellm.config.evaluation_settings import Evaluation
+from raycodellm.config.mixture_shapes import SHAPES, CodeRatioCurve, code_ratio_curve
 from raycodellm.config.model_settings import MODEL_PRESETS, Model, Tokenizer, TrainTokenizer
 from raycodellm.config.old_spellings import current_name
 from raycodellm.config.scaling_settings import DeepSpeed, Scaling
@@ -15,7 +16,6 @@ from raycodellm.config.search_settings import Objective, Search
 from raycodellm.config.source_settings import CODE_KINDS, INSTRUCT_KINDS, KINDS, HeldOut, Source
 from raycodellm.config.spaces import Domain, Parameter
 from raycodellm.config.stage_settings import (
-    MIXTURE_SHAPES,
     Averaging,
     Faults,
     LearningRate,
@@ -41,10 +41,11 @@ __all__ = [
     "CODE_KINDS",
     "INSTRUCT_KINDS",
     "KINDS",
-    "MIXTURE_SHAPES",
     "MODEL_PRESETS",
+    "SHAPES",
     "Averaging",
     "Cleaning",
+    "CodeRatioCurve",
     "Decontaminate",
     "DeepSpeed",
     "Domain",
@@ -70,6 +71,7 @@ __all__ = [
     "Tokenizer",
     "TrainTokenizer",
     "UserError",
+    "code_ratio_curve",
     "current_name",
     "load",
     "parse",

@@ -10,11 +10,17 @@ from raycodellm.config.field_types import Frozen, Whole
 
 
 class Evaluation(Frozen):
+    """The tasks that score every trial's model. A task gives `<task>/acc` (share of right answers), `<task>/bpb` (bits
+    per byte of the right answer) and `<task>/chance`; `mean/acc` and `mean/bpb` are means over tasks."""
+
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
+    """Built-in tasks (`boxes`, `logical_deduction`), tasks of lm-eval by name, or paths of lm-eval YAML files."""
     limit: Annotated[Whole, Field(ge=1)] | None = None
-    """Items per task; all when left out."""
+    """Items per task; all items when left out."""
     few_shot: Annotated[Whole, Field(ge=0)] = 0
+    """Solved examples before each item."""
     batch_size: Annotated[Whole, Field(ge=1)] = 32
+    """Items that the model reads at once."""
 
     @field_validator("tasks")
     @classmethod

@@ -10,7 +10,7 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 from raycodellm.config.errors import shown
 
 LARGEST_COUNT = 10**16
-"""Tokens, or anything else that is counted: more than was ever trained on, and exact as a float."""
+"""Largest number of tokens, or of anything else counted: more than anyone has trained on, and exact as a float."""
 
 
 def _number(value: Any) -> Any:
@@ -23,7 +23,7 @@ def _number(value: Any) -> Any:
 def _whole(value: Any) -> Any:
     value = _number(value)
     if isinstance(value, float):
-        if not value.is_integer():  # neither is an infinite one
+        if not value.is_integer():  # infinity and NaN are refused here too
             raise ValueError(f"found {value:g}; must be a whole number")
         value = int(value)
     if abs(value) > LARGEST_COUNT:
@@ -41,21 +41,23 @@ def _reads_as_number(text: str) -> bool:
 
 Number = Annotated[float, BeforeValidator(_number)]
 Whole = Annotated[int, BeforeValidator(_whole)]
-"""`1e6` is one too."""
+"""A whole number; `1e6` counts as one."""
 NO_TRUTH_VALUE = BeforeValidator(_whole)
-"""For a whole number out of a few: to Python, True is 1."""
+"""Refuses `true` where a few whole numbers are the choices: Python takes True for 1."""
 Ratio = Annotated[Number, Field(ge=0.0, le=1.0)]
-Share = Annotated[Number, Field(ge=0.0, lt=1.0)]
-"""With 1, a moment would never hear of a gradient."""
-NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
-Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
+Decay = Annotated[Number, Field(ge=0.0, lt=1.0)]
+"""Decay rate of a running mean. At 1 the mean would never take in a new value."""
+Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=80)]
 
 
 class Frozen(BaseModel):
+    """Base of all settings: immutable, without unknown keys, infinities or NaN."""
+
     model_config = ConfigDict(frozen=True, extra="forbid", allow_inf_nan=False)
 
 
-def exactly_one(model: BaseModel, *names: str) -> None:
-    given = [name for name in names if getattr(model, name) is not None]
+def require_one_of(settings: BaseModel, *names: str) -> None:
+    """Raises ValueError unless exactly one of the fields `names` is set."""
+    given = [name for name in names if getattr(settings, name) is not None]
     if len(given) != 1:
         raise ValueError(f"needs exactly one of {', '.join(names)}; found {', '.join(given) or 'none'}")

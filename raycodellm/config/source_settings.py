@@ -6,7 +6,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
 
-from raycodellm.config.cleaning_settings import Cleaning, Take, spoken_take
+from raycodellm.config.cleaning_settings import Cleaning, Take, take_from_text
 from raycodellm.config.field_types import Frozen, Number, Whole
 
 KINDS = ("text", "code", "markup", "code_adjacent", "synthetic_code", "math", "instruct_text", "instruct_code")
@@ -14,42 +14,52 @@ CODE_KINDS = frozenset({"code", "markup", "code_adjacent", "synthetic_code", "in
 INSTRUCT_KINDS = frozenset({"instruct_text", "instruct_code"})
 
 
+FORMATS = ("parquet", "jsonl", "arrow", "text", "source", "notebook", "commits", "instruct", "qa")
+
+
 class Source(Frozen):
+    """One source, under its name. A source of an instruct kind holds prompts and responses; all others hold text."""
+
     kind: Literal[KINDS]  # type: ignore[valid-type]
+    """What the text is. `code`, `markup`, `code_adjacent`, `synthetic_code` and `instruct_code` count as code in the
+    code ratio."""
     path: str | tuple[str, ...]
-    format: Literal["parquet", "jsonl", "arrow", "text", "source", "notebook", "commits", "instruct", "qa"] | None = (
-        None
-    )
-    """Guessed from the file names when left out; `commits` (of git repositories) and `qa` never are."""
+    """A file, folder, glob, or list of them: local, `s3://`, `gs://`, `hf://`, or `builtin:` (`python-prose`,
+    `python-code`, `python-instruct`, `tasks-instruct`)."""
+    format: Literal[FORMATS] | None = None  # type: ignore[valid-type]
+    """How the files are read; guessed from the files' names when left out. `commits` (of git repositories) and `qa` are
+    never guessed."""
     languages: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
-    """Of a source tree, or of a history's files: python, c, … instead of what the kind takes by itself."""
+    """Programming languages (`python`, `c`, …) taken from a source tree, or from a history's files; the usual ones of
+    the source's `kind` when left out."""
     subset: str | None = None
-    """Of a data set in a Hugging Face layout; the default one, or the only one, when left out."""
+    """Subset of a data set in a Hugging Face layout; the default or the only one when left out."""
     split: str | None = None
-    """Of a data set in a Hugging Face layout; train, or the only one, when left out."""
+    """Split of a data set in a Hugging Face layout; `train` or the only one when left out."""
     notebook_outputs: bool = False
-    """Printed text and plain results of notebooks as well."""
+    """Takes printed text and plain results of notebooks too."""
     text_field: str | tuple[str, ...] = "text"
-    """Column that holds the text (Parquet, JSONL); several are joined by a newline."""
+    """Column that holds the text (Parquet, JSONL, Arrow); several columns are joined by a newline."""
     documents: Literal["file", "paragraphs"] = "file"
     """What one document of a plain text file is."""
     limit_documents: Annotated[Whole, Field(ge=1)] | None = None
+    """Most documents read; all when left out."""
     max_epochs: Annotated[Number, Field(gt=0.0)] | None = None
-    """Passes over the source that a trial may make, all its stages together; any number when left out."""
-
+    """Most passes over the source that a trial may make, all its stages together; a trial that needs more is refused.
+    No limit when left out."""
     cleaning: Cleaning | None = None
-    """Which documents stay; what is not set here is as in the sweep's own `cleaning`."""
+    """Which documents stay. A key left out is as in the sweep's own `cleaning`."""
     score_field: str | None = None
     """Column with a number per document, for `take`."""
     license_field: str | None = None
-    """Column with a document's license, an SPDX identifier or a list of them, for `cleaning.licenses`."""
+    """Column with a document's license (an SPDX identifier or a list of them), for `cleaning.licenses`."""
     take: Take | None = None
-    """`top 30 %`: the documents of the highest `score_field`, a share of the UTF-8 bytes that cleaning leaves."""
+    """Keeps the documents with the highest or lowest `score_field`: `top 30 %`, `bottom 10 %`, or a mapping."""
 
     @field_validator("take", mode="before")
     @classmethod
-    def _spoken_take(cls, take: Any) -> Any:
-        return spoken_take(take)
+    def _take_from_text(cls, take: Any) -> Any:
+        return take_from_text(take)
 
     @model_validator(mode="after")
     def _columns_named(self) -> Source:
@@ -79,6 +89,7 @@ class Source(Frozen):
 
     @property
     def paths(self) -> tuple[str, ...]:
+        """`path` as a tuple."""
         return (self.path,) if isinstance(self.path, str) else self.path
 
     @property
@@ -91,20 +102,20 @@ class Source(Frozen):
 
 
 class HeldOut(Frozen):
-    """Whole documents of every source, which no stage of the sweep trains on, and how often they are measured."""
+    """Text held out for measuring: whole documents of every source, which no stage of the sweep trains on."""
 
     tokens: Annotated[Whole, Field(gt=0)]
-    """Tokens of each source; a few fewer are measured where they do not fill whole sequences. Documents longer than an
-    eighth of this are passed over, and trained on, where the shorter ones are enough."""
+    """Tokens held out of each source. Slightly fewer are measured where they do not fill whole sequences. Documents
+    longer than an eighth of this are trained on, not held out, where the shorter ones are enough."""
     every_tokens: Annotated[Whole, Field(gt=0)] = 1_000_000
     """Trained tokens between two measurements; the stage's end is always measured."""
 
 
 class MatchRepetition(Frozen):
-    """A small run that repeats its data as often as a large one would: each source is cut to the share of its target's
-    tokens that the sweep's budget is of the target's, so that at any mixture its epochs are the target's."""
+    """Makes a small run repeat its data as often as a large target run would: each source is cut to the share of the
+    target's tokens that the sweep's budget is of the target's budget, so that at any mixture its epochs are equal."""
 
     target_tokens: Annotated[Whole, Field(gt=0)]
-    """Of the target run: all stages and sources together."""
+    """Tokens that the target run trains on, in all stages and from all sources together."""
     source_tokens: dict[str, Annotated[Whole, Field(gt=0)]]
     """Tokens that the target run has of each source; a source left out is not cut."""

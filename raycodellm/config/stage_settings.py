@@ -1,4 +1,4 @@
-"""A training stage: its learning rate, its mixture, and everything numeric in how it trains."""
+"""A training stage: its size, its mixture, its learning rate, and everything else that decides its numbers."""
 
 from __future__ import annotations
 
@@ -8,39 +8,34 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
-from raycodellm.config.field_types import Frozen, Name, Number, Ratio, Share, Whole
+from raycodellm.config.field_types import Decay, Frozen, Name, Number, Ratio, Whole
+from raycodellm.config.mixture_shapes import SHAPES
 from raycodellm.config.old_spellings import stage_in_current_spelling
 from raycodellm.config.source_settings import HeldOut
 
-MIXTURE_SHAPES = (
-    "constant",
-    "increase",
-    "decrease",
-    "linear_up",
-    "linear_down",
-    "cosine_up",
-    "cosine_down",
-    "code_first",
-    "text_first",
-)
-
-
 MOST_SEQUENCES = 100_000_000
-"""Sequences of a stage, at most: planned in a quarter of a minute, 8 * 10^11 tokens at a length of 8,192."""
+"""Most sequences of a stage: planned in a quarter of a minute, 8 * 10^11 tokens at a length of 8,192."""
 
 
 class LearningRate(Frozen):
+    """The learning rate over the steps of a stage."""
+
     peak: Annotated[Number, Field(gt=0.0, le=10.0)]
+    """Highest learning rate."""
     schedule: Literal["cosine", "wsd", "linear", "constant"] = "cosine"
+    """How the rate falls after the warm-up: `cosine` and `linear` over all the rest, `wsd` (warm up, stay, decay) on a
+    straight line over the last `decay` of the stage, `constant` not at all."""
     warmup: Ratio = 0.05
-    """Share of the stage's steps with a linearly rising rate."""
+    """Share of the stage's steps in which the rate rises on a straight line to `peak`."""
     final: Ratio = 0.1
-    """Rate when the stage has ended, as a share of the peak; its last step is one step of the decay before that."""
+    """Rate when the stage has ended, as a share of `peak`. The last step trains at the rate of the decay's last step, a
+    little above."""
     decay: Ratio = 0.2
-    """Share of the stage's steps that decay, at its end (wsd only)."""
+    """Share of the stage's steps that decay, at the stage's end (`wsd` only)."""
     boundary: Literal["restart", "continue"] = "restart"
-    """At the stage's first step: warm up to `peak`, or go on from the rate that the parent stage ended with, without a
-    warm-up, to `final` times `peak` (or stay, where that is higher)."""
+    """At the stage's first step: `restart` warms up to `peak`; `continue` goes on from the rate that the parent stage
+    ended with, without a warm-up, to `final` times `peak` (or stays, where that would be higher). `continue` is refused
+    where the parent's rate ends at 0."""
 
     @model_validator(mode="after")
     def _parts_fit(self) -> LearningRate:
@@ -56,9 +51,12 @@ class LearningRate(Frozen):
 
 
 class Phase(Frozen):
+    """One part of a stage with a mixture of its own."""
+
     share: Annotated[Number, Field(gt=0.0, le=1.0)]
-    """Share of the stage's tokens."""
+    """Share of the stage's tokens; the shares of all phases sum to 1."""
     weights: dict[str, Annotated[Number, Field(ge=0.0)]]
+    """Source -> share of the phase's tokens; sums to 1. A source left out, or of weight 0, gives not one token."""
 
 
 def _check_weights(weights: Mapping[str, float], what: str) -> None:
@@ -68,24 +66,29 @@ def _check_weights(weights: Mapping[str, float], what: str) -> None:
 
 
 class Optimizer(Frozen):
-    """AdamW (Loshchilov and Hutter 2019), for every stage."""
+    """The AdamW optimizer (Loshchilov and Hutter 2019, Decoupled Weight Decay Regularization)."""
 
     weight_decay: Annotated[Number, Field(ge=0.0)] = 0.1
-    betas: tuple[Share, Share] = (0.9, 0.95)
+    """Decoupled weight decay of the weight matrices; norms and biases do not decay."""
+    betas: tuple[Decay, Decay] = (0.9, 0.95)
+    """Decay rates of the running means of the gradient and of its square."""
     epsilon: Annotated[Number, Field(gt=0.0)] = 1e-8
+    """Added to the denominator of the update."""
     gradient_clip: Annotated[Number, Field(gt=0.0)] = 1.0
-    """Largest global gradient norm."""
+    """Largest global norm of the gradient; a larger gradient is scaled down to it."""
     state: Literal["fresh", "keep"] = "fresh"
-    """Adam's moments and step count at the stage's start: zero, or those that the parent stage ended with."""
+    """Adam's moments and step count at the stage's start: `fresh` starts at zero, `keep` takes over the parent stage's.
+    A parent that has finished without keeping them is trained once more."""
 
 
 class Averaging(Frozen):
-    """The stage's model as the mean of its weights at several of its last steps."""
+    """Exports the mean of the weights after several of the stage's last steps, in place of the last weights."""
 
     last: Annotated[Whole, Field(ge=2)] | None = None
-    """The stage's model is the mean of the weights after this many steps, the last of them the stage's last."""
+    """Number of steps whose weights are averaged, the last of them the stage's last step; no averaging when left
+    out."""
     every: Annotated[Number, Field(gt=0.0, le=1.0)] | None = None
-    """Distance between two of these, as a share of the stage's steps; 0.02 when left out."""
+    """Distance between two of these steps, as a share of the stage's steps; 0.02 when left out."""
 
     @model_validator(mode="after")
     def _every_needs_last(self) -> Averaging:
@@ -95,57 +98,81 @@ class Averaging(Frozen):
 
 
 class Numerics(Frozen):
+    """In what precision, and by which kernels, the stage is computed."""
+
     precision: Literal["fp32", "bf16", "fp16"] = "fp32"
-    """Numbers of the forward and backward pass; the weights that the optimizer steps are float32 in any case."""
+    """Number format of the forward and backward pass. The weights that the optimizer steps are float32 in any case."""
     attention: Literal["sdpa", "flash_attention_2", "eager"] = "sdpa"
-    """flash_attention_2 needs the flash-attn package, a GPU, and bf16 or fp16."""
+    """Attention kernel. `flash_attention_2` needs the flash-attn package, a GPU, and bf16 or fp16."""
     deepspeed_config: dict[str, Any] = Field(default_factory=dict)
-    """DeepSpeed's own JSON, passed through; a key that raycodellm sets itself is refused."""
+    """DeepSpeed's own JSON configuration, passed through, offloading included. A key that raycodellm sets itself is
+    refused."""
 
 
 class Faults(Frozen):
+    """What happens when the loss is not finite, or explodes."""
+
     on_nan: Literal["fail", "skip_batch"] = "fail"
-    """A step whose loss or gradient is not finite fails the stage, or changes nothing and is counted as skipped."""
+    """On a step whose loss or gradient is not finite: `fail` ends the stage with the ids of the step's sequences;
+    `skip_batch` leaves the weights as they are and counts the step as skipped."""
     loss_limit: Annotated[Number, Field(ge=0.0)] = 4.0
-    """A loss over this many times the median of the 64 steps before, and over that of guessing every token alike, three
-    steps in a row fails the stage; 0 never does."""
+    """Fails the stage after three steps in a row whose loss is over this many times the median of the 64 steps before,
+    and over the loss of guessing every token alike; 0 turns the check off."""
 
 
 class Stage(Frozen):
+    """One training stage: trains `tokens` tokens on a mixture, from the stage before it or from scratch. The mixture is
+    given in exactly one of three ways: `code_ratio`, `weights` or `phases`."""
+
     name: Name
+    """Letters, digits, - and _. The stage's settings are named by it: `pretrain.code_ratio`."""
     tokens: Annotated[Whole, Field(gt=0)]
     """Tokens of the whole stage, summed over workers; rounded up to a whole step."""
     sequence_length: Annotated[Whole, Field(ge=8)]
-    """Tokens."""
+    """Tokens per sequence."""
     batch_tokens: Annotated[Whole, Field(gt=0)]
-    """Tokens per optimiser step, summed over workers; a multiple of `sequence_length`."""
+    """Tokens per optimizer step, summed over workers; a multiple of `sequence_length`."""
     learning_rate: LearningRate
+    """The learning rate over the stage's steps."""
     sources: tuple[str, ...] | None = None
+    """Names of the sources that the stage draws from. When left out: all sources of an instruct kind where
+    `responses_only` is true, else all others."""
     budget: Literal["competitive", "additive"] = "competitive"
-    """competitive: `tokens` counts all tokens, so that code takes the place of text. additive: `tokens` counts those
-    that are not code, and code comes on top: tokens / (1 - code ratio) in all (Petty et al. 2024, arXiv 2409.04556)."""
+    """`competitive`: `tokens` counts all tokens, so that code takes the place of text. `additive`: `tokens` counts the
+    tokens that are not code, and code comes on top, tokens / (1 - code ratio) in all (Petty et al. 2024, arXiv
+    2409.04556)."""
     code_ratio: Ratio | None = None
-    schedule: Literal[MIXTURE_SHAPES] | None = None  # type: ignore[valid-type]
+    """Share of the stage's tokens that come from sources of a code kind, as the mean over the stage."""
+    schedule: Literal[tuple(SHAPES)] | None = None  # type: ignore[valid-type]
+    """Shape of the code ratio over the stage's progress; the mean stays `code_ratio`. `constant` when left out. Goes
+    with `code_ratio`."""
     within: dict[str, Annotated[Number, Field(ge=0.0)]] | None = None
-    """Relative shares of the sources on their side of the code ratio; default: in proportion to their tokens."""
+    """Source -> its relative share on its side of the code ratio (code or not); in proportion to the sources' tokens
+    when left out. Goes with `code_ratio`."""
     weights: dict[str, Annotated[Number, Field(ge=0.0)]] | None = None
+    """Source -> share of the stage's tokens, constant over the stage; sums to 1. A source left out, or of weight 0,
+    gives not one token."""
     phases: tuple[Phase, ...] | None = None
+    """Parts of the stage one after another, each with its share of the tokens and its own weights."""
     interpolation: Literal["step", "linear", "cosine"] | None = None
+    """How the weights move between phases: `step` changes them at once at a phase's end; `linear` and `cosine` move
+    them from the middle of one phase to the middle of the next. `step` when left out. Goes with `phases`."""
     responses_only: bool = False
-    """Instruction tuning: the loss counts response tokens only. Otherwise examples count whole, prompts included."""
+    """Instruction tuning: the loss counts tokens of responses only. Otherwise examples count whole, prompts
+    included."""
     packing: Literal["concatenate", "best_fit"] = "concatenate"
-    """concatenate: documents end to end, cut into sequences. best_fit: no document that fits into a sequence is split,
-    and what is left of a sequence is padding (Ding et al. 2024, arXiv 2404.10830). Examples are whole in either."""
+    """`concatenate`: documents end to end, cut into sequences. `best_fit`: no document that fits into a sequence is
+    split, and the rest of a sequence is padding (Ding et al. 2024, arXiv 2404.10830). Examples are whole in either."""
+    held_out: HeldOut | None = None
+    """Measures bits per byte on text that no stage trains on; off when left out."""
     optimizer: Optimizer = Optimizer()
-    """AdamW's settings, and where the stage's optimizer state comes from."""
+    """Settings of AdamW, and where the optimizer's state comes from."""
     averaging: Averaging = Averaging()
-    """Which steps' weights are averaged into the stage's model; off when left out."""
+    """Averages the weights of the last steps; off when left out."""
     numerics: Numerics = Numerics()
     """In what precision, and by which kernels, the stage is computed."""
     faults: Faults = Faults()
     """What happens when the loss is not finite, or explodes."""
-    held_out: HeldOut | None = None
-    """Measures bits per byte of text that is never trained on; off when left out."""
 
     @model_validator(mode="before")
     @classmethod
@@ -154,7 +181,7 @@ class Stage(Frozen):
 
     @property
     def averaged_steps(self) -> frozenset[int]:
-        """Numbers of finished steps after which the weights enter the mean; empty without `averaging.last`."""
+        """Numbers of finished steps after which the weights are averaged in; empty without `averaging.last`."""
         apart = max(1, round((self.averaging.every or 0.02) * self.num_steps))
         places = min(self.averaging.last or 0, self.num_steps // apart + 1)
         taken = (self.num_steps - apart * place for place in range(places))
@@ -162,15 +189,17 @@ class Stage(Frozen):
 
     @property
     def batch_sequences(self) -> int:
-        """Sequences per optimiser step, summed over workers."""
+        """Sequences per optimizer step, summed over workers."""
         return self.batch_tokens // self.sequence_length
 
     @property
     def num_steps(self) -> int:
+        """Optimizer steps."""
         return -(-self.tokens // self.batch_tokens)
 
     @property
     def num_sequences(self) -> int:
+        """Sequences of the whole stage, summed over workers."""
         return self.num_steps * self.batch_sequences
 
     @property
@@ -189,7 +218,7 @@ class Stage(Frozen):
         check_num_sequences(self)
         ways = [w for w in ("code_ratio", "weights", "phases") if getattr(self, w) is not None]
         if len(ways) != 1:
-            raise ValueError(f"a mixture is said by exactly one of code_ratio, weights, phases; found {ways or 'none'}")
+            raise ValueError(f"a mixture needs exactly one of code_ratio, weights, phases; found {ways or 'none'}")
         for key, way in (("schedule", "code_ratio"), ("within", "code_ratio"), ("interpolation", "phases")):
             if getattr(self, key) is not None and ways != [way]:
                 raise ValueError(f"{key} goes with {way}; found {ways[0]}: remove {key} or use {way}")
@@ -205,6 +234,7 @@ class Stage(Frozen):
 
 
 def check_num_sequences(stage: Stage) -> None:
+    """Raises ValueError for a stage of more than MOST_SEQUENCES sequences."""
     if stage.num_sequences > MOST_SEQUENCES:
         raise ValueError(
             f"tokens {stage.tokens:,} are {stage.num_sequences:,} sequences of {stage.sequence_length:,}; "

@@ -19,24 +19,34 @@ from raycodellm.config.source_settings import MatchRepetition, Source
 from raycodellm.config.stage_settings import Stage
 
 STORAGE_FOLDERS = ("tokens", "stages", "tokenizers")
-"""Folders of a storage beside those of its sweeps."""
+"""Folders of a storage that are not sweeps' folders."""
 
 
 class Sweep(Frozen):
     """One concrete setting of the whole sweep file: a value in the place of every search space."""
 
     name: Name
+    """Names the run's folder: letters, digits, - and _."""
     seed: Annotated[Whole, Field(ge=0, lt=2**31)] = 0
+    """Seed of the tokenizer's sample, the order of the data, the first weights and the search's sampler."""
     model: Model
+    """The language model."""
     tokenizer: Tokenizer
+    """The tokenizer."""
     sources: Annotated[dict[Name, Source], Field(min_length=1)]
+    """The corpora to mix, each under its name."""
     stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
+    """The stages, one trained after another."""
     match_repetition: MatchRepetition | None = None
+    """Repeats the data as often as a larger run would; off when left out."""
     cleaning: Cleaning | None = None
-    """Of every source, where the source's own `cleaning` sets nothing else."""
+    """Cleaning of every source, where the source's own `cleaning` sets nothing else; off when left out."""
     evaluation: Evaluation
+    """The tasks that score every trial's model."""
     search: Search
+    """Which trials there are."""
     scaling: Scaling = Scaling()
+    """Where the sweep runs."""
 
     @field_validator("name")
     @classmethod
@@ -57,8 +67,8 @@ class Sweep(Frozen):
             if name not in self.sources:
                 known = suggest(name, self.sources)
                 raise ValueError(f"match_repetition.source_tokens: source {name!r} is not under sources; {known}")
-        for name in self.sources:
-            if self.cleaned(name).cleaning.licenses and self.sources[name].license_field is None:
+        for name, source in self.sources.items():
+            if self._cleaning_of(source).licenses and source.license_field is None:
                 raise ValueError(
                     f"sources.{name}.cleaning.licenses: needs license_field, the column with each document's license; "
                     f"add sources.{name}.license_field, or set licenses: false there"
@@ -82,14 +92,14 @@ class Sweep(Frozen):
 
     def _check_sources(self, stage: Stage) -> None:
         for key, named in _named_sources(stage):
-            for source in named:
-                if source not in self.sources:
-                    known = suggest(source, self.sources)
-                    raise ValueError(f"stages.{stage.name}.{key}: source {source!r} is not under sources; {known}")
-                if source not in self.drawn(stage):
-                    drawn = ", ".join(self.drawn(stage))
+            for name in named:
+                if name not in self.sources:
+                    known = suggest(name, self.sources)
+                    raise ValueError(f"stages.{stage.name}.{key}: source {name!r} is not under sources; {known}")
+                if name not in self.drawn(stage):
+                    listed = ", ".join(self.drawn(stage))
                     raise ValueError(
-                        f"stages.{stage.name}.{key}: source {source!r} is not drawn by this stage (it draws {drawn}); "
+                        f"stages.{stage.name}.{key}: source {name!r} is not drawn by this stage (it draws {listed}); "
                         f"name it under stages.{stage.name}.sources or remove it"
                     )
         drawn = [self.sources[name] for name in self.drawn(stage)]
@@ -112,9 +122,12 @@ class Sweep(Frozen):
                     )
 
     def cleaned(self, name: str) -> Source:
-        """The source with its cleaning complete: its own settings over the sweep's."""
+        """The source with its complete cleaning: its own settings, completed by the sweep's."""
         source = self.sources[name]
-        return source.model_copy(update={"cleaning": (source.cleaning or Cleaning()).over(self.cleaning)})
+        return source.model_copy(update={"cleaning": self._cleaning_of(source)})
+
+    def _cleaning_of(self, source: Source) -> Cleaning:
+        return (source.cleaning or Cleaning()).over(self.cleaning)
 
     def drawn(self, stage: Stage) -> tuple[str, ...]:
         """Names of the sources that `stage` draws from, in the order of the file."""
@@ -124,6 +137,7 @@ class Sweep(Frozen):
 
 
 def _named_sources(stage: Stage) -> Iterator[tuple[str, tuple[str, ...]]]:
+    """(key, names of sources) for every key of the stage that names sources."""
     for key in ("sources", "weights", "within"):
         yield key, tuple(getattr(stage, key) or ())
     for number, phase in enumerate(stage.phases or ()):
