@@ -10,8 +10,8 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm.config import Source
-from raycodellm.corpora import builtin, builtin_digest, builtin_digests, source_fingerprint
-from raycodellm.corpora.builtin import content_digest, parse_module
+from raycodellm.corpora import builtin_digest, builtin_digests, python_library, source_fingerprint
+from raycodellm.corpora.python_library import content_digest, parse_module
 
 
 def without_docstrings(text: str) -> str:
@@ -107,9 +107,9 @@ def test_what_is_left_is_the_same_program_without_its_docstrings(text):
 @pytest.fixture(scope="module")
 def corpora():
     return {
-        "prose": list(builtin.python_prose()),
-        "code": list(builtin.python_code()),
-        "instruct": list(builtin.python_instruct()),
+        "prose": list(python_library.python_prose()),
+        "code": list(python_library.python_code()),
+        "instruct": list(python_library.python_instruct()),
     }
 
 
@@ -154,12 +154,12 @@ def test_an_instruction_asks_by_signature_and_docstring_and_the_response_is_the_
 def test_nothing_comes_from_tests_tables_or_installed_packages(corpora):
     modules = {row[0].split(":")[0].split("#")[0] for rows in corpora.values() for row in rows}
     parts = {part for module in modules - {"pydoc_data.topics"} for part in module.split(".")}
-    assert not parts & (builtin.EXCLUDED_FOLDERS - {"tests"})
+    assert not parts & (python_library.EXCLUDED_FOLDERS - {"tests"})
 
 
 def test_the_digest_stands_for_the_content():
-    assert builtin.library_digest() == builtin.library_digest()
-    assert len(builtin.library_digest()) == 32
+    assert python_library.library_digest() == python_library.library_digest()
+    assert len(python_library.library_digest()) == 32
 
 
 def test_each_corpus_has_a_digest_of_the_documents_that_were_read(corpora):

@@ -17,18 +17,12 @@ from hypothesis import strategies as st
 from raycodellm import config
 from raycodellm.config import Cleaning, NearDuplicates, Source, Take, Tokenizer, UserError
 from raycodellm.corpora import CleaningPlan, Document, Skip, benchmark_of, cleaned, source_fingerprint, unfound
-from raycodellm.corpora import duplicates as duplicates_module
-from raycodellm.corpora.cleaning import (
-    BATCH_DOCUMENTS,
-    SurveyResult,
-    checks,
-    cleaning_identity,
-    decide,
-    not_taken,
-    survey,
-)
-from raycodellm.corpora.duplicates import bands_and_rows, exact, near, signatures
-from raycodellm.corpora.words import Words, hash_words, runs, script_share, shingles, word_list
+from raycodellm.corpora.cleaning import duplicates as duplicates_module
+from raycodellm.corpora.cleaning.decision import SurveyResult, decide, not_taken
+from raycodellm.corpora.cleaning.duplicates import bands_and_rows, exact, near, signatures
+from raycodellm.corpora.cleaning.plan import checks, cleaning_identity
+from raycodellm.corpora.cleaning.survey import BATCH_DOCUMENTS, survey
+from raycodellm.corpora.cleaning.words import Words, hash_words, runs, script_share, shingles, word_list
 from raycodellm.files import Folder, fingerprint
 from raycodellm.tokens import TokenStore, build, build_tokenizer, prepare_store, store_fingerprint
 from raycodellm.tokens.tokenizer import TokenizerInfo
@@ -233,7 +227,7 @@ def test_case_and_punctuation_do_not_matter_and_order_does():
 
 def test_a_text_longer_than_a_piece_has_the_words_of_its_pieces(monkeypatch):
     whole = hash_words([text(1, 500)]).hashes
-    monkeypatch.setattr("raycodellm.corpora.words.PIECE", 100)
+    monkeypatch.setattr("raycodellm.corpora.cleaning.words.PIECE", 100)
     assert hash_words([text(1, 500)]).hashes.tolist() == whole.tolist()
     assert len(hash_words(["x" * 1000]).hashes) == 5  # a word without an end is cut, so that memory is bounded
 
@@ -449,7 +443,7 @@ def test_counts_add_up_and_no_cut_changes_what_stays(texts, cuts, batch):
     assert len(kept) + skips.total() == len(documents)
     assert len(kept) <= 3 and len({document.text for document in kept}) == len(kept)
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("raycodellm.corpora.cleaning.BATCH_DOCUMENTS", batch)
+        patch.setattr("raycodellm.corpora.cleaning.survey.BATCH_DOCUMENTS", batch)
         assert clean(documents, tuple(min(cut, len(documents)) for cut in cuts), **settings) == (kept, skips)
     assert batch < BATCH_DOCUMENTS
 
@@ -536,7 +530,7 @@ def test_a_cleaned_store_is_the_same_bytes_with_and_without_ray(ray_cluster, tmp
     here = [make(source, trained, Folder(f"{tmp_path}/here{i}")) for i, source in enumerate((dirty, taken))]
     assert here[1].manifest.num_documents == 40
     monkeypatch.setattr(build, "HERE_BYTES", 0)
-    monkeypatch.setattr("raycodellm.corpora.MIB", 1000)
+    monkeypatch.setattr("raycodellm.corpora.ray_reading.MIB", 1000)
     for num_tasks in (3, 8):
         monkeypatch.setattr(build, "_num_tasks", lambda num=num_tasks: num)
         for i, source in enumerate((dirty, taken)):

@@ -18,7 +18,7 @@ from hypothesis import strategies as st
 from raycodellm import corpora
 from raycodellm.config import Source, UserError
 from raycodellm.corpora import Document, Skip, document_key, plan_parts, read_part, source_fingerprint
-from raycodellm.corpora.finding import Builtin
+from raycodellm.corpora.listing.builtin import Builtin
 
 
 def read(source: Source, part_bytes: int = 32 << 20) -> tuple[list[Document], Counter]:
@@ -77,9 +77,8 @@ def test_json_lines_are_the_same_for_every_cut(tmp_path_factory, lines, part_byt
 
 
 def test_a_long_text_file_is_cut_at_line_ends(tmp_path, monkeypatch):
-    for module in (corpora.reading, corpora.lines):
-        monkeypatch.setattr(module, "WINDOW_BYTES", 100)
-        monkeypatch.setattr(module, "LARGEST_TEXT", 100)
+    monkeypatch.setattr("raycodellm.corpora.formats.text.WINDOW_BYTES", 100)
+    monkeypatch.setattr("raycodellm.corpora.formats.text.LARGEST_TEXT", 100)
     lines = [f"line {i} of the text" for i in range(40)]
     for name, data in (("a.txt", "\n".join(lines).encode()), ("a.txt.gz", gzip.compress("\n".join(lines).encode()))):
         write(tmp_path / name / name, data)
@@ -331,7 +330,7 @@ def test_remote_folders_are_listed_and_read_through_their_file_system(tmp_path, 
     class Bucket:
         filesystem, path = SubTreeFileSystem(str(tmp_path), LocalFileSystem()), "bucket"
 
-    monkeypatch.setattr(corpora.listing, "_bucket", lambda _: Bucket)
+    monkeypatch.setattr(corpora.parts, "_bucket", lambda _: Bucket)
     for path in ("s3://bucket/set", "s3://bucket/set/**/*.jsonl*", "s3://bucket/set/"):
         documents, _ = read(Source(kind="text", path=path))
         assert [document.text for document in documents] == ["set/a.jsonl", "set/deep/b.jsonl.gz"]
@@ -377,9 +376,9 @@ def test_a_builtin_with_pairs_and_a_seed_is_read_as_either_kind(monkeypatch):
     instruct, plain = Source(kind="instruct_text", path="builtin:pairs"), Source(kind="math", path="builtin:pairs")
     one, two = source_fingerprint(instruct, 1), source_fingerprint(instruct, 2)
     assert one.fingerprint != two.fingerprint
-    rows = list(corpora.read_here(instruct, one))
+    rows = list(corpora.read_in_process(instruct, one))
     assert len(rows) == 50 and rows[3] == Document("pairs:3", "1+3=", " 4")
-    assert next(iter(corpora.read_here(plain, one))) == Document("pairs:0", "1+0= 1")
+    assert next(iter(corpora.read_in_process(plain, one))) == Document("pairs:0", "1+0= 1")
 
 
 def pairs(seed: int, num_examples: int):

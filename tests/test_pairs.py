@@ -14,12 +14,12 @@ from hypothesis import strategies as st
 from test_corpora import read, write
 
 from raycodellm.config import Source
-from raycodellm.corpora.pairs import Pair, pair_of
-from raycodellm.corpora.qa_threads import question_document
+from raycodellm.corpora.formats.instruct import Pair, pair_of
+from raycodellm.corpora.formats.qa import question_document
 
 
 def pair(**record: object) -> Pair:
-    return pair_of(record, lambda columns, name: columns[name])
+    return pair_of(record)
 
 
 def user(*lines: str) -> str:

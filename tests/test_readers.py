@@ -17,26 +17,27 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from raycodellm.config import Source, UserError
+from raycodellm.config import FORMATS, Source, UserError
 from raycodellm.corpora import (
     Document,
     Skip,
+    languages,
     lines,
     plan_parts,
     read_documents,
-    read_here,
+    read_in_process,
     read_part,
     source_fingerprint,
-    trees,
 )
-from raycodellm.corpora.layouts import choose_files
-from raycodellm.corpora.qa_threads import to_text
+from raycodellm.corpora.html_text import to_text
+from raycodellm.corpora.listing.layouts import choose_files
+from raycodellm.corpora.registry import FORMAT_SETTINGS, known_formats
 
 
 def read(source: Source, part_bytes: int | None = None) -> tuple[list[Document], Counter]:
     inputs = source_fingerprint(source)
     if part_bytes is None:
-        rows = list(read_here(source, inputs))
+        rows = list(read_in_process(source, inputs))
     else:
         rows = [Skip(*skip) for skip in inputs.excluded]
         for part in plan_parts(source, inputs, part_bytes):
@@ -120,9 +121,9 @@ def test_languages_are_part_of_the_fingerprint_and_exclusions_are_not(tree):
 
 
 def test_every_language_has_extensions_or_names_and_every_alias_a_language():
-    assert all(signs.split() for signs in trees.LANGUAGES.values())
-    assert set(trees._ALIASES.values()) <= set(trees.LANGUAGES)
-    assert not set(trees._ALIASES) & set(trees.LANGUAGES)
+    assert all(signs.split() for signs in languages.LANGUAGES.values())
+    assert set(languages._ALIASES.values()) <= set(languages.LANGUAGES)
+    assert not set(languages._ALIASES) & set(languages.LANGUAGES)
 
 
 def test_the_standard_library_is_read_as_python_and_almost_nothing_of_it_is_left_out():
@@ -476,7 +477,7 @@ def test_one_line_of_200_megabytes_is_counted_in_bounded_memory(tmp_path):
         "inputs = source_fingerprint(source)\n"
         "import pyarrow, orjson\n"
         "before = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss\n"
-        "print([getattr(row, 'text', row) for row in read_here(source, inputs)])\n"
+        "print([getattr(row, 'text', row) for row in read_in_process(source, inputs)])\n"
         "print((resource.getrusage(resource.RUSAGE_SELF).ru_maxrss - before) // 1024)\n"
     )
     run = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
@@ -517,16 +518,24 @@ def test_files_of_another_format_beside_the_data_are_counted(tmp_path):
 @pytest.mark.parametrize(
     ("fields", "message"),
     [
-        ({"languages": ("c",), "format": "parquet"}, "languages go with format source or commits; found parquet"),
-        ({"split": "train", "languages": ("c",)}, "split goes with data sets"),
+        ({"languages": ("c",), "format": "parquet"}, "languages goes with format commits, source; found parquet"),
+        ({"split": "train", "languages": ("c",)}, "split goes with format arrow, .*; found source"),
         ({"subset": "en", "path": "builtin:python-prose"}, "a builtin source has none"),
         ({"languages": ()}, "at least 1 item"),
         ({"format": "commit"}, "'commits'"),
     ],
 )
 def test_settings_that_cannot_go_together_are_refused(fields, message):
-    with pytest.raises(ValueError, match=message):
-        Source(**{"kind": "code", "path": "x", **fields})
+    with pytest.raises((ValueError, UserError), match=message):
+        source_fingerprint(Source(**{"kind": "code", "path": "x", **fields}))
+
+
+def test_every_file_of_the_formats_is_one_format_that_can_be_read():
+    for name, format in known_formats().items():
+        assert format.name == name and format.settings <= set(FORMAT_SETTINGS)
+        assert (format.read is None) == (format.rows is not None), f"{name}: give read, or rows"
+    extensions = [one for format in known_formats().values() for one in format.extensions]
+    assert set(known_formats()) == set(FORMATS) and len(extensions) == len(set(extensions))
 
 
 @pytest.mark.ray

@@ -10,7 +10,8 @@ from pathlib import Path
 import pytest
 
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import Document, Skip, commits, plan_parts, read_here, read_part, source_fingerprint
+from raycodellm.corpora import Document, Skip, plan_parts, read_in_process, read_part, source_fingerprint
+from raycodellm.corpora.formats import commits
 
 
 def git(folder: Path, *arguments: str, **environment: str) -> str:
@@ -111,7 +112,7 @@ def test_what_is_no_text_to_learn_from_is_left_out_and_counted(repository):
         "commit without a change of text": 2,
         "commit without a message": 1,
     }
-    assert Counter(row.reason for row in read_here(source(repository), source_fingerprint(source(repository)))
+    assert Counter(row.reason for row in read_in_process(source(repository), source_fingerprint(source(repository)))
                    if isinstance(row, Skip))["merge commit"] == 1  # fmt: skip
 
 
@@ -142,9 +143,9 @@ def test_a_bare_clone_is_the_same_source_and_only_the_listed_head_is_read(histor
     one, two = source_fingerprint(source(history)), source_fingerprint(source(bare))
     assert one.fingerprint == two.fingerprint
     assert read(source(bare)) == read(source(history))
-    before = [row.id for row in read_here(source(history), one)]
+    before = [row.id for row in read_in_process(source(history), one)]
     head = commit(history, "Later", a_dot_py="1\n")
-    assert [row.id for row in read_here(source(history), one)] == before
+    assert [row.id for row in read_in_process(source(history), one)] == before
     later = source_fingerprint(source(history))
     assert later.fingerprint != one.fingerprint and later.files[0].digest == head
 
@@ -189,7 +190,7 @@ def test_an_object_that_is_gone_stops_the_reading(history):
     blob = git(history, "rev-parse", "HEAD:n.md")
     (history / ".git" / "objects" / blob[:2] / blob[2:]).unlink()
     with pytest.raises(UserError, match="git cannot read a commit"):
-        list(read_here(wanted, inputs))
+        list(read_in_process(wanted, inputs))
 
 
 def test_memory_is_bounded_by_the_largest_diff():

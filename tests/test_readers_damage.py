@@ -22,19 +22,21 @@ from raycodellm.config import Source, UserError
 from raycodellm.corpora import (
     Document,
     Skip,
-    arrays,
-    columns,
-    commits,
-    finding,
+    json_arrays,
     plan_parts,
-    read_here,
+    read_in_process,
     read_part,
     source_fingerprint,
 )
-from raycodellm.corpora.layouts import Glob, choose_files
-from raycodellm.corpora.notebooks import BrokenNotebookError, notebook_text
+from raycodellm.corpora.documents import SkipError
+from raycodellm.corpora.formats import commits, parquet
+from raycodellm.corpora.formats.notebook import notebook_text
+from raycodellm.corpora.html_text import to_text
+from raycodellm.corpora.listing import sources
+from raycodellm.corpora.listing.globs import Glob
+from raycodellm.corpora.listing.layouts import choose_files
 from raycodellm.corpora.parts import TOO_LONG
-from raycodellm.corpora.qa_threads import to_text
+from raycodellm.corpora.tables import rows_at_once
 
 SECONDS = 2.0
 """Limit for inputs on which quadratic time takes minutes."""
@@ -44,7 +46,7 @@ def read(source: Source, part_bytes: int | None = None) -> tuple[list[Document],
     inputs = source_fingerprint(source)
     rows: list[Document | Skip] = []
     if part_bytes is None:
-        rows += read_here(source, inputs)
+        rows += read_in_process(source, inputs)
     else:
         for part in plan_parts(source, inputs, part_bytes):
             rows += read_part(part, source, inputs.format)
@@ -114,10 +116,8 @@ def test_rows_before_damage_in_the_middle_of_a_packed_file_are_read(tmp_path):
 
 
 def test_a_packed_text_in_windows_gives_the_lines_before_damage(tmp_path, monkeypatch):
-    from raycodellm.corpora import lines
-
-    monkeypatch.setattr(lines, "LARGEST_TEXT", 100_000)
-    monkeypatch.setattr(lines, "WINDOW_BYTES", 1 << 30)
+    monkeypatch.setattr("raycodellm.corpora.formats.text.LARGEST_TEXT", 100_000)
+    monkeypatch.setattr("raycodellm.corpora.formats.text.WINDOW_BYTES", 1 << 30)
     (tmp_path / "a.txt.gz").write_bytes(gzip.compress("\n".join(ROWS).encode()) + b"\0")
     documents, skips = read(Source(kind="text", path=str(tmp_path)))
     assert [document.text.split("\n") for document in documents] == [ROWS[:-1]]  # the last has no end
@@ -162,12 +162,12 @@ def test_rows_that_repeat_a_large_value_are_unfolded_a_few_at_a_time(tmp_path):
     pq.write_table(pa.table({"text": large, "n": range(600)}), tmp_path / "a.parquet", compression="zstd")
     with pa.OSFile(str(tmp_path / "a.parquet")) as file:
         group = pq.ParquetFile(file).metadata.row_group(0)
-        assert columns._largest_dictionary(file, group, ["text"]) == (3 << 20) + 4
-    assert [columns._rows_at_once(size) for size in (0, 1 << 19, 3 << 20, 1 << 30)] == [512, 512, 85, 1]
+        assert parquet._largest_dictionary(file, group, ["text"]) == (3 << 20) + 4
+    assert [rows_at_once(size) for size in (0, 1 << 19, 3 << 20, 1 << 30)] == [512, 512, 85, 1]
     arrow(tmp_path / "a.arrow", pa.table({"text": large.slice(0, 200)}), compression="zstd")
     for name in ("a.parquet", "a.arrow"):
         source = Source(kind="text", path=str(tmp_path / name))
-        first = itertools.islice(read_here(source, source_fingerprint(source)), 100)
+        first = itertools.islice(read_in_process(source, source_fingerprint(source)), 100)
         assert {len(document.text) for document in first} == {3 << 20}
 
 
@@ -176,7 +176,7 @@ def test_rows_that_repeat_a_large_value_are_unfolded_a_few_at_a_time(tmp_path):
 
 def elements(data: bytes, step: int = 1 << 20) -> list[bytes]:
     pieces = iter([data[start : start + step] for start in range(0, len(data), step)])
-    return list(arrays.elements_of(lambda: next(pieces, b"")))
+    return list(json_arrays.elements_of(lambda: next(pieces, b"")))
 
 
 VALUES = st.recursive(
@@ -227,7 +227,7 @@ def test_arrays_begin_with_a_mark_end_early_and_follow_each_other(tmp_path):
 
 
 def test_an_element_over_the_limit_is_counted_in_bounded_memory(monkeypatch):
-    monkeypatch.setattr(arrays, "LONGEST_LINE", 1000)
+    monkeypatch.setattr(json_arrays, "LONGEST_LINE", 1000)
     long = json.dumps({"text": "x" * 5000})
     found = elements(f'[{{"text": "a"}}, {long}, {{"text": "b"}}]'.encode(), 100)
     assert found == [b'{"text": "a"}', TOO_LONG, b'{"text": "b"}'] and found[1] is TOO_LONG
@@ -274,9 +274,7 @@ def notebook(*cells: dict, **more) -> bytes:
 
 
 def test_a_packed_notebook_is_unpacked_up_to_its_limit(tmp_path, monkeypatch):
-    from raycodellm.corpora import trees
-
-    monkeypatch.setattr(trees, "LARGEST_NOTEBOOK", 3 << 20)
+    monkeypatch.setattr("raycodellm.corpora.formats.notebook.LARGEST_NOTEBOOK", 3 << 20)
     (tmp_path / "a.ipynb.gz").write_bytes(gzip.compress(notebook({"cell_type": "raw", "source": "x" * (4 << 20)})))
     (tmp_path / "b.ipynb.gz").write_bytes(gzip.compress(notebook({"cell_type": "raw", "source": "short"})))
     documents, skips = read(Source(kind="code_adjacent", path=str(tmp_path), format="notebook"))
@@ -284,7 +282,7 @@ def test_a_packed_notebook_is_unpacked_up_to_its_limit(tmp_path, monkeypatch):
 
 
 def test_a_notebook_of_too_many_values_is_not_unfolded():
-    with pytest.raises(BrokenNotebookError, match="over 4 million values"):
+    with pytest.raises(SkipError, match="over 4 million values"):
         notebook_text(b"[" + b"{}," * (5 << 20) + b"{}]")
 
 
@@ -465,11 +463,11 @@ def test_a_card_that_cannot_be_read_is_for_people_alone():
 
 
 def test_of_a_card_no_more_is_read_than_a_card_has(tmp_path, monkeypatch):
-    monkeypatch.setattr(finding, "LARGEST_CARD", 100)
+    monkeypatch.setattr(sources, "LARGEST_CARD", 100)
     (tmp_path / "README.md").write_text("---\nconfigs:\n- data_files: b.jsonl\n---\n" + "x" * 1000)
     for name in "ab":
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}))
-    assert texts(tmp_path) == ["b"] and len(finding._read_small(str(tmp_path / "README.md"))) == 100
+    assert texts(tmp_path) == ["b"] and len(sources._read_card(str(tmp_path / "README.md"))) == 100
 
 
 @pytest.mark.parametrize(

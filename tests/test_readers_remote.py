@@ -22,12 +22,13 @@ import pytest
 
 from raycodellm import config, tokens
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import Document, hub, listing, read_here, source_fingerprint
+from raycodellm.corpora import Document, parts, read_in_process, source_fingerprint
+from raycodellm.corpora.listing import hub
 from raycodellm.files import Folder
 
 
 def read(source: Source) -> list:
-    return list(read_here(source, source_fingerprint(source)))
+    return list(read_in_process(source, source_fingerprint(source)))
 
 
 def texts(source: Source) -> list[str]:
@@ -139,7 +140,7 @@ began = time.monotonic()
 try:
     source = Source(**json.loads(sys.argv[1]))
     inputs = source_fingerprint(source)
-    rows = [row.text for row in read_here(source, inputs) if isinstance(row, Document)]
+    rows = [row.text for row in read_in_process(source, inputs) if isinstance(row, Document)]
     said = [rows, inputs.fingerprint, [file.uri for file in inputs.files]]
 except UserError as error:
     said = str(error)
@@ -223,7 +224,7 @@ def s3():
     before = {name: os.environ.get(name) for name in environment}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         os.environ.update(environment)
-        listing._bucket.cache_clear()
+        parts._bucket.cache_clear()
         try:
             deadline = time.monotonic() + 60
             while True:
@@ -240,7 +241,7 @@ def s3():
             server.terminate()
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
-            listing._bucket.cache_clear()
+            parts._bucket.cache_clear()
 
 
 def test_a_source_is_listed_and_read_from_s3(s3):

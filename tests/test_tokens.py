@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from raycodellm import stage, tokens
 from raycodellm.config import Scaling, Source, Sweep, Tokenizer, UserError
-from raycodellm.corpora import Document, Skip, source_fingerprint, tables
+from raycodellm.corpora import Document, Skip, document_tables, source_fingerprint
 from raycodellm.files import Folder
 from raycodellm.records import SourceSlice
 from raycodellm.tokens import TokenStore, build, build_tokenizer, encoding, inspect, prepare, prepare_store
@@ -655,7 +655,7 @@ def test_reading_a_store_imports_neither_ray_nor_transformers(tmp_path):
 
 def test_skips_are_counted_once_in_however_many_tables_they_came(tmp_path, trained):
     rows = [Document("a", "one"), Skip("null"), Skip("empty"), Document("b", "two"), Skip("null", 3)]
-    some = [build.tokenise(table, trained, 0, 1) for table in tables(rows, False, 3)]
+    some = [build.tokenise(table, trained, 0, 1) for table in document_tables(rows, False, 3)]
     shard = write_shard(Folder(str(tmp_path)), 0, pa.concat_tables(some), token_dtype(400), False)
     assert shard.skipped == {"empty": 1, "null": 4}
     assert (shard.num_documents, shard.num_bytes) == (2, 6)
@@ -669,7 +669,7 @@ def test_a_store_is_the_same_bytes_with_and_without_ray(ray_cluster, tmp_path, t
     limited = text_source.model_copy(update={"limit_documents": 70})
     here = [make(source, trained, Folder(f"{tmp_path}/here{i}")) for i, source in enumerate((text_source, limited))]
     monkeypatch.setattr(build, "HERE_BYTES", 0)
-    monkeypatch.setattr("raycodellm.corpora.MIB", 1000)
+    monkeypatch.setattr("raycodellm.corpora.ray_reading.MIB", 1000)
     there = [make(source, trained, Folder(f"{tmp_path}/there{i}")) for i, source in enumerate((text_source, limited))]
     assert [files(store.folder) for store in there] == [files(store.folder) for store in here]
 
@@ -681,7 +681,7 @@ def test_many_shards_hold_the_order_of_one_and_a_failed_write_says_why(
 ):
     one = make(text_source, trained, Folder(str(tmp_path / "one")))
     monkeypatch.setattr(build, "SHARD_BYTES", 8000)
-    monkeypatch.setattr("raycodellm.corpora.MIB", 1000)
+    monkeypatch.setattr("raycodellm.corpora.ray_reading.MIB", 1000)
     monkeypatch.setattr(build, "_num_tasks", lambda: 7)
     many = make(text_source, trained, Folder(str(tmp_path / "many")))
     assert len(many.manifest.shards) == 5

@@ -16,8 +16,9 @@ from pathlib import Path
 from typing import Any
 
 from raycodellm.config import Source
-from raycodellm.corpora import CleaningPlan, Document, benchmark_of, read_here, source_fingerprint
-from raycodellm.corpora.cleaning import SurveyResult, decide, survey
+from raycodellm.corpora import CleaningPlan, Document, benchmark_of, read_in_process, source_fingerprint
+from raycodellm.corpora.cleaning.decision import SurveyResult, decide
+from raycodellm.corpora.cleaning.survey import survey
 
 QUESTIONS = [
     f"question {n} asks what follows from {n} and {n + 1} when all of the {n * 7} others are known to be false"
@@ -46,7 +47,7 @@ def measure(kind: str, path: Path, documents: str) -> list[list[str]]:
     plain = Source(kind=kind, path=str(path), documents=documents)
     inputs = source_fingerprint(plain)
     began = time.process_time()
-    rows = [row for row in read_here(plain, inputs) if isinstance(row, Document)]
+    rows = [row for row in read_in_process(plain, inputs) if isinstance(row, Document)]
     reading = time.process_time() - began
     size = sum(len(row.content.encode()) for row in rows) / 1e6
     what = f"{len(rows):,} {'files' if kind == 'code' else documents}, {size:.1f} MB"

@@ -166,7 +166,7 @@ def _through(case: _malformed.Case, tokenizer: Path, folder: Path) -> dict[str, 
     from pydantic import ValidationError
 
     from raycodellm.config import Source, UserError
-    from raycodellm.corpora import Document, benchmark_of, read_here, source_fingerprint
+    from raycodellm.corpora import Document, benchmark_of, read_in_process, source_fingerprint
     from raycodellm.files import Folder
     from raycodellm.tokens import build
 
@@ -187,7 +187,7 @@ def _through(case: _malformed.Case, tokenizer: Path, folder: Path) -> dict[str, 
         return {"outcome": "error", "detail": str(error).replace(str(case.folder), "…")[:300]}
     store.verify()
     manifest = store.manifest
-    read = [row for row in read_here(source, inputs)]
+    read = [row for row in read_in_process(source, inputs)]
     documents = [row for row in read if isinstance(row, Document)]
     unread = Counter({row.reason: row.count for row in read if not isinstance(row, Document)})
     left_out = sum(count for reason, count in manifest.skipped.items() if reason not in unread)

@@ -13,7 +13,7 @@ from raycodellm.config.model_settings import MODEL_PRESETS, Model, Tokenizer, Tr
 from raycodellm.config.old_spellings import current_name
 from raycodellm.config.scaling_settings import DeepSpeed, Scaling
 from raycodellm.config.search_settings import Objective, Search
-from raycodellm.config.source_settings import CODE_KINDS, INSTRUCT_KINDS, KINDS, HeldOut, Source
+from raycodellm.config.source_settings import CODE_KINDS, FORMATS, INSTRUCT_KINDS, KINDS, HeldOut, Source
 from raycodellm.config.spaces import Domain, Parameter
 from raycodellm.config.stage_settings import (
     Averaging,
@@ -39,6 +39,7 @@ from raycodellm.config.yaml_text import read_yaml, write_yaml
 
 __all__ = [
     "CODE_KINDS",
+    "FORMATS",
     "INSTRUCT_KINDS",
     "KINDS",
     "MODEL_PRESETS",

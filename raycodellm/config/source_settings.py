@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+from pkgutil import iter_modules
 from typing import Annotated, Any, Literal
 
 from pydantic import Field, field_validator, model_validator
@@ -9,12 +11,12 @@ from pydantic import Field, field_validator, model_validator
 from raycodellm.config.cleaning_settings import Cleaning, Take, take_from_text
 from raycodellm.config.field_types import Frozen, Number, Whole
 
+FORMATS = tuple(sorted(name for _, name, _ in iter_modules([str(Path(__file__).parents[1] / "corpora" / "formats")])))
+"""Names of the formats of source files: each is a file of `corpora/formats`, which says what the format is. Only the
+names are looked up, so that a mistake in a sweep file is reported before anything is imported."""
 KINDS = ("text", "code", "markup", "code_adjacent", "synthetic_code", "math", "instruct_text", "instruct_code")
 CODE_KINDS = frozenset({"code", "markup", "code_adjacent", "synthetic_code", "instruct_code"})
 INSTRUCT_KINDS = frozenset({"instruct_text", "instruct_code"})
-
-
-FORMATS = ("parquet", "jsonl", "arrow", "text", "source", "notebook", "commits", "instruct", "qa")
 
 
 class Source(Frozen):
@@ -27,8 +29,8 @@ class Source(Frozen):
     """A file, folder, glob, or list of them: local, `s3://`, `gs://`, `hf://`, or `builtin:` (`python-prose`,
     `python-code`, `python-instruct`, `tasks-instruct`)."""
     format: Literal[FORMATS] | None = None  # type: ignore[valid-type]
-    """How the files are read; guessed from the files' names when left out. `commits` (of git repositories) and `qa` are
-    never guessed."""
+    """How the files are read; guessed from the files' names when left out. `commits` (of git repositories), `instruct`
+    and `qa` are never guessed."""
     languages: Annotated[tuple[str, ...], Field(min_length=1)] | None = None
     """Programming languages (`python`, `c`, …) taken from a source tree, or from a history's files; the usual ones of
     the source's `kind` when left out."""
@@ -65,19 +67,6 @@ class Source(Frozen):
     def _columns_named(self) -> Source:
         if self.take is not None and self.score_field is None:
             raise ValueError("take needs score_field, the column to go by; add for example score_field: quality")
-        return self
-
-    @model_validator(mode="after")
-    def _reading_fits(self) -> Source:
-        if self.languages and self.format not in (None, "source", "commits"):
-            raise ValueError(f"languages go with format source or commits; found {self.format}: remove one of them")
-        for setting in ("subset", "split"):
-            if getattr(self, setting) is None:
-                continue
-            if self.languages or self.format in ("source", "commits"):
-                raise ValueError(f"{setting} goes with data sets, not with source trees or commits; remove it")
-            if any(path.startswith("builtin:") for path in self.paths):
-                raise ValueError(f"{setting} goes with data sets, and a builtin source has none; remove it")
         return self
 
     @field_validator("path")

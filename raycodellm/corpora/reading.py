@@ -1,135 +1,101 @@
-"""Byte ranges of files become documents: pure, streaming, and the same however a file was cut into ranges.
+"""Files become documents: pure, streaming, and the same documents however the files were cut into parts.
 
-Nothing is lost silently: whatever is not turned into a document becomes a `Skip` with its reason.
+Every record becomes a document or a `Skip` with its reason, so that no loss is silent.
 """
 
 from __future__ import annotations
 
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator
+from typing import Any
 
 from raycodellm.config import Source
-from raycodellm.corpora.columns import arrow_columns, read_arrow, read_parquet
-from raycodellm.corpora.commits import read_commits
-from raycodellm.corpora.finding import BUILTINS, SourceInputs, builtin_rows
-from raycodellm.corpora.lines import (
-    LARGEST_TEXT,
-    WINDOW_BYTES,
-    read_jsonl,
-    read_notebook,
-    read_source,
-    read_text,
-)
-from raycodellm.corpora.parts import MIB, Part, compression, is_failure, open_part
-from raycodellm.corpora.records import (
-    Document,
-    Record,
-    Skip,
-    SkipError,
-    document_key,
-    document_maker,
-    extra_columns,
-)
+from raycodellm.corpora.documents import Document, Skip, SkipError, check_text, decode, extra_columns
+from raycodellm.corpora.inputs import SourceInputs
+from raycodellm.corpora.listing.builtin import builtin_documents
+from raycodellm.corpora.parts import MIB, Part, is_failure
+from raycodellm.corpora.registry import known_format, row_reader
 
-__all__ = [
-    "MIB",
-    "Document",
-    "Part",
-    "Skip",
-    "builtin_documents",
-    "columns_found",
-    "document_key",
-    "extra_columns",
-    "is_read_whole",
-    "plan_parts",
-    "read_part",
-]
+READ_BYTES = 32 * MIB
+"""Bytes of files per part, at most: larger files are cut."""
 
 
-def builtin_documents(name: str, seed: int) -> tuple[Document, ...]:
-    """All documents of a builtin source, as pairs where it has pairs."""
-    width = 3 if BUILTINS[name].instruct else 2
-    rows = enumerate(builtin_rows(name, seed))
-    return tuple(Document(*(row if len(row) == width else (f"{name}:{number}", *row))) for number, row in rows)
+def read_in_process(source: Source, inputs: SourceInputs) -> Iterator[Document | Skip]:
+    """All documents and skips of a source, in order, read in this process.
+
+    For kinds that are no instruction data, prompt and response are one text.
+    """
+    if inputs.is_builtin:
+        yield from builtin_documents(source, inputs)
+        return
+    yield from itertools.starmap(Skip, inputs.excluded)
+    for part in plan_parts(source, inputs, READ_BYTES):
+        yield from read_part(part, source, inputs.format)
 
 
 def plan_parts(source: Source, inputs: SourceInputs, part_bytes: int) -> Iterator[Part]:
-    """All files, cut into byte ranges of `part_bytes` where the format allows; the same documents for any cut."""
-    whole_text = inputs.format == "text" and source.documents == "file"
+    """All files, cut into parts of `part_bytes` where the format allows that."""
+    format = known_format(inputs.format)
     for file in inputs.files:
-        whole = is_read_whole(file.uri, inputs.format) or (whole_text and file.num_bytes <= LARGEST_TEXT)
-        step = max(file.num_bytes, 1) if whole else WINDOW_BYTES if whole_text else part_bytes
-        for start in range(0, max(file.num_bytes, 1), step):
-            yield Part(file.uri, file.name, file.num_bytes, start, min(start + step, max(file.num_bytes, 1)))
+        num_bytes = max(file.num_bytes, 1)
+        step = num_bytes if format.is_read_whole(file.uri) else format.part_bytes(source, num_bytes, part_bytes)
+        for start in range(0, num_bytes, step):
+            yield Part(file.uri, file.name, file.num_bytes, start, min(start + step, num_bytes))
 
 
-def is_read_whole(uri: str, format: str) -> bool:
-    """A compressed file has no place to start but its beginning, nor has a remote Arrow stream; source code and
-    notebooks are one document."""
-    return format in ("source", "notebook") or (format == "arrow" and "://" in uri) or compression(uri) is not None
+def read_part(part: Part, source: Source, format_name: str) -> Iterator[Document | Skip]:
+    """The documents that begin in the part, in order, and skips. Ids name the file and the place in the file.
 
-
-def read_part(part: Part, source: Source, format: str) -> Iterator[Document | Skip]:
-    """The documents that begin in the part, in order, and what could not be read. Ids name the file and the place.
-
-    A damaged file gives what stands before the damage and a skip. Raises OSError when storage fails and RuntimeError
-    when the file is not the one that was listed.
+    A damaged file gives the documents before the damage and a skip. Raises OSError if the storage fails, and
+    RuntimeError if the file has changed since it was listed.
     """
     import pyarrow as pa
 
-    make, with_path = document_maker(source), format == "source"
+    format, to_document = known_format(format_name), _document_maker(source)
+    assert format.read, format_name
     try:
-        for place, record in _READERS[format](part, source):
+        for place, record in format.read(part, source):
             try:
-                if isinstance(record, SkipError):
-                    raise record
-                document = make(f"{part.name}{place}", record)
+                document = to_document(f"{part.name}{place}", record)
             except SkipError as skip:
                 yield Skip(str(skip))
             else:
                 notes, document = document.notes, document._replace(notes=())
-                yield document._replace(meta={"path": part.name}) if with_path else document
+                yield document._replace(meta={"path": part.name}) if format.is_file_tree else document
                 yield from map(Skip, notes)
     except (OSError, ValueError, EOFError, pa.ArrowException) as error:
         if is_failure(error, part):
             raise
-        if part.start == 0:  # once per file, however many parts it was cut into
+        if part.start == 0:  # counts the file once, however many parts it was cut into
             yield Skip("unreadable file")
 
 
-_Reader = Callable[[Part, Source], Iterator[Record]]
-_READERS: dict[str, _Reader] = {
-    "jsonl": read_jsonl,
-    "parquet": read_parquet,
-    "arrow": read_arrow,
-    "text": read_text,
-    "source": read_source,
-    "notebook": read_notebook,
-    "commits": read_commits,
-}
+def _document_maker(source: Source) -> Callable[[str, Any], Document]:
+    """A function of document id and record that returns the document; raises SkipError if the record is none."""
+    rows, extra = row_reader(source), extra_columns(source)
+    row_document = rows.document_maker(source)
+
+    def to_document(name: str, record: Any) -> Document:
+        if isinstance(record, dict):
+            document = row_document(name, record)
+            return document._replace(meta={column: record.get(column) for column in extra}) if extra else document
+        if isinstance(record, bytes):
+            return Document(name, check_text(decode(record)))
+        if isinstance(record, str):
+            return Document(name, check_text(record))
+        raise record if isinstance(record, SkipError) else SkipError(rows.not_an_object)
+
+    return to_document
 
 
 def columns_found(source: Source, inputs: SourceInputs) -> str:
     """Names of the columns in the first file that can be read, for the message about a wrong `text_field`."""
     import pyarrow as pa
 
-    for part in plan_parts(source, inputs, WINDOW_BYTES):
+    columns = known_format(inputs.format).columns
+    for part in plan_parts(source, inputs, READ_BYTES) if columns else ():
         try:
-            return _columns_of(part, source, inputs.format)
+            return ", ".join(columns(part, source))
         except (OSError, ValueError, EOFError, pa.ArrowException):
-            continue  # this file is counted as unreadable in the same message
+            continue  # the same message counts this file as unreadable
     return "none"
-
-
-def _columns_of(part: Part, source: Source, format: str) -> str:
-    if format == "parquet":
-        import pyarrow.parquet as pq
-
-        with open_part(part) as file:
-            return ", ".join(pq.ParquetFile(file).schema_arrow.names)
-    if format == "arrow":
-        return ", ".join(arrow_columns(part))
-    names: dict[str, None] = {}
-    for _, record in itertools.islice(read_jsonl(part, source), 10):
-        names.update(dict.fromkeys(record if isinstance(record, Mapping) else ()))
-    return ", ".join(names)

@@ -27,11 +27,11 @@ from raycodellm.corpora import (
     cleaned,
     cleaning_identity,
     document_key,
+    document_tables,
     quiet_ray_data,
     read_documents,
-    read_here,
+    read_in_process,
     survey_documents,
-    tables,
 )
 from raycodellm.files import Folder
 from raycodellm.identity import token_store_identity
@@ -284,12 +284,12 @@ def _is_small(inputs: SourceInputs) -> bool:
 
 
 def _tokenised_here(job: _Job, inputs: SourceInputs, decision: Decision | None) -> Iterator[pa.Table]:
-    rows = read_here(job.source, inputs)
+    rows = read_in_process(job.source, inputs)
     if decision:
         rows = cleaned(rows, decision.codes.get(0, b""), decision.reasons)
     elif keep := _limit(job, inputs):
         rows = (row for row in rows if isinstance(row, Skip) or keep(row))
-    for table in tables(rows, job.source.is_instruct):
+    for table in document_tables(rows, job.source.is_instruct):
         yield tokenise(table, job.tokenizer, job.seed, job.num_shards)
 
 
@@ -385,7 +385,7 @@ def _limit(job: _Job, inputs: SourceInputs) -> Keep | None:
         return None
     smallest = partial(_smallest_keys, seed=job.seed, limit=limit)
     if _is_small(inputs):
-        batches = map(smallest, tables(read_here(job.source, inputs), job.source.is_instruct))
+        batches = map(smallest, document_tables(read_in_process(job.source, inputs), job.source.is_instruct))
     else:
         keys = read_documents(job.source, inputs, num_tasks=_num_tasks()).map_batches(
             smallest, batch_size=None, batch_format="pyarrow"

@@ -7,7 +7,7 @@ from collections import Counter
 from collections.abc import Mapping
 
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import Document, SourceInputs, columns_found, read_here
+from raycodellm.corpora import Document, SourceInputs, columns_found, read_in_process
 
 LOOK_RECORDS = 10_000
 LOOK_SECONDS = 5.0
@@ -37,7 +37,7 @@ def _skipped_at_first(source: Source, inputs: SourceInputs) -> tuple[Counter[str
     """(what was skipped before the first document, whether the source ends there); None where there is a document."""
     skipped: Counter[str] = Counter()
     began = time.monotonic()
-    for row in read_here(source, inputs):
+    for row in read_in_process(source, inputs):
         if isinstance(row, Document):
             return None
         skipped[row.reason] += row.count

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from raycodellm.corpora.words import Words, hash_words, runs, word_list
+from raycodellm.corpora.cleaning.words import Words, hash_words, runs, word_list
 
 SHORTEST_ITEM = 8
 """Words that an item must have to be looked for, unless the run itself is shorter."""

@@ -1,44 +1,44 @@
-"""One record of instruction data becomes a prompt and a response, as plain text.
+"""Instruction data: a row of Parquet, Arrow or JSON becomes a prompt and a response, as plain text.
 
-Rows of `prompt` and `completion` (or `response`) are taken as they stand, with one space between them where neither
-side has white space. `instruction`/`input`/`output`, `question`/`answer`, the other names of `_TURNS` and `messages` or
-`conversations` are written as turns, which the tokenizer's chat template writes alike:
+Rows of `prompt` and `completion` (or `response`) are taken as they are, with one space between both if neither side
+has white space there. `instruction`/`input`/`output`, `question`/`answer`, the other names of `_TURNS`, and `messages`
+or `conversations` are written as turns, as the tokenizer's chat template writes them:
 
     System: …
     User: …
     Assistant: …
 
-Whatever else a record holds of its prompt goes into it, and a row of `prompt` and `completion` then becomes turns too:
-`system` and `history` before the request; `input`, `context`, `choices` and `starter_code` below it, unless the request
-quotes them already. A column that holds text and is in neither prompt nor response is counted by its name.
+Other columns that belong to the prompt go into it: `system` and `history` before the request; `input`, `context`,
+`choices` and `starter_code` below it, unless the request quotes them already. With one of them a row of `prompt` and
+`completion` is written as turns too. A column that holds text and is in neither prompt nor response is counted by name.
 
-Of a conversation the last answer is the response and all before it, earlier answers included, the prompt: a turn is
-learnt from once, and no conversation weighs more for being long. Turns after the last answer are left out; answers at
-the end with a weight of 0 are left out and counted. A text keeps the indentation of its first line.
+The last answer of a conversation is the response, and everything before it, earlier answers included, is the prompt: a
+model learns from each conversation once, however long it is. Turns after the last answer are left out. Answers at the
+end with a weight of 0 are left out and counted. A text keeps the indentation of its first line.
 """
 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from functools import partial
 from typing import Any, NamedTuple
 
-
-class NoPairError(ValueError):
-    """The record has no prompt and response; the message is the reason that is counted."""
+from raycodellm.config import Source
+from raycodellm.corpora.documents import Document, SkipError, check_text, column_text, extra_columns
+from raycodellm.corpora.registry import Format
+from raycodellm.corpora.rows import RowReader
 
 
 class Pair(NamedTuple):
     prompt: str
     response: str
     notes: tuple[str, ...] = ()
-    """Parts of the record that are in neither; each is counted."""
+    """What of the row is in neither; each note is counted."""
 
 
-Text = Callable[[Mapping[str, Any], str], str]
-"""The text of a record's column; raises where that is none."""
 Turns = list[tuple[str, str]]
-"""(speaker, what is said); an empty speaker is text that stands for itself."""
+"""(speaker, text); a text without a speaker is written as it is."""
 
 _PAIRS = (("prompt", "completion"), ("prompt", "response"))
 _TURNS = (
@@ -69,20 +69,20 @@ _SPEAKERS = {
     "model": "Assistant",
 }
 _WEIGHTS = ("weight", "loss", "train", "training")
-"""Keys of a turn that are 0 or false where it is not to be learnt."""
+"""Keys of a turn that are 0 or false if the turn is not to be learnt."""
 _LABELLED = re.compile(r"\s*\(?\w{1,2}\s*[.):]")
 _LONGEST_LABEL = 64
-"""Characters of a value without white space that is a name or an id, not text."""
+"""Characters of the longest value without white space that counts as a name or an id, not as text."""
 
 _PARTS = (_SYSTEM, _HISTORY, _MATERIAL, _CHOICES, _CODE)
 COLUMNS = frozenset(name for names in (*_PAIRS, *_TURNS, _CONVERSATIONS, *_PARTS) for name in names)
-"""Names that are looked for."""
+"""Columns that are read."""
 
 
-def pair_of(record: Mapping[str, Any], text: Text, known: Collection[str] = ()) -> Pair:
-    """`known`: further columns that the source's settings use. Raises NoPairError, and what `text` raises."""
+def pair_of(record: Mapping[str, Any], known: Collection[str] = ()) -> Pair:
+    """Prompt and response of a row; `known` are columns that the source's settings use. Raises SkipError."""
     forms = [names for names in _PAIRS + _TURNS if names[0] in record and names[1] in record]
-    # In a table of several forms the columns of the other forms are null.
+    # In a table whose rows have several forms, the columns of the other forms are null.
     full = [names for names in forms if record[names[0]] is not None and record[names[1]] is not None]
     name = next((name for name in _CONVERSATIONS if record.get(name)), "")
     notes: list[str] = []
@@ -92,12 +92,12 @@ def pair_of(record: Mapping[str, Any], text: Text, known: Collection[str] = ()) 
     elif forms:
         asked, answered = (full or forms)[0]
         used = {asked, answered}
-        turns, answer = [("User", text(record, asked))], text(record, answered)
+        turns, answer = [("User", column_text(record, asked))], column_text(record, answered)
         if (asked, answered) in _PAIRS and not _belongs_to_prompt(record):
             return Pair(turns[0][1], answer, _unused(record, used.union(known), turns[0][1] + answer))
     else:
-        raise NoPairError("no prompt and response")
-    used |= _completed(turns, record, used)
+        raise SkipError("no prompt and response")
+    used |= _complete(turns, record, used)
     prompt = "".join(_written(speaker, said) for speaker, said in turns) + "Assistant:"
     notes += _unused(record, used.union(known), prompt + answer)
     return Pair(prompt, spoken(answer.lstrip("\r\n")), tuple(notes))
@@ -107,8 +107,8 @@ def _belongs_to_prompt(record: Mapping[str, Any]) -> bool:
     return any(record.get(name) is not None for names in _PARTS for name in names)
 
 
-def _completed(turns: Turns, record: Mapping[str, Any], used: set[str]) -> set[str]:
-    """Writes what else belongs to the prompt into its turns; the names of the columns that it took."""
+def _complete(turns: Turns, record: Mapping[str, Any], used: set[str]) -> set[str]:
+    """Writes the other columns of the prompt into `turns`, and returns their names."""
     taken: set[str] = set()
     asked = next((place for place in reversed(range(len(turns))) if turns[place][0] == "User"), None)
     for name, read in _BELOW_REQUEST if asked is not None else ():
@@ -133,7 +133,7 @@ def _completed(turns: Turns, record: Mapping[str, Any], used: set[str]) -> set[s
 
 
 def _quotes(said: str, more: str) -> bool:
-    """True if a text stands in another one already: whole lines of it, or more than a few words."""
+    """True if `said` holds `more` already: as whole lines, or more than a few words of it."""
     more = more.strip()
     return more in said and (len(more) > _LONGEST_LABEL or f"\n{more}\n" in f"\n{said}\n")
 
@@ -142,7 +142,7 @@ def _quotes(said: str, more: str) -> bool:
 
 
 def spoken(said: str) -> str:
-    """As it follows a colon: after a space, or after its own white space, which may be indentation."""
+    """The text as it follows a colon: after a space, or after its own white space, which may be indentation."""
     return said if said[:1].isspace() else f" {said}"
 
 
@@ -151,7 +151,7 @@ def _written(speaker: str, said: str) -> str:
 
 
 def _material(value: Any) -> str | None:
-    """Text, a number or a list of them as text; None where the value is something else."""
+    """A text, a number or a list of both as text; None for any other value."""
     if isinstance(value, bytes):
         try:
             value = value.decode("utf-8-sig")
@@ -166,8 +166,11 @@ def _material(value: Any) -> str | None:
 
 
 def _choices(value: Any) -> str | None:
-    """A line per choice, with a letter where the choices bring no label: lists of texts, label -> text, an object of
-    the lists `label` and `text`, or a list of objects with both."""
+    """A line per choice, with a letter before it if the choices have no labels; None for an unknown form.
+
+    Known are a list of texts, a mapping of label to text, an object of the lists `label` and `text`, and a list of
+    objects with both.
+    """
     if isinstance(value, str):
         return value
     if isinstance(value, Mapping):
@@ -191,12 +194,12 @@ def _choices(value: Any) -> str | None:
 _BELOW_REQUEST = (
     *((name, _material) for name in _MATERIAL),
     *((name, _choices) for name in _CHOICES),
-    *((name, _material) for name in _CODE),  # last: the answer goes on from it
+    *((name, _material) for name in _CODE),  # last, since the answer goes on from the code
 )
 
 
 def _history(value: Any) -> Turns | None:
-    """Earlier turns: a text, pairs of request and answer, texts that take turns, or a conversation."""
+    """Earlier turns, from a text, pairs of request and answer, texts that take turns, or a conversation."""
     if isinstance(value, str):
         return [("", value.strip("\r\n"))] if value.strip() else []
     if not isinstance(value, (list, tuple)):
@@ -218,7 +221,7 @@ def _history(value: Any) -> Turns | None:
 
 
 def _trimmed(said: str) -> str:
-    """Without the line ends before it and the white space behind it; its first line keeps its indentation."""
+    """The text without line ends before it and white space behind it; its first line keeps its indentation."""
     return said.lstrip("\r\n").rstrip()
 
 
@@ -226,16 +229,16 @@ def _trimmed(said: str) -> str:
 
 
 def _conversation(messages: Sequence[Any]) -> tuple[Turns, str, list[str]]:
-    """(the turns before the answer that is learnt, that answer, notes)"""
+    """(turns before the answer that is learnt, that answer, notes)"""
     said = [_turn(message if isinstance(message, Mapping) else {}) for message in messages]
     if None in said:
-        raise NoPairError("messages without role and content")
+        raise SkipError("messages without role and content")
     answers = [place for place, turn in enumerate(said) if turn and turn[0] == "Assistant"]
     if not answers or answers[-1] == 0:
-        raise NoPairError("messages without an answer")
+        raise SkipError("messages without an answer")
     learnt = [place for place in answers if place and not _has_no_weight(messages[place])]
     if not learnt:
-        raise NoPairError("every answer has a weight of 0")
+        raise SkipError("every answer has a weight of 0")
     last = learnt[-1]
     answer = _content(messages[last]) or ""
     return [turn for turn in said[:last] if turn], answer, ["answer of weight 0"] * sum(p > last for p in answers)
@@ -248,7 +251,7 @@ def _turn(message: Mapping[str, Any]) -> tuple[str, str] | None:
 
 
 def _content(message: Mapping[str, Any]) -> str | None:
-    """Text of a turn, also where it comes as a list of typed parts; None where it is not all text."""
+    """Text of a turn, from a text or a list of typed parts; None if a part is no text."""
     content = message.get("content")
     content = message.get("value") if content is None else content
     if isinstance(content, (list, tuple)) and content:
@@ -265,7 +268,7 @@ def _has_no_weight(message: Mapping[str, Any]) -> bool:
 
 
 def _unused(record: Mapping[str, Any], used: Collection[str], said: str) -> tuple[str, ...]:
-    """A note for each column with text that is neither in prompt nor response."""
+    """A note for each column whose text is neither in the prompt nor in the response."""
     others = ((name, value) for name, value in record.items() if name not in used)
     return tuple(f"column {str(name)[:40]!r} not used" for name, value in others if _has_more(value, said))
 
@@ -275,7 +278,7 @@ def _has_more(value: Any, said: str) -> bool:
 
 
 def _texts(value: Any) -> Iterator[str]:
-    """The texts in a value, however deep; not names, ids and numbers."""
+    """The texts in a value, at any depth; names, ids and numbers are no texts."""
     value = value.decode(errors="replace") if isinstance(value, bytes) else value
     if isinstance(value, str):
         if value.strip() and (len(value) > _LONGEST_LABEL or not value.isascii() or len(value.split()) > 1):
@@ -286,3 +289,33 @@ def _texts(value: Any) -> Iterator[str]:
     elif isinstance(value, (list, tuple)):
         for part in value:
             yield from _texts(part)
+
+
+# ---------------------------------------------------------------------------------------------------------- documents
+
+
+def finish_pair(name: str, prompt: str, response: str, source: Source, notes: tuple[str, ...] = ()) -> Document:
+    """The document of a prompt and a response; for kinds that are no instruction data both as one text."""
+    check_text(response)
+    if prompt and not prompt[-1].isspace() and not response[0].isspace():
+        response = " " + response
+    document = Document(name, check_text(prompt), response, notes=notes)
+    return document if source.is_instruct else Document(name, document.content, notes=notes)
+
+
+def _to_document(source: Source, name: str, record: Mapping[str, Any]) -> Document:
+    prompt, response, notes = pair_of(record, extra_columns(source))
+    return finish_pair(name, prompt, response, source, notes)
+
+
+FORMAT = Format(
+    name="instruct",
+    rows=RowReader(
+        lambda source: partial(_to_document, source),
+        columns=lambda source: COLUMNS.union(extra_columns(source)),
+        reads_other_text=True,
+        not_an_object="no prompt and response",
+        needs="prompts and responses",
+        identity=lambda source: {"pairs": 2},
+    ),
+)

@@ -1,4 +1,4 @@
-"""Jupyter notebooks (nbformat 3 and 4) as text: prose as it stands, code fenced, outputs where asked for."""
+"""Jupyter notebooks (nbformat 3 and 4) as text: prose as it is, code between fences, outputs if asked for."""
 
 from __future__ import annotations
 
@@ -7,34 +7,49 @@ import re
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from raycodellm.corpora.qa_threads import fenced
+from raycodellm.config import Source
+from raycodellm.corpora import languages
+from raycodellm.corpora.documents import Record, SkipError
+from raycodellm.corpora.markdown import fenced
+from raycodellm.corpora.parts import MIB, Part, read_content
+from raycodellm.corpora.registry import Format
 
+LARGEST_NOTEBOOK = 64 * MIB
+"""Bytes. Most of a notebook is images and other outputs, which are left out."""
 _DATA_LINK = re.compile(r"\]\(\s*data:[^)]*\)")
 _LANGUAGE = re.compile(r"[\w+#.-]{1,40}")
 _LARGEST_LEVEL = 6
 MOST_VALUES = 4 << 20
-"""A value takes 60 to 70 bytes of memory however short it is written: with more, 64 MiB of JSON may take 1.4 GiB."""
+"""JSON values of the largest notebook. A value takes 60 to 70 bytes of memory however short it is written, so that
+64 MiB of short values would take 1.4 GiB."""
 _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
-class BrokenNotebookError(ValueError):
-    """No notebook, or none that can be read."""
+def read_notebook(part: Part, source: Source) -> Iterator[Record]:
+    data = read_content(part, LARGEST_NOTEBOOK) if part.num_bytes <= LARGEST_NOTEBOOK else None
+    if data is None:
+        yield "", SkipError(f"notebook over {LARGEST_NOTEBOOK // MIB} MiB")
+        return
+    try:
+        yield "", notebook_text(data, source.notebook_outputs) if data.strip() else b""
+    except SkipError as skip:
+        yield "", skip
 
 
 def notebook_text(data: bytes, outputs: bool = False) -> str:
-    """Cells in order, parted by blank lines. Raises BrokenNotebookError; an empty notebook gives an empty text.
+    """The cells in order, with blank lines between them; empty for an empty notebook. Raises SkipError.
 
-    Markdown, raw and heading cells are text, images inside them left out; code cells are fenced, with the notebook's
-    language. `outputs` adds printed text, plain results and errors, fenced as `output`; never images or HTML.
+    Markdown, raw and heading cells are text without images; code cells are fenced, with the notebook's language.
+    `outputs` adds printed text, plain results and errors, fenced as `output`, but no images and no HTML.
     """
     if sum(data.count(sign) for sign in (b",", b"[", b"{")) > MOST_VALUES:
-        raise BrokenNotebookError(f"notebook of over {MOST_VALUES >> 20} million values")
+        raise SkipError(f"notebook of over {MOST_VALUES >> 20} million values")
     try:
         notebook = json.loads(data)
     except (ValueError, RecursionError):
-        raise BrokenNotebookError("broken notebook") from None
+        raise SkipError("broken notebook") from None
     if not isinstance(notebook, Mapping):
-        raise BrokenNotebookError("broken notebook")
+        raise SkipError("broken notebook")
     metadata = _mapping(notebook.get("metadata"))
     named = _mapping(metadata.get("language_info")).get("name")
     language = _language(named) or _language(_mapping(metadata.get("kernelspec")).get("language"))
@@ -52,13 +67,13 @@ def notebook_text(data: bytes, outputs: bool = False) -> str:
         elif kind in ("markdown", "raw", "html"):
             texts.append(without_images(source).strip())
         else:
-            raise BrokenNotebookError("broken notebook")
+            raise SkipError("broken notebook")
     return "\n\n".join(text for text in texts if text)
 
 
 def without_images(text: str) -> str:
-    """Markdown with the images that stand in it as data replaced by empty links."""
-    end = text.rfind(")") + 1  # behind it no link ends, and looking for an end again and again takes quadratic time
+    """Markdown in which images that are written as data are empty links."""
+    end = text.rfind(")") + 1  # no link ends behind it; searching there for an end at each link takes quadratic time
     return _DATA_LINK.sub("]()", text[:end]) + text[end:]
 
 
@@ -67,7 +82,7 @@ def _level(value: Any) -> int:
 
 
 def _language(value: Any) -> str:
-    """A name that can stand behind a fence; empty for anything else."""
+    """A name that can follow a fence; empty for any other value."""
     return value if isinstance(value, str) and _LANGUAGE.fullmatch(value) else ""
 
 
@@ -83,7 +98,7 @@ def _cells(notebook: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         groups = [notebook.get("cells")]
     for cells in groups:
         if not isinstance(cells, list) or not all(isinstance(cell, Mapping) for cell in cells):
-            raise BrokenNotebookError("broken notebook")
+            raise SkipError("broken notebook")
         yield from cells
 
 
@@ -92,7 +107,7 @@ def _joined(source: Any) -> str:
         return source
     if isinstance(source, list) and all(isinstance(line, str) for line in source):
         return "".join(source)
-    raise BrokenNotebookError("broken notebook")
+    raise SkipError("broken notebook")
 
 
 def _outputs(outputs: Any) -> Iterator[str]:
@@ -107,3 +122,17 @@ def _outputs(outputs: Any) -> Iterator[str]:
         text = _TERMINAL_CODES.sub("", text).strip("\n")
         if text.strip():
             yield fenced(text, "output")
+
+
+FORMAT = Format(
+    name="notebook",
+    extensions=frozenset({".ipynb"}),
+    is_data=False,
+    read=read_notebook,
+    can_start_inside=lambda uri: False,
+    identity=lambda source, files: {
+        "reader": 3,
+        "outputs": source.notebook_outputs,
+        "languages": languages.language_names(source),
+    },
+)

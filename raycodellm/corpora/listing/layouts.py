@@ -1,14 +1,19 @@
-"""Folders in the layouts of Hugging Face datasets: which of their files are the wanted subset and split.
+"""Folders laid out as data sets of the Hugging Face hub: which files are the wanted subset and split.
 
-Known, in this order: `save_to_disk` folders (`dataset_dict.json`, `state.json`); `configs:` in the YAML head of
-README.md; names such as `data/train-00000-of-00004.parquet`, `<subset>/train-00000-of-00004.parquet` and
-`<subset>/<split>/0000.parquet`; and, for data sets of the hub or where a split or subset is asked for, a split's usual
-words in the names (`train`, `dev`, `test`, …). Pure: names in, names out.
+Known layouts, in the order in which they are tried:
+
+1. folders written by `save_to_disk` (`dataset_dict.json`, `state.json`);
+2. `configs:` in the YAML head of README.md;
+3. names such as `data/train-00000-of-00004.parquet`, `<subset>/train-00000-of-00004.parquet` and
+   `<subset>/<split>/0000.parquet`;
+4. usual words for a split in the names (`train`, `dev`, `test`, …), but only for data sets of the hub, or if the source
+   names a split or a subset.
+
+Pure: names in, names out.
 """
 
 from __future__ import annotations
 
-import fnmatch
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -17,11 +22,13 @@ from typing import Any
 import yaml
 
 from raycodellm.config import UserError
+from raycodellm.corpora.listing.globs import Glob
+from raycodellm.corpora.parts import extension
+from raycodellm.corpora.registry import known_formats
 
 Layout = dict[str, dict[str, list[str]]]
 """subset → split → names of files"""
-_DATA = r"\.(?:parquet|pq|jsonl|ndjson|json|txt|text|arrow)(?:\.(?:gz|zst|bz2))?"
-_SHARD = re.compile(rf"^(?:(?P<subset>.+)/)?(?P<split>\w+(?:\.\w+)*)-\d{{4,}}-of-\d{{4,}}[^/]*{_DATA}$")
+_SHARD = re.compile(r"^(?:(?P<subset>.+)/)?(?P<split>\w+(?:\.\w+)*)-\d{4,}-of-\d{4,}[^/]*$")
 _NUMBERED = re.compile(r"^(?:(?P<subset>.+)/)?(?P<split>[^/]+)/\d{4,}\.parquet$")
 _WORDS = {
     "train": ("train", "training"),
@@ -29,25 +36,25 @@ _WORDS = {
     "test": ("test", "testing", "eval", "evaluation"),
 }
 _SPLIT_WORD = re.compile(rf"(?:^|[/._\- \d])({'|'.join(w for words in _WORDS.values() for w in words)})(?=[/._\- \d])")
-_ANYTHING = re.compile(rf"{_DATA}$")
 Read = Callable[[str], bytes]
 
 
 def choose_files(
     path: str, names: Iterable[str], read: Read, subset: str | None, split: str | None, by_words: bool
 ) -> list[str] | None:
-    """Names of the files of the subset and split; None where the folder has no such layout.
+    """Names of the files of the subset and split; None if the folder is laid out in no known way.
 
-    `read` gives a small file's content by name. Without `split` it is train, or the only one; without `subset` the
-    default one, or the only one. Raises UserError where that is not enough or names what is not there.
+    `read` returns the content of a small file by its name. If `split` is None, the split is train, or the only one; if
+    `subset` is None, the subset is the default one, or the only one. `by_words` tries layout 4 in any case. Raises
+    UserError if the choice is left open, or if the wanted subset or split is not in the folder.
     """
     names = sorted(names)
-    wanted = by_words or subset is not None or split is not None
+    must_be_known = by_words or subset is not None or split is not None
     layout = _saved(path, names, read) or _configured(path, names, read) or _named(names)
-    if not layout and wanted:
+    if not layout and must_be_known:
         layout = _worded(names)
     if not layout:
-        if wanted:
+        if must_be_known:
             raise UserError(f"{path}: holds no Parquet, JSONL, Arrow or text file; found {_some(names)}")
         return None
     chosen = _pick(path, "subset", subset, layout, ("default", "", "data"))
@@ -55,7 +62,8 @@ def choose_files(
 
 
 def is_data(name: str) -> bool:
-    return _ANYTHING.search(name) is not None
+    """True if a file of this name holds data of a data set."""
+    return any(format.is_data and extension(name) in format.extensions for format in known_formats().values())
 
 
 def _some(names: list[str]) -> str:
@@ -75,7 +83,7 @@ def _pick(path: str, what: str, wanted: str | None, known: Mapping[str, Any], us
 
 
 def _saved(path: str, names: list[str], read: Read) -> Layout | None:
-    """What `save_to_disk` of Hugging Face's datasets library writes."""
+    """The layout of a folder that `save_to_disk` of Hugging Face's datasets library wrote; None for other folders."""
     if "dataset_dict.json" in names:
         splits = _json(path, "dataset_dict.json", read).get("splits")
         if not isinstance(splits, list) or not all(isinstance(split, str) for split in splits):
@@ -114,13 +122,14 @@ def _json(path: str, name: str, read: Read) -> dict[str, Any]:
 
 
 def _configured(path: str, names: list[str], read: Read) -> Layout | None:
+    """The layout that README.md says; None if it says none."""
     if "README.md" not in names:
         return None
     try:
-        # As text alone: a date that no calendar has, or a number that is none, is no error, and `no` is the name `no`.
+        # BaseLoader reads every value as text: an impossible date is no error, and `no` is the name `no`.
         card = yaml.load(_head(read("README.md").decode(errors="replace")), yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError):
-        return None  # a README that only people read
+        return None  # a README for people only
     configs = card.get("configs") if isinstance(card, dict) else None
     layout: Layout = {}
     for config in configs if isinstance(configs, list) else ():
@@ -140,7 +149,7 @@ _BESIDE_CARD = "correct it, or name just the files"
 
 
 def _head(text: str) -> str:
-    """The YAML between the first line, which is three dashes, and the next such line; empty where there is none."""
+    """The YAML between two lines of three dashes, the first of which begins the file; empty if there is none."""
     lines = text.removeprefix("\ufeff").split("\n")
     if lines[0].rstrip() != "---":
         return ""
@@ -149,7 +158,7 @@ def _head(text: str) -> str:
 
 
 def _by_split(path: str, name: str, data_files: Any) -> dict[str, list[str]]:
-    """split -> patterns of the names of its files"""
+    """Split to the patterns of the names of its files."""
     if isinstance(data_files, str) or (isinstance(data_files, list) and isinstance(data_files[0], str)):
         data_files = {"train": data_files}
     elif isinstance(data_files, list) and all(isinstance(entry, dict) for entry in data_files):
@@ -177,49 +186,15 @@ def _config_files(path: str, name: str, by_split: Mapping[str, list[str]], names
         splits[split] = [n for n in names if n != "README.md" and any(glob.match(n) for glob in globs)]
         if not splits[split]:
             where = ", ".join(patterns)[:100]
-            raise UserError(f"{path}: its README.md names {where} for split {split} of {name}; no such file is there")
+            raise UserError(f"{path}: its README.md names {where} for split {split} of {name}; no such file exists")
     return splits
 
 
-class Glob:
-    """`*`, `?` and `[a-z]` within the name of a file or folder, `**` for any folders.
-
-    Compared folder by folder, in time that grows with names and pattern alone: as one regular expression, a pattern of
-    many `*` would take until the end of days.
-    """
-
-    def __init__(self, pattern: str) -> None:
-        # `**.py` is `**/*.py`; a `**` at the end stands for something.
-        pattern = re.sub(r"(?<=[^/*])\*\*+", "*", re.sub(r"\*\*+(?=[^/*])", "**/*", pattern))
-        steps = pattern.split("/")
-        steps += ["*"] if steps[-1] == "**" else []
-        self._steps = [None if step == "**" else re.compile(fnmatch.translate(step)) for step in steps]
-
-    def match(self, name: str) -> bool:
-        """Is this the name of what the pattern means, or of something in a folder that it means?"""
-        reached = self._onwards({0})
-        for part in name.split("/"):
-            if len(self._steps) in reached:
-                return True
-            steps = ((place, self._steps[place]) for place in reached)
-            reached = {
-                place if step is None else place + 1 for place, step in steps if step is None or step.match(part)
-            }
-            reached = self._onwards(reached)
-        return len(self._steps) in reached
-
-    def _onwards(self, places: set[int]) -> set[int]:
-        """With those that come after `**`, which may stand for no folder."""
-        for place, step in enumerate(self._steps):
-            if step is None and place in places:
-                places.add(place + 1)
-        return places
-
-
 def _named(names: list[str]) -> Layout:
+    """The layout that names of shards say; empty if they say none."""
     layout: Layout = {}
     for name in names:
-        found = _SHARD.match(name)
+        found = _SHARD.match(name) if is_data(name) else None
         if found is None:
             found = _NUMBERED.match(name)
             found = found if found and _split_of(f"{found['split']}/") else None
@@ -229,6 +204,7 @@ def _named(names: list[str]) -> Layout:
 
 
 def _worded(names: list[str]) -> Layout:
+    """The layout that words for splits say; without such a word all data files are the split train."""
     data = [name for name in names if is_data(name)]
     splits: dict[str, list[str]] = {}
     for name in data:

@@ -1,32 +1,41 @@
-"""Data sets of the Hugging Face hub, read by ranges over HTTP: nothing is downloaded as a whole.
+"""Lists data sets of the Hugging Face hub, which are read by ranges over HTTP: no file is downloaded as a whole.
 
-`hf://datasets/<owner>/<name>[@revision][/path]`; HF_ENDPOINT and HF_TOKEN say which hub and who asks. What is listed is
-pinned to the commit that the revision then was, so that a run reads one state whatever is pushed meanwhile.
+A source is written `hf://datasets/<owner>/<name>[@revision][/path]`; HF_ENDPOINT and HF_TOKEN say which hub and who
+asks. What is listed is pinned to the commit that the revision names at that time, so that a run reads one state.
 """
 
 from __future__ import annotations
 
 import os
 import re
-from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import Any
+from urllib.parse import unquote
 
 from raycodellm.config import UserError
+from raycodellm.corpora.listing.globs import Glob, fixed_part, is_glob
+from raycodellm.corpora.listing.local import ListedFile
 
-if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
-
-SCHEME = "hf://"
 ANSWER_SECONDS = 10.0
-"""The hub's first answer takes a tenth of a second; a hub that is not there is known after this, not after retries."""
+"""Seconds to wait for the hub's first answer, which takes 0.1 s. Retries would hide a missing hub for minutes."""
 _URI = re.compile(r"hf://datasets/(?P<repo>[^/@]+(?:/[^/@]+)?)(?:@(?P<revision>[^/]+))?(?P<path>/.*)?$")
+_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
+"""Libraries whose errors are errors of the network."""
 
 
-def list_hub(root: str) -> tuple[str, list[tuple[str, str, int, str]]]:
-    """(root pinned to a commit, (uri, name, bytes, content hash) of all files below it).
+def list_hub(root: str) -> tuple[str, list[ListedFile]]:
+    """(root pinned to a commit, the files at `root`, which is a data set, a folder or file in it, or a glob).
 
-    Raises UserError, within seconds, where the hub cannot be reached or has no such data set.
+    Raises UserError, within seconds, if the hub cannot be reached or has no such data set.
     """
+    if not is_glob(root):
+        return _list_folder(root)
+    base = fixed_part(root)
+    pinned, files = _list_folder(base)
+    wanted = Glob(root.removeprefix(base).lstrip("/"))
+    return f"{pinned}/*", [file for file in files if wanted.match(file.name)]
+
+
+def _list_folder(root: str) -> tuple[str, list[ListedFile]]:
     repo, revision, inner = _parse(root)
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
@@ -45,7 +54,8 @@ def list_hub(root: str) -> tuple[str, list[tuple[str, str, int, str]]]:
         if inner and file.path != inner and not file.path.startswith(f"{inner}/"):
             continue
         digest = file.lfs.sha256 if file.lfs else file.blob_id
-        found.append((f"{base}/{file.path}", file.path.removeprefix(top).lstrip("/"), file.size, digest))
+        name = file.path.removeprefix(top).lstrip("/")
+        found.append(ListedFile(f"{base}/{file.path}", name, file.size, digest))
     if not found:
         raise UserError(f"{root}: there is no such file or folder in the data set {repo}; it holds {_names(files)}")
     return f"{base}/{inner}".rstrip("/"), found
@@ -61,14 +71,12 @@ def _parse(root: str) -> tuple[str, str | None, str]:
     found = _URI.match(root)
     if found is None:
         raise UserError(f"{root}: is no data set; write hf://datasets/<owner>/<name>[@revision][/path]")
-    from urllib.parse import unquote
-
     revision = unquote(found["revision"]) if found["revision"] else None
     return found["repo"], revision, (found["path"] or "").strip("/")
 
 
 def _explained(root: str, error: Exception) -> Exception:
-    """A UserError that says what would work; the error itself where the fault is not the request's or the network's."""
+    """A UserError that says what would work; the error itself if neither the request nor the network is at fault."""
     from huggingface_hub import errors
 
     endpoint = os.environ.get("HF_ENDPOINT", "the hub")
@@ -90,18 +98,3 @@ def _explained(root: str, error: Exception) -> Exception:
         f"{root}: {endpoint} cannot be reached ({reason}); set HF_ENDPOINT to a mirror, or where there is a network, "
         "`hf download --repo-type dataset --local-dir FOLDER NAME`, and give the folder"
     )
-
-
-_CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
-
-
-@lru_cache(maxsize=1)
-def hub_filesystem() -> FileSystem:
-    from huggingface_hub import HfFileSystem
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-    return PyFileSystem(FSSpecHandler(HfFileSystem()))
-
-
-def hub_path(uri: str) -> str:
-    return uri.removeprefix(SCHEME)

@@ -1,4 +1,4 @@
-"""The history of git repositories: each commit is a document, its message and below it what it changed.
+"""The history of local git repositories: a document is a commit, its message and below it what it changed.
 
     Fix the off-by-one in the pager
 
@@ -10,14 +10,15 @@
     @@ -10,7 +10,7 @@ def pages(rows, size):
     …
 
-Authors, dates and e-mail addresses in messages are not part of it. Merges, commits without a message or a change, and
-commits that change over 256 KiB of text are left out, and of the others files that are binary, no UTF-8, generated,
-minified, vendored or lock files, or of other than the source's `languages`: all counted. Only the history of the commit
-that HEAD named when the source was listed is read, whatever HEAD names later.
+Authors, dates and the e-mail addresses in messages are not part of a document. Left out and counted are merges, commits
+without a message or a change, and commits that change over 256 KiB of text; within a commit binary, undecodable,
+generated, minified, vendored and lock files, and files of other languages than the source's. Only the history of the
+commit that HEAD named when the source was listed is read, whatever HEAD names later.
 """
 
 from __future__ import annotations
 
+import glob
 import os
 import re
 import secrets
@@ -30,13 +31,18 @@ from pathlib import Path
 from typing import IO
 
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import trees
+from raycodellm.corpora import languages, source_files
+from raycodellm.corpora.documents import Record, SkipError
+from raycodellm.corpora.inputs import InputFile
+from raycodellm.corpora.listing.globs import is_glob
+from raycodellm.corpora.listing.local import name_of
 from raycodellm.corpora.parts import Part
-from raycodellm.corpora.records import Record, SkipError
+from raycodellm.corpora.registry import Format
+from raycodellm.files import Folder
 
 COMMIT_BYTES = 4096
-"""A history is cut as if it were a file in which commit number k, from the newest on, stands at byte 4096·k: about what
-the message and the diff of a commit take."""
+"""A history is cut into parts as if it were a file in which commit k, counted from the newest, begins at byte 4096·k:
+about the bytes that a commit's message and diff take."""
 LARGEST_DIFF = 256 << 10
 # Each alternative begins where a run of its signs begins, and takes the run whole: else it takes quadratic time.
 _EMAIL = re.compile(r"(?<!\s)\s*+<[^<>\s@]++@[^<>\s]++>|(?<![\w.+-])[\w.+-]++@[\w-]++\.[\w.-]+\w")
@@ -45,8 +51,27 @@ _OLD_NAME = re.compile(rb'^diff --git "?a/(.*?)"? "?b/', re.MULTILINE)
 _NOISE = re.compile(rb"^(index [0-9a-f]+\.\.[0-9a-f]+.*|similarity index .*|dissimilarity index .*)\n", re.MULTILINE)
 
 
-def find_repositories(root: str, excluded: Counter[str]) -> list[str]:
-    """Work trees and bare repositories at `root` or below it, by path; hidden folders are not entered, nor links."""
+def list_histories(path: str, excluded: Counter[str]) -> Iterator[InputFile]:
+    """Each repository at or below the path, as a file of `COMMIT_BYTES` per commit; `uri` is `<path>#<HEAD's commit>`.
+
+    Raises UserError if the path has no repository, and for a history that git cannot read.
+    """
+    root = Folder(path).uri
+    if "://" in root:
+        raise UserError(f"{path}: commits are read from local repositories; clone it and give the folder")
+    roots = sorted(glob.glob(root)) if is_glob(root) and not os.path.exists(root) else [root]
+    repositories = [(found, top) for top in roots for found in _find_repositories(top, excluded)]
+    if not repositories:
+        raise UserError(f"{path}: is no git repository and holds none; give a work tree, a bare one or their folder")
+    for repository, top in repositories:
+        head, count, left_out = _list_history(repository)
+        excluded.update(left_out)
+        name = os.path.basename(repository) if repository == top else name_of(repository, os.path.dirname(top))
+        yield InputFile(f"{repository}#{head}", count * COMMIT_BYTES, head, name.removesuffix(".git"))
+
+
+def _find_repositories(root: str, excluded: Counter[str]) -> list[str]:
+    """Work trees and bare repositories at `root` or below, sorted. Hidden folders and links are not entered."""
     if _is_repository(root):
         return [root]
     found = []
@@ -66,8 +91,8 @@ def _is_repository(path: str) -> bool:
     return bare or os.path.exists(os.path.join(path, ".git"))
 
 
-def list_history(path: str) -> tuple[str, int, dict[str, int]]:
-    """(id of HEAD's commit, commits to read, commits left out by reason). Raises UserError for what git cannot read."""
+def _list_history(path: str) -> tuple[str, int, dict[str, int]]:
+    """(id of HEAD's commit, commits to read, commits left out by reason). Raises UserError if git cannot read it."""
     try:
         head = _git(path, "rev-parse", "--verify", "HEAD^{commit}").strip()
         commits = int(_git(path, "rev-list", "--count", "--no-merges", head))
@@ -97,7 +122,7 @@ def read_commits(part: Part, source: Source) -> Iterator[Record]:
 
 
 def _commit_records(data: bytes, source: Source) -> Iterator[bytes | str | SkipError]:
-    """The document, and a skip for each file of the commit that is not in it."""
+    """The document of a commit, and a SkipError for each of its files that is not in the document."""
     message, _, diff = data.partition(b"\0")
     text = _EMAIL.sub("", message.decode(errors="replace")).strip()
     if not text:
@@ -113,6 +138,7 @@ def _commit_records(data: bytes, source: Source) -> Iterator[bytes | str | SkipE
 
 
 def _files(diff: bytes, source: Source) -> tuple[list[str], Counter[str]]:
+    """(diffs of the files that are kept, number of files left out by reason)"""
     kept: list[str] = []
     left_out: Counter[str] = Counter()
     for file in re.split(rb"^(?=diff --git )", diff, flags=re.MULTILINE):
@@ -123,12 +149,12 @@ def _files(diff: bytes, source: Source) -> tuple[list[str], Counter[str]]:
         name = next((n for n in reversed(named) if n != b"/dev/null"), b"").decode(errors="replace")
         if b"\nGIT binary patch" in header or re.search(rb"^Binary files .* differ$", header, re.MULTILINE):
             reason = "binary"
-        elif trees.is_vendored(name):
+        elif source_files.is_vendored(name):
             reason = "vendored"
-        elif source.languages and not trees.is_chosen(source, name):
+        elif source.languages and not languages.is_chosen(source, name):
             reason = "of another language"
         else:
-            reason = trees.excluded_by_name(name) or _excluded_by_diff(body)
+            reason = source_files.excluded_by_name(name) or _excluded_by_diff(body)
         if reason is None:
             try:
                 kept.append((_NOISE.sub(b"", header + b"\n").rstrip(b"\n") + hunks + body).decode().strip("\n"))
@@ -140,16 +166,16 @@ def _files(diff: bytes, source: Source) -> tuple[list[str], Counter[str]]:
 
 
 def _excluded_by_diff(body: bytes) -> str | None:
-    if len(body) > trees.LONGEST_LINE and max(map(len, body.split(b"\n"))) > trees.LONGEST_LINE:
-        return f"line over {trees.LONGEST_LINE:,} characters"
+    if source_files.has_long_line(body):
+        return f"line over {source_files.LONGEST_CODE_LINE:,} characters"
     return "binary" if b"\0" in body else None
 
 
 def _patches(path: str, head: str, first: int, count: int) -> Iterator[tuple[str, bytes | None]]:
-    """(commit id, message NUL diff; None where that is over `LARGEST_DIFF`), memory bounded by that limit.
+    """(commit id, message NUL diff; None if both are over `LARGEST_DIFF`), in memory bounded by `LARGEST_DIFF`.
 
-    Commits are parted by a word that no commit can hold, drawn anew each time. Plumbing commands: what a user has
-    configured for `git log` and `git diff` changes nothing.
+    A random word, drawn anew each time, separates commits: no commit can hold it. The git commands are plumbing, so
+    that the user's configuration of `git log` and `git diff` changes no document.
     """
     sign = secrets.token_hex(16)
     ids = _git(path, "rev-list", "--no-merges", f"--skip={first}", f"--max-count={count}", head)
@@ -174,25 +200,13 @@ def _patches(path: str, head: str, first: int, count: int) -> Iterator[tuple[str
 
 
 _DIFF = (
-    *(
-        "diff-tree",
-        "--stdin",
-        "--always",
-        "--root",
-        "-r",
-        "-p",
-        "-U3",
-        "-M",
-        "-l400",
-        "--diff-algorithm=myers",
-        "--no-color",
-    ),
-    *("--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--inter-hunk-context=0"),
+    *("diff-tree", "--stdin", "--always", "--root", "-r", "-p", "-U3", "-M", "-l400", "--diff-algorithm=myers"),
+    *("--no-color", "--no-ext-diff", "--no-textconv", "--src-prefix=a/", "--dst-prefix=b/", "--inter-hunk-context=0"),
 )
 
 
 def _split(stream: IO[bytes], sign: bytes) -> Iterator[tuple[str, bytes | None]]:
-    """Records between signs: (commit id, what follows), None for what is over `LARGEST_DIFF`."""
+    """(commit id, the rest) of the records between signs; None instead of a rest over `LARGEST_DIFF`."""
     rest, too_large = b"", False
     while True:
         chunk = stream.read(1 << 16)
@@ -207,12 +221,12 @@ def _split(stream: IO[bytes], sign: bytes) -> Iterator[tuple[str, bytes | None]]
         if not chunk:
             return
         if len(rest) > LARGEST_DIFF + 100:
-            # The id, and what may be the beginning of the next sign.
+            # Keeps the id, and bytes that may be the beginning of the next sign.
             rest, too_large = rest.partition(b"\n")[0] + b"\n" + rest[-len(sign) :], True
 
 
 def _shallow_edge(path: str) -> frozenset[str]:
-    """Commits whose parents were not fetched: their diff would be the whole tree."""
+    """Commits whose parents were not fetched: their diffs would hold the whole tree."""
     file = Path(_git_folder(path), _git(path, "rev-parse", "--git-path", "shallow").strip())
     return frozenset(file.read_text().split()) if file.exists() else frozenset()
 
@@ -223,7 +237,7 @@ def _git(path: str, *arguments: str) -> str:
 
 
 def _command(path: str, *arguments: str) -> list[str]:
-    """In the folder of the repository's data: work trees, their attributes and indexes have no say."""
+    """Runs in the folder of the repository's data, so that work trees, their attributes and indexes change nothing."""
     settings = ("-c", "core.quotePath=false", "-c", "diff.suppressBlankEmpty=false", "-c", "core.attributesFile=")
     return ["git", "-C", _git_folder(path), *settings, *arguments]
 
@@ -242,3 +256,16 @@ def _environment(folder: str | None = None) -> dict[str, str]:
     kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
     own = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1"}
     return {**kept, **own, **({"GIT_INDEX_FILE": os.path.join(folder, "no-such-index")} if folder else {})}
+
+
+FORMAT = Format(
+    name="commits",
+    settings=frozenset({"languages"}),
+    list_inputs=list_histories,
+    read=read_commits,
+    identity=lambda source, files: {
+        "reader": 2,
+        "outputs": source.notebook_outputs,
+        "languages": languages.language_names(source),
+    },
+)

@@ -16,7 +16,7 @@ from collections.abc import Iterator, Sequence
 import numpy as np
 
 from raycodellm.config import NearDuplicates
-from raycodellm.corpora.words import Words, mix, shingles
+from raycodellm.corpora.cleaning.words import Words, mix, shingles
 
 SIGNATURE_SEED = 20_240_601
 RECALL = 0.9

@@ -1,0 +1,164 @@
+"""Which documents stay, for all documents of a source together; and the second reading, which drops the others."""
+
+from __future__ import annotations
+
+import tempfile
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from raycodellm.config import Take
+from raycodellm.corpora.cleaning import contamination, duplicates
+from raycodellm.corpora.cleaning.plan import EXACT, LIMIT, NEAR, CleaningPlan
+from raycodellm.corpora.cleaning.survey import DocumentStats
+from raycodellm.corpora.documents import Document, Skip
+
+
+@dataclass(frozen=True)
+class Decision:
+    """Which documents the second reading drops."""
+
+    reasons: tuple[str, ...]
+    codes: Mapping[int, bytes]
+    """Unit of reading to one byte per document of the unit: 0, or 1 + the place of the reason."""
+    num_tasks: int | None = None
+    """Number of tasks that the source was cut for; None if it was read in one process."""
+    findings: dict[str, Any] | None = None
+    """Content of `contamination.json`; None if no evaluation items were looked for."""
+
+
+class SurveyResult:
+    """The statistics of all documents of a source, added in any order. Close after use.
+
+    Each column is a temporary file without a name, so that a killed process leaves none behind.
+    """
+
+    def __init__(self) -> None:
+        self._files: dict[str, Any] = {}
+        self._shapes: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+        self.codes: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
+        self.contaminated: Counter[int] = Counter()
+        self._examples: dict[int, list[tuple[int, str, str]]] = defaultdict(list)
+        self.num_documents = 0
+        self.num_left = 0
+
+    def add(self, unit: int, first: int, stats: DocumentStats) -> None:
+        """Adds some documents of a unit; `first` is the number of the first of them in the unit."""
+        self.codes[unit][first] = stats.codes
+        self.num_documents += len(stats.codes)
+        self.num_left += len(stats.columns["row"])
+        self.contaminated.update(stats.contaminated)
+        for row, task, document, words in stats.examples:
+            some = [*self._examples[task], (_position(unit, first + row), document, words)]
+            self._examples[task] = sorted(some)[: contamination.EXAMPLES]
+        places = np.uint64(_position(unit, first)) + stats.columns["row"].astype(np.uint64)
+        for name, values in {**stats.columns, "position": places}.items():
+            if name not in self._files:
+                self._files[name] = tempfile.TemporaryFile()  # noqa: SIM115  # `close` closes them
+                self._shapes[name] = values.dtype, values.shape[1:]
+            self._files[name].write(np.ascontiguousarray(values).data)
+
+    def column(self, name: str) -> np.ndarray:
+        """One value per document that passed the checks, in the order in which they were added."""
+        dtype, rest = self._shapes.get(name, (np.dtype(np.uint64), ()))
+        if not self.num_left:
+            return np.zeros((0, *rest), dtype)
+        self._files[name].flush()
+        return np.memmap(self._files[name], dtype, "r", shape=(self.num_left, *rest))
+
+    @property
+    def bands(self) -> list[np.ndarray]:
+        return [self.column(name) for name in self._files if name.startswith("band")]
+
+    @property
+    def examples(self) -> dict[int, list[tuple[str, str]]]:
+        return {task: [(document, words) for _, document, words in some] for task, some in self._examples.items()}
+
+    def close(self) -> None:
+        for file in self._files.values():
+            file.close()
+
+    def __enter__(self) -> SurveyResult:
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.close()
+
+
+def _position(unit: int, row: int) -> int:
+    """A number that orders documents as the source does: by unit, then by row."""
+    return unit << 32 | row
+
+
+def decide(plan: CleaningPlan, result: SurveyResult, num_tasks: int | None = None) -> Decision:
+    """Finds duplicates, takes by score and applies the limit, in this order."""
+    reasons = plan.reasons
+    positions = result.column("position")
+    codes = np.zeros(result.num_left, np.uint8)
+
+    def leave_out(rows: np.ndarray, reason: str) -> None:
+        codes[rows] = 1 + reasons.index(reason)
+
+    if plan.cleaning.exact_duplicates and len(codes):
+        low, high = result.column("digest_low"), result.column("digest_high")
+        leave_out(duplicates.exact(low, high, positions), EXACT)
+    if plan.near and len(codes):
+        sketches = result.column("sketch")
+        leave_out(duplicates.near(result.bands, sketches, positions, codes == 0, plan.near.jaccard), NEAR)
+    if plan.source.take:
+        left = np.flatnonzero(codes == 0)
+        scores, sizes = result.column("score")[left], result.column("num_bytes")[left]
+        leave_out(left[not_taken(scores, sizes, positions[left], plan.source.take)], plan.taken)
+    if plan.source.limit_documents:
+        left = np.flatnonzero(codes == 0)
+        order = np.lexsort((positions[left], result.column("key")[left]))
+        leave_out(left[order[plan.source.limit_documents :]], LIMIT)
+    findings = None
+    if plan.benchmark:
+        findings = contamination.findings(plan.benchmark, result.contaminated, result.examples)
+    return Decision(reasons, _codes_of_units(result, positions, codes), num_tasks, findings)
+
+
+def not_taken(scores: np.ndarray, sizes: np.ndarray, positions: np.ndarray, take: Take) -> np.ndarray:
+    """Rows beyond the share of `sizes`, best score first; the document that reaches the share is still taken."""
+    order = np.lexsort((positions, -scores if take.end == "top" else scores))
+    before = np.cumsum(sizes[order]) - sizes[order]
+    return order[before >= take.share * sizes.sum()]
+
+
+def _codes_of_units(result: SurveyResult, positions: np.ndarray, left_out: np.ndarray) -> dict[int, bytes]:
+    """The codes of both steps per unit; `left_out` has a code for each document that passed the checks."""
+    units = {
+        unit: np.concatenate([by_first[first] for first in sorted(by_first)]) for unit, by_first in result.codes.items()
+    }
+    removed = np.flatnonzero(left_out)
+    places = np.asarray(positions[removed])
+    of_unit, rows = (places >> np.uint64(32)).astype(np.int64), (places & np.uint64(0xFFFFFFFF)).astype(np.int64)
+    order = np.argsort(of_unit, kind="stable")
+    bounds = np.searchsorted(of_unit[order], [[unit, unit + 1] for unit in units]) if len(removed) else None
+    for number, codes in enumerate(units.values()):
+        if bounds is not None:
+            mine = order[slice(*bounds[number])]
+            codes[rows[mine]] = left_out[removed[mine]]
+    return {unit: codes.tobytes() for unit, codes in units.items()}
+
+
+def cleaned(rows: Iterable[Document | Skip], codes: bytes, reasons: Sequence[str]) -> Iterator[Document | Skip]:
+    """The documents that stay, and a `Skip` with its bytes for each document that does not.
+
+    Raises RuntimeError if the number of documents is not that of the first reading.
+    """
+    place = 0
+    for row in rows:
+        if isinstance(row, Skip):
+            yield row
+            continue
+        if place < len(codes):
+            code = codes[place]
+            yield Skip(reasons[code - 1], 1, len(row.content.encode())) if code else row
+        place += 1
+    if place != len(codes):
+        raise RuntimeError(f"{place} documents were read, and {len(codes)} before: the source has changed while read")

@@ -1,0 +1,153 @@
+"""Which documents of a source stay: the settings, the reasons, and the checks of one document by itself.
+
+A source is read twice. The first reading (`survey`) notes for each document a code for the first check that it fails,
+or else its length, score, hashes and signature, some 300 bytes. `decide` brings them together, in columns on the local
+disk, and gives one byte per document. The second reading (`cleaned`) drops documents by these bytes.
+
+The order is fixed, and a document is counted under the first reason that holds:
+
+1. checks of the document by itself: paths, licenses, length, script, score, words shared with an evaluation item;
+2. exact duplicates, then near duplicates, of the documents left: the first in the source's order stays;
+3. `take` by score, of the documents left; documents of equal score in the source's order;
+4. `limit_documents`, of the documents left.
+
+Documents that hold evaluation items go before duplicates are looked for, so that none of them stands for a clean one.
+The result does not depend on how the source was cut into parts, nor on which process read them.
+"""
+
+from __future__ import annotations
+
+import math
+import re
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+from raycodellm.config import Cleaning, NearDuplicates, Source
+from raycodellm.corpora.cleaning.contamination import Benchmark
+from raycodellm.corpora.cleaning.words import script_share
+from raycodellm.corpora.documents import Document
+from raycodellm.corpora.listing.globs import Glob
+
+CLEANING_VERSION = 2
+"""To be raised whenever equal settings keep other documents."""
+CONTAMINATED = "words of an evaluation item"
+EXACT = "exact duplicate"
+NEAR = "near duplicate"
+LIMIT = "over limit_documents"
+Check = Callable[[Document], bool]
+"""True for a document to leave out."""
+
+
+@dataclass(frozen=True)
+class CleaningPlan:
+    """How one source is cleaned."""
+
+    source: Source
+    """The source with the sweep's cleaning settings filled in."""
+    seed: int
+    """Seed of the order in which `limit_documents` counts documents."""
+    benchmark: Benchmark | None = None
+
+    @property
+    def cleaning(self) -> Cleaning:
+        return self.source.cleaning or Cleaning()
+
+    @property
+    def near(self) -> NearDuplicates | None:
+        near = self.cleaning.near_duplicates
+        return near if near and near.enabled else None
+
+    @property
+    def reasons(self) -> tuple[str, ...]:
+        """Why a document is left out, at place code - 1; a document with code 0 stays."""
+        take = self.source.take
+        taken = (f"not in the {take.end} {100 * take.share:g} % by {self.source.score_field}",) if take else ()
+        return (*(reason for reason, _ in checks(self.source)), CONTAMINATED, EXACT, NEAR, *taken, LIMIT)
+
+    @property
+    def taken(self) -> str:
+        """The reason for documents that `take` leaves out."""
+        return self.reasons[-2]
+
+
+def cleaning_identity(source: Source, benchmark: Benchmark | None) -> list[Any] | None:
+    """What the result depends on beside the source itself; None if nothing is cleaned."""
+    settings = (source.cleaning or Cleaning()).active()
+    if source.take:
+        settings["take"] = [source.take.end, source.take.share, source.score_field]
+    if "licenses" in settings:
+        settings["licenses"] = [source.license_field, sorted(name.lower() for name in settings["licenses"])]
+    if not settings:
+        return None
+    return [CLEANING_VERSION, settings, benchmark.identity if benchmark and "decontaminate" in settings else None]
+
+
+# ------------------------------------------------------------------------------------ checks of one document
+
+
+def checks(source: Source) -> list[tuple[str, Check]]:
+    """(reason, check) in the order in which they count."""
+    cleaning = source.cleaning or Cleaning()
+    found: list[tuple[str, Check]] = []
+    if cleaning.paths and cleaning.paths.include:
+        included = _any_glob(cleaning.paths.include)
+        found.append(("path not included", lambda document: not included(_path(document))))
+    if cleaning.paths and cleaning.paths.exclude:
+        excluded = _any_glob(cleaning.paths.exclude)
+        found.append(("path excluded", lambda document: excluded(_path(document))))
+    if cleaning.licenses:
+        column, allowed = source.license_field or "", frozenset(name.lower() for name in cleaning.licenses)
+        found.append(("no license", lambda document: not _licenses(column_value(document, column))))
+        found.append(("license not allowed", lambda document: not _is_allowed(column_value(document, column), allowed)))
+    if least := cleaning.min_characters:
+        found.append((f"under {least} characters", lambda document: len(document.content) < least))
+    if most := cleaning.max_characters:
+        found.append((f"over {most} characters", lambda document: len(document.content) > most))
+    for script, share in (cleaning.script or {}).items():
+        found.append((f"under {100 * share:g} % {script.lower()} letters", _too_little_of(script, share)))
+    if source.take:
+        score = source.score_field or ""
+        found.append((f"no {score}", lambda document: column_value(document, score) is None))
+        found.append((f"{score} is not a number", lambda document: not _is_number(column_value(document, score))))
+    return found
+
+
+def _too_little_of(script: str, share: float) -> Check:
+    return lambda document: script_share(document.content, script) < share
+
+
+def column_value(document: Document, column: str) -> Any:
+    """Value of a column of the document's record; None if the record has no such column."""
+    return (document.meta or {}).get(column)
+
+
+def _path(document: Document) -> str:
+    """Path of a file inside its source; for a record the path of the file that it is in."""
+    return column_value(document, "path") or re.sub(r":\d+$", "", document.id)
+
+
+def _any_glob(patterns: Sequence[str]) -> Callable[[str], bool]:
+    """A function of paths. A pattern without a slash matches at any depth; one of a folder matches the files in it."""
+    globs = [Glob(pattern if "/" in pattern else f"**/{pattern}") for pattern in patterns]
+    return lambda path: any(glob.match(path) for glob in globs)
+
+
+def _licenses(value: Any) -> list[str]:
+    values = value if isinstance(value, (list, tuple)) else [value]
+    return [one.strip() for one in values if isinstance(one, str) and one.strip()]
+
+
+def _is_allowed(value: Any, allowed: frozenset[str]) -> bool:
+    """True if every license of the list is allowed; of an SPDX expression, one side of OR with all its AND terms."""
+    return all(
+        any(
+            all(part.strip() in allowed for part in re.split(r"\s+and\s+", choice))
+            for choice in re.split(r"\s+or\s+", expression.lower())
+        )
+        for expression in _licenses(value)
+    )
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)

@@ -1,0 +1,100 @@
+"""The first reading of a source that is cleaned: what each document shows by itself."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable, Iterator, Mapping
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from raycodellm.corpora.cleaning import contamination, duplicates
+from raycodellm.corpora.cleaning.plan import CONTAMINATED, Check, CleaningPlan, checks, column_value
+from raycodellm.corpora.cleaning.words import PIECE, hash_words
+from raycodellm.corpora.documents import Document, Skip, document_key
+
+BATCH_DOCUMENTS = 4096
+"""Documents that are looked at together, at most."""
+
+
+@dataclass(frozen=True)
+class DocumentStats:
+    """What some neighbouring documents of a source showed."""
+
+    codes: np.ndarray
+    """uint8[documents]: 0, or 1 + the place of the reason in `CleaningPlan.reasons`."""
+    columns: Mapping[str, np.ndarray]
+    """One value per document with code 0: its place `row`, and what `decide` needs."""
+    examples: tuple[tuple[int, int, str, str], ...] = ()
+    """(row, task, document id, words) of the first documents per task that share words with its items."""
+    contaminated: Mapping[int, int] = field(default_factory=dict)
+    """Task to the number of documents that share words with its items; a document may count for several tasks."""
+
+
+def survey(rows: Iterable[Document | Skip], plan: CleaningPlan) -> Iterator[DocumentStats]:
+    """Statistics of batches of documents, in their order. Skips are left to the second reading."""
+    tests = checks(plan.source)
+    batch: list[Document] = []
+    size = 0
+    for row in rows:
+        if isinstance(row, Skip):
+            continue
+        batch.append(row)
+        size += len(row.text) + len(row.response or "")
+        if size >= PIECE or len(batch) >= BATCH_DOCUMENTS:
+            yield _survey_batch(batch, plan, tests)
+            batch, size = [], 0
+    if batch:
+        yield _survey_batch(batch, plan, tests)
+
+
+def _survey_batch(batch: list[Document], plan: CleaningPlan, tests: list[tuple[str, Check]]) -> DocumentStats:
+    codes = np.array([_first(tests, document) for document in batch], np.uint8)
+    left = np.flatnonzero(codes == 0)
+    near = plan.near
+    words = hash_words([batch[row].content for row in left]) if near or plan.benchmark else None
+    examples, counts = (), {}
+    if plan.benchmark and words:
+        found = contamination.matches(words, plan.benchmark)
+        examples, counts = _examples(batch, left, found)
+        codes[left[sorted(found)]] = 1 + plan.reasons.index(CONTAMINATED)
+    still = np.flatnonzero(codes[left] == 0)
+    kept = [batch[row] for row in left[still]]
+    columns = {"row": left[still], "num_bytes": np.array([len(d.content.encode()) for d in kept], np.int64)}
+    if plan.cleaning.exact_duplicates:
+        digests = np.frombuffer(b"".join(map(_content_digest, kept)), np.uint64).reshape(-1, 2)
+        columns |= {"digest_low": digests[:, 0], "digest_high": digests[:, 1]}
+    if near and words:
+        bands, columns["sketch"] = (column[still] for column in duplicates.signatures(words, near))
+        columns |= {f"band{number}": band for number, band in enumerate(bands.T)}
+    if plan.source.take:
+        columns["score"] = np.array([float(column_value(d, plan.source.score_field or "")) for d in kept])
+    if plan.source.limit_documents:
+        columns["key"] = np.array([int.from_bytes(document_key(plan.seed, d)[:8]) for d in kept], np.uint64)
+    return DocumentStats(codes, columns, examples, counts)
+
+
+def _first(tests: list[tuple[str, Check]], document: Document) -> int:
+    return next((number for number, (_, test) in enumerate(tests, 1) if test(document)), 0)
+
+
+def _content_digest(document: Document) -> bytes:
+    digest = hashlib.blake2b(document.text.encode(), digest_size=16)
+    if document.response is not None:
+        digest.update(b"\0" + document.response.encode())
+    return digest.digest()
+
+
+def _examples(
+    batch: list[Document], rows: np.ndarray, found: Mapping[int, Mapping[int, tuple[int, int]]]
+) -> tuple[tuple[tuple[int, int, str, str], ...], dict[int, int]]:
+    counts: Counter[int] = Counter()
+    examples = []
+    for text in sorted(found):
+        document = batch[rows[text]]
+        for task, run in found[text].items():
+            counts[task] += 1
+            if counts[task] <= contamination.EXAMPLES:
+                examples.append((int(rows[text]), task, document.id, contamination.spelled(document.content, *run)))
+    return tuple(examples), dict(counts)

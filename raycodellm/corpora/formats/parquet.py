@@ -1,0 +1,77 @@
+"""Parquet: a record is a row; a file is cut at its row groups."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from raycodellm.config import Source
+from raycodellm.corpora.documents import Record, SkipError
+from raycodellm.corpora.parts import MIB, Part, is_failure, open_part
+from raycodellm.corpora.registry import Format
+from raycodellm.corpora.tables import batch_records, columns_to_read, rows_at_once
+
+
+def read_parquet(part: Part, source: Source) -> Iterator[Record]:
+    """Row group k of n belongs to the part that holds byte k/n of the file, which is known without the footer."""
+    import pyarrow as pa
+    import pyarrow.parquet as pq
+
+    with open_part(part) as file:
+        parquet = pq.ParquetFile(file)
+        groups = parquet.num_row_groups
+        columns = columns_to_read(parquet.schema_arrow, source)
+        row = 0
+        for group in range(groups):
+            if part.start <= group * part.num_bytes // groups < part.stop:
+                try:
+                    rows = rows_at_once(_largest_dictionary(file, parquet.metadata.row_group(group), columns))
+                    for batch in parquet.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
+                        yield from batch_records(batch, row)
+                        row += batch.num_rows
+                    continue
+                except (OSError, ValueError, pa.ArrowException) as error:
+                    if is_failure(error, part):
+                        raise
+                    row = sum(parquet.metadata.row_group(before).num_rows for before in range(group))
+                    yield f":{row}", SkipError("unreadable row group")  # the next group may be sound
+            row += parquet.metadata.row_group(group).num_rows
+
+
+def _largest_dictionary(file: Any, group: Any, columns: list[str]) -> int:
+    """Unpacked bytes of the largest dictionary among the row group's columns, as the heads of their pages say."""
+    largest = 0
+    for column in map(group.column, range(group.num_columns)):
+        if column.path_in_schema.split(".")[0] in columns and column.has_dictionary_page:
+            place = min(column.dictionary_page_offset, column.data_page_offset)
+            if 0 <= place < file.size():
+                file.seek(place)
+                largest = max(largest, _unpacked_size(file.read(16)))
+    return largest
+
+
+def _unpacked_size(head: bytes) -> int:
+    """The second field of a Parquet page's head (Thrift compact protocol): a byte, then a zigzag varint."""
+    number, place = 0, head.find(0x15, 2) + 1
+    for shift, byte in enumerate(head[place : place + 5]):
+        number |= (byte & 0x7F) << 7 * shift
+        if byte < 0x80:
+            break
+    return number >> 1
+
+
+def _columns(part: Part, source: Source) -> list[str]:
+    import pyarrow.parquet as pq
+
+    with open_part(part) as file:
+        return pq.ParquetFile(file).schema_arrow.names
+
+
+FORMAT = Format(
+    name="parquet",
+    extensions=frozenset({".parquet", ".pq"}),
+    read=read_parquet,
+    smallest_sample=32 * MIB,  # a smaller part often holds no row group
+    text_per_byte=3.0,
+    columns=_columns,
+)

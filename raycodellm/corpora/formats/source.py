@@ -1,0 +1,61 @@
+"""Trees of source code: a document is a file of the source's languages.
+
+Left out and counted: version-control, cache and other hidden folders (one count per folder); vendored code; lock files;
+generated, minified and binary files; files over 1 MiB; files with a line over 10,000 bytes; files of other languages.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from raycodellm.config import Source
+from raycodellm.corpora import languages, source_files
+from raycodellm.corpora.documents import Record, SkipError
+from raycodellm.corpora.formats.notebook import read_notebook
+from raycodellm.corpora.parts import MIB, Part, extension, open_part
+from raycodellm.corpora.registry import Format
+
+LARGEST_FILE = 1 * MIB
+
+
+def read_source(part: Part, source: Source) -> Iterator[Record]:
+    """One file; a notebook is read as the format `notebook` reads it."""
+    if part.name.lower().endswith(".ipynb"):
+        yield from read_notebook(part, source)
+        return
+    reason = source_files.excluded_by_name(part.name)
+    if reason is None and part.num_bytes > LARGEST_FILE:
+        reason = f"source file over {LARGEST_FILE // MIB} MiB"
+    if reason is None:
+        with open_part(part) as file:
+            data = file.read()
+        reason = source_files.excluded_by_content(part.name, data)
+    yield "", data.replace(b"\r\n", b"\n") if reason is None else SkipError(reason)
+
+
+def _is_guessed(source: Source, name: str) -> bool:
+    is_adjacent = source.kind == "code_adjacent" and extension(name) in (".json", ".txt")
+    return is_adjacent or languages.is_chosen(source, name)
+
+
+def _reason_to_exclude(source: Source, name: str) -> str | None:
+    if not languages.is_chosen(source, name):
+        return "file of another language"
+    return "vendored" if source_files.is_vendored(name) else None
+
+
+FORMAT = Format(
+    name="source",
+    settings=frozenset({"languages"}),
+    is_guessed=_is_guessed,
+    reason_to_exclude=_reason_to_exclude,
+    known_names=languages.known_names,
+    is_file_tree=True,
+    read=read_source,
+    can_start_inside=lambda uri: False,
+    identity=lambda source, files: {
+        "reader": 2,
+        "outputs": source.notebook_outputs,
+        "languages": languages.language_names(source),
+    },
+)

@@ -1,0 +1,108 @@
+"""Plain text: a document is a file, or with `documents: paragraphs` a block between blank lines."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from raycodellm.config import Source
+from raycodellm.corpora.documents import Record, SkipError
+from raycodellm.corpora.inputs import InputFile
+from raycodellm.corpora.lines import lines, own_lines, too_long
+from raycodellm.corpora.parts import LONGEST_LINE, MIB, TOO_LONG, Part, compression, extension, read_content
+from raycodellm.corpora.registry import Format
+
+LARGEST_TEXT = LONGEST_LINE
+"""Bytes of the largest file that is one document."""
+WINDOW_BYTES = 16 * MIB
+"""A larger file becomes one document per window of this many bytes, cut at line ends, and is counted."""
+_ONCE_CUT = 16 << 20
+"""Bytes from which files were cut in the first version of this reader."""
+
+
+def read_text(part: Part, source: Source) -> Iterator[Record]:
+    if source.documents == "paragraphs":
+        for place, block in _paragraphs(part):
+            yield f":{place}", block if isinstance(block, SkipError) else _joined(block)
+        return
+    is_whole = part.start == 0 and part.stop >= part.num_bytes <= LARGEST_TEXT
+    whole = read_content(part, LARGEST_TEXT) if is_whole else None
+    if whole is not None:
+        yield ":0" if compression(part.uri) else "", whole.replace(b"\r\n", b"\n").removesuffix(b"\r").strip(b"\n")
+        return
+    if part.start == 0 and (part.num_bytes > LARGEST_TEXT or compression(part.uri)):
+        yield "", SkipError(f"text file over {LARGEST_TEXT // MIB} MiB became several documents")
+    for place, block in _windows(part):
+        yield f":{place}", block if isinstance(block, SkipError) else _joined(block)
+
+
+def _joined(block: list[bytes]) -> bytes:
+    return b"\n".join(line.removesuffix(b"\r") for line in block).strip(b"\n")
+
+
+def _windows(part: Part) -> Iterator[tuple[int, list[bytes] | SkipError]]:
+    """(place, the lines that begin in a window of the file). Before damage a window has the lines that can be read."""
+    block: list[bytes] = []
+    began = part.start
+    try:
+        for place, line in own_lines(part):
+            if block and place // WINDOW_BYTES != began // WINDOW_BYTES:
+                yield began, block
+                block = []
+            began = began if block else place
+            if line is TOO_LONG:
+                yield place, too_long("line")
+            else:
+                block.append(line)
+    except (OSError, ValueError, EOFError):
+        yield began, block
+        raise
+    yield began, block
+
+
+def _paragraphs(part: Part) -> Iterator[tuple[int, list[bytes] | SkipError]]:
+    """(place, the lines between blank lines). A paragraph belongs to the part in which the blank line before begins."""
+    block: list[bytes] = []
+    inside, began = part.start == 0, part.start
+    for place, line in lines(part):
+        if line is TOO_LONG:
+            if inside:
+                yield place, too_long("line")
+        elif line.strip():
+            if inside:
+                began = began if block else place
+                block.append(line)
+        else:
+            if block:
+                yield began, block
+                block = []
+            inside = True
+            if place >= part.stop and not compression(part.uri):
+                return
+    if block:
+        yield began, block
+
+
+def _part_bytes(source: Source, file_bytes: int, part_bytes: int) -> int:
+    if source.documents == "paragraphs":
+        return part_bytes
+    return file_bytes if file_bytes <= LARGEST_TEXT else WINDOW_BYTES
+
+
+def _identity(source: Source, files: Sequence[InputFile]) -> dict[str, Any]:
+    was_cut = source.documents == "file" and any(file.num_bytes > _ONCE_CUT for file in files)
+    return {"documents": source.documents, **({"reader": 2} if was_cut else {})}
+
+
+FORMAT = Format(
+    name="text",
+    extensions=frozenset({".txt", ".text"}),
+    # Among configuration files a `.txt` file is one of the tree.
+    is_guessed=lambda source, name: (
+        extension(name) in FORMAT.extensions and not (source.kind == "code_adjacent" and extension(name) == ".txt")
+    ),
+    takes_any_name=True,
+    read=read_text,
+    part_bytes=_part_bytes,
+    identity=_identity,
+)

@@ -1,0 +1,125 @@
+"""Lists local files: a file, the files below a folder, or those that match a glob.
+
+Below a folder hidden files and folders are left out. Links are followed only inside the folder: a link out of the
+folder would make a document of any file of the machine. Everything left out is counted.
+"""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator
+from functools import lru_cache
+from pathlib import Path
+from typing import NamedTuple
+
+from raycodellm.config import UserError
+from raycodellm.corpora.listing.globs import Glob, fixed_part, is_glob
+
+NEVER_ENTERED = frozenset({"node_modules", "__pycache__"})
+"""Folders that are skipped wherever they are."""
+NOT_ENTERED = "not entered: "
+"""Begins the reasons for hidden files and folders, which count only in source trees."""
+_LINK_OUT = "link out of the folder"
+_NO_FILE = "no file (a pipe, a device, a socket, or a link to nothing)"
+_LOCKED = "folder that cannot be opened"
+
+
+class ListedFile(NamedTuple):
+    uri: str
+    name: str
+    """Path inside the source."""
+    num_bytes: int
+    version: str
+    """Time of change or hash of the content: differs when the file has changed."""
+
+
+def list_local(root: str, excluded: Counter[str]) -> list[ListedFile]:
+    """The files at `root`, which is a file, a folder or a glob. Raises UserError if it is none of these."""
+    if os.path.isfile(root):
+        entries, base = [(root, None)], os.path.dirname(root)
+    elif os.path.isdir(root):
+        entries, base = list(_walk(root, _stays_in(root))), root
+    elif os.path.exists(root):
+        raise UserError(f"{root}: is a pipe, a device or a socket; give a file, a folder or a glob")
+    elif is_glob(root):
+        base = fixed_part(root)
+        entries = sorted(set(_matching(root, base)), key=lambda entry: entry[0])
+    else:
+        parent = Path(root)
+        while not parent.exists():
+            parent = parent.parent
+        raise UserError(f"{root}: there is no such file or folder; the nearest folder that exists is {parent}")
+    excluded.update(reason for _, reason in entries if reason)
+    stats = [(path, os.stat(path)) for path, reason in entries if reason is None]
+    return [ListedFile(path, name_of(path, base), stat.st_size, str(stat.st_mtime_ns)) for path, stat in stats]
+
+
+_Entry = tuple[str, str | None]
+"""(path, why it is left out; None for a file to read)"""
+_Stays = Callable[[str], bool]
+"""True if a path leads to a file or folder inside the listed folder."""
+
+
+def _matching(pattern: str, base: str) -> Iterator[_Entry]:
+    stays = _stays_in(base)
+    if "**" in pattern:  # `glob` follows links to folders, and would go round and round through a link upwards
+        wanted = Glob(os.path.relpath(pattern, base))
+        yield from (entry for entry in _walk(base, stays) if wanted.match(os.path.relpath(entry[0], base)))
+        return
+    for match in glob.glob(pattern):
+        if not os.path.isdir(match):
+            yield match, _reason(match, stays)
+        elif stays(match):
+            yield from _walk(match, stays)
+        else:
+            yield match, _LINK_OUT
+
+
+def _walk(root: str, stays: _Stays) -> Iterator[_Entry]:
+    """All files and all that is left out below `root`, sorted by name in each folder."""
+    locked: list[OSError] = []
+    for folder, names, files in os.walk(root, onerror=locked.append):
+        for name in sorted(names):
+            path = os.path.join(folder, name)
+            if name.startswith(".") or name in NEVER_ENTERED:
+                shown = name if name in (*NEVER_ENTERED, ".git", ".hg", ".svn") else "hidden folder"
+                yield path, f"{NOT_ENTERED}{shown}"
+            elif os.path.islink(path) and not stays(path):
+                yield path, _LINK_OUT  # a link to a folder inside is skipped: its target is listed by itself
+        names[:] = sorted(n for n in names if not n.startswith(".") and n not in NEVER_ENTERED)
+        for name in sorted(files):
+            path = os.path.join(folder, name)
+            yield path, f"{NOT_ENTERED}hidden file" if name.startswith(".") else _reason(path, stays)
+    yield from ((error.filename, _LOCKED) for error in locked)
+
+
+def _reason(path: str, stays: _Stays) -> str | None:
+    """Why a file is left out; None if it is read."""
+    if not os.path.isfile(path):
+        return _NO_FILE
+    return None if stays(path) else _LINK_OUT
+
+
+def _stays_in(base: str) -> _Stays:
+    """A function that says whether a path below `base` leads, through any links, to a file or folder below `base`.
+
+    The hub's cache keeps a data set as links from `snapshots` to `blobs` beside it; both count as one folder.
+    """
+    real = os.path.realpath(base)
+    before, _, after = real.rpartition("/snapshots/")
+    roots = [real, f"{before}/blobs"] if before and after else [real]
+    folders = lru_cache(maxsize=1024)(os.path.realpath)  # of a file that is no link only the folder is resolved
+
+    def stays(path: str) -> bool:
+        folder, name = os.path.split(path)
+        target = os.path.realpath(path) if os.path.islink(path) else os.path.join(folders(folder), name)
+        return any(os.path.commonpath([root, target]) == root for root in roots)
+
+    return stays
+
+
+def name_of(path: str, base: str) -> str:
+    """Path inside the source, in which bytes that are no UTF-8 are replaced: document ids hold the path."""
+    return os.fsencode(os.path.relpath(path, base)).decode(errors="replace")

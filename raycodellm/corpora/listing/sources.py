@@ -1,0 +1,167 @@
+"""The files of a source, wherever they are: which they are, in what format, and what identifies them."""
+
+from __future__ import annotations
+
+import hashlib
+from collections import Counter
+from collections.abc import Iterable
+
+from raycodellm.config import Source, UserError
+from raycodellm.corpora.inputs import InputFile, SourceInputs
+from raycodellm.corpora.languages import language_names
+from raycodellm.corpora.listing.builtin import list_builtin
+from raycodellm.corpora.listing.globs import is_glob
+from raycodellm.corpora.listing.hub import list_hub
+from raycodellm.corpora.listing.layouts import choose_files, is_data
+from raycodellm.corpora.listing.local import NOT_ENTERED, ListedFile, list_local
+from raycodellm.corpora.listing.remote import list_remote, storage_hint
+from raycodellm.corpora.parts import HUB, open_bucket
+from raycodellm.corpora.registry import (
+    BUILTIN,
+    DATA_SET_SETTINGS,
+    OTHER_FORMAT,
+    Format,
+    check_rows,
+    check_settings,
+    format_of_files,
+    named_format,
+    reading_identity,
+)
+from raycodellm.files import Folder, fingerprint
+
+HASHED_BYTES = 1 << 30
+"""Local sources up to this many bytes are identified by content, larger ones and remote ones by sizes and times."""
+LARGEST_CARD = 16 << 20
+"""Bytes that are read of a data set's README.md; those of data sets with hundreds of subsets are large."""
+
+
+def source_fingerprint(source: Source, seed: int = 0) -> SourceInputs:
+    """Lists the inputs of a source and identifies them.
+
+    Raises UserError if there are none, or if a setting does not go with the format. `seed` is for builtin sources that
+    are drawn at random.
+    """
+    check_settings(source)
+    if any(path.startswith(BUILTIN) for path in source.paths):
+        return list_builtin(source, seed)
+    language_names(source)  # refuses an unknown name before anything is listed
+    excluded: Counter[str] = Counter()
+    named = named_format(source)
+    if named and named.list_inputs:
+        check_rows(source, named)
+        inputs = tuple(file for path in source.paths for file in named.list_inputs(path, excluded))
+        return _source_inputs(source, named, inputs, excluded)
+    found = [file for path in source.paths for file in _list_files(path, source, excluded)]
+    format = format_of_files(source, [(file.name, file.num_bytes) for file in found])
+    check_rows(source, format)
+    files = _files_of_format(source, format, found, excluded)
+    by_content = sum(file.num_bytes for file in files if "://" not in file.uri) <= HASHED_BYTES
+    inputs = tuple(InputFile(file.uri, file.num_bytes, _digest(file, by_content), file.name) for file in files)
+    if not format.is_file_tree:  # nobody misses caches and the like beside data
+        excluded = Counter({reason: n for reason, n in excluded.items() if not reason.startswith(NOT_ENTERED)})
+    return _source_inputs(source, format, inputs, excluded)
+
+
+def _source_inputs(
+    source: Source, format: Format, files: tuple[InputFile, ...], excluded: Counter[str]
+) -> SourceInputs:
+    known_by = {
+        **reading_identity(source, format, files),
+        "files": sorted([file.name, file.num_bytes, file.digest] for file in files),
+    }
+    num_bytes = sum(file.num_bytes for file in files)
+    left_out = tuple(sorted(excluded.items()))
+    return SourceInputs(fingerprint(known_by), files, num_bytes, format.name, excluded=left_out)
+
+
+def _digest(file: ListedFile, by_content: bool) -> str:
+    if "://" in file.uri or not by_content:
+        return fingerprint([file.num_bytes, file.version])
+    try:
+        with open(file.uri, "rb") as opened:
+            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+    except PermissionError:
+        return ""  # counted as a skip when the source is read
+
+
+def _list_files(path: str, source: Source, excluded: Counter[str]) -> list[ListedFile]:
+    """The files of a path, sorted by name, of the wanted subset and split."""
+    if path.startswith(("http://", "https://")):
+        raise UserError(f"{path}: {path.split('://')[0]}:// is not read; download it and give the file or folder")
+    root = Folder(path.removesuffix("/") if path != "/" else path).uri
+    if root.startswith(HUB):
+        root, files = list_hub(root)
+    else:
+        try:
+            files = list_remote(root) if "://" in root else list_local(root, excluded)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: cannot be listed: {error}{storage_hint(root, error)}") from error
+    if not files:
+        what = "matches no file" if is_glob(root) else "holds no file"
+        left_out = ", ".join(f"{reason}: {count}" for reason, count in excluded.most_common(3))
+        what += f" to read ({left_out})" if left_out else ""
+        raise UserError(f"{path}: {what}; give a file, a folder or a glob such as data/**/*.parquet")
+    files = sorted(files, key=lambda file: file.name)
+    named = named_format(source)
+    is_folder = not is_glob(root) and any(file.uri != root for file in files)
+    if is_folder and (named is None or named.settings >= DATA_SET_SETTINGS):
+        return _of_split(path, root, files, source, excluded)
+    for setting in ("subset", "split"):
+        if getattr(source, setting) is not None:
+            raise UserError(f"{path}: {setting} goes with a folder or an hf:// data set; name just the files instead")
+    return files
+
+
+def _of_split(
+    path: str, root: str, files: list[ListedFile], source: Source, excluded: Counter[str]
+) -> list[ListedFile]:
+    """The files of the wanted subset and split; all files if the folder is no Hugging Face data set."""
+    by_name = {file.name: file for file in files}
+
+    def read(name: str) -> bytes:
+        if name not in by_name:
+            raise FileNotFoundError(name)
+        return _read_card(by_name[name].uri)
+
+    names = choose_files(path, by_name, read, source.subset, source.split, by_words=root.startswith(HUB))
+    if names is None:
+        return files
+    others = sum(map(is_data, by_name.keys() - set(names)))
+    if others:
+        excluded["file of another subset or split"] += others
+    return [by_name[name] for name in names]
+
+
+def _read_card(uri: str) -> bytes:
+    """The first `LARGEST_CARD` bytes of a README.md or a list of files."""
+    if "://" not in uri:
+        with open(uri, "rb") as file:
+            return file.read(LARGEST_CARD)
+    filesystem, path = open_bucket(uri)
+    with filesystem.open_input_stream(path) as stream:
+        return stream.read(LARGEST_CARD)
+
+
+def _files_of_format(
+    source: Source, format: Format, files: Iterable[ListedFile], excluded: Counter[str]
+) -> list[ListedFile]:
+    """The files that the format reads. A file that the source names by itself is read whatever it is called."""
+    named = {Folder(path).uri for path in source.paths}
+    files = list(dict.fromkeys(files))
+    kept = []
+    for file in files:
+        reason = None if file.uri in named else format.why_excluded(source, file.name)
+        if reason is None:
+            kept.append(file)
+        else:
+            excluded[reason] += 1
+    if not kept and format.takes_any_name:
+        excluded.pop(OTHER_FORMAT, None)
+        kept = files
+    if not kept:
+        known = format.known_names(source) if format.known_names else sorted(format.extensions)
+        raise UserError(
+            f"{source.path}: none of the {len(files)} files found is {format.name} for kind {source.kind}; known are "
+            f"{', '.join(known[:12])}"
+        )
+    return kept

@@ -1,0 +1,173 @@
+"""The formats of source files: one file of `formats/` each, whose `FORMAT` says all that the package knows of it."""
+
+from __future__ import annotations
+
+import importlib
+import os
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import lru_cache
+from typing import Any
+
+from raycodellm.config import FORMATS, Source, UserError
+from raycodellm.corpora.documents import Record
+from raycodellm.corpora.inputs import InputFile
+from raycodellm.corpora.parts import COMPRESSIONS, Part, compression, extension
+from raycodellm.corpora.rows import TEXT_ROWS, RowReader
+
+OTHER_FORMAT = "file of another format"
+FORMAT_SETTINGS = ("languages", "subset", "split")
+"""Settings of a source that only some formats have."""
+BUILTIN = "builtin:"
+"""Begins the path of a source without files."""
+DATA_SET_SETTINGS = frozenset({"subset", "split"})
+
+
+@dataclass(frozen=True)
+class Format:
+    """One format: how its files are recognised, cut into parts and read, and which settings a source of it may have.
+
+    A format without `read` only says what the rows of a file mean (`instruct`, `qa`): its files are Parquet, Arrow or
+    JSON, which are recognised by their names.
+    """
+
+    name: str
+    """What `format` says in the sweep file; also the name of the file in `formats/`."""
+    settings: frozenset[str] = DATA_SET_SETTINGS
+    """Which of `FORMAT_SETTINGS` a source of this format may have."""
+
+    # ---------------------------------------------------------------------------------------------- which files
+    extensions: frozenset[str] = frozenset()
+    """Extensions of the files in lower case, without that of a compression. Other files are left out and counted."""
+    is_guessed: Callable[[Source, str], bool] | None = None
+    """(source, file name) to whether the name speaks for this format where the sweep file names none; by default the
+    name's extension must be one of `extensions`."""
+    reason_to_exclude: Callable[[Source, str], str | None] | None = None
+    """(source, file name) to why the file is left out; by default its extension must be one of `extensions`."""
+    takes_any_name: bool = False
+    """True if all files are read when none has a known extension."""
+    known_names: Callable[[Source], Sequence[str]] | None = None
+    """The extensions and names of files, for the refusal of a folder without any; `extensions` by default."""
+    list_inputs: Callable[[str, Counter[str]], Iterator[InputFile]] | None = None
+    """(path, counts of what is left out) to inputs, for a format whose inputs are no files."""
+    is_data: bool = True
+    """False if such files lie beside the data of a data set, as notebooks do."""
+    is_file_tree: bool = False
+    """True if each file is a document that is known by its path: `cleaning.paths` goes by the path, and folders that
+    are not entered count as left out."""
+
+    # ------------------------------------------------------------------------------------------- cutting, reading
+    read: Callable[[Part, Source], Iterator[Record]] | None = None
+    """The records that begin in the part, in order; the same records however the file was cut into parts."""
+    can_start_inside: Callable[[str], bool] = field(default=lambda uri: True)
+    """(uri) to whether a part may begin in the middle of the file. In a packed file no part may."""
+    part_bytes: Callable[[Source, int, int], int] = field(default=lambda source, file_bytes, part_bytes: part_bytes)
+    """(source, bytes of the file, bytes per part that are asked for) to bytes per part."""
+    smallest_sample: int = 0
+    """Bytes of the smallest part that a sample is drawn from."""
+    text_per_byte: float = 1.0
+    """About how many bytes of text a byte of a file holds."""
+    columns: Callable[[Part, Source], Sequence[str]] | None = None
+    """The names of the columns of a part's file; None if a file of this format has no rows."""
+    rows: RowReader | None = None
+    """How rows become documents, for a format without `read`."""
+    identity: Callable[[Source, Sequence[InputFile]], Mapping[str, Any]] = field(default=lambda source, files: {})
+    """What a token store's identity holds of this reading: settings, and a version once documents have changed."""
+
+    def speaks_for(self, source: Source, name: str) -> bool:
+        """True if the file's name speaks for this format."""
+        return self.is_guessed(source, name) if self.is_guessed else extension(name) in self.extensions
+
+    def why_excluded(self, source: Source, name: str) -> str | None:
+        """Why the file is not read; None if it is."""
+        if self.reason_to_exclude:
+            return self.reason_to_exclude(source, name)
+        return None if extension(name) in self.extensions else OTHER_FORMAT
+
+    def is_read_whole(self, uri: str) -> bool:
+        return compression(uri) is not None or not self.can_start_inside(uri)
+
+
+@lru_cache(maxsize=1)
+def known_formats() -> Mapping[str, Format]:
+    """Format by name."""
+    return {name: importlib.import_module(f"raycodellm.corpora.formats.{name}").FORMAT for name in FORMATS}
+
+
+def known_format(name: str) -> Format:
+    return known_formats()[name]
+
+
+def row_reader(source: Source) -> RowReader:
+    """How the rows of this source become documents."""
+    asked = known_format(source.format).rows if source.format else None
+    if asked is None and source.is_instruct:
+        asked = known_format("instruct").rows
+    return asked or TEXT_ROWS
+
+
+def reading_identity(source: Source, format: Format | None, files: Sequence[InputFile]) -> dict[str, Any]:
+    """What decides which documents the files give, beside their content; `format` is None for a builtin source."""
+    reader = row_reader(source)
+    known_by: dict[str, Any] = {
+        "format": format.name if format else "builtin",
+        "limit": source.limit_documents,
+        "instruct": source.is_instruct,
+    }
+    if (format and format.columns) or reader is not TEXT_ROWS:
+        known_by |= reader.identity(source)
+    if any(os.path.splitext(file.name.lower())[1] in (*COMPRESSIONS, ".json") for file in files):
+        known_by["pieces"] = 2  # version 1 lost packed files from before the damage on, and arrays as a whole
+    return known_by | dict(format.identity(source, files) if format else {})
+
+
+def named_format(source: Source) -> Format | None:
+    """The format that the sweep file says; a source with `languages` is a source tree."""
+    name = source.format or ("source" if source.languages else None)
+    return known_format(name) if name else None
+
+
+def check_settings(source: Source) -> None:
+    """Raises UserError for a setting that does not go with the source's format."""
+    named = named_format(source)
+    is_builtin = any(path.startswith(BUILTIN) for path in source.paths)
+    for setting in FORMAT_SETTINGS:
+        if getattr(source, setting) is None:
+            continue
+        if is_builtin and setting in DATA_SET_SETTINGS:
+            raise UserError(f"{setting} goes with data sets, and a builtin source has none; remove it")
+        if named and setting not in named.settings:
+            having = ", ".join(format.name for format in known_formats().values() if setting in format.settings)
+            raise UserError(f"{setting} goes with format {having}; found {named.name}: remove one of them")
+
+
+def format_of_files(source: Source, files: Sequence[tuple[str, int]]) -> Format:
+    """The format that `files`, (name, bytes) each, are read as: the one that is named, or that of most bytes."""
+    named = named_format(source)
+    return named if named and named.read else _guess(source, files)
+
+
+def check_rows(source: Source, format: Format) -> None:
+    """Raises UserError if the source needs rows, such as prompts and responses, and files of the format have none."""
+    reader = row_reader(source)
+    if format.columns is None and reader.needs:
+        what = f"kind {source.kind}" if source.is_instruct else f"format {source.format}"
+        raise UserError(f"{source.path}: {what} needs {reader.needs}, found {format.name}; give JSONL or Parquet")
+
+
+def _guess(source: Source, files: Sequence[tuple[str, int]]) -> Format:
+    # A format that is known by its extensions goes before one that takes what the kind or the languages say.
+    candidates = sorted(known_formats().values(), key=lambda format: not format.extensions)
+    sizes: Counter[str] = Counter()
+    for name, num_bytes in files:
+        guessed = next((format for format in candidates if format.speaks_for(source, name)), None)
+        if guessed:
+            sizes[guessed.name] += num_bytes + 1
+    if not sizes:
+        shown = ", ".join(sorted({extension(name) or name for name, _ in files})[:8])
+        raise UserError(
+            f"{source.path}: cannot tell the format from the names (found {shown}); set format to one of "
+            f"{', '.join(known_formats())}"
+        )
+    return known_format(sizes.most_common(1)[0][0])

@@ -1,0 +1,76 @@
+"""Samples of sources: texts to train a tokenizer on, and the mean size of a document."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterable, Iterator
+from functools import partial
+
+from raycodellm.config import Source
+from raycodellm.corpora.documents import Document, document_key
+from raycodellm.corpora.inputs import SourceInputs
+from raycodellm.corpora.listing.builtin import builtin_documents
+from raycodellm.corpora.reading import READ_BYTES, plan_parts, read_part
+from raycodellm.corpora.registry import known_format
+
+
+def sample_texts(
+    sources: Iterable[tuple[Source, SourceInputs]], num_bytes: int, seed: int, chunk_bytes: int = 128 << 10
+) -> Iterator[str]:
+    """About `num_bytes` of UTF-8 text, an equal share of each source; a small source gives all it has, the others more.
+
+    The texts come from ranges all over the files, in an order given by the seed. A prompt and its response are one
+    text.
+    """
+    left = num_bytes
+    ordered = sorted(sources, key=lambda item: (item[1].num_bytes, item[1].fingerprint))
+    for rank, (source, inputs) in enumerate(ordered):
+        budget = left // (len(ordered) - rank)
+        for text in _sample(source, inputs, budget, seed, chunk_bytes):
+            left -= len(text.encode())
+            yield text
+
+
+def document_bytes(source: Source, inputs: SourceInputs) -> float:
+    """Mean UTF-8 bytes of a document, from a few hundred documents; 0 if none can be read."""
+    some = itertools.islice(_draw(source, inputs, 1 << 16, 0, 1 << 16), 300)
+    sizes = [len(document.content.encode()) for document in some]
+    return sum(sizes) / max(1, len(sizes))
+
+
+def _sample(source: Source, inputs: SourceInputs, budget: int, seed: int, chunk_bytes: int) -> Iterator[str]:
+    for document in _draw(source, inputs, budget, seed, chunk_bytes):
+        size = len(document.content.encode())
+        if size > budget:  # cuts the document, which ends the sample
+            yield document.content.encode()[:budget].decode(errors="ignore")
+            return
+        budget -= size
+        yield document.content
+
+
+def _draw(source: Source, inputs: SourceInputs, budget: int, seed: int, chunk_bytes: int) -> Iterator[Document]:
+    """Documents of small parts of the files, in an order given by the seed."""
+    if inputs.is_builtin:
+        yield from sorted(builtin_documents(source, inputs), key=partial(document_key, seed))
+        return
+    format = known_format(inputs.format)
+    size = format.smallest_sample or max(chunk_bytes, inputs.num_bytes // 4096)
+    parts = [
+        part._replace(start=start, stop=min(start + size, part.stop))
+        for part in plan_parts(source, inputs, READ_BYTES)
+        for start in range(part.start, part.stop, part.stop if format.is_read_whole(part.uri) else size)
+    ]
+    most = max(2 * chunk_bytes, 4 * budget // len(parts))
+    parts.sort(key=lambda part: document_key(seed, Document(f"{part.name}:{part.start}", "")))
+    for part in parts:
+        rows = (row for row in read_part(part, source, inputs.format) if isinstance(row, Document))
+        yield from sorted(_up_to(rows, most), key=partial(document_key, seed))
+
+
+def _up_to(documents: Iterable[Document], num_bytes: int) -> Iterator[Document]:
+    """The first documents, until they have `num_bytes` characters."""
+    for document in documents:
+        yield document
+        num_bytes -= len(document.content)
+        if num_bytes <= 0:
+            return
