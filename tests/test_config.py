@@ -194,3 +194,11 @@ def test_the_old_and_the_new_spelling_of_a_setting_may_not_contradict_each_other
     )
     tree["stages"][0]["optimizer"] = {"search": {"choice": [{"weight_decay": 0.3}]}}
     assert "write optimizer.weight_decay inside optimizer" in refusal(yaml.safe_dump(tree))
+
+
+@pytest.mark.parametrize(
+    ("key", "meant"),
+    [("weight_dcay", "optimizer.weight_decay"), ("precison", "numerics.precision"), ("betas", "optimizer.betas")],
+)
+def test_a_misspelt_setting_of_a_group_is_answered_with_its_place(sweep_text: str, key: str, meant: str) -> None:
+    assert f"unknown key; did you mean {meant!r}?" in refusal(sweep_text, f"pretrain.{key}=1")

@@ -1,4 +1,4 @@
-"""The error of a wrong request, and the hint that names what was probably meant."""
+"""The error of a wrong request, and the hint that names the key or value probably meant."""
 
 from __future__ import annotations
 
@@ -6,17 +6,18 @@ import difflib
 from collections.abc import Iterable
 
 MESSAGE_CHARACTERS = 280
-"""Characters of the longest message; with the command's name before it, it stays under 300."""
+"""Characters of the longest message; with the command's name before it, a message stays under 300."""
 _END_CHARACTERS = 90
-"""Characters kept of the end of a message that is too long: the end says what would work."""
+"""Characters kept at the end of a message that is too long: the end says what would work."""
 _LISTED = 12
-"""Names that a hint lists at most."""
+"""Most names that a hint lists."""
 
 
 class UserError(Exception):
-    """The request was wrong: what, the value found, what would work. The command line prints it and exits with 2.
+    """The request was wrong: which key, the value found, what would work. The command line prints the message and exits
+    with 2.
 
-    The message is one line of at most MESSAGE_CHARACTERS, whatever the file held: a longer one loses its middle.
+    The message is one line of at most MESSAGE_CHARACTERS; a longer one loses its middle.
     """
 
     def __init__(self, message: object = "") -> None:
@@ -24,7 +25,7 @@ class UserError(Exception):
 
 
 def one_line(text: str, limit: int = MESSAGE_CHARACTERS) -> str:
-    """`text` on one line, what cannot be printed as an escape, cut in its middle to at most `limit` characters."""
+    """`text` on one line of at most `limit` characters: unprintable characters escaped, the middle cut out."""
     if len(text) > 50 * limit:
         text = f"{text[: 25 * limit]} {text[-25 * limit :]}"
     text = " ".join(text.split())
@@ -35,7 +36,7 @@ def one_line(text: str, limit: int = MESSAGE_CHARACTERS) -> str:
 
 
 def shown(value: object, characters: int = 60) -> str:
-    """`value` as it is said in a message: its repr, cut short."""
+    """`value` for a message: its repr, cut to `characters`."""
     try:
         text = repr(value)
     except ValueError:  # a whole number of more digits than Python writes out
@@ -43,12 +44,18 @@ def shown(value: object, characters: int = 60) -> str:
     return text if len(text) <= characters else f"{text[: characters - 1]}…"
 
 
-def suggest(found: str, known: Iterable[object]) -> str:
-    """`did you mean …?` when one of `known` is near to `found`, else those there are, the first dozen of them."""
+def nearest(found: object, known: Iterable[object]) -> str | None:
+    """The name among `known` that `found` probably meant; None when none is near."""
+    # The comparison is letter by letter and would take seconds for names that are longer than any key.
+    near = difflib.get_close_matches(str(found)[:100], [str(name) for name in known], n=1, cutoff=0.6)
+    return near[0] if near else None
+
+
+def suggest(found: object, known: Iterable[object]) -> str:
+    """`did you mean …?` when one of `known` is near to `found`, else the first dozen of `known`."""
     names = [str(name) for name in known]
-    # Longer names than any key would be compared letter by letter for seconds.
-    near = difflib.get_close_matches(str(found)[:100], names, n=1, cutoff=0.6)
+    near = nearest(found, names)
     if near:
-        return f"did you mean {near[0]!r}?"
+        return f"did you mean {near!r}?"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"known: {', '.join(names[:_LISTED])}{more}"

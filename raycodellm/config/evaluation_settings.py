@@ -20,7 +20,7 @@ class Evaluation(Frozen):
     few_shot: Annotated[Whole, Field(ge=0)] = 0
     """Solved examples before each item."""
     batch_size: Annotated[Whole, Field(ge=1)] = 32
-    """Items that the model reads at once."""
+    """Sequences (a question with one of its answers) per forward pass."""
 
     @field_validator("tasks")
     @classmethod

@@ -1,33 +1,36 @@
-"""What pydantic found wrong, said in the words of the sweep file: the key, the value found, what would work."""
+"""Pydantic's errors in the words of the sweep file: the key, the value found, what would work."""
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
-from raycodellm.config.errors import shown, suggest
+from raycodellm.config.errors import nearest, shown, suggest
+from raycodellm.config.old_spellings import STAGE_SETTINGS
 from raycodellm.config.source_settings import KINDS
+from raycodellm.config.stage_settings import Stage
 from raycodellm.config.sweep_settings import Sweep
 
-_SAID = 3
-"""Faults said at once, at most."""
+_MOST_FAULTS = 3
+"""Most faults named in one message."""
 
 
 def explain(error: ValidationError, tree: dict[str, Any]) -> str:
-    """The fault of `tree`, in one line."""
-    # A refused item of a tuple makes pydantic also call the tuple too short; only the first is news.
+    """The faults of `tree` in one line."""
+    # For a refused item of a tuple, pydantic also calls the tuple too short; only the first of the two errors is news.
     items = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
-    said = list(dict.fromkeys(_explain_one(item, tree) for item in items))
-    more = f"; and {len(said) - _SAID} more" if len(said) > _SAID else ""
-    return "; ".join(said[:_SAID]) + more
+    faults = list(dict.fromkeys(_explain_one(item, tree) for item in items))
+    more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
+    return "; ".join(faults[:_MOST_FAULTS]) + more
 
 
-def _explain_one(item: dict[str, Any], tree: dict[str, Any]) -> str:
+def _explain_one(item: Mapping[str, Any], tree: dict[str, Any]) -> str:
     path = _path_in(tree, item["loc"])
-    key = _spoken_path(tree, path)
+    key = _dotted(tree, path)
     if item["type"] == "extra_forbidden":
-        return f"{key}: unknown key; {suggest(path[-1], _known_keys(path))}"
+        return f"{key}: unknown key; {_suggest_key(path)}"
     if item["type"] == "missing":
         return f"{key}: is missing; {_hint(path)}"
     if item["type"] == "value_error":
@@ -40,7 +43,7 @@ def _explain_one(item: dict[str, Any], tree: dict[str, Any]) -> str:
 
 
 def _path_in(tree: Any, places: tuple[Any, ...]) -> tuple[Any, ...]:
-    """Where in the file an error is: its place without the branches of unions that pydantic names in between."""
+    """The path of an error in the file: pydantic's path without the branches of unions that it names in between."""
     path: list[Any] = []
     for part in places:
         inside = range(len(tree)) if isinstance(tree, list) else tree if isinstance(tree, dict) else ()
@@ -53,14 +56,15 @@ def _path_in(tree: Any, places: tuple[Any, ...]) -> tuple[Any, ...]:
 
 
 def _is_union_branch(part: Any) -> bool:
-    """Pydantic names the tried branch of a union in an error's path; a reader of the file knows no such key."""
+    """True for the name by which pydantic calls a branch of a union in an error's path; the file has no such key."""
     return isinstance(part, str) and (
         part in ("Objective", "str", "int", "float")
         or part.startswith(("function-", "tuple", "constrained-", "literal"))
     )
 
 
-def _spoken_path(tree: dict[str, Any], path: tuple[Any, ...]) -> str:
+def _dotted(tree: dict[str, Any], path: tuple[Any, ...]) -> str:
+    """The path as text, a stage by its name: `stages.pretrain.tokens`."""
     if len(path) > 1 and path[0] == "stages" and isinstance(path[1], int):
         try:
             path = ("stages", tree["stages"][path[1]]["name"], *path[2:])
@@ -69,7 +73,8 @@ def _spoken_path(tree: dict[str, Any], path: tuple[Any, ...]) -> str:
     return ".".join(str(part) if len(str(part)) <= 60 else shown(part) for part in path)
 
 
-def _known_keys(path: tuple[Any, ...]) -> list[str]:
+def _suggest_key(path: tuple[Any, ...]) -> str:
+    """The hint for an unknown key: the known key that was probably meant, or the known keys."""
     model: Any = Sweep
     for part in path[:-1]:
         if isinstance(part, int):
@@ -78,7 +83,12 @@ def _known_keys(path: tuple[Any, ...]) -> list[str]:
         if fields is None or part not in fields:
             continue  # a key of a mapping, such as a source's name: its model was already entered
         model = _model_inside(fields[part].annotation) or model
-    return list(model.model_fields)
+    paths = {key: key for key in model.model_fields}
+    if model is Stage:
+        paths = {old: ".".join(path) for old, path in STAGE_SETTINGS.items()} | paths
+        paths = {key: f"{group}.{key}" for group, key in STAGE_SETTINGS.values()} | paths
+    near = nearest(path[-1], paths)
+    return f"did you mean {paths[near]!r}?" if near else suggest(path[-1], model.model_fields)
 
 
 def _model_inside(annotation: Any) -> type[BaseModel] | None:

@@ -17,7 +17,7 @@ class Objective(Frozen):
     metric: str
     """A metric of the evaluation, for example `mean/bpb` or `boxes/acc`."""
     mode: Literal["min", "max"]
-    """Whether less or more is better."""
+    """`min` where lower values are better, `max` where higher ones are."""
 
 
 class Search(Frozen):

@@ -28,8 +28,8 @@ class LearningRate(Frozen):
     warmup: Ratio = 0.05
     """Share of the stage's steps in which the rate rises on a straight line to `peak`."""
     final: Ratio = 0.1
-    """Rate when the stage has ended, as a share of `peak`. The last step trains at the rate of the decay's last step, a
-    little above."""
+    """Rate when the stage has ended, as a share of `peak`. The last step trains at a slightly higher rate, so that with
+    0, too, every step trains."""
     decay: Ratio = 0.2
     """Share of the stage's steps that decay, at the stage's end (`wsd` only)."""
     boundary: Literal["restart", "continue"] = "restart"

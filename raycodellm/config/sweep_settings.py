@@ -23,7 +23,7 @@ STORAGE_FOLDERS = ("tokens", "stages", "tokenizers")
 
 
 class Sweep(Frozen):
-    """One concrete setting of the whole sweep file: a value in the place of every search space."""
+    """The whole sweep file, with one value in the place of every search space."""
 
     name: Name
     """Names the run's folder: letters, digits, - and _."""
