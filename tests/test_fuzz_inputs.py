@@ -22,16 +22,20 @@ def fuzz():
 
 
 @pytest.mark.skipif(sys.platform == "win32", reason="runs its cases in forked processes")
-def test_malformed_sources_end_as_a_store_or_a_clear_error(fuzz, tmp_path):
+@pytest.mark.parametrize(
+    ("cases", "seed"), [(16, 7), pytest.param(1000, 8, marks=[pytest.mark.exhaustive, pytest.mark.timeout(3600)])]
+)
+def test_malformed_sources_end_as_a_store_or_a_clear_error(fuzz, tmp_path, cases, seed):
     """Run apart, since a process that already has threads must not fork."""
     import subprocess
 
-    command = [sys.executable, SCRIPT, "--cases", "45", "--seed", "7", "--workers", "2", "--output", tmp_path / "found"]
-    run = subprocess.run(command, capture_output=True, text=True, timeout=300)
+    command = [sys.executable, SCRIPT, "--cases", str(cases), "--seed", str(seed), "--workers", "2"]
+    command += ["--output", tmp_path / "found"]
+    run = subprocess.run(command, capture_output=True, text=True)
     assert run.returncode == 0, run.stdout + run.stderr
     header, *rows = (tmp_path / "found.csv").read_text().splitlines()
-    assert header.startswith("case,format,wrong,outcome") and len(rows) >= 45
-    assert "| all | 45 |" in (tmp_path / "found.md").read_text()
+    assert header.startswith("case,format,wrong,outcome") and len(rows) >= cases
+    assert f"| all | {cases:,} |" in (tmp_path / "found.md").read_text()
 
 
 def test_a_case_is_the_same_for_the_same_seed(fuzz, tmp_path):

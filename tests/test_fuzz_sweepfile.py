@@ -27,10 +27,11 @@ def fuzz():
     del sys.modules[spec.name]
 
 
-def test_no_malformed_sweep_file_ends_in_a_traceback_or_takes_long(fuzz, monkeypatch):
+@pytest.mark.parametrize("cases", [100, pytest.param(5000, marks=pytest.mark.exhaustive)])
+def test_no_malformed_sweep_file_ends_in_a_traceback_or_takes_long(fuzz, monkeypatch, cases):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     fuzz.planned(fuzz._mutations.CONDITIONAL)
-    found = [fuzz.run(number, seed=1) for number in range(300)]
+    found = [fuzz.run(number, seed=1) for number in range(cases)]
     wrong = [one for one in found if one.outcome not in ("accepted", "refused")]
     assert not wrong, wrong[0].detail
     assert len({one.outcome for one in found}) == 2

@@ -222,6 +222,7 @@ print(cpu_seconds, int(peak.split()[1]) / 1024)
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="reads the peak memory from /proc")
+@pytest.mark.slow
 def test_ten_million_sequences_over_five_sources_take_seconds_and_little_memory() -> None:
     done = subprocess.run([sys.executable, "-c", _LARGE_PLAN], capture_output=True, text=True, check=True)
     cpu_seconds, mebibytes = map(float, done.stdout.split())

@@ -104,11 +104,11 @@ def test_the_cost_of_concatenation_is_counted_exactly(tmp_path_factory, document
     assert f"{cost.split_documents:,} of {len(documents):,} documents split" in str(cost)
 
 
-def test_ten_million_documents_are_packed_in_seconds_and_best_fit_splits_fewer():
-    sizes = np.random.default_rng(0).lognormal(6, 1.3, 10_000_000).astype(np.int64) + 2
+def test_a_million_documents_are_packed_in_seconds_and_best_fit_splits_fewer():
+    sizes = np.random.default_rng(0).lognormal(6, 1.3, 1_000_000).astype(np.int64) + 2
     began = time.process_time()
     packing = pack(sizes, 2048, "best_fit")
-    assert time.process_time() - began < 30
+    assert time.process_time() - began < 3
     best, ends = report(sizes, 2048, "best_fit", packed=packing), report(sizes, 2048, "concatenate")
     assert best.padded_share < 0.001
     assert best.split_documents == best.long_documents < ends.split_documents / 3
