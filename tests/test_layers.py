@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from graphlib import TopologicalSorter
 from pathlib import Path
 
 import pytest
@@ -45,8 +46,7 @@ DOORS = {
     "deepspeed": {"engine"},
     "lm_eval": {"evaluation"},
 }
-FUNCTION_LINES = 60
-MODULE_LINES = 520
+FUNCTION_LINES, FILE_LINES = 60, 400
 
 FILES = sorted(
     path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py") or path.parent != PACKAGE
@@ -106,13 +106,72 @@ def test_tasks_import_nothing_of_the_package_but_themselves():
             assert not inside or name.startswith("raycodellm.tasks"), f"{path.name}:{line}: imports {name}"
 
 
-@by_file
-def test_functions_and_modules_are_short(path):
-    source = path.read_text(encoding="utf-8")
-    for node in ast.walk(ast.parse(source)):
-        if isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef)):
-            lines = node.end_lineno - node.lineno + 1
-            assert lines <= FUNCTION_LINES, f"{path.name}:{node.lineno}: {node.name} has {lines} lines; split it"
-    lines = source.count("\n")
-    in_folder = path.parent != PACKAGE
-    assert in_folder or lines <= MODULE_LINES, f"{path.name} has {lines} lines; make it a folder"
+def module_name(path: Path) -> str:
+    """`a.b` for the file a/b.py, and `a` for a/__init__.py."""
+    return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
+
+
+def imported_files(path: Path) -> set[str]:
+    """Names of the package's modules that the file imports."""
+    known = {module_name(one) for one in FILES}
+    names = {name.removeprefix("raycodellm.") for name, _ in imported(path)}
+    return {name if name in known else name.rpartition(".")[0] for name in names} & known - {module_name(path)}
+
+
+def test_no_files_import_each_other_in_a_circle_inside_folders_too():
+    """Without imports of a file's own `__init__`, which `faults` names."""
+    TopologicalSorter({module_name(path): imported_files(path) - own_folder(path) for path in FILES}).prepare()
+
+
+def own_folder(path: Path) -> set[str]:
+    return set() if path.name == "__init__.py" else {module_name(path.parent / "__init__.py")}
+
+
+def is_logic(statement: ast.stmt) -> bool:
+    """False for an import, a docstring and `__all__`."""
+    if isinstance(statement, ast.Assign):
+        return [ast.unparse(target) for target in statement.targets] != ["__all__"]
+    docstring = isinstance(statement, ast.Expr) and isinstance(statement.value, ast.Constant)
+    return not (docstring or isinstance(statement, (ast.Import, ast.ImportFrom)))
+
+
+def faults(path: Path) -> Iterator[str]:
+    """What is wrong with the file's size, its parts, and its place in its folder."""
+    name, source = path.relative_to(PACKAGE), path.read_text(encoding="utf-8")
+    tree = ast.parse(source)
+    if source.count("\n") > FILE_LINES:
+        yield f"{name}: more than {FILE_LINES} lines"
+    for node in ast.walk(tree):
+        is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
+        if is_function and node.end_lineno - node.lineno >= FUNCTION_LINES:
+            yield f"{name}: {node.name} has more than {FUNCTION_LINES} lines"
+    if path.name == "__init__.py" and any(map(is_logic, tree.body)):
+        yield f"{name}: holds logic; move it to a file of the folder that says what it is"
+    if imported_files(path) & own_folder(path):
+        yield f"{name}: imports its own folder's __init__, which imports it"
+
+
+KNOWN_FAULTS: set[str] = {
+    "ingest/__init__.py: holds logic; move it to a file of the folder that says what it is",
+    "mixture.py: more than 400 lines",
+    "report/__init__.py: holds logic; move it to a file of the folder that says what it is",
+    "report/figures.py: imports its own folder's __init__, which imports it",
+    "report/page.py: imports its own folder's __init__, which imports it",
+    "report/tables.py: imports its own folder's __init__, which imports it",
+    "report/text.py: imports its own folder's __init__, which imports it",
+    "slots/__init__.py: holds logic; move it to a file of the folder that says what it is",
+    "statistics/intervals.py: imports its own folder's __init__, which imports it",
+    "statistics/seeds.py: imports its own folder's __init__, which imports it",
+    "sweep/__init__.py: holds logic; move it to a file of the folder that says what it is",
+    "tasks/boxes/__init__.py: holds logic; move it to a file of the folder that says what it is",
+    "tasks/logical_deduction/__init__.py: holds logic; move it to a file of the folder that says what it is",
+    "tokens/__init__.py: holds logic; move it to a file of the folder that says what it is",
+    "tokens/build.py: more than 400 lines",
+}
+"""Faults that files still have: the set may only become smaller."""
+
+
+def test_files_and_functions_are_short_and_an_init_file_only_gives_names():
+    found = {fault for path in FILES for fault in faults(path)}
+    assert not found - KNOWN_FAULTS
+    assert not KNOWN_FAULTS - found, "mended: take them off the list"
