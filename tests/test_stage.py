@@ -270,7 +270,7 @@ def test_the_next_stage_starts_from_the_weights_of_the_one_before(tmp_path, stra
 # ------------------------------------------------------------------------------------------- continuing
 
 
-@pytest.mark.parametrize("zero", [0, 1, 3])
+@pytest.mark.parametrize("zero", [1, *(pytest.param(zero, marks=pytest.mark.slow) for zero in (0, 3))])
 def test_a_stage_stopped_twice_ends_as_if_it_never_was(tmp_path, straight, zero):
     job = make_job(tmp_path / "again", scaling=scaling(zero=zero, micro_batch=4))
     assert train(job, stop_before=3) is None
@@ -377,6 +377,7 @@ def test_a_sequence_longer_than_the_model_s_context_is_refused(tmp_path):
         train(replace(job, stage=settings))
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
 def test_every_zero_stage_and_precision_trains_on_a_cpu(tmp_path, straight, zero, precision):

@@ -481,8 +481,16 @@ def start(code: str, text_source: Source, trained: TokenizerInfo, target: Path, 
     return subprocess.Popen(arguments, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
 
 
-@pytest.mark.parametrize("call", ["fsync", "replace"])
-@pytest.mark.parametrize("number", [1, 2, 3])  # of the tokens, of the documents' lengths, of the manifest
+@pytest.mark.parametrize(  # the first is of the tokens, the second of the documents' lengths, the last of the manifest
+    ("call", "number"),
+    [
+        ("replace", 3),
+        *(
+            pytest.param(call, number, marks=pytest.mark.slow)
+            for call, number in (("fsync", 1), ("fsync", 2), ("fsync", 3), ("replace", 1), ("replace", 2))
+        ),
+    ],
+)
 def test_a_writer_that_is_killed_leaves_nothing_that_looks_finished(tmp_path, text_source, trained, call, number):
     code = f"""
 count, real = 0, os.{call}
