@@ -14,14 +14,15 @@ from hypothesis import strategies as st
 
 from raycodellm import mixture
 from raycodellm.config import code_ratio_curve
+from raycodellm.mixture import order
 from raycodellm.records import SourceSlice
 from raycodellm.schedule import Schedule, _from_phases
 
 
 def largest_deviation(made: Schedule, num_sequences: int) -> float:
-    order = mixture.source_order(made, num_sequences)
+    drawn_from = order.SourceOrder(made, num_sequences).sources(0, num_sequences)
     drawn = np.zeros((num_sequences + 1, len(made.weights[0])))
-    drawn[1:] = np.cumsum(np.eye(drawn.shape[1])[order], axis=0)
+    drawn[1:] = np.cumsum(np.eye(drawn.shape[1])[drawn_from], axis=0)
     granted = made.integral(np.arange(num_sequences + 1) / num_sequences) * num_sequences
     return float(np.abs(drawn - granted).max())
 
@@ -48,7 +49,7 @@ def test_named_shapes_hold_at_every_ratio(ratio: float, shape: str) -> None:
     progress, ratios, interpolation = code_ratio_curve(shape, ratio)
     made = Schedule(tuple(progress), tuple((1 - r, r) for r in ratios), interpolation)
     assert largest_deviation(made, 5_000) <= 1.0 + 1e-6
-    counts = np.bincount(mixture.source_order(made, 5_000), minlength=2)
+    counts = np.bincount(order.SourceOrder(made, 5_000).sources(0, 5_000), minlength=2)
     assert counts[1] == pytest.approx(5_000 * ratio, abs=1.0)
     if ratio in (0.0, 1.0):
         assert counts[1 - int(ratio)] == 0
@@ -67,10 +68,15 @@ def test_the_planned_code_ratio_until_a_position_is_that_of_the_sequences_before
     assert plan.code_ratio_until(0) == plan.code_ratio(0)
 
 
-def one_by_one(made: Schedule, num_sequences: int) -> list[int]:
-    """Earliest deadline first as the textbook has it: one position after the other, from a heap."""
+def earliest_deadline_first(made: Schedule, num_sequences: int) -> list[int]:
+    """The specification of the order of sources: earliest deadline first, one position after the other.
+
+    Sequence k of a source may be drawn from the position where the schedule has granted more than k - 1 sequences, and
+    is due where it has granted k. Among the sequences that may be drawn, the one due first is; of equals, the one of
+    the first source. A last sequence that is granted in part is due after the stage, the largest part first.
+    """
     granted = made.integral(np.arange(num_sequences + 1) / num_sequences) * num_sequences
-    waiting, ready, order = [], [], []
+    waiting, ready, drawn = [], [], []
     for source, curve in enumerate(granted.T):
         most = int(np.ceil(curve[-1] - 1e-7))
         for number in range(1, most + 1):
@@ -82,19 +88,20 @@ def one_by_one(made: Schedule, num_sequences: int) -> list[int]:
     for position in range(1, num_sequences + 1):
         while waiting and waiting[0][0] <= position:
             heapq.heappush(ready, waiting.pop(0)[1:])
-        order.append(heapq.heappop(ready)[1])
-    return order
+        drawn.append(heapq.heappop(ready)[1])
+    return drawn
 
 
 @pytest.mark.parametrize(("block", "stretch"), [(1 << 16, 1 << 18), (32, 64), (1, 7)])
 @given(made=schedules(), num_sequences=st.integers(1, 1500))
-def test_lanes_and_stretches_give_the_order_of_one_position_after_the_other(
+def test_the_order_of_sources_is_that_of_earliest_deadline_first(
     block: int, stretch: int, made: Schedule, num_sequences: int
 ) -> None:
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(mixture, "_BLOCK", block)
-        patch.setattr(mixture, "_STRETCH", stretch)
-        assert mixture.source_order(made, num_sequences).tolist() == one_by_one(made, num_sequences)
+        patch.setattr(order, "_BLOCK", block)
+        patch.setattr(order, "_STRETCH", stretch)
+        found = order.SourceOrder(made, num_sequences).sources(0, num_sequences)
+    assert found.tolist() == earliest_deadline_first(made, num_sequences)
 
 
 @given(made=schedules(), num_sequences=st.integers(2, 900), data=st.data())
@@ -207,6 +214,7 @@ def test_a_shuffle_has_no_preferred_places_and_no_preferred_neighbours() -> None
 _LARGE_PLAN = """
 import pathlib, time
 from raycodellm import mixture
+from raycodellm.mixture import order
 from raycodellm.records import SourceSlice
 from raycodellm.schedule import Schedule
 

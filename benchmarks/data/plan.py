@@ -16,6 +16,7 @@ import numpy as np
 from _common import finish, header, in_processes, parser, table
 
 from raycodellm import mixture
+from raycodellm.mixture.order import SourceOrder
 from raycodellm.records import SourceSlice
 from raycodellm.schedule import Schedule
 
@@ -61,7 +62,11 @@ def measure(side: str, num_sequences: int, num_sources: int) -> dict[str, float]
     if side == "rows":
         order = plan.rows(0, num_sequences).source
     else:
-        order = mixture.source_order(made, num_sequences) if side == "order" else at_random(made, num_sequences)
+        order = (
+            SourceOrder(made, num_sequences).sources(0, num_sequences)
+            if side == "order"
+            else at_random(made, num_sequences)
+        )
     seconds = time.perf_counter() - began
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))
