@@ -225,13 +225,17 @@ def fill(store: cache.CachedStore) -> Folder | None:
     return store.cache.fill(store.folder, store.manifest)
 
 
+def has_copy(store: cache.CachedStore) -> bool:
+    return store.cache.copy_of(store.folder) is not None
+
+
 def test_a_cached_store_is_read_from_afar_until_its_copy_is_there_and_never_again_after_that(far, tmp_path):
     store = cached(far("s"), tmp_path / "cache")
     expected = TokenStore.open(Folder(str(far.folder / "s"))).read(np.arange(600), LENGTH)[0].tolist()
-    assert store.read(np.arange(600), LENGTH)[0].tolist() == expected and not store.is_near
+    assert store.read(np.arange(600), LENGTH)[0].tolist() == expected and not has_copy(store)
     assert fill(store) == store.cache.copy_of(store.folder)
     before = far.files.num_bytes
-    assert store.read(np.arange(600), LENGTH)[0].tolist() == expected and store.is_near
+    assert store.read(np.arange(600), LENGTH)[0].tolist() == expected and has_copy(store)
     assert pickle.loads(pickle.dumps(store)).read_raw(np.arange(5), LENGTH)[0].tolist() == expected[:5]
     assert len(pickle.dumps(store)) < 500
     fill(store)
@@ -244,36 +248,28 @@ def test_filling_runs_while_training_does_and_says_what_could_not_be_copied(far,
     with ingest.filling(stores):
         while len(caplog.records) < 2:
             time.sleep(0.01)
-    assert "are in use: it is read from where it is; cache_gib: 1 would hold it" in caplog.text
-    assert not any(store.is_near for store in stores)
+    assert "the store is read from where it is; cache_gib: 1 would hold it, or delete copies there" in caplog.text
+    assert not any(has_copy(store) for store in stores)
     stores = [cached(store.folder, tmp_path / "cache") for store in stores]
     with ingest.filling(stores):
-        while not all(store.is_near for store in stores):
+        while not all(has_copy(store) for store in stores):
             time.sleep(0.01)
     with ingest.filling([object()]):
         assert not any(thread.name == "raycodellm-cache" and thread.is_alive() for thread in threading.enumerate())
 
 
-def test_what_was_used_longest_ago_makes_room_but_never_what_is_in_use(far, tmp_path):
-    names = ("a", "b", "c", "d")
-    folders = {name: far(name) for name in names}
+def test_a_store_that_does_not_fit_is_refused_and_the_copies_before_it_stay(far, tmp_path):
+    folders = {name: far(name) for name in ("a", "b", "c")}
     room = int(2.5 * size_of(folders["a"]))
-    opened = {}
-    for age, name in enumerate(("b", "a")):
-        opened[name] = cached(folders[name], tmp_path / "cache", room)
-        assert fill(opened[name])
-        os.utime(tmp_path / "cache" / f"{name}.use", (1000 + age, 1000 + age))
-    copies = opened["a"].cache
-    opened["c"] = cached(folders["c"], tmp_path / "cache", room)
-    with pytest.raises(cache.CacheRefused, match=r"c has .* GiB, but .* are in use"):
+    opened = {name: cached(folder, tmp_path / "cache", room) for name, folder in folders.items()}
+    (tmp_path / "cache" / "other").mkdir(parents=True)
+    (tmp_path / "cache" / "other" / "log").write_bytes(b"0" * room)  # no copy: does not count
+    assert fill(opened["a"]) and fill(opened["b"])
+    with pytest.raises(cache.CacheRefused, match=r"c has .* GiB, but copies in .* take .*delete copies there"):
         fill(opened["c"])
-    assert copies.copy_of(folders["a"]) and copies.copy_of(folders["b"])
-    for name in ("a", "b"):  # ends its use, as the process's end would
-        del opened[name]
-    assert fill(opened["c"])
-    assert copies.copy_of(folders["a"]) and copies.copy_of(folders["b"]) is None
-    taken = sum(cache._size(path) for path in (tmp_path / "cache").iterdir() if path.is_dir())
-    assert taken <= room
+    assert has_copy(opened["a"]) and has_copy(opened["b"]) and not has_copy(opened["c"])
+    expected = TokenStore.open(Folder(str(far.folder / "c"))).read(np.arange(9), LENGTH)[0].tolist()
+    assert opened["c"].read(np.arange(9), LENGTH)[0].tolist() == expected
 
 
 def test_a_copy_that_came_damaged_is_not_kept(far, tmp_path):
@@ -284,7 +280,7 @@ def test_a_copy_that_came_damaged_is_not_kept(far, tmp_path):
     path.write_bytes(data)
     with pytest.raises(cache.CacheRefused, match=r"not the .* of its manifest"):
         fill(store)
-    assert not store.is_near and not list((tmp_path / "cache").glob("*.part"))
+    assert not has_copy(store) and not list((tmp_path / "cache").glob("*.part"))
 
 
 def test_a_full_disk_leaves_no_half_copy_and_says_how_much_there_is(far, tmp_path, monkeypatch):
@@ -296,7 +292,7 @@ def test_a_full_disk_leaves_no_half_copy_and_says_how_much_there_is(far, tmp_pat
     monkeypatch.setattr(cache.os, "fsync", full)
     with pytest.raises(cache.CacheRefused, match=r"could not be copied .* are free there\): No space left on device"):
         fill(store)
-    assert not store.is_near and not list((tmp_path / "cache").glob("*.part"))
+    assert not has_copy(store) and not list((tmp_path / "cache").glob("*.part"))
 
 
 def test_held_out_documents_are_read_by_ranges_and_from_a_copy_alike(tmp_path, far):
@@ -308,7 +304,7 @@ def test_held_out_documents_are_read_by_ranges_and_from_a_copy_alike(tmp_path, f
         for _ in range(2):
             assert np.array_equal(store.read(everything, LENGTH)[0], expected.read(everything, LENGTH)[0])
             fill(distant)
-        assert store.is_near
+        assert has_copy(store)
 
 
 def test_where_copies_lie_is_a_setting(tmp_path, far):
@@ -333,7 +329,7 @@ def fill_in_process(bucket: str, folder: str, seconds_per_read: float, told: mul
     before = files.num_bytes
     while fill(opened) is None:
         time.sleep(0.01)
-    told.put((files.num_bytes - before, opened.is_near))
+    told.put((files.num_bytes - before, has_copy(opened)))
 
 
 def start_filling(bucket: Path, folder: Path, seconds_per_read: float = 0.0):
@@ -367,7 +363,7 @@ def test_a_copy_whose_maker_was_killed_is_never_read_and_is_made_again(tmp_path)
     store = Folder(str(tmp_path / "bucket" / "s"))
     assert (tmp_path / "cache" / "s.part").exists() and copies.copy_of(store) is None
     copy = copies.fill(store, TokenStore.open(store).manifest)
-    assert sorted(os.listdir(copy.local)) == sorted([".size", *os.listdir(store.local)])
+    assert sorted(os.listdir(copy.local)) == sorted(os.listdir(store.local))
     TokenStore.open(copy).verify()
     assert not (tmp_path / "cache" / "s.part").exists()
 

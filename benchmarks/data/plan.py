@@ -62,11 +62,8 @@ def measure(side: str, num_sequences: int, num_sources: int) -> dict[str, float]
     if side == "rows":
         order = plan.rows(0, num_sequences).source
     else:
-        order = (
-            SourceOrder(made, num_sequences).sources(0, num_sequences)
-            if side == "order"
-            else at_random(made, num_sequences)
-        )
+        in_order = SourceOrder(made, num_sequences)
+        order = in_order.sources(0, num_sequences) if side == "order" else at_random(made, num_sequences)
     seconds = time.perf_counter() - began
     status = Path("/proc/self/status").read_text().splitlines()
     peak = next(int(line.split()[1]) for line in status if line.startswith("VmHWM"))

@@ -57,8 +57,7 @@ class Scaling(Frozen):
     """`local`: each node copies the token stores that its stages draw from to its own disk, once. Meant for object
     storage."""
     cache_gib: Annotated[Number, Field(gt=0)] = 100.0
-    """Most GiB (2^30 bytes) of copies per node. Evicts the least recently used copies; a store that does not fit is not
-    copied."""
+    """Most GiB (2^30 bytes) of copies per node. A store that would exceed them is not copied, and a warning says so."""
     cache_folder: str = "~/.cache/raycodellm"
     """Folder of the copies, on each node's own disk."""
     fresh_workers: bool = False

@@ -1,4 +1,4 @@
-"""Blocks: some of a worker's rows of the plan, read. What both readers do, and what they agree on."""
+"""Blocks of a worker's rows of the plan: how the plan is cut into blocks, read, and cut into steps again."""
 
 from __future__ import annotations
 
@@ -9,16 +9,18 @@ from typing import Protocol
 import numpy as np
 
 TOKEN_BYTES = 2
+"""Bytes per token, assumed where the size of a block is chosen."""
 
 
 class Store(Protocol):
-    """What is read here of a token store (`tokens.TokenStore` is one). Travels to read tasks by pickle.
+    """The part of a token store that reading needs (`tokens.PackedStore` has it). Travels to read tasks by pickle.
 
-    A store that also has `read_raw` is read by that: the same, but tokens may be of any integer type, and None for the
-    mask says that every token counts. `every_token_counts`, where it has that, says so of all its sequences.
+    Reading prefers `read_raw` where a store has it: it may give tokens of any integer type, and None for the mask when
+    every token counts. `every_token_counts`, where a store has it, says that this holds for all its sequences.
     """
 
-    def read(self, sequences: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray | None]: ...
+    def read(self, sequences: np.ndarray, sequence_length: int) -> tuple[np.ndarray, np.ndarray | None]:
+        """(tokens int32, loss mask bool), both [n, sequence_length], of the numbered sequences."""
 
 
 class Rows(Protocol):
@@ -46,12 +48,15 @@ class Block:
     """Some of a worker's rows, in the plan's order."""
 
     position: np.ndarray
+    """int64[rows]: position in the plan."""
     source: np.ndarray
+    """int16[rows]: index into the stage's sources."""
     sequence: np.ndarray
+    """int64[rows]: number of the sequence in its source's token store."""
     tokens: np.ndarray
     """[rows, length], of the stores' own integer type: two bytes each where that is enough."""
     loss_mask: np.ndarray | None
-    """bool[rows, length]: whether the token counts in the loss; None where all do."""
+    """bool[rows, length]: whether the token counts in the loss; None where all tokens count."""
 
     def __len__(self) -> int:
         return len(self.position)
@@ -63,13 +68,13 @@ class Block:
 
 
 Planned = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Positions, sources and sequences of a block of this worker's rows."""
+"""Positions, sources and sequences of this worker's rows of a block."""
 Span = tuple[int, int]
 """Positions [start, stop) of the plan."""
 
 
 def read_rows(stores: Sequence[Store], planned: Planned, sequence_length: int) -> Block:
-    """Reads the planned sequences; one read per source. Row i of the result is row i of what was planned."""
+    """Reads the planned sequences, with one read per source; the rows keep their order."""
     position, source, sequence = planned
     parts = []
     for index in np.unique(source).tolist():
@@ -77,7 +82,8 @@ def read_rows(stores: Sequence[Store], planned: Planned, sequence_length: int) -
         read = getattr(stores[index], "read_raw", stores[index].read)
         parts.append((rows, *read(sequence[rows], sequence_length)))
     if len(parts) == 1:
-        return Block(*planned, *parts[0][1:])
+        _, tokens, loss_mask = parts[0]
+        return Block(position, source, sequence, tokens, loss_mask)
     dtype = np.result_type(*(tokens.dtype for _, tokens, _ in parts)) if parts else np.dtype(np.int32)
     tokens = np.empty((len(position), sequence_length), dtype)
     all_count = all(mask is None for _, _, mask in parts)
@@ -86,19 +92,24 @@ def read_rows(stores: Sequence[Store], planned: Planned, sequence_length: int) -
         tokens[rows] = of_source
         if mask is not None and loss_mask is not None:
             loss_mask[rows] = mask
-    return Block(*planned, tokens, loss_mask)
+    return Block(position, source, sequence, tokens, loss_mask)
 
 
-def joined(parts: Sequence[Block]) -> Block:
-    """Blocks that follow each other, as one."""
+def join_blocks(parts: Sequence[Block]) -> Block:
+    """One block of blocks that follow each other."""
     if len(parts) == 1:
         return parts[0]
-    columns = [np.concatenate([getattr(p, name) for p in parts]) for name in ("position", "source", "sequence")]
-    tokens = np.concatenate([part.tokens for part in parts])
-    if all(part.loss_mask is None for part in parts):
-        return Block(*columns, tokens, None)
-    masks = [np.ones(part.tokens.shape, bool) if part.loss_mask is None else part.loss_mask for part in parts]
-    return Block(*columns, tokens, np.concatenate(masks))
+    loss_mask = None
+    if any(part.loss_mask is not None for part in parts):
+        masks = [np.ones(part.tokens.shape, bool) if part.loss_mask is None else part.loss_mask for part in parts]
+        loss_mask = np.concatenate(masks)
+    return Block(
+        position=np.concatenate([part.position for part in parts]),
+        source=np.concatenate([part.source for part in parts]),
+        sequence=np.concatenate([part.sequence for part in parts]),
+        tokens=np.concatenate([part.tokens for part in parts]),
+        loss_mask=loss_mask,
+    )
 
 
 def spans(
@@ -109,23 +120,25 @@ def spans(
     sequence_length: int,
     block_bytes: int,
 ) -> list[Span]:
-    """How the plan from `position` on is cut into blocks: the first a single step, so that training begins at once,
-    then twice as much each time up to `block_bytes` of tokens per worker; whole steps where one is no larger than that,
-    so that a step is a view of its block. How it is cut changes nothing of what comes.
+    """The spans of blocks that cut the plan from `position` on; how it is cut changes nothing of the data.
+
+    The first block is a single step, so that training begins at once; each next block is twice as large, up to
+    `block_bytes` of tokens per worker. A block holds whole steps where one step is no larger than that, so that a step
+    is a view of its block.
     """
     largest = max(1, block_bytes // (sequence_length * TOKEN_BYTES)) * world_size
     if largest > batch_sequences:
         largest -= largest % batch_sequences
-    cut, size = [], min(batch_sequences, largest)
+    blocks, size = [], min(batch_sequences, largest)
     while position < num_sequences:
-        cut.append((position, min(position + size, num_sequences)))
+        blocks.append((position, min(position + size, num_sequences)))
         position += size
         size = min(2 * size, largest)
-    return cut
+    return blocks
 
 
 def planner(plan: PlanLike, rank: int, world_size: int) -> Callable[[Span], Planned]:
-    """What this worker reads of a span of the plan: every `world_size`-th position."""
+    """A function that gives this worker's rows of a span: every `world_size`-th position."""
 
     def planned(span: Span) -> Planned:
         rows = plan.rows(*span)
@@ -136,23 +149,23 @@ def planner(plan: PlanLike, rank: int, world_size: int) -> Callable[[Span], Plan
 
 
 class StepSlicer:
-    """Takes steps out of blocks, wherever the blocks end."""
+    """Cuts blocks into steps, which may begin and end anywhere in a block."""
 
     def __init__(self, blocks: Iterator[Block], sequence_length: int) -> None:
         self._blocks, self._length = blocks, sequence_length
         self._parts: list[Block] = []
 
     def take(self, positions: np.ndarray) -> Block:
-        """The rows of exactly these positions; raises RuntimeError when something else came."""
+        """The rows of exactly these positions. Raises RuntimeError when the blocks hold other positions."""
         have = sum(map(len, self._parts))
         while have < len(positions):
             block = next(self._blocks, None)
             if block is None:
                 raise RuntimeError(f"the data ended before positions {_span(positions)}")
-            # An empty rest would make joining copy a whole block.
+            # An empty rest would make `join_blocks` copy a whole block.
             self._parts = [part for part in self._parts if len(part)] + [block]
             have += len(block)
-        whole = joined(self._parts) if self._parts else _nothing(self._length)
+        whole = join_blocks(self._parts) if self._parts else _empty_block(self._length)
         self._parts = [whole[len(positions) :]]
         block = whole[: len(positions)]
         if not np.array_equal(block.position, positions):
@@ -160,7 +173,7 @@ class StepSlicer:
         return block
 
 
-def _nothing(sequence_length: int) -> Block:
+def _empty_block(sequence_length: int) -> Block:
     none = np.zeros(0, np.int64)
     return Block(none, none.astype(np.int16), none, np.zeros((0, sequence_length), np.int32), None)
 

@@ -1,8 +1,8 @@
-"""The two ways in which blocks are read, in the plan's order and ahead of the training that takes them.
+"""The two ways to read blocks, in the plan's order and ahead of the training that takes them.
 
-`read_in_process` reads in this process: the shortest way, and the one that runs without Ray. `read_by_ray` reads in Ray
-Data tasks, a block each, kept in order: reading then takes no time from the training process, and a task whose process
-or node is lost is run again and keeps its place. `Prefetcher` runs either in a thread, a few blocks ahead.
+`read_in_process` reads in this process: the shortest way, which works without Ray. `read_by_ray` reads in Ray Data
+tasks, one block each, kept in order: reading then takes no time from the training process, and a task whose process or
+node is lost runs again and keeps its place. `Prefetcher` runs either of them in a thread, a few blocks ahead.
 """
 
 from __future__ import annotations
@@ -19,22 +19,22 @@ import numpy as np
 from raycodellm.ingest.blocks import TOKEN_BYTES, Block, Planned, Span, Store, read_rows
 
 BLOCK_BYTES = 8 * 2**20
-"""Of tokens, per worker: about two thousand sequences of 2,048."""
+"""Bytes of tokens in a block, per worker: about two thousand sequences of 2,048 tokens."""
 TASK_BYTES = 16 * 2**20
-"""The same for a task of Ray Data, each of which costs some 20 ms besides what it reads."""
+"""Bytes of tokens in a block that a Ray Data task reads; each task costs some 20 ms besides its reading."""
 BLOCKS_AHEAD = 2
-"""Blocks read and not yet asked for, per worker."""
+"""Blocks read in advance, per worker."""
 BLOCKS_PER_DATASET = 64
-"""A new dataset every so often, so that the rows of a long plan need not all be known at its start."""
+"""Blocks after which a new dataset begins, so that a long plan is worked out piece by piece."""
 _NODE = "ray.io/node-id"
 _END_SECONDS = 30.0
 logger = logging.getLogger(__name__)
 
 
 class Prefetcher:
-    """An iterator over the blocks of another one, which a thread keeps `BLOCKS_AHEAD` in advance.
+    """Iterates over the blocks of another iterator, which a thread reads `BLOCKS_AHEAD` in advance.
 
-    An error of the other iterator is raised where its block was asked for. `close` ends the thread.
+    An error of the other iterator is raised when its block is asked for. `close` ends the thread.
     """
 
     def __init__(self, source: Iterator[Block]) -> None:
@@ -46,6 +46,7 @@ class Prefetcher:
 
     @property
     def num_ready(self) -> int:
+        """Blocks that are read and waiting."""
         return self._ready.qsize()
 
     def __iter__(self) -> Prefetcher:
@@ -62,7 +63,7 @@ class Prefetcher:
     def close(self) -> None:
         self._stopped.set()
         self._thread.join(_END_SECONDS)
-        if self._thread.is_alive():  # it holds nothing that the training's end would need
+        if self._thread.is_alive():  # the end of training needs nothing of it
             logger.warning("a read of training data has not ended after %.0f s and is left alone", _END_SECONDS)
 
     def _work(self) -> None:
@@ -80,6 +81,7 @@ class Prefetcher:
         self._hand_over(last)
 
     def _hand_over(self, item: Block | BaseException | None) -> bool:
+        """Waits for room and puts the item into the queue; False once `close` was called."""
         while not self._stopped.is_set():
             try:
                 self._ready.put(item, timeout=0.1)
@@ -92,7 +94,7 @@ class Prefetcher:
 def read_in_process(
     stores: Sequence[Store], planned: Callable[[Span], Planned], spans: Sequence[Span], sequence_length: int
 ) -> Iterator[Block]:
-    """Reads in this thread."""
+    """Reads each span's block in this thread."""
     for span in spans:
         yield read_rows(stores, planned(span), sequence_length)
 
@@ -100,12 +102,12 @@ def read_in_process(
 def read_by_ray(
     stores: Sequence[Store], planned: Callable[[Span], Planned], spans: Sequence[Span], sequence_length: int
 ) -> Iterator[Block]:
-    """Reads in Ray Data tasks, on this node where that can be. Ray runs a task again that lost its process or node."""
+    """Reads each span's block in a Ray Data task, on this node if possible. Ray runs a lost task again."""
     stores, masked = list(stores), not all(getattr(store, "every_token_counts", False) for store in stores)
     for first in range(0, len(spans), BLOCKS_PER_DATASET):
         rows = [planned(span) for span in spans[first : first + BLOCKS_PER_DATASET]]
-        # With more workers than rows some have none.
-        reads = [_Read(stores, block, sequence_length, masked) for block in rows if len(block[0])]
+        # A worker has no rows of a span that is shorter than the number of workers.
+        reads = [_BlockRead(stores, block, sequence_length, masked) for block in rows if len(block[0])]
         if reads:
             for batch in _dataset(reads).iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
                 mask = batch.get("loss_mask")
@@ -113,14 +115,14 @@ def read_by_ray(
 
 
 def preload() -> None:
-    """Imports Ray Data and starts the processes that it reads with, before there is anything to read."""
+    """Imports Ray Data and starts its reading processes, before any data is to be read."""
     rows = np.arange(8)
-    read = _Read([_Nothing()], (rows, np.zeros(8, np.int16), rows), 8, False)
+    read = _BlockRead([_ZeroStore()], (rows, np.zeros(8, np.int16), rows), 8, False)
     _dataset([read] * BLOCKS_AHEAD).take_all()
 
 
-class _Nothing:
-    """A store of zeros; reading it imports what reading a real one needs."""
+class _ZeroStore:
+    """A store of zeros; reading it imports the modules that reading a real store needs."""
 
     every_token_counts = True
 
@@ -130,22 +132,22 @@ class _Nothing:
         return np.zeros((len(sequences), sequence_length), np.uint16), None
 
 
-def _dataset(reads: list[_Read]) -> Any:
+def _dataset(reads: list[_BlockRead]) -> Any:
     import ray.data
 
     dataset = ray.data.read_datasource(
         _datasource(reads),
         override_num_blocks=len(reads),
-        # No CPU is asked for: a training worker group may hold every CPU that there is, and would wait for ever.
+        # No CPU is asked for: a training worker group may hold every CPU of the cluster, and would wait for ever.
         num_cpus=0,
         concurrency=BLOCKS_AHEAD,
-        # Where it is needed: the block is then in this node's memory, and this node's copies of stores are used.
+        # On this node: the block is then in its memory, and its copies of stores are used.
         label_selector={_NODE: _this_node()},
-        fallback_strategy=[{"label_selector": {_NODE: "!none"}}],  # else on any other
+        fallback_strategy=[{"label_selector": {_NODE: "!none"}}],  # or else on any other node
     )
     options = dataset.context.execution_options
     options.preserve_order = True
-    # Left alone, each worker reads ahead until it has its part of the object store.
+    # Without a limit, each worker reads ahead until it has filled its part of the object store.
     memory = 4 * BLOCKS_AHEAD * TASK_BYTES
     options.resource_limits = ray.data.ExecutionResources.for_limits(object_store_memory=memory)
     _quiet(dataset.context)
@@ -165,14 +167,14 @@ def _quiet(context: Any) -> None:
 
 
 @dataclass(frozen=True)
-class _Read:
-    """One read task's work; picklable. It carries its rows (18 bytes each), not the plan."""
+class _BlockRead:
+    """The work of one read task; picklable. Carries its rows (18 bytes each), not the plan."""
 
     stores: list[Store]
     planned: Planned
     sequence_length: int
     masked: bool
-    """Whether the blocks of this dataset, which all have the same columns, say which tokens count."""
+    """Whether the block has a loss mask; all blocks of a dataset have the same columns."""
 
     def __call__(self) -> Iterator[Any]:
         from ray.data.block import BlockAccessor
@@ -185,12 +187,12 @@ class _Read:
         yield BlockAccessor.batch_to_block(columns)
 
 
-def _datasource(reads: list[_Read]) -> Any:
+def _datasource(reads: list[_BlockRead]) -> Any:
     from ray.data.block import BlockMetadata
     from ray.data.datasource import Datasource, ReadTask
 
     class PlannedSequences(Datasource):
-        """A worker's rows of the plan, a read task per block."""
+        """A worker's rows of the plan, one read task per block."""
 
         def estimate_inmemory_data_size(self) -> int:
             return sum(map(self.num_bytes, reads))
@@ -201,10 +203,10 @@ def _datasource(reads: list[_Read]) -> Any:
             return [ReadTask(read, self.metadata(read)) for read in reads]
 
         @staticmethod
-        def num_bytes(read: _Read) -> int:
+        def num_bytes(read: _BlockRead) -> int:
             return len(read.planned[0]) * ((TOKEN_BYTES + read.masked) * read.sequence_length + 18)
 
-        def metadata(self, read: _Read) -> BlockMetadata:
+        def metadata(self, read: _BlockRead) -> BlockMetadata:
             size = self.num_bytes(read)
             return BlockMetadata(num_rows=len(read.planned[0]), size_bytes=size, input_files=None, exec_stats=None)
 

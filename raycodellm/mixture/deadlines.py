@@ -117,7 +117,7 @@ def earliest_deadline_first(
 def _guess(
     schedule: Schedule, num_sequences: int, windows: _Windows, start: int, length: int, num_lanes: int
 ) -> np.ndarray:
-    """int64[sources, lanes]: likely counts at each lane's start, less `windows.finished`: what is due, then most urgent."""
+    """int64[sources, lanes]: likely counts at each lane's start, less `windows.finished`: all due, then by urgency."""
     at = start + np.arange(num_lanes) * length
     granted = (schedule.integral(at / num_sequences) * num_sequences).T
     due = np.floor(granted + ROUNDING)
