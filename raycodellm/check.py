@@ -47,7 +47,7 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     Raises `UserError` for what `run` would refuse as well.
     """
     sweep = file.example()
-    room = preflight.look(file, address)
+    memory_fit = preflight.check_before_start(file, address)
     arms = first_arms(file)
     items = items_of(file)
     sizes = tokens.inspect(sweep, storage, items)
@@ -63,7 +63,7 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
         *_packing(sweep, sizes),
         *tokens.warnings_of(sweep, items),
         _cost(sweep, chains, preflight.vocab_size(sweep)),
-        _placement(sweep.scaling, address, room),
+        _placement(sweep.scaling, address, memory_fit),
     ]
     return "\n\n".join(parts)
 
@@ -218,9 +218,9 @@ def _cost(sweep: Sweep, chains: Sequence[stage_store.Chain], vocab_size: int) ->
     )
 
 
-def _placement(scaling: Scaling, address: str | None, room: preflight.Room) -> str:
+def _placement(scaling: Scaling, address: str | None, memory_fit: preflight.MemoryFit) -> str:
     want = f"{scaling.workers} × ({scaling.cpus_per_worker:g} CPU, {scaling.gpus_per_worker:g} GPU)"
-    where, fit = "a local Ray on this machine", room.groups
+    where, fit = "a local Ray on this machine", memory_fit.groups
     if fit is None:
         import tempfile
         from pathlib import Path
@@ -232,5 +232,5 @@ def _placement(scaling: Scaling, address: str | None, room: preflight.Room) -> s
         where = f"the cluster at {address or os.environ.get('RAY_ADDRESS')}"
         if reason:
             raise UserError(f"scaling: {reason}")
-        room = preflight.on_cluster(room, found, scaling)
-    return f"placement: a slot takes {want}; {where} holds {fit} at once\n{room}"
+        memory_fit = preflight.fit_on_cluster(memory_fit, found, scaling)
+    return f"placement: a slot takes {want}; {where} holds {fit} at once\n{memory_fit}"

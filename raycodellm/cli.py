@@ -141,7 +141,7 @@ def run(options: argparse.Namespace) -> int:
     storage = Folder(options.storage)
     # Before a new run folder is made. One that is there was looked at: when nothing is left to do, nothing is imported.
     is_new = not (storage / file.example().name).exists("sweep.yaml")
-    room = preflight.look(file, options.address) if is_new else None
+    memory_fit = preflight.check_before_start(file, options.address) if is_new else None
     opened = sweep.open_run(file, storage, _complain)
     with sweep.lock(opened) as opened:
         left = num_trials - sweep.tell_written_results(opened, _complain)
@@ -149,11 +149,13 @@ def run(options: argparse.Namespace) -> int:
         if left <= 0:
             print(f"all {num_trials} trials are done; nothing to run")
             return _finish(opened, print, None)
-        room = room or preflight.look(file, options.address)
-        return _run_left(options, opened, left, num_trials, contents, room)
+        memory_fit = memory_fit or preflight.check_before_start(file, options.address)
+        return _run_left(options, opened, left, num_trials, contents, memory_fit)
 
 
-def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: int, contents: Any, room: Any) -> int:
+def _run_left(
+    options: argparse.Namespace, opened: Any, left: int, num_trials: int, contents: Any, memory_fit: Any
+) -> int:
     from raycodellm import display, sweep
 
     timing = sweep.Timing({"imports": time.monotonic() - _STARTED})
@@ -164,11 +166,11 @@ def _run_left(options: argparse.Namespace, opened: Any, left: int, num_trials: i
     objective = opened.sweep.search.objectives[0].metric
     with display.quiet(log) as output, display.Display(output, objective, num_trials) as shown:
         shown.say(f"{opened.sweep.name}: {left} of {num_trials} trials to run; writing to {opened.folder.uri}")
-        if room.groups is not None:  # else when the cluster is joined
-            shown.say(str(room))
+        if memory_fit.groups is not None:  # else when the cluster is joined
+            shown.say(str(memory_fit))
         shown.say(f"log: {log}; Ctrl-C stops cleanly; continue with: {again}")
         try:
-            _run_on_cluster(options, opened, left, shown, timing, stopper, contents, room)
+            _run_on_cluster(options, opened, left, shown, timing, stopper, contents, memory_fit)
         except UserError:
             raise
         except KeyboardInterrupt:
@@ -193,7 +195,7 @@ def _run_on_cluster(
     timing: Any,
     stopper: Any,
     contents: Any,
-    room: Any,
+    memory_fit: Any,
 ) -> None:
     from raycodellm import cluster, preflight, sweep
 
@@ -208,10 +210,10 @@ def _run_on_cluster(
         reason = connected.placement_problem(scaling)
         if reason:
             raise UserError(f"scaling: {reason}")
-        if room.groups is None:
-            shown.say(str(preflight.on_cluster(room, connected, scaling)))
+        if memory_fit.groups is None:
+            shown.say(str(preflight.fit_on_cluster(memory_fit, connected, scaling)))
         fitting = max(1, connected.slots_that_fit(scaling))
-        fitting = min(fitting, room.groups or fitting)
+        fitting = min(fitting, memory_fit.groups or fitting)
         max_slots = fitting if scaling.slots == "auto" else min(scaling.slots, fitting)
         if connected.dashboard_url:
             shown.say("; ".join([f"dashboard: {connected.dashboard_url}", *connected.notes]))

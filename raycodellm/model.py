@@ -324,6 +324,6 @@ def require_whole(path: Path, model: Folder) -> None:
 
     `path`: where the files of `model`, a stage's folder `model/`, are on this node.
     """
-    if found := model_files.damage(path):
+    if found := model_files.find_damage(path):
         stage = model.uri.rsplit("/", 1)[0]
         raise DamagedModel(f"{found}; delete the folder {stage} and run again: that stage is trained once more")

@@ -351,11 +351,11 @@ def test_a_stage_whose_model_is_damaged_is_trained_again_and_its_reader_refuses_
 )
 def test_damage_to_a_model_folder_names_the_file(tmp_path, break_it, found):
     write(tmp_path / "a", b"1")
-    assert model_files.damage(tmp_path) is None  # nothing is known of it
+    assert model_files.find_damage(tmp_path) is None  # nothing is known of it
     model_files.write_checksums(tmp_path)
-    assert model_files.damage(tmp_path) is None
+    assert model_files.find_damage(tmp_path) is None
     break_it(tmp_path)
-    assert found in model_files.damage(tmp_path)
+    assert found in model_files.find_damage(tmp_path)
 
 
 # ----------------------------------------------------------------------------------------------- nobody's code

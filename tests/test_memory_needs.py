@@ -24,10 +24,10 @@ LARGE = model.shape(Model(preset="2.8b"), 256_000)
 def test_a_model_of_3_billion_parameters_is_refused_on_24_gib_and_fits_into_80() -> None:
     need = worker_need(LARGE, stage(), scaling(micro_batch=1))
     assert need.weights + need.gradients + need.moments == 20 * LARGE.parameters  # 8 + 4 + 8 bytes each
-    reason = memory_needs.why_not(need, Scaling(), [24 * GIB])
+    reason = memory_needs.reason_it_cannot_fit(need, Scaling(), [24 * GIB])
     assert "weights 21" in reason and "the largest machine has 24 GiB" in reason and "smaller model" in reason
-    assert memory_needs.why_not(need, Scaling(), [80 * GIB]) is None
-    assert "scaling.workers: 3" in memory_needs.why_not(need, Scaling(workers=4), [80 * GIB] * 3)
+    assert memory_needs.reason_it_cannot_fit(need, Scaling(), [80 * GIB]) is None
+    assert "scaling.workers: 3" in memory_needs.reason_it_cannot_fit(need, Scaling(workers=4), [80 * GIB] * 3)
 
 
 def test_what_zero_shares_and_what_is_offloaded_is_not_counted_whole() -> None:
@@ -51,7 +51,7 @@ def test_activations_go_with_the_sequences_of_a_pass_and_checkpointing_keeps_few
     assert worker_need(LARGE, stage(), scaling(2)).activations == 2 * one
     assert worker_need(LARGE, stage(), scaling(micro_batch="auto")).activations == one
     assert worker_need(LARGE, stage(), scaling(micro_batch=1, activation_checkpointing=True)).activations < one / 10
-    reason = memory_needs.why_not(worker_need(LARGE, stage(8192, 64), scaling()), Scaling(), [80 * GIB])
+    reason = memory_needs.reason_it_cannot_fit(worker_need(LARGE, stage(8192, 64), scaling()), Scaling(), [80 * GIB])
     assert "micro_batch: 1" in reason
 
 
@@ -65,18 +65,18 @@ def test_what_is_said_of_activations_is_what_a_model_keeps() -> None:
 
 
 def test_a_joined_cluster_is_asked_what_its_nodes_have() -> None:
-    room = preflight.Room(worker_need(LARGE, stage(), scaling(micro_batch=1)))
+    fit = preflight.MemoryFit(worker_need(LARGE, stage(), scaling(micro_batch=1)))
     small = cluster.Cluster("a:1", None, False, (cluster.Node(8, memory_bytes=16 * GIB),) * 2)
     with pytest.raises(UserError, match=r"a worker needs 6.*GiB.*the largest machine has 22\.9 GiB"):
-        preflight.on_cluster(room, small, Scaling())
+        preflight.fit_on_cluster(fit, small, Scaling())
     large = cluster.Cluster("a:1", None, False, (cluster.Node(8, memory_bytes=70 * GIB),) * 2)
-    assert "the largest of its 2 nodes has 100 GiB" in str(preflight.on_cluster(room, large, Scaling(workers=2)))
+    assert "the largest of its 2 nodes has 100 GiB" in str(preflight.fit_on_cluster(fit, large, Scaling(workers=2)))
     unknown = cluster.Cluster("a:1", None, False, (cluster.Node(8),))
-    assert "not known" in str(preflight.on_cluster(room, unknown, Scaling()))
+    assert "not known" in str(preflight.fit_on_cluster(fit, unknown, Scaling()))
 
 
 def test_the_most_that_a_sweep_may_try_is_what_counts(sweep_text: str) -> None:
     both = "model={search: {choice: [{preset: tiny}, {preset: nano}]}}"
-    need = memory_needs.most_needed(parse(sweep_text, overrides=(both,)), 512)
+    need = memory_needs.largest_need(parse(sweep_text, overrides=(both,)), 512)
     assert need.moments == 8 * model.num_parameters(Model(preset="nano"), 512)
     assert memory_needs.machine_bytes() > GIB / 4

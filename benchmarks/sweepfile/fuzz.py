@@ -82,7 +82,7 @@ def planned(text: str) -> int:
     search.num_trials(file)
     evaluation.check_evaluation(file)
     contents = stage_store.contents_of_file(file)
-    preflight.look(file, None)
+    preflight.check_before_start(file, None)
     sources = file.example().sources
     corpora = {name: check.SizedCorpus(Folder(f"/tokens/{name}"), SOURCE_TOKENS, name) for name in sources}
     chains = check.planned(file, check.first_arms(file), corpora, Folder("/storage"), "", contents)

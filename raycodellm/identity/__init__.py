@@ -1,7 +1,8 @@
-"""Identities: what a tokenizer, a token store, a stage and an evaluation are known by. `table` says what is in and why.
+"""Identities: the hashes by which a tokenizer, a token store, a stage and an evaluation are known.
 
-Two things that could differ in result never share an identity; what cannot change a result beyond rounding is left out,
-so that work is shared. Files enter by their content, what lies on the hub by its commit.
+Two things that could differ in result never share an identity. Settings that change a result by rounding alone are left
+out, so that work is shared. Files enter by their content, models and tokenizers of the hub by their commit.
+`settings_table` says which setting enters which identity, and why.
 """
 
 from raycodellm.identity.contents import Contents, pretrained_content

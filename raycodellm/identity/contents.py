@@ -1,4 +1,4 @@
-"""Contents behind the names in a sweep file: pretrained models and evaluation tasks."""
+"""The contents behind names in a sweep file: of pretrained models and of evaluation tasks."""
 
 from __future__ import annotations
 
@@ -12,25 +12,26 @@ from raycodellm.identity import hub_commits, model_files
 
 @dataclass(frozen=True)
 class Contents:
-    """Looked up once by the driver, so that all trials of a run agree; it travels to them."""
+    """The contents that enter identities. The driver looks them up once and sends them to all trials, which agree."""
 
     models: Mapping[str, Any] = field(default_factory=dict)
-    """`model.pretrained` -> its content."""
+    """Value of `model.pretrained` -> the model's content."""
     tasks: Mapping[str, Any] = field(default_factory=dict)
-    """Name of an evaluation task -> its content."""
+    """Name of an evaluation task -> the task's content."""
     lm_eval: str = ""
     """lm-eval's version."""
 
 
 def pretrained_content(name: str) -> list[Any]:
-    """A folder by the content of its weights and configuration; a model of the hub by its name and commit."""
+    """What identifies a pretrained model: for a folder the content of its weights and configuration, for a model of the
+    hub its name and commit. Raises UserError for a folder without a model."""
     folder = hub_commits.folder_of(name)
     if folder is None:
         return ["hub", *hub_commits.pinned("model.pretrained", name)]
     try:
-        found = model_files.model_content(folder)
+        files = model_files.model_content(folder)
     except OSError as error:
         raise UserError(f"model.pretrained: {name} cannot be read ({error}); give a folder or a hub id") from error
-    if not found:
+    if not files:
         raise UserError(f"model.pretrained: {name} holds no config.json and no weights; give a model folder or hub id")
-    return ["folder", found]
+    return ["folder", files]

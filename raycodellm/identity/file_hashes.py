@@ -1,8 +1,8 @@
-"""Files by their content: hashes that are worked out once per node, and what a damaged file is known by.
+"""Hashes of files' contents, computed once per node.
 
-A file's hash is kept under its path, size, change times and inode, so that a model of many gigabytes is read once and
-not at every start. The hashes lie in one small file of the user's cache folder; where that cannot be written, or was
-damaged, files are hashed again and nothing fails.
+A hash is kept under the file's path, size, change times and inode, so that a model of many gigabytes is read once and
+not at every start. All hashes are in one small file of the user's cache folder. Where that file cannot be written, or
+is damaged, files are hashed again and nothing fails.
 """
 
 from __future__ import annotations
@@ -23,9 +23,9 @@ from raycodellm.files import Folder
 
 HASHING_THREADS = 4
 CACHE_BYTES = 4 << 20
-"""The cache file's size from which its older half is dropped: some 20,000 files."""
+"""Size of the cache file from which its older half is dropped: about 20,000 hashes."""
 RACY_SECONDS = 2.0
-"""A file that was changed this short a time ago may change once more without a new time, so its hash is not kept."""
+"""A file that changed this recently may change again within the clock's resolution, so its hash is not kept."""
 _PIECE_BYTES = 1 << 22
 
 
@@ -56,9 +56,10 @@ def stored_hashes(folder: Folder, names: Sequence[str]) -> list[str]:
 
 
 def _stamp(path: Path) -> list:
-    found = os.stat(path)
-    # The inode's own change time cannot be set back, as the content's can.
-    return [str(path.absolute()), found.st_size, found.st_mtime_ns, found.st_ino, found.st_ctime_ns]
+    """The key of a local file's hash."""
+    status = os.stat(path)
+    # The modification time can be set back; the inode's change time cannot.
+    return [str(path.absolute()), status.st_size, status.st_mtime_ns, status.st_ino, status.st_ctime_ns]
 
 
 def content_hash(path: Path) -> str:
@@ -77,22 +78,22 @@ def _remote_reader(folder: Folder, name: str) -> Callable[[], str]:
 
 def _hashes(wanted: Sequence[tuple[list, Callable[[], str]]]) -> list[str]:
     keys = [json.dumps(stamp) for stamp, _ in wanted]
-    known = _kept()
+    known = _read_cache()
     if any(key not in known for key in keys):
-        with _alone():  # what another process of this node is hashing now is waited for, and then found
-            known = _kept()
+        with _one_process_at_a_time():  # waits for the hashes that another process of this node computes now
+            known = _read_cache()
             missing = {key: read for key, (_, read) in zip(keys, wanted, strict=True) if key not in known}
             with ThreadPoolExecutor(min(HASHING_THREADS, os.cpu_count() or 1)) as pool:
                 made = dict(zip(missing, pool.map(lambda read: read(), missing.values()), strict=True))
             settled = time.time_ns() - int(RACY_SECONDS * 1e9)
-            old = {json.dumps(stamp) for stamp, _ in wanted if max(stamp[2] or 0, stamp[-1] or 0) < settled}
-            _keep({key: found for key, found in made.items() if key in old})
+            settled_keys = {json.dumps(stamp) for stamp, _ in wanted if max(stamp[2] or 0, stamp[-1] or 0) < settled}
+            _add_to_cache({key: found for key, found in made.items() if key in settled_keys})
             known = {**known, **made}
     return [known[key] for key in keys]
 
 
-def _kept() -> dict[str, str]:
-    """Stamp -> hash; lines that are no such pair, such as a half-written last one, are passed over."""
+def _read_cache() -> dict[str, str]:
+    """Key -> hash, from the cache file. Skips lines that are no such pair, such as a half-written last line."""
     try:
         lines = cache_file().read_text(encoding="utf-8", errors="replace").splitlines()
     except OSError:
@@ -105,14 +106,14 @@ def _kept() -> dict[str, str]:
     return known
 
 
-def _keep(made: dict[str, str]) -> None:
+def _add_to_cache(made: dict[str, str]) -> None:
     if not made:
         return
     path = cache_file()
     with contextlib.suppress(OSError):  # the next start hashes again
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > CACHE_BYTES:
-            kept = list(_kept().items())
+            kept = list(_read_cache().items())
             shorter = path.with_suffix(f".{os.getpid()}")
             shorter.write_text("".join(f"{key}\t{found}\n" for key, found in kept[len(kept) // 2 :]), encoding="utf-8")
             shorter.replace(path)
@@ -121,8 +122,8 @@ def _keep(made: dict[str, str]) -> None:
 
 
 @contextlib.contextmanager
-def _alone() -> Iterator[None]:
-    """One process of a node hashes at a time; where the cache folder cannot be written, each for itself."""
+def _one_process_at_a_time() -> Iterator[None]:
+    """Lets one process of a node hash at a time; without effect where the cache folder cannot be written."""
     try:
         cache_file().parent.mkdir(parents=True, exist_ok=True)
         lock = open(cache_file().with_suffix(".lock"), "w")  # noqa: SIM115 - closed below

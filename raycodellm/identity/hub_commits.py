@@ -1,8 +1,7 @@
-"""Models and tokenizers of the Hugging Face hub, by the commit that their name stands for now.
+"""The commits behind names on the Hugging Face hub: `owner/name` or `owner/name@revision`.
 
-`owner/name` or `owner/name@revision`. Asked of the hub; where it cannot be reached, or HF_HUB_OFFLINE is set, the local
-cache says which commit it holds. A pinned name, `owner/name@commit`, is what the workers load, so that all of them read
-one state whatever is pushed meanwhile.
+The hub says the commit; without a network, or with HF_HUB_OFFLINE, the local cache does. Workers load the pinned name
+`owner/name@commit`, so that all of them read one state whatever is pushed meanwhile.
 """
 
 from __future__ import annotations
@@ -20,20 +19,21 @@ _COMMIT = re.compile(r"[0-9a-f]{40}")
 
 
 def folder_of(name: str) -> Folder | None:
-    """The folder that a `pretrained` setting names; None where it names something on the hub."""
+    """The folder that a `pretrained` setting names; None where the setting names a repository of the hub."""
     if "://" in name:
         return Folder(name)
     return Folder(name) if Path(name).expanduser().is_dir() or not _NAME.fullmatch(name) else None
 
 
 def parts_of(name: str) -> tuple[str, str | None]:
-    """(owner/name, revision) of something on the hub."""
+    """(owner/name, revision) of a name on the hub."""
     found = _NAME.fullmatch(name)
     return (found["repo"], found["revision"]) if found else (name, None)
 
 
 def pinned(key: str, name: str, files: tuple[str, ...] = ("config.json",)) -> tuple[str, str]:
-    """(owner/name, commit) of what the sweep file's `key` names. Raises UserError where nobody knows a commit."""
+    """(owner/name, commit) of the repository that the sweep file's `key` names. Raises UserError where no commit is
+    known."""
     try:
         return parts_of(name)[0], commit(name, files)
     except UserError as error:
@@ -42,9 +42,10 @@ def pinned(key: str, name: str, files: tuple[str, ...] = ("config.json",)) -> tu
 
 @lru_cache(maxsize=64)
 def commit(name: str, files: tuple[str, ...], kind: str = "model") -> str:
-    """The commit of `owner/name[@revision]`, one answer per process. `files`: of which a copy in the cache has one.
+    """The commit of `owner/name[@revision]`; one answer per process.
 
-    `kind`: model or dataset. Raises UserError where neither the hub nor the local cache knows it.
+    `files`: a copy in the local cache counts when it has one of these. `kind`: model or dataset. Raises UserError where
+    neither the hub nor the local cache knows a commit.
     """
     repo, revision = parts_of(name)
     if revision and _COMMIT.fullmatch(revision):
@@ -53,7 +54,7 @@ def commit(name: str, files: tuple[str, ...], kind: str = "model") -> str:
 
     try:
         found = HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS).sha
-    except Exception as error:  # of the network, of HTTP, of the hub: whatever it is, the local cache may know
+    except Exception as error:  # from the network, HTTP or the hub; whatever the error, the local cache may know
         found = _cached_commit(repo, revision, files, kind)
         if found is None:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]

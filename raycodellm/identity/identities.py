@@ -1,9 +1,10 @@
-"""The four identities, each a hash of what `table` lists for it. Pure functions of plain values.
+"""The four identities, each a hash of the settings that `settings_table` lists for it. Pure functions of plain values.
 
     tokenizer ──▶ token store ──▶ stage ──▶ the next stage ──▶ evaluation
 
-Each holds those to its left, so what changes one changes all that were made from it. Nothing is left out because it
-has its default value: a default that changes later gives other identities, and never those that are there.
+Each identity contains the identities to its left, so a change reaches everything made from the changed part. Settings
+enter with their default values too: a default that changes in a later release gives new identities, and no existing
+result gets another meaning.
 """
 
 from __future__ import annotations
@@ -28,34 +29,25 @@ NOT_AS_WRITTEN: Any = {
 }
 """Settings of a stage that do not enter its identity as they are written."""
 
-PLACEMENT_ONLY = frozenset(
-    {
-        *(
-            "steps_per_print",
-            "wall_clock_breakdown",
-            "dump_state",
-            "memory_breakdown",
-            "flops_profiler",
-            "comms_logger",
-        ),
-        *("tensorboard", "wandb", "comet", "csv_monitor", "monitor_config", "aio", "checkpoint"),
-        *("activation_checkpointing", "zero_force_ds_cpu_optimizer", "zero_allow_untested_optimizer"),
-        # A sweep file may repeat these, but only with the value that the stage's own settings give.
-        *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
-        *(f"zero_optimization.{key}" for key in ("stage", "offload_param", "offload_optimizer", "cpu_offload")),
-        *(f"zero_optimization.{key}" for key in ("reduce_bucket_size", "allgather_bucket_size", "sub_group_size")),
-        *(f"zero_optimization.{key}" for key in ("overlap_comm", "contiguous_gradients", "round_robin_gradients")),
-        *(
-            f"zero_optimization.{key}"
-            for key in ("reduce_scatter", "allgather_partitions", "stage3_prefetch_bucket_size")
-        ),
-        *(f"zero_optimization.stage3_{key}" for key in ("param_persistence_threshold", "max_live_parameters")),
-        *(f"zero_optimization.stage3_{key}" for key in ("max_reuse_distance", "gather_16bit_weights_on_model_save")),
-    }
+_ZERO_PLACEMENT = (
+    *("stage", "offload_param", "offload_optimizer", "cpu_offload", "sub_group_size", "reduce_scatter"),
+    *("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size", "allgather_partitions"),
+    *("overlap_comm", "contiguous_gradients", "round_robin_gradients", "stage3_param_persistence_threshold"),
+    *("stage3_max_live_parameters", "stage3_max_reuse_distance", "stage3_gather_16bit_weights_on_model_save"),
 )
-"""Keys of DeepSpeed's configuration that say where, when or in what pieces something is computed and kept: offloading,
-buckets, overlap, profiles. Like ZeRO's stage they change sums by rounding alone. All other keys enter a stage's
-identity, those that nobody here knows included."""
+PLACEMENT_ONLY = frozenset(
+    (
+        *("steps_per_print", "wall_clock_breakdown", "dump_state", "memory_breakdown", "flops_profiler"),
+        *("comms_logger", "tensorboard", "wandb", "comet", "csv_monitor", "monitor_config", "aio", "checkpoint"),
+        *("activation_checkpointing", "zero_force_ds_cpu_optimizer", "zero_allow_untested_optimizer"),
+        # A sweep file may repeat these four, but only with the value that the stage's own settings give.
+        *("train_batch_size", "train_micro_batch_size_per_gpu", "gradient_accumulation_steps", "gradient_clipping"),
+        *(f"zero_optimization.{key}" for key in _ZERO_PLACEMENT),
+    )
+)
+"""Keys of DeepSpeed's configuration that decide where, when or in what pieces something is computed and kept:
+offloading, buckets, overlap, profiles. Like ZeRO's stage they change sums by rounding alone. All other keys enter a
+stage's identity, unknown keys included."""
 
 
 @dataclass(frozen=True)
@@ -65,17 +57,19 @@ class UsedSource:
     token_store: str
     """Identity of its token store."""
     drawn_tokens: int
-    """Drawn by the stages before."""
+    """Tokens that the stages before drew from the source."""
     weights: Sequence[float]
-    """At each of the schedule's knots."""
+    """Weight at each of the schedule's knots."""
     drawn: Mapping[str, Any]
-    """How the stage draws from it: name, kind, sequences in an epoch, what is held out, … ; all but where it lies."""
+    """How the stage draws from the source: name, kind, sequences in an epoch, held-out tokens, and so on; not its
+    location."""
 
 
 def tokenizer_identity(
     train: TrainTokenizer | None, content: Any, sources: Iterable[str], seed: int, version: int
 ) -> str:
-    """A trained tokenizer by its settings, all sources' fingerprints, seed and trainer; any other by its `content`."""
+    """Hashes, for a trained tokenizer, its settings, all sources' fingerprints, the seed and the trainer's version; for
+    a pretrained one its `content`."""
     if train is not None:
         return fingerprint([version, train.model_dump(mode="json"), sorted(sources), seed])
     return fingerprint(["pretrained", content])
@@ -84,7 +78,8 @@ def tokenizer_identity(
 def token_store_identity(
     kind: str, source: str, tokenizer: str, seed: int, cleaning: Any, versions: Sequence[int]
 ) -> str:
-    """`source`: fingerprint of its files and how they are read. `cleaning`: None where nothing is cleaned."""
+    """`source`: fingerprint of the source's files and of how they are read. `cleaning`: None for no cleaning.
+    `versions`: of the formats and steps that make a store."""
     made_of = [*versions, kind, source, tokenizer, seed]
     return fingerprint(made_of if cleaning is None else [*made_of, cleaning])
 
@@ -97,10 +92,10 @@ def root_identity(model: Any, tokenizer: str, seed: int, recipe: int) -> str:
 def stage_identity(
     stage: Stage, used: Sequence[UsedSource], progress: Sequence[float], interpolation: str, compiled: bool, parent: str
 ) -> str:
-    """`used`: the sources that give tokens; one that gives none changes nothing but its name in the ledger.
-
-    `compiled`: whether `torch.compile` fuses its operations, which in fp32 changes rounding alone.
-    """
+    """`used`: the sources that give tokens; a source that gives none only adds its name to the ledger.
+    `progress`, `interpolation`: the knots of the schedule and how weights move between them. `compiled`: whether
+    `torch.compile` fuses the stage's operations, which in fp32 changes rounding alone. `parent`: identity of the parent
+    stage, or the root identity."""
     return fingerprint(
         {
             "parent": parent,
@@ -117,20 +112,21 @@ def stage_identity(
 
 
 def compiled_numbers(stage: Stage, compiled: bool) -> bool:
-    """True if compiling the stage changes its numbers beyond rounding."""
+    """True if compiling the stage changes its numbers by more than rounding."""
     return compiled and stage.numerics.precision != "fp32"
 
 
 def evaluation_identity(
     last_stage: str, evaluation: Evaluation, tasks: Mapping[str, Any], lm_eval: str, version: int
 ) -> str:
-    """`tasks`: each task's content. `lm_eval`: its version."""
+    """`last_stage`: identity of the evaluated model's stage. `tasks`: task name -> content. `lm_eval`: its version."""
     contents = [tasks[name] for name in evaluation.tasks]
     return fingerprint([last_stage, evaluation.model_dump(mode="json"), contents, lm_eval, version])
 
 
 def numeric_settings(deepspeed_config: Mapping[str, Any], place: str = "") -> dict[str, Any]:
-    """DeepSpeed's configuration without what only says where, when or in what pieces something is computed."""
+    """DeepSpeed's configuration without the keys of PLACEMENT_ONLY. `place`: dotted path of this part, with a dot
+    at its end."""
     kept = {}
     for key, value in deepspeed_config.items():
         if f"{place}{key}" in PLACEMENT_ONLY:

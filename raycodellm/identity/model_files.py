@@ -1,4 +1,4 @@
-"""The files of a model folder: their content, and whether any was damaged since it was written."""
+"""The files of a model folder: their content, and whether any file was damaged since it was written."""
 
 from __future__ import annotations
 
@@ -10,14 +10,14 @@ from raycodellm.files import Folder
 from raycodellm.identity import file_hashes
 
 CHECKSUMS = "checksums.json"
-"""In a model folder that raycodellm wrote: file name -> [bytes, hash]."""
+"""File in each model folder that raycodellm writes: file name -> [bytes, hash]."""
 _WEIGHTS = re.compile(r"(generation_)?config\.json|adapter_config\.json|.*\.(safetensors|bin|pt|index\.json)")
-"""Files of a model folder that decide its outputs; tokenizers have an identity of their own."""
+"""Files of a model folder that decide the model's outputs. A tokenizer has an identity of its own."""
 
 
 def model_content(folder: Folder) -> list[list]:
-    """[file name, hash] of the files that decide what a model folder's model gives; of a folder on an object store
-    [file name, bytes, change time]."""
+    """[file name, hash] of each file that decides the model's outputs; for a folder on an object store
+    [file name, bytes, change time in nanoseconds]."""
     if folder.local is not None:
         names = sorted(path.name for path in folder.local.iterdir() if path.is_file() and _WEIGHTS.fullmatch(path.name))
         return [list(pair) for pair in zip(names, file_hashes.stored_hashes(folder, names), strict=True)]
@@ -29,17 +29,18 @@ def model_content(folder: Folder) -> list[list]:
 
 
 def write_checksums(folder: Path) -> None:
-    """Leaves CHECKSUMS in a model folder, of all its files."""
+    """Writes CHECKSUMS of all files of a model folder into the folder."""
     files = sorted(path for path in folder.iterdir() if path.is_file() and path.name != CHECKSUMS)
-    said = {path.name: [path.stat().st_size, file_hashes.content_hash(path)] for path in files}
-    (folder / CHECKSUMS).write_text(json.dumps(said, indent=1) + "\n", encoding="utf-8")
+    checksums = {path.name: [path.stat().st_size, file_hashes.content_hash(path)] for path in files}
+    (folder / CHECKSUMS).write_text(json.dumps(checksums, indent=1) + "\n", encoding="utf-8")
 
 
-def damage(folder: Path) -> str | None:
-    """Which file of a model folder is not as raycodellm wrote it, and how; None where all are, or nothing is known."""
+def find_damage(folder: Path) -> str | None:
+    """The first file of a model folder that is not as raycodellm wrote it, and how it differs; None for a whole folder,
+    or one without CHECKSUMS."""
     try:
-        said = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        expected = {str(name): (int(size), str(found)) for name, (size, found) in said.items()}
+        checksums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
+        expected = {str(name): (int(size), str(written)) for name, (size, written) in checksums.items()}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, AttributeError, TypeError) as error:
@@ -49,8 +50,8 @@ def damage(folder: Path) -> str | None:
             return f"{folder / name}: is missing"
         if (folder / name).stat().st_size != size:
             return f"{folder / name}: has {(folder / name).stat().st_size} bytes, written were {size}"
-    found = file_hashes.content_hashes([folder / name for name in expected])
-    for (name, (_, written)), now in zip(expected.items(), found, strict=True):
+    hashes = file_hashes.content_hashes([folder / name for name in expected])
+    for (name, (_, written)), now in zip(expected.items(), hashes, strict=True):
         if now != written:
             return f"{folder / name}: has changed since it was written"
     return None

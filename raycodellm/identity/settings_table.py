@@ -1,18 +1,24 @@
-"""The table of identities: what is in which, what is in none, and why; one row for each leaf of the sweep file.
+"""The table of identities: which setting enters which identity, and why; one row for each leaf of the sweep file.
 
-`tokenizer`, `token store`, `stage` and `evaluation` are where a leaf enters first; all that is made from that changes
-too. `nothing`: the leaf decides where, when or how often something is done, which trials there are, or what is refused.
-A test changes every leaf in turn and holds the table to it, so a new setting has no place until it is given one here.
+`tokenizer`, `token store`, `stage` and `evaluation` name the first identity that a leaf enters; the identities of all
+results made from it change too. `nothing`: the leaf decides where, when or how often something is done, which trials
+exist, or what is refused. A test changes every leaf in turn and compares with the table, so a new setting needs a row.
 
-Beside the leaves. In a tokenizer's identity: the content of its files or its commit on the hub, and the fingerprints of
-the sources that it is trained on. In a token store's: the content (for large and remote files size and time) of the
-source's files, the tokenizer, the texts of evaluation items that it is rid of, the format's version. In a stage's: a
-pretrained model's weights by content or by commit, a preset's shape, the seed, the parent stage, and RECIPE_VERSION. In
-an evaluation's: the last stage, each task's YAML files, Python modules and data by content, lm-eval's version, and
-EVALUATION_VERSION. In none: workers, devices, storage, names of sweeps and trials, versions of torch, transformers and
-DeepSpeed, which change rounding; a release that changes more raises RECIPE_VERSION.
+Identities hold more than leaves of the sweep file:
 
-What only rounds is out: sums in another order. Measured over 40 steps of a small model, as a share of the weights:
+* a tokenizer's: the content of its files or its commit on the hub; the fingerprints of the sources it is trained on;
+* a token store's: the content of the source's files (for large and remote files size and time), the tokenizer, the
+  texts of the evaluation items that are removed from the source, and the format's version;
+* a stage's: a pretrained model's weights by content or commit, a preset's shape, the seed, the parent stage, and
+  RECIPE_VERSION;
+* an evaluation's: the last stage, each task's YAML files, Python modules and data by content, lm-eval's version, and
+  EVALUATION_VERSION.
+
+No identity holds workers, devices, storage, names of sweeps and trials, or the versions of torch, transformers and
+DeepSpeed, which change rounding. A release that changes more than rounding raises RECIPE_VERSION.
+
+Settings that only change rounding, such as the order of sums, are left out. Measured over 40 steps of a small model, as
+a share of the weights:
 
 | | fp32 | bf16 |
 |---|---|---|
@@ -23,7 +29,7 @@ What only rounds is out: sums in another order. Measured over 40 steps of a smal
 | bf16 instead of fp32 | | 2e-2 |
 
 In 16 bits `compile` keeps float32 between the operations that it fuses, and changes as much as 16 bits themselves do.
-So it is out in fp32, and in where a stage's precision is another.
+So `compile` enters a stage's identity in 16 bits, and does not in fp32.
 """
 
 from __future__ import annotations
@@ -31,111 +37,99 @@ from __future__ import annotations
 from typing import NamedTuple
 
 FIRST = ("tokenizer", "token store", "stage", "evaluation")
-"""The identities in the order in which one is made from another."""
+"""The identities, each made from those before it."""
 
 
 class Row(NamedTuple):
     first: str
-    """One of FIRST, or `nothing`."""
+    """The first identity that the leaf enters: one of FIRST, or `nothing`."""
     why: str
 
 
-def _rows(first: str, why: str, *paths: str) -> dict[str, Row]:
-    return {path: Row(first, why) for path in paths}
+def _rows(first: str, why: str, place: str, keys: str) -> dict[str, Row]:
+    """The rows of the leaves `keys`, with spaces between, of one place in the sweep file; empty for the whole file."""
+    return {f"{place}.{key}".lstrip("."): Row(first, why) for key in keys.split()}
 
+
+_CLEANING = (
+    "min_characters max_characters script.* exact_duplicates licenses near_duplicates.enabled near_duplicates.jaccard "
+    "near_duplicates.shingle near_duplicates.permutations paths.include paths.exclude decontaminate.enabled "
+    "decontaminate.ngram"
+)
 
 LEAVES: dict[str, Row] = {
     # ---- the whole sweep
-    **_rows("nothing", "names the run folder", "name"),
-    **_rows("tokenizer", "draws the sample, orders every store, makes the first weights", "seed"),
-    **_rows("stage", "is the model", "model.preset", "model.config.*", "model.pretrained"),
-    **_rows("tokenizer", "is the tokenizer", "tokenizer.train.vocab_size", "tokenizer.train.sample_bytes"),
-    **_rows("tokenizer", "by the content of its files, or its commit", "tokenizer.pretrained"),
+    **_rows("nothing", "names the run folder", "", "name"),
+    **_rows("tokenizer", "draws the tokenizer's sample, orders every store, makes the first weights", "", "seed"),
+    **_rows("stage", "is the model", "model", "preset config.* pretrained"),
+    **_rows("tokenizer", "is the tokenizer", "tokenizer", "train.vocab_size train.sample_bytes"),
+    **_rows("tokenizer", "enters by the content of its files, or its commit", "tokenizer", "pretrained"),
     # ---- sources; a trained tokenizer reads all of them
-    **_rows("tokenizer", "which documents are read", *(f"sources.*.{key}" for key in ("path", "format", "languages"))),
-    **_rows(
-        "tokenizer", "which documents are read", *(f"sources.*.{key}" for key in ("subset", "split", "text_field"))
-    ),
-    **_rows("tokenizer", "which documents are read", "sources.*.limit_documents", "sources.*.documents"),
-    **_rows("tokenizer", "what is read of a notebook", "sources.*.notebook_outputs"),
-    **_rows("token store", "is kept in the store, and decides on the loss's mask and the code ratio", "sources.*.kind"),
-    **_rows("token store", "which documents stay", "sources.*.take.top", "sources.*.take.bottom"),
-    **_rows("token store", "which documents stay, where take goes by it", "sources.*.score_field"),
-    **_rows("token store", "which documents stay, where cleaning.licenses goes by it", "sources.*.license_field"),
-    **_rows(
-        "nothing", "more passes are refused; those that are allowed are in the stages' tokens", "sources.*.max_epochs"
-    ),
-    **{
-        f"{place}.{key}": Row("token store", "which documents stay")
-        for place in ("cleaning", "sources.*.cleaning")
-        for key in (
-            *("min_characters", "max_characters", "script.*", "exact_duplicates", "licenses"),
-            *("near_duplicates.enabled", "near_duplicates.jaccard", "near_duplicates.shingle"),
-            *("near_duplicates.permutations", "paths.include", "paths.exclude"),
-            *("decontaminate.enabled", "decontaminate.ngram"),
-        )
-    },
+    **_rows("tokenizer", "decides which documents are read", "sources.*", "path format languages"),
+    **_rows("tokenizer", "decides which documents are read", "sources.*", "subset split text_field"),
+    **_rows("tokenizer", "decides which documents are read", "sources.*", "limit_documents documents"),
+    **_rows("tokenizer", "decides what is read of a notebook", "sources.*", "notebook_outputs"),
+    **_rows("token store", "is stored with the tokens; decides the loss mask and the code ratio", "sources.*", "kind"),
+    **_rows("token store", "decides which documents stay", "sources.*", "take.top take.bottom"),
+    **_rows("token store", "decides which documents `take` keeps", "sources.*", "score_field"),
+    **_rows("token store", "decides which documents `cleaning.licenses` keeps", "sources.*", "license_field"),
+    **_rows("nothing", "only refuses; the epochs allowed follow from the stages' tokens", "sources.*", "max_epochs"),
+    **_rows("token store", "decides which documents stay", "cleaning", _CLEANING),
+    **_rows("token store", "decides which documents stay", "sources.*.cleaning", _CLEANING),
     # ---- stages
-    **_rows("nothing", "names the stage's folder; a renamed stage is the same training", "stages.*.name"),
-    **_rows("stage", "enters as whole steps", "stages.*.tokens", "stages.*.budget"),
-    **_rows("stage", "is how it is trained", "stages.*.sequence_length", "stages.*.batch_tokens"),
-    **{
-        f"stages.*.learning_rate.{key}": Row("stage", "is how it is trained")
-        for key in ("peak", "schedule", "warmup", "final", "decay", "boundary")
-    },
-    **{
-        f"stages.*.{key}": Row("stage", "enters as the compiled schedule: two spellings of a mixture are one stage")
-        for key in (
-            *("sources", "code_ratio", "schedule", "within.*", "weights.*", "interpolation"),
-            *("phases.*.share", "phases.*.weights.*"),
-        )
-    },
-    **{
-        f"stages.*.{key}": Row("stage", "is how it is trained")
-        for key in (
-            *("responses_only", "packing", "faults.on_nan"),
-            *(f"optimizer.{key}" for key in ("weight_decay", "betas", "epsilon", "gradient_clip", "state")),
-        )
-    },
-    **_rows("stage", "enters as the steps that are averaged", "stages.*.averaging.last", "stages.*.averaging.every"),
+    **_rows("nothing", "names the stage's folder; a renamed stage is the same training", "stages.*", "name"),
+    **_rows("stage", "enters as whole steps", "stages.*", "tokens budget"),
+    **_rows("stage", "is how the stage is trained", "stages.*", "sequence_length batch_tokens packing"),
+    **_rows("stage", "is how the stage is trained", "stages.*", "responses_only faults.on_nan"),
     **_rows(
-        "stage", "what is held out is not trained on, and what is measured is recorded", "stages.*.held_out.tokens"
+        "stage", "is how the stage is trained", "stages.*.learning_rate", "peak schedule warmup final decay boundary"
     ),
-    **_rows("nothing", "how often is measured; the end always is", "stages.*.held_out.every_tokens"),
-    **_rows("nothing", "when a stage fails; one that did not fail has the same weights", "stages.*.faults.loss_limit"),
     **_rows(
-        "stage", "changes numbers beyond rounding: bf16 has 8 bits where fp32 has 24", "stages.*.numerics.precision"
+        "stage", "is how the stage is trained", "stages.*.optimizer", "weight_decay betas epsilon gradient_clip state"
     ),
-    **_rows("stage", "another computation, in bf16 beyond rounding", "stages.*.numerics.attention"),
-    **_rows("stage", "all of it but what PLACEMENT_ONLY names", "stages.*.numerics.deepspeed_config.*"),
-    **_rows("stage", "how much of each source is used", "match_repetition.target_tokens"),
-    **_rows("stage", "how much of each source is used", "match_repetition.source_tokens.*"),
+    **_rows(
+        "stage",
+        "enters as the compiled schedule: two spellings of a mixture are one stage",
+        "stages.*",
+        "sources code_ratio schedule within.* weights.* interpolation phases.*.share phases.*.weights.*",
+    ),
+    **_rows("stage", "enters as the steps that are averaged", "stages.*.averaging", "last every"),
+    **_rows(
+        "stage", "held-out text is not trained on, and its measurements are recorded", "stages.*", "held_out.tokens"
+    ),
+    **_rows("nothing", "how often is measured; the stage's end always is", "stages.*", "held_out.every_tokens"),
+    **_rows(
+        "nothing", "when a stage fails; a stage that did not fail has the same weights", "stages.*", "faults.loss_limit"
+    ),
+    **_rows("stage", "more than rounding: bf16 has 8 bits where fp32 has 24", "stages.*", "numerics.precision"),
+    **_rows("stage", "another computation; in bf16 more than rounding", "stages.*", "numerics.attention"),
+    **_rows("stage", "enters without the keys of PLACEMENT_ONLY", "stages.*", "numerics.deepspeed_config.*"),
+    **_rows("stage", "decides how much of each source is used", "match_repetition", "target_tokens source_tokens.*"),
     # ---- evaluation
-    **_rows("evaluation", "each task by its content", "evaluation.tasks"),
-    **_rows("evaluation", "which items are asked, and how", "evaluation.limit", "evaluation.few_shot"),
-    **_rows("evaluation", "how items are padded; only rounding, but a near tie may turn", "evaluation.batch_size"),
-    # ---- search: which trials there are; each trial's settings are in its stages
-    **_rows("nothing", "which trials there are", "search.trials", "search.sampler", "search.replicates"),
-    **_rows("nothing", "which trials there are", "search.enqueue", "search.objective.metric", "search.objective.mode"),
-    # ---- scaling: where it runs
-    **_rows("nothing", "how many do the work; sums in another order", "scaling.workers"),
-    **_rows("nothing", "where the work is done", "scaling.gpus_per_worker", "scaling.cpus_per_worker", "scaling.slots"),
-    **_rows("nothing", "how state is spread over workers; sums in another order", "scaling.deepspeed.zero"),
-    **_rows("nothing", "how a batch is cut, so that other hardware may go on", "scaling.deepspeed.micro_batch"),
-    **_rows("nothing", "computes the same again: equal bits", "scaling.deepspeed.activation_checkpointing"),
-    **_rows("stage", "in 16 bits it keeps float32 between operations; left out in fp32", "scaling.deepspeed.compile"),
-    **_rows("nothing", "chooses among algorithms that differ in rounding", "scaling.deepspeed.deterministic"),
-    **{
-        f"scaling.{key}": Row("nothing", "when state is saved; a continued stage has the same weights")
-        for key in ("checkpoint_seconds", "checkpoint_tokens", "checkpoints_kept", "background_checkpoints")
-    },
-    **_rows("nothing", "a number for the MFU", "scaling.peak_tflops"),
-    **{
-        f"scaling.{key}": Row("nothing", "who reads the same sequences, and from where")
-        for key in ("reader", "cache", "cache_gib", "cache_folder")
-    },
-    **{
-        f"scaling.{key}": Row("nothing", "what is done about deaths of workers")
-        for key in ("fresh_workers", "max_failures", "max_preemptions")
-    },
+    **_rows("evaluation", "each task enters by its content", "evaluation", "tasks"),
+    **_rows("evaluation", "decides which items are asked, and how", "evaluation", "limit few_shot"),
+    **_rows("evaluation", "decides the padding; only rounding, but a near tie may turn", "evaluation", "batch_size"),
+    # ---- search
+    **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "trials sampler"),
+    **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "replicates enqueue"),
+    **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search.objective", "metric mode"),
+    # ---- scaling
+    **_rows("nothing", "how many workers share the work; sums in another order", "scaling", "workers"),
+    **_rows("nothing", "where the work is done", "scaling", "gpus_per_worker cpus_per_worker slots"),
+    **_rows("nothing", "how state is spread over workers; sums in another order", "scaling.deepspeed", "zero"),
+    **_rows("nothing", "how a batch is cut; other hardware may continue the stage", "scaling.deepspeed", "micro_batch"),
+    **_rows("nothing", "computes the same again: equal bits", "scaling.deepspeed", "activation_checkpointing"),
+    **_rows("stage", "in 16 bits keeps float32 between operations; left out in fp32", "scaling.deepspeed", "compile"),
+    **_rows("nothing", "chooses among algorithms that differ in rounding", "scaling.deepspeed", "deterministic"),
+    **_rows(
+        "nothing",
+        "when state is saved; a continued stage has the same weights",
+        "scaling",
+        "checkpoint_seconds checkpoint_tokens checkpoints_kept background_checkpoints",
+    ),
+    **_rows("nothing", "a number for the MFU", "scaling", "peak_tflops"),
+    **_rows(
+        "nothing", "who reads the same sequences, and from where", "scaling", "reader cache cache_gib cache_folder"
+    ),
+    **_rows("nothing", "what is done about deaths of workers", "scaling", "fresh_workers max_failures max_preemptions"),
 }

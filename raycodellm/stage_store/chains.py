@@ -307,7 +307,7 @@ def finished_jobs(chain: Chain) -> list[StageJob | EvaluationJob]:
 def model_damage(stage: Folder) -> str | None:
     """Which file of a stage's model has changed since it was written; None where none has, or where the model lies on
     object storage: there the worker that fetches it looks."""
-    return model_files.damage(stage.local / "model") if stage.local is not None else None
+    return model_files.find_damage(stage.local / "model") if stage.local is not None else None
 
 
 def older_stages(storage: Folder) -> str | None:
