@@ -13,8 +13,6 @@ from raycodellm.files import Folder
 if TYPE_CHECKING:
     import pyarrow as pa
 
-    from raycodellm.evaluation.table import Sample
-
 
 def run(models: Sequence[str], settings: Evaluation, pairs: Sequence[str], output: str | None) -> str:
     """Evaluates `models` and says how they score; `pairs` are `base=other` of two of them. Returns the text.
@@ -63,20 +61,10 @@ def differences(base: pa.Table, other: pa.Table) -> list[str]:
             before, after = (evaluation.samples(items, f"{task}/{score}") for items in (base, other))
             if not before and not after:
                 continue  # a task that is scored by likelihood alone has no accuracy
-            found = _paired(before, after)
+            found = statistics.paired_difference(before, after)
             said = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*found) if found else "no items that both models were scored on"
             lines.append(f"{task}/{score}: {said}")
     return lines
-
-
-def _paired(before: Sequence[Sample], after: Sequence[Sample]) -> statistics.Interval | None:
-    """The difference of means over samples, each over the items that both have; None where a sample has none such."""
-    if len(before) != len(after) or any(not a.keys() & b.keys() for a, b in zip(before, after, strict=True)):
-        return None
-    both = list(zip(before, after, strict=True))
-    gaps = [{item: b[item] - a[item] for item in sorted(a.keys() & b.keys())} for a, b in both]
-    intervals = [statistics.mean_interval([*gap.values()]) for gap in gaps]
-    return statistics.mean_of_intervals(intervals, statistics.correlations(gaps))
 
 
 def _scores(model: str, metrics: dict[str, float]) -> list[str]:

@@ -1,7 +1,7 @@
-"""What a run shows: live bars and a table of trials on a terminal, a line now and then anywhere else.
+"""What a run shows: live progress bars and a table of trials on a terminal, single lines elsewhere.
 
-Libraries talk a lot. While a run is on, everything written to the process's own standard output and error goes to
-the run's log file; only the `Display` writes to the terminal.
+While a run goes on, everything that libraries write to standard output and error goes to the run's log file; only
+`Display` writes to the terminal.
 """
 
 from __future__ import annotations
@@ -14,17 +14,25 @@ import sys
 import time
 from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import Any, TextIO
+from typing import TYPE_CHECKING, Any, TextIO
 
 from rich.console import Console, Group
 from rich.live import Live
 from rich.progress_bar import ProgressBar
 from rich.table import Table
+from rich.text import Text
 
 from raycodellm.records import Progress, TrialResult
+from raycodellm.tables import Table as PlainTable
+from raycodellm.tables import formats, trials_table
+from raycodellm.tables.trials import trial_name
+
+if TYPE_CHECKING:
+    from raycodellm.slots import Snapshot
+    from raycodellm.tokens import SourceProgress
 
 LINE_SECONDS = 10.0
-"""Between two lines about the same job where there is no terminal to draw on."""
+"""Seconds between two lines about the same job, without a terminal."""
 
 
 @contextlib.contextmanager
@@ -48,7 +56,7 @@ def quiet(log: Path) -> Iterator[TextIO]:
     try:
         yield real
     finally:
-        with contextlib.suppress(OSError):  # a full disk takes no more of the log; the terminal must be given back
+        with contextlib.suppress(OSError):  # the log's disk may be full; the terminal is given back all the same
             sys.stdout.flush()
             sys.stderr.flush()
         os.dup2(kept[0], 1)
@@ -62,27 +70,27 @@ def quiet(log: Path) -> Iterator[TextIO]:
 
 
 def console(output: TextIO) -> Console:
-    """Writes to a terminal in its width; to a file or a pipe in lines as long as they are."""
+    """A console that writes in a terminal's width, and to a file or a pipe in lines of any length."""
     if output.isatty():
         return Console(file=output, highlight=False)
     return Console(file=output, highlight=False, soft_wrap=True, width=200)
 
 
 class Display:
-    """Implements `sweep.Monitor`."""
+    """Shows a run on a terminal, or in lines; implements `sweep.Monitor`."""
 
     def __init__(self, output: TextIO, objective: str, num_trials: int) -> None:
         self.console = console(output)
         self.objective = objective
         self.num_trials = num_trials
         self.live: Live | None = None
-        self.sources: dict[str, Any] = {}
+        self.sources: dict[str, SourceProgress] = {}
         self.last_line: dict[str, float] = {}
         self.seen: set[int] = set()
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
-            # Left to itself, `Live` would bring back what libraries print.
+            # By default `Live` would show what libraries print.
             self.live = Live(
                 console=self.console, auto_refresh=False, transient=True, redirect_stdout=False, redirect_stderr=False
             )
@@ -97,7 +105,7 @@ class Display:
 
     @contextlib.contextmanager
     def _terminal(self) -> Iterator[None]:
-        """Writing to a terminal that was closed is no reason to end: from then on nobody is shown anything."""
+        """Lets a run go on when its terminal was closed: from then on the output goes nowhere."""
         try:
             yield
         except OSError as error:
@@ -111,8 +119,8 @@ class Display:
         with self._terminal():
             self.console.print(line, markup=False)
 
-    def preparing(self, event: Any) -> None:
-        """`event`: a `tokens.SourceProgress`."""
+    def preparing(self, event: SourceProgress) -> None:
+        """Shows the progress of a source's token store."""
         self.sources[event.source] = event
         if self.live is not None:
             with self._terminal():
@@ -120,7 +128,7 @@ class Display:
         elif event.state != "running":
             self.say(_source_line(event))
 
-    def training(self, snapshot: Any, results: Sequence[TrialResult]) -> None:
+    def training(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         for note in snapshot.notes:
             self.say(note)
         if self.live is not None:
@@ -142,60 +150,40 @@ class Display:
             table.add_row("…" if event.state == "running" else "✓", _source_line(event))
         return table
 
-    def _job_table(self, snapshot: Any) -> Table:
+    def _job_table(self, snapshot: Snapshot) -> Table:
         table = Table.grid(padding=(0, 2))
         for key, progress in sorted(snapshot.running.items()):
             bar = ProgressBar(total=max(1, progress.num_steps), completed=progress.step, width=24)
-            table.add_row(_short_key(key), bar, _job_facts(progress))
+            table.add_row(formats.short_key(key), bar, _job_facts(progress))
         if not snapshot.running:
             table.add_row("waiting for worker groups" if not snapshot.slots else "between jobs", "", "")
         return table
 
 
-def trial_table(results: Sequence[TrialResult], objective: str) -> Table:
-    """The trials, one row each: what `run` shows live and `status` prints."""
-    names = list(dict.fromkeys(name for result in results for name in result.params))
-    table = Table("trial", "state", "arm", "seed", *names, objective, "tokens", "seconds", box=None, padding=(0, 1))
-    for column in table.columns:
-        column.overflow = "fold"  # a narrow terminal breaks a name; it never shortens it to nothing
-    for result in results:
-        table.add_row(
-            f"{result.number:04d}",
-            result.state,
-            str(result.arm),
-            str(result.seed),
-            *(_value(result.params.get(name, "–")) for name in names),
-            _score(result, objective),
-            f"{result.tokens['total']:,}" if result.tokens.get("total") else "–",
-            f"{result.wall_seconds:.0f}" if result.wall_seconds else "–",
-        )
-    return table
+def trial_table(results: Sequence[TrialResult], metric: str) -> Table:
+    """The trials, one row each, which `run` shows live and `status` prints. `metric`: of the first objective."""
+    return rich_table(trials_table([result.row() for result in results], [metric]))
 
 
-def _value(value: Any) -> str:
-    return f"{value:.3f}" if isinstance(value, float) else str(value)
+def rich_table(table: PlainTable) -> Table:
+    """Renders a table for a terminal. Where the terminal is narrow, cells are broken into lines and never shortened."""
+    rendered = Table(box=None, padding=(0, 1))
+    for place, name in enumerate(table.header):
+        rendered.add_column(name, overflow="fold", justify="left" if place in table.left else "right")
+    for row in table.rows:
+        rendered.add_row(*(Text(cell) for cell in row))
+    return rendered
 
 
-def _score(result: TrialResult, objective: str) -> str:
+def _trial_line(result: TrialResult, metric: str) -> str:
+    name = trial_name(result.number)
     if result.state == "failed":
-        return "failed"
-    return f"{result.metrics[objective]:.4f}" if objective in result.metrics else "–"
-
-
-def _trial_line(result: TrialResult, objective: str) -> str:
-    params = " ".join(f"{name}={_value(value)}" for name, value in result.params.items())
-    if result.state == "failed":
-        return f"trial {result.number:04d} failed: {result.error}"
-    return f"trial {result.number:04d} {params}: {objective} {_score(result, objective)}"
+        return f"trial {name} failed: {result.error}"
+    return f"trial {name} {formats.params(result.params)}: {metric} {formats.score(result.metrics.get(metric))}"
 
 
 def _job_line(key: str, progress: Progress) -> str:
-    return f"{_short_key(key)} {100 * progress.step / progress.num_steps:3.0f} % {_job_facts(progress)}"
-
-
-def _short_key(key: str) -> str:
-    name, _, identity = key.rpartition("-")
-    return f"{name} {identity[:6]}"
+    return f"{formats.short_key(key)} {100 * progress.step / progress.num_steps:3.0f} % {_job_facts(progress)}"
 
 
 def _job_facts(progress: Progress) -> str:
@@ -205,7 +193,7 @@ def _job_facts(progress: Progress) -> str:
     return f"{facts}  code {progress.code_ratio_real:.3f} (plan {progress.code_ratio_planned:.3f})"
 
 
-def _source_line(event: Any) -> str:
+def _source_line(event: SourceProgress) -> str:
     if not event.documents:
         return f"{event.source}: {event.state}"
     how = "as before" if event.state == "reused" else f"{event.seconds:.1f} s"

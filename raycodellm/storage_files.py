@@ -9,7 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import asdict, dataclass, field, replace
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar, overload
 
 import yaml
 
@@ -29,6 +29,10 @@ ITEM_TYPES = {"task": "string", "item": "int64", "correct": "bool", "bits_per_by
 """Columns that are read of `items.parquet`; see `evaluation.ITEMS_SCHEMA`."""
 
 
+@overload
+def attempt(read: Callable[[], T], say: Callable[[str], Any]) -> T | None: ...
+@overload
+def attempt(read: Callable[[], T], say: Callable[[str], Any], instead: T) -> T: ...
 def attempt(read: Callable[[], T], say: Callable[[str], Any], instead: T | None = None) -> T | None:
     """The result of `read`; `instead` where its file is not there yet, or is damaged, which is said."""
     try:

@@ -42,7 +42,7 @@ def test_without_a_terminal_each_event_is_one_line() -> None:
     lines = output.getvalue().splitlines()
     assert lines == [
         "a worker died",
-        "trial 0000 pretrain.code_ratio=0.250: mean/bpb 1.5000",
+        "trial 0000 pretrain.code_ratio 0.25: mean/bpb 1.500",
         "trial 0001 failed: TrainingError: loss is nan",
         "pretrain 012345  50 % 5,000 tokens  1,234/s  loss 3.210  code 0.480 (plan 0.500)",
     ]
@@ -53,9 +53,10 @@ def test_a_trial_table_has_a_row_per_trial_and_no_score_for_a_failed_one() -> No
     results = [TrialResult(7, "failed", 1, 3, {"a.b": "x"}, {}), TrialResult(8, "running", 2, 3, {"a.c": 0.5})]
     display.console(output).print(display.trial_table(results, "mean/bpb"))
     head, first, second = output.getvalue().splitlines()
-    assert head.split() == ["trial", "state", "arm", "seed", "a.b", "a.c", "mean/bpb", "tokens", "seconds"]
-    assert first.split() == ["0007", "failed", "1", "3", "x", "–", "failed", "–", "–"]
-    assert second.split() == ["0008", "running", "2", "3", "–", "0.500", "–", "–", "–"]
+    names = ["trial", "state", "arm", "seed", "a.b", "a.c", "mean/bpb", "tokens", "wall", "time", "device", "time"]
+    assert head.split() == names
+    assert first.split() == ["0007", "failed", "1", "3", "x", "–", "–", "–", "–", "–"]
+    assert second.split() == ["0008", "running", "2", "3", "–", "0.5", "–", "–", "–", "–"]
 
 
 def test_a_terminal_that_was_closed_ends_no_run() -> None:

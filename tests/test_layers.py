@@ -31,6 +31,7 @@ ORDER = (
     ("stage_store",),
     ("dispatch",),
     ("slots",),
+    ("tables",),
     ("sweep", "report", "cluster", "compare", "display"),
     ("preflight", "check"),
     ("cli",),

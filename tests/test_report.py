@@ -17,11 +17,11 @@ from raycodellm import config, report
 from raycodellm.config import Objective, UserError
 from raycodellm.files import Folder
 from raycodellm.records import LedgerRow, StageRecord, TrialResult, as_json
-from raycodellm.report import page as pages
-from raycodellm.report import ranking, savings
-from raycodellm.report import text as words
-from raycodellm.report.evidence import Evidence
+from raycodellm.report import answer as words
+from raycodellm.report import markdown, ranking, sections
+from raycodellm.report.ranking import measurements
 from raycodellm.statistics import UNKNOWN, SeedNoise
+from raycodellm.tables import formats, sharing
 
 SWEEP = """
 name: demo
@@ -260,7 +260,7 @@ def test_a_mean_over_groups_has_the_interval_of_that_mean_and_not_of_its_members
     bits = np.array([items[n].column("bits_per_byte").to_pylist() for n in range(4)]).reshape(2, 2, 2, 120)
     assert other.score == pytest.approx(bits[1].mean())
     spread = bits[1].mean(axis=0).var(ddof=1, axis=1)
-    evidence = Evidence.of("mean/bpb", rows[2:], items)
+    evidence = measurements("mean/bpb", rows[2:], items)
     assert [len(sample) for sample in evidence.samples[0]] == [120, 120]
     assert evidence.interval(SeedNoise(UNKNOWN, UNKNOWN)).high - other.score == pytest.approx(
         1.97 * math.sqrt((spread / 120).sum()) / 2, rel=0.01
@@ -271,7 +271,7 @@ def test_a_mean_over_groups_has_the_interval_of_that_mean_and_not_of_its_members
 def test_items_of_another_estimator_than_the_score_are_not_used():
     rows, items = arms([[0.5, 0.5]])
     rows[0]["metrics.mean/bpb"] += 0.01
-    evidence = Evidence.of("mean/bpb", rows, items)
+    evidence = measurements("mean/bpb", rows, items)
     assert not evidence.samples[0] and evidence.samples[1]
 
 
@@ -339,11 +339,8 @@ def test_the_pareto_front_holds_the_arms_that_no_other_beats():
 
 
 def test_a_shared_stage_is_counted_once_as_trained_and_each_time_as_asked_for():
-    stages = {
-        key: StageRecord("0", key, 1, tokens, 1.0, 5.0, 10.0, "") for key, tokens in (("a", 100), ("b", 10), ("c", 10))
-    }
-    rows = [{"stages": ["a", "b"]}, {"stages": ["a", "c"]}, {"stages": ["a", "missing"]}, {"stages": None}]
-    found = savings(rows, stages)
+    chains = [["a", "b"], ["a", "c"], ["a", "missing"], []]
+    found = sharing(chains, {"a": 100, "b": 10, "c": 10}, {"a": 10.0, "b": 10.0, "c": 10.0})
     assert (found.tokens_asked, found.tokens_trained, found.tokens_saved) == (320, 120, 200)
     assert (found.seconds_trained, found.seconds_saved) == (30.0, 20.0)
 
@@ -415,7 +412,7 @@ def test_nothing_in_a_runs_records_opens_or_ends_an_element_of_the_page_or_marku
 
 
 def test_settings_cannot_leave_their_code_block():
-    said = pages._part_markdown(pages.Code("name: x\n# ```` <b>\n"))
+    said = markdown.part_lines(sections.Code("name: x\n# ```` <b>\n"))
     assert said == ["`````yaml", "name: x\n# ```` <b>", "`````"]
 
 
@@ -498,9 +495,9 @@ def test_replicates_are_reported_as_one_arm(tmp_path):
     [(412, "412"), (41_200, "41.2 k"), (4_120_000, "4.12 M"), (999_960, "1.00 M"), (1.2e9, "1.20 B"), (0, "0")],
 )
 def test_counts_have_three_digits(number, said):
-    assert words.count(number) == said
+    assert formats.count(number) == said
 
 
 @pytest.mark.parametrize(("number", "said"), [(0.04, "0.0 s"), (59, "59 s"), (192, "3 min 12 s"), (5400, "1 h 30 min")])
 def test_durations_are_written_as_people_say_them(number, said):
-    assert words.seconds(number) == said
+    assert formats.seconds(number) == said

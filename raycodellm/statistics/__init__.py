@@ -1,5 +1,6 @@
-"""How sure one can be: intervals over evaluation items, noise between seeds, differences between arms."""
+"""Intervals over evaluation items, noise between seeds, and differences between arms: functions of plain values."""
 
+from raycodellm.statistics.arms import ArmMeasurements, mean_of_samples, pareto_front
 from raycodellm.statistics.intervals import (
     UNKNOWN,
     Z95,
@@ -10,6 +11,7 @@ from raycodellm.statistics.intervals import (
     mean_interval,
     mean_of_intervals,
     mean_variance,
+    paired_difference,
     student_quantile,
     wilson_interval,
 )
@@ -26,6 +28,7 @@ from raycodellm.statistics.seeds import (
 __all__ = [
     "UNKNOWN",
     "Z95",
+    "ArmMeasurements",
     "Difference",
     "Interval",
     "Sample",
@@ -36,7 +39,10 @@ __all__ = [
     "half_width",
     "mean_interval",
     "mean_of_intervals",
+    "mean_of_samples",
     "mean_variance",
+    "paired_difference",
+    "pareto_front",
     "range_quantile",
     "seed_difference",
     "seed_noise",

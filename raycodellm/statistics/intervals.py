@@ -1,4 +1,4 @@
-"""95 % intervals of shares, of means, and of unweighted means over several evaluation tasks."""
+"""95 % intervals of shares, of means, of unweighted means over several samples, and of paired differences."""
 
 from __future__ import annotations
 
@@ -22,18 +22,21 @@ Z95 = statistics.NormalDist().inv_cdf(0.975)
 
 
 def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """95 % interval of a share: `correct` of `n`. Never outside 0 to 1, and never of no width, also at 0 and at `n`."""
+    """Wilson's 95 % interval of the share `correct` of `n` (Wilson 1927): within 0 to 1, and never of width 0.
+
+    Raises ValueError where `correct` of `n` is no share.
+    """
     if not 0 <= correct <= n or n == 0:
         raise ValueError(f"{correct} right of {n} is not a share")
     share, z2 = correct / n, Z95**2
     middle = (share + z2 / (2 * n)) / (1 + z2 / n)
     half = Z95 * math.sqrt(share * (1 - share) / n + z2 / (4 * n * n)) / (1 + z2 / n)
-    # At the ends the formula gives the end itself up to rounding.
+    # At 0 and at n the formula gives the end of the interval up to rounding only.
     return (0.0 if correct == 0 else middle - half), (1.0 if correct == n else middle + half)
 
 
 def student_quantile(degrees: float) -> float:
-    """97.5 % quantile of Student's t."""
+    """97.5 % quantile of Student's t. Raises ValueError for 0 degrees of freedom or fewer."""
     if degrees <= 0:
         raise ValueError(f"{degrees} degrees of freedom; more than 0 are needed")
     from scipy.special import stdtrit
@@ -42,7 +45,7 @@ def student_quantile(degrees: float) -> float:
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
-    """Mean and its 95 % interval by Student's t. One value says nothing of its spread: the interval is infinite."""
+    """Mean and its 95 % interval by Student's t; infinite for a single value. Raises ValueError for no values."""
     if not values:
         raise ValueError("there is no mean of no values")
     mean = math.fsum(values) / len(values)
@@ -53,6 +56,8 @@ def mean_interval(values: Sequence[float]) -> Interval:
 
 
 class Variance(NamedTuple):
+    """An estimated variance of a mean or of a difference."""
+
     value: float
     degrees: float
     """Degrees of freedom; 0 where the variance is not known."""
@@ -68,7 +73,7 @@ Sample = Mapping[Any, float]
 
 
 def correlations(samples: Sequence[Sample]) -> np.ndarray:
-    """Correlations of the samples' means: 0 where two have no item in common, 1 where they are the same."""
+    """Correlation matrix of the samples' means: 0 for two samples without a common item, 1 for equal samples."""
     deviations = []
     for sample in samples:
         mean = math.fsum(sample.values()) / len(sample)
@@ -82,8 +87,10 @@ def correlations(samples: Sequence[Sample]) -> np.ndarray:
 
 
 def mean_of_intervals(intervals: Sequence[Interval], correlation: np.ndarray | None = None) -> Interval:
-    """Unweighted mean of estimates, independent unless a `correlation` is given; each side's distances add up in
-    squares, so that lopsided intervals stay so."""
+    """Unweighted mean of estimates, which are independent unless a `correlation` matrix is given.
+
+    The distances to the low ends add up in squares, and so do those to the high ends: an asymmetric interval stays so.
+    """
     n = len(intervals)
     correlation = np.eye(n) if correlation is None else correlation
     mean = math.fsum(value for value, _, _ in intervals) / n
@@ -93,15 +100,27 @@ def mean_of_intervals(intervals: Sequence[Interval], correlation: np.ndarray | N
 
 
 def _summed(widths: Sequence[float], correlation: np.ndarray) -> float:
-    """Half-width of a sum of estimates with these half-widths; an infinite one times a correlation of 0 is nothing."""
+    """Half-width of a sum of estimates from their half-widths. Skips correlations of 0: 0 times infinity is NaN."""
     pairs = zip(*np.nonzero(correlation), strict=True)
     return math.sqrt(max(0.0, math.fsum(correlation[i, j] * widths[i] * widths[j] for i, j in pairs)))
 
 
 def mean_variance(samples: Sequence[Sample]) -> Variance:
-    """Variance of the unweighted mean of the samples' means; unknown where a sample has a single item."""
+    """Variance of the unweighted mean of the samples' means; UNKNOWN where a sample has a single item."""
     if not samples or min(map(len, samples)) < 2:
         return UNKNOWN
     errors = [math.sqrt(statistics.variance(sample.values()) / len(sample)) for sample in samples]
     value = (_summed(errors, correlations(samples)) / len(samples)) ** 2
     return Variance(value, sum(map(len, samples)) - len(samples))
+
+
+def paired_difference(base: Sequence[Sample], other: Sequence[Sample]) -> Interval | None:
+    """Mean of `other` minus mean of `base`, each sample over the items that both have, unweighted over the samples.
+
+    None where a sample has no item in both, or the numbers of samples differ.
+    """
+    if len(base) != len(other) or any(not a.keys() & b.keys() for a, b in zip(base, other, strict=True)):
+        return None
+    pairs = zip(base, other, strict=True)
+    gaps = [{item: b[item] - a[item] for item in sorted(a.keys() & b.keys())} for a, b in pairs]
+    return mean_of_intervals([mean_interval([*gap.values()]) for gap in gaps], correlations(gaps))

@@ -1,4 +1,4 @@
-"""Noise between training seeds, and differences between arms that hold it. All intervals at 95 %."""
+"""Noise between training seeds, and differences between arms that take it into account; intervals are of 95 %."""
 
 from __future__ import annotations
 
@@ -13,23 +13,23 @@ import numpy as np
 from raycodellm.statistics.intervals import UNKNOWN, Variance, student_quantile
 
 Scores = Mapping[Hashable, Mapping[int, float]]
-"""Arm -> seed -> score. Arms with the same seed share what that seed decides: first weights and order of data."""
+"""Maps each arm to its score by seed. Arms with the same seed share their first weights and their order of data."""
 
 
 class SeedNoise(NamedTuple):
-    """How much the choice of seeds moves scores, pooled over all arms of a sweep."""
+    """Variance between seeds, pooled over all arms of a sweep."""
 
     single: Variance
     """Variance of one score about its arm's mean."""
     paired: Variance
-    """Variance of one score about its arm's mean once what the seed does to all arms alike is taken out."""
+    """Variance of one score about its arm's mean, after each seed's effect on all arms is subtracted."""
 
 
 def seed_noise(scores: Scores) -> SeedNoise:
-    """Pools the seeds' spread over arms: each arm is taken to have its own mean and one common spread.
+    """Pools the variance between seeds over arms, which are taken to have different means and one common variance.
 
-    `paired` is the residual of score = arm + seed. Arms that share seeds move together, so that `single` has no more
-    degrees of freedom than there are seed effects to tell apart, however many arms there are.
+    `paired` is the residual variance of the linear model score = arm + seed. Arms that share seeds move together, so
+    `single` has only as many degrees of freedom as the model has independent seed effects.
     """
     arms = [one for one in scores.values() if one]
     column = {seed: place for place, seed in enumerate(sorted({seed for one in arms for seed in one}))}
@@ -55,10 +55,10 @@ def seed_noise(scores: Scores) -> SeedNoise:
 
 @functools.lru_cache(maxsize=1024)
 def range_quantile(num_means: int, degrees: float) -> float:
-    """Standard errors of a difference that all differences among `num_means` equal means stay within, 95 % of times.
+    """Number of standard errors within which all differences among `num_means` equal means lie with 95 % probability.
 
-    Tukey's studentized range over √2: it holds for the best against each other arm although the best was chosen by
-    looking. Of two means it is Student's t.
+    Tukey's studentized range over √2. It covers the differences to the best arm although the best was chosen by its
+    score. For two means it is Student's t.
     """
     if num_means <= 2:
         return student_quantile(degrees)
@@ -68,27 +68,29 @@ def range_quantile(num_means: int, degrees: float) -> float:
 
 
 def half_width(parts: Iterable[Variance], num_means: int = 2) -> float:
-    """Half the 95 % interval of a difference among `num_means`, or of a score, whose variance is the sum of `parts`.
+    """Half the 95 % interval of a score, or of a difference among `num_means`, whose variance is the sum of `parts`.
 
-    Each part has its own quantile, and the half-widths add up in squares: never too narrow, also where a part has a
-    single degree of freedom (Banerjee 1960). Satterthwaite's degrees are too many there: two seeds that agree by chance
-    would leave the items' many.
+    Each part's half-width has its own quantile, and the half-widths add up in squares: at least 95 % also where a part
+    has a single degree of freedom (Banerjee 1960). Satterthwaite's degrees of freedom are too many there: with two
+    seeds that agree by chance they would be those of the items. Parts of unknown variance are left out.
     """
     found = [part for part in parts if part.degrees]
     return math.hypot(*(range_quantile(num_means, part.degrees) * math.sqrt(part.value) for part in found))
 
 
 class Difference(NamedTuple):
+    """Difference of two arms' scores, with its variance between seeds."""
+
     value: float
     variance: Variance
-    """That the seeds give it; unknown where no arm says anything of the seeds."""
+    """Variance between seeds; UNKNOWN where no arm has two seeds."""
     seeds: tuple[int, ...]
-    """The seeds that both have, and that the difference was taken over; empty where it is one of separate means."""
+    """The seeds that both arms have and the difference is the mean over; empty for a difference of separate means."""
 
 
 def seed_difference(mine: Mapping[int, float], other: Mapping[int, float], noise: SeedNoise) -> Difference:
-    """Score of `mine` less that of `other`: seed by seed over the seeds that both have, where the spread of such
-    differences is known; else of their means, as if independent."""
+    """Score of `mine` minus that of `other`: the mean over the seeds that both have, where the variance of such
+    differences is known; else the difference of their means, taken as independent."""
     shared = sorted(mine.keys() & other.keys())
     if shared and noise.paired.degrees:
         value = statistics.fmean(mine[seed] - other[seed] for seed in shared)

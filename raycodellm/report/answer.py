@@ -1,35 +1,23 @@
-"""Numbers, durations and the answer itself, as a person reads them."""
+"""What a run found, in sentences that claim no more than the intervals allow."""
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 from raycodellm.config import Objective
+from raycodellm.evaluation import METRICS
 from raycodellm.report.ranking import ArmScore
+from raycodellm.tables.formats import NOTHING, interval, params, score
+from raycodellm.tables.trials import trial_name
 
 if TYPE_CHECKING:
-    from raycodellm.report import Records
-
-NOTHING = "–"
-
-
-def score(value: float | None) -> str:
-    """Three decimals: what a few hundred items can tell."""
-    return NOTHING if value is None or math.isnan(value) else f"{value:.3f}"
-
-
-def interval(low: float, high: float) -> str:
-    return NOTHING if math.isnan(low) or math.isnan(high) else f"{_end(low)} to {_end(high)}"
-
-
-def _end(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else ("−∞" if value < 0 else "∞")
+    from raycodellm.report.records import Records
 
 
 def difference(one: ArmScore) -> str:
-    """To the arm that is first in rank; ≈ where the arms cannot be told apart though the interval is known."""
+    """Difference to the arm that is first in rank; ≈ marks a known interval that includes 0."""
     found = one.difference_to_best
     if found is None:
         return NOTHING
@@ -41,56 +29,26 @@ def difference(one: ArmScore) -> str:
     )
 
 
-def value(found: Any) -> str:
-    """Of a parameter."""
-    if isinstance(found, bool) or not isinstance(found, (int, float)):
-        return NOTHING if found is None else str(found)
-    return f"{found:g}" if isinstance(found, int) else f"{found:.3g}"
-
-
-def count(number: float) -> str:
-    """Tokens: 412, 41.2 k, 4.12 M, 1.20 B."""
-    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
-        if abs(number) >= size * 0.9995:
-            shown = number / size
-            return f"{shown:.{max(0, 2 - int(math.log10(abs(shown))))}f} {unit}"
-    return f"{number:.0f}"
-
-
-def seconds(number: float) -> str:
-    if number < 10:
-        return f"{number:.1f} s"
-    if number < 60:
-        return f"{number:.0f} s"
-    minutes = round(number / 60)
-    if number < 600:
-        return f"{int(number // 60)} min {int(number % 60)} s"
-    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
-
-
-def params(found: dict[str, Any]) -> str:
-    return ", ".join(f"{name} {value(setting)}" for name, setting in found.items()) or "no searched parameter"
-
-
-def better(objective: Objective) -> str:
-    """The metric with its unit and the good direction."""
+def metric_in_words(objective: Objective) -> str:
+    """The metric with its unit and its good direction."""
     name = objective.metric.rpartition("/")[2]
-    unit = {"acc": "share of items right", "bpb": "bits per byte"}.get(name)
+    unit = next((metric.unit for metric in METRICS if metric.name == name), None)
     direction = "lower is better" if objective.mode == "min" else "higher is better"
     return f"{objective.metric} ({unit}, {direction})" if unit else f"{objective.metric} ({direction})"
 
 
 def interval_name(scores: Sequence[ArmScore]) -> str:
-    """Heading of the scores' intervals: what they cover."""
+    """Heading of the column of the scores' intervals."""
     return "95 % interval" if _seeds_are_known(scores) else "95 % interval, items only"
 
 
 def difference_name(scores: Sequence[ArmScore]) -> str:
+    """Heading of the column of differences."""
     return "difference to the best (95 %)" if _seeds_are_known(scores) else "difference to the first"
 
 
 def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> str:
-    """What the run found, in a sentence or three, and no surer than it is."""
+    """One to five sentences: the best arm, and whether it is better than the others and than guessing."""
     found = [one for one in scores if one.score is not None]
     if not found:
         return "No trial is complete yet, so there is nothing to rank."
@@ -123,7 +81,7 @@ def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> str:
 
 
 def unknown_noise(scores: Sequence[ArmScore]) -> str:
-    """Says what a ranking by one seed each leaves open, and how to learn it; empty where the seeds' noise is known."""
+    """A warning where no arm has a second seed; empty where the seeds' noise is known, and without any score."""
     if _seeds_are_known(scores) or all(one.score is None for one in scores):
         return ""
     return (
@@ -141,7 +99,7 @@ def _others(number: int) -> str:
 
 
 def progress(records: Records) -> str:
-    """How many trials are in which state, and what is missing for a full report."""
+    """The number of trials in each state, and the trials without a table of items."""
     states = records.states
     if not records.rows:
         return "There are no trials yet (no trials.parquet)."
@@ -151,6 +109,6 @@ def progress(records: Records) -> str:
         row["number"] for row in records.rows if row["state"] == "complete" and row["number"] not in records.items
     ]
     if without:
-        named = ", ".join(f"{number:04d}" for number in without[:10])
+        named = ", ".join(trial_name(number) for number in without[:10])
         said += f" No table of items for trial {named}: differences that need it are unpaired."
     return said

@@ -1,0 +1,103 @@
+"""The score of an arm, and the difference between two arms, each with its 95 % interval over items and seeds.
+
+A score is uncertain because of the items that the tasks happen to hold, and because of the seeds that the arm was
+trained with. All arms answer the same items and share seeds. So a difference is taken item by item and seed by seed,
+which cancels what makes an item hard for both arms, and what a seed does to both.
+"""
+
+from __future__ import annotations
+
+import math
+import statistics
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+from raycodellm.statistics.intervals import UNKNOWN, Z95, Interval, Sample, Variance, mean_variance
+from raycodellm.statistics.seeds import SeedNoise, half_width, seed_difference
+
+RECORDED_DEGREES = 1000.0
+"""Degrees of freedom that a recorded interval over items is taken to have: those of about a thousand items."""
+
+
+@dataclass(frozen=True)
+class ArmMeasurements:
+    """One metric of one arm: its scores by seed, and the items that the scores are means of."""
+
+    scores: Mapping[int, float]
+    """Maps each seed to its score; at least one."""
+    samples: Mapping[int, Sequence[Sample]]
+    """Maps each seed to the samples whose means' unweighted mean is the score; no samples where they are not known."""
+    recorded: Interval | None
+    """The first seed's score with the interval over items that its evaluation recorded."""
+
+    @property
+    def score(self) -> float:
+        """Mean score over the seeds."""
+        return statistics.fmean(self.scores.values())
+
+    def interval(self, noise: SeedNoise) -> Interval:
+        """The score, with an interval over items and seeds; over items alone while the seeds' noise is unknown."""
+        if not noise.single.degrees and self.recorded is not None and len(self.scores) == 1:
+            return self.recorded  # a Wilson interval, which is better than Student's for shares near 0 and 1
+        return _interval(self.score, self._item_variance(self.scores), noise.single.times(1 / len(self.scores)))
+
+    def minus(self, other: ArmMeasurements, noise: SeedNoise, num_arms: int) -> Interval:
+        """This score minus the other's. The interval holds for all differences among `num_arms` arms at once; its ends
+        are NaN while the seeds' noise is unknown."""
+        found = seed_difference(self.scores, other.scores, noise)
+        if not found.variance.degrees:
+            return Interval(found.value, math.nan, math.nan)
+        items = self._item_variance_of_difference(other, found.seeds)
+        return _interval(found.value, items, found.variance, num_arms=num_arms)
+
+    def _item_variance_of_difference(self, other: ArmMeasurements, seeds: Sequence[int]) -> Variance:
+        mine, theirs = self._mean_samples(seeds or self.scores), other._mean_samples(seeds or other.scores)
+        if mine and [one.keys() for one in mine] == [one.keys() for one in theirs]:
+            gaps = [{item: a[item] - b[item] for item in a} for a, b in zip(mine, theirs, strict=True)]
+            return mean_variance(gaps)
+        separate = self._item_variance(self.scores), other._item_variance(other.scores)  # items differ: as independent
+        if not all(one.degrees for one in separate):
+            return UNKNOWN
+        return Variance(sum(one.value for one in separate), min(one.degrees for one in separate))
+
+    def _item_variance(self, seeds: Iterable[int]) -> Variance:
+        found = mean_variance(self._mean_samples(seeds))
+        if not found.degrees and self.recorded is not None:
+            return Variance(((self.recorded.high - self.recorded.low) / (2 * Z95)) ** 2, RECORDED_DEGREES)
+        return found
+
+    def _mean_samples(self, seeds: Iterable[int]) -> list[Sample]:
+        """Each item's mean over the seeds; no samples where the seeds' items differ."""
+        first, *rest = [self.samples[seed] for seed in seeds]
+        if any([one.keys() for one in of] != [one.keys() for one in first] for of in rest):
+            return []
+        together = zip(first, *rest, strict=True)
+        return [{item: statistics.fmean(one[item] for one in ones) for item in ones[0]} for ones in together]
+
+
+def mean_of_samples(samples: Sequence[Sample]) -> float:
+    """Unweighted mean of the samples' means."""
+    return statistics.fmean(statistics.fmean(one.values()) for one in samples)
+
+
+def pareto_front(points: Mapping[int, Sequence[float]], minimise: Sequence[bool]) -> set[int]:
+    """The arms that no other arm beats: better in one objective, and at least as good in all.
+
+    `points` maps each arm to its value of each objective; `minimise` says of each objective whether less is better.
+    """
+    signed = {
+        arm: tuple(value if less else -value for value, less in zip(point, minimise, strict=True))
+        for arm, point in points.items()
+    }
+    return {
+        arm
+        for arm, mine in signed.items()
+        if not any(other != mine and all(b <= a for a, b in zip(mine, other, strict=True)) for other in signed.values())
+    }
+
+
+def _interval(value: float, *parts: Variance, num_arms: int = 2) -> Interval:
+    if not any(part.degrees for part in parts):
+        return Interval(value, math.nan, math.nan)
+    half = half_width(parts, num_arms)
+    return Interval(value, value - half, value + half)

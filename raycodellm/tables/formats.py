@@ -1,0 +1,68 @@
+"""Numbers, durations and parameters, written for people."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+NOTHING = "–"
+"""The cell of a value that is missing."""
+
+
+def score(value: float | None) -> str:
+    """Three decimals, the precision that a few hundred items give."""
+    return NOTHING if value is None or math.isnan(value) else f"{value:.3f}"
+
+
+def interval(low: float, high: float) -> str:
+    """`0.123 to 0.456`; nothing where an end is NaN."""
+    return NOTHING if math.isnan(low) or math.isnan(high) else f"{_end(low)} to {_end(high)}"
+
+
+def _end(value: float) -> str:
+    return f"{value:.3f}" if math.isfinite(value) else ("−∞" if value < 0 else "∞")
+
+
+def value(setting: Any) -> str:
+    """A parameter's value: a float in three digits, anything else in full."""
+    if isinstance(setting, bool) or not isinstance(setting, (int, float)):
+        return NOTHING if setting is None else str(setting)
+    return f"{setting:g}" if isinstance(setting, int) else f"{setting:.3g}"
+
+
+def count(number: float) -> str:
+    """A number of tokens in three digits: 412, 41.2 k, 4.12 M, 1.20 B."""
+    for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
+        if abs(number) >= size * 0.9995:
+            shown = number / size
+            return f"{shown:.{max(0, 2 - int(math.log10(abs(shown))))}f} {unit}"
+    return f"{number:.0f}"
+
+
+def seconds(number: float) -> str:
+    """A duration: 4.2 s, 59 s, 3 min 12 s, 1 h 30 min."""
+    if number < 10:
+        return f"{number:.1f} s"
+    if number < 60:
+        return f"{number:.0f} s"
+    minutes = round(number / 60)
+    if number < 600:
+        return f"{int(number // 60)} min {int(number % 60)} s"
+    return f"{minutes} min" if minutes < 60 else f"{minutes // 60} h {minutes % 60:02d} min"
+
+
+def params(settings: Mapping[str, Any]) -> str:
+    """`pretrain.code_ratio 0.25, pretrain.schedule constant`."""
+    return ", ".join(f"{name} {value(setting)}" for name, setting in settings.items()) or "no searched parameter"
+
+
+def signed(difference: int) -> str:
+    """`+1,234`, `-5` or `0`."""
+    return f"{difference:+,}" if difference else "0"
+
+
+def short_key(key: str) -> str:
+    """The name of a job, and the first six digits of its identity."""
+    name, _, identity = key.rpartition("-")
+    return f"{name} {identity[:6]}"

@@ -1,0 +1,42 @@
+"""What sharing equal stages between trials saves."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Sharing:
+    """Tokens and device-seconds of all trials together."""
+
+    tokens_asked: int
+    """Each stage counted once per trial that asks for it."""
+    tokens_trained: int
+    """Each stage counted once."""
+    seconds_trained: float = 0.0
+    """Device-seconds, each stage counted once."""
+    seconds_saved: float = 0.0
+    """Device-seconds that every trial on its own would have spent in addition."""
+
+    @property
+    def tokens_saved(self) -> int:
+        return self.tokens_asked - self.tokens_trained
+
+
+def sharing(
+    chains: Iterable[Sequence[str]], num_tokens: Mapping[str, int], device_seconds: Mapping[str, float] | None = None
+) -> Sharing:
+    """`chains`: each trial's stages by key; `num_tokens` and `device_seconds`: of each stage. A stage without
+    `num_tokens`, such as one that is not finished, is left out."""
+    asked = [key for keys in chains for key in keys if key in num_tokens]
+    seconds = device_seconds or dict.fromkeys(num_tokens, 0.0)
+    trained = set(asked)
+    seconds_trained = math.fsum(seconds[key] for key in trained)
+    return Sharing(
+        tokens_asked=sum(num_tokens[key] for key in asked),
+        tokens_trained=sum(num_tokens[key] for key in trained),
+        seconds_trained=seconds_trained,
+        seconds_saved=math.fsum(seconds[key] for key in asked) - seconds_trained,
+    )
