@@ -1,7 +1,5 @@
 """Entity tracking: what is in a box after things were moved, removed and put."""
 
-from raycodellm.tasks.boxes.task import TASK
+from raycodellm.tasks.boxes.task import TASK, dataset
 
 __all__ = ["TASK", "dataset"]
-
-dataset = TASK.dataset

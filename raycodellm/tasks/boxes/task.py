@@ -123,3 +123,5 @@ def generate(split: str, seed: int = SEED) -> Iterator[tuple[Item, Scenario]]:
 
 
 TASK = GeneratedTask("boxes", ("trivial", "nontrivial"), generate, SEED)
+dataset = TASK.dataset
+"""For the YAML file."""

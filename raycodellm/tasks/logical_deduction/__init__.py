@@ -1,7 +1,5 @@
 """Ordering puzzles: three or five things in a row, clues that fix their order, and a question for one place."""
 
-from raycodellm.tasks.logical_deduction.task import TASK
+from raycodellm.tasks.logical_deduction.task import TASK, dataset
 
 __all__ = ["TASK", "dataset"]
-
-dataset = TASK.dataset

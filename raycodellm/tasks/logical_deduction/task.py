@@ -82,3 +82,5 @@ def generate(split: str, seed: int = SEED) -> Iterator[tuple[Item, Puzzle]]:
 
 
 TASK = GeneratedTask("logical_deduction", tuple(f"{size}_things" for size in SIZES), generate, SEED)
+dataset = TASK.dataset
+"""For the YAML file."""
