@@ -524,6 +524,7 @@ def test_a_source_of_which_nothing_is_left_is_refused_with_the_reasons(tmp_path,
         make(nothing, trained, Folder(f"{tmp_path}/store"))
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_cleaned_store_is_the_same_bytes_with_and_without_ray(ray_cluster, tmp_path, dirty, trained, monkeypatch):
     taken = dirty.model_copy(update={"take": Take(top=0.4), "limit_documents": 40})

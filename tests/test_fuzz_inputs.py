@@ -23,7 +23,11 @@ def fuzz():
 
 @pytest.mark.skipif(sys.platform == "win32", reason="runs its cases in forked processes")
 @pytest.mark.parametrize(
-    ("cases", "seed"), [(16, 7), pytest.param(1000, 8, marks=[pytest.mark.exhaustive, pytest.mark.timeout(3600)])]
+    ("cases", "seed"),
+    [
+        pytest.param(45, 7, marks=pytest.mark.slow),
+        pytest.param(1000, 8, marks=[pytest.mark.exhaustive, pytest.mark.timeout(3600)]),
+    ],
 )
 def test_malformed_sources_end_as_a_store_or_a_clear_error(fuzz, tmp_path, cases, seed):
     """Run apart, since a process that already has threads must not fork."""

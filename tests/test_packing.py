@@ -183,6 +183,7 @@ def test_a_store_that_takes_no_file_is_packed_in_memory(tmp_path, monkeypatch):
     assert not (tmp_path / "packing-best_fit-40.arrow").exists()
 
 
+@pytest.mark.slow
 def test_threads_and_processes_that_pack_at_once_agree(tmp_path):
     store = write_store(Folder(str(tmp_path)), SOME, None, 2, 100)
     code = (

@@ -156,6 +156,7 @@ def ask(endpoint: str, tmp_path: Path, **fields: object):
     return json.loads(run.stdout.strip().split("\n")[-1])
 
 
+@pytest.mark.slow
 def test_a_hub_data_set_is_read_by_ranges_by_subset_split_and_path(served, tmp_path):
     endpoint = f"http://127.0.0.1:{served.server_port}"
     (rows, before, uris), _ = ask(endpoint, tmp_path, path="hf://datasets/team/set")
@@ -173,6 +174,7 @@ def test_a_hub_data_set_is_read_by_ranges_by_subset_split_and_path(served, tmp_p
     assert ask(endpoint, tmp_path, path="hf://datasets/team/set/de/train.jsonl")[0][0] == ["de train"]
 
 
+@pytest.mark.slow
 def test_what_the_hub_lacks_or_refuses_is_said_with_what_would_work(served, tmp_path):
     endpoint = f"http://127.0.0.1:{served.server_port}"
     for path, message in {

@@ -340,6 +340,7 @@ def start_filling(bucket: Path, folder: Path, seconds_per_read: float = 0.0):
     return process, told
 
 
+@pytest.mark.slow
 def test_two_processes_at_once_make_one_copy(tmp_path):
     write_store(tmp_path / "bucket" / "s")
     both = [start_filling(tmp_path / "bucket", tmp_path / "cache", 0.05) for _ in range(2)]

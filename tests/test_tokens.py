@@ -529,6 +529,7 @@ except OSError as error:
     assert list((tmp_path / "store").iterdir()) == []
 
 
+@pytest.mark.slow
 def test_writers_of_one_store_at_once_do_not_disturb_each_other(tmp_path, text_source, trained):
     code = "print(make().manifest.num_tokens)"
     writers = [start(code, text_source, trained, tmp_path / "store") for _ in range(3)]
@@ -672,6 +673,7 @@ def test_skips_are_counted_once_in_however_many_tables_they_came(tmp_path, train
 # ------------------------------------------------------------------------------------------------------------- Ray
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_a_store_is_the_same_bytes_with_and_without_ray(ray_cluster, tmp_path, text_source, trained, monkeypatch):
     limited = text_source.model_copy(update={"limit_documents": 70})
