@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from raycodellm.config import Source
@@ -28,7 +29,8 @@ class Document(NamedTuple):
         return self.text + (self.response or "")
 
 
-class Skip(NamedTuple):
+@dataclass(frozen=True, slots=True)
+class Skip:
     """A record, file or part of a record that gave no text; counted by reason."""
 
     reason: str

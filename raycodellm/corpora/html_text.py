@@ -13,13 +13,13 @@ _BLOCK_TAG = re.compile(r"\s*<(p|pre|h[1-6]|ul|ol|blockquote|div|table|hr|a|em|s
 
 
 def to_text(body: str) -> str:
-    """HTML as text with fenced code. What does not begin with a tag is text already (Markdown may quote tags) and keeps
-    the indentation of its first line.
+    """HTML as text. A body that begins with no tag is text already, such as Markdown that quotes tags, and keeps the
+    indentation of its first line.
     """
     if not _BLOCK_TAG.match(body):
         return _BLANK_LINES.sub("", body).rstrip()
     writer = _TextWriter()
-    end = body.rfind(">") + 1  # no tag ends behind it, and the parser would look for an end at each bracket there
+    end = body.rfind(">") + 1  # no tag ends behind it, and the parser would search there for an end at each bracket
     writer.feed(body[:end])
     writer.close()
     writer.handle_data(unescape(body[end:]))
@@ -32,17 +32,17 @@ _DROPPED = frozenset({"script", "style", "head"})
 
 
 class _TextWriter(HTMLParser):
-    """Blocks are parted by blank lines (in lists by line ends), items begin with a sign, code stands between fences."""
+    """Writes blank lines between blocks (line ends in lists), a sign before list items, and fences around code."""
 
     def __init__(self) -> None:
         super().__init__(convert_charrefs=True)
         self._out: list[str] = []
         self._line_ends = 0
-        """Due before what is written next."""
+        """Line ends to write before the next text."""
         self._sign = ""
-        """Of a list item of which nothing is written yet."""
+        """Sign of a list item whose text is not yet written."""
         self._lists: list[int | None] = []
-        """Of each open list the number of its last item; None where items have no number."""
+        """The number of the last item of each open list; None for lists without numbers."""
         self._code: list[str] | None = None
         self._dropped = 0
 
@@ -81,6 +81,7 @@ class _TextWriter(HTMLParser):
             self._write("\t" if self._out and not self._line_ends else "")
 
     def _item(self) -> str:
+        """The sign of the next item of the innermost list."""
         indent = "  " * max(0, len(self._lists) - 1)
         if not self._lists or self._lists[-1] is None:
             return f"{indent}- "
@@ -109,6 +110,6 @@ class _TextWriter(HTMLParser):
             self._write(re.sub(r"\s+", " ", data))
 
     def text(self) -> str:
-        if self._code is not None:  # a block that was never closed
+        if self._code is not None:  # a block without an end
             self.handle_endtag("pre")
         return "".join(self._out).strip()

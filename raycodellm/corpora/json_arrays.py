@@ -1,53 +1,49 @@
-"""JSON files that are an array: cut into their elements one by one, so that a broken one is lost alone.
+"""JSON files that are one array: cut into elements one by one, so that a broken element is lost alone.
 
-Memory is bounded by one element. Where an element breaks the rules by which its end is found (brackets that do not
-match, a quote that is missing), reading goes on at the next object that begins with the key that the first one began
-with: an object inside the broken element is not taken for an element.
+Memory is bounded by one element. If the end of an element cannot be found (unmatched brackets, a missing quote),
+reading goes on at the next object whose first key is that of the first element: an object inside the broken element is
+not taken for an element.
 """
 
 from __future__ import annotations
 
-import os
 import re
 from collections.abc import Callable, Iterator
 from functools import partial
 
-from raycodellm.corpora.parts import LONGEST_LINE, MIB, TOO_LONG, Part, compression, open_content
+from raycodellm.corpora.parts import LONGEST_LINE, MIB, TOO_LONG, Part, extension, open_content
 
 _BETWEEN = re.compile(rb"[\s,\xef\xbb\xbf]*")
-"""First bytes of elements; the last three are a byte order mark."""
+"""Bytes between elements; the last three are a byte order mark."""
 _SIGN = re.compile(rb'["\[\]{},:]')
 _STRING_SIGN = re.compile(rb'["\\\n]')
 _MARK = re.compile(rb"\S")
 _FIRST_KEY = re.compile(rb'\{\s*("[^"\\\n]{1,200}"\s*:)')
 _OPENED_BY = {ord("}"): ord("{"), ord("]"): ord("[")}
 _KEPT = 300
-"""Bytes before a place, in which the end of an object and the key of the next one have room."""
+"""Bytes that are kept of a long value: room for the end of an object and the key of the next one."""
 _QUOTE, _BACKSLASH, _COMMA, _COLON, _OBJECT = b'"\\,:{'
 
 
 def is_array(part: Part) -> bool:
-    """Is the part's file called `.json`, and does it begin with a bracket?"""
-    name = part.name.lower()
-    if compression(name):
-        name = os.path.splitext(name)[0]
-    if not name.endswith(".json") or not part.num_bytes:
+    """True if the part's file is called `.json` and begins with a bracket."""
+    if extension(part.name) != ".json" or not part.num_bytes:
         return False
     with open_content(part) as content:
         return content.read(4096).lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"[")
 
 
 def array_elements(part: Part) -> Iterator[bytes]:
-    """The bytes of each element, whole or broken; `TOO_LONG` for one over `LONGEST_LINE`, b"" for one that is cut off.
+    """The bytes of each element, whole or broken; `TOO_LONG` for one over `LONGEST_LINE`, b"" for one without an end.
 
-    Arrays one after the other, and values after them, are read as one array.
+    Several arrays in a file, and values after them, are read as one array.
     """
     with open_content(part) as content:
         yield from elements_of(partial(content.read, MIB))
 
 
 def elements_of(read: Callable[[], bytes]) -> Iterator[bytes]:
-    """`array_elements` of what `read` gives piece by piece, b"" at the end."""
+    """The elements of the array that `read` returns piece by piece; `read` returns b"" at the end."""
     values = _Values(read)
     inside = False
     while sign := values.first():
@@ -61,11 +57,11 @@ def elements_of(read: Callable[[], bytes]) -> Iterator[bytes]:
 
 
 class _Broken(Exception):
-    """No element's end can be found from this place on."""
+    """The end of an element cannot be found from a place on, which is the argument."""
 
 
 class _Values:
-    """A stream of JSON values, of which the first byte of the next is always the first of `_data`."""
+    """A stream of JSON values. The first byte of `_data` is always the first byte of the next value."""
 
     def __init__(self, read: Callable[[], bytes]) -> None:
         self._read = read
@@ -76,21 +72,22 @@ class _Values:
         self._broken_at = -1
         self._is_long = False
         self.ended_early = False
-        """Has the stream ended inside a value?"""
+        """True once the stream has ended inside a value."""
 
     def first(self) -> bytes:
         """The first byte of the next value; b"" at the end."""
         while True:
-            self.drop(_BETWEEN.match(self._data).end())
+            between = _BETWEEN.match(self._data)
+            self.drop(between.end() if between else 0)
             if self._data or not self._more():
                 return bytes(self._data[:1])
 
     def drop(self, count: int) -> None:
-        del self._data[:count]  # moves no byte: a bytearray keeps where it begins
+        del self._data[:count]  # moves no byte, since a bytearray remembers where it begins
         self._dropped += count
 
     def take(self) -> bytes:
-        """The next value, and drops it."""
+        """Returns the next value and drops it."""
         self._is_long = False
         if not self._knows_key and self._data[0] == _OBJECT and (key := _FIRST_KEY.match(self._data)):
             self._next_object = re.compile(rb"\}\s*,\s*(?=\{\s*" + re.escape(key[1]) + rb")")
@@ -104,7 +101,7 @@ class _Values:
         return value
 
     def _end(self) -> int:
-        """Where the value that begins the data ends; raises _Broken."""
+        """Where the first value of the data ends. Raises _Broken."""
         opened = bytearray()
         before = place = 0
         while (place := self._find(_SIGN, place)) >= 0:
@@ -114,7 +111,9 @@ class _Values:
             elif sign in b"[{":
                 if place and not opened:
                     return place
-                if opened == b"{" and before == _COMMA:  # a closing bracket is missing, and this is the next element
+                if (
+                    opened == b"{" and before == _COMMA
+                ):  # a closing bracket is missing: this bracket opens the next element
                     return place
                 if opened and opened[-1] == _OBJECT and before != _COLON:
                     raise _Broken(place)
@@ -137,7 +136,7 @@ class _Values:
         return len(self._data)
 
     def _string_end(self, place: int, inside: bool) -> int:
-        """Behind the closing quote; raises _Broken where the string has no end, or is followed by what none can be."""
+        """The place behind the closing quote. Raises _Broken if the string has no end, or a wrong sign follows it."""
         while True:
             place = self._find(_STRING_SIGN, place)
             if place < 0:
@@ -155,7 +154,7 @@ class _Values:
                 raise _Broken(place)
 
     def _find(self, signs: re.Pattern[bytes], place: int) -> int:
-        """The first of the signs from `place` on; -1 where the stream ends before one."""
+        """The place of the first of the signs from `place` on; -1 if the stream ends before one."""
         while (found := signs.search(self._data, place)) is None:
             place = self._let_go(max(place, len(self._data)))
             if not self._more():
@@ -163,7 +162,7 @@ class _Values:
         return found.start()
 
     def _let_go(self, place: int) -> int:
-        """Keeps only the length of a value that is too long; where `place` then is."""
+        """Drops the beginning of a value that is too long. Returns where `place` is afterwards."""
         if len(self._data) <= LONGEST_LINE:
             return place
         self._is_long = True
@@ -176,9 +175,10 @@ class _Values:
         return bool(chunk)
 
     def _end_of_broken(self, place: int) -> int:
-        """The end of an element in which no end was found up to `place`.
+        """The end of an element whose end was not found up to `place`.
 
-        A second failure at the same place is looked for beyond it, so that no byte is read more than twice.
+        After a second failure at the same place the search begins at that place, so that no byte is read more than
+        twice.
         """
         broken_at = self._dropped + place
         start = 1 if broken_at > self._broken_at else place

@@ -93,7 +93,7 @@ def open_part(part: Part, memory_map: bool = False) -> pa.NativeFile:
 
 
 @contextmanager
-def open_content(part: Part) -> Iterator[pa.NativeFile | Unpacked]:
+def open_content(part: Part) -> Iterator[Any]:
     """Opens the part's whole file, unpacked. `read(n)` gives up to n bytes, and b"" at the end."""
     packed = compression(part.uri)
     with open_part(part) if packed is None else Unpacked(part, packed) as content:

@@ -1,14 +1,14 @@
-"""Corpora that are always there: prose, code and instructions made from the running Python's standard library.
+"""Corpora made from the running Python's standard library: prose, code and instructions.
 
-Each file of the library is read and parsed once for all three. Left out, and why:
+Each file of the library is read and parsed once for all three. Left out are:
 
-* `site-packages`: differs from machine to machine;
-* test packages: they repeat the code under test, and hold deliberately broken files;
-* `encodings`, `_sysconfigdata*`, `pydoc_data`: generated tables, not written code (the language reference inside
-  `pydoc_data.topics` is taken as prose);
-* `lib2to3`, `idlelib`, `turtledemo`, `__phello__`, `config-*`: grammar tables and fixtures, a desktop application,
-  demonstrations, a build's left-overs;
-* `distutils`: gone from Python 3.12 on.
+* `site-packages`, which differs from machine to machine;
+* test packages, which repeat the code under test and hold files that are broken on purpose;
+* `encodings`, `_sysconfigdata*`, `pydoc_data`, which are generated tables (the language reference inside
+  `pydoc_data.topics` is prose);
+* `lib2to3`, `idlelib`, `turtledemo`, `__phello__`, `config-*`, which are grammar tables, a desktop application,
+  demonstrations and left-overs of a build;
+* `distutils`, which Python 3.12 dropped.
 
 The same Python gives the same documents in the same order, each with an id of module path and qualified name.
 """
@@ -25,9 +25,10 @@ from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import lru_cache
 from pathlib import Path
+from typing import Any
 
 GENERATOR_VERSION = 1
-"""Raised whenever these functions give other documents for the same Python."""
+"""To be raised whenever these functions give other documents for the same Python."""
 
 EXCLUDED_FOLDERS = frozenset(
     {
@@ -37,13 +38,13 @@ EXCLUDED_FOLDERS = frozenset(
 )
 EXCLUDED_PREFIXES = ("_sysconfigdata", "config-", "__phello__", "pydoc_data")
 SHORTEST_PROSE = 64
-"""Characters; a shorter docstring says little more than a name."""
+"""Characters of the shortest docstring that is prose; a shorter one says little more than a name."""
 SHORTEST_CODE = 40
-"""Characters that a module must have left without its docstrings."""
+"""Characters of the shortest module that is code, without its docstrings."""
 RESPONSE_CHARACTERS = (60, 1600)
-"""Of a function's source without docstring, to become the response of an instruction."""
+"""Fewest and most characters of a function without its docstring that becomes a response."""
 DESCRIPTION_CHARACTERS = (20, 600)
-"""Of the part of a docstring that becomes the request."""
+"""Fewest and most characters of the part of a docstring that becomes a request."""
 
 _Definition = ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef
 
@@ -54,12 +55,12 @@ def python_prose() -> Iterator[tuple[str, str]]:
 
 
 def python_code() -> Iterator[tuple[str, str]]:
-    """(id, text): modules without their docstrings; comments and the rest of the formatting stay."""
+    """(id, text): modules without their docstrings; comments and formatting stay."""
     yield from _library().code
 
 
 def python_instruct() -> Iterator[tuple[str, str, str]]:
-    """(id, prompt, response): a request made of signature and docstring; the function's source without docstring.
+    """(id, prompt, response): a request made of a function's signature and docstring, and its source without docstring.
 
     The prompt ends with one newline.
     """
@@ -78,14 +79,14 @@ def library_digest() -> str:
 
 
 def content_digest(rows: Iterable[Sequence[str]]) -> str:
-    """16 hex digits of documents as they were read: they change with any document, its id, its text or its place."""
+    """16 hex digits that change with the id, the text or the place of any document."""
     digest = hashlib.blake2b(digest_size=8)
     for row in rows:
         for text in row:
             data = text.encode(errors="surrogatepass")
             digest.update(len(data).to_bytes(8, "little"))
             digest.update(data)
-        digest.update(b"\xff" * 8)  # no text is that long: a row's end
+        digest.update(b"\xff" * 8)  # ends a row: no text is that long
     return digest.hexdigest()
 
 
@@ -119,7 +120,7 @@ def _root() -> Path:
 
 
 def _files() -> list[tuple[str, Path]]:
-    """(dotted module name, path) of every file taken, sorted by name."""
+    """(dotted module name, path) of every file that is read, sorted by name."""
     root = _root()
     found = []
     for folder in _folders(root):
@@ -143,7 +144,7 @@ def _topics_path() -> Path:
 
 
 def _language_reference() -> list[tuple[str, str]]:
-    """The chapters that `help()` shows; none where the installation has left them out, as small containers do."""
+    """The chapters that `help()` shows; none if the installation lacks them, as in small containers."""
     try:
         from pydoc_data.topics import topics
     except ImportError:
@@ -152,12 +153,12 @@ def _language_reference() -> list[tuple[str, str]]:
 
 
 def _read_source(path: Path) -> str:
-    with tokenize.open(path) as file:  # honours the file's coding line and makes every line end "\n"
+    with tokenize.open(path) as file:  # heeds the file's coding line, and makes every line end "\n"
         return file.read()
 
 
-def _first_of_each(rows: Iterator | list) -> list:
-    """Rows without those whose last item occurred before; a repeated id gets its number, `#2`."""
+def _first_of_each(rows: Iterable[Any]) -> list[Any]:
+    """Drops rows whose last item occurred before, and numbers repeated ids: `#2`."""
     seen_content: set[str] = set()
     ids: dict[str, int] = {}
     kept = []
@@ -180,7 +181,7 @@ class ParsedModule:
     name: str
     tree: ast.Module
     lines: list[str | None]
-    """The text's lines without docstrings: None where a line is gone."""
+    """The lines of the text; None for a line of a docstring."""
     definitions: list[tuple[str, _Definition]]
     """(qualified name, node) of all classes and functions, in the order of the text."""
 
@@ -247,13 +248,11 @@ def _is_string(node: ast.stmt) -> bool:
 
 
 def _docstring(node: ast.Module | _Definition) -> str:
-    if node.body and _is_string(node.body[0]):
-        return inspect.cleandoc(node.body[0].value.value).strip()
-    return ""
+    return (ast.get_docstring(node) or "").strip()
 
 
 def _does_nothing(node: ast.FunctionDef | ast.AsyncFunctionDef) -> bool:
-    """Only `pass`, `...` or a bare `raise` follows the docstring: nothing that a request could ask for."""
+    """True if only `pass`, `...` or `raise` follows the docstring, for which nobody would ask."""
     rest = [statement for statement in node.body if not _is_string(statement)]
     return all(isinstance(s, ast.Pass | ast.Raise) or (isinstance(s, ast.Expr) and _is_ellipsis(s)) for s in rest)
 
@@ -263,35 +262,39 @@ def _is_ellipsis(statement: ast.Expr) -> bool:
 
 
 def _remove_docstring(lines: list[str | None], node: ast.Module | _Definition) -> None:
-    """Takes all strings that open the node's body out of `lines`; `pass` takes their place where nothing else is left.
+    """Takes all strings at the beginning of the node's body out of `lines`, and writes `pass` if nothing else is left.
 
-    All of them, because the second would be the docstring once the first is gone.
+    The second string goes too, since it would become the docstring.
     """
     count = next((i for i, statement in enumerate(node.body) if not _is_string(statement)), len(node.body))
     if count == 0:
         return
     needs_body = count == len(node.body) and not isinstance(node, ast.Module)
-    for place in reversed(range(count)):  # from the end, so that a cut moves nothing still to be cut on the same line
+    for place in reversed(range(count)):  # from the end, so that a cut moves no later cut on its line
         _cut(lines, node.body[place], "pass" if needs_body and place == 0 else "")
     if count < len(node.body) and lines[node.body[count - 1].lineno - 1] is None:
-        line = node.body[count - 1].end_lineno  # the blank lines between the docstring and what follows it
-        while line < len(lines) and lines[line] is not None and not lines[line].strip():
+        line = _last_line(node.body[count - 1]) + 1  # also drops the blank lines after the docstring
+        while line < len(lines) and (text := lines[line]) is not None and not text.strip():
             lines[line] = None
             line += 1
 
 
-def _cut(lines: list[str | None], statement: ast.stmt, replacement: str) -> None:
-    """Replaces the statement's text; its first line is dropped when nothing is left on it, the others always.
+def _last_line(statement: ast.stmt) -> int:
+    """Place of the statement's last line."""
+    return (statement.end_lineno or statement.lineno) - 1
 
-    Positions of the tree are bytes of UTF-8 within a line.
+
+def _cut(lines: list[str | None], statement: ast.stmt, replacement: str) -> None:
+    """Replaces the statement's text. Its first line is dropped if nothing is left on it, the other lines always.
+
+    Positions in the tree count bytes of UTF-8.
     """
-    first, last = statement.lineno - 1, statement.end_lineno - 1
-    head = lines[first].encode()[: statement.col_offset].decode()
-    tail = lines[last].encode()[statement.end_col_offset :].decode()
+    first, last = statement.lineno - 1, _last_line(statement)
+    head = (lines[first] or "").encode()[: statement.col_offset].decode()
+    tail = (lines[last] or "").encode()[statement.end_col_offset :].decode()
     if not replacement:
         tail = tail.lstrip().removeprefix(";").lstrip()
-    lines[first] = head + replacement + tail
-    if not lines[first].strip():
-        lines[first] = None
+    left = head + replacement + tail
+    lines[first] = left if left.strip() else None
     for line in range(first + 1, last + 1):
         lines[line] = None

@@ -93,7 +93,9 @@ def columns_found(source: Source, inputs: SourceInputs) -> str:
     import pyarrow as pa
 
     columns = known_format(inputs.format).columns
-    for part in plan_parts(source, inputs, READ_BYTES) if columns else ():
+    if columns is None:
+        return "none"
+    for part in plan_parts(source, inputs, READ_BYTES):
         try:
             return ", ".join(columns(part, source))
         except (OSError, ValueError, EOFError, pa.ArrowException):

@@ -1,10 +1,10 @@
-"""Documents that hold items of the evaluation: known by runs of words that they share with one.
+"""Documents that hold items of the evaluation: they share a run of words with an item.
 
-The rule is that of Brown et al. 2020 (Language Models are Few-Shot Learners, appendix C) in its first, strict form: one
-run of 13 words in common, in lower case and without punctuation, and the whole document is left out. An item shorter
-than the run is looked for as a whole where it has at least `SHORTEST_ITEM` words (the least length used there); shorter
-ones, such as a bare "yes", would be found everywhere: they are not looked for, and counted. In Chinese and other
-scripts without spaces each letter is a word (see `words`).
+The rule is that of Brown et al. 2020 (Language Models are Few-Shot Learners, appendix C) in its first, strict form: a
+document with one run of 13 words of an item, in lower case and without punctuation, is left out as a whole. An item
+shorter than the run is searched for as a whole if it has at least `SHORTEST_ITEM` words, the least length used there.
+Shorter items, such as a bare "yes", would be found everywhere; they are counted instead. In Chinese and other scripts
+without spaces each letter is a word (see `words`).
 """
 
 from __future__ import annotations
@@ -19,11 +19,11 @@ import numpy as np
 from raycodellm.corpora.cleaning.words import Words, hash_words, runs, word_list
 
 SHORTEST_ITEM = 8
-"""Words that an item must have to be looked for, unless the run itself is shorter."""
+"""Words of the shortest item that is searched for, unless the run itself is shorter."""
 MOST_UNFOUND = 0.1
-"""Share of a task's items that may be too short to be looked for without a warning."""
+"""Share of a task's items that may be too short to be searched for, without a warning."""
 EXAMPLES = 20
-"""Documents per task that are written down, with the words that gave them away."""
+"""Documents per task that `contamination.json` names, with the shared words."""
 
 
 @dataclass(frozen=True)
@@ -35,15 +35,15 @@ class Benchmark:
     tasks: tuple[str, ...]
     num_items: tuple[int, ...]
     num_too_short: tuple[int, ...]
-    """Items of each task with too few words to be looked for."""
+    """Items of each task with too few words to be searched for."""
     hashes: Mapping[int, np.ndarray]
-    """Length of a run -> uint64[runs], sorted: of `ngram` words, and of the shorter items as a whole."""
+    """Length of a run to uint64[runs], sorted: runs of `ngram` words, and shorter items as a whole."""
     task_of: Mapping[int, np.ndarray]
-    """Length of a run -> int16[runs]: the first task that has it."""
+    """Length of a run to int16[runs]: the first task that has the run."""
 
     @property
     def identity(self) -> list[Any]:
-        """What the result of a search depends on: task names, and the runs of words."""
+        """What the result of a search depends on: the names of the tasks and the runs of words."""
         digests = [
             [
                 size,
@@ -55,7 +55,7 @@ class Benchmark:
 
 
 def benchmark_of(items: Mapping[str, Sequence[str]], ngram: int) -> Benchmark:
-    """`items`: task -> the text of each of its items, prompt and right answer."""
+    """The runs of all items. `items`: task to the text of each item, prompt and right answer."""
     least = min(ngram, SHORTEST_ITEM)
     found: dict[int, list[tuple[np.ndarray, int]]] = {}
     too_short = []
@@ -81,7 +81,7 @@ def benchmark_of(items: Mapping[str, Sequence[str]], ngram: int) -> Benchmark:
 
 
 def unfound(benchmark: Benchmark) -> list[str]:
-    """A line for each task of which many items are not looked for."""
+    """A warning for each task with many items that are too short to be searched for."""
     least = min(benchmark.ngram, SHORTEST_ITEM)
     return [
         f"decontaminate: {short:,} of {count:,} items of {task} have under {least} words and are not looked for"
@@ -91,7 +91,7 @@ def unfound(benchmark: Benchmark) -> list[str]:
 
 
 def matches(words: Words, benchmark: Benchmark) -> dict[int, dict[int, tuple[int, int]]]:
-    """Text -> task -> (first word within the text, words) of the first run that an item of the task has too."""
+    """Text to task to (first word within the text, number of words) of the first run that the task has too."""
     found: dict[int, dict[int, tuple[int, int]]] = {}
     for size in sorted(benchmark.hashes, reverse=True):
         known = benchmark.hashes[size]
@@ -107,14 +107,14 @@ def matches(words: Words, benchmark: Benchmark) -> dict[int, dict[int, tuple[int
 
 
 def spelled(text: str, place: int, size: int) -> str:
-    """The words of a run, as they were compared."""
+    """The words of a run, as they are compared."""
     return " ".join(word_list(text)[place : place + size])
 
 
 def findings(
     benchmark: Benchmark, documents: Mapping[int, int], examples: Mapping[int, Sequence[tuple[str, str]]]
 ) -> dict[str, Any]:
-    """What `contamination.json` says. `documents`: task -> how many; `examples`: task -> (document, words)."""
+    """Content of `contamination.json`. `documents`: task to number; `examples`: task to (document id, words)."""
     tasks = {
         task: {
             "items": benchmark.num_items[number],

@@ -1,12 +1,13 @@
-"""Which documents repeat others: by the hash of their text, and by MinHash where the texts only look alike.
+"""Which documents repeat others: exact duplicates by the hash of their text, near duplicates by MinHash.
 
 Near duplicates go through locality-sensitive hashing (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
-section 3.4): the signature of `bands * rows` values is cut into bands, and two documents are compared when they agree
-in one of them. Documents of Jaccard similarity s are compared with probability 1 - (1 - s^rows)^bands. Each pair is
-then judged by the share of equal values in its signatures, of which 8 bits are kept per value (b-bit minwise hashing,
-Li and König 2010). What is alike, directly or through others, is one cluster, and its first document stays.
+section 3.4): the signature of `bands * rows` values is cut into bands, and two documents are compared if they agree in
+one band. Documents of Jaccard similarity s are compared with probability 1 - (1 - s^rows)^bands. The similarity of a
+pair is estimated by the share of equal values in its signatures, of which 8 bits are kept per value (b-bit minwise
+hashing, Li and König 2010). Documents that are alike, directly or through others, are one cluster, whose first document
+stays.
 
-Everything here is numpy over columns with one value per document; columns may be memory maps.
+All functions work on numpy columns with one value per document; columns may be memory maps.
 """
 
 from __future__ import annotations
@@ -20,16 +21,16 @@ from raycodellm.corpora.cleaning.words import Words, mix, shingles
 
 SIGNATURE_SEED = 20_240_601
 RECALL = 0.9
-"""Probability that two documents of just the similarity asked for are compared at all."""
+"""Probability that two documents of exactly the wanted similarity are compared at all."""
 GROUP_ROWS = 1 << 24
-"""Documents that are sorted in memory at once: 16 million, of some 40 bytes each."""
+"""Documents that are sorted in memory at once: 16 million, at some 40 bytes each."""
 PAIR_ROWS = 1 << 18
-"""Pairs that are judged at once."""
+"""Pairs whose similarity is estimated at once."""
 _BITS = 8
 
 
 def bands_and_rows(jaccard: float, permutations: int) -> tuple[int, int]:
-    """(bands, rows per band): the longest bands, which compare the fewest pairs, that reach `RECALL` at `jaccard`."""
+    """(bands, rows per band): the longest bands, so the fewest comparisons, that reach `RECALL` at `jaccard`."""
     for rows in range(permutations, 1, -1):
         bands = permutations // rows
         if 1.0 - (1.0 - jaccard**rows) ** bands >= RECALL:
@@ -38,10 +39,10 @@ def bands_and_rows(jaccard: float, permutations: int) -> tuple[int, int]:
 
 
 def signatures(words: Words, settings: NearDuplicates) -> tuple[np.ndarray, np.ndarray]:
-    """(band hashes uint64[texts, bands], sketches uint8[texts, permutations]); a text without a word has band hashes 0.
+    """(band hashes uint64[texts, bands], sketches uint8[texts, permutations]). A text without a word has band hashes 0.
 
     The signatures are R-MinHash (an adaption of Dahlgaard, Knudsen and Thorup 2017, Fast Similarity Sketching), whose
-    estimates were found as good as those of classic MinHash at each length from 5 to 5000 shingles.
+    estimates were measured to be as good as those of classic MinHash at each length from 5 to 5000 shingles.
     """
     from rensa import RMinHash
 
@@ -63,7 +64,7 @@ def signatures(words: Words, settings: NearDuplicates) -> tuple[np.ndarray, np.n
 
 
 def exact(low: np.ndarray, high: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Rows whose text, known by 128 bits in two columns, an earlier position has too."""
+    """Rows whose text another row of an earlier position has too; `low` and `high` are 128 bits of the text's hash."""
     found = [np.zeros(0, np.int64)]
     for rows in _parts(low, np.ones(len(low), bool)):
         ordered, repeats = _sorted(rows, positions, low, high)
@@ -74,7 +75,7 @@ def exact(low: np.ndarray, high: np.ndarray, positions: np.ndarray) -> np.ndarra
 def near(
     bands: Sequence[np.ndarray], sketches: np.ndarray, positions: np.ndarray, alive: np.ndarray, jaccard: float
 ) -> np.ndarray:
-    """Rows that are like another of an earlier position, directly or through others; only rows of `alive` count.
+    """Rows that resemble a row of an earlier position, directly or through others; only rows of `alive` count.
 
     `bands`: a column of uint64[n] each; `sketches`: uint8[n, permutations].
     """
@@ -87,7 +88,7 @@ def near(
 
 
 def _parts(values: np.ndarray, wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows of `wanted`, some at a time, equal values together; a value of 0 is none."""
+    """Rows of `wanted` in groups, with equal values in one group; rows with the value 0 are left out."""
     num_parts = -(-len(values) // GROUP_ROWS)
     for part in range(num_parts):
         mine = [
@@ -100,7 +101,7 @@ def _parts(values: np.ndarray, wanted: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _sorted(rows: np.ndarray, positions: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-    """(rows by columns and then position, whether each but the first equals the row before it in all columns)"""
+    """(rows sorted by columns and then position, whether each row but the first equals the row before it)"""
     chosen = [np.asarray(column[rows]) for column in columns]
     order = np.lexsort((positions[rows], *chosen))
     equal = np.ones(max(0, len(rows) - 1), bool)
@@ -110,7 +111,7 @@ def _sorted(rows: np.ndarray, positions: np.ndarray, *columns: np.ndarray) -> tu
 
 
 def _candidates(rows: np.ndarray, equal: np.ndarray) -> Iterator[np.ndarray]:
-    """int64[2, pairs]: each row with the one before it in its group and with the group's first."""
+    """int64[2, pairs]: each row with the row before it in its group, and with the first of the group."""
     places = np.flatnonzero(equal) + 1
     begins = np.flatnonzero(np.concatenate([[True], ~equal]))
     first = begins[np.searchsorted(begins, places, side="right") - 1]
@@ -123,14 +124,14 @@ def _candidates(rows: np.ndarray, equal: np.ndarray) -> Iterator[np.ndarray]:
 
 
 def _alike(sketches: np.ndarray, pairs: np.ndarray) -> np.ndarray:
-    """Estimated Jaccard similarities; 8 bits of unlike values are equal by chance once in 256 times."""
+    """Estimated Jaccard similarities, corrected for 8 bits of different values that are equal by chance (1 in 256)."""
     equal = np.mean(sketches[pairs[0]] == sketches[pairs[1]], axis=1)
     chance = 0.5**_BITS
     return (equal - chance) / (1.0 - chance)
 
 
 def _all_but_first(pairs: np.ndarray, positions: np.ndarray) -> np.ndarray:
-    """Rows of every connected component but the one with its smallest position."""
+    """All rows of each connected component, except the row with the smallest position."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components
 

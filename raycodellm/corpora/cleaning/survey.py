@@ -54,14 +54,18 @@ def _survey_batch(batch: list[Document], plan: CleaningPlan, tests: list[tuple[s
     left = np.flatnonzero(codes == 0)
     near = plan.near
     words = hash_words([batch[row].content for row in left]) if near or plan.benchmark else None
-    examples, counts = (), {}
+    examples: tuple[tuple[int, int, str, str], ...] = ()
+    counts: dict[int, int] = {}
     if plan.benchmark and words:
         found = contamination.matches(words, plan.benchmark)
         examples, counts = _examples(batch, left, found)
         codes[left[sorted(found)]] = 1 + plan.reasons.index(CONTAMINATED)
     still = np.flatnonzero(codes[left] == 0)
     kept = [batch[row] for row in left[still]]
-    columns = {"row": left[still], "num_bytes": np.array([len(d.content.encode()) for d in kept], np.int64)}
+    columns: dict[str, np.ndarray] = {
+        "row": left[still],
+        "num_bytes": np.array([len(d.content.encode()) for d in kept], np.int64),
+    }
     if plan.cleaning.exact_duplicates:
         digests = np.frombuffer(b"".join(map(_content_digest, kept)), np.uint64).reshape(-1, 2)
         columns |= {"digest_low": digests[:, 0], "digest_high": digests[:, 1]}

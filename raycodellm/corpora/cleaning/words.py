@@ -1,9 +1,9 @@
-"""Texts as arrays of word hashes, and runs of words as arrays of their hashes: what likeness is measured on.
+"""Texts as arrays of word hashes, and runs of words as arrays of hashes, by which texts are compared.
 
-A word is a run of letters, marks and digits, in lower case; everything else only parts words. In scripts that put no
+A word is a run of letters, marks and digits, in lower case; all other characters separate words. In scripts without
 spaces between words, such as Chinese and Thai, each letter or digit is a word, with the marks that belong to it: a run
-would be a clause or a whole sentence. Hashes have 64 bits and are the same on every machine. All texts of a batch go
-through numpy together: one call per text would take ten times as long where texts are paragraphs.
+would be a clause or a sentence. Hashes have 64 bits and are the same on every machine. All texts of a batch go through
+numpy together, since one call per paragraph would take ten times as long.
 """
 
 from __future__ import annotations
@@ -17,19 +17,19 @@ from typing import NamedTuple
 import numpy as np
 
 PIECE = 1 << 20
-"""Characters that are turned into arrays together, of some 40 bytes per character."""
+"""Characters that are turned into arrays together, at some 40 bytes per character."""
 _STEP = np.uint64(0x9E3779B97F4A7C15)
 WITHOUT_SPACES = (
     *("Han", "Hiragana", "Katakana", "Bopomofo", "Yi", "Thai", "Lao", "Khmer", "Myanmar", "Javanese", "Balinese"),
     *("Tai_Le", "New_Tai_Lue", "Tai_Tham", "Tai_Viet"),
 )
-"""Scripts of which each letter is taken as a word. Tibetan parts its syllables by signs, Korean its words by spaces."""
+"""Scripts whose letters are words. Tibetan separates syllables by signs, Korean words by spaces."""
 _LETTER, _MARK, _ALONE = 1, 2, 3
 _WORD_END = re.compile(r"\w(?=\W)")
 
 
 class Words(NamedTuple):
-    """Hashes of the words of several texts, one text after the other."""
+    """Hashes of the words of several texts, text by text."""
 
     hashes: np.ndarray
     """uint64[words]"""
@@ -38,18 +38,18 @@ class Words(NamedTuple):
 
 
 class Runs(NamedTuple):
-    """Hashes of all runs of a number of neighbouring words, in the order of the texts."""
+    """Hashes of all runs of a fixed number of neighbouring words, in the order of the texts."""
 
     hashes: np.ndarray
     """uint64[runs]"""
     texts: np.ndarray
-    """int64[runs]: the text that the run is in."""
+    """int64[runs]: number of the text that has the run."""
     places: np.ndarray
-    """int64[runs]: its first word, counted over all texts."""
+    """int64[runs]: number of the run's first word, counted over all texts."""
 
 
 def mix(values: np.ndarray) -> np.ndarray:
-    """A bijection of 64 bits that spreads every bit over all (the finaliser of SplitMix64, Steele et al. 2014)."""
+    """A bijection of 64 bits in which every bit changes all others (finaliser of SplitMix64, Steele et al. 2014)."""
     values = (values ^ (values >> np.uint64(30))) * np.uint64(0xBF58476D1CE4E5B9)
     values = (values ^ (values >> np.uint64(27))) * np.uint64(0x94D049BB133111EB)
     return values ^ (values >> np.uint64(31))
@@ -62,12 +62,12 @@ def hash_words(texts: Sequence[str]) -> Words:
 
 
 def word_list(text: str) -> list[str]:
-    """The words themselves."""
+    """The words of a text, as they are hashed."""
     return [word for piece in _pieces(text) for word in _split(piece)]
 
 
 def runs(words: Words, size: int) -> Runs:
-    """Every run of `size` words that lies within one text; a text with fewer words has none."""
+    """Every run of `size` words within a text; a text with fewer words has none."""
     count = max(0, len(words.hashes) - size + 1)
     text = np.repeat(np.arange(len(words.offsets) - 1), np.diff(words.offsets))
     places = np.flatnonzero(text[:count] == text[size - 1 : size - 1 + count])
@@ -82,7 +82,7 @@ def _runs_at(words: Words, places: np.ndarray, size: int) -> np.ndarray:
 
 
 def shingles(words: Words, size: int) -> tuple[np.ndarray, np.ndarray]:
-    """(uint64 hashes, offsets per text) of all runs of `size` words; a text with fewer is one run of all its words."""
+    """(uint64 hashes, offsets per text) of all runs of `size` words; a text with fewer words is one run."""
     found = runs(words, size)
     hashes, texts = [found.hashes], [found.texts]
     lengths = np.diff(words.offsets)
@@ -96,7 +96,7 @@ def shingles(words: Words, size: int) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Neighbouring texts together, up to `PIECE` characters; a longer one alone."""
+    """Groups neighbouring texts, up to `PIECE` characters; a longer text is a group."""
     group: list[str] = []
     size = 0
     for text in texts:
@@ -132,7 +132,7 @@ def _hash_lowered(texts: list[str]) -> list[np.ndarray]:
 
 @lru_cache(maxsize=8)
 def _powers(count: int) -> np.ndarray:
-    """uint64[count]: powers of an odd number, by which the letters of a word are weighted (a polynomial hash)."""
+    """uint64[count]: powers of an odd number, the weights of a word's letters in its polynomial hash."""
     return np.multiply.accumulate(np.concatenate([[np.uint64(1)], np.full(count - 1, _STEP)]))
 
 
@@ -143,7 +143,9 @@ def _bounds(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     is_word = kinds > 0
     begins = np.diff(is_word, prepend=False) & is_word
     if np.any(kinds == _ALONE):
-        under = np.maximum.accumulate(np.where(kinds == _MARK, 0, np.arange(len(kinds))))  # what a mark belongs to
+        under = np.maximum.accumulate(
+            np.where(kinds == _MARK, 0, np.arange(len(kinds)))
+        )  # the letter that a mark belongs to
         after_alone = (kinds[under][:-1] == _ALONE) & is_word[:-1]
         begins[1:] |= (kinds[1:] == _ALONE) | (after_alone & (kinds[1:] == _LETTER))
     ends = is_word & np.append(begins[1:] | ~is_word[1:], True)
@@ -157,7 +159,7 @@ def _split(piece: str) -> list[str]:
 
 
 def _pieces(text: str) -> Iterator[str]:
-    """The text, cut after a word from `PIECE` characters on, or in the middle of one that goes on for as long again."""
+    """The text in pieces of `PIECE` characters or more, cut after a word; a word over `PIECE` characters is cut too."""
     start = 0
     while len(text) - start > PIECE:
         cut = _WORD_END.search(text, start + PIECE, start + 2 * PIECE)
@@ -169,7 +171,7 @@ def _pieces(text: str) -> Iterator[str]:
 
 @lru_cache(maxsize=1)
 def _kinds() -> np.ndarray:
-    """uint8[code points]: 0 for what parts words. Worked out in a third of a second, once per process."""
+    """uint8[code points]: the kind of each character, 0 if it separates words. Takes 0.3 s, once per process."""
     import regex
 
     kinds = np.array([_KIND_OF.get(unicodedata.category(chr(code))[0], 0) for code in range(0x110000)], np.uint8)
@@ -188,7 +190,7 @@ def _every_character() -> str:
 
 @lru_cache(maxsize=16)
 def letters_of(script: str) -> np.ndarray:
-    """uint8[code points]: 1 for a letter of another script, 3 for one of this, 0 for anything else."""
+    """uint8[code points]: 3 for a letter of the script, 1 for a letter of another script, 0 for other characters."""
     import regex
 
     everything = _every_character()
@@ -201,7 +203,7 @@ def letters_of(script: str) -> np.ndarray:
 
 
 def script_share(text: str, script: str) -> float:
-    """Share of the text's letters that are of this Unicode script; 0 where it has no letter."""
+    """Share of the text's letters that are of this Unicode script; 0 if the text has no letter."""
     table = letters_of(script)
     letters = ours = 0
     for start in range(0, len(text), PIECE):

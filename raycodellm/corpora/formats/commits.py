@@ -141,6 +141,7 @@ def _files(diff: bytes, source: Source) -> tuple[list[str], Counter[str]]:
     """(diffs of the files that are kept, number of files left out by reason)"""
     kept: list[str] = []
     left_out: Counter[str] = Counter()
+    reason: str | None
     for file in re.split(rb"^(?=diff --git )", diff, flags=re.MULTILINE):
         if not file:
             continue
@@ -183,8 +184,9 @@ def _patches(path: str, head: str, first: int, count: int) -> Iterator[tuple[str
         asked.write(ids.encode())
         asked.seek(0)
         command = _command(path, *_DIFF, f"--pretty=tformat:{sign}%H%n%B%x00")
-        streams = {"stdin": asked, "stdout": subprocess.PIPE, "stderr": said}
-        with subprocess.Popen(command, **streams, env=_environment(_git_folder(path))) as git:
+        environment = _environment(_git_folder(path))
+        with subprocess.Popen(command, stdin=asked, stdout=subprocess.PIPE, stderr=said, env=environment) as git:
+            assert git.stdout
             try:
                 yield from _split(git.stdout, sign.encode())
             except GeneratorExit:

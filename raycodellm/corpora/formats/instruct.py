@@ -20,7 +20,7 @@ end with a weight of 0 are left out and counted. A text keeps the indentation of
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from functools import partial
 from typing import Any, NamedTuple
 
@@ -110,8 +110,8 @@ def _belongs_to_prompt(record: Mapping[str, Any]) -> bool:
 def _complete(turns: Turns, record: Mapping[str, Any], used: set[str]) -> set[str]:
     """Writes the other columns of the prompt into `turns`, and returns their names."""
     taken: set[str] = set()
-    asked = next((place for place in reversed(range(len(turns))) if turns[place][0] == "User"), None)
-    for name, read in _BELOW_REQUEST if asked is not None else ():
+    asked = next((place for place in reversed(range(len(turns))) if turns[place][0] == "User"), -1)
+    for name, read in _BELOW_REQUEST if asked >= 0 else ():
         more = read(record.get(name)) if name not in used else None
         if more is not None:
             taken.add(name)
@@ -158,8 +158,7 @@ def _material(value: Any) -> str | None:
         except UnicodeDecodeError:
             return None
     if isinstance(value, (list, tuple)):
-        parts = [_material(part) for part in value]
-        return "\n".join(parts) if None not in parts else None
+        return _joined("\n", map(_material, value))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
     return value if isinstance(value, str) else None
@@ -175,20 +174,29 @@ def _choices(value: Any) -> str | None:
         return value
     if isinstance(value, Mapping):
         label, text = value.get("label"), value.get("text")
-        listed = isinstance(label, (list, tuple)) and isinstance(text, (list, tuple)) and len(label) == len(text)
-        value = list(zip(label, text, strict=True)) if listed else list(value.items())
+        if isinstance(label, (list, tuple)) and isinstance(text, (list, tuple)) and len(label) == len(text):
+            value = list(zip(label, text, strict=True))
+        else:
+            value = list(value.items())
     if not isinstance(value, (list, tuple)):
         return None
     value = [(one.get("label"), one.get("text")) if isinstance(one, Mapping) else one for one in value]
-    if all(isinstance(one, (list, tuple)) and len(one) == 2 for one in value):
-        labels, texts = [_material(label) for label, _ in value], [_material(text) for _, text in value]
-    else:
-        labels, texts = [chr(ord("A") + place) for place in range(len(value))], [_material(one) for one in value]
-    if None in labels or None in texts or len(value) > 26:
+    if not all(isinstance(one, (list, tuple)) and len(one) == 2 for one in value):
+        value = [(chr(ord("A") + place), one) for place, one in enumerate(value)]
+    labels = [label for label in (_material(label) for label, _ in value) if label is not None]
+    texts = [text for text in (_material(text) for _, text in value) if text is not None]
+    if not len(labels) == len(texts) == len(value) <= 26:
         return None
     if all(map(_LABELLED.match, texts)):
         return "\n".join(texts)
     return "\n".join(f"{label}. {text}" for label, text in zip(labels, texts, strict=True))
+
+
+def _joined(separator: str, texts: Iterable[str | None]) -> str | None:
+    """The texts as one; None if one of them is None."""
+    found = list(texts)
+    known = [text for text in found if text is not None]
+    return separator.join(known) if len(known) == len(found) else None
 
 
 _BELOW_REQUEST = (
@@ -255,8 +263,8 @@ def _content(message: Mapping[str, Any]) -> str | None:
     content = message.get("content")
     content = message.get("value") if content is None else content
     if isinstance(content, (list, tuple)) and content:
-        parts = [part.get("text") if isinstance(part, Mapping) else None for part in content]
-        return "\n".join(parts) if all(isinstance(part, str) for part in parts) else None
+        parts = (part.get("text") if isinstance(part, Mapping) else None for part in content)
+        return _joined("\n", (part if isinstance(part, str) else None for part in parts))
     return content if isinstance(content, str) else None
 
 

@@ -13,6 +13,8 @@ from raycodellm.corpora.lines import own_lines, too_long
 from raycodellm.corpora.parts import TOO_LONG, Part, extension
 from raycodellm.corpora.registry import Format
 
+_EXTENSIONS = frozenset({".jsonl", ".ndjson", ".json"})
+
 
 def read_jsonl(part: Part, source: Source) -> Iterator[Record]:
     if not is_array(part):
@@ -48,13 +50,15 @@ def _columns(part: Part, source: Source) -> list[str]:
     return list(dict.fromkeys(name for record in records if isinstance(record, Mapping) for name in record))
 
 
+def _is_guessed(source: Source, name: str) -> bool:
+    """A `.json` file among configuration files and notebooks is a document, not a list of records."""
+    return extension(name) in _EXTENSIONS and not (source.kind == "code_adjacent" and extension(name) == ".json")
+
+
 FORMAT = Format(
     name="jsonl",
-    extensions=frozenset({".jsonl", ".ndjson", ".json"}),
-    # Among configuration files and notebooks a `.json` file is a document, not a list of records.
-    is_guessed=lambda source, name: (
-        extension(name) in FORMAT.extensions and not (source.kind == "code_adjacent" and extension(name) == ".json")
-    ),
+    extensions=_EXTENSIONS,
+    is_guessed=_is_guessed,
     read=read_jsonl,
     columns=_columns,
 )

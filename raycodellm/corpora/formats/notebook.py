@@ -114,12 +114,11 @@ def _outputs(outputs: Any) -> Iterator[str]:
     for output in map(_mapping, outputs if isinstance(outputs, list) else ()):
         if output.get("output_type") in ("error", "pyerr"):
             lines = output.get("traceback")
-            text = "\n".join(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ""
+            said = "\n".join(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ""
         else:
             plain = _mapping(output.get("data")).get("text/plain")
-            text = output.get("text") if plain is None else plain
-            text = _joined(text) if text is not None else ""
-        text = _TERMINAL_CODES.sub("", text).strip("\n")
+            said = _joined(next((value for value in (plain, output.get("text")) if value is not None), ""))
+        text = _TERMINAL_CODES.sub("", said).strip("\n")
         if text.strip():
             yield fenced(text, "output")
 

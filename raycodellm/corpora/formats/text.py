@@ -12,6 +12,7 @@ from raycodellm.corpora.lines import lines, own_lines, too_long
 from raycodellm.corpora.parts import LONGEST_LINE, MIB, TOO_LONG, Part, compression, extension, read_content
 from raycodellm.corpora.registry import Format
 
+_EXTENSIONS = frozenset({".txt", ".text"})
 LARGEST_TEXT = LONGEST_LINE
 """Bytes of the largest file that is one document."""
 WINDOW_BYTES = 16 * MIB
@@ -94,13 +95,15 @@ def _identity(source: Source, files: Sequence[InputFile]) -> dict[str, Any]:
     return {"documents": source.documents, **({"reader": 2} if was_cut else {})}
 
 
+def _is_guessed(source: Source, name: str) -> bool:
+    """A `.txt` file among configuration files and notebooks is a file of the tree."""
+    return extension(name) in _EXTENSIONS and not (source.kind == "code_adjacent" and extension(name) == ".txt")
+
+
 FORMAT = Format(
     name="text",
-    extensions=frozenset({".txt", ".text"}),
-    # Among configuration files a `.txt` file is one of the tree.
-    is_guessed=lambda source, name: (
-        extension(name) in FORMAT.extensions and not (source.kind == "code_adjacent" and extension(name) == ".txt")
-    ),
+    extensions=_EXTENSIONS,
+    is_guessed=_is_guessed,
     takes_any_name=True,
     read=read_text,
     part_bytes=_part_bytes,

@@ -70,7 +70,8 @@ def builtin_documents(source: Source, inputs: SourceInputs) -> tuple[Document, .
     name = inputs.files[0].name
     width = 3 if BUILTINS[name].instruct else 2
     rows = enumerate(_rows(name, inputs.seed))
-    documents = (Document(*(row if len(row) == width else (f"{name}:{number}", *row))) for number, row in rows)
+    named = (row if len(row) == width else (f"{name}:{number}", *row) for number, row in rows)
+    documents = (Document(row[0], row[1], row[2] if width == 3 else None) for row in named)
     if source.is_instruct:
         return tuple(documents)
     return tuple(Document(document.id, document.content) for document in documents)

@@ -37,6 +37,7 @@ class ListedFile(NamedTuple):
 
 def list_local(root: str, excluded: Counter[str]) -> list[ListedFile]:
     """The files at `root`, which is a file, a folder or a glob. Raises UserError if it is none of these."""
+    entries: list[_Entry]
     if os.path.isfile(root):
         entries, base = [(root, None)], os.path.dirname(root)
     elif os.path.isdir(root):
