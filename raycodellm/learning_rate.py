@@ -1,9 +1,9 @@
-"""The learning rate of every step, as arithmetic: who asks need not import torch, which takes seconds.
+"""The learning rate of every step, by arithmetic that needs no torch.
 
-Every step trains. A warm-up's step has the rate that the warm-up has reached at its end, so the first step's is over 0;
-a decay's step has the rate that the decay has come to at its beginning, so the last step's is over `final * peak`,
-which is reached only when the stage has ended. The decays are those of transformers and torch, step by step; a warm-up
-there begins with a step of rate 0.
+Every step trains. A warm-up step has the rate that the warm-up reaches at the step's end, so the first step's rate is
+over 0. A decay step has the rate at the step's beginning, so the last step's rate is over `final * peak`, which is
+reached when the stage has ended. The decays equal those of transformers and torch, step by step; a warm-up there begins
+with a step of rate 0.
 """
 
 from __future__ import annotations
@@ -14,11 +14,11 @@ from raycodellm.config import LearningRate
 
 
 def learning_rate_at(settings: LearningRate, step: int, num_steps: int, start_rate: float | None = None) -> float:
-    """Rate of optimizer step `step` (0 first); with `step` = `num_steps`, the rate that the stage ended with.
+    """Rate of optimizer step `step` (0 is the first); at `step` = `num_steps`, the rate that the stage ended with.
 
-    It rises on a straight line to the peak, over the first `warmup` of the steps. wsd then holds the peak, and falls on
-    a straight line over the last `decay` of the steps. With `start_rate`, the rate that the parent stage ended with,
-    there is no warm-up: the schedule goes from there to `final * peak`, and never rises.
+    The rate rises on a straight line to the peak over the first `warmup` of the steps. wsd then holds the peak, and
+    falls on a straight line over the last `decay` of the steps. `start_rate`, the rate that the parent stage ended
+    with, replaces the warm-up: the rate goes from there to `final * peak`, and never rises.
     """
     if start_rate is not None:
         last = min(1.0, settings.final * settings.peak / start_rate)
@@ -31,10 +31,12 @@ def learning_rate_at(settings: LearningRate, step: int, num_steps: int, start_ra
         return settings.peak
     left = (num_steps - step) / (num_steps - start)
     if settings.schedule == "cosine":
-        left = math.sin(math.pi / 2.0 * left) ** 2  # (1 + cos) / 2, which is 0 in floats when this is still 1e-17
+        left = (
+            math.sin(math.pi / 2.0 * left) ** 2
+        )  # equals (1 + cos) / 2, which in floats is 0 already where this is 1e-17
     return settings.peak * (settings.final + (1.0 - settings.final) * left)
 
 
 def start_rate(settings: LearningRate, parents_last: float | None) -> float | None:
-    """Where a stage's rate begins: None for a warm-up of its own."""
+    """Rate at which a stage begins in place of a warm-up; None where the stage warms up."""
     return parents_last if settings.boundary == "continue" else None

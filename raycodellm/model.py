@@ -8,13 +8,15 @@
 | 470m | 256,000 | 468 M | 4.42 G | 8,192 |
 | 2.8b | 256,000 | 2.82 G | 24.0 G | 8,192 |
 
-All have rotary positions, SwiGLU, no biases and tied embeddings. `tiny`, `nano` and `small` are Llamas: RMSNorm, and
-attention before feed-forward. `470m` and `2.8b` are the shape class of Aryabumi et al. (2024, "To Code, or Not To
-Code"): its vocabulary of 256,000, attention and feed-forward side by side after one LayerNorm without bias, which is
-transformers' Cohere architecture. That paper does not say their depth, width, heads, or how logits are scaled: these
-are of usual proportions (heads of 64 and 128, as many for keys as for queries, feed-forward 2.6 to 2.75 times the
-width), chosen to meet the two sizes; the context is the paper's longest sequence, 8,192, and logits are not scaled.
-torch and transformers take seconds to import, so what `check` asks of a preset is arithmetic.
+All presets have rotary positions, SwiGLU, no biases and tied embeddings. `tiny`, `nano` and `small` are Llamas:
+RMSNorm, and attention before feed-forward. `470m` and `2.8b` are the shape class of Aryabumi et al. (2024, "To Code, or
+Not To Code"): the paper's vocabulary of 256,000, and attention and feed-forward side by side after one LayerNorm
+without bias, which is transformers' Cohere architecture. The paper does not give depth, width, heads, or the scale of
+the logits. The presets have usual proportions (heads of 64 and 128, as many for keys as for queries, feed-forward 2.6
+to 2.75 times the width), chosen to meet the paper's two sizes. Their context is the paper's longest sequence, 8,192,
+and their logits are not scaled.
+
+torch and transformers take seconds to import, so `check` learns all it needs of a preset by arithmetic.
 """
 
 from __future__ import annotations
@@ -36,11 +38,15 @@ if TYPE_CHECKING:
 
 
 MOST_BLOCKS = 20_000
+"""Most blocks of a model, each expert counted apart."""
 
 
 @dataclass(frozen=True)
 class Preset:
+    """The shape of a preset."""
+
     hidden: int
+    """Width of the residual stream."""
     layers: int
     heads: int
     feed_forward: int
@@ -48,7 +54,7 @@ class Preset:
     context: int
     """Longest sequence, in tokens."""
     parallel: bool = False
-    """Attention and feed-forward side by side, after one norm."""
+    """Attention and feed-forward are side by side, after one norm."""
 
     def num_parameters(self, vocab_size: int) -> int:
         """Trained parameters; the tied embedding counts once."""
@@ -68,9 +74,9 @@ PRESETS: dict[str, Preset] = {
 
 
 def model_config(model: Model, vocab_size: int, eos_id: int = 0, pad_id: int = 0) -> PretrainedConfig:
-    """The transformers configuration; raises UserError when a given one does not fit the tokenizer."""
+    """The transformers configuration. Raises UserError for a configuration that does not fit the tokenizer."""
     if model.pretrained is not None:
-        with _local(model.pretrained) as (path, pin):
+        with _loadable(model.pretrained) as (path, pin):
             return _load_config(path, pin, f"model.pretrained {model.pretrained!r}", vocab_size)
     if model.config is not None:
         return _explicit_config(model.config, vocab_size, eos_id, pad_id)
@@ -110,8 +116,8 @@ def build(
     """A causal language model in float32 on the CPU.
 
     New weights depend on `seed` alone, never on the device or the number of workers. `parent` is a finished stage's
-    `model/` folder; it goes before `model.pretrained`. Raises UserError for an `attention` that the model has not, and
-    DamagedModel for a parent whose files have changed.
+    `model/` folder and takes precedence over `model.pretrained`. Raises UserError for an `attention` that the model
+    does not have, and DamagedModel for a parent whose files have changed.
     """
     import torch
     from transformers import AutoModelForCausalLM
@@ -119,22 +125,23 @@ def build(
     quiet_transformers()
     origin = parent.uri if parent is not None else model.pretrained
     if origin is not None:
-        with _local(origin) as (path, pin):
+        with _loadable(origin) as (path, pin):
             if parent is not None:
-                require_whole(Path(path), parent)
+                require_undamaged(Path(path), parent)
             _load_config(path, pin, f"the model {origin!r}", vocab_size)
             settings = {"dtype": torch.float32, "attn_implementation": attention, **pin}
-            with _attention_refused(attention):
+            with _attention_errors_explained(attention):
                 return AutoModelForCausalLM.from_pretrained(path, trust_remote_code=False, **settings)
     config = model_config(model, vocab_size, eos_id, pad_id)
-    with torch.random.fork_rng(devices=[]), _attention_refused(attention):
+    with torch.random.fork_rng(devices=[]), _attention_errors_explained(attention):
         torch.manual_seed(seed)
         settings = {"dtype": torch.float32, "attn_implementation": attention}
         return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **settings)
 
 
 @contextlib.contextmanager
-def _attention_refused(attention: str) -> Iterator[None]:
+def _attention_errors_explained(attention: str) -> Iterator[None]:
+    """Turns transformers' refusal of an attention kernel into a UserError."""
     try:
         yield
     except (ValueError, ImportError) as error:
@@ -148,32 +155,32 @@ def _attention_refused(attention: str) -> Iterator[None]:
 
 @contextlib.contextmanager
 def sequences_are_whole() -> Iterator[None]:
-    """Spares a model the question whether a row holds several packed sequences, for which the host would wait for the
-    device in every forward pass: positions are counted through here, so that no row does."""
+    """Tells transformers that no row holds several packed sequences. Otherwise transformers looks for packed sequences
+    in every forward pass, for which the host waits for the device."""
     from transformers import masking_utils
 
-    asked = masking_utils.find_packed_sequence_indices
+    original = masking_utils.find_packed_sequence_indices
     masking_utils.find_packed_sequence_indices = lambda position_ids: None
     try:
         yield
     finally:
-        masking_utils.find_packed_sequence_indices = asked
+        masking_utils.find_packed_sequence_indices = original
 
 
 def preload() -> None:
-    """Imports all that `build` needs, which takes seconds the first time: builds the smallest model and drops it."""
+    """Imports all that `build` needs, by building the smallest model; takes seconds the first time."""
     build(Model(preset="tiny"), vocab_size=512, seed=0)
 
 
 def quiet_transformers() -> None:
-    """No progress bar for each file of weights read or written: a slot does that for every job."""
+    """Turns off transformers' progress bars, which would appear for every job of a slot."""
     from transformers.utils import logging
 
     logging.disable_progress_bar()
 
 
 def num_parameters(model: Model, vocab_size: int) -> int:
-    """Trained parameters, without making any weights."""
+    """Number of trained parameters, found without making weights."""
     if model.preset is not None:
         return PRESETS[model.preset].num_parameters(vocab_size)
     return sum(parameter.numel() for parameter in _on_meta(model, vocab_size).parameters())
@@ -181,25 +188,28 @@ def num_parameters(model: Model, vocab_size: int) -> int:
 
 @dataclass(frozen=True)
 class Shape:
-    """Everything that the memory of training depends on."""
+    """The numbers that the memory of training depends on."""
 
     parameters: int
     layers: int
     hidden: int
+    """Width of the residual stream."""
     feed_forward: int
+    """Width inside a feed-forward block; 0 where unknown."""
     parallel: bool = False
+    """Attention and feed-forward are side by side, after one norm."""
 
 
 def shape(model: Model, vocab_size: int) -> Shape:
-    """The parameters of any model, without making any weights."""
+    """The shape of any model, found without making weights."""
     if model.preset is not None:
-        made = PRESETS[model.preset]
-        parameters = made.num_parameters(vocab_size)
-        return Shape(parameters, made.layers, made.hidden, made.feed_forward, made.parallel)
+        preset = PRESETS[model.preset]
+        parameters = preset.num_parameters(vocab_size)
+        return Shape(parameters, preset.layers, preset.hidden, preset.feed_forward, preset.parallel)
     settings = model_config(model, vocab_size).get_text_config()
     width = getattr(settings, "hidden_size", 0)
     inner = getattr(settings, "intermediate_size", None) or getattr(settings, "n_inner", None) or 0
-    # A mixture of experts has a list or many of them: left out, what it needs is more than is said.
+    # A mixture of experts may have a list of widths. Counting 0 makes the estimate of its memory low, never high.
     inner = inner if isinstance(inner, int) else 0
     return Shape(num_parameters(model, vocab_size), getattr(settings, "num_hidden_layers", 0), width, inner)
 
@@ -207,32 +217,34 @@ def shape(model: Model, vocab_size: int) -> Shape:
 def flops_per_token(model: Model, vocab_size: int, sequence_length: int) -> float:
     """Training FLOPs per token: 6 N + 12 layers x hidden x sequence length (Chowdhery et al. 2022, "PaLM", appendix B).
 
-    N counts the parameters that multiply: all but an embedding that is only looked up (a tied one is also the head).
+    N counts the parameters that are multiplied: all but an embedding that is only looked up. A tied embedding is also
+    the head and counts.
     """
     if model.preset is not None:
         preset = PRESETS[model.preset]
         return 6.0 * preset.num_parameters(vocab_size) + 12.0 * preset.layers * preset.hidden * sequence_length
-    return flops_of(_on_meta(model, vocab_size), sequence_length)
+    return flops_per_token_of(_on_meta(model, vocab_size), sequence_length)
 
 
-def flops_of(made: torch.nn.Module, sequence_length: int) -> float:
-    """The same of a model that is there."""
-    parameters = sum(parameter.numel() for parameter in made.parameters())
-    looked_up, head = made.get_input_embeddings().weight, made.get_output_embeddings().weight
+def flops_per_token_of(built: torch.nn.Module, sequence_length: int) -> float:
+    """`flops_per_token` of a built model."""
+    parameters = sum(parameter.numel() for parameter in built.parameters())
+    looked_up, head = built.get_input_embeddings().weight, built.get_output_embeddings().weight
     if looked_up is not head:
         parameters -= looked_up.numel()
-    config = made.config.get_text_config()
+    config = built.config.get_text_config()
     return 6.0 * parameters + 12.0 * config.num_hidden_layers * config.hidden_size * sequence_length
 
 
 def context_length(model: Model, vocab_size: int) -> int | None:
-    """Longest sequence the model takes, in tokens; None when its configuration sets no bound."""
+    """Longest sequence that the model takes, in tokens; None when its configuration sets no bound."""
     if model.preset is not None:
         return PRESETS[model.preset].context
-    return context_of(model_config(model, vocab_size))
+    return context_length_of(model_config(model, vocab_size))
 
 
-def context_of(config: PretrainedConfig) -> int | None:
+def context_length_of(config: PretrainedConfig) -> int | None:
+    """`context_length` by a transformers configuration."""
     bound = getattr(config.get_text_config(), "max_position_embeddings", None)
     return int(bound) if bound else None
 
@@ -277,6 +289,7 @@ def _load_config(path: str, pin: dict[str, str], what: str, vocab_size: int) -> 
 
 
 def _on_meta(model: Model, vocab_size: int) -> torch.nn.Module:
+    """The model on torch's meta device: shapes without weights."""
     import torch
     from transformers import AutoModelForCausalLM
 
@@ -284,16 +297,17 @@ def _on_meta(model: Model, vocab_size: int) -> torch.nn.Module:
     _check_blocks(config)
     try:
         with torch.device("meta"):
-            made = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
-        made.tie_weights()
-    except Exception as error:  # of a dozen types: sizes that do not fit together, or a model that is no language model
+            built = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+        built.tie_weights()
+    except Exception as error:  # a dozen types: sizes that do not fit together, or no language model
         reason = (str(error).splitlines() or [type(error).__name__])[0]
         raise UserError(f"model: transformers cannot build it: {reason[:160]}; change model.config") from error
-    return made
+    return built
 
 
 def _check_blocks(config: PretrainedConfig) -> None:
-    """Each block, and each expert in it, is a module: a million of them would take minutes to make."""
+    """Raises UserError for more than MOST_BLOCKS blocks. Each block and each expert is a module; a million would take
+    minutes to build."""
     settings = config.get_text_config()
     layers = getattr(settings, "num_hidden_layers", 0)
     experts = [getattr(settings, name, 1) for name in ("num_experts", "num_local_experts", "n_routed_experts")]
@@ -303,9 +317,9 @@ def _check_blocks(config: PretrainedConfig) -> None:
 
 
 @contextlib.contextmanager
-def _local(origin: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Gives transformers a path, or a name on the hub and its revision. Remote folders are downloaded for as long
-    as they are needed."""
+def _loadable(origin: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Arguments for transformers' `from_pretrained`: a local path, or a name on the hub and its revision. A remote
+    folder is downloaded for the time of the context."""
     folder = hub_commits.folder_of(origin)
     if folder is None:
         repo, revision = hub_commits.parts_of(origin)
@@ -316,14 +330,15 @@ def _local(origin: str) -> Iterator[tuple[str, dict[str, str]]]:
 
 
 class DamagedModel(Damaged):
-    """A stage's model is not as it was written: which file, what was found, what to do."""
+    """A stage's model is not as it was written. The message says which file, how it differs, and what to do."""
 
 
-def require_whole(path: Path, model: Folder) -> None:
-    """Raises DamagedModel where a file of a stage's model has changed since it was written; reads each once per node.
+def require_undamaged(path: Path, model: Folder) -> None:
+    """Raises DamagedModel where a file of a stage's model has changed since it was written. Reads each file once per
+    node.
 
-    `path`: where the files of `model`, a stage's folder `model/`, are on this node.
+    `model`: the stage's folder `model/`. `path`: the local folder with that folder's files.
     """
-    if found := model_files.find_damage(path):
+    if damage := model_files.find_damage(path):
         stage = model.uri.rsplit("/", 1)[0]
-        raise DamagedModel(f"{found}; delete the folder {stage} and run again: that stage is trained once more")
+        raise DamagedModel(f"{damage}; delete the folder {stage} and run again: that stage is trained once more")

@@ -55,7 +55,7 @@ def test_the_table_of_presets_says_what_is_counted():
         settings = Model(preset=name)
         assert model.num_parameters(settings, vocab_size) == pytest.approx(parameters, rel=5e-3)
         assert model.flops_per_token(settings, vocab_size, length) == pytest.approx(flops, rel=5e-3)
-        assert model.flops_of(model._on_meta(settings, vocab_size), length) == model.flops_per_token(
+        assert model.flops_per_token_of(model._on_meta(settings, vocab_size), length) == model.flops_per_token(
             settings, vocab_size, length
         )
 

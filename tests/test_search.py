@@ -77,7 +77,7 @@ def test_one_name_in_several_options_is_sampled_in_each_from_its_space(sweep_tex
     for number in range(6 if sampler == "gp" else 14):
         trial, found = ask(study, file)
         seen.setdefault(next(iter(found.params.values())), set()).add(found.params.get(name))
-        there = [one for one in file.parameters if one.name == name and one.is_there(found.params)]
+        there = [one for one in file.parameters if one.name == name and one.is_active(found.params)]
         assert [one.domain.holds(found.params[name]) for one in there] == [True] * (name in found.params)
         if name == "pretrain.learning_rate.peak":
             assert config.resolve(file, found.params).stages[0].learning_rate.peak == found.params.get(name, 0.5)

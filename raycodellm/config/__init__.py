@@ -1,7 +1,8 @@
 """The sweep file: every setting as a frozen, typed model; every refusal with the value found and what would work.
 
-`load` turns the YAML file into a `SweepFile`: the raw tree with its search spaces. `resolve` puts one value into every
-search space and validates the result, a `Sweep`. Imports here stay light: a mistake is reported in well under a second.
+`load` reads the YAML file into a `SweepFile`, the raw tree with its search spaces. `resolve` puts one value in the
+place of every search space and validates the result, a `Sweep`. Each `…_settings` module holds one section of the file.
+Imports here stay light, so that a mistake is reported in well under a second.
 """
 
 from raycodellm.config.cleaning_settings import Cleaning, Decontaminate, NearDuplicates, Paths, Take

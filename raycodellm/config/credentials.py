@@ -1,4 +1,4 @@
-"""Keys and passwords in addresses: refused where they are given, and masked in whatever is printed all the same."""
+"""Keys and passwords in addresses: refused in settings, and masked in messages."""
 
 from __future__ import annotations
 
@@ -8,8 +8,8 @@ from typing import Any
 
 from raycodellm.config.errors import UserError
 
-# The part of an address before the @, where it holds a colon. A secret may hold slashes, so the part ends at the last @
-# of the word; a colon that begins a port (`host:8265/`) begins no secret.
+# The part of an address before the @, if that part has a colon. A secret may hold slashes, so the part ends at the last
+# @ of the word. A colon that begins a port (`host:8265/`) begins no secret.
 _CREDENTIALS = re.compile(r"(?<=://)[^/\s@:'\"]*:(?!\d{1,5}(?:/|$))[^\s'\"]*@")
 _VARIABLES = {
     "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY",
@@ -26,10 +26,10 @@ def without_credentials(text: str) -> str:
 
 
 def refuse_credentials(value: Any, where: str = "") -> None:
-    """Raises `UserError` when `value`, or a text inside a tree of lists and mappings, is an address with a key in it.
+    """Raises `UserError` when `value`, or any text inside its lists and mappings, is an address with a key in it.
 
-    An address is written into the records of a run and of Ray, and onto the terminal; a secret must be in none of them.
-    `where`: what to say before the key under which the address was found, such as the name of the file.
+    Addresses are written to the records of a run, to Ray's records and to the terminal; a secret must be in none of
+    them. `where`: text before the key under which the address was found, such as the name of the file.
     """
     for path, text in _texts(value, (), set()):
         if _CREDENTIALS.search(text):
@@ -43,7 +43,7 @@ def refuse_credentials(value: Any, where: str = "") -> None:
 
 
 def _texts(value: Any, path: tuple[Any, ...], seen: set[int]) -> Iterator[tuple[tuple[Any, ...], str]]:
-    """Every text of a tree with its path. A part that stands in it many times (a YAML alias) is entered once."""
+    """Every text of a tree with its path. Enters a part that stands in the tree many times (a YAML alias) once."""
     if isinstance(value, str):
         yield path, value
     elif isinstance(value, (dict, list, tuple)) and id(value) not in seen:

@@ -1,4 +1,4 @@
-"""`search.enqueue`: points of the file as the search takes them, every option of a choice by its label."""
+"""The points of `search.enqueue` as the search takes them: every option of a choice by its label."""
 
 from __future__ import annotations
 
@@ -14,10 +14,11 @@ _UNKNOWN = object()
 def enqueued_points(
     tree: Mapping[str, Any], parameters: Sequence[Parameter], points: Sequence[Mapping[str, Any]], origin: str
 ) -> list[dict[str, Any]]:
-    """Parameter name to value, of each point. Raises `UserError` for a value that its space does not hold.
+    """Each point as parameter name -> value. Raises `UserError` for a value outside its space.
 
-    An option of a choice may be said by its label, whole, or by as much as tells it from the others, with values in
-    the place of its searches: `{schedule: cosine, peak: 0.003}` sets the choice and the `peak` inside.
+    A point names an option of a choice by the option's label, by the whole option, or by as much as tells it from the
+    others, with values in the place of its searches: `{schedule: cosine, peak: 0.003}` sets the choice and the `peak`
+    inside.
     """
     options: dict[str, list[Any]] = {}
     for name, spec in _searches(tree):
@@ -47,7 +48,7 @@ def _point(
 
 
 def _check(name: str, value: Any, made: Mapping[str, Any], known: Sequence[Parameter], where: str) -> None:
-    possible = [one for one in known if _may_be_there(one, made)]
+    possible = [one for one in known if _may_be_active(one, made)]
     if not possible:
         raise UserError(f"{where}.{name}: has no meaning with the options that the point chooses; remove it")
     fitting = [one for one in possible if one.domain.holds(value)]
@@ -62,15 +63,15 @@ def _check(name: str, value: Any, made: Mapping[str, Any], known: Sequence[Param
         )
 
 
-def _may_be_there(one: Parameter, made: Mapping[str, Any]) -> bool:
-    """True if the options chosen so far allow it; a choice that the point leaves open may still be its option."""
+def _may_be_active(one: Parameter, made: Mapping[str, Any]) -> bool:
+    """True if the options chosen so far allow the parameter. A choice that the point leaves open may still fit."""
     return any(
         all(name not in made or is_same(made[name], label) for name, label in condition) for condition in one.conditions
     )
 
 
 def _searches(tree: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]]]:
-    """(name, what is under `search`) of every search of the tree, those inside options included."""
+    """(name, value of the key `search`) of every search of the tree, those inside options included."""
     for path, node in walk(tree):
         name = ".".join([prefix, *map(str, path)]) if prefix else parameter_name(tree, path)
         yield name, node["search"]
@@ -79,7 +80,7 @@ def _searches(tree: Any, prefix: str = "") -> Iterator[tuple[str, dict[str, Any]
 
 
 def _match(name: str, options: Sequence[Any], value: Any, where: str) -> tuple[dict[str, Any], Any]:
-    """(values of the searches inside the option that `value` names, its label); `value` itself if it names none."""
+    """(values of the searches inside, label) of the option that `value` names; ({}, `value`) if it names none."""
     if not isinstance(value, (dict, list)):
         return {}, value
     if any(is_same(option_label(option), option_label(value)) for option in options):
@@ -91,7 +92,7 @@ def _match(name: str, options: Sequence[Any], value: Any, where: str) -> tuple[d
 
 
 def _inner_values(name: str, option: Any, value: Any) -> dict[str, Any] | None:
-    """The values that `value` has in the place of the searches in `option`; None where the two do not agree."""
+    """The values in `value` at the places of the searches in `option`; None where the two do not agree."""
     if is_search(option):
         return {name: value}
     if isinstance(option, dict) and isinstance(value, dict):

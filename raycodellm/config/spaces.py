@@ -1,8 +1,8 @@
-"""The search spaces of a sweep file: which leaves are searched over, over what, and in which options of a choice.
+"""The search spaces of a sweep file: which leaves are searched, over which values, in which options of a choice.
 
-A parameter has the name of its path (`pretrain.learning_rate.peak`), whichever option of a choice it stands in: a
-trial's point, `enqueue` and the tables know it by that. Where options give one path different spaces, the search has
-one parameter for each, apart by their `key`.
+A parameter is named by its path (`pretrain.learning_rate.peak`), whichever option of a choice it stands in. A trial's
+point, `enqueue` and the tables use that name. Where options give one path different spaces, the search has one
+parameter per space, told apart by `Parameter.key`.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ from raycodellm.config.errors import UserError, shown
 from raycodellm.config.yaml_text import write_yaml
 
 Condition = tuple[tuple[str, Any], ...]
-"""Choices that a parameter depends on: (name of a choice, label of its option), from the outside in."""
+"""Choices that a parameter depends on: (name of a choice, label of its option), outermost first."""
 MOST_PARAMETERS = 200
 MOST_OPTIONS = 500
 _DOMAIN_KEYS = ("uniform", "loguniform", "int", "choice")
@@ -31,20 +31,20 @@ class Domain:
     low: float = 0.0
     high: float = 0.0
     options: tuple[Any, ...] = ()
-    """Labels of a choice: scalars as they are; anything else (a nested tree, a list) by its compact YAML."""
+    """Labels of a choice's options: scalars as they are, a nested tree or a list as compact YAML."""
 
     def probes(self) -> tuple[Any, ...]:
-        """The values that a validity check should try: every option, or both ends and what lies between them."""
+        """The values that a validity check tries: every option, or both ends of a range and a value between."""
         if self.kind == "choice":
             return self.options
         if self.kind == "int":
             low, high = int(self.low), int(self.high)
             return tuple(dict.fromkeys((low, high, low + 1, (low + high) // 2, high - 1)))
-        # Not a round share of the way, so that it is no whole number where both ends are.
+        # Not a round share of the way, so that the value is no whole number where both ends are.
         return (self.low, self.high, self.low + (self.high - self.low) / math.pi)
 
     def holds(self, value: Any) -> bool:
-        """True if `value` is one of the domain's; a choice's by its label."""
+        """True if `value` is in the domain; an option of a choice is given by its label."""
         if self.kind == "choice":
             return any(is_same(value, option) for option in self.options)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
@@ -60,14 +60,14 @@ class Parameter:
     """One searched leaf."""
 
     name: str
-    """Its path, a stage by its name."""
+    """Path in the sweep file, a stage by its name."""
     key: str
-    """The parameter's name in the search: with its option, where another option has another space there."""
+    """Name in the search: the path, with its option where another option has another space at that path."""
     domain: Domain
     conditions: tuple[Condition, ...] = ((),)
-    """It is there where one of these holds."""
+    """The parameter is sampled where one of these conditions holds."""
 
-    def is_there(self, params: Mapping[str, Any]) -> bool:
+    def is_active(self, params: Mapping[str, Any]) -> bool:
         """True if the options that `params` chooses have this parameter."""
         return any(
             all(name in params and is_same(params[name], label) for name, label in one) for one in self.conditions
@@ -75,23 +75,24 @@ class Parameter:
 
 
 def is_same(left: Any, right: Any) -> bool:
-    """Equal, and no truth value for a number: to Python True is 1."""
+    """Equal, and both or neither a truth value: Python takes True for 1."""
     return left == right and isinstance(left, bool) == isinstance(right, bool)
 
 
 def is_search(node: Any) -> bool:
+    """True for a search space: a mapping with the key `search`."""
     return isinstance(node, dict) and "search" in node
 
 
 def option_label(option: Any) -> Any:
-    """An option as the sampler sees it: scalars as they are, anything else as compact YAML."""
+    """An option as the sampler sees it: a scalar as it is, anything else as compact YAML."""
     if option is None or isinstance(option, (bool, int, float, str)):
         return option
     return write_yaml(option, default_flow_style=True, width=10_000).strip()
 
 
 def walk(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...], Any]]:
-    """All search leaves of a tree with their paths, outermost first; does not enter them."""
+    """All search spaces of a tree with their paths; does not enter the options of a choice."""
     if is_search(tree) and path:
         yield path, tree
     elif isinstance(tree, dict):
@@ -103,7 +104,7 @@ def walk(tree: Any, path: tuple[Any, ...] = ()) -> Iterator[tuple[tuple[Any, ...
 
 
 def parameter_name(tree: Mapping[str, Any], path: tuple[Any, ...]) -> str:
-    """Dotted path; a stage goes by its name: ('stages', 0, 'code_ratio') is `pretrain.code_ratio`."""
+    """The dotted path, a stage by its name: ('stages', 0, 'code_ratio') is `pretrain.code_ratio`."""
     if len(path) > 2 and path[0] == "stages":
         stage = tree["stages"][path[1]]
         name = stage.get("name") if isinstance(stage, dict) else None
@@ -112,7 +113,8 @@ def parameter_name(tree: Mapping[str, Any], path: tuple[Any, ...]) -> str:
 
 
 def find_parameters(tree: dict[str, Any], origin: str) -> tuple[Parameter, ...]:
-    """All searched leaves, in the order of the file. Raises `UserError` for a space that is none."""
+    """All parameters, in the order of the file. Raises `UserError` for a malformed space or a leaf that cannot be
+    searched."""
     found: list[tuple[str, Domain, Condition, Sequence[Any]]] = []
     for path, node in walk(tree):
         name = parameter_name(tree, path)
@@ -128,7 +130,7 @@ def find_parameters(tree: dict[str, Any], origin: str) -> tuple[Parameter, ...]:
 def _parameters_at(
     name: str, node: dict[str, Any], origin: str, condition: Condition, option: Sequence[Any]
 ) -> Iterator[tuple[str, Domain, Condition, Sequence[Any]]]:
-    """(name, domain, condition, the choice and place of the option it stands in) of a search and of those inside it."""
+    """(name, domain, condition, (choice, place, tree) of the enclosing option) of a search and of those inside."""
     domain = _domain(name, node, origin)
     yield name, domain, condition, option
     for place, inside in enumerate(node["search"]["choice"] if domain.kind == "choice" else ()):
@@ -144,7 +146,7 @@ def _parameters_at(
 
 
 def _merged(found: Sequence[tuple[str, Domain, Condition, Sequence[Any]]], origin: str) -> tuple[Parameter, ...]:
-    """One parameter per name and domain; where a name has several domains, each with a key of its own."""
+    """One parameter per name and domain. Where a name has several domains, each parameter has a key of its own."""
     together: dict[tuple[str, Domain], tuple[list[Condition], Sequence[Any]]] = {}
     for name, domain, condition, option in found:
         conditions, _ = together.setdefault((name, domain), ([], option))
@@ -162,7 +164,7 @@ def _merged(found: Sequence[tuple[str, Domain, Condition, Sequence[Any]]], origi
             choice, place, tree = option
             key = f"{choice}[{_described(tree) or place}]{name.removeprefix(choice)}"
             key = f"{choice}[{place}]{name.removeprefix(choice)}" if key in keys else key
-        while key in keys:  # options of options that are alike
+        while key in keys:  # options of options may be alike
             key += "'"
         keys.add(key)
         parameters.append(Parameter(name, key, domain, tuple(conditions)))
@@ -170,13 +172,13 @@ def _merged(found: Sequence[tuple[str, Domain, Condition, Sequence[Any]]], origi
 
 
 def _both_hold(one: Condition, other: Condition) -> bool:
-    """True if a point may satisfy both: they choose no two options of one choice."""
+    """True if one point may satisfy both conditions: no choice has two different options in them."""
     chosen = dict(one)
     return all(name not in chosen or is_same(chosen[name], label) for name, label in other)
 
 
 def _described(option: Any) -> str:
-    """The fixed plain values of an option: `schedule=cosine`."""
+    """The fixed scalars of an option, short enough for a name: `schedule=cosine`; empty where too long."""
     if not isinstance(option, dict):
         return ""
     plain = [f"{key}={value}" for key, value in option.items() if isinstance(value, (str, int, float))]
@@ -222,7 +224,7 @@ def _choice(name: str, values: list[Any], origin: str) -> Domain:
 
 
 def hull(domains: Sequence[Domain]) -> Domain:
-    """The domain that holds all of `domains`, for an axis or a list of groups."""
+    """The smallest domain that holds all of `domains`, for an axis or a list of groups."""
     if len(domains) == 1:
         return domains[0]
     if any(domain.kind == "choice" for domain in domains):

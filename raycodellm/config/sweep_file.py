@@ -1,4 +1,4 @@
-"""The sweep file as a tree: reading it, `--set`, and putting values in the place of its search spaces."""
+"""The sweep file as a tree: reading the file, `--set`, and putting values in the place of search spaces."""
 
 from __future__ import annotations
 
@@ -32,21 +32,22 @@ from raycodellm.config.sweep_settings import Sweep
 from raycodellm.config.yaml_text import MOST_CHARACTERS, read_yaml, write_yaml
 
 MOST_PROBES = 500
-"""Points that are tried to see whether a sweep file is valid; each takes a millisecond or two."""
+"""Most points tried to see whether a sweep file is valid; each takes a millisecond or two."""
 
 
 @dataclass(frozen=True)
 class SweepFile:
-    """The raw tree of a sweep file and where it came from. Search spaces are still in it."""
+    """The raw tree of a sweep file, search spaces included, in the current spelling."""
 
     tree: dict[str, Any]
     origin: str = "sweep file"
+    """Where the tree came from, for messages."""
     parameters: tuple[Parameter, ...] = ()
-    """All searched leaves, in the order of the file, nested ones included."""
+    """All searched leaves in the order of the file, those inside options included."""
 
     @cached_property
     def domains(self) -> dict[str, Domain]:
-        """Parameter name (its path, `pretrain.code_ratio`) to the values it may take, in any option of a choice."""
+        """Parameter name (its path, `pretrain.code_ratio`) -> the values it may take, in any option of a choice."""
         named: dict[str, list[Domain]] = {}
         for one in self.parameters:
             named.setdefault(one.name, []).append(one.domain)
@@ -54,22 +55,22 @@ class SweepFile:
 
     @cached_property
     def labels(self) -> dict[str, tuple[Any, ...]]:
-        """Labels of the options of every choice whose name has one search alone: to make them is slow."""
+        """Name of a choice -> labels of its options, where no other search has that name; cached, as slow to make."""
         names = [one.name for one in self.parameters]
         return {one.name: one.domain.options for one in self.parameters if names.count(one.name) == 1}
 
     def example(self) -> Sweep:
-        """The sweep with the first value of every search space: for all that does not depend on the search."""
+        """The sweep with the first value of every search space, for facts that no search changes."""
         return resolve(self, {})
 
     def enqueued(self) -> list[dict[str, Any]]:
-        """The points of `search.enqueue`: parameter name to value, an option of a choice by its label."""
+        """The points of `search.enqueue`: parameter name -> value, an option of a choice by its label."""
         points = self.example().search.enqueue
         return enqueued_points(self.tree, self.parameters, points, self.origin)
 
     def corner_points(self) -> Iterator[dict[str, Any]]:
-        """Points to try in a validity check: what lies at the ends of every search space and between, the others at
-        their first values."""
+        """Points for a validity check: each parameter in turn at its options, or at the ends of its range and between;
+        all other parameters at their first values."""
         yield {}
         for one in self.parameters:
             for condition, value in itertools.product(one.conditions, one.domain.probes()):
@@ -77,13 +78,13 @@ class SweepFile:
 
 
 def load(path: str | Path, overrides: tuple[str, ...] = ()) -> SweepFile:
-    """The validated sweep file at `path`, with `--set` overrides (`a.b=value`) put in first.
+    """The validated sweep file at `path`, with the `--set` overrides (`a.b=value`) applied.
 
     Raises `UserError` with one message that names the key, the value found and what would work.
     """
     try:
         with open(path, encoding="utf-8") as file:
-            text = file.read(MOST_CHARACTERS + 1)  # of /dev/zero, too, no more than that
+            text = file.read(MOST_CHARACTERS + 1)  # a bound, in case the path is /dev/zero
     except (OSError, ValueError) as error:
         if isinstance(error, UnicodeDecodeError):
             raise UserError(f"{path}: is not UTF-8 text (byte {error.start}); a sweep file is YAML") from error
@@ -93,10 +94,11 @@ def load(path: str | Path, overrides: tuple[str, ...] = ()) -> SweepFile:
 
 
 def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()) -> SweepFile:
+    """The validated sweep file in `text`; `origin` names the file in messages. Raises `UserError` as `load` does."""
     tree = read_yaml(text, origin)
     if not isinstance(tree, dict):
         raise UserError(f"{origin}: holds {type(tree).__name__}, not keys and values; start with name: and stages:")
-    tree = _current(tree, origin)  # before the overrides, so that they meet one spelling, and after what they bring
+    tree = _current(tree, origin)  # before the overrides, for one spelling of each path, and after what they add
     for override in overrides:
         _set(tree, override)
     tree = _current(tree, origin) if overrides else tree
@@ -120,8 +122,8 @@ def _current(tree: dict[str, Any], origin: str) -> dict[str, Any]:
 
 
 def parse_known(text: str, origin: str, say: Callable[[str], Any]) -> SweepFile:
-    """A sweep file that may be of a newer version, to look at what its run left: keys that this version does not know
-    are left out, and each is said."""
+    """A sweep file that a newer version may have written, for looking at its run. Leaves out the keys that this version
+    does not know, and reports each by `say`."""
     while True:
         try:
             return parse(text, origin)
@@ -143,16 +145,17 @@ def parse_known(text: str, origin: str, say: Callable[[str], Any]) -> SweepFile:
 
 
 def _remove(tree: Any, place: tuple[Any, ...]) -> bool:
+    """Removes the key at pydantic's path `place`; False where the tree has no such key."""
     for part in place[:-1]:
         inside = isinstance(tree, dict) and part in tree
         inside |= isinstance(tree, list) and isinstance(part, int) and part < len(tree)
-        if inside:  # else a branch of a union, as pydantic names it
+        if inside:  # otherwise the part names a branch of a union in pydantic
             tree = tree[part]
     return isinstance(tree, dict) and tree.pop(place[-1], tree) is not tree
 
 
 def _resolve_probe(file: SweepFile, point: Mapping[str, Any]) -> None:
-    """Resolves the point; where its last value is what is wrong, says that this is a value of a search."""
+    """Resolves the point. A UserError about its last value says that the value comes from a search."""
     try:
         resolve(file, point)
     except UserError as error:
@@ -164,6 +167,7 @@ def _resolve_probe(file: SweepFile, point: Mapping[str, Any]) -> None:
 
 
 def _set(tree: dict[str, Any], override: str) -> None:
+    """Applies one `--set` override to the tree, in place."""
     key, equals, text = override.partition("=")
     if not equals or not key.strip():
         raise UserError(f"--set {override}: is not KEY=VALUE; for example --set pretrain.code_ratio=0.3")
@@ -205,7 +209,8 @@ def _list_item(node: list, part: str, override: str) -> Any:
 
 
 def resolve(file: SweepFile, params: Mapping[str, Any]) -> Sweep:
-    """The sweep with `params` in the place of its search spaces; one that `params` leaves out takes its first value.
+    """The sweep with `params` in the place of its search spaces. A parameter that `params` leaves out takes its first
+    value.
 
     Raises `UserError` naming the key, the value found and what would work.
     """
@@ -217,7 +222,7 @@ def resolve(file: SweepFile, params: Mapping[str, Any]) -> Sweep:
 
 
 def resolved_tree(file: SweepFile) -> dict[str, Any]:
-    """The file as saved in the run folder: every default written out, search spaces kept where they stand."""
+    """The file as saved in the run folder: with all defaults, and search spaces in their places."""
     tree = file.example().model_dump(mode="json", exclude_none=True)
     for path, node in walk(file.tree):
         inside: Any = tree
@@ -245,7 +250,7 @@ def _choose(file: SweepFile, name: str, spec: dict[str, Any], params: Mapping[st
         return _inside_option(file, values[0], name, params)
     known = file.labels.get(name)
     labels = known if known and len(known) == len(values) else map(option_label, values)
-    # What is no option stands for itself: the validation or the caller says so with the value.
+    # A value that is no option stays as it is: the validation or the caller refuses it by its value.
     pairs = zip(values, labels, strict=True)
     option = next((option for option, label in pairs if is_same(label, params[name])), params[name])
     return _inside_option(file, option, name, params)
@@ -262,7 +267,7 @@ def _inside_option(file: SweepFile, node: Any, name: str, params: Mapping[str, A
 
 
 def value_at(file: SweepFile, name: str, params: Mapping[str, Any]) -> Any:
-    """The value at the path `name` in the file, or in the options that `params` chooses; None where none is said."""
+    """The value at the path `name` in the file, or in the options that `params` chooses; None where there is none."""
     first, *rest = name.split(".")
     stages = (stage for stage in file.tree.get("stages", ()) if stage.get("name") == first)
     node: Any = next(stages, file.tree.get(first))
@@ -276,7 +281,7 @@ def value_at(file: SweepFile, name: str, params: Mapping[str, Any]) -> Any:
 
 
 def stages_kept(file: SweepFile) -> frozenset[str]:
-    """Names of the stages whose optimizer state the stage after them may ask for, in any trial of the sweep."""
+    """Names of the stages whose optimizer state the next stage may ask for, in any trial of the sweep."""
     stages = [stage for stage in file.tree.get("stages", ()) if isinstance(stage, dict)]
     pairs = itertools.pairwise(stages)
     return frozenset(
@@ -285,7 +290,7 @@ def stages_kept(file: SweepFile) -> frozenset[str]:
 
 
 def _mentions(node: Any, key: str, value: Any, inside: bool = False) -> bool:
-    """Whether `value` stands under `key`, as it is or among the options of a search."""
+    """True if `value` is under `key`, directly or among the options of a search."""
     if isinstance(node, dict):
         return any(_mentions(child, key, value, inside or name == key) for name, child in node.items())
     if isinstance(node, list):

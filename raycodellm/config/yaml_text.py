@@ -1,6 +1,6 @@
-"""YAML as a sweep file may hold it: plain values with text or whole numbers as keys, no key twice, of a bounded size.
+"""Reads and writes the YAML of sweep files: plain values, text or whole numbers as keys, no key twice, a bounded size.
 
-Numbers are those of YAML 1.2: `1e-3` is one, `010` is ten, `1:30` and dates are text. Refusals name the line.
+Numbers are those of YAML 1.2: `1e-3` is a number, `010` is ten, `1:30` and dates are text. Refusals name the line.
 """
 
 from __future__ import annotations
@@ -15,9 +15,9 @@ from raycodellm.config.errors import UserError, one_line, shown
 
 MOST_CHARACTERS = 2_000_000
 MOST_NODES = 20_000
-"""Values and keys, each as often as an alias repeats it."""
+"""Most values and keys, each counted as often as an alias repeats it."""
 MOST_DEPTH = 40
-"""Lists and mappings inside one another. A whole model configuration in a choice in a stage has about 10."""
+"""Most lists and mappings inside one another. A whole model configuration in a choice in a stage has about 10."""
 _LARGEST = 2**63
 _TAGS = ("map", "seq", "str", "int", "float", "bool", "null", "merge")
 _NUMBER = r"[-+]?(?:[0-9][0-9_]*(?:\.[0-9_]*)?|\.[0-9][0-9_]*)(?:[eE][-+]?[0-9]+)?"
@@ -26,38 +26,38 @@ _INT = re.compile(r"(?:[-+]?[0-9][0-9_]*|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)\Z")
 
 
 def read_yaml(text: str, what: str) -> Any:
-    """The value that `text` holds. Raises `UserError` that begins with `what` for anything that is not plain YAML."""
+    """The value in `text`. Raises `UserError`, beginning with `what`, for anything that is not plain YAML."""
     if len(text) > MOST_CHARACTERS:
         raise UserError(f"{what}: has {len(text):,} characters; a sweep file has at most {MOST_CHARACTERS:,}")
     try:
         _check_size(text)
-        return _unshared(yaml.load(text, Loader=_PlainLoader))  # a SafeLoader with fewer types
+        return _unshared(yaml.load(text, Loader=_PlainLoader))  # derives from SafeLoader, with fewer types
     except yaml.YAMLError as error:
-        raise UserError(f"{what}: is not valid YAML: {_said(error)}") from error
+        raise UserError(f"{what}: is not valid YAML: {_explained(error)}") from error
 
 
 def _unshared(value: Any) -> Any:
-    """A copy in which no two places share a list or mapping, as an alias makes them: `--set` is to change one place."""
+    """A copy in which no two places share a list or mapping, as aliases make them do: `--set` changes one place."""
     if isinstance(value, dict):
         return {key: _unshared(inner) for key, inner in value.items()}
     return [_unshared(inner) for inner in value] if isinstance(value, list) else value
 
 
-def _said(error: yaml.YAMLError) -> str:
-    """The error in one line, without the file's lines that YAML's own message shows."""
+def _explained(error: yaml.YAMLError) -> str:
+    """The error in one line, without the lines of the file that YAML's own message quotes."""
     if not isinstance(error, yaml.MarkedYAMLError):
         return one_line(str(error), 160)
     mark = error.problem_mark or error.context_mark
     where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
-    said = ", ".join(part for part in (error.context, error.problem) if part)
-    return f"{one_line(said, 160)}{where}"
+    problem = ", ".join(part for part in (error.context, error.problem) if part)
+    return f"{one_line(problem, 160)}{where}"
 
 
 def _check_size(text: str) -> None:
-    """Refuses what would be too deep or too large, aliases written out, before anything is built of it."""
+    """Refuses text that would be too deep or too large, aliases written out, before any value is built."""
     open_sizes: list[int] = []  # nodes so far of each open list or mapping
     open_names: list[str | None] = []
-    known: dict[str, int | None] = {}  # nodes of each anchored value; None while it is open
+    known: dict[str | None, int | None] = {}  # nodes of each anchored value; None while the value is open
     for event in yaml.parse(text, Loader=_base):
         size = 1
         if isinstance(event, yaml.CollectionStartEvent):
@@ -76,10 +76,10 @@ def _check_size(text: str) -> None:
             if event.anchor:
                 known[event.anchor] = 1
         elif isinstance(event, yaml.AliasEvent):
-            found = known.get(event.anchor, 1)  # an unknown one is refused when it is built
-            if found is None:
-                raise _refused(f"the alias *{event.anchor} stands inside what it repeats", event.start_mark)
-            size = found
+            repeated = known.get(event.anchor, 1)  # building the value refuses an unknown alias
+            if repeated is None:
+                raise _refused(f"the alias *{event.anchor} stands inside the value that it repeats", event.start_mark)
+            size = repeated
         else:
             continue
         if open_sizes:
@@ -120,7 +120,7 @@ class _PlainLoader(_base):
 def _text(loader: Any, node: yaml.ScalarNode) -> str:
     text = loader.construct_scalar(node)
     if not isinstance(text, str) or "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-        raise _refused(f"{shown(text)} holds what no text may hold", node.start_mark)
+        raise _refused(f"{shown(text)} holds a character that no text may hold", node.start_mark)
     return text
 
 
@@ -144,11 +144,11 @@ def _float(loader: Any, node: yaml.ScalarNode) -> float:
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict:
     if not isinstance(node, yaml.MappingNode):
-        raise _refused("!!map stands before what is no mapping", node.start_mark)
+        raise _refused("!!map stands before a value that is no mapping", node.start_mark)
     seen: set[Any] = set()
     for key_node, _ in node.value:
         if key_node.tag == "tag:yaml.org,2002:merge":
-            continue  # `<<`: what it brings in may be said again
+            continue  # `<<`: keys that it merges in may be given again
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, bool) or not isinstance(key, (str, int)):
             raise _refused(f"the key {shown(key)} is not text; put it in quotes", key_node.start_mark)
@@ -170,7 +170,7 @@ for _kind, _make in {"str": _text, "int": _int, "float": _float, "map": _mapping
 
 
 class _QuotingDumper(yaml.SafeDumper):
-    """Quotes text that is a number by these rules, or by those of YAML 1.1."""
+    """Quotes text that reads as a number in YAML 1.2 or 1.1."""
 
 
 for _kind, _pattern in (("int", _INT), ("float", _FLOAT)):
@@ -178,5 +178,5 @@ for _kind, _pattern in (("int", _INT), ("float", _FLOAT)):
 
 
 def write_yaml(value: Any, **layout: Any) -> str:
-    """Plain values as YAML that `read_yaml` reads back; keys stay in their order."""
+    """Plain values as YAML that `read_yaml` reads back, keys in their order. `layout`: arguments of `yaml.dump`."""
     return yaml.dump(value, Dumper=_QuotingDumper, sort_keys=False, **layout)

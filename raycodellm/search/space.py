@@ -36,7 +36,7 @@ def sampling_order(file: SweepFile) -> list[Parameter]:
 
 def is_relevant(file: SweepFile, one: Parameter, params: Mapping[str, Any]) -> bool:
     """True if `one` changes anything, given the parameters sampled before it."""
-    if not one.is_there(params):
+    if not one.is_active(params):
         return False
     leaf = _leaf(one.name)
     if leaf not in _NEEDS:
@@ -76,7 +76,7 @@ def named(file: SweepFile, point: Mapping[str, Any]) -> dict[str, Any]:
 
 def keyed(file: SweepFile, params: Mapping[str, Any]) -> dict[str, Any]:
     """The other way: a whole point by the keys; what is no parameter of it keeps its name."""
-    keys = {one.name: one.key for one in file.parameters if one.is_there(params)}
+    keys = {one.name: one.key for one in file.parameters if one.is_active(params)}
     return {keys.get(name, name): value for name, value in params.items()}
 
 

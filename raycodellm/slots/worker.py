@@ -231,7 +231,7 @@ def run_evaluation(job: EvaluationJob, world: World) -> dict[str, float]:
         return there
     began = time.monotonic()
     with Folder(job.model).as_local() as model_files:
-        model.require_whole(model_files, Folder(job.model))
+        model.require_undamaged(model_files, Folder(job.model))
         result = evaluation.evaluate(
             model_files,
             job.evaluation,
