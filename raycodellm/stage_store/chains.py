@@ -34,8 +34,11 @@ logger = logging.getLogger(__name__)
 class Corpus(Protocol):
     """What the stage store needs to know of a token store (`tokens.TokenStore` is one)."""
 
-    folder: Folder
-    fingerprint: str
+    @property
+    def folder(self) -> Folder: ...
+
+    @property
+    def fingerprint(self) -> str: ...
 
     @property
     def num_tokens(self) -> int: ...

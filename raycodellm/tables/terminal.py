@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Iterator
 
 from raycodellm.tables.stage_tree import StageNode
 from raycodellm.tables.table import Table
@@ -20,9 +20,13 @@ def table_lines(table: Table, indent: str = "") -> list[str]:
 
 
 def tree_lines(nodes: Iterable[StageNode], indent: str = "") -> list[str]:
-    """One line per stage; a stage stands below its parent, further to the right."""
-    return [
-        line
-        for node in nodes
-        for line in (f"{indent}{node.name}  {node.facts}", *tree_lines(node.children, f"{indent}  "))
-    ]
+    """One line per stage, its facts in a column; a stage stands below its parent, further to the right."""
+    named = list(_named(nodes, indent))
+    width = max((len(name) for name, _ in named), default=0)
+    return [f"{name:{width}}  {facts}" for name, facts in named]
+
+
+def _named(nodes: Iterable[StageNode], indent: str) -> Iterator[tuple[str, str]]:
+    for node in nodes:
+        yield f"{indent}{node.name}", node.facts
+        yield from _named(node.children, f"{indent}  ")

@@ -1,0 +1,83 @@
+"""The jobs that a sweep would run, worked out before its token stores exist."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from raycodellm import config, preflight, search, stage_store, tokens
+from raycodellm.config import SweepFile
+from raycodellm.files import Folder
+from raycodellm.identity import Contents
+
+MOST_TRIALS = 200
+"""Trials that are planned; of a larger sweep the first ones."""
+
+
+@dataclass(frozen=True)
+class SizedCorpus:
+    """A token store that exists or is to be made, as `stage_store.chain` needs it."""
+
+    folder: Folder
+    num_tokens: int
+    fingerprint: str
+    store: tokens.TokenStore | None = None
+    """None until the token store is finished."""
+
+    def num_sequences(self, sequence_length: int, reading: tokens.Reading) -> int:
+        """Sequences that a stage can read; an estimate without a finished store."""
+        if self.store is not None:
+            return self.store.num_sequences(sequence_length, reading)
+        held = reading.held_out_tokens
+        return (held if reading.measured else max(0, self.num_tokens - held)) // sequence_length
+
+    def held_out(self, num_tokens: int) -> int:
+        """Tokens of the held-out documents; without a finished store, about as many as the stage asks for."""
+        return num_tokens if self.store is None else self.store.held_out(num_tokens)
+
+
+def first_arms(file: SweepFile) -> list[dict[str, object]]:
+    """The arms of the first `MOST_TRIALS` trials."""
+    return search.preview(file, max(1, MOST_TRIALS // file.example().search.replicates))
+
+
+def planned(
+    file: SweepFile,
+    arms: Sequence[Mapping[str, object]],
+    corpora: Mapping[str, SizedCorpus],
+    storage: Folder,
+    tokenizer_fingerprint: str,
+    contents: Contents,
+) -> list[stage_store.Chain]:
+    """The jobs of every arm with each of its seeds, of the first `MOST_TRIALS` seeds.
+
+    Raises `UserError` where a source has too few tokens, at any end of the search space.
+    """
+    sweep = file.example()
+    vocab_size = preflight.vocab_size(sweep)
+    seeds = range(sweep.seed, sweep.seed + min(sweep.search.replicates, MOST_TRIALS))
+
+    def chain(params: Mapping[str, object], seed: int) -> stage_store.Chain:
+        return stage_store.chain(
+            config.resolve(file, params),
+            seed,
+            corpora,
+            Folder("tokenizer"),
+            tokenizer_fingerprint,
+            vocab_size,
+            storage,
+            contents=contents,
+        )
+
+    chains = [chain(arm, seed) for arm in arms for seed in seeds]
+    stage_store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.corner_points())])
+    return chains
+
+
+def items_of(file: SweepFile) -> dict[str, list[str]] | None:
+    """The texts of the evaluation's items; None where no source is cleaned of them. Loading them imports lm-eval."""
+    if not tokens.asks_for_items(file.example()):
+        return None
+    from raycodellm import evaluation
+
+    return evaluation.item_texts(evaluation.evaluated_tasks(file))

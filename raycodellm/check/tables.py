@@ -1,0 +1,90 @@
+"""The tables of `raycodellm check`: arms, stage tree and sources, as lines of text."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+
+from raycodellm import search, tokens
+from raycodellm.check.plan import SizedCorpus
+from raycodellm.config import SweepFile
+from raycodellm.records import StageJob
+from raycodellm.stage_store import Chain
+from raycodellm.tables import Table, sharing, stage_tree, table_lines, tree_lines
+
+
+def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
+    """The number of trials, and the arms that are planned."""
+    sweep = file.example()
+    objective = ", ".join(f"{o.metric} ({o.mode})" for o in sweep.search.objectives)
+    count = f"{search.num_arms(file)} arms × {sweep.search.replicates} seeds = {search.num_trials(file)} trials"
+    lines = [f"{sweep.name}: {count}, sampler {sweep.search.sampler}, objective {objective}"]
+    lines.append("arms:" if sweep.search.sampler == "grid" else "arms, for example (the sampler chooses as it learns):")
+    lines += [
+        f"  {number:3d}  {search.pairs(arm) or '(nothing is searched over)'}" for number, arm in enumerate(planned)
+    ]
+    more = search.num_arms(file) - len(planned)
+    if more > 0:
+        lines.append(f"  … and {more:,} more; the tables below are of the {len(planned)} above")
+    return lines
+
+
+def stages(chains: Sequence[Chain], estimated: Collection[str]) -> list[str]:
+    """The stage tree, with the tokens that sharing saves.
+
+    `estimated`: sources whose token stores do not exist. A stage shows the beginning of its identity, as its folder's
+    name does, unless its identity depends on the estimated size of such a source.
+    """
+    jobs = {job.key: job for chain in chains for job in chain.stages}
+    unknown: set[str] = set()
+    for job in jobs.values():  # parents come before their children
+        if job.parent in unknown or any(source.name in estimated for source in job.sources):
+            unknown.add(job.folder)
+
+    def describe(key: str, trials: Sequence[int]) -> tuple[str, str]:
+        job = jobs[key]
+        name = job.stage.name if job.folder in unknown else f"{job.stage.name} {job.identity[:6]}"
+        shared = f" for {len(trials)} trials" if len(trials) > 1 else ""
+        return name, f"{job.stage.num_tokens:,} tokens{shared}"
+
+    keys = [[job.key for job in chain.stages] for chain in chains]
+    shared = sharing(keys, {key: job.stage.num_tokens for key, job in jobs.items()})
+    return [
+        "stage tree:",
+        *tree_lines(stage_tree(enumerate(keys), describe), indent="  "),
+        f"  {shared.tokens_asked:,} tokens asked for, {shared.tokens_trained:,} trained, "
+        f"{shared.tokens_saved:,} saved by shared stages",
+    ]
+
+
+def sources(
+    sizes: Mapping[str, tokens.SourceSize], corpora: Mapping[str, SizedCorpus], chains: Sequence[Chain]
+) -> list[str]:
+    """Tokens of each source; tokens and epochs that a trial draws, over the trials; and tokens held out."""
+    jobs = [job for chain in chains for job in chain.stages]
+    held_out = {source.name: source.held_out_tokens for job in jobs for source in job.sources}
+    drawn = [_drawn_tokens(chain.stages) for chain in chains]
+    rows = []
+    for name, size in sizes.items():
+        held = corpora[name].held_out(held_out[name]) if held_out.get(name) else 0
+        trained = max(1, size.num_tokens - held)
+        ends = dict.fromkeys(find(tokens_[name] for tokens_ in drawn) for find in (min, max))
+        rows.append(
+            (
+                name,
+                f"{'about ' if size.is_estimate else ''}{size.num_tokens:,}",
+                " to ".join(f"{end:,}" for end in ends),
+                " to ".join(f"{end / trained:.2f}" for end in ends),
+                f"{held:,}",
+            )
+        )
+    header = ("source", "tokens", "tokens drawn by a trial", "epochs", "tokens held out")
+    return ["sources:", *table_lines(Table(header, rows), indent="  ")]
+
+
+def _drawn_tokens(stages: Sequence[StageJob]) -> Counter[str]:
+    """Tokens that one trial draws from each source."""
+    total: Counter[str] = Counter()
+    for job in stages:
+        total.update({source.name: sum(source.planned) * job.stage.sequence_length for source in job.sources})
+    return total

@@ -1,0 +1,5 @@
+"""What each command does, without parsing of arguments."""
+
+from raycodellm.commands.request import DONE, FAILED, STOPPED, WRONG, SweepRequest
+
+__all__ = ["DONE", "FAILED", "STOPPED", "WRONG", "SweepRequest"]

@@ -1,0 +1,52 @@
+"""What a user gives to a command that takes a sweep file, and the exit codes of all commands."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import dataclass
+from pathlib import Path
+
+from raycodellm import config, evaluation, search
+from raycodellm.config import SweepFile
+from raycodellm.files import Folder, cache_folder, fingerprint
+
+DEFAULT_STORAGE = "~/raycodellm"
+DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
+"""Exit codes: all done; something failed while running; the request was wrong; stopped by the user."""
+
+
+@dataclass(frozen=True)
+class SweepRequest:
+    """A sweep file with the options of the command line."""
+
+    path: str
+    overrides: tuple[str, ...] = ()
+    """`key=value` of each `--set`."""
+    storage_uri: str = DEFAULT_STORAGE
+    address: str | None = None
+    """Address of a Ray cluster; None for that in RAY_ADDRESS, else a local one."""
+
+    @property
+    def storage(self) -> Folder:
+        return Folder(self.storage_uri)
+
+    def load(self) -> SweepFile:
+        """The sweep file. Raises `UserError` for any fault that can be found before something is started."""
+        file = config.load(self.path, self.overrides)
+        search.num_trials(file)
+        evaluation.check_evaluation(file)
+        return file
+
+    def command_line(self, command: str) -> str:
+        """The line that gives this request to `command`."""
+        words = ["raycodellm", command, self.path]
+        words += [word for value in self.overrides for word in ("--set", value)]
+        words += ["--storage", self.storage_uri] if self.storage_uri != DEFAULT_STORAGE else []
+        return shlex.join(words + (["--address", self.address] if self.address else []))
+
+
+def log_path(folder: Folder) -> Path:
+    """The log of a run in `folder`: in it where it is local, else in this machine's cache."""
+    if folder.local is not None:
+        return folder.local / "run.log"
+    return cache_folder() / fingerprint(folder.uri) / "run.log"
