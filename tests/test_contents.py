@@ -14,12 +14,13 @@ import pyarrow as pa
 import pytest
 from test_store import CORPORA
 
-from raycodellm import check, config, evaluation, identity, model, stage_store, tokens
+from raycodellm import check, config, evaluation, identity, model, stage_store, storage_files, tokens
 from raycodellm.config import Evaluation, Model, Optimizer, Stage, Tokenizer, UserError
+from raycodellm.config.old_spellings import STAGE_SETTINGS
 from raycodellm.evaluation import task_files
 from raycodellm.files import Folder
 from raycodellm.identity import Contents, file_hashes, hub_commits, model_files, numeric_settings, pretrained_content
-from raycodellm.records import StageRecord, as_json
+from raycodellm.records import StageRecord, TrialResult, as_json
 from raycodellm.sweep import folder as run_folders
 from raycodellm.sweep import provenance
 from raycodellm.tokens.tokenizer import tokenizer_fingerprint
@@ -451,3 +452,25 @@ def test_a_run_is_continued_on_other_hardware_but_not_in_another_precision(tmp_p
     ):
         with pytest.raises(UserError, match=rf"^{key}|^.*{key}: this run began with"):
             run_folders.open_run(config.parse(sweep_text, overrides=(override,)), storage)
+
+
+def test_a_run_that_was_written_in_older_spellings_is_continued_and_shown_in_the_current_ones(tmp_path, sweep_text):
+    space = "pretrain.weight_decay={search: {uniform: [0.0, 0.2]}}"
+    storage = Folder(str(tmp_path / "s"))
+    run = run_folders.open_run(config.parse(sweep_text, overrides=(space, "instruct.precision=bf16")), storage)
+    written = config.resolved_tree(run.file)
+    for stage in written["stages"]:
+        for old, (group, key) in STAGE_SETTINGS.items():
+            if key in stage[group]:
+                stage[old] = stage[group].pop(key)
+        for group in ("optimizer", "averaging", "numerics", "faults"):
+            assert stage.pop(group) == {}
+    run.folder.write_bytes("sweep.yaml", config.write_yaml(written).encode())
+    again = run_folders.open_run(config.parse(sweep_text, overrides=(space, "instruct.precision=bf16")), storage)
+    assert again.file.parameters == run.file.parameters
+    trial = run.trial_folder(0)
+    trial.write_json("result.json", as_json(TrialResult(0, "complete", 0, 0, params={"pretrain.weight_decay": 0.1})))
+    assert storage_files.read_result(trial).params == {"pretrain.optimizer.weight_decay": 0.1}
+    rows = [{"number": 0, "state": "complete", "arm": 0, "seed": 0, "params.pretrain.weight_decay": 0.1}]
+    run.folder.write_table("trials.parquet", pa.Table.from_pylist(rows))
+    assert storage_files.read_trials_table(run.folder)[0]["params.pretrain.optimizer.weight_decay"] == 0.1

@@ -292,8 +292,8 @@ CHANGED = [(leaf.replace("deepspeed_config", "deepspeed_config.*"), before, afte
 def test_every_leaf_of_the_sweep_file_has_a_place_in_the_table_and_is_changed_below() -> None:
     there = set(leaves(Sweep))
     assert there - set(LEAVES) == set(), "a new setting: give it its row in identity/settings_table.py"
-    assert set(LEAVES) - there == set(), "the table names what is no setting any more"
-    assert {leaf for leaf, _, _ in CHANGED} == there
+    assert set(LEAVES) - there == set(), "the table has a row for a setting that does not exist; remove it"
+    assert {leaf for leaf, _, _ in CHANGED} == there, "give each setting a change in CHANGES above"
     assert all(row.first in (*FIRST, "nothing") and row.why for row in LEAVES.values())
 
 

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import Any
+from typing import Any, NamedTuple
 
 from raycodellm.config.errors import UserError, shown
 from raycodellm.config.yaml_text import write_yaml
@@ -112,27 +112,46 @@ def parameter_name(tree: Mapping[str, Any], path: tuple[Any, ...]) -> str:
     return ".".join(str(part) for part in path)
 
 
+class _Option(NamedTuple):
+    """The option of a choice in which a search stands."""
+
+    choice: str
+    """Name of the choice."""
+    place: int
+    tree: Any
+
+
+class _Search(NamedTuple):
+    """One search space of the file."""
+
+    name: str
+    domain: Domain
+    condition: Condition
+    option: _Option | None
+    """The innermost option around the search."""
+
+
 def find_parameters(tree: dict[str, Any], origin: str) -> tuple[Parameter, ...]:
     """All parameters, in the order of the file. Raises `UserError` for a malformed space or a leaf that cannot be
     searched."""
-    found: list[tuple[str, Domain, Condition, Sequence[Any]]] = []
+    searches: list[_Search] = []
     for path, node in walk(tree):
         name = parameter_name(tree, path)
         if path[0] in _UNSEARCHABLE or (path[0] == "stages" and (len(path) < 3 or path[2] == "name")):
             raise UserError(f"{origin}: {name} cannot be searched over; search in model, a stage or evaluation")
-        for one in _parameters_at(name, node, origin, (), ()):
-            found.append(one)
-            if len(found) > MOST_PARAMETERS:
+        for one in _searches_at(name, node, origin, (), None):
+            searches.append(one)
+            if len(searches) > MOST_PARAMETERS:
                 raise UserError(f"{origin}: searches over more than {MOST_PARAMETERS:,} parameters; use fewer")
-    return _merged(found, origin)
+    return _merged(searches, origin)
 
 
-def _parameters_at(
-    name: str, node: dict[str, Any], origin: str, condition: Condition, option: Sequence[Any]
-) -> Iterator[tuple[str, Domain, Condition, Sequence[Any]]]:
-    """(name, domain, condition, (choice, place, tree) of the enclosing option) of a search and of those inside."""
+def _searches_at(
+    name: str, node: dict[str, Any], origin: str, condition: Condition, option: _Option | None
+) -> Iterator[_Search]:
+    """A search and all searches inside its options."""
     domain = _domain(name, node, origin)
-    yield name, domain, condition, option
+    yield _Search(name, domain, condition, option)
     for place, inside in enumerate(node["search"]["choice"] if domain.kind == "choice" else ()):
         if is_search(inside):
             raise UserError(
@@ -142,32 +161,35 @@ def _parameters_at(
         chosen = (*condition, (name, option_label(inside)))
         for path, inner in walk(inside):
             inner_name = ".".join([name, *map(str, path)])
-            yield from _parameters_at(inner_name, inner, origin, chosen, (name, place, inside))
+            yield from _searches_at(inner_name, inner, origin, chosen, _Option(name, place, inside))
 
 
-def _merged(found: Sequence[tuple[str, Domain, Condition, Sequence[Any]]], origin: str) -> tuple[Parameter, ...]:
+def _merged(searches: Sequence[_Search], origin: str) -> tuple[Parameter, ...]:
     """One parameter per name and domain. Where a name has several domains, each parameter has a key of its own."""
-    together: dict[tuple[str, Domain], tuple[list[Condition], Sequence[Any]]] = {}
-    for name, domain, condition, option in found:
-        conditions, _ = together.setdefault((name, domain), ([], option))
-        if condition in conditions or any(_both_hold(condition, other) for other in conditions):
-            raise UserError(f"{origin}: two searches have the name {name}; give one of them another place")
-        conditions.append(condition)
-    names = [name for name, _ in together]
+    conditions: dict[tuple[str, Domain], list[Condition]] = {}
+    options: dict[tuple[str, Domain], _Option | None] = {}
+    for search in searches:
+        same = conditions.setdefault((search.name, search.domain), [])
+        options.setdefault((search.name, search.domain), search.option)
+        if search.condition in same or any(_both_hold(search.condition, other) for other in same):
+            raise UserError(f"{origin}: two searches have the name {search.name}; give one of them another place")
+        same.append(search.condition)
+    names = [name for name, _ in conditions]
     keys: set[str] = set()
     parameters = []
-    for (name, domain), (conditions, option) in together.items():
+    for (name, domain), known in conditions.items():
         key = name
         if names.count(name) > 1:
-            if not option:
+            option = options[name, domain]
+            if option is None:
                 raise UserError(f"{origin}: two searches have the name {name}; give one of them another place")
-            choice, place, tree = option
-            key = f"{choice}[{_described(tree) or place}]{name.removeprefix(choice)}"
-            key = f"{choice}[{place}]{name.removeprefix(choice)}" if key in keys else key
+            inside = name.removeprefix(option.choice)
+            key = f"{option.choice}[{_described(option.tree) or option.place}]{inside}"
+            key = f"{option.choice}[{option.place}]{inside}" if key in keys else key
         while key in keys:  # options of options may be alike
             key += "'"
         keys.add(key)
-        parameters.append(Parameter(name, key, domain, tuple(conditions)))
+        parameters.append(Parameter(name, key, domain, tuple(known)))
     return tuple(parameters)
 
 
