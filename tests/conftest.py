@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import shutil
 import signal
 import site
@@ -51,12 +52,12 @@ def pytest_unconfigure() -> None:
 
 # ------------------------------------------------------------------------------------------------- order and cores
 
-LONGEST_FIRST = ("test_kill_matrix", "test_stage", "test_engine", "test_tokens", "test_cleaning")
-"""Files by the seconds their tests take, so that all cores end together; the other files come after these."""
+TRAINING = ("test_kill_matrix", "test_stage", "test_engine", "test_trained_as_evaluated")
+"""Files of which each process that tests one needs four seconds to import DeepSpeed: one process tests them all."""
 
 
 def is_exhaustive(config: pytest.Config) -> bool:
-    return "exhaustive" in config.option.markexpr
+    return re.search(r"(?<!not )\bexhaustive", config.option.markexpr) is not None
 
 
 def pytest_configure(config: pytest.Config) -> None:
@@ -83,7 +84,7 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """A file is tested by one process, and what needs Ray, in all files, by one: so clusters do not meet."""
+    """One process runs all tests of a file, and one all that need Ray, whatever their file: so clusters do not meet."""
     from xdist.scheduler import LoadGroupScheduling
 
     class ByFile(LoadGroupScheduling):
@@ -99,22 +100,21 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     Tests with Ray are the longest, and of these clusters of their own come before the one that others share.
     """
 
-    def place(item: pytest.Item) -> tuple[int, bool]:
+    def group(item: pytest.Item) -> str | None:
         if item.get_closest_marker("ray"):
-            return -1, "ray_cluster" in item.fixturenames
-        name = item.path.stem
-        return LONGEST_FIRST.index(name) if name in LONGEST_FIRST else len(LONGEST_FIRST), False
+            return "ray"
+        return "training" if item.path.stem in TRAINING else None
 
     exhaustive = {item for item in items if item.get_closest_marker("exhaustive")}
     if not is_exhaustive(config):
         config.hook.pytest_deselected(items=list(exhaustive))
         items[:] = [item for item in items if item not in exhaustive]
-    items.sort(key=place)
+    items.sort(key=lambda item: (("ray", "training", None).index(group(item)), "ray_cluster" in item.fixturenames))
     for item in items:
         if is_exhaustive(config) and hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("exhaustive")
-        if item.get_closest_marker("ray"):
-            item.add_marker(pytest.mark.xdist_group("ray"))
+        if group(item):
+            item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 # ------------------------------------------------------------------------------------------------- what is shared

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 from collections.abc import Iterator
+from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
@@ -61,9 +62,19 @@ def module_of(path: Path) -> str:
     return path.relative_to(PACKAGE).parts[0].removesuffix(".py")
 
 
-def imported(path: Path) -> Iterator[tuple[str, int]]:
+@cache
+def parsed(path: Path) -> ast.Module:
+    return ast.parse(path.read_text(encoding="utf-8"))
+
+
+@cache
+def imported(path: Path) -> list[tuple[str, int]]:
     """Dotted names that the file imports, also inside functions, and `ray.data` where it is used through `ray`."""
-    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+    return list(_imported(path))
+
+
+def _imported(path: Path) -> Iterator[tuple[str, int]]:
+    for node in ast.walk(parsed(path)):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -141,7 +152,7 @@ def is_logic(statement: ast.stmt) -> bool:
 def faults(path: Path) -> Iterator[str]:
     """What is wrong with the file's size, its parts, and its place in its folder."""
     name, source = path.relative_to(PACKAGE), path.read_text(encoding="utf-8")
-    tree = ast.parse(source)
+    tree = parsed(path)
     if source.count("\n") > FILE_LINES:
         yield f"{name}: more than {FILE_LINES} lines"
     for node in ast.walk(tree):

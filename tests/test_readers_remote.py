@@ -270,6 +270,7 @@ def test_a_missing_bucket_or_key_and_a_dead_server_are_said(s3, monkeypatch):
         source_fingerprint(Source(kind="text", path="s3://data/none"))
 
 
+@pytest.mark.slow
 def test_token_stores_and_tokenizer_are_written_to_s3_and_found_there_again(s3, sweep_text):
     text = "\n".join(f"Line {i} of a text about nothing at all." for i in range(3000))
     s3.put_object(Bucket="data", Key="books/a.txt", Body=text.encode())
@@ -293,6 +294,7 @@ def test_token_stores_and_tokenizer_are_written_to_s3_and_found_there_again(s3, 
     assert {"manifest.json", "tokenizer.json"} <= names
 
 
+@pytest.mark.slow
 def test_a_folder_on_s3_behaves_as_one_on_disk(s3, tmp_path):
     for folder in (Folder("s3://data/deep/one"), Folder(str(tmp_path / "one"))):
         assert folder.list() == [] and not folder.exists() and not folder.exists("a.json")
