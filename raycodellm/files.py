@@ -196,7 +196,7 @@ class Folder:
                     raise FileNotFoundError(errno.ENOENT, os.strerror(errno.ENOENT)) from error
                 raise
 
-    def write_bytes(self, name: str, data: bytes) -> None:
+    def write_bytes(self, name: str, data: bytes | memoryview) -> None:
         """Writes the file whole or not at all: a local file is renamed into place, object stores show whole objects."""
         with self._named(name):
             if self.local is not None:
@@ -328,7 +328,7 @@ class Folder:
             yield Path(copy)
 
 
-def _write_and_rename(path: Path, data: bytes) -> None:
+def _write_and_rename(path: Path, data: bytes | memoryview) -> None:
     """Writes a file whole or not at all; on an error the old file stays and no temporary file is left."""
     handle, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
     try:

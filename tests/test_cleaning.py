@@ -24,7 +24,7 @@ from raycodellm.corpora.cleaning.plan import checks, cleaning_identity
 from raycodellm.corpora.cleaning.survey import BATCH_DOCUMENTS, survey
 from raycodellm.corpora.cleaning.words import Words, hash_words, runs, script_share, shingles, word_list
 from raycodellm.files import Folder, fingerprint
-from raycodellm.tokens import TokenStore, build, build_tokenizer, prepare_store, store_fingerprint
+from raycodellm.tokens import TokenStore, build_tokenizer, manifest, prepare_store, sizes, store_fingerprint, tokenise
 from raycodellm.tokens.tokenizer import TokenizerInfo
 
 WORDS = re.findall(
@@ -125,7 +125,7 @@ def test_stores_without_cleaning_keep_their_fingerprint_and_all_settings_change_
         return store_fingerprint(Source(**fields, **changed), inputs, "print", 0, benchmark)
 
     assert {of(changed) for changed in same} == {
-        fingerprint([build.FORMAT_VERSION, build.SHARD_BYTES, "text", inputs.fingerprint, "print", 0])
+        fingerprint([manifest.FORMAT_VERSION, sizes.SHARD_BYTES, "text", inputs.fingerprint, "print", 0])
     }
     asked = {"cleaning": {"decontaminate": True}}
     other = benchmark_of({"t": ["one two three four five six seven eight nine eleven"]}, 13)
@@ -530,10 +530,10 @@ def test_a_cleaned_store_is_the_same_bytes_with_and_without_ray(ray_cluster, tmp
     taken = dirty.model_copy(update={"take": Take(top=0.4), "limit_documents": 40})
     here = [make(source, trained, Folder(f"{tmp_path}/here{i}")) for i, source in enumerate((dirty, taken))]
     assert here[1].manifest.num_documents == 40
-    monkeypatch.setattr(build, "HERE_BYTES", 0)
+    monkeypatch.setattr(sizes, "IN_PROCESS_BYTES", 0)
     monkeypatch.setattr("raycodellm.corpora.ray_reading.MIB", 1000)
     for num_tasks in (3, 8):
-        monkeypatch.setattr(build, "_num_tasks", lambda num=num_tasks: num)
+        monkeypatch.setattr(tokenise, "_num_tasks", lambda num=num_tasks: num)
         for i, source in enumerate((dirty, taken)):
             store = make(source, trained, Folder(f"{tmp_path}/there{num_tasks}{i}"))
             assert files(store.folder) == files(here[i].folder)

@@ -82,7 +82,7 @@ def test_examples_are_whole_in_either_packing_and_long_ones_are_counted(tmp_path
     cost = store.packing_report(length, packing)
     long = [document for document in documents if len(document) > length]
     assert (cost.dropped_documents, cost.dropped_tokens) == (len(long), sum(map(len, long)))
-    assert cost.split_documents == 0 and store.num_too_long(length) == len(long)
+    assert cost.split_documents == 0 and cost.long_documents == len(long)
     assert cost.num_sequences == store.num_sequences(length, packing)
     tokens, mask = store.read(np.arange(cost.num_sequences), length, packing)
     assert int(mask.sum()) == sum(len(d) - len(d) // 2 for d in documents if len(d) <= length)

@@ -25,11 +25,11 @@ from raycodellm.config import Scaling, Source, Sweep, Tokenizer, UserError
 from raycodellm.corpora import Document, Skip, document_tables, source_fingerprint
 from raycodellm.files import Folder
 from raycodellm.records import SourceSlice
-from raycodellm.tokens import TokenStore, build, build_tokenizer, encoding, inspect, prepare, prepare_store
+from raycodellm.tokens import TokenStore, build_tokenizer, encoding, inspect, prepare, prepare_store, sizes, tokenise
 from raycodellm.tokens.manifest import token_dtype, write_manifest
 from raycodellm.tokens.packing import pack
 from raycodellm.tokens.ranges import RemoteValues
-from raycodellm.tokens.store import write_shard
+from raycodellm.tokens.shard_files import write_shard
 from raycodellm.tokens.tokenizer import (
     DONE,
     END_OF_TEXT,
@@ -161,7 +161,7 @@ def test_words_are_kept_only_where_each_is_encoded_alone(trained, change):
     from tokenizers import Tokenizer as Rust
 
     said = json.loads((Path(trained.folder.uri) / "tokenizer.json").read_text())
-    assert encoding.parts_like_gpt2(Rust.from_str(json.dumps(said)))
+    assert encoding.splits_like_gpt2(Rust.from_str(json.dumps(said)))
     for key, value in change.items():
         if key == "added_tokens":
             flags = dict.fromkeys(("single_word", "lstrip", "rstrip", "normalized"), False)
@@ -171,7 +171,7 @@ def test_words_are_kept_only_where_each_is_encoded_alone(trained, change):
         else:
             said[key].update(value)
     other = Rust.from_str(json.dumps(said))
-    assert not encoding.parts_like_gpt2(other)
+    assert not encoding.splits_like_gpt2(other)
     if "model" not in change:
         encoder = encoding.Encoder(other, np.dtype(np.uint16))
         texts = ["a b A-B", "\nx  y"]
@@ -301,7 +301,6 @@ def test_sequences_are_the_documents_end_to_end_whatever_the_shards(tmp_path_fac
     stream = [token for document in documents for token in document]
     count = store.num_sequences(length)
     assert count == len(stream) // length
-    assert store.num_too_long(length) == 0
     order = np.random.default_rng(0).permutation(count)
     read, mask = store.read(order, length)
     assert read.dtype == np.int32 and mask.all() and mask.shape == read.shape == (count, length)
@@ -315,7 +314,7 @@ def test_examples_stay_whole_and_only_responses_count(tmp_path_factory, document
     prompts = [len(document) // 2 for document in documents]
     store = write_store(Folder(str(tmp_path_factory.mktemp("s"))), documents, prompts, shards, batch)
     kept = [i for i, document in enumerate(documents) if len(document) <= length]
-    assert store.num_too_long(length) == len(documents) - len(kept)
+    assert store.packing_report(length).dropped_documents == len(documents) - len(kept)
     read, mask = store.read(np.arange(store.num_sequences(length)), length)
     expected, expected_mask = [], []
     for i in kept:
@@ -463,7 +462,7 @@ def test_a_full_disk_is_said_and_leaves_no_finished_store(tmp_path, text_source,
 
 MAKE = """
 import os, signal, sys
-from raycodellm.tokens import build
+from raycodellm.tokens import prepare_store, sizes
 from raycodellm.config import Source
 from raycodellm.corpora import source_fingerprint
 from raycodellm.files import Folder
@@ -472,7 +471,7 @@ from raycodellm.records import SourceSlice
 texts, tokenizer, target = sys.argv[1:4]
 def make():
     source = Source(kind="text", path=texts)
-    return build.prepare_store("t", source, source_fingerprint(source), Folder(tokenizer), "print", 0, Folder(target))
+    return prepare_store("t", source, source_fingerprint(source), Folder(tokenizer), "print", 0, Folder(target))
 """
 
 
@@ -557,7 +556,7 @@ print(store.manifest.num_documents, store.manifest.num_bytes, store.num_tokens, 
       int(peak.split()[1]) * 1024)
 """
     # Read and tokenised in one process, whatever its size: what one task of a cluster needs.
-    code = "build.HERE_BYTES = build.SHARD_BYTES = 1 << 40" + code
+    code = "sizes.IN_PROCESS_BYTES = sizes.SHARD_BYTES = 1 << 40" + code
     source = Source(kind="text", path=str(tmp_path / "long.parquet"))
     out, err = start(code, source, trained, tmp_path / "store").communicate(timeout=500)
     assert out, err
@@ -664,7 +663,7 @@ def test_reading_a_store_imports_neither_ray_nor_transformers(tmp_path):
 
 def test_skips_are_counted_once_in_however_many_tables_they_came(tmp_path, trained):
     rows = [Document("a", "one"), Skip("null"), Skip("empty"), Document("b", "two"), Skip("null", 3)]
-    some = [build.tokenise(table, trained, 0, 1) for table in document_tables(rows, False, 3)]
+    some = [tokenise.tokenise(table, trained, 0, 1) for table in document_tables(rows, False, 3)]
     shard = write_shard(Folder(str(tmp_path)), 0, pa.concat_tables(some), token_dtype(400), False)
     assert shard.skipped == {"empty": 1, "null": 4}
     assert (shard.num_documents, shard.num_bytes) == (2, 6)
@@ -678,7 +677,7 @@ def test_skips_are_counted_once_in_however_many_tables_they_came(tmp_path, train
 def test_a_store_is_the_same_bytes_with_and_without_ray(ray_cluster, tmp_path, text_source, trained, monkeypatch):
     limited = text_source.model_copy(update={"limit_documents": 70})
     here = [make(source, trained, Folder(f"{tmp_path}/here{i}")) for i, source in enumerate((text_source, limited))]
-    monkeypatch.setattr(build, "HERE_BYTES", 0)
+    monkeypatch.setattr(sizes, "IN_PROCESS_BYTES", 0)
     monkeypatch.setattr("raycodellm.corpora.ray_reading.MIB", 1000)
     there = [make(source, trained, Folder(f"{tmp_path}/there{i}")) for i, source in enumerate((text_source, limited))]
     assert [files(store.folder) for store in there] == [files(store.folder) for store in here]
@@ -690,9 +689,9 @@ def test_many_shards_hold_the_order_of_one_and_a_failed_write_says_why(
     ray_cluster, tmp_path, text_source, trained, monkeypatch
 ):
     one = make(text_source, trained, Folder(str(tmp_path / "one")))
-    monkeypatch.setattr(build, "SHARD_BYTES", 8000)
+    monkeypatch.setattr(sizes, "SHARD_BYTES", 8000)
     monkeypatch.setattr("raycodellm.corpora.ray_reading.MIB", 1000)
-    monkeypatch.setattr(build, "_num_tasks", lambda: 7)
+    monkeypatch.setattr(tokenise, "_num_tasks", lambda: 7)
     many = make(text_source, trained, Folder(str(tmp_path / "many")))
     assert len(many.manifest.shards) == 5
     assert all_tokens(many).tolist() == all_tokens(one).tolist()
@@ -733,7 +732,7 @@ def count_apart(folder: Path, tokenizer: Any) -> dict[str, tuple[int, int, int]]
 @pytest.mark.slow
 @pytest.mark.ray
 def test_real_books_problems_and_instructions_become_stores(ray_cluster, tmp_path, test_data, monkeypatch):
-    monkeypatch.setattr(build, "HERE_BYTES", 6 << 20)  # so that some go through Ray and some do not
+    monkeypatch.setattr(sizes, "IN_PROCESS_BYTES", 6 << 20)  # so that some go through Ray and some do not
     paths = {
         "books": {"kind": "text", "path": str(test_data / "text")},
         "math": {"kind": "math", "path": str(test_data / "math"), "text_field": ["question", "answer"]},

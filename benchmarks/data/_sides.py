@@ -91,7 +91,7 @@ def _write_store(folder: Path, name: str, rows: Any) -> None:
 
     from raycodellm.files import Folder
     from raycodellm.tokens.manifest import write_manifest
-    from raycodellm.tokens.store import write_shard
+    from raycodellm.tokens.shard_files import write_shard
 
     target, shards = Folder(str(folder)), []
     target.make()

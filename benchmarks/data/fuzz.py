@@ -168,9 +168,9 @@ def _through(case: _malformed.Case, tokenizer: Path, folder: Path) -> dict[str, 
     from raycodellm.config import Source, UserError
     from raycodellm.corpora import Document, benchmark_of, read_in_process, source_fingerprint
     from raycodellm.files import Folder
-    from raycodellm.tokens import build
+    from raycodellm.tokens import prepare_store, sizes
 
-    build.HERE_BYTES = build.SHARD_BYTES = 1 << 40
+    sizes.IN_PROCESS_BYTES = sizes.SHARD_BYTES = 1 << 40
     try:
         source = Source(**case.source)
     except ValidationError as error:  # `config.load` says it in the words of the sweep file
@@ -180,7 +180,7 @@ def _through(case: _malformed.Case, tokenizer: Path, folder: Path) -> dict[str, 
     )
     try:
         inputs = source_fingerprint(source)
-        store = build.prepare_store(
+        store = prepare_store(
             "fuzz", source, inputs, Folder(str(tokenizer)), "print", 0, Folder(str(folder)), None, benchmark
         )
     except UserError as error:

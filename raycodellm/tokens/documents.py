@@ -1,8 +1,8 @@
-"""A store's documents: how long each is, which of them are held out, and where the others lie end to end.
+"""The documents of a token store: their lengths, which are held out, and the others as one run of tokens.
 
-Held-out documents are whole documents of the shuffled store, so they come from everywhere in the source. They depend on
-the documents' lengths and the number of tokens asked for alone: stages of any sequence length and packing hold out the
-same ones. A document is measured or trained on, never both, and never a part of each.
+Held-out documents are whole documents of the shuffled store, so they come from everywhere in the source. They depend
+only on the documents' lengths and the number of tokens asked for: stages of any sequence length and packing hold out
+the same documents. A document is measured or trained on, never both.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from raycodellm.tokens.manifest import Manifest
 from raycodellm.tokens.stream import Stream
 
 LARGEST_SHARE = 8
-"""A held-out document has at most one part in this many of the tokens asked for, where shorter ones are enough."""
+"""A held-out document has at most 1 / `LARGEST_SHARE` of the tokens asked for, if shorter documents are enough."""
 
 
 class Reading(NamedTuple):
@@ -25,26 +25,26 @@ class Reading(NamedTuple):
 
     packing: str = "concatenate"
     held_out_tokens: int = 0
-    """Tokens asked for in whole documents that no stage trains on; 0 where every document is trained on."""
+    """Tokens to hold out, in whole documents that no stage trains on; 0 trains on every document."""
     measured: bool = False
-    """True if the held-out documents are read, rather than all the others."""
+    """Reads the held-out documents, and no others."""
     prompts_count: bool = False
-    """True if the prompts of examples count in the loss, as their responses do."""
+    """Prompts of examples count in the loss, as responses do."""
 
 
 @dataclass(frozen=True)
 class Documents:
-    """Documents, or examples, in the order in which they stand in the store."""
+    """Documents, or examples, in the store's order."""
 
     start: np.ndarray
-    """int64: place of each document's first token among all tokens of the store."""
+    """int64[documents]: place of each document's first token among all tokens of the store."""
     num_tokens: np.ndarray
-    """int64, closing end-of-text token included."""
+    """int64[documents]: tokens, the closing end-of-text token included."""
     num_prompt: np.ndarray | None
-    """int64; None for plain stores."""
+    """int64[documents]: prompt tokens of each example; None for plain stores."""
 
     def of(self, reading: Reading) -> Documents:
-        """Those that are read."""
+        """The documents that `reading` includes."""
         if not reading.held_out_tokens:
             return self
         held = held_out(self.num_tokens, reading.held_out_tokens)
@@ -54,11 +54,12 @@ class Documents:
 
 
 def held_out(sizes: np.ndarray, num_tokens: int) -> np.ndarray:
-    """bool[documents]: whole documents with `num_tokens` tokens in all, or a few more; all where there are fewer.
+    """bool[documents]: the documents to hold out, with `num_tokens` tokens in all or a few more.
 
-    Taken from the end of the shuffled store on. A document is passed over, and trained on, when it is longer than a
-    `LARGEST_SHARE`-th of `num_tokens`: it would be most of what is measured. Where the shorter documents do not have
-    twice the tokens asked for, the next longer ones are no longer passed over.
+    All documents are held out when they have fewer tokens. Documents are taken from the end of the shuffled store. A
+    document longer than `num_tokens` / `LARGEST_SHARE` is passed over, and trained on: it would dominate the
+    measurement. If the shorter documents have less than twice the tokens asked for, the limit rises to the next longer
+    documents.
     """
     sizes = np.asarray(sizes, np.int64)
     rising = np.sort(sizes)
@@ -72,7 +73,7 @@ def held_out(sizes: np.ndarray, num_tokens: int) -> np.ndarray:
 
 
 class Stretches:
-    """Some documents of a store as one run of tokens: neighbours in the store are one stretch."""
+    """Some documents of a store as one run of tokens; documents next to each other in the store form one stretch."""
 
     def __init__(self, documents: Documents) -> None:
         ends = documents.start + documents.num_tokens
@@ -94,7 +95,7 @@ class Stretches:
         return found
 
     def _join(self, stream: Stream, place: int, target: np.ndarray) -> None:
-        """Fills `target` with tokens that lie in several stretches."""
+        """Fills `target` with tokens of several stretches."""
         filled = 0
         while filled < len(target):
             which = int(np.searchsorted(self._places, place + filled, side="right")) - 1
@@ -105,6 +106,7 @@ class Stretches:
 
 
 def read_documents(folder: Folder, manifest: Manifest) -> Documents:
+    """All documents of a store, from its `documents-*` or `examples-*` files."""
     import pyarrow as pa
 
     sizes, prompts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]

@@ -1,10 +1,10 @@
-"""Text into token ids, at several times the speed of the encoder behind it, and with the same ids.
+"""Encodes text into token ids: the ids of `tokenizers`, at several times its speed.
 
-A byte-level tokenizer of the GPT-2 family parts a text into words by a regular expression and then encodes each word
-alone. Most words of a text were seen before, so the ids of words are kept: a text costs one pass of the expression
-and a look-up per word, and only new words go through `tokenizers`. Measured on books and library code, one core:
-8 MB/s while most words are new and 15 MB/s once they are known, against 3 MB/s for the encoder's own batches. Where the
-words cannot be told with certainty, texts go through `tokenizers` as they are.
+A byte-level tokenizer of the GPT-2 family splits a text into words by a regular expression and then encodes each word
+alone. Most words of a text were seen before, so the ids of words are kept: a text costs one pass of the expression and
+a look-up per word, and only new words go through `tokenizers`. Measured on books and library code, one core: 8 MB/s
+while most words are new and 15 MB/s once they are known, against 3 MB/s for batches of `tokenizers`. Other tokenizers
+encode whole texts.
 """
 
 from __future__ import annotations
@@ -17,7 +17,7 @@ from array import array
 from collections import deque
 from collections.abc import Iterable, Iterator, Sequence
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
@@ -25,61 +25,66 @@ if TYPE_CHECKING:
     import tokenizers
 
 BATCH_CHARACTERS = 1 << 20
-"""Encoded at once: an encoding takes some hundred bytes per token, a list of words about as much per word."""
+"""Characters encoded at once: an encoding takes some hundred bytes per token, a list of words as many per word."""
 LONGEST_PIECE = 1 << 20
-"""Characters of a text encoded as a whole; a longer one is cut before white space."""
+"""Characters of a text encoded as a whole; a longer text is cut before white space."""
 KEPT_WORDS = 1 << 20
-"""Words whose ids are kept per process, at most: some 150 MB. When they are full, they are gathered anew."""
+"""Words whose ids are kept per process, at most: some 150 MB. When the table is full, it is emptied."""
 LONGEST_WORD = 64
-"""Characters of a word that is kept; a longer one hardly comes twice."""
+"""Characters of a kept word, at most: a longer word hardly comes twice."""
 
 _SPACE = "\\t-\\r \\x85\\xa0\\u1680\\u2000-\\u200a\\u2028\\u2029\\u202f\\u205f\\u3000"
-"""Unicode's White_Space, which the tokenizer means by \\s; Python's \\s has four control characters more."""
+"""Unicode's White_Space, the tokenizer's \\s; Python's \\s has four control characters more."""
 _WORD_END = re.compile(f"[^{_SPACE}](?=[{_SPACE}])")
 _ENDS = (
     _WORD_END,
     re.compile(f"[^{_SPACE}](?= [^{_SPACE}])"),
-    re.compile(f"[^{_SPACE}] (?=[^{_SPACE}])"),  # where each text gets a space before it: the Llama 2 family
+    re.compile(f"[^{_SPACE}] (?=[^{_SPACE}])"),  # for the Llama 2 family, which puts a space before each text
 )
-"""Where a text may be cut, for tokenizers of different kinds."""
+"""Places where a text may be cut, for tokenizers of different kinds."""
 _SAMPLE = "The first,  second\n\n  third\tfour (x) é= 5 six\n\nand 中文 end\n"
 _WORDS = (
     "{letters}| (?:{letters}|{numbers}|{others}{unsure})|'(?:[sdmt]|ll|ve|re)|{numbers}|{others}{unsure}"
     "|[{space}]+(?![^{space}])|[{space}]+"
 )
-"""The words of the GPT-2 expression, written for speed: alternatives begin differently, so most are left at a glance.
+"""The words of the GPT-2 expression, written for speed: alternatives begin differently, so most fail at once.
 The original is 's|'t|'re|'ve|'m|'ll|'d| ?L+| ?N+| ?[^ s L N]+| s+(?!S)| s+ for letters L, numbers N, white space s."""
 
 
 class Encoder:
-    """Encodes with one tokenizer into little arrays of one type. Threads may share it."""
+    """Encodes texts with one tokenizer into ids of one integer type. Threads may share it."""
 
     def __init__(self, tokenizer: tokenizers.Tokenizer, dtype: np.dtype, opening: Sequence[int] = ()) -> None:
-        """`opening`: ids that stand before each document."""
+        """`opening`: ids put before each document."""
         self._tokenizer = tokenizer
         self.dtype = np.dtype(dtype)
-        self._type = self.dtype.char  # as `array` and numpy both have it
+        self._type = self.dtype.char  # `array` and numpy share these letters
         self.opening = array(self._type, opening).tobytes()
         self._kept: dict[str, bytes] = {}
-        self._has_words = parts_like_gpt2(tokenizer)
-        self._cut = _WORD_END if self._has_words else cut_of(tokenizer)
+        self._knows_words = splits_like_gpt2(tokenizer)
+        self._cut = _WORD_END if self._knows_words else cut_of(tokenizer)
 
     def encode(self, texts: Sequence[str], closing: bytes = b"") -> list[bytes]:
-        """The ids `opening`, those of the text, special tokens neither added nor recognised, and the ids `closing`."""
-        encode = self._by_words if self._has_words else self._as_they_are
+        """The bytes of each text's ids: `opening`, the text's own ids, and `closing`, given as bytes.
+
+        Special tokens are neither added nor recognised.
+        """
+        encode = self._encode_words if self._knows_words else self._encode_whole
         encoded: deque[list[bytes]] = deque([self.opening] for _ in texts)
         cut = ((number, piece) for number, text in enumerate(texts) for piece in pieces(text, self._cut, LONGEST_PIECE))
         for batch in _batches(cut):
             for (number, _), ids in zip(batch, encode([piece for _, piece in batch]), strict=True):
                 encoded[number].append(ids)
-        return [b"".join([*encoded.popleft(), closing]) for _ in texts]  # no longer held in parts once joined
+        return [
+            b"".join([*encoded.popleft(), closing]) for _ in texts
+        ]  # frees the parts of each text once they are joined
 
-    def _as_they_are(self, texts: list[str]) -> list[bytes]:
+    def _encode_whole(self, texts: list[str]) -> list[bytes]:
         batch = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
-        # Through `array`: numpy takes three times as long for a list of Python's integers.
+        # `array` takes a third of numpy's time for a list of Python integers.
         return [array(self._type, encoding.ids).tobytes() for encoding in batch]
 
-    def _by_words(self, texts: list[str]) -> list[bytes]:
+    def _encode_words(self, texts: list[str]) -> list[bytes]:
         kept = self._kept.get
         words_of = [(_ascii_words() if text.isascii() else _any_words()).findall(text) for text in texts]
         ids_of = [list(map(kept, words)) for words in words_of]
@@ -93,31 +98,33 @@ class Encoder:
             for number in unknown:
                 pairs = zip(words_of[number], ids_of[number], strict=True)
                 ids_of[number] = [found[word] if ids is None else ids for word, ids in pairs]
-        return [b"".join(ids) for ids in ids_of]
+        return [b"".join(ids) for ids in cast(list[list[bytes]], ids_of)]
 
     def _new_words(self, words: list[str]) -> dict[str, bytes]:
-        found = dict(zip(words, self._as_they_are(words), strict=True))
+        found = dict(zip(words, self._encode_whole(words), strict=True))
         if len(self._kept) > KEPT_WORDS:
             self._kept = {}
         self._kept.update((word, ids) for word, ids in found.items() if len(word) <= LONGEST_WORD)
         return found
 
 
-def parts_like_gpt2(tokenizer: tokenizers.Tokenizer) -> bool:
-    """Whether the tokenizer parts texts into words by the GPT-2 expression and encodes each word by itself."""
+def splits_like_gpt2(tokenizer: tokenizers.Tokenizer) -> bool:
+    """Whether the tokenizer splits texts into words by the GPT-2 expression and encodes each word alone."""
     settings: dict[str, Any] = json.loads(tokenizer.to_str())
-    parts = settings["pre_tokenizer"] or {}
-    # An added token that is not special is looked for in the whole text, before it is parted.
-    whole = settings["normalizer"] is not None or not all(token["special"] for token in settings["added_tokens"])
-    random = settings["model"].get("dropout")
+    pre_tokenizer = settings["pre_tokenizer"] or {}
+    # An added token that is not special is searched in the whole text, before the text is split.
+    needs_whole_text = settings["normalizer"] is not None or not all(
+        token["special"] for token in settings["added_tokens"]
+    )
+    is_random = settings["model"].get("dropout")
     wanted = {"type": "ByteLevel", "use_regex": True, "add_prefix_space": False}
-    return not whole and not random and {**parts, **wanted} == parts
+    return not needs_whole_text and not is_random and {**pre_tokenizer, **wanted} == pre_tokenizer
 
 
 def pieces(text: str, end: re.Pattern[str] | None, longest: int) -> Iterator[str]:
-    """The text, cut at the first `end` from `longest` characters on; whole where `end` is None.
+    """The text in pieces, each cut at the first `end` after `longest` characters; whole when `end` is None.
 
-    `end` matches a piece's last character, and after it what no piece has.
+    `end` matches a piece's last character, then any characters that belong to no piece.
     """
     start = 0
     while end is not None and len(text) - start > longest:
@@ -130,7 +137,7 @@ def pieces(text: str, end: re.Pattern[str] | None, longest: int) -> Iterator[str
 
 
 def cut_of(tokenizer: tokenizers.Tokenizer) -> re.Pattern[str] | None:
-    """Where a text may be cut so that its pieces have the ids of the whole, as tried out; None for nowhere."""
+    """The places where cutting a sample text changes no id of this tokenizer; None when no kind of place is safe."""
 
     def ids(texts: Iterable[str]) -> list[int]:
         return [number for text in texts for number in tokenizer.encode(text, add_special_tokens=False).ids]
@@ -163,12 +170,15 @@ def _ascii_words() -> re.Pattern[str]:
 
 @lru_cache(maxsize=1)
 def _any_words() -> re.Pattern[str]:
-    """Words of any text. What is a letter has grown with Unicode, and not in Python and the tokenizer at the same time:
-    only characters that are what they were in Unicode 3.2 part words here. A run next to another character stays
-    together with all up to the next white space, for the tokenizer to part."""
+    """The words of any text.
+
+    Which characters are letters has grown with Unicode, and differs between Python and the tokenizer. Only characters
+    whose category is unchanged since Unicode 3.2 split words here. A run next to any other character stays together
+    with all up to the next white space, for the tokenizer to split.
+    """
     letters, numbers, others = known_characters()
     runs = {
-        # Possessive: a run that ends before an unsure character is not cut shorter, it goes to the alternative after.
+        # Possessive: a run that ends before an unsure character is not shortened but left to the next alternative.
         name: f"[{characters}]++(?![^{_SPACE}{letters}{numbers}{others}])"
         for name, characters in (("letters", letters), ("numbers", numbers), ("others", others))
     }
@@ -177,7 +187,7 @@ def _any_words() -> re.Pattern[str]:
 
 @lru_cache(maxsize=1)
 def known_characters() -> tuple[str, str, str]:
-    """Letters, numbers and others, as ranges for a character class; white space is in none."""
+    """Letters, numbers and others, as ranges of a character class, without white space."""
     found: dict[str, list[int]] = {"L": [], "N": [], "other": []}
     space = re.compile(f"[{_SPACE}]")
     before, now = unicodedata.ucd_3_2_0.category, unicodedata.category

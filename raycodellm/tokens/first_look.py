@@ -1,4 +1,4 @@
-"""A first look into every source, before the first token store is made: what cannot be read is said at once."""
+"""Looks into every source before the first token store is made, to refuse a source without documents at once."""
 
 from __future__ import annotations
 
@@ -10,12 +10,13 @@ from raycodellm.config import Source, UserError
 from raycodellm.corpora import Document, SourceInputs, columns_found, read_in_process
 
 LOOK_RECORDS = 10_000
+"""Records without a document after which the look ends; making the store then reads the whole source."""
 LOOK_SECONDS = 5.0
-"""After so many records, or so long, without a document a source is left to its making, which reads all of it."""
+"""Seconds without a document after which the look ends."""
 
 
 def look_into(sources: Mapping[str, tuple[Source, SourceInputs]]) -> list[str]:
-    """The names in the order to make their stores in: first the sources whose beginning holds no document.
+    """The sources' names, first those whose beginning holds no document: their stores are made first.
 
     Raises UserError for a source that is read to its end and holds no document, with the reasons counted.
     """
@@ -34,7 +35,7 @@ def look_into(sources: Mapping[str, tuple[Source, SourceInputs]]) -> list[str]:
 
 
 def _skipped_at_first(source: Source, inputs: SourceInputs) -> tuple[Counter[str], bool] | None:
-    """(what was skipped before the first document, whether the source ends there); None where there is a document."""
+    """(records skipped by reason, whether the source has no more records); None when a document was found."""
     skipped: Counter[str] = Counter()
     began = time.monotonic()
     for row in read_in_process(source, inputs):
@@ -47,7 +48,7 @@ def _skipped_at_first(source: Source, inputs: SourceInputs) -> tuple[Counter[str
 
 
 def no_document(name: str, source: Source, inputs: SourceInputs, skipped: Mapping[str, int]) -> UserError:
-    """The refusal of a source without a document: why, and which columns it has."""
+    """The error for a source without a document: the reasons counted, and the columns of its files."""
     ordered = sorted(skipped.items(), key=lambda item: -item[1])
     counts = ", ".join(f"{reason}: {count}" for reason, count in ordered[:6]) or "nothing was found to read"
     hint = ""

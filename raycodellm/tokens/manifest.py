@@ -1,4 +1,4 @@
-"""What a token store says of itself: its manifest, written last, and the error of a store that is not what it says."""
+"""A token store's manifest, written last, and the error of a store that differs from its manifest."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ MANIFEST = "manifest.json"
 
 
 class StoreError(Damaged, RuntimeError):
-    """A token store is damaged: which file, what was found, what to do."""
+    """A token store is damaged; the message names the file, the damage and the remedy."""
 
 
 @dataclass(frozen=True)
@@ -28,16 +28,18 @@ class Shard:
     num_documents: int
     num_tokens: int
     num_bytes: int
-    """UTF-8 bytes of the text that the tokens stand for."""
+    """UTF-8 bytes of the documents."""
     files: dict[str, list]
-    """File name: [bytes, BLAKE2b of the content, 32 hex digits]."""
+    """[bytes, BLAKE2b of the content as 32 hex digits] of each file, by name."""
     skipped: dict[str, int] = field(default_factory=dict)
+    """Records that became no document, by reason."""
     skipped_bytes: dict[str, int] = field(default_factory=dict)
+    """UTF-8 bytes of the documents that cleaning left out, by reason."""
 
 
 @dataclass(frozen=True)
 class Manifest:
-    """What a token store holds and was made from; every count is exact."""
+    """Contents and origin of a token store; every count is exact."""
 
     name: str
     kind: str
@@ -48,20 +50,20 @@ class Manifest:
     vocab_size: int
     eos_id: int
     num_tokens: int
-    """End-of-text tokens included."""
+    """All tokens, end-of-text tokens included."""
     num_documents: int
     num_examples: int
-    """Documents of instruction data; 0 for plain stores."""
+    """Examples of instruction data; 0 for plain stores."""
     num_bytes: int
     """UTF-8 bytes of the documents."""
     skipped: dict[str, int]
-    """Reason: records that became no document."""
+    """Records that became no document, by reason."""
     shards: tuple[Shard, ...]
     format_version: int = FORMAT_VERSION
     skipped_bytes: dict[str, int] = field(default_factory=dict)
-    """Reason: UTF-8 bytes of the documents that cleaning left out; of what could not be read none are known."""
+    """UTF-8 bytes of the documents that cleaning left out, by reason; unknown, so absent, for unreadable records."""
     content_digest: str = ""
-    """Digest of a builtin corpus's documents as they were read, before cleaning; see `corpora.builtin_digest`."""
+    """Digest of a builtin corpus's documents before cleaning; see `corpora.builtin_digest`."""
 
     @property
     def dtype(self) -> np.dtype:
@@ -73,11 +75,12 @@ class Manifest:
 
 
 def token_dtype(vocab_size: int) -> np.dtype:
+    """The smallest of uint16 and uint32 that holds every token id."""
     return np.dtype(np.uint16 if vocab_size <= 1 << 16 else np.uint32)
 
 
 def write_manifest(folder: Folder, shards: Iterable[Shard], **settings: Any) -> Manifest:
-    """Counts the shards together and writes the manifest, which makes the store a finished one."""
+    """Adds up the shards' counts and writes the manifest, which finishes the store."""
     shards = tuple(sorted(shards, key=lambda shard: shard.number))
     skipped: Counter[str] = Counter()
     skipped_bytes: Counter[str] = Counter()
@@ -100,6 +103,7 @@ def write_manifest(folder: Folder, shards: Iterable[Shard], **settings: Any) -> 
 
 
 def read_manifest(folder: Folder) -> Manifest:
+    """The manifest of a store; raises StoreError when it is damaged or of another format version."""
     try:
         fields = folder.read_json(MANIFEST)
         manifest = Manifest(**{**fields, "shards": tuple(Shard(**shard) for shard in fields["shards"])})

@@ -1,15 +1,15 @@
-"""Which tokens of a store stand in which sequence: concatenation, or whole documents packed into sequences.
+"""Decides which tokens of a store form which sequence: concatenation, or whole documents packed into sequences.
 
-`concatenate` puts documents end to end and cuts every `sequence_length` tokens. `best_fit` splits no document that
-fits into a sequence: documents go, largest first, into the fullest sequence that has room (best-fit decreasing, as Ding
-et al. 2024, "Fewer Truncations Improve Language Modeling", section 3, who cut longer documents into whole sequences and
-pack what is left of them, as is done here); room that is left over is padded. Attention goes over all of a sequence in
-either: documents in one sequence see those before them.
+`concatenate` puts documents end to end and cuts every `sequence_length` tokens. `best_fit` splits no document that fits
+into a sequence: documents go, largest first, into the fullest sequence that has room, and the room left is padded
+(best-fit decreasing, as in Ding et al. 2024, "Fewer Truncations Improve Language Modeling", section 3). As there,
+longer documents are cut into whole sequences, and their rest is packed. In both packings attention covers the whole
+sequence: a document sees the documents before it in its sequence.
 
 Instruction data is never split. With `concatenate` its examples stay in their order (next fit); with `best_fit` they
-are packed as documents are, but for those longer than a sequence, which are left out.
+are packed as documents are. Examples longer than a sequence are left out.
 
-Pure: works on the documents' numbers of tokens, by length and not by document, 10 million in some seconds.
+The functions are pure and work by length, not by document: 10 million documents take some seconds.
 """
 
 from __future__ import annotations
@@ -21,22 +21,22 @@ import numpy as np
 
 PACKINGS = ("concatenate", "best_fit")
 PACKING_VERSION = 2
-"""Raised whenever the same documents are packed otherwise, or others are held out; then RECIPE_VERSION is raised too,
-since a stage knows a packing only by its number of sequences."""
+"""To be raised whenever the same documents are packed differently, or other documents are held out. RECIPE_VERSION is
+then raised too: a stage's identity knows a packing only by its number of sequences."""
 
 
 @dataclass(frozen=True)
 class Packing:
-    """Sequences as runs of pieces: sequence i holds pieces bounds[i] … bounds[i + 1], from its beginning on."""
+    """Sequences as runs of pieces: sequence i begins with the pieces bounds[i]..bounds[i + 1]-1, then padding."""
 
     bounds: np.ndarray
     """int64[sequences + 1]."""
     start: np.ndarray
     """int64[pieces]: place of each piece's first token among all tokens of the store."""
     size: np.ndarray
-    """int32[pieces]: tokens."""
+    """int32[pieces]: tokens of each piece."""
     num_prompt: np.ndarray | None = None
-    """int32[pieces]: of these, the ones that are prompt and do not count in the loss; None where all count."""
+    """int32[pieces]: tokens of each piece that are prompt; None for plain documents."""
 
     @property
     def num_sequences(self) -> int:
@@ -45,49 +45,50 @@ class Packing:
 
 @dataclass(frozen=True)
 class PackingReport:
-    """What a packing costs in one epoch; every count is exact."""
+    """The costs of a packing in one epoch; every count is exact."""
 
     sequence_length: int
     packing: str
     num_sequences: int
     num_documents: int
     num_tokens: int
-    """Of all documents, end-of-text tokens included."""
+    """Tokens of all documents, end-of-text tokens included."""
     dropped_tokens: int
-    """In no sequence: the tail that fills none, and examples that are longer than one."""
+    """Tokens in no sequence: the tail that fills none, and examples longer than a sequence."""
     dropped_documents: int
     """Documents without a token in any sequence."""
     padded_tokens: int
+    """Places of sequences that hold no document's token."""
     split_documents: int
-    """Documents that do not stand whole in one sequence."""
+    """Documents that lie in several sequences, or in part in none."""
     long_documents: int
     """Documents longer than a sequence: no packing keeps them whole."""
 
     @property
     def dropped_share(self) -> float:
-        """Of the documents' tokens."""
+        """Dropped share of the documents' tokens."""
         return self.dropped_tokens / max(1, self.num_tokens)
 
     @property
     def padded_share(self) -> float:
-        """Of the tokens of all sequences."""
+        """Padded share of the tokens of all sequences."""
         return self.padded_tokens / max(1, self.num_sequences * self.sequence_length)
 
     @property
     def split_share(self) -> float:
-        """Of the documents."""
+        """Split share of the documents."""
         return self.split_documents / max(1, self.num_documents)
 
     def __str__(self) -> str:
-        said = [
+        lines = [
             f"{self.packing}, {self.num_sequences:,} sequences of {self.sequence_length:,} tokens",
             f"{self.dropped_tokens:,} tokens dropped ({self.dropped_share:.2%})",
             f"{self.padded_tokens:,} padded ({self.padded_share:.2%})",
             f"{self.split_documents:,} of {self.num_documents:,} documents split ({self.split_share:.2%})",
         ]
         if self.dropped_documents:
-            said.append(f"{self.dropped_documents:,} left out whole")
-        return ", ".join(said)
+            lines.append(f"{self.dropped_documents:,} left out whole")
+        return ", ".join(lines)
 
 
 def pack(
@@ -97,11 +98,11 @@ def pack(
     num_prompt: np.ndarray | None = None,
     starts: np.ndarray | None = None,
 ) -> Packing:
-    """The packing of documents of these `sizes` (tokens, in the order in which they stand in the store).
+    """The packing of documents of these `sizes` (tokens, in the store's order).
 
-    `starts`: places of their first tokens in the store; left out, one begins where the one before ends. `num_prompt`,
-    for instruction data: prompt tokens of each example. Raises ValueError for `concatenate` without it, which needs no
-    table: sequence i begins at token i * sequence_length.
+    `starts`: places of the documents' first tokens in the store; when left out, documents lie end to end. `num_prompt`:
+    prompt tokens of each example, for instruction data. Raises ValueError for `concatenate` of plain documents, which
+    needs no table: sequence i begins at token i * sequence_length.
     """
     sizes = np.asarray(sizes, np.int64)
     starts = np.cumsum(sizes) - sizes if starts is None else starts
@@ -121,7 +122,7 @@ def pack(
 def report(
     sizes: np.ndarray, sequence_length: int, packing: str, instruct: bool = False, packed: Packing | None = None
 ) -> PackingReport:
-    """What the packing costs; `packed` is what `pack` gave, None for concatenated documents."""
+    """The costs of a packing; `packed`: the result of `pack`, None for concatenated plain documents."""
     sizes = np.asarray(sizes, np.int64)
     long = sizes > sequence_length
     num_tokens = int(sizes.sum())
@@ -153,18 +154,21 @@ def report(
 
 
 def _next_fit(sizes: np.ndarray, sequence_length: int) -> tuple[None, np.ndarray]:
-    """Whole examples in order, a new sequence where the next one does not fit into the rest of this one."""
+    """Whole examples in order; a new sequence begins with each example that does not fit into the current one.
+
+    Returns (None: the order is kept, int64[sequences + 1] bounds).
+    """
     ends = np.cumsum(sizes).tolist()
     bounds, start = [0], 0
     while bounds[-1] < len(ends):
-        # The first example that ends beyond a full sequence; bisect among the few that could be meant.
+        # The first example that ends beyond a full sequence.
         bounds.append(bisect_right(ends, start + sequence_length, bounds[-1]))
         start = ends[bounds[-1] - 1]
     return None, np.array(bounds, np.int64)
 
 
 def _cut(starts: np.ndarray, sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """Documents longer than a sequence as pieces of whole sequences and what is left of them; in order."""
+    """(starts, sizes) of the pieces, in order: longer documents are cut into whole sequences and a rest."""
     counts = -(-sizes // length)
     if counts.max(initial=1) <= 1:
         return starts, sizes
@@ -174,22 +178,22 @@ def _cut(starts: np.ndarray, sizes: np.ndarray, length: int) -> tuple[np.ndarray
 
 
 def _best_fit(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
-    """(order of the pieces, bounds of the sequences in it). In a sequence pieces keep their order.
+    """(order of the pieces, bounds of the sequences in that order). In a sequence, pieces keep their order.
 
-    Pieces of one size are placed together. The fullest open sequence with room for one is left, once it has taken it,
-    with less room, so it stays the fullest: it takes as many as it has room for. So all sequences with that much room
-    are filled alike, in one step; there are about as many steps as sizes times rooms that occur with them.
+    Pieces of one size are placed together. The fullest open sequence with room for a piece stays the fullest after it
+    takes one, so it takes as many as it has room for. All sequences with that much room are therefore filled alike, in
+    one step; the number of steps is about the number of sizes times the number of different rooms.
     """
-    # A 16-bit sort is by radix, in linear time.
+    # numpy sorts 16-bit numbers by radix, in linear time.
     by_size = np.argsort((length - sizes).astype(np.uint16 if length < 1 << 16 else np.int64), kind="stable")
     counts = np.bincount(sizes, minlength=length + 1)
     sequence_of = np.empty(len(sizes), np.int64)
-    open_ = _Open(length)
+    open_sequences = _OpenSequences()
     done = num_sequences = 0
     for size in np.flatnonzero(counts)[::-1].tolist():
         left = int(counts[size])
         while left:
-            room = open_.least_room(size)
+            room = open_sequences.least_room(size)
             each = (length if room is None else room) // size
             if room is None:
                 number = -(-left // each)
@@ -197,37 +201,40 @@ def _best_fit(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
                 num_sequences += number
                 room = length
             else:
-                chosen = open_.take(room, -(-left // each))
+                chosen = open_sequences.take(room, -(-left // each))
             placed = min(left, each * len(chosen))
             sequence_of[by_size[done : done + placed]] = np.repeat(chosen, each)[:placed]
             done, left = done + placed, left - placed
-            last = placed - each * (len(chosen) - 1)  # pieces in the last of them
-            open_.put(room - each * size, chosen[:-1])
-            open_.put(room - last * size, chosen[-1:])
+            last = placed - each * (len(chosen) - 1)  # pieces in the last of the chosen sequences
+            open_sequences.put(room - each * size, chosen[:-1])
+            open_sequences.put(room - last * size, chosen[-1:])
     order = np.argsort(sequence_of, kind="stable")
     return order, np.concatenate([[0], np.cumsum(np.bincount(sequence_of, minlength=num_sequences))]).astype(np.int64)
 
 
-class _Open:
-    """Sequences with room left, by how much."""
+class _OpenSequences:
+    """Sequences with room left, by their room in tokens."""
 
-    def __init__(self, length: int) -> None:
+    def __init__(self) -> None:
         self._by_room: dict[int, list[np.ndarray]] = {}
-        # Rooms that occur, as bits of one number: the least one above a size is its lowest bit after a shift.
+        # Bit r is set when a sequence has room r: the lowest bit after a shift gives the least room above a size.
         self._rooms = 0
 
     def least_room(self, size: int) -> int | None:
+        """The least room of at least `size` that a sequence has; None without one."""
         above = self._rooms >> size
         return size + (above & -above).bit_length() - 1 if above else None
 
     def put(self, room: int, sequences: np.ndarray) -> None:
+        """Adds sequences with this much room; full sequences are not open."""
         if room and len(sequences):
             self._by_room.setdefault(room, []).append(sequences)
             self._rooms |= 1 << room
 
     def take(self, room: int, most: int) -> np.ndarray:
-        """Up to `most` of the sequences with this much room, the ones that were put last first."""
-        held, taken, number = self._by_room[room], [], 0
+        """Removes up to `most` of the sequences with this much room, those that were put last first."""
+        held, number = self._by_room[room], 0
+        taken: list[np.ndarray] = []
         while held and number < most:
             some = held.pop()
             if len(some) > most - number:

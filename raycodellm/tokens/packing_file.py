@@ -1,10 +1,10 @@
-"""A store's packings, worked out once for each sequence length and kept beside the store.
+"""The files in which a store keeps its packings, each worked out once per sequence length.
 
-`packing-best_fit-2048.arrow` is one row per sequence, a list of its pieces: a process that reads the store maps it and
-looks at the rows that it needs. Where documents are held out, `-without-10000` in a name says that all but those are
-packed, `-of-10000` that those alone are. A file names what it was made from and a checksum: a damaged one, or one of
-other shards, is made again. Where the storage takes no file the packing stays in memory, and each process works it out
-for itself.
+`packing-best_fit-2048.arrow` has one row per sequence, a list of its pieces: a process that reads the store maps the
+file and looks at the rows that it needs. When documents are held out, `-without-10000` in a name says that all other
+documents are packed, `-of-10000` that only the held-out ones are. A file holds the fingerprint of what it was made from
+and a checksum: a damaged file, or one of other shards, is made again. When the storage cannot be written, the packing
+stays in memory, and each process works it out for itself.
 """
 
 from __future__ import annotations
@@ -19,12 +19,13 @@ from raycodellm.tokens.packing import Packing
 
 
 def file_name(packing: str, sequence_length: int, held_out_tokens: int = 0, measured: bool = False) -> str:
+    """The name of a packing's file; the arguments as in `documents.Reading`."""
     part = f"-{'of' if measured else 'without'}-{held_out_tokens}" if held_out_tokens else ""
     return f"packing-{packing}-{sequence_length}{part}.arrow"
 
 
 def kept_packing(folder: Folder, name: str, made_of: str, make: Callable[[], Packing]) -> Packing:
-    """The packing in the file, where it is whole and `made_of` the same; else made, and written where that works."""
+    """The packing in the file if it is whole and of the same `made_of`; else it is made, and written if possible."""
     found = read_packing(folder, name, made_of)
     if found is not None:
         return found
@@ -32,12 +33,12 @@ def kept_packing(folder: Folder, name: str, made_of: str, make: Callable[[], Pac
     try:
         folder.write_bytes(name, _in_bytes(made, made_of))
     except OSError:
-        return made  # a full or read-only storage: what was worked out is as good, for this process
+        return made  # a full or read-only storage: this process keeps the packing in memory
     return read_packing(folder, name, made_of) or made
 
 
 def read_packing(folder: Folder, name: str, made_of: str) -> Packing | None:
-    """None where there is no such file, or it is damaged or of something else. Mapped where the folder is local."""
+    """The packing in a file, mapped if the folder is local; None for a missing, damaged or other file."""
     import pyarrow as pa
 
     try:
@@ -54,7 +55,7 @@ def read_packing(folder: Folder, name: str, made_of: str) -> Packing | None:
         packing = Packing(sequences.offsets.to_numpy(), *pieces)
         return packing if said.get(b"checksum") == _checksum(packing) else None
     except (OSError, pa.ArrowException, AttributeError, TypeError):
-        return None  # Arrow says in many ways that a file is damaged; none of them keeps it from being made again
+        return None  # Arrow has many errors for a damaged file, which is made again after any of them
 
 
 def _in_bytes(packing: Packing, made_of: str) -> memoryview:

@@ -1,14 +1,14 @@
-"""Reading many stretches of tokens at once: from memory maps in one copy, from object storage by a few joined ranges.
+"""Reads many stretches of a token file at once: from a memory map in one copy, from object storage by joined ranges.
 
-A stage draws a source's sequences in shuffled order, so a block of them lies all over the store. Fetching the record
-batch around each would move a thousand times what is needed; here the byte range of every sequence is known (the
-footer of an Arrow file says where its record batches lie) and ranges that nearly touch are fetched as one.
+A stage draws a source's sequences in shuffled order, so a block of sequences lies all over the store. Fetching the
+record batch around each sequence would move a thousand times the bytes needed. The footer of an Arrow file says where
+its record batches lie, which gives the byte range of every sequence; ranges that nearly touch are fetched as one.
 """
 
 from __future__ import annotations
 
 import struct
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import cache
@@ -18,7 +18,7 @@ from typing import Any
 import numpy as np
 
 JOIN_GAP_BYTES = 64 * 2**10
-"""Ranges this close are fetched as one: object storage takes tens of milliseconds to answer, then about 50 MB/s."""
+"""Ranges this close are fetched as one: object storage answers after tens of milliseconds, then gives about 50 MB/s."""
 LARGEST_RANGE_BYTES = 8 * 2**20
 CONCURRENT_RANGES = 16
 _MAGIC = b"ARROW1"
@@ -26,7 +26,7 @@ _MAGIC = b"ARROW1"
 
 @dataclass(frozen=True)
 class Layout:
-    """Where the values of a file's only column lie. No file of ours holds nulls, so each batch is one run of bytes."""
+    """Places of the values of a file's only column. Without nulls, each record batch is one run of bytes."""
 
     starts: np.ndarray
     """int64[batches]: byte at which each record batch's values begin."""
@@ -34,13 +34,13 @@ class Layout:
     """Values per record batch; the last may hold fewer."""
 
     def offsets(self, places: np.ndarray, itemsize: int) -> np.ndarray:
-        """Byte of the value at each place."""
+        """Byte at which the value at each place begins."""
         batch, inside = np.divmod(places, self.batch_values)
         return self.starts[batch] + inside * itemsize
 
 
 def read_layout(file: Any) -> Layout:
-    """Of an Arrow IPC file (`pyarrow.NativeFile`) of one column of whole numbers. Raises ValueError for anything else.
+    """The layout of an Arrow IPC file (`pyarrow.NativeFile`) of one integer column; raises ValueError for other files.
 
     The format: Apache Arrow columnar format, "IPC File Format" and Footer in File.fbs, RecordBatch in Message.fbs.
     """
@@ -64,7 +64,7 @@ def read_layout(file: Any) -> Layout:
 
 
 def _field(data: bytes, table: int, number: int) -> int | None:
-    """Place of a flatbuffer table's field; None where it is left out."""
+    """Place of a flatbuffer table's field; None for a field that is left out."""
     vtable = table - struct.unpack_from("<i", data, table)[0]
     entry = 4 + 2 * number
     if entry >= struct.unpack_from("<H", data, vtable)[0]:
@@ -74,6 +74,7 @@ def _field(data: bytes, table: int, number: int) -> int | None:
 
 
 def _follow(data: bytes, place: int | None) -> int:
+    """The place that the offset at `place` points to."""
     if place is None:
         raise IndexError("a part is missing")
     return place + struct.unpack_from("<I", data, place)[0]
@@ -87,7 +88,7 @@ def _blocks(footer: bytes) -> list[tuple[int, int, int]]:
 
 
 def _first_batch(message: bytes) -> tuple[int, int]:
-    """(values, place of the first value in the body) of a record batch."""
+    """(number of values, place of the first value in the body) of a record batch."""
     batch = _follow(message, _field(message, _follow(message, 0), 2))
     length = struct.unpack_from("<q", message, _field(message, batch, 0) or -1)[0]
     buffers = _follow(message, _field(message, batch, 2))
@@ -108,12 +109,12 @@ class MappedValues:
         self._layout, self._dtype = layout, dtype
 
     def gather(self, places: np.ndarray, length: int) -> np.ndarray:
-        """[n, length]: the values from each place on; no stretch may leave its record batch."""
+        """[n, length]: `length` values from each place; no stretch may leave its record batch."""
         starts = self._layout.offsets(places, self._dtype.itemsize) // self._dtype.itemsize
         return np.lib.stride_tricks.sliding_window_view(self._values, length)[starts]
 
     def stretches(self, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """The values from each place on, `sizes` of them, end to end; no stretch may leave its record batch."""
+        """The stretches of `sizes` values from each place, end to end; no stretch may leave its record batch."""
         starts = self._layout.offsets(places, self._dtype.itemsize) // self._dtype.itemsize
         return self._values[np.repeat(starts - (np.cumsum(sizes) - sizes), sizes) + np.arange(sizes.sum())]
 
@@ -125,7 +126,7 @@ class RemoteValues:
         self._file, self._layout, self._dtype = file, layout, dtype
 
     def gather(self, places: np.ndarray, length: int) -> np.ndarray:
-        """[n, length]: the values from each place on; no stretch may leave its record batch."""
+        """[n, length]: `length` values from each place; no stretch may leave its record batch."""
         num_bytes = length * self._dtype.itemsize
         starts = self._layout.offsets(places, self._dtype.itemsize)
         order = np.argsort(starts, kind="stable")
@@ -142,13 +143,12 @@ class RemoteValues:
             inside = (starts[rows] - first) // self._dtype.itemsize
             found[rows] = np.lib.stride_tricks.sliding_window_view(values, length)[inside]
 
-        parts = list(joined(starts[order].tolist(), num_bytes))
-        # Waiting for storage, not computing: the threads cost next to nothing.
-        list(_threads().map(fetch, parts)) if len(parts) > 1 else [fetch(part) for part in parts]
+        parts = list(join_ranges(starts[order].tolist(), num_bytes))
+        _fetch_all(fetch, parts)
         return found
 
     def stretches(self, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """The values from each place on, `sizes` of them, end to end; no stretch may leave its record batch."""
+        """The stretches of `sizes` values from each place, end to end; no stretch may leave its record batch."""
         found = np.empty(sizes.sum(), self._dtype)
         targets = np.cumsum(sizes) - sizes
         starts = self._layout.offsets(places, self._dtype.itemsize)
@@ -167,13 +167,13 @@ class RemoteValues:
             for target, place, length in zip(targets[rows].tolist(), inside, sizes[rows].tolist(), strict=True):
                 found[target : target + length] = values[place : place + length]
 
-        parts = list(joined(starts[order].tolist(), num_bytes[order].tolist()))
-        list(_threads().map(fetch, parts)) if len(parts) > 1 else [fetch(part) for part in parts]
+        parts = list(join_ranges(starts[order].tolist(), num_bytes[order].tolist()))
+        _fetch_all(fetch, parts)
         return found
 
 
-def joined(starts: Sequence[int], num_bytes: int | Sequence[int]) -> Iterator[tuple[int, int]]:
-    """Cuts rising starts of ranges of `num_bytes` (each, or all) into runs [first, last), fetched as one each."""
+def join_ranges(starts: Sequence[int], num_bytes: int | Sequence[int]) -> Iterator[tuple[int, int]]:
+    """Groups ranges, given by rising starts and their bytes, into runs [first, last) that are fetched as one each."""
     sizes = num_bytes if isinstance(num_bytes, Sequence) else [num_bytes] * len(starts)
     first, end = 0, starts[0] + sizes[0] if starts else 0
     for place in range(1, len(starts)):
@@ -184,6 +184,12 @@ def joined(starts: Sequence[int], num_bytes: int | Sequence[int]) -> Iterator[tu
         end = after
     if starts:
         yield first, len(starts)
+
+
+def _fetch_all(fetch: Callable[[tuple[int, int]], None], parts: Sequence[tuple[int, int]]) -> None:
+    """Fetches the parts, several at once: the threads wait for the storage, and cost next to nothing."""
+    for _ in map(fetch, parts) if len(parts) <= 1 else _threads().map(fetch, parts):
+        pass
 
 
 @cache

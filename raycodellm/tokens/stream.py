@@ -1,4 +1,4 @@
-"""All tokens of a store as one sequence, read from its files where they lie: mapped, or by ranges."""
+"""All tokens of a store as one run, read from its files: memory-mapped on a local disk, by ranges elsewhere."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from raycodellm.tokens.ranges import MappedValues, RemoteValues, read_layout
 
 
 class Stream:
-    """All tokens of a store as one sequence, through memory maps or a few fetched record batches."""
+    """All tokens of a store as one run; files are opened when they are first read. Threads may share it."""
 
     def __init__(self, folder: Folder, manifest: Manifest) -> None:
         self._folder = folder
@@ -24,7 +24,7 @@ class Stream:
         self._readers: dict[int, _ShardReader] = {}
 
     def gather(self, starts: np.ndarray, length: int) -> np.ndarray:
-        """[n, length] of the store's dtype: the tokens from each start on, each file read once."""
+        """[n, length] of the store's dtype: `length` tokens from each start; reads each file once."""
         shards = np.searchsorted(self._starts, starts, side="right") - 1
         found = np.empty((len(starts), length), self.dtype)
         for shard in np.unique(shards).tolist():
@@ -38,7 +38,7 @@ class Stream:
         return found
 
     def _join(self, start: int, target: np.ndarray) -> None:
-        """Fills `target` with a stretch that goes over the end of a record batch or of a file."""
+        """Fills `target` with a stretch that crosses the end of a record batch or of a file."""
         filled = 0
         while filled < len(target):
             shard = bisect_right(self._starts, start + filled) - 1
@@ -49,7 +49,7 @@ class Stream:
             filled += size
 
     def stretches(self, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """The tokens from each start on, `sizes` of them, end to end; each stretch inside one file."""
+        """The stretches of `sizes` tokens from each start, end to end; each stretch must lie inside one file."""
         shards = np.searchsorted(self._starts, starts, side="right") - 1
         found = np.empty(sizes.sum(), self.dtype)
         targets = np.cumsum(sizes) - sizes
@@ -62,7 +62,7 @@ class Stream:
         return found
 
     def _of_shard(self, shard: int, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Stretches of one file, cut where its record batches end."""
+        """Stretches of one file, end to end, read in parts that end where record batches end."""
         reader = self._reader(shard)
         batches = places // reader.batch_tokens
         counts = (places + sizes - 1) // reader.batch_tokens - batches + 1
@@ -82,6 +82,8 @@ class Stream:
 
 
 class _ShardReader:
+    """An open token file of a shard."""
+
     def __init__(self, folder: Folder, shard: Shard, dtype: np.dtype) -> None:
         import pyarrow as pa
 
@@ -96,5 +98,8 @@ class _ShardReader:
         except (pa.ArrowInvalid, ValueError) as error:
             raise StoreError(f"{folder}/{name}: is no Arrow file any more ({error}); delete {folder}") from error
         self.batch_tokens = layout.batch_values
-        local = folder.local and folder.local / name
-        self.values = MappedValues(local, layout, dtype) if local else RemoteValues(source, layout, dtype)
+        self.values: MappedValues | RemoteValues
+        if folder.local is not None:
+            self.values = MappedValues(folder.local / name, layout, dtype)
+        else:
+            self.values = RemoteValues(source, layout, dtype)

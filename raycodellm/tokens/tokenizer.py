@@ -1,10 +1,10 @@
-"""The tokenizer: trained on a sample or taken as it is, kept as a folder that transformers loads.
+"""The tokenizer: trained on a sample or pretrained, kept as a folder that transformers loads.
 
-A trained one is byte-level BPE: every text has tokens, no text is unknown. `<|endoftext|>` is token 0: it ends every
-document and fills unused places. Its chat template writes conversations as `raycodellm.corpora` reads them.
+A trained tokenizer is byte-level BPE: every text has tokens, none is unknown. Its token 0, `<|endoftext|>`, ends every
+document and pads sequences. Its chat template writes conversations as `raycodellm.corpora` reads them.
 
-Written and used through `tokenizers` alone: importing transformers takes 5 to 9 seconds, and is needed only for a
-pretrained tokenizer that comes from the hub or in a form that must be converted.
+The code uses `tokenizers` alone: importing transformers takes 5 to 9 seconds, and is needed only for a pretrained
+tokenizer that comes from the hub or in a form that must be converted.
 """
 
 from __future__ import annotations
@@ -31,7 +31,7 @@ if TYPE_CHECKING:
     import tokenizers
 
 TRAINER_VERSION = 2
-"""Raised whenever training gives another tokenizer for the same sample."""
+"""To be raised whenever training gives another tokenizer for the same sample."""
 END_OF_TEXT = "<|endoftext|>"
 DONE = "raycodellm.json"
 """Written last into a tokenizer's folder: the fields of its `TokenizerInfo`."""
@@ -47,28 +47,34 @@ _FILES = re.compile(
 )
 
 _ON_THE_HUB = ("tokenizer_config.json", "tokenizer.json", "config.json")
-"""Files of which a tokenizer of the hub has one at least."""
+"""A tokenizer of the hub has at least one of these files."""
 
 
 @dataclass(frozen=True)
 class TokenizerInfo:
+    """A finished tokenizer."""
+
     folder: Folder
     vocab_size: int
     """Largest token id plus 1."""
     eos_id: int
     opening: tuple[int, ...] = ()
-    """Ids that the tokenizer's post-processor puts before a text, as a rule a beginning-of-text token: before each
-    document of a token store, as transformers puts them before each prompt of an evaluation."""
+    """Ids that the tokenizer's post-processor puts before a text, usually a beginning-of-text token. Token stores have
+    them before each document, as transformers puts them before each prompt of an evaluation."""
 
 
 def tokenizer_fingerprint(settings: Tokenizer, inputs: Iterable[SourceInputs], seed: int) -> str:
-    """Known before training: from the sources for a trained tokenizer, from its files for one of a folder, from the
-    commit for one of the hub. Raises UserError where no commit is known."""
-    content = None if settings.pretrained is None else _content(settings.pretrained)
-    return tokenizer_identity(settings.train, content, (source.fingerprint for source in inputs), seed, TRAINER_VERSION)
+    """The identity of a tokenizer, known before it is trained.
+
+    Made from the sources of a trained tokenizer, the files of one in a folder, the commit of one on the hub. Raises
+    UserError when the commit is not known.
+    """
+    origin = None if settings.pretrained is None else _origin(settings.pretrained)
+    return tokenizer_identity(settings.train, origin, (source.fingerprint for source in inputs), seed, TRAINER_VERSION)
 
 
-def _content(name: str) -> list[Any]:
+def _origin(name: str) -> list[Any]:
+    """The commit of a tokenizer on the hub, or the hashes of the files in its folder."""
     folder = hub_commits.folder_of(name)
     if folder is None:
         return ["hub", *hub_commits.pinned("tokenizer.pretrained", name, _ON_THE_HUB)]
@@ -76,24 +82,25 @@ def _content(name: str) -> list[Any]:
 
 
 def _files_of(folder: Folder, name: str) -> list[str]:
-    """The files that make the tokenizer. Raises UserError for a folder without any."""
-    there = folder.list()
-    files = [file for file in there if _FILES.fullmatch(file)]
-    if "tokenizer.json" not in files:  # what is converted may be made of other files, and of the model's settings
-        files = [file for file in there if file.endswith((".json", ".txt", ".model", ".jinja", ".tiktoken"))]
+    """Names of the tokenizer's files. Raises UserError for a folder without any."""
+    names = folder.list()
+    files = [file for file in names if _FILES.fullmatch(file)]
+    if "tokenizer.json" not in files:  # a conversion may need other files, and the model's settings
+        files = [file for file in names if file.endswith((".json", ".txt", ".model", ".jinja", ".tiktoken"))]
     if not files:
         raise UserError(f"tokenizer.pretrained: {name}: is not a folder; give a Hugging Face folder or a hub id")
     return files
 
 
 def build_tokenizer(settings: Tokenizer, sample: Iterable[str], folder: Folder) -> TokenizerInfo:
-    """Writes the tokenizer's files into `folder`; `sample` is read only where the tokenizer is to be trained.
+    """Writes the tokenizer's files into `folder`; `sample` is read only to train a tokenizer.
 
     Raises UserError for a pretrained tokenizer that cannot be loaded, has no end-of-text token, or closes each text.
     """
     if settings.train is not None:
         files = _train(sample, settings.train.vocab_size)
     else:
+        assert settings.pretrained is not None  # the sweep file gives one of the two
         files = _pretrained(settings.pretrained)
     tokenizer = _from_json(files["tokenizer.json"])
     eos = _eos_token(files)
@@ -113,16 +120,16 @@ def build_tokenizer(settings: Tokenizer, sample: Iterable[str], folder: Folder) 
 
 
 def finished_tokenizer(folder: Folder) -> TokenizerInfo | None:
-    """The tokenizer that `build_tokenizer` finished in this folder, if its files are still what it wrote, and it
-    knew of openings."""
+    """The tokenizer that `build_tokenizer` finished in this folder; None when files changed since, or `opening` is
+    missing, as in folders of older versions."""
     if not folder.exists(DONE):
         return None
     try:
-        said = folder.read_json(DONE)
-        checksums = said.get("checksums", {})
+        fields = folder.read_json(DONE)
+        checksums = fields.get("checksums", {})
         if any(file_hashes.digest([folder.read_bytes(name)]) != checksum for name, checksum in checksums.items()):
             return None
-        return TokenizerInfo(folder, int(said["vocab_size"]), int(said["eos_id"]), tuple(said["opening"]))
+        return TokenizerInfo(folder, int(fields["vocab_size"]), int(fields["eos_id"]), tuple(fields["opening"]))
     except (FileNotFoundError, ValueError, KeyError, TypeError, AttributeError):
         return None  # damaged: made again
 
@@ -174,7 +181,7 @@ def _pretrained(name: str) -> dict[str, bytes]:
 
 
 def _converted(name: str, origin: str, revision: str | None, target: Path) -> Path:
-    """From the hub, or from files without tokenizer.json, through transformers."""
+    """The folder `target` with the tokenizer in its fast form, converted by transformers."""
     from transformers import AutoTokenizer
 
     pin = {} if revision is None else {"revision": revision}
@@ -197,7 +204,7 @@ def _eos_token(files: dict[str, bytes]) -> str | None:
 
 
 def _opening(tokenizer: tokenizers.Tokenizer, name: str | None) -> tuple[int, ...]:
-    """Ids that the tokenizer puts before a text."""
+    """Ids that the tokenizer puts before a text. Raises UserError for one that puts ids after a text."""
     text, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
     before = next(place for place in range(len(whole) + 1) if whole[place : place + len(text)] == text)
     if after := whole[before + len(text) :]:
@@ -214,34 +221,35 @@ def _from_json(data: bytes) -> tokenizers.Tokenizer:
     tokenizer = Tokenizer.from_str(data.decode())
     tokenizer.no_padding()
     tokenizer.no_truncation()
-    # A document that spells out "<|endoftext|>" must not end there: the text is encoded like any other.
+    # A document that spells out "<|endoftext|>" must not end there: special tokens are encoded like other text.
     tokenizer.encode_special_tokens = True
     return tokenizer
 
 
 @lru_cache(maxsize=4)
 def open_tokenizer(folder: Folder) -> tokenizers.Tokenizer:
+    """The tokenizer in a folder, opened once per process."""
     return _from_json(folder.read_bytes("tokenizer.json"))
 
 
 @lru_cache(maxsize=4)
 def open_encoder(info: TokenizerInfo) -> Encoder:
-    """One per process and tokenizer: it remembers the words that it has encoded."""
+    """The encoder of a tokenizer, one per process: it keeps the ids of the words that it has encoded."""
     return Encoder(open_tokenizer(info.folder), token_dtype(info.vocab_size), info.opening)
 
 
 def encode_documents(encoder: Encoder, documents: list[Document], eos_id: int) -> tuple[list[bytes], list[int]]:
-    """(ids of each document between the tokenizer's opening and the end-of-text token, how many of them are prompt).
+    """(bytes of each document's ids, from the tokenizer's opening to the end-of-text token; number of prompt ids).
 
-    A pair has the tokens that it has as one text, cut where lm-eval cuts it (`_encode_pair`): after as many tokens as
-    the prompt has by itself, without the white space that ends it. A model is then trained on the tokens that it is
-    evaluated on. Only a special token that is spelled out differs: lm-eval recognises it, here it is text.
+    A pair is encoded as one text, and cut where lm-eval cuts it (`_encode_pair`): after as many tokens as the prompt
+    alone has without the white space at its end. So a model is trained on the tokens that it is evaluated on. Only a
+    spelled-out special token differs: lm-eval recognises it, and here it is text.
     """
     eos = np.array([eos_id], encoder.dtype).tobytes()
     ids = encoder.encode([document.content for document in documents], eos)
     if not documents or documents[0].response is None:
         return ids, [0] * len(documents)
     prompts = encoder.encode([document.text.rstrip() for document in documents])
-    # The closing token is always learnt, also where prompt and response are fewer tokens than the prompt by itself.
+    # The closing token always counts, even when prompt and response have fewer tokens than the prompt alone.
     cuts = [min(len(prompt), len(whole) - len(eos)) for prompt, whole in zip(prompts, ids, strict=True)]
     return ids, [cut // len(eos) for cut in cuts]

@@ -1,0 +1,198 @@
+"""The data of a whole sweep: makes its tokenizer and token stores, or says how large they will be."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from raycodellm.config import Source, Sweep, UserError
+from raycodellm.corpora import (
+    Benchmark,
+    SourceInputs,
+    benchmark_of,
+    document_bytes,
+    sample_texts,
+    source_fingerprint,
+    unfound,
+)
+from raycodellm.files import Folder
+from raycodellm.tokens.build import finished_store, prepare_store, store_fingerprint, undamaged_store
+from raycodellm.tokens.first_look import look_into
+from raycodellm.tokens.packing import PackingReport
+from raycodellm.tokens.progress import Report, SourceProgress, progress_of
+from raycodellm.tokens.sizes import text_bytes
+from raycodellm.tokens.store import TokenStore
+from raycodellm.tokens.tokenizer import TokenizerInfo, build_tokenizer, finished_tokenizer, tokenizer_fingerprint
+
+Items = Mapping[str, Sequence[str]]
+"""The texts (prompt and right answer) of each evaluation task's items, by task."""
+
+
+@dataclass(frozen=True)
+class Prepared:
+    """A sweep's data, ready to train on."""
+
+    tokenizer_folder: Folder
+    tokenizer_fingerprint: str
+    vocab_size: int
+    stores: dict[str, TokenStore]
+    warnings: tuple[str, ...] = ()
+    """Warnings about the evaluation items, as `warnings_of` gives them."""
+
+
+@dataclass(frozen=True)
+class SourceSize:
+    """How large a source is: exact when its store is finished, else estimated from its bytes."""
+
+    num_tokens: int
+    num_bytes: int
+    is_estimate: bool
+    folder: Folder
+    """Folder of its token store, which may not exist yet."""
+    store: TokenStore | None = None
+    """The finished token store, or None."""
+    fingerprint: str = ""
+    """Identity of its token store."""
+    tokenizer_fingerprint: str = ""
+    """Identity of the tokenizer that its token store is made with."""
+
+
+def asks_for_items(sweep: Sweep) -> bool:
+    """Whether a source is cleaned of evaluation items: `prepare` and `inspect` then need the items' texts."""
+    return any(_ngram(sweep.cleaned(name)) for name in sweep.sources)
+
+
+def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items: Items | None = None) -> Prepared:
+    """Makes the tokenizer and the token stores that do not exist yet, up to four stores at once.
+
+    Starts Ray Data only when a store must be made. `items` are needed where `asks_for_items`. The tokenizer is trained
+    on the uncleaned sources: cleaning decides only which documents models are trained on. Raises UserError for sources
+    that cannot be read.
+    """
+    report = progress or (lambda _: None)
+    benchmarks = _benchmarks(sweep, items)
+    inputs, tokenizer_print, prints = _fingerprints(sweep, benchmarks)
+    folders = _folders(storage, prints)
+    finished = {name: store for name, folder in folders.items() if (store := undamaged_store(folder))}
+    for name, store in finished.items():
+        report(progress_of(name, "reused", store.manifest, 0.0))
+    missing = look_into({name: (s, inputs[name]) for name, s in sweep.sources.items() if name not in finished})
+    tokenizer = _prepare_tokenizer(sweep, inputs, storage / "tokenizers" / tokenizer_print, report)
+    with ThreadPoolExecutor(max_workers=max(1, min(4, len(missing)))) as pool:
+        settings = (tokenizer.folder, tokenizer_print, sweep.seed)
+        made = pool.map(
+            lambda name: prepare_store(
+                name, sweep.cleaned(name), inputs[name], *settings, folders[name], report, benchmarks[name]
+            ),
+            missing,
+        )
+        stores = {**finished, **dict(zip(missing, made, strict=True))}
+    ordered = {name: stores[name] for name in sweep.sources}
+    warnings = tuple(_warnings(benchmarks))
+    return Prepared(tokenizer.folder, tokenizer_print, tokenizer.vocab_size, ordered, warnings)
+
+
+def inspect(sweep: Sweep, storage: Folder, items: Items | None = None) -> dict[str, SourceSize]:
+    """The size of every source, without starting Ray. Reads a few documents of sources with `limit_documents`.
+
+    An estimate does not know how much cleaning leaves out. `items` as for `prepare`.
+    """
+    inputs, tokenizer_print, prints = _fingerprints(sweep, _benchmarks(sweep, items))
+    folders = _folders(storage, prints)
+    tokenizer = finished_tokenizer(storage / "tokenizers" / tokenizer_print)
+    trained = sweep.tokenizer.train
+    vocab_size = tokenizer.vocab_size if tokenizer else trained.vocab_size if trained else 50_000
+    sizes = {}
+    look_into({name: (s, inputs[name]) for name, s in sweep.sources.items() if not finished_store(folders[name])})
+    for name, source in sweep.sources.items():
+        store = finished_store(folders[name])
+        if store:
+            found = (store.manifest.num_tokens, store.manifest.num_bytes, False)
+        else:
+            num_bytes = text_bytes(inputs[name])
+            if source.limit_documents:
+                num_bytes = min(num_bytes, int(source.limit_documents * document_bytes(source, inputs[name])))
+            found = (int(num_bytes / _bytes_per_token(vocab_size)), num_bytes, True)
+        sizes[name] = SourceSize(*found, folders[name], store, prints[name], tokenizer_print)
+    return sizes
+
+
+def warnings_of(sweep: Sweep, items: Items | None = None) -> list[str]:
+    """Warnings about a sweep's data that may surprise the user and do not stop the sweep."""
+    found = _warnings(_benchmarks(sweep, items))
+    if sweep.tokenizer.train and len(sweep.sources) > 1:
+        count = len(sweep.sources)
+        found.append(
+            f"the tokenizer is trained on all {count} sources: a change to one of them makes all {count} token stores "
+            "again; tokenizer.pretrained keeps the others"
+        )
+    return found
+
+
+def _warnings(benchmarks: Mapping[str, Benchmark | None]) -> list[str]:
+    return list(dict.fromkeys(line for benchmark in benchmarks.values() if benchmark for line in unfound(benchmark)))
+
+
+def packing_reports(sweep: Sweep, name: str, store: TokenStore) -> list[PackingReport]:
+    """Tokens dropped and padded and documents split in an epoch of a source, for each way that the stages pack it."""
+    stages = [stage for stage in sweep.stages if name in sweep.drawn(stage)]
+    ways = dict.fromkeys((stage.sequence_length, stage.packing) for stage in stages)
+    return [store.packing_report(*way) for way in ways]
+
+
+def _ngram(source: Source) -> int | None:
+    """Length, in words, of the runs of words that are compared with evaluation items; None without decontamination."""
+    decontaminate = source.cleaning.decontaminate if source.cleaning else None
+    return decontaminate.ngram if decontaminate and decontaminate.enabled else None
+
+
+def _benchmarks(sweep: Sweep, items: Items | None) -> dict[str, Benchmark | None]:
+    """The evaluation items that each source's documents are compared with; None for no comparison."""
+    wanted = {name: _ngram(sweep.cleaned(name)) for name in sweep.sources}
+    if any(wanted.values()) and items is None:
+        raise ValueError("cleaning.decontaminate needs the texts of the evaluation's items")
+    made = {ngram: benchmark_of(items or {}, ngram) for ngram in set(wanted.values()) if ngram}
+    return {name: made[ngram] if ngram else None for name, ngram in wanted.items()}
+
+
+def _fingerprints(
+    sweep: Sweep, benchmarks: Mapping[str, Benchmark | None]
+) -> tuple[dict[str, SourceInputs], str, dict[str, str]]:
+    """(inputs of each source, identity of the tokenizer, identity of each source's token store)"""
+    inputs = {}
+    for name, source in sweep.sources.items():
+        try:
+            inputs[name] = source_fingerprint(source, sweep.seed)
+        except UserError as error:
+            raise UserError(f"sources.{name}: {error}") from error
+    tokenizer_print = tokenizer_fingerprint(sweep.tokenizer, inputs.values(), sweep.seed)
+    prints = {
+        name: store_fingerprint(sweep.cleaned(name), inputs[name], tokenizer_print, sweep.seed, benchmarks[name])
+        for name in sweep.sources
+    }
+    return inputs, tokenizer_print, prints
+
+
+def _folders(storage: Folder, prints: Mapping[str, str]) -> dict[str, Folder]:
+    return {name: storage / "tokens" / f"{name}-{of_store}" for name, of_store in prints.items()}
+
+
+def _prepare_tokenizer(sweep: Sweep, inputs: dict[str, SourceInputs], folder: Folder, report: Report) -> TokenizerInfo:
+    finished = finished_tokenizer(folder)
+    if finished:
+        return finished
+    began = time.monotonic()
+    report(SourceProgress("tokenizer", "running"))
+    num_bytes = sweep.tokenizer.train.sample_bytes if sweep.tokenizer.train else 0
+    sources = [(source, inputs[name]) for name, source in sweep.sources.items()]
+    tokenizer = build_tokenizer(sweep.tokenizer, sample_texts(sources, num_bytes, sweep.seed), folder)
+    report(SourceProgress("tokenizer", "done", seconds=time.monotonic() - began))
+    return tokenizer
+
+
+def _bytes_per_token(vocab_size: int) -> float:
+    """3.5 at 4,096 entries (measured on Python and English); the growth with the vocabulary is a rule of thumb."""
+    return 0.29 * math.log2(vocab_size)
