@@ -9,6 +9,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import logging
+import math
 import os
 import sys
 import time
@@ -87,6 +88,8 @@ class Display:
         self.sources: dict[str, SourceProgress] = {}
         self.last_line: dict[str, float] = {}
         self.seen: set[int] = set()
+        self.waiting_since: float | None = None
+        """When the last job ended that reported steps; None while one does."""
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -125,7 +128,7 @@ class Display:
         if self.live is not None:
             with self._terminal():
                 self.live.update(self._token_table(), refresh=True)
-        elif event.state != "running":
+        elif event.state != "running" or self._is_due(event.source, first=not event.documents):
             self.say(_source_line(event))
 
     def training(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
@@ -140,9 +143,31 @@ class Display:
                 self.seen.add(result.number)
                 self.say(_trial_line(result, self.objective))
         for key, progress in snapshot.running.items():
-            if progress.num_steps and time.monotonic() - self.last_line.get(key, 0.0) >= LINE_SECONDS:
-                self.last_line[key] = time.monotonic()
+            if progress.num_steps and self._is_due(key):
                 self.say(_job_line(key, progress))
+        waiting = self._waiting_for(snapshot)
+        if waiting and self._is_due("waiting", first=False):
+            self.say(waiting)
+
+    def _is_due(self, subject: str, first: bool = True) -> bool:
+        """Whether the last line about the subject is old enough for another. `first`: the answer to the first call."""
+        now = time.monotonic()
+        if now - self.last_line.setdefault(subject, -math.inf if first else now) < LINE_SECONDS:
+            return False
+        self.last_line[subject] = now
+        return True
+
+    def _waiting_for(self, snapshot: Snapshot) -> str | None:
+        """What the run waits for, and how long it has; None while a job reports steps."""
+        if any(progress.num_steps for progress in snapshot.running.values()):
+            self.waiting_since = None
+            return None
+        now = time.monotonic()
+        if self.waiting_since is None:
+            self.waiting_since = now
+        jobs = [f"{formats.short_key(key)} ({progress.note})" for key, progress in sorted(snapshot.running.items())]
+        subject = ", ".join(jobs) or ("the next job" if snapshot.slots else "the first worker group")
+        return f"waiting for {subject}, {now - self.waiting_since:.0f} s so far"
 
     def _token_table(self) -> Table:
         table = Table.grid(padding=(0, 2))
@@ -155,8 +180,9 @@ class Display:
         for key, progress in sorted(snapshot.running.items()):
             bar = ProgressBar(total=max(1, progress.num_steps), completed=progress.step, width=24)
             table.add_row(formats.short_key(key), bar, _job_facts(progress))
-        if not snapshot.running:
-            table.add_row("waiting for worker groups" if not snapshot.slots else "between jobs", "", "")
+        waiting = self._waiting_for(snapshot)
+        if waiting and not snapshot.running:
+            table.add_row(waiting, "", "")
         return table
 
 

@@ -11,6 +11,7 @@ import sys
 from raycodellm import display
 from raycodellm.records import Progress, TrialResult
 from raycodellm.slots import Snapshot
+from raycodellm.tokens import SourceProgress
 
 
 def test_output_of_this_process_and_its_children_goes_to_the_log(tmp_path, capfd) -> None:
@@ -45,6 +46,34 @@ def test_without_a_terminal_each_event_is_one_line() -> None:
         "trial 0000 pretrain.code_ratio 0.25: mean/bpb 1.500",
         "trial 0001 failed: TrainingError: loss is nan",
         "pretrain 012345  50 % 5,000 tokens  1,234/s  loss 3.210  code 0.480 (plan 0.500)",
+    ]
+
+
+def test_waiting_says_for_what_and_for_how_long(monkeypatch) -> None:
+    now = [100.0]
+    monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
+    output = io.StringIO()
+    shown = display.Display(output, "mean/bpb", 2)
+    shown.preparing(SourceProgress("tokenizer", "running"))
+    starting = Progress("pretrain-0123456789abcdef", note="starting")
+    begun = Progress("pretrain-0123456789abcdef", 1, 10, 500, 1_000.0, 3.0, 0.5, 0.5)
+    for seconds, snapshot in (
+        (0, Snapshot()),
+        (11, Snapshot()),
+        (5, Snapshot(slots=1)),  # too early for another line
+        (6, Snapshot({starting.job: starting}, slots=1)),
+        (9, Snapshot({begun.job: begun}, slots=1)),
+        (0, Snapshot(slots=1)),
+        (12, Snapshot(slots=1)),
+    ):
+        now[0] += seconds
+        shown.training(snapshot, [])
+    assert output.getvalue().splitlines() == [
+        "tokenizer: running",
+        "waiting for the first worker group, 11 s so far",
+        "waiting for pretrain 012345 (starting), 22 s so far",
+        "pretrain 012345  10 % 500 tokens  1,000/s  loss 3.000  code 0.500 (plan 0.500)",
+        "waiting for the next job, 12 s so far",
     ]
 
 

@@ -94,3 +94,22 @@ def test_the_dispatchers_process_imports_no_torch() -> None:
     code = "import raycodellm.slots.dispatcher, sys; print('torch' in sys.modules)"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"
+
+
+def test_one_thread_imports_ray_train_and_ray_tune_before_slots_and_trials_begin(monkeypatch) -> None:
+    from raycodellm import sweep
+    from raycodellm.sweep import background_imports
+
+    background_imports.wait()
+    assert not background_imports.start().is_alive()
+    assert {"ray.tune", "ray.train.torch", "raycodellm.slots.pool"} <= set(sys.modules)
+
+    class Waited(Exception):
+        pass
+
+    def wait() -> None:
+        raise Waited
+
+    monkeypatch.setattr(background_imports, "wait", wait)
+    with pytest.raises(Waited):  # the first thing that a sweep does
+        sweep.run_sweep(None, 1, 1, None, None, connected=None, stopper=None, contents=None)  # type: ignore[arg-type]

@@ -1,8 +1,8 @@
-"""The usual way to run such a sweep: Ray Tune with OptunaSearch, and for each trial a Ray Train TorchTrainer that
-trains with DeepSpeed and evaluates with lm-eval. As short as it honestly can be; `startup.py` runs it and reads its
-account.
+"""The usual way to run a sweep: Ray Tune with OptunaSearch, and one Ray Train TorchTrainer per trial.
 
-DeepSpeed is kept from compiling at start-up (20 s), and the token stores are there already: both are a gift.
+Each trainer trains with DeepSpeed and evaluates with lm-eval. The script is as short as it honestly can be;
+`startup.py` runs it and reads the events that it writes. Two advantages are given to it: DeepSpeed compiles nothing at
+start-up (20 s), and the token stores exist.
 """
 
 import functools
@@ -15,9 +15,10 @@ from pathlib import Path
 SETTINGS = json.loads(sys.argv[1]) if len(sys.argv) > 1 else {}
 
 
-def say(settings: dict, trial: str, what: str) -> None:
+def note(settings: dict, trial: str, event: str) -> None:
+    """Appends [trial, event, Unix seconds] to the events' file; `trial` is "" for the driver."""
     with open(settings["events"], "a", encoding="utf-8") as file:
-        file.write(json.dumps([trial, what, time.time()]) + "\n")
+        file.write(json.dumps([trial, event, time.time()]) + "\n")
 
 
 def train(config: dict) -> None:
@@ -56,14 +57,14 @@ def train(config: dict) -> None:
         engine.backward(engine(input_ids=batch, labels=batch, use_cache=False).loss)
         engine.step()
         if step in (0, settings["steps"] - 1):
-            say(settings, trial, "last_step" if step else "first_step")
+            note(settings, trial, "last_step" if step else "first_step")
     net.eval()
     manager = lm_eval.tasks.TaskManager(include_path=str(tasks.FOLDER), include_defaults=False)
     lm = HFLM(pretrained=net, tokenizer=tokenizer, batch_size=32)
     asked = {"tasks": settings["tasks"], "limit": settings["limit"], "task_manager": manager, "bootstrap_iters": 0}
-    found = lm_eval.simple_evaluate(lm, **asked)["results"]
-    say(settings, trial, "evaluated")
-    score = float(np.mean([found[name]["acc,none"] for name in settings["tasks"]]))
+    results = lm_eval.simple_evaluate(lm, **asked)["results"]
+    note(settings, trial, "evaluated")
+    score = float(np.mean([results[name]["acc,none"] for name in settings["tasks"]]))
     ray.train.report({"score": score}, checkpoint=None)
 
 
@@ -84,9 +85,9 @@ def main() -> None:
     from ray import tune
     from ray.tune.search.optuna import OptunaSearch
 
-    say(SETTINGS, "", "imported")
+    note(SETTINGS, "", "imported")
     ray.init(num_cpus=4, dashboard_host="127.0.0.1", log_to_driver=False)
-    say(SETTINGS, "", "ray is up")
+    note(SETTINGS, "", "ray is up")
     storage = optuna.storages.JournalStorage(optuna.storages.journal.JournalFileBackend(SETTINGS["journal"]))
     search = OptunaSearch({"code_ratio": tune.uniform(0.0, 0.75)}, metric="score", mode="max", storage=storage)
     tuner = tune.Tuner(

@@ -1,9 +1,9 @@
-"""From the command to the first optimiser step, and what each further small trial costs beside its training.
+"""Measures the time from the command to the first optimiser step, and the cost of a further trial beside its training.
 
-Runs `raycodellm run sweeps/quickstart.yaml` with little training, in a new storage, and reads when things happened from
-the run's `timeline.json`, Optuna's journal and the results. Then the usual way, `_honest_tune.py`: the same number of
-trials, two at once, of the same model with as many steps of the same size on the same token stores, and lm-eval on the
-same items. Its trials have one stage, and no tokenizer, token store, ledger, checkpoint or exported model to make.
+Runs `raycodellm run sweeps/quickstart.yaml` with little training, in a new storage. The times come from the run's
+`timeline.json`, Optuna's journal and the results. Then runs the usual way, `_honest_tune.py`: as many trials, two at
+once, of the same model, with as many steps of the same size on the same token stores, and lm-eval on the same items.
+The usual trials have one stage, and make no tokenizer, token store, ledger, checkpoint or exported model.
 
     python benchmarks/training/startup.py               # both, some three minutes on two idle cores
     python benchmarks/training/startup.py --sides ours --runs 3
@@ -29,36 +29,36 @@ HERE = Path(__file__).resolve().parent
 PRETRAIN, INSTRUCT = 65_536, 16_384
 """Tokens of the two stages; 4,096 a step."""
 START = {
-    "imports": "process start and imports, until Ray is asked for",
+    "imports": "process start and first imports, until Ray is started",
     "ray": "Ray is up",
-    "tokens": "token stores are there",
+    "tokens": "token stores are made",
     "suggested": "first trial suggested",
     "taken": "first worker group has a job",
     "step": "first optimiser step done",
-    "cpu": "CPU seconds of all processes until then, about",
+    "cpu": "CPU seconds of all processes until that step, about",
 }
 WARM = {
     "to_step": "from the suggestion to the first step",
     "between": "between the two stages of a trial: last step to first step",
     "to_evaluation": "from the last step to the beginning of the evaluation",
     "evaluation": "evaluation",
-    "to_result": "from its end until the study knows the result",
+    "to_result": "from the evaluation's end until the study knows the result",
     "overhead": "all but training and evaluation",
 }
-Found = dict[str, Any]
+Measured = dict[str, Any]
+"""Seconds by the keys of `START` and `WARM`, and of the whole run."""
 
 
 def main() -> None:
     options = _options()
-    found: dict[str, list[Found]] = {side: [] for side in options.sides}
+    runs: dict[str, list[Measured]] = {side: [] for side in options.sides}
     for number in range(options.runs):
         with tempfile.TemporaryDirectory(prefix="raycodellm-startup-") as temporary:
             folder = Path(options.folder or temporary) / str(number)
-            found_here = {"ours": _ours(folder, options.trials)} if "ours" in options.sides else {}
+            if "ours" in options.sides:
+                runs["ours"].append(_ours(folder, options.trials))
             if "usual" in options.sides:
-                found_here["usual"] = _usual(folder, options)
-            for side, one in found_here.items():
-                found[side].append(one)
+                runs["usual"].append(_usual(folder, options))
     names = {"ours": "raycodellm", "usual": "Tune + Train per trial"}
     columns = [names[side] for side in options.sides]
     text = _common.header(
@@ -72,10 +72,10 @@ def main() -> None:
         ],
     )
     for title, rows in (("seconds after the command", START), ("seconds per further trial", WARM)):
-        body = [(label, *(_median(found[side], key) for side in options.sides)) for key, label in rows.items()]
+        body = [(label, *(_median(runs[side], key) for side in options.sides)) for key, label in rows.items()]
         text += "\n" + _common.table([title, *columns], body)
     whole = [
-        (label, *(_median(found[side], key) for side in options.sides))
+        (label, *(_median(runs[side], key) for side in options.sides))
         for key, label in (
             ("wall", "wall"),
             ("all_cpu", "CPU of all processes"),
@@ -95,9 +95,9 @@ def _options() -> Any:
     return parser.parse_args()
 
 
-def _median(found: list[Found], key: str) -> Any:
-    """Of all runs and, where there are several, all trials; a dash where there is nothing."""
-    values = [value for one in found for value in (one[key] if isinstance(one.get(key), list) else [one.get(key)])]
+def _median(runs: list[Measured], key: str) -> Any:
+    """The median over all runs, and over all trials where a run has a list; a dash where no run has a value."""
+    values = [value for run in runs for value in (run[key] if isinstance(run.get(key), list) else [run.get(key)])]
     values = [value for value in values if value is not None]
     return statistics.median(values) if values else "–"
 
@@ -105,32 +105,35 @@ def _median(found: list[Found], key: str) -> Any:
 # ------------------------------------------------------------------------------------------------- a watched process
 
 
-def _watched(command: list[str]) -> tuple[float, Found, list[tuple[float, float]]]:
-    """Runs a command: when it began (Unix seconds), wall and CPU seconds of all its processes, and the latter twice a
-    second: (Unix seconds, CPU seconds so far)."""
+def _watched(command: list[str]) -> tuple[float, Measured, list[tuple[float, float]]]:
+    """Runs a command and returns (Unix seconds of its start, wall and CPU seconds of all its processes, samples).
+
+    A sample, taken twice a second, is (Unix seconds, CPU seconds used so far).
+    """
     import psutil
 
-    began, cpu, history = time.time(), {}, []
-    with tempfile.TemporaryFile("w+") as said:
-        process = subprocess.Popen(command, stdout=said, stderr=subprocess.STDOUT, text=True)
+    began, cpu, samples = time.time(), {}, []
+    with tempfile.TemporaryFile("w+") as output:
+        process = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT, text=True)
         root = psutil.Process(process.pid)
         while process.poll() is None:
             for one in _family(root):
                 try:
                     times = one.cpu_times()
                     cpu[one.pid] = times.user + times.system
-                except psutil.Error:  # it has just ended
+                except psutil.Error:  # the process has just ended
                     continue
-            history.append((time.time(), sum(cpu.values())))
+            samples.append((time.time(), sum(cpu.values())))
             time.sleep(0.5)
         if process.returncode:
-            said.seek(0)
-            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{said.read()[-3000:]}")
-    return began, {"wall": time.time() - began, "all_cpu": sum(cpu.values())}, history
+            output.seek(0)
+            raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}:\n{output.read()[-3000:]}")
+    return began, {"wall": time.time() - began, "all_cpu": sum(cpu.values())}, samples
 
 
-def _cpu_until(history: list[tuple[float, float]], when: float) -> float:
-    return max((cpu for at, cpu in history if at <= when), default=0.0)
+def _cpu_until(samples: list[tuple[float, float]], when: float) -> float:
+    """CPU seconds used until `when`, Unix seconds."""
+    return max((cpu for at, cpu in samples if at <= when), default=0.0)
 
 
 def _family(root: Any) -> list[Any]:
@@ -145,7 +148,8 @@ def _family(root: Any) -> list[Any]:
 # ------------------------------------------------------------------------------------------------- the two sides
 
 
-def _ours(storage: Path, trials: int) -> Found:
+def _ours(storage: Path, trials: int) -> Measured:
+    """The quickstart with little training."""
     command = [sys.executable, "-m", "raycodellm.cli", "run", str(_common.ROOT / "sweeps" / "quickstart.yaml")]
     for setting in (
         "search.sampler=random",
@@ -157,19 +161,19 @@ def _ours(storage: Path, trials: int) -> Found:
     ):
         command += ["--set", setting]
     run = storage / "quickstart"
-    began, found, history = _watched([*command, "--storage", str(storage)])
-    told = json.loads((run / "timeline.json").read_text())
-    parts, jobs = told["parts"], told["jobs"]
+    began, measured, samples = _watched([*command, "--storage", str(storage)])
+    timeline = json.loads((run / "timeline.json").read_text())
+    parts, jobs = timeline["parts"], timeline["jobs"]
     first = min((job for job in jobs.values() if "first_step" in job), key=lambda job: job["first_step"])
     study = _study(run / "optuna.log")
-    found |= {
+    measured |= {
         "imports": parts["ray start"][0] - began,
         "ray": parts["ray start"][1] - began,
         "tokens": parts["tokens"][1] - began,
         "suggested": min(trial["suggested"] for trial in study) - began,
         "taken": min(job["taken"] for job in jobs.values() if "taken" in job) - began,
         "step": first["first_step"] - began,
-        "cpu": _cpu_until(history, first["first_step"]),
+        "cpu": _cpu_until(samples, first["first_step"]),
     }
     rows = []
     for number, trial in enumerate(study):
@@ -179,19 +183,20 @@ def _ours(storage: Path, trials: int) -> Found:
         # The jobs of a trial are asked for together.
         evaluation = min(evaluations, key=lambda job, last=stages[-1]: abs(job["asked"] - last["asked"]))
         rows.append({**trial, "stages": stages, "evaluated": (evaluation["taken"], evaluation["ended"])})
-    return found | _warm(rows)
+    return measured | _warm(rows)
 
 
-def _usual(folder: Path, options: Any) -> Found:
+def _usual(folder: Path, options: Any) -> Measured:
+    """The usual way, on the token stores that `_ours` made."""
     storage = Path(options.storage) if options.storage else folder
     stores = {path.name.rpartition("-")[0]: str(path) for path in (storage / "tokens").iterdir()}
-    made = folder / "usual"
-    made.mkdir(parents=True, exist_ok=True)
-    events = made / "events.jsonl"
+    outputs = folder / "usual"
+    outputs.mkdir(parents=True, exist_ok=True)
+    events = outputs / "events.jsonl"
     settings = {
-        "folder": str(made / "runs"),
+        "folder": str(outputs / "runs"),
         "events": str(events),
-        "journal": str(made / "optuna.log"),
+        "journal": str(outputs / "optuna.log"),
         "text": stores["prose"],
         "code": stores["python"],
         "tokenizer": str(next((storage / "tokenizers").iterdir())),
@@ -204,28 +209,29 @@ def _usual(folder: Path, options: Any) -> Found:
         "limit": 200,
     }
 
-    began, found, history = _watched([sys.executable, str(HERE / "_honest_tune.py"), json.dumps(settings)])
-    said: dict[str, dict[str, float]] = {}
+    began, measured, samples = _watched([sys.executable, str(HERE / "_honest_tune.py"), json.dumps(settings)])
+    times: dict[str, dict[str, float]] = {}
     for line in events.read_text().splitlines():
         trial, what, when = json.loads(line)
-        said.setdefault(trial, {}).setdefault(what, when)
-    study = _study(made / "optuna.log")
+        times.setdefault(trial, {}).setdefault(what, when)
+    study = _study(outputs / "optuna.log")
     rows = []
     for trial in study:
-        at = said[repr(trial["params"]["code_ratio"])]
+        at = times[repr(trial["params"]["code_ratio"])]
         stage = {"first_step": at["first_step"], "last_step": at["last_step"]}
         rows.append({**trial, "stages": [stage], "evaluated": (at["last_step"], at["evaluated"])})
-    found |= {
-        "imports": said[""]["imported"] - began,
-        "ray": said[""]["ray is up"] - began,
+    measured |= {
+        "imports": times[""]["imported"] - began,
+        "ray": times[""]["ray is up"] - began,
         "suggested": min(trial["suggested"] for trial in study) - began,
         "step": min(row["stages"][0]["first_step"] for row in rows) - began,
     }
-    found["cpu"] = _cpu_until(history, found["step"] + began)
-    return found | _warm(rows)
+    measured["cpu"] = _cpu_until(samples, measured["step"] + began)
+    return measured | _warm(rows)
 
 
-def _study(journal: Path) -> list[Found]:
+def _study(journal: Path) -> list[Measured]:
+    """Each trial's parameters, and when it was suggested and recorded, in Unix seconds."""
     import optuna
 
     optuna.logging.set_verbosity(optuna.logging.ERROR)
@@ -241,22 +247,22 @@ def _study(journal: Path) -> list[Found]:
     ]
 
 
-def _warm(rows: list[Found]) -> Found:
-    """Seconds of each part, of the trials that were not the first in their worker group."""
-    found: Found = {key: [] for key in WARM}
+def _warm(rows: list[Measured]) -> Measured:
+    """Seconds of each part of the trials that were not the first in their worker group."""
+    warm: Measured = {key: [] for key in WARM}
     for row in rows[2:]:
         stages, (evaluation, evaluated) = row["stages"], row["evaluated"]
         training = sum(stage["last_step"] - stage["first_step"] for stage in stages)
-        found["to_step"].append(stages[0]["first_step"] - row["suggested"])
-        found["between"] += [b["first_step"] - a["last_step"] for a, b in itertools.pairwise(stages)]
-        found["to_evaluation"].append(evaluation - stages[-1]["last_step"])
-        found["evaluation"].append(evaluated - evaluation)
-        found["to_result"].append(row["recorded"] - evaluated)
-        found["overhead"].append(row["recorded"] - row["suggested"] - training - (evaluated - evaluation))
+        warm["to_step"].append(stages[0]["first_step"] - row["suggested"])
+        warm["between"] += [b["first_step"] - a["last_step"] for a, b in itertools.pairwise(stages)]
+        warm["to_evaluation"].append(evaluation - stages[-1]["last_step"])
+        warm["evaluation"].append(evaluated - evaluation)
+        warm["to_result"].append(row["recorded"] - evaluated)
+        warm["overhead"].append(row["recorded"] - row["suggested"] - training - (evaluated - evaluation))
     ends = sorted(row["recorded"] for row in rows)
     if len(ends) > 2:
-        found["trials"] = (len(ends) - 2) / max(1e-9, ends[-1] - ends[1]) * 3600
-    return found
+        warm["trials"] = (len(ends) - 2) / max(1e-9, ends[-1] - ends[1]) * 3600
+    return warm
 
 
 if __name__ == "__main__":

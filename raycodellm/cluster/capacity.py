@@ -60,9 +60,8 @@ def slots_at_once(num_cores: int) -> int:
 
 def local_cpus(num_cores: int, num_gpus: int, scaling: Scaling) -> int:
     """Logical CPUs of a local cluster: the machine's cores, or more where worker groups and data tasks need them."""
-    slots = scaling.slots
-    if not isinstance(slots, int):  # auto
-        slots = max(1, workers_on(Node(num_cores, num_gpus), scaling) // scaling.workers)
+    automatic = max(1, workers_on(Node(num_cores, num_gpus), scaling) // scaling.workers)
+    slots = scaling.slots if isinstance(scaling.slots, int) else automatic
     asked = math.ceil(min(slots * scaling.workers * scaling.cpus_per_worker, LOCAL_CPUS_PER_CORE * num_cores))
     return max(num_cores, asked + 2)
 

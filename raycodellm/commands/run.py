@@ -101,6 +101,7 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
     sweep.clear_scratch(task.run)
     sys.setswitchinterval(SWITCH_SECONDS)
     scaling = task.run.sweep.scaling
+    sweep.background_imports.start()
     with timing.part("ray start"):
         connected = cluster.connect(task.request.address, scaling, log_to=log_path(task.run.folder), say=shown.say)
     try:

@@ -111,7 +111,9 @@ def _replay(entries: Sequence[Entry]) -> tuple[tuple[FrozenTrial, ...], set[int]
         except Exception:  # an entry of the wrong shape may raise anything in there
             refused.add(place)
     studies = storage.get_all_studies()
-    return (tuple(storage.get_all_trials(studies[0]._study_id)) if studies else ()), refused
+    return (
+        tuple(storage.get_all_trials(storage.get_study_id_from_name(studies[0].study_name))) if studies else ()
+    ), refused
 
 
 def _agreement(trials: Sequence[FrozenTrial], results: Mapping[int, TrialResult], file: SweepFile, seed: int) -> int:

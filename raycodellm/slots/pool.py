@@ -12,6 +12,8 @@ from collections.abc import Callable
 from typing import Any
 
 import ray
+from ray.train import FailureConfig, RunConfig, ScalingConfig
+from ray.train.torch import TorchTrainer
 
 from raycodellm.config import Scaling
 from raycodellm.files import Folder
@@ -152,9 +154,6 @@ def threads_left() -> bool:
 
 def trainer(slot: str, dispatcher: Any, scaling: Scaling, folder: Folder) -> Any:
     """The Ray Train run of one slot."""
-    from ray.train import FailureConfig, RunConfig, ScalingConfig
-    from ray.train.torch import TorchTrainer
-
     gpus = scaling.gpus_per_worker
     resources = {"CPU": scaling.cpus_per_worker, **({"GPU": gpus} if gpus else {})}
     return TorchTrainer(

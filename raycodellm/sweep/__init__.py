@@ -18,6 +18,7 @@ from typing import Any, Protocol
 from raycodellm import stage_store
 from raycodellm.identity import Contents
 from raycodellm.records import TrialResult
+from raycodellm.sweep import background_imports
 from raycodellm.sweep.folder import Run, clear_scratch, open_run, read_results, write_table
 from raycodellm.sweep.ownership import lock
 from raycodellm.sweep.provenance import fix_contents, fix_data
@@ -32,6 +33,7 @@ __all__ = [
     "SweepLost",
     "Timing",
     "Watchdog",
+    "background_imports",
     "clear_scratch",
     "fix_contents",
     "lock",
@@ -122,6 +124,7 @@ def run_sweep(
 
     from raycodellm import evaluation, slots, tokens
 
+    background_imports.wait()
     sweep, scaling, end_seconds = run.sweep, run.sweep.scaling, END_SECONDS
     if said := stage_store.older_stages(run.storage):
         monitor.say(said)

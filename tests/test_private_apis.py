@@ -1,0 +1,87 @@
+"""Names that libraries do not promise to keep: each is still there, and each is listed in docs/private_apis.md."""
+
+from __future__ import annotations
+
+import ast
+import importlib.util
+import os
+import re
+from pathlib import Path
+
+import pytest
+
+import raycodellm
+
+PACKAGE = Path(raycodellm.__file__).parent
+PAGE = Path(__file__).parents[1] / "docs" / "private_apis.md"
+
+SOURCES = [
+    ("ray", "_private/ray_constants.py", "SETUP_WORKER_FILENAME = "),
+    ("ray", "_private/node.py", "ray_constants.SETUP_WORKER_FILENAME,"),
+    ("ray", "_private/node.py", "ray._private.services.get_node("),
+    ("ray", "_private/ray_constants.py", 'env_integer("RAY_DASHBOARD_STARTUP_TIMEOUT_S", 60)'),
+    ("ray", "_private/ray_constants.py", 'DEBUG_AUTOSCALING_STATUS = "__autoscaling_status"'),
+    ("ray", "_private/services.py", 'os.path.join(RAY_PATH, AUTOSCALER_V2_DIR, "monitor.py")'),
+    ("ray", "_private/services.py", "--autoscaling-config="),
+    ("ray", "_private/services.py", "--gcs-address="),
+    ("ray", "experimental/internal_kv.py", "def _internal_kv_get("),
+    ("ray", "core/generated/gcs_service_pb2_grpc.py", "'/ray.rpc.NodeInfoGcsService/GetClusterId'"),
+    ("ray", "train/v2/_internal/execution/worker_group/worker.py", "callback.after_init_train_context()"),
+    ("ray", "train/v2/_internal/exceptions.py", "self.health_check_failure = "),
+    ("deepspeed", "comm/torch.py", "deepspeed.ops.__compatible_ops__.get(builder.NAME, False)"),
+    ("deepspeed", "runtime/zero/stage_1_and_2.py", "self._global_grad_norm = "),
+    ("deepspeed", "runtime/zero/stage_1_and_2.py", "if not self._hp_optimizer_states_linked:"),
+    ("deepspeed", "runtime/zero/stage_1_and_2.py", "def _lazy_init_hp_params_optimizer_state(self)"),
+    ("deepspeed", "runtime/fp16/unfused_optimizer.py", "self.fp32_groups = []"),
+    ("deepspeed", "runtime/fp16/unfused_optimizer.py", "self.fp16_groups = []"),
+    ("transformers", "masking_utils.py", "def find_packed_sequence_indices(position_ids"),
+    ("transformers", "masking_utils.py", "= find_packed_sequence_indices(position_ids)"),
+    ("lm_eval", "api/model.py", "def _encode_pair("),
+    ("lm_eval", "models/huggingface.py", "def _model_call("),
+    ("lm_eval", "models/huggingface.py", "def _loglikelihood_tokens("),
+    ("lm_eval", "api/task.py", "self._instances"),
+    ("optuna", "trial/_frozen.py", "self._trial_id = trial_id"),
+]
+"""(library, file in it, words of its source on which the package relies). Reading a source needs no slow import."""
+
+
+@pytest.mark.parametrize(("library", "file", "words"), SOURCES)
+def test_what_the_package_relies_on_is_still_in_the_librarys_source(library: str, file: str, words: str) -> None:
+    spec = importlib.util.find_spec(library)
+    assert spec is not None and spec.origin is not None
+    assert words in (Path(spec.origin).parent / file).read_text(encoding="utf-8")
+
+
+def test_cores_and_gpus_are_counted_within_what_the_machine_has() -> None:
+    from raycodellm.cluster import machine
+
+    assert 1 <= machine.cores() <= (os.cpu_count() or 1)
+    assert machine.gpus() >= 0
+
+
+def test_visible_devices_bound_the_number_of_gpus(monkeypatch: pytest.MonkeyPatch) -> None:
+    from ray._private.accelerators import nvidia_gpu
+
+    from raycodellm.cluster import machine
+
+    manager = nvidia_gpu.NvidiaGPUAcceleratorManager
+    monkeypatch.setattr(manager, "get_current_node_num_accelerators", staticmethod(lambda: 4))
+    monkeypatch.setenv("CUDA_VISIBLE_DEVICES", "0,2")
+    assert machine.gpus() == 2
+
+
+def private_names(path: Path) -> set[str]:
+    """What a file imports from modules, or under names, that begin with an underscore."""
+    names: set[str] = set()
+    for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
+        if isinstance(node, ast.ImportFrom) and not str(node.module).startswith(("raycodellm", "__future__")):
+            is_private = any(part.startswith("_") for part in str(node.module).split("."))
+            names |= {alias.name for alias in node.names if is_private or re.match("_[a-z]", alias.name)}
+    return names
+
+
+def test_every_private_import_is_listed_with_its_reason() -> None:
+    listed = PAGE.read_text(encoding="utf-8")
+    for path in PACKAGE.rglob("*.py"):
+        for name in private_names(path):
+            assert name in listed, f"{path.relative_to(PACKAGE)} imports {name}: give it a row in {PAGE.name}"
