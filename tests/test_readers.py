@@ -391,7 +391,7 @@ def test_layouts_choose_the_files_of_a_subset_and_a_split(names, subset, split, 
         ),
         (["README.md", "en/1.jsonl", "en-test.jsonl", "de/1.jsonl"], {"subset": "fr"}, "has no subset 'fr'"),
         (["README.md", "en/1.jsonl", "de/1.jsonl"], {}, "names en-test.jsonl for split test of english; no such file"),
-        (["a.csv"], {"split": "train"}, "holds no Parquet, JSONL, Arrow or text file; found a.csv"),
+        (["a.csv"], {"split": "train"}, r"holds no data file \(.arrow, .*\); found a.csv"),
         (["test.jsonl", "dev.jsonl"], {"subset": "default"}, "has 2 splits; set split to one of"),
     ],
 )

@@ -14,7 +14,7 @@ from raycodellm.corpora.listing.sources import source_fingerprint
 from raycodellm.corpora.parts import Part
 from raycodellm.corpora.ray_reading import Keep, document_tables, quiet_ray_data, read_documents, survey_documents
 from raycodellm.corpora.reading import columns_found, plan_parts, read_in_process, read_part
-from raycodellm.corpora.sampling import document_bytes, sample_texts
+from raycodellm.corpora.sampling import document_bytes, sample_texts, text_bytes
 
 __all__ = [
     "BUILTINS",
@@ -45,5 +45,6 @@ __all__ = [
     "sample_texts",
     "source_fingerprint",
     "survey_documents",
+    "text_bytes",
     "unfound",
 ]

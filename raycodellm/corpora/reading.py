@@ -34,7 +34,7 @@ def read_in_process(source: Source, inputs: SourceInputs) -> Iterator[Document |
 
 
 def plan_parts(source: Source, inputs: SourceInputs, part_bytes: int) -> Iterator[Part]:
-    """All files, cut into parts of `part_bytes` where the format allows that."""
+    """All files, cut into parts of `part_bytes` if the format allows that."""
     format = known_format(inputs.format)
     for file in inputs.files:
         num_bytes = max(file.num_bytes, 1)

@@ -40,9 +40,11 @@ class Format:
     # ---------------------------------------------------------------------------------------------- which files
     extensions: frozenset[str] = frozenset()
     """Extensions of the files in lower case, without that of a compression. Other files are left out and counted."""
+    tree_extensions: frozenset[str] = frozenset()
+    """Which of `extensions` speak for a tree of source files if the source's kind is `code_adjacent`."""
     is_guessed: Callable[[Source, str], bool] | None = None
-    """(source, file name) to whether the name speaks for this format where the sweep file names none; by default the
-    name's extension must be one of `extensions`."""
+    """(source, file name) to whether the name speaks for this format if the sweep file names none; by default the name
+    must have one of `extensions`."""
     reason_to_exclude: Callable[[Source, str], str | None] | None = None
     """(source, file name) to why the file is left out; by default its extension must be one of `extensions`."""
     takes_any_name: bool = False
@@ -77,7 +79,10 @@ class Format:
 
     def speaks_for(self, source: Source, name: str) -> bool:
         """True if the file's name speaks for this format."""
-        return self.is_guessed(source, name) if self.is_guessed else extension(name) in self.extensions
+        if self.is_guessed:
+            return self.is_guessed(source, name)
+        is_adjacent = source.kind == "code_adjacent"
+        return extension(name) in (self.extensions - self.tree_extensions if is_adjacent else self.extensions)
 
     def why_excluded(self, source: Source, name: str) -> str | None:
         """Why the file is not read; None if it is."""
@@ -143,7 +148,7 @@ def check_settings(source: Source) -> None:
 
 
 def format_of_files(source: Source, files: Sequence[tuple[str, int]]) -> Format:
-    """The format that `files`, (name, bytes) each, are read as: the one that is named, or that of most bytes."""
+    """The format that `files`, (name, bytes) each, are read as: the named one, or the one of most bytes."""
     named = named_format(source)
     return named if named and named.read else _guess(source, files)
 

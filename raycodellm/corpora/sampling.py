@@ -1,4 +1,4 @@
-"""Samples of sources: texts to train a tokenizer on, and the mean size of a document."""
+"""Samples of sources: texts to train a tokenizer on, the mean size of a document, and the size of the text."""
 
 from __future__ import annotations
 
@@ -10,8 +10,12 @@ from raycodellm.config import Source
 from raycodellm.corpora.documents import Document, document_key
 from raycodellm.corpora.inputs import SourceInputs
 from raycodellm.corpora.listing.builtin import builtin_documents
+from raycodellm.corpora.parts import compression
 from raycodellm.corpora.reading import READ_BYTES, plan_parts, read_part
 from raycodellm.corpora.registry import known_format
+
+_PACKED_TEXT = 4.0
+"""About the bytes of text in a byte of a packed file."""
 
 
 def sample_texts(
@@ -36,6 +40,12 @@ def document_bytes(source: Source, inputs: SourceInputs) -> float:
     some = itertools.islice(_draw(source, inputs, 1 << 16, 0, 1 << 16), 300)
     sizes = [len(document.content.encode()) for document in some]
     return sum(sizes) / max(1, len(sizes))
+
+
+def text_bytes(inputs: SourceInputs) -> int:
+    """About the bytes of text in the files of a source."""
+    per_byte = 1.0 if inputs.is_builtin else known_format(inputs.format).text_per_byte
+    return sum(int(file.num_bytes * (_PACKED_TEXT if compression(file.uri) else per_byte)) for file in inputs.files)
 
 
 def _sample(source: Source, inputs: SourceInputs, budget: int, seed: int, chunk_bytes: int) -> Iterator[str]:

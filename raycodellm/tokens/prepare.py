@@ -16,6 +16,7 @@ from raycodellm.corpora import (
     document_bytes,
     sample_texts,
     source_fingerprint,
+    text_bytes,
     unfound,
 )
 from raycodellm.files import Folder
@@ -23,7 +24,6 @@ from raycodellm.tokens.build import finished_store, prepare_store, store_fingerp
 from raycodellm.tokens.first_look import look_into
 from raycodellm.tokens.packing import PackingReport
 from raycodellm.tokens.progress import Report, SourceProgress, progress_of
-from raycodellm.tokens.sizes import text_bytes
 from raycodellm.tokens.store import TokenStore
 from raycodellm.tokens.tokenizer import TokenizerInfo, build_tokenizer, finished_tokenizer, tokenizer_fingerprint
 

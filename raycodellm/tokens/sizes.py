@@ -2,25 +2,13 @@
 
 from __future__ import annotations
 
-from raycodellm.corpora import SourceInputs
+from raycodellm.corpora import SourceInputs, text_bytes
 
 SHARD_BYTES = 64 << 20
 """Bytes of text per shard, about: some 20 million tokens, so that one task can order and write a shard in memory."""
 IN_PROCESS_BYTES = 8 << 20
 """Sources up to this size are tokenised in this process: Ray's first tasks wait for Python processes to import, and all
 four builtin sources take 4 s here against 13 s in tasks (2 busy cores). The store is the same, byte for byte."""
-_TEXT_PER_BYTE = {"parquet": 3}
-"""Bytes of text per byte of a file, by format; 1 for the others."""
-_COMPRESSED_TEXT_PER_BYTE = 4
-
-
-def text_bytes(inputs: SourceInputs) -> int:
-    """Bytes of text that the source's files hold, about."""
-    total = 0
-    for file in inputs.files:
-        is_compressed = file.uri.lower().endswith((".gz", ".zst", ".bz2"))
-        total += file.num_bytes * (_COMPRESSED_TEXT_PER_BYTE if is_compressed else _TEXT_PER_BYTE.get(inputs.format, 1))
-    return total
 
 
 def num_shards(inputs: SourceInputs) -> int:

@@ -10,10 +10,8 @@ from raycodellm.config import Source
 from raycodellm.corpora.documents import Record, SkipError, decode
 from raycodellm.corpora.json_arrays import array_elements, is_array
 from raycodellm.corpora.lines import own_lines, too_long
-from raycodellm.corpora.parts import TOO_LONG, Part, extension
+from raycodellm.corpora.parts import TOO_LONG, Part
 from raycodellm.corpora.registry import Format
-
-_EXTENSIONS = frozenset({".jsonl", ".ndjson", ".json"})
 
 
 def read_jsonl(part: Part, source: Source) -> Iterator[Record]:
@@ -50,15 +48,10 @@ def _columns(part: Part, source: Source) -> list[str]:
     return list(dict.fromkeys(name for record in records if isinstance(record, Mapping) for name in record))
 
 
-def _is_guessed(source: Source, name: str) -> bool:
-    """A `.json` file among configuration files and notebooks is a document, not a list of records."""
-    return extension(name) in _EXTENSIONS and not (source.kind == "code_adjacent" and extension(name) == ".json")
-
-
 FORMAT = Format(
     name="jsonl",
-    extensions=_EXTENSIONS,
-    is_guessed=_is_guessed,
+    extensions=frozenset({".jsonl", ".ndjson", ".json"}),
+    tree_extensions=frozenset({".json"}),
     read=read_jsonl,
     columns=_columns,
 )

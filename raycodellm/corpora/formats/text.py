@@ -9,10 +9,9 @@ from raycodellm.config import Source
 from raycodellm.corpora.documents import Record, SkipError
 from raycodellm.corpora.inputs import InputFile
 from raycodellm.corpora.lines import lines, own_lines, too_long
-from raycodellm.corpora.parts import LONGEST_LINE, MIB, TOO_LONG, Part, compression, extension, read_content
+from raycodellm.corpora.parts import LONGEST_LINE, MIB, TOO_LONG, Part, compression, read_content
 from raycodellm.corpora.registry import Format
 
-_EXTENSIONS = frozenset({".txt", ".text"})
 LARGEST_TEXT = LONGEST_LINE
 """Bytes of the largest file that is one document."""
 WINDOW_BYTES = 16 * MIB
@@ -95,15 +94,10 @@ def _identity(source: Source, files: Sequence[InputFile]) -> dict[str, Any]:
     return {"documents": source.documents, **({"reader": 2} if was_cut else {})}
 
 
-def _is_guessed(source: Source, name: str) -> bool:
-    """A `.txt` file among configuration files and notebooks is a file of the tree."""
-    return extension(name) in _EXTENSIONS and not (source.kind == "code_adjacent" and extension(name) == ".txt")
-
-
 FORMAT = Format(
     name="text",
-    extensions=_EXTENSIONS,
-    is_guessed=_is_guessed,
+    extensions=frozenset({".txt", ".text"}),
+    tree_extensions=frozenset({".txt"}),
     takes_any_name=True,
     read=read_text,
     part_bytes=_part_bytes,

@@ -95,6 +95,6 @@ def _explained(root: str, error: Exception) -> Exception:
         return error
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     return UserError(
-        f"{root}: {endpoint} cannot be reached ({reason}); set HF_ENDPOINT to a mirror, or where there is a network, "
+        f"{root}: {endpoint} cannot be reached ({reason}); set HF_ENDPOINT to a mirror, or on a machine with a network "
         "`hf download --repo-type dataset --local-dir FOLDER NAME`, and give the folder"
     )

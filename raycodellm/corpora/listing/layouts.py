@@ -17,6 +17,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Callable, Iterable, Mapping
+from functools import lru_cache
 from typing import Any
 
 import yaml
@@ -55,7 +56,7 @@ def choose_files(
         layout = _worded(names)
     if not layout:
         if must_be_known:
-            raise UserError(f"{path}: holds no Parquet, JSONL, Arrow or text file; found {_some(names)}")
+            raise UserError(f"{path}: holds no data file ({', '.join(_data_extensions())}); found {_some(names)}")
         return None
     chosen = _pick(path, "subset", subset, layout, ("default", "", "data"))
     return sorted(_pick(path, "split", split, chosen, ("train",)))
@@ -63,7 +64,12 @@ def choose_files(
 
 def is_data(name: str) -> bool:
     """True if a file of this name holds data of a data set."""
-    return any(format.is_data and extension(name) in format.extensions for format in known_formats().values())
+    return extension(name) in _data_extensions()
+
+
+@lru_cache(maxsize=1)
+def _data_extensions() -> list[str]:
+    return sorted(one for format in known_formats().values() if format.is_data for one in format.extensions)
 
 
 def _some(names: list[str]) -> str:
