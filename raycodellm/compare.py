@@ -1,4 +1,4 @@
-"""Evaluation of models that are there already: a table of scores, and paired differences over the same items."""
+"""`raycodellm eval`: scores of given models, and paired differences between two models over the same items."""
 
 from __future__ import annotations
 
@@ -15,9 +15,10 @@ if TYPE_CHECKING:
 
 
 def run(models: Sequence[str], settings: Evaluation, pairs: Sequence[str], output: str | None) -> str:
-    """Evaluates `models` and says how they score; `pairs` are `base=other` of two of them. Returns the text.
+    """Evaluates `models` and compares `pairs`, each `base=other` of two models; returns the text to print.
 
-    Raises `UserError` for a model that is not there or cannot be scored, or a pair that names another one.
+    With `output`, writes each model's metrics and items below that folder. Raises `UserError` for a model that does not
+    exist or cannot be scored, and for a pair of other models.
     """
     wanted = [_pair(pair, models) for pair in pairs]
     evaluation.check_tasks(settings.tasks)
@@ -32,7 +33,7 @@ def run(models: Sequence[str], settings: Evaluation, pairs: Sequence[str], outpu
             folder.write_json("metrics.json", results[model].metrics)
     lines = [line for model in models for line in _scores(model, results[model].metrics)]
     for base, other in wanted:
-        lines.append(f"{other} against {base}, over the same items (95 % interval of the items; seeds are in none):")
+        lines.append(f"{other} against {base}, over the same items (95 % intervals over items, which cover no seeds):")
         lines += [f"  {line}" for line in differences(results[base].items, results[other].items)]
     return "\n".join(lines)
 
@@ -40,12 +41,12 @@ def run(models: Sequence[str], settings: Evaluation, pairs: Sequence[str], outpu
 def _evaluated(model: str, settings: Evaluation) -> evaluation.EvaluationResult:
     try:
         return evaluation.evaluate(model, settings)
-    except (evaluation.NothingFits, FloatingPointError) as error:  # the second: its weights are not finite
+    except (evaluation.NothingFits, FloatingPointError) as error:  # FloatingPointError: the weights are not finite
         raise UserError(f"{model}: {error}") from error
 
 
 def _pair(pair: str, models: Sequence[str]) -> tuple[str, str]:
-    for place, letter in enumerate(pair):  # a folder's name may hold a = too
+    for place, letter in enumerate(pair):  # a folder's name may contain = as well
         base, other = pair[:place], pair[place + 1 :]
         if letter == "=" and base in models and other in models and base != other:
             return base, other
@@ -53,17 +54,17 @@ def _pair(pair: str, models: Sequence[str]) -> tuple[str, str]:
 
 
 def differences(base: pa.Table, other: pa.Table) -> list[str]:
-    """Lines about each task as it was named, a group with all its members' items, and about the mean over tasks."""
+    """One line per metric of each named task or group, and of the mean over tasks: the difference with its interval."""
     names = [*evaluation.named_tasks(base)]
     lines = []
-    for task in [*names, "mean"] if len(names) > 1 else names:
-        for score in ("acc", "bpb"):
-            before, after = (evaluation.samples(items, f"{task}/{score}") for items in (base, other))
-            if not before and not after:
-                continue  # a task that is scored by likelihood alone has no accuracy
-            found = statistics.paired_difference(before, after)
-            said = "{:+.4f} [{:+.4f}, {:+.4f}]".format(*found) if found else "no items that both models were scored on"
-            lines.append(f"{task}/{score}: {said}")
+    for task in [*names, evaluation.MEAN] if len(names) > 1 else names:
+        for metric in evaluation.METRICS:
+            name = f"{task}/{metric.name}"
+            before, after = (evaluation.samples(items, name) for items in (base, other))
+            if before or after:  # a task that is scored by likelihood alone has no accuracy
+                found = statistics.paired_difference(before, after)
+                no_items = "no items that both models were scored on"
+                lines.append(f"{name}: {'{:+.4f} [{:+.4f}, {:+.4f}]'.format(*found) if found else no_items}")
     return lines
 
 

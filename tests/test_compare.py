@@ -70,6 +70,7 @@ def test_groups_files_and_tasks_of_likelihood_alone_are_compared_as_they_were_na
     lines = compare.differences(items(before, right, named), items(after, right, named))
     gaps = [-0.1, -0.2, 0.0, -1.0], [1.0, 0.9]
     group, own = (statistics.fmean(of) for of in gaps)
+    lines = [line for line in lines if line.partition(":")[0].endswith(("/acc", "/bpb"))]
     assert [line.split(" [")[0] for line in lines] == [
         "group/acc: +0.0000",
         f"group/bpb: {group:+.4f}",

@@ -10,8 +10,23 @@ import math
 
 import numpy as np
 import pytest
+from scipy import stats
 
-from raycodellm.statistics import Variance, half_width, range_quantile, seed_difference, seed_noise
+from raycodellm.statistics import (
+    UNKNOWN,
+    ArmMeasurements,
+    Interval,
+    SeedNoise,
+    Variance,
+    half_width,
+    mean_interval,
+    paired_difference,
+    pareto_front,
+    range_quantile,
+    seed_difference,
+    seed_noise,
+    wilson_interval,
+)
 
 SEED_SD, CORRELATION = 0.041, 0.79
 ITEMS = Variance((0.0076 / 1.96) ** 2, 398)
@@ -113,3 +128,62 @@ def test_two_seeds_that_agree_by_chance_leave_the_difference_as_unsure_as_its_it
 @pytest.mark.parametrize(("means", "degrees", "table"), [(3, 10, 3.877), (6, 10, 4.912), (6, 5, 6.033), (2, 10, 3.151)])
 def test_range_quantiles_are_those_of_the_tables_over_the_square_root_of_two(means, degrees, table):
     assert range_quantile(means, degrees) * math.sqrt(2) == pytest.approx(table, abs=2e-3)
+
+
+# ------------------------------------------------------------------------------------------------- against scipy
+
+
+def drawn(seed: int, n: int = 40) -> dict[int, float]:
+    return dict(enumerate(np.random.default_rng(seed).normal(2.0, 0.5, n).tolist()))
+
+
+def test_intervals_of_means_and_shares_are_those_of_scipy():
+    values = list(drawn(1).values())
+    theirs = stats.t.interval(0.95, len(values) - 1, np.mean(values), stats.sem(values))
+    assert mean_interval(values) == pytest.approx((np.mean(values), *theirs), rel=1e-12)
+    share = stats.binomtest(17, 60).proportion_ci(0.95, "wilson")
+    assert wilson_interval(17, 60) == pytest.approx((share.low, share.high), rel=1e-12)
+
+
+def test_a_paired_difference_is_that_of_scipys_paired_t_test_over_the_common_items():
+    base, other = drawn(1), drawn(2)
+    common = range(5, 35)
+    found = paired_difference([base], [{item: other[item] for item in common}])
+    test = stats.ttest_rel([other[item] for item in common], [base[item] for item in common])
+    theirs = test.confidence_interval(0.95)
+    assert found[1:] == pytest.approx((theirs.low, theirs.high), rel=1e-12)
+    assert paired_difference([base], [{-1: 1.0}]) is None and paired_difference([base], []) is None
+
+
+def test_an_arm_without_known_seed_noise_has_the_interval_of_its_items_and_no_known_difference():
+    unknown = SeedNoise(UNKNOWN, UNKNOWN)
+    arms = [ArmMeasurements({0: float(np.mean(list(one.values())))}, {0: [one]}, None) for one in (drawn(1), drawn(2))]
+    assert arms[0].interval(unknown) == pytest.approx(mean_interval([*drawn(1).values()]), rel=1e-12)
+    assert math.isnan(arms[0].minus(arms[1], unknown, 2).low)
+    recorded = Interval(0.5, 0.4, 0.7)
+    assert ArmMeasurements({0: 0.5}, {0: []}, recorded).interval(unknown) == recorded
+
+
+def test_a_difference_adds_the_half_widths_of_paired_items_and_paired_seeds_in_squares():
+    items = [drawn(seed) for seed in range(6)]
+    arms = [
+        ArmMeasurements(
+            {seed: float(np.mean(list(items[3 * arm + seed].values()))) for seed in range(3)},
+            {seed: [items[3 * arm + seed]] for seed in range(3)},
+            None,
+        )
+        for arm in range(2)
+    ]
+    noise = seed_noise({number: arm.scores for number, arm in enumerate(arms)})
+    found = arms[0].minus(arms[1], noise, 2)
+    seeds = stats.ttest_rel(list(arms[0].scores.values()), list(arms[1].scores.values())).confidence_interval(0.95)
+    means = [np.mean([[*items[3 * arm + seed].values()] for seed in range(3)], axis=0) for arm in range(2)]
+    over_items = stats.ttest_rel(*means).confidence_interval(0.95)
+    half = math.hypot((seeds.high - seeds.low) / 2, (over_items.high - over_items.low) / 2)
+    assert found.high - found.value == pytest.approx(half, rel=1e-9)
+
+
+def test_the_pareto_front_holds_each_arm_that_no_other_beats():
+    points = {0: (1.0, 5.0), 1: (2.0, 6.0), 2: (3.0, 4.0), 3: (1.0, 5.0), 4: (0.5, 6.0)}
+    assert pareto_front(points, [True, False]) == {4}
+    assert pareto_front(points, [True, True]) == {0, 2, 3, 4}
