@@ -162,5 +162,8 @@ def _write_timing(folder: Folder, before: dict[str, float], seconds: dict[str, f
 
 def is_stuck_in_ray() -> bool:
     """Whether a thread of a slot waits for Ray and cannot be ended."""
-    slots = sys.modules.get("raycodellm.slots")
-    return slots is not None and slots.threads_left()
+    if "raycodellm.slots.pool" not in sys.modules:  # no slot was started; the import would take 2 s
+        return False
+    from raycodellm import slots
+
+    return slots.threads_left()
