@@ -20,7 +20,7 @@ from raycodellm.files import Folder
 from raycodellm.stage import World, open_stores
 from raycodellm.stage.held_out import HeldOut
 from raycodellm.tokens import Reading, SourceSize
-from raycodellm.tokens.documents import LARGEST_SHARE, held_out
+from raycodellm.tokens.documents import LARGEST_SHARE, choose_held_out
 
 HELD = "held_out={tokens: 1000}"
 SAME = ("instruct.responses_only=false", "instruct.weights=null", "instruct.code_ratio=0.25")
@@ -29,7 +29,7 @@ SAME = ("instruct.responses_only=false", "instruct.weights=null", "instruct.code
 @given(st.lists(st.integers(1, 3000), min_size=1, max_size=80), st.integers(1, 5000))
 def test_about_as_many_tokens_as_asked_for_are_held_out_in_whole_documents(sizes, asked):
     sizes = np.array(sizes)
-    held = held_out(sizes, asked)
+    held = choose_held_out(sizes, asked)
     total = int(sizes[held].sum())
     assert total >= min(asked, sizes.sum()) and held.any()
     # Without the one that was taken last there are too few.
@@ -42,13 +42,13 @@ def test_about_as_many_tokens_as_asked_for_are_held_out_in_whole_documents(sizes
 def test_one_freak_document_is_passed_over_wherever_it_stands(place):
     sizes = np.full(300, 400)
     sizes[place] = 100_000  # nearly half of the source
-    held = held_out(sizes, 8_000)
+    held = choose_held_out(sizes, 8_000)
     assert not held[place] and held.sum() == 20
 
 
 def test_a_source_of_a_few_books_gives_its_shortest():
     sizes = np.array([150_000, 500_000, 300_000, 420_000])
-    assert held_out(sizes, 50_000).tolist() == [True, False, False, False]
+    assert choose_held_out(sizes, 50_000).tolist() == [True, False, False, False]
 
 
 def pieces(rows: np.ndarray, mask: np.ndarray) -> Counter:
@@ -62,7 +62,7 @@ def test_a_document_is_trained_on_or_measured_by_sequences_of_any_length(
     tmp_path_factory, documents, shards, batch, length, asked
 ):
     store = write_store(Folder(str(tmp_path_factory.mktemp("s"))), documents, None, shards, batch)
-    held = held_out(np.array([len(document) for document in documents]), asked)
+    held = choose_held_out(np.array([len(document) for document in documents]), asked)
     for measured in (False, True):
         stream = [t for document, apart in zip(documents, held, strict=True) if apart == measured for t in document]
         reading = Reading("concatenate", asked, measured)
@@ -85,7 +85,7 @@ def test_a_document_is_trained_on_or_measured_by_sequences_of_any_length(
 def test_an_example_is_trained_on_or_measured_with_its_prompt(tmp_path_factory, documents, asked, packing):
     prompts = [len(document) // 2 for document in documents]
     store = write_store(Folder(str(tmp_path_factory.mktemp("s"))), documents, prompts, 2, 100)
-    held = held_out(np.array([len(document) for document in documents]), asked)
+    held = choose_held_out(np.array([len(document) for document in documents]), asked)
     for measured in (False, True):
         part = store.packed(Reading(packing, asked, measured))
         _, mask = part.read(np.arange(part.num_sequences(25)), 25)

@@ -187,7 +187,7 @@ def test_a_finished_stage_is_read_and_not_trained_again(straight):
 def test_the_ledger_counts_the_plan(straight):
     job, record = straight
     assert table(job, "ledger.parquet").to_pylist() == as_json(record.ledger)
-    counts = mixture.plan(job).counts(8 * ROWS)
+    counts = mixture.make_plan(job).counts(8 * ROWS)
     for row, source, count in zip(record.ledger, job.sources, counts, strict=True):
         assert row.tokens == row.planned_tokens == count * LENGTH == row.sequences * LENGTH
         assert row.loss_tokens == count * (LENGTH - 1)
@@ -200,8 +200,8 @@ def test_the_ledger_counts_each_phase_though_it_ends_inside_a_step_and_the_stage
     assert job.phase_ends[0] % ROWS
     assert train(job, stop_before=3) is None
     ledger = train(job).ledger
-    edge = mixture.plan(job).counts(job.phase_ends[0])
-    for row, first, whole in zip(ledger, edge, mixture.plan(job).counts(8 * ROWS), strict=True):
+    edge = mixture.make_plan(job).counts(job.phase_ends[0])
+    for row, first, whole in zip(ledger, edge, mixture.make_plan(job).counts(8 * ROWS), strict=True):
         assert [phase.sequences for phase in row.phases] == [first, whole - first]
         assert [phase.difference for phase in row.phases] == [0, 0]
         assert sum(phase.tokens for phase in row.phases) == row.tokens == row.planned_tokens
@@ -211,7 +211,7 @@ def test_the_ledger_counts_each_phase_though_it_ends_inside_a_step_and_the_stage
 
 def test_the_checksum_is_that_of_the_plan_s_order(straight):
     job, record = straight
-    rows = mixture.plan(job).rows(0, 8 * ROWS)
+    rows = mixture.make_plan(job).rows(0, 8 * ROWS)
     names = tuple(source.name for source in job.sources)
     assert record.order_checksum == f"{order_checksum(rows.position, rows.source, rows.sequence, names):016x}"
 
@@ -253,7 +253,7 @@ def test_the_metrics_follow_the_stage(straight):
 def test_only_responses_count_where_the_stage_says_so(tmp_path):
     job = make_job(tmp_path, num_steps=3, kinds=("instruct_text", "instruct_code"))
     record = train(job)
-    rows = mixture.plan(job).rows(0, 3 * ROWS)
+    rows = mixture.make_plan(job).rows(0, 3 * ROWS)
     for index, row in enumerate(record.ledger):
         sequences = rows.sequence[rows.source == index]
         assert row.loss_tokens == sum(LENGTH - max(1, s % LENGTH) for s in sequences)
@@ -360,7 +360,7 @@ def test_a_loss_that_is_not_finite_ends_the_stage_with_what_and_where(tmp_path, 
     monkeypatch.setattr(TrainedModel, "forward", forward)
     with pytest.raises(TrainingError) as failed:
         train(job)
-    row = mixture.plan(job).rows(2 * ROWS + 4, 2 * ROWS + 5)
+    row = mixture.make_plan(job).rows(2 * ROWS + 4, 2 * ROWS + 5)
     name = job.sources[int(row.source[0])].name
     assert f"step 2: the loss is not finite at position 16 ({name} sequence {row.sequence[0]})" in str(failed.value)
     assert "learning_rate.peak" in str(failed.value)
@@ -414,7 +414,7 @@ def test_a_skipped_batch_is_counted_apart_and_an_interruption_changes_nothing(tm
     monkeypatch.undo()
     monkeypatch.setattr(setup, "open_stores", open_fakes)
     assert record.skipped_steps == 2 and record.num_steps == 8
-    rows = mixture.plan(whole).rows(0, 8 * ROWS)
+    rows = mixture.make_plan(whole).rows(0, 8 * ROWS)
     lost = np.isin(rows.position // ROWS, (2, 5))
     for index, row in enumerate(record.ledger):
         assert row.sequences == np.sum((rows.source == index) & ~lost)
@@ -593,7 +593,7 @@ def test_held_out_text_is_measured_in_bits_per_byte_and_never_trained_on(tmp_pat
     found = table(job, "metrics.parquet").to_pylist()
     assert [row["step"] for row in found if np.isfinite(row["bpb/words"])] == [3, 6, 8]
     assert record.held_out_bpb == {name: found[-1][f"bpb/{name}"] for name in ("words", "code")}
-    plan = mixture.plan(job).rows(0, 8 * ROWS)
+    plan = mixture.make_plan(job).rows(0, 8 * ROWS)
     for index, source in enumerate(job.sources):
         drawn = set(plan.sequence[plan.source == index].tolist())
         assert max(drawn) < source.num_sequences

@@ -122,7 +122,7 @@ def test_a_stage_starts_where_those_before_it_stopped_in_each_source(sweep_text:
     plain = ("instruct.responses_only=false", "instruct.weights=null", "instruct.code_ratio=0.25")
     made = chain(sweep_text, *plain, "instruct.sequence_length=64")
     first, second = made.stages
-    drawn = mixture.plan(first).counts(first.stage.num_sequences)
+    drawn = mixture.make_plan(first).counts(first.stage.num_sequences)
     assert [source.num_sequences_consumed for source in first.sources] == [0, 0]
     assert [source.num_sequences_consumed for source in second.sources] == drawn.tolist()
     assert second.parent == first.folder
@@ -206,7 +206,7 @@ def test_planned_sequences_per_phase_add_up_to_the_plan(sweep_text: str) -> None
     job = chain(sweep_text, params={"pretrain.code_ratio": 0.5, "pretrain.schedule": "decrease"}).stages[0]
     assert len(job.phase_ends) == 3
     assert job.phase_ends[-1] == job.stage.num_sequences
-    counts = [mixture.plan(job).counts(end).tolist() for end in job.phase_ends]
+    counts = [mixture.make_plan(job).counts(end).tolist() for end in job.phase_ends]
     assert [sum(source.planned) for source in job.sources] == counts[-1]
     assert [source.planned[0] for source in job.sources] == counts[0]
     assert mixture.planned_by_phase(job) == mixture.planned_by_phase(

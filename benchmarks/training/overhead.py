@@ -292,7 +292,7 @@ def _bare(job: Any, world: Any, own_loss: bool) -> tuple[float, float, dict[str,
 
     stage = job.stage
     reading = ingest.steps(
-        *(mixture.plan(job), open_stores(job), stage.sequence_length, stage.batch_sequences, 0),
+        *(mixture.make_plan(job), open_stores(job), stage.sequence_length, stage.batch_sequences, 0),
         rank=world.rank,
         world_size=world.world_size,
     )

@@ -102,12 +102,12 @@ class DeepSpeedAdapter:
             group["lr"] = learning_rate
         if self._zero == 0 and self._clips_in_optimizer:
             gradients = [p.grad for p in self.trained.parameters() if p.grad is not None]
-            self._grad_norm = found = nn.utils.get_total_norm(gradients)
+            self._grad_norm = total_norm = nn.utils.get_total_norm(gradients)
             self._deepspeed.step()
         else:
             self._deepspeed.step()
-            found = self._deepspeed.get_global_grad_norm()
-        norm = torch.as_tensor(found, dtype=torch.float64, device=self.device)
+            total_norm = self._deepspeed.get_global_grad_norm()
+        norm = torch.as_tensor(total_norm, dtype=torch.float64, device=self.device)
         norm = torch.where(norm < 0, torch.inf, norm)  # ZeRO gives -1 for a norm that is not finite
         return norm, torch.isfinite(norm).double() * float(self._deepspeed.was_step_applied())
 
@@ -134,7 +134,7 @@ class DeepSpeedAdapter:
     # ---- weights and moments
 
     def parameters(self) -> Iterator[tuple[str, nn.Parameter]]:
-        """Every parameter once, tied ones too, by its name in the Hugging Face model."""
+        """Every parameter with its name in the Hugging Face model; tied parameters once."""
         for name, parameter in self.trained.named_parameters():
             yield name.removeprefix("model."), parameter
 

@@ -88,9 +88,9 @@ def find_damage(folder: Folder) -> str | None:
     try:
         files = retrying.patiently(lambda: folder.read_json(COMPLETE)["files"], COMPLETE)
         for name, expected in files.items():
-            found = retrying.patiently(partial(_size_and_checksum_of, folder, name), name)
-            if found != list(expected):
-                return f"{name} has {found[0]} bytes with checksum {found[1]}, its marker says {expected}"
+            actual = retrying.patiently(partial(_size_and_checksum_of, folder, name), name)
+            if actual != list(expected):
+                return f"{name} has {actual[0]} bytes with checksum {actual[1]}, its marker says {expected}"
     except (OSError, ValueError, KeyError) as error:
         return f"cannot be read: {error}"
     return None

@@ -55,7 +55,7 @@ class _ShardWrite:
             self.thread.join()
 
     def problem(self) -> str | None:
-        """Why the files could not be written; None when all are there."""
+        """Why the files could not be written; None when all are written."""
         if self.error is None:
             return None
         if isinstance(self.error, OSError):

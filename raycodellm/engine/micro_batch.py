@@ -137,19 +137,19 @@ def bytes_kept(model: nn.Module, stage: Stage, scaling: Scaling) -> tuple[float,
     weights = {parameter.untyped_storage().data_ptr() for parameter in trained.parameters()}
 
     def kept(rows: int) -> int:
-        found: dict[int, int] = {}
+        num_bytes: dict[int, int] = {}
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
             storage = tensor.untyped_storage()
             if storage.data_ptr() not in weights:
-                found[storage.data_ptr()] = storage.nbytes()
+                num_bytes[storage.data_ptr()] = storage.nbytes()
             return tensor
 
         tokens = torch.zeros(rows, stage.sequence_length, dtype=torch.int64)
         with torch.autograd.graph.saved_tensors_hooks(pack, lambda tensor: tensor):
             outcome = trained(tokens, tokens)
         del outcome
-        return sum(found.values())
+        return sum(num_bytes.values())
 
     one, two = kept(1), kept(2)
     per_row = max(1.0, float(two - one))

@@ -9,7 +9,7 @@ Imports here stay light: every process that runs a read task pays for them.
 from raycodellm.ingest.blocks import Block, Store, read_rows
 from raycodellm.ingest.cache import cached, filling
 from raycodellm.ingest.readers import preload
-from raycodellm.ingest.steps import IGNORED, StepBatch, micro_batches_per_step, steps
+from raycodellm.ingest.step_batches import IGNORED, StepBatch, micro_batches_per_step, steps
 
 __all__ = [
     "IGNORED",

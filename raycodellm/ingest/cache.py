@@ -168,7 +168,7 @@ def cached(store: PackedStore, scaling: Scaling) -> PackedStore | CachedStore:
 
 @contextlib.contextmanager
 def filling(stores: Sequence[Any]) -> Iterator[None]:
-    """Copies those stores that are cached, in a thread, while the block runs; starts no copy after the block's end."""
+    """Copies the cached ones of `stores`, in a thread, while the block runs; starts no copy after its end."""
     waiting = [store for store in stores if isinstance(store, CachedStore)]
     stopped = threading.Event()
     if not waiting:

@@ -105,23 +105,23 @@ class Plan:
         return SourceOrder(self.schedule, self.num_sequences)
 
 
-def plan(job: StageJob) -> Plan:
+def make_plan(job: StageJob) -> Plan:
     """The plan of a stage's job. Raises ValueError when a source that the stage draws from holds no whole sequence."""
     progress, weights = zip(*job.breakpoints, strict=True)
-    made = Plan(Schedule(progress, weights, job.interpolation), job.sources, job.stage.num_sequences, job.seed)
+    schedule = Schedule(progress, weights, job.interpolation)
     for place, source in enumerate(job.sources):
         if not source.num_sequences and any(row[place] for row in weights):
             raise ValueError(
                 f"stage {job.stage.name!r}: source {source.name!r} holds no whole sequence of "
                 f"{job.stage.sequence_length} tokens; use more data or a smaller sequence_length"
             )
-    return made
+    return Plan(schedule, job.sources, job.stage.num_sequences, job.seed)
 
 
 def planned_by_phase(job: StageJob) -> list[list[int]]:
     """Sequences that each phase of the stage draws of each source: the job's own numbers, or else worked out."""
     if all(source.planned for source in job.sources):
         return [list(row) for row in zip(*(source.planned for source in job.sources), strict=True)]
-    made = plan(job)
-    edges = planned_sequences(made.schedule, made.num_sequences, job.phase_ends or (made.num_sequences,))
+    plan = make_plan(job)
+    edges = planned_sequences(plan.schedule, plan.num_sequences, job.phase_ends or (plan.num_sequences,))
     return np.diff(edges, axis=0, prepend=[[0] * len(job.sources)]).tolist()

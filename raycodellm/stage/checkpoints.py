@@ -44,7 +44,7 @@ class StageCheckpoints:
         self.restart_interval(tally.step)
 
     def complete(self) -> None:
-        """Completes the checkpoint in the background, where there is one. Raises TrainingError on all ranks alike."""
+        """Completes a checkpoint that was written in the background. Raises TrainingError on all ranks alike."""
         if self._engine.checkpoints.finish() is not None:
             self._prune()
 

@@ -25,8 +25,8 @@ class StageFolder(Folder):
     def complete_checkpoints(self) -> list[str]:
         """Names of the complete checkpoints, oldest first."""
         folder = self / CHECKPOINTS
-        found = [name for name in folder.list() if name.startswith("step-")]
-        complete = [name for name in found if (folder / name).exists(engines.COMPLETE)]
+        names = [name for name in folder.list() if name.startswith("step-")]
+        complete = [name for name in names if (folder / name).exists(engines.COMPLETE)]
         return sorted(complete, key=lambda name: int(name.removeprefix("step-")))
 
     def lacks_optimizer(self) -> bool:

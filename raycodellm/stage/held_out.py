@@ -88,15 +88,15 @@ class HeldOut:
     def _bytes_of(self, tokens: np.ndarray, mask: np.ndarray, source: np.ndarray) -> np.ndarray:
         """float64[sources]: bytes of the counted tokens; a sequence's first token is not predicted, so never counts."""
         table = token_bytes(Folder(self.job.tokenizer))
-        found = np.zeros(len(self.job.sources))
+        num_bytes = np.zeros(len(self.job.sources))
         for index, store in enumerate(self.stores):
             rows = source == index
             counted = tokens[rows][:, 1:][mask[rows][:, 1:]]
             if table is not None:
-                found[index] = table[counted].sum()
+                num_bytes[index] = table[counted].sum()
             elif len(counted):
-                found[index] = len(counted) * store.manifest.num_bytes / store.manifest.num_tokens
-        return found
+                num_bytes[index] = len(counted) * store.manifest.num_bytes / store.manifest.num_tokens
+        return num_bytes
 
     def _cut(self, tokens: np.ndarray, mask: np.ndarray, source: np.ndarray) -> Iterator[_Batch]:
         """Batches, equally many on every worker so that their exchanges pair up; the last may have no rows."""

@@ -49,7 +49,7 @@ def train_stage(
     done = engines.gather(world, finished_stage(folder) if world.rank == 0 else None)[0]
     if done is not None and not (job.keep_optimizer and engines.gather(world, folder.lacks_optimizer())[0]):
         return done
-    plan = mixture.plan(job)
+    plan = mixture.make_plan(job)
     progress = ProgressReporter(job, world, plan, on_progress)
     if done is None and world.rank == 0 and folder.exists(DONE):
         progress.say(f"{folder}/stage.json: no record of the finished stage can be read; the stage is trained again")
@@ -65,7 +65,7 @@ def train_stage(
 
 
 class TrainingLoop:
-    """Trains a stage step after step, and counts in `tally` what was trained."""
+    """Trains a stage step after step, and counts in `tally` the sequences and tokens trained."""
 
     def __init__(
         self,

@@ -33,13 +33,13 @@ _EXPLODING_STEPS = 3
 
 @dataclass
 class Tally:
-    """What was trained so far in the stage: plain numbers that travel in the checkpoint.
+    """Counts of the stage's training so far: plain numbers that travel in the checkpoint.
 
     All are summed over workers, except `checksum`: each worker's is of its own rows until a checkpoint sums them.
     """
 
     step: int
-    """Steps trained, skipped ones included."""
+    """Steps trained, skipped steps included."""
     phases: list[list[int]]
     """Sequences trained, per phase of the stage and source."""
     loss_tokens: list[int]
@@ -76,7 +76,7 @@ class Tally:
 
     @property
     def drawn(self) -> list[int]:
-        """Sequences per source, skipped ones included: the plan continues after these."""
+        """Sequences per source, those of skipped steps included: the plan continues after them."""
         return added(self.sequences, self.skipped)
 
     def add_step(self, result: StepResult, drawn: Sequence[Sequence[int]], checksum: int, num_steps: int) -> None:
@@ -197,7 +197,7 @@ def code_ratio(sequences: Sequence[int], is_code: Sequence[bool]) -> float:
 
 
 def ledger(job: StageJob, tally: Tally) -> tuple[LedgerRow, ...]:
-    """Tokens, epochs and phases of each source: what was trained, and what was planned."""
+    """Tokens, epochs and phases of each source, planned and trained."""
     length, planned = job.stage.sequence_length, mixture.planned_by_phase(job)
     rows = []
     for index, source in enumerate(job.sources):

@@ -71,5 +71,5 @@ def _record(job: StageJob, tally: Tally, num_devices: int) -> StageRecord:
 def _last_measured(job: StageJob, tally: Tally) -> dict[str, float]:
     """Bits per byte of held-out text at the stage's end, of each source that has any."""
     last = tally.rows[-1] if tally.rows else {}
-    found = {source.name: last.get(f"bpb/{source.name}", float("nan")) for source in job.sources}
-    return {name: value for name, value in found.items() if math.isfinite(value)}
+    measured = {source.name: last.get(f"bpb/{source.name}", float("nan")) for source in job.sources}
+    return {name: value for name, value in measured.items() if math.isfinite(value)}

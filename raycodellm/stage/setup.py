@@ -97,7 +97,7 @@ def set_up(job: StageJob, world: World, plan: Plan, progress: ProgressReporter, 
 
 
 def open_stores(job: StageJob) -> list[Any]:
-    """The token stores of the job's sources, in their order, read as the stage packs them, without what is held out."""
+    """The token stores of the job's sources, in their order, packed as the stage says, without held-out documents."""
     from raycodellm.tokens import Reading, TokenStore
 
     stores = [TokenStore.open(Folder(source.store)) for source in job.sources]

@@ -8,7 +8,9 @@ from raycodellm.tokens.build import prepare_store, store_fingerprint
 from raycodellm.tokens.documents import Reading
 from raycodellm.tokens.manifest import Manifest, Shard, StoreError
 from raycodellm.tokens.packing import PackingReport
-from raycodellm.tokens.prepare import (
+from raycodellm.tokens.progress import SourceProgress
+from raycodellm.tokens.store import PackedStore, TokenStore
+from raycodellm.tokens.sweep_data import (
     Prepared,
     SourceSize,
     asks_for_items,
@@ -17,8 +19,6 @@ from raycodellm.tokens.prepare import (
     prepare,
     warnings_of,
 )
-from raycodellm.tokens.progress import SourceProgress
-from raycodellm.tokens.store import PackedStore, TokenStore
 from raycodellm.tokens.tokenizer import TokenizerInfo, build_tokenizer, tokenizer_fingerprint
 
 __all__ = [

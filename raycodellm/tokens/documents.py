@@ -47,13 +47,13 @@ class Documents:
         """The documents that `reading` includes."""
         if not reading.held_out_tokens:
             return self
-        held = held_out(self.num_tokens, reading.held_out_tokens)
+        held = choose_held_out(self.num_tokens, reading.held_out_tokens)
         chosen = np.flatnonzero(held if reading.measured else ~held)
         prompts = None if self.num_prompt is None else self.num_prompt[chosen]
         return Documents(self.start[chosen], self.num_tokens[chosen], prompts)
 
 
-def held_out(sizes: np.ndarray, num_tokens: int) -> np.ndarray:
+def choose_held_out(sizes: np.ndarray, num_tokens: int) -> np.ndarray:
     """bool[documents]: the documents to hold out, with `num_tokens` tokens in all or a few more.
 
     All documents are held out when they have fewer tokens. Documents are taken from the end of the shuffled store. A

@@ -47,13 +47,13 @@ def read_packing(folder: Folder, name: str, made_of: str) -> Packing | None:
         else:
             source = pa.BufferReader(folder.read_bytes(name))
         file = pa.ipc.open_file(source)
-        said = file.schema.metadata or {}
-        if said.get(b"made_of") != made_of.encode() or file.num_record_batches != 1:
+        metadata = file.schema.metadata or {}
+        if metadata.get(b"made_of") != made_of.encode() or file.num_record_batches != 1:
             return None
         sequences = file.get_batch(0).column(0)
         pieces = [sequences.values.field(place).to_numpy() for place in range(sequences.type.value_type.num_fields)]
         packing = Packing(sequences.offsets.to_numpy(), *pieces)
-        return packing if said.get(b"checksum") == _checksum(packing) else None
+        return packing if metadata.get(b"checksum") == _checksum(packing) else None
     except (OSError, pa.ArrowException, AttributeError, TypeError):
         return None  # Arrow has many errors for a damaged file, which is made again after any of them
 

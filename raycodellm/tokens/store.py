@@ -195,7 +195,7 @@ class TokenStore:
 
     def _made_of(self, sequence_length: int, reading: Reading | str) -> str:
         """The fingerprint of all that decides the packing."""
-        checksums = [[name, *said] for shard in self.manifest.shards for name, said in sorted(shard.files.items())]
+        checksums = [[name, *entry] for shard in self.manifest.shards for name, entry in sorted(shard.files.items())]
         packing, held_out_tokens, measured, _ = _reading(reading)
         return fingerprint([PACKING_VERSION, packing, held_out_tokens, measured, sequence_length, checksums])
 

@@ -110,26 +110,26 @@ def inspect(sweep: Sweep, storage: Folder, items: Items | None = None) -> dict[s
     for name, source in sweep.sources.items():
         store = finished_store(folders[name])
         if store:
-            found = (store.manifest.num_tokens, store.manifest.num_bytes, False)
+            size = (store.manifest.num_tokens, store.manifest.num_bytes, False)
         else:
             num_bytes = text_bytes(inputs[name])
             if source.limit_documents:
                 num_bytes = min(num_bytes, int(source.limit_documents * document_bytes(source, inputs[name])))
-            found = (int(num_bytes / _bytes_per_token(vocab_size)), num_bytes, True)
-        sizes[name] = SourceSize(*found, folders[name], store, prints[name], tokenizer_print)
+            size = (int(num_bytes / _bytes_per_token(vocab_size)), num_bytes, True)
+        sizes[name] = SourceSize(*size, folders[name], store, prints[name], tokenizer_print)
     return sizes
 
 
 def warnings_of(sweep: Sweep, items: Items | None = None) -> list[str]:
     """Warnings about a sweep's data that may surprise the user and do not stop the sweep."""
-    found = _warnings(_benchmarks(sweep, items))
+    warnings = _warnings(_benchmarks(sweep, items))
     if sweep.tokenizer.train and len(sweep.sources) > 1:
         count = len(sweep.sources)
-        found.append(
+        warnings.append(
             f"the tokenizer is trained on all {count} sources: a change to one of them makes all {count} token stores "
             "again; tokenizer.pretrained keeps the others"
         )
-    return found
+    return warnings
 
 
 def _warnings(benchmarks: Mapping[str, Benchmark | None]) -> list[str]:
