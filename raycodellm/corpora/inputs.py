@@ -1,4 +1,4 @@
-"""What a source is made of: its files as they are listed, before any of them is read."""
+"""The files of a source, as they are listed before any of them is read."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ class SourceInputs:
     seed: int = 0
     """Seed of a builtin source that is drawn at random."""
     excluded: tuple[tuple[str, int], ...] = ()
-    """What listing left out: (reason, number of files, folders or commits). No part of the fingerprint."""
+    """(reason, number of files, folders or commits) that listing left out. No part of the fingerprint."""
 
     @property
     def is_builtin(self) -> bool:

@@ -33,7 +33,7 @@ class Format:
     """
 
     name: str
-    """What `format` says in the sweep file; also the name of the file in `formats/`."""
+    """The value of `format` in the sweep file, and the name of the file in `formats/`."""
     settings: frozenset[str] = DATA_SET_SETTINGS
     """Which of `FORMAT_SETTINGS` a source of this format may have."""
 
@@ -75,7 +75,7 @@ class Format:
     rows: RowReader | None = None
     """How rows become documents, for a format without `read`."""
     identity: Callable[[Source, Sequence[InputFile]], Mapping[str, Any]] = field(default=lambda source, files: {})
-    """What a token store's identity holds of this reading: settings, and a version once documents have changed."""
+    """Settings that change the documents, for the store's identity; with a version once the reader has changed."""
 
     def speaks_for(self, source: Source, name: str) -> bool:
         """True if the file's name speaks for this format."""
@@ -113,7 +113,7 @@ def row_reader(source: Source) -> RowReader:
 
 
 def reading_identity(source: Source, format: Format | None, files: Sequence[InputFile]) -> dict[str, Any]:
-    """What decides which documents the files give, beside their content; `format` is None for a builtin source."""
+    """The settings and versions that decide which documents the files give; `format` is None for a builtin source."""
     reader = row_reader(source)
     known_by: dict[str, Any] = {
         "format": format.name if format else "builtin",

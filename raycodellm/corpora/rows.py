@@ -26,9 +26,9 @@ class RowReader:
     not_an_object: str = "not an object"
     """Reason that is counted for a record that is no row."""
     needs: str = ""
-    """What a row must hold, for the refusal of files that have no rows; empty if such files are fine too."""
+    """Content that a row must have, to be named when files without rows are refused; empty if these are fine too."""
     identity: Callable[[Source], Mapping[str, Any]] = field(default=lambda source: {})
-    """What a token store's identity holds of this reading: settings, and a version once documents have changed."""
+    """Settings that change the documents, for the store's identity; with a version once the reader has changed."""
 
 
 def text_fields(source: Source) -> tuple[str, ...]:

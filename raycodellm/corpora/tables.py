@@ -1,4 +1,4 @@
-"""What Parquet and Arrow files have in common: which columns are read, and how many rows at once."""
+"""Reading of tables, for Parquet and Arrow files: which columns are read, and how many rows at once."""
 
 from __future__ import annotations
 

@@ -43,7 +43,7 @@ class Benchmark:
 
     @property
     def identity(self) -> list[Any]:
-        """What the result of a search depends on: the names of the tasks and the runs of words."""
+        """The names of the tasks and a hash of the runs of words, on which the result of a search depends."""
         digests = [
             [
                 size,

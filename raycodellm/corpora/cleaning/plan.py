@@ -72,7 +72,7 @@ class CleaningPlan:
 
 
 def cleaning_identity(source: Source, benchmark: Benchmark | None) -> list[Any] | None:
-    """What the result depends on beside the source itself; None if nothing is cleaned."""
+    """The settings and items that the result depends on, beside the source; None if nothing is cleaned."""
     settings = (source.cleaning or Cleaning()).active()
     if source.take:
         settings["take"] = [source.take.end, source.take.share, source.score_field]
@@ -139,7 +139,7 @@ def _licenses(value: Any) -> list[str]:
 
 
 def _is_allowed(value: Any, allowed: frozenset[str]) -> bool:
-    """True if every license of the list is allowed; of an SPDX expression, one side of OR with all its AND terms."""
+    """True if every license of a list is allowed. Of an SPDX expression, all AND terms of one side of an OR must be."""
     return all(
         any(
             all(part.strip() in allowed for part in re.split(r"\s+and\s+", choice))

@@ -20,7 +20,7 @@ BATCH_DOCUMENTS = 4096
 
 @dataclass(frozen=True)
 class DocumentStats:
-    """What some neighbouring documents of a source showed."""
+    """Codes, measures and hashes of some neighbouring documents of a source."""
 
     codes: np.ndarray
     """uint8[documents]: 0, or 1 + the place of the reason in `CleaningPlan.reasons`."""

@@ -34,7 +34,7 @@ class Pair(NamedTuple):
     prompt: str
     response: str
     notes: tuple[str, ...] = ()
-    """What of the row is in neither; each note is counted."""
+    """Columns and answers that are in neither, as reasons; each is counted."""
 
 
 Turns = list[tuple[str, str]]

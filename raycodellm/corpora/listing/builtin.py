@@ -89,7 +89,7 @@ def builtin_digests(seed: int = 0) -> dict[str, str]:
 
 @lru_cache(maxsize=8)
 def _rows(name: str, seed: int) -> tuple[tuple[str, ...], ...]:
-    """What the corpus's function yields. Kept in memory, since parsing Python's library takes two seconds."""
+    """The rows that the corpus's function yields. Kept in memory, since parsing Python's library takes two seconds."""
     builtin = BUILTINS[name]
     arguments = {"seed": seed, "num_examples": builtin.num_examples} if builtin.num_examples else {}
     return tuple(_function(builtin.documents)(**arguments))

@@ -33,7 +33,7 @@ def list_remote(root: str) -> list[ListedFile]:
 
 
 def storage_hint(root: str, error: Exception) -> str:
-    """What may help against an object store's refusal, to be added to its message; empty for local paths."""
+    """Advice to add to the message of an object store's refusal; empty for local paths."""
     said = str(error)
     scheme, bucket = root.split("://")[0], "/".join(root.split("/")[:3])
     if scheme not in ("s3", "gs") or "://" not in root:
