@@ -31,12 +31,12 @@ class RowReader:
     """Settings that change the documents, for the store's identity; with a version once the reader has changed."""
 
 
-def text_fields(source: Source) -> tuple[str, ...]:
+def _text_fields(source: Source) -> tuple[str, ...]:
     return (source.text_field,) if isinstance(source.text_field, str) else source.text_field
 
 
 def _document_maker(source: Source) -> ToDocument:
-    fields = text_fields(source)
+    fields = _text_fields(source)
 
     def from_column(name: str, row: Mapping[str, Any]) -> Document:
         return Document(name, check_text(column_text(row, fields[0])))
@@ -59,7 +59,7 @@ def _identity(source: Source) -> dict[str, Any]:
 
 TEXT_ROWS = RowReader(
     _document_maker,
-    columns=lambda source: frozenset({*extra_columns(source), *text_fields(source)}),
+    columns=lambda source: frozenset({*extra_columns(source), *_text_fields(source)}),
     identity=_identity,
 )
 """The text of a row is in the columns `text_field`."""
