@@ -1,11 +1,11 @@
-"""What passes between the parts: jobs that ask for work and records that say what happened, as plain frozen values."""
+"""Jobs, which ask for work, and records, which say what happened: plain frozen values that pass between the parts."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import lru_cache
-from typing import Any, TypeVar
+from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
 
@@ -18,6 +18,11 @@ RECIPE_VERSION = 4
 """Raised whenever a change of the training code changes the weights that equal settings give."""
 
 
+def job_key(name: str, identity: str) -> str:
+    """Key of a job, which is also its folder's name. `name`: the stage's, or `evaluation`."""
+    return f"{name}-{identity}"
+
+
 @dataclass(frozen=True)
 class SourceSlice:
     """One source as a stage draws from it."""
@@ -27,18 +32,18 @@ class SourceSlice:
     store: str
     """URI of its token store."""
     num_sequences: int
-    """Sequences of the stage's length in the documents that are trained on: one epoch."""
+    """Sequences of the stage's length in the documents to train on: one epoch."""
     num_sequences_consumed: int
     """Sequences that the stages before this one drew from the source."""
     shuffle_group_size: int = 1
-    """Neighbouring sequences that stay together when an epoch is shuffled: more than 1 where the stages of a trial have
-    different sequence lengths, so that each goes on exactly where the one before stopped."""
+    """Neighbouring sequences that stay together when an epoch is shuffled. More than 1 when the stages of a trial have
+    different sequence lengths, so that each stage continues exactly where the one before stopped."""
     planned: tuple[int, ...] = ()
     """Sequences that the plan draws in each phase of the stage."""
     held_out_sequences: int = 0
-    """Sequences of held-out documents that this stage measures, spread evenly over all of them."""
+    """Sequences that this stage measures, spread evenly over the held-out documents."""
     held_out_tokens: int = 0
-    """Tokens asked for in whole documents that no stage of the sweep trains on; says which ones they are."""
+    """Tokens asked for in held-out documents, which no stage of the sweep trains on; determines which these are."""
 
     @property
     def is_code(self) -> bool:
@@ -47,7 +52,7 @@ class SourceSlice:
 
 @dataclass(frozen=True)
 class StageJob:
-    """One stage to train. Everything but `scaling` and the URIs decides the weights."""
+    """One stage to train. All fields but `scaling`, `keep_optimizer` and the URIs determine the weights."""
 
     identity: str
     folder: str
@@ -70,11 +75,15 @@ class StageJob:
     start_rate: float | None = None
     """Learning rate that the parent stage ended with, for a stage that continues from it."""
     keep_optimizer: bool = False
-    """Whether a stage after this one starts from its optimizer state; no part of the identity."""
+    """Whether a later stage starts from this stage's optimizer state; no part of the identity."""
+
+    @property
+    def kind(self) -> Literal["stage"]:
+        return "stage"
 
     @property
     def key(self) -> str:
-        return f"{self.stage.name}-{self.identity}"
+        return job_key(self.stage.name, self.identity)
 
 
 @dataclass(frozen=True)
@@ -82,9 +91,9 @@ class EvaluationJob:
     """One exported model to evaluate."""
 
     identity: str
-    """Of the model's last stage and the evaluation settings."""
+    """Hash of the last stage's identity, the tasks' contents and the evaluation settings."""
     folder: str
-    """URI of the folder that takes `metrics.json` and `items.parquet`."""
+    """URI of the folder for `metrics.json` and `items.parquet`."""
     model: str
     """URI of a Hugging Face model folder."""
     evaluation: Evaluation
@@ -92,13 +101,17 @@ class EvaluationJob:
     """Key of the stage job whose model is evaluated."""
 
     @property
+    def kind(self) -> Literal["evaluation"]:
+        return "evaluation"
+
+    @property
     def key(self) -> str:
-        return f"evaluation-{self.identity}"
+        return job_key("evaluation", self.identity)
 
 
 @dataclass(frozen=True)
 class PhaseRow:
-    """What one phase of a stage really consumed of one source."""
+    """What one phase of a stage consumed of one source."""
 
     planned_tokens: int
     tokens: int
@@ -109,25 +122,25 @@ class PhaseRow:
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """What one stage really consumed of one source, counted where it was trained on."""
+    """What one stage consumed of one source, counted where it was trained on."""
 
     source: str
     kind: str
     planned_tokens: int
     tokens: int
     loss_tokens: int
-    """Of these, the tokens that count in the loss (all but padding, prompts and each sequence's first)."""
+    """Tokens of these that count in the loss: all but padding, prompts and each sequence's first."""
     sequences: int
     epochs: float
     """Passes over the source in this stage and all before it, at this stage's end."""
     unique_tokens: int = 0
-    """Of `tokens`, those that neither this stage nor one before it had trained on."""
+    """Tokens of these that neither this stage nor one before it had trained on."""
     difference: int = 0
     """`tokens` less `planned_tokens`: 0 unless something broke."""
     phases: tuple[PhaseRow, ...] = ()
     """The same for each phase of the stage, in order."""
     skipped_sequences: int = 0
-    """Drawn in steps that were skipped, since their loss or gradient was not finite; in no other count."""
+    """Sequences of steps that were skipped because their loss or gradient was not finite; in no other count."""
 
 
 @dataclass(frozen=True)
@@ -141,16 +154,16 @@ class StageRecord:
     final_loss: float
     """Mean loss per counted token over the last tenth of the steps, in nats."""
     wall_seconds: float
-    """Spent training, summed over all attempts that led to this result."""
+    """Spent on training, summed over all attempts."""
     device_seconds: float
     """`wall_seconds` times workers."""
     order_checksum: str
-    """Of every (position, source, sequence) trained on; equal for equal orders, whatever the number of workers."""
+    """Checksum of every (position, source, sequence) trained on; equal for any number of workers."""
     resumed_at: tuple[int, ...] = ()
     """Steps at which the stage was continued from a checkpoint."""
     ledger: tuple[LedgerRow, ...] = ()
     skipped_steps: int = 0
-    """Steps of `num_steps` that changed nothing, since their loss or gradient was not finite."""
+    """Steps among `num_steps` that changed nothing, because their loss or gradient was not finite."""
     held_out_bpb: Mapping[str, float] = field(default_factory=dict)
     """Per source: bits per byte of its held-out text after the last step."""
 
@@ -166,8 +179,9 @@ class Progress:
     tokens_per_second: float = 0.0
     loss: float = float("nan")
     code_ratio_planned: float = float("nan")
-    """Of all steps until now, as `code_ratio_real`."""
+    """Planned share of code among all tokens until now."""
     code_ratio_real: float = float("nan")
+    """Share of code among all tokens trained until now."""
     note: str = ""
     mfu: float = float("nan")
     """Share of the devices' best FLOP/s that the training uses, 0 to 1."""
@@ -188,18 +202,19 @@ def as_json(record: Any) -> Any:
 
 
 def from_json(kind: type[T], data: Any, file: str) -> T:
-    """The record that `as_json` wrote into `file`. Raises `DamagedFile` where a field is missing or of another type.
+    """The record that `as_json` wrote into `file`. Raises `DamagedFile` when a field is missing or of another type.
 
-    Fields that this version does not know, since a newer one wrote them, stay in `more` where the record has one.
+    Fields that only a newer version knows are kept in `more`, if the record has that field.
     """
     try:
-        record = _schema(kind).validate_python(data)
+        record = _schema(kind).validate_python(data)  # type: ignore[arg-type]  # a type is hashable
     except ValidationError as error:
         first = error.errors()[0]
         field_name = ".".join(map(str, first["loc"]))
         raise DamagedFile(file, f"{field_name}: {first['msg'].lower()}" if field_name else first["msg"]) from error
-    if isinstance(data, Mapping) and "more" in getattr(kind, "__dataclass_fields__", ()):
-        unknown = {name: value for name, value in data.items() if name not in kind.__dataclass_fields__}
+    fields: Mapping[str, Any] = getattr(kind, "__dataclass_fields__", {})
+    if isinstance(data, Mapping) and "more" in fields:
+        unknown = {name: value for name, value in data.items() if name not in fields}
         record = replace(record, more={**record.more, **unknown})
     return record
 
@@ -210,8 +225,8 @@ def _schema(kind: Any) -> TypeAdapter:
 
 
 def summed_ledger(records: Sequence[StageRecord]) -> tuple[LedgerRow, ...]:
-    """The ledger of a trial: of each source the sum over its stages, in order of appearance; epochs at the last one's
-    end. A stage may have been trained for another trial, or long before."""
+    """The ledger of a trial: the sum over its stages for each source, in order of appearance. `epochs` is the value at
+    the last stage's end. Another trial or an earlier run may have trained a stage."""
     totals: dict[str, LedgerRow] = {}
     for row in (row for record in records for row in record.ledger):
         before = totals.get(row.source)
@@ -233,10 +248,11 @@ _SUMMED = (
 
 @dataclass(frozen=True)
 class TrialResult:
-    """One row of `trials.parquet`. `state`: complete, failed, running or waiting."""
+    """One trial: `trial.json` while it runs, `result.json` when it has ended, and a row of `trials.parquet`."""
 
     number: int
     state: str
+    """complete, failed, running or waiting."""
     arm: int
     seed: int
     params: dict[str, Any] = field(default_factory=dict)
@@ -248,19 +264,20 @@ class TrialResult:
     stages: tuple[str, ...] = ()
     """Keys of the trial's stages, in order."""
     evaluation: str = ""
-    """Key of its evaluation, which lies in the last stage's folder; of trials of older versions not known."""
+    """Key of its evaluation, whose folder is in the last stage's folder. Empty for trials of older versions."""
     wall_seconds: float = 0.0
     device_seconds: float = 0.0
     deaths: int = 0
-    """Of workers under the trial's jobs, by the driver that ended the trial."""
+    """Deaths of workers under the trial's jobs, as counted by the driver that ended the trial."""
     preemptions: int = 0
     """Times that the jobs' workers were told to leave."""
     error: str | None = None
     more: dict[str, Any] = field(default_factory=dict)
-    """Fields that a newer version wrote beside these; written again, and used for nothing."""
+    """Fields that only a newer version knows; kept when the record is written again, and used for nothing."""
 
     def row(self) -> dict[str, Any]:
-        """Flat columns: `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`, `epochs.prose`."""
+        """The row of `trials.parquet`: flat columns `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`,
+        `epochs.prose`."""
         flat = asdict(self)
         ledger = flat.pop("ledger")
         flat.pop("more")

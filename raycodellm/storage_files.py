@@ -1,8 +1,8 @@
-"""The one door to what lies in a storage: every record is read here, checked, and named where it is damaged.
+"""Reads the files of a storage: every record is checked here, and a damaged file is named.
 
-A function that reads raises `DamagedFile` with one line: which file, what is wrong, what is lost, how to go on.
-`attempt` is for whoever can do without: a table or a report says the line and shows the rest. Fields that a newer
-version wrote are kept. What is there twice, or can be made again, is taken from there.
+A function that reads raises `DamagedFile` with one line: which file, what is wrong, what is lost, how to continue.
+`attempt` is for callers that can do without the file: a table or a report says the line and shows the rest. Fields
+that a newer version wrote are kept. A damaged file that exists twice is read from its copy.
 """
 
 from __future__ import annotations
@@ -24,17 +24,21 @@ if TYPE_CHECKING:
 T = TypeVar("T")
 
 DONE = "DONE"
-"""The file that makes a stage a finished one; it holds the stage's record a second time."""
+"""Written last into a finished stage's folder (see `finished`); holds the stage's record a second time."""
 ITEM_TYPES = {"task": "string", "item": "int64", "correct": "bool", "bits_per_byte": "double", "chance": "double"}
 """Columns that are read of `items.parquet`; see `evaluation.ITEMS_SCHEMA`."""
 
 
 @overload
 def attempt(read: Callable[[], T], say: Callable[[str], Any]) -> T | None: ...
+
+
 @overload
 def attempt(read: Callable[[], T], say: Callable[[str], Any], instead: T) -> T: ...
-def attempt(read: Callable[[], T], say: Callable[[str], Any], instead: T | None = None) -> T | None:
-    """The result of `read`; `instead` where its file is not there yet, or is damaged, which is said."""
+
+
+def attempt(read: Callable[[], Any], say: Callable[[str], Any], instead: Any = None) -> Any:
+    """The result of `read`; `instead` when its file does not exist yet, or is damaged: then `say` is told."""
     try:
         return read()
     except FileNotFoundError:
@@ -50,9 +54,9 @@ def attempt(read: Callable[[], T], say: Callable[[str], Any], instead: T | None 
 
 
 def read_sweep_file(run: Folder, say: Callable[[str], Any] | None = None) -> SweepFile:
-    """`sweep.yaml`. With `say`, keys that only a newer version knows are left out and said; else they are refused.
+    """Reads `sweep.yaml`. Keys that only a newer version knows are refused; with `say` they are left out and said.
 
-    Raises `UserError` where it is missing, damaged or refused: nothing else says what the sweep is.
+    Raises `UserError` when the file is missing, damaged or refused, since nothing else says what the sweep is.
     """
     if not run.exists("sweep.yaml"):
         raise UserError(f"{run}: is not a run folder (it has no sweep.yaml); give <storage>/<sweep name>")
@@ -69,7 +73,7 @@ def read_sweep_file(run: Folder, say: Callable[[str], Any] | None = None) -> Swe
 
 
 def _check_whole(text: str, file: str) -> None:
-    """A sweep is saved with all its settings: where these keys are missing, the file was cut."""
+    """Raises `DamagedFile` when a key is missing that every saved sweep has: then the file was cut short."""
     try:
         tree = yaml.safe_load(text)
     except (yaml.YAMLError, ValueError, RecursionError) as error:
@@ -80,7 +84,7 @@ def _check_whole(text: str, file: str) -> None:
 
 
 def read_result(trial: Folder) -> TrialResult:
-    """`result.json` of a trial that has ended."""
+    """Reads `result.json` of a trial that has ended."""
     try:
         return _trial(trial, "result.json")
     except DamagedFile as error:
@@ -90,7 +94,7 @@ def read_result(trial: Folder) -> TrialResult:
 
 
 def read_started(trial: Folder) -> TrialResult:
-    """`trial.json`, which a trial writes when it begins."""
+    """Reads `trial.json`, which a trial writes when it begins."""
     try:
         return _trial(trial, "trial.json")
     except DamagedFile as error:
@@ -105,7 +109,7 @@ def _trial(trial: Folder, name: str) -> TrialResult:
 
 
 def read_timing(run: Folder) -> dict[str, float]:
-    """`timing.json`: seconds by part of the run. What else a newer version wrote is not shown."""
+    """Reads `timing.json`: seconds by part of the run. Other values, which a newer version wrote, are left out."""
     try:
         kept = run.read_json("timing.json")
         seconds = {name: float(value) for name, value in kept.items() if type(value) in (int, float)}
@@ -117,7 +121,7 @@ def read_timing(run: Folder) -> dict[str, float]:
 
 
 def read_trials_table(run: Folder) -> list[dict[str, Any]]:
-    """The rows of `trials.parquet`."""
+    """Reads the rows of `trials.parquet`."""
     try:
         table = run.read_table("trials.parquet", _TRIAL_TYPES)
     except DamagedFile as error:
@@ -134,8 +138,10 @@ _TRIAL_TYPES = {"number": "int64", "state": "string", "arm": "int64", "seed": "i
 
 
 def read_items(folder: Folder, copied_from: Folder | None = None) -> pa.Table:
-    """`items.parquet`, of a trial or an evaluation: one row per item. A trial's is a copy of its evaluation's, which is
-    read where the trial's is damaged."""
+    """Reads `items.parquet` of a trial or an evaluation: one row per item.
+
+    A trial's file is a copy of its evaluation's. `copied_from`: the evaluation's folder, read when the copy is damaged.
+    """
     try:
         return folder.read_table("items.parquet", ITEM_TYPES)
     except DamagedFile as error:
@@ -148,7 +154,7 @@ def read_items(folder: Folder, copied_from: Folder | None = None) -> pa.Table:
 
 
 def read_stage(folder: Folder) -> StageRecord:
-    """The record of a finished stage: of `stage.json`, or where that is damaged, of its copy in `DONE`."""
+    """Reads the record of a finished stage from `stage.json`, or from its copy in `DONE` when that is damaged."""
     try:
         return _stage(folder, "stage.json")
     except (DamagedFile, FileNotFoundError) as error:
@@ -169,15 +175,6 @@ def _stage(folder: Folder, name: str) -> StageRecord:
     return from_json(StageRecord, kept["record"], f"{folder}/{name}")
 
 
-def finished_stage(folder: Folder) -> StageRecord | None:
-    """The record of a stage that is finished. None where it is not, or where no record of it can be read any more:
-    then it is trained again."""
-    try:
-        return read_stage(folder) if folder.exists(DONE) else None
-    except (DamagedFile, FileNotFoundError):
-        return None
-
-
 @dataclass(frozen=True)
 class _SourceStore:
     name: str
@@ -185,7 +182,7 @@ class _SourceStore:
 
 
 def read_sources(folder: Folder) -> dict[str, str]:
-    """Maps each source of a stage to the name of its token store's folder."""
+    """Maps each source of a stage to the name of its token store's folder, from `stage.json`."""
     try:
         file = f"{folder}/stage.json"
         job = from_json(dict[str, Any], folder.read_json("stage.json").get("job") or {}, file)
@@ -196,7 +193,7 @@ def read_sources(folder: Folder) -> dict[str, str]:
 
 
 def read_curves(folder: Folder) -> dict[str, list]:
-    """Columns of a stage's `metrics.parquet`."""
+    """Reads the columns of a stage's `metrics.parquet`."""
     try:
         return folder.read_table("metrics.parquet", {"step": "int64", "tokens": "int64"}).to_pydict()
     except DamagedFile as error:
@@ -211,24 +208,13 @@ class _StoreFacts:
     source_fingerprint: str
     content_digest: str | None = None
     skipped: dict[str, int] = field(default_factory=dict)
-    """Reason: documents that were left out."""
+    """Reason to the number of documents that were left out for it."""
 
 
 def read_manifest(store: Folder) -> dict[str, Any]:
-    """The manifest of a token store, in the fields that are shown to people."""
+    """Reads the manifest of a token store; checks the fields that are shown to people."""
     try:
         manifest = store.read_json("manifest.json")
         return {**manifest, **asdict(from_json(_StoreFacts, manifest, f"{store}/manifest.json"))}
     except DamagedFile as error:
         raise error.with_meaning("what was left out is not shown; a run that needs the store makes it again") from error
-
-
-def finished_evaluation(folder: Folder) -> dict[str, float] | None:
-    """The metrics of an evaluation that is finished. None where it is not, or where what it left cannot be read any
-    more: then the model is evaluated again."""
-    try:
-        metrics = from_json(dict[str, float], folder.read_json("metrics.json"), f"{folder}/metrics.json")
-        folder.read_table("items.parquet")
-    except (DamagedFile, FileNotFoundError):
-        return None
-    return metrics

@@ -7,12 +7,13 @@ import logging
 import os
 import shutil
 import time
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
-from test_store import CORPORA
+from test_store import materials
 
 from raycodellm import check, config, evaluation, identity, model, stage_store, storage_files, tokens
 from raycodellm.config import Evaluation, Model, Optimizer, Stage, Tokenizer, UserError
@@ -139,7 +140,7 @@ def test_a_model_of_the_hub_is_known_by_its_commit_offline_too(cached_repo, swee
     read = config.parse(sweep_text, overrides=("model={pretrained: owner/name}",))
     before = tokenizer_fingerprint(Tokenizer(pretrained="owner/name"), [], 0)
     assert stage_store.contents_of_file(read).models == {"owner/name": ["hub", "owner/name", "a" * 40]}
-    chain = stage_store.chain(read.example(), 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"))
+    chain = stage_store.chain(read.example(), 0, materials(read.example()))
     assert chain.stages[0].model.pretrained == f"owner/name@{'a' * 40}"
     hub_commits.commit.cache_clear()
     (cached_repo / "refs" / "main").write_text("b" * 40)
@@ -210,10 +211,7 @@ def test_the_version_of_lm_eval_is_in_an_evaluation_s_identity(sweep_text):
     known = stage_store.contents_of([sweep])
     assert known.lm_eval == evaluation.lm_eval_version()
     other = Contents(known.models, known.tasks, "0.0")
-    chains = [
-        stage_store.chain(sweep, 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"), contents=contents)
-        for contents in (known, other)
-    ]
+    chains = [stage_store.chain(sweep, 0, replace(materials(sweep), contents=contents)) for contents in (known, other)]
     assert chains[0].stages == chains[1].stages
     assert chains[0].evaluation.identity != chains[1].evaluation.identity
 
@@ -254,12 +252,12 @@ def test_of_deepspeed_s_settings_only_those_enter_that_change_numbers():
 
 def test_stages_of_an_older_recipe_are_said_once_and_never_taken(tmp_path):
     storage = Folder(str(tmp_path / "s"))
-    assert stage_store.older_stages(storage) is None and stage_store.older_stages(storage) is None
+    assert stage_store.report_older_stages(storage) is None and stage_store.report_older_stages(storage) is None
     storage.write_bytes(".recipe", b"2\n")
     (storage / "stages" / "pretrain-0123").write_bytes("DONE", b"")
-    said = stage_store.older_stages(storage)
+    said = stage_store.report_older_stages(storage)
     assert "1 stages" in said and "recipe 2" in said and "\n" not in said
-    assert stage_store.older_stages(storage) is None
+    assert stage_store.report_older_stages(storage) is None
 
 
 def test_a_run_is_not_continued_on_other_data(tmp_path, sweep_text):
@@ -268,6 +266,7 @@ def test_a_run_is_not_continued_on_other_data(tmp_path, sweep_text):
     provenance.fix_data(run, "t", stores)
     provenance.fix_data(run, "u", stores)  # no trial has ended
     (run.folder / "trials" / "0000").write_bytes("result.json", b"{}")
+    run = replace(run)  # as the next driver opens it
     provenance.fix_data(run, "u", stores)
     with pytest.raises(UserError, match=r"sources\.prose: its content has changed since 1 trials"):
         provenance.fix_data(run, "u", {**stores, "prose": SimpleNamespace(fingerprint="c")})
@@ -282,6 +281,7 @@ def test_a_run_is_not_continued_with_another_model_task_or_recipe(tmp_path, task
     task.write_text(task.read_text() + "num_fewshot: 0\n")
     provenance.fix_contents(run)  # no trial has ended
     (run.folder / "trials" / "0000").write_bytes("result.json", b"{}")
+    run = replace(run)  # as the next driver opens it
     provenance.fix_contents(run)
     task.write_text(task.read_text() + "description: other\n")
     with pytest.raises(UserError, match=r"evaluation\.tasks: the content of '.*own\.yaml' has changed since 1 trials"):
@@ -319,13 +319,13 @@ def finish(stage: Folder) -> None:
 
 def test_a_stage_whose_model_is_damaged_is_trained_again_and_its_reader_refuses_it(tmp_path, sweep_text, caplog):
     sweep = config.parse(sweep_text).example()
-    chain = stage_store.chain(sweep, 0, CORPORA, Folder("/tok"), "t", 512, Folder(str(tmp_path / "s")))
+    chain = stage_store.chain(sweep, 0, materials(sweep, storage=str(tmp_path / "s")))
     first = Folder(chain.stages[0].folder)
     made = model.build(Model(config=LLAMA), 100, seed=0)
     made.save_pretrained(first.local / "model")
     model_files.write_checksums(first.local / "model")
     finish(first)
-    assert stage_store.finished_jobs(chain) == [chain.stages[0]]
+    assert list(stage_store.finished_outcomes(chain)) == [chain.stages[0].key]
     model.build(Model(config=LLAMA), 100, seed=1, parent=first / "model")
     flip(first.local / "model" / "model.safetensors", 900)
     with pytest.raises(model.DamagedModel, match=r"model\.safetensors: has changed.*trained once more"):
@@ -334,10 +334,10 @@ def test_a_stage_whose_model_is_damaged_is_trained_again_and_its_reader_refuses_
     evaluated.write_json("metrics.json", {"mean/bpb": 1.0})
     evaluated.write_table("items.parquet", pa.table({"task": ["boxes"]}))
     finish(Folder(chain.stages[1].folder))
-    assert stage_store.finished_jobs(chain) == list(chain.jobs)  # nobody will read it
+    assert list(stage_store.finished_outcomes(chain)) == [job.key for job in chain.jobs]  # nobody will read it
     Folder(chain.stages[1].folder).delete("DONE")
     with caplog.at_level(logging.WARNING):
-        assert stage_store.finished_jobs(chain) == [chain.evaluation]
+        assert list(stage_store.finished_outcomes(chain)) == [chain.evaluation.key]
     assert "is trained again" in caplog.text and not first.exists("DONE")
 
 
@@ -412,7 +412,7 @@ search: {{trials: 1, sampler: random}}
     made = tokens.prepare(sweep, storage)
     tokenizer = (made.tokenizer_folder, made.tokenizer_fingerprint, made.vocab_size)
     contents = stage_store.contents_of_file(file)
-    stages = stage_store.chain(sweep, 0, made.stores, *tokenizer, storage, contents=contents).stages
+    stages = stage_store.chain(sweep, 0, stage_store.Materials(made.stores, *tokenizer, storage, contents)).stages
     after = check.describe(file, storage, None)
     for job in stages:
         assert f"{job.stage.name} {job.identity[:6]}" in after

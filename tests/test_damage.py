@@ -14,11 +14,13 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 
-from raycodellm import cli, config, search, storage_files, sweep
+from raycodellm import cli, config, finished, search, storage_files, sweep
 from raycodellm.config import UserError
 from raycodellm.files import Damaged, DamagedFile, Folder
 from raycodellm.records import LedgerRow, StageRecord, TrialResult, as_json, from_json
 from raycodellm.report import read_records
+from raycodellm.search.journal_file import open_journal
+from raycodellm.search.study import create_study
 
 ITEMS = pa.table(
     {
@@ -53,11 +55,9 @@ def write_stage(folder: Folder) -> None:
 
 def write_trials(opened: sweep.Run) -> None:
     """Three finished trials, told to the study; one that runs; one that waits."""
-    study = search.open_study(opened.journal, opened.file)
+    study = search.SweepStudy(opened.journal, opened.file)
     for number in range(4):
-        trial = study.ask()
-        search.Space(opened.file)(trial)
-        found = search.identify(study, trial, 1, opened.file)
+        found = study.suggest()
         stages = (f"pretrain-{number:016x}", f"instruct-{number:016x}")
         result = TrialResult(
             number, "running", found.arm, found.replicate, found.params, stages=stages, evaluation="evaluation-0"
@@ -76,8 +76,9 @@ def write_trials(opened: sweep.Run) -> None:
         evaluation = opened.storage / "stages" / stages[-1] / "evaluation-0"
         evaluation.write_table("items.parquet", ITEMS)
         evaluation.write_json("metrics.json", METRICS)
-        search.tell(study, trial, [1.75] if number < 2 else None)
-    study.enqueue_trial({"pretrain.code_ratio": 0.5, "pretrain.schedule": "increase"})
+        study.tell(number, [1.75] if number < 2 else None)
+    optuna_study = create_study(open_journal(opened.journal), opened.file)
+    optuna_study.enqueue_trial({"pretrain.code_ratio": 0.5, "pretrain.schedule": "increase"})
 
 
 @pytest.fixture(autouse=True)
@@ -124,10 +125,9 @@ def read_as_run_does(storage: Path, text: str, said: list[str]) -> sweep.Run:
 
 def told(opened: sweep.Run) -> list[tuple]:
     """All that the study knows of its trials."""
-    study = search.open_study(opened.journal, opened.file)
+    study = search.SweepStudy(opened.journal, opened.file)
     return [
-        (t.state.name, t.values, t.params or t.system_attrs.get("fixed_params"), t.user_attrs)
-        for t in study.get_trials()
+        (t.state.name, t.values, t.params or t.system_attrs.get("fixed_params"), t.user_attrs) for t in study.trials()
     ]
 
 
@@ -293,9 +293,9 @@ def test_a_stage_whose_record_is_damaged_has_it_a_second_time(storage) -> None:
     folder = Folder(str(storage / "stages/pretrain-0000000000000001"))
     record = storage_files.read_stage(folder)
     folder.write_bytes("stage.json", b'{"job": {')
-    assert storage_files.read_stage(folder) == storage_files.finished_stage(folder) == record
+    assert storage_files.read_stage(folder) == finished.finished_stage(folder) == record
     folder.write_bytes("DONE", b"")
-    assert storage_files.finished_stage(folder) is None, "it is trained again"
+    assert finished.finished_stage(folder) is None, "it is trained again"
     with pytest.raises(DamagedFile, match=r"stage\.json: is not JSON .*trained again"):
         storage_files.read_stage(folder)
     lost = read_records(Folder(str(storage / "small")), Folder(str(storage))).lost
@@ -305,11 +305,11 @@ def test_a_stage_whose_record_is_damaged_has_it_a_second_time(storage) -> None:
 @pytest.mark.parametrize("name", ["metrics.json", "items.parquet"])
 def test_an_evaluation_that_lost_a_file_is_not_done(sweep_text, storage, name) -> None:
     folder = Folder(str(storage / "stages/instruct-0000000000000001/evaluation-0"))
-    assert storage_files.finished_evaluation(folder) == METRICS
+    assert finished.finished_evaluation(folder) == METRICS
     (folder.local / name).write_bytes(b"\x00")
-    assert storage_files.finished_evaluation(folder) is None
+    assert finished.finished_evaluation(folder) is None
     (folder.local / name).unlink()
-    assert storage_files.finished_evaluation(folder) is None
+    assert finished.finished_evaluation(folder) is None
 
 
 def test_a_damaged_file_says_which_field_is_wrong() -> None:

@@ -5,20 +5,22 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from raycodellm.dispatch import CANCELLED, DONE, POSTPONED, RUNNING, WAITING, Dispatch
+from raycodellm.dispatch import DispatchState, JobEnd, JobTree, SlotState
+from raycodellm.dispatch.jobs import JobState
 
 
 @dataclass(frozen=True)
 class FakeJob:
     key: str
+    kind: str = "evaluation"
 
 
 def chain(*names: str) -> SimpleNamespace:
     return SimpleNamespace(jobs=tuple(FakeJob(name) for name in names))
 
 
-def tree(**chains: tuple[str, ...]) -> Dispatch:
-    made = Dispatch(max_deaths=1)
+def tree(**chains: tuple[str, ...]) -> JobTree:
+    made = JobTree(max_deaths=1)
     for name, keys in chains.items():
         made.add(int(name[1:]), chain(*keys))
     return made
@@ -62,9 +64,9 @@ def test_a_failed_job_fails_every_trial_that_needs_it_and_no_other() -> None:
 def test_a_dead_slots_job_is_taken_again_until_it_has_died_too_often() -> None:
     made = tree(t0=("a",))
     made.take("s0")
-    assert made.lost("s0", "killed") == ["a"]
+    assert [node.job.key for node in made.lose("s0", "killed")] == ["a"]
     assert made.take("s1").key == "a"
-    made.lost("s1", "killed again")
+    made.lose("s1", "killed again")
     assert "died 2 times" in made.outcome(0).error
     assert "killed again" in made.outcome(0).error
 
@@ -72,11 +74,11 @@ def test_a_dead_slots_job_is_taken_again_until_it_has_died_too_often() -> None:
 def test_a_slot_that_was_given_up_can_change_nothing_any_more() -> None:
     made = tree(t0=("a",))
     made.take("s0")
-    made.lost("s0", "no word")
+    made.lose("s0", "no word")
     assert made.take("s1").key == "a"
     made.finish("s0", "a", "late")
     made.fail("s0", "a", "late")
-    assert made.nodes["a"].state == RUNNING
+    assert made.nodes["a"].state == JobState.RUNNING
     assert made.should_stop("s0", "a")
     assert not made.should_stop("s1", "a")
 
@@ -85,12 +87,12 @@ def test_a_cancelled_trial_drops_only_the_jobs_that_nobody_else_needs() -> None:
     made = tree(t0=("a", "b0"), t1=("a", "b1"))
     made.take("s")
     made.cancel(0)
-    assert made.nodes["b0"].state == CANCELLED
+    assert made.nodes["b0"].state == JobState.CANCELLED
     assert not made.should_stop("s", "a")
     made.cancel(1)
     assert made.should_stop("s", "a")
     made.release("s", "a")
-    assert made.nodes["a"].state == CANCELLED
+    assert made.nodes["a"].state == JobState.CANCELLED
     made.add(2, chain("a", "b2"))
     assert made.take("s").key == "a"
 
@@ -102,14 +104,14 @@ def test_a_stopping_sweep_gives_out_nothing_and_takes_its_jobs_back() -> None:
     assert made.take("s1") is None
     assert made.should_stop("s", "a")
     made.release("s", "a")
-    assert made.nodes["a"].state == WAITING
+    assert made.nodes["a"].state == JobState.WAITING
     assert made.num_running() == 0
 
 
 def test_jobs_that_the_store_has_are_not_given_out() -> None:
-    made = Dispatch(max_deaths=0)
+    made = JobTree(max_deaths=0)
     made.add(0, chain("a", "b", "e"), finished={"a": "A", "b": "B"})
-    assert made.nodes["b"].state == DONE
+    assert made.nodes["b"].state == JobState.DONE
     assert made.take("s").key == "e"
 
 
@@ -121,38 +123,38 @@ def test_nothing_placeable_fails_every_waiting_job_with_the_reason() -> None:
 
 
 def test_a_preempted_job_is_taken_again_and_counts_as_no_death() -> None:
-    made = Dispatch(max_deaths=0, max_preemptions=2)
+    made = JobTree(max_deaths=0, max_preemptions=2)
     made.add(0, chain("a"))
     for slot in ("s0", "s1"):
         assert made.take(slot).key == "a"
-        made.preempted(slot, "a", "the node leaves")
-    assert (made.nodes["a"].state, made.nodes["a"].deaths, made.nodes["a"].preemptions) == (WAITING, 0, 2)
+        made.preempt(slot, "a", "the node leaves")
+    assert (made.nodes["a"].state, made.nodes["a"].deaths, made.nodes["a"].preemptions) == (JobState.WAITING, 0, 2)
     made.take("s2")
     made.finish("s2", "a", "A")
     assert (made.outcome(0).deaths, made.outcome(0).preemptions) == (0, 2)
 
 
 def test_workers_that_died_after_their_notice_were_preempted() -> None:
-    made = Dispatch(max_deaths=0, max_preemptions=1)
+    made = JobTree(max_deaths=0, max_preemptions=1)
     made.add(0, chain("a"))
     made.take("s0")
-    assert made.lost("s0", "the node left", preempted=True) == ["a"]
-    assert made.nodes["a"].state == WAITING
+    assert len(made.lose("s0", "the node left", is_preempted=True)) == 1
+    assert made.nodes["a"].state == JobState.WAITING
     made.take("s1")
-    made.lost("s1", "the node left again", preempted=True)
+    made.lose("s1", "the node left again", is_preempted=True)
     assert "preempted 2 times; the last time: the node left again" in made.outcome(0).error
 
 
 def test_deaths_and_preemptions_have_budgets_of_their_own() -> None:
-    made = Dispatch(max_deaths=1, max_preemptions=1)
+    made = JobTree(max_deaths=1, max_preemptions=1)
     made.add(0, chain("a"))
     made.take("s#1")
-    made.lost("s#1", "killed")
+    made.lose("s#1", "killed")
     made.take("s#2")
-    made.preempted("s#2", "a", "notice")
-    assert made.nodes["a"].state == WAITING
+    made.preempt("s#2", "a", "notice")
+    assert made.nodes["a"].state == JobState.WAITING
     made.take("s#2")
-    made.lost("s#2", "killed")
+    made.lose("s#2", "killed")
     assert "died 2 times" in made.outcome(0).error
     assert (made.outcome(0).deaths, made.outcome(0).preemptions) == (2, 1)
 
@@ -161,26 +163,26 @@ def test_a_preempted_job_that_nobody_needs_any_more_is_dropped() -> None:
     made = tree(t0=("a",))
     made.take("s")
     made.cancel(0)
-    made.preempted("s", "a", "notice")
-    assert made.nodes["a"].state == CANCELLED
+    made.preempt("s", "a", "notice")
+    assert made.nodes["a"].state == JobState.CANCELLED
 
 
 def test_a_slot_that_was_given_up_cannot_give_a_job_back_for_another() -> None:
     made = tree(t0=("a",))
     made.take("s0")
-    made.lost("s0", "no word")
+    made.lose("s0", "no word")
     made.take("s1")
-    made.preempted("s0", "a", "late")
-    assert made.nodes["a"].state == RUNNING
+    made.preempt("s0", "a", "late")
+    assert made.nodes["a"].state == JobState.RUNNING
     assert made.nodes["a"].preemptions == 0
 
 
 def test_workers_that_died_take_no_job_any_more_and_their_slots_next_ones_do() -> None:
     made = tree(t0=("a",))
     made.take("s#1")
-    made.lost("s#1", "killed")
+    made.lose("s#1", "killed")
     assert made.take("s#1") is None
-    assert made.nodes["a"].state == WAITING
+    assert made.nodes["a"].state == JobState.WAITING
     assert made.take("s#2").key == "a"
 
 
@@ -189,11 +191,50 @@ def test_a_postponed_job_is_nobodys_until_it_is_resumed_and_counts_as_no_death()
     made.take("s")
     assert made.postpone("s", "a") == 1
     assert made.postpone("s", "a") == 0  # the other ranks say the same
-    assert (made.nodes["a"].state, made.nodes["a"].deaths, made.outcome(0)) == (POSTPONED, 0, None)
-    assert made.take("s") is None and made.num_active() == 0 and made.is_open("a")
+    assert (made.nodes["a"].state, made.nodes["a"].deaths, made.outcome(0)) == (JobState.POSTPONED, 0, None)
+    assert made.take("s") is None and made.num_active() == 0
     made.resume("a")
     assert made.take("t").key == "a"
     assert made.postpone("t", "a") == 2
     made.cancel(0)
     made.resume("a")
-    assert made.nodes["a"].state == CANCELLED
+    assert made.nodes["a"].state == JobState.CANCELLED
+
+
+# ------------------------------------------------------------------------------------------------- slots
+
+
+def state_with(*keys: str, clock=lambda: 0.0) -> DispatchState:
+    made = DispatchState(max_deaths=1, clock=clock)
+    made.add_trial(0, chain(*keys), {})
+    return made
+
+
+def test_a_slot_is_ready_then_leaving_then_down_and_ready_again_as_another_incarnation() -> None:
+    made = state_with("a")
+    assert made.register("s") == 1 and made.slots["s"].state == SlotState.READY
+    made.told_to_leave("s", 1, "SIGTERM")
+    made.told_to_leave("s", 1, "the node leaves")
+    assert (made.slots["s"].state, made.slots["s"].notice) == (SlotState.LEAVING, "SIGTERM")
+    assert not made.may_ask("s", 1)
+    made.workers_died("s", "killed", is_preempted=False)
+    assert made.slots["s"].state == SlotState.DOWN and made.demand() == (1, False)
+    assert made.register("s") == 2 and made.may_ask("s", 2) and not made.may_ask("s", 1)
+    assert made.take("s").key == "a" and made.demand() == (1, True)
+    assert made.slot_gone("s", "ended") and made.slots["s"].state == SlotState.GONE
+    assert made.snapshot().slots == 0
+
+
+def test_only_the_time_that_a_slot_holds_a_job_is_busy_and_the_rest_is_idle() -> None:
+    now = 100.0
+    made = state_with("a", clock=lambda: now)
+    made.register("s")
+    now = 103.0
+    assert made.idle_seconds("s") == 3.0
+    made.take("s")
+    now = 110.0
+    made.end("s", 1, "a", JobEnd.FINISH, "A")
+    now = 112.0
+    found = made.snapshot()
+    assert found.busy_seconds == {"training": 0.0, "evaluation": 7.0} and found.first_slot_seconds == 0.0
+    assert made.idle_seconds("s") == 2.0

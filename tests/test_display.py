@@ -9,8 +9,8 @@ import subprocess
 import sys
 
 from raycodellm import display
+from raycodellm.dispatch import Snapshot
 from raycodellm.records import Progress, TrialResult
-from raycodellm.slots import Snapshot
 from raycodellm.tokens import SourceProgress
 
 

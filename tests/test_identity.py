@@ -103,7 +103,9 @@ def identities(here: Path, *overrides: str) -> dict[str, object]:
     sizes = tokens.inspect(sweep, Folder(str(here / "storage")), ITEMS)
     corpora = {name: Corpus(size.fingerprint, size.folder) for name, size in sizes.items()}
     known = next(iter(sizes.values())).tokenizer_fingerprint
-    chain = stage_store.chain(sweep, sweep.seed, corpora, Folder("/t"), known, 512, Folder("/s"))
+    contents = stage_store.contents_of([sweep])
+    materials = stage_store.Materials(corpora, Folder("/t"), known, 512, Folder("/s"), contents)
+    chain = stage_store.chain(sweep, sweep.seed, materials)
     stores = {name: size.fingerprint for name, size in sizes.items()}
     return dict(
         zip(FIRST, (known, stores, [job.identity for job in chain.stages], chain.evaluation.identity), strict=True)

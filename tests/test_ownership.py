@@ -10,9 +10,10 @@ from types import SimpleNamespace
 
 import pytest
 
-from raycodellm import config, slots, sweep
+from raycodellm import config, sweep
 from raycodellm.config import UserError
 from raycodellm.files import Folder
+from raycodellm.slots.threads import threads_left
 from raycodellm.sweep import ownership
 from raycodellm.sweep.ownership import BEAT_SECONDS, OWNER, STALE_SECONDS, Owner
 
@@ -120,7 +121,7 @@ def test_a_driver_on_an_object_store_begins_with_the_journal_that_the_last_one_l
     run.folder.write_bytes("optuna.log", b"asked and told")
     with sweep.lock(run) as owned:
         assert owned.journal.read_bytes() == b"asked and told"
-        assert not slots.threads_left()  # which would keep Ray from being shut down
+        assert not threads_left()  # which would keep Ray from being shut down
         with pytest.raises(UserError, match="is being run by"), sweep.lock(run):
             raise AssertionError("two drivers hold one run folder")
         owned.journal.write_bytes(b"more")

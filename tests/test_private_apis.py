@@ -40,7 +40,6 @@ SOURCES = [
     ("lm_eval", "models/huggingface.py", "def _model_call("),
     ("lm_eval", "models/huggingface.py", "def _loglikelihood_tokens("),
     ("lm_eval", "api/task.py", "self._instances"),
-    ("optuna", "trial/_frozen.py", "self._trial_id = trial_id"),
 ]
 """(library, file in it, words of its source on which the package relies). Reading a source needs no slow import."""
 

@@ -14,12 +14,6 @@ def parsed(text: str, *overrides: str) -> config.SweepFile:
     return config.parse(text, overrides=overrides)
 
 
-def ask(study, file, replicates=1):
-    trial = study.ask()
-    search.Space(file)(trial)
-    return trial, search.identify(study, trial, replicates, file)
-
-
 def is_relevant(file, name, params):
     return any(search.is_relevant(file, one, params) for one in file.parameters if one.name == name)
 
@@ -72,16 +66,16 @@ def conditional(text: str, case: str, *overrides: str) -> config.SweepFile:
 def test_one_name_in_several_options_is_sampled_in_each_from_its_space(sweep_text, case, sampler, tmp_path) -> None:
     file = conditional(sweep_text, case, f"search.sampler={sampler}", "search.trials=12")
     name = SEARCHED.get(case, "pretrain.learning_rate.peak")
-    study = search.open_study(tmp_path / "optuna.log", file)
+    study = search.SweepStudy(tmp_path / "optuna.log", file)
     seen: dict[object, set] = {}
     for number in range(6 if sampler == "gp" else 14):
-        trial, found = ask(study, file)
+        found = study.suggest()
         seen.setdefault(next(iter(found.params.values())), set()).add(found.params.get(name))
         there = [one for one in file.parameters if one.name == name and one.is_active(found.params)]
         assert [one.domain.holds(found.params[name]) for one in there] == [True] * (name in found.params)
         if name == "pretrain.learning_rate.peak":
             assert config.resolve(file, found.params).stages[0].learning_rate.peak == found.params.get(name, 0.5)
-        search.tell(study, trial, [float(number % 5)])
+        study.tell(found.number, [float(number % 5)])
     assert len(seen) >= 2
     assert max(len(values) for values in seen.values()) > 1
 
@@ -103,8 +97,8 @@ def test_an_enqueued_point_names_an_option_by_what_tells_it_from_the_others(swee
     said += "pretrain.learning_rate: {schedule: cosine}}, {pretrain.learning_rate: {peak: 0.5}}"
     file = conditional(sweep_text, "own ranges", f"search.enqueue=[{said}]", "search.trials=4")
     assert search.preview(file, 9)[:3] == file.enqueued()
-    study = search.open_study(tmp_path / "optuna.log", file)
-    rates = [config.resolve(file, ask(study, file)[1].params).stages[0].learning_rate for _ in range(3)]
+    study = search.SweepStudy(tmp_path / "optuna.log", file)
+    rates = [config.resolve(file, study.suggest().params).stages[0].learning_rate for _ in range(3)]
     assert [(one.schedule, one.peak) for one in rates] == [("linear", 0.05), ("cosine", 5e-4), ("cosine", 0.5)]
     both = conditional(sweep_text, "same range", "search.enqueue=[{pretrain.learning_rate.peak: 2e-4}]")
     assert both.enqueued() == [{"pretrain.learning_rate.peak": 2e-4}]
@@ -150,8 +144,8 @@ def test_a_grid_over_a_continuous_space_is_refused(sweep_text: str) -> None:
 
 def test_replicates_are_the_same_arm_with_other_seeds(sweep_text: str, tmp_path) -> None:
     file = parsed(sweep_text, "search.replicates=3")
-    study = search.open_study(tmp_path / "optuna.log", file)
-    found = [ask(study, file, replicates=3)[1] for _ in range(6)]
+    study = search.SweepStudy(tmp_path / "optuna.log", file)
+    found = [study.suggest() for _ in range(6)]
     assert [f.arm for f in found] == [0, 0, 0, 1, 1, 1]
     assert [f.replicate for f in found] == [0, 1, 2, 0, 1, 2]
     assert found[0].params == found[2].params != found[3].params
@@ -161,48 +155,54 @@ def test_replicates_are_the_same_arm_with_other_seeds(sweep_text: str, tmp_path)
 def test_an_arm_suggested_again_becomes_a_replicate_of_itself(sweep_text: str, tmp_path) -> None:
     point = "{pretrain.code_ratio: 0.5, pretrain.schedule: constant}"
     file = parsed(sweep_text, f"search.enqueue=[{point}, {point}]")
-    study = search.open_study(tmp_path / "optuna.log", file)
-    assert [(f.arm, f.replicate) for f in (ask(study, file)[1] for _ in range(2))] == [(0, 0), (0, 1)]
+    study = search.SweepStudy(tmp_path / "optuna.log", file)
+    assert [(f.arm, f.replicate) for f in (study.suggest() for _ in range(2))] == [(0, 0), (0, 1)]
 
 
 def test_a_killed_driver_leaves_its_trials_to_the_next_one(sweep_text: str, tmp_path) -> None:
     path = tmp_path / "optuna.log"
     file = parsed(sweep_text, "search.replicates=2")
-    study = search.open_study(path, file)
-    done, _ = ask(study, file, 2)
-    search.tell(study, done, [1.0])
-    _, interrupted = ask(study, file, 2)
+    study = search.SweepStudy(path, file)
+    study.tell(study.suggest().number, [1.0])
+    interrupted = study.suggest()
     with open(path, "ab") as journal:
         journal.write(b'{"op_code": 6, "trial_')  # killed in the middle of a line
-    again = search.open_study(path, file)
-    (left,) = search.running(again)
-    search.Space(file)(left)
-    assert search.identify(again, left, 2, file) == interrupted
-    search.tell(again, left, [2.0])
-    assert search.num_finished(again) == 2
-    assert not search.running(again)
-    fresh, found = ask(again, file, 2)
-    assert (fresh.number, found.arm) == (2, 1)
+    again = search.SweepStudy(path, file)
+    assert again.unfinished() == [interrupted.number]
+    assert again.suggest() == interrupted
+    again.tell(interrupted.number, [2.0])
+    assert again.num_finished() == 2
+    assert not again.unfinished()
+    fresh = again.suggest()
+    assert (fresh.number, fresh.arm) == (2, 1)
+
+
+def test_a_trial_that_was_told_is_not_suggested_again(sweep_text: str, tmp_path) -> None:
+    file = parsed(sweep_text)
+    left = search.SweepStudy(tmp_path / "optuna.log", file).suggest()
+    again = search.SweepStudy(tmp_path / "optuna.log", file)
+    again.tell(left.number, [1.0])
+    assert again.suggest().number == left.number + 1
 
 
 def test_a_continued_study_does_not_draw_the_same_points_again(sweep_text: str, tmp_path) -> None:
     file = parsed(sweep_text)
     points = []
     for _ in range(3):
-        study = search.open_study(tmp_path / "optuna.log", file)
-        trial, found = ask(study, file)
-        search.tell(study, trial, [1.0])
+        study = search.SweepStudy(tmp_path / "optuna.log", file)
+        found = study.suggest()
+        study.tell(found.number, [1.0])
         points.append(found.params["pretrain.code_ratio"])
     assert len(set(points)) == 3
 
 
 def test_a_failed_trial_is_failed_in_the_study(sweep_text: str, tmp_path) -> None:
     file = parsed(sweep_text)
-    study = search.open_study(tmp_path / "optuna.log", file)
-    trial, _ = ask(study, file)
-    search.tell(study, trial, None)
-    search.tell(study, trial, None)
-    assert [t.state.name for t in study.get_trials()] == ["FAIL"]
+    study = search.SweepStudy(tmp_path / "optuna.log", file)
+    number = study.suggest().number
+    study.tell(number, None)
+    study.tell(number, None)
+    assert [t.state.name for t in study.trials()] == ["FAIL"]
 
 
 def test_an_objective_that_is_missing_or_not_finite_is_an_error(sweep_text: str) -> None:

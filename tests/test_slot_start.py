@@ -12,11 +12,12 @@ import pytest
 
 from raycodellm.config import Scaling
 from raycodellm.records import Progress
-from raycodellm.slots import Dispatcher, SlotPool
+from raycodellm.slots.dispatcher import Dispatcher
+from raycodellm.slots.pool import SlotPool
 
 
 def chain(*names: str) -> Any:
-    return SimpleNamespace(jobs=tuple(SimpleNamespace(key=name) for name in names))
+    return SimpleNamespace(jobs=tuple(SimpleNamespace(key=name, kind="stage") for name in names))
 
 
 class NoSupervisor:

@@ -20,8 +20,11 @@ from raycodellm.config import Evaluation, Scaling
 from raycodellm.engine import StorageError, World
 from raycodellm.files import Folder
 from raycodellm.records import EvaluationJob, Progress, StageRecord, as_json
-from raycodellm.slots import Dispatcher, pool, ray_train, worker
+from raycodellm.slots import client, evaluation_job, pool, ray_train, worker
 from raycodellm.slots import notice as notice_module
+from raycodellm.slots.client import DispatcherClient
+from raycodellm.slots.dispatcher import Dispatcher
+from raycodellm.slots.evaluation_job import run_evaluation
 from raycodellm.slots.lease import BEAT_SECONDS, STALE_SECONDS, Lease
 
 RECORD = StageRecord("0", "pretrain", 1, 1, 1.0, 1.0, 1.0, "0")
@@ -30,6 +33,7 @@ RECORD = StageRecord("0", "pretrain", 1, 1, 1.0, 1.0, 1.0, "0")
 @dataclass(frozen=True)
 class FakeJob:
     key: str
+    kind: str = "evaluation"
 
 
 def chain(*names: str) -> SimpleNamespace:
@@ -288,9 +292,9 @@ class FakeRay:
 
 
 def test_a_worker_whose_dispatcher_died_saves_its_stage_and_leaves(monkeypatch) -> None:
-    monkeypatch.setattr(worker, "ray", FakeRay)
+    monkeypatch.setattr(client, "ray", FakeRay)
     dead = FakeDispatcher(report=ray.exceptions.ActorDiedError(), ended=ray.exceptions.ActorDiedError())
-    link = worker.DispatcherClient(dead, "s")
+    link = DispatcherClient(dead, "s")
 
     def run_job(job, world, link):
         assert not link.should_stop()
@@ -305,9 +309,9 @@ def test_a_worker_whose_dispatcher_died_saves_its_stage_and_leaves(monkeypatch) 
 
 @pytest.mark.parametrize(("told", "how"), [(False, "release"), (True, "preempted")])
 def test_a_stopped_job_is_given_back_as_preempted_only_after_notice(monkeypatch, told: bool, how: str) -> None:
-    monkeypatch.setattr(worker, "ray", FakeRay)
+    monkeypatch.setattr(client, "ray", FakeRay)
     asked = FakeDispatcher()
-    link = worker.DispatcherClient(asked, "s")
+    link = DispatcherClient(asked, "s")
     if told:
         link.notice.preempted("its node goes")
     monkeypatch.setattr(worker, "run_job", lambda *arguments: None)
@@ -509,7 +513,7 @@ def test_a_slot_waits_for_the_stage_of_another_sweep_and_stops_waiting_when_told
     monkeypatch.setattr(worker, "LEASE_SECONDS", 0.0)
     folder = Folder(str(tmp_path))
     assert Lease(folder, "another sweep").take() is None
-    job = SimpleNamespace(key="a", folder=folder.uri, keep_optimizer=False)
+    job = SimpleNamespace(key="a", kind="stage", folder=folder.uri, keep_optimizer=False)
     told: list[Progress] = []
     stops = iter([False, False, True])
     mine = Lease(folder, "mine")
@@ -538,14 +542,14 @@ def test_an_evaluation_that_was_killed_between_its_two_files_is_done_again(tmp_p
     def killed(folder, name, value):
         raise Killed
 
-    monkeypatch.setattr(worker.evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation_job.evaluation, "evaluate", evaluate)
     job = EvaluationJob("0", str(tmp_path / "evaluation"), str(tmp_path), Evaluation(tasks=("boxes",)), "a")
     with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
         patch.setattr(Folder, "write_json", killed)
-        worker.run_evaluation(job, World())
+        run_evaluation(job, World())
     assert (tmp_path / "evaluation" / "items.parquet").exists()
-    assert worker.run_evaluation(job, World())["mean/bpb"] == 2.0
-    assert worker.run_evaluation(job, World())["mean/bpb"] == 2.0
+    assert run_evaluation(job, World())["mean/bpb"] == 2.0
+    assert run_evaluation(job, World())["mean/bpb"] == 2.0
     assert len(rounds) == 2
 
 
@@ -558,19 +562,19 @@ def test_ranks_of_an_evaluation_go_by_what_rank_0_sees(tmp_path, monkeypatch) ->
         told.append(mine)
         return [{"mean/bpb": 1.0}, mine]
 
-    monkeypatch.setattr(worker.engine, "gather", gather)
-    assert worker.run_evaluation(job, World(rank=1, world_size=2)) == {"mean/bpb": 1.0}
+    monkeypatch.setattr(evaluation_job.engine, "gather", gather)
+    assert run_evaluation(job, World(rank=1, world_size=2)) == {"mean/bpb": 1.0}
     assert told == [None]  # and rank 1 has looked for nothing
 
 
 def test_ranks_of_an_evaluation_whose_results_cannot_be_written_all_say_so(tmp_path, monkeypatch) -> None:
     answers = iter([[None, None], ["no space left", None]])
     result = SimpleNamespace(metrics={}, items=None)
-    monkeypatch.setattr(worker.engine, "gather", lambda world, mine: next(answers))
-    monkeypatch.setattr(worker.evaluation, "evaluate", lambda model, settings, **how: result)
+    monkeypatch.setattr(evaluation_job.engine, "gather", lambda world, mine: next(answers))
+    monkeypatch.setattr(evaluation_job.evaluation, "evaluate", lambda model, settings, **how: result)
     job = EvaluationJob("0", str(tmp_path), str(tmp_path), Evaluation(tasks=("boxes",)), "a")
     with pytest.raises(StorageError, match="no space left"):
-        worker.run_evaluation(job, World(rank=1, world_size=2))
+        run_evaluation(job, World(rank=1, world_size=2))
 
 
 @pytest.mark.parametrize(
@@ -589,10 +593,10 @@ def test_only_an_error_that_passes_by_itself_postpones_a_job(monkeypatch, error:
     def run_job(job, world, link):
         raise error
 
-    monkeypatch.setattr(worker, "ray", FakeRay)
+    monkeypatch.setattr(client, "ray", FakeRay)
     monkeypatch.setattr(worker, "run_job", run_job)
     asked = FakeDispatcher()
-    worker._do(FakeJob("a"), worker.DispatcherClient(asked, "s"), World())
+    worker._do(FakeJob("a"), DispatcherClient(asked, "s"), World())
     assert asked.asked[0][:5] == ("ended", "s", 0, "a", how)
 
 
@@ -603,10 +607,10 @@ def test_a_checkpoint_that_a_storage_did_not_take_postpones_its_job_and_a_full_d
     def run_job(job, world, link):
         raise StorageError("the checkpoint could not be written") from OSError(number, "not now")
 
-    monkeypatch.setattr(worker, "ray", FakeRay)
+    monkeypatch.setattr(client, "ray", FakeRay)
     monkeypatch.setattr(worker, "run_job", run_job)
     asked = FakeDispatcher()
-    worker._do(FakeJob("a"), worker.DispatcherClient(asked, "s"), World())
+    worker._do(FakeJob("a"), DispatcherClient(asked, "s"), World())
     assert asked.asked[0][:5] == ("ended", "s", 0, "a", how)
 
 
@@ -626,8 +630,8 @@ def test_a_stage_that_cannot_be_written_ends_the_run_and_fails_no_trial(monkeypa
         raise StorageError("no space left for the checkpoint")
 
     asyncio.run(scene())
-    monkeypatch.setattr(worker, "ray", FakeRay)
+    monkeypatch.setattr(client, "ray", FakeRay)
     monkeypatch.setattr(worker, "run_job", run_job)
     asked = FakeDispatcher()
-    worker._do(FakeJob("a"), worker.DispatcherClient(asked, "s"), World())
+    worker._do(FakeJob("a"), DispatcherClient(asked, "s"), World())
     assert asked.asked == [("ended", "s", 0, "a", "abandon", "no space left for the checkpoint")]

@@ -33,9 +33,9 @@ from raycodellm.config import (
 from raycodellm.engine import OutOfMemory, checkpoint_files, micro_batch
 from raycodellm.engine.loss import TrainedModel
 from raycodellm.files import Folder
+from raycodellm.finished import finished_stage
 from raycodellm.records import Progress, SourceSlice, StageJob, StageRecord, as_json, from_json
 from raycodellm.stage import TrainingError, World, held_out, loop, metrics, order_checksum, setup, train_stage
-from raycodellm.storage_files import finished_stage
 
 LENGTH, ROWS, VOCAB = 16, 6, 64
 SMALL = Model(

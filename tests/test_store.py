@@ -9,6 +9,7 @@ import pytest
 from raycodellm import config, mixture, stage_store
 from raycodellm.config import UserError
 from raycodellm.files import Folder
+from raycodellm.finished import finished_outcome
 from raycodellm.records import StageRecord, as_json
 from raycodellm.tokens import Reading
 
@@ -39,7 +40,12 @@ CORPORA = {"prose": Corpus("p"), "python": Corpus("c"), "asks": Corpus("i")}
 def chain(text: str, *overrides: str, params=PARAMS, seed=0, corpora=CORPORA, tokenizer="t", storage="/s"):
     file = config.parse(text, overrides=overrides)
     sweep = config.resolve(file, {name: value for name, value in params.items() if name in file.domains})
-    return stage_store.chain(sweep, seed, corpora, Folder("/tok"), tokenizer, 512, Folder(storage))
+    return stage_store.chain(sweep, seed, materials(sweep, corpora, tokenizer, storage))
+
+
+def materials(sweep: config.Sweep, corpora=CORPORA, tokenizer="t", storage="/s") -> stage_store.Materials:
+    contents = stage_store.contents_of([sweep])
+    return stage_store.Materials(corpora, Folder("/tok"), tokenizer, 512, Folder(storage), contents)
 
 
 def write_record(folder: str) -> None:
@@ -299,7 +305,7 @@ def test_a_stage_keeps_its_optimizer_for_a_trial_that_only_may_ask_for_it(sweep_
     kept = config.stages_kept(config.parse(sweep_text, overrides=(searched,)))
     assert kept == {"pretrain"}
     sweep = config.resolve(config.parse(sweep_text, overrides=(searched,)), {"instruct.optimizer.state": "fresh"})
-    made = stage_store.chain(sweep, 0, CORPORA, Folder("/tok"), "t", 512, Folder("/s"), kept)
+    made = stage_store.chain(sweep, 0, materials(sweep), kept)
     assert [job.keep_optimizer for job in made.stages] == [True, False]
 
 
@@ -310,9 +316,9 @@ def test_a_stage_is_not_done_while_it_lacks_the_optimizer_that_is_asked_for(swee
     )
     assert plain.folder == asked.folder
     write_record(plain.folder)
-    assert stage_store.is_done(plain) and not stage_store.is_done(asked)
+    assert finished_outcome(plain) and not finished_outcome(asked)
     (Folder(plain.folder) / "optimizer").write_bytes("COMPLETE", b"")
-    assert stage_store.is_done(asked)
+    assert finished_outcome(asked)
 
 
 @pytest.mark.parametrize("key", ["optimizer.state=keep", "learning_rate.boundary=continue"])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import pickle
 import signal
 import socket
 from collections.abc import Callable, Iterator
@@ -15,11 +16,12 @@ import pandas as pd
 import pytest
 import ray
 
-from raycodellm import config, search, slots, sweep
+from raycodellm import config, search, sweep
 from raycodellm.config import UserError
+from raycodellm.dispatch import Snapshot
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult, as_json
-from raycodellm.sweep import trial, tuning, watchdog
+from raycodellm.sweep import told_results, trial, watchdog
 
 
 @pytest.fixture
@@ -80,17 +82,15 @@ def test_every_trial_is_one_row_of_the_table_and_a_failed_one_has_no_score(opene
 
 
 def test_results_written_before_a_driver_died_are_told_to_the_study(opened: sweep.Run) -> None:
-    study = search.open_study(opened.journal, opened.file)
+    study = search.SweepStudy(opened.journal, opened.file)
     for _ in range(3):
-        trial = study.ask()
-        search.Space(opened.file)(trial)
-        search.identify(study, trial, 1, opened.file)
+        study.suggest()
     write(opened, "result.json", state="complete", metrics={"mean/bpb": 1.5})
     write(opened, "result.json", number=1, state="failed", error="ValueError: bad data")
     write(opened, "trial.json", number=2)
     assert sweep.tell_written_results(opened) == 2
-    study = search.open_study(opened.journal, opened.file)
-    assert [(t.state.name, t.value) for t in study.get_trials()] == [
+    study = search.SweepStudy(opened.journal, opened.file)
+    assert [(t.state.name, t.value) for t in study.trials()] == [
         ("COMPLETE", 1.5),
         ("FAIL", None),
         ("RUNNING", None),
@@ -98,10 +98,30 @@ def test_results_written_before_a_driver_died_are_told_to_the_study(opened: swee
     assert sweep.tell_written_results(opened) == 2
 
 
+def test_the_searcher_suggests_unfinished_trials_first_tells_what_trials_wrote_and_stops_at_a_halt(opened) -> None:
+    from raycodellm.sweep.searcher import StudySearcher
+
+    left = search.SweepStudy(opened.journal, opened.file).suggest()
+    stopper = sweep.Stopper()
+    given_up: list[int] = []
+    searcher = StudySearcher(opened, stopper, lambda number: given_up.append(number) or True)
+    assert searcher.suggest("a") == {"number": 0, "arm": 0, "seed": 0, "params": left.params}
+    assert [searcher.suggest(name)["number"] for name in ("b", "c")] == [1, 2]
+    write(opened, "result.json", state="complete", metrics={"mean/bpb": 1.5}, params=left.params)
+    searcher.on_trial_complete("a", {"mean/bpb": 9.0})  # as the trial wrote it, not as Ray Tune tells it
+    searcher.on_trial_complete("b", error=True)
+    searcher.on_trial_complete("c")  # stopped, without a result
+    stopper.stopping.set()
+    assert searcher.suggest("d") == searcher.FINISHED and given_up == [1]
+    told = search.SweepStudy(opened.journal, opened.file).trials()
+    assert [(t.state.name, t.value) for t in told] == [("COMPLETE", 1.5), ("FAIL", None), ("RUNNING", None)]
+    assert pickle.loads(pickle.dumps(searcher)).FINISHED  # as Ray Tune does for its snapshots
+
+
 def test_a_trial_whose_process_died_is_a_failed_trial_with_its_cause(opened: sweep.Run) -> None:
     write(opened, "trial.json", number=4, arm=2, seed=1)
-    tuning._record_death(opened, 4)
-    tuning._record_death(opened, 5)
+    told_results.record_death(opened, 4)
+    told_results.record_death(opened, 5)
     first, second = sweep.read_results(opened)
     assert (first.state, first.arm, first.seed) == ("failed", 2, 1)
     assert "process ended" in first.error
@@ -144,12 +164,12 @@ def test_a_run_under_nohup_outlives_its_terminal(signals) -> None:
 
 
 def test_a_storage_that_does_not_answer_for_a_look_ends_no_run(opened: sweep.Run, monkeypatch) -> None:
-    watched = Watched(slots.Snapshot(), slots.Snapshot())
+    watched = Watched(Snapshot(), Snapshot())
     monkeypatch.setattr("ray.get", watched.answer)
     look = sweep.Watchdog(watched, opened, watched, sweep.Stopper(), "127.0.0.1:1")
     monkeypatch.setattr(watchdog, "read_results", Mock(side_effect=TimeoutError))
     look._look()
-    assert watched.shown == [slots.Snapshot()]  # whose notes are told once
+    assert watched.shown == [Snapshot()]  # whose notes are told once
     monkeypatch.setattr(watchdog, "read_results", Mock(side_effect=PermissionError))
     with pytest.raises(PermissionError):
         look._look()
@@ -165,7 +185,7 @@ class Watched:
         self.snapshots = list(snapshots)
         self.asked: list[str] = []
         self.said: list[str] = []
-        self.shown: list[slots.Snapshot] = []
+        self.shown: list[Snapshot] = []
 
     def __getattr__(self, method: str) -> SimpleNamespace:
         return SimpleNamespace(remote=lambda *arguments: method)
@@ -206,13 +226,13 @@ def watch(opened: sweep.Run, monkeypatch) -> Iterator[Callable]:
 
 
 def test_a_run_whose_dispatcher_died_ends_with_the_cause_and_what_to_do(watch) -> None:
-    _, _, said = watch(slots.Snapshot(), ray.exceptions.ActorDiedError())
+    _, _, said = watch(Snapshot(), ray.exceptions.ActorDiedError())
     assert "hands out the sweep's jobs, has died" in said
     assert "the same command continues" in said
 
 
 def test_a_run_that_nothing_can_go_on_in_waits_for_its_stages_to_be_saved_and_ends_with_the_cause(watch) -> None:
-    watched, _, said = watch(slots.Snapshot(), slots.Snapshot(abandoned="no space left on device"))
+    watched, _, said = watch(Snapshot(), Snapshot(abandoned="no space left on device"))
     assert said.startswith("no space left on device; finished trials stay")
     assert watched.asked[-1] == "drained"
 
@@ -220,7 +240,7 @@ def test_a_run_that_nothing_can_go_on_in_waits_for_its_stages_to_be_saved_and_en
 def test_a_run_whose_head_node_is_silent_ends_before_ray_ends_the_process(watch, monkeypatch) -> None:
     monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.5)
     monkeypatch.setattr(watchdog, "ASK_HEAD_SECONDS", 0.1)
-    _, _, said = watch(*[slots.Snapshot()] * 50, head_is_there=False)
+    _, _, said = watch(*[Snapshot()] * 50, head_is_there=False)
     assert "head node at 127.0.0.1:" in said
     assert "has not answered for" in said
 

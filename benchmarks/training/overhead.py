@@ -148,12 +148,17 @@ def _in_workers(world: int, sweep: Any, prepared: Any, storage: Any, options: An
 
     from raycodellm import stage_store
 
+    materials = stage_store.Materials(
+        corpora=prepared.stores,
+        tokenizer=prepared.tokenizer_folder,
+        tokenizer_fingerprint=prepared.tokenizer_fingerprint,
+        vocab_size=prepared.vocab_size,
+        storage=storage,
+        contents=stage_store.contents_of([sweep]),
+    )
+
     def job_of(seed: int) -> Any:
-        fingerprint = prepared.tokenizer_fingerprint
-        chain = stage_store.chain(
-            *(sweep, seed, prepared.stores, prepared.tokenizer_folder, fingerprint, prepared.vocab_size, storage)
-        )
-        job = chain.stages[0]
+        job = stage_store.chain(sweep, seed, materials).stages[0]
         scaling = job.scaling.model_copy(update={"workers": world})
         # Of its own for each number of workers: a finished stage would only be read.
         return replace(job, scaling=scaling, folder=f"{job.folder}-{world}")
@@ -219,7 +224,7 @@ def _platform(job: Any, world: Any, listener: Any) -> tuple[float, float, dict[s
     import time
 
     from raycodellm.engine import Engine
-    from raycodellm.slots import DispatcherClient
+    from raycodellm.slots.client import DispatcherClient
     from raycodellm.stage import train_stage
     from raycodellm.stage.checkpoints import StageCheckpoints
     from raycodellm.stage.loop import TrainingLoop

@@ -177,11 +177,8 @@ def _ours(storage: Path, trials: int) -> Measured:
     }
     rows = []
     for number, trial in enumerate(study):
-        keys = json.loads((run / "trials" / f"{number:04d}" / "result.json").read_text())["stages"]
-        stages = [jobs[key] for key in keys]
-        evaluations = [job for key, job in jobs.items() if key.startswith("evaluation-")]
-        # The jobs of a trial are asked for together.
-        evaluation = min(evaluations, key=lambda job, last=stages[-1]: abs(job["asked"] - last["asked"]))
+        result = json.loads((run / "trials" / f"{number:04d}" / "result.json").read_text())
+        stages, evaluation = [jobs[key] for key in result["stages"]], jobs[result["evaluation"]]
         rows.append({**trial, "stages": stages, "evaluated": (evaluation["taken"], evaluation["ended"])})
     return measured | _warm(rows)
 

@@ -54,20 +54,18 @@ def planned(
     Raises `UserError` where a source has too few tokens, at any end of the search space.
     """
     sweep = file.example()
-    vocab_size = preflight.vocab_size(sweep)
+    materials = stage_store.Materials(
+        corpora=corpora,
+        tokenizer=Folder("tokenizer"),  # its address is no part of an identity
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        vocab_size=preflight.vocab_size(sweep),
+        storage=storage,
+        contents=contents,
+    )
     seeds = range(sweep.seed, sweep.seed + min(sweep.search.replicates, MOST_TRIALS))
 
     def chain(params: Mapping[str, object], seed: int) -> stage_store.Chain:
-        return stage_store.chain(
-            config.resolve(file, params),
-            seed,
-            corpora,
-            Folder("tokenizer"),
-            tokenizer_fingerprint,
-            vocab_size,
-            storage,
-            contents=contents,
-        )
+        return stage_store.chain(config.resolve(file, params), seed, materials)
 
     chains = [chain(arm, seed) for arm in arms for seed in seeds]
     stage_store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.corner_points())])

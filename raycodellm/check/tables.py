@@ -21,7 +21,8 @@ def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
     lines = [f"{sweep.name}: {count}, sampler {sweep.search.sampler}, objective {objective}"]
     lines.append("arms:" if sweep.search.sampler == "grid" else "arms, for example (the sampler chooses as it learns):")
     lines += [
-        f"  {number:3d}  {search.pairs(arm) or '(nothing is searched over)'}" for number, arm in enumerate(planned)
+        f"  {number:3d}  {search.format_params(arm) or '(nothing is searched over)'}"
+        for number, arm in enumerate(planned)
     ]
     more = search.num_arms(file) - len(planned)
     if more > 0:

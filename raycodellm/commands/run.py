@@ -13,6 +13,7 @@ from raycodellm import STARTED, search, storage_files
 from raycodellm.commands.request import DONE, FAILED, STOPPED, SweepRequest, log_path
 from raycodellm.config import UserError
 from raycodellm.files import Folder
+from raycodellm.slots.threads import threads_left
 from raycodellm.tables.trials import trial_name
 
 if TYPE_CHECKING:
@@ -162,8 +163,4 @@ def _write_timing(folder: Folder, before: dict[str, float], seconds: dict[str, f
 
 def is_stuck_in_ray() -> bool:
     """Whether a thread of a slot waits for Ray and cannot be ended."""
-    if "raycodellm.slots.pool" not in sys.modules:  # no slot was started; the import would take 2 s
-        return False
-    from raycodellm import slots
-
-    return slots.threads_left()
+    return threads_left()

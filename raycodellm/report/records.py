@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, TypeVar
 from raycodellm import storage_files
 from raycodellm.config import Sweep, SweepFile
 from raycodellm.files import Folder
+from raycodellm.finished import read_finished_stage
 from raycodellm.records import StageRecord
 from raycodellm.report.ranking import ArmScore, ranking
 from raycodellm.tables import Sharing, sharing
@@ -124,9 +125,7 @@ def read_records(run: Folder, storage: Folder) -> Records:
 
     def stage_of(key: str) -> StageRecord | None:
         folder = storage / "stages" / key
-        if not folder.exists(storage_files.DONE):
-            return None
-        return storage_files.attempt(lambda: storage_files.read_stage(folder), lost.setdefault)
+        return storage_files.attempt(lambda: read_finished_stage(folder), lost.setdefault)
 
     return Records(
         run=run,

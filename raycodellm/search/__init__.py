@@ -1,53 +1,24 @@
-"""What to try next: the search space as Optuna sees it, the samplers, and the study that remembers."""
+"""The search: its space, samplers and arms, and the Optuna study that remembers. The only door to `optuna`."""
 
-from raycodellm.search.space import (
-    FINISHED,
-    Space,
-    Suggestion,
-    distributions,
-    enqueue_first_points,
-    grid,
-    identify,
-    is_relevant,
-    journal,
-    keyed,
-    named,
-    num_arms,
-    num_finished,
-    num_trials,
-    objective_values,
-    open_study,
-    pairs,
-    preview,
-    quiet,
-    running,
-    sampler,
-    sampling_order,
-    tell,
-)
+from raycodellm.search.arms import format_params, grid, num_arms, num_trials, preview
+from raycodellm.search.journal_repair import Journal, agrees, read_journal, rebuild_journal
+from raycodellm.search.objectives import objective_values
+from raycodellm.search.space import distributions, is_relevant
+from raycodellm.search.study import Suggestion, SweepStudy
 
 __all__ = [
-    "FINISHED",
-    "Space",
+    "Journal",
     "Suggestion",
+    "SweepStudy",
+    "agrees",
     "distributions",
-    "enqueue_first_points",
+    "format_params",
     "grid",
-    "identify",
     "is_relevant",
-    "journal",
-    "keyed",
-    "named",
     "num_arms",
-    "num_finished",
     "num_trials",
     "objective_values",
-    "open_study",
-    "pairs",
     "preview",
-    "quiet",
-    "running",
-    "sampler",
-    "sampling_order",
-    "tell",
+    "read_journal",
+    "rebuild_journal",
 ]

@@ -1,7 +1,7 @@
-"""A damaged Optuna journal made right again: its good lines, and what the trials themselves wrote down.
+"""Repairs a damaged Optuna journal from its good lines and from the results that the trials wrote.
 
-The journal is a file of entries, one a line, that are replayed in their order. A trial's number is the place, among its
-like, of the entry that creates the trial. So a line that is lost may shift every number after it.
+The journal is a file of entries, one a line, which Optuna replays in order. Optuna numbers the trials by the order of
+the entries that create them. So one lost line may shift the number of every later trial.
 """
 
 from __future__ import annotations
@@ -16,34 +16,40 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import SweepFile
 from raycodellm.records import TrialResult
-from raycodellm.search import space as search
+from raycodellm.search.journal_file import open_journal, quiet_optuna
+from raycodellm.search.objectives import objective_values
+from raycodellm.search.space import by_key, by_name, distributions
+from raycodellm.search.study import create_study, enqueue_first_points
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
 
 _CREATE_STUDY, _CREATE_TRIAL = 0, 4
 """Optuna's codes of these entries."""
-_MOST_GUESSED = 6
-"""Bad lines for which every guess of what they were is tried; of more, only two."""
+_MAX_GUESSED_LINES = 6
+"""Up to so many bad lines, every combination of guesses is tried; beyond, only two: all or none created a trial."""
 
 Entry = dict[str, Any]
 
 
 @dataclass(frozen=True)
 class Journal:
-    """The file's content."""
+    """The content of a journal file."""
 
     trials: tuple[FrozenTrial, ...]
     bad_lines: tuple[int, ...]
     """Numbers, from 1, of the lines that Optuna cannot replay."""
 
 
-def read(path: Path, file: SweepFile, results: Mapping[int, TrialResult]) -> Journal:
-    """The trials that the good lines tell of. A bad line may have created a trial or not: of these readings the one
-    that agrees with more of `results`, by their numbers, is taken."""
+def read_journal(path: Path, file: SweepFile, results: Mapping[int, TrialResult]) -> Journal:
+    """The trials that the journal's good lines tell of.
+
+    A bad line may have created a trial or not. The guess is taken under which most trials agree with `results`, the
+    trials' own results by their numbers.
+    """
     lines = path.read_bytes().split(b"\n") if path.exists() else []
     if lines:
-        lines.pop()  # what follows the last line's end: nothing, or half a line of a process that was killed
+        lines.pop()  # empty, or the half line of a process that was killed while it wrote
     entries = [_entry(line) for line in lines]
     trials, refused = _replay([entry for entry in entries if entry is not None])
     if refused:
@@ -67,13 +73,14 @@ def _entry(line: bytes) -> Entry | None:
 
 
 def _guesses(bad: Sequence[int]) -> Iterable[tuple[bool, ...]]:
-    """For each bad line, whether it created a trial; that none did comes first."""
-    if len(bad) <= _MOST_GUESSED:
+    """For each bad line, whether it created a trial. The guess that no line did comes first."""
+    if len(bad) <= _MAX_GUESSED_LINES:
         return itertools.product((False, True), repeat=len(bad))
     return ((made,) * len(bad) for made in (False, True))
 
 
 def _filled(entries: Sequence[Entry | None], creates_trial: Mapping[int, bool], file: SweepFile) -> Iterable[Entry]:
+    """The good entries, with an empty trial for each bad line that is guessed to have created one."""
     sweep = file.example()
     if not any(entry and entry["op_code"] == _CREATE_STUDY for entry in entries[:1]):
         directions = [1 if objective.mode == "min" else 2 for objective in sweep.search.objectives]
@@ -86,12 +93,12 @@ def _filled(entries: Sequence[Entry | None], creates_trial: Mapping[int, bool], 
 
 
 def _replay(entries: Sequence[Entry]) -> tuple[tuple[FrozenTrial, ...], set[int]]:
-    """The first study's trials as Optuna understands the entries, and the places of those that it refuses."""
+    """The first study's trials as Optuna understands the entries, and the places of the entries that it refuses."""
     from optuna.storages import JournalStorage
     from optuna.storages.journal import BaseJournalBackend
 
     class Lines(BaseJournalBackend):
-        """The entries up to `end`, as a journal that is only read."""
+        """A read-only journal of the first `end` entries."""
 
         end = 0
 
@@ -101,85 +108,80 @@ def _replay(entries: Sequence[Entry]) -> tuple[tuple[FrozenTrial, ...], set[int]
         def append_logs(self, logs: list[Entry]) -> None:
             raise PermissionError("a damaged journal is not written to")
 
-    search.quiet()
+    quiet_optuna()
     backend = Lines()
     storage, refused = JournalStorage(backend), set()
-    for place in range(len(entries)):  # one by one: Optuna goes on behind an entry that it could not replay
+    for place in range(len(entries)):  # one by one: Optuna continues behind an entry that it could not replay
         backend.end = place + 1
         try:
             storage.get_all_studies()
-        except Exception:  # an entry of the wrong shape may raise anything in there
+        except Exception:  # inside Optuna an entry of the wrong shape may raise anything
             refused.add(place)
-    studies = storage.get_all_studies()
-    return (
-        tuple(storage.get_all_trials(storage.get_study_id_from_name(studies[0].study_name))) if studies else ()
-    ), refused
+    names = [study.study_name for study in storage.get_all_studies()]
+    trials = storage.get_all_trials(storage.get_study_id_from_name(names[0])) if names else ()
+    return tuple(trials), refused
 
 
 def _agreement(trials: Sequence[FrozenTrial], results: Mapping[int, TrialResult], file: SweepFile, seed: int) -> int:
+    """How many results agree with the trials, less how many do not."""
     places = dict(enumerate(trials))
     return sum(1 if agrees(places.get(number), result, file, seed) else -1 for number, result in results.items())
 
 
 def agrees(trial: FrozenTrial | None, result: TrialResult, file: SweepFile, first_seed: int) -> bool:
-    """True if the study's trial of the result's number is the trial that the result tells of.
+    """True if the study's trial of the result's number has the result's arm, seed and parameters.
 
-    `first_seed`: the sweep's, which its arms' first replicates have.
+    `first_seed`: the sweep's seed, which is also the seed of each arm's first replicate.
     """
     if trial is None:
         return False
     attrs = {"arm": result.arm, "replicate": result.seed - first_seed}
-    params = search.named(file, trial.params)
+    params = by_name(file, trial.params)
     return result.arm < 0 or (params == result.params and attrs.items() <= trial.user_attrs.items())
 
 
-def rebuild(
-    path: Path, file: SweepFile, trials: Sequence[FrozenTrial], results: Mapping[int, TrialResult], again: set[int]
+def rebuild_journal(
+    path: Path, file: SweepFile, trials: Sequence[FrozenTrial], results: Mapping[int, TrialResult], reopened: set[int]
 ) -> None:
-    """Writes the journal anew, each trial as its result tells of it, else as in `trials`. Those in `again` are open, so
-    that the run takes them up under their numbers. The old file stays beside it, as `optuna.log.damaged`."""
-    import optuna
+    """Writes the journal anew: each trial as its result tells, or as in `trials` where it has no result.
 
-    sweep = file.example()
-    made = path.with_name(f"{path.name}.making")
-    made.unlink(missing_ok=True)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    study = optuna.create_study(
-        storage=search.journal(made),
-        study_name=sweep.name,
-        directions=["minimize" if objective.mode == "min" else "maximize" for objective in sweep.search.objectives],
-    )
-    for number in range(max([len(trials), *(n + 1 for n in (*results, *again))])):
-        there = trials[number] if number < len(trials) else None
-        study.add_trial(_trial(file, there, results.get(number), number in again))
-    search.enqueue_first_points(study, file)
+    Trials in `reopened` are left unfinished, so that the run continues them under their numbers. The old file is kept
+    as `optuna.log.damaged`.
+    """
+    new = path.with_name(f"{path.name}.making")
+    new.unlink(missing_ok=True)
+    study = create_study(open_journal(new), file)
+    for number in range(max([len(trials), *(n + 1 for n in (*results, *reopened))])):
+        known = trials[number] if number < len(trials) else None
+        study.add_trial(_trial(file, known, results.get(number), number in reopened))
+    enqueue_first_points(study, file)
     if path.exists():
         os.replace(path, path.with_name(f"{path.name}.damaged"))
-    os.replace(made, path)
+    os.replace(new, path)
 
 
-def _trial(file: SweepFile, there: FrozenTrial | None, result: TrialResult | None, again: bool) -> FrozenTrial:
-    """`result` decides where it is given and fits into the search space. A trial of which nothing is known waits."""
+def _trial(file: SweepFile, known: FrozenTrial | None, result: TrialResult | None, is_reopened: bool) -> FrozenTrial:
+    """The trial to write. `result` decides where it is given and fits into the search space, else `known`, the trial of
+    the damaged journal. Where neither says anything, an empty trial waits."""
     from optuna.trial import TrialState, create_trial
 
-    sweep = file.example()
-    fitting = (
-        None if result is None or agrees(there, result, file, sweep.seed) else search.distributions(file, result.params)
-    )
+    sweep, fitting = file.example(), None
+    if result is not None and not agrees(known, result, file, sweep.seed):
+        fitting = distributions(file, result.params)
     if result is not None and fitting is not None:
         attrs: dict[str, Any] = {"arm": result.arm, "replicate": result.seed - sweep.seed}
-        known = {"params": search.keyed(file, result.params), "distributions": fitting, "user_attrs": attrs}
-    elif there is not None:
-        known = {"params": there.params, "distributions": there.distributions, "user_attrs": there.user_attrs}
-        known["system_attrs"] = there.system_attrs
+        content = {"params": by_key(file, result.params), "distributions": fitting, "user_attrs": attrs}
+    elif known is not None:
+        content = {"params": known.params, "distributions": known.distributions, "user_attrs": known.user_attrs}
+        content["system_attrs"] = known.system_attrs
     else:
         return create_trial(state=TrialState.WAITING)
-    if result is not None and result.state == "complete" and not again:
-        values = search.objective_values(sweep.search.objectives, result.metrics)
-        return create_trial(state=TrialState.COMPLETE, values=values, **known)
-    if result is not None and result.state == "failed" and not again:
-        return create_trial(state=TrialState.FAIL, **known)
-    if there is not None and there.state.is_finished() and not again:  # an end that this version does not know
-        return create_trial(state=there.state, values=there.values, **known)
-    waits = result is None and not again and there is not None and there.state == TrialState.WAITING
-    return create_trial(state=TrialState.WAITING if waits else TrialState.RUNNING, **known)
+    if result is not None and result.state == "complete" and not is_reopened:
+        values = objective_values(sweep.search.objectives, result.metrics)
+        return create_trial(state=TrialState.COMPLETE, values=values, **content)
+    if result is not None and result.state == "failed" and not is_reopened:
+        return create_trial(state=TrialState.FAIL, **content)
+    if known is not None and known.state.is_finished() and not is_reopened:  # an end that this version does not know
+        return create_trial(state=known.state, values=known.values, **content)
+    waits = result is None and not is_reopened and known is not None and known.state == TrialState.WAITING
+    return create_trial(state=TrialState.WAITING if waits else TrialState.RUNNING, **content)

@@ -1,6 +1,6 @@
-"""Notice to leave: SIGTERM to a worker's process, or Ray's word that the worker's node will be taken away.
+"""Notice to leave: SIGTERM to a worker's process, or Ray's message that the worker's node will be taken away.
 
-A spot node gives 30 to 120 seconds. So a notice only sets a flag, which the stage asks for before each step.
+A spot node gives 30 to 120 seconds. So a notice only sets a flag, which the stage reads before each step.
 """
 
 from __future__ import annotations
@@ -14,10 +14,10 @@ _terminated = threading.Event()
 
 
 def listen_for_sigterm() -> None:
-    """Turns the next SIGTERM of this process into a notice; one more ends the process, as Ray would have it.
+    """Turns the next SIGTERM of this process into a notice. A second SIGTERM ends the process, as Ray expects.
 
-    To be called on the main thread, where Python handles signals. The worker's main thread runs Ray's calls, at the
-    latest the next look at its health (`RAY_TRAIN_HEALTH_CHECK_INTERVAL_S`); training runs in another.
+    Call it on the main thread, where Python handles signals. The worker's main thread runs Ray's calls, at the latest
+    the next health check (`RAY_TRAIN_HEALTH_CHECK_INTERVAL_S`); training runs in another thread.
     """
     before = signal.getsignal(signal.SIGTERM)
 
@@ -30,20 +30,20 @@ def listen_for_sigterm() -> None:
 
 
 class Notice:
-    """What one worker knows of leaving."""
+    """Whether one worker was told to leave, and by what."""
 
     def __init__(self, on_notice: Callable[[str], None]) -> None:
-        """`on_notice`: hears the cause, once, at once and on another thread."""
+        """`on_notice` is called with the cause, once, immediately and on another thread."""
         self._on_notice = on_notice
         self._node: str | None = None
 
     @property
     def cause(self) -> str | None:
-        """None while the worker may stay."""
+        """What told the worker to leave; None while it may stay."""
         return "SIGTERM" if _terminated.is_set() else self._node
 
     def listen(self) -> Notice:
-        """Begins to wait for SIGTERM, in a thread."""
+        """Starts a thread that waits for SIGTERM."""
         threading.Thread(target=self._wait_for_sigterm, name="raycodellm-sigterm", daemon=True).start()
         return self
 
@@ -58,8 +58,8 @@ class Notice:
 
 
 def sigterm_callback() -> Any:
-    """For Ray Train: makes each worker listen for SIGTERM, on its main thread, before its loop begins."""
-    # The only one of Ray Train's hooks that runs on a worker's main thread.
+    """A Ray Train callback: each worker listens for SIGTERM on its main thread before its loop begins."""
+    # Private, and the only hook of Ray Train that runs on a worker's main thread.
     from ray.train.v2._internal.execution.callback import WorkerCallback
 
     class ListenForSigterm(WorkerCallback):

@@ -1,4 +1,4 @@
-"""The driver's side of the slots: as many Ray Train runs as there is work for, each in a thread."""
+"""The driver's side of the slots: as many Ray Train runs as there is work for, each in a thread of the driver."""
 
 from __future__ import annotations
 
@@ -17,27 +17,28 @@ from ray.train.torch import TorchTrainer
 
 from raycodellm.config import Scaling
 from raycodellm.files import Folder
+from raycodellm.slots.handle import DispatcherHandle
 from raycodellm.slots.notice import sigterm_callback
 from raycodellm.slots.ray_train import nodes_are_watched
+from raycodellm.slots.threads import THREAD_PREFIX
 from raycodellm.slots.worker import slot_loop
 
 logger = logging.getLogger(__name__)
 
-THREAD_PREFIX = "raycodellm-"
 PLACEMENT_SECONDS = 45.0
-"""After which a sweep without a single living slot asks whether one can ever be placed."""
+"""A sweep that has had no living slot for so long asks whether one can ever be placed."""
 ABANDON_SECONDS = 600.0
-"""After which a sweep that had slots, and has no node left that holds one, ends: time for lost nodes to come back."""
+"""A sweep whose nodes are lost ends when none has come back for so long."""
 _CAUSE_LENGTH = 300
-"""Characters: Ray's account of a dead actor is a page long."""
+"""Characters. Ray's account of a dead actor is a page long."""
 
 
 class SlotPool:
-    """Keeps as many slots as there is work for, up to `max_slots`; each lives in a thread of the driver."""
+    """Keeps as many slots as there is work for, up to `max_slots`."""
 
     def __init__(
         self,
-        dispatcher: Any,
+        dispatcher: DispatcherHandle,
         scaling: Scaling,
         max_slots: int,
         folder: Folder,
@@ -63,8 +64,8 @@ class SlotPool:
     def start(self, num_slots: int, at_once: int | None = None) -> None:
         """Starts slots before there is work, so that their processes come up while tokens are prepared.
 
-        `at_once`: so many at first, the others when one has begun its work; None: all. Where cores are few, slots that
-        start together only hold each other up.
+        `at_once`: how many start together (None: all); the others follow when one has begun its work. On few cores,
+        slots that start together only delay each other.
         """
         self.early = min(num_slots, self.max_slots)
         self.at_once = at_once or self.max_slots
@@ -73,10 +74,10 @@ class SlotPool:
         self.supervisor.start()
 
     def close(self, wait_seconds: float) -> None:
-        """Ends all slots; waits for their worker groups to be given back, up to `wait_seconds`."""
+        """Ends all slots; waits until their worker groups have been given back, up to `wait_seconds`."""
         self.closing.set()
         until = time.monotonic() + wait_seconds
-        with contextlib.suppress(ray.exceptions.RayError):  # a dispatcher that died has ended the slots' loops already
+        with contextlib.suppress(ray.exceptions.RayError):  # a dispatcher that died has ended the slots already
             ray.get(self.dispatcher.close.remote(), timeout=wait_seconds)
         for thread in (self.supervisor, *self.threads.values()):
             thread.join(max(0.0, until - time.monotonic()))
@@ -96,7 +97,7 @@ class SlotPool:
                 return
 
     def is_short_of_slots(self, demand: int, alive: int) -> bool:
-        """Whether one more should start; `alive`: those that are there or come."""
+        """Whether one more slot should start. `alive`: slots that run or are starting."""
         wanted = demand > alive or len(self.threads) < self.early
         return wanted and alive < (self.max_slots if self.begun else min(self.max_slots, self.at_once))
 
@@ -113,7 +114,7 @@ class SlotPool:
                 self._not_placed(reason, now - self._placed_at)
 
     def _not_placed(self, reason: str, seconds: float) -> None:
-        """A trial that never had a place fails; one whose nodes went waits for others, and then stays open."""
+        """Trials that never had a place fail. Trials whose nodes are lost wait for new nodes, and then stay open."""
         if not self._ever_placed:
             ray.get(self.dispatcher.fail_all.remote(f"cannot be placed: {reason}"))
         elif seconds > ABANDON_SECONDS:
@@ -141,18 +142,13 @@ class SlotPool:
             cause, failed = _short(error), True
         with contextlib.suppress(ray.exceptions.RayError):  # the cluster may be gone by now
             worked = ray.get(self.dispatcher.slot_gone.remote(slot, cause))
-            # One that died under jobs is counted by these; here count those that never come to a job.
+            # A slot that died under a job counts as a death of that job; here count slots that never get a job.
             self.failed_starts = self.failed_starts + 1 if failed and not worked else 0
             if self.failed_starts > self.scaling.max_failures:
                 ray.get(self.dispatcher.fail_all.remote(f"worker groups end at once; the last one: {cause}"))
 
 
-def threads_left() -> bool:
-    """Whether a thread of ours still waits for Ray: then `ray.shutdown` would end the whole process with an error."""
-    return any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate())
-
-
-def trainer(slot: str, dispatcher: Any, scaling: Scaling, folder: Folder) -> Any:
+def trainer(slot: str, dispatcher: DispatcherHandle, scaling: Scaling, folder: Folder) -> Any:
     """The Ray Train run of one slot."""
     gpus = scaling.gpus_per_worker
     resources = {"CPU": scaling.cpus_per_worker, **({"GPU": gpus} if gpus else {})}
@@ -171,16 +167,16 @@ def trainer(slot: str, dispatcher: Any, scaling: Scaling, folder: Folder) -> Any
         run_config=RunConfig(
             name=slot,
             storage_path=(folder / "slots").uri,
-            # What a job may suffer is for the dispatcher to count: a slot outlives many jobs, and -1 has no limit.
+            # The dispatcher counts how often a job's workers may die. A slot outlives many jobs; -1 means no limit.
             failure_config=FailureConfig(max_failures=scaling.max_failures, max_preemption_failures=-1),
             callbacks=[_controller_callback(slot, dispatcher), sigterm_callback()],
         ),
     )
 
 
-def _controller_callback(slot: str, dispatcher: Any) -> Any:
-    """For Ray Train's controller: tells the dispatcher of dead workers at once, and what Ray knows of the cause; and
-    writes what is reported into the controller's log, which the dashboard shows."""
+def _controller_callback(slot: str, dispatcher: DispatcherHandle) -> Any:
+    """A callback in Ray Train's controller. It tells the dispatcher of dead workers at once, with the cause that Ray
+    knows, and writes reported metrics into the controller's log, which the dashboard shows."""
     from ray.train import UserCallback
 
     class InController(UserCallback):
@@ -198,7 +194,7 @@ def _controller_callback(slot: str, dispatcher: Any) -> Any:
 
 
 def _short(error: BaseException) -> str:
-    """The error's class and its last line: where Ray says what really happened."""
+    """The error's class and its last line, where Ray names the cause."""
     error = getattr(error, "health_check_failure", error)
     lines = [line.strip() for line in str(error).splitlines() if line.strip()]
     if not lines:

@@ -7,7 +7,8 @@ from dataclasses import asdict, replace
 
 from raycodellm.engine import DamagedCheckpoint, StorageError, World, gather
 from raycodellm.files import Folder
-from raycodellm.stage.folder import CHECKPOINTS, OPTIMIZER, step_name
+from raycodellm.finished import OPTIMIZER
+from raycodellm.stage.folder import CHECKPOINTS, step_name
 from raycodellm.stage.metrics import Tally
 from raycodellm.stage.progress import ProgressReporter
 from raycodellm.stage.setup import StageSetup

@@ -9,14 +9,12 @@ from typing import Any
 
 from raycodellm import engine as engines
 from raycodellm.files import Folder
+from raycodellm.finished import DONE
 from raycodellm.identity import model_files
 from raycodellm.records import StageJob, StageRecord, as_json
 from raycodellm.stage import metrics
-from raycodellm.storage_files import DONE
 
 CHECKPOINTS = "checkpoint"
-OPTIMIZER = "optimizer"
-"""The optimizer state of a stage that a later stage starts from; beside the model."""
 
 
 class StageFolder(Folder):
@@ -28,10 +26,6 @@ class StageFolder(Folder):
         names = [name for name in folder.list() if name.startswith("step-")]
         complete = [name for name in names if (folder / name).exists(engines.COMPLETE)]
         return sorted(complete, key=lambda name: int(name.removeprefix("step-")))
-
-    def lacks_optimizer(self) -> bool:
-        """Whether the stage has no complete optimizer state."""
-        return not (self / OPTIMIZER).exists(engines.COMPLETE)
 
     def leave_model(self, export: Callable[[Path], None]) -> None:
         """Writes `model/`, on local storage in one rename; `export` writes the model's files into a local folder."""

@@ -13,6 +13,7 @@ import numpy as np
 from raycodellm import engine as engines
 from raycodellm import ingest, mixture
 from raycodellm.engine import PendingStep, StepResult, World
+from raycodellm.finished import DONE, finished_stage, lacks_optimizer
 from raycodellm.records import Progress, StageJob, StageRecord
 from raycodellm.stage import faults, held_out, metrics, results
 from raycodellm.stage.checkpoints import StageCheckpoints
@@ -20,7 +21,6 @@ from raycodellm.stage.folder import StageFolder
 from raycodellm.stage.metrics import Tally, order_checksum
 from raycodellm.stage.progress import ProgressReporter
 from raycodellm.stage.setup import StageSetup, set_up
-from raycodellm.storage_files import DONE, finished_stage
 
 _METRICS_ROWS = 50
 """Rows of metrics.parquet, about."""
@@ -47,7 +47,7 @@ def train_stage(
     engines.limit_memory(world, job.scaling.gpus_per_worker)
     folder = StageFolder(job.folder)
     done = engines.gather(world, finished_stage(folder) if world.rank == 0 else None)[0]
-    if done is not None and not (job.keep_optimizer and engines.gather(world, folder.lacks_optimizer())[0]):
+    if done is not None and not (job.keep_optimizer and engines.gather(world, lacks_optimizer(folder))[0]):
         return done
     plan = mixture.make_plan(job)
     progress = ProgressReporter(job, world, plan, on_progress)

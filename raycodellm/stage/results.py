@@ -6,10 +6,11 @@ import math
 
 from raycodellm.engine import StorageError, gather
 from raycodellm.files import Folder
+from raycodellm.finished import OPTIMIZER
 from raycodellm.records import StageJob, StageRecord
 from raycodellm.stage import metrics
 from raycodellm.stage.checkpoints import StageCheckpoints, with_whole_checksum
-from raycodellm.stage.folder import CHECKPOINTS, OPTIMIZER
+from raycodellm.stage.folder import CHECKPOINTS
 from raycodellm.stage.metrics import Tally, ratio
 from raycodellm.stage.setup import StageSetup
 

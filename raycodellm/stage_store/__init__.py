@@ -1,35 +1,25 @@
-"""The stage store: the chain of a trial's jobs, where each lies, and whether it is finished."""
+"""The stage store: the chain of a trial's jobs, where each job's folder lies, and which jobs are finished.
 
-from raycodellm.stage_store.chains import (
-    EVALUATION_VERSION,
-    Chain,
-    Corpus,
-    chain,
-    check_epochs,
-    compiled_schedule,
-    contents_of,
-    contents_of_file,
-    finished_jobs,
-    is_done,
-    model_content,
-    model_damage,
-    older_stages,
-    outcome_on_disk,
-)
+A stage is known by what determines its weights (`identity`), never by workers, devices, storage or the names of trials.
+So an equal prefix of two trials' chains is the same stages, trained once.
+"""
+
+from raycodellm.stage_store.chains import Chain, Materials, chain, compiled_schedule
+from raycodellm.stage_store.contents import contents_of, contents_of_file
+from raycodellm.stage_store.epochs import check_epochs
+from raycodellm.stage_store.finished_jobs import finished_outcomes
+from raycodellm.stage_store.older_stages import report_older_stages
+from raycodellm.stage_store.slices import Corpus
 
 __all__ = [
-    "EVALUATION_VERSION",
     "Chain",
     "Corpus",
+    "Materials",
     "chain",
     "check_epochs",
     "compiled_schedule",
     "contents_of",
     "contents_of_file",
-    "finished_jobs",
-    "is_done",
-    "model_content",
-    "model_damage",
-    "older_stages",
-    "outcome_on_disk",
+    "finished_outcomes",
+    "report_older_stages",
 ]

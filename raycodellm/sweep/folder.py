@@ -1,4 +1,4 @@
-"""The run folder: what a sweep is, which trials have ended and how."""
+"""The run folder: the sweep's own file, its trials' results, and the table of them."""
 
 from __future__ import annotations
 
@@ -18,20 +18,20 @@ from raycodellm.records import TrialResult
 logger = logging.getLogger(__name__)
 
 Say = Callable[[str], Any]
-"""Hears of what is damaged, a line each."""
+"""Is called with a line for each damaged file."""
 ENDED = ("complete", "failed")
 UNENDED = ("running", "waiting")
-"""States of a trial without a result; a newer version may know other ends."""
+"""States of a trial without a result. Any other state is an end, also one that only a newer version knows."""
 
 
 @dataclass(frozen=True)
 class Run:
-    """A sweep's folder and what decides it."""
+    """A sweep, and the folder in its storage that holds its state."""
 
     file: SweepFile
     storage: Folder
     token: str = ""
-    """Token of the driver that has the run folder (`ownership`); empty for a reader."""
+    """Token of the driver that owns the run folder (`ownership`); empty for a reader."""
 
     @cached_property
     def sweep(self) -> Sweep:
@@ -43,24 +43,30 @@ class Run:
 
     @property
     def journal(self) -> Path:
-        """The study's journal: in the run folder; for object stores a local file that is copied there."""
+        """The study's journal: a file of the run folder; on an object store, a local file that is copied there."""
         if self.folder.local is not None:
             return self.folder.local / "optuna.log"
         return cache_folder() / fingerprint(self.folder.uri) / "optuna.log"
+
+    @cached_property
+    def num_ended_at_start(self) -> int:
+        """Trials with a result when this was first asked, before the driver runs any. One look at each trial."""
+        return sum(self.trial_folder(number).exists("result.json") for number in trial_numbers(self))
 
     def trial_folder(self, number: int) -> Folder:
         return self.folder / "trials" / f"{number:04d}"
 
 
 def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run:
-    """The run folder, made when new. Raises `UserError` by key when it holds a sweep that computes something else."""
+    """Opens the run folder; creates it when new. Raises `UserError` by key when it holds a sweep that computes
+    something else."""
     run = Run(file, storage)
     tree = config.resolved_tree(file)
     storage.prove_writable("--storage")
     if run.folder.exists("sweep.yaml"):
-        # Read as a sweep file, so that a setting that a newer version adds has its default and is no difference.
-        there = storage_files.read_sweep_file(run.folder)
-        changed = changed_keys(config.resolved_tree(there), tree)
+        # Parsed as a sweep file, so that a setting that this version added has its default, which is no difference.
+        saved = storage_files.read_sweep_file(run.folder)
+        changed = changed_keys(config.resolved_tree(saved), tree)
         if changed:
             key, old, new = changed[0]
             more = f" (and {len(changed) - 1} more: {', '.join(k for k, _, _ in changed[1:])})" if changed[1:] else ""
@@ -76,15 +82,15 @@ def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run
 
 
 def write_sweep_file(run: Run) -> None:
-    """`sweep.yaml` as resolved; over that of an earlier driver, whose `scaling` may have been another."""
+    """Writes `sweep.yaml` as resolved, over an earlier driver's, whose `scaling` may differ."""
     run.folder.write_bytes("sweep.yaml", config.write_yaml(config.resolved_tree(run.file)).encode())
 
 
 def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """(key, old value, new value) of every leaf that differs; `scaling` is where a sweep runs, so it may change."""
+    """(key, old value, new value) of every leaf that differs. `scaling` says where a sweep runs, so it may differ."""
     if path == "scaling":
         return []
-    if path.endswith(".deepspeed_config"):  # so may those of DeepSpeed's own settings that only say where
+    if path.endswith(".deepspeed_config"):  # DeepSpeed's settings that change no number may differ too
         old, new = (identity.numeric_settings(found or {}) for found in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*new, *(key for key in old if key not in new)]
@@ -102,9 +108,10 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any
 
 
 def read_results(run: Run, ended: dict[int, TrialResult] | None = None, say: Say = logger.warning) -> list[TrialResult]:
-    """The trials as their folders hold them, in the order of their numbers. `ended` keeps what need not be read again.
+    """Reads the trials from their folders, in the order of their numbers.
 
-    A trial whose result cannot be read is waiting, since the next run makes it again; `say` hears of it.
+    `ended`: results that need not be read again; trials that have ended are added. A trial whose result cannot be read
+    is waiting, since the next run makes it again; `say` is told.
     """
     ended = {} if ended is None else ended
     results = []
@@ -121,7 +128,7 @@ def read_results(run: Run, ended: dict[int, TrialResult] | None = None, say: Say
 
 
 def _read_trial(run: Run, number: int, say: Say) -> TrialResult | None:
-    """The trial's result; else, of one that runs or whose result is lost, what it wrote when it began."""
+    """The trial's result. If it has none, or its result is damaged, the record that it wrote when it began."""
     folder = run.trial_folder(number)
     lost: list[str] = []
     if folder.exists("result.json"):
@@ -139,7 +146,7 @@ def _read_trial(run: Run, number: int, say: Say) -> TrialResult | None:
 
 
 def read_result(run: Run, number: int) -> TrialResult:
-    """The result of a trial that has ended. Raises `DamagedFile` where it cannot be read, or lacks its score."""
+    """The result of a trial that has ended. Raises `DamagedFile` when it cannot be read or lacks its score."""
     folder = run.trial_folder(number)
     result = storage_files.read_result(folder)
     if result.state == "complete":
@@ -156,7 +163,7 @@ def trial_numbers(run: Run) -> list[int]:
 
 
 def write_table(run: Run, say: Say = logger.warning) -> list[TrialResult]:
-    """`trials.parquet` from the trials' folders: one row per trial."""
+    """Writes `trials.parquet` from the trials' folders, one row per trial. Returns the trials."""
     import pandas as pd
     import pyarrow as pa
 
@@ -169,7 +176,7 @@ def write_table(run: Run, say: Say = logger.warning) -> list[TrialResult]:
 
 
 def _column(values: Any) -> Any:
-    """A column of the table; of a parameter whose options are of several types, what they are called."""
+    """A column of the table. A parameter whose options are of several types is written as text."""
     import pyarrow as pa
 
     try:
@@ -179,7 +186,7 @@ def _column(values: Any) -> Any:
 
 
 def clear_scratch(run: Run) -> None:
-    """Removes what a killed driver left of Ray's own files in the run folder."""
+    """Removes the files of Ray's own that a killed driver left in the run folder."""
     for name in ("tune", "slots"):
         if run.folder.local is not None:
             shutil.rmtree(run.folder.local / name, ignore_errors=True)

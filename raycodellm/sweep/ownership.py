@@ -1,13 +1,13 @@
 """One driver at a time on a run folder, on any storage: an owner file that the driver writes anew every few seconds.
 
-The rule asks nothing of a storage but that it shows what was written last, and compares no clocks:
+The storage need only show what was written last, and no clocks are compared:
 
-* A run folder without the file, or whose file names a process of this machine that has ended, is taken at once.
-* One whose process runs on this machine is refused at once.
-* Any other is watched: one that changes within `STALE_SECONDS` has a driver that lives, and is refused; one that does
-  not is taken over.
-* Two that take it in the same instant both read the file once more, and the last writer has it. A driver that finds
-  another's name in it (a machine that slept, say) writes no journal any more and ends.
+* A run folder without an owner file is taken at once, and so is one whose owner is an ended process of this machine.
+* A run folder whose owner is a running process of this machine is refused at once.
+* Any other owner file is watched. If it changes within `STALE_SECONDS`, its driver lives and the run folder is refused;
+  if not, the run folder is taken over.
+* Two drivers that take a run folder in the same instant both read the file once more, and the last writer has it. A
+  driver that finds another's name in its file (a machine that slept, say) stops writing the journal and ends.
 """
 
 from __future__ import annotations
@@ -31,9 +31,10 @@ OWNER = "OWNER"
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 LOOK_SECONDS = 1.0
-"""Between two looks at the file of a driver that may be gone."""
+"""Between two looks at the owner file of a driver that may be gone."""
 _CREATED_SECONDS = 5.0
-"""By which two readings of a process's beginning may differ, since clocks are set: else another has got its number."""
+"""Two readings of a process's start may differ by so much, since clocks are set. If they differ by more, another
+process has got its number."""
 
 
 class Owner(Lease):
@@ -55,59 +56,59 @@ class Owner(Lease):
         self.created = _created(os.getpid())
 
     def claim(self, say: Callable[[str], None]) -> None:
-        """Takes the run folder. Raises UserError naming the driver that has it; `say` hears what is waited for."""
+        """Takes the run folder. Raises UserError naming the driver that has it; `say` is told of a wait."""
         first = self.read()
         said = False
         while (other := self.take()) is not None:
-            there = self.read() or {}
-            if self._runs_here(there) or (first is not None and there.get("beats") != first.get("beats")):
+            found = self.read() or {}
+            if self._runs_here(found) or (first is not None and found.get("beats") != first.get("beats")):
                 raise UserError(f"{self._folder}: the sweep is being run by {other}; wait for it or stop it")
             if not said:
                 say(f"{other} began this sweep; looking for up to {self.stale_seconds:.0f} s whether it still runs")
                 said = True
-            first = first or there
+            first = first or found
             self._sleep(LOOK_SECONDS)
 
     def beat(self) -> None:
-        """Shows that the driver lives; not over the file of another."""
-        there = self.read()
-        if there is None or there["token"] == self.token:
+        """Writes the file anew, to show that the driver lives; but not over another driver's file."""
+        found = self.read()
+        if found is None or found["token"] == self.token:
             self._write()
 
     def told(self) -> dict[str, Any]:
-        """The file's content, beside the number of its beats."""
+        """The file's content, without the number of beats."""
         return {**super().told(), "machine": self.machine, "pid": os.getpid(), "created": self.created}
 
-    def may_take_up(self, there: Mapping[str, Any]) -> bool:
-        """True if the driver in the file is known to have ended."""
-        return self._is_of_this_machine(there) and not self._runs_here(there)
+    def may_take_up(self, found: Mapping[str, Any]) -> bool:
+        """True if the file's driver is known to have ended."""
+        return self._is_of_this_machine(found) and not self._runs_here(found)
 
-    def _runs_here(self, there: Mapping[str, Any]) -> bool:
-        if not self._is_of_this_machine(there):
+    def _runs_here(self, found: Mapping[str, Any]) -> bool:
+        if not self._is_of_this_machine(found):
             return False
-        created = _created(int(there["pid"]))
-        return created is not None and abs(created - float(there["created"])) < _CREATED_SECONDS
+        created = _created(int(found["pid"]))
+        return created is not None and abs(created - float(found["created"])) < _CREATED_SECONDS
 
-    def _is_of_this_machine(self, there: Mapping[str, Any]) -> bool:
-        return bool(self.machine) and there.get("machine") == self.machine and {"pid", "created"} <= set(there)
+    def _is_of_this_machine(self, found: Mapping[str, Any]) -> bool:
+        return bool(self.machine) and found.get("machine") == self.machine and {"pid", "created"} <= set(found)
 
 
 @contextlib.contextmanager
 def lock(run: Run, say: Callable[[str], None] = print) -> Iterator[Run]:
-    """One driver at a time: a second one on the same run folder is refused. Yields the run as its owner has it."""
+    """Refuses a second driver on the same run folder. Yields the run with the owner's token."""
     with _locked_file(run):
         owner = Owner(run.folder)
         owner.claim(say)
         with owner.kept():
             owned = replace(run, token=owner.token)
             fetch_journal(owned)
-            write_sweep_file(owned)  # only now: a driver that is refused leaves that of the one that runs
+            write_sweep_file(owned)  # only now: a refused driver must not overwrite the running one's
             yield owned
 
 
 @contextlib.contextmanager
 def _locked_file(run: Run) -> Iterator[None]:
-    """On a local storage the kernel keeps a second driver out, also one that begins in the same instant."""
+    """On a local storage the kernel keeps out a second driver, also one that begins in the same instant."""
     if run.folder.local is None:
         yield
         return
@@ -127,39 +128,39 @@ def _locked_file(run: Run) -> Iterator[None]:
 
 
 def usurper(run: Run) -> str | None:
-    """Another driver that has taken the run folder over; None while it is this one's."""
-    there = Owner(run.folder).read() if run.token else None
-    return str(there["holder"]) if there is not None and there["token"] != run.token else None
+    """The driver that has taken the run folder over from this one; None while this one has it."""
+    found = Owner(run.folder).read() if run.token else None
+    return str(found["holder"]) if found is not None and found["token"] != run.token else None
 
 
 def fetch_journal(run: Run) -> None:
-    """The study's journal as the last driver left it, where it is kept on an object store."""
+    """Fetches the study's journal as the last driver left it, when the run folder is on an object store."""
     if run.folder.local is not None:
         return
     if not run.folder.exists(run.journal.name):
-        run.journal.unlink(missing_ok=True)  # of a run that was in this place before
+        run.journal.unlink(missing_ok=True)  # of an earlier run at the same address
         return
     run.journal.parent.mkdir(parents=True, exist_ok=True)
     run.journal.write_bytes(run.folder.read_bytes(run.journal.name))
 
 
 def keep_journal(run: Run) -> None:
-    """Copies the study's journal to the object store, unless another driver writes it now."""
+    """Copies the study's journal to the object store, unless another driver has taken the run folder over."""
     if run.folder.local is None and usurper(run) is None:
         retrying.patiently(lambda: run.folder.write_bytes(run.journal.name, run.journal.read_bytes()), "optuna.log")
 
 
 def _machine() -> str:
-    """The name that processes share which see each other's numbers: this boot of the machine, and the container."""
+    """A name for this boot of this machine and container. Processes with the same name see each other's numbers."""
     try:
         boot = Path("/proc/sys/kernel/random/boot_id").read_text().strip()
         return f"{boot}/{os.readlink('/proc/self/ns/pid')}"
-    except OSError:  # not Linux: then a driver that ended is known by its silence
+    except OSError:  # not Linux: an ended driver is noticed by its silence only
         return ""
 
 
 def _created(pid: int) -> float | None:
-    """When the process began, Unix seconds; None when it has ended."""
+    """When the process started, Unix seconds; None when it has ended."""
     import psutil
 
     try:

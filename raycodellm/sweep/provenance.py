@@ -1,7 +1,7 @@
-"""The parts of a run beside its sweep file: the recipe, lm-eval, and what the sweep names, by content.
+"""What a run was made of besides its sweep file: the recipe, lm-eval, and the content of what the sweep names.
 
-Kept in the run folder when the first trial begins. A run that is continued with something else would mix arms that
-cannot be compared, so that is refused by its key.
+The run folder keeps that when the first trial begins. A run that continued with other contents would mix arms that
+cannot be compared, so a change is refused by its key.
 """
 
 from __future__ import annotations
@@ -9,7 +9,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
-from typing import Any
+from typing import Any, Protocol
 
 from raycodellm import config, identity, stage_store, storage_files
 from raycodellm.config import UserError
@@ -22,11 +22,18 @@ DATA = "data.json"
 logger = logging.getLogger(__name__)
 
 
-def fix_contents(run: Run, left: int = 1) -> Contents | None:
-    """Looks up what the sweep names and keeps that in the run folder; all trials then go by it.
+class Fingerprinted(Protocol):
+    """A `tokens.TokenStore`, say."""
 
-    Raises UserError where trials of the run have ended that were made of something else. With no trial `left` to run,
-    only a changed model or task is refused, whose old score would be shown; None where they cannot be looked up.
+    @property
+    def fingerprint(self) -> str: ...
+
+
+def fix_contents(run: Run, left: int = 1) -> Contents | None:
+    """Looks up the content of what the sweep names and keeps that in the run folder, for all trials.
+
+    Raises UserError when trials of the run have ended that were made of something else. With no trial `left` to run,
+    only a changed model or task is refused, whose old score would be shown. None when the contents cannot be looked up.
     """
     try:
         contents = stage_store.contents_of_file(run.file)
@@ -35,42 +42,36 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
             raise
         return None
     now = {"recipe": RECIPE_VERSION, "compiled": _compiled(run), **as_json(contents)}
-    ended = _ended(run)
-    if ended:
+    if run.num_ended_at_start:
         before = _before(run, now)
         now = _filled(now, before)
         if left > 0 or before.keys() == now.keys():
             compared = now if left > 0 else {key: now[key] for key in ("models", "tasks")}
-            _require_same(before, compared, len(ended), run)
+            _require_same(before, compared, run)
     if left > 0:
         run.folder.write_json(CONTENTS, now)
     return replace(contents, models=now["models"], tasks=now["tasks"])
 
 
-def fix_data(run: Run, tokenizer: str, stores: Mapping[str, Any]) -> None:
-    """Keeps which token stores (source to `tokens.TokenStore`) the trials draw from, and the tokenizer's fingerprint.
+def fix_data(run: Run, tokenizer: str, stores: Mapping[str, Fingerprinted]) -> None:
+    """Keeps in the run folder the fingerprints of the tokenizer and of each source's token store.
 
-    Raises UserError where trials of the run have ended that drew from others.
+    Raises UserError when trials of the run have ended that drew from others.
     """
     now = {"tokenizer": tokenizer, **{f"sources.{name}": made.fingerprint for name, made in stores.items()}}
     before = storage_files.attempt(lambda: run.folder.read_json(DATA), logger.warning)
-    ended = _ended(run)
-    changed = next((key for key in now if before and ended and before.get(key) != now[key]), None)
+    num_ended = run.num_ended_at_start
+    changed = next((key for key in now if before and num_ended and before.get(key) != now[key]), None)
     if changed is not None:
         raise UserError(
-            f"{changed}: its content has changed since {len(ended)} trials of this run ended, so new ones could not be "
+            f"{changed}: its content has changed since {num_ended} trials of this run ended, so new ones could not be "
             f"compared with them; put the old one back, or give the sweep a new name ({run.folder.uri})"
         )
     run.folder.write_json(DATA, now)
 
 
-def _ended(run: Run) -> list[str]:
-    trials = run.folder / "trials"
-    return [name for name in trials.list() if (trials / name).exists("result.json")]
-
-
 def _before(run: Run, now: dict[str, Any]) -> dict[str, Any]:
-    """The parts of the run until now; a run without that record began with an older recipe."""
+    """What the run was made of until now. A run without that file began with an older recipe."""
     if not run.folder.exists(CONTENTS):
         return {"recipe": "an older one"}
     try:
@@ -89,7 +90,7 @@ def _compiled(run: Run) -> bool:
     return compiled and any(identity.compiled_numbers(stage, True) for sweep in points for stage in sweep.stages)
 
 
-def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], num_ended: int, run: Run) -> None:
+def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Run) -> None:
     changed = next((key for key in now if _filled(before.get(key), now[key]) != now[key]), None)
     if changed is None:
         return
@@ -102,13 +103,13 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], num_ended: 
         "tasks": f"evaluation.tasks: the content of {_first(old, new)} has changed",
     }[changed]
     raise UserError(
-        f"{said} since {num_ended} trials of this run ended, so new ones could not be compared with them; put the old "
-        f"one back, or give the sweep a new name ({run.folder.uri})"
+        f"{said} since {run.num_ended_at_start} trials of this run ended, so new ones could not be compared with them; "
+        f"put the old one back, or give the sweep a new name ({run.folder.uri})"
     )
 
 
 def _filled(found: Any, other: Any) -> Any:
-    """`found`, with what is not known in it, such as a commit while the hub cannot be reached, as `other` has it."""
+    """`found`, with each None in it (a commit while the hub cannot be reached, say) replaced by `other`'s value."""
     if isinstance(found, list) and isinstance(other, list) and len(found) == len(other):
         return [other[place] if one is None else _filled(one, other[place]) for place, one in enumerate(found)]
     if isinstance(found, dict) and isinstance(other, dict):
@@ -117,6 +118,6 @@ def _filled(found: Any, other: Any) -> Any:
 
 
 def _first(old: Any, new: Any) -> str:
-    """The first name whose content is another."""
+    """The first name whose content differs."""
     old, new = (found if isinstance(found, Mapping) else {} for found in (old, new))
     return repr(next((name for name in new if old.get(name) != new[name]), "a name"))

@@ -1,7 +1,7 @@
-"""Before a sweep goes on: what is damaged in its folder is made right, from the rest of what lies there.
+"""Repairs the folder of a sweep before the sweep continues.
 
-A trial whose result is lost is opened again under its number: its stages are done, so its result is made again in
-moments. A study that lost entries gets them back from what the trials wrote.
+A trial whose result is lost is opened again under its number: its stages are finished, so its result is made again in
+moments. A study that lost entries gets them back from the files that the trials wrote.
 """
 
 from __future__ import annotations
@@ -13,14 +13,14 @@ from typing import Any
 from raycodellm import search, storage_files
 from raycodellm.files import DamagedFile
 from raycodellm.records import TrialResult
-from raycodellm.search import journal_repair
 from raycodellm.sweep.folder import UNENDED, Run, read_result, trial_numbers
 
 
-def mend(run: Run, say: Callable[[str], Any]) -> None:
-    """Makes the study and the trials' folders agree, and says in a line each what was lost and is made again."""
+def repair(run: Run, say: Callable[[str], Any]) -> None:
+    """Makes the study and the trials' folders agree. Says in a line each what was lost and is made again."""
     told: dict[int, TrialResult] = {}
     lost: dict[int, str] = {}
+    """Trial number to what is wrong with its result."""
     numbers = trial_numbers(run)
     with ThreadPoolExecutor(16) as pool:  # on an object store each read waits for the network
         read = list(pool.map(lambda number: _read(run, number), numbers))
@@ -34,21 +34,21 @@ def mend(run: Run, say: Callable[[str], Any]) -> None:
             folder = run.trial_folder(number)
             folder.write_bytes("result.json.damaged", folder.read_bytes("result.json"))
             folder.delete("result.json")
-            begun = _read(run, number)  # knows the arm, also where the journal has lost the trial's line
-            if isinstance(begun, TrialResult):
-                told[number] = begun
-    found = journal_repair.read(run.journal, run.file, told)
+            started = _read(run, number)  # knows the arm, also when the journal has lost the trial's line
+            if isinstance(started, TrialResult):
+                told[number] = started
+    journal = search.read_journal(run.journal, run.file, told)
     ended = {number for number, result in told.items() if result.state not in UNENDED}
-    for trial in found.trials:
-        if trial.state.name in search.FINISHED and trial.number not in ended:
+    for trial in journal.trials:
+        if trial.state.is_finished() and trial.number not in ended:
             lost.setdefault(trial.number, f"{run.trial_folder(trial.number)}/result.json: is missing")
     for number, fault in lost.items():
         say(f"{fault}; trial {number:04d} is run again under its number, from its finished stages")
-    _mend_journal(run, found, told, set(lost), say)
+    _repair_journal(run, journal, told, set(lost), say)
 
 
 def _read(run: Run, number: int) -> TrialResult | DamagedFile | None:
-    """The trial's result, else its record from when it began; or which of the two is damaged."""
+    """The trial's result, or its record from when it began if it has no result; or the error of the damaged file."""
     folder = run.trial_folder(number)
     try:
         if folder.exists("result.json"):
@@ -58,26 +58,26 @@ def _read(run: Run, number: int) -> TrialResult | DamagedFile | None:
         return error
 
 
-def _mend_journal(
-    run: Run, found: journal_repair.Journal, told: dict[int, TrialResult], lost: set[int], say: Callable[[str], Any]
+def _repair_journal(
+    run: Run, journal: search.Journal, told: dict[int, TrialResult], lost: set[int], say: Callable[[str], Any]
 ) -> None:
-    """Writes the journal anew where it is damaged, or where it does not tell of the trials what they wrote."""
-    trials = dict(enumerate(found.trials))
+    """Writes the journal anew when it is damaged, or when it does not agree with the trials' own files."""
+    trials = dict(enumerate(journal.trials))
     strangers = [
         number
         for number, result in told.items()
-        if not journal_repair.agrees(trials.get(number), result, run.file, run.sweep.seed)
+        if not search.agrees(trials.get(number), result, run.file, run.sweep.seed)
         and (number not in trials or search.distributions(run.file, result.params) is not None)
     ]
-    finished = {number for number, trial in trials.items() if trial.state.name in search.FINISHED}
-    if not found.bad_lines and not strangers and not lost & finished and not lost - set(trials):
+    finished = {number for number, trial in trials.items() if trial.state.is_finished()}
+    if not journal.bad_lines and not strangers and not lost & finished and not lost - set(trials):
         return
-    if found.bad_lines:
-        places = ", ".join(map(str, found.bad_lines[:5])) + (", …" if found.bad_lines[5:] else "")
+    if journal.bad_lines:
+        places = ", ".join(map(str, journal.bad_lines[:5])) + (", …" if journal.bad_lines[5:] else "")
         say(
             f"{run.journal}: cannot be read in line {places}; the other lines are kept, the rest is made again from "
             f"the trials' folders (the old file is {run.journal.name}.damaged)"
         )
     elif strangers:
         say(f"{run.journal}: lacks {len(strangers)} of the trials; made again from the trials' folders")
-    journal_repair.rebuild(run.journal, run.file, found.trials, told, lost)
+    search.rebuild_journal(run.journal, run.file, journal.trials, told, lost)

@@ -1,4 +1,4 @@
-"""What the driver does while trials run: show where they are, stop cleanly, and end with a reason when all is lost."""
+"""The driver's main thread while trials run: shows progress, stops cleanly, and ends a lost sweep with a reason."""
 
 from __future__ import annotations
 
@@ -6,13 +6,17 @@ import logging
 import socket
 import threading
 import time
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, Protocol
 
 from raycodellm import retrying
+from raycodellm.dispatch import Snapshot
 from raycodellm.records import TrialResult
+from raycodellm.slots.handle import DispatcherHandle
+from raycodellm.slots.threads import THREAD_PREFIX
 from raycodellm.sweep.folder import Run, read_results
 from raycodellm.sweep.ownership import usurper
+from raycodellm.sweep.stopper import Stopper
 
 logger = logging.getLogger(__name__)
 
@@ -21,19 +25,27 @@ DRAIN_SECONDS = 120.0
 SETTLE_SECONDS = 10.0
 """How long a lost sweep waits for Ray Tune to end by itself."""
 HEAD_SECONDS = 30.0
-"""After which a head node that does not answer is lost. Ray ends the driver without a word after 60."""
+"""A head node that has not answered for so long is lost. After 60 s Ray ends the driver without a message."""
 ASK_HEAD_SECONDS = 2.0
-"""Between two looks at the head node."""
+"""Between two connections to the head node."""
 OWNER_SECONDS = 5.0
-"""Between two looks at whose the run folder is."""
+"""Between two checks of the run folder's owner."""
 _ANSWER_SECONDS = 60.0
 
 
+class Monitor(Protocol):
+    """Shows the trials' progress."""
+
+    def say(self, line: str) -> None: ...
+
+    def training(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None: ...
+
+
 class SweepLost(Exception):
-    """The sweep cannot go on, by no fault of a trial. Finished trials stay; the same command continues the others."""
+    """The sweep cannot continue, by no fault of a trial. Finished trials stay; the same command continues the rest."""
 
     head_lost: bool = False
-    """Then nothing that asks the cluster will answer, and Ray ends the process soon."""
+    """True when the head node is lost: no call to the cluster is answered any more, and Ray soon ends the process."""
 
 
 class HeadWatch:
@@ -47,39 +59,39 @@ class HeadWatch:
         self._answered = self._asked = clock()
 
     def seconds_silent(self) -> float:
-        """Since it last answered, as far as it was asked."""
+        """Seconds since the service last accepted a connection. Tries one every `ASK_HEAD_SECONDS` at most."""
         now = self._clock()
         if now - self._asked >= ASK_HEAD_SECONDS:
             self._asked = now
             try:
                 socket.create_connection(self._target, timeout=2.0).close()
                 self._answered = now
-            except OSError:  # a refusal, or no route: how long that lasts is for the caller to judge
+            except OSError:  # refused, or no route: the caller judges how long that may last
                 pass
         return now - self._answered
 
 
 class Watchdog:
-    """Watches over the trials from the driver's main thread."""
+    """Watches the trials from the driver's main thread."""
 
-    def __init__(self, dispatcher: Any, run: Run, monitor: Any, stopper: Any, head_address: str) -> None:
+    def __init__(
+        self, dispatcher: DispatcherHandle, run: Run, monitor: Monitor, stopper: Stopper, head_address: str
+    ) -> None:
         self.dispatcher, self.run, self.monitor, self.stopper = dispatcher, run, monitor, stopper
         self.head_address = head_address
         self.asked_to_stop = False
         self.head = HeadWatch(head_address)
         self.ended: dict[int, TrialResult] = {}
         self.results: list[TrialResult] = []
-        """As they were when the storage last answered."""
+        """As read when the storage last answered."""
         self._owner_asked = time.monotonic()
 
     def watch(self, work: Callable[[], None]) -> None:
-        """Does `work` in a thread while showing where the trials are; ends it cleanly when asked to stop.
+        """Runs `work` in a thread and shows the trials' progress meanwhile; stops `work` cleanly when the user asks.
 
         Raises SweepLost when the dispatcher, the head node or every node that holds a worker group is gone.
         """
         import ray
-
-        from raycodellm.slots import THREAD_PREFIX
 
         failure: list[BaseException] = []
 
@@ -97,7 +109,7 @@ class Watchdog:
                 self._look()
                 thread.join(0.5)
             if self.asked_to_stop:
-                self._ask("drained", DRAIN_SECONDS, timeout=DRAIN_SECONDS + _ANSWER_SECONDS)
+                self._drain()
         except (ray.exceptions.RayError, SweepLost) as error:
             self.stopper.lost.set()
             explained = self._explained(error)
@@ -112,18 +124,18 @@ class Watchdog:
             self.asked_to_stop = True
             self.monitor.say("stopping: running stages save their checkpoints")
             self._ask("stop")
-        snapshot = self._ask("snapshot")
+        snapshot: Snapshot = self._ask("snapshot")
         try:
             self.results = read_results(self.run, self.ended)
             self._check_owner()
-        except OSError as error:  # at the next look the storage may answer again
+        except OSError as error:  # the storage may answer again at the next look
             if not retrying.is_passing(error):
                 raise
             logger.warning("the storage does not answer: %s", error)
         self.monitor.training(snapshot, self.results)
         if snapshot.abandoned is not None:
             self.stopper.lost.set()
-            self._ask("drained", DRAIN_SECONDS, timeout=DRAIN_SECONDS + _ANSWER_SECONDS)
+            self._drain()
             raise SweepLost(snapshot.abandoned)
 
     def _check_owner(self) -> None:
@@ -132,11 +144,15 @@ class Watchdog:
             other = usurper(self.run)
             if other is not None:
                 self._ask("stop")
-                self._ask("drained", DRAIN_SECONDS, timeout=DRAIN_SECONDS + _ANSWER_SECONDS)
+                self._drain()
                 raise SweepLost(f"{other} has taken the sweep over, since this driver was silent")
 
+    def _drain(self) -> None:
+        """Waits until no slot holds a job any more."""
+        self._ask("drained", DRAIN_SECONDS, timeout=DRAIN_SECONDS + _ANSWER_SECONDS)
+
     def _ask(self, method: str, *arguments: Any, timeout: float = _ANSWER_SECONDS) -> Any:
-        """The dispatcher's answer, unless the head node is lost meanwhile."""
+        """The dispatcher's answer. Raises SweepLost when the head node is lost meanwhile."""
         import ray
 
         question = getattr(self.dispatcher, method).remote(*arguments)

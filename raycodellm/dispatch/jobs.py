@@ -1,0 +1,237 @@
+"""The stage tree and its jobs: which job is ready, who takes it, what a death or an end changes.
+
+A job is ready when its parent is done. Equal stages of several trials are one job. A cancelled trial cancels the jobs
+that no other trial needs.
+
+A holder is one incarnation of a slot's workers. When the workers die, the holder is gone for good: a message that it
+still sends comes too late, and the slot's next workers are another holder.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from raycodellm.finished import Job
+from raycodellm.stage_store import Chain
+
+
+class JobState(StrEnum):
+    WAITING = "waiting"
+    POSTPONED = "postponed"
+    """The storage did not answer; the job waits until `resume`."""
+    RUNNING = "running"
+    DONE = "done"
+    FAILED = "failed"
+    CANCELLED = "cancelled"
+
+
+OPEN = (JobState.WAITING, JobState.POSTPONED, JobState.RUNNING)
+
+
+@dataclass
+class JobNode:
+    """One job of the stage tree."""
+
+    job: Job
+    parent: str | None
+    """Key of the job whose end this one waits for."""
+    depth: int
+    """Jobs before this one in its chain."""
+    state: JobState = JobState.WAITING
+    holder: str | None = None
+    """The incarnation of a slot that runs the job."""
+    deaths: int = 0
+    """Times that its workers died without notice."""
+    preemptions: int = 0
+    """Times that its workers were told to leave."""
+    postponed: int = 0
+    """Times that the storage did not answer."""
+    trials: set[int] = field(default_factory=set)
+    """Numbers of the trials that need the job."""
+    outcome: Any = None
+    """A done job's outcome; the cause of a failed one's failure."""
+
+
+@dataclass(frozen=True)
+class TrialOutcome:
+    """How a trial's chain ended."""
+
+    outcomes: Mapping[str, Any]
+    """Outcomes of the chain's done jobs (`finished.Outcome`), by key."""
+    error: str | None = None
+    """The cause, if the trial failed."""
+    deaths: int = 0
+    """Deaths of workers under the chain's jobs, since the sweep was last started."""
+    preemptions: int = 0
+
+
+class JobTree:
+    """All jobs of a running sweep."""
+
+    def __init__(self, max_deaths: int, max_preemptions: int = 50) -> None:
+        self.max_deaths = max_deaths
+        self.max_preemptions = max_preemptions
+        self.stopping = False
+        self.nodes: dict[str, JobNode] = {}
+        self.chains: dict[int, tuple[str, ...]] = {}
+        """Trial number to the keys of its jobs, first stage first."""
+        self.gone: set[str] = set()
+        """Holders whose workers have died."""
+
+    def add(self, trial: int, chain: Chain, finished: Mapping[str, Any] | None = None) -> None:
+        """Adds a trial. `finished`: outcomes of jobs that the stage store has already, by key."""
+        parent: str | None = None
+        for depth, job in enumerate(chain.jobs):
+            node = self.nodes.setdefault(job.key, JobNode(job, parent, depth))
+            if node.state == JobState.CANCELLED:
+                node.state = JobState.WAITING
+            if node.state == JobState.WAITING and job.key in (finished or {}):
+                node.state, node.outcome = JobState.DONE, (finished or {})[job.key]
+            node.trials.add(trial)
+            parent = job.key
+        self.chains[trial] = tuple(job.key for job in chain.jobs)
+
+    def ready(self) -> list[JobNode]:
+        """Jobs that a slot may take now: the oldest trial's first, and of one trial the job nearest its end."""
+        found = [node for node in self.nodes.values() if node.state == JobState.WAITING and self._parent_done(node)]
+        return sorted(found, key=lambda node: (min(node.trials), -node.depth))
+
+    def take(self, holder: str) -> Job | None:
+        """The job that `holder` does next; None when none is ready, the sweep is stopping, or its workers died."""
+        if self.stopping or holder in self.gone:
+            return None
+        for node in self.ready():
+            node.state, node.holder = JobState.RUNNING, holder
+            return node.job
+        return None
+
+    def finish(self, holder: str, key: str, outcome: Any) -> None:
+        """The job is done."""
+        node = self._held(holder, key)
+        if node is not None:
+            node.state, node.holder, node.outcome = JobState.DONE, None, outcome
+
+    def fail(self, holder: str, key: str, cause: str) -> None:
+        """The job fails by its own fault, and with it every job after it, for all trials that need it."""
+        node = self._held(holder, key)
+        if node is not None:
+            self._fail(node, cause)
+
+    def release(self, holder: str, key: str) -> None:
+        """The holder gave the job back unfinished, as it was asked to; the job's checkpoint is saved."""
+        node = self._held(holder, key)
+        if node is not None:
+            node.state, node.holder = (JobState.WAITING if node.trials else JobState.CANCELLED), None
+
+    def postpone(self, holder: str, key: str) -> int:
+        """The holder gave the job back because the storage did not answer: the job waits until `resume`.
+
+        Returns how often that has happened to the job; 0 when the holder does not have it.
+        """
+        node = self._held(holder, key)
+        if node is None:
+            return 0
+        node.postponed += 1
+        node.state, node.holder = (JobState.POSTPONED if node.trials else JobState.CANCELLED), None
+        return node.postponed
+
+    def resume(self, key: str) -> None:
+        """A postponed job may be taken again."""
+        node = self.nodes[key]
+        if node.state == JobState.POSTPONED:
+            node.state = JobState.WAITING if node.trials else JobState.CANCELLED
+
+    def lose(self, holder: str, cause: str, is_preempted: bool = False) -> list[JobNode]:
+        """The workers of `holder` are gone. Their job may be taken again, or fails when that has happened too often.
+
+        `is_preempted`: the workers had been told to leave, which is no fault of the job and has a budget of its own.
+        Returns the jobs that they held.
+        """
+        self.gone.add(holder)
+        held = [node for node in self.nodes.values() if node.state == JobState.RUNNING and node.holder == holder]
+        for node in held:
+            self._interrupt(node, cause, is_preempted)
+        return held
+
+    def preempt(self, holder: str, key: str, cause: str) -> None:
+        """The holder was told to leave and gave the job back unfinished; the job's checkpoint is saved."""
+        node = self._held(holder, key)
+        if node is not None:
+            self._interrupt(node, cause, is_preempted=True)
+
+    def _interrupt(self, node: JobNode, cause: str, is_preempted: bool) -> None:
+        node.holder = None
+        if is_preempted:
+            node.preemptions += 1
+        else:
+            node.deaths += 1
+        if not node.trials:
+            node.state = JobState.CANCELLED
+        elif node.deaths > self.max_deaths:
+            self._fail(node, f"its workers died {_times(node.deaths)}; the last time: {cause}")
+        elif node.preemptions > self.max_preemptions:
+            self._fail(node, f"its workers were preempted {_times(node.preemptions)}; the last time: {cause}")
+        else:
+            node.state = JobState.WAITING
+
+    def cancel(self, trial: int) -> None:
+        """The trial needs nothing more. Waiting jobs that only it needed are dropped; a running one is told to stop
+        (`should_stop`)."""
+        for key in self.chains.pop(trial, ()):
+            node = self.nodes[key]
+            node.trials.discard(trial)
+            if not node.trials and node.state in (JobState.WAITING, JobState.POSTPONED):
+                node.state = JobState.CANCELLED
+
+    def fail_all(self, cause: str) -> None:
+        """Nothing can run any more: every unfinished job fails with the same cause."""
+        for node in self.nodes.values():
+            if node.state in OPEN:
+                node.state, node.holder, node.outcome = JobState.FAILED, None, cause
+
+    def should_stop(self, holder: str, key: str) -> bool:
+        """True if the holder should save its job and give it back: the sweep stops, or no trial needs the job."""
+        node = self._held(holder, key)
+        return self.stopping or node is None or not node.trials
+
+    def outcome(self, trial: int) -> TrialOutcome | None:
+        """How the trial ended; None while it has jobs to do."""
+        nodes = [self.nodes[key] for key in self.chains[trial]]
+        done = {node.job.key: node.outcome for node in nodes if node.state == JobState.DONE}
+        failed = next((node for node in nodes if node.state == JobState.FAILED), None)
+        if failed is None and len(done) < len(nodes):
+            return None
+        error = f"{_spoken(failed.job)}: {failed.outcome}" if failed else None
+        return TrialOutcome(done, error, sum(node.deaths for node in nodes), sum(node.preemptions for node in nodes))
+
+    def num_active(self) -> int:
+        """Jobs that are running or could run now: so many slots are wanted."""
+        return len(self.ready()) + self.num_running()
+
+    def num_running(self) -> int:
+        return sum(node.state == JobState.RUNNING for node in self.nodes.values())
+
+    def _parent_done(self, node: JobNode) -> bool:
+        return node.parent is None or self.nodes[node.parent].state == JobState.DONE
+
+    def _held(self, holder: str, key: str) -> JobNode | None:
+        """The job if `holder` still has it: a holder that was given up may send one more message, too late."""
+        node = self.nodes.get(key)
+        return node if node is not None and node.state == JobState.RUNNING and node.holder == holder else None
+
+    def _fail(self, node: JobNode, cause: str) -> None:
+        node.state, node.holder, node.outcome = JobState.FAILED, None, cause
+        for child in self.nodes.values():
+            if child.parent == node.job.key and child.state in (JobState.WAITING, JobState.CANCELLED):
+                self._fail(child, f"not started, since {_spoken(node.job)} failed: {cause}")
+
+
+def _spoken(job: Job) -> str:
+    return f"stage {job.stage.name}" if job.kind == "stage" else job.kind
+
+
+def _times(count: int) -> str:
+    return "once" if count == 1 else f"{count} times"

@@ -1,0 +1,275 @@
+"""All that the dispatcher knows of a running sweep: its jobs, its slots, and when what happened."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Any
+
+from raycodellm import retrying
+from raycodellm.dispatch.jobs import OPEN, JobNode, JobState, JobTree, TrialOutcome
+from raycodellm.dispatch.slot import Slot, SlotState
+from raycodellm.finished import Job
+from raycodellm.records import Progress
+from raycodellm.stage_store import Chain
+
+_BUSY_NAMES = {"stage": "training", "evaluation": "evaluation"}
+"""A job's kind to the name under which its slot-seconds are shown."""
+
+
+class JobEnd(StrEnum):
+    """How a slot got rid of a job."""
+
+    FINISH = "finish"
+    FAIL = "fail"
+    """By the job's own fault."""
+    PREEMPTED = "preempted"
+    """The workers were told to leave; the job's checkpoint is saved."""
+    POSTPONE = "postpone"
+    """The storage did not answer."""
+    RELEASE = "release"
+    """The slot was asked to stop; the job's checkpoint is saved."""
+    ABANDON = "abandon"
+    """Nothing can continue, by no fault of the job: a full disk, say."""
+
+
+@dataclass(frozen=True)
+class Snapshot:
+    """What a display shows of a running sweep."""
+
+    running: dict[str, Progress] = field(default_factory=dict)
+    """Per job key."""
+    slots: int = 0
+    """Worker groups that have reported for work."""
+    jobs_done: int = 0
+    busy_seconds: dict[str, float] = field(default_factory=dict)
+    """Slot-seconds spent on training and on evaluation."""
+    first_slot_seconds: float | None = None
+    """From the dispatcher's start until the first slot asked for work."""
+    notes: tuple[str, ...] = ()
+    """Sentences for the user since the last snapshot."""
+    deaths: int = 0
+    """Deaths of workers under a job, without notice."""
+    preemptions: int = 0
+    """Jobs whose workers were told to leave, counted each time."""
+    abandoned: str | None = None
+    """Why nothing can continue; then the driver ends the run, and its trials stay open."""
+
+
+class DispatchState:
+    """Jobs and slots of a running sweep, and what a message from a trial, a slot or the driver changes in them."""
+
+    def __init__(self, max_deaths: int, max_preemptions: int = 50, clock: Callable[[], float] = time.monotonic) -> None:
+        self.tree = JobTree(max_deaths, max_preemptions)
+        self.slots: dict[str, Slot] = {}
+        """By name; a slot that has ended stays."""
+        self.progress: dict[str, Progress] = {}
+        """Per key of a running job."""
+        self.times: dict[str, dict[str, float]] = {}
+        """Per job key: when it was first asked for, taken, had trained its first and last step, and ended; Unix s."""
+        self.notes: list[str] = []
+        self.abandoned: str | None = None
+        self._clock = clock
+        self._started = clock()
+        self._first_slot: float | None = None
+        self._taken_at: dict[str, float] = {}
+        """Per key of a running job, monotonic seconds."""
+        self._busy = dict.fromkeys(_BUSY_NAMES.values(), 0.0)
+
+    # ---------------------------------------------------------------------------------------------- trials
+
+    def add_trial(self, number: int, chain: Chain, finished: Mapping[str, Any]) -> None:
+        """`finished`: outcomes of jobs that the stage store has already, by key."""
+        self.tree.add(number, chain, finished)
+        for job in chain.jobs:
+            self._mark(job.key, "asked")
+
+    def outcome(self, number: int) -> TrialOutcome | None:
+        return self.tree.outcome(number)
+
+    def cancel_trial(self, number: int) -> None:
+        self.tree.cancel(number)
+
+    # ---------------------------------------------------------------------------------------------- slots
+
+    def register(self, name: str) -> int:
+        """A worker group begins, or begins again after its workers died. Returns its incarnation, counted from 1."""
+        self._lose(name, "the worker process ended without a word")
+        slot = self.slots[name] = self._slot(name).registered(self._clock())
+        if self._first_slot is None:
+            self._first_slot = self._clock() - self._started
+        return slot.incarnation
+
+    def may_ask(self, name: str, incarnation: int) -> bool:
+        """Whether these workers may wait for a job: they are the slot's newest, and were not told to leave.
+
+        Workers that were found dead may ask too, if one of them lives still; `take` gives them nothing.
+        """
+        slot = self._slot(name)
+        return slot.incarnation == incarnation and slot.notice is None and slot.state != SlotState.GONE
+
+    def take(self, name: str) -> Job | None:
+        """The job that the slot's workers do next; None when none is ready for them."""
+        slot = self._slot(name)
+        job = self.tree.take(slot.holder)
+        if job is not None:
+            now = self._clock()
+            self.slots[name] = slot.took_job(now)
+            self._mark(job.key, "taken")
+            self._taken_at[job.key] = now
+            self.progress[job.key] = Progress(job.key, note="starting")
+        return job
+
+    def idle_seconds(self, name: str) -> float:
+        """Since the slot registered or ended its last job."""
+        return self._clock() - self._slot(name).heard_at
+
+    def report(self, name: str, incarnation: int, progress: Progress) -> bool:
+        """Notes how far a job is. True when the slot should save the job and give it back."""
+        if self.tree.should_stop(_holder(name, incarnation), progress.job):
+            return True
+        if progress.note and progress.num_steps:
+            self.notes.append(f"{progress.job}: {progress.note}")
+        self.progress[progress.job] = progress
+        if progress.step:
+            self._mark(progress.job, "first_step")
+            if progress.step == progress.num_steps:
+                self._mark(progress.job, "last_step")
+        return False
+
+    def end(self, name: str, incarnation: int, key: str, how: JobEnd, outcome: Any) -> float | None:
+        """The slot is through with a job. `outcome`: the job's outcome, the cause of its failure, or the notice.
+
+        Returns the seconds after which a postponed job should be resumed; None for any other. A message of workers that
+        are not the slot's present ones changes nothing.
+        """
+        slot = self._slot(name)
+        if not slot.is_alive or slot.incarnation != incarnation:
+            return None
+        resume_after = None
+        if how == JobEnd.FINISH:
+            self.tree.finish(slot.holder, key, outcome)
+        elif how == JobEnd.FAIL:
+            self.tree.fail(slot.holder, key, outcome)
+        elif how == JobEnd.PREEMPTED:
+            slot = slot.told_to_leave(outcome)
+            self.tree.preempt(slot.holder, key, outcome)
+            self.notes.append(f"workers of {key} leave ({outcome}); it is saved, and taken again by others")
+        elif how == JobEnd.POSTPONE:
+            resume_after = self._postpone(slot, key, outcome)
+        else:
+            self.tree.release(slot.holder, key)
+            if how == JobEnd.ABANDON:
+                self.abandon(outcome)
+        self.slots[name] = slot.heard(self._clock())
+        self._mark(key, "ended")
+        self._stop_clock(self.tree.nodes[key])
+        return resume_after
+
+    def _postpone(self, slot: Slot, key: str, cause: str) -> float | None:
+        """The job waits for the storage, longer each time; in the end the sweep is abandoned."""
+        times = self.tree.postpone(slot.holder, key)
+        if not times:
+            return None
+        if times > len(retrying.WAITS_SECONDS):
+            self.abandon(f"the storage has not answered {times} times: {cause}")
+            return None
+        seconds = retrying.WAITS_SECONDS[times - 1]
+        self.notes.append(f"{key}: the storage does not answer ({cause}); taken again in {seconds:.0f} s")
+        return seconds
+
+    def resume(self, key: str) -> None:
+        """A postponed job may be taken again."""
+        self.tree.resume(key)
+
+    def told_to_leave(self, name: str, incarnation: int, cause: str) -> None:
+        """A worker of the slot got notice: a job that it holds when its workers go was preempted, and did not die."""
+        slot = self._slot(name)
+        if slot.is_alive and slot.incarnation == incarnation:
+            self.slots[name] = slot.told_to_leave(cause)
+
+    def workers_died(self, name: str, cause: str, is_preempted: bool) -> None:
+        """Ray Train found workers of the slot dead or in error: others may have its job at once."""
+        self._lose(name, cause, is_preempted)
+        self.slots[name] = self._slot(name).died()
+
+    def slot_gone(self, name: str, cause: str) -> bool:
+        """The slot has ended for good. Returns whether it ever held a job."""
+        self._lose(name, cause)
+        slot = self.slots[name] = self._slot(name).ended()
+        return slot.has_worked
+
+    # ---------------------------------------------------------------------------------------------- the driver
+
+    def demand(self) -> tuple[int, bool]:
+        """(Slots that could work now, whether a slot lives that has reported for work)."""
+        return self.tree.num_active(), any(slot.is_alive for slot in self.slots.values())
+
+    def has_begun(self) -> bool:
+        """Whether a job is past its start, or a slot waits for work: then another slot's start delays neither."""
+        is_past_start = any("first_step" in times or "ended" in times for times in self.times.values())
+        return is_past_start or (self._num_registered() > 0 and not self.tree.num_active())
+
+    def stop(self) -> None:
+        """Running jobs save themselves and are given back; no new job is given out."""
+        self.tree.stopping = True
+
+    def abandon(self, cause: str) -> None:
+        """Nothing can continue, by no fault of a trial: the driver is told and ends the run. The first cause stays."""
+        self.abandoned = self.abandoned or cause
+        self.stop()
+
+    def fail_all(self, cause: str) -> None:
+        """Nothing can ever run: every unfinished job fails with this cause."""
+        self.tree.fail_all(cause)
+
+    def snapshot(self) -> Snapshot:
+        """The state to show. Each note is in one snapshot only."""
+        nodes = self.tree.nodes.values()
+        notes, self.notes = tuple(self.notes), []
+        return Snapshot(
+            running=dict(self.progress),
+            slots=self._num_registered(),
+            jobs_done=sum(node.state == JobState.DONE for node in nodes),
+            busy_seconds=dict(self._busy),
+            first_slot_seconds=self._first_slot,
+            notes=notes,
+            deaths=sum(node.deaths for node in nodes),
+            preemptions=sum(node.preemptions for node in nodes),
+            abandoned=self.abandoned,
+        )
+
+    # ---------------------------------------------------------------------------------------------- inside
+
+    def _slot(self, name: str) -> Slot:
+        return self.slots.get(name, Slot(name))
+
+    def _num_registered(self) -> int:
+        return sum(slot.has_registered for slot in self.slots.values())
+
+    def _lose(self, name: str, cause: str, is_preempted: bool = False) -> None:
+        """The slot's present workers are gone; their jobs may be taken again."""
+        slot = self._slot(name)
+        is_preempted = is_preempted or slot.notice is not None
+        for node in self.tree.lose(slot.holder, slot.notice or cause, is_preempted):
+            self._stop_clock(node)
+            how = "were preempted" if is_preempted else "died"
+            again = "; the job is taken again from its newest checkpoint" if node.state in OPEN else ""
+            self.notes.append(f"workers of {node.job.key} {how} ({slot.notice or cause}){again}")
+
+    def _stop_clock(self, node: JobNode) -> None:
+        """The job runs no longer: its time counts as busy."""
+        self.progress.pop(node.job.key, None)
+        taken_at = self._taken_at.pop(node.job.key, None)
+        if taken_at is not None:
+            self._busy[_BUSY_NAMES[node.job.kind]] += self._clock() - taken_at
+
+    def _mark(self, key: str, event: str) -> None:
+        """Notes when the event first happened to the job."""
+        self.times.setdefault(key, {}).setdefault(event, time.time())
+
+
+def _holder(name: str, incarnation: int) -> str:
+    return Slot(name, incarnation=incarnation).holder

@@ -1,0 +1,60 @@
+"""Says whether a stage or an evaluation is finished, and what its outcome was. Nothing else decides this.
+
+A stage is finished when its folder holds `DONE`, which is written last, and its record can be read. An evaluation is
+finished when its `metrics.json`, which is written last, and its `items.parquet` can be read.
+"""
+
+from __future__ import annotations
+
+from raycodellm.files import DamagedFile, Folder
+from raycodellm.records import EvaluationJob, StageJob, StageRecord, from_json
+from raycodellm.storage_files import DONE, read_stage
+
+OPTIMIZER = "optimizer"
+"""Folder beside the model of a stage whose optimizer state a later stage starts from."""
+_OPTIMIZER_COMPLETE = f"{OPTIMIZER}/COMPLETE"
+"""Written last, as in every checkpoint."""
+
+Job = StageJob | EvaluationJob
+Outcome = StageRecord | dict[str, float]
+"""A stage's record, or an evaluation's metrics."""
+
+
+def read_finished_stage(folder: Folder) -> StageRecord | None:
+    """The record of a finished stage; None when it is not finished. Raises `DamagedFile` when no copy can be read."""
+    return read_stage(folder) if folder.exists(DONE) else None
+
+
+def finished_stage(folder: Folder) -> StageRecord | None:
+    """The record of a finished stage. None when it is not finished or no copy of its record can be read: then it is
+    trained again."""
+    try:
+        return read_finished_stage(folder)
+    except (DamagedFile, FileNotFoundError):
+        return None
+
+
+def lacks_optimizer(folder: Folder) -> bool:
+    """True if a finished stage has no complete optimizer state: then it is trained once more when a later stage needs
+    that state."""
+    return not folder.exists(_OPTIMIZER_COMPLETE)
+
+
+def finished_evaluation(folder: Folder) -> dict[str, float] | None:
+    """The metrics of a finished evaluation. None when it is not finished or one of its files cannot be read: then the
+    model is evaluated again."""
+    try:
+        metrics = from_json(dict[str, float], folder.read_json("metrics.json"), f"{folder}/metrics.json")
+        folder.read_table("items.parquet")
+    except (DamagedFile, FileNotFoundError):
+        return None
+    return metrics
+
+
+def finished_outcome(job: Job) -> Outcome | None:
+    """The outcome of a finished job; None while there is something to do for it, be it only an optimizer state."""
+    folder = Folder(job.folder)
+    if job.kind == "evaluation":
+        return finished_evaluation(folder)
+    record = finished_stage(folder)
+    return None if record is not None and job.keep_optimizer and lacks_optimizer(folder) else record

@@ -1,0 +1,116 @@
+"""The arms of a sweep before it runs: the grid's points, how many arms and trials there are, and examples to show."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Iterator, Mapping, Sequence
+from typing import Any
+
+from raycodellm import config
+from raycodellm.config import Parameter, Search, SweepFile, UserError
+from raycodellm.search.journal_file import quiet_optuna
+from raycodellm.search.space import by_name, is_relevant, keyed_points, sample, sampling_order
+
+MAX_TRIALS = 10_000
+MAX_GRID_POINTS = 1_000
+"""Each point is resolved and validated before the sweep begins, which takes some milliseconds."""
+
+
+def grid(file: SweepFile) -> list[dict[str, Any]]:
+    """Every distinct point of a space of choices and whole numbers: enqueued points first, then the file's order.
+
+    Raises `UserError` naming a parameter that has no finite set of values, or when the grid is too large.
+    """
+    for one in file.parameters:
+        if one.domain.kind not in ("choice", "int"):
+            raise UserError(
+                f"search.sampler: grid cannot list {one.name}, which is {one.domain.kind} over {one.domain}; "
+                "give it a choice of values or use sampler: tpe"
+            )
+    points = list(itertools.islice(_points(file, sampling_order(file), {}), MAX_GRID_POINTS + 1))
+    if len(points) > MAX_GRID_POINTS:
+        raise UserError(
+            f"search.sampler: the grid has over {MAX_GRID_POINTS:,} points, which cannot all be tried; give the "
+            "searches fewer values, or use sampler: tpe with a number of trials"
+        )
+    enqueued = [point for wanted in file.enqueued() for point in points if _agrees(point, wanted)]
+    ordered = [*enqueued, *points]
+    return [point for place, point in enumerate(ordered) if point not in ordered[:place]] if enqueued else points
+
+
+def _agrees(point: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
+    return all(name not in wanted or value == wanted[name] for name, value in point.items())
+
+
+def _points(file: SweepFile, left: Sequence[Parameter], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every point that extends `params` by the parameters in `left`."""
+    if not left:
+        yield dict(params)
+        return
+    one, rest = left[0], left[1:]
+    if not is_relevant(file, one, params):
+        yield from _points(file, rest, params)
+        return
+    domain = one.domain
+    for value in domain.options if domain.kind == "choice" else range(int(domain.low), int(domain.high) + 1):
+        yield from _points(file, rest, {**params, one.name: value})
+
+
+def first_points(file: SweepFile) -> list[dict[str, Any]]:
+    """The points that a new study tries first: the whole grid, or the enqueued points. By the parameters' names."""
+    return grid(file) if file.example().search.sampler == "grid" else file.enqueued()
+
+
+def num_arms(file: SweepFile) -> int:
+    """Number of arms that the sweep tries. Raises `UserError` when it does not fit the sampler or is too large."""
+    search = file.example().search
+    if search.sampler == "grid":
+        points = grid(file)
+        if search.trials is not None and search.trials != len(points):
+            raise UserError(
+                f"search.trials: found {search.trials}, but the grid has {len(points)} points; "
+                f"use {len(points)} or leave trials out"
+            )
+        for point in points:
+            config.resolve(file, point)
+        return _checked(len(points), search)
+    if search.trials is None:
+        raise UserError(f"search.trials: is missing; sampler {search.sampler} needs a number, for example trials: 6")
+    return _checked(max(search.trials, len(search.enqueue)), search)
+
+
+def _checked(num_arms: int, search: Search) -> int:
+    if num_arms * search.replicates > MAX_TRIALS:
+        trials = f"{num_arms:,} arms × {search.replicates:,} replicates are {num_arms * search.replicates:,} trials"
+        raise UserError(f"search: {trials}; a sweep has at most {MAX_TRIALS:,}")
+    return num_arms
+
+
+def num_trials(file: SweepFile) -> int:
+    """Trials of the whole sweep: every arm once per replicate."""
+    return num_arms(file) * file.example().search.replicates
+
+
+def preview(file: SweepFile, most: int) -> list[dict[str, Any]]:
+    """The first `most` arms of a grid; for any other sampler the enqueued points, then random ones as an example."""
+    if file.example().search.sampler == "grid":
+        return grid(file)[:most]
+    import optuna
+
+    quiet_optuna()
+    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=file.example().seed))
+    for point in keyed_points(file, file.enqueued()):
+        study.enqueue_trial(point)
+    arms = []
+    for _ in range(min(most, num_arms(file))):
+        trial = study.ask()
+        sample(file, trial)
+        arms.append(by_name(file, trial.params))
+    return arms
+
+
+def format_params(params: Mapping[str, Any]) -> str:
+    """Parameters in one line: `pretrain.code_ratio=0.312 pretrain.schedule=decrease`."""
+    return " ".join(
+        f"{name}={value:.3g}" if isinstance(value, float) else f"{name}={value}" for name, value in params.items()
+    )

@@ -1,0 +1,135 @@
+"""The sweep's Optuna study: it suggests numbered trials and is told how each of them ended.
+
+An Optuna trial is a trial of the sweep and has the same number. Its arm and its replicate are user attributes.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raycodellm.config import SweepFile
+from raycodellm.search.arms import first_points, num_arms
+from raycodellm.search.journal_file import open_journal
+from raycodellm.search.samplers import make_sampler
+from raycodellm.search.space import by_key, by_name, keyed_points, sample
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+
+@dataclass(frozen=True)
+class Suggestion:
+    """One trial to run."""
+
+    number: int
+    arm: int
+    replicate: int
+    """The trial's seed is the sweep's seed plus `replicate`."""
+    params: dict[str, Any]
+    """By the parameters' names."""
+
+
+class SweepStudy:
+    """The sweep's study in its journal file."""
+
+    def __init__(self, path: Path, file: SweepFile) -> None:
+        """Opens the journal at `path`. A new study gets the sweep's first points; a continued one gets the replicates
+        that an interruption left out, and suggests its unfinished trials before new ones."""
+        self._file = file
+        self._storage = open_journal(path)
+        self._study = create_study(self._storage, file)
+        sweep, known = file.example(), self.trials()
+        self._replicates = sweep.search.replicates
+        if not known:
+            enqueue_first_points(self._study, file)
+        for trial in known:
+            if trial.user_attrs.get("replicate") == 0:
+                self._enqueue_replicates(trial.user_attrs["arm"], trial.params)
+        self._study.sampler = make_sampler(sweep.search, sweep.seed, num_arms(file), len(self.trials()))
+        self._to_suggest_again = self.unfinished()
+
+    def trials(self) -> list[FrozenTrial]:
+        """All trials as Optuna keeps them, by number."""
+        return self._study.get_trials(deepcopy=False)
+
+    def unfinished(self) -> list[int]:
+        """Numbers of the trials that were suggested and not told: running, or left by a driver that died."""
+        from optuna.trial import TrialState
+
+        return [trial.number for trial in self.trials() if trial.state == TrialState.RUNNING]
+
+    def num_finished(self) -> int:
+        return sum(trial.state.is_finished() for trial in self.trials())
+
+    def suggest(self) -> Suggestion:
+        """The next trial to run: one left unfinished under its own number, else a new one."""
+        trial = self._running_trial(self._to_suggest_again.pop(0)) if self._to_suggest_again else self._study.ask()
+        sample(self._file, trial)
+        if "arm" not in trial.user_attrs:
+            self._give_arm(trial)
+        arm, replicate = trial.user_attrs["arm"], trial.user_attrs["replicate"]
+        return Suggestion(trial.number, arm, replicate, by_name(self._file, trial.params))
+
+    def tell(self, number: int, values: Sequence[float] | None) -> None:
+        """Ends a trial: complete with its objective values, or failed when `values` is None. A second call for the same
+        trial changes nothing."""
+        from optuna.trial import TrialState
+
+        if number in self._to_suggest_again:
+            self._to_suggest_again.remove(number)
+        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        self._study.tell(number, None if values is None else list(values), state=state, skip_if_finished=True)
+
+    def _running_trial(self, number: int) -> optuna.trial.Trial:
+        """An unfinished trial as Optuna's live trial: parameters that it has already are not sampled again."""
+        from optuna.trial import Trial
+
+        study_id = self._storage.get_study_id_from_name(self._study.study_name)
+        return Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
+
+    def _give_arm(self, trial: optuna.trial.Trial) -> None:
+        """Gives a just sampled trial its arm and replicate, and enqueues the other replicates of a new arm.
+
+        A point that is suggested again becomes one more replicate of its arm: a new seed says more than an equal run.
+        """
+        others = [t for t in self.trials() if t.number != trial.number and "arm" in t.user_attrs]
+        same = [t.user_attrs for t in others if t.params == trial.params]
+        arm = same[0]["arm"] if same else 1 + max((t.user_attrs["arm"] for t in others), default=-1)
+        replicate = 1 + max((attrs["replicate"] for attrs in same), default=-1)
+        trial.set_user_attr("arm", arm)
+        trial.set_user_attr("replicate", replicate)
+        if replicate == 0:
+            self._enqueue_replicates(arm, trial.params)
+
+    def _enqueue_replicates(self, arm: int, params: Mapping[str, Any]) -> None:
+        """Enqueues the arm's replicates that the study lacks."""
+        point = by_key(self._file, by_name(self._file, params))  # an older version may have had other keys
+        known = {t.user_attrs.get("replicate") for t in self.trials() if t.user_attrs.get("arm") == arm}
+        for replicate in range(1, self._replicates):
+            if replicate not in known:
+                self._study.enqueue_trial(point, user_attrs={"arm": arm, "replicate": replicate})
+
+
+def create_study(storage: optuna.storages.BaseStorage, file: SweepFile) -> optuna.Study:
+    """The study of the sweep's name in `storage`, created when new."""
+    import optuna
+
+    sweep = file.example()
+    return optuna.create_study(
+        storage=storage,
+        study_name=sweep.name,
+        load_if_exists=True,
+        directions=["minimize" if objective.mode == "min" else "maximize" for objective in sweep.search.objectives],
+    )
+
+
+def enqueue_first_points(study: optuna.Study, file: SweepFile) -> None:
+    """Enqueues the grid or the points to try first, except those that a trial of the study has already."""
+    known = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in study.get_trials(deepcopy=False)]
+    for point in keyed_points(file, first_points(file)):
+        if not any(point.items() <= params.items() for params in known):
+            study.enqueue_trial(point)

@@ -1,0 +1,39 @@
+"""The dispatcher as its callers see it: a handle of the Ray actor, whose methods answer through `ray.get`."""
+
+from __future__ import annotations
+
+from typing import Any, Protocol
+
+
+class RemoteMethod(Protocol):
+    """A method of an actor."""
+
+    def remote(self, *arguments: Any) -> Any: ...
+
+
+class DispatcherHandle(Protocol):
+    """The methods of `dispatcher.Dispatcher`; see their docstrings for arguments and answers."""
+
+    # asked by trials
+    run_trial: RemoteMethod
+    cancel_trial: RemoteMethod
+    # asked by slots
+    register: RemoteMethod
+    next_job: RemoteMethod
+    report: RemoteMethod
+    ended: RemoteMethod
+    told_to_leave: RemoteMethod
+    workers_died: RemoteMethod
+    slot_gone: RemoteMethod
+    # asked by the driver
+    times: RemoteMethod
+    demand: RemoteMethod
+    has_begun: RemoteMethod
+    set_keep_idle: RemoteMethod
+    stop: RemoteMethod
+    drained: RemoteMethod
+    close: RemoteMethod
+    fail_all: RemoteMethod
+    note: RemoteMethod
+    abandon: RemoteMethod
+    snapshot: RemoteMethod

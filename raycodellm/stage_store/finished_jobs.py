@@ -1,0 +1,35 @@
+"""The jobs of a chain that are finished."""
+
+from __future__ import annotations
+
+import itertools
+import logging
+
+from raycodellm.files import Folder
+from raycodellm.finished import DONE, Outcome, finished_outcome
+from raycodellm.identity import model_files
+from raycodellm.stage_store.chains import Chain
+
+logger = logging.getLogger(__name__)
+
+
+def finished_outcomes(chain: Chain) -> dict[str, Outcome]:
+    """The outcomes of the chain's finished jobs, by their keys.
+
+    A stage whose model is damaged, and is still to be read by the next job, becomes unfinished (its `DONE` is deleted):
+    it is trained again.
+    """
+    read = ((job.key, finished_outcome(job)) for job in chain.jobs)
+    outcomes = {key: outcome for key, outcome in read if outcome is not None}
+    for stage, reader in reversed(list(itertools.pairwise(chain.jobs))):
+        if stage.key in outcomes and reader.key not in outcomes and (damage := _model_damage(Folder(stage.folder))):
+            logger.warning("%s; the stage is trained again", damage)
+            Folder(stage.folder).delete(DONE)
+            del outcomes[stage.key]
+    return outcomes
+
+
+def _model_damage(stage: Folder) -> str | None:
+    """Which file of a stage's model has changed since it was written. None when none has, or when the model lies on
+    object storage: the worker that fetches it checks it there."""
+    return model_files.find_damage(stage.local / "model") if stage.local is not None else None

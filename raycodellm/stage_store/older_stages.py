@@ -1,0 +1,25 @@
+"""Stages that an older training recipe left in a storage."""
+
+from __future__ import annotations
+
+from raycodellm.files import Folder
+from raycodellm.records import RECIPE_VERSION
+
+_RECIPE = ".recipe"
+"""The recipe's version when a sweep last ran in the storage. Beside `stages/`, whose entries are all stages."""
+
+
+def report_older_stages(storage: Folder) -> str | None:
+    """Says, once per storage, that its stages were trained by an older recipe and that none of them is used."""
+    found = storage.read_bytes(_RECIPE).decode(errors="replace").strip() if storage.exists(_RECIPE) else None
+    if found == str(RECIPE_VERSION):
+        return None
+    folder = storage / "stages"
+    stages = [name for name in folder.list() if not name.startswith(".")]
+    storage.write_bytes(_RECIPE, f"{RECIPE_VERSION}\n".encode())
+    if not stages:
+        return None
+    return (
+        f"{folder}: holds {len(stages)} stages of an older raycodellm (recipe {found or 'under 3'}, now "
+        f"{RECIPE_VERSION}); none of them is taken, what is needed is trained anew"
+    )

@@ -1,0 +1,125 @@
+"""The part of a source that a stage draws from: how many sequences, and which documents are held out of training."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Protocol
+
+from raycodellm.config import Stage, Sweep, UserError
+from raycodellm.files import Folder
+from raycodellm.records import SourceSlice
+from raycodellm.tokens import Reading
+
+
+class Corpus(Protocol):
+    """The part of a `tokens.TokenStore` that the stage store needs."""
+
+    @property
+    def folder(self) -> Folder: ...
+
+    @property
+    def fingerprint(self) -> str: ...
+
+    @property
+    def num_tokens(self) -> int: ...
+
+    def num_sequences(self, sequence_length: int, reading: Reading) -> int: ...
+
+    def held_out(self, num_tokens: int) -> int: ...
+
+
+def slice_sources(
+    sweep: Sweep,
+    stage: Stage,
+    corpora: Mapping[str, Corpus],
+    drawn: Mapping[str, int],
+    planned: tuple[tuple[int, ...], ...],
+) -> tuple[SourceSlice, ...]:
+    """The slice of each source that the stage draws from, in the order of `sweep.drawn(stage)`.
+
+    `drawn`: tokens that the stages before this one draw from each source. `planned`: per phase of the stage, the
+    sequences planned of each source.
+    """
+    per_source = zip(*planned, strict=True)
+    return tuple(
+        _slice(sweep, stage, name, corpora[name], drawn[name], sequences)
+        for name, sequences in zip(sweep.drawn(stage), per_source, strict=True)
+    )
+
+
+def _slice(
+    sweep: Sweep, stage: Stage, name: str, corpus: Corpus, drawn_tokens: int, planned: tuple[int, ...]
+) -> SourceSlice:
+    held_out_tokens, trained_tokens = _held_out(sweep, name, corpus)
+    group = _shuffle_group_size(sweep, stage, name, trained_tokens)
+    reading = Reading(stage.packing, held_out_tokens)
+    num_sequences, num_measured = corpus.num_sequences(stage.sequence_length, reading), 0
+    if stage.held_out is not None:
+        most = corpus.num_sequences(stage.sequence_length, reading._replace(measured=True))
+        num_measured = min(most, max(1, stage.held_out.tokens // stage.sequence_length))
+    used = math.floor(num_sequences * _share_used(sweep, name, trained_tokens) + 1e-9)
+    return SourceSlice(
+        name=name,
+        kind=sweep.sources[name].kind,
+        store=corpus.folder.uri,
+        num_sequences=used // group * group,
+        num_sequences_consumed=-(-drawn_tokens // stage.sequence_length),
+        shuffle_group_size=group,
+        planned=planned,
+        held_out_sequences=num_measured,
+        held_out_tokens=held_out_tokens,
+    )
+
+
+def _held_out(sweep: Sweep, name: str, corpus: Corpus) -> tuple[int, int]:
+    """(tokens asked for in held-out documents, tokens left to train on) of a source.
+
+    The same documents are held out of all stages of the sweep, so no stage trains on what another one measures.
+    """
+    asking = [
+        (stage.held_out.tokens, stage)
+        for stage in sweep.stages
+        if stage.held_out is not None and name in sweep.drawn(stage)
+    ]
+    asked = max((max(num_tokens, stage.sequence_length) for num_tokens, stage in asking), default=0)
+    held = corpus.held_out(asked) if asked else 0
+    if 2 * held > corpus.num_tokens > 0:
+        num_tokens, first = max(asking, key=lambda one: one[0])
+        raise UserError(
+            f"stages.{first.name}.held_out.tokens: found {num_tokens}, but whole documents of so many hold "
+            f"{held:,} of source {name!r}'s {corpus.num_tokens:,} tokens, over half; use at most "
+            f"{corpus.num_tokens // 2}, shorter documents, or more data"
+        )
+    return asked, corpus.num_tokens - held
+
+
+def _shuffle_group_size(sweep: Sweep, stage: Stage, name: str, num_tokens: int) -> int:
+    """Sequences of this stage that make the least common multiple of the lengths in which the trial's stages read the
+    source. 1 where the source holds no such multiple, and where examples or documents are packed whole, since each
+    length packs them in its own way."""
+    if sweep.sources[name].is_instruct or stage.packing != "concatenate":
+        return 1
+    whole = math.lcm(*(other.sequence_length for other in sweep.stages if name in sweep.drawn(other)))
+    return whole // stage.sequence_length if whole <= num_tokens else 1
+
+
+def _share_used(sweep: Sweep, name: str, num_tokens: int) -> float:
+    """Share of the source's `num_tokens` that is used: below 1 where `match_repetition` asks the sweep to repeat its
+    data as often as a larger target run would.
+
+    A run over U tokens of a source, with a share m of T tokens, makes m T / U passes over it. That number is equal for
+    any m when U is proportional to T.
+    """
+    target = sweep.match_repetition
+    if target is None or name not in target.source_tokens:
+        return 1.0
+    budget = sum(stage.num_tokens for stage in sweep.stages)
+    wanted = target.source_tokens[name] * budget / target.target_tokens
+    if wanted > num_tokens:
+        raise UserError(
+            f"match_repetition.source_tokens.{name}: {target.source_tokens[name]:,} of {target.target_tokens:,} tokens "
+            f"are {math.ceil(wanted):,} for this sweep's {budget:,}, but the source holds {num_tokens:,}; "
+            "give it more data, the stages fewer tokens, or leave the source out"
+        )
+    return wanted / num_tokens

@@ -1,0 +1,115 @@
+"""Runs the trials of a sweep that are left, on a cluster that the driver is connected to."""
+
+from __future__ import annotations
+
+import contextlib
+from typing import TYPE_CHECKING, Protocol
+
+from raycodellm import stage_store
+from raycodellm.config import Scaling
+from raycodellm.identity import Contents
+from raycodellm.sweep import background_imports
+from raycodellm.sweep.folder import Run
+from raycodellm.sweep.provenance import fix_data
+from raycodellm.sweep.stopper import Stopper
+from raycodellm.sweep.timing import Timing
+from raycodellm.sweep.trial import TrialContext
+from raycodellm.sweep.tuning import tune_trials
+from raycodellm.sweep.watchdog import Monitor as TrainingMonitor
+from raycodellm.sweep.watchdog import SweepLost, Watchdog
+
+if TYPE_CHECKING:
+    from raycodellm.tokens import SourceProgress
+
+_END_SECONDS = 20.0
+"""How long the end of a sweep waits until its worker groups have been given back."""
+
+
+class Monitor(TrainingMonitor, Protocol):
+    """Shows a run: on the terminal, or to a test."""
+
+    def preparing(self, event: SourceProgress) -> None:
+        """A source's preparation has come further."""
+
+
+class ConnectedCluster(Protocol):
+    """The part of a `cluster.Cluster` that a sweep needs."""
+
+    @property
+    def address(self) -> str:
+        """host:port of the head node's control service (GCS)."""
+
+    @property
+    def slots_at_once(self) -> int | None: ...
+
+    def placement_problem(self, scaling: Scaling) -> str | None: ...
+
+
+def run_sweep(
+    run: Run,
+    num_trials: int,
+    max_slots: int,
+    monitor: Monitor,
+    timing: Timing,
+    *,
+    connected: ConnectedCluster,
+    stopper: Stopper,
+    contents: Contents,
+) -> None:
+    """Runs `num_trials` more trials. `contents`: of the models and tasks that the sweep names, from `fix_contents`.
+
+    Raises `SweepLost` when the sweep cannot continue, by no fault of a trial.
+    """
+    import ray
+
+    background_imports.wait()
+    from raycodellm.slots.dispatcher import start_dispatcher
+    from raycodellm.slots.pool import SlotPool
+
+    sweep, scaling, end_seconds = run.sweep, run.sweep.scaling, _END_SECONDS
+    if line := stage_store.report_older_stages(run.storage):
+        monitor.say(line)
+    dispatcher = start_dispatcher(sweep.name, scaling)
+    pool = SlotPool(dispatcher, scaling, max_slots, run.folder, lambda: connected.placement_problem(scaling))
+    pool.start(min(max_slots, num_trials), connected.slots_at_once)
+    try:
+        with timing.part("tokens"):
+            materials = _prepare(run, monitor, contents)
+        context = TrialContext(run, materials, dispatcher)
+        stage_store.check_epochs(sweep, [context.chain(point, sweep.seed) for point in run.file.corner_points()])
+        ray.get(dispatcher.set_keep_idle.remote(False))
+        with timing.part("trials"):
+            watchdog = Watchdog(dispatcher, run, monitor, stopper, connected.address)
+            watchdog.watch(lambda: tune_trials(context, num_trials, max_slots, stopper))
+        snapshot = ray.get(dispatcher.snapshot.remote())
+        timing.seconds["slots (until the first is ready, beside tokens)"] = snapshot.first_slot_seconds or 0.0
+        timing.seconds.update({f"{kind} (slot-seconds)": s for kind, s in snapshot.busy_seconds.items()})
+        jobs = ray.get(dispatcher.times.remote())
+        run.folder.write_json("timeline.json", {"parts": timing.spans, "jobs": jobs})
+    except SweepLost as lost:
+        end_seconds = 1.0 if lost.head_lost else end_seconds
+        raise
+    finally:
+        pool.close(end_seconds)
+        with contextlib.suppress(OSError):
+            (run.folder / "slots").delete()
+
+
+def _prepare(run: Run, monitor: Monitor, contents: Contents) -> stage_store.Materials:
+    """Prepares the token stores and the tokenizer, and keeps in the run folder which ones they are."""
+    from raycodellm import evaluation, tokens
+
+    asks = tokens.asks_for_items(run.sweep)
+    items = evaluation.item_texts(evaluation.evaluated_tasks(run.file)) if asks else None
+    prepared = tokens.prepare(run.sweep, run.storage, monitor.preparing, items)
+    for line in prepared.warnings:
+        monitor.say(line)
+    fix_data(run, prepared.tokenizer_fingerprint, prepared.stores)
+    return stage_store.Materials(
+        corpora=prepared.stores,
+        tokenizer=prepared.tokenizer_folder,
+        tokenizer_fingerprint=prepared.tokenizer_fingerprint,
+        vocab_size=prepared.vocab_size,
+        storage=run.storage,
+        contents=contents,
+    )
