@@ -82,7 +82,7 @@ def worker_need(shape: model.Shape, stage: Stage, scaling: Scaling) -> MemoryNee
 
 def largest_need(file: SweepFile, vocab_size: int) -> MemoryNeed:
     """The largest need of a worker, over all stages and models that the sweep may try."""
-    sweeps = [config.resolve(file, point) for point in file.corner_points()]
+    sweeps = [config.resolve(file, point) for point in file.probe_points()]
     shapes: dict[str, model.Shape] = {}
 
     def shape(settings: Model) -> model.Shape:

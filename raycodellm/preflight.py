@@ -61,7 +61,7 @@ def vocab_size(sweep: Sweep) -> int:
 
 def _check_contexts(file: SweepFile) -> None:
     contexts: dict[str, int | None] = {}
-    for sweep in (config.resolve(file, point) for point in file.corner_points()):
+    for sweep in (config.resolve(file, point) for point in file.probe_points()):
         key = sweep.model.model_dump_json()
         if key not in contexts:
             contexts[key] = model.context_length(sweep.model, vocab_size(sweep))
@@ -76,7 +76,7 @@ def _check_contexts(file: SweepFile) -> None:
 
 def _check_deepspeed(file: SweepFile) -> None:
     """Raises UserError for settings that DeepSpeed, or the device, would refuse in a worker."""
-    for sweep in (config.resolve(file, point) for point in file.corner_points()):
+    for sweep in (config.resolve(file, point) for point in file.probe_points()):
         for stage in sweep.stages:
             # Nothing else is ever refused, and the engine imports torch, which takes seconds.
             if stage.numerics.deepspeed_config or stage.numerics.precision == "fp16":

@@ -70,9 +70,10 @@ def numbered(texts: list[str], **meta) -> list[Document]:
 def test_a_source_has_the_sweeps_cleaning_where_it_sets_nothing_else():
     default = Cleaning(min_characters=200, near_duplicates=True, decontaminate=13, script={"latin": 0.5})
     own = Cleaning(min_characters=10, near_duplicates=False, script=False)
-    assert own.over(default).active() == {"min_characters": 10, "decontaminate": {"ngram": 13}}
-    assert Cleaning().over(default).active() == default.active()
-    assert Cleaning().over(None).active() == {} == Cleaning(exact_duplicates=False, max_characters=0).active()
+    assert own.completed_by(default).active_settings() == {"min_characters": 10, "decontaminate": {"ngram": 13}}
+    assert Cleaning().completed_by(default).active_settings() == default.active_settings()
+    off = Cleaning(exact_duplicates=False, max_characters=0)
+    assert Cleaning().completed_by(None).active_settings() == {} == off.active_settings()
     assert Cleaning(near_duplicates=0.7).near_duplicates == NearDuplicates(jaccard=0.7)
     assert Cleaning.model_validate(default.model_dump(mode="json", exclude_none=True)) == default
 

@@ -110,8 +110,8 @@ def test_the_resolved_file_reads_back_as_the_same_sweep(sweep_text: str) -> None
 
 def test_an_instruct_stage_draws_the_instruct_kinds_and_others_the_rest(sweep_text: str) -> None:
     sweep = config.parse(sweep_text).example()
-    assert sweep.drawn(sweep.stages[0]) == ("prose", "python")
-    assert sweep.drawn(sweep.stages[1]) == ("asks",)
+    assert sweep.drawn_sources(sweep.stages[0]) == ("prose", "python")
+    assert sweep.drawn_sources(sweep.stages[1]) == ("asks",)
 
 
 def test_what_decides_the_numbers_is_said_of_a_stage_or_as_before_of_all(sweep_text: str) -> None:

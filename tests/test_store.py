@@ -301,8 +301,8 @@ def test_a_rate_that_continues_starts_where_the_parent_s_ended(sweep_text: str) 
 
 def test_a_stage_keeps_its_optimizer_for_a_trial_that_only_may_ask_for_it(sweep_text: str) -> None:
     searched = "instruct.optimizer.state={search: {choice: [fresh, keep]}}"
-    assert config.stages_kept(config.parse(sweep_text)) == frozenset()
-    kept = config.stages_kept(config.parse(sweep_text, overrides=(searched,)))
+    assert config.stages_keeping_optimizer(config.parse(sweep_text)) == frozenset()
+    kept = config.stages_keeping_optimizer(config.parse(sweep_text, overrides=(searched,)))
     assert kept == {"pretrain"}
     sweep = config.resolve(config.parse(sweep_text, overrides=(searched,)), {"instruct.optimizer.state": "fresh"})
     made = stage_store.chain(sweep, 0, materials(sweep), kept)

@@ -199,7 +199,7 @@ def _through(case: _malformed.Case, tokenizer: Path, folder: Path) -> dict[str, 
 
 
 def _wrong_count(case: _malformed.Case, source: Any, manifest: Any, num_read: int, left_out: int) -> str | None:
-    cleaned = (source.cleaning and source.cleaning.active()) or source.take
+    cleaned = (source.cleaning and source.cleaning.active_settings()) or source.take
     expected = num_read - left_out
     if source.limit_documents and not cleaned:
         expected = min(num_read, source.limit_documents)

@@ -62,10 +62,10 @@ def _cleaning(sweep: Sweep, sizes: Mapping[str, tokens.SourceSize]) -> list[str]
     """The records left out of finished token stores, and the sources that are still to be cleaned."""
     lines = []
     for name, size in sizes.items():
-        source = sweep.cleaned(name)
+        source = sweep.complete_source(name)
         if size.store is not None:
             lines += [f"  {name:16s} {line}" for line in left_out(size.store.manifest)]
-        elif source.take or (source.cleaning and source.cleaning.active()):
+        elif source.take or (source.cleaning and source.cleaning.active_settings()):
             lines.append(f"  {name:16s} not cleaned yet: its tokens above are those before cleaning")
     return ["\n".join(["cleaning:", *lines])] if lines else []
 

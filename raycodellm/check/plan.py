@@ -68,7 +68,7 @@ def planned(
         return stage_store.chain(config.resolve(file, params), seed, materials)
 
     chains = [chain(arm, seed) for arm in arms for seed in seeds]
-    stage_store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.corner_points())])
+    stage_store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.probe_points())])
     return chains
 
 

@@ -32,7 +32,7 @@ from raycodellm.config.sweep_file import (
     parse_known,
     resolve,
     resolved_tree,
-    stages_kept,
+    stages_keeping_optimizer,
     value_at,
 )
 from raycodellm.config.sweep_settings import Sweep
@@ -82,7 +82,7 @@ __all__ = [
     "refuse_credentials",
     "resolve",
     "resolved_tree",
-    "stages_kept",
+    "stages_keeping_optimizer",
     "value_at",
     "without_credentials",
     "write_yaml",

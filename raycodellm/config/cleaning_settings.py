@@ -119,14 +119,14 @@ class Cleaning(Frozen):
             )
         return self
 
-    def over(self, default: Cleaning | None) -> Cleaning:
+    def completed_by(self, default: Cleaning | None) -> Cleaning:
         """These settings, completed by those of `default` where a setting is None here."""
         if default is None:
             return self
         own = {name: value for name in type(self).model_fields if (value := getattr(self, name)) is not None}
         return type(self)(**{name: getattr(default, name) for name in type(self).model_fields} | own)
 
-    def active(self) -> dict[str, Any]:
+    def active_settings(self) -> dict[str, Any]:
         """The settings that are on, as plain values."""
         active = {}
         for name, value in self.model_dump(mode="json", exclude_none=True).items():

@@ -68,7 +68,7 @@ class SweepFile:
         points = self.example().search.enqueue
         return enqueued_points(self.tree, self.parameters, points, self.origin)
 
-    def corner_points(self) -> Iterator[dict[str, Any]]:
+    def probe_points(self) -> Iterator[dict[str, Any]]:
         """Points for a validity check: each parameter in turn at its options, or at the ends of its range and between;
         all other parameters at their first values."""
         yield {}
@@ -107,7 +107,7 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
     probes = sum(len(one.conditions) * len(one.domain.probes()) for one in file.parameters)
     if probes > MOST_PROBES:
         raise UserError(f"{origin}: the searches have {probes:,} options in all; give at most {MOST_PROBES:,}")
-    for point in file.corner_points():
+    for point in file.probe_points():
         _resolve_probe(file, point)
     for point in file.enqueued():
         resolve(file, point)
@@ -280,7 +280,7 @@ def value_at(file: SweepFile, name: str, params: Mapping[str, Any]) -> Any:
     return None if isinstance(node, dict) else node
 
 
-def stages_kept(file: SweepFile) -> frozenset[str]:
+def stages_keeping_optimizer(file: SweepFile) -> frozenset[str]:
     """Names of the stages whose optimizer state the next stage may ask for, in any trial of the sweep."""
     stages = [stage for stage in file.tree.get("stages", ()) if isinstance(stage, dict)]
     pairs = itertools.pairwise(stages)

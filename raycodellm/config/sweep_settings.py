@@ -96,17 +96,17 @@ class Sweep(Frozen):
                 if name not in self.sources:
                     known = suggest(name, self.sources)
                     raise ValueError(f"stages.{stage.name}.{key}: source {name!r} is not under sources; {known}")
-                if name not in self.drawn(stage):
-                    listed = ", ".join(self.drawn(stage))
+                if name not in self.drawn_sources(stage):
+                    listed = ", ".join(self.drawn_sources(stage))
                     raise ValueError(
                         f"stages.{stage.name}.{key}: source {name!r} is not drawn by this stage (it draws {listed}); "
                         f"name it under stages.{stage.name}.sources or remove it"
                     )
-        drawn = [self.sources[name] for name in self.drawn(stage)]
+        drawn = [self.sources[name] for name in self.drawn_sources(stage)]
         if not drawn:
             want = "an instruct kind" if stage.responses_only else "a kind other than instruct"
             raise ValueError(f"stages.{stage.name}: no source of {want} is under sources; add one")
-        plain = [name for name in self.drawn(stage) if not self.sources[name].is_instruct]
+        plain = [name for name in self.drawn_sources(stage) if not self.sources[name].is_instruct]
         if stage.responses_only and plain:
             raise ValueError(
                 f"stages.{stage.name}.sources: {plain[0]!r} is of kind {self.sources[plain[0]].kind}, which has no "
@@ -121,15 +121,15 @@ class Sweep(Frozen):
                         f"kind is drawn; use {0.0 if side else 1.0:g} or add such a source"
                     )
 
-    def cleaned(self, name: str) -> Source:
+    def complete_source(self, name: str) -> Source:
         """The source with its complete cleaning: its own settings, completed by the sweep's."""
         source = self.sources[name]
         return source.model_copy(update={"cleaning": self._cleaning_of(source)})
 
     def _cleaning_of(self, source: Source) -> Cleaning:
-        return (source.cleaning or Cleaning()).over(self.cleaning)
+        return (source.cleaning or Cleaning()).completed_by(self.cleaning)
 
-    def drawn(self, stage: Stage) -> tuple[str, ...]:
+    def drawn_sources(self, stage: Stage) -> tuple[str, ...]:
         """Names of the sources that `stage` draws from, in the order of the file."""
         if stage.sources is not None:
             return tuple(name for name in self.sources if name in stage.sources)

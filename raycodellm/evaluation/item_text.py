@@ -23,7 +23,7 @@ def item_texts(names: Iterable[str]) -> dict[str, list[str]]:
 
 def evaluated_tasks(file: SweepFile) -> tuple[str, ...]:
     """The tasks that any trial of the sweep may be evaluated on, each choice of a searched list included."""
-    points = [config.resolve(file, point) for point in file.corner_points()]
+    points = [config.resolve(file, point) for point in file.probe_points()]
     return tuple(dict.fromkeys(task for sweep in points for task in sweep.evaluation.tasks))
 
 

@@ -23,7 +23,7 @@ _OF_A_PART = re.compile(rf"(?:(?:{_WITH_INTERVAL})_(.+?)(?:_low|_high)?|(?:{_ANY
 def check_evaluation(file: SweepFile) -> None:
     """Raises `UserError`, naming the key, for a task that does not exist and for an objective that no task gives."""
     searched = any(one.name.startswith("evaluation.") for one in file.parameters)
-    sweeps = [resolve(file, point) for point in (file.corner_points() if searched else [{}])]
+    sweeps = [resolve(file, point) for point in (file.probe_points() if searched else [{}])]
     for tasks in dict.fromkeys(sweep.evaluation.tasks for sweep in sweeps):
         check_tasks(tasks)
         for objective in sweeps[0].search.objectives:

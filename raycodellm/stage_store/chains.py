@@ -89,12 +89,12 @@ def chain(sweep: Sweep, seed: int, materials: Materials, kept: frozenset[str] = 
 
 def compiled_schedule(sweep: Sweep, stage: Stage, num_tokens: Mapping[str, int]) -> schedule.Schedule:
     """The stage's schedule over the sources that it draws from. `num_tokens`: tokens of each of them."""
-    is_code = {name: sweep.sources[name].is_code for name in sweep.drawn(stage)}
+    is_code = {name: sweep.sources[name].is_code for name in sweep.drawn_sources(stage)}
     return schedule.compile_stage(stage, is_code, num_tokens)
 
 
 def _plan_stage(sweep: Sweep, written: Stage, corpora: Mapping[str, Corpus], drawn: Mapping[str, int]) -> _PlannedStage:
-    names = sweep.drawn(written)
+    names = sweep.drawn_sources(written)
     curve = compiled_schedule(sweep, written, {name: corpora[name].num_tokens for name in names})
     stage = schedule.budgeted(written, curve, [sweep.sources[name].is_code for name in names])
     ends = tuple(math.ceil(edge * stage.num_sequences - 1e-6) for edge in schedule.phase_edges(stage, curve))

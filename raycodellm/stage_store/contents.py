@@ -31,7 +31,7 @@ def contents_of(sweeps: Iterable[Sweep]) -> Contents:
 
 def contents_of_file(file: SweepFile) -> Contents:
     """The contents of everything that any trial of the sweep may name."""
-    return contents_of(config.resolve(file, point) for point in file.corner_points())
+    return contents_of(config.resolve(file, point) for point in file.probe_points())
 
 
 def model_content(model: Model, contents: Contents) -> list[Any]:

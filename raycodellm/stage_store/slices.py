@@ -36,7 +36,7 @@ def slice_sources(
     drawn: Mapping[str, int],
     planned: tuple[tuple[int, ...], ...],
 ) -> tuple[SourceSlice, ...]:
-    """The slice of each source that the stage draws from, in the order of `sweep.drawn(stage)`.
+    """The slice of each source that the stage draws from, in the order of `sweep.drawn_sources(stage)`.
 
     `drawn`: tokens that the stages before this one draw from each source. `planned`: per phase of the stage, the
     sequences planned of each source.
@@ -44,7 +44,7 @@ def slice_sources(
     per_source = zip(*planned, strict=True)
     return tuple(
         _slice(sweep, stage, name, corpora[name], drawn[name], sequences)
-        for name, sequences in zip(sweep.drawn(stage), per_source, strict=True)
+        for name, sequences in zip(sweep.drawn_sources(stage), per_source, strict=True)
     )
 
 
@@ -80,7 +80,7 @@ def _held_out(sweep: Sweep, name: str, corpus: Corpus) -> tuple[int, int]:
     asking = [
         (stage.held_out.tokens, stage)
         for stage in sweep.stages
-        if stage.held_out is not None and name in sweep.drawn(stage)
+        if stage.held_out is not None and name in sweep.drawn_sources(stage)
     ]
     asked = max((max(num_tokens, stage.sequence_length) for num_tokens, stage in asking), default=0)
     held = corpus.held_out(asked) if asked else 0
@@ -100,7 +100,7 @@ def _shuffle_group_size(sweep: Sweep, stage: Stage, name: str, num_tokens: int) 
     length packs them in its own way."""
     if sweep.sources[name].is_instruct or stage.packing != "concatenate":
         return 1
-    whole = math.lcm(*(other.sequence_length for other in sweep.stages if name in sweep.drawn(other)))
+    whole = math.lcm(*(other.sequence_length for other in sweep.stages if name in sweep.drawn_sources(other)))
     return whole // stage.sequence_length if whole <= num_tokens else 1
 
 

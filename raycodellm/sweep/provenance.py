@@ -86,7 +86,7 @@ def _before(run: Run, now: dict[str, Any]) -> dict[str, Any]:
 
 def _compiled(run: Run) -> bool:
     compiled = run.sweep.scaling.deepspeed.compile
-    points = (config.resolve(run.file, point) for point in run.file.corner_points())
+    points = (config.resolve(run.file, point) for point in run.file.probe_points())
     return compiled and any(identity.compiled_numbers(stage, True) for sweep in points for stage in sweep.stages)
 
 

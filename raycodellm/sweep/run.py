@@ -76,7 +76,7 @@ def run_sweep(
         with timing.part("tokens"):
             materials = _prepare(run, monitor, contents)
         context = TrialContext(run, materials, dispatcher)
-        stage_store.check_epochs(sweep, [context.chain(point, sweep.seed) for point in run.file.corner_points()])
+        stage_store.check_epochs(sweep, [context.chain(point, sweep.seed) for point in run.file.probe_points()])
         ray.get(dispatcher.set_keep_idle.remote(False))
         with timing.part("trials"):
             watchdog = Watchdog(dispatcher, run, monitor, stopper, connected.address)

@@ -26,7 +26,7 @@ class TrialContext:
     def chain(self, params: Mapping[str, Any], seed: int) -> Chain:
         """The chain of the trial with these parameters (by name) and this seed."""
         sweep = config.resolve(self.run.file, params)
-        return stage_store.chain(sweep, seed, self.materials, config.stages_kept(self.run.file))
+        return stage_store.chain(sweep, seed, self.materials, config.stages_keeping_optimizer(self.run.file))
 
 
 def run_trial(settings: dict[str, Any], context: TrialContext) -> None:

@@ -62,7 +62,7 @@ class SourceSize:
 
 def asks_for_items(sweep: Sweep) -> bool:
     """Whether a source is cleaned of evaluation items: `prepare` and `inspect` then need the items' texts."""
-    return any(_ngram(sweep.cleaned(name)) for name in sweep.sources)
+    return any(_ngram(sweep.complete_source(name)) for name in sweep.sources)
 
 
 def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items: Items | None = None) -> Prepared:
@@ -85,7 +85,7 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
         settings = (tokenizer.folder, tokenizer_print, sweep.seed)
         made = pool.map(
             lambda name: prepare_store(
-                name, sweep.cleaned(name), inputs[name], *settings, folders[name], report, benchmarks[name]
+                name, sweep.complete_source(name), inputs[name], *settings, folders[name], report, benchmarks[name]
             ),
             missing,
         )
@@ -138,7 +138,7 @@ def _warnings(benchmarks: Mapping[str, Benchmark | None]) -> list[str]:
 
 def packing_reports(sweep: Sweep, name: str, store: TokenStore) -> list[PackingReport]:
     """Tokens dropped and padded and documents split in an epoch of a source, for each way that the stages pack it."""
-    stages = [stage for stage in sweep.stages if name in sweep.drawn(stage)]
+    stages = [stage for stage in sweep.stages if name in sweep.drawn_sources(stage)]
     ways = dict.fromkeys((stage.sequence_length, stage.packing) for stage in stages)
     return [store.packing_report(*way) for way in ways]
 
@@ -151,7 +151,7 @@ def _ngram(source: Source) -> int | None:
 
 def _benchmarks(sweep: Sweep, items: Items | None) -> dict[str, Benchmark | None]:
     """The evaluation items that each source's documents are compared with; None for no comparison."""
-    wanted = {name: _ngram(sweep.cleaned(name)) for name in sweep.sources}
+    wanted = {name: _ngram(sweep.complete_source(name)) for name in sweep.sources}
     if any(wanted.values()) and items is None:
         raise ValueError("cleaning.decontaminate needs the texts of the evaluation's items")
     made = {ngram: benchmark_of(items or {}, ngram) for ngram in set(wanted.values()) if ngram}
@@ -170,7 +170,9 @@ def _fingerprints(
             raise UserError(f"sources.{name}: {error}") from error
     tokenizer_print = tokenizer_fingerprint(sweep.tokenizer, inputs.values(), sweep.seed)
     prints = {
-        name: store_fingerprint(sweep.cleaned(name), inputs[name], tokenizer_print, sweep.seed, benchmarks[name])
+        name: store_fingerprint(
+            sweep.complete_source(name), inputs[name], tokenizer_print, sweep.seed, benchmarks[name]
+        )
         for name in sweep.sources
     }
     return inputs, tokenizer_print, prints

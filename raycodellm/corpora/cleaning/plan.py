@@ -73,7 +73,7 @@ class CleaningPlan:
 
 def cleaning_identity(source: Source, benchmark: Benchmark | None) -> list[Any] | None:
     """The settings and items that the result depends on, beside the source; None if nothing is cleaned."""
-    settings = (source.cleaning or Cleaning()).active()
+    settings = (source.cleaning or Cleaning()).active_settings()
     if source.take:
         settings["take"] = [source.take.end, source.take.share, source.score_field]
     if "licenses" in settings:
