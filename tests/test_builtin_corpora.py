@@ -10,7 +10,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm.config import Source
-from raycodellm.corpora import builtin_digest, builtin_digests, python_library, source_fingerprint
+from raycodellm.corpora import BUILTINS, builtin_digest, python_library, source_fingerprint
 from raycodellm.corpora.python_library import content_digest, parse_module
 
 
@@ -163,13 +163,14 @@ def test_the_digest_stands_for_the_content():
 
 
 def test_each_corpus_has_a_digest_of_the_documents_that_were_read(corpora):
-    found = builtin_digests()
+    def digest(name: str, seed: int = 0) -> str:
+        return builtin_digest(source_fingerprint(Source(kind="text", path=f"builtin:{name}"), seed))
+
+    found = {name: digest(name) for name in BUILTINS}
     assert list(found) == ["python-prose", "python-code", "python-instruct", "tasks-instruct"]
     assert len(set(found.values())) == 4 and all(len(digest) == 16 for digest in found.values())
     assert found["python-code"] == content_digest(corpora["code"])
-    assert found["tasks-instruct"] != builtin_digests(seed=1)["tasks-instruct"], "its examples are drawn by seed"
-    source = Source(kind="code", path="builtin:python-code")
-    assert builtin_digest(source_fingerprint(source)) == found["python-code"]
+    assert found["tasks-instruct"] != digest("tasks-instruct", seed=1), "its examples are drawn by seed"
 
 
 def test_a_digest_changes_with_any_document_its_name_and_its_place():

@@ -7,9 +7,9 @@
 from raycodellm.corpora.cleaning.contamination import Benchmark, benchmark_of, unfound
 from raycodellm.corpora.cleaning.decision import Decision, cleaned
 from raycodellm.corpora.cleaning.plan import CleaningPlan, cleaning_identity
-from raycodellm.corpora.documents import Document, Skip, document_key, extra_columns
-from raycodellm.corpora.inputs import InputFile, SourceInputs
-from raycodellm.corpora.listing.builtin import BUILTINS, builtin_digest, builtin_digests
+from raycodellm.corpora.documents import Document, Skip, document_key
+from raycodellm.corpora.inputs import SourceInputs
+from raycodellm.corpora.listing.builtin import BUILTINS, builtin_digest
 from raycodellm.corpora.listing.sources import source_fingerprint
 from raycodellm.corpora.parts import Part
 from raycodellm.corpora.ray_reading import Keep, document_tables, quiet_ray_data, read_documents, survey_documents
@@ -22,21 +22,18 @@ __all__ = [
     "CleaningPlan",
     "Decision",
     "Document",
-    "InputFile",
     "Keep",
     "Part",
     "Skip",
     "SourceInputs",
     "benchmark_of",
     "builtin_digest",
-    "builtin_digests",
     "cleaned",
     "cleaning_identity",
     "columns_found",
     "document_bytes",
     "document_key",
     "document_tables",
-    "extra_columns",
     "plan_parts",
     "quiet_ray_data",
     "read_documents",

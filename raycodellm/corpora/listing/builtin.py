@@ -82,11 +82,6 @@ def builtin_digest(inputs: SourceInputs) -> str:
     return content_digest(_rows(inputs.files[0].name, inputs.seed)) if inputs.is_builtin else ""
 
 
-def builtin_digests(seed: int = 0) -> dict[str, str]:
-    """Digest of each builtin corpus in a sweep of that seed; quote measured numbers with them."""
-    return {name: content_digest(_rows(name, seed if one.num_examples else 0)) for name, one in BUILTINS.items()}
-
-
 @lru_cache(maxsize=8)
 def _rows(name: str, seed: int) -> tuple[tuple[str, ...], ...]:
     """The rows that the corpus's function yields. Kept in memory, since parsing Python's library takes two seconds."""
