@@ -46,7 +46,7 @@ class SweepRequest:
 
 
 def log_path(folder: Folder) -> Path:
-    """The log of a run in `folder`: in it where it is local, else in this machine's cache."""
+    """Path of a run's log: in the run folder `folder` if that is local, else in this machine's cache."""
     if folder.local is not None:
         return folder.local / "run.log"
     return cache_folder() / fingerprint(folder.uri) / "run.log"

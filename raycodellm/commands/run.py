@@ -75,7 +75,7 @@ def _run_left(task: _Task) -> int:
         display.Display(output, settings.search.objectives[0].metric, task.num_trials) as shown,
     ):
         shown.say(f"{settings.name}: {task.num_left} of {task.num_trials} trials to run; writing to {task.run.folder}")
-        if task.memory_fit.groups is not None:  # of a cluster the memory is known when it is joined
+        if task.memory_fit.groups is not None:  # else the memory is known only after the cluster is joined
             shown.say(str(task.memory_fit))
         shown.say(f"log: {log}; Ctrl-C stops cleanly; continue with: {again}")
         try:

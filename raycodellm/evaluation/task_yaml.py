@@ -1,4 +1,4 @@
-"""Reads the YAML files of lm-eval tasks without running or importing what they name."""
+"""Reads the YAML files of lm-eval tasks without importing the functions that they name."""
 
 from __future__ import annotations
 

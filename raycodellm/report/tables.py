@@ -145,7 +145,7 @@ def _ledger_cells(stage: str, row: LedgerRow) -> tuple[str, ...]:
 
 
 def sources(records: Records) -> Table:
-    """The token stores of the finished stages, and what identifies their text."""
+    """The token stores of the finished stages, and the digests that identify their text."""
     rows = []
     for name, manifest in records.stores.items():
         source = records.sweep.sources.get(name)

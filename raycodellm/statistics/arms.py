@@ -16,7 +16,7 @@ from raycodellm.statistics.intervals import UNKNOWN, Z95, Interval, Sample, Vari
 from raycodellm.statistics.seeds import SeedNoise, half_width, seed_difference
 
 RECORDED_DEGREES = 1000.0
-"""Degrees of freedom that a recorded interval over items is taken to have: those of about a thousand items."""
+"""Degrees of freedom assumed for a recorded interval over items: those of about a thousand items."""
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,4 @@
-"""Noise between training seeds, and differences between arms that take it into account; intervals are of 95 %."""
+"""Noise between training seeds, and differences between arms that account for this noise, with 95 % intervals."""
 
 from __future__ import annotations
 

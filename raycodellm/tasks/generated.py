@@ -1,4 +1,4 @@
-"""What makes a program a task: a generator of items, and the splits that evaluation and training draw from it."""
+"""A task whose items a program generates: its generator, and the splits for evaluation and training."""
 
 from __future__ import annotations
 

@@ -19,7 +19,7 @@ NUM_BOXES = 7
 MAX_OBJECTS = 3
 """Most things that one box can hold."""
 MEAN_OBJECTS = 2
-"""Mean of the Poisson distribution of a box's initial number of things; numbers over MAX_OBJECTS are set to it."""
+"""Mean of the Poisson distribution of a box's initial number of things; at most MAX_OBJECTS are kept."""
 MAX_OPERATIONS = 12
 SEED = 7919
 """Fixes the split of the signatures and the test items; another seed is another benchmark."""
@@ -133,7 +133,7 @@ def _draw_operation(rng: random.Random, state: State) -> Operation:
 
 @dataclass(frozen=True)
 class Scenario:
-    """An initial state, and what happens to it."""
+    """An initial state, and the operations that change it."""
 
     initial: State
     operations: tuple[Operation, ...]
