@@ -52,8 +52,8 @@ class Section:
 
 _SEEDS_NOTE = (
     "All intervals are 95 % intervals over evaluation items and seeds. The variance between seeds is taken as equal "
-    "for all arms, and pooled. A difference is taken over the same items and, where arms share seeds, seed by seed: arms "
-    "whose intervals overlap may still differ. Its interval holds for all arms at once, since the best was chosen "
+    "for all arms, and pooled. A difference is taken over the same items and, where arms share seeds, seed by seed: "
+    "arms whose intervals overlap may still differ. Its interval holds for all arms at once, since the best was chosen "
     "by its score (Tukey's range): where no arm differs, at most 5 % of sweeps show a difference. ≈ marks arms that "
     "cannot be told from the best."
 )
