@@ -4,14 +4,18 @@ from __future__ import annotations
 
 import inspect
 import os
+import signal
 import socket
 import stat
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
 import pytest
 
 from raycodellm.cluster import RayNotStarted, auth_token, environment, start, startup_wait
+from raycodellm.cluster.connect import _keep_sigterm_handler
 from raycodellm.config import UserError
 
 DASHBOARD = """
@@ -128,6 +132,27 @@ def test_rays_own_limits_on_a_start_can_be_raised_by_variables(monkeypatch) -> N
     assert 'env_integer("RAY_DASHBOARD_STARTUP_TIMEOUT_S", 60)' in source
     name = "RAY_DASHBOARD_STARTUP_TIMEOUT_S"
     assert ray_constants.env_integer(name, 60) == environment.LONGEST_START_SECONDS
+
+
+def test_a_sigterm_while_ray_starts_and_afterwards_is_for_our_own_handler() -> None:
+    heard: list[int] = []
+
+    def ours(number, frame):
+        heard.append(number)
+        raise KeyboardInterrupt
+
+    def rays(number, frame):  # what `ray.init` installs
+        sys.exit(number)
+
+    before = signal.signal(signal.SIGTERM, ours)
+    try:
+        with pytest.raises(KeyboardInterrupt), _keep_sigterm_handler():
+            signal.signal(signal.SIGTERM, rays)
+            os.kill(os.getpid(), signal.SIGTERM)
+            time.sleep(1.0)  # Python calls the handler here
+        assert heard == [signal.SIGTERM] and signal.getsignal(signal.SIGTERM) is ours
+    finally:
+        signal.signal(signal.SIGTERM, before)
 
 
 # ------------------------------------------------------------------------------------------------- the token
