@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import gc
-import multiprocessing
 import os
 import resource
 import signal
@@ -13,6 +12,7 @@ from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
+import forkserver
 from test_stage import open_fakes
 
 from raycodellm.engine import Engine, StorageError, World
@@ -20,15 +20,6 @@ from raycodellm.files import Folder
 from raycodellm.records import StageJob
 from raycodellm.stage import setup, train_stage
 
-PRELOADED = [
-    "pytest",
-    "pandas",
-    "pyarrow.parquet",
-    "deepspeed.runtime.zero.muon.muon_optimizer",  # takes torch's compiler along, the half of what a start costs
-    "transformers.models.llama.modeling_llama",
-    "raycodellm.stage",
-]
-"""Imported once, by the process from which the others are forked."""
 KILLED, WROTE_NOT, TOO_LONG = -signal.SIGKILL, 3, 60.0
 
 
@@ -136,9 +127,7 @@ def _work_through(jobs: tuple[StageJob, ...]) -> None:
 
 def train_in_one_process(*jobs: StageJob) -> int:
     """As a warm slot does; the process's exit code."""
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
-    process = context.Process(target=_work_through, args=(jobs,))
+    process = forkserver.context().Process(target=_work_through, args=(jobs,))
     process.start()
     process.join(TOO_LONG)
     return process.exitcode
@@ -152,8 +141,7 @@ def train(
     When one has died, the others, which wait for it in an exchange, are killed as Ray Train does. `file_bytes`: no file
     may grow longer.
     """
-    context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(PRELOADED)
+    context = forkserver.context()
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]

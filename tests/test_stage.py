@@ -11,6 +11,7 @@ from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
+import forkserver
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
@@ -731,12 +732,15 @@ def spawn(world_size: int, work, *arguments) -> None:
     with socket.socket() as probe:
         probe.bind(("127.0.0.1", 0))
         port = probe.getsockname()[1]
-    torch.multiprocessing.spawn(_joined, args=(world_size, port, work, arguments), nprocs=world_size)
+    forkserver.context()
+    start = torch.multiprocessing.start_processes
+    start(_joined, args=(world_size, port, work, arguments), nprocs=world_size, start_method="forkserver")
 
 
 def _joined(rank: int, world_size: int, port: int, work, arguments) -> None:
     import torch.distributed
 
+    gc.freeze()  # keeps `Engine.close` from walking all that the imports made
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
     setup.open_stores = open_fakes
     work(World(rank, world_size), *arguments)

@@ -540,11 +540,11 @@ def test_writers_of_one_store_at_once_do_not_disturb_each_other(tmp_path, text_s
 
 
 @pytest.mark.slow
-def test_one_document_of_200_megabytes_takes_a_few_times_its_size(tmp_path, trained):
+def test_one_document_of_100_megabytes_takes_a_few_times_its_size(tmp_path, trained):
     import pyarrow.parquet as pq
 
-    text = "".join(f"line {i % 1000}: the quick brown fox\n" for i in range(6_800_000))
-    assert len(text) > 200_000_000
+    text = "".join(f"line {i % 1000}: the quick brown fox\n" for i in range(3_400_000))
+    assert len(text) > 100_000_000
     pq.write_table(pa.table({"text": [text, "short"]}), tmp_path / "long.parquet")
     expected = (len(text) + 5, len(one_by_one(trained, [text[:100_000]])[0]))
     code = """
