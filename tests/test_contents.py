@@ -13,7 +13,7 @@ from types import SimpleNamespace
 
 import pyarrow as pa
 import pytest
-from test_store import materials
+from test_stage_store import materials
 
 from raycodellm import check, config, evaluation, identity, model, stage_store, storage_files, tokens
 from raycodellm.config import Evaluation, Model, Optimizer, Stage, Tokenizer, UserError

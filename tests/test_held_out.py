@@ -10,7 +10,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from test_packing import split_after
-from test_store import chain
+from test_stage_store import chain
 from test_tokens import DOCUMENTS, write_store
 
 from raycodellm import check

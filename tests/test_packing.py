@@ -13,7 +13,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 from pydantic import ValidationError
-from test_store import chain, identities
+from test_stage_store import chain, identities
 from test_tokens import DOCUMENTS, write_store
 
 from raycodellm.config import Stage

@@ -53,7 +53,7 @@ class SlotPool:
         self.early = 0
         """Slots to start before there is work."""
         self.at_once = max_slots
-        """Slots that may come up together until one has begun its work."""
+        """Slots that may start together until one has begun its work."""
         self.begun = False
         self.failed_starts = 0
         self.closing = threading.Event()
@@ -62,7 +62,7 @@ class SlotPool:
         self._placed_at = self._asked_at = time.monotonic()
 
     def start(self, num_slots: int, at_once: int | None = None) -> None:
-        """Starts slots before there is work, so that their processes come up while tokens are prepared.
+        """Starts slots before there is work, so that their processes start while tokens are prepared.
 
         `at_once`: how many start together (None: all); the others follow when one has begun its work. On few cores,
         slots that start together only delay each other.
