@@ -383,7 +383,6 @@ def test_wrong_requests_say_what_was_wrong(model, tmp_path):
         evaluate(model, Evaluation(tasks=("boxes",)), world_size=2)
 
 
-@pytest.mark.slow
 def test_an_unknown_task_names_near_ones():
     with pytest.raises(UserError, match=r"no task 'boxess'; near names: boxes, "):
         evaluation.check_tasks(["boxes", "boxess"])
