@@ -1,17 +1,17 @@
-"""Malformed sweep files through all that `check` does before it reads data. What becomes of each is written down.
+"""Runs malformed sweep files through everything that `check` does before it reads data, and counts how each ends.
 
     python benchmarks/sweepfile/fuzz.py --cases 5000 --seed 0
 
-Each case is a shipped sweep file, one that sets every field, or one with searches inside options, changed in one to
-five ways: values, types, numbers, keys, nesting, searches, YAML syntax, tags, aliases, unicode. It ends as
+Each case is a shipped sweep file, a file that sets every field, or a file with searches inside options, changed in one
+to five ways: values, types, numbers, keys, nesting, searches, YAML syntax, tags, aliases, unicode. A case ends as
 
-* `accepted`: planned to its last job, of sources of a made-up size;
+* `accepted`: planned to its last job, with sources of a made-up size;
 * `refused`: a UserError in one line of under 300 characters;
 * `long`: a UserError in several lines, or of 300 characters or more;
-* `slow`: not done within five seconds of processor time, or thirty of the clock;
+* `slow`: not done within five seconds of processor time, or thirty seconds of the clock;
 * `traceback`: any other exception.
 
-Names of lm-eval's tasks are taken as unknown, and no hub is asked for a model. Exit code 1 where a case is `long`,
+Names of lm-eval's tasks count as unknown, and the hub is not asked for models. Exit code 1 if any case is `long`,
 `slow` or a `traceback`.
 """
 
@@ -31,9 +31,8 @@ from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parent))
 if __name__ == "__main__":
-    os.environ["HF_HUB_OFFLINE"] = (
-        "1"  # read when the hub's library is imported; a name on no disk is then refused at once
-    )
+    # The hub's library reads this when it is imported; a name that is not on this disk is then refused at once.
+    os.environ["HF_HUB_OFFLINE"] = "1"
 
 import _mutations
 
@@ -56,7 +55,7 @@ class Outcome:
 
 
 class Slow(BaseException):
-    """No `Exception`: nothing on the way may take it for an error of the file."""
+    """A case took too long. No `Exception`, so that no handler on the way takes it for an error of the file."""
 
 
 def run(number: int, seed: int, seconds: float = SECONDS) -> Outcome:
@@ -77,7 +76,7 @@ def run(number: int, seed: int, seconds: float = SECONDS) -> Outcome:
 
 
 def planned(text: str) -> int:
-    """Jobs of the sweep that `text` describes. Reads no source."""
+    """Number of jobs of the sweep that `text` describes, planned without reading a source."""
     file = config.parse(text)
     search.num_trials(file)
     evaluation.check_evaluation(file)
@@ -95,7 +94,7 @@ def _limit(seconds: float):
     def stop(number, frame):
         raise Slow
 
-    # Of processor time, since others may use the machine; of the clock six times as much, for what only waits.
+    # Processor time, since others may use the machine; six times as much clock time, for a case that only waits.
     timers = ((signal.ITIMER_PROF, signal.SIGPROF, seconds), (signal.ITIMER_REAL, signal.SIGALRM, 6 * seconds))
     before = [signal.signal(number, stop) for _, number, _ in timers]
     for timer, _, limit in timers:
@@ -127,7 +126,7 @@ def main() -> int:
     parser.add_argument("--show", type=int, default=5, help="of each kind of traceback, so many cases")
     options = parser.parse_args()
     config.parse(_mutations.EVERY_FIELD)
-    planned(_mutations.CONDITIONAL)  # imports what is imported late: no case should pay for it
+    planned(_mutations.CONDITIONAL)  # so that no case pays for late imports
     began = time.monotonic()
     outcomes = [run(number, options.seed) for number in range(options.first, options.first + options.cases)]
     print(f"Python {platform.python_version()}, {os.cpu_count()} cores, {time.monotonic() - began:.0f} s\n")

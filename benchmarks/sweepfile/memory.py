@@ -1,9 +1,9 @@
-"""Memory that `raycodellm check` says a worker needs, beside the most that one took in fact, on one CPU.
+"""Compares the memory that `raycodellm check` says a worker needs with the most that a worker took, on one CPU.
 
     python benchmarks/sweepfile/memory.py
 
-Each model trains two steps in a process of its own, without Ray. Measured is the peak of resident memory over what the
-process had before it made the model: libraries imported, process group made.
+Each model trains two steps in a process of its own, without Ray. The measured number is the peak of resident memory,
+less the memory before the model was built, when libraries were imported and the process group was made.
 """
 
 from __future__ import annotations
@@ -25,7 +25,7 @@ CASES = (
 
 
 def _measured(case: tuple) -> tuple[float, float]:
-    """Bytes said, and taken."""
+    """(estimated bytes, measured bytes) of one case."""
     import numpy as np
     import torch
 

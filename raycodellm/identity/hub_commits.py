@@ -14,6 +14,7 @@ from raycodellm.config import UserError
 from raycodellm.files import Folder
 
 ANSWER_SECONDS = 10.0
+"""Longest wait for the hub."""
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -27,8 +28,8 @@ def folder_of(name: str) -> Folder | None:
 
 def parts_of(name: str) -> tuple[str, str | None]:
     """(owner/name, revision) of a name on the hub."""
-    found = _NAME.fullmatch(name)
-    return (found["repo"], found["revision"]) if found else (name, None)
+    match = _NAME.fullmatch(name)
+    return (match["repo"], match["revision"]) if match else (name, None)
 
 
 def pinned(key: str, name: str, files: tuple[str, ...] = ("config.json",)) -> tuple[str, str]:
@@ -53,27 +54,28 @@ def commit(name: str, files: tuple[str, ...], kind: str = "model") -> str:
     from huggingface_hub import HfApi
 
     try:
-        found = HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS).sha
+        sha = HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS).sha
     except Exception as error:  # from the network, HTTP or the hub; whatever the error, the local cache may know
-        found = _cached_commit(repo, revision, files, kind)
-        if found is None:
+        sha = _cached_commit(repo, revision, files, kind)
+        if sha is None:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
                 f"{name!r} is no folder here, and no commit of it is known: {reason[:120]}; give a folder, or download "
                 f"it where there is a network: hf download {repo}"
             ) from error
-    return str(found)
+    return str(sha)
 
 
 def _cached_commit(repo: str, revision: str | None, files: tuple[str, ...], kind: str) -> str | None:
+    """The commit that the local cache holds; None where it has none of `files`."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 
     for file in files:
         try:
-            found = try_to_load_from_cache(repo, file, revision=revision, repo_type=kind)
+            path = try_to_load_from_cache(repo, file, revision=revision, repo_type=kind)
         except HFValidationError:
             return None
-        if isinstance(found, str):
-            return Path(found).parents[len(Path(file).parts) - 1].name
+        if isinstance(path, str):  # …/snapshots/<commit>/<file>
+            return Path(path).parents[len(Path(file).parts) - 1].name
     return None

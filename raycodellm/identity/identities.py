@@ -80,8 +80,8 @@ def token_store_identity(
 ) -> str:
     """`source`: fingerprint of the source's files and of how they are read. `cleaning`: None for no cleaning.
     `versions`: of the formats and steps that make a store."""
-    made_of = [*versions, kind, source, tokenizer, seed]
-    return fingerprint(made_of if cleaning is None else [*made_of, cleaning])
+    parts = [*versions, kind, source, tokenizer, seed]
+    return fingerprint(parts if cleaning is None else [*parts, cleaning])
 
 
 def root_identity(model: Any, tokenizer: str, seed: int, recipe: int) -> str:
