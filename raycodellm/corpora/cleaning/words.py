@@ -143,9 +143,8 @@ def _bounds(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     is_word = kinds > 0
     begins = np.diff(is_word, prepend=False) & is_word
     if np.any(kinds == _ALONE):
-        under = np.maximum.accumulate(
-            np.where(kinds == _MARK, 0, np.arange(len(kinds)))
-        )  # the letter that a mark belongs to
+        letters = np.where(kinds == _MARK, 0, np.arange(len(kinds)))
+        under = np.maximum.accumulate(letters)  # the place of the letter that each mark belongs to
         after_alone = (kinds[under][:-1] == _ALONE) & is_word[:-1]
         begins[1:] |= (kinds[1:] == _ALONE) | (after_alone & (kinds[1:] == _LETTER))
     ends = is_word & np.append(begins[1:] | ~is_word[1:], True)
