@@ -20,7 +20,7 @@ import pandas as pd
 import psutil
 import pytest
 
-from raycodellm import config, mixture, records
+from raycodellm import config, mixture, records, schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 
@@ -129,7 +129,7 @@ class Sweep:
 def planned_sequences(job: dict) -> list[int]:
     progress, weights = zip(*job["breakpoints"], strict=True)
     sources = tuple(records.SourceSlice(**source) for source in job["sources"])
-    made = mixture.Schedule(tuple(progress), tuple(map(tuple, weights)), job["interpolation"])
+    made = schedule.Schedule(tuple(progress), tuple(map(tuple, weights)), job["interpolation"])
     stage = config.Stage.model_validate(job["stage"])
     return mixture.Plan(made, sources, stage.num_sequences, job["seed"]).counts(stage.num_sequences).tolist()
 
