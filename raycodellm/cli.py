@@ -21,6 +21,7 @@ from raycodellm.commands import run as running
 from raycodellm.commands.request import DEFAULT_STORAGE
 from raycodellm.config import Evaluation, UserError, refuse_credentials, without_credentials
 from raycodellm.files import Damaged, Folder, cause
+from raycodellm.slots.threads import threads_left
 
 
 def entry() -> None:
@@ -29,7 +30,7 @@ def entry() -> None:
     with contextlib.suppress(OSError):  # `main` has reported a broken output
         sys.stdout.flush()
         sys.stderr.flush()
-    if running.is_stuck_in_ray():
+    if threads_left():
         os._exit(code)
     sys.exit(code)
 

@@ -29,7 +29,7 @@ from raycodellm.tables import formats, trials_table
 from raycodellm.tables.trials import trial_name
 
 if TYPE_CHECKING:
-    from raycodellm.slots import Snapshot
+    from raycodellm.dispatch import Snapshot
     from raycodellm.tokens import SourceProgress
 
 LINE_SECONDS = 10.0

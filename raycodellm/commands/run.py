@@ -127,7 +127,7 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
             contents=task.contents,
         )
     finally:
-        if not is_stuck_in_ray():
+        if not threads_left():  # to disconnect would crash a thread that waits for Ray
             cluster.disconnect()
 
 
@@ -159,8 +159,3 @@ def _write_timing(folder: Folder, before: dict[str, float], seconds: dict[str, f
     kept = storage_files.attempt(lambda: folder.read_json("timing.json"), lambda line: None) or {}
     added = {name: before.get(name, 0.0) + seconds.get(name, 0.0) for name in {**before, **seconds}}
     folder.write_json("timing.json", {**kept, **added})
-
-
-def is_stuck_in_ray() -> bool:
-    """Whether a thread of a slot waits for Ray and cannot be ended."""
-    return threads_left()
