@@ -11,7 +11,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Protocol
 
 import numpy as np
 
@@ -23,6 +23,20 @@ from raycodellm.records import StageJob
 
 if TYPE_CHECKING:
     import torch
+
+    from raycodellm.tokens import Manifest
+
+
+class StageTokenStore(ingest.Store, Protocol):
+    """A token store as a stage uses it: `tokens.PackedStore` and its cached form."""
+
+    @property
+    def manifest(self) -> Manifest: ...
+
+    def num_sequences(self, sequence_length: int) -> int: ...
+
+    def measured(self) -> StageTokenStore:
+        """The documents that are held out of this store."""
 
 
 @dataclass(frozen=True)
@@ -47,7 +61,7 @@ def is_due(stage: Stage, step: int) -> bool:
 class HeldOut:
     """This worker's share of the measured sequences: number i belongs to worker i mod the number of workers."""
 
-    def __init__(self, job: StageJob, stores: Sequence[Any], world: World, rows_per_pass: int) -> None:
+    def __init__(self, job: StageJob, stores: Sequence[StageTokenStore], world: World, rows_per_pass: int) -> None:
         self.job, self.stores, self.world, self.rows_per_pass = job, stores, world, rows_per_pass
         self._read_once: tuple[list[_Batch], np.ndarray] | None = None
 
@@ -75,7 +89,7 @@ class HeldOut:
         num_bytes = engine.sum_over_workers(self._bytes_of(tokens, mask, source).tolist())
         return list(self._cut(tokens, mask, source)), np.array(num_bytes)
 
-    def _mine(self, stores: Sequence[Any], length: int) -> tuple[np.ndarray, np.ndarray]:
+    def _mine(self, stores: Sequence[StageTokenStore], length: int) -> tuple[np.ndarray, np.ndarray]:
         """int64[rows] each: source's index and sequence of this worker's measured sequences."""
         numbers: list[tuple[int, int]] = []
         for index, (part, store) in enumerate(zip(self.job.sources, stores, strict=True)):

@@ -16,7 +16,7 @@ from raycodellm.mixture import Plan
 from raycodellm.records import StageJob, as_json
 from raycodellm.stage import faults
 from raycodellm.stage.folder import StageFolder
-from raycodellm.stage.held_out import HeldOut
+from raycodellm.stage.held_out import HeldOut, StageTokenStore
 from raycodellm.stage.metrics import Tally
 from raycodellm.stage.progress import ProgressReporter
 from raycodellm.storage_files import attempt
@@ -30,7 +30,7 @@ class StageSetup:
     world: World
     folder: StageFolder
     plan: Plan
-    stores: list[Any]
+    stores: list[StageTokenStore]
     """The token stores of the job's sources, in their order."""
     engine: Engine
     held_out: HeldOut
@@ -96,7 +96,7 @@ def set_up(job: StageJob, world: World, plan: Plan, progress: ProgressReporter, 
     )
 
 
-def open_stores(job: StageJob) -> list[Any]:
+def open_stores(job: StageJob) -> list[StageTokenStore]:
     """The token stores of the job's sources, in their order, packed as the stage says, without held-out documents."""
     from raycodellm.tokens import Reading, TokenStore
 
@@ -111,7 +111,7 @@ def open_stores(job: StageJob) -> list[Any]:
     return [ingest.cached(store.packed(reading), job.scaling) for store, reading in zip(stores, readings, strict=True)]
 
 
-def _model_builder(job: StageJob, stores: list[Any]) -> Callable[[], Any]:
+def _model_builder(job: StageJob, stores: list[StageTokenStore]) -> Callable[[], Any]:
     """A function that builds the model that the stage starts from: the parent's, or a new one."""
     parent = Folder(job.parent) / "model" if job.parent is not None else None
     eos_id = int(getattr(stores[0].manifest, "eos_id", 0))
