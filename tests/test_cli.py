@@ -183,8 +183,8 @@ def test_a_key_in_a_dashboards_address_is_not_printed(capsys, monkeypatch) -> No
 
 def test_a_command_that_starts_no_slot_imports_none_at_its_end() -> None:
     code = (
-        "import sys; from raycodellm import slots; from raycodellm.commands.run import is_stuck_in_ray; "
-        "print(is_stuck_in_ray(), 'torch' in sys.modules)"
+        "import sys; import raycodellm.cli; from raycodellm.slots.threads import threads_left; "
+        "print(threads_left(), 'torch' in sys.modules)"
     )
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.split() == ["False", "False"]
