@@ -8,8 +8,6 @@ from functools import cache
 from graphlib import TopologicalSorter
 from pathlib import Path
 
-import pytest
-
 import raycodellm
 
 PACKAGE = Path(raycodellm.__file__).parent
@@ -55,7 +53,6 @@ FUNCTION_LINES, FILE_LINES = 60, 400
 FILES = sorted(
     path for path in PACKAGE.rglob("*.py") if path.name not in ("__init__.py", "__main__.py") or path.parent != PACKAGE
 )
-by_file = pytest.mark.parametrize("path", FILES, ids=lambda path: str(path.relative_to(PACKAGE)))
 
 
 def module_of(path: Path) -> str:
@@ -92,10 +89,15 @@ def place(module: str) -> tuple[int, int]:
     raise AssertionError(f"{module} has no place in ORDER; give it one, and keep design and test alike")
 
 
-@by_file
-def test_imports_point_one_way(path):
-    mine = module_of(path)
-    for name, line in imported(path):
+def all_imports() -> Iterator[tuple[Path, str, int]]:
+    for path in FILES:
+        for name, line in imported(path):
+            yield path, name, line
+
+
+def test_imports_point_one_way():
+    for path, name, line in all_imports():
+        mine = module_of(path)
         parts = name.split(".")
         if parts[0] != "raycodellm" or parts[1] in (mine, "__version__", "STARTED"):
             continue
@@ -103,9 +105,8 @@ def test_imports_point_one_way(path):
         assert not (mine in PEERS and parts[1] in PEERS), f"{path.name}:{line}: {mine} and {parts[1]} are peers"
 
 
-@by_file
-def test_each_heavy_library_has_one_door(path):
-    for name, line in imported(path):
+def test_each_heavy_library_has_one_door():
+    for path, name, line in all_imports():
         for library, doors in DOORS.items():
             if name == library or name.startswith(f"{library}."):
                 assert module_of(path) in doors, (
@@ -166,11 +167,5 @@ def faults(path: Path) -> Iterator[str]:
         yield f"{name}: imports its own folder's __init__, which imports it"
 
 
-KNOWN_FAULTS: set[str] = set()
-"""Faults that files still have: the set may only become smaller."""
-
-
 def test_files_and_functions_are_short_and_an_init_file_only_gives_names():
-    found = {fault for path in FILES for fault in faults(path)}
-    assert not found - KNOWN_FAULTS
-    assert not KNOWN_FAULTS - found, "mended: take them off the list"
+    assert [fault for path in FILES for fault in faults(path)] == []
