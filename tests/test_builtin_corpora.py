@@ -113,6 +113,7 @@ def corpora():
     }
 
 
+@pytest.mark.slow
 def test_the_library_gives_enough_of_each_for_a_first_sweep(corpora):
     size = {name: sum(len(text.encode()) for row in rows for text in row[1:]) for name, rows in corpora.items()}
     assert 1_500_000 < size["prose"] < 5_000_000
@@ -120,12 +121,14 @@ def test_the_library_gives_enough_of_each_for_a_first_sweep(corpora):
     assert 1_000_000 < size["instruct"] < 5_000_000
 
 
+@pytest.mark.slow
 def test_every_document_has_its_own_id_and_its_own_content(corpora):
     for rows in corpora.values():
         assert len({row[0] for row in rows}) == len(rows)
         assert len({row[-1] for row in rows}) == len(rows)
 
 
+@pytest.mark.slow
 def test_no_docstring_is_left_in_a_sample_of_the_code_and_all_of_it_parses(corpora):
     for name, text in corpora["code"][::7]:
         for node in ast.walk(ast.parse(text)):
@@ -133,6 +136,7 @@ def test_no_docstring_is_left_in_a_sample_of_the_code_and_all_of_it_parses(corpo
                 assert ast.get_docstring(node) is None, name
 
 
+@pytest.mark.slow
 def test_prose_holds_docstrings_and_the_language_reference(corpora):
     prose = dict(corpora["prose"])
     assert "textwrap:shorten" in prose
@@ -140,6 +144,7 @@ def test_prose_holds_docstrings_and_the_language_reference(corpora):
     assert any(name.startswith("pydoc_data.topics:") for name in prose)
 
 
+@pytest.mark.slow
 def test_an_instruction_asks_by_signature_and_docstring_and_the_response_is_the_source(corpora):
     rows = {name: (prompt, response) for name, prompt, response in corpora["instruct"]}
     prompt, response = rows["textwrap:shorten"]
@@ -151,6 +156,7 @@ def test_an_instruction_asks_by_signature_and_docstring_and_the_response_is_the_
         ast.parse(source)
 
 
+@pytest.mark.slow
 def test_nothing_comes_from_tests_tables_or_installed_packages(corpora):
     modules = {row[0].split(":")[0].split("#")[0] for rows in corpora.values() for row in rows}
     parts = {part for module in modules - {"pydoc_data.topics"} for part in module.split(".")}
@@ -162,6 +168,7 @@ def test_the_digest_stands_for_the_content():
     assert len(python_library.library_digest()) == 32
 
 
+@pytest.mark.slow
 def test_each_corpus_has_a_digest_of_the_documents_that_were_read(corpora):
     def digest(name: str, seed: int = 0) -> str:
         return builtin_digest(source_fingerprint(Source(kind="text", path=f"builtin:{name}"), seed))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import shutil
 import subprocess
 from collections import Counter
 from pathlib import Path
@@ -116,12 +117,20 @@ def test_what_is_no_text_to_learn_from_is_left_out_and_counted(repository):
                    if isinstance(row, Skip))["merge commit"] == 1  # fmt: skip
 
 
-@pytest.fixture
-def history(repository) -> Path:
+@pytest.fixture(scope="module")
+def sixty_commits(tmp_path_factory) -> Path:
+    folder = tmp_path_factory.mktemp("sixty")
+    git(folder, "init", "-q", "-b", "main")
     for number in range(60):
         text = "".join(f"line {i} of {number % 7}\n" for i in range(number % 11 * 30))
-        commit(repository, f"Change {number}", **{f"f{number % 5}_dot_py": text or "x\n", "n_dot_md": f"{number}\n"})
-    return repository
+        commit(folder, f"Change {number}", **{f"f{number % 5}_dot_py": text or "x\n", "n_dot_md": f"{number}\n"})
+    return folder
+
+
+@pytest.fixture
+def history(sixty_commits, tmp_path) -> Path:
+    """A copy of the repository of sixty commits, for one test to change."""
+    return shutil.copytree(sixty_commits, tmp_path / "project")
 
 
 def test_a_history_is_the_same_for_every_cut_and_whatever_the_user_configured(history, monkeypatch, tmp_path):
