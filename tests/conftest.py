@@ -113,7 +113,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if is_exhaustive(config) and hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("exhaustive")
-        if group(item):
+        if group(item) and config.pluginmanager.hasplugin("xdist"):
             item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
