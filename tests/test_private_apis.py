@@ -1,4 +1,4 @@
-"""Names that libraries do not promise to keep: each is still there, and each is listed in docs/private_apis.md."""
+"""Names that libraries do not promise to keep: each is still there, and each is listed in docs/architecture.md."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ import pytest
 import raycodellm
 
 PACKAGE = Path(raycodellm.__file__).parent
-PAGE = Path(__file__).parents[1] / "docs" / "private_apis.md"
+PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
 
 SOURCES = [
     ("ray", "_private/ray_constants.py", "SETUP_WORKER_FILENAME = "),
