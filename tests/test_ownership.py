@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import subprocess
 import sys
+import threading
 from collections.abc import Callable
 from pathlib import Path
 from types import SimpleNamespace
@@ -13,7 +14,7 @@ import pytest
 from raycodellm import config, sweep
 from raycodellm.config import UserError
 from raycodellm.files import Folder
-from raycodellm.slots.threads import threads_left
+from raycodellm.slots.threads import THREAD_PREFIX
 from raycodellm.sweep import ownership
 from raycodellm.sweep.ownership import BEAT_SECONDS, OWNER, STALE_SECONDS, Owner
 
@@ -119,9 +120,11 @@ def test_a_driver_on_an_object_store_begins_with_the_journal_that_the_last_one_l
     run = opened(sweep_text, tmp_path)
     write(run.journal, b"an old copy")
     run.folder.write_bytes("optuna.log", b"asked and told")
+    before = {thread.name for thread in threading.enumerate()}  # another test may have left some
     with sweep.lock(run) as owned:
         assert owned.journal.read_bytes() == b"asked and told"
-        assert not threads_left()  # which would keep Ray from being shut down
+        began = {thread.name for thread in threading.enumerate()} - before
+        assert not any(name.startswith(THREAD_PREFIX) for name in began)  # such would keep Ray from being shut down
         with pytest.raises(UserError, match="is being run by"), sweep.lock(run):
             raise AssertionError("two drivers hold one run folder")
         owned.journal.write_bytes(b"more")
