@@ -89,7 +89,7 @@ class Display:
         self.last_line: dict[str, float] = {}
         self.seen: set[int] = set()
         self.waiting_since: float | None = None
-        """When the last job ended that reported steps; None while one does."""
+        """When the last job that reported steps ended; None while a job reports steps."""
 
     def __enter__(self) -> Display:
         if self.console.is_terminal:
@@ -158,7 +158,7 @@ class Display:
         return True
 
     def _waiting_for(self, snapshot: Snapshot) -> str | None:
-        """What the run waits for, and how long it has; None while a job reports steps."""
+        """What the run waits for, and for how long already; None while a job reports steps."""
         if any(progress.num_steps for progress in snapshot.running.values()):
             self.waiting_since = None
             return None

@@ -82,7 +82,7 @@ def test_check_shows_arms_tree_tokens_cost_and_placement(capsys, tmp_path) -> No
     overrides = [word for setting in settings for word in ("--set", setting)]
     code, printed = run(capsys, "check", QUICKSTART, "--storage", str(tmp_path), *overrides)
     assert code == 0
-    assert "8 arms × 1 seeds = 8 trials" in printed
+    assert "8 arms × 1 seed = 8 trials" in printed
     assert "for 2 trials" in printed
     assert "saved by shared stages" in printed
     assert "makes all 4 token stores again" in printed

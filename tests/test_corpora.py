@@ -7,6 +7,7 @@ import gzip
 import json
 import os
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,7 +18,8 @@ from hypothesis import strategies as st
 
 from raycodellm import corpora
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import Document, Skip, document_key, plan_parts, read_part, source_fingerprint
+from raycodellm.corpora import Document, Skip, document_key, plan_parts, read_part, registry, source_fingerprint
+from raycodellm.corpora.documents import SkipError
 from raycodellm.corpora.listing.builtin import Builtin
 
 
@@ -39,6 +41,20 @@ def write(path: Path, content: str | bytes) -> str:
 
 def jsonl(*records: object) -> str:
     return "".join(json.dumps(record) + "\n" for record in records)
+
+
+@pytest.mark.parametrize(("error", "reason"), [(ValueError("x"), "unreadable part of a file"), (SkipError("y"), "y")])
+def test_a_reader_that_fails_inside_a_file_is_counted(tmp_path, monkeypatch, error, reason):
+    def fails_late(part, source):
+        yield f":{part.start}", "text"
+        if part.start:
+            raise error
+
+    failing = replace(registry.known_format("jsonl"), read=fails_late)
+    monkeypatch.setattr(registry, "known_formats", lambda: {"jsonl": failing})
+    path = write(tmp_path / "a.jsonl", jsonl({"text": "a"}, {"text": "b"}))
+    documents, skips = read(Source(kind="text", path=path), 20)
+    assert len(documents) == 2 and skips == {reason: 1}
 
 
 # ------------------------------------------------------------------------------------------------------- formats

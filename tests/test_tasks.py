@@ -160,7 +160,9 @@ def test_training_examples_are_what_evaluation_asks_but_never_the_same():
     pairs = list(training_examples(seed=3, num_examples=400))
     evaluated = {item.question for task in TASKS for item in task.evaluated_items}
     assert len(pairs) == 400 and not evaluated & {prompt for prompt, _ in pairs}
-    assert all(not prompt.endswith(" ") and re.fullmatch(r" [a-z].*\.", response) for prompt, response in pairs)
+    for prompt, response in pairs:
+        assert not prompt.endswith(" "), f"a prompt ends in a space, which belongs to the response: {prompt!r}"
+        assert re.fullmatch(r" [a-z0-9].*\.", response), f"a response is no space and a sentence: {response!r}"
     of_boxes = pairs[BUILTIN.index("boxes") :: len(BUILTIN)]
     assert of_boxes == [pair for pair in pairs if pair[0].startswith("At first, Box 0")], "the tasks take turns"
     for prompt, response in of_boxes:

@@ -95,7 +95,7 @@ def _cost(sweep: Sweep, chains: Sequence[stage_store.Chain], vocab_size: int) ->
     context = model.context_length(sweep.model, vocab_size)
     return (
         f"model: {parameters:,} parameters, context {context or 'unbounded'} tokens\n"
-        f"training: {flops:.2e} FLOPs, about {hours:.2g} {device} hours at {speed} FLOP/s each"
+        f"training: {flops:.2e} FLOPs, about {hours:.2g} {device} hours at {speed} FLOP/s per {device}"
     )
 
 

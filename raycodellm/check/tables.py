@@ -17,7 +17,8 @@ def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
     """The number of trials, and the arms that are planned."""
     sweep = file.example()
     objective = ", ".join(f"{o.metric} ({o.mode})" for o in sweep.search.objectives)
-    count = f"{search.num_arms(file)} arms × {sweep.search.replicates} seeds = {search.num_trials(file)} trials"
+    replicates = f"{sweep.search.replicates} seed{'s' * (sweep.search.replicates > 1)}"
+    count = f"{search.num_arms(file)} arms × {replicates} = {search.num_trials(file)} trials"
     lines = [f"{sweep.name}: {count}, sampler {sweep.search.sampler}, objective {objective}"]
     lines.append("arms:" if sweep.search.sampler == "grid" else "arms, for example (the sampler chooses as it learns):")
     lines += [
@@ -80,7 +81,9 @@ def sources(
             )
         )
     header = ("source", "tokens", "tokens drawn by a trial", "epochs", "tokens held out")
-    return ["sources:", *table_lines(Table(header, rows), indent="  ")]
+    idle = [name for name in sizes if not any(tokens_[name] for tokens_ in drawn)]
+    hints = [f"  no stage draws from source {name}; name it under a stage's sources, or remove it" for name in idle]
+    return ["sources:", *table_lines(Table(header, rows), indent="  "), *hints]
 
 
 def _drawn_tokens(stages: Sequence[StageJob]) -> Counter[str]:

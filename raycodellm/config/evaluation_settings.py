@@ -14,7 +14,7 @@ class Evaluation(Frozen):
     per byte of the right answer) and `<task>/chance`; `mean/acc` and `mean/bpb` are means over tasks."""
 
     tasks: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Built-in tasks (`boxes`, `logical_deduction`), tasks of lm-eval by name, or paths of lm-eval YAML files."""
+    """Generated tasks of the package (such as `boxes`), tasks of lm-eval by name, or paths of lm-eval YAML files."""
     limit: Annotated[Whole, Field(ge=1)] | None = None
     """Items per task; all items when left out."""
     few_shot: Annotated[Whole, Field(ge=0)] = 0

@@ -21,6 +21,9 @@ def explain(error: ValidationError, tree: dict[str, Any]) -> str:
     """The faults of `tree` in one line."""
     # For a refused item of a tuple, pydantic also calls the tuple too short; only the first of the two errors is news.
     items = [item for item in error.errors() if item["type"] != "too_short" or not item["input"]]
+    # Where a setting may be one mapping or a list of them, the mapping is what a user meant who gave neither.
+    mappings = {item["loc"][:-1] for item in items if item["type"] == "model_type"}
+    items = [item for item in items if item["type"] != "tuple_type" or item["loc"][:-1] not in mappings]
     faults = list(dict.fromkeys(_explain_one(item, tree) for item in items))
     more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
     return "; ".join(faults[:_MOST_FAULTS]) + more
@@ -39,6 +42,8 @@ def _explain_one(item: Mapping[str, Any], tree: dict[str, Any]) -> str:
     message = item["msg"].replace("Input should", "must")
     if item["type"] == "too_short":
         message = "give at least one"
+    elif item["type"] == "model_type":
+        message = f"give keys and values in braces, {_hint(path)}"
     return f"{key}: found {shown(item['input'])}; {message[0].lower()}{message[1:]}"
 
 
@@ -105,6 +110,12 @@ def _hint(path: tuple[Any, ...]) -> str:
     hints = {
         "model": "for example model: {preset: tiny}",
         "tokenizer": "for example tokenizer: {train: {vocab_size: 4096}}",
+        "sources": "for example sources: {books: {kind: text, path: books/}}",
+        "stages": "give at least one, with name, tokens, sequence_length, batch_tokens, learning_rate and a mixture",
+        "evaluation": "for example evaluation: {tasks: [boxes], limit: 200}",
+        "search": "for example search: {trials: 6}, or search: {sampler: grid}",
+        "learning_rate": "for example learning_rate: {peak: 3.0e-3}",
+        "objective": "for example objective: {metric: mean/bpb, mode: min}",
         "peak": "the highest learning rate, for example 3.0e-3",
         "kind": f"one of {', '.join(KINDS)}",
     }

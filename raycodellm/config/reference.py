@@ -87,8 +87,7 @@ def _section(section: Section, known: dict[type[BaseModel], str]) -> str:
         inside = _model_inside(field.annotation, f"{section.path}.{name}".lstrip("."))
         if inside is not None:
             at = known.get(inside.model, inside.path)
-            has_required = any(one.is_required() for one in inside.model.model_fields.values())
-            values, default = f"[`{at}`](#{_anchor(at)})", _default(field) if has_required else ""
+            values, default = f"[`{at}`](#{_anchor(at)})", "required" if field.is_required() else ""
         else:
             values, default = _described(field.annotation, field.metadata), _default(field)
         rows.append(f"| `{name}` | {values} | {default} | {docstrings[name]} |")

@@ -41,7 +41,7 @@ class Source(Frozen):
     notebook_outputs: bool = False
     """Takes printed text and plain results of notebooks too."""
     text_field: str | tuple[str, ...] = "text"
-    """Column that holds the text (Parquet, JSONL, Arrow); several columns are joined by a newline."""
+    """Column that holds the text, in formats with columns; several columns are joined by a newline."""
     documents: Literal["file", "paragraphs"] = "file"
     """What one document of a plain text file is."""
     limit_documents: Annotated[Whole, Field(ge=1)] | None = None

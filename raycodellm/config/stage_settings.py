@@ -56,7 +56,7 @@ class Phase(Frozen):
     share: Annotated[Number, Field(gt=0.0, le=1.0)]
     """Share of the stage's tokens; the shares of all phases sum to 1."""
     weights: dict[str, Annotated[Number, Field(ge=0.0)]]
-    """Source -> share of the phase's tokens; sums to 1. A source left out, or of weight 0, gives not one token."""
+    """Source -> share of the phase's tokens; sums to 1. A source left out, or of weight 0, gives no tokens."""
 
 
 def _check_weights(weights: Mapping[str, float], what: str) -> None:
@@ -151,7 +151,7 @@ class Stage(Frozen):
     when left out. Goes with `code_ratio`."""
     weights: dict[str, Annotated[Number, Field(ge=0.0)]] | None = None
     """Source -> share of the stage's tokens, constant over the stage; sums to 1. A source left out, or of weight 0,
-    gives not one token."""
+    gives no tokens."""
     phases: tuple[Phase, ...] | None = None
     """Parts of the stage one after another, each with its share of the tokens and its own weights."""
     interpolation: Literal["step", "linear", "cosine"] | None = None

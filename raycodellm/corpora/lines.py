@@ -43,6 +43,11 @@ def lines(part: Part) -> Iterator[tuple[int, bytes]]:
             yield (place, rest) if long_from is None else (long_from, TOO_LONG)
 
 
+def first_line(part: Part) -> bytes:
+    """The first line of the part's file, such as a row of column names; empty if the file is."""
+    return next((line for _, line in lines(part._replace(start=0, stop=1))), b"")
+
+
 def too_long(what: str) -> SkipError:
     return SkipError(f"{what} over {LONGEST_LINE // MIB} MiB")
 

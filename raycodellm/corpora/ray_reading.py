@@ -112,7 +112,7 @@ def _unit_blocks(source: Source, inputs: SourceInputs, num_tasks: int, decision:
 
     part_bytes = max(MIB, min(READ_BYTES, inputs.num_bytes // max(1, num_tasks)))
     units = list(_units(plan_parts(source, inputs, part_bytes), part_bytes)) or [[]]
-    # With the first unit alone, so that each is counted once.
+    # Excluded files go with the first unit, so that each file is counted once.
     excluded = [json.dumps(inputs.excluded)] + ["[]"] * (len(units) - 1)
     columns = {"unit": range(len(units)), "parts": [json.dumps(unit) for unit in units], "excluded": excluded}
     if decision:

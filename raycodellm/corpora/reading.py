@@ -53,8 +53,10 @@ def read_part(part: Part, source: Source, format_name: str) -> Iterator[Document
 
     format, to_document = known_format(format_name), _document_maker(source)
     assert format.read, format_name
+    num_records = 0
     try:
         for place, record in format.read(part, source):
+            num_records += 1
             try:
                 document = to_document(f"{part.name}{place}", record)
             except SkipError as skip:
@@ -63,11 +65,15 @@ def read_part(part: Part, source: Source, format_name: str) -> Iterator[Document
                 notes, document = document.notes, document._replace(notes=())
                 yield document._replace(meta={"path": part.name}) if format.is_file_tree else document
                 yield from map(Skip, notes)
+    except SkipError as skip:
+        yield Skip(str(skip))
     except (OSError, ValueError, EOFError, pa.ArrowException) as error:
         if is_failure(error, part):
             raise
-        if part.start == 0:  # counts the file once, however many parts it was cut into
+        if part.start == 0:  # a file that cannot be opened is counted once, however many parts it was cut into
             yield Skip("unreadable file")
+        elif num_records:
+            yield Skip("unreadable part of a file")
 
 
 def _document_maker(source: Source) -> Callable[[str, Any], Document]:
@@ -98,6 +104,6 @@ def columns_found(source: Source, inputs: SourceInputs) -> str:
     for part in plan_parts(source, inputs, READ_BYTES):
         try:
             return ", ".join(columns(part, source))
-        except (OSError, ValueError, EOFError, pa.ArrowException):
+        except (SkipError, OSError, ValueError, EOFError, pa.ArrowException):
             continue  # the same message counts this file as unreadable
     return "none"

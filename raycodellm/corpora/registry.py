@@ -41,18 +41,18 @@ class Format:
     extensions: frozenset[str] = frozenset()
     """Extensions of the files in lower case, without that of a compression. Other files are left out and counted."""
     tree_extensions: frozenset[str] = frozenset()
-    """Which of `extensions` speak for a tree of source files if the source's kind is `code_adjacent`."""
+    """Those of `extensions` that are read as source files, not as this format, if the kind is `code_adjacent`."""
     is_guessed: Callable[[Source, str], bool] | None = None
-    """(source, file name) to whether the name speaks for this format if the sweep file names none; by default the name
-    must have one of `extensions`."""
+    """(source, file name) -> True if the file is taken as this format where the sweep file names no format; by default
+    a file with one of `extensions`."""
     reason_to_exclude: Callable[[Source, str], str | None] | None = None
-    """(source, file name) to why the file is left out; by default its extension must be one of `extensions`."""
+    """(source, file name) -> why the file is left out, or None; by default a file without one of `extensions` is."""
     takes_any_name: bool = False
     """True if all files are read when none has a known extension."""
     known_names: Callable[[Source], Sequence[str]] | None = None
     """The extensions and names of files, for the refusal of a folder without any; `extensions` by default."""
     list_inputs: Callable[[str, Counter[str]], Iterator[InputFile]] | None = None
-    """(path, counts of what is left out) to inputs, for a format whose inputs are no files."""
+    """(path, counts of what is left out) -> inputs, for a format whose inputs are no files."""
     is_data: bool = True
     """False if such files lie beside the data of a data set, as notebooks do."""
     is_file_tree: bool = False
@@ -61,17 +61,18 @@ class Format:
 
     # ------------------------------------------------------------------------------------------- cutting, reading
     read: Callable[[Part, Source], Iterator[Record]] | None = None
-    """The records that begin in the part, in order; the same records however the file was cut into parts."""
+    """The records that begin in the part, in order; the same records however the file was cut into parts. A broken
+    record is yielded as SkipError; an exception ends the part."""
     can_start_inside: Callable[[str], bool] = field(default=lambda uri: True)
-    """(uri) to whether a part may begin in the middle of the file. In a packed file no part may."""
+    """(uri) -> True if a part may begin in the middle of the file. In a packed file no part may."""
     part_bytes: Callable[[Source, int, int], int] = field(default=lambda source, file_bytes, part_bytes: part_bytes)
-    """(source, bytes of the file, bytes per part that are asked for) to bytes per part."""
+    """(source, bytes of the file, bytes per part that are asked for) -> bytes per part."""
     smallest_sample: int = 0
     """Bytes of the smallest part that a sample is drawn from."""
     text_per_byte: float = 1.0
     """About how many bytes of text a byte of a file holds."""
     columns: Callable[[Part, Source], Sequence[str]] | None = None
-    """The names of the columns of a part's file; None if a file of this format has no rows."""
+    """The column names of a part's file (SkipError if they cannot be read); None if this format has no rows."""
     rows: RowReader | None = None
     """How rows become documents, for a format without `read`."""
     identity: Callable[[Source, Sequence[InputFile]], Mapping[str, Any]] = field(default=lambda source, files: {})
@@ -158,7 +159,8 @@ def check_rows(source: Source, format: Format) -> None:
     reader = row_reader(source)
     if format.columns is None and reader.needs:
         what = f"kind {source.kind}" if source.is_instruct else f"format {source.format}"
-        raise UserError(f"{source.path}: {what} needs {reader.needs}, found {format.name}; give JSONL or Parquet")
+        having = ", ".join(one.name for one in known_formats().values() if one.columns)
+        raise UserError(f"{source.path}: {what} needs {reader.needs}, found {format.name}; give one of {having}")
 
 
 def _guess(source: Source, files: Sequence[tuple[str, int]]) -> Format:

@@ -29,8 +29,8 @@ class Slot:
     state: SlotState = SlotState.STARTING
     incarnation: int = 0
     """How often the slot's workers have begun."""
-    heard_at: float = 0.0
-    """When the slot was last heard of, monotonic seconds."""
+    idle_since: float = 0.0
+    """When the slot last registered, took a job or ended one, monotonic seconds."""
     notice: str | None = None
     """What told the workers to leave."""
     has_worked: bool = False
@@ -54,13 +54,13 @@ class Slot:
 
     def registered(self, now: float) -> Slot:
         """New workers have begun."""
-        return replace(self, state=SlotState.READY, incarnation=self.incarnation + 1, heard_at=now, notice=None)
+        return replace(self, state=SlotState.READY, incarnation=self.incarnation + 1, idle_since=now, notice=None)
 
     def heard(self, now: float) -> Slot:
-        return replace(self, heard_at=now)
+        return replace(self, idle_since=now)
 
     def took_job(self, now: float) -> Slot:
-        return replace(self, heard_at=now, has_worked=True)
+        return replace(self, idle_since=now, has_worked=True)
 
     def told_to_leave(self, cause: str) -> Slot:
         """The workers got notice; the first cause stays."""

@@ -40,7 +40,7 @@ class Snapshot:
     """What a display shows of a running sweep."""
 
     running: dict[str, Progress] = field(default_factory=dict)
-    """Per job key."""
+    """Progress of each running job, by its key."""
     slots: int = 0
     """Worker groups that have reported for work."""
     jobs_done: int = 0
@@ -64,7 +64,7 @@ class DispatchState:
     def __init__(self, max_deaths: int, max_preemptions: int = 50, clock: Callable[[], float] = time.monotonic) -> None:
         self.tree = JobTree(max_deaths, max_preemptions)
         self.slots: dict[str, Slot] = {}
-        """By name; a slot that has ended stays."""
+        """Slots by name, ended ones included."""
         self.progress: dict[str, Progress] = {}
         """Per key of a running job."""
         self.times: dict[str, dict[str, float]] = {}
@@ -123,8 +123,8 @@ class DispatchState:
         return job
 
     def idle_seconds(self, name: str) -> float:
-        """Since the slot registered or ended its last job."""
-        return self._clock() - self._slot(name).heard_at
+        """Seconds since the slot registered or ended its last job."""
+        return self._clock() - self._slot(name).idle_since
 
     def report(self, name: str, incarnation: int, progress: Progress) -> bool:
         """Notes how far a job is. True when the slot should save the job and give it back."""

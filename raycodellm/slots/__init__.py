@@ -7,7 +7,7 @@ will be taken away) save their stage at once and give it back.
 
 dispatcher: the actor, around `dispatch`; handle: how others call it
 pool: the driver's side, with as many slots as there is work for
-worker: the loop inside the workers; client: a worker's line to the dispatcher; evaluation: an evaluation job
+worker: the loop inside the workers; client: a worker's line to the dispatcher; evaluation_job: one evaluation
 lease: one sweep at a time trains a stage; notice, ray_train: what workers hear of leaving
 
 Import from these files. This one imports none of them: the dispatcher's process needs no torch, which takes 1.3 s of a

@@ -20,8 +20,8 @@ from raycodellm.stage_store import Chain
 IDLE_SECONDS = 60.0
 """A slot without work for so long ends, so that an autoscaler can take its nodes back."""
 POLL_SECONDS = 10.0
-"""Longest wait of one question for work. Between two questions rank 0 answers the other ranks, well inside the timeout
-of their collectives."""
+"""Longest time that one request for a job waits. Between two requests rank 0 tells the other ranks, well inside the
+timeout of their collectives."""
 
 
 class Dispatcher:
@@ -130,7 +130,7 @@ class Dispatcher:
         return self.state.has_begun()
 
     async def set_keep_idle(self, keep: bool) -> None:
-        """While the driver still prepares the tokens, a slot without work stays."""
+        """Says whether slots without work stay, as they do while the driver still makes the token stores."""
         self.keep_idle = keep
 
     async def stop(self) -> None:

@@ -24,7 +24,7 @@ LEASE = "LEASE"
 BEAT_SECONDS = 20.0
 STALE_SECONDS = 120.0
 SETTLE_SECONDS = 0.2
-"""Between writing the lease and reading it back: the last writer has it."""
+"""Seconds between writing the lease and reading it back: the driver that wrote last holds the lease."""
 
 
 class Lease:

@@ -23,7 +23,7 @@ from raycodellm.slots.lease import Lease
 logger = logging.getLogger(__name__)
 
 LEASE_SECONDS = 2.0
-"""Between two looks at a lease that another sweep has."""
+"""Seconds between two looks at a lease that another sweep holds."""
 
 
 def slot_loop(settings: dict[str, Any]) -> None:

@@ -63,7 +63,7 @@ def set_up(job: StageJob, world: World, plan: Plan, progress: ProgressReporter, 
     micro_batch = _find_micro_batch(job, world, folder, build, progress)
     details = {}
     if job.scaling.deepspeed.micro_batch == "auto" and not is_finished:
-        details["micro_batch"] = {"sequences": micro_batch, **_shape(world)}
+        details["micro_batch"] = {"sequences": micro_batch, **_micro_batch_conditions(world)}
     _begin_folder(job, world, folder, details, is_finished)
     model = build()
     faults.require_context(job, models.context_length_of(model.config))
@@ -134,7 +134,7 @@ def _find_micro_batch(
     written: dict[str, Any] = attempt(lambda: folder.read_json("stage.json"), progress.say, {}) or {}
     kept = engines.gather(world, written.get("micro_batch"))[0]
     if isinstance(kept, dict) and isinstance(kept.get("sequences"), int):
-        shape = _shape(world)
+        shape = _micro_batch_conditions(world)
         if {name: kept.get(name) for name in shape} == shape:
             return int(kept["sequences"])
     model = f"{job.model.model_dump_json()}/{job.vocab_size}"
@@ -143,7 +143,7 @@ def _find_micro_batch(
     return found
 
 
-def _shape(world: World) -> dict[str, Any]:
+def _micro_batch_conditions(world: World) -> dict[str, Any]:
     """The circumstances under which a kept micro batch still fits."""
     return {"workers": world.world_size, "device": world.device_type}
 

@@ -31,7 +31,7 @@ OWNER = "OWNER"
 BEAT_SECONDS = 5.0
 STALE_SECONDS = 30.0
 LOOK_SECONDS = 1.0
-"""Between two looks at the owner file of a driver that may be gone."""
+"""Seconds between two looks at the owner file of a driver that may be gone."""
 _CREATED_SECONDS = 5.0
 """Two readings of a process's start may differ by so much, since clocks are set. If they differ by more, another
 process has got its number."""

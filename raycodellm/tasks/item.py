@@ -11,7 +11,12 @@ if TYPE_CHECKING:
     import datasets
 
 SPLITS = {"train": 0.45, "validation": 0.10, "test": 0.45}
-"""Maps each split to its share of all signatures (boxes) or structures (logical_deduction)."""
+"""Maps each split to its share of what a task deals out to splits: signatures of boxes, structures of puzzles."""
+
+
+def unknown_split(split: str) -> ValueError:
+    """The error of a generator that is asked for a split that no task has."""
+    return ValueError(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
 
 
 @dataclass(frozen=True)

@@ -5,10 +5,24 @@ To add a format `tsv`, write `tsv.py` here with a record `FORMAT = Format(name="
 names have one of its extensions are guessed to be of the format. A reader is a generator of (place, record):
 
     def read_tsv(part: Part, source: Source) -> Iterator[Record]:
+        names = column_names(part, source)
         for place, line in own_lines(part):
-            yield f":{place}", dict(zip(names, line.decode().split("\\t")))
+            if line is TOO_LONG:
+                yield f":{place}", too_long("line")
+            elif place > 0:  # the first line has the names
+                yield f":{place}", parse_row(names, line)
 
-A record is a row (a dict; the format then gives `columns`), the bytes or text of a document, or a SkipError with the
-reason why it is no document. The records must not depend on how a file is cut into parts. Once a reader gives other
-documents than before, its `identity` must say so, or old token stores would be taken for new ones.
+    def column_names(part: Part, source: Source) -> list[str]:
+        return decode(first_line(part)).split("\\t")
+
+    def parse_row(names: list[str], line: bytes) -> dict[str, str] | SkipError:
+        try:
+            return dict(zip(names, decode(line).split("\\t")))
+        except SkipError as skip:
+            return skip
+
+A record is a row (a dict; the format then gives `columns`, here `column_names`), the bytes or text of a document, or a
+SkipError with the reason why it is no document. A reader yields the SkipError of a record and goes on: what it raises
+ends the part. The records must not depend on how a file is cut into parts. Once a reader gives other documents than
+before, its `identity` must say so, or old token stores would be taken for new ones.
 """

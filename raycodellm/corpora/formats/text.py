@@ -16,7 +16,7 @@ LARGEST_TEXT = LONGEST_LINE
 """Bytes of the largest file that is one document."""
 WINDOW_BYTES = 16 * MIB
 """A larger file becomes one document per window of this many bytes, cut at line ends, and is counted."""
-_ONCE_CUT = 16 << 20
+_CUT_FROM_IN_VERSION_1 = 16 << 20
 """Bytes from which files were cut in the first version of this reader."""
 
 
@@ -90,7 +90,7 @@ def _part_bytes(source: Source, file_bytes: int, part_bytes: int) -> int:
 
 
 def _identity(source: Source, files: Sequence[InputFile]) -> dict[str, Any]:
-    was_cut = source.documents == "file" and any(file.num_bytes > _ONCE_CUT for file in files)
+    was_cut = source.documents == "file" and any(file.num_bytes > _CUT_FROM_IN_VERSION_1 for file in files)
     return {"documents": source.documents, **({"reader": 2} if was_cut else {})}
 
 

@@ -13,7 +13,7 @@ import math
 import random
 from dataclasses import dataclass
 
-from raycodellm.tasks.item import SPLITS
+from raycodellm.tasks.item import SPLITS, unknown_split
 
 NUM_BOXES = 7
 MAX_OBJECTS = 3
@@ -85,7 +85,7 @@ def signatures(split: str) -> frozenset[tuple[int, ...]]:
         if name == split:
             return frozenset(everything[start:stop])
         start = stop
-    raise ValueError(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
+    raise unknown_split(split)
 
 
 def _poisson(rng: random.Random, mean: float) -> int:

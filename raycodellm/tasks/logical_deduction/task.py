@@ -12,7 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 
 from raycodellm.tasks.generated import GeneratedTask
-from raycodellm.tasks.item import SPLITS, Item, in_words
+from raycodellm.tasks.item import SPLITS, Item, in_words, unknown_split
 from raycodellm.tasks.logical_deduction.clues import SEED, Clue, draw_structure, structure_split
 from raycodellm.tasks.logical_deduction.stories import ORDINALS, STORIES, Story
 
@@ -70,7 +70,7 @@ def _draw_item(rng: random.Random, split: str, size: int) -> tuple[Item, Puzzle]
 def generate(split: str, seed: int = SEED) -> Iterator[tuple[Item, Puzzle]]:
     """Endless items of one split, three and five things by turns; no text comes twice."""
     if split not in SPLITS:
-        raise ValueError(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
+        raise unknown_split(split)
     rng = random.Random(f"logical_deduction/{split}/{seed}")
     seen: set[str] = set()
     for size in itertools.cycle(SIZES):
