@@ -139,6 +139,34 @@ def test_a_stage_and_the_old_place_that_contradict_each_other_are_refused(sweep_
         refusal(sweep_text, "scaling.deepspeed.precision=bf16", shape)
 
 
+def test_an_override_of_the_old_place_meets_what_the_file_says_there(sweep_text: str) -> None:
+    def numerics(deepspeed: dict, *overrides: str) -> list:
+        tree = yaml.safe_load(sweep_text)
+        tree["scaling"]["deepspeed"] = deepspeed
+        sweep = config.parse(yaml.safe_dump(tree), overrides=overrides).example()
+        return [(stage.numerics.precision, stage.numerics.deepspeed_config) for stage in sweep.stages]
+
+    assert numerics({"precision": "fp32"}, "scaling.deepspeed.precision=bf16") == [("bf16", {})] * 2
+    assert numerics({"precision": "bf16"}, "scaling.deepspeed={zero: 1}") == [("fp32", {})] * 2
+    two = {"communication_data_type": "fp16", "prescale_gradients": True}
+    both = numerics({"config": {"communication_data_type": "fp16"}}, "scaling.deepspeed.config.prescale_gradients=true")
+    assert both == [("fp32", two)] * 2
+    with pytest.raises(UserError, match=r"pretrain.*remove one of the two"):  # and not of both stages, silently
+        numerics({"config": {"a": 1}}, "pretrain.deepspeed_config.b=2")
+    with pytest.raises(UserError, match="holds a search; write it as"):
+        numerics({"precision": {"search": {"choice": ["fp32", "bf16"]}}})
+
+
+def test_a_stage_is_named_by_its_name_before_its_place_and_a_wrong_name_is_one_line(sweep_text: str) -> None:
+    tree = yaml.safe_load(sweep_text)
+    tree["stages"][0]["name"], tree["stages"][1]["name"] = "1", "0"
+    changed = config.parse(yaml.safe_dump(tree), overrides=("stages.0.tokens=4096",)).example()
+    assert [stage.tokens for stage in changed.stages] == [8_192, 4_096]
+    tree["stages"][0]["name"] = ["pre"]
+    with pytest.raises(UserError, match="name"):
+        config.parse(yaml.safe_dump(tree), overrides=("seed=1",))
+
+
 GROUPED = {
     "pretrain.weight_decay": ("pretrain.optimizer.weight_decay", "0.2"),
     "pretrain.adam_betas": ("pretrain.optimizer.betas", "[0.8, 0.9]"),

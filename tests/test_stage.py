@@ -15,6 +15,7 @@ import forkserver
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from transformers import AutoModelForCausalLM
 
 from raycodellm import mixture
 from raycodellm import model as models
@@ -381,13 +382,17 @@ def test_a_sequence_longer_than_the_model_s_context_is_refused(tmp_path):
 @pytest.mark.slow
 @pytest.mark.parametrize("zero", [0, 1, 2, 3])
 @pytest.mark.parametrize("precision", ["fp32", "bf16"])
-def test_every_zero_stage_and_precision_trains_on_a_cpu(tmp_path, straight, zero, precision):
+def test_every_zero_stage_and_precision_trains_on_a_cpu(tmp_path, straight, zero, precision, monkeypatch):
+    counted, count = [], models.flops_per_token_of
+    monkeypatch.setattr(models, "flops_per_token_of", lambda *given: counted.append(count(*given)) or counted[-1])
     job = make_job(tmp_path, num_steps=2, scaling=scaling(zero=zero, micro_batch=4))
     job = replace(job, stage=job.stage.model_copy(update={"numerics": Numerics(precision=precision)}))
     first = table(straight[0], "metrics.parquet")["loss"][0].as_py()
     train(job)
     found = table(job, "metrics.parquet")["loss"][0].as_py()
     assert found == pytest.approx(first, rel=1e-5 if precision == "fp32" else 1e-2)
+    whole = AutoModelForCausalLM.from_pretrained(Path(job.folder) / "model")
+    assert counted == [count(whole, LENGTH)]  # ZeRO 3 leaves a model's own parameters empty
 
 
 # ------------------------------------------------------------------------------- settings that change a stage
@@ -617,7 +622,6 @@ def test_held_out_text_is_measured_in_bits_per_byte_and_never_trained_on(tmp_pat
 
 def bits_per_byte(job: StageJob, tokens: np.ndarray) -> float:
     import torch
-    from transformers import AutoModelForCausalLM
 
     model = AutoModelForCausalLM.from_pretrained(Path(job.folder, "model"))
     batch = torch.from_numpy(tokens.astype(np.int64))

@@ -6,8 +6,8 @@ import shlex
 from dataclasses import dataclass
 from pathlib import Path
 
-from raycodellm import config, evaluation, search
-from raycodellm.config import SweepFile
+from raycodellm import config, corpora, evaluation, search
+from raycodellm.config import SweepFile, UserError
 from raycodellm.files import Folder, cache_folder, fingerprint
 
 DEFAULT_STORAGE = "~/raycodellm"
@@ -35,6 +35,11 @@ class SweepRequest:
         file = config.load(self.path, self.overrides)
         search.num_trials(file)
         evaluation.check_evaluation(file)
+        for name, source in file.example().sources.items():
+            try:
+                corpora.check_settings(source)
+            except UserError as error:
+                raise UserError(f"{self.path}: sources.{name}: {error}") from error
         return file
 
     def command_line(self, command: str) -> str:

@@ -1,11 +1,12 @@
 """Settings that once had another name or place in the sweep file: the old spelling is accepted and means the same.
 
-Every sweep file, `--set` override, name of a searched parameter and record of an earlier run passes through here, so
+Every sweep file, `--set` override, name of a searched parameter and result of an earlier run passes through here, so
 that the rest of the package knows the current spelling alone.
 """
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -43,17 +44,18 @@ def current_name(name: str) -> str:
     return ".".join([stage, *current_path(parts)])
 
 
-def in_current_spelling(tree: Any) -> Any:
+def in_current_spelling(tree: Any, *, keep_scaling: bool = False) -> Any:
     """The sweep file's tree with every setting under its current name; a tree of another shape comes back unchanged.
 
-    Raises ValueError where the old and the current spelling of one setting hold different values.
+    `keep_scaling` leaves the settings under `scaling.deepspeed` in their old place. Raises ValueError where the old and
+    the current spelling of one setting hold different values.
     """
     if not isinstance(tree, dict):
         return tree
     tree = dict(tree)
     if isinstance(tree.get("stages"), (list, tuple)):
         tree["stages"] = [stage_in_current_spelling(stage) for stage in tree["stages"]]
-        tree = _with_settings_of_every_stage(tree)
+        tree = tree if keep_scaling else _with_settings_of_every_stage(tree)
     search = tree.get("search")
     if isinstance(search, dict) and isinstance(search.get("enqueue"), list):
         points = [_point_in_current_spelling(number, point) for number, point in enumerate(search["enqueue"])]
@@ -80,13 +82,23 @@ def _with_settings_of_every_stage(tree: dict[str, Any]) -> dict[str, Any]:
     stages = tree["stages"]
     for old, key in _OF_EVERY_STAGE.items():
         if old in deepspeed:
+            if _holds_search(deepspeed[old]):
+                raise ValueError(f"scaling.deepspeed.{old}: holds a search; write it as numerics.{key} of a stage")
             said = f"scaling.deepspeed.{old} says {shown(deepspeed[old])} for all stages"
             stages = [
-                _with(stage, ("numerics", key), deepspeed[old], said) if isinstance(stage, dict) else stage
+                _with(stage, ("numerics", key), copy.deepcopy(deepspeed[old]), said)
+                if isinstance(stage, dict)
+                else stage
                 for stage in stages
             ]
     kept = {key: value for key, value in deepspeed.items() if key not in _OF_EVERY_STAGE}
     return {**tree, "scaling": {**tree["scaling"], "deepspeed": kept}, "stages": stages}
+
+
+def _holds_search(value: Any) -> bool:
+    if isinstance(value, dict):
+        return "search" in value or any(map(_holds_search, value.values()))
+    return isinstance(value, list) and any(map(_holds_search, value))
 
 
 def _with(stage: Mapping[str, Any], path: tuple[str, str], value: Any, said: str) -> dict[str, Any]:

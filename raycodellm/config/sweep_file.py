@@ -98,10 +98,11 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
     tree = read_yaml(text, origin)
     if not isinstance(tree, dict):
         raise UserError(f"{origin}: holds {type(tree).__name__}, not keys and values; start with name: and stages:")
-    tree = _current(tree, origin)  # before the overrides, for one spelling of each path, and after what they add
+    # The stages before the overrides, for one spelling of each path; what holds for all stages after them.
+    tree = _current(tree, origin, keep_scaling=True)
     for override in overrides:
         _set(tree, override)
-    tree = _current(tree, origin) if overrides else tree
+    tree = _current(tree, origin)
     refuse_credentials(tree, f"{origin}: ")
     file = SweepFile(tree, origin, find_parameters(tree, origin))
     probes = sum(len(one.conditions) * len(one.domain.probes()) for one in file.parameters)
@@ -114,9 +115,9 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
     return file
 
 
-def _current(tree: dict[str, Any], origin: str) -> dict[str, Any]:
+def _current(tree: dict[str, Any], origin: str, *, keep_scaling: bool = False) -> dict[str, Any]:
     try:
-        return in_current_spelling(tree)
+        return in_current_spelling(tree, keep_scaling=keep_scaling)
     except ValueError as error:
         raise UserError(f"{origin}: {error}") from error
 
@@ -195,11 +196,12 @@ def _enter_stage(tree: dict[str, Any], parts: list[str]) -> tuple[Any, list[str]
     stages = tree.get("stages")
     stages = stages if isinstance(stages, list) else []
     inner = parts[1:] if parts[0] == "stages" else parts
-    for place, stage in enumerate(stages):
-        known = {stage.get("name"), str(place) if parts[0] == "stages" else None} if isinstance(stage, dict) else ()
-        if len(inner) > 1 and inner[0] in known:
-            return stage, current_path(inner[1:])
-    return tree, parts
+    if len(inner) < 2:
+        return tree, parts
+    named = [stage for stage in stages if isinstance(stage, dict) and stage.get("name") == inner[0]]
+    if not named and parts[0] == "stages" and inner[0].isdecimal():
+        named = [stage for stage in stages[int(inner[0]) :][:1] if isinstance(stage, dict)]
+    return (named[0], current_path(inner[1:])) if named else (tree, parts)
 
 
 def _list_item(node: list, part: str, override: str) -> Any:

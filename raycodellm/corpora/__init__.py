@@ -14,6 +14,7 @@ from raycodellm.corpora.listing.sources import source_fingerprint
 from raycodellm.corpora.parts import Part
 from raycodellm.corpora.ray_reading import Keep, document_tables, quiet_ray_data, read_documents, survey_documents
 from raycodellm.corpora.reading import columns_found, plan_parts, read_in_process, read_part
+from raycodellm.corpora.registry import check_settings
 from raycodellm.corpora.sampling import document_bytes, sample_texts, text_bytes
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "SourceInputs",
     "benchmark_of",
     "builtin_digest",
+    "check_settings",
     "cleaned",
     "cleaning_identity",
     "columns_found",

@@ -98,7 +98,7 @@ def columns_found(source: Source, inputs: SourceInputs) -> str:
     """Names of the columns in the first file that can be read, for the message about a wrong `text_field`."""
     import pyarrow as pa
 
-    columns = known_format(inputs.format).columns
+    columns = None if inputs.is_builtin else known_format(inputs.format).columns
     if columns is None:
         return "none"
     for part in plan_parts(source, inputs, READ_BYTES):

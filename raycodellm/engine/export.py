@@ -24,9 +24,9 @@ def whole_weights(adapter: DeepSpeedAdapter, average: WeightAverage, world: Worl
     """
     weights: dict[str, torch.Tensor] = {}
     for name, parameter in adapter.parameters():
-        value = average.weights.get(name) if average.count else adapter.whole(parameter)
-        if world.rank == 0 and value is not None:  # rank 0 alone holds the mean
-            weights[name] = on_host(value)
+        whole = None if average.count else adapter.whole(parameter)
+        if world.rank == 0:  # which alone holds the mean
+            weights[name] = on_host(average.weights[name] if whole is None else whole)
     return weights
 
 

@@ -78,6 +78,7 @@ class Cache:
                 part = self.path / (store.name + _UNFINISHED)
                 part.mkdir()
                 _copy(store, manifest, part)
+                shutil.rmtree(self.path / store.name, ignore_errors=True)  # one without a manifest, deleted by half
                 part.rename(self.path / store.name)
         return self.copy_of(store)
 

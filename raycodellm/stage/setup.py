@@ -67,6 +67,7 @@ def set_up(job: StageJob, world: World, plan: Plan, progress: ProgressReporter, 
     _begin_folder(job, world, folder, details, is_finished)
     model = build()
     faults.require_context(job, models.context_length_of(model.config))
+    flops_per_token = models.flops_per_token_of(model, job.stage.sequence_length)  # before ZeRO 3 empties the weights
     rows_per_pass = micro_batch or -(-job.stage.batch_sequences // world.world_size)
     deepspeed = job.scaling.deepspeed.model_copy(update={"micro_batch": micro_batch})
     engine = Engine.create(
@@ -91,7 +92,7 @@ def set_up(job: StageJob, world: World, plan: Plan, progress: ProgressReporter, 
         held_out=HeldOut(job, stores, world, rows_per_pass),
         micro_batch=micro_batch,
         details=details,
-        flops_per_token=models.flops_per_token_of(model, job.stage.sequence_length),
+        flops_per_token=flops_per_token,
         peak_flops=peak * world.world_size,
     )
 

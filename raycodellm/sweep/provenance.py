@@ -15,7 +15,7 @@ from raycodellm import config, identity, stage_store, storage_files
 from raycodellm.config import UserError
 from raycodellm.identity import Contents
 from raycodellm.records import RECIPE_VERSION, as_json
-from raycodellm.sweep.folder import Run
+from raycodellm.sweep.folder import Run, trial_numbers
 
 CONTENTS = "contents.json"
 DATA = "data.json"
@@ -32,8 +32,9 @@ class Fingerprinted(Protocol):
 def fix_contents(run: Run, left: int = 1) -> Contents | None:
     """Looks up the content of what the sweep names and keeps that in the run folder, for all trials.
 
-    Raises UserError when trials of the run have ended that were made of something else. With no trial `left` to run,
-    only a changed model or task is refused, whose old score would be shown. None when the contents cannot be looked up.
+    Raises UserError when trials of the run have ended that were made of something else, or have begun under another
+    recipe. With no trial `left` to run, only a changed model or task is refused, whose old score would be shown. None
+    when the contents cannot be looked up.
     """
     try:
         contents = stage_store.contents_of_file(run.file)
@@ -48,6 +49,8 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
         if left > 0 or before.keys() == now.keys():
             compared = now if left > 0 else {key: now[key] for key in ("models", "tasks")}
             _require_same(before, compared, run)
+    elif left > 0 and trial_numbers(run):  # an older version names some parameters otherwise in the study
+        _require_same(_before(run, now), {"recipe": now["recipe"]}, run)
     if left > 0:
         run.folder.write_json(CONTENTS, now)
     return replace(contents, models=now["models"], tasks=now["tasks"])
@@ -102,8 +105,10 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Run) -
         "models": f"model.pretrained: the content of {_first(old, new)} has changed",
         "tasks": f"evaluation.tasks: the content of {_first(old, new)} has changed",
     }[changed]
+    num_ended = run.num_ended_at_start
+    since = f"{num_ended} trials of this run ended" if num_ended else "this run's first trials began"
     raise UserError(
-        f"{said} since {run.num_ended_at_start} trials of this run ended, so new ones could not be compared with them; "
+        f"{said} since {since}, so new ones could not be compared with them; "
         f"put the old one back, or give the sweep a new name ({run.folder.uri})"
     )
 
