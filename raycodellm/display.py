@@ -80,9 +80,9 @@ def console(output: TextIO) -> Console:
 class Display:
     """Shows a run on a terminal, or in lines; implements `sweep.Monitor`."""
 
-    def __init__(self, output: TextIO, objective: str, num_trials: int) -> None:
+    def __init__(self, output: TextIO, metrics: Sequence[str], num_trials: int) -> None:
         self.console = console(output)
-        self.objective = objective
+        self.metrics = metrics
         self.num_trials = num_trials
         self.live: Live | None = None
         self.sources: dict[str, SourceProgress] = {}
@@ -136,17 +136,17 @@ class Display:
             self.say(note)
         if self.live is not None:
             with self._terminal():
-                self.live.update(Group(self._job_table(snapshot), trial_table(results, self.objective)), refresh=True)
+                self.live.update(Group(self._job_table(snapshot), trial_table(results, self.metrics)), refresh=True)
             return
         for result in results:
             if result.state in ("complete", "failed") and result.number not in self.seen:
                 self.seen.add(result.number)
-                self.say(_trial_line(result, self.objective))
+                self.say(_trial_line(result, self.metrics[0]))
         for key, progress in snapshot.running.items():
             if progress.num_steps and self._is_due(key):
                 self.say(_job_line(key, progress))
         waiting = self._waiting_for(snapshot)
-        if waiting and self._is_due("waiting", first=False):
+        if waiting and self._is_due("waiting"):
             self.say(waiting)
 
     def _is_due(self, subject: str, first: bool = True) -> bool:
@@ -164,7 +164,7 @@ class Display:
             return None
         now = time.monotonic()
         if self.waiting_since is None:
-            self.waiting_since = now
+            self.waiting_since = self.last_line["waiting"] = now
         jobs = [f"{formats.short_key(key)} ({progress.note})" for key, progress in sorted(snapshot.running.items())]
         subject = ", ".join(jobs) or ("the next job" if snapshot.slots else "the first worker group")
         return f"waiting for {subject}, {now - self.waiting_since:.0f} s so far"
@@ -186,9 +186,9 @@ class Display:
         return table
 
 
-def trial_table(results: Sequence[TrialResult], metric: str) -> Table:
-    """The trials, one row each, which `run` shows live and `status` prints. `metric`: of the first objective."""
-    return rich_table(trials_table([result.row() for result in results], [metric]))
+def trial_table(results: Sequence[TrialResult], metrics: Sequence[str]) -> Table:
+    """The trials, one row each, which `run` shows live and `status` prints. `metrics`: of the objectives."""
+    return rich_table(trials_table([result.row() for result in results], metrics))
 
 
 def rich_table(table: PlainTable) -> Table:

@@ -301,11 +301,13 @@ def test_a_run_is_not_continued_with_another_model_task_or_recipe(tmp_path, task
 def test_a_run_that_began_under_another_recipe_is_not_continued_before_a_trial_has_ended_either(tmp_path, sweep_text):
     run = run_folders.open_run(config.parse(sweep_text), Folder(str(tmp_path / "s")))
     provenance.fix_contents(run)
-    (run.folder / "trials" / "0000").write_bytes("trial.json", b"{}")
-    provenance.fix_contents(run)
+    provenance.require_same_recipe(run, 2)
     run.folder.write_json("contents.json", {**run.folder.read_json("contents.json"), "recipe": 3})
-    with pytest.raises(UserError, match=r"recipe is \d+, was 3 since this run's first trials began"):
-        provenance.fix_contents(run)
+    with pytest.raises(UserError, match=r"recipe is \d+, was 3 since this run began"):
+        provenance.require_same_recipe(run, 2)
+    for number in range(2):
+        (run.folder / "trials" / f"{number:04d}").write_bytes("result.json", b"{}")
+    provenance.require_same_recipe(replace(run), 2)  # nothing is left to do
 
 
 # ------------------------------------------------------------------------------------------ damage to what was made

@@ -222,7 +222,8 @@ def test_a_slot_is_ready_then_leaving_then_down_and_ready_again_as_another_incar
     assert made.register("s") == 2 and made.may_ask("s", 2) and not made.may_ask("s", 1)
     assert made.take("s").key == "a" and made.demand() == (1, True)
     assert made.slot_gone("s", "ended") and made.slots["s"].state == SlotState.GONE
-    assert made.snapshot().slots == 0
+    made.workers_died("s", "heard late", is_preempted=False)
+    assert made.snapshot().slots == 0 and not made.has_begun()
 
 
 def test_only_the_time_that_a_slot_holds_a_job_is_busy_and_the_rest_is_idle() -> None:

@@ -30,7 +30,7 @@ def test_output_of_this_process_and_its_children_goes_to_the_log(tmp_path, capfd
 
 def test_without_a_terminal_each_event_is_one_line() -> None:
     output = io.StringIO()
-    shown = display.Display(output, "mean/bpb", 2)
+    shown = display.Display(output, ["mean/bpb"], 2)
     progress = Progress("pretrain-0123456789abcdef", 5, 10, 5_000, 1_234.5, 3.21, 0.5, 0.48)
     snapshot = Snapshot(running={progress.job: progress}, slots=1, notes=("a worker died",))
     results = [
@@ -53,7 +53,7 @@ def test_waiting_says_for_what_and_for_how_long(monkeypatch) -> None:
     now = [100.0]
     monkeypatch.setattr(display.time, "monotonic", lambda: now[0])
     output = io.StringIO()
-    shown = display.Display(output, "mean/bpb", 2)
+    shown = display.Display(output, ["mean/bpb"], 2)
     shown.preparing(SourceProgress("tokenizer", "running"))
     starting = Progress("pretrain-0123456789abcdef", note="starting")
     begun = Progress("pretrain-0123456789abcdef", 1, 10, 500, 1_000.0, 3.0, 0.5, 0.5)
@@ -80,7 +80,7 @@ def test_waiting_says_for_what_and_for_how_long(monkeypatch) -> None:
 def test_a_trial_table_has_a_row_per_trial_and_no_score_for_a_failed_one() -> None:
     output = io.StringIO()
     results = [TrialResult(7, "failed", 1, 3, {"a.b": "x"}, {}), TrialResult(8, "running", 2, 3, {"a.c": 0.5})]
-    display.console(output).print(display.trial_table(results, "mean/bpb"))
+    display.console(output).print(display.trial_table(results, ["mean/bpb"]))
     head, first, second = output.getvalue().splitlines()
     names = ["trial", "state", "arm", "seed", "a.b", "a.c", "mean/bpb", "tokens", "wall", "time", "device", "time"]
     assert head.split() == names
@@ -91,7 +91,7 @@ def test_a_trial_table_has_a_row_per_trial_and_no_score_for_a_failed_one() -> No
 def test_a_terminal_that_was_closed_ends_no_run() -> None:
     ours, terminal = os.openpty()
     with os.fdopen(terminal, "w", buffering=1) as output:
-        shown = display.Display(output, "mean/bpb", 1)
+        shown = display.Display(output, ["mean/bpb"], 1)
         shown.say("first")
         os.close(ours)
         for _ in range(3):

@@ -113,13 +113,14 @@ def _keep_sigterm_handler() -> Iterator[None]:
     SIGABRT 3 s later, while stages are being saved.
     """
     ours = signal.getsignal(signal.SIGTERM)
-    if not callable(ours) or threading.current_thread() is not threading.main_thread():
+    if ours in (signal.SIG_DFL, None) or threading.current_thread() is not threading.main_thread():
         yield
         return
     try:
         yield
     except SystemExit:  # Ray's handler of SIGTERM
-        ours(signal.SIGTERM, None)
+        if callable(ours):
+            ours(signal.SIGTERM, None)
         raise
     finally:
         signal.signal(signal.SIGTERM, ours)

@@ -20,7 +20,8 @@ def status(path: str, complain: Callable[[str], None]) -> int:
 
     run = _existing_run(path, complain)
     results = sweep.read_results(run, say=complain)
-    display.console(sys.stdout).print(display.trial_table(results, run.sweep.search.objectives[0].metric))
+    metrics = [objective.metric for objective in run.sweep.search.objectives]
+    display.console(sys.stdout).print(display.trial_table(results, metrics))
     num_ended = sum(result.state in ("complete", "failed") for result in results)
     print(f"{num_ended} of {search.num_trials(run.file)} trials ended; {run.folder.uri}")
     return DONE

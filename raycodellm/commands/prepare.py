@@ -15,7 +15,7 @@ def prepare(request: SweepRequest) -> int:
     storage, settings = request.storage, file.example()
     storage.prove_writable("--storage")
     log = log_path(storage / "tokens")
-    with display.quiet(log) as output, display.Display(output, "", 0) as shown:
+    with display.quiet(log) as output, display.Display(output, [], 0) as shown:
         cluster.connect(request.address, settings.scaling, log_to=log, say=shown.say)
         try:
             prepared = tokens.prepare(settings, storage, shown.preparing, check.items_of(file))

@@ -51,6 +51,7 @@ def run(request: SweepRequest, complain: Callable[[str], None]) -> int:
     memory_fit = preflight.check_before_start(file, request.address) if is_new else None
     opened = sweep.open_run(file, request.storage, complain)
     with sweep.lock(opened) as opened:
+        sweep.require_same_recipe(opened, num_trials)
         num_left = num_trials - sweep.tell_written_results(opened, complain)
         contents = sweep.fix_contents(opened, num_left)
         if num_left <= 0:
@@ -72,7 +73,7 @@ def _run_left(task: _Task) -> int:
     settings = task.run.sweep
     with (
         display.quiet(log) as output,
-        display.Display(output, settings.search.objectives[0].metric, task.num_trials) as shown,
+        display.Display(output, [one.metric for one in settings.search.objectives], task.num_trials) as shown,
     ):
         shown.say(f"{settings.name}: {task.num_left} of {task.num_trials} trials to run; writing to {task.run.folder}")
         if task.memory_fit.groups is not None:  # else the memory is known only after the cluster is joined
@@ -102,6 +103,7 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
     sweep.clear_scratch(task.run)
     sys.setswitchinterval(SWITCH_SECONDS)
     scaling = task.run.sweep.scaling
+    cluster.prepare_environment()  # Ray reads its variables when it is imported
     sweep.background_imports.start()
     with timing.part("ray start"):
         connected = cluster.connect(task.request.address, scaling, log_to=log_path(task.run.folder), say=shown.say)

@@ -67,7 +67,8 @@ class Slot:
         return replace(self, state=SlotState.LEAVING, notice=self.notice or cause)
 
     def died(self) -> Slot:
-        return replace(self, state=SlotState.DOWN)
+        """The workers were found dead; of a slot that has ended this may be heard late."""
+        return self if self.state == SlotState.GONE else replace(self, state=SlotState.DOWN)
 
     def ended(self) -> Slot:
         return replace(self, state=SlotState.GONE, notice=None)

@@ -8,7 +8,7 @@ numbers, and their stages continue from their newest checkpoints.
 from raycodellm.sweep import background_imports
 from raycodellm.sweep.folder import Run, clear_scratch, open_run, read_results, write_table
 from raycodellm.sweep.ownership import lock
-from raycodellm.sweep.provenance import fix_contents
+from raycodellm.sweep.provenance import fix_contents, require_same_recipe
 from raycodellm.sweep.run import Monitor, run_sweep
 from raycodellm.sweep.stopper import Stopper
 from raycodellm.sweep.timing import Timing
@@ -30,6 +30,7 @@ __all__ = [
     "lock",
     "open_run",
     "read_results",
+    "require_same_recipe",
     "run_sweep",
     "tell_written_results",
     "write_table",

@@ -15,7 +15,7 @@ from raycodellm import config, identity, stage_store, storage_files
 from raycodellm.config import UserError
 from raycodellm.identity import Contents
 from raycodellm.records import RECIPE_VERSION, as_json
-from raycodellm.sweep.folder import Run, trial_numbers
+from raycodellm.sweep.folder import Run
 
 CONTENTS = "contents.json"
 DATA = "data.json"
@@ -29,12 +29,21 @@ class Fingerprinted(Protocol):
     def fingerprint(self) -> str: ...
 
 
+def require_same_recipe(run: Run, num_trials: int) -> None:
+    """Raises UserError when a run that began with another recipe has trials left to do.
+
+    To be called before the run's study is opened: an older version names some parameters otherwise there.
+    """
+    if run.num_ended_at_start < num_trials and run.folder.exists(CONTENTS):
+        now = {"recipe": RECIPE_VERSION}
+        _require_same(_before(run, now), now, run)
+
+
 def fix_contents(run: Run, left: int = 1) -> Contents | None:
     """Looks up the content of what the sweep names and keeps that in the run folder, for all trials.
 
-    Raises UserError when trials of the run have ended that were made of something else, or have begun under another
-    recipe. With no trial `left` to run, only a changed model or task is refused, whose old score would be shown. None
-    when the contents cannot be looked up.
+    Raises UserError when trials of the run have ended that were made of something else. With no trial `left` to run,
+    only a changed model or task is refused, whose old score would be shown. None when the contents cannot be looked up.
     """
     try:
         contents = stage_store.contents_of_file(run.file)
@@ -46,11 +55,10 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
     if run.num_ended_at_start:
         before = _before(run, now)
         now = _filled(now, before)
-        if left > 0 or before.keys() == now.keys():
+        # The generated tasks of an older version lie in other files, and its scores are shown as they are.
+        if left > 0 or (before.keys() == now.keys() and before["recipe"] == now["recipe"]):
             compared = now if left > 0 else {key: now[key] for key in ("models", "tasks")}
             _require_same(before, compared, run)
-    elif left > 0 and trial_numbers(run):  # an older version names some parameters otherwise in the study
-        _require_same(_before(run, now), {"recipe": now["recipe"]}, run)
     if left > 0:
         run.folder.write_json(CONTENTS, now)
     return replace(contents, models=now["models"], tasks=now["tasks"])
@@ -106,7 +114,7 @@ def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Run) -
         "tasks": f"evaluation.tasks: the content of {_first(old, new)} has changed",
     }[changed]
     num_ended = run.num_ended_at_start
-    since = f"{num_ended} trials of this run ended" if num_ended else "this run's first trials began"
+    since = f"{num_ended} trials of this run ended" if num_ended else "this run began"
     raise UserError(
         f"{said} since {since}, so new ones could not be compared with them; "
         f"put the old one back, or give the sweep a new name ({run.folder.uri})"

@@ -22,8 +22,6 @@ from raycodellm.tasks.boxes.world import (
 from raycodellm.tasks.generated import GeneratedTask
 from raycodellm.tasks.item import Item
 
-NUM_CHOICES = 5
-
 # Shares of items by num_operations. Drawn from all boxes and moments alike, 39 % would be trivial and 1.2 % would have
 # five or more; the hard ones are drawn more often so that a thousand items can tell something about them.
 OPERATION_SHARES = {0: 0.25, 1: 0.25, 2: 0.20, 3: 0.13, 4: 0.09, 5: 0.05, 6: 0.03}
