@@ -133,8 +133,9 @@ def test_a_trial_whose_process_died_is_a_failed_trial_with_its_cause(opened: swe
 
 @pytest.fixture
 def signals() -> Iterator[None]:
-    """Leaves the handlers of this process as they were."""
+    """Leaves the handlers of this process as they were. `nohup`, under which the tests may run, ignores SIGHUP."""
     before = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    signal.signal(signal.SIGHUP, signal.SIG_DFL)
     yield
     for number, handler in before.items():
         signal.signal(number, handler)
