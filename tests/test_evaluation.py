@@ -425,3 +425,17 @@ def test_importing_is_quick_and_evaluating_leaves_the_home_folder_empty(model, t
     done = subprocess.run([sys.executable, "-c", code, str(model)], capture_output=True, text=True, env=environment)
     assert (done.returncode, done.stdout, done.stderr) == (0, "", "")
     assert [str(path) for path in tmp_path.rglob("*") if path.is_file()] == []
+
+
+@pytest.mark.slow
+def test_the_lm_eval_command_gives_the_same_accuracy(model, result, tmp_path):
+    command = [
+        *(sys.executable, "-m", "lm_eval", "--model", "hf", "--model_args", f"pretrained={model}"),
+        *("--include_path", str(FOLDER), "--tasks", ",".join(BOTH), "--device", "cpu", "--limit", "24"),
+        *("--output_path", str(tmp_path)),
+    ]
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(FOLDER.parents[1])}
+    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment)
+    results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())["results"]
+    for task in BOTH:
+        assert results[task]["acc,none"] == pytest.approx(result.metrics[f"{task}/acc"])

@@ -113,6 +113,7 @@ def test_reading_stays_a_few_blocks_ahead_and_ends_with_the_training():
     assert not any(thread.name == "raycodellm-ingest" for thread in threading.enumerate())
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_ray_data_gives_the_same_batches_as_a_thread(ray_cluster, monkeypatch):
     ray_cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])
@@ -124,6 +125,7 @@ def test_ray_data_gives_the_same_batches_as_a_thread(ray_cluster, monkeypatch):
             assert np.array_equal(left.micro_batches[0]["labels"], right.micro_batches[0]["labels"])
 
 
+@pytest.mark.slow
 @pytest.mark.ray
 def test_reading_needs_no_free_cpu(ray_cluster):
     ray_cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])

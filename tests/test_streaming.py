@@ -566,6 +566,7 @@ print("the same")
 
 @pytest.mark.ray
 @pytest.mark.slow
+@pytest.mark.exhaustive  # `test_runs.py` takes nodes away from whole sweeps
 def test_a_lost_node_changes_nothing_of_the_stream(tmp_path):
     environment = {**os.environ, "RAY_AUTH_MODE": "disabled"}
     environment.pop("RAY_ADDRESS", None)
