@@ -80,6 +80,8 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         option.numprocesses = min(num_cores, 8) if num_cores > 1 else 0
     if option.numprocesses:
         option.dist, option.loadscopereorder = "loadgroup", False
+        # The other processes have to know of groups too; options that were not on the command line reach them so alone.
+        os.environ["PYTEST_ADDOPTS"] = f"{os.environ.get('PYTEST_ADDOPTS', '')} --dist loadgroup"
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -94,17 +96,22 @@ def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
     return ByFile(config, log)
 
 
-@pytest.hookimpl(tryfirst=True)  # before xdist looks at the groups
+def group(item: pytest.Item) -> str | None:
+    if item.get_closest_marker("ray"):
+        return "ray"
+    return "training" if item.path.stem in TRAINING else None
+
+
+def pytest_itemcollected(item: pytest.Item) -> None:
+    if group(item) and item.config.pluginmanager.hasplugin("xdist"):
+        item.add_marker(pytest.mark.xdist_group(group(item)))
+
+
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
     """Leaves out what is exhaustive, if -m does not name it, and puts what takes longest first.
 
     Tests with Ray are the longest, and of these clusters of their own come before the one that others share.
     """
-
-    def group(item: pytest.Item) -> str | None:
-        if item.get_closest_marker("ray"):
-            return "ray"
-        return "training" if item.path.stem in TRAINING else None
 
     exhaustive = {item for item in items if item.get_closest_marker("exhaustive")}
     if not is_exhaustive(config):
@@ -114,8 +121,6 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     for item in items:
         if is_exhaustive(config) and hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("exhaustive")
-        if group(item) and config.pluginmanager.hasplugin("xdist"):
-            item.add_marker(pytest.mark.xdist_group(group(item)))
 
 
 # ------------------------------------------------------------------------------------------------- what is shared
