@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import functools
+import json
 import os
 import re
 import shutil
@@ -43,6 +45,7 @@ def set_environment() -> Path:
 
 
 HOME = None if WORKER else set_environment()
+GROUPS = Path(os.environ["HOME"]) / "groups.json"
 
 
 def pytest_unconfigure() -> None:
@@ -79,32 +82,30 @@ def pytest_cmdline_main(config: pytest.Config) -> None:
         num_cores = len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
         option.numprocesses = min(num_cores, 8) if num_cores > 1 else 0
     if option.numprocesses:
-        option.dist, option.loadscopereorder = "loadgroup", False
-        # The other processes have to know of groups too; options that were not on the command line reach them so alone.
-        os.environ["PYTEST_ADDOPTS"] = f"{os.environ.get('PYTEST_ADDOPTS', '')} --dist loadgroup"
+        option.dist, option.loadscopereorder = "loadscope", False
+
+
+def group_of(item: pytest.Item) -> str:
+    """One process runs the tests of a group: all that need Ray, so that no two clusters meet; else those of a file."""
+    if item.get_closest_marker("ray"):
+        return "ray"
+    return "training" if item.path.stem in TRAINING else item.path.stem
 
 
 @pytest.hookimpl(optionalhook=True)
 def pytest_xdist_make_scheduler(config: pytest.Config, log: object) -> object:
-    """One process runs all tests of a file, and one all that need Ray, whatever their file: so clusters do not meet."""
-    from xdist.scheduler import LoadGroupScheduling
+    """Hands out whole groups, as `group_of` says. Marks of xdist's own (`xdist_group`) do nothing under pytest 9.2."""
+    from xdist.scheduler import LoadScopeScheduling
 
-    class ByFile(LoadGroupScheduling):
+    class ByGroup(LoadScopeScheduling):
         def _split_scope(self, nodeid: str) -> str:
-            return super()._split_scope(nodeid).split("::")[0]
+            return groups()[nodeid]
 
-    return ByFile(config, log)
+    @functools.cache
+    def groups() -> dict[str, str]:
+        return json.loads(GROUPS.read_text())
 
-
-def group(item: pytest.Item) -> str | None:
-    if item.get_closest_marker("ray"):
-        return "ray"
-    return "training" if item.path.stem in TRAINING else None
-
-
-def pytest_itemcollected(item: pytest.Item) -> None:
-    if group(item) and item.config.pluginmanager.hasplugin("xdist"):
-        item.add_marker(pytest.mark.xdist_group(group(item)))
+    return ByGroup(config, log)
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -112,12 +113,14 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
     Tests with Ray are the longest, and of these clusters of their own come before the one that others share.
     """
-
     exhaustive = {item for item in items if item.get_closest_marker("exhaustive")}
     if not is_exhaustive(config):
         config.hook.pytest_deselected(items=list(exhaustive))
         items[:] = [item for item in items if item not in exhaustive]
-    items.sort(key=lambda item: (("ray", "training", None).index(group(item)), "ray_cluster" in item.fixturenames))
+    first = {"ray": 0, "training": 1}
+    items.sort(key=lambda item: (first.get(group_of(item), 2), "ray_cluster" in item.fixturenames))
+    if WORKER:  # all processes write the same, and the one that hands out reads when all have collected
+        GROUPS.write_text(json.dumps({item.nodeid: group_of(item) for item in items}))
     for item in items:
         if is_exhaustive(config) and hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
             item.add_marker("exhaustive")
