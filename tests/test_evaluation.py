@@ -434,8 +434,11 @@ def test_the_lm_eval_command_gives_the_same_accuracy(model, result, tmp_path):
         *("--include_path", str(FOLDER), "--tasks", ",".join(BOTH), "--device", "cpu", "--limit", "24"),
         *("--output_path", str(tmp_path)),
     ]
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "PYTHONPATH": str(FOLDER.parents[1])}
-    subprocess.run(command, check=True, capture_output=True, cwd=tmp_path, env=environment)
+    # Nothing else of this process's environment: libraries that other tests imported have left settings there.
+    environment = {name: os.environ[name] for name in ("PATH", "HOME", "OMP_NUM_THREADS") if name in os.environ}
+    environment |= {"HF_HUB_OFFLINE": "1", "PYTHONPATH": str(FOLDER.parents[1])}
+    done = subprocess.run(command, capture_output=True, text=True, cwd=tmp_path, env=environment)
+    assert done.returncode == 0, done.stderr[-2000:]
     results = json.loads(next(tmp_path.rglob("results_*.json")).read_text())["results"]
     for task in BOTH:
         assert results[task]["acc,none"] == pytest.approx(result.metrics[f"{task}/acc"])
