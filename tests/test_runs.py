@@ -24,8 +24,8 @@ from raycodellm import config, mixture, records, schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 
-LONG = ("--set", "pretrain.tokens=200_000", "--set", "scaling.slots=2")
-"""195 steps per trial, and a checkpoint every eight: enough to be killed many times in the middle."""
+LONG = ("--set", "pretrain.tokens=110_000", "--set", "scaling.slots=2")
+"""108 steps per trial, and a checkpoint every eight: enough to be killed many times in the middle."""
 OFTEN = ("--set", "scaling.checkpoint_tokens=8_192", "--set", "scaling.max_failures=2")
 
 STARTED: list[subprocess.Popen] = []
@@ -301,7 +301,7 @@ def test_failed_trials_are_recorded_with_their_causes_never_scored_and_not_tried
     from optuna.storages.journal import JournalFileBackend
 
     # With forty examples before each, not one item of the task fits into the model's 512 tokens.
-    options = ("--set", "evaluation.few_shot=40", "--set", "pretrain.tokens=60_000")
+    options = ("--set", "evaluation.few_shot=40", "--set", "pretrain.tokens=40_000")
     sweep = Sweep(tmp_path, sweep_text, *OFTEN, "--set", "scaling.max_failures=1", *options, prepared=whole.storage)
     process = sweep.start()
     step = sweep.wait_for_checkpoints(process)
@@ -421,6 +421,7 @@ def test_a_node_taken_away_with_notice_and_one_without_change_nothing_of_the_res
         (leaving,) = nodes.alive()
         second = nodes.add_node()
         nodes.announce_removal(leaving, seconds=60)
+        time.sleep(2.5)  # Ray Train asks for such nodes every two seconds: the workers hear of it as soon as they go on
     sweep.wait_for(process, lambda: "taking node" in sweep.log.read_text())
     nodes.remove(first)
     sweep.wait_for_checkpoints(process, beyond=sweep.newest_checkpoint())

@@ -513,11 +513,11 @@ def test_a_killed_reading_process_changes_nothing_of_the_stream(ray_cluster, tmp
     ray_cluster.cloudpickle.register_pickle_by_value(sys.modules[__name__])
     monkeypatch.setattr(readers, "TASK_BYTES", 8 * LENGTH * blocks.TOKEN_BYTES)
     slow = [SlowStore(0.05, str(tmp_path))] * 2
-    plan, killed, found = CountingPlan(640), set(), []
+    plan, killed, found = CountingPlan(400), set(), []
     batches = ingest.steps(plan, slow, LENGTH, 8, 0, use_ray=True)
     for step, batch in enumerate(batches):
         found += rows_of(batch)
-        if step in (4, 30, 50):
+        if step in (4, 18, 32):
             pids = {int(path.name) for path in tmp_path.iterdir()} - killed - {os.getpid()}
             for pid in pids:  # all processes that have read: some of them are reading now
                 os.kill(pid, signal.SIGKILL)

@@ -731,6 +731,7 @@ def count_apart(folder: Path, tokenizer: Any) -> dict[str, tuple[int, int, int]]
 
 @pytest.mark.slow
 @pytest.mark.ray
+@pytest.mark.exhaustive  # `test_corpora.py` and `test_readers.py` read the real data in every run
 def test_real_books_problems_and_instructions_become_stores(ray_cluster, tmp_path, test_data, monkeypatch):
     monkeypatch.setattr(sizes, "IN_PROCESS_BYTES", 6 << 20)  # so that some go through Ray and some do not
     paths = {
