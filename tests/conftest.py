@@ -168,14 +168,12 @@ def make_sweep_text() -> str:
 def process_left_as_it_was():
     """A process that trained has its rank in the environment, and one that ran a sweep the sweep's signal handlers."""
     names = ("LOCAL_RANK", "RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT", "CROSS_RANK", "CROSS_SIZE", "LOCAL_SIZE")
-    environment = {name: os.environ.get(name) for name in names}
     handlers = {number: signal.getsignal(number) for number in (signal.SIGINT, signal.SIGTERM, signal.SIGHUP)}
+    for name in names:  # also before: a fixture of a whole module may have trained
+        os.environ.pop(name, None)
     yield
-    for name, value in environment.items():
-        if value is None:
-            os.environ.pop(name, None)
-        else:
-            os.environ[name] = value
+    for name in names:
+        os.environ.pop(name, None)
     for number, handler in handlers.items():
         if signal.getsignal(number) != handler:
             signal.signal(number, handler)
