@@ -1,4 +1,4 @@
-"""What a run shows: live progress bars and a table of trials on a terminal, single lines elsewhere.
+"""The display of a run: live progress bars and a table of trials on a terminal, single lines elsewhere.
 
 While a run goes on, everything that libraries write to standard output and error goes to the run's log file; only
 `Display` writes to the terminal.
@@ -150,7 +150,7 @@ class Display:
             self.say(waiting)
 
     def _is_due(self, subject: str, first: bool = True) -> bool:
-        """Whether the last line about the subject is old enough for another. `first`: the answer to the first call."""
+        """True if the last line about the subject is old enough for another. `first`: the answer to the first call."""
         now = time.monotonic()
         if now - self.last_line.setdefault(subject, -math.inf if first else now) < LINE_SECONDS:
             return False
@@ -158,7 +158,7 @@ class Display:
         return True
 
     def _waiting_for(self, snapshot: Snapshot) -> str | None:
-        """What the run waits for, and for how long already; None while a job reports steps."""
+        """Says what the run waits for, and for how long already; None while a job reports steps."""
         if any(progress.num_steps for progress in snapshot.running.values()):
             self.waiting_since = None
             return None

@@ -75,7 +75,7 @@ class StageJob:
     start_rate: float | None = None
     """Learning rate that the parent stage ended with, for a stage that continues from it."""
     keep_optimizer: bool = False
-    """Whether a later stage starts from this stage's optimizer state; no part of the identity."""
+    """True if a later stage starts from this stage's optimizer state; no part of the identity."""
 
     @property
     def kind(self) -> Literal["stage"]:
@@ -111,7 +111,7 @@ class EvaluationJob:
 
 @dataclass(frozen=True)
 class PhaseRow:
-    """What one phase of a stage consumed of one source."""
+    """The tokens of one source that one phase of a stage consumed."""
 
     planned_tokens: int
     tokens: int
@@ -122,7 +122,7 @@ class PhaseRow:
 
 @dataclass(frozen=True)
 class LedgerRow:
-    """What one stage consumed of one source, counted where it was trained on."""
+    """The tokens of one source that one stage consumed, counted where they were trained on."""
 
     source: str
     kind: str

@@ -23,7 +23,7 @@ UNHEARD = (
 )
 """Beginnings, in capitals, of the variables that the package or one of its libraries reads."""
 WORKER = "PYTEST_XDIST_WORKER" in os.environ
-"""Whether this process is one of several that run tests: it inherits the environment of the first."""
+"""True if this process is one of several that run tests: it inherits the environment of the first."""
 
 
 def set_environment() -> Path:

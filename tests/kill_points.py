@@ -30,7 +30,7 @@ class Kill:
     where: str
     """step, after step, half shard, exported; or `before X`, `after X` for the writing of file X."""
     number: int = 0
-    """Of the step in the stage, or of the occurrence in this attempt, from 0."""
+    """Number of the step in the stage, or of the occurrence in this attempt, from 0."""
     rank: int = 0
 
 

@@ -86,7 +86,7 @@ def definitions(draw, depth=2):
 
 
 def strip_tree(node: ast.AST) -> None:
-    """What should be left, on the tree: the same rule written another way."""
+    """Removes docstrings from the tree: the same rule written another way."""
     for child in ast.walk(node):
         if isinstance(child, ast.FunctionDef | ast.AsyncFunctionDef | ast.ClassDef | ast.Module):
             while child.body and isinstance(child.body[0], ast.Expr) and isinstance(child.body[0].value, ast.Constant):

@@ -1,4 +1,4 @@
-"""What fits on a cluster, why something does not, which addresses work, and that the shipped cluster file is valid."""
+"""Clusters: what fits, why something does not, which addresses work, and that the shipped cluster file is valid."""
 
 from __future__ import annotations
 

@@ -34,7 +34,7 @@ def each(cases: dict[str, object], *exhaustive: str) -> list:
 
 @dataclass(frozen=True)
 class Left:
-    """What a finished stage says of itself, without what may differ: seconds, and where it was continued."""
+    """The record of a finished stage without what may differ: seconds, and where it was continued."""
 
     order: str
     ledger: tuple

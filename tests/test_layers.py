@@ -152,7 +152,7 @@ def is_logic(statement: ast.stmt) -> bool:
 
 
 def faults(path: Path) -> Iterator[str]:
-    """What is wrong with the file's size, its parts, and its place in its folder."""
+    """Faults of the file's size, its parts, and its place in its folder."""
     name, source = path.relative_to(PACKAGE), path.read_text(encoding="utf-8")
     tree = parsed(path)
     if source.count("\n") > FILE_LINES:

@@ -1,4 +1,4 @@
-"""What belongs to a prompt is in it or counted by name; answers keep their indentation; weight 0 is not learnt."""
+"""Prompts hold all that belongs to them or count it; answers keep their indentation; weight 0 is not learnt."""
 
 from __future__ import annotations
 

@@ -70,7 +70,7 @@ def test_visible_devices_bound_the_number_of_gpus(monkeypatch: pytest.MonkeyPatc
 
 
 def private_names(path: Path) -> set[str]:
-    """What a file imports from modules, or under names, that begin with an underscore."""
+    """Names that a file imports from modules, or under names, that begin with an underscore."""
     names: set[str] = set()
     for node in ast.walk(ast.parse(path.read_text(encoding="utf-8"))):
         if isinstance(node, ast.ImportFrom) and not str(node.module).startswith(("raycodellm", "__future__")):

@@ -367,7 +367,7 @@ class Cluster:
         return self.started[-1]
 
     def ray(self, code: str) -> str:
-        """What the code prints, run in a process that has joined the cluster."""
+        """Runs the code in a process that has joined the cluster; gives what it prints."""
         text = f"import ray; ray.init(address={self.address!r}, log_to_driver=False, configure_logging=False)\n{code}"
         command = [sys.executable, "-c", text]
         return subprocess.run(command, env=self.environment, capture_output=True, text=True, check=True).stdout.strip()

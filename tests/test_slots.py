@@ -380,7 +380,7 @@ class FakePool(pool.SlotPool):
         super().__init__(self.asked, Scaling(), 1, None, lambda: reason)
 
     def at(self, seconds: float, placed: bool, demand: int = 1) -> list[str]:
-        """What it asks when looking at the slots at this time."""
+        """The questions that the pool asks when it looks at the slots at this time."""
         self.asked.asked.clear()
         with pytest.MonkeyPatch.context() as patch:
             patch.setattr(pool, "ray", FakeRay)

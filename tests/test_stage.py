@@ -153,7 +153,7 @@ def checkpoints(job: StageJob) -> list[str]:
 
 
 def told_apart(record: StageRecord) -> StageRecord:
-    """What may differ between two runs of one stage, left out."""
+    """The record without what may differ between two runs of one stage."""
     return replace(record, wall_seconds=0.0, device_seconds=0.0, resumed_at=())
 
 

@@ -33,7 +33,7 @@ def objects(text: str) -> set[str]:
 
 
 def replay(question: str) -> tuple[set[str], int]:
-    """What the asked box holds and how many sentences changed it, read off the text alone."""
+    """The content of the asked box and how many sentences changed it, read off the text alone."""
     *told, query = question.split(". ")
     asked = int(re.fullmatch(r"Now Box (\d) contains", query)[1])
     described = re.findall(r"Box \d contains ([^,]+)", told[0].removeprefix("At first, "))

@@ -90,7 +90,7 @@ def test_a_document_that_spells_out_the_special_token_does_not_end_there(trained
 
 
 def one_by_one(trained: TokenizerInfo, texts: list[str]) -> list[list[int]]:
-    """What `tokenizers` itself gives for each whole text."""
+    """The token ids that `tokenizers` itself gives for each whole text."""
     tokenizer = open_tokenizer(trained.folder)
     return [tokenizer.encode(text, add_special_tokens=False).ids for text in texts]
 

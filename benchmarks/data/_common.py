@@ -1,4 +1,4 @@
-"""What the data benchmarks share: the header that says where a figure comes from, tables, measured processes."""
+"""The common parts of the data benchmarks: the origin of a figure, tables, measured processes."""
 
 from __future__ import annotations
 
@@ -44,7 +44,7 @@ def commit() -> str:
 
 
 def memory_gib() -> float:
-    """Of the machine."""
+    """Memory of the machine."""
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2**30
 
 

@@ -550,4 +550,4 @@ MAKERS: tuple[Callable[[Case], None], ...] = (
     _hub_layout,
 )
 SEVERAL = (_jsonl, _jsonl_gz, _jsonl_zst, _jsonl_bz2, _parquet, _arrow)
-"""Of these a case has one to three files, so that most of them are sound."""
+"""Writers of the formats whose cases have one to three files, so that most files are sound."""

@@ -32,7 +32,7 @@ class Spec:
     batch: int
     """Sequences per batch and consumer."""
     sequences: int
-    """Of the whole run, all consumers together."""
+    """Sequences of the whole run, all consumers together."""
     rank: int = 0
     world: int = 1
     workers: int = 0
@@ -313,7 +313,7 @@ SIDES: dict[str, Callable[[Spec], Iterator[Any]]] = {
 
 
 def state_of(side: str, spec: Spec) -> str:
-    """What a checkpoint of the side holds at `spec.start`, as JSON."""
+    """The content of the side's checkpoint at `spec.start`, as JSON."""
     if side.startswith("ours"):
         return json.dumps(ours_plan(spec)[0].counts(spec.start).tolist())
     if side == "mosaic":

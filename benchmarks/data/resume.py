@@ -69,7 +69,7 @@ def _row(label: str, side: str, spec: Spec, share: float, options: Any, state: b
 
 
 def _state(side: str, spec: Spec, options: Any) -> str:
-    """What the side's checkpoint holds at `spec.start`; made in a process of its own, which is not timed."""
+    """The content of the side's checkpoint at `spec.start`; made in a process of its own, which is not timed."""
     if side not in ("ours-thread", "ours-ray", "datasets-stream", "mosaic"):
         return ""
     python = options.python_streaming if side == "mosaic" else sys.executable

@@ -126,7 +126,7 @@ def measure(side: str, spec: Spec, streaming_python: str | None) -> dict[str, An
 
 
 def _environment(spec: Spec) -> dict[str, str]:
-    """What the sides need: `streaming` finds its ranks in it, and Ray reads Parquet without an actor per footer."""
+    """The sides' variables: `streaming` finds its ranks in them, and Ray reads Parquet without an actor per footer."""
     return {
         "MEET": uuid.uuid4().hex,
         "WORLD_SIZE": str(spec.world),

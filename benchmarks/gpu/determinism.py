@@ -1,4 +1,4 @@
-"""What `scaling.deepspeed.deterministic` costs: tokens per second of the engine with and without it, in turns.
+"""The cost of `scaling.deepspeed.deterministic`: tokens per second of the engine with and without it, in turns.
 
     python benchmarks/gpu/determinism.py                                      # one CUDA device
     python benchmarks/gpu/determinism.py --device cpu --models tiny --sequence-length 128 --batch-sequences 8 \

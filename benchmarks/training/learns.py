@@ -1,4 +1,4 @@
-"""Whether it learns: held-out bits per byte of each source while `tiny` trains on books and the standard library.
+"""Shows that a model learns: held-out bits per byte of each source while `tiny` trains.
 
 Runs `raycodellm run` on English books and the installed Python's source and reads `metrics.parquet`. The last tokens of
 each source are held out of training; bits per byte compares texts whatever the tokenizer.

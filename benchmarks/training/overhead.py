@@ -1,4 +1,4 @@
-"""What the platform costs while it trains: a stage as a sweep trains it, against a bare DeepSpeed loop.
+"""The cost of the platform while it trains: a stage as a sweep trains it, against a bare DeepSpeed loop.
 
 Both sides run in the same Ray Train workers, one after the other and several times, on the same model, order of tokens
 and batches. The platform side is `stage.train_stage`: Ray Data reads the plan, every step is counted per source and

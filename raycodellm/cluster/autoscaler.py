@@ -14,7 +14,7 @@ from raycodellm.cluster.capacity import Node
 _STATUS_KEY = "__autoscaling_status"
 """Where an autoscaler leaves its reports in the key-value store of Ray's control service (GCS)."""
 _MONITOR_SCRIPTS = ("_private/monitor.py", "v2/monitor.py")
-"""What an autoscaler's process on the head node runs: version 1, version 2."""
+"""Scripts that an autoscaler's process on the head node runs: version 1, version 2."""
 
 
 @dataclass(frozen=True)

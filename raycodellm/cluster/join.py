@@ -57,7 +57,7 @@ def _check_address(address: str) -> None:
 
 
 def _refusal(address: str, code: str, details: str) -> str:
-    """What to do about an address that answered with the gRPC status `code`."""
+    """The message for an address that answered with the gRPC status `code`, with what to do about it."""
     if code in ("UNAUTHENTICATED", "PERMISSION_DENIED"):
         return (
             f"the Ray cluster at {address} wants a token; set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN (or the file "

@@ -109,7 +109,7 @@ def explain(text: str) -> str:
 
 
 def is_free(port: int) -> bool:
-    """Whether this process could listen on the local TCP port."""
+    """True if this process could listen on the local TCP port."""
     with socket.socket() as probe:
         probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
         try:

@@ -1,4 +1,4 @@
-"""What each command does, without parsing of arguments."""
+"""The work of each command, without the parsing of its arguments."""
 
 from raycodellm.commands.request import DONE, FAILED, STOPPED, WRONG, SweepRequest
 

@@ -1,4 +1,4 @@
-"""What a user gives to a command that takes a sweep file, and the exit codes of all commands."""
+"""The arguments of a command that takes a sweep file, and the exit codes of all commands."""
 
 from __future__ import annotations
 

@@ -29,7 +29,7 @@ hundred small things while the main thread tokenises: with the usual 5 ms the fi
 
 @dataclass(frozen=True)
 class _Task:
-    """What is left to do of a run."""
+    """A run with the trials that are left to do."""
 
     request: SweepRequest
     run: Run

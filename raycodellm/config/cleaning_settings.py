@@ -175,7 +175,7 @@ def take_from_text(value: Any) -> Any:
 
 
 def is_script(name: str) -> bool:
-    """Whether Unicode has a script of this name, in any case."""
+    """True if Unicode has a script of this name, in any case."""
     import regex
 
     if not re.fullmatch(r"[A-Za-z][A-Za-z _]*", name):

@@ -52,7 +52,7 @@ class Scaling(Frozen):
     """Peak of one worker's device in 10^12 FLOP/s, for the share of the peak that training uses (MFU); from a table of
     devices, or measured, when left out."""
     reader: Literal["ray", "thread"] = "ray"
-    """What reads the training data: tasks of Ray Data outside the training processes, or a thread in each of them."""
+    """Reader of the training data: tasks of Ray Data outside the training processes, or a thread in each of them."""
     cache: Literal["none", "local"] = "none"
     """`local`: each node copies the token stores that its stages draw from to its own disk, once. Meant for object
     storage."""

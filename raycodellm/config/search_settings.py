@@ -12,7 +12,7 @@ SAMPLERS = ("tpe", "gp", "nsga2", "random", "grid")
 
 
 class Objective(Frozen):
-    """What the search optimises."""
+    """A metric that the search optimises."""
 
     metric: str
     """A metric of the evaluation, for example `mean/bpb` or `boxes/acc`."""

@@ -23,7 +23,7 @@ class Source(Frozen):
     """One source, under its name. A source of an instruct kind holds prompts and responses; all others hold text."""
 
     kind: Literal[KINDS]  # type: ignore[valid-type]
-    """What the text is. `code`, `markup`, `code_adjacent`, `synthetic_code` and `instruct_code` count as code in the
+    """Kind of the text. `code`, `markup`, `code_adjacent`, `synthetic_code` and `instruct_code` count as code in the
     code ratio."""
     path: str | tuple[str, ...]
     """A file, folder, glob, or list of them: local, `s3://`, `gs://`, `hf://`, or `builtin:` (`python-prose`,
@@ -43,7 +43,7 @@ class Source(Frozen):
     text_field: str | tuple[str, ...] = "text"
     """Column that holds the text, in formats with columns; several columns are joined by a newline."""
     documents: Literal["file", "paragraphs"] = "file"
-    """What one document of a plain text file is."""
+    """One document of a plain text file: the whole file, or a paragraph between blank lines."""
     limit_documents: Annotated[Whole, Field(ge=1)] | None = None
     """Most documents read; all when left out."""
     max_epochs: Annotated[Number, Field(gt=0.0)] | None = None

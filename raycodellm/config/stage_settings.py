@@ -110,7 +110,7 @@ class Numerics(Frozen):
 
 
 class Faults(Frozen):
-    """What happens when the loss is not finite, or explodes."""
+    """The handling of a loss that is not finite, or explodes."""
 
     on_nan: Literal["fail", "skip_batch"] = "fail"
     """On a step whose loss or gradient is not finite: `fail` ends the stage with the ids of the step's sequences;
@@ -172,7 +172,7 @@ class Stage(Frozen):
     numerics: Numerics = Numerics()
     """In what precision, and by which kernels, the stage is computed."""
     faults: Faults = Faults()
-    """What happens when the loss is not finite, or explodes."""
+    """The handling of a loss that is not finite, or explodes."""
 
     @model_validator(mode="before")
     @classmethod

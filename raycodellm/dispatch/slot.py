@@ -7,7 +7,7 @@ from enum import StrEnum
 
 
 class SlotState(StrEnum):
-    """What the workers of a slot do."""
+    """The state of a slot's workers."""
 
     STARTING = "starting"
     """They have not registered yet."""
@@ -32,9 +32,9 @@ class Slot:
     idle_since: float = 0.0
     """When the slot last registered, took a job or ended one, monotonic seconds."""
     notice: str | None = None
-    """What told the workers to leave."""
+    """Cause for which the workers were told to leave."""
     has_worked: bool = False
-    """Whether the slot ever held a job."""
+    """True if the slot ever held a job."""
 
     @property
     def holder(self) -> str:
@@ -44,12 +44,12 @@ class Slot:
 
     @property
     def is_alive(self) -> bool:
-        """Whether the slot has workers that registered and were not found dead."""
+        """True if the slot has workers that registered and were not found dead."""
         return self.state in (SlotState.READY, SlotState.LEAVING)
 
     @property
     def has_registered(self) -> bool:
-        """Whether the slot has ever reported for work and has not ended."""
+        """True if the slot has ever reported for work and has not ended."""
         return self.incarnation > 0 and self.state != SlotState.GONE
 
     def registered(self, now: float) -> Slot:

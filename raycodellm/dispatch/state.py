@@ -37,7 +37,7 @@ class JobEnd(StrEnum):
 
 @dataclass(frozen=True)
 class Snapshot:
-    """What a display shows of a running sweep."""
+    """The figures of a running sweep that a display shows."""
 
     running: dict[str, Progress] = field(default_factory=dict)
     """Progress of each running job, by its key."""
@@ -103,7 +103,7 @@ class DispatchState:
         return slot.incarnation
 
     def may_ask(self, name: str, incarnation: int) -> bool:
-        """Whether these workers may wait for a job: they are the slot's newest, and were not told to leave.
+        """True if these workers may wait for a job: they are the slot's newest, and were not told to leave.
 
         Workers that were found dead may ask too, if one of them lives still; `take` gives them nothing.
         """
@@ -208,7 +208,7 @@ class DispatchState:
         return self.tree.num_active(), any(slot.is_alive for slot in self.slots.values())
 
     def has_begun(self) -> bool:
-        """Whether a job is past its start, or a slot waits for work: then another slot's start delays neither."""
+        """True if a job is past its start, or a slot waits for work: then another slot's start delays neither."""
         is_past_start = any("first_step" in times or "ended" in times for times in self.times.values())
         return is_past_start or (self._num_registered() > 0 and not self.tree.num_active())
 

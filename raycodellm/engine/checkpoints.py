@@ -100,7 +100,7 @@ class CheckpointWriter:
 
     @property
     def is_written(self) -> bool:
-        """Whether this worker's thread has ended its part of the checkpoint in the background; not a collective."""
+        """True if this worker's thread has ended its part of the checkpoint in the background; not a collective."""
         return self._write is not None and not self._write.thread.is_alive()
 
     def finish(self) -> Folder | None:

@@ -54,7 +54,7 @@ def require_execution(stage: Stage, scaling: Scaling, world: World) -> None:
 
 
 def clips_in_optimizer(stage: Stage, scaling: Scaling) -> bool:
-    """Whether torch's fused optimizer clips the gradient, and skips one that is not finite, on the device.
+    """True if torch's fused optimizer clips the gradient, and skips one that is not finite, on the device.
 
     DeepSpeed would look through every gradient, and the host would wait for the answer. DeepSpeed keeps this work where
     its own optimizer does more: fp16 and autocast (the loss scale), ZeRO 3, state in host memory.

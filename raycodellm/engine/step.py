@@ -51,7 +51,7 @@ class StepResult:
     applied: bool
     """False when the loss or gradient was not finite; with fp16 a gradient may overflow now and then."""
     finite: bool
-    """Whether every loss was finite."""
+    """True if every loss was finite."""
     bad_rows: tuple[int, ...]
     """This worker's rows whose loss was not finite."""
     signals: tuple[float, ...]

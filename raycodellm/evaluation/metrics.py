@@ -34,7 +34,7 @@ class Metric:
     interval: Callable[[Sequence[float]], Interval]
     """Mean of the items' values with its 95 % interval."""
     has_part_intervals: bool = True
-    """Whether a part's metric, `<task>/<name>_<part>`, has an interval as well."""
+    """True if a part's metric, `<task>/<name>_<part>`, has an interval as well."""
 
 
 def share_interval(values: Sequence[float]) -> Interval:

@@ -1,4 +1,4 @@
-"""What identifies a task by content: its YAML files, and the Python modules and data that they name.
+"""The content that identifies a task: its YAML files, and the Python modules and data that they name.
 
 No task is run or imported here. lm-eval's own tasks and the built-in ones are identified by their files as well, so
 that an edited task is another task whatever version its package has.

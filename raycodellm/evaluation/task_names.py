@@ -21,7 +21,7 @@ from raycodellm.evaluation.task_yaml import TaskLoader
 
 @dataclass(frozen=True)
 class NamedTask:
-    """What a name of lm-eval stands for."""
+    """The task, group or tag that a name of lm-eval stands for."""
 
     file: Path | None
     """The YAML file of a task or group; None for a tag."""

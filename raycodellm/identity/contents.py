@@ -23,7 +23,7 @@ class Contents:
 
 
 def pretrained_content(name: str) -> list[Any]:
-    """What identifies a pretrained model: for a folder the content of its weights and configuration, for a model of the
+    """The identity of a pretrained model: for a folder the content of its weights and configuration, for a model of the
     hub its name and commit. Raises UserError for a folder without a model."""
     folder = hub_commits.folder_of(name)
     if folder is None:

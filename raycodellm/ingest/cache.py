@@ -114,7 +114,7 @@ class CachedStore:
 
     @property
     def every_token_counts(self) -> bool:
-        """Whether all tokens of all sequences count in the loss."""
+        """True if all tokens of all sequences count in the loss."""
         return self._remote.packed(self.reading).every_token_counts
 
     def measured(self) -> CachedStore:
@@ -244,7 +244,7 @@ def _write(path: Path, pieces: Iterable[bytes]) -> None:
 
 @contextlib.contextmanager
 def _locked(path: Path) -> Iterator[bool]:
-    """Whether this process holds the file's lock inside the block; the system frees it when the process ends."""
+    """True if this process holds the file's lock inside the block; the system frees it when the process ends."""
     handle = os.open(path, os.O_RDWR | os.O_CREAT, 0o644)
     try:
         try:

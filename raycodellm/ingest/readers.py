@@ -174,7 +174,7 @@ class _BlockRead:
     planned: Planned
     sequence_length: int
     masked: bool
-    """Whether the block has a loss mask; all blocks of a dataset have the same columns."""
+    """True if the block has a loss mask; all blocks of a dataset have the same columns."""
 
     def __call__(self) -> Iterator[Any]:
         from ray.data.block import BlockAccessor

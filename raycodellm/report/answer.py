@@ -1,4 +1,4 @@
-"""What a run found, in sentences that claim no more than the intervals allow."""
+"""The result of a run, in sentences that claim no more than the intervals allow."""
 
 from __future__ import annotations
 

@@ -39,21 +39,21 @@ class ArmScore:
     high: float = math.nan
     """Ends of the score's 95 % interval."""
     covers_seeds: bool = False
-    """Whether the interval covers the seeds' noise; else it covers the evaluation's items alone."""
+    """True if the interval covers the seeds' noise; else it covers the evaluation's items alone."""
     accuracy: float | None = None
     """Share of items answered right, over the tasks of the first objective."""
     chance: float | None = None
     """The accuracy of guessing on these tasks."""
     beats_chance: bool | None = None
-    """Whether the accuracy's interval lies above chance; None where that is not known."""
+    """True if the accuracy's interval lies above chance; None where that is not known."""
     difference_to_best: Interval | None = None
     """This score minus the best one's, None for the best; the ends are NaN while the seeds' noise is unknown."""
     separable: bool = False
-    """Whether the difference's interval is known and excludes 0; for the best arm: whether all others are separable."""
+    """True if the difference's interval is known and excludes 0; for the best arm, if all others are separable."""
     scores: tuple[float | None, ...] = ()
     """Means of all objectives, in their order."""
     pareto: bool = False
-    """Whether no other arm is better in one objective and at least as good in all."""
+    """True if no other arm is better in one objective and at least as good in all."""
     errors: tuple[str, ...] = ()
     """Causes of its failed replicates."""
     open: int = 0

@@ -47,7 +47,7 @@ class Section:
     parts: Sequence[Part]
     note: str = ""
     is_folded: bool = False
-    """Whether the page hides the section until the reader opens it."""
+    """True if the page hides the section until the reader opens it."""
 
 
 _SEEDS_NOTE = (

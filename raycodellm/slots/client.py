@@ -66,7 +66,7 @@ class DispatcherClient:
             self._answer = self.dispatcher.report.remote(self.slot, self.incarnation, progress)
 
     def should_stop(self) -> bool:
-        """Whether the worker should save its job and give it back."""
+        """True if the worker should save its job and give it back."""
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             try:
                 self._stop = ray.get(self._answer)

@@ -126,7 +126,7 @@ class Dispatcher:
         return self.state.demand()
 
     async def has_begun(self) -> bool:
-        """Whether a job is past its start, or a slot waits for work."""
+        """True if a job is past its start, or a slot waits for work."""
         return self.state.has_begun()
 
     async def set_keep_idle(self, keep: bool) -> None:

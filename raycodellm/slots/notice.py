@@ -30,7 +30,7 @@ def listen_for_sigterm() -> None:
 
 
 class Notice:
-    """Whether one worker was told to leave, and by what."""
+    """Hears whether one worker is told to leave, and why."""
 
     def __init__(self, on_notice: Callable[[str], None]) -> None:
         """`on_notice` is called with the cause, once, immediately and on another thread."""
@@ -39,7 +39,7 @@ class Notice:
 
     @property
     def cause(self) -> str | None:
-        """What told the worker to leave; None while it may stay."""
+        """Why the worker was told to leave; None while it may stay."""
         return "SIGTERM" if _terminated.is_set() else self._node
 
     def listen(self) -> Notice:

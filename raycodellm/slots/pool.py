@@ -97,7 +97,7 @@ class SlotPool:
                 return
 
     def is_short_of_slots(self, demand: int, alive: int) -> bool:
-        """Whether one more slot should start. `alive`: slots that run or are starting."""
+        """True if one more slot should start. `alive`: slots that run or are starting."""
         wanted = demand > alive or len(self.threads) < self.early
         return wanted and alive < (self.max_slots if self.begun else min(self.max_slots, self.at_once))
 

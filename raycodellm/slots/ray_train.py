@@ -18,7 +18,7 @@ ROUND_SECONDS = 2.0
 
 
 def nodes_are_watched() -> bool:
-    """Whether Ray Train watches for nodes that are being taken away; `cluster` switches that off on one machine."""
+    """True if Ray Train watches for nodes that are being taken away; `cluster` switches that off on one machine."""
     return os.environ.get("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "1").lower() not in ("0", "false")
 
 

@@ -8,5 +8,5 @@ THREAD_PREFIX = "raycodellm-"
 
 
 def threads_left() -> bool:
-    """Whether a thread still waits for Ray: then `ray.shutdown` would end the whole process with an error."""
+    """True if a thread still waits for Ray: then `ray.shutdown` would end the whole process with an error."""
     return any(thread.name.startswith(THREAD_PREFIX) for thread in threading.enumerate())

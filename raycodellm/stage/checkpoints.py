@@ -28,7 +28,7 @@ class StageCheckpoints:
         self._saved_at, self._saved_step = time.monotonic(), step
 
     def is_due(self, step: int) -> bool:
-        """Whether a checkpoint is due once the first `step` steps are trained; rank 0 decides for all."""
+        """True if a checkpoint is due once the first `step` steps are trained; rank 0 decides for all."""
         scaling = self._job.scaling
         if self._world.rank != 0:
             return False

@@ -48,7 +48,7 @@ class _Batch:
 
 
 def is_due(stage: Stage, step: int) -> bool:
-    """Whether a measurement follows the first `step` steps.
+    """True if a measurement follows the first `step` steps.
 
     Depends on the step alone, so that a continued stage measures where an uninterrupted one does.
     """

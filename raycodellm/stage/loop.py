@@ -130,7 +130,7 @@ class TrainingLoop:
         return True
 
     def _needs_weights_of(self, step: int) -> bool:
-        """Whether the weights after the first `step` steps are averaged, measured or final."""
+        """True if the weights after the first `step` steps are averaged, measured or final."""
         stage = self._job.stage
         return step == stage.num_steps or step in stage.averaged_steps or held_out.is_due(stage, step)
 
@@ -153,7 +153,7 @@ class TrainingLoop:
         return np.bincount(phase * len(self._names) + batch.source, minlength=self._phase_ends.size * len(self._names))
 
     def _is_skipped(self, batch: ingest.StepBatch, result: StepResult) -> bool:
-        """Whether the step changed nothing and `on_nan` allows to go on.
+        """True if the step changed nothing and `on_nan` allows to go on.
 
         Raises the same TrainingError on all ranks where a loss or gradient is not finite. With fp16 a gradient may
         overflow: its loss scale adapts, and the step counts.

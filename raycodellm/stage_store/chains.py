@@ -35,7 +35,7 @@ class Chain:
 
 @dataclass(frozen=True)
 class Materials:
-    """What all trials of a sweep are made of."""
+    """The data, tokenizer and contents from which all trials of a sweep are made."""
 
     corpora: Mapping[str, Corpus]
     """The token store of each source."""

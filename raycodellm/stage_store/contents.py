@@ -35,7 +35,7 @@ def contents_of_file(file: SweepFile) -> Contents:
 
 
 def model_content(model: Model, contents: Contents) -> list[Any]:
-    """What identifies a model: a preset's shape, a configuration, or the content of a pretrained model."""
+    """The identity of a model: a preset's shape, a configuration, or the content of a pretrained model."""
     if model.pretrained is not None:
         return ["pretrained", contents.models[model.pretrained]]
     if model.preset is not None:

@@ -1,4 +1,4 @@
-"""Whether the sources hold enough data for a sweep's chains."""
+"""Checks that the sources hold enough data for a sweep's chains."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""What a run was made of besides its sweep file: the recipe, lm-eval, and the content of what the sweep names.
+"""The provenance of a run besides its sweep file: the recipe, lm-eval, and the content of what the sweep names.
 
 The run folder keeps that when the first trial begins. A run that continued with other contents would mix arms that
 cannot be compared, so a change is refused by its key.
@@ -82,7 +82,7 @@ def fix_data(run: Run, tokenizer: str, stores: Mapping[str, Fingerprinted]) -> N
 
 
 def _before(run: Run, now: dict[str, Any]) -> dict[str, Any]:
-    """What the run was made of until now. A run without that file began with an older recipe."""
+    """The contents that the run folder keeps. A run without that file began with an older recipe."""
     if not run.folder.exists(CONTENTS):
         return {"recipe": "an older one"}
     try:

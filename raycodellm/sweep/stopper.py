@@ -24,12 +24,12 @@ class Stopper:
 
     stopping: threading.Event = field(default_factory=threading.Event)
     clean: bool = False
-    """Whether the code that runs now watches `stopping`; if not, a signal raises KeyboardInterrupt."""
+    """True if the code that runs now watches `stopping`; if not, a signal raises KeyboardInterrupt."""
     lost: threading.Event = field(default_factory=threading.Event)
     """Set when the sweep cannot continue, by no fault of a trial."""
 
     def is_set(self) -> bool:
-        """Whether no more trials should begin, and trials that end without a result stay open."""
+        """True if no more trials should begin, and trials that end without a result stay open."""
         return self.stopping.is_set() or self.lost.is_set()
 
     def install(self) -> None:

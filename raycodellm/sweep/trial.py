@@ -17,7 +17,7 @@ from raycodellm.sweep.folder import Run
 
 @dataclass(frozen=True)
 class TrialContext:
-    """What every trial of a sweep needs. Ray sends it to the trials' processes."""
+    """The context of every trial of a sweep. Ray sends it to the trials' processes."""
 
     run: Run
     materials: Materials

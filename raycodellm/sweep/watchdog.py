@@ -49,7 +49,7 @@ class SweepLost(Exception):
 
 
 class HeadWatch:
-    """Whether the head node's control service (GCS) can be reached."""
+    """True if the head node's control service (GCS) can be reached."""
 
     def __init__(self, address: str, clock: Callable[[], float] = time.monotonic) -> None:
         """`address`: host:port."""

@@ -1,4 +1,4 @@
-"""What sharing equal stages between trials saves."""
+"""The tokens and seconds that trials save by sharing equal stages."""
 
 from __future__ import annotations
 

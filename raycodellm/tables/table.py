@@ -16,7 +16,7 @@ class Table:
     left: tuple[int, ...] = (0,)
     """Columns of words, which are aligned to the left; the other columns hold numbers."""
     is_first_best: bool = False
-    """Whether the first row is marked as the best."""
+    """True if the first row is marked as the best."""
 
     def first(self, num_rows: int) -> Table:
         """The same table with at most `num_rows` rows."""

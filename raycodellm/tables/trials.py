@@ -61,5 +61,5 @@ def metric_of(row: Row, name: str) -> float | None:
 
 
 def is_present(value: Any) -> bool:
-    """Whether a cell of a table has a value: a column that a row lacks holds null or NaN."""
+    """True if a cell of a table has a value: a column that a row lacks holds null or NaN."""
     return value is not None and not (isinstance(value, float) and math.isnan(value))

@@ -109,7 +109,7 @@ class Encoder:
 
 
 def splits_like_gpt2(tokenizer: tokenizers.Tokenizer) -> bool:
-    """Whether the tokenizer splits texts into words by the GPT-2 expression and encodes each word alone."""
+    """True if the tokenizer splits texts into words by the GPT-2 expression and encodes each word alone."""
     settings: dict[str, Any] = json.loads(tokenizer.to_str())
     pre_tokenizer = settings["pre_tokenizer"] or {}
     # An added token that is not special is searched in the whole text, before the text is split.

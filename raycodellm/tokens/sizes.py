@@ -17,5 +17,5 @@ def num_shards(inputs: SourceInputs) -> int:
 
 
 def is_small(inputs: SourceInputs) -> bool:
-    """Whether the source is tokenised in this process."""
+    """True if the source is tokenised in this process."""
     return inputs.num_bytes <= IN_PROCESS_BYTES and text_bytes(inputs) <= SHARD_BYTES

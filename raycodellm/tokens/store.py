@@ -81,7 +81,7 @@ class TokenStore:
 
     @property
     def every_token_counts(self) -> bool:
-        """Whether every token of every sequence counts in the loss: the store has neither prompts nor padding."""
+        """True if every token of every sequence counts in the loss: the store has neither prompts nor padding."""
         return not self.manifest.is_instruct
 
     def verify(self) -> None:
@@ -241,7 +241,7 @@ class PackedStore:
 
     @property
     def every_token_counts(self) -> bool:
-        """Whether every token of every sequence counts in the loss: no prompts, no padding."""
+        """True if every token of every sequence counts in the loss: no prompts, no padding."""
         return self.packing == "concatenate" and not self.manifest.is_instruct
 
     def measured(self) -> PackedStore:

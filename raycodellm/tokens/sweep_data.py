@@ -61,7 +61,7 @@ class SourceSize:
 
 
 def asks_for_items(sweep: Sweep) -> bool:
-    """Whether a source is cleaned of evaluation items: `prepare` and `inspect` then need the items' texts."""
+    """True if a source is cleaned of evaluation items: `prepare` and `inspect` then need the items' texts."""
     return any(_ngram(sweep.complete_source(name)) for name in sweep.sources)
 
 

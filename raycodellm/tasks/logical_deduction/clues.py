@@ -32,7 +32,7 @@ _HOLDS: dict[str, Callable[..., bool]] = {
 
 
 def holds(clue: Clue, places: tuple[int, ...]) -> bool:
-    """Whether the clue is true when thing i is at place `places[i]`. The second number of an `at` clue is a place."""
+    """True if the clue is true when thing i is at place `places[i]`. The second number of an `at` clue is a place."""
     kind, things = clue
     if kind == "at":
         return places[things[0]] == things[1]
