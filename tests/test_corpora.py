@@ -6,6 +6,8 @@ import bz2
 import gzip
 import json
 import os
+import re
+import textwrap
 from collections import Counter
 from dataclasses import replace
 from pathlib import Path
@@ -18,9 +20,22 @@ from hypothesis import strategies as st
 
 from raycodellm import corpora
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import Document, Skip, document_key, plan_parts, read_part, registry, source_fingerprint
+from raycodellm.corpora import (
+    Document,
+    Part,
+    Skip,
+    document_key,
+    documents,
+    formats,
+    lines,
+    plan_parts,
+    read_part,
+    registry,
+    source_fingerprint,
+)
 from raycodellm.corpora.documents import SkipError
 from raycodellm.corpora.listing.builtin import Builtin
+from raycodellm.corpora.parts import TOO_LONG
 
 
 def read(source: Source, part_bytes: int = 32 << 20) -> tuple[list[Document], Counter]:
@@ -55,6 +70,21 @@ def test_a_reader_that_fails_inside_a_file_is_counted(tmp_path, monkeypatch, err
     path = write(tmp_path / "a.jsonl", jsonl({"text": "a"}, {"text": "b"}))
     documents, skips = read(Source(kind="text", path=path), 20)
     assert len(documents) == 2 and skips == {reason: 1}
+
+
+def test_a_new_format_is_read_as_its_recipe_says(tmp_path, monkeypatch):
+    """The example of `corpora/formats/__init__.py`, run as it stands there."""
+    recipe = textwrap.dedent(re.search(r"(?s)\n(    def read_tsv.*?)\nA record is", formats.__doc__ or "")[1])
+    names = {**vars(lines), **vars(documents), "Part": Part, "Source": Source, "TOO_LONG": TOO_LONG}
+    exec(compile("from __future__ import annotations\n" + recipe, "recipe", "exec"), names)
+    tsv = registry.Format("tsv", extensions=frozenset({".tsv"}), read=names["read_tsv"])
+    monkeypatch.setattr(registry, "known_formats", lambda: {"tsv": tsv})
+    rows = [b"title\ttext", *(b"%d\tline %d" % (n, n) for n in range(20)), b"21\tnot utf-8: \xff"]
+    path = write(tmp_path / "a.tsv", b"\n".join(rows))
+    for part_bytes in (1, 20, 1000):
+        found, skips = read(Source(kind="text", path=path), part_bytes)
+        assert [document.text for document in found] == [f"line {n}" for n in range(20)]
+        assert skips == {"undecodable bytes": 1}
 
 
 # ------------------------------------------------------------------------------------------------------- formats

@@ -21,11 +21,17 @@ from raycodellm.tasks.boxes import world
 from raycodellm.tasks.item import SPLITS
 from raycodellm.tasks.logical_deduction import stories
 from raycodellm.tasks.logical_deduction import task as logical_deduction
-from raycodellm.tasks.logical_deduction.clues import solutions, structure_split
+from raycodellm.tasks.logical_deduction.clues import holds as is_true
+from raycodellm.tasks.logical_deduction.clues import structure_split
 
 
 def first(module, split: str, n: int, seed: int | None = None) -> list:
     return list(itertools.islice(module.generate(split, *([] if seed is None else [seed])), n))
+
+
+def solutions(clues: tuple, size: int) -> list[tuple[int, ...]]:
+    """Every order in which all clues are true, as the place of each thing."""
+    return [places for places in itertools.permutations(range(size)) if all(is_true(clue, places) for clue in clues)]
 
 
 def objects(text: str) -> set[str]:

@@ -14,7 +14,7 @@ from raycodellm.config import SweepFile
 from raycodellm.search.arms import first_points, num_arms
 from raycodellm.search.journal_file import open_journal
 from raycodellm.search.samplers import make_sampler
-from raycodellm.search.space import by_key, by_name, keyed_points, sample
+from raycodellm.search.space import by_name, keyed_points, sample
 
 if TYPE_CHECKING:
     import optuna
@@ -107,11 +107,10 @@ class SweepStudy:
 
     def _enqueue_replicates(self, arm: int, params: Mapping[str, Any]) -> None:
         """Enqueues the arm's replicates that the study lacks."""
-        point = by_key(self._file, by_name(self._file, params))  # an older version may have had other keys
         known = {t.user_attrs.get("replicate") for t in self.trials() if t.user_attrs.get("arm") == arm}
         for replicate in range(1, self._replicates):
             if replicate not in known:
-                self._study.enqueue_trial(point, user_attrs={"arm": arm, "replicate": replicate})
+                self._study.enqueue_trial(dict(params), user_attrs={"arm": arm, "replicate": replicate})
 
 
 def create_study(storage: optuna.storages.BaseStorage, file: SweepFile) -> optuna.Study:

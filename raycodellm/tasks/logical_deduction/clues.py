@@ -39,11 +39,6 @@ def holds(clue: Clue, places: tuple[int, ...]) -> bool:
     return _HOLDS[kind](len(places), *(places[thing] for thing in things))
 
 
-def solutions(clues: tuple[Clue, ...], size: int) -> list[tuple[int, ...]]:
-    """Every order in which all clues are true, as the place of each thing."""
-    return [places for places in itertools.permutations(range(size)) if all(holds(clue, places) for clue in clues)]
-
-
 @functools.cache
 def _true_clues(size: int) -> tuple[tuple[Clue, int], ...]:
     """Every clue that is true of the solved row 0, 1, 2, ..., with the orders that it allows as bits of an integer."""
