@@ -19,7 +19,8 @@ import pytest
 import yaml
 
 from raycodellm import cluster, sweep
-from raycodellm.cluster import Node, placement_problem, slots_that_fit
+from raycodellm.cluster import Node, autoscaler, placement_problem, slots_that_fit
+from raycodellm.cluster.waiting import Launches, LiveNode, waiting_reason
 from raycodellm.config import Scaling, UserError
 
 CLUSTER_FILE = Path(__file__).parents[1] / "cluster.yaml"
@@ -89,6 +90,80 @@ def test_a_local_cluster_has_cpus_for_its_slots_and_for_its_data():
     assert slots_that_fit([Node(cluster.local_cpus(2, 0, scaling(workers=2, slots=3)))], scaling(workers=2)) >= 3
 
 
+HEAD = LiveNode("the head", Node(1), Node(1))
+
+
+@pytest.mark.parametrize(
+    ("live", "addable", "asked", "launches", "said"),
+    [
+        # 2 CPU are free in all, but on no node together
+        (
+            [HEAD, LiveNode("10.0.0.7", Node(2), Node(1))],
+            [],
+            scaling(cpus=2),
+            Launches(),
+            ["1 × (2 CPU)", "1 of 1 CPU on the head, 1 of 2 CPU on 10.0.0.7", "Starts when other work on these nodes"],
+        ),
+        (
+            [HEAD],
+            [Node(2, kind="small")] * 3 + [Node(1, kind="tiny")],
+            scaling(cpus=2),
+            Launches(),
+            ["Waits for the autoscaler, which may add 3 × small (2 CPU)"],
+        ),
+        ([HEAD], [Node(2, kind="small")], scaling(cpus=2), Launches((("small", 2),)), ["is starting 2 × small"]),
+        (
+            [HEAD],
+            [Node(8, 1, kind="spot")],
+            scaling(gpus=1),
+            Launches(failures=("spot (InsufficientInstanceCapacity: none left)",)),
+            ["1 of 1 CPU + 0 of 0 GPU on the head", "may add 1 × spot (8 CPU + 1 GPU)", "InsufficientInstanceCapacity"],
+        ),
+        ([HEAD], [], scaling(cpus=2), Launches(), ["no node holds one worker", "1 CPU + 0 GPU on 1 node"]),
+        ([], [], scaling(), Launches(), ["0 CPU"]),
+        (
+            [LiveNode(f"10.0.0.{n}", Node(4), Node(n / 4)) for n in range(7)],
+            [],
+            scaling(cpus=3),
+            Launches(),
+            ["1.5 of 4 CPU on 10.0.0.6", "less on 3 other nodes"],
+        ),
+    ],
+)
+def test_why_a_slot_waits_is_said_from_what_each_node_has_free_with_what_ends_it(live, addable, asked, launches, said):
+    reason = waiting_reason(live, addable, asked, launches)
+    for part in said:
+        assert part in reason
+
+
+def test_a_slot_that_fits_on_what_is_free_does_not_wait():
+    assert waiting_reason([HEAD, LiveNode("10.0.0.7", Node(4), Node(2))], [], scaling(cpus=2)) is None
+
+
+def test_a_slot_waits_for_an_autoscaler_that_does_not_tell_its_limits():
+    assert "does not tell" in waiting_reason([HEAD], [], scaling(cpus=2), limits_known=False)
+
+
+def test_what_an_autoscaler_starts_and_could_not_start_is_read_from_its_report():
+    why = {"category": "InsufficientInstanceCapacity", "description": "none left"}
+    report = {
+        "autoscaler_report": {
+            "pending_launches": {"gpu": 1, "none": 0},
+            "pending_nodes": [["10.0.0.9", "gpu", "setting-up"], ["10.0.0.8", "cpu", "waiting-for-ssh"]],
+            "node_availability_summary": {
+                "node_availabilities": {
+                    "gpu": {"is_available": True, "unavailable_node_information": None},
+                    "spot": {"is_available": False, "unavailable_node_information": why},
+                }
+            },
+        }
+    }
+    found = autoscaler.read_report(report)
+    assert dict(found.starting) == {"gpu": 2, "cpu": 1}
+    assert found.failures == ("spot (InsufficientInstanceCapacity: none left)",)
+    assert autoscaler.read_report({}) == Launches()
+
+
 # ------------------------------------------------------------------------------------------------- cluster files
 
 
@@ -109,8 +184,8 @@ def test_the_cluster_file_is_valid_and_idle_gpus_cost_nothing():
 
 def test_the_cluster_file_holds_a_gpu_trial_and_names_the_pinned_ray():
     tree = yaml.safe_load(CLUSTER_FILE.read_text())
-    autoscaler = cluster.read_autoscaler(tree)
-    assert slots_that_fit([Node(8), *autoscaler.still_to_add([Node(8)])], scaling(gpus=1)) == 8
+    addable = cluster.read_autoscaler(tree).still_to_add([Node(8)])
+    assert slots_that_fit([Node(8), *addable], scaling(gpus=1)) == 8
     pinned = re.search(r"ray\[[^]]*\]>=(\d+\.\d+)", (CLUSTER_FILE.parent / "pyproject.toml").read_text())[1]
     assert f"ray:{pinned}." in tree["docker"]["image"]
 
@@ -125,11 +200,11 @@ def test_the_autoscalers_limits_count_what_already_runs():
             "large": {"resources": {"CPU": 8, "GPU": 4}, "max_workers": 2},
         },
     }
-    autoscaler = cluster.read_autoscaler(tree)
+    limits = cluster.read_autoscaler(tree)
     head, small = Node(4, kind="head"), Node(2, 1, kind="small")
-    assert [node.kind for node in autoscaler.still_to_add([head])] == ["large", "large", "small"]
-    assert [node.kind for node in autoscaler.still_to_add([head, small, small])] == ["large"]
-    assert autoscaler.still_to_add([head, *[small] * 3]) == ()
+    assert [node.kind for node in limits.still_to_add([head])] == ["large", "large", "small"]
+    assert [node.kind for node in limits.still_to_add([head, small, small])] == ["large"]
+    assert limits.still_to_add([head, *[small] * 3]) == ()
 
 
 # ------------------------------------------------------------------------------------------------- addresses

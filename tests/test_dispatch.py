@@ -5,7 +5,18 @@ from __future__ import annotations
 from dataclasses import dataclass
 from types import SimpleNamespace
 
-from raycodellm.dispatch import DispatchState, JobEnd, JobTree, SlotState
+from raycodellm.dispatch import (
+    Action,
+    Demand,
+    DispatchState,
+    JobEnd,
+    JobTree,
+    PlacementWatch,
+    Sight,
+    SlotActivity,
+    SlotState,
+    SlotView,
+)
 from raycodellm.dispatch.jobs import JobState
 
 
@@ -218,9 +229,9 @@ def test_a_slot_is_ready_then_leaving_then_down_and_ready_again_as_another_incar
     assert (made.slots["s"].state, made.slots["s"].notice) == (SlotState.LEAVING, "SIGTERM")
     assert not made.may_ask("s", 1)
     made.workers_died("s", "killed", is_preempted=False)
-    assert made.slots["s"].state == SlotState.DOWN and made.demand() == (1, False)
+    assert made.slots["s"].state == SlotState.DOWN and made.demand() == Demand(num_jobs=1, num_starting=1)
     assert made.register("s") == 2 and made.may_ask("s", 2) and not made.may_ask("s", 1)
-    assert made.take("s").key == "a" and made.demand() == (1, True)
+    assert made.take("s").key == "a" and made.demand() == Demand(num_jobs=1, has_slot=True)
     assert made.slot_gone("s", "ended") and made.slots["s"].state == SlotState.GONE
     made.workers_died("s", "heard late", is_preempted=False)
     assert made.snapshot().slots == 0 and not made.has_begun()
@@ -239,3 +250,79 @@ def test_only_the_time_that_a_slot_holds_a_job_is_busy_and_the_rest_is_idle() ->
     found = made.snapshot()
     assert found.busy_seconds == {"training": 0.0, "evaluation": 7.0} and found.first_slot_seconds == 0.0
     assert made.idle_seconds("s") == 2.0
+
+
+def test_people_see_what_each_slot_does_and_for_how_long() -> None:
+    now = 0.0
+    made = state_with("a", clock=lambda: now)
+    made.slot_asked_for("slot 1")
+    made.slot_asked_for("slot 2")
+
+    def views() -> tuple[SlotView, ...]:
+        return made.snapshot().slot_views
+
+    now = 5.0
+    starting = SlotView("slot 2", SlotActivity.STARTING, None, 5.0)
+    assert views() == (SlotView("slot 1", SlotActivity.STARTING, None, 5.0), starting)
+    made.register("slot 1")
+    assert views() == (SlotView("slot 1", SlotActivity.IDLE, None, 0.0), starting)
+    made.take("slot 1")
+    now = 7.0
+    assert views()[0] == SlotView("slot 1", SlotActivity.WORKING, "a", 2.0)
+    made.told_to_leave("slot 1", 1, "SIGTERM")
+    assert views()[0] == SlotView("slot 1", SlotActivity.WORKING, "a", 2.0)  # it saves the job
+    made.workers_died("slot 1", "killed", is_preempted=False)
+    now = 8.0
+    assert views()[0] == SlotView("slot 1", SlotActivity.LOST, None, 1.0)
+    made.slot_gone("slot 1", "ended")
+    assert [one.name for one in views()] == ["slot 2"]
+
+
+def test_a_snapshot_says_why_no_slot_can_start_only_while_one_waits() -> None:
+    made = state_with("a")
+    made.see(Sight(3, waiting="needs 2 CPU; a node is starting"))
+    assert (made.snapshot().waiting_reason, made.snapshot().num_nodes) == (None, 3)
+    made.slot_asked_for("slot 1")
+    assert made.snapshot().waiting_reason == "needs 2 CPU; a node is starting"
+    made.see(Sight(1, never="no node has 2 CPU"))
+    assert made.snapshot().waiting_reason == "no node has 2 CPU"
+    made.register("slot 1")
+    assert made.snapshot().waiting_reason is None
+    made.workers_died("slot 1", "its node died", is_preempted=False)
+    assert made.snapshot().waiting_reason == "no node has 2 CPU"
+
+
+# ------------------------------------------------------------------------------------------------- placement
+
+NEVER, FULL = Sight(1, never="needs 1 GPU"), Sight(1, waiting="needs 1 GPU; all are in use")
+WAITS, LIVES, RESTS = Demand(num_jobs=1), Demand(num_jobs=1, has_slot=True), Demand()
+
+
+def test_a_sweep_that_can_never_have_a_place_fails_its_trials_within_a_minute() -> None:
+    watch = PlacementWatch(now=0)
+    assert watch.decide(NEVER, WAITS, now=30) is None
+    assert watch.decide(NEVER, WAITS, now=50) == (Action.FAIL, "cannot be placed: needs 1 GPU")
+
+
+def test_a_sweep_that_may_get_a_place_waits_for_it() -> None:
+    watch = PlacementWatch(now=0)
+    assert watch.decide(FULL, WAITS, now=5000) is None
+    assert watch.decide(NEVER, WAITS, now=5030) is None  # nodes come and go while a cluster starts
+    assert watch.decide(NEVER, WAITS, now=5050) is not None
+
+
+def test_a_sweep_whose_nodes_went_says_so_waits_for_others_and_then_ends_with_its_trials_open() -> None:
+    watch = PlacementWatch(now=0)
+    assert watch.decide(FULL, LIVES, now=10) is None
+    action, said = watch.decide(NEVER, WAITS, now=60)
+    assert action == Action.SAY and "waiting for nodes, up to 600 s" in said
+    assert watch.decide(NEVER, WAITS, now=200) is None  # said once
+    assert watch.decide(NEVER, LIVES, now=210) is None
+    assert watch.decide(NEVER, WAITS, now=300)[0] == Action.SAY
+    assert watch.decide(NEVER, WAITS, now=900)[0] == Action.ABANDON
+
+
+def test_a_sweep_without_work_is_not_missing_slots() -> None:
+    watch = PlacementWatch(now=0)
+    watch.decide(FULL, LIVES, now=10)
+    assert watch.decide(NEVER, RESTS, now=900) is None

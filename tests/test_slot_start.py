@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from raycodellm.config import Scaling
+from raycodellm.dispatch import Sight
 from raycodellm.records import Progress
 from raycodellm.slots.dispatcher import Dispatcher
 from raycodellm.slots.pool import SlotPool
@@ -31,7 +32,7 @@ def started(num_slots: int, at_once: int | None, max_slots: int = 4) -> SlotPool
         def _start_slot(self) -> None:
             self.threads[f"slot-{len(self.threads)}"] = NoSupervisor()  # type: ignore[assignment]
 
-    made = Noting(None, Scaling(), max_slots, None, lambda: None)  # type: ignore[arg-type]
+    made = Noting(None, Scaling(), max_slots, None, lambda: Sight(1))  # type: ignore[arg-type]
     made.supervisor = NoSupervisor()  # type: ignore[assignment]
     made.start(num_slots, at_once)
     return made
@@ -53,14 +54,14 @@ def test_the_others_follow_when_one_has_begun_even_before_there_is_work() -> Non
 def test_a_slot_has_begun_when_it_waits_for_work_or_has_trained_a_step() -> None:
     async def scene() -> None:
         dispatcher = Dispatcher(max_deaths=1)
-        assert not await dispatcher.has_begun()
+        assert not (await dispatcher.demand()).has_begun
         await dispatcher.register("s")
-        assert await dispatcher.has_begun()
+        assert (await dispatcher.demand()).has_begun
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
         await dispatcher.next_job("s", 1, 5.0)
-        assert not await dispatcher.has_begun()
+        assert not (await dispatcher.demand()).has_begun
         await dispatcher.report("s", 1, Progress("a", step=1, num_steps=3))
-        assert await dispatcher.has_begun()
+        assert (await dispatcher.demand()).has_begun
         trial.cancel()
 
     asyncio.run(scene())

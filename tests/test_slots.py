@@ -17,12 +17,14 @@ import ray
 
 from raycodellm import retrying
 from raycodellm.config import Evaluation, Scaling
+from raycodellm.dispatch import Demand, Sight
 from raycodellm.engine import StorageError, World
 from raycodellm.files import Folder
 from raycodellm.records import EvaluationJob, Progress, StageRecord, as_json
 from raycodellm.slots import client, evaluation_job, pool, ray_train, worker
 from raycodellm.slots import notice as notice_module
 from raycodellm.slots.client import DispatcherClient
+from raycodellm.slots.controller import short_cause
 from raycodellm.slots.dispatcher import Dispatcher
 from raycodellm.slots.evaluation_job import run_evaluation
 from raycodellm.slots.lease import BEAT_SECONDS, STALE_SECONDS, Lease
@@ -183,9 +185,9 @@ def test_a_job_whose_workers_died_is_given_to_another_slot_before_new_workers_ar
         trial = asyncio.create_task(dispatcher.run_trial(0, chain("a"), {}))
         await dispatcher.register("s")
         assert (await dispatcher.next_job("s", 1, 1.0))[1].key == "a"
-        assert await dispatcher.demand() == (1, True)
+        assert (await dispatcher.demand()).has_slot
         await dispatcher.workers_died("s", "worker 1: the node died", preempted=False)
-        assert await dispatcher.demand() == (1, False)
+        assert await dispatcher.demand() == Demand(num_jobs=1, num_starting=1)
         assert await dispatcher.next_job("s", 1, 0.01) == ("wait", None)  # its other worker has not noticed yet
         await dispatcher.register("t")
         assert (await dispatcher.next_job("t", 1, 1.0))[1].key == "a"
@@ -372,67 +374,56 @@ def test_ray_train_is_told_the_newest_row_once_and_asked_for_nodes_that_go(monke
     until(lambda: causes == ["Ray is taking node 01234567 away"])
 
 
-class FakePool(pool.SlotPool):
-    """Counts what it asks of its dispatcher, and starts nothing."""
-
-    def __init__(self, reason: str | None) -> None:
-        self.asked = FakeDispatcher()
-        super().__init__(self.asked, Scaling(), 1, None, lambda: reason)
-
-    def at(self, seconds: float, placed: bool, demand: int = 1) -> list[str]:
-        """The questions that the pool asks when it looks at the slots at this time."""
-        self.asked.asked.clear()
-        with pytest.MonkeyPatch.context() as patch:
-            patch.setattr(pool, "ray", FakeRay)
-            patch.setattr(pool.time, "monotonic", lambda: self.began + seconds)
-            self._watch_placement(placed, demand)
-        return [method for method, *_ in self.asked.asked]
-
-    @property
-    def began(self) -> float:
-        return 1000.0
-
-
-def made_pool(reason: str | None) -> FakePool:
-    made = FakePool(reason)
-    made._placed_at = made._asked_at = made.began
-    return made
+@pytest.mark.parametrize(
+    ("sight", "after", "asked"),
+    [
+        (Sight(2, never="needs 1 GPU"), 30, ["see"]),
+        (Sight(2, never="needs 1 GPU"), 50, ["see", "fail_all"]),
+        (Sight(2, waiting="needs 1 GPU; a node is starting"), 5000, ["see"]),
+    ],
+)
+def test_the_pool_tells_the_dispatcher_what_it_sees_and_ends_what_can_have_no_place(
+    monkeypatch, sight: Sight, after: float, asked: list[str]
+) -> None:
+    monkeypatch.setattr(pool, "ray", FakeRay)
+    dispatcher = FakeDispatcher()
+    made = pool.SlotPool(dispatcher, Scaling(), 1, None, lambda: sight)
+    began = time.monotonic()
+    made._watch_placement(Demand(num_jobs=1, num_starting=1), began)
+    made._watch_placement(Demand(num_jobs=1, num_starting=1), began + 1)  # too early for another look
+    assert dispatcher.asked == [("see", sight)]
+    dispatcher.asked.clear()
+    made._watch_placement(Demand(num_jobs=1, num_starting=1), began + after)
+    assert [method for method, *_ in dispatcher.asked] == asked
 
 
-def test_a_sweep_that_never_had_a_place_fails_its_trials_within_a_minute() -> None:
-    made = made_pool("needs 1 GPU")
-    assert made.at(30, placed=False) == []
-    assert made.at(50, placed=False) == ["fail_all"]
+def test_a_look_at_the_cluster_that_fails_ends_nothing(monkeypatch) -> None:
+    def look() -> Sight:
+        raise ConnectionError("the control service is away")
+
+    monkeypatch.setattr(pool, "ray", FakeRay)
+    dispatcher = FakeDispatcher()
+    made = pool.SlotPool(dispatcher, Scaling(), 1, None, look)
+    made._watch_placement(Demand(num_jobs=1), time.monotonic())
+    assert dispatcher.asked == [("see", Sight(num_nodes=0))]
 
 
-def test_a_sweep_that_may_get_a_place_waits_for_it() -> None:
-    made = made_pool(None)
-    assert made.at(5000, placed=False) == []
-
-
-def test_a_sweep_whose_nodes_went_says_so_waits_for_others_and_then_ends_with_its_trials_open() -> None:
-    made = made_pool("no node is left")
-    assert made.at(10, placed=True) == []
-    assert made.at(60, placed=False) == ["note"]
-    assert made.at(200, placed=False) == []  # said once
-    assert made.at(210, placed=True) == []
-    assert made.at(300, placed=False) == ["note"]
-    assert made.at(900, placed=False) == ["abandon"]
-
-
-def test_a_sweep_without_work_is_not_missing_slots() -> None:
-    made = made_pool("no node is left")
-    made.at(10, placed=True)
-    assert made.at(900, placed=False, demand=0) == []
+def test_slots_are_numbered_in_the_order_in_which_they_are_asked_for(monkeypatch) -> None:
+    monkeypatch.setattr(pool.SlotPool, "_run_slot", lambda *arguments: None)
+    dispatcher = FakeDispatcher()
+    made = pool.SlotPool(dispatcher, Scaling(), 2, None, lambda: Sight(1))
+    made._start_slot()
+    made._start_slot()
+    assert dispatcher.asked == [("slot_asked_for", "slot 1"), ("slot_asked_for", "slot 2")]
 
 
 def test_a_cause_is_short_and_says_what_really_happened() -> None:
     class WorkerHealthCheckFailedError(Exception):
         health_check_failure = RuntimeError("The actor died.\n\tclass_name: X\nIts node 10.0.0.1 died.\n")
 
-    assert pool._short(WorkerHealthCheckFailedError("a health check failed")) == "RuntimeError: Its node 10.0.0.1 died."
-    assert len(pool._short(ValueError("x" * 5000))) < 400
-    assert pool._short(ValueError()) == "ValueError"
+    assert short_cause(WorkerHealthCheckFailedError("a health check failed")) == "RuntimeError: Its node 10.0.0.1 died."
+    assert len(short_cause(ValueError("x" * 5000))) < 400
+    assert short_cause(ValueError()) == "ValueError"
 
 
 class Clock:

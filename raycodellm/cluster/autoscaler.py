@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +12,8 @@ from typing import Any
 import yaml
 
 from raycodellm.cluster.capacity import Node
+from raycodellm.cluster.waiting import Launches
+from raycodellm.slots.head import ON_HEAD
 
 _STATUS_KEY = "__autoscaling_status"
 """Where an autoscaler leaves its reports in the key-value store of Ray's control service (GCS)."""
@@ -57,18 +61,61 @@ def find_autoscaler() -> tuple[Autoscaler | None, bool]:
     """
     import ray
     from ray.experimental.internal_kv import _internal_kv_get
-    from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
     address = ray.get_runtime_context().gcs_address
-    head = next((n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" in n["Resources"]), None)
-    if head is None:
-        return None, False
-    on_head = NodeAffinitySchedulingStrategy(head, soft=False)
-    text = ray.get(ray.remote(_autoscaler_file).options(num_cpus=0, scheduling_strategy=on_head).remote(address))
+    text = ray.get(ray.remote(_autoscaler_file).options(num_cpus=0, resources=ON_HEAD).remote(address))
     if text is None:
-        # Without a monitor on the head, reports come from an autoscaler that runs elsewhere, as KubeRay's does.
-        return None, not _internal_kv_get(_STATUS_KEY)
+        # Without a monitor on the head, an autoscaler may run elsewhere, as KubeRay's does: version 1 leaves reports,
+        # and for version 2 the head was started with a switch.
+        return None, not (_internal_kv_get(_STATUS_KEY) or _is_version_2())
     return (read_autoscaler(yaml.safe_load(text)) if text else None), True
+
+
+def find_launches() -> Launches:
+    """The nodes that the autoscaler of the joined cluster is starting, and those that it could not start."""
+    import ray
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    text = _internal_kv_get(_STATUS_KEY)
+    if text:
+        return read_report(json.loads(text))
+    if not _is_version_2():
+        return Launches()
+    from ray.autoscaler.v2.sdk import get_cluster_status
+
+    status = get_cluster_status(ray.get_runtime_context().gcs_address)
+    starting = Counter(node.ray_node_type_name for node in status.pending_nodes)
+    for launch in status.pending_launches:
+        starting[launch.ray_node_type_name] += launch.count
+    failures = {
+        f"{launch.ray_node_type_name} ({launch.details or 'no reason told'})" for launch in status.failed_launches
+    }
+    return Launches(tuple(starting.items()), tuple(sorted(failures)))
+
+
+def read_report(report: Mapping[str, Any]) -> Launches:
+    """The launches in the report that version 1 of the autoscaler leaves every few seconds."""
+    told = report.get("autoscaler_report") or {}
+    starting = Counter({str(kind): int(count) for kind, count in (told.get("pending_launches") or {}).items()})
+    starting.update(str(kind) for _, kind, *_ in told.get("pending_nodes") or ())
+    kinds = (told.get("node_availability_summary") or {}).get("node_availabilities") or {}
+    failures = []
+    for kind, found in kinds.items():
+        why = found.get("unavailable_node_information")
+        if not found.get("is_available", True) and why:
+            failures.append(f"{kind} ({why.get('category')}: {why.get('description')})")
+    return Launches(tuple((kind, count) for kind, count in starting.items() if count), tuple(failures))
+
+
+def _is_version_2() -> bool:
+    """True if the head was started with the switch of the autoscaler's version 2."""
+    from ray._raylet import (  # type: ignore[attr-defined]  # constants of the compiled part
+        GCS_AUTOSCALER_STATE_NAMESPACE,
+        GCS_AUTOSCALER_V2_ENABLED_KEY,
+    )
+    from ray.experimental.internal_kv import _internal_kv_get
+
+    return _internal_kv_get(GCS_AUTOSCALER_V2_ENABLED_KEY, namespace=GCS_AUTOSCALER_STATE_NAMESPACE) == b"1"
 
 
 def _autoscaler_file(address: str) -> str | None:

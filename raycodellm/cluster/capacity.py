@@ -74,8 +74,7 @@ def placement_problem(nodes: Sequence[Node], autoscaled: Sequence[Node], scaling
     share = scaling.gpus_per_worker
     if _is_refused_by_ray(share):
         return f"scaling.gpus_per_worker is {share:g}, but a worker gets whole GPUs or a part of one; use {int(share)}"
-    need = f"{scaling.cpus_per_worker:g} CPU" + (f" + {share:g} GPU" if share else "")
-    group = f"a worker group needs {scaling.workers} × ({need})"
+    group = group_needed(scaling)
     has = f"the cluster has {_total(nodes)}"
     if autoscaled:
         has += f", and the autoscaler may add {_total(autoscaled)}"
@@ -95,6 +94,13 @@ def placement_problem(nodes: Sequence[Node], autoscaled: Sequence[Node], scaling
             "lower scaling.cpus_per_worker or scaling.gpus_per_worker, or add larger nodes"
         )
     return f"{group}, but only {fit} such workers fit: {has}; set scaling.workers to {fit} or less, or add nodes"
+
+
+def group_needed(scaling: Scaling) -> str:
+    """What one worker group takes, in words."""
+    share = scaling.gpus_per_worker
+    need = f"{scaling.cpus_per_worker:g} CPU" + (f" + {share:g} GPU" if share else "")
+    return f"a worker group needs {scaling.workers} × ({need})"
 
 
 def _is_refused_by_ray(gpus_per_worker: float) -> bool:

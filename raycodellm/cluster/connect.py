@@ -7,15 +7,19 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from raycodellm.cluster import auth_token, autoscaler, capacity, join, machine, start
+from raycodellm.cluster import auth_token, autoscaler, capacity, join, machine, start, waiting
 from raycodellm.cluster.autoscaler import Autoscaler
 from raycodellm.cluster.capacity import Node
 from raycodellm.cluster.environment import prepare_environment
 from raycodellm.config import Scaling
+
+if TYPE_CHECKING:
+    from raycodellm.dispatch import Sight
 
 _LOGGERS = ("ray", "ray.data", "ray.train", "ray.tune", "ray.rllib", "ray.serve")
 
@@ -38,15 +42,31 @@ class Cluster:
     @property
     def autoscaled(self) -> tuple[Node, ...]:
         """Nodes that the autoscaler could add when `connect` looked."""
-        return self.autoscaler.still_to_add(self.nodes) if self.autoscaler else ()
+        return self._addable(self.nodes)
 
     def placement_problem(self, scaling: Scaling) -> str | None:
         """Why the cluster, as it is now, can never hold a worker group; None if it can, or its limits are unknown."""
+        return self._never(join.nodes(), scaling)
+
+    def look(self, scaling: Scaling) -> Sight:
+        """What the cluster has room for now."""
+        from raycodellm.dispatch import Sight
+
+        live = join.live_nodes()
+        nodes = tuple(node.total for node in live)
+        reason = None
+        if join.waits_for_place(scaling):
+            launches = waiting.Launches() if self.started_here else autoscaler.find_launches()
+            reason = waiting.waiting_reason(live, self._addable(nodes), scaling, launches, self.limits_known)
+        return Sight(len(live), reason, self._never(nodes, scaling))
+
+    def _never(self, nodes: Sequence[Node], scaling: Scaling) -> str | None:
         if not self.limits_known:
             return None
-        nodes = join.nodes()
-        addable = self.autoscaler.still_to_add(nodes) if self.autoscaler else ()
-        return capacity.placement_problem(nodes, addable, scaling)
+        return capacity.placement_problem(nodes, self._addable(nodes), scaling)
+
+    def _addable(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
+        return self.autoscaler.still_to_add(nodes) if self.autoscaler else ()
 
     def slots_that_fit(self, scaling: Scaling) -> int:
         """Worker groups that can run at once: the meaning of `scaling.slots: auto` on this cluster."""

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Mapping
 from typing import Any
 
 from raycodellm.cluster.capacity import Node
 from raycodellm.cluster.environment import WORKER_ENVIRONMENT
-from raycodellm.config import UserError
+from raycodellm.cluster.waiting import LiveNode
+from raycodellm.config import Scaling, UserError
+from raycodellm.slots.head import HEAD_RESOURCE
 
 CONNECT_SECONDS = 5.0
 """Longest wait for the first answer of a head node."""
@@ -71,15 +74,42 @@ def _refusal(address: str, code: str, details: str) -> str:
 
 def nodes() -> tuple[Node, ...]:
     """The living nodes of the cluster that this process is connected to."""
-    import ray
+    return tuple(node.total for node in live_nodes())
 
+
+def live_nodes() -> tuple[LiveNode, ...]:
+    """The living nodes with what each has free; without nodes that are about to be taken away."""
+    import ray
+    from ray._private.state import available_resources_per_node, state
+
+    free, leaving = available_resources_per_node(), state.get_draining_nodes()
     return tuple(
-        Node(
-            cpus=node["Resources"].get("CPU", 0.0),
-            gpus=node["Resources"].get("GPU", 0.0),
-            memory_bytes=int(node["Resources"].get("memory", 0)),
-            kind=node["Labels"].get("ray.io/node-group", ""),
+        LiveNode(
+            name="the head" if HEAD_RESOURCE in node["Resources"] else node["NodeManagerAddress"],
+            total=_node(node["Resources"], node),
+            free=_node(free.get(node["NodeID"], {}), node),
         )
         for node in ray.nodes()
-        if node["Alive"]
+        if node["Alive"] and node["NodeID"] not in leaving
+    )
+
+
+def _node(resources: Mapping[str, float], described: Mapping[str, Any]) -> Node:
+    return Node(
+        cpus=resources.get("CPU", 0.0),
+        gpus=resources.get("GPU", 0.0),
+        memory_bytes=int(resources.get("memory", 0)),
+        kind=described["Labels"].get("ray.io/node-group", ""),
+    )
+
+
+def waits_for_place(scaling: Scaling) -> bool:
+    """True if a worker group of this size waits for a place in the cluster."""
+    from ray.util import placement_group_table
+
+    worker = {"CPU": scaling.cpus_per_worker, "GPU": scaling.gpus_per_worker}
+    bundle = {name: amount for name, amount in worker.items() if amount}
+    return any(
+        group["state"] in ("PENDING", "RESCHEDULING") and list(group["bundles"].values()) == [bundle] * scaling.workers
+        for group in placement_group_table().values()
     )

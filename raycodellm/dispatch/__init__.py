@@ -4,7 +4,24 @@ Nothing here knows of Ray or of files; `slots.dispatcher` wraps a `DispatchState
 """
 
 from raycodellm.dispatch.jobs import JobNode, JobTree, TrialOutcome
+from raycodellm.dispatch.placement import Action, Demand, PlacementWatch
 from raycodellm.dispatch.slot import Slot, SlotState
-from raycodellm.dispatch.state import DispatchState, JobEnd, Snapshot
+from raycodellm.dispatch.snapshot import Sight, SlotActivity, SlotView, Snapshot
+from raycodellm.dispatch.state import DispatchState, JobEnd
 
-__all__ = ["DispatchState", "JobEnd", "JobNode", "JobTree", "Slot", "SlotState", "Snapshot", "TrialOutcome"]
+__all__ = [
+    "Action",
+    "Demand",
+    "DispatchState",
+    "JobEnd",
+    "JobNode",
+    "JobTree",
+    "PlacementWatch",
+    "Sight",
+    "Slot",
+    "SlotActivity",
+    "SlotState",
+    "SlotView",
+    "Snapshot",
+    "TrialOutcome",
+]

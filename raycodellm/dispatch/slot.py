@@ -29,8 +29,8 @@ class Slot:
     state: SlotState = SlotState.STARTING
     incarnation: int = 0
     """How often the slot's workers have begun."""
-    idle_since: float = 0.0
-    """When the slot last registered, took a job or ended one, monotonic seconds."""
+    since: float = 0.0
+    """When the slot was asked for, registered, took a job, ended one or died, whichever was last; monotonic seconds."""
     notice: str | None = None
     """Cause for which the workers were told to leave."""
     has_worked: bool = False
@@ -48,27 +48,32 @@ class Slot:
         return self.state in (SlotState.READY, SlotState.LEAVING)
 
     @property
+    def is_unplaced(self) -> bool:
+        """True if the slot has no workers that could take jobs, and is to have some."""
+        return self.state in (SlotState.STARTING, SlotState.DOWN)
+
+    @property
     def has_registered(self) -> bool:
         """True if the slot has ever reported for work and has not ended."""
         return self.incarnation > 0 and self.state != SlotState.GONE
 
     def registered(self, now: float) -> Slot:
         """New workers have begun."""
-        return replace(self, state=SlotState.READY, incarnation=self.incarnation + 1, idle_since=now, notice=None)
+        return replace(self, state=SlotState.READY, incarnation=self.incarnation + 1, since=now, notice=None)
 
     def heard(self, now: float) -> Slot:
-        return replace(self, idle_since=now)
+        return replace(self, since=now)
 
     def took_job(self, now: float) -> Slot:
-        return replace(self, idle_since=now, has_worked=True)
+        return replace(self, since=now, has_worked=True)
 
     def told_to_leave(self, cause: str) -> Slot:
         """The workers got notice; the first cause stays."""
         return replace(self, state=SlotState.LEAVING, notice=self.notice or cause)
 
-    def died(self) -> Slot:
-        """The workers were found dead; of a slot that has ended this may be heard late."""
-        return self if self.state == SlotState.GONE else replace(self, state=SlotState.DOWN)
+    def died(self, now: float) -> Slot:
+        """The workers were found dead; of a slot that has ended, or is lost already, this may be heard late."""
+        return replace(self, state=SlotState.DOWN, since=now) if self.is_alive else self
 
     def ended(self) -> Slot:
         return replace(self, state=SlotState.GONE, notice=None)

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
 
 from raycodellm import retrying
 from raycodellm.dispatch.jobs import OPEN, JobNode, JobState, JobTree, TrialOutcome
+from raycodellm.dispatch.placement import Demand
 from raycodellm.dispatch.slot import Slot, SlotState
+from raycodellm.dispatch.snapshot import Sight, Snapshot, view
 from raycodellm.finished import Job
 from raycodellm.records import Progress
 from raycodellm.stage_store import Chain
@@ -35,29 +36,6 @@ class JobEnd(StrEnum):
     """Nothing can continue, by no fault of the job: a full disk, say."""
 
 
-@dataclass(frozen=True)
-class Snapshot:
-    """The figures of a running sweep that a display shows."""
-
-    running: dict[str, Progress] = field(default_factory=dict)
-    """Progress of each running job, by its key."""
-    slots: int = 0
-    """Worker groups that have reported for work."""
-    jobs_done: int = 0
-    busy_seconds: dict[str, float] = field(default_factory=dict)
-    """Slot-seconds spent on training and on evaluation."""
-    first_slot_seconds: float | None = None
-    """From the dispatcher's start until the first slot asked for work."""
-    notes: tuple[str, ...] = ()
-    """Sentences for the user since the last snapshot."""
-    deaths: int = 0
-    """Deaths of workers under a job, without notice."""
-    preemptions: int = 0
-    """Jobs whose workers were told to leave, counted each time."""
-    abandoned: str | None = None
-    """Why nothing can continue; then the driver ends the run, and its trials stay open."""
-
-
 class DispatchState:
     """Jobs and slots of a running sweep, and what a message from a trial, a slot or the driver changes in them."""
 
@@ -71,6 +49,8 @@ class DispatchState:
         """Per job key: when it was first asked for, taken, had trained its first and last step, and ended; Unix s."""
         self.notes: list[str] = []
         self.abandoned: str | None = None
+        self.sight = Sight(num_nodes=0)
+        """The cluster, when the driver last looked."""
         self._clock = clock
         self._started = clock()
         self._first_slot: float | None = None
@@ -93,6 +73,10 @@ class DispatchState:
         self.tree.cancel(number)
 
     # ---------------------------------------------------------------------------------------------- slots
+
+    def slot_asked_for(self, name: str) -> None:
+        """The driver starts a slot: it waits for a place, and its processes start."""
+        self.slots[name] = Slot(name, since=self._clock())
 
     def register(self, name: str) -> int:
         """A worker group begins, or begins again after its workers died. Returns its incarnation, counted from 1."""
@@ -124,7 +108,7 @@ class DispatchState:
 
     def idle_seconds(self, name: str) -> float:
         """Seconds since the slot registered or ended its last job."""
-        return self._clock() - self._slot(name).idle_since
+        return self._clock() - self._slot(name).since
 
     def report(self, name: str, incarnation: int, progress: Progress) -> bool:
         """Notes how far a job is. True when the slot should save the job and give it back."""
@@ -193,7 +177,17 @@ class DispatchState:
     def workers_died(self, name: str, cause: str, is_preempted: bool) -> None:
         """Ray Train found workers of the slot dead or in error: others may have its job at once."""
         self._lose(name, cause, is_preempted)
-        self.slots[name] = self._slot(name).died()
+        self.slots[name] = self._slot(name).died(self._clock())
+
+    def slot_unusable(self, name: str, cause: str) -> None:
+        """The slot's workers can do no job, by the fault of their node or of what is installed there.
+
+        Before any slot has reported for work, the same is to be expected of all: the sweep is abandoned.
+        """
+        if self._first_slot is None:
+            self.abandon(cause)
+        else:
+            self.notes.append(f"{name} cannot work: {cause}")
 
     def slot_gone(self, name: str, cause: str) -> bool:
         """The slot has ended for good. Returns whether it ever held a job."""
@@ -203,14 +197,22 @@ class DispatchState:
 
     # ---------------------------------------------------------------------------------------------- the driver
 
-    def demand(self) -> tuple[int, bool]:
-        """(Slots that could work now, whether a slot lives that has reported for work)."""
-        return self.tree.num_active(), any(slot.is_alive for slot in self.slots.values())
+    def demand(self) -> Demand:
+        return Demand(
+            num_jobs=self.tree.num_active(),
+            has_slot=any(slot.is_alive for slot in self.slots.values()),
+            has_begun=self.has_begun(),
+            num_starting=sum(slot.is_unplaced for slot in self.slots.values()),
+        )
 
     def has_begun(self) -> bool:
         """True if a job is past its start, or a slot waits for work: then another slot's start delays neither."""
         is_past_start = any("first_step" in times or "ended" in times for times in self.times.values())
         return is_past_start or (self._num_registered() > 0 and not self.tree.num_active())
+
+    def see(self, sight: Sight) -> None:
+        """The driver has looked at the cluster."""
+        self.sight = sight
 
     def stop(self) -> None:
         """Running jobs save themselves and are given back; no new job is given out."""
@@ -229,6 +231,9 @@ class DispatchState:
         """The state to show. Each note is in one snapshot only."""
         nodes = self.tree.nodes.values()
         notes, self.notes = tuple(self.notes), []
+        held = {node.holder: node.job.key for node in nodes if node.state == JobState.RUNNING}
+        slots = [slot for slot in self.slots.values() if slot.state != SlotState.GONE]
+        waits = any(slot.is_unplaced for slot in slots)
         return Snapshot(
             running=dict(self.progress),
             slots=self._num_registered(),
@@ -239,6 +244,9 @@ class DispatchState:
             deaths=sum(node.deaths for node in nodes),
             preemptions=sum(node.preemptions for node in nodes),
             abandoned=self.abandoned,
+            slot_views=tuple(view(slot, held.get(slot.holder), self._clock()) for slot in slots),
+            waiting_reason=self.sight.waiting or self.sight.never if waits else None,
+            num_nodes=self.sight.num_nodes,
         )
 
     # ---------------------------------------------------------------------------------------------- inside

@@ -11,10 +11,11 @@ from typing import Any
 import ray
 
 from raycodellm.config import Scaling
-from raycodellm.dispatch import DispatchState, JobEnd, Snapshot, TrialOutcome
+from raycodellm.dispatch import Demand, DispatchState, JobEnd, Sight, Snapshot, TrialOutcome
 from raycodellm.finished import Job, Outcome
 from raycodellm.records import Progress
 from raycodellm.slots.handle import DispatcherHandle
+from raycodellm.slots.head import ON_HEAD
 from raycodellm.stage_store import Chain
 
 IDLE_SECONDS = 60.0
@@ -22,6 +23,9 @@ IDLE_SECONDS = 60.0
 POLL_SECONDS = 10.0
 """Longest time that one request for a job waits. Between two requests rank 0 tells the other ranks, well inside the
 timeout of their collectives."""
+
+_unlisted = ray.method(enable_task_events=False)
+"""Keeps a method that is called every few seconds out of Ray's list of tasks, in which people look for trials."""
 
 
 class Dispatcher:
@@ -70,6 +74,7 @@ class Dispatcher:
         self._signal()
         return incarnation
 
+    @_unlisted
     async def next_job(self, slot: str, incarnation: int, wait_seconds: float) -> tuple[str, Job | None]:
         """("job", job), ("wait", None) when there is none yet, or ("quit", None) when the slot should end."""
         until = time.monotonic() + wait_seconds
@@ -84,6 +89,7 @@ class Dispatcher:
             await self._wait(left)
         return "quit", None
 
+    @_unlisted
     async def report(self, slot: str, incarnation: int, progress: Progress) -> bool:
         """Notes how far a job is. True when the slot should save the job and give it back."""
         return self.state.report(slot, incarnation, progress)
@@ -109,6 +115,11 @@ class Dispatcher:
         self.state.workers_died(slot, cause, preempted)
         self._signal()
 
+    async def slot_unusable(self, slot: str, cause: str) -> None:
+        """The slot's workers can do no job, by the fault of their node or of what is installed there."""
+        self.state.slot_unusable(slot, cause)
+        self._signal()
+
     async def slot_gone(self, slot: str, cause: str) -> bool:
         """The slot has ended for good. Returns whether it ever held a job."""
         has_worked = self.state.slot_gone(slot, cause)
@@ -121,13 +132,21 @@ class Dispatcher:
         """Per job key: when it was first asked for, taken, had trained its first and last step, and ended; Unix s."""
         return self.state.times
 
-    async def demand(self) -> tuple[int, bool]:
-        """(Slots that could work now, whether a slot lives that has reported for work)."""
+    async def slot_asked_for(self, slot: str) -> None:
+        """The driver starts a slot."""
+        self.state.slot_asked_for(slot)
+
+    @_unlisted
+    async def demand(self, wait_seconds: float = 0.0) -> Demand:
+        """What the dispatcher wants of the driver. Waits for a change, but no longer than `wait_seconds`."""
+        if wait_seconds:
+            await self._wait(wait_seconds)
         return self.state.demand()
 
-    async def has_begun(self) -> bool:
-        """True if a job is past its start, or a slot waits for work."""
-        return self.state.has_begun()
+    @_unlisted
+    async def see(self, sight: Sight) -> None:
+        """The driver has looked at the cluster."""
+        self.state.see(sight)
 
     async def set_keep_idle(self, keep: bool) -> None:
         """Says whether slots without work stay, as they do while the driver still makes the token stores."""
@@ -145,10 +164,11 @@ class Dispatcher:
             await self._wait(until - time.monotonic())
         return not self.state.tree.num_running()
 
-    async def close(self) -> None:
-        """Every slot that asks for work is told to end."""
+    async def close(self) -> list[str]:
+        """Every slot that asks for work is told to end. Returns the slots that have no workers, who could ask."""
         self.closed = True
         self._signal()
+        return [slot.name for slot in self.state.slots.values() if slot.is_unplaced]
 
     async def fail_all(self, cause: str) -> None:
         """Nothing can ever run: every unfinished job fails with this cause."""
@@ -164,14 +184,13 @@ class Dispatcher:
         self.state.abandon(cause)
         self._signal()
 
+    @_unlisted
     async def snapshot(self) -> Snapshot:
         """The state to show. Each note is in one snapshot only."""
         return self.state.snapshot()
 
 
 def start_dispatcher(name: str, scaling: Scaling) -> DispatcherHandle:
-    """Starts the named actor of a sweep on the driver's own node; it ends with the driver."""
-    node = ray.get_runtime_context().get_node_id()
-    strategy = ray.util.scheduling_strategies.NodeAffinitySchedulingStrategy(node, soft=False)
-    actor = ray.remote(num_cpus=0, max_concurrency=1000, name=f"raycodellm-{name}", scheduling_strategy=strategy)
+    """Starts the named actor of the sweep `name` on the head node; it ends with the driver."""
+    actor = ray.remote(num_cpus=0, max_concurrency=1000, name=f"{name} dispatcher", resources=ON_HEAD)
     return actor(Dispatcher).remote(scaling.max_failures, scaling.max_preemptions)

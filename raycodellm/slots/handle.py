@@ -24,11 +24,13 @@ class DispatcherHandle(Protocol):
     ended: RemoteMethod
     told_to_leave: RemoteMethod
     workers_died: RemoteMethod
+    slot_unusable: RemoteMethod
     slot_gone: RemoteMethod
     # asked by the driver
     times: RemoteMethod
+    slot_asked_for: RemoteMethod
     demand: RemoteMethod
-    has_begun: RemoteMethod
+    see: RemoteMethod
     set_keep_idle: RemoteMethod
     stop: RemoteMethod
     drained: RemoteMethod

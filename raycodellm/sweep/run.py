@@ -19,6 +19,7 @@ from raycodellm.sweep.watchdog import Monitor as TrainingMonitor
 from raycodellm.sweep.watchdog import SweepLost, Watchdog
 
 if TYPE_CHECKING:
+    from raycodellm.dispatch import Sight
     from raycodellm.tokens import SourceProgress
 
 _END_SECONDS = 20.0
@@ -42,7 +43,7 @@ class ConnectedCluster(Protocol):
     @property
     def slots_at_once(self) -> int | None: ...
 
-    def placement_problem(self, scaling: Scaling) -> str | None: ...
+    def look(self, scaling: Scaling) -> Sight: ...
 
 
 def run_sweep(
@@ -70,7 +71,7 @@ def run_sweep(
     if line := stage_store.report_older_stages(run.storage):
         monitor.say(line)
     dispatcher = start_dispatcher(sweep.name, scaling)
-    pool = SlotPool(dispatcher, scaling, max_slots, run.folder, lambda: connected.placement_problem(scaling))
+    pool = SlotPool(dispatcher, scaling, max_slots, run.folder, lambda: connected.look(scaling))
     pool.start(min(max_slots, num_trials), connected.slots_at_once)
     try:
         with timing.part("tokens"):

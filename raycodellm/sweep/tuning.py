@@ -6,6 +6,7 @@ import os
 from typing import Any
 
 from raycodellm import retrying
+from raycodellm.slots.head import ON_HEAD
 from raycodellm.sweep.folder import Run, write_table
 from raycodellm.sweep.stopper import Halt
 from raycodellm.sweep.trial import TrialContext, run_trial
@@ -31,7 +32,7 @@ def tune_trials(context: TrialContext, num_trials: int, concurrent: int, halt: H
         return True
 
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, context=context), {"CPU": 0.01}),
+        tune.with_resources(tune.with_parameters(run_trial, context=context), {"CPU": 0, **ON_HEAD}),
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(run, halt, give_up),
             num_samples=num_trials,
@@ -47,8 +48,10 @@ def tune_trials(context: TrialContext, num_trials: int, concurrent: int, halt: H
             callbacks=[_table_writer(run)],
         ),
     )
-    tuner.fit()
-    scratch.delete()
+    try:
+        tuner.fit()
+    finally:
+        scratch.delete()
 
 
 def _table_writer(run: Run) -> Any:
