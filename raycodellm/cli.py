@@ -15,7 +15,7 @@ from typing import NoReturn
 from pydantic import ValidationError
 
 from raycodellm import __version__
-from raycodellm.commands import DONE, FAILED, STOPPED, WRONG, SweepRequest, finished
+from raycodellm.commands import DONE, FAILED, STOPPED, WRONG, SweepRequest, read_run
 from raycodellm.commands import prepare as preparing
 from raycodellm.commands import run as running
 from raycodellm.commands.request import DEFAULT_STORAGE
@@ -167,11 +167,11 @@ def submit(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    return finished.status(options.run, _complain_once())
+    return read_run.status(options.run, _complain_once())
 
 
 def report(options: argparse.Namespace) -> int:
-    return finished.report(options.run, _complain_once())
+    return read_run.report(options.run, _complain_once())
 
 
 def evaluate(options: argparse.Namespace) -> int:
