@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import UserError, refuse_credentials, without_credentials
+from raycodellm.file_systems import open_file_system
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -125,14 +126,9 @@ class Folder:
     @cached_property
     def _opened(self) -> tuple[FileSystem, str]:
         import pyarrow as pa
-        from pyarrow.fs import FileSystem
 
-        uri = self.uri if "://" in self.uri else Path(self.uri).as_uri()
-        if uri.startswith(("gs://", "gcs://")) and "retry_limit_seconds=" not in uri:
-            # By default pyarrow tries an unreachable store for 15 minutes before it raises.
-            uri += ("&" if "?" in uri else "?") + "retry_limit_seconds=60"
         try:
-            return FileSystem.from_uri(uri)
+            return open_file_system(self.uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError) as error:
             known = "a local folder, s3://bucket/folder or gs://bucket/folder"
             raise UserError(f"{self.uri}: is no storage that can be opened ({cause(error)}); use {known}") from error
@@ -205,6 +201,14 @@ class Folder:
                 return
             with self.filesystem.open_output_stream(self._inside(name)) as stream:
                 stream.write(data)
+
+    def copy(self, name: str, target: Folder) -> None:
+        """Copies the file `name` into the folder `target` of the same storage. An object store copies it by itself."""
+        if self.local is not None:
+            target.write_bytes(name, self.read_bytes(name))
+            return
+        with self._named(name):
+            self.filesystem.copy_file(self._inside(name), target._inside(name))
 
     @contextlib.contextmanager
     def _named(self, name: str) -> Iterator[None]:
@@ -290,10 +294,23 @@ class Folder:
                 cast = table.column(column).cast(pa.type_for_alias(type))
                 table = table.set_column(table.column_names.index(column), column, cast)
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
-            reason = cause(error).removeprefix("Could not open Parquet input source '<Buffer>': ")
-            fault = f"is no table that can be read ({reason[:80]})" if data else "is empty"
-            raise DamagedFile(f"{self}/{name}", fault) from error
+            raise (self._no_table(name, error) if data else DamagedFile(f"{self}/{name}", "is empty")) from error
         return table
+
+    def num_rows(self, name: str) -> int:
+        """Rows of a Parquet file. Reads its end alone, where a file that was cut short has no valid footer."""
+        import pyarrow as pa
+        import pyarrow.parquet as pq
+
+        with self._named(name), self.filesystem.open_input_file(self._inside(name)) as file:
+            try:
+                return pq.ParquetFile(file).metadata.num_rows
+            except pa.ArrowException as error:
+                raise self._no_table(name, error) from error
+
+    def _no_table(self, name: str, error: Exception) -> DamagedFile:
+        reason = cause(error).removeprefix("Could not open Parquet input source '<Buffer>': ")
+        return DamagedFile(f"{self}/{name}", f"is no table that can be read ({reason[:80]})")
 
     def write_table(self, name: str, table: pa.Table) -> None:
         import pyarrow as pa

@@ -1,14 +1,14 @@
 """Says whether a stage or an evaluation is finished, and what its outcome was. Nothing else decides this.
 
 A stage is finished when its folder holds `DONE`, which is written last, and its record can be read. An evaluation is
-finished when its `metrics.json`, which is written last, and its `items.parquet` can be read.
+finished when its `metrics.json`, which is written last, can be read, and its `items.parquet` is whole.
 """
 
 from __future__ import annotations
 
 from raycodellm.files import DamagedFile, Folder
 from raycodellm.records import EvaluationJob, StageJob, StageRecord, from_json
-from raycodellm.storage_files import DONE, read_stage
+from raycodellm.storage_files import read_done, read_stage
 
 OPTIMIZER = "optimizer"
 """Folder beside the model of a stage whose optimizer state a later stage starts from."""
@@ -22,7 +22,12 @@ Outcome = StageRecord | dict[str, float]
 
 def read_finished_stage(folder: Folder) -> StageRecord | None:
     """The record of a finished stage; None when it is not finished. Raises `DamagedFile` when no copy can be read."""
-    return read_stage(folder) if folder.exists(DONE) else None
+    try:
+        return read_done(folder)
+    except FileNotFoundError:
+        return None
+    except DamagedFile:  # a stage of an older version has nothing in the file
+        return read_stage(folder)
 
 
 def finished_stage(folder: Folder) -> StageRecord | None:
@@ -41,11 +46,11 @@ def lacks_optimizer(folder: Folder) -> bool:
 
 
 def finished_evaluation(folder: Folder) -> dict[str, float] | None:
-    """The metrics of a finished evaluation. None when it is not finished or one of its files cannot be read: then the
-    model is evaluated again."""
+    """The metrics of a finished evaluation. None when it is not finished or one of its files is missing or cut short:
+    then the model is evaluated again. Reads no items."""
     try:
         metrics = from_json(dict[str, float], folder.read_json("metrics.json"), f"{folder}/metrics.json")
-        folder.read_table("items.parquet")
+        folder.num_rows("items.parquet")
     except (DamagedFile, FileNotFoundError):
         return None
     return metrics

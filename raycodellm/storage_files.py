@@ -43,11 +43,14 @@ def attempt(read: Callable[[], Any], say: Callable[[str], Any], instead: Any = N
         return read()
     except FileNotFoundError:
         return instead
-    except DamagedFile as error:
-        say(str(error))
-    except OSError as error:
-        say(f"{cause(error)}; what it holds is left out here")
+    except (DamagedFile, OSError) as error:
+        say(fault_line(error))
     return instead
+
+
+def fault_line(error: DamagedFile | OSError) -> str:
+    """One line about a file that a table or a report does without."""
+    return str(error) if isinstance(error, DamagedFile) else f"{cause(error)}; what it holds is left out here"
 
 
 # ------------------------------------------------------------------------------------------------- the run folder
@@ -159,13 +162,19 @@ def read_stage(folder: Folder) -> StageRecord:
         return _stage(folder, "stage.json")
     except (DamagedFile, FileNotFoundError) as error:
         try:
-            return _stage(folder, DONE)
+            return read_done(folder)
         except DamagedFile:
             fault = error if isinstance(error, DamagedFile) else DamagedFile(f"{folder}/stage.json", "is missing")
             raise fault.with_meaning(
                 "what the stage trained on is left out here; its model is untouched, and the stage is trained again by "
                 "the next run that needs it"
             ) from error
+
+
+def read_done(folder: Folder) -> StageRecord:
+    """Reads the record of a finished stage from its copy in `DONE`. Raises `FileNotFoundError` when it is not
+    finished."""
+    return _stage(folder, DONE)
 
 
 def _stage(folder: Folder, name: str) -> StageRecord:

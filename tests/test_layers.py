@@ -14,6 +14,7 @@ PACKAGE = Path(raycodellm.__file__).parent
 ORDER = (
     ("config",),
     (
+        "file_systems",
         "files",
         "retrying",
         "identity",

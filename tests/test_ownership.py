@@ -15,8 +15,8 @@ from raycodellm import config, sweep
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.slots.threads import THREAD_PREFIX
-from raycodellm.sweep import ownership
-from raycodellm.sweep.ownership import BEAT_SECONDS, OWNER, STALE_SECONDS, Owner
+from raycodellm.sweep.journal_copy import read_journal
+from raycodellm.sweep.ownership import LOCAL, OWNER, REMOTE, Owner
 
 
 class Time:
@@ -75,11 +75,11 @@ def test_a_driver_elsewhere_that_shows_that_it_lives_keeps_a_second_one_out(tmp_
     first = owner(tmp_path, Time(), "here")
     first.claim(print)
     time = Time()
-    time.meanwhile = lambda: first.beat() if time.now >= BEAT_SECONDS else None
+    time.meanwhile = lambda: first.beat() if time.now >= LOCAL.beat else None
     said: list[str] = []
     with pytest.raises(UserError, match="is being run by"):
         owner(tmp_path, time).claim(said.append)
-    assert time.now < STALE_SECONDS
+    assert time.now < LOCAL.stale
     assert len(said) == 1 and "looking for up to 30 s whether it still runs" in said[0]
 
 
@@ -87,7 +87,7 @@ def test_a_driver_elsewhere_that_is_silent_is_followed_after_half_a_minute(tmp_p
     owner(tmp_path, Time(), "here").claim(print)
     time = Time()
     owner(tmp_path, time).claim(lambda line: None)
-    assert STALE_SECONDS <= time.now < STALE_SECONDS + 5
+    assert LOCAL.stale <= time.now < LOCAL.stale + 5
 
 
 def test_of_two_drivers_in_the_same_instant_one_is_refused(tmp_path) -> None:
@@ -119,18 +119,20 @@ def test_a_driver_on_an_object_store_begins_with_the_journal_that_the_last_one_l
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     run = opened(sweep_text, tmp_path)
     write(run.journal, b"an old copy")
-    run.folder.write_bytes("optuna.log", b"asked and told")
+    run.folder.write_bytes("optuna.log", b"asked and told\n")
     before = {thread.name for thread in threading.enumerate()}  # another test may have left some
     with sweep.lock(run) as owned:
-        assert owned.journal.read_bytes() == b"asked and told"
+        assert owned.journal.read_bytes() == b"asked and told\n"
         began = {thread.name for thread in threading.enumerate()} - before
         assert not any(name.startswith(THREAD_PREFIX) for name in began)  # such would keep Ray from being shut down
         with pytest.raises(UserError, match="is being run by"), sweep.lock(run):
             raise AssertionError("two drivers hold one run folder")
-        owned.journal.write_bytes(b"more")
-        ownership.keep_journal(owned)
-        assert run.folder.read_bytes("optuna.log") == b"more"
-    assert not run.folder.exists(OWNER)
+        with open(owned.journal, "ab") as file:
+            file.write(b"more\n")
+        owned.hold.keep_journal()
+        assert read_journal(run.folder) == b"asked and told\nmore\n"
+    assert run.folder.read_bytes("optuna.log") == b"asked and told\nmore\n"
+    assert run.folder.list() == ["optuna.log", "sweep.yaml"]
 
 
 def test_a_driver_that_lost_its_run_folder_writes_no_journal_and_ends(
@@ -141,14 +143,42 @@ def test_a_driver_that_lost_its_run_folder_writes_no_journal_and_ends(
     with sweep.lock(run) as owned:
         run.folder.write_json(OWNER, {"holder": "process 1 on spare", "token": "another", "beats": 1})
         run.folder.write_bytes("optuna.log", b"the other's")
-        write(owned.journal, b"mine")
-        ownership.keep_journal(owned)
+        write(owned.journal, b"mine\n")
+        owned.hold.owner.beat()
+        owned.hold.keep_journal()
         assert run.folder.read_bytes("optuna.log") == b"the other's"
-        monkeypatch.setattr(sweep.watchdog, "OWNER_SECONDS", 0.0)
-        watcher = sweep.Watchdog(None, owned, None, SimpleNamespace(), "127.0.0.1:1")
+        watcher = sweep.Watchdog(None, owned, None, None, SimpleNamespace(), "127.0.0.1:1")
         asked: list[str] = []
         monkeypatch.setattr(watcher, "_ask", lambda method, *arguments, timeout=0.0: asked.append(method))
         with pytest.raises(sweep.SweepLost, match="process 1 on spare has taken the sweep over"):
             watcher._check_owner()
         assert asked == ["stop", "drained"]
     assert run.folder.read_json(OWNER)["token"] == "another"
+    assert run.folder.read_bytes("optuna.log") == b"the other's"
+
+
+def test_a_driver_that_was_silent_for_two_beats_looks_again_before_it_writes(tmp_path) -> None:
+    time = Time()
+    first = owner(tmp_path, time)
+    first.claim(print)
+    Folder(str(tmp_path)).write_json(OWNER, {"holder": "process 1 on spare", "token": "another", "beats": 1})
+    time.now += LOCAL.beat
+    assert first.owns(), "it looked less than two beats ago"
+    time.now += 2 * LOCAL.beat
+    assert not first.owns() and first.usurper == "process 1 on spare"
+
+
+def test_a_driver_on_an_object_store_asks_little_and_a_new_one_waits_as_long_as_the_old_one_may_be_silent(
+    tmp_path, monkeypatch
+) -> None:
+    monkeypatch.setattr(Folder, "write_bytes", lambda folder, name, data: write(Path(folder.uri) / name, data))
+    with monkeypatch.context() as patch:
+        patch.setattr(Folder, "local", property(lambda folder: None))
+        first = owner(tmp_path, Time(), "here")
+    first.claim(print)
+    assert 3 * 60 / first.beat_seconds <= 6, "requests in a minute: two to look, one to write"
+    time = Time()
+    second = owner(tmp_path, time)
+    second.claim(lambda line: None)
+    assert REMOTE.stale <= time.now < REMOTE.stale + 10
+    assert (first.generation, second.generation) == (1, 2)

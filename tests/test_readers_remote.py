@@ -24,6 +24,7 @@ from raycodellm import config, tokens
 from raycodellm.config import Source, UserError
 from raycodellm.corpora import Document, parts, read_in_process, source_fingerprint
 from raycodellm.corpora.listing import hub
+from raycodellm.file_systems import forget_buckets
 from raycodellm.files import Folder
 
 
@@ -227,6 +228,7 @@ def s3():
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         os.environ.update(environment)
         parts._bucket.cache_clear()
+        forget_buckets()
         try:
             deadline = time.monotonic() + 60
             while True:
@@ -244,6 +246,7 @@ def s3():
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
             parts._bucket.cache_clear()
+            forget_buckets()
 
 
 def test_a_source_is_listed_and_read_from_s3(s3):

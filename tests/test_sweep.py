@@ -104,13 +104,15 @@ def test_the_searcher_suggests_unfinished_trials_first_tells_what_trials_wrote_a
     left = search.SweepStudy(opened.journal, opened.file).suggest()
     stopper = sweep.Stopper()
     given_up: list[int] = []
-    searcher = StudySearcher(opened, stopper, lambda number: given_up.append(number) or True)
+    results = sweep.Results(opened)
+    searcher = StudySearcher(opened, results, stopper, lambda number: given_up.append(number) or True)
     assert searcher.suggest("a") == {"number": 0, "arm": 0, "seed": 0, "params": left.params}
     assert [searcher.suggest(name)["number"] for name in ("b", "c")] == [1, 2]
     write(opened, "result.json", state="complete", metrics={"mean/bpb": 1.5}, params=left.params)
     searcher.on_trial_complete("a", {"mean/bpb": 9.0})  # as the trial wrote it, not as Ray Tune tells it
     searcher.on_trial_complete("b", error=True)
     searcher.on_trial_complete("c")  # stopped, without a result
+    assert [result.state for result in results.all()] == ["complete", "failed", "running"]
     stopper.stopping.set()
     assert searcher.suggest("d") == searcher.FINISHED and given_up == [1]
     told = search.SweepStudy(opened.journal, opened.file).trials()
@@ -164,16 +166,46 @@ def test_a_run_under_nohup_outlives_its_terminal(signals) -> None:
     assert not stopper.stopping.is_set()
 
 
-def test_a_storage_that_does_not_answer_for_a_look_ends_no_run(opened: sweep.Run, monkeypatch) -> None:
-    watched = Watched(Snapshot(), Snapshot())
+def test_a_look_at_a_running_sweep_reads_nothing_and_outlives_a_storage_that_is_away(opened: sweep.Run, monkeypatch):
+    watched = Watched(*[Snapshot()] * 3)
     monkeypatch.setattr("ray.get", watched.answer)
-    look = sweep.Watchdog(watched, opened, watched, sweep.Stopper(), "127.0.0.1:1")
-    monkeypatch.setattr(watchdog, "read_results", Mock(side_effect=TimeoutError))
+    results = sweep.Results(opened)
+    look = sweep.Watchdog(watched, opened, results, watched, sweep.Stopper(), "127.0.0.1:1")
+    results.begin(0, 0, 0, {"pretrain.code_ratio": 0.5})
+    monkeypatch.setattr(Folder, "read_bytes", Mock(side_effect=AssertionError))
+    monkeypatch.setattr(Folder, "list", Mock(side_effect=AssertionError))
+    monkeypatch.setattr("raycodellm.sweep.results.TABLE_SECONDS", 0.0)
+    monkeypatch.setattr(Folder, "write_bytes", Mock(side_effect=TimeoutError))
     look._look()
     assert watched.shown == [Snapshot()]  # whose notes are told once
-    monkeypatch.setattr(watchdog, "read_results", Mock(side_effect=PermissionError))
+    monkeypatch.setattr(Folder, "write_bytes", Mock(side_effect=PermissionError))
     with pytest.raises(PermissionError):
         look._look()
+
+
+def test_the_table_is_written_seldom_and_never_much_too_late(opened: sweep.Run, monkeypatch) -> None:
+    now = 0.0
+    results = sweep.Results(opened, lambda: now)
+    written: list[int] = []
+    monkeypatch.setattr(Folder, "write_table", lambda folder, name, table: written.append(table.num_rows))
+
+    def seconds_later(seconds: float) -> int:
+        nonlocal now
+        now += seconds
+        results.write_table_if_due()
+        return len(written)
+
+    assert seconds_later(1000) == 0, "nothing has changed"
+    for number in range(1000):
+        results.begin(number, number, 0, {"pretrain.code_ratio": 0.5})
+        seconds_later(1)
+    assert written[:3] == [1, 6, 11] and len(written) < 60
+    before = len(written)
+    results.end(TrialResult(0, "complete", 0, 0, metrics={"mean/bpb": 1.5}))
+    assert seconds_later(100) == before
+    assert seconds_later(300) == before + 1
+    results.write_table()
+    assert len(written) == before + 1, "nothing has changed since"
 
 
 # ------------------------------------------------------------------------------------- when all is lost
@@ -213,7 +245,8 @@ def watch(opened: sweep.Run, monkeypatch) -> Iterator[Callable]:
     def watch(*snapshots, head_is_there: bool = True) -> tuple[Watched, sweep.Stopper, str]:
         watched, stopper = Watched(*snapshots), sweep.Stopper()
         monkeypatch.setattr("ray.get", watched.answer)
-        watcher = sweep.Watchdog(watched, opened, watched, stopper, f"127.0.0.1:{head.getsockname()[1]}")
+        results = sweep.Results(opened)
+        watcher = sweep.Watchdog(watched, opened, results, watched, stopper, f"127.0.0.1:{head.getsockname()[1]}")
         if not head_is_there:
             head.close()
         with pytest.raises(sweep.SweepLost) as lost:

@@ -140,7 +140,8 @@ def _finish(run: Run, say: Callable[[str], None], timing: Timing | None = None) 
     """
     from raycodellm import report, sweep
 
-    results = sweep.write_table(run, say)
+    # After a run the trials' folders are read once more: they are the truth, and what it told the driver is not.
+    results = sweep.write_table(run, say, None if timing is not None else run.results_at_start)
     if timing is not None:
         before = storage_files.attempt(lambda: storage_files.read_timing(run.folder), say) or {}
         _write_timing(run.folder, before, timing.seconds)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 from raycodellm.config import Objective, SweepFile, UserError, resolve
 from raycodellm.evaluation.metrics import MEAN, METRICS
-from raycodellm.evaluation.task_files import group_members
 from raycodellm.evaluation.task_loading import check_tasks, is_path
 from raycodellm.evaluation.task_names import lm_eval_tasks
+from raycodellm.evaluation.task_trees import group_members
 from raycodellm.tasks import BUILTIN, PARTS
 
 _ANY = "|".join(re.escape(metric.name) for metric in METRICS)

@@ -14,12 +14,11 @@ from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from raycodellm.config import UserError
 from raycodellm.evaluation.task_loading import check_tasks, is_path
 from raycodellm.evaluation.task_names import NamedTask, lm_eval_tasks
-from raycodellm.evaluation.task_yaml import Tagged, TaskLoader
+from raycodellm.evaluation.task_trees import members_of, trees
+from raycodellm.evaluation.task_yaml import Tagged
 from raycodellm.identity import file_hashes, hub_commits
 from raycodellm.tasks import BUILTIN, FOLDER
 
@@ -53,35 +52,17 @@ def _content(name: str, seen: frozenset[str]) -> list[Any]:
 
 
 def _yaml_content(path: Path, seen: frozenset[str]) -> list[Any]:
-    files: dict[Path, None] = {}
-    trees = list(_trees(path.resolve(), files))
+    found = list(trees(path.resolve()))
+    files = dict.fromkeys(file for file, _ in found)
     data: list[Any] = []
     members: list[str] = []
-    for file, tree in trees:
+    for file, tree in found:
         for function in _functions(tree):
             files.update(dict.fromkeys(_module_files(function, file.parent)))
         data += _data(tree)
-        members += _members(tree)
+        members += members_of(tree)
     hashed = _hashed(list(files))
     return ["files", hashed, *data, *([member, *_content(member, seen)] for member in members)]
-
-
-def _trees(path: Path, files: dict[Path, None]) -> Iterator[tuple[Path, dict[str, Any]]]:
-    """Paths and trees of the YAML file and of the files that it includes; adds the paths to `files`."""
-    if path in files:
-        return
-    files[path] = None
-    try:
-        tree = yaml.load(path.read_bytes(), Loader=TaskLoader)
-    except (OSError, yaml.YAMLError) as error:
-        reason = " ".join(str(error).split())
-        raise UserError(f"evaluation.tasks: {path}: cannot be read as a task: {reason[:160]}") from error
-    if not isinstance(tree, dict):
-        raise UserError(f"evaluation.tasks: {path}: holds {type(tree).__name__}, not a task's keys and values")
-    yield path, tree
-    included = tree.get("include") or []
-    for name in included if isinstance(included, list) else [included]:
-        yield from _trees((path.parent / str(name)).resolve(), files)
 
 
 def _functions(node: Any) -> Iterator[str]:
@@ -177,21 +158,6 @@ def _commit(name: str) -> str | None:
         return hub_commits.commit(name, ("README.md", ".gitattributes"), "dataset")
     except UserError:  # without a network and outside the hub's cache: lm-eval may have the data in its own cache
         return None
-
-
-def group_members(file: Path) -> Iterator[str]:
-    """Names of the tasks and groups that a group's file, or a file that it includes, lists."""
-    for _, tree in _trees(file.resolve(), {}):
-        yield from _members(tree)
-
-
-def _members(tree: dict[str, Any]) -> Iterator[str]:
-    """Names of the tasks and groups that a group's tree lists."""
-    listed = tree.get("task")
-    for member in listed if isinstance(listed, list) else []:
-        name = member.get("task") or member.get("group") if isinstance(member, dict) else member
-        if isinstance(name, str):
-            yield name
 
 
 def _hashed(files: list[Path]) -> list[list[str]]:

@@ -11,12 +11,12 @@ from typing import TYPE_CHECKING
 
 from raycodellm.config import UserError
 from raycodellm.evaluation.isolation import own_randomness, quiet
+from raycodellm.evaluation.task_index import task_manager
 from raycodellm.evaluation.task_names import lm_eval_tasks
-from raycodellm.tasks import BUILTIN, FOLDER
+from raycodellm.tasks import BUILTIN
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
-    from lm_eval.tasks import TaskManager
 
 
 def preload() -> None:
@@ -47,14 +47,6 @@ def is_path(name: str) -> bool:
     return name.endswith((".yaml", ".yml"))
 
 
-@functools.cache
-def _task_manager(with_defaults: bool) -> TaskManager:
-    """lm-eval's index of tasks; reading its own 14,000 YAML files (`with_defaults`) takes 8 to 18 s."""
-    from lm_eval.tasks import TaskManager
-
-    return TaskManager(include_path=str(FOLDER), include_defaults=with_defaults)
-
-
 @dataclass(frozen=True)
 class LoadedTasks:
     named: dict[str, tuple[str, ...]]
@@ -69,7 +61,7 @@ def load_tasks(names: tuple[str, ...], few_shot: int) -> LoadedTasks:
     """Loads the tasks with their data, and keeps them for the next evaluation in this process. `few_shot`: examples per
     prompt. Raises UserError for a task that does not exist, cannot be loaded, or cannot be evaluated here."""
     check_tasks(names)
-    manager = _task_manager(any(name not in BUILTIN and not is_path(name) for name in names))
+    manager = task_manager(tuple(name for name in names if name not in BUILTIN and not is_path(name)))
     named: dict[str, tuple[str, ...]] = {}
     single: dict[str, Task] = {}
     for name in names:

@@ -21,7 +21,7 @@ from raycodellm.files import Folder
 logger = logging.getLogger(__name__)
 
 LEASE = "LEASE"
-BEAT_SECONDS = 20.0
+BEAT_SECONDS = 40.0
 STALE_SECONDS = 120.0
 SETTLE_SECONDS = 0.2
 """Seconds between writing the lease and reading it back: the driver that wrote last holds the lease."""
@@ -52,13 +52,17 @@ class Lease:
         found = self.read()
         if found != self._seen:
             self._seen, self._seen_at = found, self._clock()
-        stale = self._clock() - self._seen_at >= self.stale_seconds
+        stale = self._clock() - self._seen_at >= self.silence_seconds(found)
         if found is not None and not stale and not self.may_take_up(found):
             return str(found["holder"])
         self._write()
         self._sleep(self.settle_seconds)
         found = self.read()
         return None if found is None or found["token"] == self.token else str(found["holder"])
+
+    def silence_seconds(self, found: Mapping[str, Any] | None) -> float:
+        """How long the file must stay the same until its holder is taken to be gone."""
+        return self.stale_seconds
 
     def may_take_up(self, found: Mapping[str, Any]) -> bool:
         """True if the file's holder is this one, or known to be gone: then nobody waits until it is stale."""

@@ -9,10 +9,10 @@ from typing import Any
 
 from raycodellm import engine as engines
 from raycodellm.files import Folder
-from raycodellm.finished import DONE
 from raycodellm.identity import model_files
 from raycodellm.records import StageJob, StageRecord, as_json
 from raycodellm.stage import metrics
+from raycodellm.storage_files import DONE
 
 CHECKPOINTS = "checkpoint"
 

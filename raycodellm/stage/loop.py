@@ -13,7 +13,7 @@ import numpy as np
 from raycodellm import engine as engines
 from raycodellm import ingest, mixture
 from raycodellm.engine import PendingStep, StepResult, World
-from raycodellm.finished import DONE, finished_stage, lacks_optimizer
+from raycodellm.finished import finished_stage, lacks_optimizer
 from raycodellm.records import Progress, StageJob, StageRecord
 from raycodellm.stage import faults, held_out, metrics, results
 from raycodellm.stage.checkpoints import StageCheckpoints
@@ -21,6 +21,7 @@ from raycodellm.stage.folder import StageFolder
 from raycodellm.stage.metrics import Tally, order_checksum
 from raycodellm.stage.progress import ProgressReporter
 from raycodellm.stage.setup import StageSetup, set_up
+from raycodellm.storage_files import DONE
 
 _METRICS_ROWS = 50
 """Rows of metrics.parquet, about."""

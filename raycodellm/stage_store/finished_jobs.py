@@ -6,9 +6,10 @@ import itertools
 import logging
 
 from raycodellm.files import Folder
-from raycodellm.finished import DONE, Outcome, finished_outcome
+from raycodellm.finished import Outcome, finished_outcome
 from raycodellm.identity import model_files
 from raycodellm.stage_store.chains import Chain
+from raycodellm.storage_files import DONE
 
 logger = logging.getLogger(__name__)
 

@@ -6,9 +6,10 @@ numbers, and their stages continue from their newest checkpoints.
 """
 
 from raycodellm.sweep import background_imports
-from raycodellm.sweep.folder import Run, clear_scratch, open_run, read_results, write_table
+from raycodellm.sweep.folder import Run, clear_scratch, open_run
 from raycodellm.sweep.ownership import lock
 from raycodellm.sweep.provenance import fix_contents, require_same_recipe
+from raycodellm.sweep.results import Results, read_results, write_table
 from raycodellm.sweep.run import Monitor, run_sweep
 from raycodellm.sweep.stopper import Stopper
 from raycodellm.sweep.timing import Timing
@@ -18,6 +19,7 @@ from raycodellm.sweep.watchdog import SweepLost, Watchdog
 
 __all__ = [
     "Monitor",
+    "Results",
     "Run",
     "Stopper",
     "SweepLost",

@@ -5,23 +5,32 @@ from __future__ import annotations
 import logging
 import shutil
 from collections.abc import Callable
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
-from raycodellm import config, identity, search, storage_files
+from raycodellm import config, identity, storage_files
 from raycodellm.config import Sweep, SweepFile, UserError
-from raycodellm.files import DamagedFile, Folder, cache_folder, fingerprint
+from raycodellm.files import Folder, cache_folder, fingerprint
 from raycodellm.records import TrialResult
+from raycodellm.sweep.trial_files import TrialFiles, read_trials, trial_folder, trial_numbers
 
 logger = logging.getLogger(__name__)
 
 Say = Callable[[str], Any]
 """Is called with a line for each damaged file."""
-ENDED = ("complete", "failed")
-UNENDED = ("running", "waiting")
-"""States of a trial without a result. Any other state is an end, also one that only a newer version knows."""
+
+
+class DriversHold(Protocol):
+    """What the driver that owns a run folder may do with it; see `ownership.Hold`."""
+
+    @property
+    def usurper(self) -> str | None: ...
+
+    def keep_journal(self) -> None: ...
+
+    def merge_journal(self) -> None: ...
 
 
 @dataclass(frozen=True)
@@ -30,8 +39,11 @@ class Run:
 
     file: SweepFile
     storage: Folder
-    token: str = ""
-    """Token of the driver that owns the run folder (`ownership`); empty for a reader."""
+    hold: DriversHold | None = field(default=None, compare=False, repr=False)
+    """Of the driver that owns the run folder; None for a reader, and in every other process."""
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"file": self.file, "storage": self.storage, "hold": None}
 
     @cached_property
     def sweep(self) -> Sweep:
@@ -49,12 +61,22 @@ class Run:
         return cache_folder() / fingerprint(self.folder.uri) / "optuna.log"
 
     @cached_property
+    def at_start(self) -> dict[int, TrialFiles]:
+        """The trials' folders, by number, when this was first asked, before the driver runs any trial."""
+        return read_trials(self.folder, self.sweep.search.objectives)
+
+    @property
     def num_ended_at_start(self) -> int:
-        """Trials with a result when this was first asked, before the driver runs any. One look at each trial."""
-        return sum(self.trial_folder(number).exists("result.json") for number in trial_numbers(self))
+        """Trials with a result, be it a damaged one, before the driver runs any."""
+        return sum(files.has_ended for files in self.at_start.values())
+
+    @property
+    def results_at_start(self) -> list[TrialResult]:
+        """In the order of their numbers."""
+        return [shown for files in self.at_start.values() if (shown := files.shown) is not None]
 
     def trial_folder(self, number: int) -> Folder:
-        return self.folder / "trials" / f"{number:04d}"
+        return trial_folder(self.folder, number)
 
 
 def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run:
@@ -74,7 +96,7 @@ def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run
                 f"{key}: this run began with {old!r}, found {new!r}{more}; put the old value back, "
                 f"or give the sweep a new name or another --storage ({run.folder.uri})"
             )
-    elif trial_numbers(run):
+    elif trial_numbers(run.folder):
         say(f"{run.folder}/sweep.yaml: is missing and written again; nothing says that its trials are of this sweep")
     if not run.folder.exists("sweep.yaml"):
         write_sweep_file(run)
@@ -105,84 +127,6 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any
             for found in changed_keys(a, b, f"{path}.{b['name'] if isinstance(b, dict) and 'name' in b else place}")
         ]
     return [] if old == new else [(path, old, new)]
-
-
-def read_results(run: Run, ended: dict[int, TrialResult] | None = None, say: Say = logger.warning) -> list[TrialResult]:
-    """Reads the trials from their folders, in the order of their numbers.
-
-    `ended`: results that need not be read again; trials that have ended are added. A trial whose result cannot be read
-    is waiting, since the next run makes it again; `say` is told.
-    """
-    ended = {} if ended is None else ended
-    results = []
-    for number in trial_numbers(run):
-        if number not in ended:
-            result = _read_trial(run, number, say)
-            if result is not None and result.state in ENDED:
-                ended[number] = result
-        else:
-            result = ended[number]
-        if result is not None:
-            results.append(result)
-    return results
-
-
-def _read_trial(run: Run, number: int, say: Say) -> TrialResult | None:
-    """The trial's result. If it has none, or its result is damaged, the record that it wrote when it began."""
-    folder = run.trial_folder(number)
-    lost: list[str] = []
-    if folder.exists("result.json"):
-        result = storage_files.attempt(lambda: read_result(run, number), lost.append)
-        if result is not None:
-            return result
-    started = None
-    if folder.exists("trial.json"):
-        started = storage_files.attempt(lambda: storage_files.read_started(folder), lost.append)
-    for line in lost:
-        say(line)
-    if not lost:
-        return started
-    return replace(started or TrialResult(number=number, state="waiting", arm=-1, seed=-1), state="waiting")
-
-
-def read_result(run: Run, number: int) -> TrialResult:
-    """The result of a trial that has ended. Raises `DamagedFile` when it cannot be read or lacks its score."""
-    folder = run.trial_folder(number)
-    result = storage_files.read_result(folder)
-    if result.state == "complete":
-        try:
-            search.objective_values(run.sweep.search.objectives, result.metrics)
-        except ValueError as error:
-            raise DamagedFile(f"{folder}/result.json", str(error)) from error
-    return result
-
-
-def trial_numbers(run: Run) -> list[int]:
-    """Numbers of the trials that have a folder, in order."""
-    return sorted(int(name) for name in (run.folder / "trials").list() if name.isascii() and name.isdecimal())
-
-
-def write_table(run: Run, say: Say = logger.warning) -> list[TrialResult]:
-    """Writes `trials.parquet` from the trials' folders, one row per trial. Returns the trials."""
-    import pandas as pd
-    import pyarrow as pa
-
-    results = read_results(run, say=say)
-    if results:
-        frame = pd.DataFrame([result.row() for result in results])
-        columns = {name: _column(frame[name]) for name in frame.columns}
-        run.folder.write_table("trials.parquet", pa.table(columns))
-    return results
-
-
-def _column(values: Any) -> Any:
-    """A column of the table. A parameter whose options are of several types is written as text."""
-    import pyarrow as pa
-
-    try:
-        return pa.Array.from_pandas(values)
-    except pa.ArrowException:
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
 
 
 def clear_scratch(run: Run) -> None:

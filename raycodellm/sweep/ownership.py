@@ -1,11 +1,11 @@
-"""One driver at a time on a run folder, on any storage: an owner file that the driver writes anew every few seconds.
+"""One driver at a time on a run folder, on any storage: an owner file that the driver writes anew now and then.
 
 The storage need only show what was written last, and no clocks are compared:
 
 * A run folder without an owner file is taken at once, and so is one whose owner is an ended process of this machine.
 * A run folder whose owner is a running process of this machine is refused at once.
-* Any other owner file is watched. If it changes within `STALE_SECONDS`, its driver lives and the run folder is refused;
-  if not, the run folder is taken over.
+* Any other owner file is watched. If it changes within `Pace.stale` seconds, its driver lives and the run folder is
+  refused; if not, the run folder is taken over.
 * Two drivers that take a run folder in the same instant both read the file once more, and the last writer has it. A
   driver that finds another's name in its file (a machine that slept, say) stops writing the journal and ends.
 """
@@ -13,11 +13,12 @@ The storage need only show what was written last, and no clocks are compared:
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import platform
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -26,12 +27,30 @@ from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.slots.lease import Lease
 from raycodellm.sweep.folder import Run, write_sweep_file
+from raycodellm.sweep.journal_copy import JournalCopy
+
+logger = logging.getLogger(__name__)
 
 OWNER = "OWNER"
-BEAT_SECONDS = 5.0
-STALE_SECONDS = 30.0
-LOOK_SECONDS = 1.0
-"""Seconds between two looks at the owner file of a driver that may be gone."""
+
+
+@dataclass(frozen=True)
+class Pace:
+    """Seconds between events of an owner file."""
+
+    beat: float
+    """Between two writings by its driver, which looks before each whether another has taken the run folder over."""
+    stale: float
+    """Of silence, after which its driver is taken to be gone."""
+    look: float
+    """Between two looks at the owner file of a driver that may be gone."""
+    settle: float
+    """Between writing the file and reading it back."""
+
+
+LOCAL = Pace(beat=5.0, stale=30.0, look=1.0, settle=0.2)
+REMOTE = Pace(beat=30.0, stale=100.0, look=5.0, settle=1.0)
+"""On an object store, where each look and each writing is a request."""
 _CREATED_SECONDS = 5.0
 """Two readings of a process's start may differ by so much, since clocks are set. If they differ by more, another
 process has got its number."""
@@ -41,7 +60,6 @@ class Owner(Lease):
     """A driver's claim on a run folder."""
 
     name = OWNER
-    beat_seconds, stale_seconds = BEAT_SECONDS, STALE_SECONDS
 
     def __init__(
         self,
@@ -51,13 +69,21 @@ class Owner(Lease):
         machine: str | None = None,
     ) -> None:
         super().__init__(folder, f"process {os.getpid()} on {platform.node()}", clock, sleep)
-        self.settle_seconds = 0.2 if folder.local is not None else 1.0
+        self.pace = LOCAL if folder.local is not None else REMOTE
+        self.beat_seconds, self.stale_seconds, self.settle_seconds = self.pace.beat, self.pace.stale, self.pace.settle
         self.machine = _machine() if machine is None else machine
         self.created = _created(os.getpid())
+        self.generation = 1
+        """One more than that of the driver before, as far as its file tells."""
+        self.usurper: str | None = None
+        """The driver that has taken the run folder over from this one, as far as is known."""
+        self._looked_at = clock(), time.time()
 
     def claim(self, say: Callable[[str], None]) -> None:
         """Takes the run folder. Raises UserError naming the driver that has it; `say` is told of a wait."""
         first = self.read()
+        before = (first or {}).get("generation")
+        self.generation = 1 + before if isinstance(before, int) else 1
         said = False
         while (other := self.take()) is not None:
             found = self.read() or {}
@@ -67,17 +93,36 @@ class Owner(Lease):
                 say(f"{other} began this sweep; looking for up to {self.stale_seconds:.0f} s whether it still runs")
                 said = True
             first = first or found
-            self._sleep(LOOK_SECONDS)
+            self._sleep(self.pace.look)
 
     def beat(self) -> None:
         """Writes the file anew, to show that the driver lives; but not over another driver's file."""
-        found = self.read()
-        if found is None or found["token"] == self.token:
+        self.look()
+        if self.usurper is None:
             self._write()
+
+    def look(self) -> None:
+        """Looks whether another driver has taken the run folder over."""
+        found = self.read()
+        self._looked_at = self._clock(), time.time()
+        self.usurper = str(found["holder"]) if found is not None and found["token"] != self.token else None
+
+    def owns(self) -> bool:
+        """True if no other driver has taken the run folder over. Looks when the last look is two beats old: a beat may
+        fail, and this machine may have slept, which the monotonic clock does not count."""
+        now = self._clock(), time.time()
+        if max(a - b for a, b in zip(now, self._looked_at, strict=True)) > 2 * self.beat_seconds:
+            self.look()
+        return self.usurper is None
 
     def told(self) -> dict[str, Any]:
         """The file's content, without the number of beats."""
-        return {**super().told(), "machine": self.machine, "pid": os.getpid(), "created": self.created}
+        of_process = {"machine": self.machine, "pid": os.getpid(), "created": self.created}
+        return {**super().told(), **of_process, "generation": self.generation, "stale_seconds": self.stale_seconds}
+
+    def silence_seconds(self, found: Mapping[str, Any] | None) -> float:
+        told = (found or {}).get("stale_seconds")
+        return max(self.stale_seconds, told) if isinstance(told, float) else self.stale_seconds
 
     def may_take_up(self, found: Mapping[str, Any]) -> bool:
         """True if the file's driver is known to have ended."""
@@ -93,17 +138,60 @@ class Owner(Lease):
         return bool(self.machine) and found.get("machine") == self.machine and {"pid", "created"} <= set(found)
 
 
+class Hold:
+    """A driver's hold on its run folder: what it may write there, and whether it still may."""
+
+    def __init__(self, run: Run, owner: Owner) -> None:
+        self.owner = owner
+        is_remote = run.folder.local is None
+        self._copy = JournalCopy(run.folder, run.journal, owner.generation) if is_remote else None
+
+    @property
+    def usurper(self) -> str | None:
+        """The driver that has taken the run folder over; None while this one has it, as far as its last look tells."""
+        return self.owner.usurper
+
+    def fetch_journal(self) -> None:
+        """Fetches the study's journal as the last driver left it, when the run folder is on an object store."""
+        if self._copy is not None:
+            self._copy.fetch()
+
+    def keep_journal(self) -> None:
+        """Adds the journal's new lines to the copy on the object store, unless another driver has the run folder."""
+        retrying.patiently(self._keep_journal, "optuna.log")
+
+    def _keep_journal(self) -> None:
+        if self._copy is not None and self.owner.owns():
+            self._copy.keep()
+
+    def merge_journal(self) -> None:
+        """Writes the journal whole to the object store, unless another driver has the run folder."""
+        if self._copy is not None and self.owner.owns():
+            self._copy.merge()
+
+
 @contextlib.contextmanager
 def lock(run: Run, say: Callable[[str], None] = print) -> Iterator[Run]:
-    """Refuses a second driver on the same run folder. Yields the run with the owner's token."""
+    """Refuses a second driver on the same run folder. Yields the run with the driver's hold on it."""
     with _locked_file(run):
         owner = Owner(run.folder)
         owner.claim(say)
         with owner.kept():
-            owned = replace(run, token=owner.token)
-            fetch_journal(owned)
+            hold = Hold(run, owner)
+            hold.fetch_journal()
+            owned = replace(run, hold=hold)
             write_sweep_file(owned)  # only now: a refused driver must not overwrite the running one's
-            yield owned
+            try:
+                yield owned
+            finally:
+                _merge_at_end(hold)
+
+
+def _merge_at_end(hold: Hold) -> None:
+    try:
+        hold.merge_journal()
+    except OSError as error:  # the parts stay, and the next driver reads them
+        logger.warning("optuna.log is left in parts: %s", error)
 
 
 @contextlib.contextmanager
@@ -125,29 +213,6 @@ def _locked_file(run: Run) -> Iterator[None]:
         file.write(f"process {os.getpid()}")
         file.flush()
         yield
-
-
-def usurper(run: Run) -> str | None:
-    """The driver that has taken the run folder over from this one; None while this one has it."""
-    found = Owner(run.folder).read() if run.token else None
-    return str(found["holder"]) if found is not None and found["token"] != run.token else None
-
-
-def fetch_journal(run: Run) -> None:
-    """Fetches the study's journal as the last driver left it, when the run folder is on an object store."""
-    if run.folder.local is not None:
-        return
-    if not run.folder.exists(run.journal.name):
-        run.journal.unlink(missing_ok=True)  # of an earlier run at the same address
-        return
-    run.journal.parent.mkdir(parents=True, exist_ok=True)
-    run.journal.write_bytes(run.folder.read_bytes(run.journal.name))
-
-
-def keep_journal(run: Run) -> None:
-    """Copies the study's journal to the object store, unless another driver has taken the run folder over."""
-    if run.folder.local is None and usurper(run) is None:
-        retrying.patiently(lambda: run.folder.write_bytes(run.journal.name, run.journal.read_bytes()), "optuna.log")
 
 
 def _machine() -> str:

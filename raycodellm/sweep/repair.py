@@ -7,36 +7,36 @@ moments. A study that lost entries gets them back from the files that the trials
 from __future__ import annotations
 
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from raycodellm import search, storage_files
+from raycodellm import search
 from raycodellm.files import DamagedFile
 from raycodellm.records import TrialResult
-from raycodellm.sweep.folder import UNENDED, Run, read_result, trial_numbers
+from raycodellm.sweep.folder import Run
+from raycodellm.sweep.trial_files import UNENDED
 
 
-def repair(run: Run, say: Callable[[str], Any]) -> None:
-    """Makes the study and the trials' folders agree. Says in a line each what was lost and is made again."""
+def repair(run: Run, say: Callable[[str], Any]) -> bool:
+    """Makes the study and the trials' folders agree. Says in a line each what was lost and is made again.
+
+    Returns whether the study's journal was written anew.
+    """
     told: dict[int, TrialResult] = {}
     lost: dict[int, str] = {}
     """Trial number to what is wrong with its result."""
-    numbers = trial_numbers(run)
-    with ThreadPoolExecutor(16) as pool:  # on an object store each read waits for the network
-        read = list(pool.map(lambda number: _read(run, number), numbers))
-    for number, result in zip(numbers, read, strict=True):
-        if isinstance(result, TrialResult):
-            told[number] = result
-        elif result is not None and result.file.endswith("/trial.json"):
-            say(str(result))
-        elif result is not None:
-            lost[number] = f"{result.file}: {result.fault}"
+    for number, files in run.at_start.items():
+        for found in files.faults:
+            if not isinstance(found, DamagedFile):  # the storage refuses it, so nothing is known of the trial
+                raise found
+        if known := files.result or files.started:
+            told[number] = known
+        if isinstance(files.result_fault, DamagedFile):
+            lost[number] = f"{files.result_fault.file}: {files.result_fault.fault}"
             folder = run.trial_folder(number)
             folder.write_bytes("result.json.damaged", folder.read_bytes("result.json"))
             folder.delete("result.json")
-            started = _read(run, number)  # knows the arm, also when the journal has lost the trial's line
-            if isinstance(started, TrialResult):
-                told[number] = started
+        elif isinstance(files.started_fault, DamagedFile):
+            say(str(files.started_fault))
     journal = search.read_journal(run.journal, run.file, told)
     ended = {number for number, result in told.items() if result.state not in UNENDED}
     for trial in journal.trials:
@@ -44,24 +44,14 @@ def repair(run: Run, say: Callable[[str], Any]) -> None:
             lost.setdefault(trial.number, f"{run.trial_folder(trial.number)}/result.json: is missing")
     for number, fault in lost.items():
         say(f"{fault}; trial {number:04d} is run again under its number, from its finished stages")
-    _repair_journal(run, journal, told, set(lost), say)
-
-
-def _read(run: Run, number: int) -> TrialResult | DamagedFile | None:
-    """The trial's result, or its record from when it began if it has no result; or the error of the damaged file."""
-    folder = run.trial_folder(number)
-    try:
-        if folder.exists("result.json"):
-            return read_result(run, number)
-        return storage_files.read_started(folder) if folder.exists("trial.json") else None
-    except DamagedFile as error:
-        return error
+    return _repair_journal(run, journal, told, set(lost), say)
 
 
 def _repair_journal(
     run: Run, journal: search.Journal, told: dict[int, TrialResult], lost: set[int], say: Callable[[str], Any]
-) -> None:
-    """Writes the journal anew when it is damaged, or when it does not agree with the trials' own files."""
+) -> bool:
+    """Writes the journal anew when it is damaged, or when it does not agree with the trials' own files. Returns whether
+    it was."""
     trials = dict(enumerate(journal.trials))
     strangers = [
         number
@@ -71,7 +61,7 @@ def _repair_journal(
     ]
     finished = {number for number, trial in trials.items() if trial.state.is_finished()}
     if not journal.bad_lines and not strangers and not lost & finished and not lost - set(trials):
-        return
+        return False
     if journal.bad_lines:
         places = ", ".join(map(str, journal.bad_lines[:5])) + (", …" if journal.bad_lines[5:] else "")
         say(
@@ -81,3 +71,4 @@ def _repair_journal(
     elif strangers:
         say(f"{run.journal}: lacks {len(strangers)} of the trials; made again from the trials' folders")
     search.rebuild_journal(run.journal, run.file, journal.trials, told, lost)
+    return True

@@ -11,6 +11,7 @@ from raycodellm.identity import Contents
 from raycodellm.sweep import background_imports
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.provenance import fix_data
+from raycodellm.sweep.results import Results
 from raycodellm.sweep.stopper import Stopper
 from raycodellm.sweep.timing import Timing
 from raycodellm.sweep.trial import TrialContext
@@ -80,8 +81,9 @@ def run_sweep(
         stage_store.check_epochs(sweep, [context.chain(point, sweep.seed) for point in run.file.probe_points()])
         ray.get(dispatcher.set_keep_idle.remote(False))
         with timing.part("trials"):
-            watchdog = Watchdog(dispatcher, run, monitor, stopper, connected.address)
-            watchdog.watch(lambda: tune_trials(context, num_trials, max_slots, stopper))
+            results = Results(run)
+            watchdog = Watchdog(dispatcher, run, results, monitor, stopper, connected.address)
+            watchdog.watch(lambda: tune_trials(context, results, num_trials, max_slots, stopper))
         snapshot = ray.get(dispatcher.snapshot.remote())
         timing.seconds["slots (until the first is ready, beside tokens)"] = snapshot.first_slot_seconds or 0.0
         timing.seconds.update({f"{kind} (slot-seconds)": s for kind, s in snapshot.busy_seconds.items()})

@@ -10,9 +10,9 @@ from typing import Any
 from raycodellm import retrying, search, storage_files
 from raycodellm.files import DamagedFile
 from raycodellm.records import TrialResult, as_json
-from raycodellm.sweep.folder import Run, read_result
-from raycodellm.sweep.ownership import keep_journal
+from raycodellm.sweep.folder import Run
 from raycodellm.sweep.repair import repair
+from raycodellm.sweep.trial_files import read_result
 
 logger = logging.getLogger(__name__)
 
@@ -22,27 +22,37 @@ def tell_written_results(run: Run, say: Callable[[str], Any] = logger.warning) -
 
     First repairs a damaged study and damaged trials; `say` is told of each repair.
     """
-    repair(run, say)
+    is_rebuilt = repair(run, say)
     study = search.SweepStudy(run.journal, run.file)
     for number in study.unfinished():
-        tell_result(run, study, number)
+        written = run.at_start.get(number)
+        if written is not None and written.result is not None:
+            tell_result(run, study, written.result)
+    if run.hold is not None and is_rebuilt:
+        run.hold.merge_journal()
     return study.num_finished()
 
 
-def tell_result(run: Run, study: search.SweepStudy, number: int) -> None:
-    """Tells the study the trial's result. A trial without a result was stopped: it stays open for the next run."""
-    folder = run.trial_folder(number)
-    if not retrying.patiently(lambda: folder.exists("result.json"), "result.json"):
-        return
-    try:
-        result = retrying.patiently(lambda: read_result(run, number), "result.json")
-    except DamagedFile as error:  # the trial stays open: the next start makes its result again
-        logger.warning("%s", error)
-        return
+def tell_result(run: Run, study: search.SweepStudy, result: TrialResult) -> None:
+    """Tells the study how a trial ended: complete with its objective values, or failed."""
     is_complete = result.state == "complete"
-    values = search.objective_values(run.sweep.search.objectives, result.metrics) if is_complete else None
-    study.tell(number, values)
-    keep_journal(run)
+    study.tell(
+        result.number,
+        search.objective_values(run.sweep.search.objectives, result.metrics) if is_complete else None,
+    )
+
+
+def written_result(run: Run, number: int) -> TrialResult | None:
+    """The result in the trial's folder. None for a trial that was stopped, and for a result that cannot be read: the
+    trial stays open for the next run, which makes its result again."""
+    folder = run.trial_folder(number)
+    try:
+        return retrying.patiently(lambda: read_result(folder, run.sweep.search.objectives), "result.json")
+    except FileNotFoundError:
+        return None
+    except DamagedFile as error:
+        logger.warning("%s", error)
+        return None
 
 
 def record_death(run: Run, number: int) -> None:

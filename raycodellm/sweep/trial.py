@@ -2,17 +2,22 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raycodellm import config, retrying, search, stage_store, storage_files
+from raycodellm import config, retrying, search, stage_store
 from raycodellm.dispatch import TrialOutcome
 from raycodellm.files import Folder
-from raycodellm.records import StageRecord, TrialResult, as_json, summed_ledger
+from raycodellm.records import StageRecord, TrialResult, as_json, from_json, summed_ledger
 from raycodellm.slots.handle import DispatcherHandle
 from raycodellm.stage_store import Chain, Materials
 from raycodellm.sweep.folder import Run
+from raycodellm.sweep.trial_files import read_result
+
+_RECORD = "record"
+"""Key of the result in what a trial reports to Ray Tune."""
 
 
 @dataclass(frozen=True)
@@ -44,11 +49,18 @@ def run_trial(settings: dict[str, Any], context: TrialContext) -> None:
         params=settings["params"],
     )
     folder = context.run.trial_folder(result.number)
-    written = retrying.patiently(
-        lambda: storage_files.read_result(folder) if folder.exists("result.json") else None, "result.json"
-    )
-    result = _carry_out(result, folder, context) if written is None else written
-    tune.report({**result.metrics, "state": result.state, "number": result.number})
+    try:
+        result = retrying.patiently(lambda: read_result(folder, context.run.sweep.search.objectives), "result.json")
+    except FileNotFoundError:
+        result = _carry_out(result, folder, context)
+    record = json.dumps(as_json(result))  # as text: Ray Tune looks into every mapping of a report
+    tune.report({**result.metrics, "state": result.state, "number": result.number, _RECORD: record})
+
+
+def reported_result(report: Mapping[str, Any] | None) -> TrialResult | None:
+    """The trial's result in what `run_trial` reported; None when the trial reported nothing."""
+    record = (report or {}).get(_RECORD)
+    return None if record is None else from_json(TrialResult, json.loads(record), "a trial's report")
 
 
 def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> TrialResult:
@@ -67,7 +79,8 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
         result = _ended(result, chain, outcome)
         if outcome.error is None:
             search.objective_values(context.run.sweep.search.objectives, result.metrics)
-            retrying.patiently(lambda: _copy_items(chain, folder), "items.parquet")
+            evaluated = Folder(chain.evaluation.folder)
+            retrying.patiently(lambda: evaluated.copy("items.parquet", folder), "items.parquet")
     except ray.exceptions.RayError:
         raise  # the cluster's fault, not the trial's: Ray Tune repeats the trial, or it stays open when all is lost
     except Exception as error:
@@ -80,10 +93,6 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
     ended = as_json(result)
     retrying.patiently(lambda: folder.write_json("result.json", ended), "result.json")
     return result
-
-
-def _copy_items(chain: Chain, folder: Folder) -> None:
-    folder.write_bytes("items.parquet", Folder(chain.evaluation.folder).read_bytes("items.parquet"))
 
 
 def _ended(result: TrialResult, chain: Chain, outcome: TrialOutcome) -> TrialResult:

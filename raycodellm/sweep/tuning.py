@@ -3,17 +3,20 @@
 from __future__ import annotations
 
 import os
-from typing import Any
 
-from raycodellm import retrying
 from raycodellm.slots.head import ON_HEAD
-from raycodellm.sweep.folder import Run, write_table
+from raycodellm.sweep.results import Results
 from raycodellm.sweep.stopper import Halt
 from raycodellm.sweep.trial import TrialContext, run_trial
 
+_NEVER_SECONDS = 1_000_000_000
 
-def tune_trials(context: TrialContext, num_trials: int, concurrent: int, halt: Halt) -> None:
-    """Runs `num_trials` more trials, `concurrent` at once. Returns when they have ended or `halt` is set."""
+
+def tune_trials(context: TrialContext, results: Results, num_trials: int, concurrent: int, halt: Halt) -> None:
+    """Runs `num_trials` more trials, `concurrent` at once. Returns when they have ended or `halt` is set.
+
+    `results` is told of each trial that begins or ends.
+    """
     import ray
     from ray import tune
 
@@ -23,6 +26,9 @@ def tune_trials(context: TrialContext, num_trials: int, concurrent: int, halt: H
     scaling = run.sweep.scaling
     scratch = run.folder / "tune"
     os.environ["TUNE_DISABLE_STRICT_METRIC_CHECKING"] = "1"  # a failed trial reports no objective
+    # A sweep is continued from its trials' folders. Ray Tune's own files are not read, and would be many requests.
+    os.environ["TUNE_DISABLE_AUTO_CALLBACK_LOGGERS"] = "1"
+    os.environ["TUNE_GLOBAL_CHECKPOINT_S"] = str(_NEVER_SECONDS)
 
     def give_up(number: int) -> bool:
         try:
@@ -34,7 +40,7 @@ def tune_trials(context: TrialContext, num_trials: int, concurrent: int, halt: H
     tuner = tune.Tuner(
         tune.with_resources(tune.with_parameters(run_trial, context=context), {"CPU": 0, **ON_HEAD}),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(run, halt, give_up),
+            search_alg=StudySearcher(run, results, halt, give_up),
             num_samples=num_trials,
             max_concurrent_trials=concurrent,
             reuse_actors=True,
@@ -45,24 +51,9 @@ def tune_trials(context: TrialContext, num_trials: int, concurrent: int, halt: H
             verbose=0,
             # A trial's process only waits, so only its node or a person ends it. Its jobs have budgets of their own.
             failure_config=tune.FailureConfig(max_failures=scaling.max_failures + scaling.max_preemptions),
-            callbacks=[_table_writer(run)],
         ),
     )
     try:
         tuner.fit()
     finally:
         scratch.delete()
-
-
-def _table_writer(run: Run) -> Any:
-    from ray import tune
-
-    class TableWriter(tune.Callback):
-        """Keeps `trials.parquet` up to date while the sweep runs."""
-
-        def on_trial_complete(self, iteration: int, trials: list, trial: Any, **info: Any) -> None:
-            retrying.patiently(lambda: write_table(run), "trials.parquet")
-
-        on_trial_error = on_trial_complete
-
-    return TableWriter()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import logging
 import socket
 import threading
@@ -14,8 +15,8 @@ from raycodellm.dispatch import Snapshot
 from raycodellm.records import TrialResult
 from raycodellm.slots.handle import DispatcherHandle
 from raycodellm.slots.threads import THREAD_PREFIX
-from raycodellm.sweep.folder import Run, read_results
-from raycodellm.sweep.ownership import usurper
+from raycodellm.sweep.folder import Run
+from raycodellm.sweep.results import Results
 from raycodellm.sweep.stopper import Stopper
 
 logger = logging.getLogger(__name__)
@@ -28,8 +29,6 @@ HEAD_SECONDS = 30.0
 """A head node that has not answered for so long is lost. After 60 s Ray ends the driver without a message."""
 ASK_HEAD_SECONDS = 2.0
 """Between two connections to the head node."""
-OWNER_SECONDS = 5.0
-"""Between two checks of the run folder's owner."""
 _ANSWER_SECONDS = 60.0
 
 
@@ -75,16 +74,18 @@ class Watchdog:
     """Watches the trials from the driver's main thread."""
 
     def __init__(
-        self, dispatcher: DispatcherHandle, run: Run, monitor: Monitor, stopper: Stopper, head_address: str
+        self,
+        dispatcher: DispatcherHandle,
+        run: Run,
+        results: Results,
+        monitor: Monitor,
+        stopper: Stopper,
+        head_address: str,
     ) -> None:
-        self.dispatcher, self.run, self.monitor, self.stopper = dispatcher, run, monitor, stopper
-        self.head_address = head_address
+        self.dispatcher, self.run, self.results, self.monitor = dispatcher, run, results, monitor
+        self.stopper, self.head_address = stopper, head_address
         self.asked_to_stop = False
         self.head = HeadWatch(head_address)
-        self.ended: dict[int, TrialResult] = {}
-        self.results: list[TrialResult] = []
-        """As read when the storage last answered."""
-        self._owner_asked = time.monotonic()
 
     def watch(self, work: Callable[[], None]) -> None:
         """Runs `work` in a thread and shows the trials' progress meanwhile; stops `work` cleanly when the user asks.
@@ -116,6 +117,9 @@ class Watchdog:
             if not explained.head_lost:
                 thread.join(SETTLE_SECONDS)
             raise explained from error
+        finally:
+            with contextlib.suppress(OSError):  # the next command writes the table again
+                self.results.write_table()
         if failure:
             raise failure[0]
 
@@ -125,27 +129,26 @@ class Watchdog:
             self.monitor.say("stopping: running stages save their checkpoints")
             self._ask("stop")
         snapshot: Snapshot = self._ask("snapshot")
+        self._check_owner()
         try:
-            self.results = read_results(self.run, self.ended)
-            self._check_owner()
+            self.results.write_table_if_due()
         except OSError as error:  # the storage may answer again at the next look
             if not retrying.is_passing(error):
                 raise
             logger.warning("the storage does not answer: %s", error)
-        self.monitor.training(snapshot, self.results)
+        self.monitor.training(snapshot, self.results.all())
         if snapshot.abandoned is not None:
             self.stopper.lost.set()
             self._drain()
             raise SweepLost(snapshot.abandoned)
 
     def _check_owner(self) -> None:
-        if time.monotonic() - self._owner_asked >= OWNER_SECONDS:
-            self._owner_asked = time.monotonic()
-            other = usurper(self.run)
-            if other is not None:
-                self._ask("stop")
-                self._drain()
-                raise SweepLost(f"{other} has taken the sweep over, since this driver was silent")
+        """Ends the run when another driver has taken the run folder over. Asks the storage nothing."""
+        other = self.run.hold.usurper if self.run.hold is not None else None
+        if other is not None:
+            self._ask("stop")
+            self._drain()
+            raise SweepLost(f"{other} has taken the sweep over, since this driver was silent")
 
     def _drain(self) -> None:
         """Waits until no slot holds a job any more."""

@@ -1,0 +1,77 @@
+"""lm-eval's index of the tasks that a sweep names, and of no others.
+
+lm-eval indexes its tasks by parsing 14,000 YAML files, which takes 8 to 18 s in each process that evaluates. The
+folders that hold the named tasks, and what they stand for, have a few files, which give the same entries.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Iterable, Iterator, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raycodellm.evaluation.task_names import NamedTask, lm_eval_tasks
+from raycodellm.evaluation.task_trees import trees
+from raycodellm.tasks import FOLDER
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+
+@functools.lru_cache(maxsize=16)
+def task_manager(names: tuple[str, ...]) -> TaskManager:
+    """lm-eval's index of the built-in tasks, and of its own tasks, groups and tags `names` with all their members."""
+    from lm_eval.tasks import TaskManager
+
+    wanted = with_members(names, lm_eval_tasks())
+    folders = outermost(named.file.parent for named in wanted.values() if named.file is not None)
+    manager = TaskManager(include_path=[*folders, FOLDER], include_defaults=False)
+    index = manager.task_index
+    found = {name: NamedTask(one.yaml_path, _tagged(one)) for name in wanted if (one := index.get(name)) is not None}
+    return manager if found == wanted else _whole()
+
+
+@functools.cache
+def _whole() -> TaskManager:
+    from lm_eval.tasks import TaskManager
+
+    return TaskManager(include_path=str(FOLDER))
+
+
+def _tagged(entry: Any) -> tuple[str, ...]:
+    return () if entry.yaml_path is not None else tuple(sorted(entry.tags))
+
+
+def with_members(names: Iterable[str], known: Mapping[str, NamedTask]) -> dict[str, NamedTask]:
+    """The named tasks, groups and tags, and all that they stand for, however deep. A task that its group's file spells
+    out is in no index."""
+    found: dict[str, NamedTask] = {}
+    waiting = list(names)
+    while waiting:
+        name = waiting.pop()
+        if name in found or name not in known:
+            continue
+        found[name] = known[name]
+        waiting += known[name].tagged
+        if (file := known[name].file) is not None:
+            waiting += (member for _, tree in trees(file.resolve()) for member in _listed(tree.get("task")))
+    return found
+
+
+def _listed(listed: Any) -> Iterator[str]:
+    """Names in a group's list of tasks, those in groups that it spells out included."""
+    if isinstance(listed, str):
+        yield listed
+    elif isinstance(listed, list):
+        for member in listed:
+            yield from _listed(member)
+    elif isinstance(listed, dict):
+        yield from _listed(listed.get("task"))
+        yield from _listed(listed.get("group"))
+
+
+def outermost(folders: Iterable[Path]) -> list[Path]:
+    """The folders without those inside another of them, sorted."""
+    found = sorted(set(folders))
+    return [folder for folder in found if not any(other in folder.parents for other in found)]

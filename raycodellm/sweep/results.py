@@ -1,0 +1,136 @@
+"""The trials of a sweep as rows: the driver's own account of them while it runs, and `trials.parquet`.
+
+A driver reads the trials' folders once, when it begins. From then on its trials tell it how they ended, so that neither
+a look at the sweep nor the table asks the storage for anything.
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from typing import TYPE_CHECKING, Any
+
+from raycodellm import storage_files
+from raycodellm.records import TrialResult
+from raycodellm.sweep.folder import Run, Say
+from raycodellm.sweep.trial_files import ENDED, read_trials
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+logger = logging.getLogger(__name__)
+
+TABLE = "trials.parquet"
+TABLE_SECONDS = 5.0
+"""Between two writings of the table."""
+TABLE_SHARE = 0.1
+"""Share of the trials that begin or end between two writings, so that each trial is written about ten times."""
+TABLE_LATEST_SECONDS = 300.0
+"""The table is never older than that."""
+
+
+class Results:
+    """The trials as the driver knows them. Two threads use it: Ray Tune's, and the one that shows the sweep."""
+
+    def __init__(self, run: Run, clock: Callable[[], float] = time.monotonic) -> None:
+        """Begins with what the trials' folders hold."""
+        self._run, self._clock = run, clock
+        self._lock = threading.Lock()
+        self._results = {result.number: result for result in run.results_at_start}
+        self._rows = {number: result.row() for number, result in self._results.items()}
+        self._num_changes = 0
+        """Since the table was last written."""
+        self._written_at = clock()
+
+    def all(self) -> list[TrialResult]:
+        """In the order of their numbers."""
+        with self._lock:
+            return [self._results[number] for number in sorted(self._results)]
+
+    def begin(self, number: int, arm: int, seed: int, params: dict[str, Any]) -> None:
+        """A trial begins, or continues after an earlier driver left it."""
+        known = self._results.get(number)
+        if known is None or known.params != params:
+            known = TrialResult(number, "running", arm, seed, params)
+        self._put(replace(known, state="running", arm=arm, seed=seed))
+
+    def end(self, result: TrialResult) -> None:
+        """A trial has ended."""
+        self._put(result)
+
+    def _put(self, result: TrialResult) -> None:
+        row = result.row()
+        with self._lock:
+            self._results[result.number], self._rows[result.number] = result, row
+            self._num_changes += 1
+
+    def write_table_if_due(self) -> None:
+        """Writes `trials.parquet` when enough has changed since it was last written."""
+        seconds = self._clock() - self._written_at
+        with self._lock:
+            enough = max(1.0, TABLE_SHARE * len(self._rows))
+            is_due = self._num_changes and seconds >= (
+                TABLE_SECONDS if self._num_changes >= enough else TABLE_LATEST_SECONDS
+            )
+        if is_due:
+            self.write_table()
+
+    def write_table(self) -> None:
+        """Writes `trials.parquet` if a trial has begun or ended since it was last written."""
+        with self._lock:
+            rows, num_changes = [self._rows[number] for number in sorted(self._rows)], self._num_changes
+        self._written_at = self._clock()  # also after an error, so that the next try waits
+        if num_changes:
+            self._run.folder.write_table(TABLE, table_of(rows))
+            with self._lock:
+                self._num_changes -= num_changes
+
+
+def read_results(run: Run, ended: dict[int, TrialResult] | None = None, say: Say = logger.warning) -> list[TrialResult]:
+    """Reads the trials from their folders, in the order of their numbers.
+
+    `ended`: results that need not be read again; trials that have ended are added. A trial whose result cannot be read
+    is waiting, since the next run makes it again; `say` is told.
+    """
+    ended = {} if ended is None else ended
+    found = dict(ended)
+    for number, files in read_trials(run.folder, run.sweep.search.objectives, known=ended).items():
+        for fault in files.faults:
+            say(storage_files.fault_line(fault))
+        if files.shown is not None:
+            found[number] = files.shown
+        if files.result is not None and files.result.state in ENDED:
+            ended[number] = files.result
+    return [found[number] for number in sorted(found)]
+
+
+def write_table(run: Run, say: Say = logger.warning, known: list[TrialResult] | None = None) -> list[TrialResult]:
+    """Writes `trials.parquet` from the trials' folders, one row per trial. Returns the trials.
+
+    `known`: all trials, where their folders were read just before.
+    """
+    results = read_results(run, say=say) if known is None else known
+    if results:
+        run.folder.write_table(TABLE, table_of([result.row() for result in results]))
+    return results
+
+
+def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
+    """The rows as a table that has every row's columns."""
+    import pyarrow as pa
+
+    names = dict.fromkeys(name for row in rows for name in row)
+    return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
+
+
+def _column(values: list[Any]) -> pa.Array:
+    """A column of the table. A parameter whose options are of several types is written as text."""
+    import pyarrow as pa
+
+    try:
+        return pa.array(values)
+    except (pa.ArrowException, TypeError):
+        return pa.array([None if value is None else str(value) for value in values], pa.string())
