@@ -86,7 +86,11 @@ def _parser() -> argparse.ArgumentParser:
             made.add_argument("--address", metavar="A", help="of a running Ray cluster; default: RAY_ADDRESS or local")
         return made
 
-    with_sweep(command("check", check, "validate a sweep file and show what it would do; starts no training"))
+    made = with_sweep(command("check", check, "validate a sweep file and show what it would do; starts no training"))
+    made.add_argument(
+        "--prices", nargs="?", const="", metavar="FILE", help="show money too, by the package's prices or by your own"
+    )
+    made.add_argument("--device", metavar="NAME", help="reckon for this GPU (L4, H100 …), wherever that is")
     with_sweep(command("run", run, "run a sweep, or continue it exactly"))
     with_sweep(command("prepare", prepare, "make only the token stores"))
     with_sweep(command("submit", submit, "the same run as a Ray job"), address=False).add_argument(
@@ -143,7 +147,7 @@ def check(options: argparse.Namespace) -> int:
     from raycodellm import check as checks  # after `load`, which refuses a wrong file sooner than this imports
 
     request.storage.check_writable("--storage")
-    print(checks.describe(file, request.storage, request.address))
+    print(checks.describe(file, request.storage, checks.Asked(request.address, options.device, options.prices)))
     return DONE
 
 

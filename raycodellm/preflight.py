@@ -19,7 +19,7 @@ class MemoryFit:
 
     need: MemoryNeed
     groups: int | None = None
-    """None where the sweep runs on a joined cluster: only the cluster knows."""
+    """None where the sweep runs on a joined cluster, which alone knows, or elsewhere."""
     available: str = ""
     """The available memory, in words."""
 
@@ -27,8 +27,10 @@ class MemoryFit:
         return f"memory: {self.need}" + (f"; {self.available}" if self.available else "")
 
 
-def check_before_start(file: SweepFile, address: str | None) -> MemoryFit:
+def check_before_start(file: SweepFile, address: str | None, *, elsewhere: bool = False) -> MemoryFit:
     """How the sweep fits into memory. `address`: of the cluster to join, as on the command line.
+
+    `elsewhere`: the sweep is for another machine, so that what this one has says nothing.
 
     Raises `UserError` for a sequence longer than a model's context, for settings that DeepSpeed or the device would
     refuse, and for a worker group that does not fit on this machine.
@@ -37,7 +39,7 @@ def check_before_start(file: SweepFile, address: str | None) -> MemoryFit:
     _check_deepspeed(file)
     need = memory_needs.largest_need(file, vocab_size(file.example()))
     address = address or os.environ.get("RAY_ADDRESS")
-    if address and address != "local":
+    if elsewhere or (address and address != "local"):
         return MemoryFit(need)
     return _fit_on_this_machine(file.example().scaling, need)
 

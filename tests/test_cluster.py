@@ -1,4 +1,4 @@
-"""Clusters: what fits, why something does not, which addresses work, and that the shipped cluster file is valid."""
+"""Clusters: what fits, why something does not, and which addresses work."""
 
 from __future__ import annotations
 
@@ -16,14 +16,11 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
-import yaml
 
 from raycodellm import cluster, sweep
 from raycodellm.cluster import Node, autoscaler, placement_problem, slots_that_fit
 from raycodellm.cluster.waiting import Launches, LiveNode, waiting_reason
 from raycodellm.config import Scaling, UserError
-
-CLUSTER_FILE = Path(__file__).parents[1] / "cluster.yaml"
 
 
 def scaling(workers: int = 1, cpus: float = 1, gpus: float = 0, slots="auto") -> Scaling:
@@ -162,32 +159,6 @@ def test_what_an_autoscaler_starts_and_could_not_start_is_read_from_its_report()
     assert dict(found.starting) == {"gpu": 2, "cpu": 1}
     assert found.failures == ("spot (InsufficientInstanceCapacity: none left)",)
     assert autoscaler.read_report({}) == Launches()
-
-
-# ------------------------------------------------------------------------------------------------- cluster files
-
-
-def test_the_cluster_file_is_valid_and_idle_gpus_cost_nothing():
-    from ray.autoscaler._private.util import prepare_config, validate_config  # the rules of `ray up`
-
-    tree = yaml.safe_load(CLUSTER_FILE.read_text())
-    validate_config(prepare_config(tree))
-    kinds = tree["available_node_types"]
-    head = kinds.pop(tree["head_node_type"])
-    assert not head["resources"].get("GPU")
-    assert tree["idle_timeout_minutes"] <= 15
-    for kind in kinds.values():
-        assert kind["min_workers"] == 0 < kind["max_workers"] <= tree["max_workers"]
-        assert kind["node_config"]["InstanceMarketOptions"]["MarketType"] == "spot"
-        assert kind["resources"]["GPU"] >= 1
-
-
-def test_the_cluster_file_holds_a_gpu_trial_and_names_the_pinned_ray():
-    tree = yaml.safe_load(CLUSTER_FILE.read_text())
-    addable = cluster.read_autoscaler(tree).still_to_add([Node(8)])
-    assert slots_that_fit([Node(8), *addable], scaling(gpus=1)) == 8
-    pinned = re.search(r"ray\[[^]]*\]>=(\d+\.\d+)", (CLUSTER_FILE.parent / "pyproject.toml").read_text())[1]
-    assert f"ray:{pinned}." in tree["docker"]["image"]
 
 
 def test_the_autoscalers_limits_count_what_already_runs():

@@ -419,13 +419,13 @@ evaluation: {{tasks: [{task}]}}
 search: {{trials: 1, sampler: random}}
 """
     file, storage = config.parse(text), Folder(str(tmp_path / "storage"))
-    before = check.describe(file, storage, None)
+    before = check.describe(file, storage)
     sweep = file.example()
     made = tokens.prepare(sweep, storage)
     tokenizer = (made.tokenizer_folder, made.tokenizer_fingerprint, made.vocab_size)
     contents = stage_store.contents_of_file(file)
     stages = stage_store.chain(sweep, 0, stage_store.Materials(made.stores, *tokenizer, storage, contents)).stages
-    after = check.describe(file, storage, None)
+    after = check.describe(file, storage)
     for job in stages:
         assert f"{job.stage.name} {job.identity[:6]}" in after
         assert job.identity[:6] not in before

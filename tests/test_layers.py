@@ -21,6 +21,7 @@ ORDER = (
         "records",
         "storage_files",
         "finished",
+        "device_peaks",
         "learning_rate",
         "schedule",
         "search",

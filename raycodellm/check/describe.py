@@ -2,30 +2,43 @@
 
 from __future__ import annotations
 
-import os
-import tempfile
 from collections.abc import Mapping, Sequence
-from pathlib import Path
+from dataclasses import dataclass
 
-from raycodellm import cluster, model, preflight, stage_store, tokens
-from raycodellm.check import tables
+from raycodellm import model, preflight, stage_store, tokens
+from raycodellm.check import costs, placement, tables
 from raycodellm.check.plan import SizedCorpus, first_arms, items_of, planned
-from raycodellm.config import Scaling, Sweep, SweepFile, UserError
+from raycodellm.check.prices import Prices
+from raycodellm.check.prices import load as load_prices
+from raycodellm.config import Sweep, SweepFile, UserError
 from raycodellm.files import Folder
-
-CPU_FLOPS = 3.0e10
-"""FLOP/s that training reaches on one CPU core in fp32: an order of magnitude, for device hours."""
-GPU_FLOPS = 4.0e14
-"""FLOP/s that training reaches on one data-centre GPU in bf16: two fifths of an H100's 990 TFLOP/s."""
+from raycodellm.memory_needs import GIB
 
 
-def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
+@dataclass(frozen=True)
+class Asked:
+    """What the command line asks for beside the sweep file."""
+
+    address: str | None = None
+    """Address of a Ray cluster to join; None for that in RAY_ADDRESS, else this machine."""
+    device: str | None = None
+    """Name of the device that the sweep is reckoned for, wherever that is."""
+    prices: str | None = None
+    """None for no prices, "" for the package's, else the user's own file."""
+
+
+NOTHING_ASKED = Asked()
+
+
+def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> str:
     """The arms, the stage tree, tokens and epochs, parameters, FLOPs, device hours, and whether a trial can be placed.
 
     Raises `UserError` for whatever `run` would refuse.
     """
     sweep = file.example()
-    memory_fit = preflight.check_before_start(file, address)
+    prices = None if asked.prices is None else load_prices(asked.prices)
+    _check_device(sweep, asked, prices)
+    memory_fit = preflight.check_before_start(file, asked.address, elsewhere=asked.device is not None)
     arms = first_arms(file)
     items = items_of(file)
     sizes = tokens.inspect(sweep, storage, items)
@@ -33,17 +46,38 @@ def describe(file: SweepFile, storage: Folder, address: str | None) -> str:
     tokenizer_fingerprint = next(iter(sizes.values())).tokenizer_fingerprint
     contents = stage_store.contents_of_file(file)
     chains = planned(file, arms, corpora, storage, tokenizer_fingerprint, contents)
+    num_seeds = len(chains) // len(arms)
+    where = placement.find(sweep.scaling, asked.address, memory_fit, asked.device)
     parts = [
         "\n".join(tables.arms(file, arms)),
-        "\n".join(tables.stages(chains, {name for name, size in sizes.items() if size.is_estimate})),
+        "\n".join(tables.stages(chains, {name for name, size in sizes.items() if size.is_estimate}, num_seeds)),
         "\n".join(tables.sources(sizes, corpora, chains)),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
         *tokens.warnings_of(sweep, items),
-        _cost(sweep, chains, preflight.vocab_size(sweep)),
-        _placement(sweep.scaling, address, memory_fit),
+        *_cost(sweep, chains, num_seeds, where, prices, memory_fit.need.total / GIB),
+        where.text,
     ]
     return "\n\n".join(parts)
+
+
+def _check_device(sweep: Sweep, asked: Asked, prices: Prices | None) -> None:
+    """Raises `UserError` for a device that the sweep does not use, and for prices of a device that nothing names."""
+    on_gpus = sweep.scaling.gpus_per_worker > 0
+    if asked.device is not None and not on_gpus:
+        raise UserError(
+            f"--device {asked.device}: scaling.gpus_per_worker is 0, so the sweep trains on CPUs; leave --device out, "
+            "or add --set scaling.gpus_per_worker=1"
+        )
+    if prices is not None and on_gpus and asked.device is None and not placement.joins(asked.address):
+        raise _no_device(prices)
+
+
+def _no_device(prices: Prices) -> UserError:
+    return UserError(
+        "--prices: nothing tells on which device the sweep would run; join its cluster with --address, or name the "
+        f"device with --device, one of: {', '.join(prices.devices)}"
+    )
 
 
 def left_out(manifest: tokens.Manifest) -> list[str]:
@@ -81,34 +115,28 @@ def _packing(sweep: Sweep, sizes: Mapping[str, tokens.SourceSize]) -> list[str]:
     return ["\n".join(["packing (one epoch of the finished token stores):", *lines])] if lines else []
 
 
-def _cost(sweep: Sweep, chains: Sequence[stage_store.Chain], vocab_size: int) -> str:
-    jobs = {job.key: job for chain in chains for job in chain.stages}
-    parameters = model.num_parameters(sweep.model, vocab_size)
-    flops = sum(
-        job.stage.num_tokens * model.flops_per_token(job.model, vocab_size, job.stage.sequence_length)
-        for job in jobs.values()
-    )
-    gpu = sweep.scaling.gpus_per_worker > 0
-    hours = flops / (GPU_FLOPS if gpu else CPU_FLOPS) / 3600
-    device = "GPU" if gpu else "CPU core"
-    speed = f"{(GPU_FLOPS if gpu else CPU_FLOPS):.0e}"
+def _cost(
+    sweep: Sweep,
+    chains: Sequence[stage_store.Chain],
+    num_seeds: int,
+    where: placement.Placement,
+    prices: Prices | None,
+    needed_gib: float,
+) -> list[str]:
+    """Parameters, FLOPs and device hours; with `prices`, money. `needed_gib`: memory that one worker needs."""
+    vocab_size, on_gpus = preflight.vocab_size(sweep), sweep.scaling.gpus_per_worker > 0
+    name = where.device if on_gpus else costs.CPU
+    if prices is not None and name is None:
+        raise _no_device(prices)
+    device = prices.device(name) if prices is not None and name is not None else None
+    if device is not None and name is not None:
+        costs.refuse_small_memory(name, device, needed_gib, sweep.scaling)
+    hardware = costs.Hardware(name, on_gpus, device.tflops if device else None)
+    hours = costs.device_hours(chains, num_seeds, vocab_size, hardware)
     context = model.context_length(sweep.model, vocab_size)
-    return (
-        f"model: {parameters:,} parameters, context {context or 'unbounded'} tokens\n"
-        f"training: {flops:.2e} FLOPs, about {hours:.2g} {device} hours at {speed} FLOP/s per {device}"
-    )
-
-
-def _placement(scaling: Scaling, address: str | None, memory_fit: preflight.MemoryFit) -> str:
-    want = f"{scaling.workers} × ({scaling.cpus_per_worker:g} CPU, {scaling.gpus_per_worker:g} GPU)"
-    where, fit = "a local Ray on this machine", memory_fit.groups
-    if fit is None:
-        with tempfile.TemporaryDirectory() as temporary:
-            found = cluster.connect(address, scaling, log_to=Path(temporary) / "ray.log")
-            reason, fit = found.placement_problem(scaling), found.slots_that_fit(scaling)
-            cluster.disconnect()
-        where = f"the cluster at {address or os.environ.get('RAY_ADDRESS')}"
-        if reason:
-            raise UserError(f"scaling: {reason}")
-        memory_fit = preflight.fit_on_cluster(memory_fit, found, scaling)
-    return f"placement: a slot takes {want}; {where} holds {fit} at once\n{memory_fit}"
+    lines = [
+        f"model: {model.num_parameters(sweep.model, vocab_size):,} parameters, context {context or 'unbounded'} tokens",
+        costs.training(costs.unique_jobs(chains), vocab_size, hours, hardware),
+    ]
+    money = costs.money(hours, device, prices, sweep.scaling, where.slots) if device is not None and prices else []
+    return ["\n".join(lines), *(["\n".join(money)] if money else [])]

@@ -6,6 +6,7 @@ from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
 from raycodellm import search, tokens
+from raycodellm.check import trees
 from raycodellm.check.plan import SizedCorpus
 from raycodellm.config import SweepFile
 from raycodellm.records import StageJob
@@ -31,29 +32,33 @@ def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
     return lines
 
 
-def stages(chains: Sequence[Chain], estimated: Collection[str]) -> list[str]:
-    """The stage tree, with the tokens that sharing saves.
+def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) -> list[str]:
+    """The stage tree, with the tokens that sharing saves. Equal branches of several arms stand once.
 
-    `estimated`: sources whose token stores do not exist. A stage shows the beginning of its identity, as its folder's
-    name does, unless its identity depends on the estimated size of such a source.
+    `chains`: of every arm with each of its `num_seeds` seeds, an arm's seeds together. `estimated`: sources whose token
+    stores do not exist. A stage shows the beginning of its identity, as its folder's name does, unless several stages
+    stand in one line, or its identity depends on the estimated size of such a source.
     """
     jobs = {job.key: job for chain in chains for job in chain.stages}
     unknown: set[str] = set()
     for job in jobs.values():  # parents come before their children
         if job.parent in unknown or any(source.name in estimated for source in job.sources):
             unknown.add(job.folder)
+    names = {
+        key: job.stage.name if job.folder in unknown else f"{job.stage.name} {job.identity[:6]}"
+        for key, job in jobs.items()
+    }
 
     def describe(key: str, trials: Sequence[int]) -> tuple[str, str]:
-        job = jobs[key]
-        name = job.stage.name if job.folder in unknown else f"{job.stage.name} {job.identity[:6]}"
         shared = f" for {len(trials)} trials" if len(trials) > 1 else ""
-        return name, f"{job.stage.num_tokens:,} tokens{shared}"
+        return jobs[key].stage.name, f"{jobs[key].stage.num_tokens:,} tokens{shared}"
 
     keys = [[job.key for job in chain.stages] for chain in chains]
     shared = sharing(keys, {key: job.stage.num_tokens for key, job in jobs.items()})
+    tree = trees.merged(stage_tree(enumerate(keys), describe), names, num_seeds)
     return [
         "stage tree:",
-        *tree_lines(stage_tree(enumerate(keys), describe), indent="  "),
+        *tree_lines(tree, indent="  "),
         f"  {shared.tokens_asked:,} tokens asked for, {shared.tokens_trained:,} trained, "
         f"{shared.tokens_saved:,} saved by shared stages",
     ]

@@ -11,7 +11,7 @@ from typing import Any
 
 import yaml
 
-from raycodellm.cluster.capacity import Node
+from raycodellm.cluster.capacity import Node, device_of
 from raycodellm.cluster.waiting import Launches
 from raycodellm.slots.head import ON_HEAD
 
@@ -49,7 +49,7 @@ def read_autoscaler(cluster_file: Mapping[str, Any]) -> Autoscaler:
         if name != cluster_file.get("head_node_type"):
             resources = spec.get("resources", {})
             memory_bytes = int(resources.get("memory", 0))
-            node = Node(resources.get("CPU", 0), resources.get("GPU", 0), memory_bytes, name)
+            node = Node(resources.get("CPU", 0), resources.get("GPU", 0), memory_bytes, name, device_of(resources))
             kinds.append((node, int(spec.get("max_workers", total))))
     return Autoscaler(total, tuple(kinds))
 

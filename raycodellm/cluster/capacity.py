@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raycodellm.config import Scaling
@@ -24,6 +24,13 @@ class Node:
     memory_bytes: int = 0
     kind: str = ""
     """The node type in the autoscaler's file; empty without an autoscaler."""
+    device: str = ""
+    """Name of its GPUs as Ray knows it ("L4"); empty where Ray does not know."""
+
+
+def device_of(resources: Mapping[str, float]) -> str:
+    """Name of the GPUs among a node's logical resources: "L4" for `accelerator_type:L4`."""
+    return next((key.partition(":")[2] for key in resources if key.startswith("accelerator_type:")), "")
 
 
 def workers_on(node: Node, scaling: Scaling) -> int:

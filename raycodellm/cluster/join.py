@@ -6,7 +6,7 @@ import os
 from collections.abc import Mapping
 from typing import Any
 
-from raycodellm.cluster.capacity import Node
+from raycodellm.cluster.capacity import Node, device_of
 from raycodellm.cluster.environment import WORKER_ENVIRONMENT
 from raycodellm.cluster.waiting import LiveNode
 from raycodellm.config import Scaling, UserError
@@ -100,6 +100,7 @@ def _node(resources: Mapping[str, float], described: Mapping[str, Any]) -> Node:
         gpus=resources.get("GPU", 0.0),
         memory_bytes=int(resources.get("memory", 0)),
         kind=described["Labels"].get("ray.io/node-group", ""),
+        device=device_of(resources),
     )
 
 

@@ -13,6 +13,10 @@ class StageNode:
     name: str
     facts: str
     children: tuple[StageNode, ...]
+    key: str = ""
+    """The stage's key, as in the chains that the tree was made of."""
+    trials: tuple[int, ...] = ()
+    """Numbers of the trials that share the stage."""
 
 
 @dataclass
@@ -39,5 +43,6 @@ def stage_tree(
 
 def _nodes(branch: _Branch, describe: Callable[[str, Sequence[int]], tuple[str, str]]) -> tuple[StageNode, ...]:
     return tuple(
-        StageNode(*describe(key, below.trials), _nodes(below, describe)) for key, below in branch.below.items()
+        StageNode(*describe(key, below.trials), _nodes(below, describe), key, tuple(below.trials))
+        for key, below in branch.below.items()
     )

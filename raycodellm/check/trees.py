@@ -1,0 +1,60 @@
+"""Merges equal branches of a stage tree, so that arms with equal stages take one line and not one each."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from raycodellm.check.arm_ranges import in_ranges
+from raycodellm.tables import StageNode
+
+
+def merged(nodes: Sequence[StageNode], names: Mapping[str, str], num_seeds: int) -> list[StageNode]:
+    """The tree with each group of equal branches as one branch, which says whose it is ("arms 0–5 the same").
+
+    Branches are equal if their stages have equal names, facts and children: what differs is the mixture or the seed.
+    `names`: full name of a stage that stands alone, by key. `num_seeds`: seeds per arm; with 4, trial 7 is of arm 1.
+    """
+    groups: dict[Any, list[StageNode]] = {}
+    for node in nodes:
+        groups.setdefault(_shape(node), []).append(node)
+    found = []
+    for group in groups.values():
+        first = group[0]
+        if len(group) == 1:
+            children = tuple(merged(first.children, names, num_seeds))
+            found.append(replace(first, name=names[first.key], children=children))
+        else:
+            facts = f"{first.facts} each; {_whose(group, num_seeds)}"
+            found.append(replace(first, facts=facts, children=_inside(first.children)))
+    return found
+
+
+def _inside(nodes: Sequence[StageNode]) -> tuple[StageNode, ...]:
+    """Branches below a merged one: equal ones once, with their number."""
+    groups: dict[Any, list[StageNode]] = {}
+    for node in nodes:
+        groups.setdefault(_shape(node), []).append(node)
+    return tuple(
+        replace(
+            group[0],
+            facts=group[0].facts + (f" each, {len(group)} times" if len(group) > 1 else ""),
+            children=_inside(group[0].children),
+        )
+        for group in groups.values()
+    )
+
+
+def _shape(node: StageNode) -> Any:
+    """What makes two branches look the same."""
+    return node.name, node.facts, tuple(sorted(map(_shape, node.children)))
+
+
+def _whose(group: Sequence[StageNode], num_seeds: int) -> str:
+    """`arms 0–5 the same`; with several seeds, or shared stages, how many such branches there are."""
+    arms_of_each = [{trial // num_seeds for trial in node.trials} for node in group]
+    arms = set().union(*arms_of_each)
+    who = f"arm{'s' * (len(arms) > 1)} {in_ranges(arms)}"
+    one_each = len(group) == len(arms) and all(len(each) == 1 for each in arms_of_each)
+    return f"{who} the same" if one_each else f"{len(group)} such, of {who}"
