@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from raycodellm.config import Objective, UserError
-from raycodellm.evaluation import objectives, task_names
+from raycodellm.evaluation import objectives, task_index, task_names
 
 FILES = {
     "arc_easy.yaml": "task: arc_easy\ntag: [ai2_arc]\n",
@@ -75,3 +75,9 @@ def test_the_names_read_from_lm_evals_files_are_those_of_its_own_index() -> None
     index = TaskManager().task_index
     theirs = {name: (one.yaml_path, () if one.yaml_path else tuple(sorted(one.tags))) for name, one in index.items()}
     assert {name: (one.file, one.tagged) for name, one in task_names.lm_eval_tasks().items()} == theirs
+    # The index of a few named tasks, groups and tags holds the same for them and for all that they stand for.
+    for name in ("arc_easy", "glue", "mmlu", "leaderboard", "minerva_math"):
+        members = task_index.with_members([name], task_names.lm_eval_tasks())
+        few = task_index.task_manager((name,)).task_index
+        assert members and {one: few[one] for one in members} == {one: index[one] for one in members}
+        assert len(few) < 100

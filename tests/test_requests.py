@@ -4,26 +4,25 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterator
-from dataclasses import dataclass, replace
-from types import SimpleNamespace
+from dataclasses import replace
 from typing import Any
 
-import pyarrow as pa
 import pytest
+from driver_without_ray import Cluster, Driver
 from s3_server import Requests, s3_server
 
-from raycodellm import config, stage_store, sweep
-from raycodellm.dispatch import Snapshot, TrialOutcome
+from raycodellm import config, sweep
 from raycodellm.files import Folder
-from raycodellm.records import LedgerRow, StageRecord, as_json
+from raycodellm.report import summary_text
 from raycodellm.slots.lease import Lease
-from raycodellm.sweep import ownership, trial
-from raycodellm.tokens import Reading
+from raycodellm.sweep import ownership
 
 pytestmark = pytest.mark.slow
 
 NUM_TRIALS = 100
-ITEMS = pa.table({"task": ["boxes"], "item": [0], "correct": [True], "bits_per_byte": [1.5], "chance": [0.2]})
+FILES = ("optuna.log", "trials.parquet")
+SECONDS = 20.0
+"""Between the ends of two trials."""
 
 
 @pytest.fixture(scope="module")
@@ -33,101 +32,95 @@ def store() -> Iterator[Requests]:
         yield requests
 
 
-@dataclass(frozen=True)
-class Corpus:
-    fingerprint: str
-    num_tokens: int = 100_000
+class Events:
+    """The requests of each event of a sweep, in order."""
 
-    @property
-    def folder(self) -> Folder:
-        return Folder(f"s3://data/s/tokens/{self.fingerprint}")
-
-    def num_sequences(self, sequence_length: int, reading: Reading) -> int:
-        return self.num_tokens // sequence_length
-
-    def held_out(self, num_tokens: int) -> int:
-        return 0
-
-
-class Cluster:
-    """Answers as a dispatcher whose slots do each job at once and write what a slot writes."""
-
-    def __init__(self) -> None:
-        self.run_trial = SimpleNamespace(remote=self._run)
-        self.snapshot = SimpleNamespace(remote=Snapshot)
-
-    def _run(self, number: int, chain: stage_store.Chain, finished: dict[str, Any]) -> TrialOutcome:
-        outcomes: dict[str, Any] = dict(finished)
-        for job in chain.stages:
-            ledger = (LedgerRow("prose", "text", 900, 1_024, 1_000, 8, 0.5),)
-            record = StageRecord(job.identity, job.stage.name, 8, 1_024, 5.5, 2.0, 2.0, "c0ffee", ledger=ledger)
-            Folder(job.folder).write_json("stage.json", {"job": {"sources": []}, "record": as_json(record)})
-            Folder(job.folder).write_json("DONE", {"record": as_json(record)})
-            outcomes[job.key] = record
-        metrics = {"boxes/bpb": 1.5 + number / 1000, "mean/bpb": 1.5 + number / 1000}
-        Folder(chain.evaluation.folder).write_table("items.parquet", ITEMS)
-        Folder(chain.evaluation.folder).write_json("metrics.json", metrics)
-        return TrialOutcome({**outcomes, chain.evaluation.key: metrics})
-
-
-class Sweep:
-    """A driver without Ray: its searcher, its trials and its looks, with the requests of each event."""
-
-    def __init__(self, run: sweep.Run, store: Requests, monkeypatch: pytest.MonkeyPatch) -> None:
-        from raycodellm.sweep.searcher import StudySearcher
-
-        self.store, self.now, self.reported = store, 0.0, {}
-        self.events: dict[str, list[dict[str, Any]]] = {}
-        dispatcher = Cluster()
-        corpora = {name: Corpus(name) for name in run.sweep.sources}
-        contents = stage_store.contents_of([run.sweep])
-        materials = stage_store.Materials(corpora, Folder("s3://data/s/t"), "t", 512, run.storage, contents)
-        self.context = sweep.TrialContext(run, materials, dispatcher)
-        self.results = sweep.Results(run, lambda: self.now)
-        stopper = sweep.Stopper()
-        self.searcher = StudySearcher(run, self.results, stopper, lambda number: True)
-        monitor = SimpleNamespace(training=lambda snapshot, results: None)
-        self.watchdog = sweep.Watchdog(dispatcher, run, self.results, monitor, stopper, "127.0.0.1:1")
-        monkeypatch.setattr(self.watchdog, "_ask", lambda method: Snapshot())
-        monkeypatch.setattr("ray.get", lambda answer: answer)
-        monkeypatch.setattr("ray.tune.report", lambda report: self.reported.update(report))
+    def __init__(self, store: Requests) -> None:
+        self._store = store
+        self.counted: dict[str, list[dict[str, Any]]] = {}
+        self.journal_bytes = self.table_bytes = 0
+        """In the end."""
 
     def count(self, event: str, work: Any, *arguments: Any) -> Any:
         counted: dict[str, Any] = {}
-        with self.store.of(counted):
+        with self._store.of(counted):
             answer = work(*arguments)
-        self.events.setdefault(event, []).append(counted)
+        self.counted.setdefault(event, []).append(counted)
         return answer
 
-    def trial(self, name: str) -> None:
-        settings = self.count("suggestion", self.searcher.suggest, name)
-        self.count("trial", trial.run_trial, settings, self.context)
-        self.count("end", self.searcher.on_trial_complete, name, dict(self.reported))
-        self.now += 20.0
-        self.count("look", self.watchdog._look)
-        self.count("look again", self.watchdog._look)
+    def per_event(self, event: str, first: int = 0, last: int | None = None) -> tuple[dict[str, float], float]:
+        """(Requests of each kind, bytes), the mean over some of the event's occurrences."""
+        some = self.counted[event][first:last]
+        kinds = sum((Counter(one["kinds"]) for one in some), Counter())
+        return {kind: number / len(some) for kind, number in kinds.items()}, sum(one["bytes"] for one in some) / len(
+            some
+        )
 
 
-def test_a_sweep_on_an_object_store_makes_a_bounded_number_of_requests_per_event(
-    sweep_text: str, store: Requests, tmp_path, monkeypatch, capsys
+@pytest.fixture(scope="module")
+def events(sweep_text: str, store: Requests, tmp_path_factory) -> Iterator[Events]:
+    """A sweep of a hundred trials and its continuation when all is done."""
+    with pytest.MonkeyPatch.context() as monkeypatch:
+        monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path_factory.mktemp("cache")))
+        monkeypatch.setattr(ownership, "REMOTE", replace(ownership.REMOTE, settle=0.0))
+        events, now = Events(store), 0.0
+        file = config.parse(sweep_text, overrides=(f"search.trials={NUM_TRIALS}", "search.sampler=random"))
+        with sweep.lock(sweep.open_run(file, Folder("s3://data/s"))) as run:
+            assert sweep.tell_written_results(run) == 0
+            driver = Driver(run, Cluster(), monkeypatch, lambda: now)
+            for number in range(NUM_TRIALS):
+                settings = events.count("suggestion", driver.suggest, str(number))
+                report = events.count("trial", driver.carry_out, settings)
+                events.count("end", driver.end, str(number), report)
+                now += SECONDS
+                events.count("look", driver.look)
+                for _ in range(10):
+                    events.count("look again", driver.look)
+            events.count("owner's beat", run.hold.owner.beat)
+            lease = Lease(Folder("s3://data/s/stages/x"), "me")
+            lease.take()
+            events.count("lease's beat", lease.beat)
+            driver.results.write_table()
+        events.journal_bytes, events.table_bytes = (len(run.folder.read_bytes(name)) for name in FILES)
+        again = events.count("continuation", sweep.open_run, file, Folder("s3://data/s"))
+        with sweep.lock(again) as run:
+            assert events.count("reading", sweep.tell_written_results, run) == NUM_TRIALS
+            events.count("table", sweep.write_table, run, print, run.results_at_start)
+            events.count("summary", summary_text, run.folder, run.storage)
+        yield events
+
+
+def test_each_event_of_a_sweep_makes_as_many_requests_at_its_hundredth_trial_as_at_its_twentieth(
+    events: Events,
 ) -> None:
-    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    monkeypatch.setattr(ownership, "REMOTE", replace(ownership.REMOTE, settle=0.0))
-    file = config.parse(sweep_text, overrides=(f"search.trials={NUM_TRIALS}", "search.sampler=random"))
-    opened = sweep.open_run(file, Folder("s3://data/s"))
-    with sweep.lock(opened) as run:
-        assert sweep.tell_written_results(run) == 0
-        driver = Sweep(run, store, monkeypatch)
-        for number in range(NUM_TRIALS):
-            driver.trial(str(number))
-        driver.count("owner", run.hold.owner.beat)
-        lease = Lease(Folder("s3://data/s/stages/x"), "me")
-        lease.take()
-        driver.count("lease", lease.beat)
-        driver.results.write_table()
-    events = driver.events
-    with capsys.disabled():
-        for name, found in events.items():
-            kinds = sum((Counter(one["kinds"]) for one in found), Counter())
-            each = {kind: round(number / len(found), 2) for kind, number in kinds.items()}
-            print(f"{name}: {each}, {sum(one['bytes'] for one in found) / len(found):.0f} bytes, {found[-1]['log']}")
+    for event in ("suggestion", "trial", "end", "look", "look again"):
+        early, late = events.per_event(event, 10, 20), events.per_event(event, 90, 100)
+        assert early[0] == late[0] or event == "look", event
+    assert events.per_event("suggestion")[0]["PUT"] <= 1.05
+    begun = {"HEAD": 4, "PUT": 1}  # has it a result? which of its three jobs are finished? then trial.json
+    done = {"PUT": 6, "COPY": 1, "result": 1}  # what two stages and an evaluation leave; items.parquet; result.json
+    assert sum(events.per_event("trial")[0].values()) == sum(begun.values()) + sum(done.values())
+    assert events.per_event("end") == ({}, 0.0)
+    assert events.per_event("look")[0]["PUT"] <= 0.5
+    assert events.per_event("look again") == ({}, 0.0)
+
+
+def test_the_bytes_of_an_event_do_not_grow_with_the_sweep(events: Events) -> None:
+    early, late = events.per_event("trial", 0, 50)[1], events.per_event("trial", 50, 100)[1]
+    assert late == pytest.approx(early, rel=0.1)
+    # A line of the journal is written again a few times, and the table at fewer and fewer of the looks.
+    assert events.per_event("suggestion")[1] < 4.5 * events.journal_bytes / NUM_TRIALS
+    assert events.per_event("look")[1] < events.table_bytes / 3
+
+
+def test_a_driver_that_waits_makes_a_few_requests_a_minute(events: Events) -> None:
+    owner, lease = events.per_event("owner's beat")[0], events.per_event("lease's beat")[0]
+    assert owner == lease == {"HEAD": 1, "GET": 1, "PUT": 1}
+    assert sum(owner.values()) * 60 / ownership.REMOTE.beat <= 6
+    assert sum(lease.values()) * 60 / Lease.beat_seconds <= 6
+
+
+def test_the_continuation_of_a_finished_sweep_reads_each_trial_once(events: Events) -> None:
+    assert sum(events.per_event("continuation")[0].values()) < 20
+    assert events.per_event("reading")[0] == {"LIST": 1, "HEAD": NUM_TRIALS, "GET": NUM_TRIALS}
+    assert events.per_event("table")[0] == {"PUT": 1}

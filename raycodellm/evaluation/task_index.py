@@ -7,6 +7,7 @@ folders that hold the named tasks, and what they stand for, have a few files, wh
 from __future__ import annotations
 
 import functools
+import os
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,7 +26,7 @@ def task_manager(names: tuple[str, ...]) -> TaskManager:
     from lm_eval.tasks import TaskManager
 
     wanted = with_members(names, lm_eval_tasks())
-    folders = outermost(named.file.parent for named in wanted.values() if named.file is not None)
+    folders = outermost(folder for named in wanted.values() if (folder := _folder(named, wanted)) is not None)
     manager = TaskManager(include_path=[*folders, FOLDER], include_defaults=False)
     index = manager.task_index
     found = {name: NamedTask(one.yaml_path, _tagged(one)) for name in wanted if (one := index.get(name)) is not None}
@@ -37,6 +38,14 @@ def _whole() -> TaskManager:
     from lm_eval.tasks import TaskManager
 
     return TaskManager(include_path=str(FOLDER))
+
+
+def _folder(named: NamedTask, wanted: Mapping[str, NamedTask]) -> Path | None:
+    """The folder that a name needs. A tag needs all its tasks in one, since lm-eval does not join those of several."""
+    if named.file is not None:
+        return named.file.parent
+    files = [wanted[task].file for task in named.tagged]
+    return Path(os.path.commonpath([file.parent for file in files if file is not None]))
 
 
 def _tagged(entry: Any) -> tuple[str, ...]:

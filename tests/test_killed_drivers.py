@@ -1,0 +1,115 @@
+"""A driver that is killed at any write to an object store is followed by one that ends the sweep as if nothing was."""
+
+from __future__ import annotations
+
+import itertools
+from collections import Counter
+from pathlib import Path
+from typing import Any
+
+import pytest
+from driver_without_ray import Cluster, Driver
+
+from raycodellm import config, search, storage_files, sweep
+from raycodellm.files import Folder
+from raycodellm.sweep import journal_copy
+from raycodellm.sweep.ownership import Owner
+
+GRID = (
+    "search.sampler=grid",
+    "search.trials=null",
+    "search.replicates=2",
+    "pretrain.code_ratio={search: {choice: [0.25, 0.5]}}",
+    "pretrain.schedule=constant",
+)
+
+
+class KilledError(BaseException):
+    """The driver's end. No handler of errors in the driver may catch it."""
+
+
+class Disk:
+    """Local folders as an object store, whose writer is killed at its write number `dies_at`."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self.num_writes, self.dies_at, self.is_dead = 0, -1, False
+        delete = Folder.delete
+
+        def write(folder: Folder, name: str, data: bytes) -> None:
+            self._write()
+            (path := Path(folder.uri) / name).parent.mkdir(parents=True, exist_ok=True)
+            path.write_bytes(data)
+
+        def copy(folder: Folder, name: str, target: Folder) -> None:
+            target.write_bytes(name, folder.read_bytes(name))
+
+        def deleted(folder: Folder, name: str = "") -> None:
+            self._write()
+            delete(folder, name)
+
+        monkeypatch.setattr(Folder, "local", property(lambda folder: None))
+        monkeypatch.setattr(Folder, "write_bytes", write)
+        monkeypatch.setattr(Folder, "copy", copy)
+        monkeypatch.setattr(Folder, "delete", deleted)
+        monkeypatch.setattr(journal_copy, "MERGE_BYTES", 4_000)
+        monkeypatch.setattr("os.fsync", lambda descriptor: None)
+        monkeypatch.setattr(Owner, "_runs_here", lambda owner, found: False)
+        monkeypatch.setattr("raycodellm.sweep.ownership.time.sleep", lambda seconds: None)
+
+    def _write(self) -> None:
+        self.is_dead = self.is_dead or self.num_writes == self.dies_at
+        if self.is_dead:
+            raise KilledError
+        self.num_writes += 1
+
+
+def drive(file: config.SweepFile, storage: Folder, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs the trials that are left, two at once; of two that run, the later one ends first."""
+    with sweep.lock(sweep.open_run(file, storage, lambda line: None), lambda line: None) as run:
+        left = search.num_trials(file) - sweep.tell_written_results(run, lambda line: None)
+        now = itertools.count(0.0, 10.0)
+        driver = Driver(run, cluster, monkeypatch, lambda: next(now))
+        running: list[tuple[str, dict[str, Any]]] = []
+        for number in range(left):
+            running.append((str(number), driver.suggest(str(number))))
+            if len(running) == 2 or number == left - 1:
+                while running:
+                    name, settings = running.pop()
+                    driver.end(name, driver.carry_out(settings))
+                    driver.look()
+
+
+@pytest.mark.parametrize("points", [slice(0, None, 9), pytest.param(slice(None), marks=pytest.mark.exhaustive)])
+def test_a_sweep_whose_driver_was_killed_at_any_write_has_every_arm_and_seed_once(
+    sweep_text: str, tmp_path, monkeypatch, points: slice
+) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    disk, file = Disk(monkeypatch), config.parse(sweep_text, overrides=GRID)
+    drive(file, Folder(str(tmp_path / "whole")), undisturbed := Cluster(), monkeypatch)
+    expected = told(file, Folder(str(tmp_path / "whole")))
+    assert len(expected) == 4 and undisturbed.num_trained == Counter(undisturbed.num_trained.keys())
+    for point in range(disk.num_writes)[points]:
+        storage, cluster = Folder(str(tmp_path / str(point))), Cluster()
+        disk.num_writes, disk.dies_at = 0, point
+        with pytest.raises(KilledError):
+            drive(file, storage, cluster, monkeypatch)
+        disk.is_dead, disk.dies_at = False, -1
+        drive(file, storage, cluster, monkeypatch)
+        assert told(file, storage) == expected, point
+        # Only a stage whose end was not written yet is trained twice.
+        assert cluster.num_trained.keys() == undisturbed.num_trained.keys()
+        assert cluster.num_trained.total() <= undisturbed.num_trained.total() + 1
+        assert (storage / "small").list() == (Folder(str(tmp_path / "whole")) / "small").list()
+
+
+def told(file: config.SweepFile, storage: Folder) -> list[tuple[Any, ...]]:
+    """What the study and the trials' results say of each trial, by number. Raises where the two do not agree."""
+    run = sweep.Run(file, storage)
+    journal = search.read_journal(Path(storage.uri) / "small" / "optuna.log", file, {})
+    found = []
+    for trial in journal.trials:
+        result = storage_files.read_result(run.trial_folder(trial.number))
+        assert search.agrees(trial, result, file, run.sweep.seed)
+        assert (trial.state.name, trial.value) == ("COMPLETE", result.metrics["mean/bpb"])
+        found.append((result.number, result.arm, result.seed, tuple(result.params.items()), trial.value))
+    return found
