@@ -17,6 +17,7 @@ from pydantic import ValidationError
 from raycodellm import __version__
 from raycodellm.commands import DONE, FAILED, STOPPED, WRONG, SweepRequest, read_run
 from raycodellm.commands import prepare as preparing
+from raycodellm.commands import report as reporting
 from raycodellm.commands import run as running
 from raycodellm.commands.request import DEFAULT_STORAGE
 from raycodellm.config import Evaluation, UserError, refuse_credentials, without_credentials
@@ -102,6 +103,7 @@ def _parser() -> argparse.ArgumentParser:
     ):
         made = command(name, function, text)
         made.add_argument("run", metavar="DIR", help="the run folder, <storage>/<sweep name>")
+    made.add_argument("--watch", action="store_true", help="write it again as results come, until the sweep has ended")
     made = command("eval", evaluate, "evaluate Hugging Face models")
     made.add_argument("models", nargs="+", metavar="MODEL", help="a model folder or hub id")
     made.add_argument("--tasks", required=True, help="names, separated by commas")
@@ -175,7 +177,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    return read_run.report(options.run, _complain_once())
+    return reporting.report(options.run, options.watch, _complain_once())
 
 
 def evaluate(options: argparse.Namespace) -> int:

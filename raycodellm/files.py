@@ -155,6 +155,16 @@ class Folder:
 
         return self.filesystem.get_file_info(self._inside(name)).type != FileType.NotFound
 
+    def stamp(self, name: str) -> tuple[int, int] | None:
+        """Size in bytes and time of the last change of a file; None when it does not exist. Takes one request.
+
+        While the stamp stays the same, nobody has written the file.
+        """
+        from pyarrow.fs import FileType
+
+        found = self.filesystem.get_file_info(self._inside(name))
+        return None if found.type == FileType.NotFound else (found.size or 0, found.mtime_ns or 0)
+
     def list(self) -> list[str]:
         """Sorted names of the folder's files and folders; empty when the folder does not exist."""
         if self.local is not None:

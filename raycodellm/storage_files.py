@@ -56,6 +56,11 @@ def fault_line(error: DamagedFile | OSError) -> str:
 # ------------------------------------------------------------------------------------------------- the run folder
 
 
+def report_address(run: Folder) -> str:
+    """The address of the run's report, whether it is written already or not."""
+    return (run / "report" / "index.html").uri
+
+
 def read_sweep_file(run: Folder, say: Callable[[str], Any] | None = None) -> SweepFile:
     """Reads `sweep.yaml`. Keys that only a newer version knows are refused; with `say` they are left out and said.
 

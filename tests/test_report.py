@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import json
+import base64
+import gzip
 import math
 import random
 import re
@@ -13,14 +14,16 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from raycodellm import config, report
+from raycodellm import config, report, search
 from raycodellm.config import Objective, UserError
 from raycodellm.files import Folder
 from raycodellm.records import LedgerRow, StageRecord, TrialResult, as_json
 from raycodellm.report import answer as words
-from raycodellm.report import markdown, ranking, sections
+from raycodellm.report import figures, markdown, ranking, sections, verdicts
+from raycodellm.report.figures.curves import thinned
 from raycodellm.report.ranking import measurements
-from raycodellm.statistics import UNKNOWN, SeedNoise
+from raycodellm.report.watch import LOOK_SECONDS, POLL_SECONDS, ReportWatch
+from raycodellm.statistics import UNKNOWN, SeedNoise, quadratic_band
 from raycodellm.tables import formats, sharing
 
 SWEEP = """
@@ -139,7 +142,7 @@ def write_run(storage: Folder, replicates: int = 1) -> Folder:
             number = len(rows)
             stages = (f"pretrain-{arm:08x}{seed:08x}", f"instruct-{arm + 100:08x}{seed:08x}")
             items = item_table(0.5 - 2 * (ratio - 0.35) ** 2 + 0.02 * seed, number)
-            more = {"params": params, "stages": stages, "wall_seconds": 41.0, "device_seconds": 40.0}
+            more = {"params": params, "stages": stages, "wall_seconds": 41.0, "device_seconds": 40.0 + number}
             if arm == 4:
                 cause = "FloatingPointError: loss is NaN at step 17 of stage pretrain; lower the rate </script>"
                 rows.append(trial(number, arm, seed, "failed", error=cause, **more))
@@ -150,7 +153,7 @@ def write_run(storage: Folder, replicates: int = 1) -> Folder:
             write_stage(storage, stages[0], 401_408, plain, ratio, 0.02 * arm)
             write_stage(storage, stages[1], 51_200, {"lessons": "instruct_text"}, 0.0)
             (run / "trials" / f"{number:04d}").write_table("items.parquet", items)
-            tokens = {"prose": int(401_408 * (1 - ratio)), "python": int(401_408 * ratio), "total": 452_608}
+            tokens = {"prose": int(401_408 * (1 - ratio)), "python": int(401_408 * ratio), "total": 452_608 + arm}
             rows.append(trial(number, arm, seed, items=items, tokens=tokens, **more))
     # One more trial with the chain of the first: its stages are shared.
     items = item_table(0.25, 99)
@@ -193,7 +196,7 @@ def test_with_one_seed_per_arm_arms_are_ranked_and_no_difference_is_called_real(
         assert not any(one.separable or one.covers_seeds for one in found)
         assert all(math.isnan(one.difference_to_best.low) for one in found[1:])
         said = words.answer(found, BPB)
-        assert said.startswith("First in rank: arm 0") and "No arm can be told apart from another." in said
+        assert said.startswith("First in rank: arm 0") and "no arm can be told apart from another" in said
         assert "95 % interval over the evaluation's items alone" in said
         assert not re.search(r"\b([Bb]est|better|separable)\b", said)
         assert "unknown" in words.unknown_noise(found) and "search.replicates: 3" in words.unknown_noise(found)
@@ -207,7 +210,7 @@ def test_arms_of_equal_seeds_differ_where_their_intervals_overlap():
     assert best.low < other.low < best.high, "what a seed does to both arms widens both intervals"
     assert other.separable and best.separable and best.covers_seeds, "and drops out of the difference"
     assert other.difference_to_best.value == pytest.approx(0.2, abs=0.01)
-    assert words.answer([best, other], BPB).endswith("It is better than the other arm (95 %, over items and seeds).")
+    assert words.answer([best, other], BPB).endswith("it is better than the other arm (95 %, over items and seeds).")
     assert words.unknown_noise([best, other]) == "" and words.interval_name([best, other]) == "95 % interval"
 
 
@@ -338,6 +341,39 @@ def test_the_pareto_front_holds_the_arms_that_no_other_beats():
     assert [(one.arm, one.pareto) for one in found] == [(0, True), (1, False), (2, True)]
 
 
+# ------------------------------------------------------------------------------------------------- verdicts
+
+
+def test_an_arm_is_better_or_worse_in_a_task_only_with_the_noise_of_seeds():
+    rows, items = arms([[0.50, 0.52, 0.48], [0.49, 0.53, 0.47], [0.10, 0.13, 0.08]])
+    found = verdicts.task_scores(rows, ranking(rows, BPB, items), BPB[0], items)
+    assert {(one.arm, one.task): one.verdict for one in found} == {
+        **{(0, task): "" for task in (*TASKS, "mean")},
+        **{(1, task): "not known" for task in (*TASKS, "mean")},
+        **{(2, task): "worse" for task in (*TASKS, "mean")},
+    }
+    single, items = arms([[0.5], [0.1]])
+    found = verdicts.task_scores(single, ranking(single, BPB, items), BPB[0], items)
+    assert len(found) == 6 and {one.verdict for one in found} == {""}, "one seed per arm gives no verdict"
+
+
+def test_a_verdict_over_more_tasks_needs_a_larger_difference():
+    rows, items = arms([[0.50, 0.52, 0.48], [0.40, 0.43, 0.38]])
+    ranked = ranking(rows, BPB, items)
+    corrected = verdicts.task_scores(rows, ranked, BPB[0], items)
+    mean = next(one.difference for one in corrected if one.task == "mean" and one.difference)
+    alone = ranked[1].difference_to_best
+    assert mean.value == pytest.approx(alone.value) and mean.high - mean.low > 1.1 * (alone.high - alone.low)
+
+
+def test_tasks_without_the_objectives_metric_have_no_verdicts():
+    rows, items = arms([[0.5], [0.1]])
+    for row in rows:
+        row["metrics.cost/total"] = 1.0
+    objective = Objective(metric="cost/total", mode="min")
+    assert verdicts.task_scores(rows, ranking(rows, [objective], items), objective, items) == []
+
+
 def test_a_shared_stage_is_counted_once_as_trained_and_each_time_as_asked_for():
     chains = [["a", "b"], ["a", "c"], ["a", "missing"], []]
     found = sharing(chains, {"a": 100, "b": 10, "c": 10}, {"a": 10.0, "b": 10.0, "c": 10.0})
@@ -359,15 +395,15 @@ def test_the_page_is_written_fast_and_needs_no_network(finished):
     folder = report.write_report(*finished)
     assert time.monotonic() - began < 5.0
     page = folder.read_bytes("index.html").decode()
-    assert set(re.findall(r"(?i)(?:https?:)?//(?:[a-z0-9-]+\.)+[a-z]{2,}", _outside_library(page))) == set()
-    assert "https://" not in page
-    assert {url for url in re.findall(r"http://[\w.]+", page)} <= {"http://www.w3.org"}
-    assert page.count("Plotly.newPlot") <= 2 and page.count("</script>") == 3, "what a trial says ends no script"
+    assert set(re.findall(r"(?i)(?:https?:)?//(?:[a-z0-9-]+\.)+[a-z]{2,}", page)) == set()
+    assert "https://" not in page and "http://" not in page
+    assert page.count("</script>") == 3, "what a trial says ends no script"
 
 
-def _outside_library(page: str) -> str:
-    head, _, rest = page.partition("<script>")
-    return head + rest.partition("</script>")[2]
+def unpacked(page: str, name: str) -> str:
+    """What the page holds compressed: its data, or Plotly."""
+    letters = page.partition(f'<script type="text/plain" id="{name}">')[2].partition("</script>")[0]
+    return gzip.decompress(base64.b64decode(letters)).decode()
 
 
 def test_page_and_markdown_hold_ranking_ledger_tree_failures_time_and_settings(finished):
@@ -383,8 +419,8 @@ def test_page_and_markdown_hold_ranking_ledger_tree_failures_time_and_settings(f
         assert "ray start" in said and "5.6 s" in said
         assert "8 of 10" in said
         assert "preset: tiny" in said
-    for figure in ("scores", "ratio0", "loss0", "loss1"):
-        assert f'id="{figure}"' in page
+    for figure in ("scores0", "ratio0", "loss0", "loss1", "order", "cost-tokens", "cost-hours"):
+        assert f'id="plot-{figure}"' in page
     assert "&lt;/script&gt;" in page, "a cause is shown, not run"
     assert "| arm |" in markdown
 
@@ -402,9 +438,8 @@ def test_nothing_in_a_runs_records_opens_or_ends_an_element_of_the_page_or_marku
     run.write_table("trials.parquet", pa.Table.from_pylist(rows))
     folder = report.write_report(run, storage)
     page, markdown = (folder.read_bytes(name).decode() for name in ("index.html", "report.md"))
-    drawn = page.partition('<script type="application/json" id="figures">')[2].partition("</script>")[0]
-    assert "<" not in drawn and "&lt;!--&lt;script>" in str(json.loads(drawn)), "shown in the legend as it is"
-    assert "<!--" not in _outside_library(page) and "alert(1)</script>" not in page
+    assert "&lt;!--&lt;script>" in unpacked(page, "data"), "shown in the legend as it is"
+    assert "<!--" not in page and "alert(1)</script>" not in page and page.count("</script>") == 3
     text = markdown.partition("```yaml")[0]
     assert "alert(1)" in text and "<" not in text and "](" not in text and "`a`" not in text
     cells = {line.count("|") for line in text.splitlines() if line.startswith("|") and "alert" in line}
@@ -432,11 +467,15 @@ def test_the_report_names_what_each_source_was_made_of(tmp_path):
 
 
 def test_planned_and_real_code_ratio_are_both_drawn_for_the_best_arm_of_each_schedule(finished):
-    from raycodellm.report import figures
-
-    drawn = figures.code_ratios(report.read_records(*finished))[0]
-    assert len(drawn.data) == 6, "one stage mixes, the other has one source"
-    assert {trace["line"].get("dash") for trace in drawn.data} == {None, "dash"}
+    records = report.read_records(*finished)
+    assert [one.stage for one in figures.curve_figures(records, figures.RATIO)] == ["pretrain"], (
+        "the other has one source"
+    )
+    data = figures.curve_data(records)
+    schedules = {one.params["pretrain.schedule"] for one in records.scores if one.arm in data["chosen"]}
+    assert len(data["chosen"]) == 3 and schedules == {"constant", "increase", "decrease"}
+    stages = [data["stages"][key] for one in data["arms"] for _, *keys in one["trials"] for key in keys[:1]]
+    assert all({"planned", "real", "loss", "loss/prose"} <= set(stage) for stage in stages)
 
 
 def test_the_summary_names_the_best_its_uncertainty_the_savings_and_the_report(finished):
@@ -488,6 +527,105 @@ def test_replicates_are_reported_as_one_arm(tmp_path):
     assert words.answer(records.scores, BPB).startswith("Best so far: arm")
     assert "≈ marks" in report.write_report(records.run, storage).read_bytes("report.md").decode()
     assert "search.replicates" not in report.summary_text(records.run, storage)
+
+
+# ------------------------------------------------------------------------------------------------- plots
+
+
+def test_a_stage_whose_mixture_is_given_by_weights_is_placed_by_the_code_ratio_it_was_trained_with(tmp_path):
+    storage = Folder(str(tmp_path))
+    run = write_run(storage)
+    searched = SWEEP.partition("peak: 3.0e-3}\n")[2].partition("  - name: instruct")[0]
+    weights = "    weights: {search: {choice: [{prose: 0.9, python: 0.1}, {prose: 0.5, python: 0.5}]}}\n"
+    text = SWEEP.replace("REPLICATES", "1").replace(searched, weights)
+    assert text.count("weights") == 2
+    run.write_bytes("sweep.yaml", text.encode())
+    (drawn,) = figures.scores(report.read_records(run, storage))
+    assert drawn.layout["xaxis"]["title"]["text"] == "code ratio trained in stage pretrain (share of tokens)"
+    places = [x for trace in drawn.data if trace["mode"] == "markers" for x in trace["x"]]
+    assert min(places) == pytest.approx(0.03, abs=0.01) and max(places) == pytest.approx(0.59, abs=0.01)
+
+
+def test_points_grow_with_their_seeds_and_a_band_joins_the_intervals_of_few_arms(tmp_path):
+    storage = Folder(str(tmp_path))
+    records = report.read_records(write_run(storage, replicates=2), storage)
+    (drawn,) = figures.scores(records)
+    markers = [trace for trace in drawn.data if trace["mode"] == "markers"]
+    sizes = {
+        arm: size for trace in markers for arm, size in zip(trace["points"][1], trace["marker"]["size"], strict=True)
+    }
+    assert sizes[0] > sizes[9] > 0, "two seeds against one"
+    assert any(trace.get("fill") for trace in drawn.data) and "joins the intervals" in drawn.caption
+
+
+def test_a_parabola_is_found_with_its_band():
+    places = np.linspace(0, 1, 30)
+    noise = np.random.default_rng(0).normal(0, 0.05, (400, 30))
+    truth = 2 - places + 1.5 * places**2
+    hits = []
+    for one in noise:
+        (found,) = quadratic_band(places.tolist(), (truth + one).tolist(), [1.0] * 30, [0.4])
+        hits.append(found.low < 2 - 0.4 + 1.5 * 0.16 < found.high)
+    assert np.mean(hits) == pytest.approx(0.95, abs=0.03)
+    assert quadratic_band([0.1, 0.2, 0.3, 0.4, 0.5], [1.0, 2.0, 3.0, 4.0, 5.0], [1.0] * 5, [0.2]) == []
+    assert quadratic_band([0.1, 0.2] * 4, [1.0, 2.0] * 4, [1.0] * 8, [0.2]) == []
+
+
+def test_thinned_curves_keep_their_ends_their_gaps_and_what_is_measured_now_and_then():
+    tokens = [*range(0, 1000, 10)]
+    measured = [0.5 if place in (0, 49, 99) else math.nan for place in range(100)]
+    found = thinned({"tokens": np.array(tokens), "loss": np.array(tokens) * 1.0, "bpb/prose": np.array(measured)}, 11)
+    assert found["tokens"][0] == 0 and found["tokens"][-1] == 990 and len(found["tokens"]) == 11
+    assert found["loss"] == found["tokens"] and found["bpb/prose"] == [[0, 490, 990], [0.5, 0.5, 0.5]]
+    assert "bpb/python" not in thinned({"tokens": np.array(tokens), "bpb/python": np.full(100, math.nan)}, 11)
+
+
+def test_importance_names_the_parameter_that_decides_and_waits_for_enough_arms():
+    file = config.parse(SWEEP.replace("REPLICATES", "1").replace("trials: 9", "trials: 40"))
+    points = search.preview(file, 40)
+    scores = [abs(point["pretrain.code_ratio"] - 0.3) for point in points]
+    found = search.importances(file, points, scores, "min")
+    assert set(found) == {"PED-ANOVA", "fANOVA"}
+    for shares in found.values():
+        assert next(iter(shares)) == "pretrain.code_ratio" and sum(shares.values()) == pytest.approx(1)
+    assert search.importances(file, points[:10], scores[:10], "min") == {}
+
+
+# ------------------------------------------------------------------------------------------------- watching
+
+
+class Sweep:
+    """A sweep whose trials end at given seconds, and the clock of who watches it."""
+
+    def __init__(self, ends: list[float]) -> None:
+        self.ends, self.now, self.stamps, self.reads = ends, 0.0, 0, 0
+        self.written: list[tuple[int, int | None]] = []
+
+    def stamp(self) -> int:
+        self.stamps += 1
+        return self.num_ended()
+
+    def num_ended(self) -> int:
+        return sum(end <= self.now for end in self.ends)
+
+    def read(self) -> tuple[int, bool]:
+        self.reads += 1
+        return self.num_ended(), self.num_ended() == len(self.ends)
+
+    def write(self, reload_seconds: int | None) -> None:
+        self.written.append((self.num_ended(), reload_seconds))
+        self.now += 1.0
+
+    def sleep(self, seconds: float) -> None:
+        self.now += seconds
+
+
+def test_a_watched_report_is_written_for_each_result_and_costs_one_request_per_look_while_nothing_comes():
+    sweep = Sweep([100.0, 101.0, 1000.0])
+    ReportWatch(sweep.stamp, sweep.read, sweep.write, lambda: sweep.now, sweep.sleep).until_ended()
+    assert [one for one, _ in sweep.written] == [0, 2, 3]
+    assert [reload is None for _, reload in sweep.written] == [False, False, True], "the last page is at rest"
+    assert sweep.stamps > 0.8 * 1000 / POLL_SECONDS and sweep.reads < 3 + 1000 / LOOK_SECONDS
 
 
 @pytest.mark.parametrize(

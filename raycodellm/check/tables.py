@@ -11,7 +11,7 @@ from raycodellm.check.plan import SizedCorpus
 from raycodellm.config import SweepFile
 from raycodellm.records import StageJob
 from raycodellm.stage_store import Chain
-from raycodellm.tables import Table, sharing, stage_tree, table_lines, tree_lines
+from raycodellm.tables import Table, sharing, sharing_sentence, stage_tree, table_lines, tree_lines
 
 
 def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
@@ -59,8 +59,7 @@ def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) 
     return [
         "stage tree:",
         *tree_lines(tree, indent="  "),
-        f"  {shared.tokens_asked:,} tokens asked for, {shared.tokens_trained:,} trained, "
-        f"{shared.tokens_saved:,} saved by shared stages",
+        f"  {sharing_sentence(shared)}",
     ]
 
 

@@ -1,4 +1,4 @@
-"""`raycodellm status` and `raycodellm report`: what a run has done so far."""
+"""`raycodellm status`: what a run has done so far."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ def status(path: str, complain: Callable[[str], None]) -> int:
     """Prints the trials of the run folder `path` as a table; returns the exit code."""
     from raycodellm import display, sweep
 
-    run = _existing_run(path, complain)
+    run = existing_run(path, complain)
     results = sweep.read_results(run, say=complain)
     metrics = [objective.metric for objective in run.sweep.search.objectives]
     display.console(sys.stdout).print(display.trial_table(results, metrics))
@@ -27,19 +27,7 @@ def status(path: str, complain: Callable[[str], None]) -> int:
     return DONE
 
 
-def report(path: str, complain: Callable[[str], None]) -> int:
-    """Writes the report of the run folder `path`, and prints its path; returns the exit code."""
-    from raycodellm import report as reports
-    from raycodellm import sweep
-
-    run = _existing_run(path, complain)
-    sweep.write_table(run, complain)
-    folder = reports.write_report(run.folder, run.storage, complain)
-    print(f"{folder.uri}/index.html")
-    return DONE
-
-
-def _existing_run(path: str, complain: Callable[[str], None]) -> Run:
+def existing_run(path: str, complain: Callable[[str], None]) -> Run:
     """Raises `UserError` where `path` is no run folder."""
     from raycodellm import sweep
 

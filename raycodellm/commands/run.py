@@ -142,13 +142,15 @@ def _finish(run: Run, say: Callable[[str], None], timing: Timing | None = None) 
 
     # After a run the trials' folders are read once more: they are the truth, and what it told the driver is not.
     results = sweep.write_table(run, say, None if timing is not None else run.results_at_start)
+    records = None
     if timing is not None:
         before = storage_files.attempt(lambda: storage_files.read_timing(run.folder), say) or {}
         _write_timing(run.folder, before, timing.seconds)
         with timing.part("report"):
-            report.write_report(run.folder, run.storage)
+            records = report.read_records(run.folder, run.storage)
+            report.write_pages(records)
         _write_timing(run.folder, before, timing.seconds)
-    say(report.summary_text(run.folder, run.storage))
+    say(report.summary_text(run.folder, run.storage, records))
     failed = [result for result in results if result.state == "failed"]
     for result in failed:
         say(f"trial {trial_name(result.number)} failed: {result.error}")

@@ -58,9 +58,11 @@ def samples(table: pa.Table, metric: str) -> list[Sample]:
     named = named_tasks(table)
     groups = list(named.values()) if task == MEAN else [named.get(task, (task,))]
     by_task: dict[str, dict[tuple[str, int], float]] = {}
-    for row in table.select(["task", "item", *BY_NAME[name].columns]).to_pylist():
-        value = BY_NAME[name].value(row)
+    value_of, names = BY_NAME[name].value, BY_NAME[name].columns
+    columns = (table.column(column).to_pylist() for column in ("task", "item", *names))
+    for task_, item, *values in zip(*columns, strict=True):
+        value = value_of(dict(zip(names, values, strict=True)))
         if value is not None and math.isfinite(value):
-            by_task.setdefault(row["task"], {})[row["task"], row["item"]] = float(value)
+            by_task.setdefault(task_, {})[task_, item] = float(value)
     found = [{key: value for one in group for key, value in by_task.get(one, {}).items()} for group in groups]
     return [sample for sample in found if sample]

@@ -2,6 +2,6 @@
 
 from raycodellm.report.ranking import ArmScore, ranking
 from raycodellm.report.records import Records, read_records
-from raycodellm.report.write import summary_text, write_report
+from raycodellm.report.write import summary_text, write_pages, write_report
 
-__all__ = ["ArmScore", "Records", "ranking", "read_records", "summary_text", "write_report"]
+__all__ = ["ArmScore", "Records", "ranking", "read_records", "summary_text", "write_pages", "write_report"]

@@ -48,7 +48,8 @@ def difference_name(scores: Sequence[ArmScore]) -> str:
 
 
 def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> str:
-    """One to five sentences: the best arm, and whether it is better than the others and than guessing."""
+    """The best arm with its interval, and whether it is better than the others: one sentence. Then, where they say
+    anything, whether it is better than guessing, and the Pareto front."""
     found = [one for one in scores if one.score is not None]
     if not found:
         return "No trial is complete yet, so there is nothing to rank."
@@ -58,20 +59,20 @@ def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> str:
     shown = f" ({covers} {interval(best.low, best.high)})" if not math.isnan(best.low) else ""
     so_far = " so far" if any(one.open for one in scores) else ""
     place = "Best" if known else "First in rank"
-    said = f"{place}{so_far}: arm {best.arm} ({params(best.params)}) with {metric} {score(best.score)}{shown}."
+    said = f"{place}{so_far}: arm {best.arm} ({params(best.params)}) with {metric} {score(best.score)}{shown}"
     close = [one.arm for one in others if not one.separable]
     if not others:
-        said += " It is the only arm with a score, so there is nothing to compare it with."
+        said += "; it is the only arm with a score, so there is nothing to compare it with."
     elif not known:
-        said += " No arm can be told apart from another."
+        said += "; no arm can be told apart from another, since no arm has a second seed."
     elif close:
         named = f" (arm{'s' if len(close) > 1 else ''} {', '.join(map(str, close))})" if len(close) <= 12 else ""
         which = f"{len(close)} of {len(others)} other arms"
         if len(close) == len(others):
             which = "the other arm" if len(others) == 1 else f"any of the {len(others)} other arms"
-        said += f" It cannot be told apart from {which}{named}."
+        said += f"; it cannot be told apart from {which}{named}."
     else:
-        said += f" It is better than {_others(len(others))} (95 %, over items and seeds)."
+        said += f"; it is better than {_others(len(others))} (95 %, over items and seeds)."
     if best.beats_chance is False:
         said += f" Its accuracy, {score(best.accuracy)}, cannot be told from guessing ({score(best.chance)})."
     if len(objectives) > 1:

@@ -19,7 +19,7 @@ def markdown(records: Records, sections: Sequence[Section]) -> str:
     lines += [f"- **{_plain(value)}** {_plain(label)}" for value, label in cards(records)]
     for section in sections:
         rendered = [block for part in section.parts if (block := part_lines(part))]
-        if rendered:
+        if rendered:  # a section of figures alone has nothing here
             lines += ["", f"## {_plain(section.title)}"]
             for block in rendered:
                 lines += ["", *block]

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm import evaluation
 from raycodellm.config import Objective
-from raycodellm.statistics import ArmMeasurements, Interval, mean_of_samples, pareto_front, seed_noise
+from raycodellm.statistics import ArmMeasurements, Interval, SeedNoise, mean_of_samples, pareto_front, seed_noise
 from raycodellm.tables.trials import Row, metric_of, params_of, trial_name
 
 if TYPE_CHECKING:
@@ -75,8 +75,7 @@ def ranking(
     complete = {
         arm: [row for row in of_arm if metric_of(row, first.metric) is not None] for arm, of_arm in by_arm.items()
     }
-    measured = {arm: measurements(first.metric, done, items or {}) for arm, done in complete.items() if done}
-    noise = seed_noise({arm: found.scores for arm, found in measured.items()})
+    measured, noise = measured_arms(first.metric, complete, items or {})
     sign = 1.0 if first.mode == "min" else -1.0
     order = sorted(measured, key=lambda arm: (sign * measured[arm].score, arm))
     points = {arm: tuple(_mean_metric(complete[arm], one.metric) for one in objectives) for arm in order}
@@ -97,6 +96,20 @@ def ranking(
     if len(scored) > 1:
         scored[0] = replace(scored[0], separable=all(one.separable for one in scored[1:]))
     return scored + [_described(by_arm[arm], [], first.metric) for arm in sorted(set(by_arm) - set(measured))]
+
+
+def measured_arms(
+    metric: str, complete: Mapping[int, Sequence[Row]], items: Mapping[int, pa.Table]
+) -> tuple[dict[int, ArmMeasurements], SeedNoise]:
+    """Measurements of each arm that has complete rows, and the noise between their seeds.
+
+    The items are looked at only where they count: while the noise is unknown, a score has its recorded interval.
+    """
+    measured = {arm: measurements(metric, done, {}) for arm, done in complete.items() if done}
+    noise = seed_noise({arm: found.scores for arm, found in measured.items()})
+    if noise.single.degrees or any(found.recorded is None for found in measured.values()):
+        measured = {arm: measurements(metric, complete[arm], items) for arm in measured}
+    return measured, noise
 
 
 def measurements(metric: str, complete: Sequence[Row], items: Mapping[int, pa.Table]) -> ArmMeasurements:

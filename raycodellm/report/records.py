@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
 from typing import TYPE_CHECKING, Any, TypeVar
+
+import numpy as np
 
 from raycodellm import storage_files
 from raycodellm.config import Sweep, SweepFile
@@ -15,6 +17,7 @@ from raycodellm.files import Folder
 from raycodellm.finished import read_finished_stage
 from raycodellm.records import StageRecord
 from raycodellm.report.ranking import ArmScore, ranking
+from raycodellm.report.verdicts import TaskScore, task_scores
 from raycodellm.tables import Sharing, sharing
 from raycodellm.tables.trials import Row, stages_of
 
@@ -23,6 +26,11 @@ if TYPE_CHECKING:
 
 Name = TypeVar("Name", int, str)
 Value = TypeVar("Value")
+Curve = dict[str, np.ndarray]
+"""Maps `tokens`, `loss`, `loss/<source>`, `bpb/<source>`, and the code ratio's `planned` and `real`, to values. NaN
+stands for a value that is missing."""
+_CURVES = {"code_ratio_scheduled": "planned", "code_ratio_window": "real"}
+_SHOWN = ("tokens", "loss", "bpb/", "planned", "real")
 
 
 @dataclass(frozen=True)
@@ -42,6 +50,8 @@ class Records:
     """Seconds by part of the run."""
     lost: dict[str, None] = field(default_factory=dict)
     """One line for each file that could not be read, in order."""
+    read_curves: dict[str, Curve] = field(default_factory=dict)
+    """The curves that were read until now."""
 
     @cached_property
     def sweep(self) -> Sweep:
@@ -51,6 +61,11 @@ class Records:
     def scores(self) -> list[ArmScore]:
         """The ranking of the arms."""
         return ranking(self.rows, self.sweep.search.objectives, self.items)
+
+    @cached_property
+    def task_scores(self) -> list[TaskScore]:
+        """The arms' scores in each task, with verdicts."""
+        return task_scores(self.rows, self.scores, self.sweep.search.objectives[0], self.items)
 
     @property
     def best(self) -> ArmScore | None:
@@ -71,11 +86,26 @@ class Records:
 
     def stage_keys(self, trial: int) -> list[str]:
         """Keys of the trial's finished stages, in order."""
-        return [key for row in self.rows if row["number"] == trial for key in stages_of(row) if key in self.stages]
+        return [key for key in self._chains.get(trial, ()) if key in self.stages]
 
-    def curves(self, key: str) -> dict[str, list[Any]]:
-        """Columns of the stage's `metrics.parquet`; empty when the file is missing."""
-        return storage_files.attempt(partial(storage_files.read_curves, self._stage(key)), self.say) or {}
+    @cached_property
+    def _chains(self) -> dict[int, list[str]]:
+        return {row["number"]: stages_of(row) for row in self.rows}
+
+    @cached_property
+    def all_curves(self) -> dict[str, Curve]:
+        """Maps each finished stage's key to its curves; without points where its `metrics.parquet` is missing."""
+
+        def curves_of(key: str) -> Curve:
+            read = partial(storage_files.read_curves, self._stage(key))
+            columns = storage_files.attempt(read, self.say) or {}
+            named = {_CURVES.get(name, name): values for name, values in columns.items()}
+            shown = {name: values for name, values in named.items() if name.startswith(_SHOWN)}
+            return {name: np.array(values, dtype=float) for name, values in shown.items()}
+
+        missing = [key for key in self.stages if key not in self.read_curves]
+        self.read_curves.update(_in_parallel(curves_of, missing))
+        return {key: self.read_curves[key] for key in self.stages}
 
     @cached_property
     def skipped(self) -> dict[str, dict[str, int]]:
@@ -87,8 +117,9 @@ class Records:
     def stores(self) -> dict[str, dict[str, Any]]:
         """Maps each source of the finished stages to the manifest of its token store."""
         names: dict[str, str] = {}
-        for key in self.stages:
-            names |= storage_files.attempt(partial(storage_files.read_sources, self._stage(key)), self.say) or {}
+        for key, record in self.stages.items():  # a source has one store in all stages: few of them need be read
+            if not record.ledger or any(row.source not in names for row in record.ledger):
+                names |= storage_files.attempt(partial(storage_files.read_sources, self._stage(key)), self.say) or {}
         found = {}
         for source, store in names.items():
             folder = self.storage / "tokens" / store
@@ -105,14 +136,20 @@ class Records:
         return self.storage / "stages" / key
 
 
-def read_records(run: Folder, storage: Folder) -> Records:
+def read_records(
+    run: Folder, storage: Folder, rows: Sequence[Row] | None = None, before: Records | None = None
+) -> Records:
     """Reads the records of a run; leaves out missing and damaged files, and keeps a line about each damaged one.
+
+    `rows`: the trials, if they are known; else they are read from `trials.parquet`. `before`: an earlier reading of the
+    same run. What has ended does not change, so only what that reading lacks is read.
 
     Raises `UserError` when `run` is not a run's folder.
     """
     lost: dict[str, None] = {}
-    file = storage_files.read_sweep_file(run, lost.setdefault)
-    rows = storage_files.attempt(partial(storage_files.read_trials_table, run), lost.setdefault) or []
+    file = storage_files.read_sweep_file(run, lost.setdefault) if before is None else before.file
+    if rows is None:
+        rows = storage_files.attempt(partial(storage_files.read_trials_table, run), lost.setdefault) or []
     complete = {row["number"]: row for row in rows if row["state"] == "complete"}
     keys = dict.fromkeys(key for row in rows for key in stages_of(row))
 
@@ -121,7 +158,8 @@ def read_records(run: Folder, storage: Folder) -> Records:
         copied_from = None
         if row.get("evaluation") and stages_of(row):
             copied_from = storage / "stages" / stages_of(row)[-1] / row["evaluation"]
-        return storage_files.attempt(lambda: storage_files.read_items(own, copied_from), lost.setdefault)
+        items = storage_files.attempt(lambda: storage_files.read_items(own, copied_from), lost.setdefault)
+        return None if items is None else items.select(list(storage_files.ITEM_TYPES))
 
     def stage_of(key: str) -> StageRecord | None:
         folder = storage / "stages" / key
@@ -132,11 +170,21 @@ def read_records(run: Folder, storage: Folder) -> Records:
         storage=storage,
         file=file,
         rows=list(rows),
-        items=_in_parallel(items_of, complete),
-        stages=_in_parallel(stage_of, keys),
+        items=_with_missing(items_of, complete, before.items if before else {}),
+        stages=_with_missing(stage_of, keys, before.stages if before else {}),
         timing=storage_files.attempt(partial(storage_files.read_timing, run), lost.setdefault) or {},
         lost=lost,
+        read_curves=before.read_curves if before else {},
     )
+
+
+def _with_missing(
+    read: Callable[[Name], Value | None], names: Iterable[Name], known: Mapping[Name, Value]
+) -> dict[Name, Value]:
+    """Maps each name to its known value, or else to what `read` returns, without None; in the order of the names."""
+    names = list(names)
+    found = {**known, **_in_parallel(read, [name for name in names if name not in known])}
+    return {name: found[name] for name in names if name in found}
 
 
 def _in_parallel(read: Callable[[Name], Value | None], names: Iterable[Name]) -> dict[Name, Value]:

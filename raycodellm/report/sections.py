@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import TypeAlias
+from typing import ClassVar, TypeAlias
 
 from raycodellm.report import figures, tables
 from raycodellm.report.answer import unknown_noise
-from raycodellm.report.figures import Figure
+from raycodellm.report.figures import Curves, Figure
 from raycodellm.report.records import Records
-from raycodellm.tables import StageNode, Table, formats
+from raycodellm.report.verdicts import compared_with
+from raycodellm.search import FEWEST_POINTS
+from raycodellm.tables import StageNode, Table, sharing_sentence
 
 
 @dataclass(frozen=True)
@@ -19,6 +22,7 @@ class Bars:
 
     rows: list[tuple[str, float, str]]
     """Name, length, and the value in words."""
+    kind: ClassVar[str] = "bars"
 
 
 @dataclass(frozen=True)
@@ -26,6 +30,7 @@ class Tree:
     """The stage tree."""
 
     nodes: tuple[StageNode, ...]
+    kind: ClassVar[str] = "tree"
 
 
 @dataclass(frozen=True)
@@ -33,9 +38,10 @@ class Code:
     """A text that is shown as it is."""
 
     text: str
+    kind: ClassVar[str] = "code"
 
 
-Part: TypeAlias = str | Table | Figure | Tree | Bars | Code
+Part: TypeAlias = str | Table | Figure | Curves | Tree | Bars | Code
 """A part of a section; a string is a paragraph."""
 
 
@@ -48,6 +54,13 @@ class Section:
     note: str = ""
     is_folded: bool = False
     """True if the page hides the section until the reader opens it."""
+    is_first: bool = False
+    """True for the section beside the answer, on the first screen."""
+
+    @property
+    def anchor(self) -> str:
+        """The section's address inside the page."""
+        return "-".join(part for part in re.split(r"[^a-z0-9]+", self.title.lower()) if part)
 
 
 _SEEDS_NOTE = (
@@ -59,13 +72,31 @@ _SEEDS_NOTE = (
 )
 _ITEMS_NOTE = "All intervals are 95 % intervals over evaluation items alone: none covers the scores of other seeds."
 _TASKS_NOTE = "Chance is the accuracy of guessing. Items longer than the model's context are counted, and not scored."
-_CODE_RATIO_NOTE = (
-    "First arm of each group. Dashed: planned. Solid: code's share of the tokens since the previous point."
+_VERDICT_NOTE = (
+    "▲ better, ▼ worse, ≈ not known, against arm {base}, at 95 % over items and seeds. Corrected: the verdicts of all "
+    "arms and all tasks hold at once (Tukey's range over the arms of a task, Bonferroni over the tasks)."
 )
-_LOSS_NOTE = "First arm in full colour, other arms pale. Loss is the mean over counted tokens since the previous point."
+_NO_VERDICT_NOTE = "No verdict is given: the noise between seeds is unknown."
+_RATIO_NOTE = "Dashed: planned. Solid: code's share of the tokens since the previous point. One line per trial."
+_ORDER_NOTE = "The line is the best single score so far. It is chosen by its score, so noise makes it look too good."
+_COST_NOTE = "Tokens and device time of all stages of a trial, also where another trial had trained them already."
+_CURVES_NOTE = (
+    "Loss is the mean over counted tokens since the previous point; bits per byte are measured on held-out text, which "
+    "no stage trains on. One line per trial. Long curves are thinned to evenly spaced points."
+)
+_IMPORTANCE_NOTE = (
+    "PED-ANOVA: how much a parameter decides whether an arm is among the best tenth. fANOVA: how much of the scores' "
+    "variance it explains, of the parameters that all arms have. Neither says anything of noise: seeds and items move "
+    "scores too, so a small share may be nothing, and no share is a verdict."
+)
+_PARETO_NOTE = "An arm is on the front if no other arm is better in one objective and at least as good in all."
 _LEDGER_NOTE = (
     "Tokens are counted where they were trained on. Unique: tokens that the trial had not seen before. "
     "Epochs: passes over the source, in this stage and before it."
+)
+_LOST_NOTE = (
+    "Deaths of workers, and times that workers were told to leave, under the trial's jobs. A stage goes on from its "
+    "newest checkpoint with the same data, whoever trains it."
 )
 _SOURCES_NOTE = (
     "The digest identifies a builtin corpus by its documents, and any other source by its files and how they are read. "
@@ -80,27 +111,37 @@ def sections(records: Records) -> list[Section]:
 
 def _all_sections(records: Records) -> list[Section]:
     best = records.best
-    of_arm = f"of arm {best.arm}, first in rank" if best else "of the first trial"
+    of_arm = f"of arm {best.arm}" if best else "of the first trial"
+    metric = records.sweep.search.objectives[0].metric
     return [
+        Section(f"{metric} by {_along(records)}", figures.scores(records), is_first=True),
         _ranking(records),
-        Section(
-            f"{records.sweep.search.objectives[0].metric} by parameter",
-            [*figures.scores(records), *figures.pareto(records)],
-        ),
-        Section(f"Tasks {of_arm}", [tables.tasks(records, best)] if best else [], _TASKS_NOTE),
-        Section("Code ratio, planned and real", figures.code_ratios(records), _CODE_RATIO_NOTE),
-        Section("Training loss", figures.losses(records), _LOSS_NOTE),
+        _arms_by_task(records),
+        Section("Differences by task", _unless_empty(tables.differences_by_task(records)), is_folded=True),
+        Section(f"Tasks and their parts {of_arm}", _task_parts(records), _TASKS_NOTE, is_folded=True),
+        Section("Code ratio, planned and real", figures.curve_figures(records, figures.RATIO), _RATIO_NOTE),
+        Section("Scores in the order of the trials", figures.order(records), _ORDER_NOTE),
+        Section("Score and cost", figures.costs(records), _COST_NOTE),
+        Section("Training loss", figures.curve_figures(records, figures.LOSS), _CURVES_NOTE),
+        Section("Held-out text", figures.curve_figures(records, figures.HELD_OUT), _CURVES_NOTE),
+        _importance(records),
+        Section("Objectives against each other", figures.pareto(records), _PARETO_NOTE),
+        Section("Stage tree", _stage_tree(records)),
         Section(f"Ledger {of_arm}", _unless_empty(tables.ledger(records, best)), _LEDGER_NOTE),
         Section(f"Phases {of_arm}", _unless_empty(tables.phases(records, best)), is_folded=True),
         Section("Sources", _unless_empty(tables.sources(records)), _SOURCES_NOTE),
         Section("Documents left out", _unless_empty(tables.skipped(records))),
-        Section("Stage tree", _stage_tree(records)),
         Section("Failed trials", _unless_empty(tables.failures(records))),
+        Section("Deaths and preemptions", _unless_empty(tables.lost_workers(records)), _LOST_NOTE),
         Section("Where the time went", [Bars(bars)] if (bars := tables.times(records)) else []),
         Section("All trials", _unless_empty(tables.trials(records)), is_folded=True),
         Section("Settings", [Code(records.run.read_text("sweep.yaml"))], is_folded=True),
         Section("Files that could not be read", list(records.lost)),  # last: the other sections read files
     ]
+
+
+def _along(records: Records) -> str:
+    return "code ratio" if figures.is_along_code_ratio(records) else "parameter"
 
 
 def _unless_empty(table: Table) -> list[Table]:
@@ -113,14 +154,26 @@ def _ranking(records: Records) -> Section:
     return Section("Ranking", [warning, *parts] if warning else parts, _ITEMS_NOTE if warning else _SEEDS_NOTE)
 
 
+def _task_parts(records: Records) -> list[Table]:
+    return [tables.tasks(records, records.best)] if records.best else []
+
+
+def _arms_by_task(records: Records) -> Section:
+    base = compared_with(records.scores)
+    has_verdicts = any(one.verdict for one in records.task_scores)
+    note = _VERDICT_NOTE.format(base=base.arm if base else "") if has_verdicts else _NO_VERDICT_NOTE
+    return Section("Arms by task", _unless_empty(tables.arms_by_task(records)), note)
+
+
+def _importance(records: Records) -> Section:
+    title = "Importance of the parameters"
+    found = figures.importance(records)
+    if found or len(records.file.domains) < 2 or not records.best:
+        return Section(title, found, _IMPORTANCE_NOTE)
+    return Section(title, [f"Shown from {FEWEST_POINTS} arms on: with fewer, importance is that of a few accidents."])
+
+
 def _stage_tree(records: Records) -> list[Part]:
-    shared = records.sharing
-    if not shared.tokens_asked:
+    if not records.sharing.tokens_asked:
         return []
-    summary = (
-        f"All trials asked for {formats.count(shared.tokens_asked)} tokens of finished stages; "
-        f"{formats.count(shared.tokens_trained)} were trained. Sharing equal stages saved "
-        f"{formats.count(shared.tokens_saved)} tokens ({shared.tokens_saved / shared.tokens_asked:.0%}) and "
-        f"{formats.seconds(shared.seconds_saved)} of device time."
-    )
-    return [summary, Tree(tables.stages(records))]
+    return [sharing_sentence(records.sharing), Tree(tables.stages(records))]

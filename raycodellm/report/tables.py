@@ -11,7 +11,8 @@ from raycodellm.records import LedgerRow, StageRecord, summed_ledger
 from raycodellm.report.answer import difference, difference_name, interval_name
 from raycodellm.report.ranking import ArmScore
 from raycodellm.report.records import Records
-from raycodellm.tables import StageNode, Table, formats, stage_tree, trials_table
+from raycodellm.report.verdicts import TaskScore
+from raycodellm.tables import Cell, StageNode, Table, cells, formats, stage_tree, trials_table
 from raycodellm.tables.trials import is_present, params_of, stages_of, trial_name
 
 
@@ -52,19 +53,70 @@ def ranking(records: Records) -> Table:
     )
     rows = []
     for one in scored:
-        cells = (
-            str(one.arm),
-            *(formats.value(one.params.get(name)) for name in names),
-            formats.score(one.score),
-            formats.interval(one.low, one.high),
-            difference(one),
-            formats.score(one.accuracy),
-            formats.score(one.chance),
+        gap = one.difference_to_best
+        shown = (
+            Cell(str(one.arm), one.arm),
+            *(cells.value(one.params.get(name)) for name in names),
+            cells.score(one.score),
+            Cell(formats.interval(one.low, one.high), one.low),
+            Cell(difference(one), gap.value if gap else 0.0),
+            cells.score(one.accuracy),
+            cells.score(one.chance),
         )
-        more = (*map(formats.score, one.scores[1:]), "✓" if one.pareto else "") if others else ()
-        rows.append((*cells, *more, str(len(one.seeds))))
+        more = (*map(cells.score, one.scores[1:]), "✓" if one.pareto else "") if others else ()
+        rows.append((*shown, *more, cells.whole(len(one.seeds))))
     header += (*others, *(("Pareto front",) if others else ()), "seeds")
     return Table(header, rows, is_first_best=bool(scored) and scored[0].separable)
+
+
+SIGNS = {"better": " ▲", "worse": " ▼", "not known": " ≈", "": ""}
+"""What stands behind a score for each verdict."""
+
+
+def arms_by_task(records: Records) -> Table:
+    """The score of each arm in each task, with its verdict against the arm that is compared with."""
+    tasks = list(dict.fromkeys(one.task for one in records.task_scores))
+    by_arm: dict[int, dict[str, TaskScore]] = {}
+    for one in records.task_scores:
+        by_arm.setdefault(one.arm, {})[one.task] = one
+    params = {one.arm: one.params for one in records.scores}
+    names = list(dict.fromkeys(name for arm in by_arm for name in params[arm]))
+    rows = [
+        (
+            Cell(str(arm), arm),
+            *(cells.value(params[arm].get(name)) for name in names),
+            *(_task_cell(found.get(task)) for task in tasks),
+        )
+        for arm, found in by_arm.items()
+    ]
+    return Table(("arm", *names, *tasks), rows)
+
+
+def _task_cell(one: TaskScore | None) -> Cell:
+    if one is None:
+        return Cell(formats.NOTHING)
+    return Cell(formats.score(one.score.value) + SIGNS[one.verdict], one.score.value, one.verdict.replace(" ", "-"))
+
+
+def differences_by_task(records: Records) -> Table:
+    """The differences behind the verdicts; no rows where no verdict is given."""
+    header = ("arm", "task", "score", interval_name(records.scores), "difference", "corrected interval", "verdict")
+    rows = []
+    for one in records.task_scores:
+        if one.difference is not None and one.verdict:
+            gap = one.difference
+            rows.append(
+                (
+                    Cell(str(one.arm), one.arm),
+                    one.task,
+                    cells.score(one.score.value),
+                    Cell(formats.interval(one.score.low, one.score.high), one.score.low),
+                    Cell(f"{gap.value:+.3f}", gap.value),
+                    Cell(f"{gap.low:+.3f} to {gap.high:+.3f}", gap.low),
+                    Cell(one.verdict, kind=one.verdict.replace(" ", "-")),
+                )
+            )
+    return Table(header, rows, left=(0, 1, 6))
 
 
 def tasks(records: Records, best: ArmScore) -> Table:
@@ -81,15 +133,15 @@ def tasks(records: Records, best: ArmScore) -> Table:
     rows = []
     for task, part in _tasks_and_parts(metrics):
         suffix = f"_{part}" if part else ""
-        cells = [f"{task} · {part}" if part else task]
+        shown = [f"{task} · {part}" if part else task]
         for metric in METRICS:
             name = f"{task}/{metric.name}{suffix}"
             low, high = (metrics.get(f"{name}_{end}", float("nan")) for end in ("low", "high"))
-            cells += [formats.score(metrics.get(name)), formats.interval(low, high)]
+            shown += [formats.score(metrics.get(name)), formats.interval(low, high)]
             if metric.name == "acc":
-                cells.append(formats.score(metrics.get(f"{task}/chance{suffix}")))
+                shown.append(formats.score(metrics.get(f"{task}/chance{suffix}")))
         counts = (metrics.get(f"{task}/{name}{suffix}") for name in ("items", "too_long"))
-        rows.append([*cells, *(formats.value(None if count is None else int(count)) for count in counts)])
+        rows.append([*shown, *(formats.value(None if count is None else int(count)) for count in counts)])
     return Table([*header, "items", "too long"], rows)
 
 
@@ -140,8 +192,9 @@ def _best_stages(records: Records, best: ArmScore | None) -> list[StageRecord]:
 
 
 def _ledger_cells(stage: str, row: LedgerRow) -> tuple[str, ...]:
-    counts = (f"{row.planned_tokens:,}", f"{row.tokens:,}", formats.signed(row.tokens - row.planned_tokens))
-    return (stage, row.source, row.kind, *counts, f"{row.unique_tokens:,}", f"{row.epochs:.2f}")
+    gap = row.tokens - row.planned_tokens
+    counts = (cells.whole(row.planned_tokens), cells.whole(row.tokens), Cell(formats.signed(gap), gap))
+    return (stage, row.source, row.kind, *counts, cells.whole(row.unique_tokens), Cell(f"{row.epochs:.2f}", row.epochs))
 
 
 def sources(records: Records) -> Table:
@@ -175,6 +228,22 @@ def failures(records: Records) -> Table:
         if row["state"] == "failed"
     ]
     return Table(("trial", "arm", "parameters", "cause"), rows, left=(0, 1, 2, 3))
+
+
+def lost_workers(records: Records) -> Table:
+    """The trials whose workers died or had to leave, and where their stages went on."""
+    rows = []
+    for row in records.rows:
+        deaths, preemptions = (int(row[name]) if is_present(row.get(name)) else 0 for name in _LOSSES)
+        stages = [records.stages[key] for key in records.stage_keys(row["number"])]
+        continued = [f"{record.name} at step {step:,}" for record in stages for step in record.resumed_at]
+        if deaths or preemptions or continued:
+            which = (trial_name(row["number"]), Cell(str(row["arm"]), row["arm"]), row["state"])
+            rows.append((*which, cells.whole(deaths), cells.whole(preemptions), ", ".join(continued)))
+    return Table(("trial", "arm", "state", "deaths", "preemptions", "continued"), rows, left=(0, 2, 5))
+
+
+_LOSSES = ("deaths", "preemptions")
 
 
 def trials(records: Records) -> Table:

@@ -12,7 +12,8 @@ from raycodellm.report.html_page import html_page
 from raycodellm.report.markdown import markdown
 from raycodellm.report.records import Records, read_records
 from raycodellm.report.sections import sections
-from raycodellm.tables import formats, table_lines
+from raycodellm.storage_files import report_address
+from raycodellm.tables import sharing_sentence, table_lines
 
 SUMMARY_ARMS = 10
 """Arms that the summary shows."""
@@ -24,35 +25,38 @@ def write_report(run: Folder, storage: Folder, say: Callable[[str], Any] = lambd
     The run may be unfinished. `say` receives a line about each file that could not be read; the report shows it too.
     """
     records = read_records(run, storage)
-    found = sections(records)
-    folder = run / "report"
-    folder.write_bytes("index.html", html_page(records, found).encode())
-    folder.write_bytes("report.md", markdown(records, found).encode())
+    folder = write_pages(records)
     for line in records.lost:
         say(line)
     return folder
 
 
-def summary_text(run: Folder, storage: Folder) -> str:
-    """The best arms, the answer with its uncertainty, tokens and seconds, and the path of the report."""
-    records = read_records(run, storage)
+def write_pages(records: Records, reload_seconds: int | None = None) -> Folder:
+    """Writes the report of what was read; returns its folder. Each file is replaced as a whole.
+
+    `reload_seconds`: an open page loads itself again after so many seconds; None for never.
+    """
+    found = sections(records)
+    folder = records.run / "report"
+    folder.write_bytes("index.html", html_page(records, found, reload_seconds).encode())
+    folder.write_bytes("report.md", markdown(records, found).encode())
+    return folder
+
+
+def summary_text(run: Folder, storage: Folder, records: Records | None = None) -> str:
+    """The best arms, the answer with its uncertainty, tokens and seconds, and the path of the report.
+
+    `records`: of the run, if they have been read.
+    """
+    records = read_records(run, storage) if records is None else records
     shared = records.sharing
     lines = [*table_lines(tables.ranking(records).first(SUMMARY_ARMS)), ""] if records.best else []
     closing = [
         answer(records.scores, records.sweep.search.objectives),
         unknown_noise(records.scores),
         progress(records),
-        _tokens(records) if shared.tokens_trained else "",
+        f"tokens: {sharing_sentence(shared)}" if shared.tokens_trained else "",
         *records.lost,
-        f"report: {(run / 'report').uri}/index.html" if run.exists("report") else "",
+        f"report: {report_address(run)}" if run.exists("report") else "",
     ]
     return "\n".join([*lines, *(line for line in closing if line)])
-
-
-def _tokens(records: Records) -> str:
-    shared = records.sharing
-    return (
-        f"tokens: {formats.count(shared.tokens_trained)} trained for {formats.count(shared.tokens_asked)} asked for, "
-        f"{formats.count(shared.tokens_saved)} saved by shared stages; device time: "
-        f"{formats.seconds(shared.seconds_trained)} spent, {formats.seconds(shared.seconds_saved)} saved"
-    )

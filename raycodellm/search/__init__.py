@@ -1,12 +1,14 @@
 """The search: its space, samplers and arms, and the Optuna study that remembers. The only door to `optuna`."""
 
 from raycodellm.search.arms import format_params, grid, num_arms, num_trials, preview
+from raycodellm.search.importance import FEWEST_POINTS, importances
 from raycodellm.search.journal_repair import Journal, agrees, read_journal, rebuild_journal
 from raycodellm.search.objectives import objective_values
 from raycodellm.search.space import distributions, is_relevant
 from raycodellm.search.study import Suggestion, SweepStudy
 
 __all__ = [
+    "FEWEST_POINTS",
     "Journal",
     "Suggestion",
     "SweepStudy",
@@ -14,6 +16,7 @@ __all__ = [
     "distributions",
     "format_params",
     "grid",
+    "importances",
     "is_relevant",
     "num_arms",
     "num_trials",

@@ -24,6 +24,7 @@ from raycodellm.statistics.seeds import (
     seed_difference,
     seed_noise,
 )
+from raycodellm.statistics.trend import quadratic_band
 
 __all__ = [
     "UNKNOWN",
@@ -43,6 +44,7 @@ __all__ = [
     "mean_variance",
     "paired_difference",
     "pareto_front",
+    "quadratic_band",
     "range_quantile",
     "seed_difference",
     "seed_noise",

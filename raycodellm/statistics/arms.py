@@ -10,7 +10,9 @@ from __future__ import annotations
 import math
 import statistics
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+
+import numpy as np
 
 from raycodellm.statistics.intervals import UNKNOWN, Z95, Interval, Sample, Variance, mean_variance
 from raycodellm.statistics.seeds import SeedNoise, half_width, seed_difference
@@ -29,6 +31,7 @@ class ArmMeasurements:
     """Maps each seed to the samples whose means' unweighted mean is the score; no samples where they are not known."""
     recorded: Interval | None
     """The first seed's score with the interval over items that its evaluation recorded."""
+    _known_means: dict[tuple[int, ...], list[Sample]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
     def score(self) -> float:
@@ -41,14 +44,14 @@ class ArmMeasurements:
             return self.recorded  # a Wilson interval, which is better than Student's for shares near 0 and 1
         return _interval(self.score, self._item_variance(self.scores), noise.single.times(1 / len(self.scores)))
 
-    def minus(self, other: ArmMeasurements, noise: SeedNoise, num_arms: int) -> Interval:
-        """This score minus the other's. The interval holds for all differences among `num_arms` arms at once; its ends
-        are NaN while the seeds' noise is unknown."""
+    def minus(self, other: ArmMeasurements, noise: SeedNoise, num_arms: int, level: float = 0.95) -> Interval:
+        """This score minus the other's. The interval holds with probability `level` for all differences among
+        `num_arms` arms at once; its ends are NaN while the seeds' noise is unknown."""
         found = seed_difference(self.scores, other.scores, noise)
         if not found.variance.degrees:
             return Interval(found.value, math.nan, math.nan)
         items = self._item_variance_of_difference(other, found.seeds)
-        return _interval(found.value, items, found.variance, num_arms=num_arms)
+        return _interval(found.value, items, found.variance, num_arms=num_arms, level=level)
 
     def _item_variance_of_difference(self, other: ArmMeasurements, seeds: Sequence[int]) -> Variance:
         mine, theirs = self._mean_samples(seeds or self.scores), other._mean_samples(seeds or other.scores)
@@ -68,11 +71,21 @@ class ArmMeasurements:
 
     def _mean_samples(self, seeds: Iterable[int]) -> list[Sample]:
         """Each item's mean over the seeds; no samples where the seeds' items differ."""
-        first, *rest = [self.samples[seed] for seed in seeds]
-        if any([one.keys() for one in of] != [one.keys() for one in first] for of in rest):
-            return []
-        together = zip(first, *rest, strict=True)
-        return [{item: statistics.fmean(one[item] for one in ones) for item in ones[0]} for ones in together]
+        key = tuple(seeds)
+        if key not in self._known_means:  # the arm that others are compared with is asked once for each of them
+            self._known_means[key] = _mean_of_each(*(self.samples[seed] for seed in key))
+        return self._known_means[key]
+
+
+def _mean_of_each(first: Sequence[Sample], *rest: Sequence[Sample]) -> list[Sample]:
+    """Each item's mean over the seeds' samples; no samples where the seeds' items differ."""
+    if any([one.keys() for one in of] != [one.keys() for one in first] for of in rest):
+        return []
+    found: list[Sample] = []
+    for ones in zip(first, *rest, strict=True):
+        values = [np.fromiter((one[item] for item in ones[0]), dtype=float, count=len(ones[0])) for one in ones]
+        found.append(dict(zip(ones[0], np.mean(values, axis=0).tolist(), strict=True)))
+    return found
 
 
 def mean_of_samples(samples: Sequence[Sample]) -> float:
@@ -96,8 +109,8 @@ def pareto_front(points: Mapping[int, Sequence[float]], minimise: Sequence[bool]
     }
 
 
-def _interval(value: float, *parts: Variance, num_arms: int = 2) -> Interval:
+def _interval(value: float, *parts: Variance, num_arms: int = 2, level: float = 0.95) -> Interval:
     if not any(part.degrees for part in parts):
         return Interval(value, math.nan, math.nan)
-    half = half_width(parts, num_arms)
+    half = half_width(parts, num_arms, level)
     return Interval(value, value - half, value + half)

@@ -35,13 +35,16 @@ def wilson_interval(correct: int, n: int) -> tuple[float, float]:
     return (0.0 if correct == 0 else middle - half), (1.0 if correct == n else middle + half)
 
 
-def student_quantile(degrees: float) -> float:
-    """97.5 % quantile of Student's t. Raises ValueError for 0 degrees of freedom or fewer."""
+def student_quantile(degrees: float, level: float = 0.95) -> float:
+    """Number of standard errors on either side that hold with probability `level`, by Student's t.
+
+    Raises ValueError for 0 degrees of freedom or fewer.
+    """
     if degrees <= 0:
         raise ValueError(f"{degrees} degrees of freedom; more than 0 are needed")
     from scipy.special import stdtrit
 
-    return float(stdtrit(degrees, 0.975))
+    return float(stdtrit(degrees, (1 + level) / 2))
 
 
 def mean_interval(values: Sequence[float]) -> Interval:
@@ -74,16 +77,24 @@ Sample = Mapping[Any, float]
 
 def correlations(samples: Sequence[Sample]) -> np.ndarray:
     """Correlation matrix of the samples' means: 0 for two samples without a common item, 1 for equal samples."""
-    deviations = []
-    for sample in samples:
-        mean = math.fsum(sample.values()) / len(sample)
-        norm = math.sqrt(math.fsum((value - mean) ** 2 for value in sample.values())) or 1.0
-        deviations.append({item: (value - mean) / norm for item, value in sample.items()})
     found = np.eye(len(samples))
-    for i, mine in enumerate(deviations):
-        for j, other in enumerate(deviations[:i]):
-            found[i, j] = found[j, i] = math.fsum(mine[item] * other[item] for item in mine.keys() & other.keys())
+    for i, mine in enumerate(samples):
+        for j, other in enumerate(samples[:i]):
+            if not mine.keys().isdisjoint(other.keys()):
+                left, right = _deviations(mine), _deviations(other)
+                found[i, j] = found[j, i] = math.fsum(left[item] * right[item] for item in left.keys() & right.keys())
     return found
+
+
+def _values(sample: Sample) -> np.ndarray:
+    return np.fromiter(sample.values(), dtype=float, count=len(sample))
+
+
+def _deviations(sample: Sample) -> Sample:
+    """Each item's deviation from the mean, in units of the root of their sum of squares."""
+    values = _values(sample)
+    gaps = values - values.mean()
+    return dict(zip(sample, (gaps / (math.sqrt(gaps @ gaps) or 1.0)).tolist(), strict=True))
 
 
 def mean_of_intervals(intervals: Sequence[Interval], correlation: np.ndarray | None = None) -> Interval:
@@ -109,7 +120,7 @@ def mean_variance(samples: Sequence[Sample]) -> Variance:
     """Variance of the unweighted mean of the samples' means; UNKNOWN where a sample has a single item."""
     if not samples or min(map(len, samples)) < 2:
         return UNKNOWN
-    errors = [math.sqrt(statistics.variance(sample.values()) / len(sample)) for sample in samples]
+    errors = [float(np.std(_values(sample), ddof=1)) / math.sqrt(len(sample)) for sample in samples]
     value = (_summed(errors, correlations(samples)) / len(samples)) ** 2
     return Variance(value, sum(map(len, samples)) - len(samples))
 

@@ -54,28 +54,28 @@ def seed_noise(scores: Scores) -> SeedNoise:
 
 
 @functools.lru_cache(maxsize=1024)
-def range_quantile(num_means: int, degrees: float) -> float:
-    """Number of standard errors within which all differences among `num_means` equal means lie with 95 % probability.
+def range_quantile(num_means: int, degrees: float, level: float = 0.95) -> float:
+    """Number of standard errors within which, at `level`, all differences among `num_means` equal means lie.
 
     Tukey's studentized range over √2. It covers the differences to the best arm although the best was chosen by its
     score. For two means it is Student's t.
     """
     if num_means <= 2:
-        return student_quantile(degrees)
+        return student_quantile(degrees, level)
     from scipy.stats import studentized_range
 
-    return float(studentized_range.ppf(0.95, num_means, degrees)) / math.sqrt(2)
+    return float(studentized_range.ppf(level, num_means, degrees)) / math.sqrt(2)
 
 
-def half_width(parts: Iterable[Variance], num_means: int = 2) -> float:
-    """Half the 95 % interval of a score, or of a difference among `num_means`, whose variance is the sum of `parts`.
+def half_width(parts: Iterable[Variance], num_means: int = 2, level: float = 0.95) -> float:
+    """Half the interval of a score, or of a difference among `num_means`, whose variance is the sum of `parts`.
 
     Each part's half-width has its own quantile, and the half-widths add up in squares: at least 95 % also where a part
     has a single degree of freedom (Banerjee 1960). Satterthwaite's degrees of freedom are too many there: with two
     seeds that agree by chance they would be those of the items. Parts of unknown variance are left out.
     """
     found = [part for part in parts if part.degrees]
-    return math.hypot(*(range_quantile(num_means, part.degrees) * math.sqrt(part.value) for part in found))
+    return math.hypot(*(range_quantile(num_means, part.degrees, level) * math.sqrt(part.value) for part in found))
 
 
 class Difference(NamedTuple):

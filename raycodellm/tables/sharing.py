@@ -6,6 +6,8 @@ import math
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
+from raycodellm.tables import formats
+
 
 @dataclass(frozen=True)
 class Sharing:
@@ -23,6 +25,21 @@ class Sharing:
     @property
     def tokens_saved(self) -> int:
         return self.tokens_asked - self.tokens_trained
+
+
+def sharing_sentence(shared: Sharing) -> str:
+    """The tokens that were asked for, trained and saved, and the device time, if it is known."""
+    share = f" ({shared.tokens_saved / shared.tokens_asked:.0%})" if shared.tokens_asked else ""
+    said = (
+        f"{formats.count(shared.tokens_asked)} tokens asked for, {formats.count(shared.tokens_trained)} trained, "
+        f"{formats.count(shared.tokens_saved)} saved by shared stages{share}"
+    )
+    if shared.seconds_trained:
+        said += (
+            f"; device time: {formats.seconds(shared.seconds_trained)} spent, "
+            f"{formats.seconds(shared.seconds_saved)} saved"
+        )
+    return said
 
 
 def sharing(

@@ -6,7 +6,7 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
-from raycodellm.tables import formats
+from raycodellm.tables import cells
 from raycodellm.tables.table import Table
 
 Row = Mapping[str, Any]
@@ -27,13 +27,10 @@ def _cells(row: Row, names: Sequence[str], metrics: Sequence[str]) -> tuple[str,
         row["state"],
         str(row["arm"]),
         str(row["seed"]),
-        *(formats.value(params.get(name)) for name in names),
-        *(formats.score(metric_of(row, name)) for name in metrics),
-        formats.count(tokens) if tokens and is_present(tokens) else formats.NOTHING,
-        *(
-            formats.seconds(spent) if (spent := row.get(name)) else formats.NOTHING
-            for name in ("wall_seconds", "device_seconds")
-        ),
+        *(cells.value(params.get(name)) for name in names),
+        *(cells.score(metric_of(row, name)) for name in metrics),
+        cells.count(tokens if is_present(tokens) else None),
+        *(cells.seconds(row.get(name)) for name in ("wall_seconds", "device_seconds")),
     )
 
 

@@ -1,0 +1,86 @@
+"""`raycodellm report`: writes the report of a run, once or again and again while the run goes on."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any
+
+from raycodellm import search
+from raycodellm.commands.finished import existing_run
+from raycodellm.commands.request import DONE
+from raycodellm.storage_files import report_address
+
+if TYPE_CHECKING:
+    from raycodellm.records import TrialResult
+    from raycodellm.report import Records
+    from raycodellm.sweep import Run
+
+
+def report(path: str, is_watching: bool, complain: Callable[[str], None]) -> int:
+    """Writes the report of the run folder `path`, and prints its path; returns the exit code.
+
+    With `is_watching` it is written again as results come, until the sweep has ended.
+    """
+    from raycodellm import report as reports
+    from raycodellm import sweep
+
+    run = existing_run(path, complain)
+    if is_watching:
+        _watch(run, complain)
+        return DONE
+    sweep.write_table(run, complain)
+    reports.write_report(run.folder, run.storage, complain)
+    print(report_address(run.folder))
+    return DONE
+
+
+def _watch(run: Run, complain: Callable[[str], None]) -> None:
+    from raycodellm.report.watch import ReportWatch
+
+    num_trials = search.num_trials(run.file)
+    pages = _Pages(run, complain, num_trials)
+    print(report_address(run.folder))
+    print("written again as results come; Ctrl-C ends that, and stops no training", flush=True)
+    watch = ReportWatch(stamp=lambda: run.folder.stamp("optuna.log"), read=pages.read, write=pages.write)
+    try:
+        watch.until_ended()
+    except KeyboardInterrupt:
+        with contextlib.suppress(KeyboardInterrupt):
+            pages.write_last()  # whoever has the page open would load it again for ever
+        raise
+    print(f"all {num_trials} trials have ended")
+
+
+class _Pages:
+    """Reads the run's trials and writes its report; keeps in memory what has ended."""
+
+    def __init__(self, run: Run, complain: Callable[[str], None], num_trials: int) -> None:
+        self.run, self.complain, self.num_trials = run, complain, num_trials
+        self.ended: dict[int, TrialResult] = {}
+        self.results: Sequence[TrialResult] = ()
+        self.records: Records | None = None
+
+    def read(self) -> tuple[Any, bool]:
+        """The trials as they are now, and whether the sweep has ended. Reads no trial again that has ended."""
+        from raycodellm import sweep
+
+        self.results = sweep.read_results(self.run, self.ended, self.complain)
+        return self.results, len(self.ended) >= self.num_trials
+
+    def write(self, reload_seconds: int | None) -> None:
+        from raycodellm import report as reports
+
+        rows = [result.row() for result in self.results]
+        self.records = reports.read_records(self.run.folder, self.run.storage, rows, self.records)
+        reports.write_pages(self.records, reload_seconds)
+        for line in self.records.lost:
+            self.complain(line)
+        print(f"{len(self.ended)} of {self.num_trials} trials ended; report written", flush=True)
+
+    def write_last(self) -> None:
+        """Writes the page once more, as one that does not load itself again."""
+        from raycodellm import report as reports
+
+        if self.records is not None:
+            reports.write_pages(self.records)

@@ -1,0 +1,26 @@
+"""The report's figures as Plotly's JSON: traces and layout, made without importing Plotly."""
+
+from raycodellm.report.figures.curves import HELD_OUT, LOSS, RATIO, Curves, curve_data, curve_figures
+from raycodellm.report.figures.figure import Figure
+from raycodellm.report.figures.fronts import pareto
+from raycodellm.report.figures.groups import hover_texts, is_along_code_ratio
+from raycodellm.report.figures.history import costs, order
+from raycodellm.report.figures.importance import importance
+from raycodellm.report.figures.scores import scores
+
+__all__ = [
+    "HELD_OUT",
+    "LOSS",
+    "RATIO",
+    "Curves",
+    "Figure",
+    "costs",
+    "curve_data",
+    "curve_figures",
+    "hover_texts",
+    "importance",
+    "is_along_code_ratio",
+    "order",
+    "pareto",
+    "scores",
+]

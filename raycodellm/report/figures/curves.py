@@ -1,0 +1,145 @@
+"""The curves of all trials, thinned for the page, where a reader chooses the arms whose curves are drawn.
+
+The page keeps each stage's curves once, however many trials share the stage and however many plots show the curves.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+
+from raycodellm.report.figures import groups
+from raycodellm.report.figures.figure import plain
+from raycodellm.report.records import Records
+from raycodellm.tables import formats
+from raycodellm.tables.trials import stages_of, trial_name
+
+MOST_VALUES = 360_000
+"""Numbers that all curves together have in the page: about 1 MB, compressed."""
+MOST_POINTS, FEWEST_POINTS = 96, 12
+"""Bounds of the points that a curve keeps."""
+MOST_CHOSEN = 7
+"""Arms whose curves are drawn at once: one for each colour."""
+RATIO, LOSS, HELD_OUT = "ratio", "loss", "held-out"
+
+
+@dataclass(frozen=True)
+class Curves:
+    """A plot of one quantity along one stage, of the arms that the reader chooses."""
+
+    name: str
+    """Identifier of the plot in the page."""
+    quantity: str
+    """ratio, loss or held-out."""
+    stage: str
+    options: tuple[tuple[str, str], ...]
+    """(key of the curve, name for the reader) of each curve that the plot can show; the first is shown first."""
+    kind: ClassVar[str] = "curves"
+
+    @property
+    def y_title(self) -> str:
+        units = {RATIO: "code ratio (share of tokens)", LOSS: "loss (nats per token)", HELD_OUT: "bits per byte"}
+        return units[self.quantity]
+
+
+def curve_figures(records: Records, quantity: str) -> list[Curves]:
+    """One plot per stage that has such curves."""
+    found = []
+    for place, stage in enumerate(records.sweep.stages):
+        names: dict[str, None] = {}
+        for key, record in records.stages.items():
+            if record.name == stage.name:
+                names |= dict.fromkeys(name for name in records.all_curves[key] if _is_of(quantity, name))
+        options = [(name, _words(name)) for name in sorted(names, key=lambda name: (name != LOSS, name))]
+        if quantity == RATIO:
+            options = [(RATIO, "planned and real")] if "planned" in names and _mixes(records, stage.name) else []
+        if options:
+            found.append(Curves(f"{quantity}{place}", quantity, stage.name, tuple(options)))
+    return found
+
+
+def _is_of(quantity: str, name: str) -> bool:
+    prefix = {RATIO: "planned", LOSS: "loss", HELD_OUT: "bpb/"}[quantity]
+    return name.startswith(prefix)
+
+
+def _words(name: str) -> str:
+    return "all sources" if name == LOSS else name.partition("/")[2]
+
+
+def _mixes(records: Records, stage: str) -> bool:
+    """True if the stage mixes code and other text in any trial: else its code ratio is a flat line at 0 or 1."""
+    curves = (records.all_curves[key] for key, record in records.stages.items() if record.name == stage)
+    return any(
+        bool(((planned > 0) & (planned < 1)).any()) for curve in curves if (planned := curve.get("planned")) is not None
+    )
+
+
+def curve_data(records: Records) -> dict[str, Any]:
+    """The curves of all finished stages, the arms with their trials' stages, and the arms that are drawn first."""
+    drawn = {key: curve for key, curve in records.all_curves.items() if curve}
+    num_series = max((len(curve) for curve in drawn.values()), default=1)
+    num_points = MOST_VALUES // (num_series * max(1, len(drawn)))
+    num_points = max(FEWEST_POINTS, min(MOST_POINTS, num_points))
+    by_arm: dict[int, list[list[str]]] = {}
+    for row in records.rows:
+        keys = [key for key in stages_of(row) if key in drawn]
+        if keys:
+            by_arm.setdefault(row["arm"], []).append([trial_name(row["number"]), *keys])
+    order = [one for one in records.scores if one.arm in by_arm]
+    return {
+        "stages": {
+            key: {"stage": records.stages[key].name, **thinned(curve, num_points)} for key, curve in drawn.items()
+        },
+        "arms": [
+            {"arm": one.arm, "label": _label(one.arm, one.params, one.score), "trials": by_arm[one.arm]}
+            for one in order
+        ],
+        "chosen": _first_chosen(records, [one.arm for one in order]),
+        "most": MOST_CHOSEN,
+    }
+
+
+def _label(arm: int, params: Mapping[str, Any], score: float | None) -> str:
+    ending = f": {formats.score(score)}" if score is not None else ""
+    return f"arm {arm} · {formats.params(params)}{ending}"
+
+
+def _first_chosen(records: Records, order: Sequence[int]) -> list[int]:
+    """The best arm of each group, and at least three arms."""
+    by = groups.grouping_of_trials(records)
+    best: dict[str, int] = {}
+    for one in records.scores:
+        if one.arm in order:
+            best.setdefault(groups.group_of(one.params, by), one.arm)
+    chosen = [*best.values()][:MOST_CHOSEN]
+    return [*chosen, *(arm for arm in order if arm not in chosen)][: max(3, len(chosen))]
+
+
+def thinned(curve: Mapping[str, np.ndarray], num_points: int) -> dict[str, Any]:
+    """The same curves with at most `num_points` points: evenly chosen, the first and the last among them.
+
+    `tokens` holds the places of most curves. A curve with values at few of them (held-out text is measured now and
+    then) has places of its own: (places, values).
+    """
+    tokens = np.asarray(curve["tokens"])
+    chosen = _spread(len(tokens), num_points)
+    found: dict[str, Any] = {"tokens": tokens[chosen].astype(int).tolist()}
+    for name, values in curve.items():
+        known = np.flatnonzero(np.isfinite(values))
+        if name == "tokens" or not len(known):
+            continue
+        if 2 * len(known) > len(values):
+            found[name] = plain(np.asarray(values)[chosen].tolist())
+        else:
+            own = known[_spread(len(known), num_points)]
+            found[name] = [tokens[own].astype(int).tolist(), plain(np.asarray(values)[own].tolist())]
+    return found
+
+
+def _spread(length: int, most: int) -> np.ndarray:
+    """At most `most` of the places 0 to `length` - 1, evenly chosen, with both ends."""
+    return np.linspace(0, length - 1, min(length, most)).round().astype(int)

@@ -1,0 +1,170 @@
+"""The scores of the arms along the code ratio of each stage, with a band for each group of arms."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any
+
+from raycodellm.report.answer import interval_name, metric_in_words
+from raycodellm.report.figures import groups
+from raycodellm.report.figures.figure import QUIET, Figure, legend, plain, points, title
+from raycodellm.report.figures.groups import Axis
+from raycodellm.report.ranking import ArmScore
+from raycodellm.report.records import Records
+from raycodellm.statistics import Interval, quadratic_band
+
+MOST_BARS = 60
+"""Arms with error bars; more of them would hide each other."""
+_BAND_PLACES = 41
+
+
+def scores(records: Records) -> list[Figure]:
+    """The first objective over the code ratio of each stage (or over the first searched parameter)."""
+    return [_figure(records, axis, place) for place, axis in enumerate(groups.axes(records))]
+
+
+def _figure(records: Records, axis: Axis, place: int) -> Figure:
+    by = groups.grouping(records, axis.stage)
+    arms = [one for one in groups.scored(records) if one.arm in axis.places]
+    has_bars = len(arms) <= MOST_BARS
+    behind: list[dict[str, Any]] = []
+    front: list[dict[str, Any]] = []
+    over: list[dict[str, Any]] = []
+    bands = set()
+    for group, style in groups.styles(records, by).items():
+        members = sorted(
+            (one for one in arms if groups.group_of(one.params, by) == group), key=lambda one: str(axis.places[one.arm])
+        )
+        if members:
+            kind, band = _band(axis, members)
+            bands |= {kind} if band else set()
+            area, line = _band_traces(band, group, style["color"])
+            behind += area if has_bars else []
+            front += [_markers(axis, members, group, style, has_bars)]
+            over += line if has_bars else [*area, *line]  # else a crowd of points would hide the band
+    objective = records.sweep.search.objectives[0]
+    layout: dict[str, Any] = {
+        "xaxis": {"title": title(axis.title), **axis.layout},
+        "yaxis": {"title": title(metric_in_words(objective))},
+        **(legend(by) if len(front) > 1 else {"showlegend": False}),
+        **_marks(records, arms[0], axis),
+    }
+    caption = ["One point per arm, larger with more seeds."]
+    caption += [f"Bars: {interval_name(records.scores)}, of each score alone."] if has_bars else []
+    caption += [_BANDS[kind] for kind in sorted(bands)]
+    return Figure(f"scores{place}", "", behind + front + over, layout, " ".join(caption))
+
+
+_BANDS = {
+    "fit": (
+        "Line and band: a parabola through the scores and its 95 % band; whatever else differs between arms counts as "
+        "noise. It describes these scores, and is no verdict."
+    ),
+    "join": "Band: joins the intervals of the arms.",
+}
+
+
+def _markers(
+    axis: Axis, members: Sequence[ArmScore], group: str, style: dict[str, Any], has_bars: bool
+) -> dict[str, Any]:
+    share = 1.0 if has_bars else 0.7
+    sizes = [round(share * _size(one), 1) for one in members]
+    marker = {**style, "size": sizes, "line": {"color": "--paper", "width": 1}}
+    return {
+        "type": "scatter",
+        "mode": "markers",
+        "name": group,
+        "legendgroup": group,
+        "x": plain(axis.places[one.arm] for one in members),
+        "y": plain(one.score for one in members),
+        **({"error_y": _error_bars(members, style["color"])} if has_bars else {}),
+        "marker": marker if has_bars else {**marker, "opacity": 0.45},
+        **points("arms", [one.arm for one in members]),
+    }
+
+
+def _size(one: ArmScore) -> float:
+    """Diameter of the arm's point: its area grows with the number of seeds."""
+    return min(24.0, 8.0 * math.sqrt(max(1, len(one.seeds))))
+
+
+def _error_bars(arms: Sequence[ArmScore], colour: str) -> dict[str, Any]:
+    def length(end: float, score: float | None) -> float | None:
+        return abs(end - score) if score is not None and math.isfinite(end) else None
+
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": plain(length(one.high, one.score) for one in arms),
+        "arrayminus": plain(length(one.low, one.score) for one in arms),
+        "color": colour,
+        "thickness": 1.3,
+        "width": 3,
+    }
+
+
+def _band(axis: Axis, members: Sequence[ArmScore]) -> tuple[str, list[tuple[float, Interval]]]:
+    """How the group's band is made, and (place, mean with its band) from left to right; empty without a band.
+
+    With too few places for a parabola, the band joins the arms' own intervals where each place has a single arm.
+    """
+    if not axis.is_numeric:
+        return "", []
+    known = sorted(((float(axis.places[one.arm]), one) for one in members), key=lambda pair: pair[0])
+    places = [place for place, _ in known]
+    along = [math.log10(place) for place in places] if axis.is_log else places
+    spread = [along[0] + (along[-1] - along[0]) * step / (_BAND_PLACES - 1) for step in range(_BAND_PLACES)]
+    values = [one.score or 0.0 for _, one in known]
+    fitted = quadratic_band(along, values, [len(one.seeds) for _, one in known], spread)
+    if fitted:
+        return "fit", [(10**at if axis.is_log else at, one) for at, one in zip(spread, fitted, strict=True)]
+    is_joined = 2 <= len(set(places)) == len(places) and all(math.isfinite(one.high - one.low) for _, one in known)
+    joined = [(place, Interval(one.score or 0.0, one.low, one.high)) for place, one in known]
+    return "join", joined if is_joined else []
+
+
+def _band_traces(band: Sequence[tuple[float, Interval]], group: str, colour: str) -> tuple[list[dict[str, Any]], ...]:
+    """The traces of the band's area, and of the line in its middle."""
+    if not band:
+        return [], []
+    places, means = [place for place, _ in band], [one for _, one in band]
+    common = {"type": "scatter", "mode": "lines", "legendgroup": group, "showlegend": False, "hoverinfo": "skip"}
+    area = {
+        "x": plain([*places, *reversed(places)]),
+        "y": plain([*(one.high for one in means), *(one.low for one in reversed(means))]),
+        "fill": "toself",
+        "fillcolor": colour,
+        "line": {"width": 0, "color": colour},
+        "opacity": 0.14,
+    }
+    line = {"x": plain(places), "y": plain(one.value for one in means), "line": {"color": colour, "width": 2}}
+    return [common | area], [common | line]
+
+
+def _is_right(axis: Axis, place: Any) -> bool:
+    """True if the place is in the right half of the axis, where a label would not fit to its right."""
+    return axis.is_numeric and place > (min(axis.places.values()) + max(axis.places.values())) / 2
+
+
+def _marks(records: Records, best: ArmScore, axis: Axis) -> dict[str, Any]:
+    """A label at the first arm, and a line at chance where the score is an accuracy."""
+    objective = records.sweep.search.objectives[0]
+    place = axis.places[best.arm]
+    label = {
+        "x": math.log10(place) if axis.is_log else place,
+        "y": best.score,
+        "text": f"{'best' if best.separable else 'first in rank'}: arm {best.arm}",
+        "showarrow": True,
+        "arrowhead": 0,
+        "arrowcolor": QUIET,
+        "ax": -52 if _is_right(axis, place) else 52,
+        "ay": 30 if objective.mode == "min" else -30,
+    }
+    if best.chance is None or not objective.metric.endswith("/acc"):
+        return {"annotations": [label], "shapes": []}
+    line = {"color": QUIET, "width": 1.2, "dash": "dot"}
+    ends = {"xref": "paper", "x0": 0, "x1": 1, "y0": best.chance, "y1": best.chance}
+    corner = {"xref": "paper", "x": 1, "y": best.chance, "xanchor": "right", "yanchor": "top"}
+    guessing = {**corner, "text": "guessing", "showarrow": False}
+    return {"annotations": [label, guessing], "shapes": [{"type": "line", **ends, "line": line}]}

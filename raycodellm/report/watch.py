@@ -1,0 +1,48 @@
+"""When a report that is kept current is read and written again: as results come, and at little cost while none do."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+POLL_SECONDS = 2.0
+"""Between two looks at the stamp: one request to the storage each."""
+LOOK_SECONDS = 60.0
+"""After so long the trials are looked at also where the stamp has not changed."""
+RELOAD_SECONDS = 15
+"""An open page loads itself again after so many seconds."""
+_PAUSE_SHARE = 4.0
+"""After a report that took a second to write, none is written for four."""
+
+
+@dataclass
+class ReportWatch:
+    """Keeps a report current."""
+
+    stamp: Callable[[], Any]
+    """A value that changes when a trial begins or ends. Asked for at each poll, so it must be cheap."""
+    read: Callable[[], tuple[Any, bool]]
+    """Reads the trials: their present state, and whether the sweep has ended."""
+    write: Callable[[int | None], None]
+    """Writes the report of what was read last; receives the seconds after which an open page loads itself again."""
+    clock: Callable[[], float] = time.monotonic
+    sleep: Callable[[float], None] = time.sleep
+
+    def until_ended(self) -> None:
+        """Writes the report at once and whenever the trials have changed; returns after that of the whole sweep."""
+        seen, written, looked, pause = object(), object(), 0.0, 0.0
+        while True:
+            stamp, now = self.stamp(), self.clock()
+            if stamp != seen or now - looked >= LOOK_SECONDS:
+                state, is_ended = self.read()
+                seen, looked = stamp, now
+                if state != written or is_ended:
+                    self.write(None if is_ended else RELOAD_SECONDS)
+                    written = state
+                pause = _PAUSE_SHARE * (self.clock() - now)
+                if is_ended:
+                    return
+            self.sleep(max(POLL_SECONDS, pause))
+            pause = 0.0
