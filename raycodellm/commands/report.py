@@ -7,7 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raycodellm import search
-from raycodellm.commands.finished import existing_run
+from raycodellm.commands.read_run import existing_run
 from raycodellm.commands.request import DONE
 from raycodellm.storage_files import report_address
 
@@ -42,7 +42,7 @@ def _watch(run: Run, complain: Callable[[str], None]) -> None:
     pages = _Pages(run, complain, num_trials)
     print(report_address(run.folder))
     print("written again as results come; Ctrl-C ends that, and stops no training", flush=True)
-    watch = ReportWatch(stamp=lambda: run.folder.stamp("optuna.log"), read=pages.read, write=pages.write)
+    watch = ReportWatch(stamp=lambda: _stamp(run), read=pages.read, write=pages.write)
     try:
         watch.until_ended()
     except KeyboardInterrupt:
@@ -50,6 +50,14 @@ def _watch(run: Run, complain: Callable[[str], None]) -> None:
             pages.write_last()  # whoever has the page open would load it again for ever
         raise
     print(f"all {num_trials} trials have ended")
+
+
+def _stamp(run: Run) -> Any:
+    """Changes when a trial begins or ends. Three requests, however many trials there are."""
+    from raycodellm.sweep import journal_copy, results
+
+    parts = run.folder / journal_copy.PARTS
+    return run.folder.stamp(journal_copy.JOURNAL), run.folder.stamp(results.TABLE), parts.list()
 
 
 class _Pages:

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 POLL_SECONDS = 2.0
-"""Between two looks at the stamp: one request to the storage each."""
+"""Between two looks at the stamp: a few requests to the storage each."""
 LOOK_SECONDS = 60.0
 """After so long the trials are looked at also where the stamp has not changed."""
 RELOAD_SECONDS = 15
