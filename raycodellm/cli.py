@@ -16,6 +16,7 @@ from pydantic import ValidationError
 
 from raycodellm import __version__
 from raycodellm.commands import DONE, FAILED, STOPPED, WRONG, SweepRequest, read_run
+from raycodellm.commands import board as boards
 from raycodellm.commands import prepare as preparing
 from raycodellm.commands import report as reporting
 from raycodellm.commands import run as running
@@ -104,6 +105,8 @@ def _parser() -> argparse.ArgumentParser:
         made = command(name, function, text)
         made.add_argument("run", metavar="DIR", help="the run folder, <storage>/<sweep name>")
     made.add_argument("--watch", action="store_true", help="write it again as results come, until the sweep has ended")
+    made = command("board", board, "write the Grafana board of all metrics")
+    made.add_argument("--into", metavar="FOLDER", help="default: among the boards of this machine's Ray session")
     made = command("eval", evaluate, "evaluate Hugging Face models")
     made.add_argument("models", nargs="+", metavar="MODEL", help="a model folder or hub id")
     made.add_argument("--tasks", required=True, help="names, separated by commas")
@@ -178,6 +181,10 @@ def status(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     return reporting.report(options.run, options.watch, _complain_once())
+
+
+def board(options: argparse.Namespace) -> int:
+    return boards.write_board(options.into)
 
 
 def evaluate(options: argparse.Namespace) -> int:

@@ -23,6 +23,12 @@ def job_key(name: str, identity: str) -> str:
     return f"{name}-{identity}"
 
 
+def short_job_key(key: str) -> str:
+    """A job's key with six digits of its identity, as people see it: `pretrain-3e80a8`."""
+    name, dash, identity = key.rpartition("-")
+    return f"{name}{dash}{identity[:6]}"
+
+
 @dataclass(frozen=True)
 class SourceSlice:
     """One source as a stage draws from it."""
@@ -185,6 +191,10 @@ class Progress:
     note: str = ""
     mfu: float = float("nan")
     """Share of the devices' best FLOP/s that the training uses, 0 to 1."""
+    data_wait_share: float = float("nan")
+    """Share of the last steps' time that was spent waiting for data, 0 to 1."""
+    held_out_bpb: Mapping[str, float] = field(default_factory=dict)
+    """Per source: bits per byte of its held-out text when last measured."""
 
 
 def as_json(record: Any) -> Any:

@@ -286,6 +286,9 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
             "max_preemptions": "0",
         }.items()
     ),
+    ("tracking.mlflow", (), ("tracking.mlflow=http://here:5000",)),
+    ("tracking.wandb", (), ("tracking.wandb=mixtures",)),
+    ("tracking.tensorboard", (), ("tracking.tensorboard=true",)),
     ("scaling.deepspeed.compile", ("pretrain.numerics.precision=bf16",), ("scaling.deepspeed.compile=true",)),
 ]
 CHANGED = [(leaf.replace("deepspeed_config", "deepspeed_config.*"), before, after) for leaf, before, after in CHANGES]

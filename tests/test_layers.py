@@ -34,6 +34,7 @@ ORDER = (
     ("dispatch",),
     ("slots",),
     ("tables",),
+    ("observability",),
     ("sweep", "report", "cluster", "compare", "display"),
     ("preflight", "check"),
     ("commands",),
@@ -49,6 +50,7 @@ DOORS = {
     "optuna": {"search"},
     "deepspeed": {"engine"},
     "lm_eval": {"evaluation"},
+    "ray.util.metrics": {"observability"},
 }
 FUNCTION_LINES, FILE_LINES = 60, 400
 

@@ -7,7 +7,7 @@ import logging
 import os
 import signal
 import threading
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -38,6 +38,8 @@ class Cluster:
     autoscaler: Autoscaler | None = None
     limits_known: bool = True
     """False where an autoscaler runs that does not tell its limits (KubeRay's)."""
+    session_folder: str = ""
+    """Folder of the Ray session, the same path on all nodes; its `logs` are what the dashboard's Logs page shows."""
 
     @property
     def autoscaled(self) -> tuple[Node, ...]:
@@ -94,11 +96,17 @@ class Cluster:
 
 
 def connect(
-    address: str | None, scaling: Scaling, *, log_to: Path, say: Callable[[str], None] = lambda line: None
+    address: str | None,
+    scaling: Scaling,
+    *,
+    log_to: Path,
+    say: Callable[[str], None] = lambda line: None,
+    metadata: Mapping[str, str] | None = None,
 ) -> Cluster:
     """Joins the cluster at `address` (or RAY_ADDRESS), or starts one on this machine; Ray's messages go to `log_to`.
 
-    `say` hears what a long start waits for. Whether the sweep fits is for `Cluster.placement_problem` to say.
+    `say` hears what a long start waits for. `metadata`: what the dashboard tells of this process's job; `job_name` is
+    its name. Whether the sweep fits is for `Cluster.placement_problem` to say.
     Raises `UserError` naming the address where no cluster answers, `RayNotStarted` where none can be started here.
     """
     prepare_environment()
@@ -108,14 +116,15 @@ def connect(
     with _keep_sigterm_handler():
         if address is None or address == "local":
             gpus = machine.gpus()
-            context = start.start(capacity.local_cpus(machine.cores(), gpus, scaling), gpus, say)
+            context = start.start(capacity.local_cpus(machine.cores(), gpus, scaling), gpus, say, metadata)
             limits, limits_known = None, True
         else:
-            context = join.join(address)
+            context = join.join(address, metadata)
             limits, limits_known = autoscaler.find_autoscaler()
     dashboard_url = f"http://{context.dashboard_url}" if context.dashboard_url else None
     gcs_address = context.address_info["gcs_address"]
-    return Cluster(gcs_address, dashboard_url, starts_here, join.nodes(), limits, limits_known)
+    session_folder = context.address_info["session_dir"]
+    return Cluster(gcs_address, dashboard_url, starts_here, join.nodes(), limits, limits_known, session_folder)
 
 
 def disconnect() -> None:

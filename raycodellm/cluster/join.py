@@ -16,16 +16,21 @@ CONNECT_SECONDS = 5.0
 """Longest wait for the first answer of a head node."""
 
 
-def join(address: str) -> Any:
-    """Ray's context in the cluster at `address`. Raises `UserError` naming the address when no cluster answers."""
+def join(address: str, metadata: Mapping[str, str] | None = None) -> Any:
+    """Ray's context in the cluster at `address`; `metadata` is the job's, which the dashboard tells.
+
+    Raises `UserError` naming the address when no cluster answers.
+    """
     _check_address(address)
     import ray
+    from ray.job_config import JobConfig
 
     try:
         return ray.init(
             address=address,
             log_to_driver=False,
             configure_logging=False,
+            job_config=JobConfig(metadata=dict(metadata or {})),
             # Processes of a cluster that somebody else started do not inherit this process's environment.
             runtime_env={"env_vars": {name: os.environ[name] for name in WORKER_ENVIRONMENT}},
         )

@@ -14,7 +14,7 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 from raycodellm.cluster import setup_worker
@@ -33,17 +33,20 @@ class RayNotStarted(Exception):
     """No Ray cluster could be started on this machine."""
 
 
-def start(num_cpus: int, num_gpus: int, say: Callable[[str], None]) -> Any:
+def start(num_cpus: int, num_gpus: int, say: Callable[[str], None], metadata: Mapping[str, str] | None = None) -> Any:
     """Ray's context of a new cluster; `say` hears what the start waits for, and why it is tried again.
 
-    Raises RayNotStarted with the cause in words.
+    `metadata`: what the dashboard tells of this process's job. Raises RayNotStarted with the cause in words.
     """
+    from ray.job_config import JobConfig
+
     # Nobody takes this machine away with a notice, and the watcher for such notices is one more process per slot.
     os.environ.setdefault("RAY_TRAIN_ENABLE_PREEMPTION_WATCHER", "0")
     # Ray asks for a token unless RAY_AUTH_MODE says otherwise. This default stays: Ray listens on every network
     # interface, and without the token anyone on the network could run code as this user.
     write_token()
-    settings = {"num_cpus": num_cpus, "num_gpus": num_gpus}
+    job = JobConfig(metadata=dict(metadata or {}))
+    settings: dict[str, Any] = {"num_cpus": num_cpus, "num_gpus": num_gpus, "job_config": job}
     if not any(map(is_free, DASHBOARD_PORTS)):  # Ray's dashboard would stand still for a minute, then give up
         settings["dashboard_port"] = free_port()
     began = time.monotonic()

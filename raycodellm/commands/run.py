@@ -45,6 +45,7 @@ def run(request: SweepRequest, complain: Callable[[str], None]) -> int:
 
     from raycodellm import preflight, sweep  # after `load`, which refuses a wrong file sooner than these import
 
+    sweep.require_packages(file.example())
     num_trials = search.num_trials(file)
     # A new run is checked before its folder is made. A finished run is not checked, which would import much.
     is_new = not (request.storage / file.example().name).exists("sweep.yaml")
@@ -98,7 +99,7 @@ def _run_left(task: _Task) -> int:
 
 
 def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stopper) -> None:
-    from raycodellm import cluster, preflight, sweep
+    from raycodellm import cluster, observability, preflight, sweep
 
     sweep.clear_scratch(task.run)
     sys.setswitchinterval(SWITCH_SECONDS)
@@ -106,7 +107,9 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
     cluster.prepare_environment()  # Ray reads its variables when it is imported
     sweep.background_imports.start()
     with timing.part("ray start"):
-        connected = cluster.connect(task.request.address, scaling, log_to=log_path(task.run.folder), say=shown.say)
+        connected = cluster.connect(
+            task.request.address, scaling, log_to=log_path(task.run.folder), say=shown.say, metadata=_metadata(task)
+        )
     try:
         reason = connected.placement_problem(scaling)
         if reason:
@@ -118,11 +121,18 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
         max_slots = fitting if scaling.slots == "auto" else min(scaling.slots, fitting)
         if connected.dashboard_url:
             shown.say("; ".join([f"dashboard: {connected.dashboard_url}", *connected.notes]))
+        observer = observability.Observer(
+            task.run.file,
+            task.num_trials,
+            gcs_address=connected.address,
+            session_folder=connected.session_folder,
+            metadata=_metadata(task),
+        )
         sweep.run_sweep(
             task.run,
             task.num_left,
             max_slots,
-            shown,
+            observability.Observed(shown, observer),
             timing,
             connected=connected,
             stopper=stopper,
@@ -131,6 +141,12 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
     finally:
         if not threads_left():  # to disconnect would crash a thread that waits for Ray
             cluster.disconnect()
+
+
+def _metadata(task: _Task) -> dict[str, str]:
+    """What the dashboard tells of the run's job."""
+    name, folder = task.run.sweep.name, task.run.folder.uri
+    return {"job_name": name, "sweep": name, "run folder": folder, "report": f"{folder}/report/index.html"}
 
 
 def _finish(run: Run, say: Callable[[str], None], timing: Timing | None = None) -> int:

@@ -36,6 +36,7 @@ from raycodellm.config.sweep_file import (
     value_at,
 )
 from raycodellm.config.sweep_settings import Sweep
+from raycodellm.config.tracking_settings import Tracking
 from raycodellm.config.yaml_text import read_yaml, write_yaml
 
 __all__ = [
@@ -71,6 +72,7 @@ __all__ = [
     "SweepFile",
     "Take",
     "Tokenizer",
+    "Tracking",
     "TrainTokenizer",
     "UserError",
     "code_ratio_curve",

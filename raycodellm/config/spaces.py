@@ -20,7 +20,7 @@ Condition = tuple[tuple[str, Any], ...]
 MOST_PARAMETERS = 200
 MOST_OPTIONS = 500
 _DOMAIN_KEYS = ("uniform", "loguniform", "int", "choice")
-_UNSEARCHABLE = ("name", "seed", "sources", "cleaning", "tokenizer", "search", "scaling")
+_UNSEARCHABLE = ("name", "seed", "sources", "cleaning", "tokenizer", "search", "scaling", "tracking")
 
 
 @dataclass(frozen=True)

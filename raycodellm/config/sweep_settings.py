@@ -17,6 +17,7 @@ from raycodellm.config.scaling_settings import Scaling
 from raycodellm.config.search_settings import Search
 from raycodellm.config.source_settings import MatchRepetition, Source
 from raycodellm.config.stage_settings import Stage
+from raycodellm.config.tracking_settings import Tracking
 
 STORAGE_FOLDERS = ("tokens", "stages", "tokenizers")
 """Folders of a storage that are not sweeps' folders."""
@@ -47,6 +48,8 @@ class Sweep(Frozen):
     """Which trials there are."""
     scaling: Scaling = Scaling()
     """Where the sweep runs."""
+    tracking: Tracking = Tracking()
+    """Other tools that are told of the trials."""
 
     @field_validator("name")
     @classmethod

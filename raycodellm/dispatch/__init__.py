@@ -3,7 +3,8 @@
 Nothing here knows of Ray or of files; `slots.dispatcher` wraps a `DispatchState` in an actor.
 """
 
-from raycodellm.dispatch.jobs import JobNode, JobTree, TrialOutcome
+from raycodellm.dispatch.jobs import Ending, JobNode, JobTree, TrialOutcome
+from raycodellm.dispatch.names import job_call, trial_actor, trial_call
 from raycodellm.dispatch.placement import Action, Demand, PlacementWatch
 from raycodellm.dispatch.slot import Slot, SlotState
 from raycodellm.dispatch.snapshot import Sight, SlotActivity, SlotView, Snapshot
@@ -13,6 +14,7 @@ __all__ = [
     "Action",
     "Demand",
     "DispatchState",
+    "Ending",
     "JobEnd",
     "JobNode",
     "JobTree",
@@ -24,4 +26,7 @@ __all__ = [
     "SlotView",
     "Snapshot",
     "TrialOutcome",
+    "job_call",
+    "trial_actor",
+    "trial_call",
 ]

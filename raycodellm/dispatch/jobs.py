@@ -9,7 +9,7 @@ still sends comes too late, and the slot's next workers are another holder.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Any
@@ -66,6 +66,15 @@ class TrialOutcome:
     deaths: int = 0
     """Deaths of workers under the chain's jobs, since the sweep was last started."""
     preemptions: int = 0
+
+
+@dataclass(frozen=True)
+class Ending:
+    """How a slot's work on a job ended."""
+
+    is_good: bool
+    """False if the job failed or its workers died."""
+    words: str
 
 
 class JobTree:
@@ -206,6 +215,29 @@ class JobTree:
             return None
         error = f"{_spoken(failed.job)}: {failed.outcome}" if failed else None
         return TrialOutcome(done, error, sum(node.deaths for node in nodes), sum(node.preemptions for node in nodes))
+
+    def open_chains(self, also: Collection[str] = ()) -> dict[int, tuple[str, ...]]:
+        """Keys of the jobs of each trial that has a job to do, or that needs one of `also`; by the trial's number."""
+        return {
+            trial: keys
+            for trial, keys in self.chains.items()
+            if any(self.nodes[key].state in OPEN or key in also for key in keys)
+        }
+
+    def ending(self, key: str, holder: str) -> Ending | None:
+        """How the work of `holder` on the job ended; None while it goes on."""
+        node = self.nodes[key]
+        if node.state == JobState.RUNNING and node.holder == holder:
+            return None
+        if node.state == JobState.DONE:
+            return Ending(True, "done")
+        if node.state == JobState.FAILED:
+            return Ending(False, str(node.outcome))
+        if holder in self.gone:
+            return Ending(False, "its workers are gone; others continue the job from its newest checkpoint")
+        if node.state == JobState.CANCELLED:
+            return Ending(True, "given back, since no trial needs it any more")
+        return Ending(True, "given back unfinished; its checkpoint is saved")
 
     def num_active(self) -> int:
         """Jobs that are running or could run now: so many slots are wanted."""

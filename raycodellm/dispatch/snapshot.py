@@ -53,6 +53,11 @@ class Snapshot:
 
     running: dict[str, Progress] = field(default_factory=dict)
     """Progress of each running job, by its key."""
+    ended: dict[str, Progress] = field(default_factory=dict)
+    """Last progress of each job that a slot has ended or given back since the last snapshot, by its key."""
+    chains: dict[int, tuple[str, ...]] = field(default_factory=dict)
+    """Keys of the jobs of each trial that is not through, or that needed a job in `ended`, by its number; the
+    evaluation last."""
     slots: int = 0
     """Worker groups that have reported for work."""
     jobs_done: int = 0

@@ -48,6 +48,8 @@ class DispatchState:
         self.times: dict[str, dict[str, float]] = {}
         """Per job key: when it was first asked for, taken, had trained its first and last step, and ended; Unix s."""
         self.notes: list[str] = []
+        self._ended: dict[str, Progress] = {}
+        """Last progress of the jobs that have ended since the last snapshot."""
         self.abandoned: str | None = None
         self.sight = Sight(num_nodes=0)
         """The cluster, when the driver last looked."""
@@ -228,14 +230,17 @@ class DispatchState:
         self.tree.fail_all(cause)
 
     def snapshot(self) -> Snapshot:
-        """The state to show. Each note is in one snapshot only."""
+        """The state to show. Each note, and each end of a job, is in one snapshot only."""
         nodes = self.tree.nodes.values()
         notes, self.notes = tuple(self.notes), []
+        ended, self._ended = self._ended, {}
         held = {node.holder: node.job.key for node in nodes if node.state == JobState.RUNNING}
         slots = [slot for slot in self.slots.values() if slot.state != SlotState.GONE]
         waits = any(slot.is_unplaced for slot in slots)
         return Snapshot(
             running=dict(self.progress),
+            ended=ended,
+            chains=self.tree.open_chains(ended),
             slots=self._num_registered(),
             jobs_done=sum(node.state == JobState.DONE for node in nodes),
             busy_seconds=dict(self._busy),
@@ -269,7 +274,8 @@ class DispatchState:
 
     def _stop_clock(self, node: JobNode) -> None:
         """The job runs no longer: its time counts as busy."""
-        self.progress.pop(node.job.key, None)
+        if last := self.progress.pop(node.job.key, None):
+            self._ended[node.job.key] = last
         taken_at = self._taken_at.pop(node.job.key, None)
         if taken_at is not None:
             self._busy[_BUSY_NAMES[node.job.kind]] += self._clock() - taken_at

@@ -131,5 +131,6 @@ LEAVES: dict[str, Row] = {
     **_rows(
         "nothing", "who reads the same sequences, and from where", "scaling", "reader cache cache_gib cache_folder"
     ),
+    **_rows("nothing", "who is told of the results", "tracking", "mlflow wandb tensorboard"),
     **_rows("nothing", "what is done about deaths of workers", "scaling", "fresh_workers max_failures max_preemptions"),
 }

@@ -100,16 +100,23 @@ def read_in_process(
 
 
 def read_by_ray(
-    stores: Sequence[Store], planned: Callable[[Span], Planned], spans: Sequence[Span], sequence_length: int
+    stores: Sequence[Store],
+    planned: Callable[[Span], Planned],
+    spans: Sequence[Span],
+    sequence_length: int,
+    name: str = "data",
 ) -> Iterator[Block]:
-    """Reads each span's block in a Ray Data task, on this node if possible. Ray runs a lost task again."""
+    """Reads each span's block in a Ray Data task, on this node if possible. Ray runs a lost task again.
+
+    `name`: of the datasets in the dashboard.
+    """
     stores, masked = list(stores), not all(getattr(store, "every_token_counts", False) for store in stores)
     for first in range(0, len(spans), BLOCKS_PER_DATASET):
         rows = [planned(span) for span in spans[first : first + BLOCKS_PER_DATASET]]
         # A worker has no rows of a span that is shorter than the number of workers.
         reads = [_BlockRead(stores, block, sequence_length, masked) for block in rows if len(block[0])]
         if reads:
-            for batch in _dataset(reads).iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
+            for batch in _dataset(reads, name).iter_batches(batch_size=None, batch_format="numpy", prefetch_batches=1):
                 mask = batch.get("loss_mask")
                 yield Block(batch["position"], batch["source"], batch["sequence"], batch["tokens"], mask)
 
@@ -118,7 +125,7 @@ def preload() -> None:
     """Imports Ray Data and starts its reading processes, before any data is to be read."""
     rows = np.arange(8)
     read = _BlockRead([_ZeroStore()], (rows, np.zeros(8, np.int16), rows), 8, False)
-    _dataset([read] * BLOCKS_AHEAD).take_all()
+    _dataset([read] * BLOCKS_AHEAD, "preload").take_all()
 
 
 class _ZeroStore:
@@ -132,7 +139,7 @@ class _ZeroStore:
         return np.zeros((len(sequences), sequence_length), np.uint16), None
 
 
-def _dataset(reads: list[_BlockRead]) -> Any:
+def _dataset(reads: list[_BlockRead], name: str) -> Any:
     import ray.data
 
     dataset = ray.data.read_datasource(
@@ -145,6 +152,7 @@ def _dataset(reads: list[_BlockRead]) -> Any:
         label_selector={_NODE: _this_node()},
         fallback_strategy=[{"label_selector": {_NODE: "!none"}}],  # or else on any other node
     )
+    dataset.set_name(name)
     options = dataset.context.execution_options
     options.preserve_order = True
     # Without a limit, each worker reads ahead until it has filled its part of the object store.

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Generator, Sequence
+from collections.abc import Callable, Generator, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
@@ -57,16 +58,21 @@ def steps(
     world_size: int = 1,
     micro_batch: int | None = None,
     use_ray: bool = False,
+    name: str = "data",
 ) -> Generator[StepBatch]:
     """Batches of this worker from `position` (a whole number of steps) to the plan's end.
 
+    `name`: of the datasets in Ray's dashboard, where `use_ray` has them read by Ray Data.
     Raises ValueError when `position` is inside a step, and an error of a read at the step that needs its rows.
     """
     if position % batch_sequences:
         raise ValueError(f"position {position} is inside a step of {batch_sequences} sequences")
     per_step = micro_batches_per_step(batch_sequences, world_size, micro_batch)
     rows_per_pass = micro_batch or -(-batch_sequences // world_size)
-    read, block_bytes = (read_by_ray, readers.TASK_BYTES) if use_ray else (read_in_process, readers.BLOCK_BYTES)
+    read: Callable[..., Iterator[Block]]
+    read, block_bytes = (
+        (partial(read_by_ray, name=name), readers.TASK_BYTES) if use_ray else (read_in_process, readers.BLOCK_BYTES)
+    )
     blocks = spans(position, plan.num_sequences, batch_sequences, world_size, sequence_length, block_bytes)
     prefetched = Prefetcher(read(stores, planner(plan, rank, world_size), blocks, sequence_length))
     slicer = StepSlicer(prefetched, sequence_length)

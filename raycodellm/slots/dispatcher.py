@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from raycodellm.config import Scaling
-from raycodellm.dispatch import Demand, DispatchState, JobEnd, Sight, Snapshot, TrialOutcome
+from raycodellm.dispatch import Demand, DispatchState, JobEnd, Sight, Snapshot, TrialOutcome, job_call
 from raycodellm.finished import Job, Outcome
 from raycodellm.records import Progress
 from raycodellm.slots.handle import DispatcherHandle
@@ -31,11 +31,13 @@ _unlisted = ray.method(enable_task_events=False)
 class Dispatcher:
     """The actor's body: each method changes the state and wakes the methods that wait."""
 
-    def __init__(self, max_deaths: int, max_preemptions: int = 50) -> None:
+    def __init__(self, max_deaths: int, max_preemptions: int = 50, sweep: str | None = None) -> None:
+        """`sweep`: name of the sweep, under which jobs are shown in the dashboard; None outside Ray."""
         self.state = DispatchState(max_deaths, max_preemptions)
         self.keep_idle = True
         self.closed = False
         self.changed = asyncio.Event()
+        self.sweep = sweep
 
     def _signal(self) -> None:
         self.changed.set()
@@ -61,12 +63,14 @@ class Dispatcher:
             await self._wait(POLL_SECONDS)
         return outcome
 
+    @_unlisted
     async def cancel_trial(self, number: int) -> None:
         self.state.cancel_trial(number)
         self._signal()
 
     # ---------------------------------------------------------------------------------------------- slots
 
+    @_unlisted
     async def register(self, slot: str) -> int:
         """A worker group begins, or begins again after its workers died. Returns its incarnation, counted from 1: a
         message that carries an earlier one changes nothing."""
@@ -81,6 +85,7 @@ class Dispatcher:
         while not self.closed and self.state.may_ask(slot, incarnation):
             job = self.state.take(slot)
             if job is not None:
+                self._show(job.key, slot)
                 return "job", job
             left = until - time.monotonic()
             if left <= 0:
@@ -89,11 +94,28 @@ class Dispatcher:
             await self._wait(left)
         return "quit", None
 
+    def _show(self, key: str, slot: str) -> None:
+        """Calls `job`, so that the dashboard's table of tasks has a row for the job as long as it runs."""
+        if self.sweep is not None:
+            node = self.state.tree.nodes[key]
+            name = job_call(node.job, sorted(node.trials), self.sweep, slot)
+            ray.get_runtime_context().current_actor.job.options(name=name).remote(key, node.holder)
+
+    async def job(self, key: str, holder: str) -> str:
+        """Waits until `holder` has the job no more; how it ended, in words. Raises RuntimeError with the cause where
+        the job failed or its workers died, so that the dashboard shows the call as failed."""
+        while (ending := self.state.tree.ending(key, holder)) is None:
+            await self._wait(POLL_SECONDS)
+        if not ending.is_good:
+            raise RuntimeError(ending.words)
+        return ending.words
+
     @_unlisted
     async def report(self, slot: str, incarnation: int, progress: Progress) -> bool:
         """Notes how far a job is. True when the slot should save the job and give it back."""
         return self.state.report(slot, incarnation, progress)
 
+    @_unlisted
     async def ended(self, slot: str, incarnation: int, key: str, how: JobEnd, outcome: Any) -> None:
         """The slot is through with a job. `outcome`: the job's outcome, the cause of its failure, or the notice."""
         seconds = self.state.end(slot, incarnation, key, how, outcome)
@@ -105,21 +127,25 @@ class Dispatcher:
         self.state.resume(key)
         self._signal()
 
+    @_unlisted
     async def told_to_leave(self, slot: str, incarnation: int, cause: str) -> None:
         """A worker of the slot got notice."""
         self.state.told_to_leave(slot, incarnation, cause)
         self._signal()
 
+    @_unlisted
     async def workers_died(self, slot: str, cause: str, preempted: bool) -> None:
         """Ray Train found workers of the slot dead or in error."""
         self.state.workers_died(slot, cause, preempted)
         self._signal()
 
+    @_unlisted
     async def slot_unusable(self, slot: str, cause: str) -> None:
         """The slot's workers can do no job, by the fault of their node or of what is installed there."""
         self.state.slot_unusable(slot, cause)
         self._signal()
 
+    @_unlisted
     async def slot_gone(self, slot: str, cause: str) -> bool:
         """The slot has ended for good. Returns whether it ever held a job."""
         has_worked = self.state.slot_gone(slot, cause)
@@ -128,10 +154,12 @@ class Dispatcher:
 
     # ---------------------------------------------------------------------------------------------- the driver
 
+    @_unlisted
     async def times(self) -> dict[str, dict[str, float]]:
         """Per job key: when it was first asked for, taken, had trained its first and last step, and ended; Unix s."""
         return self.state.times
 
+    @_unlisted
     async def slot_asked_for(self, slot: str) -> None:
         """The driver starts a slot."""
         self.state.slot_asked_for(slot)
@@ -148,6 +176,7 @@ class Dispatcher:
         """The driver has looked at the cluster."""
         self.state.see(sight)
 
+    @_unlisted
     async def set_keep_idle(self, keep: bool) -> None:
         """Says whether slots without work stay, as they do while the driver still makes the token stores."""
         self.keep_idle = keep
@@ -157,6 +186,7 @@ class Dispatcher:
         self.state.stop()
         self._signal()
 
+    @_unlisted
     async def drained(self, wait_seconds: float) -> bool:
         """Waits until no slot holds a job any more; False when one still does after `wait_seconds`."""
         until = time.monotonic() + wait_seconds
@@ -164,6 +194,7 @@ class Dispatcher:
             await self._wait(until - time.monotonic())
         return not self.state.tree.num_running()
 
+    @_unlisted
     async def close(self) -> list[str]:
         """Every slot that asks for work is told to end. Returns the slots that have no workers, who could ask."""
         self.closed = True
@@ -175,6 +206,7 @@ class Dispatcher:
         self.state.fail_all(cause)
         self._signal()
 
+    @_unlisted
     async def note(self, text: str) -> None:
         """Passes a sentence to the user."""
         self.state.notes.append(text)
@@ -193,4 +225,4 @@ class Dispatcher:
 def start_dispatcher(name: str, scaling: Scaling) -> DispatcherHandle:
     """Starts the named actor of the sweep `name` on the head node; it ends with the driver."""
     actor = ray.remote(num_cpus=0, max_concurrency=1000, name=f"{name} dispatcher", resources=ON_HEAD)
-    return actor(Dispatcher).remote(scaling.max_failures, scaling.max_preemptions)
+    return actor(Dispatcher).remote(scaling.max_failures, scaling.max_preemptions, name)

@@ -10,10 +10,15 @@ class RemoteMethod(Protocol):
 
     def remote(self, *arguments: Any) -> Any: ...
 
+    def options(self, *, name: str) -> RemoteMethod:
+        """The same method; a call is listed under `name` in the dashboard."""
+
 
 class DispatcherHandle(Protocol):
     """The methods of `dispatcher.Dispatcher`; see their docstrings for arguments and answers."""
 
+    # asked by itself
+    job: RemoteMethod
     # asked by trials
     run_trial: RemoteMethod
     cancel_trial: RemoteMethod

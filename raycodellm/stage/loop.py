@@ -14,7 +14,7 @@ from raycodellm import engine as engines
 from raycodellm import ingest, mixture
 from raycodellm.engine import PendingStep, StepResult, World
 from raycodellm.finished import finished_stage, lacks_optimizer
-from raycodellm.records import Progress, StageJob, StageRecord
+from raycodellm.records import Progress, StageJob, StageRecord, short_job_key
 from raycodellm.stage import faults, held_out, metrics, results
 from raycodellm.stage.checkpoints import StageCheckpoints
 from raycodellm.stage.folder import StageFolder
@@ -97,6 +97,7 @@ class TrainingLoop:
             world_size=self._world.world_size,
             micro_batch=setup.micro_batch,
             use_ray=use_ray_data and self._job.scaling.reader == "ray",
+            name=short_job_key(self._job.key),
         )
         with ingest.filling(setup.stores), contextlib.closing(reading) as batches:
             return self._train(batches, should_stop)

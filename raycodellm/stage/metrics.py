@@ -23,6 +23,8 @@ if TYPE_CHECKING:
 
     from raycodellm.engine import StepResult
 
+_HELD_OUT = "bpb/"
+"""Beginning of the columns of metrics.parquet that hold bits per byte of held-out text, per source."""
 _MEDIAN_STEPS = 64
 """Steps whose losses make the running median."""
 _FEWEST_MEDIAN_STEPS = 16
@@ -189,6 +191,22 @@ def row(tally: Tally, job: StageJob, speed: Mapping[str, float], scheduled: floa
         values[f"loss/{source.name}"] = ratio(window["loss_sums"][index], window["loss_tokens"][index])
         values[f"tokens/{source.name}"] = tally.sequences[index] * length
     return values
+
+
+def data_wait_share(tally: Tally) -> float:
+    """Share of the time that went into waiting for data: since the last row of metrics, or in that row."""
+    if tally.window["seconds"]:
+        return ratio(tally.window["wait_seconds"], tally.window["seconds"])
+    return tally.rows[-1]["data_wait_share"] if tally.rows else math.nan
+
+
+def newest_held_out(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
+    """Per source: bits per byte of held-out text, from the newest row of metrics that measured any."""
+    for row in reversed(rows):
+        names = (name for name, value in row.items() if name.startswith(_HELD_OUT) and not math.isnan(value))
+        if found := {name.removeprefix(_HELD_OUT): row[name] for name in names}:
+            return found
+    return {}
 
 
 def code_ratio(sequences: Sequence[int], is_code: Sequence[bool]) -> float:

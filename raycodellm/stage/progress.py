@@ -46,6 +46,8 @@ class ProgressReporter:
                 tokens_per_second=tokens_per_second,
                 loss=ratio(float(result.loss_sums.sum()), float(result.loss_tokens.sum())),
                 mfu=tokens_per_second * flops_per_token / peak_flops,
+                data_wait_share=metrics.data_wait_share(tally),
+                held_out_bpb=metrics.newest_held_out(tally.rows),
             )
         )
 

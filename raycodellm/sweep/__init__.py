@@ -14,6 +14,7 @@ from raycodellm.sweep.run import Monitor, run_sweep
 from raycodellm.sweep.stopper import Stopper
 from raycodellm.sweep.timing import Timing
 from raycodellm.sweep.told_results import tell_written_results
+from raycodellm.sweep.tracking import require_packages
 from raycodellm.sweep.trial import TrialContext
 from raycodellm.sweep.watchdog import SweepLost, Watchdog
 
@@ -32,6 +33,7 @@ __all__ = [
     "lock",
     "open_run",
     "read_results",
+    "require_packages",
     "require_same_recipe",
     "run_sweep",
     "tell_written_results",

@@ -109,8 +109,9 @@ def write_sweep_file(run: Run) -> None:
 
 
 def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """(key, old value, new value) of every leaf that differs. `scaling` says where a sweep runs, so it may differ."""
-    if path == "scaling":
+    """(key, old value, new value) of every leaf that differs. `scaling` says where a sweep runs and `tracking` who is
+    told, so these may differ."""
+    if path in ("scaling", "tracking"):
         return []
     if path.endswith(".deepspeed_config"):  # DeepSpeed's settings that change no number may differ too
         old, new = (identity.numeric_settings(found or {}) for found in (old, new))

@@ -8,12 +8,14 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raycodellm import config, retrying, search, stage_store
-from raycodellm.dispatch import TrialOutcome
+from raycodellm.dispatch import TrialOutcome, trial_call
 from raycodellm.files import Folder
+from raycodellm.observability import trial_labels
 from raycodellm.records import StageRecord, TrialResult, as_json, from_json, summed_ledger
 from raycodellm.slots.handle import DispatcherHandle
 from raycodellm.stage_store import Chain, Materials
 from raycodellm.sweep.folder import Run
+from raycodellm.sweep.tracking import curves, is_tracked
 from raycodellm.sweep.trial_files import read_result
 
 _RECORD = "record"
@@ -53,6 +55,9 @@ def run_trial(settings: dict[str, Any], context: TrialContext) -> None:
         result = retrying.patiently(lambda: read_result(folder, context.run.sweep.search.objectives), "result.json")
     except FileNotFoundError:
         result = _carry_out(result, folder, context)
+    if result.state == "complete" and is_tracked(context.run.sweep.tracking):
+        for row in curves(context.chain(result.params, result.seed)):
+            tune.report(row)
     record = json.dumps(as_json(result))  # as text: Ray Tune looks into every mapping of a report
     tune.report({**result.metrics, "state": result.state, "number": result.number, _RECORD: record})
 
@@ -73,7 +78,8 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
         started = as_json(result)
         retrying.patiently(lambda: folder.write_json("trial.json", started), "trial.json")
         finished = retrying.patiently(lambda: stage_store.finished_outcomes(chain), "the stage store")
-        outcome = ray.get(context.dispatcher.run_trial.remote(result.number, chain, finished))
+        named = context.dispatcher.run_trial.options(name=_call_name(result, context))
+        outcome = ray.get(named.remote(result.number, chain, finished))
         if outcome is None:
             return replace(result, state="stopped")
         result = _ended(result, chain, outcome)
@@ -93,6 +99,13 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
     ended = as_json(result)
     retrying.patiently(lambda: folder.write_json("result.json", ended), "result.json")
     return result
+
+
+def _call_name(result: TrialResult, context: TrialContext) -> str:
+    """Name of the trial's call in the dashboard's table of tasks: `trial 0003 · arm 3 · code_ratio 0.396 constant`, and
+    the sweep's name."""
+    labels = trial_labels(context.run.file, result.number, result.arm, result.params)
+    return trial_call(result.number, result.arm, labels.settings, labels.sweep)
 
 
 def _ended(result: TrialResult, chain: Chain, outcome: TrialOutcome) -> TrialResult:

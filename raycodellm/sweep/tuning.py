@@ -4,10 +4,13 @@ from __future__ import annotations
 
 import os
 
+from raycodellm.dispatch import trial_actor
 from raycodellm.slots.head import ON_HEAD
+from raycodellm.sweep import tracking
 from raycodellm.sweep.results import Results
 from raycodellm.sweep.stopper import Halt
 from raycodellm.sweep.trial import TrialContext, run_trial
+from raycodellm.tables.trials import trial_name
 
 _NEVER_SECONDS = 1_000_000_000
 
@@ -37,13 +40,16 @@ def tune_trials(context: TrialContext, results: Results, num_trials: int, concur
             return False
         return True
 
+    trial = tune.with_parameters(run_trial, context=context)
+    trial.__name__ = trial_actor(run.sweep.name)  # the dashboard's name of the processes that trials wait in
     tuner = tune.Tuner(
-        tune.with_resources(tune.with_parameters(run_trial, context=context), {"CPU": 0, **ON_HEAD}),
+        tune.with_resources(trial, {"CPU": 0, **ON_HEAD}),
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(run, results, halt, give_up),
             num_samples=num_trials,
             max_concurrent_trials=concurrent,
             reuse_actors=True,
+            trial_name_creator=lambda trial: f"{run.sweep.name}-{trial_name(trial.config['number'])}",
         ),
         run_config=tune.RunConfig(
             name="tune",
@@ -51,6 +57,7 @@ def tune_trials(context: TrialContext, results: Results, num_trials: int, concur
             verbose=0,
             # A trial's process only waits, so only its node or a person ends it. Its jobs have budgets of their own.
             failure_config=tune.FailureConfig(max_failures=scaling.max_failures + scaling.max_preemptions),
+            callbacks=tracking.callbacks(run.sweep, run.folder),
         ),
     )
     try:

@@ -122,6 +122,14 @@ class Watchdog:
                 self.results.write_table()
         if failure:
             raise failure[0]
+        self._look_at_the_end()
+
+    def _look_at_the_end(self) -> None:
+        """Shows how the last trials ended."""
+        import ray
+
+        with contextlib.suppress(ray.exceptions.RayError, SweepLost):
+            self.monitor.training(self._ask("snapshot"), self.results.all())
 
     def _look(self) -> None:
         if self.stopper.stopping.is_set() and not self.asked_to_stop:

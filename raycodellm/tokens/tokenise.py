@@ -159,7 +159,9 @@ def _tokenised_by_ray(job: TokeniseJob, inputs: SourceInputs, decision: Decision
     quiet_ray_data()
     keep = None if decision else _limit(job, inputs)
     documents = read_documents(job.source, inputs, num_tasks=_num_tasks(), keep=keep, decision=decision)
-    return documents.map_batches(partial(_tokenise_block, job=job), batch_size=None, batch_format="pyarrow")
+    tokenised = documents.map_batches(partial(_tokenise_block, job=job), batch_size=None, batch_format="pyarrow")
+    tokenised.set_name(f"tokens-{job.folder.name}")
+    return tokenised
 
 
 def _tokenise_block(rows: pa.Table, job: TokeniseJob) -> pa.Table:

@@ -1,0 +1,99 @@
+"""What a trial is called where people look for it: its number, its arm, and the mixture that it tries."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raycodellm import config
+from raycodellm.config import CODE_KINDS, Stage, Sweep, SweepFile
+from raycodellm.tables import formats
+from raycodellm.tables.trials import trial_name
+
+
+@dataclass(frozen=True)
+class StageLabels:
+    """The labels of a stage's metrics, beside the trial's."""
+
+    stage: str
+    code_ratio: str
+    schedule: str
+
+
+@dataclass(frozen=True)
+class TrialLabels:
+    """The labels of a trial's metrics."""
+
+    sweep: str
+    trial: str
+    arm: str
+    code_ratio: str
+    schedule: str
+    stages: tuple[StageLabels, ...]
+    settings: str
+    """The mixture and the other searched parameters, in words: `code_ratio 0.396 constant`."""
+    num_tokens: tuple[int, ...]
+    """Planned tokens of each stage."""
+
+    def of_trial(self) -> dict[str, str]:
+        names = ("sweep", "trial", "arm", "code_ratio", "schedule")
+        return {name: getattr(self, name) for name in names}
+
+    def of_stage(self, place: int) -> dict[str, str]:
+        """Labels of the trial's stage number `place`, counted from 0."""
+        stage = self.stages[place]
+        own = {"stage": stage.stage, "code_ratio": stage.code_ratio, "schedule": stage.schedule}
+        return {**self.of_trial(), **own}
+
+
+def trial_labels(file: SweepFile, number: int, arm: int, params: Mapping[str, Any]) -> TrialLabels:
+    """The labels of the trial with these parameters (by name)."""
+    sweep = config.resolve(file, params)
+    main = _main_stage(sweep, params)
+    ratio, schedule = formats.value(planned_code_ratio(sweep, main)), shape(main)
+    others = {name: value for name, value in params.items() if name not in _mixture_names(main)}
+    words = [f"code_ratio {ratio} {schedule}", *(f"{name} {formats.value(value)}" for name, value in others.items())]
+    return TrialLabels(
+        sweep=sweep.name,
+        trial=trial_name(number),
+        arm=str(arm),
+        code_ratio=ratio,
+        schedule=schedule,
+        stages=tuple(
+            StageLabels(stage.name, formats.value(planned_code_ratio(sweep, stage)), shape(stage))
+            for stage in sweep.stages
+        ),
+        settings=", ".join(words),
+        num_tokens=tuple(stage.num_tokens for stage in sweep.stages),
+    )
+
+
+def _main_stage(sweep: Sweep, params: Mapping[str, Any]) -> Stage:
+    """The first stage whose mixture is searched; else the first."""
+    searched = (stage for stage in sweep.stages if any(name in params for name in _mixture_names(stage)))
+    return next(searched, sweep.stages[0])
+
+
+def _mixture_names(stage: Stage) -> tuple[str, str]:
+    return f"{stage.name}.code_ratio", f"{stage.name}.schedule"
+
+
+def planned_code_ratio(sweep: Sweep, stage: Stage) -> float:
+    """Share of the stage's tokens that its mixture plans for sources of a code kind, 0 to 1."""
+    if stage.code_ratio is not None:
+        return stage.code_ratio
+    parts = [(1.0, stage.weights)] if stage.weights is not None else [(p.share, p.weights) for p in stage.phases or ()]
+    return sum(
+        share * weight
+        for share, weights in parts
+        for name, weight in weights.items()
+        if sweep.sources[name].kind in CODE_KINDS
+    )
+
+
+def shape(stage: Stage) -> str:
+    """Name of the schedule; `weights` or `phases` where the mixture is given so."""
+    if stage.code_ratio is not None:
+        return stage.schedule or "constant"
+    return "weights" if stage.weights is not None else "phases"

@@ -1,0 +1,143 @@
+"""Tells Ray's dashboard and Prometheus of a running sweep, from the driver."""
+
+from __future__ import annotations
+
+import logging
+import time
+from collections.abc import Callable, Sequence
+from typing import TYPE_CHECKING, Any, Protocol
+
+from raycodellm.config import SweepFile
+from raycodellm.dispatch import Snapshot
+from raycodellm.observability.gauges import Gauges
+from raycodellm.observability.job_page import JobPage, submission_id
+from raycodellm.observability.labels import TrialLabels, trial_labels
+from raycodellm.observability.readings import View, readings
+from raycodellm.observability.session_logs import SessionLogs, Text
+from raycodellm.observability.summary import job_metadata, summary_line
+from raycodellm.observability.trial_log import TrialLog
+from raycodellm.records import TrialResult
+from raycodellm.tables import trials_table
+from raycodellm.tables.terminal import table_lines
+from raycodellm.tables.trials import trial_name
+
+if TYPE_CHECKING:
+    from raycodellm.tokens import SourceProgress
+
+logger = logging.getLogger(__name__)
+
+LOOK_SECONDS = 2.0
+"""Seconds between two looks at the sweep. Ray takes the gauges' values every ten seconds."""
+
+
+class Observer:
+    """Shows a sweep in the dashboard's pages, and sets its gauges.
+
+    A failure of one of these is logged, and ends no sweep.
+    """
+
+    def __init__(
+        self,
+        file: SweepFile,
+        num_trials: int,
+        *,
+        gcs_address: str,
+        session_folder: str,
+        metadata: dict[str, str] | None = None,
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        """`metadata`: what the job's page tells of the sweep while it runs. The process is connected to Ray."""
+        sweep = file.example()
+        self._file, self._name, self._num_trials = file, sweep.name, num_trials
+        self._objectives = sweep.search.objectives
+        self._metadata = metadata or {}
+        self._clock, self._looked = clock, -LOOK_SECONDS
+        self._states: list[str] = []
+        """Of the trials, when last told of."""
+        self._labels: dict[int, TrialLabels] = {}
+        self._trial_log, self._table = TrialLog(), ""
+        self._gauges = _attempt(Gauges)
+        self._logs = _attempt(lambda: SessionLogs(session_folder))
+        job = submission_id()
+        self._page = _attempt(lambda: JobPage(job, gcs_address)) if job is not None else None
+
+    def look(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
+        """Shows the sweep's state: once in `LOOK_SECONDS`, and at once where a trial or a job has begun or ended."""
+        states = [result.state for result in results]
+        has_news = bool(snapshot.notes or snapshot.ended) or states != self._states
+        self._states = states
+        if not has_news and self._clock() - self._looked < LOOK_SECONDS:
+            return
+        self._looked = self._clock()
+        for part in (self._show_gauges, self._write_logs, self._tell_job):
+            _attempt(lambda part=part: part(snapshot, results))  # type: ignore[misc]
+
+    def _show_gauges(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
+        if self._gauges is not None:
+            labels = {result.number: self._labels_of(result) for result in results if result.arm >= 0}
+            view = View(self._name, self._num_trials, self._objectives, snapshot, results, labels)
+            self._gauges.show(readings(view))
+
+    def _write_logs(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
+        if self._logs is None:
+            return
+        lines = self._trial_log.new_lines(snapshot, results)
+        files = {
+            f"raycodellm-{self._name}-trial-{trial_name(number)}.log": Text("".join(f"{line}\n" for line in told))
+            for number, told in lines.items()
+        }
+        rows = [result.row() for result in results]
+        table = trials_table(rows, [objective.metric for objective in self._objectives])
+        summary = summary_line(results, self._num_trials, self._objectives)
+        text = "\n".join([f"{self._name}: {summary}", "", *table_lines(table), ""])
+        if text != self._table:
+            self._table = text
+            files[f"raycodellm-{self._name}-trials.txt"] = Text(text, is_whole=True)
+        self._logs.write(files)
+
+    def _tell_job(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
+        if self._page is not None:
+            message = summary_line(results, self._num_trials, self._objectives)
+            state = job_metadata(results, self._num_trials, self._objectives)
+            self._page.tell(message, {**self._metadata, **state})
+
+    def _labels_of(self, result: TrialResult) -> TrialLabels:
+        if result.number not in self._labels:
+            self._labels[result.number] = trial_labels(self._file, result.number, result.arm, result.params)
+        return self._labels[result.number]
+
+
+def _attempt(act: Callable[[], Any]) -> Any:
+    """What `act` returns; None where it fails. What people see of a sweep must not end it."""
+    try:
+        return act()
+    except Exception:
+        logger.warning("a part of the dashboard is not kept current", exc_info=True)
+        return None
+
+
+class Monitor(Protocol):
+    """Shows a run, as `sweep.Monitor` says."""
+
+    def say(self, line: str) -> None: ...
+
+    def preparing(self, event: SourceProgress) -> None: ...
+
+    def training(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None: ...
+
+
+class Observed:
+    """A monitor of a run that also tells an observer; implements `sweep.Monitor`."""
+
+    def __init__(self, monitor: Monitor, observer: Observer) -> None:
+        self._monitor, self._observer = monitor, observer
+
+    def say(self, line: str) -> None:
+        self._monitor.say(line)
+
+    def preparing(self, event: SourceProgress) -> None:
+        self._monitor.preparing(event)
+
+    def training(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
+        self._monitor.training(snapshot, results)
+        self._observer.look(snapshot, results)

@@ -1,0 +1,488 @@
+"""A sweep in Ray's dashboard, in Prometheus and on the Grafana board: names, gauges, log files, the job's page."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import os
+import re
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+import urllib.parse
+import urllib.request
+from collections.abc import Callable
+from dataclasses import dataclass, field, replace
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+
+import pytest
+
+from raycodellm import config
+from raycodellm.cluster.auth_token import write_token
+from raycodellm.config import Objective, UserError
+from raycodellm.dispatch import Ending, JobTree, Snapshot, job_call, trial_call
+from raycodellm.observability import metrics, panels, reference
+from raycodellm.observability.board import board, queries
+from raycodellm.observability.labels import trial_labels
+from raycodellm.observability.readings import View, readings
+from raycodellm.observability.summary import job_metadata, summary_line
+from raycodellm.observability.trial_log import TrialLog
+from raycodellm.records import LedgerRow, Progress, TrialResult
+
+PAGE = Path(__file__).parents[1] / "docs" / "observability.md"
+BPB = Objective(metric="mean/bpb", mode="min")
+PARAMS = {"pretrain.code_ratio": 0.3961, "pretrain.schedule": "increase"}
+STAGE = "pretrain-3e80a8ffffff"
+
+
+@dataclass(frozen=True)
+class FakeJob:
+    key: str
+    kind: str = "evaluation"
+
+
+@pytest.fixture
+def sweep_file(tmp_path: Path, sweep_text: str) -> config.SweepFile:
+    (tmp_path / "small.yaml").write_text(sweep_text)
+    return config.load(tmp_path / "small.yaml")
+
+
+def trial(number: int, score: float | None = None, state: str = "", arm: int | None = None) -> TrialResult:
+    """A trial: complete with a score, else running."""
+    result = TrialResult(
+        number=number,
+        state=state or ("running" if score is None else "complete"),
+        arm=number if arm is None else arm,
+        seed=0,
+        params=PARAMS,
+    )
+    if score is None:
+        return result
+    rows = (LedgerRow("prose", "text", 60, 60, 60, 1, 1.0), LedgerRow("python", "code", 40, 40, 40, 1, 1.0))
+    return replace(
+        result, metrics={"mean/bpb": score, "boxes/acc": 0.5}, tokens={"total": 100}, ledger=rows, device_seconds=7.0
+    )
+
+
+def snapshot(*numbers: int, **parts: Any) -> Snapshot:
+    """A snapshot in which these trials have jobs to do."""
+    chains = {number: (STAGE, f"instruct-{number:012d}", f"evaluation-{number:012d}") for number in numbers}
+    return Snapshot(**{"chains": chains, **parts})
+
+
+def progress(step: int = 4, **changes: object) -> Progress:
+    values = {"tokens": 4_096, "tokens_per_second": 800.0, "loss": 4.25, "code_ratio_planned": 0.3, "mfu": 0.25}
+    values |= {"code_ratio_real": 0.31, "data_wait_share": 0.02, "held_out_bpb": {"prose": 2.5}}
+    return Progress(STAGE, step, 8, **{**values, **changes})  # type: ignore[arg-type]
+
+
+# ------------------------------------------------------------------------------------------------- names
+
+
+def test_a_trial_is_called_by_its_number_its_arm_its_mixture_and_its_sweep(sweep_file) -> None:
+    labels = trial_labels(sweep_file, 3, 2, PARAMS)
+    assert trial_call(3, 2, labels.settings, labels.sweep) == "trial 0003 · arm 2 · code_ratio 0.396 increase · small"
+
+
+def test_a_trials_other_searched_settings_are_in_its_name(sweep_file) -> None:
+    labels = trial_labels(sweep_file, 3, 2, {**PARAMS, "pretrain.learning_rate.peak": 3e-3})
+    assert labels.settings == "code_ratio 0.396 increase, pretrain.learning_rate.peak 0.003"
+
+
+def test_a_job_is_called_by_its_key_its_trials_its_sweep_and_its_slot() -> None:
+    job = FakeJob(STAGE)
+    assert job_call(job, [7], "small", "slot 1") == "pretrain-3e80a8 · trial 0007 · small · slot 1"
+    many = job_call(job, [0, 2, 3, 9, 11], "small", "slot 1")
+    assert many == "pretrain-3e80a8 · trials 0000, 0002, 0003 and 2 more · small · slot 1"
+
+
+def test_the_code_ratio_of_weights_and_phases_is_their_mean(tmp_path, sweep_text) -> None:
+    mixtures = {
+        "weights: {prose: 0.75, python: 0.25}": ("0.25", "weights"),
+        "phases: [{share: 0.5, weights: {python: 1.0}}, {share: 0.5, weights: {prose: 1.0}}]": ("0.5", "phases"),
+    }
+    ratio, schedule = (line for line in sweep_text.splitlines() if "search: {" in line and "trials" not in line)
+    for mixture, expected in mixtures.items():
+        text = sweep_text.replace(f"{ratio}\n", f"    {mixture}\n").replace(f"{schedule}\n", "")
+        (tmp_path / "small.yaml").write_text(text)
+        labels = trial_labels(config.load(tmp_path / "small.yaml"), 0, 0, {})
+        assert (labels.code_ratio, labels.schedule) == expected
+
+
+def test_how_a_slots_work_on_a_job_ended_is_said() -> None:
+    tree = JobTree(max_deaths=1)
+    tree.add(0, SimpleNamespace(jobs=(FakeJob(STAGE), FakeJob("evaluation-0"))))
+    tree.take("one#1")
+    assert tree.ending(STAGE, "one#1") is None
+    tree.lose("one#1", "killed")
+    assert tree.ending(STAGE, "one#1") == Ending(
+        False, "its workers are gone; others continue the job from its newest checkpoint"
+    )
+    tree.take("two#1")
+    tree.release("two#1", STAGE)
+    assert tree.ending(STAGE, "two#1") == Ending(True, "given back unfinished; its checkpoint is saved")
+    tree.take("two#1")
+    tree.finish("two#1", STAGE, {})
+    assert tree.ending(STAGE, "two#1") == Ending(True, "done")
+    tree.take("two#1")
+    tree.fail("two#1", "evaluation-0", "no task")
+    assert tree.ending("evaluation-0", "two#1") == Ending(False, "no task")
+
+
+# ------------------------------------------------------------------------------------------------- readings
+
+
+def values(view: View) -> dict[str, list[float]]:
+    found: dict[str, list[float]] = {}
+    for reading in readings(view):
+        assert set(reading.labels) == set(reading.metric.labels), reading
+        assert all(isinstance(value, str) for value in reading.labels.values())
+        found.setdefault(reading.metric.name, []).append(reading.value)
+    return found
+
+
+def view(file: config.SweepFile, snapshot: Snapshot, *results: TrialResult) -> View:
+    labels = {result.number: trial_labels(file, result.number, result.arm, result.params) for result in results}
+    return View("small", 6, (BPB,), snapshot, results, labels)
+
+
+def test_every_metric_of_the_table_is_read_from_a_sweep_that_runs(sweep_file) -> None:
+    now = snapshot(1, 2, running={STAGE: progress()}, num_nodes=1, deaths=1)
+    found = values(view(sweep_file, now, trial(0, 1.75), trial(1), trial(2)))
+    assert set(found) == {metric.name for metric in metrics.METRICS}
+    assert found["objective"] == found["best_objective"] == [1.75]
+    assert found["trial_code_ratio"] == [0.4] and found["trial_tokens"] == [100]
+    assert found["stage_progress"] == [0.5] and found["held_out_bpb"] == [2.5] and found["deaths"] == [1]
+    assert found["tokens_saved"] == [8_192]  # both trials ask for the same first stage
+
+
+def test_what_is_not_known_yet_is_left_out(sweep_file) -> None:
+    starting = snapshot(1, running={STAGE: Progress(STAGE, note="starting")})
+    found = values(view(sweep_file, starting, trial(1)))
+    assert not {"loss", "stage_progress", "objective", "best_objective", "held_out_bpb"} & set(found)
+    found = values(view(sweep_file, snapshot(1, running={STAGE: progress(loss=math.nan)}), trial(1)))
+    assert "loss" not in found and found["mfu"] == [0.25]
+
+
+def test_the_last_progress_of_a_job_that_has_ended_is_read_too(sweep_file) -> None:
+    found = values(view(sweep_file, snapshot(0, ended={STAGE: progress(step=8)}), trial(0, 1.75)))
+    assert found["stage_progress"] == [1.0] and found["loss"] == [4.25]
+
+
+class FakeGauge:
+    made: dict[str, FakeGauge] = {}  # noqa: RUF012
+
+    def __init__(self, name: str, description: str, labels: tuple[str, ...]) -> None:
+        self.values: dict[frozenset, float] = {}
+        FakeGauge.made[name] = self
+
+    def set(self, value: float, tags: dict[str, str]) -> None:
+        self.values[frozenset(tags.items())] = value
+
+
+def test_a_gauge_of_what_is_over_ends_at_zero_and_one_of_a_result_stays(sweep_file, monkeypatch) -> None:
+    from raycodellm.observability.gauges import Gauges
+
+    monkeypatch.setattr("ray.util.metrics.Gauge", FakeGauge)
+    gauges = Gauges()
+    gauges.show(readings(view(sweep_file, snapshot(0, running={STAGE: progress()}), trial(0))))
+    gauges.show(readings(view(sweep_file, Snapshot(), trial(0, 1.75))))
+    made = {name.removeprefix("raycodellm_"): gauge.values for name, gauge in FakeGauge.made.items()}
+    assert list(made["tokens_per_second"].values()) == [0.0] and list(made["loss"].values()) == [4.25]
+    states = {dict(labels)["state"]: value for labels, value in made["trial_state"].items()}
+    assert states == {"running": 0.0, "complete": 1.0}
+
+
+# ------------------------------------------------------------------------------------------------- in words
+
+
+def test_the_jobs_message_says_how_many_trials_have_ended_and_which_is_best() -> None:
+    results = [trial(0, 1.75), trial(1, 1.7284), trial(2), trial(3, state="failed")]
+    assert summary_line(results, 6, [BPB]) == "3 of 6 trials, 1 failed; best mean/bpb 1.728, arm 1"
+    assert summary_line([], 6, [BPB]) == "0 of 6 trials"
+    told = job_metadata(results, 6, [BPB])
+    assert told == {"trials": "3 of 6", "best mean/bpb": "1.728, arm 1, trial 0001"}
+
+
+def test_a_trials_log_tells_its_settings_its_jobs_its_progress_and_its_end_once_each() -> None:
+    now = [datetime(2026, 1, 2, 3, 4, 5, tzinfo=UTC)]
+    log = TrialLog(lambda: now[0])
+    first = log.new_lines(snapshot(7, running={STAGE: progress()}), [trial(7)])[7]
+    assert first[0] == "2026-01-02 03:04:05  trial 0007, arm 7, seed 0: pretrain.code_ratio 0.396, " + (
+        "pretrain.schedule increase"
+    )
+    assert first[1].endswith("its jobs: pretrain-3e80a8, instruct-000000, evaluation-000000")
+    assert first[2].endswith("pretrain-3e80a8: begins") and "50 %, 4,096 tokens, 800 tokens/s" in first[3]
+    note = snapshot(7, running={STAGE: progress()}, notes=(f"workers of {STAGE} died (killed)",))
+    now[0] += timedelta(seconds=3)
+    assert [line.split("  ", 1)[1] for line in log.new_lines(note, [trial(7)])[7]] == [
+        "workers of pretrain-3e80a8 died (killed)"
+    ]
+    assert log.new_lines(snapshot(7, running={STAGE: progress()}), [trial(7)]) == {}
+    ended = log.new_lines(snapshot(7, ended={STAGE: progress(step=8)}), [trial(7, 1.75)])[7]
+    assert "100 %" in ended[0] and ended[1].endswith("pretrain-3e80a8: runs no longer")
+    assert "complete: 100 tokens" in ended[2] and ended[3].endswith("mean/bpb 1.75")
+    assert log.new_lines(snapshot(7), [trial(7, 1.75)]) == {}
+
+
+# ------------------------------------------------------------------------------------------------- a real sweep
+
+
+class Head:
+    """A head node, started by hand, that asks for a token."""
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        # Ray's sockets lie below its folder, and their paths are short.
+        self.temp = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
+        self.port, self.dashboard_port = free_port(), free_port()
+        self.url = f"http://127.0.0.1:{self.dashboard_port}"
+        write_token()
+        self.token = (Path.home() / ".ray" / "auth_token").read_text().strip()
+        self.process: subprocess.Popen | None = None
+
+    def __enter__(self) -> Head:
+        ray_command = shutil.which("ray", path=str(Path(sys.executable).parent)) or "ray"
+        command = [ray_command, "start", "--head", "--block", f"--port={self.port}", f"--temp-dir={self.temp}"]
+        command += [f"--dashboard-port={self.dashboard_port}", "--num-cpus=4", "--object-store-memory=200000000"]
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        environment = {**os.environ, "RAY_AUTH_MODE": "token", "PATH": path}
+        with open(self.folder / "head.log", "wb") as log:
+            self.process = subprocess.Popen(
+                [*command, "--disable-usage-stats"], env=environment, stdout=log, stderr=log, start_new_session=True
+            )
+        wait_until(lambda: b"Ray runtime started" in (self.folder / "head.log").read_bytes(), 120)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        assert self.process is not None
+        self.process.terminate()
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.process.wait(45)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        shutil.rmtree(self.temp, ignore_errors=True)
+
+    @property
+    def session(self) -> Path:
+        return self.temp / "session_latest"
+
+    def ask(self, path: str) -> Any:
+        """The dashboard's answer."""
+        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {self.token}"})
+        with urllib.request.urlopen(request, timeout=20) as answer:
+            text = answer.read().decode()
+        return json.loads(text) if text[:1] in "[{" else text
+
+    def job(self) -> dict[str, Any]:
+        """The submitted job."""
+        return next((job for job in self.ask("/api/jobs/") if job["type"] == "SUBMISSION"), {})
+
+    def tasks(self) -> dict[str, str]:
+        """Name and state of each call in the tables of tasks; of calls of the same name only one."""
+        found = self.ask("/api/v0/tasks?limit=10000")["data"]["result"]["result"]
+        return {task["name"]: task["state"] for task in found}
+
+    def actors(self) -> set[str]:
+        """What the table of actors shows of each: its name, or else its repr."""
+        return {actor["name"] or actor["reprName"] for actor in self.ask("/logical/actors")["data"]["actors"].values()}
+
+    def datasets(self) -> set[str]:
+        return {dataset["dataset"] for dataset in self.ask(f"/api/data/datasets/{self.job()['job_id']}")["datasets"]}
+
+
+class Prometheus:
+    """Debian's Prometheus with Ray's own configuration."""
+
+    def __init__(self, head: Head, folder: Path) -> None:
+        self.url, self.folder = f"http://127.0.0.1:{free_port()}", folder
+        command = ["prometheus", f"--config.file={head.session}/metrics/prometheus/prometheus.yml"]
+        command += [f"--storage.tsdb.path={folder}/prometheus", f"--web.listen-address={self.url[7:]}"]
+        self.command = command
+
+    def __enter__(self) -> Prometheus:
+        with open(self.folder / "prometheus.log", "wb") as log:
+            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
+        return self
+
+    def __exit__(self, *error: object) -> None:
+        self.process.kill()
+        self.process.wait(10)
+
+    def ask(self, query: str, since: float) -> list[Any]:
+        """The series that the query has given since a time, Unix seconds."""
+        times = {"start": since, "end": time.time(), "step": 5}
+        form = urllib.parse.urlencode({"query": query, **times})
+        with urllib.request.urlopen(f"{self.url}/api/v1/query_range?{form}", timeout=20) as answer:
+            return json.load(answer)["data"]["result"]
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def wait_until(what: Callable[[], Any], seconds: float) -> Any:
+    until = time.monotonic() + seconds
+    while not (found := what()):
+        assert time.monotonic() < until, what
+        time.sleep(0.5)
+    return found
+
+
+@dataclass
+class Seen:
+    """What was seen of a submitted sweep while it ran, and shortly after."""
+
+    tasks: dict[str, set[str]] = field(default_factory=dict)
+    """Name to the states that were seen."""
+    messages: set[str] = field(default_factory=set)
+    job: dict[str, Any] = field(default_factory=dict)
+    actors: set[str] = field(default_factory=set)
+    datasets: set[str] = field(default_factory=set)
+    logs: dict[str, str] = field(default_factory=dict)
+    answers: dict[str, list[Any]] = field(default_factory=dict)
+    """Each query of the board to its series."""
+
+    def look(self, head: Head) -> bool:
+        """Looks at the dashboard; True when the job has ended."""
+        self.job = head.job()
+        self.messages.add(self.job.get("message") or "")
+        for name, state in head.tasks().items():
+            self.tasks.setdefault(name, set()).add(state)
+        return self.job.get("status") in ("SUCCEEDED", "FAILED", "STOPPED")
+
+
+def submit_and_look(folder: Path, text: str) -> Seen:
+    """Submits the sweep to a new head node, and looks at the dashboard until the job has ended."""
+    (folder / "sweeps").mkdir()
+    (folder / "sweeps" / "small.yaml").write_text(text)
+    seen, began = Seen(), time.time()
+    with Head(folder) as head, Prometheus(head, folder) as prometheus:
+        command = ["submit", str(folder / "sweeps" / "small.yaml"), "--address", head.url]
+        command += ["--storage", str(folder / "storage")]
+        submit = [sys.executable, "-m", "raycodellm.cli", *command]
+        told = subprocess.run(submit, capture_output=True, text=True, timeout=120, check=False)
+        assert told.returncode == 0, told.stdout + told.stderr
+        wait_until(lambda: seen.look(head), 300)
+        assert seen.job["status"] == "SUCCEEDED", head.ask(f"/api/jobs/{seen.job['submission_id']}/logs")
+        seen.actors, seen.datasets = head.actors(), head.datasets()
+        seen.logs = {path.name: path.read_text() for path in (head.session / "logs").glob("raycodellm-*")}
+
+        def all_answered() -> bool:
+            asked = {query: query.replace("$sweep", ".+") for query in queries(board())}
+            seen.answers = {query: prometheus.ask(text, began) for query, text in asked.items()}
+            return all(seen.answers.values())
+
+        with contextlib.suppress(AssertionError):  # the test says which query has no data
+            wait_until(all_answered, 30)
+    return seen
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_a_submitted_sweep_is_seen_in_the_dashboard_and_every_query_of_the_board_has_data(tmp_path, sweep_text) -> None:
+    if shutil.which("prometheus") is None:
+        pytest.skip("no prometheus here; on Debian: apt-get install prometheus")
+    text = sweep_text.replace("    schedule: {search:", "    held_out: {tokens: 2_000}\n    schedule: {search:")
+    seen = submit_and_look(tmp_path, f"{text}tracking: {{tensorboard: true}}\n")
+    assert [query for query, answer in seen.answers.items() if not answer] == []
+
+    for number in (0, 1):
+        pattern = rf"trial 000{number} · arm {number} · code_ratio 0\.\d+ \w+ · small"
+        (states,) = (states for name, states in seen.tasks.items() if re.fullmatch(pattern, name))
+        assert "FINISHED" in states
+        jobs = [name for name in seen.tasks if re.fullmatch(rf"\w+-\w{{6}} · trial 000{number} · small · slot 1", name)]
+        assert sorted(name.split("-")[0] for name in jobs) == ["evaluation", "instruct", "pretrain"]
+    polls = ("snapshot", "next_job", "report", "demand", "poll_status", "see")
+    assert [name for name in seen.tasks if name.rpartition(".")[2] in polls] == []
+
+    assert any(re.fullmatch(r"1 of 2 trials; best mean/bpb \d\.\d{3}, arm 0", line) for line in seen.messages)
+    metadata = seen.job["metadata"]
+    assert metadata["job_name"] == metadata["sweep"] == "small" and metadata["trials"] == "2 of 2"
+    assert metadata["report"].endswith("small/report/index.html") and "trial 000" in metadata["best mean/bpb"]
+    assert {"small dispatcher", "small slot 1", "small trials"} <= seen.actors
+    assert {name.split("-")[0] for name in seen.datasets} >= {"pretrain", "instruct"}
+
+    table = seen.logs["raycodellm-small-trials.txt"]
+    assert table.startswith("small: 2 of 2 trials; best mean/bpb") and table.count("complete") == 2
+    for number in (0, 1):
+        assert "complete: 10.2 k tokens" in seen.logs[f"raycodellm-small-trial-000{number}.log"]
+        assert list((tmp_path / "storage" / "small" / "tensorboard" / f"000{number}").glob("events.out.tfevents.*"))
+
+
+# ------------------------------------------------------------------------------------------------- the board
+
+
+def test_the_board_is_what_grafanas_own_library_reads_and_writes() -> None:
+    """Grafana's library has Grafana's schema: a key that the schema does not have is lost on the way."""
+    sdk = pytest.importorskip("grafana_foundation_sdk.models.dashboard")
+    from grafana_foundation_sdk.cog.encoder import JSONEncoder
+    from grafana_foundation_sdk.cog.plugins import register_default_plugins
+
+    register_default_plugins()
+    made = board()
+    again = json.loads(json.dumps(sdk.Dashboard.from_json(made), cls=JSONEncoder))
+    assert_holds(again, made, "board")
+
+
+def assert_holds(whole: object, part: object, place: str) -> None:
+    """`whole` has all of `part`, and perhaps more keys."""
+    if isinstance(part, dict):
+        assert isinstance(whole, dict), place
+        for key, value in part.items():
+            assert key in whole, f"{place}.{key} is not in Grafana's schema"
+            assert_holds(whole[key], value, f"{place}.{key}")
+    elif isinstance(part, list):
+        assert isinstance(whole, list) and len(whole) == len(part), place
+        for number, value in enumerate(part):
+            assert_holds(whole[number], value, f"{place}[{number}]")
+    else:
+        assert whole == part, place
+
+
+def test_every_metric_stands_on_the_board_and_no_two_panels_overlap() -> None:
+    made = board()
+    text = " ".join(queries(made))
+    for metric in metrics.METRICS:
+        assert re.search(rf"\b{metric.prometheus_name}\b", text), f"{metric.name} stands in no panel"
+    taken: set[tuple[int, int]] = set()
+    for panel in made["panels"]:
+        place = panel["gridPos"]
+        cells = {(place["x"] + x, place["y"] + y) for x in range(place["w"]) for y in range(place["h"])}
+        assert place["x"] + place["w"] <= 24 and not cells & taken, panel["title"]
+        taken |= cells
+    assert len({panel["id"] for panel in made["panels"]}) == len(made["panels"])
+
+
+def test_a_query_by_a_label_that_the_metric_lacks_is_refused() -> None:
+    with pytest.raises(AssertionError, match="has the labels"):
+        panels.newest("trials_planned", ("trial",))
+
+
+def test_the_board_goes_into_the_folder_that_is_given_or_is_refused(tmp_path, capsys, monkeypatch) -> None:
+    from raycodellm.cli import main
+    from raycodellm.commands.board import write_board
+
+    assert main(["board", "--into", str(tmp_path)]) == 0
+    assert json.loads((tmp_path / "raycodellm.json").read_text()) == board()
+    assert str(tmp_path / "raycodellm.json") in capsys.readouterr().out
+    with pytest.raises(UserError, match="is no folder"):
+        write_board(str(tmp_path / "missing"))
+    monkeypatch.setenv("RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR", str(tmp_path / "missing"))
+    with pytest.raises(UserError, match="--into FOLDER"):
+        write_board(None)
+
+
+def test_the_documentation_has_the_table_of_metrics() -> None:
+    written = PAGE.read_text(encoding="utf-8")
+    assert reference.tables() in written, "run: python -m raycodellm.observability.reference, and put it in the page"
