@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import io
 import json
 import math
 import os
@@ -24,11 +25,13 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from ray import tune
 
-from raycodellm import config
+from raycodellm import config, search
 from raycodellm.cluster.auth_token import write_token
 from raycodellm.config import Objective, UserError
 from raycodellm.dispatch import Ending, JobTree, Snapshot, job_call, trial_call
+from raycodellm.files import Folder
 from raycodellm.observability import metrics, panels, reference
 from raycodellm.observability.board import board, queries
 from raycodellm.observability.labels import trial_labels
@@ -36,6 +39,7 @@ from raycodellm.observability.readings import View, readings
 from raycodellm.observability.summary import job_metadata, summary_line
 from raycodellm.observability.trial_log import TrialLog
 from raycodellm.records import LedgerRow, Progress, TrialResult
+from raycodellm.sweep import tracking
 
 PAGE = Path(__file__).parents[1] / "docs" / "observability.md"
 BPB = Objective(metric="mean/bpb", mode="min")
@@ -418,6 +422,126 @@ def test_a_submitted_sweep_is_seen_in_the_dashboard_and_every_query_of_the_board
     for number in (0, 1):
         assert "complete: 10.2 k tokens" in seen.logs[f"raycodellm-small-trial-000{number}.log"]
         assert list((tmp_path / "storage" / "small" / "tensorboard" / f"000{number}").glob("events.out.tfevents.*"))
+
+
+# ------------------------------------------------------------------------------------------------- other tools
+
+
+class TuneTrial:
+    """The part of Ray Tune's trial that its callbacks read."""
+
+    def __init__(self, number: int, folder: Path) -> None:
+        self.config = {"number": number, "arm": 3, "seed": 0, "params": PARAMS}
+        self.trial_id, self.evaluated_params, self.local_path = f"id{number}", {}, str(folder)
+        self.experiment_dir_name = self.local_experiment_path = str(folder)
+
+    def __str__(self) -> str:
+        return f"small-{self.config['number']:04d}"
+
+    def init_local_path(self) -> None: ...
+
+
+def tell(callback: Any, told: TuneTrial, *results: dict[str, Any]) -> None:
+    """Calls the hooks that Ray Tune calls for one trial."""
+    callback.setup()
+    callback.on_trial_start(0, [told], told)
+    for iteration, result in enumerate(results, 1):
+        callback.on_trial_result(iteration, [told], told, {"training_iteration": iteration, **result})
+    callback.on_trial_complete(len(results), [told], told)
+    callback.on_experiment_end([told])
+
+
+def tracked(file: config.SweepFile, **tools: Any) -> config.Sweep:
+    return file.example().model_copy(update={"tracking": config.Tracking(**tools)})
+
+
+def test_tensorboards_files_hold_each_trials_losses_and_scores(tmp_path, sweep_file) -> None:
+    from tensorboardX.proto.event_pb2 import Event
+    from tensorboardX.record_writer import RecordWriter  # noqa: F401  # the files are records of events
+
+    (callback,) = tracking.callbacks(tracked(sweep_file, tensorboard=True), Folder(str(tmp_path)))
+    tell(callback, TuneTrial(7, tmp_path), {"pretrain/loss": 4.5}, {"pretrain/loss": 4.25}, {"mean/bpb": 1.75})
+    (file,) = (tmp_path / "tensorboard" / "0007").glob("events.out.tfevents.*")
+    data, found = file.read_bytes(), {}
+    while data:
+        length = int.from_bytes(data[:8], "little")
+        event, data = Event.FromString(data[12 : 12 + length]), data[16 + length :]
+        found |= {(value.tag, event.step): round(value.simple_value, 4) for value in event.summary.value}
+    assert found["ray/tune/pretrain/loss", 1] == 4.5 and found["ray/tune/pretrain/loss", 2] == 4.25
+    assert found["ray/tune/mean/bpb", 3] == 1.75
+
+
+def test_a_tool_that_fails_ends_no_sweep(tmp_path, caplog) -> None:
+    class Broken(tune.Callback):
+        def on_trial_result(self, *arguments: Any, **named: Any) -> None:
+            raise ConnectionError("no server")
+
+    tell(tracking._harmless(Broken()), TuneTrial(0, tmp_path), {"mean/bpb": 1.0})
+    assert "no server" in caplog.text
+
+
+def test_a_tool_that_is_not_installed_is_refused_with_what_to_install(sweep_file, monkeypatch) -> None:
+    monkeypatch.setattr("importlib.util.find_spec", lambda name: None)
+    with pytest.raises(UserError, match=r"tracking\.mlflow: needs the package mlflow; run: pip install mlflow"):
+        tracking.require_packages(tracked(sweep_file, mlflow="http://localhost:5000"))
+    tracking.require_packages(tracked(sweep_file))
+
+
+@pytest.mark.exhaustive
+def test_an_mlflow_server_has_a_run_per_trial_with_its_losses_and_scores(tmp_path, sweep_file) -> None:
+    mlflow = pytest.importorskip("mlflow")
+    url = f"http://127.0.0.1:{(port := free_port())}"
+    command = [sys.executable, "-m", "mlflow", "server", f"--port={port}", "--workers=1"]
+    command += [f"--backend-store-uri=sqlite:///{tmp_path}/mlflow.db", f"--artifacts-destination={tmp_path}/artifacts"]
+    with open(tmp_path / "server.log", "wb") as log:
+        server = subprocess.Popen(command, stdout=log, stderr=log, start_new_session=True)
+    try:
+        wait_until(lambda: answers(f"{url}/health"), 120)
+        (callback,) = tracking.callbacks(tracked(sweep_file, mlflow=url), Folder(str(tmp_path)))
+        tell(callback, TuneTrial(7, tmp_path), {"pretrain/loss": 4.5}, {"pretrain/loss": 4.25}, {"mean/bpb": 1.75})
+        client = mlflow.MlflowClient(url)
+        (run,) = client.search_runs([client.get_experiment_by_name("small").experiment_id])
+        assert run.info.run_name == "small-0007" and run.data.metrics["mean/bpb"] == 1.75
+        assert run.data.params["params/pretrain.schedule"] == "increase"
+        assert [point.value for point in client.get_metric_history(run.info.run_id, "pretrain/loss")] == [4.5, 4.25]
+    finally:
+        os.killpg(server.pid, signal.SIGKILL)
+        server.wait(10)
+
+
+def answers(url: str) -> bool:
+    try:
+        with urllib.request.urlopen(url, timeout=5) as answer:
+            return answer.status == 200
+    except OSError:
+        return False
+
+
+def test_optunas_dashboard_opens_the_study_of_a_sweep(tmp_path, sweep_file) -> None:
+    dashboard = pytest.importorskip("optuna_dashboard")
+    from optuna_dashboard._storage_url import get_storage
+
+    study = search.SweepStudy(tmp_path / "optuna.log", sweep_file)
+    study.tell(study.suggest().number, [1.75])
+    study.suggest()
+    app = dashboard.wsgi(get_storage(str(tmp_path / "optuna.log")))  # as the command `optuna-dashboard` opens a path
+    (listed,) = wsgi_answer(app, "/api/studies")["study_summaries"]
+    assert listed["study_name"]
+    trials = wsgi_answer(app, f"/api/studies/{listed['study_id']}")["trials"]
+    assert [one["state"] for one in trials] == ["Complete", "Running"] and trials[0]["values"] == [1.75]
+    assert {param["name"] for param in trials[0]["params"]} == set(PARAMS)
+
+
+def wsgi_answer(app: Any, path: str) -> Any:
+    environment = {
+        "REQUEST_METHOD": "GET",
+        "PATH_INFO": path,
+        "QUERY_STRING": "",
+        "SERVER_NAME": "x",
+        "SERVER_PORT": "1",
+    }
+    environment |= {"wsgi.input": io.BytesIO(), "wsgi.errors": sys.stderr, "wsgi.url_scheme": "http"}
+    return json.loads(b"".join(app(environment, lambda status, headers, error=None: None)))
 
 
 # ------------------------------------------------------------------------------------------------- the board
