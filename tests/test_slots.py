@@ -374,6 +374,20 @@ def test_ray_train_is_told_the_newest_row_once_and_asked_for_nodes_that_go(monke
     until(lambda: causes == ["Ray is taking node 01234567 away"])
 
 
+def test_a_worker_alone_reports_its_rows_without_asking_others(monkeypatch) -> None:
+    import ray.train
+    from ray.train import collective
+
+    said = threading.Event()
+    monkeypatch.setattr(ray_train, "ROUND_SECONDS", 0.01)
+    monkeypatch.setattr(ray.train, "report", lambda row: said.set())
+    monkeypatch.setattr(collective, "broadcast_from_rank_zero", lambda told: pytest.fail("nobody is there to ask"))
+    link = ray_train.RayTrain(lambda cause: None)
+    link.start(ask_for_nodes=False, is_alone=True)
+    link.metrics({"stage": "a", "loss": 2.0})
+    assert said.wait(10)
+
+
 @pytest.mark.parametrize(
     ("sight", "after", "asked"),
     [

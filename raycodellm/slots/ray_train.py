@@ -34,11 +34,13 @@ class RayTrain:
         """Keeps a row for the next round, which reports only the newest row; `metrics.parquet` has them all."""
         self._row = row
 
-    def start(self, ask_for_nodes: bool) -> None:
-        """Begins the rounds. A collective. `ask_for_nodes`: whether Ray Train watches the nodes, equal on all ranks."""
-        threading.Thread(target=self._rounds, args=(ask_for_nodes,), name="raycodellm-ray-train", daemon=True).start()
+    def start(self, ask_for_nodes: bool, is_alone: bool = False) -> None:
+        """Begins the rounds. A collective. `ask_for_nodes`: whether Ray Train watches the nodes, equal on all ranks;
+        `is_alone`: whether the worker is the only one of its group, who need not agree with others."""
+        arguments = (ask_for_nodes, is_alone)
+        threading.Thread(target=self._rounds, args=arguments, name="raycodellm-ray-train", daemon=True).start()
 
-    def _rounds(self, ask_for_nodes: bool) -> None:
+    def _rounds(self, ask_for_nodes: bool, is_alone: bool) -> None:
         import ray.train
         from ray.train import collective
 
@@ -51,7 +53,8 @@ class RayTrain:
                     self._on_preemption(f"Ray is taking node {nodes} away")
                     return
                 row = self._row
-                if collective.broadcast_from_rank_zero(row is not reported):
+                is_new = row is not reported
+                if is_new if is_alone else collective.broadcast_from_rank_zero(is_new):
                     ray.train.report(dict(row))
                     reported = row
             except ray.exceptions.RayError:  # the worker group is ending, and its barrier is gone

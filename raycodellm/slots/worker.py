@@ -41,7 +41,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
     client = DispatcherClient(settings["dispatcher"], settings["slot"], settings["sweep"])
     client.register(world)
     client.notice.listen()
-    client.ray_train.start(settings["nodes_are_watched"])
+    client.ray_train.start(settings["nodes_are_watched"], is_alone=world.world_size == 1)
     # Imports that the jobs will need, one between two questions for work, since work may come at any moment.
     warm_up = [model.preload, evaluation.preload]
     is_frozen = False
