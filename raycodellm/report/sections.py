@@ -80,10 +80,8 @@ _NO_VERDICT_NOTE = "No verdict is given: the noise between seeds is unknown."
 _RATIO_NOTE = "Dashed: planned. Solid: code's share of the tokens since the previous point. One line per trial."
 _ORDER_NOTE = "The line is the best single score so far. It is chosen by its score, so noise makes it look too good."
 _COST_NOTE = "Tokens and device time of all stages of a trial, also where another trial had trained them already."
-_CURVES_NOTE = (
-    "Loss is the mean over counted tokens since the previous point; bits per byte are measured on held-out text, which "
-    "no stage trains on. One line per trial. Long curves are thinned to evenly spaced points."
-)
+_LOSS_NOTE = "Mean over counted tokens since the previous point; one line per trial. Long curves are thinned."
+_HELD_OUT_NOTE = "Measured now and then on text that no stage trains on; one line per trial."
 _IMPORTANCE_NOTE = (
     "PED-ANOVA: how much a parameter decides whether an arm is among the best tenth. fANOVA: how much of the scores' "
     "variance it explains, of the parameters that all arms have. Neither says anything of noise: seeds and items move "
@@ -122,8 +120,8 @@ def _all_sections(records: Records) -> list[Section]:
         Section("Code ratio, planned and real", figures.curve_figures(records, figures.RATIO), _RATIO_NOTE),
         Section("Scores in the order of the trials", figures.order(records), _ORDER_NOTE),
         Section("Score and cost", figures.costs(records), _COST_NOTE),
-        Section("Training loss", figures.curve_figures(records, figures.LOSS), _CURVES_NOTE),
-        Section("Held-out text", figures.curve_figures(records, figures.HELD_OUT), _CURVES_NOTE),
+        Section("Training loss", figures.curve_figures(records, figures.LOSS), _LOSS_NOTE),
+        Section("Held-out text", figures.curve_figures(records, figures.HELD_OUT), _HELD_OUT_NOTE),
         _importance(records),
         Section("Objectives against each other", figures.pareto(records), _PARETO_NOTE),
         Section("Stage tree", _stage_tree(records)),
