@@ -98,12 +98,14 @@ def _parser() -> argparse.ArgumentParser:
     with_sweep(command("submit", submit, "the same run as a Ray job"), address=False).add_argument(
         "--address", required=True, metavar="A", help="of the cluster's dashboard, http://head:8265"
     )
-    for name, function, text in (
-        ("status", status, "the trials of a run as a table"),
-        ("report", report, "write report/index.html and report/report.md of a run"),
-    ):
-        made = command(name, function, text)
+    def with_run(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
         made.add_argument("run", metavar="DIR", help="the run folder, <storage>/<sweep name>")
+        return made
+
+    made = with_run(command("status", status, "how a run stands, and its trials as a table"))
+    made.add_argument("--all", action="store_true", help="all trials, not only the ten newest")
+    made.add_argument("--json", action="store_true", help="one JSON object; docs/notebook.md lists its keys")
+    made = with_run(command("report", report, "write report/index.html and report/report.md of a run"))
     made.add_argument("--watch", action="store_true", help="write it again as results come, until the sweep has ended")
     made = command("board", board, "write the Grafana board of all metrics")
     made.add_argument("--into", metavar="FOLDER", help="default: among the boards of this machine's Ray session")
@@ -176,7 +178,7 @@ def submit(options: argparse.Namespace) -> int:
 
 
 def status(options: argparse.Namespace) -> int:
-    return read_run.status(options.run, _complain_once())
+    return read_run.status(options.run, _complain_once(), options.all, options.json)
 
 
 def report(options: argparse.Namespace) -> int:

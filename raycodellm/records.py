@@ -195,6 +195,9 @@ class Progress:
     """Share of the last steps' time that was spent waiting for data, 0 to 1."""
     held_out_bpb: Mapping[str, float] = field(default_factory=dict)
     """Per source: bits per byte of its held-out text when last measured."""
+    items: int = 0
+    num_items: int = 0
+    """Of an evaluation: items scored until now, and all items; 0 until they are known."""
 
 
 def as_json(record: Any) -> Any:

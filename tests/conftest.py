@@ -198,6 +198,18 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory):
 
 
 @pytest.fixture(scope="session")
+def whole(sweep_text: str, tmp_path_factory: pytest.TempPathFactory):
+    """A small sweep that ran to its end, and that nothing disturbed: a `test_runs.Sweep`."""
+    from test_runs import LONG, Sweep
+
+    sweep = Sweep(tmp_path_factory.mktemp("whole"), sweep_text, *LONG)
+    code, printed = sweep.run()
+    assert code == 0, printed
+    sweep.printed = printed
+    return sweep
+
+
+@pytest.fixture(scope="session")
 def test_data() -> Path:
     """The folder of real corpora; tests that need it are skipped where it is missing."""
     folder = Path(os.environ.get("RAYCODELLM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data"))

@@ -36,8 +36,8 @@ ORDER = (
     ("tables",),
     ("observability",),
     ("sweep", "report", "cluster", "compare", "display"),
-    ("preflight", "check"),
-    ("commands",),
+    ("preflight", "check", "runs"),
+    ("commands", "notebook"),
     ("cli",),
 )
 """Layers, the first at the bottom. Inside a layer a module may import those to its left, but in PEERS."""

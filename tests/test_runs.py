@@ -179,16 +179,6 @@ def held(processes: list[psutil.Process]) -> Iterator[None]:
             process.resume()
 
 
-@pytest.fixture(scope="module")
-def whole(sweep_text: str, tmp_path_factory) -> Sweep:
-    """A sweep that nothing disturbed."""
-    sweep = Sweep(tmp_path_factory.mktemp("whole"), sweep_text, *LONG)
-    code, printed = sweep.run()
-    assert code == 0, printed
-    sweep.printed = printed
-    return sweep
-
-
 def test_a_sweep_leaves_what_the_contract_says(whole: Sweep) -> None:
     assert "mean/bpb" in whole.printed
     assert "continue with: raycodellm run" in whole.printed

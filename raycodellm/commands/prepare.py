@@ -11,15 +11,21 @@ def prepare(request: SweepRequest) -> int:
 
     from raycodellm import check, cluster, display, sweep, tokens
 
-    sweep.Stopper().install()
     storage, settings = request.storage, file.example()
     storage.prove_writable("--storage")
     log = log_path(storage / "tokens")
-    with display.quiet(log) as output, display.Display(output, [], 0) as shown:
+    with (
+        sweep.Stopper().installed(),
+        display.quiet(log) as output,
+        display.display_on(output, display.Shown()) as shown,
+    ):
+        shown.waits_for("the Ray cluster")
         cluster.connect(request.address, settings.scaling, log_to=log, say=shown.say)
         try:
+            shown.waits_for("the lists of the sources' files")
             prepared = tokens.prepare(settings, storage, shown.preparing, check.items_of(file))
         finally:
+            shown.waits_for("Ray to end")
             cluster.disconnect()
         for line in prepared.warnings:
             shown.say(line)

@@ -2,34 +2,33 @@
 
 from __future__ import annotations
 
+import json
 import sys
 from collections.abc import Callable
-from typing import TYPE_CHECKING
 
-from raycodellm import search, storage_files
 from raycodellm.commands.request import DONE
-from raycodellm.files import Folder
-
-if TYPE_CHECKING:
-    from raycodellm.sweep import Run
 
 
-def status(path: str, complain: Callable[[str], None]) -> int:
-    """Prints the trials of the run folder `path` as a table; returns the exit code."""
-    from raycodellm import display, sweep
+def status(path: str, complain: Callable[[str], None], show_all: bool = False, as_json: bool = False) -> int:
+    """Prints how the run in the folder `path` stands, and its newest trials or all; returns the exit code.
 
-    run = existing_run(path, complain)
-    results = sweep.read_results(run, say=complain)
+    `as_json`: prints one JSON object with all trials instead.
+    """
+    from raycodellm import display, runs
+
+    run = runs.open_run(path, complain)
+    found = run.status
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1))
+        return DONE
+    console = display.console(sys.stdout)
     metrics = [objective.metric for objective in run.sweep.search.objectives]
-    display.console(sys.stdout).print(display.trial_table(results, metrics))
-    num_ended = sum(result.state in ("complete", "failed") for result in results)
-    print(f"{num_ended} of {search.num_trials(run.file)} trials ended; {run.folder.uri}")
+    most = None if show_all else display.NEWEST
+    table, num_older = display.newest_trials(found.results, metrics, console.width, most)
+    if num_older:
+        print(f"{display.older_line(num_older)}; --all shows them")
+    console.print(display.rich_table(table))
+    console.print(str(found), markup=False)
     return DONE
 
 
-def existing_run(path: str, complain: Callable[[str], None]) -> Run:
-    """Raises `UserError` where `path` is no run folder."""
-    from raycodellm import sweep
-
-    folder = Folder(path)
-    return sweep.Run(storage_files.read_sweep_file(folder, complain), folder.parent)

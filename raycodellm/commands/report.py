@@ -7,7 +7,6 @@ from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raycodellm import search
-from raycodellm.commands.read_run import existing_run
 from raycodellm.commands.request import DONE
 from raycodellm.storage_files import report_address
 
@@ -22,16 +21,14 @@ def report(path: str, is_watching: bool, complain: Callable[[str], None]) -> int
 
     With `is_watching` it is written again as results come, until the sweep has ended.
     """
-    from raycodellm import report as reports
-    from raycodellm import sweep
+    from raycodellm import runs
 
-    run = existing_run(path, complain)
+    opened = runs.open_run(path, complain)
     if is_watching:
-        _watch(run, complain)
+        _watch(opened.run, complain)
         return DONE
-    sweep.write_table(run, complain)
-    reports.write_report(run.folder, run.storage, complain)
-    print(report_address(run.folder))
+    opened.write_report()
+    print(report_address(opened.folder))
     return DONE
 
 

@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import shlex
+from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
+
+import yaml
 
 from raycodellm import config, corpora, evaluation, search
 from raycodellm.config import SweepFile, UserError
@@ -25,6 +29,8 @@ class SweepRequest:
     storage_uri: str = DEFAULT_STORAGE
     address: str | None = None
     """Address of a Ray cluster; None for that in RAY_ADDRESS, else a local one."""
+    tree: Mapping[str, Any] | None = None
+    """What the sweep file holds, where there is no file; `path` then is what messages call it."""
 
     @property
     def storage(self) -> Folder:
@@ -32,7 +38,7 @@ class SweepRequest:
 
     def load(self) -> SweepFile:
         """The sweep file. Raises `UserError` for any fault that can be found before something is started."""
-        file = config.load(self.path, self.overrides)
+        file = self._parsed()
         search.num_trials(file)
         evaluation.check_evaluation(file)
         for name, source in file.example().sources.items():
@@ -41,6 +47,20 @@ class SweepRequest:
             except UserError as error:
                 raise UserError(f"{self.path}: sources.{name}: {error}") from error
         return file
+
+    def _parsed(self) -> SweepFile:
+        if self.tree is None:
+            return config.load(self.path, self.overrides)
+        try:
+            text = config.write_yaml(dict(self.tree))
+        except yaml.YAMLError as error:
+            reason = f"holds a value that a sweep file cannot hold ({error})"
+            raise UserError(f"{self.path}: {reason}; use numbers, texts, lists and dicts") from error
+        return config.parse(text, origin=self.path, overrides=self.overrides)
+
+    def again(self) -> str:
+        """The line that continues this run."""
+        return self.command_line("run") if self.tree is None else "the same call of raycodellm.run"
 
     def command_line(self, command: str) -> str:
         """The line that gives this request to `command`."""

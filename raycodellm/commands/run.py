@@ -2,24 +2,27 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import sys
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raycodellm import STARTED, search, storage_files
 from raycodellm.commands.request import DONE, FAILED, STOPPED, SweepRequest, log_path
-from raycodellm.config import UserError
+from raycodellm.config import UserError, without_credentials
 from raycodellm.files import Folder
 from raycodellm.slots.threads import threads_left
 from raycodellm.tables.trials import trial_name
 
 if TYPE_CHECKING:
-    from raycodellm.display import Display
+    from raycodellm.display import Display, Shown
     from raycodellm.identity import Contents
     from raycodellm.preflight import MemoryFit
+    from raycodellm.records import TrialResult
     from raycodellm.sweep import Run, Stopper, Timing
 
 SWITCH_SECONDS = 0.0005
@@ -39,44 +42,79 @@ class _Task:
     memory_fit: MemoryFit
 
 
+class RunFailed(Exception):
+    """The run ended before its trials did, by no fault of a trial; the cause was said, and the log has more."""
+
+
 def run(request: SweepRequest, complain: Callable[[str], None]) -> int:
     """Runs the trials that are left; returns the exit code. `complain` receives lines about damaged files."""
+    try:
+        return carry_out(request, complain, began=STARTED).code
+    except RunFailed:
+        return FAILED
+
+
+@dataclass(frozen=True)
+class Ended:
+    """How a run ended."""
+
+    code: int
+    """DONE; FAILED, if a trial failed; STOPPED by the user."""
+    run: Run
+
+
+def carry_out(request: SweepRequest, complain: Callable[[str], None], began: float | None = None) -> Ended:
+    """Runs the trials that are left. `began`: when the command began, monotonic seconds; now, if left out.
+
+    Raises `RunFailed` where the run ended before its trials did.
+    """
+    began = time.monotonic() if began is None else began
     file = request.load()
 
-    from raycodellm import preflight, sweep  # after `load`, which refuses a wrong file sooner than these import
+    # Only now, since a wrong file is refused sooner than these import.
+    from raycodellm import display, preflight, sweep
 
     sweep.require_packages(file.example())
     num_trials = search.num_trials(file)
     # A new run is checked before its folder is made. A finished run is not checked, which would import much.
     is_new = not (request.storage / file.example().name).exists("sweep.yaml")
-    memory_fit = preflight.check_before_start(file, request.address) if is_new else None
-    opened = sweep.open_run(file, request.storage, complain)
-    with sweep.lock(opened) as opened:
-        sweep.require_same_recipe(opened, num_trials)
-        num_left = num_trials - sweep.tell_written_results(opened, complain)
-        contents = sweep.fix_contents(opened, num_left)
+    with display.LineDisplay(sys.stdout, display.Shown()) as shown:
+        shown.waits_for("the checks of models, memory and cluster")
+        memory_fit = preflight.check_before_start(file, request.address) if is_new else None
+        shown.waits_for("the storage")
+        opened = sweep.open_run(file, request.storage, complain)
+    with contextlib.ExitStack() as stack:
+        with display.LineDisplay(sys.stdout, display.Shown()) as shown:
+            shown.waits_for("the run folder and its study")
+            opened = stack.enter_context(sweep.lock(opened, shown.say))
+            sweep.require_same_recipe(opened, num_trials)
+            num_left = num_trials - sweep.tell_written_results(opened, complain)
+            shown.waits_for("the models and tasks that the sweep names")
+            contents = sweep.fix_contents(opened, num_left)
+            if num_left > 0 and memory_fit is None:
+                memory_fit = preflight.check_before_start(file, request.address)
         if num_left <= 0:
             print(f"all {num_trials} trials are done; nothing to run")
-            return _finish(opened, print)
-        assert contents is not None, "the contents are known while a trial is left"
-        memory_fit = memory_fit or preflight.check_before_start(file, request.address)
-        return _run_left(_Task(request, opened, num_trials, num_left, contents, memory_fit))
+            return Ended(_finish(opened, print), opened)
+        assert contents is not None and memory_fit is not None, "both are known while a trial is left"
+        task = _Task(request, opened, num_trials, num_left, contents, memory_fit)
+        return Ended(_run_left(task, began), opened)
 
 
-def _run_left(task: _Task) -> int:
+def _run_left(task: _Task, began: float) -> int:
     from raycodellm import display, sweep
 
-    timing = sweep.Timing({"imports": time.monotonic() - STARTED})
-    stopper = sweep.Stopper()
-    stopper.install()
+    timing = sweep.Timing({"imports": time.monotonic() - began})
     log = log_path(task.run.folder)
-    again = task.request.command_line("run")
-    settings = task.run.sweep
+    again = task.request.again()
     with (
+        _switching_often(),
+        sweep.Stopper().installed() as stopper,
         display.quiet(log) as output,
-        display.Display(output, [one.metric for one in settings.search.objectives], task.num_trials) as shown,
+        display.display_on(output, _shown(task)) as shown,
     ):
-        shown.say(f"{settings.name}: {task.num_left} of {task.num_trials} trials to run; writing to {task.run.folder}")
+        left = f"{task.num_left} of {task.num_trials} trials to run"
+        shown.say(f"{task.run.sweep.name}: {left}; writing to {task.run.folder}")
         if task.memory_fit.groups is not None:  # else the memory is known only after the cluster is joined
             shown.say(str(task.memory_fit))
         shown.say(f"log: {log}; Ctrl-C stops cleanly; continue with: {again}")
@@ -88,24 +126,41 @@ def _run_left(task: _Task) -> int:
             stopper.stopping.set()
         except Exception as error:
             traceback.print_exc()  # goes to the log; the terminal shows the cause alone
-            shown.say(f"failed: {type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}")
+            cause = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}"
+            shown.say(f"failed: {cause}")
             shown.say(f"the log has more: {log}")
-            return FAILED
+            raise RunFailed(f"{cause}; the log has more: {log}") from error
         if stopper.stopping.is_set():
             shown.say(f"stopped; continue with: {again}")
             return STOPPED
-        shown.__exit__(None, None, None)
+        shown.waits_for("the table of trials and the report")
         return _finish(task.run, shown.say, timing)
+
+
+def _shown(task: _Task) -> Shown:
+    """What the display shows of the sweep."""
+    from raycodellm import display
+
+    objectives = task.run.sweep.search.objectives
+
+    def best(results: Sequence[TrialResult]) -> str:
+        from raycodellm import report  # once a trial has ended: until then nobody waits for these imports
+
+        return str(report.best_arm([result.row() for result in results], objectives) or "")
+
+    metrics = tuple(one.metric for one in objectives)
+    return display.Shown(task.run.sweep.name, metrics, task.num_trials, best)
 
 
 def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stopper) -> None:
     from raycodellm import cluster, observability, preflight, sweep
 
     sweep.clear_scratch(task.run)
-    sys.setswitchinterval(SWITCH_SECONDS)
     scaling = task.run.sweep.scaling
     cluster.prepare_environment()  # Ray reads its variables when it is imported
     sweep.background_imports.start()
+    address = task.request.address or os.environ.get("RAY_ADDRESS")
+    shown.waits_for(f"the Ray cluster at {without_credentials(address)}" if address else "Ray to start")
     with timing.part("ray start"):
         connected = cluster.connect(
             task.request.address, scaling, log_to=log_path(task.run.folder), say=shown.say, metadata=_metadata(task)
@@ -139,6 +194,7 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
             contents=task.contents,
         )
     finally:
+        shown.waits_for("Ray to end")
         if not threads_left():  # to disconnect would crash a thread that waits for Ray
             cluster.disconnect()
 
@@ -147,6 +203,16 @@ def _metadata(task: _Task) -> dict[str, str]:
     """What the dashboard tells of the run's job."""
     name, folder = task.run.sweep.name, task.run.folder.uri
     return {"job_name": name, "sweep": name, "run folder": folder, "report": f"{folder}/report/index.html"}
+
+
+@contextlib.contextmanager
+def _switching_often() -> Iterator[None]:
+    before = sys.getswitchinterval()
+    sys.setswitchinterval(SWITCH_SECONDS)
+    try:
+        yield
+    finally:
+        sys.setswitchinterval(before)
 
 
 def _finish(run: Run, say: Callable[[str], None], timing: Timing | None = None) -> int:

@@ -6,6 +6,7 @@ Nothing here knows of Ray or of files; `slots.dispatcher` wraps a `DispatchState
 from raycodellm.dispatch.jobs import Ending, JobNode, JobTree, TrialOutcome
 from raycodellm.dispatch.names import job_call, trial_actor, trial_call
 from raycodellm.dispatch.placement import Action, Demand, PlacementWatch
+from raycodellm.dispatch.remaining import RemainingWork, seconds_left
 from raycodellm.dispatch.slot import Slot, SlotState
 from raycodellm.dispatch.snapshot import Sight, SlotActivity, SlotView, Snapshot
 from raycodellm.dispatch.state import DispatchState, JobEnd
@@ -19,6 +20,7 @@ __all__ = [
     "JobNode",
     "JobTree",
     "PlacementWatch",
+    "RemainingWork",
     "Sight",
     "Slot",
     "SlotActivity",
@@ -27,6 +29,7 @@ __all__ = [
     "Snapshot",
     "TrialOutcome",
     "job_call",
+    "seconds_left",
     "trial_actor",
     "trial_call",
 ]

@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, field
 from enum import StrEnum
 
+from raycodellm.dispatch.remaining import RemainingWork
 from raycodellm.dispatch.slot import Slot, SlotState
 from raycodellm.records import Progress
 
@@ -79,6 +80,8 @@ class Snapshot:
     """Why no slot can start now, and what would end that; None while none waits for a place."""
     num_nodes: int = 0
     """Nodes of the cluster that live; 0 before the driver has looked."""
+    remaining: RemainingWork | None = None
+    """What is left to do; None while too little is measured."""
 
 
 def view(slot: Slot, job: str | None, now: float) -> SlotView:

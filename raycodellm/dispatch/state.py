@@ -10,6 +10,7 @@ from typing import Any
 from raycodellm import retrying
 from raycodellm.dispatch.jobs import OPEN, JobNode, JobState, JobTree, TrialOutcome
 from raycodellm.dispatch.placement import Demand
+from raycodellm.dispatch.remaining import Pace
 from raycodellm.dispatch.slot import Slot, SlotState
 from raycodellm.dispatch.snapshot import Sight, Snapshot, view
 from raycodellm.finished import Job
@@ -59,11 +60,15 @@ class DispatchState:
         self._taken_at: dict[str, float] = {}
         """Per key of a running job, monotonic seconds."""
         self._busy = dict.fromkeys(_BUSY_NAMES.values(), 0.0)
+        self._pace = Pace()
 
     # ---------------------------------------------------------------------------------------------- trials
 
     def add_trial(self, number: int, chain: Chain, finished: Mapping[str, Any]) -> None:
         """`finished`: outcomes of jobs that the stage store has already, by key."""
+        if number not in self.tree.chains:  # else its process began again
+            known = self.tree.nodes.keys() | finished.keys()
+            self._pace.trial_began(job for job in chain.jobs if job.key not in known)
         self.tree.add(number, chain, finished)
         for job in chain.jobs:
             self._mark(job.key, "asked")
@@ -119,6 +124,7 @@ class DispatchState:
         if progress.note and progress.num_steps:
             self.notes.append(f"{progress.job}: {progress.note}")
         self.progress[progress.job] = progress
+        self._pace.reported(self.tree.nodes[progress.job].job, progress, self._clock())
         if progress.step:
             self._mark(progress.job, "first_step")
             if progress.step == progress.num_steps:
@@ -232,6 +238,7 @@ class DispatchState:
     def snapshot(self) -> Snapshot:
         """The state to show. Each note, and each end of a job, is in one snapshot only."""
         nodes = self.tree.nodes.values()
+        remaining = self._pace.remaining(nodes, self.progress, self._taken_at, self._clock())
         notes, self.notes = tuple(self.notes), []
         ended, self._ended = self._ended, {}
         held = {node.holder: node.job.key for node in nodes if node.state == JobState.RUNNING}
@@ -252,6 +259,7 @@ class DispatchState:
             slot_views=tuple(view(slot, held.get(slot.holder), self._clock()) for slot in slots),
             waiting_reason=self.sight.waiting or self.sight.never if waits else None,
             num_nodes=self.sight.num_nodes,
+            remaining=remaining,
         )
 
     # ---------------------------------------------------------------------------------------------- inside
@@ -278,7 +286,9 @@ class DispatchState:
             self._ended[node.job.key] = last
         taken_at = self._taken_at.pop(node.job.key, None)
         if taken_at is not None:
-            self._busy[_BUSY_NAMES[node.job.kind]] += self._clock() - taken_at
+            seconds = self._clock() - taken_at
+            self._busy[_BUSY_NAMES[node.job.kind]] += seconds
+            self._pace.stopped(node.job, seconds, is_done=node.state == JobState.DONE)
 
     def _mark(self, key: str, event: str) -> None:
         """Notes when the event first happened to the job."""

@@ -20,7 +20,7 @@ from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.items_table import items_table, samples
 from raycodellm.evaluation.language_model import load_model, model_files
 from raycodellm.evaluation.metrics import mean_metrics, task_metrics
-from raycodellm.evaluation.scoring import ScoredItem, judge, score_task
+from raycodellm.evaluation.scoring import ScoredItem, instances_by_item, judge, score_task
 from raycodellm.evaluation.task_loading import check_tasks, load_tasks
 from raycodellm.files import Folder
 
@@ -50,12 +50,13 @@ def evaluate(
     world_size: int = 1,
     gather: Callable[[Any], list[Any]] | None = None,
     device: str | None = "cpu",
+    on_items: Callable[[int, int], None] = lambda scored, in_all: None,
 ) -> EvaluationResult:
     """Scores a Hugging Face folder (or hub name) on `settings.tasks`: built-in, lm-eval's, or paths of YAML files.
 
     With several workers each scores some of the items; `gather(object)` must return every rank's object on every rank.
     All ranks return the result that a single worker would have returned. `device=None` takes CUDA if the machine has
-    it. Built-in tasks need no network.
+    it. Built-in tasks need no network. `on_items(scored, in_all)` hears how many of all workers' items are scored.
 
     Raises UserError for an unknown task or model, NothingFits when no item of a task fits into the model's context, and
     FloatingPointError, with the task and item, when a log-likelihood is infinite or no number.
@@ -67,8 +68,12 @@ def evaluate(
         tasks = load_tasks(settings.tasks, settings.few_shot)
         lm = load_model(files, settings.batch_size, device)
         max_length = lm.max_length
+        items_of = {name: instances_by_item(task, settings.limit) for name, task in tasks.single.items()}
+        counter = _Counter(sum(map(len, items_of.values())), on_items)
         rows = [
-            row for name, task in tasks.single.items() for row in score_task(lm, name, task, settings, rank, world_size)
+            row
+            for name, task in tasks.single.items()
+            for row in score_task(lm, name, task, items_of[name], settings, rank, world_size, counter.add)
         ]
     if gather is not None:
         parts = gather(rows)
@@ -89,6 +94,18 @@ def evaluate(
         metrics |= task_metrics(name, some)
     metrics |= mean_metrics(by_group, metrics, partial(samples, items))
     return EvaluationResult(metrics, items)
+
+
+class _Counter:
+    """Counts scored items, and tells how many there are of all."""
+
+    def __init__(self, in_all: int, tell: Callable[[int, int], None]) -> None:
+        self._scored, self._in_all, self._tell = 0, in_all, tell
+        tell(0, in_all)
+
+    def add(self, scored: int) -> None:
+        self._scored = min(self._in_all, self._scored + scored)
+        self._tell(self._scored, self._in_all)
 
 
 def _require_fitting_and_finite(rows: Sequence[ScoredItem], max_length: int) -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -39,7 +40,7 @@ class _Question:
     """UTF-8 bytes of each right answer's text."""
 
 
-def _instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
+def instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
     """The requests of each item, longest first, so that a batch has little padding.
 
     Every worker builds the requests of all items, since few-shot examples are drawn one item after the other.
@@ -55,10 +56,17 @@ def _instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
 
 
 def score_task(
-    lm: AnswerLM, name: str, task: Task, settings: Evaluation, rank: int, world_size: int
+    lm: AnswerLM,
+    name: str,
+    task: Task,
+    items: list[list[Instance]],
+    settings: Evaluation,
+    rank: int,
+    world_size: int,
+    on_scored: Callable[[int], None],
 ) -> list[ScoredItem]:
-    """Scores this worker's share of the task's items."""
-    items = _instances_by_item(task, settings.limit)
+    """Scores this worker's share of the task's `items`; tells `on_scored` how many items all workers scored meanwhile,
+    if they are as fast as this one."""
     size = max(_BLOCK_ITEMS, settings.batch_size)
     rows = []
     for block in range(rank * size, len(items), world_size * size):
@@ -67,6 +75,7 @@ def score_task(
         rows += [question.row for question in questions]
         if fitting := [question for question in questions if not question.row["too_long"]]:
             _score_questions(lm, task, fitting)
+        on_scored(min(world_size * size, len(items) - block + rank * size))
     return rows
 
 

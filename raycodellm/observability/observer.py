@@ -138,6 +138,9 @@ class Observed:
     def preparing(self, event: SourceProgress) -> None:
         self._monitor.preparing(event)
 
+    def waits_for(self, subject: str) -> None:
+        self._monitor.waits_for(subject)
+
     def training(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         self._monitor.training(snapshot, results)
         self._observer.look(snapshot, results)

@@ -129,8 +129,8 @@ def _is_device_error(error: Exception) -> bool:
 def run_job(job: Job, world: World, client: DispatcherClient) -> Outcome | None:
     """Does one job. Returns its outcome; None when it was stopped before its end."""
     if job.kind == "evaluation":
-        client.progress(Progress(job.key, note="evaluating"))
-        return run_evaluation(job, world)
+        client.progress(Progress(job.key, note="loading the model and the tasks"))
+        return run_evaluation(job, world, client.progress)
     lease = Lease(Folder(job.folder), client.sweep) if world.rank == 0 else None
     if not _wait_for_lease(lease, job, world, client):
         return None

@@ -7,7 +7,7 @@ numbers, and their stages continue from their newest checkpoints.
 
 from raycodellm.sweep import background_imports
 from raycodellm.sweep.folder import Run, clear_scratch, open_run
-from raycodellm.sweep.ownership import lock
+from raycodellm.sweep.ownership import lock, running_driver
 from raycodellm.sweep.provenance import fix_contents, require_same_recipe
 from raycodellm.sweep.results import Results, read_results, write_table
 from raycodellm.sweep.run import Monitor, run_sweep
@@ -16,9 +16,11 @@ from raycodellm.sweep.timing import Timing
 from raycodellm.sweep.told_results import tell_written_results
 from raycodellm.sweep.tracking import require_packages
 from raycodellm.sweep.trial import TrialContext
+from raycodellm.sweep.trial_files import ENDED
 from raycodellm.sweep.watchdog import SweepLost, Watchdog
 
 __all__ = [
+    "ENDED",
     "Monitor",
     "Results",
     "Run",
@@ -36,6 +38,7 @@ __all__ = [
     "require_packages",
     "require_same_recipe",
     "run_sweep",
+    "running_driver",
     "tell_written_results",
     "write_table",
 ]

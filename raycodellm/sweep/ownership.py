@@ -215,6 +215,13 @@ def _locked_file(run: Run) -> Iterator[None]:
         yield
 
 
+def running_driver(run: Run) -> str | None:
+    """The driver that runs the sweep, as far as its owner file tells; None for none, or for one that has ended here."""
+    owner = Owner(run.folder)
+    found = owner.read()
+    return None if found is None or owner.may_take_up(found) else str(found["holder"])
+
+
 def _machine() -> str:
     """A name for this boot of this machine and container. Processes with the same name see each other's numbers."""
     try:

@@ -33,6 +33,9 @@ class Monitor(TrainingMonitor, Protocol):
     def preparing(self, event: SourceProgress) -> None:
         """A source's preparation has come further."""
 
+    def waits_for(self, subject: str) -> None:
+        """The run waits for the subject until it tells of something else."""
+
 
 class ConnectedCluster(Protocol):
     """The part of a `cluster.Cluster` that a sweep needs."""
@@ -64,6 +67,7 @@ def run_sweep(
     """
     import ray
 
+    monitor.waits_for("the imports of Ray Train and Tune")
     background_imports.wait()
     from raycodellm.slots.dispatcher import start_dispatcher
     from raycodellm.slots.pool import SlotPool
@@ -74,9 +78,11 @@ def run_sweep(
     dispatcher = start_dispatcher(sweep.name, scaling)
     pool = SlotPool(dispatcher, scaling, max_slots, run.folder, lambda: connected.look(scaling))
     pool.start(min(max_slots, num_trials), connected.slots_at_once)
+    monitor.waits_for("the lists of the sources' files")
     try:
         with timing.part("tokens"):
             materials = _prepare(run, monitor, contents)
+        monitor.waits_for("the first trial")
         context = TrialContext(run, materials, dispatcher)
         stage_store.check_epochs(sweep, [context.chain(point, sweep.seed) for point in run.file.probe_points()])
         ray.get(dispatcher.set_keep_idle.remote(False))
@@ -93,6 +99,7 @@ def run_sweep(
         end_seconds = 1.0 if lost.head_lost else end_seconds
         raise
     finally:
+        monitor.waits_for("the worker groups to end")
         pool.close(end_seconds)
         with contextlib.suppress(OSError):
             (run.folder / "slots").delete()

@@ -12,7 +12,7 @@ NOTHING = "–"
 
 def score(value: float | None) -> str:
     """Three decimals, the precision that a few hundred items give."""
-    return NOTHING if value is None or math.isnan(value) else f"{value:.3f}"
+    return NOTHING if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
 def interval(low: float, high: float) -> str:

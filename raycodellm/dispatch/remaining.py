@@ -1,0 +1,186 @@
+"""What is left to do, in seconds, by what this run has measured so far: pure arithmetic on jobs and their progress."""
+
+from __future__ import annotations
+
+from collections import Counter, defaultdict
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+
+from raycodellm.dispatch.jobs import OPEN, JobNode, JobState
+from raycodellm.finished import Job
+from raycodellm.records import Progress
+
+MEASURED_SECONDS = 3.0
+"""A stage's speed is taken as known after so many seconds of steps: the first steps compile and fill caches."""
+
+
+@dataclass(frozen=True)
+class RemainingWork:
+    """Slot-seconds that are left, as far as this run can tell."""
+
+    job_seconds: float = 0.0
+    """Of the unfinished jobs of the trials that have begun; a job that several trials need counts once."""
+    longest_seconds: float = 0.0
+    """Of the trial that has most left to do: its jobs run one after the other."""
+    trial_seconds: float = 0.0
+    """Of one more trial: what the trials added on average, without the first one, which begins the shared stages."""
+    is_upper_bound: bool = False
+    """True while a single trial has begun: how much the others share with it is unknown."""
+    covers_evaluations: bool = True
+    """False while no evaluation has come far enough to be measured: the seconds are those of the stages alone."""
+    num_trials: int = 0
+    """Trials that have begun and have unfinished jobs."""
+
+
+def seconds_left(work: RemainingWork, num_further_trials: int, num_slots: int) -> float | None:
+    """Seconds until the sweep's end with `num_slots` slots; None without a slot.
+
+    `num_further_trials`: trials that have not begun. Never less than the longest trial needs by itself.
+    """
+    if num_slots <= 0:
+        return None
+    longest = max(work.longest_seconds, work.trial_seconds if num_further_trials > 0 else 0.0)
+    return max(longest, (work.job_seconds + max(0, num_further_trials) * work.trial_seconds) / num_slots)
+
+
+@dataclass
+class _Added:
+    """Jobs that no trial before had asked for, and that the stage store did not hold."""
+
+    num_trials: int = 0
+    num_evaluations: int = 0
+    stages: Counter[str] = field(default_factory=Counter)
+    tokens: Counter[str] = field(default_factory=Counter)
+    """Both by the stages' names."""
+
+    def add(self, jobs: Iterable[Job]) -> None:
+        self.num_trials += 1
+        for job in jobs:
+            if job.kind == "stage":
+                self.stages[job.stage.name] += 1
+                self.tokens[job.stage.name] += job.stage.num_tokens
+            else:
+                self.num_evaluations += 1
+
+
+class Pace:
+    """How long this run's jobs take. `now` is in monotonic seconds throughout."""
+
+    def __init__(self) -> None:
+        self._last: dict[str, tuple[float, int]] = {}
+        """Per key of a running stage: when it last reported steps, and its tokens then."""
+        self._stepping: dict[str, float] = defaultdict(float)
+        """Seconds of steps per key of a running stage."""
+        self._tokens: dict[str, int] = defaultdict(int)
+        self._seconds: dict[str, float] = defaultdict(float)
+        """Tokens trained, and seconds of steps, by the stages' names."""
+        self._overheads: list[float] = []
+        """Seconds per ended stage in which it did no steps: loading, first checkpoint, export."""
+        self._evaluations: list[float] = []
+        """Seconds of each ended evaluation."""
+        self._first, self._others = _Added(), _Added()
+
+    def trial_began(self, new_jobs: Iterable[Job]) -> None:
+        """`new_jobs`: those that no trial before had asked for and the stage store does not hold."""
+        (self._others if self._first.num_trials else self._first).add(new_jobs)
+
+    def reported(self, job: Job, progress: Progress, now: float) -> None:
+        """Notes how far a stage is; other progress changes nothing."""
+        if job.kind != "stage" or not progress.step:
+            return
+        if job.key in self._last:
+            before, tokens = self._last[job.key]
+            self._tokens[job.stage.name] += max(0, progress.tokens - tokens)
+            self._seconds[job.stage.name] += now - before
+            self._stepping[job.key] += now - before
+        self._last[job.key] = (now, progress.tokens)
+
+    def stopped(self, job: Job, seconds: float, is_done: bool) -> None:
+        """The job runs no longer; it ran for `seconds`."""
+        self._last.pop(job.key, None)
+        stepping = self._stepping.pop(job.key, 0.0)
+        if is_done and job.kind == "stage":
+            self._overheads.append(max(0.0, seconds - stepping))
+        elif is_done:
+            self._evaluations.append(seconds)
+
+    def remaining(
+        self, nodes: Iterable[JobNode], progress: Mapping[str, Progress], taken_at: Mapping[str, float], now: float
+    ) -> RemainingWork | None:
+        """What is left of the jobs `nodes`; None while the speed of a stage that is left is unknown.
+
+        `progress` and `taken_at`: of the running jobs, by their keys.
+        """
+        evaluation = self._evaluation_seconds(progress, taken_at, now)
+        total = 0.0
+        by_trial: dict[int, float] = defaultdict(float)
+        for node in nodes:
+            if node.state not in OPEN:
+                continue
+            reached = progress.get(node.job.key) if node.state == JobState.RUNNING else None
+            left = self._seconds_left(node.job, reached, evaluation)
+            if left is None:
+                return None
+            total += left
+            for trial in node.trials:
+                by_trial[trial] += left
+        added = self._others if self._others.num_trials else self._first
+        trial_seconds = self._trial_seconds(added, evaluation)
+        if trial_seconds is None:
+            return None
+        return RemainingWork(
+            job_seconds=total,
+            longest_seconds=max(by_trial.values(), default=0.0),
+            trial_seconds=trial_seconds,
+            is_upper_bound=not self._others.num_trials,
+            covers_evaluations=evaluation is not None,
+            num_trials=len(by_trial),
+        )
+
+    def _seconds_left(self, job: Job, reached: Progress | None, evaluation: float | None) -> float | None:
+        """`evaluation`: seconds of a whole one."""
+        if job.kind == "evaluation":
+            done = reached.items / reached.num_items if reached is not None and reached.num_items else 0.0
+            return (evaluation or 0.0) * (1 - done)
+        speed = self._speed(job.stage.name)
+        if speed is None:
+            return None
+        if reached is None or not reached.step:
+            return job.stage.num_tokens / speed + self._overhead
+        return max(0, job.stage.num_tokens - reached.tokens) / speed
+
+    def _trial_seconds(self, added: _Added, evaluation: float | None) -> float | None:
+        """Slot-seconds per trial in `added`."""
+        if not added.num_trials:
+            return None
+        total = added.num_evaluations * (evaluation or 0.0)
+        for name, tokens in added.tokens.items():
+            speed = self._speed(name)
+            if speed is None:
+                return None
+            total += tokens / speed + added.stages[name] * self._overhead
+        return total / added.num_trials
+
+    def _speed(self, stage: str) -> float | None:
+        """Tokens per slot-second of the stages of this name; of all stages where none of this name was measured."""
+        tokens, seconds = self._tokens[stage], self._seconds[stage]
+        if seconds < MEASURED_SECONDS:
+            tokens, seconds = sum(self._tokens.values()), sum(self._seconds.values())
+        return tokens / seconds if seconds >= MEASURED_SECONDS and tokens else None
+
+    @property
+    def _overhead(self) -> float:
+        return sum(self._overheads) / len(self._overheads) if self._overheads else 0.0
+
+    def _evaluation_seconds(
+        self, progress: Mapping[str, Progress], taken_at: Mapping[str, float], now: float
+    ) -> float | None:
+        """Seconds of one evaluation: the mean of those that ended, else as one that runs lets expect."""
+        if self._evaluations:
+            return sum(self._evaluations) / len(self._evaluations)
+        expected = [
+            (now - taken_at[key]) * reached.num_items / reached.items
+            for key, reached in progress.items()
+            if reached.items and key in taken_at
+        ]
+        return max(expected, default=None)

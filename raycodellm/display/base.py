@@ -1,0 +1,173 @@
+"""What all displays share: the facts of the sweep, what is waited for, and a clock that goes on while nothing happens."""
+
+from __future__ import annotations
+
+import abc
+import contextlib
+import errno
+import os
+import threading
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, TextIO
+
+from raycodellm.display.moment import Moment, waited_for
+from raycodellm.records import TrialResult
+
+if TYPE_CHECKING:
+    from raycodellm.dispatch import Snapshot
+    from raycodellm.tokens import SourceProgress
+
+TICK_SECONDS = 1.0
+ANSWER_SECONDS = 5.0
+"""A cluster that has not answered for so long is said to be waited for."""
+
+
+@dataclass(frozen=True)
+class Shown:
+    """What a display shows of a sweep beside its progress."""
+
+    name: str = ""
+    metrics: tuple[str, ...] = ()
+    """Of the objectives."""
+    num_trials: int = 0
+    """Trials of the whole sweep, those of earlier runs included."""
+    best: Callable[[Sequence[TrialResult]], str] = lambda results: ""
+    """The best arm so far with its uncertainty; asked when another trial has ended."""
+
+
+class Display(abc.ABC):
+    """Shows a run; implements `sweep.Monitor`. Its methods may be called from any thread.
+
+    A thread of its own keeps the elapsed time current, so that a long wait is never silent.
+    """
+
+    def __init__(self, output: TextIO, shown: Shown, clock: Callable[[], float] = time.monotonic) -> None:
+        self.output, self.shown, self.clock = output, shown, clock
+        self.lock = threading.RLock()
+        self.began = clock()
+        self.sources: dict[str, tuple[SourceProgress, float]] = {}
+        """By name: a source's newest event, and when its first one came."""
+        self.moment: Moment | None = None
+        """The sweep as it was last seen; None before its first trial."""
+        self._waiting: tuple[str, float] = ("", self.began)
+        """What is waited for, empty for nothing, and since when."""
+        self._seen_at = self.began
+        """When the sweep was last seen."""
+        self._best: tuple[int, str] = (0, "")
+        """Number of ended trials, and the best arm among them."""
+        self._ended = threading.Event()
+        self._ticker = threading.Thread(target=self._tick_on, name="raycodellm display", daemon=True)
+
+    def __enter__(self) -> Display:
+        with self.lock, self._terminal():
+            self._open()
+        self._ticker.start()
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._ended.set()
+        with self.lock, self._terminal():
+            self._close()
+
+    # ------------------------------------------------------------------------------------------ what a run tells
+
+    def say(self, line: str) -> None:
+        """Shows a line that stays."""
+        with self.lock, self._terminal():
+            self._say(line)
+
+    def waits_for(self, subject: str) -> None:
+        """The run waits for the subject now, until it tells of something else; empty for nothing."""
+        with self.lock, self._terminal():
+            if subject != self._waiting[0]:
+                self._waiting = (subject, self.clock())
+            self._refresh()
+
+    def preparing(self, event: SourceProgress) -> None:
+        """A source's token store has come further."""
+        with self.lock, self._terminal():
+            self._waiting = ("", self.clock())
+            _, began = self.sources.get(event.source, (event, self.clock()))
+            self.sources[event.source] = (event, began)
+            self._prepared(event)
+
+    def training(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
+        """The trials have come further."""
+        with self.lock, self._terminal():
+            for note in snapshot.notes:
+                self._say(note)
+            now, subject = self.clock(), waited_for(snapshot)
+            # A wait goes on while its subject changes: from the first worker group to its first step, say.
+            if not subject or not self._waiting[0] or self.moment is None:
+                self._waiting = (subject, now)
+            else:
+                self._waiting = (subject, self._waiting[1])
+            self._seen_at = now
+            self.moment = self._moment(snapshot, results)
+            self._trained(self.moment)
+
+    def _moment(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> Moment:
+        num_ended = sum(result.state in ("complete", "failed") for result in results)
+        if num_ended != self._best[0]:
+            self._best = (num_ended, self.shown.best(results))
+        waiting, seconds = self.waiting
+        return Moment(
+            snapshot=snapshot,
+            results=results,
+            num_trials=self.shown.num_trials,
+            elapsed=self.clock() - self.began,
+            best=self._best[1],
+            waiting=waiting,
+            waiting_seconds=seconds,
+        )
+
+    @property
+    def waiting(self) -> tuple[str, float]:
+        """What is waited for, empty for nothing, and for how many seconds."""
+        subject, since = self._waiting
+        now = self.clock()
+        if self.moment is not None and not subject and now - self._seen_at >= ANSWER_SECONDS:
+            return "the cluster's answer", now - self._seen_at
+        return subject, now - since
+
+    # ------------------------------------------------------------------------------------------ how it is shown
+
+    def _open(self) -> None:
+        """The display begins."""
+
+    def _close(self) -> None:
+        """The display ends."""
+
+    @abc.abstractmethod
+    def _say(self, line: str) -> None: ...
+
+    @abc.abstractmethod
+    def _prepared(self, event: SourceProgress) -> None: ...
+
+    @abc.abstractmethod
+    def _trained(self, moment: Moment) -> None: ...
+
+    @abc.abstractmethod
+    def _refresh(self) -> None:
+        """Shows how long the run has waited; called once a second too."""
+
+    def _tick_on(self) -> None:
+        with contextlib.suppress(OSError):  # the reader of the output ended, which the next line of the run reports
+            while not self._ended.wait(TICK_SECONDS):
+                with self.lock, self._terminal():
+                    if not self._ended.is_set():
+                        self._refresh()
+
+    @contextlib.contextmanager
+    def _terminal(self) -> Iterator[None]:
+        """Lets a run go on when its terminal was closed: from then on the output goes nowhere."""
+        try:
+            yield
+        except OSError as error:
+            if error.errno != errno.EIO:
+                raise
+            nowhere = os.open(os.devnull, os.O_WRONLY)
+            os.dup2(nowhere, self.output.fileno())
+            os.close(nowhere)

@@ -1,0 +1,109 @@
+"""The display without a terminal: lines, for a log that somebody reads later."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import TYPE_CHECKING, TextIO
+
+from raycodellm.display.base import Display, Shown
+from raycodellm.display.moment import (
+    MOST_JOBS,
+    Moment,
+    is_moving,
+    job_line,
+    jobs_line,
+    overview,
+    slots_line,
+    source_line,
+    trial_line,
+    waiting_line,
+)
+from raycodellm.display.redirect import PIPE_COLUMNS, console
+from raycodellm.display.trials import newest_trials, older_line
+from raycodellm.tables import table_lines
+
+if TYPE_CHECKING:
+    from raycodellm.tokens import SourceProgress
+
+LINE_SECONDS = 10.0
+"""Between two lines about the same subject."""
+TERMINAL_SECONDS = 5.0
+"""The same on a terminal, where somebody waits."""
+OVERVIEW_SECONDS = 60.0
+"""Between two tables of the trials, which come only after another trial has ended."""
+
+
+class LineDisplay(Display):
+    """Writes lines; about one subject not more than one every `LINE_SECONDS`."""
+
+    def __init__(self, output: TextIO, shown: Shown, **clock: Callable[[], float]) -> None:
+        super().__init__(output, shown, **clock)
+        self.console = console(output)
+        self.wait_seconds = TERMINAL_SECONDS if output.isatty() else LINE_SECONDS
+        """A wait is said once it has lasted for so long, and again as often."""
+        self.last_line: dict[str, float] = {}
+        """By subject: when a line was last due."""
+        self.told: set[int] = set()
+        """Numbers of the trials whose end was said."""
+        self.slots_said = ""
+        self.is_changed = False
+        """True if a trial has ended since the last table."""
+
+    def _say(self, line: str) -> None:
+        self.console.print(line, markup=False)
+
+    def _prepared(self, event: SourceProgress) -> None:
+        if event.state != "running" or self._is_due(event.source, first=not event.documents):
+            self._say(source_line(event, self.clock() - self.sources[event.source][1]))
+
+    def _trained(self, moment: Moment) -> None:
+        self._trial_lines(moment)
+        running = {key: one for key, one in moment.snapshot.running.items() if is_moving(one)}
+        if len(running) > MOST_JOBS // 2:
+            if self._is_due("jobs"):
+                self._say(jobs_line(running))
+        else:
+            for key, progress in running.items():
+                if self._is_due(key):
+                    self._say(job_line(key, progress))
+        slots = slots_line(moment.snapshot)
+        if moment.snapshot.waiting_reason and self._is_due(f"slots {moment.snapshot.waiting_reason}"):
+            self._say(slots)
+        if self.is_changed and self._is_due("overview", first=False, seconds=OVERVIEW_SECONDS):
+            self.is_changed = False
+            self._overview(moment)
+        self._refresh()
+
+    def _trial_lines(self, moment: Moment) -> None:
+        for result in moment.results:
+            if result.state in ("complete", "failed") and result.number not in self.told:
+                self.told.add(result.number)
+                self.is_changed = True
+                self._say(trial_line(result, self.shown.metrics))
+
+    def _overview(self, moment: Moment) -> None:
+        for line in overview(moment):
+            self._say(line)
+        table, num_older = newest_trials(moment.results, self.shown.metrics, PIPE_COLUMNS)
+        for line in [*([older_line(num_older)] if num_older else []), *table_lines(table)]:
+            self._say(f"  {line}")
+
+    def _refresh(self) -> None:
+        subject, seconds = self.waiting
+        if not subject:
+            self.last_line.pop("waiting", None)
+        elif seconds >= self.wait_seconds and self._is_due("waiting", seconds=self.wait_seconds):
+            self._say(waiting_line(subject, seconds))
+        if self.moment is None and not subject:
+            for event, began in self.sources.values():
+                if event.state == "running" and self._is_due(event.source, first=False):
+                    self._say(source_line(event, self.clock() - began))
+
+    def _is_due(self, subject: str, first: bool = True, seconds: float = LINE_SECONDS) -> bool:
+        """True if the last line about the subject is old enough for another. `first`: the answer to the first call."""
+        now = self.clock()
+        if now - self.last_line.setdefault(subject, -math.inf if first else now) < seconds:
+            return False
+        self.last_line[subject] = now
+        return True

@@ -1,0 +1,83 @@
+"""What `import raycodellm` offers: open a run, run a sweep, check a sweep. The command line does the same."""
+
+from __future__ import annotations
+
+import os
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raycodellm.commands import STOPPED, SweepRequest
+from raycodellm.commands import run as running
+from raycodellm.commands.request import DEFAULT_STORAGE
+from raycodellm.commands.run import RunFailed
+from raycodellm.config import UserError, refuse_credentials
+from raycodellm.runs import OpenedRun, open_run
+
+__all__ = ["OpenedRun", "RunFailed", "UserError", "check_sweep", "open_run", "run"]
+
+SweepLike = str | os.PathLike[str] | Mapping[str, Any]
+"""A sweep file's path, or what a sweep file holds."""
+
+
+def run(
+    sweep: SweepLike,
+    *,
+    storage: str | os.PathLike[str] = DEFAULT_STORAGE,
+    address: str | None = None,
+    overrides: Sequence[str] = (),
+) -> OpenedRun:
+    """Runs a sweep, or continues it exactly, as `raycodellm run` does; returns the run.
+
+    `sweep`: a file's path, or its content as a dict. `overrides`: `key=value`, as after `--set`. `address`: of a Ray
+    cluster; without one, RAY_ADDRESS or a cluster on this machine. Progress is shown in the notebook's cell. To
+    interrupt the kernel stops cleanly, and the next call continues.
+
+    Trials that failed are in the returned run. Raises `UserError` for a wrong request, `RunFailed` where the run ended
+    before its trials did, KeyboardInterrupt after a clean stop.
+    """
+    request = _request(sweep, storage, address, overrides)
+    _refuse_second_cluster()
+    ended = running.carry_out(request, print)
+    if ended.code == STOPPED:
+        raise KeyboardInterrupt
+    return OpenedRun(ended.run)
+
+
+def check_sweep(
+    sweep: SweepLike,
+    *,
+    storage: str | os.PathLike[str] = DEFAULT_STORAGE,
+    address: str | None = None,
+    overrides: Sequence[str] = (),
+) -> str:
+    """What the sweep would do, as `raycodellm check` prints it: arms, stage tree, tokens, hours. Starts no training.
+
+    Raises `UserError` for a wrong request.
+    """
+    from raycodellm import check
+
+    request = _request(sweep, storage, address, overrides)
+    request.storage.check_writable("storage")
+    return check.describe(request.load(), request.storage, request.address)
+
+
+def _request(
+    sweep: SweepLike, storage: str | os.PathLike[str], address: str | None, overrides: Sequence[str]
+) -> SweepRequest:
+    if isinstance(overrides, str):
+        raise UserError(f"overrides: found the text {overrides!r}; give a list of 'key=value'")
+    for value in (os.fspath(storage), *overrides):
+        refuse_credentials(value)
+    if isinstance(sweep, Mapping):
+        return SweepRequest("sweep", tuple(overrides), os.fspath(storage), address, tree=dict(sweep))
+    return SweepRequest(os.fspath(sweep), tuple(overrides), os.fspath(storage), address)
+
+
+def _refuse_second_cluster() -> None:
+    """Raises `UserError` where this process is connected to a Ray cluster already: `run` connects and disconnects."""
+    ray = sys.modules.get("ray")
+    if ray is not None and ray.is_initialized():
+        raise UserError(
+            "this process is connected to a Ray cluster already; call ray.shutdown() first, and give its address to run"
+        )

@@ -1,0 +1,241 @@
+"""A run as an object: its trials, items, ledgers, curves, ranking and models."""
+
+from __future__ import annotations
+
+import html
+import logging
+import os
+import shutil
+from collections.abc import Callable
+from dataclasses import asdict
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raycodellm import finished, model, report, storage_files, sweep
+from raycodellm.config import Sweep, UserError
+from raycodellm.files import Folder, cache_folder, fingerprint
+from raycodellm.records import StageRecord, TrialResult
+from raycodellm.runs.status import RunStatus
+from raycodellm.tables import trials_table
+from raycodellm.tables.trials import trial_name
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+_HTML_TRIALS = 10
+"""Newest trials that a notebook shows of a run."""
+
+
+def open_run(folder: str | os.PathLike[str], say: Callable[[str], Any] = logger.warning) -> OpenedRun:
+    """Opens the run folder at a path or URI, `<storage>/<sweep name>`, of a finished run or of one that goes on.
+
+    `say` hears about damaged files. Raises `UserError` where there is no run folder.
+    """
+    opened = Folder(os.fspath(folder))
+    return OpenedRun(sweep.Run(storage_files.read_sweep_file(opened, say), opened.parent), say)
+
+
+class OpenedRun:
+    """A run. Each question reads the storage anew, so that a run that goes on shows what it has reached."""
+
+    def __init__(self, run: sweep.Run, say: Callable[[str], Any] = logger.warning) -> None:
+        self.run, self._say = run, say
+        self._ended: dict[int, TrialResult] = {}
+        """Results of ended trials, which do not change any more."""
+
+    # ------------------------------------------------------------------------------------------ the run
+
+    @property
+    def folder(self) -> Folder:
+        """The run folder."""
+        return self.run.folder
+
+    @property
+    def name(self) -> str:
+        return self.run.sweep.name
+
+    @property
+    def sweep(self) -> Sweep:
+        """The sweep's settings, with the first value of each search space."""
+        return self.run.sweep
+
+    @property
+    def results(self) -> list[TrialResult]:
+        """One record per trial that has begun, in the order of their numbers."""
+        return sweep.read_results(self.run, self._ended, self._say)
+
+    @property
+    def status(self) -> RunStatus:
+        """How the run stands: trials by state, the best arm, who runs it."""
+        return RunStatus.of(self.run, self.results)
+
+    @property
+    def trials(self) -> pd.DataFrame:
+        """One row per trial that has begun, indexed by its number, with the columns of `trials.parquet`: `state`, `arm`,
+        `seed`, `params.…`, `metrics.…`, `tokens.…`, `wall_seconds`, `device_seconds` and more."""
+        import pandas as pd
+
+        rows = [result.row() for result in self.results]
+        columns = None if rows else ["number", "state", "arm", "seed"]
+        return pd.DataFrame(rows, columns=columns).set_index("number")
+
+    def summary(self) -> str:
+        """The best arms and the answer with its uncertainty, as `raycodellm run` prints them at its end."""
+        return report.summary_text(self.folder, self.run.storage)
+
+    def write_report(self) -> Folder:
+        """Writes `report/index.html` and `report/report.md`; returns the report's folder."""
+        sweep.write_table(self.run, self._say)
+        return report.write_report(self.folder, self.run.storage, self._say)
+
+    def ranking(self) -> pd.DataFrame:
+        """One row per arm, the best first: its parameters, score and 95 % interval, and the difference to the best.
+
+        Ends of intervals are NaN where they are not known; see `report.ArmScore` for each column.
+        """
+        import pandas as pd
+
+        rows = []
+        for one in report.read_records(self.folder, self.run.storage).scores:
+            row = {f"params.{name}": value for name, value in one.params.items()}
+            row |= {name: value for name, value in asdict(one).items() if name not in ("params", "difference_to_best")}
+            gap = one.difference_to_best
+            value, low, high = gap if gap is not None else (0.0 if one.score is not None else None, None, None)
+            rows.append({"arm": one.arm, **row, "difference": value, "difference_low": low, "difference_high": high})
+        return pd.DataFrame(rows, columns=None if rows else ["arm", "score", "low", "high"]).set_index("arm")
+
+    # ------------------------------------------------------------------------------------------ one trial
+
+    def result(self, trial: int) -> TrialResult:
+        """The record of the trial with this number. Raises `UserError` naming the trials that there are."""
+        results = self.results
+        found = next((one for one in results if one.number == trial), None)
+        if found is None:
+            raise UserError(f"{self.name}: there is no trial {trial!r}; {_numbers(results)}")
+        return found
+
+    def items(self, trial: int) -> pd.DataFrame:
+        """One row per evaluated item of a complete trial: `task`, `item`, `correct`, `bits_per_byte`, `prediction`, …"""
+        result = self.result(trial)
+        folder = self.run.trial_folder(trial)
+        if not folder.exists("items.parquet"):
+            complete = [one for one in self.results if one.state == "complete"]
+            raise UserError(
+                f"{self.name}: trial {trial} has no items, since it is {result.state}; complete: {_numbers(complete)}"
+            )
+        evaluated = None
+        if result.stages and result.evaluation:
+            evaluated = self._stage(result.stages[-1]) / result.evaluation
+        return storage_files.read_items(folder, evaluated).to_pandas()
+
+    def stages(self, trial: int) -> dict[str, StageRecord]:
+        """The records of the trial's finished stages by their keys, in order."""
+        result = self.result(trial)
+        found = {key: finished.finished_stage(self._stage(key)) for key in result.stages}
+        return {key: record for key, record in found.items() if record is not None}
+
+    def ledger(self, trial: int) -> pd.DataFrame:
+        """One row per finished stage of the trial and source: the tokens that were planned and trained on, and epochs."""
+        import pandas as pd
+
+        rows = []
+        for key, record in self.stages(trial).items():
+            for row in record.ledger:
+                rows.append({"stage": record.name, "key": key, **asdict(row)})
+        if not rows:
+            raise UserError(f"{self.name}: trial {trial} has finished no stage yet; it is {self.result(trial).state}")
+        return pd.DataFrame(rows).drop(columns="phases")
+
+    def metrics(self, stage: str, trial: int | None = None) -> pd.DataFrame:
+        """The curves of a finished stage, one row per recorded step: `step`, `tokens`, `loss`, `code_ratio_window`, ….
+
+        `stage`: a stage's key (`pretrain-3e80a8…`) or the beginning of one, or with a `trial` the stage's name.
+        """
+        import pandas as pd
+
+        key = self._key(stage, trial)
+        folder = self._stage(key)
+        if not folder.exists("metrics.parquet"):
+            raise UserError(f"{self.name}: stage {key} is not finished, so it has no metrics yet")
+        return pd.DataFrame(storage_files.read_curves(folder))
+
+    def model(self, trial: int, stage: str | None = None) -> Path:
+        """A local path that `transformers` loads: the model after the trial's last stage, or after the stage named.
+
+        A model on an object store is fetched into this machine's cache, once.
+        """
+        stages = self.stages(trial)
+        key = self._key(stage, trial) if stage is not None else next(reversed(self.result(trial).stages), "")
+        if key not in stages:
+            state = self.result(trial).state
+            known = ", ".join(record.name for record in stages.values()) or "none"
+            raise UserError(
+                f"{self.name}: trial {trial} is {state} and has no model of {stage or 'its last stage'}; "
+                f"finished stages: {known}"
+            )
+        remote = self._stage(key) / "model"
+        local = remote.local or _fetched(remote)
+        model.require_undamaged(local, remote)
+        return local
+
+    def _stage(self, key: str) -> Folder:
+        return self.run.storage / "stages" / key
+
+    def _key(self, stage: str, trial: int | None) -> str:
+        """The key of the stage that is meant. Raises `UserError` with the keys that it could be."""
+        results = self.results if trial is None else [self.result(trial)]
+        keys = list(dict.fromkeys(key for result in results for key in result.stages))
+        if trial is not None:
+            named = [key for key, record in self.stages(trial).items() if record.name == stage]
+            if named:
+                return named[0]
+        found = [key for key in keys if key.startswith(stage)]
+        if len(found) != 1:
+            what = f"{len(found)} stages begin with {stage!r}" if found else f"there is no stage {stage!r}"
+            listed = ", ".join((found or keys)[:6]) + (" …" if len(found or keys) > 6 else "")
+            raise UserError(f"{self.name}: {what}; give a key or a name and a trial; known: {listed or 'none'}")
+        return found[0]
+
+    # ------------------------------------------------------------------------------------------ shown
+
+    def __repr__(self) -> str:
+        return str(self.status)
+
+    def _repr_html_(self) -> str:
+        results = self.results
+        metrics = [objective.metric for objective in self.sweep.search.objectives]
+        table = trials_table([result.row() for result in results[-_HTML_TRIALS:]], metrics)
+        head = "".join(f"<th>{html.escape(name)}</th>" for name in table.header)
+        body = "".join(f"<tr>{''.join(f'<td>{html.escape(cell)}</td>' for cell in row)}</tr>" for row in table.rows)
+        lines = "<br>".join(html.escape(line) for line in str(RunStatus.of(self.run, results)).splitlines())
+        older = f"<p>… {len(results) - _HTML_TRIALS} more</p>" if len(results) > _HTML_TRIALS else ""
+        return f"<p>{lines}</p>{older}<table><thead><tr>{head}</tr></thead><tbody>{body}</tbody></table>"
+
+
+def _numbers(results: list[TrialResult]) -> str:
+    """`trials 0000 to 0005`, or the numbers where some are missing."""
+    numbers = [result.number for result in results]
+    if not numbers:
+        return "no trial yet"
+    if len(numbers) > 2 and numbers == list(range(numbers[0], numbers[-1] + 1)):
+        return f"trials {trial_name(numbers[0])} to {trial_name(numbers[-1])}"
+    listed = ", ".join(map(trial_name, numbers[:12]))
+    return f"trial{'s' if len(numbers) > 1 else ''} {listed}{' …' if len(numbers) > 12 else ''}"
+
+
+def _fetched(remote: Folder) -> Path:
+    """A copy of the folder in this machine's cache. It is renamed into place whole, so a half copy is never used."""
+    target = cache_folder() / "models" / fingerprint(remote.uri)
+    if not target.exists():
+        part = target.with_name(f"{target.name}.part-{os.getpid()}")
+        shutil.rmtree(part, ignore_errors=True)
+        remote.download(part)
+        try:
+            part.rename(target)
+        except OSError:  # another process was faster
+            if not target.exists():
+                raise
+            shutil.rmtree(part, ignore_errors=True)
+    return target

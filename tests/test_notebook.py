@@ -1,0 +1,159 @@
+"""What `import raycodellm` offers: quick to import, the same as the command line, and as docs/notebook.md shows it."""
+
+from __future__ import annotations
+
+import json
+import re
+import subprocess
+import sys
+from pathlib import Path
+
+import pandas as pd
+import pytest
+from test_report import write_run
+
+import raycodellm
+from raycodellm import cli
+from raycodellm.files import Folder
+
+PAGE = Path(__file__).parents[1] / "docs" / "notebook.md"
+
+
+@pytest.fixture(scope="module")
+def made_up(tmp_path_factory) -> Folder:
+    """A run of nine arms without models: eight complete, one failed, one running."""
+    return write_run(Folder(str(tmp_path_factory.mktemp("storage"))))
+
+
+@pytest.fixture
+def run(made_up: Folder) -> raycodellm.OpenedRun:
+    return raycodellm.open_run(made_up.uri)
+
+
+def test_the_import_takes_no_library_with_it() -> None:
+    code = (
+        "import sys; before = set(sys.modules); import raycodellm; dir(raycodellm); "
+        "print(sorted({name.partition('.')[0] for name in set(sys.modules) - before} - {'raycodellm'}))"
+    )
+    out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
+    assert not {"ray", "torch", "pandas", "pyarrow", "pydantic", "rich", "optuna"} & set(eval(out))
+
+
+def test_a_run_is_told_by_its_trials_its_ranking_and_its_curves(run) -> None:
+    trials = run.trials
+    assert trials.index.name == "number" and list(trials["state"]).count("failed") == 1
+    assert trials["metrics.mean/bpb"].notna().sum() == (trials["state"] == "complete").sum()
+    ranking = run.ranking()
+    assert ranking["score"].dropna().is_monotonic_increasing
+    best = ranking.iloc[0]
+    assert best["difference"] == 0 and best["low"] < best["score"] < best["high"] and not best["covers_seeds"]
+    assert ranking.index[0] == run.status.best.arm
+    items = run.items(0)
+    assert set(items["task"]) == {"boxes", "logical_deduction"}
+    ledger = run.ledger(0)
+    assert list(ledger["stage"].unique()) == ["pretrain", "instruct"] and ledger["tokens"].sum() > 400_000
+    assert run.metrics("pretrain", trial=0)["tokens"].is_monotonic_increasing
+    key = next(iter(run.stages(0)))
+    assert run.metrics(key[:-1]).equals(run.metrics("pretrain", trial=0))
+    assert "arm" in run.summary()
+
+
+@pytest.mark.parametrize(
+    ("ask", "words"),
+    [
+        (lambda run: run.items(99), ("no trial 99", "trials 0000 to 0008")),
+        (lambda run: run.items(4), ("trial 4 has no items", "failed", "complete: trial")),
+        (lambda run: run.metrics("pretrain"), ("stages begin with 'pretrain'", "give a key or a name and a trial")),
+        (lambda run: run.metrics("pretrian", 0), ("no stage 'pretrian'", "known: pretrain-")),
+        (lambda run: run.model(8), ("trial 8 is running", "finished stages: none")),
+        (lambda run: run.ledger(8), ("trial 8 has finished no stage", "running")),
+        (lambda run: raycodellm.open_run("/nowhere/at/all"), ("is not a run folder", "<storage>/<sweep name>")),
+        (lambda run: raycodellm.open_run("s3://KEY:WORD@bucket/x"), ("AWS_ACCESS_KEY_ID",)),
+        (lambda run: raycodellm.run({"name": "x"}, storage="/tmp/x"), ("sweep", "stages")),
+        (lambda run: raycodellm.run({"name": object()}), ("holds a value that a sweep file cannot hold",)),
+        (lambda run: raycodellm.run("no/such.yaml"), ("no/such.yaml", "cannot be read")),
+        (lambda run: raycodellm.run("x.yaml", overrides="a=1"), ("overrides", "list")),
+    ],
+)
+def test_a_wrong_question_is_answered_with_what_there_is(run, ask, words) -> None:
+    with pytest.raises(raycodellm.UserError) as caught:
+        ask(run)
+    said = str(caught.value)
+    assert all(word in said for word in words), said
+    assert len(said.splitlines()) == 1
+
+
+def test_a_run_shows_itself_as_text_and_as_html(run) -> None:
+    lines = repr(run).splitlines()
+    assert lines[0] == "demo: 8 of 9 trials ended (1 failed, 1 running)"
+    assert lines[1].startswith("best so far: arm ") and "over items alone; one seed" in lines[1]
+    assert lines[2] == run.folder.uri
+    html = run._repr_html_()
+    assert html.count("<tr>") == 10 and "mean/bpb" in html
+
+
+def test_a_models_files_on_an_object_store_are_fetched_once_and_whole(tmp_path, monkeypatch) -> None:
+    from raycodellm.runs import opened_run
+
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
+    made = Folder(str(tmp_path / "model"))
+    made.write_bytes("config.json", b"{}")
+    fetched = opened_run._fetched(made)
+    assert (fetched / "config.json").read_text() == "{}"
+    made.write_bytes("config.json", b"another")
+    assert opened_run._fetched(made) == fetched and (fetched / "config.json").read_text() == "{}"
+    assert len(list(fetched.parent.iterdir())) == 1
+
+
+# ------------------------------------------------------------------------------------------------- status
+
+
+def test_status_tells_the_newest_trials_or_all_and_how_the_run_stands(made_up, capsys) -> None:
+    for options, num_rows in (((), 9), (("--all",), 9)):
+        assert cli.main(["status", made_up.uri, *options]) == 0
+        lines = capsys.readouterr().out.splitlines()
+        assert sum(line.split()[0].isdecimal() for line in lines if line.split()) == num_rows
+        assert lines[-3].startswith("demo: 8 of 9 trials ended") and lines[-1] == made_up.uri
+
+
+def test_status_as_json_has_the_keys_of_the_page_and_numbers_as_numbers(made_up, capsys, monkeypatch) -> None:
+    assert cli.main(["status", made_up.uri, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))
+    page = PAGE.read_text(encoding="utf-8").partition("## From a script")[2]
+    rows = dict(re.findall(r"^\| (`.*?) \| (.*) \|$", page, flags=re.MULTILINE))
+    named = [key for cell in rows for key in re.findall(r"`(\w+)`", cell)]
+    assert list(found) == [key for key in found if key in named] and set(found) == set(named)
+    assert list(found["best"]) == re.findall(r"`(\w+)`", rows["`best`"])
+    assert [key for key in found["trials"][0]] == re.findall(r"`(\w+)`", rows["`trials`"])
+    assert isinstance(found["best"]["score"], float) and found["trials"][0]["metrics"]["mean/bpb"] > 0
+    assert found["states"] == {"complete": 7, "failed": 1, "running": 1} and found["num_ended"] == 8
+
+
+# ------------------------------------------------------------------------------------------------- the page
+
+
+def blocks() -> list[str]:
+    return re.findall(r"```python\n(.*?)```", PAGE.read_text(encoding="utf-8"), flags=re.DOTALL)
+
+
+@pytest.mark.ray
+@pytest.mark.slow
+def test_the_notebook_page_runs_as_it_is_written(whole, tmp_path, monkeypatch, capsys) -> None:
+    (tmp_path / "storage").symlink_to(whole.storage)
+    (tmp_path / "small.yaml").write_text(yaml_of(whole))
+    monkeypatch.chdir(tmp_path)
+    names: dict = {}
+    for block in blocks():
+        exec(compile(block, str(PAGE), "exec"), names)
+    printed = capsys.readouterr().out
+    assert "small: there is no trial 99; trials 0000, 0001" in printed
+    assert "nothing to run" in printed
+    assert names["run"].status.num_ended == 2
+    assert names["path"] == whole.storage / "stages" / whole.trials["stages"][1][-1] / "model"
+    assert isinstance(names["text"], str) and names["text"]
+    assert isinstance(names["trials"], pd.DataFrame) and len(names["trials"]) == 2
+
+
+def yaml_of(whole) -> str:
+    """The sweep as it was run, `--set` included."""
+    return (whole.run_folder / "sweep.yaml").read_text()
