@@ -1,8 +1,8 @@
 """raycodellm: how much code, of which kind, at which training stage, on which schedule, makes a model reason better?
 
-`raycodellm.run(sweep)` runs a sweep, `raycodellm.open_run(folder)` opens a run, `raycodellm.check_sweep(sweep)` says what
-a sweep would do; docs/notebook.md shows them. They are imported when they are first used, so that `import raycodellm`
-takes milliseconds.
+`raycodellm.run(sweep)` runs a sweep, `raycodellm.open_run(folder)` opens a run, `raycodellm.check_sweep(sweep)` says
+what a sweep would do; docs/notebook.md shows them. They are imported when they are first used, so that
+`import raycodellm` takes milliseconds.
 """
 
 import time

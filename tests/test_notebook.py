@@ -13,16 +13,32 @@ import pytest
 from test_report import write_run
 
 import raycodellm
-from raycodellm import cli
+from raycodellm import cli, storage_files
 from raycodellm.files import Folder
+from raycodellm.records import TrialResult, as_json
 
 PAGE = Path(__file__).parents[1] / "docs" / "notebook.md"
 
 
 @pytest.fixture(scope="module")
 def made_up(tmp_path_factory) -> Folder:
-    """A run of nine arms without models: eight complete, one failed, one running."""
-    return write_run(Folder(str(tmp_path_factory.mktemp("storage"))))
+    """A run of ten trials without models: eight complete, one failed, one running, and two to come."""
+    run = write_run(Folder(str(tmp_path_factory.mktemp("storage"))))
+    run.write_bytes("sweep.yaml", run.read_bytes("sweep.yaml").replace(b"trials: 9", b"trials: 12"))
+    for row in storage_files.read_trials_table(run):
+        result = TrialResult(
+            **{name: row[name] for name in ("number", "state", "arm", "seed", "error", "wall_seconds")},
+            **{group: values_of(row, group) for group in ("params", "metrics", "tokens")},
+            stages=tuple(row["stages"]),
+        )
+        name = "trial.json" if result.state == "running" else "result.json"
+        (run / "trials" / f"{result.number:04d}").write_json(name, as_json(result))
+    return run
+
+
+def values_of(row: dict, group: str) -> dict:
+    found = {key.removeprefix(f"{group}."): value for key, value in row.items() if key.startswith(f"{group}.")}
+    return {name: value for name, value in found.items() if value is not None and value == value}
 
 
 @pytest.fixture
@@ -61,7 +77,7 @@ def test_a_run_is_told_by_its_trials_its_ranking_and_its_curves(run) -> None:
 @pytest.mark.parametrize(
     ("ask", "words"),
     [
-        (lambda run: run.items(99), ("no trial 99", "trials 0000 to 0008")),
+        (lambda run: run.items(99), ("no trial 99", "trials 0000 to 0009")),
         (lambda run: run.items(4), ("trial 4 has no items", "failed", "complete: trial")),
         (lambda run: run.metrics("pretrain"), ("stages begin with 'pretrain'", "give a key or a name and a trial")),
         (lambda run: run.metrics("pretrian", 0), ("no stage 'pretrian'", "known: pretrain-")),
@@ -69,7 +85,7 @@ def test_a_run_is_told_by_its_trials_its_ranking_and_its_curves(run) -> None:
         (lambda run: run.ledger(8), ("trial 8 has finished no stage", "running")),
         (lambda run: raycodellm.open_run("/nowhere/at/all"), ("is not a run folder", "<storage>/<sweep name>")),
         (lambda run: raycodellm.open_run("s3://KEY:WORD@bucket/x"), ("AWS_ACCESS_KEY_ID",)),
-        (lambda run: raycodellm.run({"name": "x"}, storage="/tmp/x"), ("sweep", "stages")),
+        (lambda run: raycodellm.run({"name": "x"}, storage="/tmp/x"), ("sweep: model: is missing",)),
         (lambda run: raycodellm.run({"name": object()}), ("holds a value that a sweep file cannot hold",)),
         (lambda run: raycodellm.run("no/such.yaml"), ("no/such.yaml", "cannot be read")),
         (lambda run: raycodellm.run("x.yaml", overrides="a=1"), ("overrides", "list")),
@@ -85,11 +101,11 @@ def test_a_wrong_question_is_answered_with_what_there_is(run, ask, words) -> Non
 
 def test_a_run_shows_itself_as_text_and_as_html(run) -> None:
     lines = repr(run).splitlines()
-    assert lines[0] == "demo: 8 of 9 trials ended (1 failed, 1 running)"
+    assert lines[0] == "demo: 9 of 12 trials ended (1 failed, 1 running)"
     assert lines[1].startswith("best so far: arm ") and "over items alone; one seed" in lines[1]
     assert lines[2] == run.folder.uri
     html = run._repr_html_()
-    assert html.count("<tr>") == 10 and "mean/bpb" in html
+    assert html.count("<tr>") == 11 and "mean/bpb" in html
 
 
 def test_a_models_files_on_an_object_store_are_fetched_once_and_whole(tmp_path, monkeypatch) -> None:
@@ -108,12 +124,14 @@ def test_a_models_files_on_an_object_store_are_fetched_once_and_whole(tmp_path, 
 # ------------------------------------------------------------------------------------------------- status
 
 
-def test_status_tells_the_newest_trials_or_all_and_how_the_run_stands(made_up, capsys) -> None:
-    for options, num_rows in (((), 9), (("--all",), 9)):
+def test_status_tells_the_newest_trials_or_all_and_how_the_run_stands(made_up, capsys, monkeypatch) -> None:
+    monkeypatch.setattr("raycodellm.display.NEWEST", 4)
+    for options, numbers in (((), range(6, 10)), (("--all",), range(10))):
         assert cli.main(["status", made_up.uri, *options]) == 0
         lines = capsys.readouterr().out.splitlines()
-        assert sum(line.split()[0].isdecimal() for line in lines if line.split()) == num_rows
-        assert lines[-3].startswith("demo: 8 of 9 trials ended") and lines[-1] == made_up.uri
+        assert [int(line.split()[0]) for line in lines if line.split()[0].isdecimal()] == list(numbers)
+        assert ("… 6 more; --all shows them" in lines) == (not options)
+        assert lines[-3].startswith("demo: 9 of 12 trials ended") and lines[-1] == made_up.uri
 
 
 def test_status_as_json_has_the_keys_of_the_page_and_numbers_as_numbers(made_up, capsys, monkeypatch) -> None:
@@ -126,7 +144,7 @@ def test_status_as_json_has_the_keys_of_the_page_and_numbers_as_numbers(made_up,
     assert list(found["best"]) == re.findall(r"`(\w+)`", rows["`best`"])
     assert [key for key in found["trials"][0]] == re.findall(r"`(\w+)`", rows["`trials`"])
     assert isinstance(found["best"]["score"], float) and found["trials"][0]["metrics"]["mean/bpb"] > 0
-    assert found["states"] == {"complete": 7, "failed": 1, "running": 1} and found["num_ended"] == 8
+    assert found["states"] == {"complete": 8, "failed": 1, "running": 1} and found["num_ended"] == 9
 
 
 # ------------------------------------------------------------------------------------------------- the page

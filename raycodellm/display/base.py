@@ -1,4 +1,4 @@
-"""What all displays share: the facts of the sweep, what is waited for, and a clock that goes on while nothing happens."""
+"""What all displays share: facts of the sweep, what is waited for, and a clock that goes on while nothing happens."""
 
 from __future__ import annotations
 
@@ -134,10 +134,10 @@ class Display(abc.ABC):
 
     # ------------------------------------------------------------------------------------------ how it is shown
 
-    def _open(self) -> None:
+    def _open(self) -> None:  # noqa: B027  # lines need no beginning and no end
         """The display begins."""
 
-    def _close(self) -> None:
+    def _close(self) -> None:  # noqa: B027
         """The display ends."""
 
     @abc.abstractmethod

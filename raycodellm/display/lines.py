@@ -16,6 +16,7 @@ from raycodellm.display.moment import (
     overview,
     slots_line,
     source_line,
+    state_line,
     trial_line,
     waiting_line,
 )
@@ -31,7 +32,7 @@ LINE_SECONDS = 10.0
 TERMINAL_SECONDS = 5.0
 """The same on a terminal, where somebody waits."""
 OVERVIEW_SECONDS = 60.0
-"""Between two tables of the trials, which come only after another trial has ended."""
+"""Between two accounts of how the sweep stands."""
 
 
 class LineDisplay(Display):
@@ -42,11 +43,10 @@ class LineDisplay(Display):
         self.console = console(output)
         self.wait_seconds = TERMINAL_SECONDS if output.isatty() else LINE_SECONDS
         """A wait is said once it has lasted for so long, and again as often."""
-        self.last_line: dict[str, float] = {}
+        self.last_line = {"overview": self.began}
         """By subject: when a line was last due."""
         self.told: set[int] = set()
         """Numbers of the trials whose end was said."""
-        self.slots_said = ""
         self.is_changed = False
         """True if a trial has ended since the last table."""
 
@@ -70,8 +70,7 @@ class LineDisplay(Display):
         slots = slots_line(moment.snapshot)
         if moment.snapshot.waiting_reason and self._is_due(f"slots {moment.snapshot.waiting_reason}"):
             self._say(slots)
-        if self.is_changed and self._is_due("overview", first=False, seconds=OVERVIEW_SECONDS):
-            self.is_changed = False
+        if self._is_due("overview", seconds=OVERVIEW_SECONDS):
             self._overview(moment)
         self._refresh()
 
@@ -83,6 +82,11 @@ class LineDisplay(Display):
                 self._say(trial_line(result, self.shown.metrics))
 
     def _overview(self, moment: Moment) -> None:
+        """How the sweep stands; with the table of trials, if a trial has ended since the last one."""
+        if not self.is_changed:
+            self._say(state_line(moment))
+            return
+        self.is_changed = False
         for line in overview(moment):
             self._say(line)
         table, num_older = newest_trials(moment.results, self.shown.metrics, PIPE_COLUMNS)

@@ -1,4 +1,4 @@
-"""Keeps the terminal quiet: what libraries write goes to a log file, and the display alone writes to the real output."""
+"""Keeps the terminal quiet: what libraries write goes to a log file; the display alone writes to the real output."""
 
 from __future__ import annotations
 
@@ -20,7 +20,8 @@ def quiet(log: Path) -> Iterator[TextIO]:
     sys.stdout.flush()
     sys.stderr.flush()
     with contextlib.ExitStack() as stack:
-        file = stack.enter_context(open(log, "a", encoding="utf-8", buffering=1))
+        file: TextIO = stack.enter_context(open(log, "a", encoding="utf-8", buffering=1))
+        real: TextIO
         if sys.stdout is sys.__stdout__:
             real = stack.enter_context(os.fdopen(os.dup(1), "w", encoding="utf-8", buffering=1))
         else:  # a notebook's cell, say, which is no file

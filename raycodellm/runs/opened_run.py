@@ -73,8 +73,8 @@ class OpenedRun:
 
     @property
     def trials(self) -> pd.DataFrame:
-        """One row per trial that has begun, indexed by its number, with the columns of `trials.parquet`: `state`, `arm`,
-        `seed`, `params.…`, `metrics.…`, `tokens.…`, `wall_seconds`, `device_seconds` and more."""
+        """One row per trial that has begun, indexed by its number, with the columns of `trials.parquet`: `state`,
+        `arm`, `seed`, `params.…`, `metrics.…`, `tokens.…`, `wall_seconds`, `device_seconds` and more."""
         import pandas as pd
 
         rows = [result.row() for result in self.results]
@@ -117,7 +117,7 @@ class OpenedRun:
         return found
 
     def items(self, trial: int) -> pd.DataFrame:
-        """One row per evaluated item of a complete trial: `task`, `item`, `correct`, `bits_per_byte`, `prediction`, …"""
+        """One row per evaluated item of a complete trial: `task`, `item`, `correct`, `bits_per_byte` and more."""
         result = self.result(trial)
         folder = self.run.trial_folder(trial)
         if not folder.exists("items.parquet"):
@@ -137,7 +137,7 @@ class OpenedRun:
         return {key: record for key, record in found.items() if record is not None}
 
     def ledger(self, trial: int) -> pd.DataFrame:
-        """One row per finished stage of the trial and source: the tokens that were planned and trained on, and epochs."""
+        """One row per finished stage of the trial and source: tokens planned and trained on, and epochs."""
         import pandas as pd
 
         rows = []
