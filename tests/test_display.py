@@ -105,7 +105,7 @@ def test_waiting_says_for_what_and_for_how_long() -> None:
         clock.now += seconds
         shown.training(snapshot, [])
     assert output.getvalue().splitlines() == [
-        "tokenizer: running, 0.0 s",
+        "tokenizer: running, 0 s",
         "tokenizer: done, 2.5 s",
         "waiting for slot 1 to start, 11 s so far",
         "waiting for pretrain 012345 (starting), 22 s so far",

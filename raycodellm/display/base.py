@@ -79,10 +79,12 @@ class Display(abc.ABC):
             self._say(line)
 
     def waits_for(self, subject: str) -> None:
-        """The run waits for the subject now, until it tells of something else; empty for nothing."""
+        """The run waits for the subject now, and for nothing else, until it tells of something else."""
         with self.lock, self._terminal():
             if subject != self._waiting[0]:
                 self._waiting = (subject, self.clock())
+            self.moment = None
+            self.sources.clear()
             self._refresh()
 
     def preparing(self, event: SourceProgress) -> None:

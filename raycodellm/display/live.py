@@ -16,11 +16,13 @@ from raycodellm.display.base import Display, Shown
 from raycodellm.display.moment import (
     MOST_JOBS,
     Moment,
+    is_moving,
     job_facts,
     overview,
     share_done,
     source_line,
     waiting_line,
+    whole_seconds,
 )
 from raycodellm.display.redirect import console
 from raycodellm.display.trials import newest_trials, older_line, rich_table
@@ -91,7 +93,7 @@ class LiveDisplay(RegionDisplay):
         self.live.stop()
 
     def _say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(line, markup=False, soft_wrap=True)  # the terminal breaks it, so that paths can be copied
 
     def _draw(self, region: RenderableType) -> None:
         self.live.update(region, refresh=True)
@@ -137,7 +139,7 @@ def region_html(region: RenderableType, columns: int) -> str:
 
 def run_region(moment: Moment, shown: Shown, columns: int) -> RenderableType:
     """How the sweep stands, a bar for each running job, and the newest trials."""
-    first, *rest = overview(moment)
+    first, *rest = overview(moment, with_wait=not moment.snapshot.running)  # each job says itself how long it starts
     head = f"{shown.name}: {first}" if shown.name else first
     parts: list[RenderableType] = [Text(line) for line in (head, *rest)]
     if moment.snapshot.running:
@@ -152,14 +154,18 @@ def run_region(moment: Moment, shown: Shown, columns: int) -> RenderableType:
 def job_table(moment: Moment, columns: int) -> Table:
     """One row per running job, with a bar where the job's size is known; as many facts as the width holds."""
     table = Table.grid(padding=(0, 2))
+    waits = {view.job: view.seconds for view in moment.snapshot.slot_views}
     bar_width = 24 if columns >= 100 else 12
     jobs = sorted(moment.snapshot.running.items())
     for key, progress in jobs[:MOST_JOBS]:
         name, share = formats.short_key(key), share_done(progress)
         bar = ProgressBar(total=1.0, completed=share, width=bar_width) if share is not None else Text("")
         done = "" if share is None else f"{100 * share:.0f} %"
+        facts = job_facts(progress)
+        if not is_moving(progress) and key in waits:
+            facts.append(whole_seconds(waits[key]))
         left = columns - len(name) - bar_width - 4 - 8
-        table.add_row(name, bar, Text(done, justify="right"), Text(_fitting(job_facts(progress), left)))
+        table.add_row(name, bar, Text(done, justify="right"), Text(_fitting(facts, left)))
     if len(jobs) > MOST_JOBS:
         table.add_row(f"… {len(jobs) - MOST_JOBS} more", "", "", "")
     return table

@@ -42,14 +42,14 @@ class Moment:
     """Unix seconds."""
 
 
-def overview(moment: Moment) -> list[str]:
+def overview(moment: Moment, with_wait: bool = True) -> list[str]:
     """How the sweep stands, in one to four lines."""
     lines = [state_line(moment)]
     if moment.best:
         lines.append(f"best so far: {moment.best}")
     if slots := slots_line(moment.snapshot):
         lines.append(slots)
-    if moment.waiting:
+    if moment.waiting and with_wait:
         lines.append(waiting_line(moment.waiting, moment.waiting_seconds))
     return lines
 
@@ -58,7 +58,7 @@ def state_line(moment: Moment) -> str:
     """`4 of 6 trials done (1 failed), 3 min 12 s elapsed, about 2 min left`."""
     ended = [result.state for result in moment.results if result.state in ("complete", "failed")]
     failed = f" ({ended.count('failed')} failed)" if "failed" in ended else ""
-    parts = [f"{len(ended)} of {moment.num_trials} trials done{failed}", f"{formats.seconds(moment.elapsed)} elapsed"]
+    parts = [f"{len(ended)} of {moment.num_trials} trials done{failed}", f"{whole_seconds(moment.elapsed)} elapsed"]
     if expected := expected_end(moment, len(ended)):
         parts.append(expected)
     return ", ".join(parts)
@@ -104,7 +104,7 @@ def slots_line(snapshot: Snapshot) -> str:
     for state in ("working", "idle", "starting", "lost"):
         seconds = [view.seconds for view in views if view.state == state]
         if seconds:
-            since = f" ({formats.seconds(max(seconds))})" if state in ("starting", "lost") else ""
+            since = f" ({whole_seconds(max(seconds))})" if state in ("starting", "lost") else ""
             parts.append(f"{len(seconds)} {state}{since}")
     line = f"slots: {', '.join(parts)}" if parts else ""
     if line and snapshot.num_nodes > 1:
@@ -136,7 +136,12 @@ def is_moving(progress: Progress) -> bool:
 
 
 def waiting_line(subject: str, seconds: float) -> str:
-    return f"waiting for {subject}, {formats.seconds(float(int(seconds)))} so far"
+    return f"waiting for {subject}, {whole_seconds(seconds)} so far"
+
+
+def whole_seconds(seconds: float) -> str:
+    """`7 s`, or minutes: how long something has lasted until now."""
+    return f"{int(seconds)} s" if seconds < 60 else formats.seconds(seconds)
 
 
 # ------------------------------------------------------------------------------------------------- jobs
@@ -202,7 +207,7 @@ def source_line(event: SourceProgress, seconds: float) -> str:
     """How far a source's token store is; `seconds`: since it began, for a store that is being made."""
     if event.state == "running":
         reached = f"{event.documents:,} documents, {event.tokens:,} tokens, " if event.documents else "running, "
-        return f"{event.source}: {reached}{formats.seconds(max(seconds, event.seconds))}"
+        return f"{event.source}: {reached}{whole_seconds(max(seconds, event.seconds))}"
     if not event.documents:
         return f"{event.source}: {event.state}" + (f", {formats.seconds(event.seconds)}" if event.seconds else "")
     how = "as before" if event.state == "reused" else formats.seconds(event.seconds)
