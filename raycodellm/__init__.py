@@ -5,11 +5,15 @@ what a sweep would do; docs/notebook.md shows them. They are imported when they 
 `import raycodellm` takes milliseconds.
 """
 
+import importlib
 import time
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from raycodellm.notebook import OpenedRun, RunFailed, UserError, check_sweep, open_run, run
+    from raycodellm.commands.run import RunFailed
+    from raycodellm.config import UserError
+    from raycodellm.notebook import check_sweep, run
+    from raycodellm.runs import OpenedRun, open_run
 
 __all__ = ["OpenedRun", "RunFailed", "UserError", "__version__", "check_sweep", "open_run", "run"]
 __version__ = "0.1.0"
@@ -18,12 +22,21 @@ STARTED = time.monotonic()
 """When this process imported the package, in seconds of the monotonic clock."""
 
 
-def __getattr__(name: str) -> Any:
-    if name not in __all__:
-        raise AttributeError(f"module 'raycodellm' has no attribute {name!r}")
-    from raycodellm import notebook
+_HOMES = {
+    "OpenedRun": "raycodellm.runs",
+    "RunFailed": "raycodellm.commands.run",
+    "UserError": "raycodellm.config",
+    "check_sweep": "raycodellm.notebook",
+    "open_run": "raycodellm.runs",
+    "run": "raycodellm.notebook",
+}
+"""The module that each name comes from."""
 
-    return getattr(notebook, name)
+
+def __getattr__(name: str) -> Any:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'raycodellm' has no attribute {name!r}")
+    return getattr(importlib.import_module(_HOMES[name]), name)
 
 
 def __dir__() -> list[str]:

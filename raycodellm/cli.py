@@ -14,7 +14,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from raycodellm import __version__
+from raycodellm import __version__, notebook
 from raycodellm.commands import DONE, FAILED, STOPPED, WRONG, SweepRequest, read_run
 from raycodellm.commands import board as boards
 from raycodellm.commands import prepare as preparing
@@ -98,6 +98,7 @@ def _parser() -> argparse.ArgumentParser:
     with_sweep(command("submit", submit, "the same run as a Ray job"), address=False).add_argument(
         "--address", required=True, metavar="A", help="of the cluster's dashboard, http://head:8265"
     )
+
     def with_run(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
         made.add_argument("run", metavar="DIR", help="the run folder, <storage>/<sweep name>")
         return made
@@ -148,13 +149,8 @@ def _evaluation(options: argparse.Namespace) -> Evaluation:
 
 
 def check(options: argparse.Namespace) -> int:
-    request = _request(options)
-    file = request.load()
-
-    from raycodellm import check as checks  # after `load`, which refuses a wrong file sooner than this imports
-
-    request.storage.check_writable("--storage")
-    print(checks.describe(file, request.storage, checks.Asked(request.address, options.device, options.prices)))
+    where = {"storage": options.storage, "address": options.address, "overrides": options.set}
+    print(notebook.check_sweep(options.sweep, **where, device=options.device, prices=options.prices))
     return DONE
 
 

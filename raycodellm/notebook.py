@@ -1,20 +1,19 @@
-"""What `import raycodellm` offers: open a run, run a sweep, check a sweep. The command line does the same."""
+"""Runs and checks sweeps from Python: what `import raycodellm` offers beside `raycodellm.open_run`."""
 
 from __future__ import annotations
 
 import os
 import sys
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from raycodellm.commands import STOPPED, SweepRequest
 from raycodellm.commands import run as running
 from raycodellm.commands.request import DEFAULT_STORAGE
-from raycodellm.commands.run import RunFailed
 from raycodellm.config import UserError, refuse_credentials
-from raycodellm.runs import OpenedRun, open_run
 
-__all__ = ["OpenedRun", "RunFailed", "UserError", "check_sweep", "open_run", "run"]
+if TYPE_CHECKING:
+    from raycodellm.runs import OpenedRun
 
 SweepLike = str | os.PathLike[str] | Mapping[str, Any]
 """A sweep file's path, or what a sweep file holds."""
@@ -41,6 +40,9 @@ def run(
     ended = running.carry_out(request, print)
     if ended.code == STOPPED:
         raise KeyboardInterrupt
+
+    from raycodellm.runs import OpenedRun
+
     return OpenedRun(ended.run)
 
 
@@ -50,16 +52,21 @@ def check_sweep(
     storage: str | os.PathLike[str] = DEFAULT_STORAGE,
     address: str | None = None,
     overrides: Sequence[str] = (),
+    device: str | None = None,
+    prices: str | None = None,
 ) -> str:
     """What the sweep would do, as `raycodellm check` prints it: arms, stage tree, tokens, hours. Starts no training.
 
-    Raises `UserError` for a wrong request.
+    `device`: reckons for this GPU, wherever that is. `prices`: "" adds the money by the package's prices, a path by a
+    file of one's own. Raises `UserError` for a wrong request.
     """
-    from raycodellm import check
-
     request = _request(sweep, storage, address, overrides)
-    request.storage.check_writable("storage")
-    return check.describe(request.load(), request.storage, request.address)
+    file = request.load()
+
+    from raycodellm import check  # after `load`, which refuses a wrong file sooner than this imports
+
+    request.storage.check_writable("--storage")
+    return check.describe(file, request.storage, check.Asked(request.address, device, prices))
 
 
 def _request(

@@ -30,5 +30,3 @@ def status(path: str, complain: Callable[[str], None], show_all: bool = False, a
     console.print(display.rich_table(table))
     console.print(str(found), markup=False)
     return DONE
-
-
