@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import functools
 import os
-from pathlib import Path
 from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
@@ -31,7 +30,7 @@ def open_file_system(uri: str) -> tuple[FileSystem, str]:
 
     scheme, mark, rest = uri.partition("://")
     if not mark:
-        return FileSystem.from_uri(Path(uri).as_uri())
+        return _local(), uri
     if scheme not in _OPTIONS:
         return FileSystem.from_uri(uri)
     place, _, options = rest.partition("?")
@@ -40,6 +39,13 @@ def open_file_system(uri: str) -> tuple[FileSystem, str]:
         options = f"{options}&{_OPTIONS[scheme]}" if options else _OPTIONS[scheme]
     opened, root = _open_bucket(f"{scheme}://{bucket}?{options}", os.getpid())
     return opened, f"{root}/{unquote(path)}".rstrip("/")
+
+
+@functools.cache
+def _local() -> FileSystem:
+    from pyarrow.fs import LocalFileSystem
+
+    return LocalFileSystem()
 
 
 @functools.lru_cache(maxsize=64)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field, replace
+from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
 
@@ -291,11 +291,9 @@ class TrialResult:
     def row(self) -> dict[str, Any]:
         """The row of `trials.parquet`: flat columns `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`,
         `epochs.prose`."""
-        flat = asdict(self)
-        ledger = flat.pop("ledger")
-        flat.pop("more")
-        flat.update({f"epochs.{row['source']}": row["epochs"] for row in ledger})
-        flat["tokens_difference"] = sum(row["difference"] for row in ledger)
+        flat = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("ledger", "more")}
+        flat.update({f"epochs.{row.source}": row.epochs for row in self.ledger})
+        flat["tokens_difference"] = sum(row.difference for row in self.ledger)
         for group in ("params", "metrics", "tokens"):
             flat.update({f"{group}.{name}": value for name, value in flat.pop(group).items()})
         return flat

@@ -159,6 +159,16 @@ def test_an_arm_suggested_again_becomes_a_replicate_of_itself(sweep_text: str, t
     assert [(f.arm, f.replicate) for f in (study.suggest() for _ in range(2))] == [(0, 0), (0, 1)]
 
 
+def test_a_point_suggested_again_while_its_arms_replicates_wait_gets_a_seed_that_none_of_them_has(
+    sweep_text: str, tmp_path
+) -> None:
+    point = "pretrain.code_ratio: 0.0"  # where the schedule means nothing
+    enqueued = f"search.enqueue=[{{{point}}}, {{{point}, pretrain.schedule: increase}}]"
+    file = parsed(sweep_text, "search.replicates=2", "search.trials=2", enqueued)
+    study = search.SweepStudy(tmp_path / "optuna.log", file)
+    assert sorted((f.arm, f.replicate) for f in (study.suggest() for _ in range(3))) == [(0, 0), (0, 1), (0, 2)]
+
+
 def test_a_killed_driver_leaves_its_trials_to_the_next_one(sweep_text: str, tmp_path) -> None:
     path = tmp_path / "optuna.log"
     file = parsed(sweep_text, "search.replicates=2")

@@ -9,12 +9,12 @@ from __future__ import annotations
 import itertools
 import json
 import os
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycodellm.config import SweepFile
+from raycodellm.config import Sweep, SweepFile
 from raycodellm.records import TrialResult
 from raycodellm.search.journal_file import open_journal, quiet_optuna
 from raycodellm.search.objectives import objective_values
@@ -101,9 +101,13 @@ def _replay(entries: Sequence[Entry]) -> tuple[tuple[FrozenTrial, ...], set[int]
         """A read-only journal of the first `end` entries."""
 
         end = 0
+        place = 0
+        """Of the entry that Optuna replays."""
 
-        def read_logs(self, log_number_from: int) -> list[Entry]:
-            return list(entries[log_number_from : self.end])
+        def read_logs(self, log_number_from: int) -> Iterator[Entry]:
+            for place in range(log_number_from, self.end):
+                self.place = place
+                yield entries[place]
 
         def append_logs(self, logs: list[Entry]) -> None:
             raise PermissionError("a damaged journal is not written to")
@@ -111,12 +115,13 @@ def _replay(entries: Sequence[Entry]) -> tuple[tuple[FrozenTrial, ...], set[int]
     quiet_optuna()
     backend = Lines()
     storage, refused = JournalStorage(backend), set()
-    for place in range(len(entries)):  # one by one: Optuna continues behind an entry that it could not replay
-        backend.end = place + 1
+    backend.end, is_replayed = len(entries), False
+    while not is_replayed:  # Optuna stops at an entry that it cannot replay, and then continues behind it
         try:
             storage.get_all_studies()
+            is_replayed = True
         except Exception:  # inside Optuna an entry of the wrong shape may raise anything
-            refused.add(place)
+            refused.add(backend.place)
     names = [study.study_name for study in storage.get_all_studies()]
     trials = storage.get_all_trials(storage.get_study_id_from_name(names[0])) if names else ()
     return tuple(trials), refused
@@ -150,22 +155,24 @@ def rebuild_journal(
     """
     new = path.with_name(f"{path.name}.making")
     new.unlink(missing_ok=True)
-    study = create_study(open_journal(new), file)
+    study, sweep = create_study(open_journal(new), file), file.example()
     for number in range(max([len(trials), *(n + 1 for n in (*results, *reopened))])):
         known = trials[number] if number < len(trials) else None
-        study.add_trial(_trial(file, known, results.get(number), number in reopened))
+        study.add_trial(_trial(file, sweep, known, results.get(number), number in reopened))
     enqueue_first_points(study, file)
     if path.exists():
         os.replace(path, path.with_name(f"{path.name}.damaged"))
     os.replace(new, path)
 
 
-def _trial(file: SweepFile, known: FrozenTrial | None, result: TrialResult | None, is_reopened: bool) -> FrozenTrial:
+def _trial(
+    file: SweepFile, sweep: Sweep, known: FrozenTrial | None, result: TrialResult | None, is_reopened: bool
+) -> FrozenTrial:
     """The trial to write. `result` decides where it is given and fits into the search space, else `known`, the trial of
     the damaged journal. Where neither says anything, an empty trial waits."""
     from optuna.trial import TrialState, create_trial
 
-    sweep, fitting = file.example(), None
+    fitting = None
     if result is not None and not agrees(known, result, file, sweep.seed):
         fitting = distributions(file, result.params)
     if result is not None and fitting is not None:

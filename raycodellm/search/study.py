@@ -43,7 +43,8 @@ class SweepStudy:
         self._storage = open_journal(path)
         self._study = create_study(self._storage, file)
         sweep, known = file.example(), self.trials()
-        self._replicates = sweep.search.replicates
+        self._num_replicates = sweep.search.replicates
+        self._arms = _Arms(known)
         if not known:
             enqueue_first_points(self._study, file)
         for trial in known:
@@ -96,21 +97,52 @@ class SweepStudy:
 
         A point that is suggested again becomes one more replicate of its arm: a new seed says more than an equal run.
         """
-        others = [t for t in self.trials() if t.number != trial.number and "arm" in t.user_attrs]
-        same = [t.user_attrs for t in others if t.params == trial.params]
-        arm = same[0]["arm"] if same else 1 + max((t.user_attrs["arm"] for t in others), default=-1)
-        replicate = 1 + max((attrs["replicate"] for attrs in same), default=-1)
+        params = trial.params  # a deep copy each time
+        arm, replicate = self._arms.place(params)
         trial.set_user_attr("arm", arm)
         trial.set_user_attr("replicate", replicate)
         if replicate == 0:
-            self._enqueue_replicates(arm, trial.params)
+            self._enqueue_replicates(arm, params)
 
     def _enqueue_replicates(self, arm: int, params: Mapping[str, Any]) -> None:
         """Enqueues the arm's replicates that the study lacks."""
-        known = {t.user_attrs.get("replicate") for t in self.trials() if t.user_attrs.get("arm") == arm}
-        for replicate in range(1, self._replicates):
-            if replicate not in known:
+        for replicate in range(1, self._num_replicates):
+            if self._arms.add(arm, replicate, params):
                 self._study.enqueue_trial(dict(params), user_attrs={"arm": arm, "replicate": replicate})
+
+
+class _Arms:
+    """The arms of a study by their parameters, and the replicates that each has, those among them that wait."""
+
+    def __init__(self, trials: Sequence[FrozenTrial]) -> None:
+        self._by_params: dict[str, int] = {}
+        self._replicates: dict[int, set[int]] = {}
+        for trial in trials:
+            if "arm" in trial.user_attrs:
+                params = trial.params or trial.system_attrs.get("fixed_params", {})
+                self.add(trial.user_attrs["arm"], trial.user_attrs["replicate"], params)
+
+    def add(self, arm: int, replicate: int, params: Mapping[str, Any]) -> bool:
+        """False if the arm has that replicate."""
+        self._by_params.setdefault(_text(params), arm)
+        known = self._replicates.setdefault(arm, set())
+        is_new = replicate not in known
+        known.add(replicate)
+        return is_new
+
+    def place(self, params: Mapping[str, Any]) -> tuple[int, int]:
+        """The arm and the replicate of a trial with these parameters that was just sampled: a new arm, or one more
+        replicate of an arm that has them."""
+        arm = self._by_params.get(_text(params))
+        if arm is None:
+            arm = 1 + max(self._replicates, default=-1)
+        replicate = 1 + max(self._replicates.get(arm, ()), default=-1)
+        self.add(arm, replicate, params)
+        return arm, replicate
+
+
+def _text(params: Mapping[str, Any]) -> str:
+    return repr(sorted(params.items()))
 
 
 def create_study(storage: optuna.storages.BaseStorage, file: SweepFile) -> optuna.Study:
