@@ -20,6 +20,8 @@ from raycodellm.commands import board as boards
 from raycodellm.commands import prepare as preparing
 from raycodellm.commands import report as reporting
 from raycodellm.commands import run as running
+from raycodellm.commands import stop as stopping
+from raycodellm.commands import submit as submitting
 from raycodellm.commands.request import DEFAULT_STORAGE
 from raycodellm.config import Evaluation, UserError, refuse_credentials, without_credentials
 from raycodellm.files import Damaged, Folder, cause
@@ -95,9 +97,11 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--device", metavar="NAME", help="reckon for this GPU (L4, H100 …), wherever that is")
     with_sweep(command("run", run, "run a sweep, or continue it exactly"))
     with_sweep(command("prepare", prepare, "make only the token stores"))
-    with_sweep(command("submit", submit, "the same run as a Ray job"), address=False).add_argument(
-        "--address", required=True, metavar="A", help="of the cluster's dashboard, http://head:8265"
-    )
+    _submit_options(with_sweep(command("submit", submit, "the same run as a Ray job"), address=False))
+    made = command("stop", stop, "ask a run to stop cleanly, and wait until it has")
+    made.add_argument("run", metavar="DIR|SWEEP", help="the run folder; with --address the sweep's file or name")
+    made.add_argument("--address", metavar="A", help="of the dashboard of the cluster that runs a submitted sweep")
+    made.add_argument("--storage", metavar="URI", help="where one sweep runs on several storages")
 
     def with_run(made: argparse.ArgumentParser) -> argparse.ArgumentParser:
         made.add_argument("run", metavar="DIR", help="the run folder, <storage>/<sweep name>")
@@ -120,13 +124,26 @@ def _parser() -> argparse.ArgumentParser:
     return parser
 
 
+def _submit_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--address", required=True, metavar="A", help="of the cluster's dashboard, http://head:8265")
+    made.add_argument(
+        "--detach", action="store_true", help="leave when the job is submitted; default: follow its output"
+    )
+    made.add_argument(
+        "--package",
+        choices=("auto", "send", "installed"),
+        default="auto",
+        help="whether raycodellm goes along: where the nodes lack this version (auto, the default), always, or never",
+    )
+
+
 def _check_addresses(options: argparse.Namespace) -> None:
     """Raises `UserError` for an address with a key in it, and for a storage that cannot be one."""
     for name, value in vars(options).items():
         if name not in ("command", "address"):  # the address of a dashboard is written into no record
             for one in value if isinstance(value, list) else [value]:
                 refuse_credentials(one)
-    if "storage" in options:
+    if getattr(options, "storage", None) is not None:
         Folder(options.storage)
 
 
@@ -159,18 +176,16 @@ def run(options: argparse.Namespace) -> int:
 
 
 def prepare(options: argparse.Namespace) -> int:
-    return preparing.prepare(_request(options))
+    return preparing.prepare(_request(options), _complain)
 
 
 def submit(options: argparse.Namespace) -> int:
-    file = _request(options).load()
+    chosen = submitting.Submitting(options.detach, options.package)
+    return submitting.submit(_request(options), chosen, _complain)
 
-    from raycodellm import cluster
 
-    job = cluster.submit(options.sweep, options.address, tuple(options.set), options.storage)
-    print(f"submitted {file.example().name} as {job}")
-    print(cluster.how_to_follow(without_credentials(options.address), job))
-    return DONE
+def stop(options: argparse.Namespace) -> int:
+    return stopping.stop(options.run, options.address, options.storage)
 
 
 def status(options: argparse.Namespace) -> int:

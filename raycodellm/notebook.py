@@ -61,12 +61,15 @@ def check_sweep(
     file of one's own. Raises `UserError` for a wrong request.
     """
     request = _request(sweep, storage, address, overrides)
-    file = request.load()
+    with request.opened(_warn) as file:
+        from raycodellm import check  # only now: a wrong file is refused sooner than this imports
 
-    from raycodellm import check  # after `load`, which refuses a wrong file sooner than this imports
+        request.storage.check_writable("--storage")
+        return check.describe(file, request.storage, check.Asked(request.address, device, prices))
 
-    request.storage.check_writable("--storage")
-    return check.describe(file, request.storage, check.Asked(request.address, device, prices))
+
+def _warn(line: str) -> None:
+    print(line, file=sys.stderr)
 
 
 def _request(

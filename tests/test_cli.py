@@ -174,13 +174,6 @@ def test_a_mistyped_option_does_not_print_the_key_behind_it(capsys) -> None:
     assert "s3://***@bucket/x" in printed and "SECRETWORD" not in printed
 
 
-def test_a_key_in_a_dashboards_address_is_not_printed(capsys, monkeypatch) -> None:
-    monkeypatch.setattr("raycodellm.cluster.submit", lambda *given: "raysubmit_1")
-    code, printed = run(capsys, "submit", QUICKSTART, "--storage", "s3://b/x", "--address", "http://me:word@head:8265")
-    assert code == 0
-    assert "http://***@head:8265" in printed and "me:word" not in printed
-
-
 def test_a_command_that_starts_no_slot_imports_none_at_its_end() -> None:
     code = (
         "import sys; import raycodellm.cli; from raycodellm.slots.threads import threads_left; "

@@ -17,7 +17,7 @@ from pathlib import Path
 
 import pytest
 
-from raycodellm import cluster, sweep
+from raycodellm import cluster
 from raycodellm.cluster import Node, autoscaler, placement_problem, slots_that_fit
 from raycodellm.cluster.waiting import Launches, LiveNode, waiting_reason
 from raycodellm.config import Scaling, UserError
@@ -212,72 +212,6 @@ def test_ray_address_is_used_when_no_address_is_given(tmp_path, monkeypatch):
         cluster.connect(None, scaling(), log_to=tmp_path / "run.log")
 
 
-SWEEP = """
-name: tiny-sweep
-model: {preset: tiny}
-tokenizer: {train: {vocab_size: 300}}
-sources: {prose: {kind: text, path: "builtin:python-prose"}}
-stages:
-  - {name: pretrain, tokens: 999, sequence_length: 8, batch_tokens: 8, learning_rate: {peak: 0.1}, weights: {prose: 1}}
-evaluation: {tasks: [boxes]}
-search: {trials: 1}
-"""
-
-
-@pytest.fixture
-def sweep_file(tmp_path):
-    path = tmp_path / "sweeps" / "tiny sweep.yaml"
-    path.parent.mkdir()
-    path.write_text(SWEEP)
-    return path
-
-
-class FakeClient:
-    def __init__(self, address: str) -> None:
-        self.address = address
-
-    def submit_job(self, **job) -> str:
-        self.__class__.job = {**job, "address": self.address, "RAY_ADDRESS": os.environ.get("RAY_ADDRESS")}
-        return "raysubmit_1"
-
-
-def test_submit_sends_the_same_run_with_the_sweeps_folder_and_name(sweep_file, monkeypatch):
-    monkeypatch.setattr("ray.job_submission.JobSubmissionClient", FakeClient)
-    monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")  # Ray would prefer it to the address that was given
-    job = cluster.submit(sweep_file, "http://head:8265", ("search.trials=2",), "s3://bucket/run s")
-    assert job == "raysubmit_1"
-    assert FakeClient.job["entrypoint"] == (
-        "raycodellm run 'tiny sweep.yaml' --storage 's3://bucket/run s' --set search.trials=2"
-    )
-    assert FakeClient.job["metadata"] == {"job_name": "tiny-sweep"}
-    assert FakeClient.job["runtime_env"]["working_dir"] == str(sweep_file.parent)
-    # Ray would kill a stopped job after 3 s, long before its stages are saved.
-    assert float(FakeClient.job["runtime_env"]["env_vars"]["RAY_JOB_STOP_WAIT_TIME_S"]) > sweep.watchdog.DRAIN_SECONDS
-    assert FakeClient.job["address"] == "http://head:8265" and FakeClient.job["RAY_ADDRESS"] is None
-    assert os.environ["RAY_ADDRESS"] == "elsewhere:6379"
-    assert job in cluster.how_to_follow("http://head:8265", job)
-
-
-@pytest.mark.parametrize(
-    ("address", "overrides", "storage", "said"),
-    [
-        ("head:6379", (), None, "http://"),
-        ("http://head:8265", ("pretrain.tokens=-1",), None, "tokens"),
-        ("http://head:8265", (), "here", "full path"),
-        ("http://127.0.0.1:1", (), None, "http://127.0.0.1:1"),
-    ],
-)
-def test_what_cannot_be_submitted_is_a_users_error(sweep_file, address, overrides, storage, said):
-    with pytest.raises(UserError, match=re.escape(said)):
-        cluster.submit(sweep_file, address, overrides, storage)
-
-
-def test_a_home_folder_is_never_sent(sweep_file, monkeypatch):
-    monkeypatch.setenv("HOME", str(sweep_file.parent))
-    with pytest.raises(UserError, match="folder of its own"):
-        cluster.submit(sweep_file, "http://head:8265")
-
-
 # ------------------------------------------------------------------------------------------------- real clusters
 
 
@@ -296,7 +230,7 @@ def in_a_new_process(function: str, folder: Path, **environment: str) -> None:
 
 @pytest.mark.ray
 @pytest.mark.slow
-def test_a_local_cluster_starts_takes_a_job_and_ends(tmp_path, sweep_file):
+def test_a_local_cluster_starts_keeps_strangers_out_and_ends(tmp_path):
     in_a_new_process("use_a_local_cluster", tmp_path)
 
 
@@ -315,11 +249,6 @@ def use_a_local_cluster(folder: Path) -> None:
         assert connected.nodes[0].gpus or "no GPU" in connected.placement_problem(scaling(gpus=1))
         assert "ray get-auth-token" in connected.notes[0]
         assert ray.get(ray.remote(lambda: os.environ["RAY_DATA_USE_DATASOURCE_V2"]).remote()) == "0"
-        job = cluster.submit(folder / "sweeps" / "tiny sweep.yaml", connected.dashboard_url, (), str(folder))
-        client = cluster.client(connected.dashboard_url, "ask")
-        assert client.get_job_info(job).metadata["job_name"] == "tiny-sweep"
-        assert client.get_job_info(job).entrypoint.startswith("raycodellm run")
-        client.stop_job(job)
         in_a_new_process("be_refused_without_a_token", Path(connected.address))
     finally:
         cluster.disconnect()

@@ -640,3 +640,10 @@ def test_a_stage_that_cannot_be_written_ends_the_run_and_fails_no_trial(monkeypa
     asked = FakeDispatcher()
     worker._do(FakeJob("a"), DispatcherClient(asked, "s"), World())
     assert asked.asked == [("ended", "s", 0, "a", "abandon", "no space left for the checkpoint")]
+
+
+def test_a_node_that_does_not_see_the_run_folder_says_what_would_work(tmp_path) -> None:
+    assert "s3://" in worker.why_unseen(Folder(str(tmp_path)), seconds=0.0)
+    Folder(str(tmp_path)).write_bytes("sweep.yaml", b"name: x\n")
+    assert worker.why_unseen(Folder(str(tmp_path)), seconds=0.0) is None
+    assert worker.why_unseen(Folder("s3://bucket/x"), seconds=0.0) is None

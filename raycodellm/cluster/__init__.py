@@ -13,7 +13,6 @@ from raycodellm.cluster.connect import Cluster, connect, disconnect
 from raycodellm.cluster.environment import WORKER_ENVIRONMENT, prepare_environment
 from raycodellm.cluster.machine import local_placement
 from raycodellm.cluster.start import RayNotStarted
-from raycodellm.cluster.submit import client, how_to_follow, submit
 
 __all__ = [
     "SPARE_CPUS",
@@ -22,16 +21,13 @@ __all__ = [
     "Cluster",
     "Node",
     "RayNotStarted",
-    "client",
     "connect",
     "disconnect",
-    "how_to_follow",
     "local_cpus",
     "local_placement",
     "placement_problem",
     "prepare_environment",
     "read_autoscaler",
     "slots_that_fit",
-    "submit",
     "workers_on",
 ]

@@ -1,4 +1,4 @@
-"""Writes the token that a local cluster asks for into a file that only its owner can read."""
+"""The token that clusters ask for: written for a local one so that only its owner can read it, read for others."""
 
 from __future__ import annotations
 
@@ -32,6 +32,17 @@ def write_token() -> None:
             f"{_token_file()}: Ray's token cannot be written there ({error.strerror}); make the folder writable, "
             "set HOME to one that is, or set RAY_AUTH_TOKEN"
         ) from error
+
+
+def read_token() -> str | None:
+    """The token for a cluster that asks for one, from where Ray looks for it; None where there is none."""
+    if token := os.environ.get("RAY_AUTH_TOKEN", "").strip():
+        return token
+    path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or _token_file()).expanduser()
+    try:
+        return path.read_text().strip() or None
+    except OSError:  # none was written, or it is somebody else's
+        return None
 
 
 def token_warnings() -> list[str]:

@@ -2,100 +2,114 @@
 
 from __future__ import annotations
 
-import os
 import shlex
-import sys
+import subprocess
 import tempfile
-import time
-from collections.abc import Callable, Sequence
+from collections.abc import Mapping
+from dataclasses import dataclass
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import Any
 
-from raycodellm import config
-from raycodellm.cluster.environment import without_variables
+from raycodellm import __version__
+from raycodellm.cluster import own_package
+from raycodellm.cluster.inspection import PackagePlan
+from raycodellm.cluster.job_client import Job, Jobs
+from raycodellm.cluster.sent_files import SentFiles, write_archive
 from raycodellm.config import UserError
 
-if TYPE_CHECKING:
-    from ray.job_submission import JobSubmissionClient
-
-SUBMIT_SECONDS = 60.0
-"""How long a new cluster may take until its agents accept jobs."""
 STOP_SECONDS = 150.0
 """Seconds that a stopped job may take to save its stages; a little over `sweep.watchdog.DRAIN_SECONDS`."""
 
 
-def submit(sweep_path: Path | str, address: str, overrides: Sequence[str] = (), storage: str | None = None) -> str:
-    """Hands `raycodellm run` to the cluster whose dashboard is at `address` (http://head:8265); returns the job's id.
+@dataclass(frozen=True)
+class Submission:
+    """A sweep as it is handed to a cluster."""
 
-    The sweep file's folder travels with the job, since the file names other files by relative paths; raycodellm itself
-    must be installed on the cluster. `storage` should be a place that every node sees, such as s3://. Raises
-    `UserError` for an address or storage that cannot work.
-    """
-    path = Path(sweep_path).resolve()
-    name = config.load(path, tuple(overrides)).example().name
-    folder = path.parent
-    if folder in (Path.home(), Path(folder.anchor), Path(tempfile.gettempdir())):
-        raise UserError(f"{path}: all of {folder} would be sent to the cluster; move the file to a folder of its own")
-    if not address.startswith(("http://", "https://")):
-        raise UserError(f"--address {address}: submit talks to the dashboard; give http://<head node>:8265")
-    if storage and "://" not in storage and not storage.startswith(("/", "~")):
+    name: str
+    sent: SentFiles
+    storage: str
+    """As on the command line: a folder that every node sees, or an address."""
+    overrides: tuple[str, ...]
+    """`key=value` of each `--set`."""
+    settings: str
+    """Fingerprint of the resolved sweep file."""
+    facts: Mapping[str, str]
+    """More for the job's metadata."""
+    environment: Mapping[str, str]
+    """Variables of the job."""
+
+    @property
+    def metadata(self) -> dict[str, str]:
+        return {
+            "job_name": self.name,
+            "sweep": self.name,
+            "storage": self.storage,
+            "settings": self.settings,
+            "raycodellm": __version__,
+            **self.facts,
+        }
+
+    @property
+    def entrypoint(self) -> str:
+        """The job's command line. `python -m` finds the package whether it was installed on the nodes or sent."""
+        words = ["python", "-m", "raycodellm.cli", "run", self.sent.sweep, "--storage", self.storage]
+        return shlex.join(words + [word for override in self.overrides for word in ("--set", override)])
+
+
+def check_storage(storage: str) -> None:
+    """Raises `UserError` for a storage that would lie in the job's own folder."""
+    if "://" not in storage and not storage.startswith(("/", "~")):
         raise UserError(f"--storage {storage}: the job runs elsewhere; give a full path or an s3:// address")
-    words = ["raycodellm", "run", path.name]
-    words += ["--storage", storage] if storage else []
-    words += [word for override in overrides for word in ("--set", override)]
-    # Ray would prefer these two variables to the address that was given.
-    with without_variables("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
-        jobs = client(address, "submit the sweep")
-        return _wait_for_agents(
-            lambda: jobs.submit_job(
-                entrypoint=shlex.join(words),
-                metadata={"job_name": name},
-                runtime_env={
-                    "working_dir": str(folder),
-                    "excludes": [".git", ".venv", "**/__pycache__"],
-                    # `ray job stop` sends SIGTERM, and SIGKILL only 3 s later: too soon for stages to be saved.
-                    "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_SECONDS:.0f}"},
-                },
-            )
-        )
 
 
-def _wait_for_agents(submit_job: Callable[[], str]) -> str:
-    """The job's id. A cluster that has just started takes jobs some seconds later, when its agents are up."""
-    until = time.monotonic() + SUBMIT_SECONDS
-    while True:
-        try:
-            return submit_job()
-        except RuntimeError as error:
-            if "No available agent" not in str(error) or time.monotonic() > until:
-                raise
-            time.sleep(2.0)
+def submit(jobs: Jobs, submission: Submission, plan: PackagePlan) -> str:
+    """Sends the sweep's files, and the package where the plan says so; returns the job's id.
 
-
-def how_to_follow(address: str, job_id: str) -> str:
-    """Two lines for a terminal: how to watch the job, and how to stop it."""
-    where = f"--address {shlex.quote(address)}"
-    return f"follow: ray job logs --follow {where} {job_id}\nstop:   ray job stop {where} {job_id}"
-
-
-def client(address: str, purpose: str) -> JobSubmissionClient:
-    """Ray's client for the jobs of the cluster whose dashboard is at `address`.
-
-    Raises `UserError` where the dashboard cannot be reached; `purpose` says what for ("submit the sweep").
+    Raises `UserError` where the files are too large.
     """
-    token_file = Path(os.environ.get("RAY_AUTH_TOKEN_PATH", "~/.ray/auth_token")).expanduser()
-    # Ray's client sends a token only when told to before Ray is imported; told later, half of Ray would follow.
-    if "ray" not in sys.modules and ("RAY_AUTH_TOKEN" in os.environ or token_file.exists()):
-        os.environ.setdefault("RAY_AUTH_MODE", "token")
-    from ray.exceptions import AuthenticationError
-    from ray.job_submission import JobSubmissionClient
+    with tempfile.TemporaryDirectory(prefix="raycodellm-") as scratch:
+        archive = Path(scratch) / "sweep.zip"
+        write_archive(submission.sent, archive)
+        runtime_env: dict[str, Any] = {
+            "working_dir": str(archive),
+            # `ray job stop` sends SIGTERM, and SIGKILL only 3 s later: too soon for stages to be saved.
+            "env_vars": {"RAY_JOB_STOP_WAIT_TIME_S": f"{STOP_SECONDS:.0f}", **submission.environment},
+        }
+        if plan.is_sent:
+            runtime_env["py_modules"] = [str(own_package.copy_to(Path(scratch)))]
+        if plan.pip:
+            # Without pip's check, which fails on packages of the node's image that the sweep does not use.
+            runtime_env["pip"] = {"packages": list(plan.pip), "pip_check": False}
+        return jobs.submit(submission.entrypoint, submission.metadata, runtime_env)
+
+
+def running_job(jobs: Jobs, submission: Submission) -> Job | None:
+    """The job that runs this sweep on the cluster now. Raises `UserError` where that job has other settings."""
+    found = [job for job in jobs.running(submission.name) if same_storage(job.told("storage"), submission.storage)]
+    if not found:
+        return None
+    if found[-1].told("settings") != submission.settings:
+        raise UserError(
+            f"{submission.name} runs at {jobs.shown_address} already, with other settings (job {found[-1].id}); stop "
+            "it first, or give this sweep another name"
+        )
+    return found[-1]
+
+
+def same_storage(one: str, other: str) -> bool:
+    return one.rstrip("/") == other.rstrip("/")
+
+
+def git_commit(folder: Path) -> str | None:
+    """Commit of the git repository that holds the folder, with `+` where files have changed since; None without one."""
+
+    def git(*words: str) -> str:
+        done = subprocess.run(
+            ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
+        )
+        return done.stdout.strip()
 
     try:
-        return JobSubmissionClient(address)
-    except (AuthenticationError, ConnectionError, RuntimeError, OSError) as error:
-        is_about_token = "401" in str(error) or "token" in str(error).lower()
-        hint = (
-            "set RAY_AUTH_MODE=token and RAY_AUTH_TOKEN" if is_about_token else "is its dashboard there, and reachable?"
-        )
-        reason = " ".join(str(error).split())[:200]
-        raise UserError(f"cannot {purpose} to the Ray cluster at {address}: {reason}; {hint}") from error
+        return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")
+    except (OSError, subprocess.SubprocessError):  # no git here, or no repository
+        return None

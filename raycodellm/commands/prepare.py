@@ -2,14 +2,21 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from raycodellm.commands.request import DONE, SweepRequest, log_path
+from raycodellm.config import SweepFile
 
 
-def prepare(request: SweepRequest) -> int:
+def prepare(request: SweepRequest, complain: Callable[[str], None]) -> int:
     """Makes the token stores, and says how large each is and what it leaves out; returns the exit code."""
-    file = request.load()
+    with request.opened(complain) as file:
+        return _prepare(request, file)
 
+
+def _prepare(request: SweepRequest, file: SweepFile) -> int:
     from raycodellm import check, cluster, display, sweep, tokens
+    from raycodellm.cluster import shared_storage
 
     storage, settings = request.storage, file.example()
     storage.prove_writable("--storage")
@@ -20,8 +27,11 @@ def prepare(request: SweepRequest) -> int:
         display.display_on(output, display.Shown()) as shown,
     ):
         shown.waits_for("the Ray cluster")
-        cluster.connect(request.address, settings.scaling, log_to=log, say=shown.say)
+        connected = cluster.connect(request.address, settings.scaling, log_to=log, say=shown.say)
         try:
+            if not connected.started_here:
+                shown.waits_for("the nodes to see the storage")
+                shared_storage.require_seen(storage)
             shown.waits_for("the lists of the sources' files")
             prepared = tokens.prepare(settings, storage, shown.preparing, check.items_of(file))
         finally:

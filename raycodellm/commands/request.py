@@ -2,19 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import shlex
-from collections.abc import Mapping
-from dataclasses import dataclass
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass, field
+from functools import cached_property
 from pathlib import Path
 from typing import Any
 
 import yaml
 
 from raycodellm import config, corpora, evaluation, search
+from raycodellm.commands.sweep_paths import relative_paths, starting_folder
 from raycodellm.config import SweepFile, UserError
 from raycodellm.files import Folder, cache_folder, fingerprint
 
 DEFAULT_STORAGE = "~/raycodellm"
+SUBMITTED_AS = "RAYCODELLM_SUBMITTED_AS"
+"""Variable of a submitted job: the command line that submitted it, and that continues its run."""
 DONE, FAILED, WRONG, STOPPED = 0, 1, 2, 130
 """Exit codes: all done; something failed while running; the request was wrong; stopped by the user."""
 
@@ -31,14 +37,36 @@ class SweepRequest:
     """Address of a Ray cluster; None for that in RAY_ADDRESS, else a local one."""
     tree: Mapping[str, Any] | None = None
     """What the sweep file holds, where there is no file; `path` then is what messages call it."""
+    given_in: Path = field(default_factory=Path.cwd)
+    """The working directory when the command was given."""
 
-    @property
+    def __post_init__(self) -> None:
+        _ = self.storage  # now, since a relative one starts from `given_in`
+
+    @cached_property
     def storage(self) -> Folder:
         return Folder(self.storage_uri)
 
-    def load(self) -> SweepFile:
-        """The sweep file. Raises `UserError` for any fault that can be found before something is started."""
+    @contextlib.contextmanager
+    def opened(self, warn: Callable[[str], None]) -> Iterator[SweepFile]:
+        """Yields the checked sweep file, inside the folder that its relative paths start from.
+
+        `warn` hears when that is not the sweep file's folder. Raises `UserError` for any fault that can be found before
+        something is started.
+        """
         file = self._parsed()
+        sweep_folder = (self.given_in / self.path).parent if self.tree is None else self.given_in
+        folder, warning = starting_folder(relative_paths(file), sweep_folder, self.given_in)
+        if warning:
+            warn(warning)
+        os.chdir(folder)
+        try:
+            self._check(file)
+            yield file
+        finally:
+            os.chdir(self.given_in)
+
+    def _check(self, file: SweepFile) -> None:
         search.num_trials(file)
         evaluation.check_evaluation(file)
         for name, source in file.example().sources.items():
@@ -46,7 +74,11 @@ class SweepRequest:
                 corpora.check_settings(source)
             except UserError as error:
                 raise UserError(f"{self.path}: sources.{name}: {error}") from error
-        return file
+
+    @property
+    def is_submitted(self) -> bool:
+        """True in the job of a submitted sweep."""
+        return SUBMITTED_AS in os.environ
 
     def _parsed(self) -> SweepFile:
         if self.tree is None:
@@ -59,15 +91,18 @@ class SweepRequest:
         return config.parse(text, origin=self.path, overrides=self.overrides)
 
     def again(self) -> str:
-        """The line that continues this run."""
-        return self.command_line("run") if self.tree is None else "the same call of raycodellm.run"
+        """The line that continues this run: `raycodellm submit …` in a submitted job, else `raycodellm run …`."""
+        if self.tree is not None:
+            return "the same call of raycodellm.run"
+        return os.environ.get(SUBMITTED_AS) or self.command_line("run")
 
     def command_line(self, command: str) -> str:
-        """The line that gives this request to `command`."""
+        """The line that gives this request to `command`. A key in the dashboard's address is masked."""
         words = ["raycodellm", command, self.path]
         words += [word for value in self.overrides for word in ("--set", value)]
         words += ["--storage", self.storage_uri] if self.storage_uri != DEFAULT_STORAGE else []
-        return shlex.join(words + (["--address", self.address] if self.address else []))
+        address = ["--address", config.without_credentials(self.address)] if self.address else []
+        return shlex.join(words + address)
 
 
 def log_path(folder: Folder) -> Path:

@@ -13,12 +13,13 @@ from typing import TYPE_CHECKING
 
 from raycodellm import STARTED, search, storage_files
 from raycodellm.commands.request import DONE, FAILED, STOPPED, SweepRequest, log_path
-from raycodellm.config import UserError, without_credentials
+from raycodellm.config import SweepFile, UserError, without_credentials
 from raycodellm.files import Folder
 from raycodellm.slots.threads import threads_left
 from raycodellm.tables.trials import trial_name
 
 if TYPE_CHECKING:
+    from raycodellm.cluster import Cluster
     from raycodellm.display import Display, Shown
     from raycodellm.identity import Contents
     from raycodellm.preflight import MemoryFit
@@ -47,7 +48,7 @@ class RunFailed(Exception):
 
 
 def run(request: SweepRequest, complain: Callable[[str], None]) -> int:
-    """Runs the trials that are left; returns the exit code. `complain` receives lines about damaged files."""
+    """Runs the trials that are left; returns the exit code. `complain` receives lines about paths and damaged files."""
     try:
         return carry_out(request, complain, began=STARTED).code
     except RunFailed:
@@ -69,8 +70,11 @@ def carry_out(request: SweepRequest, complain: Callable[[str], None], began: flo
     Raises `RunFailed` where the run ended before its trials did.
     """
     began = time.monotonic() if began is None else began
-    file = request.load()
+    with request.opened(complain) as file:
+        return _carry_out(request, file, complain, began)
 
+
+def _carry_out(request: SweepRequest, file: SweepFile, complain: Callable[[str], None], began: float) -> Ended:
     # Only now, since a wrong file is refused sooner than these import.
     from raycodellm import display, preflight, sweep
 
@@ -117,7 +121,8 @@ def _run_left(task: _Task, began: float) -> int:
         shown.say(f"{task.run.sweep.name}: {left}; writing to {task.run.folder}")
         if task.memory_fit.groups is not None:  # else the memory is known only after the cluster is joined
             shown.say(str(task.memory_fit))
-        shown.say(f"log: {log}; Ctrl-C stops cleanly; continue with: {again}")
+        stops = "" if task.request.is_submitted else "Ctrl-C stops cleanly; "
+        shown.say(f"log: {log}; {stops}continue with: {again}")
         try:
             _run_on_cluster(task, shown, timing, stopper)
         except UserError:
@@ -169,6 +174,8 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
         reason = connected.placement_problem(scaling)
         if reason:
             raise UserError(f"scaling: {reason}")
+        if not connected.started_here:
+            _check_storage(task, connected, shown)
         if task.memory_fit.groups is None:
             shown.say(str(preflight.fit_on_cluster(task.memory_fit, connected, scaling)))
         fitting = max(1, connected.slots_that_fit(scaling))
@@ -197,6 +204,17 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
         shown.waits_for("Ray to end")
         if not threads_left():  # to disconnect would crash a thread that waits for Ray
             cluster.disconnect()
+
+
+def _check_storage(task: _Task, connected: Cluster, shown: Display) -> None:
+    """Raises `UserError` where a node of the joined cluster does not see the storage."""
+    from raycodellm.cluster import shared_storage
+
+    shown.waits_for("the nodes to see the storage")
+    shared_storage.require_seen(task.request.storage)
+    may_grow = bool(connected.autoscaled) or not connected.limits_known
+    if warning := shared_storage.warning(task.request.storage, may_grow):
+        shown.say(warning)
 
 
 def _metadata(task: _Task) -> dict[str, str]:

@@ -5,7 +5,7 @@ from raycodellm.evaluation.items_table import ITEMS_SCHEMA, named_tasks, samples
 from raycodellm.evaluation.metrics import MEAN, METRICS, Metric
 from raycodellm.evaluation.objectives import check_evaluation
 from raycodellm.evaluation.run import EvaluationResult, NothingFits, evaluate
-from raycodellm.evaluation.task_files import lm_eval_version, task_content
+from raycodellm.evaluation.task_files import lm_eval_version, local_files, task_content
 from raycodellm.evaluation.task_loading import check_tasks, load_tasks, preload
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "item_texts",
     "lm_eval_version",
     "load_tasks",
+    "local_files",
     "named_tasks",
     "preload",
     "samples",

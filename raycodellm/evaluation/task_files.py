@@ -9,6 +9,7 @@ from __future__ import annotations
 import ast
 import importlib.metadata
 import importlib.util
+import os
 from collections.abc import Iterator
 from functools import lru_cache
 from pathlib import Path
@@ -35,6 +36,22 @@ def task_content(name: str) -> list[Any]:
     task."""
     check_tasks([name])
     return [name, *_content(name, frozenset())]
+
+
+def local_files(path: str) -> list[Path]:
+    """The files that a task's YAML file at `path` needs: itself, the YAML files that it includes, the modules beside
+    them, and local data that they name by relative paths. Raises UserError for a file that is no task."""
+    files: dict[Path, None] = {}
+    data: dict[Path, None] = {}
+    for file, tree in trees(Path(os.path.abspath(path))):
+        files[file] = None
+        for function in _functions(tree):
+            beside = (one for one in _module_files(function, file.parent) if one.is_relative_to(file.parent))
+            files.update(dict.fromkeys(beside))
+        for named in _named_data(tree):
+            if not named.startswith(("/", "~")):
+                data.update(dict.fromkeys(Path(os.path.abspath(one)) for one in _local_files(named)))
+    return [*files, *data]
 
 
 def _content(name: str, seen: frozenset[str]) -> list[Any]:
@@ -120,16 +137,22 @@ def _data(tree: dict[str, Any]) -> Iterator[list[Any]]:
     """The data that `dataset_path` and `dataset_kwargs` name: local files by content, a data set of the hub by its
     commit, or by None where the commit is not known."""
     named = tree.get("dataset_path")
-    given = tree.get("dataset_kwargs")
-    given = given if isinstance(given, dict) else {}
-    paths = [path for key in ("data_files", "data_dir") for path in _texts(given.get(key))]
-    if isinstance(named, str) and not isinstance(named, Tagged):
-        if Path(named).expanduser().exists():
-            paths.append(named)
-        elif named not in _DATA_FORMATS and not any("://" in path for path in paths):
-            yield ["hub", named, _commit(named)]
+    paths = _named_data(tree)
+    is_on_hub = isinstance(named, str) and not isinstance(named, Tagged) and named not in (*paths, *_DATA_FORMATS)
+    if is_on_hub and not any("://" in path for path in paths):
+        yield ["hub", named, _commit(named)]
     for path in paths:
         yield ["data", path, _hashed(list(_local_files(path)))]
+
+
+def _named_data(tree: dict[str, Any]) -> list[str]:
+    """The paths in `dataset_kwargs`, and `dataset_path` where that is a path on this machine."""
+    named, given = tree.get("dataset_path"), tree.get("dataset_kwargs")
+    given = given if isinstance(given, dict) else {}
+    paths = [path for key in ("data_files", "data_dir") for path in _texts(given.get(key))]
+    if isinstance(named, str) and not isinstance(named, Tagged) and Path(named).expanduser().exists():
+        paths.append(named)
+    return paths
 
 
 def _texts(node: Any) -> Iterator[str]:

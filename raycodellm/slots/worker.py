@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import platform
 import threading
 import time
 from typing import Any
@@ -22,6 +23,8 @@ from raycodellm.slots.lease import Lease
 
 logger = logging.getLogger(__name__)
 
+UNSEEN_SECONDS = 5.0
+"""How long a network's file system may take to show a file of another node."""
 LEASE_SECONDS = 2.0
 """Seconds between two looks at a lease that another sweep holds."""
 
@@ -40,6 +43,10 @@ def slot_loop(settings: dict[str, Any]) -> None:
     engine.limit_memory(world, settings["gpus_per_worker"])
     client = DispatcherClient(settings["dispatcher"], settings["slot"], settings["sweep"])
     client.register(world)
+    if (reason := _first_cause(world, why_unseen(Folder(settings["sweep"])))) is not None:
+        if world.rank == 0:
+            client.dispatcher.abandon.remote(reason)
+        return
     client.notice.listen()
     client.ray_train.start(settings["nodes_are_watched"], is_alone=world.world_size == 1)
     # Imports that the jobs will need, one between two questions for work, since work may come at any moment.
@@ -61,6 +68,20 @@ def slot_loop(settings: dict[str, Any]) -> None:
         _do(job, client, world)
         if settings["fresh_workers"]:
             return
+
+
+def why_unseen(run_folder: Folder, seconds: float = UNSEEN_SECONDS) -> str | None:
+    """Why this node cannot do the sweep's work: it does not see the sweep's local run folder, which the driver has
+    written. None if it does, or if the run folder is on an object store, which a job tries."""
+    until = time.monotonic() + seconds
+    while run_folder.local is not None and not run_folder.exists("sweep.yaml"):
+        if time.monotonic() > until:
+            return (
+                f"node {platform.node()} does not see {run_folder}, where the driver writes; give --storage a folder "
+                "of a file system that every node mounts, or an address such as s3://bucket/folder"
+            )
+        time.sleep(0.2)
+    return None
 
 
 def _agree_on_next(client: DispatcherClient, world: World, wait_seconds: float) -> tuple[str, Job | None]:

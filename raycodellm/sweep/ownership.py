@@ -6,6 +6,8 @@ The storage need only show what was written last, and no clocks are compared:
 * A run folder whose owner is a running process of this machine is refused at once.
 * Any other owner file is watched. If it changes within `Pace.stale` seconds, its driver lives and the run folder is
   refused; if not, the run folder is taken over.
+* Whoever wants a driver elsewhere to stop writes that into its owner file (`stop_request`). The driver finds it at its
+  next beat, answers in the file, and stops as after Ctrl-C.
 * Two drivers that take a run folder in the same instant both read the file once more, and the last writer has it. A
   driver that finds another's name in its file (a machine that slept, say) stops writing the journal and ends.
 """
@@ -16,6 +18,7 @@ import contextlib
 import logging
 import os
 import platform
+import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -32,6 +35,8 @@ from raycodellm.sweep.journal_copy import JournalCopy
 logger = logging.getLogger(__name__)
 
 OWNER = "OWNER"
+STOP, ASKED, HEARD = "stop", "asked", "heard"
+"""A key of the owner file, its value when somebody asks the driver to stop, and the driver's answer."""
 
 
 @dataclass(frozen=True)
@@ -72,6 +77,7 @@ class Owner(Lease):
         self.pace = LOCAL if folder.local is not None else REMOTE
         self.beat_seconds, self.stale_seconds, self.settle_seconds = self.pace.beat, self.pace.stale, self.pace.settle
         self.machine = _machine() if machine is None else machine
+        self.is_asked_to_stop = self._is_stopping = False
         self.created = _created(os.getpid())
         self.generation = 1
         """One more than that of the driver before, as far as its file tells."""
@@ -87,7 +93,7 @@ class Owner(Lease):
         said = False
         while (other := self.take()) is not None:
             found = self.read() or {}
-            if self._runs_here(found) or (first is not None and found.get("beats") != first.get("beats")):
+            if self.runs_here(found) or (first is not None and found.get("beats") != first.get("beats")):
                 raise UserError(f"{self._folder}: the sweep is being run by {other}; wait for it or stop it")
             if not said:
                 say(f"{other} began this sweep; looking for up to {self.stale_seconds:.0f} s whether it still runs")
@@ -100,12 +106,16 @@ class Owner(Lease):
         self.look()
         if self.usurper is None:
             self._write()
+            if self.is_asked_to_stop and not self._is_stopping:
+                self._is_stopping = True
+                os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C: the main thread stops the sweep
 
     def look(self) -> None:
-        """Looks whether another driver has taken the run folder over."""
+        """Looks whether another driver has taken the run folder over, and whether somebody asks this one to stop."""
         found = self.read()
         self._looked_at = self._clock(), time.time()
         self.usurper = str(found["holder"]) if found is not None and found["token"] != self.token else None
+        self.is_asked_to_stop |= found is not None and self.usurper is None and found.get(STOP) == ASKED
 
     def owns(self) -> bool:
         """True if no other driver has taken the run folder over. Looks when the last look is two beats old: a beat may
@@ -118,7 +128,9 @@ class Owner(Lease):
     def told(self) -> dict[str, Any]:
         """The file's content, without the number of beats."""
         of_process = {"machine": self.machine, "pid": os.getpid(), "created": self.created}
-        return {**super().told(), **of_process, "generation": self.generation, "stale_seconds": self.stale_seconds}
+        stop = {STOP: HEARD} if self.is_asked_to_stop else {}
+        times = {"generation": self.generation, "stale_seconds": self.stale_seconds}
+        return {**super().told(), **of_process, **times, **stop}
 
     def silence_seconds(self, found: Mapping[str, Any] | None) -> float:
         told = (found or {}).get("stale_seconds")
@@ -126,9 +138,10 @@ class Owner(Lease):
 
     def may_take_up(self, found: Mapping[str, Any]) -> bool:
         """True if the file's driver is known to have ended."""
-        return self._is_of_this_machine(found) and not self._runs_here(found)
+        return self._is_of_this_machine(found) and not self.runs_here(found)
 
-    def _runs_here(self, found: Mapping[str, Any]) -> bool:
+    def runs_here(self, found: Mapping[str, Any]) -> bool:
+        """True if the file's driver is a running process of this machine."""
         if not self._is_of_this_machine(found):
             return False
         created = _created(int(found["pid"]))

@@ -1,0 +1,193 @@
+"""What a cluster's nodes have, as a short job on them found it, and what follows for a submitted sweep."""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import tempfile
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any, Literal
+
+from raycodellm import __version__
+from raycodellm.cluster import own_package, probe
+from raycodellm.cluster.job_client import Job, Jobs
+from raycodellm.cluster.sent_files import SentFiles, write_archive
+from raycodellm.config import UserError
+
+PACKAGE_MODES = ("auto", "send", "installed")
+"""Values of `submit --package`."""
+WHAT_WORKS = (
+    "give --storage a folder of a file system that every node mounts (NFS, EFS, Filestore), or an address such as "
+    "s3://bucket/folder"
+)
+
+
+@dataclass(frozen=True)
+class NodeAnswer:
+    """What one node told."""
+
+    address: str
+    is_head: bool
+    error: str | None = None
+    """Why the node gave no answer."""
+    python: str = ""
+    package: str | None = None
+    """Hash of the package's files on the node; None without the package."""
+    versions: Mapping[str, str | None] | None = None
+    """Package -> its version on the node; None if it is missing."""
+    sees_storage: bool | None = None
+    """None where that was not asked."""
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """The answers of a cluster's nodes, the head's first."""
+
+    ray: str
+    num_nodes: int
+    nodes: tuple[NodeAnswer, ...]
+    storage_error: str | None = None
+    """Why the head node cannot write into the storage."""
+
+    @property
+    def answering(self) -> tuple[NodeAnswer, ...]:
+        return tuple(node for node in self.nodes if node.error is None)
+
+
+@dataclass(frozen=True)
+class PackagePlan:
+    """How a job comes by the package."""
+
+    is_sent: bool
+    pip: tuple[str, ...]
+    """Packages that each node installs for the job, once."""
+    said: str
+
+
+def inspect(jobs: Jobs, storage: str, say: Callable[[str], None]) -> Inspection:
+    """Runs the probe on the cluster as a job. `storage`: as on the command line; local folders are looked for.
+
+    Raises `UserError` where the head node cannot run the probe.
+    """
+    names = [one.name for one in own_package.requirements()]
+    asked = {
+        "package": own_package.NAME,
+        "requirements": names,
+        "storage": None if "://" in storage.removeprefix("file://") else storage.removeprefix("file://"),
+    }
+    script = Path(probe.__file__)
+    with tempfile.TemporaryDirectory(prefix="raycodellm-") as scratch:
+        archive = Path(scratch) / "probe.zip"
+        write_archive(SentFiles(script.name, ((script, script.name),)), archive)
+        job_id = jobs.submit(
+            shlex.join(["python", script.name, json.dumps(asked)]),
+            {"job_name": "raycodellm looks at the nodes"},
+            {"working_dir": str(archive)},
+        )
+
+    def waits(job: Job, seconds: float) -> None:
+        say(f"waiting for the cluster's nodes to tell what they have, {seconds:.0f} s so far: {job.message}")
+
+    try:
+        job = jobs.wait(job_id, lambda job: job.has_ended, waits)
+    except BaseException:
+        jobs.stop(job_id)
+        raise
+    output = jobs.output(job_id)
+    jobs.forget(job_id)
+    return read_answer(output, job)
+
+
+def read_answer(output: str, job: Job) -> Inspection:
+    """The answer in a probe's output. Raises `UserError` with the end of the output where it holds none."""
+    line = next((line for line in output.splitlines() if line.startswith(probe.PREFIX)), None)
+    if line is None:
+        said = (output.strip().splitlines() or [job.message.strip() or job.status])[-1][:200]
+        hint = ""
+        if "not found" in said or "No module named" in said:
+            hint = (
+                "; `python` there must be the one that Ray was installed into: start Ray with that environment active"
+            )
+        raise UserError(f"the cluster could not be looked at, which a short job on its head node does: {said}{hint}")
+    told: dict[str, Any] = json.loads(line.removeprefix(probe.PREFIX))
+    known = NodeAnswer.__dataclass_fields__
+    nodes = tuple(NodeAnswer(**{key: node[key] for key in node if key in known}) for node in told.pop("nodes"))
+    if all(node.error is not None for node in nodes):
+        raise UserError(f"no node of the cluster can run a task: {nodes[0].error if nodes else 'there is none'}")
+    return Inspection(nodes=nodes, **told)
+
+
+def require_same_versions(found: Inspection, ray_version: str, python_version: str = platform.python_version()) -> None:
+    """Raises `UserError` where the cluster's Ray or Python is another than here."""
+    if found.ray != ray_version:
+        raise UserError(
+            f"the cluster runs Ray {found.ray}, and Ray {ray_version} is installed here; install the cluster's version "
+            "here, or start the cluster with this one"
+        )
+    for node in found.answering:
+        if _minor(node.python) != _minor(python_version):
+            raise UserError(
+                f"node {node.address} runs Python {node.python}, and this is Python {python_version}; use Python "
+                f"{_minor(node.python)} here, or an image with {_minor(python_version)} on the nodes"
+            )
+
+
+def _minor(version: str) -> str:
+    return ".".join(version.split(".")[:2])
+
+
+def require_shared_storage(found: Inspection, storage: str) -> None:
+    """Raises `UserError` where a node does not see what the head node writes into the local folder `storage`."""
+    head = next((node.address for node in found.nodes if node.is_head), "the head node")
+    if found.storage_error is not None:
+        raise UserError(f"--storage {storage}: the head node {head} cannot write there ({found.storage_error[:160]})")
+    blind = [node.address for node in found.answering if node.sees_storage is False]
+    if blind:
+        raise UserError(not_shared(storage, head, blind))
+
+
+def not_shared(storage: str, head: str, blind: Sequence[str]) -> str:
+    """The refusal of a storage that the nodes at the addresses `blind` do not see."""
+    which = f"node {blind[0]} does" if len(blind) == 1 else f"nodes {', '.join(blind[:3])} do"
+    return f"--storage {storage}: {which} not see what the head node {head} writes there; {WHAT_WORKS}"
+
+
+def storage_warning(found: Inspection, storage: str) -> str | None:
+    """A warning about a local storage on a cluster whose only node is the head: nodes may join."""
+    if "://" in storage or found.num_nodes > 1:
+        return None
+    return f"storage {storage} is a folder of the head node: nodes that join the cluster must see it too"
+
+
+def package_plan(found: Inspection, mode: Literal["auto", "send", "installed"] | str) -> PackagePlan:
+    """How the job comes by the package. Raises `UserError` where the nodes must have it and do not."""
+    needed = [one for one in own_package.requirements() if one.name != "ray"]
+    lacking = {node.address: own_package.unmet(needed, node.versions or {}) for node in found.answering}
+    lacking = {address: names for address, names in lacking.items() if names}
+    with_package = [node for node in found.answering if node.package is not None]
+    without = [node.address for node in found.answering if node.package is None]
+    if mode == "installed":
+        if without:
+            raise UserError(f"--package installed: node {without[0]} has no raycodellm; use --package auto")
+        if lacking:
+            address, names = next(iter(lacking.items()))
+            raise UserError(f"--package installed: node {address} lacks {', '.join(names[:4])}; use --package auto")
+        found_versions = sorted({str((node.versions or {}).get(own_package.NAME)) for node in with_package})
+        return PackagePlan(False, (), f"the nodes have raycodellm {', '.join(found_versions)}")
+    pip = tuple(own_package.pins(needed)) if lacking else ()
+    same = not without and all(node.package == own_package.digest() for node in with_package)
+    if mode == "auto" and same and not pip:
+        return PackagePlan(False, (), f"the nodes have this raycodellm {__version__}")
+    said = f"raycodellm {__version__} goes along"
+    if mode == "auto" and with_package and not without:
+        said += ", since the nodes have another"
+    if lacking:
+        address, names = next(iter(lacking.items()))
+        said += (
+            f"; each node installs {len(pip)} packages for it once, which takes minutes: {address} lacks "
+            f"{', '.join(names[:3])}{' …' if names[3:] else ''}"
+        )
+    return PackagePlan(True, pip, said)

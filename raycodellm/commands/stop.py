@@ -1,0 +1,71 @@
+"""`raycodellm stop`: asks the run of a sweep to stop cleanly, and waits until it has."""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING
+
+from raycodellm import config
+from raycodellm.commands.request import DONE
+from raycodellm.config import UserError
+from raycodellm.files import Folder
+
+if TYPE_CHECKING:
+    from raycodellm.cluster.job_client import Job
+
+Say = Callable[[str], None]
+
+
+def stop(target: str, address: str | None, storage: str | None, say: Say = print) -> int:
+    """Stops a run; returns the exit code.
+
+    `target`: a run folder; with the `address` of a cluster's dashboard a sweep file, a sweep's name or a job's id.
+    `storage`: tells apart several runs of one sweep on a cluster.
+    """
+    return stop_job(target, address, storage, say) if address else stop_folder(target, say)
+
+
+def stop_folder(target: str, say: Say) -> int:
+    """Asks the driver that owns the run folder, wherever that driver runs."""
+    from raycodellm.sweep import stop_request
+
+    folder = Folder(target)
+    if not folder.exists("sweep.yaml"):
+        hint = "; to stop a submitted sweep by its file, give --address" if os.path.isfile(target) else ""
+        raise UserError(f"{target}: is no run folder, which holds sweep.yaml: give <storage>/<sweep name>{hint}")
+    driver = stop_request.stop(folder, say)
+    say(f"nothing runs {folder.name}" if driver is None else f"stopped: {driver} has ended")
+    return DONE
+
+
+def stop_job(target: str, address: str, storage: str | None, say: Say) -> int:
+    from raycodellm.cluster.job_client import Jobs
+
+    name = config.load(target).example().name if os.path.isfile(target) else target
+    jobs = Jobs(address, "stop the sweep")
+    job = _job_of(jobs.running(name), name, storage, jobs.shown_address)
+    if job is None and target.startswith("raysubmit_"):
+        job = jobs.get(target)
+    if job is None or job.has_ended:
+        say(f"no job runs {name} at {jobs.shown_address}")
+        return DONE
+    say(f"stopping {job.told('sweep') or job.id}: running stages save their checkpoints")
+    jobs.stop(job.id)
+    ended = jobs.wait(
+        job.id,
+        lambda one: one.has_ended,
+        lambda one, seconds: say(f"waiting until {one.id} has ended, {seconds:.0f} s so far"),
+    )
+    say(f"{ended.id} has ended: {ended.status.lower()}")
+    return DONE
+
+
+def _job_of(running: list[Job], name: str, storage: str | None, address: str) -> Job | None:
+    from raycodellm.cluster.submit import same_storage
+
+    found = [job for job in running if storage is None or same_storage(job.told("storage"), storage)]
+    if len(found) > 1:
+        places = ", ".join(job.told("storage") for job in found)
+        raise UserError(f"{name} runs several times at {address}; give --storage, one of {places}")
+    return found[0] if found else None

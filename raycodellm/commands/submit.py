@@ -1,0 +1,152 @@
+"""`raycodellm submit`: hands a sweep to a distant cluster as a Ray job, and follows its output."""
+
+from __future__ import annotations
+
+import os
+import shlex
+import sys
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raycodellm import config, evaluation, search
+from raycodellm.commands.request import (
+    DEFAULT_STORAGE,
+    DONE,
+    FAILED,
+    STOPPED,
+    SUBMITTED_AS,
+    WRONG,
+    SweepRequest,
+)
+from raycodellm.commands.sweep_paths import relative_paths
+from raycodellm.config import SweepFile, UserError
+from raycodellm.files import fingerprint
+
+if TYPE_CHECKING:
+    from raycodellm.cluster.job_client import Job, Jobs
+    from raycodellm.cluster.submit import Submission
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Submitting:
+    """The options of `submit` besides those of the run."""
+
+    is_detached: bool = False
+    """True to leave as soon as the job is submitted."""
+    package: str = "auto"
+    """Whether raycodellm goes along: auto, send, installed."""
+
+
+def submit(request: SweepRequest, options: Submitting, complain: Say) -> int:
+    """Submits the sweep, or finds the job that runs it, and follows that; returns the job's exit code."""
+    assert request.address is not None, "the command line asks for an address"
+    with request.opened(complain) as file:
+        from raycodellm.cluster.job_client import Jobs
+        from raycodellm.cluster.submit import check_storage, running_job
+
+        check_storage(request.storage_uri)
+        submission = _submission(request, file, Path.cwd())
+        jobs = Jobs(request.address, "submit the sweep")
+        job = running_job(jobs, submission)
+        if job is not None:
+            _say(f"{submission.name} runs already as {job.id}")
+            job_id = job.id
+        else:
+            job_id = _new_job(jobs, submission, options, complain)
+            _say(f"submitted {submission.name} as {job_id}")
+    _say(how_to_go_on(request, submission.name))
+    return DONE if options.is_detached else follow(jobs, job_id, request, submission.name)
+
+
+def _new_job(jobs: Jobs, submission: Submission, options: Submitting, complain: Say) -> str:
+    import ray
+
+    from raycodellm.cluster import inspection
+    from raycodellm.cluster.submit import submit as send
+
+    found = inspection.inspect(jobs, submission.storage, _say)
+    inspection.require_same_versions(found, ray.__version__)
+    inspection.require_shared_storage(found, submission.storage)
+    plan = inspection.package_plan(found, options.package)
+    if warning := inspection.storage_warning(found, submission.storage):
+        complain(warning)
+    _say(f"sending {submission.sent}; {plan.said}")
+    return send(jobs, submission, plan)
+
+
+def _submission(request: SweepRequest, file: SweepFile, start: Path) -> Submission:
+    """`start`: the folder that the sweep file's relative paths start from; the working directory as well."""
+    from raycodellm.cluster import sent_files
+    from raycodellm.cluster.submit import Submission, git_commit
+
+    named = relative_paths(file)
+    paths = [one.path for one in named if one.key != "evaluation.tasks"]
+    sent_files.require_sendable(paths)
+    tasks = [path for one in named if one.key == "evaluation.tasks" for path in evaluation.local_files(one.path)]
+    sweep = Path(os.path.join(request.given_in, request.path))
+    commit = git_commit(sweep.parent)
+    return Submission(
+        name=file.example().name,
+        sent=sent_files.collect(sweep, start, paths, tasks),
+        storage=request.storage_uri,
+        overrides=request.overrides,
+        settings=fingerprint(config.resolved_tree(file)),
+        facts={
+            "arms": str(search.num_arms(file)),
+            "trials": str(search.num_trials(file)),
+            **({"git_commit": commit} if commit else {}),
+        },
+        environment={SUBMITTED_AS: request.command_line("submit")},
+    )
+
+
+def how_to_go_on(request: SweepRequest, name: str) -> str:
+    """Two lines for a terminal: how to follow the sweep's job, from here or later, and how to stop it."""
+    return f"follow: {request.command_line('submit')}\nstop:   {stop_line(request, name)}"
+
+
+def stop_line(request: SweepRequest, name: str) -> str:
+    words = ["raycodellm", "stop", name]
+    words += ["--storage", request.storage_uri] if request.storage_uri != DEFAULT_STORAGE else []
+    return shlex.join([*words, "--address", config.without_credentials(request.address or "")])
+
+
+def follow(jobs: Jobs, job_id: str, request: SweepRequest, name: str) -> int:
+    """Prints the job's output until it ends; returns its exit code. Ctrl-C leaves the job running, and says so."""
+
+    def waits(job: Job, seconds: float) -> None:
+        _say(f"waiting for the job to begin, {seconds:.0f} s so far: {job.message or job.status}")
+
+    try:
+        jobs.wait(job_id, lambda job: job.status != "PENDING", waits)
+        job = jobs.follow(job_id, _write)
+    except KeyboardInterrupt:
+        _say(f"\n{name} goes on as {job_id}\n{how_to_go_on(request, name)}")
+        return STOPPED
+    code = exit_code(job)
+    if job.exit_code is None and job.status == "FAILED":
+        raise UserError(f"the job did not begin or was killed: {' '.join(job.message.split())[:400]}")
+    _say(f"job {job_id} {job.status.lower()}, exit code {code}")
+    return code
+
+
+def exit_code(job: Job) -> int:
+    """Exit code of an ended job: its command's; 130 where it was stopped, 1 where it was killed or never began."""
+    if job.status == "SUCCEEDED":
+        return DONE
+    if job.status == "STOPPED":
+        return STOPPED
+    return job.exit_code if job.exit_code in (FAILED, WRONG, STOPPED) else FAILED
+
+
+def _say(line: str) -> None:
+    print(line, flush=True)
+
+
+def _write(text: str) -> None:
+    sys.stdout.write(text)
+    sys.stdout.flush()

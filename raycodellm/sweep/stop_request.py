@@ -1,0 +1,72 @@
+"""Asks the driver that owns a run folder to stop, wherever that driver runs, and waits until it has ended.
+
+A driver of this machine gets a signal. A driver elsewhere finds the request in its owner file, which it reads now and
+then anyway (`ownership`).
+"""
+
+from __future__ import annotations
+
+import os
+import signal
+import time
+from collections.abc import Callable, Mapping
+from typing import Any
+
+from raycodellm.config import UserError
+from raycodellm.files import Folder
+from raycodellm.sweep.ownership import ASKED, HEARD, OWNER, STOP, Owner
+
+SAY_SECONDS = 10.0
+"""Seconds between two lines about the wait."""
+
+
+def stop(
+    folder: Folder,
+    say: Callable[[str], None],
+    clock: Callable[[], float] = time.monotonic,
+    sleep: Callable[[float], None] = time.sleep,
+) -> str | None:
+    """Stops the run's driver; returns its name when it has ended, None if none runs.
+
+    Raises `UserError` for a driver of this machine that belongs to another user.
+    """
+    owner = Owner(folder)
+    first = last = owner.read()
+    if first is None or owner.may_take_up(first):
+        return None
+    driver = str(first["holder"])
+    say(f"asking {driver} to stop")
+    if owner.runs_here(first):
+        _signal(int(first["pid"]), driver)
+    began = said = changed = clock()
+    while (found := owner.read()) is not None and found["token"] == first["token"] and not owner.may_take_up(found):
+        now = clock()
+        if found != last:
+            last, changed = found, now
+        if not owner.runs_here(found):
+            if now - changed > owner.silence_seconds(found):
+                say(f"{driver} has not been heard of for {now - changed:.0f} s, so it is gone")
+                return driver
+            if found.get(STOP) is None:  # at first, and where the driver's own beat was faster
+                last = {**found, STOP: ASKED}
+                folder.write_json(OWNER, last)
+        if now - said >= SAY_SECONDS:
+            said = now
+            say(f"waiting for {driver}, {now - began:.0f} s so far: {_waits_for(owner, found)}")
+        sleep(owner.pace.look)
+    return driver
+
+
+def _waits_for(owner: Owner, found: Mapping[str, Any]) -> str:
+    if owner.runs_here(found) or found.get(STOP) == HEARD:
+        return "running stages save their checkpoints"
+    return "it has not answered yet"
+
+
+def _signal(pid: int, driver: str) -> None:
+    try:
+        os.kill(pid, signal.SIGTERM)
+    except ProcessLookupError:  # it has ended meanwhile
+        return
+    except PermissionError as error:
+        raise UserError(f"{driver} belongs to another user; only that user can stop it") from error

@@ -1,0 +1,165 @@
+"""A sweep as a job of a real cluster with token authentication: submitted, followed, stopped, and continued."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shlex
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+import psutil
+import pytest
+
+pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
+
+RAY = str(Path(sys.executable).parent / "ray")
+LONGEST_SECONDS = 240
+
+
+def free_ports(count: int) -> list[int]:
+    with contextlib.ExitStack() as stack:
+        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
+        for probe in probes:
+            probe.bind(("127.0.0.1", 0))
+        return [probe.getsockname()[1] for probe in probes]
+
+
+class Head:
+    """A head that somebody started by `ray start`, and a user's terminal that knows its token."""
+
+    def __init__(self, folder: Path) -> None:
+        home = folder / "home"
+        (home / ".ray").mkdir(parents=True)
+        (home / ".ray" / "auth_token").write_text("0123456789abcdef" * 4)
+        # As in a new terminal: a local cluster of this process has left settings that are right for itself alone.
+        self.environment = {name: value for name, value in os.environ.items() if not name.startswith(("RAY_", "TUNE_"))}
+        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+        package = str(Path(__file__).parents[1])
+        self.environment |= {"HOME": str(home), "PATH": path, "PYTHONPATH": package, "COLUMNS": "200"}
+        port, dashboard, agent, agent_grpc, client = free_ports(5)
+        self.address = f"http://127.0.0.1:{dashboard}"
+        self.log = folder / "head.log"
+        options = {"port": port, "dashboard-port": dashboard, "dashboard-agent-listen-port": agent}
+        options |= {"dashboard-agent-grpc-port": agent_grpc, "ray-client-server-port": client, "num-cpus": 4}
+        options |= {"temp-dir": folder / "ray", "object-store-memory": 200_000_000}
+        command = [
+            RAY,
+            "start",
+            "--head",
+            "--block",
+            "--disable-usage-stats",
+            *(f"--{k}={v}" for k, v in options.items()),
+        ]
+        with open(self.log, "w") as log:
+            self.process = subprocess.Popen(
+                command, stdout=log, stderr=log, env={**self.environment, "RAY_AUTH_MODE": "token"}
+            )
+        self.wait_for(lambda: "Ray runtime started" in self.log.read_text(), self.log)
+
+    def wait_for(self, what: Callable[[], bool], log: Path) -> None:
+        until = time.monotonic() + LONGEST_SECONDS
+        while not what():
+            assert self.process.poll() is None and time.monotonic() < until, log.read_text()
+            time.sleep(0.1)
+
+    def run(self, line: str) -> tuple[int, str]:
+        """Runs a line as a user types it; gives its exit code and what it prints."""
+        done = subprocess.run(
+            line, shell=True, env=self.environment, capture_output=True, text=True, timeout=LONGEST_SECONDS
+        )
+        return done.returncode, done.stdout + done.stderr
+
+    def end(self) -> None:
+        for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+        self.process.wait()
+
+
+@pytest.fixture(scope="module")
+def head() -> Iterator[Head]:
+    folder = Path(tempfile.mkdtemp(prefix="rc"))  # short: Ray puts sockets there, whose paths may have 107 bytes
+    made = Head(folder)
+    yield made
+    made.end()
+    shutil.rmtree(folder, ignore_errors=True)
+
+
+SWEEP = """
+name: travels
+model: {preset: tiny}
+tokenizer: {train: {vocab_size: 300, sample_bytes: 50_000}}
+sources: {prose: {kind: text, path: data/prose.jsonl}}
+stages:
+  - name: pretrain
+    tokens: 300_000
+    sequence_length: 64
+    batch_tokens: 1_024
+    learning_rate: {peak: 3.0e-3}
+    weights: {prose: 1.0}
+evaluation: {tasks: [boxes], limit: 4}
+search: {trials: 1, sampler: random}
+scaling: {slots: 1, checkpoint_seconds: 1}
+"""
+
+
+def printed_line(printed: str, name: str) -> str:
+    return next(line.partition(":")[2].strip() for line in printed.splitlines() if line.startswith(f"{name}:"))
+
+
+def test_a_submitted_sweep_is_followed_stopped_and_continued_by_the_lines_that_it_prints(head: Head, tmp_path) -> None:
+    (tmp_path / "data").mkdir()
+    documents = [
+        json.dumps({"text": f"Document {n} says that {n} and {n + 1} make {2 * n + 1}. " * 8}) for n in range(400)
+    ]
+    (tmp_path / "data" / "prose.jsonl").write_text("\n".join(documents))
+    (tmp_path / "left at home.bin").write_bytes(os.urandom(1000))
+    (tmp_path / "travels.yaml").write_text(SWEEP)
+    storage = tmp_path / "storage"
+    submit = f"raycodellm submit {tmp_path / 'travels.yaml'} --storage {storage} --address {head.address}"
+    code, printed = head.run(f"{submit} --detach")
+    assert code == 0, printed
+    assert "2 files" not in printed and "1 file that it names" in printed and "auth_token" not in printed
+    follow, stop = printed_line(printed, "follow"), printed_line(printed, "stop")
+
+    with open(tmp_path / "heard", "w") as log:
+        follower = subprocess.Popen(
+            shlex.split(follow),
+            env=head.environment,
+            stdout=log,
+            stderr=log,
+            preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
+        )
+    head.wait_for(lambda: any(storage.glob("stages/*/*/*/COMPLETE")), tmp_path / "heard")
+    follower.send_signal(signal.SIGINT)
+    assert follower.wait(60) == 130
+    heard = (tmp_path / "heard").read_text()
+    assert heard.startswith("travels runs already as raysubmit_") and "travels goes on as raysubmit_" in heard, heard
+    assert f"continue with: raycodellm submit {tmp_path}" in heard, heard
+
+    code, printed = head.run(stop)
+    assert code == 0 and "has ended: stopped" in printed, printed
+    (saved,) = [int(path.parent.name.removeprefix("step-")) for path in storage.glob("stages/*/*/*/COMPLETE")][-1:]
+    assert saved > 0
+    code, printed = head.run(submit)
+    assert code == 0, printed
+    (stage,) = [json.loads(path.read_text()) for path in storage.glob("stages/*/stage.json")]
+    assert stage["record"]["resumed_at"] == [saved] and "mean/bpb" in printed
+
+
+def test_a_wrong_token_is_said_in_one_line(head: Head, tmp_path) -> None:
+    (tmp_path / "travels.yaml").write_text(SWEEP.replace("data/prose.jsonl", "builtin:python-prose"))
+    environment = {**head.environment, "RAY_AUTH_TOKEN": "f" * 64}
+    line = f"raycodellm stop travels --address {head.address}"
+    done = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True, timeout=60)
+    assert done.returncode == 2 and "its token is not the one in RAY_AUTH_TOKEN" in done.stderr
+    assert len(done.stderr.splitlines()) == 1 and "ffff" not in done.stderr
