@@ -372,7 +372,7 @@ def submit_and_look(folder: Path, text: str) -> Seen:
     (folder / "sweeps" / "small.yaml").write_text(text)
     seen, began = Seen(), time.time()
     with Head(folder) as head, Prometheus(head, folder) as prometheus:
-        command = ["submit", str(folder / "sweeps" / "small.yaml"), "--address", head.url]
+        command = ["submit", "--detach", str(folder / "sweeps" / "small.yaml"), "--address", head.url]
         command += ["--storage", str(folder / "storage")]
         submit = [sys.executable, "-m", "raycodellm.cli", *command]
         told = subprocess.run(submit, capture_output=True, text=True, timeout=120, check=False)
