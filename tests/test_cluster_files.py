@@ -7,8 +7,10 @@ import json
 import os
 import re
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
-from typing import Any
+from types import SimpleNamespace
+from typing import Any, ClassVar
 
 import jsonschema
 import kubernetes_manifests as kubernetes
@@ -122,62 +124,157 @@ def test_aws_knows_every_setting_of_the_machines():
         assert not report.has_errors(), report.generate_report()
 
 
-class Market:
-    """A pretended AWS that has machines on demand, and spot machines or none."""
-
-    def __init__(self, monkeypatch, error: str | None) -> None:
-        import boto3
-        from botocore.exceptions import ClientError
-
-        from raycodellm.cluster.aws_provider import SpotOrOnDemand
-
-        client = boto3.client("ec2", "us-west-2", aws_access_key_id="x", aws_secret_access_key="x")
-        self.subnets = [subnet["SubnetId"] for subnet in client.describe_subnets()["Subnets"]]
-        tree = yaml.safe_load((ROOT / "cluster.yaml").read_text())
-        self.config = {**tree["available_node_types"]["gpu"]["node_config"], "SubnetIds": self.subnets}
-        self.provider = SpotOrOnDemand({**tree["provider"], **KEYS}, "raycodellm")
-        self.tries: list[str] = []
-        create = self.provider.ec2_fail_fast.create_instances
-
-        def create_instances(**asked: Any) -> Any:
-            is_spot = "InstanceMarketOptions" in asked
-            self.tries.append(f"{'spot' if is_spot else 'on demand'} {asked['SubnetId']}")
-            if is_spot and error:
-                raise ClientError({"Error": {"Code": error, "Message": "none"}}, "RunInstances")
-            return create(**asked)
-
-        monkeypatch.setattr(
-            self.provider, "ec2_fail_fast", type("Pretended", (), {"create_instances": create_instances})
-        )
-
-    def machine(self) -> Any:
-        (created,) = self.provider.create_node(self.config, {"ray-node-type": "worker"}, 1).values()
-        return created
-
-
-KEYS = {"aws_credentials": {"aws_access_key_id": "x", "aws_secret_access_key": "x"}}
-
-
-def test_where_aws_has_no_spot_machine_in_any_zone_one_is_started_on_demand(monkeypatch):
+@pytest.fixture(scope="module")
+def aws() -> Iterator[dict[str, Any]]:
+    """The filled-in file for AWS, as Ray resolves it in a pretended account with the roles."""
     import boto3
     from moto import mock_aws
-    from ray.autoscaler.node_launch_exception import NodeLaunchException
+    from ray.autoscaler._private.util import prepare_config
+
+    from raycodellm.cluster.aws_provider import SpotOrOnDemand
 
     with mock_aws():
-        iam = boto3.client("iam", aws_access_key_id="x", aws_secret_access_key="x")
-        iam.create_instance_profile(InstanceProfileName="raycodellm-worker")
-        market = Market(monkeypatch, error=None)
-        assert market.machine().instance_lifecycle == "spot" and len(market.tries) == 1
-        market = Market(monkeypatch, error="InsufficientInstanceCapacity")
-        machine = market.machine()
-        assert machine.instance_lifecycle is None and machine.image_id == market.config["ImageId"]
-        tags = {tag["Key"]: tag["Value"] for tag in machine.tags}
-        assert tags["raycodellm-market"] == "on-demand" and tags["ray-cluster-name"] == "raycodellm"
-        assert {f"spot {subnet}" for subnet in market.subnets} <= set(market.tries)
-        assert market.tries[-1].startswith("on demand")
-        market = Market(monkeypatch, error="UnauthorizedOperation")  # is no lack of machines: said, and not paid for
-        with pytest.raises(NodeLaunchException, match="UnauthorizedOperation"):
-            market.machine()
+        iam = boto3.client("iam")
+        for name in ("raycodellm-head", "raycodellm-worker"):
+            iam.create_instance_profile(InstanceProfileName=name)
+        tree = yaml.safe_load(filled(CLOUDS["aws"][1], "cluster.yaml"))
+        yield SpotOrOnDemand.bootstrap_config(prepare_config(tree))
+
+
+def start(aws: dict[str, Any], provider: Any, kind: str) -> Any:
+    """A new machine of this kind."""
+    tags = {"ray-node-type": "head" if kind == "head" else "worker"}
+    (machine,) = provider.create_node(aws["available_node_types"][kind]["node_config"], tags, 1).values()
+    return machine
+
+
+def provider_of(aws: dict[str, Any]) -> Any:
+    from raycodellm.cluster.aws_provider import SpotOrOnDemand
+
+    return SpotOrOnDemand(aws["provider"], aws["cluster_name"])
+
+
+def test_ray_resolves_the_file_and_keeps_its_image_and_roles(aws):
+    for kind, role in (("head", "raycodellm-head"), ("gpu", "raycodellm-worker")):
+        config = aws["available_node_types"][kind]["node_config"]
+        assert config["ImageId"].startswith(
+            "resolve:ssm:/aws/service/deeplearning/ami/x86_64/base-oss-nvidia-driver-gpu"
+        )
+        assert config["IamInstanceProfile"] == {"Name": role}
+        assert len(config["SubnetIds"]) == 4 and config["SecurityGroupIds"] and config["KeyName"]
+    assert "IamInstanceProfile" not in aws["head_node"]  # Ray's own role, which may do everything
+
+
+def pretended_market(monkeypatch, provider: Any, error: str | None) -> list[str]:
+    """Has AWS answer with this error to each wish for a spot machine; returns the wishes."""
+    from botocore.exceptions import ClientError
+
+    tries: list[str] = []
+    create = provider.ec2_fail_fast.create_instances
+
+    def create_instances(**asked: Any) -> Any:
+        is_spot = "InstanceMarketOptions" in asked
+        tries.append(f"{'spot' if is_spot else 'on demand'} {asked['SubnetId']}")
+        if is_spot and error:
+            raise ClientError({"Error": {"Code": error, "Message": "none"}}, "RunInstances")
+        return create(**asked)
+
+    client = SimpleNamespace(create_instances=create_instances)
+    monkeypatch.setattr(provider, "ec2_fail_fast", client)
+    return tries
+
+
+def test_where_aws_has_a_spot_machine_it_is_taken(aws, monkeypatch):
+    provider = provider_of(aws)
+    tries = pretended_market(monkeypatch, provider, error=None)
+    assert start(aws, provider, "gpu").instance_lifecycle == "spot" and len(tries) == 1
+
+
+def test_where_aws_has_no_spot_machine_in_any_zone_one_is_started_on_demand(aws, monkeypatch):
+    provider = provider_of(aws)
+    tries = pretended_market(monkeypatch, provider, "InsufficientInstanceCapacity")
+    machine, config = start(aws, provider, "gpu"), aws["available_node_types"]["gpu"]["node_config"]
+    assert machine.instance_lifecycle is None and machine.image_id == config["ImageId"]
+    tags = {tag["Key"]: tag["Value"] for tag in machine.tags}
+    assert tags["raycodellm-market"] == "on-demand" and tags["ray-cluster-name"] == "raycodellm"
+    assert {f"spot {subnet}" for subnet in config["SubnetIds"]} == set(tries[:-1])
+    assert tries[-1].startswith("on demand")
+
+
+def test_a_refusal_for_another_reason_is_said_and_not_paid_for(aws, monkeypatch):
+    from ray.autoscaler.node_launch_exception import NodeLaunchException
+
+    provider = provider_of(aws)
+    tries = pretended_market(monkeypatch, provider, "UnauthorizedOperation")
+    with pytest.raises(NodeLaunchException, match="UnauthorizedOperation"):
+        start(aws, provider, "gpu")
+    assert not any(wish.startswith("on demand") for wish in tries)
+
+
+class Shell:
+    """What Ray's launcher would run on a machine by ssh and rsync, with the answers of a machine that works."""
+
+    answers: ClassVar = {
+        "command -v docker": b"/usr/bin/docker",
+        ".Runtimes": b"map[nvidia:{nvidia-container-runtime}]",
+        ".Config.Env": b'["HOME=/home/ray"]',
+        "printenv HOME": b"/home/ray",
+        ".State.Running": b"false",
+    }
+
+    def __init__(self) -> None:
+        self.lines: list[str] = []
+
+    def check_output(self, command: list[str], *words: Any, **options: Any) -> bytes:
+        self.lines.append(" ".join(command[-2:]))
+        return next((answer for part, answer in self.answers.items() if part in self.lines[-1]), b"")
+
+    check_call = check_output
+
+    def place(self, words: str) -> int:
+        """Number of the only line with these words."""
+        (found,) = [number for number, line in enumerate(self.lines) if words in line]
+        return found
+
+
+@pytest.mark.parametrize("kind", ["head", "gpu"])
+def test_token_image_and_driver_reach_a_machine_before_ray_starts_on_it(aws, monkeypatch, kind):
+    from ray.autoscaler._private.aws import node_provider
+    from ray.autoscaler._private.updater import NodeUpdater
+
+    monkeypatch.setattr(node_provider, "TAG_BATCH_DELAY", 0)
+    token = Path.home() / ".ray" / "auth_token"
+    token.parent.mkdir(exist_ok=True)
+    token.write_text("a-token")
+    provider, shell, is_head = provider_of(aws), Shell(), kind == "head"
+    machine = start(aws, provider, kind)
+    provider.non_terminated_nodes({})
+    starts = aws["head_start_ray_commands" if is_head else "worker_start_ray_commands"]
+    NodeUpdater(
+        node_id=machine.id,
+        provider_config=aws["provider"],
+        provider=provider,
+        process_runner=shell,
+        cluster_name=aws["cluster_name"],
+        auth_config=aws["auth"],
+        docker_config=aws["docker"],
+        is_head_node=is_head,
+        use_internal_ip=True,
+        runtime_hash="",
+        file_mounts_contents_hash="",
+        rsync_options={"rsync_exclude": [], "rsync_filter": []},
+        node_resources=aws["available_node_types"][kind]["resources"],
+        ray_start_commands=starts,
+        **{key: aws[key] for key in ("file_mounts", "initialization_commands", "setup_commands")},
+    ).do_update()
+    steps = [f"{token.parent}/ ubuntu@", "docker login", f"docker pull {NAMES['IMAGE']}", "docker run", "ray start"]
+    places = [shell.place(step) for step in steps]
+    assert places == sorted(places)
+    container = shell.lines[shell.place("docker run")]
+    assert "~/.ray:/home/ray/.ray " in container and "--env RAY_AUTH_MODE=token" in container
+    assert ("--gpus all" in container) == (not is_head)
+    assert not is_head or "--dashboard-host=127.0.0.1" in shell.lines[shell.place("ray start")]
+    assert is_head or shell.place("raycodellm.cluster.spot_notice aws") > places[-1]
 
 
 def test_google_knows_every_setting_of_the_machines():

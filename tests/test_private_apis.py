@@ -29,6 +29,7 @@ SOURCES = [
     ("ray", "_private/state.py", "def available_resources_per_node("),
     ("ray", "_private/state.py", "def get_draining_nodes("),
     ("ray", "autoscaler/v2/sdk.py", "def get_cluster_status("),
+    ("ray", "_private/services.py", 'f"--node_id={node_id}"'),
     ("ray", "autoscaler/_private/aws/node_provider.py", "def create_node(self, node_config, tags, count)"),
     ("ray", "autoscaler/_private/aws/node_provider.py", 'category=exc.response["Error"]["Code"]'),
     ("ray", "autoscaler/_private/gcp/node_provider.py", "def create_node(self, base_config: dict, tags: dict, count"),
