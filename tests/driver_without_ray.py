@@ -44,7 +44,7 @@ class Cluster:
 
     def __init__(self) -> None:
         called = SimpleNamespace(remote=self._run)
-        self.run_trial = SimpleNamespace(remote=self._run, options=lambda name: called)
+        self.trial = SimpleNamespace(remote=self._run, options=lambda name: called)
         self.num_trained: Counter[str] = Counter()
         """How often each stage was trained, by its key."""
 

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import asyncio
 import contextlib
 import io
 import json
 import math
 import os
+import pickle
 import re
 import shutil
 import signal
@@ -30,7 +32,7 @@ from ray import tune
 from raycodellm import config, search
 from raycodellm.cluster.auth_token import write_token
 from raycodellm.config import Objective, UserError
-from raycodellm.dispatch import Ending, JobTree, Snapshot, job_call, trial_call
+from raycodellm.dispatch import Ending, JobEnd, JobTree, Snapshot, TrialFailed, job_call, trial_call
 from raycodellm.files import Folder
 from raycodellm.observability import metrics, panels, reference
 from raycodellm.observability.board import board, queries
@@ -39,6 +41,7 @@ from raycodellm.observability.readings import View, readings
 from raycodellm.observability.summary import job_metadata, summary_line
 from raycodellm.observability.trial_log import TrialLog
 from raycodellm.records import LedgerRow, Progress, TrialResult
+from raycodellm.slots.dispatcher import Dispatcher
 from raycodellm.sweep import tracking
 
 PAGE = Path(__file__).parents[1] / "docs" / "observability.md"
@@ -139,6 +142,21 @@ def test_how_a_slots_work_on_a_job_ended_is_said() -> None:
     tree.take("two#1")
     tree.fail("two#1", "evaluation-0", "no task")
     assert tree.ending("evaluation-0", "two#1") == Ending(False, "no task")
+
+
+def test_the_call_of_a_failed_trial_fails_with_its_cause_and_brings_its_outcome() -> None:
+    async def scene() -> TrialFailed:
+        dispatcher = Dispatcher(max_deaths=1)
+        await dispatcher.register("slot 1")
+        call = asyncio.create_task(dispatcher.trial(0, SimpleNamespace(jobs=(FakeJob("evaluation-0"),)), {}))
+        await dispatcher.next_job("slot 1", 1, 5.0)
+        await dispatcher.ended("slot 1", 1, "evaluation-0", JobEnd.FAIL, "no such task")
+        with pytest.raises(TrialFailed, match="no such task") as raised:
+            await call
+        return raised.value
+
+    failed = pickle.loads(pickle.dumps(asyncio.run(scene())))
+    assert failed.outcome.error == "evaluation: no such task" and failed.outcome.deaths == 0
 
 
 # ------------------------------------------------------------------------------------------------- readings
@@ -374,10 +392,12 @@ def submit_and_look(folder: Path, text: str) -> Seen:
     with Head(folder) as head, Prometheus(head, folder) as prometheus:
         command = ["submit", "--detach", str(folder / "sweeps" / "small.yaml"), "--address", head.url]
         command += ["--storage", str(folder / "storage")]
-        submit = [sys.executable, "-m", "raycodellm.cli", *command]
-        told = subprocess.run(submit, capture_output=True, text=True, timeout=120, check=False)
-        assert told.returncode == 0, told.stdout + told.stderr
+        with open(folder / "submit.log", "wb") as log:
+            submit = subprocess.Popen([sys.executable, "-m", "raycodellm.cli", *command], stdout=log, stderr=log)
+        wait_until(lambda: head.job() or submit.poll(), 120)
+        assert not submit.poll(), (folder / "submit.log").read_text()
         wait_until(lambda: seen.look(head), 300)
+        submit.wait(60)
         assert seen.job["status"] == "SUCCEEDED", head.ask(f"/api/jobs/{seen.job['submission_id']}/logs")
         seen.actors, seen.datasets = head.actors(), head.datasets()
         seen.logs = {path.name: path.read_text() for path in (head.session / "logs").glob("raycodellm-*")}

@@ -3,7 +3,7 @@
 Nothing here knows of Ray or of files; `slots.dispatcher` wraps a `DispatchState` in an actor.
 """
 
-from raycodellm.dispatch.jobs import Ending, JobNode, JobTree, TrialOutcome
+from raycodellm.dispatch.jobs import Ending, JobNode, JobTree, TrialFailed, TrialOutcome
 from raycodellm.dispatch.names import job_call, trial_actor, trial_call
 from raycodellm.dispatch.placement import Action, Demand, PlacementWatch
 from raycodellm.dispatch.remaining import RemainingWork, seconds_left
@@ -27,6 +27,7 @@ __all__ = [
     "SlotState",
     "SlotView",
     "Snapshot",
+    "TrialFailed",
     "TrialOutcome",
     "job_call",
     "seconds_left",

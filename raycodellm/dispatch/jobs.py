@@ -68,6 +68,18 @@ class TrialOutcome:
     preemptions: int = 0
 
 
+class TrialFailed(Exception):
+    """Carries the outcome of a failed trial, so that the call that waited for the trial counts as failed in Ray's
+    dashboard, with the trial's cause."""
+
+    def __init__(self, outcome: TrialOutcome) -> None:
+        super().__init__(outcome.error)
+        self.outcome = outcome
+
+    def __reduce__(self) -> tuple[type[TrialFailed], tuple[TrialOutcome]]:
+        return TrialFailed, (self.outcome,)
+
+
 @dataclass(frozen=True)
 class Ending:
     """How a slot's work on a job ended."""

@@ -11,7 +11,7 @@ from typing import Any
 import ray
 
 from raycodellm.config import Scaling
-from raycodellm.dispatch import Demand, DispatchState, JobEnd, Sight, Snapshot, TrialOutcome, job_call
+from raycodellm.dispatch import Demand, DispatchState, JobEnd, Sight, Snapshot, TrialFailed, TrialOutcome, job_call
 from raycodellm.finished import Job, Outcome
 from raycodellm.records import Progress
 from raycodellm.slots.handle import DispatcherHandle
@@ -61,6 +61,13 @@ class Dispatcher:
             if self.state.tree.stopping:
                 return None
             await self._wait(POLL_SECONDS)
+        return outcome
+
+    async def trial(self, number: int, chain: Chain, finished: Mapping[str, Outcome]) -> TrialOutcome | None:
+        """The same; raises `TrialFailed` with the outcome of a trial that failed."""
+        outcome = await self.run_trial(number, chain, finished)
+        if outcome is not None and outcome.error is not None:
+            raise TrialFailed(outcome)
         return outcome
 
     @_unlisted

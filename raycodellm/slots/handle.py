@@ -20,7 +20,7 @@ class DispatcherHandle(Protocol):
     # asked by itself
     job: RemoteMethod
     # asked by trials
-    run_trial: RemoteMethod
+    trial: RemoteMethod
     cancel_trial: RemoteMethod
     # asked by slots
     register: RemoteMethod

@@ -8,8 +8,9 @@ from dataclasses import dataclass, replace
 from typing import Any
 
 from raycodellm import config, retrying, search, stage_store
-from raycodellm.dispatch import TrialOutcome, trial_call
+from raycodellm.dispatch import TrialFailed, TrialOutcome, trial_call
 from raycodellm.files import Folder
+from raycodellm.finished import Outcome
 from raycodellm.observability import trial_labels
 from raycodellm.records import StageRecord, TrialResult, as_json, from_json, summed_ledger
 from raycodellm.slots.handle import DispatcherHandle
@@ -78,8 +79,7 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
         started = as_json(result)
         retrying.patiently(lambda: folder.write_json("trial.json", started), "trial.json")
         finished = retrying.patiently(lambda: stage_store.finished_outcomes(chain), "the stage store")
-        named = context.dispatcher.run_trial.options(name=_call_name(result, context))
-        outcome = ray.get(named.remote(result.number, chain, finished))
+        outcome = _wait_for_jobs(result, chain, finished, context)
         if outcome is None:
             return replace(result, state="stopped")
         result = _ended(result, chain, outcome)
@@ -99,6 +99,19 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
     ended = as_json(result)
     retrying.patiently(lambda: folder.write_json("result.json", ended), "result.json")
     return result
+
+
+def _wait_for_jobs(
+    result: TrialResult, chain: Chain, finished: Mapping[str, Outcome], context: TrialContext
+) -> TrialOutcome | None:
+    """The outcome of the trial's jobs; None when the sweep was stopped before they had ended."""
+    import ray
+
+    call = context.dispatcher.trial.options(name=_call_name(result, context))
+    try:
+        return ray.get(call.remote(result.number, chain, finished))
+    except TrialFailed as failed:
+        return failed.outcome
 
 
 def _call_name(result: TrialResult, context: TrialContext) -> str:
