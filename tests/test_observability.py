@@ -34,10 +34,11 @@ from raycodellm.cluster.auth_token import write_token
 from raycodellm.config import Objective, UserError
 from raycodellm.dispatch import Ending, JobEnd, JobTree, Snapshot, TrialFailed, job_call, trial_call
 from raycodellm.files import Folder
-from raycodellm.observability import metrics, panels, reference
+from raycodellm.observability import metrics, observer, panels, reference
 from raycodellm.observability.board import board, queries
 from raycodellm.observability.labels import trial_labels
 from raycodellm.observability.readings import View, readings
+from raycodellm.observability.session_logs import SessionLogs
 from raycodellm.observability.summary import job_metadata, summary_line
 from raycodellm.observability.trial_log import TrialLog
 from raycodellm.records import LedgerRow, Progress, TrialResult
@@ -253,6 +254,28 @@ def test_a_trials_log_tells_its_settings_its_jobs_its_progress_and_its_end_once_
     assert "100 %" in ended[0] and ended[1].endswith("pretrain-3e80a8: runs no longer")
     assert "complete: 100 tokens" in ended[2] and ended[3].endswith("mean/bpb 1.75")
     assert log.new_lines(snapshot(7), [trial(7, 1.75)]) == {}
+
+
+def test_a_part_of_the_dashboard_that_fails_ends_no_sweep_and_stops_no_other_part(
+    tmp_path, sweep_file, monkeypatch, caplog
+) -> None:
+    class Logs(SessionLogs):
+        def __init__(self, folder: str) -> None:
+            self._folder, self._is_here = f"{folder}/logs", True
+
+    def no_gauges() -> None:
+        raise RuntimeError("no agent")
+
+    monkeypatch.setattr(observer, "Gauges", no_gauges)
+    monkeypatch.setattr(observer, "SessionLogs", Logs)
+    (tmp_path / "logs").mkdir()
+    watching = observer.Observer(sweep_file, 2, gcs_address="here:1", session_folder=str(tmp_path))
+    watching.look(snapshot(0, running={STAGE: progress()}), [trial(0)])
+    watching.look(snapshot(0, ended={STAGE: progress(step=8)}), [trial(0, 1.75)])
+    table = (tmp_path / "logs" / "raycodellm-small-trials.txt").read_text()
+    assert table.startswith("small: 1 of 2 trials; best mean/bpb 1.750, arm 0\n\ntrial")
+    told = (tmp_path / "logs" / "raycodellm-small-trial-0000.log").read_text().splitlines()
+    assert "trial 0000" in told[0] and told[-1].endswith("boxes/acc 0.5") and "no agent" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------- a real sweep
