@@ -494,6 +494,13 @@ def test_of_two_that_take_a_lease_in_the_same_instant_the_last_writer_has_it(tmp
     assert one.take() == "other"
 
 
+def test_a_sweep_that_waits_for_a_lease_on_an_object_store_looks_four_times_a_minute(tmp_path) -> None:
+    clock = Clock()
+    on_disk, remote = (Lease(Folder(uri), "me", clock, clock.sleep) for uri in (str(tmp_path), "s3://data/x"))
+    looks = [(on_disk.is_due(), remote.is_due()) for _ in range(30) if clock.sleep(2.0) is None]
+    assert [sum(due) for due in zip(*looks, strict=True)] == [30, 4]
+
+
 def test_half_a_lease_is_none(tmp_path) -> None:
     (tmp_path / "LEASE").write_text('{"hol')
     assert Lease(Folder(str(tmp_path)), "one", Clock(), lambda seconds: None).take() is None

@@ -23,6 +23,8 @@ logger = logging.getLogger(__name__)
 LEASE = "LEASE"
 BEAT_SECONDS = 40.0
 STALE_SECONDS = 120.0
+LOOK_SECONDS = 15.0
+"""Between two looks at a lease on an object store that another sweep holds."""
 SETTLE_SECONDS = 0.2
 """Seconds between writing the lease and reading it back: the driver that wrote last holds the lease."""
 
@@ -44,8 +46,17 @@ class Lease:
         self._folder, self._holder, self._clock, self._sleep = folder, holder, clock, sleep
         self.token = uuid.uuid4().hex
         self._beats = 0
+        self._last_due: float | None = None
         self._seen: Any = None
         self._seen_at = clock()
+
+    def is_due(self) -> bool:
+        """True if one who waits for the lease should look again; on a local disk always."""
+        now = self._clock()
+        if self._last_due is not None and self._folder.local is None and now - self._last_due < LOOK_SECONDS:
+            return False
+        self._last_due = now
+        return True
 
     def take(self) -> str | None:
         """Takes the lease when it is free. Returns None, or the holder when another has it."""

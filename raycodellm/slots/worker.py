@@ -171,10 +171,10 @@ def _wait_for_lease(lease: Lease | None, job: StageJob, world: World, client: Di
 
     A finished stage needs no lease, unless it is trained once more for its optimizer state.
     """
+    other = None
     while True:
-        other = None
-        if lease is not None and finished.finished_outcome(job) is None:
-            other = lease.take()
+        if lease is not None and lease.is_due():
+            other = lease.take() if finished.finished_outcome(job) is None else None
         told = engine.gather(world, (other, client.should_stop()))
         if told[0][0] is None:
             return True
