@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
-from raycodellm import cli
+from raycodellm import cli, cluster
 from raycodellm.check import costs, prices, trees
 from raycodellm.check.arm_ranges import in_ranges
 from raycodellm.check.costs import Hardware, Hours
 from raycodellm.check.prices import Device, Machine, Prices
+from raycodellm.cluster import Node
+from raycodellm.cluster.capacity import device_of
 from raycodellm.config import Scaling, UserError
 from raycodellm.device_peaks import listed_peak_flops
 from raycodellm.tables import stage_tree, tree_lines
@@ -149,3 +152,30 @@ def test_a_shared_stage_stays_one_line_with_its_equal_children_below():
 
 def test_numbers_of_arms_are_written_as_ranges():
     assert in_ranges([5, 0, 1, 2, 7, 2]) == "0–2, 5, 7" and in_ranges([]) == ""
+
+
+# ------------------------------------------------------------------------------------------------- a joined cluster
+
+
+def test_the_device_of_a_joined_cluster_is_priced_also_while_no_gpu_node_runs(capsys, tmp_path, monkeypatch):
+    gpu = {"resources": {"CPU": 8, "GPU": 1, "accelerator_type:L4": 1}, "max_workers": 4}
+    tree = {"max_workers": 4, "head_node_type": "head", "available_node_types": {"head": {}, "gpu": gpu}}
+    found = SimpleNamespace(
+        nodes=(Node(8),),
+        autoscaled=cluster.read_autoscaler(tree).still_to_add([Node(8)]),
+        limits_known=True,
+        placement_problem=lambda scaling: None,
+        slots_that_fit=lambda scaling: 4,
+    )
+    monkeypatch.setattr(cluster, "connect", lambda address, scaling, log_to: found)
+    auto = ("--set", "scaling.slots=auto", "--set", "scaling.gpus_per_worker=1")
+    code, printed = check(capsys, tmp_path, "--prices", "--address", "10.0.0.5:6379", *auto)
+    assert code == 0 and "g6.2xlarge" in printed and "with 4 devices at once" in printed
+    assert "the cluster at 10.0.0.5:6379 holds 4 at once" in printed
+    found.autoscaled = ()  # nothing tells which GPUs the cluster has
+    code, printed = check(capsys, tmp_path, "--prices", "--address", "10.0.0.5:6379", *auto)
+    assert code == 2 and "--device" in printed
+
+
+def test_ray_names_the_gpus_of_a_node_among_its_resources():
+    assert device_of({"CPU": 8, "GPU": 1, "accelerator_type:A10G": 1}) == "A10G" and device_of({"CPU": 8}) == ""
