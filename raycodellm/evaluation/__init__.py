@@ -1,7 +1,7 @@
 """Scores models on reasoning tasks through lm-eval, with a row for every item. The only door to `lm_eval`."""
 
 from raycodellm.evaluation.item_text import evaluated_tasks, item_texts
-from raycodellm.evaluation.items_table import ITEMS_SCHEMA, named_tasks, samples
+from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
 from raycodellm.evaluation.metrics import MEAN, METRICS, Metric
 from raycodellm.evaluation.objectives import check_evaluation
 from raycodellm.evaluation.run import EvaluationResult, NothingFits, evaluate
@@ -13,6 +13,7 @@ __all__ = [
     "MEAN",
     "METRICS",
     "EvaluationResult",
+    "Items",
     "Metric",
     "NothingFits",
     "check_evaluation",

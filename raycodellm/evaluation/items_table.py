@@ -7,10 +7,11 @@ import math
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import pyarrow as pa
 
 from raycodellm.evaluation.metrics import BY_NAME, MEAN
-from raycodellm.statistics import Sample
+from raycodellm.statistics import Sample, TaskSample
 
 ITEMS_SCHEMA = pa.schema(
     [
@@ -46,23 +47,51 @@ def named_tasks(table: pa.Table) -> dict[str, tuple[str, ...]]:
     return {name: tuple(members) for name, members in json.loads(groups).items()}
 
 
-def samples(table: pa.Table, metric: str) -> list[Sample]:
-    """The items' values, by (task, item number), of which `metric` is the unweighted mean of the samples' means.
+class Items:
+    """A table of items, sorted by task once for all metrics of a kind."""
 
-    `mean/bpb` has one sample per named task or group, `boxes/bpb` one sample. Empty for a metric that is no such mean,
-    and where no item has a value.
-    """
-    task, _, name = metric.partition("/")
-    if name not in BY_NAME:
-        return []
-    named = named_tasks(table)
-    groups = list(named.values()) if task == MEAN else [named.get(task, (task,))]
-    by_task: dict[str, dict[tuple[str, int], float]] = {}
-    value_of, names = BY_NAME[name].value, BY_NAME[name].columns
-    columns = (table.column(column).to_pylist() for column in ("task", "item", *names))
-    for task_, item, *values in zip(*columns, strict=True):
-        value = value_of(dict(zip(names, values, strict=True)))
-        if value is not None and math.isfinite(value):
-            by_task.setdefault(task_, {})[task_, item] = float(value)
-    found = [{key: value for one in group for key, value in by_task.get(one, {}).items()} for group in groups]
-    return [sample for sample in found if sample]
+    def __init__(self, table: pa.Table) -> None:
+        self._table = table
+        self._named = named_tasks(table)
+        self._by_task: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
+        """Maps the metric's name to each task's items with a value: their numbers, and the values."""
+
+    def samples(self, metric: str) -> list[Sample]:
+        """The items' values, by (task, item number), of which `metric` is the unweighted mean of the samples' means.
+
+        `mean/bpb` has one sample per named task or group, `boxes/bpb` one sample. Empty for a metric that is no such
+        mean, and where no item has a value.
+        """
+        task, _, name = metric.partition("/")
+        if name not in BY_NAME:
+            return []
+        if name not in self._by_task:
+            self._by_task[name] = self._sorted(name)
+        known = self._by_task[name]
+        groups = [*self._named.values()] if task == MEAN else [self._named.get(task, (task,))]
+        found: list[Sample] = []
+        for group in groups:
+            members = [(one, *known[one]) for one in dict.fromkeys(group) if one in known]
+            if members:
+                numbers = np.concatenate([values for _, _, values in members])
+                found.append(TaskSample([(one, items) for one, items, _ in members], numbers))
+        return found
+
+    def _sorted(self, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
+        names, value_of = BY_NAME[name].columns, BY_NAME[name].value
+        rows = zip(*(self._table.column(column).to_pylist() for column in names), strict=True)
+        found = (value_of(dict(zip(names, row, strict=True))) for row in rows)
+        values = np.array([math.nan if value is None else float(value) for value in found])
+        tasks = self._table.column("task").combine_chunks().dictionary_encode()
+        codes, items = tasks.indices.to_numpy(), self._table.column("item").to_numpy()
+        by_task = {}
+        for code, task in enumerate(tasks.dictionary.to_pylist()):
+            places = np.flatnonzero((codes == code) & np.isfinite(values))
+            if len(places):
+                by_task[task] = (items[places], values[places])
+        return by_task
+
+
+def samples(table: pa.Table, metric: str) -> list[Sample]:
+    """See `Items.samples`, for a single metric of a table."""
+    return Items(table).samples(metric)

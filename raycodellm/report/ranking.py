@@ -12,7 +12,7 @@ import statistics
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeAlias
 
 from raycodellm import evaluation
 from raycodellm.config import Objective
@@ -21,6 +21,9 @@ from raycodellm.tables.trials import Row, metric_of, params_of, trial_name
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+ItemTable: TypeAlias = "pa.Table | evaluation.Items"
+"""A trial's evaluated items."""
 
 
 @dataclass(frozen=True)
@@ -61,7 +64,7 @@ class ArmScore:
 
 
 def ranking(
-    rows: Sequence[Row], objectives: Sequence[Objective], items: Mapping[int, pa.Table] | None = None
+    rows: Sequence[Row], objectives: Sequence[Objective], items: Mapping[int, ItemTable] | None = None
 ) -> list[ArmScore]:
     """All arms, the best by the first objective first, those without a score last.
 
@@ -99,7 +102,7 @@ def ranking(
 
 
 def measured_arms(
-    metric: str, complete: Mapping[int, Sequence[Row]], items: Mapping[int, pa.Table]
+    metric: str, complete: Mapping[int, Sequence[Row]], items: Mapping[int, ItemTable]
 ) -> tuple[dict[int, ArmMeasurements], SeedNoise]:
     """Measurements of each arm that has complete rows, and the noise between their seeds.
 
@@ -112,7 +115,7 @@ def measured_arms(
     return measured, noise
 
 
-def measurements(metric: str, complete: Sequence[Row], items: Mapping[int, pa.Table]) -> ArmMeasurements:
+def measurements(metric: str, complete: Sequence[Row], items: Mapping[int, ItemTable]) -> ArmMeasurements:
     """Measurements of one arm: `complete` are its rows with a finite `metric`, at least one."""
     scores = {row["seed"]: float(row[f"metrics.{metric}"]) for row in complete}
     low, high = (metric_of(complete[0], f"{metric}_{end}") for end in ("low", "high"))
@@ -123,9 +126,11 @@ def measurements(metric: str, complete: Sequence[Row], items: Mapping[int, pa.Ta
     )
 
 
-def _samples(table: pa.Table | None, metric: str, score: float) -> Sequence[Mapping[Any, float]]:
+def _samples(items: ItemTable | None, metric: str, score: float) -> Sequence[Mapping[Any, float]]:
     """The items' values; none unless `score` is their mean: an interval must belong to the score that is shown."""
-    found = evaluation.samples(table, metric) if table is not None else []
+    if items is None:
+        return []
+    found = items.samples(metric) if isinstance(items, evaluation.Items) else evaluation.samples(items, metric)
     return found if found and math.isclose(mean_of_samples(found), score, rel_tol=1e-6) else []
 
 

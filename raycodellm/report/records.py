@@ -7,12 +7,13 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 from functools import cached_property, partial
-from typing import TYPE_CHECKING, Any, TypeVar
+from typing import Any, TypeVar
 
 import numpy as np
 
 from raycodellm import storage_files
 from raycodellm.config import Sweep, SweepFile
+from raycodellm.evaluation import Items
 from raycodellm.files import Folder
 from raycodellm.finished import read_finished_stage
 from raycodellm.records import StageRecord
@@ -20,9 +21,6 @@ from raycodellm.report.ranking import ArmScore, ranking
 from raycodellm.report.verdicts import TaskScore, task_scores
 from raycodellm.tables import Sharing, sharing
 from raycodellm.tables.trials import Row, stages_of
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Name = TypeVar("Name", int, str)
 Value = TypeVar("Value")
@@ -42,7 +40,7 @@ class Records:
     file: SweepFile
     rows: list[Row]
     """Rows of `trials.parquet`; empty while the file does not exist."""
-    items: dict[int, pa.Table]
+    items: dict[int, Items]
     """Maps the numbers of complete trials to their evaluated items."""
     stages: dict[str, StageRecord]
     """Maps the keys of finished stages to their records."""
@@ -153,13 +151,13 @@ def read_records(
     complete = {row["number"]: row for row in rows if row["state"] == "complete"}
     keys = dict.fromkeys(key for row in rows for key in stages_of(row))
 
-    def items_of(number: int) -> pa.Table | None:
+    def items_of(number: int) -> Items | None:
         row, own = complete[number], run / "trials" / f"{number:04d}"
         copied_from = None
         if row.get("evaluation") and stages_of(row):
             copied_from = storage / "stages" / stages_of(row)[-1] / row["evaluation"]
-        items = storage_files.attempt(lambda: storage_files.read_items(own, copied_from), lost.setdefault)
-        return None if items is None else items.select(list(storage_files.ITEM_TYPES))
+        table = storage_files.attempt(lambda: storage_files.read_items(own, copied_from), lost.setdefault)
+        return None if table is None else Items(table.select(list(storage_files.ITEM_TYPES)))
 
     def stage_of(key: str) -> StageRecord | None:
         folder = storage / "stages" / key

@@ -98,12 +98,16 @@ def _task_cell(one: TaskScore | None) -> Cell:
     return Cell(formats.score(one.score.value) + SIGNS[one.verdict], one.score.value, one.verdict.replace(" ", "-"))
 
 
+MOST_DIFFERENCES = 1000
+"""Rows of the table of differences: those of the best arms."""
+
+
 def differences_by_task(records: Records) -> Table:
-    """The differences behind the verdicts; no rows where no verdict is given."""
+    """The differences behind the first verdicts; no rows where no verdict is given."""
     header = ("arm", "task", "score", interval_name(records.scores), "difference", "corrected interval", "verdict")
     rows = []
-    for one in records.task_scores:
-        if one.difference is not None and one.verdict:
+    for one in [one for one in records.task_scores if one.verdict][:MOST_DIFFERENCES]:
+        if one.difference is not None:
             gap = one.difference
             rows.append(
                 (

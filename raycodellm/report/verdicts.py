@@ -10,16 +10,13 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Literal
+from typing import Literal
 
 from raycodellm.config import Objective
 from raycodellm.evaluation import METRICS
-from raycodellm.report.ranking import ArmScore, measured_arms
+from raycodellm.report.ranking import ArmScore, ItemTable, measured_arms
 from raycodellm.statistics import Interval
 from raycodellm.tables.trials import Row, metric_of
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 Word = Literal["better", "worse", "not known", ""]
 
@@ -54,7 +51,7 @@ def task_metrics(rows: Sequence[Row], objective: Objective) -> dict[str, str]:
 
 
 def task_scores(
-    rows: Sequence[Row], scores: Sequence[ArmScore], objective: Objective, items: Mapping[int, pa.Table]
+    rows: Sequence[Row], scores: Sequence[ArmScore], objective: Objective, items: Mapping[int, ItemTable]
 ) -> list[TaskScore]:
     """The scores of the arms in each of their tasks, the mean over tasks too, in the order of `scores`."""
     base, metrics = compared_with(scores), task_metrics(rows, objective)

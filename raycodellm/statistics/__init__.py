@@ -5,7 +5,6 @@ from raycodellm.statistics.intervals import (
     UNKNOWN,
     Z95,
     Interval,
-    Sample,
     Variance,
     correlations,
     mean_interval,
@@ -15,6 +14,7 @@ from raycodellm.statistics.intervals import (
     student_quantile,
     wilson_interval,
 )
+from raycodellm.statistics.samples import Sample, TaskSample
 from raycodellm.statistics.seeds import (
     Difference,
     Scores,
@@ -35,6 +35,7 @@ __all__ = [
     "Sample",
     "Scores",
     "SeedNoise",
+    "TaskSample",
     "Variance",
     "correlations",
     "half_width",

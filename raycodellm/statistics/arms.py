@@ -14,7 +14,8 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from raycodellm.statistics.intervals import UNKNOWN, Z95, Interval, Sample, Variance, mean_variance
+from raycodellm.statistics.intervals import UNKNOWN, Z95, Interval, Variance, mean_variance
+from raycodellm.statistics.samples import Sample, numbers_like, numbers_of, with_numbers
 from raycodellm.statistics.seeds import SeedNoise, half_width, seed_difference
 
 RECORDED_DEGREES = 1000.0
@@ -55,8 +56,8 @@ class ArmMeasurements:
 
     def _item_variance_of_difference(self, other: ArmMeasurements, seeds: Sequence[int]) -> Variance:
         mine, theirs = self._mean_samples(seeds or self.scores), other._mean_samples(seeds or other.scores)
-        if mine and [one.keys() for one in mine] == [one.keys() for one in theirs]:
-            gaps = [{item: a[item] - b[item] for item in a} for a, b in zip(mine, theirs, strict=True)]
+        gaps = _gaps(mine, theirs)
+        if gaps:
             return mean_variance(gaps)
         separate = self._item_variance(self.scores), other._item_variance(other.scores)  # items differ: as independent
         if not all(one.degrees for one in separate):
@@ -79,18 +80,36 @@ class ArmMeasurements:
 
 def _mean_of_each(first: Sequence[Sample], *rest: Sequence[Sample]) -> list[Sample]:
     """Each item's mean over the seeds' samples; no samples where the seeds' items differ."""
-    if any([one.keys() for one in of] != [one.keys() for one in first] for of in rest):
+    if any(len(of) != len(first) for of in rest):
         return []
     found: list[Sample] = []
-    for ones in zip(first, *rest, strict=True):
-        values = [np.fromiter((one[item] for item in ones[0]), dtype=float, count=len(ones[0])) for one in ones]
-        found.append(dict(zip(ones[0], np.mean(values, axis=0).tolist(), strict=True)))
+    for like, *others in zip(first, *rest, strict=True):
+        values = [numbers_of(like)]
+        for other in others:
+            aligned = numbers_like(other, like)
+            if aligned is None:
+                return []
+            values.append(aligned)
+        found.append(with_numbers(like, np.mean(values, axis=0)))
+    return found
+
+
+def _gaps(mine: Sequence[Sample], theirs: Sequence[Sample]) -> list[Sample]:
+    """The differences item by item; no samples where the items differ."""
+    if len(mine) != len(theirs):
+        return []
+    found: list[Sample] = []
+    for one, other in zip(mine, theirs, strict=True):
+        aligned = numbers_like(other, one)
+        if aligned is None:
+            return []
+        found.append(with_numbers(one, numbers_of(one) - aligned))
     return found
 
 
 def mean_of_samples(samples: Sequence[Sample]) -> float:
     """Unweighted mean of the samples' means."""
-    return statistics.fmean(statistics.fmean(one.values()) for one in samples)
+    return statistics.fmean(float(numbers_of(one).mean()) for one in samples)
 
 
 def pareto_front(points: Mapping[int, Sequence[float]], minimise: Sequence[bool]) -> set[int]:

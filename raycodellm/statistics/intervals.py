@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 import statistics
-from collections.abc import Mapping, Sequence
-from typing import Any, NamedTuple
+from collections.abc import Sequence
+from typing import NamedTuple
 
 import numpy as np
+
+from raycodellm.statistics.samples import Sample, numbers_of, share_an_item
 
 
 class Interval(NamedTuple):
@@ -71,28 +73,21 @@ class Variance(NamedTuple):
 
 UNKNOWN = Variance(0.0, 0.0)
 
-Sample = Mapping[Any, float]
-"""Maps each scored item, by a hashable name, to its value."""
-
 
 def correlations(samples: Sequence[Sample]) -> np.ndarray:
     """Correlation matrix of the samples' means: 0 for two samples without a common item, 1 for equal samples."""
     found = np.eye(len(samples))
     for i, mine in enumerate(samples):
         for j, other in enumerate(samples[:i]):
-            if not mine.keys().isdisjoint(other.keys()):
+            if share_an_item(mine, other):
                 left, right = _deviations(mine), _deviations(other)
                 found[i, j] = found[j, i] = math.fsum(left[item] * right[item] for item in left.keys() & right.keys())
     return found
 
 
-def _values(sample: Sample) -> np.ndarray:
-    return np.fromiter(sample.values(), dtype=float, count=len(sample))
-
-
 def _deviations(sample: Sample) -> Sample:
     """Each item's deviation from the mean, in units of the root of their sum of squares."""
-    values = _values(sample)
+    values = numbers_of(sample)
     gaps = values - values.mean()
     return dict(zip(sample, (gaps / (math.sqrt(gaps @ gaps) or 1.0)).tolist(), strict=True))
 
@@ -120,7 +115,7 @@ def mean_variance(samples: Sequence[Sample]) -> Variance:
     """Variance of the unweighted mean of the samples' means; UNKNOWN where a sample has a single item."""
     if not samples or min(map(len, samples)) < 2:
         return UNKNOWN
-    errors = [float(np.std(_values(sample), ddof=1)) / math.sqrt(len(sample)) for sample in samples]
+    errors = [float(np.std(numbers_of(sample), ddof=1)) / math.sqrt(len(sample)) for sample in samples]
     value = (_summed(errors, correlations(samples)) / len(samples)) ** 2
     return Variance(value, sum(map(len, samples)) - len(samples))
 
