@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import sys
+import warnings
 from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -75,6 +76,8 @@ def _warn(line: str) -> None:
 def _request(
     sweep: SweepLike, storage: str | os.PathLike[str], address: str | None, overrides: Sequence[str]
 ) -> SweepRequest:
+    # tqdm says so in every notebook without its widgets, when a library imports it.
+    warnings.filterwarnings("ignore", message="IProgress not found")
     if isinstance(overrides, str):
         raise UserError(f"overrides: found the text {overrides!r}; give a list of 'key=value'")
     for value in (os.fspath(storage), *overrides):

@@ -18,6 +18,7 @@ from raycodellm import display
 from raycodellm.dispatch import DispatchState, JobEnd, RemainingWork, SlotActivity, SlotView, Snapshot, seconds_left
 from raycodellm.display import Moment, Shown, moment
 from raycodellm.records import Progress, TrialResult
+from raycodellm.tables import Table, fitted
 from raycodellm.tokens import SourceProgress
 
 KEY = "pretrain-0123456789abcdef"
@@ -247,6 +248,19 @@ def test_a_trial_table_has_a_row_per_trial_and_no_score_for_a_failed_one() -> No
     assert head.split() == names
     assert first.split() == ["0007", "failed", "1", "3", "x", "–", "–", "–", "–", "–"]
     assert second.split() == ["0008", "running", "2", "3", "–", "0.5", "–", "–", "–", "–"]
+
+
+def test_a_table_loses_its_least_important_columns_until_it_fits() -> None:
+    table = Table(("arm", "score", "seeds", "chance"), [("0", "1.500", "3", "0.250")], left=(0, 3))
+    for columns, header in (
+        (30, "arm score seeds chance"),
+        (24, "arm score chance"),
+        (16, "arm score"),
+        (3, "arm score"),
+    ):
+        found = fitted(table, columns, ("seeds", "chance"))
+        assert " ".join(found.header) == header and len(found.rows[0]) == len(found.header)
+    assert fitted(table, 24, ("seeds",)).left == (0, 2)
 
 
 def test_a_notebook_shows_text_as_text() -> None:

@@ -99,7 +99,7 @@ def _carry_out(request: SweepRequest, file: SweepFile, complain: Callable[[str],
                 memory_fit = preflight.check_before_start(file, request.address)
         if num_left <= 0:
             print(f"all {num_trials} trials are done; nothing to run")
-            return Ended(_finish(opened, print), opened)
+            return Ended(_finish(opened, print, display.console(sys.stdout).width), opened)
         assert contents is not None and memory_fit is not None, "both are known while a trial is left"
         task = _Task(request, opened, num_trials, num_left, contents, memory_fit)
         return Ended(_run_left(task, began), opened)
@@ -139,7 +139,7 @@ def _run_left(task: _Task, began: float) -> int:
             shown.say(f"stopped; continue with: {again}")
             return STOPPED
         shown.waits_for("the table of trials and the report")
-        return _finish(task.run, shown.say, timing)
+        return _finish(task.run, shown.say, shown.columns, timing)
 
 
 def _shown(task: _Task) -> Shown:
@@ -233,10 +233,10 @@ def _switching_often() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _finish(run: Run, say: Callable[[str], None], timing: Timing | None = None) -> int:
+def _finish(run: Run, say: Callable[[str], None], num_characters: int, timing: Timing | None = None) -> int:
     """Writes the table of trials and, after a run that has `timing`, the report; says the summary.
 
-    Returns the exit code, which tells whether a trial failed.
+    `num_characters`: of a line that the reader sees whole. Returns the exit code, which tells whether a trial failed.
     """
     from raycodellm import report, sweep
 
@@ -250,7 +250,7 @@ def _finish(run: Run, say: Callable[[str], None], timing: Timing | None = None) 
             records = report.read_records(run.folder, run.storage)
             report.write_pages(records)
         _write_timing(run.folder, before, timing.seconds)
-    say(report.summary_text(run.folder, run.storage, records))
+    say(report.summary_text(run.folder, run.storage, records, num_characters))
     failed = [result for result in results if result.state == "failed"]
     for result in failed:
         say(f"trial {trial_name(result.number)} failed: {result.error}")

@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from raycodellm.display.moment import Moment, waited_for
+from raycodellm.display.redirect import PIPE_COLUMNS
 from raycodellm.records import TrialResult
 
 if TYPE_CHECKING:
@@ -135,6 +136,11 @@ class Display(abc.ABC):
         return subject, now - since
 
     # ------------------------------------------------------------------------------------------ how it is shown
+
+    @property
+    def columns(self) -> int:
+        """Characters of a line that the reader sees whole."""
+        return PIPE_COLUMNS
 
     def _open(self) -> None:  # noqa: B027  # lines need no beginning and no end
         """The display begins."""

@@ -37,8 +37,6 @@ NOTEBOOK_COLUMNS = 110
 class RegionDisplay(Display):
     """Draws the whole region at each event and once a second."""
 
-    columns: int
-
     def _prepared(self, event: SourceProgress) -> None:
         self._refresh()
 
@@ -83,7 +81,7 @@ class LiveDisplay(RegionDisplay):
         )
 
     @property
-    def columns(self) -> int:  # type: ignore[override]  # a terminal's width changes
+    def columns(self) -> int:
         return self.console.width
 
     def _open(self) -> None:
@@ -102,11 +100,13 @@ class LiveDisplay(RegionDisplay):
 class NotebookDisplay(RegionDisplay):
     """Draws below a notebook's cell."""
 
-    columns = NOTEBOOK_COLUMNS
-
     def __init__(self, output: TextIO, shown: Shown, **clock: Callable[[], float]) -> None:
         super().__init__(output, shown, **clock)
         self.handle: Any = None
+
+    @property
+    def columns(self) -> int:
+        return NOTEBOOK_COLUMNS
 
     def _open(self) -> None:
         from IPython.display import display

@@ -8,7 +8,7 @@ from rich.table import Table as RichTable
 from rich.text import Text
 
 from raycodellm.records import TrialResult
-from raycodellm.tables import Table, trials_table
+from raycodellm.tables import Table, fitted, trials_table
 
 NEWEST = 10
 """Trials that are shown unless all are asked for."""
@@ -25,24 +25,7 @@ def newest_trials(
     """
     shown = list(results) if most is None else list(results)[-most:]
     table = trials_table([result.row() for result in shown], metrics)
-    for name in _DISPENSABLE:
-        if _width(table) <= width:
-            break
-        table = _without(table, name)
-    return table, len(results) - len(shown)
-
-
-def _width(table: Table) -> int:
-    """Characters of the rendered table: each column has a space on both sides."""
-    lines = [table.header, *table.rows]
-    return sum(2 + max(len(line[column]) for line in lines) for column in range(len(table.header)))
-
-
-def _without(table: Table, name: str) -> Table:
-    kept = [place for place, title in enumerate(table.header) if title != name]
-    rows = [tuple(row[place] for place in kept) for row in table.rows]
-    left = tuple(place for place, old in enumerate(kept) if old in table.left)
-    return Table(tuple(table.header[place] for place in kept), rows, left, table.is_first_best)
+    return fitted(table, width, _DISPENSABLE), len(results) - len(shown)
 
 
 def rich_table(table: Table) -> RichTable:

@@ -7,16 +7,18 @@ from typing import Any
 
 from raycodellm.files import Folder
 from raycodellm.report import tables
-from raycodellm.report.answer import answer, progress, unknown_noise
+from raycodellm.report.answer import answer, difference_name, progress, unknown_noise
 from raycodellm.report.html_page import html_page
 from raycodellm.report.markdown import markdown
 from raycodellm.report.records import Records, read_records
 from raycodellm.report.sections import sections
 from raycodellm.storage_files import report_address
-from raycodellm.tables import sharing_sentence, table_lines
+from raycodellm.tables import fitted, sharing_sentence, table_lines
 
 SUMMARY_ARMS = 10
 """Arms that the summary shows."""
+SUMMARY_CHARACTERS = 200
+"""Width of its table where nothing is known of the reader's screen."""
 
 
 def write_report(run: Folder, storage: Folder, say: Callable[[str], Any] = lambda line: None) -> Folder:
@@ -43,14 +45,19 @@ def write_pages(records: Records, reload_seconds: int | None = None) -> Folder:
     return folder
 
 
-def summary_text(run: Folder, storage: Folder, records: Records | None = None) -> str:
+def summary_text(
+    run: Folder, storage: Folder, records: Records | None = None, num_characters: int = SUMMARY_CHARACTERS
+) -> str:
     """The best arms, the answer with its uncertainty, tokens and seconds, and the path of the report.
 
-    `records`: of the run, if they have been read.
+    `records`: of the run, if they have been read. `num_characters`: the width of the table of arms, which lacks some
+    columns where it does not suffice.
     """
     records = read_records(run, storage) if records is None else records
     shared = records.sharing
-    lines = [*table_lines(tables.ranking(records).first(SUMMARY_ARMS)), ""] if records.best else []
+    dispensable = ("Pareto front", "seeds", "chance", "accuracy", difference_name(records.scores))
+    arms = fitted(tables.ranking(records).first(SUMMARY_ARMS), num_characters, dispensable)
+    lines = [*table_lines(arms), ""] if records.best else []
     closing = [
         answer(records.scores, records.sweep.search.objectives),
         unknown_noise(records.scores),

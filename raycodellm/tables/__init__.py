@@ -3,7 +3,7 @@
 from raycodellm.tables.sharing import Sharing, sharing, sharing_sentence
 from raycodellm.tables.stage_tree import StageNode, stage_tree
 from raycodellm.tables.table import Cell, Table
-from raycodellm.tables.terminal import table_lines, tree_lines
+from raycodellm.tables.terminal import fitted, table_lines, tree_lines
 from raycodellm.tables.trials import trials_table
 
 __all__ = [
@@ -11,6 +11,7 @@ __all__ = [
     "Sharing",
     "StageNode",
     "Table",
+    "fitted",
     "sharing",
     "sharing_sentence",
     "stage_tree",

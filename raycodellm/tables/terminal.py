@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Iterator
+from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import replace
 
 from raycodellm.tables.stage_tree import StageNode
 from raycodellm.tables.table import Table
@@ -17,6 +18,23 @@ def table_lines(table: Table, indent: str = "") -> list[str]:
         return text.ljust(widths[column]) if column in table.left else text.rjust(widths[column])
 
     return [indent + "  ".join(cell(text, place) for place, text in enumerate(line)).rstrip() for line in lines]
+
+
+def fitted(table: Table, num_characters: int, dispensable: Sequence[str]) -> Table:
+    """The table without as many of the `dispensable` columns, the first ones first, as make it fit into the width."""
+    for name in dispensable:
+        lines = [table.header, *table.rows]
+        widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
+        if sum(widths) + 2 * len(widths) <= num_characters:
+            break
+        kept = [place for place, title in enumerate(table.header) if title != name]
+        table = replace(
+            table,
+            header=tuple(table.header[place] for place in kept),
+            rows=[tuple(row[place] for place in kept) for row in table.rows],
+            left=tuple(place for place, old in enumerate(kept) if old in table.left),
+        )
+    return table
 
 
 def tree_lines(nodes: Iterable[StageNode], indent: str = "") -> list[str]:
