@@ -4,16 +4,20 @@ from __future__ import annotations
 
 import json
 import re
+import signal
 import subprocess
 import sys
+import threading
 from pathlib import Path
+from types import SimpleNamespace
 
 import pandas as pd
 import pytest
 from test_report import write_run
 
 import raycodellm
-from raycodellm import cli, storage_files
+from raycodellm import cli, display, storage_files, sweep
+from raycodellm.dispatch import Snapshot
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult, as_json
 
@@ -121,6 +125,48 @@ def test_a_models_files_on_an_object_store_are_fetched_once_and_whole(tmp_path, 
     assert len(list(fetched.parent.iterdir())) == 1
 
 
+# ------------------------------------------------------------------------------------------------- in a kernel
+
+
+def test_a_kernel_gets_its_signals_back_and_a_thread_takes_none() -> None:
+    ours = signal.getsignal(signal.SIGINT)
+    stopper = sweep.Stopper()
+    with stopper.installed():
+        assert signal.getsignal(signal.SIGINT) == stopper._handle
+    assert signal.getsignal(signal.SIGINT) == ours
+
+    def in_thread() -> None:
+        with stopper.installed():
+            seen.append(signal.getsignal(signal.SIGINT))
+
+    seen: list[object] = []
+    thread = threading.Thread(target=in_thread)
+    thread.start()
+    thread.join()
+    assert seen == [ours]
+
+
+def test_a_cell_shows_lines_and_a_region_that_is_drawn_anew(monkeypatch, capsys) -> None:
+    drawn: list[str] = []
+    handle = SimpleNamespace(update=drawn.append)
+    kernel = SimpleNamespace(display=lambda html, display_id: handle, HTML=str)
+    monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=kernel))
+    monkeypatch.setitem(sys.modules, "IPython.display", kernel)
+    monkeypatch.setattr("raycodellm.display.choose.in_notebook", lambda: True)
+    with display.display_on(sys.stdout, display.Shown("small", ("mean/bpb",), 2)) as shown:
+        shown.say("log: run.log")
+        shown.waits_for("Ray to start")
+        shown.training(Snapshot(slots=1), [TrialResult(0, "running", 0, 0, {"name": "<b>"})])
+    assert capsys.readouterr().out == "log: run.log\n"
+    assert any("small: 0 of 2 trials done" in html and "&lt;b&gt;" in html and "<b>" not in html for html in drawn)
+
+
+def test_a_process_that_has_joined_a_cluster_is_told_what_to_do(monkeypatch) -> None:
+    monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
+    with pytest.raises(raycodellm.UserError, match=r"call ray.shutdown\(\) first"):
+        raycodellm.run("small.yaml")
+
+
 # ------------------------------------------------------------------------------------------------- status
 
 
@@ -167,7 +213,7 @@ def test_the_notebook_page_runs_as_it_is_written(whole, tmp_path, monkeypatch, c
     assert "small: there is no trial 99; trials 0000, 0001" in printed
     assert "nothing to run" in printed
     assert names["run"].status.num_ended == 2
-    assert names["path"] == whole.storage / "stages" / whole.trials["stages"][1][-1] / "model"
+    assert names["path"].resolve() == whole.storage / "stages" / whole.trials["stages"][1][-1] / "model"
     assert isinstance(names["text"], str) and names["text"]
     assert isinstance(names["trials"], pd.DataFrame) and len(names["trials"]) == 2
 
