@@ -141,6 +141,13 @@ def test_a_slot_waits_for_an_autoscaler_that_does_not_tell_its_limits():
     assert "does not tell" in waiting_reason([HEAD], [], scaling(cpus=2), limits_known=False)
 
 
+def test_where_an_autoscaler_does_not_tell_its_limits_as_many_slots_start_as_the_sweep_file_says():
+    kuberay = cluster.Cluster("head:6379", None, False, (Node(0), Node(4, 1)), limits_known=False)
+    assert kuberay.slots_that_fit(scaling(gpus=1, slots=5)) == 5
+    assert kuberay.slots_that_fit(scaling(gpus=1)) == 1
+    assert "set scaling.slots" in kuberay.notes[0]
+
+
 def test_what_an_autoscaler_starts_and_could_not_start_is_read_from_its_report():
     why = {"category": "InsufficientInstanceCapacity", "description": "none left"}
     report = {
@@ -176,6 +183,8 @@ def test_the_autoscalers_limits_count_what_already_runs():
     assert [node.kind for node in limits.still_to_add([head])] == ["large", "large", "small"]
     assert [node.kind for node in limits.still_to_add([head, small, small])] == ["large"]
     assert limits.still_to_add([head, *[small] * 3]) == ()
+    unlabelled, same_as_head = Node(2, 1), Node(2, 1, kind="head")
+    assert [node.kind for node in limits.still_to_add([same_as_head, unlabelled])] == ["large", "large"]
 
 
 # ------------------------------------------------------------------------------------------------- addresses

@@ -292,6 +292,22 @@ def test_a_snapshot_says_why_no_slot_can_start_only_while_one_waits() -> None:
     assert made.snapshot().waiting_reason == "no node has 2 CPU"
 
 
+def test_a_slot_that_still_waits_for_a_place_when_there_is_no_job_for_it_is_surplus() -> None:
+    now = 0.0
+    made = state_with("a", clock=lambda: now)
+    for name in ("slot 1", "slot 2", "slot 3"):
+        made.slot_asked_for(name)
+    made.register("slot 1")
+    made.add_trial(1, chain("b"), {})
+    now = 59.0
+    assert made.demand(idle_seconds=60).surplus == ()
+    now = 61.0
+    assert made.demand(idle_seconds=60).surplus == ("slot 3",)  # slot 2 has a job to wait for
+    assert made.demand().surplus == ()  # while the token stores are made
+    made.cancel_trial(1)
+    assert made.demand(idle_seconds=60).surplus == ("slot 2", "slot 3")
+
+
 # ------------------------------------------------------------------------------------------------- placement
 
 NEVER, FULL = Sight(1, never="needs 1 GPU"), Sight(1, waiting="needs 1 GPU; all are in use")

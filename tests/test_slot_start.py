@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import subprocess
 import sys
+import threading
+from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
@@ -12,13 +14,17 @@ import pytest
 
 from raycodellm.config import Scaling
 from raycodellm.dispatch import Sight
+from raycodellm.files import Folder
 from raycodellm.records import Progress
+from raycodellm.slots import pool
 from raycodellm.slots.dispatcher import Dispatcher
 from raycodellm.slots.pool import SlotPool
+from raycodellm.slots.trainer import slot_trainer
 
 
 def chain(*names: str) -> Any:
-    return SimpleNamespace(jobs=tuple(SimpleNamespace(key=name, kind="stage") for name in names))
+    stage = SimpleNamespace(name="pretrain", num_tokens=1)
+    return SimpleNamespace(jobs=tuple(SimpleNamespace(key=name, kind="stage", stage=stage) for name in names))
 
 
 class NoSupervisor:
@@ -92,8 +98,9 @@ def test_a_jobs_times_are_kept_from_being_asked_for_to_its_end() -> None:
     assert list(times.values()) == sorted(times.values())
 
 
-def test_the_dispatchers_process_imports_no_torch() -> None:
-    code = "import raycodellm.slots.dispatcher, sys; print('torch' in sys.modules)"
+@pytest.mark.parametrize("module", ["dispatcher", "controller"])
+def test_the_processes_of_dispatcher_and_controllers_import_none_of_our_training(module: str) -> None:
+    code = f"import raycodellm.slots.{module}, sys; print(bool({{'torch', 'raycodellm.engine'}} & set(sys.modules)))"
     out = subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, check=True).stdout
     assert out.strip() == "False"
 
@@ -114,4 +121,44 @@ def test_one_thread_imports_ray_train_and_ray_tune_before_slots_and_trials_begin
 
     monkeypatch.setattr(background_imports, "wait", wait)
     with pytest.raises(Waited):  # the first thing that a sweep does
-        sweep.run_sweep(None, 1, 1, None, None, connected=None, stopper=None, contents=None)  # type: ignore[arg-type]
+        monitor = SimpleNamespace(waits_for=lambda subject: None)
+        sweep.run_sweep(None, 1, 1, monitor, None, connected=None, stopper=None, contents=None)  # type: ignore[arg-type]
+
+
+def test_a_slots_run_has_its_name_and_starts_no_actor_that_outlives_it(tmp_path: Path) -> None:
+    made = slot_trainer("slot 2", None, Scaling(), Folder(str(tmp_path / "quickstart")))  # type: ignore[arg-type]
+    assert made.label == "quickstart slot 2"
+    assert "PlacementGroupCleanerCallback" not in {type(one).__name__ for one in made._create_default_callbacks()}
+    again = slot_trainer("slot 2", None, Scaling(), Folder(str(tmp_path / "quickstart")))  # type: ignore[arg-type]
+    assert made.run_config.name != again.run_config.name  # Ray Train would continue the other
+
+
+class FakeTrainer:
+    """Notes whether it was killed."""
+
+    def __init__(self) -> None:
+        self.killed = threading.Event()
+
+    def kill(self) -> None:
+        self.killed.set()
+
+
+def test_the_end_of_a_sweep_ends_slots_that_have_no_workers_at_once_and_others_when_they_were_told(monkeypatch) -> None:
+    monkeypatch.setattr(pool.ray, "get", lambda answer, timeout=None: ["slot 1"])
+    told = threading.Event()
+    close = SimpleNamespace(remote=told.set)
+    made = SlotPool(SimpleNamespace(close=close), Scaling(), 3, None, lambda: Sight(1))  # type: ignore[arg-type]
+    made.supervisor = threading.Thread(target=lambda: None)
+    made.supervisor.start()
+    waits, works, hangs = FakeTrainer(), FakeTrainer(), FakeTrainer()
+    for name, trainer, ends in (
+        ("slot 1", waits, waits.killed),
+        ("slot 2", works, told),
+        ("slot 3", hangs, hangs.killed),
+    ):
+        made.trainers[name] = trainer  # type: ignore[assignment]
+        made.threads[name] = threading.Thread(target=ends.wait)
+        made.threads[name].start()
+    made.close(wait_seconds=0.2)
+    assert waits.killed.is_set() and not works.killed.is_set() and hangs.killed.is_set()
+    assert not any(thread.is_alive() for thread in made.threads.values())

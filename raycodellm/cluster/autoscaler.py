@@ -32,13 +32,18 @@ class Autoscaler:
 
     def still_to_add(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
         """Nodes that may be started while `nodes` run, the largest first."""
-        names = {node.kind for node, _ in self.kinds}
-        left = self.max_workers - sum(node.kind in names for node in nodes)
-        addable = [
-            node for node, most in self.kinds for _ in range(most - sum(other.kind == node.kind for other in nodes))
-        ]
+        running = Counter(self._kind_of(node) for node in nodes)
+        left = self.max_workers - sum(running[node.kind] for node, _ in self.kinds)
+        addable = [node for node, most in self.kinds for _ in range(most - running[node.kind])]
         addable.sort(key=lambda node: (node.gpus, node.cpus), reverse=True)
         return tuple(addable[: max(0, left)])
+
+    def _kind_of(self, node: Node) -> str:
+        """The node's kind. Version 1 of the autoscaler does not tell a node its kind, which shows in its size then."""
+        if node.kind:
+            return node.kind
+        same = (one.kind for one, _ in self.kinds if (one.cpus, one.gpus) == (node.cpus, node.gpus))
+        return next(same, "")
 
 
 def read_autoscaler(cluster_file: Mapping[str, Any]) -> Autoscaler:

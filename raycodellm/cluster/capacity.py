@@ -23,7 +23,7 @@ class Node:
     gpus: float = 0.0
     memory_bytes: int = 0
     kind: str = ""
-    """The node type in the autoscaler's file; empty without an autoscaler."""
+    """The node type in the autoscaler's file, or "head"; empty where that is not known."""
     device: str = ""
     """Name of its GPUs as Ray knows it ("L4"); empty where Ray does not know."""
 

@@ -76,7 +76,9 @@ class Cluster:
         if self.started_here:  # a local cluster may have more logical CPUs than cores
             gpus = sum(node.gpus for node in self.nodes)
             return min(fit, max(1, capacity.workers_on(Node(machine.cores(), gpus), scaling) // scaling.workers))
-        return fit if self.limits_known else max(1, fit)
+        if self.limits_known:
+            return fit
+        return scaling.slots if isinstance(scaling.slots, int) else max(1, fit)
 
     @property
     def slots_at_once(self) -> int | None:
@@ -91,7 +93,10 @@ class Cluster:
             notes.append("the dashboard asks once for a token: `ray get-auth-token` prints it")
             notes += auth_token.token_warnings()
         if not self.limits_known:
-            notes.append("the autoscaler does not tell its limits: workers that no node type can hold wait for ever")
+            notes.append(
+                "the autoscaler does not tell its limits: set scaling.slots to the worker groups that it may make room "
+                "for, since auto counts the nodes that run now; workers that no node type can hold wait for ever"
+            )
         return tuple(notes)
 
 

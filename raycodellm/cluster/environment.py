@@ -13,6 +13,8 @@ WORKER_ENVIRONMENT = {
     # 1 s by default: short tasks, such as those that read a stage's data, would start new processes for every job.
     "RAY_idle_worker_killing_time_threshold_ms": "60000",
     "RAY_TRAIN_HEALTH_CHECK_INTERVAL_S": "0.5",  # 2 s by default: time a finished or dead worker group goes unnoticed
+    # 60 s by default, after which a slot's place is asked for anew; a cloud's node takes minutes to come up.
+    "RAY_TRAIN_WORKER_GROUP_START_TIMEOUT_S": "3600",
     "RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "2",  # 5 s by default, of the 30 s that a spot node may have left
     "TUNE_DISABLE_AUTO_CALLBACK_LOGGERS": "1",  # a run keeps its own records
 }

@@ -25,6 +25,10 @@ class Demand:
     """True if a job is past its start, or a slot waits for work: then another slot's start delays neither."""
     num_starting: int = 0
     """Slots that wait for a place or whose processes start."""
+    surplus: tuple[str, ...] = ()
+    """Slots without workers for which there has been no job for long: an autoscaler would start nodes for nothing."""
+    abandoned: str | None = None
+    """Why nothing can continue; then no slot is wanted."""
 
 
 class Action(StrEnum):

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import time
 from collections.abc import Callable, Mapping
 from enum import StrEnum
@@ -205,13 +206,22 @@ class DispatchState:
 
     # ---------------------------------------------------------------------------------------------- the driver
 
-    def demand(self) -> Demand:
+    def demand(self, idle_seconds: float = math.inf) -> Demand:
+        """`idle_seconds`: a slot that has had no workers for so long, and has no job to wait for, is surplus."""
         return Demand(
             num_jobs=self.tree.num_active(),
             has_slot=any(slot.is_alive for slot in self.slots.values()),
             has_begun=self.has_begun(),
             num_starting=sum(slot.is_unplaced for slot in self.slots.values()),
+            surplus=self._surplus(idle_seconds),
+            abandoned=self.abandoned,
         )
+
+    def _surplus(self, idle_seconds: float) -> tuple[str, ...]:
+        unplaced = [slot for slot in self.slots.values() if slot.is_unplaced]
+        needed = max(0, self.tree.num_active() - sum(slot.is_alive for slot in self.slots.values()))
+        since = self._clock() - idle_seconds
+        return tuple(slot.name for slot in unplaced[needed:] if slot.since < since)
 
     def has_begun(self) -> bool:
         """True if a job is past its start, or a slot waits for work: then another slot's start delays neither."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import math
 import time
 from collections.abc import Mapping
 from typing import Any
@@ -19,7 +20,7 @@ from raycodellm.slots.head import ON_HEAD
 from raycodellm.stage_store import Chain
 
 IDLE_SECONDS = 60.0
-"""A slot without work for so long ends, so that an autoscaler can take its nodes back."""
+"""A slot without work for so long ends, so that an autoscaler can take its nodes back, or need not start them."""
 POLL_SECONDS = 10.0
 """Longest time that one request for a job waits. Between two requests rank 0 tells the other ranks, well inside the
 timeout of their collectives."""
@@ -176,7 +177,7 @@ class Dispatcher:
         """What the dispatcher wants of the driver. Waits for a change, but no longer than `wait_seconds`."""
         if wait_seconds:
             await self._wait(wait_seconds)
-        return self.state.demand()
+        return self.state.demand(math.inf if self.keep_idle else IDLE_SECONDS)
 
     @_unlisted
     async def see(self, sight: Sight) -> None:

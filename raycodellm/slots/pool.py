@@ -22,14 +22,14 @@ from raycodellm.slots.trainer import SlotTrainer, slot_trainer
 
 logger = logging.getLogger(__name__)
 
-SUPERVISE_SECONDS = 2.0
+SUPERVISE_SECONDS = 1.0
 """Longest time between two looks at how many slots are wanted; a change in the dispatcher ends the wait."""
 SETTLE_SECONDS = 0.2
 """Shortest time between two such looks, since changes come in bursts."""
 KILLED_SECONDS = 5.0
 """How long the end of a sweep waits for slots that were ended without notice."""
-LOOK_SECONDS = 10.0
-"""Between two looks at the cluster while no slot waits for a place; else `SUPERVISE_SECONDS`."""
+WAITING_LOOK_SECONDS, LOOK_SECONDS = 2.0, 10.0
+"""Between two looks at the cluster, while a slot has no workers and otherwise."""
 
 
 class SlotPool:
@@ -52,12 +52,16 @@ class SlotPool:
         self.threads: dict[str, threading.Thread] = {}
         """Per slot that was ever started, in order."""
         self.trainers: dict[str, SlotTrainer] = {}
+        self.killed: set[str] = set()
+        """Slots that were ended since nothing waited for them."""
         self.early = 0
         """Slots to start before there is work."""
         self.at_once = max_slots
         """Slots that may start together until one has begun its work."""
         self.begun = False
         self.failed_starts = 0
+        self.abandoned: str | None = None
+        """Why nothing can continue, once the dispatcher has said so."""
         self.closing = threading.Event()
         self.supervisor = threading.Thread(target=self._supervise, name=f"{THREAD_PREFIX}supervisor", daemon=True)
         self._watch = PlacementWatch(time.monotonic())
@@ -95,6 +99,7 @@ class SlotPool:
 
     def _kill(self, slot: str) -> None:
         if slot in self.trainers and self.threads[slot].is_alive():
+            self.killed.add(slot)
             self.trainers[slot].kill()
 
     def _supervise(self) -> None:
@@ -102,8 +107,11 @@ class SlotPool:
         while not self.closing.wait(SETTLE_SECONDS):
             try:
                 demand = ray.get(self.dispatcher.demand.remote(SUPERVISE_SECONDS))
-                if self.closing.is_set():
+                self.abandoned = demand.abandoned
+                if self.closing.is_set() or self.abandoned is not None:
                     return
+                for slot in demand.surplus:
+                    self._kill(slot)
                 alive = sum(thread.is_alive() for thread in self.threads.values())
                 self.begun = self.begun or demand.has_begun
                 while self.is_short_of_slots(demand.num_jobs, alive):
@@ -121,7 +129,7 @@ class SlotPool:
 
     def _watch_placement(self, demand: Demand, now: float) -> None:
         """Tells the dispatcher what the cluster has room for, and ends a sweep that can have no place."""
-        if now - self._looked_at >= (SUPERVISE_SECONDS if demand.num_starting else LOOK_SECONDS):
+        if now - self._looked_at >= (WAITING_LOOK_SECONDS if demand.num_starting else LOOK_SECONDS):
             self._looked_at = now
             try:
                 self._sight = self.look()
@@ -149,8 +157,10 @@ class SlotPool:
         except Exception as error:
             if self.closing.is_set():
                 return
-            logger.error("%s ended: %s", slot, traceback.format_exc())
-            cause, failed = short_cause(error), True
+            if slot not in self.killed:
+                logger.error("%s ended: %s", slot, traceback.format_exc())
+                cause, failed = short_cause(error), True
+                self.dispatcher.note.remote(f"{slot} ended: {cause}")
         with contextlib.suppress(ray.exceptions.RayError):  # the cluster may be gone by now
             worked = ray.get(self.dispatcher.slot_gone.remote(slot, cause))
             # A slot that died under a job counts as a death of that job; here count slots that never get a job.

@@ -21,6 +21,7 @@ from raycodellm.sweep.watchdog import SweepLost, Watchdog
 
 if TYPE_CHECKING:
     from raycodellm.dispatch import Sight
+    from raycodellm.slots.pool import SlotPool
     from raycodellm.tokens import SourceProgress
 
 _END_SECONDS = 20.0
@@ -43,6 +44,9 @@ class ConnectedCluster(Protocol):
     @property
     def address(self) -> str:
         """host:port of the head node's control service (GCS)."""
+
+    @property
+    def started_here(self) -> bool: ...
 
     @property
     def slots_at_once(self) -> int | None: ...
@@ -70,18 +74,21 @@ def run_sweep(
     monitor.waits_for("the imports of Ray Train and Tune")
     background_imports.wait()
     from raycodellm.slots.dispatcher import start_dispatcher
+    from raycodellm.slots.head import settle_ray_data
     from raycodellm.slots.pool import SlotPool
 
     sweep, scaling, end_seconds = run.sweep, run.sweep.scaling, _END_SECONDS
     if line := stage_store.report_older_stages(run.storage):
         monitor.say(line)
+    if not connected.started_here:
+        settle_ray_data()
     dispatcher = start_dispatcher(sweep.name, scaling)
     pool = SlotPool(dispatcher, scaling, max_slots, run.folder, lambda: connected.look(scaling))
     pool.start(min(max_slots, num_trials), connected.slots_at_once)
     monitor.waits_for("the lists of the sources' files")
     try:
         with timing.part("tokens"):
-            materials = _prepare(run, monitor, contents)
+            materials = _prepare(run, monitor, pool, contents)
         monitor.waits_for("the first trial")
         context = TrialContext(run, materials, dispatcher)
         stage_store.check_epochs(sweep, [context.chain(point, sweep.seed) for point in run.file.probe_points()])
@@ -106,13 +113,21 @@ def run_sweep(
             (run.folder / "slots").delete()
 
 
-def _prepare(run: Run, monitor: Monitor, contents: Contents) -> stage_store.Materials:
-    """Prepares the token stores and the tokenizer, and keeps in the run folder which ones they are."""
+def _prepare(run: Run, monitor: Monitor, pool: SlotPool, contents: Contents) -> stage_store.Materials:
+    """Prepares the token stores and the tokenizer, and keeps in the run folder which ones they are.
+
+    Raises `SweepLost` as soon as the first slot finds that none can work.
+    """
     from raycodellm import evaluation, tokens
+
+    def preparing(event: SourceProgress) -> None:
+        monitor.preparing(event)
+        if pool.abandoned is not None:
+            raise SweepLost(pool.abandoned)
 
     asks = tokens.asks_for_items(run.sweep)
     items = evaluation.item_texts(evaluation.evaluated_tasks(run.file)) if asks else None
-    prepared = tokens.prepare(run.sweep, run.storage, monitor.preparing, items)
+    prepared = tokens.prepare(run.sweep, run.storage, preparing, items)
     for line in prepared.warnings:
         monitor.say(line)
     fix_data(run, prepared.tokenizer_fingerprint, prepared.stores)

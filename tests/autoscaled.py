@@ -1,0 +1,194 @@
+"""A head node started by hand whose autoscaler starts pretended nodes: processes of this machine.
+
+Ray's own `AutoscalingCluster` runs `ray stop`, which would end every other cluster of the machine.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import shutil
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import psutil
+
+HEAD = "ray.head.default"  # the pretended provider knows its own head by no other name
+RAY = shutil.which("ray", path=str(Path(sys.executable).parent)) or "ray"
+EMPTY = (
+    "initialization_commands",
+    "setup_commands",
+    "head_setup_commands",
+    "worker_setup_commands",
+    "head_start_ray_commands",
+    "worker_start_ray_commands",
+    "cluster_synced_files",
+    "rsync_exclude",
+    "rsync_filter",
+)
+
+
+class Autoscaled:
+    """The running head, and what can be seen of its cluster without joining it."""
+
+    def __init__(self, folder: Path, kinds: dict[str, dict[str, Any]], idle_minutes: float, *options: str) -> None:
+        """`kinds`: the node types beside the head, as an autoscaler's file has them. `options`: of `ray start`."""
+        import ray
+
+        with socket.socket() as free:
+            free.bind(("", 0))
+            port = free.getsockname()[1]
+        self.folder = folder
+        self.address = f"{ray.util.get_node_ip_address()}:{port}"
+        unheard = ("RAY_", "TUNE_", "CUDA_VISIBLE_DEVICES")  # an empty list of devices allows no pretended GPU
+        inherited = {name: value for name, value in os.environ.items() if not name.startswith(unheard)}
+        self.environment = {
+            **inherited,
+            "RAY_AUTH_MODE": "disabled",
+            "RAY_FAKE_CLUSTER": "1",
+            "AUTOSCALER_UPDATE_INTERVAL_S": "1",
+            "RAY_health_check_period_ms": "1000",  # else a node that was killed is missed after 15 s
+        }
+        (folder / "autoscaler.json").write_text(json.dumps(self._file(kinds, idle_minutes)))
+        command = [RAY, "start", "--head", "--block", f"--autoscaling-config={folder / 'autoscaler.json'}"]
+        command += [f"--port={port}", "--num-gpus=0", "--object-store-memory=100000000", "--disable-usage-stats"]
+        command += ["--include-dashboard=false", f"--temp-dir={folder}", *options]
+        with open(folder / "head.log", "wb") as log:
+            self.head = subprocess.Popen(command, env=self.environment, stdout=log, stderr=log, start_new_session=True)
+        self._state: Any = None
+
+    def _file(self, kinds: dict[str, dict[str, Any]], idle_minutes: float) -> dict[str, Any]:
+        plain = {"node_config": {}, "min_workers": 0}
+        return {
+            "cluster_name": "pretended",
+            "max_workers": sum(kind["max_workers"] for kind in kinds.values()),
+            "provider": {
+                "type": "external",
+                "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+                "use_node_id_as_ip": True,
+                "disable_node_updaters": True,
+                "disable_launch_config_check": True,
+                "gcs_address": self.address,
+            },
+            "available_node_types": {
+                HEAD: {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
+                **{name: {**plain, **kind} for name, kind in kinds.items()},
+            },
+            "head_node_type": HEAD,
+            **{"auth": {}, "docker": {}, "file_mounts": {}, "upscaling_speed": 10.0},
+            **{"idle_timeout_minutes": idle_minutes, "file_mounts_sync_continuously": False},
+            **{key: [] for key in EMPTY},
+        }
+
+    def has_started(self) -> bool:
+        while self.head.poll() is None and b"Ray runtime started" not in self.log():
+            time.sleep(0.2)
+        return self.head.poll() is None
+
+    def log(self) -> bytes:
+        return (self.folder / "head.log").read_bytes()
+
+    def end(self) -> None:
+        self.head.terminate()  # it ends its own children; what is left after that goes with the group
+        nodes = [process for process in psutil.process_iter(["cmdline"]) if self._is_part(process)]
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            self.head.wait(10)
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(self.head.pid, signal.SIGKILL)
+        for process in nodes:
+            with contextlib.suppress(psutil.Error):
+                process.kill()
+
+    def _is_part(self, process: psutil.Process) -> bool:
+        """True if the process is one of Ray's of this cluster: its command names the cluster's folder."""
+        return any(str(self.folder) in word for word in process.info["cmdline"] or ())
+
+    # ---------------------------------------------------------------------------------------------- what is seen
+
+    @property
+    def state(self) -> Any:
+        """Ray's view of the cluster, without a driver in it."""
+        if self._state is None:
+            from ray._private.state import GlobalState
+            from ray._raylet import GcsClientOptions
+
+            self._state = GlobalState()
+            self._state._initialize_global_state(
+                GcsClientOptions.create(self.address, None, allow_cluster_id_nil=True, fetch_cluster_id_if_nil=False)
+            )
+        return self._state
+
+    def nodes(self) -> list[str]:
+        """Ids of the living nodes, without the head."""
+        found = self.state.node_table()
+        return [n["NodeID"] for n in found if n["Alive"] and "node:__internal_head__" not in n["Resources"]]
+
+    def actors(self) -> list[dict[str, Any]]:
+        """The living actors."""
+        return [one for one in self.state.actor_table(None).values() if one["State"] != "DEAD"]
+
+    def placement_groups(self) -> list[dict[str, Any]]:
+        return [one for one in self.state.placement_group_table().values() if one["state"] != "REMOVED"]
+
+    def requests(self) -> list[Any]:
+        """What the autoscaler is asked to have room for, beside what waits."""
+        from ray._raylet import GcsClient
+
+        text = GcsClient(address=self.address).internal_kv_get(b"__autoscaling_status", None)
+        asked = json.loads(text)["load_metrics_report"]["request_demand"] if text else []
+        return [bundle for bundle, _ in asked if any(bundle.values())]
+
+    # ---------------------------------------------------------------------------------------------- what is done
+
+    def raylet(self, node: str) -> psutil.Process:
+        return next(
+            process
+            for process in psutil.process_iter(["cmdline"])
+            if self._is_part(process) and any(f"--node_id={node}" in word for word in process.info["cmdline"])
+        )
+
+    def kill(self, node: str) -> None:
+        """At once, with everything on it: workers outlive their node's own process by some seconds."""
+        raylet = self.raylet(node)
+        for process in [*raylet.children(recursive=True), raylet]:
+            with contextlib.suppress(psutil.NoSuchProcess):
+                process.kill()
+
+    def announce_removal(self, node: str, seconds: int) -> None:
+        """As a cloud does before it takes a spot node away."""
+        words = ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
+        command = [RAY, "drain-node", "--address", self.address, *words, "--deadline-remaining-seconds", str(seconds)]
+        subprocess.run(command, check=True, env=self.environment, capture_output=True)
+
+    def wait_for(self, what: Callable[[], bool], seconds: float, why: Callable[[], str] = str) -> float:
+        """Seconds until it is so."""
+        began = time.monotonic()
+        while not what():
+            assert time.monotonic() < began + seconds, why()
+            time.sleep(0.25)
+        return time.monotonic() - began
+
+
+@contextlib.contextmanager
+def autoscaled(kinds: dict[str, dict[str, Any]], idle_minutes: float = 0.1, *options: str) -> Iterator[Autoscaled]:
+    """A running cluster; on a busy machine a head may fail to start within Ray's 30 s, so three are tried."""
+    for _ in range(3):
+        folder = Path(tempfile.mkdtemp(prefix="rc"))  # short: Ray puts sockets there, whose paths may have 107 bytes
+        made = Autoscaled(folder, kinds, idle_minutes, *options)
+        try:
+            if made.has_started():
+                yield made
+                return
+        finally:
+            made.end()
+            log = made.log()
+            shutil.rmtree(folder, ignore_errors=True)
+    raise AssertionError(log.decode())
