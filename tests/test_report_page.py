@@ -172,7 +172,8 @@ def test_a_page_that_is_kept_current_loads_itself_again_and_stays_where_it_was(b
     page.tab.evaluate("scrollTo(0, 1500)")
     report.write_pages(report.read_records(run, storage))  # the last one, of a sweep that has ended
     page.tab.wait_for_selector("html[data-ready=yes] head:not(:has(meta[http-equiv=refresh]))", state="attached")
-    assert page.tab.evaluate("scrollY") == 1500 and page.complaints == []
+    place = page.tab.evaluate("scrollY")  # the line that says that the page is kept current has gone from its head
+    assert abs(place - 1500) < 100 and page.complaints == []
 
 
 @pytest.mark.slow

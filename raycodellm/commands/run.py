@@ -219,8 +219,9 @@ def _check_storage(task: _Task, connected: Cluster, shown: Display) -> None:
 
 def _metadata(task: _Task) -> dict[str, str]:
     """What the dashboard tells of the run's job."""
-    name, folder = task.run.sweep.name, task.run.folder.uri
-    return {"job_name": name, "sweep": name, "run folder": folder, "report": f"{folder}/report/index.html"}
+    name, folder = task.run.sweep.name, task.run.folder
+    address = storage_files.report_address(folder)
+    return {"job_name": name, "sweep": name, "run folder": folder.uri, "report": address}
 
 
 @contextlib.contextmanager
