@@ -29,10 +29,18 @@ def commands(page: Path) -> Iterator[str]:
 def calls(page: Path, program: str) -> Iterator[list[str]]:
     """The words of each call of `program` on the page, wherever it stands in a line of a shell."""
     for command in commands(page):
-        for part in re.split(r"\s(?:\||&&|;)\s|\$\((?=aws )|; do |; done", command):
-            part = part.split(" > ")[0].strip()
-            if part.startswith(f"{program} "):
-                yield shlex.split(part if part.count("(") >= part.count(")") else part.replace(")", "", 1))
+        if program not in command:
+            continue
+        lexer = shlex.shlex(command, posix=True, punctuation_chars=True)
+        lexer.whitespace_split = True
+        call: list[str] = []
+        for word in [*lexer, ";"]:
+            if set(word) <= set("();<>|&") or word in ("do", "done", "then", "fi"):
+                if call[:1] == [program]:
+                    yield call
+                call = []
+            else:
+                call.append(word)
 
 
 def check_raycodellm(words: list[str]) -> None:
