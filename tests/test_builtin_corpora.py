@@ -11,11 +11,12 @@ from hypothesis import strategies as st
 
 from raycodellm.config import Source
 from raycodellm.corpora import BUILTINS, builtin_digest, python_library, source_fingerprint
-from raycodellm.corpora.python_library import content_digest, parse_module
+from raycodellm.corpora.listing.builtin import content_digest
+from raycodellm.corpora.python_library import Module
 
 
 def without_docstrings(text: str) -> str:
-    return parse_module("m", textwrap.dedent(text)).without_docstrings()
+    return Module("m", textwrap.dedent(text)).without_docstrings()
 
 
 def test_docstrings_go_and_comments_and_formatting_stay():
@@ -53,7 +54,7 @@ def test_docstrings_go_and_comments_and_formatting_stay():
         ('def f(): "doc"; return 1\n', "def f(): return 1\n"),
         ('class A: "one"; "two"; x = 1\n', "class A: x = 1\n"),
         ('def f():\n    "one"\n    "two"\n    return 1\n', "def f():\n    return 1\n"),
-        ('def f():\n    "one"; "two"\n', "def f():\n    pass; \n"),
+        ('def f():\n    "one"; "two"\n', "def f():\n    pass\n"),
         ('def f():\n    """Ä"""; y = "ö"\n', 'def f():\n    y = "ö"\n'),
         ('def f():\n    ("a"\n     "b")  # why\n    return 1\n', "def f():\n    # why\n    return 1\n"),
         ('"""Only a docstring."""\n', ""),
@@ -101,16 +102,12 @@ def strip_tree(node: ast.AST) -> None:
 def test_what_is_left_is_the_same_program_without_its_docstrings(text):
     tree = ast.parse(text)
     strip_tree(tree)
-    assert ast.dump(ast.parse(parse_module("m", text).without_docstrings())) == ast.dump(tree)
+    assert ast.dump(ast.parse(Module("m", text).without_docstrings())) == ast.dump(tree)
 
 
 @pytest.fixture(scope="module")
 def corpora():
-    return {
-        "prose": list(python_library.python_prose()),
-        "code": list(python_library.python_code()),
-        "instruct": list(python_library.python_instruct()),
-    }
+    return vars(python_library.library())
 
 
 @pytest.mark.slow

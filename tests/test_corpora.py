@@ -35,7 +35,6 @@ from raycodellm.corpora import (
 )
 from raycodellm.corpora.documents import SkipError
 from raycodellm.corpora.listing.builtin import Builtin
-from raycodellm.corpora.parts import TOO_LONG
 
 
 def read(source: Source, part_bytes: int = 32 << 20) -> tuple[list[Document], Counter]:
@@ -75,7 +74,7 @@ def test_a_reader_that_fails_inside_a_file_is_counted(tmp_path, monkeypatch, err
 def test_a_new_format_is_read_as_its_recipe_says(tmp_path, monkeypatch):
     """The example of `corpora/formats/__init__.py`, run as it stands there."""
     recipe = textwrap.dedent(re.search(r"(?s)\n(    def read_tsv.*?)\nA record is", formats.__doc__ or "")[1])
-    names = {**vars(lines), **vars(documents), "Part": Part, "Source": Source, "TOO_LONG": TOO_LONG}
+    names = {**vars(lines), **vars(documents), "Part": Part, "Source": Source}
     exec(compile("from __future__ import annotations\n" + recipe, "recipe", "exec"), names)
     tsv = registry.Format("tsv", extensions=frozenset({".tsv"}), read=names["read_tsv"])
     monkeypatch.setattr(registry, "known_formats", lambda: {"tsv": tsv})
@@ -418,7 +417,7 @@ def test_a_sample_is_balanced_comes_from_everywhere_and_repeats(tmp_path):
 
 
 def test_a_builtin_with_pairs_and_a_seed_is_read_as_either_kind(monkeypatch):
-    monkeypatch.setitem(corpora.BUILTINS, "pairs", Builtin(f"{__name__}:pairs", instruct=True, num_examples=50))
+    monkeypatch.setitem(corpora.BUILTINS, "pairs", Builtin(pairs, instruct=True, num_examples=50))
     instruct, plain = Source(kind="instruct_text", path="builtin:pairs"), Source(kind="math", path="builtin:pairs")
     one, two = source_fingerprint(instruct, 1), source_fingerprint(instruct, 2)
     assert one.fingerprint != two.fingerprint

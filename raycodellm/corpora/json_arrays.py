@@ -1,191 +1,176 @@
-"""JSON files that are one array: cut into elements one by one, so that a broken element is lost alone.
+"""JSON files that are one array: read element by element, so that a broken element is lost alone.
 
-Memory is bounded by one element. If the end of an element cannot be found (unmatched brackets, a missing quote),
+Memory is bounded by one element. An element that is no JSON ends where its brackets close. If these do not match,
 reading goes on at the next object whose first key is that of the first element: an object inside the broken element is
 not taken for an element.
 """
 
 from __future__ import annotations
 
+import codecs
+import itertools
+import json
 import re
-from collections.abc import Callable, Iterator
-from functools import partial
+from collections.abc import Iterator
 
-from raycodellm.corpora.parts import LONGEST_LINE, MIB, TOO_LONG, Part, extension, open_content
+from raycodellm.corpora.documents import SkipError, check_text
+from raycodellm.corpora.parts import LONGEST_LINE, MIB, Part, content, extension
 
-_BETWEEN = re.compile(rb"[\s,\xef\xbb\xbf]*")
-"""Bytes between elements; the last three are a byte order mark."""
-_SIGN = re.compile(rb'["\[\]{},:]')
-_STRING_SIGN = re.compile(rb'["\\\n]')
-_MARK = re.compile(rb"\S")
-_FIRST_KEY = re.compile(rb'\{\s*("[^"\\\n]{1,200}"\s*:)')
-_OPENED_BY = {ord("}"): ord("{"), ord("]"): ord("[")}
+PIECE_BYTES = 1 << 16
+"""Bytes of the file that are read at once: an error of the json module costs time in proportion to the text."""
+_raw_decode = json.JSONDecoder().raw_decode
+_BETWEEN = re.compile("[\\s,\ufeff]*")
+"""Characters between elements; the last one is a byte order mark."""
+_FIRST_KEY = re.compile(r'\{\s*("[^"\\\n]{1,200}"\s*:)')
+_TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*+(?:\\?\Z|"\s*(?:\Z|(?=[,:\]}])))|["\[\]{},:]')
+"""A string with a sign that may follow it, a string up to the end of the text, or a sign. A lone quote is an error."""
+_LONGEST_LITERAL = 20
+"""Characters at the end of the text in which an error may mean that the text goes on: room for `-Infinity`."""
 _KEPT = 300
-"""Bytes that are kept of a long value: room for the end of an object and the key of the next one."""
-_QUOTE, _BACKSLASH, _COMMA, _COLON, _OBJECT = b'"\\,:{'
+"""Characters that are kept of a long value: room for the end of an object and the key of the next one."""
 
 
 def is_array(part: Part) -> bool:
     """True if the part's file is called `.json` and begins with a bracket."""
     if extension(part.name) != ".json" or not part.num_bytes:
         return False
-    with open_content(part) as content:
-        return content.read(4096).lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"[")
+    return next(content(part, piece_bytes=4096), b"").lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"[")
 
 
-def array_elements(part: Part) -> Iterator[bytes]:
-    """The bytes of each element, whole or broken; `TOO_LONG` for one over `LONGEST_LINE`, b"" for one without an end.
-
-    Several arrays in a file, and values after them, are read as one array.
-    """
-    with open_content(part) as content:
-        yield from elements_of(partial(content.read, MIB))
-
-
-def elements_of(read: Callable[[], bytes]) -> Iterator[bytes]:
-    """The elements of the array that `read` returns piece by piece; `read` returns b"" at the end."""
-    values = _Values(read)
-    inside = False
-    while sign := values.first():
-        if sign == (b"]" if inside else b"["):
-            inside = not inside
-            values.drop(1)
+def array_values(pieces: Iterator[bytes]) -> Iterator[object]:
+    """The value of each element of the array, or a SkipError. Several arrays, and values after them, are one array."""
+    elements = _Elements(pieces)
+    is_inside = False
+    while sign := elements.first():
+        if sign == ("]" if is_inside else "["):
+            is_inside = not is_inside
+            elements.skip_sign()
         else:
-            yield values.take()
-    if inside and not values.ended_early:
-        yield b""
+            yield elements.take()
+    if is_inside and not elements.ended_early:
+        yield SkipError("broken JSON")
 
 
-class _Broken(Exception):
-    """The end of an element cannot be found from a place on, which is the argument."""
+class _Elements:
+    """A stream of JSON values; the next one begins at `_at`. Lengths are characters from there on."""
 
-
-class _Values:
-    """A stream of JSON values. The first byte of `_data` is always the first byte of the next value."""
-
-    def __init__(self, read: Callable[[], bytes]) -> None:
-        self._read = read
-        self._data = bytearray()
-        self._next_object = re.compile(rb"\}\s*,\s*(?=\{)")
-        self._knows_key = False
+    def __init__(self, pieces: Iterator[bytes]) -> None:
+        self._pieces = pieces
+        self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
+        self._text, self._at = "", 0
         self._dropped = 0
-        self._broken_at = -1
-        self._is_long = False
+        """Characters of the file before `_text`."""
+        self._next_object = re.compile(r"\}\s*,\s*(?=\{)")
+        self._knows_key = False
+        self._mismatch = -1
+        """The last place in the file at which brackets did not match."""
         self.ended_early = False
         """True once the stream has ended inside a value."""
 
-    def first(self) -> bytes:
-        """The first byte of the next value; b"" at the end."""
+    @property
+    def _held(self) -> int:
+        return len(self._text) - self._at
+
+    def first(self) -> str:
+        """The first character of the next value; empty at the end."""
         while True:
-            between = _BETWEEN.match(self._data)
-            self.drop(between.end() if between else 0)
-            if self._data or not self._more():
-                return bytes(self._data[:1])
+            between = _BETWEEN.match(self._text, self._at)
+            self._at = between.end() if between else self._at
+            if self._held or not self._more():
+                return self._text[self._at : self._at + 1]
 
-    def drop(self, count: int) -> None:
-        del self._data[:count]  # moves no byte, since a bytearray remembers where it begins
-        self._dropped += count
+    def skip_sign(self) -> None:
+        self._at += 1
 
-    def take(self) -> bytes:
-        """Returns the next value and drops it."""
-        self._is_long = False
-        if not self._knows_key and self._data[0] == _OBJECT and (key := _FIRST_KEY.match(self._data)):
-            self._next_object = re.compile(rb"\}\s*,\s*(?=\{\s*" + re.escape(key[1]) + rb")")
+    def take(self) -> object:
+        """Returns the next value, or a SkipError with the reason why it is none, and goes on behind it."""
+        if not self._knows_key and (key := _FIRST_KEY.match(self._text, self._at)):
+            self._next_object = re.compile(r"\}\s*,\s*(?=\{\s*" + re.escape(key[1]) + ")")
             self._knows_key = True
-        try:
-            end = self._end()
-        except _Broken as broken:
-            end = self._end_of_broken(broken.args[0])
-        value = TOO_LONG if self._is_long else bytes(self._data[:end])
-        self.drop(end)
+        value, length = self._parse()
+        self._at += length or self._length_of_broken()
         return value
 
-    def _end(self) -> int:
-        """Where the first value of the data ends. Raises _Broken."""
-        opened = bytearray()
-        before = place = 0
-        while (place := self._find(_SIGN, place)) >= 0:
-            sign = self._data[place]
-            if sign == _QUOTE:
-                place = self._string_end(place + 1, inside=bool(opened))
-            elif sign in b"[{":
-                if place and not opened:
-                    return place
-                if (
-                    opened == b"{" and before == _COMMA
-                ):  # a closing bracket is missing: this bracket opens the next element
-                    return place
-                if opened and opened[-1] == _OBJECT and before != _COLON:
-                    raise _Broken(place)
-                opened.append(sign)
-                place += 1
-            elif sign in b"]}":
-                if not opened:
-                    return max(place, 1)
-                if opened.pop() != _OPENED_BY[sign]:
-                    raise _Broken(place)
-                place += 1
-                if not opened:
-                    return place
-            elif opened:
-                place += 1
-            else:
-                return max(place, 1)
-            before = sign
-        self.ended_early = bool(opened)
-        return len(self._data)
-
-    def _string_end(self, place: int, inside: bool) -> int:
-        """The place behind the closing quote. Raises _Broken if the string has no end, or a wrong sign follows it."""
+    def _parse(self) -> tuple[object, int]:
+        """(the next value, its length), or (a SkipError, 0)."""
         while True:
-            place = self._find(_STRING_SIGN, place)
-            if place < 0:
-                self.ended_early = True
-                return len(self._data)
-            sign = self._data[place]
-            if sign == _BACKSLASH:
-                place += 2
-            elif sign == _QUOTE:
-                after = self._find(_MARK, place + 1) if inside else -1
-                if after >= 0 and self._data[after] not in b",:]}":
-                    raise _Broken(after)
-                return after if after >= 0 else place + 1
-            else:
-                raise _Broken(place)
+            end = 0
+            try:
+                value, end = _raw_decode(self._text, self._at)
+                is_cut = end == len(self._text)  # a number may go on
+            except json.JSONDecodeError as error:
+                is_cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_LITERAL
+            except (ValueError, RecursionError):  # a number of too many digits, too many values in each other
+                is_cut = False
+            if is_cut and self._held > LONGEST_LINE:
+                return SkipError(f"JSON value over {LONGEST_LINE // MIB} MiB"), 0
+            if not is_cut or not self._more():
+                break
+        if not end:
+            return SkipError("broken JSON"), 0
+        try:
+            check_text(self._text[self._at : end])
+        except SkipError as undecodable:
+            value = undecodable
+        return value, end - self._at
 
-    def _find(self, signs: re.Pattern[bytes], place: int) -> int:
-        """The place of the first of the signs from `place` on; -1 if the stream ends before one."""
-        while (found := signs.search(self._data, place)) is None:
-            place = self._let_go(max(place, len(self._data)))
-            if not self._more():
-                return -1
-        return found.start()
+    def _length_of_broken(self) -> int:
+        """Length of a value that is no JSON, or too long.
 
-    def _let_go(self, place: int) -> int:
-        """Drops the beginning of a value that is too long. Returns where `place` is afterwards."""
-        if len(self._data) <= LONGEST_LINE:
-            return place
-        self._is_long = True
-        self.drop(gone := len(self._data) - _KEPT)
-        return max(0, place - gone)
-
-    def _more(self) -> bool:
-        chunk = self._read()
-        self._data += chunk
-        return bool(chunk)
-
-    def _end_of_broken(self, place: int) -> int:
-        """The end of an element whose end was not found up to `place`.
-
-        After a second failure at the same place the search begins at that place, so that no byte is read more than
+        After a second mismatch at the same place the search begins at that place, so that no byte is read more than
         twice.
         """
-        broken_at = self._dropped + place
-        start = 1 if broken_at > self._broken_at else place
-        self._broken_at = broken_at
-        while (found := self._next_object.search(self._data, start)) is None:
-            start = self._let_go(max(start, len(self._data) - _KEPT))
+        place, is_end = _end_by_brackets(self._text, self._at)
+        while place == len(self._text) and self._held <= LONGEST_LINE and self._more():
+            place, is_end = _end_by_brackets(self._text, self._at)
+        length = place - self._at
+        if is_end:
+            return length
+        is_new, self._mismatch = self._dropped + place > self._mismatch, self._dropped + place
+        start = 1 if is_new else length
+        while (found := self._next_object.search(self._text, self._at + start)) is None:
+            if self._held > LONGEST_LINE:
+                self._at = len(self._text) - _KEPT
+            start = min(start, self._held) if self._held < _KEPT else self._held - _KEPT
             if not self._more():
                 self.ended_early = True
-                return len(self._data)
-        return found.start() + 1
+                return self._held
+        return found.start() + 1 - self._at
+
+    def _more(self) -> bool:
+        """Reads about as much again as is held, so that trying again from the beginning takes linear time."""
+        more = b"".join(itertools.islice(self._pieces, 1 + self._held // PIECE_BYTES))
+        self._dropped += self._at
+        self._text, self._at = self._text[self._at :] + self._decode(more, not more), 0
+        return bool(more)
+
+
+def _end_by_brackets(text: str, at: int) -> tuple[int, bool]:
+    """(where the value that begins at `at` ends, True), or (where its brackets or quotes do not match, False).
+
+    If the text ends first: (length of the text, False).
+    """
+    opened: list[str] = []
+    before = ""
+    for token in _TOKEN.finditer(text, at):
+        sign, place = token[0][0], token.start()
+        if sign == '"':
+            if token.end() == len(text):
+                break
+            if len(token[0]) == 1:
+                return place, False
+        elif sign in "[{":
+            if (opened == ["{"] and before == ",") or (place > at and not opened):
+                return place, True  # opens the next element: a closing bracket is missing, or a comma
+            if opened and opened[-1] == "{" and before != ":":
+                return place, False
+            opened.append(sign)
+        elif not opened:
+            return max(place, at + 1), True
+        elif sign in "]}":
+            if opened.pop() + sign not in ("[]", "{}"):
+                return place, False
+            if not opened:
+                return token.end(), True
+        before = sign
+    return len(text), False

@@ -5,22 +5,20 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from contextlib import contextmanager
 from functools import lru_cache
-from typing import TYPE_CHECKING, Any, NamedTuple
+from typing import TYPE_CHECKING, NamedTuple
+
+import pyarrow as pa
 
 from raycodellm.files import Folder
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     from pyarrow.fs import FileSystem
 
 MIB = 1 << 20
 LONGEST_LINE = 64 * MIB
 """Bytes of the longest record, and so of what is unpacked in memory at once. A task holds some ten times its longest
 record while it tokenises."""
-TOO_LONG = b"\xff line too long"
-"""Stands for a line or value over `LONGEST_LINE`. Compare by identity."""
 LARGEST_BATCH = 4 << 30
 """Bytes of the largest Arrow batch or Parquet page. A file that asks for more memory is damaged, or made to fill it."""
 COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
@@ -79,8 +77,6 @@ def _hub() -> FileSystem:
 
 def open_part(part: Part, memory_map: bool = False) -> pa.NativeFile:
     """Opens the part's whole file, still packed. Raises RuntimeError when its size has changed since it was listed."""
-    import pyarrow as pa
-
     if "://" in part.uri:
         filesystem, path = open_bucket(part.uri)
         file = filesystem.open_input_file(path)
@@ -92,82 +88,53 @@ def open_part(part: Part, memory_map: bool = False) -> pa.NativeFile:
     return file
 
 
-@contextmanager
-def open_content(part: Part) -> Iterator[Any]:
-    """Opens the part's whole file, unpacked. `read(n)` gives up to n bytes, and b"" at the end."""
+def content(part: Part, start: int = 0, piece_bytes: int = MIB) -> Iterator[bytes]:
+    """The unpacked content of the part's whole file from a byte on, in pieces; of a packed file from the first byte."""
     packed = compression(part.uri)
-    with open_part(part) if packed is None else Unpacked(part, packed) as content:
-        yield content
+    if packed:
+        yield from _unpacked(part, packed, piece_bytes)
+        return
+    with open_part(part) as file:
+        file.seek(start)
+        while piece := file.read(piece_bytes):
+            yield piece
 
 
-def read_content(part: Part, most: int) -> bytes | None:
-    """The content of the part's whole file; None if it has over `most` bytes. No more than these are unpacked."""
-    pieces, left = [], most
-    with open_content(part) as content:
-        while piece := content.read(min(MIB, left + 1)):
-            pieces.append(piece)
-            left -= len(piece)
-            if left < 0:
-                return None
+def whole_content(part: Part, most: int) -> bytes | None:
+    """The content of the part's whole file; None if it has over `most` bytes."""
+    pieces, size = [], 0
+    for piece in content(part):
+        size += len(piece)
+        if size > most:
+            return None
+        pieces.append(piece)
     return b"".join(pieces)
 
 
-# ----------------------------------------------------------------------------------------------------------- unpacking
-
-
-class Unpacked:
+def _unpacked(part: Part, packed: str, piece_bytes: int) -> Iterator[bytes]:
     """The content of a packed file: every byte before damage, and then the error.
 
-    The library gives no byte of a chunk in which it meets damage. The file is then unpacked again in smaller steps, and
-    from shortly before the damage on the packed bytes are given to the library one by one.
+    The library gives no byte of a piece in which it meets damage. The file is then unpacked again in smaller pieces,
+    and from shortly before the damage on the packed bytes are given to the library one by one. It reads 64 KiB at once,
+    and later what it is given.
     """
-
-    _STEPS = (MIB, 1 << 10, 1)
-    """Bytes of content asked for at once: before the first error, before the second, before the third."""
-    _HELD = (1 << 16, 1 << 10)
-    """Packed bytes before the place of the first error, and of the second, in which the damage lies: the library reads
-    64 KiB at once, and later what it is given."""
-
-    def __init__(self, part: Part, packed: str) -> None:
-        self._part, self._packed = part, packed
-        self._given = self._attempt = 0
-        self._file, self._stream = self._open(None)
-
-    def __enter__(self) -> Unpacked:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self._stream.close()
-        self._file.close()
-
-    def read(self, size: int) -> bytes:
-        while True:
-            try:
-                chunk = self._stream.read(min(size, self._STEPS[self._attempt]))
-            except OSError as error:
-                self._attempt += 1
-                if is_failure(error, self._part) or self._attempt == len(self._STEPS):
-                    raise
-                self._begin_again()
-            else:
-                self._given += len(chunk)
-                return chunk
-
-    def _open(self, slow_from: int | None) -> tuple[Any, Any]:
-        import pyarrow as pa
-
-        file = open_part(self._part)
-        raw = file if slow_from is None else pa.PythonFile(_SlowFile(file, slow_from), mode="r")
-        return file, pa.CompressedInputStream(raw, self._packed)
-
-    def _begin_again(self) -> None:
-        """Opens the file again and skips what `read` has given already."""
-        reached = self._file.tell()
-        self.__exit__()
-        self._file, self._stream = self._open(max(0, reached - self._HELD[self._attempt - 1]))
-        left = self._given
-        while left:
-            left -= len(self._stream.read(min(left, MIB)))
+    given, slow_from = 0, None
+    for most, read_ahead in ((piece_bytes, 1 << 16), (1 << 10, 1 << 10), (1, 0)):
+        with open_part(part) as file:
+            raw = file if slow_from is None else pa.PythonFile(_SlowFile(file, slow_from), mode="r")
+            with pa.CompressedInputStream(raw, packed) as stream:
+                try:
+                    left = given
+                    while left:
+                        left -= len(stream.read(min(left, MIB)))
+                    while piece := stream.read(most):
+                        given += len(piece)
+                        yield piece
+                    return
+                except OSError as error:
+                    if is_failure(error, part) or most == 1:
+                        raise
+                    slow_from = max(0, file.tell() - read_ahead)
 
 
 class _SlowFile:
@@ -183,7 +150,7 @@ class _SlowFile:
         return self._file.read(min(size, ahead) if ahead > 0 else 1)
 
     def close(self) -> None:
-        """`Unpacked` closes the file."""
+        """`_unpacked` closes the file."""
 
 
 # ----------------------------------------------------------------------------------------------- damage or a failure

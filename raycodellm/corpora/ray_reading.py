@@ -6,13 +6,13 @@ Skips travel as rows with the documents, so that each is counted exactly once wh
 from __future__ import annotations
 
 import itertools
-import json
 import logging
 import pickle
-from collections import Counter
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, NamedTuple
+
+import pyarrow as pa
 
 from raycodellm.config import Source
 from raycodellm.corpora.cleaning.decision import Decision, SurveyResult, cleaned, decide
@@ -24,7 +24,6 @@ from raycodellm.corpora.parts import MIB, Part
 from raycodellm.corpora.reading import READ_BYTES, plan_parts, read_in_process, read_part
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import ray.data
 
 TABLE_BYTES = 2 * MIB
@@ -77,54 +76,29 @@ def _survey(
     plan: CleaningPlan, inputs: SourceInputs, num_tasks: int | None
 ) -> Iterator[tuple[int, int, DocumentStats]]:
     """(unit, number of the first document in the unit, statistics of some documents)"""
-    if num_tasks is None or inputs.is_builtin:
-        first = 0
-        for stats in survey(read_in_process(plan.source, inputs), plan):
-            yield 0, first, stats
-            first += len(stats.codes)
+    if num_tasks is None:
+        yield from _survey_rows(0, read_in_process(plan.source, inputs), plan)
         return
-    look = partial(_survey_unit, plan=plan, format=inputs.format)
-    units = _unit_blocks(plan.source, inputs, num_tasks, None)
-    for batch in units.map_batches(look, batch_format="pyarrow", batch_size=None).iter_batches(
-        batch_size=None, batch_format="pyarrow"
-    ):
-        for row in batch.to_pylist():
-            yield row["unit"], row["first"], pickle.loads(row["stats"])
+    units = _units(plan.source, inputs, num_tasks, None)
+    found = units.map_batches(partial(_survey_unit, plan=plan, format=inputs.format), **_WHOLE_BLOCKS)
+    for batch in found.iter_batches(**_WHOLE_BLOCKS):
+        yield from map(pickle.loads, batch["stats"].to_pylist())
+
+
+def _survey_rows(
+    unit: int, rows: Iterable[Document | Skip], plan: CleaningPlan
+) -> Iterator[tuple[int, int, DocumentStats]]:
+    first = 0
+    for stats in survey(rows, plan):
+        yield unit, first, stats
+        first += len(stats.codes)
 
 
 def _survey_unit(batch: pa.Table, plan: CleaningPlan, format: str) -> Iterator[pa.Table]:
-    import pyarrow as pa
-
-    schema = pa.schema([("unit", pa.int64()), ("first", pa.int64()), ("stats", pa.large_binary())])
-    for unit in batch.to_pylist():
-        first = 0
-        for stats in survey(_unit_rows(unit, plan.source, format), plan):
-            row = {"unit": unit["unit"], "first": first, "stats": pickle.dumps(stats)}
-            yield pa.Table.from_pylist([row], schema)
-            first += len(stats.codes)
-    yield schema.empty_table()
-
-
-def _unit_blocks(source: Source, inputs: SourceInputs, num_tasks: int, decision: Decision | None) -> ray.data.Dataset:
-    """A row per task (a unit): the parts that it reads and, with a decision, the codes of their documents."""
-    import pyarrow as pa
-    import ray.data
-
-    part_bytes = max(MIB, min(READ_BYTES, inputs.num_bytes // max(1, num_tasks)))
-    units = list(_units(plan_parts(source, inputs, part_bytes), part_bytes)) or [[]]
-    # Excluded files go with the first unit, so that each file is counted once.
-    excluded = [json.dumps(inputs.excluded)] + ["[]"] * (len(units) - 1)
-    columns = {"unit": range(len(units)), "parts": [json.dumps(unit) for unit in units], "excluded": excluded}
-    if decision:
-        columns["codes"] = pa.array([decision.codes.get(unit, b"") for unit in range(len(units))], pa.large_binary())
-    table = pa.table(columns)
-    return ray.data.from_arrow([table.slice(i, 1) for i in range(len(units))])
-
-
-def _unit_rows(unit: dict[str, Any], source: Source, format: str) -> Iterator[Document | Skip]:
-    yield from itertools.starmap(Skip, json.loads(unit["excluded"]))
-    for part in json.loads(unit["parts"]):
-        yield from read_part(Part(*part), source, format)
+    for unit in _units_of(batch):
+        for found in _survey_rows(unit.number, _rows(unit, plan.source, format), plan):
+            yield pa.table({"stats": pa.array([pickle.dumps(found)], pa.large_binary())})
+    yield pa.table({"stats": pa.array([], pa.large_binary())})
 
 
 def read_documents(
@@ -139,50 +113,78 @@ def read_documents(
     Columns: `document` (id) and `text`, or `prompt` and `response`; or instead of these `skipped` (reason), `count` and
     `num_bytes`. `keep` drops documents that are not counted; documents that `decision` leaves out are counted.
     """
-    import ray.data
-
-    if inputs.is_builtin:
-        size = min(TABLE_BYTES, max(64_000, inputs.num_bytes // max(1, num_tasks)))
-        rows: Iterable[Document | Skip] = read_in_process(source, inputs)
-        if decision:
-            rows = cleaned(rows, decision.codes.get(0, b""), decision.reasons)
-        return ray.data.from_arrow(list(document_tables(_kept(rows, keep), source.is_instruct, size)))
-    reasons = decision.reasons if decision else ()
     if decision and decision.num_tasks:
         num_tasks = decision.num_tasks  # the same units, even if the cluster has grown since
+    reasons = decision.reasons if decision else None
     read = partial(_read_units, source=source, format=inputs.format, keep=keep, reasons=reasons)
-    blocks = _unit_blocks(source, inputs, num_tasks, decision)
-    return blocks.map_batches(read, batch_format="pyarrow", batch_size=None)
-
-
-def _units(parts: Iterable[Part], num_bytes: int) -> Iterator[list[Part]]:
-    """Groups neighbouring parts, up to `num_bytes` or 1000 parts."""
-    unit: list[Part] = []
-    size = 0
-    for part in parts:
-        if unit and (size + part.stop - part.start > num_bytes or len(unit) >= 1000):
-            yield unit
-            unit, size = [], 0
-        unit.append(part)
-        size += part.stop - part.start
-    if unit:
-        yield unit
+    return _units(source, inputs, num_tasks, decision).map_batches(read, **_WHOLE_BLOCKS)
 
 
 def _read_units(
-    batch: pa.Table, source: Source, format: str, keep: Keep | None, reasons: tuple[str, ...]
+    batch: pa.Table, source: Source, format: str, keep: Keep | None, reasons: tuple[str, ...] | None
 ) -> Iterator[pa.Table]:
     rows = itertools.chain.from_iterable(
-        cleaned(_unit_rows(unit, source, format), unit["codes"], reasons)
-        if "codes" in unit
-        else _unit_rows(unit, source, format)
-        for unit in batch.to_pylist()
+        _rows(unit, source, format) if reasons is None else cleaned(_rows(unit, source, format), unit.codes, reasons)
+        for unit in _units_of(batch)
     )
-    yield from document_tables(_kept(rows, keep), source.is_instruct)
+    kept = (row for row in rows if isinstance(row, Skip) or keep is None or keep(row))
+    yield from document_tables(kept, source.is_instruct)
 
 
-def _kept(rows: Iterable[Document | Skip], keep: Keep | None) -> Iterator[Document | Skip]:
-    return (row for row in rows if isinstance(row, Skip) or keep is None or keep(row))
+# ------------------------------------------------------------------------------------------------------------- units
+
+_WHOLE_BLOCKS: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
+
+
+class _Unit(NamedTuple):
+    """What one task reads."""
+
+    number: int
+    parts: list[Part]
+    excluded: tuple[tuple[str, int], ...]
+    """Files that listing left out: they go with the first unit, so that each is counted once."""
+    codes: bytes
+    """What was decided about the documents of the parts."""
+
+
+def _units(source: Source, inputs: SourceInputs, num_tasks: int, decision: Decision | None) -> ray.data.Dataset:
+    """A block of one row, a pickled `_Unit`, per task."""
+    import ray.data
+
+    part_bytes = max(MIB, min(READ_BYTES, inputs.num_bytes // max(1, num_tasks)))
+    groups = list(_grouped(plan_parts(source, inputs, part_bytes), part_bytes)) or [[]]
+    units = [
+        _Unit(number, parts, () if number else inputs.excluded, decision.codes.get(number, b"") if decision else b"")
+        for number, parts in enumerate(groups)
+    ]
+    return ray.data.from_arrow([pa.table({"unit": [pickle.dumps(unit)]}) for unit in units])
+
+
+def _units_of(batch: pa.Table) -> Iterator[_Unit]:
+    return map(pickle.loads, batch["unit"].to_pylist())
+
+
+def _rows(unit: _Unit, source: Source, format: str) -> Iterator[Document | Skip]:
+    yield from itertools.starmap(Skip, unit.excluded)
+    for part in unit.parts:
+        yield from read_part(part, source, format)
+
+
+def _grouped(parts: Iterable[Part], num_bytes: int) -> Iterator[list[Part]]:
+    """Groups neighbouring parts, up to `num_bytes` or 1000 parts."""
+    group: list[Part] = []
+    size = 0
+    for part in parts:
+        if group and (size + part.stop - part.start > num_bytes or len(group) >= 1000):
+            yield group
+            group, size = [], 0
+        group.append(part)
+        size += part.stop - part.start
+    if group:
+        yield group
+
+
+# ------------------------------------------------------------------------------------------------------------ tables
 
 
 def document_tables(
@@ -190,32 +192,29 @@ def document_tables(
 ) -> Iterator[pa.Table]:
     """At least one Arrow table, each of about `num_bytes` of text; the last one holds the counts of skips."""
     documents: list[Document] = []
-    skips: Counter[str] = Counter()
-    skipped_bytes: Counter[str] = Counter()
+    skips: dict[str, Skip] = {}
     size = 0
     for row in rows:
         if isinstance(row, Skip):
-            skips[row.reason] += row.count
-            skipped_bytes[row.reason] += row.num_bytes
+            before = skips.get(row.reason, Skip(row.reason, 0))
+            skips[row.reason] = Skip(row.reason, before.count + row.count, before.num_bytes + row.num_bytes)
             continue
         documents.append(row)
         size += len(row.content)
         if size >= num_bytes:
-            yield _table(documents, Counter(), Counter(), instruct)
+            yield _table(documents, [], instruct)
             documents, size = [], 0
-    yield _table(documents, skips, skipped_bytes, instruct)
+    yield _table(documents, [skips[reason] for reason in sorted(skips)], instruct)
 
 
-def _table(documents: list[Document], skips: Counter[str], skipped_bytes: Counter[str], instruct: bool) -> pa.Table:
-    import pyarrow as pa
-
+def _table(documents: list[Document], skips: list[Skip], instruct: bool) -> pa.Table:
     none, zeros = [None] * len(skips), [0] * len(documents)
     columns = {
         "document": pa.array([document.id for document in documents] + none, pa.string()),
         "prompt" if instruct else "text": pa.array([document.text for document in documents] + none, pa.string()),
-        "skipped": pa.array([None] * len(documents) + sorted(skips), pa.string()),
-        "count": pa.array(zeros + [skips[reason] for reason in sorted(skips)], pa.int64()),
-        "num_bytes": pa.array(zeros + [skipped_bytes[reason] for reason in sorted(skips)], pa.int64()),
+        "skipped": pa.array([None] * len(documents) + [skip.reason for skip in skips], pa.string()),
+        "count": pa.array(zeros + [skip.count for skip in skips], pa.int64()),
+        "num_bytes": pa.array(zeros + [skip.num_bytes for skip in skips], pa.int64()),
     }
     if instruct:
         columns["response"] = pa.array([document.response for document in documents] + none, pa.string())

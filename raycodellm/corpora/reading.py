@@ -9,6 +9,8 @@ import itertools
 from collections.abc import Callable, Iterator
 from typing import Any
 
+import pyarrow as pa
+
 from raycodellm.config import Source
 from raycodellm.corpora.documents import Document, Skip, SkipError, check_text, decode, extra_columns
 from raycodellm.corpora.inputs import SourceInputs
@@ -49,8 +51,6 @@ def read_part(part: Part, source: Source, format_name: str) -> Iterator[Document
     A damaged file gives the documents before the damage and a skip. Raises OSError if the storage fails, and
     RuntimeError if the file has changed since it was listed.
     """
-    import pyarrow as pa
-
     format, to_document = known_format(format_name), _document_maker(source)
     assert format.read, format_name
     num_records = 0
@@ -61,10 +61,11 @@ def read_part(part: Part, source: Source, format_name: str) -> Iterator[Document
                 document = to_document(f"{part.name}{place}", record)
             except SkipError as skip:
                 yield Skip(str(skip))
-            else:
-                notes, document = document.notes, document._replace(notes=())
-                yield document._replace(meta={"path": part.name}) if format.is_file_tree else document
-                yield from map(Skip, notes)
+                continue
+            if format.is_file_tree:
+                document = document._replace(meta={"path": part.name})
+            yield document._replace(notes=()) if document.notes else document
+            yield from map(Skip, document.notes)
     except SkipError as skip:
         yield Skip(str(skip))
     except (OSError, ValueError, EOFError, pa.ArrowException) as error:
@@ -96,8 +97,6 @@ def _document_maker(source: Source) -> Callable[[str, Any], Document]:
 
 def columns_found(source: Source, inputs: SourceInputs) -> str:
     """Names of the columns in the first file that can be read, for the message about a wrong `text_field`."""
-    import pyarrow as pa
-
     columns = None if inputs.is_builtin else known_format(inputs.format).columns
     if columns is None:
         return "none"

@@ -1,17 +1,33 @@
-"""Reading of tables, for Parquet and Arrow files: which columns are read, and how many rows at once."""
+"""Tables in Parquet and Arrow files: which columns are read, how many rows at once, and what damage costs."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Iterator
+
+import pyarrow as pa
 
 from raycodellm.config import Source
-from raycodellm.corpora.documents import Record
-from raycodellm.corpora.parts import LONGEST_LINE
+from raycodellm.corpora.documents import Record, SkipError
+from raycodellm.corpora.parts import LONGEST_LINE, Part, is_failure
 from raycodellm.corpora.registry import row_reader
 
-if TYPE_CHECKING:
-    import pyarrow as pa
+Batch = tuple[int, int, Callable[[int], Iterator[Record]]]
+"""(byte of the file at which the batch counts as beginning, its rows, a function that reads its records, given the
+number of its first row)"""
+
+
+def records_of_part(part: Part, batches: Iterable[Batch], what: str) -> Iterator[Record]:
+    """The records of the batches that begin in the part. A damaged batch is a SkipError, and the next one is read."""
+    row = 0
+    for begins, num_rows, read in batches:
+        if part.start <= begins < part.stop:
+            try:
+                yield from read(row)
+            except (OSError, ValueError, pa.ArrowException) as error:
+                if is_failure(error, part):
+                    raise
+                yield f":{row}", SkipError(f"unreadable {what}")
+        row += num_rows
 
 
 def columns_to_read(schema: pa.Schema, source: Source) -> list[str]:
@@ -49,7 +65,7 @@ def rows_at_once(dictionary_bytes: int) -> int:
     return max(1, min(512, 4 * LONGEST_LINE // max(1, dictionary_bytes)))
 
 
-def batch_records(batch: Any, row: int) -> Iterator[Record]:
+def batch_records(batch: pa.RecordBatch, row: int) -> Iterator[Record]:
     """The rows of an Arrow batch, the first of which is number `row` of the file."""
     records = batch.to_pylist() if batch.num_columns and batch.schema.names != [""] else [{}] * batch.num_rows
     for number, record in enumerate(records, row):

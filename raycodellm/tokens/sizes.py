@@ -18,4 +18,4 @@ def num_shards(inputs: SourceInputs) -> int:
 
 def is_small(inputs: SourceInputs) -> bool:
     """True if the source is tokenised in this process."""
-    return inputs.num_bytes <= IN_PROCESS_BYTES and text_bytes(inputs) <= SHARD_BYTES
+    return inputs.is_builtin or (inputs.num_bytes <= IN_PROCESS_BYTES and text_bytes(inputs) <= SHARD_BYTES)

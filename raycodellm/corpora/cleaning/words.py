@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import re
 import unicodedata
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from functools import lru_cache
 from typing import NamedTuple
 
@@ -56,14 +56,22 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 
 def hash_words(texts: Sequence[str]) -> Words:
-    found = [hashed for group in _groups(texts) for hashed in _hash_group(group)]
-    hashes = np.concatenate([np.zeros(0, np.uint64), *found])
-    return Words(hashes, np.cumsum([0, *map(len, found)], dtype=np.int64))
+    hashes, counts = [np.zeros(0, np.uint64)], np.zeros(len(texts), np.int64)
+    for numbers, pieces in _groups(texts):
+        for number, hashed in zip(numbers, _hash_pieces(pieces), strict=True):
+            hashes.append(hashed)
+            counts[number] += len(hashed)
+    return Words(np.concatenate(hashes), np.concatenate([[0], np.cumsum(counts)]))
 
 
 def word_list(text: str) -> list[str]:
     """The words of a text, as they are hashed."""
-    return [word for piece in _pieces(text) for word in _split(piece)]
+    found = []
+    for piece in _pieces(text):
+        lowered = piece.lower()
+        _, _, starts, stops = _bounds(lowered)
+        found += [lowered[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+    return found
 
 
 def runs(words: Words, size: int) -> Runs:
@@ -95,38 +103,35 @@ def shingles(words: Words, size: int) -> tuple[np.ndarray, np.ndarray]:
     return np.concatenate(hashes)[order], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
 
 
-def _groups(texts: Iterable[str]) -> Iterator[list[str]]:
-    """Groups neighbouring texts, up to `PIECE` characters; a longer text is a group."""
-    group: list[str] = []
+def _groups(texts: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
+    """(numbers of texts, a piece of each) of about `PIECE` characters together."""
+    numbers: list[int] = []
+    pieces: list[str] = []
     size = 0
-    for text in texts:
-        if group and size + len(text) > PIECE:
-            yield group
-            group, size = [], 0
-        group.append(text)
-        size += len(text)
-    if group:
-        yield group
+    for number, text in enumerate(texts):
+        for piece in _pieces(text):
+            if pieces and size + len(piece) > PIECE:
+                yield numbers, pieces
+                numbers, pieces, size = [], [], 0
+            numbers.append(number)
+            pieces.append(piece)
+            size += len(piece)
+    if pieces:
+        yield numbers, pieces
 
 
-def _hash_group(texts: list[str]) -> list[np.ndarray]:
-    """The word hashes of each text."""
-    if len(texts[0]) > PIECE:
-        return [np.concatenate([_hash_lowered([piece.lower()])[0] for piece in _pieces(texts[0])])]
-    return _hash_lowered([text.lower() for text in texts])
-
-
-def _hash_lowered(texts: list[str]) -> list[np.ndarray]:
-    joined = "\n".join(texts)
-    codes, is_word, starts, stops = _bounds(joined)
+def _hash_pieces(pieces: Sequence[str]) -> list[np.ndarray]:
+    """The word hashes of each piece."""
+    lowered = [piece.lower() for piece in pieces]
+    codes, is_word, starts, stops = _bounds("\n".join(lowered))
     if not len(starts):
-        return [np.zeros(0, np.uint64)] * len(texts)
+        return [np.zeros(0, np.uint64)] * len(pieces)
     lengths = stops - starts
     first = np.cumsum(lengths) - lengths
     within = np.arange(first[-1] + lengths[-1]) - np.repeat(first, lengths)
     letters = codes[is_word] * _powers(int(lengths.max()))[within]
     hashes = mix(np.add.reduceat(letters, first) + lengths.astype(np.uint64))
-    begins = np.cumsum([0, *(len(text) + 1 for text in texts[:-1])])
+    begins = np.cumsum([0, *(len(piece) + 1 for piece in lowered[:-1])])
     return np.split(hashes, np.searchsorted(starts, begins[1:]))
 
 
@@ -151,12 +156,6 @@ def _bounds(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     return codes, is_word, np.flatnonzero(begins), np.flatnonzero(ends) + 1
 
 
-def _split(piece: str) -> list[str]:
-    lowered = piece.lower()
-    _, _, starts, stops = _bounds(lowered)
-    return [lowered[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
-
-
 def _pieces(text: str) -> Iterator[str]:
     """The text in pieces of `PIECE` characters or more, cut after a word; a word over `PIECE` characters is cut too."""
     start = 0
@@ -171,34 +170,29 @@ def _pieces(text: str) -> Iterator[str]:
 @lru_cache(maxsize=1)
 def _kinds() -> np.ndarray:
     """uint8[code points]: the kind of each character, 0 if it separates words. Takes 0.3 s, once per process."""
-    import regex
-
-    kinds = np.array([_KIND_OF.get(unicodedata.category(chr(code))[0], 0) for code in range(0x110000)], np.uint8)
+    kind_of = {"L": _LETTER, "N": _LETTER, "M": _MARK}
+    kinds = np.array([kind_of.get(unicodedata.category(chr(code))[0], 0) for code in range(0x110000)], np.uint8)
     scripts = "".join(rf"\p{{Script={script}}}" for script in WITHOUT_SPACES)
-    for match in regex.finditer(rf"[[{scripts}\u30FC\uFF70]&&[\p{{L}}\p{{N}}]]+", _every_character(), flags=regex.V1):
-        kinds[ord(match[0][0]) : ord(match[0][-1]) + 1] = _ALONE
+    _mark(kinds, rf"[[{scripts}\u30FC\uFF70]&&[\p{{L}}\p{{N}}]]", _ALONE)
     return kinds
-
-
-_KIND_OF = {"L": _LETTER, "N": _LETTER, "M": _MARK}
-
-
-def _every_character() -> str:
-    return "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
 
 
 @lru_cache(maxsize=16)
 def letters_of(script: str) -> np.ndarray:
     """uint8[code points]: 3 for a letter of the script, 1 for a letter of another script, 0 for other characters."""
+    found = np.zeros(0x110000, np.uint8)
+    _mark(found, r"\p{L}", 1)
+    _mark(found, rf"[\p{{L}}&&\p{{Script={script}}}]", 3)
+    return found
+
+
+def _mark(table: np.ndarray, characters: str, value: int) -> None:
+    """Writes the value at the place of each character that the pattern matches."""
     import regex
 
-    everything = _every_character()
-    found = np.zeros(0x110000, np.uint8)
-    for pattern, value in ((r"\p{L}+", 1), (rf"[\p{{L}}&&\p{{Script={script}}}]+", 3)):
-        for match in regex.finditer(pattern, everything, flags=regex.V1):
-            begin, end = ord(match[0][0]), ord(match[0][-1])
-            found[begin : end + 1] = value
-    return found
+    everything = "".join(map(chr, (*range(0xD800), *range(0xE000, 0x110000))))
+    for match in regex.finditer(f"{characters}+", everything, flags=regex.V1):
+        table[ord(match[0][0]) : ord(match[0][-1]) + 1] = value
 
 
 def script_share(text: str, script: str) -> float:

@@ -7,8 +7,8 @@ names have one of its extensions are guessed to be of the format. A reader is a 
     def read_tsv(part: Part, source: Source) -> Iterator[Record]:
         names = column_names(part, source)
         for place, line in own_lines(part):
-            if line is TOO_LONG:
-                yield f":{place}", too_long("line")
+            if isinstance(line, SkipError):  # it is too long
+                yield f":{place}", line
             elif place > 0:  # the first line has the names
                 yield f":{place}", parse_row(names, line)
 

@@ -4,49 +4,40 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from functools import partial
-from typing import Any
+
+import pyarrow as pa
 
 from raycodellm.config import Source
 from raycodellm.corpora.documents import Record, SkipError
-from raycodellm.corpora.parts import Part, is_failure, open_part
+from raycodellm.corpora.parts import Part, open_part
 from raycodellm.corpora.registry import Format
-from raycodellm.corpora.tables import batch_records, columns_to_read, rows_at_once
+from raycodellm.corpora.tables import batch_records, columns_to_read, records_of_part, rows_at_once
 
-_FILE_SIGN = b"ARROW1"
-_Batch = tuple[int, int, Callable[[], Any]]
+_Place = tuple[int, int, Callable[[], pa.RecordBatch]]
 """(byte of the file at which the batch counts as beginning, its rows, a function that reads it)"""
 
 
 def read_arrow(part: Part, source: Source) -> Iterator[Record]:
     """A batch of a stream belongs to the part in which it begins; batch k of n of a file to the part with byte k/n."""
-    import pyarrow as pa
-
     with open_part(part, memory_map=True) as file:
         if part.num_bytes == 0:
             yield "", SkipError("empty file")
             return
-        row = 0
-        for begins, rows, read in _file_batches(file, part) if _is_file(file) else _stream_batches(file):
-            if part.start <= begins < part.stop:
-                try:
-                    yield from _records(read(), source, row)
-                except (OSError, ValueError, pa.ArrowException) as error:
-                    if is_failure(error, part):
-                        raise
-                    yield f":{row}", SkipError("unreadable batch")  # the next one may be sound
-            row += rows
+        reader = _open(file)
+        is_file = isinstance(reader, pa.ipc.RecordBatchFileReader)
+        places = _file_batches(reader, part) if is_file else _stream_batches(reader, file)
+        batches = ((begins, rows, partial(_records, read, source)) for begins, rows, read in places)
+        yield from records_of_part(part, batches, "batch")
 
 
-def _is_file(file: Any) -> bool:
-    """True for an IPC file, False for a stream."""
-    sign = file.read(len(_FILE_SIGN))
+def _open(file: pa.NativeFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
+    sign = file.read(6)
     file.seek(0)
-    return sign == _FILE_SIGN
+    return pa.ipc.open_file(file) if sign == b"ARROW1" else pa.ipc.open_stream(file)
 
 
-def _records(batch: Any, source: Source, row: int) -> Iterator[Record]:
-    import pyarrow as pa
-
+def _records(read: Callable[[], pa.RecordBatch], source: Source, row: int) -> Iterator[Record]:
+    batch = read()
     columns = columns_to_read(batch.schema, source)
     # Selected by place: a name may stand twice, and the later column is then the one that is read.
     places = [place for place, name in enumerate(batch.schema.names) if name in columns]
@@ -58,24 +49,18 @@ def _records(batch: Any, source: Source, row: int) -> Iterator[Record]:
         yield from batch_records(batch.slice(start, rows), row + start)
 
 
-def _file_batches(file: Any, part: Part) -> Iterator[_Batch]:
-    import pyarrow as pa
-
-    reader = pa.ipc.open_file(file)
+def _file_batches(reader: pa.ipc.RecordBatchFileReader, part: Part) -> Iterator[_Place]:
     count = reader.num_record_batches
     for number in range(count):
-        get = partial(reader.get_batch, number)
+        read = partial(reader.get_batch, number)
         try:
-            rows = get().num_rows
+            rows = read().num_rows
         except (OSError, ValueError, pa.ArrowException):
             rows = 0  # the part that the batch belongs to meets the error again, and counts it
-        yield number * part.num_bytes // count, rows, get
+        yield number * part.num_bytes // count, rows, read
 
 
-def _stream_batches(file: Any) -> Iterator[_Batch]:
-    import pyarrow as pa
-
-    reader = pa.ipc.open_stream(file)
+def _stream_batches(reader: pa.ipc.RecordBatchStreamReader, file: pa.NativeFile) -> Iterator[_Place]:
     while True:
         begins = file.tell()
         try:
@@ -86,10 +71,8 @@ def _stream_batches(file: Any) -> Iterator[_Batch]:
 
 
 def _columns(part: Part, source: Source) -> list[str]:
-    import pyarrow as pa
-
     with open_part(part) as file:
-        return (pa.ipc.open_file(file) if _is_file(file) else pa.ipc.open_stream(file)).schema.names
+        return _open(file).schema.names
 
 
 FORMAT = Format(

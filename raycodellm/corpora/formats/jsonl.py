@@ -6,32 +6,32 @@ import itertools
 import json
 from collections.abc import Iterator, Mapping
 
+import orjson
+
 from raycodellm.config import Source
 from raycodellm.corpora.documents import Record, SkipError, decode
-from raycodellm.corpora.json_arrays import array_elements, is_array
-from raycodellm.corpora.lines import own_lines, too_long
-from raycodellm.corpora.parts import TOO_LONG, Part
+from raycodellm.corpora.json_arrays import PIECE_BYTES, array_values, is_array
+from raycodellm.corpora.lines import own_lines
+from raycodellm.corpora.parts import Part, content
 from raycodellm.corpora.registry import Format
 
 
 def read_jsonl(part: Part, source: Source) -> Iterator[Record]:
     if not is_array(part):
         for place, line in own_lines(part):
-            if line is TOO_LONG:
-                yield f":{place}", too_long("line")
+            if isinstance(line, SkipError):
+                yield f":{place}", line
             elif line.strip():
                 yield f":{place}", _parse(line)
     elif part.start == 0:
-        for number, element in enumerate(array_elements(part)):
-            yield f":{number}", too_long("JSON value") if element is TOO_LONG else _parse(element)
+        for number, value in enumerate(array_values(content(part, piece_bytes=PIECE_BYTES))):
+            yield f":{number}", value
 
 
 def _parse(data: bytes) -> object:
     """The value, or a SkipError with the reason why the bytes are no JSON."""
-    import orjson  # 2.5 times as fast as json, which reads the few values that orjson refuses
-
     try:
-        return orjson.loads(data)
+        return orjson.loads(data)  # 2.5 times as fast as json, which reads the few values that orjson refuses
     except ValueError:
         pass
     try:

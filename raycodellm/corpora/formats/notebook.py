@@ -11,7 +11,7 @@ from raycodellm.config import Source
 from raycodellm.corpora import languages
 from raycodellm.corpora.documents import Record, SkipError
 from raycodellm.corpora.markdown import fenced
-from raycodellm.corpora.parts import MIB, Part, read_content
+from raycodellm.corpora.parts import MIB, Part, whole_content
 from raycodellm.corpora.registry import Format
 
 LARGEST_NOTEBOOK = 64 * MIB
@@ -26,7 +26,7 @@ _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 
 
 def read_notebook(part: Part, source: Source) -> Iterator[Record]:
-    data = read_content(part, LARGEST_NOTEBOOK) if part.num_bytes <= LARGEST_NOTEBOOK else None
+    data = whole_content(part, LARGEST_NOTEBOOK) if part.num_bytes <= LARGEST_NOTEBOOK else None
     if data is None:
         yield "", SkipError(f"notebook over {LARGEST_NOTEBOOK // MIB} MiB")
         return

@@ -3,42 +3,39 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Any
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.parquet as pq
 
 from raycodellm.config import Source
-from raycodellm.corpora.documents import Record, SkipError
-from raycodellm.corpora.parts import MIB, Part, is_failure, open_part
+from raycodellm.corpora.documents import Record
+from raycodellm.corpora.parts import MIB, Part, open_part
 from raycodellm.corpora.registry import Format
-from raycodellm.corpora.tables import batch_records, columns_to_read, rows_at_once
+from raycodellm.corpora.tables import batch_records, columns_to_read, records_of_part, rows_at_once
 
 
 def read_parquet(part: Part, source: Source) -> Iterator[Record]:
     """Row group k of n belongs to the part that holds byte k/n of the file, which is known without the footer."""
-    import pyarrow as pa
-    import pyarrow.parquet as pq
-
     with open_part(part) as file:
         parquet = pq.ParquetFile(file)
-        groups = parquet.num_row_groups
         columns = columns_to_read(parquet.schema_arrow, source)
-        row = 0
-        for group in range(groups):
-            if part.start <= group * part.num_bytes // groups < part.stop:
-                try:
-                    rows = rows_at_once(_largest_dictionary(file, parquet.metadata.row_group(group), columns))
-                    for batch in parquet.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
-                        yield from batch_records(batch, row)
-                        row += batch.num_rows
-                    continue
-                except (OSError, ValueError, pa.ArrowException) as error:
-                    if is_failure(error, part):
-                        raise
-                    row = sum(parquet.metadata.row_group(before).num_rows for before in range(group))
-                    yield f":{row}", SkipError("unreadable row group")  # the next group may be sound
-            row += parquet.metadata.row_group(group).num_rows
+        count = parquet.num_row_groups
+
+        def read(group: int, row: int) -> Iterator[Record]:
+            rows = rows_at_once(_largest_dictionary(file, parquet.metadata.row_group(group), columns))
+            for batch in parquet.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
+                yield from batch_records(batch, row)
+                row += batch.num_rows
+
+        batches = (
+            (group * part.num_bytes // count, parquet.metadata.row_group(group).num_rows, partial(read, group))
+            for group in range(count)
+        )
+        yield from records_of_part(part, batches, "row group")
 
 
-def _largest_dictionary(file: Any, group: Any, columns: list[str]) -> int:
+def _largest_dictionary(file: pa.NativeFile, group: pq.RowGroupMetaData, columns: list[str]) -> int:
     """Unpacked bytes of the largest dictionary among the row group's columns, as the heads of their pages say."""
     largest = 0
     for column in map(group.column, range(group.num_columns)):
@@ -61,8 +58,6 @@ def _unpacked_size(head: bytes) -> int:
 
 
 def _columns(part: Part, source: Source) -> list[str]:
-    import pyarrow.parquet as pq
-
     with open_part(part) as file:
         return pq.ParquetFile(file).schema_arrow.names
 

@@ -8,8 +8,8 @@ from typing import Any
 from raycodellm.config import Source
 from raycodellm.corpora.documents import Record, SkipError
 from raycodellm.corpora.inputs import InputFile
-from raycodellm.corpora.lines import lines, own_lines, too_long
-from raycodellm.corpora.parts import LONGEST_LINE, MIB, TOO_LONG, Part, compression, read_content
+from raycodellm.corpora.lines import lines, own_lines
+from raycodellm.corpora.parts import LONGEST_LINE, MIB, Part, compression, whole_content
 from raycodellm.corpora.registry import Format
 
 LARGEST_TEXT = LONGEST_LINE
@@ -22,26 +22,32 @@ _CUT_FROM_IN_VERSION_1 = 16 << 20
 
 def read_text(part: Part, source: Source) -> Iterator[Record]:
     if source.documents == "paragraphs":
-        for place, block in _paragraphs(part):
-            yield f":{place}", block if isinstance(block, SkipError) else _joined(block)
+        yield from _records(_paragraphs(part))
         return
     is_whole = part.start == 0 and part.stop >= part.num_bytes <= LARGEST_TEXT
-    whole = read_content(part, LARGEST_TEXT) if is_whole else None
+    whole = whole_content(part, LARGEST_TEXT) if is_whole else None
     if whole is not None:
         yield ":0" if compression(part.uri) else "", whole.replace(b"\r\n", b"\n").removesuffix(b"\r").strip(b"\n")
         return
     if part.start == 0 and (part.num_bytes > LARGEST_TEXT or compression(part.uri)):
         yield "", SkipError(f"text file over {LARGEST_TEXT // MIB} MiB became several documents")
-    for place, block in _windows(part):
-        yield f":{place}", block if isinstance(block, SkipError) else _joined(block)
+    yield from _records(_windows(part))
 
 
-def _joined(block: list[bytes]) -> bytes:
-    return b"\n".join(line.removesuffix(b"\r") for line in block).strip(b"\n")
+_Blocks = Iterator[tuple[int, list[bytes] | SkipError]]
+"""(place, neighbouring lines, or why a line is left out)"""
 
 
-def _windows(part: Part) -> Iterator[tuple[int, list[bytes] | SkipError]]:
-    """(place, the lines that begin in a window of the file). Before damage a window has the lines that can be read."""
+def _records(blocks: _Blocks) -> Iterator[Record]:
+    for place, block in blocks:
+        if isinstance(block, list):
+            yield f":{place}", b"\n".join(line.removesuffix(b"\r") for line in block).strip(b"\n")
+        else:
+            yield f":{place}", block
+
+
+def _windows(part: Part) -> _Blocks:
+    """The lines that begin in each window of the file. Before damage a window has the lines that can be read."""
     block: list[bytes] = []
     began = part.start
     try:
@@ -50,8 +56,8 @@ def _windows(part: Part) -> Iterator[tuple[int, list[bytes] | SkipError]]:
                 yield began, block
                 block = []
             began = began if block else place
-            if line is TOO_LONG:
-                yield place, too_long("line")
+            if isinstance(line, SkipError):
+                yield place, line
             else:
                 block.append(line)
     except (OSError, ValueError, EOFError):
@@ -60,23 +66,23 @@ def _windows(part: Part) -> Iterator[tuple[int, list[bytes] | SkipError]]:
     yield began, block
 
 
-def _paragraphs(part: Part) -> Iterator[tuple[int, list[bytes] | SkipError]]:
-    """(place, the lines between blank lines). A paragraph belongs to the part in which the blank line before begins."""
+def _paragraphs(part: Part) -> _Blocks:
+    """The lines between blank lines. A paragraph belongs to the part in which the blank line before it begins."""
     block: list[bytes] = []
-    inside, began = part.start == 0, part.start
+    is_ours, began = part.start == 0, part.start
     for place, line in lines(part):
-        if line is TOO_LONG:
-            if inside:
-                yield place, too_long("line")
+        if isinstance(line, SkipError):
+            if is_ours:
+                yield place, line
         elif line.strip():
-            if inside:
+            if is_ours:
                 began = began if block else place
                 block.append(line)
         else:
             if block:
                 yield began, block
                 block = []
-            inside = True
+            is_ours = True
             if place >= part.stop and not compression(part.uri):
                 return
     if block:

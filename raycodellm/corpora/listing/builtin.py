@@ -2,42 +2,43 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib
-from collections.abc import Callable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any
 
 from raycodellm.config import Source, UserError
 from raycodellm.corpora.documents import Document
 from raycodellm.corpora.inputs import InputFile, SourceInputs
-from raycodellm.corpora.python_library import content_digest
+from raycodellm.corpora.python_library import Row, library, library_digest
 from raycodellm.corpora.registry import BUILTIN, reading_identity
 from raycodellm.files import fingerprint
 
 
 @dataclass(frozen=True)
 class Builtin:
-    """A corpus that needs no files. Functions are named `module:function`: some are in modules of later layers."""
+    """A corpus that needs no files."""
 
-    documents: str
-    """Function that yields (id, text), or ([id,] prompt, response)."""
+    rows: Callable[..., Iterable[Row]]
+    """Gives (id, text) or (id, prompt, response); with `num_examples`, (prompt, response) for a `seed`."""
     instruct: bool = False
-    digest: str | None = None
-    """Function that returns a hash of the content; if None, the first `PROBED` examples are hashed."""
     num_examples: int | None = None
     """Examples that are drawn with a seed from an endless generator; None if the corpus is the same for every seed."""
     num_bytes: int = 0
     """About the bytes of text that CPython 3.11 gives, known without parsing its library."""
 
 
-_LIBRARY = "raycodellm.corpora.python_library"
-_DIGEST = f"{_LIBRARY}:library_digest"
+def _task_examples(seed: int, num_examples: int) -> Iterable[Row]:
+    # Imported by name: the tasks are a later layer.
+    return importlib.import_module("raycodellm.tasks").training_examples(seed=seed, num_examples=num_examples)
+
+
 BUILTINS = {
-    "python-prose": Builtin(f"{_LIBRARY}:python_prose", digest=_DIGEST, num_bytes=2_000_000),
-    "python-code": Builtin(f"{_LIBRARY}:python_code", digest=_DIGEST, num_bytes=7_000_000),
-    "python-instruct": Builtin(f"{_LIBRARY}:python_instruct", instruct=True, digest=_DIGEST, num_bytes=2_300_000),
-    "tasks-instruct": Builtin("raycodellm.tasks:training_examples", instruct=True, num_examples=2_000),
+    "python-prose": Builtin(lambda: library().prose, num_bytes=2_000_000),
+    "python-code": Builtin(lambda: library().code, num_bytes=7_000_000),
+    "python-instruct": Builtin(lambda: library().instruct, instruct=True, num_bytes=2_300_000),
+    "tasks-instruct": Builtin(_task_examples, instruct=True, num_examples=2_000),
 }
 PROBED = 200
 """Examples that identify the version of a generator. To make all of them would take over a second at each start."""
@@ -52,13 +53,11 @@ def list_builtin(source: Source, seed: int) -> SourceInputs:
     builtin = BUILTINS[name]
     if source.is_instruct and not builtin.instruct:
         raise UserError(f"{source.path}: has no prompts and responses; use kind text or code instead of {source.kind}")
-    seed = seed if builtin.num_examples else 0
-    if builtin.digest:
-        identity, num_bytes = _function(builtin.digest)(), builtin.num_bytes
+    if builtin.num_examples is None:
+        seed, identity, num_bytes = 0, library_digest(), builtin.num_bytes
     else:
-        rows = list(_function(builtin.documents)(seed=seed, num_examples=PROBED))
-        probed_bytes = sum(len(text.encode()) for row in rows for text in row)
-        num_bytes = probed_bytes * (builtin.num_examples or 0) // len(rows)
+        rows = list(builtin.rows(seed=seed, num_examples=PROBED))
+        num_bytes = sum(len(text.encode()) for row in rows for text in row) * builtin.num_examples // len(rows)
         identity = fingerprint([builtin.num_examples, rows])
     known_by = {**reading_identity(source, None, ()), "builtin": name, "content": identity, "seed": seed}
     file = InputFile(f"{BUILTIN}{name}", num_bytes, identity, name)
@@ -68,10 +67,10 @@ def list_builtin(source: Source, seed: int) -> SourceInputs:
 def builtin_documents(source: Source, inputs: SourceInputs) -> tuple[Document, ...]:
     """All documents of a builtin source; pairs as one text if the source's kind is no instruction data."""
     name = inputs.files[0].name
-    width = 3 if BUILTINS[name].instruct else 2
-    rows = enumerate(_rows(name, inputs.seed))
-    named = (row if len(row) == width else (f"{name}:{number}", *row) for number, row in rows)
-    documents = (Document(row[0], row[1], row[2] if width == 3 else None) for row in named)
+    rows: Iterable[Row] = _rows(name, inputs.seed)
+    if BUILTINS[name].num_examples:
+        rows = ((f"{name}:{number}", *row) for number, row in enumerate(rows))
+    documents = (Document(row[0], row[1], row[2] if len(row) == 3 else None) for row in rows)
     if source.is_instruct:
         return tuple(documents)
     return tuple(Document(document.id, document.content) for document in documents)
@@ -82,14 +81,21 @@ def builtin_digest(inputs: SourceInputs) -> str:
     return content_digest(_rows(inputs.files[0].name, inputs.seed)) if inputs.is_builtin else ""
 
 
+def content_digest(rows: Iterable[Sequence[str]]) -> str:
+    """16 hex digits that change with the id, the text or the place of any document."""
+    digest = hashlib.blake2b(digest_size=8)
+    for row in rows:
+        for text in row:
+            data = text.encode(errors="surrogatepass")
+            digest.update(len(data).to_bytes(8, "little"))
+            digest.update(data)
+        digest.update(b"\xff" * 8)  # ends a row: no text is that long
+    return digest.hexdigest()
+
+
 @lru_cache(maxsize=8)
-def _rows(name: str, seed: int) -> tuple[tuple[str, ...], ...]:
-    """The rows that the corpus's function yields. Kept in memory, since parsing Python's library takes two seconds."""
+def _rows(name: str, seed: int) -> tuple[Row, ...]:
+    """The rows of a corpus, kept in memory."""
     builtin = BUILTINS[name]
     arguments = {"seed": seed, "num_examples": builtin.num_examples} if builtin.num_examples else {}
-    return tuple(_function(builtin.documents)(**arguments))
-
-
-def _function(name: str) -> Callable[..., Any]:
-    module, _, function = name.partition(":")
-    return getattr(importlib.import_module(module), function)
+    return tuple(builtin.rows(**arguments))
