@@ -8,7 +8,6 @@ import json
 import os
 import re
 import textwrap
-from collections import Counter
 from dataclasses import replace
 from pathlib import Path
 
@@ -17,17 +16,17 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reading import read, write
 
 from raycodellm import corpora
 from raycodellm.config import Source, UserError
 from raycodellm.corpora import (
     Document,
     Part,
-    Skip,
+    content,
     document_key,
     documents,
     formats,
-    lines,
     plan_parts,
     read_part,
     registry,
@@ -35,22 +34,6 @@ from raycodellm.corpora import (
 )
 from raycodellm.corpora.documents import SkipError
 from raycodellm.corpora.listing.builtin import Builtin
-
-
-def read(source: Source, part_bytes: int = 32 << 20) -> tuple[list[Document], Counter]:
-    inputs = source_fingerprint(source)
-    rows = [row for part in plan_parts(source, inputs, part_bytes) for row in read_part(part, source, inputs.format)]
-    skips: Counter[str] = Counter()
-    for row in rows:
-        if isinstance(row, Skip):
-            skips[row.reason] += row.count
-    return [row for row in rows if isinstance(row, Document)], skips
-
-
-def write(path: Path, content: str | bytes) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return str(path)
 
 
 def jsonl(*records: object) -> str:
@@ -74,7 +57,7 @@ def test_a_reader_that_fails_inside_a_file_is_counted(tmp_path, monkeypatch, err
 def test_a_new_format_is_read_as_its_recipe_says(tmp_path, monkeypatch):
     """The example of `corpora/formats/__init__.py`, run as it stands there."""
     recipe = textwrap.dedent(re.search(r"(?s)\n(    def read_tsv.*?)\nA record is", formats.__doc__ or "")[1])
-    names = {**vars(lines), **vars(documents), "Part": Part, "Source": Source}
+    names = {**vars(content), **vars(documents), "Part": Part, "Source": Source}
     exec(compile("from __future__ import annotations\n" + recipe, "recipe", "exec"), names)
     tsv = registry.Format("tsv", extensions=frozenset({".tsv"}), read=names["read_tsv"])
     monkeypatch.setattr(registry, "known_formats", lambda: {"tsv": tsv})
@@ -178,7 +161,12 @@ def test_a_source_tree_gives_the_files_of_its_kind_and_counts_the_rest(tmp_path)
         write(tmp_path / hidden, "x")
     documents, skips = read(Source(kind="code", path=str(tmp_path)))
     assert documents == [Document("pkg/a.py", "x = 1\n", meta={"path": "pkg/a.py"})]
-    assert skips == {"empty": 1, "source file over 1 MiB": 1, "binary": 1, "minified": 2}
+    assert {reason: skips[reason] for reason in ("empty", "source file over 1 MiB", "binary", "minified")} == {
+        "empty": 1,
+        "source file over 1 MiB": 1,
+        "binary": 1,
+        "minified": 2,
+    }
     assert read(Source(kind="markup", path=str(tmp_path)))[0] == [
         Document("web/page.html", "<p>", meta={"path": "web/page.html"})
     ]
@@ -289,7 +277,7 @@ def test_odd_names_and_dangling_links_are_no_trouble(tmp_path):
 
 
 def test_a_line_longer_than_the_limit_is_counted_and_the_next_is_read(tmp_path, monkeypatch):
-    monkeypatch.setattr(corpora.lines, "LONGEST_LINE", 1 << 20)
+    monkeypatch.setattr(corpora.content, "LONGEST_LINE", 1 << 20)
     path = write(tmp_path / "a.jsonl", jsonl({"text": "x" * (3 << 20)}, {"text": "next"}))
     documents, skips = read(Source(kind="text", path=path))
     assert [document.text for document in documents] == ["next"]
@@ -375,7 +363,7 @@ def test_remote_folders_are_listed_and_read_through_their_file_system(tmp_path, 
     class Bucket:
         filesystem, path = SubTreeFileSystem(str(tmp_path), LocalFileSystem()), "bucket"
 
-    monkeypatch.setattr(corpora.parts, "_bucket", lambda _: Bucket)
+    monkeypatch.setattr(corpora.content, "_bucket", lambda _: Bucket)
     for path in ("s3://bucket/set", "s3://bucket/set/**/*.jsonl*", "s3://bucket/set/"):
         documents, _ = read(Source(kind="text", path=path))
         assert [document.text for document in documents] == ["set/a.jsonl", "set/deep/b.jsonl.gz"]

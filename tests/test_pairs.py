@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from test_corpora import read, write
+from reading import read, write
 
 from raycodellm.config import Source
 from raycodellm.corpora.formats.instruct import Pair, pair_of

@@ -8,7 +8,6 @@ import json
 import subprocess
 import sys
 import sysconfig
-from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -16,50 +15,19 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reading import read, texts, write
 
 from raycodellm.config import FORMATS, Source, UserError
 from raycodellm.corpora import (
     Document,
-    Skip,
-    languages,
-    lines,
-    plan_parts,
+    content,
     read_documents,
-    read_in_process,
-    read_part,
+    source_files,
     source_fingerprint,
 )
-from raycodellm.corpora.html_text import to_text
 from raycodellm.corpora.listing.layouts import choose_files
+from raycodellm.corpora.markdown import to_text
 from raycodellm.corpora.registry import FORMAT_SETTINGS, known_formats
-
-
-def read(source: Source, part_bytes: int | None = None) -> tuple[list[Document], Counter]:
-    inputs = source_fingerprint(source)
-    if part_bytes is None:
-        rows = list(read_in_process(source, inputs))
-    else:
-        rows = [Skip(*skip) for skip in inputs.excluded]
-        for part in plan_parts(source, inputs, part_bytes):
-            rows += read_part(part, source, inputs.format)
-    skips: Counter[str] = Counter()
-    for row in rows:
-        if isinstance(row, Skip):
-            skips[row.reason] += row.count
-    return [row for row in rows if isinstance(row, Document)], skips
-
-
-def texts(source: Source) -> list[str]:
-    return [document.text for document in read(source)[0]]
-
-
-def write(path: Path, content: object) -> str:
-    path.parent.mkdir(parents=True, exist_ok=True)
-    if not isinstance(content, (str, bytes)):
-        content = json.dumps(content)
-    path.write_bytes(content.encode() if isinstance(content, str) else content)
-    return str(path)
-
 
 # -------------------------------------------------------------------------------------------------- source trees
 
@@ -74,8 +42,8 @@ def tree(tmp_path) -> Path:
         "vendor/v.py": "v = 1\n", "node_modules/n.js": "n", ".git/config": "c", ".hidden.py": "h = 1\n",
         "plain.py": "# This parses what other generated files do.\nx = 1\n",
     }  # fmt: skip
-    for name, content in files.items():
-        write(tmp_path / name, content)
+    for name, data in files.items():
+        write(tmp_path / name, data)
     return tmp_path
 
 
@@ -121,9 +89,9 @@ def test_languages_are_part_of_the_fingerprint_and_exclusions_are_not(tree):
 
 
 def test_every_language_has_extensions_or_names_and_every_alias_a_language():
-    assert all(signs.split() for signs in languages.LANGUAGES.values())
-    assert set(languages._ALIASES.values()) <= set(languages.LANGUAGES)
-    assert not set(languages._ALIASES) & set(languages.LANGUAGES)
+    assert all(signs.split() for signs in source_files.LANGUAGES.values())
+    assert set(source_files._ALIASES.values()) <= set(source_files.LANGUAGES)
+    assert not set(source_files._ALIASES) & set(source_files.LANGUAGES)
 
 
 def test_the_standard_library_is_read_as_python_and_almost_nothing_of_it_is_left_out():
@@ -174,7 +142,7 @@ def test_a_notebook_is_its_prose_and_its_fenced_code(tmp_path):
     path = write(tmp_path / "a.ipynb", NOTEBOOK)
     expected = "# Title\nText ![plot]()\n\n```python\nprint(1)\nprint(2)\n```\n\nraw text"
     assert read(Source(kind="code_adjacent", path=path)) == ([Document("a.ipynb", expected)], {})
-    (printed,) = texts(Source(kind="code_adjacent", path=path, format="notebook", notebook_outputs=True))
+    (printed,) = texts(path, kind="code_adjacent", format="notebook", notebook_outputs=True)
     assert "```output\n1\n2\n```\n\n```output\n3\n```\n\n```output\nZeroDivisionError\n```" in printed
     assert "aGVsbG8" not in printed
 
@@ -197,7 +165,7 @@ def test_old_notebooks_are_read_and_broken_ones_counted(tmp_path):
 def test_a_notebook_in_a_source_tree_is_read_as_a_notebook(tmp_path):
     write(tmp_path / "a.ipynb", NOTEBOOK)
     write(tmp_path / "a.py", "x = 1\n")
-    assert len(texts(Source(kind="code", path=str(tmp_path), languages=("jupyter", "python")))) == 2
+    assert len(texts(tmp_path, kind="code", languages=("jupyter", "python"))) == 2
 
 
 # -------------------------------------------------------------------------------------------- questions and answers
@@ -216,7 +184,7 @@ PREFERENCES = {
 
 def test_a_thread_is_the_question_and_its_answers_the_accepted_first(tmp_path):
     path = write(tmp_path / "qa.jsonl", PREFERENCES)
-    assert texts(Source(kind="code_adjacent", path=path, format="qa")) == [
+    assert texts(path, kind="code_adjacent", format="qa") == [
         "Question: How do I sort?\n\n```\na = [2, 1]\n```\n\n"
         "Answer: Use `sorted`.\n\n- one\n- two\n\nAnswer: Liked\n\nAnswer: Worst & last"
     ]
@@ -224,8 +192,8 @@ def test_a_thread_is_the_question_and_its_answers_the_accepted_first(tmp_path):
     assert pair.text == "User: How do I sort?\n\n```\na = [2, 1]\n```\nAssistant:"
     assert pair.response == " Use `sorted`.\n\n- one\n- two"
     pq.write_table(pa.Table.from_pylist([PREFERENCES]), tmp_path / "qa.parquet")
-    parquet = Source(kind="code_adjacent", path=str(tmp_path / "qa.parquet"), format="qa")
-    assert texts(parquet) == texts(Source(kind="code_adjacent", path=path, format="qa"))
+    parquet = tmp_path / "qa.parquet"
+    assert texts(parquet, kind="code_adjacent", format="qa") == texts(path, kind="code_adjacent", format="qa")
 
 
 @pytest.mark.parametrize(
@@ -247,7 +215,7 @@ def test_the_common_conversions_of_the_dumps_are_understood(tmp_path, record, ex
     path = write(tmp_path / "qa.jsonl", record)
     question, *answers = expected
     thread = "\n\n".join([f"Question: {question}", *(f"Answer: {answer}" for answer in answers)])
-    assert texts(Source(kind="code_adjacent", path=path, format="qa")) == [thread]
+    assert texts(path, kind="code_adjacent", format="qa") == [thread]
 
 
 def test_threads_that_are_text_already_stay_and_what_is_no_thread_is_counted(tmp_path):
@@ -320,7 +288,7 @@ def test_text_columns_of_every_type_are_read(tmp_path, type):
     assert read(Source(kind="text", path=str(tmp_path)))[0][1] == Document("a.parquet:2", "zwölf")
     with pa.ipc.new_stream(tmp_path / "b.arrow", pa.schema([("text", column.type)])) as writer:
         writer.write_table(pa.table({"text": column}))
-    assert texts(Source(kind="text", path=str(tmp_path / "b.arrow"))) == ["one", "zwölf"]
+    assert texts(tmp_path / "b.arrow") == ["one", "zwölf"]
 
 
 def test_save_to_disk_folders_are_read_by_split(tmp_path):
@@ -329,9 +297,9 @@ def test_save_to_disk_folders_are_read_by_split(tmp_path):
     test = datasets.Dataset.from_dict({"text": ["test"]})
     datasets.DatasetDict({"train": train.shuffle(seed=1), "test": test}).save_to_disk(str(tmp_path / "both"))
     train.save_to_disk(str(tmp_path / "one"), num_shards=3)
-    assert sorted(texts(Source(kind="text", path=str(tmp_path / "both")))) == sorted(train["text"])
-    assert texts(Source(kind="text", path=str(tmp_path / "both"), split="test")) == ["test"]
-    assert texts(Source(kind="text", path=str(tmp_path / "one"))) == list(train["text"])
+    assert sorted(texts(tmp_path / "both")) == sorted(train["text"])
+    assert texts(tmp_path / "both", split="test") == ["test"]
+    assert texts(tmp_path / "one") == list(train["text"])
 
 
 def test_a_folder_in_the_layout_of_a_hub_data_set_gives_its_train_split(tmp_path):
@@ -341,7 +309,7 @@ def test_a_folder_in_the_layout_of_a_hub_data_set_gives_its_train_split(tmp_path
     documents, skips = read(source)
     assert [document.text for document in documents] == ["train-00000-of-00002", "train-00001-of-00002"]
     assert skips == {"file of another subset or split": 1}
-    assert texts(Source(kind="text", path=str(tmp_path), split="test")) == ["test-00000-of-00001"]
+    assert texts(tmp_path, split="test") == ["test-00000-of-00001"]
     with pytest.raises(UserError, match="has no split 'dev'; set split to one of 'test', 'train'"):
         source_fingerprint(Source(kind="text", path=str(tmp_path), split="dev"))
 
@@ -490,7 +458,7 @@ def test_one_line_of_200_megabytes_is_counted_in_bounded_memory(tmp_path):
 @given(st.lists(st.sampled_from([13, 400, 500, 501, 900, 3_000]), max_size=12), st.integers(1, 2_000))
 def test_lines_over_the_limit_are_the_same_for_every_cut(tmp_path_factory, lengths, part_bytes):
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr(lines, "LONGEST_LINE", 500)
+        patch.setattr(content, "LONGEST_LINE", 500)
         rows = ['{"text": "' + "x" * (length - 12) + '"}' for length in lengths]
         path = write(tmp_path_factory.mktemp("l") / "a.jsonl", "\n".join([*rows, '{"text": "last"}']))
         documents, skips = read(Source(kind="text", path=path), part_bytes)

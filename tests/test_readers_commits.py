@@ -9,9 +9,10 @@ from collections import Counter
 from pathlib import Path
 
 import pytest
+from reading import read
 
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import Document, Skip, plan_parts, read_in_process, read_part, source_fingerprint
+from raycodellm.corpora import Document, Skip, read_in_process, source_fingerprint
 from raycodellm.corpora.formats import commits
 
 
@@ -51,19 +52,6 @@ def repository(tmp_path) -> Path:
 
 def source(path: Path | str, **fields) -> Source:
     return Source(kind="code_adjacent", path=str(path), format="commits", **fields)
-
-
-def read(source: Source, part_bytes: int = 32 << 20) -> tuple[list[Document], Counter]:
-    inputs = source_fingerprint(source)
-    skips = Counter(dict(inputs.excluded))
-    documents = []
-    for part in plan_parts(source, inputs, part_bytes):
-        for row in read_part(part, source, inputs.format):
-            if isinstance(row, Skip):
-                skips[row.reason] += row.count
-            else:
-                documents.append(row)
-    return documents, skips
 
 
 def test_a_commit_is_its_message_and_below_it_what_it_changed(repository):

@@ -9,7 +9,6 @@ import json
 import os
 import random
 import time
-from collections import Counter
 from pathlib import Path
 
 import pyarrow as pa
@@ -17,47 +16,25 @@ import pyarrow.parquet as pq
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from reading import read, texts
 
 from raycodellm.config import Source, UserError
 from raycodellm.corpora import (
-    Document,
-    Skip,
     json_arrays,
-    plan_parts,
     read_in_process,
-    read_part,
     source_fingerprint,
 )
 from raycodellm.corpora.documents import SkipError
 from raycodellm.corpora.formats import commits, parquet
 from raycodellm.corpora.formats.notebook import notebook_text
-from raycodellm.corpora.html_text import to_text
 from raycodellm.corpora.listing import sources
 from raycodellm.corpora.listing.globs import Glob
 from raycodellm.corpora.listing.layouts import choose_files
+from raycodellm.corpora.markdown import to_text
 from raycodellm.corpora.tables import rows_at_once
 
 SECONDS = 2.0
 """Limit for inputs on which quadratic time takes minutes."""
-
-
-def read(source: Source, part_bytes: int | None = None) -> tuple[list[Document], Counter]:
-    inputs = source_fingerprint(source)
-    rows: list[Document | Skip] = []
-    if part_bytes is None:
-        rows += read_in_process(source, inputs)
-    else:
-        for part in plan_parts(source, inputs, part_bytes):
-            rows += read_part(part, source, inputs.format)
-    skips: Counter[str] = Counter()
-    for row in rows:
-        if isinstance(row, Skip):
-            skips[row.reason] += row.count
-    return [row for row in rows if isinstance(row, Document)], skips
-
-
-def texts(path: Path | str, **fields) -> list[str]:
-    return [document.text for document in read(Source(**{"kind": "text", "path": str(path), **fields}))[0]]
 
 
 # ---------------------------------------------------------------------------------------------------- packed files

@@ -19,21 +19,14 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from reading import read, texts
 
 from raycodellm import config, tokens
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import Document, parts, read_in_process, source_fingerprint
+from raycodellm.corpora import content, source_fingerprint
 from raycodellm.corpora.listing import hub
 from raycodellm.file_systems import forget_buckets
 from raycodellm.files import Folder
-
-
-def read(source: Source) -> list:
-    return list(read_in_process(source, source_fingerprint(source)))
-
-
-def texts(source: Source) -> list[str]:
-    return [row.text for row in read(source) if isinstance(row, Document)]
 
 
 def parquet(*rows: str) -> bytes:
@@ -227,7 +220,7 @@ def s3():
     before = {name: os.environ.get(name) for name in environment}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         os.environ.update(environment)
-        parts._bucket.cache_clear()
+        content._bucket.cache_clear()
         forget_buckets()
         try:
             deadline = time.monotonic() + 60
@@ -245,7 +238,7 @@ def s3():
             server.terminate()
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
-            parts._bucket.cache_clear()
+            content._bucket.cache_clear()
             forget_buckets()
 
 
@@ -254,11 +247,10 @@ def test_a_source_is_listed_and_read_from_s3(s3):
     s3.put_object(Bucket="data", Key="set/test-00000-of-00001.parquet", Body=parquet("no"))
     s3.put_object(Bucket="data", Key="lines/a.jsonl", Body=b'{"text": "one"}\n{"text": "two"}\n')
     s3.put_object(Bucket="data", Key="lines/cut.jsonl.gz", Body=b"\x1f\x8b\x08 no gzip")
-    assert texts(Source(kind="text", path="s3://data/set")) == ["a", "b", "c"]
-    assert texts(Source(kind="text", path="s3://data/set", split="test")) == ["no"]
-    assert texts(Source(kind="text", path="s3://data/lines/*.jsonl")) == ["one", "two"]
-    rows = read(Source(kind="text", path="s3://data/lines"))
-    assert [row.reason for row in rows if not isinstance(row, Document)] == ["unreadable file"]
+    assert texts("s3://data/set") == ["a", "b", "c"]
+    assert texts("s3://data/set", split="test") == ["no"]
+    assert texts("s3://data/lines/*.jsonl") == ["one", "two"]
+    assert read(Source(kind="text", path="s3://data/lines"))[1] == {"unreadable file": 1}
     inputs = source_fingerprint(Source(kind="text", path="s3://data/lines/a.jsonl"))
     assert source_fingerprint(Source(kind="text", path="s3://data/lines/a.jsonl")) == inputs
     time.sleep(1.1)  # the store's clock has seconds

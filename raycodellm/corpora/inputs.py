@@ -1,9 +1,13 @@
-"""The files of a source, as they are listed before any of them is read."""
+"""The files of a source as they are listed before any of them is read, and the parts that they are cut into."""
 
 from __future__ import annotations
 
+import os
 from dataclasses import dataclass
 from typing import NamedTuple
+
+MIB = 1 << 20
+COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 
 
 class InputFile(NamedTuple):
@@ -33,3 +37,26 @@ class SourceInputs:
     @property
     def is_builtin(self) -> bool:
         return self.format == "builtin"
+
+
+class Part(NamedTuple):
+    """A byte range of a file. Every record that begins in the range belongs to the part."""
+
+    uri: str
+    name: str
+    """Path of the file inside its source."""
+    num_bytes: int
+    """Size of the whole file."""
+    start: int
+    stop: int
+
+
+def compression(name: str) -> str | None:
+    """Name of the compression that the file name's extension says."""
+    return COMPRESSIONS.get(os.path.splitext(name.lower())[1])
+
+
+def extension(name: str) -> str:
+    """The extension in lower case, without that of a compression: `.jsonl` for `a.jsonl.gz`."""
+    stem, last = os.path.splitext(name.lower())
+    return os.path.splitext(stem)[1] if last in COMPRESSIONS else last

@@ -13,8 +13,9 @@ import json
 import re
 from collections.abc import Iterator
 
+from raycodellm.corpora.content import LONGEST_LINE, pieces
 from raycodellm.corpora.documents import SkipError, check_text
-from raycodellm.corpora.parts import LONGEST_LINE, MIB, Part, content, extension
+from raycodellm.corpora.inputs import MIB, Part, extension
 
 PIECE_BYTES = 1 << 16
 """Bytes of the file that are read at once: an error of the json module costs time in proportion to the text."""
@@ -34,7 +35,7 @@ def is_array(part: Part) -> bool:
     """True if the part's file is called `.json` and begins with a bracket."""
     if extension(part.name) != ".json" or not part.num_bytes:
         return False
-    return next(content(part, piece_bytes=4096), b"").lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"[")
+    return next(pieces(part, piece_bytes=4096), b"").lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"[")
 
 
 def array_values(pieces: Iterator[bytes]) -> Iterator[object]:

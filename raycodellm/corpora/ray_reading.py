@@ -19,8 +19,7 @@ from raycodellm.corpora.cleaning.decision import Decision, SurveyResult, cleaned
 from raycodellm.corpora.cleaning.plan import CleaningPlan
 from raycodellm.corpora.cleaning.survey import DocumentStats, survey
 from raycodellm.corpora.documents import Document, Skip
-from raycodellm.corpora.inputs import SourceInputs
-from raycodellm.corpora.parts import MIB, Part
+from raycodellm.corpora.inputs import MIB, Part, SourceInputs
 from raycodellm.corpora.reading import READ_BYTES, plan_parts, read_in_process, read_part
 
 if TYPE_CHECKING:

@@ -12,10 +12,10 @@ from typing import Any
 import pyarrow as pa
 
 from raycodellm.config import Source
+from raycodellm.corpora.content import is_failure
 from raycodellm.corpora.documents import Document, Skip, SkipError, check_text, decode, extra_columns
-from raycodellm.corpora.inputs import SourceInputs
+from raycodellm.corpora.inputs import MIB, Part, SourceInputs
 from raycodellm.corpora.listing.builtin import builtin_documents
-from raycodellm.corpora.parts import MIB, Part, is_failure
 from raycodellm.corpora.registry import known_format, row_reader
 
 READ_BYTES = 32 * MIB

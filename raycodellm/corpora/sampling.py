@@ -8,9 +8,8 @@ from functools import partial
 
 from raycodellm.config import Source
 from raycodellm.corpora.documents import Document, document_key
-from raycodellm.corpora.inputs import SourceInputs
+from raycodellm.corpora.inputs import SourceInputs, compression
 from raycodellm.corpora.listing.builtin import builtin_documents
-from raycodellm.corpora.parts import compression
 from raycodellm.corpora.reading import READ_BYTES, plan_parts, read_part
 from raycodellm.corpora.registry import known_format
 

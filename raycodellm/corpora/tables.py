@@ -7,8 +7,9 @@ from collections.abc import Callable, Iterable, Iterator
 import pyarrow as pa
 
 from raycodellm.config import Source
+from raycodellm.corpora.content import LONGEST_LINE, is_failure
 from raycodellm.corpora.documents import Record, SkipError
-from raycodellm.corpora.parts import LONGEST_LINE, Part, is_failure
+from raycodellm.corpora.inputs import Part
 from raycodellm.corpora.registry import row_reader
 
 Batch = tuple[int, int, Callable[[int], Iterator[Record]]]

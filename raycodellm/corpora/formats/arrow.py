@@ -8,8 +8,9 @@ from functools import partial
 import pyarrow as pa
 
 from raycodellm.config import Source
+from raycodellm.corpora.content import open_part
 from raycodellm.corpora.documents import Record, SkipError
-from raycodellm.corpora.parts import Part, open_part
+from raycodellm.corpora.inputs import Part
 from raycodellm.corpora.registry import Format
 from raycodellm.corpora.tables import batch_records, columns_to_read, records_of_part, rows_at_once
 

@@ -31,12 +31,11 @@ from pathlib import Path
 from typing import IO
 
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import languages, source_files
+from raycodellm.corpora import source_files
 from raycodellm.corpora.documents import Record, SkipError
-from raycodellm.corpora.inputs import InputFile
+from raycodellm.corpora.inputs import InputFile, Part
+from raycodellm.corpora.listing.files import name_of
 from raycodellm.corpora.listing.globs import is_glob
-from raycodellm.corpora.listing.local import name_of
-from raycodellm.corpora.parts import Part
 from raycodellm.corpora.registry import Format
 from raycodellm.files import Folder
 
@@ -152,7 +151,7 @@ def _files(diff: bytes, source: Source) -> tuple[list[str], Counter[str]]:
             reason = "binary"
         elif source_files.is_vendored(name):
             reason = "vendored"
-        elif source.languages and not languages.is_chosen(source, name):
+        elif source.languages and not source_files.is_chosen(source, name):
             reason = "of another language"
         else:
             reason = source_files.excluded_by_name(name) or _excluded_by_diff(body)
@@ -268,6 +267,6 @@ FORMAT = Format(
     identity=lambda source, files: {
         "reader": 2,
         "outputs": source.notebook_outputs,
-        "languages": languages.language_names(source),
+        "languages": source_files.language_names(source),
     },
 )

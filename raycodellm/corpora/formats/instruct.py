@@ -26,8 +26,7 @@ from typing import Any, NamedTuple
 
 from raycodellm.config import Source
 from raycodellm.corpora.documents import Document, SkipError, check_text, column_text, extra_columns
-from raycodellm.corpora.registry import Format
-from raycodellm.corpora.rows import RowReader
+from raycodellm.corpora.registry import Format, RowReader
 
 
 class Pair(NamedTuple):

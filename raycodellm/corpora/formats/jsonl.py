@@ -9,10 +9,10 @@ from collections.abc import Iterator, Mapping
 import orjson
 
 from raycodellm.config import Source
+from raycodellm.corpora.content import own_lines, pieces
 from raycodellm.corpora.documents import Record, SkipError, decode
+from raycodellm.corpora.inputs import Part
 from raycodellm.corpora.json_arrays import PIECE_BYTES, array_values, is_array
-from raycodellm.corpora.lines import own_lines
-from raycodellm.corpora.parts import Part, content
 from raycodellm.corpora.registry import Format
 
 
@@ -24,7 +24,7 @@ def read_jsonl(part: Part, source: Source) -> Iterator[Record]:
             elif line.strip():
                 yield f":{place}", _parse(line)
     elif part.start == 0:
-        for number, value in enumerate(array_values(content(part, piece_bytes=PIECE_BYTES))):
+        for number, value in enumerate(array_values(pieces(part, piece_bytes=PIECE_BYTES))):
             yield f":{number}", value
 
 

@@ -8,10 +8,11 @@ from collections.abc import Iterator, Mapping
 from typing import Any
 
 from raycodellm.config import Source
-from raycodellm.corpora import languages
+from raycodellm.corpora import source_files
+from raycodellm.corpora.content import whole_content
 from raycodellm.corpora.documents import Record, SkipError
+from raycodellm.corpora.inputs import MIB, Part
 from raycodellm.corpora.markdown import fenced
-from raycodellm.corpora.parts import MIB, Part, whole_content
 from raycodellm.corpora.registry import Format
 
 LARGEST_NOTEBOOK = 64 * MIB
@@ -132,6 +133,6 @@ FORMAT = Format(
     identity=lambda source, files: {
         "reader": 3,
         "outputs": source.notebook_outputs,
-        "languages": languages.language_names(source),
+        "languages": source_files.language_names(source),
     },
 )

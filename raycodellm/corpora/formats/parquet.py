@@ -9,8 +9,9 @@ import pyarrow as pa
 import pyarrow.parquet as pq
 
 from raycodellm.config import Source
+from raycodellm.corpora.content import open_part
 from raycodellm.corpora.documents import Record
-from raycodellm.corpora.parts import MIB, Part, open_part
+from raycodellm.corpora.inputs import MIB, Part
 from raycodellm.corpora.registry import Format
 from raycodellm.corpora.tables import batch_records, columns_to_read, records_of_part, rows_at_once
 

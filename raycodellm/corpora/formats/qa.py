@@ -30,9 +30,8 @@ from typing import Any
 from raycodellm.config import Source
 from raycodellm.corpora.documents import Document, SkipError, check_text
 from raycodellm.corpora.formats.instruct import finish_pair, spoken
-from raycodellm.corpora.html_text import to_text
-from raycodellm.corpora.registry import Format
-from raycodellm.corpora.rows import RowReader
+from raycodellm.corpora.markdown import to_text
+from raycodellm.corpora.registry import Format, RowReader
 
 _TITLE = ("title", "questiontitle")
 _BODY = ("body", "questionbody", "question", "questiontext", "content", "text")

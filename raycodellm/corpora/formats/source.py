@@ -9,10 +9,11 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from raycodellm.config import Source
-from raycodellm.corpora import languages, source_files
+from raycodellm.corpora import source_files
+from raycodellm.corpora.content import open_part
 from raycodellm.corpora.documents import Record, SkipError
 from raycodellm.corpora.formats.notebook import read_notebook
-from raycodellm.corpora.parts import MIB, Part, extension, open_part
+from raycodellm.corpora.inputs import MIB, Part, extension
 from raycodellm.corpora.registry import Format
 
 LARGEST_FILE = 1 * MIB
@@ -35,11 +36,11 @@ def read_source(part: Part, source: Source) -> Iterator[Record]:
 
 def _is_guessed(source: Source, name: str) -> bool:
     is_adjacent = source.kind == "code_adjacent" and extension(name) in (".json", ".txt")
-    return is_adjacent or languages.is_chosen(source, name)
+    return is_adjacent or source_files.is_chosen(source, name)
 
 
 def _reason_to_exclude(source: Source, name: str) -> str | None:
-    if not languages.is_chosen(source, name):
+    if not source_files.is_chosen(source, name):
         return "file of another language"
     return "vendored" if source_files.is_vendored(name) else None
 
@@ -49,13 +50,13 @@ FORMAT = Format(
     settings=frozenset({"languages"}),
     is_guessed=_is_guessed,
     reason_to_exclude=_reason_to_exclude,
-    known_names=languages.known_names,
+    known_names=source_files.known_names,
     is_file_tree=True,
     read=read_source,
     can_start_inside=lambda uri: False,
     identity=lambda source, files: {
         "reader": 2,
         "outputs": source.notebook_outputs,
-        "languages": languages.language_names(source),
+        "languages": source_files.language_names(source),
     },
 )

@@ -6,10 +6,9 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from raycodellm.config import Source
+from raycodellm.corpora.content import LONGEST_LINE, lines, own_lines, whole_content
 from raycodellm.corpora.documents import Record, SkipError
-from raycodellm.corpora.inputs import InputFile
-from raycodellm.corpora.lines import lines, own_lines
-from raycodellm.corpora.parts import LONGEST_LINE, MIB, Part, compression, whole_content
+from raycodellm.corpora.inputs import MIB, InputFile, Part, compression
 from raycodellm.corpora.registry import Format
 
 LARGEST_TEXT = LONGEST_LINE

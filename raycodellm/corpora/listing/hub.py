@@ -12,8 +12,8 @@ from typing import Any
 from urllib.parse import unquote
 
 from raycodellm.config import UserError
+from raycodellm.corpora.listing.files import ListedFile
 from raycodellm.corpora.listing.globs import Glob, fixed_part, is_glob
-from raycodellm.corpora.listing.local import ListedFile
 
 ANSWER_SECONDS = 10.0
 """Seconds to wait for the hub's first answer, which takes 0.1 s. Retries would hide a missing hub for minutes."""

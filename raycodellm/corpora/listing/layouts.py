@@ -23,8 +23,8 @@ from typing import Any
 import yaml
 
 from raycodellm.config import UserError
+from raycodellm.corpora.inputs import extension
 from raycodellm.corpora.listing.globs import Glob
-from raycodellm.corpora.parts import extension
 from raycodellm.corpora.registry import known_formats
 
 Layout = dict[str, dict[str, list[str]]]

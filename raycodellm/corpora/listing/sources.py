@@ -7,15 +7,13 @@ from collections import Counter
 from collections.abc import Iterable
 
 from raycodellm.config import Source, UserError
+from raycodellm.corpora.content import HUB, open_bucket
 from raycodellm.corpora.inputs import InputFile, SourceInputs
-from raycodellm.corpora.languages import language_names
 from raycodellm.corpora.listing.builtin import list_builtin
+from raycodellm.corpora.listing.files import NOT_ENTERED, ListedFile, list_local, list_remote, storage_hint
 from raycodellm.corpora.listing.globs import is_glob
 from raycodellm.corpora.listing.hub import list_hub
 from raycodellm.corpora.listing.layouts import choose_files, is_data
-from raycodellm.corpora.listing.local import NOT_ENTERED, ListedFile, list_local
-from raycodellm.corpora.listing.remote import list_remote, storage_hint
-from raycodellm.corpora.parts import HUB, open_bucket
 from raycodellm.corpora.registry import (
     BUILTIN,
     DATA_SET_SETTINGS,
@@ -27,6 +25,7 @@ from raycodellm.corpora.registry import (
     named_format,
     reading_identity,
 )
+from raycodellm.corpora.source_files import language_names
 from raycodellm.files import Folder, fingerprint
 
 HASHED_BYTES = 1 << 30

@@ -1,4 +1,4 @@
-"""Parts of files: a byte range, how its file is opened, and how a packed file is unpacked up to damage."""
+"""What is in files: bytes and lines, on any storage, packed or not, up to damage."""
 
 from __future__ import annotations
 
@@ -6,47 +6,24 @@ import os
 import re
 from collections.abc import Iterator
 from functools import lru_cache
-from typing import TYPE_CHECKING, NamedTuple
+from typing import TYPE_CHECKING
 
 import pyarrow as pa
 
+from raycodellm.corpora.documents import SkipError
+from raycodellm.corpora.inputs import MIB, Part, compression
 from raycodellm.files import Folder
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
-MIB = 1 << 20
 LONGEST_LINE = 64 * MIB
 """Bytes of the longest record, and so of what is unpacked in memory at once. A task holds some ten times its longest
 record while it tokenises."""
 LARGEST_BATCH = 4 << 30
 """Bytes of the largest Arrow batch or Parquet page. A file that asks for more memory is damaged, or made to fill it."""
-COMPRESSIONS = {".gz": "gzip", ".zst": "zstd", ".bz2": "bz2"}
 HUB = "hf://"
 """Scheme of the data sets of the Hugging Face hub."""
-
-
-class Part(NamedTuple):
-    """A byte range of a file. Every record that begins in the range belongs to the part."""
-
-    uri: str
-    name: str
-    """Path of the file inside its source."""
-    num_bytes: int
-    """Size of the whole file."""
-    start: int
-    stop: int
-
-
-def compression(name: str) -> str | None:
-    """Name of the compression that the file name's extension says."""
-    return COMPRESSIONS.get(os.path.splitext(name.lower())[1])
-
-
-def extension(name: str) -> str:
-    """The extension in lower case, without that of a compression: `.jsonl` for `a.jsonl.gz`."""
-    stem, last = os.path.splitext(name.lower())
-    return os.path.splitext(stem)[1] if last in COMPRESSIONS else last
 
 
 # ------------------------------------------------------------------------------------------------------------- opening
@@ -88,7 +65,7 @@ def open_part(part: Part, memory_map: bool = False) -> pa.NativeFile:
     return file
 
 
-def content(part: Part, start: int = 0, piece_bytes: int = MIB) -> Iterator[bytes]:
+def pieces(part: Part, start: int = 0, piece_bytes: int = MIB) -> Iterator[bytes]:
     """The unpacked content of the part's whole file from a byte on, in pieces; of a packed file from the first byte."""
     packed = compression(part.uri)
     if packed:
@@ -102,13 +79,65 @@ def content(part: Part, start: int = 0, piece_bytes: int = MIB) -> Iterator[byte
 
 def whole_content(part: Part, most: int) -> bytes | None:
     """The content of the part's whole file; None if it has over `most` bytes."""
-    pieces, size = [], 0
-    for piece in content(part):
+    read, size = [], 0
+    for piece in pieces(part):
         size += len(piece)
         if size > most:
             return None
-        pieces.append(piece)
-    return b"".join(pieces)
+        read.append(piece)
+    return b"".join(read)
+
+
+# --------------------------------------------------------------------------------------------------------------- lines
+
+
+def lines(part: Part) -> Iterator[tuple[int, bytes | SkipError]]:
+    """(place, line without its end) of the lines that begin in the part and after the part, until the caller stops.
+
+    Places are bytes of the (unpacked) file. A line over `LONGEST_LINE` comes as a SkipError, in bounded memory.
+    """
+    place, is_ours = part.start, part.start == 0
+    if not is_ours:  # reads from one byte earlier, and drops what is left of the line before
+        place -= 1
+    parts: list[bytes] = []  # of the line at `place`; joined once, since a line may span many pieces
+    size = 0
+    for piece in pieces(part, place, min(MIB, part.stop - part.start + 4096)):
+        rest, *following = piece.split(b"\n")
+        parts.append(rest)
+        size += len(rest)
+        for begun in following:
+            if is_ours:
+                yield place, _line(parts, size)
+            place += size + 1
+            parts, size, is_ours = [begun], len(begun), True
+        if size > LONGEST_LINE or not is_ours:
+            parts.clear()
+        if not is_ours and place + size >= part.stop:
+            return  # the part holds nothing but the middle of one line
+    if size and is_ours:
+        yield place, _line(parts, size)
+
+
+def _line(parts: list[bytes], size: int) -> bytes | SkipError:
+    return b"".join(parts) if size <= LONGEST_LINE else SkipError(f"line over {LONGEST_LINE // MIB} MiB")
+
+
+def own_lines(part: Part) -> Iterator[tuple[int, bytes | SkipError]]:
+    """The lines that begin in the part; all lines of a packed file, of which a part is the whole."""
+    is_packed = compression(part.uri) is not None
+    for place, line in lines(part):
+        if place >= part.stop and not is_packed:
+            return
+        yield place, line
+
+
+def first_line(part: Part) -> bytes:
+    """The first line of the part's file, such as a row of column names; empty if the file is, or the line too long."""
+    line = next((line for _, line in lines(part._replace(start=0, stop=1))), b"")
+    return line if isinstance(line, bytes) else b""
+
+
+# ----------------------------------------------------------------------------------------------------------- unpacking
 
 
 def _unpacked(part: Part, packed: str, piece_bytes: int) -> Iterator[bytes]:
