@@ -27,6 +27,7 @@ from raycodellm.corpora import (
 from raycodellm.corpora.documents import SkipError
 from raycodellm.corpora.formats import commits, parquet
 from raycodellm.corpora.formats.notebook import notebook_text
+from raycodellm.corpora.inputs import InputFile
 from raycodellm.corpora.listing import sources
 from raycodellm.corpora.listing.globs import Glob
 from raycodellm.corpora.listing.layouts import choose_files
@@ -442,7 +443,9 @@ def test_of_a_card_no_more_is_read_than_a_card_has(tmp_path, monkeypatch):
     (tmp_path / "README.md").write_text("---\nconfigs:\n- data_files: b.jsonl\n---\n" + "x" * 1000)
     for name in "ab":
         (tmp_path / f"{name}.jsonl").write_text(json.dumps({"text": name}))
-    assert texts(tmp_path) == ["b"] and len(sources._read_card(str(tmp_path / "README.md"))) == 100
+    card = tmp_path / "README.md"
+    assert texts(tmp_path) == ["b"]
+    assert len(sources._read_card(InputFile(str(card), card.stat().st_size, "", card.name))) == 100
 
 
 @pytest.mark.parametrize(

@@ -14,9 +14,12 @@ class InputFile(NamedTuple):
     uri: str
     num_bytes: int
     digest: str
-    """Hash of the content, or of size and time of change; empty if the file cannot be read."""
+    """Differs when the file has changed: a hash of the content, or of size and time; empty if it cannot be read."""
     name: str
     """Path inside the source. Documents are called after it, so that a moved folder stays the same source."""
+
+    def part(self, start: int, stop: int) -> Part:
+        return Part(self.uri, self.name, self.num_bytes, start, stop)
 
 
 @dataclass(frozen=True)

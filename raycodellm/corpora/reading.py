@@ -42,7 +42,7 @@ def plan_parts(source: Source, inputs: SourceInputs, part_bytes: int) -> Iterato
         num_bytes = max(file.num_bytes, 1)
         step = num_bytes if format.is_read_whole(file.uri) else format.part_bytes(source, num_bytes, part_bytes)
         for start in range(0, num_bytes, step):
-            yield Part(file.uri, file.name, file.num_bytes, start, min(start + step, num_bytes))
+            yield file.part(start, min(start + step, num_bytes))
 
 
 def read_part(part: Part, source: Source, format_name: str) -> Iterator[Document | Skip]:
@@ -80,11 +80,10 @@ def read_part(part: Part, source: Source, format_name: str) -> Iterator[Document
 def _document_maker(source: Source) -> Callable[[str, Any], Document]:
     """A function of document id and record that returns the document; raises SkipError if the record is none."""
     rows, extra = row_reader(source), extra_columns(source)
-    row_document = rows.document_maker(source)
 
     def to_document(name: str, record: Any) -> Document:
         if isinstance(record, dict):
-            document = row_document(name, record)
+            document = rows.to_document(source, name, record)
             return document._replace(meta={column: record.get(column) for column in extra}) if extra else document
         if isinstance(record, bytes):
             return Document(name, check_text(decode(record)))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import importlib
-import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ from typing import Any
 
 from raycodellm.config import FORMATS, Source, UserError
 from raycodellm.corpora.documents import Document, Record, SkipError, check_text, column_text, extra_columns
-from raycodellm.corpora.inputs import COMPRESSIONS, InputFile, Part, compression, extension
+from raycodellm.corpora.inputs import InputFile, Part, compression, extension
 
 OTHER_FORMAT = "file of another format"
 FORMAT_SETTINGS = ("languages", "subset", "split")
@@ -22,16 +21,12 @@ BUILTIN = "builtin:"
 DATA_SET_SETTINGS = frozenset({"subset", "split"})
 
 
-ToDocument = Callable[[str, Mapping[str, Any]], Document]
-"""(document id, row) to document; raises SkipError."""
-
-
 @dataclass(frozen=True)
 class RowReader:
     """How the rows of Parquet, Arrow and JSON files become documents."""
 
-    document_maker: Callable[[Source], ToDocument]
-    """How the rows of a source become documents."""
+    to_document: Callable[[Source, str, Mapping[str, Any]], Document]
+    """(source, document id, row) -> document; raises SkipError."""
     columns: Callable[[Source], frozenset[str] | None]
     """Columns that are read; None for all of them."""
     reads_other_text: bool = False
@@ -48,32 +43,25 @@ def _text_fields(source: Source) -> tuple[str, ...]:
     return (source.text_field,) if isinstance(source.text_field, str) else source.text_field
 
 
-def _document_maker(source: Source) -> ToDocument:
+def _text_document(source: Source, name: str, row: Mapping[str, Any]) -> Document:
     fields = _text_fields(source)
-
-    def from_column(name: str, row: Mapping[str, Any]) -> Document:
+    if len(fields) == 1:
         return Document(name, check_text(column_text(row, fields[0])))
-
-    def from_columns(name: str, row: Mapping[str, Any]) -> Document:
-        nulls = [field for field in fields if field in row and row[field] is None]
-        texts = [column_text(row, field) for field in fields if field not in nulls]
-        if not texts:
-            raise SkipError(f"null in all of {', '.join(map(repr, fields))}")
-        notes = tuple(f"null in column {field!r}, the others kept" for field in nulls)
-        return Document(name, check_text("\n".join(texts)), notes=notes)
-
-    return from_column if len(fields) == 1 else from_columns
-
-
-def _identity(source: Source) -> dict[str, Any]:
-    is_single = isinstance(source.text_field, str)
-    return {"text_field": source.text_field, **({} if is_single else {"nulls": 2})}
+    nulls = [field for field in fields if field in row and row[field] is None]
+    texts = [column_text(row, field) for field in fields if field not in nulls]
+    if not texts:
+        raise SkipError(f"null in all of {', '.join(map(repr, fields))}")
+    notes = tuple(f"null in column {field!r}, the others kept" for field in nulls)
+    return Document(name, check_text("\n".join(texts)), notes=notes)
 
 
 TEXT_ROWS = RowReader(
-    _document_maker,
+    _text_document,
     columns=lambda source: frozenset({*extra_columns(source), *_text_fields(source)}),
-    identity=_identity,
+    identity=lambda source: {
+        "text_field": source.text_field,
+        **({} if isinstance(source.text_field, str) else {"nulls": 2}),
+    },
 )
 """The text of a row is in the columns `text_field`."""
 
@@ -177,8 +165,10 @@ def reading_identity(source: Source, format: Format | None, files: Sequence[Inpu
     }
     if (format and format.columns) or reader is not TEXT_ROWS:
         known_by |= reader.identity(source)
-    if any(os.path.splitext(file.name.lower())[1] in (*COMPRESSIONS, ".json") for file in files):
-        known_by["pieces"] = 2  # version 1 lost packed files from before the damage on, and arrays as a whole
+    if any(extension(file.name) == ".json" for file in files):
+        known_by["pieces"] = 3  # version 2 lost more of an array with each broken element, version 1 all of it
+    elif any(compression(file.name) for file in files):
+        known_by["pieces"] = 2  # version 1 lost packed files from before the damage on
     return known_by | dict(format.identity(source, files) if format else {})
 
 
@@ -202,12 +192,6 @@ def check_settings(source: Source) -> None:
             raise UserError(f"{setting} goes with format {having}; found {named.name}: remove one of them")
 
 
-def format_of_files(source: Source, files: Sequence[tuple[str, int]]) -> Format:
-    """The format that `files`, (name, bytes) each, are read as: the named one, or the one of most bytes."""
-    named = named_format(source)
-    return named if named and named.read else _guess(source, files)
-
-
 def check_rows(source: Source, format: Format) -> None:
     """Raises UserError if the source needs rows, such as prompts and responses, and files of the format have none."""
     reader = row_reader(source)
@@ -217,16 +201,20 @@ def check_rows(source: Source, format: Format) -> None:
         raise UserError(f"{source.path}: {what} needs {reader.needs}, found {format.name}; give one of {having}")
 
 
-def _guess(source: Source, files: Sequence[tuple[str, int]]) -> Format:
+def format_of_files(source: Source, files: Sequence[InputFile]) -> Format:
+    """The format that the files are read as: the named one, or the one of most bytes. Raises UserError."""
+    named = named_format(source)
+    if named and named.read:
+        return named
     # A format that is known by its extensions goes before one that takes what the kind or the languages say.
     candidates = sorted(known_formats().values(), key=lambda format: not format.extensions)
     sizes: Counter[str] = Counter()
-    for name, num_bytes in files:
-        guessed = next((format for format in candidates if format.speaks_for(source, name)), None)
+    for file in files:
+        guessed = next((format for format in candidates if format.speaks_for(source, file.name)), None)
         if guessed:
-            sizes[guessed.name] += num_bytes + 1
+            sizes[guessed.name] += file.num_bytes + 1
     if not sizes:
-        shown = ", ".join(sorted({extension(name) or name for name, _ in files})[:8])
+        shown = ", ".join(sorted({extension(file.name) or file.name for file in files})[:8])
         raise UserError(
             f"{source.path}: cannot tell the format from the names (found {shown}); set format to one of "
             f"{', '.join(known_formats())}"

@@ -21,7 +21,6 @@ from __future__ import annotations
 
 import re
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
-from functools import partial
 from typing import Any, NamedTuple
 
 from raycodellm.config import Source
@@ -318,7 +317,7 @@ def _to_document(source: Source, name: str, record: Mapping[str, Any]) -> Docume
 FORMAT = Format(
     name="instruct",
     rows=RowReader(
-        lambda source: partial(_to_document, source),
+        _to_document,
         columns=lambda source: COLUMNS.union(extra_columns(source)),
         reads_other_text=True,
         not_an_object="no prompt and response",

@@ -24,7 +24,6 @@ For instruct kinds the question is the prompt and the best answer the response.
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 from raycodellm.config import Source
@@ -120,7 +119,7 @@ def _to_document(source: Source, name: str, record: Mapping[str, Any]) -> Docume
 FORMAT = Format(
     name="qa",
     rows=RowReader(
-        lambda source: partial(_to_document, source),
+        _to_document,
         columns=lambda source: None,
         needs="questions and answers",
         identity=lambda source: {"qa": 2},

@@ -13,11 +13,11 @@ from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
 from pathlib import Path
-from typing import NamedTuple
 
 from raycodellm.config import UserError
 from raycodellm.corpora.content import open_bucket
-from raycodellm.corpora.listing.globs import Glob, fixed_part, is_glob
+from raycodellm.corpora.inputs import InputFile
+from raycodellm.corpora.listing.globs import Glob, is_glob, split_glob
 
 NEVER_ENTERED = frozenset({"node_modules", "__pycache__"})
 """Folders that are skipped wherever they are."""
@@ -28,17 +28,8 @@ _NO_FILE = "no file (a pipe, a device, a socket, or a link to nothing)"
 _LOCKED = "folder that cannot be opened"
 
 
-class ListedFile(NamedTuple):
-    uri: str
-    name: str
-    """Path inside the source."""
-    num_bytes: int
-    version: str
-    """Time of change or hash of the content: differs when the file has changed."""
-
-
-def list_local(root: str, excluded: Counter[str]) -> list[ListedFile]:
-    """The files at `root`, which is a file, a folder or a glob. Raises UserError if it is none of these."""
+def list_local(root: str, excluded: Counter[str]) -> list[InputFile]:
+    """The files at `root`, a file, a folder or a glob, with the time of change for a digest. Raises UserError."""
     entries: list[_Entry]
     if os.path.isfile(root):
         entries, base = [(root, None)], os.path.dirname(root)
@@ -47,8 +38,8 @@ def list_local(root: str, excluded: Counter[str]) -> list[ListedFile]:
     elif os.path.exists(root):
         raise UserError(f"{root}: is a pipe, a device or a socket; give a file, a folder or a glob")
     elif is_glob(root):
-        base = fixed_part(root)
-        entries = sorted(set(_matching(root, base)), key=lambda entry: entry[0])
+        base, pattern = split_glob(root)
+        entries = sorted(set(_matching(root, base, pattern)), key=lambda entry: entry[0])
     else:
         parent = Path(root)
         while not parent.exists():
@@ -56,7 +47,7 @@ def list_local(root: str, excluded: Counter[str]) -> list[ListedFile]:
         raise UserError(f"{root}: there is no such file or folder; the nearest folder that exists is {parent}")
     excluded.update(reason for _, reason in entries if reason)
     stats = [(path, os.stat(path)) for path, reason in entries if reason is None]
-    return [ListedFile(path, name_of(path, base), stat.st_size, str(stat.st_mtime_ns)) for path, stat in stats]
+    return [InputFile(path, stat.st_size, str(stat.st_mtime_ns), name_of(path, base)) for path, stat in stats]
 
 
 _Entry = tuple[str, str | None]
@@ -65,13 +56,12 @@ _Stays = Callable[[str], bool]
 """True if a path leads to a file or folder inside the listed folder."""
 
 
-def _matching(pattern: str, base: str) -> Iterator[_Entry]:
+def _matching(path: str, base: str, pattern: Glob) -> Iterator[_Entry]:
     stays = _stays_in(base)
-    if "**" in pattern:  # `glob` follows links to folders, and would go round and round through a link upwards
-        wanted = Glob(os.path.relpath(pattern, base))
-        yield from (entry for entry in _walk(base, stays) if wanted.match(os.path.relpath(entry[0], base)))
+    if "**" in path:  # `glob` follows links to folders, and would go round and round through a link upwards
+        yield from (entry for entry in _walk(base, stays) if pattern.match(os.path.relpath(entry[0], base)))
         return
-    for match in glob.glob(pattern):
+    for match in glob.glob(path):
         if not os.path.isdir(match):
             yield match, _reason(match, stays)
         elif stays(match):
@@ -131,25 +121,24 @@ def name_of(path: str, base: str) -> str:
 # ------------------------------------------------------------------------------------------------------- object stores
 
 
-def list_remote(root: str) -> list[ListedFile]:
-    """The objects at `root`, which is an object, a folder or a glob. Raises UserError if the store has none."""
+def list_remote(root: str) -> list[InputFile]:
+    """The objects at `root`, an object, a folder or a glob, with the time of change for a digest. Raises UserError."""
     from pyarrow.fs import FileSelector, FileType
 
-    base = fixed_part(root) if is_glob(root) else root
+    base, pattern = split_glob(root)
     filesystem, path = open_bucket(base)
     info = filesystem.get_file_info(path)
     if info.type == FileType.NotFound:
         raise UserError(f"{root}: there is no such object or folder, or no such bucket")
     infos = [info] if info.is_file else filesystem.get_file_info(FileSelector(path, recursive=True))
     top = path.rpartition("/")[0] if info.is_file else path
-    matching = Glob(root.removeprefix(base).lstrip("/")) if is_glob(root) else re.compile("")
     found = []
     for file in infos:
         name = file.path.removeprefix(top).lstrip("/")
         is_hidden = any(part.startswith(".") or part in NEVER_ENTERED for part in name.split("/"))
-        if file.is_file and not is_hidden and matching.match(name):
+        if file.is_file and not is_hidden and pattern.match(name):
             uri = base if info.is_file else f"{base}/{name}"
-            found.append(ListedFile(uri, name, file.size, str(file.mtime_ns)))
+            found.append(InputFile(uri, file.size, str(file.mtime_ns), name))
     return found
 
 

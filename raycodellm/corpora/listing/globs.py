@@ -10,9 +10,12 @@ def is_glob(path: str) -> bool:
     return any(sign in path for sign in "*?[")
 
 
-def fixed_part(pattern: str) -> str:
-    """The folder above the first sign of the pattern."""
-    return re.split(r"[*?\[]", pattern)[0].rpartition("/")[0] or "/"
+def split_glob(path: str) -> tuple[str, Glob]:
+    """(the folder above the first sign of a glob, the pattern of paths inside it); a path that is no glob, and `**`."""
+    if not is_glob(path):
+        return path, Glob("**")
+    folder = re.split(r"[*?\[]", path)[0].rpartition("/")[0] or "/"
+    return folder, Glob(path.removeprefix(folder).lstrip("/"))
 
 
 class Glob:

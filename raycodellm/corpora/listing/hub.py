@@ -8,12 +8,11 @@ from __future__ import annotations
 
 import os
 import re
-from typing import Any
 from urllib.parse import unquote
 
 from raycodellm.config import UserError
-from raycodellm.corpora.listing.files import ListedFile
-from raycodellm.corpora.listing.globs import Glob, fixed_part, is_glob
+from raycodellm.corpora.inputs import InputFile
+from raycodellm.corpora.listing.globs import is_glob, split_glob
 
 ANSWER_SECONDS = 10.0
 """Seconds to wait for the hub's first answer, which takes 0.1 s. Retries would hide a missing hub for minutes."""
@@ -22,20 +21,17 @@ _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 """Libraries whose errors are errors of the network."""
 
 
-def list_hub(root: str) -> tuple[str, list[ListedFile]]:
+def list_hub(root: str) -> tuple[str, list[InputFile]]:
     """(root pinned to a commit, the files at `root`, which is a data set, a folder or file in it, or a glob).
 
     Raises UserError, within seconds, if the hub cannot be reached or has no such data set.
     """
-    if not is_glob(root):
-        return _list_folder(root)
-    base = fixed_part(root)
-    pinned, files = _list_folder(base)
-    wanted = Glob(root.removeprefix(base).lstrip("/"))
-    return f"{pinned}/*", [file for file in files if wanted.match(file.name)]
+    folder, pattern = split_glob(root)
+    pinned, files = _list_folder(folder)
+    return (f"{pinned}/*" if is_glob(root) else pinned), [file for file in files if pattern.match(file.name)]
 
 
-def _list_folder(root: str) -> tuple[str, list[ListedFile]]:
+def _list_folder(root: str) -> tuple[str, list[InputFile]]:
     repo, revision, inner = _parse(root)
     from huggingface_hub import HfApi
     from huggingface_hub.hf_api import RepoFile
@@ -55,15 +51,11 @@ def _list_folder(root: str) -> tuple[str, list[ListedFile]]:
             continue
         digest = file.lfs.sha256 if file.lfs else file.blob_id
         name = file.path.removeprefix(top).lstrip("/")
-        found.append(ListedFile(f"{base}/{file.path}", name, file.size, digest))
+        found.append(InputFile(f"{base}/{file.path}", file.size, digest, name))
     if not found:
-        raise UserError(f"{root}: there is no such file or folder in the data set {repo}; it holds {_names(files)}")
+        tops = ", ".join(list(dict.fromkeys(file.path.split("/")[0] for file in files))[:12]) or "no file"
+        raise UserError(f"{root}: there is no such file or folder in the data set {repo}; it holds {tops}")
     return f"{base}/{inner}".rstrip("/"), found
-
-
-def _names(files: list[Any]) -> str:
-    tops = dict.fromkeys(file.path.split("/")[0] for file in files)
-    return ", ".join(list(tops)[:12]) or "no file"
 
 
 def _parse(root: str) -> tuple[str, str | None, str]:

@@ -7,10 +7,10 @@ from collections import Counter
 from collections.abc import Iterable
 
 from raycodellm.config import Source, UserError
-from raycodellm.corpora.content import HUB, open_bucket
+from raycodellm.corpora.content import HUB, open_part
 from raycodellm.corpora.inputs import InputFile, SourceInputs
 from raycodellm.corpora.listing.builtin import list_builtin
-from raycodellm.corpora.listing.files import NOT_ENTERED, ListedFile, list_local, list_remote, storage_hint
+from raycodellm.corpora.listing.files import NOT_ENTERED, list_local, list_remote, storage_hint
 from raycodellm.corpora.listing.globs import is_glob
 from raycodellm.corpora.listing.hub import list_hub
 from raycodellm.corpora.listing.layouts import choose_files, is_data
@@ -51,11 +51,11 @@ def source_fingerprint(source: Source, seed: int = 0) -> SourceInputs:
         inputs = tuple(file for path in source.paths for file in named.list_inputs(path, excluded))
         return _source_inputs(source, named, inputs, excluded)
     found = [file for path in source.paths for file in _list_files(path, source, excluded)]
-    format = format_of_files(source, [(file.name, file.num_bytes) for file in found])
+    format = format_of_files(source, found)
     check_rows(source, format)
     files = _files_of_format(source, format, found, excluded)
     by_content = sum(file.num_bytes for file in files if "://" not in file.uri) <= HASHED_BYTES
-    inputs = tuple(InputFile(file.uri, file.num_bytes, _digest(file, by_content), file.name) for file in files)
+    inputs = tuple(file._replace(digest=_digest(file, by_content)) for file in files)
     if not format.is_file_tree:  # nobody misses caches and the like beside data
         excluded = Counter({reason: n for reason, n in excluded.items() if not reason.startswith(NOT_ENTERED)})
     return _source_inputs(source, format, inputs, excluded)
@@ -73,9 +73,9 @@ def _source_inputs(
     return SourceInputs(fingerprint(known_by), files, num_bytes, format.name, excluded=left_out)
 
 
-def _digest(file: ListedFile, by_content: bool) -> str:
+def _digest(file: InputFile, by_content: bool) -> str:
     if "://" in file.uri or not by_content:
-        return fingerprint([file.num_bytes, file.version])
+        return fingerprint([file.num_bytes, file.digest])
     try:
         with open(file.uri, "rb") as opened:
             return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
@@ -83,7 +83,7 @@ def _digest(file: ListedFile, by_content: bool) -> str:
         return ""  # counted as a skip when the source is read
 
 
-def _list_files(path: str, source: Source, excluded: Counter[str]) -> list[ListedFile]:
+def _list_files(path: str, source: Source, excluded: Counter[str]) -> list[InputFile]:
     """The files of a path, sorted by name, of the wanted subset and split."""
     if path.startswith(("http://", "https://")):
         raise UserError(f"{path}: {path.split('://')[0]}:// is not read; download it and give the file or folder")
@@ -111,16 +111,14 @@ def _list_files(path: str, source: Source, excluded: Counter[str]) -> list[Liste
     return files
 
 
-def _of_split(
-    path: str, root: str, files: list[ListedFile], source: Source, excluded: Counter[str]
-) -> list[ListedFile]:
+def _of_split(path: str, root: str, files: list[InputFile], source: Source, excluded: Counter[str]) -> list[InputFile]:
     """The files of the wanted subset and split; all files if the folder is no Hugging Face data set."""
     by_name = {file.name: file for file in files}
 
     def read(name: str) -> bytes:
         if name not in by_name:
             raise FileNotFoundError(name)
-        return _read_card(by_name[name].uri)
+        return _read_card(by_name[name])
 
     names = choose_files(path, by_name, read, source.subset, source.split, by_words=root.startswith(HUB))
     if names is None:
@@ -131,19 +129,15 @@ def _of_split(
     return [by_name[name] for name in names]
 
 
-def _read_card(uri: str) -> bytes:
+def _read_card(file: InputFile) -> bytes:
     """The first `LARGEST_CARD` bytes of a README.md or a list of files."""
-    if "://" not in uri:
-        with open(uri, "rb") as file:
-            return file.read(LARGEST_CARD)
-    filesystem, path = open_bucket(uri)
-    with filesystem.open_input_stream(path) as stream:
-        return stream.read(LARGEST_CARD)
+    with open_part(file.part(0, LARGEST_CARD)) as opened:
+        return opened.read(LARGEST_CARD)
 
 
 def _files_of_format(
-    source: Source, format: Format, files: Iterable[ListedFile], excluded: Counter[str]
-) -> list[ListedFile]:
+    source: Source, format: Format, files: Iterable[InputFile], excluded: Counter[str]
+) -> list[InputFile]:
     """The files that the format reads. A file that the source names by itself is read whatever it is called."""
     named = {Folder(path).uri for path in source.paths}
     files = list(dict.fromkeys(files))
