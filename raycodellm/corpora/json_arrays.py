@@ -1,8 +1,7 @@
 """JSON files that are one array: read element by element, so that a broken element is lost alone.
 
-Memory is bounded by one element. An element that is no JSON ends where its brackets close. If these do not match,
-reading goes on at the next object whose first key is that of the first element: an object inside the broken element is
-not taken for an element.
+Memory is bounded by one element. After a broken one, reading goes on at the next object that begins with a key with
+which an element has begun before.
 """
 
 from __future__ import annotations
@@ -23,12 +22,11 @@ _raw_decode = json.JSONDecoder().raw_decode
 _BETWEEN = re.compile("[\\s,\ufeff]*")
 """Characters between elements; the last one is a byte order mark."""
 _FIRST_KEY = re.compile(r'\{\s*("[^"\\\n]{1,200}"\s*:)')
-_TOKEN = re.compile(r'"(?:[^"\\\n]|\\.)*+(?:\\?\Z|"\s*(?:\Z|(?=[,:\]}])))|["\[\]{},:]')
-"""A string with a sign that may follow it, a string up to the end of the text, or a sign. A lone quote is an error."""
+_MOST_KEYS = 100
 _LONGEST_LITERAL = 20
 """Characters at the end of the text in which an error may mean that the text goes on: room for `-Infinity`."""
 _KEPT = 300
-"""Characters that are kept of a long value: room for the end of an object and the key of the next one."""
+"""Characters at the end of the text that may be a comma and the beginning of an object."""
 
 
 def is_array(part: Part) -> bool:
@@ -53,31 +51,23 @@ def array_values(pieces: Iterator[bytes]) -> Iterator[object]:
 
 
 class _Elements:
-    """A stream of JSON values; the next one begins at `_at`. Lengths are characters from there on."""
+    """A stream of JSON values; the next one begins at `_at` in `_text`."""
 
     def __init__(self, pieces: Iterator[bytes]) -> None:
         self._pieces = pieces
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self._text, self._at = "", 0
-        self._dropped = 0
-        """Characters of the file before `_text`."""
-        self._next_object = re.compile(r"\}\s*,\s*(?=\{)")
-        self._knows_key = False
-        self._mismatch = -1
-        """The last place in the file at which brackets did not match."""
+        self._first_keys: set[str] = set()
+        """The first keys of elements, as they are written, with their colons."""
         self.ended_early = False
         """True once the stream has ended inside a value."""
-
-    @property
-    def _held(self) -> int:
-        return len(self._text) - self._at
 
     def first(self) -> str:
         """The first character of the next value; empty at the end."""
         while True:
             between = _BETWEEN.match(self._text, self._at)
             self._at = between.end() if between else self._at
-            if self._held or not self._more():
+            if self._at < len(self._text) or not self._more():
                 return self._text[self._at : self._at + 1]
 
     def skip_sign(self) -> None:
@@ -85,93 +75,50 @@ class _Elements:
 
     def take(self) -> object:
         """Returns the next value, or a SkipError with the reason why it is none, and goes on behind it."""
-        if not self._knows_key and (key := _FIRST_KEY.match(self._text, self._at)):
-            self._next_object = re.compile(r"\}\s*,\s*(?=\{\s*" + re.escape(key[1]) + ")")
-            self._knows_key = True
-        value, length = self._parse()
-        self._at += length or self._length_of_broken()
-        return value
-
-    def _parse(self) -> tuple[object, int]:
-        """(the next value, its length), or (a SkipError, 0)."""
+        if len(self._first_keys) < _MOST_KEYS and (key := _FIRST_KEY.match(self._text, self._at)):
+            self._first_keys.add(key[1])
         while True:
-            end = 0
+            wrong = None
             try:
                 value, end = _raw_decode(self._text, self._at)
                 is_cut = end == len(self._text)  # a number may go on
             except json.JSONDecodeError as error:
-                is_cut = error.msg.startswith("Unterminated") or error.pos > len(self._text) - _LONGEST_LITERAL
-            except (ValueError, RecursionError):  # a number of too many digits, too many values in each other
-                is_cut = False
-            if is_cut and self._held > LONGEST_LINE:
-                return SkipError(f"JSON value over {LONGEST_LINE // MIB} MiB"), 0
-            if not is_cut or not self._more():
+                wrong = error.pos
+                is_cut = error.msg.startswith("Unterminated") or wrong > len(self._text) - _LONGEST_LITERAL
+            except ValueError:  # a number of too many digits
+                wrong, is_cut = self._at, False
+            except RecursionError:  # there are at least as many brackets as Python lets functions call each other
+                wrong, is_cut = self._at + 900, False
+            too_long = is_cut and len(self._text) - self._at > LONGEST_LINE
+            if not is_cut or too_long or not self._more():
                 break
-        if not end:
-            return SkipError("broken JSON"), 0
+        if too_long or wrong is not None:
+            self._to_next_object(len(self._text) - _KEPT if too_long or wrong is None else max(wrong, self._at + 1))
+            return SkipError(f"JSON value over {LONGEST_LINE // MIB} MiB" if too_long else "broken JSON")
+        begin, self._at = self._at, end
         try:
-            check_text(self._text[self._at : end])
+            check_text(self._text[begin:end])
         except SkipError as undecodable:
-            value = undecodable
-        return value, end - self._at
+            return undecodable
+        return value
 
-    def _length_of_broken(self) -> int:
-        """Length of a value that is no JSON, or too long.
-
-        After a second mismatch at the same place the search begins at that place, so that no byte is read more than
-        twice.
-        """
-        place, is_end = _end_by_brackets(self._text, self._at)
-        while place == len(self._text) and self._held <= LONGEST_LINE and self._more():
-            place, is_end = _end_by_brackets(self._text, self._at)
-        length = place - self._at
-        if is_end:
-            return length
-        is_new, self._mismatch = self._dropped + place > self._mismatch, self._dropped + place
-        start = 1 if is_new else length
-        while (found := self._next_object.search(self._text, self._at + start)) is None:
-            if self._held > LONGEST_LINE:
-                self._at = len(self._text) - _KEPT
-            start = min(start, self._held) if self._held < _KEPT else self._held - _KEPT
+    def _to_next_object(self, place: int) -> None:
+        """Goes on at the next object that begins as an element does, from a place in the text on."""
+        begins = rf"\{{\s*(?:{'|'.join(map(re.escape, self._first_keys))})"
+        if re.compile(begins).match(self._text, place):  # a bracket was missing before it
+            self._at = place
+            return
+        next_object = re.compile(rf",\s*(?={begins})")
+        self._at = place
+        while (found := next_object.search(self._text, self._at)) is None:
+            self._at = max(self._at, len(self._text) - _KEPT)
             if not self._more():
-                self.ended_early = True
-                return self._held
-        return found.start() + 1 - self._at
+                self._at, self.ended_early = len(self._text), True
+                return
+        self._at = found.end()
 
     def _more(self) -> bool:
         """Reads about as much again as is held, so that trying again from the beginning takes linear time."""
-        more = b"".join(itertools.islice(self._pieces, 1 + self._held // PIECE_BYTES))
-        self._dropped += self._at
+        more = b"".join(itertools.islice(self._pieces, 1 + (len(self._text) - self._at) // PIECE_BYTES))
         self._text, self._at = self._text[self._at :] + self._decode(more, not more), 0
         return bool(more)
-
-
-def _end_by_brackets(text: str, at: int) -> tuple[int, bool]:
-    """(where the value that begins at `at` ends, True), or (where its brackets or quotes do not match, False).
-
-    If the text ends first: (length of the text, False).
-    """
-    opened: list[str] = []
-    before = ""
-    for token in _TOKEN.finditer(text, at):
-        sign, place = token[0][0], token.start()
-        if sign == '"':
-            if token.end() == len(text):
-                break
-            if len(token[0]) == 1:
-                return place, False
-        elif sign in "[{":
-            if (opened == ["{"] and before == ",") or (place > at and not opened):
-                return place, True  # opens the next element: a closing bracket is missing, or a comma
-            if opened and opened[-1] == "{" and before != ":":
-                return place, False
-            opened.append(sign)
-        elif not opened:
-            return max(place, at + 1), True
-        elif sign in "]}":
-            if opened.pop() + sign not in ("[]", "{}"):
-                return place, False
-            if not opened:
-                return token.end(), True
-        before = sign
-    return len(text), False
