@@ -5,8 +5,9 @@ from __future__ import annotations
 import tempfile
 from collections import Counter, defaultdict
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from typing import Any
+from typing import IO, Any
 
 import numpy as np
 
@@ -30,15 +31,16 @@ class Decision:
     """Content of `contamination.json`; None if no evaluation items were looked for."""
 
 
-class SurveyResult:
+class SurveyResult(ExitStack):
     """The statistics of all documents of a source, added in any order. Close after use.
 
     Each column is a temporary file without a name, so that a killed process leaves none behind.
     """
 
     def __init__(self) -> None:
-        self._files: dict[str, Any] = {}
-        self._shapes: dict[str, tuple[np.dtype, tuple[int, ...]]] = {}
+        super().__init__()
+        self._columns: dict[str, tuple[IO[bytes], np.dtype, tuple[int, ...]]] = {}
+        """(file, type, shape of a value) by name."""
         self.codes: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
         self.contaminated: Counter[int] = Counter()
         self._examples: dict[int, list[tuple[int, str, str]]] = defaultdict(list)
@@ -56,36 +58,26 @@ class SurveyResult:
             self._examples[task] = sorted(some)[: contamination.EXAMPLES]
         places = np.uint64(_position(unit, first)) + stats.columns["row"].astype(np.uint64)
         for name, values in {**stats.columns, "position": places}.items():
-            if name not in self._files:
-                self._files[name] = tempfile.TemporaryFile()  # noqa: SIM115  # `close` closes them
-                self._shapes[name] = values.dtype, values.shape[1:]
-            self._files[name].write(np.ascontiguousarray(values).data)
+            if name not in self._columns:
+                file = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
+                self._columns[name] = file, values.dtype, values.shape[1:]
+            self._columns[name][0].write(np.ascontiguousarray(values).data)
 
     def column(self, name: str) -> np.ndarray:
         """One value per document that passed the checks, in the order in which they were added."""
-        dtype, rest = self._shapes.get(name, (np.dtype(np.uint64), ()))
         if not self.num_left:
-            return np.zeros((0, *rest), dtype)
-        self._files[name].flush()
-        return np.memmap(self._files[name], dtype, "r", shape=(self.num_left, *rest))
+            return np.zeros(0, np.uint64)
+        file, dtype, shape = self._columns[name]
+        file.flush()
+        return np.memmap(file, dtype, "r", shape=(self.num_left, *shape))
 
     @property
     def bands(self) -> list[np.ndarray]:
-        return [self.column(name) for name in self._files if name.startswith("band")]
+        return [self.column(name) for name in self._columns if name.startswith("band")]
 
     @property
     def examples(self) -> dict[int, list[tuple[str, str]]]:
         return {task: [(document, words) for _, document, words in some] for task, some in self._examples.items()}
-
-    def close(self) -> None:
-        for file in self._files.values():
-            file.close()
-
-    def __enter__(self) -> SurveyResult:
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.close()
 
 
 def _position(unit: int, row: int) -> int:
@@ -134,15 +126,9 @@ def _codes_of_units(result: SurveyResult, positions: np.ndarray, left_out: np.nd
     units = {
         unit: np.concatenate([by_first[first] for first in sorted(by_first)]) for unit, by_first in result.codes.items()
     }
-    removed = np.flatnonzero(left_out)
-    places = np.asarray(positions[removed])
-    of_unit, rows = (places >> np.uint64(32)).astype(np.int64), (places & np.uint64(0xFFFFFFFF)).astype(np.int64)
-    order = np.argsort(of_unit, kind="stable")
-    bounds = np.searchsorted(of_unit[order], [[unit, unit + 1] for unit in units]) if len(removed) else None
-    for number, codes in enumerate(units.values()):
-        if bounds is not None:
-            mine = order[slice(*bounds[number])]
-            codes[rows[mine]] = left_out[removed[mine]]
+    for place in np.flatnonzero(left_out):
+        unit, row = divmod(int(positions[place]), 1 << 32)
+        units[unit][row] = left_out[place]
     return {unit: codes.tobytes() for unit, codes in units.items()}
 
 

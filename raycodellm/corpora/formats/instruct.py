@@ -20,11 +20,11 @@ end with a weight of 0 are left out and counted. A text keeps the indentation of
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterator, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from raycodellm.config import Source
-from raycodellm.corpora.documents import Document, SkipError, check_text, column_text, extra_columns
+from raycodellm.corpora.documents import Document, SkipError, check_text, column_text, decode, extra_columns
 from raycodellm.corpora.registry import Format, RowReader
 
 
@@ -72,8 +72,8 @@ _LABELLED = re.compile(r"\s*\(?\w{1,2}\s*[.):]")
 _LONGEST_LABEL = 64
 """Characters of the longest value without white space that counts as a name or an id, not as text."""
 
-_PARTS = (_SYSTEM, _HISTORY, _MATERIAL, _CHOICES, _CODE)
-COLUMNS = frozenset(name for names in (*_PAIRS, *_TURNS, _CONVERSATIONS, *_PARTS) for name in names)
+_PROMPT_COLUMNS = (*_SYSTEM, *_HISTORY, *_MATERIAL, *_CHOICES, *_CODE)
+COLUMNS = frozenset(name for names in (*_PAIRS, *_TURNS, _CONVERSATIONS, _PROMPT_COLUMNS) for name in names)
 """Columns that are read."""
 
 
@@ -91,7 +91,7 @@ def pair_of(record: Mapping[str, Any], known: Collection[str] = ()) -> Pair:
         asked, answered = (full or forms)[0]
         used = {asked, answered}
         turns, answer = [("User", column_text(record, asked))], column_text(record, answered)
-        if (asked, answered) in _PAIRS and not _belongs_to_prompt(record):
+        if (asked, answered) in _PAIRS and all(record.get(name) is None for name in _PROMPT_COLUMNS):
             return Pair(turns[0][1], answer, _unused(record, used.union(known), turns[0][1] + answer))
     else:
         raise SkipError("no prompt and response")
@@ -101,33 +101,35 @@ def pair_of(record: Mapping[str, Any], known: Collection[str] = ()) -> Pair:
     return Pair(prompt, spoken(answer.lstrip("\r\n")), tuple(notes))
 
 
-def _belongs_to_prompt(record: Mapping[str, Any]) -> bool:
-    return any(record.get(name) is not None for names in _PARTS for name in names)
-
-
 def _complete(turns: Turns, record: Mapping[str, Any], used: set[str]) -> set[str]:
     """Writes the other columns of the prompt into `turns`, and returns their names."""
     taken: set[str] = set()
+    others = {name: record[name] for name in _PROMPT_COLUMNS if name not in used and record.get(name) is not None}
     asked = next((place for place in reversed(range(len(turns))) if turns[place][0] == "User"), -1)
-    for name, read in _BELOW_REQUEST if asked >= 0 else ():
-        more = read(record.get(name)) if name not in used else None
-        if more is not None:
-            taken.add(name)
-            said = turns[asked][1]
-            if more.strip() and (name == "input" or not _quotes(said, more)):
-                turns[asked] = ("User", f"{said}\n{more}")
-    for name in _HISTORY:
-        earlier = _history(record.get(name))
-        if earlier is not None:
-            taken.add(name)
-            turns[:0] = earlier
-    for name in _SYSTEM:
-        more = _material(record.get(name))
-        if more is not None:
-            taken.add(name)
-            if more.strip() and not any(_quotes(said, more) for _, said in turns):
-                turns.insert(0, ("System", _trimmed(more)))
+    for name, more in _readable(others, _BELOW_REQUEST) if asked >= 0 else ():
+        taken.add(name)
+        said = turns[asked][1]
+        if more.strip() and (name == "input" or not _quotes(said, more)):
+            turns[asked] = ("User", f"{said}\n{more}")
+    for name, earlier in _readable(others, dict.fromkeys(_HISTORY, _history)):
+        taken.add(name)
+        turns[:0] = earlier
+    for name, more in _readable(others, dict.fromkeys(_SYSTEM, _material)):
+        taken.add(name)
+        if more.strip() and not any(_quotes(said, more) for _, said in turns):
+            turns.insert(0, ("System", _trimmed(more)))
     return taken
+
+
+def _readable(record: Mapping[str, Any], readers: Mapping[str, Callable[[Any], Any]]) -> Iterator[tuple[str, Any]]:
+    """(name, content) of the columns whose content is of a form that their reader knows."""
+    for name, read in readers.items():
+        if name in record:
+            try:
+                content = read(record[name])
+            except SkipError:
+                continue
+            yield name, content
 
 
 def _quotes(said: str, more: str) -> bool:
@@ -148,22 +150,21 @@ def _written(speaker: str, said: str) -> str:
     return f"{speaker}:{spoken(said)}\n" if speaker else f"{said}\n"
 
 
-def _material(value: Any) -> str | None:
-    """A text, a number or a list of both as text; None for any other value."""
+def _material(value: Any) -> str:
+    """A text, a number or a list of both as text. Raises SkipError for any other value."""
+    if isinstance(value, str):
+        return value
     if isinstance(value, bytes):
-        try:
-            value = value.decode("utf-8-sig")
-        except UnicodeDecodeError:
-            return None
+        return decode(value)
     if isinstance(value, (list, tuple)):
-        return _joined("\n", map(_material, value))
+        return "\n".join(map(_material, value))
     if isinstance(value, (int, float)) and not isinstance(value, bool):
         return str(value)
-    return value if isinstance(value, str) else None
+    raise SkipError("no text")
 
 
-def _choices(value: Any) -> str | None:
-    """A line per choice, with a letter before it if the choices have no labels; None for an unknown form.
+def _choices(value: Any) -> str:
+    """A line per choice, with a letter before it if the choices have no labels. Raises SkipError for an unknown form.
 
     Known are a list of texts, a mapping of label to text, an object of the lists `label` and `text`, and a list of
     objects with both.
@@ -176,54 +177,48 @@ def _choices(value: Any) -> str | None:
             value = list(zip(label, text, strict=True))
         else:
             value = list(value.items())
-    if not isinstance(value, (list, tuple)):
-        return None
+    if not isinstance(value, (list, tuple)) or len(value) > 26:
+        raise SkipError("no choices")
     value = [(one.get("label"), one.get("text")) if isinstance(one, Mapping) else one for one in value]
     if not all(isinstance(one, (list, tuple)) and len(one) == 2 for one in value):
         value = [(chr(ord("A") + place), one) for place, one in enumerate(value)]
-    labels = [label for label in (_material(label) for label, _ in value) if label is not None]
-    texts = [text for text in (_material(text) for _, text in value) if text is not None]
-    if not len(labels) == len(texts) == len(value) <= 26:
-        return None
-    if all(map(_LABELLED.match, texts)):
-        return "\n".join(texts)
-    return "\n".join(f"{label}. {text}" for label, text in zip(labels, texts, strict=True))
+    choices = [(_material(label), _material(text)) for label, text in value]
+    have_labels = all(_LABELLED.match(text) for _, text in choices)
+    return "\n".join(text if have_labels else f"{label}. {text}" for label, text in choices)
 
 
-def _joined(separator: str, texts: Iterable[str | None]) -> str | None:
-    """The texts as one; None if one of them is None."""
-    found = list(texts)
-    known = [text for text in found if text is not None]
-    return separator.join(known) if len(known) == len(found) else None
+_BELOW_REQUEST = {
+    **dict.fromkeys(_MATERIAL, _material),
+    **dict.fromkeys(_CHOICES, _choices),
+    **dict.fromkeys(_CODE, _material),  # last, since the answer goes on from the code
+}
 
 
-_BELOW_REQUEST = (
-    *((name, _material) for name in _MATERIAL),
-    *((name, _choices) for name in _CHOICES),
-    *((name, _material) for name in _CODE),  # last, since the answer goes on from the code
-)
+def _history(value: Any) -> Turns:
+    """Earlier turns, from a text, pairs of request and answer, texts that take turns, or a conversation.
 
-
-def _history(value: Any) -> Turns | None:
-    """Earlier turns, from a text, pairs of request and answer, texts that take turns, or a conversation."""
+    Raises SkipError for an unknown form.
+    """
     if isinstance(value, str):
         return [("", value.strip("\r\n"))] if value.strip() else []
     if not isinstance(value, (list, tuple)):
-        return None
-    if value and all(isinstance(part, str) for part in value):
-        value = list(zip(value[::2], value[1::2], strict=True)) if len(value) % 2 == 0 else [None]
-    turns: Turns = []
-    for part in value:
-        if isinstance(part, Mapping) and (turn := _turn(part)):
-            turns.append(turn)
-            continue
-        if isinstance(part, Mapping):
-            names = next((names for names in _PAIRS + _TURNS if names[0] in part and names[1] in part), ())
-            part = [part[name] for name in names]
-        if not isinstance(part, (list, tuple)) or len(part) != 2 or not all(isinstance(said, str) for said in part):
-            return None
-        turns += zip(("User", "Assistant"), map(_trimmed, part), strict=True)
-    return turns
+        raise SkipError("no history")
+    if all(isinstance(part, str) for part in value) and len(value) % 2 == 0:
+        value = list(zip(value[::2], value[1::2], strict=True))
+    return [turn for part in value for turn in _exchange(part)]
+
+
+def _exchange(part: Any) -> Turns:
+    """The turns in a part of the history: a message, or a request and its answer."""
+    if isinstance(part, Mapping):
+        names = next((names for names in _PAIRS + _TURNS if names[0] in part and names[1] in part), None)
+        if names is None:
+            speaker, said = _turn(part)
+            return [(speaker, _trimmed(said))]
+        part = [part[name] for name in names]
+    if not isinstance(part, (list, tuple)) or len(part) != 2 or not all(isinstance(said, str) for said in part):
+        raise SkipError("no request and answer")
+    return list(zip(("User", "Assistant"), map(_trimmed, part), strict=True))
 
 
 def _trimmed(said: str) -> str:
@@ -235,35 +230,30 @@ def _trimmed(said: str) -> str:
 
 
 def _conversation(messages: Sequence[Any]) -> tuple[Turns, str, list[str]]:
-    """(turns before the answer that is learnt, that answer, notes)"""
-    said = [_turn(message if isinstance(message, Mapping) else {}) for message in messages]
-    if None in said:
-        raise SkipError("messages without role and content")
-    answers = [place for place, turn in enumerate(said) if turn and turn[0] == "Assistant"]
+    """(turns before the answer that is learnt, that answer, notes). Raises SkipError."""
+    said = list(map(_turn, messages))
+    answers = [place for place, (speaker, _) in enumerate(said) if speaker == "Assistant"]
     if not answers or answers[-1] == 0:
         raise SkipError("messages without an answer")
     learnt = [place for place in answers if place and not _has_no_weight(messages[place])]
     if not learnt:
         raise SkipError("every answer has a weight of 0")
     last = learnt[-1]
-    answer = _content(messages[last]) or ""
-    return [turn for turn in said[:last] if turn], answer, ["answer of weight 0"] * sum(p > last for p in answers)
+    before = [(speaker, _trimmed(text)) for speaker, text in said[:last]]
+    return before, said[last][1], ["answer of weight 0"] * sum(place > last for place in answers)
 
 
-def _turn(message: Mapping[str, Any]) -> tuple[str, str] | None:
-    speaker = _SPEAKERS.get(str(message.get("role") or message.get("from")).lower())
-    content = _content(message)
-    return (speaker, _trimmed(content)) if speaker and content is not None else None
-
-
-def _content(message: Mapping[str, Any]) -> str | None:
-    """Text of a turn, from a text or a list of typed parts; None if a part is no text."""
-    content = message.get("content")
-    content = message.get("value") if content is None else content
-    if isinstance(content, (list, tuple)) and content:
-        parts = (part.get("text") if isinstance(part, Mapping) else None for part in content)
-        return _joined("\n", (part if isinstance(part, str) else None for part in parts))
-    return content if isinstance(content, str) else None
+def _turn(message: Any) -> tuple[str, str]:
+    """(speaker, text) of a message, whose content is a text or a list of typed parts. Raises SkipError."""
+    if isinstance(message, Mapping):
+        speaker = _SPEAKERS.get(str(message.get("role") or message.get("from")).lower())
+        content = message.get("content")
+        content = message.get("value") if content is None else content
+        parts = content if isinstance(content, (list, tuple)) else [{"text": content}]
+        texts: list[Any] = [part.get("text") if isinstance(part, Mapping) else None for part in parts]
+        if speaker and texts and all(isinstance(text, str) for text in texts):
+            return speaker, "\n".join(texts)
+    raise SkipError("messages without role and content")
 
 
 def _has_no_weight(message: Mapping[str, Any]) -> bool:
@@ -275,12 +265,11 @@ def _has_no_weight(message: Mapping[str, Any]) -> bool:
 
 def _unused(record: Mapping[str, Any], used: Collection[str], said: str) -> tuple[str, ...]:
     """A note for each column whose text is neither in the prompt nor in the response."""
-    others = ((name, value) for name, value in record.items() if name not in used)
-    return tuple(f"column {str(name)[:40]!r} not used" for name, value in others if _has_more(value, said))
-
-
-def _has_more(value: Any, said: str) -> bool:
-    return any(text.strip() not in said for text in _texts(value))
+    return tuple(
+        f"column {str(name)[:40]!r} not used"
+        for name, value in record.items()
+        if name not in used and any(text.strip() not in said for text in _texts(value))
+    )
 
 
 def _texts(value: Any) -> Iterator[str]:
