@@ -8,6 +8,7 @@ from functools import lru_cache
 
 from raycodellm.config import Source, UserError
 from raycodellm.config.errors import suggest
+from raycodellm.corpora.documents import SkipError
 
 _CODE = """.py .pyi .pyx .c .h .cc .cpp .cxx .hpp .hh .cu .cuh .java .kt .kts .scala .groovy .js .mjs .cjs .jsx .ts .tsx
 .go .rs .rb .php .swift .m .mm .cs .fs .vb .pl .pm .lua .r .jl .hs .ml .mli .ex .exs .erl .clj .lisp .el .scm .dart .zig
@@ -161,6 +162,7 @@ _LOCKS = """package-lock.json npm-shrinkwrap.json yarn.lock pnpm-lock.yaml bun.l
 pipfile.lock cargo.lock gemfile.lock composer.lock mix.lock podfile.lock package.resolved pubspec.lock flake.lock go.sum
 .terraform.lock.hcl gradle.lockfile packages.lock.json paket.lock deno.lock conda-lock.yml"""
 _LOCK_FILES = frozenset(_LOCKS.split())
+_MINIFIABLE = (".js", ".mjs", ".cjs", ".css")
 _GENERATED_NAME = re.compile(
     r"(_pb2(_grpc)?\.pyi?|\.pb(\.gw)?\.(go|cc|h)|_grpc\.pb\.(cc|h)|\.(g|freezed|designer|generated)\.[a-z]+"
     r"|_generated\.[a-z]+|zz_generated\..*|parsetab\.py|\.min\.css\.map|\.js\.map)$"
@@ -181,29 +183,31 @@ def is_vendored(name: str) -> bool:
     return not VENDORED.isdisjoint(name.split("/")[:-1])
 
 
-def excluded_by_name(name: str) -> str | None:
-    """Why a file of this name is left out; None if the name speaks for no reason."""
+def check_name(name: str) -> None:
+    """Raises SkipError for a file whose name says that it is no code to train on."""
     base = name.rsplit("/", 1)[-1].lower()
     stem, extension = os.path.splitext(base)
     if base in _LOCK_FILES:
-        return "lock file"
-    if extension in (".js", ".mjs", ".cjs", ".css") and stem.endswith((".min", "-min")):
-        return "minified"
-    return "generated" if _GENERATED_NAME.search(base) else None
+        raise SkipError("lock file")
+    if extension in _MINIFIABLE and stem.endswith((".min", "-min")):
+        raise SkipError("minified")
+    if _GENERATED_NAME.search(base):
+        raise SkipError("generated")
 
 
-def excluded_by_content(name: str, data: bytes) -> str | None:
-    """Why a file of this content is left out; None if it is not."""
+def check_content(name: str, data: bytes) -> None:
+    """Raises SkipError for a file whose content says so."""
     if b"\0" in data[:8192]:
-        return "binary"
-    extension = os.path.splitext(name.lower())[1]
-    if extension in (".js", ".mjs", ".cjs", ".css") and len(data) > 500 * (data.count(b"\n") + 1):
-        return "minified"
-    if has_long_line(data):
-        return f"line over {LONGEST_CODE_LINE:,} characters"
+        raise SkipError("binary")
+    if name.lower().endswith(_MINIFIABLE) and len(data) > 500 * (data.count(b"\n") + 1):
+        raise SkipError("minified")
+    check_lines(data)
     head = b"\n".join(data[:4096].split(b"\n", _HEAD_LINES)[:_HEAD_LINES])
-    return "generated" if _GENERATED_NOTE.search(head) else None
+    if _GENERATED_NOTE.search(head):
+        raise SkipError("generated")
 
 
-def has_long_line(data: bytes) -> bool:
-    return len(data) > LONGEST_CODE_LINE and max(map(len, data.split(b"\n"))) > LONGEST_CODE_LINE
+def check_lines(data: bytes) -> None:
+    """Raises SkipError if a line is too long."""
+    if len(data) > LONGEST_CODE_LINE and max(map(len, data.split(b"\n"))) > LONGEST_CODE_LINE:
+        raise SkipError(f"line over {LONGEST_CODE_LINE:,} characters")

@@ -25,14 +25,14 @@ import secrets
 import subprocess
 import tempfile
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from functools import lru_cache
 from pathlib import Path
 from typing import IO
 
 from raycodellm.config import Source, UserError
 from raycodellm.corpora import source_files
-from raycodellm.corpora.documents import Record, SkipError
+from raycodellm.corpora.documents import Record, SkipError, decode
 from raycodellm.corpora.inputs import InputFile, Part
 from raycodellm.corpora.listing.files import name_of
 from raycodellm.corpora.listing.globs import is_glob
@@ -111,64 +111,47 @@ def read_commits(part: Part, source: Source) -> Iterator[Record]:
         return
     shallow = _shallow_edge(path)
     for commit, data in _patches(path, head, first, count):
-        place = f":{commit}"
         if commit in shallow:
-            yield place, SkipError("first commit of a shallow clone")
+            records: Iterable[str | SkipError] = [SkipError("first commit of a shallow clone")]
         elif data is None:
-            yield place, SkipError(f"diff over {LARGEST_DIFF >> 10} KiB")
+            records = [SkipError(f"diff over {LARGEST_DIFF >> 10} KiB")]
         else:
-            yield from ((place, record) for record in _commit_records(data, source))
+            records = _commit_records(data, source)
+        yield from ((f":{commit}", record) for record in records)
 
 
-def _commit_records(data: bytes, source: Source) -> Iterator[bytes | str | SkipError]:
+def _commit_records(data: bytes, source: Source) -> Iterator[str | SkipError]:
     """The document of a commit, and a SkipError for each of its files that is not in the document."""
     message, _, diff = data.partition(b"\0")
     text = _EMAIL.sub("", message.decode(errors="replace")).strip()
     if not text:
         yield SkipError("commit without a message")
         return
-    kept, left_out = _files(diff.strip(b"\n"), source)
-    for reason, count in left_out.items():
-        yield from [SkipError(f"file of a commit: {reason}")] * count
-    if kept:
-        yield "\n\n".join([text, "\n".join(kept)]) + "\n"
-    else:
-        yield SkipError("commit without a change of text")
+    kept = []
+    for file in filter(None, re.split(rb"^(?=diff --git )", diff.strip(b"\n"), flags=re.MULTILINE)):
+        try:
+            kept.append(_file_diff(file, source))
+        except SkipError as skip:
+            yield SkipError(f"file of a commit: {skip}")
+    yield "\n\n".join([text, "\n".join(kept)]) + "\n" if kept else SkipError("commit without a change of text")
 
 
-def _files(diff: bytes, source: Source) -> tuple[list[str], Counter[str]]:
-    """(diffs of the files that are kept, number of files left out by reason)"""
-    kept: list[str] = []
-    left_out: Counter[str] = Counter()
-    reason: str | None
-    for file in re.split(rb"^(?=diff --git )", diff, flags=re.MULTILINE):
-        if not file:
-            continue
-        header, hunks, body = file.partition(b"\n@@ ")
-        named = _NAME.findall(header) or _OLD_NAME.findall(header)
-        name = next((n for n in reversed(named) if n != b"/dev/null"), b"").decode(errors="replace")
-        if b"\nGIT binary patch" in header or re.search(rb"^Binary files .* differ$", header, re.MULTILINE):
-            reason = "binary"
-        elif source_files.is_vendored(name):
-            reason = "vendored"
-        elif source.languages and not source_files.is_chosen(source, name):
-            reason = "of another language"
-        else:
-            reason = source_files.excluded_by_name(name) or _excluded_by_diff(body)
-        if reason is None:
-            try:
-                kept.append((_NOISE.sub(b"", header + b"\n").rstrip(b"\n") + hunks + body).decode().strip("\n"))
-                continue
-            except UnicodeDecodeError:
-                reason = "undecodable bytes"
-        left_out[reason] += 1
-    return kept, left_out
-
-
-def _excluded_by_diff(body: bytes) -> str | None:
-    if source_files.has_long_line(body):
-        return f"line over {source_files.LONGEST_CODE_LINE:,} characters"
-    return "binary" if b"\0" in body else None
+def _file_diff(file: bytes, source: Source) -> str:
+    """The diff of a file as text. Raises SkipError for a file that is left out."""
+    header, hunks, body = file.partition(b"\n@@ ")
+    named = _NAME.findall(header) or _OLD_NAME.findall(header)
+    name = next((n for n in reversed(named) if n != b"/dev/null"), b"").decode(errors="replace")
+    if b"\nGIT binary patch" in header or re.search(rb"^Binary files .* differ$", header, re.MULTILINE):
+        raise SkipError("binary")
+    if source_files.is_vendored(name):
+        raise SkipError("vendored")
+    if source.languages and not source_files.is_chosen(source, name):
+        raise SkipError("of another language")
+    source_files.check_name(name)
+    source_files.check_lines(body)
+    if b"\0" in body:
+        raise SkipError("binary")
+    return decode(_NOISE.sub(b"", header + b"\n").rstrip(b"\n") + hunks + body).strip("\n")
 
 
 def _patches(path: str, head: str, first: int, count: int) -> Iterator[tuple[str, bytes | None]]:
@@ -183,8 +166,7 @@ def _patches(path: str, head: str, first: int, count: int) -> Iterator[tuple[str
         asked.write(ids.encode())
         asked.seek(0)
         command = _command(path, *_DIFF, f"--pretty=tformat:{sign}%H%n%B%x00")
-        environment = _environment(_git_folder(path))
-        with subprocess.Popen(command, stdin=asked, stdout=subprocess.PIPE, stderr=said, env=environment) as git:
+        with subprocess.Popen(command, stdin=asked, stdout=subprocess.PIPE, stderr=said, env=_environment()) as git:
             assert git.stdout
             try:
                 yield from _split(git.stdout, sign.encode())
@@ -253,10 +235,10 @@ def _git_folder(path: str) -> str:
     return run.stdout.decode().rstrip("\n")
 
 
-def _environment(folder: str | None = None) -> dict[str, str]:
-    kept = {name: value for name, value in os.environ.items() if not name.startswith("GIT_")}
+def _environment() -> dict[str, str]:
     own = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1"}
-    return {**kept, **own, **({"GIT_INDEX_FILE": os.path.join(folder, "no-such-index")} if folder else {})}
+    own["GIT_INDEX_FILE"] = "no-such-index"
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | own
 
 
 FORMAT = Format(

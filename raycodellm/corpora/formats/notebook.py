@@ -29,12 +29,8 @@ _TERMINAL_CODES = re.compile(r"\x1b\[[0-9;?]*[A-Za-z]")
 def read_notebook(part: Part, source: Source) -> Iterator[Record]:
     data = whole_content(part, LARGEST_NOTEBOOK) if part.num_bytes <= LARGEST_NOTEBOOK else None
     if data is None:
-        yield "", SkipError(f"notebook over {LARGEST_NOTEBOOK // MIB} MiB")
-        return
-    try:
-        yield "", notebook_text(data, source.notebook_outputs) if data.strip() else b""
-    except SkipError as skip:
-        yield "", skip
+        raise SkipError(f"notebook over {LARGEST_NOTEBOOK // MIB} MiB")
+    yield "", notebook_text(data, source.notebook_outputs) if data.strip() else b""
 
 
 def notebook_text(data: bytes, outputs: bool = False) -> str:

@@ -24,14 +24,13 @@ def read_source(part: Part, source: Source) -> Iterator[Record]:
     if part.name.lower().endswith(".ipynb"):
         yield from read_notebook(part, source)
         return
-    reason = source_files.excluded_by_name(part.name)
-    if reason is None and part.num_bytes > LARGEST_FILE:
-        reason = f"source file over {LARGEST_FILE // MIB} MiB"
-    if reason is None:
-        with open_part(part) as file:
-            data = file.read()
-        reason = source_files.excluded_by_content(part.name, data)
-    yield "", data.replace(b"\r\n", b"\n") if reason is None else SkipError(reason)
+    source_files.check_name(part.name)
+    if part.num_bytes > LARGEST_FILE:
+        raise SkipError(f"source file over {LARGEST_FILE // MIB} MiB")
+    with open_part(part) as file:
+        data = file.read()
+    source_files.check_content(part.name, data)
+    yield "", data.replace(b"\r\n", b"\n")
 
 
 def _is_guessed(source: Source, name: str) -> bool:
