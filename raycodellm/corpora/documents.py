@@ -49,8 +49,12 @@ Record = tuple[str, Any]
 
 def document_key(seed: int, document: Document) -> bytes:
     """16 bytes that order documents at random by their content, however they were read."""
-    digest = hashlib.blake2b(f"{seed}\n{document.id}\n".encode(), digest_size=16)
-    digest.update(document.text.encode())
+    return content_digest(document, f"{seed}\n{document.id}\n")
+
+
+def content_digest(document: Document, before: str = "") -> bytes:
+    """16 bytes that change with any character of the text or the response, or of a text before both."""
+    digest = hashlib.blake2b((before + document.text).encode(), digest_size=16)
     if document.response is not None:
         digest.update(b"\0" + document.response.encode())
     return digest.digest()

@@ -29,9 +29,14 @@ def sample_texts(
     ordered = sorted(sources, key=lambda item: (item[1].num_bytes, item[1].fingerprint))
     for rank, (source, inputs) in enumerate(ordered):
         budget = left // (len(ordered) - rank)
-        for text in _sample(source, inputs, budget, seed, chunk_bytes):
-            left -= len(text.encode())
+        for document in _draw(source, inputs, budget, seed, chunk_bytes):
+            data = document.content.encode()
+            text = data[:budget].decode(errors="ignore")
             yield text
+            left -= len(text.encode())
+            budget -= len(data)
+            if budget < 0:
+                break
 
 
 def document_bytes(source: Source, inputs: SourceInputs) -> float:
@@ -45,16 +50,6 @@ def text_bytes(inputs: SourceInputs) -> int:
     """About the bytes of text in the files of a source."""
     per_byte = 1.0 if inputs.is_builtin else known_format(inputs.format).text_per_byte
     return sum(int(file.num_bytes * (_PACKED_TEXT if compression(file.uri) else per_byte)) for file in inputs.files)
-
-
-def _sample(source: Source, inputs: SourceInputs, budget: int, seed: int, chunk_bytes: int) -> Iterator[str]:
-    for document in _draw(source, inputs, budget, seed, chunk_bytes):
-        size = len(document.content.encode())
-        if size > budget:  # cuts the document, which ends the sample
-            yield document.content.encode()[:budget].decode(errors="ignore")
-            return
-        budget -= size
-        yield document.content
 
 
 def _draw(source: Source, inputs: SourceInputs, budget: int, seed: int, chunk_bytes: int) -> Iterator[Document]:

@@ -44,13 +44,8 @@ class Benchmark:
     @property
     def identity(self) -> list[Any]:
         """The names of the tasks and a hash of the runs of words, on which the result of a search depends."""
-        digests = [
-            [
-                size,
-                hashlib.blake2b(self.hashes[size].tobytes() + self.task_of[size].tobytes(), digest_size=16).hexdigest(),
-            ]
-            for size in sorted(self.hashes)
-        ]
+        runs = {size: self.hashes[size].tobytes() + self.task_of[size].tobytes() for size in sorted(self.hashes)}
+        digests = [[size, hashlib.blake2b(run, digest_size=16).hexdigest()] for size, run in runs.items()]
         return [self.ngram, list(self.tasks), digests]
 
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
@@ -12,7 +11,7 @@ import numpy as np
 from raycodellm.corpora.cleaning import contamination, duplicates
 from raycodellm.corpora.cleaning.plan import CONTAMINATED, Check, CleaningPlan, checks, column_value
 from raycodellm.corpora.cleaning.words import PIECE, hash_words
-from raycodellm.corpora.documents import Document, Skip, document_key
+from raycodellm.corpora.documents import Document, Skip, content_digest, document_key
 
 BATCH_DOCUMENTS = 4096
 """Documents that are looked at together, at most."""
@@ -67,7 +66,7 @@ def _survey_batch(batch: list[Document], plan: CleaningPlan, tests: list[tuple[s
         "num_bytes": np.array([len(d.content.encode()) for d in kept], np.int64),
     }
     if plan.cleaning.exact_duplicates:
-        digests = np.frombuffer(b"".join(map(_content_digest, kept)), np.uint64).reshape(-1, 2)
+        digests = np.frombuffer(b"".join(map(content_digest, kept)), np.uint64).reshape(-1, 2)
         columns |= {"digest_low": digests[:, 0], "digest_high": digests[:, 1]}
     if near and words:
         bands, columns["sketch"] = (column[still] for column in duplicates.signatures(words, near))
@@ -81,13 +80,6 @@ def _survey_batch(batch: list[Document], plan: CleaningPlan, tests: list[tuple[s
 
 def _first(tests: list[tuple[str, Check]], document: Document) -> int:
     return next((number for number, (_, test) in enumerate(tests, 1) if test(document)), 0)
-
-
-def _content_digest(document: Document) -> bytes:
-    digest = hashlib.blake2b(document.text.encode(), digest_size=16)
-    if document.response is not None:
-        digest.update(b"\0" + document.response.encode())
-    return digest.digest()
 
 
 def _examples(
