@@ -464,6 +464,7 @@ MAKE = """
 import os, signal, sys
 from raycodellm.tokens import prepare_store, sizes
 from raycodellm.config import Source
+from raycodellm.corpora import source_fingerprint
 from raycodellm.files import Folder
 from raycodellm.records import SourceSlice
 
