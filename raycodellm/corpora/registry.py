@@ -165,10 +165,8 @@ def reading_identity(source: Source, format: Format | None, files: Sequence[Inpu
     }
     if (format and format.columns) or reader is not TEXT_ROWS:
         known_by |= reader.identity(source)
-    if any(extension(file.name) == ".json" for file in files):
-        known_by["pieces"] = 3  # version 2 lost more of an array with each broken element, version 1 all of it
-    elif any(compression(file.name) for file in files):
-        known_by["pieces"] = 2  # version 1 lost packed files from before the damage on
+    if any(compression(file.name) or file.name.lower().endswith(".json") for file in files):
+        known_by["pieces"] = 2  # version 1 lost packed files from before the damage on, and arrays as a whole
     return known_by | dict(format.identity(source, files) if format else {})
 
 

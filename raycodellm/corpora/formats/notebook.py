@@ -88,12 +88,9 @@ def _mapping(value: Any) -> Mapping[str, Any]:
 
 
 def _cells(notebook: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
-    if "worksheets" in notebook:  # nbformat 3
-        sheets = notebook["worksheets"]
-        groups = [_mapping(sheet).get("cells") for sheet in sheets] if isinstance(sheets, list) else [None]
-    else:
-        groups = [notebook.get("cells")]
-    for cells in groups:
+    sheets = notebook.get("worksheets", [notebook])  # nbformat 3 has sheets
+    for sheet in sheets if isinstance(sheets, list) else [None]:
+        cells = _mapping(sheet).get("cells")
         if not isinstance(cells, list) or not all(isinstance(cell, Mapping) for cell in cells):
             raise SkipError("broken notebook")
         yield from cells

@@ -72,16 +72,14 @@ def _explained(root: str, error: Exception) -> Exception:
     from huggingface_hub import errors
 
     endpoint = os.environ.get("HF_ENDPOINT", "the hub")
-    if isinstance(error, errors.GatedRepoError):
-        return UserError(
-            f"{root}: asks for its terms to be accepted on its page, then set HF_TOKEN or run `hf auth login`"
-        )
-    if isinstance(error, errors.RevisionNotFoundError):
-        return UserError(f"{root}: has no such revision; leave @… out or name a branch, tag or commit of it")
-    if isinstance(error, errors.RepositoryNotFoundError):
-        return UserError(
-            f"{root}: no such data set on {endpoint}, or it is private: then set HF_TOKEN or run `hf auth login`"
-        )
+    login = "then set HF_TOKEN or run `hf auth login`"
+    for kind, said in {
+        errors.GatedRepoError: f"asks for its terms to be accepted on its page, {login}",
+        errors.RevisionNotFoundError: "has no such revision; leave @… out or name a branch, tag or commit of it",
+        errors.RepositoryNotFoundError: f"no such data set on {endpoint}, or it is private: {login}",
+    }.items():
+        if isinstance(error, kind):
+            return UserError(f"{root}: {said}")
     network = isinstance(error, (OSError, errors.HfHubHTTPError)) or type(error).__module__.split(".")[0] in _CLIENTS
     if not network:
         return error
