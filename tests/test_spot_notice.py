@@ -48,7 +48,7 @@ class MetadataServer(BaseHTTPRequestHandler):
 def server() -> Iterator[str]:
     MetadataServer.notice, MetadataServer.errors = None, 0
     with ThreadingHTTPServer(("127.0.0.1", 0), MetadataServer) as running:
-        threading.Thread(target=running.serve_forever, daemon=True).start()
+        threading.Thread(target=running.serve_forever, args=(0.02,), daemon=True).start()
         yield f"http://127.0.0.1:{running.server_port}"
         running.shutdown()
 
