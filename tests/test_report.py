@@ -366,6 +366,27 @@ def test_a_verdict_over_more_tasks_needs_a_larger_difference():
     assert mean.value == pytest.approx(alone.value) and mean.high - mean.low > 1.1 * (alone.high - alone.low)
 
 
+@pytest.mark.slow
+def test_where_no_arm_differs_at_most_one_sweep_in_twenty_gives_a_verdict_in_any_task():
+    """Seeds move all arms together and each arm alone; all arms answer the same items."""
+    chance, found = np.random.default_rng(0), []
+    for _ in range(120):
+        rows, items = [], {}
+        hard, of_seed = chance.normal(2.0, 0.8, (2, 30)), chance.normal(0, 0.1, (3, 2))
+        for arm in range(4):
+            for seed in range(3):
+                bits = hard + of_seed[seed][:, None] + chance.normal(0, 0.1, (2, 1)) + chance.normal(0, 0.3, (2, 30))
+                metrics = {f"{task}/bpb": float(one.mean()) for task, one in zip(TASKS, bits, strict=True)}
+                rows.append(
+                    TrialResult(len(rows), "complete", arm, seed, metrics=metrics | {"mean/bpb": bits.mean()}).row()
+                )
+                tasks, numbers = np.repeat(TASKS, 30), np.tile(np.arange(30), 2)
+                items[len(items)] = pa.table({"task": tasks, "item": numbers, "bits_per_byte": bits.ravel()})
+        verdict = verdicts.task_scores(rows, ranking(rows, BPB, items), BPB[0], items)
+        found.append(any(one.verdict in ("better", "worse") for one in verdict))
+    assert 0 < np.mean(found) < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 120)
+
+
 def test_tasks_without_the_objectives_metric_have_no_verdicts():
     rows, items = arms([[0.5], [0.1]])
     for row in rows:
@@ -556,6 +577,19 @@ def test_points_grow_with_their_seeds_and_a_band_joins_the_intervals_of_few_arms
     }
     assert sizes[0] > sizes[9] > 0, "two seeds against one"
     assert any(trace.get("fill") for trace in drawn.data) and "joins the intervals" in drawn.caption
+
+
+def test_several_objectives_are_drawn_against_each_other_with_their_front(tmp_path):
+    storage = Folder(str(tmp_path))
+    run = write_run(storage)
+    both = "objective: [{metric: mean/bpb, mode: min}, {metric: mean/acc, mode: max}]"
+    text = SWEEP.replace("REPLICATES", "1").replace("objective: {metric: mean/bpb, mode: min}", both)
+    run.write_bytes("sweep.yaml", text.encode())
+    records = report.read_records(run, storage)
+    (drawn,) = figures.pareto(records)
+    front = {arm for trace in drawn.data if trace["name"] == "Pareto front" for arm in trace["points"][1]}
+    assert front == {one.arm for one in records.scores if one.pareto} and len(front) < 8
+    assert "Pareto front" in report.write_report(run, storage).read_bytes("report.md").decode()
 
 
 def test_a_parabola_is_found_with_its_band():

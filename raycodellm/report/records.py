@@ -28,7 +28,8 @@ Curve = dict[str, np.ndarray]
 """Maps `tokens`, `loss`, `loss/<source>`, `bpb/<source>`, and the code ratio's `planned` and `real`, to values. NaN
 stands for a value that is missing."""
 _CURVES = {"code_ratio_scheduled": "planned", "code_ratio_window": "real"}
-_SHOWN = ("tokens", "loss", "bpb/", "planned", "real")
+_SHOWN = ("tokens", "loss", "planned", "real")
+_SHOWN_OF_SOURCES = ("loss/", "bpb/")
 
 
 @dataclass(frozen=True)
@@ -98,7 +99,9 @@ class Records:
             read = partial(storage_files.read_curves, self._stage(key))
             columns = storage_files.attempt(read, self.say) or {}
             named = {_CURVES.get(name, name): values for name, values in columns.items()}
-            shown = {name: values for name, values in named.items() if name.startswith(_SHOWN)}
+            shown = {
+                name: values for name, values in named.items() if name in _SHOWN or name.startswith(_SHOWN_OF_SOURCES)
+            }
             return {name: np.array(values, dtype=float) for name, values in shown.items()}
 
         missing = [key for key in self.stages if key not in self.read_curves]

@@ -29,6 +29,8 @@ class Figure:
     layout: dict[str, Any]
     """Plotly's layout."""
     caption: str = ""
+    height: int = 0
+    """Pixels; 0 for the height of most plots."""
     kind: ClassVar[str] = "figure"
 
 

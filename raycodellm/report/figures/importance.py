@@ -36,4 +36,4 @@ def importance(records: Records) -> list[Figure]:
         "barmode": "group",
         "showlegend": True,
     }
-    return [Figure("importance", "", data, layout)]
+    return [Figure("importance", "", data, layout, height=130 + 54 * len(names))]
