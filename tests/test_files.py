@@ -66,6 +66,29 @@ def test_a_remote_folder_has_a_local_copy_for_as_long_as_it_is_used(tmp_path, mo
     assert not path.exists() and (tmp_path / "x").exists()
 
 
+def test_a_file_is_copied_and_a_tables_rows_are_counted_without_reading_them(tmp_path) -> None:
+    folder, other = Folder(str(tmp_path / "a")), Folder(str(tmp_path / "b"))
+    folder.write_table("t.parquet", pa.table({"x": list(range(400))}))
+    folder.copy("t.parquet", other)
+    assert other.num_rows("t.parquet") == 400
+    whole = other.read_bytes("t.parquet")
+    for damaged in (whole[:-9], b"\x00", b""):
+        other.write_bytes("t.parquet", damaged)
+        with pytest.raises(DamagedFile, match=r"b/t\.parquet: is no table that can be read"):
+            other.num_rows("t.parquet")
+    with pytest.raises(FileNotFoundError):
+        other.num_rows("none")
+
+
+def test_the_folders_of_a_bucket_share_their_connections() -> None:
+    one, other = (Folder(f"s3://bucket/{path}?region=us-east-1") for path in ("a b%20c/d", "e/"))
+    assert one.filesystem is other.filesystem
+    assert (one.path, other.path) == ("bucket/a b c/d", "bucket/e")
+    assert Folder("s3://bucket/a?region=eu-west-1").filesystem is not one.filesystem
+    assert Folder("s3://else/a?region=us-east-1").filesystem is not one.filesystem
+    assert Folder("s3://bucket?region=us-east-1").path == "bucket"
+
+
 def test_equal_values_have_equal_fingerprints_whatever_their_order() -> None:
     assert fingerprint({"a": 1, "b": [2.5]}) == fingerprint({"b": [2.5], "a": 1}) != fingerprint({"a": 1, "b": [2.6]})
     assert len(fingerprint(None)) == 16
