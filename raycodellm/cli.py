@@ -203,11 +203,14 @@ def board(options: argparse.Namespace) -> int:
 def evaluate(options: argparse.Namespace) -> int:
     settings = _evaluation(options)
 
-    from raycodellm import compare
+    from raycodellm import compare, display
 
     if options.output:
         Folder(options.output).prove_writable("--output")
-    print(compare.run(options.models, settings, options.pairs, options.output))
+    with display.display_on(sys.stderr, display.Shown()) as shown:
+        shown.waits_for("the models and the tasks to load")
+        text = compare.run(options.models, settings, options.pairs, options.output, shown.evaluating)
+    print(text)
     return DONE
 
 

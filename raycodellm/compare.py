@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -14,10 +15,17 @@ if TYPE_CHECKING:
     import pyarrow as pa
 
 
-def run(models: Sequence[str], settings: Evaluation, pairs: Sequence[str], output: str | None) -> str:
+def run(
+    models: Sequence[str],
+    settings: Evaluation,
+    pairs: Sequence[str],
+    output: str | None,
+    on_items: Callable[[str, int, int], None] = lambda model, scored, in_all: None,
+) -> str:
     """Evaluates `models` and compares `pairs`, each `base=other` of two models; returns the text to print.
 
-    With `output`, writes each model's metrics and items below that folder. Raises `UserError` for a model that does not
+    With `output`, writes each model's metrics and items below that folder. `on_items(model, scored, in_all)` hears how
+    many of a model's items are scored. Raises `UserError` for a model that does not
     exist or cannot be scored, and for a pair of other models.
     """
     wanted = [_pair(pair, models) for pair in pairs]
@@ -26,7 +34,7 @@ def run(models: Sequence[str], settings: Evaluation, pairs: Sequence[str], outpu
     for model in models:
         if "/" not in model and not Path(model).exists():
             raise UserError(f"{model}: is no folder here and no hub id (owner/name); give one of them")
-        results[model] = _evaluated(model, settings)
+        results[model] = _evaluated(model, settings, partial(on_items, model))
         if output:
             folder = Folder(output) / model.strip("/").replace("/", "--")
             folder.write_table("items.parquet", results[model].items)
@@ -38,9 +46,9 @@ def run(models: Sequence[str], settings: Evaluation, pairs: Sequence[str], outpu
     return "\n".join(lines)
 
 
-def _evaluated(model: str, settings: Evaluation) -> evaluation.EvaluationResult:
+def _evaluated(model: str, settings: Evaluation, on_items: Callable[[int, int], None]) -> evaluation.EvaluationResult:
     try:
-        return evaluation.evaluate(model, settings)
+        return evaluation.evaluate(model, settings, on_items=on_items)
     except (evaluation.NothingFits, FloatingPointError) as error:  # FloatingPointError: the weights are not finite
         raise UserError(f"{model}: {error}") from error
 

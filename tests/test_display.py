@@ -138,6 +138,17 @@ def test_no_wait_is_silent_in_lines() -> None:
     assert seconds_pass(10) == ["waiting for the worker groups to end, 10 s so far"]
 
 
+def test_an_evaluation_outside_a_sweep_shows_its_items() -> None:
+    shown, output, clock = lines_of()
+    for scored, seconds in ((0, 0), (16, 11), (32, 1), (64, 20)):
+        clock.now += seconds
+        shown.evaluating("owner/model", scored, 64)
+    assert output.getvalue().splitlines() == ["owner/model: 16 of 64 items, 11 s"]
+    live = display.LiveDisplay(io.StringIO(), Shown(), clock=clock)
+    live.evaluations = {"a/folder/with/a/very/long/name/of/a/model": (16, 64, clock.now - 7)}
+    assert "16 of 64 items, 7 s" in "\n".join(drawn(live.region(), 60))
+
+
 def test_the_display_keeps_its_waits_current_by_itself(monkeypatch) -> None:
     monkeypatch.setattr("raycodellm.display.base.TICK_SECONDS", 0.01)
     shown, output, clock = lines_of()

@@ -50,6 +50,8 @@ class Display(abc.ABC):
         self.began = clock()
         self.sources: dict[str, tuple[SourceProgress, float]] = {}
         """By name: a source's newest event, and when its first one came."""
+        self.evaluations: dict[str, tuple[int, int, float]] = {}
+        """Of `evaluating`: by model, the items that are scored, all items, and when the first was heard of."""
         self.moment: Moment | None = None
         """The sweep as it was last seen; None before its first trial."""
         self._waiting: tuple[str, float] = ("", self.began)
@@ -86,7 +88,16 @@ class Display(abc.ABC):
                 self._waiting = (subject, self.clock())
             self.moment = None
             self.sources.clear()
+            self.evaluations.clear()
             self._refresh()
+
+    def evaluating(self, model: str, scored: int, in_all: int) -> None:
+        """So many items of an evaluation are scored; outside a sweep."""
+        with self.lock, self._terminal():
+            self._waiting = ("", self.clock())
+            _, _, began = self.evaluations.get(model, (0, 0, self.clock()))
+            self.evaluations[model] = (scored, in_all, began)
+            self._evaluated(model)
 
     def preparing(self, event: SourceProgress) -> None:
         """A source's token store has come further."""
@@ -150,6 +161,9 @@ class Display(abc.ABC):
 
     @abc.abstractmethod
     def _say(self, line: str) -> None: ...
+
+    @abc.abstractmethod
+    def _evaluated(self, model: str) -> None: ...
 
     @abc.abstractmethod
     def _prepared(self, event: SourceProgress) -> None: ...

@@ -19,6 +19,7 @@ from raycodellm.display.moment import (
     state_line,
     trial_line,
     waiting_line,
+    whole_seconds,
 )
 from raycodellm.display.redirect import PIPE_COLUMNS, console
 from raycodellm.display.trials import newest_trials, older_line
@@ -56,6 +57,14 @@ class LineDisplay(Display):
     def _prepared(self, event: SourceProgress) -> None:
         if event.state != "running" or self._is_due(event.source, first=not event.documents):
             self._say(source_line(event, self.clock() - self.sources[event.source][1]))
+
+    def _evaluated(self, model: str) -> None:
+        self._say_evaluations()
+
+    def _say_evaluations(self) -> None:
+        for model, (scored, in_all, began) in self.evaluations.items():
+            if scored < in_all and self._is_due(model, first=False):
+                self._say(f"{model}: {scored:,} of {in_all:,} items, {whole_seconds(self.clock() - began)}")
 
     def _trained(self, moment: Moment) -> None:
         self._trial_lines(moment)
@@ -100,6 +109,7 @@ class LineDisplay(Display):
         elif seconds >= self.wait_seconds and self._is_due("waiting", seconds=self.wait_seconds):
             self._say(waiting_line(subject, seconds))
         if self.moment is None and not subject:
+            self._say_evaluations()
             for event, began in self.sources.values():
                 if event.state == "running" and self._is_due(event.source, first=False):
                     self._say(source_line(event, self.clock() - began))

@@ -43,6 +43,9 @@ class RegionDisplay(Display):
     def _trained(self, moment: Moment) -> None:
         self._refresh()
 
+    def _evaluated(self, model: str) -> None:
+        self._refresh()
+
     def _refresh(self) -> None:
         self._draw(self.region())
 
@@ -54,6 +57,8 @@ class RegionDisplay(Display):
         parts: list[RenderableType] = []
         if self.sources:
             parts.append(self._token_table())
+        if self.evaluations:
+            parts.append(self._evaluation_table())
         if waiting and seconds >= 1.0:
             parts.append(Text(waiting_line(waiting, seconds)))
         return Group(*parts)
@@ -63,6 +68,15 @@ class RegionDisplay(Display):
         for event, began in self.sources.values():
             mark = "…" if event.state == "running" else "✓"
             table.add_row(mark, Text(source_line(event, self.clock() - began)))
+        return table
+
+    def _evaluation_table(self) -> Table:
+        table = Table.grid(padding=(0, 2))
+        table.add_column(overflow="fold")
+        for model, (scored, in_all, began) in self.evaluations.items():
+            bar = ProgressBar(total=max(1, in_all), completed=scored, width=24)
+            since = "" if scored == in_all else f", {whole_seconds(self.clock() - began)}"
+            table.add_row(Text(model), bar, Text(f"{scored:,} of {in_all:,} items{since}", no_wrap=True))
         return table
 
     def _draw(self, region: RenderableType) -> None:
