@@ -139,7 +139,8 @@ def test_a_journal_that_was_made_anew_or_cut_replaces_the_one_on_the_object_stor
 
 
 def test_a_part_that_fits_nowhere_is_left_out() -> None:
-    assert joined(b"ab\n", {"000000000002-00000000-0001": b"x\n", "garbage": b"y\n", "000000000003-": b""}) == b"ab\n"
+    assert joined(b"ab\n", {"000000000002-00000000-0001": b"x\n", "garbage": b"y\n"}) == b"ab\n"
+    assert joined(b"", {"000000000000-00000000-0001": b""}) == b"", "an upload that was broken off"
 
 
 def test_without_a_journal_an_old_copy_is_removed(store: Store, tmp_path) -> None:

@@ -147,7 +147,11 @@ def test_a_driver_that_lost_its_run_folder_writes_no_journal_and_ends(
         owned.hold.owner.beat()
         owned.hold.keep_journal()
         assert run.folder.read_bytes("optuna.log") == b"the other's"
-        watcher = sweep.Watchdog(None, owned, None, None, SimpleNamespace(), "127.0.0.1:1")
+        results = sweep.Results(owned)
+        results.begin(0, 0, 0, {})
+        results.write_table()
+        assert not run.folder.exists("trials.parquet")
+        watcher = sweep.Watchdog(None, owned, results, None, SimpleNamespace(), "127.0.0.1:1")
         asked: list[str] = []
         monkeypatch.setattr(watcher, "_ask", lambda method, *arguments, timeout=0.0: asked.append(method))
         with pytest.raises(sweep.SweepLost, match="process 1 on spare has taken the sweep over"):

@@ -53,7 +53,7 @@ def joined(journal: bytes, parts: Mapping[str, bytes]) -> bytes:
     Where two drivers wrote a part at the same place, the part of the later driver counts.
     """
     pieces, length, checksum = [journal], len(journal), zlib.crc32(journal)
-    while places := [name for name in parts if name.startswith(_place(length, checksum))]:
+    while places := [name for name, part in parts.items() if part and name.startswith(_place(length, checksum))]:
         piece = parts[max(places)]
         pieces.append(piece)
         length, checksum = length + len(piece), zlib.crc32(piece, checksum)

@@ -79,7 +79,10 @@ class Results:
             self.write_table()
 
     def write_table(self) -> None:
-        """Writes `trials.parquet` if a trial has begun or ended since it was last written."""
+        """Writes `trials.parquet` if a trial has begun or ended since it was last written, and no other driver has the
+        run folder."""
+        if self._run.hold is not None and self._run.hold.usurper is not None:
+            return
         with self._lock:
             rows, num_changes = [self._rows[number] for number in sorted(self._rows)], self._num_changes
         self._written_at = self._clock()  # also after an error, so that the next try waits
