@@ -181,6 +181,15 @@ def test_many_jobs_are_one_line_and_the_trials_come_as_a_table_now_and_then() ->
     assert output.getvalue().splitlines()[before + 1 :] == ["15 of 40 trials done, 2 min 2 s elapsed"]
 
 
+def test_a_best_arm_that_cannot_be_worked_out_ends_no_run() -> None:
+    def fails(results) -> str:
+        raise ValueError("0 of 0 is no share")
+
+    shown, output, _ = lines_of(Shown("small", ("mean/bpb",), 2, best=fails))
+    shown.training(Snapshot(slots=1), [trial(0)])
+    assert output.getvalue() == "trial 0000 pretrain.code_ratio 0.25: mean/bpb 1.500\n"
+
+
 def test_the_reason_why_no_slot_can_start_is_a_line() -> None:
     shown, output, clock = lines_of()
     slot = SlotView("slot 1", SlotActivity.STARTING, None, 62.0)

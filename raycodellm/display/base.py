@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import contextlib
 import errno
+import logging
 import os
 import threading
 import time
@@ -19,6 +20,8 @@ from raycodellm.records import TrialResult
 if TYPE_CHECKING:
     from raycodellm.dispatch import Snapshot
     from raycodellm.tokens import SourceProgress
+
+logger = logging.getLogger(__name__)
 
 TICK_SECONDS = 1.0
 ANSWER_SECONDS = 5.0
@@ -125,7 +128,7 @@ class Display(abc.ABC):
     def _moment(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> Moment:
         num_ended = sum(result.state in ("complete", "failed") for result in results)
         if num_ended != self._best[0]:
-            self._best = (num_ended, self.shown.best(results))
+            self._best = (num_ended, self._best_of(results))
         waiting, seconds = self.waiting
         return Moment(
             snapshot=snapshot,
@@ -136,6 +139,13 @@ class Display(abc.ABC):
             waiting=waiting,
             waiting_seconds=seconds,
         )
+
+    def _best_of(self, results: Sequence[TrialResult]) -> str:
+        try:
+            return self.shown.best(results)
+        except Exception:  # the report says at the run's end what is wrong; until then the trials go on
+            logger.exception("the best arm so far cannot be shown")
+            return ""
 
     @property
     def waiting(self) -> tuple[str, float]:
