@@ -399,6 +399,14 @@ def test_submit_follows_the_output_once_through_a_lost_connection_and_ends_with_
     assert code == 0 and printed.count("first line\nsecond line\n") == 1 and printed.count("first") == 1
 
 
+def test_a_job_that_is_followed_again_shows_the_last_of_its_earlier_output(sweep_file, fake, capsys, monkeypatch):
+    run(capsys, "submit", str(sweep_file), "--address", ADDRESS, "--detach")
+    monkeypatch.setattr(fake, "output", "".join(f"line {n}\n" for n in range(100)))
+    code, printed = run(capsys, "submit", str(sweep_file), "--address", ADDRESS)
+    lines = [line for line in printed.splitlines() if line.startswith(("line", "…"))]
+    assert code == 0 and lines == ["… 60 lines before", *(f"line {n}" for n in range(60, 100))]
+
+
 def test_a_sweep_that_runs_on_the_cluster_is_followed_and_not_started_twice(sweep_file, fake, capsys):
     run(capsys, "submit", str(sweep_file), "--address", ADDRESS, "--detach")
     code, printed = run(capsys, "submit", str(sweep_file), "--address", ADDRESS)

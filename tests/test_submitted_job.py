@@ -106,10 +106,40 @@ stages:
     batch_tokens: 1_024
     learning_rate: {peak: 3.0e-3}
     weights: {prose: 1.0}
-evaluation: {tasks: [boxes], limit: 4}
+evaluation: {tasks: [boxes, tasks/sums.yaml], limit: 4}
 search: {trials: 1, sampler: random}
 scaling: {slots: 1, checkpoint_seconds: 1}
 """
+
+
+TASK = """
+task: sums
+dataset_path: json
+dataset_kwargs: {data_files: {test: data/sums.jsonl}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: question
+doc_to_choice: choices
+doc_to_target: gold
+metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]
+metadata: {version: 1}
+"""
+
+
+def write_sweep(folder: Path) -> None:
+    """A sweep that names a source, a task, and through the task its data, all by relative paths."""
+    sums = [{"question": f"{n} and {n} are", "choices": [f"{2 * n}.", f"{n}."], "gold": 0} for n in range(8)]
+    texts = [{"text": f"Document {n} says that {n} and {n + 1} make {2 * n + 1}. " * 8} for n in range(400)]
+    for name, rows in (("sums", sums), ("prose", texts)):
+        write(folder / "data" / f"{name}.jsonl", "\n".join(map(json.dumps, rows)))
+    write(folder / "tasks" / "sums.yaml", TASK)
+    write(folder / "travels.yaml", SWEEP)
+    write(folder / "left at home.txt", "not named by the sweep file")
+
+
+def write(path: Path, text: str) -> None:
+    path.parent.mkdir(exist_ok=True)
+    path.write_text(text)
 
 
 def printed_line(printed: str, name: str) -> str:
@@ -117,18 +147,12 @@ def printed_line(printed: str, name: str) -> str:
 
 
 def test_a_submitted_sweep_is_followed_stopped_and_continued_by_the_lines_that_it_prints(head: Head, tmp_path) -> None:
-    (tmp_path / "data").mkdir()
-    documents = [
-        json.dumps({"text": f"Document {n} says that {n} and {n + 1} make {2 * n + 1}. " * 8}) for n in range(400)
-    ]
-    (tmp_path / "data" / "prose.jsonl").write_text("\n".join(documents))
-    (tmp_path / "left at home.bin").write_bytes(os.urandom(1000))
-    (tmp_path / "travels.yaml").write_text(SWEEP)
+    write_sweep(tmp_path)
     storage = tmp_path / "storage"
     submit = f"raycodellm submit {tmp_path / 'travels.yaml'} --storage {storage} --address {head.address}"
     code, printed = head.run(f"{submit} --detach")
     assert code == 0, printed
-    assert "2 files" not in printed and "1 file that it names" in printed and "auth_token" not in printed
+    assert "and 3 files that it names" in printed and "auth_token" not in printed
     follow, stop = printed_line(printed, "follow"), printed_line(printed, "stop")
 
     with open(tmp_path / "heard", "w") as log:
@@ -148,16 +172,15 @@ def test_a_submitted_sweep_is_followed_stopped_and_continued_by_the_lines_that_i
 
     code, printed = head.run(stop)
     assert code == 0 and "has ended: stopped" in printed, printed
-    (saved,) = [int(path.parent.name.removeprefix("step-")) for path in storage.glob("stages/*/*/*/COMPLETE")][-1:]
-    assert saved > 0
+    saved = max(int(path.parent.name.removeprefix("step-")) for path in storage.glob("stages/*/*/*/COMPLETE"))
     code, printed = head.run(submit)
     assert code == 0, printed
     (stage,) = [json.loads(path.read_text()) for path in storage.glob("stages/*/stage.json")]
-    assert stage["record"]["resumed_at"] == [saved] and "mean/bpb" in printed
+    assert stage["record"]["resumed_at"] == [saved] and saved > 0
+    assert "sums" in (storage / "travels" / "report" / "report.md").read_text()
 
 
 def test_a_wrong_token_is_said_in_one_line(head: Head, tmp_path) -> None:
-    (tmp_path / "travels.yaml").write_text(SWEEP.replace("data/prose.jsonl", "builtin:python-prose"))
     environment = {**head.environment, "RAY_AUTH_TOKEN": "f" * 64}
     line = f"raycodellm stop travels --address {head.address}"
     done = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True, timeout=60)

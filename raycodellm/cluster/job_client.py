@@ -153,14 +153,17 @@ class Jobs:
             time.sleep(LOOK_SECONDS)
         return job
 
-    def follow(self, job_id: str, write: Callable[[str], None]) -> Job:
-        """Gives all output of a job that has started to `write`, as it comes; returns the job when it has ended.
+    def follow(self, job_id: str, write: Callable[[str], None], last_lines: int | None = None) -> Job:
+        """Gives the output of a job that has started to `write`, as it comes; returns the job when it has ended.
 
-        Connects again where the connection is lost. Raises `ClusterAnswer` where that fails for `LOST_SECONDS`.
+        `last_lines`: of the output until now, only so many lines are written. Connects again where the connection is
+        lost. Raises `ClusterAnswer` where that fails for `LOST_SECONDS`.
         """
         import aiohttp
 
         output = _Output(write)
+        if last_lines is not None:
+            output.skip(self.output(job_id), last_lines)
         answered = time.monotonic()
         while True:
             with contextlib.suppress(RuntimeError, OSError, aiohttp.ClientError):
@@ -188,6 +191,14 @@ class _Output:
 
     def __init__(self, write: Callable[[str], None]) -> None:
         self._write, self._num_written, self._place = write, 0, 0
+
+    def skip(self, text: str, last_lines: int) -> None:
+        """Leaves out the text but for its last lines; says how many lines that were."""
+        lines = text.splitlines(keepends=True)
+        left_out = lines[: max(0, len(lines) - last_lines)]
+        self._num_written = sum(map(len, left_out))
+        if left_out:
+            self._write(f"… {len(left_out):,} lines before\n")
 
     def begin(self) -> None:
         self._place = 0

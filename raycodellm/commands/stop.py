@@ -7,7 +7,7 @@ from collections.abc import Callable
 from typing import TYPE_CHECKING
 
 from raycodellm import config
-from raycodellm.commands.request import DONE
+from raycodellm.commands.request import DONE, STOPPED
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 
@@ -48,17 +48,21 @@ def stop_job(target: str, address: str, storage: str | None, say: Say) -> int:
     if job is None and target.startswith("raysubmit_"):
         job = jobs.get(target)
     if job is None or job.has_ended:
-        say(f"no job runs {name} at {jobs.shown_address}")
+        say(f"no job runs {name} at {jobs.shown_address}; what `raycodellm run` began stops by its run folder")
         return DONE
     say(f"stopping {job.told('sweep') or job.id}: running stages save their checkpoints")
     jobs.stop(job.id)
-    ended = jobs.wait(
-        job.id,
-        lambda one: one.has_ended,
-        lambda one, seconds: say(f"waiting until {one.id} has ended, {seconds:.0f} s so far"),
-    )
+    try:
+        ended = jobs.wait(job.id, lambda one: one.has_ended, lambda one, seconds: say(_waiting(one, seconds)))
+    except KeyboardInterrupt:
+        say(f"{job.id} goes on to stop")
+        return STOPPED
     say(f"{ended.id} has ended: {ended.status.lower()}")
     return DONE
+
+
+def _waiting(job: Job, seconds: float) -> str:
+    return f"waiting until {job.id} has ended, {seconds:.0f} s so far: {job.message or job.status}"
 
 
 def _job_of(running: list[Job], name: str, storage: str | None, address: str) -> Job | None:

@@ -21,7 +21,7 @@ from raycodellm.commands.request import (
     SweepRequest,
 )
 from raycodellm.commands.sweep_paths import relative_paths
-from raycodellm.config import SweepFile, UserError
+from raycodellm.config import SweepFile
 from raycodellm.files import fingerprint
 
 if TYPE_CHECKING:
@@ -29,6 +29,8 @@ if TYPE_CHECKING:
     from raycodellm.cluster.submit import Submission
 
 Say = Callable[[str], None]
+LAST_LINES = 40
+"""Lines of earlier output that are shown of a job that is followed again."""
 
 
 @dataclass(frozen=True)
@@ -59,7 +61,9 @@ def submit(request: SweepRequest, options: Submitting, complain: Say) -> int:
             job_id = _new_job(jobs, submission, options, complain)
             _say(f"submitted {submission.name} as {job_id}")
     _say(how_to_go_on(request, submission.name))
-    return DONE if options.is_detached else follow(jobs, job_id, request, submission.name)
+    if options.is_detached:
+        return DONE
+    return follow(jobs, job_id, request, submission.name, None if job is None else LAST_LINES)
 
 
 def _new_job(jobs: Jobs, submission: Submission, options: Submitting, complain: Say) -> str:
@@ -115,21 +119,24 @@ def stop_line(request: SweepRequest, name: str) -> str:
     return shlex.join([*words, "--address", config.without_credentials(request.address or "")])
 
 
-def follow(jobs: Jobs, job_id: str, request: SweepRequest, name: str) -> int:
-    """Prints the job's output until it ends; returns its exit code. Ctrl-C leaves the job running, and says so."""
+def follow(jobs: Jobs, job_id: str, request: SweepRequest, name: str, last_lines: int | None) -> int:
+    """Prints the job's output until it ends; returns its exit code. Ctrl-C leaves the job running, and says so.
+
+    `last_lines`: of what the job has printed until now, only so many lines are printed.
+    """
 
     def waits(job: Job, seconds: float) -> None:
         _say(f"waiting for the job to begin, {seconds:.0f} s so far: {job.message or job.status}")
 
     try:
         jobs.wait(job_id, lambda job: job.status != "PENDING", waits)
-        job = jobs.follow(job_id, _write)
+        job = jobs.follow(job_id, _write, last_lines)
     except KeyboardInterrupt:
         _say(f"\n{name} goes on as {job_id}\n{how_to_go_on(request, name)}")
         return STOPPED
     code = exit_code(job)
     if job.exit_code is None and job.status == "FAILED":
-        raise UserError(f"the job did not begin or was killed: {' '.join(job.message.split())[:400]}")
+        _say(f"{name} did not begin, or was killed: {' '.join(job.message.split())[:400]}")
     _say(f"job {job_id} {job.status.lower()}, exit code {code}")
     return code
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import uuid
 from typing import Any
 
@@ -72,6 +73,7 @@ def slot_trainer(slot: str, dispatcher: DispatcherHandle, scaling: Scaling, fold
             "dispatcher": dispatcher,
             "slot": slot,
             "sweep": folder.uri,
+            "start_folder": os.getcwd(),
             "cpus_per_worker": scaling.cpus_per_worker,
             "gpus_per_worker": scaling.gpus_per_worker,
             "fresh_workers": scaling.fresh_workers,

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import gc
 import logging
+import os
 import platform
 import threading
 import time
@@ -34,6 +35,7 @@ def slot_loop(settings: dict[str, Any]) -> None:
     import ray.train
     import ray.train.torch
 
+    start_from(settings["start_folder"])
     context = ray.train.get_context()
     device = str(ray.train.torch.get_device())
     world = World(rank=context.get_world_rank(), world_size=context.get_world_size(), device=device)
@@ -68,6 +70,16 @@ def slot_loop(settings: dict[str, Any]) -> None:
         _do(job, client, world)
         if settings["fresh_workers"]:
             return
+
+
+def start_from(folder: str) -> None:
+    """Has the relative paths of the sweep file start from the folder where they start in the driver.
+
+    Ray Train has changed the working directory to one of its own. In a submitted job the folder is the job's copy of
+    the sweep's files, which every node has at the same path.
+    """
+    if os.path.isdir(folder):  # else the node shares no files with the driver's
+        os.chdir(folder)
 
 
 def why_unseen(run_folder: Folder, seconds: float = UNSEEN_SECONDS) -> str | None:
