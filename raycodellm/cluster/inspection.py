@@ -146,13 +146,13 @@ def require_shared_storage(found: Inspection, storage: str) -> None:
         raise UserError(f"--storage {storage}: the head node {head} cannot write there ({found.storage_error[:160]})")
     blind = [node.address for node in found.answering if node.sees_storage is False]
     if blind:
-        raise UserError(not_shared(storage, head, blind))
+        raise UserError(not_shared(storage, f"the head node {head}", blind))
 
 
-def not_shared(storage: str, head: str, blind: Sequence[str]) -> str:
-    """The refusal of a storage that the nodes at the addresses `blind` do not see."""
+def not_shared(storage: str, writer: str, blind: Sequence[str]) -> str:
+    """The refusal of a storage in which the node `writer` writes, and that the nodes `blind` do not see."""
     which = f"node {blind[0]} does" if len(blind) == 1 else f"nodes {', '.join(blind[:3])} do"
-    return f"--storage {storage}: {which} not see what the head node {head} writes there; {WHAT_WORKS}"
+    return f"--storage {storage}: {which} not see what {writer} writes there; {WHAT_WORKS}"
 
 
 def storage_warning(found: Inspection, storage: str) -> str | None:
