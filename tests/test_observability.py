@@ -552,6 +552,21 @@ def test_an_mlflow_server_has_a_run_per_trial_with_its_losses_and_scores(tmp_pat
         server.wait(10)
 
 
+@pytest.mark.exhaustive
+@pytest.mark.ray
+def test_weights_and_biases_gets_a_run_per_trial_with_its_losses(
+    tmp_path, sweep_file, monkeypatch, ray_cluster
+) -> None:
+    pytest.importorskip("wandb")
+    monkeypatch.setenv("WANDB_MODE", "offline")
+    (callback,) = tracking.callbacks(tracked(sweep_file, wandb="mixtures"), Folder(str(tmp_path)))
+    tell(callback, TuneTrial(7, tmp_path), {"pretrain/loss": 4.5}, {"mean/bpb": 1.75})
+    (run,) = tmp_path.glob("**/offline-run-*/*.wandb")
+    assert {b"pretrain/loss", b"mean/bpb", b"mixtures", b"small-0007"} <= {
+        word for word in (b"pretrain/loss", b"mean/bpb", b"mixtures", b"small-0007") if word in run.read_bytes()
+    }
+
+
 def answers(url: str) -> bool:
     try:
         with urllib.request.urlopen(url, timeout=5) as answer:

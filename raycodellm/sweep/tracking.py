@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import logging
+import os
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -40,7 +41,9 @@ def callbacks(sweep: Sweep, folder: Folder) -> list[Any]:
     if sweep.tracking.wandb:
         from ray.air.integrations.wandb import WandbLoggerCallback
 
-        made.append(WandbLoggerCallback(project=sweep.tracking.wandb, group=sweep.name))
+        # In an actor, which has the environment of its node and not this process's.
+        mode = os.environ.get("WANDB_MODE")
+        made.append(WandbLoggerCallback(project=sweep.tracking.wandb, group=sweep.name, mode=mode))
     if sweep.tracking.tensorboard:
         made.append(_tensorboard(folder / "tensorboard"))
     return [_harmless(callback) for callback in made]
