@@ -3,34 +3,28 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import io
 import json
 import math
 import os
 import pickle
 import re
-import shutil
 import signal
-import socket
 import subprocess
 import sys
-import tempfile
-import time
 import urllib.parse
 import urllib.request
-from collections.abc import Callable
-from dataclasses import dataclass, field, replace
+from dataclasses import dataclass, replace
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
+from dashboard import free_port, wait_until
 from ray import tune
 
 from raycodellm import config, search
-from raycodellm.cluster.auth_token import write_token
 from raycodellm.config import Objective, UserError
 from raycodellm.dispatch import Ending, JobEnd, JobTree, Snapshot, TrialFailed, job_call, trial_call
 from raycodellm.files import Folder
@@ -276,195 +270,6 @@ def test_a_part_of_the_dashboard_that_fails_ends_no_sweep_and_stops_no_other_par
     assert table.startswith("small: 1 of 2 trials; best mean/bpb 1.750, arm 0\n\ntrial")
     told = (tmp_path / "logs" / "raycodellm-small-trial-0000.log").read_text().splitlines()
     assert "trial 0000" in told[0] and told[-1].endswith("boxes/acc 0.5") and "no agent" in caplog.text
-
-
-# ------------------------------------------------------------------------------------------------- a real sweep
-
-
-class Head:
-    """A head node, started by hand, that asks for a token."""
-
-    def __init__(self, folder: Path) -> None:
-        self.folder = folder
-        # Ray's sockets lie below its folder, and their paths are short.
-        self.temp = Path(tempfile.mkdtemp(prefix="rc-", dir="/tmp"))
-        self.port, self.dashboard_port = free_port(), free_port()
-        self.url = f"http://127.0.0.1:{self.dashboard_port}"
-        write_token()
-        self.token = (Path.home() / ".ray" / "auth_token").read_text().strip()
-        self.process: subprocess.Popen | None = None
-
-    def __enter__(self) -> Head:
-        ray_command = shutil.which("ray", path=str(Path(sys.executable).parent)) or "ray"
-        command = [ray_command, "start", "--head", "--block", f"--port={self.port}", f"--temp-dir={self.temp}"]
-        command += [f"--dashboard-port={self.dashboard_port}", "--num-cpus=4", "--object-store-memory=200000000"]
-        path = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
-        environment = {**os.environ, "RAY_AUTH_MODE": "token", "PATH": path}
-        with open(self.folder / "head.log", "wb") as log:
-            self.process = subprocess.Popen(
-                [*command, "--disable-usage-stats"], env=environment, stdout=log, stderr=log, start_new_session=True
-            )
-        wait_until(lambda: b"Ray runtime started" in (self.folder / "head.log").read_bytes(), 120)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        assert self.process is not None
-        self.process.terminate()
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            self.process.wait(45)
-        with contextlib.suppress(ProcessLookupError):
-            os.killpg(self.process.pid, signal.SIGKILL)
-        shutil.rmtree(self.temp, ignore_errors=True)
-
-    @property
-    def session(self) -> Path:
-        return self.temp / "session_latest"
-
-    def ask(self, path: str) -> Any:
-        """The dashboard's answer."""
-        request = urllib.request.Request(self.url + path, headers={"Authorization": f"Bearer {self.token}"})
-        with urllib.request.urlopen(request, timeout=20) as answer:
-            text = answer.read().decode()
-        return json.loads(text) if text[:1] in "[{" else text
-
-    def job(self) -> dict[str, Any]:
-        """The submitted job."""
-        return next((job for job in self.ask("/api/jobs/") if job["type"] == "SUBMISSION"), {})
-
-    def tasks(self) -> dict[str, str]:
-        """Name and state of each call in the tables of tasks; of calls of the same name only one."""
-        found = self.ask("/api/v0/tasks?limit=10000")["data"]["result"]["result"]
-        return {task["name"]: task["state"] for task in found}
-
-    def actors(self) -> set[str]:
-        """What the table of actors shows of each: its name, or else its repr."""
-        return {actor["name"] or actor["reprName"] for actor in self.ask("/logical/actors")["data"]["actors"].values()}
-
-    def datasets(self) -> set[str]:
-        return {dataset["dataset"] for dataset in self.ask(f"/api/data/datasets/{self.job()['job_id']}")["datasets"]}
-
-
-class Prometheus:
-    """Debian's Prometheus with Ray's own configuration."""
-
-    def __init__(self, head: Head, folder: Path) -> None:
-        self.url, self.folder = f"http://127.0.0.1:{free_port()}", folder
-        command = ["prometheus", f"--config.file={head.session}/metrics/prometheus/prometheus.yml"]
-        command += [f"--storage.tsdb.path={folder}/prometheus", f"--web.listen-address={self.url[7:]}"]
-        self.command = command
-
-    def __enter__(self) -> Prometheus:
-        with open(self.folder / "prometheus.log", "wb") as log:
-            self.process = subprocess.Popen(self.command, stdout=log, stderr=log)
-        return self
-
-    def __exit__(self, *error: object) -> None:
-        self.process.kill()
-        self.process.wait(10)
-
-    def ask(self, query: str, since: float) -> list[Any]:
-        """The series that the query has given since a time, Unix seconds."""
-        times = {"start": since, "end": time.time(), "step": 5}
-        form = urllib.parse.urlencode({"query": query, **times})
-        with urllib.request.urlopen(f"{self.url}/api/v1/query_range?{form}", timeout=20) as answer:
-            return json.load(answer)["data"]["result"]
-
-
-def free_port() -> int:
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        return int(probe.getsockname()[1])
-
-
-def wait_until(what: Callable[[], Any], seconds: float) -> Any:
-    until = time.monotonic() + seconds
-    while not (found := what()):
-        assert time.monotonic() < until, what
-        time.sleep(0.5)
-    return found
-
-
-@dataclass
-class Seen:
-    """What was seen of a submitted sweep while it ran, and shortly after."""
-
-    tasks: dict[str, set[str]] = field(default_factory=dict)
-    """Name to the states that were seen."""
-    messages: set[str] = field(default_factory=set)
-    job: dict[str, Any] = field(default_factory=dict)
-    actors: set[str] = field(default_factory=set)
-    datasets: set[str] = field(default_factory=set)
-    logs: dict[str, str] = field(default_factory=dict)
-    answers: dict[str, list[Any]] = field(default_factory=dict)
-    """Each query of the board to its series."""
-
-    def look(self, head: Head) -> bool:
-        """Looks at the dashboard; True when the job has ended."""
-        self.job = head.job()
-        self.messages.add(self.job.get("message") or "")
-        for name, state in head.tasks().items():
-            self.tasks.setdefault(name, set()).add(state)
-        return self.job.get("status") in ("SUCCEEDED", "FAILED", "STOPPED")
-
-
-def submit_and_look(folder: Path, text: str) -> Seen:
-    """Submits the sweep to a new head node, and looks at the dashboard until the job has ended."""
-    (folder / "sweeps").mkdir()
-    (folder / "sweeps" / "small.yaml").write_text(text)
-    seen, began = Seen(), time.time()
-    with Head(folder) as head, Prometheus(head, folder) as prometheus:
-        command = ["submit", "--detach", str(folder / "sweeps" / "small.yaml"), "--address", head.url]
-        command += ["--storage", str(folder / "storage")]
-        with open(folder / "submit.log", "wb") as log:
-            submit = subprocess.Popen([sys.executable, "-m", "raycodellm.cli", *command], stdout=log, stderr=log)
-        wait_until(lambda: head.job() or submit.poll(), 120)
-        assert not submit.poll(), (folder / "submit.log").read_text()
-        wait_until(lambda: seen.look(head), 300)
-        submit.wait(60)
-        assert seen.job["status"] == "SUCCEEDED", head.ask(f"/api/jobs/{seen.job['submission_id']}/logs")
-        seen.actors, seen.datasets = head.actors(), head.datasets()
-        seen.logs = {path.name: path.read_text() for path in (head.session / "logs").glob("raycodellm-*")}
-
-        def all_answered() -> bool:
-            asked = {query: query.replace("$sweep", ".+") for query in queries(board())}
-            seen.answers = {query: prometheus.ask(text, began) for query, text in asked.items()}
-            return all(seen.answers.values())
-
-        with contextlib.suppress(AssertionError):  # the test says which query has no data
-            wait_until(all_answered, 30)
-    return seen
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_a_submitted_sweep_is_seen_in_the_dashboard_and_every_query_of_the_board_has_data(tmp_path, sweep_text) -> None:
-    if shutil.which("prometheus") is None:
-        pytest.skip("no prometheus here; on Debian: apt-get install prometheus")
-    text = sweep_text.replace("    schedule: {search:", "    held_out: {tokens: 2_000}\n    schedule: {search:")
-    seen = submit_and_look(tmp_path, f"{text}tracking: {{tensorboard: true}}\n")
-    assert [query for query, answer in seen.answers.items() if not answer] == []
-
-    for number in (0, 1):
-        pattern = rf"trial 000{number} · arm {number} · code_ratio 0\.\d+ \w+ · small"
-        (states,) = (states for name, states in seen.tasks.items() if re.fullmatch(pattern, name))
-        assert "FINISHED" in states
-        jobs = [name for name in seen.tasks if re.fullmatch(rf"\w+-\w{{6}} · trial 000{number} · small · slot 1", name)]
-        assert sorted(name.split("-")[0] for name in jobs) == ["evaluation", "instruct", "pretrain"]
-    polls = ("snapshot", "next_job", "report", "demand", "poll_status", "see")
-    assert [name for name in seen.tasks if name.rpartition(".")[2] in polls] == []
-
-    assert any(re.fullmatch(r"1 of 2 trials; best mean/bpb \d\.\d{3}, arm 0", line) for line in seen.messages)
-    metadata = seen.job["metadata"]
-    assert metadata["job_name"] == metadata["sweep"] == "small" and metadata["trials"] == "2 of 2"
-    assert metadata["report"].endswith("small/report/index.html") and "trial 000" in metadata["best mean/bpb"]
-    assert {"small dispatcher", "small slot 1", "small trials"} <= seen.actors
-    assert {name.split("-")[0] for name in seen.datasets} >= {"pretrain", "instruct"}
-
-    table = seen.logs["raycodellm-small-trials.txt"]
-    assert table.startswith("small: 2 of 2 trials; best mean/bpb") and table.count("complete") == 2
-    for number in (0, 1):
-        assert "complete: 10.2 k tokens" in seen.logs[f"raycodellm-small-trial-000{number}.log"]
-        assert list((tmp_path / "storage" / "small" / "tensorboard" / f"000{number}").glob("events.out.tfevents.*"))
 
 
 # ------------------------------------------------------------------------------------------------- other tools

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import json
 import os
+import re
 import shlex
 import shutil
 import signal
@@ -16,6 +17,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import dashboard
 import psutil
 import pytest
 
@@ -83,6 +85,11 @@ class Head:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
         self.process.wait()
+
+    @property
+    def session(self) -> Path:
+        """Folder of the Ray session."""
+        return self.log.parent / "ray" / "session_latest"
 
 
 @pytest.fixture(scope="module")
@@ -186,3 +193,60 @@ def test_a_wrong_token_is_said_in_one_line(head: Head, tmp_path) -> None:
     done = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "its token is not the one in RAY_AUTH_TOKEN" in done.stderr
     assert len(done.stderr.splitlines()) == 1 and "ffff" not in done.stderr
+
+
+# ------------------------------------------------------------------------------------------------- seen by others
+
+
+@pytest.fixture(scope="module")
+def seen(head: Head, sweep_text: str, tmp_path_factory) -> dashboard.Seen:
+    """What the dashboard and Prometheus show of a whole submitted sweep."""
+    folder = tmp_path_factory.mktemp("seen")
+    text = sweep_text.replace("    schedule: {search:", "    held_out: {tokens: 2_000}\n    schedule: {search:")
+    (folder / "small.yaml").write_text(f"{text}tracking: {{tensorboard: true}}\n")
+
+    def submit() -> None:
+        line = f"raycodellm submit --detach {folder / 'small.yaml'} --storage {folder} --address {head.address}"
+        code, printed = head.run(line)
+        assert code == 0, printed
+
+    token = head.environment.get("RAY_AUTH_TOKEN") or (head.log.parent / "home/.ray/auth_token").read_text().strip()
+    found = dashboard.watch(dashboard.Dashboard(head.address, token), head.session, "small", folder, submit)
+    assert found.job["status"] == "SUCCEEDED", found.job
+    assert len(list(folder.glob("small/tensorboard/000?/events.out.tfevents.*"))) == 2
+    return found
+
+
+def test_trials_and_stages_are_named_calls_in_the_jobs_table_and_polls_are_not_there(seen: dashboard.Seen) -> None:
+    for number in (0, 1):
+        pattern = rf"trial 000{number} · arm {number} · code_ratio 0\.\d+ \w+ · small"
+        (states,) = (states for name, states in seen.tasks.items() if re.fullmatch(pattern, name))
+        assert "FINISHED" in states
+        jobs = [name for name in seen.tasks if re.fullmatch(rf"\w+-\w{{6}} · trial 000{number} · small · slot 1", name)]
+        assert sorted(name.split("-")[0] for name in jobs) == ["evaluation", "instruct", "pretrain"]
+    polls = ("snapshot", "next_job", "report", "demand", "see", "poll_status", "broadcast_from_rank_zero")
+    assert [name for name in seen.tasks if name.rpartition(".")[2] in polls] == []
+
+
+def test_the_jobs_message_metadata_actors_and_datasets_say_whose_they_are(seen: dashboard.Seen) -> None:
+    assert any(re.fullmatch(r"1 of 2 trials; best mean/bpb \d\.\d{3}, arm 0", line) for line in seen.messages)
+    metadata = seen.job["metadata"]
+    assert metadata["job_name"] == metadata["sweep"] == "small" and metadata["trials"] == "2 of 2"
+    assert metadata["report"].endswith("small/report/index.html") and "trial 000" in metadata["best mean/bpb"]
+    assert {"small dispatcher", "small slot 1", "small trials"} <= seen.actors
+    assert {name.split("-")[0] for name in seen.datasets} >= {"pretrain", "instruct"}
+
+
+def test_the_logs_page_has_the_table_of_trials_and_a_log_of_each(seen: dashboard.Seen) -> None:
+    table = seen.logs["raycodellm-small-trials.txt"]
+    assert table.startswith("small: 2 of 2 trials; best mean/bpb") and table.count("complete") == 2
+    for number in (0, 1):
+        assert "complete: 10.2 k tokens" in seen.logs[f"raycodellm-small-trial-000{number}.log"]
+
+
+def test_every_query_of_the_grafana_board_has_data_in_a_prometheus_with_rays_own_configuration(
+    seen: dashboard.Seen,
+) -> None:
+    if seen.answers is None:
+        pytest.skip("no prometheus here; on Debian: apt-get install prometheus")
+    assert len(seen.answers) > 20 and [query for query, answer in seen.answers.items() if not answer] == []
