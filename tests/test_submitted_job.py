@@ -224,7 +224,7 @@ def test_trials_and_stages_are_named_calls_in_the_jobs_table_and_polls_are_not_t
         assert "FINISHED" in states
         jobs = [name for name in seen.tasks if re.fullmatch(rf"\w+-\w{{6}} · trial 000{number} · small · slot 1", name)]
         assert sorted(name.split("-")[0] for name in jobs) == ["evaluation", "instruct", "pretrain"]
-    polls = ("snapshot", "next_job", "report", "demand", "see", "poll_status", "broadcast_from_rank_zero")
+    polls = ("snapshot", "next_job", "report", "demand", "see", "poll_status")
     assert [name for name in seen.tasks if name.rpartition(".")[2] in polls] == []
 
 
