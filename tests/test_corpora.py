@@ -363,7 +363,7 @@ def test_remote_folders_are_listed_and_read_through_their_file_system(tmp_path, 
     class Bucket:
         filesystem, path = SubTreeFileSystem(str(tmp_path), LocalFileSystem()), "bucket"
 
-    monkeypatch.setattr(corpora.content, "_bucket", lambda _: Bucket)
+    monkeypatch.setattr(corpora.content, "Folder", lambda _: Bucket)
     for path in ("s3://bucket/set", "s3://bucket/set/**/*.jsonl*", "s3://bucket/set/"):
         documents, _ = read(Source(kind="text", path=path))
         assert [document.text for document in documents] == ["set/a.jsonl", "set/deep/b.jsonl.gz"]

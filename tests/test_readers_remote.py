@@ -23,7 +23,7 @@ from reading import read, texts
 
 from raycodellm import config, tokens
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import content, source_fingerprint
+from raycodellm.corpora import source_fingerprint
 from raycodellm.corpora.listing import hub
 from raycodellm.file_systems import forget_buckets
 from raycodellm.files import Folder
@@ -220,7 +220,6 @@ def s3():
     before = {name: os.environ.get(name) for name in environment}
     with subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as server:
         os.environ.update(environment)
-        content._bucket.cache_clear()
         forget_buckets()
         try:
             deadline = time.monotonic() + 60
@@ -238,7 +237,6 @@ def s3():
             server.terminate()
             for name, value in before.items():
                 os.environ.pop(name) if value is None else os.environ.update({name: value})
-            content._bucket.cache_clear()
             forget_buckets()
 
 

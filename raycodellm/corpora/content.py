@@ -30,18 +30,13 @@ HUB = "hf://"
 
 
 def open_bucket(uri: str) -> tuple[FileSystem, str]:
-    """(pyarrow file system, path in it). Each bucket is opened once per process."""
+    """(pyarrow file system, path in it). Names of objects are taken as they are, with any `%`."""
     if uri.startswith(HUB):
         return _hub(), uri.removeprefix(HUB)
     scheme, _, rest = uri.partition("://")
     bucket, _, path = rest.partition("/")
-    opened = _bucket(f"{scheme}://{bucket}")
+    opened = Folder(f"{scheme}://{bucket}")
     return opened.filesystem, f"{opened.path.rstrip('/')}/{path}".rstrip("/")
-
-
-@lru_cache(maxsize=64)
-def _bucket(uri: str) -> Folder:
-    return Folder(uri)
 
 
 @lru_cache(maxsize=1)
