@@ -151,7 +151,7 @@ def test_rows_that_repeat_a_large_value_are_unfolded_a_few_at_a_time(tmp_path):
 # ----------------------------------------------------------------------------------------------------- JSON arrays
 
 
-def elements(data: bytes, step: int = json_arrays.PIECE_BYTES) -> list[object]:
+def elements(data: bytes, step: int = 1 << 20) -> list[object]:
     return list(json_arrays.array_values(data[start : start + step] for start in range(0, len(data), step)))
 
 

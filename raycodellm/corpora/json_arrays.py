@@ -10,14 +10,14 @@ import codecs
 import itertools
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 
 from raycodellm.corpora.content import LONGEST_LINE, pieces
 from raycodellm.corpora.documents import SkipError, check_text
 from raycodellm.corpora.inputs import MIB, Part, extension
 
-PIECE_BYTES = 1 << 16
-"""Bytes of the file that are read at once: an error of the json module costs time in proportion to the text."""
+_STEP = 1 << 14
+"""Bytes that are looked at together: an error of the json module costs time in proportion to the text before it."""
 _raw_decode = json.JSONDecoder().raw_decode
 _BETWEEN = re.compile("[\\s,\ufeff]*")
 """Characters between elements; the last one is a byte order mark."""
@@ -36,7 +36,7 @@ def is_array(part: Part) -> bool:
     return next(pieces(part, piece_bytes=4096), b"").lstrip(b" \t\r\n\xef\xbb\xbf").startswith(b"[")
 
 
-def array_values(pieces: Iterator[bytes]) -> Iterator[object]:
+def array_values(pieces: Iterable[bytes]) -> Iterator[object]:
     """The value of each element of the array, or a SkipError. Several arrays, and values after them, are one array."""
     elements = _Elements(pieces)
     is_inside = False
@@ -44,6 +44,9 @@ def array_values(pieces: Iterator[bytes]) -> Iterator[object]:
         if sign == ("]" if is_inside else "["):
             is_inside = not is_inside
             elements.skip_sign()
+        elif sign in "]}":  # left over from a broken element
+            elements.skip_sign()
+            yield SkipError("broken JSON")
         else:
             yield elements.take()
     if is_inside and not elements.ended_early:
@@ -53,8 +56,8 @@ def array_values(pieces: Iterator[bytes]) -> Iterator[object]:
 class _Elements:
     """A stream of JSON values; the next one begins at `_at` in `_text`."""
 
-    def __init__(self, pieces: Iterator[bytes]) -> None:
-        self._pieces = pieces
+    def __init__(self, pieces: Iterable[bytes]) -> None:
+        self._steps = (piece[start : start + _STEP] for piece in pieces for start in range(0, len(piece), _STEP))
         self._decode = codecs.getincrementaldecoder("utf-8")("surrogateescape").decode
         self._text, self._at = "", 0
         self._first_keys: set[str] = set()
@@ -92,9 +95,15 @@ class _Elements:
             too_long = is_cut and len(self._text) - self._at > LONGEST_LINE
             if not is_cut or too_long or not self._more():
                 break
-        if too_long or wrong is not None:
-            self._to_next_object(len(self._text) - _KEPT if too_long or wrong is None else max(wrong, self._at + 1))
-            return SkipError(f"JSON value over {LONGEST_LINE // MIB} MiB" if too_long else "broken JSON")
+        if too_long:
+            self._to_next_object(len(self._text) - _KEPT)
+            return SkipError(f"JSON value over {LONGEST_LINE // MIB} MiB")
+        if wrong is not None:
+            comma = self._text.rfind(
+                ",", self._at + 1, wrong + 1
+            )  # if a bracket is missing, the next object follows it
+            self._to_next_object(comma if comma >= 0 else max(wrong, self._at + 1))
+            return SkipError("broken JSON")
         begin, self._at = self._at, end
         try:
             check_text(self._text[begin:end])
@@ -104,11 +113,7 @@ class _Elements:
 
     def _to_next_object(self, place: int) -> None:
         """Goes on at the next object that begins as an element does, from a place in the text on."""
-        begins = rf"\{{\s*(?:{'|'.join(map(re.escape, self._first_keys))})"
-        if re.compile(begins).match(self._text, place):  # a bracket was missing before it
-            self._at = place
-            return
-        next_object = re.compile(rf",\s*(?={begins})")
+        next_object = re.compile(rf",\s*(?=\{{\s*(?:{'|'.join(map(re.escape, self._first_keys))}))")
         self._at = place
         while (found := next_object.search(self._text, self._at)) is None:
             self._at = max(self._at, len(self._text) - _KEPT)
@@ -118,7 +123,12 @@ class _Elements:
         self._at = found.end()
 
     def _more(self) -> bool:
-        """Reads about as much again as is held, so that trying again from the beginning takes linear time."""
-        more = b"".join(itertools.islice(self._pieces, 1 + (len(self._text) - self._at) // PIECE_BYTES))
-        self._text, self._at = self._text[self._at :] + self._decode(more, not more), 0
-        return bool(more)
+        """Reads about as much again as is held, so that trying again from the beginning takes linear time.
+
+        False at the end of the stream, where every place in the text stays as it is.
+        """
+        more = b"".join(itertools.islice(self._steps, 1 + (len(self._text) - self._at) // _STEP))
+        text = self._decode(more, not more)
+        if text:
+            self._text, self._at = self._text[self._at :] + text, 0
+        return bool(more or text)

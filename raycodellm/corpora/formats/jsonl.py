@@ -12,7 +12,7 @@ from raycodellm.config import Source
 from raycodellm.corpora.content import own_lines, pieces
 from raycodellm.corpora.documents import Record, SkipError, decode
 from raycodellm.corpora.inputs import Part, extension
-from raycodellm.corpora.json_arrays import PIECE_BYTES, array_values, is_array
+from raycodellm.corpora.json_arrays import array_values, is_array
 from raycodellm.corpora.registry import Format
 
 
@@ -24,7 +24,7 @@ def read_jsonl(part: Part, source: Source) -> Iterator[Record]:
             elif line.strip():
                 yield f":{place}", _parse(line)
     elif part.start == 0:
-        for number, value in enumerate(array_values(pieces(part, piece_bytes=PIECE_BYTES))):
+        for number, value in enumerate(array_values(pieces(part))):
             yield f":{number}", value
 
 
