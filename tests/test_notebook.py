@@ -8,6 +8,7 @@ import signal
 import subprocess
 import sys
 import threading
+import time
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -17,9 +18,9 @@ from test_report import write_run
 
 import raycodellm
 from raycodellm import cli, display, storage_files, sweep
-from raycodellm.dispatch import Snapshot
+from raycodellm.dispatch import RemainingWork, SlotActivity, SlotView, Snapshot
 from raycodellm.files import Folder
-from raycodellm.records import TrialResult, as_json
+from raycodellm.records import Progress, TrialResult, as_json
 
 PAGE = Path(__file__).parents[1] / "docs" / "notebook.md"
 
@@ -186,11 +187,35 @@ def test_status_as_json_has_the_keys_of_the_page_and_numbers_as_numbers(made_up,
     page = PAGE.read_text(encoding="utf-8").partition("## From a script")[2]
     rows = dict(re.findall(r"^\| (`.*?) \| (.*) \|$", page, flags=re.MULTILINE))
     named = [key for cell in rows for key in re.findall(r"`(\w+)`", cell)]
+    assert found["driver"] is None and found["now"] is None
     assert list(found) == [key for key in found if key in named] and set(found) == set(named)
     assert list(found["best"]) == re.findall(r"`(\w+)`", rows["`best`"])
     assert [key for key in found["trials"][0]] == re.findall(r"`(\w+)`", rows["`trials`"])
     assert isinstance(found["best"]["score"], float) and found["trials"][0]["metrics"]["mean/bpb"] > 0
     assert found["states"] == {"complete": 8, "failed": 1, "running": 1} and found["num_ended"] == 9
+
+
+def test_status_shows_what_the_driver_of_a_running_sweep_sees(made_up, capsys) -> None:
+    running = {"pretrain-0123456789abcdef": Progress("pretrain-0123456789abcdef", 5, 10, 5_000, 1_234.5, 3.21)}
+    view = SlotView("slot 1", SlotActivity.WORKING, "pretrain-0123456789abcdef", 12.0)
+    work = RemainingWork(job_seconds=100.0, longest_seconds=100.0, trial_seconds=50.0, num_trials=1)
+    seen = Snapshot(running, slots=1, slot_views=(view,), num_nodes=2, remaining=work, notes=("said before",))
+    opened = raycodellm.open_run(made_up.uri).run
+    with sweep.lock(opened) as owned:
+        assert "run by process" in repr(raycodellm.open_run(made_up.uri))
+        owned.hold.tell(sweep.sighting(seen, at=time.time(), elapsed=192.0))
+        owned.hold.owner.beat()
+        assert cli.main(["status", made_up.uri, "--json"]) == 0
+        told = json.loads(capsys.readouterr().out)["now"]
+        lines = repr(raycodellm.open_run(made_up.uri)).splitlines()
+    assert "9 of 12 trials ended (1 failed, 1 running), 3 min 12 s elapsed, about 4 min left" in lines[0]
+    assert lines[2] == "slots: 1 working, on 2 nodes"
+    assert lines[3] == "pretrain 012345   50 %  5.00 k tokens  1.23 k/s  loss 3.210"
+    assert lines[4].startswith("run by process ") and lines[4].endswith("s ago")
+    page = PAGE.read_text(encoding="utf-8")
+    assert list(told) == re.findall(r"`(\w+)`", re.search(r"^\| `now` \| (.*)$", page, flags=re.MULTILINE)[1])
+    assert told["seconds_left"] == 200.0 and told["jobs"][0]["loss"] == 3.21 and told["slots"][0]["job"] in running
+    assert "run by" not in repr(raycodellm.open_run(made_up.uri)), "the driver has given the run folder back"
 
 
 # ------------------------------------------------------------------------------------------------- the page

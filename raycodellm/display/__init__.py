@@ -8,11 +8,22 @@ from raycodellm.display.base import Display, Shown
 from raycodellm.display.choose import display_on
 from raycodellm.display.lines import LineDisplay
 from raycodellm.display.live import LiveDisplay, region_html, run_region
-from raycodellm.display.moment import Moment, overview, trial_line
+from raycodellm.display.moment import (
+    MOST_JOBS,
+    Moment,
+    expected_seconds,
+    job_line,
+    overview,
+    slots_line,
+    times,
+    trial_line,
+    whole_seconds,
+)
 from raycodellm.display.redirect import PIPE_COLUMNS, console, in_notebook, quiet
 from raycodellm.display.trials import NEWEST, newest_trials, older_line, rich_table
 
 __all__ = [
+    "MOST_JOBS",
     "NEWEST",
     "PIPE_COLUMNS",
     "Display",
@@ -22,7 +33,9 @@ __all__ = [
     "Shown",
     "console",
     "display_on",
+    "expected_seconds",
     "in_notebook",
+    "job_line",
     "newest_trials",
     "older_line",
     "overview",
@@ -30,5 +43,8 @@ __all__ = [
     "region_html",
     "rich_table",
     "run_region",
+    "slots_line",
+    "times",
     "trial_line",
+    "whole_seconds",
 ]

@@ -58,19 +58,27 @@ def state_line(moment: Moment) -> str:
     """`4 of 6 trials done (1 failed), 3 min 12 s elapsed, about 2 min left`."""
     ended = [result.state for result in moment.results if result.state in ("complete", "failed")]
     failed = f" ({ended.count('failed')} failed)" if "failed" in ended else ""
-    parts = [f"{len(ended)} of {moment.num_trials} trials done{failed}", f"{whole_seconds(moment.elapsed)} elapsed"]
-    if expected := expected_end(moment, len(ended)):
-        parts.append(expected)
-    return ", ".join(parts)
+    return ", ".join([f"{len(ended)} of {moment.num_trials} trials done{failed}", *times(moment, len(ended))])
+
+
+def times(moment: Moment, num_ended: int) -> list[str]:
+    """`3 min 12 s elapsed`, and the expected end where it is known."""
+    expected = expected_end(moment, num_ended)
+    return [f"{whole_seconds(moment.elapsed)} elapsed", *([expected] if expected else [])]
+
+
+def expected_seconds(moment: Moment, num_ended: int) -> float | None:
+    """Seconds until the sweep's end; None while too little is measured, and without a slot that has workers."""
+    work = moment.snapshot.remaining
+    if work is None:
+        return None
+    return seconds_left(work, moment.num_trials - num_ended - work.num_trials, num_working_slots(moment.snapshot))
 
 
 def expected_end(moment: Moment, num_ended: int) -> str:
     """`about 12 min left, until 14:32`; empty while too little is measured."""
-    work = moment.snapshot.remaining
-    if work is None:
-        return ""
-    left = seconds_left(work, moment.num_trials - num_ended - work.num_trials, num_working_slots(moment.snapshot))
-    if left is None:
+    work, left = moment.snapshot.remaining, expected_seconds(moment, num_ended)
+    if work is None or left is None:
         return ""
     is_rough_bound = work.is_upper_bound and moment.num_trials - num_ended > work.num_trials
     said = f"{'at most' if is_rough_bound and work.covers_evaluations else 'about'} {roughly(left)} left"

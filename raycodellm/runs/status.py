@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 import math
+import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raycodellm import report, search, sweep
+from raycodellm.display import MOST_JOBS, Moment, expected_seconds, job_line, slots_line, times, whole_seconds
 from raycodellm.records import TrialResult, as_json
 from raycodellm.report import BestArm
-from raycodellm.sweep import ENDED
+from raycodellm.sweep import ENDED, Driver
 
 FORMAT = 1
 """Raised when a key of `RunStatus.as_json` changes its meaning or goes."""
@@ -30,7 +32,7 @@ class RunStatus:
     """Number of the trials that have begun, by state."""
     best: BestArm | None
     """None while no trial is complete."""
-    driver: str | None
+    driver: Driver | None
     """The process that runs the sweep now, as far as its files tell; None for none."""
     results: Sequence[TrialResult]
 
@@ -51,16 +53,36 @@ class RunStatus:
     def num_ended(self) -> int:
         return sum(self.states[state] for state in ENDED)
 
+    @property
+    def moment(self) -> Moment | None:
+        """The sweep as its driver last saw it; None without a driver whose trials have begun."""
+        seen = self.driver.sighting if self.driver is not None else None
+        if seen is None:
+            return None
+        return Moment(seen.snapshot, self.results, self.num_trials, seen.elapsed, now=seen.at)
+
     def __str__(self) -> str:
-        """Two to four lines."""
+        """Two to five lines."""
+        return "\n".join(self.lines())
+
+    def lines(self, now: float | None = None) -> list[str]:
+        """How the run stands, in two lines or more. `now`: Unix seconds."""
         more = [f"{number} {state}" for state, number in sorted(self.states.items()) if state != "complete"]
         said = f"{self.name}: {self.num_ended} of {self.num_trials} trials ended"
-        lines = [said + (f" ({', '.join(more)})" if more else "")]
+        said += f" ({', '.join(more)})" if more else ""
+        moment, lines = self.moment, []
+        if moment is not None:
+            said = ", ".join(filter(None, (said, *times(moment, self.num_ended))))
         if self.best is not None:
             lines.append(f"best so far: {self.best}" if self.num_ended < self.num_trials else f"best: {self.best}")
+        if moment is not None:
+            lines += filter(None, [slots_line(moment.snapshot)])
+            lines += [job_line(key, progress) for key, progress in sorted(moment.snapshot.running.items())[:MOST_JOBS]]
         if self.driver is not None:
-            lines.append(f"run by {self.driver}")
-        return "\n".join([*lines, self.folder])
+            now = time.time() if now is None else now
+            ago = f", as of {whole_seconds(max(0.0, now - moment.now))} ago" if moment is not None else ""
+            lines.append(f"run by {self.driver.name}{ago}")
+        return [said, *lines, self.folder]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values with stable keys, documented in docs/notebook.md; null stands for a number that is not known."""
@@ -71,11 +93,29 @@ class RunStatus:
             "num_trials": self.num_trials,
             "num_ended": self.num_ended,
             "states": dict(self.states),
-            "driver": self.driver,
+            "driver": None if self.driver is None else self.driver.name,
+            "now": self._now(),
             "best": None if self.best is None else as_json(self.best),
             "trials": [_trial(result) for result in self.results],
         }
         return _finite(found)
+
+    def _now(self) -> dict[str, Any] | None:
+        """What the driver last saw; None without a driver whose trials have begun."""
+        moment = self.moment
+        if moment is None:
+            return None
+        snapshot = moment.snapshot
+        jobs = ("job", "step", "num_steps", "items", "num_items", "tokens", "tokens_per_second", "loss", "note")
+        return {
+            "at": moment.now,
+            "elapsed_seconds": moment.elapsed,
+            "seconds_left": expected_seconds(moment, self.num_ended),
+            "slots": [as_json(view) for view in snapshot.slot_views],
+            "num_nodes": snapshot.num_nodes,
+            "waiting_reason": snapshot.waiting_reason,
+            "jobs": [{name: getattr(one, name) for name in jobs} for one in snapshot.running.values()],
+        }
 
 
 def _trial(result: TrialResult) -> dict[str, Any]:

@@ -6,8 +6,9 @@ numbers, and their stages continue from their newest checkpoints.
 """
 
 from raycodellm.sweep import background_imports
+from raycodellm.sweep.driver import Driver, Sighting, running_driver, sighting
 from raycodellm.sweep.folder import Run, clear_scratch, open_run
-from raycodellm.sweep.ownership import lock, running_driver
+from raycodellm.sweep.ownership import lock
 from raycodellm.sweep.provenance import fix_contents, require_same_recipe
 from raycodellm.sweep.results import Results, read_results, write_table
 from raycodellm.sweep.run import Monitor, run_sweep
@@ -21,9 +22,11 @@ from raycodellm.sweep.watchdog import SweepLost, Watchdog
 
 __all__ = [
     "ENDED",
+    "Driver",
     "Monitor",
     "Results",
     "Run",
+    "Sighting",
     "Stopper",
     "SweepLost",
     "Timing",
@@ -39,6 +42,7 @@ __all__ = [
     "require_same_recipe",
     "run_sweep",
     "running_driver",
+    "sighting",
     "tell_written_results",
     "write_table",
 ]

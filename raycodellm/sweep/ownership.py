@@ -28,6 +28,7 @@ from typing import Any
 from raycodellm import retrying
 from raycodellm.config import UserError
 from raycodellm.files import Folder
+from raycodellm.records import as_json
 from raycodellm.slots.lease import Lease
 from raycodellm.sweep.folder import Run, write_sweep_file
 from raycodellm.sweep.journal_copy import JournalCopy
@@ -84,6 +85,8 @@ class Owner(Lease):
         self.usurper: str | None = None
         """The driver that has taken the run folder over from this one, as far as is known."""
         self._looked_at = clock(), time.time()
+        self.sighting: Any = None
+        """The sweep as its driver last saw it, a record; told to whoever reads the file."""
 
     def claim(self, say: Callable[[str], None]) -> None:
         """Takes the run folder. Raises UserError naming the driver that has it; `say` is told of a wait."""
@@ -130,7 +133,8 @@ class Owner(Lease):
         of_process = {"machine": self.machine, "pid": os.getpid(), "created": self.created}
         stop = {STOP: HEARD} if self.is_asked_to_stop else {}
         times = {"generation": self.generation, "stale_seconds": self.stale_seconds}
-        return {**super().told(), **of_process, **times, **stop}
+        seen = {} if self.sighting is None else {"sighting": as_json(self.sighting)}
+        return {**super().told(), **of_process, **times, **stop, **seen}
 
     def silence_seconds(self, found: Mapping[str, Any] | None) -> float:
         told = (found or {}).get("stale_seconds")
@@ -163,6 +167,10 @@ class Hold:
     def usurper(self) -> str | None:
         """The driver that has taken the run folder over; None while this one has it, as far as its last look tells."""
         return self.owner.usurper
+
+    def tell(self, sighting: Any) -> None:
+        """The sweep as the driver sees it now, a record; the next beat writes it."""
+        self.owner.sighting = sighting
 
     def fetch_journal(self) -> None:
         """Fetches the study's journal as the last driver left it, when the run folder is on an object store."""
@@ -226,13 +234,6 @@ def _locked_file(run: Run) -> Iterator[None]:
         file.write(f"process {os.getpid()}")
         file.flush()
         yield
-
-
-def running_driver(run: Run) -> str | None:
-    """The driver that runs the sweep, as far as its owner file tells; None for none, or for one that has ended here."""
-    owner = Owner(run.folder)
-    found = owner.read()
-    return None if found is None or owner.may_take_up(found) else str(found["holder"])
 
 
 def _machine() -> str:

@@ -15,6 +15,7 @@ from raycodellm.dispatch import Snapshot
 from raycodellm.records import TrialResult
 from raycodellm.slots.handle import DispatcherHandle
 from raycodellm.slots.threads import THREAD_PREFIX
+from raycodellm.sweep.driver import sighting
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.results import Results
 from raycodellm.sweep.stopper import Stopper
@@ -86,6 +87,7 @@ class Watchdog:
         self.stopper, self.head_address = stopper, head_address
         self.asked_to_stop = False
         self.head = HeadWatch(head_address)
+        self._began = time.monotonic()
 
     def watch(self, work: Callable[[], None]) -> None:
         """Runs `work` in a thread and shows the trials' progress meanwhile; stops `work` cleanly when the user asks.
@@ -145,6 +147,8 @@ class Watchdog:
                 raise
             logger.warning("the storage does not answer: %s", error)
         self.monitor.training(snapshot, self.results.all())
+        if self.run.hold is not None:
+            self.run.hold.tell(sighting(snapshot, time.time(), time.monotonic() - self._began))
         if snapshot.abandoned is not None:
             self.stopper.lost.set()
             self._drain()

@@ -1,0 +1,52 @@
+"""The driver of a sweep as another process sees it: what its owner file tells, which it writes anew as it lives."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, replace
+
+from raycodellm.dispatch import Snapshot
+from raycodellm.files import DamagedFile
+from raycodellm.records import from_json
+from raycodellm.sweep.folder import Run
+from raycodellm.sweep.ownership import OWNER, Owner
+
+
+@dataclass(frozen=True)
+class Sighting:
+    """The sweep as its driver last saw it."""
+
+    at: float
+    """Unix seconds, by the driver's clock."""
+    elapsed: float
+    """Seconds since the driver began."""
+    snapshot: Snapshot
+
+
+@dataclass(frozen=True)
+class Driver:
+    """A driver that runs a sweep, as far as its owner file tells."""
+
+    name: str
+    """`process 123 on node`."""
+    sighting: Sighting | None
+    """None before its trials begin."""
+
+
+def sighting(snapshot: Snapshot, at: float, elapsed: float) -> Sighting:
+    """What a driver tells of a snapshot: without what nobody asks of another process, since the file is often written.
+    `at`: Unix seconds; `elapsed`: seconds since the driver began."""
+    told = replace(snapshot, ended={}, chains={}, notes=(), busy_seconds={})
+    return Sighting(at, elapsed, told)
+
+
+def running_driver(run: Run) -> Driver | None:
+    """The driver that runs the sweep; None for none, or for one that is known to have ended."""
+    owner = Owner(run.folder)
+    found = owner.read()
+    if found is None or owner.may_take_up(found):
+        return None
+    try:
+        seen = from_json(Sighting, found["sighting"], f"{run.folder}/{OWNER}") if found.get("sighting") else None
+    except DamagedFile:  # of another version: how the sweep stands is told by its trials alone
+        seen = None
+    return Driver(str(found["holder"]), seen)
