@@ -14,7 +14,6 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from raycodellm.display.moment import Moment, waited_for
-from raycodellm.display.redirect import PIPE_COLUMNS
 from raycodellm.records import TrialResult
 
 if TYPE_CHECKING:
@@ -159,9 +158,9 @@ class Display(abc.ABC):
     # ------------------------------------------------------------------------------------------ how it is shown
 
     @property
+    @abc.abstractmethod
     def columns(self) -> int:
         """Characters of a line that the reader sees whole."""
-        return PIPE_COLUMNS
 
     def _open(self) -> None:  # noqa: B027  # lines need no beginning and no end
         """The display begins."""

@@ -21,7 +21,7 @@ from raycodellm.display.moment import (
     waiting_line,
     whole_seconds,
 )
-from raycodellm.display.redirect import PIPE_COLUMNS, console
+from raycodellm.display.redirect import console
 from raycodellm.display.trials import newest_trials, older_line
 from raycodellm.tables import table_lines
 
@@ -51,8 +51,12 @@ class LineDisplay(Display):
         self.is_changed = False
         """True if a trial has ended since the last table."""
 
+    @property
+    def columns(self) -> int:
+        return self.console.width
+
     def _say(self, line: str) -> None:
-        self.console.print(line, markup=False)
+        self.console.print(line, markup=False, soft_wrap=True)
 
     def _prepared(self, event: SourceProgress) -> None:
         if event.state != "running" or self._is_due(event.source, first=not event.documents):
@@ -98,7 +102,7 @@ class LineDisplay(Display):
         self.is_changed = False
         for line in overview(moment):
             self._say(line)
-        table, num_older = newest_trials(moment.results, self.shown.metrics, PIPE_COLUMNS)
+        table, num_older = newest_trials(moment.results, self.shown.metrics, self.columns)
         for line in [*([older_line(num_older)] if num_older else []), *table_lines(table)]:
             self._say(f"  {line}")
 
