@@ -237,7 +237,9 @@ class Left(Exception):
 def test_two_workers_return_what_one_returns(model, result, monkeypatch):
     monkeypatch.setattr("raycodellm.evaluation.scoring._BLOCK_ITEMS", 1)
     settings = Evaluation(tasks=BOTH, limit=24, batch_size=4)
-    alone = evaluate(model, settings)
+    heard: list[tuple[int, int]] = []
+    alone = evaluate(model, settings, on_items=lambda *told: heard.append(told))
+    assert heard == [(scored, 48) for scored in range(0, 49, 4)]
     handed: list = []
 
     def leave(rows):
@@ -248,6 +250,11 @@ def test_two_workers_return_what_one_returns(model, result, monkeypatch):
         with pytest.raises(Left):
             evaluate(model, settings, rank=rank, world_size=2, gather=leave)
     assert sorted(len(rows) for rows in handed) == [24, 24]
+    heard.clear()
+    with pytest.raises(Left):
+        evaluate(model, settings, world_size=2, gather=leave, on_items=lambda *told: heard.append(told))
+    assert heard == [(scored, 48) for scored in range(0, 49, 8)], "a worker reckons that the other is as fast"
+    handed.pop()
     for rank in range(2):
         together = evaluate(model, settings, rank=rank, world_size=2, gather=lambda rows: handed)
         assert together.metrics == alone.metrics

@@ -544,8 +544,10 @@ def test_a_slot_waits_for_the_stage_of_another_sweep_and_stops_waiting_when_told
 def test_an_evaluation_that_was_killed_between_its_two_files_is_done_again(tmp_path, monkeypatch) -> None:
     rounds: list[int] = []
 
-    def evaluate(model, settings, **how):
+    def evaluate(model, settings, on_items, **how):
         rounds.append(1)
+        for scored in range(17):
+            on_items(scored, 16)
         return SimpleNamespace(metrics={"mean/bpb": 2.0}, items=pa.table({"item": [0]}))
 
     class Killed(BaseException):
@@ -560,7 +562,9 @@ def test_an_evaluation_that_was_killed_between_its_two_files_is_done_again(tmp_p
         patch.setattr(Folder, "write_json", killed)
         run_evaluation(job, World())
     assert (tmp_path / "evaluation" / "items.parquet").exists()
-    assert run_evaluation(job, World())["mean/bpb"] == 2.0
+    told: list[Progress] = []
+    assert run_evaluation(job, World(), told.append)["mean/bpb"] == 2.0
+    assert [(one.items, one.num_items) for one in told] == [(0, 16), (16, 16)], "at most about one report a second"
     assert run_evaluation(job, World())["mean/bpb"] == 2.0
     assert len(rounds) == 2
 
