@@ -381,6 +381,21 @@ def test_a_kuberay_cluster_scales_to_nothing_asks_for_a_token_and_fits_a_gpu_eac
     assert any("spot" in item["key"] for item in spot["template"]["spec"]["tolerations"])
 
 
+def test_rays_autoscaler_reads_gpus_priorities_and_limits_from_the_manifest(kuberay):
+    from ray.autoscaler._private.kuberay.autoscaling_config import _derive_autoscaling_config_from_ray_cr
+
+    resource = {**kuberay["raycluster"], "metadata": {"name": "raycodellm", "namespace": "default"}}
+    read = _derive_autoscaling_config_from_ray_cr(resource)
+    kinds = read["available_node_types"]
+    assert [(kinds[name]["resources"]["GPU"], kinds[name]["priority"]) for name in ("l4-spot", "l4-on-demand")] == [
+        (1, 10),
+        (1, 0),
+    ]
+    assert kinds["headgroup"]["resources"]["GPU"] == 0 and read["idle_timeout_minutes"] == 5
+    nodes = cluster.read_autoscaler(read).still_to_add([Node(6)])
+    assert slots_that_fit([Node(6), *nodes], Scaling(gpus_per_worker=1)) == 16
+
+
 def test_rays_autoscaler_prefers_spot_and_turns_away_only_from_a_node_that_was_granted_and_never_came():
     """The second line is why AWS and Google Cloud have providers of our own: see docs/cluster/README.md."""
     from ray.autoscaler.v2.instance_manager.subscribers.cloud_resource_monitor import CloudResourceMonitor
