@@ -52,6 +52,7 @@ class Autoscaled:
         inherited = {name: value for name, value in os.environ.items() if not name.startswith(unheard)}
         self.environment = {
             **inherited,
+            "PYTHONPATH": os.pathsep.join([str(Path(__file__).parent), *filter(None, [os.environ.get("PYTHONPATH")])]),
             "RAY_AUTH_MODE": "disabled",
             "RAY_FAKE_CLUSTER": "1",
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
@@ -72,7 +73,7 @@ class Autoscaled:
             "max_workers": sum(kind["max_workers"] for kind in kinds.values()),
             "provider": {
                 "type": "external",
-                "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
+                "module": "pretended_nodes.PretendedNodes",
                 "use_node_id_as_ip": True,
                 "disable_node_updaters": True,
                 "disable_launch_config_check": True,

@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any
 
 import pandas as pd
-import psutil
 import pytest
 from autoscaled import Autoscaled, autoscaled
 
@@ -97,17 +96,13 @@ def planned_order(job: dict[str, Any]) -> str:
 
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[Autoscaled]:
-    with autoscaled(KINDS, 0.1, "--num-cpus=1", "--num-gpus=1") as made:
+    with autoscaled(KINDS, 0.2, "--num-cpus=1", "--num-gpus=1") as made:
         yield made
 
 
-def workers_on(cluster: Autoscaled, node: str) -> list[psutil.Process]:
-    children = cluster.raylet(node).children(recursive=True)
-    return [child for child in children if any("RayTrainWorker" in word for word in child.cmdline())]
-
-
-def node_with_workers(cluster: Autoscaled, but: str = "") -> str | None:
-    return next((node for node in cluster.nodes() if node != but and workers_on(cluster, node)), None)
+def nodes_with_workers(cluster: Autoscaled) -> list[str]:
+    found = {one["Address"]["NodeID"] for one in cluster.actors() if one["ActorClassName"] == "RayTrainWorker"}
+    return [node for node in cluster.nodes() if node in found]
 
 
 @pytest.mark.exhaustive
@@ -117,30 +112,28 @@ def test_nodes_come_as_slots_wait_are_lost_and_come_again_and_go_and_nothing_is_
     sweep = Sweep(cluster, tmp_path, sweep_text, *SLOTS, *STAGE)
     assert cluster.nodes() == []
     sweep.start()
-    seconds = {"until a slot works on a node": sweep.wait_for(lambda: "working" in sweep.states())}
-    reasons = [one["waiting_reason"] for one in sweep.snapshots() if one["waiting_reason"]]
-    assert any("1 × (2 CPU)" in reason and "autoscaler" in reason for reason in reasons)
-    assert all(actor["Address"]["NodeID"] not in cluster.nodes() for actor in cluster.actors() if is_helper(actor))
+    seconds = {"until a node has come": sweep.wait_for(lambda: cluster.nodes() != [])}
+    seconds["until it has a worker"] = sweep.wait_for(lambda: nodes_with_workers(cluster) != [])
+    assert not {one["Address"]["NodeID"] for one in cluster.actors() if is_helper(one)} & set(cluster.nodes())
 
     sweep.process.kill()
     sweep.end()
     seconds["until nothing is left of a killed run"] = cluster.wait_for(lambda: left(cluster) == [], 30)
 
     sweep.start()
-    sweep.wait_for(lambda: sweep.newest_checkpoint() > 0)
-    killed = node_with_workers(cluster)
+    sweep.wait_for(lambda: sweep.states() == ["working"] * 2 and sweep.newest_checkpoint() > 0)
+    killed, drained = nodes_with_workers(cluster)
     cluster.kill(killed)
-    sweep.wait_for(lambda: node_with_workers(cluster, but=killed) is not None)
-    begun = sweep.newest_checkpoint()
-    sweep.wait_for(lambda: sweep.newest_checkpoint() > begun)
-    cluster.announce_removal(node_with_workers(cluster, but=killed), seconds=8)
+    cluster.announce_removal(drained, seconds=8)
     assert sweep.end() == 0, sweep.output()
     trials = pd.read_parquet(sweep.storage / "small" / "trials.parquet")
     assert trials["state"].tolist() == ["complete"] * 3
     assert trials["deaths"].sum() >= 1 and trials["preemptions"].sum() >= 1, sweep.output()
+    reasons = [one["waiting_reason"] for one in sweep.snapshots() if one["waiting_reason"]]
+    assert any("1 × (2 CPU)" in reason and "autoscaler" in reason for reason in reasons)
     assert max(len(one["slot_views"]) for one in sweep.snapshots()) == 2  # as many as the autoscaler may add nodes
     sweep.check_promises()
-    assert left(cluster) == []
+    cluster.wait_for(lambda: left(cluster) == [], 15)
     assert not (sweep.storage / "small" / "slots").exists() and not (sweep.storage / "small" / "tune").exists()
     seconds["until idle nodes are gone"] = cluster.wait_for(lambda: cluster.nodes() == [], 60)
     print({name: round(value, 1) for name, value in seconds.items()})

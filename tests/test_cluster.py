@@ -141,6 +141,18 @@ def test_a_slot_waits_for_an_autoscaler_that_does_not_tell_its_limits():
     assert "does not tell" in waiting_reason([HEAD], [], scaling(cpus=2), limits_known=False)
 
 
+def test_a_look_at_a_cluster_says_why_a_slot_waits_only_while_one_waits_for_a_place(monkeypatch):
+    connected = cluster.Cluster("head:6379", None, True, (Node(1),))
+    monkeypatch.setattr(cluster.join, "live_nodes", lambda: (HEAD, LiveNode("10.0.0.7", Node(2), Node(0))))
+    for waits, said in ((True, "Starts when other work"), (False, None)):
+        monkeypatch.setattr(cluster.join, "waits_for_place", lambda scaling, waits=waits: waits)
+        sight = connected.look(scaling(cpus=2))
+        assert (sight.num_nodes, sight.never) == (2, None)
+        assert sight.waiting is None if said is None else said in sight.waiting
+    monkeypatch.setattr(cluster.join, "live_nodes", lambda: (HEAD,))  # the other node died
+    assert "no node holds one worker" in connected.look(scaling(cpus=2)).never
+
+
 def test_where_an_autoscaler_does_not_tell_its_limits_as_many_slots_start_as_the_sweep_file_says():
     kuberay = cluster.Cluster("head:6379", None, False, (Node(0), Node(4, 1)), limits_known=False)
     assert kuberay.slots_that_fit(scaling(gpus=1, slots=5)) == 5

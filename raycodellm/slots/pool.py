@@ -160,7 +160,8 @@ class SlotPool:
             if slot not in self.killed:
                 logger.error("%s ended: %s", slot, traceback.format_exc())
                 cause, failed = short_cause(error), True
-                self.dispatcher.note.remote(f"{slot} ended: {cause}")
+                if self.abandoned is None:  # else the cause has been told
+                    self.dispatcher.note.remote(f"{slot} ended: {cause}")
         with contextlib.suppress(ray.exceptions.RayError):  # the cluster may be gone by now
             worked = ray.get(self.dispatcher.slot_gone.remote(slot, cause))
             # A slot that died under a job counts as a death of that job; here count slots that never get a job.

@@ -123,5 +123,9 @@ FORMAT = Format(
     is_data=False,
     read=read_notebook,
     can_start_inside=lambda uri: False,
-    identity=source_files.identity(reader=3),
+    identity=lambda source, files: {
+        "reader": 3,
+        "outputs": source.notebook_outputs,
+        "languages": source_files.language_names(source),
+    },
 )

@@ -53,5 +53,9 @@ FORMAT = Format(
     is_file_tree=True,
     read=read_source,
     can_start_inside=lambda uri: False,
-    identity=source_files.identity(reader=2),
+    identity=lambda source, files: {
+        "reader": 2,
+        "outputs": source.notebook_outputs,
+        "languages": source_files.language_names(source),
+    },
 )
