@@ -153,7 +153,7 @@ def test_a_cell_shows_lines_and_a_region_that_is_drawn_anew(monkeypatch, capsys)
     kernel = SimpleNamespace(display=lambda html, display_id: handle, HTML=str)
     monkeypatch.setitem(sys.modules, "IPython", SimpleNamespace(display=kernel))
     monkeypatch.setitem(sys.modules, "IPython.display", kernel)
-    monkeypatch.setattr("raycodellm.display.choose.in_notebook", lambda: True)
+    monkeypatch.setattr("raycodellm.display.choose.is_notebook", lambda output: True)
     with display.display_on(sys.stdout, display.Shown("small", ("mean/bpb",), 2)) as shown:
         shown.say("log: run.log")
         shown.waits_for("Ray to start")

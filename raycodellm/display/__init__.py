@@ -19,7 +19,7 @@ from raycodellm.display.moment import (
     trial_line,
     whole_seconds,
 )
-from raycodellm.display.redirect import PIPE_COLUMNS, console, in_notebook, quiet
+from raycodellm.display.redirect import PIPE_COLUMNS, console, is_notebook, quiet
 from raycodellm.display.trials import NEWEST, newest_trials, older_line, rich_table
 
 __all__ = [
@@ -34,7 +34,7 @@ __all__ = [
     "console",
     "display_on",
     "expected_seconds",
-    "in_notebook",
+    "is_notebook",
     "job_line",
     "newest_trials",
     "older_line",

@@ -144,7 +144,7 @@ class NotebookDisplay(RegionDisplay):
 
 def region_html(region: RenderableType, columns: int) -> str:
     """The region as preformatted HTML; all text in it is escaped."""
-    recorder = Console(file=io.StringIO(), record=True, width=columns, highlight=False)
+    recorder = Console(file=io.StringIO(), record=True, width=columns, highlight=False, force_jupyter=False)
     recorder.print(region)
     return recorder.export_html(
         inline_styles=True, code_format='<pre style="font-family: monospace; line-height: 1.3">{code}</pre>'

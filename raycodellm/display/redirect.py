@@ -7,6 +7,7 @@ import logging
 import os
 import sys
 from collections.abc import Iterator
+from functools import partial
 from pathlib import Path
 from typing import TextIO
 
@@ -71,15 +72,14 @@ def _descriptors_to(target: int) -> Iterator[None]:
 
 def console(output: TextIO) -> Console:
     """A console that writes in a terminal's width, and to a file or a pipe in lines of any length."""
-    if output.isatty():
-        return Console(file=output, highlight=False)
-    return Console(file=output, highlight=False, soft_wrap=True, width=PIPE_COLUMNS)
+    made = partial(Console, file=output, highlight=False, force_jupyter=False)  # else it writes past the output there
+    return made() if output.isatty() else made(soft_wrap=True, width=PIPE_COLUMNS)
 
 
 PIPE_COLUMNS = 200
 """Width of a table that is written to a file or a pipe."""
 
 
-def in_notebook() -> bool:
-    """True in a Jupyter kernel, whose cells show more than lines."""
-    return "ipykernel" in sys.modules and type(sys.stdout).__module__.startswith("ipykernel")
+def is_notebook(output: TextIO) -> bool:
+    """True for the output of a Jupyter kernel's cell, which shows more than lines."""
+    return type(output).__module__.startswith("ipykernel.")
