@@ -227,9 +227,13 @@
     }
   }
 
+  const drawings = () => [
+    ...Object.entries(data.figures).map(([name, one]) => () => draw(name, one.data, one.layout)),
+    ...Object.keys(data.plots).map((name) => () => drawCurves(name)),
+  ];
+
   function drawAll() {
-    for (const [name, one] of Object.entries(data.figures)) draw(name, one.data, one.layout);
-    Object.keys(data.plots).forEach(drawCurves);
+    for (const drawing of drawings()) drawing();
   }
 
   async function plots() {
@@ -255,7 +259,10 @@
         });
       }
     }
-    drawAll();
+    for (const drawing of drawings()) {
+      drawing();
+      await new Promise((resume) => setTimeout(resume)); // the first plots are seen before the last are drawn
+    }
   }
 
   // --------------------------------------------------------------------------------------------- light and dark
