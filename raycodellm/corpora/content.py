@@ -180,20 +180,15 @@ class _SlowFile:
 # ----------------------------------------------------------------------------------------------- damage or a failure
 
 
-def is_memory_short(error: Exception) -> bool:
-    """True if memory is really short. Damage makes Arrow ask for more than any batch or page takes."""
-    asked = re.search(r"size (\d+) failed", str(error)) if isinstance(error, MemoryError) else None
-    return isinstance(error, MemoryError) and (asked is None or int(asked[1]) < LARGEST_BATCH)
-
-
 def is_failure(error: Exception, part: Part) -> bool:
     """True if memory, a disk or the network failed, which must stop the run; False if the file is damaged.
 
     An error about damage has no error number. One about a failing disk has; one about a remote file is a failure unless
     its message is known to be about damage.
     """
-    if is_memory_short(error):
-        return True
+    if isinstance(error, MemoryError):  # damage makes Arrow ask for more than any batch or page takes
+        asked = re.search(r"size (\d+) failed", str(error))
+        return asked is None or int(asked[1]) < LARGEST_BATCH
     if not isinstance(error, OSError) or isinstance(error, PermissionError):
         return False
     return error.errno is not None or ("://" in part.uri and not _DAMAGE.search(str(error)))

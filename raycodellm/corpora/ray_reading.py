@@ -19,6 +19,7 @@ from raycodellm.corpora.cleaning.decision import Decision, SurveyResult, cleaned
 from raycodellm.corpora.cleaning.plan import CleaningPlan
 from raycodellm.corpora.cleaning.survey import DocumentStats, survey
 from raycodellm.corpora.documents import Document, Skip
+from raycodellm.corpora.grouping import grouped
 from raycodellm.corpora.inputs import MIB, Part, SourceInputs
 from raycodellm.corpora.reading import READ_BYTES, plan_parts, read_in_process, read_part
 
@@ -27,6 +28,7 @@ if TYPE_CHECKING:
 
 TABLE_BYTES = 2 * MIB
 """Bytes of text per Arrow table that a read task hands on, about."""
+PARTS_PER_TASK = 1000
 Keep = Callable[[Document], bool]
 """True for a document to read."""
 
@@ -151,7 +153,8 @@ def _units(source: Source, inputs: SourceInputs, num_tasks: int, decision: Decis
     import ray.data
 
     part_bytes = max(MIB, min(READ_BYTES, inputs.num_bytes // max(1, num_tasks)))
-    groups = list(_grouped(plan_parts(source, inputs, part_bytes), part_bytes)) or [[]]
+    parts = plan_parts(source, inputs, part_bytes)
+    groups = list(grouped(parts, lambda part: part.stop - part.start, part_bytes, PARTS_PER_TASK)) or [[]]
     units = [
         _Unit(number, parts, () if number else inputs.excluded, decision.codes.get(number, b"") if decision else b"")
         for number, parts in enumerate(groups)
@@ -167,20 +170,6 @@ def _rows(unit: _Unit, source: Source, format: str) -> Iterator[Document | Skip]
     yield from itertools.starmap(Skip, unit.excluded)
     for part in unit.parts:
         yield from read_part(part, source, format)
-
-
-def _grouped(parts: Iterable[Part], num_bytes: int) -> Iterator[list[Part]]:
-    """Groups neighbouring parts, up to `num_bytes` or 1000 parts."""
-    group: list[Part] = []
-    size = 0
-    for part in parts:
-        if group and (size + part.stop - part.start > num_bytes or len(group) >= 1000):
-            yield group
-            group, size = [], 0
-        group.append(part)
-        size += part.stop - part.start
-    if group:
-        yield group
 
 
 # ------------------------------------------------------------------------------------------------------------ tables

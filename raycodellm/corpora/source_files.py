@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Callable
 from functools import lru_cache
+from typing import Any
 
 from raycodellm.config import Source, UserError
 from raycodellm.config.errors import suggest
@@ -131,6 +133,15 @@ def language_names(source: Source) -> tuple[str, ...]:
             raise UserError(f"languages: {name!r} is not known; {suggest(name.lower(), [*LANGUAGES, *_ALIASES])}")
         names.append(known)
     return tuple(sorted(set(names)))
+
+
+def identity(reader: int) -> Callable[[Source, object], dict[str, Any]]:
+    """How formats that go by languages are known: by the version of their reader and their settings."""
+    return lambda source, files: {
+        "reader": reader,
+        "outputs": source.notebook_outputs,
+        "languages": language_names(source),
+    }
 
 
 def is_chosen(source: Source, name: str) -> bool:

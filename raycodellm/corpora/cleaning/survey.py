@@ -12,6 +12,7 @@ from raycodellm.corpora.cleaning import contamination, duplicates
 from raycodellm.corpora.cleaning.plan import CONTAMINATED, Check, CleaningPlan, checks, column_value
 from raycodellm.corpora.cleaning.words import PIECE, hash_words
 from raycodellm.corpora.documents import Document, Skip, content_digest, document_key
+from raycodellm.corpora.grouping import grouped
 
 BATCH_DOCUMENTS = 4096
 """Documents that are looked at together, at most."""
@@ -34,17 +35,8 @@ class DocumentStats:
 def survey(rows: Iterable[Document | Skip], plan: CleaningPlan) -> Iterator[DocumentStats]:
     """Statistics of batches of documents, in their order. Skips are left to the second reading."""
     tests = checks(plan.source)
-    batch: list[Document] = []
-    size = 0
-    for row in rows:
-        if isinstance(row, Skip):
-            continue
-        batch.append(row)
-        size += len(row.text) + len(row.response or "")
-        if size >= PIECE or len(batch) >= BATCH_DOCUMENTS:
-            yield _survey_batch(batch, plan, tests)
-            batch, size = [], 0
-    if batch:
+    documents = (row for row in rows if isinstance(row, Document))
+    for batch in grouped(documents, lambda document: len(document.content), PIECE, BATCH_DOCUMENTS):
         yield _survey_batch(batch, plan, tests)
 
 

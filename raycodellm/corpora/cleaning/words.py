@@ -16,6 +16,8 @@ from typing import NamedTuple
 
 import numpy as np
 
+from raycodellm.corpora.grouping import grouped
+
 PIECE = 1 << 20
 """Characters that are turned into arrays together, at some 40 bytes per character."""
 _STEP = np.uint64(0x9E3779B97F4A7C15)
@@ -57,8 +59,9 @@ def mix(values: np.ndarray) -> np.ndarray:
 
 def hash_words(texts: Sequence[str]) -> Words:
     hashes, counts = [np.zeros(0, np.uint64)], np.zeros(len(texts), np.int64)
-    for numbers, pieces in _groups(texts):
-        for number, hashed in zip(numbers, _hash_pieces(pieces), strict=True):
+    pieces = ((number, piece) for number, text in enumerate(texts) for piece in _pieces(text))
+    for group in grouped(pieces, lambda numbered: len(numbered[1]), PIECE):
+        for (number, _), hashed in zip(group, _hash_pieces([piece for _, piece in group]), strict=True):
             hashes.append(hashed)
             counts[number] += len(hashed)
     return Words(np.concatenate(hashes), np.concatenate([[0], np.cumsum(counts)]))
@@ -101,23 +104,6 @@ def shingles(words: Words, size: int) -> tuple[np.ndarray, np.ndarray]:
     counts = np.bincount(of_text, minlength=len(lengths))
     order = np.argsort(of_text, kind="stable")
     return np.concatenate(hashes)[order], np.concatenate([[0], np.cumsum(counts)]).astype(np.int64)
-
-
-def _groups(texts: Sequence[str]) -> Iterator[tuple[list[int], list[str]]]:
-    """(numbers of texts, a piece of each) of about `PIECE` characters together."""
-    numbers: list[int] = []
-    pieces: list[str] = []
-    size = 0
-    for number, text in enumerate(texts):
-        for piece in _pieces(text):
-            if pieces and size + len(piece) > PIECE:
-                yield numbers, pieces
-                numbers, pieces, size = [], [], 0
-            numbers.append(number)
-            pieces.append(piece)
-            size += len(piece)
-    if pieces:
-        yield numbers, pieces
 
 
 def _hash_pieces(pieces: Sequence[str]) -> list[np.ndarray]:

@@ -246,9 +246,5 @@ FORMAT = Format(
     settings=frozenset({"languages"}),
     list_inputs=list_histories,
     read=read_commits,
-    identity=lambda source, files: {
-        "reader": 2,
-        "outputs": source.notebook_outputs,
-        "languages": source_files.language_names(source),
-    },
+    identity=source_files.identity(reader=2),
 )

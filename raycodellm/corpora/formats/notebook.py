@@ -123,9 +123,5 @@ FORMAT = Format(
     is_data=False,
     read=read_notebook,
     can_start_inside=lambda uri: False,
-    identity=lambda source, files: {
-        "reader": 3,
-        "outputs": source.notebook_outputs,
-        "languages": source_files.language_names(source),
-    },
+    identity=source_files.identity(reader=3),
 )

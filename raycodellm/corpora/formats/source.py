@@ -53,9 +53,5 @@ FORMAT = Format(
     is_file_tree=True,
     read=read_source,
     can_start_inside=lambda uri: False,
-    identity=lambda source, files: {
-        "reader": 2,
-        "outputs": source.notebook_outputs,
-        "languages": source_files.language_names(source),
-    },
+    identity=source_files.identity(reader=2),
 )

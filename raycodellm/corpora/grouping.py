@@ -1,0 +1,25 @@
+"""Neighbours in groups of a bounded size: parts for a task, documents and pieces of text for numpy."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable, Iterable, Iterator
+from typing import TypeVar
+
+Item = TypeVar("Item")
+
+
+def grouped(
+    items: Iterable[Item], size_of: Callable[[Item], int], largest: int, most: int = sys.maxsize
+) -> Iterator[list[Item]]:
+    """Groups of up to `most` items, which are together no larger than `largest`; a larger item is a group by itself."""
+    group: list[Item] = []
+    size = 0
+    for item in items:
+        if group and (size + size_of(item) > largest or len(group) >= most):
+            yield group
+            group, size = [], 0
+        group.append(item)
+        size += size_of(item)
+    if group:
+        yield group
