@@ -55,7 +55,9 @@ class Observer:
         self._states: list[str] = []
         """Of the trials, when last told of."""
         self._labels: dict[int, TrialLabels] = {}
-        self._trial_log, self._table = TrialLog(), ""
+        self._trial_log = TrialLog()
+        self._in_table: list[TrialResult] = []
+        """The trials as the table was last written."""
         self._gauges = _attempt(Gauges)
         self._logs = _attempt(lambda: SessionLogs(session_folder))
         job = submission_id()
@@ -86,14 +88,16 @@ class Observer:
             f"raycodellm-{self._name}-trial-{trial_name(number)}.log": Text("".join(f"{line}\n" for line in told))
             for number, told in lines.items()
         }
-        rows = [result.row() for result in results]
-        table = trials_table(rows, [objective.metric for objective in self._objectives])
-        summary = summary_line(results, self._num_trials, self._objectives)
-        text = "\n".join([f"{self._name}: {summary}", "", *table_lines(table), ""])
-        if text != self._table:
-            self._table = text
-            files[f"raycodellm-{self._name}-trials.txt"] = Text(text, is_whole=True)
+        if list(map(id, results)) != list(map(id, self._in_table)):
+            files[f"raycodellm-{self._name}-trials.txt"] = Text(self._table(results), is_whole=True)
+            self._in_table = list(results)
         self._logs.write(files)
+
+    def _table(self, results: Sequence[TrialResult]) -> str:
+        """The table of trials, below one line about the sweep."""
+        table = trials_table([result.row() for result in results], [one.metric for one in self._objectives])
+        summary = summary_line(results, self._num_trials, self._objectives)
+        return "\n".join([f"{self._name}: {summary}", "", *table_lines(table), ""])
 
     def _tell_job(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         if self._page is not None:
