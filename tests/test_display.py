@@ -9,6 +9,7 @@ import os
 import subprocess
 import sys
 import time
+from dataclasses import replace
 from types import SimpleNamespace
 
 import pytest
@@ -194,10 +195,16 @@ def test_the_reason_why_no_slot_can_start_is_a_line() -> None:
     shown, output, clock = lines_of()
     slot = SlotView("slot 1", SlotActivity.STARTING, None, 62.0)
     reason = "no node has 2 CPUs free; it starts when trial 0001 ends"
-    for _ in range(2):
-        shown.training(Snapshot(slot_views=(slot,), waiting_reason=reason, num_nodes=3), [])
+    waits = Snapshot(slot_views=(slot,), waiting_reason=reason, num_nodes=3)
+    for _ in range(12):
+        shown.training(waits, [])
         clock.now += 1
-    assert output.getvalue().splitlines() == [f"slots: 1 starting (1 min 2 s), on 3 nodes; {reason}"]
+    assert output.getvalue().splitlines() == [f"waiting for slot 1 to start ({reason}), 10 s so far"]
+    for second in range(20):
+        shown.training(replace(waits, running={KEY: BEGUN}, waiting_reason=f"{reason}, {second}"), [])
+        clock.now += 1
+    lines = [line for line in output.getvalue().splitlines()[1:] if not line.startswith("pretrain")]
+    assert lines == [f"slots: 1 starting (1 min 2 s), on 3 nodes; {reason}, 0"]
 
 
 # ------------------------------------------------------------------------------------------------- numbers

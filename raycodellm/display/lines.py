@@ -80,9 +80,9 @@ class LineDisplay(Display):
             for key, progress in running.items():
                 if self._is_due(key):
                     self._say(job_line(key, progress))
-        slots = slots_line(moment.snapshot)
-        if moment.snapshot.waiting_reason and self._is_due(f"slots {moment.snapshot.waiting_reason}"):
-            self._say(slots)
+        # While nothing moves, the line about the wait says why no slot can start.
+        if moment.snapshot.waiting_reason and not moment.waiting and self._is_due("slots", seconds=OVERVIEW_SECONDS):
+            self._say(slots_line(moment.snapshot))
         if self._is_due("overview", seconds=OVERVIEW_SECONDS):
             self._overview(moment)
         self._refresh()

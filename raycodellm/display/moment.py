@@ -43,13 +43,14 @@ class Moment:
 
 
 def overview(moment: Moment, with_wait: bool = True) -> list[str]:
-    """How the sweep stands, in one to four lines."""
+    """How the sweep stands, in one to four lines. Why no slot can start is said once."""
     lines = [state_line(moment)]
     if moment.best:
         lines.append(f"best so far: {moment.best}")
-    if slots := slots_line(moment.snapshot):
+    says_wait = bool(moment.waiting) and with_wait
+    if slots := slots_line(moment.snapshot, with_reason=not says_wait):
         lines.append(slots)
-    if moment.waiting and with_wait:
+    if says_wait:
         lines.append(waiting_line(moment.waiting, moment.waiting_seconds))
     return lines
 
@@ -105,7 +106,7 @@ def num_working_slots(snapshot: Snapshot) -> int:
     return sum(view.state in ("idle", "working") for view in snapshot.slot_views)
 
 
-def slots_line(snapshot: Snapshot) -> str:
+def slots_line(snapshot: Snapshot, with_reason: bool = True) -> str:
     """`slots: 2 working, 1 starting (35 s), on 3 nodes`, and why no slot can start; empty without a slot."""
     views = snapshot.slot_views
     parts = []
@@ -117,7 +118,7 @@ def slots_line(snapshot: Snapshot) -> str:
     line = f"slots: {', '.join(parts)}" if parts else ""
     if line and snapshot.num_nodes > 1:
         line += f", on {snapshot.num_nodes} nodes"
-    if snapshot.waiting_reason:
+    if snapshot.waiting_reason and with_reason:
         line = f"{line or 'slots: none'}; {snapshot.waiting_reason}"
     return line
 
@@ -133,9 +134,10 @@ def waited_for(snapshot: Snapshot) -> str:
     starting = [view.name for view in snapshot.slot_views if view.state == "starting"]
     if num_working_slots(snapshot):
         return "the next job"
+    reason = f" ({snapshot.waiting_reason})" if snapshot.waiting_reason else ""
     if starting:
-        return f"{', '.join(starting[:MOST_JOBS])} to start"
-    return "a worker group" if snapshot.slots else "the first worker group"
+        return f"{', '.join(starting[:MOST_JOBS])} to start{reason}"
+    return ("a worker group" if snapshot.slots else "the first worker group") + reason
 
 
 def is_moving(progress: Progress) -> bool:

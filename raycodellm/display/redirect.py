@@ -72,7 +72,7 @@ def _descriptors_to(target: int) -> Iterator[None]:
 
 def console(output: TextIO) -> Console:
     """A console that writes in a terminal's width, and to a file or a pipe in lines of any length."""
-    made = partial(Console, file=output, highlight=False, force_jupyter=False)  # else it writes past the output there
+    made = partial(Console, file=output, highlight=False, force_jupyter=False)  # else rich draws in a cell by itself
     return made() if output.isatty() else made(soft_wrap=True, width=PIPE_COLUMNS)
 
 
