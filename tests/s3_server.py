@@ -34,7 +34,8 @@ class Requests:
         kind = self._kind(environ)
         with self._lock:
             self.kinds[kind] += 1
-            self.log.append(f"{kind} {environ['PATH_INFO']}")
+            prefix = parse_qs(environ["QUERY_STRING"]).get("prefix", [""])[0] if kind == "LIST" else ""
+            self.log.append(f"{kind} {environ['PATH_INFO']}{prefix and '/' + prefix}")
             self.num_bytes += _length(environ) + (0 if kind == "HEAD" else len(body))
             self.connections.add(environ.get("REMOTE_PORT", ""))
         return [body]
