@@ -430,13 +430,17 @@ def test_empty_files_of_every_format_are_counted_or_hold_nothing(tmp_path):
         assert not documents and sum(skips.values()) == 1, name
 
 
-def test_one_line_of_200_megabytes_is_counted_in_bounded_memory(tmp_path):
-    path = tmp_path / "a.jsonl"
+@pytest.mark.parametrize(
+    ("name", "begins", "between", "ends", "what"),
+    [("a.jsonl", b"", b"\n", b"\n", "line"), ("a.json", b"[", b", ", b"]", "JSON value")],
+)
+def test_one_record_of_200_megabytes_is_counted_in_bounded_memory(tmp_path, name, begins, between, ends, what):
+    path = tmp_path / name
     with open(path, "wb") as file:
-        file.write(b'{"text": "first"}\n{"text": "')
+        file.write(begins + b'{"text": "first"}' + between + b'{"text": "')
         for _ in range(200):
             file.write(b"x" * 1_000_000)
-        file.write(b'"}\n{"text": "last"}\n')
+        file.write(b'"}' + between + b'{"text": "last"}' + ends)
     program = (
         "import resource, sys\n"
         "from raycodellm.config import Source\n"
@@ -450,9 +454,8 @@ def test_one_line_of_200_megabytes_is_counted_in_bounded_memory(tmp_path):
     )
     run = subprocess.run([sys.executable, "-c", program, str(path)], capture_output=True, text=True, check=True)
     rows, grown = run.stdout.strip().split("\n")
-    assert rows == "['first', Skip(reason='line over 64 MiB', count=1, num_bytes=0), 'last']"
+    assert rows == f"['first', Skip(reason='{what} over 64 MiB', count=1, num_bytes=0), 'last']"
     assert int(grown) < 250, "MiB"
-    print(grown)
 
 
 @given(st.lists(st.sampled_from([13, 400, 500, 501, 900, 3_000]), max_size=12), st.integers(1, 2_000))

@@ -193,6 +193,14 @@ def test_one_bad_element_of_an_array_is_lost_alone(tmp_path, bad):
     assert sum(skips.values()) == 1
 
 
+@given(st.integers(1, len(", ".join(GOOD[:6]))), st.sampled_from(list('"{}],x\n')))
+def test_a_wrong_character_in_an_array_costs_at_most_one_element(place, wrong):
+    data = f"[{', '.join([*GOOD[:6], *GOOD])}]"
+    found = elements((data[:place] + wrong + data[place + 1 :]).encode())
+    sound = [value for value in found if isinstance(value, dict) and "turns" in value]
+    assert sound[-40:] == [json.loads(one) for one in GOOD] and len(sound) >= 45
+
+
 def test_arrays_begin_with_a_mark_end_early_and_follow_each_other(tmp_path):
     (tmp_path / "a.json").write_bytes(b"\xef\xbb\xbf" + b'[{"text": "marked", "score": NaN}]')
     (tmp_path / "b.json").write_text('[{"text": "whole"}, {"text"')

@@ -16,7 +16,7 @@ from raycodellm.corpora.content import LONGEST_LINE, pieces
 from raycodellm.corpora.documents import SkipError, check_text
 from raycodellm.corpora.inputs import MIB, Part, extension
 
-_STEP = 1 << 14
+_STEP = 1 << 13
 """Bytes that are looked at together: an error of the json module costs time in proportion to the text before it."""
 _raw_decode = json.JSONDecoder().raw_decode
 _BETWEEN = re.compile("[\\s,\ufeff]*")
@@ -127,7 +127,8 @@ class _Elements:
 
         False at the end of the stream, where every place in the text stays as it is.
         """
-        more = b"".join(itertools.islice(self._steps, 1 + (len(self._text) - self._at) // _STEP))
+        held = len(self._text) - self._at
+        more = b"".join(itertools.islice(self._steps, 1 + max(0, min(held, LONGEST_LINE - held)) // _STEP))
         text = self._decode(more, not more)
         if text:
             self._text, self._at = self._text[self._at :] + text, 0

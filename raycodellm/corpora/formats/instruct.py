@@ -96,7 +96,8 @@ def pair_of(record: Mapping[str, Any], known: Collection[str] = ()) -> Pair:
     else:
         raise SkipError("no prompt and response")
     used |= _complete(turns, record, used)
-    prompt = "".join(_written(speaker, said) for speaker, said in turns) + "Assistant:"
+    lines = [f"{speaker}:{spoken(said)}" if speaker else said for speaker, said in turns]
+    prompt = "\n".join([*lines, "Assistant:"])
     notes += _unused(record, used.union(known), prompt + answer)
     return Pair(prompt, spoken(answer.lstrip("\r\n")), tuple(notes))
 
@@ -144,10 +145,6 @@ def _quotes(said: str, more: str) -> bool:
 def spoken(said: str) -> str:
     """The text as it follows a colon: after a space, or after its own white space, which may be indentation."""
     return said if said[:1].isspace() else f" {said}"
-
-
-def _written(speaker: str, said: str) -> str:
-    return f"{speaker}:{spoken(said)}\n" if speaker else f"{said}\n"
 
 
 def _material(value: Any) -> str:

@@ -56,7 +56,8 @@ def choose_files(
         layout = _worded(names)
     if not layout:
         if must_be_known:
-            raise UserError(f"{path}: holds no data file ({', '.join(_data_extensions())}); found {_some(names)}")
+            some = ", ".join(names[:6]) or "nothing"
+            raise UserError(f"{path}: holds no data file ({', '.join(_data_extensions())}); found {some}")
         return None
     chosen = _pick(path, "subset", subset, layout, ("default", "", "data"))
     return sorted(_pick(path, "split", split, chosen, ("train",)))
@@ -70,10 +71,6 @@ def is_data(name: str) -> bool:
 @lru_cache(maxsize=1)
 def _data_extensions() -> list[str]:
     return sorted(one for format in known_formats().values() if format.is_data for one in format.extensions)
-
-
-def _some(names: list[str]) -> str:
-    return ", ".join(names[:6]) or "nothing"
 
 
 def _pick(path: str, what: str, wanted: str | None, known: Mapping[str, Any], usual: tuple[str, ...]) -> Any:
