@@ -18,12 +18,23 @@ from autoscaled import Autoscaled, autoscaled
 KINDS = {"small": {"resources": {"CPU": 2, "object_store_memory": 100_000_000}, "max_workers": 2}}
 """A slot of 2 CPUs needs a whole node, and the head has 1 CPU: a helper on any node would block the slot for ever."""
 SLOTS = ("--set", "scaling.slots=auto", "--set", "scaling.cpus_per_worker=2", "--set", "search.trials=3")
-STAGE = ("--set", "pretrain.tokens=50_000", "--set", "scaling.checkpoint_tokens=4_096")
+STAGE = ("--set", "pretrain.tokens=30_000", "--set", "scaling.checkpoint_tokens=4_096")
 RAYS_OWN = {"_AutoscalingCoordinatorActor", "_StatsActor", "_StatsSummaryActor", "_UsageCollectionActor"}
 """Actors that Ray Data starts once per cluster, for everybody, on the head node."""
 
 if __name__ != "__main__":
     pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(900)]
+
+
+STARTED: list[subprocess.Popen] = []
+
+
+@pytest.fixture(autouse=True)
+def no_sweep_left_running() -> Iterator[None]:
+    """Also where a test fails in the middle."""
+    yield
+    while STARTED:
+        STARTED.pop().kill()
 
 
 class Sweep:
@@ -41,6 +52,7 @@ class Sweep:
             self.process = subprocess.Popen(
                 self.command, env=self.cluster.environment, stdout=log, stderr=subprocess.STDOUT
             )
+        STARTED.append(self.process)
 
     def output(self) -> str:
         return (self.folder / "output").read_text()
@@ -110,18 +122,11 @@ def test_nodes_come_as_slots_wait_are_lost_and_come_again_and_go_and_nothing_is_
     cluster: Autoscaled, sweep_text: str, tmp_path: Path
 ) -> None:
     sweep = Sweep(cluster, tmp_path, sweep_text, *SLOTS, *STAGE)
-    assert cluster.nodes() == []
+    cluster.wait_for(lambda: cluster.nodes() == [], 60)
     sweep.start()
     seconds = {"until a node has come": sweep.wait_for(lambda: cluster.nodes() != [])}
-    seconds["until it has a worker"] = sweep.wait_for(lambda: nodes_with_workers(cluster) != [])
-    assert not {one["Address"]["NodeID"] for one in cluster.actors() if is_helper(one)} & set(cluster.nodes())
-
-    sweep.process.kill()
-    sweep.end()
-    seconds["until nothing is left of a killed run"] = cluster.wait_for(lambda: left(cluster) == [], 30)
-
-    sweep.start()
     sweep.wait_for(lambda: sweep.states() == ["working"] * 2 and sweep.newest_checkpoint() > 0)
+    assert not {one["Address"]["NodeID"] for one in cluster.actors() if is_helper(one)} & set(cluster.nodes())
     killed, drained = nodes_with_workers(cluster)
     cluster.kill(killed)
     cluster.announce_removal(drained, seconds=8)
@@ -137,6 +142,16 @@ def test_nodes_come_as_slots_wait_are_lost_and_come_again_and_go_and_nothing_is_
     assert not (sweep.storage / "small" / "slots").exists() and not (sweep.storage / "small" / "tune").exists()
     seconds["until idle nodes are gone"] = cluster.wait_for(lambda: cluster.nodes() == [], 60)
     print({name: round(value, 1) for name, value in seconds.items()})
+
+
+@pytest.mark.exhaustive
+def test_a_run_that_is_killed_leaves_nothing(cluster: Autoscaled, sweep_text: str, tmp_path: Path) -> None:
+    sweep = Sweep(cluster, tmp_path, sweep_text, *SLOTS, *STAGE)
+    sweep.start()
+    sweep.wait_for(lambda: nodes_with_workers(cluster) != [])
+    sweep.process.kill()
+    sweep.end()
+    cluster.wait_for(lambda: left(cluster) == [], 30)
 
 
 def is_helper(actor: dict[str, Any]) -> bool:

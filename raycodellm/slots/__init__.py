@@ -6,7 +6,9 @@ loop takes the job again from its newest checkpoint. Workers that are told to le
 will be taken away) save their stage at once and give it back.
 
 dispatcher: the actor, around `dispatch`; handle: how others call it
+head: where helpers live
 pool: the driver's side, with as many slots as there is work for
+trainer, controller: the Ray Train run of one slot; gpus: whether its workers can use their GPUs
 worker: the loop inside the workers; client: a worker's line to the dispatcher; evaluation_job: one evaluation
 lease: one sweep at a time trains a stage; notice, ray_train: what workers hear of leaving
 
