@@ -158,7 +158,7 @@ SLICES = [slice(None, None, 3), pytest.param(slice(None), marks=pytest.mark.exha
 @pytest.mark.parametrize("name", FILES)
 def test_a_damaged_file_is_named_and_blocks_no_command(sweep_text, storage, capsys, monkeypatch, name, some) -> None:
     monkeypatch.setattr(
-        "raycodellm.report.html_page.plotly_source", lambda: ""
+        "raycodellm.report.html_page.packed_plotly", lambda: ""
     )  # 4 MB that say nothing about the files
     if name.endswith(".lock"):
         (storage / name).write_text("process 1")
