@@ -23,6 +23,15 @@ ASSERT_42 = "assert work() == 42"
 pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="the sandbox needs Linux")
 
 
+@pytest.fixture(scope="module")
+def strongest():
+    """What does not depend on the isolation is tried with one."""
+    try:
+        return sandbox.find_isolation()
+    except sandbox.SandboxUnavailable as error:
+        pytest.skip(str(error))
+
+
 @pytest.fixture(scope="module", params=sandbox.KINDS)
 def isolated(request):
     try:
@@ -38,50 +47,50 @@ def judge(isolated, source, test=ASSERT_42, entry_point="work", limits=LIMITS, p
 # ------------------------------------------------------------------------------------------------- right and wrong
 
 
-def test_right_programs_pass_and_wrong_ones_fail_with_the_reason(isolated):
-    assert judge(isolated, "def work(): return 42").result == PASSED
-    wrong = judge(isolated, "def work(): return 41")
+def test_right_programs_pass_and_wrong_ones_fail_with_the_reason(strongest):
+    assert judge(strongest, "def work(): return 42").result == PASSED
+    wrong = judge(strongest, "def work(): return 41")
     assert (wrong.result, wrong.why) == (FAILED, "the test does not hold")
-    assert "ZeroDivisionError" in judge(isolated, "def work(): return 1 / 0").why
-    assert "SyntaxError" in judge(isolated, "def work(: return 42").why
-    assert judge(isolated, "other = 1").why == "the program defines no work"
+    assert "ZeroDivisionError" in judge(strongest, "def work(): return 1 / 0").why
+    assert "SyntaxError" in judge(strongest, "def work(: return 42").why
+    assert judge(strongest, "other = 1").why == "the program defines no work"
 
 
-def test_values_of_every_built_in_type_come_and_go_as_they_are(isolated):
+def test_values_of_every_built_in_type_come_and_go_as_they_are(strongest):
     values = (
         "(None, True, -(10**400), 1e-300, float('inf'), 2 - 3j, '\\ud800 ä', b'\\0', bytearray(b'a'), [1, [2]], (), "
         "{1: {2}}, frozenset({(1,)}), range(2, 9, 3), int)"
     )
     test = f"value = {values}\nassert work(value) == value and made() == value\n"
     test += "assert [type(one) for one in work(value)] == [type(one) for one in value]"
-    verdict = judge(isolated, f"def work(value): return value\n\ndef made(): return {values}", test)
+    verdict = judge(strongest, f"def work(value): return value\n\ndef made(): return {values}", test)
     assert verdict.result == PASSED, verdict.why
 
 
-def test_a_test_may_use_what_the_prompt_defines_objects_of_the_programs_and_the_exceptions_it_asks_for(isolated):
+def test_a_test_may_use_what_the_prompt_defines_objects_of_the_programs_and_the_exceptions_it_asks_for(strongest):
     prompt = "def double(x):\n    return 2 * x\n\ndef work(x):\n    'Half of x.'\n"
     check = "def check(candidate):\n    assert candidate(double(21)) == 21"
-    assert judge(isolated, prompt + "    return x // 2", check, prompt=prompt).result == PASSED
+    assert judge(strongest, prompt + "    return x // 2", check, prompt=prompt).result == PASSED
     named_check = "def check(candidate):\n    assert check(3) == 4 and candidate(3) == 4"
-    assert judge(isolated, "def check(x): return x + 1", named_check, "check").result == PASSED
+    assert judge(strongest, "def check(x): return x + 1", named_check, "check").result == PASSED
 
     tree = (
         "class Node:\n    def __init__(self, data): self.data = data\n\ndef work(node): return [node.data, node.left]"
     )
     test = "root = Node(1)\nroot.left = 7\nassert work(root) == [1, 7] and root.left == 7"
-    assert judge(isolated, tree, test).result == PASSED
-    assert judge(isolated, "def work(n): yield from range(n)", "assert list(work(3)) == [0, 1, 2]").result == PASSED
+    assert judge(strongest, tree, test).result == PASSED
+    assert judge(strongest, "def work(n): yield from range(n)", "assert list(work(3)) == [0, 1, 2]").result == PASSED
 
     asks = (
         "try:\n    work()\nexcept ValueError as error:\n    assert 'bad' in str(error)\nelse:\n    raise AssertionError"
     )
-    assert judge(isolated, "def work(): raise ValueError('bad')", asks).result == PASSED
-    assert judge(isolated, "def work(): return None", asks).result == FAILED
+    assert judge(strongest, "def work(): raise ValueError('bad')", asks).result == PASSED
+    assert judge(strongest, "def work(): return None", asks).result == FAILED
 
 
-def test_nothing_is_known_of_a_program_whose_test_or_sandbox_is_broken(isolated):
-    assert judge(isolated, "def work(): return 42", "assert work( ==").result == NOT_RUN
-    assert judge(isolated, "def work(f): return f()", "assert work(lambda: 42) == 42").result == NOT_RUN
+def test_nothing_is_known_of_a_program_whose_test_or_sandbox_is_broken(strongest):
+    assert judge(strongest, "def work(): return 42", "assert work( ==").result == NOT_RUN
+    assert judge(strongest, "def work(f): return f()", "assert work(lambda: 42) == 42").result == NOT_RUN
 
     class Broken(Isolation):
         def command(self, temporary_bytes):
@@ -198,19 +207,19 @@ def check(work):
 
 @pytest.mark.slow
 @pytest.mark.parametrize("name", FORGERIES)
-def test_no_forgery_passes(isolated, name):
-    verdict = judge(isolated, FORGERIES[name], ANY_FORM_OF_42, limits=Limits(2, 4.0))
+def test_no_forgery_passes(strongest, name):
+    verdict = judge(strongest, FORGERIES[name], ANY_FORM_OF_42, limits=Limits(2, 4.0))
     assert verdict.result == FAILED, verdict
 
 
-def test_raising_is_no_answer_of_nothing(isolated):
+def test_raising_is_no_answer_of_nothing(strongest):
     """Tests that expect None, emptiness, or the end of an iterator."""
     for raised in ("ValueError", "StopIteration", "GeneratorExit", "KeyboardInterrupt", "SystemExit", "MemoryError"):
         source = f"def work(*values): raise {raised}"
         test = "def check(work):\n    assert all(map(lambda value: work(value) == 1, [1, 2]))\n"
         test += "    for answer in map(work, [1, 2]):\n        assert answer == 1\n    assert not list(map(work, [3]))"
-        assert judge(isolated, source, test).result == FAILED, raised
-    assert judge(isolated, "def work(): raise ValueError", "assert work() is None or not work()").result == FAILED
+        assert judge(strongest, source, test).result == FAILED, raised
+    assert judge(strongest, "def work(): raise ValueError", "assert work() is None or not work()").result == FAILED
 
 
 # ------------------------------------------------------------------------------------------------- attacks
@@ -316,13 +325,13 @@ def work():
 
 
 @pytest.mark.slow
-def test_a_busy_machine_changes_no_verdict(isolated):
+def test_a_busy_machine_changes_no_verdict(strongest):
     """A program that needs a third of its computing time passes, an endless one fails, beside ten busy processes."""
     busy = [subprocess.Popen([sys.executable, "-c", "while True: pass"]) for _ in range(10)]
     try:
         slow = "def work():\n    import time\n    while time.process_time() < 0.7: pass\n    return 42"
-        assert judge(isolated, slow, limits=Limits(cpu_seconds=2, wall_seconds=60.0)).result == PASSED
-        assert judge(isolated, "def work():\n    while True: pass", limits=Limits(1, 60.0)).result == FAILED
+        assert judge(strongest, slow, limits=Limits(cpu_seconds=2, wall_seconds=60.0)).result == PASSED
+        assert judge(strongest, "def work():\n    while True: pass", limits=Limits(1, 60.0)).result == FAILED
     finally:
         for process in busy:
             process.kill()
@@ -373,7 +382,7 @@ def test_the_solutions_of_humaneval_pass_and_empty_ones_fail(tmp_path):
     path = DATA / "eval" / "HumanEval.jsonl.gz"
     if not path.exists():
         pytest.skip(f"{path} is not there")
-    tasks = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()][::4]
+    tasks = [json.loads(line) for line in gzip.decompress(path.read_bytes()).decode().splitlines()][::8]
     samples = [{**task, "completion": done} for task in tasks for done in (task["canonical_solution"], "    pass\n")]
     for one in samples:
         del one["canonical_solution"]
