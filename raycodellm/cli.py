@@ -185,7 +185,7 @@ def submit(options: argparse.Namespace) -> int:
 
 
 def stop(options: argparse.Namespace) -> int:
-    return stopping.stop(options.run, options.address, options.storage)
+    return stopping.stop(options.run, options.address, options.storage, lambda line: print(line, flush=True))
 
 
 def status(options: argparse.Namespace) -> int:

@@ -80,6 +80,22 @@ class Head:
         )
         return done.returncode, done.stdout + done.stderr
 
+    @contextlib.contextmanager
+    def held_workers(self) -> Iterator[None]:
+        """Has the training stand still, so that it is not done while commands start."""
+        below = psutil.Process(self.process.pid).children(recursive=True)
+        workers = [
+            one for one in below if "RayTrainWorker" in one.name() or "RayTrainWorker" in " ".join(one.cmdline())
+        ]
+        assert workers, [one.cmdline()[:1] for one in below]
+        for worker in workers:
+            worker.suspend()
+        try:
+            yield
+        finally:
+            for worker in workers:
+                worker.resume()
+
     def end(self) -> None:
         for process in [*psutil.Process(self.process.pid).children(recursive=True), self.process]:
             with contextlib.suppress(psutil.NoSuchProcess):
@@ -108,7 +124,7 @@ tokenizer: {train: {vocab_size: 300, sample_bytes: 50_000}}
 sources: {prose: {kind: text, path: data/prose.jsonl}}
 stages:
   - name: pretrain
-    tokens: 300_000
+    tokens: 150_000
     sequence_length: 64
     batch_tokens: 1_024
     learning_rate: {peak: 3.0e-3}
@@ -171,14 +187,18 @@ def test_a_submitted_sweep_is_followed_stopped_and_continued_by_the_lines_that_i
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
         )
     head.wait_for(lambda: any(storage.glob("stages/*/*/*/COMPLETE")), tmp_path / "heard")
-    follower.send_signal(signal.SIGINT)
-    assert follower.wait(60) == 130
+    with head.held_workers():
+        follower.send_signal(signal.SIGINT)
+        assert follower.wait(60) == 130
+        command = {"env": head.environment, "stdout": subprocess.PIPE, "text": True}
+        stopping = subprocess.Popen(shlex.split(stop), **command)
+        said = [stopping.stdout.readline()]  # the job has been told
     heard = (tmp_path / "heard").read_text()
     assert heard.startswith("travels runs already as raysubmit_") and "travels goes on as raysubmit_" in heard, heard
     assert f"continue with: raycodellm submit {tmp_path}" in heard, heard
 
-    code, printed = head.run(stop)
-    assert code == 0 and "has ended: stopped" in printed, printed
+    said += stopping.stdout.readlines()
+    assert stopping.wait(LONGEST_SECONDS) == 0 and "has ended: stopped" in said[-1], said
     saved = max(int(path.parent.name.removeprefix("step-")) for path in storage.glob("stages/*/*/*/COMPLETE"))
     code, printed = head.run(submit)
     assert code == 0, printed

@@ -69,8 +69,9 @@ class Jobs:
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
-        for name in ("dashboard_sdk", "job.sdk"):  # Ray's own reports of uploads and closed connections
-            logging.getLogger(f"ray.dashboard.modules.{name}").setLevel(logging.WARNING)
+        # Ray's own reports of uploads and closed connections.
+        for name in ("dashboard.modules.dashboard_sdk", "dashboard.modules.job.sdk", "_private.runtime_env.packaging"):
+            logging.getLogger(f"ray.{name}").setLevel(logging.WARNING)
         # Ray would prefer these variables to the address that was given.
         with without_variables("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             try:

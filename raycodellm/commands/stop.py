@@ -17,7 +17,7 @@ if TYPE_CHECKING:
 Say = Callable[[str], None]
 
 
-def stop(target: str, address: str | None, storage: str | None, say: Say = print) -> int:
+def stop(target: str, address: str | None, storage: str | None, say: Say) -> int:
     """Stops a run; returns the exit code.
 
     `target`: a run folder; with the `address` of a cluster's dashboard a sweep file, a sweep's name or a job's id.
@@ -50,8 +50,8 @@ def stop_job(target: str, address: str, storage: str | None, say: Say) -> int:
     if job is None or job.has_ended:
         say(f"no job runs {name} at {jobs.shown_address}; what `raycodellm run` began stops by its run folder")
         return DONE
-    say(f"stopping {job.told('sweep') or job.id}: running stages save their checkpoints")
     jobs.stop(job.id)
+    say(f"stopping {job.told('sweep') or job.id}: running stages save their checkpoints")
     try:
         ended = jobs.wait(job.id, lambda one: one.has_ended, lambda one, seconds: say(_waiting(one, seconds)))
     except KeyboardInterrupt:
