@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import platform
 import signal
 import subprocess
 import sys
@@ -51,6 +52,19 @@ def test_a_driver_elsewhere_finds_the_request_at_its_next_beat_and_answers(drive
     assert stop_request.stop(Folder(str(tmp_path)), said.append, time, time.sleep).startswith("process ")
     assert driver.heard == [signal.SIGINT]
     assert said[0].startswith("asking process") and "10 s so far: running stages save their checkpoints" in said[1]
+    assert not (tmp_path / OWNER).exists()
+
+
+def test_a_running_driver_elsewhere_is_interrupted_as_by_ctrl_c(tmp_path):
+    code = (
+        "import time; from raycodellm.files import Folder; from raycodellm.sweep.ownership import Owner\n"
+        f"owner = Owner(Folder({str(tmp_path)!r}), machine='elsewhere'); owner.beat_seconds = 0.2; owner.claim(print)\n"
+        "with owner.kept():\n    print('claimed', flush=True)\n    time.sleep(100)\n"
+    )
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE, stderr=subprocess.DEVNULL) as process:
+        assert process.stdout.readline() == b"claimed\n"
+        assert stop_request.stop(Folder(str(tmp_path)), print) == f"process {process.pid} on {platform.node()}"
+        assert process.wait(10) == -signal.SIGINT
     assert not (tmp_path / OWNER).exists()
 
 
