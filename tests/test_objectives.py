@@ -6,6 +6,7 @@ import pytest
 
 from raycodellm.config import Objective, UserError
 from raycodellm.evaluation import objectives, task_index, task_names
+from raycodellm.evaluation.task_trees import members_of
 
 FILES = {
     "arc_easy.yaml": "task: arc_easy\ntag: [ai2_arc]\n",
@@ -81,3 +82,9 @@ def test_the_names_read_from_lm_evals_files_are_those_of_its_own_index() -> None
         few = task_index.task_manager((name,)).task_index
         assert members and {one: few[one] for one in members} == {one: index[one] for one in members}
         assert len(few) < 100
+
+
+def test_the_members_of_groups_that_a_group_spells_out_are_its_members_too() -> None:
+    inner = {"group": "inner", "task": ["deep", {"task": "deeper", "num_fewshot": 1}]}
+    assert list(members_of({"group": "outer", "task": ["plain", inner]})) == ["plain", "inner", "deep", "deeper"]
+    assert not list(members_of({"task": "a task's own name"}))

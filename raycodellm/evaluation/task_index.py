@@ -8,12 +8,12 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.evaluation.task_names import NamedTask, lm_eval_tasks
-from raycodellm.evaluation.task_trees import trees
+from raycodellm.evaluation.task_trees import members_of, trees
 from raycodellm.tasks import FOLDER
 
 if TYPE_CHECKING:
@@ -64,20 +64,8 @@ def with_members(names: Iterable[str], known: Mapping[str, NamedTask]) -> dict[s
         found[name] = known[name]
         waiting += known[name].tagged
         if (file := known[name].file) is not None:
-            waiting += (member for _, tree in trees(file.resolve()) for member in _listed(tree.get("task")))
+            waiting += (member for _, tree in trees(file.resolve()) for member in members_of(tree))
     return found
-
-
-def _listed(listed: Any) -> Iterator[str]:
-    """Names in a group's list of tasks, those in groups that it spells out included."""
-    if isinstance(listed, str):
-        yield listed
-    elif isinstance(listed, list):
-        for member in listed:
-            yield from _listed(member)
-    elif isinstance(listed, dict):
-        yield from _listed(listed.get("task"))
-        yield from _listed(listed.get("group"))
 
 
 def outermost(folders: Iterable[Path]) -> list[Path]:

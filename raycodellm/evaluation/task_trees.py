@@ -42,9 +42,11 @@ def group_members(file: Path) -> Iterator[str]:
 
 
 def members_of(tree: dict[str, Any]) -> Iterator[str]:
-    """Names of the tasks and groups that a group's tree lists."""
+    """Names of the tasks and groups that a group's tree lists, those in groups that it spells out included."""
     listed = tree.get("task")
     for member in listed if isinstance(listed, list) else []:
-        name = member.get("task") or member.get("group") if isinstance(member, dict) else member
-        if isinstance(name, str):
-            yield name
+        if isinstance(member, str):
+            yield member
+        elif isinstance(member, dict):
+            yield from (name for key in ("task", "group") if isinstance(name := member.get(key), str))
+            yield from members_of(member)
