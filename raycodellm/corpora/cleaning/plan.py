@@ -19,7 +19,7 @@ from __future__ import annotations
 
 import math
 import re
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,31 +86,29 @@ def cleaning_identity(source: Source, benchmark: Benchmark | None) -> list[Any] 
 # ------------------------------------------------------------------------------------ checks of one document
 
 
-def checks(source: Source) -> list[tuple[str, Check]]:
+def checks(source: Source) -> Iterator[tuple[str, Check]]:
     """(reason, check) in the order in which they count."""
     cleaning = source.cleaning or Cleaning()
-    found: list[tuple[str, Check]] = []
     if cleaning.paths and cleaning.paths.include:
         included = _any_glob(cleaning.paths.include)
-        found.append(("path not included", lambda document: not included(_path(document))))
+        yield "path not included", lambda document: not included(_path(document))
     if cleaning.paths and cleaning.paths.exclude:
         excluded = _any_glob(cleaning.paths.exclude)
-        found.append(("path excluded", lambda document: excluded(_path(document))))
+        yield "path excluded", lambda document: excluded(_path(document))
     if cleaning.licenses:
         column, allowed = source.license_field or "", frozenset(name.lower() for name in cleaning.licenses)
-        found.append(("no license", lambda document: not _licenses(column_value(document, column))))
-        found.append(("license not allowed", lambda document: not _is_allowed(column_value(document, column), allowed)))
+        yield "no license", lambda document: not _licenses(column_value(document, column))
+        yield "license not allowed", lambda document: not _is_allowed(column_value(document, column), allowed)
     if least := cleaning.min_characters:
-        found.append((f"under {least} characters", lambda document: len(document.content) < least))
+        yield f"under {least} characters", lambda document: len(document.content) < least
     if most := cleaning.max_characters:
-        found.append((f"over {most} characters", lambda document: len(document.content) > most))
+        yield f"over {most} characters", lambda document: len(document.content) > most
     for script, share in (cleaning.script or {}).items():
-        found.append((f"under {100 * share:g} % {script.lower()} letters", _too_little_of(script, share)))
+        yield f"under {100 * share:g} % {script.lower()} letters", _too_little_of(script, share)
     if source.take:
         score = source.score_field or ""
-        found.append((f"no {score}", lambda document: column_value(document, score) is None))
-        found.append((f"{score} is not a number", lambda document: not _is_number(column_value(document, score))))
-    return found
+        yield f"no {score}", lambda document: column_value(document, score) is None
+        yield f"{score} is not a number", lambda document: not _is_number(column_value(document, score))
 
 
 def _too_little_of(script: str, share: float) -> Check:

@@ -34,7 +34,7 @@ class DocumentStats:
 
 def survey(rows: Iterable[Document | Skip], plan: CleaningPlan) -> Iterator[DocumentStats]:
     """Statistics of batches of documents, in their order. Skips are left to the second reading."""
-    tests = checks(plan.source)
+    tests = list(checks(plan.source))
     documents = (row for row in rows if isinstance(row, Document))
     for batch in grouped(documents, lambda document: len(document.content), PIECE, BATCH_DOCUMENTS):
         yield _survey_batch(batch, plan, tests)
