@@ -42,6 +42,8 @@ SOURCES = [
     ("ray", "train/v2/api/data_parallel_trainer.py", "result = self._initialize_and_run_controller("),
     ("ray", "train/v2/api/data_parallel_trainer.py", ")(TrainController)"),
     ("ray", "train/v2/_internal/callbacks/placement_group_callback.py", "class PlacementGroupCleanerCallback("),
+    ("ray", "train/v2/_internal/callbacks/datasets.py", "class DatasetsCallback("),
+    ("ray", "train/v2/_internal/execution/worker_group/worker.py", "dataset_shard_provider: Optional["),
     (
         "ray",
         "train/v2/_internal/execution/controller/controller.py",

@@ -10,6 +10,7 @@ from typing import Any
 import ray
 from ray.train import FailureConfig, RunConfig, ScalingConfig
 from ray.train.torch import TorchTrainer
+from ray.train.v2._internal.callbacks.datasets import DatasetsCallback
 from ray.train.v2._internal.callbacks.placement_group_callback import PlacementGroupCleanerCallback
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 
@@ -28,7 +29,8 @@ class SlotTrainer(TorchTrainer):
     """A run whose actors carry the slot's name, whose controller lives on the head node, and which leaves nothing.
 
     Ray Train's own way leaves a detached actor behind, 213 MB on the head, whenever a controller ends without notice.
-    That actor frees the workers' places; without it Ray frees them when the driver has ended, too.
+    That actor frees the workers' places; without it Ray frees them when the driver has ended, too. Another actor, for
+    datasets of which a slot has none, would be started with each group of workers.
     """
 
     def __init__(self, label: str, **settings: Any) -> None:
@@ -46,7 +48,7 @@ class SlotTrainer(TorchTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback)]
+        return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback | DatasetsCallback)]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         variables = {
