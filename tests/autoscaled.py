@@ -101,7 +101,7 @@ class Autoscaled:
         self.head.terminate()  # it ends its own children; what is left after that goes with the group
         nodes = [process for process in psutil.process_iter(["cmdline"]) if self._is_part(process)]
         with contextlib.suppress(subprocess.TimeoutExpired):
-            self.head.wait(10)
+            self.head.wait(2)  # it would drain itself for up to 30 s
         with contextlib.suppress(ProcessLookupError):
             os.killpg(self.head.pid, signal.SIGKILL)
         for process in nodes:

@@ -117,7 +117,6 @@ def nodes_with_workers(cluster: Autoscaled) -> list[str]:
     return [node for node in cluster.nodes() if node in found]
 
 
-@pytest.mark.exhaustive
 def test_nodes_come_as_slots_wait_are_lost_and_come_again_and_go_and_nothing_is_left(
     cluster: Autoscaled, sweep_text: str, tmp_path: Path
 ) -> None:
@@ -144,7 +143,6 @@ def test_nodes_come_as_slots_wait_are_lost_and_come_again_and_go_and_nothing_is_
     print({name: round(value, 1) for name, value in seconds.items()})
 
 
-@pytest.mark.exhaustive
 def test_a_run_that_is_killed_leaves_nothing(cluster: Autoscaled, sweep_text: str, tmp_path: Path) -> None:
     sweep = Sweep(cluster, tmp_path, sweep_text, *SLOTS, *STAGE)
     sweep.start()

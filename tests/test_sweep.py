@@ -7,6 +7,7 @@ import os
 import pickle
 import signal
 import socket
+import threading
 from collections.abc import Callable, Iterator
 from types import SimpleNamespace
 from typing import Any
@@ -219,6 +220,7 @@ class Watched:
         self.asked: list[str] = []
         self.said: list[str] = []
         self.shown: list[Snapshot] = []
+        self.looked = threading.Event()
 
     def __getattr__(self, method: str) -> SimpleNamespace:
         return SimpleNamespace(remote=lambda *arguments: method)
@@ -226,6 +228,7 @@ class Watched:
     def answer(self, method: str, timeout: float) -> Any:
         self.asked.append(method)
         found = self.snapshots.pop(0) if method == "snapshot" else True
+        self.looked.set()
         if isinstance(found, Exception):
             raise found
         return found
@@ -242,7 +245,7 @@ def watch(opened: sweep.Run, monkeypatch) -> Iterator[Callable]:
     """Watches work that ends with the sweep, over a dispatcher that answers so; the head answers on a real port."""
     head = socket.create_server(("127.0.0.1", 0))
 
-    def watch(*snapshots, head_is_there: bool = True) -> tuple[Watched, sweep.Stopper, str]:
+    def watch(*snapshots, head_is_there: bool = True, ends_first: bool = False) -> tuple[Watched, sweep.Stopper, str]:
         watched, stopper = Watched(*snapshots), sweep.Stopper()
         monkeypatch.setattr("ray.get", watched.answer)
         results = sweep.Results(opened)
@@ -250,7 +253,7 @@ def watch(opened: sweep.Run, monkeypatch) -> Iterator[Callable]:
         if not head_is_there:
             head.close()
         with pytest.raises(sweep.SweepLost) as lost:
-            watcher.watch(lambda: stopper.lost.wait(30))
+            watcher.watch(lambda: (watched.looked if ends_first else stopper.lost).wait(30))
         assert stopper.is_set()
         assert not stopper.stopping.is_set()
         return watched, stopper, str(lost.value)
@@ -269,6 +272,11 @@ def test_a_run_that_nothing_can_go_on_in_waits_for_its_stages_to_be_saved_and_en
     watched, _, said = watch(Snapshot(), Snapshot(abandoned="no space left on device"))
     assert said.startswith("no space left on device; finished trials stay")
     assert watched.asked[-1] == "drained"
+
+
+def test_a_run_that_nothing_can_go_on_in_says_so_also_where_its_trials_end_before_the_driver_looks(watch) -> None:
+    _, _, said = watch(Snapshot(), Snapshot(abandoned="its GPUs cannot be used"), ends_first=True)
+    assert said.startswith("its GPUs cannot be used; finished trials stay")
 
 
 def test_a_run_whose_head_node_is_silent_ends_before_ray_ends_the_process(watch, monkeypatch) -> None:

@@ -92,7 +92,8 @@ class Watchdog:
     def watch(self, work: Callable[[], None]) -> None:
         """Runs `work` in a thread and shows the trials' progress meanwhile; stops `work` cleanly when the user asks.
 
-        Raises SweepLost when the dispatcher, the head node or every node that holds a worker group is gone.
+        Raises SweepLost when the dispatcher, the head node or every node that holds a worker group is gone, or when
+        nothing can continue: then `work` may have ended first, with its trials open.
         """
         import ray
 
@@ -127,11 +128,16 @@ class Watchdog:
         self._look_at_the_end()
 
     def _look_at_the_end(self) -> None:
-        """Shows how the last trials ended."""
+        """Shows how the last trials ended. Raises SweepLost when they ended since nothing can continue."""
         import ray
 
+        snapshot = Snapshot()
         with contextlib.suppress(ray.exceptions.RayError, SweepLost):
-            self.monitor.training(self._ask("snapshot"), self.results.all())
+            snapshot = self._ask("snapshot")
+            self.monitor.training(snapshot, self.results.all())
+        if snapshot.abandoned is not None:
+            self.stopper.lost.set()
+            raise self._explained(SweepLost(snapshot.abandoned))
 
     def _look(self) -> None:
         if self.stopper.stopping.is_set() and not self.asked_to_stop:
