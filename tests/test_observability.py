@@ -205,7 +205,7 @@ class FakeGauge:
         self.values[frozenset(tags.items())] = value
 
 
-def test_a_gauge_of_what_is_over_ends_at_zero_and_one_of_a_result_stays(sweep_file, monkeypatch) -> None:
+def test_a_gauge_of_what_is_over_ends_at_zero_and_one_of_a_result_is_set_no_more(sweep_file, monkeypatch) -> None:
     from raycodellm.observability.gauges import Gauges
 
     monkeypatch.setattr("ray.util.metrics.Gauge", FakeGauge)
@@ -214,6 +214,7 @@ def test_a_gauge_of_what_is_over_ends_at_zero_and_one_of_a_result_stays(sweep_fi
     gauges.show(readings(view(sweep_file, Snapshot(), trial(0, 1.75))))
     made = {name.removeprefix("raycodellm_"): gauge.values for name, gauge in FakeGauge.made.items()}
     assert list(made["tokens_per_second"].values()) == [0.0] and list(made["loss"].values()) == [4.25]
+    assert list(made["objective"].values()) == [1.75]
     states = {dict(labels)["state"]: value for labels, value in made["trial_state"].items()}
     assert states == {"running": 0.0, "complete": 1.0}
 
@@ -268,6 +269,7 @@ def test_a_part_of_the_dashboard_that_fails_ends_no_sweep_and_stops_no_other_par
     watching.look(snapshot(0, ended={STAGE: progress(step=8)}), [trial(0, 1.75)])
     table = (tmp_path / "logs" / "raycodellm-small-trials.txt").read_text()
     assert table.startswith("small: 1 of 2 trials; best mean/bpb 1.750, arm 0\n\ntrial")
+    assert "  " not in table  # the Logs page shows several usual spaces as one
     told = (tmp_path / "logs" / "raycodellm-small-trial-0000.log").read_text().splitlines()
     assert "trial 0000" in told[0] and told[-1].endswith("boxes/acc 0.5") and "no agent" in caplog.text
 

@@ -242,8 +242,11 @@ def test_trials_and_stages_are_named_calls_in_the_jobs_table_and_polls_are_not_t
         pattern = rf"trial 000{number} · arm {number} · code_ratio 0\.\d+ \w+ · small"
         (states,) = (states for name, states in seen.tasks.items() if re.fullmatch(pattern, name))
         assert "FINISHED" in states
-        jobs = [name for name in seen.tasks if re.fullmatch(rf"\w+-\w{{6}} · trial 000{number} · small · slot 1", name)]
-        assert sorted(name.split("-")[0] for name in jobs) == ["evaluation", "instruct", "pretrain"]
+        jobs = [
+            name for name in seen.tasks if re.fullmatch(rf"\w+-\w{{6}} · trial 000{number} · small · slot \d", name)
+        ]
+        assert {name.split("-")[0] for name in jobs} >= {"instruct", "pretrain"}, seen.tasks
+    assert any(name.startswith("evaluation-") for name in seen.tasks)
     polls = ("snapshot", "next_job", "report", "demand", "see", "poll_status")
     assert [name for name in seen.tasks if name.rpartition(".")[2] in polls] == []
 

@@ -28,7 +28,7 @@ class Gauges:
         self._clock, self._all_set_at = clock, -SET_ALL_SECONDS
 
     def show(self, readings: Sequence[Reading]) -> None:
-        """Sets the gauges. A series without a reading keeps its value, or goes to where its metric ends."""
+        """Sets the gauges. A series without a reading goes to where its metric ends, or is set no more."""
         new = {reading.series: reading for reading in readings}
         for series, last in self._set.items():
             if series not in new and last.metric.ends_at is not None and last.value != last.metric.ends_at:

@@ -32,7 +32,8 @@ class Metric:
     labels: tuple[str, ...]
     description: str
     ends_at: float | None = None
-    """The value once a series is over, such as the speed of an ended stage; None keeps the last value."""
+    """The last value of a series that is over, such as the speed of an ended stage. Then, and at once where this is
+    None, the line ends: Ray drops a gauge that nobody sets again."""
 
     @property
     def full_name(self) -> str:

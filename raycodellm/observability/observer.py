@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import re
 import time
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any, Protocol
@@ -97,7 +98,7 @@ class Observer:
         """The table of trials, below one line about the sweep."""
         table = trials_table([result.row() for result in results], [one.metric for one in self._objectives])
         summary = summary_line(results, self._num_trials, self._objectives)
-        return "\n".join([f"{self._name}: {summary}", "", *table_lines(table), ""])
+        return "\n".join([f"{self._name}: {summary}", "", *map(_unfolded, table_lines(table)), ""])
 
     def _tell_job(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         if self._page is not None:
@@ -109,6 +110,11 @@ class Observer:
         if result.number not in self._labels:
             self._labels[result.number] = trial_labels(self._file, result.number, result.arm, result.params)
         return self._labels[result.number]
+
+
+def _unfolded(line: str) -> str:
+    """The line with spaces that do not break: the Logs page folds several usual spaces into one."""
+    return re.sub(" {2,}", lambda spaces: "\N{NO-BREAK SPACE}" * len(spaces[0]), line)
 
 
 def _attempt(act: Callable[[], Any]) -> Any:
