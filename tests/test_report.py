@@ -525,7 +525,7 @@ def test_a_run_with_only_failed_and_waiting_trials_shows_their_causes(tmp_path):
     rows = [trial(0, 0, state="failed", error="no GPU"), trial(1, 1, state="waiting", stages=("pretrain-00",))]
     run.write_table("trials.parquet", pa.Table.from_pandas(_frame(rows), preserve_index=False))
     page = report.write_report(run, storage).read_bytes("report.md").decode()
-    assert "no GPU" in page and "1 failed, 1 to go" in page
+    assert "no GPU" in page and "1 failed, 8 to go" in page
 
 
 def test_a_folder_that_is_no_run_is_refused(tmp_path):

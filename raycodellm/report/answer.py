@@ -47,9 +47,14 @@ def difference_name(scores: Sequence[ArmScore]) -> str:
     return "difference to the best (95 %)" if _seeds_are_known(scores) else "difference to the first"
 
 
-def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> str:
+def answer_so_far(records: Records) -> str:
+    """The `answer` of a run, which may be unfinished."""
+    return answer(records.scores, records.sweep.search.objectives, records.num_open > 0)
+
+
+def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective], has_more: bool = False) -> str:
     """The best arm with its interval, and whether it is better than the others: one sentence. Then, where they say
-    anything, whether it is better than guessing, and the Pareto front."""
+    anything, whether it is better than guessing, and the Pareto front. `has_more`: trials have not ended yet."""
     found = [one for one in scores if one.score is not None]
     if not found:
         return "No trial is complete yet, so there is nothing to rank."
@@ -57,7 +62,7 @@ def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> str:
     metric, known = objectives[0].metric, _seeds_are_known(found)
     covers = "95 % interval" if known else "95 % interval over the evaluation's items alone"
     shown = f" ({covers} {interval(best.low, best.high)})" if not math.isnan(best.low) else ""
-    so_far = " so far" if any(one.open for one in scores) else ""
+    so_far = " so far" if has_more or any(one.open for one in scores) else ""
     place = "Best" if known else "First in rank"
     said = f"{place}{so_far}: arm {best.arm} ({params(best.params)}) with {metric} {score(best.score)}{shown}"
     close = [one.arm for one in others if not one.separable]
@@ -105,7 +110,7 @@ def progress(records: Records) -> str:
     if not records.rows:
         return "There are no trials yet (no trials.parquet)."
     parts = [f"{states[state]} {state}" for state in ("complete", "failed", "running", "waiting") if states[state]]
-    said = f"Trials: {', '.join(parts)} of {len(records.rows)}."
+    said = f"Trials: {', '.join(parts)} of {records.num_trials}."
     without = [
         row["number"] for row in records.rows if row["state"] == "complete" and row["number"] not in records.items
     ]

@@ -16,7 +16,7 @@ from jinja2 import Environment, PackageLoader, StrictUndefined
 from markupsafe import Markup, escape
 
 from raycodellm.report import figures
-from raycodellm.report.answer import answer
+from raycodellm.report.answer import answer_so_far
 from raycodellm.report.figures import Curves, Figure
 from raycodellm.report.records import Records
 from raycodellm.report.sections import Section
@@ -43,7 +43,7 @@ def html_page(records: Records, sections: Sequence[Section], reload_seconds: int
     return _template().render(
         name=records.sweep.name,
         where=records.run.uri,
-        answer=answer(records.scores, records.sweep.search.objectives),
+        answer=answer_so_far(records),
         cards=cards(records),
         sections=sections,
         reload_seconds=reload_seconds,

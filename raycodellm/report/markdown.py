@@ -6,7 +6,7 @@ import html
 import re
 from collections.abc import Sequence
 
-from raycodellm.report.answer import answer
+from raycodellm.report.answer import answer_so_far
 from raycodellm.report.records import Records
 from raycodellm.report.sections import Bars, Code, Part, Section, Tree
 from raycodellm.report.tables import cards
@@ -15,7 +15,7 @@ from raycodellm.tables import StageNode, Table
 
 def markdown(records: Records, sections: Sequence[Section]) -> str:
     """The text of `report.md`."""
-    lines = [f"# {_plain(records.sweep.name)}", "", _plain(answer(records.scores, records.sweep.search.objectives)), ""]
+    lines = [f"# {_plain(records.sweep.name)}", "", _plain(answer_so_far(records)), ""]
     lines += [f"- **{_plain(value)}** {_plain(label)}" for value, label in cards(records)]
     for section in sections:
         rendered = [block for part in section.parts if (block := part_lines(part))]

@@ -11,7 +11,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from raycodellm import storage_files
+from raycodellm import search, storage_files
 from raycodellm.config import Sweep, SweepFile
 from raycodellm.evaluation import Items
 from raycodellm.files import Folder
@@ -77,6 +77,16 @@ class Records:
         tokens = {key: record.num_tokens for key, record in self.stages.items()}
         seconds = {key: record.device_seconds for key, record in self.stages.items()}
         return sharing(map(stages_of, self.rows), tokens, seconds)
+
+    @cached_property
+    def num_trials(self) -> int:
+        """Trials of the whole sweep, those that have not begun included."""
+        return max(len(self.rows), search.num_trials(self.file))
+
+    @property
+    def num_open(self) -> int:
+        """Trials that have not ended."""
+        return self.num_trials - self.states["complete"] - self.states["failed"]
 
     @cached_property
     def states(self) -> Counter[str]:

@@ -26,9 +26,8 @@ def cards(records: Records) -> list[tuple[str, str]]:
         if best.accuracy is not None:
             found.append((formats.score(best.accuracy), f"its accuracy; guessing gives {formats.score(best.chance)}"))
     failed = f", {states['failed']} failed" if states["failed"] else ""
-    num_open = states["running"] + states["waiting"]
-    left = f", {num_open} to go" if num_open else ""
-    found.append((f"{states['complete']} of {len(records.rows)}", f"trials complete{failed}{left}"))
+    left = f", {records.num_open} to go" if records.num_open else ""
+    found.append((f"{states['complete']} of {records.num_trials}", f"trials complete{failed}{left}"))
     if shared.tokens_trained:
         tokens_saved = f"; {formats.count(shared.tokens_saved)} saved by sharing" if shared.tokens_saved else ""
         seconds_saved = f"; {formats.seconds(shared.seconds_saved)} saved" if shared.tokens_saved else ""

@@ -7,7 +7,7 @@ from typing import Any
 
 from raycodellm.files import Folder
 from raycodellm.report import tables
-from raycodellm.report.answer import answer, difference_name, progress, unknown_noise
+from raycodellm.report.answer import answer_so_far, difference_name, progress, unknown_noise
 from raycodellm.report.html_page import html_page
 from raycodellm.report.markdown import markdown
 from raycodellm.report.records import Records, read_records
@@ -59,7 +59,7 @@ def summary_text(
     arms = fitted(tables.ranking(records).first(SUMMARY_ARMS), num_characters, dispensable)
     lines = [*table_lines(arms), ""] if records.best else []
     closing = [
-        answer(records.scores, records.sweep.search.objectives),
+        answer_so_far(records),
         unknown_noise(records.scores),
         progress(records),
         f"tokens: {sharing_sentence(shared)}" if shared.tokens_trained else "",
