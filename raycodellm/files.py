@@ -27,6 +27,10 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 
+_FOOTER_BYTES = 1 << 16
+"""Read of a Parquet file's end at once; the footer of most files is shorter."""
+
+
 def fingerprint(value: Any) -> str:
     """16 hex digits of BLAKE2b over the value's canonical JSON: equal values, equal fingerprints, on any machine."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -313,10 +317,16 @@ class Folder:
         import pyarrow.parquet as pq
 
         with self._named(name), self.filesystem.open_input_file(self._inside(name)) as file:
-            try:
-                return pq.ParquetFile(file).metadata.num_rows
-            except pa.ArrowException as error:
-                raise self._no_table(name, error) from error
+            size = file.size()
+            end = file.read_at(min(size, _FOOTER_BYTES), max(0, size - _FOOTER_BYTES))
+            needed = int.from_bytes(end[-8:-4], "little") + 8
+            if len(end) < needed <= size:
+                end = file.read_at(needed, size - needed)
+        # Only now, from memory: pyarrow raises an OSError, as a storage that does not answer, for damage too.
+        try:
+            return pq.read_metadata(pa.BufferReader(end)).num_rows
+        except (pa.ArrowException, OSError, ValueError) as error:
+            raise self._no_table(name, error) from error
 
     def _no_table(self, name: str, error: Exception) -> DamagedFile:
         reason = cause(error).removeprefix("Could not open Parquet input source '<Buffer>': ")

@@ -72,12 +72,16 @@ def test_a_file_is_copied_and_a_tables_rows_are_counted_without_reading_them(tmp
     folder.copy("t.parquet", other)
     assert other.num_rows("t.parquet") == 400
     whole = other.read_bytes("t.parquet")
-    for damaged in (whole[:-9], b"\x00", b""):
+    footer = int.from_bytes(whole[-8:-4], "little")
+    wrong_footer = whole[: -8 - footer] + b"\x0e" * footer + whole[-8:]
+    for damaged in (whole[:-9], b"\x00", b"", wrong_footer):
         other.write_bytes("t.parquet", damaged)
         with pytest.raises(DamagedFile, match=r"b/t\.parquet: is no table that can be read"):
             other.num_rows("t.parquet")
     with pytest.raises(FileNotFoundError):
         other.num_rows("none")
+    other.write_table("wide.parquet", pa.table({f"column {number}": [1, 2] for number in range(1000)}))
+    assert other.num_rows("wide.parquet") == 2  # its footer is longer than what is read at first
 
 
 def test_the_folders_of_a_bucket_share_their_connections() -> None:
