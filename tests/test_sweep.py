@@ -17,7 +17,8 @@ import pandas as pd
 import pytest
 import ray
 
-from raycodellm import config, search, sweep
+from raycodellm import config, report, search, sweep
+from raycodellm.commands import run as running
 from raycodellm.config import UserError
 from raycodellm.dispatch import Snapshot
 from raycodellm.files import Folder
@@ -207,6 +208,21 @@ def test_the_table_is_written_seldom_and_never_much_too_late(opened: sweep.Run, 
     assert seconds_later(300) == before + 1
     results.write_table()
     assert len(written) == before + 1, "nothing has changed since"
+
+
+def test_a_report_that_cannot_be_drawn_ends_the_run_with_one_line_and_its_table(opened, monkeypatch, capsys) -> None:
+    def fails(records) -> None:
+        raise ValueError("no such plot")
+
+    write(opened, "result.json", state="failed", error="it broke")
+    monkeypatch.setattr(running, "_run_on_cluster", lambda *of_the_task: None)
+    monkeypatch.setattr(report, "write_pages", fails)
+    task = running._Task(running.SweepRequest("small.yaml"), opened, 1, 1, Mock(), Mock(groups=None))
+    with pytest.raises(running.RunFailed, match="ValueError: no such plot; the log has more"):
+        running._run_left(task, 0.0)
+    assert "failed: ValueError: no such plot" in capsys.readouterr().out
+    assert "Traceback" in running.log_path(opened.folder).read_text()
+    assert opened.folder.read_table("trials.parquet").num_rows == 1
 
 
 # ------------------------------------------------------------------------------------- when all is lost

@@ -125,6 +125,9 @@ def _run_left(task: _Task, began: float) -> int:
         shown.say(f"log: {log}; {stops}continue with: {again}")
         try:
             _run_on_cluster(task, shown, timing, stopper)
+            if not stopper.stopping.is_set():
+                shown.waits_for("the table of trials and the report")
+                return _finish(task.run, shown.say, shown.columns, timing)
         except UserError:
             raise
         except KeyboardInterrupt:
@@ -135,11 +138,8 @@ def _run_left(task: _Task, began: float) -> int:
             shown.say(f"failed: {cause}")
             shown.say(f"the log has more: {log}")
             raise RunFailed(f"{cause}; the log has more: {log}") from error
-        if stopper.stopping.is_set():
-            shown.say(f"stopped; continue with: {again}")
-            return STOPPED
-        shown.waits_for("the table of trials and the report")
-        return _finish(task.run, shown.say, shown.columns, timing)
+        shown.say(f"stopped; continue with: {again}")
+        return STOPPED
 
 
 def _shown(task: _Task) -> Shown:

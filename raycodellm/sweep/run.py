@@ -98,7 +98,6 @@ def run_sweep(
             watchdog = Watchdog(dispatcher, run, results, monitor, stopper, connected.address)
             watchdog.watch(lambda: tune_trials(context, results, num_trials, max_slots, stopper))
         snapshot = ray.get(dispatcher.snapshot.remote())
-        monitor.training(snapshot, results.all())  # the last trials have ended since the last look
         timing.seconds["slots (until the first is ready, beside tokens)"] = snapshot.first_slot_seconds or 0.0
         timing.seconds.update({f"{kind} (slot-seconds)": s for kind, s in snapshot.busy_seconds.items()})
         jobs = ray.get(dispatcher.times.remote())
