@@ -91,6 +91,8 @@ def _parser() -> argparse.ArgumentParser:
         return made
 
     made = with_sweep(command("check", check, "validate a sweep file and show what it would do; starts no training"))
+    # `--prices SWEEP` would take the sweep file for a file of prices, so the usage shows the order that works.
+    made.usage = "%(prog)s SWEEP [--set KEY=VALUE] [--storage URI] [--address A] [--prices [FILE]] [--device NAME]"
     made.add_argument(
         "--prices", nargs="?", const="", metavar="FILE", help="show money too, by the package's prices or by your own"
     )

@@ -181,6 +181,14 @@ def test_status_tells_the_newest_trials_or_all_and_how_the_run_stands(made_up, c
         assert lines[-3].startswith("demo: 9 of 12 trials ended") and lines[-1] == made_up.uri
 
 
+def test_status_of_a_run_without_a_trial_shows_no_empty_table(made_up, tmp_path, capsys) -> None:
+    folder = tmp_path / "begun" / "demo"
+    folder.mkdir(parents=True)
+    (folder / "sweep.yaml").write_bytes((Path(made_up.uri) / "sweep.yaml").read_bytes())
+    assert cli.main(["status", str(folder)]) == 0
+    assert capsys.readouterr().out.splitlines() == ["demo: 0 of 12 trials ended", str(folder)]
+
+
 def test_status_as_json_has_the_keys_of_the_page_and_numbers_as_numbers(made_up, capsys, monkeypatch) -> None:
     assert cli.main(["status", made_up.uri, "--json"]) == 0
     found = json.loads(capsys.readouterr().out, parse_constant=lambda name: pytest.fail(f"{name} is not JSON"))

@@ -52,7 +52,7 @@ def test_check_prints_the_money_of_a_sweep_on_a_device_that_is_not_here(capsys, 
     [
         (("--prices", *ON_GPUS), "with --device, one of: L4, A10G"),
         (("--prices", "--device", "X9", *ON_GPUS), "devices: {X9: {on_demand: PRICE"),
-        (("--device", "X9", *ON_GPUS), "tflops: PEAK"),
+        (("--device", "X9", *ON_GPUS), "`devices: {X9: {tflops: PEAK, on_demand: PRICE}}`"),
         (("--prices", "--device", "L4"), "scaling.gpus_per_worker=1"),
         (("--prices", "no-such-file.yaml"), "no-such-file.yaml: cannot be read"),
         (("--prices", "--device", "L4", *ON_GPUS, "--set", "model={preset: 2.8b}"), "has 22.3 GiB"),

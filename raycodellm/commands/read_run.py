@@ -27,6 +27,7 @@ def status(path: str, complain: Callable[[str], None], show_all: bool = False, a
     table, num_older = display.newest_trials(found.results, metrics, console.width, most)
     if num_older:
         print(f"{display.older_line(num_older)}; --all shows them")
-    console.print(display.rich_table(table))
+    if found.results:
+        console.print(display.rich_table(table))
     console.print(str(found), markup=False)
     return DONE
