@@ -12,7 +12,7 @@ import pytest
 from large_run import write_large_run
 from s3_server import s3_server
 
-from raycodellm import cli, config
+from raycodellm import cli, config, retrying
 from raycodellm.commands import report as command
 from raycodellm.files import Folder
 from raycodellm.report import watch
@@ -63,6 +63,21 @@ def run(tmp_path, monkeypatch) -> Folder:
 def page_of(run: Folder) -> str:
     path = Path(report_address(run))
     return path.read_text() if path.exists() else ""
+
+
+def test_a_watched_report_outlives_a_storage_that_does_not_answer_for_a_while(run, capsys, monkeypatch):
+    asked = []
+
+    def stamp(run) -> int:
+        asked.append(run)
+        if len(asked) == 1:
+            raise ConnectionError("the network is away")
+        return len(asked)
+
+    monkeypatch.setattr(command, "_stamp", stamp)
+    monkeypatch.setattr(retrying, "WAITS_SECONDS", (0.01,))
+    assert cli.main(["report", str(run), "--watch"]) == 0
+    assert "all 3 trials have ended" in capsys.readouterr().out and len(asked) == 2
 
 
 def test_a_watched_report_takes_in_a_result_as_it_comes_and_ends_with_the_sweep(run, capsys):

@@ -210,6 +210,21 @@ def test_the_table_is_written_seldom_and_never_much_too_late(opened: sweep.Run, 
     assert len(written) == before + 1, "nothing has changed since"
 
 
+def test_a_trial_whose_curves_are_damaged_reports_its_result_all_the_same(sweep_text, tmp_path, monkeypatch) -> None:
+    tracked = config.parse(sweep_text, overrides=["tracking.tensorboard=true"])
+    opened = sweep.open_run(tracked, Folder(str(tmp_path)))
+    write(opened, "result.json", state="complete", metrics={"mean/bpb": 1.5})
+    stage = Folder(str(tmp_path / "stage"))
+    stage.write_bytes("metrics.parquet", b"no table")
+    chain = Mock(stages=[SimpleNamespace(folder=stage.uri)])
+    reports: list[dict[str, Any]] = []
+    monkeypatch.setattr("ray.tune.report", reports.append)
+    context = SimpleNamespace(run=opened, chain=lambda params, seed: chain)
+    trial.run_trial({"number": 0, "arm": 0, "seed": 0, "params": {}}, context)
+    (reported,) = map(trial.reported_result, reports)
+    assert reported is not None and reported.metrics == {"mean/bpb": 1.5}
+
+
 def test_a_report_that_cannot_be_drawn_ends_the_run_with_one_line_and_its_table(opened, monkeypatch, capsys) -> None:
     def fails(records) -> None:
         raise ValueError("no such plot")

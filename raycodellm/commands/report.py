@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm import search
 from raycodellm.commands.request import DONE
+from raycodellm.retrying import patiently
 from raycodellm.storage_files import report_address
 
 if TYPE_CHECKING:
@@ -39,7 +40,11 @@ def _watch(run: Run, complain: Callable[[str], None]) -> None:
     pages = _Pages(run, complain, num_trials)
     print(report_address(run.folder))
     print("written again as results come; Ctrl-C ends that, and stops no training", flush=True)
-    watch = ReportWatch(stamp=lambda: _stamp(run), read=pages.read, write=pages.write)
+    watch = ReportWatch(
+        stamp=lambda: patiently(lambda: _stamp(run), "the run folder"),
+        read=lambda: patiently(pages.read, "the trials"),
+        write=lambda reload_seconds: patiently(lambda: pages.write(reload_seconds), "the report"),
+    )
     try:
         watch.until_ended()
     except KeyboardInterrupt:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import json
+import logging
 from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
 from raycodellm import config, retrying, search, stage_store
 from raycodellm.dispatch import TrialFailed, TrialOutcome, trial_call
-from raycodellm.files import Folder
+from raycodellm.files import Damaged, Folder
 from raycodellm.finished import Outcome
 from raycodellm.observability import trial_labels
 from raycodellm.records import StageRecord, TrialResult, as_json, from_json, summed_ledger
@@ -18,6 +19,8 @@ from raycodellm.stage_store import Chain, Materials
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.tracking import curves, is_tracked
 from raycodellm.sweep.trial_files import read_result
+
+logger = logging.getLogger(__name__)
 
 _RECORD = "record"
 """Key of the result in what a trial reports to Ray Tune."""
@@ -57,8 +60,11 @@ def run_trial(settings: dict[str, Any], context: TrialContext) -> None:
     except FileNotFoundError:
         result = _carry_out(result, folder, context)
     if result.state == "complete" and is_tracked(context.run.sweep.tracking):
-        for row in curves(context.chain(result.params, result.seed)):
-            tune.report(row)
+        try:
+            for row in curves(context.chain(result.params, result.seed)):
+                tune.report(row)
+        except (OSError, Damaged):  # else Ray Tune would repeat a trial that has its result
+            logger.warning("tracking: curves of trial %d are left out", result.number, exc_info=True)
     record = json.dumps(as_json(result))  # as text: Ray Tune looks into every mapping of a report
     tune.report({**result.metrics, "state": result.state, "number": result.number, _RECORD: record})
 
