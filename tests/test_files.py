@@ -6,6 +6,7 @@ import errno
 import os
 import pickle
 import resource
+from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
@@ -82,6 +83,20 @@ def test_a_file_is_copied_and_a_tables_rows_are_counted_without_reading_them(tmp
         other.num_rows("none")
     other.write_table("wide.parquet", pa.table({f"column {number}": [1, 2] for number in range(1000)}))
     assert other.num_rows("wide.parquet") == 2  # its footer is longer than what is read at first
+
+
+def test_a_file_is_copied_on_a_file_system_that_copies_none(tmp_path, monkeypatch) -> None:
+    copies_none = Mock(wraps=LocalFileSystem())
+    copies_none.copy_file.side_effect = pa.ArrowNotImplementedError("HadoopFileSystem::CopyFile is not supported yet")
+    monkeypatch.setattr(Folder, "local", None)
+    monkeypatch.setattr(Folder, "filesystem", copies_none)
+    monkeypatch.setattr(Folder, "path", property(lambda folder: str(tmp_path / folder.name)))
+    for name in ("a", "b"):
+        (tmp_path / name).mkdir()
+    one, other = Folder("hdfs://host/a"), Folder("hdfs://host/b")
+    one.write_bytes("x", b"1")
+    one.copy("x", other)
+    assert other.read_bytes("x") == b"1"
 
 
 def test_the_folders_of_a_bucket_share_their_connections() -> None:
