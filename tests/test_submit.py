@@ -123,6 +123,8 @@ def test_the_sweep_file_and_what_it_names_travel_and_nothing_else(tmp_path, monk
     for name in ("data/a.txt", "data/sub/b.txt", "data/__pycache__/x", "data.txt", "checkpoints/huge.bin", ".git/x"):
         write(base / "sweeps" / name)
     write(tmp_path / "project" / "corpus" / "c.txt")
+    write(base / "sweeps" / "data" / ".env", "KEY=secret\n")
+    (base / "sweeps" / "data" / "link.txt").symlink_to(write(tmp_path / "private.txt"))
     write(base / "sweeps" / "tasks" / "mine.yaml", "task: mine\ninclude: _base.yaml\nprocess: !function own.act\n")
     write(base / "sweeps" / "tasks" / "_base.yaml", "dataset_path: json\ndataset_kwargs: {data_files: {t: data.txt}}\n")
     write(base / "sweeps" / "tasks" / "own.py", "import other\n")

@@ -76,6 +76,6 @@ def warning(storage: Folder, may_grow: bool) -> str | None:
     if storage.local is None or not may_grow:
         return None
     return (
-        f"storage {storage} is a folder of this node: nodes that the autoscaler adds must see it too, or their slots "
-        "fail at their start"
+        f"storage {storage} is a folder of this node: nodes that the autoscaler adds must see it too, or the run "
+        "ends when a slot starts on one that does not"
     )

@@ -10,7 +10,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
-from raycodellm import config, evaluation, search
+from raycodellm import config, corpora, evaluation, search
 from raycodellm.commands.request import (
     DEFAULT_STORAGE,
     DONE,
@@ -20,7 +20,7 @@ from raycodellm.commands.request import (
     WRONG,
     SweepRequest,
 )
-from raycodellm.commands.sweep_paths import relative_paths
+from raycodellm.commands.sweep_paths import NamedPath, relative_paths
 from raycodellm.config import SweepFile
 from raycodellm.files import fingerprint
 
@@ -88,14 +88,15 @@ def _submission(request: SweepRequest, file: SweepFile, start: Path) -> Submissi
     from raycodellm.cluster.submit import Submission, git_commit
 
     named = relative_paths(file)
-    paths = [one.path for one in named if one.key != "evaluation.tasks"]
-    sent_files.require_sendable(paths)
-    tasks = [path for one in named if one.key == "evaluation.tasks" for path in evaluation.local_files(one.path)]
+    sent_files.require_sendable([one.path for one in named if one.key != "evaluation.tasks"])
+    chosen = {one: _chosen_files(one, file, start) for one in named}
+    paths = [one.path for one, files in chosen.items() if files is None]
+    others = [path for files in chosen.values() for path in files or ()]
     sweep = Path(os.path.join(request.given_in, request.path))
     commit = git_commit(sweep.parent)
     return Submission(
         name=file.example().name,
-        sent=sent_files.collect(sweep, start, paths, tasks),
+        sent=sent_files.collect(sweep, start, paths, others),
         storage=request.storage_uri,
         overrides=request.overrides,
         settings=fingerprint(config.resolved_tree(file)),
@@ -106,6 +107,17 @@ def _submission(request: SweepRequest, file: SweepFile, start: Path) -> Submissi
         },
         environment={SUBMITTED_AS: request.command_line("submit")},
     )
+
+
+def _chosen_files(named: NamedPath, file: SweepFile, start: Path) -> list[Path] | None:
+    """The files that are read of what is at a path; None for all: of a model, or a git repository."""
+    section, _, name = named.key.partition(".")
+    if section == "evaluation":
+        return evaluation.local_files(named.path)
+    if section == "sources":  # what the reader leaves out here must not become a document there
+        source = file.example().sources[name.removesuffix(".path")]
+        return corpora.local_files(source, os.path.normpath(os.path.join(start, named.path)))
+    return None
 
 
 def how_to_go_on(request: SweepRequest, name: str) -> str:

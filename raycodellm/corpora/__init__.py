@@ -10,7 +10,7 @@ from raycodellm.corpora.cleaning.plan import CleaningPlan, cleaning_identity
 from raycodellm.corpora.documents import Document, Skip, document_key
 from raycodellm.corpora.inputs import Part, SourceInputs
 from raycodellm.corpora.listing.builtin import BUILTINS, builtin_digest
-from raycodellm.corpora.listing.sources import source_fingerprint
+from raycodellm.corpora.listing.sources import local_files, source_fingerprint
 from raycodellm.corpora.ray_reading import Keep, document_tables, quiet_ray_data, read_documents, survey_documents
 from raycodellm.corpora.reading import columns_found, plan_parts, read_in_process, read_part
 from raycodellm.corpora.registry import check_settings
@@ -35,6 +35,7 @@ __all__ = [
     "document_bytes",
     "document_key",
     "document_tables",
+    "local_files",
     "plan_parts",
     "quiet_ray_data",
     "read_documents",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections import Counter
 from collections.abc import Iterable
+from pathlib import Path
 
 from raycodellm.config import Source, UserError
 from raycodellm.corpora.content import HUB, open_part
@@ -59,6 +60,15 @@ def source_fingerprint(source: Source, seed: int = 0) -> SourceInputs:
     if not format.is_file_tree:  # nobody misses caches and the like beside data
         excluded = Counter({reason: n for reason, n in excluded.items() if not reason.startswith(NOT_ENTERED)})
     return _source_inputs(source, format, inputs, excluded)
+
+
+def local_files(source: Source, path: str) -> list[Path] | None:
+    """The files that a local path of the source lists, so without hidden files and links out of a folder; None for a
+    format that finds its files by itself. Raises UserError where there is nothing."""
+    named = named_format(source)
+    if named and named.list_inputs:
+        return None
+    return [Path(file.uri) for file in list_local(path, Counter())]
 
 
 def _source_inputs(
