@@ -623,6 +623,7 @@ def test_importance_names_the_parameter_that_decides_and_waits_for_enough_arms()
     for shares in found.values():
         assert next(iter(shares)) == "pretrain.code_ratio" and sum(shares.values()) == pytest.approx(1)
     assert search.importances(file, points[:10], scores[:10], "min") == {}
+    assert search.importances(file, points, [0.25] * len(points), "max") == {}, "equal scores: nothing to explain"
 
 
 # ------------------------------------------------------------------------------------------------- watching

@@ -168,7 +168,8 @@ def _importance(records: Records) -> Section:
     found = figures.importance(records)
     if found or len(records.file.domains) < 2 or not records.best:
         return Section(title, found, _IMPORTANCE_NOTE)
-    return Section(title, [f"Shown from {FEWEST_POINTS} arms on: with fewer, importance is that of a few accidents."])
+    known_from = f"Shown from {FEWEST_POINTS} arms on whose scores differ"
+    return Section(title, [f"{known_from}: with fewer, importance is that of a few accidents."])
 
 
 def _stage_tree(records: Records) -> list[Part]:

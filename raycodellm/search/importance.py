@@ -24,14 +24,16 @@ def importances(
 
     `points`: the arms' parameters by name; `scores`: their scores; `mode`: min or max. PED-ANOVA says how much a
     parameter decides whether an arm is among the best tenth, fANOVA how much of the scores' variance it explains, of
-    the parameters that all arms have. Empty with fewer than `FEWEST_POINTS` points, or fewer than two parameters.
+    the parameters that all arms have. Empty with fewer than `FEWEST_POINTS` points, fewer than two parameters, or equal
+    scores.
     """
     import optuna
 
     quiet_optuna()
     known = [(point, score, distributions(file, point)) for point, score in zip(points, scores, strict=True)]
     whole = [(point, score, found) for point, score, found in known if found is not None]
-    if len(whole) < FEWEST_POINTS or len({name for point, _, _ in whole for name in point}) < 2:
+    num_scores = len({score for _, score, _ in whole})
+    if len(whole) < FEWEST_POINTS or num_scores < 2 or len({name for point, _, _ in whole for name in point}) < 2:
         return {}
     study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
     study.add_trials(
