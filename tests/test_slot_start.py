@@ -128,6 +128,8 @@ def test_one_thread_imports_ray_train_and_ray_tune_before_slots_and_trials_begin
 def test_a_slots_run_has_its_name_and_starts_no_actor_that_outlives_it(tmp_path: Path) -> None:
     made = slot_trainer("slot 2", None, Scaling(), Folder(str(tmp_path / "quickstart")))  # type: ignore[arg-type]
     assert made.label == "quickstart slot 2"
+    remote = Folder("s3://bucket/quickstart?endpoint_override=http://localhost:9000&region=us-east-1")
+    assert slot_trainer("slot 2", None, Scaling(), remote).label == "quickstart slot 2"  # type: ignore[arg-type]
     callbacks = {type(one).__name__ for one in made._create_default_callbacks()}
     assert not callbacks & {"PlacementGroupCleanerCallback", "DatasetsCallback"} and "BackendSetupCallback" in callbacks
     again = slot_trainer("slot 2", None, Scaling(), Folder(str(tmp_path / "quickstart")))  # type: ignore[arg-type]

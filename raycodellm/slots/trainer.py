@@ -67,7 +67,7 @@ def slot_trainer(slot: str, dispatcher: DispatcherHandle, scaling: Scaling, fold
     """The run of the slot with this name. `folder`: the sweep's run folder."""
     gpus = scaling.gpus_per_worker
     resources = {"CPU": scaling.cpus_per_worker, **({"GPU": gpus} if gpus else {})}
-    label = f"{folder.uri.rpartition('/')[2]} {slot}"
+    label = f"{folder.name} {slot}"
     return SlotTrainer(
         label,
         train_loop_per_worker=slot_loop,
