@@ -46,8 +46,10 @@ def check_before_start(file: SweepFile, address: str | None, *, elsewhere: bool 
 
 def fit_on_cluster(fit: MemoryFit, connected: cluster.Cluster, scaling: Scaling) -> MemoryFit:
     """The fit on a joined cluster, where its memory is known. Raises `UserError` where no worker group fits."""
-    available = [node.memory_bytes / RAYS_SHARE for node in connected.nodes]
-    if scaling.gpus_per_worker or connected.autoscaled or not connected.limits_known or not all(available):
+    nodes = [node for node in connected.nodes if cluster.workers_on(node, scaling)]  # a head without CPUs holds none
+    available = [node.memory_bytes / RAYS_SHARE for node in nodes]
+    is_known = connected.limits_known and available and all(available)
+    if scaling.gpus_per_worker or connected.autoscaled or not is_known:
         return replace(fit, available="what its nodes have is not known here")
     reason = memory_needs.reason_it_cannot_fit(fit.need, scaling, available)
     if reason:

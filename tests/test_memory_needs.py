@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 
 from raycodellm import cluster, memory_needs, model, preflight
@@ -71,6 +73,9 @@ def test_a_joined_cluster_is_asked_what_its_nodes_have() -> None:
         preflight.fit_on_cluster(fit, small, Scaling())
     large = cluster.Cluster("a:1", None, False, (cluster.Node(8, memory_bytes=70 * GIB),) * 2)
     assert "the largest of its 2 nodes has 100 GiB" in str(preflight.fit_on_cluster(fit, large, Scaling(workers=2)))
+    head = cluster.Node(0, memory_bytes=500 * GIB)  # of no use to a worker: Ray may use none of its CPUs
+    with pytest.raises(UserError, match=r"the largest machine has 22\.9 GiB"):
+        preflight.fit_on_cluster(fit, replace(small, nodes=(head, *small.nodes)), Scaling())
     unknown = cluster.Cluster("a:1", None, False, (cluster.Node(8),))
     assert "not known" in str(preflight.fit_on_cluster(fit, unknown, Scaling()))
 
