@@ -399,6 +399,7 @@ def nodes() -> Iterator[Cluster]:
     shutil.rmtree(folder, ignore_errors=True)
 
 
+@pytest.mark.exhaustive  # `test_autoscaling.py` always loses and drains nodes; here the weights are compared too
 def test_a_node_taken_away_with_notice_and_one_without_change_nothing_of_the_result(
     whole: Sweep, nodes: Cluster, sweep_text: str, tmp_path
 ) -> None:
