@@ -28,7 +28,7 @@ from raycodellm import config, search
 from raycodellm.config import Objective, UserError
 from raycodellm.dispatch import Ending, JobEnd, JobTree, Snapshot, TrialFailed, job_call, trial_call
 from raycodellm.files import Folder
-from raycodellm.observability import metrics, observer, panels, reference
+from raycodellm.observability import metrics, observer, panels, reference, session_logs
 from raycodellm.observability.board import board, queries
 from raycodellm.observability.labels import trial_labels
 from raycodellm.observability.readings import View, readings
@@ -272,6 +272,18 @@ def test_a_part_of_the_dashboard_that_fails_ends_no_sweep_and_stops_no_other_par
     assert "  " not in table  # the Logs page shows several usual spaces as one
     told = (tmp_path / "logs" / "raycodellm-small-trial-0000.log").read_text().splitlines()
     assert "trial 0000" in told[0] and told[-1].endswith("boxes/acc 0.5") and "no agent" in caplog.text
+    caplog.clear()
+    monkeypatch.setattr(Logs, "write", lambda logs, files: no_gauges())
+    for state in ("running", "complete", "running"):
+        watching.look(snapshot(0), [replace(trial(0), state=state)])
+    assert caplog.text.count("not kept current") == 1, "a failure that goes on is logged once"
+
+
+def test_a_file_that_could_not_be_written_on_the_head_node_keeps_no_later_one_from_being_written(tmp_path, caplog):
+    files = {"a.txt": session_logs.Text("told\n")}
+    session_logs._write_after(None, str(tmp_path / "full"), files)  # what it raised would be raised by all after it
+    session_logs._write_after(None, str(tmp_path), files)
+    assert (tmp_path / "a.txt").read_text() == "told\n" and "full" in caplog.text
 
 
 # ------------------------------------------------------------------------------------------------- other tools

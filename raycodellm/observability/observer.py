@@ -6,6 +6,7 @@ import logging
 import re
 import time
 from collections.abc import Callable, Sequence
+from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
 from raycodellm.config import SweepFile
@@ -55,6 +56,8 @@ class Observer:
         self._clock, self._looked = clock, -LOOK_SECONDS
         self._states: list[str] = []
         """Of the trials, when last told of."""
+        self._failures: set[str] = set()
+        """Those that were logged: a look comes every two seconds."""
         self._labels: dict[int, TrialLabels] = {}
         self._trial_log = TrialLog()
         self._in_table: list[TrialResult] = []
@@ -73,7 +76,7 @@ class Observer:
             return
         self._looked = self._clock()
         for part in (self._show_gauges, self._write_logs, self._tell_job):
-            _attempt(lambda part=part: part(snapshot, results))  # type: ignore[misc]
+            _attempt(partial(part, snapshot, results), self._failures)
 
     def _show_gauges(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         if self._gauges is not None:
@@ -117,12 +120,19 @@ def _unfolded(line: str) -> str:
     return re.sub(" {2,}", lambda spaces: "\N{NO-BREAK SPACE}" * len(spaces[0]), line)
 
 
-def _attempt(act: Callable[[], Any]) -> Any:
-    """What `act` returns; None where it fails. What people see of a sweep must not end it."""
+def _attempt(act: Callable[[], Any], told: set[str] | None = None) -> Any:
+    """What `act` returns; None where it fails. What people see of a sweep must not end it.
+
+    `told`: failures that have been logged, which are not logged again; this one is added.
+    """
     try:
         return act()
-    except Exception:
-        logger.warning("a part of the dashboard is not kept current", exc_info=True)
+    except Exception as error:
+        said = f"{type(error).__name__}: {error}"
+        if told is None or said not in told:
+            logger.warning("a part of the dashboard is not kept current", exc_info=True)
+        if told is not None:
+            told.add(said)
         return None
 
 

@@ -50,7 +50,10 @@ class SessionLogs:
 
 
 def _write_after(before: None, folder: str, files: Mapping[str, Text]) -> None:
-    write_files(folder, files)
+    try:
+        write_files(folder, files)
+    except OSError:  # a full disk, say; else every later task, which waits for this one, would fail with it
+        logger.warning("cannot write the sweep's files in %s", folder, exc_info=True)
 
 
 def write_files(folder: str, files: Mapping[str, Text]) -> None:
