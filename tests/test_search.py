@@ -187,6 +187,21 @@ def test_a_killed_driver_leaves_its_trials_to_the_next_one(sweep_text: str, tmp_
     assert (fresh.number, fresh.arm) == (2, 1)
 
 
+@pytest.mark.parametrize("num_lines", range(1, 7))
+def test_a_driver_killed_after_any_line_of_a_suggestion_leaves_that_trial_to_the_next_one(
+    sweep_text: str, tmp_path, num_lines: int
+) -> None:
+    file, path = parsed(sweep_text), tmp_path / "optuna.log"
+    study = search.SweepStudy(path, file)
+    study.tell(study.suggest().number, [1.0])
+    before = path.read_bytes()
+    study.suggest()
+    lines = path.read_bytes()[len(before) :].splitlines(keepends=True)
+    path.write_bytes(before + b"".join(lines[:num_lines]))
+    next_one = search.SweepStudy(path, file).suggest()
+    assert (next_one.number, next_one.arm, next_one.replicate) == (1, 1, 0)
+
+
 def test_a_trial_that_was_told_is_not_suggested_again(sweep_text: str, tmp_path) -> None:
     file = parsed(sweep_text)
     left = search.SweepStudy(tmp_path / "optuna.log", file).suggest()

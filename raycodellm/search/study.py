@@ -48,7 +48,7 @@ class SweepStudy:
         if not known:
             enqueue_first_points(self._study, file)
         for trial in known:
-            if trial.user_attrs.get("replicate") == 0:
+            if _has_arm(trial) and trial.user_attrs["replicate"] == 0:
                 self._enqueue_replicates(trial.user_attrs["arm"], trial.params)
         self._study.sampler = make_sampler(sweep.search, sweep.seed, num_arms(file), len(self.trials()))
         self._to_suggest_again = self.unfinished()
@@ -70,7 +70,7 @@ class SweepStudy:
         """The next trial to run: one left unfinished under its own number, else a new one."""
         trial = self._running_trial(self._to_suggest_again.pop(0)) if self._to_suggest_again else self._study.ask()
         sample(self._file, trial)
-        if "arm" not in trial.user_attrs:
+        if not _has_arm(trial):
             self._give_arm(trial)
         arm, replicate = trial.user_attrs["arm"], trial.user_attrs["replicate"]
         return Suggestion(trial.number, arm, replicate, by_name(self._file, trial.params))
@@ -118,7 +118,7 @@ class _Arms:
         self._by_params: dict[str, int] = {}
         self._replicates: dict[int, set[int]] = {}
         for trial in trials:
-            if "arm" in trial.user_attrs:
+            if _has_arm(trial):
                 params = trial.params or trial.system_attrs.get("fixed_params", {})
                 self.add(trial.user_attrs["arm"], trial.user_attrs["replicate"], params)
 
@@ -139,6 +139,12 @@ class _Arms:
         replicate = 1 + max(self._replicates.get(arm, ()), default=-1)
         self.add(arm, replicate, params)
         return arm, replicate
+
+
+def _has_arm(trial: FrozenTrial | optuna.trial.Trial) -> bool:
+    """True if the trial has its arm and its replicate, which are two entries of the journal: a driver may have been
+    killed between them."""
+    return {"arm", "replicate"} <= trial.user_attrs.keys()
 
 
 def _text(params: Mapping[str, Any]) -> str:
