@@ -187,6 +187,16 @@ def test_a_killed_driver_leaves_its_trials_to_the_next_one(sweep_text: str, tmp_
     assert (fresh.number, fresh.arm) == (2, 1)
 
 
+@pytest.mark.parametrize("num_lines", range(1, 4))
+def test_a_driver_killed_while_it_enqueues_a_grid_leaves_no_point_of_it_out(sweep_text, tmp_path, num_lines) -> None:
+    file, path = parsed(sweep_text, CHOICES, "search.sampler=grid", "search.trials=null"), tmp_path / "optuna.log"
+    search.SweepStudy(path, file)
+    lines = path.read_bytes().splitlines(keepends=True)
+    path.write_bytes(b"".join(lines[:num_lines]))
+    study = search.SweepStudy(path, file)
+    assert [study.suggest().params for _ in range(4)] == search.grid(file)
+
+
 @pytest.mark.parametrize("num_lines", range(1, 7))
 def test_a_driver_killed_after_any_line_of_a_suggestion_leaves_that_trial_to_the_next_one(
     sweep_text: str, tmp_path, num_lines: int

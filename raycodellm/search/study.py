@@ -39,13 +39,15 @@ class SweepStudy:
     def __init__(self, path: Path, file: SweepFile) -> None:
         """Opens the journal at `path`. A new study gets the sweep's first points; a continued one gets the replicates
         that an interruption left out, and suggests its unfinished trials before new ones."""
+        from optuna.trial import TrialState
+
         self._file = file
         self._storage = open_journal(path)
         self._study = create_study(self._storage, file)
         sweep, known = file.example(), self.trials()
         self._num_replicates = sweep.search.replicates
         self._arms = _Arms(known)
-        if not known:
+        if all(trial.state == TrialState.WAITING for trial in known):  # a killed driver may have enqueued some of them
             enqueue_first_points(self._study, file)
         for trial in known:
             if _has_arm(trial) and trial.user_attrs["replicate"] == 0:
