@@ -291,6 +291,7 @@ class FakeClient:
 
     answer = found(node())
     jobs: list[SimpleNamespace]
+    probes: list[SimpleNamespace]
     output = "first line\nsecond line\n"
 
     def __init__(self, address: str, headers: dict | None = None) -> None:
@@ -300,21 +301,21 @@ class FakeClient:
     def submit_job(self, entrypoint: str, metadata: dict, runtime_env: dict) -> str:
         is_probe = "probe.py" in entrypoint
         job = SimpleNamespace(
-            submission_id=f"raysubmit_{len(self.jobs)}",
+            submission_id=f"raysubmit_{len(self.jobs) + len(self.probes)}",
             status="SUCCEEDED" if is_probe else "RUNNING",
             start_time=len(self.jobs),
             **{"message": "", "driver_exit_code": 0, "entrypoint": entrypoint, "metadata": metadata},
             runtime_env=runtime_env,
             names=names_in(Path(runtime_env["working_dir"])),
         )
-        self.jobs.append(job)
+        (self.probes if is_probe else self.jobs).append(job)
         return job.submission_id
 
     def get_job_info(self, job_id: str) -> SimpleNamespace:
-        return next(job for job in self.jobs if job.submission_id == job_id)
+        return next(job for job in self.list_jobs() if job.submission_id == job_id)
 
     def list_jobs(self) -> list[SimpleNamespace]:
-        return self.jobs
+        return [*self.probes, *self.jobs]
 
     def get_job_logs(self, job_id: str) -> str:
         if "probe.py" not in self.get_job_info(job_id).entrypoint:
@@ -333,9 +334,6 @@ class FakeClient:
     def stop_job(self, job_id: str) -> None:
         self.get_job_info(job_id).status = "STOPPED"
 
-    def delete_job(self, job_id: str) -> None:
-        self.jobs.remove(self.get_job_info(job_id))
-
 
 @pytest.fixture
 def fake(monkeypatch) -> type[FakeClient]:
@@ -343,6 +341,7 @@ def fake(monkeypatch) -> type[FakeClient]:
     monkeypatch.setattr(job_client, "LOOK_SECONDS", 0.0)
     monkeypatch.setenv("RAY_ADDRESS", "elsewhere:6379")  # Ray would prefer it to the address that was given
     monkeypatch.setattr(FakeClient, "jobs", [], raising=False)
+    monkeypatch.setattr(FakeClient, "probes", [], raising=False)
     return FakeClient
 
 
@@ -362,7 +361,7 @@ def test_submit_sends_the_same_run_and_says_how_to_follow_and_to_stop_it(sweep_f
     options = ("--set", "search.trials=4", "--storage", "s3://bucket/run s", "--address", "http://me:word@head:8265")
     code, printed = run(capsys, "submit", str(sweep_file), *options, "--detach")
     assert code == 0
-    (job,) = fake.jobs  # the probe's is taken off the list
+    (job,) = fake.jobs
     assert shlex.split(job.entrypoint)[:5] == ["python", "-m", "raycodellm.cli", "run", "tiny sweep.yaml"]
     assert shlex.split(job.entrypoint)[5:] == ["--storage", "s3://bucket/run s", "--set", "search.trials=4"]
     assert job.names == {"tiny sweep.yaml"} and "py_modules" not in job.runtime_env

@@ -96,9 +96,7 @@ def inspect(jobs: Jobs, storage: str, say: Callable[[str], None]) -> Inspection:
     except BaseException:
         jobs.stop(job_id)
         raise
-    output = jobs.output(job_id)
-    jobs.forget(job_id)
-    return read_answer(output, job)
+    return read_answer(jobs.output(job_id), job)
 
 
 def read_answer(output: str, job: Job) -> Inspection:

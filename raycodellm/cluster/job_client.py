@@ -124,11 +124,6 @@ class Jobs:
         """Asks the job to stop; it may then take a while to save."""
         self._asked(lambda: self._client.stop_job(job_id), job_id)
 
-    def forget(self, job_id: str) -> None:
-        """Takes an ended job off the dashboard's list."""
-        with contextlib.suppress(RuntimeError, OSError):  # it stays on the list then, which harms nobody
-            self._client.delete_job(job_id)
-
     def output(self, job_id: str) -> str:
         return self._asked(lambda: self._client.get_job_logs(job_id), job_id)
 
