@@ -55,7 +55,8 @@ def fit_on_cluster(fit: MemoryFit, connected: cluster.Cluster, scaling: Scaling)
     if reason:
         raise UserError(f"scaling: {reason}")
     largest = max(available) / GIB
-    return replace(fit, available=f"the largest of its {len(available)} nodes has {largest:.3g} GiB")
+    which = f"the largest of its {len(available)} nodes" if len(available) > 1 else "its node"
+    return replace(fit, available=f"{which} has {largest:.3g} GiB")
 
 
 def vocab_size(sweep: Sweep) -> int:

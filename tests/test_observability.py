@@ -24,7 +24,7 @@ import pytest
 from dashboard import free_port, wait_until
 from ray import tune
 
-from raycodellm import config, search
+from raycodellm import config, report, search
 from raycodellm.config import Objective, UserError
 from raycodellm.dispatch import Ending, JobEnd, JobTree, Snapshot, TrialFailed, job_call, trial_call
 from raycodellm.files import Folder
@@ -49,6 +49,10 @@ STAGE = "pretrain-3e80a8ffffff"
 class FakeJob:
     key: str
     kind: str = "evaluation"
+
+
+def best(results: list[TrialResult], objective: Objective) -> report.BestArm | None:
+    return report.best_arm([result.row() for result in results], [objective])
 
 
 @pytest.fixture
@@ -224,10 +228,17 @@ def test_a_gauge_of_what_is_over_ends_at_zero_and_one_of_a_result_is_set_no_more
 
 def test_the_jobs_message_says_how_many_trials_have_ended_and_which_is_best() -> None:
     results = [trial(0, 1.75), trial(1, 1.7284), trial(2), trial(3, state="failed")]
-    assert summary_line(results, 6, [BPB]) == "3 of 6 trials, 1 failed; best mean/bpb 1.728, arm 1"
-    assert summary_line([], 6, [BPB]) == "0 of 6 trials"
-    told = job_metadata(results, 6, [BPB])
-    assert told == {"trials": "3 of 6", "best mean/bpb": "1.728, arm 1, trial 0001"}
+    assert summary_line(results, 6, [BPB], best) == "3 of 6 trials, 1 failed; best mean/bpb 1.728, arm 1"
+    assert summary_line([], 6, [BPB], best) == "0 of 6 trials"
+    told = job_metadata(results, 6, [BPB], best)
+    assert told == {"trials": "3 of 6", "best mean/bpb": "1.728, arm 1"}
+
+
+def test_the_jobs_message_names_the_best_arm_by_its_mean_over_seeds_as_the_terminal_does() -> None:
+    lucky = [replace(trial(number, score, arm=0), seed=number) for number, score in ((0, 1.5), (1, 1.9))]
+    steady = [replace(trial(number, score, arm=1), seed=number) for number, score in ((2, 1.6), (3, 1.64))]
+    assert summary_line([*lucky, *steady], 4, [BPB], best) == "4 of 4 trials; best mean/bpb 1.620, arm 1"
+    assert "mean/bpb 1.620" in str(best([*lucky, *steady], BPB))
 
 
 def test_a_trials_log_tells_its_settings_its_jobs_its_progress_and_its_end_once_each() -> None:
@@ -264,7 +275,7 @@ def test_a_part_of_the_dashboard_that_fails_ends_no_sweep_and_stops_no_other_par
     monkeypatch.setattr(observer, "Gauges", no_gauges)
     monkeypatch.setattr(observer, "SessionLogs", Logs)
     (tmp_path / "logs").mkdir()
-    watching = observer.Observer(sweep_file, 2, gcs_address="here:1", session_folder=str(tmp_path))
+    watching = observer.Observer(sweep_file, 2, gcs_address="here:1", session_folder=str(tmp_path), find_best=best)
     watching.look(snapshot(0, running={STAGE: progress()}), [trial(0)])
     watching.look(snapshot(0, ended={STAGE: progress(step=8)}), [trial(0, 1.75)])
     table = (tmp_path / "logs" / "raycodellm-small-trials.txt").read_text()

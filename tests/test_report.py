@@ -22,7 +22,7 @@ from raycodellm.report import answer as words
 from raycodellm.report import figures, markdown, ranking, sections, verdicts
 from raycodellm.report.figures.curves import thinned
 from raycodellm.report.ranking import measurements
-from raycodellm.report.watch import LOOK_SECONDS, POLL_SECONDS, ReportWatch
+from raycodellm.report.watch import LOOK_SECONDS, POLL_SECONDS, RELOAD_SECONDS, ReportWatch
 from raycodellm.statistics import UNKNOWN, SeedNoise, quadratic_band
 from raycodellm.tables import formats, sharing
 
@@ -661,6 +661,13 @@ def test_a_watched_report_is_written_for_each_result_and_costs_one_request_per_l
     assert [one for one, _ in sweep.written] == [0, 2, 3]
     assert [reload is None for _, reload in sweep.written] == [False, False, True], "the last page is at rest"
     assert sweep.stamps > 0.8 * 1000 / POLL_SECONDS and sweep.reads < 3 + 1000 / LOOK_SECONDS
+
+
+def test_a_watched_report_that_took_long_to_write_waits_no_longer_than_an_open_page_does():
+    sweep = Sweep([50.0])
+    sweep.write = lambda reload_seconds: (sweep.written.append((0, reload_seconds)), sweep.sleep(40.0))
+    ReportWatch(sweep.stamp, sweep.read, sweep.write, lambda: sweep.now, sweep.sleep).until_ended()
+    assert len(sweep.written) == 2 and sweep.now <= 40 + RELOAD_SECONDS + 40
 
 
 @pytest.mark.parametrize(

@@ -20,10 +20,12 @@ from raycodellm.tables.trials import trial_name
 
 if TYPE_CHECKING:
     from raycodellm.cluster import Cluster
+    from raycodellm.config import Objective
     from raycodellm.display import Display, Shown
     from raycodellm.identity import Contents
     from raycodellm.preflight import MemoryFit
     from raycodellm.records import TrialResult
+    from raycodellm.report import BestArm
     from raycodellm.sweep import Run, Stopper, Timing
 
 SWITCH_SECONDS = 0.0005
@@ -149,12 +151,18 @@ def _shown(task: _Task) -> Shown:
     objectives = task.run.sweep.search.objectives
 
     def best(results: Sequence[TrialResult]) -> str:
-        from raycodellm import report  # once a trial has ended: until then nobody waits for these imports
-
-        return str(report.best_arm([result.row() for result in results], objectives) or "")
+        return str(_best_arm(results, objectives) or "")
 
     metrics = tuple(one.metric for one in objectives)
     return display.Shown(task.run.sweep.name, metrics, task.num_trials, best)
+
+
+def _best_arm(results: Sequence[TrialResult], objectives: Sequence[Objective]) -> BestArm | None:
+    if not any(result.state == "complete" for result in results):
+        return None
+    from raycodellm import report  # once a trial has ended: until then nobody waits for these imports
+
+    return report.best_arm([result.row() for result in results], objectives)
 
 
 def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stopper) -> None:
@@ -188,6 +196,7 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
             task.num_trials,
             gcs_address=connected.address,
             session_folder=connected.session_folder,
+            find_best=lambda results, objective: _best_arm(results, [objective]),
             metadata=_metadata(task),
         )
         sweep.run_sweep(

@@ -16,7 +16,7 @@ from raycodellm.observability.job_page import JobPage, submission_id
 from raycodellm.observability.labels import TrialLabels, trial_labels
 from raycodellm.observability.readings import View, readings
 from raycodellm.observability.session_logs import SessionLogs, Text
-from raycodellm.observability.summary import job_metadata, summary_line
+from raycodellm.observability.summary import FindBest, job_metadata, summary_line
 from raycodellm.observability.trial_log import TrialLog
 from raycodellm.records import TrialResult
 from raycodellm.tables import trials_table
@@ -45,6 +45,7 @@ class Observer:
         *,
         gcs_address: str,
         session_folder: str,
+        find_best: FindBest,
         metadata: dict[str, str] | None = None,
         clock: Callable[[], float] = time.monotonic,
     ) -> None:
@@ -52,6 +53,7 @@ class Observer:
         sweep = file.example()
         self._file, self._name, self._num_trials = file, sweep.name, num_trials
         self._objectives = sweep.search.objectives
+        self._find_best = find_best
         self._metadata = metadata or {}
         self._clock, self._looked = clock, -LOOK_SECONDS
         self._states: list[str] = []
@@ -100,13 +102,13 @@ class Observer:
     def _table(self, results: Sequence[TrialResult]) -> str:
         """The table of trials, below one line about the sweep."""
         table = trials_table([result.row() for result in results], [one.metric for one in self._objectives])
-        summary = summary_line(results, self._num_trials, self._objectives)
+        summary = summary_line(results, self._num_trials, self._objectives, self._find_best)
         return "\n".join([f"{self._name}: {summary}", "", *map(_unfolded, table_lines(table)), ""])
 
     def _tell_job(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         if self._page is not None:
-            message = summary_line(results, self._num_trials, self._objectives)
-            state = job_metadata(results, self._num_trials, self._objectives)
+            message = summary_line(results, self._num_trials, self._objectives, self._find_best)
+            state = job_metadata(results, self._num_trials, self._objectives, self._find_best)
             self._page.tell(message, {**self._metadata, **state})
 
     def _labels_of(self, result: TrialResult) -> TrialLabels:

@@ -14,7 +14,7 @@ LOOK_SECONDS = 60.0
 RELOAD_SECONDS = 15
 """An open page loads itself again after so many seconds."""
 _PAUSE_SHARE = 4.0
-"""After a report that took a second to write, none is written for four."""
+"""After a report that took a second to write, none is written for four, but at most for `RELOAD_SECONDS`."""
 
 
 @dataclass
@@ -41,7 +41,7 @@ class ReportWatch:
                 if state != written or is_ended:
                     self.write(None if is_ended else RELOAD_SECONDS)
                     written = state
-                pause = _PAUSE_SHARE * (self.clock() - now)
+                pause = min(_PAUSE_SHARE * (self.clock() - now), RELOAD_SECONDS)
                 if is_ended:
                     return
             self.sleep(max(POLL_SECONDS, pause))
