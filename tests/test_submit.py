@@ -293,6 +293,7 @@ class FakeClient:
     jobs: list[SimpleNamespace]
     probes: list[SimpleNamespace]
     output = "first line\nsecond line\n"
+    num_lost_answers = 0
 
     def __init__(self, address: str, headers: dict | None = None) -> None:
         self.address = address
@@ -312,6 +313,9 @@ class FakeClient:
         return job.submission_id
 
     def get_job_info(self, job_id: str) -> SimpleNamespace:
+        if self.num_lost_answers:
+            type(self).num_lost_answers -= 1
+            raise RuntimeError("Connection reset by peer")
         return next(job for job in self.list_jobs() if job.submission_id == job_id)
 
     def list_jobs(self) -> list[SimpleNamespace]:
@@ -435,7 +439,9 @@ def test_stop_asks_the_sweeps_job_and_waits_for_its_end(sweep_file, fake, capsys
     run(capsys, "submit", str(sweep_file), "--address", ADDRESS, "--detach", "--storage", "/mnt/b")
     code, printed = run(capsys, "stop", "tiny-sweep", "--address", ADDRESS)
     assert code == 2 and "give --storage, one of /mnt/a, /mnt/b" in printed
+    fake.num_lost_answers = 2  # as in a network's hiccup
     code, printed = run(capsys, "stop", str(sweep_file), "--address", ADDRESS, "--storage", "/mnt/a")
+    assert fake.num_lost_answers == 0
     assert code == 0 and [job.status for job in fake.jobs] == ["STOPPED", "RUNNING"] and "has ended: stopped" in printed
     code, printed = run(capsys, "stop", "tiny-sweep", "--address", ADDRESS, "--storage", "/mnt/a")
     assert code == 0 and "no job runs tiny-sweep" in printed

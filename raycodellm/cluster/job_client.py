@@ -139,15 +139,29 @@ class Jobs:
     # ------------------------------------------------------------------------------------------------- waiting
 
     def wait(self, job_id: str, until: Callable[[Job], bool], say: Callable[[Job, float], None]) -> Job:
-        """The job when `until` holds for it; `say` hears every `SAY_SECONDS` how long that has taken."""
-        began = said = time.monotonic()
-        while not until(job := self.get(job_id)):
+        """The job when `until` holds for it; `say` hears every `SAY_SECONDS` how long that has taken.
+
+        Raises `ClusterAnswer` where the cluster has not answered for `LOST_SECONDS`.
+        """
+        began = said = answered = time.monotonic()
+        while True:
             now = time.monotonic()
-            if now - said >= SAY_SECONDS:
-                said = now
-                say(job, now - began)
+            try:
+                job = self.get(job_id)
+                answered = now
+                if until(job):
+                    return job
+                if now - said >= SAY_SECONDS:
+                    said = now
+                    say(job, now - began)
+            except OSError as error:
+                self._require_answer(answered, error)
             time.sleep(LOOK_SECONDS)
-        return job
+
+    def _require_answer(self, answered: float, error: OSError) -> None:
+        """Raises `ClusterAnswer` where the cluster last answered over `LOST_SECONDS` ago. `answered`: monotonic."""
+        if time.monotonic() - answered > LOST_SECONDS:
+            raise ClusterAnswer(f"{self.shown_address} has not answered for {LOST_SECONDS:.0f} s") from error
 
     def follow(self, job_id: str, write: Callable[[str], None], last_lines: int | None = None) -> Job:
         """Gives the output of a job that has started to `write`, as it comes; returns the job when it has ended.
@@ -172,8 +186,7 @@ class Jobs:
                     output.add(self.output(job_id))
                     return job
             except OSError as error:
-                if time.monotonic() - answered > LOST_SECONDS:
-                    raise ClusterAnswer(f"{self.shown_address} has not answered for {LOST_SECONDS:.0f} s") from error
+                self._require_answer(answered, error)
             time.sleep(LOOK_SECONDS)
 
     async def _tail(self, job_id: str, output: _Output) -> None:
