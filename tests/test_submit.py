@@ -316,6 +316,9 @@ class FakeClient:
         if self.num_lost_answers:
             type(self).num_lost_answers -= 1
             raise RuntimeError("Connection reset by peer")
+        return self._found(job_id)
+
+    def _found(self, job_id: str) -> SimpleNamespace:
         return next(job for job in self.list_jobs() if job.submission_id == job_id)
 
     def list_jobs(self) -> list[SimpleNamespace]:
@@ -336,7 +339,7 @@ class FakeClient:
         self.get_job_info(job_id).status = "SUCCEEDED"
 
     def stop_job(self, job_id: str) -> None:
-        self.get_job_info(job_id).status = "STOPPED"
+        self._found(job_id).status = "STOPPED"
 
 
 @pytest.fixture
