@@ -64,7 +64,12 @@ def is_exhaustive(config: pytest.Config) -> bool:
 
 
 def pytest_configure(config: pytest.Config) -> None:
-    """Tries fifty examples of a property, always the same; a thousand new ones where -m asks for exhaustive tests."""
+    """Lets Ctrl-C be heard, and chooses the number of examples.
+
+    A property is tried with fifty examples, always the same; with a thousand new ones where -m asks for exhaustive ones.
+    """
+    if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a script's shell sets it for what runs in the background
+        signal.signal(signal.SIGINT, signal.default_int_handler)
     always = {"deadline": None, "database": None, "print_blob": True}
     hypothesis.settings.register_profile("some", max_examples=50, derandomize=True, **always)
     hypothesis.settings.register_profile("many", max_examples=1000, **always)
