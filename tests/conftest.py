@@ -66,7 +66,8 @@ def is_exhaustive(config: pytest.Config) -> bool:
 def pytest_configure(config: pytest.Config) -> None:
     """Lets Ctrl-C be heard, and chooses the number of examples.
 
-    A property is tried with fifty examples, always the same; with a thousand new ones where -m asks for exhaustive ones.
+    A property is tried with fifty examples, always the same; with a thousand new ones where -m asks for exhaustive
+    tests.
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a script's shell sets it for what runs in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
