@@ -79,6 +79,7 @@ def drive(file: config.SweepFile, storage: Folder, cluster: Cluster, monkeypatch
                     driver.look()
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("points", [slice(0, None, 9), pytest.param(slice(None), marks=pytest.mark.exhaustive)])
 def test_a_sweep_whose_driver_was_killed_at_any_write_has_every_arm_and_seed_once(
     sweep_text: str, tmp_path, monkeypatch, points: slice
