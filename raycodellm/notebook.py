@@ -56,7 +56,7 @@ def check_sweep(
     device: str | None = None,
     prices: str | None = None,
 ) -> str:
-    """What the sweep would do, as `raycodellm check` prints it: arms, stage tree, tokens, hours. Starts no training.
+    """The plan of the sweep, as `raycodellm check` prints it: arms, stage tree, tokens, hours. Starts no training.
 
     `device`: reckons for this GPU, wherever that is. `prices`: "" adds the money by the package's prices, a path by a
     file of one's own. Raises `UserError` for a wrong request.

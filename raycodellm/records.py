@@ -197,7 +197,7 @@ class Progress:
     """Per source: bits per byte of its held-out text when last measured."""
     items: int = 0
     num_items: int = 0
-    """Of an evaluation: items scored until now, and all items; 0 until they are known."""
+    """Items that an evaluation has scored until now, and all items; 0 until they are known."""
 
 
 def as_json(record: Any) -> Any:

@@ -140,7 +140,7 @@ class Autoscaled:
         return [one for one in self.state.placement_group_table().values() if one["state"] != "REMOVED"]
 
     def requests(self) -> list[Any]:
-        """What the autoscaler is asked to have room for, beside what waits."""
+        """The room that the autoscaler is asked for, beside what waits."""
         from ray._raylet import GcsClient
 
         text = GcsClient(address=self.address).internal_kv_get(b"__autoscaling_status", None)

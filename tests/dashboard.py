@@ -44,7 +44,7 @@ class Dashboard:
         return [(task["name"], task["state"]) for task in found["data"]["result"]["result"]]
 
     def actors(self) -> set[str]:
-        """What the table of actors shows of each: its name, or else its repr."""
+        """The name of each in the table of actors: its name, or else its repr."""
         return {actor["name"] or actor["reprName"] for actor in self.ask("/logical/actors")["data"]["actors"].values()}
 
     def datasets(self, job_id: str) -> set[str]:
@@ -53,7 +53,7 @@ class Dashboard:
 
 @dataclass
 class Seen:
-    """What was seen of a submitted sweep while it ran, and shortly after."""
+    """The views of a submitted sweep while it ran, and shortly after."""
 
     tasks: dict[str, set[str]] = field(default_factory=dict)
     """Name to the states that were seen."""

@@ -158,7 +158,7 @@ def is_helper(actor: dict[str, Any]) -> bool:
 
 
 def left(cluster: Autoscaled) -> list[Any]:
-    """What a run has left in the cluster."""
+    """The things that a run has left in the cluster."""
     actors = [actor["ActorClassName"] for actor in cluster.actors() if actor["ActorClassName"] not in RAYS_OWN]
     return [*actors, *cluster.placement_groups(), *cluster.requests()]
 

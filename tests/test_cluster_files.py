@@ -212,7 +212,7 @@ def test_a_refusal_for_another_reason_is_said_and_not_paid_for(aws, monkeypatch)
 
 
 class Shell:
-    """What Ray's launcher would run on a machine by ssh and rsync, with the answers of a machine that works."""
+    """The commands that Ray's launcher would run by ssh and rsync, with the answers of a machine that works."""
 
     answers: ClassVar = {
         "command -v docker": b"/usr/bin/docker",

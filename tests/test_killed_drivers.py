@@ -104,7 +104,7 @@ def test_a_sweep_whose_driver_was_killed_at_any_write_has_every_arm_and_seed_onc
 
 
 def told(file: config.SweepFile, storage: Folder) -> list[tuple[Any, ...]]:
-    """What the study and the trials' results say of each trial, by number. Raises where the two do not agree."""
+    """Each trial by number, as the study and its result say. Raises where the two do not agree."""
     run = sweep.Run(file, storage)
     journal = search.read_journal(Path(storage.uri) / "small" / "optuna.log", file, {})
     found = []

@@ -1,4 +1,4 @@
-"""What `import raycodellm` offers: quick to import, the same as the command line, and as docs/notebook.md shows it."""
+"""The offer of `import raycodellm`: quick to import, the same as the command line, and as docs/notebook.md shows it."""
 
 from __future__ import annotations
 

@@ -422,7 +422,7 @@ def test_the_page_is_written_fast_and_needs_no_network(finished):
 
 
 def unpacked(page: str, name: str) -> str:
-    """What the page holds compressed: its data, or Plotly."""
+    """The compressed part of the page: its data, or Plotly."""
     letters = page.partition(f'<script type="text/plain" id="{name}">')[2].partition("</script>")[0]
     return gzip.decompress(base64.b64decode(letters)).decode()
 

@@ -25,7 +25,7 @@ pytestmark = pytest.mark.skipif(not sys.platform.startswith("linux"), reason="th
 
 @pytest.fixture(scope="module")
 def strongest():
-    """What does not depend on the isolation is tried with one."""
+    """The isolation for tests that do not depend on it."""
     try:
         return sandbox.find_isolation()
     except sandbox.SandboxUnavailable as error:

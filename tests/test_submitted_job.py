@@ -220,7 +220,7 @@ def test_a_wrong_token_is_said_in_one_line(head: Head, tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def seen(head: Head, sweep_text: str, tmp_path_factory) -> dashboard.Seen:
-    """What the dashboard and Prometheus show of a whole submitted sweep."""
+    """The dashboard and Prometheus during a whole submitted sweep."""
     folder = tmp_path_factory.mktemp("seen")
     text = sweep_text.replace("    schedule: {search:", "    held_out: {tokens: 2_000}\n    schedule: {search:")
     (folder / "small.yaml").write_text(f"{text}tracking: {{tensorboard: true}}\n")

@@ -1,4 +1,4 @@
-"""What a driver spends on its own records as a sweep grows: CPU milliseconds per suggestion, per end of a trial and per
+"""A driver's spending on its own records as a sweep grows: CPU milliseconds per suggestion, per end of a trial and per
 look at the running sweep, and seconds per continuation, after 10, 100 and 1,000 trials on a local disk.
 
     python benchmarks/training/bookkeeping.py [CHECKOUT …] [--trials 1000] [--sampler random]
@@ -60,7 +60,7 @@ class Driver:
         return self.searcher.suggest(name)
 
     def write(self, settings: dict[str, Any]) -> Any:
-        """What the trial's own process does."""
+        """Does the work of the trial's own process."""
         metrics = {f"task{n}/bpb": 1.5 for n in range(20)} | {"mean/bpb": 1.5 + settings["number"] / 1e4}
         ledger = tuple(self.records.LedgerRow(name, "text", 900, 1_024, 1_000, 8, 0.5) for name in ("prose", "python"))
         result = self.records.TrialResult(
@@ -85,7 +85,7 @@ class Driver:
             self.sweep.write_table(self.run)
 
     def look(self) -> None:
-        """What the watchdog does twice a second."""
+        """Does what the watchdog does twice a second."""
         if self.results is None:
             self.sweep.read_results(self.run, self.ended)
         else:

@@ -17,7 +17,7 @@ from raycodellm.memory_needs import GIB
 
 @dataclass(frozen=True)
 class Asked:
-    """What the command line asks for beside the sweep file."""
+    """The requests of the command line beside the sweep file."""
 
     address: str | None = None
     """Address of a Ray cluster to join; None for that in RAY_ADDRESS, else this machine."""

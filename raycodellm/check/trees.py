@@ -47,7 +47,7 @@ def _inside(nodes: Sequence[StageNode]) -> tuple[StageNode, ...]:
 
 
 def _shape(node: StageNode) -> Any:
-    """What makes two branches look the same."""
+    """The facts by which two branches look the same."""
     return node.name, node.facts, tuple(sorted(map(_shape, node.children)))
 
 

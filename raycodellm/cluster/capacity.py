@@ -104,7 +104,7 @@ def placement_problem(nodes: Sequence[Node], autoscaled: Sequence[Node], scaling
 
 
 def group_needed(scaling: Scaling) -> str:
-    """What one worker group takes, in words."""
+    """The resources of one worker group, in words."""
     share = scaling.gpus_per_worker
     need = f"{scaling.cpus_per_worker:g} CPU" + (f" + {share:g} GPU" if share else "")
     return f"a worker group needs {scaling.workers} × ({need})"

@@ -51,7 +51,7 @@ class Cluster:
         return self._never(join.nodes(), scaling)
 
     def look(self, scaling: Scaling) -> Sight:
-        """What the cluster has room for now."""
+        """Looks at the room that the cluster has now."""
         from raycodellm.dispatch import Sight
 
         live = join.live_nodes()

@@ -1,4 +1,4 @@
-"""What a cluster's nodes have, as a short job on them found it, and what follows for a submitted sweep."""
+"""Looks at a cluster's nodes by a short job on them, and decides what follows for a submitted sweep."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ WHAT_WORKS = (
 
 @dataclass(frozen=True)
 class NodeAnswer:
-    """What one node told."""
+    """The answer of one node."""
 
     address: str
     is_head: bool

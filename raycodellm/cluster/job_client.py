@@ -36,7 +36,7 @@ class Job:
     """PENDING, RUNNING, SUCCEEDED, FAILED or STOPPED."""
     message: str = ""
     exit_code: int | None = None
-    """Of the job's process; None while it runs, and where the job was stopped or could not start."""
+    """Exit code of the job's process; None while it runs, and where the job was stopped or could not start."""
     metadata: Mapping[str, str] | None = None
 
     @property

@@ -34,7 +34,7 @@ def copy_to(target: Path) -> Path:
 
 
 def requirements() -> list[Requirement]:
-    """What this version of the package needs, Ray included: from its metadata, or the pyproject.toml of a checkout."""
+    """Requirements of this version of the package, Ray included, from its metadata or a checkout's pyproject.toml."""
     from packaging.requirements import Requirement
 
     project = folder().parent / "pyproject.toml"

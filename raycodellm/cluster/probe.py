@@ -44,7 +44,7 @@ def package_digest(folder: str) -> str:
 
 
 def look(package: str, requirements: Sequence[str], marker: str | None) -> dict[str, Any]:
-    """What the process that calls this sees on its node. `marker`: a file in the storage, written on the head node."""
+    """The view of the calling process on its node. `marker`: a file in the storage, written on the head node."""
     spec = importlib.util.find_spec(package)
     versions: dict[str, str | None] = {}
     for name in (package, *requirements):
@@ -103,7 +103,7 @@ def chosen(nodes: Sequence[dict[str, Any]], most: int = MOST_NODES) -> list[dict
 
 
 def ask_nodes(package: str, requirements: Sequence[str], marker: str | None) -> list[dict[str, Any]]:
-    """What a process on each of the chosen nodes sees, the head first; `error` instead for a node without an answer."""
+    """The view of a process on each of the chosen nodes, the head first; `error` for a node without an answer."""
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 

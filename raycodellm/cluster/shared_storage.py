@@ -1,4 +1,4 @@
-"""Whether the nodes of a joined cluster see the storage that the driver writes into."""
+"""Checks that the nodes of a joined cluster see the storage that the driver writes into."""
 
 from __future__ import annotations
 

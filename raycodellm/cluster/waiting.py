@@ -24,7 +24,7 @@ class LiveNode:
 
 @dataclass(frozen=True)
 class Launches:
-    """What a cluster's autoscaler says of its own work."""
+    """A cluster's autoscaler's report of its own work."""
 
     starting: tuple[tuple[str, int], ...] = ()
     """Each kind of node with how many of them are being started."""
@@ -63,7 +63,7 @@ def waiting_reason(
 
 
 def _free(live: Sequence[LiveNode], scaling: Scaling) -> str:
-    """What each node has free: "1 of 1 CPU on the head, 0 of 2 CPU on 10.0.0.7"."""
+    """The free part of each node: "1 of 1 CPU on the head, 0 of 2 CPU on 10.0.0.7"."""
     with_gpus = scaling.gpus_per_worker > 0
     order = sorted(live, key=lambda node: (node.free.gpus if with_gpus else 0, node.free.cpus), reverse=True)
     parts = []

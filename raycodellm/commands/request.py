@@ -36,7 +36,7 @@ class SweepRequest:
     address: str | None = None
     """Address of a Ray cluster; None for that in RAY_ADDRESS, else a local one."""
     tree: Mapping[str, Any] | None = None
-    """What the sweep file holds, where there is no file; `path` then is what messages call it."""
+    """The sweep file's content, where there is no file; messages then call it `path`."""
     given_in: Path = field(default_factory=Path.cwd)
     """The working directory when the command was given."""
 

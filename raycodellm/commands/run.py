@@ -145,7 +145,7 @@ def _run_left(task: _Task, began: float) -> int:
 
 
 def _shown(task: _Task) -> Shown:
-    """What the display shows of the sweep."""
+    """The facts of the sweep that the display shows."""
     from raycodellm import display
 
     objectives = task.run.sweep.search.objectives
@@ -227,7 +227,7 @@ def _check_storage(task: _Task, connected: Cluster, shown: Display) -> None:
 
 
 def _metadata(task: _Task) -> dict[str, str]:
-    """What the dashboard tells of the run's job."""
+    """The facts of the run's job that the dashboard tells."""
     name, folder = task.run.sweep.name, task.run.folder
     address = storage_files.report_address(folder)
     return {"job_name": name, "sweep": name, "run folder": folder.uri, "report": address}

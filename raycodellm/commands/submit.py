@@ -40,7 +40,7 @@ class Submitting:
     is_detached: bool = False
     """True to leave as soon as the job is submitted."""
     package: str = "auto"
-    """Whether raycodellm goes along: auto, send, installed."""
+    """auto, send or installed: decides if raycodellm goes along."""
 
 
 def submit(request: SweepRequest, options: Submitting, complain: Say) -> int:

@@ -1,4 +1,4 @@
-"""What is in files: bytes and lines, on any storage, packed or not, up to damage."""
+"""The content of files: bytes and lines, on any storage, packed or not, up to damage."""
 
 from __future__ import annotations
 

@@ -59,7 +59,7 @@ _Definition = _Function | ast.ClassDef
 
 @dataclass(frozen=True)
 class Library:
-    """What the standard library gives. Each id and each content occurs once."""
+    """The documents of the standard library. Each id and each content occurs once."""
 
     prose: list[Row]
     """(id, text): docstrings of modules, classes and functions, then the language reference topic by topic."""

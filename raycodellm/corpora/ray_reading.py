@@ -138,14 +138,14 @@ _WHOLE_BLOCKS: dict[str, Any] = {"batch_format": "pyarrow", "batch_size": None}
 
 
 class _Unit(NamedTuple):
-    """What one task reads."""
+    """The input of one task."""
 
     number: int
     parts: list[Part]
     excluded: tuple[tuple[str, int], ...]
     """Files that listing left out: they go with the first unit, so that each is counted once."""
     codes: bytes
-    """What was decided about the documents of the parts."""
+    """The decisions about the documents of the parts."""
 
 
 def _units(source: Source, inputs: SourceInputs, num_tasks: int, decision: Decision | None) -> ray.data.Dataset:

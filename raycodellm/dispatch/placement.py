@@ -15,7 +15,7 @@ ABANDON_SECONDS = 600.0
 
 @dataclass(frozen=True)
 class Demand:
-    """What the dispatcher wants of the driver."""
+    """The dispatcher's requests to the driver."""
 
     num_jobs: int = 0
     """Jobs that run or could run now: so many slots are wanted."""
@@ -48,7 +48,7 @@ class PlacementWatch:
         self._had_slot_at = self._possible_at = now
 
     def decide(self, sight: Sight, demand: Demand, now: float) -> tuple[Action, str] | None:
-        """What to do, with the sentence for the user; None to go on waiting.
+        """The action to take, with the sentence for the user; None to go on waiting.
 
         Trials that never had a place fail. Trials whose nodes are lost wait for new nodes, and then stay open.
         """

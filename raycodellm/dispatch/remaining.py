@@ -1,4 +1,4 @@
-"""What is left to do, in seconds, by what this run has measured so far: pure arithmetic on jobs and their progress."""
+"""The seconds that are left, by what this run has measured so far: pure arithmetic on jobs and their progress."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ class RemainingWork:
     """Slot-seconds that are left, as far as this run can tell."""
 
     job_seconds: float = 0.0
-    """Of the unfinished jobs of the trials that have begun; a job that several trials need counts once."""
+    """Seconds for the unfinished jobs of the trials that have begun; a job that several trials need counts once."""
     longest_seconds: float = 0.0
-    """Of the trial that has most left to do: its jobs run one after the other."""
+    """Seconds for the trial that has most left to do: its jobs run one after the other."""
     trial_seconds: float = 0.0
-    """Of one more trial: what the trials added on average, without the first one, which begins the shared stages."""
+    """Seconds for one more trial: the mean of what the trials added, without the first, which begins shared stages."""
     is_upper_bound: bool = False
     """True while a single trial has begun: how much the others share with it is unknown."""
     covers_evaluations: bool = True
@@ -107,7 +107,7 @@ class Pace:
     def remaining(
         self, nodes: Iterable[JobNode], progress: Mapping[str, Progress], taken_at: Mapping[str, float], now: float
     ) -> RemainingWork | None:
-        """What is left of the jobs `nodes`; None while the speed of a stage that is left is unknown.
+        """The work that is left in the jobs `nodes`; None while the speed of a stage that is left is unknown.
 
         `progress` and `taken_at`: of the running jobs, by their keys.
         """

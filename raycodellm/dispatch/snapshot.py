@@ -1,4 +1,4 @@
-"""What a display shows of a running sweep: a snapshot of its jobs, its slots and the nodes it has."""
+"""The view of a running sweep that a display shows: a snapshot of its jobs, its slots and the nodes it has."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from raycodellm.records import Progress
 
 
 class SlotActivity(StrEnum):
-    """What a slot does, as people see it."""
+    """The activity of a slot, as people see it."""
 
     STARTING = "starting"
     """It waits for a place in the cluster, or its processes start."""
@@ -81,7 +81,7 @@ class Snapshot:
     num_nodes: int = 0
     """Nodes of the cluster that live; 0 before the driver has looked."""
     remaining: RemainingWork | None = None
-    """What is left to do; None while too little is measured."""
+    """The work that is left; None while too little is measured."""
 
 
 def view(slot: Slot, job: str | None, now: float) -> SlotView:

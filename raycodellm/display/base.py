@@ -1,4 +1,4 @@
-"""What all displays share: facts of the sweep, what is waited for, and a clock that goes on while nothing happens."""
+"""The part that all displays share: facts of the sweep, waits, and a clock that goes on while nothing happens."""
 
 from __future__ import annotations
 
@@ -29,11 +29,11 @@ ANSWER_SECONDS = 5.0
 
 @dataclass(frozen=True)
 class Shown:
-    """What a display shows of a sweep beside its progress."""
+    """The facts of a sweep that a display shows beside its progress."""
 
     name: str = ""
     metrics: tuple[str, ...] = ()
-    """Of the objectives."""
+    """Names of the objectives' metrics."""
     num_trials: int = 0
     """Trials of the whole sweep, those of earlier runs included."""
     best: Callable[[Sequence[TrialResult]], str] = lambda results: ""
@@ -53,11 +53,11 @@ class Display(abc.ABC):
         self.sources: dict[str, tuple[SourceProgress, float]] = {}
         """By name: a source's newest event, and when its first one came."""
         self.evaluations: dict[str, tuple[int, int, float]] = {}
-        """Of `evaluating`: by model, the items that are scored, all items, and when the first was heard of."""
+        """Progress told by `evaluating`: by model, scored items, all items, and when the first was heard of."""
         self.moment: Moment | None = None
         """The sweep as it was last seen; None before its first trial."""
         self._waiting: tuple[str, float] = ("", self.began)
-        """What is waited for, empty for nothing, and since when."""
+        """The thing that is waited for, empty for nothing, and since when."""
         self._seen_at = self.began
         """When the sweep was last seen."""
         self._best: tuple[int, str] = (0, "")
@@ -148,7 +148,7 @@ class Display(abc.ABC):
 
     @property
     def waiting(self) -> tuple[str, float]:
-        """What is waited for, empty for nothing, and for how many seconds."""
+        """The thing that is waited for, empty for nothing, and for how many seconds."""
         subject, since = self._waiting
         now = self.clock()
         if self.moment is not None and not subject and now - self._seen_at >= ANSWER_SECONDS:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import abc
 import io
 from collections.abc import Callable
 from typing import TYPE_CHECKING, Any, TextIO
@@ -50,7 +51,7 @@ class RegionDisplay(Display):
         self._draw(self.region())
 
     def region(self) -> RenderableType:
-        """What is drawn now."""
+        """The region as it is drawn now."""
         waiting, seconds = self.waiting
         if self.moment is not None:
             return run_region(self._moment(self.moment.snapshot, self.moment.results), self.shown, self.columns)
@@ -79,8 +80,9 @@ class RegionDisplay(Display):
             table.add_row(Text(model), bar, Text(f"{scored:,} of {in_all:,} items{since}", no_wrap=True))
         return table
 
+    @abc.abstractmethod
     def _draw(self, region: RenderableType) -> None:
-        raise NotImplementedError
+        """Shows the region in the place of the one before."""
 
 
 class LiveDisplay(RegionDisplay):

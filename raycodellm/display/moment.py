@@ -28,7 +28,7 @@ class Moment:
 
     snapshot: Snapshot
     results: Sequence[TrialResult]
-    """Of the trials that have begun, by number."""
+    """Chains of the trials that have begun, by number."""
     num_trials: int
     """Trials of the whole sweep."""
     elapsed: float
@@ -36,7 +36,7 @@ class Moment:
     best: str = ""
     """The best arm so far with its uncertainty; empty while no trial is complete."""
     waiting: str = ""
-    """What the run waits for; empty while a job moves."""
+    """The thing that the run waits for; empty while a job moves."""
     waiting_seconds: float = 0.0
     now: float = field(default_factory=time.time)
     """Unix seconds."""
@@ -124,7 +124,7 @@ def slots_line(snapshot: Snapshot, with_reason: bool = True) -> str:
 
 
 def waited_for(snapshot: Snapshot) -> str:
-    """What the run waits for; empty while a job moves."""
+    """The thing that the run waits for; empty while a job moves."""
     if any(is_moving(progress) for progress in snapshot.running.values()):
         return ""
     if snapshot.running:
@@ -165,7 +165,7 @@ def share_done(progress: Progress) -> float | None:
 
 
 def job_facts(progress: Progress) -> list[str]:
-    """What is known of a running job, the most important first; a number that is not known yet is left out."""
+    """The known facts of a running job, the most important first; a number that is not known yet is left out."""
     if progress.num_items:
         return [f"{progress.items:,} of {progress.num_items:,} items"]
     if not progress.step:

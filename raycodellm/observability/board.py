@@ -10,7 +10,7 @@ from raycodellm.observability.panels import ROWS, Panel, Query
 UID = "raycodellm"
 FILE = "raycodellm.json"
 SCHEMA_VERSION = 39
-"""Of Grafana 11. Newer Grafanas bring an older board up to date when they read it."""
+"""The schema's version in Grafana 11. Newer Grafanas bring an older board up to date when they read it."""
 _COLUMNS = 24
 _DATASOURCE = {"type": "prometheus", "uid": "${datasource}"}
 

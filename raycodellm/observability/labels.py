@@ -1,4 +1,4 @@
-"""What a trial is called where people look for it: its number, its arm, and the mixture that it tries."""
+"""The name of a trial where people look for it: its number, its arm, and the mixture that it tries."""
 
 from __future__ import annotations
 

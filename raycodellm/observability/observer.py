@@ -57,7 +57,7 @@ class Observer:
         self._metadata = metadata or {}
         self._clock, self._looked = clock, -LOOK_SECONDS
         self._states: list[str] = []
-        """Of the trials, when last told of."""
+        """States of the trials, when last told of."""
         self._failures: set[str] = set()
         """Those that were logged: a look comes every two seconds."""
         self._labels: dict[int, TrialLabels] = {}
@@ -123,7 +123,7 @@ def _unfolded(line: str) -> str:
 
 
 def _attempt(act: Callable[[], Any], told: set[str] | None = None) -> Any:
-    """What `act` returns; None where it fails. What people see of a sweep must not end it.
+    """The result of `act`; None where `act` fails. A view of a sweep must not end the sweep.
 
     `told`: failures that have been logged, which are not logged again; this one is added.
     """

@@ -32,7 +32,7 @@ class Panel:
     unit: str = "none"
     """Grafana's name of the unit of the values."""
     width: int = 8
-    """Of 24 columns."""
+    """Width of the panel, in 24ths of the board."""
     height: int = 8
     transformations: tuple[dict[str, Any], ...] = field(default=())
     """Grafana's transformations of the queries' tables, in order."""

@@ -53,7 +53,7 @@ class View:
     snapshot: Snapshot
     results: Sequence[TrialResult]
     labels: Mapping[int, TrialLabels] = field(default_factory=dict)
-    """Of each trial in `results`, by its number."""
+    """Labels of each trial in `results`, by its number."""
 
 
 def readings(view: View) -> list[Reading]:

@@ -1,4 +1,4 @@
-"""What happens to each trial, in lines: the text of its log on the dashboard's Logs page."""
+"""The events of each trial, in lines: the text of its log on the dashboard's Logs page."""
 
 from __future__ import annotations
 

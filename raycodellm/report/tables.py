@@ -69,7 +69,7 @@ def ranking(records: Records) -> Table:
 
 
 SIGNS = {"better": " ▲", "worse": " ▼", "not known": " ≈", "": ""}
-"""What stands behind a score for each verdict."""
+"""The mark behind a score for each verdict."""
 
 
 def arms_by_task(records: Records) -> Table:

@@ -31,7 +31,7 @@ class TaskScore:
     difference: Interval | None
     """This score minus that of the arm compared with, None for that arm; the ends are NaN without the seeds' noise."""
     verdict: Word
-    """Of the difference; empty without the seeds' noise, and for the arm compared with."""
+    """Verdict on the difference; empty without the seeds' noise, and for the arm compared with."""
 
 
 def compared_with(scores: Sequence[ArmScore]) -> ArmScore | None:

@@ -101,7 +101,7 @@ class RunStatus:
         return _finite(found)
 
     def _now(self) -> dict[str, Any] | None:
-        """What the driver last saw; None without a driver whose trials have begun."""
+        """The sweep as the driver last saw it; None without a driver whose trials have begun."""
         moment = self.moment
         if moment is None:
             return None

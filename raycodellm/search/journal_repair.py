@@ -102,7 +102,7 @@ def _replay(entries: Sequence[Entry]) -> tuple[tuple[FrozenTrial, ...], set[int]
 
         end = 0
         place = 0
-        """Of the entry that Optuna replays."""
+        """Place of the entry that Optuna replays."""
 
         def read_logs(self, log_number_from: int) -> Iterator[Entry]:
             for place in range(log_number_from, self.end):

@@ -1,4 +1,4 @@
-"""What Ray Train runs for a slot beside the workers' loop: its controller and workers, which carry the slot's name.
+"""Ray Train's controller and workers of a slot, which carry the slot's name.
 
 The controller's process imports this file, so it imports nothing heavy.
 """

@@ -174,7 +174,7 @@ class Dispatcher:
 
     @_unlisted
     async def demand(self, wait_seconds: float = 0.0) -> Demand:
-        """What the dispatcher wants of the driver. Waits for a change, but no longer than `wait_seconds`."""
+        """The dispatcher's requests to the driver. Waits for a change, but no longer than `wait_seconds`."""
         if wait_seconds:
             await self._wait(wait_seconds)
         return self.state.demand(math.inf if self.keep_idle else IDLE_SECONDS)

@@ -1,4 +1,4 @@
-"""Whether a worker can use the GPUs that Ray gave it, asked before Ray Train starts NCCL on them; and if not, why.
+"""Checks that a worker can use the GPUs that Ray gave it, before Ray Train starts NCCL on them, and says why not.
 
 Ray hands out GPUs by number, and never looks at torch or at the driver.
 """
@@ -19,14 +19,14 @@ _DRIVER_FILE = Path("/proc/driver/nvidia/version")
 
 @dataclass(frozen=True)
 class GpuFacts:
-    """What a worker's process finds of GPUs on its node."""
+    """The facts about GPUs that a worker's process finds on its node."""
 
     torch: str
     """Version of torch, such as "2.13.0+cpu"."""
     cuda: str | None = None
     """Version of CUDA, or of ROCm, that torch was built for; None if it was built for CPUs alone."""
     driver: str | None = None
-    """What the driver says of its version; None without a driver."""
+    """First line of the NVIDIA driver's account of its version; None without a driver."""
     error: str | None = None
     """Why torch could not start CUDA."""
     num_gpus: int = 0

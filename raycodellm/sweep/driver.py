@@ -33,8 +33,10 @@ class Driver:
 
 
 def sighting(snapshot: Snapshot, at: float, elapsed: float) -> Sighting:
-    """What a driver tells of a snapshot: without what nobody asks of another process, since the file is often written.
-    `at`: Unix seconds; `elapsed`: seconds since the driver began."""
+    """The part of a snapshot that a driver tells: little, since the file is written often.
+
+    `at`: Unix seconds; `elapsed`: seconds since the driver began.
+    """
     told = replace(snapshot, ended={}, chains={}, notes=(), busy_seconds={})
     return Sighting(at, elapsed, told)
 

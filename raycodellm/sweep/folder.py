@@ -23,7 +23,7 @@ Say = Callable[[str], Any]
 
 
 class DriversHold(Protocol):
-    """What the driver that owns a run folder may do with it; see `ownership.Hold`."""
+    """The rights of the driver that owns a run folder; see `ownership.Hold`."""
 
     @property
     def usurper(self) -> str | None: ...
@@ -42,7 +42,7 @@ class Run:
     file: SweepFile
     storage: Folder
     hold: DriversHold | None = field(default=None, compare=False, repr=False)
-    """Of the driver that owns the run folder; None for a reader, and in every other process."""
+    """The hold of the driver that owns the run folder; None for a reader, and in every other process."""
 
     def __getstate__(self) -> dict[str, Any]:
         return {"file": self.file, "storage": self.storage, "hold": None}

@@ -72,7 +72,7 @@ class JournalCopy:
         """`generation`: of the driver; higher than that of every driver before it."""
         self._folder, self._journal, self._generation = folder, journal, generation
         self._length = self._checksum = 0
-        """Of the lines that the object store has."""
+        """Bytes and checksum of the lines that the object store has."""
         self._num_part_bytes = 0
         self._must_merge = False
         """True if a part could not continue what the object store has."""

@@ -47,7 +47,7 @@ class Pace:
     beat: float
     """Between two writings by its driver, which looks before each whether another has taken the run folder over."""
     stale: float
-    """Of silence, after which its driver is taken to be gone."""
+    """Seconds of silence after which its driver is taken to be gone."""
     look: float
     """Between two looks at the owner file of a driver that may be gone."""
     settle: float

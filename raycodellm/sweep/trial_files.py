@@ -83,7 +83,7 @@ def _read_files(run: Folder, number: int, objectives: Sequence[Objective]) -> Tr
 
 
 def _attempt(read: Callable[[], T]) -> tuple[T | None, Fault | None]:
-    """What `read` returns, None for a missing file; and what is wrong with the file."""
+    """The result of `read`, None for a missing file; and what is wrong with the file."""
     try:
         return read(), None
     except FileNotFoundError:

@@ -67,7 +67,7 @@ class Isolation:
         return [*_bubblewrap(temporary_bytes), *python] if self.kind == "bubblewrap" else python
 
     def orders(self, folder: str) -> dict[str, object]:
-        """What `inside.main` needs to know. `folder`: an empty folder of this machine, for this process alone."""
+        """The facts that `inside.main` needs. `folder`: an empty folder of this machine, for this process alone."""
         return {
             "kind": self.kind,
             "readable": [*_readable(), *_DEVICES],

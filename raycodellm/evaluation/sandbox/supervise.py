@@ -29,14 +29,14 @@ LOOK_SECONDS = 0.05
 
 @dataclass(frozen=True)
 class Limits:
-    """What the model's program may use."""
+    """Limits on what the model's program uses."""
 
     cpu_seconds: int = 10
-    """Of computing. It does not grow when other processes keep the machine busy."""
+    """Computing time. It does not grow when other processes keep the machine busy."""
     wall_seconds: float = 60.0
-    """Of waiting: a program that sleeps uses no computing time."""
+    """Elapsed time: a program that sleeps uses no computing time."""
     memory_bytes: int = 1 << 30
-    """Of address space."""
+    """Address space."""
     file_bytes: int = 64 << 20
     """In the temporary folder, and in any one file."""
 
@@ -211,7 +211,7 @@ def _verdict(
 
 
 def _ended_early(process: _Process, name: str, has_begun: bool) -> tuple[str, str]:
-    """What follows from a process that ended without the word that it owes."""
+    """The verdict on a process that ended without the word that it owes."""
     code = process.exit_code()
     if has_begun and code in _OVER_LIMIT:
         return FAILED, "the test used up its time or memory on what the program returned"

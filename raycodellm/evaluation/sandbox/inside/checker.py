@@ -68,7 +68,7 @@ def check(prompt: str, test: str, entry_point: str, requests: int, answers: int)
 
 
 def _names(prompt: str, code: types.CodeType, stored: set[str], entry_point: str, channel: _Channel) -> dict[str, Any]:
-    """What the test sees: what the prompt defines, and stand-ins for the entry point and for other names."""
+    """The names that the test sees: those of the prompt, and stand-ins for the entry point and other names."""
     names: dict[str, Any] = {"__name__": "test"}
     try:
         exec(compile(prompt, "<prompt>", "exec"), names)
