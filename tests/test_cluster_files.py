@@ -238,13 +238,14 @@ class Shell:
 
 
 @pytest.mark.parametrize("kind", ["head", "gpu"])
-def test_token_image_and_driver_reach_a_machine_before_ray_starts_on_it(aws, monkeypatch, kind):
+def test_token_image_and_driver_reach_a_machine_before_ray_starts_on_it(aws, monkeypatch, tmp_path, kind):
     from ray.autoscaler._private.aws import node_provider
     from ray.autoscaler._private.updater import NodeUpdater
 
     monkeypatch.setattr(node_provider, "TAG_BATCH_DELAY", 0)
-    token = Path.home() / ".ray" / "auth_token"
-    token.parent.mkdir(exist_ok=True)
+    monkeypatch.setenv("HOME", str(tmp_path))  # the clusters of other tests read their token in the session's home
+    token = tmp_path / ".ray" / "auth_token"
+    token.parent.mkdir()
     token.write_text("a-token")
     provider, shell, is_head = provider_of(aws), Shell(), kind == "head"
     machine = start(aws, provider, kind)

@@ -29,9 +29,16 @@ The last 20 lines of /tmp/ray/session_1/logs/dashboard.log (it contains the erro
 """
 
 
+GCS = """
+Failed to start GCS.  Last 0 lines of error files:
+.Please check /tmp/ray/session_1/logs/gcs_server.out for details. Last connection error: None
+"""
+
+
 @pytest.mark.parametrize(
     ("error", "words"),
     [
+        (GCS, "its control service (GCS) did not answer (its log: /tmp/ray/session_1/logs/gcs_server.out)"),
         (DASHBOARD, "its dashboard found no free port (its log: /tmp/ray/session_1/logs/dashboard.log)"),
         ("Failed to bind to 127.0.0.1:8265 because it's already occupied.", "its dashboard found no free port"),
         (SLOW, "its dashboard did not come up (its log: /tmp/ray/session_1/logs/dashboard.log)"),

@@ -97,7 +97,7 @@ def _try(settings: dict[str, Any], say: Callable[[str], None]) -> Any:
 
 def explain(text: str) -> str:
     """Why Ray did not start, in words, from the text of its error: mostly the end of its dashboard's log."""
-    log_path = re.search(r"(/\S+/dashboard\.(?:log|err))", text)
+    log_path = re.search(r"(/\S+/(?:dashboard|gcs_server)\.(?:log|err|out))", text)
     log = f" (its log: {log_path[1]})" if log_path else ""
     lines = [line.strip() for line in text.splitlines() if line.strip()]
     if "valid port" in text or "already occupied" in text or "ddress already in use" in text:
@@ -106,6 +106,8 @@ def explain(text: str) -> str:
         return f"no space is left on the disk of /tmp/ray{log}"
     if "timed out during startup" in text:
         return "its node process (raylet) did not come up; its logs are in /tmp/ray/session_latest/logs"
+    if "Failed to start GCS" in text:
+        return f"its control service (GCS) did not answer{log}"
     if log_path or "dashboard" in text.lower():
         return f"its dashboard did not come up{log}"
     return lines[-1][:200] if lines else "no reason was given"
