@@ -70,11 +70,14 @@ def evaluate(
         max_length = lm.max_length
         items_of = {name: instances_by_item(task, settings.limit) for name, task in tasks.single.items()}
         counter = _Counter(sum(map(len, items_of.values())), on_items)
-        rows = [
-            row
-            for name, task in tasks.single.items()
-            for row in score_task(lm, name, task, items_of[name], settings, rank, world_size, counter.add)
-        ]
+        rows: list[ScoredItem] = []
+
+        def on_block(block: int | None, scored: list[ScoredItem]) -> None:
+            rows.extend(scored)
+            counter.add(world_size * len(scored))  # if the other workers are as fast as this one
+
+        for name, task in tasks.single.items():
+            score_task(lm, name, task, items_of[name], settings, rank, world_size, on_block=on_block)
     if gather is not None:
         parts = gather(rows)
         if len(parts) != world_size:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
@@ -24,6 +24,10 @@ last bit of a likelihood depend on the number of workers."""
 ScoredItem = dict[str, Any]
 """The columns of `ITEMS_SCHEMA`, and three that the table does not keep: `needed` (tokens of context), `scores`
 (lm-eval's metrics of the item) and `not_finite` (a log-likelihood that is infinite or no number, as text)."""
+
+OnBlock = Callable[[int | None, list[ScoredItem]], None]
+"""Hears a scored block's number and its rows. Workers of a group score in rounds, and each of them calls it once in
+every round, so that it may be a collective; a worker without a block in the last round passes None and no rows."""
 
 
 @dataclass
@@ -55,6 +59,15 @@ def instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
     return sorted(items, key=lambda instances: -len(str(instances[0].args[0])))
 
 
+def num_blocks(num_items: int, settings: Evaluation) -> int:
+    """Blocks that a task's items are scored in. The task and its settings alone say which items a block holds."""
+    return -(-num_items // _block_items(settings))
+
+
+def _block_items(settings: Evaluation) -> int:
+    return max(_BLOCK_ITEMS, settings.batch_size)
+
+
 def score_task(
     lm: AnswerLM,
     name: str,
@@ -63,20 +76,28 @@ def score_task(
     settings: Evaluation,
     rank: int,
     world_size: int,
-    on_scored: Callable[[int], None],
-) -> list[ScoredItem]:
-    """Scores this worker's share of the task's `items`; tells `on_scored` how many items all workers scored meanwhile,
-    if they are as fast as this one."""
-    size = max(_BLOCK_ITEMS, settings.batch_size)
-    rows = []
-    for block in range(rank * size, len(items), world_size * size):
-        seed_all()  # a sampled answer must not depend on the blocks that this worker scored before
-        questions = [_question(lm, name, task, instances) for instances in items[block : block + size]]
-        rows += [question.row for question in questions]
-        if fitting := [question for question in questions if not question.row["too_long"]]:
-            _score_questions(lm, task, fitting)
-        on_scored(min(world_size * size, len(items) - block + rank * size))
-    return rows
+    *,
+    on_block: OnBlock,
+    done: Container[int] = frozenset(),
+) -> None:
+    """Scores this worker's share of the task's `items`, block by block, without the blocks in `done`.
+
+    Gives each block's rows to `on_block`, which may end the scoring by an exception.
+    """
+    size = _block_items(settings)
+    left = [block for block in range(num_blocks(len(items), settings)) if block not in done]
+    for first in range(0, len(left), world_size):
+        mine = left[first + rank] if first + rank < len(left) else None
+        rows = [] if mine is None else _score_block(lm, name, task, items[mine * size : (mine + 1) * size])
+        on_block(mine, rows)
+
+
+def _score_block(lm: AnswerLM, name: str, task: Task, items: list[list[Instance]]) -> list[ScoredItem]:
+    seed_all()  # a sampled answer must not depend on the blocks that this worker scored before
+    questions = [_question(lm, name, task, instances) for instances in items]
+    if fitting := [question for question in questions if not question.row["too_long"]]:
+        _score_questions(lm, task, fitting)
+    return [question.row for question in questions]
 
 
 def _question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
