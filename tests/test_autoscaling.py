@@ -163,6 +163,7 @@ def left(cluster: Autoscaled) -> list[Any]:
     return [*actors, *cluster.placement_groups(), *cluster.requests()]
 
 
+@pytest.mark.exhaustive  # `test_gpus.py` holds what is said of them, and `test_sweep.py` that the run ends
 def test_a_gpu_that_cannot_be_used_ends_the_run_at_the_first_slot_with_the_cause(
     cluster: Autoscaled, sweep_text: str, tmp_path: Path
 ) -> None:

@@ -228,7 +228,7 @@ def test_a_finished_sweep_run_again_does_nothing_and_soon(whole: Sweep) -> None:
     assert before == {path: path.stat().st_mtime_ns for path in whole.storage.glob("stages/*/*")}
 
 
-def test_whatever_is_killed_or_stopped_the_same_command_goes_on_and_the_result_is_the_same(
+def test_whatever_is_killed_the_same_command_goes_on_and_the_result_is_the_same(
     whole: Sweep, sweep_text: str, tmp_path
 ) -> None:
     sweep = Sweep(tmp_path, sweep_text, *LONG, *OFTEN, prepared=whole.storage)
@@ -249,19 +249,28 @@ def test_whatever_is_killed_or_stopped_the_same_command_goes_on_and_the_result_i
     psutil.wait_procs(orphans, timeout=120)  # until then they train and save
     assert not list(sweep.run_folder.glob("trials/*/result.json"))
 
-    # Ctrl-C and SIGHUP have the same handler (`test_sweep.py`); below it Ray has one of its own for SIGTERM alone.
+    code, printed = sweep.run()
+    assert code == 0, printed
+    assert any(stage["record"]["resumed_at"] for stage in sweep.stages().values())
+    sweep.check_equals(whole)
+
+
+@pytest.mark.exhaustive  # `test_submitted_job.py` always stops a sweep and goes on; here the weights are compared too
+def test_a_stopped_sweep_is_continued_by_the_line_that_it_prints_and_the_result_is_the_same(
+    whole: Sweep, sweep_text: str, tmp_path
+) -> None:
+    sweep = Sweep(tmp_path, sweep_text, *LONG, *OFTEN, prepared=whole.storage)
     process = sweep.start()
-    sweep.wait_for_checkpoints(process, beyond=sweep.newest_checkpoint())
+    sweep.wait_for_checkpoints(process)
+    # Ctrl-C and SIGHUP have the same handler (`test_sweep.py`); below it Ray has one of its own for SIGTERM alone.
     process.send_signal(signal.SIGTERM)
     process.wait(120)
     printed = sweep.log.read_text()
     assert process.returncode == 130, printed
     assert re.search(r"stopped; continue with: raycodellm run .*small\.yaml", printed)
     assert "Traceback" not in printed
-
     code, printed = sweep.run()
     assert code == 0, printed
-    assert any(stage["record"]["resumed_at"] for stage in sweep.stages().values())
     sweep.check_equals(whole)
 
 
