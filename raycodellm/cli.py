@@ -121,6 +121,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--tasks", required=True, help="names, separated by commas")
     made.add_argument("--limit", type=int, help="items per task")
     made.add_argument("--few-shot", type=int, default=0)
+    made.add_argument("--scoring", default="likelihood", help="likelihood (of the answer) or channel (of the question)")
+    made.add_argument("--rationale", default="none", help="in the prompt: none, oracle or generated")
     made.add_argument("--pairs", action="append", default=[], metavar="BASE=OTHER", help="compare two of the models")
     made.add_argument("--output", metavar="DIR", help="write metrics.json and items.parquet per model here")
     return parser
@@ -154,7 +156,8 @@ def _request(options: argparse.Namespace) -> SweepRequest:
 
 
 def _evaluation(options: argparse.Namespace) -> Evaluation:
-    values = {"tasks": options.tasks.split(","), "limit": options.limit, "few_shot": options.few_shot}
+    values = {"tasks": options.tasks.split(",")}
+    values |= {key: getattr(options, key) for key in ("limit", "few_shot", "scoring", "rationale")}
     try:
         return Evaluation.model_validate(values)
     except ValidationError as error:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, field_validator
 
@@ -19,6 +19,12 @@ class Evaluation(Frozen):
     """Items per task; all items when left out."""
     few_shot: Annotated[Whole, Field(ge=0)] = 0
     """Solved examples before each item."""
+    scoring: Literal["likelihood", "channel"] = "likelihood"
+    """How a suite that has both compares the choices: by the likelihood of the answer after the question, or by that of
+    the question after the answer (`channel`, as Ma et al. 2024 score)."""
+    rationale: Literal["none", "oracle", "generated"] = "none"
+    """The rationale in the prompts of a suite's tasks that have one: none, the data set's own (`oracle`), or one that
+    the model writes before its choices are scored (`generated`)."""
     batch_size: Annotated[Whole, Field(ge=1)] = 32
     """Sequences (a question with one of its answers) per forward pass."""
 

@@ -15,6 +15,7 @@ from raycodellm.files import Folder
 
 if TYPE_CHECKING:
     import torch
+    from lm_eval.api.instance import Instance
 
 TokenPair = tuple[list[int], list[int]]
 """Tokens of a prompt, and of the answer whose likelihood after the prompt is asked for."""
@@ -62,6 +63,8 @@ class AnswerLM(Protocol):
 
     def likelihoods(self, pairs: list[TokenPair]) -> list[tuple[float, bool]]:
         """Log-likelihood of each answer after its prompt, and whether greedy decoding would give that answer."""
+
+    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]: ...
 
     def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]: ...
 

@@ -9,8 +9,10 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Evaluation, UserError
+from raycodellm.evaluation.compared import compared
 from raycodellm.evaluation.isolation import seed_all
 from raycodellm.evaluation.language_model import AnswerLM, TokenPair
+from raycodellm.evaluation.rationales import Asked, with_rationales
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -94,13 +96,14 @@ def score_task(
 
 def _score_block(lm: AnswerLM, name: str, task: Task, items: list[list[Instance]]) -> list[ScoredItem]:
     seed_all()  # a sampled answer must not depend on the blocks that this worker scored before
-    questions = [_question(lm, name, task, instances) for instances in items]
+    questions = [_question(lm, name, task, item) for item in with_rationales(lm, task, items)]
     if fitting := [question for question in questions if not question.row["too_long"]]:
         _score_questions(lm, task, fitting)
     return [question.row for question in questions]
 
 
-def _question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+def _question(lm: AnswerLM, name: str, task: Task, item: Asked) -> _Question:
+    instances = item.instances
     doc = instances[0].doc
     asked = {
         "multiple_choice": _choice_question,
@@ -110,7 +113,10 @@ def _question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) ->
     }[task.OUTPUT_TYPE](lm, name, task, instances)
     prompt = max((len(prompt) for prompt, _ in asked.pairs), default=0)
     # The last token of an answer is predicted, never read.
-    needed = max([len(prompt) + len(answer) - 1 for prompt, answer in asked.pairs] + [asked.row.get("needed", 0)])
+    needed = max(
+        [len(prompt) + len(answer) - 1 for prompt, answer in asked.pairs] + [asked.row.get("needed", 0), item.needed]
+    )
+    written = {} if item.rationale is None else {"rationale": item.rationale}
     asked.row |= {
         "task": name,
         "item": instances[0].doc_id,
@@ -118,7 +124,7 @@ def _question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) ->
         "num_prompt_tokens": prompt,
         "needed": needed,
         "too_long": needed > lm.max_length,
-        "attributes": json.dumps(_attributes(doc)),
+        "attributes": json.dumps(_attributes(doc) | written),
     }
     return asked
 
@@ -198,6 +204,7 @@ def _score_questions(lm: AnswerLM, task: Task, questions: list[_Question]) -> No
     """Fills in the rows of questions that fit into the model's context."""
     answers = iter(lm.likelihoods([pair for question in questions for pair in question.pairs]))
     likelihoods = [[next(answers) for _ in question.pairs] for question in questions]
+    responses_of = [compared(task, one.pairs, found) for one, found in zip(questions, likelihoods, strict=True)]
     instances = [instance for question in questions for instance in question.instances]
     if task.OUTPUT_TYPE in ("generate_until", "loglikelihood_rolling"):
         repeated = [instance for instance in instances for _ in range(instance.repeats)]
@@ -205,7 +212,7 @@ def _score_questions(lm: AnswerLM, task: Task, questions: list[_Question]) -> No
         for instance, response in zip(repeated, responses, strict=True):
             instance.resps.append(response)
     else:
-        for instance, response in zip(instances, (one for several in likelihoods for one in several), strict=True):
+        for instance, response in zip(instances, (one for several in responses_of for one in several), strict=True):
             instance.resps.append(response)
     task._instances = instances  # apply_filters reads this list; the task's other instances have no responses
     task.apply_filters()
@@ -221,7 +228,7 @@ def _fill_row(task: Task, question: _Question, likelihoods: list[float], results
     row["scores"] = {key: float(value) for key, value in scores.items() if _is_number(value)}
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = task.doc_to_choice(doc)
-        row["prediction"] = choices[max(range(len(choices)), key=likelihoods.__getitem__)]
+        row["prediction"] = choices[max(range(len(choices)), key=lambda index: results[index][0])]
     elif task.OUTPUT_TYPE == "generate_until":
         row["prediction"] = str(results[0])
     elif task.OUTPUT_TYPE == "loglikelihood_rolling":

@@ -108,6 +108,7 @@ LEAVES: dict[str, Row] = {
     # ---- evaluation
     **_rows("evaluation", "each task enters by its content", "evaluation", "tasks"),
     **_rows("evaluation", "decides which items are asked, and how", "evaluation", "limit few_shot"),
+    **_rows("evaluation", "decides which of a suite's tasks are asked", "evaluation", "scoring rationale"),
     **_rows("evaluation", "decides the padding; only rounding, but a near tie may turn", "evaluation", "batch_size"),
     # ---- search
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "trials sampler"),

@@ -1,0 +1,72 @@
+"""Rationales that the model writes before its choices are scored: tasks with `metadata: {rationale: generated}`.
+
+Each item of such a task has two fields more: `rationale_prompt`, after which the model writes the rationale, and
+`rationale`, a placeholder that stands in the item's requests until the rationale replaces it. `rationale_tokens` of the
+metadata is the rationale's greatest length, and any of `rationale_until` ends it. The few-shot examples of a task stand
+in its requests, not before the rationale.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+
+from raycodellm.evaluation.language_model import AnswerLM
+
+if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+_TOKENS = 128
+"""Greatest length of a rationale where the task's metadata name none."""
+
+
+@dataclass(frozen=True)
+class Asked:
+    """One item's requests, as they are scored."""
+
+    instances: list[Instance]
+    rationale: str | None = None
+    """What the model wrote; None for a task that asks for no rationale, and where the rationale would not fit."""
+    needed: int = 0
+    """Tokens of context that writing the rationale needs."""
+
+
+def with_rationales(lm: AnswerLM, task: Task, items: Sequence[list[Instance]]) -> list[Asked]:
+    """The requests of `items`, each with the rationale that the model writes; unchanged for any other task.
+
+    A rationale is never written after a prompt that was cut: where prompt and rationale are longer than the model's
+    context, `needed` says so and the requests keep their placeholder.
+    """
+    metadata = task.config.metadata
+    if not isinstance(metadata, Mapping) or metadata.get("rationale") != "generated":
+        return [Asked(instances) for instances in items]
+    room = int(metadata.get("rationale_tokens", _TOKENS))
+    settings = {"until": list(metadata.get("rationale_until", ["\n\n"])), "max_gen_toks": room, "do_sample": False}
+    prompts = [instances[0].doc["rationale_prompt"] for instances in items]
+    needed = [len(lm.tok_encode(prompt)) + room for prompt in prompts]
+    fitting = [index for index, tokens in enumerate(needed) if tokens <= lm.max_length]
+    requests = [_request(items[index][0], prompts[index], settings) for index in fitting]
+    written = dict(zip(fitting, lm.generate_until(requests, disable_tqdm=True), strict=True)) if requests else {}
+    return [
+        Asked(_filled(instances, written[index].strip()), written[index].strip(), needed[index])
+        if index in written
+        else Asked(instances, None, needed[index])
+        for index, instances in enumerate(items)
+    ]
+
+
+def _request(instance: Instance, prompt: str, settings: Mapping[str, Any]) -> Instance:
+    return dataclasses.replace(instance, request_type="generate_until", arguments=(prompt, dict(settings)), idx=0)
+
+
+def _filled(instances: Sequence[Instance], rationale: str) -> list[Instance]:
+    """Copies of the requests with the rationale in the placeholder's place."""
+    placeholder = instances[0].doc["rationale"]
+    return [
+        dataclasses.replace(
+            instance, arguments=tuple(text.replace(placeholder, rationale) for text in instance.args), resps=[]
+        )
+        for instance in instances
+    ]
