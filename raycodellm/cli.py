@@ -118,7 +118,10 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--into", metavar="FOLDER", help="default: among the boards of this machine's Ray session")
     made = command("eval", evaluate, "evaluate Hugging Face models")
     made.add_argument("models", nargs="+", metavar="MODEL", help="a model folder or hub id")
-    made.add_argument("--tasks", required=True, help="names, separated by commas")
+    made.add_argument("--suites", default="", help="names of suites, separated by commas")
+    made.add_argument("--tasks", default="", help="names or YAML files, separated by commas")
+    made.add_argument("--include", metavar="DIR", help="a folder with lm-eval YAML files, whose tasks then go by name")
+    made.add_argument("--data", metavar="DIR", help="a folder with copies of the data sets of the Hugging Face hub")
     made.add_argument("--limit", type=int, help="items per task")
     made.add_argument("--few-shot", type=int, default=0)
     made.add_argument("--scoring", default="likelihood", help="likelihood (of the answer) or channel (of the question)")
@@ -156,13 +159,15 @@ def _request(options: argparse.Namespace) -> SweepRequest:
 
 
 def _evaluation(options: argparse.Namespace) -> Evaluation:
-    values = {"tasks": options.tasks.split(",")}
-    values |= {key: getattr(options, key) for key in ("limit", "few_shot", "scoring", "rationale")}
+    values = {key: getattr(options, key) for key in Evaluation.model_fields if hasattr(options, key)}
+    values |= {key: [name for name in values[key].split(",") if name] for key in ("suites", "tasks")}
     try:
         return Evaluation.model_validate(values)
     except ValidationError as error:
         first = error.errors()[0]
-        option = f"--{first['loc'][0]}".replace("_", "-") if first["loc"] else "eval"
+        if not first["loc"]:
+            raise UserError("eval: names no suites and no tasks; give --suites offline, or --tasks boxes") from error
+        option = f"--{first['loc'][0]}".replace("_", "-")
         reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
         raise UserError(f"{option}: found {first['input']!r}; {reason[0].lower()}{reason[1:]}") from error
 

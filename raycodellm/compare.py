@@ -29,7 +29,7 @@ def run(
     exist or cannot be scored, and for a pair of other models.
     """
     wanted = [_pair(pair, models) for pair in pairs]
-    evaluation.check_tasks(settings.tasks)
+    evaluation.check_tasks(evaluation.asked_tasks(settings), evaluation.Places.of(settings))
     results = {}
     for model in models:
         if "/" not in model and not Path(model).exists():

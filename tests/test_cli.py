@@ -30,6 +30,8 @@ def run(capsys: pytest.CaptureFixture, *arguments: str) -> tuple[int, str]:
         ("pretrain.learning_rate.peak=true", ("learning_rate.peak", "True")),
         ("instruct.learning_rate={search: {choice: [{peak: {search: {unifrm: [1, 2]}}}]}}", ("unifrm", "uniform")),
         ("evaluation.tasks=[boxs]", ("boxs", "boxes")),
+        ("evaluation.suites=[ofline]", ("evaluation.suites", "'ofline'", "offline")),
+        ("evaluation.include=nowhere", ("evaluation.include", "'nowhere'", "lm-eval YAML files")),
         ("search.objective.metric=boxs/acc", ("search.objective.metric", "boxs/acc", "mean/bpb")),
         ("search.objective.metric=boxes/nothing", ("search.objective.metric", "boxes/nothing", "boxes/bpb")),
         ("scaling.gpus_per_worker=64", ("scaling", "64", "GPU")),

@@ -350,8 +350,8 @@ def test_tasks_of_a_single_likelihood_and_of_whole_texts(model, result, tmp_path
 def test_a_group_counts_once_in_the_mean_and_its_interval_is_of_all_its_items(model, result, monkeypatch):
     named = {"group": BOTH, "boxes": ("boxes",)}
     loaded = replace(evaluation.load_tasks(BOTH, 0), named=named)
-    monkeypatch.setattr(runs, "check_tasks", lambda names: None)
-    monkeypatch.setattr(runs, "load_tasks", lambda names, few_shot: loaded)
+    monkeypatch.setattr(runs, "check_tasks", lambda names, places: None)
+    monkeypatch.setattr(runs, "load_tasks", lambda names, few_shot, places: loaded)
     got = evaluate(model, Evaluation(tasks=("group", "boxes"), limit=24))
     assert evaluation.named_tasks(got.items) == named
     bits = result.items["bits_per_byte"].to_numpy()

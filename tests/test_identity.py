@@ -70,6 +70,8 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model/config.json": '{"model_type": "llama"}',
         "model/model.safetensors": "weights",
         "tokenizer/tokenizer.json": "{}",
+        "tasks-a/mine.yaml": "task: mine\ndataset_path: json\ndoc_to_text: a\n",
+        "tasks-b/mine.yaml": "task: mine\ndataset_path: json\ndoc_to_text: b\n",
     }
     for subset in ("data", "other"):
         for split in ("train", "test"):
@@ -184,6 +186,7 @@ _PHASED = (
 _TAKEN = (f"{ROWS}.score_field=q", f"{ROWS}.take=top 30 %")
 _MATCHED = ("match_repetition={target_tokens: 100_000, source_tokens: {prose: 90_000}}",)
 _OTHER_SPACE = "{search: {choice: [constant, increase]}}"
+_INCLUDED = ("evaluation.tasks=[mine]", "evaluation.include=HERE/tasks-a")
 CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     # leaf of the table, overrides before, overrides after
     ("name", (), ("name=other",)),
@@ -251,7 +254,10 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     _of_pretrain("numerics.deepspeed_config", "{communication_data_type: bf16}"),
     ("match_repetition.target_tokens", _MATCHED, ("match_repetition.target_tokens=120_000",)),
     ("match_repetition.source_tokens.*", _MATCHED, ("match_repetition.source_tokens.prose=80_000",)),
+    ("evaluation.suites", (), ("evaluation.suites=[offline]",)),
     ("evaluation.tasks", (), ("evaluation.tasks=[HERE/own.yaml, boxes]",)),
+    ("evaluation.data", (), ("evaluation.data=HERE/rows",)),
+    ("evaluation.include", _INCLUDED, ("evaluation.include=HERE/tasks-b",)),
     ("evaluation.limit", (), ("evaluation.limit=9",)),
     ("evaluation.few_shot", (), ("evaluation.few_shot=1",)),
     ("evaluation.scoring", (), ("evaluation.scoring=channel",)),

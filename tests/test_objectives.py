@@ -18,7 +18,7 @@ FILES = {
 }
 
 
-@pytest.fixture(autouse=True)
+@pytest.fixture
 def few_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPathFactory) -> None:
     """In the place of lm-eval's 14,000 files."""
     folder = tmp_path_factory.mktemp("tasks")
@@ -27,9 +27,10 @@ def few_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
     found = task_names.tasks_below(folder)
     assert found.keys() == {"arc_easy", "arc_hard", "ai2_arc", "mmlu", "mmlu_stem"}
     assert found["ai2_arc"].tagged == ("arc_easy", "arc_hard")
-    monkeypatch.setattr(objectives, "lm_eval_tasks", lambda: found)
+    monkeypatch.setattr(task_names, "lm_eval_tasks", lambda: found)
 
 
+@pytest.mark.usefixtures("few_tasks")
 @pytest.mark.parametrize(
     ("metric", "tasks", "given"),
     [
@@ -55,18 +56,18 @@ def few_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 )
 def test_an_objective_is_a_score_that_its_tasks_give(metric: str, tasks: tuple[str, ...], given: bool) -> None:
     if given:
-        objectives.check_objective(Objective(metric=metric, mode="min"), tasks)
+        objectives.check_objective(Objective(metric=metric, mode="min"), tasks, task_names.TaskNames())
         return
     with pytest.raises(UserError, match=r"search\.objective\.metric.*use for example .*mean/bpb"):
-        objectives.check_objective(Objective(metric=metric, mode="min"), tasks)
+        objectives.check_objective(Objective(metric=metric, mode="min"), tasks, task_names.TaskNames())
 
 
 def test_a_task_file_is_known_by_what_it_calls_itself(tmp_path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("task: mine\ndoc_to_text: !function a.b\n")
-    objectives.check_objective(Objective(metric="mine/acc_hard", mode="max"), (str(path),))
+    objectives.check_objective(Objective(metric="mine/acc_hard", mode="max"), (str(path),), task_names.TaskNames())
     with pytest.raises(UserError, match="other/acc"):
-        objectives.check_objective(Objective(metric="other/acc", mode="max"), (str(path),))
+        objectives.check_objective(Objective(metric="other/acc", mode="max"), (str(path),), task_names.TaskNames())
 
 
 @pytest.mark.slow
@@ -78,7 +79,7 @@ def test_the_names_read_from_lm_evals_files_are_those_of_its_own_index() -> None
     assert {name: (one.file, one.tagged) for name, one in task_names.lm_eval_tasks().items()} == theirs
     # The index of a few named tasks, groups and tags holds the same for them and for all that they stand for.
     for name in ("arc_easy", "glue", "mmlu", "leaderboard", "minerva_math"):
-        members = task_index.with_members([name], task_names.lm_eval_tasks())
+        members = task_index.with_members([name], task_names.TaskNames().find)
         few = task_index.task_manager((name,)).task_index
         assert members and {one: few[one] for one in members} == {one: index[one] for one in members}
         assert len(few) < 100

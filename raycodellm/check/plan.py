@@ -78,4 +78,4 @@ def items_of(file: SweepFile) -> dict[str, list[str]] | None:
         return None
     from raycodellm import evaluation
 
-    return evaluation.item_texts(evaluation.evaluated_tasks(file))
+    return evaluation.items_of_sweep(file)

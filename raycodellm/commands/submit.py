@@ -88,7 +88,7 @@ def _submission(request: SweepRequest, file: SweepFile, start: Path) -> Submissi
     from raycodellm.cluster.submit import Submission, git_commit
 
     named = relative_paths(file)
-    sent_files.require_sendable([one.path for one in named if one.key != "evaluation.tasks"])
+    sent_files.require_sendable([one.path for one in named if not one.key.startswith("evaluation.")])
     chosen = {one: _chosen_files(one, file, start) for one in named}
     paths = [one.path for one, files in chosen.items() if files is None]
     others = [path for files in chosen.values() for path in files or ()]
@@ -113,7 +113,7 @@ def _chosen_files(named: NamedPath, file: SweepFile, start: Path) -> list[Path] 
     """The files that are read of what is at a path; None for all: of a model, or a git repository."""
     section, _, name = named.key.partition(".")
     if section == "evaluation":
-        return evaluation.local_files(named.path)
+        return evaluation.local_files(named.path) if name == "tasks" else None
     if section == "sources":  # what the reader leaves out here must not become a document there
         source = file.example().sources[name.removesuffix(".path")]
         return corpora.local_files(source, os.path.normpath(os.path.join(start, named.path)))

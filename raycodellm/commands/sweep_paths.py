@@ -44,6 +44,9 @@ def _paths_of(sweep: Sweep) -> Iterable[NamedPath]:
         yield from (NamedPath(f"sources.{name}.path", path) for path in source.paths)
     tasks = (task for task in sweep.evaluation.tasks if task.endswith((".yaml", ".yml")))
     yield from (NamedPath("evaluation.tasks", task) for task in tasks)
+    for key, folder in (("include", sweep.evaluation.include), ("data", sweep.evaluation.data)):
+        if folder is not None:
+            yield NamedPath(f"evaluation.{key}", folder)
 
 
 def is_relative(path: str) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator
+from pydantic import Field, field_validator, model_validator
 
 from raycodellm.config.field_types import Frozen, Whole
 
@@ -13,8 +13,16 @@ class Evaluation(Frozen):
     """The tasks that score every trial's model. A task gives `<task>/acc` (share of right answers), `<task>/bpb` (bits
     per byte of the right answer) and `<task>/chance`; `mean/acc` and `mean/bpb` are means over tasks."""
 
-    tasks: Annotated[tuple[str, ...], Field(min_length=1)]
-    """Generated tasks of the package (such as `boxes`), tasks of lm-eval by name, or paths of lm-eval YAML files."""
+    suites: tuple[str, ...] = ()
+    """Named sets of tasks, such as `offline`; [evaluation.md](evaluation.md) lists them with their tasks."""
+    tasks: tuple[str, ...] = ()
+    """Tasks beside those of the suites: the package's own (such as `boxes`), tasks and groups of lm-eval by name, or
+    paths of lm-eval YAML files."""
+    include: str | None = None
+    """A folder with lm-eval YAML files, whose tasks and groups then go by name, and come before lm-eval's own."""
+    data: str | None = None
+    """A folder with copies of the data sets, for machines that do not reach the Hugging Face hub; in the hub's layout,
+    or a parquet, jsonl, json or arrow file per data set. What it lacks is taken from the hub's cache or the hub."""
     limit: Annotated[Whole, Field(ge=1)] | None = None
     """Items per task; all items when left out."""
     few_shot: Annotated[Whole, Field(ge=0)] = 0
@@ -28,10 +36,16 @@ class Evaluation(Frozen):
     batch_size: Annotated[Whole, Field(ge=1)] = 32
     """Sequences (a question with one of its answers) per forward pass."""
 
-    @field_validator("tasks")
+    @field_validator("suites", "tasks")
     @classmethod
-    def _no_repeats(cls, tasks: tuple[str, ...]) -> tuple[str, ...]:
-        repeated = sorted({task for task in tasks if tasks.count(task) > 1})
+    def _no_repeats(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        repeated = sorted({name for name in names if names.count(name) > 1})
         if repeated:
-            raise ValueError(f"names {', '.join(repeated)} twice; name each task once")
-        return tasks
+            raise ValueError(f"names {', '.join(repeated)} twice; name each once")
+        return names
+
+    @model_validator(mode="after")
+    def _needs_a_task(self) -> Evaluation:
+        if not self.suites and not self.tasks:
+            raise ValueError("names no suites and no tasks; give at least one, for example suites: [offline]")
+        return self

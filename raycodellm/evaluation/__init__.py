@@ -1,12 +1,14 @@
 """Scores models on reasoning tasks through lm-eval, with a row for every item. The only door to `lm_eval`."""
 
-from raycodellm.evaluation.item_text import evaluated_tasks, item_texts
+from raycodellm.evaluation.item_text import evaluated_tasks, item_texts, items_of_sweep
 from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
 from raycodellm.evaluation.metrics import MEAN, METRICS, Metric
 from raycodellm.evaluation.objectives import check_evaluation
 from raycodellm.evaluation.run import EvaluationResult, NothingFits, evaluate
+from raycodellm.evaluation.suites import Suite, SuiteTask, asked_averages, asked_tasks, suite, suite_names, task_facts
 from raycodellm.evaluation.task_files import lm_eval_version, local_files, task_content
 from raycodellm.evaluation.task_loading import check_tasks, load_tasks, preload
+from raycodellm.evaluation.task_names import Places
 
 __all__ = [
     "ITEMS_SCHEMA",
@@ -16,16 +18,25 @@ __all__ = [
     "Items",
     "Metric",
     "NothingFits",
+    "Places",
+    "Suite",
+    "SuiteTask",
+    "asked_averages",
+    "asked_tasks",
     "check_evaluation",
     "check_tasks",
     "evaluate",
     "evaluated_tasks",
     "item_texts",
+    "items_of_sweep",
     "lm_eval_version",
     "load_tasks",
     "local_files",
     "named_tasks",
     "preload",
     "samples",
+    "suite",
+    "suite_names",
     "task_content",
+    "task_facts",
 ]

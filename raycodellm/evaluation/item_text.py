@@ -8,23 +8,30 @@ from typing import TYPE_CHECKING, Any
 from raycodellm import config
 from raycodellm.config import SweepFile
 from raycodellm.evaluation.isolation import own_randomness, quiet
+from raycodellm.evaluation.suites import asked_tasks
 from raycodellm.evaluation.task_loading import load_tasks
+from raycodellm.evaluation.task_names import NOWHERE, Places
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 
-def item_texts(names: Iterable[str]) -> dict[str, list[str]]:
+def item_texts(names: Iterable[str], places: Places = NOWHERE) -> dict[str, list[str]]:
     """Maps each task to the texts of all its evaluated items: prompt and right answer, without few-shot examples."""
     with quiet(), own_randomness():
-        tasks = load_tasks(tuple(names), 0).single
+        tasks = load_tasks(tuple(names), 0, places).single
         return {name: [_text(task, doc) for doc in task.eval_docs] for name, task in tasks.items()}
+
+
+def items_of_sweep(file: SweepFile) -> dict[str, list[str]]:
+    """The texts of the items of every task that any trial of the sweep may be evaluated on."""
+    return item_texts(evaluated_tasks(file), Places.of(file.example().evaluation))
 
 
 def evaluated_tasks(file: SweepFile) -> tuple[str, ...]:
     """The tasks that any trial of the sweep may be evaluated on, each choice of a searched list included."""
     points = [config.resolve(file, point) for point in file.probe_points()]
-    return tuple(dict.fromkeys(task for sweep in points for task in sweep.evaluation.tasks))
+    return tuple(dict.fromkeys(task for sweep in points for task in asked_tasks(sweep.evaluation)))
 
 
 def _text(task: Task, doc: Any) -> str:

@@ -8,8 +8,9 @@ from pathlib import Path
 
 from raycodellm.config import Objective, SweepFile, UserError, resolve
 from raycodellm.evaluation.metrics import MEAN, METRICS
+from raycodellm.evaluation.suites import asked_tasks
 from raycodellm.evaluation.task_loading import check_tasks, is_path
-from raycodellm.evaluation.task_names import lm_eval_tasks
+from raycodellm.evaluation.task_names import Places, TaskNames
 from raycodellm.evaluation.task_trees import group_members
 from raycodellm.tasks import BUILTIN, PARTS
 
@@ -24,29 +25,33 @@ def check_evaluation(file: SweepFile) -> None:
     """Raises `UserError`, naming the key, for a task that does not exist and for an objective that no task gives."""
     searched = any(one.name.startswith("evaluation.") for one in file.parameters)
     sweeps = [resolve(file, point) for point in (file.probe_points() if searched else [{}])]
-    for tasks in dict.fromkeys(sweep.evaluation.tasks for sweep in sweeps):
-        check_tasks(tasks)
+    places = {Places.of(sweep.evaluation) for sweep in sweeps}
+    if len(places) > 1:
+        raise UserError(f"{file.origin}: evaluation.include and evaluation.data cannot be searched; give one folder")
+    for settings in dict.fromkeys(sweep.evaluation for sweep in sweeps):
+        tasks = asked_tasks(settings)
+        check_tasks(tasks, Places.of(settings))
         for objective in sweeps[0].search.objectives:
-            check_objective(objective, tasks)
+            check_objective(objective, tasks, TaskNames(settings.include))
 
 
-def check_objective(objective: Objective, tasks: Sequence[str]) -> None:
+def check_objective(objective: Objective, tasks: Sequence[str], known: TaskNames) -> None:
     """Raises `UserError` where an evaluation on `tasks` does not give the objective's metric."""
     task, _, metric = objective.metric.rpartition("/")
     if task == MEAN:
         is_given = _OF_THE_MEAN.fullmatch(metric) is not None
     else:
-        names = _metric_prefixes(tasks)
-        is_given = (names is None or task in names) and _is_metric_of(task, metric)
+        names = _metric_prefixes(tasks, known)
+        is_given = (names is None or task in names) and _is_metric_of(task, metric, known)
     if not is_given:
-        known = ", ".join([*(f"{name}/bpb" for name in tasks[:3]), "mean/bpb", "mean/acc"])
+        examples = ", ".join([*(f"{name}/bpb" for name in tasks[:3]), "mean/bpb", "mean/acc"])
         raise UserError(
             f"search.objective.metric: found {objective.metric!r}, which no task of evaluation.tasks gives; "
-            f"use for example {known}"
+            f"use for example {examples}"
         )
 
 
-def _is_metric_of(task: str, metric: str) -> bool:
+def _is_metric_of(task: str, metric: str, known: TaskNames) -> bool:
     if _OF_A_TASK.fullmatch(metric):
         return True
     part = _OF_A_PART.fullmatch(metric)
@@ -54,10 +59,10 @@ def _is_metric_of(task: str, metric: str) -> bool:
         return part is not None and (part[1] or part[2]) in PARTS[task]
     # Items of a user's own task file may name their part. lm-eval's own items do not, and lm-eval's other metrics, such
     # as acc_norm, are not among an evaluation's.
-    return part is not None and metric != "acc_norm" and task not in lm_eval_tasks()
+    return part is not None and metric != "acc_norm" and not known.is_of_lm_eval(task)
 
 
-def _metric_prefixes(tasks: Sequence[str]) -> Collection[str] | None:
+def _metric_prefixes(tasks: Sequence[str], known: TaskNames) -> Collection[str] | None:
     """The task names that metrics of `tasks` begin with; None where a task file does not state its name."""
     names = set(tasks)
     for name in tasks:
@@ -67,17 +72,17 @@ def _metric_prefixes(tasks: Sequence[str]) -> Collection[str] | None:
             if stated is None:
                 return None
             names.add(stated[1])
-        elif name not in BUILTIN:
-            _add_with_members(name, names, set())
+        else:
+            _add_with_members(name, names, set(), known)
     return names
 
 
-def _add_with_members(name: str, names: set[str], seen: set[str]) -> None:
-    """Adds to `names` a task, group or tag of lm-eval and all tasks that it stands for."""
-    named = lm_eval_tasks().get(name)
+def _add_with_members(name: str, names: set[str], seen: set[str], known: TaskNames) -> None:
+    """Adds to `names` a task, group or tag and all tasks that it stands for."""
+    named = known.find(name)
     if name in seen or named is None:
         return
     names.add(name)
     seen.add(name)
     for member in named.tagged if named.file is None else group_members(named.file):
-        _add_with_members(member, names, seen)
+        _add_with_members(member, names, seen, known)

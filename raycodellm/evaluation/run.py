@@ -21,7 +21,9 @@ from raycodellm.evaluation.items_table import items_table, samples
 from raycodellm.evaluation.language_model import load_model, model_files
 from raycodellm.evaluation.metrics import mean_metrics, task_metrics
 from raycodellm.evaluation.scoring import ScoredItem, instances_by_item, judge, score_task
+from raycodellm.evaluation.suites import asked_tasks
 from raycodellm.evaluation.task_loading import check_tasks, load_tasks
+from raycodellm.evaluation.task_names import Places
 from raycodellm.files import Folder
 
 
@@ -52,7 +54,7 @@ def evaluate(
     device: str | None = "cpu",
     on_items: Callable[[int, int], None] = lambda scored, in_all: None,
 ) -> EvaluationResult:
-    """Scores a Hugging Face folder (or hub name) on `settings.tasks`: built-in, lm-eval's, or paths of YAML files.
+    """Scores a Hugging Face folder (or hub name) on the tasks that the settings ask for.
 
     With several workers each scores some of the items; `gather(object)` must return every rank's object on every rank.
     All ranks return the result that a single worker would have returned. `device=None` takes CUDA if the machine has
@@ -63,9 +65,10 @@ def evaluate(
     """
     if not 0 <= rank < world_size or (world_size > 1 and gather is None):
         raise ValueError(f"rank {rank} of {world_size} workers, gather={gather}; several workers need a gather")
-    check_tasks(settings.tasks)
+    asked, places = asked_tasks(settings), Places.of(settings)
+    check_tasks(asked, places)
     with quiet(), own_randomness(), model_files(model_folder) as files:
-        tasks = load_tasks(settings.tasks, settings.few_shot)
+        tasks = load_tasks(asked, settings.few_shot, places)
         lm = load_model(files, settings.batch_size, device)
         max_length = lm.max_length
         items_of = {name: instances_by_item(task, settings.limit) for name, task in tasks.single.items()}

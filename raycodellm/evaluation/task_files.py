@@ -17,7 +17,7 @@ from typing import Any
 
 from raycodellm.config import UserError
 from raycodellm.evaluation.task_loading import check_tasks, is_path
-from raycodellm.evaluation.task_names import NamedTask, lm_eval_tasks
+from raycodellm.evaluation.task_names import NOWHERE, NamedTask, Places, TaskNames
 from raycodellm.evaluation.task_trees import members_of, trees
 from raycodellm.evaluation.task_yaml import Tagged
 from raycodellm.identity import file_hashes, hub_commits
@@ -31,11 +31,11 @@ def lm_eval_version() -> str:
     return importlib.metadata.version("lm_eval")
 
 
-def task_content(name: str) -> list[Any]:
+def task_content(name: str, places: Places = NOWHERE) -> list[Any]:
     """JSON values of everything, besides the model, that the task's results depend on. Raises UserError for an unknown
     task."""
-    check_tasks([name])
-    return [name, *_content(name, frozenset())]
+    check_tasks([name], places)
+    return [name, *_content(name, TaskNames(places.include), frozenset())]
 
 
 def local_files(path: str) -> list[Path]:
@@ -54,7 +54,7 @@ def local_files(path: str) -> list[Path]:
     return [*files, *data]
 
 
-def _content(name: str, seen: frozenset[str]) -> list[Any]:
+def _content(name: str, known: TaskNames, seen: frozenset[str]) -> list[Any]:
     if name in seen:
         return ["seen"]
     seen |= {name}
@@ -62,13 +62,13 @@ def _content(name: str, seen: frozenset[str]) -> list[Any]:
         parts = [path for place in (FOLDER / name, FOLDER) for path in sorted(place.glob("*.py"))]
         return ["files", _hashed([FOLDER / name / f"{name}.yaml", *parts])]
     if is_path(name):
-        return _yaml_content(Path(name).expanduser(), seen)
-    named = lm_eval_tasks().get(name, NamedTask(None))  # a task that its group's file spells out has no name of its own
-    found = _yaml_content(named.file, seen) if named.file is not None else []
-    return [*found, *([member, *_content(member, seen)] for member in named.tagged)]
+        return _yaml_content(Path(name).expanduser(), known, seen)
+    named = known.find(name) or NamedTask(None)  # a task that its group's file spells out has no name of its own
+    found = _yaml_content(named.file, known, seen) if named.file is not None else []
+    return [*found, *([member, *_content(member, known, seen)] for member in named.tagged)]
 
 
-def _yaml_content(path: Path, seen: frozenset[str]) -> list[Any]:
+def _yaml_content(path: Path, known: TaskNames, seen: frozenset[str]) -> list[Any]:
     found = list(trees(path.resolve()))
     files = dict.fromkeys(file for file, _ in found)
     data: list[Any] = []
@@ -79,7 +79,7 @@ def _yaml_content(path: Path, seen: frozenset[str]) -> list[Any]:
         data += _data(tree)
         members += members_of(tree)
     hashed = _hashed(list(files))
-    return ["files", hashed, *data, *([member, *_content(member, seen)] for member in members)]
+    return ["files", hashed, *data, *([member, *_content(member, known, seen)] for member in members)]
 
 
 def _functions(node: Any) -> Iterator[str]:

@@ -8,11 +8,11 @@ from __future__ import annotations
 
 import functools
 import os
-from collections.abc import Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycodellm.evaluation.task_names import NamedTask, lm_eval_tasks
+from raycodellm.evaluation.task_names import NamedTask, TaskNames
 from raycodellm.evaluation.task_trees import members_of, trees
 from raycodellm.tasks import FOLDER
 
@@ -21,23 +21,27 @@ if TYPE_CHECKING:
 
 
 @functools.lru_cache(maxsize=16)
-def task_manager(names: tuple[str, ...]) -> TaskManager:
-    """lm-eval's index of the built-in tasks, and of its own tasks, groups and tags `names` with all their members."""
+def task_manager(names: tuple[str, ...], include: str | None = None) -> TaskManager:
+    """lm-eval's index of the package's tasks, those of the folder `include`, and of lm-eval's own tasks, groups and
+    tags `names` with all their members."""
     from lm_eval.tasks import TaskManager
 
-    wanted = with_members(names, lm_eval_tasks())
-    folders = outermost(folder for named in wanted.values() if (folder := _folder(named, wanted)) is not None)
-    manager = TaskManager(include_path=[*folders, FOLDER], include_defaults=False)
+    wanted = with_members(names, TaskNames(include).find)
+    own = [FOLDER] if include is None else [FOLDER, Path(os.path.abspath(Path(include).expanduser()))]
+    needed = (folder for named in wanted.values() if (folder := _folder(named, wanted)) is not None)
+    folders = outermost(folder for folder in needed if not any(folder.is_relative_to(one) for one in own))
+    # Of two tasks with one name lm-eval takes that of the later folder.
+    manager = TaskManager(include_path=[*folders, *own], include_defaults=False)
     index = manager.task_index
     found = {name: NamedTask(one.yaml_path, _tagged(one)) for name in wanted if (one := index.get(name)) is not None}
-    return manager if found == wanted else _whole()
+    return manager if found == wanted else _whole(tuple(own))
 
 
 @functools.cache
-def _whole() -> TaskManager:
+def _whole(own: tuple[Path, ...]) -> TaskManager:
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=str(FOLDER))
+    return TaskManager(include_path=[str(folder) for folder in own])
 
 
 def _folder(named: NamedTask, wanted: Mapping[str, NamedTask]) -> Path | None:
@@ -52,19 +56,20 @@ def _tagged(entry: Any) -> tuple[str, ...]:
     return () if entry.yaml_path is not None else tuple(sorted(entry.tags))
 
 
-def with_members(names: Iterable[str], known: Mapping[str, NamedTask]) -> dict[str, NamedTask]:
+def with_members(names: Iterable[str], find: Callable[[str], NamedTask | None]) -> dict[str, NamedTask]:
     """The named tasks, groups and tags, and all that they stand for, however deep. A task that its group's file spells
     out is in no index."""
     found: dict[str, NamedTask] = {}
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        if name in found or name not in known:
+        named = None if name in found else find(name)
+        if named is None:
             continue
-        found[name] = known[name]
-        waiting += known[name].tagged
-        if (file := known[name].file) is not None:
-            waiting += (member for _, tree in trees(file.resolve()) for member in members_of(tree))
+        found[name] = named
+        waiting += named.tagged
+        if named.file is not None:
+            waiting += (member for _, tree in trees(named.file.resolve()) for member in members_of(tree))
     return found
 
 

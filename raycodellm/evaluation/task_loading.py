@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 from raycodellm.config import UserError
 from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.task_index import task_manager
-from raycodellm.evaluation.task_names import lm_eval_tasks
+from raycodellm.evaluation.task_names import NOWHERE, Places, TaskNames
 from raycodellm.tasks import BUILTIN
 
 if TYPE_CHECKING:
@@ -27,19 +27,17 @@ def preload() -> None:
         load_tasks(BUILTIN, 0)
 
 
-def check_tasks(names: Iterable[str]) -> None:
+def check_tasks(names: Iterable[str], places: Places = NOWHERE) -> None:
     """Raises UserError for a task that does not exist, with the nearest names. Reads lm-eval's names in half a second,
-    and nothing where all tasks are built in or files."""
+    and nothing where all tasks are the package's or files."""
+    known = TaskNames(places.include)
+    _ = known.included  # a wrong folder is told even if no task of it is named
     for name in names:
-        if name in BUILTIN:
-            continue
         if is_path(name):
             if not Path(name).expanduser().is_file():
                 raise UserError(f"evaluation.tasks: there is no file {name!r}; give the path of an lm-eval YAML file")
-            continue
-        known = lm_eval_tasks()
-        if name not in known:
-            near = difflib.get_close_matches(name, [*BUILTIN, *known], n=5, cutoff=0.5) or BUILTIN
+        elif known.find(name) is None:
+            near = difflib.get_close_matches(name, [*known.all()], n=5, cutoff=0.5) or BUILTIN
             raise UserError(f"evaluation.tasks: there is no task {name!r}; near names: {', '.join(near)}")
 
 
@@ -57,11 +55,11 @@ class LoadedTasks:
 
 
 @functools.lru_cache(maxsize=8)
-def load_tasks(names: tuple[str, ...], few_shot: int) -> LoadedTasks:
+def load_tasks(names: tuple[str, ...], few_shot: int, places: Places = NOWHERE) -> LoadedTasks:
     """Loads the tasks with their data, and keeps them for the next evaluation in this process. `few_shot`: examples per
     prompt. Raises UserError for a task that does not exist, cannot be loaded, or cannot be evaluated here."""
-    check_tasks(names)
-    manager = task_manager(tuple(name for name in names if name not in BUILTIN and not is_path(name)))
+    check_tasks(names, places)
+    manager = task_manager(tuple(name for name in names if not is_path(name)), places.include)
     named: dict[str, tuple[str, ...]] = {}
     single: dict[str, Task] = {}
     for name in names:

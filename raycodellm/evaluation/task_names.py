@@ -1,4 +1,5 @@
-"""The names of lm-eval's own tasks, groups and tags, read from the top-level keys of its YAML files.
+"""The names of tasks, groups and tags: the package's, lm-eval's, and those of a user's folder. They are read from the
+top-level keys of YAML files.
 
 lm-eval's `TaskManager` parses all of its 14,000 files, which takes 8 to 18 s. A regular expression finds the keys that
 name a task in half a second. A file whose keys are written in an unusual way is parsed as YAML.
@@ -10,13 +11,33 @@ import functools
 import importlib.util
 import os
 import re
+from collections.abc import Mapping
 from dataclasses import dataclass
+from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import yaml
 
+from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation.task_yaml import TaskLoader
+from raycodellm.tasks import FOLDER
+
+
+class Places(NamedTuple):
+    """The places beside the package and lm-eval where tasks and their data are looked for."""
+
+    include: str | None = None
+    """A folder with lm-eval YAML files."""
+    data: str | None = None
+    """A folder with copies of the data sets."""
+
+    @classmethod
+    def of(cls, settings: Evaluation) -> Places:
+        return cls(settings.include, settings.data)
+
+
+NOWHERE = Places()
 
 
 @dataclass(frozen=True)
@@ -27,6 +48,50 @@ class NamedTask:
     """The YAML file of a task or group; None for a tag."""
     tagged: tuple[str, ...] = ()
     """The tasks that carry a tag, sorted; empty for a task or group."""
+
+
+class TaskNames:
+    """All names of tasks, groups and tags. A name of the user's folder comes before the same name of lm-eval, as with
+    lm-eval's `--include_path`; so does a name of this package."""
+
+    def __init__(self, include: str | None = None) -> None:
+        self._include = include
+
+    @cached_property
+    def included(self) -> Mapping[str, NamedTask]:
+        """The names of the user's folder. Raises UserError where that is no folder with tasks, and where it has a name
+        that this package has."""
+        if self._include is None:
+            return {}
+        folder = Path(self._include).expanduser()
+        if not folder.is_dir():
+            raise UserError(
+                f"evaluation.include: there is no folder {self._include!r}; give one with lm-eval YAML files"
+            )
+        found = tasks_below(Path(os.path.abspath(folder)))
+        if not found:
+            raise UserError(f"evaluation.include: {self._include} has no YAML file of an lm-eval task or group")
+        if both := sorted(found.keys() & own_tasks().keys()):
+            files = ", ".join(str(found[name].file) for name in both[:1])
+            raise UserError(f"evaluation.include: raycodellm has a task {both[0]!r} of its own; rename that of {files}")
+        return found
+
+    def find(self, name: str) -> NamedTask | None:
+        """What a name stands for. lm-eval's names are read only if no other place has the name."""
+        return self.included.get(name) or own_tasks().get(name) or lm_eval_tasks().get(name)
+
+    def is_of_lm_eval(self, name: str) -> bool:
+        """True if the name stands for a task, group or tag of lm-eval itself."""
+        return name not in self.included and name not in own_tasks() and name in lm_eval_tasks()
+
+    def all(self) -> list[str]:
+        return [*dict.fromkeys([*self.included, *own_tasks(), *lm_eval_tasks()])]
+
+
+@functools.cache
+def own_tasks() -> dict[str, NamedTask]:
+    """Maps each name that the YAML files of this package give to its file or, for a tag, to its tasks."""
+    return tasks_below(FOLDER)
 
 
 @functools.cache

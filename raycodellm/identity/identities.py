@@ -29,6 +29,9 @@ NOT_AS_WRITTEN: Any = {
 }
 """Settings of a stage that do not enter its identity as they are written."""
 
+BY_CONTENT = {"suites", "tasks", "include", "data"}
+"""Settings of an evaluation that say which tasks are asked and where they lie: they enter as the tasks' contents."""
+
 _ZERO_PLACEMENT = (
     *("stage", "offload_param", "offload_optimizer", "cpu_offload", "sub_group_size", "reduce_scatter"),
     *("reduce_bucket_size", "allgather_bucket_size", "stage3_prefetch_bucket_size", "allgather_partitions"),
@@ -119,9 +122,10 @@ def compiled_numbers(stage: Stage, compiled: bool) -> bool:
 def evaluation_identity(
     last_stage: str, evaluation: Evaluation, tasks: Mapping[str, Any], lm_eval: str, version: int
 ) -> str:
-    """`last_stage`: identity of the evaluated model's stage. `tasks`: task name -> content. `lm_eval`: its version."""
-    contents = [tasks[name] for name in evaluation.tasks]
-    return fingerprint([last_stage, evaluation.model_dump(mode="json"), contents, lm_eval, version])
+    """`last_stage`: identity of the evaluated model's stage. `tasks`: name -> content of each task that the settings
+    ask for, in their order. `lm_eval`: its version."""
+    settings = evaluation.model_dump(mode="json", exclude=BY_CONTENT)
+    return fingerprint([last_stage, settings, list(tasks.items()), lm_eval, version])
 
 
 def numeric_settings(deepspeed_config: Mapping[str, Any], place: str = "") -> dict[str, Any]:

@@ -160,7 +160,10 @@ def _stage_job(
 
 
 def _evaluation_job(last: StageJob, settings: Evaluation, contents: Contents) -> EvaluationJob:
-    known = identity.evaluation_identity(last.identity, settings, contents.tasks, contents.lm_eval, EVALUATION_VERSION)
+    from raycodellm import evaluation
+
+    tasks = {name: contents.tasks[name] for name in evaluation.asked_tasks(settings)}
+    known = identity.evaluation_identity(last.identity, settings, tasks, contents.lm_eval, EVALUATION_VERSION)
     return EvaluationJob(
         identity=known,
         folder=(Folder(last.folder) / job_key("evaluation", known)).uri,

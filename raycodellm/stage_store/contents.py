@@ -21,10 +21,11 @@ def contents_of(sweeps: Iterable[Sweep]) -> Contents:
 
     sweeps = list(sweeps)
     pretrained = dict.fromkeys(sweep.model.pretrained for sweep in sweeps if sweep.model.pretrained is not None)
-    tasks = dict.fromkeys(task for sweep in sweeps for task in sweep.evaluation.tasks)
+    settings = [sweep.evaluation for sweep in sweeps]
+    tasks = {task: evaluation.Places.of(one) for one in settings for task in evaluation.asked_tasks(one)}
     return Contents(
         models={name: identity.pretrained_content(name) for name in pretrained},
-        tasks={name: evaluation.task_content(name) for name in tasks},
+        tasks={name: evaluation.task_content(name, places) for name, places in tasks.items()},
         lm_eval=evaluation.lm_eval_version(),
     )
 

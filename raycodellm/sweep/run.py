@@ -125,7 +125,7 @@ def _prepare(run: Run, monitor: Monitor, pool: SlotPool, contents: Contents) -> 
             raise SweepLost(pool.abandoned)
 
     asks = tokens.asks_for_items(run.sweep)
-    items = evaluation.item_texts(evaluation.evaluated_tasks(run.file)) if asks else None
+    items = evaluation.items_of_sweep(run.file) if asks else None
     prepared = tokens.prepare(run.sweep, run.storage, preparing, items)
     for line in prepared.warnings:
         monitor.say(line)

@@ -1,0 +1,33 @@
+"""Suites name the tasks that exist, and the settings choose among them."""
+
+from __future__ import annotations
+
+import pytest
+
+from raycodellm import evaluation
+from raycodellm.config import Evaluation, UserError
+from raycodellm.evaluation.task_names import TaskNames
+
+
+def test_the_tasks_of_suites_come_before_the_tasks_that_are_named_each_once() -> None:
+    offline = tuple(
+        one.task for one in evaluation.suite("offline").tasks if one.is_chosen(Evaluation(suites=("offline",)))
+    )
+    asked = evaluation.asked_tasks(Evaluation(suites=("offline",), tasks=("arc_easy", "boxes")))
+    assert asked == (*offline, "arc_easy")
+    assert evaluation.asked_tasks(Evaluation(tasks=("arc_easy",))) == ("arc_easy",)
+
+
+def test_an_unknown_suite_is_refused_with_the_nearest_names() -> None:
+    with pytest.raises(UserError, match=r"evaluation\.suites.*'ofline'.*offline"):
+        evaluation.asked_tasks(Evaluation(suites=("ofline",)))
+
+
+@pytest.mark.parametrize("name", evaluation.suite_names())
+def test_a_suite_names_tasks_that_exist_settings_that_exist_and_averages_of_its_own_tasks(name: str) -> None:
+    suite, known = evaluation.suite(name), TaskNames()
+    tasks = {one.task for one in suite.tasks}
+    assert {one for one in tasks if known.find(one) is None} == set()
+    assert {key for one in suite.tasks for key in one.when} <= set(Evaluation.model_fields)
+    assert {task for average in suite.averages.values() for task in average} <= tasks
+    assert evaluation.task_facts(suite.tasks[0].task, Evaluation(suites=(name,))) == suite.tasks[0]
