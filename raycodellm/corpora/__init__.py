@@ -6,6 +6,7 @@
 
 from raycodellm.corpora.cleaning.contamination import Benchmark, benchmark_of, unfound
 from raycodellm.corpora.cleaning.decision import Decision, cleaned
+from raycodellm.corpora.cleaning.overlap import ItemRuns, item_runs, seen_in
 from raycodellm.corpora.cleaning.plan import CleaningPlan, cleaning_identity
 from raycodellm.corpora.documents import Document, Skip, document_key
 from raycodellm.corpora.inputs import Part, SourceInputs
@@ -22,6 +23,7 @@ __all__ = [
     "CleaningPlan",
     "Decision",
     "Document",
+    "ItemRuns",
     "Keep",
     "Part",
     "Skip",
@@ -35,6 +37,7 @@ __all__ = [
     "document_bytes",
     "document_key",
     "document_tables",
+    "item_runs",
     "local_files",
     "plan_parts",
     "quiet_ray_data",
@@ -42,6 +45,7 @@ __all__ = [
     "read_in_process",
     "read_part",
     "sample_texts",
+    "seen_in",
     "source_fingerprint",
     "survey_documents",
     "text_bytes",

@@ -1,5 +1,6 @@
 """Scores models on reasoning tasks through lm-eval, with a row for every item. The only door to `lm_eval`."""
 
+from raycodellm.evaluation.contamination import contaminated_items
 from raycodellm.evaluation.item_text import evaluated_tasks, item_texts, items_of_sweep
 from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
 from raycodellm.evaluation.metrics import MEAN, METRICS, Metric
@@ -25,6 +26,7 @@ __all__ = [
     "asked_tasks",
     "check_evaluation",
     "check_tasks",
+    "contaminated_items",
     "evaluate",
     "evaluated_tasks",
     "item_texts",

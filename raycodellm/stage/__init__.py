@@ -10,5 +10,6 @@ from raycodellm.engine import TrainingError, World
 from raycodellm.stage.loop import train_stage
 from raycodellm.stage.metrics import order_checksum
 from raycodellm.stage.setup import open_stores
+from raycodellm.stage.texts import trained_texts
 
-__all__ = ["TrainingError", "World", "open_stores", "order_checksum", "train_stage"]
+__all__ = ["TrainingError", "World", "open_stores", "order_checksum", "train_stage", "trained_texts"]

@@ -1,0 +1,155 @@
+"""Items that a model was trained on are told from those that it never saw."""
+
+from __future__ import annotations
+
+import json
+import random
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+
+from raycodellm import stage
+from raycodellm.config import LearningRate, Model, Scaling, Source, Stage, Tokenizer
+from raycodellm.corpora import item_runs, seen_in, source_fingerprint
+from raycodellm.evaluation import contaminated_items
+from raycodellm.files import Folder
+from raycodellm.records import SourceSlice, StageJob, as_json
+from raycodellm.tokens import build_tokenizer, prepare_store
+
+LENGTH, NUM_SEQUENCES = 64, 8
+WORDS = [f"{first}{second}" for first in ("ba", "ce", "di", "fo", "gu") for second in ("lm", "rn", "st", "nt", "mp")]
+
+
+def sentence(seed: int, num_words: int = 20) -> str:
+    return " ".join(random.Random(seed).choices(WORDS, k=num_words))
+
+
+ITEMS = [sentence(seed) for seed in range(200)]
+
+
+@pytest.mark.parametrize(
+    ("text", "is_contaminated"),
+    [
+        (ITEMS[0], True),
+        (ITEMS[0].upper().replace(" ", " ... "), True),  # case and punctuation make no other words
+        (" ".join(ITEMS[0].split()[:17]), True),  # 10 of its 13 runs
+        (" ".join(ITEMS[0].split()[:16]), False),  # 9
+        (" ".join(reversed(ITEMS[0].split())), False),
+        ("", False),
+    ],
+)
+def test_an_item_is_contaminated_if_70_percent_of_its_runs_of_8_words_were_seen(text, is_contaminated):
+    runs = item_runs([ITEMS[1], ITEMS[0], "a short one"])
+    assert runs.contaminated(seen_in([text], runs.hashes)) == [False, is_contaminated, None]
+
+
+def test_runs_may_be_seen_in_different_texts():
+    words = ITEMS[0].split()
+    runs = item_runs([ITEMS[0]])
+    assert runs.contaminated(seen_in([" ".join(words[:14]), " ".join(words[6:])], runs.hashes)) == [True]
+    assert runs.contaminated(seen_in([" ".join(words[:10]), " ".join(words[10:])], runs.hashes)) == [False]
+
+
+@pytest.fixture
+def job(tmp_path: Path) -> StageJob:
+    """A stage that draws some of the sequences of a source whose every document is an item."""
+    file = tmp_path / "items.jsonl"
+    file.write_text("".join(json.dumps({"text": item}) + "\n" for item in ITEMS))
+    tokenizer = build_tokenizer(Tokenizer(train={"vocab_size": 400}), ITEMS, Folder(str(tmp_path / "tokenizer")))
+    source = Source(kind="text", path=str(file))
+    folder = Folder(str(tmp_path / "store"))
+    store = prepare_store("items", source, source_fingerprint(source), tokenizer.folder, "print", 0, folder)
+    settings = Stage(
+        name="pretrain",
+        tokens=NUM_SEQUENCES * LENGTH,
+        sequence_length=LENGTH,
+        batch_tokens=4 * LENGTH,
+        learning_rate=LearningRate(peak=0.01),
+        weights={"items": 1.0},
+    )
+    return StageJob(
+        identity="0123456789abcdef",
+        folder=str(tmp_path / "stages" / "first"),
+        parent=None,
+        stage=settings,
+        model=Model(preset="tiny"),
+        tokenizer=tokenizer.folder.uri,
+        vocab_size=400,
+        breakpoints=((0.0, (1.0,)), (1.0, (1.0,))),
+        interpolation="step",
+        sources=(SourceSlice("items", "text", folder.uri, store.num_sequences(LENGTH), 0),),
+        seed=3,
+        scaling=Scaling(),
+    )
+
+
+def seen_whole(job: StageJob) -> list[bool]:
+    """For each item whether most of it stands in the sequences that the stage draws; found without hashes."""
+    drawn = [text for some in stage.trained_texts(job) for text in some]
+    return [
+        any(" ".join(words[start : start + 17]) in text for text in drawn for start in range(4))
+        for words in (item.split() for item in ITEMS)
+    ]
+
+
+def leave(job: StageJob) -> None:
+    Folder(job.folder).write_json("stage.json", {"job": as_json(job)})
+
+
+def test_only_items_in_the_drawn_sequences_of_this_stage_and_those_before_it_are_contaminated(job, tmp_path):
+    second = replace(
+        job,
+        folder=str(tmp_path / "stages" / "second"),
+        parent=job.folder,
+        sources=(replace(job.sources[0], num_sequences_consumed=NUM_SEQUENCES),),
+    )
+    leave(job)
+    leave(second)
+    texts = {"drawn": ITEMS, "others": [sentence(seed) for seed in range(1000, 1050)]}
+    first = contaminated_items(Folder(job.folder), texts)
+    assert first["drawn"] == seen_whole(job) and first["others"] == [False] * 50
+    assert 4 < sum(first["drawn"]) < 60
+    both = contaminated_items(Folder(second.folder), texts)
+    assert both["drawn"] == [a or b for a, b in zip(seen_whole(job), seen_whole(second), strict=True)]
+    assert sum(both["drawn"]) > sum(first["drawn"])
+
+
+def test_the_trained_texts_are_those_of_every_sequence_once_however_many_workers_read_them(job, monkeypatch):
+    from raycodellm.stage import texts
+
+    several = replace(job, stage=job.stage.model_copy(update={"tokens": 5 * job.sources[0].num_sequences * LENGTH}))
+    whole = [text for some in stage.trained_texts(several) for text in some]
+    # The fifth epoch and the third and fourth are left out: the second is whole, and the first came before it.
+    assert len(whole) < 3 * (len(ITEMS) + several.sources[0].num_sequences)
+    assert all(any(item.split()[9] in text for text in whole) for item in ITEMS)
+    monkeypatch.setattr(texts, "_BLOCK_TOKENS", 3 * LENGTH)
+    shared = [text for rank in range(3) for some in stage.trained_texts(job, rank, 3) for text in some]
+    alone = [text for some in stage.trained_texts(job) for text in some]
+    assert sorted(shared) == sorted(alone)
+
+
+def test_what_a_stage_was_trained_on_is_searched_once_for_each_task(job, monkeypatch):
+    leave(job)
+    found = contaminated_items(Folder(job.folder), {"drawn": ITEMS[:50]})
+    searched: list[int] = []
+    search = stage.trained_texts
+    monkeypatch.setattr(stage, "trained_texts", lambda *args: searched.append(1) or search(*args))
+    assert contaminated_items(Folder(job.folder), {"drawn": ITEMS[:50]}) == found
+    assert searched == []
+    contaminated_items(Folder(job.folder), {"drawn": ITEMS[:50], "added": ITEMS[50:]})
+    assert searched == [1]
+    for path in Path(job.folder).glob("seen-*"):
+        path.write_bytes(b"torn")
+    assert contaminated_items(Folder(job.folder), {"drawn": ITEMS[:50]}) == found
+
+
+def test_an_item_too_short_to_be_looked_for_is_neither(job):
+    leave(job)
+    assert contaminated_items(Folder(job.folder), {"short": ["yes", "no"]}) == {"short": [None, None]}
+
+
+def test_a_store_that_is_gone_is_an_error(job):
+    leave(replace(job, sources=(replace(job.sources[0], store=job.sources[0].store + "-gone"),)))
+    with pytest.raises(FileNotFoundError, match="store-gone"):
+        contaminated_items(Folder(job.folder), {"drawn": ITEMS})
