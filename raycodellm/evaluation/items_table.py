@@ -25,7 +25,7 @@ ITEMS_SCHEMA = pa.schema(
         pa.field("bits_per_byte", pa.float64()),  # -log2 p(gold | prompt) / UTF-8 bytes of gold
         pa.field("num_prompt_tokens", pa.int64()),
         pa.field("too_long", pa.bool_(), nullable=False),
-        pa.field("attributes", pa.string(), nullable=False),  # JSON object; `part` is the item's part of the task
+        pa.field("attributes", pa.string(), nullable=False),  # JSON object; `part`: the item's part or parts
     ]
 )
 _NAMED_TASKS = b"named_tasks"

@@ -72,7 +72,7 @@ def task_metrics(task: str, rows: Sequence[Row]) -> dict[str, float]:
         found |= _with_interval(f"{task}/{metric.name}", metric, scored)
     parts: dict[str, list[Row]] = {}
     for row in scored:
-        if part := json.loads(row["attributes"]).get("part"):
+        for part in _parts(row):
             parts.setdefault(part, []).append(row)
     for part, some in sorted(parts.items()):
         found[f"{task}/items_{part}"] = float(len(some))
@@ -81,6 +81,12 @@ def task_metrics(task: str, rows: Sequence[Row]) -> dict[str, float]:
             of_part = _with_interval(name, metric, some)
             found |= of_part if metric.has_part_intervals or not of_part else {name: of_part[name]}
     return found
+
+
+def _parts(row: Row) -> list[str]:
+    """The parts of its task that an item belongs to: none, one or several."""
+    part = json.loads(row["attributes"]).get("part") or []
+    return [part] if isinstance(part, str) else part
 
 
 def mean_metrics(

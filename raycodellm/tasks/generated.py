@@ -26,7 +26,7 @@ class GeneratedTask:
     name: str
     """The name of the task's folder and of the YAML file in it."""
     parts: tuple[str, ...]
-    """Values of `Item.part`; each part has metrics of its own."""
+    """Values of `Item.part`, mostly levels of difficulty from easy to hard; each part has metrics of its own."""
     generate: Callable[[str, int], Iterator[tuple[Item, Any]]]
     """Endless items of a split by its name and a seed, each with its solution for tests. Equal arguments give equal
     items on any machine; no item of one split is in another. Raises ValueError for an unknown split."""

@@ -31,8 +31,9 @@ class Item:
     choices: tuple[str, ...]
     gold: int
     """Index of the right choice."""
-    part: str
-    """The kind of the item; each part of a task has metrics of its own."""
+    part: str | list[str]
+    """The kind of the item, such as its level of difficulty, or several kinds; each part of a task has metrics of its
+    own."""
     attributes: Mapping[str, int] = field(default_factory=dict)
 
     @property

@@ -1,8 +1,9 @@
-"""Seven boxes, the things in them, and the operations that move things; scenarios are drawn at random.
+"""Boxes, the things in them, and the operations that move things; scenarios are drawn at random.
 
-World, operations and splits follow the rules of Kim and Schuster (2023); nouns and sentences are our own. Seven boxes
-hold at most three of a hundred distinct things each. A scenario is an initial state and twelve operations. Splits share
-no signature: the signature of a scenario is the number of things that each box holds at first.
+World, operations and splits follow the rules of Kim and Schuster (2023), section 3; nouns and sentences are our own. In
+the paper's world, the default, seven boxes hold at most three of a hundred distinct things each, and a scenario is an
+initial state and twelve operations. Splits share no signature: the signature of a scenario is the number of things that
+each box holds at first.
 """
 
 from __future__ import annotations
@@ -14,26 +15,10 @@ import random
 from dataclasses import dataclass
 
 from raycodellm.tasks.item import SPLITS, unknown_split
+from raycodellm.tasks.words import NOUNS
 
-NUM_BOXES = 7
-MAX_OBJECTS = 3
-"""Most things that one box can hold."""
-MEAN_OBJECTS = 2
-"""Mean of the Poisson distribution of a box's initial number of things; at most MAX_OBJECTS are kept."""
-MAX_OPERATIONS = 12
 SEED = 7919
 """Fixes the split of the signatures and the test items; another seed is another benchmark."""
-
-# Common short words, none of which is a part of another.
-_WORDS = """
-    acorn anchor apple arrow badge bagel banner basin basket bead bean bell belt bottle bowl branch bread brick broom
-    brush bucket bugle button cable candle canvas card carrot chain chalk clock coat coin comb compass cookie cork
-    cotton crayon crown cup dagger dice dish doll drum fan feather flag flute fork gem ginger glass glove hammer harp
-    hat helmet honey hook jacket jar jewel kettle kite ladder lamp leaf lemon letter magnet marble mask medal melon
-    mirror nail needle onion paper pearl pebble pencil pepper pillow plate puzzle ribbon ring robe rope ruler saddle
-    saucer scarf shell spoon ticket tray
-"""
-NOUNS = tuple(_WORDS.split())
 
 State = tuple[frozenset[str], ...]
 """The things that each box holds."""
@@ -55,14 +40,6 @@ class Operation:
             boxes[self.target] |= self.objects
         return tuple(boxes)
 
-    def sentence(self) -> str:
-        things = contents(self.objects)
-        if self.source is None:
-            return f"Put {things} into Box {self.target}."
-        if self.target is None:
-            return f"Take {things} out of Box {self.source}."
-        return f"Carry {things} from Box {self.source} to Box {self.target}."
-
 
 def contents(objects: frozenset[str]) -> str:
     """A box's content in words, in alphabetical order; `nothing` for an empty box."""
@@ -74,11 +51,106 @@ def signature(state: State) -> tuple[int, ...]:
     return tuple(len(box) for box in state)
 
 
+@dataclass(frozen=True)
+class Scenario:
+    """An initial state, and the operations that change it."""
+
+    initial: State
+    operations: tuple[Operation, ...]
+
+    @functools.cached_property
+    def states(self) -> tuple[State, ...]:
+        """The state before the first operation and after each one."""
+        return tuple(itertools.accumulate(self.operations, lambda state, done: done.apply(state), initial=self.initial))
+
+    @functools.cached_property
+    def num_changes(self) -> tuple[tuple[int, ...], ...]:
+        """For the state before the first operation and after each one: how many operations changed each box so far."""
+        counts = [tuple(0 for _ in self.initial)]
+        for before, after in itertools.pairwise(self.states):
+            changed = (old != new for old, new in zip(before, after, strict=True))
+            counts.append(tuple(count + one for count, one in zip(counts[-1], changed, strict=True)))
+        return tuple(counts)
+
+    def history(self, box: int, moment: int) -> list[frozenset[str]]:
+        """Contents of the box from the initial one to that after `moment` operations, without immediate repetitions."""
+        seen = [state[box] for state in self.states[: moment + 1]]
+        return [content for content, _ in itertools.groupby(seen)]
+
+    def changed_last(self, box: int, moment: int) -> list[int]:
+        """The boxes that the last operation up to `moment` that changed any box but `box` changed, without `box`."""
+        for done in reversed(self.operations[:moment]):
+            if others := [other for other in (done.source, done.target) if other not in (None, box)]:
+                return others
+        return []
+
+    def mentioned(self, moment: int) -> list[str]:
+        """Sorted names of all things that the text mentions up to `moment`."""
+        return sorted({name for state in self.states[: moment + 1] for box in state for name in box})
+
+
+@dataclass(frozen=True)
+class World:
+    """The size of a world and the rules by which scenarios are drawn in it; the defaults are those of the paper."""
+
+    num_boxes: int = 7
+    """Boxes, numbered from 0."""
+    max_objects: int = 3
+    """Most things that one box can hold."""
+    mean_objects: int = 2
+    """Mean of the Poisson distribution of a box's initial number of things; at most `max_objects` are kept."""
+    num_operations: int = 12
+    """Operations of a scenario."""
+    nouns: tuple[str, ...] = NOUNS
+    """All things; each exists once, in a box or outside all boxes."""
+    seed: int = SEED
+    """Fixes which signatures belong to which split."""
+
+    def signatures(self, split: str) -> frozenset[tuple[int, ...]]:
+        """The signatures of one split: all (max_objects + 1)^num_boxes signatures are shuffled once and divided in the
+        shares of SPLITS. Raises ValueError for an unknown split."""
+        return _signatures(self.num_boxes, self.max_objects, self.seed, split)
+
+    def draw_scenario(self, rng: random.Random, split: str) -> Scenario:
+        """Draws an initial state with a signature of `split`, and operations that are possible one after the other."""
+        state = initial = self._initial_state(rng, self.signatures(split))
+        operations = []
+        for _ in range(self.num_operations):
+            operations.append(self._draw_operation(rng, state))
+            state = operations[-1].apply(state)
+        return Scenario(initial, tuple(operations))
+
+    def _initial_state(self, rng: random.Random, allowed: frozenset[tuple[int, ...]]) -> State:
+        while True:
+            counts = tuple(min(self.max_objects, _poisson(rng, self.mean_objects)) for _ in range(self.num_boxes))
+            if counts in allowed and sum(counts) <= len(self.nouns):
+                objects = iter(rng.sample(self.nouns, sum(counts)))
+                return tuple(frozenset(itertools.islice(objects, count)) for count in counts)
+
+    def _draw_operation(self, rng: random.Random, state: State) -> Operation:
+        """Draws kind and box together, and both again while the operation is impossible."""
+        while True:
+            kind, box = rng.choice(("move", "remove", "put")), rng.randrange(self.num_boxes)
+            if kind == "put":
+                count = _poisson(rng, max(1, self.mean_objects // 2))
+                if 1 <= count <= self.max_objects - len(state[box]):
+                    inside = frozenset().union(*state)
+                    outside = [name for name in self.nouns if name not in inside]
+                    if count <= len(outside):
+                        return Operation(frozenset(rng.sample(outside, count)), None, box)
+            elif state[box]:
+                objects = _some_of(rng, state[box])
+                if kind == "remove":
+                    return Operation(objects, box, None)
+                target = rng.choice([other for other in range(self.num_boxes) if other != box])
+                if len(state[target]) + len(objects) <= self.max_objects:
+                    return Operation(objects, box, target)
+
+
 @functools.cache
-def signatures(split: str) -> frozenset[tuple[int, ...]]:
-    """The signatures of one split: all 4^7 signatures are shuffled once and divided in the shares of SPLITS."""
-    everything = list(itertools.product(range(MAX_OBJECTS + 1), repeat=NUM_BOXES))
-    random.Random(SEED).shuffle(everything)
+def _signatures(num_boxes: int, max_objects: int, seed: int, split: str) -> frozenset[tuple[int, ...]]:
+    everything = list(itertools.product(range(max_objects + 1), repeat=num_boxes))
+    random.Random(seed).shuffle(everything)
     start = 0
     for name, share in SPLITS.items():
         stop = start + round(share * len(everything))
@@ -97,72 +169,9 @@ def _poisson(rng: random.Random, mean: float) -> int:
     return count
 
 
-def _initial_state(rng: random.Random, allowed: frozenset[tuple[int, ...]]) -> State:
-    while True:
-        counts = tuple(min(MAX_OBJECTS, _poisson(rng, MEAN_OBJECTS)) for _ in range(NUM_BOXES))
-        if counts in allowed:
-            objects = iter(rng.sample(NOUNS, sum(counts)))
-            return tuple(frozenset(itertools.islice(objects, count)) for count in counts)
-
-
 def _some_of(rng: random.Random, objects: frozenset[str]) -> frozenset[str]:
     """Draws a non-empty part of `objects`, each thing by a fair coin."""
     chosen: list[str] = []
     while not chosen:  # sorted, since a set's order differs between processes
         chosen = [name for name in sorted(objects) if rng.random() < 0.5]
     return frozenset(chosen)
-
-
-def _draw_operation(rng: random.Random, state: State) -> Operation:
-    """Draws kind and box together, and both again while the operation is impossible."""
-    while True:
-        kind, box = rng.choice(("move", "remove", "put")), rng.randrange(NUM_BOXES)
-        if kind == "put":
-            count = _poisson(rng, max(1, MEAN_OBJECTS // 2))
-            if 1 <= count <= MAX_OBJECTS - len(state[box]):
-                outside = sorted(set(NOUNS).difference(*state))
-                return Operation(frozenset(rng.sample(outside, count)), None, box)
-        elif state[box]:
-            objects = _some_of(rng, state[box])
-            if kind == "remove":
-                return Operation(objects, box, None)
-            target = rng.choice([other for other in range(NUM_BOXES) if other != box])
-            if len(state[target]) + len(objects) <= MAX_OBJECTS:
-                return Operation(objects, box, target)
-
-
-@dataclass(frozen=True)
-class Scenario:
-    """An initial state, and the operations that change it."""
-
-    initial: State
-    operations: tuple[Operation, ...]
-
-    @functools.cached_property
-    def states(self) -> tuple[State, ...]:
-        """The state before the first operation and after each one."""
-        return tuple(itertools.accumulate(self.operations, lambda state, done: done.apply(state), initial=self.initial))
-
-    def history(self, box: int, moment: int) -> list[frozenset[str]]:
-        """Contents of the box from the initial one to that after `moment` operations, without immediate repetitions."""
-        seen = [state[box] for state in self.states[: moment + 1]]
-        return [content for content, _ in itertools.groupby(seen)]
-
-    def mentioned(self, moment: int) -> list[str]:
-        """Sorted names of all things that the text mentions up to `moment`."""
-        return sorted({name for state in self.states[: moment + 1] for box in state for name in box})
-
-    def text(self, box: int, moment: int) -> str:
-        """The story up to `moment`, ending where the content of `box` follows."""
-        boxes = ", ".join(f"Box {index} contains {contents(objects)}" for index, objects in enumerate(self.initial))
-        told = [f"At first, {boxes}.", *(done.sentence() for done in self.operations[:moment])]
-        return f"{' '.join(told)} Now Box {box} contains"
-
-
-def draw_scenario(rng: random.Random, allowed: frozenset[tuple[int, ...]]) -> Scenario:
-    state = initial = _initial_state(rng, allowed)
-    operations = []
-    for _ in range(MAX_OPERATIONS):
-        operations.append(_draw_operation(rng, state))
-        state = operations[-1].apply(state)
-    return Scenario(initial, tuple(operations))
