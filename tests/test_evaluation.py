@@ -8,19 +8,18 @@ import os
 import statistics
 import subprocess
 import sys
-from dataclasses import replace
 from pathlib import Path
 
 import pyarrow as pa
 import pyarrow.compute as pc
 import pytest
 from pyarrow.fs import LocalFileSystem
+from worker_group import together
 
 from raycodellm import evaluation
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation import evaluate
 from raycodellm.evaluation import items_table as tables
-from raycodellm.evaluation import run as runs
 from raycodellm.files import Folder
 from raycodellm.statistics import (
     correlations,
@@ -230,44 +229,30 @@ def test_scores_equal_those_of_lm_evals_own_evaluation(tmp_path, few_shot):
             assert row["bits_per_byte"] == pytest.approx(bits, rel=1e-4)
 
 
-class Left(Exception):
-    """Ends a rank's evaluation where it hands over what it has."""
-
-
 def test_two_workers_return_what_one_returns(model, result, monkeypatch):
     monkeypatch.setattr("raycodellm.evaluation.scoring._BLOCK_ITEMS", 1)
     settings = Evaluation(tasks=BOTH, limit=24, batch_size=4)
     heard: list[tuple[int, int]] = []
     alone = evaluate(model, settings, on_items=lambda *told: heard.append(told))
     assert heard == [(scored, 48) for scored in range(0, 49, 4)]
-    handed: list = []
-
-    def leave(rows):
-        handed.append(rows)
-        raise Left
-
-    for rank in range(2):
-        with pytest.raises(Left):
-            evaluate(model, settings, rank=rank, world_size=2, gather=leave)
-    assert sorted(len(rows) for rows in handed) == [24, 24]
     heard.clear()
-    with pytest.raises(Left):
-        evaluate(model, settings, world_size=2, gather=leave, on_items=lambda *told: heard.append(told))
-    assert heard == [(scored, 48) for scored in range(0, 49, 8)], "a worker reckons that the other is as fast"
-    handed.pop()
-    for rank in range(2):
-        together = evaluate(model, settings, rank=rank, world_size=2, gather=lambda rows: handed)
-        assert together.metrics == alone.metrics
-        assert together.items == alone.items
+    for one in together(2, lambda rank, gather: _as_worker(model, settings, rank, gather, heard)):
+        assert one.metrics == alone.metrics
+        assert one.items == alone.items
+    assert heard == [(scored, 48) for scored in range(0, 49, 8)]
     assert alone.metrics == pytest.approx(result.metrics, rel=1e-5)
+
+
+def _as_worker(model, settings, rank, gather, heard):
+    on_items = (lambda *told: heard.append(told)) if rank == 0 else (lambda *told: None)
+    return evaluate(model, settings, rank=rank, world_size=2, gather=gather, on_items=on_items)
 
 
 def test_a_worker_without_items_still_has_the_result(model):
     settings = Evaluation(tasks=("boxes",), limit=3)
-    rows: list = []
-    alone = evaluate(model, settings, gather=lambda mine: rows.append(mine) or [mine])
-    idle = evaluate(model, settings, rank=1, world_size=2, gather=lambda mine: [rows[0], mine])
-    assert idle.metrics == alone.metrics and idle.items == alone.items
+    alone = evaluate(model, settings)
+    for one in together(2, lambda rank, gather: _as_worker(model, settings, rank, gather, [])):
+        assert one.metrics == alone.metrics and one.items == alone.items
 
 
 def test_items_longer_than_the_context_are_counted_and_not_scored(model, tmp_path):
@@ -331,7 +316,6 @@ def test_tasks_that_generate_are_scored_by_match_and_by_the_likelihood_of_the_an
     assert got.metrics["mean/bpb"] == pytest.approx(result.metrics["boxes/bpb"], rel=1e-4)
     assert {row["chance"] for row in rows} == {0.0} and all(isinstance(row["prediction"], str) for row in rows)
     long = write_task(tmp_path, "generate_until", "exact_match", extra=extra.replace("4", "600"))
-    evaluation.load_tasks.cache_clear()
     with pytest.raises(RuntimeError, match="all 24 items are longer"):
         evaluate(model, Evaluation(tasks=(long,), limit=24))
 
@@ -347,13 +331,11 @@ def test_tasks_of_a_single_likelihood_and_of_whole_texts(model, result, tmp_path
     assert got.metrics["mean/acc"] == got.metrics["own_loglikelihood/acc"] == 0.0
 
 
-def test_a_group_counts_once_in_the_mean_and_its_interval_is_of_all_its_items(model, result, monkeypatch):
-    named = {"group": BOTH, "boxes": ("boxes",)}
-    loaded = replace(evaluation.load_tasks(BOTH, 0), named=named)
-    monkeypatch.setattr(runs, "check_tasks", lambda names, places: None)
-    monkeypatch.setattr(runs, "load_tasks", lambda names, few_shot, places: loaded)
-    got = evaluate(model, Evaluation(tasks=("group", "boxes"), limit=24))
-    assert evaluation.named_tasks(got.items) == named
+def test_a_group_counts_once_in_the_mean_and_its_interval_is_of_all_its_items(model, result, tmp_path):
+    (tmp_path / "group.yaml").write_text("group: group\ntask: [boxes, logical_deduction]\n")
+    asked = Evaluation(tasks=("group", "boxes"), limit=24, include=str(tmp_path))
+    got = evaluate(model, asked)
+    assert evaluation.named_tasks(got.items) == {"group": BOTH, "boxes": ("boxes",)}
     bits = result.items["bits_per_byte"].to_numpy()
     group, boxes = mean_interval(bits.tolist()), mean_interval(bits[:24].tolist())
     assert (got.metrics["group/bpb_low"], got.metrics["group/bpb_high"]) == pytest.approx(group[1:], rel=1e-4)
@@ -372,7 +354,6 @@ def test_a_file_that_is_no_task_is_refused_in_one_line(tmp_path):
 
 def test_what_runs_code_of_the_model_is_refused(model, tmp_path):
     task = write_task(tmp_path, "generate_until", "exact_match", extra="unsafe_code: true\n")
-    evaluation.load_tasks.cache_clear()
     with pytest.raises(UserError, match="runs code that the model wrote"):
         evaluate(model, Evaluation(tasks=(task,), limit=2))
 

@@ -1,15 +1,19 @@
 """Scores models on reasoning tasks through lm-eval, with a row for every item. The only door to `lm_eval`."""
 
+from raycodellm.evaluation.composition import EvaluationResult, compose, composed_items
 from raycodellm.evaluation.contamination import contaminated_items
 from raycodellm.evaluation.item_text import evaluated_tasks, item_texts, items_of_sweep
 from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
 from raycodellm.evaluation.metrics import MEAN, METRICS, Metric
 from raycodellm.evaluation.objectives import check_evaluation
-from raycodellm.evaluation.run import EvaluationResult, NothingFits, evaluate
+from raycodellm.evaluation.results import KeptResults, Results, TaskResult
+from raycodellm.evaluation.run import NotWritten, evaluate
 from raycodellm.evaluation.suites import Suite, SuiteTask, asked_averages, asked_tasks, suite, suite_names, task_facts
 from raycodellm.evaluation.task_files import lm_eval_version, local_files, task_content
 from raycodellm.evaluation.task_loading import check_tasks, load_tasks, preload
 from raycodellm.evaluation.task_names import Places
+from raycodellm.evaluation.task_scoring import NothingFits, Stopped
+from raycodellm.evaluation.task_units import units
 
 __all__ = [
     "ITEMS_SCHEMA",
@@ -17,15 +21,22 @@ __all__ = [
     "METRICS",
     "EvaluationResult",
     "Items",
+    "KeptResults",
     "Metric",
+    "NotWritten",
     "NothingFits",
     "Places",
+    "Results",
+    "Stopped",
     "Suite",
     "SuiteTask",
+    "TaskResult",
     "asked_averages",
     "asked_tasks",
     "check_evaluation",
     "check_tasks",
+    "compose",
+    "composed_items",
     "contaminated_items",
     "evaluate",
     "evaluated_tasks",
@@ -41,4 +52,5 @@ __all__ = [
     "suite_names",
     "task_content",
     "task_facts",
+    "units",
 ]

@@ -35,8 +35,13 @@ _NAMED_TASKS = b"named_tasks"
 def items_table(rows: Sequence[Mapping[str, Any]], named: Mapping[str, Sequence[str]]) -> pa.Table:
     """The table of `rows`. `named` maps each task as the settings name it to the tasks that the name stands for."""
     columns = [{name: row.get(name) for name in ITEMS_SCHEMA.names} for row in rows]
+    return joined([pa.Table.from_pylist(columns, schema=ITEMS_SCHEMA)], named)
+
+
+def joined(tables: Sequence[pa.Table], named: Mapping[str, Sequence[str]]) -> pa.Table:
+    """The rows of all tables, without the tables' own metadata, as one table with `named`."""
     groups = json.dumps({name: list(members) for name, members in named.items()})
-    return pa.Table.from_pylist(columns, schema=ITEMS_SCHEMA.with_metadata({_NAMED_TASKS: groups}))
+    return pa.concat_tables(tables, promote_options="default").replace_schema_metadata({_NAMED_TASKS: groups})
 
 
 def named_tasks(table: pa.Table) -> dict[str, tuple[str, ...]]:

@@ -25,7 +25,8 @@ last bit of a likelihood depend on the number of workers."""
 
 ScoredItem = dict[str, Any]
 """The columns of `ITEMS_SCHEMA`, and three that the table does not keep: `needed` (tokens of context), `scores`
-(lm-eval's metrics of the item) and `not_finite` (a log-likelihood that is infinite or no number, as text)."""
+(lm-eval's metrics of the item) and `not_finite` (a log-likelihood that is infinite or no number, as text). All values
+are JSON values, since the rows of a task in work are kept in files."""
 
 OnBlock = Callable[[int | None, list[ScoredItem]], None]
 """Hears a scored block's number and its rows. Workers of a group score in rounds, and each of them calls it once in
@@ -61,13 +62,10 @@ def instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
     return sorted(items, key=lambda instances: -len(str(instances[0].args[0])))
 
 
-def num_blocks(num_items: int, settings: Evaluation) -> int:
-    """Blocks that a task's items are scored in. The task and its settings alone say which items a block holds."""
-    return -(-num_items // _block_items(settings))
-
-
-def _block_items(settings: Evaluation) -> int:
-    return max(_BLOCK_ITEMS, settings.batch_size)
+def blocks(items: list[list[Instance]], settings: Evaluation) -> list[list[list[Instance]]]:
+    """The items of a task in the blocks that are scored together, whatever the workers."""
+    size = max(_BLOCK_ITEMS, settings.batch_size)
+    return [items[start : start + size] for start in range(0, len(items), size)]
 
 
 def score_task(
@@ -86,12 +84,13 @@ def score_task(
 
     Gives each block's rows to `on_block`, which may end the scoring by an exception.
     """
-    size = _block_items(settings)
-    left = [block for block in range(num_blocks(len(items), settings)) if block not in done]
+    left = [(block, some) for block, some in enumerate(blocks(items, settings)) if block not in done]
     for first in range(0, len(left), world_size):
-        mine = left[first + rank] if first + rank < len(left) else None
-        rows = [] if mine is None else _score_block(lm, name, task, items[mine * size : (mine + 1) * size])
-        on_block(mine, rows)
+        if first + rank < len(left):
+            block, mine = left[first + rank]
+            on_block(block, _score_block(lm, name, task, mine))
+        else:
+            on_block(None, [])
 
 
 def _score_block(lm: AnswerLM, name: str, task: Task, items: list[list[Instance]]) -> list[ScoredItem]:

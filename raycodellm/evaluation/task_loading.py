@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import difflib
-import functools
 from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +16,7 @@ from raycodellm.tasks import BUILTIN
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
 
 
 def preload() -> None:
@@ -47,41 +47,54 @@ def is_path(name: str) -> bool:
 
 @dataclass(frozen=True)
 class LoadedTasks:
-    named: dict[str, tuple[str, ...]]
-    """Maps each task as the settings name it to the tasks that the name stands for: itself, or the members of an
-    lm-eval group or tag."""
-    single: dict[str, Task]
-    """Maps each task's own name to the task."""
+    of: dict[str, dict[str, Task]]
+    """Maps each name that was asked for to its task, or to the members of the lm-eval group or tag, by their names."""
+
+    @property
+    def single(self) -> dict[str, Task]:
+        """Maps each task's own name to the task."""
+        return {name: task for tasks in self.of.values() for name, task in tasks.items()}
 
 
-@functools.lru_cache(maxsize=8)
+_LOADED: dict[tuple[str, int, int, Places], dict[str, Task]] = {}
+"""The tasks that this process has loaded, for its next evaluations; a file's by the time of its last change."""
+
+
 def load_tasks(names: tuple[str, ...], few_shot: int, places: Places = NOWHERE) -> LoadedTasks:
     """Loads the tasks with their data, and keeps them for the next evaluation in this process. `few_shot`: examples per
     prompt. Raises UserError for a task that does not exist, cannot be loaded, or cannot be evaluated here."""
     check_tasks(names, places)
-    manager = task_manager(tuple(name for name in names if not is_path(name)), places.include)
-    named: dict[str, tuple[str, ...]] = {}
-    single: dict[str, Task] = {}
-    for name in names:
-        try:
-            found = manager.load([name])["tasks"]
-        except Exception as error:
-            if is_path(name):
-                said = next(iter(str(error).splitlines()), "")
-                raise UserError(
-                    f"evaluation.tasks: {name!r} cannot be loaded as an lm-eval task ({type(error).__name__}: {said}); "
-                    "a file holds one task, a group goes by its name"
-                ) from error
-            error.add_note(f"raised while loading the evaluation task {name!r}")
-            raise
-        for task_name, task in found.items():
-            _check_supported(task_name, task)
-            # As in lm-eval: a task whose file asks for no examples gets none.
-            if task.get_config("num_fewshot") != 0:
-                task.set_config("num_fewshot", few_shot)
-        named[next(iter(found)) if is_path(name) and len(found) == 1 else name] = tuple(found)
-        single.update(found)
-    return LoadedTasks(named, single)
+    keys = {name: (name, _changed_at(name), few_shot, places) for name in names}
+    missing = [name for name, key in keys.items() if key not in _LOADED]
+    if missing:
+        manager = task_manager(tuple(name for name in missing if not is_path(name)), places.include)
+        for name in missing:
+            _LOADED[keys[name]] = _load(name, few_shot, manager)
+    return LoadedTasks({name: _LOADED[key] for name, key in keys.items()})
+
+
+def _changed_at(name: str) -> int:
+    return Path(name).expanduser().stat().st_mtime_ns if is_path(name) else 0
+
+
+def _load(name: str, few_shot: int, manager: TaskManager) -> dict[str, Task]:
+    try:
+        found = manager.load([name])["tasks"]
+    except Exception as error:
+        if is_path(name):
+            said = next(iter(str(error).splitlines()), "")
+            raise UserError(
+                f"evaluation.tasks: {name!r} cannot be loaded as an lm-eval task ({type(error).__name__}: {said}); "
+                "a file holds one task, a group goes by its name"
+            ) from error
+        error.add_note(f"raised while loading the evaluation task {name!r}")
+        raise
+    for task_name, task in found.items():
+        _check_supported(task_name, task)
+        # As in lm-eval: a task whose file asks for no examples gets none.
+        if task.get_config("num_fewshot") != 0:
+            task.set_config("num_fewshot", few_shot)
+    return found
 
 
 def _check_supported(name: str, task: Task) -> None:

@@ -1,0 +1,66 @@
+"""The evaluation of a model, put together from the results of its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import partial
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycodellm.config import Evaluation
+from raycodellm.evaluation.items_table import ITEMS_SCHEMA, joined, named_tasks, samples
+from raycodellm.evaluation.metrics import mean_metrics, task_metrics
+from raycodellm.evaluation.results import TaskResult
+from raycodellm.evaluation.task_loading import is_path
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Metrics of a model, and its items."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    """`<task>/acc`, `/acc_low`, `/acc_high`, `/bpb`, `/bpb_low`, `/bpb_high`, `/chance`, `/items` (scored), `/too_long`
+    (left out); for each part of a task `/acc_<part>` with its interval, `/bpb_<part>`, `/items_<part>`; and `mean/acc`,
+    `mean/bpb`, `mean/chance`, unweighted means over the named tasks, in which a group counts as one task of all its
+    members' items. A task without right and wrong answers has no `acc`."""
+    items: pa.Table = field(default_factory=ITEMS_SCHEMA.empty_table)
+    """One row per item, in the order of the tasks and of their items; see `items_table.ITEMS_SCHEMA`."""
+    seconds: float = 0.0
+    """Spent on scoring the tasks, whenever that was."""
+
+
+def compose(
+    settings: Evaluation, asked: Mapping[str, Sequence[str]], results: Mapping[str, TaskResult]
+) -> EvaluationResult:
+    """Puts together what the settings ask for. `asked`: each task or group as the settings name it to the tasks in
+    `results` that it stands for."""
+    found = [results[task] for task in dict.fromkeys(task for tasks in asked.values() for task in tasks)]
+    metrics: dict[str, float] = {}
+    for result in found:
+        metrics = {**metrics, **result.metrics, **metrics}
+    items = composed_items(asked, results)
+    named = named_tasks(items)
+    for name, members in named.items():
+        if members != (name,):
+            metrics |= task_metrics(name, items.filter(pc.field("task").isin(members)).to_pylist())
+    metrics |= mean_metrics(named, metrics, partial(samples, items))
+    return EvaluationResult(metrics, items, sum(result.seconds for result in found))
+
+
+def composed_items(asked: Mapping[str, Sequence[str]], results: Mapping[str, TaskResult]) -> pa.Table:
+    """The items of all tasks that are asked for, in their order. A task may have two results, under its own name and as
+    a member of a group that changes its settings: then the first counts."""
+    tables: list[pa.Table] = []
+    seen: set[str] = set()
+    for task in dict.fromkeys(task for tasks in asked.values() for task in tasks):
+        result = results[task]
+        rows = result.items.filter(~pc.field("task").isin(sorted(seen))) if seen & {*result.members} else result.items
+        tables.append(rows.replace_schema_metadata())
+        seen |= {*result.members}
+    named = {}
+    for name, tasks in asked.items():
+        members = tuple(dict.fromkeys(member for task in tasks for member in results[task].members))
+        named[members[0] if is_path(name) and len(members) == 1 else name] = members
+    return joined(tables, named)

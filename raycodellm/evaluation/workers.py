@@ -1,0 +1,38 @@
+"""The workers that evaluate one model together, and what they tell each other."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+@dataclass(frozen=True)
+class Workers:
+    """This worker's place among those of its group. Its methods are collectives: every worker calls them."""
+
+    rank: int = 0
+    size: int = 1
+    gather: Callable[[Any], list[Any]] | None = None
+    """Returns every rank's object on every rank; None for a single worker."""
+
+    def __post_init__(self) -> None:
+        if not 0 <= self.rank < self.size or (self.size > 1 and self.gather is None):
+            raise ValueError(
+                f"rank {self.rank} of {self.size} workers, gather={self.gather}; several workers need a gather"
+            )
+
+    def all(self, mine: T) -> list[T]:
+        """The value of each worker, in the order of ranks."""
+        if self.gather is None:
+            return [mine]
+        found = self.gather(mine)
+        if len(found) != self.size:
+            raise ValueError(f"gather returned {len(found)} objects from {self.size} workers")
+        return found
+
+    def first(self, mine: T) -> T:
+        """The value of rank 0."""
+        return self.all(mine)[0]
