@@ -62,13 +62,16 @@ def _pair(pair: str, models: Sequence[str]) -> tuple[str, str]:
 
 
 def differences(base: pa.Table, other: pa.Table) -> list[str]:
-    """One line per metric of each named task or group, and of the mean over tasks: the difference with its interval."""
+    """One line per metric of each named task or group, of their parts' accuracy, and of the mean over tasks: the
+    difference with its interval."""
     names = [*evaluation.named_tasks(base)]
+    both = evaluation.Items(base), evaluation.Items(other)
+    metrics = dict.fromkeys(name for items in both for name in items.metric_names())
     lines = []
     for task in [*names, evaluation.MEAN] if len(names) > 1 else names:
-        for metric in evaluation.METRICS:
-            name = f"{task}/{metric.name}"
-            before, after = (evaluation.samples(items, name) for items in (base, other))
+        for metric in metrics:
+            name = f"{task}/{metric}"
+            before, after = (items.samples(name) for items in both)
             if before or after:  # a task that is scored by likelihood alone has no accuracy
                 found = statistics.paired_difference(before, after)
                 no_items = "no items that both models were scored on"

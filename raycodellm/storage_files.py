@@ -26,7 +26,9 @@ T = TypeVar("T")
 DONE = "DONE"
 """Written last into a finished stage's folder (see `finished`); holds the stage's record a second time."""
 ITEM_TYPES = {"task": "string", "item": "int64", "correct": "bool", "bits_per_byte": "double", "chance": "double"}
-"""Columns that are read of `items.parquet`; see `evaluation.ITEMS_SCHEMA`."""
+"""Columns that every `items.parquet` has; see `evaluation.ITEMS_SCHEMA`."""
+SCORE_COLUMNS = ("num_bytes", "not_run", "contaminated", "scores", "attributes")
+"""Columns that scores are read of where the file has them; those of older versions do not."""
 
 
 @overload

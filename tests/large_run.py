@@ -176,8 +176,12 @@ def _scored_items(quality: float, number: int, num_items: int) -> tuple[pa.Table
             "num_prompt_tokens": np.full(num_items, 81),
             "too_long": np.zeros(num_items, dtype=bool),
             "attributes": ["{}"] * num_items,
+            "num_bytes": np.full(num_items, 28),
+            "scores": [[("acc", float(one < 1.5)), ("acc_norm", float(one < 1.6))] for one in bits],
         }
-        parts.append(pa.table(columns, schema=items_table([], {one: (one,) for one in TASKS}).schema))
+        schema = items_table([], {one: (one,) for one in TASKS}).schema
+        columns |= {name: [None] * num_items for name in schema.names if name not in columns}
+        parts.append(pa.table(columns, schema=schema))
         metrics |= {f"{task}/items": float(num_items), f"{task}/too_long": 0.0, f"{task}/chance": 0.25}
         metrics |= _with_interval(f"{task}/bpb", bits) | _with_interval(f"{task}/acc", bits < 1.5)
     for name in ("bpb", "bpb_low", "bpb_high", "acc", "acc_low", "acc_high", "chance"):

@@ -9,7 +9,7 @@ from raycodellm.evaluation import objectives, task_index, task_names
 from raycodellm.evaluation.task_trees import members_of
 
 FILES = {
-    "arc_easy.yaml": "task: arc_easy\ntag: [ai2_arc]\n",
+    "arc_easy.yaml": "task: arc_easy\ntag: ai2_arc\noutput_type: multiple_choice\nmetric_list: [{metric: acc_norm}]\n",
     "arc_hard.yaml": "include: arc_easy.yaml\ntask: arc_hard\n",
     "mmlu.yaml": "group: mmlu\ntask:\n  - mmlu_stem\n  - task: arc_hard\n",
     "mmlu_stem.yaml": '"group": "mmlu_stem"  # a cycle\n"task": ["mmlu"]\n',
@@ -46,7 +46,17 @@ def few_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
         ("boxes", ("boxes",), False),
         ("logical_deduction/acc", ("boxes",), False),
         ("arc_easy/acc", ("arc_easy",), True),
-        ("arc_easy/acc_norm", ("arc_easy",), False),
+        ("arc_easy/acc_norm", ("arc_easy",), True),
+        ("arc_easy/acc_norm_low", ("arc_easy",), True),
+        ("arc_hard/acc_norm_items", ("mmlu",), True),
+        ("arc_easy/acc_norm_hard", ("arc_easy",), False),
+        ("arc_easy/exact_match", ("arc_easy",), False),
+        ("ai2_arc/acc_norm", ("ai2_arc",), True),
+        ("mmlu/acc_norm", ("mmlu",), True),
+        ("boxes/acc_norm", ("boxes",), False),
+        ("boxes/bpb_corpus", ("boxes",), True),
+        ("boxes/not_run", ("boxes",), True),
+        ("mean/bpb_corpus", ("boxes",), False),
         ("arc_hard/acc", ("arc_easy",), False),
         ("arc_easy/bpb", ("ai2_arc",), True),
         ("arc_hard/bpb", ("mmlu",), True),
@@ -68,6 +78,27 @@ def test_a_task_file_is_known_by_what_it_calls_itself(tmp_path) -> None:
     objectives.check_objective(Objective(metric="mine/acc_hard", mode="max"), (str(path),), task_names.TaskNames())
     with pytest.raises(UserError, match="other/acc"):
         objectives.check_objective(Objective(metric="other/acc", mode="max"), (str(path),), task_names.TaskNames())
+
+
+@pytest.mark.parametrize(
+    ("listed", "metric", "given"),
+    [
+        ("process_results: !function a.b\nmetric_list:\n  - {metric: pass@1, aggregation: mean}\n", "pass@1", True),
+        ("process_results: !function a.b\nmetric_list:\n  - {metric: pass@1, aggregation: mean}\n", "pass@10", False),
+        ("metric_list:\n  - {metric: !function a.pass_at_k, aggregation: mean}\n", "pass@10", True),
+        ("class: !function a.Task\n", "anything", True),
+        ("output_type: loglikelihood\n", "perplexity", True),
+    ],
+)
+def test_a_score_of_the_metric_list_is_an_objective(tmp_path, listed: str, metric: str, given: bool) -> None:
+    path = tmp_path / "mine.yaml"
+    path.write_text(f"task: mine\n{listed}")
+    objective = Objective(metric=f"mine/{metric}", mode="max")
+    if given:
+        objectives.check_objective(objective, (str(path),), task_names.TaskNames())
+        return
+    with pytest.raises(UserError, match=f"mine/{metric}"):
+        objectives.check_objective(objective, (str(path),), task_names.TaskNames())
 
 
 @pytest.mark.slow

@@ -4,7 +4,7 @@ from raycodellm.evaluation.composition import EvaluationResult, compose, compose
 from raycodellm.evaluation.contamination import contaminated_items
 from raycodellm.evaluation.item_text import evaluated_tasks, item_texts, items_of_sweep
 from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
-from raycodellm.evaluation.metrics import MEAN, METRICS, Metric
+from raycodellm.evaluation.metrics import AVERAGED, COUNTS, MEAN, METRICS, Metric
 from raycodellm.evaluation.objectives import check_evaluation
 from raycodellm.evaluation.results import KeptResults, Results, TaskResult
 from raycodellm.evaluation.run import NotWritten, evaluate
@@ -16,6 +16,8 @@ from raycodellm.evaluation.task_scoring import NothingFits, Stopped
 from raycodellm.evaluation.task_units import units
 
 __all__ = [
+    "AVERAGED",
+    "COUNTS",
     "ITEMS_SCHEMA",
     "MEAN",
     "METRICS",

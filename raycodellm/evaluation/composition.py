@@ -21,10 +21,11 @@ class EvaluationResult:
     """Metrics of a model, and its items."""
 
     metrics: dict[str, float] = field(default_factory=dict)
-    """`<task>/acc`, `/acc_low`, `/acc_high`, `/bpb`, `/bpb_low`, `/bpb_high`, `/chance`, `/items` (scored), `/too_long`
-    (left out); for each part of a task `/acc_<part>` with its interval, `/bpb_<part>`, `/items_<part>`; and `mean/acc`,
-    `mean/bpb`, `mean/chance`, unweighted means over the named tasks, in which a group counts as one task of all its
-    members' items. A task without right and wrong answers has no `acc`."""
+    """`<task>/acc`, `/acc_low`, `/acc_high`, the same of `bpb`, `bpb_corpus`, and each score that the task gives its
+    items (`exact_match`, `pass@1` …) or makes of all of them (`bleu` …); `/chance`, `/items` (scored), `/too_long` and
+    `/not_run` (left out); for each part of a task `/acc_<part>` and so on; and `mean/acc`, `mean/bpb`, `mean/chance`,
+    unweighted means over the named tasks, in which a group counts as one task of all its members' items. A task without
+    right and wrong answers has no `acc`."""
     items: pa.Table = field(default_factory=ITEMS_SCHEMA.empty_table)
     """One row per item, in the order of the tasks and of their items; see `items_table.ITEMS_SCHEMA`."""
     seconds: float = 0.0

@@ -10,7 +10,16 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
-from raycodellm.evaluation.metrics import BY_NAME, MEAN
+from raycodellm.evaluation.metrics import (
+    AVERAGED,
+    BY_NAME,
+    MEAN,
+    Metric,
+    metric_called,
+    parts_of,
+    pseudo_values,
+    scores_of,
+)
 from raycodellm.statistics import Sample, TaskSample
 
 ITEMS_SCHEMA = pa.schema(
@@ -23,18 +32,27 @@ ITEMS_SCHEMA = pa.schema(
         pa.field("correct", pa.bool_()),  # null: too long, or a task without right and wrong
         pa.field("chance", pa.float64()),  # accuracy of guessing
         pa.field("bits_per_byte", pa.float64()),  # -log2 p(gold | prompt) / UTF-8 bytes of gold
+        pa.field("num_bytes", pa.int64()),  # UTF-8 bytes of gold, or of a whole text
         pa.field("num_prompt_tokens", pa.int64()),
         pa.field("too_long", pa.bool_(), nullable=False),
+        pa.field("not_run", pa.bool_()),  # true: the sandbox or the machine failed, so the item is in no mean
+        pa.field("contaminated", pa.bool_()),  # true: it is in the training data; null: not looked for
+        pa.field("scores", pa.map_(pa.string(), pa.float64())),  # the task's own scores of the item, by name
+        pa.field("corpus_scores", pa.string()),  # JSON object: what the task's own aggregation over all items takes
         pa.field("attributes", pa.string(), nullable=False),  # JSON object; `part`: the item's part or parts
     ]
 )
+"""Columns of the table. Tables of older versions lack `num_bytes`, `not_run`, `contaminated`, `scores` and
+`corpus_scores`."""
 _NAMED_TASKS = b"named_tasks"
 """Key of the table's metadata that holds the groups' members: an item may belong to several groups."""
 
 
 def items_table(rows: Sequence[Mapping[str, Any]], named: Mapping[str, Sequence[str]]) -> pa.Table:
     """The table of `rows`. `named` maps each task as the settings name it to the tasks that the name stands for."""
-    columns = [{name: row.get(name) for name in ITEMS_SCHEMA.names} for row in rows]
+    columns = [
+        {**{name: row.get(name) for name in ITEMS_SCHEMA.names}, "scores": [*scores_of(row).items()]} for row in rows
+    ]
     return joined([pa.Table.from_pylist(columns, schema=ITEMS_SCHEMA)], named)
 
 
@@ -52,23 +70,28 @@ def named_tasks(table: pa.Table) -> dict[str, tuple[str, ...]]:
     return {name: tuple(members) for name, members in json.loads(groups).items()}
 
 
+_Values = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Numbers of the items of a task that have a value, the values, and their weights."""
+
+
 class Items:
     """A table of items, sorted by task once for all metrics of a kind."""
 
     def __init__(self, table: pa.Table) -> None:
         self._table = table
         self._named = named_tasks(table)
-        self._by_task: dict[str, dict[str, tuple[np.ndarray, np.ndarray]]] = {}
-        """Maps the metric's name to each task's items with a value: their numbers, and the values."""
+        self._by_task: dict[str, dict[str, _Values]] = {}
+        """Maps the metric's name, with a part's, to the values of each task."""
+        self._parts: list[tuple[str, ...]] | None = None
 
     def samples(self, metric: str) -> list[Sample]:
         """The items' values, by (task, item number), of which `metric` is the unweighted mean of the samples' means.
 
-        `mean/bpb` has one sample per named task or group, `boxes/bpb` one sample. Empty for a metric that is no such
-        mean, and where no item has a value.
+        `mean/bpb` has one sample per named task or group, `boxes/bpb` and `boxes/acc_nontrivial` one sample. Empty for
+        a metric that is no such mean, and where no item has a value.
         """
-        task, _, name = metric.partition("/")
-        if name not in BY_NAME:
+        task, _, name = metric.rpartition("/")
+        if task == MEAN and BY_NAME.get(name) not in AVERAGED:
             return []
         if name not in self._by_task:
             self._by_task[name] = self._sorted(name)
@@ -78,23 +101,60 @@ class Items:
         for group in groups:
             members = [(one, *known[one]) for one in dict.fromkeys(group) if one in known]
             if members:
-                numbers = np.concatenate([values for _, _, values in members])
-                found.append(TaskSample([(one, items) for one, items, _ in members], numbers))
+                values, weights = (np.concatenate([of[place] for of in members]) for place in (2, 3))
+                numbers = pseudo_values(values, weights)
+                found.append(TaskSample([(one, items) for one, items, _, _ in members], numbers))
         return found
 
-    def _sorted(self, name: str) -> dict[str, tuple[np.ndarray, np.ndarray]]:
-        names, value_of = BY_NAME[name].columns, BY_NAME[name].value
-        rows = zip(*(self._table.column(column).to_pylist() for column in names), strict=True)
-        found = (value_of(dict(zip(names, row, strict=True))) for row in rows)
+    def metric_names(self) -> list[str]:
+        """The names, behind a task's, of all metrics that some task may have: `METRICS`, the items' own scores, and the
+        accuracy in each part."""
+        has_scores = "scores" in self._table.column_names
+        rows = self._table.column("scores").to_pylist() if has_scores else []
+        own = dict.fromkeys(name for scores in rows for name, _ in scores or ())
+        parts = sorted({part for of in self._item_parts() for part in of})
+        return [*dict.fromkeys([*BY_NAME, *own]), *(f"acc_{part}" for part in parts)]
+
+    def _sorted(self, name: str) -> dict[str, _Values]:
+        """The values of a metric, or of a metric in one part of the tasks: the longest name of a part wins."""
+        found = self._values(metric_called(name), None)
+        if found or "_" not in name:
+            return found
+        parts = sorted({part for of in self._item_parts() for part in of}, key=len, reverse=True)
+        part = next((part for part in parts if name.endswith(f"_{part}")), None)
+        return {} if part is None else self._values(metric_called(name.removesuffix(f"_{part}")), part)
+
+    def _item_parts(self) -> list[tuple[str, ...]]:
+        if self._parts is None:
+            has_parts = "attributes" in self._table.column_names
+            texts = self._table.column("attributes").to_pylist() if has_parts else [None] * self._table.num_rows
+            self._parts = [parts_of({"attributes": text}) for text in texts]
+        return self._parts
+
+    def _values(self, metric: Metric, part: str | None) -> dict[str, _Values]:
+        rows = self._rows(metric.columns)
+        found = [metric.value(row) for row in rows]
         values = np.array([math.nan if value is None else float(value) for value in found])
+        has_value = np.isfinite(values)
+        weights = np.array([metric.weight(row) if has else 1.0 for row, has in zip(rows, has_value, strict=True)])
+        if part is not None:
+            has_value &= np.array([part in of for of in self._item_parts()], dtype=bool)
         tasks = self._table.column("task").combine_chunks().dictionary_encode()
         codes, items = tasks.indices.to_numpy(), self._table.column("item").to_numpy()
         by_task = {}
         for code, task in enumerate(tasks.dictionary.to_pylist()):
-            places = np.flatnonzero((codes == code) & np.isfinite(values))
+            places = np.flatnonzero((codes == code) & has_value)
             if len(places):
-                by_task[task] = (items[places], values[places])
+                by_task[task] = (items[places], values[places], weights[places])
         return by_task
+
+    def _rows(self, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """The items with those of the columns that the table has; an item that was not run has no values."""
+        wanted = [name for name in (*columns, "not_run") if name in self._table.column_names]
+        cells = (self._table.column(name).to_pylist() for name in wanted)
+        rows = [dict(zip(wanted, row, strict=True)) for row in zip(*cells, strict=True)]
+        rows = rows or [{} for _ in range(self._table.num_rows)]
+        return [{} if row.get("not_run") else row for row in rows]
 
 
 def samples(table: pa.Table, metric: str) -> list[Sample]:

@@ -1,21 +1,36 @@
 """The metrics of an evaluation: which numbers each task, each part of a task, and the mean over tasks give.
 
-A metric is the mean over items of a value that stands in the table of items. Its entry in `METRICS` is all that it
-needs: objectives, intervals, `raycodellm eval` and the report read the list.
+A metric is a mean over items of a value that stands in the table of items. `METRICS` lists those that any task may
+have; each score that a task gives its items is one more, by the score's own name. Objectives, intervals,
+`raycodellm eval` and the report ask here.
 """
 
 from __future__ import annotations
 
 import json
+import math
 import statistics
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+import numpy as np
+
 from raycodellm.statistics import Interval, Sample, correlations, mean_interval, mean_of_intervals, wilson_interval
 
 Row = Mapping[str, Any]
 """One evaluated item, with the columns of `items_table.ITEMS_SCHEMA`."""
+
+
+def scores_of(row: Row) -> dict[str, float]:
+    """The item's own scores by name; empty for an item that was not scored, and in tables of older versions."""
+    return dict(row.get("scores") or {})
+
+
+def parts_of(row: Row) -> tuple[str, ...]:
+    """The parts of its task that the item belongs to: `part` of its attributes, a text or a list of texts."""
+    found = json.loads(row.get("attributes") or "{}").get("part") or ()
+    return (found,) if isinstance(found, str) else tuple(map(str, found))
 
 
 @dataclass(frozen=True)
@@ -30,91 +45,170 @@ class Metric:
     value: Callable[[Row], float | None]
     """The item's value; None leaves the item out of the mean."""
     columns: tuple[str, ...]
-    """Columns of the table of items that `value` reads."""
-    interval: Callable[[Sequence[float]], Interval]
-    """Mean of the items' values with its 95 % interval."""
+    """Columns of the table of items that `value` and `weight` read."""
+    weight: Callable[[Row], float] = lambda row: 1.0
+    """The item's weight in the mean."""
+    is_averaged: bool = False
+    """True if `mean/<name>`, the mean over tasks, is a metric as well."""
     has_part_intervals: bool = True
     """True if a part's metric, `<task>/<name>_<part>`, has an interval as well."""
 
 
-def share_interval(values: Sequence[float]) -> Interval:
-    """Share of the values that are true, with its Wilson interval."""
-    return Interval(statistics.fmean(values), *wilson_interval(int(sum(values)), len(values)))
+def _accuracy(row: Row) -> float | None:
+    right = row.get("correct")
+    return scores_of(row).get("acc") if right is None else right  # a task's own accuracy may be a fraction
 
 
 METRICS = (
-    Metric("acc", "accuracy", "share of items right", lambda row: row.get("correct"), ("correct",), share_interval),
+    Metric("acc", "accuracy", "share of items right", _accuracy, ("correct", "scores"), is_averaged=True),
     Metric(
         "bpb",
         "bits per byte",
         "bits per byte",
         lambda row: row.get("bits_per_byte"),
         ("bits_per_byte",),
-        mean_interval,
+        is_averaged=True,
         has_part_intervals=False,
     ),
+    Metric(
+        "bpb_corpus",
+        "bits per byte of all",
+        "bits per byte",
+        lambda row: row.get("bits_per_byte") if row.get("num_bytes") else None,
+        ("bits_per_byte", "num_bytes"),
+        weight=lambda row: row["num_bytes"],
+        has_part_intervals=False,
+    ),
+    Metric(
+        "acc_clean",
+        "accuracy of clean items",
+        "share of items right",
+        lambda row: _accuracy(row) if row.get("contaminated") is False else None,
+        ("correct", "scores", "contaminated"),
+    ),
 )
-"""All metrics. `acc` is the share of items answered right; `bpb` the bits per UTF-8 byte of the right answer."""
+"""The metrics that any task may have. `acc`: share of items answered right. `bpb`: bits per UTF-8 byte of the right
+answer, mean over items; `bpb_corpus`: bits of all right answers over their bytes. `acc_clean`: accuracy over the items
+that are known not to be in the training data."""
 BY_NAME = {metric.name: metric for metric in METRICS}
+AVERAGED = tuple(metric for metric in METRICS if metric.is_averaged)
+"""The metrics that have a mean over tasks."""
 MEAN = "mean"
 """Stands in the place of a task's name in a metric over all tasks."""
+COUNTS = ("items", "too_long", "not_run", "contaminated")
+"""Numbers of a task's items: scored; longer than the context; not run, by a failure of the sandbox; and of the scored
+ones those that are in the training data. The items of the second and third kind are in no mean."""
+_RESERVED = {*BY_NAME, *COUNTS, "chance"}
+
+
+def score_metric(name: str) -> Metric:
+    """The metric of the scores that a task gives its items by this name: their mean over the items that have one."""
+    return Metric(name, name, "", lambda row: scores_of(row).get(name), ("scores",))
+
+
+def metric_called(name: str) -> Metric:
+    """The metric `<task>/<name>`, whether any item has a value of it or not."""
+    return BY_NAME.get(name) or score_metric(name)
+
+
+def is_scored(row: Row) -> bool:
+    return not row["too_long"] and not row.get("not_run")
 
 
 def task_metrics(task: str, rows: Sequence[Row]) -> dict[str, float]:
-    """Metrics of a task or group, from its items: `<task>/items` (scored), `<task>/too_long` (left out), `/chance`,
-    each metric with `_low` and `_high`, and for each part of the task `/items_<part>` and each metric."""
-    scored = [row for row in rows if not row["too_long"]]
-    found = {f"{task}/items": float(len(scored)), f"{task}/too_long": float(len(rows) - len(scored))}
+    """Metrics of a task or group, from its items: `<task>/items` and the other `COUNTS`, `/chance`, each metric and
+    each of the items' own scores with `_low` and `_high`, and for each part `/items_<part>` and each metric.
+
+    A score that only some of the scored items have is the mean over these, whose number is `<task>/<score>_items`.
+    """
+    scored = [row for row in rows if is_scored(row)]
+    found = _counts(task, rows, scored)
     chances = [row["chance"] for row in scored if row["chance"] is not None]
     if chances:
         found[f"{task}/chance"] = statistics.fmean(chances)
-    for metric in METRICS:
+    own = dict.fromkeys(name for row in scored for name in scores_of(row) if name not in _RESERVED)
+    metrics = (*METRICS, *map(score_metric, own))
+    for metric in metrics:
         found |= _with_interval(f"{task}/{metric.name}", metric, scored)
+    for name in own:
+        having = sum(name in scores_of(row) for row in scored)
+        if having < len(scored):
+            found[f"{task}/{name}_items"] = float(having)
     parts: dict[str, list[Row]] = {}
     for row in scored:
-        for part in _parts(row):
+        for part in parts_of(row):
             parts.setdefault(part, []).append(row)
     for part, some in sorted(parts.items()):
         found[f"{task}/items_{part}"] = float(len(some))
-        for metric in METRICS:
+        for metric in metrics:
             name = f"{task}/{metric.name}_{part}"
             of_part = _with_interval(name, metric, some)
             found |= of_part if metric.has_part_intervals or not of_part else {name: of_part[name]}
     return found
 
 
-def _parts(row: Row) -> list[str]:
-    """The parts of its task that an item belongs to: none, one or several."""
-    part = json.loads(row["attributes"]).get("part") or []
-    return [part] if isinstance(part, str) else part
+def _counts(task: str, rows: Sequence[Row], scored: Sequence[Row]) -> dict[str, float]:
+    not_run = sum(bool(row.get("not_run")) and not row["too_long"] for row in rows)
+    counts = {"items": len(scored), "too_long": len(rows) - len(scored) - not_run, "not_run": not_run}
+    known = [row["contaminated"] for row in scored if row.get("contaminated") is not None]
+    if known:
+        counts["contaminated"] = sum(known)
+    return {f"{task}/{name}": float(count) for name, count in counts.items()}
 
 
 def mean_metrics(
     tasks: Iterable[str], metrics: Mapping[str, float], samples: Callable[[str], Sequence[Sample]]
 ) -> dict[str, float]:
-    """The unweighted mean of each metric over `tasks`, as `mean/<name>` with its interval, and `mean/chance`.
+    """The unweighted mean over `tasks` of each metric that has one, as `mean/<name>` with its interval, and
+    `mean/chance`.
 
     `metrics`: those of the tasks; `samples`: the items' values that a metric is made of, by the metric's name. A group
     and one of its members may both be in `tasks`: their scores share items, so their covariance enters the interval.
     """
     tasks = list(tasks)
     found: dict[str, float] = {}
-    for metric in METRICS:
+    for metric in AVERAGED:
         names = [f"{task}/{metric.name}" for task in tasks if f"{task}/{metric.name}" in metrics]
         if names:
-            intervals = [Interval(metrics[name], metrics[f"{name}_low"], metrics[f"{name}_high"]) for name in names]
-            name = f"{MEAN}/{metric.name}"
-            found |= _named(name, mean_of_intervals(intervals, correlations(samples(name))))
+            found |= unweighted_mean(f"{MEAN}/{metric.name}", names, metrics, samples)
     chances = [metrics[f"{task}/chance"] for task in tasks if f"{task}/chance" in metrics]
     if chances:
         found[f"{MEAN}/chance"] = statistics.fmean(chances)
     return found
 
 
-def _with_interval(name: str, metric: Metric, rows: Sequence[Row]) -> dict[str, float]:
-    values = [value for row in rows if (value := metric.value(row)) is not None]
-    return _named(name, metric.interval(values)) if values else {}
+def unweighted_mean(
+    name: str, of: Sequence[str], metrics: Mapping[str, float], samples: Callable[[str], Sequence[Sample]]
+) -> dict[str, float]:
+    """The mean `name` of the metrics `of`, with its interval over the items that `samples(name)` gives."""
+    intervals = [Interval(*(metrics[f"{one}{end}"] for end in ("", "_low", "_high"))) for one in of]
+    return named_interval(name, mean_of_intervals(intervals, correlations(samples(name))))
 
 
-def _named(name: str, interval: Interval) -> dict[str, float]:
+def named_interval(name: str, interval: Interval) -> dict[str, float]:
+    """The metric and its two ends, by their names."""
     return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
+
+
+def _with_interval(name: str, metric: Metric, rows: Sequence[Row]) -> dict[str, float]:
+    found = [(value, metric.weight(row)) for row in rows if (value := metric.value(row)) is not None]
+    return named_interval(name, values_interval(*zip(*found, strict=True))) if found else {}
+
+
+def values_interval(values: Sequence[float], weights: Sequence[float]) -> Interval:
+    """Weighted mean with its 95 % interval over items: Wilson's where each value is 0 or 1 and all weights are equal,
+    else Student's."""
+    if len(set(weights)) > 1:
+        return mean_interval(pseudo_values(np.array(values, dtype=float), np.array(weights, dtype=float)).tolist())
+    if all(value in (0, 1) for value in values):
+        return Interval(statistics.fmean(values), *wilson_interval(int(sum(values)), len(values)))
+    return mean_interval(values)
+
+
+def pseudo_values(values: np.ndarray, weights: np.ndarray) -> np.ndarray:
+    """Numbers whose plain mean is the weighted mean of `values`, and whose variance gives that mean's standard error
+    (the linearised ratio estimator: Cochran 1977, section 2.11); `values` themselves where all weights are equal."""
+    if (weights == weights[0]).all():
+        return values
+    mean = math.fsum(values * weights) / math.fsum(weights)
+    return mean + weights * (values - mean) / (math.fsum(weights) / len(weights))

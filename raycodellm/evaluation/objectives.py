@@ -7,18 +7,19 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from raycodellm.config import Objective, SweepFile, UserError, resolve
-from raycodellm.evaluation.metrics import MEAN, METRICS
+from raycodellm.evaluation.metrics import AVERAGED, BY_NAME, COUNTS, MEAN, METRICS
+from raycodellm.evaluation.score_names import listed_scores
 from raycodellm.evaluation.suites import asked_tasks
 from raycodellm.evaluation.task_loading import check_tasks, is_path
 from raycodellm.evaluation.task_names import Places, TaskNames
 from raycodellm.evaluation.task_trees import group_members
 from raycodellm.tasks import BUILTIN, PARTS
 
-_ANY = "|".join(re.escape(metric.name) for metric in METRICS)
-_OF_THE_MEAN = re.compile(rf"(?:(?:{_ANY})(?:_low|_high)?|chance)")
-_OF_A_TASK = re.compile(rf"(?:(?:{_ANY})(?:_low|_high)?|chance|items|too_long)")
-_WITH_INTERVAL = "|".join(re.escape(metric.name) for metric in METRICS if metric.has_part_intervals)
-_OF_A_PART = re.compile(rf"(?:(?:{_WITH_INTERVAL})_(.+?)(?:_low|_high)?|(?:{_ANY}|items)_(.+))")
+_OF_THE_MEAN = re.compile(rf"(?:(?:{'|'.join(metric.name for metric in AVERAGED)})(?:_low|_high)?|chance)")
+_OF_ANY_TASK = {"chance", *COUNTS} - {"contaminated"}
+_OF_CONTAMINATION = {"acc_clean"}
+"""Metrics that only a search for contaminated items gives, which no evaluation makes yet."""
+_WITHOUT_PART_INTERVALS = {metric.name for metric in METRICS if not metric.has_part_intervals}
 
 
 def check_evaluation(file: SweepFile) -> None:
@@ -42,24 +43,46 @@ def check_objective(objective: Objective, tasks: Sequence[str], known: TaskNames
         is_given = _OF_THE_MEAN.fullmatch(metric) is not None
     else:
         names = _metric_prefixes(tasks, known)
-        is_given = (names is None or task in names) and _is_metric_of(task, metric, known)
+        is_given = (names is None or task in names) and _is_metric_of(task, metric, tasks, known)
     if not is_given:
         examples = ", ".join([*(f"{name}/bpb" for name in tasks[:3]), "mean/bpb", "mean/acc"])
+        own = f" ({task} gives {', '.join(_scores(task, tasks, known) or ())})" if task in tasks else ""
         raise UserError(
-            f"search.objective.metric: found {objective.metric!r}, which no task of evaluation.tasks gives; "
+            f"search.objective.metric: found {objective.metric!r}, which no task of evaluation.tasks gives{own}; "
             f"use for example {examples}"
         )
 
 
-def _is_metric_of(task: str, metric: str, known: TaskNames) -> bool:
-    if _OF_A_TASK.fullmatch(metric):
+def _is_metric_of(task: str, metric: str, tasks: Sequence[str], known: TaskNames) -> bool:
+    scores = _scores(task, tasks, known)
+    if metric in _OF_ANY_TASK or (scores is None and metric):
         return True
-    part = _OF_A_PART.fullmatch(metric)
+    for name in scores or ():
+        if not metric.startswith(name):
+            continue
+        rest = metric.removeprefix(name)
+        ends = ("", "_low", "_high", *(() if name in BY_NAME else ("_items",)))
+        has_interval = name not in _WITHOUT_PART_INTERVALS
+        if rest in ends or (rest.startswith("_") and _is_part(task, rest[1:], has_interval, known)):
+            return True
+    return metric.startswith("items_") and _is_part(task, metric.removeprefix("items_"), False, known)
+
+
+def _is_part(task: str, part: str, has_interval: bool, known: TaskNames) -> bool:
+    """True if the task may have the part, whose name `_low` or `_high` follows where it `has_interval`."""
+    parts = [part, *((part.removesuffix("_low"), part.removesuffix("_high")) if has_interval else ())]
     if task in BUILTIN:
-        return part is not None and (part[1] or part[2]) in PARTS[task]
-    # Items of a user's own task file may name their part. lm-eval's own items do not, and lm-eval's other metrics, such
-    # as acc_norm, are not among an evaluation's.
-    return part is not None and metric != "acc_norm" and not known.is_of_lm_eval(task)
+        return any(one in PARTS[task] for one in parts)
+    # Items of a user's own task file may name their part. lm-eval's own items do not.
+    return bool(part) and not known.is_of_lm_eval(task)
+
+
+def _scores(task: str, tasks: Sequence[str], known: TaskNames) -> list[str] | None:
+    """The metrics that have an interval, in any task and of this one; None where the task's own ones are not known."""
+    path = next((name for name in tasks if is_path(name) and _stated_name(name) == task), task)
+    listed = listed_scores(path, known)
+    general = [name for name in BY_NAME if name not in _OF_CONTAMINATION]
+    return None if listed is None else [*general, *sorted(listed - BY_NAME.keys())]
 
 
 def _metric_prefixes(tasks: Sequence[str], known: TaskNames) -> Collection[str] | None:
@@ -67,14 +90,20 @@ def _metric_prefixes(tasks: Sequence[str], known: TaskNames) -> Collection[str] 
     names = set(tasks)
     for name in tasks:
         if is_path(name):
-            text = Path(name).expanduser().read_text("utf-8", "replace")
-            stated = re.search(r"^(?:task|group): *[\"']?([^\s\"'\[#]+)", text, re.M)
+            stated = _stated_name(name)
             if stated is None:
                 return None
-            names.add(stated[1])
+            names.add(stated)
         else:
             _add_with_members(name, names, set(), known)
     return names
+
+
+def _stated_name(path: str) -> str | None:
+    """The name that a task's file gives itself; None where it does not."""
+    text = Path(path).expanduser().read_text("utf-8", "replace")
+    stated = re.search(r"^(?:task|group): *[\"']?([^\s\"'\[#]+)", text, re.M)
+    return None if stated is None else stated[1]
 
 
 def _add_with_members(name: str, names: set[str], seen: set[str], known: TaskNames) -> None:

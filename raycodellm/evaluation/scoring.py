@@ -11,7 +11,9 @@ from typing import TYPE_CHECKING, Any
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation.compared import compared
 from raycodellm.evaluation.isolation import seed_all
+from raycodellm.evaluation.item_scores import item_scores
 from raycodellm.evaluation.language_model import AnswerLM, TokenPair
+from raycodellm.evaluation.metrics import is_scored, scores_of
 from raycodellm.evaluation.rationales import Asked, with_rationales
 
 if TYPE_CHECKING:
@@ -24,9 +26,9 @@ _BLOCK_ITEMS = 16
 last bit of a likelihood depend on the number of workers."""
 
 ScoredItem = dict[str, Any]
-"""The columns of `ITEMS_SCHEMA`, and three that the table does not keep: `needed` (tokens of context), `scores`
-(lm-eval's metrics of the item) and `not_finite` (a log-likelihood that is infinite or no number, as text). All values
-are JSON values, since the rows of a task in work are kept in files."""
+"""The columns of `ITEMS_SCHEMA`, and two that the table does not keep: `needed` (tokens of context) and `not_finite` (a
+log-likelihood that is infinite or no number, as text). All values are JSON values, since the rows of a task in work are
+kept in files."""
 
 OnBlock = Callable[[int | None, list[ScoredItem]], None]
 """Hears a scored block's number and its rows. Workers of a group score in rounds, and each of them calls it once in
@@ -223,8 +225,8 @@ def _score_questions(lm: AnswerLM, task: Task, questions: list[_Question]) -> No
 
 def _fill_row(task: Task, question: _Question, likelihoods: list[float], results: list[Any]) -> None:
     row, doc = question.row, question.instances[0].doc
-    scores = task.process_results(doc, results)
-    row["scores"] = {key: float(value) for key, value in scores.items() if _is_number(value)}
+    found = task.process_results(doc, results)  # first: it may add to the task's aggregations
+    row |= item_scores(found, task.aggregation())
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = task.doc_to_choice(doc)
         row["prediction"] = choices[max(range(len(choices)), key=lambda index: results[index][0])]
@@ -234,17 +236,11 @@ def _fill_row(task: Task, question: _Question, likelihoods: list[float], results
         likelihoods, question.right = [results[0]], [0]
     row["not_finite"] = next((str(value) for value in likelihoods if not math.isfinite(value)), None)
     bits = [
-        -likelihoods[index] / math.log(2) / num_bytes
+        (-likelihoods[index] / math.log(2) / num_bytes, num_bytes)
         for index, num_bytes in zip(question.right, question.num_bytes, strict=False)
         if num_bytes
     ]
-    row["bits_per_byte"] = min(bits, default=None)
-
-
-def _is_number(value: Any) -> bool:
-    import numpy as np
-
-    return isinstance(value, (bool, int, float, np.number, np.bool_))
+    row["bits_per_byte"], row["num_bytes"] = min(bits, default=(None, None))
 
 
 def judge(rows: list[ScoredItem]) -> None:
@@ -252,11 +248,11 @@ def judge(rows: list[ScoredItem]) -> None:
 
     A task without such a metric has no right and wrong answers, and its items have no `chance`.
     """
-    scored = [row["scores"] for row in rows if not row["too_long"]]
-    names = sorted(scored[0], key=lambda name: {"acc": 0, "exact_match": 1}.get(name, 2))
+    scored = [scores_of(row) for row in rows if is_scored(row)]
+    names = sorted(scored[0] if scored else (), key=lambda name: {"acc": 0, "exact_match": 1}.get(name, 2))
     chosen = next((name for name in names if all(scores.get(name) in (0.0, 1.0) for scores in scored)), None)
     for row in rows:
         if chosen is None:
             row["chance"] = None
-        elif not row["too_long"]:
-            row["correct"] = bool(row["scores"][chosen])
+        elif is_scored(row):
+            row["correct"] = bool(scores_of(row)[chosen])

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raycodellm.config import Evaluation
+from raycodellm.evaluation.corpus_metrics import corpus_metrics
 from raycodellm.evaluation.items_table import items_table
 from raycodellm.evaluation.metrics import task_metrics
 from raycodellm.evaluation.partial_rows import PartialRows
@@ -80,6 +81,7 @@ class TaskScorer:
             own = [row for row in gathered if row["task"] == member]
             judge(own)
             metrics |= task_metrics(member, own)
+            metrics |= corpus_metrics(member, self._tasks.of[name][member].aggregation(), own)
         now = time.monotonic()
         seconds, self._task_began = seconds + now - self._task_began, now
         return TaskResult(items_table(gathered, {name: members}), metrics, members, seconds)

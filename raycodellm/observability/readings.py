@@ -9,7 +9,7 @@ from dataclasses import dataclass, field
 
 from raycodellm.config import CODE_KINDS, Objective
 from raycodellm.dispatch import SlotActivity, Snapshot
-from raycodellm.evaluation.metrics import METRICS as EVALUATION_METRICS
+from raycodellm.evaluation import AVERAGED
 from raycodellm.observability.labels import TrialLabels
 from raycodellm.observability.metrics import BY_NAME, Metric
 from raycodellm.records import Progress, TrialResult
@@ -17,8 +17,9 @@ from raycodellm.tables.sharing import sharing
 
 STATES = ("complete", "failed", "running", "waiting")
 ENDED = ("complete", "failed")
-_SCORES = (*(metric.name for metric in EVALUATION_METRICS), "chance")
-"""Metrics of a task that are shown; its intervals, counts and parts would be twenty more series per trial and task."""
+_SCORES = (*(metric.name for metric in AVERAGED), "chance")
+"""Metrics of a task that are shown; its own scores, its intervals, counts and parts would be twenty more series per
+trial and task."""
 _OF_PROGRESS = {
     "loss": "loss",
     "tokens_per_second": "tokens_per_second",

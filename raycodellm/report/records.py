@@ -170,7 +170,10 @@ def read_records(
         if row.get("evaluation") and stages_of(row):
             copied_from = storage / "stages" / stages_of(row)[-1] / row["evaluation"]
         table = storage_files.attempt(lambda: storage_files.read_items(own, copied_from), lost.setdefault)
-        return None if table is None else Items(table.select(list(storage_files.ITEM_TYPES)))
+        if table is None:
+            return None
+        more = [name for name in storage_files.SCORE_COLUMNS if name in table.column_names]
+        return Items(table.select([*storage_files.ITEM_TYPES, *more]))
 
     def stage_of(key: str) -> StageRecord | None:
         folder = storage / "stages" / key

@@ -6,7 +6,7 @@ import re
 from collections.abc import Mapping, Sequence
 from functools import partial
 
-from raycodellm.evaluation import MEAN, METRICS
+from raycodellm.evaluation import AVERAGED, MEAN
 from raycodellm.records import LedgerRow, StageRecord, summed_ledger
 from raycodellm.report.answer import difference, difference_name, interval_name
 from raycodellm.report.ranking import ArmScore
@@ -131,13 +131,13 @@ def tasks(records: Records, best: ArmScore) -> Table:
         if key.startswith("metrics.") and is_present(value)
     }
     header = ["task"]
-    for metric in METRICS:
+    for metric in AVERAGED:
         header += [metric.label, "95 % interval, items only", *(["chance"] if metric.name == "acc" else [])]
     rows = []
     for task, part in _tasks_and_parts(metrics):
         suffix = f"_{part}" if part else ""
         shown = [f"{task} · {part}" if part else task]
-        for metric in METRICS:
+        for metric in AVERAGED:
             name = f"{task}/{metric.name}{suffix}"
             low, high = (metrics.get(f"{name}_{end}", float("nan")) for end in ("low", "high"))
             shown += [formats.score(metrics.get(name)), formats.interval(low, high)]
@@ -148,7 +148,7 @@ def tasks(records: Records, best: ArmScore) -> Table:
     return Table([*header, "items", "too long"], rows)
 
 
-_METRIC = re.compile(rf"(?:{'|'.join(metric.name for metric in METRICS)})(?:_(.+?))?(?:_(?:low|high))?")
+_METRIC = re.compile(rf"(?:{'|'.join(metric.name for metric in AVERAGED)})(?:_(.+?))?(?:_(?:low|high))?")
 
 
 def _tasks_and_parts(metrics: Mapping[str, float]) -> list[tuple[str, str]]:

@@ -42,7 +42,8 @@ def compared_with(scores: Sequence[ArmScore]) -> ArmScore | None:
 def task_metrics(rows: Sequence[Row], objective: Objective) -> dict[str, str]:
     """Maps each task to its metric of the objective's kind; empty where the objective is no metric of a task."""
     kind = objective.metric.rpartition("/")[2]
-    if kind not in {metric.name for metric in METRICS}:
+    has_interval = any(f"metrics.{objective.metric}_low" in row for row in rows)
+    if kind not in {metric.name for metric in METRICS} and not has_interval:
         return {}
     suffix = f"/{kind}"
     names = dict.fromkeys(name for row in rows for name in row if name.startswith("metrics.") and name.endswith(suffix))

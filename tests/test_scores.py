@@ -1,0 +1,189 @@
+"""Each score that a task gives its items is a metric with its interval; what could not be run is in no mean."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+from raycodellm import compare, evaluation
+from raycodellm.evaluation.corpus_metrics import corpus_metrics, jackknife_interval
+from raycodellm.evaluation.item_scores import item_scores
+from raycodellm.evaluation.items_table import items_table
+from raycodellm.evaluation.metrics import task_metrics
+from raycodellm.evaluation.scoring import judge
+from raycodellm.statistics import mean_interval, wilson_interval
+
+
+def item(number: int, task: str = "code", **columns: object) -> dict:
+    row = {"task": task, "item": number, "doc_hash": str(number), "chance": 0.0, "too_long": False, "attributes": "{}"}
+    return row | columns
+
+
+def test_each_score_of_the_items_is_a_metric_with_its_interval():
+    rows = [item(0, scores={"pass@1": 1.0, "f1": 0.5}), item(1, scores={"pass@1": 0.0, "f1": 0.7})]
+    found = task_metrics("code", rows)
+    assert (found["code/pass@1"], found["code/f1"]) == (0.5, pytest.approx(0.6))
+    assert (found["code/pass@1_low"], found["code/pass@1_high"]) == wilson_interval(1, 2)
+    assert found["code/f1_high"] == mean_interval([0.5, 0.7]).high
+    assert "code/pass@1_items" not in found, "every item has one"
+
+
+def test_a_score_that_only_some_items_have_is_the_mean_over_these():
+    rows = [item(0, scores={"acc_moved": 1.0}), item(1, scores={}), item(2, scores={"acc_moved": 0.0})]
+    found = task_metrics("code", rows)
+    assert (found["code/acc_moved"], found["code/acc_moved_items"], found["code/items"]) == (0.5, 2.0, 3.0)
+
+
+def test_an_item_that_was_not_run_is_counted_and_in_no_mean():
+    rows = [
+        item(0, **item_scores({"pass@1": 1.0}, {}), bits_per_byte=1.0, num_bytes=2),
+        item(1, **item_scores({"pass@1": 0.0, "not_run": True}, {}), bits_per_byte=9.0, num_bytes=2),
+        item(2, too_long=True),
+    ]
+    judge(rows)
+    found = task_metrics("code", rows)
+    assert (found["code/items"], found["code/not_run"], found["code/too_long"]) == (1.0, 1.0, 1.0)
+    assert found["code/pass@1"] == found["code/acc"] == found["code/bpb"] == 1.0
+    assert [row.get("correct") for row in rows] == [True, None, None]
+    table = items_table(rows, {"code": ["code"]})
+    for name in ("code/pass@1", "code/acc", "code/bpb", "mean/acc"):
+        assert [len(sample) for sample in evaluation.samples(table, name)] == [1], name
+
+
+def test_a_task_of_which_nothing_could_be_run_has_no_score():
+    rows = [item(0, **item_scores({"not_run": 1}, {}))]
+    judge(rows)
+    assert task_metrics("code", rows) == {"code/items": 0.0, "code/too_long": 0.0, "code/not_run": 1.0}
+
+
+def test_accuracy_over_clean_items_leaves_out_those_of_the_training_data():
+    rows = [item(n, correct=n < 3, contaminated=n < 2) for n in range(4)]
+    found = task_metrics("code", rows)
+    assert (found["code/contaminated"], found["code/acc"], found["code/acc_clean"]) == (2.0, 0.75, 0.5)
+    assert "code/contaminated" not in task_metrics("code", [item(0, correct=True)]), "not looked for"
+    (sample,) = evaluation.samples(items_table(rows, {"code": ["code"]}), "code/acc_clean")
+    assert sample == {("code", 2): 1.0, ("code", 3): 0.0}
+
+
+def test_samples_of_an_own_score_and_of_a_part_are_those_that_the_metric_is_the_mean_of():
+    easy, hard = (json.dumps({"part": part}) for part in ("easy", ["hard", "very_hard"]))
+    rows = [
+        item(0, scores={"f1": 0.5}, attributes=easy, correct=True),
+        item(1, scores={"f1": 1.0}, attributes=hard, correct=False),
+        item(0, task="other", scores={"f1": 0.0}, attributes=hard),
+    ]
+    table = items_table(rows, {"both": ["code", "other"]})
+    metrics = task_metrics("both", rows)
+    for name, size in (("both/f1", 3), ("both/f1_hard", 2), ("both/f1_very_hard", 2), ("both/acc_easy", 1)):
+        (sample,) = evaluation.samples(table, name)
+        assert len(sample) == size and np.mean([*sample.values()]) == pytest.approx(metrics[name]), name
+    assert evaluation.samples(table, "code/f1") == [{("code", 0): 0.5, ("code", 1): 1.0}]
+    for none in ("both/f1_low", "both/f2", "both/acc_unknown", "mean/f1"):
+        assert evaluation.samples(table, none) == [], none
+
+
+def test_pairs_compare_every_score_and_the_accuracy_of_every_part():
+    part = json.dumps({"part": "3_steps"})
+    tables = [
+        items_table([item(n, scores={"em": 0.25 * (n + more)}, correct=True, attributes=part) for n in range(3)], {})
+        for more in (0, 1)
+    ]
+    named = [one.replace_schema_metadata(None) for one in tables]
+    lines = compare.differences(*named)
+    assert lines == [
+        "code/acc: +0.0000 [+0.0000, +0.0000]",
+        "code/em: +0.2500 [+0.2500, +0.2500]",
+        "code/acc_3_steps: +0.0000 [+0.0000, +0.0000]",
+    ]
+
+
+def test_tables_of_older_versions_are_read():
+    new = items_table([item(0, correct=True, bits_per_byte=2.0), item(1, correct=False, bits_per_byte=1.0)], {})
+    old = new.drop_columns(["num_bytes", "not_run", "contaminated", "scores", "corpus_scores"])
+    old = old.replace_schema_metadata(None)
+    assert evaluation.samples(old, "code/acc") == [{("code", 0): 1.0, ("code", 1): 0.0}]
+    assert [len(one) for one in evaluation.samples(old, "mean/bpb")] == [2]
+    assert evaluation.samples(old, "code/bpb_corpus") == evaluation.samples(old, "code/pass@1") == []
+    assert compare.differences(old, new.replace_schema_metadata(None))[0].startswith("code/acc: +0.0000")
+
+
+def test_bits_per_byte_of_all_items_are_their_bits_over_their_bytes():
+    bits, num_bytes = np.array([10.0, 4.0, 30.0, 7.0]), np.array([5, 4, 10, 7])
+    rows = [
+        item(n, bits_per_byte=one / size, num_bytes=int(size))
+        for n, (one, size) in enumerate(zip(bits, num_bytes, strict=True))
+    ]
+    found = task_metrics("code", rows)
+    ratio = bits.sum() / num_bytes.sum()
+    assert found["code/bpb_corpus"] == pytest.approx(ratio)
+    assert found["code/bpb"] == pytest.approx((bits / num_bytes).mean()) != ratio
+    # The linearised error of a ratio estimate (Cochran 1977, equation 2.46), with Student's t of 3 degrees.
+    error = math.sqrt(((bits - ratio * num_bytes) ** 2).sum() / 3 / 4) / num_bytes.mean()
+    assert found["code/bpb_corpus_high"] - ratio == pytest.approx(3.1824 * error, rel=1e-3)
+    (sample,) = evaluation.samples(items_table(rows, {}), "code/bpb_corpus")
+    assert np.mean([*sample.values()]) == pytest.approx(ratio)
+
+
+def test_the_tables_columns_survive_a_file(tmp_path):
+    import pyarrow.parquet as pq
+
+    rows = [item(0, scores={"pass@1": 1.0}, not_run=False, contaminated=None, num_bytes=3)]
+    pq.write_table(items_table(rows, {"code": ["code"]}), tmp_path / "items.parquet")
+    (row,) = pq.read_table(tmp_path / "items.parquet").to_pylist()
+    assert dict(row["scores"]) == {"pass@1": 1.0}
+    assert (row["not_run"], row["contaminated"], row["num_bytes"]) == (False, None, 3)
+    assert task_metrics("code", [row])["code/pass@1"] == 1.0
+
+
+# ------------------------------------------------------------------------------------------- aggregations of a corpus
+
+
+def test_a_tasks_own_aggregation_is_a_metric_and_its_inputs_are_no_scores():
+    from lm_eval.api import metrics as theirs
+
+    chance = np.random.default_rng(0)
+    pairs = [(int(gold), np.int64(gold if chance.random() < 0.8 else 1 - gold)) for gold in chance.integers(0, 2, 100)]
+    logs = chance.normal(-2, 0.3, 100)
+    aggregations = {"mcc": theirs.matthews_corrcoef, "perplexity": theirs.perplexity, "acc": theirs.mean}
+    rows = [
+        item(n, **item_scores({"acc": 1, "mcc": pair, "perplexity": log, "nothing": math.nan}, aggregations))
+        for n, (pair, log) in enumerate(zip(pairs, logs, strict=True))
+    ]
+    assert rows[0]["scores"] == {"acc": 1.0}
+    found = corpus_metrics("code", aggregations, pa.Table.from_pylist(rows).to_pylist())
+    assert found["code/mcc"] == pytest.approx(theirs.matthews_corrcoef(pairs))
+    assert found["code/perplexity"] == pytest.approx(math.exp(-logs.mean()))
+    half = found["code/perplexity_high"] - found["code/perplexity"]
+    by_delta = 2.093 * found["code/perplexity"] * logs.std(ddof=1) / 10
+    assert 0.6 < half / by_delta < 1.5, "the jackknife agrees with the delta method"
+    assert "code/perplexity" not in task_metrics("code", rows) and "code/acc" not in found
+
+
+def test_the_jackknife_of_a_mean_is_right_in_95_of_100_cases():
+    chance = np.random.default_rng(1)
+    hits = 0
+    for _ in range(200):
+        found = jackknife_interval(lambda values: sum(values) / len(values), chance.exponential(1.0, 100).tolist())
+        hits += found.low <= 1.0 <= found.high
+    assert 0.90 < hits / 200 < 0.98
+
+
+def test_too_few_items_and_undefined_aggregates_have_no_interval():
+    assert math.isnan(jackknife_interval(max, [1.0] * 39).low)
+    assert jackknife_interval(lambda values: math.nan, [1.0] * 40) is None
+    assert jackknife_interval(lambda values: {"a": 1}, [1.0] * 40) is None
+    rows = [item(0, **item_scores({"longest": 3.0}, {"longest": max}))]
+    assert corpus_metrics("code", {"longest": max}, rows) == {"code/longest": 3.0}
+
+
+def test_an_aggregation_that_fails_says_which_task_it_is_of():
+    def broken(values):
+        raise ZeroDivisionError("no pairs")
+
+    with pytest.raises(ZeroDivisionError) as failed:
+        corpus_metrics("code", {"odd": broken}, [item(0, **item_scores({"odd": 1.0}, {"odd": broken}))])
+    assert "'odd'" in failed.value.__notes__[0] and "'code'" in failed.value.__notes__[0]
