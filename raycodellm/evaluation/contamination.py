@@ -11,7 +11,7 @@ from typing import Any
 
 import numpy as np
 
-from raycodellm import corpora, stage
+from raycodellm import corpora
 from raycodellm.corpora import ItemRuns
 from raycodellm.files import DamagedFile, Folder, fingerprint
 from raycodellm.records import StageJob, from_json
@@ -53,6 +53,8 @@ def _seen_in_stage(
     folder: Folder, job: StageJob, runs: Mapping[str, ItemRuns], rank: int, world_size: int, gather: Gather
 ) -> dict[str, np.ndarray]:
     """For each task bool[distinct runs]: True where the stage was trained on the run."""
+    from raycodellm import stage  # imports torch, which commands that evaluate nothing do without
+
     names = {task: f"seen-{fingerprint(of_task.hashes.tobytes().hex())}.parquet" for task, of_task in runs.items()}
     kept = {task: _kept(folder, name, runs[task].hashes) for task, name in names.items()} if rank == 0 else None
     known: dict[str, np.ndarray | None] = gather(kept)[0]  # rank 0 decides for all
