@@ -1,0 +1,44 @@
+"""C3 (Sun et al. 2020): questions on Chinese dialogues and texts with two to four choices."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raycodellm.tasks.release_files import Splits, split_of
+
+if TYPE_CHECKING:
+    import datasets
+
+Doc = Mapping[str, Any]
+
+
+def items(dataset: Iterable[Doc]) -> datasets.Dataset:
+    """The items in the columns that the YAML files name."""
+    import datasets
+
+    return datasets.Dataset.from_list([_item(doc) for doc in dataset])
+
+
+def read_release(path: Path) -> Splits:
+    """The questions of an official file such as `m-dev.json`: an array of texts, each its lines, its questions and its
+    name. The questions on dialogues are in another file than those on other texts."""
+    rows = [
+        {"context": lines, "question": asked["question"], "choice": asked["choice"], "answer": asked["answer"]}
+        for lines, questions, _ in json.loads(path.read_text("utf-8"))
+        for asked in questions
+    ]
+    return {split_of(path): rows}
+
+
+def _item(doc: Doc) -> dict[str, Any]:
+    text, question, choices = "\n".join(doc["context"]), doc["question"].strip(), list(doc["choice"])
+    return {
+        "prompt": f"{text}\n问：{question}\n答：",
+        "choices": choices,
+        "gold": choices.index(doc["answer"]),
+        "question": question,
+        "contexts": [f"{text}\n答：{choice}\n这一回答所对应的问题：" for choice in choices],
+    }

@@ -1,0 +1,68 @@
+"""DuReader-robust (Tang et al. 2021): answers to questions on Chinese texts, scored by characters.
+
+Both scores compare normalised texts: in lower case, without white space and punctuation. A token is a Chinese
+character, or a run of letters and digits of another script. `em` is 1 where an answer is equal; `f1` is made from the
+longest run of tokens that prediction and answer share, as the data set's own program does, which is less than the
+number of shared tokens. Each is the greatest over the item's answers.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+import unicodedata
+from collections.abc import Iterable, Mapping, Sequence
+from difflib import SequenceMatcher
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+from raycodellm.tasks.release_files import Splits, split_of
+
+if TYPE_CHECKING:
+    import datasets
+
+_TOKEN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u9fff\uf900-\ufaff]+")
+Doc = Mapping[str, Any]
+
+
+def items(dataset: Iterable[Doc]) -> datasets.Dataset:
+    """The items that have an answer, in the columns that the YAML file names."""
+    import datasets
+
+    return datasets.Dataset.from_list([_item(doc) for doc in dataset if any(doc["answers"]["text"])])
+
+
+def read_release(path: Path) -> Splits:
+    """The questions of an official file such as `dev.json`, which has SQuAD's layout."""
+    rows = []
+    for article in json.loads(path.read_text("utf-8"))["data"]:
+        for paragraph in article["paragraphs"]:
+            for asked in paragraph["qas"]:
+                answers = {"text": [answer["text"] for answer in asked.get("answers", ())]}
+                rows.append({"context": paragraph["context"], "question": asked["question"], "answers": answers})
+    return {split_of(path): rows}
+
+
+def _item(doc: Doc) -> dict[str, Any]:
+    prompt = f"{doc['context'].strip()}\n问题：{doc['question'].strip()}\n文中的回答："
+    return {"prompt": prompt, "answers": list(dict.fromkeys(doc["answers"]["text"]))}
+
+
+def scores(doc: Doc, results: Sequence[str]) -> dict[str, float]:
+    """`em` and `f1` of the written answer."""
+    written = tokens(results[0])
+    answers = [tokens(answer) for answer in doc["answers"]]
+    return {
+        "em": max(float(written == answer) for answer in answers),
+        "f1": max(_f1(written, answer) for answer in answers),
+    }
+
+
+def tokens(text: str) -> list[str]:
+    """The tokens of a text, normalised."""
+    return _TOKEN.findall(unicodedata.normalize("NFKC", text).lower())
+
+
+def _f1(written: Sequence[str], answer: Sequence[str]) -> float:
+    shared = SequenceMatcher(None, written, answer, autojunk=False).find_longest_match().size
+    return 2 * shared / (len(written) + len(answer)) if shared else 0.0
