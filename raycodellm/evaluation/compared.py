@@ -1,9 +1,9 @@
-"""The value of a choice by which the choices of an item are compared."""
+"""The choices of an item: what they are called in the table of items, and the value by which they are compared."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 from raycodellm.evaluation.language_model import TokenPair
 
@@ -26,3 +26,11 @@ def compared(
         (likelihood / max(len(answer), 1), is_greedy)
         for (_, answer), (likelihood, is_greedy) in zip(pairs, likelihoods, strict=True)
     ]
+
+
+def choice_names(task: Task, doc: Any) -> list[str]:
+    """The choices as the table of items shows them: the item's field that `metadata: {choices: …}` names where the
+    choices are prompts, else the choices themselves."""
+    metadata = task.config.metadata
+    field = metadata.get("choices") if isinstance(metadata, Mapping) else None
+    return list(doc[field]) if field is not None else task.doc_to_choice(doc)

@@ -9,7 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation.compared import compared
+from raycodellm.evaluation.compared import choice_names, compared
 from raycodellm.evaluation.isolation import seed_all
 from raycodellm.evaluation.item_scores import item_scores
 from raycodellm.evaluation.language_model import AnswerLM, TokenPair
@@ -132,7 +132,7 @@ def _question(lm: AnswerLM, name: str, task: Task, item: Asked) -> _Question:
 
 def _choice_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
     doc = instances[0].doc
-    choices = task.doc_to_choice(doc)
+    choices = choice_names(task, doc)
     gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     golds = gold if isinstance(gold, list) else [gold]
     right = [choices.index(one) if isinstance(one, str) else one for one in golds]
@@ -228,7 +228,7 @@ def _fill_row(task: Task, question: _Question, likelihoods: list[float], results
     found = task.process_results(doc, results)  # first: it may add to the task's aggregations
     row |= item_scores(found, task.aggregation())
     if task.OUTPUT_TYPE == "multiple_choice":
-        choices = task.doc_to_choice(doc)
+        choices = choice_names(task, doc)
         row["prediction"] = choices[max(range(len(choices)), key=lambda index: results[index][0])]
     elif task.OUTPUT_TYPE == "generate_until":
         row["prediction"] = str(results[0])

@@ -18,7 +18,6 @@ from raycodellm.tasks.release_files import Splits, split_of
 if TYPE_CHECKING:
     import datasets
 
-NUM_TASKS = 20
 Doc = Mapping[str, Any]
 
 
@@ -67,7 +66,5 @@ def items(dataset: Iterable[Doc], number: int) -> datasets.Dataset:
     )
 
 
-(
-    *(qa1, qa2, qa3, qa4, qa5, qa6, qa7, qa8, qa9, qa10),
-    *(qa11, qa12, qa13, qa14, qa15, qa16, qa17, qa18, qa19, qa20),
-) = (partial(items, number=number) for number in range(1, NUM_TASKS + 1))
+qa1, qa2, qa3, qa4, qa5, qa6, qa7, qa8, qa9, qa10 = (partial(items, number=number) for number in range(1, 11))
+qa11, qa12, qa13, qa14, qa15, qa16, qa17, qa18, qa19, qa20 = (partial(items, number=number) for number in range(11, 21))
