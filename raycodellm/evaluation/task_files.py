@@ -94,14 +94,14 @@ def _functions(node: Any) -> Iterator[str]:
 
 
 def _module_files(function: str, folder: Path) -> Iterator[Path]:
-    """The file of the module of `module.name`, and the files beside it that it imports. As in lm-eval, a module beside
-    the YAML file comes before an installed one."""
+    """The file of the module of `module.name`, and what it imports of the files beside it and of this package's tasks.
+    As in lm-eval, a module beside the YAML file comes before an installed one."""
     module = function.rpartition(".")[0]
     waiting, found = [module], set()
     while waiting:
         name = waiting.pop()
         path: Path | None = folder / f"{name.replace('.', '/')}.py"
-        if name == module and path is not None and not path.is_file():
+        if path is not None and not path.is_file() and (name == module or name.startswith("raycodellm.tasks.")):
             path = _installed(name)
         if path is None or not path.is_file() or path in found:
             continue
