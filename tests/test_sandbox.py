@@ -80,6 +80,8 @@ def test_a_test_may_use_what_the_prompt_defines_objects_of_the_programs_and_the_
     test = "root = Node(1)\nroot.left = 7\nassert work(root) == [1, 7] and root.left == 7"
     assert judge(strongest, tree, test).result == PASSED
     assert judge(strongest, "def work(n): yield from range(n)", "assert list(work(3)) == [0, 1, 2]").result == PASSED
+    match = "import re\ndef work(text): return re.search('b', text)"
+    assert judge(strongest, match, "assert work('abc') and not work('xyz')").result == PASSED
 
     asks = (
         "try:\n    work()\nexcept ValueError as error:\n    assert 'bad' in str(error)\nelse:\n    raise AssertionError"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from raycodellm.config.field_types import Frozen, Whole
 
@@ -33,6 +33,11 @@ class Evaluation(Frozen):
     rationale: Literal["none", "oracle", "generated"] = "none"
     """The rationale in the prompts of a suite's tasks that have one: none, the data set's own (`oracle`), or one that
     the model writes before its choices are scored (`generated`)."""
+    samples: Annotated[Whole, Field(ge=1)] = 1
+    """Programs that the model writes for each item of a task that runs code: with 1 the task gives `pass@1`, with n
+    also `pass@n`, and `pass@10` and `pass@100` as far as n allows."""
+    temperature: Annotated[float, Field(ge=0)] | None = None
+    """Temperature of these programs; 0 is greedy decoding. Left out: 0 for one sample, 0.8 for several."""
     batch_size: Annotated[Whole, Field(ge=1)] = 32
     """Sequences (a question with one of its answers) per forward pass."""
 
@@ -43,6 +48,14 @@ class Evaluation(Frozen):
         if repeated:
             raise ValueError(f"names {', '.join(repeated)} twice; name each once")
         return names
+
+    @field_validator("temperature")
+    @classmethod
+    def _draws_several(cls, temperature: float | None, info: ValidationInfo) -> float | None:
+        samples = info.data.get("samples", 1)
+        if temperature == 0 and samples > 1:
+            raise ValueError(f"the {samples} samples of greedy decoding are all the same; use 0.8, or samples: 1")
+        return temperature
 
     @model_validator(mode="after")
     def _needs_a_task(self) -> Evaluation:

@@ -13,6 +13,7 @@ from pathlib import Path
 from typing import Any
 
 from raycodellm.config import Evaluation
+from raycodellm.evaluation.code_sampling import Sampling
 from raycodellm.evaluation.composition import EvaluationResult, compose
 from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.language_model import load_model, model_files
@@ -84,7 +85,7 @@ def _scorer(
 ) -> Iterator[TaskScorer]:
     """Loads the model and the tasks, for all tasks at once."""
     with quiet(), own_randomness(), model_files(model_folder) as files:
-        loaded = load_tasks(tuple(tasks), settings.few_shot, Places.of(settings))
+        loaded = load_tasks(tuple(tasks), settings.few_shot, Places.of(settings), Sampling.of(settings))
         lm = load_model(files, settings.batch_size, device)
         yield TaskScorer(lm, loaded, settings, workers, listener)
 

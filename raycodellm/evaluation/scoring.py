@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Evaluation, UserError
+from raycodellm.evaluation.code_answers import answer_of
 from raycodellm.evaluation.compared import choice_names, compared
 from raycodellm.evaluation.isolation import seed_all
 from raycodellm.evaluation.item_scores import item_scores
@@ -231,7 +232,8 @@ def _fill_row(task: Task, question: _Question, likelihoods: list[float], results
         choices = choice_names(task, doc)
         row["prediction"] = choices[max(range(len(choices)), key=lambda index: results[index][0])]
     elif task.OUTPUT_TYPE == "generate_until":
-        row["prediction"] = str(results[0])
+        row["prediction"], verdict = answer_of(results[0])
+        row["attributes"] = json.dumps(json.loads(row["attributes"]) | verdict)
     elif task.OUTPUT_TYPE == "loglikelihood_rolling":
         likelihoods, question.right = [results[0]], [0]
     row["not_finite"] = next((str(value) for value in likelihoods if not math.isfinite(value)), None)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raycodellm.config import UserError
+from raycodellm.evaluation.code_sampling import GREEDY, Sampling, set_sampling
 from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.task_index import task_manager
 from raycodellm.evaluation.task_names import NOWHERE, Places, TaskNames
@@ -56,20 +57,23 @@ class LoadedTasks:
         return {name: task for tasks in self.of.values() for name, task in tasks.items()}
 
 
-_LOADED: dict[tuple[str, int, int, Places], dict[str, Task]] = {}
+_LOADED: dict[tuple[str, int, int, Places, Sampling], dict[str, Task]] = {}
 """The tasks that this process has loaded, for its next evaluations; a file's by the time of its last change."""
 
 
-def load_tasks(names: tuple[str, ...], few_shot: int, places: Places = NOWHERE) -> LoadedTasks:
+def load_tasks(
+    names: tuple[str, ...], few_shot: int, places: Places = NOWHERE, sampling: Sampling = GREEDY
+) -> LoadedTasks:
     """Loads the tasks with their data, and keeps them for the next evaluation in this process. `few_shot`: examples per
-    prompt. Raises UserError for a task that does not exist, cannot be loaded, or cannot be evaluated here."""
+    prompt. `sampling`: of tasks that run code. Raises UserError for a task that does not exist, cannot be loaded, or
+    cannot be evaluated here."""
     check_tasks(names, places)
-    keys = {name: (name, _changed_at(name), few_shot, places) for name in names}
+    keys = {name: (name, _changed_at(name), few_shot, places, sampling) for name in names}
     missing = [name for name, key in keys.items() if key not in _LOADED]
     if missing:
         manager = task_manager(tuple(name for name in missing if not is_path(name)), places.include)
         for name in missing:
-            _LOADED[keys[name]] = _load(name, few_shot, manager)
+            _LOADED[keys[name]] = _load(name, few_shot, sampling, manager)
     return LoadedTasks({name: _LOADED[key] for name, key in keys.items()})
 
 
@@ -77,7 +81,7 @@ def _changed_at(name: str) -> int:
     return Path(name).expanduser().stat().st_mtime_ns if is_path(name) else 0
 
 
-def _load(name: str, few_shot: int, manager: TaskManager) -> dict[str, Task]:
+def _load(name: str, few_shot: int, sampling: Sampling, manager: TaskManager) -> dict[str, Task]:
     try:
         found = manager.load([name])["tasks"]
     except Exception as error:
@@ -94,12 +98,16 @@ def _load(name: str, few_shot: int, manager: TaskManager) -> dict[str, Task]:
         # As in lm-eval: a task whose file asks for no examples gets none.
         if task.get_config("num_fewshot") != 0:
             task.set_config("num_fewshot", few_shot)
+        set_sampling(task, sampling)
     return found
 
 
 def _check_supported(name: str, task: Task) -> None:
     if getattr(task, "UNSAFE_CODE", False):
-        raise UserError(f"evaluation.tasks: {name!r} runs code that the model wrote, which only the sandbox may do")
+        raise UserError(
+            f"evaluation.tasks: {name!r} runs code that the model wrote outside a sandbox; humaneval, mbpp and "
+            "mbpp_sanitized of this package run it inside"
+        )
     if getattr(task, "MULTIMODAL", False):
         raise UserError(f"evaluation.tasks: {name!r} shows pictures or sound; only tasks of text can be evaluated")
     if task.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until"):

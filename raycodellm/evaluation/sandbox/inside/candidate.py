@@ -69,6 +69,9 @@ class _Served:
     def _set(self, request: dict[str, Any]) -> None:
         setattr(self._target(request), request["attribute"], self._value(request["value"]))
 
+    def _truth(self, request: dict[str, Any]) -> bool:
+        return bool(self._target(request))
+
     def _items(self, request: dict[str, Any]) -> list[Any]:
         items: Iterator[Any] = iter(self._target(request))
         return list(islice(items, MOST_VALUES))

@@ -141,7 +141,8 @@ class _StandIn:
     """Stands in for an object of the model's process: a function, a class, or a value of no built-in type.
 
     It can be called, iterated, and asked for attributes, each of which gives built-in values or other stand-ins. It
-    equals itself alone, and is neither true nor false.
+    equals itself alone. Whether it is true, as a match of `re.search` is, the program says: it could as well have
+    returned True or False.
     """
 
     __slots__ = ("_channel", "_target")
@@ -167,7 +168,7 @@ class _StandIn:
         return iter(self._channel.ask("items", target=self._target))
 
     def __bool__(self) -> bool:
-        raise CandidateFailed("the program gave an object where the test asks for a truth value")
+        return self._channel.ask("truth", target=self._target) is True
 
 
 def _sent(value: Any) -> Any:

@@ -1,0 +1,94 @@
+"""Judges programs that a model wrote by their tasks' tests, in the sandbox, some at once.
+
+A program may compute ten times as long as the task's own solution, and two seconds at least, so that a slow machine
+changes no verdict. Few programs need more than that least time, so the own solution of a task runs only where a program
+failed: a task whose own solution fails here as well says nothing about the program.
+"""
+
+from __future__ import annotations
+
+import functools
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+from raycodellm.evaluation import sandbox
+from raycodellm.evaluation.sandbox import (
+    FAILED,
+    NOT_RUN,
+    PASSED,
+    Isolation,
+    Limits,
+    Program,
+    SandboxUnavailable,
+    Verdict,
+)
+
+FIRST_LIMITS = Limits(cpu_seconds=2)
+"""Limits of a program's first run: the least that `sandbox.limits_for` gives."""
+
+
+@dataclass(frozen=True)
+class Attempt:
+    """A program that a model wrote for a task, and the task's own solution."""
+
+    program: Program
+    reference: Program
+
+
+def verdicts(attempts: Sequence[Attempt], at_once: int) -> list[Verdict]:
+    """The verdict on each attempt, `at_once` of them at a time; equal attempts are run once. Where no sandbox works,
+    each is `not_run` with the reason."""
+    try:
+        isolation = sandbox.find_isolation()
+    except SandboxUnavailable as error:
+        return [Verdict(NOT_RUN, str(error))] * len(attempts)
+    with ThreadPoolExecutor(max(1, at_once)) as pool:
+        found = _verdicts(dict.fromkeys(attempts), functools.partial(_run_all, pool, isolation))
+    return [found[attempt] for attempt in attempts]
+
+
+Runs = Mapping[Program, Limits]
+
+
+def _verdicts(attempts: Iterable[Attempt], run_all: Callable[[Runs], dict[Program, Verdict]]) -> dict[Attempt, Verdict]:
+    """The rule: see the top of this file. `run_all` runs each program within its limits."""
+    attempts = list(attempts)
+    first = run_all({attempt.program: FIRST_LIMITS for attempt in attempts})
+    failed = [attempt for attempt in attempts if first[attempt.program].result == FAILED]
+    references = run_all({attempt.reference: Limits() for attempt in failed})
+    allowed = {
+        attempt: sandbox.limits_for(references[attempt.reference])
+        for attempt in failed
+        if references[attempt.reference].result == PASSED
+    }
+    longer = {attempt.program: limits for attempt, limits in allowed.items() if limits != FIRST_LIMITS}
+    again = run_all({program: limits for program, limits in longer.items() if _ran_out(first[program])})
+    found = {attempt: again.get(attempt.program, first[attempt.program]) for attempt in attempts}
+    for attempt in failed:
+        if attempt not in allowed:
+            why = references[attempt.reference].why
+            found[attempt] = Verdict(NOT_RUN, f"the task's own solution does not pass here: {why}")
+    return found
+
+
+def _ran_out(verdict: Verdict) -> bool:
+    """True if the program used up the computing time or the elapsed time of its first run."""
+    return (
+        verdict.cpu_seconds > FIRST_LIMITS.cpu_seconds - 0.5 or verdict.wall_seconds > FIRST_LIMITS.wall_seconds - 0.5
+    )
+
+
+def _run_all(pool: ThreadPoolExecutor, isolation: Isolation, runs: Runs) -> dict[Program, Verdict]:
+    found = pool.map(lambda program: _run(program, isolation, runs[program]), runs)
+    return dict(zip(runs, found, strict=True))
+
+
+def _run(program: Program, isolation: Isolation, limits: Limits) -> Verdict:
+    # The tasks' own solutions, which run with these limits alone, come again with each block and each model.
+    return _run_once(program, isolation) if limits == Limits() else sandbox.run(program, isolation, limits)
+
+
+@functools.lru_cache(maxsize=4096)
+def _run_once(program: Program, isolation: Isolation) -> Verdict:
+    return sandbox.run(program, isolation)

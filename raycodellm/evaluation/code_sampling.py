@@ -1,0 +1,51 @@
+"""How many programs a model writes for each task that runs code, and how they are drawn."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import TYPE_CHECKING, NamedTuple
+
+from raycodellm.config import Evaluation
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+
+TOP_P = 0.95
+"""Nucleus of the sampled tokens, as in Chen et al. (2021)."""
+USUAL_TEMPERATURE = 0.8
+"""Temperature of several samples where the settings name none: that of Chen et al. (2021) for pass@100."""
+
+
+class Sampling(NamedTuple):
+    """The programs per item of a task that runs code."""
+
+    samples: int = 1
+    temperature: float = 0.0
+    """0 for greedy decoding."""
+
+    @classmethod
+    def of(cls, settings: Evaluation) -> Sampling:
+        usual = USUAL_TEMPERATURE if settings.samples > 1 else 0.0
+        return cls(settings.samples, usual if settings.temperature is None else settings.temperature)
+
+
+GREEDY = Sampling()
+
+
+def runs_code(task: Task) -> bool:
+    """True if the task's file says that it runs the model's code in the sandbox."""
+    metadata = task.config.metadata
+    return isinstance(metadata, Mapping) and metadata.get("runs_code") is True
+
+
+def set_sampling(task: Task, sampling: Sampling) -> None:
+    """Lets a task that runs code ask for that many programs per item. The greedy default leaves a task as its file
+    has it."""
+    if runs_code(task) and sampling != GREEDY:
+        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": TOP_P}
+        greedy = {"do_sample": False}
+        task.config.generation_kwargs = {
+            **task.config.generation_kwargs,
+            **(drawn if sampling.temperature > 0 else greedy),
+        }
+        task.set_config("repeats", sampling.samples)
