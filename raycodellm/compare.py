@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -42,7 +42,8 @@ def run(
     lines = [line for model in models for line in _scores(model, results[model].metrics)]
     for base, other in wanted:
         lines.append(f"{other} against {base}, over the same items (95 % intervals over items, which cover no seeds):")
-        lines += [f"  {line}" for line in differences(results[base].items, results[other].items)]
+        averages = evaluation.asked_averages(settings)
+        lines += [f"  {line}" for line in differences(results[base].items, results[other].items, averages)]
     return "\n".join(lines)
 
 
@@ -61,21 +62,20 @@ def _pair(pair: str, models: Sequence[str]) -> tuple[str, str]:
     raise UserError(f"--pairs {pair}: is not BASE=OTHER, two of the models given; they are {', '.join(models)}")
 
 
-def differences(base: pa.Table, other: pa.Table) -> list[str]:
-    """One line per metric of each named task or group, of their parts' accuracy, and of the mean over tasks: the
-    difference with its interval."""
+def differences(base: pa.Table, other: pa.Table, averages: Mapping[str, Sequence[str]] | None = None) -> list[str]:
+    """One line per metric of each named task or group, of their parts' accuracy, of the mean over tasks, and of the
+    suites' `averages`: the difference with its interval."""
     names = [*evaluation.named_tasks(base)]
-    both = evaluation.Items(base), evaluation.Items(other)
+    both = evaluation.Items(base, averages), evaluation.Items(other, averages)
     metrics = dict.fromkeys(name for items in both for name in items.metric_names())
+    tasks = [*names, evaluation.MEAN] if len(names) > 1 else names
     lines = []
-    for task in [*names, evaluation.MEAN] if len(names) > 1 else names:
-        for metric in metrics:
-            name = f"{task}/{metric}"
-            before, after = (items.samples(name) for items in both)
-            if before or after:  # a task that is scored by likelihood alone has no accuracy
-                found = statistics.paired_difference(before, after)
-                no_items = "no items that both models were scored on"
-                lines.append(f"{name}: {'{:+.4f} [{:+.4f}, {:+.4f}]'.format(*found) if found else no_items}")
+    for name in [*(f"{task}/{metric}" for task in tasks for metric in metrics), *(averages or ())]:
+        before, after = (items.samples(name) for items in both)
+        if before or after:  # a task that is scored by likelihood alone has no accuracy
+            found = statistics.paired_difference(before, after)
+            no_items = "no items that both models were scored on"
+            lines.append(f"{name}: {'{:+.4f} [{:+.4f}, {:+.4f}]'.format(*found) if found else no_items}")
     return lines
 
 

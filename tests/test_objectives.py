@@ -66,18 +66,18 @@ def few_tasks(monkeypatch: pytest.MonkeyPatch, tmp_path_factory: pytest.TempPath
 )
 def test_an_objective_is_a_score_that_its_tasks_give(metric: str, tasks: tuple[str, ...], given: bool) -> None:
     if given:
-        objectives.check_objective(Objective(metric=metric, mode="min"), tasks, task_names.TaskNames())
+        objectives.check_objective(Objective(metric=metric, mode="min"), tasks, task_names.TaskNames(), {})
         return
     with pytest.raises(UserError, match=r"search\.objective\.metric.*use for example .*mean/bpb"):
-        objectives.check_objective(Objective(metric=metric, mode="min"), tasks, task_names.TaskNames())
+        objectives.check_objective(Objective(metric=metric, mode="min"), tasks, task_names.TaskNames(), {})
 
 
 def test_a_task_file_is_known_by_what_it_calls_itself(tmp_path) -> None:
     path = tmp_path / "mine.yaml"
     path.write_text("task: mine\ndoc_to_text: !function a.b\n")
-    objectives.check_objective(Objective(metric="mine/acc_hard", mode="max"), (str(path),), task_names.TaskNames())
+    objectives.check_objective(Objective(metric="mine/acc_hard", mode="max"), (str(path),), task_names.TaskNames(), {})
     with pytest.raises(UserError, match="other/acc"):
-        objectives.check_objective(Objective(metric="other/acc", mode="max"), (str(path),), task_names.TaskNames())
+        objectives.check_objective(Objective(metric="other/acc", mode="max"), (str(path),), task_names.TaskNames(), {})
 
 
 @pytest.mark.parametrize(
@@ -95,10 +95,10 @@ def test_a_score_of_the_metric_list_is_an_objective(tmp_path, listed: str, metri
     path.write_text(f"task: mine\n{listed}")
     objective = Objective(metric=f"mine/{metric}", mode="max")
     if given:
-        objectives.check_objective(objective, (str(path),), task_names.TaskNames())
+        objectives.check_objective(objective, (str(path),), task_names.TaskNames(), {})
         return
     with pytest.raises(UserError, match=f"mine/{metric}"):
-        objectives.check_objective(objective, (str(path),), task_names.TaskNames())
+        objectives.check_objective(objective, (str(path),), task_names.TaskNames(), {})
 
 
 @pytest.mark.slow

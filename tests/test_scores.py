@@ -10,11 +10,15 @@ import pyarrow as pa
 import pytest
 
 from raycodellm import compare, evaluation
+from raycodellm.config import Objective, UserError
+from raycodellm.evaluation import objectives
+from raycodellm.evaluation.averages import average_metrics
 from raycodellm.evaluation.corpus_metrics import corpus_metrics, jackknife_interval
 from raycodellm.evaluation.item_scores import item_scores
 from raycodellm.evaluation.items_table import items_table
 from raycodellm.evaluation.metrics import task_metrics
 from raycodellm.evaluation.scoring import judge
+from raycodellm.evaluation.task_names import TaskNames
 from raycodellm.statistics import mean_interval, wilson_interval
 
 
@@ -187,3 +191,57 @@ def test_an_aggregation_that_fails_says_which_task_it_is_of():
     with pytest.raises(ZeroDivisionError) as failed:
         corpus_metrics("code", {"odd": broken}, [item(0, **item_scores({"odd": 1.0}, {"odd": broken}))])
     assert "'odd'" in failed.value.__notes__[0] and "'code'" in failed.value.__notes__[0]
+
+
+# --------------------------------------------------------------------------------------------------- suites' averages
+
+
+AVERAGES = {"reasoning/acc": ("one", "two"), "knowledge/em": ("one", "two"), "code/bleu": ("one", "two")}
+
+
+def two_tasks() -> tuple[dict[str, float], pa.Table]:
+    rows = [item(n, task="one", correct=n < 3, scores={"exact_match": n / 4}, chance=0.25) for n in range(4)]
+    rows += [item(n, task="two", correct=n < 1, scores={"em": 1.0}, chance=0.5) for n in range(2)]
+    metrics = task_metrics("one", rows[:4]) | task_metrics("two", rows[4:])
+    return metrics, items_table(rows, {"one": ["one"], "two": ["two"]})
+
+
+def test_an_average_of_a_suite_is_the_unweighted_mean_of_its_tasks_with_an_interval():
+    metrics, table = two_tasks()
+    known = evaluation.Items(table, AVERAGES)
+    found = average_metrics(AVERAGES, metrics, known.samples)
+    assert (found["reasoning/acc"], found["reasoning/chance"]) == ((0.75 + 0.5) / 2, 0.375)
+    halves = [metrics[f"{task}/acc"] - metrics[f"{task}/acc_low"] for task in ("one", "two")]
+    assert found["reasoning/acc"] - found["reasoning/acc_low"] == pytest.approx(math.hypot(*halves) / 2)
+    assert found["knowledge/em"] == (0.375 + 1.0) / 2, "lm-eval calls it exact_match"
+    assert "code/bleu" not in found and "knowledge/chance" not in found
+    samples = known.samples("reasoning/acc")
+    assert [len(sample) for sample in samples] == [4, 2] and evaluation.samples(table, "reasoning/acc") == []
+    lines = compare.differences(table, table, AVERAGES)
+    assert "reasoning/acc: +0.0000 [+0.0000, +0.0000]" in lines
+    assert not any(line.startswith("code/bleu") for line in lines)
+
+
+def test_an_average_of_aggregates_without_intervals_has_none():
+    assert average_metrics(AVERAGES, {"one/bleu": 3.0, "two/bleu": 5.0}, lambda name: []) == {"code/bleu": 4.0}
+
+
+def test_an_average_that_lacks_a_task_has_no_value_but_a_reason():
+    metrics = task_metrics("one", [item(0, task="one", correct=True)])
+    metrics |= task_metrics("two", [item(0, task="two", not_run=True)])
+    averages = {**AVERAGES, "reasoning/f1": ("one", "three")}
+    assert average_metrics(averages, metrics, lambda name: []) == {}
+    assert evaluation.missing_averages(averages, metrics) == {
+        "reasoning/acc": "no item of two was scored (1 not run, 0 too long)",
+        "knowledge/em": "one has no score 'em'; no item of two was scored (1 not run, 0 too long)",
+        "code/bleu": "one has no score 'bleu'; no item of two was scored (1 not run, 0 too long)",
+        "reasoning/f1": "one has no score 'f1'; three was not evaluated",
+    }
+
+
+def test_the_average_of_a_suite_is_an_objective():
+    for metric in ("reasoning/acc", "reasoning/acc_low"):
+        objective = Objective(metric=metric, mode="max")
+        objectives.check_objective(objective, ("boxes",), TaskNames(), {"reasoning/acc": ("boxes",)})
+        with pytest.raises(UserError, match=r"'reasoning/acc.*use for example boxes/bpb"):
+            objectives.check_objective(objective, ("boxes",), TaskNames(), {})

@@ -1,5 +1,6 @@
 """Scores models on reasoning tasks through lm-eval, with a row for every item. The only door to `lm_eval`."""
 
+from raycodellm.evaluation.averages import missing_averages
 from raycodellm.evaluation.composition import EvaluationResult, compose, composed_items
 from raycodellm.evaluation.contamination import contaminated_items
 from raycodellm.evaluation.item_text import evaluated_tasks, item_texts, items_of_sweep
@@ -47,6 +48,7 @@ __all__ = [
     "lm_eval_version",
     "load_tasks",
     "local_files",
+    "missing_averages",
     "named_tasks",
     "preload",
     "samples",

@@ -4,15 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
-from functools import partial
 
 import pyarrow as pa
 import pyarrow.compute as pc
 
 from raycodellm.config import Evaluation
-from raycodellm.evaluation.items_table import ITEMS_SCHEMA, joined, named_tasks, samples
+from raycodellm.evaluation.averages import average_metrics
+from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, joined, named_tasks
 from raycodellm.evaluation.metrics import mean_metrics, task_metrics
 from raycodellm.evaluation.results import TaskResult
+from raycodellm.evaluation.suites import asked_averages
 from raycodellm.evaluation.task_loading import is_path
 
 
@@ -25,7 +26,8 @@ class EvaluationResult:
     items (`exact_match`, `pass@1` …) or makes of all of them (`bleu` …); `/chance`, `/items` (scored), `/too_long` and
     `/not_run` (left out); for each part of a task `/acc_<part>` and so on; and `mean/acc`, `mean/bpb`, `mean/chance`,
     unweighted means over the named tasks, in which a group counts as one task of all its members' items. A task without
-    right and wrong answers has no `acc`."""
+    right and wrong answers has no `acc`. Averages of the asked suites, such as `reasoning/acc`, where all their tasks
+    have the score."""
     items: pa.Table = field(default_factory=ITEMS_SCHEMA.empty_table)
     """One row per item, in the order of the tasks and of their items; see `items_table.ITEMS_SCHEMA`."""
     seconds: float = 0.0
@@ -46,7 +48,10 @@ def compose(
     for name, members in named.items():
         if members != (name,):
             metrics |= task_metrics(name, items.filter(pc.field("task").isin(members)).to_pylist())
-    metrics |= mean_metrics(named, metrics, partial(samples, items))
+    averages = asked_averages(settings)
+    samples = Items(items, averages).samples
+    metrics |= mean_metrics(named, metrics, samples)
+    metrics |= average_metrics(averages, metrics, samples)
     return EvaluationResult(metrics, items, sum(result.seconds for result in found))
 
 

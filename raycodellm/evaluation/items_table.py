@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pyarrow as pa
 
+from raycodellm.evaluation.averages import Averages, members
 from raycodellm.evaluation.metrics import (
     AVERAGED,
     BY_NAME,
@@ -77,8 +78,9 @@ _Values = tuple[np.ndarray, np.ndarray, np.ndarray]
 class Items:
     """A table of items, sorted by task once for all metrics of a kind."""
 
-    def __init__(self, table: pa.Table) -> None:
-        self._table = table
+    def __init__(self, table: pa.Table, averages: Averages | None = None) -> None:
+        """`averages`: those of the suites, whose samples are asked for as well."""
+        self._table, self._averages = table, averages or {}
         self._named = named_tasks(table)
         self._by_task: dict[str, dict[str, _Values]] = {}
         """Maps the metric's name, with a part's, to the values of each task."""
@@ -87,9 +89,12 @@ class Items:
     def samples(self, metric: str) -> list[Sample]:
         """The items' values, by (task, item number), of which `metric` is the unweighted mean of the samples' means.
 
-        `mean/bpb` has one sample per named task or group, `boxes/bpb` and `boxes/acc_nontrivial` one sample. Empty for
-        a metric that is no such mean, and where no item has a value.
+        `mean/bpb` has one sample per named task or group, the average of a suite one per task, `boxes/bpb` and
+        `boxes/acc_nontrivial` one sample. Empty for a metric that is no such mean, and where no item has a value.
         """
+        if metric in self._averages:
+            found = [self._first_samples(names) for names in members(metric, self._averages[metric])]
+            return [sample for some in found for sample in some] if all(found) else []
         task, _, name = metric.rpartition("/")
         if task == MEAN and BY_NAME.get(name) not in AVERAGED:
             return []
@@ -97,14 +102,17 @@ class Items:
             self._by_task[name] = self._sorted(name)
         known = self._by_task[name]
         groups = [*self._named.values()] if task == MEAN else [self._named.get(task, (task,))]
-        found: list[Sample] = []
+        samples: list[Sample] = []
         for group in groups:
-            members = [(one, *known[one]) for one in dict.fromkeys(group) if one in known]
-            if members:
-                values, weights = (np.concatenate([of[place] for of in members]) for place in (2, 3))
+            tasks = [(one, *known[one]) for one in dict.fromkeys(group) if one in known]
+            if tasks:
+                values, weights = (np.concatenate([of[place] for of in tasks]) for place in (2, 3))
                 numbers = pseudo_values(values, weights)
-                found.append(TaskSample([(one, items) for one, items, _, _ in members], numbers))
-        return found
+                samples.append(TaskSample([(one, items) for one, items, _, _ in tasks], numbers))
+        return samples
+
+    def _first_samples(self, names: Sequence[str]) -> list[Sample]:
+        return next((found for name in names if (found := self.samples(name))), [])
 
     def metric_names(self) -> list[str]:
         """The names, behind a task's, of all metrics that some task may have: `METRICS`, the items' own scores, and the

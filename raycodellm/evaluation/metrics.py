@@ -180,9 +180,11 @@ def mean_metrics(
 def unweighted_mean(
     name: str, of: Sequence[str], metrics: Mapping[str, float], samples: Callable[[str], Sequence[Sample]]
 ) -> dict[str, float]:
-    """The mean `name` of the metrics `of`, with its interval over the items that `samples(name)` gives."""
+    """The mean `name` of the metrics `of`, with its interval over items. `samples(name)`: one for each of the metrics,
+    which says what items they share; without them the metrics are taken as independent."""
     intervals = [Interval(*(metrics[f"{one}{end}"] for end in ("", "_low", "_high"))) for one in of]
-    return named_interval(name, mean_of_intervals(intervals, correlations(samples(name))))
+    found = samples(name)
+    return named_interval(name, mean_of_intervals(intervals, correlations(found) if len(found) == len(of) else None))
 
 
 def named_interval(name: str, interval: Interval) -> dict[str, float]:

@@ -7,9 +7,10 @@ from collections.abc import Collection, Sequence
 from pathlib import Path
 
 from raycodellm.config import Objective, SweepFile, UserError, resolve
+from raycodellm.evaluation.averages import Averages
 from raycodellm.evaluation.metrics import AVERAGED, BY_NAME, COUNTS, MEAN, METRICS
 from raycodellm.evaluation.score_names import listed_scores
-from raycodellm.evaluation.suites import asked_tasks
+from raycodellm.evaluation.suites import asked_averages, asked_tasks
 from raycodellm.evaluation.task_loading import check_tasks, is_path
 from raycodellm.evaluation.task_names import Places, TaskNames
 from raycodellm.evaluation.task_trees import group_members
@@ -33,19 +34,22 @@ def check_evaluation(file: SweepFile) -> None:
         tasks = asked_tasks(settings)
         check_tasks(tasks, Places.of(settings))
         for objective in sweeps[0].search.objectives:
-            check_objective(objective, tasks, TaskNames(settings.include))
+            check_objective(objective, tasks, TaskNames(settings.include), asked_averages(settings))
 
 
-def check_objective(objective: Objective, tasks: Sequence[str], known: TaskNames) -> None:
-    """Raises `UserError` where an evaluation on `tasks` does not give the objective's metric."""
+def check_objective(objective: Objective, tasks: Sequence[str], known: TaskNames, averages: Averages) -> None:
+    """Raises `UserError` where an evaluation on `tasks` does not give the objective's metric. `averages`: those of the
+    asked suites."""
     task, _, metric = objective.metric.rpartition("/")
-    if task == MEAN:
+    if objective.metric.removesuffix("_low").removesuffix("_high") in averages:
+        is_given = True
+    elif task == MEAN:
         is_given = _OF_THE_MEAN.fullmatch(metric) is not None
     else:
         names = _metric_prefixes(tasks, known)
         is_given = (names is None or task in names) and _is_metric_of(task, metric, tasks, known)
     if not is_given:
-        examples = ", ".join([*(f"{name}/bpb" for name in tasks[:3]), "mean/bpb", "mean/acc"])
+        examples = ", ".join([*averages, *(f"{name}/bpb" for name in tasks[:3]), "mean/bpb", "mean/acc"])
         own = f" ({task} gives {', '.join(_scores(task, tasks, known) or ())})" if task in tasks else ""
         raise UserError(
             f"search.objective.metric: found {objective.metric!r}, which no task of evaluation.tasks gives{own}; "

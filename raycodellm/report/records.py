@@ -13,7 +13,7 @@ import numpy as np
 
 from raycodellm import search, storage_files
 from raycodellm.config import Sweep, SweepFile
-from raycodellm.evaluation import Items
+from raycodellm.evaluation import Items, asked_averages
 from raycodellm.files import Folder
 from raycodellm.finished import read_finished_stage
 from raycodellm.records import StageRecord
@@ -161,6 +161,7 @@ def read_records(
     file = storage_files.read_sweep_file(run, lost.setdefault) if before is None else before.file
     if rows is None:
         rows = storage_files.attempt(partial(storage_files.read_trials_table, run), lost.setdefault) or []
+    averages = asked_averages(file.example().evaluation)
     complete = {row["number"]: row for row in rows if row["state"] == "complete"}
     keys = dict.fromkeys(key for row in rows for key in stages_of(row))
 
@@ -173,7 +174,7 @@ def read_records(
         if table is None:
             return None
         more = [name for name in storage_files.SCORE_COLUMNS if name in table.column_names]
-        return Items(table.select([*storage_files.ITEM_TYPES, *more]))
+        return Items(table.select([*storage_files.ITEM_TYPES, *more]), averages)
 
     def stage_of(key: str) -> StageRecord | None:
         folder = storage / "stages" / key
