@@ -8,12 +8,9 @@ choices are all answers of its task, so that a model which knows the answers' fo
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from functools import partial
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from raycodellm.tasks.release_files import Splits, split_of
 
 if TYPE_CHECKING:
     import datasets
@@ -21,18 +18,18 @@ if TYPE_CHECKING:
 Doc = Mapping[str, Any]
 
 
-def read_release(path: Path) -> Splits:
+def read_release(name: str, data: bytes) -> list[dict[str, Any]]:
     """The questions of an official file such as `qa1_single-supporting-fact_test.txt`. Raises ValueError, with the
     line, for a file in another layout."""
-    named = re.match(r"qa(\d+)_", path.name)
+    named = re.match(r"qa(\d+)_", name)
     if named is None:
-        raise ValueError(f"{path}: its name does not begin with the task, such as qa1_")
+        raise ValueError(f"the name {name!r} does not begin with the task, such as qa1_")
     rows: list[dict[str, Any]] = []
     story: list[str] = []
-    for place, line in enumerate(path.read_text("utf-8").splitlines(), 1):
+    for place, line in enumerate(data.decode("utf-8").splitlines(), 1):
         number, _, text = line.strip().partition(" ")
         if not number.isdigit() or not text:
-            raise ValueError(f"{path}, line {place}: found {line[:60]!r}; a line of bAbI begins with its number")
+            raise ValueError(f"line {place}: found {line[:60]!r}; a line of bAbI begins with its number in the story")
         if number == "1":
             story = []
         question, *asked = text.split("\t")
@@ -43,27 +40,27 @@ def read_release(path: Path) -> Splits:
             )
         else:
             story.append(text.strip())
-    return {split_of(path): rows}
+    return rows
 
 
-def items(dataset: Iterable[Doc], number: int) -> datasets.Dataset:
-    """The items of one task, whose choices are all answers of the task in this split."""
+def items(dataset: datasets.Dataset, number: int) -> datasets.Dataset:
+    """The items of one task, whose choices are all answers of the task in this split. Raises ValueError where the data
+    set has none."""
     import datasets
 
-    docs = [doc for doc in dataset if int(doc["task"]) == number]
+    docs = dataset.select([place for place, task in enumerate(dataset["task"]) if int(task) == number])
     if not docs:
         raise ValueError(f"the data set has no items of task {number} of bAbI")
-    choices = sorted({doc["answer"] for doc in docs})
-    return datasets.Dataset.from_list(
-        [
-            {
-                "prompt": f"Passage: {doc['passage']}Question: {doc['question']}\nAnswer:",
-                "choices": choices,
-                "gold": choices.index(doc["answer"]),
-            }
-            for doc in docs
-        ]
-    )
+    choices = sorted({answer.strip() for answer in docs["answer"]})
+    return datasets.Dataset.from_list([_item(doc, choices) for doc in docs])
+
+
+def _item(doc: Doc, choices: list[str]) -> dict[str, Any]:
+    return {
+        "prompt": f"Passage: {doc['passage']}Question: {doc['question']}\nAnswer:",
+        "choices": choices,
+        "gold": choices.index(doc["answer"].strip()),
+    }
 
 
 qa1, qa2, qa3, qa4, qa5, qa6, qa7, qa8, qa9, qa10 = (partial(items, number=number) for number in range(1, 11))

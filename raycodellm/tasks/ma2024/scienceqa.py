@@ -7,8 +7,7 @@ the solution is the rationale that their Table 4 adds.
 from __future__ import annotations
 
 import json
-from collections.abc import Iterable, Mapping
-from pathlib import Path
+from collections.abc import Callable, Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -16,8 +15,6 @@ if TYPE_CHECKING:
 
 WRITTEN_LATER = "<the rationale that the model writes>"
 """Stands in the requests of `scienceqa_generated` until the model has written its rationale."""
-SPLITS = {"train": "train", "val": "validation", "test": "test"}
-"""Maps the names of the splits in `problems.json` to those of the hub."""
 Doc = Mapping[str, Any]
 
 
@@ -36,20 +33,10 @@ def with_own_rationale(dataset: Iterable[Doc]) -> datasets.Dataset:
     return _items(dataset, lambda doc: WRITTEN_LATER)
 
 
-def read_problems(path: Path) -> dict[str, list[dict[str, Any]]]:
-    """Maps each split to its problems, from a file in the layout of the official `problems.json`."""
-    found: dict[str, list[dict[str, Any]]] = {}
-    for problem in json.loads(path.read_text("utf-8")).values():
-        found.setdefault(SPLITS[problem["split"]], []).append(problem)
-    return found
-
-
-def _items(dataset: Iterable[Doc], rationale_of: Any) -> datasets.Dataset:
+def _items(dataset: Iterable[Doc], rationale_of: Callable[[Doc], str]) -> datasets.Dataset:
     import datasets
 
-    return datasets.Dataset.from_list(
-        [_item(doc, rationale_of(doc)) for doc in dataset if not doc.get("image")],
-    )
+    return datasets.Dataset.from_list([_item(doc, rationale_of(doc)) for doc in dataset if not doc.get("image")])
 
 
 def _item(doc: Doc, rationale: str) -> dict[str, Any]:

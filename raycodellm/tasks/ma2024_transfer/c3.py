@@ -4,10 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from raycodellm.tasks.release_files import Splits, split_of
 
 if TYPE_CHECKING:
     import datasets
@@ -22,15 +19,14 @@ def items(dataset: Iterable[Doc]) -> datasets.Dataset:
     return datasets.Dataset.from_list([_item(doc) for doc in dataset])
 
 
-def read_release(path: Path) -> Splits:
+def read_release(name: str, data: bytes) -> list[dict[str, Any]]:
     """The questions of an official file such as `m-dev.json`: an array of texts, each its lines, its questions and its
-    name. The questions on dialogues are in another file than those on other texts."""
-    rows = [
+    name. Raises ValueError for another layout."""
+    return [
         {"context": lines, "question": asked["question"], "choice": asked["choice"], "answer": asked["answer"]}
-        for lines, questions, _ in json.loads(path.read_text("utf-8"))
+        for lines, questions, _ in json.loads(data)
         for asked in questions
     ]
-    return {split_of(path): rows}
 
 
 def _item(doc: Doc) -> dict[str, Any]:

@@ -8,15 +8,11 @@ number of shared tokens. Each is the greatest over the item's answers.
 
 from __future__ import annotations
 
-import json
 import re
 import unicodedata
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from difflib import SequenceMatcher
-from pathlib import Path
 from typing import TYPE_CHECKING, Any
-
-from raycodellm.tasks.release_files import Splits, split_of
 
 if TYPE_CHECKING:
     import datasets
@@ -26,26 +22,26 @@ Doc = Mapping[str, Any]
 
 
 def items(dataset: Iterable[Doc]) -> datasets.Dataset:
-    """The items that have an answer, in the columns that the YAML file names."""
+    """The items that have an answer, in the columns that the YAML file names, from the hub's columns or from the
+    records of an official file, which has SQuAD's layout."""
     import datasets
 
-    return datasets.Dataset.from_list([_item(doc) for doc in dataset if any(doc["answers"]["text"])])
+    return datasets.Dataset.from_list([_item(doc) for doc in _questions(dataset) if any(doc["answers"])])
 
 
-def read_release(path: Path) -> Splits:
-    """The questions of an official file such as `dev.json`, which has SQuAD's layout."""
-    rows = []
-    for article in json.loads(path.read_text("utf-8"))["data"]:
-        for paragraph in article["paragraphs"]:
+def _questions(dataset: Iterable[Doc]) -> Iterator[dict[str, Any]]:
+    for doc in dataset:
+        for paragraph in doc.get("paragraphs") or ():
             for asked in paragraph["qas"]:
-                answers = {"text": [answer["text"] for answer in asked.get("answers", ())]}
-                rows.append({"context": paragraph["context"], "question": asked["question"], "answers": answers})
-    return {split_of(path): rows}
+                texts = [answer["text"] for answer in asked["answers"] or ()]
+                yield {"context": paragraph["context"], "question": asked["question"], "answers": texts}
+        if doc.get("question"):
+            yield {"context": doc["context"], "question": doc["question"], "answers": doc["answers"]["text"]}
 
 
 def _item(doc: Doc) -> dict[str, Any]:
     prompt = f"{doc['context'].strip()}\n问题：{doc['question'].strip()}\n文中的回答："
-    return {"prompt": prompt, "answers": list(dict.fromkeys(doc["answers"]["text"]))}
+    return {"prompt": prompt, "answers": list(dict.fromkeys(doc["answers"]))}
 
 
 def scores(doc: Doc, results: Sequence[str]) -> dict[str, float]:
