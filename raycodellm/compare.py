@@ -49,7 +49,7 @@ def run(
 
 def _evaluated(model: str, settings: Evaluation, on_items: Callable[[int, int], None]) -> evaluation.EvaluationResult:
     try:
-        return evaluation.evaluate(model, settings, on_items=on_items)
+        return evaluation.evaluate(model, settings, last_stage=evaluation.stage_of(model), on_items=on_items)
     except (evaluation.NothingFits, FloatingPointError) as error:  # FloatingPointError: the weights are not finite
         raise UserError(f"{model}: {error}") from error
 

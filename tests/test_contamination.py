@@ -8,11 +8,14 @@ from dataclasses import replace
 from pathlib import Path
 
 import pytest
+from test_evaluation import write_model
+from worker_group import together
 
 from raycodellm import stage
-from raycodellm.config import LearningRate, Model, Scaling, Source, Stage, Tokenizer
+from raycodellm.config import Evaluation, LearningRate, Model, Scaling, Source, Stage, Tokenizer
 from raycodellm.corpora import item_runs, seen_in, source_fingerprint
-from raycodellm.evaluation import contaminated_items
+from raycodellm.evaluation import contaminated_items, evaluate
+from raycodellm.evaluation.contamination import NotKnown
 from raycodellm.files import Folder
 from raycodellm.records import SourceSlice, StageJob, as_json
 from raycodellm.tokens import build_tokenizer, prepare_store
@@ -144,6 +147,56 @@ def test_what_a_stage_was_trained_on_is_searched_once_for_each_task(job, monkeyp
     assert contaminated_items(Folder(job.folder), {"drawn": ITEMS[:50]}) == found
 
 
+TASK = """
+task: sentences
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {data}}}}}
+test_split: test
+output_type: multiple_choice
+doc_to_text: question
+doc_to_choice: choices
+doc_to_target: gold
+metric_list: [{{metric: acc, aggregation: mean, higher_is_better: true}}]
+metadata: {{version: 1}}
+"""
+
+
+def test_an_evaluation_marks_the_items_and_gives_the_accuracy_without_them(job, tmp_path):
+    leave(job)
+    rows = [{"question": item, "choices": [WORDS[0], WORDS[1]], "gold": 0} for item in ITEMS]
+    (tmp_path / "sentences.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "sentences.yaml").write_text(TASK.format(data=tmp_path / "sentences.jsonl"))
+    asked = Evaluation(tasks=(str(tmp_path / "sentences.yaml"),), limit=120)
+    model = write_model(Path(job.folder) / "model")
+    found = evaluate(model, asked, last_stage=Folder(job.folder))
+    marks = seen_whole(job)[:120]
+    assert found.items["contaminated"].to_pylist() == marks and any(marks)
+    clean = [right for right, mark in zip(found.items["correct"].to_pylist(), marks, strict=True) if not mark]
+    assert found.metrics["sentences/acc_clean"] == pytest.approx(sum(clean) / len(clean))
+    assert found.metrics["sentences/contaminated"] == sum(marks)
+
+    unsearched = evaluate(model, asked.model_copy(update={"contamination": False}), last_stage=Folder(job.folder))
+    assert unsearched.items["contaminated"].null_count == 120 and "sentences/acc_clean" not in unsearched.metrics
+
+    def work(rank, gather):
+        return evaluate(model, asked, rank=rank, world_size=2, gather=gather, last_stage=Folder(job.folder))
+
+    for file in Path(job.folder).glob("seen-*"):
+        file.unlink()
+    for several in together(2, work):
+        assert several.items["contaminated"].to_pylist() == marks
+
+
+def test_a_model_whose_data_is_gone_is_evaluated_without_marks_and_that_is_said(job, tmp_path):
+    said: list[str] = []
+    model = write_model(Path(job.folder) / "model")
+    asked = Evaluation(tasks=("boxes",), limit=2)
+    found = evaluate(model, asked, last_stage=Folder(job.folder), say=said.append)
+    assert found.items["contaminated"].null_count == 2
+    (line,) = said
+    assert line.startswith("which items the model was trained on is not known: ") and "stage.json" in line
+
+
 def test_an_item_too_short_to_be_looked_for_is_neither(job):
     leave(job)
     assert contaminated_items(Folder(job.folder), {"short": ["yes", "no"]}) == {"short": [None, None]}
@@ -151,5 +204,5 @@ def test_an_item_too_short_to_be_looked_for_is_neither(job):
 
 def test_a_store_that_is_gone_is_an_error(job):
     leave(replace(job, sources=(replace(job.sources[0], store=job.sources[0].store + "-gone"),)))
-    with pytest.raises(FileNotFoundError, match="store-gone"):
+    with pytest.raises(NotKnown, match="store-gone"):
         contaminated_items(Folder(job.folder), {"drawn": ITEMS})

@@ -264,6 +264,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("evaluation.rationale", (), ("evaluation.rationale=oracle",)),
     ("evaluation.samples", (), ("evaluation.samples=5",)),
     ("evaluation.temperature", (), ("evaluation.temperature=0.5",)),
+    ("evaluation.contamination", (), ("evaluation.contamination=false",)),
     ("evaluation.batch_size", (), ("evaluation.batch_size=8",)),
     ("search.trials", (), ("search.trials=9",)),
     ("search.sampler", (), ("search.sampler=tpe",)),

@@ -38,6 +38,10 @@ class Evaluation(Frozen):
     also `pass@n`, and `pass@10` and `pass@100` as far as n allows."""
     temperature: Annotated[float, Field(ge=0)] | None = None
     """Temperature of these programs; 0 is greedy decoding. Left out: 0 for one sample, 0.8 for several."""
+    contamination: bool = True
+    """Search the texts that the model was trained on for the items: an item is contaminated if they hold 70 % of its
+    runs of eight words. The search reads what the stages trained on once more, some 1.5 million tokens per second and
+    worker."""
     batch_size: Annotated[Whole, Field(ge=1)] = 32
     """Sequences (a question with one of its answers) per forward pass."""
 

@@ -2,7 +2,7 @@
 
 from raycodellm.evaluation.averages import missing_averages
 from raycodellm.evaluation.composition import EvaluationResult, compose, composed_items
-from raycodellm.evaluation.contamination import contaminated_items
+from raycodellm.evaluation.contamination import contaminated_items, stage_of
 from raycodellm.evaluation.item_text import evaluated_tasks, item_texts, items_of_sweep
 from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
 from raycodellm.evaluation.metrics import AVERAGED, COUNTS, MEAN, METRICS, Metric
@@ -52,6 +52,7 @@ __all__ = [
     "named_tasks",
     "preload",
     "samples",
+    "stage_of",
     "suite",
     "suite_names",
     "task_content",

@@ -6,70 +6,106 @@ that starts from pretrained weights has seen other texts too, of which nothing i
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from typing import Any
+from functools import partial
+from pathlib import Path
+from typing import TypeVar
 
 import numpy as np
 
 from raycodellm import corpora
+from raycodellm.config import UserError
 from raycodellm.corpora import ItemRuns
-from raycodellm.files import DamagedFile, Folder, fingerprint
+from raycodellm.evaluation.workers import ONE_WORKER, Workers
+from raycodellm.files import DamagedFile, Folder, cause, fingerprint
 from raycodellm.records import StageJob, from_json
+from raycodellm.tokens import StoreError
 
-Gather = Callable[[Any], list[Any]]
-"""Returns every worker's object on every worker."""
+T = TypeVar("T")
+
+
+class NotKnown(Exception):
+    """The texts that a model was trained on can no longer be read."""
 
 
 def contaminated_items(
-    last_stage: Folder,
-    texts: Mapping[str, Sequence[str]],
-    rank: int = 0,
-    world_size: int = 1,
-    gather: Gather = lambda value: [value],
+    last_stage: Folder, texts: Mapping[str, Sequence[str]], workers: Workers = ONE_WORKER
 ) -> dict[str, list[bool | None]]:
     """For each task, whether each of its items is contaminated; None for an item too short to be looked for.
 
     `last_stage`: the folder of the stage that left the model. `texts`: task -> text of each item, prompt and right
-    answer. A collective. Raises FileNotFoundError where a stage's record or a token store is gone.
+    answer. A collective. Raises NotKnown on all ranks where a stage's record or a token store is gone or damaged.
     """
     runs = {task: corpora.item_runs(some) for task, some in texts.items()}
     seen = {task: np.zeros(len(of_task.hashes), bool) for task, of_task in runs.items()}
-    for folder, job in _stages(last_stage):
-        for task, found in _seen_in_stage(folder, job, runs, rank, world_size, gather).items():
+    for folder, job in _stages(last_stage, workers):
+        for task, found in _seen_in_stage(folder, job, runs, workers).items():
             seen[task] |= found
     return {task: runs[task].contaminated(found) for task, found in seen.items()}
 
 
-def _stages(last: Folder) -> Iterator[tuple[Folder, StageJob]]:
+def stage_of(model: str) -> Folder | None:
+    """The folder of the stage that left the model; None for a model from elsewhere."""
+    folder = Folder(model).parent
+    return folder if Path(model).is_dir() and folder.exists("stage.json") else None
+
+
+def _stages(last: Folder, workers: Workers) -> Iterator[tuple[Folder, StageJob]]:
     """The stage of this folder, and those before it."""
     folder: Folder | None = last
     while folder is not None:
-        job = from_json(StageJob, folder.read_json("stage.json")["job"], f"{folder}/stage.json")
+        job = _known_to_all(partial(_job_of, folder), workers)[0]
         yield folder, job
         folder = None if job.parent is None else Folder(job.parent)
 
 
+def _job_of(folder: Folder) -> StageJob:
+    file = f"{folder}/stage.json"
+    kept = folder.read_json("stage.json")
+    return from_json(StageJob, kept.get("job") if isinstance(kept, dict) else None, file)
+
+
+def _known_to_all(read: Callable[[], T], workers: Workers) -> list[T]:
+    """The value of each worker's `read`. Raises NotKnown on all ranks if it cannot read on one."""
+    try:
+        mine: tuple[T | None, str] = (read(), "")
+    except (OSError, DamagedFile, StoreError, UserError) as error:
+        mine = (None, cause(error))
+    found = workers.all(mine)
+    fault = next((fault for _, fault in found if fault), None)
+    if fault is not None:
+        raise NotKnown(fault)
+    return [value for value, _ in found]  # type: ignore[misc]  # none without a fault
+
+
 def _seen_in_stage(
-    folder: Folder, job: StageJob, runs: Mapping[str, ItemRuns], rank: int, world_size: int, gather: Gather
+    folder: Folder, job: StageJob, runs: Mapping[str, ItemRuns], workers: Workers
 ) -> dict[str, np.ndarray]:
     """For each task bool[distinct runs]: True where the stage was trained on the run."""
-    from raycodellm import stage  # imports torch, which commands that evaluate nothing do without
-
     names = {task: f"seen-{fingerprint(of_task.hashes.tobytes().hex())}.parquet" for task, of_task in runs.items()}
-    kept = {task: _kept(folder, name, runs[task].hashes) for task, name in names.items()} if rank == 0 else None
-    known: dict[str, np.ndarray | None] = gather(kept)[0]  # rank 0 decides for all
+    is_first = workers.rank == 0
+    kept = {task: _kept(folder, name, runs[task].hashes) if is_first else None for task, name in names.items()}
+    known = workers.first(kept)  # rank 0 decides for all
     wanted = [task for task, found in known.items() if found is None]
     if wanted:
         every = np.unique(np.concatenate([runs[task].hashes for task in wanted]))
-        mine = np.zeros(len(every), bool)
-        for some in stage.trained_texts(job, rank, world_size):
-            mine |= corpora.seen_in(some, every)
-        seen = np.logical_or.reduce(gather(mine))
+        seen = np.logical_or.reduce(_known_to_all(partial(_search, job, every, workers), workers))
         for task in wanted:
-            known[task] = seen[np.searchsorted(every, runs[task].hashes)]
-            if rank == 0:
-                _keep(folder, names[task], runs[task].hashes[known[task]])
+            known[task] = of_task = seen[np.searchsorted(every, runs[task].hashes)]
+            if is_first:
+                _keep(folder, names[task], runs[task].hashes[of_task])
     return {task: found for task, found in known.items() if found is not None}
+
+
+def _search(job: StageJob, hashes: np.ndarray, workers: Workers) -> np.ndarray:
+    """bool[len(hashes)]: True for each run that stands in this worker's share of the stage's texts."""
+    from raycodellm import stage  # imports torch, which commands that evaluate nothing do without
+
+    found = np.zeros(len(hashes), bool)
+    for texts in stage.trained_texts(job, workers.rank, workers.size):
+        found |= corpora.seen_in(texts, hashes)
+    return found
 
 
 def _kept(folder: Folder, name: str, hashes: np.ndarray) -> np.ndarray | None:
@@ -82,4 +118,5 @@ def _kept(folder: Folder, name: str, hashes: np.ndarray) -> np.ndarray | None:
 def _keep(folder: Folder, name: str, seen: np.ndarray) -> None:
     import pyarrow as pa
 
-    folder.write_table(name, pa.table({"run": pa.array(seen, pa.uint64())}))
+    with contextlib.suppress(OSError):  # without the file the stage is searched once more for the next evaluation
+        folder.write_table(name, pa.table({"run": pa.array(seen, pa.uint64())}))

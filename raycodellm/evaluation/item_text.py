@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +21,12 @@ def item_texts(names: Iterable[str], places: Places = NOWHERE) -> dict[str, list
     """Maps each task to the texts of all its evaluated items: prompt and right answer, without few-shot examples."""
     with quiet(), own_randomness():
         tasks = load_tasks(tuple(names), 0, places).single
-        return {name: [_text(task, doc) for doc in task.eval_docs] for name, task in tasks.items()}
+        return {name: texts_of(task) for name, task in tasks.items()}
+
+
+def texts_of(task: Task, limit: int | None = None) -> list[str]:
+    """The texts of a loaded task's first `limit` items: prompt and right answer, without few-shot examples."""
+    return [_text(task, doc) for doc in itertools.islice(task.eval_docs, limit)]
 
 
 def items_of_sweep(file: SweepFile) -> dict[str, list[str]]:

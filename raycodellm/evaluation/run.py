@@ -15,11 +15,13 @@ from typing import Any
 from raycodellm.config import Evaluation
 from raycodellm.evaluation.code_sampling import Sampling
 from raycodellm.evaluation.composition import EvaluationResult, compose
+from raycodellm.evaluation.contamination import NotKnown, contaminated_items
 from raycodellm.evaluation.isolation import own_randomness, quiet
+from raycodellm.evaluation.item_text import texts_of
 from raycodellm.evaluation.language_model import load_model, model_files
 from raycodellm.evaluation.results import NoResults, Results, TaskResult
 from raycodellm.evaluation.suites import asked_tasks
-from raycodellm.evaluation.task_loading import check_tasks, load_tasks
+from raycodellm.evaluation.task_loading import LoadedTasks, check_tasks, load_tasks
 from raycodellm.evaluation.task_names import Places
 from raycodellm.evaluation.task_scoring import Listener, TaskScorer
 from raycodellm.evaluation.task_units import units
@@ -40,6 +42,7 @@ def evaluate(
     gather: Callable[[Any], list[Any]] | None = None,
     device: str | None = "cpu",
     results: Results | None = None,
+    last_stage: Folder | None = None,
     on_items: Callable[[int, int], None] = lambda scored, in_all: None,
     say: Callable[[str], None] = lambda line: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -51,8 +54,10 @@ def evaluate(
     it. Built-in tasks need no network.
 
     `results` keeps each task's result: a task that has one is not scored, and one that an earlier attempt has begun is
-    continued. `on_items(scored, in_all)` hears how many items of the other tasks all workers have scored, `say` a line
-    about what is continued. `should_stop` is asked on every rank after each block of items; one saying yes stops all.
+    continued. `last_stage`: the folder of the stage that left the model, for items that it or a stage before it was
+    trained on to be marked. `on_items(scored, in_all)` hears how many items of the other tasks all workers have scored,
+    `say` a line about what is continued. `should_stop` is asked on every rank after each block of items; one saying yes
+    stops all.
 
     Raises UserError for an unknown task or model, NothingFits when no item of a task fits into the model's context,
     FloatingPointError, with the task and item, when a log-likelihood is infinite or no number, `Stopped` when told to
@@ -68,7 +73,8 @@ def evaluate(
     missing = workers.first([task for task in wanted if task not in found])
     if missing:
         listener = Listener(on_items, say, should_stop)
-        with _scorer(model_folder, settings, missing, workers, listener, device) as scorer:
+        searched = last_stage if settings.contamination else None
+        with _scorer(model_folder, settings, missing, workers, listener, device, searched) as scorer:
             for task in missing:
                 found[task] = _scored(scorer, task, workers, kept)
     return workers.first(compose(settings, asked, found) if rank == 0 else EvaluationResult())
@@ -82,12 +88,28 @@ def _scorer(
     workers: Workers,
     listener: Listener,
     device: str | None,
+    last_stage: Folder | None,
 ) -> Iterator[TaskScorer]:
     """Loads the model and the tasks, for all tasks at once."""
     with quiet(), own_randomness(), model_files(model_folder) as files:
         loaded = load_tasks(tuple(tasks), settings.few_shot, Places.of(settings), Sampling.of(settings))
         lm = load_model(files, settings.batch_size, device)
-        yield TaskScorer(lm, loaded, settings, workers, listener)
+        contaminated = _contaminated(last_stage, loaded, settings.limit, workers, listener)
+        yield TaskScorer(lm, loaded, settings, workers, listener, contaminated)
+
+
+def _contaminated(
+    last_stage: Folder | None, tasks: LoadedTasks, limit: int | None, workers: Workers, listener: Listener
+) -> dict[str, list[bool | None]]:
+    """For each task whether each of its items is contaminated; nothing where that is not asked or not known."""
+    if last_stage is None:
+        return {}
+    texts = {name: texts_of(task, limit) for of_name in tasks.of.values() for name, task in of_name.items()}
+    try:
+        return contaminated_items(last_stage, texts, workers)
+    except NotKnown as error:
+        listener.say(f"which items the model was trained on is not known: {error}")
+        return {}
 
 
 def _scored(scorer: TaskScorer, task: str, workers: Workers, kept: Results) -> TaskResult:

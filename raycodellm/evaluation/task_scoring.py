@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -45,9 +45,17 @@ class TaskScorer:
     """A model that scores tasks. Every worker of the group has one, and calls it for the same tasks."""
 
     def __init__(
-        self, lm: AnswerLM, tasks: LoadedTasks, settings: Evaluation, workers: Workers, listener: Listener
+        self,
+        lm: AnswerLM,
+        tasks: LoadedTasks,
+        settings: Evaluation,
+        workers: Workers,
+        listener: Listener,
+        contaminated: Mapping[str, Sequence[bool | None]] | None = None,
     ) -> None:
+        """`contaminated`: for each task, by its own name, whether each of its items is; a task may be missing."""
         self._lm, self._tasks, self._settings = lm, tasks, settings
+        self._contaminated = contaminated or {}
         self._workers, self._listener = workers, listener
         self._items = {
             name: {member: instances_by_item(one, settings.limit) for member, one in of_name.items()}
@@ -79,6 +87,9 @@ class TaskScorer:
         metrics: dict[str, float] = {}
         for member in members:
             own = [row for row in gathered if row["task"] == member]
+            if member in self._contaminated:
+                for row in own:
+                    row["contaminated"] = self._contaminated[member][row["item"]]
             judge(own)
             metrics |= task_metrics(member, own)
             metrics |= corpus_metrics(member, self._tasks.of[name][member].aggregation(), own)

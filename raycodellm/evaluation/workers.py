@@ -36,3 +36,6 @@ class Workers:
     def first(self, mine: T) -> T:
         """The value of rank 0."""
         return self.all(mine)[0]
+
+
+ONE_WORKER = Workers()

@@ -39,6 +39,7 @@ def run_evaluation(
             world_size=world.world_size,
             gather=partial(engine.gather, world) if world.world_size > 1 else None,
             device=world.device,
+            last_stage=Folder(job.model).parent,
             on_items=on_items,
         )
     metrics = {**result.metrics, "seconds": time.monotonic() - began}
