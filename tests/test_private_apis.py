@@ -61,9 +61,6 @@ SOURCES = [
     ("deepspeed", "runtime/fp16/unfused_optimizer.py", "self.fp16_groups = []"),
     ("transformers", "masking_utils.py", "def find_packed_sequence_indices(position_ids"),
     ("transformers", "masking_utils.py", "= find_packed_sequence_indices(position_ids)"),
-    ("lm_eval", "api/model.py", "def _encode_pair("),
-    ("lm_eval", "models/huggingface.py", "def _model_call("),
-    ("lm_eval", "models/huggingface.py", "def _loglikelihood_tokens("),
     ("lm_eval", "api/task.py", "self._instances"),
 ]
 """(library, file in it, words of its source on which the package relies). Reading a source needs no slow import."""

@@ -15,10 +15,9 @@ def quiet() -> Iterator[None]:
     """Hides progress bars, log lines and warnings of lm-eval and transformers until the `with` ends."""
     import lm_eval.api.model
     import lm_eval.api.task
-    import lm_eval.models.huggingface
     import transformers
 
-    modules = (lm_eval.api.model, lm_eval.api.task, lm_eval.models.huggingface)
+    modules = (lm_eval.api.model, lm_eval.api.task)
     bars = [module.tqdm for module in modules]
     loggers = [logging.getLogger(name) for name in ("lm_eval", "transformers", "datasets")]
     levels = [logger.level for logger in loggers]

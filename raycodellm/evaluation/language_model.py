@@ -1,24 +1,24 @@
-"""Loads a Hugging Face model as the language model that lm-eval asks for likelihoods."""
+"""A Hugging Face model as evaluations use it: likelihoods of answers, whole texts, and generated answers."""
 
 from __future__ import annotations
 
 import contextlib
-import functools
-import inspect
 import re
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Protocol
+from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import UserError
+from raycodellm.evaluation.decoding import Constraint, Decoding, StopWords
+from raycodellm.evaluation.encoding import Encoder, TokenPair
+from raycodellm.evaluation.generation import end_tokens, generated
+from raycodellm.evaluation.likelihoods import Likelihood, likelihoods, shares_beginnings
 from raycodellm.files import Folder
 
 if TYPE_CHECKING:
-    import torch
     from lm_eval.api.instance import Instance
 
-TokenPair = tuple[list[int], list[int]]
-"""Tokens of a prompt, and of the answer whose likelihood after the prompt is asked for."""
+__all__ = ["AnswerLM", "TokenPair", "load_model", "model_files"]
 
 
 @contextlib.contextmanager
@@ -49,61 +49,96 @@ def load_model(files: str, batch_size: int, device: str | None) -> AnswerLM:
         if "trust_remote_code" in str(error):
             raise UserError(f"{files!r} brings Python code of its own, which raycodellm never runs") from error
         raise UserError(f"{files!r} could not be loaded as a Hugging Face language model: {error}") from error
-    # With a name in the place of the model, HFLM would join the trainer's process group.
-    return _answer_lm()(pretrained=model, tokenizer=tokenizer, batch_size=batch_size, softmax_dtype="float32")
+    return AnswerLM(model.eval(), tokenizer, batch_size)
 
 
-class AnswerLM(Protocol):
-    """lm-eval's `HFLM` with the likelihoods of several answers at once."""
+class AnswerLM:
+    """A causal language model with its tokenizer.
 
-    max_length: int
-    """Tokens of the model's context."""
-    max_gen_toks: int
-    prefix_token_id: int
-
-    def likelihoods(self, pairs: list[TokenPair]) -> list[tuple[float, bool]]:
-        """Log-likelihood of each answer after its prompt, and whether greedy decoding would give that answer."""
-
-    def generate_until(self, requests: list[Instance], disable_tqdm: bool = False) -> list[str]: ...
-
-    def tok_encode(self, string: str, add_special_tokens: bool | None = None) -> list[int]: ...
-
-    def _encode_pair(self, context: str, continuation: str) -> TokenPair: ...
-
-
-@functools.cache
-def _answer_lm() -> Callable[..., AnswerLM]:
-    """HFLM that computes the logits of the answers only, not those of the whole prompts.
-
-    For the tiny preset (vocabulary of 4096, 0.5M parameters) this takes 3 s instead of 10 for 400 built-in items.
+    Prompts, answers, windows of whole texts and ends of generated texts are those of lm-eval's `HFLM`. The results of a
+    call depend on its arguments alone, to the bit on one kind of machine with as many threads; another `batch_size`
+    changes log-likelihoods by rounding only.
     """
-    import torch
-    from lm_eval.models.huggingface import HFLM
 
-    class AnswerHFLM(HFLM):
-        num_logits = 0
-        """Positions at the end of a padded batch that hold its answers; 0 for all positions."""
+    max_gen_toks = 256
+    """Greatest length of a generated answer where its task names none, in tokens."""
 
-        def _model_call(self, inps: torch.Tensor, attn_mask: Any = None, labels: Any = None) -> torch.Tensor:
-            if not self.num_logits or "logits_to_keep" not in inspect.signature(self.model.forward).parameters:
-                return super()._model_call(inps, attn_mask, labels)
-            with torch.no_grad():
-                return self.model(inps, logits_to_keep=self.num_logits).logits
+    def __init__(self, model: Any, tokenizer: Any, batch_size: int) -> None:
+        """`batch_size`: a forward pass holds no more tokens than so many sequences."""
+        self.model = model
+        self.encoder = Encoder(tokenizer)
+        self.batch_size = batch_size
+        self.max_length = _context(model.config, tokenizer)
+        self.shares_beginnings = shares_beginnings(model)
+        self._ends = end_tokens(model, tokenizer)
+        self._stops: dict[tuple[str, ...], StopWords] = {}
 
-        def likelihoods(self, pairs: list[TokenPair]) -> list[tuple[float, bool]]:
-            # Pairs that differ in the answer's last token share a row of a batch: lm-eval reads both from its logits.
-            rows: dict[tuple[int, ...], list[int]] = {}
-            for index, (prompt, answer) in enumerate(pairs):
-                rows.setdefault((*prompt, *answer[:-1]), []).append(index)
-            longest_first = sorted(rows, key=lambda row: (-len(row), row))
-            found: dict[int, tuple[float, bool]] = {}
-            for start in range(0, len(rows), self.batch_size):
-                batch = [index for row in longest_first[start : start + self.batch_size] for index in rows[row]]
-                longest = max(len(pairs[index][0]) + len(pairs[index][1]) - 1 for index in batch)
-                self.num_logits = longest + 1 - min(len(pairs[index][0]) for index in batch)
-                requests = [(("", ""), *pairs[index]) for index in batch]
-                found.update(zip(batch, self._loglikelihood_tokens(requests, disable_tqdm=True), strict=True))
-            self.num_logits = 0
-            return [found[index] for index in range(len(pairs))]
+    @property
+    def prefix_token_id(self) -> int:
+        return self.encoder.prefix_token_id
 
-    return AnswerHFLM
+    def tok_encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
+        return self.encoder.encode(text, add_special_tokens)
+
+    def likelihoods(self, pairs: Sequence[TokenPair]) -> list[Likelihood]:
+        """Log-likelihood of each answer after its prompt, and whether greedy decoding would give that answer."""
+        return likelihoods(self.model, pairs, self.batch_size, self.shares_beginnings)
+
+    def loglikelihood_rolling(self, requests: Sequence[Instance]) -> list[float]:
+        """Log-likelihood of each whole text, read in windows of the model's context that overlap in one token."""
+        from lm_eval.utils import get_rolling_token_windows, make_disjoint_window
+
+        windows = [
+            [
+                make_disjoint_window(window)
+                for window in get_rolling_token_windows(
+                    self.tok_encode(request.args[0]), self.prefix_token_id, self.max_length, context_len=1
+                )
+            ]
+            for request in requests
+        ]
+        found = iter(self.likelihoods([pair for of_text in windows for pair in of_text]))
+        return [sum(next(found)[0] for _ in of_text) for of_text in windows]
+
+    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+        """The answer to each request. A request that samples has random numbers of its own, by its item's number and
+        its place among the item's requests, whatever else is asked with it."""
+        asked = [(request, Decoding.of(request.args[1], self.max_gen_toks)) for request in requests]
+        asked_before: dict[int | None, int] = {}
+        groups: dict[Decoding, list[tuple[int, str]]] = {}
+        for index, (request, decoding) in enumerate(asked):
+            number = asked_before[request.doc_id] = asked_before.get(request.doc_id, 0) + 1
+            groups.setdefault(decoding, []).append((index, f"{request.doc_id} {number}"))
+        answers: dict[int, str] = {}
+        for decoding, members in groups.items():
+            prompts = [self.tok_encode(requests[index].args[0]) for index, _ in members]
+            texts = self.generate(prompts, [seed for _, seed in members], decoding)
+            answers |= zip((index for index, _ in members), texts, strict=True)
+        return [answers[index] for index in range(len(requests))]
+
+    def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[str], decoding: Decoding) -> list[str]:
+        """The text that follows each prompt; of two prompts that sample, those with equal seeds have equal numbers."""
+        if decoding.until not in self._stops:
+            self._stops[decoding.until] = StopWords(self.encoder, decoding.until, self._ends)
+        return generated(
+            self.model,
+            prompts,
+            seeds,
+            decoding,
+            self._stops[decoding.until],
+            self.batch_size,
+            share=self.shares_beginnings,
+            constraint=self._constraint(decoding),
+        )
+
+    def _constraint(self, decoding: Decoding) -> Constraint | None:
+        if decoding.pattern is None:
+            return None
+        raise UserError(f"generation_kwargs.pattern: found {decoding.pattern!r}; patterns are not supported yet")
+
+
+def _context(config: Any, tokenizer: Any) -> int:
+    """Tokens of the model's context, found where lm-eval looks for them."""
+    from lm_eval.models.utils import resolve_max_length
+
+    return resolve_max_length(config, tokenizer)

@@ -48,7 +48,7 @@ def with_rationales(lm: AnswerLM, task: Task, items: Sequence[list[Instance]]) -
     needed = [len(lm.tok_encode(prompt)) + room for prompt in prompts]
     fitting = [index for index, tokens in enumerate(needed) if tokens <= lm.max_length]
     requests = [_request(items[index][0], prompts[index], settings) for index in fitting]
-    written = dict(zip(fitting, lm.generate_until(requests, disable_tqdm=True), strict=True)) if requests else {}
+    written = dict(zip(fitting, lm.generate_until(requests), strict=True)) if requests else {}
     return [
         Asked(_filled(instances, written[index].strip()), written[index].strip(), needed[index])
         if index in written

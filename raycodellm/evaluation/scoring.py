@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import weakref
 from collections.abc import Callable, Container
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Any
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation.code_answers import answer_of
 from raycodellm.evaluation.compared import choice_names, compared
+from raycodellm.evaluation.decoding import Decoding
 from raycodellm.evaluation.isolation import seed_all
 from raycodellm.evaluation.item_scores import item_scores
 from raycodellm.evaluation.language_model import AnswerLM, TokenPair
@@ -50,11 +52,25 @@ class _Question:
     """UTF-8 bytes of each right answer's text."""
 
 
-def instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
-    """The requests of each item, longest first, so that a batch has little padding.
+_requests: weakref.WeakKeyDictionary[Task, tuple[str, list[list[Instance]]]] = weakref.WeakKeyDictionary()
+"""The requests built last for each loaded task, and the settings that they were built with."""
 
-    Every worker builds the requests of all items, since few-shot examples are drawn one item after the other.
+
+def instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
+    """The requests of each item, longest first, so that a batch has little padding, and equal prompts side by side.
+
+    Every worker builds the requests of all items, since few-shot examples are drawn one item after the other. A process
+    that evaluates model after model builds them once.
     """
+    settings = repr((limit, task.config.num_fewshot, task.config.repeats, task.config.generation_kwargs))
+    built_with, items = _requests.get(task, ("", []))
+    if built_with != settings:
+        items = _build_requests(task, limit)
+        _requests[task] = settings, items
+    return items
+
+
+def _build_requests(task: Task, limit: int | None) -> list[list[Instance]]:
     seed_all()
     task.set_fewshot_seed(FEW_SHOT_SEED)
     task.build_all_requests(limit=limit)
@@ -62,13 +78,26 @@ def instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
     for instance in task.instances:
         by_item.setdefault(instance.doc_id, []).append(instance)
     items = [sorted(instances, key=lambda instance: instance.idx) for instances in by_item.values()]
-    return sorted(items, key=lambda instances: -len(str(instances[0].args[0])))
+    return sorted(items, key=lambda instances: (-len(_prompt(instances)), _prompt(instances)))
+
+
+def _prompt(instances: list[Instance]) -> str:
+    return str(instances[0].args[0])
 
 
 def blocks(items: list[list[Instance]], settings: Evaluation) -> list[list[list[Instance]]]:
-    """The items of a task in the blocks that are scored together, whatever the workers."""
+    """The items of a task in the blocks that are scored together, whatever the workers. Equal prompts come into one
+    block, whose answers are generated once, if the block does not become twice as large by that."""
     size = max(_BLOCK_ITEMS, settings.batch_size)
-    return [items[start : start + size] for start in range(0, len(items), size)]
+    found: list[list[list[Instance]]] = []
+    for instances in items:
+        in_last = len(found[-1]) if found else 0
+        joins = size <= in_last < 2 * size and _prompt(instances) == _prompt(found[-1][-1])
+        if found and (in_last < size or joins):
+            found[-1].append(instances)
+        else:
+            found.append([instances])
+    return found
 
 
 def score_task(
@@ -98,10 +127,19 @@ def score_task(
 
 def _score_block(lm: AnswerLM, name: str, task: Task, items: list[list[Instance]]) -> list[ScoredItem]:
     seed_all()  # a sampled answer must not depend on the blocks that this worker scored before
-    questions = [_question(lm, name, task, item) for item in with_rationales(lm, task, items)]
+    asked = with_rationales(lm, task, items)
+    lm.encoder.remember(*_texts(task, [instance for item in asked for instance in item.instances]))
+    questions = [_question(lm, name, task, item) for item in asked]
     if fitting := [question for question in questions if not question.row["too_long"]]:
         _score_questions(lm, task, fitting)
     return [question.row for question in questions]
+
+
+def _texts(task: Task, instances: list[Instance]) -> tuple[list[str], list[tuple[str, str]]]:
+    """The texts, and the prompts with their answers, that the requests need in tokens."""
+    if task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood"):
+        return [], [instance.args for instance in instances]
+    return [instance.args[0] for instance in instances], []
 
 
 def _question(lm: AnswerLM, name: str, task: Task, item: Asked) -> _Question:
@@ -156,16 +194,15 @@ def _likelihood_question(lm: AnswerLM, name: str, task: Task, instances: list[In
 
 
 def _generation_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
-    from lm_eval.models.utils import normalize_gen_kwargs
-
     doc, (prompt, settings) = instances[0].doc, instances[0].args
     gold = task.doc_to_target(doc)
     if getattr(task.config, "doc_to_choice", None) is not None and isinstance(gold, int):
         gold = task.doc_to_choice(doc)[gold]
     text = str(gold[0] if isinstance(gold, list) and gold else gold)
-    room = normalize_gen_kwargs(settings, lm.max_gen_toks)["max_gen_toks"]
+    room = Decoding.of(settings, lm.max_gen_toks).max_tokens
     row = {"gold": text, "chance": 0.0, "needed": len(lm.tok_encode(prompt)) + room}
-    pairs = [_tokens(lm, prompt, task.config.target_delimiter + text)] if text else []
+    pair = lm.encoder.encode_pair(prompt, task.config.target_delimiter + text)
+    pairs = [pair] if text and pair[1] else []
     return _Question(row, instances, pairs, [0] * len(pairs), [len(text.encode())])
 
 
@@ -176,12 +213,10 @@ def _rolling_question(lm: AnswerLM, name: str, task: Task, instances: list[Insta
 
 def _tokens(lm: AnswerLM, prompt: str, answer: str) -> TokenPair:
     """Encodes both together, as lm-eval does, so that the answer's first token may hold the space before it."""
-    if prompt:
-        return lm._encode_pair(prompt, answer)
-    answer_tokens = lm.tok_encode(answer, add_special_tokens=False)
-    if answer_tokens[0] == lm.prefix_token_id:
-        return answer_tokens[:1], answer_tokens[1:]
-    return [lm.prefix_token_id], answer_tokens
+    pair = lm.encoder.encode_pair(prompt, answer)
+    if not pair[1]:
+        raise UserError(f"evaluation.tasks: an answer {answer!r} has no token of its own after its prompt")
+    return pair
 
 
 def _doc_hash(doc: Any) -> str:
@@ -208,9 +243,11 @@ def _score_questions(lm: AnswerLM, task: Task, questions: list[_Question]) -> No
     likelihoods = [[next(answers) for _ in question.pairs] for question in questions]
     responses_of = [compared(task, one.pairs, found) for one, found in zip(questions, likelihoods, strict=True)]
     instances = [instance for question in questions for instance in question.instances]
+    for instance in instances:
+        instance.resps, instance.filtered_resps = [], {}  # those of a model evaluated before
     if task.OUTPUT_TYPE in ("generate_until", "loglikelihood_rolling"):
         repeated = [instance for instance in instances for _ in range(instance.repeats)]
-        responses = getattr(lm, task.OUTPUT_TYPE)(repeated, disable_tqdm=True)
+        responses = getattr(lm, task.OUTPUT_TYPE)(repeated)
         for instance, response in zip(repeated, responses, strict=True):
             instance.resps.append(response)
     else:
