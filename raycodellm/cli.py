@@ -128,6 +128,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--rationale", default="none", help="in the prompt: none, oracle or generated")
     made.add_argument("--samples", type=int, default=1, help="programs per item of tasks that run code")
     made.add_argument("--temperature", type=float, help="of these programs; 0 is greedy")
+    made.add_argument("--decoding", default="free", help="of generated answers: free or constrained (to a pattern)")
     made.add_argument("--pairs", action="append", default=[], metavar="BASE=OTHER", help="compare two of the models")
     made.add_argument("--output", metavar="DIR", help="write metrics.json and items.parquet per model here")
     return parser

@@ -90,6 +90,7 @@ def _scores(model: str, metrics: dict[str, float]) -> list[str]:
 
 
 def _chance(name: str, metrics: dict[str, float]) -> str:
-    task, _, score = name.partition("/")
-    chance = metrics.get(f"{task}/chance")
-    return f" (chance {chance:.3f})" if score == "acc" and chance is not None else ""
+    task, _, score = name.rpartition("/")
+    is_accuracy = score == "acc" or score.startswith("acc_")
+    chance = metrics.get(f"{task}/chance{score.removeprefix('acc')}")
+    return f" (chance {chance:.3f})" if is_accuracy and chance is not None else ""

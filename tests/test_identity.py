@@ -265,6 +265,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("evaluation.samples", (), ("evaluation.samples=5",)),
     ("evaluation.temperature", (), ("evaluation.temperature=0.5",)),
     ("evaluation.contamination", (), ("evaluation.contamination=false",)),
+    ("evaluation.decoding", (), ("evaluation.decoding=constrained",)),
     ("evaluation.batch_size", (), ("evaluation.batch_size=8",)),
     ("search.trials", (), ("search.trials=9",)),
     ("search.sampler", (), ("search.sampler=tpe",)),

@@ -42,6 +42,8 @@ class Evaluation(Frozen):
     """Search the texts that the model was trained on for the items: an item is contaminated if they hold 70 % of its
     runs of eight words. The search reads what the stages trained on once more, some 1.5 million tokens per second and
     worker."""
+    decoding: Literal["free", "constrained"] = "free"
+    """How a suite that has both lets a model write: freely, or held token by token to the pattern of an answer."""
     batch_size: Annotated[Whole, Field(ge=1)] = 32
     """Sequences (a question with one of its answers) per forward pass."""
 

@@ -16,6 +16,8 @@ from raycodellm.evaluation.metrics import (
     BY_NAME,
     MEAN,
     Metric,
+    by_cluster,
+    cluster_of,
     metric_called,
     parts_of,
     pseudo_values,
@@ -72,7 +74,7 @@ def named_tasks(table: pa.Table) -> dict[str, tuple[str, ...]]:
 
 
 _Values = tuple[np.ndarray, np.ndarray, np.ndarray]
-"""Numbers of the items of a task that have a value, the values, and their weights."""
+"""Numbers of the items of a task that have a value, the values, and their weights; or of a task's clusters of items."""
 
 
 class Items:
@@ -85,9 +87,13 @@ class Items:
         self._by_task: dict[str, dict[str, _Values]] = {}
         """Maps the metric's name, with a part's, to the values of each task."""
         self._parts: list[tuple[str, ...]] | None = None
+        self._known_clusters: np.ndarray | None = None
 
     def samples(self, metric: str) -> list[Sample]:
         """The items' values, by (task, item number), of which `metric` is the unweighted mean of the samples' means.
+
+        Items of a cluster are not independent: a task whose items are in clusters has one value for each of these, by
+        (task, cluster's number).
 
         `mean/bpb` has one sample per named task or group, the average of a suite one per task, `boxes/bpb` and
         `boxes/acc_nontrivial` one sample. Empty for a metric that is no such mean, and where no item has a value.
@@ -134,9 +140,7 @@ class Items:
 
     def _item_parts(self) -> list[tuple[str, ...]]:
         if self._parts is None:
-            has_parts = "attributes" in self._table.column_names
-            texts = self._table.column("attributes").to_pylist() if has_parts else [None] * self._table.num_rows
-            self._parts = [parts_of({"attributes": text}) for text in texts]
+            self._parts = [parts_of({"attributes": text}) for text in self._attributes()]
         return self._parts
 
     def _values(self, metric: Metric, part: str | None) -> dict[str, _Values]:
@@ -152,9 +156,25 @@ class Items:
         by_task = {}
         for code, task in enumerate(tasks.dictionary.to_pylist()):
             places = np.flatnonzero((codes == code) & has_value)
-            if len(places):
-                by_task[task] = (items[places], values[places], weights[places])
+            if not len(places):
+                continue
+            by_task[task] = (items[places], values[places], weights[places])
+            clusters = self._clusters()[places]
+            if (clusters >= 0).all():
+                numbers, means, sums = by_cluster(values[places], weights[places], clusters)
+                by_task[task] = (numbers, means, sums)
         return by_task
+
+    def _clusters(self) -> np.ndarray:
+        """The number of each item's cluster; -1 for an item that stands alone."""
+        if self._known_clusters is None:
+            found = [cluster_of({"attributes": text}) for text in self._attributes()]
+            self._known_clusters = np.array([-1 if one is None else one for one in found], dtype=np.int64)
+        return self._known_clusters
+
+    def _attributes(self) -> list[str | None]:
+        has_attributes = "attributes" in self._table.column_names
+        return self._table.column("attributes").to_pylist() if has_attributes else [None] * self._table.num_rows
 
     def _rows(self, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The items with those of the columns that the table has; an item that was not run has no values."""

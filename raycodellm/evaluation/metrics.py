@@ -33,6 +33,13 @@ def parts_of(row: Row) -> tuple[str, ...]:
     return (found,) if isinstance(found, str) else tuple(map(str, found))
 
 
+def cluster_of(row: Row) -> int | None:
+    """The number of the item's cluster: of items that share a text, such as a description with several questions on it,
+    so that one says little that the others do not. None for an item that stands alone."""
+    found = json.loads(row.get("attributes") or "{}").get("cluster")
+    return found if isinstance(found, int) else None
+
+
 @dataclass(frozen=True)
 class Metric:
     """The mean over a task's scored items of one value per item."""
@@ -128,8 +135,9 @@ def task_metrics(task: str, rows: Sequence[Row]) -> dict[str, float]:
         found[f"{task}/chance"] = statistics.fmean(chances)
     own = dict.fromkeys(name for row in scored for name in scores_of(row) if name not in _RESERVED)
     metrics = (*METRICS, *map(score_metric, own))
+    clusters = _clusters(scored)
     for metric in metrics:
-        found |= _with_interval(f"{task}/{metric.name}", metric, scored)
+        found |= _with_interval(f"{task}/{metric.name}", metric, scored, clusters)
     for name in own:
         having = sum(name in scores_of(row) for row in scored)
         if having < len(scored):
@@ -140,9 +148,11 @@ def task_metrics(task: str, rows: Sequence[Row]) -> dict[str, float]:
             parts.setdefault(part, []).append(row)
     for part, some in sorted(parts.items()):
         found[f"{task}/items_{part}"] = float(len(some))
+        if len(parts) > 1 and (chances := [row["chance"] for row in some if row["chance"] is not None]):
+            found[f"{task}/chance_{part}"] = statistics.fmean(chances)
         for metric in metrics:
             name = f"{task}/{metric.name}_{part}"
-            of_part = _with_interval(name, metric, some)
+            of_part = _with_interval(name, metric, some, clusters)
             found |= of_part if metric.has_part_intervals or not of_part else {name: of_part[name]}
     return found
 
@@ -192,19 +202,59 @@ def named_interval(name: str, interval: Interval) -> dict[str, float]:
     return dict(zip((name, f"{name}_low", f"{name}_high"), interval, strict=True))
 
 
-def _with_interval(name: str, metric: Metric, rows: Sequence[Row]) -> dict[str, float]:
-    found = [(value, metric.weight(row)) for row in rows if (value := metric.value(row)) is not None]
+def _clusters(rows: Sequence[Row]) -> dict[int, int | None]:
+    """Maps each row, by its `id`, to a number of its cluster that no cluster of another task has; None for an item that
+    stands alone."""
+    numbers: dict[tuple[str, int], int] = {}
+    found = [(row, cluster_of(row)) for row in rows]
+    return {
+        id(row): None if one is None else numbers.setdefault((row["task"], one), len(numbers)) for row, one in found
+    }
+
+
+def _with_interval(
+    name: str, metric: Metric, rows: Sequence[Row], clusters: Mapping[int, int | None]
+) -> dict[str, float]:
+    found = [(value, metric.weight(row), clusters[id(row)]) for row in rows if (value := metric.value(row)) is not None]
     return named_interval(name, values_interval(*zip(*found, strict=True))) if found else {}
 
 
-def values_interval(values: Sequence[float], weights: Sequence[float]) -> Interval:
+def values_interval(
+    values: Sequence[float], weights: Sequence[float], clusters: Sequence[int | None] = (None,)
+) -> Interval:
     """Weighted mean with its 95 % interval over items: Wilson's where each value is 0 or 1 and all weights are equal,
-    else Student's."""
-    if len(set(weights)) > 1:
-        return mean_interval(pseudo_values(np.array(values, dtype=float), np.array(weights, dtype=float)).tolist())
-    if all(value in (0, 1) for value in values):
+    else Student's. Over clusters where every item is in one."""
+    numbers, sums = np.array(values, dtype=float), np.array(weights, dtype=float)
+    is_share = len(set(weights)) == 1 and all(value in (0, 1) for value in values)
+    if None not in clusters:
+        _, means, sums = by_cluster(numbers, sums, np.array(clusters))
+        of_clusters = pseudo_values(means, sums)
+        return _clustered_share(values, of_clusters) if is_share else mean_interval(of_clusters.tolist())
+    if is_share:
         return Interval(statistics.fmean(values), *wilson_interval(int(sum(values)), len(values)))
-    return mean_interval(values)
+    return mean_interval(pseudo_values(numbers, sums).tolist())
+
+
+def by_cluster(
+    values: np.ndarray, weights: np.ndarray, clusters: np.ndarray
+) -> tuple[np.ndarray, np.ndarray, np.ndarray]:
+    """The clusters' numbers, sorted, the weighted mean of each one's values, and the sum of each one's weights.
+
+    The mean over clusters, weighted by these sums, is the mean over items, and its standard error that of a sample of
+    clusters (Cochran 1977, section 9A.1: single-stage sampling of clusters of unequal size, the ratio to size).
+    """
+    numbers, inverse = np.unique(clusters, return_inverse=True)
+    sums = np.bincount(inverse, weights)
+    return numbers, np.bincount(inverse, weights * values) / sums, sums
+
+
+def _clustered_share(values: Sequence[float], of_clusters: np.ndarray) -> Interval:
+    """Wilson's interval of a share for as many independent items as would give the standard error over clusters (Kish
+    1965, section 8.2); as many as clusters where all items are alike, which shows no error."""
+    share, num_clusters = statistics.fmean(values), len(of_clusters)
+    variance = float(np.var(of_clusters, ddof=1)) / num_clusters if num_clusters > 1 else 0.0
+    number = min(len(values), share * (1 - share) / variance) if variance else num_clusters
+    return Interval(share, *wilson_interval(share * number, number))
 
 
 def pseudo_values(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -152,6 +152,9 @@ def _question(lm: AnswerLM, name: str, task: Task, item: Asked) -> _Question:
         "loglikelihood_rolling": _rolling_question,
     }[task.OUTPUT_TYPE](lm, name, task, instances)
     prompt = max((len(prompt) for prompt, _ in asked.pairs), default=0)
+    attributes = _attributes(doc)
+    if isinstance(attributes.get("chance"), float):
+        asked.row["chance"] = attributes["chance"]  # a baseline of the task's own, such as guessing by a rule
     # The last token of an answer is predicted, never read.
     needed = max(
         [len(prompt) + len(answer) - 1 for prompt, answer in asked.pairs] + [asked.row.get("needed", 0), item.needed]
@@ -164,7 +167,7 @@ def _question(lm: AnswerLM, name: str, task: Task, item: Asked) -> _Question:
         "num_prompt_tokens": prompt,
         "needed": needed,
         "too_long": needed > lm.max_length,
-        "attributes": json.dumps(_attributes(doc) | written),
+        "attributes": json.dumps(attributes | written),
     }
     return asked
 

@@ -110,7 +110,7 @@ LEAVES: dict[str, Row] = {
     **_rows("evaluation", "enters as the content of the named tasks", "evaluation", "include"),
     **_rows("nothing", "where copies of the data lie", "evaluation", "data"),
     **_rows("evaluation", "decides which items are asked, and how", "evaluation", "limit few_shot"),
-    **_rows("evaluation", "decides which of a suite's tasks are asked", "evaluation", "scoring rationale"),
+    **_rows("evaluation", "decides which of a suite's tasks are asked", "evaluation", "scoring rationale decoding"),
     **_rows("evaluation", "decides which programs the model writes", "evaluation", "samples temperature"),
     **_rows("evaluation", "decides whether contaminated items are marked", "evaluation", "contamination"),
     **_rows("evaluation", "decides the padding; only rounding, but a near tie may turn", "evaluation", "batch_size"),

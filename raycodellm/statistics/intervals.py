@@ -23,8 +23,9 @@ class Interval(NamedTuple):
 Z95 = statistics.NormalDist().inv_cdf(0.975)
 
 
-def wilson_interval(correct: int, n: int) -> tuple[float, float]:
-    """Wilson's 95 % interval of the share `correct` of `n` (Wilson 1927): within 0 to 1, and never of width 0.
+def wilson_interval(correct: float, n: float) -> tuple[float, float]:
+    """Wilson's 95 % interval of the share `correct` of `n` (Wilson 1927): within 0 to 1, and never of width 0. `n` may
+    be a fraction: the number of independent items that say as much as dependent ones.
 
     Raises ValueError where `correct` of `n` is no share.
     """
