@@ -18,7 +18,7 @@ from test_stage_store import materials
 from raycodellm import check, config, evaluation, identity, model, stage_store, storage_files, tokens
 from raycodellm.config import Evaluation, Model, Optimizer, Stage, Tokenizer, UserError
 from raycodellm.config.old_spellings import STAGE_SETTINGS
-from raycodellm.evaluation import task_files
+from raycodellm.evaluation import data_sources, task_files
 from raycodellm.files import Folder
 from raycodellm.identity import Contents, file_hashes, hub_commits, model_files, numeric_settings, pretrained_content
 from raycodellm.records import StageRecord, TrialResult, as_json
@@ -440,7 +440,9 @@ def test_a_hub_that_is_away_does_not_keep_a_run_from_going_on(tmp_path, sweep_te
     known = {"recipe": provenance.RECIPE_VERSION, "compiled": False}
     found = []
     for commit in ("a" * 40, None, "a" * 40, "b" * 40):
-        monkeypatch.setattr(task_files, "_commit", lambda name, commit=commit: commit)
+        monkeypatch.setattr(data_sources, "hub_silence", lambda commit=commit: "" if commit else "no answer")
+        monkeypatch.setattr(data_sources.hub_commits, "commit", lambda *asked, commit=commit: commit)
+        monkeypatch.setattr(data_sources, "_is_cached", lambda path: True)
         contents = stage_store.contents_of_file(run.file)
         if not run.folder.exists("contents.json"):
             run.folder.write_json("contents.json", {**known, **as_json(contents)})

@@ -70,6 +70,9 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "model/config.json": '{"model_type": "llama"}',
         "model/model.safetensors": "weights",
         "tokenizer/tokenizer.json": "{}",
+        "far.yaml": "task: far\ndataset_path: owner/far\n",
+        "copies-a/far.jsonl": '{"text": "a"}\n',
+        "copies-b/owner/far/test.jsonl": '{"text": "b"}\n',
         "tasks-a/mine.yaml": "task: mine\ndataset_path: json\ndoc_to_text: a\n",
         "tasks-b/mine.yaml": "task: mine\ndataset_path: json\ndoc_to_text: b\n",
     }
@@ -186,6 +189,7 @@ _PHASED = (
 _TAKEN = (f"{ROWS}.score_field=q", f"{ROWS}.take=top 30 %")
 _MATCHED = ("match_repetition={target_tokens: 100_000, source_tokens: {prose: 90_000}}",)
 _OTHER_SPACE = "{search: {choice: [constant, increase]}}"
+_COPIED = ("evaluation.tasks=[HERE/far.yaml]", "evaluation.data=HERE/copies-a")
 _INCLUDED = ("evaluation.tasks=[mine]", "evaluation.include=HERE/tasks-a")
 CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     # leaf of the table, overrides before, overrides after
@@ -256,7 +260,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("match_repetition.source_tokens.*", _MATCHED, ("match_repetition.source_tokens.prose=80_000",)),
     ("evaluation.suites", (), ("evaluation.suites=[offline]",)),
     ("evaluation.tasks", (), ("evaluation.tasks=[HERE/own.yaml, boxes]",)),
-    ("evaluation.data", (), ("evaluation.data=HERE/rows",)),
+    ("evaluation.data", _COPIED, ("evaluation.data=HERE/copies-b",)),
     ("evaluation.include", _INCLUDED, ("evaluation.include=HERE/tasks-b",)),
     ("evaluation.limit", (), ("evaluation.limit=9",)),
     ("evaluation.few_shot", (), ("evaluation.few_shot=1",)),

@@ -113,11 +113,22 @@ def _chosen_files(named: NamedPath, file: SweepFile, start: Path) -> list[Path] 
     """The files that are read of what is at a path; None for all: of a model, or a git repository."""
     section, _, name = named.key.partition(".")
     if section == "evaluation":
-        return evaluation.local_files(named.path) if name == "tasks" else None
+        return _evaluation_files(named, file)
     if section == "sources":  # what the reader leaves out here must not become a document there
         source = file.example().sources[name.removesuffix(".path")]
         return corpora.local_files(source, os.path.normpath(os.path.join(start, named.path)))
     return None
+
+
+def _evaluation_files(named: NamedPath, file: SweepFile) -> list[Path]:
+    """The files that the evaluation's tasks need of a task file, or of the folder of tasks or of data."""
+    if named.key == "evaluation.tasks":
+        return evaluation.local_files(named.path)
+    settings = file.example().evaluation
+    tasks, places = evaluation.evaluated_tasks(file), evaluation.Places.of(settings)
+    if named.key == "evaluation.include":
+        return evaluation.included_files(tasks, places)
+    return evaluation.data_files_of(tasks, places)
 
 
 def how_to_go_on(request: SweepRequest, name: str) -> str:

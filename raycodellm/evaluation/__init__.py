@@ -3,6 +3,7 @@
 from raycodellm.evaluation.averages import missing_averages
 from raycodellm.evaluation.composition import EvaluationResult, compose, composed_items
 from raycodellm.evaluation.contamination import contaminated_items, stage_of
+from raycodellm.evaluation.data_sources import DataSource, find_data
 from raycodellm.evaluation.item_text import evaluated_tasks, item_texts, items_of_sweep
 from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
 from raycodellm.evaluation.metrics import AVERAGED, COUNTS, MEAN, METRICS, Metric
@@ -10,7 +11,14 @@ from raycodellm.evaluation.objectives import check_evaluation
 from raycodellm.evaluation.results import KeptResults, Results, TaskResult
 from raycodellm.evaluation.run import NotWritten, evaluate
 from raycodellm.evaluation.suites import Suite, SuiteTask, asked_averages, asked_tasks, suite, suite_names, task_facts
-from raycodellm.evaluation.task_files import lm_eval_version, local_files, task_content
+from raycodellm.evaluation.task_files import (
+    data_files_of,
+    included_files,
+    lm_eval_version,
+    local_files,
+    task_content,
+    task_contents,
+)
 from raycodellm.evaluation.task_loading import check_tasks, load_tasks, preload
 from raycodellm.evaluation.task_names import Places
 from raycodellm.evaluation.task_scoring import NothingFits, Stopped
@@ -22,6 +30,7 @@ __all__ = [
     "ITEMS_SCHEMA",
     "MEAN",
     "METRICS",
+    "DataSource",
     "EvaluationResult",
     "Items",
     "KeptResults",
@@ -41,8 +50,11 @@ __all__ = [
     "compose",
     "composed_items",
     "contaminated_items",
+    "data_files_of",
     "evaluate",
     "evaluated_tasks",
+    "find_data",
+    "included_files",
     "item_texts",
     "items_of_sweep",
     "lm_eval_version",
@@ -56,6 +68,7 @@ __all__ = [
     "suite",
     "suite_names",
     "task_content",
+    "task_contents",
     "task_facts",
     "units",
 ]

@@ -11,8 +11,8 @@ from raycodellm.evaluation.averages import Averages
 from raycodellm.evaluation.metrics import AVERAGED, BY_NAME, COUNTS, MEAN, METRICS
 from raycodellm.evaluation.score_names import listed_scores
 from raycodellm.evaluation.suites import asked_averages, asked_tasks
-from raycodellm.evaluation.task_loading import check_tasks, is_path
-from raycodellm.evaluation.task_names import Places, TaskNames
+from raycodellm.evaluation.task_loading import check_tasks
+from raycodellm.evaluation.task_names import Places, TaskNames, is_path
 from raycodellm.evaluation.task_trees import group_members
 from raycodellm.tasks import BUILTIN, PARTS
 

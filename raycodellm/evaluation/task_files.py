@@ -10,21 +10,22 @@ import ast
 import importlib.metadata
 import importlib.util
 import os
-from collections.abc import Iterator
-from functools import lru_cache
+from collections.abc import Iterable, Iterator
 from pathlib import Path
 from typing import Any
 
 from raycodellm.config import UserError
-from raycodellm.evaluation.task_loading import check_tasks, is_path
-from raycodellm.evaluation.task_names import NOWHERE, NamedTask, Places, TaskNames
+from raycodellm.evaluation.data_lookup import DataFolder, FoundData
+from raycodellm.evaluation.data_sources import find_data, open_folder, sources_of
+from raycodellm.evaluation.task_data import data_files
+from raycodellm.evaluation.task_index import with_members
+from raycodellm.evaluation.task_loading import check_tasks
+from raycodellm.evaluation.task_names import NOWHERE, NamedTask, Places, TaskNames, is_path
 from raycodellm.evaluation.task_trees import members_of, trees
 from raycodellm.evaluation.task_yaml import Tagged
-from raycodellm.identity import file_hashes, hub_commits
+from raycodellm.files import cause
+from raycodellm.identity import file_hashes
 from raycodellm.tasks import BUILTIN, FOLDER
-
-_DATA_FORMATS = frozenset({"json", "csv", "parquet", "text", "arrow", "imagefolder", "xml", "webdataset"})
-"""Values of `dataset_path` that name a reader of files in `datasets`, not a data set."""
 
 
 def lm_eval_version() -> str:
@@ -33,9 +34,52 @@ def lm_eval_version() -> str:
 
 def task_content(name: str, places: Places = NOWHERE) -> list[Any]:
     """JSON values of everything, besides the model, that the task's results depend on. Raises UserError for an unknown
-    task."""
-    check_tasks([name], places)
-    return [name, *_content(name, TaskNames(places.include), frozenset())]
+    task, and for one whose data lies nowhere."""
+    return task_contents([name], places)[name]
+
+
+def task_contents(names: Iterable[str], places: Places = NOWHERE) -> dict[str, list[Any]]:
+    """The content of each task; see `task_content`."""
+    names = list(names)
+    check_tasks(names, places)
+    known, folder = TaskNames(places.include), open_folder(places)
+    return {name: [name, *_content(name, known, frozenset()), *_far_data(name, known, folder)] for name in names}
+
+
+def _far_data(name: str, known: TaskNames, folder: DataFolder | None) -> Iterator[list[Any]]:
+    """The data sets of the hub that the task reads: copies by content, others by commit, or by None where the commit is
+    not known."""
+    for source in sources_of([name], known, folder):
+        wanted, found = source.wanted, source.found
+        if found is None:
+            yield ["hub", wanted.label, source.commit]
+            continue
+        hashes = dict(zip(found.files, _stored(found), strict=True))
+        yield ["data", wanted.label, [[split, [hashes[file] for file in files]] for split, files in found.splits]]
+
+
+def _stored(found: FoundData) -> list[str]:
+    try:
+        return file_hashes.stored_hashes(found.folder, found.files)
+    except OSError as error:
+        raise UserError(f"evaluation.data: {found.folder}: cannot be read ({cause(error)})") from error
+
+
+def data_files_of(names: Iterable[str], places: Places) -> list[Path]:
+    """The local files in the folder of `evaluation.data` that the tasks read."""
+    found = [source.found for source in find_data(names, places) if source.found is not None]
+    files = {one.folder.local / file: None for one in found if one.folder.local is not None for file in one.files}
+    return [*files]
+
+
+def included_files(names: Iterable[str], places: Places) -> list[Path]:
+    """The files in the folder of `evaluation.include` that the tasks need; all YAML files of the folder where they need
+    none, so that the folder exists where they are sent."""
+    known = TaskNames(places.include)
+    chosen = [known.included[name].file for name in with_members(names, known.find) if name in known.included]
+    files = dict.fromkeys(path for file in chosen if file is not None for path in local_files(str(file)))
+    every = (one.file for one in known.included.values() if one.file is not None)
+    return [*files] or [*dict.fromkeys(every)]
 
 
 def local_files(path: str) -> list[Path]:
@@ -76,7 +120,7 @@ def _yaml_content(path: Path, known: TaskNames, seen: frozenset[str]) -> list[An
     for file, tree in found:
         for function in _functions(tree):
             files.update(dict.fromkeys(_module_files(function, file.parent)))
-        data += _data(tree)
+        data += _near_data(tree)
         members += members_of(tree)
     hashed = _hashed(list(files))
     return ["files", hashed, *data, *([member, *_content(member, known, seen)] for member in members)]
@@ -129,38 +173,24 @@ def _imported(path: Path) -> list[str]:
         if isinstance(node, ast.Import):
             names += [alias.name for alias in node.names]
         elif isinstance(node, ast.ImportFrom):
-            names += [node.module] if node.module else [alias.name for alias in node.names]
+            names += [node.module] if node.module else []
+            # What is imported from a package may be a module of it.
+            names += [f"{node.module}.{alias.name}" if node.module else alias.name for alias in node.names]
     return names
 
 
-def _data(tree: dict[str, Any]) -> Iterator[list[Any]]:
-    """The data that `dataset_path` and `dataset_kwargs` name: local files by content, a data set of the hub by its
-    commit, or by None where the commit is not known."""
-    named = tree.get("dataset_path")
-    paths = _named_data(tree)
-    is_on_hub = isinstance(named, str) and not isinstance(named, Tagged) and named not in (*paths, *_DATA_FORMATS)
-    if is_on_hub and not any("://" in path for path in paths):
-        yield ["hub", named, _commit(named)]
-    for path in paths:
+def _near_data(tree: dict[str, Any]) -> Iterator[list[Any]]:
+    """The data on this machine that `dataset_path` and `dataset_kwargs` name, by content."""
+    for path in _named_data(tree):
         yield ["data", path, _hashed(list(_local_files(path)))]
 
 
 def _named_data(tree: dict[str, Any]) -> list[str]:
     """The paths in `dataset_kwargs`, and `dataset_path` where that is a path on this machine."""
-    named, given = tree.get("dataset_path"), tree.get("dataset_kwargs")
-    given = given if isinstance(given, dict) else {}
-    paths = [path for key in ("data_files", "data_dir") for path in _texts(given.get(key))]
+    named, paths = tree.get("dataset_path"), data_files(tree)
     if isinstance(named, str) and not isinstance(named, Tagged) and Path(named).expanduser().exists():
         paths.append(named)
     return paths
-
-
-def _texts(node: Any) -> Iterator[str]:
-    if isinstance(node, str):
-        yield node
-    elif isinstance(node, (list, dict)):
-        for value in node.values() if isinstance(node, dict) else node:
-            yield from _texts(value)
 
 
 def _local_files(path: str) -> Iterator[Path]:
@@ -173,14 +203,6 @@ def _local_files(path: str) -> Iterator[Path]:
     elif "://" not in path and any(sign in path for sign in "*?["):
         base = Path(place.anchor or ".")
         yield from sorted(inner for inner in base.glob(str(place.relative_to(place.anchor))) if inner.is_file())
-
-
-@lru_cache(maxsize=256)
-def _commit(name: str) -> str | None:
-    try:
-        return hub_commits.commit(name, ("README.md", ".gitattributes"), "dataset")
-    except UserError:  # without a network and outside the hub's cache: lm-eval may have the data in its own cache
-        return None
 
 
 def _hashed(files: list[Path]) -> list[list[str]]:

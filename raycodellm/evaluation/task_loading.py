@@ -10,9 +10,10 @@ from typing import TYPE_CHECKING
 
 from raycodellm.config import UserError
 from raycodellm.evaluation.code_sampling import GREEDY, Sampling, set_sampling
+from raycodellm.evaluation.data_sources import find_data, given_to_lm_eval
 from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.task_index import task_manager
-from raycodellm.evaluation.task_names import NOWHERE, Places, TaskNames
+from raycodellm.evaluation.task_names import NOWHERE, Places, TaskNames, is_path
 from raycodellm.tasks import BUILTIN
 
 if TYPE_CHECKING:
@@ -42,10 +43,6 @@ def check_tasks(names: Iterable[str], places: Places = NOWHERE) -> None:
             raise UserError(f"evaluation.tasks: there is no task {name!r}; near names: {', '.join(near)}")
 
 
-def is_path(name: str) -> bool:
-    return name.endswith((".yaml", ".yml"))
-
-
 @dataclass(frozen=True)
 class LoadedTasks:
     of: dict[str, dict[str, Task]]
@@ -73,7 +70,7 @@ def load_tasks(
     if missing:
         manager = task_manager(tuple(name for name in missing if not is_path(name)), places.include)
         for name in missing:
-            _LOADED[keys[name]] = _load(name, few_shot, sampling, manager)
+            _LOADED[keys[name]] = _load(name, few_shot, places, sampling, manager)
     return LoadedTasks({name: _LOADED[key] for name, key in keys.items()})
 
 
@@ -81,15 +78,23 @@ def _changed_at(name: str) -> int:
     return Path(name).expanduser().stat().st_mtime_ns if is_path(name) else 0
 
 
-def _load(name: str, few_shot: int, sampling: Sampling, manager: TaskManager) -> dict[str, Task]:
+def _load(name: str, few_shot: int, places: Places, sampling: Sampling, manager: TaskManager) -> dict[str, Task]:
     try:
-        found = manager.load([name])["tasks"]
+        with given_to_lm_eval(find_data([name], places)):
+            found = manager.load([name])["tasks"]
+    except UserError:
+        raise
     except Exception as error:
         if is_path(name):
             said = next(iter(str(error).splitlines()), "")
             raise UserError(
                 f"evaluation.tasks: {name!r} cannot be loaded as an lm-eval task ({type(error).__name__}: {said}); "
                 "a file holds one task, a group goes by its name"
+            ) from error
+        if "scripts are no longer supported" in str(error):
+            raise UserError(
+                f"evaluation.tasks: the hub's copy of the data of {name!r} comes as code, which is never run here; "
+                "give a copy as parquet, jsonl or arrow files by evaluation.data"
             ) from error
         error.add_note(f"raised while loading the evaluation task {name!r}")
         raise
@@ -98,8 +103,19 @@ def _load(name: str, few_shot: int, sampling: Sampling, manager: TaskManager) ->
         # As in lm-eval: a task whose file asks for no examples gets none.
         if task.get_config("num_fewshot") != 0:
             task.set_config("num_fewshot", few_shot)
+        _check_examples(task_name, task)
         set_sampling(task, sampling)
     return found
+
+
+def _check_examples(name: str, task: Task) -> None:
+    """Raises UserError where the task shows examples and its data, a copy of the evaluated split, has none."""
+    num_examples = task.get_config("num_fewshot") or 0
+    if num_examples and (docs := task.fewshot_docs()) is not None and not len(list(docs)):
+        raise UserError(
+            f"evaluation.data: {name} shows {num_examples} solved examples, and its data has no file of the split that "
+            "they come from; add that file, or set evaluation.few_shot: 0"
+        )
 
 
 def _check_supported(name: str, task: Task) -> None:

@@ -50,6 +50,11 @@ class NamedTask:
     """The tasks that carry a tag, sorted; empty for a task or group."""
 
 
+def is_path(name: str) -> bool:
+    """True for a task that is named by the path of its YAML file."""
+    return name.endswith((".yaml", ".yml"))
+
+
 class TaskNames:
     """All names of tasks, groups and tags. A name of the user's folder comes before the same name of lm-eval, as with
     lm-eval's `--include_path`; so does a name of this package."""

@@ -35,6 +35,24 @@ def _trees(path: Path, seen: set[Path]) -> Iterator[tuple[Path, dict[str, Any]]]
         yield from _trees((path.parent / str(name)).resolve(), seen)
 
 
+def merged_tree(path: Path) -> dict[str, Any]:
+    """The keys of a YAML file with those of the files that it includes; of two files the including one, then the later
+    one counts, as in lm-eval. Raises UserError for a file that cannot be read as a task."""
+    found = dict(trees(path.resolve()))
+    return _merged(path.resolve(), found, frozenset())
+
+
+def _merged(path: Path, found: dict[Path, dict[str, Any]], including: frozenset[Path]) -> dict[str, Any]:
+    own = found[path]
+    included = own.get("include") or []
+    merged: dict[str, Any] = {}
+    for name in included if isinstance(included, list) else [included]:
+        inner = (path.parent / str(name)).resolve()
+        if inner not in including:  # lm-eval refuses a circle when it loads the task
+            merged |= _merged(inner, found, including | {path})
+    return merged | own
+
+
 def group_members(file: Path) -> Iterator[str]:
     """Names of the tasks and groups that a group's file, or a file that it includes, lists."""
     for _, tree in trees(file.resolve()):

@@ -15,6 +15,8 @@ from raycodellm.files import Folder
 
 ANSWER_SECONDS = 10.0
 """Longest wait for the hub."""
+CARDS = ("README.md", ".gitattributes")
+"""Files that nearly every data set of the hub has."""
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
 
@@ -56,7 +58,7 @@ def commit(name: str, files: tuple[str, ...], kind: str = "model") -> str:
     try:
         sha = HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS).sha
     except Exception as error:  # from the network, HTTP or the hub; whatever the error, the local cache may know
-        sha = _cached_commit(repo, revision, files, kind)
+        sha = cached_commit(repo, revision, files, kind)
         if sha is None:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
             raise UserError(
@@ -66,8 +68,8 @@ def commit(name: str, files: tuple[str, ...], kind: str = "model") -> str:
     return str(sha)
 
 
-def _cached_commit(repo: str, revision: str | None, files: tuple[str, ...], kind: str) -> str | None:
-    """The commit that the local cache holds; None where it has none of `files`."""
+def cached_commit(repo: str, revision: str | None, files: tuple[str, ...], kind: str) -> str | None:
+    """The commit that the local cache holds; None where the cache has none of `files`."""
     from huggingface_hub import try_to_load_from_cache
     from huggingface_hub.errors import HFValidationError
 

@@ -107,8 +107,7 @@ LEAVES: dict[str, Row] = {
     **_rows("stage", "decides how much of each source is used", "match_repetition", "target_tokens source_tokens.*"),
     # ---- evaluation
     **_rows("evaluation", "each task enters by its content", "evaluation", "suites tasks"),
-    **_rows("evaluation", "enters as the content of the named tasks", "evaluation", "include"),
-    **_rows("nothing", "where copies of the data lie", "evaluation", "data"),
+    **_rows("evaluation", "enters as the content of the named tasks and of their data", "evaluation", "include data"),
     **_rows("evaluation", "decides which items are asked, and how", "evaluation", "limit few_shot"),
     **_rows("evaluation", "decides which of a suite's tasks are asked", "evaluation", "scoring rationale decoding"),
     **_rows("evaluation", "decides which programs the model writes", "evaluation", "samples temperature"),

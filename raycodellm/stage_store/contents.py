@@ -21,11 +21,16 @@ def contents_of(sweeps: Iterable[Sweep]) -> Contents:
 
     sweeps = list(sweeps)
     pretrained = dict.fromkeys(sweep.model.pretrained for sweep in sweeps if sweep.model.pretrained is not None)
-    settings = [sweep.evaluation for sweep in sweeps]
-    tasks = {task: evaluation.Places.of(one) for one in settings for task in evaluation.asked_tasks(one)}
+    asked: dict[evaluation.Places, dict[str, None]] = {}
+    for settings in (sweep.evaluation for sweep in sweeps):
+        asked.setdefault(evaluation.Places.of(settings), {}).update(dict.fromkeys(evaluation.asked_tasks(settings)))
     return Contents(
         models={name: identity.pretrained_content(name) for name in pretrained},
-        tasks={name: evaluation.task_content(name, places) for name, places in tasks.items()},
+        tasks={
+            name: content
+            for places, names in asked.items()
+            for name, content in evaluation.task_contents(names, places).items()
+        },
         lm_eval=evaluation.lm_eval_version(),
     )
 

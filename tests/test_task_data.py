@@ -1,0 +1,195 @@
+"""A folder of copies serves the data sets of the hub, by whatever names and in whatever form people keep them."""
+
+from __future__ import annotations
+
+import gzip
+import json
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+
+from raycodellm import evaluation
+from raycodellm.config import UserError
+from raycodellm.evaluation import Places, data_sources
+from raycodellm.evaluation.data_lookup import DataFolder, WantedData
+from raycodellm.evaluation.data_reading import read_data
+
+BOOLQ = WantedData("aps/super_glue", "boolq", "boolq", "validation", ("train",))
+SCIQ = WantedData("allenai/sciq", None, "sciq", "test", ("train", "validation"))
+RECORDS = [{"question": "a", "n": 1}, {"question": "b", "n": 2}]
+LINES = "".join(json.dumps(record) + "\n" for record in RECORDS)
+
+
+def found(folder: Path, wanted: WantedData, *names: str) -> list[str]:
+    """The files that are found in a folder that has the files `names`."""
+    for name in names:
+        (folder / name).parent.mkdir(parents=True, exist_ok=True)
+        (folder / name).write_text(LINES)
+    data = DataFolder(str(folder)).find(wanted)
+    return list(data.files) if data is not None else []
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "aps/super_glue/boolq/validation-00000-of-00001.parquet",
+        "aps/super_glue/boolq/validation/0000.parquet",
+        "aps--super_glue/boolq/val.jsonl",
+        "datasets--aps--super_glue/snapshots/0123456789abcdef0123456789abcdef01234567/boolq/validation.jsonl",
+        "aps___super_glue/boolq/0.0.0/0123456789abcdef0123456789abcdef01234567/super_glue-validation.arrow",
+        "super_glue/boolq/validation.json",
+        "super_glue_boolq.arrow",
+        "SuperGLUE-BoolQ.jsonl.gz",
+        "boolq/dev.csv",
+        "somewhere/deep/boolq.jsonl",
+        "boolq_validation.jsonl",
+        "BoolQ.dev.jsonl",
+        "boolq_sample.jsonl",
+        "super_glue/validation.jsonl",
+    ],
+)
+def test_a_data_set_is_found_under_the_names_that_people_give_it(name: str, tmp_path: Path) -> None:
+    others = ("super_glue/cb/validation.jsonl", "piqa.jsonl", "train.jsonl", "notes.txt", ".cache/boolq.jsonl")
+    assert found(tmp_path, BOOLQ, name, *others) == [name]
+
+
+def test_the_hubs_layout_comes_before_a_file_of_the_same_name_and_all_shards_are_read(tmp_path: Path) -> None:
+    shards = [f"allenai/sciq/data/test-0000{number}-of-00002.jsonl" for number in range(2)]
+    assert found(tmp_path, SCIQ, "sciq.jsonl", *shards, "allenai/sciq/data/train.jsonl")[:2] == shards
+
+
+def test_another_configuration_is_never_taken(tmp_path: Path) -> None:
+    socratic = WantedData("openai/gsm8k", "socratic", "gsm8k_socratic")
+    assert found(tmp_path, socratic, "openai/gsm8k/main/test.jsonl", "gsm8k/main.jsonl", "main.jsonl") == []
+    assert found(tmp_path, WantedData("openai/gsm8k", "main", "gsm8k"), "x.jsonl") == ["openai/gsm8k/main/test.jsonl"]
+
+
+def test_the_card_of_a_data_set_says_which_files_a_configuration_has(tmp_path: Path) -> None:
+    card = "---\nconfigs:\n- config_name: a\n  data_files:\n  - split: test\n    path: parts/one*\n- config_name: b\n"
+    (tmp_path / "o/n/parts").mkdir(parents=True)
+    (tmp_path / "o/n/README.md").write_text(card + "---\n# n\n")
+    assert found(tmp_path, WantedData("o/n", "a", "t"), "o/n/parts/one-1.jsonl", "o/n/parts/two.jsonl") == [
+        "o/n/parts/one-1.jsonl"
+    ]
+
+
+def test_a_split_that_is_evaluated_and_missing_is_refused_with_what_is_there(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"sciq evaluates the split 'test'.*sciq_train\.jsonl is of the split train"):
+        found(tmp_path, SCIQ, "sciq_train.jsonl")
+
+
+def write_all(folder: Path) -> dict[str, str]:
+    """Files with RECORDS in all forms."""
+    table = pa.Table.from_pylist(RECORDS)
+    pq.write_table(table, folder / "a.parquet")
+    with pa.ipc.new_stream(folder / "b.arrow", table.schema) as writer:
+        writer.write_table(table)
+    with pa.ipc.new_file(folder / "c.arrow", table.schema) as writer:
+        writer.write_table(table)
+    (folder / "d.jsonl").write_text(LINES)
+    (folder / "e.jsonl.gz").write_bytes(gzip.compress(LINES.encode()))
+    (folder / "f.json").write_text(json.dumps(RECORDS))
+    (folder / "g.json").write_text(json.dumps({"canary": "no", "examples": RECORDS}))
+    (folder / "h.csv").write_text("question,n\na,1\nb,2\n")
+    (folder / "i.tsv").write_text("question\tn\na\t1\nb\t2\n")
+    (folder / "j.json").write_text(json.dumps({"question": ["a", "b"], "n": [1, 2]}))
+    (folder / "k.json").write_text(json.dumps({"test": RECORDS, "train": RECORDS[:1]}))
+    return {path.name.partition(".")[0]: path.name for path in sorted(folder.iterdir())}
+
+
+@pytest.mark.parametrize("letter", "abcdefghijk")
+def test_every_form_gives_the_same_items(letter: str, tmp_path: Path) -> None:
+    assert letter in write_all(tmp_path)
+    wanted = WantedData(letter, None, "t", "test", ("train",))
+    data = DataFolder(str(tmp_path)).find(wanted)
+    assert data is not None
+    splits = read_data(data, wanted)
+    assert splits["test"].to_list() == RECORDS and len(splits["train"]) == (1 if letter == "k" else 0)
+
+
+def test_records_by_id_keep_it_and_records_that_name_their_split_go_there(tmp_path: Path) -> None:
+    tree = {"7": {"text": "x", "split": "train"}, "8": {"text": "y", "split": "val", "more": 1}}
+    (tmp_path / "problems.json").write_text(json.dumps(tree))
+    wanted = WantedData("owner/set", None, "t", "validation", ("train",), files=("problems.json",))
+    data = DataFolder(str(tmp_path)).find(wanted)
+    assert data is not None
+    splits = read_data(data, wanted)
+    assert splits["validation"].to_list() == [{"id": "8", "text": "y", "split": "val", "more": 1}]
+    assert splits["train"]["id"] == ["7"]
+
+
+def test_a_file_that_is_no_data_is_refused_by_its_name(tmp_path: Path) -> None:
+    (tmp_path / "sciq.parquet").write_text("no parquet")
+    (tmp_path / "boolq.json").write_text('{"a": 1, "b": [2]}')
+    for wanted, said in ((SCIQ, r"sciq\.parquet: cannot be read as parquet"), (BOOLQ, r"boolq\.json.*no list of rec")):
+        data = DataFolder(str(tmp_path)).find(wanted)
+        assert data is not None
+        with pytest.raises(UserError, match=said):
+            read_data(data, wanted)
+
+
+def test_data_that_lies_nowhere_is_refused_with_where_it_was_looked_for(tmp_path: Path, monkeypatch) -> None:
+    monkeypatch.setattr(data_sources, "hub_silence", lambda: "no answer")
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
+    with pytest.raises(UserError, match=r"no data for sciq: not in .* as allenai/sciq, sciq;.*datasets;.*no answer"):
+        evaluation.task_content("sciq", Places(None, str(tmp_path)))
+    (tmp_path / "hf/datasets/allenai___sciq").mkdir(parents=True)
+    assert evaluation.task_content("sciq")[-1] == ["hub", "allenai/sciq", None]
+
+
+def test_copied_data_enters_a_tasks_identity_by_content_wherever_it_lies(tmp_path: Path) -> None:
+    for name, lines in (("a/sciq.jsonl", LINES), ("b/allenai/sciq/test.jsonl", LINES), ("c/sciq.jsonl", LINES * 2)):
+        (tmp_path / name).parent.mkdir(parents=True)
+        (tmp_path / name).write_text(lines)
+    one, same, other = (evaluation.task_content("sciq", Places(None, str(tmp_path / name))) for name in "abc")
+    assert one[-1][2][0][1] == same[-1][2][0][1] and one != other
+
+
+def test_the_tasks_of_a_users_folder_go_by_name_and_come_before_lm_evals(tmp_path: Path) -> None:
+    (tmp_path / "data.jsonl").write_text(LINES)
+    text = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/data.jsonl}}}}\ntest_split: test\n"
+    text += "doc_to_text: '{{question}}'\ndoc_to_target: '{{n}}'\noutput_type: loglikelihood\n"
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks/mine.yaml").write_text(f"task: sciq\n{text}")
+    (tmp_path / "tasks/group.yaml").write_text("group: both\ntask: [sciq, other]\n")
+    (tmp_path / "tasks/other.yaml").write_text(f"task: other\n{text}")
+    places = Places(str(tmp_path / "tasks"), None)
+    loaded = evaluation.load_tasks(("both",), 0, places)
+    assert {name: [*tasks] for name, tasks in loaded.of.items()} == {"both": ["sciq", "other"]}
+    assert [task.eval_docs.to_list() for task in loaded.single.values()] == [RECORDS, RECORDS]
+    before = evaluation.task_content("both", places)
+    (tmp_path / "tasks/mine.yaml").write_text(f"task: sciq\n{text}# changed\n")
+    assert evaluation.task_content("both", places) != before
+    (tmp_path / "tasks/boxes.yaml").write_text(f"task: boxes\n{text}")
+    with pytest.raises(UserError, match=r"evaluation\.include.*'boxes' of its own"):
+        evaluation.check_tasks(["both"], places)
+
+
+REAL = {
+    "arc_easy": 570,
+    "boolq": 3270,
+    "nq_open": 3610,
+    "piqa": 1838,
+    "sciq": 1000,
+    "social_iqa": 1954,
+    "cb": 56,
+    "copa": 100,
+    "winogrande": 1267,
+    "gsm8k": 1319,
+    "triviaqa": 3000,
+    "bbh_zeroshot_snarks": 178,
+    "bbh_cot_fewshot_word_sorting": 250,
+}
+
+
+def test_the_real_files_serve_lm_evals_tasks_of_their_data_sets(test_data: Path) -> None:
+    loaded = evaluation.load_tasks(tuple(REAL), 0, Places(None, str(test_data / "eval"))).single
+    assert {name: len(task.eval_docs) for name, task in loaded.items()} == REAL
+    assert (
+        loaded["triviaqa"].doc_to_text(loaded["triviaqa"].eval_docs[0]).startswith("Question: Brunswick, Lancastrian")
+    )
+    assert [loaded["boolq"].doc_to_target(doc) for doc in list(loaded["boolq"].eval_docs)[:4]].count(0) >= 1
+    with pytest.raises(UserError, match=r"gsm8k shows 5 solved examples.*no file of the split"):
+        evaluation.load_tasks(("gsm8k",), 5, Places(None, str(test_data / "eval")))
