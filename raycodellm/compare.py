@@ -29,6 +29,7 @@ def run(
     exist or cannot be scored, and for a pair of other models.
     """
     wanted = [_pair(pair, models) for pair in pairs]
+    evaluation.check_variants(settings)
     evaluation.check_tasks(evaluation.asked_tasks(settings), evaluation.Places.of(settings))
     results = {}
     for model in models:

@@ -10,7 +10,16 @@ from raycodellm.evaluation.metrics import AVERAGED, COUNTS, MEAN, METRICS, Metri
 from raycodellm.evaluation.objectives import check_evaluation
 from raycodellm.evaluation.results import KeptResults, Results, TaskResult
 from raycodellm.evaluation.run import NotWritten, evaluate
-from raycodellm.evaluation.suites import Suite, SuiteTask, asked_averages, asked_tasks, suite, suite_names, task_facts
+from raycodellm.evaluation.suites import (
+    Suite,
+    SuiteTask,
+    asked_averages,
+    asked_tasks,
+    check_variants,
+    suite,
+    suite_names,
+    task_facts,
+)
 from raycodellm.evaluation.task_files import (
     data_files_of,
     included_files,
@@ -47,6 +56,7 @@ __all__ = [
     "asked_tasks",
     "check_evaluation",
     "check_tasks",
+    "check_variants",
     "compose",
     "composed_items",
     "contaminated_items",

@@ -10,7 +10,7 @@ from raycodellm.config import Objective, SweepFile, UserError, resolve
 from raycodellm.evaluation.averages import Averages
 from raycodellm.evaluation.metrics import AVERAGED, BY_NAME, COUNTS, MEAN, METRICS
 from raycodellm.evaluation.score_names import listed_scores
-from raycodellm.evaluation.suites import asked_averages, asked_tasks
+from raycodellm.evaluation.suites import asked_averages, asked_tasks, check_variants
 from raycodellm.evaluation.task_loading import check_tasks
 from raycodellm.evaluation.task_names import Places, TaskNames, is_path
 from raycodellm.evaluation.task_trees import group_members
@@ -24,13 +24,15 @@ _WITHOUT_PART_INTERVALS = {metric.name for metric in METRICS if not metric.has_p
 
 
 def check_evaluation(file: SweepFile) -> None:
-    """Raises `UserError`, naming the key, for a task that does not exist and for an objective that no task gives."""
+    """Raises `UserError`, naming the key, for a task that does not exist, a choice that changes nothing,
+    and an objective that no task gives."""
     searched = any(one.name.startswith("evaluation.") for one in file.parameters)
     sweeps = [resolve(file, point) for point in (file.probe_points() if searched else [{}])]
     places = {Places.of(sweep.evaluation) for sweep in sweeps}
     if len(places) > 1:
         raise UserError(f"{file.origin}: evaluation.include and evaluation.data cannot be searched; give one folder")
     for settings in dict.fromkeys(sweep.evaluation for sweep in sweeps):
+        check_variants(settings)
         tasks = asked_tasks(settings)
         check_tasks(tasks, Places.of(settings))
         for objective in sweeps[0].search.objectives:

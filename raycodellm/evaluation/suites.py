@@ -83,6 +83,19 @@ def asked_tasks(settings: Evaluation) -> tuple[str, ...]:
     return tuple(dict.fromkeys([*of_suites, *settings.tasks]))
 
 
+def check_variants(settings: Evaluation) -> None:
+    """Raises UserError for a `scoring` or `rationale` that no task of the asked suites has: it would change nothing."""
+    asked = [one for name in settings.suites for one in suite(name).tasks]
+    for key in ("scoring", "rationale"):
+        value = getattr(settings, key)
+        if value != Evaluation.model_fields[key].default and not any(key in one.when for one in asked):
+            having = [name for name in suite_names() if any(key in one.when for one in suite(name).tasks)]
+            raise UserError(
+                f"evaluation.{key}: found {value!r}, which chooses among the tasks of a suite, and no suite asked for "
+                f"has a choice; add suites: {having}, or name the variants in tasks, such as cosqa_channel"
+            )
+
+
 def asked_averages(settings: Evaluation) -> dict[str, tuple[str, ...]]:
     """Maps each average of the asked suites, such as `reasoning/acc`, to the tasks that it is the mean of."""
     return {average: tasks for name in settings.suites for average, tasks in suite(name).averages.items()}
