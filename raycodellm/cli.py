@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import contextlib
 import os
+import shutil
 import sys
 from collections.abc import Callable, Sequence
 from typing import NoReturn
@@ -116,7 +117,11 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--watch", action="store_true", help="write it again as results come, until the sweep has ended")
     made = command("board", board, "write the Grafana board of all metrics")
     made.add_argument("--into", metavar="FOLDER", help="default: among the boards of this machine's Ray session")
-    made = command("eval", evaluate, "evaluate Hugging Face models")
+    _eval_options(command("eval", evaluate, "evaluate Hugging Face models"))
+    return parser
+
+
+def _eval_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("models", nargs="+", metavar="MODEL", help="a model folder or hub id")
     made.add_argument("--suites", default="", help="names of suites, separated by commas")
     made.add_argument("--tasks", default="", help="names or YAML files, separated by commas")
@@ -131,7 +136,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--decoding", default="free", help="of generated answers: free or constrained (to a pattern)")
     made.add_argument("--pairs", action="append", default=[], metavar="BASE=OTHER", help="compare two of the models")
     made.add_argument("--output", metavar="DIR", help="write metrics.json and items.parquet per model here")
-    return parser
+    made.add_argument("--json", action="store_true", help="one JSON object instead of tables; docs/evaluation.md")
 
 
 def _submit_options(made: argparse.ArgumentParser) -> None:
@@ -222,8 +227,8 @@ def evaluate(options: argparse.Namespace) -> int:
         Folder(options.output).prove_writable("--output")
     with display.display_on(sys.stderr, display.Shown()) as shown:
         shown.waits_for("the models and the tasks to load")
-        text = compare.run(options.models, settings, options.pairs, options.output, shown.evaluating)
-    print(text)
+        found = compare.run(options.models, settings, options.pairs, options.output, shown.evaluating)
+    print(compare.as_json(found) if options.json else compare.text(found, shutil.get_terminal_size((200, 24)).columns))
     return DONE
 
 

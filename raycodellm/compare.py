@@ -2,17 +2,32 @@
 
 from __future__ import annotations
 
+import json
+import math
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
-from raycodellm import evaluation, statistics
+from raycodellm import evaluation, statistics, tables
 from raycodellm.config import Evaluation, UserError
 from raycodellm.files import Folder
 
 if TYPE_CHECKING:
     import pyarrow as pa
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Scores of models, and differences between pairs of them."""
+
+    settings: Evaluation
+    results: dict[str, evaluation.EvaluationResult]
+    """Maps each model to its scores."""
+    pairs: dict[tuple[str, str], dict[str, statistics.Interval | None]]
+    """Maps each (base, other) to the difference of each metric, other minus base over the items that both were scored
+    on; None where there are none."""
 
 
 def run(
@@ -21,14 +36,14 @@ def run(
     pairs: Sequence[str],
     output: str | None,
     on_items: Callable[[str, int, int], None] = lambda model, scored, in_all: None,
-) -> str:
-    """Evaluates `models` and compares `pairs`, each `base=other` of two models; returns the text to print.
+) -> Compared:
+    """Evaluates `models` and compares `pairs`, each `base=other` of two models.
 
     With `output`, writes each model's metrics and items below that folder. `on_items(model, scored, in_all)` hears how
     many of a model's items are scored. Raises `UserError` for a model that does not
     exist or cannot be scored, and for a pair of other models.
     """
-    wanted = [_pair(pair, models) for pair in pairs]
+    wanted = [pair_of(pair, models) for pair in pairs]
     evaluation.check_variants(settings)
     evaluation.check_tasks(evaluation.asked_tasks(settings), evaluation.Places.of(settings))
     results = {}
@@ -40,12 +55,9 @@ def run(
             folder = Folder(output) / model.strip("/").replace("/", "--")
             folder.write_table("items.parquet", results[model].items)
             folder.write_json("metrics.json", results[model].metrics)
-    lines = [line for model in models for line in _scores(model, results[model].metrics)]
-    for base, other in wanted:
-        lines.append(f"{other} against {base}, over the same items (95 % intervals over items, which cover no seeds):")
-        averages = evaluation.asked_averages(settings)
-        lines += [f"  {line}" for line in differences(results[base].items, results[other].items, averages)]
-    return "\n".join(lines)
+    averages = evaluation.asked_averages(settings)
+    gaps = {(base, other): differences(results[base].items, results[other].items, averages) for base, other in wanted}
+    return Compared(settings, results, gaps)
 
 
 def _evaluated(model: str, settings: Evaluation, on_items: Callable[[int, int], None]) -> evaluation.EvaluationResult:
@@ -55,7 +67,8 @@ def _evaluated(model: str, settings: Evaluation, on_items: Callable[[int, int], 
         raise UserError(f"{model}: {error}") from error
 
 
-def _pair(pair: str, models: Sequence[str]) -> tuple[str, str]:
+def pair_of(pair: str, models: Sequence[str]) -> tuple[str, str]:
+    """The two models of `BASE=OTHER`. Raises UserError for anything else."""
     for place, letter in enumerate(pair):  # a folder's name may contain = as well
         base, other = pair[:place], pair[place + 1 :]
         if letter == "=" and base in models and other in models and base != other:
@@ -63,35 +76,99 @@ def _pair(pair: str, models: Sequence[str]) -> tuple[str, str]:
     raise UserError(f"--pairs {pair}: is not BASE=OTHER, two of the models given; they are {', '.join(models)}")
 
 
-def differences(base: pa.Table, other: pa.Table, averages: Mapping[str, Sequence[str]] | None = None) -> list[str]:
-    """One line per metric of each named task or group, of their parts' accuracy, of the mean over tasks, and of the
-    suites' `averages`: the difference with its interval."""
+def differences(
+    base: pa.Table, other: pa.Table, averages: Mapping[str, Sequence[str]] | None = None
+) -> dict[str, statistics.Interval | None]:
+    """The difference, with its interval, of each metric of each named task or group, of their parts' accuracy, of the
+    mean over tasks, and of the suites' `averages`; None where no item has a score of both models."""
     names = [*evaluation.named_tasks(base)]
     both = evaluation.Items(base, averages), evaluation.Items(other, averages)
     metrics = dict.fromkeys(name for items in both for name in items.metric_names())
     tasks = [*names, evaluation.MEAN] if len(names) > 1 else names
-    lines = []
+    found = {}
     for name in [*(f"{task}/{metric}" for task in tasks for metric in metrics), *(averages or ())]:
         before, after = (items.samples(name) for items in both)
         if before or after:  # a task that is scored by likelihood alone has no accuracy
-            found = statistics.paired_difference(before, after)
-            no_items = "no items that both models were scored on"
-            lines.append(f"{name}: {'{:+.4f} [{:+.4f}, {:+.4f}]'.format(*found) if found else no_items}")
-    return lines
+            found[name] = statistics.paired_difference(before, after)
+    return found
 
 
-def _scores(model: str, metrics: dict[str, float]) -> list[str]:
-    names = [name for name in metrics if f"{name}_low" in metrics]
-    rows = []
-    for name in names:
-        low, high = metrics[f"{name}_low"], metrics[f"{name}_high"]
-        rows.append(f"  {name}: {metrics[name]:.4f} [{low:.4f}, {high:.4f}]{_chance(name, metrics)}")
-    too_long = {name: value for name, value in metrics.items() if name.endswith("/too_long") and value}
-    return [model, *rows, *(f"  {name}: {value:.0f} items do not fit the context" for name, value in too_long.items())]
+def as_json(compared: Compared) -> str:
+    """The scores, the differences, and the averages without a value, as one JSON object; null for an end of an interval
+    that is not finite."""
+    averages = evaluation.asked_averages(compared.settings)
+    models = {
+        model: {"metrics": result.metrics, "missing": evaluation.missing_averages(averages, result.metrics)}
+        for model, result in compared.results.items()
+    }
+    pairs = [
+        {
+            "base": base,
+            "other": other,
+            "differences": {name: None if gap is None else gap._asdict() for name, gap in of_pair.items()},
+        }
+        for (base, other), of_pair in compared.pairs.items()
+    ]
+    return json.dumps(_finite({"models": models, "pairs": pairs}), indent=2, ensure_ascii=False)
 
 
-def _chance(name: str, metrics: dict[str, float]) -> str:
-    task, _, score = name.rpartition("/")
-    is_accuracy = score == "acc" or score.startswith("acc_")
-    chance = metrics.get(f"{task}/chance{score.removeprefix('acc')}")
-    return f" (chance {chance:.3f})" if is_accuracy and chance is not None else ""
+def _finite(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _finite(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [_finite(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
+def text(compared: Compared, num_characters: int = 200) -> str:
+    """The scores and the differences for a screen of `num_characters` in a line."""
+    by_model = {model: result.metrics for model, result in compared.results.items()}
+    lines = scores_text(by_model, compared.settings, num_characters)
+    for (base, other), of_pair in compared.pairs.items():
+        lines.append(f"{other} against {base}, over the same items (95 % intervals over items, which cover no seeds):")
+        lines += [f"  {line}" for line in difference_lines(of_pair)]
+    return "\n".join(lines)
+
+
+def difference_lines(of_pair: Mapping[str, statistics.Interval | None]) -> list[str]:
+    """A line for each metric."""
+    no_items = "no items that both models were scored on"
+    return [
+        f"{name}: {'{:+.4f} [{:+.4f}, {:+.4f}]'.format(*gap) if gap else no_items}" for name, gap in of_pair.items()
+    ]
+
+
+def scores_text(by_model: Mapping[str, Mapping[str, float]], settings: Evaluation, num_characters: int) -> list[str]:
+    """The models' scores as a table: side by side where that fits into the width, else one table below the other. Then
+    what a reader should know of them."""
+    lines = []
+    names = short_names([*by_model])
+    together = tables.table_lines(
+        tables.side_by_side({names[model]: metrics for model, metrics in by_model.items()}, settings)
+    )
+    if len(by_model) > 1 and max(map(len, together)) <= num_characters:
+        lines += together
+    else:
+        for model, metrics in by_model.items():
+            lines += [model, *tables.table_lines(tables.score_table(metrics, settings), indent="  ")]
+    lines.append("Intervals: 95 % over items, which cover no seeds.")
+    said = {model: tables.remarks(metrics, settings) for model, metrics in by_model.items()}
+    for remark in dict.fromkeys(remark for some in said.values() for remark in some):
+        of = [names[model] for model, some in said.items() if remark in some]
+        lines.append(remark if len(of) == len(by_model) else f"{', '.join(of)}: {remark}")
+    return lines + _too_long(by_model, names)
+
+
+def short_names(models: Sequence[str]) -> dict[str, str]:
+    """Maps each model to the last part of its path, or to the whole path where two models share the last part."""
+    last = {model: model.rstrip("/").rpartition("/")[2] for model in models}
+    return {model: name if [*last.values()].count(name) == 1 else model for model, name in last.items()}
+
+
+def _too_long(by_model: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -> list[str]:
+    return [
+        f"{names[model]}: {value:.0f} items of {name.rpartition('/')[0]} do not fit the context"
+        for model, metrics in by_model.items()
+        for name, value in metrics.items()
+        if name.endswith("/too_long") and value
+    ]

@@ -54,9 +54,11 @@ def models(tmp_path, monkeypatch) -> list[str]:
 
 
 def test_scores_chance_and_paired_differences_are_said(models, tmp_path) -> None:
-    said = compare.run(models, SETTINGS, [f"{models[0]}={models[1]}"], str(tmp_path / "out"))
-    assert "boxes/acc: 0.7500 [0.1000, 0.9000] (chance 0.200)" in said
-    assert "boxes/too_long: 1 items do not fit the context" in said
+    found = compare.run(models, SETTINGS, [f"{models[0]}={models[1]}"], str(tmp_path / "out"))
+    said = compare.text(found)
+    (row,) = [line for line in said.splitlines() if line.split()[:2] == ["boxes", "acc"]]
+    assert row.split()[2:] == ["0.250", "(0.100", "to", "0.900)", "0.750", "(0.100", "to", "0.900)", "0.200", "–"]
+    assert "other: 1 items of boxes do not fit the context" in said
     assert "boxes/bpb: -1.0000" in said
     (folder,) = [name for name in Folder(str(tmp_path / "out")).list() if name.endswith("base")]
     assert (Folder(str(tmp_path / "out")) / folder).list() == ["items.parquet", "metrics.json"]
@@ -67,7 +69,7 @@ def test_groups_files_and_tasks_of_likelihood_alone_are_compared_as_they_were_na
     right = {"big": [True, False, False], "small": [True]}
     before = {"big": [2.0, 2.2, 1.8], "small": [4.0], "own": [1.0, 1.5, None]}
     after = {"big": [1.9, 2.0, 1.8], "small": [3.0], "own": [2.0, 2.4, 1.0]}
-    lines = compare.differences(items(before, right, named), items(after, right, named))
+    lines = compare.difference_lines(compare.differences(items(before, right, named), items(after, right, named)))
     gaps = [-0.1, -0.2, 0.0, -1.0], [1.0, 0.9]
     group, own = (statistics.fmean(of) for of in gaps)
     lines = [line for line in lines if line.partition(":")[0].endswith(("/acc", "/bpb"))]
@@ -87,7 +89,8 @@ def test_groups_files_and_tasks_of_likelihood_alone_are_compared_as_they_were_na
 def test_models_that_no_item_fits_together_are_said_to_have_none_in_common() -> None:
     named = {"boxes": ["boxes"]}
     found = compare.differences(items({"boxes": [1.0, None]}, {}, named), items({"boxes": [None, 2.0]}, {}, named))
-    assert found == ["boxes/bpb: no items that both models were scored on"]
+    assert found == {"boxes/bpb": None}
+    assert compare.difference_lines(found) == ["boxes/bpb: no items that both models were scored on"]
 
 
 @pytest.mark.parametrize(
@@ -104,7 +107,7 @@ def test_a_model_that_cannot_be_scored_is_named_in_one_line(models, monkeypatch,
 
 def test_a_folder_with_an_equals_sign_in_its_name_can_be_half_of_a_pair() -> None:
     models = ["runs/lr=1", "runs/lr=2"]
-    assert compare._pair("runs/lr=1=runs/lr=2", models) == ("runs/lr=1", "runs/lr=2")
+    assert compare.pair_of("runs/lr=1=runs/lr=2", models) == ("runs/lr=1", "runs/lr=2")
 
 
 @pytest.mark.parametrize("pair", ["base", "base=", "a=b"])

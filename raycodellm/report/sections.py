@@ -71,7 +71,11 @@ _SEEDS_NOTE = (
     "cannot be told from the best."
 )
 _ITEMS_NOTE = "All intervals are 95 % intervals over evaluation items alone: none covers the scores of other seeds."
-_TASKS_NOTE = "Chance is the accuracy of guessing. Items longer than the model's context are counted, and not scored."
+_TASKS_NOTE = (
+    "The intervals are over evaluation items alone. Chance is the accuracy of guessing, majority that of the "
+    "constant best answer. Items longer than the model's context, and items that could not be run, are counted and not "
+    "scored. Contaminated items are in the training data; clean accuracy is that of the others."
+)
 _VERDICT_NOTE = (
     "▲ better, ▼ worse, ≈ not known, against arm {base}, at 95 % over items and seeds. Corrected: the verdicts of all "
     "arms and all tasks hold at once (Tukey's range over the arms of a task, Bonferroni over the tasks)."
@@ -152,8 +156,10 @@ def _ranking(records: Records) -> Section:
     return Section("Ranking", [warning, *parts] if warning else parts, _ITEMS_NOTE if warning else _SEEDS_NOTE)
 
 
-def _task_parts(records: Records) -> list[Table]:
-    return [tables.tasks(records, records.best)] if records.best else []
+def _task_parts(records: Records) -> list[Part]:
+    if not records.best:
+        return []
+    return [tables.tasks(records, records.best), *tables.task_remarks(records, records.best)]
 
 
 def _arms_by_task(records: Records) -> Section:

@@ -2,17 +2,15 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from functools import partial
 
-from raycodellm.evaluation import AVERAGED, MEAN
 from raycodellm.records import LedgerRow, StageRecord, summed_ledger
 from raycodellm.report.answer import difference, difference_name, interval_name
 from raycodellm.report.ranking import ArmScore
 from raycodellm.report.records import Records
 from raycodellm.report.verdicts import TaskScore
-from raycodellm.tables import Cell, StageNode, Table, cells, formats, stage_tree, trials_table
+from raycodellm.tables import Cell, StageNode, Table, cells, formats, remarks, score_table, stage_tree, trials_table
 from raycodellm.tables.trials import is_present, params_of, stages_of, trial_name
 
 
@@ -123,44 +121,22 @@ def differences_by_task(records: Records) -> Table:
 
 
 def tasks(records: Records, best: ArmScore) -> Table:
-    """Metrics by task and by part of a task, of the best arm's first trial; the mean over tasks last."""
+    """Scores by suite, task and part of a task, of the best arm's first trial; averages last."""
+    return score_table(_metrics(records, best), records.sweep.evaluation)
+
+
+def task_remarks(records: Records, best: ArmScore) -> list[str]:
+    """What a reader of these scores should know."""
+    return remarks(_metrics(records, best), records.sweep.evaluation)
+
+
+def _metrics(records: Records, best: ArmScore) -> dict[str, float]:
     row = next(row for row in records.rows if row["number"] == best.trials[0])
-    metrics = {
+    return {
         key.removeprefix("metrics."): value
         for key, value in row.items()
         if key.startswith("metrics.") and is_present(value)
     }
-    header = ["task"]
-    for metric in AVERAGED:
-        header += [metric.label, "95 % interval, items only", *(["chance"] if metric.name == "acc" else [])]
-    rows = []
-    for task, part in _tasks_and_parts(metrics):
-        suffix = f"_{part}" if part else ""
-        shown = [f"{task} · {part}" if part else task]
-        for metric in AVERAGED:
-            name = f"{task}/{metric.name}{suffix}"
-            low, high = (metrics.get(f"{name}_{end}", float("nan")) for end in ("low", "high"))
-            shown += [formats.score(metrics.get(name)), formats.interval(low, high)]
-            if metric.name == "acc":
-                shown.append(formats.score(metrics.get(f"{task}/chance{suffix}")))
-        counts = (metrics.get(f"{task}/{name}{suffix}") for name in ("items", "too_long"))
-        rows.append([*shown, *(formats.value(None if count is None else int(count)) for count in counts)])
-    return Table([*header, "items", "too long"], rows)
-
-
-_METRIC = re.compile(rf"(?:{'|'.join(metric.name for metric in AVERAGED)})(?:_(.+?))?(?:_(?:low|high))?")
-
-
-def _tasks_and_parts(metrics: Mapping[str, float]) -> list[tuple[str, str]]:
-    """(task, part) pairs: each task with the part "", then its parts."""
-    found: dict[str, dict[str, None]] = {}
-    for name in metrics:
-        task, _, metric = name.rpartition("/")
-        match = _METRIC.fullmatch(metric)
-        if match and match[1] not in ("low", "high"):
-            found.setdefault(task, {})[match[1] or ""] = None
-    order = sorted(found, key=lambda task: task == MEAN)
-    return [(task, part) for task in order for part in sorted(found[task])]
 
 
 def ledger(records: Records, best: ArmScore | None) -> Table:

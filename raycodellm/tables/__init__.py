@@ -1,5 +1,6 @@
 """Tables that several commands show: built once as plain rows, then rendered for a terminal, Markdown or HTML."""
 
+from raycodellm.tables.scores import remarks, score_table, side_by_side
 from raycodellm.tables.sharing import Sharing, sharing, sharing_sentence
 from raycodellm.tables.stage_tree import StageNode, stage_tree
 from raycodellm.tables.table import Cell, Table
@@ -12,8 +13,11 @@ __all__ = [
     "StageNode",
     "Table",
     "fitted",
+    "remarks",
+    "score_table",
     "sharing",
     "sharing_sentence",
+    "side_by_side",
     "stage_tree",
     "table_lines",
     "tree_lines",

@@ -1,0 +1,126 @@
+"""The table of scores: a row per suite, task, part and metric, with what is known of the task beside it."""
+
+from __future__ import annotations
+
+import json
+
+import pytest
+
+from raycodellm import compare, evaluation
+from raycodellm.config import Evaluation
+from raycodellm.evaluation import suites
+from raycodellm.tables import remarks, score_table, side_by_side
+
+SETTINGS = Evaluation(suites=("papers",), tasks=("mine",))
+SUITE = suites.Suite.model_validate(
+    {
+        "about": "Two tasks.",
+        "tasks": [
+            {
+                "task": "boolq",
+                "source": "hub",
+                "licence": "CC",
+                "majority": 0.62,
+                "warning": "near a coin flip",
+            },
+            {"task": "code", "source": "hub", "licence": "MIT"},
+        ],
+        "averages": {"reasoning/acc": ["boolq", "gone"], "coding/pass@1": ["code"]},
+    }
+)
+METRICS = {
+    **{"code/items": 3.0, "code/too_long": 0.0, "code/not_run": 1.0, "code/pass@1": 0.5},
+    **{"code/pass@1_low": 0.2, "code/pass@1_high": 0.8, "code/bleu": 7.0, "code/pass@1_items": 2.0},
+    **{"boolq/items": 100.0, "boolq/too_long": 2.0, "boolq/not_run": 0.0, "boolq/contaminated": 4.0},
+    **{"boolq/acc": 0.6, "boolq/acc_low": 0.5, "boolq/acc_high": 0.7, "boolq/chance": 0.5, "boolq/acc_clean": 0.55},
+    **{"boolq/bpb": 1.5, "boolq/bpb_corpus": 1.4, "boolq/acc_hard": 0.4, "boolq/acc_hard_low": 0.1},
+    **{"boolq/acc_hard_high": 0.9, "boolq/bpb_hard": 1.7, "boolq/items_hard": 10.0},
+    "boolq/chance_hard": 0.25,
+    **{"mine/items": 5.0, "mine/too_long": 0.0, "mine/not_run": 0.0, "mine/bpb": 2.0, "mine/bpb_corpus": 1.9},
+    **{"code/acc": 0.5, "mean/bpb": 1.75, "mean/bpb_low": 1.6, "mean/bpb_high": 1.9, "seconds": 4.0},
+    "coding/pass@1": 0.5,
+}
+
+
+@pytest.fixture(autouse=True)
+def one_suite(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(suites, "suite", lambda name: SUITE)
+    monkeypatch.setattr(suites, "suite_names", lambda: ("papers",))
+    monkeypatch.setattr(evaluation, "suite", lambda name: SUITE)
+
+
+def rows(table) -> list[str]:
+    return [" | ".join(row) for row in table.rows]
+
+
+def test_scores_stand_by_suite_and_task_with_baselines_and_counts_of_items():
+    table = score_table(METRICS, SETTINGS)
+    assert " | ".join(table.header) == (
+        "suite | task | metric | value | 95 % interval | chance | majority | items | too long | not run | "
+        "contaminated | clean accuracy"
+    )
+    assert rows(table) == [
+        "papers | boolq | acc | 0.600 | 0.500 to 0.700 | 0.500 | 0.620 | 100 | 2 | 0 | 4 | 0.550",
+        "papers | boolq | bpb | 1.500 | – | – | – | 100 | 2 | 0 | 4 | –",
+        "papers | boolq · hard | acc | 0.400 | 0.100 to 0.900 | 0.250 | – | 10 | – | – | – | –",
+        "papers | code | pass@1 | 0.500 | 0.200 to 0.800 | – | – | 2 | 0 | 1 | – | –",
+        "papers | code | bleu | 7.000 | – | – | – | 3 | 0 | 1 | – | –",
+        "papers | code | acc | 0.500 | – | – | – | 3 | 0 | 1 | – | –",
+        " | mine | bpb | 2.000 | – | – | – | 5 | 0 | 0 | – | –",
+        " | mine | bpb_corpus | 1.900 | – | – | – | 5 | 0 | 0 | – | –",
+        "papers | coding | pass@1 | 0.500 | – | – | – | – | – | – | – | –",
+        " | mean | bpb | 1.750 | 1.600 to 1.900 | – | – | – | – | – | – | –",
+    ]
+
+
+def test_columns_that_would_say_nothing_are_left_out():
+    plain = {"mine/items": 5.0, "mine/too_long": 0.0, "mine/not_run": 0.0, "mine/bpb": 2.0}
+    assert score_table(plain, Evaluation(tasks=("mine",))).header == (
+        "task",
+        "metric",
+        "value",
+        "95 % interval",
+        "items",
+    )
+
+
+def test_several_models_stand_side_by_side():
+    other = {**METRICS, "boolq/acc": 0.7, "boolq/items": 90.0}
+    del other["mine/bpb"]
+    table = side_by_side({"a": METRICS, "b": other}, SETTINGS)
+    assert " | ".join(table.header) == "suite | task | metric | a | b | chance | majority | items"
+    found = rows(table)
+    first = "papers | boolq | acc | 0.600 (0.500 to 0.700) | 0.700 (0.500 to 0.700) | 0.500 | 0.620 | 100, 90"
+    assert found[0] == first and " | mine | bpb | 2.000 | – | – | – | 5" in found
+
+
+def test_what_a_reader_should_know_is_said():
+    assert remarks(METRICS, SETTINGS) == [
+        "reasoning/acc has no value: gone was not evaluated.",
+        "code: 1 of 4 items were not run, by a failure of the sandbox or the machine; they are in no score.",
+        "boolq: near a coin flip",
+    ]
+
+
+def test_models_that_do_not_fit_side_by_side_stand_one_below_the_other():
+    by_model = {"runs/one": METRICS, "runs/two": METRICS}
+    wide = compare.scores_text(by_model, SETTINGS, 200)
+    narrow = compare.scores_text(by_model, SETTINGS, 80)
+    assert wide[0].split()[:5] == ["suite", "task", "metric", "one", "two"]
+    assert narrow[0] == "runs/one" and "runs/two" in narrow
+    assert wide.count("boolq: near a coin flip") == 1, "said once for all models"
+
+
+def test_the_json_of_scores_holds_numbers_or_null():
+    result = evaluation.EvaluationResult({"mine/bpb": 2.0, "mine/bpb_low": float("-inf")})
+    gap = {"mine/bpb": None, "mine/acc": compare.statistics.Interval(0.1, 0.0, float("inf"))}
+    found = json.loads(compare.as_json(compare.Compared(SETTINGS, {"a": result}, {("a", "b"): gap})))
+    assert found["models"]["a"]["metrics"] == {"mine/bpb": 2.0, "mine/bpb_low": None}
+    assert found["models"]["a"]["missing"]["coding/pass@1"] == "code was not evaluated"
+    assert found["pairs"] == [
+        {
+            "base": "a",
+            "other": "b",
+            "differences": {"mine/bpb": None, "mine/acc": {"value": 0.1, "low": 0.0, "high": None}},
+        }
+    ]
