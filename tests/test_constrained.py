@@ -9,10 +9,12 @@ import random
 import pytest
 import regex
 import yaml
+from test_evaluation import write_model
 from tokenizers import Tokenizer, decoders, models, normalizers, pre_tokenizers, trainers
 from transformers import PreTrainedTokenizerFast
 
-from raycodellm.config import UserError
+from raycodellm import evaluation
+from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation.constrained import TextPattern
 from raycodellm.evaluation.suites import suite
 from raycodellm.tasks import FOLDER
@@ -91,6 +93,24 @@ def test_the_constrained_tasks_have_patterns_that_their_own_statements_match(nam
         assert tree["include"] == f"{task.removesuffix('_constrained')}.yaml"
         for item in itertools.islice(items(variant), 0, 70, 7):
             assert regex.fullmatch(tree["generation_kwargs"]["pattern"], " " + item["statement"])
+
+
+def test_a_model_held_to_the_pattern_states_boxes_where_a_free_one_writes_anything(tmp_path):
+    folder = write_model(tmp_path, context=2048)
+    settings = Evaluation(tasks=("kim2024_boxes", "kim2024_boxes_constrained"), limit=8)
+    result = evaluation.evaluate(folder, settings)
+    rows = result.items.to_pylist()
+    free, held = ([row for row in rows if row["task"] == task] for task in settings.tasks)
+    for of_task in (free, held):
+        assert [len({row["prediction"] for row in some}) for some in (of_task[:7], of_task)] == [1, 2], (
+            "one text per state"
+        )
+    assert all(regex.fullmatch(STATEMENT, row["prediction"], partial=True) for row in held)
+    assert not any(regex.fullmatch(STATEMENT, row["prediction"], partial=True) for row in free)
+    assert result.metrics["kim2024_boxes/missing"] == 1.0 > result.metrics["kim2024_boxes_constrained/missing"]
+    by_rule = [json.loads(row["attributes"])["chance"] for row in free]
+    assert [row["chance"] for row in free] == by_rule and len(set(by_rule)) > 2
+    assert result.metrics["kim2024_boxes/chance"] == pytest.approx(sum(by_rule) / 8)
 
 
 def test_a_pattern_that_is_no_regular_expression_is_refused():

@@ -28,7 +28,7 @@ class TextPattern:
         from llguidance.hf import from_tokenizer
 
         try:
-            tokens = from_tokenizer(tokenizer, n_vocab=vocabulary)
+            tokens = from_tokenizer(tokenizer, n_vocab=max(vocabulary, len(tokenizer)))
         except ValueError as error:
             raise UserError(
                 f"generation_kwargs.pattern: {type(tokenizer).__name__} is no tokenizer that a text can be held to a "
@@ -37,6 +37,7 @@ class TextPattern:
         grammar = LLMatcher.grammar_from_regex(pattern)
         if fault := LLMatcher.validate_grammar(grammar, tokens):
             raise UserError(f"generation_kwargs.pattern: {pattern!r}: {' '.join(fault.split())}")
+        self._vocabulary = vocabulary
         self._places: OrderedDict[tuple[int, ...], Any] = OrderedDict({(): LLMatcher(tokens, grammar)})
         """Maps the tokens of a beginning to its place in the pattern, the last used at the end."""
         self._allowed: dict[bytes, np.ndarray] = {}
@@ -53,7 +54,7 @@ class TextPattern:
         mask = place.compute_bitmask()
         if mask not in self._allowed:
             bits = np.unpackbits(np.frombuffer(mask, dtype=np.uint8), bitorder="little")
-            self._allowed[mask] = np.flatnonzero(bits)
+            self._allowed[mask] = np.flatnonzero(bits[: self._vocabulary])
         return self._allowed[mask]
 
     def _place(self, generated: tuple[int, ...]) -> Any:

@@ -6,6 +6,8 @@ from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
+import numpy as np
+
 from raycodellm.config import UserError
 from raycodellm.evaluation.encoding import Encoder
 
@@ -58,7 +60,7 @@ class Decoding:
 class Constraint(Protocol):
     """Says which tokens keep a text within its pattern."""
 
-    def allowed(self, generated: Sequence[int]) -> Sequence[int]:
+    def allowed(self, generated: Sequence[int]) -> Sequence[int] | np.ndarray:
         """Tokens that may follow those generated so far; empty where the text must end."""
 
 

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import UserError
+from raycodellm.evaluation.constrained import TextPattern
 from raycodellm.evaluation.decoding import Constraint, Decoding, StopWords
 from raycodellm.evaluation.encoding import Encoder, TokenPair
 from raycodellm.evaluation.generation import end_tokens, generated
@@ -72,6 +73,7 @@ class AnswerLM:
         self.shares_beginnings = shares_beginnings(model)
         self._ends = end_tokens(model, tokenizer)
         self._stops: dict[tuple[str, ...], StopWords] = {}
+        self._patterns: dict[str, TextPattern] = {}
 
     @property
     def prefix_token_id(self) -> int:
@@ -134,7 +136,10 @@ class AnswerLM:
     def _constraint(self, decoding: Decoding) -> Constraint | None:
         if decoding.pattern is None:
             return None
-        raise UserError(f"generation_kwargs.pattern: found {decoding.pattern!r}; patterns are not supported yet")
+        if decoding.pattern not in self._patterns:
+            vocabulary = self.model.get_output_embeddings().weight.shape[0]
+            self._patterns[decoding.pattern] = TextPattern(decoding.pattern, self.encoder.tokenizer, vocabulary)
+        return self._patterns[decoding.pattern]
 
 
 def _context(config: Any, tokenizer: Any) -> int:

@@ -27,6 +27,8 @@ FEW_SHOT_SEED = 1234
 _BLOCK_ITEMS = 16
 """Least number of items that are scored together. Workers get whole blocks, so that neither a batch's items nor the
 last bit of a likelihood depend on the number of workers."""
+_MOST_ITEMS_PER_PROMPT = 16
+"""A block holds so many times its number of prompts in items at most."""
 
 ScoredItem = dict[str, Any]
 """The columns of `ITEMS_SCHEMA`, and two that the table does not keep: `needed` (tokens of context) and `not_finite` (a
@@ -86,17 +88,19 @@ def _prompt(instances: list[Instance]) -> str:
 
 
 def blocks(items: list[list[Instance]], settings: Evaluation) -> list[list[list[Instance]]]:
-    """The items of a task in the blocks that are scored together, whatever the workers. Equal prompts come into one
-    block, whose answers are generated once, if the block does not become twice as large by that."""
+    """The items of a task in the blocks that are scored together, whatever the workers. Equal prompts, which stand side
+    by side, count as one: their answer is generated once. They are parted only where many items have the same prompt.
+    """
     size = max(_BLOCK_ITEMS, settings.batch_size)
     found: list[list[list[Instance]]] = []
+    num_prompts = 0
     for instances in items:
-        in_last = len(found[-1]) if found else 0
-        joins = size <= in_last < 2 * size and _prompt(instances) == _prompt(found[-1][-1])
-        if found and (in_last < size or joins):
-            found[-1].append(instances)
-        else:
-            found.append([instances])
+        is_new = not found or _prompt(instances) != _prompt(found[-1][-1])
+        if not found or (is_new and num_prompts == size) or len(found[-1]) == _MOST_ITEMS_PER_PROMPT * size:
+            found.append([])
+            num_prompts, is_new = 0, True
+        found[-1].append(instances)
+        num_prompts += is_new
     return found
 
 
