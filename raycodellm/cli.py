@@ -131,6 +131,9 @@ def _eval_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--few-shot", type=int, default=0)
     made.add_argument("--scoring", default="likelihood", help="likelihood (of the answer) or channel (of the question)")
     made.add_argument("--rationale", default="none", help="in the prompt: none, oracle or generated")
+    made.add_argument(
+        "--texts", action="append", default=[], metavar="DOMAIN=PATH", help="text to measure bits per byte on"
+    )
     made.add_argument("--samples", type=int, default=1, help="programs per item of tasks that run code")
     made.add_argument("--temperature", type=float, help="of these programs; 0 is greedy")
     made.add_argument("--decoding", default="free", help="of generated answers: free or constrained (to a pattern)")
@@ -169,6 +172,7 @@ def _request(options: argparse.Namespace) -> SweepRequest:
 def _evaluation(options: argparse.Namespace) -> Evaluation:
     values = {key: getattr(options, key) for key in Evaluation.model_fields if hasattr(options, key)}
     values |= {key: [name for name in values[key].split(",") if name] for key in ("suites", "tasks")}
+    values["texts"] = dict(one.partition("=")[::2] for one in options.texts)
     try:
         return Evaluation.model_validate(values)
     except ValidationError as error:

@@ -93,6 +93,23 @@ class StageJob:
 
 
 @dataclass(frozen=True)
+class HeldOutSource:
+    """The documents of a source that no stage of a sweep trains on, as an evaluation measures them."""
+
+    source: str
+    domain: str
+    """Domain of `evaluation.texts` that they are text of."""
+    store: str
+    """URI of the token store."""
+    fingerprint: str
+    """Identity of the token store."""
+    tokenizer: str
+    """URI of the tokenizer's folder."""
+    num_tokens: int
+    """Tokens held out, in whole documents."""
+
+
+@dataclass(frozen=True)
 class EvaluationJob:
     """One exported model to evaluate."""
 
@@ -105,6 +122,8 @@ class EvaluationJob:
     evaluation: Evaluation
     parent: str
     """Key of the stage job whose model is evaluated."""
+    held_out: tuple[HeldOutSource, ...] = ()
+    """The documents of the sweep's sources whose bits per byte are measured."""
 
     @property
     def kind(self) -> Literal["evaluation"]:

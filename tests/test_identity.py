@@ -191,6 +191,14 @@ _MATCHED = ("match_repetition={target_tokens: 100_000, source_tokens: {prose: 90
 _OTHER_SPACE = "{search: {choice: [constant, increase]}}"
 _COPIED = ("evaluation.tasks=[HERE/far.yaml]", "evaluation.data=HERE/copies-a")
 _INCLUDED = ("evaluation.tasks=[mine]", "evaluation.include=HERE/tasks-a")
+_CHINESE = ("evaluation.tasks=[bpb_chinese]", "evaluation.texts.chinese=HERE/prose/a.txt")
+
+
+def _of_domain(kind: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
+    source = f"sources.more={{kind: {kind}, path: HERE/rows, text_field: text}}"
+    return f"evaluation.texts.{kind}", (source,), (f"evaluation.texts.{kind}=held_out",)
+
+
 CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     # leaf of the table, overrides before, overrides after
     ("name", (), ("name=other",)),
@@ -262,6 +270,10 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("evaluation.tasks", (), ("evaluation.tasks=[HERE/own.yaml, boxes]",)),
     ("evaluation.data", _COPIED, ("evaluation.data=HERE/copies-b",)),
     ("evaluation.include", _INCLUDED, ("evaluation.include=HERE/tasks-b",)),
+    ("evaluation.texts.prose", (), ("evaluation.texts.prose=held_out",)),
+    ("evaluation.texts.code", (), ("evaluation.texts.code=held_out",)),
+    *(_of_domain(kind) for kind in ("markup", "math", "code_adjacent", "synthetic_code")),
+    ("evaluation.texts.chinese", _CHINESE, ("evaluation.texts.chinese=HERE/prose/b.md",)),
     ("evaluation.limit", (), ("evaluation.limit=9",)),
     ("evaluation.few_shot", (), ("evaluation.few_shot=1",)),
     ("evaluation.scoring", (), ("evaluation.scoring=channel",)),

@@ -14,6 +14,7 @@ from typing import NamedTuple
 
 from raycodellm import config
 from raycodellm.config import Sweep, SweepFile, UserError
+from raycodellm.config.text_domains import HELD_OUT
 
 _SECTIONS = ("model", "tokenizer", "sources", "evaluation")
 """Sections of the sweep file that name files."""
@@ -44,6 +45,9 @@ def _paths_of(sweep: Sweep) -> Iterable[NamedPath]:
         yield from (NamedPath(f"sources.{name}.path", path) for path in source.paths)
     tasks = (task for task in sweep.evaluation.tasks if task.endswith((".yaml", ".yml")))
     yield from (NamedPath("evaluation.tasks", task) for task in tasks)
+    for domain, text in sweep.evaluation.texts.given().items():
+        paths = [text] if isinstance(text, str) else text
+        yield from (NamedPath(f"evaluation.texts.{domain}", path) for path in paths if path != HELD_OUT)
     for key, folder in (("include", sweep.evaluation.include), ("data", sweep.evaluation.data)):
         if folder is not None:
             yield NamedPath(f"evaluation.{key}", folder)

@@ -8,6 +8,36 @@ from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from raycodellm.config.field_types import Frozen, Whole
 
+Text = str | tuple[str, ...] | None
+
+
+class Texts(Frozen):
+    """Text whose bits per byte are measured, by domain: files, folders or globs as in `sources.*.path`, or `held_out`
+    for documents of the sweep's sources of that kind, which no stage then trains on. Where a key is left out, the suite
+    `bpb` measures held-out documents, if a source has that kind."""
+
+    prose: Text = None
+    """Plain text; sources of kind `text`."""
+    code: Text = None
+    """Programs; sources of kind `code`."""
+    markup: Text = None
+    """Markup; sources of kind `markup`."""
+    math: Text = None
+    """Mathematics; sources of kind `math`."""
+    chinese: Text = None
+    """Chinese text; no kind of source says so, so files alone."""
+    code_adjacent: Text = None
+    """Commits, notebooks and the like; sources of kind `code_adjacent`."""
+    synthetic_code: Text = None
+    """Generated programs; sources of kind `synthetic_code`."""
+
+    def given(self) -> dict[str, str | tuple[str, ...]]:
+        """The text of each domain that has one."""
+        return {domain: text for domain in DOMAINS if (text := getattr(self, domain)) is not None}
+
+
+DOMAINS = tuple(Texts.model_fields)
+
 
 class Evaluation(Frozen):
     """The tasks that score every trial's model. A task gives `<task>/acc` (share of right answers), `<task>/bpb` (bits
@@ -33,6 +63,8 @@ class Evaluation(Frozen):
     rationale: Literal["none", "oracle", "generated"] = "none"
     """The rationale in the prompts of a suite's tasks that have one: none, the data set's own (`oracle`), or one that
     the model writes before its choices are scored (`generated`)."""
+    texts: Texts = Texts()
+    """Text whose bits per byte are measured."""
     samples: Annotated[Whole, Field(ge=1)] = 1
     """Programs that the model writes for each item of a task that runs code: with 1 the task gives `pass@1`, with n
     also `pass@n`, and `pass@10` and `pass@100` as far as n allows."""

@@ -29,6 +29,7 @@ from raycodellm.config.spaces import (
     walk,
 )
 from raycodellm.config.sweep_settings import Sweep
+from raycodellm.config.text_domains import with_held_out_texts
 from raycodellm.config.yaml_text import MOST_CHARACTERS, read_yaml, write_yaml
 
 MOST_PROBES = 500
@@ -218,9 +219,10 @@ def resolve(file: SweepFile, params: Mapping[str, Any]) -> Sweep:
     """
     tree = _substitute(file, file.tree, (), params)
     try:
-        return Sweep.model_validate(tree)
+        sweep = Sweep.model_validate(tree)
     except ValidationError as error:
         raise UserError(f"{file.origin}: {explain(error, tree)}") from error
+    return with_held_out_texts(sweep)
 
 
 def resolved_tree(file: SweepFile) -> dict[str, Any]:

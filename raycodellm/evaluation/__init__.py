@@ -4,6 +4,7 @@ from raycodellm.evaluation.averages import missing_averages
 from raycodellm.evaluation.composition import EvaluationResult, compose, composed_items
 from raycodellm.evaluation.contamination import contaminated_items, stage_of
 from raycodellm.evaluation.data_sources import DataSource, find_data
+from raycodellm.evaluation.held_out_texts import held_out_content
 from raycodellm.evaluation.item_text import evaluated_tasks, item_texts, items_of_sweep
 from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
 from raycodellm.evaluation.metrics import AVERAGED, COUNTS, MEAN, METRICS, Metric
@@ -16,6 +17,7 @@ from raycodellm.evaluation.suites import (
     asked_averages,
     asked_tasks,
     check_variants,
+    left_out_tasks,
     suite,
     suite_names,
     task_facts,
@@ -64,9 +66,11 @@ __all__ = [
     "evaluate",
     "evaluated_tasks",
     "find_data",
+    "held_out_content",
     "included_files",
     "item_texts",
     "items_of_sweep",
+    "left_out_tasks",
     "lm_eval_version",
     "load_tasks",
     "local_files",

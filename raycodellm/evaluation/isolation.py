@@ -7,7 +7,8 @@ import functools
 import logging
 import random
 import warnings
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
+from typing import Any
 
 
 @contextlib.contextmanager
@@ -25,7 +26,7 @@ def quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     for module, bar in zip(modules, bars, strict=True):
-        module.tqdm = functools.partial(bar, disable=True)
+        module.tqdm = functools.partial(_hidden, bar)
     transformers.utils.logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -38,6 +39,11 @@ def quiet() -> Iterator[None]:
             module.tqdm = bar
         if loading_bars:
             transformers.utils.logging.enable_progress_bar()
+
+
+def _hidden(bar: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+    """A progress bar that is not shown, whatever its caller says."""
+    return bar(*arguments, **{**settings, "disable": True})
 
 
 @contextlib.contextmanager

@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm import config
 from raycodellm.config import SweepFile
+from raycodellm.evaluation.held_out_texts import held_out_tasks
 from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.suites import asked_tasks
 from raycodellm.evaluation.task_loading import load_tasks
@@ -30,8 +31,11 @@ def texts_of(task: Task, limit: int | None = None) -> list[str]:
 
 
 def items_of_sweep(file: SweepFile) -> dict[str, list[str]]:
-    """The texts of the items of every task that any trial of the sweep may be evaluated on."""
-    return item_texts(evaluated_tasks(file), Places.of(file.example().evaluation))
+    """The texts of the items of every task that any trial of the sweep may be evaluated on, without documents of the
+    sweep's own sources, which are the data that is cleaned."""
+    settings = file.example().evaluation
+    names = (name for name in evaluated_tasks(file) if name not in held_out_tasks(settings))
+    return item_texts(names, Places.of(settings))
 
 
 def evaluated_tasks(file: SweepFile) -> tuple[str, ...]:

@@ -27,6 +27,7 @@ from raycodellm.evaluation.task_scoring import Listener, TaskScorer
 from raycodellm.evaluation.task_units import units
 from raycodellm.evaluation.workers import Workers
 from raycodellm.files import Folder
+from raycodellm.records import HeldOutSource
 
 
 class NotWritten(OSError):
@@ -43,6 +44,7 @@ def evaluate(
     device: str | None = "cpu",
     results: Results | None = None,
     last_stage: Folder | None = None,
+    held_out: Sequence[HeldOutSource] = (),
     on_items: Callable[[int, int], None] = lambda scored, in_all: None,
     say: Callable[[str], None] = lambda line: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -55,7 +57,8 @@ def evaluate(
 
     `results` keeps each task's result: a task that has one is not scored, and one that an earlier attempt has begun is
     continued. `last_stage`: the folder of the stage that left the model, for items that it or a stage before it was
-    trained on to be marked. `on_items(scored, in_all)` hears how many items of the other tasks all workers have scored,
+    trained on to be marked. `held_out`: the documents of the sweep's sources whose bits per byte the settings measure.
+    `on_items(scored, in_all)` hears how many items of the other tasks all workers have scored,
     `say` a line about what is continued. `should_stop` is asked on every rank after each block of items; one saying yes
     stops all.
 
@@ -64,8 +67,8 @@ def evaluate(
     stop, and `NotWritten`.
     """
     workers, kept = Workers(rank, world_size, gather), results or NoResults()
-    names = asked_tasks(settings)
-    check_tasks(names, Places.of(settings))
+    names, places = asked_tasks(settings), Places.of(settings, held_out)
+    check_tasks(names, places)
     asked = units(names, settings.include)
     wanted = list(dict.fromkeys(task for some in asked.values() for task in some))
     # Rank 0 decides for all: ranks that saw different files would wait for each other.
@@ -74,7 +77,7 @@ def evaluate(
     if missing:
         listener = Listener(on_items, say, should_stop)
         searched = last_stage if settings.contamination else None
-        with _scorer(model_folder, settings, missing, workers, listener, device, searched) as scorer:
+        with _scorer(model_folder, settings, missing, places, workers, listener, device, searched) as scorer:
             for task in missing:
                 found[task] = _scored(scorer, task, workers, kept)
     return workers.first(compose(settings, asked, found) if rank == 0 else EvaluationResult())
@@ -85,6 +88,7 @@ def _scorer(
     model_folder: Folder | Path | str,
     settings: Evaluation,
     tasks: Sequence[str],
+    places: Places,
     workers: Workers,
     listener: Listener,
     device: str | None,
@@ -92,7 +96,7 @@ def _scorer(
 ) -> Iterator[TaskScorer]:
     """Loads the model and the tasks, for all tasks at once."""
     with quiet(), own_randomness(), model_files(model_folder) as files:
-        loaded = load_tasks(tuple(tasks), settings.few_shot, Places.of(settings), Sampling.of(settings))
+        loaded = load_tasks(tuple(tasks), settings.few_shot, places, Sampling.of(settings))
         lm = load_model(files, settings.batch_size, device)
         contaminated = _contaminated(last_stage, loaded, settings.limit, workers, listener)
         yield TaskScorer(lm, loaded, settings, workers, listener, contaminated)

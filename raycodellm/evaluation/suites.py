@@ -37,6 +37,11 @@ class SuiteTask(BaseModel):
     """How an answer is scored."""
     departures: str = ""
     """How the task differs from the paper's."""
+    domain: str = ""
+    """Domain of `evaluation.texts` that the task measures: the suite has the task where the settings give such text."""
+    optional: bool = False
+    """True if the suite has the task only where `evaluation.data` gives a folder with copies of data sets: whether the
+    hub answers shall not decide what is measured."""
     gated: bool = False
     """True if the data must be asked for before it can be downloaded."""
     when: dict[str, Any] = {}
@@ -44,6 +49,8 @@ class SuiteTask(BaseModel):
 
     def is_chosen(self, settings: Evaluation) -> bool:
         """True if the settings are those that the suite has the task for."""
+        if (self.domain and self.domain not in settings.texts.given()) or (self.optional and settings.data is None):
+            return False
         chosen = {key: value if isinstance(value, list) else [value] for key, value in self.when.items()}
         return all(getattr(settings, key, None) in values for key, values in chosen.items())
 
@@ -78,9 +85,25 @@ def suite(name: str) -> Suite:
 
 def asked_tasks(settings: Evaluation) -> tuple[str, ...]:
     """Names of the tasks that the settings ask for: those of the suites, then `tasks`, each once. Raises UserError for
-    an unknown suite."""
-    of_suites = (one.task for name in settings.suites for one in suite(name).tasks if one.is_chosen(settings))
+    an unknown suite, and for one without a task for these settings."""
+    of_suites = (task for name in settings.suites for task in _chosen_tasks(name, settings))
     return tuple(dict.fromkeys([*of_suites, *settings.tasks]))
+
+
+def _chosen_tasks(name: str, settings: Evaluation) -> list[str]:
+    found = [one.task for one in suite(name).tasks if one.is_chosen(settings)]
+    if not found:
+        raise UserError(
+            f"evaluation.suites: {name} has no task for these settings; give it text, such as "
+            "texts: {prose: texts/*.txt}, or the folder of data sets, data"
+        )
+    return found
+
+
+def left_out_tasks(settings: Evaluation) -> tuple[str, ...]:
+    """Names of the tasks of the asked suites that are left out for want of `evaluation.data`."""
+    asked = (one for name in settings.suites for one in suite(name).tasks)
+    return tuple(dict.fromkeys(one.task for one in asked if one.optional and settings.data is None))
 
 
 def check_variants(settings: Evaluation) -> None:

@@ -17,6 +17,7 @@ from typing import Any
 from raycodellm.config import UserError
 from raycodellm.evaluation.data_lookup import DataFolder, FoundData
 from raycodellm.evaluation.data_sources import find_data, open_folder, sources_of
+from raycodellm.evaluation.held_out_texts import text_content
 from raycodellm.evaluation.task_data import data_files
 from raycodellm.evaluation.task_index import with_members
 from raycodellm.evaluation.task_loading import check_tasks
@@ -43,7 +44,15 @@ def task_contents(names: Iterable[str], places: Places = NOWHERE) -> dict[str, l
     names = list(names)
     check_tasks(names, places)
     known, folder = TaskNames(places.include), open_folder(places)
-    return {name: [name, *_content(name, known, frozenset()), *_far_data(name, known, folder)] for name in names}
+    return {
+        name: [
+            name,
+            *_content(name, known, frozenset()),
+            *_far_data(name, known, folder),
+            *text_content(name, places.texts),
+        ]
+        for name in names
+    }
 
 
 def _far_data(name: str, known: TaskNames, folder: DataFolder | None) -> Iterator[list[Any]]:

@@ -11,6 +11,7 @@ from typing import TYPE_CHECKING
 from raycodellm.config import UserError
 from raycodellm.evaluation.code_sampling import GREEDY, Sampling, set_sampling
 from raycodellm.evaluation.data_sources import find_data, given_to_lm_eval
+from raycodellm.evaluation.held_out_texts import texts_given
 from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.task_index import task_manager
 from raycodellm.evaluation.task_names import NOWHERE, Places, TaskNames, is_path
@@ -69,8 +70,9 @@ def load_tasks(
     missing = [name for name, key in keys.items() if key not in _LOADED]
     if missing:
         manager = task_manager(tuple(name for name in missing if not is_path(name)), places.include)
-        for name in missing:
-            _LOADED[keys[name]] = _load(name, few_shot, places, sampling, manager)
+        with texts_given(places.texts):
+            for name in missing:
+                _LOADED[keys[name]] = _load(name, few_shot, places, sampling, manager)
     return LoadedTasks({name: _LOADED[key] for name, key in keys.items()})
 
 

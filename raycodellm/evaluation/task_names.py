@@ -11,7 +11,7 @@ import functools
 import importlib.util
 import os
 import re
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -20,7 +20,9 @@ from typing import Any, NamedTuple
 import yaml
 
 from raycodellm.config import Evaluation, UserError
+from raycodellm.evaluation.held_out_texts import Texts, texts_of
 from raycodellm.evaluation.task_yaml import TaskLoader
+from raycodellm.records import HeldOutSource
 from raycodellm.tasks import FOLDER
 
 
@@ -31,10 +33,13 @@ class Places(NamedTuple):
     """A folder with lm-eval YAML files."""
     data: str | None = None
     """A folder with copies of the data sets."""
+    texts: Texts = ()
+    """Where the text of each domain is read whose bits per byte are measured."""
 
     @classmethod
-    def of(cls, settings: Evaluation) -> Places:
-        return cls(settings.include, settings.data)
+    def of(cls, settings: Evaluation, held_out: Sequence[HeldOutSource] = ()) -> Places:
+        """`held_out`: the held-out documents of the sweep's sources."""
+        return cls(settings.include, settings.data, texts_of(settings, held_out))
 
 
 NOWHERE = Places()

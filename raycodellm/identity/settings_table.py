@@ -108,6 +108,13 @@ LEAVES: dict[str, Row] = {
     # ---- evaluation
     **_rows("evaluation", "each task enters by its content", "evaluation", "suites tasks"),
     **_rows("evaluation", "enters as the content of the named tasks and of their data", "evaluation", "include data"),
+    **_rows(
+        "stage",
+        "held-out text is not trained on; text of files enters as the task's content",
+        "evaluation.texts",
+        "prose code markup math code_adjacent synthetic_code",
+    ),
+    **_rows("evaluation", "text of files enters as the task's content", "evaluation.texts", "chinese"),
     **_rows("evaluation", "decides which items are asked, and how", "evaluation", "limit few_shot"),
     **_rows("evaluation", "decides which of a suite's tasks are asked", "evaluation", "scoring rationale decoding"),
     **_rows("evaluation", "decides which programs the model writes", "evaluation", "samples temperature"),

@@ -40,6 +40,7 @@ def run_evaluation(
             gather=partial(engine.gather, world) if world.world_size > 1 else None,
             device=world.device,
             last_stage=Folder(job.model).parent,
+            held_out=job.held_out,
             on_items=on_items,
         )
     metrics = {**result.metrics, "seconds": time.monotonic() - began}

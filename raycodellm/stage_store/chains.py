@@ -13,9 +13,9 @@ from raycodellm.config import Evaluation, Model, Stage, Sweep
 from raycodellm.files import Folder
 from raycodellm.identity import Contents
 from raycodellm.learning_rate import learning_rate_at, start_rate
-from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, as_json, job_key
+from raycodellm.records import RECIPE_VERSION, EvaluationJob, HeldOutSource, SourceSlice, StageJob, as_json, job_key
 from raycodellm.stage_store.contents import model_content, pinned_model
-from raycodellm.stage_store.slices import Corpus, slice_sources
+from raycodellm.stage_store.slices import Corpus, held_out_sources, slice_sources
 
 EVALUATION_VERSION = 2
 """Raised whenever a change of the evaluation code changes the score of an equal model."""
@@ -84,7 +84,8 @@ def chain(sweep: Sweep, seed: int, materials: Materials, kept: frozenset[str] = 
         rate = learning_rate_at(stage.learning_rate, stage.num_steps, stage.num_steps, rate)
         for source in planned.slices:
             drawn[source.name] += sum(source.planned) * stage.sequence_length
-    return Chain(tuple(jobs), _evaluation_job(jobs[-1], sweep.evaluation, materials.contents))
+    held_out = held_out_sources(sweep, materials.corpora, materials.tokenizer)
+    return Chain(tuple(jobs), _evaluation_job(jobs[-1], sweep.evaluation, materials.contents, held_out))
 
 
 def compiled_schedule(sweep: Sweep, stage: Stage, num_tokens: Mapping[str, int]) -> schedule.Schedule:
@@ -159,10 +160,16 @@ def _stage_job(
     )
 
 
-def _evaluation_job(last: StageJob, settings: Evaluation, contents: Contents) -> EvaluationJob:
+def _evaluation_job(
+    last: StageJob, settings: Evaluation, contents: Contents, held_out: tuple[HeldOutSource, ...]
+) -> EvaluationJob:
     from raycodellm import evaluation
 
-    tasks = {name: contents.tasks[name] for name in evaluation.asked_tasks(settings)}
+    texts = evaluation.Places.of(settings, held_out).texts
+    tasks = {
+        name: [contents.tasks[name], *evaluation.held_out_content(name, texts)]
+        for name in evaluation.asked_tasks(settings)
+    }
     known = identity.evaluation_identity(last.identity, settings, tasks, contents.lm_eval, EVALUATION_VERSION)
     return EvaluationJob(
         identity=known,
@@ -170,4 +177,5 @@ def _evaluation_job(last: StageJob, settings: Evaluation, contents: Contents) ->
         model=(Folder(last.folder) / "model").uri,
         evaluation=settings,
         parent=last.key,
+        held_out=held_out,
     )

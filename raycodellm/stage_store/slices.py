@@ -7,9 +7,15 @@ from collections.abc import Mapping
 from typing import Protocol
 
 from raycodellm.config import Stage, Sweep, UserError
+from raycodellm.config.text_domains import is_held_out, measured_domains, sources_of
 from raycodellm.files import Folder
-from raycodellm.records import SourceSlice
+from raycodellm.records import HeldOutSource, SourceSlice
 from raycodellm.tokens import Reading
+
+EVALUATED_TOKENS = 20_000
+"""Tokens held out of each source that the evaluation measures, where no stage holds out more."""
+EVALUATED_SHARE = 20
+"""Of a smaller source, one part in so many is held out."""
 
 
 class Corpus(Protocol):
@@ -51,7 +57,8 @@ def slice_sources(
 def _slice(
     sweep: Sweep, stage: Stage, name: str, corpus: Corpus, drawn_tokens: int, planned: tuple[int, ...]
 ) -> SourceSlice:
-    held_out_tokens, trained_tokens = _held_out(sweep, name, corpus)
+    held_out_tokens, held = held_out_of(sweep, name, corpus)
+    trained_tokens = corpus.num_tokens - held
     group = _shuffle_group_size(sweep, stage, name, trained_tokens)
     reading = Reading(stage.packing, held_out_tokens)
     num_sequences, num_measured = corpus.num_sequences(stage.sequence_length, reading), 0
@@ -72,10 +79,11 @@ def _slice(
     )
 
 
-def _held_out(sweep: Sweep, name: str, corpus: Corpus) -> tuple[int, int]:
-    """(tokens asked for in held-out documents, tokens left to train on) of a source.
+def held_out_of(sweep: Sweep, name: str, corpus: Corpus) -> tuple[int, int]:
+    """(tokens asked for in held-out documents, tokens that these documents have) of a source.
 
-    The same documents are held out of all stages of the sweep, so no stage trains on what another one measures.
+    The same documents are held out of all stages of the sweep, so no stage trains on what another one, or the
+    evaluation, measures.
     """
     asking = [
         (stage.held_out.tokens, stage)
@@ -83,15 +91,33 @@ def _held_out(sweep: Sweep, name: str, corpus: Corpus) -> tuple[int, int]:
         if stage.held_out is not None and name in sweep.drawn_sources(stage)
     ]
     asked = max((max(num_tokens, stage.sequence_length) for num_tokens, stage in asking), default=0)
+    if is_held_out(sweep, name):
+        asked = max(asked, min(EVALUATED_TOKENS, corpus.num_tokens // EVALUATED_SHARE))
     held = corpus.held_out(asked) if asked else 0
-    if 2 * held > corpus.num_tokens > 0:
+    if asking and 2 * held > corpus.num_tokens > 0:
         num_tokens, first = max(asking, key=lambda one: one[0])
         raise UserError(
             f"stages.{first.name}.held_out.tokens: found {num_tokens}, but whole documents of so many hold "
             f"{held:,} of source {name!r}'s {corpus.num_tokens:,} tokens, over half; use at most "
             f"{corpus.num_tokens // 2}, shorter documents, or more data"
         )
-    return asked, corpus.num_tokens - held
+    return asked, held
+
+
+def held_out_sources(sweep: Sweep, corpora: Mapping[str, Corpus], tokenizer: Folder) -> tuple[HeldOutSource, ...]:
+    """The held-out documents that the sweep's evaluation measures, by domain and source."""
+    return tuple(
+        HeldOutSource(
+            source=name,
+            domain=domain,
+            store=corpora[name].folder.uri,
+            fingerprint=corpora[name].fingerprint,
+            tokenizer=tokenizer.uri,
+            num_tokens=held_out_of(sweep, name, corpora[name])[0],
+        )
+        for domain in measured_domains(sweep)
+        for name in sources_of(sweep, domain)
+    )
 
 
 def _shuffle_group_size(sweep: Sweep, stage: Stage, name: str, num_tokens: int) -> int:

@@ -11,6 +11,7 @@ Opening a store imports neither Ray nor transformers.
 from __future__ import annotations
 
 import threading
+from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import Any
@@ -108,6 +109,13 @@ class TokenStore:
     def held_out(self, num_tokens: int) -> int:
         """Tokens of the whole documents that are held out when `num_tokens` are asked for."""
         return self._run_of(Reading(held_out_tokens=num_tokens, measured=True)).num_tokens
+
+    def held_out_documents(self, num_tokens: int) -> Iterator[np.ndarray]:
+        """The tokens of each document that is held out when `num_tokens` are asked for, without the end-of-text token,
+        in the store's order."""
+        documents = self._all_documents().of(Reading(held_out_tokens=num_tokens, measured=True))
+        for start, size in zip(documents.start.tolist(), documents.num_tokens.tolist(), strict=True):
+            yield self._stream.gather(np.array([start]), size - 1)[0]
 
     def num_sequences(self, sequence_length: int, reading: Reading | str = "concatenate") -> int:
         """Sequences in one epoch. A `reading` given as text names the packing, with no document held out."""
