@@ -125,6 +125,7 @@ def _eval_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("models", nargs="+", metavar="MODEL", help="a model folder or hub id")
     made.add_argument("--suites", default="", help="names of suites, separated by commas")
     made.add_argument("--tasks", default="", help="names or YAML files, separated by commas")
+    made.add_argument("--leave-out", default="", help="tasks of the suites to leave out, separated by commas")
     made.add_argument("--include", metavar="DIR", help="a folder with lm-eval YAML files, whose tasks then go by name")
     made.add_argument("--data", metavar="DIR", help="a folder with copies of the data sets of the Hugging Face hub")
     made.add_argument("--limit", type=int, help="items per task")
@@ -171,7 +172,7 @@ def _request(options: argparse.Namespace) -> SweepRequest:
 
 def _evaluation(options: argparse.Namespace) -> Evaluation:
     values = {key: getattr(options, key) for key in Evaluation.model_fields if hasattr(options, key)}
-    values |= {key: [name for name in values[key].split(",") if name] for key in ("suites", "tasks")}
+    values |= {key: [name for name in values[key].split(",") if name] for key in ("suites", "tasks", "leave_out")}
     values["texts"] = dict(one.partition("=")[::2] for one in options.texts)
     try:
         return Evaluation.model_validate(values)

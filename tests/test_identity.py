@@ -268,6 +268,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("match_repetition.source_tokens.*", _MATCHED, ("match_repetition.source_tokens.prose=80_000",)),
     ("evaluation.suites", (), ("evaluation.suites=[offline]",)),
     ("evaluation.tasks", (), ("evaluation.tasks=[HERE/own.yaml, boxes]",)),
+    ("evaluation.leave_out", ("evaluation.suites=[offline]",), ("evaluation.leave_out=[boxes]",)),
     ("evaluation.data", _COPIED, ("evaluation.data=HERE/copies-b",)),
     ("evaluation.include", _INCLUDED, ("evaluation.include=HERE/tasks-b",)),
     ("evaluation.texts.prose", (), ("evaluation.texts.prose=held_out",)),

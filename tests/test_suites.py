@@ -18,6 +18,13 @@ def test_the_tasks_of_suites_come_before_the_tasks_that_are_named_each_once() ->
     assert evaluation.asked_tasks(Evaluation(tasks=("arc_easy",))) == ("arc_easy",)
 
 
+def test_a_task_whose_data_cannot_be_had_is_left_out_of_its_suite_by_name() -> None:
+    kept = evaluation.asked_tasks(Evaluation(suites=("aryabumi2024",), leave_out=("storycloze_2018",)))
+    assert len(kept) == 14 and "storycloze_2018" not in kept
+    with pytest.raises(UserError, match=r"evaluation\.leave_out.*'storycloze'.*storycloze_2018"):
+        evaluation.asked_tasks(Evaluation(suites=("aryabumi2024",), leave_out=("storycloze",)))
+
+
 def test_an_unknown_suite_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(UserError, match=r"evaluation\.suites.*'ofline'.*offline"):
         evaluation.asked_tasks(Evaluation(suites=("ofline",)))
@@ -29,5 +36,5 @@ def test_a_suite_names_tasks_that_exist_settings_that_exist_and_averages_of_its_
     tasks = {one.task for one in suite.tasks}
     assert {one for one in tasks if known.find(one) is None} == set()
     assert {key for one in suite.tasks for key in one.when} <= set(Evaluation.model_fields)
-    assert {task for average in suite.averages.values() for task in average} <= tasks
+    assert {task.partition("/")[0] for average in suite.averages.values() for task in average} <= tasks
     assert evaluation.task_facts(suite.tasks[0].task, Evaluation(suites=(name,))) == suite.tasks[0]

@@ -48,6 +48,9 @@ class Evaluation(Frozen):
     tasks: tuple[str, ...] = ()
     """Tasks beside those of the suites: the package's own (such as `boxes`), tasks and groups of lm-eval by name, or
     paths of lm-eval YAML files."""
+    leave_out: tuple[str, ...] = ()
+    """Tasks of the suites that are not evaluated, such as those whose data cannot be had. An average that needs one of
+    them is not given."""
     include: str | None = None
     """A folder with lm-eval YAML files, whose tasks and groups then go by name, and come before lm-eval's own."""
     data: str | None = None
@@ -79,7 +82,7 @@ class Evaluation(Frozen):
     batch_size: Annotated[Whole, Field(ge=1)] = 32
     """Sequences (a question with one of its answers) per forward pass."""
 
-    @field_validator("suites", "tasks")
+    @field_validator("suites", "tasks", "leave_out")
     @classmethod
     def _no_repeats(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         repeated = sorted({name for name in names if names.count(name) > 1})

@@ -13,7 +13,8 @@ from raycodellm.evaluation.metrics import unweighted_mean
 from raycodellm.statistics import Sample
 
 Averages = Mapping[str, Sequence[str]]
-"""Maps the name of an average, `<name>/<score>`, to its tasks."""
+"""Maps the name of an average, `<name>/<score>`, to its tasks; a task with another score is named with that score, as
+`quac/f1`."""
 _OTHER_NAMES = {"em": "exact_match"}
 """Scores to the name that lm-eval has for the same score."""
 
@@ -22,7 +23,7 @@ def members(average: str, tasks: Sequence[str]) -> list[tuple[str, ...]]:
     """For each task the names that the averaged metric may have, the first one first."""
     score = average.rpartition("/")[2]
     scores = (score, *((_OTHER_NAMES[score],) if score in _OTHER_NAMES else ()))
-    return [tuple(f"{task}/{one}" for one in scores) for task in tasks]
+    return [(task,) if "/" in task else tuple(f"{task}/{one}" for one in scores) for task in tasks]
 
 
 def average_metrics(
@@ -62,7 +63,8 @@ def missing_averages(averages: Averages, metrics: Mapping[str, float]) -> dict[s
     return found
 
 
-def _reason(task: str, names: Sequence[str], metrics: Mapping[str, float]) -> str:
+def _reason(named: str, names: Sequence[str], metrics: Mapping[str, float]) -> str:
+    task = named.partition("/")[0]
     if f"{task}/items" not in metrics:
         return f"{task} was not evaluated"
     if not metrics[f"{task}/items"]:

@@ -16,7 +16,7 @@ from pathlib import PurePosixPath
 import yaml
 
 from raycodellm.config import UserError
-from raycodellm.evaluation.data_names import Reading, file_format, plain, readings, same_split, split_of
+from raycodellm.evaluation.data_names import Reading, file_format, plain, readings, same_split, split_in, split_of
 from raycodellm.files import Folder
 
 _TOO_GENERAL = frozenset(
@@ -41,6 +41,8 @@ class WantedData:
     """Splits that the task names besides, for few-shot examples."""
     files: tuple[str, ...] = ()
     """Names of the files of the data set's official release."""
+    reader: str | None = None
+    """`module.function` that reads a file of the official release: (name, content) -> records."""
     data_files: tuple[str, ...] = ()
     """The files of the repository, or the addresses, that the task asks for."""
 
@@ -87,6 +89,8 @@ class FoundData:
     folder: Folder
     splits: tuple[tuple[str | None, tuple[str, ...]], ...]
     """(split, files in order) of each split that the files' names tell; None for files that name no split."""
+    is_release: bool = False
+    """True for files that were found by their names in the official release."""
 
     @property
     def files(self) -> tuple[str, ...]:
@@ -122,8 +126,9 @@ class DataFolder:
         the split that is evaluated."""
         by_release, read = self._of_release(wanted), self._readings(wanted.splits)
         incomplete: FoundData | None = None
-        for files in [by_release, *(self._under(name, wanted, read) for name in wanted.names())]:
-            for found in self._forms(files):
+        ways = [(by_release, True), *((self._under(name, wanted, read), False) for name in wanted.names())]
+        for files, is_release in ways:
+            for found in self._forms(files, is_release):
                 if self._serves(found, wanted):
                     return found
                 incomplete = incomplete or found
@@ -145,10 +150,16 @@ class DataFolder:
         return self._read[splits]
 
     def _of_release(self, wanted: WantedData) -> list[tuple[str, Reading]]:
-        """Files with the names of the official release, those apart that are called no more than `train.json`."""
-        names = {name.lower() for name in wanted.files if split_of(name.split(".")[0]) is None}
-        found = [path for path in self.files if PurePosixPath(path).name.lower() in names]
-        return [(path, one) for path in found for one in readings(path, wanted.splits)[:1]]
+        """The files of one folder with the names of the official release, in the release's order. A name such as
+        `train.json`, which any data set may have, counts only with its folder: `ocnli_public/dev.json`."""
+        names = [name.lower() for name in wanted.files if split_of(name.split(".")[0]) is None]
+        found = [(path, name) for name in names for path in self.files if f"/{path.lower()}".endswith(f"/{name}")]
+        tops = sorted({path[: len(path) - len(name)] for path, name in found}, key=lambda top: (top.count("/"), top))
+        return [
+            (path, Reading(0, (), split_in(PurePosixPath(path).name), f"{tops[0]}release"))
+            for path, name in found
+            if path[: len(path) - len(name)] == tops[0]
+        ]
 
     def _under(
         self, name: tuple[str, ...], wanted: WantedData, read: Sequence[tuple[str, Reading]]
@@ -178,7 +189,7 @@ class DataFolder:
                     if file_format(path):
                         yield path, Reading(0, parts, split, f"{top} card")
 
-    def _forms(self, files: Iterable[tuple[str, Reading]]) -> Iterator[FoundData]:
+    def _forms(self, files: Iterable[tuple[str, Reading]], is_release: bool) -> Iterator[FoundData]:
         """The files as one data set for each folder and format, the most literally named and the shallowest first."""
         forms: dict[tuple[int, str], dict[str | None, list[str]]] = {}
         for path, one in files:
@@ -186,7 +197,8 @@ class DataFolder:
             splits.setdefault(split_of(one.split) or one.split if one.split else None, []).append(path)
         ranked = sorted(forms, key=lambda form: (form[0], form[1].count("/")))
         for form in ranked:
-            yield FoundData(self.folder, tuple((split, tuple(paths)) for split, paths in forms[form].items()))
+            by_split = tuple((split, tuple(paths)) for split, paths in forms[form].items())
+            yield FoundData(self.folder, by_split, is_release)
 
 
 def _ends_with(parts: tuple[str, ...], tail: tuple[str, ...]) -> bool:

@@ -37,6 +37,12 @@ def split_of(word: str) -> str | None:
     return _SPLITS.get(word.lower())
 
 
+def split_in(name: str) -> str | None:
+    """The split that a word of a file's name names: `validation` for `m-dev.json`."""
+    words = re.split(r"[^0-9A-Za-z]+", name)
+    return next((split for word in reversed(words) if (split := split_of(word)) is not None), None)
+
+
 def same_split(one: str, other: str) -> bool:
     """True for two names of one split: `dev` and `validation`."""
     return plain(one) == plain(other) or (split_of(one) or one) == (split_of(other) or other)

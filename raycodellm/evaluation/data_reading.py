@@ -3,9 +3,11 @@ also compressed, and from an object store."""
 
 from __future__ import annotations
 
+import importlib
 import io
 import json
-from collections.abc import Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import UserError
@@ -29,7 +31,7 @@ def read_data(found: FoundData, wanted: WantedData) -> datasets.DatasetDict:
     """
     import datasets
 
-    read = _splits(found)
+    read = _splits(found, wanted.reader if found.is_release else None)
     tables = {name: _of_split(name, read, wanted.evaluated) for name in wanted.splits}
     evaluated = tables[wanted.evaluated]
     if evaluated is None or not evaluated.num_rows:
@@ -50,14 +52,14 @@ def _of_split(name: str, read: Mapping[str | None, pa.Table], evaluated: str) ->
     return next(iter([*exact, *alike, *unnamed]), None)
 
 
-def _splits(found: FoundData) -> dict[str | None, pa.Table]:
+def _splits(found: FoundData, reader: str | None) -> dict[str | None, pa.Table]:
     """The rows of each split that the files, their keys or their rows name; None for rows that name none."""
     import pyarrow as pa
 
     parts: dict[str | None, list[pa.Table]] = {}
     for split, files in found.splits:
         for file in files:
-            for inner, table in _read(found.folder, file):
+            for inner, table in _read(found.folder, file, reader):
                 parts.setdefault(split or inner, []).append(table)
     try:
         tables = {split: pa.concat_tables(some, promote_options="permissive") for split, some in parts.items()}
@@ -83,20 +85,29 @@ def _by_column(table: pa.Table) -> dict[str | None, pa.Table]:
     return {name: table.filter(pc.equal(table.column(_SPLIT_COLUMN), name)) for name in names}
 
 
-def _read(folder: Folder, file: str) -> Iterator[tuple[str | None, pa.Table]]:
+def _read(folder: Folder, file: str, reader: str | None) -> Iterator[tuple[str | None, pa.Table]]:
     """(split or None, rows) of a file; of more than one split where its JSON object has the splits as keys."""
     import pyarrow as pa
 
     kind = file_format(file)
     try:
         data = folder.read_bytes(file)  # uncompressed, by the ending of the name
-        if kind in ("json", "jsonl", "ndjson"):
+        if reader is not None:
+            yield None, _table(_function(reader)(PurePosixPath(file).name, data))
+        elif kind in ("json", "jsonl", "ndjson"):
             yield from ((split, _table(rows)) for split, rows in _json_rows(data))
         else:
             yield None, _READERS[str(kind)](data)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, OSError) as error:
         said = " ".join(str(error).split())[:200]
-        raise UserError(f"evaluation.data: {folder}/{file}: cannot be read as {kind}: {said}") from error
+        raise UserError(f"evaluation.data: {folder}/{file}: cannot be read as {reader or kind}: {said}") from error
+
+
+def _function(name: str) -> Callable[[str, bytes], list[dict[str, Any]]]:
+    """The function `module.function` that a task's file names as the reader of its release."""
+    module, _, function = name.rpartition(".")
+    found: Callable[[str, bytes], list[dict[str, Any]]] = getattr(importlib.import_module(module), function)
+    return found
 
 
 def _parquet(data: bytes) -> pa.Table:

@@ -84,10 +84,17 @@ def suite(name: str) -> Suite:
 
 
 def asked_tasks(settings: Evaluation) -> tuple[str, ...]:
-    """Names of the tasks that the settings ask for: those of the suites, then `tasks`, each once. Raises UserError for
-    an unknown suite, and for one without a task for these settings."""
-    of_suites = (task for name in settings.suites for task in _chosen_tasks(name, settings))
-    return tuple(dict.fromkeys([*of_suites, *settings.tasks]))
+    """Names of the tasks that the settings ask for: those of the suites but `leave_out`, then `tasks`, each once.
+
+    Raises UserError for an unknown suite, for one without a task for these settings, and for a task to leave out that
+    no suite has.
+    """
+    of_suites = [task for name in settings.suites for task in _chosen_tasks(name, settings)]
+    if strange := [name for name in settings.leave_out if name not in of_suites]:
+        near = difflib.get_close_matches(strange[0], of_suites, n=3, cutoff=0.5) or of_suites
+        raise UserError(f"evaluation.leave_out: no suite asked for has a task {strange[0]!r}; near: {', '.join(near)}")
+    kept = [name for name in of_suites if name not in settings.leave_out]
+    return tuple(dict.fromkeys([*kept, *settings.tasks]))
 
 
 def _chosen_tasks(name: str, settings: Evaluation) -> list[str]:
@@ -125,13 +132,15 @@ def asked_averages(settings: Evaluation) -> dict[str, tuple[str, ...]]:
 
 
 def task_facts(name: str, settings: Evaluation | None = None) -> SuiteTask | None:
-    """What is known of a task, by the first suite that has it, of the asked ones if any; None where no suite has it."""
+    """What is known of a task, by the first suite that has it, of the asked ones if any; None where nothing is."""
     asked = settings.suites if settings is not None else ()
-    for one in dict.fromkeys([*asked, *suite_names()]):
-        for task in suite(one).tasks:
-            if task.task == name:
-                return task
-    return None
+    suites = [*(suite(one) for one in dict.fromkeys([*asked, *suite_names()])), named_in_no_suite()]
+    return next((task for one in suites for task in one.tasks if task.task == name), None)
+
+
+def named_in_no_suite() -> Suite:
+    """What is known of lm-eval's tasks that go by their names and are in no suite."""
+    return _read(FOLDER / "known_tasks.yaml")
 
 
 def _folder() -> Path:

@@ -79,6 +79,7 @@ def _wanted(task: str, tree: Mapping[str, Any]) -> WantedData | None:
         others=tuple(dict.fromkeys(splits[1:])),
         files=tuple(dict.fromkeys([*(listed or ()), *release_files(path, config), *map(_base, files)])),
         data_files=tuple(files),
+        reader=metadata.get("reader") if isinstance(metadata, dict) else None,
     )
 
 

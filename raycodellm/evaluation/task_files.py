@@ -127,7 +127,7 @@ def _yaml_content(path: Path, known: TaskNames, seen: frozenset[str]) -> list[An
     data: list[Any] = []
     members: list[str] = []
     for file, tree in found:
-        for function in _functions(tree):
+        for function in [*_functions(tree), *_reader(tree)]:
             files.update(dict.fromkeys(_module_files(function, file.parent)))
         data += _near_data(tree)
         members += members_of(tree)
@@ -144,6 +144,12 @@ def _functions(node: Any) -> Iterator[str]:
     elif isinstance(node, list):
         for value in node:
             yield from _functions(value)
+
+
+def _reader(tree: dict[str, Any]) -> Iterator[str]:
+    metadata = tree.get("metadata")
+    if isinstance(metadata, dict) and isinstance(metadata.get("reader"), str):
+        yield metadata["reader"]
 
 
 def _module_files(function: str, folder: Path) -> Iterator[Path]:

@@ -29,7 +29,7 @@ NOT_AS_WRITTEN: Any = {
 }
 """Settings of a stage that do not enter its identity as they are written."""
 
-BY_CONTENT = {"suites", "tasks", "include", "data", "texts"}
+BY_CONTENT = {"suites", "tasks", "leave_out", "include", "data", "texts"}
 """Settings of an evaluation that say which tasks are asked and where they lie: they enter as the tasks' contents."""
 
 _ZERO_PLACEMENT = (

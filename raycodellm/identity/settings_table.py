@@ -106,7 +106,7 @@ LEAVES: dict[str, Row] = {
     **_rows("stage", "enters without the keys of PLACEMENT_ONLY", "stages.*", "numerics.deepspeed_config.*"),
     **_rows("stage", "decides how much of each source is used", "match_repetition", "target_tokens source_tokens.*"),
     # ---- evaluation
-    **_rows("evaluation", "each task enters by its content", "evaluation", "suites tasks"),
+    **_rows("evaluation", "each task enters by its content", "evaluation", "suites tasks leave_out"),
     **_rows("evaluation", "enters as the content of the named tasks and of their data", "evaluation", "include data"),
     **_rows(
         "stage",
