@@ -57,8 +57,10 @@ class Metric:
     """The item's weight in the mean."""
     is_averaged: bool = False
     """True if `mean/<name>`, the mean over tasks, is a metric as well."""
+    has_parts: bool = True
+    """True if each part of a task has the metric too, as `<task>/<name>_<part>`."""
     has_part_intervals: bool = True
-    """True if a part's metric, `<task>/<name>_<part>`, has an interval as well."""
+    """True if a part's metric has an interval as well."""
 
 
 def _accuracy(row: Row) -> float | None:
@@ -84,7 +86,7 @@ METRICS = (
         lambda row: row.get("bits_per_byte") if row.get("num_bytes") else None,
         ("bits_per_byte", "num_bytes"),
         weight=lambda row: row["num_bytes"],
-        has_part_intervals=False,
+        has_parts=False,
     ),
     Metric(
         "acc_clean",
@@ -92,6 +94,7 @@ METRICS = (
         "share of items right",
         lambda row: _accuracy(row) if row.get("contaminated") is False else None,
         ("correct", "scores", "contaminated"),
+        has_parts=False,
     ),
 )
 """The metrics that any task may have. `acc`: share of items answered right. `bpb`: bits per UTF-8 byte of the right
@@ -150,7 +153,7 @@ def task_metrics(task: str, rows: Sequence[Row]) -> dict[str, float]:
         found[f"{task}/items_{part}"] = float(len(some))
         if len(parts) > 1 and (chances := [row["chance"] for row in some if row["chance"] is not None]):
             found[f"{task}/chance_{part}"] = statistics.fmean(chances)
-        for metric in metrics:
+        for metric in (metric for metric in metrics if metric.has_parts):
             name = f"{task}/{metric.name}_{part}"
             of_part = _with_interval(name, metric, some, clusters)
             found |= of_part if metric.has_part_intervals or not of_part else {name: of_part[name]}
