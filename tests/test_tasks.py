@@ -160,7 +160,8 @@ def _true(sentence: str, place: dict[str, int]) -> bool:
 
 
 def test_no_puzzle_structure_is_in_two_splits():
-    structures = [{puzzle.structure for _, puzzle in first(logical_deduction, name, 1000)} for name in SPLITS]
+    puzzles = [[puzzle for _, puzzle in first(logical_deduction, name, 1000)] for name in SPLITS]
+    structures = [{(puzzle.structure, len(puzzle.names)) for puzzle in some} for some in puzzles]
     assert not any(a & b for a, b in itertools.combinations(structures, 2))
 
 
@@ -169,7 +170,7 @@ def test_a_thousand_items_of_each_task_are_evaluated_and_none_twice():
         items = task.evaluated_items
         assert len(items) == len({item.question for item in items}) >= 1000
     sizes = [item.attributes["num_things"] for item in logical_deduction.TASK.evaluated_items]
-    assert sizes.count(3) == sizes.count(5) == len(sizes) / 2
+    assert all(sizes.count(size) == len(sizes) / 4 for size in (3, 4, 5, 6))
 
 
 def test_training_examples_are_what_evaluation_asks_but_never_the_same():
@@ -178,7 +179,7 @@ def test_training_examples_are_what_evaluation_asks_but_never_the_same():
     assert len(pairs) == 400 and not evaluated & {prompt for prompt, _ in pairs}
     for prompt, response in pairs:
         assert not prompt.endswith(" "), f"a prompt ends in a space, which belongs to the response: {prompt!r}"
-        assert re.fullmatch(r" [a-z0-9].*\.", response), f"a response is no space and a sentence: {response!r}"
+        assert re.fullmatch(r" \S.*\.", response), f"a response is no space and a sentence: {response!r}"
     of_boxes = pairs[BUILTIN.index("boxes") :: len(BUILTIN)]
     assert of_boxes == [pair for pair in pairs if "Box 0 contains" in pair[0]], "the tasks take turns"
     for prompt, response in of_boxes:
@@ -206,11 +207,11 @@ def test_items_and_examples_are_the_same_in_every_process():
     assert there.stdout.strip() == hashlib.sha256(repr(here).encode()).hexdigest()
 
 
-def test_a_thousand_items_take_less_than_a_few_seconds():
+def test_a_thousand_items_of_every_task_take_less_than_a_few_seconds():
     started = time.process_time()
-    first(boxes, "test", 1000, 1)
-    first(logical_deduction, "test", 1000, 1)
-    assert time.process_time() - started < 4  # 0.4 s where it was written
+    for task in TASKS:
+        first(task, "test", 1000, 1)
+    assert time.process_time() - started < 6  # 0.6 s where it was written
 
 
 def test_an_unknown_split_is_refused():

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import functools
 import itertools
-from collections.abc import Callable, Iterator
+import random
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, TypeVar
 
-from raycodellm.tasks.item import Item, lm_eval_dataset
+from raycodellm.tasks.item import SPLITS, Item, lm_eval_dataset, unknown_split
 
 if TYPE_CHECKING:
     import datasets
@@ -17,6 +18,31 @@ NUM_TEST_ITEMS = 1000
 """Items that are evaluated."""
 NUM_TRAIN_ITEMS = 200
 """Items of the training split that lm-eval draws few-shot examples from."""
+
+Level = TypeVar("Level")
+Solution = TypeVar("Solution")
+
+
+def items_by_turns(
+    name: str,
+    split: str,
+    seed: int,
+    levels: Sequence[Level],
+    draw: Callable[[random.Random, str, Level], tuple[Item, Solution]],
+) -> Iterator[tuple[Item, Solution]]:
+    """Endless items that `draw(rng, split, level)` gives for the levels by turns; no question comes twice.
+
+    Raises ValueError for an unknown split."""
+    if split not in SPLITS:
+        raise unknown_split(split)
+    rng = random.Random(f"{name}/{split}/{seed}")
+    seen: set[str] = set()
+    for level in itertools.cycle(levels):
+        item, solution = draw(rng, split, level)
+        while item.question in seen:
+            item, solution = draw(rng, split, level)
+        seen.add(item.question)
+        yield item, solution
 
 
 @dataclass(frozen=True)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import itertools
 import json
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
@@ -17,6 +19,14 @@ SPLITS = {"train": 0.45, "validation": 0.10, "test": 0.45}
 def unknown_split(split: str) -> ValueError:
     """The error of a generator that is asked for a split that no task has."""
     return ValueError(f"there is no split {split!r}; there are {', '.join(SPLITS)}")
+
+
+def split_of(structure: object) -> str:
+    """The split of a structure: the one in whose share of SPLITS the hash of the structure's `repr` falls."""
+    digest = hashlib.blake2b(repr(structure).encode(), digest_size=8).digest()
+    fraction = int.from_bytes(digest, "big") / 2**64
+    ends = itertools.accumulate(SPLITS.values())
+    return next((name for name, end in zip(SPLITS, ends, strict=True) if fraction < end), list(SPLITS)[-1])
 
 
 @dataclass(frozen=True)

@@ -37,7 +37,7 @@ def _questions(rng: random.Random, scenario: Scenario) -> dict[tuple[int, int], 
     """
     found: dict[tuple[int, int], list[Question]] = {}
     for moment, (state, changes) in enumerate(zip(scenario.states, scenario.num_changes, strict=True)):
-        if len(scenario.mentioned(moment)) < 2 * MAX_OBJECTS:
+        if len(scenario.mentioned(moment)) <= MAX_OBJECTS:
             continue
         before = changes if moment == 0 else scenario.num_changes[moment - 1]
         for box, num_operations in enumerate(changes):

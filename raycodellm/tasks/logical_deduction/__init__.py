@@ -1,4 +1,4 @@
-"""Ordering puzzles: three or five things in a row, clues that fix their order, and a question for one place."""
+"""Ordering puzzles: three to six things in a row, clues that fix their order, and a question for one place."""
 
 from raycodellm.tasks.logical_deduction.task import TASK, dataset
 

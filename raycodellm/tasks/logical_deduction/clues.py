@@ -7,12 +7,11 @@ another order of telling or another question make no new structure.
 from __future__ import annotations
 
 import functools
-import hashlib
 import itertools
 import random
 from collections.abc import Callable
 
-from raycodellm.tasks.item import SPLITS
+from raycodellm.tasks.item import split_of
 
 SEED = 6101
 """Fixes the split of the structures and the test items; another seed is another benchmark."""
@@ -53,13 +52,8 @@ def _true_clues(size: int) -> tuple[tuple[Clue, int], ...]:
 
 
 def structure_split(clues: frozenset[Clue], size: int) -> str:
-    """The split of a structure: the one in whose share of SPLITS the structure's hash falls."""
-    digest = hashlib.blake2b(repr((SEED, size, sorted(clues))).encode(), digest_size=8).digest()
-    fraction = int.from_bytes(digest, "big") / 2**64
-    for name, end in zip(SPLITS, itertools.accumulate(SPLITS.values()), strict=True):
-        if fraction < end:
-            return name
-    return list(SPLITS)[-1]
+    """The split that a structure belongs to."""
+    return split_of((SEED, size, sorted(clues)))
 
 
 def draw_structure(rng: random.Random, size: int) -> frozenset[Clue]:

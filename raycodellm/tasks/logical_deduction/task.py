@@ -6,17 +6,16 @@ no clue names.
 
 from __future__ import annotations
 
-import itertools
 import random
 from collections.abc import Iterator
 from dataclasses import dataclass
 
-from raycodellm.tasks.generated import GeneratedTask
-from raycodellm.tasks.item import SPLITS, Item, in_words, unknown_split
+from raycodellm.tasks.generated import GeneratedTask, items_by_turns
+from raycodellm.tasks.item import Item, in_words
 from raycodellm.tasks.logical_deduction.clues import SEED, Clue, draw_structure, structure_split
 from raycodellm.tasks.logical_deduction.stories import ORDINALS, STORIES, Story
 
-SIZES = (3, 5)
+SIZES = (3, 4, 5, 6)
 """Things per puzzle; items take turns."""
 
 
@@ -68,17 +67,8 @@ def _draw_item(rng: random.Random, split: str, size: int) -> tuple[Item, Puzzle]
 
 
 def generate(split: str, seed: int = SEED) -> Iterator[tuple[Item, Puzzle]]:
-    """Endless items of one split, three and five things by turns; no text comes twice."""
-    if split not in SPLITS:
-        raise unknown_split(split)
-    rng = random.Random(f"logical_deduction/{split}/{seed}")
-    seen: set[str] = set()
-    for size in itertools.cycle(SIZES):
-        item, puzzle = _draw_item(rng, split, size)
-        while item.question in seen:
-            item, puzzle = _draw_item(rng, split, size)
-        seen.add(item.question)
-        yield item, puzzle
+    """Endless items of one split, the sizes by turns; no text comes twice."""
+    return items_by_turns("logical_deduction", split, seed, SIZES, _draw_item)
 
 
 TASK = GeneratedTask("logical_deduction", tuple(f"{size}_things" for size in SIZES), generate, SEED)

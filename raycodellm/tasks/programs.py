@@ -1,0 +1,117 @@
+"""Programs that copy and swap the numbers of four variables: the items of `variables_prose` and `variables_code`.
+
+Item i of both tasks is the same program with the same names, numbers, question and choices, once told in words and once
+as Python; so the difference of the two scores is that of the telling alone.
+
+The choices are the four numbers that the program begins with. Each number is mentioned once; any of the four, and any
+place in the text, is right with equal chance, and the asked variable's first number in every fourth item.
+"""
+
+from __future__ import annotations
+
+import random
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+
+from raycodellm.tasks.generated import items_by_turns
+from raycodellm.tasks.item import Item, split_of
+from raycodellm.tasks.words import NOUNS
+
+SEED = 3163
+"""Fixes the split of the programs and the test items; another seed is another benchmark."""
+NUM_VARIABLES = 4
+STEPS = (1, 2, 4, 8)
+"""Copies and swaps per program; items take turns."""
+PARTS = tuple(f"{steps}_step{'s' if steps > 1 else ''}" for steps in STEPS)
+_FEW_STEPS = 2
+"""Programs of up to so many steps are too few for a split by their steps."""
+
+
+@dataclass(frozen=True)
+class Step:
+    """Copies the number of variable `source` to variable `target`, or swaps the two numbers."""
+
+    target: int
+    source: int
+    is_swap: bool
+
+
+@dataclass(frozen=True)
+class Program:
+    """Variables with their first numbers, what happens to them, and the variable that is asked for."""
+
+    names: tuple[str, ...]
+    numbers: tuple[int, ...]
+    """The variables' first numbers."""
+    steps: tuple[Step, ...]
+    asked: int
+
+    @property
+    def last_numbers(self) -> list[int]:
+        """The variables' numbers at the end."""
+        numbers = list(self.numbers)
+        for step in self.steps:
+            old = numbers[step.target]
+            numbers[step.target] = numbers[step.source]
+            if step.is_swap:
+                numbers[step.source] = old
+        return numbers
+
+    @property
+    def structure(self) -> tuple[object, ...]:
+        """The steps and the question, with the variables numbered by their first step: other names, numbers and orders
+        of beginning make no new structure. For a few steps, the numbers alone."""
+        if len(self.steps) <= _FEW_STEPS:
+            return tuple(sorted(self.numbers))
+        numbered: dict[int, int] = {}
+        steps = [
+            (step.is_swap, *(numbered.setdefault(one, len(numbered)) for one in (step.target, step.source)))
+            for step in self.steps
+        ]
+        return (*steps, numbered.get(self.asked))
+
+
+def _draw_step(rng: random.Random) -> Step:
+    target, source = rng.sample(range(NUM_VARIABLES), 2)
+    return Step(target, source, rng.random() < 0.5)
+
+
+def draw_program(rng: random.Random, split: str, num_steps: int) -> Program:
+    """Draws a program of the split. Any of the first numbers is asked for with equal chance, and with a chance of one
+    in four the number that the asked variable has at first."""
+    asked, origin = rng.randrange(NUM_VARIABLES), rng.randrange(NUM_VARIABLES)
+    names = tuple(rng.sample(NOUNS, NUM_VARIABLES))
+    numbers = tuple(rng.sample(range(10, 100), NUM_VARIABLES))
+    while True:
+        program = Program(names, numbers, tuple(_draw_step(rng) for _ in range(num_steps)), asked)
+        if program.last_numbers[asked] != numbers[origin]:
+            continue
+        if split_of((SEED, num_steps, program.structure)) == split:
+            return program
+        if num_steps <= _FEW_STEPS:
+            numbers = tuple(rng.sample(range(10, 100), NUM_VARIABLES))
+
+
+def paired_items(
+    split: str, seed: int, telling: str, tell: Callable[[random.Random, Program], str]
+) -> Iterator[tuple[Item, Program]]:
+    """Endless items of one split, the numbers of steps by turns; `tell(rng, program)` gives the question.
+
+    The programs are the same for every `telling`, which names the words' own random numbers. No program of one split is
+    in another.
+    """
+
+    def draw(rng: random.Random, split: str, num_steps: int) -> tuple[Item, Program]:
+        program = draw_program(rng, split, num_steps)
+        answer = program.last_numbers[program.asked]
+        choices = rng.sample(program.numbers, NUM_VARIABLES)
+        return Item(
+            # A seed of its own: the words take nothing from the numbers that the next program is drawn with.
+            question=tell(random.Random(f"{telling}/{rng.random()}"), program),
+            choices=tuple(f"{number}." for number in choices),
+            gold=choices.index(answer),
+            part=PARTS[STEPS.index(num_steps)],
+            attributes={"num_steps": num_steps, "is_first_number": int(answer == program.numbers[program.asked])},
+        ), program
+
+    return items_by_turns("variables", split, seed, STEPS, draw)
