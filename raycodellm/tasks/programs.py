@@ -10,7 +10,7 @@ place in the text, is right with equal chance, and the asked variable's first nu
 from __future__ import annotations
 
 import random
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 
 from raycodellm.tasks.generated import items_by_turns
@@ -36,6 +36,17 @@ class Step:
     is_swap: bool
 
 
+def last_numbers(numbers: Sequence[int], steps: Iterable[Step]) -> list[int]:
+    """The numbers of all variables after the steps."""
+    now = list(numbers)
+    for step in steps:
+        old = now[step.target]
+        now[step.target] = now[step.source]
+        if step.is_swap:
+            now[step.source] = old
+    return now
+
+
 @dataclass(frozen=True)
 class Program:
     """Variables with their first numbers, what happens to them, and the variable that is asked for."""
@@ -47,15 +58,9 @@ class Program:
     asked: int
 
     @property
-    def last_numbers(self) -> list[int]:
-        """The variables' numbers at the end."""
-        numbers = list(self.numbers)
-        for step in self.steps:
-            old = numbers[step.target]
-            numbers[step.target] = numbers[step.source]
-            if step.is_swap:
-                numbers[step.source] = old
-        return numbers
+    def answer(self) -> int:
+        """The asked variable's number at the end."""
+        return last_numbers(self.numbers, self.steps)[self.asked]
 
     @property
     def structure(self) -> tuple[object, ...]:
@@ -77,19 +82,19 @@ def _draw_step(rng: random.Random) -> Step:
 
 
 def draw_program(rng: random.Random, split: str, num_steps: int) -> Program:
-    """Draws a program of the split. Any of the first numbers is asked for with equal chance, and with a chance of one
-    in four the number that the asked variable has at first."""
-    asked, origin = rng.randrange(NUM_VARIABLES), rng.randrange(NUM_VARIABLES)
+    """Draws a program of the split. The answer is any variable's first number with equal chance, and that of the asked
+    variable itself with a chance of one in four."""
     names = tuple(rng.sample(NOUNS, NUM_VARIABLES))
-    numbers = tuple(rng.sample(range(10, 100), NUM_VARIABLES))
+    is_first_number = rng.randrange(NUM_VARIABLES) == 0
     while True:
-        program = Program(names, numbers, tuple(_draw_step(rng) for _ in range(num_steps)), asked)
-        if program.last_numbers[asked] != numbers[origin]:
-            continue
-        if split_of((SEED, num_steps, program.structure)) == split:
-            return program
-        if num_steps <= _FEW_STEPS:
-            numbers = tuple(rng.sample(range(10, 100), NUM_VARIABLES))
+        numbers = tuple(rng.sample(range(10, 100), NUM_VARIABLES))
+        steps = tuple(_draw_step(rng) for _ in range(num_steps))
+        last = last_numbers(numbers, steps)
+        fitting = [one for one in range(NUM_VARIABLES) if (last[one] == numbers[one]) == is_first_number]
+        if fitting:
+            program = Program(names, numbers, steps, rng.choice(fitting))
+            if split_of((SEED, num_steps, program.structure)) == split:
+                return program
 
 
 def paired_items(
@@ -103,15 +108,17 @@ def paired_items(
 
     def draw(rng: random.Random, split: str, num_steps: int) -> tuple[Item, Program]:
         program = draw_program(rng, split, num_steps)
-        answer = program.last_numbers[program.asked]
         choices = rng.sample(program.numbers, NUM_VARIABLES)
         return Item(
             # A seed of its own: the words take nothing from the numbers that the next program is drawn with.
             question=tell(random.Random(f"{telling}/{rng.random()}"), program),
             choices=tuple(f"{number}." for number in choices),
-            gold=choices.index(answer),
+            gold=choices.index(program.answer),
             part=PARTS[STEPS.index(num_steps)],
-            attributes={"num_steps": num_steps, "is_first_number": int(answer == program.numbers[program.asked])},
+            attributes={
+                "num_steps": num_steps,
+                "is_first_number": int(program.answer == program.numbers[program.asked]),
+            },
         ), program
 
     return items_by_turns("variables", split, seed, STEPS, draw)

@@ -36,8 +36,10 @@ def _questions(rng: random.Random, scenario: Scenario) -> dict[tuple[int, int], 
     after a change of the box: with all of them the right things would be those mentioned last in every third item.
     """
     found: dict[tuple[int, int], list[Question]] = {}
+    mentioned: set[str] = set()
     for moment, (state, changes) in enumerate(zip(scenario.states, scenario.num_changes, strict=True)):
-        if len(scenario.mentioned(moment)) <= MAX_OBJECTS:
+        mentioned.update(*state)
+        if len(mentioned) <= MAX_OBJECTS:
             continue
         before = changes if moment == 0 else scenario.num_changes[moment - 1]
         for box, num_operations in enumerate(changes):
