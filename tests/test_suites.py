@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from raycodellm import evaluation
+from raycodellm import config, evaluation
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation.task_names import TaskNames
 
@@ -23,6 +23,14 @@ def test_a_task_whose_data_cannot_be_had_is_left_out_of_its_suite_by_name() -> N
     assert len(kept) == 14 and "storycloze_2018" not in kept
     with pytest.raises(UserError, match=r"evaluation\.leave_out.*'storycloze'.*storycloze_2018"):
         evaluation.asked_tasks(Evaluation(suites=("aryabumi2024",), leave_out=("storycloze",)))
+
+
+def test_an_objective_may_not_be_an_average_that_lacks_a_task(sweep_text: str) -> None:
+    overrides = ("evaluation={suites: [aryabumi2024]}", "search.objective={metric: reasoning/acc, mode: max}")
+    evaluation.check_evaluation(config.parse(sweep_text, overrides=overrides))
+    without = config.parse(sweep_text, overrides=(*overrides, "evaluation.leave_out=[cb]"))
+    with pytest.raises(UserError, match=r"found 'reasoning/acc'.*use for example knowledge/em"):
+        evaluation.check_evaluation(without)
 
 
 def test_an_unknown_suite_is_refused_with_the_nearest_names() -> None:

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raycodellm import model, preflight, stage_store, tokens
-from raycodellm.check import costs, placement, tables
+from raycodellm.check import costs, evaluation_table, placement, tables
 from raycodellm.check.plan import SizedCorpus, first_arms, items_of, planned
 from raycodellm.check.prices import Prices
 from raycodellm.check.prices import load as load_prices
@@ -54,6 +54,7 @@ def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> 
         "\n".join(tables.sources(sizes, corpora, chains)),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
+        "\n".join(evaluation_table.tasks(file)),
         *tokens.warnings_of(sweep, items),
         *_cost(sweep, chains, num_seeds, where, prices, memory_fit.need.total / GIB),
         where.text,

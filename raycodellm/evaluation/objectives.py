@@ -10,7 +10,7 @@ from raycodellm.config import Objective, SweepFile, UserError, resolve
 from raycodellm.evaluation.averages import Averages
 from raycodellm.evaluation.metrics import AVERAGED, BY_NAME, COUNTS, MEAN, METRICS
 from raycodellm.evaluation.score_names import listed_scores
-from raycodellm.evaluation.suites import asked_averages, asked_tasks, check_variants
+from raycodellm.evaluation.suites import asked_tasks, check_variants, given_averages
 from raycodellm.evaluation.task_loading import check_tasks
 from raycodellm.evaluation.task_names import Places, TaskNames, is_path
 from raycodellm.evaluation.task_trees import group_members
@@ -36,7 +36,7 @@ def check_evaluation(file: SweepFile) -> None:
         tasks = asked_tasks(settings)
         check_tasks(tasks, Places.of(settings))
         for objective in sweeps[0].search.objectives:
-            check_objective(objective, tasks, TaskNames(settings.include), asked_averages(settings))
+            check_objective(objective, tasks, TaskNames(settings.include), given_averages(settings))
 
 
 def check_objective(objective: Objective, tasks: Sequence[str], known: TaskNames, averages: Averages) -> None:

@@ -107,6 +107,13 @@ def _chosen_tasks(name: str, settings: Evaluation) -> list[str]:
     return found
 
 
+def given_averages(settings: Evaluation) -> dict[str, tuple[str, ...]]:
+    """Those of `asked_averages` whose tasks are all asked for."""
+    asked = asked_tasks(settings)
+    averages = asked_averages(settings).items()
+    return {name: tasks for name, tasks in averages if all(task.partition("/")[0] in asked for task in tasks)}
+
+
 def left_out_tasks(settings: Evaluation) -> tuple[str, ...]:
     """Names of the tasks of the asked suites that are left out for want of `evaluation.data`."""
     asked = (one for name in settings.suites for one in suite(name).tasks)

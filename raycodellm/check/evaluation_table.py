@@ -1,0 +1,51 @@
+"""The table of evaluation tasks in `raycodellm check`: what is known of each, and where its data lies."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+
+from raycodellm import evaluation
+from raycodellm.config import SweepFile
+from raycodellm.evaluation import DataSource, Places, SuiteTask
+from raycodellm.tables import Table, table_lines
+
+
+def tasks(file: SweepFile) -> list[str]:
+    """Items, chance and majority baseline of each task that a trial may be evaluated on, warnings, and the names of all
+    suites. Raises UserError for a task whose data lies nowhere."""
+    settings = file.example().evaluation
+    names = evaluation.evaluated_tasks(file)
+    facts = {name: evaluation.task_facts(name, settings) for name in names}
+    sources = {name: evaluation.find_data([name], Places.of(settings)) for name in names}
+    limit = f"at most {settings.limit:,} items of each task" if settings.limit else "all items"
+    left_out = [*settings.leave_out, *evaluation.left_out_tasks(settings)]
+    return [
+        f"evaluation: {limit}, {settings.few_shot} examples in a prompt unless the task says",
+        *table_lines(_table(facts, sources), indent="  "),
+        *(f"  {name}: {known.warning}" for name, known in facts.items() if known is not None and known.warning),
+        *([f"  left out: {', '.join(left_out)}"] if left_out else []),
+        f"  suites: {', '.join(evaluation.suite_names())}",
+    ]
+
+
+def _table(facts: Mapping[str, SuiteTask | None], sources: Mapping[str, Sequence[DataSource]]) -> Table:
+    rows = []
+    for name, known in facts.items():
+        numbers = ("", "", "") if known is None else (_count(known.items), _share(known.chance), _share(known.majority))
+        rows.append((name, *numbers, _data(known, sources[name])))
+    return Table(("task", "items published", "chance", "majority", "data"), rows, left=(0, 4))
+
+
+def _count(items: int | None) -> str:
+    return "" if items is None else f"{items:,}"
+
+
+def _share(value: float | None) -> str:
+    return "" if value is None else f"{value:.3f}"
+
+
+def _data(known: SuiteTask | None, sources: Sequence[DataSource]) -> str:
+    if not sources:
+        return known.source if known is not None else ""
+    more = f", and {len(sources) - 1} more data sets" if len(sources) > 1 else ""
+    return f"{sources[0]}{more}"

@@ -1,0 +1,26 @@
+"""docs/evaluation.md lists what the suites' files say."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raycodellm import evaluation
+from raycodellm.evaluation import suites_page
+
+PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
+
+
+def test_the_page_of_suites_is_current_and_keeps_what_is_written_by_hand() -> None:
+    text = PAGE.read_text(encoding="utf-8")
+    written = suites_page.by_hand(text)
+    command = "run: python -m raycodellm.evaluation.suites_page docs/evaluation.md"
+    assert text == suites_page.page(written), command
+    assert "## Data" in written
+
+
+def test_each_suite_has_its_table_with_licences_and_averages() -> None:
+    text = suites_page.page("")
+    for name in evaluation.suite_names():
+        assert f"## `{name}`" in text
+    assert "| `storycloze_2018` |" in text and "(on request only)" in text
+    assert "* `knowledge/em` is the unweighted mean over triviaqa, nq_open." in text
