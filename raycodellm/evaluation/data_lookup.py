@@ -194,7 +194,7 @@ class DataFolder:
         forms: dict[tuple[int, str], dict[str | None, list[str]]] = {}
         for path, one in files:
             splits = forms.setdefault((one.rank, one.place), {})
-            splits.setdefault(split_of(one.split) or one.split if one.split else None, []).append(path)
+            splits.setdefault(one.split, []).append(path)
         ranked = sorted(forms, key=lambda form: (form[0], form[1].count("/")))
         for form in ranked:
             by_split = tuple((split, tuple(paths)) for split, paths in forms[form].items())

@@ -98,7 +98,7 @@ def _stems(stem: str, splits: Iterable[str]) -> list[tuple[int, str, str | None]
     for split in splits:  # such as `validation_matched`, which is more than a word
         if len(re.split(r"[^0-9A-Za-z]+", split)) > 1 and plain(stem).endswith(plain(split)):
             found.append((0, plain(stem)[: -len(plain(split))], split))
-    known = {plain(split): split for split in splits} | _SPLITS
+    known = _SPLITS | {plain(split): split for split in splits}  # C-Eval has both `val` and `dev`
     if words and plain(words[-1]) in known:
         found.append((0, "_".join(words[:-1]), known[plain(words[-1])]))
     elif words and plain(words[0]) in known:
@@ -110,7 +110,7 @@ def _stems(stem: str, splits: Iterable[str]) -> list[tuple[int, str, str | None]
 
 
 def _whole_split(folder: str, splits: Iterable[str]) -> str | None:
-    known = {plain(split): split for split in splits} | _SPLITS
+    known = _SPLITS | {plain(split): split for split in splits}  # C-Eval has both `val` and `dev`
     return known.get(plain(folder))
 
 

@@ -95,7 +95,7 @@ def _read(folder: Folder, file: str, reader: str | None) -> Iterator[tuple[str |
         if reader is not None:
             yield None, _table(_function(reader)(PurePosixPath(file).name, data))
         elif kind in ("json", "jsonl", "ndjson"):
-            yield from ((split, _table(rows)) for split, rows in _json_rows(data))
+            yield from ((split, _table(rows)) for split, rows in _json_rows(data, kind != "json"))
         else:
             yield None, _READERS[str(kind)](data)
     except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, OSError) as error:
@@ -142,7 +142,7 @@ def _separated(data: bytes, delimiter: str) -> pa.Table:
 _READERS = {"parquet": _parquet, "arrow": _arrow, "csv": _csv, "tsv": _tsv}
 
 
-def _json_rows(data: bytes) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
+def _json_rows(data: bytes, is_lines: bool) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
     """(split or None, records). Accepts a list of records, records one a line, `{id: record}`, `{key: [records]}` where
     one key has records, `{split: [records]}` and `{column: [values]}`. Raises ValueError for anything else."""
     text = data.decode("utf-8-sig")
@@ -150,7 +150,8 @@ def _json_rows(data: bytes) -> Iterator[tuple[str | None, list[dict[str, Any]]]]
         tree = json.loads(text)
     except json.JSONDecodeError:
         tree = [json.loads(line) for line in text.split("\n") if line.strip()]  # a record may hold U+2028
-    if isinstance(tree, dict) and not any(isinstance(value, (list, dict)) for value in tree.values()):
+    is_record = isinstance(tree, dict) and not any(isinstance(value, (list, dict)) for value in tree.values())
+    if is_record or (is_lines and isinstance(tree, dict) and len(text.strip().split("\n")) == 1):
         tree = [tree]  # a single line
     if isinstance(tree, list) and all(isinstance(row, dict) for row in tree):
         yield None, tree

@@ -159,12 +159,17 @@ def given_to_lm_eval(sources: Iterable[DataSource]) -> Iterator[None]:
                 f"evaluation.data: {first.wanted.task} and {other.wanted.task} read {first.wanted.label}, but by their "
                 f"names from {first} and {other}; put it at {first.wanted.path} in the folder"
             )
+    read: dict[tuple[str, str | None, tuple[str, ...]], datasets.DatasetDict] = {}
     theirs: Callable[..., Any] = datasets.load_dataset
 
     def load_dataset(path: str, name: str | None = None, *args: Any, **kwargs: Any) -> Any:
         files = tuple(data_files({"dataset_kwargs": kwargs}))
-        here = found.get((path, None if name is None else str(name), files))
-        return theirs(path, name, *args, **kwargs) if here is None else _read_all(here)
+        key = (path, None if name is None else str(name), files)
+        if key not in found:
+            return theirs(path, name, *args, **kwargs)
+        if key not in read:  # the members of a group, such as the twenty of bAbI, may share a data set
+            read[key] = _read_all(found[key])
+        return read[key]
 
     datasets.load_dataset = load_dataset
     try:
@@ -178,7 +183,7 @@ def _read_all(sources: list[DataSource]) -> datasets.DatasetDict:
     import datasets
 
     splits = datasets.DatasetDict()
-    for source in sources:
+    for source in {(one.found, one.wanted.splits): one for one in sources}.values():
         assert source.found is not None
         for name, rows in read_data(source.found, source.wanted).items():
             if name not in splits or not len(splits[name]):

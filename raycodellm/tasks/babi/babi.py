@@ -48,7 +48,8 @@ def items(dataset: datasets.Dataset, number: int) -> datasets.Dataset:
     set has none."""
     import datasets
 
-    docs = dataset.select([place for place, task in enumerate(dataset["task"]) if int(task) == number])
+    tasks = dataset.select_columns(["task"])[:]["task"]
+    docs = dataset.select([place for place, task in enumerate(tasks) if int(task) == number])
     if not docs:
         raise ValueError(f"the data set has no items of task {number} of bAbI")
     choices = sorted({answer.strip() for answer in docs["answer"]})
