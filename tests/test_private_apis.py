@@ -16,6 +16,7 @@ PACKAGE = Path(raycodellm.__file__).parent
 PAGE = Path(__file__).parents[1] / "docs" / "architecture.md"
 
 SOURCES = [
+    ("lm_eval", "api/task.py", "self.dataset = datasets.load_dataset("),
     ("ray", "_private/ray_constants.py", "SETUP_WORKER_FILENAME = "),
     ("ray", "_private/node.py", "ray_constants.SETUP_WORKER_FILENAME,"),
     ("ray", "_private/node.py", "ray._private.services.get_node("),

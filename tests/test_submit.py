@@ -90,6 +90,8 @@ def test_every_relative_path_of_a_sweep_file_is_known_in_any_option_of_its_searc
             "tokenizer={pretrained: tokenizer}",
             "sources.prose.path=[data/*.txt, /whole/path, s3://bucket/x, builtin:python-prose]",
             "evaluation.tasks=[boxes, tasks/mine.yaml]",
+            "evaluation.include=tasks",
+            "evaluation.data=copies",
         ),
     )
     assert set(relative_paths(file)) == {
@@ -97,6 +99,8 @@ def test_every_relative_path_of_a_sweep_file_is_known_in_any_option_of_its_searc
         ("tokenizer.pretrained", "tokenizer"),
         ("sources.prose.path", "data/*.txt"),
         ("evaluation.tasks", "tasks/mine.yaml"),
+        ("evaluation.include", "tasks"),
+        ("evaluation.data", "copies"),
     }
 
 
@@ -147,6 +151,23 @@ def test_the_sweep_file_and_what_it_names_travel_and_nothing_else(tmp_path, monk
     monkeypatch.chdir(tmp_path / "node")
     with SweepRequest(sent.sweep, overrides).opened(pytest.fail) as file:
         assert all(list(Path().glob(one.path)) or Path(one.path).exists() for one in relative_paths(file))
+
+
+def test_of_the_folders_of_tasks_and_of_data_only_what_the_tasks_need_travels(tmp_path):
+    base = tmp_path / "sweeps"
+    write(base / "tasks/mine.yaml", "task: mine\ndataset_path: owner/mine\ndoc_to_text: !function own.act\n")
+    write(base / "tasks/own.py", "import json\n")
+    write(base / "tasks/deep/other.yaml", "task: other\ndataset_path: owner/other\n")
+    for name in ("owner/mine/README.md", "owner/mine/test.jsonl", "owner/other/test.jsonl", "huge.bin"):
+        write(base / "copies" / name, '{"text": "a"}\n')
+    path = write(base / "tiny.yaml", SWEEP)
+    overrides = ("evaluation={tasks: [mine], include: tasks, data: copies}",)
+    with SweepRequest(str(path), overrides, "/mnt/all", ADDRESS).opened(pytest.fail) as file:
+        sent = submitting._submission(SweepRequest(str(path), overrides, "/mnt/all", ADDRESS), file, Path.cwd()).sent
+    needed = {"copies/owner/mine/README.md", "copies/owner/mine/test.jsonl", "tasks/mine.yaml", "tasks/own.py"}
+    assert {place for _, place in sent.files} >= needed
+    assert not {place for _, place in sent.files} & {"copies/owner/other/test.jsonl", "copies/huge.bin"}
+    assert "tasks/deep/other.yaml" not in {place for _, place in sent.files}
 
 
 def test_too_much_to_send_is_refused_with_the_sizes_of_the_largest(tmp_path):

@@ -11,14 +11,14 @@ import importlib.metadata
 import importlib.util
 import os
 from collections.abc import Iterable, Iterator
-from pathlib import Path
+from pathlib import Path, PurePosixPath
 from typing import Any
 
 from raycodellm.config import UserError
 from raycodellm.evaluation.data_lookup import DataFolder, FoundData
-from raycodellm.evaluation.data_sources import find_data, open_folder, sources_of
+from raycodellm.evaluation.data_sources import open_folder, sources_of
 from raycodellm.evaluation.held_out_texts import text_content
-from raycodellm.evaluation.task_data import data_files
+from raycodellm.evaluation.task_data import data_files, wanted_data
 from raycodellm.evaluation.task_index import with_members
 from raycodellm.evaluation.task_loading import check_tasks
 from raycodellm.evaluation.task_names import NOWHERE, NamedTask, Places, TaskNames, is_path
@@ -75,10 +75,15 @@ def _stored(found: FoundData) -> list[str]:
 
 
 def data_files_of(names: Iterable[str], places: Places) -> list[Path]:
-    """The local files in the folder of `evaluation.data` that the tasks read."""
-    found = [source.found for source in find_data(names, places) if source.found is not None]
-    files = {one.folder.local / file: None for one in found if one.folder.local is not None for file in one.files}
-    return [*files]
+    """The local files in the folder of `evaluation.data` that the tasks read, and the cards of their data sets."""
+    folder = open_folder(places)
+    if folder is None or folder.folder.local is None:
+        return []
+    wanted = wanted_data(names, TaskNames(places.include))
+    files = {file: None for one in wanted if (found := folder.find(one)) is not None for file in found.files}
+    tops = {str(top) for file in files for top in PurePosixPath(file).parents}
+    cards = (file for file in folder.files if file.endswith("/README.md") and str(PurePosixPath(file).parent) in tops)
+    return [folder.folder.local / file for file in [*files, *cards]]
 
 
 def included_files(names: Iterable[str], places: Places) -> list[Path]:
