@@ -15,7 +15,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from raycodellm import __version__, notebook
+from raycodellm import __version__, evaluation, notebook
 from raycodellm.commands import DONE, FAILED, STOPPED, WRONG, SweepRequest, read_run
 from raycodellm.commands import board as boards
 from raycodellm.commands import prepare as preparing
@@ -139,6 +139,11 @@ def _eval_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--temperature", type=float, help="of these programs; 0 is greedy")
     made.add_argument("--decoding", default="free", help="of generated answers: free or constrained (to a pattern)")
     made.add_argument("--pairs", action="append", default=[], metavar="BASE=OTHER", help="compare two of the models")
+    made.add_argument("--judge", metavar="URL", help="for the suite win-rate: an OpenAI-compatible endpoint, …/v1")
+    made.add_argument("--judge-model", metavar="NAME", help="the judge's name at the endpoint")
+    made.add_argument("--judge-key", metavar="VARIABLE", help="environment variable that holds the endpoint's key")
+    made.add_argument("--judge-rate", type=float, metavar="N", help="most requests to the judge in a minute")
+    made.add_argument("--instructions", metavar="FILE", help="JSON lines with instruction and context, or prompt")
     made.add_argument("--output", metavar="DIR", help="write metrics.json and items.parquet per model here")
     made.add_argument("--json", action="store_true", help="one JSON object instead of tables; docs/evaluation.md")
 
@@ -185,6 +190,23 @@ def _evaluation(options: argparse.Namespace) -> Evaluation:
         raise UserError(f"{option}: found {first['input']!r}; {reason[0].lower()}{reason[1:]}") from error
 
 
+def _judging(options: argparse.Namespace, settings: Evaluation) -> evaluation.Judging | None:
+    """The judge of the suite `win-rate`; None where the suite is not asked for. Raises UserError for half of it."""
+    needed = ("judge", "judge_model", "instructions", "pairs")
+    if evaluation.WIN_RATE not in settings.suites:
+        if any(getattr(options, name) for name in needed[:3]):
+            raise UserError(f"--judge, --judge-model and --instructions go with --suites {evaluation.WIN_RATE}")
+        return None
+    if missing := [f"--{name.replace('_', '-')}" for name in needed if not getattr(options, name)]:
+        raise UserError(f"--suites {evaluation.WIN_RATE}: needs {', '.join(missing)} too")
+    if options.judge_rate is not None and options.judge_rate <= 0:
+        raise UserError(f"--judge-rate: found {options.judge_rate:g}; must be more than 0 requests in a minute")
+    judge = evaluation.JudgeSettings(
+        options.judge, options.judge_model, options.judge_key, requests_per_minute=options.judge_rate
+    )
+    return evaluation.Judging(judge, options.instructions)
+
+
 # ------------------------------------------------------------------------------------------------- commands
 
 
@@ -228,11 +250,13 @@ def evaluate(options: argparse.Namespace) -> int:
 
     from raycodellm import compare, display
 
+    judging = _judging(options, settings)
+
     if options.output:
         Folder(options.output).prove_writable("--output")
     with display.display_on(sys.stderr, display.Shown()) as shown:
         shown.waits_for("the models and the tasks to load")
-        found = compare.run(options.models, settings, options.pairs, options.output, shown.evaluating)
+        found = compare.run(options.models, settings, options.pairs, options.output, shown.evaluating, judging)
     print(compare.as_json(found) if options.json else compare.text(found, shutil.get_terminal_size((200, 24)).columns))
     return DONE
 

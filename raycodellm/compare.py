@@ -28,6 +28,8 @@ class Compared:
     pairs: dict[tuple[str, str], dict[str, statistics.Interval | None]]
     """Maps each (base, other) to the difference of each metric, other minus base over the items that both were scored
     on; None where there are none."""
+    judged: dict[tuple[str, str], evaluation.Comparison]
+    """Maps each (base, other) to a judge's verdicts on their answers; empty without the suite `win-rate`."""
 
 
 def run(
@@ -36,12 +38,13 @@ def run(
     pairs: Sequence[str],
     output: str | None,
     on_items: Callable[[str, int, int], None] = lambda model, scored, in_all: None,
+    judging: evaluation.Judging | None = None,
 ) -> Compared:
     """Evaluates `models` and compares `pairs`, each `base=other` of two models.
 
     With `output`, writes each model's metrics and items below that folder. `on_items(model, scored, in_all)` hears how
-    many of a model's items are scored. Raises `UserError` for a model that does not
-    exist or cannot be scored, and for a pair of other models.
+    many of a model's items are scored. `judging`: for the suite `win-rate`, which compares the pairs. Raises
+    `UserError` for a model that does not exist or cannot be scored, and for a pair of other models.
     """
     wanted = [pair_of(pair, models) for pair in pairs]
     evaluation.check_variants(settings)
@@ -57,10 +60,17 @@ def run(
             folder.write_json("metrics.json", results[model].metrics)
     averages = evaluation.asked_averages(settings)
     gaps = {(base, other): differences(results[base].items, results[other].items, averages) for base, other in wanted}
-    return Compared(settings, results, gaps)
+    judged = {} if judging is None else evaluation.judged(wanted, settings, judging, on_items)
+    if output:
+        for (base, other), of_pair in judged.items():
+            name = "--against--".join(model.strip("/").replace("/", "--") for model in (other, base))
+            (Folder(output) / evaluation.WIN_RATE).write_table(f"{name}.parquet", of_pair.table())
+    return Compared(settings, results, gaps, judged)
 
 
 def _evaluated(model: str, settings: Evaluation, on_items: Callable[[int, int], None]) -> evaluation.EvaluationResult:
+    if not evaluation.asked_tasks(settings):  # of the suite `win-rate` alone
+        return evaluation.EvaluationResult()
     try:
         return evaluation.evaluate(model, settings, last_stage=evaluation.stage_of(model), on_items=on_items)
     except (evaluation.NothingFits, FloatingPointError) as error:  # FloatingPointError: the weights are not finite
@@ -106,10 +116,15 @@ def as_json(compared: Compared) -> str:
             "base": base,
             "other": other,
             "differences": {name: None if gap is None else gap._asdict() for name, gap in of_pair.items()},
+            **({"win_rate": _win_rate(compared.judged[base, other].rate)} if compared.judged else {}),
         }
         for (base, other), of_pair in compared.pairs.items()
     ]
     return json.dumps(_finite({"models": models, "pairs": pairs}), indent=2, ensure_ascii=False)
+
+
+def _win_rate(rate: evaluation.WinRate) -> dict[str, Any]:
+    return {**vars(rate), "rate": None if rate.rate is None else rate.rate._asdict()}
 
 
 def _finite(value: Any) -> Any:
@@ -123,10 +138,16 @@ def _finite(value: Any) -> Any:
 def text(compared: Compared, num_characters: int = 200) -> str:
     """The scores and the differences for a screen of `num_characters` in a line."""
     by_model = {model: result.metrics for model, result in compared.results.items()}
-    lines = scores_text(by_model, compared.settings, num_characters)
+    lines = scores_text(by_model, compared.settings, num_characters) if any(by_model.values()) else []
     for (base, other), of_pair in compared.pairs.items():
-        lines.append(f"{other} against {base}, over the same items (95 % intervals over items, which cover no seeds):")
-        lines += [f"  {line}" for line in difference_lines(of_pair)]
+        if of_pair:
+            lines.append(f"{other} against {base}, over the same items (95 % over items, which cover no seeds):")
+            lines += [f"  {line}" for line in difference_lines(of_pair)]
+        if compared.judged:
+            names = short_names([*by_model])
+            lines.append(f"{other} against {base}, as judged on open instructions:")
+            rate = compared.judged[base, other].rate
+            lines += [f"  {line}" for line in evaluation.win_rate_lines(rate, names[base], names[other])]
     return "\n".join(lines)
 
 

@@ -114,7 +114,7 @@ def test_models_that_do_not_fit_side_by_side_stand_one_below_the_other():
 def test_the_json_of_scores_holds_numbers_or_null():
     result = evaluation.EvaluationResult({"mine/bpb": 2.0, "mine/bpb_low": float("-inf")})
     gap = {"mine/bpb": None, "mine/acc": compare.statistics.Interval(0.1, 0.0, float("inf"))}
-    found = json.loads(compare.as_json(compare.Compared(SETTINGS, {"a": result}, {("a", "b"): gap})))
+    found = json.loads(compare.as_json(compare.Compared(SETTINGS, {"a": result}, {("a", "b"): gap}, {})))
     assert found["models"]["a"]["metrics"] == {"mine/bpb": 2.0, "mine/bpb_low": None}
     assert found["models"]["a"]["missing"]["coding/pass@1"] == "code was not evaluated"
     assert found["pairs"] == [

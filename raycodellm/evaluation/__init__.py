@@ -7,6 +7,8 @@ from raycodellm.evaluation.data_sources import DataSource, find_data
 from raycodellm.evaluation.held_out_texts import held_out_content
 from raycodellm.evaluation.item_text import evaluated_tasks, item_texts, items_of_sweep
 from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
+from raycodellm.evaluation.judge import WIN_RATE, WinRate
+from raycodellm.evaluation.judge_endpoint import JudgeFailed, JudgeSettings
 from raycodellm.evaluation.metrics import AVERAGED, COUNTS, MEAN, METRICS, Metric
 from raycodellm.evaluation.objectives import check_evaluation
 from raycodellm.evaluation.results import KeptResults, Results, TaskResult
@@ -34,6 +36,7 @@ from raycodellm.evaluation.task_loading import check_tasks, load_tasks, preload
 from raycodellm.evaluation.task_names import Places
 from raycodellm.evaluation.task_scoring import NothingFits, Stopped
 from raycodellm.evaluation.task_units import units
+from raycodellm.evaluation.win_rate import Comparison, Judging, judged, win_rate_lines
 
 __all__ = [
     "AVERAGED",
@@ -41,9 +44,14 @@ __all__ = [
     "ITEMS_SCHEMA",
     "MEAN",
     "METRICS",
+    "WIN_RATE",
+    "Comparison",
     "DataSource",
     "EvaluationResult",
     "Items",
+    "JudgeFailed",
+    "JudgeSettings",
+    "Judging",
     "KeptResults",
     "Metric",
     "NotWritten",
@@ -54,6 +62,7 @@ __all__ = [
     "Suite",
     "SuiteTask",
     "TaskResult",
+    "WinRate",
     "asked_averages",
     "asked_tasks",
     "check_evaluation",
@@ -70,6 +79,7 @@ __all__ = [
     "included_files",
     "item_texts",
     "items_of_sweep",
+    "judged",
     "left_out_tasks",
     "lm_eval_version",
     "load_tasks",
@@ -85,4 +95,5 @@ __all__ = [
     "task_contents",
     "task_facts",
     "units",
+    "win_rate_lines",
 ]

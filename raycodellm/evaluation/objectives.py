@@ -8,6 +8,7 @@ from pathlib import Path
 
 from raycodellm.config import Objective, SweepFile, UserError, resolve
 from raycodellm.evaluation.averages import Averages
+from raycodellm.evaluation.judge import WIN_RATE
 from raycodellm.evaluation.metrics import AVERAGED, BY_NAME, COUNTS, MEAN, METRICS
 from raycodellm.evaluation.score_names import listed_scores
 from raycodellm.evaluation.suites import asked_tasks, check_variants, given_averages
@@ -17,9 +18,9 @@ from raycodellm.evaluation.task_trees import group_members
 from raycodellm.tasks import BUILTIN, PARTS
 
 _OF_THE_MEAN = re.compile(rf"(?:(?:{'|'.join(metric.name for metric in AVERAGED)})(?:_low|_high)?|chance)")
-_OF_ANY_TASK = {"chance", *COUNTS} - {"contaminated"}
-_OF_CONTAMINATION = {"acc_clean"}
-"""Metrics that only a search for contaminated items gives, which no evaluation makes yet."""
+_OF_ANY_TASK = {"chance", *COUNTS}
+_OF_CONTAMINATION = ("acc_clean", "contaminated")
+"""Metrics that only a search for contaminated items gives."""
 _WITHOUT_PART_INTERVALS = {metric.name for metric in METRICS if not metric.has_part_intervals}
 
 
@@ -35,7 +36,15 @@ def check_evaluation(file: SweepFile) -> None:
         check_variants(settings)
         tasks = asked_tasks(settings)
         check_tasks(tasks, Places.of(settings))
+        if WIN_RATE in settings.suites:
+            raise UserError(
+                f"evaluation.suites: found {WIN_RATE!r}, which compares two models; ask `raycodellm eval` for it"
+            )
         for objective in sweeps[0].search.objectives:
+            if not settings.contamination and objective.metric.rpartition("/")[2].startswith(_OF_CONTAMINATION):
+                raise UserError(
+                    f"search.objective.metric: found {objective.metric!r}, which needs evaluation.contamination: true"
+                )
             check_objective(objective, tasks, TaskNames(settings.include), given_averages(settings))
 
 
@@ -87,8 +96,7 @@ def _scores(task: str, tasks: Sequence[str], known: TaskNames) -> list[str] | No
     """The metrics that have an interval, in any task and of this one; None where the task's own ones are not known."""
     path = next((name for name in tasks if is_path(name) and _stated_name(name) == task), task)
     listed = listed_scores(path, known)
-    general = [name for name in BY_NAME if name not in _OF_CONTAMINATION]
-    return None if listed is None else [*general, *sorted(listed - BY_NAME.keys())]
+    return None if listed is None else [*BY_NAME, *sorted(listed - BY_NAME.keys())]
 
 
 def _metric_prefixes(tasks: Sequence[str], known: TaskNames) -> Collection[str] | None:

@@ -99,7 +99,7 @@ def asked_tasks(settings: Evaluation) -> tuple[str, ...]:
 
 def _chosen_tasks(name: str, settings: Evaluation) -> list[str]:
     found = [one.task for one in suite(name).tasks if one.is_chosen(settings)]
-    if not found:
+    if not found and suite(name).tasks:
         raise UserError(
             f"evaluation.suites: {name} has no task for these settings; give it text, such as "
             "texts: {prose: texts/*.txt}, or the folder of data sets, data"

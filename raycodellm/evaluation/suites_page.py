@@ -49,6 +49,8 @@ def _in_no_suite() -> str:
 
 
 def _table(one: Suite) -> Iterator[str]:
+    if not one.tasks:
+        return
     columns = [name for name in _HEAD if any(_cell(task, name) for task in one.tasks)]
     yield f"| {' | '.join(columns)} |"
     yield "|" + "---|" * len(columns)

@@ -1,0 +1,56 @@
+"""Open instructions, read from a user's file."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from raycodellm.config import UserError
+
+_LAYOUTS = "each line needs `instruction` (with `context` or `input`, if there is one) or `prompt`"
+
+
+def read_instructions(path: str, limit: int | None = None) -> list[str]:
+    """The requests of a file of JSON lines, a JSON list, or a Parquet table, the first `limit` of them.
+
+    A record is in the layout of Dolly (`instruction`, `context`; other columns are not used), of Alpaca (`instruction`,
+    `input`) or has its request in `prompt`. Raises UserError, naming the record, for a file that holds something else.
+    """
+    place = Path(path).expanduser()
+    if not place.is_file():
+        raise UserError(f"--instructions: there is no file {path!r}")
+    found: list[str] = []
+    for number, record in enumerate(_records(place), 1):
+        if limit is not None and len(found) == limit:
+            break
+        found.append(_request(record, f"--instructions: {path}, record {number}"))
+    if not found:
+        raise UserError(f"--instructions: {path} holds no instruction; {_LAYOUTS}")
+    return found
+
+
+def _records(path: Path) -> Iterable[Any]:
+    if path.suffix == ".parquet":
+        import pyarrow.parquet as pq
+
+        return pq.read_table(path).to_pylist()
+    try:
+        text = path.read_text("utf-8-sig")
+        if text.lstrip().startswith("["):
+            return json.loads(text)
+        return [json.loads(line) for line in text.splitlines() if line.strip()]
+    except ValueError as error:  # of JSON and of UTF-8
+        raise UserError(
+            f"--instructions: {path} is neither JSON lines nor a JSON list ({error}); {_LAYOUTS}"
+        ) from error
+
+
+def _request(record: Any, where: str) -> str:
+    fields = record if isinstance(record, Mapping) else {}
+    asked = fields.get("instruction") or fields.get("prompt")
+    if not isinstance(asked, str) or not asked.strip():
+        raise UserError(f"{where}: has no instruction; {_LAYOUTS}")
+    beside = fields.get("context") or fields.get("input") or ""
+    return f"{asked.strip()}\n\n{beside.strip()}" if isinstance(beside, str) and beside.strip() else asked.strip()

@@ -1,0 +1,337 @@
+"""Win rates: both orders are asked, ties count half, what cannot be read is left out, endpoints are asked patiently."""
+
+from __future__ import annotations
+
+import contextlib
+import http.server
+import json
+import os
+import socket
+import subprocess
+import sys
+import threading
+import time
+import urllib.request
+from collections.abc import Iterator
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.parquet as pq
+import pytest
+from test_evaluation import write_model
+
+from raycodellm.cli import main
+from raycodellm.config import UserError
+from raycodellm.evaluation.instructions import read_instructions
+from raycodellm.evaluation.judge import JudgedPair, question, verdict_of, win_rate
+from raycodellm.evaluation.judge_endpoint import Judge, JudgeFailed, JudgeSettings, Pace
+from raycodellm.evaluation.win_rate import compare_answers, win_rate_lines
+
+# ---------------------------------------------------------------------------------------------------------- verdicts
+
+
+@pytest.mark.parametrize(
+    ("said", "verdict"),
+    [
+        ("Answer 2 is wrong.\nVerdict: 1", "first"),
+        ("**Verdict:** 2", "second"),
+        ("Verdict: Answer 2.", "second"),
+        ("VERDICT = Tie", "tie"),
+        ("<think>Verdict: 1? No.</think> Verdict: 2", "second"),
+        (" 1.\n", "first"),
+        ("tie", "tie"),
+        ("Answer 1 is better.", None),
+        ("Verdict: 12", None),
+        ("Verdict: both", None),
+        ("", None),
+    ],
+)
+def test_a_verdict_is_the_last_one_that_the_judge_gives(said: str, verdict: str | None) -> None:
+    assert verdict_of(said) == verdict
+
+
+def test_the_question_holds_the_request_and_both_answers_in_their_order() -> None:
+    text = question("Add {1} and 2.", "seven", "eight")
+    assert text.index("Add {1} and 2.") < text.index("seven") < text.index("eight")
+
+
+def pair(base_first: str | None, other_first: str | None, base: str = "short", other: str = "longer") -> JudgedPair:
+    return JudgedPair("do", base, other, base_first, other_first)  # type: ignore[arg-type]
+
+
+def test_the_win_rate_counts_both_orders_and_leaves_out_what_has_no_verdict() -> None:
+    pairs = [
+        pair("second", "first"),  # the other model in both orders
+        pair("first", "second"),  # the base model in both orders
+        pair("first", "first"),  # whichever stands first
+        pair("tie", "first"),
+        pair("tie", "tie"),
+        pair(None, "first"),
+    ]
+    found = win_rate(pairs, too_long=2)
+    assert [one.score for one in pairs] == [1.0, 0.0, 0.5, 0.75, 0.5, None]
+    assert found.rate is not None and found.rate.value == pytest.approx(0.55)
+    assert found.rate.low < 0.55 < found.rate.high
+    assert (found.wins, found.ties, found.losses, found.without_verdict, found.too_long) == (2, 2, 1, 1, 2)
+    assert found.order_decided == 1 and found.first_share == pytest.approx(5 / 7)
+    assert found.longer_share == pytest.approx(2 / 3) and (found.base_characters, found.other_characters) == (5, 6)
+    said = "\n".join(win_rate_lines(found, "a", "b"))
+    assert "win rate: 0.550" in said and "2 won, 2 tied, 1 lost" in said and "characters per answer: a 5, b 6" in said
+    assert "1 instructions left out: the judge's answer has no verdict" in said
+
+
+def test_a_win_rate_of_nothing_judged_is_not_zero() -> None:
+    found = win_rate([pair(None, None)])
+    assert found.rate is None and "no instruction was judged" in win_rate_lines(found, "a", "b")
+
+
+# ------------------------------------------------------------------------------------------------------- instructions
+
+
+def test_instructions_are_read_from_dollys_layout_and_from_prompts(tmp_path: Path) -> None:
+    rows = [
+        {"instruction": "Sum up.", "context": "It rained.", "response": "Rain.", "category": "summarization"},
+        {"instruction": "Name a colour.", "context": "", "response": "Red.", "category": "open_qa"},
+        {"prompt": "Why?"},
+    ]
+    texts = ["Sum up.\n\nIt rained.", "Name a colour.", "Why?"]
+    (tmp_path / "a.jsonl").write_text("\n".join(json.dumps(row) for row in rows) + "\n\n")
+    (tmp_path / "a.json").write_text(json.dumps(rows))
+    pq.write_table(pa.Table.from_pylist(rows[:2]), tmp_path / "a.parquet")
+    assert read_instructions(str(tmp_path / "a.jsonl")) == read_instructions(str(tmp_path / "a.json")) == texts
+    assert read_instructions(str(tmp_path / "a.parquet")) == texts[:2]
+    assert read_instructions(str(tmp_path / "a.jsonl"), limit=1) == texts[:1]
+
+
+@pytest.mark.parametrize(
+    ("text", "said"),
+    [
+        ("", "no instruction"),
+        ('{"text": "a"}', "record 1: has no"),
+        ("{", "neither JSON"),
+        ('{"prompt": 3}', "record 1"),
+    ],
+)
+def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str, said: str) -> None:
+    (tmp_path / "a.jsonl").write_text(text)
+    with pytest.raises(UserError, match=f"--instructions.*{said}"):
+        read_instructions(str(tmp_path / "a.jsonl"))
+
+
+# ---------------------------------------------------------------------------------------------------------- endpoints
+
+
+class Endpoint(http.server.ThreadingHTTPServer):
+    """Prefers the longer answer, after the replies in `first`."""
+
+    def __init__(self) -> None:
+        super().__init__(("127.0.0.1", 0), Handler)
+        self.first: list[tuple[int, dict[str, str], bytes]] = []
+        self.asked: list[tuple[str, dict[str, str], dict]] = []
+        self.lock = threading.Lock()
+
+    @property
+    def url(self) -> str:
+        return f"http://127.0.0.1:{self.server_port}/v1"
+
+
+class Handler(http.server.BaseHTTPRequestHandler):
+    def do_POST(self) -> None:
+        body = json.loads(self.rfile.read(int(self.headers["Content-Length"])))
+        with self.server.lock:
+            self.server.asked.append((self.path, dict(self.headers), body))
+            code, headers, reply = self.server.first.pop(0) if self.server.first else (200, {}, b"")
+        if not reply:
+            text = body["messages"][0]["content"]
+            one, two = (text.partition(f"answer {n} =====\n")[2].partition("\n\n=====")[0] for n in (1, 2))
+            said = (
+                "odd"
+                if "mumble" in text
+                else f"Verdict: {'tie' if len(one) == len(two) else 1 + (len(two) > len(one))}"
+            )
+            reply = json.dumps({"choices": [{"message": {"role": "assistant", "content": said}}]}).encode()
+        self.send_response(code)
+        for name, value in {**headers, "Content-Length": str(len(reply))}.items():
+            self.send_header(name, value)
+        self.end_headers()
+        self.wfile.write(reply)
+
+    def log_message(self, format: str, *args: object) -> None:
+        pass
+
+
+@pytest.fixture
+def endpoint() -> Iterator[Endpoint]:
+    server = Endpoint()
+    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
+    thread.start()
+    yield server
+    server.shutdown()
+    server.server_close()
+    thread.join()
+
+
+def judge(endpoint: Endpoint, slept: list[float] | None = None, **settings) -> Judge:
+    return Judge(JudgeSettings(endpoint.url, "small", **settings), sleep=[].append if slept is None else slept.append)
+
+
+def test_each_pair_is_asked_about_in_both_orders(endpoint: Endpoint) -> None:
+    requests = ["one", "two", "mumble", "long"]
+    told: list[tuple[int, int]] = []
+    found = compare_answers(
+        requests, ["a", "bbb", "c", None], ["aaa", "bbb", "ccc", "d"], judge(endpoint), lambda *n: told.append(n)
+    )
+    assert [one.score for one in found.pairs] == [1.0, 0.5, None]
+    assert (found.rate.wins, found.rate.ties, found.rate.without_verdict, found.rate.too_long) == (1, 1, 1, 1)
+    assert len(endpoint.asked) == 6 and told[-1] == (3, 3)
+    path, _, body = endpoint.asked[0]
+    assert path == "/v1/chat/completions" and body["model"] == "small" and body["temperature"] == 0
+    assert found.table().column_names == ["request", "base", "other", "base_first", "other_first", "score"]
+
+
+def test_the_key_comes_from_the_environment_and_only_goes_into_the_header(endpoint, monkeypatch) -> None:
+    with pytest.raises(UserError, match="--judge-key MY_KEY: this environment variable is not set"):
+        judge(endpoint, key_variable="MY_KEY")
+    monkeypatch.setenv("MY_KEY", "s3cret")
+    endpoint.first = [(401, {}, b'{"error": "wrong key"}')]
+    with pytest.raises(UserError, match=r"refuses the request .HTTP 401.*wrong key") as refused:
+        judge(endpoint, key_variable="MY_KEY").ask("?")
+    assert "s3cret" not in str(refused.value)
+    judge(endpoint, key_variable="MY_KEY").ask("?")
+    judge(endpoint).ask("?")
+    assert [headers.get("Authorization") for _, headers, _ in endpoint.asked] == [*["Bearer s3cret"] * 2, None]
+
+
+def test_what_passes_by_itself_is_asked_again_after_ever_longer_waits(endpoint: Endpoint) -> None:
+    slept: list[float] = []
+    endpoint.first = [(503, {}, b"busy"), (200, {}, b"no JSON"), (200, {}, b'{"error": "odd"}')]
+    assert judge(endpoint, slept).ask("===== answer 1 =====\na\n\n=====") == "Verdict: 1"
+    assert len(endpoint.asked) == 4 and slept == [2.0, 5.0, 10.0]
+
+
+def test_patience_ends_with_the_last_cause(endpoint: Endpoint) -> None:
+    endpoint.first = [(500, {}, b"broken")] * 9
+    with pytest.raises(JudgeFailed, match=r"does not answer .HTTP 500: broken"):
+        judge(endpoint).ask("?")
+    assert len(endpoint.asked) == 9
+
+
+def test_a_server_that_asks_for_time_is_given_it(endpoint: Endpoint) -> None:
+    slept: list[float] = []
+    endpoint.first = [(429, {"Retry-After": "7"}, b"slowly")]
+    judge(endpoint, slept).ask("?")
+    assert len(slept) == 1 and 6.5 < slept[0] <= 7.0
+
+
+def test_requests_begin_no_faster_than_allowed() -> None:
+    now, slept = [100.0], []
+
+    def sleep(seconds: float) -> None:
+        slept.append(seconds)
+        now[0] += seconds
+
+    pace = Pace(30, clock=lambda: now[0], sleep=sleep)
+    for _ in range(3):
+        pace.wait()
+    assert slept == [2.0, 2.0]
+    pace.pause(9.0)
+    pace.wait()
+    assert slept[-1] == 9.0
+
+
+def test_an_answer_without_text_has_no_verdict(endpoint: Endpoint) -> None:
+    endpoint.first = [(200, {}, b'{"choices": [{"message": {"content": null}}]}')]
+    assert verdict_of(judge(endpoint).ask("?")) is None
+
+
+# ------------------------------------------------------------------------------------------------------- the command
+
+
+INSTRUCTIONS = [{"instruction": "Name three colours.", "context": ""}, {"prompt": "Why does it rain?"}]
+
+
+@pytest.fixture(scope="module")
+def models(tmp_path_factory) -> list[str]:
+    folder = tmp_path_factory.mktemp("models")
+    (folder / "asked.jsonl").write_text("\n".join(map(json.dumps, INSTRUCTIONS)))
+    return [str(write_model(folder / name)) for name in ("base", "other")]
+
+
+def win_rates(models: list[str], url: str, *more: str) -> list[str]:
+    base, other = models
+    instructions = str(Path(base).parent / "asked.jsonl")
+    asked = ["eval", base, other, "--suites", "win-rate", "--pairs", f"{base}={other}", "--instructions", instructions]
+    return [*asked, "--judge", url, "--judge-model", "small", *more]
+
+
+def test_the_command_says_the_win_rate_of_a_pair_and_keeps_the_answers(models, endpoint, tmp_path, capsys) -> None:
+    assert main(win_rates(models, endpoint.url, "--output", str(tmp_path), "--json")) == 0
+    found = json.loads(capsys.readouterr().out)
+    (of_pair,) = found["pairs"]
+    assert (of_pair["win_rate"]["rate"]["value"], of_pair["win_rate"]["ties"]) == (0.5, 2), "the models are the same"
+    (table,) = (tmp_path / "win-rate").glob("*.parquet")
+    rows = pq.read_table(table).to_pylist()
+    assert [row["request"] for row in rows] == ["Name three colours.", "Why does it rain?"]
+    assert all(row["base"] == row["other"] and row["score"] == 0.5 for row in rows)
+    assert len(endpoint.asked) == 4
+    assert main(win_rates(models, endpoint.url, "--limit", "1")) == 0
+    said = capsys.readouterr().out
+    assert f"{models[1]} against {models[0]}, as judged on open instructions:\n  win rate: 0.500" in said
+
+
+@pytest.mark.parametrize(
+    ("left_out", "said"),
+    [
+        ("--judge", "needs --judge too"),
+        ("--instructions", "needs --instructions too"),
+        ("--pairs", "needs --pairs too"),
+    ],
+)
+def test_half_a_request_is_refused(models, left_out: str, said: str, capsys) -> None:
+    request = win_rates(models, "http://localhost:1/v1")
+    place = request.index(left_out)
+    assert main(request[:place] + request[place + 2 :]) == 2
+    assert said in capsys.readouterr().err
+
+
+def test_a_judge_without_the_suite_and_a_rate_of_nothing_are_refused(models, capsys) -> None:
+    assert main(["eval", models[0], "--tasks", "boxes", "--judge", "http://localhost:1/v1"]) == 2
+    assert main(win_rates(models, "http://localhost:1/v1", "--judge-rate", "0")) == 2
+    assert "go with --suites win-rate" in (said := capsys.readouterr().err) and "--judge-rate: found 0" in said
+
+
+@pytest.mark.exhaustive
+def test_a_served_model_can_be_the_judge(models, tmp_path, capsys) -> None:
+    """Against `transformers serve`, which `pip install transformers[serving]` makes possible."""
+    pytest.importorskip("fastapi", reason="transformers serve needs transformers[serving]")
+    port = free_port()
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", models[0], "--host", "127.0.0.1"]
+    with (tmp_path / "log").open("w") as log:
+        server = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log, env=environment)
+    try:
+        await_answer(f"http://127.0.0.1:{port}/health", server)
+        request = win_rates(models, f"http://127.0.0.1:{port}/v1", "--json")
+        request[request.index("small")] = models[0]
+        assert main(request) == 0
+    finally:
+        server.terminate()
+        server.wait(30)
+    (of_pair,) = json.loads(capsys.readouterr().out)["pairs"]
+    found = of_pair["win_rate"]
+    assert found["without_verdict"] + found["wins"] + found["ties"] + found["losses"] == len(INSTRUCTIONS)
+
+
+def free_port() -> int:
+    with socket.socket() as one:
+        one.bind(("127.0.0.1", 0))
+        return one.getsockname()[1]
+
+
+def await_answer(address: str, server: subprocess.Popen) -> None:
+    for _ in range(240):
+        with contextlib.suppress(OSError), urllib.request.urlopen(address, timeout=5):
+            return
+        assert server.poll() is None, "the server ended"
+        time.sleep(0.5)
+    raise AssertionError(f"{address} does not answer")
