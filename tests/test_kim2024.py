@@ -17,7 +17,7 @@ import pytest
 
 from raycodellm.tasks import FOLDER
 from raycodellm.tasks.boxes.world import signature
-from raycodellm.tasks.kim2024 import process_results
+from raycodellm.tasks.kim2024 import process_results, training
 from raycodellm.tasks.kim2024.answers import said_contents
 from raycodellm.tasks.kim2024.dataset import items
 from raycodellm.tasks.kim2024.guessing import chance
@@ -238,6 +238,22 @@ def test_the_boxes_of_a_state_share_a_prompt_and_variants_share_their_states():
     assert [item["attributes"] for item in base] == [item["attributes"] for item in other]
     words = set(re.findall(r"\w+", " ".join(item["question"] for item in other)))
     assert not words & set(NOUNS) and set(OTHER_NOUNS) <= words
+
+
+@pytest.mark.parametrize(("variant", "per_scenario"), [("base", 13), ("numops", 3), ("query", 91)])
+def test_training_pairs_show_every_moment_of_the_training_split(variant, per_scenario):
+    found = list(training.pairs("train", variant))
+    assert len(found) == 990 * per_scenario
+    texts = {item["question"] for item in items(variant)}
+    assert not texts & {prompt for prompt, _ in found}, "no evaluated text is trained on"
+    for prompt, response in found[:: 7 * per_scenario]:
+        story = prompt.rsplit(" Box ", 1)[0] if variant == "query" else description_of({"question": prompt})
+        state = replay(story)[0]
+        said = said_contents(response, [f"Box {box}" for box in range(7)])
+        if variant == "query":
+            assert response in (f" contains {WORDINGS['base'].contents(state[int(prompt[-1])])}.", " is empty.")
+        else:
+            assert said == [frozenset(things) for things in state]
 
 
 def test_a_hundred_things_have_names_of_their_own_in_every_variant():

@@ -121,16 +121,18 @@ def left_out_tasks(settings: Evaluation) -> tuple[str, ...]:
 
 
 def check_variants(settings: Evaluation) -> None:
-    """Raises UserError for a `scoring` or `rationale` that no task of the asked suites has: it would change nothing."""
+    """Raises UserError for a choice among variants of tasks that no asked suite has: it would change nothing."""
     asked = [one for name in settings.suites for one in suite(name).tasks]
-    for key in ("scoring", "rationale"):
+    for key in ("scoring", "rationale", "decoding"):
         value = getattr(settings, key)
-        if value != Evaluation.model_fields[key].default and not any(key in one.when for one in asked):
-            having = [name for name in suite_names() if any(key in one.when for one in suite(name).tasks)]
-            raise UserError(
-                f"evaluation.{key}: found {value!r}, which chooses among the tasks of a suite, and no suite asked for "
-                f"has a choice; add suites: {having}, or name the variants in tasks, such as cosqa_channel"
-            )
+        if value == Evaluation.model_fields[key].default or any(key in one.when for one in asked):
+            continue
+        having = {name: one.task for name in suite_names() for one in suite(name).tasks if key in one.when}
+        raise UserError(
+            f"evaluation.{key}: found {value!r}, which chooses among the tasks of a suite, and no suite asked for has "
+            f"a choice; add suites: [{', '.join(having)}], or name variants in tasks, such as "
+            f"{', '.join(having.values())}"
+        )
 
 
 def asked_averages(settings: Evaluation) -> dict[str, tuple[str, ...]]:
