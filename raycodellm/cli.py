@@ -256,7 +256,9 @@ def evaluate(options: argparse.Namespace) -> int:
         Folder(options.output).prove_writable("--output")
     with display.display_on(sys.stderr, display.Shown()) as shown:
         shown.waits_for("the models and the tasks to load")
-        found = compare.run(options.models, settings, options.pairs, options.output, shown.evaluating, judging)
+        found = compare.run(
+            options.models, settings, options.pairs, options.output, shown.evaluating, judging, shown.say
+        )
     print(compare.as_json(found) if options.json else compare.text(found, shutil.get_terminal_size((200, 24)).columns))
     return DONE
 

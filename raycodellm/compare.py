@@ -10,7 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycodellm import evaluation, statistics, tables
+from raycodellm import evaluation, identity, records, stage_store, statistics, tables
 from raycodellm.config import Evaluation, UserError
 from raycodellm.files import Folder
 
@@ -39,23 +39,27 @@ def run(
     output: str | None,
     on_items: Callable[[str, int, int], None] = lambda model, scored, in_all: None,
     judging: evaluation.Judging | None = None,
+    say: Callable[[str], None] = lambda line: None,
 ) -> Compared:
     """Evaluates `models` and compares `pairs`, each `base=other` of two models.
 
-    With `output`, writes each model's metrics and items below that folder. `on_items(model, scored, in_all)` hears how
-    many of a model's items are scored. `judging`: for the suite `win-rate`, which compares the pairs. Raises
+    With `output`, writes each model's metrics and items below that folder, and keeps each task's result there: a second
+    call scores only what the first has not scored. `on_items(model, scored, in_all)` hears how many of a model's items
+    are scored, `say` what is continued. `judging`: for the suite `win-rate`, which compares the pairs. Raises
     `UserError` for a model that does not exist or cannot be scored, and for a pair of other models.
     """
     wanted = [pair_of(pair, models) for pair in pairs]
     evaluation.check_variants(settings)
     evaluation.check_tasks(evaluation.asked_tasks(settings), evaluation.Places.of(settings))
+    contents = stage_store.contents_of_tasks([settings]) if output else None
     results = {}
     for model in models:
         if "/" not in model and not Path(model).exists():
             raise UserError(f"{model}: is no folder here and no hub id (owner/name); give one of them")
-        results[model] = _evaluated(model, settings, partial(on_items, model))
-        if output:
-            folder = Folder(output) / model.strip("/").replace("/", "--")
+        folder = Folder(output) / model.strip("/").replace("/", "--") if output else None
+        kept = _kept(model, folder, settings, contents) if folder is not None and contents is not None else None
+        results[model] = _evaluated(model, settings, kept, partial(on_items, model), say)
+        if folder is not None:
             folder.write_table("items.parquet", results[model].items)
             folder.write_json("metrics.json", results[model].metrics)
     averages = evaluation.asked_averages(settings)
@@ -68,11 +72,26 @@ def run(
     return Compared(settings, results, gaps, judged)
 
 
-def _evaluated(model: str, settings: Evaluation, on_items: Callable[[int, int], None]) -> evaluation.EvaluationResult:
+def _kept(model: str, folder: Folder, settings: Evaluation, contents: identity.Contents) -> evaluation.KeptResults:
+    """The results of the model's tasks in its folder of the output."""
+    job = stage_store.evaluation_job(
+        identity.evaluated_content(model), model, folder / records.EVALUATION, settings, contents
+    )
+    return evaluation.KeptResults(Folder(job.folder), job.keys)
+
+
+def _evaluated(
+    model: str,
+    settings: Evaluation,
+    kept: evaluation.KeptResults | None,
+    on_items: Callable[[int, int], None],
+    say: Callable[[str], None],
+) -> evaluation.EvaluationResult:
     if not evaluation.asked_tasks(settings):  # of the suite `win-rate` alone
         return evaluation.EvaluationResult()
     try:
-        return evaluation.evaluate(model, settings, last_stage=evaluation.stage_of(model), on_items=on_items)
+        last_stage = evaluation.stage_of(model)
+        return evaluation.evaluate(model, settings, last_stage=last_stage, results=kept, on_items=on_items, say=say)
     except (evaluation.NothingFits, FloatingPointError) as error:  # FloatingPointError: the weights are not finite
         raise UserError(f"{model}: {error}") from error
 

@@ -1,13 +1,13 @@
-"""Says whether a stage or an evaluation is finished, and what its outcome was. Nothing else decides this.
+"""Says whether a stage is finished, and what its outcome was. Nothing else decides this.
 
 A stage is finished when its folder holds `DONE`, which is written last, and its record can be read. An evaluation is
-finished when its `metrics.json`, which is written last, can be read, and its `items.parquet` is whole.
+finished when each of its tasks has a result (`evaluation.kept_evaluation`).
 """
 
 from __future__ import annotations
 
 from raycodellm.files import DamagedFile, Folder
-from raycodellm.records import EvaluationJob, StageJob, StageRecord, from_json
+from raycodellm.records import EvaluationJob, StageJob, StageRecord
 from raycodellm.storage_files import read_done, read_stage
 
 OPTIMIZER = "optimizer"
@@ -45,21 +45,8 @@ def lacks_optimizer(folder: Folder) -> bool:
     return not folder.exists(_OPTIMIZER_COMPLETE)
 
 
-def finished_evaluation(folder: Folder) -> dict[str, float] | None:
-    """The metrics of a finished evaluation. None when it is not finished or one of its files is missing or cut short:
-    then the model is evaluated again. Reads no items."""
-    try:
-        metrics = from_json(dict[str, float], folder.read_json("metrics.json"), f"{folder}/metrics.json")
-        folder.num_rows("items.parquet")
-    except (DamagedFile, FileNotFoundError):
-        return None
-    return metrics
-
-
-def finished_outcome(job: Job) -> Outcome | None:
-    """The outcome of a finished job; None while there is something to do for it, be it only an optimizer state."""
+def finished_training(job: StageJob) -> StageRecord | None:
+    """The record of a finished stage; None while there is something to do for it, be it only an optimizer state."""
     folder = Folder(job.folder)
-    if job.kind == "evaluation":
-        return finished_evaluation(folder)
     record = finished_stage(folder)
     return None if record is not None and job.keep_optimizer and lacks_optimizer(folder) else record

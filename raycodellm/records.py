@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
@@ -14,6 +15,10 @@ from raycodellm.files import DamagedFile
 
 T = TypeVar("T")
 
+EVALUATING = "evaluating"
+"""Note of an evaluation that scores items."""
+EVALUATION = "evaluation"
+"""Name of the folder of a model's results, inside its stage's folder."""
 RECIPE_VERSION = 4
 """Raised whenever a change of the training code changes the weights that equal settings give."""
 
@@ -21,6 +26,12 @@ RECIPE_VERSION = 4
 def job_key(name: str, identity: str) -> str:
     """Key of a job, which is also its folder's name. `name`: the stage's, or `evaluation`."""
     return f"{name}-{identity}"
+
+
+def task_key(task: str, identity: str) -> str:
+    """Key of a task's result, which is also its file's name. `task`: a name, or the path of a YAML file."""
+    name = re.sub(r"[^\w.-]+", "_", task.rpartition("/")[2].removesuffix(".yaml").removesuffix(".yml"))
+    return f"{name[:80]}-{identity}"
 
 
 def short_job_key(key: str) -> str:
@@ -111,12 +122,12 @@ class HeldOutSource:
 
 @dataclass(frozen=True)
 class EvaluationJob:
-    """One exported model to evaluate."""
+    """One exported model to evaluate on a set of tasks. It is done when each task has a result, whoever made it."""
 
     identity: str
-    """Hash of the last stage's identity, the tasks' contents and the evaluation settings."""
+    """Hash of the evaluation settings and the tasks' identities, which hold that of the last stage."""
     folder: str
-    """URI of the folder for `metrics.json` and `items.parquet`."""
+    """URI of the folder for the results of the model's tasks, which all evaluations of the model share."""
     model: str
     """URI of a Hugging Face model folder."""
     evaluation: Evaluation
@@ -124,6 +135,10 @@ class EvaluationJob:
     """Key of the stage job whose model is evaluated."""
     held_out: tuple[HeldOutSource, ...] = ()
     """The documents of the sweep's sources whose bits per byte are measured."""
+    asked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Each task or group as the settings name it -> the tasks that it stands for."""
+    keys: Mapping[str, str] = field(default_factory=dict)
+    """Each of these tasks -> the key of its result, which holds the task's identity."""
 
     @property
     def kind(self) -> Literal["evaluation"]:
@@ -296,7 +311,10 @@ class TrialResult:
     stages: tuple[str, ...] = ()
     """Keys of the trial's stages, in order."""
     evaluation: str = ""
-    """Key of its evaluation, whose folder is in the last stage's folder. Empty for trials of older versions."""
+    """Key of its evaluation. In older versions also the name of the evaluation's folder, inside the last stage's."""
+    tasks: dict[str, dict[str, str]] = field(default_factory=dict)
+    """Each task or group as the settings name it -> the tasks that it stands for, each with the key of its result in
+    the last stage's folder `EVALUATION`. Empty for trials of older versions."""
     wall_seconds: float = 0.0
     device_seconds: float = 0.0
     deaths: int = 0
@@ -310,7 +328,9 @@ class TrialResult:
     def row(self) -> dict[str, Any]:
         """The row of `trials.parquet`: flat columns `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`,
         `epochs.prose`."""
-        flat = {name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("ledger", "more")}
+        flat = {
+            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("ledger", "tasks", "more")
+        }
         flat.update({f"epochs.{row.source}": row.epochs for row in self.ledger})
         flat["tokens_difference"] = sum(row.difference for row in self.ledger)
         for group in ("params", "metrics", "tokens"):

@@ -147,16 +147,13 @@ def _current_column(name: str) -> str:
 _TRIAL_TYPES = {"number": "int64", "state": "string", "arm": "int64", "seed": "int64"}
 
 
-def read_items(folder: Folder, copied_from: Folder | None = None) -> pa.Table:
-    """Reads `items.parquet` of a trial or an evaluation: one row per item.
-
-    A trial's file is a copy of its evaluation's. `copied_from`: the evaluation's folder, read when the copy is damaged.
-    """
+def read_items(folder: Folder, instead: Callable[[], pa.Table | None] = lambda: None) -> pa.Table:
+    """Reads `items.parquet` of a trial: one row per item. `instead` is asked for the items when the file is damaged."""
     try:
         return folder.read_table("items.parquet", ITEM_TYPES)
     except DamagedFile as error:
-        if copied_from is not None and copied_from.exists("items.parquet"):
-            return read_items(copied_from)
+        if (items := instead()) is not None:
+            return items
         raise error.with_meaning("the items' scores, and what is paired over items, are left out here") from error
 
 

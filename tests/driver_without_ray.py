@@ -13,12 +13,15 @@ import pytest
 
 from raycodellm import stage_store, sweep
 from raycodellm.dispatch import Snapshot, TrialOutcome
+from raycodellm.evaluation import TaskResult
+from raycodellm.evaluation.results import write_result
 from raycodellm.files import Folder
 from raycodellm.records import LedgerRow, StageRecord, as_json
 from raycodellm.sweep import trial
 from raycodellm.tokens import Reading
 
-ITEMS = pa.table({"task": ["boxes"], "item": [0], "correct": [True], "bits_per_byte": [1.5], "chance": [0.2]})
+ENDS = ("", "_low", "_high")
+ITEMS = {"item": [0], "correct": [True], "chance": [0.2]}
 
 
 @dataclass(frozen=True)
@@ -47,6 +50,8 @@ class Cluster:
         self.trial = SimpleNamespace(remote=self._run, options=lambda name: called)
         self.num_trained: Counter[str] = Counter()
         """How often each stage was trained, by its key."""
+        self.num_evaluated: Counter[str] = Counter()
+        """How often each task's result was written, by its file."""
 
     def _run(self, number: int, chain: stage_store.Chain, finished: dict[str, Any]) -> TrialOutcome:
         outcomes: dict[str, Any] = dict(finished)
@@ -59,11 +64,14 @@ class Cluster:
                 outcomes[job.key] = record
                 self.num_trained[job.key] += 1
         if chain.evaluation.key not in finished:
-            score = 1.5 + int(chain.evaluation.identity[:4], 16) / 1e6
-            metrics = {"boxes/bpb": score, "mean/bpb": score}
-            Folder(chain.evaluation.folder).write_table("items.parquet", ITEMS)
-            Folder(chain.evaluation.folder).write_json("metrics.json", metrics)
-            outcomes[chain.evaluation.key] = metrics
+            job = chain.evaluation
+            for task, key in job.keys.items():
+                score = 1.5 + int(key.rpartition("-")[2][:4], 16) / 1e6
+                items = pa.table({**ITEMS, "task": [task], "bits_per_byte": [score]})
+                result = TaskResult(items, {f"{task}/bpb{end}": score for end in ENDS}, (task,), 1.0)
+                write_result(Folder(job.folder), key, result)
+                self.num_evaluated[f"{job.folder}/{key}"] += 1
+            outcomes[job.key] = stage_store.finished_outcome(job)
         return TrialOutcome(outcomes)
 
 

@@ -49,7 +49,7 @@ def models(tmp_path, monkeypatch) -> list[str]:
     }
     for name in names:
         (tmp_path / name).mkdir()
-    monkeypatch.setattr(evaluation, "evaluate", lambda model, settings, **others: found[model])
+    monkeypatch.setattr(evaluation, "evaluate", lambda model, settings, **how: found[model])
     return names
 
 
@@ -97,7 +97,7 @@ def test_models_that_no_item_fits_together_are_said_to_have_none_in_common() -> 
     "error", [evaluation.NothingFits("all 4 items are longer"), FloatingPointError("item 0: is nan")]
 )
 def test_a_model_that_cannot_be_scored_is_named_in_one_line(models, monkeypatch, error) -> None:
-    def fails(model, settings, **others):
+    def fails(model, settings, **how):
         raise error
 
     monkeypatch.setattr(evaluation, "evaluate", fails)

@@ -19,8 +19,9 @@ from raycodellm import check, config, evaluation, identity, model, stage_store, 
 from raycodellm.config import Evaluation, Model, Optimizer, Stage, Tokenizer, UserError
 from raycodellm.config.old_spellings import STAGE_SETTINGS
 from raycodellm.evaluation import data_sources, task_files
+from raycodellm.evaluation.results import write_result
 from raycodellm.files import Folder
-from raycodellm.identity import Contents, file_hashes, hub_commits, model_files, numeric_settings, pretrained_content
+from raycodellm.identity import file_hashes, hub_commits, model_files, numeric_settings, pretrained_content
 from raycodellm.records import StageRecord, TrialResult, as_json
 from raycodellm.sweep import folder as run_folders
 from raycodellm.sweep import provenance
@@ -210,7 +211,7 @@ def test_the_version_of_lm_eval_is_in_an_evaluation_s_identity(sweep_text):
     sweep = config.parse(sweep_text).example()
     known = stage_store.contents_of([sweep])
     assert known.lm_eval == evaluation.lm_eval_version()
-    other = Contents(known.models, known.tasks, "0.0")
+    other = replace(known, lm_eval="0.0")
     chains = [stage_store.chain(sweep, 0, replace(materials(sweep), contents=contents)) for contents in (known, other)]
     assert chains[0].stages == chains[1].stages
     assert chains[0].evaluation.identity != chains[1].evaluation.identity
@@ -342,9 +343,9 @@ def test_a_stage_whose_model_is_damaged_is_trained_again_and_its_reader_refuses_
     flip(first.local / "model" / "model.safetensors", 900)
     with pytest.raises(model.DamagedModel, match=r"model\.safetensors: has changed.*trained once more"):
         model.build(Model(config=LLAMA), 100, seed=1, parent=first / "model")
-    evaluated = Folder(chain.evaluation.folder)
-    evaluated.write_json("metrics.json", {"mean/bpb": 1.0})
-    evaluated.write_table("items.parquet", pa.table({"task": ["boxes"]}))
+    for task, key in chain.evaluation.keys.items():
+        scored = evaluation.TaskResult(pa.table({"task": [task], "item": [0]}), {f"{task}/items": 1.0}, (task,), 1.0)
+        write_result(Folder(chain.evaluation.folder), key, scored)
     finish(Folder(chain.stages[1].folder))
     assert list(stage_store.finished_outcomes(chain)) == [job.key for job in chain.jobs]  # nobody will read it
     Folder(chain.stages[1].folder).delete("DONE")

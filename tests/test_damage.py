@@ -15,12 +15,15 @@ import pyarrow.parquet as pq
 import pytest
 
 from raycodellm import cli, config, finished, search, storage_files, sweep
-from raycodellm.config import UserError
+from raycodellm.config import Evaluation, UserError
+from raycodellm.evaluation import TaskResult, read_trial_items
+from raycodellm.evaluation.results import write_result
 from raycodellm.files import Damaged, DamagedFile, Folder
-from raycodellm.records import LedgerRow, StageRecord, TrialResult, as_json, from_json
+from raycodellm.records import EvaluationJob, LedgerRow, StageRecord, TrialResult, as_json, from_json
 from raycodellm.report import read_records
 from raycodellm.search.journal_file import open_journal
 from raycodellm.search.study import create_study
+from raycodellm.stage_store import finished_outcome
 
 ITEMS = pa.table(
     {
@@ -59,9 +62,9 @@ def write_trials(opened: sweep.Run) -> None:
     for number in range(4):
         found = study.suggest()
         stages = (f"pretrain-{number:016x}", f"instruct-{number:016x}")
-        result = TrialResult(
-            number, "running", found.arm, found.replicate, found.params, stages=stages, evaluation="evaluation-0"
-        )
+        tasks = {"boxes": {"boxes": "boxes-0"}} if number else {}  # the first is of an older version
+        names = {"stages": stages, "evaluation": "evaluation-0", "tasks": tasks}
+        result = TrialResult(number, "running", found.arm, found.replicate, found.params, **names)
         folder = opened.trial_folder(number)
         folder.write_json("trial.json", as_json(result))
         if number == 3:
@@ -73,9 +76,9 @@ def write_trials(opened: sweep.Run) -> None:
         folder.write_table("items.parquet", ITEMS)
         for key in stages:
             write_stage(opened.storage / "stages" / key)
-        evaluation = opened.storage / "stages" / stages[-1] / "evaluation-0"
-        evaluation.write_table("items.parquet", ITEMS)
-        evaluation.write_json("metrics.json", METRICS)
+        last = opened.storage / "stages" / stages[-1]
+        (last / "evaluation-0").write_table("items.parquet", ITEMS)
+        write_result(last / "evaluation", "boxes-0", TaskResult(ITEMS, METRICS, ("boxes",), 1.0))
         study.tell(number, [1.75] if number < 2 else None)
     optuna_study = create_study(open_journal(opened.journal), opened.file)
     optuna_study.enqueue_trial({"pretrain.code_ratio": 0.5, "pretrain.schedule": "increase"})
@@ -144,8 +147,8 @@ FILES = {
     "stages/pretrain-0000000000000001/stage.json": "partly there twice",
     "stages/pretrain-0000000000000001/DONE": "not needed",
     "stages/pretrain-0000000000000001/metrics.parquet": "said",
-    "stages/instruct-0000000000000001/evaluation-0/items.parquet": "not needed",
-    "stages/instruct-0000000000000001/evaluation-0/metrics.json": "not needed",
+    "stages/instruct-0000000000000000/evaluation-0/items.parquet": "not needed",
+    "stages/instruct-0000000000000001/evaluation/boxes-0.parquet": "not needed",
     "tokens/prose-0/manifest.json": "said",
 }
 
@@ -302,14 +305,29 @@ def test_a_stage_whose_record_is_damaged_has_it_a_second_time(storage) -> None:
     assert [line for line in lost if "pretrain-0000000000000001/stage.json" in line]
 
 
-@pytest.mark.parametrize("name", ["metrics.json", "items.parquet"])
-def test_an_evaluation_that_lost_a_file_is_not_done(sweep_text, storage, name) -> None:
-    folder = Folder(str(storage / "stages/instruct-0000000000000001/evaluation-0"))
-    assert finished.finished_evaluation(folder) == METRICS
-    (folder.local / name).write_bytes(b"\x00")
-    assert finished.finished_evaluation(folder) is None
-    (folder.local / name).unlink()
-    assert finished.finished_evaluation(folder) is None
+def test_an_evaluation_that_lost_a_task_s_result_is_not_done(storage) -> None:
+    folder = storage / "stages/instruct-0000000000000001/evaluation"
+    asked, keys = {"boxes": ("boxes",)}, {"boxes": "boxes-0"}
+    settings = Evaluation(tasks=("boxes",))
+    job = EvaluationJob("0", str(folder), str(storage), settings, "instruct-0000000000000001", asked, keys)
+    assert finished_outcome(job)["boxes/bpb"] == 1.75
+    whole = (folder / "boxes-0.parquet").read_bytes()
+    for damaged in (whole[:-9], b"", b"\x00"):
+        (folder / "boxes-0.parquet").write_bytes(damaged)
+        assert finished_outcome(job) is None
+    (folder / "boxes-0.parquet").unlink()
+    assert finished_outcome(job) is None
+
+
+@pytest.mark.parametrize("trial", [0, 1])
+def test_a_trial_whose_items_are_damaged_has_them_from_its_evaluation_also_from_an_older_version_s(
+    storage, trial
+) -> None:
+    folder, stages = Folder(str(storage / f"small/trials/{trial:04d}")), Folder(str(storage / "stages"))
+    whole = read_trial_items(folder, stages)
+    folder.write_bytes("items.parquet", b"half")
+    again = read_trial_items(folder, stages)
+    assert again.select(["task", "item", "correct"]) == whole.select(["task", "item", "correct"])
 
 
 def test_a_damaged_file_says_which_field_is_wrong() -> None:

@@ -9,16 +9,21 @@ import signal
 import threading
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from types import SimpleNamespace
 
-import pyarrow as pa
 import pytest
 import ray
+from worker_group import together
 
-from raycodellm import retrying
+from raycodellm import evaluation, retrying
 from raycodellm.config import Evaluation, Scaling
 from raycodellm.dispatch import Demand, Sight
+from raycodellm.dispatch.jobs import JobNode, JobState
+from raycodellm.dispatch.state import DispatchState
 from raycodellm.engine import StorageError, World
+from raycodellm.evaluation import TaskResult
+from raycodellm.evaluation.items_table import items_table
 from raycodellm.files import Folder
 from raycodellm.records import EvaluationJob, Progress, StageRecord, as_json
 from raycodellm.slots import client, evaluation_job, pool, ray_train, worker
@@ -541,56 +546,87 @@ def test_a_slot_waits_for_the_stage_of_another_sweep_and_stops_waiting_when_told
     assert not worker._wait_for_lease(mine, job, World(), link)
 
 
-def test_an_evaluation_that_was_killed_between_its_two_files_is_done_again(tmp_path, monkeypatch) -> None:
-    rounds: list[int] = []
+def result_of(task: str) -> TaskResult:
+    items = items_table([{"task": task, "item": 0, "doc_hash": "0", "too_long": False, "attributes": "{}"}], {})
+    return TaskResult(items, {f"{task}/bpb{end}": 2.0 for end in ("", "_low", "_high")}, (task,), 1.5)
 
-    def evaluate(model, settings, on_items, **how):
-        rounds.append(1)
+
+def evaluation_job_of(folder: Path, *tasks: str) -> EvaluationJob:
+    asked, keys = {task: (task,) for task in tasks}, {task: f"{task}-0" for task in tasks}
+    return EvaluationJob("0", str(folder), str(folder), Evaluation(tasks=tasks), "a", asked, keys)
+
+
+def test_an_evaluation_tells_its_items_about_once_a_second_and_what_it_continues(tmp_path, monkeypatch) -> None:
+    def evaluate(model, settings, on_items, say, **how):
         for scored in range(17):
             on_items(scored, 16)
-        return SimpleNamespace(metrics={"mean/bpb": 2.0}, items=pa.table({"item": [0]}))
-
-    class Killed(BaseException):
-        pass
-
-    def killed(folder, name, value):
-        raise Killed
+        say("boxes: continues after 4 of 16 items")
+        return evaluation.EvaluationResult({"mean/bpb": 2.0}, seconds=3.0)
 
     monkeypatch.setattr(evaluation_job.evaluation, "evaluate", evaluate)
-    job = EvaluationJob("0", str(tmp_path / "evaluation"), str(tmp_path), Evaluation(tasks=("boxes",)), "a")
-    with pytest.MonkeyPatch.context() as patch, pytest.raises(Killed):
-        patch.setattr(Folder, "write_json", killed)
-        run_evaluation(job, World())
-    assert (tmp_path / "evaluation" / "items.parquet").exists()
     told: list[Progress] = []
-    assert run_evaluation(job, World(), told.append)["mean/bpb"] == 2.0
-    assert [(one.items, one.num_items) for one in told] == [(0, 16), (16, 16)], "at most about one report a second"
-    assert run_evaluation(job, World())["mean/bpb"] == 2.0
-    assert len(rounds) == 2
+    job = evaluation_job_of(tmp_path, "boxes")
+    assert run_evaluation(job, World(), told.append) == {"mean/bpb": 2.0, "seconds": 3.0}
+    assert [(one.items, one.num_items) for one in told] == [(0, 16), (16, 16), (16, 16)]
+    state = DispatchState(max_deaths=1)
+    state.tree.nodes[job.key] = JobNode(job, None, 0, state=JobState.RUNNING, holder="s#0", trials={0})
+    for one in told:
+        state.report("s", 0, one)
+    assert state.notes == [f"{job.key}: boxes: continues after 4 of 16 items"]
+
+
+def test_an_evaluation_that_is_told_to_stop_gives_its_job_back(tmp_path, monkeypatch) -> None:
+    def evaluate(model, settings, should_stop, **how):
+        assert should_stop()
+        raise evaluation.Stopped
+
+    monkeypatch.setattr(evaluation_job.evaluation, "evaluate", evaluate)
+    job = evaluation_job_of(tmp_path, "boxes")
+    assert run_evaluation(job, World(), should_stop=lambda: True) is None
+    monkeypatch.setattr(client, "ray", FakeRay)
+    asked = FakeDispatcher()
+    slot = DispatcherClient(asked, "s")
+    slot.cut = "the dispatcher died"
+    worker._do(job, slot, World())
+    assert asked.asked[-1][:5] == ("ended", "s", 0, job.key, "preempted")
 
 
 def test_ranks_of_an_evaluation_go_by_what_rank_0_sees(tmp_path, monkeypatch) -> None:
-    Folder(str(tmp_path)).write_json("metrics.json", {"mean/bpb": 2.0})
-    job = EvaluationJob("0", str(tmp_path), str(tmp_path), Evaluation(tasks=("boxes",)), "a")
-    told: list[object] = []
+    results = evaluation.KeptResults(Folder(str(tmp_path)), {"boxes": "boxes-0"})
+    results.write("boxes", result_of("boxes"))
+    others_see_nothing = evaluation.KeptResults(Folder(str(tmp_path / "unseen")), {"boxes": "boxes-0"})
 
-    def gather(world, mine):
-        told.append(mine)
-        return [{"mean/bpb": 1.0}, mine]
+    def work(rank, gather):
+        own = others_see_nothing if rank else results
+        settings = Evaluation(tasks=("boxes",))
+        return evaluation.evaluate(tmp_path, settings, rank=rank, world_size=2, gather=gather, results=own)
 
-    monkeypatch.setattr(evaluation_job.engine, "gather", gather)
-    assert run_evaluation(job, World(rank=1, world_size=2)) == {"mean/bpb": 1.0}
-    assert told == [None]  # and rank 1 has looked for nothing
+    assert [one.metrics["boxes/bpb"] for one in together(2, work)] == [2.0, 2.0], "and no model was loaded"
 
 
 def test_ranks_of_an_evaluation_whose_results_cannot_be_written_all_say_so(tmp_path, monkeypatch) -> None:
-    answers = iter([[None, None], ["no space left", None]])
-    result = SimpleNamespace(metrics={}, items=None)
-    monkeypatch.setattr(evaluation_job.engine, "gather", lambda world, mine: next(answers))
-    monkeypatch.setattr(evaluation_job.evaluation, "evaluate", lambda model, settings, **how: result)
-    job = EvaluationJob("0", str(tmp_path), str(tmp_path), Evaluation(tasks=("boxes",)), "a")
+    def evaluate(model, settings, **how):
+        raise evaluation.NotWritten("no space left")
+
+    monkeypatch.setattr(evaluation_job.evaluation, "evaluate", evaluate)
+    monkeypatch.setattr(evaluation_job.engine, "gather", lambda world, mine: [None, mine])
     with pytest.raises(StorageError, match="no space left"):
-        run_evaluation(job, World(rank=1, world_size=2))
+        run_evaluation(evaluation_job_of(tmp_path, "boxes"), World(rank=1, world_size=2))
+
+
+def test_a_model_is_evaluated_by_one_job_at_a_time_and_its_results_are_shared(tmp_path, monkeypatch) -> None:
+    monkeypatch.setattr(worker, "LEASE_SECONDS", 0.0)
+    job = evaluation_job_of(tmp_path, "boxes")
+    assert Lease(Folder(job.folder), "another sweep").take() is None
+    told: list[Progress] = []
+    stops = iter([False, True, False])
+    link = SimpleNamespace(progress=told.append, should_stop=lambda: next(stops), sweep="mine")
+    mine = Lease(Folder(job.folder), worker._holder(job, link))
+    assert not worker._wait_for_lease(mine, job, World(), link)
+    assert told[0].note == "waits for another sweep, which evaluates the same model"
+    evaluation.KeptResults(Folder(job.folder), job.keys).write("boxes", result_of("boxes"))
+    assert worker._wait_for_lease(mine, job, World(), link)
+    assert run_evaluation(job, World())["boxes/bpb"] == 2.0
 
 
 @pytest.mark.parametrize(

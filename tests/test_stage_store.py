@@ -9,8 +9,8 @@ import pytest
 from raycodellm import config, mixture, stage_store
 from raycodellm.config import UserError
 from raycodellm.files import Folder
-from raycodellm.finished import finished_outcome
 from raycodellm.records import StageRecord, as_json
+from raycodellm.stage_store import finished_outcome
 from raycodellm.tokens import Reading
 
 PARAMS = {"pretrain.code_ratio": 0.5, "pretrain.schedule": "constant"}

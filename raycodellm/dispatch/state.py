@@ -15,7 +15,7 @@ from raycodellm.dispatch.remaining import Pace
 from raycodellm.dispatch.slot import Slot, SlotState
 from raycodellm.dispatch.snapshot import Sight, Snapshot, view
 from raycodellm.finished import Job
-from raycodellm.records import Progress
+from raycodellm.records import EVALUATING, Progress
 from raycodellm.stage_store import Chain
 
 _BUSY_NAMES = {"stage": "training", "evaluation": "evaluation"}
@@ -122,7 +122,7 @@ class DispatchState:
         """Notes how far a job is. True when the slot should save the job and give it back."""
         if self.tree.should_stop(_holder(name, incarnation), progress.job):
             return True
-        if progress.note and progress.num_steps:
+        if (progress.num_steps or progress.num_items) and progress.note not in ("", EVALUATING):
             self.notes.append(f"{progress.job}: {progress.note}")
         self.progress[progress.job] = progress
         self._pace.reported(self.tree.nodes[progress.job].job, progress, self._clock())

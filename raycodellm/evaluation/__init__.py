@@ -1,7 +1,7 @@
 """Scores models on reasoning tasks through lm-eval, with a row for every item. The only door to `lm_eval`."""
 
 from raycodellm.evaluation.averages import missing_averages
-from raycodellm.evaluation.composition import EvaluationResult, compose, composed_items
+from raycodellm.evaluation.composition import EvaluationResult, compose, kept_evaluation, kept_items
 from raycodellm.evaluation.contamination import contaminated_items, stage_of
 from raycodellm.evaluation.data_sources import DataSource, find_data
 from raycodellm.evaluation.held_out_texts import held_out_content
@@ -35,7 +35,8 @@ from raycodellm.evaluation.task_files import (
 from raycodellm.evaluation.task_loading import check_tasks, load_tasks, preload
 from raycodellm.evaluation.task_names import Places
 from raycodellm.evaluation.task_scoring import NothingFits, Stopped
-from raycodellm.evaluation.task_units import units
+from raycodellm.evaluation.task_units import asked_units
+from raycodellm.evaluation.trial_items import read_trial_items
 from raycodellm.evaluation.win_rate import Comparison, Judging, judged, win_rate_lines
 
 __all__ = [
@@ -65,11 +66,11 @@ __all__ = [
     "WinRate",
     "asked_averages",
     "asked_tasks",
+    "asked_units",
     "check_evaluation",
     "check_tasks",
     "check_variants",
     "compose",
-    "composed_items",
     "contaminated_items",
     "data_files_of",
     "evaluate",
@@ -80,6 +81,8 @@ __all__ = [
     "item_texts",
     "items_of_sweep",
     "judged",
+    "kept_evaluation",
+    "kept_items",
     "left_out_tasks",
     "lm_eval_version",
     "load_tasks",
@@ -87,6 +90,7 @@ __all__ = [
     "missing_averages",
     "named_tasks",
     "preload",
+    "read_trial_items",
     "samples",
     "stage_of",
     "suite",
@@ -94,6 +98,5 @@ __all__ = [
     "task_content",
     "task_contents",
     "task_facts",
-    "units",
     "win_rate_lines",
 ]

@@ -12,9 +12,11 @@ from raycodellm.config import Evaluation
 from raycodellm.evaluation.averages import average_metrics
 from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, joined, named_tasks
 from raycodellm.evaluation.metrics import mean_metrics, task_metrics
-from raycodellm.evaluation.results import TaskResult
+from raycodellm.evaluation.results import KeptResults, TaskResult, read_result
 from raycodellm.evaluation.suites import asked_averages
 from raycodellm.evaluation.task_loading import is_path
+from raycodellm.files import Folder
+from raycodellm.records import EvaluationJob
 
 
 @dataclass(frozen=True)
@@ -53,6 +55,20 @@ def compose(
     metrics |= mean_metrics(named, metrics, samples)
     metrics |= average_metrics(averages, metrics, samples)
     return EvaluationResult(metrics, items, sum(result.seconds for result in found))
+
+
+def kept_evaluation(job: EvaluationJob) -> EvaluationResult | None:
+    """The evaluation of the job, if each of its tasks has a result that can be read; else None."""
+    kept = KeptResults(Folder(job.folder), job.keys)
+    found = kept.read(job.keys) if kept.are_complete() else {}
+    return compose(job.evaluation, job.asked, found) if found.keys() == job.keys.keys() else None
+
+
+def kept_items(folder: Folder, tasks: Mapping[str, Mapping[str, str]]) -> pa.Table:
+    """The items of an evaluation, from the results in the model's `folder`. `tasks`: as `TrialResult` has them. Raises
+    DamagedFile or FileNotFoundError for a task that has no result any more."""
+    results = {task: read_result(folder, key) for of in tasks.values() for task, key in of.items()}
+    return composed_items({name: tuple(of) for name, of in tasks.items()}, results)
 
 
 def composed_items(asked: Mapping[str, Sequence[str]], results: Mapping[str, TaskResult]) -> pa.Table:

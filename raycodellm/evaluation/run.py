@@ -24,7 +24,7 @@ from raycodellm.evaluation.suites import asked_tasks
 from raycodellm.evaluation.task_loading import LoadedTasks, check_tasks, load_tasks
 from raycodellm.evaluation.task_names import Places
 from raycodellm.evaluation.task_scoring import Listener, TaskScorer
-from raycodellm.evaluation.task_units import units
+from raycodellm.evaluation.task_units import asked_units
 from raycodellm.evaluation.workers import Workers
 from raycodellm.files import Folder
 from raycodellm.records import HeldOutSource
@@ -67,9 +67,9 @@ def evaluate(
     stop, and `NotWritten`.
     """
     workers, kept = Workers(rank, world_size, gather), results or NoResults()
-    names, places = asked_tasks(settings), Places.of(settings, held_out)
-    check_tasks(names, places)
-    asked = units(names, settings.include)
+    places = Places.of(settings, held_out)
+    check_tasks(asked_tasks(settings), places)
+    asked = asked_units(settings)
     wanted = list(dict.fromkeys(task for some in asked.values() for task in some))
     # Rank 0 decides for all: ranks that saw different files would wait for each other.
     found = kept.read(wanted) if rank == 0 else {}

@@ -76,9 +76,14 @@ class TaskScorer:
         rows, seconds = self._continued(name, partial)
         done = self._workers.first([(row_task, block) for row_task, block in rows])
         mine = [row for some in rows.values() for row in some]
-        for member in members:
-            skipped = {block for task, block in done if task == member}
-            mine += self._score_member(name, member, skipped, partial)
+        try:
+            for member in members:
+                skipped = {block for task, block in done if task == member}
+                mine += self._score_member(name, member, skipped, partial)
+        except BaseException:  # Ctrl-C and a stop among them
+            if partial is not None:
+                partial.flush()
+            raise
         gathered = [row for part in self._workers.all(mine) for row in part]
         order = {member: index for index, member in enumerate(members)}
         gathered.sort(key=lambda row: (order[row["task"]], row["item"]))
@@ -133,8 +138,6 @@ class TaskScorer:
             told = self._workers.all((len(scored), self._listener.should_stop()))
             self._count(sum(number for number, _ in told))
             if any(stop for _, stop in told):
-                if partial is not None:
-                    partial.flush()
                 raise Stopped
 
         score_task(

@@ -9,6 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
+from raycodellm.config import Evaluation
+from raycodellm.evaluation.suites import asked_tasks
 from raycodellm.evaluation.task_loading import is_path
 from raycodellm.evaluation.task_names import TaskNames
 from raycodellm.evaluation.task_trees import trees
@@ -16,6 +18,11 @@ from raycodellm.tasks import BUILTIN
 
 GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list", "metadata", "include"})
 """Keys of a group's file that change none of its tasks. Any other key is a setting that the group gives its members."""
+
+
+def asked_units(settings: Evaluation) -> dict[str, tuple[str, ...]]:
+    """Maps each task or group that the settings ask for to the tasks that it stands for."""
+    return units(asked_tasks(settings), settings.include)
 
 
 def units(asked: Iterable[str], include: str | None = None) -> dict[str, tuple[str, ...]]:

@@ -5,7 +5,7 @@ out, so that work is shared. Files enter by their content, models and tokenizers
 `settings_table` says which setting enters which identity, and why.
 """
 
-from raycodellm.identity.contents import Contents, pretrained_content
+from raycodellm.identity.contents import Contents, evaluated_content, pretrained_content
 from raycodellm.identity.identities import (
     UsedSource,
     compiled_numbers,
@@ -13,6 +13,7 @@ from raycodellm.identity.identities import (
     numeric_settings,
     root_identity,
     stage_identity,
+    task_identity,
     token_store_identity,
     tokenizer_identity,
 )
@@ -21,11 +22,13 @@ __all__ = [
     "Contents",
     "UsedSource",
     "compiled_numbers",
+    "evaluated_content",
     "evaluation_identity",
     "numeric_settings",
     "pretrained_content",
     "root_identity",
     "stage_identity",
+    "task_identity",
     "token_store_identity",
     "tokenizer_identity",
 ]

@@ -20,6 +20,17 @@ class Contents:
     """Name of an evaluation task -> the task's content."""
     lm_eval: str = ""
     """lm-eval's version."""
+    units: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
+    """Each task or group that the sweep names -> the tasks, with contents in `tasks`, that it stands for."""
+
+
+def evaluated_content(name: str) -> list[Any]:
+    """The identity of a model that is only evaluated: of a folder the content of all its files, tokenizer included; for
+    an object store their sizes and change times; of a model of the hub its name and commit."""
+    folder = hub_commits.folder_of(name)
+    if folder is None:
+        return ["hub", *hub_commits.pinned("eval", name)]
+    return ["folder", model_files.folder_content(folder)]
 
 
 def pretrained_content(name: str) -> list[Any]:

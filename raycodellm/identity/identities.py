@@ -31,6 +31,8 @@ NOT_AS_WRITTEN: Any = {
 
 BY_CONTENT = {"suites", "tasks", "leave_out", "include", "data", "texts"}
 """Settings of an evaluation that say which tasks are asked and where they lie: they enter as the tasks' contents."""
+SELECTING = {"scoring", "rationale"}
+"""Settings of an evaluation that choose among a suite's tasks: the chosen tasks enter by content."""
 
 _ZERO_PLACEMENT = (
     *("stage", "offload_param", "offload_optimizer", "cpu_offload", "sub_group_size", "reduce_scatter"),
@@ -119,13 +121,19 @@ def compiled_numbers(stage: Stage, compiled: bool) -> bool:
     return compiled and stage.numerics.precision != "fp32"
 
 
-def evaluation_identity(
-    last_stage: str, evaluation: Evaluation, tasks: Mapping[str, Any], lm_eval: str, version: int
-) -> str:
-    """`last_stage`: identity of the evaluated model's stage. `tasks`: name -> content of each task that the settings
-    ask for, in their order. `lm_eval`: its version."""
+def task_identity(model: Any, evaluation: Evaluation, content: Any, lm_eval: str, version: int) -> str:
+    """Identity of one task's scores. `model`: identity of the evaluated model's stage, or a model's content. `content`:
+    of the task. `lm_eval`: its version. A setting at its default is left out, so that a setting that a later version
+    adds leaves the scores that are there as they are."""
+    settings = evaluation.model_dump(mode="json", exclude=BY_CONTENT | SELECTING, exclude_defaults=True)
+    return fingerprint([model, settings, content, lm_eval, version])
+
+
+def evaluation_identity(evaluation: Evaluation, tasks: Mapping[str, Sequence[str]]) -> str:
+    """`tasks`: each task or group that the settings ask for, in their order -> the identities of the tasks that it
+    stands for."""
     settings = evaluation.model_dump(mode="json", exclude=BY_CONTENT)
-    return fingerprint([last_stage, settings, list(tasks.items()), lm_eval, version])
+    return fingerprint([settings, [[name, *known] for name, known in tasks.items()]])
 
 
 def numeric_settings(deepspeed_config: Mapping[str, Any], place: str = "") -> dict[str, Any]:

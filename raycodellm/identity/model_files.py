@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Callable
 from pathlib import Path
 
 from raycodellm.files import Folder
@@ -18,14 +19,18 @@ _WEIGHTS = re.compile(r"(generation_)?config\.json|adapter_config\.json|.*\.(saf
 def model_content(folder: Folder) -> list[list]:
     """[file name, hash] of each file that decides the model's outputs; for a folder on an object store
     [file name, bytes, change time in nanoseconds]."""
+    return folder_content(folder, lambda name: _WEIGHTS.fullmatch(name) is not None)
+
+
+def folder_content(folder: Folder, wanted: Callable[[str], bool] = lambda name: True) -> list[list]:
+    """The same of each file right inside a folder whose name is `wanted`."""
     if folder.local is not None:
-        names = sorted(path.name for path in folder.local.iterdir() if path.is_file() and _WEIGHTS.fullmatch(path.name))
+        names = sorted(path.name for path in folder.local.iterdir() if path.is_file() and wanted(path.name))
         return [list(pair) for pair in zip(names, file_hashes.stored_hashes(folder, names), strict=True)]
     from pyarrow.fs import FileSelector
 
     infos = folder.filesystem.get_file_info(FileSelector(folder.path))
-    found = [[i.base_name, i.size, i.mtime_ns] for i in infos if i.is_file and _WEIGHTS.fullmatch(i.base_name)]
-    return sorted(found)
+    return sorted([one.base_name, one.size, one.mtime_ns] for one in infos if one.is_file and wanted(one.base_name))
 
 
 def write_checksums(folder: Path) -> None:

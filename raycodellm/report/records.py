@@ -13,7 +13,7 @@ import numpy as np
 
 from raycodellm import search, storage_files
 from raycodellm.config import Sweep, SweepFile
-from raycodellm.evaluation import Items, asked_averages
+from raycodellm.evaluation import Items, asked_averages, read_trial_items
 from raycodellm.files import Folder
 from raycodellm.finished import read_finished_stage
 from raycodellm.records import StageRecord
@@ -166,11 +166,8 @@ def read_records(
     keys = dict.fromkeys(key for row in rows for key in stages_of(row))
 
     def items_of(number: int) -> Items | None:
-        row, own = complete[number], run / "trials" / f"{number:04d}"
-        copied_from = None
-        if row.get("evaluation") and stages_of(row):
-            copied_from = storage / "stages" / stages_of(row)[-1] / row["evaluation"]
-        table = storage_files.attempt(lambda: storage_files.read_items(own, copied_from), lost.setdefault)
+        own = run / "trials" / f"{number:04d}"
+        table = storage_files.attempt(lambda: read_trial_items(own, storage / "stages"), lost.setdefault)
         if table is None:
             return None
         more = [name for name in storage_files.SCORE_COLUMNS if name in table.column_names]

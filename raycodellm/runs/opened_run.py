@@ -11,7 +11,7 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycodellm import finished, model, report, storage_files, sweep
+from raycodellm import evaluation, finished, model, report, storage_files, sweep
 from raycodellm.config import Sweep, UserError
 from raycodellm.files import Folder, cache_folder, fingerprint
 from raycodellm.records import StageRecord, TrialResult
@@ -125,10 +125,7 @@ class OpenedRun:
             raise UserError(
                 f"{self.name}: trial {trial} has no items, since it is {result.state}; complete: {_numbers(complete)}"
             )
-        evaluated = None
-        if result.stages and result.evaluation:
-            evaluated = self._stage(result.stages[-1]) / result.evaluation
-        return storage_files.read_items(folder, evaluated).to_pandas()
+        return evaluation.read_trial_items(folder, self.run.storage / "stages").to_pandas()
 
     def stages(self, trial: int) -> dict[str, StageRecord]:
         """The records of the trial's finished stages by their keys, in order."""

@@ -6,65 +6,74 @@ import time
 from collections.abc import Callable
 from functools import partial
 
-from raycodellm import engine, evaluation, finished, model
+from raycodellm import engine, evaluation, model
 from raycodellm.engine import StorageError, World
 from raycodellm.files import Folder
-from raycodellm.records import EvaluationJob, Progress
+from raycodellm.records import EVALUATING, EvaluationJob, Progress
+from raycodellm.stage_store import evaluation_outcome, finished_outcome
 
 _REPORT_SECONDS = 1.0
 """Between two reports of how many items are scored."""
 
 
 def run_evaluation(
-    job: EvaluationJob, world: World, on_progress: Callable[[Progress], None] = lambda progress: None
-) -> dict[str, float]:
-    """Evaluates the job's model; writes `items.parquet` and, last, `metrics.json` into its folder. A collective.
+    job: EvaluationJob,
+    world: World,
+    on_progress: Callable[[Progress], None] = lambda progress: None,
+    should_stop: Callable[[], bool] = lambda: False,
+) -> dict[str, float] | None:
+    """Evaluates the job's model on those of the job's tasks that have no result; keeps each task's result in the job's
+    folder. A collective. Returns the metrics; None when told to stop, with the scored items kept.
 
-    Rank 0 decides for all whether the evaluation is finished already: ranks that saw different files would wait for
-    each other. Rank 0 tells `on_progress` about once a second how many items are scored. Returns the metrics, with the
-    evaluation's wall `seconds` among them. Raises StorageError on all ranks when the results cannot be written.
+    A task in work is continued from the items that are kept. Rank 0 decides for all which tasks have a result, and
+    tells `on_progress` about once a second how many items are scored. `should_stop` is asked on every rank after each
+    block of items; one saying yes stops all. Raises StorageError on all ranks when a result cannot be written.
     """
-    folder = Folder(job.folder)
-    done = engine.gather(world, finished.finished_evaluation(folder) if world.rank == 0 else None)[0]
+    done = engine.gather(world, finished_outcome(job) if world.rank == 0 else None)[0]
     if done is not None:
         return done
-    began = time.monotonic()
-    on_items = _reporter(job.key, on_progress) if world.rank == 0 else lambda scored, in_all: None
-    with Folder(job.model).as_local() as model_files:
-        model.require_undamaged(model_files, Folder(job.model))
-        result = evaluation.evaluate(
-            model_files,
-            job.evaluation,
-            rank=world.rank,
-            world_size=world.world_size,
-            gather=partial(engine.gather, world) if world.world_size > 1 else None,
-            device=world.device,
-            last_stage=Folder(job.model).parent,
-            held_out=job.held_out,
-            on_items=on_items,
+    reporter = _Reporter(job.key, on_progress if world.rank == 0 else lambda progress: None)
+    try:
+        with Folder(job.model).as_local() as model_files:
+            model.require_undamaged(model_files, Folder(job.model))
+            result = evaluation.evaluate(
+                model_files,
+                job.evaluation,
+                rank=world.rank,
+                world_size=world.world_size,
+                gather=partial(engine.gather, world) if world.world_size > 1 else None,
+                device=world.device,
+                last_stage=Folder(job.model).parent,
+                held_out=job.held_out,
+                results=evaluation.KeptResults(Folder(job.folder), job.keys),
+                on_items=reporter.on_items,
+                say=reporter.say,
+                should_stop=should_stop,
+            )
+    except evaluation.Stopped:
+        return None
+    except evaluation.NotWritten as error:
+        raise StorageError(f"an evaluation's result could not be written into {job.folder}: {error}") from (
+            error.__cause__ or error
         )
-    metrics = {**result.metrics, "seconds": time.monotonic() - began}
-    error: OSError | None = None
-    if world.rank == 0:
-        try:
-            folder.write_table("items.parquet", result.items)
-            folder.write_json("metrics.json", metrics)
-        except OSError as caught:
-            error = caught
-    problem = engine.gather(world, None if error is None else str(error))[0]
-    if problem is not None:
-        raise StorageError(f"the evaluation's results could not be written into {folder}: {problem}") from error
-    return metrics
+    return evaluation_outcome(result)
 
 
-def _reporter(key: str, on_progress: Callable[[Progress], None]) -> Callable[[int, int], None]:
-    """Tells `on_progress` how many items are scored: the first and the last time, and about once a second between."""
-    told_at = -_REPORT_SECONDS
+class _Reporter:
+    """Tells how many items are scored: the first and the last time, and about once a second between."""
 
-    def on_items(scored: int, in_all: int) -> None:
-        nonlocal told_at
-        if time.monotonic() - told_at >= _REPORT_SECONDS or scored == in_all:
-            told_at = time.monotonic()
-            on_progress(Progress(key, note="evaluating", items=scored, num_items=in_all))
+    def __init__(self, key: str, on_progress: Callable[[Progress], None]) -> None:
+        self._key, self._on_progress = key, on_progress
+        self._told_at = -_REPORT_SECONDS
+        self._items = (0, 0)
 
-    return on_items
+    def on_items(self, scored: int, in_all: int) -> None:
+        self._items = (scored, in_all)
+        if time.monotonic() - self._told_at >= _REPORT_SECONDS or scored == in_all:
+            self._told_at = time.monotonic()
+            self._on_progress(Progress(self._key, note=EVALUATING, items=scored, num_items=in_all))
+
+    def say(self, line: str) -> None:
+        """Tells a line about what is continued."""
+        scored, in_all = self._items
+        self._on_progress(Progress(self._key, note=line, items=scored, num_items=in_all))

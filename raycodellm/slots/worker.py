@@ -11,12 +11,12 @@ import threading
 import time
 from typing import Any
 
-from raycodellm import engine, evaluation, finished, ingest, model, retrying, stage
+from raycodellm import engine, evaluation, ingest, model, retrying, stage, stage_store
 from raycodellm.dispatch import JobEnd
 from raycodellm.engine import StorageError, TrainingError, World
 from raycodellm.files import Damaged, Folder
 from raycodellm.finished import Job, Outcome
-from raycodellm.records import Progress, StageJob
+from raycodellm.records import Progress
 from raycodellm.slots.client import DispatcherClient
 from raycodellm.slots.dispatcher import POLL_SECONDS
 from raycodellm.slots.evaluation_job import run_evaluation
@@ -161,13 +161,13 @@ def _is_device_error(error: Exception) -> bool:
 
 def run_job(job: Job, world: World, client: DispatcherClient) -> Outcome | None:
     """Does one job. Returns its outcome; None when it was stopped before its end."""
-    if job.kind == "evaluation":
-        client.progress(Progress(job.key, note="loading the model and the tasks"))
-        return run_evaluation(job, world, client.progress)
-    lease = Lease(Folder(job.folder), client.sweep) if world.rank == 0 else None
+    lease = Lease(Folder(job.folder), _holder(job, client)) if world.rank == 0 else None
     if not _wait_for_lease(lease, job, world, client):
         return None
     with lease.kept() if lease is not None else contextlib.nullcontext():
+        if job.kind == "evaluation":
+            client.progress(Progress(job.key, note="loading the model and the tasks"))
+            return run_evaluation(job, world, client.progress, client.should_stop)
         return stage.train_stage(
             job,
             world,
@@ -178,19 +178,26 @@ def run_job(job: Job, world: World, client: DispatcherClient) -> Outcome | None:
         )
 
 
-def _wait_for_lease(lease: Lease | None, job: StageJob, world: World, client: DispatcherClient) -> bool:
-    """Waits until no other sweep trains the stage; False when told to stop before. A collective; rank 0 has the lease.
+def _holder(job: Job, client: DispatcherClient) -> str:
+    """The name under which the job's lease is held. Evaluations of one model share a lease, also those of one sweep."""
+    return client.sweep if job.kind == "stage" else f"{client.sweep} ({job.key})"
 
-    A finished stage needs no lease, unless it is trained once more for its optimizer state.
+
+def _wait_for_lease(lease: Lease | None, job: Job, world: World, client: DispatcherClient) -> bool:
+    """Waits until no other sweep trains the stage or evaluates the model; False when told to stop before. A collective;
+    rank 0 has the lease.
+
+    A finished job needs no lease, but a stage that is trained once more for its optimizer state does.
     """
+    does = "trains the same stage" if job.kind == "stage" else "evaluates the same model"
     other = None
     while True:
         if lease is not None and lease.is_due():
-            other = lease.take() if finished.finished_outcome(job) is None else None
+            other = lease.take() if stage_store.finished_outcome(job) is None else None
         told = engine.gather(world, (other, client.should_stop()))
         if told[0][0] is None:
             return True
         if any(stop for _, stop in told):
             return False
-        client.progress(Progress(job.key, note=f"waits for {told[0][0]}, which trains the same stage"))
+        client.progress(Progress(job.key, note=f"waits for {told[0][0]}, which {does}"))
         time.sleep(LEASE_SECONDS)

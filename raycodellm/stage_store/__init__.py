@@ -5,9 +5,10 @@ So an equal prefix of two trials' chains is the same stages, trained once.
 """
 
 from raycodellm.stage_store.chains import Chain, Materials, chain, compiled_schedule
-from raycodellm.stage_store.contents import contents_of, contents_of_file
+from raycodellm.stage_store.contents import contents_of, contents_of_file, contents_of_tasks
 from raycodellm.stage_store.epochs import check_epochs
-from raycodellm.stage_store.finished_jobs import finished_outcomes
+from raycodellm.stage_store.evaluations import evaluation_job
+from raycodellm.stage_store.finished_jobs import evaluation_outcome, finished_outcome, finished_outcomes
 from raycodellm.stage_store.older_stages import report_older_stages
 from raycodellm.stage_store.slices import Corpus
 
@@ -20,6 +21,10 @@ __all__ = [
     "compiled_schedule",
     "contents_of",
     "contents_of_file",
+    "contents_of_tasks",
+    "evaluation_job",
+    "evaluation_outcome",
+    "finished_outcome",
     "finished_outcomes",
     "report_older_stages",
 ]

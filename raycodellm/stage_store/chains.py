@@ -9,16 +9,14 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from raycodellm import identity, mixture, schedule
-from raycodellm.config import Evaluation, Model, Stage, Sweep
+from raycodellm.config import Model, Stage, Sweep
 from raycodellm.files import Folder
 from raycodellm.identity import Contents
 from raycodellm.learning_rate import learning_rate_at, start_rate
-from raycodellm.records import RECIPE_VERSION, EvaluationJob, HeldOutSource, SourceSlice, StageJob, as_json, job_key
+from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, as_json, job_key
 from raycodellm.stage_store.contents import model_content, pinned_model
+from raycodellm.stage_store.evaluations import evaluation_of_stage
 from raycodellm.stage_store.slices import Corpus, held_out_sources, slice_sources
-
-EVALUATION_VERSION = 2
-"""Raised whenever a change of the evaluation code changes the score of an equal model."""
 
 
 @dataclass(frozen=True)
@@ -85,7 +83,7 @@ def chain(sweep: Sweep, seed: int, materials: Materials, kept: frozenset[str] = 
         for source in planned.slices:
             drawn[source.name] += sum(source.planned) * stage.sequence_length
     held_out = held_out_sources(sweep, materials.corpora, materials.tokenizer)
-    return Chain(tuple(jobs), _evaluation_job(jobs[-1], sweep.evaluation, materials.contents, held_out))
+    return Chain(tuple(jobs), evaluation_of_stage(jobs[-1], sweep.evaluation, materials.contents, held_out))
 
 
 def compiled_schedule(sweep: Sweep, stage: Stage, num_tokens: Mapping[str, int]) -> schedule.Schedule:
@@ -157,25 +155,4 @@ def _stage_job(
         phase_ends=planned.phase_ends,
         start_rate=rate,
         keep_optimizer=keep_optimizer,
-    )
-
-
-def _evaluation_job(
-    last: StageJob, settings: Evaluation, contents: Contents, held_out: tuple[HeldOutSource, ...]
-) -> EvaluationJob:
-    from raycodellm import evaluation
-
-    texts = evaluation.Places.of(settings, held_out).texts
-    tasks = {
-        name: [contents.tasks[name], *evaluation.held_out_content(name, texts)]
-        for name in evaluation.asked_tasks(settings)
-    }
-    known = identity.evaluation_identity(last.identity, settings, tasks, contents.lm_eval, EVALUATION_VERSION)
-    return EvaluationJob(
-        identity=known,
-        folder=(Folder(last.folder) / job_key("evaluation", known)).uri,
-        model=(Folder(last.folder) / "model").uri,
-        evaluation=settings,
-        parent=last.key,
-        held_out=held_out,
     )

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Any
 
 from raycodellm import config, identity
 from raycodellm import model as models
-from raycodellm.config import Model, Sweep, SweepFile
+from raycodellm.config import Evaluation, Model, Sweep, SweepFile
 from raycodellm.identity import Contents
 
 
@@ -17,22 +17,25 @@ def contents_of(sweeps: Iterable[Sweep]) -> Contents:
 
     Raises UserError for a model or a task file that does not exist. lm-eval's own tasks are looked up in its index.
     """
-    from raycodellm import evaluation
-
     sweeps = list(sweeps)
     pretrained = dict.fromkeys(sweep.model.pretrained for sweep in sweeps if sweep.model.pretrained is not None)
-    asked: dict[evaluation.Places, dict[str, None]] = {}
-    for settings in (sweep.evaluation for sweep in sweeps):
-        asked.setdefault(evaluation.Places.of(settings), {}).update(dict.fromkeys(evaluation.asked_tasks(settings)))
-    return Contents(
-        models={name: identity.pretrained_content(name) for name in pretrained},
-        tasks={
-            name: content
-            for places, names in asked.items()
-            for name, content in evaluation.task_contents(names, places).items()
-        },
-        lm_eval=evaluation.lm_eval_version(),
-    )
+    contents = contents_of_tasks(sweep.evaluation for sweep in sweeps)
+    return replace(contents, models={name: identity.pretrained_content(name) for name in pretrained})
+
+
+def contents_of_tasks(settings: Iterable[Evaluation]) -> Contents:
+    """The content of every task that the settings ask for. They look for tasks in the same places: these cannot be
+    searched."""
+    from raycodellm import evaluation
+
+    units: dict[str, tuple[str, ...]] = {}
+    tasks: dict[str, Any] = {}
+    for one in dict.fromkeys(settings):
+        asked = evaluation.asked_units(one)
+        units |= asked
+        new = dict.fromkeys(task for of in asked.values() for task in of if task not in tasks)
+        tasks |= evaluation.task_contents(new, evaluation.Places.of(one))
+    return Contents(tasks=tasks, units=units, lm_eval=evaluation.lm_eval_version())
 
 
 def contents_of_file(file: SweepFile) -> Contents:

@@ -4,14 +4,33 @@ from __future__ import annotations
 
 import itertools
 import logging
+from typing import TYPE_CHECKING
 
 from raycodellm.files import Folder
-from raycodellm.finished import Outcome, finished_outcome
+from raycodellm.finished import Job, Outcome, finished_training
 from raycodellm.identity import model_files
 from raycodellm.stage_store.chains import Chain
 from raycodellm.storage_files import DONE
 
+if TYPE_CHECKING:
+    from raycodellm.evaluation import EvaluationResult
+
 logger = logging.getLogger(__name__)
+
+
+def finished_outcome(job: Job) -> Outcome | None:
+    """The outcome of a finished job; None while there is something to do for it."""
+    from raycodellm import evaluation
+
+    if job.kind == "stage":
+        return finished_training(job)
+    found = evaluation.kept_evaluation(job)
+    return None if found is None else evaluation_outcome(found)
+
+
+def evaluation_outcome(found: EvaluationResult) -> dict[str, float]:
+    """The metrics of an evaluation, with its `seconds` among them."""
+    return {**found.metrics, "seconds": found.seconds}
 
 
 def finished_outcomes(chain: Chain) -> dict[str, Outcome]:

@@ -52,6 +52,7 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
             raise
         return None
     now = {"recipe": RECIPE_VERSION, "compiled": _compiled(run), **as_json(contents)}
+    del now["units"]  # which tasks a group stands for follows from the tasks' contents
     if run.num_ended_at_start:
         before = _before(run, now)
         now = _filled(now, before)
@@ -102,6 +103,10 @@ def _compiled(run: Run) -> bool:
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Run) -> None:
+    """Raises UserError for the first change. A task that only one of them has may have been added to the sweep file."""
+    if isinstance(before.get("tasks"), Mapping) and "tasks" in now:
+        both = [name for name in now["tasks"] if name in before["tasks"]]
+        before, now = ({**found, "tasks": {name: found["tasks"][name] for name in both}} for found in (before, now))
     changed = next((key for key in now if _filled(before.get(key), now[key]) != now[key]), None)
     if changed is None:
         return

@@ -8,12 +8,12 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raycodellm import config, retrying, search, stage_store
+from raycodellm import config, evaluation, retrying, search, stage_store
 from raycodellm.dispatch import TrialFailed, TrialOutcome, trial_call
 from raycodellm.files import Damaged, Folder
 from raycodellm.finished import Outcome
 from raycodellm.observability import trial_labels
-from raycodellm.records import StageRecord, TrialResult, as_json, from_json, summed_ledger
+from raycodellm.records import EvaluationJob, StageRecord, TrialResult, as_json, from_json, summed_ledger
 from raycodellm.slots.handle import DispatcherHandle
 from raycodellm.stage_store import Chain, Materials
 from raycodellm.sweep.folder import Run
@@ -82,6 +82,7 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
     try:
         chain = retrying.patiently(lambda: context.chain(result.params, result.seed), "the token stores")
         result = replace(result, stages=tuple(job.key for job in chain.stages), evaluation=chain.evaluation.key)
+        result = replace(result, tasks=_tasks(chain.evaluation))
         started = as_json(result)
         retrying.patiently(lambda: folder.write_json("trial.json", started), "trial.json")
         finished = retrying.patiently(lambda: stage_store.finished_outcomes(chain), "the stage store")
@@ -92,7 +93,8 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
         if outcome.error is None:
             search.objective_values(context.run.sweep.search.objectives, result.metrics)
             evaluated = Folder(chain.evaluation.folder)
-            retrying.patiently(lambda: evaluated.copy("items.parquet", folder), "items.parquet")
+            items = retrying.patiently(lambda: evaluation.kept_items(evaluated, result.tasks), "the tasks' results")
+            retrying.patiently(lambda: folder.write_table("items.parquet", items), "items.parquet")
     except ray.exceptions.RayError:
         raise  # the cluster's fault, not the trial's: Ray Tune repeats the trial, or it stays open when all is lost
     except Exception as error:
@@ -105,6 +107,10 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
     ended = as_json(result)
     retrying.patiently(lambda: folder.write_json("result.json", ended), "result.json")
     return result
+
+
+def _tasks(job: EvaluationJob) -> dict[str, dict[str, str]]:
+    return {name: {task: job.keys[task] for task in tasks} for name, tasks in job.asked.items()}
 
 
 def _wait_for_jobs(

@@ -1,0 +1,64 @@
+"""The evaluation of a model as a job: the tasks that it is scored on, and the identity of each task's scores."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from typing import Any
+
+from raycodellm import identity
+from raycodellm.config import Evaluation
+from raycodellm.files import Folder
+from raycodellm.identity import Contents
+from raycodellm.records import EVALUATION, EvaluationJob, HeldOutSource, StageJob, task_key
+
+EVALUATION_VERSION = 3
+"""Raised whenever a change of the evaluation code changes the score of an equal model."""
+
+
+def evaluation_of_stage(
+    last: StageJob, settings: Evaluation, contents: Contents, held_out: tuple[HeldOutSource, ...] = ()
+) -> EvaluationJob:
+    """The evaluation of the model that a trial's last stage leaves. `held_out`: the documents of the sweep's sources
+    that no stage trains on."""
+    stage = Folder(last.folder)
+    job = evaluation_job(last.identity, stage / "model", stage / EVALUATION, settings, contents, held_out)
+    return replace(job, parent=last.key)
+
+
+def evaluation_job(
+    known: Any,
+    model: Folder | str,
+    folder: Folder,
+    settings: Evaluation,
+    contents: Contents,
+    held_out: tuple[HeldOutSource, ...] = (),
+) -> EvaluationJob:
+    """`known`: identity of the stage that trained the model, or the model's content. `folder`: for the tasks'
+    results."""
+    from raycodellm import evaluation
+
+    texts = evaluation.Places.of(settings, held_out).texts
+    asked = {name: contents.units[name] for name in evaluation.asked_tasks(settings)}
+    identities = {
+        task: identity.task_identity(
+            known,
+            settings,
+            [contents.tasks[task], *evaluation.held_out_content(task, texts)],
+            contents.lm_eval,
+            EVALUATION_VERSION,
+        )
+        for tasks in asked.values()
+        for task in tasks
+    }
+    return EvaluationJob(
+        identity=identity.evaluation_identity(
+            settings, {name: [identities[task] for task in tasks] for name, tasks in asked.items()}
+        ),
+        folder=folder.uri,
+        model=str(model),
+        evaluation=settings,
+        parent="",
+        held_out=held_out,
+        asked=asked,
+        keys={task: task_key(task, found) for task, found in identities.items()},
+    )
