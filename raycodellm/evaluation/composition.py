@@ -59,9 +59,8 @@ def compose(
 
 def kept_evaluation(job: EvaluationJob) -> EvaluationResult | None:
     """The evaluation of the job, if each of its tasks has a result that can be read; else None."""
-    kept = KeptResults(Folder(job.folder), job.keys)
-    found = kept.read(job.keys) if kept.are_complete() else {}
-    return compose(job.evaluation, job.asked, found) if found.keys() == job.keys.keys() else None
+    found = KeptResults(Folder(job.folder), job.keys).read_all()
+    return None if found is None else compose(job.evaluation, job.asked, found)
 
 
 def kept_items(folder: Folder, tasks: Mapping[str, Mapping[str, str]]) -> pa.Table:

@@ -79,15 +79,21 @@ class KeptResults:
         """`keys`: name of each task to the name of its file, without the suffix."""
         self._folder, self._keys = folder, keys
 
-    def are_complete(self) -> bool:
-        """True if every task has a result. Reads no result: one of them may be damaged."""
-        return {file_name(key) for key in self._keys.values()} <= {*self._folder.list()}
+    def read_all(self) -> dict[str, TaskResult] | None:
+        """The results of all tasks; None where one is missing or damaged. Reads none before all are there."""
+        found = self._read_present(self._keys, at_least=len(self._keys))
+        return found if len(found) == len(self._keys) else None
 
     def read(self, tasks: Iterable[str]) -> dict[str, TaskResult]:
         """The results of those of the tasks that have one which can be read: a task whose file is damaged is scored
         again."""
+        return self._read_present(tasks)
+
+    def _read_present(self, tasks: Iterable[str], at_least: int = 0) -> dict[str, TaskResult]:
         there = {*self._folder.list()}
         wanted = [task for task in tasks if file_name(self._keys[task]) in there]
+        if len(wanted) < at_least:
+            return {}
         with ThreadPoolExecutor(_READERS if self._folder.local is None else 1) as pool:
             found = dict(zip(wanted, pool.map(self._read, wanted), strict=True))
         return {task: result for task, result in found.items() if result is not None}

@@ -1,0 +1,258 @@
+"""A model is scored on a task once: the task's result is kept, shared, and continued where an attempt was ended."""
+
+from __future__ import annotations
+
+import json
+import threading
+from pathlib import Path
+
+import pyarrow as pa
+import pytest
+from test_evaluation import write_model
+from worker_group import together
+
+from raycodellm import evaluation
+from raycodellm.config import Evaluation
+from raycodellm.evaluation import KeptResults, Stopped, evaluate, partial_rows, scoring
+from raycodellm.evaluation.partial_rows import PartialRows
+from raycodellm.files import Folder
+
+NUM_ITEMS, IN_A_BLOCK = 22, 4
+
+
+@pytest.fixture(scope="module")
+def model(tmp_path_factory) -> Path:
+    return write_model(tmp_path_factory.mktemp("model"))
+
+
+@pytest.fixture(autouse=True)
+def small_blocks(monkeypatch) -> None:
+    monkeypatch.setattr(scoring, "_BLOCK_ITEMS", 1)
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+
+
+@pytest.fixture
+def scored(monkeypatch) -> list[int]:
+    """The numbers of the items that were scored, one after the other."""
+    found: list[int] = []
+    real = scoring._score_block
+
+    def score(lm, name, task, items):
+        found.extend(one[0].doc_id for one in items)
+        return real(lm, name, task, items)
+
+    monkeypatch.setattr(scoring, "_score_block", score)
+    return found
+
+
+class Killed(BaseException):
+    """Ends an evaluation as SIGKILL does: nothing is written any more."""
+
+
+TASK = """\
+task: own_{kind}
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {folder}/items.jsonl}}}}
+output_type: {kind}
+test_split: test
+"""
+ASKED = "doc_to_text: question\ndoc_to_target: answer\n"
+METRIC = "metric_list: [{{metric: {}, aggregation: {}, higher_is_better: true}}]\n"
+KINDS = {
+    "multiple_choice": ASKED + "doc_to_choice: [red, blue, green]\n" + METRIC.format("acc", "mean"),
+    "loglikelihood": ASKED + METRIC.format("acc", "mean"),
+    "generate_until": ASKED
+    + METRIC.format("exact_match", "mean")
+    + 'generation_kwargs: {until: ["."], max_gen_toks: 4, do_sample: true, temperature: 1.0}\n',
+    "loglikelihood_rolling": 'doc_to_text: ""\ndoc_to_target: question\n'
+    + METRIC.format("word_perplexity", "weighted_perplexity"),
+}
+
+
+@pytest.fixture(scope="module")
+def tasks(tmp_path_factory) -> dict[str, str]:
+    """A task's file per kind of task."""
+    folder = tmp_path_factory.mktemp("tasks")
+    colours = ("red", "blue", "green")
+    items = [
+        {"question": f"{number} " * (1 + number % 7), "answer": colours[number % 3]} for number in range(NUM_ITEMS)
+    ]
+    (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in items))
+    for kind, text in KINDS.items():
+        (folder / f"{kind}.yaml").write_text(
+            TASK.format(kind=kind, folder=folder) + text.replace("{{", "{").replace("}}", "}")
+        )
+    return {kind: str(folder / f"{kind}.yaml") for kind in KINDS}
+
+
+@pytest.mark.parametrize("kind", KINDS)
+@pytest.mark.parametrize(("before", "after"), [(1, 1), (1, 2), (3, 1), (2, 3)])
+def test_a_task_continued_after_a_kill_gives_the_rows_of_an_uninterrupted_one(
+    model, tasks, tmp_path, monkeypatch, scored, kind, before, after
+) -> None:
+    monkeypatch.setattr(partial_rows, "FLUSH_SECONDS", 0.0)
+    task = tasks[kind]
+    settings = Evaluation(tasks=(task,), limit=NUM_ITEMS, batch_size=IN_A_BLOCK)
+    whole = evaluate(model, settings)
+    scored.clear()
+    kept = KeptResults(Folder(str(tmp_path / "kept")), {task: "key"})
+
+    def killed(rank, gather):
+        def on_items(done, in_all):
+            if done >= 12:
+                raise Killed
+
+        with monkeypatch.context() as patch:
+            patch.setattr(PartialRows, "flush", _flush_but_not_at_the_end)
+            return _evaluate(model, settings, rank, before, gather, kept, on_items=on_items)
+
+    assert all(isinstance(ended, Killed) for ended in together(before, killed))
+    first = {*scored}
+    scored.clear()
+    said: list[str] = []
+    ended = together(after, lambda rank, gather: _evaluate(model, settings, rank, after, gather, kept, say=said.append))
+    for one in ended:
+        assert one.items == whole.items and one.metrics == whole.metrics
+    assert len(first) in (12, 16) and not first & {*scored} and len(first) + len(scored) == NUM_ITEMS
+    assert said[0].endswith(f"continues after {len(first)} of {NUM_ITEMS} items") and len(said) == 1
+    assert kept._folder.list() == ["key.parquet"], "the rows of the task in work are gone"
+
+
+_flush = PartialRows.flush
+
+
+def _flush_but_not_at_the_end(self: PartialRows) -> None:
+    if self._waiting:
+        _flush(self)
+
+
+def _evaluate(model, settings, rank, num_workers, gather, kept, **how) -> evaluation.EvaluationResult:
+    group = {} if num_workers == 1 else {"rank": rank, "world_size": num_workers, "gather": gather}
+    return evaluate(model, settings, results=kept, **group, **how)
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_an_evaluation_stops_after_a_block_when_any_worker_is_told_to_and_loses_nothing(
+    model, tmp_path, scored, num_workers
+) -> None:
+    settings = Evaluation(tasks=("boxes",), limit=NUM_ITEMS, batch_size=IN_A_BLOCK)
+    kept = KeptResults(Folder(str(tmp_path / "kept")), {"boxes": "key"})
+    told = threading.Event()
+
+    def work(rank, gather):
+        def should_stop() -> bool:
+            return rank == num_workers - 1 and told.is_set()
+
+        def on_items(done: int, in_all: int) -> None:
+            if done:
+                told.set()
+
+        return _evaluate(model, settings, rank, num_workers, gather, kept, should_stop=should_stop, on_items=on_items)
+
+    assert all(isinstance(ended, Stopped) for ended in together(num_workers, work))
+    before = len(scored)
+    assert before == 2 * IN_A_BLOCK * num_workers
+    evaluate(model, settings, results=kept)
+    assert len(scored) == NUM_ITEMS
+
+
+def test_a_damaged_file_of_a_task_in_work_costs_its_items_and_is_said(model, tmp_path, scored, monkeypatch) -> None:
+    monkeypatch.setattr(partial_rows, "FLUSH_SECONDS", 0.0)
+    settings = Evaluation(tasks=("boxes",), limit=NUM_ITEMS, batch_size=IN_A_BLOCK)
+    kept = KeptResults(Folder(str(tmp_path / "kept")), {"boxes": "key"})
+    stops = iter([False, False, True])
+    with pytest.raises(Stopped):
+        evaluate(model, settings, results=kept, should_stop=lambda: next(stops))
+    files = sorted((tmp_path / "kept" / "key").iterdir())
+    assert len(files) == 3
+    files[0].write_bytes(files[0].read_bytes()[:-20])
+    files[1].write_bytes(b"")
+    (tmp_path / "kept" / "key" / ".half.parquet.x").write_bytes(b"PAR1")
+    said: list[str] = []
+    again = evaluate(model, settings, results=kept, say=said.append)
+    assert said == [
+        f"boxes: continues after {IN_A_BLOCK} of {NUM_ITEMS} items; the items of 2 damaged files are scored again"
+    ]
+    assert len(scored) == NUM_ITEMS + 2 * IN_A_BLOCK
+    assert again.items == evaluate(model, settings).items
+
+
+def test_rows_of_other_items_than_the_task_asks_for_are_not_taken(model, tmp_path, scored) -> None:
+    settings = Evaluation(tasks=("boxes",), limit=8, batch_size=IN_A_BLOCK)
+    place = PartialRows(Folder(str(tmp_path / "key")))
+    place.add(("boxes", 0), [{"task": "boxes", "item": 7_000}])
+    place.flush()
+    evaluate(model, settings, results=KeptResults(Folder(str(tmp_path)), {"boxes": "key"}))
+    assert len(scored) == 8
+
+
+def test_a_task_that_has_a_result_is_not_scored_again_and_one_added_later_is_scored_alone(
+    model, tmp_path, scored
+) -> None:
+    kept = KeptResults(Folder(str(tmp_path)), {"boxes": "boxes-0", "logical_deduction": "logical_deduction-0"})
+    first = evaluate(model, Evaluation(tasks=("boxes",), limit=6), results=kept)
+    assert len(scored) == 6
+    told: list[tuple[int, int]] = []
+    both = Evaluation(tasks=("boxes", "logical_deduction"), limit=6)
+    added = evaluate(model, both, results=kept, on_items=lambda *told_: told.append(told_))
+    assert len(scored) == 12 and told[0] == (0, 6)
+    assert added.items.slice(0, 6).column("bits_per_byte") == first.items.column("bits_per_byte")
+    assert evaluate(tmp_path / "no model is needed", both, results=kept).metrics == added.metrics
+    assert added.metrics == evaluate(model, both).metrics
+    assert added.seconds > first.seconds > 0
+
+
+def test_a_task_of_a_group_is_scored_once_whether_asked_by_the_group_or_by_its_name(model, tmp_path, scored) -> None:
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "group.yaml").write_text("group: both\ntask: [boxes, logical_deduction]\n")
+    by_group = Evaluation(tasks=("both",), limit=6, include=str(tmp_path / "tasks"))
+    kept = KeptResults(Folder(str(tmp_path / "kept")), {"boxes": "boxes-0", "logical_deduction": "logical_deduction-0"})
+    evaluate(model, Evaluation(tasks=("boxes",), limit=6), results=kept)
+    found = evaluate(model, by_group, results=kept)
+    assert len(scored) == 12 and found.metrics["both/items"] == 12
+    evaluate(model, Evaluation(tasks=("logical_deduction",), limit=6), results=kept)
+    assert len(scored) == 12
+
+
+def test_a_group_that_changes_its_members_is_scored_apart_from_them(tmp_path) -> None:
+    (tmp_path / "plain.yaml").write_text("group: plain\ntask: [boxes, logical_deduction]\nmetadata: {version: 1}\n")
+    (tmp_path / "changed.yaml").write_text("group: changed\nnum_fewshot: 2\ntask: [boxes]\n")
+    (tmp_path / "spelled.yaml").write_text("group: spelled\ntask: [{task: boxes, num_fewshot: 2}]\n")
+    (tmp_path / "nested.yaml").write_text("group: nested\ntask: [plain, changed]\n")
+    settings = Evaluation(tasks=("plain", "changed", "spelled", "nested"), include=str(tmp_path))
+    assert evaluation.asked_units(settings) == {
+        "plain": ("boxes", "logical_deduction"),
+        "changed": ("changed",),
+        "spelled": ("spelled",),
+        "nested": ("boxes", "logical_deduction", "changed"),
+    }
+
+
+def test_the_keys_that_change_no_task_of_a_group_are_lm_evals_own() -> None:
+    from dataclasses import fields
+
+    from lm_eval.config.group import GroupConfig
+
+    from raycodellm.evaluation.task_units import GROUP_KEYS
+
+    assert {one.name for one in fields(GroupConfig)} == GROUP_KEYS - {"include"}
+
+
+def test_rows_of_a_task_in_work_are_written_after_a_while_and_a_full_disk_ends_nothing(tmp_path, monkeypatch) -> None:
+    now = [0.0]
+    place = PartialRows(Folder(str(tmp_path)), num_workers=2, clock=lambda: now[0])
+    for block in range(5):
+        now[0] += 6.0
+        place.add(("boxes", block), [{"item": block, "bits": float("inf")}])
+    assert len(Folder(str(tmp_path)).list()) == 1, "after 24 seconds of work"
+    found = PartialRows(Folder(str(tmp_path))).read()
+    assert [*found.blocks] == [("boxes", block) for block in range(4)] and found.seconds == 12.0
+    assert found.blocks["boxes", 0] == [{"item": 0, "bits": float("inf")}]
+
+    def full(self: Folder, name: str, table: pa.Table) -> None:
+        raise OSError(28, "no space left", name)
+
+    monkeypatch.setattr(Folder, "write_table", full)
+    place.flush()
+    place.delete()
+    assert not tmp_path.exists()
