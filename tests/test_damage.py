@@ -309,7 +309,7 @@ def test_an_evaluation_that_lost_a_task_s_result_is_not_done(storage) -> None:
     folder = storage / "stages/instruct-0000000000000001/evaluation"
     asked, keys = {"boxes": ("boxes",)}, {"boxes": "boxes-0"}
     settings = Evaluation(tasks=("boxes",))
-    job = EvaluationJob("0", str(folder), str(storage), settings, "instruct-0000000000000001", asked, keys)
+    job = EvaluationJob("0", str(folder), str(storage), settings, "instruct-0000000000000001", asked=asked, keys=keys)
     assert finished_outcome(job)["boxes/bpb"] == 1.75
     whole = (folder / "boxes-0.parquet").read_bytes()
     for damaged in (whole[:-9], b"", b"\x00"):

@@ -18,6 +18,7 @@ from raycodellm.evaluation.partial_rows import PartialRows
 from raycodellm.files import Folder
 
 NUM_ITEMS, IN_A_BLOCK = 22, 4
+FOLDER, ONE, OTHER = "folder", "own_multiple_choice", "own_loglikelihood"
 
 
 @pytest.fixture(scope="module")
@@ -82,7 +83,8 @@ def tasks(tmp_path_factory) -> dict[str, str]:
         (folder / f"{kind}.yaml").write_text(
             TASK.format(kind=kind, folder=folder) + text.replace("{{", "{").replace("}}", "}")
         )
-    return {kind: str(folder / f"{kind}.yaml") for kind in KINDS}
+    (folder / "group.yaml").write_text(f"group: both\ntask: [{ONE}, {OTHER}]\n")
+    return {FOLDER: str(folder), **{kind: str(folder / f"{kind}.yaml") for kind in KINDS}}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -133,10 +135,10 @@ def _evaluate(model, settings, rank, num_workers, gather, kept, **how) -> evalua
 
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_an_evaluation_stops_after_a_block_when_any_worker_is_told_to_and_loses_nothing(
-    model, tmp_path, scored, num_workers
+    model, tasks, tmp_path, scored, num_workers
 ) -> None:
-    settings = Evaluation(tasks=("boxes",), limit=NUM_ITEMS, batch_size=IN_A_BLOCK)
-    kept = KeptResults(Folder(str(tmp_path / "kept")), {"boxes": "key"})
+    settings = Evaluation(tasks=(ONE,), limit=NUM_ITEMS, batch_size=IN_A_BLOCK, include=tasks[FOLDER])
+    kept = KeptResults(Folder(str(tmp_path / "kept")), {ONE: "key"})
     told = threading.Event()
 
     def work(rank, gather):
@@ -156,10 +158,12 @@ def test_an_evaluation_stops_after_a_block_when_any_worker_is_told_to_and_loses_
     assert len(scored) == NUM_ITEMS
 
 
-def test_a_damaged_file_of_a_task_in_work_costs_its_items_and_is_said(model, tmp_path, scored, monkeypatch) -> None:
+def test_a_damaged_file_of_a_task_in_work_costs_its_items_and_is_said(
+    model, tasks, tmp_path, scored, monkeypatch
+) -> None:
     monkeypatch.setattr(partial_rows, "FLUSH_SECONDS", 0.0)
-    settings = Evaluation(tasks=("boxes",), limit=NUM_ITEMS, batch_size=IN_A_BLOCK)
-    kept = KeptResults(Folder(str(tmp_path / "kept")), {"boxes": "key"})
+    settings = Evaluation(tasks=(ONE,), limit=NUM_ITEMS, batch_size=IN_A_BLOCK, include=tasks[FOLDER])
+    kept = KeptResults(Folder(str(tmp_path / "kept")), {ONE: "key"})
     stops = iter([False, False, True])
     with pytest.raises(Stopped):
         evaluate(model, settings, results=kept, should_stop=lambda: next(stops))
@@ -171,29 +175,29 @@ def test_a_damaged_file_of_a_task_in_work_costs_its_items_and_is_said(model, tmp
     said: list[str] = []
     again = evaluate(model, settings, results=kept, say=said.append)
     assert said == [
-        f"boxes: continues after {IN_A_BLOCK} of {NUM_ITEMS} items; the items of 2 damaged files are scored again"
+        f"{ONE}: continues after {IN_A_BLOCK} of {NUM_ITEMS} items; the items of 2 damaged files are scored again"
     ]
     assert len(scored) == NUM_ITEMS + 2 * IN_A_BLOCK
     assert again.items == evaluate(model, settings).items
 
 
-def test_rows_of_other_items_than_the_task_asks_for_are_not_taken(model, tmp_path, scored) -> None:
-    settings = Evaluation(tasks=("boxes",), limit=8, batch_size=IN_A_BLOCK)
+def test_rows_of_other_items_than_the_task_asks_for_are_not_taken(model, tasks, tmp_path, scored) -> None:
+    settings = Evaluation(tasks=(ONE,), limit=8, batch_size=IN_A_BLOCK, include=tasks[FOLDER])
     place = PartialRows(Folder(str(tmp_path / "key")))
-    place.add(("boxes", 0), [{"task": "boxes", "item": 7_000}])
+    place.add((ONE, 0), [{"task": ONE, "item": 7_000}])
     place.flush()
-    evaluate(model, settings, results=KeptResults(Folder(str(tmp_path)), {"boxes": "key"}))
+    evaluate(model, settings, results=KeptResults(Folder(str(tmp_path)), {ONE: "key"}))
     assert len(scored) == 8
 
 
 def test_a_task_that_has_a_result_is_not_scored_again_and_one_added_later_is_scored_alone(
-    model, tmp_path, scored
+    model, tasks, tmp_path, scored
 ) -> None:
-    kept = KeptResults(Folder(str(tmp_path)), {"boxes": "boxes-0", "logical_deduction": "logical_deduction-0"})
-    first = evaluate(model, Evaluation(tasks=("boxes",), limit=6), results=kept)
+    kept = KeptResults(Folder(str(tmp_path)), {ONE: "one-0", OTHER: "other-0"})
+    first = evaluate(model, Evaluation(tasks=(ONE,), limit=6, include=tasks[FOLDER]), results=kept)
     assert len(scored) == 6
     told: list[tuple[int, int]] = []
-    both = Evaluation(tasks=("boxes", "logical_deduction"), limit=6)
+    both = Evaluation(tasks=(ONE, OTHER), limit=6, include=tasks[FOLDER])
     added = evaluate(model, both, results=kept, on_items=lambda *told_: told.append(told_))
     assert len(scored) == 12 and told[0] == (0, 6)
     assert added.items.slice(0, 6).column("bits_per_byte") == first.items.column("bits_per_byte")
@@ -202,15 +206,15 @@ def test_a_task_that_has_a_result_is_not_scored_again_and_one_added_later_is_sco
     assert added.seconds > first.seconds > 0
 
 
-def test_a_task_of_a_group_is_scored_once_whether_asked_by_the_group_or_by_its_name(model, tmp_path, scored) -> None:
-    (tmp_path / "tasks").mkdir()
-    (tmp_path / "tasks" / "group.yaml").write_text("group: both\ntask: [boxes, logical_deduction]\n")
-    by_group = Evaluation(tasks=("both",), limit=6, include=str(tmp_path / "tasks"))
-    kept = KeptResults(Folder(str(tmp_path / "kept")), {"boxes": "boxes-0", "logical_deduction": "logical_deduction-0"})
-    evaluate(model, Evaluation(tasks=("boxes",), limit=6), results=kept)
+def test_a_task_of_a_group_is_scored_once_whether_asked_by_the_group_or_by_its_name(
+    model, tasks, tmp_path, scored
+) -> None:
+    by_group = Evaluation(tasks=("both",), limit=6, include=tasks[FOLDER])
+    kept = KeptResults(Folder(str(tmp_path / "kept")), {ONE: "one-0", OTHER: "other-0"})
+    evaluate(model, Evaluation(tasks=(ONE,), limit=6, include=tasks[FOLDER]), results=kept)
     found = evaluate(model, by_group, results=kept)
     assert len(scored) == 12 and found.metrics["both/items"] == 12
-    evaluate(model, Evaluation(tasks=("logical_deduction",), limit=6), results=kept)
+    evaluate(model, Evaluation(tasks=(OTHER,), limit=6, include=tasks[FOLDER]), results=kept)
     assert len(scored) == 12
 
 
@@ -243,11 +247,11 @@ def test_rows_of_a_task_in_work_are_written_after_a_while_and_a_full_disk_ends_n
     place = PartialRows(Folder(str(tmp_path)), num_workers=2, clock=lambda: now[0])
     for block in range(5):
         now[0] += 6.0
-        place.add(("boxes", block), [{"item": block, "bits": float("inf")}])
+        place.add((ONE, block), [{"item": block, "bits": float("inf")}])
     assert len(Folder(str(tmp_path)).list()) == 1, "after 24 seconds of work"
     found = PartialRows(Folder(str(tmp_path))).read()
-    assert [*found.blocks] == [("boxes", block) for block in range(4)] and found.seconds == 12.0
-    assert found.blocks["boxes", 0] == [{"item": 0, "bits": float("inf")}]
+    assert [*found.blocks] == [(ONE, block) for block in range(4)] and found.seconds == 12.0
+    assert found.blocks[ONE, 0] == [{"item": 0, "bits": float("inf")}]
 
     def full(self: Folder, name: str, table: pa.Table) -> None:
         raise OSError(28, "no space left", name)

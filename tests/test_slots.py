@@ -553,7 +553,7 @@ def result_of(task: str) -> TaskResult:
 
 def evaluation_job_of(folder: Path, *tasks: str) -> EvaluationJob:
     asked, keys = {task: (task,) for task in tasks}, {task: f"{task}-0" for task in tasks}
-    return EvaluationJob("0", str(folder), str(folder), Evaluation(tasks=tasks), "a", asked, keys)
+    return EvaluationJob("0", str(folder), str(folder), Evaluation(tasks=tasks), "a", asked=asked, keys=keys)
 
 
 def test_an_evaluation_tells_its_items_about_once_a_second_and_what_it_continues(tmp_path, monkeypatch) -> None:

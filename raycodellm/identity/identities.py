@@ -31,7 +31,7 @@ NOT_AS_WRITTEN: Any = {
 
 BY_CONTENT = {"suites", "tasks", "leave_out", "include", "data", "texts"}
 """Settings of an evaluation that say which tasks are asked and where they lie: they enter as the tasks' contents."""
-SELECTING = {"scoring", "rationale"}
+SELECTING = {"scoring", "rationale", "decoding"}
 """Settings of an evaluation that choose among a suite's tasks: the chosen tasks enter by content."""
 
 _ZERO_PLACEMENT = (
