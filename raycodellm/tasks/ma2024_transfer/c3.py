@@ -10,6 +10,13 @@ if TYPE_CHECKING:
     import datasets
 
 Doc = Mapping[str, Any]
+NUM_EXAMPLES = 1000
+"""Items of the training split that few-shot examples are drawn from."""
+
+
+def examples(dataset: datasets.Dataset) -> datasets.Dataset:
+    """The first items of a training split; lm-eval would process them all."""
+    return items(dataset.select(range(min(NUM_EXAMPLES, len(dataset)))))
 
 
 def items(dataset: Iterable[Doc]) -> datasets.Dataset:

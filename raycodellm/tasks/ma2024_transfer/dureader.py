@@ -19,6 +19,13 @@ if TYPE_CHECKING:
 
 _TOKEN = re.compile(r"[\u3400-\u9fff\uf900-\ufaff]|[^\W_\u3400-\u9fff\uf900-\ufaff]+")
 Doc = Mapping[str, Any]
+NUM_EXAMPLES = 1000
+"""Items of the training split that few-shot examples are drawn from."""
+
+
+def examples(dataset: datasets.Dataset) -> datasets.Dataset:
+    """The first items of a training split; lm-eval would process them all."""
+    return items(dataset.select(range(min(NUM_EXAMPLES, len(dataset)))))
 
 
 def items(dataset: Iterable[Doc]) -> datasets.Dataset:
