@@ -50,7 +50,9 @@ def run(
     """
     wanted = [pair_of(pair, models) for pair in pairs]
     evaluation.check_variants(settings)
-    evaluation.check_tasks(evaluation.asked_tasks(settings), evaluation.Places.of(settings))
+    asked, places = evaluation.asked_tasks(settings), evaluation.Places.of(settings)
+    evaluation.check_tasks(asked, places)
+    evaluation.find_data(asked, places)
     contents = stage_store.contents_of_tasks([settings]) if output else None
     results = {}
     for model in models:

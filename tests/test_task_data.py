@@ -75,6 +75,32 @@ def test_the_card_of_a_data_set_says_which_files_a_configuration_has(tmp_path: P
     ]
 
 
+def test_files_that_a_task_asks_for_by_address_are_found_by_name_with_the_splits_it_says(tmp_path: Path) -> None:
+    (tmp_path / "task.yaml").write_text(
+        "task: far\ndataset_path: json\ntest_split: test\ntraining_split: train\ndoc_to_text: question\n"
+        "dataset_kwargs: {data_files: {test: https://x.org/a/far_dev.jsonl, train: https://x.org/a/far_test.jsonl}}\n"
+        "doc_to_target: n\n"
+    )
+    for name, lines in (("far_dev.jsonl", LINES), ("far_test.jsonl", LINES * 2)):
+        (tmp_path / name).write_text(lines)
+    task = evaluation.load_tasks((str(tmp_path / "task.yaml"),), 0, Places(None, str(tmp_path))).single["far"]
+    assert (len(task.eval_docs), len(task.training_docs())) == (2, 4)
+    # A changed copy is read again by the same process.
+    (tmp_path / "far_dev.jsonl").write_text(LINES * 3)
+    task = evaluation.load_tasks((str(tmp_path / "task.yaml"),), 0, Places(None, str(tmp_path))).single["far"]
+    assert len(task.eval_docs) == 6
+
+
+def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "real/deep").mkdir(parents=True)
+    (tmp_path / "real/deep/sciq.jsonl").write_text(LINES)
+    (tmp_path / "data").mkdir()
+    (tmp_path / "data/linked").symlink_to(tmp_path / "real")
+    (tmp_path / "data/boolq.jsonl").symlink_to(tmp_path / "real/deep/sciq.jsonl")
+    assert found(tmp_path / "data", SCIQ) == ["linked/deep/sciq.jsonl"]
+    assert found(tmp_path / "data", BOOLQ) == ["boolq.jsonl"]
+
+
 def test_a_split_that_is_evaluated_and_missing_is_refused_with_what_is_there(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"sciq evaluates the split 'test'.*sciq_train\.jsonl is of the split train"):
         found(tmp_path, SCIQ, "sciq_train.jsonl")

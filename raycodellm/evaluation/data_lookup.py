@@ -8,7 +8,7 @@ For the data set `aps/super_glue`, configuration `boolq`, of the task `boolq` th
 from __future__ import annotations
 
 import fnmatch
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
@@ -43,6 +43,8 @@ class WantedData:
     """Names of the files of the data set's official release."""
     reader: str | None = None
     """`module.function` that reads a file of the official release: (name, content) -> records."""
+    file_splits: tuple[tuple[str, str], ...] = ()
+    """(one of `files`, its split), where the task says so."""
     data_files: tuple[str, ...] = ()
     """The files of the repository, or the addresses, that the task asks for."""
 
@@ -59,27 +61,28 @@ class WantedData:
         yield from self._configured()
         if self.config:
             yield (self.task,)
-            yield from self._roots
+            yield from self.roots
         else:
-            yield from self._roots
+            yield from self.roots
             yield (self.task,)
 
     @property
-    def _roots(self) -> list[tuple[str, ...]]:
+    def roots(self) -> list[tuple[str, ...]]:
+        """Names of the data set with all its configurations."""
         owner, _, name = self.path.rpartition("/")
         return [*([(owner, name), (f"{owner}--{name}",)] if owner else []), (name,)]
 
     def _configured(self) -> Iterator[tuple[str, ...]]:
         if self.config:
-            yield from ((*root, self.config) for root in self._roots)
-            yield (f"{self._roots[-1][0]}_{self.config}",)
+            yield from ((*root, self.config) for root in self.roots)
+            yield (f"{self.roots[-1][0]}_{self.config}",)
             alone = plain(self.config)
             if len(alone) > 2 and not alone.isdigit() and alone not in _TOO_GENERAL:
                 yield (self.config,)
 
     def is_without_config(self, name: tuple[str, ...]) -> bool:
         """True for a name that other configurations of the data set have too."""
-        return self.config is not None and name in self._roots
+        return self.config is not None and name in self.roots
 
 
 @dataclass(frozen=True)
@@ -97,12 +100,28 @@ class FoundData:
         return tuple(file for _, files in self.splits for file in files)
 
 
+Located = tuple[str, Reading]
+"""A file's path, and a way to read it."""
+
+
+class _Index:
+    """All ways to read the paths of files, by the last name in each and by the folder above that."""
+
+    def __init__(self, files: Iterable[str], splits: tuple[str, ...]) -> None:
+        self.by_end: dict[str, list[Located]] = {}
+        self.by_folder: dict[str, list[Located]] = {}
+        for path in files:
+            for one in readings(path, splits):
+                self.by_end.setdefault(one.parts[-1] if one.parts else "", []).append((path, one))
+                self.by_folder.setdefault(one.parts[-2] if len(one.parts) > 1 else "", []).append((path, one))
+
+
 class DataFolder:
     """A folder that mirrors data sets, local or on an object store. Its files are listed once."""
 
     def __init__(self, uri: str) -> None:
         self.folder = Folder(uri)
-        self._read: dict[tuple[str, ...], list[tuple[str, Reading]]] = {}
+        self._indices: dict[tuple[str, ...], _Index] = {}
 
     @cached_property
     def files(self) -> tuple[str, ...]:
@@ -124,10 +143,10 @@ class DataFolder:
     def find(self, wanted: WantedData) -> FoundData | None:
         """The files of a data set; None where the folder has none. Raises UserError where it has the data set without
         the split that is evaluated."""
-        by_release, read = self._of_release(wanted), self._readings(wanted.splits)
+        index = self._index(wanted.splits)
         incomplete: FoundData | None = None
-        ways = [(by_release, True), *((self._under(name, wanted, read), False) for name in wanted.names())]
-        for files, is_release in ways:
+        by_name = ((self._under(name, wanted, index), False) for name in wanted.names())
+        for files, is_release in ((self._of_release(wanted), True), (self._carded(wanted), False), *by_name):
             for found in self._forms(files, is_release):
                 if self._serves(found, wanted):
                     return found
@@ -144,52 +163,53 @@ class DataFolder:
         splits = [split for split, _ in found.splits]
         return None in splits or any(same_split(wanted.evaluated, str(split)) for split in splits)
 
-    def _readings(self, splits: tuple[str, ...]) -> list[tuple[str, Reading]]:
-        if splits not in self._read:
-            self._read[splits] = [(path, one) for path in self.files for one in readings(path, splits)]
-        return self._read[splits]
+    def _index(self, splits: tuple[str, ...]) -> _Index:
+        if splits not in self._indices:
+            self._indices[splits] = _Index(self.files, splits)
+        return self._indices[splits]
 
-    def _of_release(self, wanted: WantedData) -> list[tuple[str, Reading]]:
+    def _of_release(self, wanted: WantedData) -> list[Located]:
         """The files of one folder with the names of the official release, in the release's order. A name such as
         `train.json`, which any data set may have, counts only with its folder: `ocnli_public/dev.json`."""
-        names = [name.lower() for name in wanted.files if split_of(name.split(".")[0]) is None]
+        names = [name.lower() for name in wanted.files if not _is_general(name)]
         found = [(path, name) for name in names for path in self.files if f"/{path.lower()}".endswith(f"/{name}")]
+        splits = {name.lower(): split for name, split in wanted.file_splits}
         tops = sorted({path[: len(path) - len(name)] for path, name in found}, key=lambda top: (top.count("/"), top))
         return [
-            (path, Reading(0, (), split_in(PurePosixPath(path).name), f"{tops[0]}release"))
+            (path, Reading(0, (), splits.get(name) or split_in(PurePosixPath(path).name), f"{tops[0]}release"))
             for path, name in found
             if path[: len(path) - len(name)] == tops[0]
         ]
 
-    def _under(
-        self, name: tuple[str, ...], wanted: WantedData, read: Sequence[tuple[str, Reading]]
-    ) -> list[tuple[str, Reading]]:
+    def _under(self, name: tuple[str, ...], wanted: WantedData, index: _Index) -> list[Located]:
         """The files that have the name, or that lie in a folder of that name and belong to its only data set."""
         tail = tuple(map(plain, name))
-        exact = [(path, one) for path, one in read if _ends_with(one.parts, tail)]
-        if exact:
+        exact = [one for one in index.by_end.get(tail[-1], ()) if _ends_with(one[1].parts, tail)]
+        if exact or wanted.is_without_config(name):
             return exact
-        if carded := list(self._carded(tail, wanted)):
-            return carded
-        if wanted.is_without_config(name):
-            return []
-        inside = [(path, one) for path, one in read if _holds(one.parts, tail)]
+        inside = [one for one in index.by_folder.get(tail[-1], ()) if _holds(one[1].parts, tail)]
         rests = {one.parts[-1] for _, one in inside}
         return inside if len(rests) == 1 else []
 
-    def _carded(self, tail: tuple[str, ...], wanted: WantedData) -> Iterator[tuple[str, Reading]]:
-        """The files that the card of a data set of the hub, its README.md, lists for the configuration."""
-        for readme in (path for path in self.files if PurePosixPath(path).name == "README.md"):
+    def _carded(self, wanted: WantedData) -> list[Located]:
+        """The files that the card of the data set, its README.md, lists for the configuration."""
+        tails = [tuple(map(plain, root)) for root in wanted.roots]
+        found = []
+        for readme in self._cards:
             top = str(PurePosixPath(readme).parent)
             parts = readings(f"{top}/x.json", ())[0].parts[:-1]
-            if not _ends_with(parts, tail):
+            if not any(_ends_with(parts, tail) for tail in tails):
                 continue
             for split, pattern in _card_files(self.folder.read_bytes(readme), wanted.config):
-                for path in fnmatch.filter(self.files, f"{top}/{pattern}"):
-                    if file_format(path):
-                        yield path, Reading(0, parts, split, f"{top} card")
+                paths = (path for path in fnmatch.filter(self.files, f"{top}/{pattern}") if file_format(path))
+                found += [(path, Reading(0, parts, split, f"{top} card")) for path in paths]
+        return found
 
-    def _forms(self, files: Iterable[tuple[str, Reading]], is_release: bool) -> Iterator[FoundData]:
+    @cached_property
+    def _cards(self) -> list[str]:
+        return [path for path in self.files if PurePosixPath(path).name == "README.md"]
+
+    def _forms(self, files: Iterable[Located], is_release: bool) -> Iterator[FoundData]:
         """The files as one data set for each folder and format, the most literally named and the shallowest first."""
         forms: dict[tuple[int, str], dict[str | None, list[str]]] = {}
         for path, one in files:
@@ -199,6 +219,12 @@ class DataFolder:
         for form in ranked:
             by_split = tuple((split, tuple(paths)) for split, paths in forms[form].items())
             yield FoundData(self.folder, by_split, is_release)
+
+
+def _is_general(name: str) -> bool:
+    """True for a file of a release whose name any data set may have, such as `train.json`."""
+    stem = name.split(".")[0]
+    return "/" not in name and (split_of(stem) is not None or plain(stem) in _TOO_GENERAL)
 
 
 def _ends_with(parts: tuple[str, ...], tail: tuple[str, ...]) -> bool:

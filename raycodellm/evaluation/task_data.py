@@ -79,8 +79,16 @@ def _wanted(task: str, tree: Mapping[str, Any]) -> WantedData | None:
         others=tuple(dict.fromkeys(splits[1:])),
         files=tuple(dict.fromkeys([*(listed or ()), *release_files(path, config), *map(_base, files)])),
         data_files=tuple(files),
+        file_splits=tuple(_file_splits(tree)),
         reader=metadata.get("reader") if isinstance(metadata, dict) else None,
     )
+
+
+def _file_splits(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
+    given = tree.get("dataset_kwargs")
+    files = given.get("data_files") if isinstance(given, dict) else None
+    for split, some in files.items() if isinstance(files, dict) else ():
+        yield from ((_base(file), str(split)) for file in _texts(some))
 
 
 def _base(file: str) -> str:

@@ -3,23 +3,28 @@
 from __future__ import annotations
 
 import difflib
-from collections.abc import Iterable
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raycodellm.config import UserError
 from raycodellm.evaluation.code_sampling import GREEDY, Sampling, set_sampling
-from raycodellm.evaluation.data_sources import find_data, given_to_lm_eval
+from raycodellm.evaluation.data_sources import DataSource, given_to_lm_eval, open_folder, sources_of
 from raycodellm.evaluation.held_out_texts import texts_given
 from raycodellm.evaluation.isolation import own_randomness, quiet
-from raycodellm.evaluation.task_index import task_manager
+from raycodellm.evaluation.task_index import task_manager, with_members
 from raycodellm.evaluation.task_names import NOWHERE, Places, TaskNames, is_path
+from raycodellm.files import Folder
 from raycodellm.tasks import BUILTIN
 
 if TYPE_CHECKING:
     from lm_eval.api.task import Task
     from lm_eval.tasks import TaskManager
+
+
+Stamps = tuple[tuple[int, int] | None, ...]
+"""(size in bytes, time of the last change in ns) of files."""
 
 
 def preload() -> None:
@@ -55,8 +60,8 @@ class LoadedTasks:
         return {name: task for tasks in self.of.values() for name, task in tasks.items()}
 
 
-_LOADED: dict[tuple[str, int, int, Places, Sampling], dict[str, Task]] = {}
-"""The tasks that this process has loaded, for its next evaluations; a file's by the time of its last change."""
+_LOADED: dict[tuple[str, Stamps, int, Places, Sampling], dict[str, Task]] = {}
+"""The tasks that this process has loaded, for its next evaluations, by when their files and data last changed."""
 
 
 def load_tasks(
@@ -66,23 +71,32 @@ def load_tasks(
     prompt. `sampling`: of tasks that run code. Raises UserError for a task that does not exist, cannot be loaded, or
     cannot be evaluated here."""
     check_tasks(names, places)
-    keys = {name: (name, _changed_at(name), few_shot, places, sampling) for name in names}
+    known, folder = TaskNames(places.include), open_folder(places)
+    sources = {name: sources_of([name], known, folder) for name in names}
+    keys = {name: (name, _stamps(name, known, sources[name]), few_shot, places, sampling) for name in names}
     missing = [name for name, key in keys.items() if key not in _LOADED]
     if missing:
         manager = task_manager(tuple(name for name in missing if not is_path(name)), places.include)
         with texts_given(places.texts):
             for name in missing:
-                _LOADED[keys[name]] = _load(name, few_shot, places, sampling, manager)
+                _LOADED[keys[name]] = _load(name, few_shot, sources[name], sampling, manager)
     return LoadedTasks({name: _LOADED[key] for name, key in keys.items()})
 
 
-def _changed_at(name: str) -> int:
-    return Path(name).expanduser().stat().st_mtime_ns if is_path(name) else 0
+def _stamps(name: str, known: TaskNames, sources: Sequence[DataSource]) -> Stamps:
+    """Sizes and times of the last changes of a user's own task files and of copies of data."""
+    files: list[Path | None] = [Path(name).expanduser()] if is_path(name) else []
+    files += [known.included[one].file for one in with_members([name], known.find) if one in known.included]
+    found = [source.found for source in sources if source.found is not None]
+    of_files = [Folder(str(file.parent)).stamp(file.name) for file in files if file is not None]
+    return (*of_files, *(one.folder.stamp(file) for one in found for file in one.files))
 
 
-def _load(name: str, few_shot: int, places: Places, sampling: Sampling, manager: TaskManager) -> dict[str, Task]:
+def _load(
+    name: str, few_shot: int, sources: Sequence[DataSource], sampling: Sampling, manager: TaskManager
+) -> dict[str, Task]:
     try:
-        with given_to_lm_eval(find_data([name], places)):
+        with given_to_lm_eval(sources):
             found = manager.load([name])["tasks"]
     except UserError:
         raise
