@@ -157,7 +157,7 @@ def test_every_item_has_a_row_and_every_task_its_metrics(result):
         assert row["correct"] == (row["prediction"] == item.answer) and row["chance"] == 0.2
         assert json.loads(row["attributes"]) == {"part": item.part, **item.attributes}
         assert 0 < row["bits_per_byte"] < 50 and row["num_prompt_tokens"] > 20
-    assert {row["chance"] for row in rows[24:]} == {1 / 3, 1 / 5}
+    assert {row["chance"] for row in rows[24:]} == {1 / 3, 1 / 4, 1 / 5, 1 / 6}
     metrics = result.metrics
     assert all(isinstance(value, float) and not math.isnan(value) for value in metrics.values())
     for task, some in (("boxes", rows[:24]), ("logical_deduction", rows[24:])):
@@ -167,7 +167,7 @@ def test_every_item_has_a_row_and_every_task_its_metrics(result):
         for metric in ("acc", "bpb"):
             assert metrics[f"{task}/{metric}_low"] < metrics[f"{task}/{metric}"] < metrics[f"{task}/{metric}_high"]
     assert metrics["boxes/chance"] == pytest.approx(0.2)
-    assert metrics["logical_deduction/chance"] == pytest.approx(4 / 15)
+    assert metrics["logical_deduction/chance"] == pytest.approx((1 / 3 + 1 / 4 + 1 / 5 + 1 / 6) / 4)
     for metric in ("acc", "bpb", "chance"):
         mean = statistics.fmean(metrics[f"{task}/{metric}"] for task in BOTH)
         assert metrics[f"mean/{metric}"] == pytest.approx(mean)
