@@ -12,7 +12,8 @@ from pathlib import Path
 import pytest
 from tokenizers import pre_tokenizers
 
-from raycodellm.config import Evaluation
+from raycodellm import evaluation
+from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation import code_judging, code_tasks, evaluate, sandbox
 from raycodellm.evaluation.code_judging import FIRST_LIMITS, Attempt
 from raycodellm.evaluation.code_sampling import Sampling
@@ -222,6 +223,35 @@ def test_a_models_malicious_completion_changes_nothing_and_fails_while_its_right
     assert got.metrics["own_code/pass@1"] == 0.5 and not secret.exists()
 
 
+def test_several_samples_give_pass_at_k_and_equal_ones_are_judged_once(isolated, learnt, monkeypatch):
+    sources = []
+
+    def run(program, *settings):
+        sources.append(program.source)
+        return whole(program, *settings)
+
+    whole = sandbox.run
+    monkeypatch.setattr(sandbox, "run", run)
+    task, model, secret = learnt
+    got = evaluate(model, Evaluation(tasks=(task,), samples=4, temperature=0.01))
+    assert got.metrics["own_code/pass@1"] == got.metrics["own_code/pass@4"] == 0.5 and not secret.exists()
+    assert sources.count(HALVE["prompt"] + HALVE["canonical_solution"]) == 1
+
+
+def test_the_data_sets_own_solutions_are_measured_with_all_their_bytes(learnt, tmp_path):
+    _, model, _ = learnt
+    items = Path(learnt[0]).parent / "items.jsonl"
+    (tmp_path / "bpb.yaml").write_text(
+        f"include: {FOLDER / 'humaneval' / 'humaneval_bpb.yaml'}\ntask: own_bpb\ndataset_path: json\n"
+        f"dataset_kwargs: {{data_files: {{test: {items}}}}}\n"
+    )
+    got = evaluate(model, Evaluation(tasks=(str(tmp_path / "bpb.yaml"),)))
+    rows = got.items.to_pylist()
+    assert [row["num_bytes"] for row in rows] == [len(one["canonical_solution"]) for one in (HALVE, QUARTER)]
+    assert rows[0]["bits_per_byte"] < 0.5 < rows[1]["bits_per_byte"], "the model has learnt one of them"
+    assert got.metrics["own_bpb/bpb_corpus"] == pytest.approx(got.metrics["own_bpb/bits_per_byte"])
+
+
 def test_without_a_sandbox_items_are_not_run_and_no_zero(learnt, monkeypatch):
     def none():
         raise sandbox.SandboxUnavailable("no sandbox works here (landlock: no kernel for it)")
@@ -261,6 +291,36 @@ def test_sanitized_mbpp_is_read_in_the_schema_of_the_hub_and_in_that_of_humaneva
     one, other = code_tasks.mbpp_item(hub), code_tasks.signature_item(copy)
     assert {**other, "task_id": "11", "test": one["test"]} == one
     assert one["test"] == "import math\n" + other["test"]
+
+
+def test_all_splits_of_sanitized_mbpp_are_evaluated_together_or_none(tmp_path):
+    folder = tmp_path / "google-research-datasets" / "mbpp" / "sanitized"
+    folder.mkdir(parents=True)
+    row = {"prompt": LONGEST["text"], "code": LONGEST["code"], "test_imports": [], "test_list": LONGEST["test_list"]}
+    for number, split in enumerate(("train", "test", "validation", "prompt")):
+        (folder / f"{split}.jsonl").write_text(
+            "".join(json.dumps({**row, "task_id": 2 * number + n}) + "\n" for n in (0, 1))
+        )
+    places = evaluation.Places(data=str(tmp_path))
+    task = evaluation.load_tasks(("mbpp_sanitized",), 0, places).single["mbpp_sanitized"]
+    assert sorted(doc["task_id"] for doc in task.eval_docs) == [str(number) for number in range(8)]
+    (folder / "prompt.jsonl").unlink()
+    with pytest.raises(UserError, match=r"evaluates the splits .* together, and .* comes without prompt"):
+        evaluation.load_tasks(("mbpp_sanitized_bleu",), 0, places)
+
+
+def test_check_says_whether_the_models_code_can_be_run_here(isolated, monkeypatch):
+    assert evaluation.tasks_running_code(("humaneval", "mbpp", "mbpp_bpb", "boxes"), evaluation.Places()) == (
+        "humaneval",
+        "mbpp",
+    )
+    assert evaluation.isolation_here() == f"isolated by {isolated.kind} on this machine"
+
+    def none():
+        raise sandbox.SandboxUnavailable("no sandbox works here")
+
+    monkeypatch.setattr(sandbox, "find_isolation", none)
+    assert "its items would be not_run: no sandbox works here" in evaluation.isolation_here()
 
 
 @pytest.mark.exhaustive

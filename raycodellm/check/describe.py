@@ -54,7 +54,7 @@ def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> 
         "\n".join(tables.sources(sizes, corpora, chains)),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
-        "\n".join(evaluation_table.tasks(file)),
+        "\n".join([*evaluation_table.tasks(file), *evaluation_table.text_and_code(sweep, chains[0].evaluation)]),
         *tokens.warnings_of(sweep, items),
         *_cost(sweep, chains, num_seeds, where, prices, memory_fit.need.total / GIB),
         where.text,

@@ -5,8 +5,10 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 
 from raycodellm import evaluation
-from raycodellm.config import SweepFile
+from raycodellm.config import Sweep, SweepFile
+from raycodellm.config.text_domains import task_of
 from raycodellm.evaluation import DataSource, Places, SuiteTask
+from raycodellm.records import EvaluationJob
 from raycodellm.tables import Table, table_lines
 
 
@@ -26,6 +28,19 @@ def tasks(file: SweepFile) -> list[str]:
         *([f"  left out: {', '.join(left_out)}"] if left_out else []),
         f"  suites: {', '.join(evaluation.suite_names())}",
     ]
+
+
+def text_and_code(sweep: Sweep, job: EvaluationJob) -> list[str]:
+    """The text that is measured and so not trained on, and the tasks that run the model's code, with the isolation that
+    this machine has for it."""
+    settings, lines = sweep.evaluation, []
+    for one in job.held_out:
+        measured = f"about {one.num_tokens:,} tokens of {one.source}, which no stage trains on"
+        lines.append(f"  {task_of(one.domain)} measures {measured}")
+    running = evaluation.tasks_running_code(evaluation.asked_tasks(settings), Places.of(settings))
+    if running:
+        lines.append(f"  {', '.join(running)}: the model's code runs in the sandbox, {evaluation.isolation_here()}")
+    return lines
 
 
 def _table(facts: Mapping[str, SuiteTask | None], sources: Mapping[str, Sequence[DataSource]]) -> Table:

@@ -1,6 +1,7 @@
 """Scores models on reasoning tasks through lm-eval, with a row for every item. The only door to `lm_eval`."""
 
 from raycodellm.evaluation.averages import missing_averages
+from raycodellm.evaluation.code_here import isolation_here, tasks_running_code
 from raycodellm.evaluation.composition import EvaluationResult, compose, kept_evaluation, kept_items
 from raycodellm.evaluation.contamination import contaminated_items, stage_of
 from raycodellm.evaluation.data_sources import DataSource, find_data
@@ -78,6 +79,7 @@ __all__ = [
     "find_data",
     "held_out_content",
     "included_files",
+    "isolation_here",
     "item_texts",
     "items_of_sweep",
     "judged",
@@ -98,5 +100,6 @@ __all__ = [
     "task_content",
     "task_contents",
     "task_facts",
+    "tasks_running_code",
     "win_rate_lines",
 ]

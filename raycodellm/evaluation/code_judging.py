@@ -8,6 +8,7 @@ failed: a task whose own solution fails here as well says nothing about the prog
 from __future__ import annotations
 
 import functools
+import logging
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -42,10 +43,17 @@ def verdicts(attempts: Sequence[Attempt], at_once: int) -> list[Verdict]:
     try:
         isolation = sandbox.find_isolation()
     except SandboxUnavailable as error:
+        _warn(str(error))
         return [Verdict(NOT_RUN, str(error))] * len(attempts)
     with ThreadPoolExecutor(max(1, at_once)) as pool:
         found = _verdicts(dict.fromkeys(attempts), functools.partial(_run_all, pool, isolation))
     return [found[attempt] for attempt in attempts]
+
+
+@functools.cache
+def _warn(why: str) -> None:
+    """Warns once per process."""
+    logging.getLogger(__name__).warning("%s", why)
 
 
 Runs = Mapping[Program, Limits]

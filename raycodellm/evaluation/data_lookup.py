@@ -39,6 +39,8 @@ class WantedData:
     """The split whose items the task evaluates."""
     others: tuple[str, ...] = ()
     """Splits that the task names besides, for few-shot examples."""
+    joined: tuple[str, ...] = ()
+    """Splits of the data set that are together what the task evaluates."""
     files: tuple[str, ...] = ()
     """Names of the files of the data set's official release."""
     reader: str | None = None
@@ -143,7 +145,7 @@ class DataFolder:
     def find(self, wanted: WantedData) -> FoundData | None:
         """The files of a data set; None where the folder has none. Raises UserError where it has the data set without
         the split that is evaluated."""
-        index = self._index(wanted.splits)
+        index = self._index((*wanted.splits, *wanted.joined))
         incomplete: FoundData | None = None
         by_name = ((self._under(name, wanted, index), False) for name in wanted.names())
         for files, is_release in ((self._of_release(wanted), True), (self._carded(wanted), False), *by_name):

@@ -33,6 +33,8 @@ def read_data(found: FoundData, wanted: WantedData) -> datasets.DatasetDict:
 
     read = _splits(found, wanted.reader if found.is_release else None)
     tables = {name: _of_split(name, read, wanted.evaluated) for name in wanted.splits}
+    if wanted.joined:
+        tables[wanted.evaluated] = _joined(read, found, wanted)
     evaluated = tables[wanted.evaluated]
     if evaluated is None or not evaluated.num_rows:
         has = ", ".join(str(split) for split in read)
@@ -50,6 +52,23 @@ def _of_split(name: str, read: Mapping[str | None, pa.Table], evaluated: str) ->
     alike = [table for split, table in read.items() if split is not None and same_split(name, split)]
     unnamed = [read[None]] if name == evaluated and None in read else []
     return next(iter([*exact, *alike, *unnamed]), None)
+
+
+def _joined(read: Mapping[str | None, pa.Table], found: FoundData, wanted: WantedData) -> pa.Table | None:
+    """The rows of the splits that the task joins; all rows of files that name no split. Raises UserError where a split
+    is missing."""
+    import pyarrow as pa
+
+    parts = {name: _of_split(name, read, "") for name in wanted.joined}
+    missing = ", ".join(name for name, table in parts.items() if table is None)
+    if None in read and len(read) == 1:
+        return read[None]
+    if missing:
+        raise UserError(
+            f"evaluation.data: {wanted.task} evaluates the splits {', '.join(wanted.joined)} of {wanted.label} "
+            f"together, and {found.folder}/{found.files[0]} comes without {missing}; add their files"
+        )
+    return pa.concat_tables([table for table in parts.values() if table is not None], promote_options="permissive")
 
 
 def _splits(found: FoundData, reader: str | None) -> dict[str | None, pa.Table]:

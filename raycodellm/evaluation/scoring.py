@@ -195,7 +195,7 @@ def _likelihood_question(lm: AnswerLM, name: str, task: Task, instances: list[In
     if len(instances) != 1:
         raise UserError(f"evaluation.tasks: {name!r} asks {len(instances)} likelihoods per item; one is supported")
     prompt, answer = instances[0].args
-    text = answer.lstrip() or answer
+    text = answer.removeprefix(task.config.target_delimiter) or answer
     row = {"gold": text, "chance": 0.0}
     return _Question(row, instances, [_tokens(lm, prompt, answer)], [0], [len(text.encode())])
 

@@ -76,6 +76,7 @@ def _wanted(task: str, tree: Mapping[str, Any]) -> WantedData | None:
         config=config,
         task=task,
         evaluated=splits[0] if splits else "test",
+        joined=_joined(tree.get("dataset_kwargs"), splits[0] if splits else "test"),
         others=tuple(dict.fromkeys(splits[1:])),
         files=tuple(dict.fromkeys([*(listed or ()), *release_files(path, config), *map(_base, files)])),
         data_files=tuple(files),
@@ -89,6 +90,13 @@ def _file_splits(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     files = given.get("data_files") if isinstance(given, dict) else None
     for split, some in files.items() if isinstance(files, dict) else ():
         yield from ((_base(file), str(split)) for file in _texts(some))
+
+
+def _joined(given: Any, evaluated: str) -> tuple[str, ...]:
+    """The splits in `dataset_kwargs: {split: {test: train+test}}`."""
+    split = given.get("split") if isinstance(given, dict) else None
+    text = split.get(evaluated) if isinstance(split, dict) else None
+    return tuple(text.split("+")) if isinstance(text, str) else ()
 
 
 def _base(file: str) -> str:
