@@ -20,12 +20,13 @@ def tasks(file: SweepFile) -> list[str]:
     facts = {name: evaluation.task_facts(name, settings) for name in names}
     sources = {name: evaluation.find_data([name], Places.of(settings)) for name in names}
     limit = f"at most {settings.limit:,} items of each task" if settings.limit else "all items"
-    left_out = [*settings.leave_out, *evaluation.left_out_tasks(settings)]
+    without_data = evaluation.left_out_tasks(settings)
     return [
         f"evaluation: {limit}, {settings.few_shot} examples in a prompt unless the task says",
         *table_lines(_table(facts, sources), indent="  "),
         *(f"  {name}: {known.warning}" for name, known in facts.items() if known is not None and known.warning),
-        *([f"  left out: {', '.join(left_out)}"] if left_out else []),
+        *([f"  left out: {', '.join(settings.leave_out)}"] if settings.leave_out else []),
+        *([f"  asked only with a folder in evaluation.data: {', '.join(without_data)}"] if without_data else []),
         f"  suites: {', '.join(evaluation.suite_names())}",
     ]
 
