@@ -92,6 +92,9 @@ NAMES = (
 """Tasks whose answers are compared by likelihood."""
 
 
+CLUSTERED = ("babi_qa1", "c3", "ocnli_channel")
+
+
 @pytest.fixture(scope="module")
 def data(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Made-up items in the layouts of the official files and of the hub."""
@@ -203,6 +206,11 @@ def test_items_without_an_answer_and_with_a_picture_are_left_out(result):
     assert counts["ceval-valid_logic"] == counts["ceval-valid_logic_channel"] == 1, "C-Eval's dev is not its val"
     assert result.metrics["babi_qa1/chance"] == pytest.approx(1 / 3)
     assert result.metrics["ekar_channel/chance"] == 0.25
+
+
+def test_questions_on_one_text_are_one_cluster(result):
+    clusters = {name: [json.loads(row["attributes"])["cluster"] for row in rows(result, name)] for name in CLUSTERED}
+    assert clusters == {"babi_qa1": [0, 0, 1], "c3": [0, 0], "ocnli_channel": [0, 0]}
 
 
 # ------------------------------------------------------------------------------------------------- scores
@@ -410,6 +418,8 @@ def test_the_official_files_of_babi_hold_a_thousand_questions_a_task(test_data):
     for number in range(1, 21):
         file = next((test_data / "eval" / "babi").glob(f"qa{number}_*_test.txt"))
         found = babi.read_release(file.name, file.read_bytes())
+        num_stories = sum(line.startswith("1 ") for line in file.read_text().splitlines())
+        assert [*babi.stories(row["passage"] for row in found)][-1] + 1 == num_stories
         assert len(found) == 1000 and {row["task"] for row in found} == {number}
         answers = [row["answer"] for row in found]
         facts = evaluation.task_facts(f"babi_qa{number}")

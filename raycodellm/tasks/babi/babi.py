@@ -7,8 +7,9 @@ choices are all answers of its task, so that a model which knows the answers' fo
 
 from __future__ import annotations
 
+import json
 import re
-from collections.abc import Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from functools import partial
 from typing import TYPE_CHECKING, Any
 
@@ -53,11 +54,22 @@ def items(dataset: datasets.Dataset, number: int) -> datasets.Dataset:
     if not docs:
         raise ValueError(f"the data set has no items of task {number} of bAbI")
     choices = sorted({answer.strip() for answer in docs["answer"]})
-    return datasets.Dataset.from_list([_item(doc, choices) for doc in docs])
+    numbered = zip(docs, stories(docs["passage"]), strict=True)
+    return datasets.Dataset.from_list([_item(doc, choices, story) for doc, story in numbered])
 
 
-def _item(doc: Doc, choices: list[str]) -> dict[str, Any]:
+def stories(passages: Iterable[str]) -> Iterator[int]:
+    """The number of each question's story: a passage that does not begin with the one before begins another story."""
+    story, before = 0, ""
+    for passage in passages:
+        story += not passage.startswith(before)
+        before = passage
+        yield story
+
+
+def _item(doc: Doc, choices: list[str], story: int) -> dict[str, Any]:
     return {
+        "attributes": json.dumps({"cluster": story}),
         "prompt": f"Passage: {doc['passage']}Question: {doc['question']}\nAnswer:",
         "choices": choices,
         "gold": choices.index(doc["answer"].strip()),

@@ -23,7 +23,9 @@ def items(dataset: Iterable[Doc]) -> datasets.Dataset:
     """The items in the columns that the YAML files name."""
     import datasets
 
-    return datasets.Dataset.from_list([_item(doc) for doc in dataset])
+    texts: dict[str, int] = {}  # questions on one text are no independent items
+    found = (("\n".join(doc["context"]), doc) for doc in dataset)
+    return datasets.Dataset.from_list([_item(doc, text, texts.setdefault(text, len(texts))) for text, doc in found])
 
 
 def read_release(name: str, data: bytes) -> list[dict[str, Any]]:
@@ -36,12 +38,13 @@ def read_release(name: str, data: bytes) -> list[dict[str, Any]]:
     ]
 
 
-def _item(doc: Doc) -> dict[str, Any]:
-    text, question, choices = "\n".join(doc["context"]), doc["question"].strip(), list(doc["choice"])
+def _item(doc: Doc, text: str, cluster: int) -> dict[str, Any]:
+    question, choices = doc["question"].strip(), list(doc["choice"])
     return {
         "prompt": f"{text}\n问：{question}\n答：",
         "choices": choices,
         "gold": choices.index(doc["answer"]),
         "question": question,
+        "attributes": json.dumps({"cluster": cluster}),
         "contexts": [f"{text}\n答：{choice}\n这一回答所对应的问题：" for choice in choices],
     }

@@ -5,6 +5,7 @@ Items whose annotators did not agree have the label `-` in the official files, -
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterable, Mapping
 from typing import TYPE_CHECKING, Any
 
@@ -33,8 +34,11 @@ def items(dataset: Iterable[Doc]) -> datasets.Dataset:
     """The labelled items in the columns that the YAML files name."""
     import datasets
 
+    first: dict[str, int] = {}  # several items ask about one first sentence, and are not independent
     labelled = ((doc, label) for doc in dataset if (label := _label(doc["label"])) is not None)
-    return datasets.Dataset.from_list([_item(doc, label) for doc, label in labelled])
+    return datasets.Dataset.from_list(
+        [_item(doc, label, first.setdefault(doc["sentence1"], len(first))) for doc, label in labelled]
+    )
 
 
 def _label(label: int | str) -> int | None:
@@ -43,12 +47,13 @@ def _label(label: int | str) -> int | None:
     return int(label) if 0 <= int(label) < len(LABELS) else None
 
 
-def _item(doc: Doc, label: int) -> dict[str, Any]:
+def _item(doc: Doc, label: int, cluster: int) -> dict[str, Any]:
     first, second = doc["sentence1"].strip(), doc["sentence2"].strip()
     return {
         "prompt": f"已知：{first}\n结论：{second}\n由已知看，结论",
         "choices": ["无法判断", "正确", "错误"],
         "gold": label,
         "second": second,
+        "attributes": json.dumps({"cluster": cluster}),
         "contexts": [f"{first}\n{_SAID_AFTER[name]}" for name in LABELS],
     }
