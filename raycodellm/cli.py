@@ -130,6 +130,8 @@ def _eval_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--data", metavar="DIR", help="a folder with copies of the data sets of the Hugging Face hub")
     made.add_argument("--limit", type=int, help="items per task")
     made.add_argument("--few-shot", type=int, default=0)
+    made.add_argument("--batch-size", type=int, default=32, help="sequences per forward pass")
+    made.add_argument("--device", help="such as cpu or cuda:1; a GPU, if the machine has one, when left out")
     made.add_argument("--scoring", default="likelihood", help="likelihood (of the answer) or channel (of the question)")
     made.add_argument("--rationale", default="none", help="in the prompt: none, oracle or generated")
     made.add_argument(
@@ -257,7 +259,11 @@ def evaluate(options: argparse.Namespace) -> int:
     with display.display_on(sys.stderr, display.Shown()) as shown:
         shown.waits_for("the models and the tasks to load")
         found = compare.run(
+<<<<<<< HEAD
             options.models, settings, options.pairs, options.output, shown.evaluating, judging, shown.say
+=======
+            options.models, settings, options.pairs, options.output, shown.evaluating, judging, options.device
+>>>>>>> ae703b4 (Measure evaluation against the lm_eval command, compile tasks' templates once, and evaluate on a GPU where there is one)
         )
     print(compare.as_json(found) if options.json else compare.text(found, shutil.get_terminal_size((200, 24)).columns))
     return DONE

@@ -47,6 +47,18 @@ def _hidden(bar: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
 
 
 @contextlib.contextmanager
+def compiled_templates() -> Iterator[None]:
+    """Compiles each of the tasks' templates once until the `with` ends, where lm-eval does so for every item."""
+    from lm_eval.utils import env
+
+    env.from_string = functools.lru_cache(maxsize=256)(env.from_string)
+    try:
+        yield
+    finally:
+        del env.from_string  # the class's own is there again
+
+
+@contextlib.contextmanager
 def own_randomness() -> Iterator[None]:
     """Leaves the caller's generators as they were when tasks shuffle or sample within the `with`."""
     import numpy as np

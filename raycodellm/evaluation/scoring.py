@@ -13,7 +13,7 @@ from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation.code_answers import answer_of
 from raycodellm.evaluation.compared import choice_names, compared
 from raycodellm.evaluation.decoding import Decoding
-from raycodellm.evaluation.isolation import seed_all
+from raycodellm.evaluation.isolation import compiled_templates, seed_all
 from raycodellm.evaluation.item_scores import item_scores
 from raycodellm.evaluation.language_model import AnswerLM, TokenPair
 from raycodellm.evaluation.metrics import is_scored, scores_of
@@ -75,7 +75,8 @@ def instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
 def _build_requests(task: Task, limit: int | None) -> list[list[Instance]]:
     seed_all()
     task.set_fewshot_seed(FEW_SHOT_SEED)
-    task.build_all_requests(limit=limit)
+    with compiled_templates():
+        task.build_all_requests(limit=limit)
     by_item: dict[int, list[Instance]] = {}
     for instance in task.instances:
         by_item.setdefault(instance.doc_id, []).append(instance)
@@ -133,9 +134,10 @@ def _score_block(lm: AnswerLM, name: str, task: Task, items: list[list[Instance]
     seed_all()  # a sampled answer must not depend on the blocks that this worker scored before
     asked = with_rationales(lm, task, items)
     lm.encoder.remember(*_texts(task, [instance for item in asked for instance in item.instances]))
-    questions = [_question(lm, name, task, item) for item in asked]
-    if fitting := [question for question in questions if not question.row["too_long"]]:
-        _score_questions(lm, task, fitting)
+    with compiled_templates():
+        questions = [_question(lm, name, task, item) for item in asked]
+        if fitting := [question for question in questions if not question.row["too_long"]]:
+            _score_questions(lm, task, fitting)
     return [question.row for question in questions]
 
 
