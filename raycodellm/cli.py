@@ -259,11 +259,14 @@ def evaluate(options: argparse.Namespace) -> int:
     with display.display_on(sys.stderr, display.Shown()) as shown:
         shown.waits_for("the models and the tasks to load")
         found = compare.run(
-<<<<<<< HEAD
-            options.models, settings, options.pairs, options.output, shown.evaluating, judging, shown.say
-=======
-            options.models, settings, options.pairs, options.output, shown.evaluating, judging, options.device
->>>>>>> ae703b4 (Measure evaluation against the lm_eval command, compile tasks' templates once, and evaluate on a GPU where there is one)
+            options.models,
+            settings,
+            options.pairs,
+            options.output,
+            shown.evaluating,
+            judging,
+            shown.say,
+            device=options.device,
         )
     print(compare.as_json(found) if options.json else compare.text(found, shutil.get_terminal_size((200, 24)).columns))
     return DONE

@@ -39,23 +39,15 @@ def run(
     output: str | None,
     on_items: Callable[[str, int, int], None] = lambda model, scored, in_all: None,
     judging: evaluation.Judging | None = None,
-<<<<<<< HEAD
     say: Callable[[str], None] = lambda line: None,
+    device: str | None = None,
 ) -> Compared:
     """Evaluates `models` and compares `pairs`, each `base=other` of two models.
 
     With `output`, writes each model's metrics and items below that folder, and keeps each task's result there: a second
     call scores only what the first has not scored. `on_items(model, scored, in_all)` hears how many of a model's items
-    are scored, `say` what is continued. `judging`: for the suite `win-rate`, which compares the pairs. Raises
-=======
-    device: str | None = None,
-) -> Compared:
-    """Evaluates `models` and compares `pairs`, each `base=other` of two models.
-
-    With `output`, writes each model's metrics and items below that folder. `on_items(model, scored, in_all)` hears how
-    many of a model's items are scored. `judging`: for the suite `win-rate`, which compares the pairs. `device`: such as
-    `cpu`; a GPU, if the machine has one, when left out. Raises
->>>>>>> ae703b4 (Measure evaluation against the lm_eval command, compile tasks' templates once, and evaluate on a GPU where there is one)
+    are scored, `say` what is continued. `judging`: for the suite `win-rate`, which compares the pairs. `device`: such
+    as `cpu`; a GPU, if the machine has one, when left out. Raises
     `UserError` for a model that does not exist or cannot be scored, and for a pair of other models.
     """
     wanted = [pair_of(pair, models) for pair in pairs]
@@ -68,16 +60,10 @@ def run(
     for model in models:
         if "/" not in model and not Path(model).exists():
             raise UserError(f"{model}: is no folder here and no hub id (owner/name); give one of them")
-<<<<<<< HEAD
         folder = Folder(output) / model.strip("/").replace("/", "--") if output else None
         kept = _kept(model, folder, settings, contents) if folder is not None and contents is not None else None
-        results[model] = _evaluated(model, settings, kept, partial(on_items, model), say)
+        results[model] = _evaluated(model, settings, kept, partial(on_items, model), say, device)
         if folder is not None:
-=======
-        results[model] = _evaluated(model, settings, partial(on_items, model), device)
-        if output:
-            folder = Folder(output) / model.strip("/").replace("/", "--")
->>>>>>> ae703b4 (Measure evaluation against the lm_eval command, compile tasks' templates once, and evaluate on a GPU where there is one)
             folder.write_table("items.parquet", results[model].items)
             folder.write_json("metrics.json", results[model].metrics)
     averages = evaluation.asked_averages(settings)
@@ -90,7 +76,6 @@ def run(
     return Compared(settings, results, gaps, judged)
 
 
-<<<<<<< HEAD
 def _kept(model: str, folder: Folder, settings: Evaluation, contents: identity.Contents) -> evaluation.KeptResults:
     """The results of the model's tasks in its folder of the output."""
     job = stage_store.evaluation_job(
@@ -105,21 +90,15 @@ def _evaluated(
     kept: evaluation.KeptResults | None,
     on_items: Callable[[int, int], None],
     say: Callable[[str], None],
-=======
-def _evaluated(
-    model: str, settings: Evaluation, on_items: Callable[[int, int], None], device: str | None
->>>>>>> ae703b4 (Measure evaluation against the lm_eval command, compile tasks' templates once, and evaluate on a GPU where there is one)
+    device: str | None,
 ) -> evaluation.EvaluationResult:
     if not evaluation.asked_tasks(settings):  # of the suite `win-rate` alone
         return evaluation.EvaluationResult()
     stage = evaluation.stage_of(model)
     try:
-<<<<<<< HEAD
-        last_stage = evaluation.stage_of(model)
-        return evaluation.evaluate(model, settings, last_stage=last_stage, results=kept, on_items=on_items, say=say)
-=======
-        return evaluation.evaluate(model, settings, last_stage=stage, device=device, on_items=on_items)
->>>>>>> ae703b4 (Measure evaluation against the lm_eval command, compile tasks' templates once, and evaluate on a GPU where there is one)
+        return evaluation.evaluate(
+            model, settings, last_stage=stage, device=device, results=kept, on_items=on_items, say=say
+        )
     except (evaluation.NothingFits, FloatingPointError) as error:  # FloatingPointError: the weights are not finite
         raise UserError(f"{model}: {error}") from error
 

@@ -9,11 +9,14 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.evaluation.decoding import Constraint, Decoding, StopWords
-from raycodellm.evaluation.likelihoods import common_prefix, prefix_cache, repeated
+from raycodellm.evaluation.key_cache import empty_cache, repeated
+from raycodellm.evaluation.likelihoods import common_prefix, prefix_cache
 
 if TYPE_CHECKING:
     import torch
 
+_MASK_STEP = 8
+"""Masks have a multiple of so many columns, which GPUs' attention kernels ask for."""
 _USUAL_TOP_K = 50
 """Of sampled answers where neither the task nor the model says otherwise, as in transformers."""
 
@@ -54,7 +57,7 @@ def generated(
         for begin in range(0, len(order), batch_size):
             batch = order[begin : begin + batch_size]
             answers = [_Answer(prompt, random.Random(seed)) for prompt, seed in batch]
-            _generate(model, answers, decoding, stop, constraint, (prefix, cache))
+            _generate(_Batch(model, answers, decoding, share, prefix, cache), decoding, stop, constraint)
             texts |= {key: stop.text(answer.tokens) for key, answer in zip(batch, answers, strict=True)}
     return [texts[key] for key in keys]
 
@@ -66,56 +69,100 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     return {end for end in ends if end is not None}
 
 
-def _generate(
-    model: Any,
-    answers: list[_Answer],
-    decoding: Decoding,
-    stop: StopWords,
-    constraint: Constraint | None,
-    beginning: tuple[int, Any],
-) -> None:
+def _generate(batch: _Batch, decoding: Decoding, stop: StopWords, constraint: Constraint | None) -> None:
     """Fills in the answers' tokens. An answer that is over leaves the batch."""
-    import torch
-
-    prefix, cache = beginning
-    choose = _chooser(model, decoding)
-    width = max(len(answer.prompt) for answer in answers) - prefix
-    pads = [width - (len(answer.prompt) - prefix) for answer in answers]
-    device = model.device
-    ids = torch.tensor(
-        [[0] * pad + list(answer.prompt[prefix:]) for pad, answer in zip(pads, answers, strict=True)], device=device
-    )
-    mask = torch.ones(len(answers), prefix + width, dtype=torch.long, device=device)
-    for row, pad in enumerate(pads):
-        mask[row, prefix : prefix + pad] = 0
-    positions = (mask.cumsum(-1) - 1).clamp(min=0)[:, prefix:]
-    inputs: dict[str, Any] = {"past_key_values": repeated(cache, len(answers))} if prefix else {}
-    takes = inspect.signature(model.forward).parameters
-    if "logits_to_keep" in takes:
-        inputs["logits_to_keep"] = 1
-    live = answers
-    while True:
-        if "position_ids" in takes:
-            inputs["position_ids"] = positions
-        found = model(input_ids=ids, attention_mask=mask, use_cache=True, **inputs)
-        logits = found.logits[:, -1].float()
+    choose = _chooser(batch.model, decoding)
+    while batch.answers:
+        logits = batch.logits()
         if constraint is not None:
-            logits = _constrained(logits, live, constraint)
-        chosen = choose(logits, live)
-        kept = [row for row, token in enumerate(chosen) if not _is_over(live[row], token, decoding, stop, constraint)]
-        if not kept:
-            return
-        past = found.past_key_values
-        tokens = [chosen[row] for row in kept]
-        positions = positions[:, -1:] + 1
-        if len(kept) < len(live):
-            rows = torch.tensor(kept, device=device)
-            past.reorder_cache(rows)
-            mask, positions = mask[rows], positions[rows]
-            live = [live[row] for row in kept]
-        inputs["past_key_values"] = past
-        mask = torch.cat([mask, mask.new_ones(len(live), 1)], -1)
-        ids = torch.tensor(tokens, device=device)[:, None]
+            logits = _constrained(logits, batch.answers, constraint)
+        tokens = choose(logits, batch.answers)
+        going_on = [
+            row
+            for row, (answer, token) in enumerate(zip(batch.answers, tokens, strict=True))
+            if not _is_over(answer, token, decoding, stop, constraint)
+        ]
+        batch.advance(going_on, [tokens[row] for row in going_on])
+
+
+class _Batch:
+    """Answers that are generated together: what the model reads next, and the keys and values of what it has read."""
+
+    def __init__(
+        self, model: Any, answers: Sequence[_Answer], decoding: Decoding, plain: bool, prefix: int, cache: Any
+    ) -> None:
+        """`plain`: the model `shares_beginnings`, and takes masks and keys as these are laid out here. `prefix`: tokens
+        of the prompts whose keys and values `cache` holds."""
+        import torch
+
+        self.model, self.answers = model, list(answers)
+        rest = [answer.prompt[prefix:] for answer in answers]
+        width = max(map(len, rest))
+        rows = [[0] * (width - len(tokens)) + list(tokens) for tokens in rest]
+        self._ids = torch.tensor(rows, device=model.device)
+        seen = torch.ones(len(rows), prefix + width, dtype=torch.long)
+        for row, tokens in enumerate(rest):
+            seen[row, prefix : prefix + width - len(tokens)] = 0
+        self._positions = (seen.cumsum(-1) - 1).clamp(min=0)[:, prefix:].to(model.device)
+        self._length = prefix + width
+        self._plain = plain
+        self._mask = seen.to(model.device)
+        self._inputs: dict[str, Any] = {}
+        if plain:
+            self._inputs["past_key_values"] = repeated(cache, len(rows)) if prefix else empty_cache()
+            self._mask = self._additive(prefix, width, decoding.max_tokens)
+        self._takes = inspect.signature(model.forward).parameters
+        if "logits_to_keep" in self._takes:
+            self._inputs["logits_to_keep"] = 1
+
+    def _additive(self, prefix: int, width: int, room: int) -> torch.Tensor | None:
+        """A mask [answers, 1, 1, tokens] to add to the attention's scores, with room for all tokens to come; None where
+        all prompts are of one length."""
+        import torch
+
+        if bool(self._mask.all()):
+            return None
+        tokens = -(-(prefix + width + room) // _MASK_STEP) * _MASK_STEP
+        mask = torch.zeros(len(self._mask), 1, 1, tokens, dtype=self.model.dtype, device=self.model.device)
+        mask[:, 0, 0, : prefix + width].masked_fill_(self._mask == 0, torch.finfo(mask.dtype).min)
+        return mask
+
+    def _attention_mask(self) -> torch.Tensor | None:
+        import torch
+
+        if not self._plain or self._mask is None:
+            return self._mask
+        mask = self._mask[..., : self._length]
+        num_new = self._ids.shape[1]
+        if num_new == 1:
+            return mask
+        later = torch.full((num_new, self._length), torch.finfo(mask.dtype).min, dtype=mask.dtype, device=mask.device)
+        return torch.minimum(mask, later.triu(self._length - num_new + 1))
+
+    def logits(self) -> torch.Tensor:
+        """Float32 logits [answers, vocabulary] of each answer's next token."""
+        if "position_ids" in self._takes:
+            self._inputs["position_ids"] = self._positions
+        mask = self._attention_mask()
+        found = self.model(input_ids=self._ids, attention_mask=mask, use_cache=True, **self._inputs)
+        self._inputs["past_key_values"] = found.past_key_values
+        return found.logits[:, -1].float()
+
+    def advance(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
+        """Keeps some answers of the batch, each of which goes on with its next token."""
+        import torch
+
+        self._positions = self._positions[:, -1:] + 1
+        self._length += 1
+        if len(rows) < len(self.answers):
+            chosen = torch.tensor(rows, dtype=torch.long, device=self.model.device)
+            self._inputs["past_key_values"].reorder_cache(chosen)
+            self._positions = self._positions[chosen]
+            self._mask = self._mask if self._mask is None else self._mask[chosen]
+            self.answers = [self.answers[row] for row in rows]
+        self._ids = torch.tensor(tokens, dtype=torch.long, device=self.model.device)[:, None]
+        if not self._plain:
+            self._mask = torch.cat([self._mask, self._mask.new_ones(len(rows), 1)], -1)
 
 
 def _is_over(answer: _Answer, token: int, decoding: Decoding, stop: StopWords, constraint: Constraint | None) -> bool:

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 import contextlib
-import copy
 import math
 from collections.abc import Iterator, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.evaluation.encoding import TokenPair
+from raycodellm.evaluation.key_cache import empty_cache, repeated
 from raycodellm.evaluation.token_trees import Limits, Path, TokenTree, batches, common_length, path_of, trees
 
 if TYPE_CHECKING:
@@ -175,16 +175,11 @@ def prefix_cache(model: Any, prefix: Sequence[int]) -> Any:
 
     if not prefix:
         return None
-    last = torch.tensor([len(prefix) - 1], device=model.device)
-    with _logits_at(model, last):
-        return model(input_ids=torch.tensor([list(prefix)], device=model.device), use_cache=True).past_key_values
-
-
-def repeated(cache: Any, num_rows: int) -> Any:
-    """A copy of a beginning's keys and values for each row of a batch."""
-    copied = copy.deepcopy(cache)
-    copied.batch_repeat_interleave(num_rows)
-    return copied
+    tokens = torch.tensor([list(prefix)], device=model.device)
+    cache = empty_cache()
+    with _logits_at(model, torch.tensor([len(prefix) - 1], device=model.device)):
+        model(input_ids=tokens, past_key_values=cache, use_cache=True)
+    return cache
 
 
 def shares_beginnings(model: Any) -> bool:
