@@ -26,6 +26,7 @@ from raycodellm.evaluation.instructions import read_instructions
 from raycodellm.evaluation.judge import JudgedPair, question, verdict_of, win_rate
 from raycodellm.evaluation.judge_endpoint import Judge, JudgeFailed, JudgeSettings, Pace
 from raycodellm.evaluation.win_rate import compare_answers, win_rate_lines
+from raycodellm.tokens.tokenizer import CHAT_TEMPLATE
 
 # ---------------------------------------------------------------------------------------------------------- verdicts
 
@@ -304,15 +305,20 @@ def test_a_judge_without_the_suite_and_a_rate_of_nothing_are_refused(models, cap
 def test_a_served_model_can_be_the_judge(models, tmp_path, capsys) -> None:
     """Against `transformers serve`, which `pip install transformers[serving]` makes possible."""
     pytest.importorskip("fastapi", reason="transformers serve needs transformers[serving]")
-    port = free_port()
+    from transformers import AutoTokenizer
+
+    judge_folder, port = write_model(tmp_path / "judge", context=8192), free_port()
+    tokenizer = AutoTokenizer.from_pretrained(judge_folder)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(judge_folder)
     environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", models[0], "--host", "127.0.0.1"]
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(judge_folder), "--host", "127.0.0.1"]
     with (tmp_path / "log").open("w") as log:
         server = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log, env=environment)
     try:
         await_answer(f"http://127.0.0.1:{port}/health", server)
         request = win_rates(models, f"http://127.0.0.1:{port}/v1", "--json")
-        request[request.index("small")] = models[0]
+        request[request.index("small")] = str(judge_folder)
         assert main(request) == 0
     finally:
         server.terminate()
