@@ -13,7 +13,7 @@ import pytest
 
 from raycodellm import stage_store, sweep
 from raycodellm.dispatch import Snapshot, TrialOutcome
-from raycodellm.evaluation import TaskResult
+from raycodellm.evaluation import KeptResults, TaskResult
 from raycodellm.evaluation.results import write_result
 from raycodellm.files import Folder
 from raycodellm.records import LedgerRow, StageRecord, as_json
@@ -65,7 +65,10 @@ class Cluster:
                 self.num_trained[job.key] += 1
         if chain.evaluation.key not in finished:
             job = chain.evaluation
+            done = KeptResults(Folder(job.folder), job.keys).read(job.keys)
             for task, key in job.keys.items():
+                if task in done:
+                    continue
                 score = 1.5 + int(key.rpartition("-")[2][:4], 16) / 1e6
                 items = pa.table({**ITEMS, "task": [task], "bits_per_byte": [score]})
                 result = TaskResult(items, {f"{task}/bpb{end}": score for end in ENDS}, (task,), 1.0)

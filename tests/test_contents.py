@@ -23,7 +23,7 @@ from raycodellm.evaluation.results import write_result
 from raycodellm.files import Folder
 from raycodellm.identity import file_hashes, hub_commits, model_files, numeric_settings, pretrained_content
 from raycodellm.records import StageRecord, TrialResult, as_json
-from raycodellm.sweep import folder as run_folders
+from raycodellm.sweep import opening as run_folders
 from raycodellm.sweep import provenance
 from raycodellm.tokens.tokenizer import tokenizer_fingerprint
 

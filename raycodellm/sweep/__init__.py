@@ -7,7 +7,8 @@ numbers, and their stages continue from their newest checkpoints.
 
 from raycodellm.sweep import background_imports
 from raycodellm.sweep.driver import Driver, Sighting, running_driver, sighting
-from raycodellm.sweep.folder import Run, clear_scratch, open_run
+from raycodellm.sweep.folder import Run, clear_scratch
+from raycodellm.sweep.opening import open_run
 from raycodellm.sweep.ownership import lock
 from raycodellm.sweep.provenance import fix_contents, require_same_recipe
 from raycodellm.sweep.results import Results, read_results, write_table

@@ -6,7 +6,7 @@ moments. A study that lost entries gets them back from the files that the trials
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Container
 from typing import Any
 
 from raycodellm import search
@@ -16,10 +16,11 @@ from raycodellm.sweep.folder import Run
 from raycodellm.sweep.trial_files import UNENDED
 
 
-def repair(run: Run, say: Callable[[str], Any]) -> bool:
+def repair(run: Run, say: Callable[[str], Any], reopened: Container[int] = ()) -> bool:
     """Makes the study and the trials' folders agree. Says in a line each what was lost and is made again.
 
-    Returns whether the study's journal was written anew.
+    `reopened`: numbers of trials whose results were removed on purpose, and of which nothing is said. Returns whether
+    the study's journal was written anew.
     """
     told: dict[int, TrialResult] = {}
     lost: dict[int, str] = {}
@@ -43,6 +44,8 @@ def repair(run: Run, say: Callable[[str], Any]) -> bool:
         if trial.state.is_finished() and trial.number not in ended:
             lost.setdefault(trial.number, f"{run.trial_folder(trial.number)}/result.json: is missing")
     for number, fault in lost.items():
+        if number in reopened:
+            continue
         say(f"{fault}; trial {number:04d} is run again under its number, from its finished stages")
     return _repair_journal(run, journal, told, set(lost), say)
 

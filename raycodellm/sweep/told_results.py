@@ -11,6 +11,7 @@ from raycodellm import retrying, search, storage_files
 from raycodellm.files import DamagedFile
 from raycodellm.records import TrialResult, as_json
 from raycodellm.sweep.folder import Run
+from raycodellm.sweep.opening import reopen_lacking
 from raycodellm.sweep.repair import repair
 from raycodellm.sweep.trial_files import read_result
 
@@ -20,9 +21,10 @@ logger = logging.getLogger(__name__)
 def tell_written_results(run: Run, say: Callable[[str], Any] = logger.warning) -> int:
     """Tells the study the results that trials wrote before their driver died. Returns the number of finished trials.
 
-    First repairs a damaged study and damaged trials; `say` is told of each repair.
+    First repairs a damaged study and damaged trials, and opens those again that lack an added task; `say` is told of
+    each repair.
     """
-    is_rebuilt = repair(run, say)
+    is_rebuilt = repair(run, say, reopen_lacking(run, say))
     study = search.SweepStudy(run.journal, run.file)
     for number in study.unfinished():
         written = run.at_start.get(number)

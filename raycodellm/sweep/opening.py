@@ -1,0 +1,136 @@
+"""Opens a run folder, which holds a sweep that computes the same, or the same but for tasks that were added.
+
+Added tasks change no trial: the trials that have ended are opened again under their numbers, and only the added tasks
+are evaluated on their models. Their scores on the other tasks stay, and so does what the study was told of them.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Sequence
+from typing import Any
+
+from raycodellm import config, evaluation, finished, identity, storage_files
+from raycodellm.config import SweepFile, UserError
+from raycodellm.files import Folder
+from raycodellm.records import TrialResult
+from raycodellm.sweep.folder import Run, Say, write_sweep_file
+from raycodellm.sweep.trial_files import trial_numbers
+
+logger = logging.getLogger(__name__)
+
+_NEW_NAME = "give the sweep a new name: stages and evaluated tasks are taken from this storage"
+_KEYS = ("evaluation.tasks", "evaluation.suites")
+
+
+def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run:
+    """Opens the run folder; creates it when new. Raises `UserError` by key when it holds a sweep that computes
+    something else, or the same on tasks that cannot take the place of the run's."""
+    run = Run(file, storage)
+    tree = config.resolved_tree(file)
+    storage.prove_writable("--storage")
+    if run.folder.exists("sweep.yaml"):
+        # Parsed as a sweep file, so that a setting that this version added has its default, which is no difference.
+        saved = storage_files.read_sweep_file(run.folder)
+        changed = changed_keys(config.resolved_tree(saved), tree)
+        why = why_not_added(saved, file) if changed and are_tasks_alone([key for key, _, _ in changed]) else ""
+        if changed and why is None:
+            require_models(run)
+        elif changed:
+            key, old, new = changed[0]
+            more = f" (and {len(changed) - 1} more: {', '.join(k for k, _, _ in changed[1:])})" if changed[1:] else ""
+            hint = f"put the old value back, or give the sweep a new name or another --storage ({run.folder.uri})"
+            if why:
+                hint = f"{why}; put the old value back, or {_NEW_NAME}"
+            raise UserError(f"{key}: this run began with {old!r}, found {new!r}{more}; {hint}")
+    elif trial_numbers(run.folder):
+        say(f"{run.folder}/sweep.yaml: is missing and written again; nothing says that its trials are of this sweep")
+    if not run.folder.exists("sweep.yaml"):
+        write_sweep_file(run)
+    return run
+
+
+def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
+    """(key, old value, new value) of every leaf that differs. `scaling` says where a sweep runs and `tracking` who is
+    told, so these may differ."""
+    if path in ("scaling", "tracking"):
+        return []
+    if path.endswith(".deepspeed_config"):  # DeepSpeed's settings that change no number may differ too
+        old, new = (identity.numeric_settings(found or {}) for found in (old, new))
+    if isinstance(old, dict) and isinstance(new, dict):
+        keys = [*new, *(key for key in old if key not in new)]
+        return [
+            found for key in keys for found in changed_keys(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+        ]
+    if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
+        parts = zip(old, new, strict=True)
+        return [
+            found
+            for place, (a, b) in enumerate(parts)
+            for found in changed_keys(a, b, f"{path}.{b['name'] if isinstance(b, dict) and 'name' in b else place}")
+        ]
+    return [] if old == new else [(path, old, new)]
+
+
+def are_tasks_alone(changed: Sequence[str]) -> bool:
+    """True if the keys that differ say nothing but which tasks the models are evaluated on."""
+    return all(key.startswith(_KEYS) for key in changed)
+
+
+def why_not_added(saved: SweepFile, file: SweepFile) -> str | None:
+    """Why the tasks of `file` cannot take the place of those of `saved` in one run; None where they can."""
+    if any(parameter.name.startswith(_KEYS) for parameter in (*saved.parameters, *file.parameters)):
+        return "the tasks are searched"
+    before, now = saved.example(), file.example()
+    asked = evaluation.asked_tasks(now.evaluation)
+    gone = [task for task in evaluation.asked_tasks(before.evaluation) if task not in asked]
+    if gone:
+        return f"{gone[0]} is gone, and tasks can only be added"
+    averages = [evaluation.asked_averages(sweep.evaluation) for sweep in (before, now)]
+    for objective in now.search.objectives:
+        subject = objective.metric.rpartition("/")[0]
+        old, new = (found.get(objective.metric) for found in averages)
+        if subject == evaluation.MEAN or old != new:
+            return f"search.objective {objective.metric} is a mean over the tasks"
+    return None
+
+
+def lacking_tasks(run: Run) -> dict[int, list[str]]:
+    """The complete trials that lack a task of the sweep file, by number, with what they lack. Trials that an older
+    version evaluated have no list of tasks, and are left out."""
+    if any(parameter.name.startswith(_KEYS) for parameter in run.file.parameters):
+        return {}  # each trial has tasks of its own
+    asked = evaluation.asked_tasks(run.sweep.evaluation)
+    known = [result for result in _complete(run) if result.tasks]
+    lacking = {result.number: [task for task in asked if task not in result.tasks] for result in known}
+    return {number: missing for number, missing in lacking.items() if missing}
+
+
+def _complete(run: Run) -> list[TrialResult]:
+    results = [files.result for files in run.at_start.values()]
+    return [result for result in results if result is not None and result.state == "complete"]
+
+
+def require_models(run: Run) -> None:
+    """Raises `UserError` where the model of a complete trial cannot be evaluated on another task."""
+    for result in _complete(run):
+        last = run.storage / "stages" / result.stages[-1] if result.stages else None
+        why = "was evaluated by an older version" if not result.tasks else ""
+        if last is None or finished.finished_stage(last) is None:
+            why = f"has no model in the storage any more ({last})"
+        if why:
+            raise UserError(
+                f"evaluation.tasks: no task can be added to this run, since trial {result.number} {why}; {_NEW_NAME}"
+            )
+
+
+def reopen_lacking(run: Run, say: Callable[[str], Any]) -> set[int]:
+    """Opens the complete trials that lack a task of the sweep file again; returns their numbers."""
+    lacking = lacking_tasks(run)
+    for number in lacking:
+        run.trial_folder(number).delete("result.json")
+    if lacking:
+        tasks = ", ".join(dict.fromkeys(task for missing in lacking.values() for task in missing))
+        say(f"evaluation: {tasks} added; the {len(lacking)} trials that had ended are evaluated on what they lack")
+        vars(run).pop("at_start")  # what has been read is so no more
+    return {*lacking}
