@@ -146,6 +146,17 @@ def test_records_by_id_keep_it_and_records_that_name_their_split_go_there(tmp_pa
     assert splits["train"]["id"] == ["7"]
 
 
+def test_columns_of_official_releases_become_those_of_the_hub(tmp_path: Path) -> None:
+    sentences = [f"InputSentence{number}" for number in range(1, 5)]
+    endings = ["RandomFifthSentenceQuiz1", "RandomFifthSentenceQuiz2"]
+    names = ["InputStoryid", *sentences, *endings, "AnswerRightEnding"]
+    (tmp_path / "story_cloze_2018.csv").write_text(f"{','.join(names)}\nid,a,b,c,d,e,f,2\n")
+    task = evaluation.load_tasks(("storycloze_2018",), 0, Places(None, str(tmp_path))).single["storycloze_2018"]
+    (doc,) = task.eval_docs
+    assert task.doc_to_text(doc) == "a b c d" and task.doc_to_choice(doc) == ["e", "f"]
+    assert int(task.doc_to_target(doc)) == 1
+
+
 def test_a_file_that_is_no_data_is_refused_by_its_name(tmp_path: Path) -> None:
     (tmp_path / "sciq.parquet").write_text("no parquet")
     (tmp_path / "boolq.json").write_text('{"a": 1, "b": [2]}')

@@ -5,6 +5,7 @@ Names are compared without case and punctuation: `ARC-Easy`, `arc_easy` and `arc
 
 from __future__ import annotations
 
+import functools
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
@@ -27,6 +28,7 @@ _PARTIAL = frozenset({"subset", "sample"})
 """Words at the end of a file's name that say that it holds a part of a data set."""
 
 
+@functools.lru_cache(maxsize=1 << 16)
 def plain(name: str) -> str:
     """The name in lower case, without punctuation."""
     return "".join(letter for letter in name.lower() if letter.isalnum())
@@ -70,11 +72,12 @@ def file_format(path: str) -> str | None:
     return endings[-1] if endings and endings[-1] in FORMATS else None
 
 
-def readings(path: str, splits: Iterable[str]) -> list[Reading]:
+@functools.lru_cache(maxsize=1 << 16)
+def readings(path: str, splits: tuple[str, ...]) -> tuple[Reading, ...]:
     """The ways to read the path of a file, relative to the folder. `splits`: names of splits beside the usual ones."""
     kind = file_format(path)
     if kind is None:
-        return []
+        return ()
     *folders, name = PurePosixPath(path).parts
     stem = name[: name.lower().rindex(f".{kind}")]
     stem = "" if stem.isdigit() else _SHARD.sub("", stem)
@@ -87,7 +90,7 @@ def readings(path: str, splits: Iterable[str]) -> list[Reading]:
         base = [plain(rest)] if plain(rest) else []
         place = "/".join([*inside, kind])
         found.append(Reading(rank, (*_folder_parts(inside), *base), at, place))
-    return found
+    return tuple(found)
 
 
 def _stems(stem: str, splits: Iterable[str]) -> list[tuple[int, str, str | None]]:

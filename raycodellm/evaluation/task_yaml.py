@@ -6,6 +6,9 @@ from typing import Any
 
 import yaml
 
+_Fast: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same loader in C is eight times as fast: a group such as mmlu has two hundred files."""
+
 
 class Tagged(str):
     """The text of a tagged YAML node such as `!function module.name`."""
@@ -19,7 +22,7 @@ class Tagged(str):
         return made
 
 
-class TaskLoader(yaml.SafeLoader):
+class TaskLoader(_Fast):
     """Reads each tagged node as a `Tagged` text."""
 
 
