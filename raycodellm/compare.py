@@ -97,7 +97,14 @@ def _evaluated(
     stage = evaluation.stage_of(model)
     try:
         return evaluation.evaluate(
-            model, settings, last_stage=stage, device=device, results=kept, on_items=on_items, say=say
+            model,
+            settings,
+            last_stage=stage,
+            device=device,
+            results=kept,
+            leaves_out_unfit=True,
+            on_items=on_items,
+            say=lambda line: say(f"{model}: {line}"),
         )
     except (evaluation.NothingFits, FloatingPointError) as error:  # FloatingPointError: the weights are not finite
         raise UserError(f"{model}: {error}") from error

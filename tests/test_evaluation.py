@@ -315,9 +315,34 @@ def test_tasks_that_generate_are_scored_by_match_and_by_the_likelihood_of_the_an
     assert got.metrics["own_generate_until/acc"] == statistics.fmean(row["correct"] for row in rows)
     assert got.metrics["mean/bpb"] == pytest.approx(result.metrics["boxes/bpb"], rel=1e-4)
     assert {row["chance"] for row in rows} == {0.0} and all(isinstance(row["prediction"], str) for row in rows)
-    long = write_task(tmp_path, "generate_until", "exact_match", extra=extra.replace("4", "600"))
-    with pytest.raises(RuntimeError, match="all 24 items are longer"):
-        evaluate(model, Evaluation(tasks=(long,), limit=24))
+
+
+def test_an_answer_is_written_until_the_context_is_full(model, tmp_path):
+    from transformers import AutoModelForCausalLM, AutoTokenizer
+
+    endless = 'generation_kwargs: {until: ["no such word"], max_gen_toks: 600, do_sample: false}\n'
+    task = write_task(tmp_path, "generate_until", "exact_match", extra=endless)
+    (row,) = evaluate(model, Evaluation(tasks=(task,), limit=1)).items.to_pylist()
+    tokenizer = AutoTokenizer.from_pretrained(model)
+    asked = tokenizer(boxes.TASK.evaluated_items[0].question, return_tensors="pt")
+    whole = AutoModelForCausalLM.from_pretrained(model).generate(**asked, max_length=512, do_sample=False)[0]
+    assert len(whole) == 512 and not row["too_long"]
+    assert row["prediction"] == tokenizer.decode(whole[asked["input_ids"].shape[1] :], skip_special_tokens=True)
+
+
+def test_a_task_of_which_no_item_fits_fails_or_is_left_out_with_the_reason(tmp_path):
+    small = write_model(tmp_path / "small", context=24)
+    fits = write_task(tmp_path, "loglikelihood", "acc", text='"So"')
+    asked = Evaluation(tasks=("boxes", fits), limit=3)
+    with pytest.raises(evaluation.NothingFits, match="'boxes': all 3 items are longer than the model's context of 24"):
+        evaluate(small, asked)
+    said: list[str] = []
+    found = evaluate(small, asked, leaves_out_unfit=True, say=said.append)
+    assert [line for line in said if "boxes" in line and line.endswith("left out")] == said
+    assert "boxes/acc" not in found.metrics and found.metrics["own_loglikelihood/items"] > 0
+    assert found.metrics["mean/bpb"] == found.metrics["own_loglikelihood/bpb"]
+    with pytest.raises(evaluation.NothingFits):
+        evaluate(small, Evaluation(tasks=("boxes",), limit=3), leaves_out_unfit=True)
 
 
 def test_tasks_of_a_single_likelihood_and_of_whole_texts(model, result, tmp_path):

@@ -26,6 +26,8 @@ class _Answer:
     prompt: tuple[int, ...]
     randomness: random.Random
     """This answer's own, so that it depends on no other answer of the batch."""
+    max_tokens: int
+    """Tokens that the task allows, or fewer where the model's context is full before."""
     tokens: list[int] = field(default_factory=list)
 
 
@@ -36,6 +38,7 @@ def generated(
     decoding: Decoding,
     stop: StopWords,
     batch_size: int,
+    max_length: int,
     *,
     share: bool,
     constraint: Constraint | None = None,
@@ -43,7 +46,8 @@ def generated(
     """The text that follows each prompt. Equal prompts are answered once; sampled answers also need equal seeds.
 
     Forward passes, and with them every bit of the results on one kind of machine, depend on these arguments alone.
-    `batch_size`: answers generated at once. `share`: a beginning of all prompts is computed once, which needs a model
+    `batch_size`: answers generated at once. `max_length`: tokens of the model's context; an answer ends where it is
+    full. `share`: a beginning of all prompts is computed once, which needs a model
     that `shares_beginnings`.
     """
     import torch
@@ -56,8 +60,11 @@ def generated(
         cache = prefix_cache(model, order[0][0][:prefix]) if prefix else None
         for begin in range(0, len(order), batch_size):
             batch = order[begin : begin + batch_size]
-            answers = [_Answer(prompt, random.Random(seed)) for prompt, seed in batch]
-            _generate(_Batch(model, answers, decoding, share, prefix, cache), decoding, stop, constraint)
+            answers = [
+                _Answer(prompt, random.Random(seed), min(decoding.max_tokens, max_length - len(prompt)))
+                for prompt, seed in batch
+            ]
+            _generate(_Batch(model, answers, share, prefix, cache), decoding, stop, constraint)
             texts |= {key: stop.text(answer.tokens) for key, answer in zip(batch, answers, strict=True)}
     return [texts[key] for key in keys]
 
@@ -80,7 +87,7 @@ def _generate(batch: _Batch, decoding: Decoding, stop: StopWords, constraint: Co
         going_on = [
             row
             for row, (answer, token) in enumerate(zip(batch.answers, tokens, strict=True))
-            if not _is_over(answer, token, decoding, stop, constraint)
+            if not _is_over(answer, token, stop, constraint)
         ]
         batch.advance(going_on, [tokens[row] for row in going_on])
 
@@ -88,9 +95,7 @@ def _generate(batch: _Batch, decoding: Decoding, stop: StopWords, constraint: Co
 class _Batch:
     """Answers that are generated together: what the model reads next, and the keys and values of what it has read."""
 
-    def __init__(
-        self, model: Any, answers: Sequence[_Answer], decoding: Decoding, plain: bool, prefix: int, cache: Any
-    ) -> None:
+    def __init__(self, model: Any, answers: Sequence[_Answer], plain: bool, prefix: int, cache: Any) -> None:
         """`plain`: the model `shares_beginnings`, and takes masks and keys as these are laid out here. `prefix`: tokens
         of the prompts whose keys and values `cache` holds."""
         import torch
@@ -110,7 +115,7 @@ class _Batch:
         self._inputs: dict[str, Any] = {}
         if plain:
             self._inputs["past_key_values"] = repeated(cache, len(rows)) if prefix else empty_cache()
-            self._mask = self._additive(prefix, width, decoding.max_tokens)
+            self._mask = self._additive(prefix, width, max(answer.max_tokens for answer in answers))
         self._takes = inspect.signature(model.forward).parameters
         if "logits_to_keep" in self._takes:
             self._inputs["logits_to_keep"] = 1
@@ -165,9 +170,9 @@ class _Batch:
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(rows), 1)], -1)
 
 
-def _is_over(answer: _Answer, token: int, decoding: Decoding, stop: StopWords, constraint: Constraint | None) -> bool:
+def _is_over(answer: _Answer, token: int, stop: StopWords, constraint: Constraint | None) -> bool:
     answer.tokens.append(token)
-    if len(answer.tokens) >= decoding.max_tokens or stop.is_over(answer.tokens):
+    if len(answer.tokens) >= answer.max_tokens or stop.is_over(answer.tokens):
         return True
     return constraint is not None and len(constraint.allowed(answer.tokens)) == 0
 

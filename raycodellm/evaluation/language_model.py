@@ -129,6 +129,7 @@ class AnswerLM:
             decoding,
             self._stops[decoding.until],
             self.batch_size,
+            self.max_length,
             share=self.shares_beginnings,
             constraint=self._constraint(decoding),
         )

@@ -23,7 +23,7 @@ from raycodellm.evaluation.results import NoResults, Results, TaskResult
 from raycodellm.evaluation.suites import asked_tasks
 from raycodellm.evaluation.task_loading import LoadedTasks, check_tasks, load_tasks
 from raycodellm.evaluation.task_names import Places
-from raycodellm.evaluation.task_scoring import Listener, TaskScorer
+from raycodellm.evaluation.task_scoring import Listener, NothingFits, TaskScorer
 from raycodellm.evaluation.task_units import asked_units
 from raycodellm.evaluation.workers import Workers
 from raycodellm.files import Folder
@@ -45,6 +45,7 @@ def evaluate(
     results: Results | None = None,
     last_stage: Folder | None = None,
     held_out: Sequence[HeldOutSource] = (),
+    leaves_out_unfit: bool = False,
     on_items: Callable[[int, int], None] = lambda scored, in_all: None,
     say: Callable[[str], None] = lambda line: None,
     should_stop: Callable[[], bool] = lambda: False,
@@ -58,13 +59,15 @@ def evaluate(
     `results` keeps each task's result: a task that has one is not scored, and one that an earlier attempt has begun is
     continued. `last_stage`: the folder of the stage that left the model, for items that it or a stage before it was
     trained on to be marked. `held_out`: the documents of the sweep's sources whose bits per byte the settings measure.
-    `on_items(scored, in_all)` hears how many items of the other tasks all workers have scored,
-    `say` a line about what is continued. `should_stop` is asked on every rank after each block of items; one saying yes
-    stops all.
+    `leaves_out_unfit`: says of which tasks no item fits into the model's context, and goes on with the others; a task
+    that is a part of a group takes the group with it.
 
-    Raises UserError for an unknown task or model, NothingFits when no item of a task fits into the model's context,
-    FloatingPointError, with the task and item, when a log-likelihood is infinite or no number, `Stopped` when told to
-    stop, and `NotWritten`.
+    `on_items(scored, in_all)` hears how many items of the other tasks all workers have scored, `say` a line about what
+    is continued or left out. `should_stop` is asked on every rank after each block of items; one saying yes stops all.
+
+    Raises UserError for an unknown task or model, NothingFits when no item of a task, or of any task, fits into the
+    model's context, FloatingPointError, with the task and item, when a log-likelihood is infinite or no number,
+    `Stopped` when told to stop, and `NotWritten`.
     """
     workers, kept = Workers(rank, world_size, gather), results or NoResults()
     places = Places.of(settings, held_out)
@@ -79,7 +82,13 @@ def evaluate(
         searched = last_stage if settings.contamination else None
         with _scorer(model_folder, settings, missing, places, workers, listener, device, searched) as scorer:
             for task in missing:
-                found[task] = _scored(scorer, task, workers, kept)
+                try:
+                    found[task] = _scored(scorer, task, workers, kept)
+                except NothingFits as error:  # raised on all ranks together
+                    asked = {name: tasks for name, tasks in asked.items() if task not in tasks}
+                    if not leaves_out_unfit or not asked:
+                        raise
+                    say(f"{error}; left out")
     return workers.first(compose(settings, asked, found) if rank == 0 else EvaluationResult())
 
 

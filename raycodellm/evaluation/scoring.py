@@ -12,7 +12,6 @@ from typing import TYPE_CHECKING, Any
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation.code_answers import answer_of
 from raycodellm.evaluation.compared import choice_names, compared
-from raycodellm.evaluation.decoding import Decoding
 from raycodellm.evaluation.isolation import compiled_templates, seed_all
 from raycodellm.evaluation.item_scores import item_scores
 from raycodellm.evaluation.language_model import AnswerLM, TokenPair
@@ -203,13 +202,14 @@ def _likelihood_question(lm: AnswerLM, name: str, task: Task, instances: list[In
 
 
 def _generation_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
-    doc, (prompt, settings) = instances[0].doc, instances[0].args
+    """An answer to write. The item needs room for its prompt and its right answer; the model writes until it is done,
+    the task's greatest length is reached, or the context is full."""
+    doc, prompt = instances[0].doc, instances[0].args[0]
     gold = task.doc_to_target(doc)
     if getattr(task.config, "doc_to_choice", None) is not None and isinstance(gold, int):
         gold = task.doc_to_choice(doc)[gold]
     text = str(gold[0] if isinstance(gold, list) and gold else gold)
-    room = Decoding.of(settings, lm.max_gen_toks).max_tokens
-    row = {"gold": text, "chance": 0.0, "needed": len(lm.tok_encode(prompt)) + room}
+    row = {"gold": text, "chance": 0.0, "needed": len(lm.tok_encode(prompt)) + 1}
     pair = lm.encoder.encode_pair(prompt, task.config.target_delimiter + text)
     pairs = [pair] if text and pair[1] else []
     return _Question(row, instances, pairs, [0] * len(pairs), [len(text.encode())])
