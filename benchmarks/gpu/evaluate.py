@@ -93,9 +93,7 @@ def theirs(options: argparse.Namespace, tasks: tuple[str, ...]) -> tuple[dict[tu
 def compared(options: argparse.Namespace, kind: str, tasks: tuple[str, ...]) -> dict[str, Any]:
     ours(options, tasks, options.device)  # loads libraries, kernels and tasks
     rows, rate = ours(options, tasks, options.device)
-    evaluation.load_tasks.cache_clear()  # lm-eval leaves its answers in the tasks
     right, their_rate = theirs(options, tasks)
-    evaluation.load_tasks.cache_clear()
     on_cpu, cpu_rate = ours(options, tasks, "cpu")
     pairs = list(zip(rows, on_cpu, strict=True))
     bits = [abs(a["bits_per_byte"] - b["bits_per_byte"]) for a, b in pairs if a["bits_per_byte"] is not None]
