@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -14,6 +14,8 @@ from raycodellm.evaluation.decoding import Constraint, Decoding, StopWords
 from raycodellm.evaluation.encoding import Encoder, TokenPair
 from raycodellm.evaluation.generation import end_tokens, generated
 from raycodellm.evaluation.likelihoods import Likelihood, likelihoods, shares_beginnings
+from raycodellm.evaluation.placement import device_or_default, memory_of, sharded_over, weight_bytes, whole_bytes
+from raycodellm.evaluation.workers import Workers
 from raycodellm.files import Folder
 
 if TYPE_CHECKING:
@@ -36,21 +38,44 @@ def model_files(model: Folder | Path | str) -> Iterator[str]:
         raise UserError(f"there is no model folder {str(folder)!r}; give one that holds config.json and safetensors")
 
 
-def load_model(files: str, batch_size: int, device: str | None) -> AnswerLM:
-    """Loads the model and tokenizer of a folder or hub name; raises UserError where transformers cannot."""
-    import torch
+def load_model(
+    files: str,
+    batch_size: int,
+    device: str | None,
+    max_memory: Mapping[int | str, int] | None = None,
+    offload_folder: str | None = None,
+) -> AnswerLM:
+    """Loads the model and tokenizer of a folder or hub name; raises UserError where transformers cannot.
+
+    `max_memory`: bytes of each GPU, and of `cpu`, over which the model is sharded layer by layer instead of being held
+    by `device`; what fits nowhere is read from `offload_folder` for each forward pass.
+    """
     import transformers
 
-    device = device or ("cuda" if torch.cuda.is_available() else "cpu")
+    options: dict[str, Any] = {"dtype": "auto", "trust_remote_code": False}
+    if max_memory is not None:
+        options |= {"device_map": "auto", "max_memory": dict(max_memory), "offload_folder": offload_folder}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(files, dtype="auto", trust_remote_code=False)
-        model = model.to(device)
+        model = transformers.AutoModelForCausalLM.from_pretrained(files, **options)
+        if max_memory is None:
+            model = model.to(device_or_default(device))
         tokenizer = transformers.AutoTokenizer.from_pretrained(files, trust_remote_code=False)
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(f"{files!r} brings Python code of its own, which raycodellm never runs") from error
         raise UserError(f"{files!r} could not be loaded as a Hugging Face language model: {error}") from error
     return AnswerLM(model.eval(), tokenizer, batch_size)
+
+
+def load_for(files: str, batch_size: int, device: str | None, workers: Workers) -> AnswerLM | None:
+    """Loads the model for a group of workers, a collective: on each worker's device, or, where one cannot hold it, over
+    the GPUs of their node for the first worker, which then scores for all; None for the others. Raises UserError where
+    neither is possible."""
+    device = device_or_default(device)
+    limits = sharded_over(weight_bytes(files), workers.all(memory_of(device)))
+    if limits is None:
+        return load_model(files, batch_size, device)
+    return load_model(files, batch_size, device, whole_bytes(limits)) if workers.rank == 0 else None
 
 
 class AnswerLM:

@@ -18,7 +18,7 @@ from raycodellm.evaluation.composition import EvaluationResult, compose
 from raycodellm.evaluation.contamination import NotKnown, contaminated_items
 from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.item_text import texts_of
-from raycodellm.evaluation.language_model import load_model, model_files
+from raycodellm.evaluation.language_model import load_for, model_files
 from raycodellm.evaluation.results import NoResults, Results, TaskResult
 from raycodellm.evaluation.suites import asked_tasks
 from raycodellm.evaluation.task_loading import LoadedTasks, check_tasks, load_tasks
@@ -106,7 +106,7 @@ def _scorer(
     """Loads the model and the tasks, for all tasks at once."""
     with quiet(), own_randomness(), model_files(model_folder) as files:
         loaded = load_tasks(tuple(tasks), settings.few_shot, places, Sampling.of(settings))
-        lm = load_model(files, settings.batch_size, device)
+        lm = load_for(files, settings.batch_size, device, workers)
         contaminated = _contaminated(last_stage, loaded, settings.limit, workers, listener)
         yield TaskScorer(lm, loaded, settings, workers, listener, contaminated)
 

@@ -105,24 +105,25 @@ def blocks(items: list[list[Instance]], settings: Evaluation) -> list[list[list[
 
 
 def score_task(
-    lm: AnswerLM,
+    lm: AnswerLM | None,
     name: str,
     task: Task,
     items: list[list[Instance]],
     settings: Evaluation,
     rank: int,
-    world_size: int,
+    num_models: int,
     *,
     on_block: OnBlock,
     done: Container[int] = frozenset(),
 ) -> None:
     """Scores this worker's share of the task's `items`, block by block, without the blocks in `done`.
 
-    Gives each block's rows to `on_block`, which may end the scoring by an exception.
+    Gives each block's rows to `on_block`, which may end the scoring by an exception. The first `num_models` workers
+    have a model; the others only take part in the rounds.
     """
     left = [(block, some) for block, some in enumerate(blocks(items, settings)) if block not in done]
-    for first in range(0, len(left), world_size):
-        if first + rank < len(left):
+    for first in range(0, len(left), num_models):
+        if lm is not None and first + rank < len(left):
             block, mine = left[first + rank]
             on_block(block, _score_block(lm, name, task, mine))
         else:

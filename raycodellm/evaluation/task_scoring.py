@@ -46,17 +46,21 @@ class TaskScorer:
 
     def __init__(
         self,
-        lm: AnswerLM,
+        lm: AnswerLM | None,
         tasks: LoadedTasks,
         settings: Evaluation,
         workers: Workers,
         listener: Listener,
         contaminated: Mapping[str, Sequence[bool | None]] | None = None,
     ) -> None:
-        """`contaminated`: for each task, by its own name, whether each of its items is; a task may be missing."""
+        """`lm`: None on all workers but the first where that one holds the model for all. `contaminated`: for each
+        task, by its own name, whether each of its items is; a task may be missing."""
         self._lm, self._tasks, self._settings = lm, tasks, settings
         self._contaminated = contaminated or {}
         self._workers, self._listener = workers, listener
+        models = workers.all(None if lm is None else lm.max_length)
+        self._max_length = models[0] or 0
+        self._num_models = sum(length is not None for length in models)
         self._items = {
             name: {member: instances_by_item(one, settings.limit) for member, one in of_name.items()}
             for name, of_name in tasks.of.items()
@@ -88,7 +92,7 @@ class TaskScorer:
         order = {member: index for index, member in enumerate(members)}
         gathered.sort(key=lambda row: (order[row["task"]], row["item"]))
         # Every rank has all rows here, so that all ranks raise together and none waits for a rank that has raised.
-        require_fitting_and_finite(gathered, self._lm.max_length)
+        require_fitting_and_finite(gathered, self._max_length)
         metrics: dict[str, float] = {}
         for member in members:
             own = [row for row in gathered if row["task"] == member]
@@ -147,7 +151,7 @@ class TaskScorer:
             items,
             self._settings,
             self._workers.rank,
-            self._workers.size,
+            self._num_models,
             on_block=on_block,
             done=done,
         )

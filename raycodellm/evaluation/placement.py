@@ -1,0 +1,98 @@
+"""Where a model is held while it is evaluated: on each worker's device, or over all GPUs of a node."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from raycodellm.config import UserError
+from raycodellm.memory_needs import GIB, machine_bytes
+
+_SHARE = 0.9
+"""Share of a GPU's free memory that weights may take where the model is sharded; the rest is for activations."""
+
+
+@dataclass(frozen=True)
+class Memory:
+    """The memory that a worker finds, in bytes."""
+
+    node: str
+    own: float
+    """Free memory of the worker's device; all of the machine's where that is the CPU."""
+    gpus: tuple[float, ...] = ()
+    """Free memory of each GPU that the worker sees; empty on a CPU."""
+
+
+def memory_of(device: str) -> Memory:
+    """The memory of a worker on `device`, such as `cpu` or `cuda:0`."""
+    import torch
+
+    if not device.startswith("cuda"):
+        return Memory(platform.node(), machine_bytes())
+    gpus = tuple(float(torch.cuda.mem_get_info(number)[0]) for number in range(torch.cuda.device_count()))
+    return Memory(platform.node(), gpus[torch.device(device).index or 0], gpus)
+
+
+def sharded_over(weights: float, workers: Sequence[Memory]) -> dict[int, float] | None:
+    """Bytes of each GPU over which the first worker shards the model, for all workers; None where every worker's own
+    device holds the model. `weights`: bytes of the weights, which are less than the model needs, so that a model that
+    is refused cannot fit.
+
+    Raises UserError, with the memory and what would work, where neither is possible.
+    """
+    if all(weights <= one.own for one in workers):
+        return None
+    least = min(one.own for one in workers)
+    needs = f"the model's weights take {weights / GIB:.3g} GiB"
+    first = workers[0]
+    if not first.gpus:
+        raise UserError(
+            f"{needs}, and the machine has {least / GIB:.3g} GiB of memory; evaluate the model on a machine with more "
+            "memory, or on one whose GPUs hold the model together"
+        )
+    usable = {number: _SHARE * free for number, free in enumerate(first.gpus)}
+    together = sum(usable.values())
+    nodes = len({one.node for one in workers})
+    if nodes > 1:
+        raise UserError(
+            f"{needs}, and a worker's GPU has {least / GIB:.3g} GiB free; a model is sharded over GPUs of one node, "
+            f"but the workers are on {nodes} nodes: evaluate the model with `raycodellm eval` on a node whose GPUs "
+            "hold it, or use no more scaling.workers than a node has GPUs"
+        )
+    if weights > together:
+        raise UserError(
+            f"{needs}, and the node's {len(usable)} visible GPUs have {together / GIB:.3g} GiB for weights; evaluate "
+            "the model on a node with more or larger GPUs"
+        )
+    return usable
+
+
+def weight_bytes(files: str) -> float:
+    """Bytes of the weights of a model folder or of a name on the hub, in the precision that they are kept in."""
+    for kind in ("model*.safetensors", "pytorch_model*.bin"):
+        if found := sum(path.stat().st_size for path in Path(files).glob(kind)):
+            return float(found)
+    import torch
+    import transformers
+
+    try:
+        config = transformers.AutoConfig.from_pretrained(files, trust_remote_code=False)
+        with torch.device("meta"):
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32)
+    except (OSError, ValueError):
+        return 0.0  # loading tells what is wrong
+    return float(sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
+
+
+def device_or_default(device: str | None) -> str:
+    """`device`, or a GPU if the machine has one."""
+    import torch
+
+    return device or ("cuda" if torch.cuda.is_available() else "cpu")
+
+
+def whole_bytes(limits: Mapping[int, float]) -> dict[int | str, int]:
+    """The limits as transformers takes them, for GPUs alone."""
+    return {number: int(size) for number, size in limits.items()}
