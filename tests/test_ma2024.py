@@ -5,14 +5,12 @@ from __future__ import annotations
 import json
 import math
 from pathlib import Path
-from types import SimpleNamespace
 
 import pytest
 from test_evaluation import write_model
 
 from raycodellm import compare, evaluation
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation.compared import compared
 from raycodellm.evaluation.task_names import Places
 from raycodellm.tasks.babi import babi
 from raycodellm.tasks.ma2024_transfer import c3, dureader
@@ -290,12 +288,27 @@ def choices_of(name: str) -> list[str]:
     return C3_TEXT[1][0]["choice"] if name.startswith("c3") else ["无法判断", "正确", "错误"]
 
 
-def test_choices_are_compared_by_perplexity_where_their_texts_have_more_tokens():
-    task = SimpleNamespace(config=SimpleNamespace(metadata={"compare": "perplexity"}))
-    pairs = [([1], [2, 3, 4]), ([1], [2, 3])]
-    assert compared(task, pairs, [(-6.0, True), (-5.0, False)]) == [(-2.0, True), (-2.5, False)]
-    task.config.metadata = None
-    assert compared(task, pairs, [(-6.0, True), (-5.0, False)]) == [(-6.0, True), (-5.0, False)]
+def test_a_task_may_compare_its_choices_by_perplexity(folder, plain, tmp_path):
+    """Choices of unlike length, where the sum over tokens and the mean per token prefer different ones."""
+    choices = ["a", "a bell and a rope and a lamp and a drum"]
+    items = [{"asked": f"Box {number} contains", "choices": choices, "gold": 0} for number in range(6)]
+    (tmp_path / "items.jsonl").write_text("".join(f"{json.dumps(item)}\n" for item in items))
+    lines = [
+        *("task: lengths", "dataset_path: json", "output_type: multiple_choice", "test_split: test"),
+        f"dataset_kwargs: {{data_files: {{test: {tmp_path}/items.jsonl}}}}",
+        *("doc_to_text: asked", "doc_to_choice: choices", "doc_to_target: gold"),
+        "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]",
+        "metadata: {version: 1, compare: perplexity}",
+    ]
+    (tmp_path / "lengths.yaml").write_text("\n".join(lines))
+    found = rows(evaluation.evaluate(folder, Evaluation(tasks=(str(tmp_path / "lengths.yaml"),))), "lengths")
+    by_sum = []
+    for row in found:
+        scored = [plain.likelihood(items[row["item"]]["asked"], f" {choice}") for choice in choices]
+        means = [total / tokens for total, tokens in scored]
+        assert row["prediction"] == choices[means.index(max(means))]
+        by_sum.append(choices[scored.index(max(scored))])
+    assert [row["prediction"] for row in found] != by_sum
 
 
 @pytest.mark.parametrize("name", ["scienceqa_generated", "ekar_generated_channel"])

@@ -10,7 +10,7 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Iterable, Iterator, Mapping
-from functools import partial
+from functools import lru_cache, partial
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -19,9 +19,10 @@ if TYPE_CHECKING:
 Doc = Mapping[str, Any]
 
 
+@lru_cache(maxsize=20)  # each of the twenty tasks reads all files, as all tasks share a data set
 def read_release(name: str, data: bytes) -> list[dict[str, Any]]:
-    """The questions of an official file such as `qa1_single-supporting-fact_test.txt`. Raises ValueError, with the
-    line, for a file in another layout."""
+    """The questions of an official file such as `qa1_single-supporting-fact_test.txt`; the caller leaves them as they
+    are. Raises ValueError, with the line, for a file in another layout."""
     named = re.match(r"qa(\d+)_", name)
     if named is None:
         raise ValueError(f"the name {name!r} does not begin with the task, such as qa1_")
