@@ -87,6 +87,8 @@ def test_a_task_file_is_known_by_what_it_calls_itself(tmp_path) -> None:
         ("process_results: !function a.b\nmetric_list:\n  - {metric: pass@1, aggregation: mean}\n", "pass@10", False),
         ("metric_list:\n  - {metric: !function a.pass_at_k, aggregation: mean}\n", "pass@10", True),
         ("class: !function a.Task\n", "anything", True),
+        ("metric_list: [{metric: em}]\nfilter_list: [{name: strict}, {name: loose}]\n", "em,loose", True),
+        ("metric_list: [{metric: em}]\nfilter_list: [{name: strict}, {name: loose}]\n", "em,strict", False),
         ("output_type: loglikelihood\n", "perplexity", True),
     ],
 )

@@ -8,9 +8,10 @@ import math
 import numpy as np
 import pyarrow as pa
 import pytest
+from test_evaluation import write_model
 
 from raycodellm import compare, evaluation
-from raycodellm.config import Objective, UserError
+from raycodellm.config import Evaluation, Objective, UserError
 from raycodellm.evaluation import objectives
 from raycodellm.evaluation.averages import average_metrics
 from raycodellm.evaluation.corpus_metrics import corpus_metrics, jackknife_interval
@@ -141,6 +142,27 @@ def test_the_tables_columns_survive_a_file(tmp_path):
     assert dict(row["scores"]) == {"pass@1": 1.0}
     assert (row["not_run"], row["contaminated"], row["num_bytes"]) == (False, None, 3)
     assert task_metrics("code", [row])["code/pass@1"] == 1.0
+
+
+def test_a_tasks_further_filters_give_scores_of_their_own(tmp_path):
+    text = (
+        "task: own\ncustom_dataset: !function raycodellm.tasks.boxes.dataset\noutput_type: generate_until\n"
+        "test_split: test\ndoc_to_text: question\ndoc_to_target: '{{choices[gold]}}'\n"
+        "generation_kwargs: {until: ['.'], max_gen_toks: 4, do_sample: false}\n"
+        "metric_list: [{metric: exact_match, aggregation: mean, higher_is_better: true}]\n"
+        "filter_list:\n"
+        "  - {name: as-it-is, filter: [{function: take_first}]}\n"
+        "  - {name: gold, filter: [{function: custom, filter_fn: !function helper.gold}, {function: take_first}]}\n"
+    )
+    (tmp_path / "own.yaml").write_text(text)
+    (tmp_path / "helper.py").write_text(
+        "def gold(answers, docs):\n    return [[doc['choices'][doc['gold']]] for doc in docs]\n"
+    )
+    settings = Evaluation(tasks=(str(tmp_path / "own.yaml"),), limit=4)
+    found = evaluation.evaluate(write_model(tmp_path / "model"), settings)
+    assert (found.metrics["own/exact_match"], found.metrics["own/exact_match,gold"]) == (0.0, 1.0)
+    assert found.metrics["own/acc"] == 0.0, "the first filter counts"
+    assert len(evaluation.samples(found.items, "own/exact_match,gold")[0]) == 4
 
 
 # ------------------------------------------------------------------------------------------- aggregations of a corpus

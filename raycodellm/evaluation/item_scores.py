@@ -27,6 +27,12 @@ def item_scores(found: Mapping[str, Any], aggregations: Mapping[str, Callable[..
     return {"scores": scores, "corpus_scores": corpus, "not_run": False}
 
 
+def with_filter(row: Mapping[str, Any], name: str, found: Mapping[str, Any]) -> dict[str, Any]:
+    """The column `scores` of an item with those of another filter of its task, as lm-eval names them:
+    `exact_match,flexible-extract`. `found`: what `item_scores` makes of that filter's results."""
+    return {"scores": {**row["scores"], **{f"{score},{name}": value for score, value in found["scores"].items()}}}
+
+
 def is_mean(aggregation: Callable[..., Any] | None) -> bool:
     """True if the aggregation is lm-eval's mean over items, or none is named."""
     from lm_eval.api import metrics

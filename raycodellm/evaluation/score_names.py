@@ -66,4 +66,7 @@ def _of_file(path: Path) -> frozenset[str] | None:
     names = [one.get("metric") if isinstance(one, dict) else None for one in listed]
     if any(not isinstance(name, str) or isinstance(name, Tagged) for name in names):
         return None
-    return frozenset(map(str, names))
+    scores = frozenset(map(str, names))
+    filters = merged.get("filter_list")
+    further = [one.get("name") for one in filters[1:] if isinstance(one, dict)] if isinstance(filters, list) else []
+    return scores | {f"{score},{name}" for score in scores for name in further}

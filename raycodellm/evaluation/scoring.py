@@ -13,7 +13,7 @@ from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation.code_answers import answer_of
 from raycodellm.evaluation.compared import choice_names, compared
 from raycodellm.evaluation.isolation import compiled_templates, seed_all
-from raycodellm.evaluation.item_scores import item_scores
+from raycodellm.evaluation.item_scores import item_scores, with_filter
 from raycodellm.evaluation.language_model import AnswerLM, TokenPair
 from raycodellm.evaluation.metrics import is_scored, scores_of
 from raycodellm.evaluation.rationales import Asked, with_rationales
@@ -265,10 +265,14 @@ def _score_questions(lm: AnswerLM, task: Task, questions: list[_Question]) -> No
             instance.resps.append(response)
     task._instances = instances  # apply_filters reads this list; the task's other instances have no responses
     task.apply_filters()
-    name = next(iter(instances[0].filtered_resps))  # of a task with several filters the first one counts
+    first, *others = instances[0].filtered_resps  # of a task with several filters the first one counts
     for question, found in zip(questions, likelihoods, strict=True):
-        results = [instance.filtered_resps[name] for instance in question.instances]
+        results = [instance.filtered_resps[first] for instance in question.instances]
         _fill_row(task, question, [likelihood for likelihood, _ in found], results)
+        for name in others:
+            filtered = [instance.filtered_resps[name] for instance in question.instances]
+            more = task.process_results(question.instances[0].doc, filtered)
+            question.row |= with_filter(question.row, name, item_scores(more, task.aggregation()))
 
 
 def _fill_row(task: Task, question: _Question, likelihoods: list[float], results: list[Any]) -> None:
