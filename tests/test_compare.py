@@ -7,6 +7,7 @@ import statistics
 
 import pyarrow as pa
 import pytest
+from test_evaluation import write_model
 
 from raycodellm import compare, evaluation
 from raycodellm.config import Evaluation, UserError
@@ -108,6 +109,31 @@ def test_a_model_that_cannot_be_scored_is_named_in_one_line(models, monkeypatch,
 def test_a_folder_with_an_equals_sign_in_its_name_can_be_half_of_a_pair() -> None:
     models = ["runs/lr=1", "runs/lr=2"]
     assert compare.pair_of("runs/lr=1=runs/lr=2", models) == ("runs/lr=1", "runs/lr=2")
+
+
+def test_a_second_call_with_the_same_output_scores_only_what_the_first_did_not(tmp_path, monkeypatch) -> None:
+    model = write_model(tmp_path / "model")
+    (tmp_path / "tasks").mkdir()
+    (tmp_path / "tasks" / "items.jsonl").write_text('{"question": "one", "answer": "two"}\n' * 6)
+    for name in ("first", "second"):
+        (tmp_path / "tasks" / f"{name}.yaml").write_text(
+            f"task: {name}\ndataset_path: json\n"
+            f"dataset_kwargs: {{data_files: {{test: {tmp_path}/tasks/items.jsonl}}}}\n"
+            "output_type: loglikelihood\ntest_split: test\ndoc_to_text: question\ndoc_to_target: answer\n"
+            "metric_list: [{metric: acc, aggregation: mean, higher_is_better: true}]\n"
+        )
+    told: list[tuple[int, int]] = []
+
+    def scored(*tasks: str) -> int:
+        told.clear()
+        settings = Evaluation(tasks=tasks, include=str(tmp_path / "tasks"))
+        found = compare.run([str(model)], settings, [], str(tmp_path / "out"), lambda model, *items: told.append(items))
+        assert {*found.results[str(model)].metrics} >= {f"{task}/acc" for task in tasks}
+        return told[-1][0] if told else 0
+
+    assert [scored("first"), scored("first"), scored("first", "second"), scored("second")] == [6, 0, 6, 0]
+    write_model(tmp_path / "model", context=256)
+    assert scored("first") == 6, "another model in the same place"
 
 
 @pytest.mark.parametrize("pair", ["base", "base=", "a=b"])

@@ -16,6 +16,7 @@ from raycodellm.config import Evaluation, LearningRate, Model, Scaling, Source, 
 from raycodellm.corpora import item_runs, seen_in, source_fingerprint
 from raycodellm.evaluation import contaminated_items, evaluate
 from raycodellm.evaluation.contamination import NotKnown
+from raycodellm.evaluation.workers import Stopped, Workers
 from raycodellm.files import Folder
 from raycodellm.records import SourceSlice, StageJob, as_json
 from raycodellm.tokens import build_tokenizer, prepare_store
@@ -116,6 +117,27 @@ def test_only_items_in_the_drawn_sequences_of_this_stage_and_those_before_it_are
     both = contaminated_items(Folder(second.folder), texts)
     assert both["drawn"] == [a or b for a, b in zip(seen_whole(job), seen_whole(second), strict=True)]
     assert sum(both["drawn"]) > sum(first["drawn"])
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_search_that_one_worker_is_told_to_stop_ends_on_all_and_leaves_no_half_answer(job, monkeypatch, num_workers):
+    from raycodellm.stage import texts
+
+    monkeypatch.setattr(texts, "_BLOCK_TOKENS", LENGTH)
+    leave(job)
+    asked = []
+
+    def search(rank, gather):
+        def should_stop() -> bool:
+            asked.append(rank)
+            return rank == num_workers - 1
+
+        group = Workers(rank, num_workers, gather if num_workers > 1 else None)
+        return contaminated_items(Folder(job.folder), {"drawn": ITEMS}, group, should_stop)
+
+    assert all(isinstance(ended, Stopped) for ended in together(num_workers, search))
+    assert asked.count(num_workers - 1) == 1
+    assert Folder(job.folder).list() == ["stage.json"]
 
 
 def test_the_trained_texts_are_those_of_every_sequence_once_however_many_workers_read_them(job, monkeypatch):

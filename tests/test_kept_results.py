@@ -2,17 +2,23 @@
 
 from __future__ import annotations
 
+import functools
 import json
+import os
+import signal
+import socket
 import threading
 from pathlib import Path
 
+import forkserver
 import pyarrow as pa
 import pytest
 from test_evaluation import write_model
 from worker_group import together
 
-from raycodellm import evaluation
+from raycodellm import engine, evaluation
 from raycodellm.config import Evaluation
+from raycodellm.engine import World
 from raycodellm.evaluation import KeptResults, Stopped, evaluate, partial_rows, scoring
 from raycodellm.evaluation.partial_rows import PartialRows
 from raycodellm.files import Folder
@@ -260,3 +266,55 @@ def test_rows_of_a_task_in_work_are_written_after_a_while_and_a_full_disk_ends_n
     place.flush()
     place.delete()
     assert not tmp_path.exists()
+
+
+# ------------------------------------------------------------------------------------- real processes and real kills
+
+
+def _evaluate_in_group(
+    rank: int, port: int, num_workers: int, model: str, settings: Evaluation, kept, dies: bool
+) -> None:
+    os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
+    scoring._BLOCK_ITEMS, partial_rows.FLUSH_SECONDS = 1, 0.0
+    world = World(rank, num_workers)
+    engine.init_process(world, num_threads=1)
+
+    def on_items(done: int, in_all: int) -> None:
+        if dies and rank == num_workers - 1 and done >= 8:
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    gather = functools.partial(engine.gather, world)
+    evaluate(model, settings, rank=rank, world_size=num_workers, gather=gather, results=kept, on_items=on_items)
+
+
+def _in_processes(num_workers: int, *arguments) -> list[int]:
+    """The exit codes of the group's processes. When one has died, the others are killed, as Ray Train does."""
+    context = forkserver.context()
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        port = probe.getsockname()[1]
+    workers = [
+        context.Process(target=_evaluate_in_group, args=(rank, port, num_workers, *arguments))
+        for rank in range(num_workers)
+    ]
+    for worker in workers:
+        worker.start()
+    while any(worker.is_alive() for worker in workers):
+        if any(worker.exitcode not in (None, 0) for worker in workers):
+            for worker in workers:
+                worker.kill()
+        workers[0].join(0.05)
+    return [worker.exitcode for worker in workers]
+
+
+@pytest.mark.exhaustive
+@pytest.mark.parametrize("kind", KINDS)
+def test_two_processes_of_which_one_is_killed_and_then_one_alone_give_the_rows_of_an_uninterrupted_evaluation(
+    model, tasks, tmp_path, kind
+) -> None:
+    settings = Evaluation(tasks=(tasks[kind],), limit=NUM_ITEMS, batch_size=IN_A_BLOCK)
+    kept = KeptResults(Folder(str(tmp_path)), {tasks[kind]: "key"})
+    assert _in_processes(2, str(model), settings, kept, True)[1] == -signal.SIGKILL
+    assert PartialRows(Folder(str(tmp_path)) / "key").read().blocks and kept.read([tasks[kind]]) == {}
+    assert _in_processes(1, str(model), settings, kept, False) == [0]
+    assert kept.read([tasks[kind]])[tasks[kind]].items.to_pylist() == evaluate(model, settings).items.to_pylist()

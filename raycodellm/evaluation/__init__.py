@@ -35,10 +35,11 @@ from raycodellm.evaluation.task_files import (
 )
 from raycodellm.evaluation.task_loading import check_tasks, load_tasks, preload
 from raycodellm.evaluation.task_names import Places
-from raycodellm.evaluation.task_scoring import NothingFits, Stopped
+from raycodellm.evaluation.task_scoring import NothingFits
 from raycodellm.evaluation.task_units import asked_units
 from raycodellm.evaluation.trial_items import read_trial_items
 from raycodellm.evaluation.win_rate import Comparison, Judging, judged, win_rate_lines
+from raycodellm.evaluation.workers import Stopped
 
 __all__ = [
     "AVERAGED",

@@ -17,7 +17,7 @@ import numpy as np
 from raycodellm import corpora
 from raycodellm.config import UserError
 from raycodellm.corpora import ItemRuns
-from raycodellm.evaluation.workers import ONE_WORKER, Workers
+from raycodellm.evaluation.workers import ONE_WORKER, Stopped, Workers
 from raycodellm.files import DamagedFile, Folder, cause, fingerprint
 from raycodellm.records import StageJob, from_json
 from raycodellm.tokens import StoreError
@@ -30,17 +30,21 @@ class NotKnown(Exception):
 
 
 def contaminated_items(
-    last_stage: Folder, texts: Mapping[str, Sequence[str]], workers: Workers = ONE_WORKER
+    last_stage: Folder,
+    texts: Mapping[str, Sequence[str]],
+    workers: Workers = ONE_WORKER,
+    should_stop: Callable[[], bool] = lambda: False,
 ) -> dict[str, list[bool | None]]:
     """For each task, whether each of its items is contaminated; None for an item too short to be looked for.
 
     `last_stage`: the folder of the stage that left the model. `texts`: task -> text of each item, prompt and right
-    answer. A collective. Raises NotKnown on all ranks where a stage's record or a token store is gone or damaged.
+    answer. A collective. Raises NotKnown on all ranks where a stage's record or a token store is gone or damaged, and
+    `Stopped` when `should_stop`, which is asked on every rank, ends the search on one.
     """
     runs = {task: corpora.item_runs(some) for task, some in texts.items()}
     seen = {task: np.zeros(len(of_task.hashes), bool) for task, of_task in runs.items()}
     for folder, job in _stages(last_stage, workers):
-        for task, found in _seen_in_stage(folder, job, runs, workers).items():
+        for task, found in _seen_in_stage(folder, job, runs, workers, should_stop).items():
             seen[task] |= found
     return {task: runs[task].contaminated(found) for task, found in seen.items()}
 
@@ -67,20 +71,25 @@ def _job_of(folder: Folder) -> StageJob:
 
 
 def _known_to_all(read: Callable[[], T], workers: Workers) -> list[T]:
-    """The value of each worker's `read`. Raises NotKnown on all ranks if it cannot read on one."""
+    """The value of each worker's `read`. Raises NotKnown or Stopped on all ranks if it does on one."""
+    is_stopped = False
     try:
         mine: tuple[T | None, str] = (read(), "")
+    except Stopped:
+        mine, is_stopped = (None, ""), True
     except (OSError, DamagedFile, StoreError, UserError) as error:
         mine = (None, cause(error))
-    found = workers.all(mine)
+    found, stops = zip(*workers.all((mine, is_stopped)), strict=True)
+    if any(stops):
+        raise Stopped
     fault = next((fault for _, fault in found if fault), None)
     if fault is not None:
         raise NotKnown(fault)
-    return [value for value, _ in found]  # type: ignore[misc]  # none without a fault
+    return [value for value, _ in found]  # none without a fault
 
 
 def _seen_in_stage(
-    folder: Folder, job: StageJob, runs: Mapping[str, ItemRuns], workers: Workers
+    folder: Folder, job: StageJob, runs: Mapping[str, ItemRuns], workers: Workers, should_stop: Callable[[], bool]
 ) -> dict[str, np.ndarray]:
     """For each task bool[distinct runs]: True where the stage was trained on the run."""
     names = {task: f"seen-{fingerprint(of_task.hashes.tobytes().hex())}.parquet" for task, of_task in runs.items()}
@@ -90,7 +99,7 @@ def _seen_in_stage(
     wanted = [task for task, found in known.items() if found is None]
     if wanted:
         every = np.unique(np.concatenate([runs[task].hashes for task in wanted]))
-        seen = np.logical_or.reduce(_known_to_all(partial(_search, job, every, workers), workers))
+        seen = np.logical_or.reduce(_known_to_all(partial(_search, job, every, workers, should_stop), workers))
         for task in wanted:
             known[task] = of_task = seen[np.searchsorted(every, runs[task].hashes)]
             if is_first:
@@ -98,13 +107,15 @@ def _seen_in_stage(
     return {task: found for task, found in known.items() if found is not None}
 
 
-def _search(job: StageJob, hashes: np.ndarray, workers: Workers) -> np.ndarray:
+def _search(job: StageJob, hashes: np.ndarray, workers: Workers, should_stop: Callable[[], bool]) -> np.ndarray:
     """bool[len(hashes)]: True for each run that stands in this worker's share of the stage's texts."""
     from raycodellm import stage  # imports torch, which commands that evaluate nothing do without
 
     found = np.zeros(len(hashes), bool)
     for texts in stage.trained_texts(job, workers.rank, workers.size):
         found |= corpora.seen_in(texts, hashes)
+        if should_stop():
+            raise Stopped
     return found
 
 

@@ -119,7 +119,7 @@ def _contaminated(
         return {}
     texts = {name: texts_of(task, limit) for of_name in tasks.of.values() for name, task in of_name.items()}
     try:
-        return contaminated_items(last_stage, texts, workers)
+        return contaminated_items(last_stage, texts, workers, listener.should_stop)
     except NotKnown as error:
         listener.say(f"which items the model was trained on is not known: {error}")
         return {}

@@ -14,7 +14,7 @@ from raycodellm.evaluation.metrics import task_metrics
 from raycodellm.evaluation.partial_rows import PartialRows
 from raycodellm.evaluation.results import TaskResult
 from raycodellm.evaluation.scoring import ScoredItem, blocks, instances_by_item, judge, score_task
-from raycodellm.evaluation.workers import Workers
+from raycodellm.evaluation.workers import Stopped, Workers
 
 if TYPE_CHECKING:
     from raycodellm.evaluation.language_model import AnswerLM
@@ -23,10 +23,6 @@ if TYPE_CHECKING:
 
 class NothingFits(RuntimeError):
     """No item of a task fits into the model's context."""
-
-
-class Stopped(Exception):
-    """The evaluation was told to stop. What it has scored is kept."""
 
 
 @dataclass(frozen=True)

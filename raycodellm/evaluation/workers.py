@@ -9,6 +9,10 @@ from typing import Any, TypeVar
 T = TypeVar("T")
 
 
+class Stopped(Exception):
+    """The evaluation was told to stop. What it has scored is kept."""
+
+
 @dataclass(frozen=True)
 class Workers:
     """This worker's place among those of its group. Its methods are collectives: every worker calls them."""

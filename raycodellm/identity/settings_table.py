@@ -11,8 +11,8 @@ Identities hold more than leaves of the sweep file:
   texts of the evaluation items that are removed from the source, and the format's version;
 * a stage's: a pretrained model's weights by content or commit, a preset's shape, the seed, the parent stage, and
   RECIPE_VERSION;
-* an evaluation's: the last stage, each task's YAML files, Python modules and data by content, lm-eval's version, and
-  EVALUATION_VERSION.
+* an evaluation's: of each task its scores' identity, which holds the last stage, the task's YAML files, Python modules
+  and data by content, lm-eval's version, and EVALUATION_VERSION.
 
 No identity holds workers, devices, storage, names of sweeps and trials, or the versions of torch, transformers and
 DeepSpeed, which change rounding. A release that changes more than rounding raises RECIPE_VERSION.
