@@ -172,6 +172,8 @@ def test_data_that_lies_nowhere_is_refused_with_where_it_was_looked_for(tmp_path
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))
     with pytest.raises(UserError, match=r"no data for sciq: not in .* as allenai/sciq, sciq;.*datasets;.*no answer"):
         evaluation.task_content("sciq", Places(None, str(tmp_path)))
+    with pytest.raises(UserError, match=r"no data for sciq, piqa: evaluation\.data names no folder; not in"):
+        evaluation.find_data(["sciq", "piqa"])
     (tmp_path / "hf/datasets/allenai___sciq").mkdir(parents=True)
     assert evaluation.task_content("sciq")[-1] == ["hub", "allenai/sciq", None]
 

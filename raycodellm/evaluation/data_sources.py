@@ -6,7 +6,7 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
@@ -24,6 +24,8 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 4.0
 """Longest wait for the first answer of the hub."""
+_NAMED = 4
+"""Most tasks that one message names."""
 
 
 @dataclass(frozen=True)
@@ -65,10 +67,15 @@ def find_data(names: Iterable[str], places: Places = NOWHERE) -> list[DataSource
 
 def sources_of(names: Iterable[str], known: TaskNames, folder: DataFolder | None) -> list[DataSource]:
     """See `find_data`, for a folder that is opened already."""
-    return [_source(wanted, folder) for wanted in wanted_data(names, known)]
+    asked = [(wanted, _source(wanted, folder)) for wanted in wanted_data(names, known)]
+    missing = {wanted: found for wanted, found in asked if isinstance(found, str)}
+    if missing:
+        raise UserError(_nowhere([*missing], folder, next(iter(missing.values()))))
+    return [found for _, found in asked if isinstance(found, DataSource)]
 
 
-def _source(wanted: WantedData, folder: DataFolder | None) -> DataSource:
+def _source(wanted: WantedData, folder: DataFolder | None) -> DataSource | str:
+    """Where the data set lies, or why the hub does not give it, where no other place has it."""
     found = folder.find(wanted) if folder is not None else None
     if found is not None:
         return DataSource(wanted, found, "folder")
@@ -76,16 +83,13 @@ def _source(wanted: WantedData, folder: DataFolder | None) -> DataSource:
         return DataSource(wanted, None, "address")
     if why := hub_silence():
         if not _is_cached(wanted.path):
-            raise UserError(_nowhere(wanted, folder, why))
-        return DataSource(
-            wanted, None, "cache", hub_commits.cached_commit(wanted.path, None, hub_commits.CARDS, "dataset")
-        )
+            return why
+        commit = hub_commits.cached_commit(wanted.path, None, hub_commits.CARDS, "dataset")
+        return DataSource(wanted, None, "cache", commit)
     try:
         return DataSource(wanted, None, "hub", hub_commits.commit(wanted.path, hub_commits.CARDS, "dataset"))
     except UserError as error:
-        if _is_cached(wanted.path):
-            return DataSource(wanted, None, "cache")
-        raise UserError(_nowhere(wanted, folder, _reason(error))) from error
+        return DataSource(wanted, None, "cache") if _is_cached(wanted.path) else _reason(error)
 
 
 def _reason(error: UserError) -> str:
@@ -97,16 +101,18 @@ def _reason(error: UserError) -> str:
     return reasons.get(cause, f"the hub does not give it ({cause})")
 
 
-def _nowhere(wanted: WantedData, folder: DataFolder | None, why: str) -> str:
+def _nowhere(missing: Sequence[WantedData], folder: DataFolder | None, why: str) -> str:
     """One line that mostly fits into the 280 characters of a message, whose middle is cut out otherwise."""
-    bare = [name[0] for name in wanted.names() if len(name) == 1]
-    tried = ", ".join([*dict.fromkeys([wanted.label, *(name for name in bare[-3:] if "--" not in name)])])
+    first, tasks = missing[0], [*dict.fromkeys(wanted.task for wanted in missing)]
+    more = f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
+    bare = [name[0] for name in first.names() if len(name) == 1]
+    tried = ", ".join([*dict.fromkeys([first.label, *(name for name in bare[-3:] if "--" not in name)])])
     here = f"not in {folder.folder} as {tried}" if folder is not None else "evaluation.data names no folder"
     hub, prepared = (str(cache).replace(str(Path.home()), "~", 1) for cache in _caches())
     caches = f"{hub} or {prepared.removeprefix(os.path.commonpath([hub, prepared]) + '/')}"
     return (
-        f"evaluation.tasks: no data for {wanted.task}: {here}; not in {caches}; {why}; "
-        f"hf download --repo-type dataset {wanted.path}"
+        f"evaluation.tasks: no data for {', '.join(tasks[:_NAMED])}{more}: {here}; not in {caches}; {why}; "
+        f"hf download --repo-type dataset {first.path}"
     )
 
 

@@ -44,6 +44,7 @@ def task_contents(names: Iterable[str], places: Places = NOWHERE) -> dict[str, l
     names = list(names)
     check_tasks(names, places)
     known, folder = TaskNames(places.include), open_folder(places)
+    sources_of(names, known, folder)  # tells of all tasks without data at once
     return {
         name: [
             name,
