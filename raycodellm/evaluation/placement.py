@@ -80,7 +80,8 @@ def weight_bytes(files: str) -> float:
     try:
         config = transformers.AutoConfig.from_pretrained(files, trust_remote_code=False)
         with torch.device("meta"):
-            model = transformers.AutoModelForCausalLM.from_config(config, dtype=config.dtype or torch.float32)
+            dtype = config.dtype or torch.float32
+            model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
     except (OSError, ValueError):
         return 0.0  # loading tells what is wrong
     return float(sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
