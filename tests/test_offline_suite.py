@@ -112,7 +112,7 @@ def test_an_item_has_one_right_choice_by_working_it_out_from_its_text_alone(task
     for item, _ in drawn(task, split, 5, seed):
         answer = solve(item.question)
         assert [choice for choice in item.choices if choice == f"{answer}."] == [item.answer], item
-        assert len(set(item.choices)) == len(item.choices) >= 3
+        assert len(set(item.choices)) == len(item.choices) >= 2
 
 
 SOLUTION = {  # what two splits must not share: the solution's part that makes an item another one
@@ -211,9 +211,8 @@ IN_THE_TEXT = {  # shortcuts that look for the choices in the question, without 
     "ends first": lambda choice, item: -max(mentions(choice, item), default=10**6),
     "ends last": lambda choice, item: max(mentions(choice, item), default=-1),
 }
-EASY = {"trivial", "14_brackets"}
-"""Parts that a shortcut solves by what they ask: a content that the text states, and the bracket that was opened last.
-"""
+EASY = {"trivial", "14_brackets", "0_steps"}
+"""Parts that ask for what the text states, or for the bracket that was opened last."""
 
 
 def parts_of(item: Item) -> list[str]:
@@ -257,5 +256,5 @@ def test_the_suite_lists_every_generated_task_with_its_chance_and_number_of_item
         items = task.evaluated_items
         assert listed[task.name]["items"] == len(items)
         assert listed[task.name]["chance"] == pytest.approx(
-            sum(1 / len(item.choices) for item in items) / len(items), abs=6e-4
+            sum(1 / len(item.choices) for item in items) / len(items), abs=1e-3
         )

@@ -1,7 +1,7 @@
 """Which levels of the suite `offline` a small model is above chance on, with and without training on such tasks.
 
 Trains a preset on the tasks' training split (`tasks`), or on documentation and source of the installed Python (`text`),
-with one process and no Ray, and evaluates it on the suite. The loss counts every token of prompt and response.
+with one process and no Ray, and evaluates it on the suite. Of an example the loss counts the answer alone.
 
     python benchmarks/evaluation/offline_levels.py --arm tasks --tokens 6_000_000 --seed 0 --out tasks-0.json
     python benchmarks/evaluation/offline_levels.py --table *.json       # one row per level, mean over seeds
@@ -30,57 +30,72 @@ from raycodellm.files import Folder
 from raycodellm.tasks import PARTS, training_examples
 from raycodellm.tokens.tokenizer import build_tokenizer, open_tokenizer
 
-LENGTH = 256
-"""Tokens of a sequence; documents are packed one after the other."""
-BATCH = 16
-"""Sequences per step."""
+LENGTH = 512
+"""Most tokens of a document: the context of the smallest preset."""
+BATCH_TOKENS = 4096
+"""Tokens per step, padding included."""
 PEAK = 3e-3
 """Learning rate after the warm-up; falls to a tenth along a cosine."""
 
 
-def texts(arm: str, seed: int) -> Iterator[str]:
-    """Endless documents of an arm."""
+def texts(arm: str, seed: int) -> Iterator[tuple[str, str]]:
+    """Endless documents of an arm: what is shown, and what counts in the loss."""
     if arm == "tasks":
-        return (prompt + response for prompt, response in training_examples(seed))
+        return training_examples(seed)
     rows = [row[1] for row in (*library().prose, *library().code)]
     rng = random.Random(seed)
-    return (rows[index] for _ in itertools.count() for index in rng.sample(range(len(rows)), len(rows)))
+    return (("", rows[index]) for _ in itertools.count() for index in rng.sample(range(len(rows)), len(rows)))
 
 
-def sequences(tokenizer: Any, documents: Iterator[str], end: int) -> Iterator[list[int]]:
-    held: list[int] = []
-    for document in documents:
-        held += [*tokenizer.encode(document).ids, end]
-        while len(held) > LENGTH:
-            yield held[: LENGTH + 1]
-            held = held[LENGTH:]
+def batches(tokenizer: Any, documents: Iterator[tuple[str, str]], end: int) -> Iterator[tuple[Any, Any]]:
+    """Tokens and targets, padded; a target of -100 does not count. Documents of one batch are about equally long."""
+    while True:
+        rows = []
+        for shown, counted in itertools.islice(documents, 1024):
+            prompt, whole = len(tokenizer.encode(shown).ids), tokenizer.encode(shown + counted).ids
+            row = [end, *whole, end][: LENGTH + 1]
+            rows.append((row, [-100] * prompt + row[prompt + 1 :]))
+        rows.sort(key=lambda row: len(row[0]))
+        groups: list[list[Any]] = [[]]
+        for row in rows:
+            if groups[-1] and len(row[0]) * (len(groups[-1]) + 1) > BATCH_TOKENS:
+                groups.append([])
+            groups[-1].append(row)
+        random.Random(len(rows[-1][0])).shuffle(groups)
+        for group in groups:
+            longest = max(len(row) for row, _ in group) - 1
+            tokens = [row[:-1] + [end] * (longest + 1 - len(row)) for row, _ in group]
+            targets = [target + [-100] * (longest - len(target)) for _, target in group]
+            yield torch.tensor(tokens), torch.tensor(targets)
 
 
 def train(options: argparse.Namespace, folder: Path) -> Path:
     """Trains the model, and gives its folder."""
     sample = [*itertools.islice(texts("tasks", -1), 4000), *itertools.islice(texts("text", -1), 400)]
     place = Folder(str(folder))
-    info = build_tokenizer(Tokenizer(train={"vocab_size": options.vocab_size}), sample, place)
+    settings = Tokenizer(train={"vocab_size": options.vocab_size})
+    info = build_tokenizer(settings, [shown + counted for shown, counted in sample], place)
     tokenizer = open_tokenizer(place)
     made = model.build(Model(preset=options.preset), info.vocab_size, options.seed, eos_id=info.eos_id)
     optimizer = torch.optim.AdamW(made.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.1)
-    num_steps = options.tokens // (LENGTH * BATCH)
-    schedule = torch.optim.lr_scheduler.LambdaLR(
-        optimizer, lambda step: min(1, step / 100) * (0.55 + 0.45 * math.cos(math.pi * step / num_steps))
-    )
     made.train()
-    data, started = sequences(tokenizer, texts(options.arm, options.seed), info.eos_id), time.monotonic()
-    for step in range(num_steps):
-        rows = torch.tensor([next(data) for _ in range(BATCH)])
-        logits = made(rows[:, :-1]).logits
-        loss = torch.nn.functional.cross_entropy(logits.flatten(0, 1), rows[:, 1:].flatten())
+    data, started = batches(tokenizer, texts(options.arm, options.seed), info.eos_id), time.monotonic()
+    num_tokens = step = 0
+    while num_tokens < options.tokens:
+        for group in optimizer.param_groups:
+            group["lr"] = PEAK * min(1, step / 100) * (0.55 + 0.45 * math.cos(math.pi * num_tokens / options.tokens))
+        tokens, targets = next(data)
+        counts = targets != -100
+        # The logits of the counted positions alone: a third of the time where most of a document is its prompt.
+        logits = made.lm_head(made.model(tokens).last_hidden_state[counts])
+        loss = torch.nn.functional.cross_entropy(logits, targets[counts])
         loss.backward()
         torch.nn.utils.clip_grad_norm_(made.parameters(), 1.0)
         optimizer.step()
         optimizer.zero_grad()
-        schedule.step()
-        if step % 100 == 0:
-            print(f"step {step} of {num_steps}: loss {loss.item():.3f}, {time.monotonic() - started:.0f} s", flush=True)
+        num_tokens, step = num_tokens + tokens.numel(), step + 1
+        if step % 100 == 1:
+            print(f"{num_tokens:,} tokens: loss {loss.item():.3f}, {time.monotonic() - started:.0f} s", flush=True)
     made.save_pretrained(folder)
     return folder
 

@@ -4,7 +4,7 @@ Item i of both tasks is the same program with the same names, numbers, question 
 as Python; so the difference of the two scores is that of the telling alone.
 
 The choices are the four numbers that the program begins with. Each number is mentioned once; any of the four, and any
-place in the text, is right with equal chance, and the asked variable's first number in every fourth item.
+place in the text, is right with equal chance, and in every fourth item with steps the asked variable's first number.
 """
 
 from __future__ import annotations
@@ -20,9 +20,9 @@ from raycodellm.tasks.words import NOUNS
 SEED = 3163
 """Fixes the split of the programs and the test items; another seed is another benchmark."""
 NUM_VARIABLES = 4
-STEPS = (1, 2, 4, 8)
+STEPS = (0, 1, 2, 4, 8)
 """Copies and swaps per program; items take turns."""
-PARTS = tuple(f"{steps}_step{'s' if steps > 1 else ''}" for steps in STEPS)
+PARTS = tuple(f"{steps}_step{'' if steps == 1 else 's'}" for steps in STEPS)
 _FEW_STEPS = 2
 """Programs of up to so many steps are too few for a split by their steps."""
 
@@ -83,9 +83,9 @@ def _draw_step(rng: random.Random) -> Step:
 
 def draw_program(rng: random.Random, split: str, num_steps: int) -> Program:
     """Draws a program of the split. The answer is any variable's first number with equal chance, and that of the asked
-    variable itself with a chance of one in four."""
+    variable itself, unless there are no steps, with a chance of one in four."""
     names = tuple(rng.sample(NOUNS, NUM_VARIABLES))
-    is_first_number = rng.randrange(NUM_VARIABLES) == 0
+    is_first_number = num_steps == 0 or rng.randrange(NUM_VARIABLES) == 0
     while True:
         numbers = tuple(rng.sample(range(10, 100), NUM_VARIABLES))
         steps = tuple(_draw_step(rng) for _ in range(num_steps))

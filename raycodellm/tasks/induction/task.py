@@ -46,6 +46,7 @@ class Level:
 
 
 LEVELS = (
+    Level("4_words", 4, 2),
     Level("8_words", 8, 3),
     Level("12_words", 12, 5),
     Level("24_words", 24, 5),

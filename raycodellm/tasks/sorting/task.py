@@ -15,9 +15,11 @@ from raycodellm.tasks.words import NOUNS
 
 SEED = 5557
 """Fixes the split of the lists and the test items; another seed is another benchmark."""
-SIZES = (3, 5, 8, 12)
+SIZES = (2, 3, 5, 8, 12)
 """Things per list; items take turns."""
 MAX_CHOICES = 5
+_FEW_THINGS = 3
+"""Lists of up to so many things have too few orders for a split by their orders."""
 _PLACES = "first second third fourth fifth sixth seventh eighth ninth tenth eleventh twelfth"
 ORDINALS = _PLACES.split()
 _UP = {
@@ -50,9 +52,9 @@ class List:
 
     @property
     def structure(self) -> tuple[object, ...]:
-        """What makes a list another one: the order in which its things come. Three things have only six orders, so
-        that of these the things themselves count."""
-        if len(self.things) == min(SIZES):
+        """The order in which the list's things come: with other things in the same order a list is no other one. Of a
+        few things, the things themselves."""
+        if len(self.things) <= _FEW_THINGS:
             return tuple(sorted(self.things))
         order = self.in_order
         return tuple(order.index(thing) for thing in self.things)
