@@ -47,6 +47,7 @@ def one_suite(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(suites, "suite", lambda name: SUITE)
     monkeypatch.setattr(suites, "suite_names", lambda: ("papers",))
     monkeypatch.setattr(evaluation, "suite", lambda name: SUITE)
+    monkeypatch.setattr(evaluation, "suite_names", lambda: ("papers",))
 
 
 def rows(table) -> list[str]:
@@ -82,6 +83,12 @@ def test_columns_that_would_say_nothing_are_left_out():
         "95 % interval",
         "items",
     )
+
+
+def test_a_suite_that_this_version_does_not_have_leaves_the_scores_as_they_are():
+    plain = {"mine/items": 5.0, "mine/too_long": 0.0, "mine/not_run": 0.0, "mine/bpb": 2.0}
+    settings = Evaluation(suites=("gone",))
+    assert rows(score_table(plain, settings)) == ["mine | bpb | 2.000 | – | 5"] and remarks(plain, settings) == []
 
 
 def test_several_models_stand_side_by_side():

@@ -198,6 +198,18 @@ def test_the_jackknife_of_a_mean_is_right_in_95_of_100_cases():
     assert 0.90 < hits / 200 < 0.98
 
 
+def test_items_of_a_cluster_are_left_out_together():
+    """Ten copies of each item say no more than the item does."""
+    numbers = np.random.default_rng(2).normal(size=60)
+
+    def mean(values):
+        return sum(values) / len(values)
+
+    alone = jackknife_interval(mean, numbers.tolist())
+    copied = jackknife_interval(mean, np.repeat(numbers, 10).tolist(), np.repeat(np.arange(60), 10).tolist())
+    assert copied == pytest.approx(alone)
+
+
 def test_too_few_items_and_undefined_aggregates_have_no_interval():
     assert math.isnan(jackknife_interval(max, [1.0] * 39).low)
     assert jackknife_interval(lambda values: math.nan, [1.0] * 40) is None

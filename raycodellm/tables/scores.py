@@ -44,7 +44,8 @@ class Score:
 def scores(metrics: Mapping[str, float], settings: Evaluation) -> list[Score]:
     """The scores in `metrics`, by suite and then by task in the order in which the settings ask for them, tasks that
     they do not name (the members of groups) next, averages last. Of a part only the accuracy, where there is one."""
-    order = {name: place for place, name in enumerate([*evaluation.asked_tasks(settings)])}
+    suites = _suites(settings)
+    order = {name: place for place, name in enumerate(dict.fromkeys([*suites, *settings.tasks]))}
     averages = {evaluation.MEAN, *(name.rpartition("/")[0] for name in evaluation.asked_averages(settings))}
     by_task: dict[str, dict[str, float]] = {}
     for name, value in metrics.items():
@@ -53,7 +54,6 @@ def scores(metrics: Mapping[str, float], settings: Evaluation) -> list[Score]:
             by_task.setdefault(task, {})[metric] = value
     is_average = {task: task in averages and "items" not in of_task for task, of_task in by_task.items()}
     tasks = sorted(by_task, key=lambda task: (is_average[task], task == evaluation.MEAN, order.get(task, len(order))))
-    suites = _suites(settings)
     found = []
     for task in tasks:
         found += _of_task(suites.get(task, ""), task, by_task[task])
@@ -64,6 +64,8 @@ def _suites(settings: Evaluation) -> dict[str, str]:
     """Maps each task, and the name of each average, to the first of the asked suites that has it."""
     found: dict[str, str] = {}
     for name in settings.suites:
+        if name not in evaluation.suite_names():  # of a run of another version of this package
+            continue
         suite = evaluation.suite(name)
         for task in [one.task for one in suite.tasks] + [average.rpartition("/")[0] for average in suite.averages]:
             found.setdefault(task, name)
