@@ -52,11 +52,11 @@ def load_model(
     """
     import transformers
 
-    options: dict[str, Any] = {"dtype": "auto", "trust_remote_code": False}
+    options: dict[str, Any] = {"dtype": "auto"}
     if max_memory is not None:
         options |= {"device_map": "auto", "max_memory": dict(max_memory), "offload_folder": offload_folder}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(files, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(files, trust_remote_code=False, **options)
         if max_memory is None:
             model = model.to(device_or_default(device))
         tokenizer = transformers.AutoTokenizer.from_pretrained(files, trust_remote_code=False)
