@@ -91,6 +91,20 @@ def test_files_that_a_task_asks_for_by_address_are_found_by_name_with_the_splits
     assert len(task.eval_docs) == 6
 
 
+def test_what_datasets_saves_to_disk_is_found_with_all_its_splits(tmp_path: Path) -> None:
+    import datasets
+
+    rows = datasets.Dataset.from_list(RECORDS)
+    datasets.DatasetDict({"test": rows, "train": rows.select([0])}).save_to_disk(tmp_path / "allenai/sciq")
+    data = DataFolder(str(tmp_path)).find(SCIQ)
+    assert data is not None
+    assert {split: len(part) for split, part in read_data(data, SCIQ).items()} == {
+        "test": 2,
+        "train": 1,
+        "validation": 0,
+    }
+
+
 def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
     (tmp_path / "real/deep").mkdir(parents=True)
     (tmp_path / "real/deep/sciq.jsonl").write_text(LINES)

@@ -23,7 +23,9 @@ _SHARD = re.compile(r"[-_]\d{4,6}[-_]of[-_]\d{4,6}(?:[-_][0-9a-f]{8,})?$")
 _GENERAL = frozenset(
     ["data", "dataset", "datasets", "default", "raw", "json", "jsonl", "parquet", "arrow", "csv", "files"]
 )
-"""Folders that name no data set, normalised."""
+"""Plain names of folders and files that name no data set."""
+_ABOUT = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
+"""Files that `datasets` writes beside the data."""
 _PARTIAL = frozenset({"subset", "sample"})
 """Words at the end of a file's name that say that it holds a part of a data set."""
 
@@ -76,7 +78,7 @@ def file_format(path: str) -> str | None:
 def readings(path: str, splits: tuple[str, ...]) -> tuple[Reading, ...]:
     """The ways to read the path of a file, relative to the folder. `splits`: names of splits beside the usual ones."""
     kind = file_format(path)
-    if kind is None:
+    if kind is None or PurePosixPath(path).name in _ABOUT:
         return ()
     *folders, name = PurePosixPath(path).parts
     stem = name[: name.lower().rindex(f".{kind}")]
@@ -87,7 +89,7 @@ def readings(path: str, splits: tuple[str, ...]) -> tuple[Reading, ...]:
         if at is None and inside and (named := _whole_split(inside[-1], splits)) is not None:
             at = named
             inside.pop()
-        base = [plain(rest)] if plain(rest) else []
+        base = [plain(rest)] if plain(rest) and plain(rest) not in _GENERAL else []
         place = "/".join([*inside, kind])
         found.append(Reading(rank, (*_folder_parts(inside), *base), at, place))
     return tuple(found)
