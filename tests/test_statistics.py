@@ -145,6 +145,13 @@ def test_intervals_of_means_and_shares_are_those_of_scipy():
     assert wilson_interval(17, 60) == pytest.approx((share.low, share.high), rel=1e-12)
 
 
+def test_equal_answers_to_every_item_do_not_show_that_two_accuracies_are_exactly_equal():
+    answers = {item: float(item % 3 == 0) for item in range(100)}
+    found = paired_difference([answers], [answers])
+    assert found.value == 0.0 and found.high == -found.low == pytest.approx(0.037, abs=0.001)  # Tango 1998, n = 100
+    assert paired_difference([{0: 2.5, 1: 3.5}], [{0: 2.5, 1: 3.5}]) == (0.0, 0.0, 0.0), "no shares"
+
+
 def test_a_paired_difference_is_that_of_scipys_paired_t_test_over_the_common_items():
     base, other = drawn(1), drawn(2)
     common = range(5, 35)

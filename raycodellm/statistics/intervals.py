@@ -124,10 +124,17 @@ def mean_variance(samples: Sequence[Sample]) -> Variance:
 def paired_difference(base: Sequence[Sample], other: Sequence[Sample]) -> Interval | None:
     """Mean of `other` minus mean of `base`, each sample over the items that both have, unweighted over the samples.
 
-    None where a sample has no item in both, or the numbers of samples differ.
+    Where no item differs and all values are shares, the interval is the score interval of two paired shares without a
+    discordant pair (Tango 1998): so many equal items do not show that the shares are exactly equal. None where a sample
+    has no item in both, or the numbers of samples differ.
     """
     if len(base) != len(other) or any(not a.keys() & b.keys() for a, b in zip(base, other, strict=True)):
         return None
     pairs = zip(base, other, strict=True)
     gaps = [{item: b[item] - a[item] for item in sorted(a.keys() & b.keys())} for a, b in pairs]
-    return mean_of_intervals([mean_interval([*gap.values()]) for gap in gaps], correlations(gaps))
+    intervals = []
+    for gap, sample in zip(gaps, base, strict=True):
+        equal_shares = not any(gap.values()) and all(0 <= sample[item] <= 1 for item in gap)
+        half = Z95**2 / (len(gap) + Z95**2)
+        intervals.append(Interval(0.0, -half, half) if equal_shares else mean_interval([*gap.values()]))
+    return mean_of_intervals(intervals, correlations(gaps))
