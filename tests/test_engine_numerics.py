@@ -43,6 +43,6 @@ def test_workers_change_no_bit_and_batch_sizes_only_rounding(model, task):
     for batch_size in (1, 64):
         other = evaluate(model, settings.model_copy(update={"batch_size": batch_size})).items.to_pylist()
         for one, same in zip(other, rows, strict=True):
-            assert one["bits_per_byte"] == pytest.approx(same["bits_per_byte"], rel=1e-6)
+            assert one["bits_per_byte"] == pytest.approx(same["bits_per_byte"], rel=1e-5)
             kept = one.keys() - {"bits_per_byte", "scores", "corpus_scores"}  # the last two may hold likelihoods too
             assert {name: one[name] for name in kept} == {name: same[name] for name in kept}

@@ -170,6 +170,19 @@ def test_a_common_beginning_changes_no_generated_answer(lm, theirs):
     assert lm.generate_until(asked) == theirs.generate_until(asked, disable_tqdm=True)
 
 
+@pytest.mark.parametrize("begin", ["", "Answer each of these questions in as few words as you can. " * 3])
+def test_right_answers_are_read_after_the_prompts_that_the_model_answers(lm, monkeypatch, begin):
+    texts = [(begin + prompt, answer) for prompt, answer in [*EXAMPLES[:9], ("Short", "."), ("One token", " no")]]
+    asked = requests("generate_until", [(prompt, dict(AS_TEXT)) for prompt, _ in texts])
+    pairs = [lm.encoder.encode_pair(*text) for text in texts]
+    apart = lm.generate_until(asked), lm.likelihoods(pairs)
+    monkeypatch.setattr(language_model, "likelihoods", lambda *asked: pytest.fail("the prompts are read again"))
+    answers, found = lm.answered(asked, pairs)
+    assert answers == apart[0]
+    assert [value for value, _ in found] == pytest.approx([value for value, _ in apart[1]], rel=1e-5)
+    assert [is_greedy for _, is_greedy in found] == [is_greedy for _, is_greedy in apart[1]]
+
+
 # --------------------------------------------------------------------------------- what is asked together, and how
 
 
@@ -178,7 +191,7 @@ def test_another_batch_size_changes_rounding_only(lm, batch_size):
     pairs = pairs_of(lm, 12)
     other = likelihoods(lm.model, pairs, batch_size, share=True)
     same = lm.likelihoods(pairs)
-    assert [value for value, _ in other] == pytest.approx([value for value, _ in same], rel=1e-6)
+    assert [value for value, _ in other] == pytest.approx([value for value, _ in same], rel=1e-5)
     assert [is_greedy for _, is_greedy in other] == [is_greedy for _, is_greedy in same]
     assert lm.likelihoods(pairs) == same, "equal calls give equal bits"
 

@@ -10,7 +10,14 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm.evaluation.decoding import Constraint, Decoding, StopWords
 from raycodellm.evaluation.key_cache import empty_cache, repeated
-from raycodellm.evaluation.likelihoods import common_prefix, prefix_cache
+from raycodellm.evaluation.likelihoods import (
+    Likelihood,
+    chosen_of,
+    common_prefix,
+    logits_at,
+    prefix_cache,
+    summed,
+)
 
 if TYPE_CHECKING:
     import torch
@@ -42,13 +49,14 @@ def generated(
     *,
     share: bool,
     constraint: Constraint | None = None,
+    golds: Golds | None = None,
 ) -> list[str]:
     """The text that follows each prompt. Equal prompts are answered once; sampled answers also need equal seeds.
 
     Forward passes, and with them every bit of the results on one kind of machine, depend on these arguments alone.
     `batch_size`: answers generated at once. `max_length`: tokens of the model's context; an answer ends where it is
-    full. `share`: a beginning of all prompts is computed once, which needs a model
-    that `shares_beginnings`.
+    full. `share`: a beginning of all prompts is computed once, which needs a model that `shares_beginnings`; so do
+    `golds`, the right answers whose likelihoods are read on the way.
     """
     import torch
 
@@ -64,7 +72,8 @@ def generated(
                 _Answer(prompt, random.Random(seed), min(decoding.max_tokens, max_length - len(prompt)))
                 for prompt, seed in batch
             ]
-            _generate(_Batch(model, answers, share, prefix, cache), decoding, stop, constraint)
+            room = 0 if golds is None else max(map(len, golds.answers.values()))
+            _generate(_Batch(model, answers, share, prefix, cache, room), decoding, stop, constraint, golds)
             texts |= {key: stop.text(answer.tokens) for key, answer in zip(batch, answers, strict=True)}
     return [texts[key] for key in keys]
 
@@ -76,11 +85,18 @@ def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     return {end for end in ends if end is not None}
 
 
-def _generate(batch: _Batch, decoding: Decoding, stop: StopWords, constraint: Constraint | None) -> None:
+def _generate(
+    batch: _Batch, decoding: Decoding, stop: StopWords, constraint: Constraint | None, golds: Golds | None
+) -> None:
     """Fills in the answers' tokens. An answer that is over leaves the batch."""
     choose = _chooser(batch.model, decoding)
+    is_first = True
     while batch.answers:
         logits = batch.logits()
+        if is_first and golds is not None:
+            prompts = [answer.prompt for answer in batch.answers]
+            golds.found |= zip(prompts, batch.likelihoods(logits, [golds.answers[one] for one in prompts]), strict=True)
+        is_first = False
         if constraint is not None:
             logits = _constrained(logits, batch.answers, constraint)
         tokens = choose(logits, batch.answers)
@@ -92,12 +108,25 @@ def _generate(batch: _Batch, decoding: Decoding, stop: StopWords, constraint: Co
         batch.advance(going_on, [tokens[row] for row in going_on])
 
 
+@dataclass
+class Golds:
+    """Right answers, one for each prompt, whose likelihoods are read from the keys and values of the prompts."""
+
+    answers: dict[tuple[int, ...], list[int]]
+    """Maps each prompt to its right answer, of at least one token."""
+    found: dict[tuple[int, ...], Likelihood] = field(default_factory=dict)
+    """Filled in while answers are generated."""
+
+
 class _Batch:
     """Answers that are generated together: what the model reads next, and the keys and values of what it has read."""
 
-    def __init__(self, model: Any, answers: Sequence[_Answer], plain: bool, prefix: int, cache: Any) -> None:
+    def __init__(
+        self, model: Any, answers: Sequence[_Answer], plain: bool, prefix: int, cache: Any, room: int = 0
+    ) -> None:
         """`plain`: the model `shares_beginnings`, and takes masks and keys as these are laid out here. `prefix`: tokens
-        of the prompts whose keys and values `cache` holds."""
+        of the prompts whose keys and values `cache` holds. `room`: tokens that may be read after the prompts, if these
+        are more than the answers may have."""
         import torch
 
         self.model, self.answers = model, list(answers)
@@ -113,9 +142,10 @@ class _Batch:
         self._plain = plain
         self._mask = seen.to(model.device)
         self._inputs: dict[str, Any] = {}
+        room = max([room, *(answer.max_tokens for answer in answers)])
         if plain:
             self._inputs["past_key_values"] = repeated(cache, len(rows)) if prefix else empty_cache()
-            self._mask = self._additive(prefix, width, max(answer.max_tokens for answer in answers))
+            self._mask = self._additive(prefix, width, room)
         self._takes = inspect.signature(model.forward).parameters
         if "logits_to_keep" in self._takes:
             self._inputs["logits_to_keep"] = 1
@@ -152,6 +182,39 @@ class _Batch:
         found = self.model(input_ids=self._ids, attention_mask=mask, use_cache=True, **self._inputs)
         self._inputs["past_key_values"] = found.past_key_values
         return found.logits[:, -1].float()
+
+    def likelihoods(self, first: torch.Tensor, golds: Sequence[Sequence[int]]) -> list[Likelihood]:
+        """The likelihood of a right answer after each prompt, which has just been read. `first`: logits [answers,
+        vocabulary] of the answers' first tokens. The batch is left as it was."""
+        import torch
+
+        width = max(map(len, golds)) - 1
+        logits = [first]
+        if width:
+            read, length, positions = self._ids, self._length, self._positions
+            rows = [[*gold[:-1], *[0] * (width + 1 - len(gold))] for gold in golds]
+            self._ids = torch.tensor(rows, device=self.model.device)
+            self._length += width
+            self._positions = positions[:, -1:] + 1 + torch.arange(width, device=self.model.device)
+            places = [row * width + place for row, gold in enumerate(golds) for place in range(len(gold) - 1)]
+            inputs = {name: value for name, value in self._inputs.items() if name != "logits_to_keep"}
+            if "position_ids" in self._takes:
+                inputs["position_ids"] = self._positions
+            logits.append(
+                logits_at(
+                    self.model,
+                    places,
+                    {**inputs, "input_ids": self._ids, "attention_mask": self._attention_mask(), "use_cache": True},
+                )
+            )
+            self._inputs["past_key_values"].crop(-width)
+            self._ids, self._length, self._positions = read, length, positions
+        tokens = [gold[0] for gold in golds] + [token for gold in golds for token in gold[1:]]
+        found = iter(chosen_of(torch.cat(logits), range(len(tokens)), tokens))
+        values = [[next(found)] for _ in golds]
+        for several, gold in zip(values, golds, strict=True):
+            several += [next(found) for _ in gold[1:]]
+        return [summed(several) for several in values]
 
     def advance(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         """Keeps some answers of the batch, each of which goes on with its next token."""

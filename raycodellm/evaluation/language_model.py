@@ -12,7 +12,7 @@ from raycodellm.config import UserError
 from raycodellm.evaluation.constrained import TextPattern
 from raycodellm.evaluation.decoding import Constraint, Decoding, StopWords
 from raycodellm.evaluation.encoding import Encoder, TokenPair
-from raycodellm.evaluation.generation import end_tokens, generated
+from raycodellm.evaluation.generation import Golds, end_tokens, generated
 from raycodellm.evaluation.likelihoods import Likelihood, likelihoods, shares_beginnings
 from raycodellm.evaluation.placement import device_or_default, memory_of, sharded_over, weight_bytes, whole_bytes
 from raycodellm.evaluation.workers import Workers
@@ -127,7 +127,20 @@ class AnswerLM:
         found = iter(self.likelihoods([pair for of_text in windows for pair in of_text]))
         return [sum(next(found)[0] for _ in of_text) for of_text in windows]
 
-    def generate_until(self, requests: Sequence[Instance]) -> list[str]:
+    def answered(self, requests: Sequence[Instance], pairs: Sequence[TokenPair]) -> tuple[list[str], list[Likelihood]]:
+        """The answer to each request, as `generate_until`, and the likelihoods of `pairs`. Prompts that have one right
+        answer, and are the requests' prompts, are read once for both."""
+        golds = {tuple(prompt): answer for prompt, answer in pairs}
+        prompts = {tuple(self.tok_encode(request.args[0])) for request in requests}
+        is_greedy = all(Decoding.of(request.args[1], self.max_gen_toks).temperature == 0 for request in requests)
+        is_one_each = all(golds[tuple(prompt)] == answer for prompt, answer in pairs)
+        if not (self.shares_beginnings and is_greedy and is_one_each and golds.keys() == prompts):
+            return self.generate_until(requests), self.likelihoods(pairs)
+        on_the_way = Golds(golds)
+        texts = self.generate_until(requests, on_the_way)
+        return texts, [on_the_way.found[tuple(prompt)] for prompt, _ in pairs]
+
+    def generate_until(self, requests: Sequence[Instance], golds: Golds | None = None) -> list[str]:
         """The answer to each request. A request that samples has random numbers of its own, by its item's number and
         its place among the item's requests, whatever else is asked with it."""
         asked = [(request, Decoding.of(request.args[1], self.max_gen_toks)) for request in requests]
@@ -139,11 +152,17 @@ class AnswerLM:
         answers: dict[int, str] = {}
         for decoding, members in groups.items():
             prompts = [self.tok_encode(requests[index].args[0]) for index, _ in members]
-            texts = self.generate(prompts, [seed for _, seed in members], decoding)
+            texts = self.generate(prompts, [seed for _, seed in members], decoding, golds)
             answers |= zip((index for index, _ in members), texts, strict=True)
         return [answers[index] for index in range(len(requests))]
 
-    def generate(self, prompts: Sequence[Sequence[int]], seeds: Sequence[str], decoding: Decoding) -> list[str]:
+    def generate(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[str],
+        decoding: Decoding,
+        golds: Golds | None = None,
+    ) -> list[str]:
         """The text that follows each prompt; of two prompts that sample, those with equal seeds have equal numbers."""
         if decoding.until not in self._stops:
             self._stops[decoding.until] = StopWords(self.encoder, decoding.until, self._ends)
@@ -157,6 +176,7 @@ class AnswerLM:
             self.max_length,
             share=self.shares_beginnings,
             constraint=self._constraint(decoding),
+            golds=golds,
         )
 
     def _constraint(self, decoding: Decoding) -> Constraint | None:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.evaluation.encoding import TokenPair
@@ -57,10 +57,12 @@ def likelihoods(model: Any, pairs: Sequence[TokenPair], batch_size: int, share: 
             targets = [target for row in batch for target in of_row[row]]
             found = _scored(model, rows[batch.start : batch.stop], batch.start, targets, cache, prefix)
             values |= zip(targets, found, strict=True)
-    return [
-        (math.fsum(values[target][0] for target in targets), all(values[target][1] for target in targets))
-        for targets in asked
-    ]
+    return [summed([values[target] for target in targets]) for targets in asked]
+
+
+def summed(tokens: Sequence[Likelihood]) -> Likelihood:
+    """The likelihood of an answer from those of its tokens."""
+    return math.fsum(value for value, _ in tokens), all(is_likeliest for _, is_likeliest in tokens)
 
 
 def _targets(rows: Sequence[TokenTree], paths: Sequence[Path], answers: Sequence[Sequence[int]]) -> list[list[Target]]:
@@ -78,27 +80,30 @@ def _scored(
     model: Any, rows: Sequence[TokenTree], first: int, targets: Sequence[Target], cache: Any, prefix: int
 ) -> list[Likelihood]:
     """Log-probability of each target, and whether no token is likelier. `first`: number of the first of `rows`."""
-    import torch
 
     width = max(row.length for row in rows)
     has_branches = any(len(row.paths) > 1 for row in rows)
     if has_branches:
         width = -(-width // _LENGTH_STEP) * _LENGTH_STEP
     places = {place: number for number, place in enumerate(dict.fromkeys((row, column) for row, column, _ in targets))}
-    flat = torch.tensor([(row - first) * width + column for row, column in places], device=model.device)
+    flat = [(row - first) * width + column for row, column in places]
     inputs = _branched(model, rows, width, prefix) if has_branches else {"input_ids": _padded(model, rows, width)}
     if prefix:
         inputs["past_key_values"] = repeated(cache, len(rows))
-    with _logits_at(model, flat):
-        logits = model(**inputs, use_cache=bool(prefix)).logits
-    logits = logits.reshape(-1, logits.shape[-1])
-    if len(logits) != len(flat):  # the model computes its logits in a way of its own
-        logits = logits.index_select(0, flat.to(logits.device))
-    numbers = torch.tensor([places[row, column] for row, column, _ in targets], device=logits.device)
-    tokens = torch.tensor([token for _, _, token in targets], device=logits.device)
+    logits = logits_at(model, flat, {**inputs, "use_cache": bool(prefix)})
+    numbers = [places[row, column] for row, column, _ in targets]
+    return chosen_of(logits, numbers, [token for _, _, token in targets])
+
+
+def chosen_of(logits: torch.Tensor, numbers: Sequence[int], tokens: Sequence[int]) -> list[Likelihood]:
+    """Log-probability of each token by a row of `logits` [positions, vocabulary], and whether no token is likelier.
+    `numbers`: each token's row."""
+    import torch
+
+    rows, columns = (torch.tensor(list(one), dtype=torch.long, device=logits.device) for one in (numbers, tokens))
     log_probabilities = torch.log_softmax(logits, -1, dtype=torch.float32)
-    chosen = log_probabilities[numbers, tokens].tolist()
-    likeliest = (log_probabilities.argmax(-1)[numbers] == tokens).tolist()
+    chosen = log_probabilities[rows, columns].tolist()
+    likeliest = (log_probabilities.argmax(-1)[rows] == columns).tolist()
     return [*zip(chosen, likeliest, strict=True)]
 
 
@@ -136,8 +141,21 @@ def _branched(model: Any, rows: Sequence[TokenTree], width: int, prefix: int) ->
     }
 
 
+def logits_at(model: Any, places: Sequence[int], inputs: Mapping[str, Any]) -> torch.Tensor:
+    """Runs the model; returns logits [places, vocabulary]. `places`: numbers of positions in the batch, row by row."""
+    import torch
+
+    flat = torch.tensor(list(places), dtype=torch.long, device=model.device)
+    with _only_at(model, flat):
+        logits = model(**inputs).logits
+    logits = logits.reshape(-1, logits.shape[-1])
+    if len(logits) != len(flat):  # the model computes its logits in a way of its own
+        logits = logits.index_select(0, flat.to(logits.device))
+    return logits
+
+
 @contextlib.contextmanager
-def _logits_at(model: Any, flat: torch.Tensor) -> Iterator[None]:
+def _only_at(model: Any, flat: torch.Tensor) -> Iterator[None]:
     """Has the model compute the logits of some positions only, [1, positions, vocabulary]. `flat`: their numbers in
     the batch, row by row."""
     head = model.get_output_embeddings()
@@ -177,8 +195,7 @@ def prefix_cache(model: Any, prefix: Sequence[int]) -> Any:
         return None
     tokens = torch.tensor([list(prefix)], device=model.device)
     cache = empty_cache()
-    with _logits_at(model, torch.tensor([len(prefix) - 1], device=model.device)):
-        model(input_ids=tokens, past_key_values=cache, use_cache=True)
+    logits_at(model, [len(prefix) - 1], {"input_ids": tokens, "past_key_values": cache, "use_cache": True})
     return cache
 
 

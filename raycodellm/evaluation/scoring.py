@@ -133,8 +133,8 @@ def score_task(
 def _score_block(lm: AnswerLM, name: str, task: Task, items: list[list[Instance]]) -> list[ScoredItem]:
     seed_all()  # a sampled answer must not depend on the blocks that this worker scored before
     asked = with_rationales(lm, task, items)
-    lm.encoder.remember(*_texts(task, [instance for item in asked for instance in item.instances]))
     with compiled_templates():
+        lm.encoder.remember(*_texts(task, [instance for item in asked for instance in item.instances]))
         questions = [_question(lm, name, task, item) for item in asked]
         if fitting := [question for question in questions if not question.row["too_long"]]:
             _score_questions(lm, task, fitting)
@@ -145,7 +145,11 @@ def _texts(task: Task, instances: list[Instance]) -> tuple[list[str], list[tuple
     """The texts, and the prompts with their answers, that the requests need in tokens."""
     if task.OUTPUT_TYPE in ("multiple_choice", "loglikelihood"):
         return [], [instance.args for instance in instances]
-    return [instance.args[0] for instance in instances], []
+    prompts = [instance.args[0] for instance in instances]
+    if task.OUTPUT_TYPE != "generate_until":
+        return prompts, []
+    delimiter = task.config.target_delimiter
+    return prompts, [(instance.args[0], delimiter + _gold_text(task, instance.doc)) for instance in instances]
 
 
 def _question(lm: AnswerLM, name: str, task: Task, item: Asked) -> _Question:
@@ -205,15 +209,19 @@ def _likelihood_question(lm: AnswerLM, name: str, task: Task, instances: list[In
 def _generation_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
     """An answer to write. The item needs room for its prompt and its right answer; the model writes until it is done,
     the task's greatest length is reached, or the context is full."""
-    doc, prompt = instances[0].doc, instances[0].args[0]
-    gold = task.doc_to_target(doc)
-    if getattr(task.config, "doc_to_choice", None) is not None and isinstance(gold, int):
-        gold = task.doc_to_choice(doc)[gold]
-    text = str(gold[0] if isinstance(gold, list) and gold else gold)
+    prompt, text = instances[0].args[0], _gold_text(task, instances[0].doc)
     row = {"gold": text, "chance": 0.0, "needed": len(lm.tok_encode(prompt)) + 1}
     pair = lm.encoder.encode_pair(prompt, task.config.target_delimiter + text)
     pairs = [pair] if text and pair[1] else []
     return _Question(row, instances, pairs, [0] * len(pairs), [len(text.encode())])
+
+
+def _gold_text(task: Task, doc: Any) -> str:
+    """The first right answer of a task that generates."""
+    gold = task.doc_to_target(doc)
+    if getattr(task.config, "doc_to_choice", None) is not None and isinstance(gold, int):
+        gold = task.doc_to_choice(doc)[gold]
+    return str(gold[0] if isinstance(gold, list) and gold else gold)
 
 
 def _rolling_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
@@ -249,20 +257,26 @@ def _attributes(doc: Any) -> dict[str, Any]:
 
 def _score_questions(lm: AnswerLM, task: Task, questions: list[_Question]) -> None:
     """Fills in the rows of questions that fit into the model's context."""
-    answers = iter(lm.likelihoods([pair for question in questions for pair in question.pairs]))
-    likelihoods = [[next(answers) for _ in question.pairs] for question in questions]
-    responses_of = [compared(task, one.pairs, found) for one, found in zip(questions, likelihoods, strict=True)]
+    pairs = [pair for question in questions for pair in question.pairs]
     instances = [instance for question in questions for instance in question.instances]
+    repeated = instances
+    responses: list[Any] = []
+    if task.OUTPUT_TYPE == "generate_until":
+        repeated = [instance for instance in instances for _ in range(instance.repeats)]
+        responses, answers = lm.answered(repeated, pairs)
+    else:
+        answers = lm.likelihoods(pairs)
+    left = iter(answers)
+    likelihoods = [[next(left) for _ in question.pairs] for question in questions]
+    if task.OUTPUT_TYPE == "loglikelihood_rolling":
+        responses = lm.loglikelihood_rolling(instances)
+    elif task.OUTPUT_TYPE != "generate_until":
+        for question, found in zip(questions, likelihoods, strict=True):
+            responses += compared(task, question.pairs, found)
     for instance in instances:
         instance.resps, instance.filtered_resps = [], {}  # those of a model evaluated before
-    if task.OUTPUT_TYPE in ("generate_until", "loglikelihood_rolling"):
-        repeated = [instance for instance in instances for _ in range(instance.repeats)]
-        responses = getattr(lm, task.OUTPUT_TYPE)(repeated)
-        for instance, response in zip(repeated, responses, strict=True):
-            instance.resps.append(response)
-    else:
-        for instance, response in zip(instances, (one for several in responses_of for one in several), strict=True):
-            instance.resps.append(response)
+    for instance, response in zip(repeated, responses, strict=True):
+        instance.resps.append(response)
     task._instances = instances  # apply_filters reads this list; the task's other instances have no responses
     task.apply_filters()
     first, *others = instances[0].filtered_resps  # of a task with several filters the first one counts
