@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gzip
 import hashlib
 import io
 import json
@@ -21,10 +22,12 @@ import pyarrow.parquet as pq
 import pytest
 from reading import read, texts
 
-from raycodellm import config, tokens
+from raycodellm import config, evaluation, tokens
 from raycodellm.config import Source, UserError
 from raycodellm.corpora import source_fingerprint
 from raycodellm.corpora.listing import hub
+from raycodellm.evaluation import Places
+from raycodellm.evaluation.data_reading import read_data
 from raycodellm.file_systems import forget_buckets
 from raycodellm.files import Folder
 
@@ -254,6 +257,17 @@ def test_a_source_is_listed_and_read_from_s3(s3):
     time.sleep(1.1)  # the store's clock has seconds
     s3.put_object(Bucket="data", Key="lines/a.jsonl", Body=b'{"text": "one"}\n{"text": "six"}\n')
     assert source_fingerprint(Source(kind="text", path="s3://data/lines/a.jsonl")).fingerprint != inputs.fingerprint
+
+
+def test_copies_of_evaluation_data_are_found_and_read_on_s3(s3):
+    places = Places(None, "s3://data/copies")
+    with pytest.raises(UserError, match=r"evaluation\.data: there is no folder s3://data/copies"):
+        evaluation.find_data(["sciq"], places)
+    s3.put_object(Bucket="data", Key="copies/allenai/sciq/test.jsonl.gz", Body=gzip.compress(b'{"support": "yes"}\n'))
+    (source,) = evaluation.find_data(["sciq"], places)
+    assert str(source) == "s3://data/copies/allenai/sciq/test.jsonl.gz" and source.found is not None
+    assert read_data(source.found, source.wanted)["test"].to_list() == [{"support": "yes"}]
+    assert len(evaluation.task_content("sciq", places)[-1][2][0][1][0]) == 32
 
 
 def test_a_missing_bucket_or_key_and_a_dead_server_are_said(s3, monkeypatch):
