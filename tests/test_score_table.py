@@ -85,6 +85,20 @@ def test_columns_that_would_say_nothing_are_left_out():
     )
 
 
+def test_parts_stand_in_the_order_of_their_numbers():
+    plain = {"mine/items": 5.0} | {f"mine/items_{n}_words": 1.0 for n in (12, 2, 4)}
+    plain |= {f"mine/acc_{n}_words": 1.0 for n in (12, 2, 4)} | {"mine/acc": 1.0}
+    table = score_table(plain, Evaluation(tasks=("mine",)))
+    assert [row[0] for row in table.rows] == ["mine", "mine · 2_words", "mine · 4_words", "mine · 12_words"]
+
+
+def test_the_accuracy_of_clean_items_is_shown_where_others_are_contaminated():
+    plain = {"mine/items": 5.0, "mine/acc": 0.4, "mine/acc_clean": 0.5, "mine/contaminated": 0.0}
+    settings = Evaluation(tasks=("mine",))
+    assert "clean accuracy" not in score_table(plain, settings).header
+    assert score_table({**plain, "mine/contaminated": 1.0}, settings).header[-2:] == ("contaminated", "clean accuracy")
+
+
 def test_a_suite_that_this_version_does_not_have_leaves_the_scores_as_they_are():
     plain = {"mine/items": 5.0, "mine/too_long": 0.0, "mine/not_run": 0.0, "mine/bpb": 2.0}
     settings = Evaluation(suites=("gone",))

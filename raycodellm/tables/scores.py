@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -77,7 +78,7 @@ def _of_task(suite: str, task: str, metrics: Mapping[str, float]) -> list[Score]
     split = {name: known for name in metrics if (known := _metric_and_part(name, metrics, parts)) is not None}
     hidden = _OWN_COLUMN | (_HIDDEN_BESIDE_ACCURACY if "acc" in metrics else set())
     found = []
-    for part in ["", *parts]:
+    for part in ["", *sorted(parts, key=_by_numbers)]:
         of_part = {metric: name for name, (metric, of) in split.items() if of == part and metric not in hidden}
         if part and "acc" in of_part:
             of_part = {"acc": of_part["acc"]}
@@ -87,6 +88,11 @@ def _of_task(suite: str, task: str, metrics: Mapping[str, float]) -> list[Score]
             num_items = None if count is None else int(count)
             found.append(Score(suite, task, part, metric, metrics[name], low, high, num_items))
     return found
+
+
+def _by_numbers(part: str) -> list[tuple[int, str]]:
+    """Sorts `4_words` before `12_words`."""
+    return [(int(piece) if piece.isdigit() else -1, piece) for piece in re.split(r"([0-9]+)", part) if piece]
 
 
 def _metric_and_part(name: str, metrics: Mapping[str, float], parts: Sequence[str]) -> tuple[str, str] | None:
@@ -179,7 +185,10 @@ def _baselines(found: Sequence[Score], metrics: Mapping[str, float], settings: E
 
 
 def _clean_accuracy(one: Score, metrics: Mapping[str, float]) -> float | None:
-    return metrics.get(f"{one.task}/acc_clean") if one.metric == "acc" and not one.part else None
+    """The accuracy over the clean items of a task that has others; of items too short to be searched nothing is known,
+    so that without contaminated items it would be another accuracy for no reason."""
+    is_shown = one.metric == "acc" and not one.part and metrics.get(f"{one.task}/contaminated")
+    return metrics.get(f"{one.task}/acc_clean") if is_shown else None
 
 
 def _count(one: Score, key: str, metrics: Mapping[str, float]) -> Cell:
