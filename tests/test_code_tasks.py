@@ -10,6 +10,7 @@ import random
 from pathlib import Path
 
 import pytest
+from test_stage_store import chain
 from tokenizers import pre_tokenizers
 
 from raycodellm import evaluation
@@ -323,6 +324,16 @@ def test_check_says_whether_the_models_code_can_be_run_here(isolated, monkeypatc
     assert "its items would be not_run: no sandbox works here" in evaluation.isolation_here()
 
 
+def test_how_programs_are_drawn_changes_the_tasks_that_run_code_and_no_others(sweep_text, tmp_path):
+    (tmp_path / "items.jsonl").write_text(json.dumps(HALVE))
+    humaneval = FOLDER / "humaneval" / "humaneval.yaml"
+    (tmp_path / "own.yaml").write_text(OWN_TASK.format(path=humaneval, folder=tmp_path))
+    asked = f"tasks: [boxes, {tmp_path / 'own.yaml'}]"
+    keys = [chain(sweep_text, f"evaluation={{{asked}, samples: {samples}}}").evaluation.keys for samples in (1, 5)]
+    assert keys[0]["boxes"] == keys[1]["boxes"]
+    assert keys[0][str(tmp_path / "own.yaml")] != keys[1][str(tmp_path / "own.yaml")]
+
+
 @pytest.mark.exhaustive
 def test_every_solution_of_the_data_sets_passes_and_holds_no_stop_word(isolated):
     import datasets
@@ -349,7 +360,7 @@ def test_every_solution_of_the_data_sets_passes_and_holds_no_stop_word(isolated)
     for docs, judge, column, path in (
         (humaneval, code_tasks.judge_humaneval, "canonical_solution", "humaneval/humaneval.yaml"),
         (mbpp, code_tasks.judge_mbpp, "code", "mbpp/mbpp.yaml"),
-        (sanitized, code_tasks.judge_mbpp, "code", "mbpp/mbpp_sanitized.yaml"),
+        (sanitized, code_tasks.judge_mbpp, "code", "mbpp/mbpp.yaml"),
     ):
         verdicts = judge([[doc[column]] for doc in docs], docs)
         assert {

@@ -170,6 +170,18 @@ def test_of_the_folders_of_tasks_and_of_data_only_what_the_tasks_need_travels(tm
     assert "tasks/deep/other.yaml" not in {place for _, place in sent.files}
 
 
+def test_the_text_that_is_measured_travels(tmp_path):
+    for name in ("texts/a.txt", "texts/.hidden", "zh.txt"):
+        write(tmp_path / name, "text\n")
+    path = write(tmp_path / "tiny.yaml", SWEEP)
+    overrides = ("evaluation={suites: [bpb], texts: {prose: texts, chinese: zh.txt}}",)
+    request = SweepRequest(str(path), overrides, "/mnt/all", ADDRESS)
+    with request.opened(pytest.fail) as file:
+        sent = submitting._submission(request, file, Path.cwd()).sent
+    assert {place for _, place in sent.files} >= {"texts/a.txt", "zh.txt"}
+    assert "texts/.hidden" not in {place for _, place in sent.files}
+
+
 def test_too_much_to_send_is_refused_with_the_sizes_of_the_largest(tmp_path):
     for name, num_bytes in (("small.txt", 10), ("data/large.bin", 300_000), ("other/x/deep.bin", 200_000)):
         write(tmp_path / name).write_bytes(os.urandom(num_bytes))

@@ -113,15 +113,18 @@ def _chosen_files(named: NamedPath, file: SweepFile, start: Path) -> list[Path] 
     """The files that are read of what is at a path; None for all: of a model, or a git repository."""
     section, _, name = named.key.partition(".")
     if section == "evaluation":
-        return _evaluation_files(named, file)
+        return _evaluation_files(named, file, start)
     if section == "sources":  # what the reader leaves out here must not become a document there
         source = file.example().sources[name.removesuffix(".path")]
         return corpora.local_files(source, os.path.normpath(os.path.join(start, named.path)))
     return None
 
 
-def _evaluation_files(named: NamedPath, file: SweepFile) -> list[Path]:
-    """The files that the evaluation's tasks need of a task file, or of the folder of tasks or of data."""
+def _evaluation_files(named: NamedPath, file: SweepFile, start: Path) -> list[Path] | None:
+    """The files that the evaluation's tasks need of a task file, of measured text, or of a folder of tasks or data."""
+    if named.key.startswith("evaluation.texts."):
+        domain = named.key.removeprefix("evaluation.texts.")
+        return evaluation.text_files(domain, os.path.normpath(os.path.join(start, named.path)))
     if named.key == "evaluation.tasks":
         return evaluation.local_files(named.path)
     settings = file.example().evaluation

@@ -1,11 +1,11 @@
 """Scores models on reasoning tasks through lm-eval, with a row for every item. The only door to `lm_eval`."""
 
 from raycodellm.evaluation.averages import missing_averages
-from raycodellm.evaluation.code_here import isolation_here, tasks_running_code
+from raycodellm.evaluation.code_here import isolation_here, sampling_content, tasks_running_code
 from raycodellm.evaluation.composition import EvaluationResult, compose, kept_evaluation, kept_items
 from raycodellm.evaluation.contamination import contaminated_items, stage_of
 from raycodellm.evaluation.data_sources import DataSource, find_data
-from raycodellm.evaluation.held_out_texts import held_out_content
+from raycodellm.evaluation.held_out_texts import held_out_content, text_files
 from raycodellm.evaluation.item_text import evaluated_tasks, item_texts, items_of_sweep
 from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
 from raycodellm.evaluation.judge import WIN_RATE, WinRate
@@ -95,6 +95,7 @@ __all__ = [
     "preload",
     "read_trial_items",
     "samples",
+    "sampling_content",
     "stage_of",
     "suite",
     "suite_names",
@@ -102,5 +103,6 @@ __all__ = [
     "task_contents",
     "task_facts",
     "tasks_running_code",
+    "text_files",
     "win_rate_lines",
 ]

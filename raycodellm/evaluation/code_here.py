@@ -1,10 +1,14 @@
-"""Which tasks run code that a model wrote, and whether this machine can run it; for those who ask beforehand."""
+"""Which tasks run code of the model, how its programs are drawn, and whether this machine can run them; known without
+loading a task."""
 
 from __future__ import annotations
 
 from collections.abc import Iterable
+from typing import Any
 
+from raycodellm.config import Evaluation
 from raycodellm.evaluation import sandbox
+from raycodellm.evaluation.code_sampling import GREEDY, Sampling
 from raycodellm.evaluation.task_data import task_trees
 from raycodellm.evaluation.task_names import Places, TaskNames
 
@@ -15,6 +19,12 @@ def tasks_running_code(names: Iterable[str], places: Places) -> tuple[str, ...]:
     trees = (found for name in names for found in task_trees(name, known))
     running = (name for name, tree in trees if (tree.get("metadata") or {}).get("runs_code") is True)
     return tuple(dict.fromkeys(running))
+
+
+def sampling_content(task: str, settings: Evaluation, places: Places) -> list[Any]:
+    """JSON values that identify how programs are drawn; empty for one greedy program, and for a task without code."""
+    sampling = Sampling.of(settings)
+    return [] if sampling == GREEDY or not tasks_running_code([task], places) else [["programs", *sampling]]
 
 
 def isolation_here() -> str:

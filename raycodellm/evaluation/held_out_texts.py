@@ -11,6 +11,7 @@ import contextvars
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycodellm import corpora
@@ -111,6 +112,11 @@ def file_texts(domain: str, path: str) -> Iterator[str]:
     if not found:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common(3)) or "all files are empty"
         raise UserError(f"evaluation.texts.{domain}: {path} holds no document: {reasons}")
+
+
+def text_files(domain: str, path: str) -> list[Path] | None:
+    """The local files that a path of `evaluation.texts` names; see `corpora.local_files`."""
+    return corpora.local_files(_source(domain, path), path)
 
 
 def text_content(task: str, texts: Texts) -> list[Any]:

@@ -31,6 +31,8 @@ NOT_AS_WRITTEN: Any = {
 
 BY_CONTENT = {"suites", "tasks", "leave_out", "include", "data", "texts"}
 """Settings of an evaluation that say which tasks are asked and where they lie: they enter as the tasks' contents."""
+OF_CODE_TASKS = {"samples", "temperature"}
+"""Settings of an evaluation that enter with the content of the tasks that run the model's code."""
 SELECTING = {"scoring", "rationale", "decoding"}
 """Settings of an evaluation that choose among a suite's tasks: the chosen tasks enter by content."""
 
@@ -125,7 +127,7 @@ def task_identity(model: Any, evaluation: Evaluation, content: Any, lm_eval: str
     """Identity of one task's scores. `model`: identity of the evaluated model's stage, or a model's content. `content`:
     of the task. `lm_eval`: its version. A setting at its default is left out, so that a setting that a later version
     adds leaves the scores that are there as they are."""
-    settings = evaluation.model_dump(mode="json", exclude=BY_CONTENT | SELECTING, exclude_defaults=True)
+    settings = evaluation.model_dump(mode="json", exclude=BY_CONTENT | SELECTING | OF_CODE_TASKS, exclude_defaults=True)
     return fingerprint([model, settings, content, lm_eval, version])
 
 

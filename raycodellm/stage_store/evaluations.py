@@ -37,13 +37,17 @@ def evaluation_job(
     results."""
     from raycodellm import evaluation
 
-    texts = evaluation.Places.of(settings, held_out).texts
+    places = evaluation.Places.of(settings, held_out)
     asked = {name: contents.units[name] for name in evaluation.asked_tasks(settings)}
     identities = {
         task: identity.task_identity(
             known,
             settings,
-            [contents.tasks[task], *evaluation.held_out_content(task, texts)],
+            [
+                contents.tasks[task],
+                *evaluation.held_out_content(task, places.texts),
+                *evaluation.sampling_content(task, settings, places),
+            ],
             contents.lm_eval,
             EVALUATION_VERSION,
         )
