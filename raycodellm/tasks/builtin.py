@@ -30,8 +30,9 @@ def training_examples(seed: int, num_examples: int | None = None) -> Iterator[tu
     """(prompt, response) pairs from the tasks' training splits, tasks by turns; endless when `num_examples` is None.
 
     The prompt is the text that evaluation shows a model, and the response begins with the space between prompt and
-    answer, so that prompt + response is the text whose likelihood evaluation measures. No box signature and no puzzle
-    structure of these pairs is evaluated. Equal seeds give equal examples on any machine, whatever `num_examples` is.
+    answer, so that prompt + response is the text whose likelihood evaluation measures. What a task deals out to its
+    splits (box signatures, structures of puzzles and programs, sums …) is never both in these pairs and evaluated.
+    Equal seeds give equal examples on any machine, whatever `num_examples` is.
     """
     items = (task.generate("train", seed) for task in TASKS)
     pairs = (item.training_pair() for turn in zip(*items, strict=True) for item, _ in turn)

@@ -13,7 +13,7 @@ if TYPE_CHECKING:
     import datasets
 
 SPLITS = {"train": 0.45, "validation": 0.10, "test": 0.45}
-"""Maps each split to its share of what a task deals out to splits: signatures of boxes, structures of puzzles."""
+"""Maps each split to its share of what a task deals out to splits, such as signatures of boxes."""
 
 
 def unknown_split(split: str) -> ValueError:
