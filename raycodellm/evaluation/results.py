@@ -127,10 +127,12 @@ def read_result(folder: Folder, key: str) -> TaskResult:
     try:
         table = folder.read_table(file_name(key), _COLUMNS)
         written = (table.schema.metadata or {}).get(_FACTS)
+        known = [ITEMS_SCHEMA.field(name) for name in table.column_names if name in ITEMS_SCHEMA.names]
         try:
             facts = from_json(_Facts, json.loads(written or b"null"), file)
-        except ValueError as error:
-            raise DamagedFile(file, "holds no metrics of a task") from error
+            table = table.select([one.name for one in known]).cast(pa.schema(known, table.schema.metadata))
+        except ValueError as error:  # Arrow's errors among them
+            raise DamagedFile(file, "holds no items and metrics of a task") from error
     except DamagedFile as error:
         raise error.with_meaning("the task is scored again by the next run that needs it") from error
     return TaskResult(table, facts.metrics, facts.members, facts.seconds)
