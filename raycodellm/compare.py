@@ -68,7 +68,7 @@ def run(
             folder.write_json("metrics.json", results[model].metrics)
     averages = evaluation.asked_averages(settings)
     gaps = {(base, other): differences(results[base].items, results[other].items, averages) for base, other in wanted}
-    judged = {} if judging is None else evaluation.judged(wanted, settings, judging, on_items)
+    judged = {} if judging is None else evaluation.judged(wanted, settings, judging, on_items, device)
     if output:
         for (base, other), of_pair in judged.items():
             name = "--against--".join(model.strip("/").replace("/", "--") for model in (other, base))

@@ -101,14 +101,20 @@ def judged(
     settings: Evaluation,
     judging: Judging,
     on_items: Callable[[str, int, int], None] = lambda what, done, in_all: None,
+    device: str | None = None,
 ) -> dict[tuple[str, str], Comparison]:
-    """Compares each (base, other) of models; each model answers once. `on_items(what, done, in_all)` hears how many
-    answers of a model, and how many instructions of a pair, there are. Raises as `answers` and `Judge.ask`."""
+    """Compares each (base, other) of models; each model answers once, on `device`.
+
+    `on_items(what, done, in_all)` hears how many answers of a model, and how many instructions of a pair, there are.
+    Raises as `answers` and `Judge.ask`.
+    """
     requests = read_instructions(judging.instructions, settings.limit)
     judge = Judge(judging.judge)
     models = dict.fromkeys(model for pair in pairs for model in pair)
     said = {
-        model: answers(model, requests, settings.batch_size, judging.max_tokens, on_items=partial(on_items, model))
+        model: answers(
+            model, requests, settings.batch_size, judging.max_tokens, device, on_items=partial(on_items, model)
+        )
         for model in models
     }
     return {
