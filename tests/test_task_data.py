@@ -105,6 +105,12 @@ def test_what_datasets_saves_to_disk_is_found_with_all_its_splits(tmp_path: Path
     }
 
 
+def test_a_task_that_is_a_class_reads_copies_too(tmp_path: Path) -> None:
+    (tmp_path / "based-fda.jsonl").write_text('{"doc_id": "1", "text": "a", "value": "b", "key": "c"}\n')
+    task = evaluation.load_tasks(("fda",), 0, Places(None, str(tmp_path))).single["fda"]
+    assert [doc["value"] for doc in task.eval_docs] == ["b"]
+
+
 def test_links_to_files_and_folders_are_followed(tmp_path: Path) -> None:
     (tmp_path / "real/deep").mkdir(parents=True)
     (tmp_path / "real/deep/sciq.jsonl").write_text(LINES)

@@ -8,6 +8,7 @@ from typing import Any
 
 from raycodellm.evaluation.data_lookup import WantedData
 from raycodellm.evaluation.data_releases import release_files
+from raycodellm.evaluation.task_classes import class_tree
 from raycodellm.evaluation.task_index import with_members
 from raycodellm.evaluation.task_names import TaskNames, is_path
 from raycodellm.evaluation.task_trees import merged_tree
@@ -27,12 +28,17 @@ def wanted_data(names: Iterable[str], known: TaskNames) -> list[WantedData]:
 def task_trees(name: str, known: TaskNames) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, merged YAML tree) of the task, or of each task that a group or tag stands for."""
     if is_path(name):
-        tree = merged_tree(Path(name).expanduser())
+        tree = _tree(Path(name).expanduser())
         yield from _leaves(str(tree.get("task", name)), tree, known, frozenset())
         return
     for member, named in with_members([name], known.find).items():
         if named.file is not None:
-            yield from _leaves(member, merged_tree(named.file), known, frozenset({name}))
+            yield from _leaves(member, _tree(named.file), known, frozenset({name}))
+
+
+def _tree(file: Path) -> dict[str, Any]:
+    tree = merged_tree(file)
+    return {**tree, **class_tree(tree, file.parent)}
 
 
 def _leaves(
@@ -49,7 +55,7 @@ def _leaves(
         inner = member.get("task")
         if isinstance(inner, str) and inner not in seen:
             named = known.find(inner)
-            base = merged_tree(named.file) if named is not None and named.file is not None else {}
+            base = _tree(named.file) if named is not None and named.file is not None else {}
             yield from _leaves(inner, {**base, **member}, known, seen | {inner})
         elif isinstance(inner, list):
             yield from _leaves(str(member.get("group", name)), member, known, seen)
