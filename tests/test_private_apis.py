@@ -62,6 +62,8 @@ SOURCES = [
     ("deepspeed", "runtime/fp16/unfused_optimizer.py", "self.fp16_groups = []"),
     ("transformers", "masking_utils.py", "def find_packed_sequence_indices(position_ids"),
     ("transformers", "masking_utils.py", "= find_packed_sequence_indices(position_ids)"),
+    ("transformers", "cache_utils.py", "self.keys = torch.cat([self.keys, key_states], dim=-2)"),
+    ("lm_eval", "utils.py", "rtemplate = env.from_string(template)"),
     ("lm_eval", "api/task.py", "self._instances"),
 ]
 """(library, file in it, words of its source on which the package relies). Reading a source needs no slow import."""

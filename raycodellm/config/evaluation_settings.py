@@ -80,7 +80,8 @@ class Evaluation(Frozen):
     decoding: Literal["free", "constrained"] = "free"
     """How a suite that has both lets a model write: freely, or held token by token to the pattern of an answer."""
     batch_size: Annotated[Whole, Field(ge=1)] = 32
-    """Sequences (a question with one of its answers) per forward pass."""
+    """Sequences (a question with one of its answers) that a forward pass has memory for. Answers that share a question
+    take less."""
 
     @field_validator("suites", "tasks", "leave_out")
     @classmethod
