@@ -214,14 +214,77 @@ def test_a_model_that_reads_common_beginnings_in_another_way_reads_each_answer_a
     assert [value for value, _ in windowed.likelihoods(pairs)] == pytest.approx(alone, rel=1e-5)
 
 
-def test_equal_prompts_are_answered_once_and_greedy_samples_are_one(lm, monkeypatch):
+WINDOW = {"num_key_value_heads": 1, "sliding_window": 16}
+GPT2 = {"n_embd": 32, "n_layer": 2, "n_head": 2}
+HEADS = {"num_key_value_heads": 1, "head_dim": 16}
+
+
+@pytest.mark.parametrize(
+    ("architecture", "extra", "shares"),
+    [
+        ("cohere", {}, True),
+        ("gpt2", GPT2, True),
+        ("mistral", WINDOW, False),
+        ("mamba", {"state_size": 4}, False),
+        *(
+            pytest.param(*one, marks=pytest.mark.exhaustive)
+            for one in [
+                ("llama", {"num_key_value_heads": 1}, True),
+                ("gpt_neox", {}, True),
+                ("gptj", {**GPT2, "rotary_dim": 8}, True),
+                ("opt", {"ffn_dim": 64, "word_embed_proj_dim": 32}, True),
+                ("bloom", {"n_layer": 2, "n_head": 2}, False),
+                ("mpt", {"d_model": 32, "n_layers": 2, "n_heads": 2}, False),
+                ("falcon", {}, True),
+                ("phi", {}, True),
+                ("qwen2", {"num_key_value_heads": 1}, True),
+                ("qwen3", HEADS, True),
+                ("gemma", HEADS, True),
+                ("gemma2", {**HEADS, **WINDOW}, False),
+                ("olmo2", {}, True),
+                ("starcoder2", {"num_key_value_heads": 1}, True),
+                ("mixtral", {"num_key_value_heads": 1, "num_local_experts": 2}, True),
+                ("granite", {}, True),
+                ("rwkv", {"attention_hidden_size": 32}, False),
+            ]
+        ),
+    ],
+)
+def test_answers_asked_together_are_those_asked_alone_for_any_architecture(lm, architecture, extra, shares):
+    import torch
+    from transformers import AutoConfig, AutoModelForCausalLM
+
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    ids = {"vocab_size": 700, "bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
+    torch.manual_seed(0)
+    with quiet():
+        model = AutoModelForCausalLM.from_config(AutoConfig.for_model(architecture, **{**shape, **ids, **extra})).eval()
+        with torch.no_grad():
+            for weight in model.parameters():
+                weight.mul_(8 if weight.dim() > 1 else 1)
+        other = language_model.AnswerLM(model, lm.encoder.tokenizer, 8)
+    assert other.shares_beginnings is shares
+    pairs = [*pairs_of(other, 4), *pairs_of(other, 3, "Answer each of these questions in a few words. " * 4)]
+    alone = [likelihoods(model, [pair], 1, share=False)[0][0] for pair in pairs]
+    assert [value for value, _ in other.likelihoods(pairs)] == pytest.approx(alone, rel=1e-5)
+    prompts = [lm.tok_encode(prompt) for prompt, _ in EXAMPLES[:3]]
+    expected = []
+    for prompt in prompts:
+        mask = torch.ones(1, len(prompt), dtype=torch.long)
+        asked = {"attention_mask": mask, "max_new_tokens": 5, "do_sample": False, "pad_token_id": 0}
+        tokens = model.generate(torch.tensor([prompt]), **asked)[0][len(prompt) :]
+        expected.append(lm.encoder.decode(tokens, skip_special_tokens=True))
+    assert other.generate(prompts, [""] * 3, Decoding(5)) == expected
+
+
+def test_equal_prompts_are_answered_once_and_greedy_samples_are_one(lm):
     read: list[int] = []
-    forward = lm.model.forward
-    monkeypatch.setattr(
-        lm.model, "forward", lambda **inputs: read.append(len(inputs["input_ids"])) or forward(**inputs)
+    hook = lm.model.register_forward_pre_hook(
+        lambda module, inputs, named: read.append(len(named["input_ids"])), with_kwargs=True
     )
     asked = requests("generate_until", [(prompt, dict(AS_TEXT)) for prompt, _ in EXAMPLES[:2] * 3], repeats=2)
     answers = lm.generate_until(asked)
+    hook.remove()
     assert max(read) == 2 and len(answers) == 12
     assert answers[0] == answers[1] == answers[4] and answers[2] == answers[6]
 

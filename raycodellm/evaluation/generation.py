@@ -63,6 +63,8 @@ def generated(
     keys = [(tuple(prompt), seed if decoding.temperature else "") for prompt, seed in zip(prompts, seeds, strict=True)]
     order = sorted(dict.fromkeys(keys), key=lambda key: (-len(key[0]), key))
     texts: dict[tuple[tuple[int, ...], str], str] = {}
+    if not _keeps_keys(model):
+        batch_size = 1  # a recurrent state reads padding as text
     with torch.inference_mode():
         prefix = common_prefix([prompt for prompt, _ in order]) if share and order else 0
         cache = prefix_cache(model, order[0][0][:prefix]) if prefix else None
@@ -76,6 +78,11 @@ def generated(
             _generate(_Batch(model, answers, share, prefix, cache, room), decoding, stop, constraint, golds)
             texts |= {key: stop.text(answer.tokens) for key, answer in zip(batch, answers, strict=True)}
     return [texts[key] for key in keys]
+
+
+def _keeps_keys(model: Any) -> bool:
+    """False for a recurrent model, which is given the whole text for each token."""
+    return "past_key_values" in inspect.signature(model.forward).parameters
 
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
@@ -146,7 +153,7 @@ class _Batch:
         if plain:
             self._inputs["past_key_values"] = repeated(cache, len(rows)) if prefix else empty_cache()
             self._mask = self._additive(prefix, width, room)
-        self._takes = inspect.signature(model.forward).parameters
+        self._takes, self._keeps_keys = inspect.signature(model.forward).parameters, _keeps_keys(model)
         if "logits_to_keep" in self._takes:
             self._inputs["logits_to_keep"] = 1
 
@@ -179,8 +186,9 @@ class _Batch:
         if "position_ids" in self._takes:
             self._inputs["position_ids"] = self._positions
         mask = self._attention_mask()
-        found = self.model(input_ids=self._ids, attention_mask=mask, use_cache=True, **self._inputs)
-        self._inputs["past_key_values"] = found.past_key_values
+        found = self.model(input_ids=self._ids, attention_mask=mask, use_cache=self._keeps_keys, **self._inputs)
+        if self._keeps_keys:
+            self._inputs["past_key_values"] = found.past_key_values
         return found.logits[:, -1].float()
 
     def likelihoods(self, first: torch.Tensor, golds: Sequence[Sequence[int]]) -> list[Likelihood]:
@@ -220,6 +228,11 @@ class _Batch:
         """Keeps some answers of the batch, each of which goes on with its next token."""
         import torch
 
+        if not self._keeps_keys:
+            self.answers = [self.answers[row] for row in rows]
+            self._ids = torch.cat([self._ids, self._ids.new_tensor([[*tokens]])], -1) if tokens else self._ids
+            self._mask = torch.ones_like(self._ids)
+            return
         self._positions = self._positions[:, -1:] + 1
         self._length += 1
         if len(rows) < len(self.answers):
