@@ -20,7 +20,7 @@ from raycodellm.sweep.trial_files import trial_numbers
 logger = logging.getLogger(__name__)
 
 _NEW_NAME = "give the sweep a new name: stages and evaluated tasks are taken from this storage"
-_KEYS = ("evaluation.tasks", "evaluation.suites")
+_KEYS = ("evaluation.tasks", "evaluation.suites", "evaluation.leave_out")
 
 
 def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run:
