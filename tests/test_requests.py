@@ -98,8 +98,8 @@ def test_each_event_of_a_sweep_makes_as_many_requests_at_its_hundredth_trial_as_
         assert early[0] == late[0] or event == "look", event
     assert events.per_event("suggestion")[0]["PUT"] <= 1.05
     begun = {"HEAD": 3, "LIST": 1, "PUT": 1}  # has it a result? which of its three jobs are finished? then trial.json
-    slot = {"PUT": 5, "LIST": 1, "HEAD": 1, "GET": 1}  # what two stages and a task leave; the task's metrics
-    done = {"HEAD": 1, "GET": 1, "PUT": 2}  # the task's items; items.parquet and result.json
+    slot = {"PUT": 5, "LIST": 2, "HEAD": 1, "GET": 1}  # what two stages and a task leave; the task's metrics
+    done = {"LIST": 1, "HEAD": 1, "GET": 1, "PUT": 2}  # the task's items; items.parquet and result.json
     assert sum(events.per_event("trial")[0].values()) == pytest.approx(
         sum(begun.values()) + sum(slot.values()) + sum(done.values()), abs=0.1
     )

@@ -66,7 +66,9 @@ def kept_evaluation(job: EvaluationJob) -> EvaluationResult | None:
 def kept_items(folder: Folder, tasks: Mapping[str, Mapping[str, str]]) -> pa.Table:
     """The items of an evaluation, from the results in the model's `folder`. `tasks`: as `TrialResult` has them. Raises
     DamagedFile or FileNotFoundError for a task that has no result any more."""
-    results = {task: read_result(folder, key) for of in tasks.values() for task, key in of.items()}
+    keys = {task: key for of in tasks.values() for task, key in of.items()}
+    found = KeptResults(folder, keys).read_all()
+    results = found or {task: read_result(folder, key) for task, key in keys.items()}  # names the file
     return composed_items({name: tuple(of) for name, of in tasks.items()}, results)
 
 
