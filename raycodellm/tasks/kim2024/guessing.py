@@ -28,16 +28,18 @@ def chance(mentioned: Sequence[str], gold: Collection[str]) -> float:
     """Probability that the random guess is the set `gold`; 1 for an empty box of which nothing was ever mentioned."""
     if not mentioned:
         return float(not gold)
-    counts = Counter(mentioned)
-    shares = [counts[thing] / len(mentioned) for thing in sorted(gold)]  # sorted: a sum's last bit depends on the order
-    return sum(_all_drawn(shares, num_draws) for num_draws in range(MOST_DRAWS + 1)) / (MOST_DRAWS + 1)
+    counts, total = Counter(mentioned), len(mentioned)
+    numbers = [counts[thing] for thing in gold]
+    # In whole numbers: sums of floats differ in the last bit between versions of Python, and with the order.
+    ways = sum(_ways(numbers, draws) * total ** (MOST_DRAWS - draws) for draws in range(MOST_DRAWS + 1))
+    return ways / ((MOST_DRAWS + 1) * total**MOST_DRAWS)
 
 
-def _all_drawn(shares: Sequence[float], num_draws: int) -> float:
-    """Probability that `num_draws` draws give each of the things of these shares, and no other: by inclusion and
-    exclusion over the things that are left out."""
-    total = 0.0
-    for size in range(len(shares) + 1):
-        sign = (-1) ** (len(shares) - size)
-        total += sign * sum(sum(kept) ** num_draws for kept in itertools.combinations(shares, size))
-    return total
+def _ways(counts: Sequence[int], num_draws: int) -> int:
+    """Number of ways in which `num_draws` draws give each of the things that are mentioned so often, and no other: by
+    inclusion and exclusion over the things that are left out."""
+    return sum(
+        (-1) ** (len(counts) - size) * sum(kept) ** num_draws
+        for size in range(len(counts) + 1)
+        for kept in itertools.combinations(counts, size)
+    )
