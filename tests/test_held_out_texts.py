@@ -7,6 +7,8 @@ import math
 from collections import Counter
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 from test_evaluation import write_model
 from test_stage_store import chain, identities
 from test_tokens import write_store
@@ -14,7 +16,15 @@ from test_tokens import write_store
 from raycodellm import config, evaluation
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation import evaluate
-from raycodellm.evaluation.held_out_texts import dataset, file_texts, held_out_texts, texts_given, texts_of
+from raycodellm.evaluation.held_out_texts import (
+    PIECE_CHARACTERS,
+    cut,
+    dataset,
+    file_texts,
+    held_out_texts,
+    texts_given,
+    texts_of,
+)
 from raycodellm.files import Folder
 from raycodellm.records import HeldOutSource
 from raycodellm.stage_store.slices import EVALUATED_SHARE
@@ -35,8 +45,8 @@ def test_the_suite_measures_every_plain_source_of_the_sweep_by_its_kind(sweep_te
     assert [name for name in evaluation.asked_tasks(settings) if "bpb" in name] == ["bpb_prose", "bpb_code"]
     assert evaluation.left_out_tasks(settings) == ("humaneval_bpb", "mbpp_bpb")
 
-    given = config.parse(sweep_text, overrides=(MEASURED, "evaluation.texts={prose: book.txt, chinese: zh}")).example()
-    assert given.evaluation.texts.given() == {"prose": "book.txt", "code": "held_out", "chinese": "zh"}
+    files = config.parse(sweep_text, overrides=(MEASURED, "evaluation.texts={prose: book.txt, chinese: zh}")).example()
+    assert files.evaluation.texts.given() == {"prose": "book.txt", "code": "held_out", "chinese": "zh"}
     alone = config.parse(sweep_text, overrides=("evaluation.tasks=[bpb_code]",)).example().evaluation
     assert alone.texts.given() == {"code": "held_out"}
 
@@ -142,9 +152,9 @@ def test_held_out_documents_are_scored_whole_in_windows_with_their_exact_bytes(s
 
     files = tmp_path / "held_out.jsonl"
     files.write_text("".join(json.dumps({"text": text}) + "\n" for text in texts))
-    given = evaluate(model, Evaluation(suites=("bpb",), texts={"prose": str(files)}))
-    assert given.items["bits_per_byte"].to_pylist() == got.items["bits_per_byte"].to_pylist()
-    assert math.isfinite(given.metrics["mean/bpb"])
+    other = evaluate(model, Evaluation(suites=("bpb",), texts={"prose": str(files)}))
+    assert other.items["bits_per_byte"].to_pylist() == got.items["bits_per_byte"].to_pylist()
+    assert math.isfinite(other.metrics["mean/bpb"])
 
 
 def test_files_of_a_domain_are_read_as_sources_are(tmp_path):
@@ -163,6 +173,26 @@ def test_files_of_a_domain_are_read_as_sources_are(tmp_path):
         list(file_texts("prose", f"{tmp_path}/empty.jsonl"))
     with pytest.raises(UserError, match=r"evaluation\.texts\.prose: .*nothing"):
         list(file_texts("prose", f"{tmp_path}/nothing"))
+
+
+@given(st.text(alphabet="ab \n漢", max_size=60), st.integers(2, 9))
+def test_a_long_text_is_cut_at_lines_and_words_and_nothing_is_lost(text, most):
+    pieces = cut(text, most)
+    assert "".join(pieces) == text and max(map(len, pieces)) <= most
+
+
+def test_the_pieces_of_long_documents_come_by_turns_and_count_as_one_cluster(tmp_path):
+    line = "A line of a book.\n"
+    for name, lines in (("a", 4000), ("b", 6000), ("c", 1)):
+        (tmp_path / f"{name}.txt").write_text(line * lines)
+    with texts_given(texts_of(Evaluation(tasks=("bpb_prose",), texts={"prose": f"{tmp_path}/*.txt"}))):
+        rows = dataset("prose")["test"].to_list()
+    clusters = [json.loads(row["attributes"]).get("cluster") for row in rows]
+    assert clusters == [0, 1, None, 0, 1, 0, 1, 1] and rows[0]["text"].endswith("book.\n")
+    assert len(rows[0]["text"]) <= PIECE_CHARACTERS
+    for number, lines in ((0, 4000), (1, 6000)):
+        found = "".join(row["text"] for row, one in zip(rows, clusters, strict=True) if one == number)
+        assert found == (line * lines).strip("\n")
 
 
 def test_a_changed_file_is_another_task(tmp_path):

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import contextvars
+import itertools
 import json
 from collections import Counter
 from collections.abc import Iterator, Mapping, Sequence
@@ -26,6 +27,9 @@ if TYPE_CHECKING:
 
 Texts = tuple[tuple[str, tuple[str | HeldOutSource, ...]], ...]
 """Each domain, and where its text is read: paths of files, or held-out documents."""
+
+PIECE_CHARACTERS = 32_768
+"""Characters of the longest item. A book as one item would give neither progress nor a kept block for minutes."""
 
 _GIVEN: contextvars.ContextVar[Texts] = contextvars.ContextVar("texts", default=())
 DOMAIN_OF_TASK = {task_of(domain): domain for domain in KIND_OF_DOMAIN}
@@ -59,14 +63,15 @@ def texts_given(texts: Texts) -> Iterator[None]:
 
 
 def dataset(domain: str, texts: Mapping[str, str | Sequence[str]] | None = None, **_: object) -> datasets.DatasetDict:
-    """A domain's documents, one row each: `text`, and its source as the item's part. `texts`: paths by domain, of
-    lm-eval's command. Raises UserError where there is no text of the domain."""
+    """A domain's documents, a row each, or several for a long one: `text`, and its source as the item's part. `texts`:
+    paths by domain, of lm-eval's command. Raises UserError where there is no text of the domain."""
     import datasets
 
     given = dict(_GIVEN.get()) | {
         name: (paths,) if isinstance(paths, str) else tuple(paths) for name, paths in (texts or {}).items()
     }
-    rows = [row for place in given.get(domain, ()) for row in _rows(domain, place)]
+    documents = [one for place in given.get(domain, ()) for one in _documents(domain, place)]
+    rows = list(_rows(documents))
     if not rows:
         raise UserError(
             f"evaluation.texts: the task {task_of(domain)!r} has no text of domain {domain!r}; give a path, such as "
@@ -75,13 +80,36 @@ def dataset(domain: str, texts: Mapping[str, str | Sequence[str]] | None = None,
     return datasets.DatasetDict(test=datasets.Dataset.from_list(rows))
 
 
-def _rows(domain: str, place: str | HeldOutSource) -> Iterator[dict[str, str]]:
+def _documents(domain: str, place: str | HeldOutSource) -> Iterator[tuple[str, dict[str, Any]]]:
+    """(text, attributes) of each document."""
     if isinstance(place, HeldOutSource):
-        for text in held_out_texts(place):
-            yield {"text": text, "attributes": json.dumps({"part": place.source})}
+        yield from ((text, {"part": place.source}) for text in held_out_texts(place))
     else:
-        for text in file_texts(domain, place):
-            yield {"text": text, "attributes": "{}"}
+        yield from ((text, {}) for text in file_texts(domain, place))
+
+
+def _rows(documents: Sequence[tuple[str, Mapping[str, Any]]]) -> Iterator[dict[str, str]]:
+    """A row per document, or per piece of a long one: the first piece of every document, then the second of those that
+    have one, and so on, so that the first rows are of all documents. Pieces of a document are one cluster."""
+    pieces = [cut(text) for text, _ in documents]
+    for turn in itertools.zip_longest(*pieces):
+        for number, piece in enumerate(turn):
+            if piece is not None:
+                cluster = {"cluster": number} if len(pieces[number]) > 1 else {}
+                yield {"text": piece, "attributes": json.dumps({**documents[number][1], **cluster})}
+
+
+def cut(text: str, most: int = PIECE_CHARACTERS) -> list[str]:
+    """The text in pieces of at most `most` characters that end with a line, or a word, where one ends in the piece's
+    second half. The pieces together are the text."""
+    pieces = []
+    start = 0
+    while len(text) - start > most:
+        ends = (text.rfind(sign, start + most // 2, start + most) + 1 for sign in ("\n", " "))
+        end = next((end for end in ends if end), start + most)
+        pieces.append(text[start:end])
+        start = end
+    return [*pieces, text[start:]]
 
 
 def held_out_texts(source: HeldOutSource) -> Iterator[str]:
