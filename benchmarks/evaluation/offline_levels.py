@@ -1,7 +1,8 @@
 """Which levels of the suite `offline` a small model is above chance on, with and without training on such tasks.
 
 Trains a preset on the tasks' training split (`tasks`), or on documentation and source of the installed Python (`text`),
-with one process and no Ray, and evaluates it on the suite. Of an example the loss counts the answer alone.
+with one process and no Ray, and evaluates it on the suite. The loss counts every token of a
+document.
 
     python benchmarks/evaluation/offline_levels.py --arm tasks --tokens 6_000_000 --seed 0 --out tasks-0.json
     python benchmarks/evaluation/offline_levels.py --table *.json       # one row per level, mean over seeds
@@ -17,7 +18,7 @@ import random
 import statistics
 import tempfile
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -27,7 +28,7 @@ from raycodellm import evaluation, model
 from raycodellm.config import Evaluation, Model, Tokenizer
 from raycodellm.corpora.python_library import library
 from raycodellm.files import Folder
-from raycodellm.tasks import PARTS, training_examples
+from raycodellm.tasks import PARTS, TASKS
 from raycodellm.tokens.tokenizer import build_tokenizer, open_tokenizer
 
 LENGTH = 512
@@ -38,34 +39,32 @@ PEAK = 3e-3
 """Learning rate after the warm-up; falls to a tenth along a cosine."""
 
 
-def texts(arm: str, seed: int) -> Iterator[tuple[str, str]]:
-    """Endless documents of an arm: what is shown, and what counts in the loss."""
+def texts(arm: str, seed: int, only: Sequence[str] = ()) -> Iterator[str]:
+    """Endless documents of an arm; those of `tasks` of the tasks `only` alone, if any are named."""
     if arm == "tasks":
-        return training_examples(seed)
+        chosen = [task for task in TASKS if not only or task.name in only]
+        turns = zip(*(task.generate("train", seed) for task in chosen), strict=True)
+        return ("".join(item.training_pair()) for turn in turns for item, _ in turn)
     rows = [row[1] for row in (*library().prose, *library().code)]
     rng = random.Random(seed)
-    return (("", rows[index]) for _ in itertools.count() for index in rng.sample(range(len(rows)), len(rows)))
+    return (rows[index] for _ in itertools.count() for index in rng.sample(range(len(rows)), len(rows)))
 
 
-def batches(tokenizer: Any, documents: Iterator[tuple[str, str]], end: int) -> Iterator[tuple[Any, Any]]:
+def batches(tokenizer: Any, documents: Iterator[str], end: int) -> Iterator[tuple[Any, Any]]:
     """Tokens and targets, padded; a target of -100 does not count. Documents of one batch are about equally long."""
     while True:
-        rows = []
-        for shown, counted in itertools.islice(documents, 1024):
-            prompt, whole = len(tokenizer.encode(shown).ids), tokenizer.encode(shown + counted).ids
-            row = [end, *whole, end][: LENGTH + 1]
-            rows.append((row, [-100] * prompt + row[prompt + 1 :]))
-        rows.sort(key=lambda row: len(row[0]))
-        groups: list[list[Any]] = [[]]
+        rows = [[end, *tokenizer.encode(text).ids, end][: LENGTH + 1] for text in itertools.islice(documents, 1024)]
+        rows.sort(key=len)
+        groups: list[list[list[int]]] = [[]]
         for row in rows:
-            if groups[-1] and len(row[0]) * (len(groups[-1]) + 1) > BATCH_TOKENS:
+            if groups[-1] and len(row) * (len(groups[-1]) + 1) > BATCH_TOKENS:
                 groups.append([])
             groups[-1].append(row)
-        random.Random(len(rows[-1][0])).shuffle(groups)
+        random.Random(len(groups)).shuffle(groups)
         for group in groups:
-            longest = max(len(row) for row, _ in group) - 1
-            tokens = [row[:-1] + [end] * (longest + 1 - len(row)) for row, _ in group]
-            targets = [target + [-100] * (longest - len(target)) for _, target in group]
+            longest = max(map(len, group)) - 1
+            tokens = [row[:-1] + [end] * (longest + 1 - len(row)) for row in group]
+            targets = [row[1:] + [-100] * (longest + 1 - len(row)) for row in group]
             yield torch.tensor(tokens), torch.tensor(targets)
 
 
@@ -73,22 +72,18 @@ def train(options: argparse.Namespace, folder: Path) -> Path:
     """Trains the model, and gives its folder."""
     sample = [*itertools.islice(texts("tasks", -1), 4000), *itertools.islice(texts("text", -1), 400)]
     place = Folder(str(folder))
-    settings = Tokenizer(train={"vocab_size": options.vocab_size})
-    info = build_tokenizer(settings, [shown + counted for shown, counted in sample], place)
+    info = build_tokenizer(Tokenizer(train={"vocab_size": options.vocab_size}), sample, place)
     tokenizer = open_tokenizer(place)
     made = model.build(Model(preset=options.preset), info.vocab_size, options.seed, eos_id=info.eos_id)
     optimizer = torch.optim.AdamW(made.parameters(), lr=PEAK, betas=(0.9, 0.95), weight_decay=0.1)
     made.train()
-    data, started = batches(tokenizer, texts(options.arm, options.seed), info.eos_id), time.monotonic()
+    data, started = batches(tokenizer, texts(options.arm, options.seed, options.only), info.eos_id), time.monotonic()
     num_tokens = step = 0
     while num_tokens < options.tokens:
         for group in optimizer.param_groups:
             group["lr"] = PEAK * min(1, step / 100) * (0.55 + 0.45 * math.cos(math.pi * num_tokens / options.tokens))
         tokens, targets = next(data)
-        counts = targets != -100
-        # The logits of the counted positions alone: a third of the time where most of a document is its prompt.
-        logits = made.lm_head(made.model(tokens).last_hidden_state[counts])
-        loss = torch.nn.functional.cross_entropy(logits, targets[counts])
+        loss = torch.nn.functional.cross_entropy(made(tokens).logits.flatten(0, 1), targets.flatten())
         loss.backward()
         torch.nn.utils.clip_grad_norm_(made.parameters(), 1.0)
         optimizer.step()
@@ -107,7 +102,7 @@ def table(files: list[str]) -> str:
     heads = [f"{name}, `{arm}`" for name in ("accuracy", "bits per byte") for arm in arms]
     lines = ["| task | level | chance | " + " | ".join(heads) + " |", "|---|---|---|" + "---|" * len(heads)]
     for task, parts in PARTS.items():
-        for part in parts:
+        for part in parts if all(f"{task}/acc" in run["metrics"] for run in runs) else ():
             cells = []
             for name in ("acc", "bpb"):
                 for arm in arms:
@@ -131,6 +126,7 @@ def chances(items: Any) -> dict[str, float]:
 def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--arm", choices=["tasks", "text"], default="tasks")
+    parser.add_argument("--only", nargs="+", default=[], help="trains and evaluates on these tasks alone")
     parser.add_argument("--preset", default="tiny")
     parser.add_argument("--vocab-size", type=int, default=2048)
     parser.add_argument("--tokens", type=int, default=6_000_000)
@@ -142,9 +138,11 @@ def main() -> None:
     if options.table:
         print(table(options.table))
         return
+    suites = () if options.only else ("offline",)
+    settings = Evaluation(suites=suites, tasks=tuple(options.only), limit=options.limit)
     with tempfile.TemporaryDirectory(prefix="raycodellm-levels-") as temporary:
         trained = train(options, Path(temporary))
-        result = evaluation.evaluate(trained, Evaluation(suites=("offline",), limit=options.limit))
+        result = evaluation.evaluate(trained, settings)
     told = {**vars(options), "metrics": result.metrics, "chances": chances(result.items)}
     Path(options.out).write_text(json.dumps(told))
     print(table([options.out]))
