@@ -3,10 +3,11 @@
     python benchmarks/evaluation/throughput.py                       # a random `tiny`, some minutes on an idle core
     python benchmarks/evaluation/throughput.py --kinds generation --limit 200 --core 0
 
-Three kinds of tasks on the items of two generated tasks, read from a file: `likelihood` of the one right answer,
-`choices` among up to seven, and `generation` of the answer as text. Each command starts a process, imports, loads the
-model, reads the items, evaluates and writes a row per item. Per-item results of both sides are compared: the chosen
-answer and the generated text must be the same, and the likelihoods equal within rounding; else the script ends with 1.
+Four kinds of tasks on the items of two generated tasks, read from a file: `likelihood` of the one right answer,
+`choices` among up to seven, `generation` of an answer that ends at a stop word or the greatest length, and the same
+with all answers of `full_length`. Each command starts a process, imports, loads the model, reads the items, evaluates
+and writes a row per item. Per-item results of both sides are compared: the chosen answer and the generated text must be
+the same, and the likelihoods equal within rounding; else the script ends with 1.
 """
 
 from __future__ import annotations
@@ -30,7 +31,7 @@ ROOT = Path(__file__).resolve().parents[2]
 sys.path.insert(0, str(ROOT / "benchmarks" / "data"))
 import _common  # noqa: E402
 
-KINDS = ("likelihood", "choices", "generation")
+KINDS = ("likelihood", "choices", "generation", "full_length")
 SOURCES = ("boxes", "logical_deduction")
 TASK = """
 task: {name}
@@ -44,7 +45,10 @@ metric_list: [{{metric: {metric}, aggregation: mean, higher_is_better: true}}]
 """
 AS_TEXT = 'doc_to_target: "{{answer}}"\n'
 AS_CHOICE = "doc_to_choice: choices\ndoc_to_target: gold\n"
-GENERATION = 'generation_kwargs: {until: [".", "\\n"], max_gen_toks: TOKENS, do_sample: false}\n'
+GENERATION = "generation_kwargs: {{until: {until}, max_gen_toks: {tokens}, do_sample: false}}\n"
+STOP_WORDS = {"generation": [".", "\n", "g"], "full_length": []}
+"""A random model writes no full stop. It writes the letter g soon or late, so that answers end at different lengths, as
+those of a trained model do."""
 TOLERANCE = 1e-4
 """Greatest relative difference of log-likelihoods that counts as rounding."""
 
@@ -163,7 +167,14 @@ def _write_tasks(folder: Path, options: Any) -> None:
     kinds = {
         "likelihood": ("loglikelihood", "acc", AS_TEXT),
         "choices": ("multiple_choice", "acc", AS_CHOICE),
-        "generation": ("generate_until", "exact_match", AS_TEXT + GENERATION.replace("TOKENS", str(options.tokens))),
+        **{
+            kind: (
+                "generate_until",
+                "exact_match",
+                AS_TEXT + GENERATION.format(until=json.dumps(until), tokens=options.tokens),
+            )
+            for kind, until in STOP_WORDS.items()
+        },
     }
     for kind, (output, metric, rest) in kinds.items():
         text = TASK.format(name=f"throughput_{kind}", data=data, output=output, metric=metric, rest=rest)
@@ -199,7 +210,7 @@ def _ours(folder: Path, model: Path, kind: str, options: Any) -> Run:
     for row in rows:
         nats = -row["bits_per_byte"] * row["num_bytes"] * math.log(2)
         answer = row["correct"] if kind == "likelihood" else row["prediction"]
-        answers[row["item"]] = answer, None if kind == "generation" else nats
+        answers[row["item"]] = answer, None if kind in STOP_WORDS else nats
     return Run(wall, cpu, answers)
 
 
@@ -219,7 +230,7 @@ def _theirs(folder: Path, model: Path, kind: str, options: Any) -> Run:
 
 def _their_answer(kind: str, sample: dict[str, Any]) -> tuple[Any, float | None]:
     found = sample["filtered_resps"]
-    if kind == "generation":
+    if kind in STOP_WORDS:
         return found[0], None
     if kind == "likelihood":
         return bool(sample["acc"]), float(found[0][0])
