@@ -27,10 +27,6 @@ if TYPE_CHECKING:
     from pyarrow.fs import FileSystem
 
 
-_FOOTER_BYTES = 1 << 16
-"""Read of a Parquet file's end at once; the footer of most files is shorter."""
-
-
 def fingerprint(value: Any) -> str:
     """16 hex digits of BLAKE2b over the value's canonical JSON: equal values, equal fingerprints, on any machine."""
     text = json.dumps(value, sort_keys=True, separators=(",", ":"), ensure_ascii=True, allow_nan=False)
@@ -216,17 +212,6 @@ class Folder:
             with self.filesystem.open_output_stream(self._inside(name)) as stream:
                 stream.write(data)
 
-    def copy(self, name: str, target: Folder) -> None:
-        """Copies the file `name` into the folder `target` of the same storage, which mostly copies it by itself."""
-        if self.local is not None:
-            target.write_bytes(name, self.read_bytes(name))
-            return
-        try:
-            with self._named(name):
-                self.filesystem.copy_file(self._inside(name), target._inside(name))
-        except NotImplementedError:  # HDFS copies nothing by itself
-            target.write_bytes(name, self.read_bytes(name))
-
     @contextlib.contextmanager
     def _named(self, name: str) -> Iterator[None]:
         """Makes each `OSError` name the file `name`: the system names a temporary file, or none."""
@@ -313,23 +298,6 @@ class Folder:
         except (pa.ArrowException, OSError, ValueError, KeyError) as error:
             raise (self._no_table(name, error) if data else DamagedFile(f"{self}/{name}", "is empty")) from error
         return table
-
-    def num_rows(self, name: str) -> int:
-        """Rows of a Parquet file. Reads its end alone, where a file that was cut short has no valid footer."""
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        with self._named(name), self.filesystem.open_input_file(self._inside(name)) as file:
-            size = file.size()
-            end = file.read_at(min(size, _FOOTER_BYTES), max(0, size - _FOOTER_BYTES))
-            needed = int.from_bytes(end[-8:-4], "little") + 8
-            if len(end) < needed <= size:
-                end = file.read_at(needed, size - needed)
-        # Only now, from memory: pyarrow raises an OSError, as a storage that does not answer, for damage too.
-        try:
-            return pq.read_metadata(pa.BufferReader(end)).num_rows
-        except (pa.ArrowException, OSError, ValueError) as error:
-            raise self._no_table(name, error) from error
 
     def _no_table(self, name: str, error: Exception) -> DamagedFile:
         reason = cause(error).removeprefix("Could not open Parquet input source '<Buffer>': ")

@@ -6,7 +6,6 @@ import errno
 import os
 import pickle
 import resource
-from unittest.mock import Mock
 
 import pyarrow as pa
 import pytest
@@ -65,38 +64,6 @@ def test_a_remote_folder_has_a_local_copy_for_as_long_as_it_is_used(tmp_path, mo
     with Folder("s3://bucket/folder").as_local() as path:
         assert (path / "x").read_text() == "1" and path != tmp_path
     assert not path.exists() and (tmp_path / "x").exists()
-
-
-def test_a_file_is_copied_and_a_tables_rows_are_counted_without_reading_them(tmp_path) -> None:
-    folder, other = Folder(str(tmp_path / "a")), Folder(str(tmp_path / "b"))
-    folder.write_table("t.parquet", pa.table({"x": list(range(400))}))
-    folder.copy("t.parquet", other)
-    assert other.num_rows("t.parquet") == 400
-    whole = other.read_bytes("t.parquet")
-    footer = int.from_bytes(whole[-8:-4], "little")
-    wrong_footer = whole[: -8 - footer] + b"\x0e" * footer + whole[-8:]
-    for damaged in (whole[:-9], b"\x00", b"", wrong_footer):
-        other.write_bytes("t.parquet", damaged)
-        with pytest.raises(DamagedFile, match=r"b/t\.parquet: is no table that can be read"):
-            other.num_rows("t.parquet")
-    with pytest.raises(FileNotFoundError):
-        other.num_rows("none")
-    other.write_table("wide.parquet", pa.table({f"column {number}": [1, 2] for number in range(1000)}))
-    assert other.num_rows("wide.parquet") == 2  # its footer is longer than what is read at first
-
-
-def test_a_file_is_copied_on_a_file_system_that_copies_none(tmp_path, monkeypatch) -> None:
-    copies_none = Mock(wraps=LocalFileSystem())
-    copies_none.copy_file.side_effect = pa.ArrowNotImplementedError("HadoopFileSystem::CopyFile is not supported yet")
-    monkeypatch.setattr(Folder, "local", None)
-    monkeypatch.setattr(Folder, "filesystem", copies_none)
-    monkeypatch.setattr(Folder, "path", property(lambda folder: str(tmp_path / folder.name)))
-    for name in ("a", "b"):
-        (tmp_path / name).mkdir()
-    one, other = Folder("hdfs://host/a"), Folder("hdfs://host/b")
-    one.write_bytes("x", b"1")
-    one.copy("x", other)
-    assert other.read_bytes("x") == b"1"
 
 
 def test_the_folders_of_a_bucket_share_their_connections() -> None:

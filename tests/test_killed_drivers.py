@@ -40,16 +40,12 @@ class Disk:
             (path := Path(folder.uri) / name).parent.mkdir(parents=True, exist_ok=True)
             path.write_bytes(data)
 
-        def copy(folder: Folder, name: str, target: Folder) -> None:
-            target.write_bytes(name, folder.read_bytes(name))
-
         def deleted(folder: Folder, name: str = "") -> None:
             self._write()
             delete(folder, name)
 
         monkeypatch.setattr(Folder, "local", property(lambda folder: None))
         monkeypatch.setattr(Folder, "write_bytes", write)
-        monkeypatch.setattr(Folder, "copy", copy)
         monkeypatch.setattr(Folder, "delete", deleted)
         monkeypatch.setattr(journal_copy, "MERGE_BYTES", 4_000)
         monkeypatch.setattr("os.fsync", lambda descriptor: None)

@@ -287,7 +287,8 @@ class DispatchState:
         for node in self.tree.lose(slot.holder, slot.notice or cause, is_preempted):
             self._stop_clock(node)
             how = "were preempted" if is_preempted else "died"
-            again = "; the job is taken again from its newest checkpoint" if node.state in OPEN else ""
+            kept = "newest checkpoint" if node.job.kind == "stage" else "last kept item"
+            again = f"; the job is taken again from its {kept}" if node.state in OPEN else ""
             self.notes.append(f"workers of {node.job.key} {how} ({slot.notice or cause}){again}")
 
     def _stop_clock(self, node: JobNode) -> None:
