@@ -131,6 +131,11 @@ def test_no_structure_is_in_two_splits(task):
     assert all(splits) and not any(a & b for a, b in itertools.combinations(splits, 2))
 
 
+def test_training_items_never_end_where_a_level_has_few_questions():
+    sums = [item for item, _ in drawn("mental_arithmetic", "validation", 12_000) if item.part == "1_digit_2_numbers"]
+    assert len({item.question for item in sums}) < len(sums) == 2_400
+
+
 def test_item_i_of_both_variable_tasks_is_the_same_program_told_in_words_and_as_code():
     for split in SPLITS:
         pairs = zip(drawn("variables_prose", split, 200), drawn("variables_code", split, 200), strict=True)

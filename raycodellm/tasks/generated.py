@@ -19,6 +19,8 @@ NUM_TEST_ITEMS = 1000
 NUM_TRAIN_ITEMS = 200
 """Items of the training split that lm-eval draws few-shot examples from."""
 
+MAX_DRAWS = 50
+"""Draws of an item until it may be one that came before."""
 Level = TypeVar("Level")
 Solution = TypeVar("Solution")
 
@@ -30,17 +32,18 @@ def items_by_turns(
     levels: Sequence[Level],
     draw: Callable[[random.Random, str, Level], tuple[Item, Solution]],
 ) -> Iterator[tuple[Item, Solution]]:
-    """Endless items that `draw(rng, split, level)` gives for the levels by turns; no question comes twice.
+    """Endless items that `draw(rng, split, level)` gives, the levels by turns. Raises ValueError for an unknown split.
 
-    Raises ValueError for an unknown split."""
+    No question comes twice, until a level has nearly run out of questions: the easiest sums have some 8,000."""
     if split not in SPLITS:
         raise unknown_split(split)
     rng = random.Random(f"{name}/{split}/{seed}")
     seen: set[str] = set()
     for level in itertools.cycle(levels):
-        item, solution = draw(rng, split, level)
-        while item.question in seen:
+        for _ in range(MAX_DRAWS):
             item, solution = draw(rng, split, level)
+            if item.question not in seen:
+                break
         seen.add(item.question)
         yield item, solution
 
