@@ -33,7 +33,7 @@ bench other="":
 # rewrite what is generated from the code
 docs:
     python -m raycodellm.config.reference > docs/settings.md
-    python -m raycodellm.evaluation.suites_page docs/evaluation.md
+    python -m raycodellm.evaluation.tasks.suites_page docs/evaluation.md
 
 # format and mend what ruff can
 fix:

@@ -14,7 +14,7 @@ import pytest
 from raycodellm import stage_store, sweep
 from raycodellm.dispatch import Snapshot, TrialOutcome
 from raycodellm.evaluation import KeptResults, TaskResult
-from raycodellm.evaluation.results import write_result
+from raycodellm.evaluation.results.task_results import write_result
 from raycodellm.files import Folder
 from raycodellm.records import LedgerRow, StageRecord, as_json
 from raycodellm.sweep import trial

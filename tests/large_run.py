@@ -12,7 +12,7 @@ import pyarrow as pa
 import yaml
 
 from raycodellm import config, search
-from raycodellm.evaluation.items_table import items_table
+from raycodellm.evaluation.scores.items_table import items_table
 from raycodellm.files import Folder
 from raycodellm.records import LedgerRow, StageRecord, TrialResult, as_json, job_key, summed_ledger
 from raycodellm.stage.folder import StageFolder

@@ -9,8 +9,8 @@ import statistics
 import pytest
 
 from raycodellm import compare, evaluation
-from raycodellm.evaluation.items_table import items_table
-from raycodellm.evaluation.metrics import task_metrics
+from raycodellm.evaluation.scores.items_table import items_table
+from raycodellm.evaluation.scores.metrics import task_metrics
 from raycodellm.statistics import mean_interval, paired_difference, wilson_interval
 
 

@@ -15,11 +15,13 @@ from tokenizers import pre_tokenizers
 
 from raycodellm import evaluation
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation import code_judging, code_tasks, evaluate, sandbox
-from raycodellm.evaluation.code_judging import FIRST_LIMITS, Attempt
-from raycodellm.evaluation.code_sampling import Sampling
-from raycodellm.evaluation.code_scores import pass_at_k, scores
+from raycodellm.evaluation import evaluate, sandbox
+from raycodellm.evaluation.code import judging as code_judging
+from raycodellm.evaluation.code import tasks as code_tasks
+from raycodellm.evaluation.code.judging import FIRST_LIMITS, Attempt
+from raycodellm.evaluation.code.scores import pass_at_k, scores
 from raycodellm.evaluation.sandbox import FAILED, NOT_RUN, PASSED, Limits, Program, Verdict
+from raycodellm.evaluation.tasks.sampling import Sampling
 from raycodellm.tasks import FOLDER
 
 DATA = Path(os.environ.get("RAYCODELLM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")) / "eval"

@@ -11,7 +11,7 @@ from test_evaluation import write_model
 
 from raycodellm import compare, evaluation
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation.items_table import items_table
+from raycodellm.evaluation.scores.items_table import items_table
 from raycodellm.files import Folder
 
 SETTINGS = Evaluation(tasks=("boxes",), limit=4)

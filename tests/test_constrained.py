@@ -15,8 +15,8 @@ from transformers import PreTrainedTokenizerFast
 
 from raycodellm import evaluation
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation.constrained import TextPattern
-from raycodellm.evaluation.suites import suite
+from raycodellm.evaluation.engine.constrained import TextPattern
+from raycodellm.evaluation.tasks.suites import suite
 from raycodellm.tasks import FOLDER
 from raycodellm.tasks.kim2024.dataset import items
 

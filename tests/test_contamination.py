@@ -15,7 +15,7 @@ from raycodellm import stage
 from raycodellm.config import Evaluation, LearningRate, Model, Scaling, Source, Stage, Tokenizer
 from raycodellm.corpora import item_runs, seen_in, source_fingerprint
 from raycodellm.evaluation import contaminated_items, evaluate
-from raycodellm.evaluation.contamination import NotKnown
+from raycodellm.evaluation.texts.contamination import NotKnown
 from raycodellm.evaluation.workers import Stopped, Workers
 from raycodellm.files import Folder
 from raycodellm.records import SourceSlice, StageJob, as_json

@@ -18,8 +18,9 @@ from test_stage_store import materials
 from raycodellm import check, config, evaluation, identity, model, stage_store, storage_files, tokens
 from raycodellm.config import Evaluation, Model, Optimizer, Stage, Tokenizer, UserError
 from raycodellm.config.old_spellings import STAGE_SETTINGS
-from raycodellm.evaluation import data_sources, task_files
-from raycodellm.evaluation.results import write_result
+from raycodellm.evaluation.data import sources as data_sources
+from raycodellm.evaluation.results.task_results import write_result
+from raycodellm.evaluation.tasks import content as task_files
 from raycodellm.files import Folder
 from raycodellm.identity import file_hashes, hub_commits, model_files, numeric_settings, pretrained_content
 from raycodellm.records import StageRecord, TrialResult, as_json

@@ -17,7 +17,7 @@ import pytest
 from raycodellm import cli, config, finished, search, storage_files, sweep
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation import TaskResult, read_trial_items
-from raycodellm.evaluation.results import write_result
+from raycodellm.evaluation.results.task_results import write_result
 from raycodellm.files import Damaged, DamagedFile, Folder
 from raycodellm.records import EvaluationJob, LedgerRow, StageRecord, TrialResult, as_json, from_json
 from raycodellm.report import read_records

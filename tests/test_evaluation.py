@@ -19,7 +19,7 @@ from worker_group import together
 from raycodellm import evaluation
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation import evaluate
-from raycodellm.evaluation import items_table as tables
+from raycodellm.evaluation.scores import items_table as tables
 from raycodellm.files import Folder
 from raycodellm.statistics import (
     correlations,

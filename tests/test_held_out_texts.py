@@ -16,7 +16,7 @@ from test_tokens import write_store
 from raycodellm import config, evaluation
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation import evaluate
-from raycodellm.evaluation.held_out_texts import (
+from raycodellm.evaluation.texts.held_out import (
     PIECE_CHARACTERS,
     cut,
     dataset,

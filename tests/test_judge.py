@@ -22,10 +22,10 @@ from test_evaluation import write_model
 
 from raycodellm.cli import main
 from raycodellm.config import UserError
-from raycodellm.evaluation.instructions import read_instructions
-from raycodellm.evaluation.judge import JudgedPair, question, verdict_of, win_rate
-from raycodellm.evaluation.judge_endpoint import Judge, JudgeFailed, JudgeSettings, Pace
-from raycodellm.evaluation.win_rate import compare_answers, win_rate_lines
+from raycodellm.evaluation.win_rate.comparison import compare_answers, win_rate_lines
+from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeFailed, JudgeSettings, Pace
+from raycodellm.evaluation.win_rate.instructions import read_instructions
+from raycodellm.evaluation.win_rate.judge import JudgedPair, question, verdict_of, win_rate
 from raycodellm.tokens.tokenizer import CHAT_TEMPLATE
 
 # ---------------------------------------------------------------------------------------------------------- verdicts

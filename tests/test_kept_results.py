@@ -19,8 +19,9 @@ from worker_group import together
 from raycodellm import engine, evaluation
 from raycodellm.config import Evaluation
 from raycodellm.engine import World
-from raycodellm.evaluation import KeptResults, Stopped, evaluate, partial_rows, scoring
-from raycodellm.evaluation.partial_rows import PartialRows
+from raycodellm.evaluation import KeptResults, Stopped, evaluate, scoring
+from raycodellm.evaluation.results import partial_rows
+from raycodellm.evaluation.results.partial_rows import PartialRows
 from raycodellm.files import Folder
 
 NUM_ITEMS, IN_A_BLOCK = 22, 4
@@ -247,7 +248,7 @@ def test_the_keys_that_change_no_task_of_a_group_are_lm_evals_own() -> None:
 
     from lm_eval.config.group import GroupConfig
 
-    from raycodellm.evaluation.task_units import GROUP_KEYS
+    from raycodellm.evaluation.tasks.units import GROUP_KEYS
 
     assert {one.name for one in fields(GroupConfig)} == GROUP_KEYS - {"include"}
 

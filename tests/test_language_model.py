@@ -11,11 +11,11 @@ from hypothesis import strategies as st
 from test_evaluation import write_model
 
 from raycodellm.config import UserError
-from raycodellm.evaluation import language_model
-from raycodellm.evaluation.decoding import Decoding
+from raycodellm.evaluation.engine import language_model
+from raycodellm.evaluation.engine.decoding import Decoding
+from raycodellm.evaluation.engine.likelihoods import common_prefix, likelihoods
+from raycodellm.evaluation.engine.token_trees import Limits, TokenTree, batches, common_length, trees
 from raycodellm.evaluation.isolation import quiet
-from raycodellm.evaluation.likelihoods import common_prefix, likelihoods
-from raycodellm.evaluation.token_trees import Limits, TokenTree, batches, common_length, trees
 from raycodellm.tasks import training_examples
 
 EXAMPLES = [*training_examples(5, 40)]

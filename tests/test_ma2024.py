@@ -11,7 +11,7 @@ from test_evaluation import write_model
 
 from raycodellm import compare, evaluation
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation.task_names import Places
+from raycodellm.evaluation.tasks.names import Places
 from raycodellm.tasks.babi import babi
 from raycodellm.tasks.ma2024_transfer import c3, dureader
 

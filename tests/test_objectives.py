@@ -5,8 +5,10 @@ from __future__ import annotations
 import pytest
 
 from raycodellm.config import Objective, UserError
-from raycodellm.evaluation import objectives, task_index, task_names
-from raycodellm.evaluation.task_trees import members_of
+from raycodellm.evaluation.scores import objectives
+from raycodellm.evaluation.tasks import index as task_index
+from raycodellm.evaluation.tasks import names as task_names
+from raycodellm.evaluation.tasks.trees import members_of
 
 FILES = {
     "arc_easy.yaml": "task: arc_easy\ntag: ai2_arc\noutput_type: multiple_choice\nmetric_list: [{metric: acc_norm}]\n",

@@ -7,10 +7,11 @@ from test_evaluation import write_model
 from worker_group import together
 
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation import evaluate, language_model
-from raycodellm.evaluation.decoding import Decoding
+from raycodellm.evaluation import evaluate
+from raycodellm.evaluation.engine import language_model
+from raycodellm.evaluation.engine.decoding import Decoding
+from raycodellm.evaluation.engine.placement import Memory, sharded_over, weight_bytes
 from raycodellm.evaluation.isolation import quiet
-from raycodellm.evaluation.placement import Memory, sharded_over, weight_bytes
 from raycodellm.memory_needs import GIB
 from raycodellm.tasks import training_examples
 

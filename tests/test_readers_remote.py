@@ -27,7 +27,7 @@ from raycodellm.config import Source, UserError
 from raycodellm.corpora import source_fingerprint
 from raycodellm.corpora.listing import hub
 from raycodellm.evaluation import Places
-from raycodellm.evaluation.data_reading import read_data
+from raycodellm.evaluation.data.reading import read_data
 from raycodellm.file_systems import forget_buckets
 from raycodellm.files import Folder
 

@@ -8,7 +8,7 @@ import pytest
 
 from raycodellm import compare, evaluation
 from raycodellm.config import Evaluation
-from raycodellm.evaluation import suites
+from raycodellm.evaluation.tasks import suites
 from raycodellm.tables import remarks, score_table, side_by_side
 
 SETTINGS = Evaluation(suites=("papers",), tasks=("mine",))

@@ -12,14 +12,14 @@ from test_evaluation import write_model
 
 from raycodellm import compare, evaluation
 from raycodellm.config import Evaluation, Objective, UserError
-from raycodellm.evaluation import objectives
-from raycodellm.evaluation.averages import average_metrics
-from raycodellm.evaluation.corpus_metrics import corpus_metrics, jackknife_interval
-from raycodellm.evaluation.item_scores import item_scores
-from raycodellm.evaluation.items_table import items_table
-from raycodellm.evaluation.metrics import task_metrics
+from raycodellm.evaluation.scores import objectives
+from raycodellm.evaluation.scores.averages import average_metrics
+from raycodellm.evaluation.scores.corpus_metrics import corpus_metrics, jackknife_interval
+from raycodellm.evaluation.scores.item_scores import item_scores
+from raycodellm.evaluation.scores.items_table import items_table
+from raycodellm.evaluation.scores.metrics import task_metrics
 from raycodellm.evaluation.scoring import judge
-from raycodellm.evaluation.task_names import TaskNames
+from raycodellm.evaluation.tasks.names import TaskNames
 from raycodellm.statistics import mean_interval, wilson_interval
 
 

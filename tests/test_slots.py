@@ -23,7 +23,7 @@ from raycodellm.dispatch.jobs import JobNode, JobState
 from raycodellm.dispatch.state import DispatchState
 from raycodellm.engine import StorageError, World
 from raycodellm.evaluation import TaskResult
-from raycodellm.evaluation.items_table import items_table
+from raycodellm.evaluation.scores.items_table import items_table
 from raycodellm.files import Folder
 from raycodellm.records import EvaluationJob, Progress, StageRecord, as_json
 from raycodellm.slots import client, evaluation_job, pool, ray_train, worker

@@ -6,7 +6,7 @@ import pytest
 
 from raycodellm import config, evaluation
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation.task_names import TaskNames
+from raycodellm.evaluation.tasks.names import TaskNames
 
 
 def test_the_tasks_of_suites_come_before_the_tasks_that_are_named_each_once() -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from raycodellm import evaluation
-from raycodellm.evaluation import suites_page
+from raycodellm.evaluation.tasks import suites_page
 
 PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
 
@@ -13,7 +13,7 @@ PAGE = Path(__file__).parents[1] / "docs" / "evaluation.md"
 def test_the_page_of_suites_is_current_and_keeps_what_is_written_by_hand() -> None:
     text = PAGE.read_text(encoding="utf-8")
     written = suites_page.by_hand(text)
-    command = "run: python -m raycodellm.evaluation.suites_page docs/evaluation.md"
+    command = "run: python -m raycodellm.evaluation.tasks.suites_page docs/evaluation.md"
     assert text == suites_page.page(written), command
     assert "## Data" in written
 

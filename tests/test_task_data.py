@@ -12,9 +12,10 @@ import pytest
 
 from raycodellm import evaluation
 from raycodellm.config import UserError
-from raycodellm.evaluation import Places, data_sources
-from raycodellm.evaluation.data_lookup import DataFolder, WantedData
-from raycodellm.evaluation.data_reading import read_data
+from raycodellm.evaluation import Places
+from raycodellm.evaluation.data import sources as data_sources
+from raycodellm.evaluation.data.lookup import DataFolder, WantedData
+from raycodellm.evaluation.data.reading import read_data
 
 BOOLQ = WantedData("aps/super_glue", "boolq", "boolq", "validation", ("train",))
 SCIQ = WantedData("allenai/sciq", None, "sciq", "test", ("train", "validation"))

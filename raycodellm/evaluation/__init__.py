@@ -1,20 +1,27 @@
 """Scores models on reasoning tasks through lm-eval, with a row for every item. The only door to `lm_eval`."""
 
-from raycodellm.evaluation.averages import missing_averages
-from raycodellm.evaluation.code_here import isolation_here, sampling_content, tasks_running_code
-from raycodellm.evaluation.composition import EvaluationResult, compose, kept_evaluation, kept_items
-from raycodellm.evaluation.contamination import contaminated_items, stage_of
-from raycodellm.evaluation.data_sources import DataSource, find_data
-from raycodellm.evaluation.held_out_texts import held_out_content, text_files
-from raycodellm.evaluation.item_text import evaluated_tasks, item_texts, items_of_sweep
-from raycodellm.evaluation.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
-from raycodellm.evaluation.judge import WIN_RATE, WinRate
-from raycodellm.evaluation.judge_endpoint import JudgeFailed, JudgeSettings
-from raycodellm.evaluation.metrics import AVERAGED, COUNTS, MEAN, METRICS, Metric
-from raycodellm.evaluation.objectives import check_evaluation
-from raycodellm.evaluation.results import KeptResults, Results, TaskResult
+from raycodellm.evaluation.code.here import isolation_here, sampling_content, tasks_running_code
+from raycodellm.evaluation.data.sources import DataSource, find_data
+from raycodellm.evaluation.results.composition import EvaluationResult, compose, kept_evaluation, kept_items
+from raycodellm.evaluation.results.task_results import KeptResults, Results, TaskResult
+from raycodellm.evaluation.results.trial_items import read_trial_items
 from raycodellm.evaluation.run import NotWritten, evaluate
-from raycodellm.evaluation.suites import (
+from raycodellm.evaluation.scores.averages import missing_averages
+from raycodellm.evaluation.scores.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
+from raycodellm.evaluation.scores.metrics import AVERAGED, COUNTS, MEAN, METRICS, Metric
+from raycodellm.evaluation.scores.objectives import check_evaluation
+from raycodellm.evaluation.task_scoring import NothingFits
+from raycodellm.evaluation.tasks.content import (
+    data_files_of,
+    included_files,
+    lm_eval_version,
+    local_files,
+    task_content,
+    task_contents,
+)
+from raycodellm.evaluation.tasks.loading import check_tasks, load_tasks, preload
+from raycodellm.evaluation.tasks.names import Places
+from raycodellm.evaluation.tasks.suites import (
     Suite,
     SuiteTask,
     asked_averages,
@@ -25,20 +32,13 @@ from raycodellm.evaluation.suites import (
     suite_names,
     task_facts,
 )
-from raycodellm.evaluation.task_files import (
-    data_files_of,
-    included_files,
-    lm_eval_version,
-    local_files,
-    task_content,
-    task_contents,
-)
-from raycodellm.evaluation.task_loading import check_tasks, load_tasks, preload
-from raycodellm.evaluation.task_names import Places
-from raycodellm.evaluation.task_scoring import NothingFits
-from raycodellm.evaluation.task_units import asked_units
-from raycodellm.evaluation.trial_items import read_trial_items
-from raycodellm.evaluation.win_rate import Comparison, Judging, judged, win_rate_lines
+from raycodellm.evaluation.tasks.units import asked_units
+from raycodellm.evaluation.texts.contamination import contaminated_items, stage_of
+from raycodellm.evaluation.texts.held_out import held_out_content, text_files
+from raycodellm.evaluation.texts.items import evaluated_tasks, item_texts, items_of_sweep
+from raycodellm.evaluation.win_rate.comparison import Comparison, Judging, judged, win_rate_lines
+from raycodellm.evaluation.win_rate.endpoint import JudgeFailed, JudgeSettings
+from raycodellm.evaluation.win_rate.judge import WIN_RATE, WinRate
 from raycodellm.evaluation.workers import Stopped
 
 __all__ = [

@@ -13,7 +13,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
-from raycodellm.evaluation.language_model import AnswerLM
+from raycodellm.evaluation.engine.language_model import AnswerLM
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

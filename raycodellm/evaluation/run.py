@@ -13,18 +13,18 @@ from pathlib import Path
 from typing import Any
 
 from raycodellm.config import Evaluation
-from raycodellm.evaluation.code_sampling import Sampling
-from raycodellm.evaluation.composition import EvaluationResult, compose
-from raycodellm.evaluation.contamination import NotKnown, contaminated_items
+from raycodellm.evaluation.engine.language_model import load_for, model_files
 from raycodellm.evaluation.isolation import own_randomness, quiet
-from raycodellm.evaluation.item_text import texts_of
-from raycodellm.evaluation.language_model import load_for, model_files
-from raycodellm.evaluation.results import NoResults, Results, TaskResult
-from raycodellm.evaluation.suites import asked_tasks
-from raycodellm.evaluation.task_loading import LoadedTasks, check_tasks, load_tasks
-from raycodellm.evaluation.task_names import Places
+from raycodellm.evaluation.results.composition import EvaluationResult, compose
+from raycodellm.evaluation.results.task_results import NoResults, Results, TaskResult
 from raycodellm.evaluation.task_scoring import Listener, NothingFits, TaskScorer
-from raycodellm.evaluation.task_units import asked_units
+from raycodellm.evaluation.tasks.loading import LoadedTasks, check_tasks, load_tasks
+from raycodellm.evaluation.tasks.names import Places
+from raycodellm.evaluation.tasks.sampling import Sampling
+from raycodellm.evaluation.tasks.suites import asked_tasks
+from raycodellm.evaluation.tasks.units import asked_units
+from raycodellm.evaluation.texts.contamination import NotKnown, contaminated_items
+from raycodellm.evaluation.texts.items import texts_of
 from raycodellm.evaluation.workers import Workers
 from raycodellm.files import Folder
 from raycodellm.records import HeldOutSource

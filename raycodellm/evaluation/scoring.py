@@ -10,13 +10,13 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation.code_answers import answer_of
-from raycodellm.evaluation.compared import choice_names, compared
+from raycodellm.evaluation.code.answers import answer_of
+from raycodellm.evaluation.engine.language_model import AnswerLM, TokenPair
 from raycodellm.evaluation.isolation import compiled_templates, seed_all
-from raycodellm.evaluation.item_scores import item_scores, with_filter
-from raycodellm.evaluation.language_model import AnswerLM, TokenPair
-from raycodellm.evaluation.metrics import is_scored, scores_of
 from raycodellm.evaluation.rationales import Asked, with_rationales
+from raycodellm.evaluation.scores.compared import choice_names, compared
+from raycodellm.evaluation.scores.item_scores import item_scores, with_filter
+from raycodellm.evaluation.scores.metrics import is_scored, scores_of
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance

@@ -8,17 +8,17 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raycodellm.config import Evaluation
-from raycodellm.evaluation.corpus_metrics import corpus_metrics
-from raycodellm.evaluation.items_table import items_table
-from raycodellm.evaluation.metrics import task_metrics
-from raycodellm.evaluation.partial_rows import PartialRows
-from raycodellm.evaluation.results import TaskResult
+from raycodellm.evaluation.results.partial_rows import PartialRows
+from raycodellm.evaluation.results.task_results import TaskResult
+from raycodellm.evaluation.scores.corpus_metrics import corpus_metrics
+from raycodellm.evaluation.scores.items_table import items_table
+from raycodellm.evaluation.scores.metrics import task_metrics
 from raycodellm.evaluation.scoring import ScoredItem, blocks, instances_by_item, judge, score_task
 from raycodellm.evaluation.workers import Stopped, Workers
 
 if TYPE_CHECKING:
-    from raycodellm.evaluation.language_model import AnswerLM
-    from raycodellm.evaluation.task_loading import LoadedTasks
+    from raycodellm.evaluation.engine.language_model import AnswerLM
+    from raycodellm.evaluation.tasks.loading import LoadedTasks
 
 
 class NothingFits(RuntimeError):

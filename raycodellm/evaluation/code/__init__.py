@@ -1,0 +1,1 @@
+"""Runs the programs that a model wrote in the sandbox, and scores them."""

@@ -1,0 +1,203 @@
+"""Reads the files of a data set that a folder holds: parquet, Arrow (stream or file), JSON lines, JSON, CSV and TSV,
+also compressed, and from an object store."""
+
+from __future__ import annotations
+
+import importlib
+import io
+import json
+from collections.abc import Callable, Iterator, Mapping
+from pathlib import PurePosixPath
+from typing import TYPE_CHECKING, Any
+
+from raycodellm.config import UserError
+from raycodellm.evaluation.data.lookup import FoundData, WantedData
+from raycodellm.evaluation.data.names import file_format, same_split, split_of
+from raycodellm.evaluation.data.releases import in_hub_columns
+from raycodellm.files import Folder
+
+if TYPE_CHECKING:
+    import datasets
+    import pyarrow as pa
+
+_SPLIT_COLUMN = "split"
+
+
+def read_data(found: FoundData, wanted: WantedData) -> datasets.DatasetDict:
+    """The splits that the task names. A split that no file has is empty; files that name no split are of the evaluated
+    split, except rows that name one in a column `split`.
+
+    Raises UserError for a file that cannot be read, and where no row is of the evaluated split.
+    """
+    import datasets
+
+    read = _splits(found, wanted.reader if found.is_release else None)
+    tables = {name: _of_split(name, read, wanted.evaluated) for name in wanted.splits}
+    if wanted.joined:
+        tables[wanted.evaluated] = _joined(read, found, wanted)
+    evaluated = tables[wanted.evaluated]
+    if evaluated is None or not evaluated.num_rows:
+        has = ", ".join(str(split) for split in read)
+        raise UserError(
+            f"evaluation.data: {wanted.task} evaluates the split {wanted.evaluated!r} of {wanted.label}, of which "
+            f"{found.folder}/{found.files[0]} has no row; its splits: {has}"
+        )
+    made = {name: in_hub_columns(wanted.label, table) for name, table in tables.items() if table is not None}
+    empty = made[wanted.evaluated].slice(0, 0)
+    return datasets.DatasetDict({name: datasets.Dataset(made.get(name, empty)) for name in wanted.splits})
+
+
+def _of_split(name: str, read: Mapping[str | None, pa.Table], evaluated: str) -> pa.Table | None:
+    exact = [table for split, table in read.items() if split == name]
+    alike = [table for split, table in read.items() if split is not None and same_split(name, split)]
+    unnamed = [read[None]] if name == evaluated and None in read else []
+    return next(iter([*exact, *alike, *unnamed]), None)
+
+
+def _joined(read: Mapping[str | None, pa.Table], found: FoundData, wanted: WantedData) -> pa.Table | None:
+    """The rows of the splits that the task joins; all rows of files that name no split. Raises UserError where a split
+    is missing."""
+    import pyarrow as pa
+
+    parts = {name: _of_split(name, read, "") for name in wanted.joined}
+    missing = ", ".join(name for name, table in parts.items() if table is None)
+    if None in read and len(read) == 1:
+        return read[None]
+    if missing:
+        raise UserError(
+            f"evaluation.data: {wanted.task} evaluates the splits {', '.join(wanted.joined)} of {wanted.label} "
+            f"together, and {found.folder}/{found.files[0]} comes without {missing}; add their files"
+        )
+    return pa.concat_tables([table for table in parts.values() if table is not None], promote_options="permissive")
+
+
+def _splits(found: FoundData, reader: str | None) -> dict[str | None, pa.Table]:
+    """The rows of each split that the files, their keys or their rows name; None for rows that name none."""
+    import pyarrow as pa
+
+    parts: dict[str | None, list[pa.Table]] = {}
+    for split, files in found.splits:
+        for file in files:
+            for inner, table in _read(found.folder, file, reader):
+                parts.setdefault(split or inner, []).append(table)
+    try:
+        tables = {split: pa.concat_tables(some, promote_options="permissive") for split, some in parts.items()}
+    except pa.ArrowInvalid as error:
+        said = ", ".join(found.files[:3])
+        raise UserError(f"evaluation.data: {found.folder}: {said}: the columns differ: {error}") from error
+    unnamed = tables.pop(None, None)
+    if unnamed is not None:
+        tables = {**_by_column(unnamed), **tables}
+    return tables
+
+
+def _by_column(table: pa.Table) -> dict[str | None, pa.Table]:
+    """The rows by the split that each names in the column `split`, where all name one."""
+    import pyarrow as pa
+    import pyarrow.compute as pc
+
+    if _SPLIT_COLUMN not in table.column_names or not pa.types.is_string(table.schema.field(_SPLIT_COLUMN).type):
+        return {None: table}
+    names = pc.unique(table.column(_SPLIT_COLUMN)).to_pylist()
+    if not names or any(name is None or split_of(name) is None for name in names):
+        return {None: table}
+    return {name: table.filter(pc.equal(table.column(_SPLIT_COLUMN), name)) for name in names}
+
+
+def _read(folder: Folder, file: str, reader: str | None) -> Iterator[tuple[str | None, pa.Table]]:
+    """(split or None, rows) of a file; of more than one split where its JSON object has the splits as keys."""
+    import pyarrow as pa
+
+    kind = file_format(file)
+    try:
+        data = folder.read_bytes(file)  # uncompressed, by the ending of the name
+        if reader is not None:
+            yield None, _table(_function(reader)(PurePosixPath(file).name, data))
+        elif kind in ("json", "jsonl", "ndjson"):
+            yield from ((split, _table(rows)) for split, rows in _json_rows(data, kind != "json"))
+        else:
+            yield None, _READERS[str(kind)](data)
+    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, OSError) as error:
+        said = " ".join(str(error).split())[:200]
+        raise UserError(f"evaluation.data: {folder}/{file}: cannot be read as {reader or kind}: {said}") from error
+
+
+def _function(name: str) -> Callable[[str, bytes], list[dict[str, Any]]]:
+    """The function `module.function` that a task's file names as the reader of its release."""
+    module, _, function = name.rpartition(".")
+    found: Callable[[str, bytes], list[dict[str, Any]]] = getattr(importlib.import_module(module), function)
+    return found
+
+
+def _parquet(data: bytes) -> pa.Table:
+    import pyarrow.parquet as pq
+
+    return pq.read_table(io.BytesIO(data))
+
+
+def _arrow(data: bytes) -> pa.Table:
+    """An Arrow IPC file, which begins with `ARROW1`, or a stream, as `datasets` writes."""
+    import pyarrow as pa
+
+    is_file = data[:6] == b"ARROW1"
+    return (pa.ipc.open_file if is_file else pa.ipc.open_stream)(pa.BufferReader(data)).read_all()
+
+
+def _csv(data: bytes) -> pa.Table:
+    return _separated(data, ",")
+
+
+def _tsv(data: bytes) -> pa.Table:
+    return _separated(data, "\t")
+
+
+def _separated(data: bytes, delimiter: str) -> pa.Table:
+    from pyarrow import csv
+
+    parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+    return csv.read_csv(io.BytesIO(data), parse_options=parsing)
+
+
+_READERS = {"parquet": _parquet, "arrow": _arrow, "csv": _csv, "tsv": _tsv}
+
+
+def _json_rows(data: bytes, is_lines: bool) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
+    """(split or None, records). Accepts a list of records, records one a line, `{id: record}`, `{key: [records]}` where
+    one key has records, `{split: [records]}` and `{column: [values]}`. Raises ValueError for anything else."""
+    text = data.decode("utf-8-sig")
+    try:
+        tree = json.loads(text)
+    except json.JSONDecodeError:
+        tree = [json.loads(line) for line in text.split("\n") if line.strip()]  # a record may hold U+2028
+    is_record = isinstance(tree, dict) and not any(isinstance(value, (list, dict)) for value in tree.values())
+    if is_record or (is_lines and isinstance(tree, dict) and len(text.strip().split("\n")) == 1):
+        tree = [tree]  # a single line
+    if isinstance(tree, list) and all(isinstance(row, dict) for row in tree):
+        yield None, tree
+        return
+    if not isinstance(tree, dict):
+        raise ValueError(f"holds a list of {type(tree[0]).__name__}, not of records" if tree else "is empty")
+    lists = {key: value for key, value in tree.items() if _is_records(value)}
+    if len(lists) > 1 and all(split_of(key) for key in lists):
+        yield from lists.items()
+    elif len(lists) == 1:
+        yield from ((None, rows) for rows in lists.values())
+    elif tree and all(isinstance(value, dict) for value in tree.values()):
+        yield None, [{"id": key, **record} for key, record in tree.items()]
+    elif tree and all(isinstance(value, list) for value in tree.values()) and not lists:
+        columns = zip(*tree.values(), strict=True)
+        yield None, [dict(zip(tree, row, strict=True)) for row in columns]
+    else:
+        raise ValueError(f"holds no list of records; its keys: {', '.join(list(tree)[:5])}")
+
+
+def _is_records(value: Any) -> bool:
+    return isinstance(value, list) and bool(value) and all(isinstance(row, dict) for row in value)
+
+
+def _table(rows: list[dict[str, Any]]) -> pa.Table:
+    """The records as a table with the keys of all of them. Raises ArrowInvalid where a key has values of two types."""
+    import pyarrow as pa
+
+    keys = dict.fromkeys(key for row in rows for key in row)
+    return pa.table({key: pa.array([row.get(key) for row in rows]) for key in keys})

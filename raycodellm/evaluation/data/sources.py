@@ -1,0 +1,197 @@
+"""Where the data of each task comes from: the folder of `evaluation.data`, the caches of the Hugging Face hub, or the
+hub; and how lm-eval is given it."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import os
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from raycodellm.config import UserError
+from raycodellm.evaluation.data.lookup import DataFolder, FoundData, WantedData
+from raycodellm.evaluation.data.names import plain
+from raycodellm.evaluation.data.reading import read_data
+from raycodellm.evaluation.tasks.data_of_tasks import FILE_READERS, data_files, wanted_data
+from raycodellm.evaluation.tasks.names import NOWHERE, Places, TaskNames
+from raycodellm.identity import hub_commits
+
+if TYPE_CHECKING:
+    import datasets
+
+ANSWER_SECONDS = 4.0
+"""Longest wait for the first answer of the hub."""
+_NAMED = 4
+"""Most tasks that one message names."""
+
+
+@dataclass(frozen=True)
+class DataSource:
+    """A data set that a task reads, and where it was found."""
+
+    wanted: WantedData
+    found: FoundData | None
+    """The files in the folder of `evaluation.data`."""
+    at: Literal["folder", "cache", "hub", "address"]
+    commit: str | None = None
+    """Of a data set of the hub, where it is known."""
+
+    def __str__(self) -> str:
+        if self.found is not None:
+            more = len(self.found.files) - 1
+            return f"{self.found.folder}/{self.found.files[0]}" + (f" and {more} more" if more else "")
+        where = {"cache": "in the Hugging Face cache", "hub": "on the Hugging Face hub"}
+        return f"{self.wanted.label} {where.get(self.at, '')}".strip()
+
+
+def open_folder(places: Places) -> DataFolder | None:
+    """The folder of `evaluation.data`, None without one. Raises UserError where there is no such folder, whether or not
+    a task reads data."""
+    folder = DataFolder(places.data) if places.data is not None else None
+    if folder is not None:
+        _ = folder.files
+    return folder
+
+
+def find_data(names: Iterable[str], places: Places = NOWHERE) -> list[DataSource]:
+    """Where the data of each named task, and of each member of a group, lies.
+
+    Raises UserError, with all places looked at, for a data set that none of them has. Waits a few seconds at most for a
+    hub that does not answer.
+    """
+    return sources_of(names, TaskNames(places.include), open_folder(places))
+
+
+def sources_of(names: Iterable[str], known: TaskNames, folder: DataFolder | None) -> list[DataSource]:
+    """See `find_data`, for a folder that is opened already."""
+    asked = [(wanted, _source(wanted, folder)) for wanted in wanted_data(names, known)]
+    missing = {wanted: found for wanted, found in asked if isinstance(found, str)}
+    if missing:
+        raise UserError(_nowhere([*missing], folder, next(iter(missing.values()))))
+    return [found for _, found in asked if isinstance(found, DataSource)]
+
+
+def _source(wanted: WantedData, folder: DataFolder | None) -> DataSource | str:
+    """Where the data set lies, or why the hub does not give it, where no other place has it."""
+    found = folder.find(wanted) if folder is not None else None
+    if found is not None:
+        return DataSource(wanted, found, "folder")
+    if wanted.path in FILE_READERS:
+        return DataSource(wanted, None, "address")
+    if why := hub_silence():
+        if not _is_cached(wanted.path):
+            return why
+        commit = hub_commits.cached_commit(wanted.path, None, hub_commits.CARDS, "dataset")
+        return DataSource(wanted, None, "cache", commit)
+    try:
+        return DataSource(wanted, None, "hub", hub_commits.commit(wanted.path, hub_commits.CARDS, "dataset"))
+    except UserError as error:
+        return DataSource(wanted, None, "cache") if _is_cached(wanted.path) else _reason(error)
+
+
+def _reason(error: UserError) -> str:
+    cause = type(error.__cause__).__name__
+    reasons = {
+        "RepositoryNotFoundError": "the hub has no public data set of this name",
+        "GatedRepoError": "the hub gives it only on request, with HF_TOKEN",
+    }
+    return reasons.get(cause, f"the hub does not give it ({cause})")
+
+
+def _nowhere(missing: Sequence[WantedData], folder: DataFolder | None, why: str) -> str:
+    """One line that mostly fits into the 280 characters of a message, whose middle is cut out otherwise."""
+    first, tasks = missing[0], [*dict.fromkeys(wanted.task for wanted in missing)]
+    more = f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
+    bare = [name[0] for name in first.names() if len(name) == 1]
+    tried = ", ".join([*dict.fromkeys([first.label, *(name for name in bare[-3:] if "--" not in name)])])
+    here = f"not in {folder.folder} as {tried}" if folder is not None else "evaluation.data names no folder"
+    hub, prepared = (str(cache).replace(str(Path.home()), "~", 1) for cache in _caches())
+    caches = f"{hub} or {prepared.removeprefix(os.path.commonpath([hub, prepared]) + '/')}"
+    return (
+        f"evaluation.tasks: no data for {', '.join(tasks[:_NAMED])}{more}: {here}; not in {caches}; {why}; "
+        f"hf download --repo-type dataset {first.path}"
+    )
+
+
+def _caches() -> tuple[Path, Path]:
+    home = Path(os.environ.get("HF_HOME") or Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache") / "huggingface")
+    hub = os.environ.get("HF_HUB_CACHE") or home / "hub"
+    prepared = os.environ.get("HF_DATASETS_CACHE") or home / "datasets"
+    return Path(hub).expanduser(), Path(prepared).expanduser()
+
+
+def _is_cached(path: str) -> bool:
+    """True if the hub's cache, or that of `datasets`, has a copy of `owner/name`."""
+    hub, prepared = _caches()
+    if any((hub / f"datasets--{path.replace('/', '--')}" / "snapshots").glob("*/*")):
+        return True
+    return prepared.is_dir() and any(plain(found.name) == plain(path) for found in prepared.iterdir())
+
+
+@functools.cache
+def hub_silence() -> str:
+    """Why the hub cannot be asked; empty where it answers. One answer per process."""
+    from huggingface_hub import constants, get_session
+
+    if constants.HF_HUB_OFFLINE:
+        return "HF_HUB_OFFLINE is set"
+    try:
+        get_session().head(constants.ENDPOINT, timeout=ANSWER_SECONDS)
+    except Exception:  # whatever the network, a proxy or the HTTP library says: the hub does not answer
+        return f"{constants.ENDPOINT.removeprefix('https://')} does not answer"
+    return ""
+
+
+@contextlib.contextmanager
+def given_to_lm_eval(sources: Iterable[DataSource]) -> Iterator[None]:
+    """Until the `with` ends, `datasets.load_dataset`, which lm-eval calls, reads the found files in the place of the
+    hub. So a data set whose repository holds code to load it is read too: no such code is run.
+
+    Raises UserError for two tasks that read other files as the same data set.
+    """
+    import datasets
+
+    found: dict[tuple[str, str | None, tuple[str, ...]], list[DataSource]] = {}
+    for source in sources:
+        if source.found is not None:
+            wanted = source.wanted
+            found.setdefault((wanted.path, wanted.config, wanted.data_files), []).append(source)
+    for first, *others in found.values():
+        if other := next((one for one in others if one.found != first.found), None):
+            raise UserError(
+                f"evaluation.data: {first.wanted.task} and {other.wanted.task} read {first.wanted.label}, but by their "
+                f"names from {first} and {other}; put it at {first.wanted.path} in the folder"
+            )
+    read: dict[tuple[str, str | None, tuple[str, ...]], datasets.DatasetDict] = {}
+    theirs: Callable[..., Any] = datasets.load_dataset
+
+    def load_dataset(path: str, name: str | None = None, *args: Any, **kwargs: Any) -> Any:
+        files = tuple(data_files({"dataset_kwargs": kwargs}))
+        key = (path, None if name is None else str(name), files)
+        if key not in found:
+            return theirs(path, name, *args, **kwargs)
+        if key not in read:  # the members of a group, such as the twenty of bAbI, may share a data set
+            read[key] = _read_all(found[key])
+        return read[key]
+
+    datasets.load_dataset = load_dataset
+    try:
+        yield
+    finally:
+        datasets.load_dataset = theirs
+
+
+def _read_all(sources: list[DataSource]) -> datasets.DatasetDict:
+    """The splits that any of the sources' tasks names, of one set of files."""
+    import datasets
+
+    splits = datasets.DatasetDict()
+    for source in {(one.found, one.wanted.splits): one for one in sources}.values():
+        assert source.found is not None
+        for name, rows in read_data(source.found, source.wanted).items():
+            if name not in splits or not len(splits[name]):
+                splits[name] = rows
+    return splits

@@ -1,0 +1,1 @@
+"""Computes likelihoods and generates answers with a Hugging Face model."""

@@ -1,0 +1,89 @@
+"""The evaluation of a model, put together from the results of its tasks."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+
+import pyarrow as pa
+import pyarrow.compute as pc
+
+from raycodellm.config import Evaluation
+from raycodellm.evaluation.results.task_results import KeptResults, TaskResult, read_result
+from raycodellm.evaluation.scores.averages import average_metrics
+from raycodellm.evaluation.scores.items_table import ITEMS_SCHEMA, Items, joined, named_tasks
+from raycodellm.evaluation.scores.metrics import mean_metrics, task_metrics
+from raycodellm.evaluation.tasks.loading import is_path
+from raycodellm.evaluation.tasks.suites import asked_averages
+from raycodellm.files import Folder
+from raycodellm.records import EvaluationJob
+
+
+@dataclass(frozen=True)
+class EvaluationResult:
+    """Metrics of a model, and its items."""
+
+    metrics: dict[str, float] = field(default_factory=dict)
+    """`<task>/acc`, `/acc_low`, `/acc_high`, the same of `bpb`, `bpb_corpus`, and each score that the task gives its
+    items (`exact_match`, `pass@1` …) or makes of all of them (`bleu` …); `/chance`, `/items` (scored), `/too_long` and
+    `/not_run` (left out); for each part of a task `/acc_<part>` and so on; and `mean/acc`, `mean/bpb`, `mean/chance`,
+    unweighted means over the named tasks, in which a group counts as one task of all its members' items. A task without
+    right and wrong answers has no `acc`. Averages of the asked suites, such as `reasoning/acc`, where all their tasks
+    have the score."""
+    items: pa.Table = field(default_factory=ITEMS_SCHEMA.empty_table)
+    """One row per item, in the order of the tasks and of their items; see `items_table.ITEMS_SCHEMA`."""
+    seconds: float = 0.0
+    """Spent on scoring the tasks, whenever that was."""
+
+
+def compose(
+    settings: Evaluation, asked: Mapping[str, Sequence[str]], results: Mapping[str, TaskResult]
+) -> EvaluationResult:
+    """Puts together what the settings ask for. `asked`: each task or group as the settings name it to the tasks in
+    `results` that it stands for."""
+    found = [results[task] for task in dict.fromkeys(task for tasks in asked.values() for task in tasks)]
+    metrics: dict[str, float] = {}
+    for result in found:
+        metrics = {**metrics, **result.metrics, **metrics}
+    items = composed_items(asked, results)
+    named = named_tasks(items)
+    for name, members in named.items():
+        if members != (name,):
+            metrics |= task_metrics(name, items.filter(pc.field("task").isin(members)).to_pylist())
+    averages = asked_averages(settings)
+    samples = Items(items, averages).samples
+    metrics |= mean_metrics(named, metrics, samples)
+    metrics |= average_metrics(averages, metrics, samples)
+    return EvaluationResult(metrics, items, sum(result.seconds for result in found))
+
+
+def kept_evaluation(job: EvaluationJob) -> EvaluationResult | None:
+    """The evaluation of the job, if each of its tasks has a result that can be read; else None."""
+    found = KeptResults(Folder(job.folder), job.keys).read_all()
+    return None if found is None else compose(job.evaluation, job.asked, found)
+
+
+def kept_items(folder: Folder, tasks: Mapping[str, Mapping[str, str]]) -> pa.Table:
+    """The items of an evaluation, from the results in the model's `folder`. `tasks`: as `TrialResult` has them. Raises
+    DamagedFile or FileNotFoundError for a task that has no result any more."""
+    keys = {task: key for of in tasks.values() for task, key in of.items()}
+    found = KeptResults(folder, keys).read_all()
+    results = found or {task: read_result(folder, key) for task, key in keys.items()}  # names the file
+    return composed_items({name: tuple(of) for name, of in tasks.items()}, results)
+
+
+def composed_items(asked: Mapping[str, Sequence[str]], results: Mapping[str, TaskResult]) -> pa.Table:
+    """The items of all tasks that are asked for, in their order. A task may have two results, under its own name and as
+    a member of a group that changes its settings: then the first counts."""
+    tables: list[pa.Table] = []
+    seen: set[str] = set()
+    for task in dict.fromkeys(task for tasks in asked.values() for task in tasks):
+        result = results[task]
+        rows = result.items.filter(~pc.field("task").isin(sorted(seen))) if seen & {*result.members} else result.items
+        tables.append(rows.replace_schema_metadata())
+        seen |= {*result.members}
+    named = {}
+    for name, tasks in asked.items():
+        members = tuple(dict.fromkeys(member for task in tasks for member in results[task].members))
+        named[members[0] if is_path(name) and len(members) == 1 else name] = members
+    return joined(tables, named)

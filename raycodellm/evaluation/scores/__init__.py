@@ -1,0 +1,1 @@
+"""Items, their scores, and the metrics made of them."""

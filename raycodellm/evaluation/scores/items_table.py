@@ -1,0 +1,190 @@
+"""The table of evaluated items, one row each, and the samples of values whose means are a model's metrics."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+
+from raycodellm.evaluation.scores.averages import Averages, members
+from raycodellm.evaluation.scores.metrics import (
+    AVERAGED,
+    BY_NAME,
+    MEAN,
+    Metric,
+    by_cluster,
+    cluster_of,
+    metric_called,
+    parts_of,
+    pseudo_values,
+    scores_of,
+)
+from raycodellm.statistics import Sample, TaskSample
+
+ITEMS_SCHEMA = pa.schema(
+    [
+        pa.field("task", pa.string(), nullable=False),
+        pa.field("item", pa.int64(), nullable=False),  # index in the task's evaluated split
+        pa.field("doc_hash", pa.string(), nullable=False),  # as lm-eval's: equal for equal items
+        pa.field("prediction", pa.string()),
+        pa.field("gold", pa.string()),
+        pa.field("correct", pa.bool_()),  # null: too long, or a task without right and wrong
+        pa.field("chance", pa.float64()),  # accuracy of guessing
+        pa.field("bits_per_byte", pa.float64()),  # -log2 p(gold | prompt) / UTF-8 bytes of gold
+        pa.field("num_bytes", pa.int64()),  # UTF-8 bytes of gold, or of a whole text
+        pa.field("num_prompt_tokens", pa.int64()),
+        pa.field("too_long", pa.bool_(), nullable=False),
+        pa.field("not_run", pa.bool_()),  # true: the sandbox or the machine failed, so the item is in no mean
+        pa.field("contaminated", pa.bool_()),  # true: it is in the training data; null: not looked for
+        pa.field("scores", pa.map_(pa.string(), pa.float64())),  # the task's own scores of the item, by name
+        pa.field("corpus_scores", pa.string()),  # JSON object: what the task's own aggregation over all items takes
+        pa.field("attributes", pa.string(), nullable=False),  # JSON object; `part`: the item's part or parts
+    ]
+)
+"""Columns of the table. Tables of older versions lack `num_bytes`, `not_run`, `contaminated`, `scores` and
+`corpus_scores`."""
+_NAMED_TASKS = b"named_tasks"
+"""Key of the table's metadata that holds the groups' members: an item may belong to several groups."""
+
+
+def items_table(rows: Sequence[Mapping[str, Any]], named: Mapping[str, Sequence[str]]) -> pa.Table:
+    """The table of `rows`. `named` maps each task as the settings name it to the tasks that the name stands for."""
+    columns = [
+        {**{name: row.get(name) for name in ITEMS_SCHEMA.names}, "scores": [*scores_of(row).items()]} for row in rows
+    ]
+    return joined([pa.Table.from_pylist(columns, schema=ITEMS_SCHEMA)], named)
+
+
+def joined(tables: Sequence[pa.Table], named: Mapping[str, Sequence[str]]) -> pa.Table:
+    """The rows of all tables, without the tables' own metadata, as one table with `named`."""
+    groups = json.dumps({name: list(members) for name, members in named.items()})
+    return pa.concat_tables(tables, promote_options="default").replace_schema_metadata({_NAMED_TASKS: groups})
+
+
+def named_tasks(table: pa.Table) -> dict[str, tuple[str, ...]]:
+    """Maps each task as the settings named it to the tasks of that name; without metadata to the task itself."""
+    groups = (table.schema.metadata or {}).get(_NAMED_TASKS)
+    if groups is None:
+        return {name: (name,) for name in dict.fromkeys(table.column("task").to_pylist())}
+    return {name: tuple(members) for name, members in json.loads(groups).items()}
+
+
+_Values = tuple[np.ndarray, np.ndarray, np.ndarray]
+"""Numbers of the items of a task that have a value, the values, and their weights; or of a task's clusters of items."""
+
+
+class Items:
+    """A table of items, sorted by task once for all metrics of a kind."""
+
+    def __init__(self, table: pa.Table, averages: Averages | None = None) -> None:
+        """`averages`: those of the suites, whose samples are asked for as well."""
+        self._table, self._averages = table, averages or {}
+        self._named = named_tasks(table)
+        self._by_task: dict[str, dict[str, _Values]] = {}
+        """Maps the metric's name, with a part's, to the values of each task."""
+        self._parts: list[tuple[str, ...]] | None = None
+        self._known_clusters: np.ndarray | None = None
+
+    def samples(self, metric: str) -> list[Sample]:
+        """The items' values, by (task, item number), of which `metric` is the unweighted mean of the samples' means.
+
+        Items of a cluster are not independent: a task whose items are in clusters has one value for each of these, by
+        (task, cluster's number).
+
+        `mean/bpb` has one sample per named task or group, the average of a suite one per task, `boxes/bpb` and
+        `boxes/acc_nontrivial` one sample. Empty for a metric that is no such mean, and where no item has a value.
+        """
+        if metric in self._averages:
+            found = [self._first_samples(names) for names in members(metric, self._averages[metric])]
+            return [sample for some in found for sample in some] if all(found) else []
+        task, _, name = metric.rpartition("/")
+        if task == MEAN and BY_NAME.get(name) not in AVERAGED:
+            return []
+        if name not in self._by_task:
+            self._by_task[name] = self._sorted(name)
+        known = self._by_task[name]
+        groups = [*self._named.values()] if task == MEAN else [self._named.get(task, (task,))]
+        samples: list[Sample] = []
+        for group in groups:
+            tasks = [(one, *known[one]) for one in dict.fromkeys(group) if one in known]
+            if tasks:
+                values, weights = (np.concatenate([of[place] for of in tasks]) for place in (2, 3))
+                numbers = pseudo_values(values, weights)
+                samples.append(TaskSample([(one, items) for one, items, _, _ in tasks], numbers))
+        return samples
+
+    def _first_samples(self, names: Sequence[str]) -> list[Sample]:
+        return next((found for name in names if (found := self.samples(name))), [])
+
+    def metric_names(self) -> list[str]:
+        """The names, behind a task's, of all metrics that some task may have: `METRICS`, the items' own scores, and the
+        accuracy in each part."""
+        has_scores = "scores" in self._table.column_names
+        rows = self._table.column("scores").to_pylist() if has_scores else []
+        own = dict.fromkeys(name for scores in rows for name, _ in scores or ())
+        parts = sorted({part for of in self._item_parts() for part in of})
+        return [*dict.fromkeys([*BY_NAME, *own]), *(f"acc_{part}" for part in parts)]
+
+    def _sorted(self, name: str) -> dict[str, _Values]:
+        """The values of a metric, or of a metric in one part of the tasks: the longest name of a part wins."""
+        found = self._values(metric_called(name), None)
+        if found or "_" not in name:
+            return found
+        parts = sorted({part for of in self._item_parts() for part in of}, key=len, reverse=True)
+        part = next((part for part in parts if name.endswith(f"_{part}")), None)
+        return {} if part is None else self._values(metric_called(name.removesuffix(f"_{part}")), part)
+
+    def _item_parts(self) -> list[tuple[str, ...]]:
+        if self._parts is None:
+            self._parts = [parts_of({"attributes": text}) for text in self._attributes()]
+        return self._parts
+
+    def _values(self, metric: Metric, part: str | None) -> dict[str, _Values]:
+        rows = self._rows(metric.columns)
+        found = [metric.value(row) for row in rows]
+        values = np.array([math.nan if value is None else float(value) for value in found])
+        has_value = np.isfinite(values)
+        weights = np.array([metric.weight(row) if has else 1.0 for row, has in zip(rows, has_value, strict=True)])
+        if part is not None:
+            has_value &= np.array([part in of for of in self._item_parts()], dtype=bool)
+        tasks = self._table.column("task").combine_chunks().dictionary_encode()
+        codes, items = tasks.indices.to_numpy(), self._table.column("item").to_numpy()
+        by_task = {}
+        for code, task in enumerate(tasks.dictionary.to_pylist()):
+            places = np.flatnonzero((codes == code) & has_value)
+            if not len(places):
+                continue
+            by_task[task] = (items[places], values[places], weights[places])
+            clusters = self._clusters()[places]
+            if (clusters >= 0).all():
+                numbers, means, sums = by_cluster(values[places], weights[places], clusters)
+                by_task[task] = (numbers, means, sums)
+        return by_task
+
+    def _clusters(self) -> np.ndarray:
+        """The number of each item's cluster; -1 for an item that stands alone."""
+        if self._known_clusters is None:
+            found = [cluster_of({"attributes": text}) for text in self._attributes()]
+            self._known_clusters = np.array([-1 if one is None else one for one in found], dtype=np.int64)
+        return self._known_clusters
+
+    def _attributes(self) -> list[str | None]:
+        has_attributes = "attributes" in self._table.column_names
+        return self._table.column("attributes").to_pylist() if has_attributes else [None] * self._table.num_rows
+
+    def _rows(self, columns: Sequence[str]) -> list[dict[str, Any]]:
+        """The items with those of the columns that the table has; an item that was not run has no values."""
+        wanted = [name for name in (*columns, "not_run") if name in self._table.column_names]
+        cells = (self._table.column(name).to_pylist() for name in wanted)
+        rows = [dict(zip(wanted, row, strict=True)) for row in zip(*cells, strict=True)]
+        rows = rows or [{} for _ in range(self._table.num_rows)]
+        return [{} if row.get("not_run") else row for row in rows]
+
+
+def samples(table: pa.Table, metric: str) -> list[Sample]:
+    """See `Items.samples`, for a single metric of a table."""
+    return Items(table).samples(metric)

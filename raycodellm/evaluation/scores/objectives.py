@@ -1,0 +1,131 @@
+"""Checks before training that the evaluation will give the metrics that the sweep's objectives name."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Collection, Sequence
+from pathlib import Path
+
+from raycodellm.config import Objective, SweepFile, UserError, resolve
+from raycodellm.evaluation.scores.averages import Averages
+from raycodellm.evaluation.scores.metrics import AVERAGED, BY_NAME, COUNTS, MEAN, METRICS
+from raycodellm.evaluation.scores.score_names import listed_scores
+from raycodellm.evaluation.tasks.loading import check_tasks
+from raycodellm.evaluation.tasks.names import Places, TaskNames, is_path
+from raycodellm.evaluation.tasks.suites import asked_tasks, check_variants, given_averages
+from raycodellm.evaluation.tasks.trees import group_members
+from raycodellm.evaluation.win_rate.judge import WIN_RATE
+from raycodellm.tasks import BUILTIN, PARTS
+
+_OF_THE_MEAN = re.compile(rf"(?:(?:{'|'.join(metric.name for metric in AVERAGED)})(?:_low|_high)?|chance)")
+_OF_ANY_TASK = {"chance", *COUNTS}
+_OF_CONTAMINATION = ("acc_clean", "contaminated")
+"""Metrics that only a search for contaminated items gives."""
+_WITHOUT_PART_INTERVALS = {metric.name for metric in METRICS if not metric.has_part_intervals}
+
+
+def check_evaluation(file: SweepFile) -> None:
+    """Raises `UserError`, naming the key, for a task that does not exist, a choice that changes nothing,
+    and an objective that no task gives."""
+    searched = any(one.name.startswith("evaluation.") for one in file.parameters)
+    sweeps = [resolve(file, point) for point in (file.probe_points() if searched else [{}])]
+    places = {Places.of(sweep.evaluation) for sweep in sweeps}
+    if len(places) > 1:
+        raise UserError(f"{file.origin}: evaluation.include and evaluation.data cannot be searched; give one folder")
+    for settings in dict.fromkeys(sweep.evaluation for sweep in sweeps):
+        check_variants(settings)
+        tasks = asked_tasks(settings)
+        check_tasks(tasks, Places.of(settings))
+        if WIN_RATE in settings.suites:
+            raise UserError(
+                f"evaluation.suites: found {WIN_RATE!r}, which compares two models; ask `raycodellm eval` for it"
+            )
+        for objective in sweeps[0].search.objectives:
+            if not settings.contamination and objective.metric.rpartition("/")[2].startswith(_OF_CONTAMINATION):
+                raise UserError(
+                    f"search.objective.metric: found {objective.metric!r}, which needs evaluation.contamination: true"
+                )
+            check_objective(objective, tasks, TaskNames(settings.include), given_averages(settings))
+
+
+def check_objective(objective: Objective, tasks: Sequence[str], known: TaskNames, averages: Averages) -> None:
+    """Raises `UserError` where an evaluation on `tasks` does not give the objective's metric. `averages`: those of the
+    asked suites."""
+    task, _, metric = objective.metric.rpartition("/")
+    if objective.metric.removesuffix("_low").removesuffix("_high") in averages:
+        is_given = True
+    elif task == MEAN:
+        is_given = _OF_THE_MEAN.fullmatch(metric) is not None
+    else:
+        names = _metric_prefixes(tasks, known)
+        is_given = (names is None or task in names) and _is_metric_of(task, metric, tasks, known)
+    if not is_given:
+        examples = ", ".join([*averages, *(f"{name}/bpb" for name in tasks[:3]), "mean/bpb", "mean/acc"])
+        own = f" ({task} gives {', '.join(_scores(task, tasks, known) or ())})" if task in tasks else ""
+        raise UserError(
+            f"search.objective.metric: found {objective.metric!r}, which no task of evaluation.tasks gives{own}; "
+            f"use for example {examples}"
+        )
+
+
+def _is_metric_of(task: str, metric: str, tasks: Sequence[str], known: TaskNames) -> bool:
+    scores = _scores(task, tasks, known)
+    if metric in _OF_ANY_TASK or (scores is None and metric):
+        return True
+    for name in scores or ():
+        if not metric.startswith(name):
+            continue
+        rest = metric.removeprefix(name)
+        ends = ("", "_low", "_high", *(() if name in BY_NAME else ("_items",)))
+        has_interval = name not in _WITHOUT_PART_INTERVALS
+        if rest in ends or (rest.startswith("_") and _is_part(task, rest[1:], has_interval, known)):
+            return True
+    return metric.startswith("items_") and _is_part(task, metric.removeprefix("items_"), False, known)
+
+
+def _is_part(task: str, part: str, has_interval: bool, known: TaskNames) -> bool:
+    """True if the task may have the part, whose name `_low` or `_high` follows where it `has_interval`."""
+    parts = [part, *((part.removesuffix("_low"), part.removesuffix("_high")) if has_interval else ())]
+    if task in BUILTIN:
+        return any(one in PARTS[task] for one in parts)
+    # Items of a user's own task file may name their part. lm-eval's own items do not.
+    return bool(part) and not known.is_of_lm_eval(task)
+
+
+def _scores(task: str, tasks: Sequence[str], known: TaskNames) -> list[str] | None:
+    """The metrics that have an interval, in any task and of this one; None where the task's own ones are not known."""
+    path = next((name for name in tasks if is_path(name) and _stated_name(name) == task), task)
+    listed = listed_scores(path, known)
+    return None if listed is None else [*BY_NAME, *sorted(listed - BY_NAME.keys())]
+
+
+def _metric_prefixes(tasks: Sequence[str], known: TaskNames) -> Collection[str] | None:
+    """The task names that metrics of `tasks` begin with; None where a task file does not state its name."""
+    names = set(tasks)
+    for name in tasks:
+        if is_path(name):
+            stated = _stated_name(name)
+            if stated is None:
+                return None
+            names.add(stated)
+        else:
+            _add_with_members(name, names, set(), known)
+    return names
+
+
+def _stated_name(path: str) -> str | None:
+    """The name that a task's file gives itself; None where it does not."""
+    text = Path(path).expanduser().read_text("utf-8", "replace")
+    stated = re.search(r"^(?:task|group): *[\"']?([^\s\"'\[#]+)", text, re.M)
+    return None if stated is None else stated[1]
+
+
+def _add_with_members(name: str, names: set[str], seen: set[str], known: TaskNames) -> None:
+    """Adds to `names` a task, group or tag and all tasks that it stands for."""
+    named = known.find(name)
+    if name in seen or named is None:
+        return
+    names.add(name)
+    seen.add(name)
+    for member in named.tagged if named.file is None else group_members(named.file):
+        _add_with_members(member, names, seen, known)

@@ -1,0 +1,46 @@
+"""The data sets of tasks that are Python classes, such as lm-eval's `squadv2`, read from their source without running
+it."""
+
+from __future__ import annotations
+
+import ast
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+from raycodellm.evaluation.tasks.yaml_text import Tagged
+
+_KEYS = {"DATASET_PATH": "dataset_path", "DATASET_NAME": "dataset_name"}
+"""Attribute of the class -> the key that a YAML file has for it."""
+
+
+def class_tree(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
+    """The keys of a task's tree that its class states instead; empty for a task without a class. Such tasks do not say
+    in one place which split they evaluate: those of lm-eval evaluate `validation`."""
+    named = tree.get("class")
+    if not isinstance(named, Tagged) or not named.function:
+        return {}
+    module, _, name = named.function.rpartition(".")
+    try:
+        parsed = ast.parse((folder / f"{module.replace('.', '/')}.py").read_bytes())
+    except (OSError, SyntaxError, ValueError):
+        return {}  # lm-eval tells what is wrong when it loads the task
+    classes = {node.name: node for node in parsed.body if isinstance(node, ast.ClassDef)}
+    found = _attributes(name, classes, frozenset())
+    return {**found, "validation_split": "validation", "training_split": "train"} if found else {}
+
+
+def _attributes(name: str, classes: Mapping[str, ast.ClassDef], seen: frozenset[str]) -> dict[str, Any]:
+    """The class's constants of _KEYS; its own come before those of its bases in the same file."""
+    node = classes.get(name)
+    if node is None or name in seen:
+        return {}
+    found: dict[str, Any] = {}
+    for base in reversed(node.bases):
+        if isinstance(base, ast.Name):
+            found |= _attributes(base.id, classes, seen | {name})
+    for line in node.body:
+        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant):
+            names = [target.id for target in line.targets if isinstance(target, ast.Name)]
+            found |= {_KEYS[one]: line.value.value for one in names if one in _KEYS}
+    return found

@@ -1,0 +1,146 @@
+"""Checks the names of evaluation tasks, and loads the tasks with their data."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING
+
+from raycodellm.config import UserError
+from raycodellm.evaluation.data.sources import DataSource, given_to_lm_eval, open_folder, sources_of
+from raycodellm.evaluation.isolation import own_randomness, quiet
+from raycodellm.evaluation.tasks.index import task_manager, with_members
+from raycodellm.evaluation.tasks.names import NOWHERE, Places, TaskNames, is_path
+from raycodellm.evaluation.tasks.sampling import GREEDY, Sampling, set_sampling
+from raycodellm.evaluation.texts.held_out import texts_given
+from raycodellm.files import Folder
+from raycodellm.tasks import BUILTIN
+
+if TYPE_CHECKING:
+    from lm_eval.api.task import Task
+    from lm_eval.tasks import TaskManager
+
+
+Stamps = tuple[tuple[int, int] | None, ...]
+"""(size in bytes, time of the last change in ns) of files."""
+
+
+def preload() -> None:
+    """Imports what `evaluate` needs and generates the built-in tasks' items: some seconds, once per process."""
+    import transformers.models.llama.modeling_llama  # noqa: F401  # the architecture of the presets
+
+    with quiet(), own_randomness():
+        load_tasks(BUILTIN, 0)
+
+
+def check_tasks(names: Iterable[str], places: Places = NOWHERE) -> None:
+    """Raises UserError for a task that does not exist, with the nearest names. Reads lm-eval's names in half a second,
+    and nothing where all tasks are the package's or files."""
+    known = TaskNames(places.include)
+    _ = known.included  # a wrong folder is told even if no task of it is named
+    for name in names:
+        if is_path(name):
+            if not Path(name).expanduser().is_file():
+                raise UserError(f"evaluation.tasks: there is no file {name!r}; give the path of an lm-eval YAML file")
+        elif known.find(name) is None:
+            near = difflib.get_close_matches(name, [*known.all()], n=5, cutoff=0.5) or BUILTIN
+            raise UserError(f"evaluation.tasks: there is no task {name!r}; near names: {', '.join(near)}")
+
+
+@dataclass(frozen=True)
+class LoadedTasks:
+    of: dict[str, dict[str, Task]]
+    """Maps each name that was asked for to its task, or to the members of the lm-eval group or tag, by their names."""
+
+    @property
+    def single(self) -> dict[str, Task]:
+        """Maps each task's own name to the task."""
+        return {name: task for tasks in self.of.values() for name, task in tasks.items()}
+
+
+_LOADED: dict[tuple[str, Stamps, int, Places, Sampling], dict[str, Task]] = {}
+"""The tasks that this process has loaded, for its next evaluations, by when their files and data last changed."""
+
+
+def load_tasks(
+    names: tuple[str, ...], few_shot: int, places: Places = NOWHERE, sampling: Sampling = GREEDY
+) -> LoadedTasks:
+    """Loads the tasks with their data, and keeps them for the next evaluation in this process. `few_shot`: examples per
+    prompt. `sampling`: of tasks that run code. Raises UserError for a task that does not exist, cannot be loaded, or
+    cannot be evaluated here."""
+    check_tasks(names, places)
+    known, folder = TaskNames(places.include), open_folder(places)
+    sources = {name: sources_of([name], known, folder) for name in names}
+    keys = {name: (name, _stamps(name, known, sources[name]), few_shot, places, sampling) for name in names}
+    missing = [name for name, key in keys.items() if key not in _LOADED]
+    if missing:
+        manager = task_manager(tuple(name for name in missing if not is_path(name)), places.include)
+        with texts_given(places.texts):
+            for name in missing:
+                _LOADED[keys[name]] = _load(name, few_shot, sources[name], sampling, manager)
+    return LoadedTasks({name: _LOADED[key] for name, key in keys.items()})
+
+
+def _stamps(name: str, known: TaskNames, sources: Sequence[DataSource]) -> Stamps:
+    """Sizes and times of the last changes of a user's own task files and of copies of data."""
+    files: list[Path | None] = [Path(name).expanduser()] if is_path(name) else []
+    files += [known.included[one].file for one in with_members([name], known.find) if one in known.included]
+    found = [source.found for source in sources if source.found is not None]
+    of_files = [Folder(str(file.parent)).stamp(file.name) for file in files if file is not None]
+    return (*of_files, *(one.folder.stamp(file) for one in found for file in one.files))
+
+
+def _load(
+    name: str, few_shot: int, sources: Sequence[DataSource], sampling: Sampling, manager: TaskManager
+) -> dict[str, Task]:
+    try:
+        with given_to_lm_eval(sources):
+            found = manager.load([name])["tasks"]
+    except UserError:
+        raise
+    except Exception as error:
+        if is_path(name):
+            said = next(iter(str(error).splitlines()), "")
+            raise UserError(
+                f"evaluation.tasks: {name!r} cannot be loaded as an lm-eval task ({type(error).__name__}: {said}); "
+                "a file holds one task, a group goes by its name"
+            ) from error
+        if "scripts are no longer supported" in str(error):
+            raise UserError(
+                f"evaluation.tasks: the hub's copy of the data of {name!r} comes as code, which is never run here; "
+                "give a copy as parquet, jsonl or arrow files by evaluation.data"
+            ) from error
+        error.add_note(f"raised while loading the evaluation task {name!r}")
+        raise
+    for task_name, task in found.items():
+        _check_supported(task_name, task)
+        # As in lm-eval: a task whose file asks for no examples gets none.
+        if task.get_config("num_fewshot") != 0:
+            task.set_config("num_fewshot", few_shot)
+        _check_examples(task_name, task)
+        set_sampling(task, sampling)
+    return found
+
+
+def _check_examples(name: str, task: Task) -> None:
+    """Raises UserError where the task shows examples and its data, a copy of the evaluated split, has none."""
+    num_examples = task.get_config("num_fewshot") or 0
+    if num_examples and (docs := task.fewshot_docs()) is not None and not len(list(docs)):
+        raise UserError(
+            f"evaluation.data: {name} shows {num_examples} solved examples, and its data has no file of the split that "
+            "they come from; add that file, or set evaluation.few_shot: 0"
+        )
+
+
+def _check_supported(name: str, task: Task) -> None:
+    if getattr(task, "UNSAFE_CODE", False):
+        raise UserError(
+            f"evaluation.tasks: {name!r} runs code that the model wrote outside a sandbox; humaneval, mbpp and "
+            "mbpp_sanitized of this package run it inside"
+        )
+    if getattr(task, "MULTIMODAL", False):
+        raise UserError(f"evaluation.tasks: {name!r} shows pictures or sound; only tasks of text can be evaluated")
+    if task.OUTPUT_TYPE not in ("multiple_choice", "loglikelihood", "loglikelihood_rolling", "generate_until"):
+        raise UserError(f"evaluation.tasks: {name!r} has the output type {task.OUTPUT_TYPE!r}, which is not supported")

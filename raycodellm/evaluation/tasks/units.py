@@ -1,0 +1,54 @@
+"""The tasks that are scored and kept one by one: a group of lm-eval is taken apart into its members.
+
+So a task is scored once for a model, whether it is asked for by its own name or as a member of a group or tag.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
+
+from raycodellm.config import Evaluation
+from raycodellm.evaluation.tasks.loading import is_path
+from raycodellm.evaluation.tasks.names import TaskNames
+from raycodellm.evaluation.tasks.suites import asked_tasks
+from raycodellm.evaluation.tasks.trees import trees
+from raycodellm.tasks import BUILTIN
+
+GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list", "metadata", "include"})
+"""Keys of a group's file that change none of its tasks. Any other key is a setting that the group gives its members."""
+
+
+def asked_units(settings: Evaluation) -> dict[str, tuple[str, ...]]:
+    """Maps each task or group that the settings ask for to the tasks that it stands for."""
+    return units(asked_tasks(settings), settings.include)
+
+
+def units(asked: Iterable[str], include: str | None = None) -> dict[str, tuple[str, ...]]:
+    """Maps each task, group or tag to the tasks that it stands for, by names under which lm-eval loads them.
+
+    A group that changes its members' settings stands for itself. `include`: the user's folder of tasks.
+    """
+    known = TaskNames(include)
+    return {name: tuple(dict.fromkeys(_units(name, known, frozenset()))) for name in asked}
+
+
+def _units(name: str, known: TaskNames, seen: frozenset[str]) -> list[str]:
+    named = None if is_path(name) or name in BUILTIN or name in seen else known.find(name)
+    if named is None:
+        return [name]
+    members = named.tagged if named.file is None else _plain_members(named.file, known)
+    return [unit for member in members for unit in _units(member, known, seen | {name})] or [name]
+
+
+def _plain_members(file: Path, known: TaskNames) -> tuple[str, ...]:
+    """Names of the members of a group's file; empty for a task's file, and for a group that changes its members."""
+    merged: dict[str, Any] = {}
+    for _, tree in trees(file.resolve()):  # the file itself comes first, and its keys win
+        merged = {**tree, **merged}
+    members = merged.get("task")
+    if "group" not in merged or merged.keys() - GROUP_KEYS or not isinstance(members, list):
+        return ()
+    is_plain = all(isinstance(member, str) and known.find(member) is not None for member in members)
+    return tuple(members) if is_plain else ()

@@ -1,0 +1,1 @@
+"""Compares two models on open instructions by a judge."""
