@@ -210,6 +210,48 @@ def test_items_of_a_cluster_are_left_out_together():
     assert copied == pytest.approx(alone)
 
 
+def test_items_of_a_cluster_count_as_one_beside_items_that_stand_alone():
+    """A long document in ten pieces among 49 short ones: sixty numbers say as much as fifty."""
+    numbers = np.random.default_rng(3).normal(size=50).tolist()
+    rows = [item(n, bits_per_byte=one, num_bytes=100) for n, one in enumerate(numbers)]
+    pieces = [item(50 + n, bits_per_byte=9.0, num_bytes=10, attributes=json.dumps({"cluster": 0})) for n in range(10)]
+    whole = [item(50, bits_per_byte=9.0, num_bytes=100)]
+    cut, uncut = task_metrics("code", rows + pieces), task_metrics("code", rows + whole)
+    for end in ("", "_low", "_high"):
+        assert cut[f"code/bpb_corpus{end}"] == pytest.approx(uncut[f"code/bpb_corpus{end}"])
+    (sample,) = evaluation.samples(items_table(rows + pieces, {"code": ["code"]}), "code/bpb_corpus")
+    (other,) = evaluation.samples(items_table(rows + whole, {"code": ["code"]}), "code/bpb_corpus")
+    assert sorted(sample.values()) == pytest.approx(sorted(other.values()))
+
+    def mean(values):
+        return sum(values) / len(values)
+
+    doubled, rest = [numbers[0], *numbers], range(1, 50)
+    assert jackknife_interval(mean, doubled, [0, 0, *[None] * 49]) == jackknife_interval(mean, doubled, [0, 0, *rest])
+
+
+@pytest.mark.parametrize(
+    ("weak", "strong", "accuracy"),
+    [
+        ({"f1": 0.0, "em": 0.0}, {"f1": 0.5, "em": 2 / 3}, "em"),  # QuAC, of several references
+        ({"pass@1": 0.0, "pass@10": 0.0}, {"pass@1": 0.3, "pass@10": 1.0}, "pass@1"),
+        ({"acc": 0.0, "exact_match": 0.0}, {"acc": 0.5, "exact_match": 1.0}, "acc"),
+    ],
+)
+def test_the_accuracy_of_a_task_is_the_same_score_for_every_model(weak, strong, accuracy):
+    for scores in (weak, strong):
+        rows = [item(n, **item_scores(scores, {})) for n in range(3)]
+        judge(rows)
+        found = task_metrics("code", rows)
+        assert found["code/acc"] == pytest.approx(scores[accuracy]) and found["code/chance"] == 0.0
+
+
+def test_a_score_between_0_and_1_is_no_accuracy_because_a_weak_model_has_0():
+    rows = [item(n, **item_scores({"f1": 0.0}, {})) for n in range(3)]
+    judge(rows)
+    assert not {"code/acc", "code/chance"} & task_metrics("code", rows).keys()
+
+
 def test_too_few_items_and_undefined_aggregates_have_no_interval():
     assert math.isnan(jackknife_interval(max, [1.0] * 39).low)
     assert jackknife_interval(lambda values: math.nan, [1.0] * 40) is None

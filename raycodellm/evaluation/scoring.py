@@ -16,7 +16,7 @@ from raycodellm.evaluation.isolation import compiled_templates, seed_all
 from raycodellm.evaluation.rationales import Asked, with_rationales
 from raycodellm.evaluation.scores.compared import choice_names, compared
 from raycodellm.evaluation.scores.item_scores import item_scores, with_filter
-from raycodellm.evaluation.scores.metrics import is_scored, scores_of
+from raycodellm.evaluation.scores.metrics import accuracy_score, is_scored, scores_of
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -311,15 +311,18 @@ def _fill_row(task: Task, question: _Question, likelihoods: list[float], results
 
 
 def judge(rows: list[ScoredItem]) -> None:
-    """Sets `correct` from the task's `acc`, else `exact_match`, else its first metric that is 0 or 1 for every item.
+    """Sets `correct` from the score that is the task's accuracy (`accuracy_score`), where it is 0 or 1 for every item.
 
-    A task without such a metric has no right and wrong answers, and its items have no `chance`.
+    A task without an accuracy has no right and wrong answers, and its items have no `chance`.
     """
     scored = [scores_of(row) for row in rows if is_scored(row)]
-    names = sorted(scored[0] if scored else (), key=lambda name: {"acc": 0, "exact_match": 1}.get(name, 2))
-    chosen = next((name for name in names if all(scores.get(name) in (0.0, 1.0) for scores in scored)), None)
+
+    def is_right_or_wrong(name: str) -> bool:
+        return all(scores.get(name) in (0.0, 1.0) for scores in scored)
+
+    chosen = accuracy_score(dict.fromkeys(name for scores in scored for name in scores), is_right_or_wrong)
     for row in rows:
         if chosen is None:
             row["chance"] = None
-        elif is_scored(row):
+        elif is_scored(row) and is_right_or_wrong(chosen):
             row["correct"] = bool(scores_of(row)[chosen])

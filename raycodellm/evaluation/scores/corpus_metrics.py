@@ -10,7 +10,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from raycodellm.evaluation.scores.item_scores import is_mean
-from raycodellm.evaluation.scores.metrics import Row, cluster_of, is_scored, named_interval
+from raycodellm.evaluation.scores.metrics import Row, cluster_numbers, cluster_of, is_scored, named_interval
 from raycodellm.statistics import Interval, student_quantile
 
 _GROUPS = 20
@@ -58,17 +58,16 @@ def jackknife_interval(
     """The aggregate of `values` with its 95 % interval by the delete-a-group jackknife (Kott 2001): 20 groups, the
     items dealt out in turn, Student's t with 19 degrees. It costs 21 aggregates and no random numbers.
 
-    `clusters`: of each item, where all have one; then the clusters are dealt out. None where the aggregate is no finite
-    number. The ends are NaN with fewer than 40 items (or clusters), and where the aggregate is not finite without one
-    of the groups.
+    `clusters`: of each item, None for one that stands alone; then the clusters are dealt out. None where the aggregate
+    is no finite number. The ends are NaN with fewer than 40 items (or clusters), and where the aggregate is not finite
+    without one of the groups.
     """
     whole = _number(aggregate(list(values)))
     if whole is None:
         return None
     unknown = Interval(whole, math.nan, math.nan)
-    dealt = {cluster: place for place, cluster in enumerate(dict.fromkeys(clusters))}
-    are_clustered = bool(clusters) and None not in dealt
-    places = [dealt[cluster] for cluster in clusters] if are_clustered else range(len(values))
+    numbers = cluster_numbers(clusters)
+    places = [place if number is None else number for place, number in enumerate(numbers)] or range(len(values))
     if len({*places}) < _FEWEST_ITEMS:
         return unknown
     without = [

@@ -77,6 +77,9 @@ _Values = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Numbers of the items of a task that have a value, the values, and their weights; or of a task's clusters of items."""
 
 
+_ALONE = -1
+
+
 class Items:
     """A table of items, sorted by task once for all metrics of a kind."""
 
@@ -160,16 +163,23 @@ class Items:
                 continue
             by_task[task] = (items[places], values[places], weights[places])
             clusters = self._clusters()[places]
-            if (clusters >= 0).all():
+            if (clusters != _ALONE).all():
                 numbers, means, sums = by_cluster(values[places], weights[places], clusters)
                 by_task[task] = (numbers, means, sums)
         return by_task
 
     def _clusters(self) -> np.ndarray:
-        """The number of each item's cluster; -1 for an item that stands alone."""
+        """The number of each item's cluster. An item that stands alone has a negative number of its own in a task that
+        has clusters, else `_ALONE`."""
         if self._known_clusters is None:
             found = [cluster_of({"attributes": text}) for text in self._attributes()]
-            self._known_clusters = np.array([-1 if one is None else one for one in found], dtype=np.int64)
+            tasks, items = (self._table.column(name).to_pylist() for name in ("task", "item"))
+            clustered = {task for task, one in zip(tasks, found, strict=True) if one is not None}
+            numbers = [
+                one if one is not None else _ALONE - 1 - item if task in clustered else _ALONE
+                for one, task, item in zip(found, tasks, items, strict=True)
+            ]
+            self._known_clusters = np.array(numbers, dtype=np.int64)
         return self._known_clusters
 
     def _attributes(self) -> list[str | None]:

@@ -9,8 +9,9 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import statistics
-from collections.abc import Callable, Iterable, Mapping, Sequence
+from collections.abc import Callable, Hashable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -63,9 +64,26 @@ class Metric:
     """True if a part's metric has an interval as well."""
 
 
+_RIGHT = ("acc", "exact_match", "em", "pass@1")
+"""Scores that say how right an answer is; the first one that a task has is its accuracy."""
+_GRADED = re.compile(r"f1|precision|recall|bleu|rouge|meteor|pass@")
+"""Names of scores between 0 and 1. A weak model has 0 on every item, which makes no accuracy of them."""
+
+
+def accuracy_score(names: Iterable[str], is_right_or_wrong: Callable[[str], bool] = lambda name: False) -> str | None:
+    """The score that is a task's accuracy, of the `names` of its scores; None where it has none.
+
+    A task without one of the usual names has it in its first score that `is_right_or_wrong`, 0 or 1 on every item. For
+    the usual ones the values do not count: else one model's accuracy would be another score than the next one's.
+    """
+    known = list(names)
+    usual = next((name for name in _RIGHT if name in known), None)
+    return usual or next((name for name in known if not _GRADED.search(name) and is_right_or_wrong(name)), None)
+
+
 def _accuracy(row: Row) -> float | None:
-    right = row.get("correct")
-    return scores_of(row).get("acc") if right is None else right  # a task's own accuracy may be a fraction
+    right, scores = row.get("correct"), scores_of(row)
+    return scores.get(accuracy_score(scores) or "") if right is None else right  # it may be a fraction
 
 
 METRICS = (
@@ -206,13 +224,20 @@ def named_interval(name: str, interval: Interval) -> dict[str, float]:
 
 
 def _clusters(rows: Sequence[Row]) -> dict[int, int | None]:
-    """Maps each row, by its `id`, to a number of its cluster that no cluster of another task has; None for an item that
-    stands alone."""
-    numbers: dict[tuple[str, int], int] = {}
-    found = [(row, cluster_of(row)) for row in rows]
-    return {
-        id(row): None if one is None else numbers.setdefault((row["task"], one), len(numbers)) for row, one in found
-    }
+    """Maps each row, by its `id`, to a number of its cluster that no cluster of another task has; see
+    `cluster_numbers`."""
+    found = [None if (one := cluster_of(row)) is None else (row["task"], one) for row in rows]
+    return dict(zip(map(id, rows), cluster_numbers(found), strict=True))
+
+
+def cluster_numbers(clusters: Sequence[Hashable | None]) -> list[int | None]:
+    """A number for the cluster of each item, from 0 on. Where some items are in clusters, an item that stands alone is
+    one too; where none is, each number is None."""
+    numbers: dict[Hashable, int] = {}
+    if all(one is None for one in clusters):
+        return [None] * len(clusters)
+    keys = [("alone", place) if one is None else ("cluster", one) for place, one in enumerate(clusters)]
+    return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
 def _with_interval(
@@ -226,7 +251,7 @@ def values_interval(
     values: Sequence[float], weights: Sequence[float], clusters: Sequence[int | None] = (None,)
 ) -> Interval:
     """Weighted mean with its 95 % interval over items: Wilson's where each value is 0 or 1 and all weights are equal,
-    else Student's. Over clusters where every item is in one."""
+    else Student's. Over clusters where `clusters` has their numbers (`cluster_numbers`)."""
     numbers, sums = np.array(values, dtype=float), np.array(weights, dtype=float)
     is_share = len(set(weights)) == 1 and all(value in (0, 1) for value in values)
     if None not in clusters:
