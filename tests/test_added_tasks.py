@@ -16,6 +16,8 @@ from raycodellm.records import TrialResult, as_json
 BEGUN = ("search.trials=3", "evaluation.tasks=[boxes]", "search.objective={metric: boxes/bpb, mode: min}")
 ADDED = (*BEGUN, "evaluation.tasks=[boxes, logical_deduction]")
 
+CLEANED = "sources.prose.cleaning={decontaminate: {enabled: true}}"
+
 
 @pytest.fixture(autouse=True)
 def quick(monkeypatch) -> None:
@@ -88,6 +90,11 @@ def test_another_sweep_in_the_same_storage_evaluates_only_what_the_first_did_not
     ("before", "after", "why"),
     [
         (BEGUN[:2], ADDED[::3], "search.objective mean/bpb is a mean over the tasks"),
+        (
+            (*BEGUN, CLEANED),
+            (*ADDED, CLEANED),
+            "cleaning.decontaminate takes the tasks' items out of the training data",
+        ),
         (ADDED, BEGUN, "logical_deduction is gone, and tasks can only be added"),
         (
             ("evaluation.suites=[offline]",),

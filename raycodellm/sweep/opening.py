@@ -10,7 +10,7 @@ import logging
 from collections.abc import Callable, Sequence
 from typing import Any
 
-from raycodellm import config, evaluation, finished, identity, storage_files
+from raycodellm import config, evaluation, finished, identity, storage_files, tokens
 from raycodellm.config import SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult
@@ -86,6 +86,10 @@ def why_not_added(saved: SweepFile, file: SweepFile) -> str | None:
     gone = [task for task in evaluation.asked_tasks(before.evaluation) if task not in asked]
     if gone:
         return f"{gone[0]} is gone, and tasks can only be added"
+    if tokens.asks_for_items(now):
+        return (
+            "cleaning.decontaminate takes the tasks' items out of the training data, so other tasks need other models"
+        )
     averages = [evaluation.asked_averages(sweep.evaluation) for sweep in (before, now)]
     for objective in now.search.objectives:
         subject = objective.metric.rpartition("/")[0]
