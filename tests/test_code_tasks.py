@@ -13,7 +13,7 @@ import pytest
 from test_stage_store import chain
 from tokenizers import pre_tokenizers
 
-from raycodellm import evaluation
+from raycodellm import evaluation, stage_store
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation import evaluate, sandbox
 from raycodellm.evaluation.code import judging as code_judging
@@ -22,6 +22,7 @@ from raycodellm.evaluation.code.judging import FIRST_LIMITS, Attempt
 from raycodellm.evaluation.code.scores import pass_at_k, scores
 from raycodellm.evaluation.sandbox import FAILED, NOT_RUN, PASSED, Limits, Program, Verdict
 from raycodellm.evaluation.tasks.sampling import Sampling
+from raycodellm.files import Folder
 from raycodellm.tasks import FOLDER
 
 DATA = Path(os.environ.get("RAYCODELLM_TEST_DATA", Path(__file__).parents[2] / "shared" / "data")) / "eval"
@@ -269,6 +270,21 @@ def test_without_a_sandbox_items_are_not_run_and_no_zero(learnt, monkeypatch):
     assert not secret.exists()
 
 
+def test_a_machine_without_a_sandbox_leaves_no_result_for_one_that_has_it(learnt, monkeypatch, tmp_path):
+    def none():
+        raise sandbox.SandboxUnavailable("no sandbox works here")
+
+    task, model, _ = learnt
+    asked, kept = Evaluation(tasks=(task,)), evaluation.KeptResults(Folder(str(tmp_path)), {task: "key"})
+    with monkeypatch.context() as patch:
+        patch.setattr(sandbox, "find_isolation", none)
+        evaluate(model, asked, results=kept)
+    assert kept._folder.list() == ["key.parquet"] and kept.read([task]) == {} and kept.read_all() is None
+    assert evaluation.kept_items(kept._folder, {"own": {task: "key"}}).num_rows == 2, "the trial's own table has them"
+    assert evaluate(model, asked, results=kept).metrics["own_code/not_run"] == 0.0
+    assert kept.read_all()[task].metrics["own_code/items"] == 2.0
+
+
 # ------------------------------------------------------------------------------------------------- documents
 
 
@@ -324,6 +340,30 @@ def test_check_says_whether_the_models_code_can_be_run_here(isolated, monkeypatc
 
     monkeypatch.setattr(sandbox, "find_isolation", none)
     assert "its items would be not_run: no sandbox works here" in evaluation.isolation_here()
+
+
+def test_tasks_with_metadata_in_a_list_as_older_files_have_it_can_be_checked(tmp_path):
+    (tmp_path / "old.yaml").write_text("task: old\ndataset_path: json\nmetadata:\n  - version: 1.0\n")
+    assert evaluation.tasks_running_code(("old",), evaluation.Places(include=str(tmp_path))) == ()
+
+
+@pytest.mark.parametrize("asked", [{"include": "own", "tasks": ("old",)}, {"tasks": ("own/old.yaml",)}])
+def test_a_trial_that_works_in_another_folder_knows_which_tasks_run_code(tmp_path, monkeypatch, asked):
+    """Ray Tune starts each trial in a folder of its own, where the sweep file's relative paths lead nowhere."""
+    (tmp_path / "own").mkdir()
+    (tmp_path / "elsewhere").mkdir()
+    text = f"task: old\ndataset_path: json\ndataset_kwargs: {{data_files: {tmp_path}/items.jsonl}}\n"
+    (tmp_path / "own" / "old.yaml").write_text(text + "metadata: {runs_code: true}\n")
+    (tmp_path / "items.jsonl").write_text(json.dumps(HALVE))
+    monkeypatch.chdir(tmp_path)
+    keys = set()
+    for samples in (1, 4):
+        settings = Evaluation(samples=samples, **asked)
+        monkeypatch.chdir(tmp_path)
+        contents = stage_store.contents_of_tasks([settings])
+        monkeypatch.chdir(tmp_path / "elsewhere")
+        keys |= {*stage_store.evaluation_job("model", "/model", Folder("/results"), settings, contents).keys.values()}
+    assert len(keys) == 2
 
 
 def test_how_programs_are_drawn_changes_the_tasks_that_run_code_and_no_others(sweep_text, tmp_path):

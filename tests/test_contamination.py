@@ -11,7 +11,7 @@ import pytest
 from test_evaluation import write_model
 from worker_group import together
 
-from raycodellm import stage
+from raycodellm import evaluation, stage
 from raycodellm.config import Evaluation, LearningRate, Model, Scaling, Source, Stage, Tokenizer
 from raycodellm.corpora import item_runs, seen_in, source_fingerprint
 from raycodellm.evaluation import contaminated_items, evaluate
@@ -217,6 +217,29 @@ def test_a_model_whose_data_is_gone_is_evaluated_without_marks_and_that_is_said(
     assert found.items["contaminated"].null_count == 2
     (line,) = said
     assert line.startswith("which items the model was trained on is not known: ") and "stage.json" in line
+
+
+@pytest.mark.parametrize("num_workers", [1, 2])
+def test_a_storage_that_is_away_for_a_while_ends_the_attempt_and_leaves_no_items_unmarked(
+    job, monkeypatch, num_workers
+):
+    """The result would be kept without marks for good, although the job would soon have known them."""
+    leave(job)
+
+    def away(job, rank, world_size):
+        if rank == num_workers - 1:
+            raise TimeoutError("the store does not answer")
+        yield ["nothing"]
+
+    monkeypatch.setattr(stage, "trained_texts", away)
+
+    def search(rank, gather):
+        with pytest.raises(evaluation.NotRead, match="cannot be read now: the store does not answer") as raised:
+            group = Workers(rank, num_workers, gather if num_workers > 1 else None)
+            contaminated_items(Folder(job.folder), {"drawn": ITEMS}, group)
+        return isinstance(raised.value.__cause__, TimeoutError)
+
+    assert together(num_workers, search) == [rank == num_workers - 1 for rank in range(num_workers)]
 
 
 def test_an_item_too_short_to_be_looked_for_is_neither(job):

@@ -8,6 +8,7 @@ import pytest
 
 from raycodellm import compare, evaluation
 from raycodellm.config import Evaluation
+from raycodellm.evaluation.scores.metrics import mean_metrics
 from raycodellm.evaluation.tasks import suites
 from raycodellm.tables import remarks, score_table, side_by_side
 
@@ -145,3 +146,18 @@ def test_the_json_of_scores_holds_numbers_or_null():
             "differences": {"mine/bpb": None, "mine/acc": {"value": 0.1, "low": 0.0, "high": None}},
         }
     ]
+
+
+def test_a_task_of_which_nothing_could_be_run_is_told_and_takes_the_means_over_tasks_with_it():
+    counts = {"code/items": 0.0, "code/too_long": 0.0, "code/not_run": 4.0}
+    one = {"mine/items": 5.0, "mine/bpb": 2.0, "mine/bpb_low": 1.0, "mine/bpb_high": 3.0, "mine/chance": 0.5}
+    assert [*mean_metrics(("mine",), one, lambda name: [])] == [
+        "mean/bpb",
+        "mean/bpb_low",
+        "mean/bpb_high",
+        "mean/chance",
+    ]
+    assert mean_metrics(("mine", "code"), {**one, **counts}, lambda name: []) == {}
+    said = remarks({**one, **counts}, Evaluation(tasks=("code", "mine")))
+    assert "code: 4 of 4 items were not run, by a failure of the sandbox or the machine; they are in no score." in said
+    assert "There is no mean over the tasks, since no item of code was scored." in said

@@ -604,9 +604,10 @@ def test_ranks_of_an_evaluation_go_by_what_rank_0_sees(tmp_path, monkeypatch) ->
     assert [one.metrics["boxes/bpb"] for one in together(2, work)] == [2.0, 2.0], "and no model was loaded"
 
 
-def test_ranks_of_an_evaluation_whose_results_cannot_be_written_all_say_so(tmp_path, monkeypatch) -> None:
+@pytest.mark.parametrize("kind", [evaluation.NotWritten, evaluation.NotRead])
+def test_ranks_of_an_evaluation_whose_storage_fails_all_say_so(tmp_path, monkeypatch, kind) -> None:
     def evaluate(model, settings, **how):
-        raise evaluation.NotWritten("no space left")
+        raise kind("no space left")
 
     monkeypatch.setattr(evaluation_job.evaluation, "evaluate", evaluate)
     monkeypatch.setattr(evaluation_job.engine, "gather", lambda world, mine: [None, mine])

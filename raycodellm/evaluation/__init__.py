@@ -1,6 +1,6 @@
 """Scores models on reasoning tasks through lm-eval, with a row for every item. The only door to `lm_eval`."""
 
-from raycodellm.evaluation.code.here import isolation_here, sampling_content, tasks_running_code
+from raycodellm.evaluation.code.here import isolation_here, sampling_content, tasks_running_code, units_running_code
 from raycodellm.evaluation.data.sources import DataSource, find_data
 from raycodellm.evaluation.results.composition import EvaluationResult, compose, kept_evaluation, kept_items
 from raycodellm.evaluation.results.task_results import KeptResults, Results, TaskResult
@@ -8,7 +8,7 @@ from raycodellm.evaluation.results.trial_items import read_trial_items
 from raycodellm.evaluation.run import NotWritten, evaluate
 from raycodellm.evaluation.scores.averages import missing_averages
 from raycodellm.evaluation.scores.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
-from raycodellm.evaluation.scores.metrics import AVERAGED, COUNTS, MEAN, METRICS, Metric
+from raycodellm.evaluation.scores.metrics import AVERAGED, COUNTS, MEAN, METRICS, Metric, tasks_not_scored
 from raycodellm.evaluation.scores.objectives import check_evaluation
 from raycodellm.evaluation.task_scoring import NothingFits
 from raycodellm.evaluation.tasks.content import (
@@ -33,7 +33,7 @@ from raycodellm.evaluation.tasks.suites import (
     task_facts,
 )
 from raycodellm.evaluation.tasks.units import asked_units
-from raycodellm.evaluation.texts.contamination import contaminated_items, stage_of
+from raycodellm.evaluation.texts.contamination import NotRead, contaminated_items, stage_of
 from raycodellm.evaluation.texts.held_out import held_out_content, text_files
 from raycodellm.evaluation.texts.items import evaluated_tasks, item_texts, items_of_sweep
 from raycodellm.evaluation.win_rate.comparison import Comparison, Judging, judged, win_rate_lines
@@ -57,6 +57,7 @@ __all__ = [
     "Judging",
     "KeptResults",
     "Metric",
+    "NotRead",
     "NotWritten",
     "NothingFits",
     "Places",
@@ -102,7 +103,9 @@ __all__ = [
     "task_content",
     "task_contents",
     "task_facts",
+    "tasks_not_scored",
     "tasks_running_code",
     "text_files",
+    "units_running_code",
     "win_rate_lines",
 ]

@@ -67,7 +67,7 @@ def evaluate(
 
     Raises UserError for an unknown task or model, NothingFits when no item of a task, or of any task, fits into the
     model's context, FloatingPointError, with the task and item, when a log-likelihood is infinite or no number,
-    `Stopped` when told to stop, and `NotWritten`.
+    `Stopped` when told to stop, `NotRead` and `NotWritten`.
     """
     workers, kept = Workers(rank, world_size, gather), results or NoResults()
     places = Places.of(settings, held_out)

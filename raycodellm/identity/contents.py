@@ -22,6 +22,8 @@ class Contents:
     """lm-eval's version."""
     units: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Each task or group that the sweep names -> the tasks, with contents in `tasks`, that it stands for."""
+    running_code: frozenset[str] = frozenset()
+    """Names of the tasks with contents in `tasks` that run code of the model, where several programs are drawn."""
 
 
 def evaluated_content(name: str) -> list[Any]:

@@ -27,7 +27,8 @@ def run_evaluation(
 
     A task in work is continued from the items that are kept. Rank 0 decides for all which tasks have a result, and
     tells `on_progress` about once a second how many items are scored. `should_stop` is asked on every rank after each
-    block of items; one saying yes stops all. Raises StorageError on all ranks when a result cannot be written.
+    block of items; one saying yes stops all. Raises StorageError on all ranks when a result cannot be written,
+    or the texts that the model was trained on cannot be read for now.
     """
     done = engine.gather(world, finished_outcome(job) if world.rank == 0 else None)[0]
     if done is not None:
@@ -56,6 +57,8 @@ def run_evaluation(
         raise StorageError(f"an evaluation's result could not be written into {job.folder}: {error}") from (
             error.__cause__ or error
         )
+    except evaluation.NotRead as error:
+        raise StorageError(str(error)) from (error.__cause__ or error)
     return evaluation_outcome(result)
 
 

@@ -46,7 +46,7 @@ def evaluation_job(
             [
                 contents.tasks[task],
                 *evaluation.held_out_content(task, places.texts),
-                *evaluation.sampling_content(task, settings, places),
+                *(evaluation.sampling_content(settings) if task in contents.running_code else ()),
             ],
             contents.lm_eval,
             EVALUATION_VERSION,

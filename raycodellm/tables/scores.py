@@ -214,7 +214,8 @@ def remarks(metrics: Mapping[str, float], settings: Evaluation) -> list[str]:
     scores say little at small scale."""
     lacking = evaluation.missing_averages(evaluation.asked_averages(settings), metrics)
     said = [f"{average} has no value: {reason}." for average, reason in lacking.items()]
-    tasks = dict.fromkeys(one.task for one in scores(metrics, settings))
+    known = (name.removesuffix("/items") for name in metrics if name.endswith("/items"))  # with a score or without
+    tasks = dict.fromkeys([*(one.task for one in scores(metrics, settings)), *known])
     for task in tasks:
         items, not_run = (int(metrics.get(f"{task}/{name}", 0)) for name in ("items", "not_run"))
         if not_run:
@@ -222,5 +223,8 @@ def remarks(metrics: Mapping[str, float], settings: Evaluation) -> list[str]:
                 f"{task}: {not_run} of {items + not_run} items were not run, by a failure of the sandbox or the "
                 "machine; they are in no score."
             )
+    unscored = evaluation.tasks_not_scored(tasks, metrics)
+    if unscored and len(tasks) > 1:
+        said.append(f"There is no mean over the tasks, since no item of {', '.join(unscored)} was scored.")
     facts = {task: evaluation.task_facts(task, settings) for task in tasks}
     return said + [f"{task}: {found.warning}" for task, found in facts.items() if found is not None and found.warning]

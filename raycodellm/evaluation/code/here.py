@@ -3,7 +3,7 @@ loading a task."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 from raycodellm.config import Evaluation
@@ -17,14 +17,28 @@ def tasks_running_code(names: Iterable[str], places: Places) -> tuple[str, ...]:
     """The tasks, and members of named groups, whose files say that they run the model's code."""
     known = TaskNames(places.include)
     trees = (found for name in names for found in task_trees(name, known))
-    running = (name for name, tree in trees if (tree.get("metadata") or {}).get("runs_code") is True)
+    running = (name for name, tree in trees if _runs_code(tree.get("metadata")))
     return tuple(dict.fromkeys(running))
 
 
-def sampling_content(task: str, settings: Evaluation, places: Places) -> list[Any]:
-    """JSON values that identify how programs are drawn; empty for one greedy program, and for a task without code."""
+def _runs_code(metadata: Any) -> bool:
+    """`metadata`: of a task's file; a list in files of older versions of lm-eval."""
+    return isinstance(metadata, Mapping) and metadata.get("runs_code") is True
+
+
+def units_running_code(units: Iterable[str], settings: Evaluation) -> frozenset[str]:
+    """Those of the tasks that run the model's code, themselves or in a member; none where the settings ask for one
+    greedy program, since then no task's identity says how programs are drawn."""
+    if Sampling.of(settings) == GREEDY:
+        return frozenset()
+    places = Places.of(settings)
+    return frozenset(unit for unit in units if tasks_running_code([unit], places))
+
+
+def sampling_content(settings: Evaluation) -> list[Any]:
+    """JSON values that identify how programs are drawn; empty for one greedy program."""
     sampling = Sampling.of(settings)
-    return [] if sampling == GREEDY or not tasks_running_code([task], places) else [["programs", *sampling]]
+    return [] if sampling == GREEDY else [["programs", *sampling]]
 
 
 def isolation_here() -> str:

@@ -39,6 +39,13 @@ class TaskResult:
     seconds: float
     """Spent on scoring, summed over all attempts."""
 
+    @property
+    def is_not_run(self) -> bool:
+        """True if a failure of the sandbox or the machine left no item of a task that could be scored."""
+        return any(
+            bool(self.metrics.get(f"{task}/not_run")) and not self.metrics.get(f"{task}/items") for task in self.members
+        )
+
 
 @dataclass(frozen=True)
 class _Facts:
@@ -73,7 +80,11 @@ class NoResults:
 
 
 class KeptResults:
-    """Keeps each task's result in a file of a folder, and the rows of a task without a result in a folder beside it."""
+    """Keeps each task's result in a file of a folder, and the rows of a task without a result in a folder beside it.
+
+    A result without a single item that could be run says what the machine lacked and nothing of the model: it is none
+    for the next evaluation, which may be on a machine with a sandbox.
+    """
 
     def __init__(self, folder: Folder, keys: Mapping[str, str]) -> None:
         """`keys`: name of each task to the name of its file, without the suffix."""
@@ -100,9 +111,10 @@ class KeptResults:
 
     def _read(self, task: str) -> TaskResult | None:
         try:
-            return read_result(self._folder, self._keys[task])
+            found = read_result(self._folder, self._keys[task])
         except (DamagedFile, FileNotFoundError):
             return None
+        return None if found.is_not_run else found
 
     def write(self, task: str, result: TaskResult) -> None:
         write_result(self._folder, self._keys[task], result)

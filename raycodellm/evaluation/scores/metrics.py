@@ -193,11 +193,14 @@ def mean_metrics(
     """The unweighted mean over `tasks` of each metric that has one, as `mean/<name>` with its interval, and
     `mean/chance`.
 
-    `metrics`: those of the tasks; `samples`: the items' values that a metric is made of, by the metric's name. A group
-    and one of its members may both be in `tasks`: their scores share items, so their covariance enters the interval.
+    `metrics`: those of the tasks; `samples`: the items' values that a metric is made of, by the metric's name. There is
+    no mean where no item of a task was scored. A group and one of its members may both be in `tasks`: their scores
+    share items, so their covariance enters the interval.
     """
     tasks = list(tasks)
     found: dict[str, float] = {}
+    if tasks_not_scored(tasks, metrics):  # the mean over the others would be another number under the same name
+        return found
     for metric in AVERAGED:
         names = [f"{task}/{metric.name}" for task in tasks if f"{task}/{metric.name}" in metrics]
         if names:
@@ -206,6 +209,11 @@ def mean_metrics(
     if chances:
         found[f"{MEAN}/chance"] = statistics.fmean(chances)
     return found
+
+
+def tasks_not_scored(tasks: Iterable[str], metrics: Mapping[str, float]) -> list[str]:
+    """The tasks without a scored item."""
+    return [task for task in tasks if metrics.get(f"{task}/items") == 0]
 
 
 def unweighted_mean(

@@ -14,7 +14,7 @@ from typing import TypeVar
 
 import numpy as np
 
-from raycodellm import corpora
+from raycodellm import corpora, retrying
 from raycodellm.config import UserError
 from raycodellm.corpora import ItemRuns
 from raycodellm.evaluation.workers import ONE_WORKER, Stopped, Workers
@@ -29,6 +29,11 @@ class NotKnown(Exception):
     """The texts that a model was trained on can no longer be read."""
 
 
+class NotRead(OSError):
+    """The storage of these texts does not answer now, and may do so later. Raised on all ranks; has the storage's error
+    as its cause on each that saw one."""
+
+
 def contaminated_items(
     last_stage: Folder,
     texts: Mapping[str, Sequence[str]],
@@ -38,8 +43,8 @@ def contaminated_items(
     """For each task, whether each of its items is contaminated; None for an item too short to be looked for.
 
     `last_stage`: the folder of the stage that left the model. `texts`: task -> text of each item, prompt and right
-    answer. A collective. Raises NotKnown on all ranks where a stage's record or a token store is gone or damaged, and
-    `Stopped` when `should_stop`, which is asked on every rank, ends the search on one.
+    answer. A collective. Raises NotKnown on all ranks where a stage's record or a token store is gone or damaged,
+    NotRead, and `Stopped` when `should_stop`, which is asked on every rank, ends the search on one.
     """
     runs = {task: corpora.item_runs(some) for task, some in texts.items()}
     seen = {task: np.zeros(len(of_task.hashes), bool) for task, of_task in runs.items()}
@@ -71,17 +76,21 @@ def _job_of(folder: Folder) -> StageJob:
 
 
 def _known_to_all(read: Callable[[], T], workers: Workers) -> list[T]:
-    """The value of each worker's `read`. Raises NotKnown or Stopped on all ranks if it does on one."""
+    """The value of each worker's `read`. Raises NotKnown, NotRead or Stopped on all ranks if one has reason to."""
     is_stopped = False
+    seen: Exception | None = None
     try:
         mine: tuple[T | None, str] = (read(), "")
     except Stopped:
         mine, is_stopped = (None, ""), True
     except (OSError, DamagedFile, StoreError, UserError) as error:
-        mine = (None, cause(error))
-    found, stops = zip(*workers.all((mine, is_stopped)), strict=True)
+        mine, seen = (None, cause(error)), error
+    passing = retrying.passing_cause(seen) if seen is not None else None
+    found, stops, passes = zip(*workers.all((mine, is_stopped, passing)), strict=True)
     if any(stops):
         raise Stopped
+    if told := next((one for one in passes if one is not None), None):
+        raise NotRead(f"the texts that the model was trained on cannot be read now: {told}") from seen
     fault = next((fault for _, fault in found if fault), None)
     if fault is not None:
         raise NotKnown(fault)
