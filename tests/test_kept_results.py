@@ -17,11 +17,12 @@ from test_evaluation import write_model
 from worker_group import together
 
 from raycodellm import engine, evaluation
-from raycodellm.config import Evaluation
+from raycodellm.config import Evaluation, UserError
 from raycodellm.engine import World
 from raycodellm.evaluation import KeptResults, Stopped, evaluate, scoring
 from raycodellm.evaluation.results import partial_rows
 from raycodellm.evaluation.results.partial_rows import PartialRows
+from raycodellm.evaluation.tasks.units import units
 from raycodellm.files import Folder
 
 NUM_ITEMS, IN_A_BLOCK = 22, 4
@@ -234,13 +235,24 @@ def test_a_group_that_changes_its_members_is_scored_apart_from_them(tmp_path) ->
     (tmp_path / "changed.yaml").write_text("group: changed\nnum_fewshot: 2\ntask: [boxes]\n")
     (tmp_path / "spelled.yaml").write_text("group: spelled\ntask: [{task: boxes, num_fewshot: 2}]\n")
     (tmp_path / "nested.yaml").write_text("group: nested\ntask: [plain, changed]\n")
-    settings = Evaluation(tasks=("plain", "changed", "spelled", "nested"), include=str(tmp_path))
-    assert evaluation.asked_units(settings) == {
+    assert units(("plain", "changed", "spelled", "nested"), str(tmp_path)) == {
         "plain": ("boxes", "logical_deduction"),
         "changed": ("changed",),
         "spelled": ("spelled",),
         "nested": ("boxes", "logical_deduction", "changed"),
     }
+
+
+@pytest.mark.parametrize("other", ["changed", "own.yaml"])
+def test_two_tasks_of_one_name_are_refused_since_one_would_have_the_scores_of_the_other(tmp_path, monkeypatch, other):
+    monkeypatch.chdir(tmp_path)
+    (tmp_path / "own.yaml").write_text("task: boxes\ndataset_path: json\n")
+    (tmp_path / "groups").mkdir()
+    (tmp_path / "groups" / "changed.yaml").write_text("group: changed\ntask: [{task: boxes, doc_to_text: question}]\n")
+    settings = Evaluation(tasks=("boxes", other), include="groups")
+    with pytest.raises(UserError, match=rf"^evaluation.tasks: boxes and {other} both give the task 'boxes'.*rename it"):
+        evaluation.asked_units(settings)
+    assert evaluation.asked_units(settings.model_copy(update={"tasks": (other,)})) == {other: (other,)}
 
 
 def test_the_keys_that_change_no_task_of_a_group_are_lm_evals_own() -> None:

@@ -44,7 +44,7 @@ def compose(
     found = [results[task] for task in dict.fromkeys(task for tasks in asked.values() for task in tasks)]
     metrics: dict[str, float] = {}
     for result in found:
-        metrics = {**metrics, **result.metrics, **metrics}
+        metrics |= result.metrics
     items = composed_items(asked, results)
     named = named_tasks(items)
     for name, members in named.items():
@@ -73,15 +73,9 @@ def kept_items(folder: Folder, tasks: Mapping[str, Mapping[str, str]]) -> pa.Tab
 
 
 def composed_items(asked: Mapping[str, Sequence[str]], results: Mapping[str, TaskResult]) -> pa.Table:
-    """The items of all tasks that are asked for, in their order. A task may have two results, under its own name and as
-    a member of a group that changes its settings: then the first counts."""
-    tables: list[pa.Table] = []
-    seen: set[str] = set()
-    for task in dict.fromkeys(task for tasks in asked.values() for task in tasks):
-        result = results[task]
-        rows = result.items.filter(~pc.field("task").isin(sorted(seen))) if seen & {*result.members} else result.items
-        tables.append(rows.replace_schema_metadata())
-        seen |= {*result.members}
+    """The items of all tasks that are asked for, in their order."""
+    found = dict.fromkeys(task for tasks in asked.values() for task in tasks)
+    tables = [results[task].items.replace_schema_metadata() for task in found]
     named = {}
     for name, tasks in asked.items():
         members = tuple(dict.fromkeys(member for task in tasks for member in results[task].members))

@@ -9,7 +9,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
-from raycodellm.config import Evaluation
+from raycodellm.config import Evaluation, UserError
+from raycodellm.evaluation.tasks.data_of_tasks import task_trees
 from raycodellm.evaluation.tasks.loading import is_path
 from raycodellm.evaluation.tasks.names import TaskNames
 from raycodellm.evaluation.tasks.suites import asked_tasks
@@ -21,8 +22,23 @@ GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list",
 
 
 def asked_units(settings: Evaluation) -> dict[str, tuple[str, ...]]:
-    """Maps each task or group that the settings ask for to the tasks that it stands for."""
-    return units(asked_tasks(settings), settings.include)
+    """Maps each task or group that the settings ask for to the tasks that it stands for. Raises UserError where two of
+    these tasks have one name, under which the scores of one of them would be lost."""
+    asked = units(asked_tasks(settings), settings.include)
+    _require_own_names(dict.fromkeys(unit for of in asked.values() for unit in of), TaskNames(settings.include))
+    return asked
+
+
+def _require_own_names(found: Iterable[str], known: TaskNames) -> None:
+    """A task's name is that of its file, or of the member of a group that changes its members' settings."""
+    unit_of: dict[str, str] = {}
+    for unit in found:
+        for name, _ in task_trees(unit, known):
+            if (other := unit_of.setdefault(name, unit)) != unit:
+                raise UserError(
+                    f"evaluation.tasks: {other} and {unit} both give the task {name!r}, and one name can have the "
+                    "scores of one task; rename it in your file (its key `task`), or ask for one of them"
+                )
 
 
 def units(asked: Iterable[str], include: str | None = None) -> dict[str, tuple[str, ...]]:
