@@ -175,13 +175,27 @@ def text(compared: Compared, num_characters: int = 200) -> str:
     for (base, other), of_pair in compared.pairs.items():
         if of_pair:
             lines.append(f"{other} against {base}, over the same items (95 % over items, which cover no seeds):")
-            lines += [f"  {line}" for line in difference_lines(of_pair)]
+            lines += [f"  {line}" for line in difference_lines(_told(of_pair, (by_model[base], by_model[other])))]
         if compared.judged:
             names = short_names([*by_model])
             lines.append(f"{other} against {base}, as judged on open instructions:")
             rate = compared.judged[base, other].rate
             lines += [f"  {line}" for line in evaluation.win_rate_lines(rate, names[base], names[other])]
     return "\n".join(lines)
+
+
+def _told(
+    of_pair: Mapping[str, statistics.Interval | None], of_both: Sequence[Mapping[str, float]]
+) -> dict[str, statistics.Interval | None]:
+    """The differences without those of clean accuracy of tasks that no contaminated item was found in, as in the table
+    of scores: it is the accuracy again, or that of the items that could be looked for."""
+    ending = "/acc_clean"
+    return {
+        name: gap
+        for name, gap in of_pair.items()
+        if not name.endswith(ending)
+        or any(metrics.get(f"{name.removesuffix(ending)}/contaminated") for metrics in of_both)
+    }
 
 
 def difference_lines(of_pair: Mapping[str, statistics.Interval | None]) -> list[str]:
@@ -214,9 +228,13 @@ def scores_text(by_model: Mapping[str, Mapping[str, float]], settings: Evaluatio
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:
-    """Maps each model to the last part of its path, or to the whole path where two models share the last part."""
-    last = {model: model.rstrip("/").rpartition("/")[2] for model in models}
-    return {model: name if [*last.values()].count(name) == 1 else model for model, name in last.items()}
+    """Maps each model to the last part of its path that tells it from the others, or to the whole path where no single
+    part does. The models of a run all end in `model`: theirs is the name of the stage."""
+    parts = {model: model.rstrip("/").split("/") for model in models}
+    while len(parts) > 1 and len({some[-1] for some in parts.values()}) == 1 and min(map(len, parts.values())) > 1:
+        parts = {model: some[:-1] for model, some in parts.items()}
+    last = {model: some[-1] for model, some in parts.items()}
+    return {model: name if name and [*last.values()].count(name) == 1 else model for model, name in last.items()}
 
 
 def _too_long(by_model: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -> list[str]:

@@ -133,6 +133,35 @@ def test_models_that_do_not_fit_side_by_side_stand_one_below_the_other():
     assert wide.count("boolq: near a coin flip") == 1, "said once for all models"
 
 
+@pytest.mark.parametrize(
+    ("models", "names"),
+    [
+        (["runs/one", "runs/two"], ["one", "two"]),
+        (["stages/pretrain-1/model", "stages/instruct-2/model/"], ["pretrain-1", "instruct-2"]),
+        (["stages/pretrain-1/model"], ["model"]),
+        (["a/x", "b/x", "c/y"], ["a/x", "b/x", "y"]),
+        (["/model", "one/model"], ["/model", "one"]),
+    ],
+)
+def test_a_model_is_called_by_the_part_of_its_path_that_tells_it_from_the_others(models, names):
+    assert [*compare.short_names(models).values()] == names
+
+
+def test_lm_evals_bits_per_byte_do_not_stand_beside_the_same_number_with_an_interval():
+    found = {"mine/items": 2.0, "mine/bpb_corpus": 3.5, "mine/bpb_corpus_low": 3.0, "mine/bpb_corpus_high": 4.0}
+    assert len(rows(score_table({**found, "mine/bits_per_byte": 3.5}, Evaluation(tasks=("mine",))))) == 1
+
+
+def test_clean_accuracy_is_compared_only_where_contaminated_items_were_found():
+    gaps = {"mine/acc": None, "mine/acc_clean": None, "other/acc_clean": None}
+    results = {
+        "a": evaluation.EvaluationResult({"mine/contaminated": 0.0, "other/contaminated": 0.0}),
+        "b": evaluation.EvaluationResult({"mine/contaminated": 0.0, "other/contaminated": 2.0}),
+    }
+    found = compare.text(compare.Compared(SETTINGS, results, {("a", "b"): gaps}, {}))
+    assert "mine/acc:" in found and "mine/acc_clean" not in found and "other/acc_clean" in found
+
+
 def test_the_json_of_scores_holds_numbers_or_null():
     result = evaluation.EvaluationResult({"mine/bpb": 2.0, "mine/bpb_low": float("-inf")})
     gap = {"mine/bpb": None, "mine/acc": compare.statistics.Interval(0.1, 0.0, float("inf"))}

@@ -27,7 +27,7 @@ def tasks(file: SweepFile) -> list[str]:
         *(f"  {name}: {known.warning}" for name, known in facts.items() if known is not None and known.warning),
         *([f"  left out: {', '.join(settings.leave_out)}"] if settings.leave_out else []),
         *([f"  asked only with a folder in evaluation.data: {', '.join(without_data)}"] if without_data else []),
-        f"  suites: {', '.join(evaluation.suite_names())}",
+        f"  all suites that there are: {', '.join(evaluation.suite_names())}",
     ]
 
 

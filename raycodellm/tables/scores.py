@@ -16,6 +16,8 @@ _ENDS = ("_low", "_high", "_items")
 """Behind a metric's name: the ends of its interval, and the number of items that have the score."""
 _OWN_COLUMN = {"acc_clean"}
 """Metrics that stand in a column of another metric's row."""
+_SAME_AS_BPB_CORPUS = {"bits_per_byte"}
+"""lm-eval's name of the metric, which has an interval by ours."""
 _HIDDEN_BESIDE_ACCURACY = {"bpb_corpus"}
 """Metrics that a reader of accuracies does not look for; they are in the metrics all the same."""
 
@@ -77,6 +79,7 @@ def _of_task(suite: str, task: str, metrics: Mapping[str, float]) -> list[Score]
     parts = [name.removeprefix("items_") for name in metrics if name.startswith("items_")]
     split = {name: known for name in metrics if (known := _metric_and_part(name, metrics, parts)) is not None}
     hidden = _OWN_COLUMN | (_HIDDEN_BESIDE_ACCURACY if "acc" in metrics else set())
+    hidden |= _SAME_AS_BPB_CORPUS if "bpb_corpus" in metrics else set()
     found = []
     for part in ["", *sorted(parts, key=_by_numbers)]:
         of_part = {metric: name for name, (metric, of) in split.items() if of == part and metric not in hidden}

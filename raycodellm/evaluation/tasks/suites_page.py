@@ -16,6 +16,10 @@ MARKER = "<!-- Below this line by hand. -->"
 _INTRODUCTION = """\
 # Evaluation: suites and tasks
 
+New here? `raycodellm eval MODEL --suites offline` needs no data and takes seconds on a small model: see
+[raycodellm eval](#raycodellm-eval), and [Scores](#scores) for what the metrics are. Then the suites, below, and
+[Data](#data) for theirs.
+
 <!-- Down to the next comment written by `python -m raycodellm.evaluation.tasks.suites_page docs/evaluation.md`: change
 the files in raycodellm/tasks/suites/, not this page. -->
 
