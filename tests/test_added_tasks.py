@@ -49,6 +49,7 @@ def told(file: SweepFile, storage: Folder) -> list[tuple]:
     return [(trial.state.name, trial.values, trial.params, trial.user_attrs) for trial in study.trials()]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("is_stopped", [False, True])
 def test_a_task_added_to_a_finished_sweep_is_evaluated_alone_and_nothing_else_changes(
     sweep_text, tmp_path, is_stopped

@@ -216,6 +216,7 @@ dataset_kwargs: {{data_files: {{test: {folder}/items.jsonl}}}}
 ALPHABET = sorted(pre_tokenizers.ByteLevel.alphabet())
 
 
+@pytest.mark.slow
 def test_a_models_malicious_completion_changes_nothing_and_fails_while_its_right_one_passes(isolated, learnt):
     task, model, secret = learnt
     got = evaluate(model, Evaluation(tasks=(task,)))

@@ -95,6 +95,7 @@ def test_the_constrained_tasks_have_patterns_that_their_own_statements_match(nam
             assert regex.fullmatch(tree["generation_kwargs"]["pattern"], " " + item["statement"])
 
 
+@pytest.mark.slow
 def test_a_model_held_to_the_pattern_states_boxes_where_a_free_one_writes_anything(tmp_path):
     folder = write_model(tmp_path, context=2048)
     settings = Evaluation(tasks=("kim2024_boxes", "kim2024_boxes_constrained"), limit=8)

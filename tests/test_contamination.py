@@ -209,6 +209,7 @@ def test_an_evaluation_marks_the_items_and_gives_the_accuracy_without_them(job, 
         assert several.items["contaminated"].to_pylist() == marks
 
 
+@pytest.mark.slow
 def test_a_model_whose_data_is_gone_is_evaluated_without_marks_and_that_is_said(job, tmp_path):
     said: list[str] = []
     model = write_model(Path(job.folder) / "model")

@@ -33,6 +33,7 @@ def task(request, tmp_path) -> str:
     return write_task(tmp_path, kind, metric, **options)
 
 
+@pytest.mark.slow
 def test_workers_change_no_bit_and_batch_sizes_only_rounding(model, task):
     settings = Evaluation(tasks=(task,), limit=NUM_ITEMS, batch_size=4)
     alone = evaluate(model, settings)

@@ -265,6 +265,7 @@ def test_a_hundred_things_have_names_of_their_own_in_every_variant():
     assert len({name.split()[0] for name in AMBIGUOUS_NAMES}) == 6
 
 
+@pytest.mark.slow
 def test_items_are_the_same_in_every_process():
     code = (
         "import hashlib, json; from raycodellm.tasks.kim2024.dataset import items; "

@@ -98,6 +98,7 @@ def test_a_jobs_times_are_kept_from_being_asked_for_to_its_end() -> None:
     assert list(times.values()) == sorted(times.values())
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("module", ["dispatcher", "controller"])
 def test_the_processes_of_dispatcher_and_controllers_import_none_of_our_training(module: str) -> None:
     code = f"import raycodellm.slots.{module}, sys; print(bool({{'torch', 'raycodellm.engine'}} & set(sys.modules)))"

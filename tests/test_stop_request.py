@@ -55,6 +55,7 @@ def test_a_driver_elsewhere_finds_the_request_at_its_next_beat_and_answers(drive
     assert not (tmp_path / OWNER).exists()
 
 
+@pytest.mark.slow
 def test_a_running_driver_elsewhere_is_interrupted_as_by_ctrl_c(tmp_path):
     code = (
         "import time; from raycodellm.files import Folder; from raycodellm.sweep.ownership import Owner\n"
@@ -92,6 +93,7 @@ def test_a_driver_elsewhere_that_is_silent_is_gone(driver, tmp_path):
     assert STOP in Folder(str(tmp_path)).read_json(OWNER)  # should it live after all, it stops
 
 
+@pytest.mark.slow
 def test_a_driver_of_this_machine_gets_a_signal_and_its_end_is_waited_for(tmp_path, capsys):
     (tmp_path / "sweep.yaml").write_text("name: x\n")
     code = (

@@ -136,6 +136,7 @@ def test_words_that_were_seen_before_have_the_tokens_of_the_whole_text(trained, 
         assert in_numbers(encoder.encode(texts)) == expected
 
 
+@pytest.mark.slow
 def test_every_character_that_parts_words_here_parts_them_in_the_tokenizer(trained):
     parts = open_tokenizer(trained.folder).pre_tokenizer
     known = encoding.known_characters()
