@@ -220,6 +220,26 @@ def test_a_model_whose_data_is_gone_is_evaluated_without_marks_and_that_is_said(
     assert line.startswith("which items the model was trained on is not known: ") and "stage.json" in line
 
 
+def test_a_search_that_takes_long_reports_and_so_hears_of_a_stop(job, monkeypatch):
+    """A slot hears of a stop by the answer to a report."""
+    leave(job)
+    model = write_model(Path(job.folder) / "model")
+    monkeypatch.setattr(
+        stage, "trained_texts", lambda job, rank, world_size: (read.append(1) or [""] for _ in range(9))
+    )
+    read: list[int] = []
+    told: list[tuple[int, int]] = []
+    with pytest.raises(Stopped):
+        evaluate(
+            model,
+            Evaluation(tasks=("boxes",), limit=2),
+            last_stage=Folder(job.folder),
+            on_items=lambda *items: told.append(items),
+            should_stop=lambda: len(told) > 2,
+        )
+    assert told == [(0, 2)] * 3 and len(read) == 3
+
+
 @pytest.mark.parametrize("num_workers", [1, 2])
 def test_a_storage_that_is_away_for_a_while_ends_the_attempt_and_leaves_no_items_unmarked(
     job, monkeypatch, num_workers

@@ -118,8 +118,15 @@ def _contaminated(
     if last_stage is None:
         return {}
     texts = {name: texts_of(task, limit) for of_name in tasks.of.values() for name, task in of_name.items()}
+    num_items = sum(map(len, texts.values()))
+
+    def should_stop() -> bool:
+        # The answer to a report is how a slot hears of a stop, and the search may take minutes.
+        listener.on_items(0, num_items)
+        return listener.should_stop()
+
     try:
-        return contaminated_items(last_stage, texts, workers, listener.should_stop)
+        return contaminated_items(last_stage, texts, workers, should_stop)
     except NotKnown as error:
         listener.say(f"which items the model was trained on is not known: {error}")
         return {}
