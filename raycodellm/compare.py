@@ -238,9 +238,14 @@ def short_names(models: Sequence[str]) -> dict[str, str]:
 
 
 def _too_long(by_model: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -> list[str]:
-    return [
-        f"{names[model]}: {value:.0f} items of {name.rpartition('/')[0]} do not fit the context"
-        for model, metrics in by_model.items()
-        for name, value in metrics.items()
-        if name.endswith("/too_long") and value
-    ]
+    lines = []
+    for model, metrics in by_model.items():
+        for task in [
+            name.rpartition("/")[0] for name, value in metrics.items() if name.endswith("/too_long") and value
+        ]:
+            scored, too_long, not_run = (
+                metrics.get(f"{task}/{count}", 0) for count in ("items", "too_long", "not_run")
+            )
+            in_all = scored + too_long + not_run
+            lines.append(f"{names[model]}: {too_long:.0f} of {in_all:.0f} items of {task} do not fit the context")
+    return lines

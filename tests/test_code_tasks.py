@@ -7,6 +7,7 @@ import itertools
 import json
 import os
 import random
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -241,6 +242,20 @@ def test_several_samples_give_pass_at_k_and_equal_ones_are_judged_once(isolated,
     got = evaluate(model, Evaluation(tasks=(task,), samples=4, temperature=0.01))
     assert got.metrics["own_code/pass@1"] == got.metrics["own_code/pass@4"] == 0.5 and not secret.exists()
     assert sources.count(HALVE["prompt"] + HALVE["canonical_solution"]) == 1
+
+
+def test_samples_are_drawn_from_the_whole_nucleus_and_not_from_the_50_likeliest_tokens(learnt):
+    from raycodellm.evaluation.engine.decoding import Decoding
+    from raycodellm.evaluation.engine.language_model import load_model
+    from raycodellm.evaluation.tasks.loading import load_tasks
+
+    loaded = load_tasks((learnt[0],), 0, sampling=Sampling(4, 100.0))
+    (task,) = loaded.of[learnt[0]].values()
+    decoding = replace(Decoding.of(task.config.generation_kwargs, 256), max_tokens=1, until=())
+    assert (decoding.temperature, decoding.top_p) == (100.0, 0.95)
+    lm = load_model(str(learnt[1]), 64, "cpu")
+    drawn = lm.generate([lm.tok_encode("def")] * 400, [f"0 {number}" for number in range(400)], decoding)
+    assert len(set(drawn)) > 50
 
 
 def test_the_data_sets_own_solutions_are_measured_with_all_their_bytes(learnt, tmp_path):

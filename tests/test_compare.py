@@ -59,7 +59,7 @@ def test_scores_chance_and_paired_differences_are_said(models, tmp_path) -> None
     said = compare.text(found)
     (row,) = [line for line in said.splitlines() if line.split()[:2] == ["boxes", "acc"]]
     assert row.split()[2:] == ["0.250", "(0.100", "to", "0.900)", "0.750", "(0.100", "to", "0.900)", "0.200", "–"]
-    assert "other: 1 items of boxes do not fit the context" in said
+    assert "other: 1 of 1 items of boxes do not fit the context" in said
     assert "boxes/bpb: -1.0000" in said
     (folder,) = [name for name in Folder(str(tmp_path / "out")).list() if name.endswith("base")]
     assert (Folder(str(tmp_path / "out")) / folder).list() == ["items.parquet", "metrics.json"]

@@ -12,6 +12,8 @@ if TYPE_CHECKING:
 
 TOP_P = 0.95
 """Nucleus of the sampled tokens, as in Chen et al. (2021)."""
+ALL_TOKENS = 0
+"""`top_k` that leaves no token of the nucleus out; transformers would take the 50 likeliest alone."""
 USUAL_TEMPERATURE = 0.8
 """Temperature of several samples where the settings name none: that of Chen et al. (2021) for pass@100."""
 
@@ -42,7 +44,7 @@ def set_sampling(task: Task, sampling: Sampling) -> None:
     """Lets a task that runs code ask for that many programs per item. The greedy default leaves a task as its file
     has it."""
     if runs_code(task) and sampling != GREEDY:
-        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": TOP_P}
+        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": TOP_P, "top_k": ALL_TOKENS}
         greedy = {"do_sample": False}
         task.config.generation_kwargs = {
             **task.config.generation_kwargs,
