@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import gzip
 import itertools
 import json
@@ -161,6 +162,14 @@ def test_a_task_whose_own_solution_fails_here_says_nothing_of_the_program():
     found = code_judging._verdicts([attempt("wrong"), attempt("right")], machine.run_all)
     assert found[attempt("wrong")].result == NOT_RUN and "own solution" in found[attempt("wrong")].why
     assert found[attempt("right")].result == PASSED
+
+
+def test_an_own_solution_that_passed_is_run_once_and_one_that_the_machine_failed_is_run_again(monkeypatch):
+    verdicts = iter([Verdict(NOT_RUN, "no memory"), Verdict(PASSED)])
+    monkeypatch.setattr(sandbox, "run", lambda program, isolation, limits: next(verdicts))
+    monkeypatch.setattr(code_judging, "_passed", {})
+    run = functools.partial(code_judging._run, Program("own", "", "work"), None, Limits())
+    assert [run().result for _ in range(4)] == [NOT_RUN, PASSED, PASSED, PASSED]
 
 
 # ------------------------------------------------------------------------------------------------- whole evaluations

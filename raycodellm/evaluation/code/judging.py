@@ -94,9 +94,16 @@ def _run_all(pool: ThreadPoolExecutor, isolation: Isolation, runs: Runs) -> dict
 
 def _run(program: Program, isolation: Isolation, limits: Limits) -> Verdict:
     # The tasks' own solutions, which run with these limits alone, come again with each block and each model.
-    return _run_once(program, isolation) if limits == Limits() else sandbox.run(program, isolation, limits)
+    known = _passed.get((program, isolation)) if limits == Limits() else None
+    found = known or sandbox.run(program, isolation, limits)
+    # A solution that did not pass may do so the next time, if the machine was at fault.
+    if limits == Limits() and found.result == PASSED:
+        if len(_passed) >= _MOST_PASSED:
+            _passed.clear()
+        _passed[program, isolation] = found
+    return found
 
 
-@functools.lru_cache(maxsize=4096)
-def _run_once(program: Program, isolation: Isolation) -> Verdict:
-    return sandbox.run(program, isolation)
+_passed: dict[tuple[Program, Isolation], Verdict] = {}
+"""The verdicts on own solutions that passed in this process."""
+_MOST_PASSED = 4096
