@@ -199,6 +199,14 @@ def test_data_that_lies_nowhere_is_refused_with_where_it_was_looked_for(tmp_path
     assert evaluation.task_content("sciq")[-1] == ["hub", "allenai/sciq", None]
 
 
+def test_a_task_that_names_a_state_of_its_data_is_identified_by_that_states_commit(monkeypatch) -> None:
+    commits = {"allenai/quac@refs/convert/parquet": "1" * 40, "allenai/sciq": "2" * 40}
+    monkeypatch.setattr(data_sources, "hub_silence", lambda: "")
+    monkeypatch.setattr(data_sources.hub_commits, "commit", lambda name, files, kind: commits[name])
+    assert evaluation.task_content("quac")[-1] == ["hub", "allenai/quac", "1" * 40]
+    assert evaluation.task_content("sciq")[-1] == ["hub", "allenai/sciq", "2" * 40]
+
+
 def test_copied_data_enters_a_tasks_identity_by_content_wherever_it_lies(tmp_path: Path) -> None:
     for name, lines in (("a/sciq.jsonl", LINES), ("b/allenai/sciq/test.jsonl", LINES), ("c/sciq.jsonl", LINES * 2)):
         (tmp_path / name).parent.mkdir(parents=True)

@@ -33,6 +33,8 @@ class WantedData:
     path: str
     """`owner/name` on the hub."""
     config: str | None = None
+    revision: str | None = None
+    """The branch, tag or commit that the task asks for; None for the newest state."""
     task: str = ""
     """The task that reads the data set."""
     evaluated: str = "test"

@@ -84,10 +84,11 @@ def _source(wanted: WantedData, folder: DataFolder | None) -> DataSource | str:
     if why := hub_silence():
         if not _is_cached(wanted.path):
             return why
-        commit = hub_commits.cached_commit(wanted.path, None, hub_commits.CARDS, "dataset")
+        commit = hub_commits.cached_commit(wanted.path, wanted.revision, hub_commits.CARDS, "dataset")
         return DataSource(wanted, None, "cache", commit)
+    name = wanted.path if wanted.revision is None else f"{wanted.path}@{wanted.revision}"
     try:
-        return DataSource(wanted, None, "hub", hub_commits.commit(wanted.path, hub_commits.CARDS, "dataset"))
+        return DataSource(wanted, None, "hub", hub_commits.commit(name, hub_commits.CARDS, "dataset"))
     except UserError as error:
         return DataSource(wanted, None, "cache") if _is_cached(wanted.path) else _reason(error)
 

@@ -80,6 +80,7 @@ def _wanted(task: str, tree: Mapping[str, Any]) -> WantedData | None:
     return WantedData(
         path=path,
         config=config,
+        revision=_revision(tree.get("dataset_kwargs")),
         task=task,
         evaluated=splits[0] if splits else "test",
         joined=_joined(tree.get("dataset_kwargs"), splits[0] if splits else "test"),
@@ -96,6 +97,11 @@ def _file_splits(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
     files = given.get("data_files") if isinstance(given, dict) else None
     for split, some in files.items() if isinstance(files, dict) else ():
         yield from ((_base(file), str(split)) for file in _texts(some))
+
+
+def _revision(given: Any) -> str | None:
+    found = given.get("revision") if isinstance(given, dict) else None
+    return str(found) if found is not None else None
 
 
 def _joined(given: Any, evaluated: str) -> tuple[str, ...]:
