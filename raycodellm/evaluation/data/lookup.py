@@ -33,8 +33,6 @@ class WantedData:
     path: str
     """`owner/name` on the hub."""
     config: str | None = None
-    revision: str | None = None
-    """The branch, tag or commit that the task asks for; None for the newest state."""
     task: str = ""
     """The task that reads the data set."""
     evaluated: str = "test"
@@ -51,6 +49,8 @@ class WantedData:
     """(one of `files`, its split), where the task says so."""
     data_files: tuple[str, ...] = ()
     """The files of the repository, or the addresses, that the task asks for."""
+    revision: str | None = None
+    """The branch, tag or commit that the task asks for; None for the newest state."""
 
     @property
     def splits(self) -> tuple[str, ...]:
