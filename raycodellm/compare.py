@@ -125,15 +125,37 @@ def differences(
     """The difference, with its interval, of each metric of each named task or group, of their parts' accuracy, of the
     mean over tasks, and of the suites' `averages`; None where no item has a score of both models."""
     names = [*evaluation.named_tasks(base)]
-    both = evaluation.Items(base, averages), evaluation.Items(other, averages)
-    metrics = dict.fromkeys(name for items in both for name in items.metric_names())
+    each = [evaluation.Items(table, averages) for table in (base, other)]
+    common = _scored_in_both(base, other)
+    is_all = [table.num_rows for table in common] == [base.num_rows, other.num_rows]
+    both = each if is_all else [evaluation.Items(table, averages) for table in common]
+    metrics = dict.fromkeys(name for items in each for name in items.metric_names())
     tasks = [*names, evaluation.MEAN] if len(names) > 1 else names
     found = {}
     for name in [*(f"{task}/{metric}" for task in tasks for metric in metrics), *(averages or ())]:
         before, after = (items.samples(name) for items in both)
-        if before or after:  # a task that is scored by likelihood alone has no accuracy
-            found[name] = statistics.paired_difference(before, after)
+        if before or after or any(items.samples(name) for items in each):  # else the task has no such score
+            found[name] = statistics.paired_difference(before, after) if before and after else None
     return found
+
+
+def _scored_in_both(base: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The items that were scored for both models. A cluster of items is one value in a difference, so an item that is
+    too long for one model alone may not be in it."""
+    keys = [
+        [*zip(*(table.column(name).to_pylist() for name in ("task", "item")), strict=True)] for table in (base, other)
+    ]
+    scored = [
+        {key for key, *left_out in zip(of, *_left_out(table), strict=True) if not any(left_out)}
+        for of, table in zip(keys, (base, other), strict=True)
+    ]
+    common = scored[0] & scored[1]
+    return base.filter([key in common for key in keys[0]]), other.filter([key in common for key in keys[1]])
+
+
+def _left_out(table: pa.Table) -> list[list[bool | None]]:
+    """For each reason that the table knows, whether an item is in no score."""
+    return [table.column(name).to_pylist() for name in ("too_long", "not_run") if name in table.column_names]
 
 
 def as_json(compared: Compared) -> str:

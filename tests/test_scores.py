@@ -106,6 +106,19 @@ def test_pairs_compare_every_score_and_the_accuracy_of_every_part():
     ]
 
 
+def test_pairs_compare_clusters_over_the_items_that_both_models_were_scored_on():
+    def table(*of_items: dict) -> pa.Table:
+        cluster = json.dumps({"cluster": 0})
+        rows = [item(n, attributes=cluster, num_bytes=10 * n + 1, **one) for n, one in enumerate(of_items)]
+        return items_table(rows, {"code": ["code"]})
+
+    right, wrong = ({"correct": one, "bits_per_byte": 2.0 - one} for one in (True, False))
+    for left_out in ({"too_long": True}, {"not_run": True}):
+        found = compare.differences(table(right, wrong), table(right, left_out))
+        assert found["code/acc"].value == found["code/bpb"].value == found["code/bpb_corpus"].value == 0.0
+        assert compare.differences(table(left_out, wrong), table(wrong, left_out))["code/acc"] is None
+
+
 def test_tables_of_older_versions_are_read():
     new = items_table([item(0, correct=True, bits_per_byte=2.0), item(1, correct=False, bits_per_byte=1.0)], {})
     old = new.drop_columns(["num_bytes", "not_run", "contaminated", "scores", "corpus_scores"])
