@@ -199,6 +199,31 @@ def test_data_that_lies_nowhere_is_refused_with_where_it_was_looked_for(tmp_path
     assert evaluation.task_content("sciq")[-1] == ["hub", "allenai/sciq", None]
 
 
+@pytest.mark.parametrize(
+    ("changed", "old", "new", "text"),
+    [
+        ("task.yaml", "{{answer}}", "not {{answer}}", "Who? not me"),
+        ("base", "words.question", "words.asked", "Asked: Who? me"),
+        ("words.py", "'Who?'", "'Who is there?'", "Who is there? me"),
+        ("rows.jsonl", "me", "nobody", "Who? nobody"),
+    ],
+)
+def test_a_task_whose_files_change_is_read_again_by_the_same_process(
+    tmp_path: Path, changed: str, old: str, new: str, text: str
+) -> None:
+    """Else a notebook keeps the scores of the old items under the identity of the new ones."""
+    (tmp_path / "task.yaml").write_text("include: base\ntask: mine\ndoc_to_target: '{{answer}}'\n")
+    data = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/rows.jsonl}}}}\ntest_split: test\n"
+    (tmp_path / "base").write_text(f"{data}output_type: loglikelihood\ndoc_to_text: !function words.question\n")
+    (tmp_path / "words.py").write_text("question = lambda doc: 'Who?'\nasked = lambda doc: 'Asked: Who?'\n")
+    (tmp_path / "rows.jsonl").write_text('{"answer": "me"}\n')
+    task, file = str(tmp_path / "task.yaml"), tmp_path / changed
+    assert evaluation.item_texts([task]) == {"mine": ["Who? me"]}
+    before = evaluation.task_content(task)
+    file.write_text(file.read_text().replace(old, new))
+    assert evaluation.task_content(task) != before and evaluation.item_texts([task]) == {"mine": [text]}
+
+
 def test_a_task_that_names_a_state_of_its_data_is_identified_by_that_states_commit(monkeypatch) -> None:
     commits = {"allenai/quac@refs/convert/parquet": "1" * 40, "allenai/sciq": "2" * 40}
     monkeypatch.setattr(data_sources, "hub_silence", lambda: "")

@@ -22,7 +22,7 @@ class Contents:
     """lm-eval's version."""
     units: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
     """Each task or group that the sweep names -> the tasks, with contents in `tasks`, that it stands for."""
-    running_code: frozenset[str] = frozenset()
+    running_code: tuple[str, ...] = ()
     """Names of the tasks with contents in `tasks` that run code of the model, where several programs are drawn."""
 
 

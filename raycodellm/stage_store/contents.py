@@ -30,15 +30,15 @@ def contents_of_tasks(settings: Iterable[Evaluation]) -> Contents:
 
     units: dict[str, tuple[str, ...]] = {}
     tasks: dict[str, Any] = {}
-    running: frozenset[str] = frozenset()
+    running: dict[str, None] = {}
     for one in dict.fromkeys(settings):
         asked = evaluation.asked_units(one)
         units |= asked
         new = dict.fromkeys(task for of in asked.values() for task in of if task not in tasks)
         tasks |= evaluation.task_contents(new, evaluation.Places.of(one))
         # Read here: a trial's process works in another folder, or on a node without the user's files of tasks.
-        running |= evaluation.units_running_code((task for of in asked.values() for task in of), one)
-    return Contents(tasks=tasks, units=units, lm_eval=evaluation.lm_eval_version(), running_code=running)
+        running |= dict.fromkeys(evaluation.units_running_code((task for of in asked.values() for task in of), one))
+    return Contents(tasks=tasks, units=units, lm_eval=evaluation.lm_eval_version(), running_code=tuple(running))
 
 
 def contents_of_file(file: SweepFile) -> Contents:

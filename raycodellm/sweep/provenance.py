@@ -52,7 +52,7 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
             raise
         return None
     now = {"recipe": RECIPE_VERSION, "compiled": _compiled(run), **as_json(contents)}
-    del now["units"]  # which tasks a group stands for follows from the tasks' contents
+    del now["units"], now["running_code"]  # what tasks stand for, and which run code, follows from their contents
     if run.num_ended_at_start:
         before = _before(run, now)
         now = _filled(now, before)

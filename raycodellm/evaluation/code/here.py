@@ -26,13 +26,13 @@ def _runs_code(metadata: Any) -> bool:
     return isinstance(metadata, Mapping) and metadata.get("runs_code") is True
 
 
-def units_running_code(units: Iterable[str], settings: Evaluation) -> frozenset[str]:
+def units_running_code(units: Iterable[str], settings: Evaluation) -> tuple[str, ...]:
     """Those of the tasks that run the model's code, themselves or in a member; none where the settings ask for one
     greedy program, since then no task's identity says how programs are drawn."""
     if Sampling.of(settings) == GREEDY:
-        return frozenset()
+        return ()
     places = Places.of(settings)
-    return frozenset(unit for unit in units if tasks_running_code([unit], places))
+    return tuple(unit for unit in units if tasks_running_code([unit], places))
 
 
 def sampling_content(settings: Evaluation) -> list[Any]:

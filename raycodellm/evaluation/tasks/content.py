@@ -6,9 +6,7 @@ that an edited task is another task whatever version its package has.
 
 from __future__ import annotations
 
-import ast
 import importlib.metadata
-import importlib.util
 import os
 from collections.abc import Iterable, Iterator
 from pathlib import Path, PurePosixPath
@@ -17,12 +15,12 @@ from typing import Any
 from raycodellm.config import UserError
 from raycodellm.evaluation.data.lookup import DataFolder, FoundData
 from raycodellm.evaluation.data.sources import open_folder, sources_of
-from raycodellm.evaluation.tasks.data_of_tasks import data_files, wanted_data
+from raycodellm.evaluation.tasks.data_of_tasks import wanted_data
 from raycodellm.evaluation.tasks.index import with_members
 from raycodellm.evaluation.tasks.loading import check_tasks
 from raycodellm.evaluation.tasks.names import NOWHERE, NamedTask, Places, TaskNames, is_path
+from raycodellm.evaluation.tasks.near_files import files_at, functions_of, module_files, named_data, reader_of
 from raycodellm.evaluation.tasks.trees import members_of, trees
-from raycodellm.evaluation.tasks.yaml_text import Tagged
 from raycodellm.evaluation.texts.held_out import text_content
 from raycodellm.files import cause
 from raycodellm.identity import file_hashes
@@ -104,12 +102,12 @@ def local_files(path: str) -> list[Path]:
     data: dict[Path, None] = {}
     for file, tree in trees(Path(os.path.abspath(path))):
         files[file] = None
-        for function in _functions(tree):
-            beside = (one for one in _module_files(function, file.parent) if one.is_relative_to(file.parent))
+        for function in functions_of(tree):
+            beside = (one for one in module_files(function, file.parent) if one.is_relative_to(file.parent))
             files.update(dict.fromkeys(beside))
-        for named in _named_data(tree):
+        for named in named_data(tree):
             if not named.startswith(("/", "~")):
-                data.update(dict.fromkeys(Path(os.path.abspath(one)) for one in _local_files(named)))
+                data.update(dict.fromkeys(Path(os.path.abspath(one)) for one in files_at(named)))
     return [*files, *data]
 
 
@@ -133,97 +131,18 @@ def _yaml_content(path: Path, known: TaskNames, seen: frozenset[str]) -> list[An
     data: list[Any] = []
     members: list[str] = []
     for file, tree in found:
-        for function in [*_functions(tree), *_reader(tree)]:
-            files.update(dict.fromkeys(_module_files(function, file.parent)))
+        for function in [*functions_of(tree), *reader_of(tree)]:
+            files.update(dict.fromkeys(module_files(function, file.parent)))
         data += _near_data(tree)
         members += members_of(tree)
     hashed = _hashed(list(files))
     return ["files", hashed, *data, *([member, *_content(member, known, seen)] for member in members)]
 
 
-def _functions(node: Any) -> Iterator[str]:
-    if isinstance(node, Tagged) and node.function:
-        yield node.function
-    elif isinstance(node, dict):
-        for value in node.values():
-            yield from _functions(value)
-    elif isinstance(node, list):
-        for value in node:
-            yield from _functions(value)
-
-
-def _reader(tree: dict[str, Any]) -> Iterator[str]:
-    metadata = tree.get("metadata")
-    if isinstance(metadata, dict) and isinstance(metadata.get("reader"), str):
-        yield metadata["reader"]
-
-
-def _module_files(function: str, folder: Path) -> Iterator[Path]:
-    """The file of the module of `module.name`, and what it imports of the files beside it and of this package's tasks.
-    As in lm-eval, a module beside the YAML file comes before an installed one."""
-    module = function.rpartition(".")[0]
-    waiting, found = [module], set()
-    while waiting:
-        name = waiting.pop()
-        path: Path | None = folder / f"{name.replace('.', '/')}.py"
-        if path is not None and not path.is_file() and (name == module or name.startswith("raycodellm.tasks.")):
-            path = _installed(name)
-        if path is None or not path.is_file() or path in found:
-            continue
-        found.add(path)
-        yield path
-        waiting += _imported(path)
-
-
-def _installed(module: str) -> Path | None:
-    try:
-        spec = importlib.util.find_spec(module)
-    except (ImportError, ValueError):
-        return None  # lm-eval reports the missing module when it loads the task
-    return Path(spec.origin) if spec is not None and spec.origin else None
-
-
-def _imported(path: Path) -> list[str]:
-    """Names of the modules that a file imports; a relative import is named as a module beside the file."""
-    try:
-        tree = ast.parse(path.read_bytes())
-    except (SyntaxError, ValueError):
-        return []
-    names = []
-    for node in ast.walk(tree):
-        if isinstance(node, ast.Import):
-            names += [alias.name for alias in node.names]
-        elif isinstance(node, ast.ImportFrom):
-            names += [node.module] if node.module else []
-            # What is imported from a package may be a module of it.
-            names += [f"{node.module}.{alias.name}" if node.module else alias.name for alias in node.names]
-    return names
-
-
 def _near_data(tree: dict[str, Any]) -> Iterator[list[Any]]:
     """The data on this machine that `dataset_path` and `dataset_kwargs` name, by content."""
-    for path in _named_data(tree):
-        yield ["data", path, _hashed(list(_local_files(path)))]
-
-
-def _named_data(tree: dict[str, Any]) -> list[str]:
-    """The paths in `dataset_kwargs`, and `dataset_path` where that is a path on this machine."""
-    named, paths = tree.get("dataset_path"), data_files(tree)
-    if isinstance(named, str) and not isinstance(named, Tagged) and Path(named).expanduser().exists():
-        paths.append(named)
-    return paths
-
-
-def _local_files(path: str) -> Iterator[Path]:
-    """A file, the files of a folder, or the files of a glob; nothing where the path is not local."""
-    place = Path(path).expanduser()
-    if place.is_file():
-        yield place
-    elif place.is_dir():
-        yield from sorted(inner for inner in place.rglob("*") if inner.is_file())
-    elif "://" not in path and any(sign in path for sign in "*?["):
-        base = Path(place.anchor or ".")
-        yield from sorted(inner for inner in base.glob(str(place.relative_to(place.anchor))) if inner.is_file())
+    for path in named_data(tree):
+        yield ["data", path, _hashed(list(files_at(path)))]
 
 
 def _hashed(files: list[Path]) -> list[list[str]]:

@@ -13,8 +13,9 @@ from raycodellm.evaluation.data.sources import DataSource, given_to_lm_eval, ope
 from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.tasks.index import task_manager, with_members
 from raycodellm.evaluation.tasks.names import NOWHERE, Places, TaskNames, is_path
+from raycodellm.evaluation.tasks.near_files import near_files
 from raycodellm.evaluation.tasks.sampling import GREEDY, Sampling, set_sampling
-from raycodellm.evaluation.texts.held_out import texts_given
+from raycodellm.evaluation.texts.held_out import Texts, measured_files, texts_given
 from raycodellm.files import Folder
 from raycodellm.tasks import BUILTIN
 
@@ -73,7 +74,9 @@ def load_tasks(
     check_tasks(names, places)
     known, folder = TaskNames(places.include), open_folder(places)
     sources = {name: sources_of([name], known, folder) for name in names}
-    keys = {name: (name, _stamps(name, known, sources[name]), few_shot, places, sampling) for name in names}
+    keys = {
+        name: (name, _stamps(name, known, sources[name], places.texts), few_shot, places, sampling) for name in names
+    }
     missing = [name for name, key in keys.items() if key not in _LOADED]
     if missing:
         manager = task_manager(tuple(name for name in missing if not is_path(name)), places.include)
@@ -83,12 +86,16 @@ def load_tasks(
     return LoadedTasks({name: _LOADED[key] for name, key in keys.items()})
 
 
-def _stamps(name: str, known: TaskNames, sources: Sequence[DataSource]) -> Stamps:
-    """Sizes and times of the last changes of a user's own task files and of copies of data."""
-    files: list[Path | None] = [Path(name).expanduser()] if is_path(name) else []
-    files += [known.included[one].file for one in with_members([name], known.find) if one in known.included]
+def _stamps(name: str, known: TaskNames, sources: Sequence[DataSource], texts: Texts) -> Stamps:
+    """Sizes and times of the last changes of a user's own task files, of the files that these name, of copies of data,
+    and of the files whose text the task measures."""
+    own = [Path(name).expanduser()] if is_path(name) else []
+    for one in with_members([name], known.find):
+        if one in known.included and (file := known.included[one].file) is not None:
+            own.append(file)
+    files = [near for file in own for near in near_files(file)] + measured_files(name, texts)
+    of_files = [Folder(str(file.parent)).stamp(file.name) for file in dict.fromkeys(files)]
     found = [source.found for source in sources if source.found is not None]
-    of_files = [Folder(str(file.parent)).stamp(file.name) for file in files if file is not None]
     return (*of_files, *(one.folder.stamp(file) for one in found for file in one.files))
 
 

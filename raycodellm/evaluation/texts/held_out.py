@@ -147,6 +147,13 @@ def text_files(domain: str, path: str) -> list[Path] | None:
     return corpora.local_files(_source(domain, path), path)
 
 
+def measured_files(task: str, texts: Texts) -> list[Path]:
+    """The local files whose text a task of `tasks/bpb/` measures; none for another task."""
+    domain = DOMAIN_OF_TASK.get(task, "")
+    given = (one for one in dict(texts).get(domain, ()) if isinstance(one, str))
+    return [file for one in given for file in text_files(domain, one) or ()]
+
+
 def text_content(task: str, texts: Texts) -> list[Any]:
     """JSON values that identify the files of a task of `tasks/bpb/`; empty for another task."""
     domain = DOMAIN_OF_TASK.get(task, "")
