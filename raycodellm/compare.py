@@ -246,7 +246,7 @@ def scores_text(by_model: Mapping[str, Mapping[str, float]], settings: Evaluatio
     for remark in dict.fromkeys(remark for some in said.values() for remark in some):
         of = [names[model] for model, some in said.items() if remark in some]
         lines.append(remark if len(of) == len(by_model) else f"{', '.join(of)}: {remark}")
-    return lines + _too_long(by_model, names)
+    return [*lines, *evaluation.overruled_lines(settings), *_too_long(by_model, names)]
 
 
 def short_names(models: Sequence[str]) -> dict[str, str]:

@@ -11,7 +11,7 @@ import pyarrow.parquet as pq
 import pytest
 
 from raycodellm import evaluation
-from raycodellm.config import UserError
+from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation import Places
 from raycodellm.evaluation.data import sources as data_sources
 from raycodellm.evaluation.data.lookup import DataFolder, WantedData
@@ -238,6 +238,20 @@ def test_copied_data_enters_a_tasks_identity_by_content_wherever_it_lies(tmp_pat
         (tmp_path / name).write_text(lines)
     one, same, other = (evaluation.task_content("sciq", Places(None, str(tmp_path / name))) for name in "abc")
     assert one[-1][2][0][1] == same[-1][2][0][1] and one != other
+
+
+def test_a_number_of_examples_that_a_tasks_file_names_in_vain_is_said(tmp_path: Path) -> None:
+    (tmp_path / "two.yaml").write_text("task: two\nnum_fewshot: 2\noutput_type: generate_until\n")
+    (tmp_path / "none.yaml").write_text("include: two.yaml\ntask: none\nnum_fewshot: 0\n")
+    (tmp_path / "also_two.yaml").write_text("include: two.yaml\ntask: also_two\n")
+    names = ("two", "none", "also_two", str(tmp_path / "two.yaml"), "boxes")
+
+    def found(few_shot: int) -> list[str]:
+        lines = evaluation.overruled_lines(Evaluation(tasks=names, include=str(tmp_path), few_shot=few_shot))
+        return [line.rpartition(", as evaluation")[0] for line in lines]
+
+    said = "0 examples before each item"
+    assert found(0) == [f"two: {said}", f"also_two: {said}", f"{tmp_path / 'two.yaml'}: {said}"] and found(2) == []
 
 
 def test_the_tasks_of_a_users_folder_go_by_name_and_come_before_lm_evals(tmp_path: Path) -> None:

@@ -22,9 +22,10 @@ def tasks(file: SweepFile) -> list[str]:
     limit = f"at most {settings.limit:,} items of each task" if settings.limit else "all items"
     without_data = evaluation.left_out_tasks(settings)
     return [
-        f"evaluation: {limit}, {settings.few_shot} examples in a prompt unless the task says",
+        f"evaluation: {limit}, {settings.few_shot} examples in a prompt, none where a task's file says 0",
         *table_lines(_table(facts, sources), indent="  "),
         *(f"  {name}: {known.warning}" for name, known in facts.items() if known is not None and known.warning),
+        *(f"  {line}" for line in evaluation.overruled_lines(settings)),
         *([f"  left out: {', '.join(settings.leave_out)}"] if settings.leave_out else []),
         *([f"  asked only with a folder in evaluation.data: {', '.join(without_data)}"] if without_data else []),
         f"  all suites that there are: {', '.join(evaluation.suite_names())}",

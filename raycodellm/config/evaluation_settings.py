@@ -59,7 +59,7 @@ class Evaluation(Frozen):
     limit: Annotated[Whole, Field(ge=1)] | None = None
     """Items per task; all items when left out."""
     few_shot: Annotated[Whole, Field(ge=0)] = 0
-    """Solved examples before each item."""
+    """Solved examples before each item, whatever number a task's own file names; a file's 0 stands."""
     scoring: Literal["likelihood", "channel"] = "likelihood"
     """How a suite that has both compares the choices: by the likelihood of the answer after the question, or by that of
     the question after the answer (`channel`, as Ma et al. 2024 score)."""

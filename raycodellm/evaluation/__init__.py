@@ -19,6 +19,7 @@ from raycodellm.evaluation.tasks.content import (
     task_content,
     task_contents,
 )
+from raycodellm.evaluation.tasks.examples import overruled_lines
 from raycodellm.evaluation.tasks.loading import check_tasks, load_tasks, preload
 from raycodellm.evaluation.tasks.names import Places
 from raycodellm.evaluation.tasks.suites import (
@@ -93,6 +94,7 @@ __all__ = [
     "local_files",
     "missing_averages",
     "named_tasks",
+    "overruled_lines",
     "preload",
     "read_trial_items",
     "samples",

@@ -1,0 +1,34 @@
+"""The solved examples that tasks' own files ask for, which `evaluation.few_shot` decides here."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from raycodellm.config import Evaluation
+from raycodellm.evaluation.tasks.names import TaskNames, is_path
+from raycodellm.evaluation.tasks.suites import asked_tasks
+from raycodellm.evaluation.tasks.trees import merged_tree
+
+
+def overruled_examples(settings: Evaluation) -> dict[str, int]:
+    """Maps each asked task whose file names another number of examples than it is given to that number. A file's 0
+    stands, whatever `few_shot` says, as in lm-eval. Members of groups are not looked at. Raises UserError for a file
+    that cannot be read."""
+    known = TaskNames(settings.include)
+    found = {}
+    for name in asked_tasks(settings):
+        named = None if is_path(name) else known.find(name)
+        file = Path(name).expanduser() if is_path(name) else named and named.file
+        stated = merged_tree(file).get("num_fewshot") if file else None
+        if isinstance(stated, int) and stated not in (0, settings.few_shot):
+            found[name] = stated
+    return found
+
+
+def overruled_lines(settings: Evaluation) -> list[str]:
+    """A line for each such task."""
+    return [
+        f"{name}: {settings.few_shot} examples before each item, as evaluation.few_shot says; its own file asks for "
+        f"{stated}, as lm-eval's command would show"
+        for name, stated in overruled_examples(settings).items()
+    ]
