@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import errno
 import os
 import signal
@@ -651,6 +652,21 @@ def test_only_an_error_that_passes_by_itself_postpones_a_job(monkeypatch, error:
     asked = FakeDispatcher()
     worker._do(FakeJob("a"), DispatcherClient(asked, "s"), World())
     assert asked.asked[0][:5] == ("ended", "s", 0, "a", how)
+
+
+@pytest.mark.parametrize(
+    "error", [evaluation.NothingFits("all items"), FloatingPointError("is nan"), ValueError("one rank")]
+)
+def test_workers_that_cannot_score_a_model_stay_for_the_next_job_since_all_of_them_know(monkeypatch, error) -> None:
+    def run_job(job, world, link):
+        raise error
+
+    monkeypatch.setattr(client, "ray", FakeRay)
+    monkeypatch.setattr(worker, "run_job", run_job)
+    asked = FakeDispatcher()
+    with pytest.raises(ValueError) if isinstance(error, ValueError) else contextlib.nullcontext():
+        worker._do(FakeJob("a"), DispatcherClient(asked, "s"), World(rank=1, world_size=2))
+    assert asked.asked[0][4] == "fail"
 
 
 @pytest.mark.parametrize(("number", "how"), [(errno.ETIMEDOUT, "postpone"), (errno.ENOSPC, "abandon")])

@@ -29,6 +29,10 @@ UNSEEN_SECONDS = 5.0
 LEASE_SECONDS = 2.0
 """Seconds between two looks at a lease that another sweep holds."""
 
+_TOGETHER = (TrainingError, evaluation.NothingFits, FloatingPointError)
+"""Errors that all ranks raise together: of a stage, or of a model that no item fits or whose likelihoods are no
+numbers."""
+
 
 def slot_loop(settings: dict[str, Any]) -> None:
     """Runs in every worker of a slot: rank 0 asks for work, all ranks do it together."""
@@ -129,7 +133,7 @@ def _do(job: Job, client: DispatcherClient, world: World) -> None:
         client.ask("ended", job.key, how, cause)
         # An error that all ranks raise together leaves them in step. After any other error, ranks may wait for one that
         # is gone, or a device may be in an unknown state: only new processes help.
-        if (world.world_size > 1 and not isinstance(error, TrainingError)) or _is_device_error(error):
+        if (world.world_size > 1 and not isinstance(error, _TOGETHER)) or _is_device_error(error):
             raise
         return
     leave_because = _first_cause(world, client.leave_because) if outcome is None else None
