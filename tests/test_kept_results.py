@@ -243,6 +243,14 @@ def test_a_group_that_changes_its_members_is_scored_apart_from_them(tmp_path) ->
     }
 
 
+@pytest.mark.parametrize(("name", "suites"), [("mean", ()), ("reasoning", ("aryabumi2024",))])
+def test_a_task_with_the_name_of_an_average_is_refused_since_that_would_take_its_scores_place(tmp_path, name, suites):
+    (tmp_path / "own.yaml").write_text(f"task: {name}\ndataset_path: json\n")
+    settings = Evaluation(tasks=(str(tmp_path / "own.yaml"),), suites=suites)
+    with pytest.raises(UserError, match=rf"called '{name}', and {name}/acc is the name of an average"):
+        evaluation.asked_units(settings)
+
+
 @pytest.mark.parametrize("other", ["changed", "own.yaml"])
 def test_two_tasks_of_one_name_are_refused_since_one_would_have_the_scores_of_the_other(tmp_path, monkeypatch, other):
     monkeypatch.chdir(tmp_path)

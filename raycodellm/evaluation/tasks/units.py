@@ -5,15 +5,16 @@ So a task is scored once for a model, whether it is asked for by its own name or
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from raycodellm.config import Evaluation, UserError
+from raycodellm.evaluation.scores.metrics import MEAN
 from raycodellm.evaluation.tasks.data_of_tasks import task_trees
 from raycodellm.evaluation.tasks.loading import is_path
 from raycodellm.evaluation.tasks.names import TaskNames
-from raycodellm.evaluation.tasks.suites import asked_tasks
+from raycodellm.evaluation.tasks.suites import asked_averages, asked_tasks
 from raycodellm.evaluation.tasks.trees import trees
 from raycodellm.tasks import BUILTIN
 
@@ -23,17 +24,26 @@ GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list",
 
 def asked_units(settings: Evaluation) -> dict[str, tuple[str, ...]]:
     """Maps each task or group that the settings ask for to the tasks that it stands for. Raises UserError where two of
-    these tasks have one name, under which the scores of one of them would be lost."""
+    these tasks have one name, or one has that of an average, under which some scores would be lost."""
     asked = units(asked_tasks(settings), settings.include)
-    _require_own_names(dict.fromkeys(unit for of in asked.values() for unit in of), TaskNames(settings.include))
+    averages = {MEAN, *(average.rpartition("/")[0] for average in asked_averages(settings))}
+    _require_own_names(asked, averages, TaskNames(settings.include))
     return asked
 
 
-def _require_own_names(found: Iterable[str], known: TaskNames) -> None:
+def _require_own_names(asked: Mapping[str, Sequence[str]], averages: Collection[str], known: TaskNames) -> None:
     """A task's name is that of its file, or of the member of a group that changes its members' settings."""
+    found = dict.fromkeys(unit for of in asked.values() for unit in of)
+    named = {unit: [name for name, _ in task_trees(unit, known)] for unit in found}
+    for name in (*asked, *(name for of in named.values() for name in of)):
+        if name in averages:
+            raise UserError(
+                f"evaluation.tasks: a task or group is called {name!r}, and {name}/acc is the name of an average over "
+                "tasks; rename it in its file"
+            )
     unit_of: dict[str, str] = {}
-    for unit in found:
-        for name, _ in task_trees(unit, known):
+    for unit, names in named.items():
+        for name in names:
             if (other := unit_of.setdefault(name, unit)) != unit:
                 raise UserError(
                     f"evaluation.tasks: {other} and {unit} both give the task {name!r}, and one name can have the "
