@@ -142,6 +142,8 @@ def differences(
 def _scored_in_both(base: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table]:
     """The items that were scored for both models. A cluster of items is one value in a difference, so an item that is
     too long for one model alone may not be in it."""
+    import pyarrow as pa
+
     keys = [
         [*zip(*(table.column(name).to_pylist() for name in ("task", "item")), strict=True)] for table in (base, other)
     ]
@@ -150,7 +152,8 @@ def _scored_in_both(base: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table
         for of, table in zip(keys, (base, other), strict=True)
     ]
     common = scored[0] & scored[1]
-    return base.filter([key in common for key in keys[0]]), other.filter([key in common for key in keys[1]])
+    masks = [pa.array([key in common for key in of], pa.bool_()) for of in keys]  # of the suite win-rate alone: empty
+    return base.filter(masks[0]), other.filter(masks[1])
 
 
 def _left_out(table: pa.Table) -> list[list[bool | None]]:
