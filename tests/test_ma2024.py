@@ -269,7 +269,7 @@ def test_scores_are_those_of_plain_transformers(name, data, result, plain):
     is_channel = name.endswith("_channel")
     scored, asked = rows(result, name), requests(name, data)
     assert len(scored) == len(asked) and not any(row["too_long"] for row in scored)
-    shown_as_prompts = name in ("cosqa_channel", "ceval-valid_logic_channel") or name.startswith("agieval_jec_qa")
+    shown_as_prompts = name.startswith("agieval_jec_qa")
     for row, pairs in zip(scored, asked, strict=True):
         if not is_channel:
             choices = [text.removeprefix(" ") for _, text in pairs]
@@ -283,6 +283,9 @@ def test_scores_are_those_of_plain_transformers(name, data, result, plain):
 def choices_of(name: str) -> list[str]:
     if name.startswith("scienceqa"):
         return PROBLEM["choices"]
+    listed = {"cosqa_channel": ["no", "yes"], "ceval-valid_logic_channel": ["A", "B", "C", "D"]}
+    if name in listed:
+        return listed[name]
     if name.startswith("ekar"):
         return EKAR["choices"]["text"]
     return C3_TEXT[1][0]["choice"] if name.startswith("c3") else ["无法判断", "正确", "错误"]

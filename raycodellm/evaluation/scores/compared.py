@@ -29,8 +29,10 @@ def compared(
 
 
 def choice_names(task: Task, doc: Any) -> list[str]:
-    """The choices as the table of items shows them: the item's field that `metadata: {choices: …}` names where the
-    choices are prompts, else the choices themselves."""
+    """The choices as the table of items shows them: where they are prompts, those that `metadata: {choices: …}` lists,
+    or those in the item's field that it names; else the choices themselves."""
     metadata = task.config.metadata
     field = metadata.get("choices") if isinstance(metadata, Mapping) else None
+    if isinstance(field, list):
+        return list(map(str, field))
     return list(doc[field]) if field is not None else task.doc_to_choice(doc)
