@@ -52,6 +52,9 @@ class Cluster:
         """How often each stage was trained, by its key."""
         self.num_evaluated: Counter[str] = Counter()
         """How often each task's result was written, by its file."""
+        self.notes: list[str] = []
+        """What the user is told."""
+        self.note = SimpleNamespace(remote=self.notes.append)
 
     def _run(self, number: int, chain: stage_store.Chain, finished: dict[str, Any]) -> TrialOutcome:
         outcomes: dict[str, Any] = dict(finished)

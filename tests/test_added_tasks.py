@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import itertools
 from collections import Counter
+from dataclasses import replace
 
 import pytest
 from driver_without_ray import Cluster, Driver
 
 from raycodellm import config, search, storage_files, sweep
 from raycodellm.config import SweepFile, UserError
+from raycodellm.dispatch import TrialFailed, TrialOutcome
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult, as_json
 
@@ -76,6 +78,35 @@ def test_a_task_added_to_a_finished_sweep_is_evaluated_alone_and_nothing_else_ch
         assert {*items.column("task").to_pylist()} == {"boxes", "logical_deduction"}
     assert told(added, storage) == study
     assert drive(added, storage, cluster, []) == 0
+
+
+class Refusing(Cluster):
+    """Cannot evaluate the task that is added."""
+
+    def _run(self, number, chain, finished) -> TrialOutcome:
+        outcome = super()._run(number, replace(chain, evaluation=replace(chain.evaluation, keys={})), finished)
+        raise TrialFailed(replace(outcome, error="NothingFits: logical_deduction"))
+
+
+def test_a_trial_that_cannot_be_evaluated_on_an_added_task_keeps_its_scores_and_the_task_may_go_again(
+    sweep_text, tmp_path
+) -> None:
+    storage, cluster, refusing = Folder(str(tmp_path)), Cluster(), Refusing()
+    begun, added = (config.parse(sweep_text, overrides=overrides) for overrides in (BEGUN, ADDED))
+    drive(begun, storage, cluster, [])
+    before, study = results_of(begun, storage), told(begun, storage)
+    assert drive(added, storage, refusing, []) == 3
+    assert results_of(added, storage) == before and told(added, storage) == study
+    assert len(refusing.notes) == 3 and "keeps the scores that it had" in refusing.notes[0]
+    said: list[str] = []
+    assert drive(begun, storage, cluster, said) == 0 and said == [], "the task is asked for no more"
+    assert (
+        drive(added, storage, cluster, said) == 3
+        and results_of(added, storage)[2].tasks.keys() > before[2].tasks.keys()
+    )
+    assert not any(
+        "before" in name for number in range(3) for name in sweep.Run(added, storage).trial_folder(number).list()
+    )
 
 
 def test_another_sweep_in_the_same_storage_evaluates_only_what_the_first_did_not(sweep_text, tmp_path) -> None:

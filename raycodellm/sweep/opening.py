@@ -7,7 +7,7 @@ are evaluated on their models. Their scores on the other tasks stay, and so does
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Collection, Sequence
 from typing import Any
 
 from raycodellm import config, evaluation, finished, identity, storage_files, tokens
@@ -15,7 +15,7 @@ from raycodellm.config import SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult
 from raycodellm.sweep.folder import Run, Say, write_sweep_file
-from raycodellm.sweep.trial_files import trial_numbers
+from raycodellm.sweep.trial_files import BEFORE_ADDED, trial_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -33,7 +33,8 @@ def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run
         # Parsed as a sweep file, so that a setting that this version added has its default, which is no difference.
         saved = storage_files.read_sweep_file(run.folder)
         changed = changed_keys(config.resolved_tree(saved), tree)
-        why = why_not_added(saved, file) if changed and are_tasks_alone([key for key, _, _ in changed]) else ""
+        scored = {task for result in _complete(run) for task in result.tasks} if changed else set()
+        why = why_not_added(saved, file, scored) if changed and are_tasks_alone([key for key, _, _ in changed]) else ""
         if changed and why is None:
             require_models(run)
         elif changed:
@@ -77,13 +78,17 @@ def are_tasks_alone(changed: Sequence[str]) -> bool:
     return all(key.startswith(_KEYS) for key in changed)
 
 
-def why_not_added(saved: SweepFile, file: SweepFile) -> str | None:
-    """Why the tasks of `file` cannot take the place of those of `saved` in one run; None where they can."""
+def why_not_added(saved: SweepFile, file: SweepFile, scored: Collection[str] = ()) -> str | None:
+    """Why the tasks of `file` cannot take the place of those of `saved` in one run; None where they can.
+
+    `scored`: the tasks of the trials that are complete. A task of which none has a score may go again.
+    """
     if any(parameter.name.startswith(_KEYS) for parameter in (*saved.parameters, *file.parameters)):
         return "the tasks are searched"
     before, now = saved.example(), file.example()
     asked = evaluation.asked_tasks(now.evaluation)
     gone = [task for task in evaluation.asked_tasks(before.evaluation) if task not in asked]
+    gone = [task for task in gone if task in scored or not scored]
     if gone:
         return f"{gone[0]} is gone, and tasks can only be added"
     if tokens.asks_for_items(now):
@@ -132,7 +137,9 @@ def reopen_lacking(run: Run, say: Callable[[str], Any]) -> set[int]:
     """Opens the complete trials that lack a task of the sweep file again; returns their numbers."""
     lacking = lacking_tasks(run)
     for number in lacking:
-        run.trial_folder(number).delete("result.json")
+        folder = run.trial_folder(number)
+        folder.write_bytes(BEFORE_ADDED, folder.read_bytes("result.json"))
+        folder.delete("result.json")
     if lacking:
         tasks = ", ".join(dict.fromkeys(task for missing in lacking.values() for task in missing))
         say(f"evaluation: {tasks} added; the {len(lacking)} trials that had ended are evaluated on what they lack")

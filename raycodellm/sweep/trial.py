@@ -18,7 +18,7 @@ from raycodellm.slots.handle import DispatcherHandle
 from raycodellm.stage_store import Chain, Materials
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.tracking import curves, is_tracked
-from raycodellm.sweep.trial_files import read_result
+from raycodellm.sweep.trial_files import BEFORE_ADDED, read_result, result_before_added
 
 logger = logging.getLogger(__name__)
 
@@ -104,9 +104,31 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
             ray.get(context.dispatcher.abandon.remote(str(error)))
             return replace(result, state="stopped")
         result = replace(result, state="failed", error=f"{type(error).__name__}: {error}", metrics={})
+    if result.state == "failed":
+        result = _as_before_added(result, folder, context)
     ended = as_json(result)
     retrying.patiently(lambda: folder.write_json("result.json", ended), "result.json")
+    if folder.exists(BEFORE_ADDED):
+        folder.delete(BEFORE_ADDED)
     return result
+
+
+def _as_before_added(failed: TrialResult, folder: Folder, context: TrialContext) -> TrialResult:
+    """The scores that the trial had before tasks were added on which its model cannot be evaluated; `failed` for any
+    other trial."""
+    import ray
+
+    objectives = context.run.sweep.search.objectives
+    before = retrying.patiently(lambda: result_before_added(folder, objectives), BEFORE_ADDED)
+    if before is None:
+        return failed
+    ray.get(
+        context.dispatcher.note.remote(
+            f"trial {failed.number:04d} keeps the scores that it had, since its evaluation on added tasks failed: "
+            f"{failed.error}"
+        )
+    )
+    return before
 
 
 def _tasks(job: EvaluationJob) -> dict[str, dict[str, str]]:

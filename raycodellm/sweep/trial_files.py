@@ -17,6 +17,8 @@ Fault = DamagedFile | OSError
 """Why a file cannot be read."""
 
 ENDED = ("complete", "failed")
+BEFORE_ADDED = "result.before-added-tasks.json"
+"""The result of a complete trial that is evaluated on added tasks, until it is complete again."""
 UNENDED = ("running", "waiting")
 """States of a trial without a result. Any other state is an end, also one that only a newer version knows."""
 _READERS = 32
@@ -90,6 +92,14 @@ def _attempt(read: Callable[[], T]) -> tuple[T | None, Fault | None]:
         return None, None
     except (DamagedFile, OSError) as fault:
         return None, fault
+
+
+def result_before_added(folder: Folder, objectives: Sequence[Objective]) -> TrialResult | None:
+    """The result that a trial had before tasks were added; None for any other trial."""
+    if not folder.exists(BEFORE_ADDED):
+        return None
+    folder.write_bytes("result.json", folder.read_bytes(BEFORE_ADDED))
+    return read_result(folder, objectives)
 
 
 def read_result(folder: Folder, objectives: Sequence[Objective]) -> TrialResult:
