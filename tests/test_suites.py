@@ -33,6 +33,27 @@ def test_an_objective_may_not_be_an_average_that_lacks_a_task(sweep_text: str) -
         evaluation.check_evaluation(without)
 
 
+@pytest.mark.parametrize(
+    ("metric", "why"),
+    [
+        ("bpb_code/bpb_corpus_low", None),
+        ("bpb_code/bpb_python", None),
+        ("bpb_code/bpb_pyton", r"no source 'pyton'.*use bpb_code/bpb or bpb_code/bpb_python"),
+        ("bpb_prose/bpb_python", r"no source 'python' is measured by bpb_prose"),
+    ],
+)
+def test_an_objective_over_a_source_names_a_source_that_the_task_measures(
+    sweep_text: str, metric: str, why: str | None
+) -> None:
+    objective = f"search.objective={{metric: {metric}, mode: min}}"
+    file = config.parse(sweep_text, overrides=("evaluation={suites: [bpb]}", objective))
+    if why is None:
+        evaluation.check_evaluation(file)
+    else:
+        with pytest.raises(UserError, match=why):
+            evaluation.check_evaluation(file)
+
+
 def test_an_unknown_suite_is_refused_with_the_nearest_names() -> None:
     with pytest.raises(UserError, match=r"evaluation\.suites.*'ofline'.*offline"):
         evaluation.asked_tasks(Evaluation(suites=("ofline",)))

@@ -6,7 +6,8 @@ import re
 from collections.abc import Collection, Sequence
 from pathlib import Path
 
-from raycodellm.config import Objective, SweepFile, UserError, resolve
+from raycodellm.config import Objective, Sweep, SweepFile, UserError, resolve
+from raycodellm.config.text_domains import sources_of
 from raycodellm.evaluation.scores.averages import Averages
 from raycodellm.evaluation.scores.metrics import AVERAGED, BY_NAME, COUNTS, MEAN, METRICS
 from raycodellm.evaluation.scores.score_names import listed_scores
@@ -14,6 +15,7 @@ from raycodellm.evaluation.tasks.loading import check_tasks
 from raycodellm.evaluation.tasks.names import Places, TaskNames, is_path
 from raycodellm.evaluation.tasks.suites import asked_tasks, check_variants, given_averages
 from raycodellm.evaluation.tasks.trees import group_members
+from raycodellm.evaluation.texts.held_out import DOMAIN_OF_TASK, held_out_tasks
 from raycodellm.evaluation.win_rate.judge import WIN_RATE
 from raycodellm.tasks import BUILTIN, PARTS
 
@@ -46,6 +48,21 @@ def check_evaluation(file: SweepFile) -> None:
                     f"search.objective.metric: found {objective.metric!r}, which needs evaluation.contamination: true"
                 )
             check_objective(objective, tasks, TaskNames(settings.include), given_averages(settings))
+            _check_source(objective, sweeps[0])
+
+
+def _check_source(objective: Objective, sweep: Sweep) -> None:
+    """Raises `UserError` for bits per byte of held-out text of a source that the sweep does not measure in the task."""
+    task, _, metric = objective.metric.rpartition("/")
+    part = metric.removeprefix("bpb_")
+    if task not in DOMAIN_OF_TASK or part == metric or part.removeprefix("corpus_") in ("low", "high", "corpus"):
+        return
+    known = sources_of(sweep, DOMAIN_OF_TASK[task]) if task in held_out_tasks(sweep.evaluation) else ()
+    if part not in known:
+        raise UserError(
+            f"search.objective.metric: found {objective.metric!r}, but no source {part!r} is measured by {task}; use "
+            f"{' or '.join([f'{task}/bpb', *(f'{task}/bpb_{name}' for name in known)])}"
+        )
 
 
 def check_objective(objective: Objective, tasks: Sequence[str], known: TaskNames, averages: Averages) -> None:
