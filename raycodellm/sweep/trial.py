@@ -108,8 +108,6 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
         result = _as_before_added(result, folder, context)
     ended = as_json(result)
     retrying.patiently(lambda: folder.write_json("result.json", ended), "result.json")
-    if folder.exists(BEFORE_ADDED):
-        folder.delete(BEFORE_ADDED)
     return result
 
 

@@ -18,7 +18,8 @@ Fault = DamagedFile | OSError
 
 ENDED = ("complete", "failed")
 BEFORE_ADDED = "result.before-added-tasks.json"
-"""The result of a complete trial that is evaluated on added tasks, until it is complete again."""
+"""The result that a trial had before tasks were added to the sweep the last time. It stays in the folder: looking for
+it at each trial's end would cost two requests to an object store."""
 UNENDED = ("running", "waiting")
 """States of a trial without a result. Any other state is an end, also one that only a newer version knows."""
 _READERS = 32
