@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
@@ -178,19 +177,11 @@ def as_json(compared: Compared) -> str:
         }
         for (base, other), of_pair in compared.pairs.items()
     ]
-    return json.dumps(_finite({"models": models, "pairs": pairs}), indent=2, ensure_ascii=False)
+    return json.dumps(records.finite_json({"models": models, "pairs": pairs}), indent=2, ensure_ascii=False)
 
 
 def _win_rate(rate: evaluation.WinRate) -> dict[str, Any]:
     return {**vars(rate), "rate": None if rate.rate is None else rate.rate._asdict()}
-
-
-def _finite(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def text(compared: Compared, num_characters: int = 200) -> str:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -246,6 +247,15 @@ def as_json(record: Any) -> Any:
     if isinstance(record, (list, tuple)):
         return [as_json(value) for value in record]
     return record
+
+
+def finite_json(value: Any) -> Any:
+    """The value with None for each number that JSON cannot hold."""
+    if isinstance(value, dict):
+        return {key: finite_json(one) for key, one in value.items()}
+    if isinstance(value, list):
+        return [finite_json(one) for one in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
 
 
 def from_json(kind: type[T], data: Any, file: str) -> T:

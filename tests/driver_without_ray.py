@@ -53,7 +53,7 @@ class Cluster:
         self.num_evaluated: Counter[str] = Counter()
         """How often each task's result was written, by its file."""
         self.notes: list[str] = []
-        """What the user is told."""
+        """The lines that the user is told."""
         self.note = SimpleNamespace(remote=self.notes.append)
 
     def _run(self, number: int, chain: stage_store.Chain, finished: dict[str, Any]) -> TrialOutcome:

@@ -14,7 +14,7 @@ from raycodellm.evaluation import run as runs
 
 
 def together(num_workers: int, work: Callable[[int, Callable[[Any], list[Any]]], Any]) -> list[Any]:
-    """What `work(rank, gather)` returned, or the exception that it raised, for each rank."""
+    """The value that `work(rank, gather)` returned, or the exception that it raised, for each rank."""
     ended: list[Any] = [None] * num_workers
     told: dict[int, dict[int, Any]] = {}
     turn = threading.Condition()

@@ -28,7 +28,7 @@ class Asked:
 
     instances: list[Instance]
     rationale: str | None = None
-    """What the model wrote; None for a task that asks for no rationale, and where the rationale would not fit."""
+    """The text that the model wrote; None for a task that asks for none, and where the rationale would not fit."""
     needed: int = 0
     """Tokens of context that writing the rationale needs."""
 

@@ -126,7 +126,7 @@ def tasks(records: Records, best: ArmScore) -> Table:
 
 
 def task_remarks(records: Records, best: ArmScore) -> list[str]:
-    """What a reader of these scores should know."""
+    """Remarks for a reader of these scores."""
     return remarks(_metrics(records, best), records.sweep.evaluation)
 
 

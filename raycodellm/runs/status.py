@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import time
 from collections import Counter
 from collections.abc import Sequence
@@ -11,7 +10,7 @@ from typing import Any
 
 from raycodellm import report, search, sweep
 from raycodellm.display import MOST_JOBS, Moment, expected_seconds, job_line, slots_line, times, whole_seconds
-from raycodellm.records import TrialResult, as_json
+from raycodellm.records import TrialResult, as_json, finite_json
 from raycodellm.report import BestArm
 from raycodellm.sweep import ENDED, Driver
 
@@ -98,7 +97,7 @@ class RunStatus:
             "best": None if self.best is None else as_json(self.best),
             "trials": [_trial(result) for result in self.results],
         }
-        return _finite(found)
+        return finite_json(found)
 
     def _now(self) -> dict[str, Any] | None:
         """The sweep as the driver last saw it; None without a driver whose trials have begun."""
@@ -122,12 +121,3 @@ def _trial(result: TrialResult) -> dict[str, Any]:
     names = ("number", "state", "arm", "seed", "params", "metrics", "tokens", "stages", "wall_seconds")
     kept = {name: as_json(getattr(result, name)) for name in (*names, "device_seconds", "deaths", "preemptions")}
     return {**kept, "error": result.error}
-
-
-def _finite(value: Any) -> Any:
-    """The value with None for each number that JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: _finite(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [_finite(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value

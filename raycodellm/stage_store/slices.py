@@ -15,7 +15,7 @@ from raycodellm.tokens import Reading
 EVALUATED_TOKENS = 20_000
 """Tokens held out of each source that the evaluation measures, where no stage holds out more."""
 EVALUATED_SHARE = 20
-"""Of a smaller source, one part in so many is held out."""
+"""A smaller source holds out one part in so many."""
 
 
 class Corpus(Protocol):

@@ -213,7 +213,7 @@ def _with_interval(one: Score | None) -> Cell:
 
 
 def remarks(metrics: Mapping[str, float], settings: Evaluation) -> list[str]:
-    """What a reader of the scores should know: averages that have no value, items that are in no score, and tasks whose
+    """Remarks for a reader of the scores: averages that have no value, items that are in no score, and tasks whose
     scores say little at small scale."""
     lacking = evaluation.missing_averages(evaluation.asked_averages(settings), metrics)
     said = [f"{average} has no value: {reason}." for average, reason in lacking.items()]

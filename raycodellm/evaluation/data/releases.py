@@ -1,4 +1,4 @@
-"""What official releases of well-known data sets are called, and how their columns differ from those of the hub's copy
+"""The names of official releases of well-known data sets, and how their columns differ from those of the hub's copy
 that lm-eval's tasks read."""
 
 from __future__ import annotations

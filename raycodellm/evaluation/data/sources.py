@@ -37,7 +37,7 @@ class DataSource:
     """The files in the folder of `evaluation.data`."""
     at: Literal["folder", "cache", "hub", "address"]
     commit: str | None = None
-    """Of a data set of the hub, where it is known."""
+    """The commit of a data set of the hub, where it is known."""
 
     def __str__(self) -> str:
         if self.found is not None:

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 _MASK_STEP = 8
 """Masks have a multiple of so many columns, which GPUs' attention kernels ask for."""
 _USUAL_TOP_K = 50
-"""Of sampled answers where neither the task nor the model says otherwise, as in transformers."""
+"""Likeliest tokens that are sampled from where neither task nor model says otherwise, as in transformers."""
 
 
 @dataclass
@@ -292,7 +292,7 @@ def _chooser(model: Any, decoding: Decoding) -> Chooser:
 
 
 def _warpers(decoding: Decoding, own: Any) -> list[Any]:
-    """What transformers applies to the logits of a sampled token, in its order."""
+    """The processors that transformers applies to the logits of a sampled token, in its order."""
     import transformers
 
     found: list[Any] = []

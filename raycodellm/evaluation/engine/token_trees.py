@@ -105,7 +105,7 @@ def batches(lengths: Sequence[int], positions: Sequence[int], limits: Limits) ->
 
 @dataclass(frozen=True)
 class Limits:
-    """What one forward pass may hold."""
+    """Limits of one forward pass."""
 
     tokens: int
     """Tokens of all rows, padding included."""

@@ -31,7 +31,7 @@ Block = tuple[str, int]
 
 @dataclass(frozen=True)
 class FoundRows:
-    """What earlier attempts left."""
+    """The rows that earlier attempts left."""
 
     blocks: dict[Block, list[dict[str, Any]]]
     """The rows of each scored block."""

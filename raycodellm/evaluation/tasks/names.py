@@ -87,7 +87,7 @@ class TaskNames:
         return found
 
     def find(self, name: str) -> NamedTask | None:
-        """What a name stands for. lm-eval's names are read only if no other place has the name."""
+        """The task, group or tag of a name. lm-eval's names are read only if no other place has the name."""
         return self.included.get(name) or own_tasks().get(name) or lm_eval_tasks().get(name)
 
     def is_of_lm_eval(self, name: str) -> bool:

@@ -143,14 +143,14 @@ def asked_averages(settings: Evaluation) -> dict[str, tuple[str, ...]]:
 
 
 def task_facts(name: str, settings: Evaluation | None = None) -> SuiteTask | None:
-    """What is known of a task, by the first suite that has it, of the asked ones if any; None where nothing is."""
+    """The facts of a task from the first suite that has it, an asked one if there is one; None without facts."""
     asked = settings.suites if settings is not None else ()
     suites = [*(suite(one) for one in dict.fromkeys([*asked, *suite_names()])), named_in_no_suite()]
     return next((task for one in suites for task in one.tasks if task.task == name), None)
 
 
 def named_in_no_suite() -> Suite:
-    """What is known of lm-eval's tasks that go by their names and are in no suite."""
+    """The facts of lm-eval's tasks that go by their names and are in no suite."""
     return _read(FOLDER / "known_tasks.yaml")
 
 

@@ -38,7 +38,7 @@ def page(by_hand: str) -> str:
 
 
 def by_hand(text: str) -> str:
-    """What stands below MARKER in a page."""
+    """The part of a page below MARKER."""
     return text.partition(f"{MARKER}\n")[2]
 
 

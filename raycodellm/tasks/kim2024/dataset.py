@@ -53,7 +53,7 @@ def _names(wording: Wording, things: frozenset[str]) -> list[str]:
 
 
 def _attributes(scenario: Scenario, moment: Moment, box: int) -> dict[str, Any]:
-    """What is known of the item beside its text. Items of one scenario are one `cluster`: they share a description."""
+    """Facts about the item beside its text. Items of one scenario are one `cluster`: they share a description."""
     number, gold, first = moment.changes[box], scenario.states[moment.num_told][box], scenario.initial[box]
     return {
         "part": ["nontrivial" if number else "trivial", f"{number}_operations"],

@@ -29,7 +29,7 @@ class Wording:
         return _listed(map(self.name, things)) or "nothing"
 
     def content_clause(self, things: Iterable[str]) -> str:
-        """What follows a box's name where its content is told."""
+        """The words that follow a box's name where its content is told."""
         return f"contains {self.contents(things)}"
 
     def statement(self, state: State) -> str:
@@ -41,7 +41,7 @@ class Wording:
         return self.statement(state)
 
     def operation(self, done: Operation, before: State) -> str:
-        """What was done, in a sentence; `before`: the state that it was done in."""
+        """The operation as a sentence; `before`: the state that it was done in."""
         things = self.moved(done, before)
         if done.source is None:
             return f"Put {things} into {self.place(done.target or 0)}."

@@ -19,7 +19,7 @@ _SAID_AFTER = {
     "entailment": "由前一句话可以推出的一句话：",
     "contradiction": "与前一句话相矛盾的一句话：",
 }
-"""What stands between the sentences in the channel score: a phrase for each label."""
+"""The phrase for each label that stands between the sentences in the channel score."""
 Doc = Mapping[str, Any]
 NUM_EXAMPLES = 1000
 """Items of the training split that few-shot examples are drawn from."""
