@@ -20,6 +20,8 @@ EVALUATING = "evaluating"
 """Note of an evaluation that scores items."""
 EVALUATION = "evaluation"
 """Name of the folder of a model's results, inside its stage's folder."""
+CONFIRM_SEEDS = 1_000_000
+"""Confirmation trial j of any arm has the sweep's seed plus this plus j: no seed that the search may have tried."""
 RECIPE_VERSION = 4
 """Raised whenever a change of the training code changes the weights that equal settings give."""
 
@@ -332,6 +334,8 @@ class TrialResult:
     preemptions: int = 0
     """Times that the jobs' workers were told to leave."""
     error: str | None = None
+    phase: Literal["search", "confirm"] = "search"
+    """`confirm` for a fresh seed of an arm that the search had chosen."""
     more: dict[str, Any] = field(default_factory=dict)
     """Fields that only a newer version knows; kept when the record is written again, and used for nothing."""
 

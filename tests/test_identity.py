@@ -189,6 +189,7 @@ _PHASED = (
 _TAKEN = (f"{ROWS}.score_field=q", f"{ROWS}.take=top 30 %")
 _MATCHED = ("match_repetition={target_tokens: 100_000, source_tokens: {prose: 90_000}}",)
 _OTHER_SPACE = "{search: {choice: [constant, increase]}}"
+_CONFIRMED = ("search.confirm={best: 1}", "search.reference={}")
 _COPIED = ("evaluation.tasks=[HERE/far.yaml]", "evaluation.data=HERE/copies-a")
 _INCLUDED = ("evaluation.tasks=[mine]", "evaluation.include=HERE/tasks-a")
 _CHINESE = ("evaluation.tasks=[bpb_chinese]", "evaluation.texts.chinese=HERE/prose/a.txt")
@@ -288,6 +289,10 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("search.sampler", (), ("search.sampler=tpe",)),
     ("search.replicates", (), ("search.replicates=2",)),
     ("search.enqueue", (f"pretrain.schedule={_OTHER_SPACE}",), ("search.enqueue=[{pretrain.schedule: increase}]",)),
+    ("search.reference.*", (f"pretrain.schedule={_OTHER_SPACE}",), ("search.reference={pretrain.schedule: increase}",)),
+    ("search.confirm.best", _CONFIRMED, ("search.confirm.best=3",)),
+    ("search.confirm.seeds", _CONFIRMED, ("search.confirm.seeds=[3, 5]",)),
+    ("search.confirm.margin", _CONFIRMED, ("search.confirm.margin=0.5",)),
     ("search.objective.metric", (), ("search.objective={metric: mean/acc, mode: min}",)),
     ("search.objective.mode", (), ("search.objective={metric: mean/bpb, mode: max}",)),
     *(

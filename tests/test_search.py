@@ -123,6 +123,25 @@ def test_an_enqueued_point_outside_the_space_is_refused(sweep_text: str, point: 
     assert any(word in str(caught.value) for word in words), str(caught.value)
 
 
+def test_a_reference_names_every_parameter_that_has_an_effect_and_keeps_no_other(sweep_text: str) -> None:
+    def reference(point: str) -> dict | None:
+        return search.reference_point(parsed(sweep_text, CHOICES, f"search.reference={point}"))
+
+    assert search.reference_point(parsed(sweep_text)) is None
+    assert reference("{pretrain.code_ratio: 0.0, pretrain.schedule: increase}") == {"pretrain.code_ratio": 0.0}
+    with pytest.raises(UserError, match=r"search\.reference: has no value for pretrain\.schedule"):
+        reference("{pretrain.code_ratio: 0.5}")
+    with pytest.raises(UserError, match=r"search\.reference\.pretrain\.code_ratio: 0\.1 is outside"):
+        reference("{pretrain.code_ratio: 0.1}")
+
+
+def test_a_confirmation_needs_a_reference_and_looks_that_grow(sweep_text: str) -> None:
+    with pytest.raises(UserError, match="confirm: needs reference"):
+        parsed(sweep_text, "search.confirm={best: 1}")
+    with pytest.raises(UserError, match="found 2 after 4"):
+        parsed(sweep_text, "search.reference={}", "search.confirm={seeds: [4, 2]}")
+
+
 def test_what_cannot_be_counted_is_refused_by_its_number(sweep_text: str) -> None:
     ratios = ", ".join(str(number / 999) for number in range(400))
     many = f"pretrain.code_ratio={{search: {{choice: [{ratios}]}}}}"

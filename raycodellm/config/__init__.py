@@ -13,7 +13,7 @@ from raycodellm.config.mixture_shapes import SHAPES, CodeRatioCurve, code_ratio_
 from raycodellm.config.model_settings import MODEL_PRESETS, Model, Tokenizer, TrainTokenizer
 from raycodellm.config.old_spellings import current_name
 from raycodellm.config.scaling_settings import DeepSpeed, Scaling
-from raycodellm.config.search_settings import Objective, Search
+from raycodellm.config.search_settings import Confirm, Objective, Search
 from raycodellm.config.source_settings import CODE_KINDS, FORMATS, INSTRUCT_KINDS, KINDS, HeldOut, Source
 from raycodellm.config.spaces import Domain, Parameter
 from raycodellm.config.stage_settings import (
@@ -49,6 +49,7 @@ __all__ = [
     "Averaging",
     "Cleaning",
     "CodeRatioCurve",
+    "Confirm",
     "Decontaminate",
     "DeepSpeed",
     "Domain",

@@ -1,4 +1,4 @@
-"""The points of `search.enqueue` as the search takes them: every option of a choice by its label."""
+"""The points of `search.enqueue` and `search.reference` as the search takes them: options of choices by label."""
 
 from __future__ import annotations
 
@@ -20,10 +20,23 @@ def enqueued_points(
     others, with values in the place of its searches: `{schedule: cosine, peak: 0.003}` sets the choice and the `peak`
     inside.
     """
+    options = _options(tree)
+    return [_point(options, parameters, point, f"{origin}: search.enqueue.{n}") for n, point in enumerate(points)]
+
+
+def reference_point(
+    tree: Mapping[str, Any], parameters: Sequence[Parameter], point: Mapping[str, Any], origin: str
+) -> dict[str, Any]:
+    """The point of `search.reference`, read as one of `search.enqueue` is."""
+    return _point(_options(tree), parameters, point, f"{origin}: search.reference")
+
+
+def _options(tree: Mapping[str, Any]) -> dict[str, list[Any]]:
+    """Maps the name of each search to the options of its choices."""
     options: dict[str, list[Any]] = {}
     for name, spec in _searches(tree):
         options.setdefault(name, []).extend(spec.get("choice", ()))
-    return [_point(options, parameters, point, f"{origin}: search.enqueue.{n}") for n, point in enumerate(points)]
+    return options
 
 
 def _point(

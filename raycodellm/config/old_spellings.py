@@ -58,8 +58,10 @@ def in_current_spelling(tree: Any, *, keep_scaling: bool = False) -> Any:
         tree = tree if keep_scaling else _with_settings_of_every_stage(tree)
     search = tree.get("search")
     if isinstance(search, dict) and isinstance(search.get("enqueue"), list):
-        points = [_point_in_current_spelling(number, point) for number, point in enumerate(search["enqueue"])]
-        tree["search"] = {**search, "enqueue": points}
+        points = [_point_in_current_spelling(f"enqueue.{n}", point) for n, point in enumerate(search["enqueue"])]
+        search = tree["search"] = {**search, "enqueue": points}
+    if isinstance(search, dict) and "reference" in search:
+        tree["search"] = {**search, "reference": _point_in_current_spelling("reference", search["reference"])}
     return tree
 
 
@@ -117,7 +119,7 @@ def _with(stage: Mapping[str, Any], path: tuple[str, str], value: Any, said: str
     return {**stage, group: {**inside, key: value}}
 
 
-def _point_in_current_spelling(number: int, point: Any) -> Any:
+def _point_in_current_spelling(key: str, point: Any) -> Any:
     if not isinstance(point, dict):
         return point
     current: dict[Any, Any] = {}
@@ -125,7 +127,7 @@ def _point_in_current_spelling(number: int, point: Any) -> Any:
         known = current_name(name) if isinstance(name, str) else name
         if known in current and current[known] != value:
             raise ValueError(
-                f"search.enqueue.{number}.{known}: found {shown(current[known])} and {shown(value)} in its old and its "
+                f"search.{key}.{known}: found {shown(current[known])} and {shown(value)} in its old and its "
                 "current spelling; remove one of the two"
             )
         current[known] = value

@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import itertools
 from typing import Annotated, Any, Literal
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
-from raycodellm.config.field_types import Frozen, Whole
+from raycodellm.config.field_types import Frozen, Number, Whole
 
 SAMPLERS = ("tpe", "gp", "nsga2", "random", "grid")
 
@@ -18,6 +19,25 @@ class Objective(Frozen):
     """A metric of the evaluation, for example `mean/bpb` or `boxes/acc`."""
     mode: Literal["min", "max"]
     """`min` where lower values are better, `max` where higher ones are."""
+
+
+class Confirm(Frozen):
+    """Fresh seeds for the best arms and the reference, after the search; the verdict uses these seeds alone."""
+
+    best: Annotated[Whole, Field(ge=1)] = 2
+    """Arms that are confirmed: the best by the first objective, beside the reference."""
+    seeds: Annotated[tuple[Annotated[Whole, Field(ge=2)], ...], Field(min_length=1)] = (2, 4, 8)
+    """Fresh seeds per arm, in all, at each look at the results. The sweep ends at the first look at which every verdict
+    is known."""
+    margin: Annotated[Number, Field(gt=0)] | None = None
+    """Difference, in the metric's unit, up to which two arms count as equal; no arm is found equal when left out."""
+
+    @model_validator(mode="after")
+    def _looks_grow(self) -> Confirm:
+        for before, after in itertools.pairwise(self.seeds):
+            if after <= before:
+                raise ValueError(f"seeds: found {after} after {before}; give growing numbers, for example [2, 4, 8]")
+        return self
 
 
 class Search(Frozen):
@@ -37,6 +57,21 @@ class Search(Frozen):
     enqueue: tuple[dict[str, Any], ...] = ()
     """Points to try first, each a mapping of parameter name to value, for example `{pretrain.code_ratio: 0.25}`. A
     parameter that a point leaves out is sampled."""
+    reference: dict[str, Any] | None = None
+    """The arm that every other arm is compared with, a value for each searched parameter, for example
+    `{pretrain.code_ratio: 0.0}`. It is always run, before all other arms. When left out, arms are compared with the
+    one that is first in rank."""
+    confirm: Confirm | None = None
+    """Fresh seeds after the search, on which the verdict rests; needs `reference`. None when left out."""
+
+    @model_validator(mode="after")
+    def _has_reference(self) -> Search:
+        if self.confirm is not None and self.reference is None:
+            raise ValueError(
+                "confirm: needs reference, the arm that the others are compared with; "
+                "give it, for example reference: {pretrain.code_ratio: 0.0}"
+            )
+        return self
 
     @property
     def objectives(self) -> tuple[Objective, ...]:

@@ -13,7 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raycodellm.config.credentials import refuse_credentials
-from raycodellm.config.enqueued import enqueued_points
+from raycodellm.config.enqueued import enqueued_points, reference_point
 from raycodellm.config.errors import UserError, shown
 from raycodellm.config.messages import explain
 from raycodellm.config.old_spellings import current_path, in_current_spelling
@@ -69,6 +69,11 @@ class SweepFile:
         points = self.example().search.enqueue
         return enqueued_points(self.tree, self.parameters, points, self.origin)
 
+    def reference(self) -> dict[str, Any] | None:
+        """The point of `search.reference`, as those of `enqueued`; None where the file names none."""
+        point = self.example().search.reference
+        return None if point is None else reference_point(self.tree, self.parameters, point, self.origin)
+
     def probe_points(self) -> Iterator[dict[str, Any]]:
         """Points for a validity check: each parameter in turn at its options, or at the ends of its range and between;
         all other parameters at their first values."""
@@ -111,7 +116,7 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
         raise UserError(f"{origin}: the searches have {probes:,} options in all; give at most {MOST_PROBES:,}")
     for point in file.probe_points():
         _resolve_probe(file, point)
-    for point in file.enqueued():
+    for point in (*file.enqueued(), file.reference() or {}):
         resolve(file, point)
     return file
 

@@ -123,6 +123,8 @@ LEAVES: dict[str, Row] = {
     # ---- search
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "trials sampler"),
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "replicates enqueue"),
+    **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "reference.*"),
+    **_rows("nothing", "which seeds are run, and what is said of them", "search.confirm", "best seeds margin"),
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search.objective", "metric mode"),
     # ---- scaling
     **_rows("nothing", "how many workers share the work; sums in another order", "scaling", "workers"),

@@ -4,6 +4,7 @@ from raycodellm.search.arms import format_params, grid, num_arms, num_trials, pr
 from raycodellm.search.importance import FEWEST_POINTS, importances
 from raycodellm.search.journal_repair import Journal, agrees, read_journal, rebuild_journal
 from raycodellm.search.objectives import objective_values
+from raycodellm.search.reference import reference_point
 from raycodellm.search.space import distributions, is_relevant
 from raycodellm.search.study import Suggestion, SweepStudy
 
@@ -24,4 +25,5 @@ __all__ = [
     "preview",
     "read_journal",
     "rebuild_journal",
+    "reference_point",
 ]
