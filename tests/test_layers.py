@@ -34,6 +34,7 @@ ORDER = (
     ("dispatch",),
     ("slots",),
     ("tables",),
+    ("verdict",),
     ("observability",),
     ("sweep", "report", "cluster", "compare", "display"),
     ("preflight", "check", "runs"),

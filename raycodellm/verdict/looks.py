@@ -1,0 +1,135 @@
+"""The looks at a confirmation: which trials the sweep needs next, and what is known already.
+
+Nothing is stored: `looks` replays the confirmation from the trials that have ended. So the driver that runs the sweep,
+a driver that continues it, and the report all find the same arms, the same trials and the same verdicts.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from raycodellm import search
+from raycodellm.config import Confirm, SweepFile
+from raycodellm.records import CONFIRM_SEEDS
+from raycodellm.tables.trials import Row
+from raycodellm.verdict.arms import best_of_search, reference_arm
+from raycodellm.verdict.comparison import ERROR, Verdict, compare, family_metrics
+from raycodellm.verdict.measurements import ENDED, ItemsOf, phase_of, rows_by_arm, with_metric
+
+
+@dataclass(frozen=True)
+class PendingTrial:
+    """A confirmation trial that a look needs, and that has not ended."""
+
+    arm: int
+    place: int
+    """The trial's seed is the sweep's seed plus `records.CONFIRM_SEEDS` plus `place`."""
+
+
+@dataclass(frozen=True)
+class Looks:
+    """How far the confirmation of a sweep is."""
+
+    phase: Literal["search", "confirm", "done"]
+    """`search` while trials of the search have not ended, `confirm` while a look lacks trials, then `done`."""
+    look: int = 0
+    """Place in `search.confirm.seeds` of the look that waits for trials, or of the last one when all is done."""
+    arms: tuple[int, ...] = ()
+    """The arms that are confirmed, the best in the search first; without the reference. Empty during the search."""
+    reference: int | None = None
+    """The reference arm; None while it has no trial, and where the sweep file names none."""
+    pending: tuple[PendingTrial, ...] = ()
+    """The trials that the look waits for, seed by seed, the reference first."""
+    verdicts: tuple[Verdict, ...] = ()
+    """The verdicts of the last look at each arm that is complete: those that are final, and those that are not."""
+
+
+def looks(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
+    """Where the sweep stands, from all its trials: after the search the best arms and the reference get fresh seeds,
+    look after look, until each verdict on the objectives is known, or no seeds are left.
+
+    `rows`: of `trials.parquet`. `items`: a trial's items by its number; asked for only where a look is decided. An arm
+    is not asked for more seeds once its verdicts are known, or when a look finds it without a complete trial. A sweep
+    without `search.confirm` is done when its search is over.
+    """
+    sweep = file.example()
+    confirm, reference = sweep.search.confirm, reference_arm(file, rows)
+    num_ended = sum(row["state"] in ENDED and phase_of(row) == "search" for row in rows)
+    if num_ended < search.num_trials(file):
+        return Looks("search", reference=reference)
+    if confirm is None or reference is None:
+        return Looks("done", reference=reference)
+    arms = best_of_search(rows, sweep.search.objectives[0], reference, confirm.best)
+    state = Looks("done", arms=arms, reference=reference)
+    by_arm = rows_by_arm(rows, "confirm")
+    first_seed = sweep.seed + CONFIRM_SEEDS
+    active = list(arms)
+    for look, num_seeds in enumerate(confirm.seeds):
+        if not active:
+            break
+        seeds = range(first_seed, first_seed + num_seeds)
+        asked = [PendingTrial(arm, seed - first_seed) for seed in seeds for arm in (reference, *active)]
+        ended = {(arm, row["seed"] - first_seed) for arm in by_arm for row in by_arm[arm] if row["state"] in ENDED}
+        pending = tuple(one for one in asked if (one.arm, one.place) not in ended)
+        if pending:
+            return replace(state, phase="confirm", look=look, pending=pending)
+        of_look = {
+            arm: [row for row in by_arm.get(arm, ()) if row["state"] == "complete" and row["seed"] in seeds]
+            for arm in (reference, *active)
+        }
+        state = replace(state, look=look)
+        state = replace(state, verdicts=_decided(file, rows, of_look, state, items))
+        active = _still_open(file, state, of_look)
+        state = replace(state, verdicts=_final_but(active, state.verdicts))
+    return replace(state, verdicts=_final_but((), state.verdicts))
+
+
+def _final_but(active: Collection[int], verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
+    """The verdicts, where those of arms that get no more seeds are final."""
+    return tuple(replace(one, is_final=one.is_final or one.arm not in active) for one in verdicts)
+
+
+def _decided(
+    file: SweepFile, rows: Sequence[Row], of_look: Mapping[int, Sequence[Row]], before: Looks, items: ItemsOf
+) -> tuple[Verdict, ...]:
+    """All verdicts after a look: those that were known before it, and the look's own for the rest."""
+    objectives = file.example().search.objectives
+    confirm = file.example().search.confirm
+    assert confirm is not None and before.reference is not None
+    known = [one for one in before.verdicts if one.is_final]
+    frozen = {(one.arm, one.metric) for one in known}
+    found = compare(
+        of_look,
+        before.reference,
+        family_metrics([row for row in rows if phase_of(row) == "confirm"], objectives),
+        items,
+        error=_error_of_look(confirm, before.look),
+        margin=confirm.margin,
+    )
+    found = [
+        replace(one, look=before.look, is_final=one.word != "not known")
+        for one in found
+        if (one.arm, one.metric) not in frozen
+    ]
+    return tuple(sorted([*known, *found], key=lambda one: before.arms.index(one.arm)))
+
+
+def _error_of_look(confirm: Confirm, look: int) -> float:
+    """The part of the sweep's error that a look may spend: equal parts."""
+    return ERROR / len(confirm.seeds)
+
+
+def _still_open(file: SweepFile, state: Looks, of_look: Mapping[int, Sequence[Row]]) -> list[int]:
+    """The arms that the next look asks for: those of the look with a verdict on an objective that is not known."""
+    metrics = {one.metric for one in file.example().search.objectives}
+    known = {(one.arm, one.metric) for one in state.verdicts if one.is_final}
+    reference = of_look[state.reference] if state.reference is not None else ()
+    return [
+        arm
+        for arm in of_look
+        if arm != state.reference
+        and any((arm, metric) not in known for metric in metrics)
+        and all(with_metric(of_look[arm], metric) and with_metric(reference, metric) for metric in metrics)
+    ]

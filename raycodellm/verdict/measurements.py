@@ -1,0 +1,86 @@
+"""The measurements of a sweep's arms, from rows of `trials.parquet` and tables of items."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Callable, Mapping, Sequence
+from typing import TYPE_CHECKING, Any, TypeAlias
+
+from raycodellm import evaluation
+from raycodellm.statistics import ArmMeasurements, Interval, SeedNoise, mean_of_samples, seed_noise
+from raycodellm.tables.trials import Row, metric_of
+
+if TYPE_CHECKING:
+    import pyarrow as pa
+
+ItemTable: TypeAlias = "pa.Table | evaluation.Items"
+"""A trial's evaluated items."""
+ItemsOf: TypeAlias = "Mapping[int, ItemTable] | Callable[[int], ItemTable | None]"
+"""Gives the items of a trial by its number, where they are known."""
+ENDED = ("complete", "failed")
+"""States of a trial that runs no more."""
+
+
+def rows_by_arm(rows: Sequence[Row], phase: str | None = None) -> dict[int, list[Row]]:
+    """The rows of each arm, in the order of their trials; those of one phase where `phase` is given."""
+    found: dict[int, list[Row]] = defaultdict(list)
+    for row in sorted(rows, key=lambda row: row["number"]):
+        if phase is None or phase_of(row) == phase:
+            found[row["arm"]].append(row)
+    return dict(found)
+
+
+def phase_of(row: Row) -> str:
+    """The trial's phase; `search` for trials of versions that knew no other."""
+    found = row.get("phase")
+    return found if isinstance(found, str) else "search"
+
+
+def with_metric(rows: Sequence[Row], metric: str) -> list[Row]:
+    """The complete rows that have a finite `metric`, by seed; of rows with the same seed that of the first trial."""
+    found: dict[int, Row] = {}
+    for row in sorted(rows, key=lambda row: (row["seed"], row["number"])):
+        if metric_of(row, metric) is not None:
+            found.setdefault(row["seed"], row)
+    return list(found.values())
+
+
+def measured_arms(
+    metric: str, complete: Mapping[int, Sequence[Row]], items: ItemsOf
+) -> tuple[dict[int, ArmMeasurements], SeedNoise]:
+    """Measurements of each arm that has complete rows, and the noise between their seeds.
+
+    The items are looked at only where they count: while the noise is unknown, a score has its recorded interval.
+    """
+    measured = {arm: measurements(metric, done, {}) for arm, done in complete.items() if done}
+    noise = seed_noise({arm: found.scores for arm, found in measured.items()})
+    if noise.single.degrees or any(found.recorded is None for found in measured.values()):
+        measured = {arm: measurements(metric, complete[arm], items) for arm in measured}
+    return measured, noise
+
+
+def measurements(metric: str, complete: Sequence[Row], items: ItemsOf) -> ArmMeasurements:
+    """Measurements of one arm: `complete` are its rows with a finite `metric`, at least one, each of another seed."""
+    scores = {row["seed"]: float(row[f"metrics.{metric}"]) for row in complete}
+    low, high = (metric_of(complete[0], f"{metric}_{end}") for end in ("low", "high"))
+    return ArmMeasurements(
+        scores=scores,
+        samples={
+            row["seed"]: _samples(items_of(items, row["number"]), metric, scores[row["seed"]]) for row in complete
+        },
+        recorded=None if low is None or high is None else Interval(scores[complete[0]["seed"]], low, high),
+    )
+
+
+def items_of(items: ItemsOf, number: int) -> ItemTable | None:
+    """The items of the trial with this number; None where they are not known."""
+    return items.get(number) if isinstance(items, Mapping) else items(number)
+
+
+def _samples(items: ItemTable | None, metric: str, score: float) -> Sequence[Mapping[Any, float]]:
+    """The items' values; none unless `score` is their mean: an interval must belong to the score that is shown."""
+    if items is None:
+        return []
+    found = items.samples(metric) if isinstance(items, evaluation.Items) else evaluation.samples(items, metric)
+    return found if found and math.isclose(mean_of_samples(found), score, rel_tol=1e-6) else []
