@@ -11,20 +11,31 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.multitest import multipletests
+from statsmodels.stats.power import TTestPower
 
 from raycodellm.statistics import (
     UNKNOWN,
     ArmMeasurements,
+    Difference,
     Interval,
     SeedNoise,
     Variance,
+    difference,
     half_width,
+    holm,
+    holm_at_look,
+    items_to_tell,
     mean_interval,
     paired_difference,
     pareto_front,
+    power,
     range_quantile,
     seed_difference,
     seed_noise,
+    seeds_to_tell,
+    spent_errors,
+    verdict_word,
     wilson_interval,
 )
 
@@ -194,3 +205,95 @@ def test_the_pareto_front_holds_each_arm_that_no_other_beats():
     points = {0: (1.0, 5.0), 1: (2.0, 6.0), 2: (3.0, 4.0), 3: (1.0, 5.0), 4: (0.5, 6.0)}
     assert pareto_front(points, [True, False]) == {4}
     assert pareto_front(points, [True, True]) == {0, 2, 3, 4}
+
+
+# ---------------------------------------------------------------------------------------- verdicts against a reference
+
+
+def measured(
+    scores: list[float], items: list[np.ndarray] | None = None, first_seed: int = 0, place: float | None = None
+):
+    seeds = range(first_seed, first_seed + len(scores))
+    samples = {seed: [dict(enumerate(of))] for seed, of in zip(seeds, items or [], strict=False)}
+    return ArmMeasurements(dict(zip(seeds, scores, strict=True)), samples or dict.fromkeys(seeds, ()), None, place)
+
+
+def test_over_seeds_alone_a_paired_difference_is_that_of_scipys_paired_t_test():
+    mine, theirs = [1.0, 1.4, 1.3, 1.1], [0.9, 1.5, 1.1, 0.8]
+    found, test = difference(measured(mine), measured(theirs)), stats.ttest_rel(mine, theirs)
+    assert found.paired and found.num_seeds == 4
+    assert found.p_value() == pytest.approx(test.pvalue, rel=1e-9)
+    assert found.interval(0.05)[1:] == pytest.approx(tuple(test.confidence_interval(0.95)), rel=1e-9)
+
+
+def test_over_other_seeds_a_difference_is_that_of_scipys_pooled_t_test():
+    mine, theirs = [1.0, 1.4, 1.3, 1.1], [0.9, 1.5, 1.1, 0.8]
+    found, test = difference(measured(mine), measured(theirs, first_seed=9)), stats.ttest_ind(mine, theirs)
+    assert not found.paired
+    assert found.p_value() == pytest.approx(test.pvalue, rel=1e-9)
+
+
+def test_arms_without_places_pool_their_noise_as_the_linear_model_of_arms_and_seeds_does():
+    arms = [measured(list(scores)) for scores in np.random.default_rng(3).normal(size=(5, 4))]
+    noise = seed_noise({number: arm.scores for number, arm in enumerate(arms)})
+    found = difference(arms[1], arms[0], arms)
+    assert found.seeds == pytest.approx(noise.paired.times(2 / 4))
+
+
+def test_an_arm_far_away_in_code_ratio_says_less_of_the_noise_than_one_that_is_near():
+    quiet, loud = [1.0, 1.1, 1.05], [1.0, 2.0, 0.2]
+    near = [measured(quiet, place=0.0), measured(quiet[::-1], place=0.1)]
+    found = [difference(*near, [*near, measured(loud, place=place)]).standard_error for place in (0.05, 1.0)]
+    assert found[1] < 0.2 * found[0]
+
+
+def test_holm_is_that_of_statsmodels_and_its_levels_agree_with_its_verdicts():
+    for seed in range(20):
+        drawn_p = dict(enumerate(np.random.default_rng(seed).beta(0.3, 3, 6).tolist()))
+        found = holm(drawn_p, 0.05)
+        rejected, corrected, *_ = multipletests(list(drawn_p.values()), 0.05, "holm")
+        assert [one.p for one in found.values()] == pytest.approx(corrected.tolist())
+        assert [one.rejected for one in found.values()] == rejected.tolist()
+        assert all((p <= found[one].level) == found[one].rejected for one, p in drawn_p.items())
+
+
+def test_all_looks_together_spend_the_error_once():
+    assert spent_errors([2, 4, 8]) == pytest.approx((0.0125, 0.0125, 0.025))
+    assert sum(spent_errors([2, 3, 9], shape=-2.0)) == pytest.approx(0.05)
+    assert holm_at_look({"a": 0.002, "b": 0.5}, [2, 4, 8], 0)["a"].p == pytest.approx(0.002 * 2 * 4)
+    with pytest.raises(ValueError, match="strictly increasing"):
+        spent_errors([4, 4])
+
+
+@pytest.mark.parametrize(
+    ("low", "high", "word"),
+    [
+        (0.2, 0.4, "worse"),
+        (-0.4, -0.2, "better"),
+        (-0.05, 0.09, "equal"),
+        (-0.2, 0.05, "not known"),
+        (math.nan,) * 2 + ("not known",),
+    ],
+)
+def test_a_verdict_is_the_word_that_its_interval_deserves(low, high, word):
+    assert verdict_word(Interval((low + high) / 2, low, high), "min", 0.1) == word
+    flipped = {"better": "worse", "worse": "better"}
+    assert verdict_word(Interval((low + high) / 2, low, high), "max", 0.1) == flipped.get(word, word)
+
+
+def test_without_a_margin_no_arm_is_ever_equal():
+    assert verdict_word(Interval(0.0, -1e-9, 1e-9), "min") == "not known"
+
+
+def test_seeds_that_would_tell_are_those_of_statsmodels_power_of_a_paired_t_test():
+    found = Difference(0.3, Variance(0.5**2 / 4, 3), UNKNOWN, num_seeds=4, paired=True)
+    theirs = TTestPower().solve_power(effect_size=0.3 / 0.5, alpha=0.05, power=0.8)
+    assert seeds_to_tell(found) == math.ceil(theirs)
+    assert power(found) == pytest.approx(TTestPower().power(0.3 / 0.5, 4, 0.025, alternative="larger"), rel=1e-6)
+
+
+def test_no_number_of_seeds_tells_what_the_items_hide_and_no_number_of_items_what_the_seeds_hide():
+    by_items = Difference(0.01, Variance(1e-6, 3), Variance(1e-3, 99), num_seeds=4, num_items=100)
+    assert seeds_to_tell(by_items) is None and 3_000 < items_to_tell(by_items) < 10_000
+    by_seeds = Difference(0.01, Variance(1e-3, 3), Variance(1e-6, 99), num_seeds=4, num_items=100)
+    assert items_to_tell(by_seeds) is None and 250 < seeds_to_tell(by_seeds) < 400

@@ -1,6 +1,8 @@
 """Intervals over evaluation items, noise between seeds, and differences between arms: functions of plain values."""
 
 from raycodellm.statistics.arms import ArmMeasurements, mean_of_samples, pareto_front
+from raycodellm.statistics.corrections import Corrected, holm, holm_at_look, spent_errors
+from raycodellm.statistics.differences import Difference, difference
 from raycodellm.statistics.intervals import (
     UNKNOWN,
     Z95,
@@ -14,10 +16,12 @@ from raycodellm.statistics.intervals import (
     student_quantile,
     wilson_interval,
 )
+from raycodellm.statistics.power import items_to_tell, power, seeds_to_tell
 from raycodellm.statistics.samples import Sample, TaskSample
+from raycodellm.statistics.seed_variance import SeedScores, SeedVariance, variance_between_seeds
 from raycodellm.statistics.seeds import (
-    Difference,
     Scores,
+    SeedDifference,
     SeedNoise,
     half_width,
     range_quantile,
@@ -25,30 +29,45 @@ from raycodellm.statistics.seeds import (
     seed_noise,
 )
 from raycodellm.statistics.trend import quadratic_band
+from raycodellm.statistics.words import Word, verdict_word
 
 __all__ = [
     "UNKNOWN",
     "Z95",
     "ArmMeasurements",
+    "Corrected",
     "Difference",
     "Interval",
     "Sample",
     "Scores",
+    "SeedDifference",
     "SeedNoise",
+    "SeedScores",
+    "SeedVariance",
     "TaskSample",
     "Variance",
+    "Word",
     "correlations",
+    "difference",
     "half_width",
+    "holm",
+    "holm_at_look",
+    "items_to_tell",
     "mean_interval",
     "mean_of_intervals",
     "mean_of_samples",
     "mean_variance",
     "paired_difference",
     "pareto_front",
+    "power",
     "quadratic_band",
     "range_quantile",
     "seed_difference",
     "seed_noise",
+    "seeds_to_tell",
+    "spent_errors",
     "student_quantile",
+    "variance_between_seeds",
+    "verdict_word",
     "wilson_interval",
 ]

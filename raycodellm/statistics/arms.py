@@ -32,6 +32,8 @@ class ArmMeasurements:
     """Maps each seed to the samples whose means' unweighted mean is the score; no samples where they are not known."""
     recorded: Interval | None
     """The first seed's score with the interval over items that its evaluation recorded."""
+    place: float | None = None
+    """Where the arm stands among others, such as its mean code ratio from 0 to 1; arms near it have similar noise."""
     _known_means: dict[tuple[int, ...], list[Sample]] = field(default_factory=dict, repr=False, compare=False)
 
     @property
@@ -43,7 +45,7 @@ class ArmMeasurements:
         """The score, with an interval over items and seeds; over items alone while the seeds' noise is unknown."""
         if not noise.single.degrees and self.recorded is not None and len(self.scores) == 1:
             return self.recorded  # a Wilson interval, which is better than Student's for shares near 0 and 1
-        return _interval(self.score, self._item_variance(self.scores), noise.single.times(1 / len(self.scores)))
+        return _interval(self.score, self.item_variance(self.scores), noise.single.times(1 / len(self.scores)))
 
     def minus(self, other: ArmMeasurements, noise: SeedNoise, num_arms: int, level: float = 0.95) -> Interval:
         """This score minus the other's. The interval holds with probability `level` for all differences among
@@ -55,30 +57,31 @@ class ArmMeasurements:
         return _interval(found.value, items, found.variance, num_arms=num_arms, level=level)
 
     def _item_variance_of_difference(self, other: ArmMeasurements, seeds: Sequence[int]) -> Variance:
-        mine, theirs = self._mean_samples(seeds or self.scores), other._mean_samples(seeds or other.scores)
-        gaps = _gaps(mine, theirs)
-        if gaps:
-            return mean_variance(gaps)
-        separate = self._item_variance(self.scores), other._item_variance(other.scores)  # items differ: as independent
+        mine, theirs = self.mean_samples(seeds or self.scores), other.mean_samples(seeds or other.scores)
+        found = gaps(mine, theirs)
+        if found:
+            return mean_variance(found)
+        separate = self.item_variance(self.scores), other.item_variance(other.scores)  # items differ: as independent
         if not all(one.degrees for one in separate):
             return UNKNOWN
         return Variance(sum(one.value for one in separate), min(one.degrees for one in separate))
 
-    def _item_variance(self, seeds: Iterable[int]) -> Variance:
-        found = mean_variance(self._mean_samples(seeds))
+    def item_variance(self, seeds: Iterable[int]) -> Variance:
+        """Variance over items of the mean over the seeds."""
+        found = mean_variance(self.mean_samples(seeds))
         if not found.degrees and self.recorded is not None:
             return Variance(((self.recorded.high - self.recorded.low) / (2 * Z95)) ** 2, RECORDED_DEGREES)
         return found
 
-    def _mean_samples(self, seeds: Iterable[int]) -> list[Sample]:
+    def mean_samples(self, seeds: Iterable[int]) -> list[Sample]:
         """Each item's mean over the seeds; no samples where the seeds' items differ."""
         key = tuple(seeds)
         if key not in self._known_means:  # the arm that others are compared with is asked once for each of them
-            self._known_means[key] = _mean_of_each(*(self.samples[seed] for seed in key))
+            self._known_means[key] = mean_of_each(*(self.samples[seed] for seed in key))
         return self._known_means[key]
 
 
-def _mean_of_each(first: Sequence[Sample], *rest: Sequence[Sample]) -> list[Sample]:
+def mean_of_each(first: Sequence[Sample], *rest: Sequence[Sample]) -> list[Sample]:
     """Each item's mean over the seeds' samples; no samples where the seeds' items differ."""
     if any(len(of) != len(first) for of in rest):
         return []
@@ -94,7 +97,7 @@ def _mean_of_each(first: Sequence[Sample], *rest: Sequence[Sample]) -> list[Samp
     return found
 
 
-def _gaps(mine: Sequence[Sample], theirs: Sequence[Sample]) -> list[Sample]:
+def gaps(mine: Sequence[Sample], theirs: Sequence[Sample]) -> list[Sample]:
     """The differences item by item; no samples where the items differ."""
     if len(mine) != len(theirs):
         return []

@@ -78,7 +78,7 @@ def half_width(parts: Iterable[Variance], num_means: int = 2, level: float = 0.9
     return math.hypot(*(range_quantile(num_means, part.degrees, level) * math.sqrt(part.value) for part in found))
 
 
-class Difference(NamedTuple):
+class SeedDifference(NamedTuple):
     """Difference of two arms' scores, with its variance between seeds."""
 
     value: float
@@ -88,12 +88,12 @@ class Difference(NamedTuple):
     """The seeds that both arms have and the difference is the mean over; empty for a difference of separate means."""
 
 
-def seed_difference(mine: Mapping[int, float], other: Mapping[int, float], noise: SeedNoise) -> Difference:
+def seed_difference(mine: Mapping[int, float], other: Mapping[int, float], noise: SeedNoise) -> SeedDifference:
     """Score of `mine` minus that of `other`: the mean over the seeds that both have, where the variance of such
     differences is known; else the difference of their means, taken as independent."""
     shared = sorted(mine.keys() & other.keys())
     if shared and noise.paired.degrees:
         value = statistics.fmean(mine[seed] - other[seed] for seed in shared)
-        return Difference(value, noise.paired.times(2 / len(shared)), tuple(shared))
+        return SeedDifference(value, noise.paired.times(2 / len(shared)), tuple(shared))
     value = statistics.fmean(mine.values()) - statistics.fmean(other.values())
-    return Difference(value, noise.single.times(1 / len(mine) + 1 / len(other)), ())
+    return SeedDifference(value, noise.single.times(1 / len(mine) + 1 / len(other)), ())

@@ -1,0 +1,80 @@
+"""Claims about many arms, tasks and looks at once: Holm's correction, and the error that each look may spend."""
+
+from __future__ import annotations
+
+import itertools
+import math
+from collections.abc import Hashable, Mapping, Sequence
+from typing import NamedTuple, TypeVar
+
+Hypothesis = TypeVar("Hypothesis", bound=Hashable)
+SPENDING_SHAPE = 0.0
+"""Gamma of Hwang, Shih & DeCani: below 0 early looks spend less than their share of seeds, above 0 more."""
+
+
+class Corrected(NamedTuple):
+    """What a correction for several hypotheses says of one of them."""
+
+    p: float
+    """Corrected p-value, compared with the whole error `alpha`; at most 1."""
+    level: float
+    """The error at which this hypothesis alone is tested: show its interval at 1 - `level`. The uncorrected p-value is
+    at most `level` exactly if the hypothesis is rejected."""
+    rejected: bool
+    """True if there is a difference, by this correction."""
+
+
+def holm(p_values: Mapping[Hypothesis, float], alpha: float = 0.05) -> dict[Hypothesis, Corrected]:
+    """Holm's correction (1979): at most `alpha` for any false rejection among all, whatever their dependence.
+
+    The j-th smallest p of m is tested at alpha / (m - j + 1), as long as all before it were rejected. All that are not
+    rejected share the level of the step at which the procedure stopped. A p-value of NaN (not known) counts as 1.
+
+    Over several looks: give a hypothesis that an earlier look rejected no more, and one that was accepted as equal with
+    p = 1.
+    """
+    known = {one: 1.0 if math.isnan(p) else p for one, p in p_values.items()}
+    order = sorted(known, key=lambda one: known[one])
+    found: dict[Hypothesis, Corrected] = {}
+    running, level, stopped = 0.0, alpha, False
+    for step, one in enumerate(order):
+        left = len(order) - step
+        running = max(running, min(1.0, known[one] * left))
+        if not stopped:
+            level = alpha / left
+            stopped = known[one] > level
+        found[one] = Corrected(running, level, not stopped)
+    return {one: found[one] for one in p_values}
+
+
+def spent_errors(seeds: Sequence[int], alpha: float = 0.05, shape: float = SPENDING_SHAPE) -> tuple[float, ...]:
+    """The error that each look may spend; they sum to `alpha`, so that all looks together claim falsely at most
+    `alpha`, whatever the scores' distribution (union bound).
+
+    `seeds`: seeds per arm at each look, strictly increasing. The spending function is that of Hwang, Shih & DeCani
+    (1990) at each look's share of seeds; its `shape` 0 spends in proportion to the fresh seeds.
+
+    Raises ValueError where `seeds` are none or do not increase.
+    """
+    if not seeds or seeds[0] < 1 or any(a >= b for a, b in itertools.pairwise(seeds)):
+        raise ValueError(f"looks after {list(seeds)} seeds; give strictly increasing numbers, such as [2, 4, 8]")
+    shares = [0.0, *(one / seeds[-1] for one in seeds)]
+    spent = [alpha * (_spent(share, shape)) for share in shares]
+    return tuple(later - earlier for earlier, later in itertools.pairwise(spent))
+
+
+def _spent(share: float, shape: float) -> float:
+    return share if shape == 0 else math.expm1(-shape * share) / math.expm1(-shape)
+
+
+def holm_at_look(
+    p_values: Mapping[Hypothesis, float], seeds: Sequence[int], look: int, alpha: float = 0.05
+) -> dict[Hypothesis, Corrected]:
+    """Holm's correction at one of several looks, at the error that this look may spend.
+
+    `seeds`: seeds per arm at each look; `look`: index of this one. The corrected p is Holm's times alpha over the
+    look's error, at most 1: it is compared with the whole `alpha`.
+    """
+    error = spent_errors(seeds, alpha)[look]
+    found = holm(p_values, error)
+    return {one: fixed._replace(p=min(1.0, fixed.p * alpha / error)) for one, fixed in found.items()}

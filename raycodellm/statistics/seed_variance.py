@@ -1,0 +1,141 @@
+"""The variance between training seeds of a difference of two arms, pooled over the arms of a sweep.
+
+Two seeds of two arms say little about the noise between seeds: one degree of freedom. Other arms of the sweep say more,
+so far as their noise is the same. Noise depends on the mixture, so that an arm counts by how near its place is, such
+as its code ratio, to the place of the arm whose noise is asked for.
+"""
+
+from __future__ import annotations
+
+import functools
+import math
+from collections.abc import Mapping, Sequence
+from typing import NamedTuple
+
+import numpy as np
+
+from raycodellm.statistics.intervals import UNKNOWN, Variance
+
+BANDWIDTH = 0.2
+"""Distance of places, in code ratio, at which an arm counts exp(-1/2) = 0.61 for another arm's noise."""
+
+
+class SeedScores(NamedTuple):
+    """Scores of one arm by seed, as one group whose mean is its own: an arm's search and its confirmation are two."""
+
+    scores: Mapping[int, float]
+    place: float | None = None
+    """Where the arm stands among the others, such as its mean code ratio from 0 to 1; None where nothing says so."""
+
+
+class SeedVariance(NamedTuple):
+    """The variance between seeds of a difference of two arms' scores."""
+
+    variance: Variance
+    """UNKNOWN where no arm has two seeds."""
+    seeds: tuple[int, ...]
+    """The seeds of both arms over which the difference is taken pair by pair; empty for separate means."""
+
+
+def variance_between_seeds(arm: SeedScores, reference: SeedScores, pool: Sequence[SeedScores] = ()) -> SeedVariance:
+    """The variance of the arm's score minus the reference's, and the seeds that pair them.
+
+    `pool`: further groups of scores that tell the noise. The arms are paired where at least half the seeds of the arm
+    with fewer seeds are shared, and differences over shared seeds tell their variance; else their means are taken as
+    independent. Whether the seeds are shared decides, never an estimated correlation: a choice by the estimate would
+    take the pairing where it looks exact by chance.
+    """
+    groups = (arm, reference, *pool)
+    shared = tuple(sorted(arm.scores.keys() & reference.scores.keys()))
+    if 2 * len(shared) >= min(len(arm.scores), len(reference.scores)):
+        paired = _paired_variance(groups)
+        if paired.degrees:
+            return SeedVariance(paired.times(1 / len(shared)), shared)
+    return SeedVariance(_separate_variance(groups), ())
+
+
+def _weights(groups: Sequence[SeedScores], place: float | None) -> tuple[float, ...]:
+    """How much each group says of the noise at the place: 1 for each where a group has no place."""
+    if place is None or any(one.place is None for one in groups):
+        return (1.0,) * len(groups)
+    return tuple(math.exp(-(((one.place - place) / BANDWIDTH) ** 2) / 2) for one in groups)  # type: ignore[operator]
+
+
+def _paired_variance(groups: Sequence[SeedScores]) -> Variance:
+    """The variance of one difference of the first two groups' scores at the same seed.
+
+    The weighted mean, over pairs of groups, of the variance of their differences over shared seeds. A pair counts by
+    how near the one is to the first group and the other to the second. For equal weights and complete groups this is
+    twice the residual variance of the linear model score = arm + seed, with its degrees of freedom.
+    """
+    design = tuple(tuple(sorted(one.scores)) for one in groups)
+    near = tuple(_weights(groups, one.place) for one in groups[:2])
+    weights, degrees, per_pair = _paired_design(design, *near)
+    if not degrees:
+        return UNKNOWN
+    squares = _squares_of_differences(groups, design)
+    return Variance(float((weights * squares).sum() / (weights * per_pair).sum()), degrees)
+
+
+def _squares_of_differences(groups: Sequence[SeedScores], design: Sequence[Sequence[int]]) -> np.ndarray:
+    """Matrix by two groups: sum of squares, about their mean, of the differences over shared seeds; 0 without any."""
+    column = {seed: place for place, seed in enumerate(sorted({seed for seeds in design for seed in seeds}))}
+    values, known = np.zeros((len(groups), len(column))), np.zeros((len(groups), len(column)))
+    for row, (one, seeds) in enumerate(zip(groups, design, strict=True)):
+        if seeds:
+            places, scores = [column[seed] for seed in seeds], np.array([one.scores[seed] for seed in seeds])
+            values[row, places], known[row, places] = scores - scores.mean(), 1.0
+    number = known @ known.T
+    sums = values @ known.T - known @ values.T
+    squares = values**2 @ known.T + known @ (values**2).T - 2 * values @ values.T
+    return np.maximum(squares - sums**2 / np.maximum(number, 1.0), 0.0)
+
+
+@functools.lru_cache(maxsize=4096)
+def _paired_design(
+    design: tuple[tuple[int, ...], ...], to_first: tuple[float, ...], to_second: tuple[float, ...]
+) -> tuple[np.ndarray, float, np.ndarray]:
+    """Each pair's weight (upper triangle), degrees of freedom of the weighted mean, and those of each pair.
+
+    The estimate is a quadratic form x'Ax of the scores x, in which the effects of arms and seeds cancel. So with equal
+    noise its degrees of freedom are tr(A)² / tr(A²) (Satterthwaite 1946; Box 1954, theorem 3.1).
+    """
+    n, seeds = len(design), sorted({seed for one in design for seed in one})
+    first, second = np.array(to_first), np.array(to_second)
+    weights = np.triu(np.outer(first, second) + np.outer(second, first), 1)
+    known = np.array([[seed in one for seed in seeds] for one in design], dtype=float).reshape(n, len(seeds))
+    per_pair = np.maximum(np.triu(known @ known.T, 1) - 1, 0.0)
+    form = np.zeros((n, len(seeds), n, len(seeds)))
+    for i, j in zip(*np.nonzero(weights * per_pair), strict=True):
+        both = known[i] * known[j]
+        centred = weights[i, j] * (np.diag(both) - np.outer(both, both) / both.sum())
+        form[i, :, i, :] += centred
+        form[j, :, j, :] += centred
+        form[i, :, j, :] -= centred
+        form[j, :, i, :] -= centred
+    trace, squared = np.einsum("isis->", form), float((form**2).sum())
+    return weights, float(trace**2 / squared) if squared else 0.0, per_pair
+
+
+def _separate_variance(groups: Sequence[SeedScores]) -> Variance:
+    """The variance of the difference of the first two groups' means, taken as independent.
+
+    Each mean's variance is the weighted mean of the groups' variances over its number of seeds. Groups that share seeds
+    move together; they count as if they moved as one, which is the least that they can say of the noise.
+    """
+    inside = np.array([max(len(one.scores) - 1, 0) for one in groups], dtype=float)
+    squares = np.array([_squares(one) for one in groups])
+    share = np.zeros(len(groups))
+    for one in groups[:2]:
+        near = np.array(_weights(groups, one.place))
+        if not (total := float(near @ inside)):
+            return UNKNOWN
+        share += near / total / len(one.scores)
+    sets = [one.scores.keys() for one in groups]
+    common = np.array([[max(len(a & b) - 1, 0) for b in sets] for a in sets], dtype=float)
+    return Variance(float(share @ squares), float((share @ inside) ** 2 / (share @ common @ share)))
+
+
+def _squares(one: SeedScores) -> float:
+    values = np.array(list(one.scores.values()))
+    return float(((values - values.mean()) ** 2).sum()) if len(values) else 0.0
