@@ -10,6 +10,7 @@ import shutil
 import signal
 import site
 import tempfile
+from collections.abc import Iterator
 from pathlib import Path
 
 import hypothesis
@@ -188,6 +189,23 @@ def process_left_as_it_was():
 @pytest.fixture(scope="session")
 def sweep_text() -> str:
     return make_sweep_text()
+
+
+@pytest.fixture
+def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None]:
+    """A machine that does not reach the hub, has no copies of its data, and has no GPU."""
+    from raycodellm.evaluation.data import sources
+    from raycodellm.identity import hub_commits
+
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
+    monkeypatch.setattr("huggingface_hub.constants.HF_HUB_CACHE", str(tmp_path / "hub"))
+    monkeypatch.setenv("HF_HOME", str(tmp_path / "hub"))
+    monkeypatch.setattr("raycodellm.memory_needs.gpu_bytes", lambda: [])
+    for cached in (hub_commits.commit, sources.hub_silence):
+        cached.cache_clear()
+    yield
+    for cached in (hub_commits.commit, sources.hub_silence):
+        cached.cache_clear()
 
 
 @pytest.fixture(scope="session")

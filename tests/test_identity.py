@@ -301,6 +301,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
             "workers": "3",
             "gpus_per_worker": "1",
             "cpus_per_worker": "2",
+            "device": "H100",
             "slots": "3",
             "deepspeed.zero": "3",
             "deepspeed.micro_batch": "auto",

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
-from raycodellm import model, preflight, stage_store, tokens
+from raycodellm import memory_needs, model, preflight, stage_store, tokens
 from raycodellm.check import costs, evaluation_table, placement, tables
 from raycodellm.check.plan import SizedCorpus, first_arms, items_of, planned
 from raycodellm.check.prices import Prices
 from raycodellm.check.prices import load as load_prices
-from raycodellm.config import Sweep, SweepFile, UserError
+from raycodellm.config import Scaling, Sweep, SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.memory_needs import GIB
 
@@ -22,7 +22,8 @@ class Asked:
     address: str | None = None
     """Address of a Ray cluster to join; None for that in RAY_ADDRESS, else this machine."""
     device: str | None = None
-    """Name of the device that the sweep is reckoned for, wherever that is."""
+    """Name of the device that the sweep is reckoned for, wherever that is. None for `scaling.device` where this machine
+    has no GPU, else for the devices here."""
     prices: str | None = None
     """None for no prices, "" for the package's, else the user's own file."""
 
@@ -33,18 +34,21 @@ NOTHING_ASKED = Asked()
 def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> str:
     """The arms, the stage tree, tokens and epochs, parameters, FLOPs, device hours, and whether a trial can be placed.
 
-    Raises `UserError` for whatever `run` would refuse.
+    Raises `UserError` for whatever `run` would refuse. A sweep that is reckoned for a device elsewhere may name data
+    that only that place reaches.
     """
     sweep = file.example()
+    asked = _with_device(asked, sweep.scaling)
+    elsewhere = asked.device is not None
     prices = None if asked.prices is None else load_prices(asked.prices)
     _check_device(sweep, asked, prices)
-    memory_fit = preflight.check_before_start(file, asked.address, elsewhere=asked.device is not None)
+    memory_fit = preflight.check_before_start(file, asked.address, elsewhere=elsewhere)
     arms = first_arms(file)
-    items = items_of(file)
-    sizes = tokens.inspect(sweep, storage, items)
+    items = items_of(file, elsewhere=elsewhere)
+    sizes = tokens.inspect(sweep, storage, items, elsewhere=elsewhere)
     corpora = {name: SizedCorpus(s.folder, s.num_tokens, s.fingerprint, s.store) for name, s in sizes.items()}
     tokenizer_fingerprint = next(iter(sizes.values())).tokenizer_fingerprint
-    contents = stage_store.contents_of_file(file)
+    contents = stage_store.contents_of_file(file, elsewhere=elsewhere)
     chains = planned(file, arms, corpora, storage, tokenizer_fingerprint, contents)
     num_seeds = len(chains) // len(arms)
     where = placement.find(sweep.scaling, asked.address, memory_fit, asked.device)
@@ -54,12 +58,23 @@ def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> 
         "\n".join(tables.sources(sizes, corpora, chains)),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
-        "\n".join([*evaluation_table.tasks(file), *evaluation_table.text_and_code(sweep, chains[0].evaluation)]),
+        "\n".join(
+            [
+                *evaluation_table.tasks(file, elsewhere=elsewhere),
+                *evaluation_table.text_and_code(sweep, chains[0].evaluation),
+            ]
+        ),
         *tokens.warnings_of(sweep, items),
         *_cost(sweep, chains, num_seeds, where, prices, memory_fit.need.total / GIB),
         where.text,
     ]
     return "\n\n".join(parts)
+
+
+def _with_device(asked: Asked, scaling: Scaling) -> Asked:
+    """The request, with the device that the sweep file names where nothing else says on which device it would run."""
+    is_told = asked.device or placement.joins(asked.address) or not scaling.gpus_per_worker
+    return asked if is_told or memory_needs.gpu_bytes() else replace(asked, device=scaling.device)
 
 
 def _check_device(sweep: Sweep, asked: Asked, prices: Prices | None) -> None:

@@ -12,13 +12,13 @@ from raycodellm.records import EvaluationJob
 from raycodellm.tables import Table, table_lines
 
 
-def tasks(file: SweepFile) -> list[str]:
+def tasks(file: SweepFile, *, elsewhere: bool = False) -> list[str]:
     """Items, chance and majority baseline of each task that a trial may be evaluated on, warnings, and the names of all
-    suites. Raises UserError for a task whose data lies nowhere."""
+    suites. Raises UserError for a task whose data lies nowhere. `elsewhere`: the sweep is for another machine."""
     settings = file.example().evaluation
     names = evaluation.evaluated_tasks(file)
     facts = {name: evaluation.task_facts(name, settings) for name in names}
-    sources = {name: evaluation.find_data([name], Places.of(settings)) for name in names}
+    sources = {name: evaluation.find_data([name], Places.of(settings), elsewhere=elsewhere) for name in names}
     limit = f"at most {settings.limit:,} items of each task" if settings.limit else "all items"
     without_data = evaluation.left_out_tasks(settings)
     return [

@@ -32,7 +32,7 @@ def find(scaling: Scaling, address: str | None, fit: preflight.MemoryFit, device
         return _on_cluster(scaling, cluster_address, fit, device)
     if fit.groups is None:
         slots = scaling.slots if isinstance(scaling.slots, int) else 1
-        where = f"on {device}, wherever that is: --device was given, so this machine was not looked at"
+        where = f"on {device}, wherever that is: this machine was not looked at"
         return Placement(f"placement: a slot takes {_slot(scaling)} {where}\n{fit}", slots, device)
     return Placement(
         _text(scaling, "a local Ray on this machine", fit.groups, fit), _at_once(scaling, fit.groups), device

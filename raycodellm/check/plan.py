@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raycodellm import config, preflight, search, stage_store, tokens
-from raycodellm.config import SweepFile
+from raycodellm.config import SweepFile, Unreachable
 from raycodellm.files import Folder
 from raycodellm.identity import Contents
 
@@ -72,10 +72,18 @@ def planned(
     return chains
 
 
-def items_of(file: SweepFile) -> dict[str, list[str]] | None:
-    """The texts of the evaluation's items; None where no source is cleaned of them. Loading them imports lm-eval."""
+def items_of(file: SweepFile, *, elsewhere: bool = False) -> dict[str, list[str]] | None:
+    """The texts of the evaluation's items; None where no source is cleaned of them. Loading them imports lm-eval.
+
+    `elsewhere`: the sweep is for another machine, so that items which this one does not reach are none.
+    """
     if not tokens.asks_for_items(file.example()):
         return None
     from raycodellm import evaluation
 
-    return evaluation.items_of_sweep(file)
+    try:
+        return evaluation.items_of_sweep(file)
+    except Unreachable:
+        if not elsewhere:
+            raise
+        return {}

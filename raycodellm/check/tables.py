@@ -68,6 +68,7 @@ def sources(
 ) -> list[str]:
     """Tokens of each source; tokens and epochs that a trial draws, over the trials; and tokens held out."""
     jobs = [job for chain in chains for job in chain.stages]
+    unknown = [name for name, size in sizes.items() if not size.is_known]
     held_out = {source.name: source.held_out_tokens for job in jobs for source in job.sources}
     drawn = [_drawn_tokens(chain.stages) for chain in chains]
     rows = []
@@ -78,16 +79,25 @@ def sources(
         rows.append(
             (
                 name,
-                f"{'about ' if size.is_estimate else ''}{size.num_tokens:,}",
+                _tokens(size),
                 " to ".join(f"{end:,}" for end in ends),
-                " to ".join(f"{end / trained:.2f}" for end in ends),
+                " to ".join(f"{end / trained:.2f}" for end in ends) if size.is_known else "not known here",
                 f"{held:,}",
             )
         )
     header = ("source", "tokens", "tokens drawn by a trial", "epochs", "tokens held out")
     idle = [name for name in sizes if not any(tokens_[name] for tokens_ in drawn)]
     hints = [f"  no stage draws from source {name}; name it under a stage's sources, or remove it" for name in idle]
+    if unknown:
+        hints.append(
+            f"  not reached from here: {', '.join(unknown)}; so they may be too small or not there, and without "
+            "`within` those on one side of a code ratio count as equally large"
+        )
     return ["sources:", *table_lines(Table(header, rows), indent="  "), *hints]
+
+
+def _tokens(size: tokens.SourceSize) -> str:
+    return f"{'about ' if size.is_estimate else ''}{size.num_tokens:,}" if size.is_known else "not known here"
 
 
 def _drawn_tokens(stages: Sequence[StageJob]) -> Counter[str]:

@@ -7,7 +7,7 @@ Imports here stay light, so that a mistake is reported in well under a second.
 
 from raycodellm.config.cleaning_settings import Cleaning, Decontaminate, NearDuplicates, Paths, Take
 from raycodellm.config.credentials import refuse_credentials, without_credentials
-from raycodellm.config.errors import UserError
+from raycodellm.config.errors import Unreachable, UserError
 from raycodellm.config.evaluation_settings import Evaluation
 from raycodellm.config.mixture_shapes import SHAPES, CodeRatioCurve, code_ratio_curve
 from raycodellm.config.model_settings import MODEL_PRESETS, Model, Tokenizer, TrainTokenizer
@@ -75,6 +75,7 @@ __all__ = [
     "Tokenizer",
     "Tracking",
     "TrainTokenizer",
+    "Unreachable",
     "UserError",
     "code_ratio_curve",
     "current_name",

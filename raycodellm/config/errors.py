@@ -24,6 +24,11 @@ class UserError(Exception):
         super().__init__(one_line(str(message)))
 
 
+class Unreachable(UserError):
+    """A `UserError` about what lies on a network that this machine does not reach. The request may be right elsewhere:
+    `check` for another machine goes on without it."""
+
+
 def one_line(text: str, limit: int = MESSAGE_CHARACTERS) -> str:
     """`text` on one line of at most `limit` characters: unprintable characters escaped, the middle cut out."""
     if len(text) > 50 * limit:

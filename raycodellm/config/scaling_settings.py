@@ -33,6 +33,9 @@ class Scaling(Frozen):
     """Training workers per slot."""
     gpus_per_worker: Annotated[Number, Field(ge=0)] = 0
     """GPUs per worker; 0 trains on the CPU, a fraction shares a GPU among workers."""
+    device: str | None = None
+    """Name of the GPU that the sweep is meant for, such as `H100`. Where this machine has no GPU, `check` reckons for
+    such a one elsewhere, as with `--device`. It chooses nothing: a run takes the GPUs that are there."""
     cpus_per_worker: Annotated[Number, Field(gt=0)] = 1
     """CPU cores per worker."""
     slots: Annotated[Whole, Field(ge=1)] | Literal["auto"] = "auto"

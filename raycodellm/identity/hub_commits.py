@@ -10,7 +10,7 @@ import re
 from functools import lru_cache
 from pathlib import Path
 
-from raycodellm.config import UserError
+from raycodellm.config import Unreachable, UserError
 from raycodellm.files import Folder
 
 ANSWER_SECONDS = 10.0
@@ -40,7 +40,7 @@ def pinned(key: str, name: str, files: tuple[str, ...] = ("config.json",)) -> tu
     try:
         return parts_of(name)[0], commit(name, files)
     except UserError as error:
-        raise UserError(f"{key}: {error}") from error
+        raise type(error)(f"{key}: {error}") from error
 
 
 @lru_cache(maxsize=64)
@@ -48,7 +48,7 @@ def commit(name: str, files: tuple[str, ...], kind: str = "model") -> str:
     """The commit of `owner/name[@revision]`; one answer per process.
 
     `files`: a copy in the local cache counts when it has one of these. `kind`: model or dataset. Raises UserError where
-    neither the hub nor the local cache knows a commit.
+    neither the hub nor the local cache knows a commit; Unreachable where the hub did not answer.
     """
     repo, revision = parts_of(name)
     if revision and _COMMIT.fullmatch(revision):
@@ -61,11 +61,18 @@ def commit(name: str, files: tuple[str, ...], kind: str = "model") -> str:
         sha = cached_commit(repo, revision, files, kind)
         if sha is None:
             reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            raise UserError(
+            kind_of_error = UserError if _is_answer(error) else Unreachable
+            raise kind_of_error(
                 f"{name!r} is no folder here, and no commit of it is known: {reason[:120]}; give a folder, or download "
                 f"it where there is a network: hf download {repo}"
             ) from error
     return str(sha)
+
+
+def _is_answer(error: Exception) -> bool:
+    """True for an error that the hub itself gave: no such repository, no access."""
+    status = getattr(getattr(error, "response", None), "status_code", None)
+    return status is not None and status < 500
 
 
 def cached_commit(repo: str, revision: str | None, files: tuple[str, ...], kind: str) -> str | None:

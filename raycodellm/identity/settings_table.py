@@ -129,6 +129,7 @@ LEAVES: dict[str, Row] = {
     # ---- scaling
     **_rows("nothing", "how many workers share the work; sums in another order", "scaling", "workers"),
     **_rows("nothing", "where the work is done", "scaling", "gpus_per_worker cpus_per_worker slots"),
+    **_rows("nothing", "only what `check` reckons with; a run takes the GPUs that are there", "scaling", "device"),
     **_rows("nothing", "how state is spread over workers; sums in another order", "scaling.deepspeed", "zero"),
     **_rows("nothing", "how a batch is cut; other hardware may continue the stage", "scaling.deepspeed", "micro_batch"),
     **_rows("nothing", "computes the same again: equal bits", "scaling.deepspeed", "activation_checkpointing"),

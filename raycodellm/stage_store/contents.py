@@ -8,22 +8,33 @@ from typing import Any
 
 from raycodellm import config, identity
 from raycodellm import model as models
-from raycodellm.config import Evaluation, Model, Sweep, SweepFile
+from raycodellm.config import Evaluation, Model, Sweep, SweepFile, Unreachable
 from raycodellm.identity import Contents
 
 
-def contents_of(sweeps: Iterable[Sweep]) -> Contents:
+def contents_of(sweeps: Iterable[Sweep], *, elsewhere: bool = False) -> Contents:
     """The content of every pretrained model and every evaluation task that the sweeps name.
+
+    `elsewhere`: the sweeps are for another machine, so that what this one does not reach counts as being there.
 
     Raises UserError for a model or a task file that does not exist. lm-eval's own tasks are looked up in its index.
     """
     sweeps = list(sweeps)
     pretrained = dict.fromkeys(sweep.model.pretrained for sweep in sweeps if sweep.model.pretrained is not None)
-    contents = contents_of_tasks(sweep.evaluation for sweep in sweeps)
-    return replace(contents, models={name: identity.pretrained_content(name) for name in pretrained})
+    contents = contents_of_tasks((sweep.evaluation for sweep in sweeps), elsewhere=elsewhere)
+    return replace(contents, models={name: _model_content(name, elsewhere) for name in pretrained})
 
 
-def contents_of_tasks(settings: Iterable[Evaluation]) -> Contents:
+def _model_content(name: str, elsewhere: bool) -> list[Any]:
+    try:
+        return identity.pretrained_content(name)
+    except Unreachable:
+        if not elsewhere:
+            raise
+        return ["hub", name]
+
+
+def contents_of_tasks(settings: Iterable[Evaluation], *, elsewhere: bool = False) -> Contents:
     """The content of every task that the settings ask for. They look for tasks in the same places: these cannot be
     searched."""
     from raycodellm import evaluation
@@ -35,15 +46,15 @@ def contents_of_tasks(settings: Iterable[Evaluation]) -> Contents:
         asked = evaluation.asked_units(one)
         units |= asked
         new = dict.fromkeys(task for of in asked.values() for task in of if task not in tasks)
-        tasks |= evaluation.task_contents(new, evaluation.Places.of(one))
+        tasks |= evaluation.task_contents(new, evaluation.Places.of(one), elsewhere=elsewhere)
         # Read here: a trial's process works in another folder, or on a node without the user's files of tasks.
         running |= dict.fromkeys(evaluation.units_running_code((task for of in asked.values() for task in of), one))
     return Contents(tasks=tasks, units=units, lm_eval=evaluation.lm_eval_version(), running_code=tuple(running))
 
 
-def contents_of_file(file: SweepFile) -> Contents:
-    """The contents of everything that any trial of the sweep may name."""
-    return contents_of(config.resolve(file, point) for point in file.probe_points())
+def contents_of_file(file: SweepFile, *, elsewhere: bool = False) -> Contents:
+    """The contents of everything that any trial of the sweep may name; `elsewhere` as in `contents_of`."""
+    return contents_of((config.resolve(file, point) for point in file.probe_points()), elsewhere=elsewhere)
 
 
 def model_content(model: Model, contents: Contents) -> list[Any]:

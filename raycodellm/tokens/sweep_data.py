@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
-from raycodellm.config import Source, Sweep, UserError
+from raycodellm.config import Source, Sweep, Unreachable, UserError
 from raycodellm.corpora import (
     Benchmark,
     SourceInputs,
@@ -19,13 +19,16 @@ from raycodellm.corpora import (
     text_bytes,
     unfound,
 )
-from raycodellm.files import Folder
+from raycodellm.files import Folder, fingerprint
 from raycodellm.tokens.build import finished_store, prepare_store, store_fingerprint, undamaged_store
 from raycodellm.tokens.first_look import look_into
 from raycodellm.tokens.packing import PackingReport
 from raycodellm.tokens.progress import Report, SourceProgress, progress_of
 from raycodellm.tokens.store import TokenStore
 from raycodellm.tokens.tokenizer import TokenizerInfo, build_tokenizer, finished_tokenizer, tokenizer_fingerprint
+
+UNKNOWN_TOKENS = 10**15
+"""Stands for the tokens of a source whose size is not known: more than any stage draws."""
 
 Items = Mapping[str, Sequence[str]]
 """The texts (prompt and right answer) of each evaluation task's items, by task."""
@@ -58,6 +61,8 @@ class SourceSize:
     """Identity of its token store."""
     tokenizer_fingerprint: str = ""
     """Identity of the tokenizer that its token store is made with."""
+    is_known: bool = True
+    """False for a source that this machine does not reach: its tokens are then UNKNOWN_TOKENS."""
 
 
 def asks_for_items(sweep: Sweep) -> bool:
@@ -74,7 +79,8 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
     """
     report = progress or (lambda _: None)
     benchmarks = _benchmarks(sweep, items)
-    inputs, tokenizer_print, prints = _fingerprints(sweep, benchmarks)
+    inputs = {name: _inputs(name, source, sweep.seed) for name, source in sweep.sources.items()}
+    tokenizer_print, prints = _fingerprints(sweep, inputs, benchmarks)
     folders = _folders(storage, prints)
     finished = {name: store for name, folder in folders.items() if (store := undamaged_store(folder))}
     for name, store in finished.items():
@@ -95,28 +101,37 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
     return Prepared(tokenizer.folder, tokenizer_print, tokenizer.vocab_size, ordered, warnings)
 
 
-def inspect(sweep: Sweep, storage: Folder, items: Items | None = None) -> dict[str, SourceSize]:
+def inspect(
+    sweep: Sweep, storage: Folder, items: Items | None = None, *, elsewhere: bool = False
+) -> dict[str, SourceSize]:
     """The size of every source, without starting Ray. Reads a few documents of sources with `limit_documents`.
 
-    An estimate does not know how much cleaning leaves out. `items` as for `prepare`.
+    An estimate does not know how much cleaning leaves out. `items` as for `prepare`. `elsewhere`: the sweep is for
+    another machine, so that a source that this one does not reach is not refused.
     """
-    inputs, tokenizer_print, prints = _fingerprints(sweep, _benchmarks(sweep, items))
+    reached = {name: _inputs_here(name, source, sweep.seed, elsewhere) for name, source in sweep.sources.items()}
+    inputs = {name: one or _unreached(sweep.sources[name]) for name, one in reached.items()}
+    tokenizer_print, prints = _fingerprints(sweep, inputs, _benchmarks(sweep, items), elsewhere=elsewhere)
     folders = _folders(storage, prints)
     tokenizer = finished_tokenizer(storage / "tokenizers" / tokenizer_print)
     trained = sweep.tokenizer.train
     vocab_size = tokenizer.vocab_size if tokenizer else trained.vocab_size if trained else 50_000
     sizes = {}
-    look_into({name: (s, inputs[name]) for name, s in sweep.sources.items() if not finished_store(folders[name])})
+    unseen = (name for name in sweep.sources if reached[name] and not finished_store(folders[name]))
+    look_into({name: (sweep.sources[name], inputs[name]) for name in unseen})
     for name, source in sweep.sources.items():
         store = finished_store(folders[name])
         if store:
             size = (store.manifest.num_tokens, store.manifest.num_bytes, False)
+        elif not reached[name]:
+            size = (UNKNOWN_TOKENS, 0, True)
         else:
             num_bytes = text_bytes(inputs[name])
             if source.limit_documents:
                 num_bytes = min(num_bytes, int(source.limit_documents * document_bytes(source, inputs[name])))
             size = (int(num_bytes / _bytes_per_token(vocab_size)), num_bytes, True)
-        sizes[name] = SourceSize(*size, folders[name], store, prints[name], tokenizer_print)
+        is_known = store is not None or reached[name] is not None
+        sizes[name] = SourceSize(*size, folders[name], store, prints[name], tokenizer_print, is_known)
     return sizes
 
 
@@ -158,24 +173,49 @@ def _benchmarks(sweep: Sweep, items: Items | None) -> dict[str, Benchmark | None
     return {name: made[ngram] if ngram else None for name, ngram in wanted.items()}
 
 
+def _inputs(name: str, source: Source, seed: int) -> SourceInputs:
+    try:
+        return source_fingerprint(source, seed)
+    except UserError as error:
+        raise type(error)(f"sources.{name}: {error}") from error
+
+
+def _inputs_here(name: str, source: Source, seed: int, elsewhere: bool) -> SourceInputs | None:
+    """The source's inputs; None for a source that only another machine may reach."""
+    try:
+        return _inputs(name, source, seed)
+    except Unreachable:
+        if not elsewhere:
+            raise
+        return None
+
+
+def _unreached(source: Source) -> SourceInputs:
+    """Stands for the inputs of a source that this machine does not reach: no files, known by their address."""
+    return SourceInputs(fingerprint(source.model_dump(mode="json")), (), 0, "not reached")
+
+
 def _fingerprints(
-    sweep: Sweep, benchmarks: Mapping[str, Benchmark | None]
-) -> tuple[dict[str, SourceInputs], str, dict[str, str]]:
-    """(inputs of each source, identity of the tokenizer, identity of each source's token store)"""
-    inputs = {}
-    for name, source in sweep.sources.items():
-        try:
-            inputs[name] = source_fingerprint(source, sweep.seed)
-        except UserError as error:
-            raise UserError(f"sources.{name}: {error}") from error
-    tokenizer_print = tokenizer_fingerprint(sweep.tokenizer, inputs.values(), sweep.seed)
+    sweep: Sweep,
+    inputs: Mapping[str, SourceInputs],
+    benchmarks: Mapping[str, Benchmark | None],
+    *,
+    elsewhere: bool = False,
+) -> tuple[str, dict[str, str]]:
+    """(identity of the tokenizer, identity of each source's token store)"""
+    try:
+        tokenizer_print = tokenizer_fingerprint(sweep.tokenizer, inputs.values(), sweep.seed)
+    except Unreachable:
+        if not elsewhere:
+            raise
+        tokenizer_print = fingerprint(sweep.tokenizer.model_dump(mode="json"))
     prints = {
         name: store_fingerprint(
             sweep.complete_source(name), inputs[name], tokenizer_print, sweep.seed, benchmarks[name]
         )
         for name in sweep.sources
     }
-    return inputs, tokenizer_print, prints
+    return tokenizer_print, prints
 
 
 def _folders(storage: Folder, prints: Mapping[str, str]) -> dict[str, Folder]:

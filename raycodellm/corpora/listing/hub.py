@@ -10,7 +10,7 @@ import os
 import re
 from urllib.parse import unquote
 
-from raycodellm.config import UserError
+from raycodellm.config import Unreachable, UserError
 from raycodellm.corpora.inputs import InputFile
 from raycodellm.corpora.listing.globs import is_glob, split_glob
 
@@ -24,7 +24,7 @@ _CLIENTS = ("httpx", "httpx2", "httpcore", "httpcore2", "requests")
 def list_hub(root: str) -> tuple[str, list[InputFile]]:
     """(root pinned to a commit, the files at `root`, which is a data set, a folder or file in it, or a glob).
 
-    Raises UserError, within seconds, if the hub cannot be reached or has no such data set.
+    Raises UserError if the hub has no such data set, and Unreachable, within seconds, if it cannot be reached.
     """
     folder, pattern = split_glob(root)
     pinned, files = _list_folder(folder)
@@ -84,7 +84,7 @@ def _explained(root: str, error: Exception) -> Exception:
     if not network:
         return error
     reason = str(error).strip().split("\n")[0] or type(error).__name__
-    return UserError(
+    return Unreachable(
         f"{root}: {endpoint} cannot be reached ({reason}); set HF_ENDPOINT to a mirror, or on a machine with a network "
         "`hf download --repo-type dataset --local-dir FOLDER NAME`, and give the folder"
     )

@@ -11,7 +11,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
-from raycodellm.config import UserError
+from raycodellm.config import Unreachable, UserError
 from raycodellm.evaluation.data.lookup import DataFolder, FoundData, WantedData
 from raycodellm.evaluation.data.names import plain
 from raycodellm.evaluation.data.reading import read_data
@@ -35,7 +35,7 @@ class DataSource:
     wanted: WantedData
     found: FoundData | None
     """The files in the folder of `evaluation.data`."""
-    at: Literal["folder", "cache", "hub", "address"]
+    at: Literal["folder", "cache", "hub", "address", "elsewhere"]
     commit: str | None = None
     """The commit of a data set of the hub, where it is known."""
 
@@ -44,6 +44,7 @@ class DataSource:
             more = len(self.found.files) - 1
             return f"{self.found.folder}/{self.found.files[0]}" + (f" and {more} more" if more else "")
         where = {"cache": "in the Hugging Face cache", "hub": "on the Hugging Face hub"}
+        where["elsewhere"] = f"{where['hub']}, not reached from here"
         return f"{self.wanted.label} {where.get(self.at, '')}".strip()
 
 
@@ -56,25 +57,29 @@ def open_folder(places: Places) -> DataFolder | None:
     return folder
 
 
-def find_data(names: Iterable[str], places: Places = NOWHERE) -> list[DataSource]:
+def find_data(names: Iterable[str], places: Places = NOWHERE, *, elsewhere: bool = False) -> list[DataSource]:
     """Where the data of each named task, and of each member of a group, lies.
 
     Raises UserError, with all places looked at, for a data set that none of them has. Waits a few seconds at most for a
-    hub that does not answer.
+    hub that does not answer. `elsewhere`: the tasks are for another machine, so that a hub that does not answer this
+    one counts as having the data.
     """
-    return sources_of(names, TaskNames(places.include), open_folder(places))
+    return sources_of(names, TaskNames(places.include), open_folder(places), elsewhere=elsewhere)
 
 
-def sources_of(names: Iterable[str], known: TaskNames, folder: DataFolder | None) -> list[DataSource]:
+def sources_of(
+    names: Iterable[str], known: TaskNames, folder: DataFolder | None, *, elsewhere: bool = False
+) -> list[DataSource]:
     """See `find_data`, for a folder that is opened already."""
-    asked = [(wanted, _source(wanted, folder)) for wanted in wanted_data(names, known)]
+    asked = [(wanted, _source(wanted, folder, elsewhere)) for wanted in wanted_data(names, known)]
     missing = {wanted: found for wanted, found in asked if isinstance(found, str)}
     if missing:
-        raise UserError(_nowhere([*missing], folder, next(iter(missing.values()))))
+        kind = Unreachable if all(why == hub_silence() for why in missing.values()) else UserError
+        raise kind(_nowhere([*missing], folder, next(iter(missing.values()))))
     return [found for _, found in asked if isinstance(found, DataSource)]
 
 
-def _source(wanted: WantedData, folder: DataFolder | None) -> DataSource | str:
+def _source(wanted: WantedData, folder: DataFolder | None, elsewhere: bool) -> DataSource | str:
     """Where the data set lies, or why the hub does not give it, where no other place has it."""
     found = folder.find(wanted) if folder is not None else None
     if found is not None:
@@ -83,7 +88,7 @@ def _source(wanted: WantedData, folder: DataFolder | None) -> DataSource | str:
         return DataSource(wanted, None, "address")
     if why := hub_silence():
         if not _is_cached(wanted.path):
-            return why
+            return DataSource(wanted, None, "elsewhere") if elsewhere else why
         commit = hub_commits.cached_commit(wanted.path, wanted.revision, hub_commits.CARDS, "dataset")
         return DataSource(wanted, None, "cache", commit)
     name = wanted.path if wanted.revision is None else f"{wanted.path}@{wanted.revision}"

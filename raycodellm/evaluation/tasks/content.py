@@ -37,27 +37,27 @@ def task_content(name: str, places: Places = NOWHERE) -> list[Any]:
     return task_contents([name], places)[name]
 
 
-def task_contents(names: Iterable[str], places: Places = NOWHERE) -> dict[str, list[Any]]:
-    """The content of each task; see `task_content`."""
+def task_contents(names: Iterable[str], places: Places = NOWHERE, *, elsewhere: bool = False) -> dict[str, list[Any]]:
+    """The content of each task; see `task_content`. `elsewhere` as in `find_data`."""
     names = list(names)
     check_tasks(names, places)
     known, folder = TaskNames(places.include), open_folder(places)
-    sources_of(names, known, folder)  # tells of all tasks without data at once
+    sources_of(names, known, folder, elsewhere=elsewhere)  # tells of all tasks without data at once
     return {
         name: [
             name,
             *_content(name, known, frozenset()),
-            *_far_data(name, known, folder),
+            *_far_data(name, known, folder, elsewhere),
             *text_content(name, places.texts),
         ]
         for name in names
     }
 
 
-def _far_data(name: str, known: TaskNames, folder: DataFolder | None) -> Iterator[list[Any]]:
+def _far_data(name: str, known: TaskNames, folder: DataFolder | None, elsewhere: bool) -> Iterator[list[Any]]:
     """The data sets of the hub that the task reads: copies by content, others by commit, or by None where the commit is
     not known."""
-    for source in sources_of([name], known, folder):
+    for source in sources_of([name], known, folder, elsewhere=elsewhere):
         wanted, found = source.wanted, source.found
         if found is None:
             yield ["hub", wanted.label, source.commit]
