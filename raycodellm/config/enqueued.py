@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
 
 from raycodellm.config.errors import UserError, shown, suggest
+from raycodellm.config.simplex import Simplex
 from raycodellm.config.spaces import Parameter, is_same, is_search, option_label, parameter_name, walk
 
 _UNKNOWN = object()
@@ -18,7 +20,8 @@ def enqueued_points(
 
     A point names an option of a choice by the option's label, by the whole option, or by as much as tells it from the
     others, with values in the place of its searches: `{schedule: cosine, peak: 0.003}` sets the choice and the `peak`
-    inside.
+    inside. A mixture is named source by source, or as a whole, `{pretrain.weights: {books: 0.7, code: 0.3}}`, where a
+    source left out has weight 0.
     """
     options = _options(tree)
     return [_point(options, parameters, point, f"{origin}: search.enqueue.{n}") for n, point in enumerate(points)]
@@ -43,13 +46,18 @@ def _point(
     options: Mapping[str, Sequence[Any]], parameters: Sequence[Parameter], point: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
     names = dict.fromkeys(one.name for one in parameters)
+    mixtures = list(dict.fromkeys(one.domain.simplex for one in parameters if one.domain.simplex))
     made: dict[str, Any] = {}
     left = list(point.items())
     while left:
         name, value = left.pop(0)
+        whole = [mixture for mixture in mixtures if mixture.name == name]
+        if whole:
+            left += _weight_of_each(whole, value, where).items()
+            continue
         if name not in names:
             raise UserError(f"{where}: {shown(name)} is not searched over; {suggest(name, names)}")
-        if options[name]:
+        if options.get(name):
             inside, value = _match(name, options[name], value, where)
             left += inside.items()
         if name in made and not is_same(made[name], value):
@@ -57,7 +65,36 @@ def _point(
         made[name] = value
     for name, value in made.items():
         _check(name, value, made, [one for one in parameters if one.name == name], where)
+    for mixture in mixtures:
+        _complete(mixture, made, where)
     return made
+
+
+def _weight_of_each(mixtures: Sequence[Simplex], value: Any, where: str) -> dict[str, Any]:
+    """The weights of a whole mixture by the names of their parameters; 0 for a source that `value` leaves out."""
+    if not isinstance(value, dict):
+        raise UserError(f"{where}.{mixtures[0].name}: found {shown(value)}; give each source its weight")
+    fitting = next((one for one in mixtures if value.keys() <= set(one.sources)), mixtures[0])
+    for source in value:
+        if source not in fitting.sources:
+            known = suggest(source, fitting.sources)
+            raise UserError(f"{where}.{fitting.name}: {shown(source)} is no source of the search; {known}")
+    return dict(zip(fitting.names, (value.get(source, 0.0) for source in fitting.sources), strict=True))
+
+
+def _complete(mixture: Simplex, made: dict[str, Any], where: str) -> None:
+    """Puts the weights of `mixture`, if `made` names them, as the search has them. Raises `UserError` for a mixture
+    that is not whole."""
+    named = [name for name in mixture.names if name in made]
+    if not named:
+        return
+    missing = [name for name in mixture.names if name not in made]
+    if missing:
+        raise UserError(f"{where}: has {named[0]}, but not {missing[0]}; name every source of a mixture, 0 for none")
+    total = math.fsum(made[name] for name in named)
+    if abs(total - 1.0) > 1e-6:
+        raise UserError(f"{where}.{mixture.name}: the weights add up to {total:g}; make them add up to 1")
+    made |= zip(named, mixture.as_sampled([made[name] for name in named]), strict=True)
 
 
 def _check(name: str, value: Any, made: Mapping[str, Any], known: Sequence[Parameter], where: str) -> None:

@@ -13,25 +13,28 @@ from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
 from raycodellm.config.errors import UserError, shown
+from raycodellm.config.simplex import WHOLE, Simplex, read_simplex
 from raycodellm.config.yaml_text import write_yaml
 
 Condition = tuple[tuple[str, Any], ...]
 """Choices that a parameter depends on: (name of a choice, label of its option), outermost first."""
 MOST_PARAMETERS = 200
 MOST_OPTIONS = 500
-_DOMAIN_KEYS = ("uniform", "loguniform", "int", "choice")
+_DOMAIN_KEYS = ("uniform", "loguniform", "int", "choice", "simplex")
 _UNSEARCHABLE = ("name", "seed", "sources", "cleaning", "tokenizer", "search", "scaling", "tracking")
 
 
 @dataclass(frozen=True)
 class Domain:
-    """The values that one searched leaf may take. `kind`: uniform, loguniform, int or choice."""
+    """The values that one searched leaf may take. `kind`: uniform, loguniform, int, choice or simplex."""
 
     kind: str
     low: float = 0.0
     high: float = 0.0
     options: tuple[Any, ...] = ()
     """Labels of a choice's options: scalars as they are, a nested tree or a list as compact YAML."""
+    simplex: Simplex | None = None
+    """The mixture of which this is one source's weight."""
 
     def probes(self) -> tuple[Any, ...]:
         """The values that a validity check tries: every option, or both ends of a range and a value between."""
@@ -40,6 +43,8 @@ class Domain:
         if self.kind == "int":
             low, high = int(self.low), int(self.high)
             return tuple(dict.fromkeys((low, high, low + 1, (low + high) // 2, high - 1)))
+        if self.kind == "simplex":
+            return tuple(dict.fromkeys((self.low, self.high)))
         # Not a round share of the way, so that the value is no whole number where both ends are.
         return (self.low, self.high, self.low + (self.high - self.low) / math.pi)
 
@@ -49,6 +54,8 @@ class Domain:
             return any(is_same(value, option) for option in self.options)
         if isinstance(value, bool) or not isinstance(value, (int, float)):
             return False
+        if self.kind == "simplex":  # weights may be written in rounded numbers
+            return self.low - 1 / WHOLE <= value <= self.high + 1 / WHOLE
         return self.low <= value <= self.high and (self.kind != "int" or float(value).is_integer())
 
     def __str__(self) -> str:
@@ -140,6 +147,11 @@ def find_parameters(tree: dict[str, Any], origin: str) -> tuple[Parameter, ...]:
         if path[0] in _UNSEARCHABLE or (path[0] == "stages" and (len(path) < 3 or path[2] == "name")):
             raise UserError(f"{origin}: {name} cannot be searched over; search in model, a stage or evaluation")
         for one in _searches_at(name, node, origin, (), None):
+            if one.domain.simplex and (path[0] != "stages" or not one.domain.simplex.name.endswith(".weights")):
+                raise UserError(
+                    f"{origin}: {one.domain.simplex.name}: simplex searches a mixture; use it for the weights of a "
+                    "stage or of its phases"
+                )
             searches.append(one)
             if len(searches) > MOST_PARAMETERS:
                 raise UserError(f"{origin}: searches over more than {MOST_PARAMETERS:,} parameters; use fewer")
@@ -149,8 +161,13 @@ def find_parameters(tree: dict[str, Any], origin: str) -> tuple[Parameter, ...]:
 def _searches_at(
     name: str, node: dict[str, Any], origin: str, condition: Condition, option: _Option | None
 ) -> Iterator[_Search]:
-    """A search and all searches inside its options."""
+    """A search and all searches inside its options; a search over a mixture is one search per source."""
     domain = _domain(name, node, origin)
+    if domain.simplex is not None:
+        simplex = domain.simplex
+        for source, low, high in zip(simplex.names, simplex.lows, simplex.highs, strict=True):
+            yield _Search(source, replace(domain, low=low / WHOLE, high=high / WHOLE), condition, option)
+        return
     yield _Search(name, domain, condition, option)
     for place, inside in enumerate(node["search"]["choice"] if domain.kind == "choice" else ()):
         if is_search(inside):
@@ -216,6 +233,11 @@ def _domain(name: str, node: dict[str, Any], origin: str) -> Domain:
     if not isinstance(spec, dict) or len(spec) != 1 or next(iter(spec)) not in _DOMAIN_KEYS:
         raise UserError(f"{origin}: {name}: search holds {shown(spec)}; use one of {', '.join(_DOMAIN_KEYS)}")
     kind, values = next(iter(spec.items()))
+    if kind == "simplex":
+        try:
+            return Domain(kind, simplex=read_simplex(name, values))
+        except ValueError as error:
+            raise UserError(f"{origin}: {name}: {error}") from error
     if not isinstance(values, list) or not values:
         raise UserError(f"{origin}: {name}: {kind} holds {shown(values)}; give a list")
     if kind == "choice":

@@ -17,6 +17,7 @@ from raycodellm.config.enqueued import enqueued_points, reference_point
 from raycodellm.config.errors import UserError, shown
 from raycodellm.config.messages import explain
 from raycodellm.config.old_spellings import current_path, in_current_spelling
+from raycodellm.config.simplex import read_simplex
 from raycodellm.config.spaces import (
     Domain,
     Parameter,
@@ -167,7 +168,7 @@ def _resolve_probe(file: SweepFile, point: Mapping[str, Any]) -> None:
         resolve(file, point)
     except UserError as error:
         domain = file.domains.get(next(reversed([*point]), ""))
-        if domain is None or domain.kind == "choice":
+        if domain is None or domain.kind in ("choice", "simplex"):
             raise
         use = "int or a choice" if domain.kind != "int" else "a choice"
         raise UserError(f"{error} (a value of its search, {domain.kind} over {domain}; use {use})") from error
@@ -253,6 +254,9 @@ def _substitute(file: SweepFile, node: Any, path: tuple[Any, ...], params: Mappi
 
 def _choose(file: SweepFile, name: str, spec: dict[str, Any], params: Mapping[str, Any]) -> Any:
     kind, values = next(iter(spec.items()))
+    if kind == "simplex":
+        given = {source: params[f"{name}.{source}"] for source in values if f"{name}.{source}" in params}
+        return given if len(given) == len(values) else read_simplex(name, values).completed(given)
     if kind != "choice":
         return params.get(name, values[0])
     if name not in params:

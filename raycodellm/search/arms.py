@@ -22,6 +22,11 @@ def grid(file: SweepFile) -> list[dict[str, Any]]:
     Raises `UserError` naming a parameter that has no finite set of values, or when the grid is too large.
     """
     for one in file.parameters:
+        if one.domain.simplex is not None:
+            raise UserError(
+                f"search.sampler: grid cannot list {one.domain.simplex.name}, which is a simplex; give it a choice of "
+                "mixtures, or use sampler: random with a number of trials"
+            )
         if one.domain.kind not in ("choice", "int"):
             raise UserError(
                 f"search.sampler: grid cannot list {one.name}, which is {one.domain.kind} over {one.domain}; "

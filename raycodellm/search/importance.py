@@ -7,7 +7,7 @@ from typing import Any
 
 from raycodellm.config import SweepFile
 from raycodellm.search.journal_file import quiet_optuna
-from raycodellm.search.space import by_key, by_name, distributions
+from raycodellm.search.space import by_key, by_name, distributions, simplices, unit_keys
 
 FEWEST_POINTS = 20
 """Points below which importance would be that of a few accidents."""
@@ -37,20 +37,32 @@ def importances(
         return {}
     study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
     study.add_trials(
-        [
-            optuna.trial.create_trial(params=by_key(file, point), distributions=found, value=score)
-            for point, score, found in whole
-        ]
+        [optuna.trial.create_trial(**_content(file, point, found), value=score) for point, score, found in whole]
     )
-    evaluators = {
+    evaluators: dict[str, optuna.importance.BaseImportanceEvaluator] = {
         PED_ANOVA: optuna.importance.PedAnovaImportanceEvaluator(),
-        FANOVA: optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, max_depth=_DEPTH, seed=0),
     }
+    if not simplices(file):
+        evaluators[FANOVA] = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, max_depth=_DEPTH, seed=0)
     found = {
         name: _by_name(file, optuna.importance.get_param_importances(study, evaluator=evaluator))
         for name, evaluator in evaluators.items()
     }
     return {name: shares for name, shares in found.items() if shares}
+
+
+def _content(file: SweepFile, point: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+    """Parameters and distributions of a point for the evaluators: by Optuna's keys, mixtures by their weights."""
+    from optuna.distributions import FloatDistribution
+
+    keyed, known = by_key(file, point), dict(found)
+    for one in file.parameters:
+        simplex = one.domain.simplex
+        if simplex is not None and one.name in point and one.is_active(point) and one.domain.low < one.domain.high:
+            for key in unit_keys(file, simplex):
+                keyed.pop(key, None), known.pop(key, None)
+            keyed[one.key], known[one.key] = point[one.name], FloatDistribution(one.domain.low, one.domain.high)
+    return {"params": keyed, "distributions": known}
 
 
 def _by_name(file: SweepFile, shares: Mapping[str, float]) -> dict[str, float]:

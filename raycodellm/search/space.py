@@ -1,16 +1,20 @@
 """The search space as Optuna samples it: which parameters a trial has, in which order, and under which keys.
 
 Optuna knows a parameter by its key. The key is the parameter's name (its path in the sweep file) unless several options
-of a choice search over the same name in spaces of their own: then each of them has its own key.
+of a choice search over the same name in spaces of their own: then each of them has its own key. A mixture is searched
+by its units (`config.simplex`), numbers from 0 to 1, one fewer than its free sources; everywhere else it is known by
+its weights.
 """
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+import contextlib
+from collections.abc import Callable, Collection, Mapping, Sequence
 from typing import Any, NamedTuple, Protocol
 
 from raycodellm import config
 from raycodellm.config import Domain, Parameter, SweepFile
+from raycodellm.config.simplex import Simplex
 from raycodellm.search.journal_file import quiet_optuna
 
 
@@ -76,9 +80,26 @@ def sample(file: SweepFile, trial: Asker) -> dict[str, Any]:
     """Samples every parameter that has an effect. Returns the point by the parameters' names."""
     params: dict[str, Any] = {}
     for one in sampling_order(file):
-        if is_relevant(file, one, params):
+        if one.name in params or not is_relevant(file, one, params):
+            continue
+        simplex = one.domain.simplex
+        if simplex is None:
             params[one.name] = _suggest(trial, one.key, one.domain)
+        else:
+            units = [trial.suggest_float(key, 0.0, 1.0, log=False) for key in unit_keys(file, simplex)]
+            params |= zip(simplex.names, simplex.weights(units), strict=True)
     return params
+
+
+def unit_keys(file: SweepFile, simplex: Simplex) -> tuple[str, ...]:
+    """Optuna's keys of a mixture's units, each named by the source whose weight it decides."""
+    keys = [one.key for one in file.parameters if one.domain.simplex == simplex]
+    return tuple(f"{keys[place]}.unit" for place in simplex.with_unit)
+
+
+def simplices(file: SweepFile) -> list[Simplex]:
+    """The searched mixtures, in the order of the file."""
+    return list(dict.fromkeys(one.domain.simplex for one in file.parameters if one.domain.simplex))
 
 
 def _suggest(trial: Asker, key: str, domain: Domain) -> Any:
@@ -109,15 +130,46 @@ def distributions(file: SweepFile, params: Mapping[str, Any]) -> dict[str, Any] 
 
 
 def by_name(file: SweepFile, point: Mapping[str, Any]) -> dict[str, Any]:
-    """A point by the parameters' names, from one by Optuna's keys. A key of an older version gets its present name."""
+    """A point by the parameters' names, from one by Optuna's keys. A key of an older version gets its present name.
+
+    Leaves out a mixture of which the point lacks a unit.
+    """
     names = {one.key: one.name for one in file.parameters}
-    return {names.get(key) or config.current_name(key): value for key, value in point.items()}
+    mixtures = {
+        key: (simplex, keys) for simplex in simplices(file) for keys in [unit_keys(file, simplex)] for key in keys
+    }
+    named: dict[str, Any] = {}
+    for key, value in point.items():
+        if key not in mixtures:
+            named[names.get(key) or config.current_name(key)] = value
+            continue
+        simplex, keys = mixtures[key]
+        if key == keys[0] and point.keys() >= set(keys):
+            named |= zip(simplex.names, simplex.weights([point[one] for one in keys]), strict=True)
+    return named
 
 
 def by_key(file: SweepFile, params: Mapping[str, Any]) -> dict[str, Any]:
-    """A whole point by Optuna's keys, from one by the parameters' names. An unknown name stays as it is."""
+    """A whole point by Optuna's keys, from one by the parameters' names. An unknown name stays as it is, and so do
+    weights that are no mixture of the space."""
     keys = {one.name: one.key for one in file.parameters if one.is_active(params)}
-    return {keys.get(name, name): value for name, value in params.items()}
+    units = _units(file, params, {one.domain.simplex for one in file.parameters if one.is_active(params)})
+    done = {name for simplex in units for name in simplex.names}
+    point = {keys.get(name, name): value for name, value in params.items() if name not in done}
+    return {**point, **{key: unit for found in units.values() for key, unit in found.items()}}
+
+
+def _units(
+    file: SweepFile, params: Mapping[str, Any], among: Collection[Simplex | None]
+) -> dict[Simplex, dict[str, float]]:
+    """The units by their keys of each mixture among `among` whose weights are in `params` and in its bounds."""
+    found = {}
+    for simplex in simplices(file):
+        if simplex in among and all(name in params for name in simplex.names):
+            with contextlib.suppress(ValueError):
+                units = simplex.units([params[name] for name in simplex.names])
+                found[simplex] = dict(zip(unit_keys(file, simplex), units, strict=True))
+    return found
 
 
 def keyed_points(file: SweepFile, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
@@ -126,7 +178,15 @@ def keyed_points(file: SweepFile, points: Sequence[Mapping[str, Any]]) -> list[d
     parameters: dict[str, list[Parameter]] = {}
     for one in file.parameters:
         parameters.setdefault(one.name, []).append(one)
-    return [
-        {one.key: value for name, value in point.items() for one in parameters[name] if one.domain.holds(value)}
-        for point in points
-    ]
+    mixtures, keyed = simplices(file), []
+    for point in points:
+        plain = {
+            one.key: value
+            for name, value in point.items()
+            for one in parameters[name]
+            if one.domain.simplex is None and one.domain.holds(value)
+        }
+        for units in _units(file, point, mixtures).values():
+            plain |= units
+        keyed.append(plain)
+    return keyed
