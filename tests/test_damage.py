@@ -212,14 +212,14 @@ def test_fields_of_a_newer_version_are_read_over_and_kept(sweep_text, storage, c
         known = json.loads((storage / name).read_text())
         (storage / name).write_text(json.dumps({**known, "verdict": {"is": "better"}}))
     yaml_file = storage / "small/sweep.yaml"
-    yaml_file.write_text(yaml_file.read_text().replace("\nsearch:\n", "\nsearch:\n  confirm: {best: 2}\n"))
+    yaml_file.write_text(yaml_file.read_text().replace("\nsearch:\n", "\nsearch:\n  judge: {best: 2}\n"))
     assert cli.main(["status", str(storage / "small")]) == cli.main(["report", str(storage / "small")]) == 0
     said = capsys.readouterr().err.splitlines()
-    assert all("sweep.yaml: search.confirm: unknown key" in line for line in said)
+    assert all("sweep.yaml: search.judge: unknown key" in line for line in said)
     result = storage_files.read_result(Folder(str(storage / "small/trials/0001")))
     assert as_json(result)["verdict"] == {"is": "better"}
     assert "verdict" not in result.row()
-    with pytest.raises(UserError, match=r"search\.confirm"):  # what it computes is not known: `run` must not go on
+    with pytest.raises(UserError, match=r"search\.judge"):  # what it computes is not known: `run` must not go on
         read_as_run_does(storage, sweep_text, [])
 
 

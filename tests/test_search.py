@@ -8,6 +8,7 @@ import pytest
 
 from raycodellm import config, search
 from raycodellm.config import UserError
+from raycodellm.records import CONFIRM_SEEDS, TrialResult
 
 
 def parsed(text: str, *overrides: str) -> config.SweepFile:
@@ -18,6 +19,7 @@ def is_relevant(file, name, params):
     return any(search.is_relevant(file, one, params) for one in file.parameters if one.name == name)
 
 
+SCORED = {"mean/bpb": 1.0}
 CHOICES = "pretrain.code_ratio={search: {choice: [0.0, 0.5]}}"
 
 
@@ -140,6 +142,94 @@ def test_a_confirmation_needs_a_reference_and_looks_that_grow(sweep_text: str) -
         parsed(sweep_text, "search.confirm={best: 1}")
     with pytest.raises(UserError, match="found 2 after 4"):
         parsed(sweep_text, "search.reference={}", "search.confirm={seeds: [4, 2]}")
+
+
+def test_the_reference_is_tried_first_and_once(sweep_text: str, tmp_path) -> None:
+    point = "pretrain.code_ratio: 0.5, pretrain.schedule: increase"
+    other = "{pretrain.code_ratio: 0.25}"
+    named = (f"search.reference={{{point}}}", f"search.enqueue=[{other}, {{{point}}}]")
+    expected = {"pretrain.code_ratio": 0.5, "pretrain.schedule": "increase"}
+    file = parsed(sweep_text, *named, "search.trials=2")
+    assert search.num_trials(file) == 2
+    study = search.SweepStudy(tmp_path / "optuna.log", file)
+    first, second = study.suggest(), study.suggest()
+    assert (first.arm, first.params, second.params["pretrain.code_ratio"]) == (0, expected, 0.25)
+    assert search.preview(file, 9)[0] == expected
+    grid = parsed(sweep_text, *named[:1], CHOICES, "search.sampler=grid", "search.trials=null")
+    assert search.grid(grid)[0] == expected and search.num_trials(grid) == 4
+
+
+CONFIRM = "search.confirm={best: 1, seeds: [2, 3]}"
+CONFIRMED = ("search.reference={pretrain.code_ratio: 0.0}", CONFIRM, "search.trials=2")
+FIRST_LOOK = [(0, 0), (1, 0), (0, 1), (1, 1)]
+
+
+def searched(path, file: config.SweepFile) -> search.SweepStudy:
+    """A study whose search is over."""
+    study = search.SweepStudy(path, file)
+    for number in range(search.num_trials(file)):
+        study.tell(study.suggest().number, [float(number)])
+    return study
+
+
+def confirmed(study: search.SweepStudy, wanted=FIRST_LOOK) -> set[tuple]:
+    """The confirmation's trials, each told as it is suggested."""
+    study.confirm(wanted)
+    while study.has_open:
+        study.tell((one := study.suggest()).number, [1.0])
+        assert one.phase == "confirm"
+    return {
+        (t.number, t.user_attrs["arm"], t.user_attrs["replicate"], t.user_attrs["phase"], repr(t.params))
+        for t in study.trials()
+        if "phase" in t.user_attrs
+    }
+
+
+def test_a_confirmation_repeats_its_arms_with_seeds_that_the_search_never_had(sweep_text: str, tmp_path) -> None:
+    file = parsed(sweep_text, *CONFIRMED)
+    study = searched(tmp_path / "optuna.log", file)
+    points = {t.user_attrs["arm"]: repr(t.params) for t in study.trials()}
+    expected = {
+        (2 + place, arm, CONFIRM_SEEDS + seed, "confirm", points[arm]) for place, (arm, seed) in enumerate(FIRST_LOOK)
+    }
+    assert confirmed(study) == confirmed(search.SweepStudy(tmp_path / "optuna.log", file)) == expected
+    assert (search.num_trials(file), search.most_trials(file), study.num_begun()) == (2, 8, 2)
+    study.confirm([(0, 2), (1, 2)])
+    assert [(one.number, one.arm) for one in (study.suggest(), study.suggest())] == [(6, 0), (7, 1)]
+
+
+def test_a_driver_killed_after_any_line_of_a_confirmation_leaves_it_to_the_next_one(sweep_text, tmp_path) -> None:
+    file, path = parsed(sweep_text, *CONFIRMED), tmp_path / "optuna.log"
+    study = searched(path, file)
+    before = len(path.read_bytes().splitlines())
+    expected = confirmed(study, FIRST_LOOK[:2])
+    lines = path.read_bytes().splitlines(keepends=True)
+    for end in range(before, len(lines)):
+        path.write_bytes(b"".join(lines[:end]) + lines[end][:9])
+        assert confirmed(search.SweepStudy(path, file), FIRST_LOOK[:2]) == expected, end
+
+
+def test_a_confirmation_leaves_out_the_points_that_the_search_did_not_reach(sweep_text: str, tmp_path) -> None:
+    same = "{pretrain.code_ratio: 0.0, pretrain.schedule: increase}"  # the reference again: one more seed of it
+    file = parsed(sweep_text, *CONFIRMED, "search.replicates=2", f"search.enqueue=[{{}}, {same}]")
+    study = searched(tmp_path / "optuna.log", file)
+    states = [trial.state.name for trial in study.trials()]
+    assert len(confirmed(study)) == 4
+    assert [trial.state.name for trial in study.trials()][: len(states)] == states
+
+
+def test_a_trial_that_is_lost_wholly_after_the_search_is_one_of_the_confirmation_again(sweep_text, tmp_path) -> None:
+    file, path = parsed(sweep_text, *CONFIRMED), tmp_path / "optuna.log"
+    expected = confirmed(searched(path, file))
+    results = {
+        t.number: TrialResult(t.number, "complete", t.user_attrs["arm"], t.user_attrs["replicate"], t.params, SCORED)
+        for t in search.read_journal(path, file, {}).trials
+    }
+    del results[4]
+    search.rebuild_journal(path, file, (), results, set())
+    study = search.SweepStudy(path, file)
+    assert study.unfinished() == [] and not study.has_open
+    assert confirmed(study) == expected
 
 
 def test_what_cannot_be_counted_is_refused_by_its_number(sweep_text: str) -> None:

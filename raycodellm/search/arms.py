@@ -9,6 +9,7 @@ from typing import Any
 from raycodellm import config
 from raycodellm.config import Parameter, Search, SweepFile, UserError
 from raycodellm.search.journal_file import quiet_optuna
+from raycodellm.search.reference import reference_point
 from raycodellm.search.space import by_name, is_relevant, keyed_points, sample, sampling_order
 
 MAX_TRIALS = 10_000
@@ -17,7 +18,7 @@ MAX_GRID_POINTS = 1_000
 
 
 def grid(file: SweepFile) -> list[dict[str, Any]]:
-    """Every distinct point of a space of choices and whole numbers: enqueued points first, then the file's order.
+    """Every distinct point of a space of choices and whole numbers: the reference, enqueued points, the file's order.
 
     Raises `UserError` naming a parameter that has no finite set of values, or when the grid is too large.
     """
@@ -38,9 +39,9 @@ def grid(file: SweepFile) -> list[dict[str, Any]]:
             f"search.sampler: the grid has over {MAX_GRID_POINTS:,} points, which cannot all be tried; give the "
             "searches fewer values, or use sampler: tpe with a number of trials"
         )
-    enqueued = [point for wanted in file.enqueued() for point in points if _agrees(point, wanted)]
-    ordered = [*enqueued, *points]
-    return [point for place, point in enumerate(ordered) if point not in ordered[:place]] if enqueued else points
+    first = [point for wanted in _wanted_first(file) for point in points if _agrees(point, wanted)]
+    ordered = [*first, *points]
+    return [point for place, point in enumerate(ordered) if point not in ordered[:place]] if first else points
 
 
 def _agrees(point: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -61,9 +62,18 @@ def _points(file: SweepFile, left: Sequence[Parameter], params: dict[str, Any]) 
         yield from _points(file, rest, {**params, one.name: value})
 
 
+def _wanted_first(file: SweepFile) -> list[dict[str, Any]]:
+    """The reference, then the points of `search.enqueue` but those that say no more than the reference."""
+    reference = reference_point(file)
+    if reference is None:
+        return file.enqueued()
+    return [reference, *(point for point in file.enqueued() if not reference.items() <= point.items())]
+
+
 def first_points(file: SweepFile) -> list[dict[str, Any]]:
-    """The points that a new study tries first: the whole grid, or the enqueued points. By the parameters' names."""
-    return grid(file) if file.example().search.sampler == "grid" else file.enqueued()
+    """The points that a new study tries first, by the parameters' names: the whole grid, or the reference and the
+    enqueued points."""
+    return grid(file) if file.example().search.sampler == "grid" else _wanted_first(file)
 
 
 def num_arms(file: SweepFile) -> int:
@@ -81,7 +91,7 @@ def num_arms(file: SweepFile) -> int:
         return _checked(len(points), search)
     if search.trials is None:
         raise UserError(f"search.trials: is missing; sampler {search.sampler} needs a number, for example trials: 6")
-    return _checked(max(search.trials, len(search.enqueue)), search)
+    return _checked(max(search.trials, len(_wanted_first(file))), search)
 
 
 def _checked(num_arms: int, search: Search) -> int:
@@ -92,19 +102,20 @@ def _checked(num_arms: int, search: Search) -> int:
 
 
 def num_trials(file: SweepFile) -> int:
-    """Trials of the whole sweep: every arm once per replicate."""
+    """Trials of the search: every arm once per replicate. Their numbers are the first ones of the sweep."""
     return num_arms(file) * file.example().search.replicates
 
 
 def preview(file: SweepFile, most: int) -> list[dict[str, Any]]:
-    """The first `most` arms of a grid; for any other sampler the enqueued points, then random ones as an example."""
+    """The first `most` arms of a grid; for any other sampler the points that are tried first, then random ones as an
+    example."""
     if file.example().search.sampler == "grid":
         return grid(file)[:most]
     import optuna
 
     quiet_optuna()
     study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=file.example().seed))
-    for point in keyed_points(file, file.enqueued()):
+    for point in keyed_points(file, first_points(file)):
         study.enqueue_trial(point)
     arms = []
     for _ in range(min(most, num_arms(file))):

@@ -19,7 +19,7 @@ from raycodellm.records import TrialResult
 from raycodellm.search.journal_file import open_journal, quiet_optuna
 from raycodellm.search.objectives import objective_values
 from raycodellm.search.space import by_key, by_name, distributions
-from raycodellm.search.study import create_study, enqueue_first_points
+from raycodellm.search.study import attributes, create_study, enqueue_first_points
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -177,7 +177,7 @@ def _trial(
     if result is not None and not agrees(known, result, file, sweep.seed):
         fitting = distributions(file, result.params)
     if result is not None and fitting is not None:
-        attrs: dict[str, Any] = {"arm": result.arm, "replicate": result.seed - sweep.seed}
+        attrs = attributes(result.arm, result.seed - sweep.seed)
         content = {"params": by_key(file, result.params), "distributions": fitting, "user_attrs": attrs}
     elif known is not None:
         content = {"params": known.params, "distributions": known.distributions, "user_attrs": known.user_attrs}

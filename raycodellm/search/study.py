@@ -1,6 +1,9 @@
 """The sweep's Optuna study: it suggests numbered trials and is told how each of them ended.
 
 An Optuna trial is a trial of the sweep and has the same number. Its arm and its replicate are user attributes.
+
+Confirmation trials are told with their values, as all others are: each is one more measurement of its arm's point. No
+sampler sees them in a sweep that ends as planned, since nothing is drawn once the search is over.
 """
 
 from __future__ import annotations
@@ -11,7 +14,9 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import SweepFile
-from raycodellm.search.arms import first_points, num_arms
+from raycodellm.records import CONFIRM_SEEDS
+from raycodellm.search.arms import first_points, num_arms, num_trials
+from raycodellm.search.confirmation import Phase, phase_of
 from raycodellm.search.journal_file import open_journal
 from raycodellm.search.samplers import make_sampler
 from raycodellm.search.space import by_name, keyed_points, sample
@@ -32,6 +37,10 @@ class Suggestion:
     params: dict[str, Any]
     """By the parameters' names."""
 
+    @property
+    def phase(self) -> Phase:
+        return phase_of(self.replicate)
+
 
 class SweepStudy:
     """The sweep's study in its journal file."""
@@ -45,7 +54,7 @@ class SweepStudy:
         self._storage = open_journal(path)
         self._study = create_study(self._storage, file)
         sweep, known = file.example(), self.trials()
-        self._num_replicates = sweep.search.replicates
+        self._num_replicates, self._num_searched = sweep.search.replicates, num_trials(file)
         self._arms = _Arms(known)
         if all(trial.state == TrialState.WAITING for trial in known):  # a killed driver may have enqueued some of them
             enqueue_first_points(self._study, file)
@@ -53,7 +62,11 @@ class SweepStudy:
             if _has_arm(trial) and trial.user_attrs["replicate"] == 0:
                 self._enqueue_replicates(trial.user_attrs["arm"], trial.params)
         self._study.sampler = make_sampler(sweep.search, sweep.seed, num_arms(file), len(self.trials()))
-        self._to_suggest_again = self.unfinished()
+        # Only where both the journal and the trial's folder were damaged: else the journal has its arm.
+        self._lost = [trial.number for trial in self.trials() if self._is_lost_confirmation(trial)]
+        self._to_suggest_again = [number for number in self.unfinished() if number not in self._lost]
+        self._to_confirm: list[int] = []
+        """Numbers of the confirmation trials that wait to be suggested."""
 
     def trials(self) -> list[FrozenTrial]:
         """All trials as Optuna keeps them, by number."""
@@ -68,9 +81,43 @@ class SweepStudy:
     def num_finished(self) -> int:
         return sum(trial.state.is_finished() for trial in self.trials())
 
+    def num_begun(self) -> int:
+        """The search's trials that were suggested, finished ones among them."""
+        from optuna.trial import TrialState
+
+        begun = [trial for trial in self.trials() if trial.state != TrialState.WAITING]
+        return sum(phase_of(trial.user_attrs.get("replicate", 0)) == "search" for trial in begun)
+
+    @property
+    def has_open(self) -> bool:
+        """True if a trial left unfinished, or one of the confirmation, waits to be suggested."""
+        return bool(self._to_suggest_again or self._to_confirm)
+
+    def confirm(self, wanted: Sequence[tuple[int, int]]) -> None:
+        """Suggests these confirmation trials from now on, each an arm and a place among the fresh seeds; enqueues those
+        that the study lacks. To be called when the search is over: nothing more is sampled then."""
+        from optuna.samplers import RandomSampler
+        from optuna.trial import TrialState
+
+        self._study.sampler = RandomSampler()  # asked before each trial, though every parameter is fixed
+        for arm, place in wanted:
+            if self._arms.add(arm, CONFIRM_SEEDS + place, params := self._arms.params(arm)):
+                if self._lost:
+                    self._make_again(self._lost.pop(0), arm, CONFIRM_SEEDS + place, params)
+                else:
+                    self._enqueue(arm, CONFIRM_SEEDS + place, params)
+        waiting = {_place(trial): trial.number for trial in self.trials() if trial.state == TrialState.WAITING}
+        places = [(arm, CONFIRM_SEEDS + place) for arm, place in wanted]
+        self._to_confirm = [waiting[place] for place in places if place in waiting]
+
     def suggest(self) -> Suggestion:
-        """The next trial to run: one left unfinished under its own number, else a new one."""
-        trial = self._running_trial(self._to_suggest_again.pop(0)) if self._to_suggest_again else self._study.ask()
+        """The next trial to run: one left unfinished under its own number, one of the confirmation, or a new one."""
+        if self._to_suggest_again:
+            trial = self._live_trial(self._to_suggest_again.pop(0))
+        elif self._to_confirm:
+            trial = self._begun_trial(self._to_confirm.pop(0))
+        else:
+            trial = self._study.ask()
         sample(self._file, trial)
         if not _has_arm(trial):
             self._give_arm(trial)
@@ -87,12 +134,42 @@ class SweepStudy:
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
         self._study.tell(number, None if values is None else list(values), state=state, skip_if_finished=True)
 
-    def _running_trial(self, number: int) -> optuna.trial.Trial:
+    def _live_trial(self, number: int) -> optuna.trial.Trial:
         """An unfinished trial as Optuna's live trial: parameters that it has already are not sampled again."""
         from optuna.trial import Trial
 
+        return Trial(self._study, self._id_of(number))
+
+    def _begun_trial(self, number: int) -> optuna.trial.Trial:
+        """A trial that waits, as a live one. Optuna itself begins the first that waits, which may be another."""
+        from optuna.trial import TrialState
+
+        self._storage.set_trial_state_values(self._id_of(number), TrialState.RUNNING)
+        return self._live_trial(number)
+
+    def _is_lost_confirmation(self, trial: FrozenTrial) -> bool:
+        """True for an open trial without an arm whose number tells that it was one of the confirmation."""
+        confirms = self._file.example().search.confirm is not None
+        return confirms and not _has_arm(trial) and not trial.state.is_finished() and trial.number >= self._num_searched
+
+    def _make_again(self, number: int, arm: int, replicate: int, params: Mapping[str, Any]) -> None:
+        """Makes a trial of which nothing is known this one."""
+        from optuna.trial import TrialState
+
+        number_id = self._id_of(number)
+        self._storage.set_trial_system_attr(number_id, "fixed_params", dict(params))
+        for name, value in attributes(arm, replicate).items():
+            self._storage.set_trial_user_attr(number_id, name, value)
+        if self._storage.get_trial(number_id).state == TrialState.RUNNING:
+            self._to_suggest_again.append(number)
+
+    def _id_of(self, number: int) -> int:
+        """Optuna's id of the trial in its storage."""
         study_id = self._storage.get_study_id_from_name(self._study.study_name)
-        return Trial(self._study, self._storage.get_trial_id_from_study_id_trial_number(study_id, number))
+        return self._storage.get_trial_id_from_study_id_trial_number(study_id, number)
+
+    def _enqueue(self, arm: int, replicate: int, params: Mapping[str, Any]) -> None:
+        self._study.enqueue_trial(dict(params), user_attrs=attributes(arm, replicate))
 
     def _give_arm(self, trial: optuna.trial.Trial) -> None:
         """Gives a just sampled trial its arm and replicate, and enqueues the other replicates of a new arm.
@@ -101,8 +178,8 @@ class SweepStudy:
         """
         params = trial.params  # a deep copy each time
         arm, replicate = self._arms.place(params)
-        trial.set_user_attr("arm", arm)
-        trial.set_user_attr("replicate", replicate)
+        for name, value in attributes(arm, replicate).items():
+            trial.set_user_attr(name, value)
         if replicate == 0:
             self._enqueue_replicates(arm, params)
 
@@ -110,7 +187,7 @@ class SweepStudy:
         """Enqueues the arm's replicates that the study lacks."""
         for replicate in range(1, self._num_replicates):
             if self._arms.add(arm, replicate, params):
-                self._study.enqueue_trial(dict(params), user_attrs={"arm": arm, "replicate": replicate})
+                self._enqueue(arm, replicate, params)
 
 
 class _Arms:
@@ -118,6 +195,7 @@ class _Arms:
 
     def __init__(self, trials: Sequence[FrozenTrial]) -> None:
         self._by_params: dict[str, int] = {}
+        self._params: dict[int, dict[str, Any]] = {}
         self._replicates: dict[int, set[int]] = {}
         for trial in trials:
             if _has_arm(trial):
@@ -127,10 +205,15 @@ class _Arms:
     def add(self, arm: int, replicate: int, params: Mapping[str, Any]) -> bool:
         """False if the arm has that replicate."""
         self._by_params.setdefault(_text(params), arm)
+        self._params.setdefault(arm, dict(params))
         known = self._replicates.setdefault(arm, set())
         is_new = replicate not in known
         known.add(replicate)
         return is_new
+
+    def params(self, arm: int) -> dict[str, Any]:
+        """By Optuna's keys."""
+        return self._params[arm]
 
     def place(self, params: Mapping[str, Any]) -> tuple[int, int]:
         """The arm and the replicate of a trial with these parameters that was just sampled: a new arm, or one more
@@ -138,7 +221,8 @@ class _Arms:
         arm = self._by_params.get(_text(params))
         if arm is None:
             arm = 1 + max(self._replicates, default=-1)
-        replicate = 1 + max(self._replicates.get(arm, ()), default=-1)
+        searched = (one for one in self._replicates.get(arm, ()) if phase_of(one) == "search")
+        replicate = 1 + max(searched, default=-1)
         self.add(arm, replicate, params)
         return arm, replicate
 
@@ -147,6 +231,17 @@ def _has_arm(trial: FrozenTrial | optuna.trial.Trial) -> bool:
     """True if the trial has its arm and its replicate, which are two entries of the journal: a driver may have been
     killed between them."""
     return {"arm", "replicate"} <= trial.user_attrs.keys()
+
+
+def _place(trial: FrozenTrial) -> tuple[int, int]:
+    """The trial's arm and replicate; -1 for what it does not have yet."""
+    return trial.user_attrs.get("arm", -1), trial.user_attrs.get("replicate", -1)
+
+
+def attributes(arm: int, replicate: int) -> dict[str, Any]:
+    """User attributes of a trial. The phase follows from the replicate and is there for people."""
+    phase: dict[str, Any] = {"phase": "confirm"} if phase_of(replicate) == "confirm" else {}
+    return {"arm": arm, "replicate": replicate, **phase}
 
 
 def _text(params: Mapping[str, Any]) -> str:
@@ -167,8 +262,15 @@ def create_study(storage: optuna.storages.BaseStorage, file: SweepFile) -> optun
 
 
 def enqueue_first_points(study: optuna.Study, file: SweepFile) -> None:
-    """Enqueues the grid or the points to try first, except those that a trial of the study has already."""
-    known = [{**t.params, **t.system_attrs.get("fixed_params", {})} for t in study.get_trials(deepcopy=False)]
-    for point in keyed_points(file, first_points(file)):
-        if not any(point.items() <= params.items() for params in known):
-            study.enqueue_trial(point)
+    """Enqueues the grid, or the points to try first, except those that an arm of the study has already."""
+    left = keyed_points(file, first_points(file))
+    for trial in study.get_trials(deepcopy=False):
+        replicate = trial.user_attrs.get("replicate", 0)
+        if 0 < replicate < file.example().search.replicates or phase_of(replicate) == "confirm":
+            continue  # enqueued for an arm, not for a point
+        params = {**trial.params, **trial.system_attrs.get("fixed_params", {})}
+        known = next((point for point in left if point.items() <= params.items()), None)
+        if known is not None:  # one point for each trial: a point may stand several times, or say less than another
+            left.remove(known)
+    for point in left:
+        study.enqueue_trial(point)
