@@ -129,7 +129,9 @@ def _eval_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--include", metavar="DIR", help="a folder with lm-eval YAML files, whose tasks then go by name")
     made.add_argument("--data", metavar="DIR", help="a folder with copies of the data sets of the Hugging Face hub")
     made.add_argument("--limit", type=int, help="items per task")
-    made.add_argument("--few-shot", type=int, default=0)
+    made.add_argument(
+        "--few-shot", type=_examples, default=0, metavar="N", help="examples in a prompt; own: each task's own number"
+    )
     made.add_argument("--batch-size", type=int, default=32, help="sequences per forward pass")
     made.add_argument("--device", help="such as cpu or cuda:1; a GPU, if the machine has one, when left out")
     made.add_argument("--scoring", default="likelihood", help="likelihood (of the answer) or channel (of the question)")
@@ -148,6 +150,16 @@ def _eval_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--instructions", metavar="FILE", help="JSON lines with instruction and context, or prompt")
     made.add_argument("--output", metavar="DIR", help="write metrics.json and items.parquet per model here")
     made.add_argument("--json", action="store_true", help="one JSON object instead of tables; docs/evaluation.md")
+
+
+def _examples(text: str) -> int | None:
+    """The number of examples in a prompt; None for each task's own."""
+    if text == "own":
+        return None
+    try:
+        return int(text)
+    except ValueError as error:
+        raise argparse.ArgumentTypeError(f"found {text!r}; must be a whole number, or own") from error
 
 
 def _submit_options(made: argparse.ArgumentParser) -> None:

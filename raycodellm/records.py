@@ -142,6 +142,8 @@ class EvaluationJob:
     """Each task or group as the settings name it -> the tasks that it stands for."""
     keys: Mapping[str, str] = field(default_factory=dict)
     """Each of these tasks -> the key of its result, which holds the task's identity."""
+    data_commits: Mapping[str, str] = field(default_factory=dict)
+    """The commit of each data set of the hub that the tasks read, as the driver found it."""
 
     @property
     def kind(self) -> Literal["evaluation"]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 
@@ -12,6 +13,7 @@ from test_evaluation import write_model
 
 from raycodellm import compare, evaluation
 from raycodellm.config import Evaluation, Objective, UserError
+from raycodellm.evaluation.isolation import quiet
 from raycodellm.evaluation.scores import objectives
 from raycodellm.evaluation.scores.averages import average_metrics
 from raycodellm.evaluation.scores.corpus_metrics import corpus_metrics, jackknife_interval
@@ -277,9 +279,34 @@ def test_an_aggregation_that_fails_says_which_task_it_is_of():
     def broken(values):
         raise ZeroDivisionError("no pairs")
 
-    with pytest.raises(ZeroDivisionError) as failed:
+    with pytest.raises(UserError, match=r"'code': the aggregation of its metric 'odd' fails .*ZeroDivisionError: no p"):
         corpus_metrics("code", {"odd": broken}, [item(0, **item_scores({"odd": 1.0}, {"odd": broken}))])
-    assert "'odd'" in failed.value.__notes__[0] and "'code'" in failed.value.__notes__[0]
+
+
+@pytest.mark.parametrize(
+    "target, metrics, said",
+    [
+        ("many", "bleu", "metric_list names bleu, .*several right answers"),
+        ("many", "acc", "metric_list names acc, .*any answer has 1; its items have several right answers"),
+        ("text", "acc", "metric_list names acc, .*gives no number"),
+        ("text", "f1", "metric_list names f1, .*ValueError"),
+        ("text", "nosuch", "metric_list names a metric of no known aggregation"),
+        ("text", "bleu", None),
+        ("many", "exact_match", None),
+    ],
+)
+def test_a_metric_that_cannot_be_made_of_generated_answers_is_refused_when_the_task_is_loaded(
+    tmp_path, target, metrics, said
+):
+    rows = [{"q": "Say:", "text": f"word {n}", "many": [f"word {n}", "none"]} for n in range(3)]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "own.yaml").write_text(
+        f"task: own\ndataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/items.jsonl}}}}\n"
+        f"test_split: test\noutput_type: generate_until\ndoc_to_text: q\ndoc_to_target: {target}\n"
+        f"metric_list: [{{metric: {metrics}}}]\n"
+    )
+    with quiet(), contextlib.nullcontext() if said is None else pytest.raises(UserError, match=said):
+        evaluation.load_tasks((str(tmp_path / "own.yaml"),), 0)
 
 
 # --------------------------------------------------------------------------------------------------- suites' averages

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import dataclasses
 import gzip
 import json
 from pathlib import Path
 
+import datasets
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
@@ -16,6 +18,9 @@ from raycodellm.evaluation import Places
 from raycodellm.evaluation.data import sources as data_sources
 from raycodellm.evaluation.data.lookup import DataFolder, WantedData
 from raycodellm.evaluation.data.reading import read_data
+from raycodellm.evaluation.isolation import quiet
+from raycodellm.evaluation.scoring import instances_by_item
+from raycodellm.evaluation.tasks.names import NOWHERE
 
 BOOLQ = WantedData("aps/super_glue", "boolq", "boolq", "validation", ("train",))
 SCIQ = WantedData("allenai/sciq", None, "sciq", "test", ("train", "validation"))
@@ -246,12 +251,44 @@ def test_a_number_of_examples_that_a_tasks_file_names_in_vain_is_said(tmp_path: 
     (tmp_path / "also_two.yaml").write_text("include: two.yaml\ntask: also_two\n")
     names = ("two", "none", "also_two", str(tmp_path / "two.yaml"), "boxes")
 
-    def found(few_shot: int) -> list[str]:
+    def found(few_shot: int | None) -> list[str]:
         lines = evaluation.overruled_lines(Evaluation(tasks=names, include=str(tmp_path), few_shot=few_shot))
         return [line.rpartition(", as evaluation")[0] for line in lines]
 
     said = "0 examples before each item"
     assert found(0) == [f"two: {said}", f"also_two: {said}", f"{tmp_path / 'two.yaml'}: {said}"] and found(2) == []
+    assert found(None) == []
+
+
+@pytest.mark.parametrize("few_shot, shown", [(None, 2), (0, 0), (1, 1)])
+def test_no_number_of_examples_leaves_each_task_its_own(tmp_path: Path, few_shot: int | None, shown: int) -> None:
+    rows = [{"q": f"question {number}", "a": f"answer {number}"} for number in range(5)]
+    (tmp_path / "items.jsonl").write_text("\n".join(map(json.dumps, rows)))
+    (tmp_path / "two.yaml").write_text(
+        f"task: two\nnum_fewshot: 2\noutput_type: generate_until\ndoc_to_text: q\ndoc_to_target: a\n"
+        f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/items.jsonl}}}}\ntest_split: test\n"
+    )
+    with quiet():
+        loaded = evaluation.load_tasks((str(tmp_path / "two.yaml"),), few_shot).single["two"]
+        prompt = instances_by_item(loaded, 1)[0][0].args[0]
+    assert prompt.count("answer") == shown
+
+
+def test_data_of_the_hub_is_read_at_the_commit_that_the_driver_found(monkeypatch) -> None:
+    commits = {"allenai/quac@refs/convert/parquet": "1" * 40, "allenai/sciq": "2" * 40}
+    monkeypatch.setattr(data_sources, "hub_silence", lambda: "")
+    monkeypatch.setattr(data_sources.hub_commits, "commit", lambda name, files, kind: commits[name])
+    assert evaluation.data_commits(["quac", "sciq"], NOWHERE) == commits
+    [newer] = evaluation.find_data(["sciq"])
+    asked: list[tuple[str, str | None]] = []
+    monkeypatch.setattr(datasets, "load_dataset", lambda path, name=None, **kwargs: asked.append((path, kwargs)))
+    with data_sources.given_to_lm_eval([data_sources.pinned(newer, {"allenai/sciq": "3" * 40})]):
+        datasets.load_dataset(path="allenai/sciq", name=None)
+        datasets.load_dataset("allenai/other")
+    assert asked == [("allenai/sciq", {"revision": "3" * 40}), ("allenai/other", {})]
+    cached = dataclasses.replace(newer, at="cache")
+    with pytest.raises(UserError, match="has allenai/sciq at commit 222222222222, and .* of 333333333333"):
+        data_sources.pinned(cached, {"allenai/sciq": "3" * 40})
 
 
 def test_the_tasks_of_a_users_folder_go_by_name_and_come_before_lm_evals(tmp_path: Path) -> None:

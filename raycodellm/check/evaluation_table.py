@@ -22,7 +22,7 @@ def tasks(file: SweepFile, *, elsewhere: bool = False) -> list[str]:
     limit = f"at most {settings.limit:,} items of each task" if settings.limit else "all items"
     without_data = evaluation.left_out_tasks(settings)
     return [
-        f"evaluation: {limit}, {settings.few_shot} examples in a prompt, none where a task's file says 0",
+        f"evaluation: {limit}, {_examples(settings.few_shot)}",
         *table_lines(_table(facts, sources), indent="  "),
         *(f"  {name}: {known.warning}" for name, known in facts.items() if known is not None and known.warning),
         *(f"  {line}" for line in evaluation.overruled_lines(settings)),
@@ -51,6 +51,12 @@ def _table(facts: Mapping[str, SuiteTask | None], sources: Mapping[str, Sequence
         numbers = ("", "", "") if known is None else (_count(known.items), _share(known.chance), _share(known.majority))
         rows.append((name, *numbers, _data(known, sources[name])))
     return Table(("task", "items published", "chance", "majority", "data"), rows, left=(0, 4))
+
+
+def _examples(few_shot: int | None) -> str:
+    if few_shot is None:
+        return "as many examples in a prompt as each task's file says"
+    return f"{few_shot} examples in a prompt, none where a task's file says 0"
 
 
 def _count(items: int | None) -> str:

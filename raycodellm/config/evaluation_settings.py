@@ -58,8 +58,9 @@ class Evaluation(Frozen):
     or a parquet, jsonl, json or arrow file per data set. What it lacks is taken from the hub's cache or the hub."""
     limit: Annotated[Whole, Field(ge=1)] | None = None
     """Items per task; all items when left out."""
-    few_shot: Annotated[Whole, Field(ge=0)] = 0
-    """Solved examples before each item, whatever number a task's own file names; a file's 0 stands."""
+    few_shot: Annotated[Whole, Field(ge=0)] | None = 0
+    """Solved examples before each item, whatever number a task's own file names; a file's 0 stands. `null`: as many as
+    each task's own file names."""
     scoring: Literal["likelihood", "channel"] = "likelihood"
     """How a suite that has both compares the choices: by the likelihood of the answer after the question, or by that of
     the question after the answer (`channel`, as Ma et al. 2024 score)."""

@@ -1,7 +1,7 @@
 """Scores models on reasoning tasks through lm-eval, with a row for every item. The only door to `lm_eval`."""
 
 from raycodellm.evaluation.code.here import isolation_here, sampling_content, tasks_running_code, units_running_code
-from raycodellm.evaluation.data.sources import DataSource, find_data
+from raycodellm.evaluation.data.sources import DataSource, data_commits, find_data
 from raycodellm.evaluation.results.composition import EvaluationResult, compose, kept_evaluation, kept_items
 from raycodellm.evaluation.results.task_results import KeptResults, Results, TaskResult
 from raycodellm.evaluation.results.trial_items import read_trial_items
@@ -76,6 +76,7 @@ __all__ = [
     "check_variants",
     "compose",
     "contaminated_items",
+    "data_commits",
     "data_files_of",
     "evaluate",
     "evaluated_tasks",

@@ -7,7 +7,7 @@ log-likelihoods are summed in 32 bits also for a model in 16 bits (in lm-eval: `
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -45,6 +45,7 @@ def evaluate(
     results: Results | None = None,
     last_stage: Folder | None = None,
     held_out: Sequence[HeldOutSource] = (),
+    data_commits: Mapping[str, str] | None = None,
     leaves_out_unfit: bool = False,
     on_items: Callable[[int, int], None] = lambda scored, in_all: None,
     say: Callable[[str], None] = lambda line: None,
@@ -59,6 +60,7 @@ def evaluate(
     `results` keeps each task's result: a task that has one is not scored, and one that an earlier attempt has begun is
     continued. `last_stage`: the folder of the stage that left the model, for items that it or a stage before it was
     trained on to be marked. `held_out`: the documents of the sweep's sources whose bits per byte the settings measure.
+    `data_commits`: those at which data sets of the hub are read.
     `leaves_out_unfit`: says of which tasks no item fits into the model's context, and goes on with the others; a task
     that is a part of a group takes the group with it.
 
@@ -70,7 +72,7 @@ def evaluate(
     `Stopped` when told to stop, `NotRead` and `NotWritten`.
     """
     workers, kept = Workers(rank, world_size, gather), results or NoResults()
-    places = Places.of(settings, held_out)
+    places = Places.of(settings, held_out, data_commits)
     check_tasks(asked_tasks(settings), places)
     asked = asked_units(settings)
     wanted = list(dict.fromkeys(task for some in asked.values() for task in some))

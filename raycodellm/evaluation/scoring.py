@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import math
+import traceback
 import weakref
 from collections.abc import Callable, Container
 from dataclasses import dataclass
@@ -17,6 +18,7 @@ from raycodellm.evaluation.rationales import Asked, with_rationales
 from raycodellm.evaluation.scores.compared import choice_names, compared
 from raycodellm.evaluation.scores.item_scores import item_scores, with_filter
 from raycodellm.evaluation.scores.metrics import accuracy_score, is_scored, scores_of
+from raycodellm.evaluation.tasks.metric_check import described, gold_text
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -149,7 +151,7 @@ def _texts(task: Task, instances: list[Instance]) -> tuple[list[str], list[tuple
     if task.OUTPUT_TYPE != "generate_until":
         return prompts, []
     delimiter = task.config.target_delimiter
-    return prompts, [(instance.args[0], delimiter + _gold_text(task, instance.doc)) for instance in instances]
+    return prompts, [(instance.args[0], delimiter + gold_text(task, instance.doc)) for instance in instances]
 
 
 def _question(lm: AnswerLM, name: str, task: Task, item: Asked) -> _Question:
@@ -209,19 +211,11 @@ def _likelihood_question(lm: AnswerLM, name: str, task: Task, instances: list[In
 def _generation_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
     """An answer to write. The item needs room for its prompt and its right answer; the model writes until it is done,
     the task's greatest length is reached, or the context is full."""
-    prompt, text = instances[0].args[0], _gold_text(task, instances[0].doc)
+    prompt, text = instances[0].args[0], gold_text(task, instances[0].doc)
     row = {"gold": text, "chance": 0.0, "needed": len(lm.tok_encode(prompt)) + 1}
     pair = lm.encoder.encode_pair(prompt, task.config.target_delimiter + text)
     pairs = [pair] if text and pair[1] else []
     return _Question(row, instances, pairs, [0] * len(pairs), [len(text.encode())])
-
-
-def _gold_text(task: Task, doc: Any) -> str:
-    """The first right answer of a task that generates."""
-    gold = task.doc_to_target(doc)
-    if getattr(task.config, "doc_to_choice", None) is not None and isinstance(gold, int):
-        gold = task.doc_to_choice(doc)[gold]
-    return str(gold[0] if isinstance(gold, list) and gold else gold)
 
 
 def _rolling_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
@@ -285,13 +279,13 @@ def _score_questions(lm: AnswerLM, task: Task, questions: list[_Question]) -> No
         _fill_row(task, question, [likelihood for likelihood, _ in found], results)
         for name in others:
             filtered = [instance.filtered_resps[name] for instance in question.instances]
-            more = task.process_results(question.instances[0].doc, filtered)
+            more = _results(task, question.row, question.instances[0].doc, filtered)
             question.row |= with_filter(question.row, name, item_scores(more, task.aggregation()))
 
 
 def _fill_row(task: Task, question: _Question, likelihoods: list[float], results: list[Any]) -> None:
     row, doc = question.row, question.instances[0].doc
-    found = task.process_results(doc, results)  # first: it may add to the task's aggregations
+    found = _results(task, row, doc, results)  # first: it may add to the task's aggregations
     row |= item_scores(found, task.aggregation())
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = choice_names(task, doc)
@@ -308,6 +302,18 @@ def _fill_row(task: Task, question: _Question, likelihoods: list[float], results
         if num_bytes
     ]
     row["bits_per_byte"], row["num_bytes"] = min(bits, default=(None, None))
+
+
+def _results(task: Task, row: ScoredItem, doc: Any, answers: list[Any]) -> dict[str, Any]:
+    """The scores of an item. Raises UserError, with the line of the task's own function, where that fails."""
+    try:
+        return task.process_results(doc, answers)
+    except Exception as error:
+        frame = traceback.extract_tb(error.__traceback__)[-1]
+        raise UserError(
+            f"evaluation.tasks: {row['task']!r}, item {row['item']}: its scores cannot be made ({described(error)}, in "
+            f"{frame.filename}:{frame.lineno})"
+        ) from error
 
 
 def judge(rows: list[ScoredItem]) -> None:

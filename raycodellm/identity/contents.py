@@ -24,6 +24,8 @@ class Contents:
     """Each task or group that the sweep names -> the tasks, with contents in `tasks`, that it stands for."""
     running_code: tuple[str, ...] = ()
     """Names of the tasks with contents in `tasks` that run code of the model, where several programs are drawn."""
+    data_commits: Mapping[str, str] = field(default_factory=dict)
+    """`owner/name[@revision]` of a data set of the hub -> its commit, at which all workers read it."""
 
 
 def evaluated_content(name: str) -> list[Any]:

@@ -35,6 +35,11 @@ OF_CODE_TASKS = {"samples", "temperature"}
 """Settings of an evaluation that enter with the content of the tasks that run the model's code."""
 SELECTING = {"scoring", "rationale", "decoding"}
 """Settings of an evaluation that choose among a suite's tasks: the chosen tasks enter by content."""
+ROUNDING_ONLY = {"batch_size"}
+"""Settings of an evaluation that change log-likelihoods by rounding alone, as the number of threads does."""
+
+NOT_AS_SETTINGS = BY_CONTENT | SELECTING | OF_CODE_TASKS | ROUNDING_ONLY
+"""Settings that a task's identity does not hold as they are written."""
 
 _ZERO_PLACEMENT = (
     *("stage", "offload_param", "offload_optimizer", "cpu_offload", "sub_group_size", "reduce_scatter"),
@@ -127,14 +132,14 @@ def task_identity(model: Any, evaluation: Evaluation, content: Any, lm_eval: str
     """Identity of one task's scores. `model`: identity of the evaluated model's stage, or a model's content. `content`:
     of the task. `lm_eval`: its version. A setting at its default is left out, so that a setting that a later version
     adds leaves the scores that are there as they are."""
-    settings = evaluation.model_dump(mode="json", exclude=BY_CONTENT | SELECTING | OF_CODE_TASKS, exclude_defaults=True)
+    settings = evaluation.model_dump(mode="json", exclude=NOT_AS_SETTINGS, exclude_defaults=True)
     return fingerprint([model, settings, content, lm_eval, version])
 
 
 def evaluation_identity(evaluation: Evaluation, tasks: Mapping[str, Sequence[str]]) -> str:
     """`tasks`: each task or group that the settings ask for, in their order -> the identities of the tasks that it
     stands for."""
-    settings = evaluation.model_dump(mode="json", exclude=BY_CONTENT)
+    settings = evaluation.model_dump(mode="json", exclude=BY_CONTENT | ROUNDING_ONLY)
     return fingerprint([settings, [[name, *known] for name, known in tasks.items()]])
 
 

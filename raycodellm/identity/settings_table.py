@@ -119,7 +119,7 @@ LEAVES: dict[str, Row] = {
     **_rows("evaluation", "decides which of a suite's tasks are asked", "evaluation", "scoring rationale decoding"),
     **_rows("evaluation", "decides which programs the model writes", "evaluation", "samples temperature"),
     **_rows("evaluation", "decides whether contaminated items are marked", "evaluation", "contamination"),
-    **_rows("evaluation", "decides the padding; only rounding, but a near tie may turn", "evaluation", "batch_size"),
+    **_rows("nothing", "decides the padding: another rounding, as with other threads", "evaluation", "batch_size"),
     # ---- search
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "trials sampler"),
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "replicates enqueue"),

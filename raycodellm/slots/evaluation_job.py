@@ -46,6 +46,7 @@ def run_evaluation(
                 device=world.device,
                 last_stage=Folder(job.model).parent,
                 held_out=job.held_out,
+                data_commits=job.data_commits,
                 results=evaluation.KeptResults(Folder(job.folder), job.keys),
                 on_items=reporter.on_items,
                 say=reporter.say,

@@ -42,14 +42,22 @@ def contents_of_tasks(settings: Iterable[Evaluation], *, elsewhere: bool = False
     units: dict[str, tuple[str, ...]] = {}
     tasks: dict[str, Any] = {}
     running: dict[str, None] = {}
+    commits: dict[str, str] = {}
     for one in dict.fromkeys(settings):
         asked = evaluation.asked_units(one)
         units |= asked
         new = dict.fromkeys(task for of in asked.values() for task in of if task not in tasks)
         tasks |= evaluation.task_contents(new, evaluation.Places.of(one), elsewhere=elsewhere)
+        commits |= evaluation.data_commits(new, evaluation.Places.of(one), elsewhere=elsewhere)
         # Read here: a trial's process works in another folder, or on a node without the user's files of tasks.
         running |= dict.fromkeys(evaluation.units_running_code((task for of in asked.values() for task in of), one))
-    return Contents(tasks=tasks, units=units, lm_eval=evaluation.lm_eval_version(), running_code=tuple(running))
+    return Contents(
+        tasks=tasks,
+        units=units,
+        lm_eval=evaluation.lm_eval_version(),
+        running_code=tuple(running),
+        data_commits=commits,
+    )
 
 
 def contents_of_file(file: SweepFile, *, elsewhere: bool = False) -> Contents:

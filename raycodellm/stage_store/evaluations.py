@@ -65,4 +65,5 @@ def evaluation_job(
         held_out=held_out,
         asked=asked,
         keys={task: task_key(task, found) for task, found in identities.items()},
+        data_commits=contents.data_commits,
     )

@@ -52,9 +52,9 @@ def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run
 
 
 def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
-    """(key, old value, new value) of every leaf that differs. `scaling` says where a sweep runs and `tracking` who is
-    told, so these may differ."""
-    if path in ("scaling", "tracking"):
+    """(key, old value, new value) of every leaf that differs. `scaling` says where a sweep runs, `tracking` who is
+    told, and `evaluation.batch_size` what fits into memory, so these may differ."""
+    if path in ("scaling", "tracking", "evaluation.batch_size"):
         return []
     if path.endswith(".deepspeed_config"):  # DeepSpeed's settings that change no number may differ too
         old, new = (identity.numeric_settings(found or {}) for found in (old, new))

@@ -60,6 +60,11 @@ class WantedData:
     def label(self) -> str:
         return f"{self.path}/{self.config}" if self.config else self.path
 
+    @property
+    def hub_name(self) -> str:
+        """`owner/name`, with `@revision` where the task asks for one."""
+        return self.path if self.revision is None else f"{self.path}@{self.revision}"
+
     def names(self) -> Iterator[tuple[str, ...]]:
         """The names of folders and files that may hold the data set, the most specific first."""
         yield from self._configured()

@@ -6,8 +6,9 @@ from __future__ import annotations
 import contextlib
 import functools
 import os
-from collections.abc import Callable, Iterable, Iterator, Sequence
-from dataclasses import dataclass
+import platform
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -91,11 +92,32 @@ def _source(wanted: WantedData, folder: DataFolder | None, elsewhere: bool) -> D
             return DataSource(wanted, None, "elsewhere") if elsewhere else why
         commit = hub_commits.cached_commit(wanted.path, wanted.revision, hub_commits.CARDS, "dataset")
         return DataSource(wanted, None, "cache", commit)
-    name = wanted.path if wanted.revision is None else f"{wanted.path}@{wanted.revision}"
     try:
-        return DataSource(wanted, None, "hub", hub_commits.commit(name, hub_commits.CARDS, "dataset"))
+        return DataSource(wanted, None, "hub", hub_commits.commit(wanted.hub_name, hub_commits.CARDS, "dataset"))
     except UserError as error:
         return DataSource(wanted, None, "cache") if _is_cached(wanted.path) else _reason(error)
+
+
+def pinned(source: DataSource, commits: Mapping[str, str]) -> DataSource:
+    """A data set of the hub at the commit that `commits` (see `data_commits`) has for it. Raises UserError where this
+    machine reaches no hub and its cache has another commit."""
+    commit = commits.get(source.wanted.hub_name)
+    if commit is None or source.at not in ("hub", "cache"):
+        return source
+    if source.at == "cache" and source.commit not in (None, commit):
+        raise UserError(
+            f"evaluation.data: the Hugging Face cache of {platform.node()} has {source.wanted.label} at commit "
+            f"{str(source.commit)[:12]}, and the sweep's scores are of {commit[:12]}, which the hub cannot be asked "
+            f"for ({hub_silence()}); give a copy by evaluation.data"
+        )
+    return replace(source, commit=commit)
+
+
+def data_commits(names: Iterable[str], places: Places, *, elsewhere: bool = False) -> dict[str, str]:
+    """The commit of each data set of the hub that the tasks read, by `WantedData.hub_name`; without those whose commit
+    is not known. `elsewhere` as in `find_data`."""
+    found = find_data(names, places, elsewhere=elsewhere)
+    return {one.wanted.hub_name: one.commit for one in found if one.found is None and one.commit is not None}
 
 
 def _reason(error: UserError) -> str:
@@ -154,12 +176,15 @@ def hub_silence() -> str:
 @contextlib.contextmanager
 def given_to_lm_eval(sources: Iterable[DataSource]) -> Iterator[None]:
     """Until the `with` ends, `datasets.load_dataset`, which lm-eval calls, reads the found files in the place of the
-    hub. So a data set whose repository holds code to load it is read too: no such code is run.
+    hub, and data of the hub at the sources' commits. So a data set whose repository holds code to load it is read too:
+    no such code is run.
 
     Raises UserError for two tasks that read other files as the same data set.
     """
     import datasets
 
+    sources = list(sources)
+    commits = {one.wanted.hub_name: one.commit for one in sources if one.at == "hub"}
     found: dict[tuple[str, str | None, tuple[str, ...]], list[DataSource]] = {}
     for source in sources:
         if source.found is not None:
@@ -178,7 +203,9 @@ def given_to_lm_eval(sources: Iterable[DataSource]) -> Iterator[None]:
         files = tuple(data_files({"dataset_kwargs": kwargs}))
         key = (path, None if name is None else str(name), files)
         if key not in found:
-            return theirs(path, name, *args, **kwargs)
+            revision = kwargs.get("revision")
+            commit = commits.get(path if revision is None else f"{path}@{revision}")
+            return theirs(path, name, *args, **({**kwargs, "revision": commit} if commit else kwargs))
         if key not in read:  # the members of a group, such as the twenty of bAbI, may share a data set
             read[key] = _read_all(found[key])
         return read[key]

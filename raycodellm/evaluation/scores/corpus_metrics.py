@@ -9,6 +9,7 @@ import statistics
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
+from raycodellm.config import UserError
 from raycodellm.evaluation.scores.item_scores import is_mean
 from raycodellm.evaluation.scores.metrics import Row, cluster_numbers, cluster_of, is_scored, named_interval
 from raycodellm.statistics import Interval, student_quantile
@@ -25,10 +26,8 @@ Aggregation = Callable[[Sequence[Any]], Any]
 
 def corpus_metrics(task: str, aggregations: Mapping[str, Aggregation], rows: Sequence[Row]) -> dict[str, float]:
     """`<task>/<name>` of each aggregation that is no mean, over the task's scored items, with `_low` and `_high` from
-    40 items on. A metric that is not defined for these items (not finite, or no number) is left out.
-
-    An error of an aggregation carries a note with the task and the metric.
-    """
+    40 items on. A metric that is not defined for these items (not finite, or no number) is left out. Raises UserError
+    with the task and the metric for an aggregation that fails."""
     values: dict[str, list[Any]] = {}
     clusters: dict[str, list[int | None]] = {}
     for row in rows:
@@ -39,17 +38,25 @@ def corpus_metrics(task: str, aggregations: Mapping[str, Aggregation], rows: Seq
     found: dict[str, float] = {}
     for name, of_items in values.items():
         aggregate = aggregations.get(name)
-        if aggregate is None or is_mean(aggregate) or getattr(aggregate, "__name__", "").startswith(_PLACEHOLDER):
+        if aggregate is None or is_mean(aggregate) or is_none(aggregate):
             continue
         try:
             interval = jackknife_interval(aggregate, of_items, clusters[name])
         except Exception as error:
-            error.add_note(f"raised by the aggregation {name!r} of the evaluation task {task!r}")
-            raise
+            said = next(iter(str(error).splitlines()), "")
+            raise UserError(
+                f"evaluation.tasks: {task!r}: the aggregation of its metric {name!r} fails on the scores of its "
+                f"{len(of_items)} items ({type(error).__name__}: {said}); change metric_list in the task's file"
+            ) from error
         if interval is not None:
             known = named_interval(f"{task}/{name}", interval)
             found |= {key: value for key, value in known.items() if not math.isnan(value)}
     return found
+
+
+def is_none(aggregate: Aggregation) -> bool:
+    """True for lm-eval's aggregation that stands for none."""
+    return getattr(aggregate, "__name__", "").startswith(_PLACEHOLDER)
 
 
 def jackknife_interval(

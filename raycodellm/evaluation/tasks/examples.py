@@ -13,7 +13,9 @@ from raycodellm.evaluation.tasks.trees import merged_tree
 def overruled_examples(settings: Evaluation) -> dict[str, int]:
     """Maps each asked task whose file names another number of examples than it is given to that number. A file's 0
     stands, whatever `few_shot` says, as in lm-eval. Members of groups are not looked at. Raises UserError for a file
-    that cannot be read."""
+    that cannot be read. Empty where `few_shot` leaves the number to the tasks."""
+    if settings.few_shot is None:
+        return {}
     known = TaskNames(settings.include)
     found = {}
     for name in asked_tasks(settings):

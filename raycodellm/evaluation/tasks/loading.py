@@ -9,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raycodellm.config import UserError
-from raycodellm.evaluation.data.sources import DataSource, given_to_lm_eval, open_folder, sources_of
+from raycodellm.evaluation.data.sources import DataSource, given_to_lm_eval, open_folder, pinned, sources_of
 from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.tasks.index import task_manager, with_members
+from raycodellm.evaluation.tasks.metric_check import check_metrics, described
 from raycodellm.evaluation.tasks.names import NOWHERE, Places, TaskNames, is_path
 from raycodellm.evaluation.tasks.near_files import near_files
 from raycodellm.evaluation.tasks.sampling import GREEDY, Sampling, set_sampling
@@ -61,19 +62,20 @@ class LoadedTasks:
         return {name: task for tasks in self.of.values() for name, task in tasks.items()}
 
 
-_LOADED: dict[tuple[str, Stamps, int, Places, Sampling], dict[str, Task]] = {}
+_LOADED: dict[tuple[str, Stamps, int | None, Places, Sampling], dict[str, Task]] = {}
 """The tasks that this process has loaded, for its next evaluations, by when their files and data last changed."""
 
 
 def load_tasks(
-    names: tuple[str, ...], few_shot: int, places: Places = NOWHERE, sampling: Sampling = GREEDY
+    names: tuple[str, ...], few_shot: int | None, places: Places = NOWHERE, sampling: Sampling = GREEDY
 ) -> LoadedTasks:
     """Loads the tasks with their data, and keeps them for the next evaluation in this process. `few_shot`: examples per
-    prompt. `sampling`: of tasks that run code. Raises UserError for a task that does not exist, cannot be loaded, or
+    prompt; None for each task's own number. `sampling`: of tasks that run code. Raises UserError for a task that does not exist, cannot be loaded, or
     cannot be evaluated here."""
     check_tasks(names, places)
     known, folder = TaskNames(places.include), open_folder(places)
-    sources = {name: sources_of([name], known, folder) for name in names}
+    commits = dict(places.commits)
+    sources = {name: [pinned(one, commits) for one in sources_of([name], known, folder)] for name in names}
     keys = {
         name: (name, _stamps(name, known, sources[name], places.texts), few_shot, places, sampling) for name in names
     }
@@ -100,7 +102,7 @@ def _stamps(name: str, known: TaskNames, sources: Sequence[DataSource], texts: T
 
 
 def _load(
-    name: str, few_shot: int, sources: Sequence[DataSource], sampling: Sampling, manager: TaskManager
+    name: str, few_shot: int | None, sources: Sequence[DataSource], sampling: Sampling, manager: TaskManager
 ) -> dict[str, Task]:
     try:
         with given_to_lm_eval(sources):
@@ -109,9 +111,11 @@ def _load(
         raise
     except Exception as error:
         if is_path(name):
-            said = next(iter(str(error).splitlines()), "")
+            said = described(error)
+            if isinstance(error, KeyError) and error.args == (None,):  # how lm-eval tells of such a metric
+                said = "metric_list names a metric of no known aggregation"
             raise UserError(
-                f"evaluation.tasks: {name!r} cannot be loaded as an lm-eval task ({type(error).__name__}: {said}); "
+                f"evaluation.tasks: {name!r} cannot be loaded as an lm-eval task ({said}); "
                 "a file holds one task, a group goes by its name"
             ) from error
         if "scripts are no longer supported" in str(error):
@@ -123,9 +127,10 @@ def _load(
         raise
     for task_name, task in found.items():
         _check_supported(task_name, task)
+        check_metrics(task_name, task)
         # As in lm-eval: a task whose file asks for no examples gets none.
         if task.get_config("num_fewshot") != 0:
-            task.set_config("num_fewshot", few_shot)
+            task.set_config("num_fewshot", task.get_config("num_fewshot") or 0 if few_shot is None else few_shot)
         _check_examples(task_name, task)
         set_sampling(task, sampling)
     return found

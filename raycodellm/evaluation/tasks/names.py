@@ -35,11 +35,17 @@ class Places(NamedTuple):
     """A folder with copies of the data sets."""
     texts: Texts = ()
     """Where the text of each domain is read whose bits per byte are measured."""
+    commits: tuple[tuple[str, str], ...] = ()
+    """The commits at which data sets of the hub are read, by their names; of others the newest."""
 
     @classmethod
-    def of(cls, settings: Evaluation, held_out: Sequence[HeldOutSource] = ()) -> Places:
-        """`held_out`: the held-out documents of the sweep's sources."""
-        return cls(settings.include, settings.data, texts_of(settings, held_out))
+    def of(
+        cls, settings: Evaluation, held_out: Sequence[HeldOutSource] = (), commits: Mapping[str, str] | None = None
+    ) -> Places:
+        """`held_out`: the held-out documents of the sweep's sources. `commits`: see `data_commits`."""
+        return cls(
+            settings.include, settings.data, texts_of(settings, held_out), tuple(sorted((commits or {}).items()))
+        )
 
 
 NOWHERE = Places()
