@@ -287,7 +287,7 @@ def test_data_of_the_hub_is_read_at_the_commit_that_the_driver_found(monkeypatch
         datasets.load_dataset("allenai/other")
     assert asked == [("allenai/sciq", {"revision": "3" * 40}), ("allenai/other", {})]
     cached = dataclasses.replace(newer, at="cache")
-    with pytest.raises(UserError, match="has allenai/sciq at commit 222222222222, and .* of 333333333333"):
+    with pytest.raises(UserError, match=r"has allenai/sciq at commit 222222222222, and .* of 333333333333"):
         data_sources.pinned(cached, {"allenai/sciq": "3" * 40})
 
 

@@ -70,8 +70,8 @@ def load_tasks(
     names: tuple[str, ...], few_shot: int | None, places: Places = NOWHERE, sampling: Sampling = GREEDY
 ) -> LoadedTasks:
     """Loads the tasks with their data, and keeps them for the next evaluation in this process. `few_shot`: examples per
-    prompt; None for each task's own number. `sampling`: of tasks that run code. Raises UserError for a task that does not exist, cannot be loaded, or
-    cannot be evaluated here."""
+    prompt; None for each task's own number. `sampling`: of tasks that run code. Raises UserError for a task that does
+    not exist, cannot be loaded, or cannot be evaluated here."""
     check_tasks(names, places)
     known, folder = TaskNames(places.include), open_folder(places)
     commits = dict(places.commits)
