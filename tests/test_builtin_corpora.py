@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import itertools
 import textwrap
 
 import pytest
@@ -10,7 +11,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from raycodellm.config import Source
-from raycodellm.corpora import BUILTINS, builtin_digest, python_library, source_fingerprint
+from raycodellm.corpora import BUILTINS, builtin_digest, formal_language, python_library, source_fingerprint
 from raycodellm.corpora.listing.builtin import content_digest
 from raycodellm.corpora.python_library import Module
 
@@ -171,10 +172,11 @@ def test_each_corpus_has_a_digest_of_the_documents_that_were_read(corpora):
         return builtin_digest(source_fingerprint(Source(kind="text", path=f"builtin:{name}"), seed))
 
     found = {name: digest(name) for name in BUILTINS}
-    assert list(found) == ["python-prose", "python-code", "python-instruct", "tasks-instruct"]
-    assert len(set(found.values())) == 4 and all(len(digest) == 16 for digest in found.values())
+    assert list(found) == ["python-prose", "python-code", "python-instruct", "tasks-instruct", "formal-language"]
+    assert len(set(found.values())) == 5 and all(len(digest) == 16 for digest in found.values())
     assert found["python-code"] == content_digest(corpora["code"])
     assert found["tasks-instruct"] != digest("tasks-instruct", seed=1), "its examples are drawn by seed"
+    assert found["formal-language"] == digest("formal-language", seed=1), "its documents are the same for every seed"
 
 
 def test_a_digest_changes_with_any_document_its_name_and_its_place():
@@ -182,3 +184,80 @@ def test_a_digest_changes_with_any_document_its_name_and_its_place():
     others = [rows[:1], rows[::-1], [("a", "x"), ("b", "z")], [("a", "x"), ("c", "y")], [("a", "x", "b", "y")]]
     others += [[("ax", ""), ("b", "y")], [("a", "x"), ("b", "y"), ("", "")]]
     assert len({content_digest(one) for one in [rows, *others]}) == 1 + len(others)
+
+
+# ------------------------------------------------------------------------------------------------ formal language
+
+
+@pytest.fixture(scope="module")
+def abstract() -> dict[str, list[str]]:
+    """Some documents of each rule of the generated corpus."""
+    found: dict[str, list[str]] = {}
+    for name, text in itertools.islice(formal_language.documents(), 300):
+        found.setdefault(name.partition(":")[0], []).append(text)
+    assert sorted(found) == sorted(formal_language.RULES)
+    return found
+
+
+def test_the_generated_corpus_is_the_same_on_every_machine() -> None:
+    rows = list(itertools.islice(formal_language.documents(), 100))
+    assert content_digest(rows) == "7e4bc7c69210ea00"
+    assert formal_language.digest() == "3b850f88f961e302"
+
+
+def remaining(word: str, *, nested: bool) -> list[str]:
+    """What is open at the word's end; a closing bracket closes the last that is open, or any of its kind."""
+    opened: list[str] = []
+    pairs = dict(zip(")]}>", "([{<", strict=True))
+    for sign in word:
+        opening = pairs.get(sign) or (sign.upper() if sign.islower() else None)
+        if opening is None:
+            opened.append(sign)
+        elif nested:
+            assert opened.pop() == opening
+        else:
+            opened.remove(opening)
+    return opened
+
+
+def test_brackets_are_balanced_and_nested_where_the_rule_says_so(abstract) -> None:
+    assert not any(remaining(word, nested=True) for word in abstract["nested"])
+    assert not any(remaining(word, nested=False) for word in abstract["shuffled"])
+
+
+@pytest.mark.parametrize(
+    ("name", "rule"),
+    [
+        ("identity", lambda one: one),
+        ("reverse", lambda one: one[::-1]),
+        ("sort", lambda one: sorted(one, key=int)),
+        ("set", lambda one: [x for place, x in enumerate(one) if x not in one[:place]]),
+    ],
+)
+def test_each_line_of_numbers_follows_its_rule(abstract, name, rule) -> None:
+    for line in itertools.chain.from_iterable(text.split("\n") for text in abstract[name]):
+        given, made = (side.split() for side in line.split(" | "))
+        assert made == rule(given)
+
+
+def test_two_lists_are_united_a_number_is_deleted_and_a_stack_keeps_what_was_not_popped(abstract) -> None:
+    for line in itertools.chain.from_iterable(text.split("\n") for text in (*abstract["union"], *abstract["delete"])):
+        given, made = line.split(" | ") if " | " in line else (line.removesuffix(" |"), "")
+        one, other = (side.split() for side in given.split(" ; "))
+        unions, left = [*dict.fromkeys(one + other)], [x for x in one if [x] != other]
+        assert made.split() in (unions, left)
+    for line in itertools.chain.from_iterable(text.split("\n") for text in abstract["stack"]):
+        given, _, made = line.partition(" |")
+        stack: list[str] = []
+        for move in given.split():
+            stack.pop() if move == "-" else stack.append(move)
+        assert made.split() == stack
+
+
+def test_each_row_of_the_automaton_is_made_of_the_row_before_by_rule_110(abstract) -> None:
+    for text in abstract["automaton"]:
+        rows = text.split("\n")
+        for before, after in itertools.pairwise(rows):
+            ring = before[-1] + before + before[0]
+            around = [ring[place : place + 3] for place in range(len(before))]
+            assert after == "".join("0" if three in ("111", "100", "000") else "1" for three in around)

@@ -27,7 +27,7 @@ class Source(Frozen):
     code ratio."""
     path: str | tuple[str, ...]
     """A file, folder, glob, or list of them: local, `s3://`, `gs://`, `hf://`, or `builtin:` (`python-prose`,
-    `python-code`, `python-instruct`, `tasks-instruct`)."""
+    `python-code`, `python-instruct`, `tasks-instruct`, `formal-language`)."""
     format: Literal[FORMATS] | None = None  # type: ignore[valid-type]
     """How the files are read; guessed from the files' names when left out. `commits` (of git repositories), `instruct`
     and `qa` are never guessed."""

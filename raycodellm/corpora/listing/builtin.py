@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from functools import lru_cache
 
 from raycodellm.config import Source, UserError
+from raycodellm.corpora import formal_language
 from raycodellm.corpora.documents import Document
 from raycodellm.corpora.inputs import InputFile, SourceInputs
 from raycodellm.corpora.python_library import Row, library, library_digest
@@ -27,6 +28,8 @@ class Builtin:
     """Examples that are drawn with a seed from an endless generator; None if the corpus is the same for every seed."""
     num_bytes: int = 0
     """About the bytes of text that CPython 3.11 gives, known without parsing its library."""
+    digest: Callable[[], str] = library_digest
+    """Identifies the documents of a corpus that is the same for every seed, without making them."""
 
 
 def _task_examples(seed: int, num_examples: int) -> Iterable[Row]:
@@ -39,6 +42,7 @@ BUILTINS = {
     "python-code": Builtin(lambda: library().code, num_bytes=7_000_000),
     "python-instruct": Builtin(lambda: library().instruct, instruct=True, num_bytes=2_300_000),
     "tasks-instruct": Builtin(_task_examples, instruct=True, num_examples=2_000),
+    "formal-language": Builtin(formal_language.documents, num_bytes=4_000_000, digest=formal_language.digest),
 }
 PROBED = 200
 """Examples that identify the version of a generator. To make all of them would take over a second at each start."""
@@ -54,7 +58,7 @@ def list_builtin(source: Source, seed: int) -> SourceInputs:
     if source.is_instruct and not builtin.instruct:
         raise UserError(f"{source.path}: has no prompts and responses; use kind text or code instead of {source.kind}")
     if builtin.num_examples is None:
-        seed, identity, num_bytes = 0, library_digest(), builtin.num_bytes
+        seed, identity, num_bytes = 0, builtin.digest(), builtin.num_bytes
     else:
         rows = list(builtin.rows(seed=seed, num_examples=PROBED))
         num_bytes = sum(len(text.encode()) for row in rows for text in row) * builtin.num_examples // len(rows)
