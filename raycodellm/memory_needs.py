@@ -91,7 +91,9 @@ def largest_need(file: SweepFile, vocab_size: int) -> MemoryNeed:
             shapes[key] = model.shape(settings, vocab_size)
         return shapes[key]
 
-    needs = (worker_need(shape(sweep.model), stage, sweep.scaling) for sweep in sweeps for stage in sweep.stages)
+    needs = (
+        worker_need(shape(sweep.model), stage, sweep.scaling) for sweep in sweeps for stage in sweep.trained_stages
+    )
     return max(needs, key=lambda need: need.total)
 
 

@@ -71,7 +71,7 @@ def _check_contexts(file: SweepFile) -> None:
         if key not in contexts:
             contexts[key] = model.context_length(sweep.model, vocab_size(sweep))
         context = contexts[key]
-        for stage in sweep.stages:
+        for stage in sweep.trained_stages:
             if context is not None and stage.sequence_length > context:
                 raise UserError(
                     f"stages.{stage.name}.sequence_length: found {stage.sequence_length}, which is over the model's "
@@ -82,7 +82,7 @@ def _check_contexts(file: SweepFile) -> None:
 def _check_deepspeed(file: SweepFile) -> None:
     """Raises UserError for settings that DeepSpeed, or the device, would refuse in a worker."""
     for sweep in (config.resolve(file, point) for point in file.probe_points()):
-        for stage in sweep.stages:
+        for stage in sweep.trained_stages:
             # Nothing else is ever refused, and the engine imports torch, which takes seconds.
             if stage.numerics.deepspeed_config or stage.numerics.precision == "fp16":
                 from raycodellm.engine import World, deepspeed_config

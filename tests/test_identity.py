@@ -230,6 +230,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
         (f"{ROWS}.license_field=m",),
     ),
     *_cleaning_changes(),
+    ("stages.*.enabled", (), ("instruct.enabled=false",)),
     ("stages.*.name", (), ("stages.0.name=first",)),
     _of_pretrain("tokens", "9_216"),
     _of_pretrain("budget", "additive"),

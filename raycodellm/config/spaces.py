@@ -74,6 +74,11 @@ class Parameter:
     conditions: tuple[Condition, ...] = ((),)
     """The parameter is sampled where one of these conditions holds."""
 
+    @property
+    def decides_on_stage(self) -> bool:
+        """True for `enabled` of a stage that may be skipped."""
+        return self.name.count(".") == 1 and self.name.endswith(".enabled")
+
     def is_active(self, params: Mapping[str, Any]) -> bool:
         """True if the options that `params` chooses have this parameter."""
         return any(
@@ -144,9 +149,12 @@ def find_parameters(tree: dict[str, Any], origin: str) -> tuple[Parameter, ...]:
     searches: list[_Search] = []
     for path, node in walk(tree):
         name = parameter_name(tree, path)
+        condition = _condition_of_stage(tree, path)
+        if condition is None:
+            continue
         if path[0] in _UNSEARCHABLE or (path[0] == "stages" and (len(path) < 3 or path[2] == "name")):
             raise UserError(f"{origin}: {name} cannot be searched over; search in model, a stage or evaluation")
-        for one in _searches_at(name, node, origin, (), None):
+        for one in _searches_at(name, node, origin, condition, None):
             if one.domain.simplex and (path[0] != "stages" or not one.domain.simplex.name.endswith(".weights")):
                 raise UserError(
                     f"{origin}: {one.domain.simplex.name}: simplex searches a mixture; use it for the weights of a "
@@ -156,6 +164,17 @@ def find_parameters(tree: dict[str, Any], origin: str) -> tuple[Parameter, ...]:
             if len(searches) > MOST_PARAMETERS:
                 raise UserError(f"{origin}: searches over more than {MOST_PARAMETERS:,} parameters; use fewer")
     return _merged(searches, origin)
+
+
+def _condition_of_stage(tree: Mapping[str, Any], path: tuple[Any, ...]) -> Condition | None:
+    """The condition of a search at `path`: inside a stage that may be skipped, that it is not. None where the stage is
+    skipped in every trial."""
+    if len(path) < 3 or path[0] != "stages" or path[2] == "enabled" or not isinstance(tree["stages"][path[1]], dict):
+        return ()
+    enabled = tree["stages"][path[1]].get("enabled", True)
+    if is_search(enabled):
+        return ((parameter_name(tree, (*path[:2], "enabled")), True),)
+    return None if enabled is False else ()
 
 
 def _searches_at(

@@ -126,6 +126,10 @@ class Stage(Frozen):
 
     name: Name
     """Letters, digits, - and _. The stage's settings are named by it: `pretrain.code_ratio`."""
+    enabled: Annotated[bool, Field(strict=True)] = True
+    """`false` skips the stage: the stage after it goes on from the stage before it. Searched over by
+    `{search: {choice: [true, false]}}`, arms with and without the stage are compared; a trial that skips the stage
+    samples no parameter of it. The other stages read and hold out the same data with and without it."""
     tokens: Annotated[Whole, Field(gt=0)]
     """Tokens of the whole stage, summed over workers; rounded up to a whole step."""
     sequence_length: Annotated[Whole, Field(ge=8)]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import itertools
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -77,8 +77,10 @@ class SweepFile:
 
     def probe_points(self) -> Iterator[dict[str, Any]]:
         """Points for a validity check: each parameter in turn at its options, or at the ends of its range and between;
-        all other parameters at their first values."""
+        all other parameters at their first values. One more skips all stages that may be skipped."""
         yield {}
+        if len(skips := {one.name: False for one in self.parameters if one.decides_on_stage}) > 1:
+            yield skips
         for one in self.parameters:
             for condition, value in itertools.product(one.conditions, one.domain.probes()):
                 yield {**dict(condition), one.name: value}
@@ -296,10 +298,22 @@ def value_at(file: SweepFile, name: str, params: Mapping[str, Any]) -> Any:
 def stages_keeping_optimizer(file: SweepFile) -> frozenset[str]:
     """Names of the stages whose optimizer state the next stage may ask for, in any trial of the sweep."""
     stages = [stage for stage in file.tree.get("stages", ()) if isinstance(stage, dict)]
-    pairs = itertools.pairwise(stages)
     return frozenset(
-        str(before.get("name")) for before, after in pairs if _mentions(after.get("optimizer"), "state", "keep")
+        str(before.get("name"))
+        for place, after in enumerate(stages)
+        if _mentions(after.get("optimizer"), "state", "keep")
+        for before in _possible_parents(stages[:place])
     )
+
+
+def _possible_parents(stages: Sequence[dict[str, Any]]) -> Iterator[dict[str, Any]]:
+    """The stages that may come right before the one after `stages`: the last, and those before stages that a trial may
+    skip."""
+    for stage in reversed(stages):
+        if stage.get("enabled", True) is not False:
+            yield stage
+        if stage.get("enabled", True) is True:
+            return
 
 
 def _mentions(node: Any, key: str, value: Any, inside: bool = False) -> bool:

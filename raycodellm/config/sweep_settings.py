@@ -78,12 +78,15 @@ class Sweep(Frozen):
                 )
         for stage in self.stages:
             self._check_sources(stage)
-        first = self.stages[0]
+        if not self.trained_stages:
+            skipped = ", ".join(repr(stage.name) for stage in self.stages)
+            raise ValueError(f"stages: all of them ({skipped}) have enabled: false; leave one enabled")
+        first = self.trained_stages[0]
         if first.learning_rate.boundary == "continue":
             raise ValueError(
                 f"stages.{first.name}.learning_rate.boundary: continue needs a stage before this one; use restart"
             )
-        for before, after in itertools.pairwise(self.stages):
+        for before, after in itertools.pairwise(self.trained_stages):
             if after.learning_rate.boundary == "continue" and before.learning_rate.ends_at_zero:
                 raise ValueError(
                     f"stages.{after.name}.learning_rate.boundary: continue goes on from the rate at which stage "
@@ -92,6 +95,11 @@ class Sweep(Frozen):
         if first.optimizer.state == "keep":
             raise ValueError(f"stages.{first.name}.optimizer.state: keep needs a stage before this one; use fresh")
         return self
+
+    @property
+    def trained_stages(self) -> tuple[Stage, ...]:
+        """The stages that are not skipped, in order."""
+        return tuple(stage for stage in self.stages if stage.enabled)
 
     def _check_sources(self, stage: Stage) -> None:
         for key, named in _named_sources(stage):

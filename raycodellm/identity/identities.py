@@ -18,6 +18,7 @@ from raycodellm.files import fingerprint
 
 NOT_AS_WRITTEN: Any = {
     "name": True,
+    "enabled": True,  # a stage that is skipped has no identity
     # The mixture enters as its compiled schedule, so that two spellings of one mixture are one stage.
     **dict.fromkeys(("code_ratio", "schedule", "within", "weights", "phases", "interpolation", "sources"), True),
     # These two enter as numbers of steps.

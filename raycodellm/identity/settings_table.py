@@ -78,6 +78,7 @@ LEAVES: dict[str, Row] = {
     **_rows("token store", "decides which documents stay", "sources.*.cleaning", _CLEANING),
     # ---- stages
     **_rows("nothing", "names the stage's folder; a renamed stage is the same training", "stages.*", "name"),
+    **_rows("stage", "a skipped stage is none of the trial's stages", "stages.*", "enabled"),
     **_rows("stage", "enters as whole steps", "stages.*", "tokens budget"),
     **_rows("stage", "is how the stage is trained", "stages.*", "sequence_length batch_tokens packing"),
     **_rows("stage", "is how the stage is trained", "stages.*", "responses_only faults.on_nan"),

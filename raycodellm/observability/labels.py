@@ -62,17 +62,18 @@ def trial_labels(file: SweepFile, number: int, arm: int, params: Mapping[str, An
         schedule=schedule,
         stages=tuple(
             StageLabels(stage.name, formats.value(planned_code_ratio(sweep, stage)), shape(stage))
-            for stage in sweep.stages
+            for stage in sweep.trained_stages
         ),
         settings=", ".join(words),
-        num_tokens=tuple(stage.num_tokens for stage in sweep.stages),
+        num_tokens=tuple(stage.num_tokens for stage in sweep.trained_stages),
     )
 
 
 def _main_stage(sweep: Sweep, params: Mapping[str, Any]) -> Stage:
     """The first stage whose mixture is searched; else the first."""
-    searched = (stage for stage in sweep.stages if any(name in params for name in _mixture_names(stage)))
-    return next(searched, sweep.stages[0])
+    stages = sweep.trained_stages
+    searched = (stage for stage in stages if any(name in params for name in _mixture_names(stage)))
+    return next(searched, stages[0])
 
 
 def _mixture_names(stage: Stage) -> tuple[str, str]:

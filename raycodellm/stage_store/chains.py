@@ -62,7 +62,9 @@ def chain(sweep: Sweep, seed: int, materials: Materials, kept: frozenset[str] = 
     `kept`: names of stages that keep their optimizer state because another trial of the sweep starts from it. Stages
     that keep it for this trial itself need not be named.
     """
-    kept |= {before.name for before, after in itertools.pairwise(sweep.stages) if after.optimizer.state == "keep"}
+    kept |= {
+        before.name for before, after in itertools.pairwise(sweep.trained_stages) if after.optimizer.state == "keep"
+    }
     drawn = dict.fromkeys(sweep.sources, 0)
     """Tokens drawn from each source so far along the chain."""
     model = pinned_model(sweep.model, materials.contents)
@@ -71,7 +73,7 @@ def chain(sweep: Sweep, seed: int, materials: Materials, kept: frozenset[str] = 
     )
     jobs: list[StageJob] = []
     rate: float | None = None
-    for written in sweep.stages:
+    for written in sweep.trained_stages:
         planned = _plan_stage(sweep, written, materials.corpora, drawn)
         known = _stage_identity(planned, materials.corpora, drawn, sweep.scaling.deepspeed.compile, known)
         stage = planned.stage

@@ -99,7 +99,9 @@ def _before(run: Run, now: dict[str, Any]) -> dict[str, Any]:
 def _compiled(run: Run) -> bool:
     compiled = run.sweep.scaling.deepspeed.compile
     points = (config.resolve(run.file, point) for point in run.file.probe_points())
-    return compiled and any(identity.compiled_numbers(stage, True) for sweep in points for stage in sweep.stages)
+    return compiled and any(
+        identity.compiled_numbers(stage, True) for sweep in points for stage in sweep.trained_stages
+    )
 
 
 def _require_same(before: Mapping[str, Any], now: Mapping[str, Any], run: Run) -> None:
