@@ -14,17 +14,17 @@ import pyarrow as pa
 import pytest
 import yaml
 
-from raycodellm import config, report, search
-from raycodellm.config import Objective, UserError
+from raycodellm import config, report, search, verdict
+from raycodellm.config import Objective, SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.records import LedgerRow, StageRecord, TrialResult, as_json
 from raycodellm.report import answer as words
-from raycodellm.report import figures, markdown, ranking, sections, verdicts
+from raycodellm.report import figures, markdown, ranking, sections
 from raycodellm.report.figures.curves import thinned
-from raycodellm.report.ranking import measurements
 from raycodellm.report.watch import LOOK_SECONDS, POLL_SECONDS, RELOAD_SECONDS, ReportWatch
 from raycodellm.statistics import UNKNOWN, SeedNoise, quadratic_band
 from raycodellm.tables import formats, sharing
+from raycodellm.verdict.measurements import measurements
 
 SWEEP = """
 name: demo
@@ -53,6 +53,12 @@ evaluation: {tasks: [boxes, logical_deduction], limit: 120}
 search: {trials: 9, objective: {metric: mean/bpb, mode: min}, replicates: REPLICATES}
 """
 TASKS = ("boxes", "logical_deduction")
+
+
+def sweep_file(text: str = SWEEP, replicates: int = 1) -> SweepFile:
+    return config.parse(text.replace("REPLICATES", str(replicates)))
+
+
 BPB = (Objective(metric="mean/bpb", mode="min"),)
 ACC = (Objective(metric="mean/acc", mode="max"),)
 
@@ -130,7 +136,7 @@ def write_stage(
 
 def write_run(storage: Folder, replicates: int = 1) -> Folder:
     """A run of nine arms: eight complete, one failed, one trial still running."""
-    file = config.parse(SWEEP.replace("REPLICATES", str(replicates)))
+    file = sweep_file(replicates=replicates)
     run = storage / "demo"
     run.write_bytes("sweep.yaml", yaml.safe_dump(config.resolved_tree(file), sort_keys=False).encode())
     rows, plain = [], {"prose": "text", "python": "code"}
@@ -194,12 +200,12 @@ def test_with_one_seed_per_arm_arms_are_ranked_and_no_difference_is_called_real(
     for found in (ranking(rows, BPB, items), ranking(rows, BPB)):
         assert [one.arm for one in found] == [*range(len(qualities))]
         assert not any(one.separable or one.covers_seeds for one in found)
-        assert all(math.isnan(one.difference_to_best.low) for one in found[1:])
+        assert all(math.isnan(one.difference.low) for one in found[1:])
         said = words.answer(found, BPB)
         assert said.startswith("First in rank: arm 0") and "no arm can be told apart from another" in said
         assert "95 % interval over the evaluation's items alone" in said
         assert not re.search(r"\b([Bb]est|better|separable)\b", said)
-        assert "unknown" in words.unknown_noise(found) and "search.replicates: 3" in words.unknown_noise(found)
+        assert "search.replicates: 3" in verdict.settled_by(sweep_file(), rows, items)
         assert words.interval_name(found) == "95 % interval, items only"
         assert re.fullmatch(r"[+−-]\d+\.\d{3}", words.difference(found[1])), "no interval that holds no seeds"
 
@@ -209,15 +215,15 @@ def test_arms_of_equal_seeds_differ_where_their_intervals_overlap():
     best, other = ranking(rows, BPB, items)
     assert best.low < other.low < best.high, "what a seed does to both arms widens both intervals"
     assert other.separable and best.separable and best.covers_seeds, "and drops out of the difference"
-    assert other.difference_to_best.value == pytest.approx(0.2, abs=0.01)
+    assert other.difference.value == pytest.approx(0.2, abs=0.01)
     assert words.answer([best, other], BPB).endswith("it is better than the other arm (95 %, over items and seeds).")
-    assert words.unknown_noise([best, other]) == "" and words.interval_name([best, other]) == "95 % interval"
+    assert words.interval_name([best, other]) == "95 % interval"
 
 
 def test_a_difference_that_changes_from_seed_to_seed_is_not_called_real():
     rows, items = arms([[0.30, 0.50, 0.70], [0.65, 0.45, 0.25]])
     best, other = ranking(rows, BPB, items)
-    assert not other.separable and not best.separable and other.difference_to_best.low < 0
+    assert not other.separable and not best.separable and other.difference.low < 0
     assert "cannot be told apart from the other arm" in words.answer([best, other], BPB)
     assert words.difference(other).endswith(" ≈")
 
@@ -227,7 +233,7 @@ def test_other_seeds_of_other_arms_are_compared_as_independent():
     for row in rows[3:]:
         row["seed"] += 10
     other = ranking(rows, BPB, items)[1]
-    assert other.difference_to_best.value == pytest.approx(0.2, abs=0.01) and not other.separable
+    assert other.difference.value == pytest.approx(0.2, abs=0.01) and not other.separable
 
 
 def test_the_interval_of_a_difference_is_that_of_seeds_and_of_paired_items():
@@ -239,8 +245,8 @@ def test_the_interval_of_a_difference_is_that_of_seeds_and_of_paired_items():
     gaps = (bits[1] - bits[0]).mean(axis=0)
     of_items = 1.97 * math.sqrt((gaps.var(ddof=1, axis=1) / 120).sum()) / 2
     of_seeds = 4.3027 * by_seed.std(ddof=1) / math.sqrt(3)
-    assert other.difference_to_best.value == pytest.approx(by_seed.mean())
-    assert other.difference_to_best.high - by_seed.mean() == pytest.approx(math.hypot(of_items, of_seeds), rel=0.01)
+    assert other.difference.value == pytest.approx(by_seed.mean())
+    assert other.difference.high - by_seed.mean() == pytest.approx(math.hypot(of_items, of_seeds), rel=0.01)
 
 
 def test_equal_arms_are_not_separable_and_the_answer_says_so():
@@ -330,7 +336,7 @@ def test_recorded_intervals_stand_in_for_metrics_that_are_no_mean_over_items():
     assert (best.low, best.high) == pytest.approx((0.7, 0.9))
     again = [{**row, "number": row["number"] + 2, "seed": 1} for row in rows]
     other = ranking([*rows, *again], objectives, items)[1]
-    assert other.separable and other.difference_to_best.high == pytest.approx(-0.6 + 0.1 * math.sqrt(2), abs=0.01)
+    assert other.separable and other.difference.high == pytest.approx(-0.6 + 0.1 * math.sqrt(2), abs=0.01)
 
 
 def test_the_pareto_front_holds_the_arms_that_no_other_beats():
@@ -346,23 +352,20 @@ def test_the_pareto_front_holds_the_arms_that_no_other_beats():
 
 def test_an_arm_is_better_or_worse_in_a_task_only_with_the_noise_of_seeds():
     rows, items = arms([[0.50, 0.52, 0.48], [0.49, 0.53, 0.47], [0.10, 0.13, 0.08]])
-    found = verdicts.task_scores(rows, ranking(rows, BPB, items), BPB[0], items)
-    assert {(one.arm, one.task): one.verdict for one in found} == {
-        **{(0, task): "" for task in (*TASKS, "mean")},
-        **{(1, task): "not known" for task in (*TASKS, "mean")},
-        **{(2, task): "worse" for task in (*TASKS, "mean")},
+    found = verdict.findings(sweep_file(), rows, items)
+    assert found.compared_with == 0 and {(one.arm, one.metric): one.word for one in found.verdicts} == {
+        **{(1, f"{task}/bpb"): "not known" for task in (*TASKS, "mean")},
+        **{(2, f"{task}/bpb"): "worse" for task in (*TASKS, "mean")},
     }
     single, items = arms([[0.5], [0.1]])
-    found = verdicts.task_scores(single, ranking(single, BPB, items), BPB[0], items)
-    assert len(found) == 6 and {one.verdict for one in found} == {""}, "one seed per arm gives no verdict"
+    assert verdict.findings(sweep_file(), single, items).verdicts == (), "one seed per arm gives no verdict"
 
 
 def test_a_verdict_over_more_tasks_needs_a_larger_difference():
     rows, items = arms([[0.50, 0.52, 0.48], [0.40, 0.43, 0.38]])
-    ranked = ranking(rows, BPB, items)
-    corrected = verdicts.task_scores(rows, ranked, BPB[0], items)
-    mean = next(one.difference for one in corrected if one.task == "mean" and one.difference)
-    alone = ranked[1].difference_to_best
+    corrected = verdict.findings(sweep_file(), rows, items).verdicts
+    mean = next(one.difference for one in corrected if one.metric == "mean/bpb")
+    alone = ranking(rows, BPB, items)[1].difference
     assert mean.value == pytest.approx(alone.value) and mean.high - mean.low > 1.1 * (alone.high - alone.low)
 
 
@@ -382,8 +385,8 @@ def test_where_no_arm_differs_at_most_one_sweep_in_twenty_gives_a_verdict_in_any
                 )
                 tasks, numbers = np.repeat(TASKS, 30), np.tile(np.arange(30), 2)
                 items[len(items)] = pa.table({"task": tasks, "item": numbers, "bits_per_byte": bits.ravel()})
-        verdict = verdicts.task_scores(rows, ranking(rows, BPB, items), BPB[0], items)
-        found.append(any(one.verdict in ("better", "worse") for one in verdict))
+        known = verdict.findings(sweep_file(), rows, items)
+        found.append(any(one.word in ("better", "worse") for one in known.verdicts))
     assert 0 < np.mean(found) < 0.05 + 2 * math.sqrt(0.05 * 0.95 / 120)
 
 
@@ -391,8 +394,8 @@ def test_tasks_without_the_objectives_metric_have_no_verdicts():
     rows, items = arms([[0.5], [0.1]])
     for row in rows:
         row["metrics.cost/total"] = 1.0
-    objective = Objective(metric="cost/total", mode="min")
-    assert verdicts.task_scores(rows, ranking(rows, [objective], items), objective, items) == []
+    file = sweep_file(SWEEP.replace("mean/bpb", "cost/total"))
+    assert verdict.findings(file, rows, items).verdicts == ()
 
 
 def test_a_shared_stage_is_counted_once_as_trained_and_each_time_as_asked_for():
@@ -432,7 +435,7 @@ def test_page_and_markdown_hold_ranking_ledger_tree_failures_time_and_settings(f
     page, markdown = (folder.read_bytes(name).decode() for name in ("index.html", "report.md"))
     for said in (page, markdown):
         assert "First in rank so far: arm" in said and "95 % interval, items only" in said
-        assert "No arm has a second seed yet" in said and "separable" not in said.partition("<script")[0]
+        assert "Seed noise unknown: no winner" in said and "separable" not in said.partition("<script")[0]
         assert "guessing gives 0.250" in said
         assert "loss is NaN at step 17" in said
         assert "trained once for 2 trials" in said

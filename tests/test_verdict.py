@@ -89,7 +89,7 @@ def test_a_driver_that_continues_finds_the_same_trials_pending_whatever_had_ende
     rows = run_pending(file, search_rows(), score)
     whole = verdict.looks(file, rows, {})
     chance = random.Random(0)
-    for _ in range(60):
+    for _ in range(12):
         kept = [one for one in rows if one["phase"] == "search" or chance.random() < 0.6]
         chance.shuffle(kept)
         again = run_pending(file, kept, score)

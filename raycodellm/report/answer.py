@@ -6,6 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from raycodellm import verdict
 from raycodellm.config import Objective
 from raycodellm.evaluation import METRICS
 from raycodellm.report.ranking import ArmScore
@@ -16,17 +17,19 @@ if TYPE_CHECKING:
     from raycodellm.report.records import Records
 
 
+MARKS: dict[str, str] = {"better": " ▲", "worse": " ▼", "equal": " =", "not known": " ≈"}
+"""The mark of each verdict."""
+
+
 def difference(one: ArmScore) -> str:
-    """Difference to the arm that is first in rank; ≈ marks a known interval that includes 0."""
-    found = one.difference_to_best
+    """Difference to the reference arm with the verdict's mark, or else to the arm that is first in rank, where ≈ marks
+    a known interval that includes 0."""
+    found = one.difference
     if found is None:
         return NOTHING
     known = not (math.isnan(found.low) or math.isnan(found.high))
-    return (
-        f"{found.value:+.3f}"
-        + (f" ({found.low:+.3f} to {found.high:+.3f})" if known else "")
-        + (" ≈" if known and not one.separable else "")
-    )
+    mark = "" if not known else MARKS[one.verdict] if one.verdict else "" if one.separable else MARKS["not known"]
+    return f"{found.value:+.3f}" + (f" ({found.low:+.3f} to {found.high:+.3f})" if known else "") + mark
 
 
 def metric_in_words(objective: Objective) -> str:
@@ -42,19 +45,57 @@ def interval_name(scores: Sequence[ArmScore]) -> str:
     return "95 % interval" if _seeds_are_known(scores) else "95 % interval, items only"
 
 
-def difference_name(scores: Sequence[ArmScore]) -> str:
+def difference_name(records: Records) -> str:
     """Heading of the column of differences."""
-    return "difference to the best (95 %)" if _seeds_are_known(scores) else "difference to the first"
+    if records.has_reference:
+        known = records.known
+        arm = "" if known.compared_with is None else f", arm {known.compared_with}"
+        return f"difference to the reference{arm}" + (" (corrected 95 %)" if known.verdicts else "")
+    return "difference to the best (95 %)" if _seeds_are_known(records.scores) else "difference to the first"
 
 
 def answer_so_far(records: Records) -> str:
-    """The `answer` of a run, which may be unfinished."""
-    return answer(records.scores, records.sweep.search.objectives, records.num_open > 0)
+    """The answer of a run, which may be unfinished: the verdict against the reference arm, or else the `answer`."""
+    objectives = records.sweep.search.objectives
+    if records.has_reference and (said := verdict.sentence(records.file, records.known)):
+        return " ".join(filter(None, (said, open_look(records), *_remarks(records.scores, objectives))))
+    told = answer(records.scores, objectives, records.num_open > 0, records.has_reference)
+    return " ".join(filter(None, (told, no_verdict(records))))
 
 
-def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective], has_more: bool = False) -> str:
+def open_look(records: Records) -> str:
+    """The look that waits for trials; empty where no more trials are to come."""
+    looks, confirm = records.known.looks, records.sweep.search.confirm
+    if confirm is None or looks.phase != "confirm":
+        return ""
+    seeds, number = confirm.seeds[looks.look], len(looks.pending)
+    trials = "a trial" if number == 1 else f"{number} trials"
+    return f"Look {looks.look + 1} of {len(confirm.seeds)}, at {seeds} fresh seeds per arm, waits for {trials}."
+
+
+def no_verdict(records: Records) -> str:
+    """The reason why a sweep with a reference arm has no verdict yet; empty without a reference arm."""
+    if not records.has_reference or records.best is None:
+        return ""
+    if records.sweep.search.confirm is not None and records.known.looks.phase == "search":
+        return "The search chose this arm by its score, which noise makes look too good; fresh seeds will tell."
+    if told := open_look(records):
+        return f"There is no verdict yet. {told}"
+    known = records.known
+    if known.basis == "none":
+        return ""
+    has_score = known.looks.reference is not None and known.basis == "all seeds" and known.comparison.scores
+    if known.basis == "confirmation" and not known.looks.arms:
+        return "There is no verdict: the search has no arm with a score beside the reference."
+    return "" if has_score else "There is no verdict: the reference arm has no complete trial to compare with."
+
+
+def answer(
+    scores: Sequence[ArmScore], objectives: Sequence[Objective], has_more: bool = False, has_reference: bool = False
+) -> str:
     """The best arm with its interval, and whether it is better than the others: one sentence. Then, where they say
-    anything, whether it is better than guessing, and the Pareto front. `has_more`: trials have not ended yet."""
+    anything, whether it is better than guessing, and the Pareto front. `has_more`: trials have not ended yet.
+    `has_reference`: arms are compared with a reference arm, so that nothing is said of the best and the others."""
     found = [one for one in scores if one.score is not None]
     if not found:
         return "No trial is complete yet, so there is nothing to rank."
@@ -63,10 +104,12 @@ def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective], has_more
     covers = "95 % interval" if known else "95 % interval over the evaluation's items alone"
     shown = f" ({covers} {interval(best.low, best.high)})" if not math.isnan(best.low) else ""
     so_far = " so far" if has_more or any(one.open for one in scores) else ""
-    place = "Best" if known else "First in rank"
+    place = "Best" if known and not has_reference else "First in rank"
     said = f"{place}{so_far}: arm {best.arm} ({params(best.params)}) with {metric} {score(best.score)}{shown}"
     close = [one.arm for one in others if not one.separable]
-    if not others:
+    if has_reference:
+        said += "."
+    elif not others:
         said += "; it is the only arm with a score, so there is nothing to compare it with."
     elif not known:
         said += "; no arm can be told apart from another, since no arm has a second seed."
@@ -78,22 +121,29 @@ def answer(scores: Sequence[ArmScore], objectives: Sequence[Objective], has_more
         said += f"; it cannot be told apart from {which}{named}."
     else:
         said += f"; it is better than {_others(len(others))} (95 %, over items and seeds)."
-    if best.beats_chance is False:
-        said += f" Its accuracy, {score(best.accuracy)}, cannot be told from guessing ({score(best.chance)})."
+    return " ".join([said, *_remarks(scores, objectives)])
+
+
+def _remarks(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> list[str]:
+    """Whether the first arm is better than guessing, and the Pareto front, where they say anything."""
+    found = [one for one in scores if one.score is not None]
+    said = []
+    if found and found[0].beats_chance is False:
+        accuracy, chance = score(found[0].accuracy), score(found[0].chance)
+        said.append(f"The accuracy of arm {found[0].arm}, {accuracy}, cannot be told from guessing ({chance}).")
     if len(objectives) > 1:
         front = [str(one.arm) for one in found if one.pareto]
-        said += f" On the Pareto front of {', '.join(o.metric for o in objectives)}: arm {', '.join(front)}."
+        said.append(f"On the Pareto front of {', '.join(o.metric for o in objectives)}: arm {', '.join(front)}.")
     return said
 
 
-def unknown_noise(scores: Sequence[ArmScore]) -> str:
-    """A warning where no arm has a second seed; empty where the seeds' noise is known, and without any score."""
-    if _seeds_are_known(scores) or all(one.score is None for one in scores):
+def unknown_noise(records: Records) -> str:
+    """A warning where no arm has a second seed, with what would settle the question; empty where the seeds' noise is
+    known, while fresh seeds are to come, and without any score."""
+    is_open = records.sweep.search.confirm is not None and records.num_open > 0
+    if _seeds_are_known(records.scores) or records.best is None or is_open:
         return ""
-    return (
-        "No arm has a second seed yet: how much another seed would change its score is unknown, and so is whether arms "
-        "differ. search.replicates: 3 trains each arm with three seeds."
-    )
+    return f"Seed noise unknown: no winner. {verdict.settled_by(records.file, records.rows, records.items)}"
 
 
 def _seeds_are_known(scores: Sequence[ArmScore]) -> bool:

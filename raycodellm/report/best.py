@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import math
-from collections import defaultdict
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
 from raycodellm.config import Objective
-from raycodellm.report.ranking import measurements
-from raycodellm.statistics import seed_noise
 from raycodellm.tables import formats
-from raycodellm.tables.trials import Row, metric_of, params_of
+from raycodellm.tables.trials import Row, params_of
+from raycodellm.verdict.counted import counted_rows, in_order
+from raycodellm.verdict.measurements import measured_arms
 
 
 @dataclass(frozen=True)
@@ -30,12 +29,15 @@ class BestArm:
     """Ends of the interval; NaN where they are not known."""
     covers_seeds: bool
     """True if the interval covers the seeds' noise; else it covers the evaluation's items alone."""
+    is_confirmed: bool = False
+    """True if the seeds are fresh ones; else the arm was chosen by this score, which noise makes look too good."""
 
     def __str__(self) -> str:
         said = f"arm {self.arm} ({formats.params(self.params)}) with {self.metric} {formats.score(self.score)}"
         if math.isnan(self.low) or math.isnan(self.high):
             return said
-        seeds = "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} seeds"
+        fresh = "fresh " if self.is_confirmed else ""
+        seeds = "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} {fresh}seeds"
         over = "items and seeds" if self.covers_seeds else "items alone"
         return f"{said} (95 %: {formats.interval(self.low, self.high)} over {over}; {seeds})"
 
@@ -47,16 +49,11 @@ def best_arm(rows: Sequence[Row], objectives: Sequence[Objective]) -> BestArm | 
     trials, since no difference between arms is worked out.
     """
     first = objectives[0]
-    complete: dict[int, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row["number"]):
-        if metric_of(row, first.metric) is not None:
-            complete[row["arm"]].append(row)
+    complete, confirmed = counted_rows(rows, first.metric)
     if not complete:
         return None
-    measured = {arm: measurements(first.metric, done, {}) for arm, done in complete.items()}
-    noise = seed_noise({arm: found.scores for arm, found in measured.items()})
-    sign = 1.0 if first.mode == "min" else -1.0
-    arm = min(measured, key=lambda arm: (sign * measured[arm].score, arm))
+    measured, noise = measured_arms(first.metric, complete, {})
+    arm = in_order({arm: one.score for arm, one in measured.items()}, confirmed, first)[0]
     score, low, high = measured[arm].interval(noise)
     return BestArm(
         arm=arm,
@@ -67,4 +64,5 @@ def best_arm(rows: Sequence[Row], objectives: Sequence[Objective]) -> BestArm | 
         low=low,
         high=high,
         covers_seeds=noise.single.degrees > 0,
+        is_confirmed=arm in confirmed,
     )

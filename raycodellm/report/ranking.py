@@ -1,29 +1,25 @@
 """Ranks the arms of a sweep, from rows of `trials.parquet` and tables of items.
 
-An arm's score is the mean of its metric over its complete replicates. An arm is worse than the best for sure if the
-interval of their difference excludes 0. The interval covers items and seeds, and all arms at once, since the best was
-chosen by its score. With one seed per arm the seeds' noise is unknown: arms are ranked, and no difference is claimed.
+An arm's score is the mean of its metric over its complete fresh seeds, and over its complete trials of the search where
+it has no fresh seeds. Without a reference arm, an arm is worse than the best for sure if the interval of their
+difference excludes 0. The interval covers items and seeds, and all arms at once: the best was chosen by its score.
+With one seed per arm the seeds' noise is unknown: arms are ranked, and no difference is claimed.
 """
 
 from __future__ import annotations
 
 import math
 import statistics
-from collections import defaultdict
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
-from raycodellm import evaluation
 from raycodellm.config import Objective
-from raycodellm.statistics import ArmMeasurements, Interval, SeedNoise, mean_of_samples, pareto_front, seed_noise
+from raycodellm.statistics import Interval, Word, pareto_front
 from raycodellm.tables.trials import Row, metric_of, params_of, trial_name
-
-if TYPE_CHECKING:
-    import pyarrow as pa
-
-ItemTable: TypeAlias = "pa.Table | evaluation.Items"
-"""A trial's evaluated items."""
+from raycodellm.verdict import ItemTable, Verdict
+from raycodellm.verdict.counted import counted_rows, in_order
+from raycodellm.verdict.measurements import measured_arms, phase_of, rows_by_arm, with_metric
 
 
 @dataclass(frozen=True)
@@ -49,10 +45,17 @@ class ArmScore:
     """The accuracy of guessing on these tasks."""
     beats_chance: bool | None = None
     """True if the accuracy's interval lies above chance; None where that is not known."""
-    difference_to_best: Interval | None = None
-    """This score minus the best one's, None for the best; the ends are NaN while the seeds' noise is unknown."""
+    difference: Interval | None = None
+    """This score minus that of the reference arm, or else of the best; None for that arm, and where nothing is said of
+    it. The ends are NaN while the seeds' noise is unknown."""
     separable: bool = False
     """True if the difference's interval is known and excludes 0; for the best arm, if all others are separable."""
+    verdict: Word | None = None
+    """Against the reference arm; None without one, and for arms that have no verdict."""
+    is_confirmed: bool = False
+    """True if `seeds` are fresh seeds, which the search has not seen."""
+    selected_score: float | None = None
+    """Of a confirmed arm: the mean score by which the search chose it, which noise makes look too good."""
     scores: tuple[float | None, ...] = ()
     """Means of all objectives, in their order."""
     pareto: bool = False
@@ -64,23 +67,21 @@ class ArmScore:
 
 
 def ranking(
-    rows: Sequence[Row], objectives: Sequence[Objective], items: Mapping[int, ItemTable] | None = None
+    rows: Sequence[Row],
+    objectives: Sequence[Objective],
+    items: Mapping[int, ItemTable] | None = None,
+    verdicts: Sequence[Verdict] | None = None,
 ) -> list[ArmScore]:
-    """All arms, the best by the first objective first, those without a score last.
+    """All arms, the best by the first objective first, those without a score last; confirmed arms before the others.
 
     `rows`: of `trials.parquet`; `items`: maps a trial's number to its table of items. Without items the intervals are
     those that the evaluation recorded, and a difference is as uncertain over items as two independent scores.
+    `verdicts`: against the reference arm, of a sweep that has one; None for differences to the best arm.
     """
-    by_arm: dict[int, list[Row]] = defaultdict(list)
-    for row in sorted(rows, key=lambda row: row["number"]):
-        by_arm[row["arm"]].append(row)
-    first = objectives[0]
-    complete = {
-        arm: [row for row in of_arm if metric_of(row, first.metric) is not None] for arm, of_arm in by_arm.items()
-    }
+    by_arm, first = rows_by_arm(rows), objectives[0]
+    complete, confirmed = counted_rows(rows, first.metric)
     measured, noise = measured_arms(first.metric, complete, items or {})
-    sign = 1.0 if first.mode == "min" else -1.0
-    order = sorted(measured, key=lambda arm: (sign * measured[arm].score, arm))
+    order = in_order({arm: one.score for arm, one in measured.items()}, confirmed, first)
     points = {arm: tuple(_mean_metric(complete[arm], one.metric) for one in objectives) for arm in order}
     front = pareto_front(
         {arm: known for arm, point in points.items() if len(known := _present(point)) == len(point)},
@@ -88,50 +89,54 @@ def ranking(
     )
     scored: list[ArmScore] = []
     for arm in order:
-        one = _described(by_arm[arm], complete[arm], first.metric)
         value, low, high = measured[arm].interval(noise)
-        one = replace(one, score=value, low=low, high=high, covers_seeds=noise.single.degrees > 0)
-        one = replace(one, scores=points[arm], pareto=arm in front)
-        if scored:
-            gap = measured[arm].minus(measured[order[0]], noise, len(order))
-            one = replace(one, difference_to_best=gap, separable=min(sign * gap.low, sign * gap.high) > 0)
-        scored.append(one)
-    if len(scored) > 1:
-        scored[0] = replace(scored[0], separable=all(one.separable for one in scored[1:]))
+        searched = with_metric([row for row in by_arm[arm] if phase_of(row) == "search"], first.metric)
+        scored.append(
+            replace(
+                _described(by_arm[arm], complete[arm], first.metric),
+                score=value,
+                low=low,
+                high=high,
+                covers_seeds=noise.single.degrees > 0,
+                scores=points[arm],
+                pareto=arm in front,
+                is_confirmed=arm in confirmed,
+                selected_score=_mean_metric(searched, first.metric) if arm in confirmed else None,
+            )
+        )
+    if verdicts is None:
+        gaps = {arm: measured[arm].minus(measured[order[0]], noise, len(order)) for arm in order[1:]}
+        scored = _against_best(scored, gaps, first)
+    else:
+        scored = _against_reference(scored, {one.arm: one for one in verdicts if one.metric == first.metric})
     return scored + [_described(by_arm[arm], [], first.metric) for arm in sorted(set(by_arm) - set(measured))]
 
 
-def measured_arms(
-    metric: str, complete: Mapping[int, Sequence[Row]], items: Mapping[int, ItemTable]
-) -> tuple[dict[int, ArmMeasurements], SeedNoise]:
-    """Measurements of each arm that has complete rows, and the noise between their seeds.
-
-    The items are looked at only where they count: while the noise is unknown, a score has its recorded interval.
-    """
-    measured = {arm: measurements(metric, done, {}) for arm, done in complete.items() if done}
-    noise = seed_noise({arm: found.scores for arm, found in measured.items()})
-    if noise.single.degrees or any(found.recorded is None for found in measured.values()):
-        measured = {arm: measurements(metric, complete[arm], items) for arm in measured}
-    return measured, noise
+def _against_best(scored: Sequence[ArmScore], gaps: Mapping[int, Interval], objective: Objective) -> list[ArmScore]:
+    """The arms with their differences to the first of them."""
+    sign = 1.0 if objective.mode == "min" else -1.0
+    others = [
+        replace(one, difference=gap, separable=min(sign * gap.low, sign * gap.high) > 0)
+        for one in scored[1:]
+        for gap in [gaps[one.arm]]
+    ]
+    is_best = bool(others) and all(one.separable for one in others)
+    return [*(replace(one, separable=is_best) for one in scored[:1]), *others]
 
 
-def measurements(metric: str, complete: Sequence[Row], items: Mapping[int, ItemTable]) -> ArmMeasurements:
-    """Measurements of one arm: `complete` are its rows with a finite `metric`, at least one."""
-    scores = {row["seed"]: float(row[f"metrics.{metric}"]) for row in complete}
-    low, high = (metric_of(complete[0], f"{metric}_{end}") for end in ("low", "high"))
-    return ArmMeasurements(
-        scores=scores,
-        samples={row["seed"]: _samples(items.get(row["number"]), metric, scores[row["seed"]]) for row in complete},
-        recorded=None if low is None or high is None else Interval(scores[complete[0]["seed"]], low, high),
-    )
-
-
-def _samples(items: ItemTable | None, metric: str, score: float) -> Sequence[Mapping[Any, float]]:
-    """The items' values; none unless `score` is their mean: an interval must belong to the score that is shown."""
-    if items is None:
-        return []
-    found = items.samples(metric) if isinstance(items, evaluation.Items) else evaluation.samples(items, metric)
-    return found if found and math.isclose(mean_of_samples(found), score, rel_tol=1e-6) else []
+def _against_reference(scored: Sequence[ArmScore], verdicts: Mapping[int, Verdict]) -> list[ArmScore]:
+    """The arms with their verdicts against the reference arm."""
+    return [
+        replace(
+            one,
+            difference=known.difference,
+            verdict=known.word,
+            separable=known.word in ("better", "worse"),
+        )
+        if (known := verdicts.get(one.arm)) is not None
+        else one
+        for one in scored
+    ]
 
 
 def _described(rows: Sequence[Row], complete: Sequence[Row], metric: str) -> ArmScore:

@@ -11,14 +11,13 @@ from typing import Any, TypeVar
 
 import numpy as np
 
-from raycodellm import search, storage_files
+from raycodellm import search, storage_files, verdict
 from raycodellm.config import Sweep, SweepFile
 from raycodellm.evaluation import Items, asked_averages, read_trial_items
 from raycodellm.files import Folder
 from raycodellm.finished import read_finished_stage
-from raycodellm.records import StageRecord
+from raycodellm.records import CONFIRM_SEEDS, StageRecord
 from raycodellm.report.ranking import ArmScore, ranking
-from raycodellm.report.verdicts import TaskScore, task_scores
 from raycodellm.tables import Sharing, sharing
 from raycodellm.tables.trials import Row, stages_of
 
@@ -57,14 +56,20 @@ class Records:
         return self.file.example()
 
     @cached_property
-    def scores(self) -> list[ArmScore]:
-        """The ranking of the arms."""
-        return ranking(self.rows, self.sweep.search.objectives, self.items)
+    def known(self) -> verdict.Findings:
+        """What is known of the arms against each other."""
+        return verdict.findings(self.file, self.rows, self.items)
 
     @cached_property
-    def task_scores(self) -> list[TaskScore]:
-        """The arms' scores in each task, with verdicts."""
-        return task_scores(self.rows, self.scores, self.sweep.search.objectives[0], self.items)
+    def scores(self) -> list[ArmScore]:
+        """The ranking of the arms."""
+        verdicts = self.known.verdicts if self.has_reference else None
+        return ranking(self.rows, self.sweep.search.objectives, self.items, verdicts)
+
+    @property
+    def has_reference(self) -> bool:
+        """True if the arms are compared with a reference arm; else with the arm that is first in rank."""
+        return self.sweep.search.reference is not None
 
     @property
     def best(self) -> ArmScore | None:
@@ -80,8 +85,12 @@ class Records:
 
     @cached_property
     def num_trials(self) -> int:
-        """Trials of the whole sweep, those that have not begun included."""
-        return max(len(self.rows), search.num_trials(self.file))
+        """Trials of the whole sweep, as far as they are known: those that have not begun included."""
+        looks = self.known.looks
+        begun = {(row["arm"], row["seed"]) for row in self.rows}
+        first = self.sweep.seed + CONFIRM_SEEDS
+        coming = sum((one.arm, first + one.place) not in begun for one in looks.pending)
+        return max(len(self.rows) + coming, search.num_trials(self.file))
 
     @property
     def num_open(self) -> int:

@@ -11,7 +11,6 @@ from raycodellm.report import figures, tables
 from raycodellm.report.answer import unknown_noise
 from raycodellm.report.figures import Curves, Figure
 from raycodellm.report.records import Records
-from raycodellm.report.verdicts import compared_with
 from raycodellm.search import FEWEST_POINTS
 from raycodellm.tables import StageNode, Table, sharing_sentence
 
@@ -77,10 +76,31 @@ _TASKS_NOTE = (
     "scored. Contaminated items are in the training data; clean accuracy is that of the others."
 )
 _VERDICT_NOTE = (
-    "▲ better, ▼ worse, ≈ not known, against arm {base}, at 95 % over items and seeds. Corrected: the verdicts of all "
-    "arms and all tasks hold at once (Tukey's range over the arms of a task, Bonferroni over the tasks)."
+    "▲ better, ▼ worse, = equal within the margin, ≈ not known, against arm {base}, at 95 % over items and seeds. "
+    "Corrected: {corrected}"
 )
+_CORRECTED = {
+    "first in rank": (
+        "the verdicts of all arms and all tasks hold at once (Tukey's range over the arms of a task, Bonferroni over "
+        "the tasks)."
+    ),
+    "all seeds": "all arms and all metrics are one family (Holm).",
+    "confirmation": (
+        "all arms, metrics and looks are one family (Holm within a look, at the error that the look may spend). "
+        "Scores are of fresh seeds alone; a verdict that is known is final."
+    ),
+}
 _NO_VERDICT_NOTE = "No verdict is given: the noise between seeds is unknown."
+_NOT_YET_NOTE = "No verdict is given yet: no look at fresh seeds is complete."
+_SELECTED_NOTE = (
+    "Scores of the search chose the arms that are confirmed, so that noise makes them look too good: no verdict rests "
+    "on them."
+)
+_REFERENCE_NOTE = (
+    "All intervals are 95 % intervals over evaluation items and seeds. A difference is that to the reference arm, over "
+    "the same items and, where arms share seeds, seed by seed; its interval holds for all arms and metrics that have a "
+    "verdict at once."
+)
 _RATIO_NOTE = "Dashed: planned. Solid: code's share of the tokens since the previous point. One line per trial."
 _ORDER_NOTE = "The line is the best single score so far. It is chosen by its score, so noise makes it look too good."
 _COST_NOTE = "Tokens and device time of all stages of a trial, also where another trial had trained them already."
@@ -119,7 +139,7 @@ def _all_sections(records: Records) -> list[Section]:
         Section(f"{metric} by {_along(records)}", figures.scores(records), is_first=True),
         _ranking(records),
         _arms_by_task(records),
-        Section("Differences by task", _unless_empty(tables.differences_by_task(records)), is_folded=True),
+        Section("Verdicts", _unless_empty(tables.verdicts(records)), is_folded=not records.has_reference),
         Section(f"Tasks and their parts {of_arm}", _task_parts(records), _TASKS_NOTE, is_folded=True),
         Section("Code ratio, planned and real", figures.curve_figures(records, figures.RATIO), _RATIO_NOTE),
         Section("Scores in the order of the trials", figures.order(records), _ORDER_NOTE),
@@ -151,9 +171,12 @@ def _unless_empty(table: Table) -> list[Table]:
 
 
 def _ranking(records: Records) -> Section:
-    warning = unknown_noise(records.scores)
+    warning = unknown_noise(records)
     parts: list[Part] = [tables.ranking(records)] if records.best else []
-    return Section("Ranking", [warning, *parts] if warning else parts, _ITEMS_NOTE if warning else _SEEDS_NOTE)
+    note = _ITEMS_NOTE if warning else _REFERENCE_NOTE if records.has_reference else _SEEDS_NOTE
+    if records.sweep.search.confirm is not None:
+        note = f"{note} {_SELECTED_NOTE}"
+    return Section("Ranking", [warning, *parts] if warning else parts, note)
 
 
 def _task_parts(records: Records) -> list[Part]:
@@ -163,9 +186,11 @@ def _task_parts(records: Records) -> list[Part]:
 
 
 def _arms_by_task(records: Records) -> Section:
-    base = compared_with(records.scores)
-    has_verdicts = any(one.verdict for one in records.task_scores)
-    note = _VERDICT_NOTE.format(base=base.arm if base else "") if has_verdicts else _NO_VERDICT_NOTE
+    known = records.known
+    if known.verdicts:
+        note = _VERDICT_NOTE.format(base=known.compared_with, corrected=_CORRECTED[known.basis])
+    else:
+        note = _NOT_YET_NOTE if known.basis == "confirmation" else _NO_VERDICT_NOTE
     return Section("Arms by task", _unless_empty(tables.arms_by_task(records)), note)
 
 

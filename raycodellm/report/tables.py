@@ -2,16 +2,19 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from functools import partial
+from typing import Any
 
 from raycodellm.records import LedgerRow, StageRecord, summed_ledger
-from raycodellm.report.answer import difference, difference_name, interval_name
+from raycodellm.report.answer import MARKS, difference, difference_name, interval_name
 from raycodellm.report.ranking import ArmScore
 from raycodellm.report.records import Records
-from raycodellm.report.verdicts import TaskScore
 from raycodellm.tables import Cell, StageNode, Table, cells, formats, remarks, score_table, stage_tree, trials_table
 from raycodellm.tables.trials import is_present, params_of, stages_of, trial_name
+from raycodellm.verdict import Verdict
+from raycodellm.verdict.arms import mean_score
+from raycodellm.verdict.verdicts import task_metrics
 
 
 def cards(records: Records) -> list[tuple[str, str]]:
@@ -35,89 +38,98 @@ def cards(records: Records) -> list[tuple[str, str]]:
 
 
 def ranking(records: Records) -> Table:
-    """The arms that have a score, the best first."""
+    """The arms that have a score, the best first; confirmed arms before those with a score of the search alone."""
     scored = [one for one in records.scores if one.score is not None]
     names = list(dict.fromkeys(name for one in scored for name in one.params))
     first, *others = (objective.metric for objective in records.sweep.search.objectives)
+    is_confirmed = any(one.is_confirmed for one in scored)
     header = (
-        "arm",
-        *names,
-        first,
-        interval_name(records.scores),
-        difference_name(records.scores),
-        "accuracy",
-        "chance",
+        *("arm", *names, first, interval_name(records.scores)),
+        *((SELECTED,) if is_confirmed else ()),
+        *(difference_name(records), "accuracy", "chance", *others, *(("Pareto front",) if others else ()), "seeds"),
     )
     rows = []
     for one in scored:
-        gap = one.difference_to_best
-        shown = (
-            Cell(str(one.arm), one.arm),
-            *(cells.value(one.params.get(name)) for name in names),
-            cells.score(one.score),
-            Cell(formats.interval(one.low, one.high), one.low),
-            Cell(difference(one), gap.value if gap else 0.0),
-            cells.score(one.accuracy),
-            cells.score(one.chance),
+        gap, more = one.difference, (*map(cells.score, one.scores[1:]), "✓" if one.pareto else "")
+        if is_confirmed and not one.is_confirmed:  # its score is the search's, which stands in a column of its own
+            shown: tuple[str, ...] = (cells.score(None), cells.score(None), cells.score(one.score))
+        else:
+            shown = (cells.score(one.score), Cell(formats.interval(one.low, one.high), one.low))
+            shown += (cells.score(one.selected_score),) if is_confirmed else ()
+        kind = (one.verdict or "").replace(" ", "-")
+        is_reference = records.has_reference and one.arm == records.known.compared_with
+        rows.append(
+            (
+                Cell(str(one.arm), one.arm),
+                *(cells.value(one.params.get(name)) for name in names),
+                *shown,
+                Cell("reference" if is_reference else difference(one), gap.value if gap else 0.0, kind),
+                cells.score(one.accuracy),
+                cells.score(one.chance),
+                *(more if others else ()),
+                cells.whole(len(one.seeds)),
+            )
         )
-        more = (*map(cells.score, one.scores[1:]), "✓" if one.pareto else "") if others else ()
-        rows.append((*shown, *more, cells.whole(len(one.seeds))))
-    header += (*others, *(("Pareto front",) if others else ()), "seeds")
-    return Table(header, rows, is_first_best=bool(scored) and scored[0].separable)
+    return Table(header, rows, is_first_best=bool(scored) and scored[0].separable and not records.has_reference)
 
 
-SIGNS = {"better": " ▲", "worse": " ▼", "not known": " ≈", "": ""}
-"""The mark behind a score for each verdict."""
+SELECTED = "in the search (selected)"
+"""Heading of the scores by which the search chose the arms that are confirmed."""
 
 
 def arms_by_task(records: Records) -> Table:
-    """The score of each arm in each task, with its verdict against the arm that is compared with."""
-    tasks = list(dict.fromkeys(one.task for one in records.task_scores))
-    by_arm: dict[int, dict[str, TaskScore]] = {}
-    for one in records.task_scores:
-        by_arm.setdefault(one.arm, {})[one.task] = one
-    params = {one.arm: one.params for one in records.scores}
-    names = list(dict.fromkeys(name for arm in by_arm for name in params[arm]))
-    rows = [
-        (
-            Cell(str(arm), arm),
-            *(cells.value(params[arm].get(name)) for name in names),
-            *(_task_cell(found.get(task)) for task in tasks),
-        )
-        for arm, found in by_arm.items()
-    ]
-    return Table(("arm", *names, *tasks), rows)
+    """The score of each arm in each task, with its verdict against the arm that is compared with.
+
+    With a confirmation the scores are those of fresh seeds, as far as the looks are complete.
+    """
+    known = records.known
+    metrics = task_metrics(records.rows, records.sweep.search.objectives[0])
+    verdicts = {(one.arm, one.metric): one for one in known.verdicts}
+    by_trial = {row["number"]: row for row in records.rows}
+    scored = [one for one in records.scores if one.score is not None]
+    if any(one.is_confirmed for one in scored):
+        scored = [one for one in scored if one.is_confirmed]
+    names = list(dict.fromkeys(name for one in scored for name in one.params))
+    rows = []
+    for one in scored:
+        of_arm = [by_trial[number] for number in one.trials]
+        found = [_task_cell(verdicts.get((one.arm, metric)), mean_score(of_arm, metric)) for metric in metrics.values()]
+        rows.append((Cell(str(one.arm), one.arm), *(cells.value(one.params.get(name)) for name in names), *found))
+    return Table(("arm", *names, *metrics), rows if metrics else [])
 
 
-def _task_cell(one: TaskScore | None) -> Cell:
+def _task_cell(one: Verdict | None, score: float | None) -> Cell:
     if one is None:
-        return Cell(formats.NOTHING)
-    return Cell(formats.score(one.score.value) + SIGNS[one.verdict], one.score.value, one.verdict.replace(" ", "-"))
+        return cells.score(score)
+    return Cell(formats.score(one.score.value) + MARKS[one.word], one.score.value, one.word.replace(" ", "-"))
 
 
 MOST_DIFFERENCES = 1000
 """Rows of the table of differences: those of the best arms."""
 
 
-def differences_by_task(records: Records) -> Table:
-    """The differences behind the first verdicts; no rows where no verdict is given."""
-    header = ("arm", "task", "score", interval_name(records.scores), "difference", "corrected interval", "verdict")
+def verdicts(records: Records) -> Table:
+    """The verdicts with the differences behind them, arm by arm; no rows where no verdict is given."""
+    known = records.known
+    place = {one.arm: number for number, one in enumerate(records.scores)}
+    header = ("arm", "metric", "score", "95 % interval", "difference", "corrected interval", "corrected p", "seeds")
     rows = []
-    for one in [one for one in records.task_scores if one.verdict][:MOST_DIFFERENCES]:
-        if one.difference is not None:
-            gap = one.difference
-            rows.append(
-                (
-                    Cell(str(one.arm), one.arm),
-                    one.task,
-                    cells.score(one.score.value),
-                    Cell(formats.interval(one.score.low, one.score.high), one.score.low),
-                    Cell(f"{gap.value:+.3f}", gap.value),
-                    Cell(f"{gap.low:+.3f} to {gap.high:+.3f}", gap.low),
-                    Cell(one.verdict, kind=one.verdict.replace(" ", "-")),
-                )
+    for one in sorted(known.verdicts, key=lambda one: place[one.arm])[:MOST_DIFFERENCES]:
+        gap = one.difference
+        rows.append(
+            (
+                Cell(str(one.arm), one.arm),
+                one.metric,
+                cells.score(one.score.value),
+                Cell(formats.interval(one.score.low, one.score.high), one.score.low),
+                Cell(f"{gap.value:+.3f}", gap.value),
+                Cell(formats.signed_interval(gap.low, gap.high), gap.low),
+                Cell(formats.p_value(one.p_corrected), one.p_corrected),
+                cells.whole(len(one.seeds)),
+                Cell(one.word + ("" if one.is_final else ", so far"), kind=one.word.replace(" ", "-")),
             )
-    return Table(header, rows, left=(0, 1, 6))
+        )
+    return Table((*header, "verdict"), rows, left=(0, 1, 8))
 
 
 def tasks(records: Records, best: ArmScore) -> Table:
@@ -183,9 +195,13 @@ def sources(records: Records) -> Table:
         source = records.sweep.sources.get(name)
         path = "" if source is None else ", ".join(source.paths)
         counts = (f"{manifest['num_documents']:,}", f"{manifest['num_tokens']:,}")
-        digest = manifest.get("content_digest") or manifest["source_fingerprint"]
-        rows.append((name, str(manifest["kind"]), path, *counts, digest))
+        rows.append((name, str(manifest["kind"]), path, *counts, digest_of(manifest)))
     return Table(("source", "kind", "path", "documents", "tokens", "digest"), rows, left=(0, 1, 2, 5))
+
+
+def digest_of(manifest: Mapping[str, Any]) -> str:
+    """The digest that identifies the text of a token store, from its manifest."""
+    return str(manifest.get("content_digest") or manifest["source_fingerprint"])
 
 
 def skipped(records: Records) -> Table:

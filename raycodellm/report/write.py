@@ -1,10 +1,11 @@
-"""Writes `report/index.html` and `report/report.md` of a run, and the summary that `run` prints at its end."""
+"""Writes a run's `report/index.html`, `report.md` and `verdict.json`, and the summary that `run` prints at its end."""
 
 from __future__ import annotations
 
 from collections.abc import Callable
 from typing import Any
 
+from raycodellm import verdict
 from raycodellm.files import Folder
 from raycodellm.report import tables
 from raycodellm.report.answer import answer_so_far, difference_name, progress, unknown_noise
@@ -22,7 +23,7 @@ SUMMARY_CHARACTERS = 200
 
 
 def write_report(run: Folder, storage: Folder, say: Callable[[str], Any] = lambda line: None) -> Folder:
-    """Writes `index.html` and `report.md` into the run's `report` folder; returns that folder.
+    """Writes `index.html`, `report.md` and `verdict.json` into the run's `report` folder; returns that folder.
 
     The run may be unfinished. `say` receives a line about each file that could not be read; the report shows it too.
     """
@@ -40,9 +41,16 @@ def write_pages(records: Records, reload_seconds: int | None = None) -> Folder:
     """
     found = sections(records)
     folder = records.run / "report"
+    folder.write_json("verdict.json", verdict_document(records))
     folder.write_bytes("index.html", html_page(records, found, reload_seconds).encode())
     folder.write_bytes("report.md", markdown(records, found).encode())
     return folder
+
+
+def verdict_document(records: Records) -> dict[str, Any]:
+    """The content of `verdict.json`."""
+    digests = {name: tables.digest_of(manifest) for name, manifest in records.stores.items()}
+    return verdict.document(records.file, records.known, answer_so_far(records), digests)
 
 
 def summary_text(
@@ -55,12 +63,12 @@ def summary_text(
     """
     records = read_records(run, storage) if records is None else records
     shared = records.sharing
-    dispensable = ("Pareto front", "seeds", "chance", "accuracy", difference_name(records.scores))
+    dispensable = ("Pareto front", "seeds", "chance", "accuracy", difference_name(records))
     arms = fitted(tables.ranking(records).first(SUMMARY_ARMS), num_characters, dispensable)
     lines = [*table_lines(arms), ""] if records.best else []
     closing = [
         answer_so_far(records),
-        unknown_noise(records.scores),
+        unknown_noise(records),
         progress(records),
         f"tokens: {sharing_sentence(shared)}" if shared.tokens_trained else "",
         *records.lost,

@@ -98,11 +98,13 @@ class OpenedRun:
         import pandas as pd
 
         rows = []
-        for one in report.read_records(self.folder, self.run.storage).scores:
+        records = report.read_records(self.folder, self.run.storage)
+        for one in records.scores:
             row = {f"params.{name}": value for name, value in one.params.items()}
-            row |= {name: value for name, value in asdict(one).items() if name not in ("params", "difference_to_best")}
-            gap = one.difference_to_best
-            value, low, high = gap if gap is not None else (0.0 if one.score is not None else None, None, None)
+            row |= {name: value for name, value in asdict(one).items() if name not in ("params", "difference")}
+            gap = one.difference
+            own = 0.0 if one.arm == records.known.compared_with else None
+            value, low, high = gap if gap is not None else (own, None, None)
             rows.append({"arm": one.arm, **row, "difference": value, "difference_low": low, "difference_high": high})
         return pd.DataFrame(rows, columns=None if rows else ["arm", "score", "low", "high"]).set_index("arm")
 

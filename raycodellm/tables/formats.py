@@ -20,6 +20,18 @@ def interval(low: float, high: float) -> str:
     return NOTHING if math.isnan(low) or math.isnan(high) else f"{_end(low)} to {_end(high)}"
 
 
+def signed_interval(low: float, high: float) -> str:
+    """`-0.012 to +0.034`; nothing where an end is NaN."""
+    return NOTHING if math.isnan(low) or math.isnan(high) else f"{low:+.3f} to {high:+.3f}"
+
+
+def p_value(p: float | None) -> str:
+    """`0.012`, `0.34`, or `< 0.001`; nothing where it is not known."""
+    if p is None:
+        return NOTHING
+    return "< 0.001" if p < 0.0005 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
+
+
 def _end(value: float) -> str:
     return f"{value:.3f}" if math.isfinite(value) else ("−∞" if value < 0 else "∞")
 

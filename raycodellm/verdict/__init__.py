@@ -1,8 +1,25 @@
 """The verdict: which arms are confirmed with fresh seeds, and what is known of them against the reference."""
 
 from raycodellm.verdict.arms import reference_arm
-from raycodellm.verdict.comparison import Verdict, Word
+from raycodellm.verdict.document import document
+from raycodellm.verdict.findings import Findings, findings
 from raycodellm.verdict.looks import Looks, PendingTrial, looks
 from raycodellm.verdict.measurements import ItemTable
+from raycodellm.verdict.sentence import sentence
+from raycodellm.verdict.settling import settled_by
+from raycodellm.verdict.verdicts import Comparison, Verdict
 
-__all__ = ["ItemTable", "Looks", "PendingTrial", "Verdict", "Word", "looks", "reference_arm"]
+__all__ = [
+    "Comparison",
+    "Findings",
+    "ItemTable",
+    "Looks",
+    "PendingTrial",
+    "Verdict",
+    "document",
+    "findings",
+    "looks",
+    "reference_arm",
+    "sentence",
+    "settled_by",
+]

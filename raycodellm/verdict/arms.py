@@ -9,6 +9,7 @@ from typing import Any
 from raycodellm import search
 from raycodellm.config import Objective, SweepFile
 from raycodellm.tables.trials import Row, params_of
+from raycodellm.verdict.counted import in_order
 from raycodellm.verdict.measurements import rows_by_arm, with_metric
 
 
@@ -45,18 +46,18 @@ def best_of_search(rows: Sequence[Row], objective: Objective, reference: int | N
     Of arms with equal parameters the first counts: another would be trained to the same scores.
     """
     by_arm = rows_by_arm(rows, "search")
-    complete = {arm: with_metric(of_arm, objective.metric) for arm, of_arm in sorted(by_arm.items())}
-    sign = 1.0 if objective.mode == "min" else -1.0
-    scores = {
-        arm: sign * statistics.fmean(row[f"metrics.{objective.metric}"] for row in done)
-        for arm, done in complete.items()
-        if done and arm != reference
-    }
+    means = {arm: mean_score(of_arm, objective.metric) for arm, of_arm in by_arm.items() if arm != reference}
     chosen: list[int] = []
     taken = [params_of(by_arm[reference][0])] if reference in by_arm else []
-    for arm in sorted(scores, key=lambda arm: (scores[arm], arm)):
+    for arm in in_order({arm: mean for arm, mean in means.items() if mean is not None}, (), objective):
         params = params_of(by_arm[arm][0])
         if len(chosen) < most and not any(same(params, other) for other in taken):
             chosen.append(arm)
             taken.append(params)
     return tuple(chosen)
+
+
+def mean_score(rows: Sequence[Row], metric: str) -> float | None:
+    """Mean of the metric over the complete rows that have it; None without one."""
+    values = [float(row[f"metrics.{metric}"]) for row in with_metric(rows, metric)]
+    return statistics.fmean(values) if values else None

@@ -1,71 +1,46 @@
-"""Arms against one arm, metric by metric: which difference is known.
+"""Arms against the reference arm, metric by metric: which difference is known.
 
-All arms and metrics are one family: where no arm differs, at most 5 % of sweeps claim a difference anywhere.
+All arms and metrics are one family (Holm 1979): where no arm differs, at most 5 % of sweeps claim a difference, in any
+of them and at any look.
 """
 
 from __future__ import annotations
 
-import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any, Literal
 
 from raycodellm.config import Objective
-from raycodellm.evaluation import METRICS
-from raycodellm.statistics import Interval
-from raycodellm.tables.trials import Row, metric_of, params_of
-from raycodellm.verdict.measurements import ItemsOf, measured_arms, with_metric
+from raycodellm.statistics import (
+    ArmMeasurements,
+    Difference,
+    Interval,
+    difference,
+    holm_at_look,
+    seed_noise,
+    verdict_word,
+)
+from raycodellm.tables.trials import Row, params_of
+from raycodellm.verdict.measurements import ItemsOf, measurements, with_metric
+from raycodellm.verdict.verdicts import ERROR, Comparison, Verdict, num_items
 
-Word = Literal["better", "worse", "equal", "not known"]
-ERROR = 0.05
-"""Probability of any false claim of a sweep in which no arm differs."""
+MOST_ARMS_OF_NOISE = 16
+"""Arms that tell the noise between seeds of a difference, beside the two: the nearest by their code ratios."""
+Pair = tuple[int, str]
+"""An arm and a metric."""
 
 
 @dataclass(frozen=True)
-class Verdict:
-    """What is known of one arm against the arm that it is compared with, in one metric."""
+class Look:
+    """One look among those that share the error."""
 
-    arm: int
-    params: dict[str, Any]
-    metric: str
-    score: Interval
-    """The arm's score with its 95 % interval."""
-    seeds: tuple[int, ...]
-    """The arm's seeds that the verdict rests on."""
-    items: int | None
-    """Items that the score is over; None where the evaluation did not tell."""
-    difference: Interval
-    """This score minus the other arm's; its interval holds for the whole family at once."""
-    p_corrected: float
-    """Probability of so large a difference by chance, corrected for the family; NaN where it is not known."""
-    word: Word
-    look: int = 0
-    """The look at which the verdict was given."""
-    is_final: bool = True
-    """False for a verdict that more seeds may still change."""
-    selected_score: float | None = None
-    """The score by which the search chose the arm: noise makes it look too good."""
-
-
-def family_metrics(rows: Sequence[Row], objectives: Sequence[Objective]) -> dict[str, Objective]:
-    """Maps each metric that verdicts are given on to an objective of the same direction: the objectives, then the
-    tasks' metrics of the first objective's kind."""
-    found = {one.metric: one for one in objectives}
-    for metric in task_metrics(rows, objectives[0]).values():
-        found.setdefault(metric, objectives[0])
-    return found
-
-
-def task_metrics(rows: Sequence[Row], objective: Objective) -> dict[str, str]:
-    """Maps each task to its metric of the objective's kind; empty where the objective is no metric of a task."""
-    kind = objective.metric.rpartition("/")[2]
-    has_interval = any(f"metrics.{objective.metric}_low" in row for row in rows)
-    if kind not in {metric.name for metric in METRICS} and not has_interval:
-        return {}
-    suffix = f"/{kind}"
-    names = dict.fromkeys(name for row in rows for name in row if name.startswith("metrics.") and name.endswith(suffix))
-    found = {name.removeprefix("metrics.").removesuffix(suffix): name.removeprefix("metrics.") for name in names}
-    return {task: name for task, name in found.items() if any(metric_of(row, name) is not None for row in rows)}
+    seeds: tuple[int, ...] = (1,)
+    """Seeds per arm at each look."""
+    number: int = 0
+    """Place of this look among them."""
+    rejected: Collection[Pair] = ()
+    """Differences that an earlier look found: they leave the family, and their share of the error goes to the rest."""
+    others: Collection[Pair] = ()
+    """Pairs that are not tested any more although no difference was found: they keep their share."""
 
 
 def compare(
@@ -73,53 +48,68 @@ def compare(
     reference: int,
     metrics: Mapping[str, Objective],
     items: ItemsOf,
-    error: float = ERROR,
+    look: Look | None = None,
     margin: float | None = None,
-) -> list[Verdict]:
-    """The verdict on each arm of `rows` but the reference in each metric that both have, metric by metric.
+    noise_rows: Sequence[Sequence[Row]] = (),
+) -> Comparison:
+    """The verdict on each arm of `rows` but the reference, in each metric that both have.
 
-    `rows`: each arm's complete rows. `error`: probability of a false claim that the whole family may have.
+    `rows`: each arm's complete rows. `look`: None where the results are looked at once. `noise_rows`: further groups of
+    rows, each of one arm, that tell the noise between seeds; the arms of `rows` do in any case.
     """
-    found = []
-    pairs = [
-        (metric, arm)
-        for metric in metrics
-        for arm in rows
-        if arm != reference and with_metric(rows[arm], metric) and with_metric(rows[reference], metric)
-    ]
-    for metric, objective in metrics.items():
-        complete = {arm: with_metric(of_arm, metric) for arm, of_arm in rows.items()}
-        measured, noise = measured_arms(metric, complete, items)
-        for arm, one in measured.items():
-            if arm == reference or reference not in measured:
-                continue
-            gap = one.minus(measured[reference], noise, 2, 1 - error / len(pairs))
-            found.append(
-                Verdict(
-                    arm=arm,
-                    params=params_of(complete[arm][0]),
-                    metric=metric,
-                    score=one.interval(noise),
-                    seeds=tuple(one.scores),
-                    items=_num_items(complete[arm][0], metric),
-                    difference=gap,
-                    p_corrected=math.nan,
-                    word=_word(gap, 1.0 if objective.mode == "min" else -1.0, margin),
-                )
+    look = look or Look()
+    untested = {*look.rejected, *look.others}
+    found: dict[Pair, Difference] = {}
+    scores: dict[Pair, Interval] = {}
+    for metric in metrics:
+        complete = {arm: done for arm, of_arm in rows.items() if (done := with_metric(of_arm, metric))}
+        if reference not in complete:
+            continue
+        arms = {arm: measurements(metric, done, items) for arm, done in complete.items()}
+        further = [measurements(metric, done, {}) for of_arm in noise_rows if (done := with_metric(of_arm, metric))]
+        pool = [one for one in (*arms.values(), *further) if len(one.scores) > 1]
+        noise = seed_noise({arm: one.scores for arm, one in arms.items()})
+        for arm, one in arms.items():
+            scores[arm, metric] = one.interval(noise)
+            if arm != reference and (arm, metric) not in untested:
+                found[arm, metric] = difference(one, arms[reference], _nearest(pool, one, arms[reference]))
+    p_values = {**dict.fromkeys(look.others, 1.0), **{pair: one.p_value() for pair, one in found.items()}}
+    corrected = holm_at_look(p_values, look.seeds, look.number, ERROR)
+    verdicts = []
+    for (arm, metric), gap in found.items():
+        p, level, _ = corrected[arm, metric]
+        interval, done = gap.interval(level), with_metric(rows[arm], metric)
+        verdicts.append(
+            Verdict(
+                arm=arm,
+                params=params_of(done[0]),
+                metric=metric,
+                score=scores[arm, metric],
+                seeds=tuple(row["seed"] for row in done),
+                items=num_items(done[0], metric) or gap.num_items or None,
+                difference=interval,
+                word=verdict_word(interval, metrics[metric].mode, margin),
+                p_corrected=p if gap.is_known else None,
+                level=level,
+                evidence=gap,
+                look=look.number,
             )
-    return found
+        )
+    return Comparison(tuple(verdicts), {metric: score for (arm, metric), score in scores.items() if arm == reference})
 
 
-def _word(difference: Interval, sign: float, margin: float | None) -> Word:
-    """`sign`: 1 where less is better, else -1."""
-    if math.isnan(difference.low) or math.isnan(difference.high):
-        return "not known"
-    best, worst = sorted((sign * difference.low, sign * difference.high))
-    if margin is not None and -margin <= best and worst <= margin:
-        return "equal"
-    return "better" if worst < 0 else "worse" if best > 0 else "not known"
+def _nearest(
+    pool: Sequence[ArmMeasurements], arm: ArmMeasurements, reference: ArmMeasurements
+) -> Sequence[ArmMeasurements]:
+    """The measurements that tell most of the noise of the two arms, at most `MOST_ARMS_OF_NOISE`.
 
+    Each pair of arms is compared with each other pair for its noise, so hundreds of arms would take minutes.
+    """
+    if len(pool) <= MOST_ARMS_OF_NOISE:
+        return pool
+    places = [one.place for one in (arm, reference) if one.place is not None]
 
-def _num_items(row: Row, metric: str) -> int | None:
-    found = metric_of(row, f"{metric.rpartition('/')[0]}/items")
-    return None if found is None else round(found)
+    def distance(one: ArmMeasurements) -> float:
+        return min((abs(one.place - place) for place in places), default=0.0) if one.place is not None else 0.0
+
+    return sorted(pool, key=distance)[:MOST_ARMS_OF_NOISE]

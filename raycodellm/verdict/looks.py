@@ -7,16 +7,18 @@ a driver that continues it, and the report all find the same arms, the same tria
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from raycodellm import search
-from raycodellm.config import Confirm, SweepFile
+from raycodellm.config import SweepFile
 from raycodellm.records import CONFIRM_SEEDS
+from raycodellm.statistics import Interval
 from raycodellm.tables.trials import Row
 from raycodellm.verdict.arms import best_of_search, reference_arm
-from raycodellm.verdict.comparison import ERROR, Verdict, compare, family_metrics
+from raycodellm.verdict.comparison import Look, compare
 from raycodellm.verdict.measurements import ENDED, ItemsOf, phase_of, rows_by_arm, with_metric
+from raycodellm.verdict.verdicts import Verdict, family_metrics
 
 
 @dataclass(frozen=True)
@@ -43,7 +45,9 @@ class Looks:
     pending: tuple[PendingTrial, ...] = ()
     """The trials that the look waits for, seed by seed, the reference first."""
     verdicts: tuple[Verdict, ...] = ()
-    """The verdicts of the last look at each arm that is complete: those that are final, and those that are not."""
+    """The verdicts of the last complete look at each arm: those that are final, and those that are not."""
+    scores: Mapping[str, Interval] = field(default_factory=dict)
+    """Maps each metric to the reference arm's score at the last complete look."""
 
 
 def looks(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
@@ -79,8 +83,7 @@ def looks(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
             arm: [row for row in by_arm.get(arm, ()) if row["state"] == "complete" and row["seed"] in seeds]
             for arm in (reference, *active)
         }
-        state = replace(state, look=look)
-        state = replace(state, verdicts=_decided(file, rows, of_look, state, items))
+        state = _decided(file, rows, of_look, replace(state, look=look), items)
         active = _still_open(file, state, of_look)
         state = replace(state, verdicts=_final_but(active, state.verdicts))
     return replace(state, verdicts=_final_but((), state.verdicts))
@@ -93,32 +96,31 @@ def _final_but(active: Collection[int], verdicts: Sequence[Verdict]) -> tuple[Ve
 
 def _decided(
     file: SweepFile, rows: Sequence[Row], of_look: Mapping[int, Sequence[Row]], before: Looks, items: ItemsOf
-) -> tuple[Verdict, ...]:
-    """All verdicts after a look: those that were known before it, and the look's own for the rest."""
-    objectives = file.example().search.objectives
-    confirm = file.example().search.confirm
+) -> Looks:
+    """The state after a look: the verdicts that were known before it stay, and the look gives its own for the rest."""
+    objectives, confirm = file.example().search.objectives, file.example().search.confirm
     assert confirm is not None and before.reference is not None
+    fresh = [row for row in rows if phase_of(row) == "confirm"]
     known = [one for one in before.verdicts if one.is_final]
-    frozen = {(one.arm, one.metric) for one in known}
+    seeds = {(one.arm, seed) for one in known for seed in one.seeds}
+    stopped = [
+        [row for row in of_arm if (arm, row["seed"]) in seeds]
+        for arm, of_arm in rows_by_arm(fresh).items()
+        if arm not in of_look
+    ]
+    differing = {(one.arm, one.metric) for one in known if one.word in ("better", "worse")}
     found = compare(
         of_look,
         before.reference,
-        family_metrics([row for row in rows if phase_of(row) == "confirm"], objectives),
+        family_metrics(fresh, objectives),
         items,
-        error=_error_of_look(confirm, before.look),
+        Look(confirm.seeds, before.look, differing, {(one.arm, one.metric) for one in known} - differing),
         margin=confirm.margin,
+        noise_rows=[*stopped, *rows_by_arm(rows, "search").values()],
     )
-    found = [
-        replace(one, look=before.look, is_final=one.word != "not known")
-        for one in found
-        if (one.arm, one.metric) not in frozen
-    ]
-    return tuple(sorted([*known, *found], key=lambda one: before.arms.index(one.arm)))
-
-
-def _error_of_look(confirm: Confirm, look: int) -> float:
-    """The part of the sweep's error that a look may spend: equal parts."""
-    return ERROR / len(confirm.seeds)
+    verdicts = [replace(one, is_final=one.word != "not known") for one in found.verdicts]
+    ordered = sorted([*known, *verdicts], key=lambda one: before.arms.index(one.arm))
+    return replace(before, verdicts=tuple(ordered), scores={**before.scores, **found.scores})
 
 
 def _still_open(file: SweepFile, state: Looks, of_look: Mapping[int, Sequence[Row]]) -> list[int]:

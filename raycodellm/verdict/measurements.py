@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
+import statistics
 from collections import defaultdict
 from collections.abc import Callable, Mapping, Sequence
 from typing import TYPE_CHECKING, Any, TypeAlias
 
 from raycodellm import evaluation
 from raycodellm.statistics import ArmMeasurements, Interval, SeedNoise, mean_of_samples, seed_noise
-from raycodellm.tables.trials import Row, metric_of
+from raycodellm.tables.trials import Row, metric_of, params_of
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -70,7 +71,16 @@ def measurements(metric: str, complete: Sequence[Row], items: ItemsOf) -> ArmMea
             row["seed"]: _samples(items_of(items, row["number"]), metric, scores[row["seed"]]) for row in complete
         },
         recorded=None if low is None or high is None else Interval(scores[complete[0]["seed"]], low, high),
+        place=_code_ratio(params_of(complete[0])),
     )
+
+
+def _code_ratio(params: Mapping[str, Any]) -> float | None:
+    """Mean of the searched code ratios, by which arms have similar noise; None where none is searched."""
+    ratios = [
+        value for name, value in params.items() if name.endswith("code_ratio") and isinstance(value, (int, float))
+    ]
+    return statistics.fmean(ratios) if ratios else None
 
 
 def items_of(items: ItemsOf, number: int) -> ItemTable | None:

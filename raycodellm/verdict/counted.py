@@ -1,0 +1,34 @@
+"""The trials that an arm's score is the mean over, and the order of the arms."""
+
+from __future__ import annotations
+
+from collections.abc import Collection, Mapping, Sequence
+
+from raycodellm.config import Objective
+from raycodellm.tables.trials import Row
+from raycodellm.verdict.measurements import ENDED, rows_by_arm, with_metric
+
+_FEWEST_SEEDS = 2
+"""Fresh seeds of each arm at the first look."""
+
+
+def counted_rows(rows: Sequence[Row], metric: str) -> tuple[dict[int, list[Row]], frozenset[int]]:
+    """Maps each arm that has a score to the complete rows that the score is the mean over; and the confirmed arms.
+
+    Those count by their fresh seeds alone, from the time that all of them have the seeds of the first look. The other
+    arms count by the search's trials.
+    """
+    found = {arm: done for arm, of_arm in rows_by_arm(rows, "search").items() if (done := with_metric(of_arm, metric))}
+    fresh = rows_by_arm(rows, "confirm")
+    if any(sum(row["state"] in ENDED for row in of_arm) < _FEWEST_SEEDS for of_arm in fresh.values()):
+        return found, frozenset()
+    confirmed = {arm: done for arm, of_arm in fresh.items() if (done := with_metric(of_arm, metric))}
+    if len(confirmed) < 2:  # a lone arm that stands before all others would seem better than they are
+        return found, frozenset()
+    return {**found, **confirmed}, frozenset(confirmed)
+
+
+def in_order(scores: Mapping[int, float], confirmed: Collection[int], objective: Objective) -> list[int]:
+    """The arms from the best to the worst, the confirmed ones first: a score of the search may look too good."""
+    sign = 1.0 if objective.mode == "min" else -1.0
+    return sorted(scores, key=lambda arm: (arm not in confirmed, sign * scores[arm], arm))

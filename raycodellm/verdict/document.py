@@ -1,0 +1,66 @@
+"""`report/verdict.json`: the verdicts of a sweep for machines."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from raycodellm.config import SweepFile
+from raycodellm.records import finite_json
+from raycodellm.verdict.findings import Findings
+from raycodellm.verdict.verdicts import ERROR, Verdict
+
+FORMAT = 1
+"""Raised when a key changes its meaning or goes."""
+
+
+def document(file: SweepFile, known: Findings, answer: str, sources: Mapping[str, str]) -> dict[str, Any]:
+    """The content of `verdict.json`, with null for each number that is not known.
+
+    `answer`: the verdict in words. `sources`: the digest of each source's text, without which no score repeats.
+    """
+    settings = file.example().search
+    confirm = settings.confirm
+    found = {
+        "format": FORMAT,
+        "sweep": file.example().name,
+        "answer": answer,
+        "basis": known.basis,
+        "reference": known.compared_with if settings.reference is not None else None,
+        "compared_with": known.compared_with,
+        "phase": known.looks.phase,
+        "looks": list(confirm.seeds) if confirm is not None else [],
+        "look": known.looks.look if confirm is not None else None,
+        "pending": len(known.looks.pending),
+        "margin": confirm.margin if confirm is not None else None,
+        "error": ERROR,
+        "seeds_of_noise": known.seeds_of_noise,
+        "scores_compared_with": [
+            {"metric": metric, "score": score.value, "low": score.low, "high": score.high}
+            for metric, score in known.comparison.scores.items()
+        ],
+        "verdicts": [_verdict(one) for one in known.verdicts],
+        "sources": dict(sources),
+    }
+    plain: dict[str, Any] = finite_json(found)
+    return plain
+
+
+def _verdict(one: Verdict) -> dict[str, Any]:
+    return {
+        "arm": one.arm,
+        "params": dict(one.params),
+        "metric": one.metric,
+        "score": one.score.value,
+        "low": one.score.low,
+        "high": one.score.high,
+        "seeds": len(one.seeds),
+        "items": one.items,
+        "difference": one.difference.value,
+        "difference_low": one.difference.low,
+        "difference_high": one.difference.high,
+        "p_corrected": one.p_corrected,
+        "verdict": one.word,
+        "is_final": one.is_final,
+        "selected_score": one.selected_score,
+    }

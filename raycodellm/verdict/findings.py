@@ -1,0 +1,85 @@
+"""All that is known of a sweep: its verdicts, against which arm, and what they rest on."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+from raycodellm.config import Objective, SweepFile
+from raycodellm.tables.trials import Row
+from raycodellm.verdict.arms import mean_score
+from raycodellm.verdict.comparison import compare
+from raycodellm.verdict.counted import counted_rows, in_order
+from raycodellm.verdict.first_in_rank import compare_with_first
+from raycodellm.verdict.looks import Looks, looks
+from raycodellm.verdict.measurements import ItemsOf, phase_of, rows_by_arm, with_metric
+from raycodellm.verdict.verdicts import Comparison, Verdict, family_metrics
+
+Basis = Literal["confirmation", "all seeds", "first in rank", "none"]
+
+
+@dataclass(frozen=True)
+class Findings:
+    """What is known of a sweep."""
+
+    basis: Basis
+    """What the verdicts rest on: fresh seeds against the reference, all seeds against the reference, or all seeds
+    against the arm that is first in rank. `none` where nothing is known of the noise between seeds."""
+    compared_with: int | None
+    """The arm that the others are compared with; None while it has no score."""
+    looks: Looks
+    comparison: Comparison
+    """The verdicts; empty while none is given."""
+    seeds_of_noise: int
+    """Seeds, over all arms that have two or more, that tell the noise between seeds; 0 where it is unknown."""
+
+    @property
+    def verdicts(self) -> tuple[Verdict, ...]:
+        """On each arm that is compared, in each metric."""
+        return self.comparison.verdicts
+
+    @property
+    def is_over(self) -> bool:
+        """True if no trial will change the verdicts."""
+        return self.looks.phase == "done"
+
+
+def findings(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Findings:
+    """What is known of a sweep, which may be unfinished; a look that lacks trials gives no verdict.
+
+    `rows`: of `trials.parquet`; `items`: a trial's items by its number.
+    """
+    settings, state = file.example().search, looks(file, rows, items)
+    objective = settings.objectives[0]
+    if settings.confirm is not None:
+        seeds = {seed for one in state.verdicts for seed in one.seeds}
+        complete = rows_by_arm([row for row in rows if phase_of(row) == "confirm" and row["seed"] in seeds])
+        searched = rows_by_arm(rows, "search")
+        verdicts = [replace(one, selected_score=mean_score(searched[one.arm], one.metric)) for one in state.verdicts]
+        found = Comparison(tuple(verdicts), state.scores)
+        return Findings("confirmation", state.reference, state, found, _seeds_of_noise(complete, objective.metric))
+    complete, _ = counted_rows(rows, objective.metric)
+    seeds_of_noise = _seeds_of_noise(complete, objective.metric)
+    basis: Basis = "first in rank" if settings.reference is None else "all seeds"
+    order = _in_rank(complete, objective)
+    base = next(iter(order), None) if settings.reference is None else state.reference
+    if not seeds_of_noise or base not in complete:
+        return Findings("none" if not seeds_of_noise else basis, base, state, Comparison(), seeds_of_noise)
+    metrics = family_metrics(rows, settings.objectives)
+    ranked = {arm: complete[arm] for arm in order}
+    if settings.reference is None:
+        found = compare_with_first(ranked, base, metrics, items)
+    else:
+        found = compare(ranked, base, metrics, items)
+    return Findings(basis, base, state, found, seeds_of_noise)
+
+
+def _in_rank(complete: Mapping[int, Sequence[Row]], objective: Objective) -> list[int]:
+    means = {arm: mean_score(of_arm, objective.metric) for arm, of_arm in complete.items()}
+    return in_order({arm: mean for arm, mean in means.items() if mean is not None}, (), objective)
+
+
+def _seeds_of_noise(rows: Mapping[int, Sequence[Row]], metric: str) -> int:
+    numbers = [len(with_metric(of_arm, metric)) for of_arm in rows.values()]
+    return sum(number for number in numbers if number > 1)

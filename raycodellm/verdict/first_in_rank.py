@@ -1,0 +1,51 @@
+"""Arms against the arm that is first in rank: the verdicts of a sweep without a reference arm."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+from raycodellm.config import Objective
+from raycodellm.statistics import Interval, verdict_word
+from raycodellm.tables.trials import Row, params_of
+from raycodellm.verdict.measurements import ItemsOf, measured_arms, with_metric
+from raycodellm.verdict.verdicts import ERROR, Comparison, Verdict, num_items
+
+
+def compare_with_first(
+    rows: Mapping[int, Sequence[Row]], first: int, metrics: Mapping[str, Objective], items: ItemsOf
+) -> Comparison:
+    """The verdict on each arm of `rows` but the `first`, in each metric that both have.
+
+    The differences in a metric hold for all arms at once (Tukey's range), at an error that is divided among the metrics
+    (Bonferroni): where no arm differs, at most 5 % of sweeps claim a difference anywhere.
+    """
+    error = ERROR / max(1, len(metrics))
+    verdicts: list[Verdict] = []
+    scores: dict[str, Interval] = {}
+    for metric, objective in metrics.items():
+        complete = {arm: done for arm, of_arm in rows.items() if (done := with_metric(of_arm, metric))}
+        measured, noise = measured_arms(metric, complete, items)
+        if first not in measured:
+            continue
+        scores[metric] = measured[first].interval(noise)
+        for arm, one in measured.items():
+            if arm == first:
+                continue
+            gap = one.minus(measured[first], noise, len(measured), 1 - error)
+            if math.isnan(gap.low):
+                continue
+            verdicts.append(
+                Verdict(
+                    arm=arm,
+                    params=params_of(complete[arm][0]),
+                    metric=metric,
+                    score=one.interval(noise),
+                    seeds=tuple(one.scores),
+                    items=num_items(complete[arm][0], metric),
+                    difference=gap,
+                    word=verdict_word(gap, objective.mode),
+                    level=error,
+                )
+            )
+    return Comparison(tuple(verdicts), scores)

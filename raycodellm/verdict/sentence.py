@@ -1,0 +1,124 @@
+"""The verdict in words: the answer to what a sweep asks, made of the names of its parameters."""
+
+from __future__ import annotations
+
+import math
+from collections import Counter
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from raycodellm import search
+from raycodellm.config import SweepFile
+from raycodellm.statistics import Word, seeds_to_tell
+from raycodellm.tables import formats
+from raycodellm.verdict.findings import Findings
+from raycodellm.verdict.verdicts import Verdict
+
+_ORDER: tuple[Word, ...] = ("better", "not known", "equal", "worse")
+"""The verdict that answers the question first: one better arm is enough, and none is only known of all arms."""
+_MOST_NAMED = 3
+"""Arms beside the first that are told of one by one."""
+MOST_SEEDS = 100
+"""Seeds per arm beyond which no number is told."""
+_CODE_RATIO = ".code_ratio"
+
+
+def sentence(file: SweepFile, known: Findings) -> str:
+    """What is known of the arms against the reference arm; empty for a sweep without one, and without any verdict."""
+    settings = file.example().search
+    point = search.reference_point(file)
+    metric = settings.objectives[0].metric
+    found = [one for one in known.verdicts if one.metric == metric]
+    if point is None or not found:
+        return ""
+    sign = 1.0 if settings.objectives[0].mode == "min" else -1.0
+    first, *others = sorted(found, key=lambda one: (_ORDER.index(one.word), sign * one.score.value))
+    margin = settings.confirm.margin if settings.confirm is not None else None
+    said = f"{_claim(first, point, known, margin)}{_evidence(first, known)}{_remedy(first)}."
+    return " ".join([said, *_others(others, point)])
+
+
+def _claim(one: Verdict, point: Mapping[str, Any], known: Findings, margin: float | None) -> str:
+    """The verdict on an arm, with the metric: where code ratios alone differ, as the answer to whether code helps."""
+    subject, compared = _code(one.params, point), _compared(one.params, point)
+    within = f"{margin:g}" if margin is not None else "0"
+    here = "at this budget" if one.is_final and known.is_over else "so far"
+    words = {
+        "better": f"is better in {one.metric} by",
+        "worse": f"is worse in {one.metric} by",
+        "equal": f"is equal within {within} in {one.metric}: it differs by",
+        "not known": f"differs in {one.metric} by",
+    }[one.word]
+    if not subject:
+        return f"{f'Not known {here}: ' if one.word == 'not known' else ''}{compared} {words}"
+    head = {
+        "better": f"{subject} helps",
+        "worse": f"{subject} hurts",
+        "equal": f"{subject} makes no difference beyond {within}",
+        "not known": f"whether {subject} helps is not known {here}",
+    }[one.word]
+    return f"{head[0].upper()}{head[1:]}: {compared} {words}"
+
+
+def _evidence(one: Verdict, known: Findings) -> str:
+    seeds = f"{len(one.seeds)} {'fresh ' if known.basis == 'confirmation' else ''}seeds"
+    return f" {difference(one)}, seen with {seeds}"
+
+
+def difference(one: Verdict) -> str:
+    """The difference with its corrected interval and p: `-0.050 (-0.080 to -0.020; p 0.004)`."""
+    gap, p = one.difference, one.p_corrected
+    if math.isnan(gap.low) or math.isnan(gap.high):
+        return f"{gap.value:+.3f}"
+    shown = formats.p_value(p)
+    said = "" if p is None else f"; p {shown}"
+    return f"{gap.value:+.3f} ({formats.signed_interval(gap.low, gap.high)}{said})"
+
+
+def _remedy(one: Verdict) -> str:
+    """How many seeds would tell a difference of the size seen; empty for a verdict that is known or still open."""
+    if one.word != "not known" or not one.is_final or one.evidence is None or not one.evidence.is_known:
+        return ""
+    needed = seeds_to_tell(one.evidence, one.level, at_most=MOST_SEEDS)
+    if needed is not None:
+        return f"; about {max(needed, len(one.seeds) + 1)} seeds would tell"
+    return f"; over {MOST_SEEDS} seeds would be needed for so small a difference"
+
+
+def _others(others: Sequence[Verdict], point: Mapping[str, Any]) -> list[str]:
+    """A sentence on the arms beside the first."""
+    if len(others) > _MOST_NAMED:
+        counts = Counter(one.word for one in others)
+        told = ", ".join(f"{counts[word]} {word}" for word in _ORDER if counts[word])
+        return [f"Of {len(others)} other arms: {told}."]
+    told = "; ".join(f"{_compared(one.params, point)} is {one.word}, {difference(one)}" for one in others)
+    return [f"Beside it, {told}."] if others else []
+
+
+def _code(params: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+    """The subject of a sentence on code: `code in pretrain`; empty unless code ratios alone differ.
+
+    A parameter that has no effect in one of the arms is no difference of its own.
+    """
+    differing = [name for name in params if name in point and params[name] != point[name]]
+    if not differing or not all(name.endswith(_CODE_RATIO) for name in differing):
+        return ""
+    stages = " and ".join(name.removesuffix(_CODE_RATIO) for name in differing)
+    if all(point[name] == 0 for name in differing):
+        return f"code in {stages}"
+    if all(params[name] > point[name] for name in differing):
+        return f"more code in {stages}"
+    if all(params[name] < point[name] for name in differing):
+        return f"less code in {stages}"
+    return ""
+
+
+def _compared(params: Mapping[str, Any], point: Mapping[str, Any]) -> str:
+    """`instruct.code_ratio 0.25 against 0`, of the parameters that differ."""
+    names = [name for name in dict.fromkeys([*params, *point]) if params.get(name) != point.get(name)]
+    pairs = [
+        f"{name} {formats.value(params.get(name))}"
+        + (f" against {formats.value(point[name])}" if name in point else "")
+        for name in names
+    ]
+    return ", ".join(pairs) or "an arm with the reference's parameters"
