@@ -322,8 +322,7 @@ def _loadable(origin: str) -> Iterator[tuple[str, dict[str, str]]]:
     folder is downloaded for the time of the context."""
     folder = hub_commits.folder_of(origin)
     if folder is None:
-        repo, revision = hub_commits.parts_of(origin)
-        yield repo, {} if revision is None else {"revision": revision}
+        yield hub_commits.loadable(origin)
     else:
         with folder.as_local() as path:
             yield str(path), {}

@@ -17,14 +17,16 @@ RAYS_SHARE = 0.7
 class MemoryFit:
     """A worker's need of memory, and the number of worker groups that fit on this machine."""
 
-    need: MemoryNeed
+    need: MemoryNeed | None
+    """None where nothing is trained: a model that no GPU holds is spread over those of its node."""
     groups: int | None = None
     """None where the sweep runs on a joined cluster, which alone knows, or elsewhere."""
     available: str = ""
     """The available memory, in words."""
 
     def __str__(self) -> str:
-        return f"memory: {self.need}" + (f"; {self.available}" if self.available else "")
+        needed = self.need or "nothing is trained; a model that no GPU holds is spread over the GPUs of its node"
+        return f"memory: {needed}" + (f"; {self.available}" if self.available else "")
 
 
 def check_before_start(file: SweepFile, address: str | None, *, elsewhere: bool = False) -> MemoryFit:
@@ -37,7 +39,7 @@ def check_before_start(file: SweepFile, address: str | None, *, elsewhere: bool 
     """
     _check_contexts(file)
     _check_deepspeed(file)
-    need = memory_needs.largest_need(file, vocab_size(file.example()))
+    need = memory_needs.largest_need(file, vocab_size(file.example())) if file.example().stages else None
     address = address or os.environ.get("RAY_ADDRESS")
     if elsewhere or (address and address != "local"):
         return MemoryFit(need)
@@ -51,7 +53,7 @@ def fit_on_cluster(fit: MemoryFit, connected: cluster.Cluster, scaling: Scaling)
     is_known = connected.limits_known and available and all(available)
     if scaling.gpus_per_worker or connected.autoscaled or not is_known:
         return replace(fit, available="what its nodes have is not known here")
-    reason = memory_needs.reason_it_cannot_fit(fit.need, scaling, available)
+    reason = memory_needs.reason_it_cannot_fit(fit.need, scaling, available) if fit.need else None
     if reason:
         raise UserError(f"scaling: {reason}")
     largest = max(available) / GIB
@@ -60,11 +62,16 @@ def fit_on_cluster(fit: MemoryFit, connected: cluster.Cluster, scaling: Scaling)
 
 
 def vocab_size(sweep: Sweep) -> int:
-    """Entries of the tokenizer. A pretrained tokenizer is not opened here and counts as 50,000, a usual size."""
+    """Entries of the tokenizer. A pretrained tokenizer is not opened here and counts as 50,000, a usual size. 0 in a
+    sweep without a tokenizer, each of whose models has its own."""
+    if sweep.tokenizer is None:
+        return 0
     return sweep.tokenizer.train.vocab_size if sweep.tokenizer.train else 50_000
 
 
 def _check_contexts(file: SweepFile) -> None:
+    if not file.example().stages:  # an item that is too long for a given model is counted
+        return
     contexts: dict[str, int | None] = {}
     for sweep in (config.resolve(file, point) for point in file.probe_points()):
         key = sweep.model.model_dump_json()
@@ -93,14 +100,14 @@ def _check_deepspeed(file: SweepFile) -> None:
                 deepspeed_config(stage, scaling, World(0, sweep.scaling.workers, device), num_micro_batches=1)
 
 
-def _fit_on_this_machine(scaling: Scaling, need: MemoryNeed) -> MemoryFit:
+def _fit_on_this_machine(scaling: Scaling, need: MemoryNeed | None) -> MemoryFit:
     reason, groups = cluster.local_placement(scaling)
     available = memory_needs.local_bytes(scaling)
-    reason = reason or (memory_needs.reason_it_cannot_fit(need, scaling, available) if available else None)
+    reason = reason or (memory_needs.reason_it_cannot_fit(need, scaling, available) if available and need else None)
     if reason:
         raise UserError(f"scaling: {reason}")
     if not available:
         return MemoryFit(need, groups, "the GPU's memory is not known here")
     what = "GPU" if scaling.gpus_per_worker else "machine"
-    in_memory = memory_needs.workers_that_fit(need, available) // scaling.workers
+    in_memory = memory_needs.workers_that_fit(need, available) // scaling.workers if need else groups
     return MemoryFit(need, min(groups, in_memory), f"this {what} has {max(available) / GIB:.3g} GiB")

@@ -19,7 +19,9 @@ T = TypeVar("T")
 EVALUATING = "evaluating"
 """Note of an evaluation that scores items."""
 EVALUATION = "evaluation"
-"""Name of the folder of a model's results, inside its stage's folder."""
+"""Name of the folder of a model's results, inside its stage's folder, or inside a given model's in GIVEN_MODELS."""
+GIVEN_MODELS = "models"
+"""Folder of a storage for the results of models that a sweep without stages evaluates, each under its identity."""
 CONFIRM_SEEDS = 1_000_000
 """Confirmation trial j of any arm has the sweep's seed plus this plus j: no seed that the search may have tried."""
 RECIPE_VERSION = 4
@@ -132,10 +134,10 @@ class EvaluationJob:
     folder: str
     """URI of the folder for the results of the model's tasks, which all evaluations of the model share."""
     model: str
-    """URI of a Hugging Face model folder."""
+    """URI of a Hugging Face model folder; of a given model also `owner/name@commit`."""
     evaluation: Evaluation
     parent: str
-    """Key of the stage job whose model is evaluated."""
+    """Key of the stage job whose model is evaluated; empty for a given model."""
     held_out: tuple[HeldOutSource, ...] = ()
     """The documents of the sweep's sources whose bits per byte are measured."""
     asked: Mapping[str, tuple[str, ...]] = field(default_factory=dict)
@@ -323,12 +325,14 @@ class TrialResult:
     ledger: tuple[LedgerRow, ...] = ()
     """The sum of the stages' ledgers."""
     stages: tuple[str, ...] = ()
-    """Keys of the trial's stages, in order."""
+    """Keys of the trial's stages, in order; none where a given model is evaluated."""
+    model: str = ""
+    """Identity of the given model; empty for a trial with stages."""
     evaluation: str = ""
     """Key of its evaluation. In older versions also the name of the evaluation's folder, inside the last stage's."""
     tasks: dict[str, dict[str, str]] = field(default_factory=dict)
     """Each task or group as the settings name it -> the tasks that it stands for, each with the key of its result in
-    the last stage's folder `EVALUATION`. Empty for trials of older versions."""
+    the folder `EVALUATION` of the last stage or of the given model. Empty for trials of older versions."""
     wall_seconds: float = 0.0
     device_seconds: float = 0.0
     deaths: int = 0
@@ -345,7 +349,9 @@ class TrialResult:
         """The row of `trials.parquet`: flat columns `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`,
         `epochs.prose`."""
         flat = {
-            name: getattr(self, name) for name in self.__dataclass_fields__ if name not in ("ledger", "tasks", "more")
+            name: getattr(self, name)
+            for name in self.__dataclass_fields__
+            if name not in ("ledger", "tasks", "model", "more")
         }
         flat.update({f"epochs.{row.source}": row.epochs for row in self.ledger})
         flat["tokens_difference"] = sum(row.difference for row in self.ledger)

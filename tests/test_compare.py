@@ -50,6 +50,7 @@ def models(tmp_path, monkeypatch) -> list[str]:
     }
     for name in names:
         (tmp_path / name).mkdir()
+        (tmp_path / name / "config.json").write_text("{}")
     monkeypatch.setattr(evaluation, "evaluate", lambda model, settings, **how: found[model])
     return names
 

@@ -323,10 +323,10 @@ def test_an_evaluation_that_lost_a_task_s_result_is_not_done(storage) -> None:
 def test_a_trial_whose_items_are_damaged_has_them_from_its_evaluation_also_from_an_older_version_s(
     storage, trial
 ) -> None:
-    folder, stages = Folder(str(storage / f"small/trials/{trial:04d}")), Folder(str(storage / "stages"))
-    whole = read_trial_items(folder, stages)
+    folder = Folder(str(storage / f"small/trials/{trial:04d}"))
+    whole = read_trial_items(folder, Folder(str(storage)))
     folder.write_bytes("items.parquet", b"half")
-    again = read_trial_items(folder, stages)
+    again = read_trial_items(folder, Folder(str(storage)))
     columns = ["task", "item", "correct", "bits_per_byte"]
     assert again.select(columns).to_pylist() == whole.select(columns).to_pylist()
 

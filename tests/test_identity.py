@@ -69,6 +69,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
         "items.jsonl": '{"text": "a"}\n',
         "model/config.json": '{"model_type": "llama"}',
         "model/model.safetensors": "weights",
+        "other/config.json": '{"model_type": "llama"}',
         "tokenizer/tokenizer.json": "{}",
         "far.yaml": "task: far\ndataset_path: owner/far\n",
         "copies-a/far.jsonl": '{"text": "a"}\n',
@@ -190,6 +191,14 @@ _TAKEN = (f"{ROWS}.score_field=q", f"{ROWS}.take=top 30 %")
 _MATCHED = ("match_repetition={target_tokens: 100_000, source_tokens: {prose: 90_000}}",)
 _OTHER_SPACE = "{search: {choice: [constant, increase]}}"
 _CONFIRMED = ("search.confirm={best: 1}", "search.reference={}")
+_GIVEN = (
+    "stages=[]",
+    "model.pretrained={search: {choice: [HERE/model, HERE/other]}}",
+    "model.preset=null",
+    "search.sampler=grid",
+    "sources={prose: {kind: text, path: HERE/prose}}",
+    "evaluation.texts.prose=held_out",
+)
 _COPIED = ("evaluation.tasks=[HERE/far.yaml]", "evaluation.data=HERE/copies-a")
 _INCLUDED = ("evaluation.tasks=[mine]", "evaluation.include=HERE/tasks-a")
 _CHINESE = ("evaluation.tasks=[bpb_chinese]", "evaluation.texts.chinese=HERE/prose/a.txt")
@@ -294,6 +303,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("search.confirm.best", _CONFIRMED, ("search.confirm.best=3",)),
     ("search.confirm.seeds", _CONFIRMED, ("search.confirm.seeds=[3, 5]",)),
     ("search.confirm.margin", _CONFIRMED, ("search.confirm.margin=0.5",)),
+    ("search.pairs", _GIVEN, ("search.pairs=[[HERE/other, HERE/model]]",)),
     ("search.objective.metric", (), ("search.objective={metric: mean/acc, mode: min}",)),
     ("search.objective.mode", (), ("search.objective={metric: mean/bpb, mode: max}",)),
     *(

@@ -6,13 +6,14 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from raycodellm import memory_needs, model, preflight, stage_store, tokens
-from raycodellm.check import costs, evaluation_table, placement, tables
+from raycodellm.check import costs, evaluation_table, given_models, placement, tables
 from raycodellm.check.plan import SizedCorpus, first_arms, items_of, planned
 from raycodellm.check.prices import Prices
 from raycodellm.check.prices import load as load_prices
 from raycodellm.config import Scaling, Sweep, SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.memory_needs import GIB
+from raycodellm.records import HeldOutSource
 
 
 @dataclass(frozen=True)
@@ -42,11 +43,13 @@ def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> 
     elsewhere = asked.device is not None
     prices = None if asked.prices is None else load_prices(asked.prices)
     _check_device(sweep, asked, prices)
+    if not sweep.stages:
+        return _without_training(file, storage, asked)
     memory_fit = preflight.check_before_start(file, asked.address, elsewhere=elsewhere)
     arms = first_arms(file)
     items = items_of(file, elsewhere=elsewhere)
     sizes = tokens.inspect(sweep, storage, items, elsewhere=elsewhere)
-    corpora = {name: SizedCorpus(s.folder, s.num_tokens, s.fingerprint, s.store) for name, s in sizes.items()}
+    corpora = _corpora(sizes)
     tokenizer_fingerprint = next(iter(sizes.values())).tokenizer_fingerprint
     contents = stage_store.contents_of_file(file, elsewhere=elsewhere)
     chains = planned(file, arms, corpora, storage, tokenizer_fingerprint, contents)
@@ -58,17 +61,43 @@ def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> 
         "\n".join(tables.sources(sizes, corpora, chains)),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
-        "\n".join(
-            [
-                *evaluation_table.tasks(file, elsewhere=elsewhere),
-                *evaluation_table.text_and_code(sweep, chains[0].evaluation),
-            ]
-        ),
+        _evaluation(file, chains[0].evaluation.held_out, elsewhere),
         *tokens.warnings_of(sweep, items),
-        *_cost(sweep, chains, num_seeds, where, prices, memory_fit.need.total / GIB),
+        *_cost(sweep, chains, num_seeds, where, prices, memory_fit.need.total / GIB if memory_fit.need else 0.0),
         where.text,
     ]
     return "\n\n".join(parts)
+
+
+def _without_training(file: SweepFile, storage: Folder, asked: Asked) -> str:
+    """The same of a sweep with `stages: []`: its models, its pairs, and how much text they are evaluated on."""
+    sweep, elsewhere = file.example(), asked.device is not None
+    fit = preflight.check_before_start(file, asked.address, elsewhere=elsewhere)
+    items = items_of(file, elsewhere=elsewhere)
+    sizes = tokens.inspect(sweep, storage, items, elsewhere=elsewhere)
+    held_out = stage_store.held_out_sources(sweep, _corpora(sizes), storage)
+    where = placement.find(sweep.scaling, asked.address, fit, asked.device)
+    on_gpus = sweep.scaling.gpus_per_worker > 0
+    hardware = costs.Hardware(where.device if on_gpus else costs.CPU, on_gpus)
+    parts = [
+        "\n".join(tables.arms(file, first_arms(file))),
+        *given_models.parts(file, hardware),
+        *_cleaning(sweep, sizes),
+        _evaluation(file, held_out, elsewhere),
+        *tokens.warnings_of(sweep, items),
+        where.text,
+    ]
+    return "\n\n".join(parts)
+
+
+def _corpora(sizes: Mapping[str, tokens.SourceSize]) -> dict[str, SizedCorpus]:
+    return {name: SizedCorpus(one.folder, one.num_tokens, one.fingerprint, one.store) for name, one in sizes.items()}
+
+
+def _evaluation(file: SweepFile, held_out: Sequence[HeldOutSource], elsewhere: bool) -> str:
+    """The tasks, and the text of the sweep's sources that they measure."""
+    of_sources = evaluation_table.text_and_code(file.example(), held_out)
+    return "\n".join([*evaluation_table.tasks(file, elsewhere=elsewhere), *of_sources])
 
 
 def _with_device(asked: Asked, scaling: Scaling) -> Asked:
@@ -80,6 +109,8 @@ def _with_device(asked: Asked, scaling: Scaling) -> Asked:
 def _check_device(sweep: Sweep, asked: Asked, prices: Prices | None) -> None:
     """Raises `UserError` for a device that the sweep does not use, and for prices of a device that nothing names."""
     on_gpus = sweep.scaling.gpus_per_worker > 0
+    if prices is not None and not sweep.stages:
+        raise UserError("--prices: reckons training, and with stages: [] nothing is trained; leave it out")
     if asked.device is not None and not on_gpus:
         raise UserError(
             f"--device {asked.device}: scaling.gpus_per_worker is 0, so the sweep trains on CPUs; leave --device out, "

@@ -8,7 +8,7 @@ from raycodellm import evaluation
 from raycodellm.config import Sweep, SweepFile
 from raycodellm.config.text_domains import task_of
 from raycodellm.evaluation import DataSource, Places, SuiteTask
-from raycodellm.records import EvaluationJob
+from raycodellm.records import HeldOutSource
 from raycodellm.tables import Table, table_lines
 
 
@@ -32,11 +32,11 @@ def tasks(file: SweepFile, *, elsewhere: bool = False) -> list[str]:
     ]
 
 
-def text_and_code(sweep: Sweep, job: EvaluationJob) -> list[str]:
-    """The text that is measured and so not trained on, and the tasks that run the model's code, with the isolation that
-    this machine has for it."""
+def text_and_code(sweep: Sweep, held_out: Sequence[HeldOutSource]) -> list[str]:
+    """The text that is `held_out`, measured and so not trained on, and the tasks that run the model's code, with the
+    isolation that this machine has for it."""
     settings, lines = sweep.evaluation, []
-    for one in job.held_out:
+    for one in held_out:
         measured = f"about {one.num_tokens:,} tokens of {one.source}, which no stage trains on"
         lines.append(f"  {task_of(one.domain)} measures {measured}")
     running = evaluation.tasks_running_code(evaluation.asked_tasks(settings), Places.of(settings))

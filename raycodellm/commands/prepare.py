@@ -19,6 +19,9 @@ def _prepare(request: SweepRequest, file: SweepFile) -> int:
     from raycodellm.cluster import shared_storage
 
     storage, settings = request.storage, file.example()
+    if not settings.sources:
+        print("nothing to prepare: the sweep has no sources")
+        return DONE
     storage.prove_writable("--storage")
     log = log_path(storage / "tokens")
     with (

@@ -38,7 +38,8 @@ def relative_paths(file: SweepFile) -> tuple[NamedPath, ...]:
 
 
 def _paths_of(sweep: Sweep) -> Iterable[NamedPath]:
-    for key, origin in (("model", sweep.model.pretrained), ("tokenizer", sweep.tokenizer.pretrained)):
+    tokenizer = sweep.tokenizer.pretrained if sweep.tokenizer is not None else None
+    for key, origin in (("model", sweep.model.pretrained), ("tokenizer", tokenizer)):
         if origin is not None:
             yield NamedPath(f"{key}.pretrained", origin)
     for name, source in sweep.sources.items():

@@ -111,7 +111,8 @@ def _hint(path: tuple[Any, ...]) -> str:
         "model": "for example model: {preset: tiny}",
         "tokenizer": "for example tokenizer: {train: {vocab_size: 4096}}",
         "sources": "for example sources: {books: {kind: text, path: books/}}",
-        "stages": "give at least one, with name, tokens, sequence_length, batch_tokens, learning_rate and a mixture",
+        "stages": "give at least one, with name, tokens, sequence_length, batch_tokens, learning_rate and a mixture; "
+        "or [], to evaluate given models",
         "evaluation": "for example evaluation: {tasks: [boxes], limit: 200}",
         "search": "for example search: {trials: 6}, or search: {sampler: grid}",
         "learning_rate": "for example learning_rate: {peak: 3.0e-3}",

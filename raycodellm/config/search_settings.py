@@ -64,6 +64,10 @@ class Search(Frozen):
     confirm: Confirm | None = None
     """Fresh seeds after the search, on which the verdict rests; needs `reference`. None when left out."""
 
+    pairs: tuple[tuple[str, str], ...] = ()
+    """Pairs of given models to compare, for a sweep with `stages: []`: each `[base, other]` two values of
+    `model.pretrained`. When left out, every model is compared with the reference, or else with the first."""
+
     @model_validator(mode="after")
     def _has_reference(self) -> Search:
         if self.confirm is not None and self.reference is None:

@@ -17,6 +17,7 @@ from raycodellm.config.enqueued import enqueued_points, reference_point
 from raycodellm.config.errors import UserError, shown
 from raycodellm.config.messages import explain
 from raycodellm.config.old_spellings import current_path, in_current_spelling
+from raycodellm.config.pairs import Pair, compared_pairs
 from raycodellm.config.simplex import read_simplex
 from raycodellm.config.spaces import (
     Domain,
@@ -75,6 +76,20 @@ class SweepFile:
         point = self.example().search.reference
         return None if point is None else reference_point(self.tree, self.parameters, point, self.origin)
 
+    def pretrained_models(self) -> tuple[str, ...]:
+        """The values of `model.pretrained` that the sweep may try, in the order of the file."""
+        found = (resolve(self, point).model.pretrained for point in self.probe_points())
+        return tuple(dict.fromkeys(name for name in found if name is not None))
+
+    def pairs(self) -> tuple[Pair, ...]:
+        """The pairs of given models that the sweep compares: those of `search.pairs`; when left out, every model with
+        the reference, or else the first. None of a sweep with stages."""
+        sweep, reference = self.example(), self.reference()
+        if sweep.stages:
+            return ()
+        first = str(resolve(self, reference or {}).model.pretrained)
+        return compared_pairs(sweep.search.pairs, self.pretrained_models(), first, self.origin)
+
     def probe_points(self) -> Iterator[dict[str, Any]]:
         """Points for a validity check: each parameter in turn at its options, or at the ends of its range and between;
         all other parameters at their first values. One more skips all stages that may be skipped."""
@@ -121,6 +136,7 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
         _resolve_probe(file, point)
     for point in (*file.enqueued(), file.reference() or {}):
         resolve(file, point)
+    file.pairs()  # refuses a pair of models that the sweep does not try
     return file
 
 

@@ -18,8 +18,9 @@ from raycodellm.config.search_settings import Search
 from raycodellm.config.source_settings import MatchRepetition, Source
 from raycodellm.config.stage_settings import Stage
 from raycodellm.config.tracking_settings import Tracking
+from raycodellm.config.untrained import check_stages
 
-STORAGE_FOLDERS = ("tokens", "stages", "tokenizers")
+STORAGE_FOLDERS = ("tokens", "stages", "tokenizers", "models")
 """Folders of a storage that are not sweeps' folders."""
 
 
@@ -32,12 +33,13 @@ class Sweep(Frozen):
     """Seed of the tokenizer's sample, the order of the data, the first weights and the search's sampler."""
     model: Model
     """The language model."""
-    tokenizer: Tokenizer
-    """The tokenizer."""
-    sources: Annotated[dict[Name, Source], Field(min_length=1)]
-    """The corpora to mix, each under its name."""
-    stages: Annotated[tuple[Stage, ...], Field(min_length=1)]
-    """The stages, one trained after another."""
+    tokenizer: Tokenizer | None = None
+    """The tokenizer. Only a sweep without stages and sources has none: there each model brings its own."""
+    sources: dict[Name, Source] = Field(default_factory=dict)
+    """The corpora to mix, each under its name. A sweep without stages needs none, but may measure text of them."""
+    stages: tuple[Stage, ...]
+    """The stages, one trained after another. With `[]` nothing is trained: each model of `model.pretrained`, which may
+    be a search over several, is evaluated as it is."""
     match_repetition: MatchRepetition | None = None
     """Repeats the data as often as a larger run would; off when left out."""
     cleaning: Cleaning | None = None
@@ -60,6 +62,7 @@ class Sweep(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:
+        check_stages(self)
         names = [stage.name for stage in self.stages]
         for name in names:
             if names.count(name) > 1:
@@ -78,22 +81,22 @@ class Sweep(Frozen):
                 )
         for stage in self.stages:
             self._check_sources(stage)
-        if not self.trained_stages:
+        if self.stages and not self.trained_stages:
             skipped = ", ".join(repr(stage.name) for stage in self.stages)
             raise ValueError(f"stages: all of them ({skipped}) have enabled: false; leave one enabled")
-        first = self.trained_stages[0]
-        if first.learning_rate.boundary == "continue":
-            raise ValueError(
-                f"stages.{first.name}.learning_rate.boundary: continue needs a stage before this one; use restart"
-            )
+        for first in self.trained_stages[:1]:
+            if first.learning_rate.boundary == "continue":
+                raise ValueError(
+                    f"stages.{first.name}.learning_rate.boundary: continue needs a stage before this one; use restart"
+                )
+            if first.optimizer.state == "keep":
+                raise ValueError(f"stages.{first.name}.optimizer.state: keep needs a stage before this one; use fresh")
         for before, after in itertools.pairwise(self.trained_stages):
             if after.learning_rate.boundary == "continue" and before.learning_rate.ends_at_zero:
                 raise ValueError(
                     f"stages.{after.name}.learning_rate.boundary: continue goes on from the rate at which stage "
                     f"{before.name!r} ends, which is 0 and would train nothing; use restart, or a final over 0 there"
                 )
-        if first.optimizer.state == "keep":
-            raise ValueError(f"stages.{first.name}.optimizer.state: keep needs a stage before this one; use fresh")
         return self
 
     @property
@@ -131,6 +134,12 @@ class Sweep(Frozen):
                         f"stages.{stage.name}.code_ratio: {stage.code_ratio} needs {what}, but no source of a {what} "
                         f"kind is drawn; use {0.0 if side else 1.0:g} or add such a source"
                     )
+
+    @property
+    def tokenizer_of_sources(self) -> Tokenizer:
+        """The tokenizer of a sweep that has sources."""
+        assert self.tokenizer is not None, "check_stages asks for one"
+        return self.tokenizer
 
     def complete_source(self, name: str) -> Source:
         """The source with its complete cleaning: its own settings, completed by the sweep's."""

@@ -28,7 +28,8 @@ def sources_of(sweep: Sweep, domain: str) -> tuple[str, ...]:
 def with_held_out_texts(sweep: Sweep) -> Sweep:
     """The sweep with documents of its own sources as the text of each measured domain that the file gives no text of.
 
-    Raises UserError for a domain that shall be measured on the sweep's sources and has none.
+    Raises UserError for a domain that shall be measured on the sweep's sources and has none, and for a source that is
+    neither measured nor, in a sweep without stages, trained on.
     """
     settings, given = sweep.evaluation, sweep.evaluation.texts.given()
     for domain, text in given.items():
@@ -38,10 +39,16 @@ def with_held_out_texts(sweep: Sweep) -> Sweep:
             raise UserError(f"evaluation.texts.{domain}: {HELD_OUT}, but {want} a path of text files")
     measured = [one for one in DOMAINS if SUITE in settings.suites or task_of(one) in settings.tasks]
     own = {domain: HELD_OUT for domain in measured if domain not in given and sources_of(sweep, domain)}
-    if not own:
-        return sweep
-    texts = settings.texts.model_copy(update=own)
-    return sweep.model_copy(update={"evaluation": settings.model_copy(update={"texts": texts})})
+    if own:
+        texts = settings.texts.model_copy(update=own)
+        sweep = sweep.model_copy(update={"evaluation": settings.model_copy(update={"texts": texts})})
+    unused = None if sweep.stages else next((name for name in sweep.sources if not is_held_out(sweep, name)), None)
+    if unused is not None:
+        raise UserError(
+            f"sources.{unused}: nothing is trained (stages: []), and no text of it is measured; remove it, or measure "
+            f"it with evaluation.suites: [{SUITE}]"
+        )
+    return sweep
 
 
 def measured_domains(sweep: Sweep) -> tuple[str, ...]:

@@ -2,6 +2,7 @@
 
 from raycodellm.evaluation.code.here import isolation_here, sampling_content, tasks_running_code, units_running_code
 from raycodellm.evaluation.data.sources import DataSource, data_commits, find_data
+from raycodellm.evaluation.engine.language_model import model_files
 from raycodellm.evaluation.results.composition import EvaluationResult, compose, kept_evaluation, kept_items
 from raycodellm.evaluation.results.task_results import KeptResults, Results, TaskResult
 from raycodellm.evaluation.results.trial_items import read_trial_items
@@ -94,6 +95,7 @@ __all__ = [
     "load_tasks",
     "local_files",
     "missing_averages",
+    "model_files",
     "named_tasks",
     "overruled_lines",
     "preload",

@@ -5,11 +5,12 @@ out, so that work is shared. Files enter by their content, models and tokenizers
 `settings_table` says which setting enters which identity, and why.
 """
 
-from raycodellm.identity.contents import Contents, evaluated_content, pretrained_content
+from raycodellm.identity.contents import Contents, address_of, evaluated_content, pretrained_content
 from raycodellm.identity.identities import (
     UsedSource,
     compiled_numbers,
     evaluation_identity,
+    given_model_identity,
     numeric_settings,
     root_identity,
     stage_identity,
@@ -21,9 +22,11 @@ from raycodellm.identity.identities import (
 __all__ = [
     "Contents",
     "UsedSource",
+    "address_of",
     "compiled_numbers",
     "evaluated_content",
     "evaluation_identity",
+    "given_model_identity",
     "numeric_settings",
     "pretrained_content",
     "root_identity",

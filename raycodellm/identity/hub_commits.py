@@ -7,6 +7,7 @@ The hub says the commit; without a network, or with HF_HUB_OFFLINE, the local ca
 from __future__ import annotations
 
 import re
+import time
 from functools import lru_cache
 from pathlib import Path
 
@@ -15,10 +16,16 @@ from raycodellm.files import Folder
 
 ANSWER_SECONDS = 10.0
 """Longest wait for the hub."""
+SILENT_SECONDS = 60.0
+"""A hub that could not be reached is not asked again for so long: a sweep may name many models."""
 CARDS = ("README.md", ".gitattributes")
 """Files that nearly every data set of the hub has."""
 _NAME = re.compile(r"(?P<repo>\w[\w.-]*(?:/[\w.-]+)?)(?:@(?P<revision>[\w./-]+))?")
 _COMMIT = re.compile(r"[0-9a-f]{40}")
+
+
+_silent_until = 0.0
+"""On the monotonic clock."""
 
 
 def folder_of(name: str) -> Folder | None:
@@ -34,9 +41,16 @@ def parts_of(name: str) -> tuple[str, str | None]:
     return (match["repo"], match["revision"]) if match else (name, None)
 
 
+def loadable(name: str) -> tuple[str, dict[str, str]]:
+    """Arguments of transformers' `from_pretrained` for a local folder, or for a name on the hub with its revision."""
+    if Path(name).is_dir():
+        return name, {}
+    repo, revision = parts_of(name)
+    return repo, {} if revision is None else {"revision": revision}
+
+
 def pinned(key: str, name: str, files: tuple[str, ...] = ("config.json",)) -> tuple[str, str]:
-    """(owner/name, commit) of the repository that the sweep file's `key` names. Raises UserError where no commit is
-    known."""
+    """(owner/name, commit) of the repository that the sweep file's `key` names. Raises as `commit` does."""
     try:
         return parts_of(name)[0], commit(name, files)
     except UserError as error:
@@ -53,20 +67,32 @@ def commit(name: str, files: tuple[str, ...], kind: str = "model") -> str:
     repo, revision = parts_of(name)
     if revision and _COMMIT.fullmatch(revision):
         return revision
-    from huggingface_hub import HfApi
-
     try:
-        sha = HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS).sha
+        return _asked(repo, revision, kind)
     except Exception as error:  # from the network, HTTP or the hub; whatever the error, the local cache may know
         sha = cached_commit(repo, revision, files, kind)
-        if sha is None:
-            reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
-            kind_of_error = UserError if _is_answer(error) else Unreachable
-            raise kind_of_error(
-                f"{name!r} is no folder here, and no commit of it is known: {reason[:120]}; give a folder, or download "
-                f"it where there is a network: hf download {repo}"
-            ) from error
-    return str(sha)
+        if sha is not None:
+            return sha
+        reason = (str(error).strip().splitlines() or [type(error).__name__])[0]
+        raise (UserError if _is_answer(error) else Unreachable)(
+            f"{name!r} is no folder here, and no commit of it is known: {reason[:120]}; give a folder, or download "
+            f"it where there is a network: hf download {repo}"
+        ) from error
+
+
+def _asked(repo: str, revision: str | None, kind: str) -> str:
+    """The commit that the hub says. Raises an error of the network, of HTTP or of the hub."""
+    global _silent_until
+    from huggingface_hub import HfApi
+
+    if time.monotonic() < _silent_until:
+        raise ConnectionError("the hub could not be reached")
+    try:
+        return str(HfApi().repo_info(repo, revision=revision, repo_type=kind, timeout=ANSWER_SECONDS).sha)
+    except Exception as error:
+        if not _is_answer(error):
+            _silent_until = time.monotonic() + SILENT_SECONDS
+        raise
 
 
 def _is_answer(error: Exception) -> bool:

@@ -129,6 +129,11 @@ def compiled_numbers(stage: Stage, compiled: bool) -> bool:
     return compiled and stage.numerics.precision != "fp32"
 
 
+def given_model_identity(content: Any) -> str:
+    """Identity of a model that a sweep without stages evaluates as it is, by its `content`, tokenizer included."""
+    return fingerprint(["given", content])
+
+
 def task_identity(model: Any, evaluation: Evaluation, content: Any, lm_eval: str, version: int) -> str:
     """Identity of one task's scores. `model`: identity of the evaluated model's stage, or a model's content. `content`:
     of the task. `lm_eval`: its version. A setting at its default is left out, so that a setting that a later version

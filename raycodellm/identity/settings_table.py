@@ -127,6 +127,7 @@ LEAVES: dict[str, Row] = {
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "reference.*"),
     **_rows("nothing", "which seeds are run, and what is said of them", "search.confirm", "best seeds margin"),
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search.objective", "metric mode"),
+    **_rows("nothing", "which given models are compared; their scores stay", "search", "pairs"),
     # ---- scaling
     **_rows("nothing", "how many workers share the work; sums in another order", "scaling", "workers"),
     **_rows("nothing", "where the work is done", "scaling", "gpus_per_worker cpus_per_worker slots"),

@@ -51,9 +51,12 @@ def trial_labels(file: SweepFile, number: int, arm: int, params: Mapping[str, An
     """The labels of the trial with these parameters (by name)."""
     sweep = config.resolve(file, params)
     main = _main_stage(sweep, params)
-    ratio, schedule = formats.value(planned_code_ratio(sweep, main)), shape(main)
-    others = {name: value for name, value in params.items() if name not in _mixture_names(main)}
-    words = [f"code_ratio {ratio} {schedule}", *(f"{name} {formats.value(value)}" for name, value in others.items())]
+    ratio = "" if main is None else formats.value(planned_code_ratio(sweep, main))
+    schedule = "" if main is None else shape(main)
+    mixture = () if main is None else _mixture_names(main)
+    others = {name: value for name, value in params.items() if name not in mixture}
+    words = [] if main is None else [f"code_ratio {ratio} {schedule}"]
+    words += [f"{name} {formats.value(value)}" for name, value in others.items()]
     return TrialLabels(
         sweep=sweep.name,
         trial=trial_name(number),
@@ -69,11 +72,11 @@ def trial_labels(file: SweepFile, number: int, arm: int, params: Mapping[str, An
     )
 
 
-def _main_stage(sweep: Sweep, params: Mapping[str, Any]) -> Stage:
-    """The first stage whose mixture is searched; else the first."""
+def _main_stage(sweep: Sweep, params: Mapping[str, Any]) -> Stage | None:
+    """The first stage whose mixture is searched; else the first; None where nothing is trained."""
     stages = sweep.trained_stages
     searched = (stage for stage in stages if any(name in params for name in _mixture_names(stage)))
-    return next(searched, stages[0])
+    return next(searched, next(iter(stages), None))
 
 
 def _mixture_names(stage: Stage) -> tuple[str, str]:

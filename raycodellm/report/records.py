@@ -176,7 +176,7 @@ def read_records(
 
     def items_of(number: int) -> Items | None:
         own = run / "trials" / f"{number:04d}"
-        table = storage_files.attempt(lambda: read_trial_items(own, storage / "stages"), lost.setdefault)
+        table = storage_files.attempt(lambda: read_trial_items(own, storage), lost.setdefault)
         if table is None:
             return None
         more = [name for name in storage_files.SCORE_COLUMNS if name in table.column_names]

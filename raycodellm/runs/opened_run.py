@@ -127,7 +127,7 @@ class OpenedRun:
             raise UserError(
                 f"{self.name}: trial {trial} has no items, since it is {result.state}; complete: {_numbers(complete)}"
             )
-        return evaluation.read_trial_items(folder, self.run.storage / "stages").to_pandas()
+        return evaluation.read_trial_items(folder, self.run.storage).to_pandas()
 
     def stages(self, trial: int) -> dict[str, StageRecord]:
         """The records of the trial's finished stages by their keys, in order."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 from functools import partial
+from pathlib import Path
 
 from raycodellm import engine, evaluation, model
 from raycodellm.engine import StorageError, World
@@ -35,8 +36,9 @@ def run_evaluation(
         return done
     reporter = _Reporter(job.key, on_progress if world.rank == 0 else lambda progress: None)
     try:
-        with Folder(job.model).as_local() as model_files:
-            model.require_undamaged(model_files, Folder(job.model))
+        with evaluation.model_files(job.model) as model_files:
+            if job.parent:
+                model.require_undamaged(Path(model_files), Folder(job.model))
             result = evaluation.evaluate(
                 model_files,
                 job.evaluation,
@@ -44,7 +46,7 @@ def run_evaluation(
                 world_size=world.world_size,
                 gather=partial(engine.gather, world) if world.world_size > 1 else None,
                 device=world.device,
-                last_stage=Folder(job.model).parent,
+                last_stage=Folder(job.model).parent if job.parent else None,
                 held_out=job.held_out,
                 data_commits=job.data_commits,
                 results=evaluation.KeptResults(Folder(job.folder), job.keys),

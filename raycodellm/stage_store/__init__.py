@@ -10,7 +10,7 @@ from raycodellm.stage_store.epochs import check_epochs
 from raycodellm.stage_store.evaluations import evaluation_job
 from raycodellm.stage_store.finished_jobs import evaluation_outcome, finished_outcome, finished_outcomes
 from raycodellm.stage_store.older_stages import report_older_stages
-from raycodellm.stage_store.slices import Corpus
+from raycodellm.stage_store.slices import Corpus, held_out_sources
 
 __all__ = [
     "Chain",
@@ -26,5 +26,6 @@ __all__ = [
     "evaluation_outcome",
     "finished_outcome",
     "finished_outcomes",
+    "held_out_sources",
     "report_older_stages",
 ]

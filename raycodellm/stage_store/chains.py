@@ -1,4 +1,6 @@
-"""The chain of a trial's jobs: its stages in order, then the evaluation of the last stage's model."""
+"""The chain of a trial's jobs: its stages in order, then the evaluation of the last stage's model.
+
+The chain of a trial without stages is the evaluation of its given model alone."""
 
 from __future__ import annotations
 
@@ -15,7 +17,7 @@ from raycodellm.identity import Contents
 from raycodellm.learning_rate import learning_rate_at, start_rate
 from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, StageJob, as_json, job_key
 from raycodellm.stage_store.contents import model_content, pinned_model
-from raycodellm.stage_store.evaluations import evaluation_of_stage
+from raycodellm.stage_store.evaluations import evaluation_of_given, evaluation_of_stage
 from raycodellm.stage_store.slices import Corpus, held_out_sources, slice_sources
 
 
@@ -38,6 +40,7 @@ class Materials:
     corpora: Mapping[str, Corpus]
     """The token store of each source."""
     tokenizer: Folder
+    """Without a meaning where the sweep has no sources, as the two below are."""
     tokenizer_fingerprint: str
     vocab_size: int
     storage: Folder
@@ -62,6 +65,10 @@ def chain(sweep: Sweep, seed: int, materials: Materials, kept: frozenset[str] = 
     `kept`: names of stages that keep their optimizer state because another trial of the sweep starts from it. Stages
     that keep it for this trial itself need not be named.
     """
+    held_out = held_out_sources(sweep, materials.corpora, materials.tokenizer)
+    if not sweep.stages:
+        given = evaluation_of_given(sweep.model, materials.storage, sweep.evaluation, materials.contents, held_out)
+        return Chain((), given)
     kept |= {
         before.name for before, after in itertools.pairwise(sweep.trained_stages) if after.optimizer.state == "keep"
     }
@@ -84,7 +91,6 @@ def chain(sweep: Sweep, seed: int, materials: Materials, kept: frozenset[str] = 
         rate = learning_rate_at(stage.learning_rate, stage.num_steps, stage.num_steps, rate)
         for source in planned.slices:
             drawn[source.name] += sum(source.planned) * stage.sequence_length
-    held_out = held_out_sources(sweep, materials.corpora, materials.tokenizer)
     return Chain(tuple(jobs), evaluation_of_stage(jobs[-1], sweep.evaluation, materials.contents, held_out))
 
 

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import asdict, replace
+from functools import partial
 from typing import Any
 
 from raycodellm import config, identity
@@ -20,14 +21,30 @@ def contents_of(sweeps: Iterable[Sweep], *, elsewhere: bool = False) -> Contents
     Raises UserError for a model or a task file that does not exist. lm-eval's own tasks are looked up in its index.
     """
     sweeps = list(sweeps)
-    pretrained = dict.fromkeys(sweep.model.pretrained for sweep in sweeps if sweep.model.pretrained is not None)
     contents = contents_of_tasks((sweep.evaluation for sweep in sweeps), elsewhere=elsewhere)
-    return replace(contents, models={name: _model_content(name, elsewhere) for name in pretrained})
+    models = {name: _looked_up(name, look, elsewhere) for name, look in _pretrained(sweeps).items()}
+    addresses = {name: identity.address_of(name, content) for name, content in models.items()}
+    return replace(contents, models=models, addresses=addresses)
 
 
-def _model_content(name: str, elsewhere: bool) -> list[Any]:
+_Look = Callable[[str], list[Any]]
+
+
+def _pretrained(sweeps: Iterable[Sweep]) -> dict[str, _Look]:
+    """Maps each pretrained model to what looks up its content: a tokenizer is part of it only where a model is given to
+    be evaluated, since a stage has the sweep's."""
+    given = partial(identity.evaluated_content, key="model.pretrained")
+    return {
+        sweep.model.pretrained: identity.pretrained_content if sweep.stages else given
+        for sweep in sweeps
+        if sweep.model.pretrained is not None
+    }
+
+
+def _looked_up(name: str, look: _Look, elsewhere: bool) -> list[Any]:
+    """The content of a pretrained model; for one that only another machine may reach, its name."""
     try:
-        return identity.pretrained_content(name)
+        return look(name)
     except Unreachable:
         if not elsewhere:
             raise
@@ -75,6 +92,8 @@ def model_content(model: Model, contents: Contents) -> list[Any]:
 
 
 def pinned_model(model: Model, contents: Contents) -> Model:
-    """The model as workers load it: a model of the hub at the commit that the driver found."""
-    kind, *found = contents.models[model.pretrained] if model.pretrained is not None else ("folder",)
-    return model.model_copy(update={"pretrained": "@".join(found)}) if kind == "hub" else model
+    """The model as workers load it: a model of the hub at the commit that the driver found, a folder by its URI."""
+    if model.pretrained is None:
+        return model
+    address = contents.addresses.get(model.pretrained, model.pretrained)
+    return model.model_copy(update={"pretrained": address})

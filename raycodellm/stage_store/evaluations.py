@@ -6,10 +6,10 @@ from dataclasses import replace
 from typing import Any
 
 from raycodellm import identity
-from raycodellm.config import Evaluation
+from raycodellm.config import Evaluation, Model
 from raycodellm.files import Folder
 from raycodellm.identity import Contents
-from raycodellm.records import EVALUATION, EvaluationJob, HeldOutSource, StageJob, task_key
+from raycodellm.records import EVALUATION, GIVEN_MODELS, EvaluationJob, HeldOutSource, StageJob, task_key
 
 EVALUATION_VERSION = 3
 """Raised whenever a change of the evaluation code changes the score of an equal model."""
@@ -25,6 +25,22 @@ def evaluation_of_stage(
     return replace(job, parent=last.key)
 
 
+def evaluation_of_given(
+    model: Model,
+    storage: Folder,
+    settings: Evaluation,
+    contents: Contents,
+    held_out: tuple[HeldOutSource, ...] = (),
+) -> EvaluationJob:
+    """The evaluation of a model that nothing trains. Its results lie in a folder of the storage that its content names,
+    never in the model's own folder: every sweep of the storage finds them, wherever the model lies."""
+    name = str(model.pretrained)
+    content = contents.models[name]
+    known = identity.given_model_identity(content)
+    folder = storage / GIVEN_MODELS / known / EVALUATION
+    return evaluation_job(known, contents.addresses[name], folder, settings, contents, held_out)
+
+
 def evaluation_job(
     known: Any,
     model: Folder | str,
@@ -33,8 +49,8 @@ def evaluation_job(
     contents: Contents,
     held_out: tuple[HeldOutSource, ...] = (),
 ) -> EvaluationJob:
-    """`known`: identity of the stage that trained the model, or the model's content. `folder`: for the tasks'
-    results."""
+    """`known`: identity of the stage that trained the model or of the given model, or its content. `folder`: for the
+    tasks' results."""
     from raycodellm import evaluation
 
     places = evaluation.Places.of(settings, held_out)

@@ -123,6 +123,8 @@ def _complete(run: Run) -> list[TrialResult]:
 def require_models(run: Run) -> None:
     """Raises `UserError` where the model of a complete trial cannot be evaluated on another task."""
     for result in _complete(run):
+        if result.model:  # given: `fix_contents` finds that it is gone or has changed
+            continue
         last = run.storage / "stages" / result.stages[-1] if result.stages else None
         why = "was evaluated by an older version" if not result.tasks else ""
         if last is None or finished.finished_stage(last) is None:

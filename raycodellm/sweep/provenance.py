@@ -52,7 +52,8 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
             raise
         return None
     now = {"recipe": RECIPE_VERSION, "compiled": _compiled(run), **as_json(contents)}
-    del now["units"], now["running_code"]  # what tasks stand for, and which run code, follows from their contents
+    # What tasks stand for, and which run code, follows from their contents; where a model lies changes no result.
+    del now["units"], now["running_code"], now["addresses"]
     if run.num_ended_at_start:
         before = _before(run, now)
         now = _filled(now, before)
@@ -68,8 +69,10 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
 def fix_data(run: Run, tokenizer: str, stores: Mapping[str, Fingerprinted]) -> None:
     """Keeps in the run folder the fingerprints of the tokenizer and of each source's token store.
 
-    Raises UserError when trials of the run have ended that drew from others.
+    A sweep without sources has none. Raises UserError when trials of the run have ended that drew from others.
     """
+    if not stores:
+        return
     now = {"tokenizer": tokenizer, **{f"sources.{name}": made.fingerprint for name, made in stores.items()}}
     before = storage_files.attempt(lambda: run.folder.read_json(DATA), logger.warning)
     num_ended = run.num_ended_at_start

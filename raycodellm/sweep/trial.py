@@ -83,6 +83,8 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
         chain = retrying.patiently(lambda: context.chain(result.params, result.seed), "the token stores")
         result = replace(result, stages=tuple(job.key for job in chain.stages), evaluation=chain.evaluation.key)
         result = replace(result, tasks=_tasks(chain.evaluation))
+        if not chain.stages:
+            result = replace(result, model=_keep_model(chain.evaluation))
         started = as_json(result)
         retrying.patiently(lambda: folder.write_json("trial.json", started), "trial.json")
         finished = retrying.patiently(lambda: stage_store.finished_outcomes(chain), "the stage store")
@@ -127,6 +129,13 @@ def _as_before_added(failed: TrialResult, folder: Folder, context: TrialContext)
         )
     )
     return before
+
+
+def _keep_model(job: EvaluationJob) -> str:
+    """Identity of the given model, whose folder of the storage gets a file that says which model it is of."""
+    folder = Folder(job.folder).parent
+    retrying.patiently(lambda: folder.write_json("model.json", {"model": job.model}), "model.json")
+    return folder.name
 
 
 def _tasks(job: EvaluationJob) -> dict[str, dict[str, str]]:

@@ -39,6 +39,7 @@ class Prepared:
     """A sweep's data, ready to train on."""
 
     tokenizer_folder: Folder
+    """Without a meaning where the sweep has no sources, as the two below are."""
     tokenizer_fingerprint: str
     vocab_size: int
     stores: dict[str, TokenStore]
@@ -77,6 +78,8 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
     on the uncleaned sources: cleaning decides only which documents models are trained on. Raises UserError for sources
     that cannot be read.
     """
+    if not sweep.sources:
+        return Prepared(storage / "tokenizers", "", 0, {})
     report = progress or (lambda _: None)
     benchmarks = _benchmarks(sweep, items)
     inputs = {name: _inputs(name, source, sweep.seed) for name, source in sweep.sources.items()}
@@ -109,12 +112,14 @@ def inspect(
     An estimate does not know how much cleaning leaves out. `items` as for `prepare`. `elsewhere`: the sweep is for
     another machine, so that a source that this one does not reach is not refused.
     """
+    if not sweep.sources:
+        return {}
     reached = {name: _inputs_here(name, source, sweep.seed, elsewhere) for name, source in sweep.sources.items()}
     inputs = {name: one or _unreached(sweep.sources[name]) for name, one in reached.items()}
     tokenizer_print, prints = _fingerprints(sweep, inputs, _benchmarks(sweep, items), elsewhere=elsewhere)
     folders = _folders(storage, prints)
     tokenizer = finished_tokenizer(storage / "tokenizers" / tokenizer_print)
-    trained = sweep.tokenizer.train
+    trained = sweep.tokenizer_of_sources.train
     vocab_size = tokenizer.vocab_size if tokenizer else trained.vocab_size if trained else 50_000
     sizes = {}
     unseen = (name for name in sweep.sources if reached[name] and not finished_store(folders[name]))
@@ -138,7 +143,7 @@ def inspect(
 def warnings_of(sweep: Sweep, items: Items | None = None) -> list[str]:
     """Warnings about a sweep's data that may surprise the user and do not stop the sweep."""
     warnings = _warnings(_benchmarks(sweep, items))
-    if sweep.tokenizer.train and len(sweep.sources) > 1:
+    if sweep.tokenizer and sweep.tokenizer.train and len(sweep.sources) > 1:
         count = len(sweep.sources)
         warnings.append(
             f"the tokenizer is trained on all {count} sources: a change to one of them makes all {count} token stores "
@@ -203,12 +208,13 @@ def _fingerprints(
     elsewhere: bool = False,
 ) -> tuple[str, dict[str, str]]:
     """(identity of the tokenizer, identity of each source's token store)"""
+    tokenizer = sweep.tokenizer_of_sources
     try:
-        tokenizer_print = tokenizer_fingerprint(sweep.tokenizer, inputs.values(), sweep.seed)
+        tokenizer_print = tokenizer_fingerprint(tokenizer, inputs.values(), sweep.seed)
     except Unreachable:
         if not elsewhere:
             raise
-        tokenizer_print = fingerprint(sweep.tokenizer.model_dump(mode="json"))
+        tokenizer_print = fingerprint(tokenizer.model_dump(mode="json"))
     prints = {
         name: store_fingerprint(
             sweep.complete_source(name), inputs[name], tokenizer_print, sweep.seed, benchmarks[name]
@@ -228,9 +234,10 @@ def _prepare_tokenizer(sweep: Sweep, inputs: dict[str, SourceInputs], folder: Fo
         return finished
     began = time.monotonic()
     report(SourceProgress("tokenizer", "running"))
-    num_bytes = sweep.tokenizer.train.sample_bytes if sweep.tokenizer.train else 0
+    settings = sweep.tokenizer_of_sources
+    num_bytes = settings.train.sample_bytes if settings.train else 0
     sources = [(source, inputs[name]) for name, source in sweep.sources.items()]
-    tokenizer = build_tokenizer(sweep.tokenizer, sample_texts(sources, num_bytes, sweep.seed), folder)
+    tokenizer = build_tokenizer(settings, sample_texts(sources, num_bytes, sweep.seed), folder)
     report(SourceProgress("tokenizer", "done", seconds=time.monotonic() - began))
     return tokenizer
 

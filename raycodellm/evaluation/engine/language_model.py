@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import contextlib
-import re
 from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -17,6 +16,7 @@ from raycodellm.evaluation.engine.likelihoods import Likelihood, likelihoods, sh
 from raycodellm.evaluation.engine.placement import device_or_default, memory_of, sharded_over, weight_bytes, whole_bytes
 from raycodellm.evaluation.workers import Workers
 from raycodellm.files import Folder
+from raycodellm.identity import hub_commits
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -26,13 +26,13 @@ __all__ = ["AnswerLM", "TokenPair", "load_model", "model_files"]
 
 @contextlib.contextmanager
 def model_files(model: Folder | Path | str) -> Iterator[str]:
-    """Gives transformers a local folder or a name on the hub; a folder on an object store is copied until the `with`
-    ends. Raises UserError where `model` is neither a folder nor a name."""
+    """Yields a local folder or a name on the hub, with its revision; a folder on an object store is copied until the
+    `with` ends. Raises UserError where `model` is neither a folder nor a name."""
     folder = model if isinstance(model, Folder) else Folder(str(model))
     if folder.local is None or folder.local.is_dir():
         with folder.as_local() as path:
             yield str(path)
-    elif isinstance(model, str) and re.fullmatch(r"\w[\w.-]*(/[\w.-]+)?", model):
+    elif isinstance(model, str) and hub_commits.folder_of(model) is None:
         yield model
     else:
         raise UserError(f"there is no model folder {str(folder)!r}; give one that holds config.json and safetensors")
@@ -52,14 +52,15 @@ def load_model(
     """
     import transformers
 
-    options: dict[str, Any] = {"dtype": "auto"}
+    name, pin = hub_commits.loadable(files)
+    options: dict[str, Any] = {"dtype": "auto", **pin}
     if max_memory is not None:
         options |= {"device_map": "auto", "max_memory": dict(max_memory), "offload_folder": offload_folder}
     try:
-        model = transformers.AutoModelForCausalLM.from_pretrained(files, trust_remote_code=False, **options)
+        model = transformers.AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **options)
         if max_memory is None:
             model = model.to(device_or_default(device))
-        tokenizer = transformers.AutoTokenizer.from_pretrained(files, trust_remote_code=False)
+        tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **pin)
     except (OSError, ValueError) as error:
         if "trust_remote_code" in str(error):
             raise UserError(f"{files!r} brings Python code of its own, which raycodellm never runs") from error

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from raycodellm.config import UserError
+from raycodellm.identity import hub_commits
 from raycodellm.memory_needs import GIB, machine_bytes
 
 _SHARE = 0.9
@@ -78,7 +79,8 @@ def weight_bytes(files: str) -> float:
     import transformers
 
     try:
-        config = transformers.AutoConfig.from_pretrained(files, trust_remote_code=False)
+        name, pin = hub_commits.loadable(files)
+        config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **pin)
         with torch.device("meta"):
             dtype = config.dtype or torch.float32
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)

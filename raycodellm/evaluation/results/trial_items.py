@@ -7,24 +7,24 @@ import pyarrow as pa
 from raycodellm import storage_files
 from raycodellm.evaluation.results.composition import kept_items
 from raycodellm.files import DamagedFile, Folder
-from raycodellm.records import EVALUATION, TrialResult
+from raycodellm.records import EVALUATION, GIVEN_MODELS, TrialResult
 
 
-def read_trial_items(trial: Folder, stages: Folder) -> pa.Table:
-    """The items of the trial in the folder `trial`. `stages`: the storage's folder of stages.
+def read_trial_items(trial: Folder, storage: Folder) -> pa.Table:
+    """The items of the trial in the folder `trial`.
 
     The trial's file holds what its tasks' results hold, so that these are read when the file is damaged. Raises
     DamagedFile when neither can be read, FileNotFoundError before the trial has ended.
     """
-    return storage_files.read_items(trial, lambda: _of_tasks(storage_files.read_result(trial), stages))
+    return storage_files.read_items(trial, lambda: _of_tasks(storage_files.read_result(trial), storage))
 
 
-def _of_tasks(result: TrialResult, stages: Folder) -> pa.Table | None:
+def _of_tasks(result: TrialResult, storage: Folder) -> pa.Table | None:
     """The items of a trial from the results of its tasks; of a trial of an older version from its evaluation's folder.
     None when they cannot be read."""
-    if not result.stages:
+    if not result.stages and not result.model:
         return None
-    last = stages / result.stages[-1]
+    last = storage / "stages" / result.stages[-1] if result.stages else storage / GIVEN_MODELS / result.model
     try:
         if result.tasks:
             return kept_items(last / EVALUATION, result.tasks)
