@@ -90,7 +90,7 @@ class Driver:
         from raycodellm.sweep.searcher import StudySearcher
 
         corpora = {name: Corpus(name) for name in run.sweep.sources}
-        contents = stage_store.contents_of([run.sweep])
+        contents = stage_store.contents_of_file(run.file)
         materials = stage_store.Materials(corpora, Folder("/t"), "t", 512, run.storage, contents)
         self.context = sweep.TrialContext(run, materials, cluster)
         self.results = sweep.Results(run, clock)
