@@ -52,8 +52,10 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
             raise
         return None
     now = {"recipe": RECIPE_VERSION, "compiled": _compiled(run), **as_json(contents)}
-    # What tasks stand for, and which run code, follows from their contents; where a model lies changes no result.
-    del now["units"], now["running_code"], now["addresses"]
+    # What tasks stand for, which run code, and the commits of their data follow from their contents; where a model lies
+    # changes no result.
+    for derived in ("units", "running_code", "data_commits", "addresses"):
+        del now[derived]
     if run.num_ended_at_start:
         before = _before(run, now)
         now = _filled(now, before)
