@@ -11,6 +11,7 @@ import math
 import numpy as np
 import pytest
 from scipy import stats
+from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
 
@@ -26,7 +27,9 @@ from raycodellm.statistics import (
     holm,
     holm_at_look,
     items_to_tell,
+    mcnemar,
     mean_interval,
+    paired_bootstrap,
     paired_difference,
     pareto_front,
     power,
@@ -297,3 +300,31 @@ def test_no_number_of_seeds_tells_what_the_items_hide_and_no_number_of_items_wha
     assert seeds_to_tell(by_items) is None and 3_000 < items_to_tell(by_items) < 10_000
     by_seeds = Difference(0.01, Variance(1e-3, 3), Variance(1e-6, 99), num_seeds=4, num_items=100)
     assert items_to_tell(by_seeds) is None and 250 < seeds_to_tell(by_seeds) < 400
+
+
+# ------------------------------------------------------------------------------------------------- pairs of two models
+
+
+def answered(right: np.ndarray) -> dict[int, float]:
+    return dict(enumerate(right.astype(float).tolist()))
+
+
+def test_mcnemars_exact_test_is_that_of_statsmodels():
+    rng = np.random.default_rng(5)
+    base, other = (answered(rng.random(60) < share) for share in (0.4, 0.6))
+    table = [[sum((base[i], other[i]) == (a, b) for i in base) for b in (1, 0)] for a in (1, 0)]
+    found = mcnemar(base, other)
+    assert found.p == pytest.approx(their_mcnemar(table, exact=True).pvalue)
+    assert (found.only_base, found.only_other) == (table[0][1], table[1][0])
+    assert mcnemar(base, base).p == 1.0
+    assert mcnemar({0: 0.5}, {0: 1.0}) is None and mcnemar({0: 1.0}, {1: 1.0}) is None
+
+
+def test_a_bootstrap_over_many_items_is_as_wide_as_students_interval():
+    rng = np.random.default_rng(6)
+    base, other = (answered(rng.random(200) < share) for share in (0.3, 0.5))
+    halves = [{item: one[item] for item in range(100)} for one in (base, other)], [dict(one) for one in (base, other)]
+    for pair in ([[base], [other]], [list(one) for one in zip(*halves, strict=True)]):  # shared items in the second
+        plain, found = paired_difference(*pair), paired_bootstrap(*pair)
+        assert found.interval == pytest.approx(plain, abs=0.015) and found.p < 0.05
+    assert paired_bootstrap([base], [base]).interval == paired_difference([base], [base])

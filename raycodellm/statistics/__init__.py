@@ -16,6 +16,7 @@ from raycodellm.statistics.intervals import (
     student_quantile,
     wilson_interval,
 )
+from raycodellm.statistics.pairs import Bootstrapped, McNemar, mcnemar, paired_bootstrap
 from raycodellm.statistics.power import items_to_tell, power, seeds_to_tell
 from raycodellm.statistics.samples import Sample, TaskSample
 from raycodellm.statistics.seed_variance import SeedScores, SeedVariance, variance_between_seeds
@@ -35,9 +36,11 @@ __all__ = [
     "UNKNOWN",
     "Z95",
     "ArmMeasurements",
+    "Bootstrapped",
     "Corrected",
     "Difference",
     "Interval",
+    "McNemar",
     "Sample",
     "Scores",
     "SeedDifference",
@@ -53,10 +56,12 @@ __all__ = [
     "holm",
     "holm_at_look",
     "items_to_tell",
+    "mcnemar",
     "mean_interval",
     "mean_of_intervals",
     "mean_of_samples",
     "mean_variance",
+    "paired_bootstrap",
     "paired_difference",
     "pareto_front",
     "power",
