@@ -9,12 +9,13 @@ from dataclasses import dataclass
 import numpy as np
 
 from raycodellm.statistics.arms import ArmMeasurements, gaps, mean_of_each
-from raycodellm.statistics.intervals import UNKNOWN, Interval, Variance, mean_variance, student_quantile
+from raycodellm.statistics.intervals import UNKNOWN, Interval, Variance, mean_variance
 from raycodellm.statistics.samples import Sample, numbers_of, with_numbers
 from raycodellm.statistics.seed_variance import SeedScores, variance_between_seeds
 
-_LEAST_LOG_P = -690.0
+_LEAST_LOG_P = -140.0
 """Natural logarithm of the least p-value; smaller ones count as 0."""
+_MOST_SQUARED = 1e300
 
 
 @dataclass(frozen=True)
@@ -58,10 +59,10 @@ class Difference:
         """
         if not self.is_known:
             return math.nan
-        over_seeds = student_quantile(self.seeds.degrees, 1 - alpha) ** 2 * self.seeds.value
+        over_seeds = _squared_quantile(self.seeds.degrees, alpha) * self.seeds.value
         if not self.items.degrees:
             return math.sqrt(over_seeds)
-        squared = student_quantile(self.items.degrees, 1 - alpha) ** 2
+        squared = _squared_quantile(self.items.degrees, alpha)
         rest = squared * max(self.items.value - self.both, 0.0)
         return math.sqrt(max(over_seeds + rest, squared * self.items.value))
 
@@ -84,6 +85,15 @@ class Difference:
         if excess(_LEAST_LOG_P) < 0:
             return 0.0
         return math.exp(float(brentq(excess, _LEAST_LOG_P, 0.0, xtol=1e-10)))
+
+
+def _squared_quantile(degrees: float, alpha: float) -> float:
+    """Square of the number of standard errors on either side that hold with probability 1 - `alpha`, by Student's t;
+    exact for the least `alpha` too, and finite, so that a variance of 0 stays without effect."""
+    from scipy.special import stdtrit
+
+    quantile = float(stdtrit(degrees, alpha / 2))
+    return min(quantile * quantile, _MOST_SQUARED)
 
 
 def difference(arm: ArmMeasurements, reference: ArmMeasurements, pool: Sequence[ArmMeasurements] = ()) -> Difference:
