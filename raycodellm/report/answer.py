@@ -10,15 +10,11 @@ from raycodellm import verdict
 from raycodellm.config import Objective
 from raycodellm.evaluation import METRICS
 from raycodellm.report.ranking import ArmScore
-from raycodellm.tables.formats import NOTHING, interval, params, score
+from raycodellm.tables.formats import NOTHING, interval, params, score, signed_interval
 from raycodellm.tables.trials import trial_name
 
 if TYPE_CHECKING:
     from raycodellm.report.records import Records
-
-
-MARKS: dict[str, str] = {"better": " ▲", "worse": " ▼", "equal": " =", "not known": " ≈"}
-"""The mark of each verdict."""
 
 
 def difference(one: ArmScore) -> str:
@@ -28,8 +24,10 @@ def difference(one: ArmScore) -> str:
     if found is None:
         return NOTHING
     known = not (math.isnan(found.low) or math.isnan(found.high))
-    mark = "" if not known else MARKS[one.verdict] if one.verdict else "" if one.separable else MARKS["not known"]
-    return f"{found.value:+.3f}" + (f" ({found.low:+.3f} to {found.high:+.3f})" if known else "") + mark
+    if not known:
+        return f"{found.value:+.3f}"
+    word = one.verdict or (None if one.separable else "not known")
+    return f"{found.value:+.3f} ({signed_interval(found.low, found.high)}){verdict.MARKS[word] if word else ''}"
 
 
 def metric_in_words(objective: Objective) -> str:
@@ -49,45 +47,19 @@ def difference_name(records: Records) -> str:
     """Heading of the column of differences."""
     if records.has_reference:
         known = records.known
-        arm = "" if known.compared_with is None else f", arm {known.compared_with}"
-        return f"difference to the reference{arm}" + (" (corrected 95 %)" if known.verdicts else "")
+        arm = "the reference" if known.compared_with is None else f"arm {known.compared_with}"
+        return f"against {arm}" + (" (corrected 95 %)" if known.verdicts else "")
     return "difference to the best (95 %)" if _seeds_are_known(records.scores) else "difference to the first"
 
 
 def answer_so_far(records: Records) -> str:
     """The answer of a run, which may be unfinished: the verdict against the reference arm, or else the `answer`."""
-    objectives = records.sweep.search.objectives
-    if records.has_reference and (said := verdict.sentence(records.file, records.known)):
-        return " ".join(filter(None, (said, open_look(records), *_remarks(records.scores, objectives))))
+    objectives, known = records.sweep.search.objectives, records.known
+    said = verdict.answer(records.file, known)
+    if known.verdicts and records.has_reference:
+        return " ".join([said, *_remarks(records.scores, objectives)])
     told = answer(records.scores, objectives, records.num_open > 0, records.has_reference)
-    return " ".join(filter(None, (told, no_verdict(records))))
-
-
-def open_look(records: Records) -> str:
-    """The look that waits for trials; empty where no more trials are to come."""
-    looks, confirm = records.known.looks, records.sweep.search.confirm
-    if confirm is None or looks.phase != "confirm":
-        return ""
-    seeds, number = confirm.seeds[looks.look], len(looks.pending)
-    trials = "a trial" if number == 1 else f"{number} trials"
-    return f"Look {looks.look + 1} of {len(confirm.seeds)}, at {seeds} fresh seeds per arm, waits for {trials}."
-
-
-def no_verdict(records: Records) -> str:
-    """The reason why a sweep with a reference arm has no verdict yet; empty without a reference arm."""
-    if not records.has_reference or records.best is None:
-        return ""
-    if records.sweep.search.confirm is not None and records.known.looks.phase == "search":
-        return "The search chose this arm by its score, which noise makes look too good; fresh seeds will tell."
-    if told := open_look(records):
-        return f"There is no verdict yet. {told}"
-    known = records.known
-    if known.basis == "none":
-        return ""
-    has_score = known.looks.reference is not None and known.basis == "all seeds" and known.comparison.scores
-    if known.basis == "confirmation" and not known.looks.arms:
-        return "There is no verdict: the search has no arm with a score beside the reference."
-    return "" if has_score else "There is no verdict: the reference arm has no complete trial to compare with."
+    return " ".join(filter(None, (told, said if records.best else "")))
 
 
 def answer(

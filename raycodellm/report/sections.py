@@ -13,6 +13,7 @@ from raycodellm.report.figures import Curves, Figure
 from raycodellm.report.records import Records
 from raycodellm.search import FEWEST_POINTS
 from raycodellm.tables import StageNode, Table, sharing_sentence
+from raycodellm.verdict.marks import KEY
 
 
 @dataclass(frozen=True)
@@ -75,10 +76,7 @@ _TASKS_NOTE = (
     "constant best answer. Items longer than the model's context, and items that could not be run, are counted and not "
     "scored. Contaminated items are in the training data; clean accuracy is that of the others."
 )
-_VERDICT_NOTE = (
-    "▲ better, ▼ worse, = equal within the margin, ≈ not known, against arm {base}, at 95 % over items and seeds. "
-    "Corrected: {corrected}"
-)
+_VERDICT_NOTE = f"{KEY}, against arm {{base}}, at 95 % over items and seeds. Corrected: {{corrected}}"
 _CORRECTED = {
     "first in rank": (
         "the verdicts of all arms and all tasks hold at once (Tukey's range over the arms of a task, Bonferroni over "

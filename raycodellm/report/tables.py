@@ -7,13 +7,14 @@ from functools import partial
 from typing import Any
 
 from raycodellm.records import LedgerRow, StageRecord, summed_ledger
-from raycodellm.report.answer import MARKS, difference, difference_name, interval_name
+from raycodellm.report.answer import difference, difference_name, interval_name
 from raycodellm.report.ranking import ArmScore
 from raycodellm.report.records import Records
 from raycodellm.tables import Cell, StageNode, Table, cells, formats, remarks, score_table, stage_tree, trials_table
 from raycodellm.tables.trials import is_present, params_of, stages_of, trial_name
 from raycodellm.verdict import Verdict
 from raycodellm.verdict.arms import mean_score
+from raycodellm.verdict.marks import marked
 from raycodellm.verdict.verdicts import task_metrics
 
 
@@ -84,7 +85,7 @@ def arms_by_task(records: Records) -> Table:
     """
     known = records.known
     metrics = task_metrics(records.rows, records.sweep.search.objectives[0])
-    verdicts = {(one.arm, one.metric): one for one in known.verdicts}
+    found = {(one.arm, one.metric): one for one in known.verdicts}
     by_trial = {row["number"]: row for row in records.rows}
     scored = [one for one in records.scores if one.score is not None]
     if any(one.is_confirmed for one in scored):
@@ -93,15 +94,15 @@ def arms_by_task(records: Records) -> Table:
     rows = []
     for one in scored:
         of_arm = [by_trial[number] for number in one.trials]
-        found = [_task_cell(verdicts.get((one.arm, metric)), mean_score(of_arm, metric)) for metric in metrics.values()]
-        rows.append((Cell(str(one.arm), one.arm), *(cells.value(one.params.get(name)) for name in names), *found))
+        scores = [_task_cell(found.get((one.arm, metric)), mean_score(of_arm, metric)) for metric in metrics.values()]
+        rows.append((Cell(str(one.arm), one.arm), *(cells.value(one.params.get(name)) for name in names), *scores))
     return Table(("arm", *names, *metrics), rows if metrics else [])
 
 
 def _task_cell(one: Verdict | None, score: float | None) -> Cell:
     if one is None:
         return cells.score(score)
-    return Cell(formats.score(one.score.value) + MARKS[one.word], one.score.value, one.word.replace(" ", "-"))
+    return marked(one.score.value, one.word)
 
 
 MOST_DIFFERENCES = 1000

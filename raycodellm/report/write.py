@@ -15,6 +15,7 @@ from raycodellm.report.records import Records, read_records
 from raycodellm.report.sections import sections
 from raycodellm.storage_files import report_address
 from raycodellm.tables import fitted, sharing_sentence, table_lines
+from raycodellm.verdict.marks import KEY
 
 SUMMARY_ARMS = 10
 """Arms that the summary shows."""
@@ -63,15 +64,18 @@ def summary_text(
     """
     records = read_records(run, storage) if records is None else records
     shared = records.sharing
-    dispensable = ("Pareto front", "seeds", "chance", "accuracy", difference_name(records))
+    dispensable = ("Pareto front", "chance", "accuracy", tables.SELECTED, "seeds", difference_name(records))
     arms = fitted(tables.ranking(records).first(SUMMARY_ARMS), num_characters, dispensable)
     lines = [*table_lines(arms), ""] if records.best else []
+    if records.has_reference and records.known.verdicts:
+        by_task = tables.arms_by_task(records).first(SUMMARY_ARMS)
+        lines += [*table_lines(fitted(by_task, num_characters, by_task.header[:0:-1])), KEY, ""] if by_task.rows else []
     closing = [
-        answer_so_far(records),
-        unknown_noise(records),
         progress(records),
         f"tokens: {sharing_sentence(shared)}" if shared.tokens_trained else "",
         *records.lost,
         f"report: {report_address(run)}" if run.exists("report") else "",
+        answer_so_far(records),  # at the end: it is what the reader has waited for
+        unknown_noise(records),
     ]
     return "\n".join([*lines, *(line for line in closing if line)])

@@ -23,6 +23,39 @@ MOST_SEEDS = 100
 _CODE_RATIO = ".code_ratio"
 
 
+def answer(file: SweepFile, known: Findings) -> str:
+    """What is known of the arms against the reference arm, and what a look waits for; the reason where nothing is
+    known. Empty for a sweep without a reference arm, and while its search goes on without a confirmation to come."""
+    if file.example().search.reference is None:
+        return ""
+    said = [sentence(file, known) or _no_verdict(file, known), _open_look(file, known)]
+    return " ".join(filter(None, said))
+
+
+def _no_verdict(file: SweepFile, known: Findings) -> str:
+    """The reason why a sweep with a reference arm has no verdict yet."""
+    if file.example().search.confirm is not None:
+        if known.looks.phase == "search":
+            return "There is no verdict yet: it rests on fresh seeds, after the search."
+        if known.looks.phase == "confirm":
+            return "There is no verdict yet."
+        if known.looks.reference is not None and not known.looks.arms:
+            return "There is no verdict: the search has no arm with a score beside the reference."
+    elif known.basis == "none":
+        return ""
+    return "There is no verdict: the reference arm has no score to compare with, or no other arm has."
+
+
+def _open_look(file: SweepFile, known: Findings) -> str:
+    """The look that waits for trials; empty where no more trials are to come."""
+    looks, confirm = known.looks, file.example().search.confirm
+    if confirm is None or looks.phase != "confirm":
+        return ""
+    seeds, number = confirm.seeds[looks.look], len(looks.pending)
+    trials = "a trial" if number == 1 else f"{number} trials"
+    return f"Look {looks.look + 1} of {len(confirm.seeds)}, at {seeds} fresh seeds per arm, waits for {trials}."
+
+
 def sentence(file: SweepFile, known: Findings) -> str:
     """What is known of the arms against the reference arm; empty for a sweep without one, and without any verdict."""
     settings = file.example().search
