@@ -105,12 +105,7 @@ def _evaluated(
             on_items=on_items,
             say=lambda line: say(f"{model}: {line}"),
         )
-    except (
-        evaluation.NothingFits,
-        evaluation.WriterEnded,
-        evaluation.WritersDisagree,
-        FloatingPointError,  # the weights are not finite
-    ) as error:
+    except (evaluation.NothingFits, FloatingPointError) as error:  # FloatingPointError: the weights are not finite
         raise UserError(f"{model}: {error}") from error
 
 

@@ -104,6 +104,23 @@ def test_the_order_of_sources_is_that_of_earliest_deadline_first(
     assert found.tolist() == earliest_deadline_first(made, num_sequences)
 
 
+@given(made=schedules(), num_sequences=st.integers(1, 900), data=st.data())
+def test_counts_at_any_position_are_those_of_the_order_from_the_start(
+    made: Schedule, num_sequences: int, data: st.DataObject
+) -> None:
+    position = data.draw(st.integers(0, num_sequences))
+    drawn = order.SourceOrder(made, num_sequences).sources(0, num_sequences)[:position]
+    counts = order.SourceOrder(made, num_sequences).counts(position)
+    assert counts.tolist() == np.bincount(drawn, minlength=len(counts)).tolist()
+
+
+def test_the_counts_of_a_constant_mixture_are_known_without_working_out_the_order() -> None:
+    made = Schedule((0.0, 1.0), ((0.9, 0.1, 0.0),) * 2, "step")
+    plan = order.SourceOrder(made, 90_000_007)
+    assert plan.counts(90_000_007).tolist() == [81_000_006, 9_000_001, 0]
+    assert min(plan._stretches) >= 90_000_000
+
+
 @given(made=schedules(), num_sequences=st.integers(2, 900), data=st.data())
 def test_a_plan_opened_at_any_position_with_its_counts_goes_on_as_the_whole_one(
     made: Schedule, num_sequences: int, data: st.DataObject

@@ -57,10 +57,23 @@ class SourceOrder:
     def counts(self, position: int) -> np.ndarray:
         """int64[sources]: sequences of each source before `position`."""
         if position not in self._known:
+            self._learn_whole_counts(position)
+        if position not in self._known:
             begin, order = self._stretch(position - 1, position)
             counts = self._known[begin] + np.bincount(order[: position - begin], minlength=len(self._known[0]))
             return counts.astype(np.int64)
         return self._known[position]
+
+    def _learn_whole_counts(self, position: int) -> None:
+        """Learns the counts at the last position up to `position`, and near it, where the schedule grants each source a
+        whole number of sequences: the order has no choice there. So a constant mixture of 0.9 and 0.1 is worked out
+        from the last multiple of ten on, not from the stage's start."""
+        start = max(0, position - _BLOCK)
+        granted = granted_sequences(self.schedule, self.num_sequences, start, position)
+        counts = np.round(granted)
+        whole = np.flatnonzero((np.abs(granted - counts) <= ROUNDING).all(axis=0))
+        if len(whole):
+            self._known.setdefault(start + int(whole[-1]), counts[:, whole[-1]].astype(np.int64))
 
     def sources(self, start: int, stop: int) -> np.ndarray:
         """int16[stop - start]: the source at each of the positions start..stop-1."""
