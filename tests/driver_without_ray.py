@@ -95,15 +95,19 @@ class Driver:
         self.context = sweep.TrialContext(run, materials, cluster)
         self.results = sweep.Results(run, clock)
         stopper = sweep.Stopper()
-        self.searcher = StudySearcher(run, self.results, stopper, lambda number: True)
-        monitor = SimpleNamespace(training=lambda snapshot, results: None)
+        self.said: list[str] = []
+        """The lines that the user is told of a confirmation."""
+        monitor = SimpleNamespace(
+            training=lambda snapshot, results: None, say=self.said.append, expects=lambda num_trials, most: None
+        )
+        self.searcher = StudySearcher(run, self.results, stopper, lambda number: True, monitor)
         self.watchdog = sweep.Watchdog(cluster, run, self.results, monitor, stopper, "127.0.0.1:1")
         monkeypatch.setattr(self.watchdog, "_ask", lambda method: Snapshot())
         monkeypatch.setattr("ray.get", lambda answer: answer)
         self._reported: dict[str, Any] = {}
         monkeypatch.setattr("ray.tune.report", self._reported.update)
 
-    def suggest(self, name: str) -> dict[str, Any]:
+    def suggest(self, name: str) -> Any:
         return self.searcher.suggest(name)
 
     def carry_out(self, settings: dict[str, Any]) -> dict[str, Any]:

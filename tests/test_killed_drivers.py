@@ -24,6 +24,14 @@ GRID = (
 )
 
 
+CONFIRMED = (
+    *GRID,
+    "search.replicates=1",
+    "search.reference={pretrain.code_ratio: 0.5}",
+    "search.confirm={best: 1, seeds: [2, 3]}",
+)
+
+
 class KilledError(BaseException):
     """The driver's end. No handler of errors in the driver may catch it."""
 
@@ -62,13 +70,18 @@ class Disk:
 def drive(file: config.SweepFile, storage: Folder, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
     """Runs the trials that are left, two at once; of two that run, the later one ends first."""
     with sweep.lock(sweep.open_run(file, storage, lambda line: None), lambda line: None) as run:
-        left = search.num_trials(file) - sweep.tell_written_results(run, lambda line: None)
+        left = search.most_trials(file) - sweep.tell_written_results(run, lambda line: None)
         now = itertools.count(0.0, 10.0)
         driver = Driver(run, cluster, monkeypatch, lambda: next(now))
         running: list[tuple[str, dict[str, Any]]] = []
-        for number in range(left):
-            running.append((str(number), driver.suggest(str(number))))
-            if len(running) == 2 or number == left - 1:
+        while True:
+            suggested = driver.suggest(str(left)) if left else driver.searcher.FINISHED
+            if isinstance(suggested, dict):
+                running.append((str(left), suggested))
+                left -= 1
+            elif not running:
+                return
+            if len(running) == 2 or not isinstance(suggested, dict):
                 while running:
                     name, settings = running.pop()
                     driver.end(name, driver.carry_out(settings))
@@ -76,15 +89,16 @@ def drive(file: config.SweepFile, storage: Folder, cluster: Cluster, monkeypatch
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("points", [slice(0, None, 9), pytest.param(slice(None), marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("points", [slice(0, None, 17), pytest.param(slice(None), marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(("overrides", "num_trials"), [(GRID, 4), (CONFIRMED, 8)])
 def test_a_sweep_whose_driver_was_killed_at_any_write_has_every_arm_and_seed_once(
-    sweep_text: str, tmp_path, monkeypatch, points: slice
+    sweep_text: str, tmp_path, monkeypatch, points: slice, overrides: tuple[str, ...], num_trials: int
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
-    disk, file = Disk(monkeypatch), config.parse(sweep_text, overrides=GRID)
+    disk, file = Disk(monkeypatch), config.parse(sweep_text, overrides=overrides)
     drive(file, Folder(str(tmp_path / "whole")), undisturbed := Cluster(), monkeypatch)
     expected = told(file, Folder(str(tmp_path / "whole")))
-    assert len(expected) == 4 and undisturbed.num_trained == Counter(undisturbed.num_trained.keys())
+    assert len(expected) == num_trials and undisturbed.num_trained == Counter(undisturbed.num_trained.keys())
     for point in range(disk.num_writes)[points]:
         storage, cluster = Folder(str(tmp_path / str(point))), Cluster()
         disk.num_writes, disk.dies_at = 0, point
@@ -108,5 +122,6 @@ def told(file: config.SweepFile, storage: Folder) -> list[tuple[Any, ...]]:
         result = storage_files.read_result(run.trial_folder(trial.number))
         assert search.agrees(trial, result, file, run.sweep.seed)
         assert (trial.state.name, trial.value) == ("COMPLETE", result.metrics["mean/bpb"])
-        found.append((result.number, result.arm, result.seed, tuple(result.params.items()), trial.value))
+        facts = (result.number, result.phase, result.arm, result.seed)
+        found.append((*facts, tuple(result.params.items()), trial.value))
     return found

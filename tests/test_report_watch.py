@@ -111,7 +111,7 @@ def test_on_an_object_store_a_look_makes_few_requests_and_a_result_is_read_once(
         take_away, end = open_again(folder)
         take_away()
         run = Run(config.parse(folder.read_text("sweep.yaml")), storage)
-        pages = command._Pages(run, print, 12)
+        pages = command._Pages(run, print)
         counted: dict[str, dict] = {name: {} for name in ("first", "look", "again")}
         with requests.of(counted["first"]):
             assert pages.read()[1] is False

@@ -107,8 +107,8 @@ def test_the_searcher_suggests_unfinished_trials_first_tells_what_trials_wrote_a
     stopper = sweep.Stopper()
     given_up: list[int] = []
     results = sweep.Results(opened)
-    searcher = StudySearcher(opened, results, stopper, lambda number: given_up.append(number) or True)
-    assert searcher.suggest("a") == {"number": 0, "arm": 0, "seed": 0, "params": left.params}
+    searcher = StudySearcher(opened, results, stopper, lambda number: given_up.append(number) or True, Mock())
+    assert searcher.suggest("a") == {"number": 0, "arm": 0, "seed": 0, "params": left.params, "phase": "search"}
     assert [searcher.suggest(name)["number"] for name in ("b", "c")] == [1, 2]
     write(opened, "result.json", state="complete", metrics={"mean/bpb": 1.5}, params=left.params)
     searcher.on_trial_complete("a", {"mean/bpb": 9.0})  # as the trial wrote it, not as Ray Tune tells it
@@ -220,7 +220,7 @@ def test_a_trial_whose_curves_are_damaged_reports_its_result_all_the_same(sweep_
     reports: list[dict[str, Any]] = []
     monkeypatch.setattr("ray.tune.report", reports.append)
     context = SimpleNamespace(run=opened, chain=lambda params, seed: chain)
-    trial.run_trial({"number": 0, "arm": 0, "seed": 0, "params": {}}, context)
+    trial.run_trial({"number": 0, "arm": 0, "seed": 0, "params": {}, "phase": "search"}, context)
     (reported,) = map(trial.reported_result, reports)
     assert reported is not None and reported.metrics == {"mean/bpb": 1.5}
 
@@ -232,7 +232,7 @@ def test_a_report_that_cannot_be_drawn_ends_the_run_with_one_line_and_its_table(
     write(opened, "result.json", state="failed", error="it broke")
     monkeypatch.setattr(running, "_run_on_cluster", lambda *of_the_task: None)
     monkeypatch.setattr(report, "write_pages", fails)
-    task = running._Task(running.SweepRequest("small.yaml"), opened, 1, 1, Mock(), Mock(groups=None))
+    task = running._Task(running.SweepRequest("small.yaml"), opened, 1, 1, 1, Mock(), Mock(groups=None))
     with pytest.raises(running.RunFailed, match="ValueError: no such plot; the log has more"):
         running._run_left(task, 0.0)
     assert "failed: ValueError: no such plot" in capsys.readouterr().out

@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import argparse
 import inspect
+import inspect
 import os
 import subprocess
 import sys
@@ -54,7 +55,9 @@ class Driver:
         halt = SimpleNamespace(is_set=lambda: False)
         self.results = sweep.Results(run, lambda: self.now) if hasattr(sweep, "Results") else None
         given = (run, self.results, halt) if self.results is not None else (run, halt)
-        self.searcher = StudySearcher(*given, lambda number: True)
+        parameters = inspect.signature(StudySearcher).parameters
+        audience = {"audience": SimpleNamespace()} if "audience" in parameters else {}
+        self.searcher = StudySearcher(*given, lambda number: True, **audience)
 
     def begin(self, name: str) -> dict[str, Any]:
         return self.searcher.suggest(name)

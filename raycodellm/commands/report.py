@@ -6,7 +6,6 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
-from raycodellm import search
 from raycodellm.commands.request import DONE
 from raycodellm.retrying import patiently
 from raycodellm.storage_files import report_address
@@ -36,8 +35,7 @@ def report(path: str, is_watching: bool, complain: Callable[[str], None]) -> int
 def _watch(run: Run, complain: Callable[[str], None]) -> None:
     from raycodellm.report.watch import ReportWatch
 
-    num_trials = search.num_trials(run.file)
-    pages = _Pages(run, complain, num_trials)
+    pages = _Pages(run, complain)
     print(report_address(run.folder))
     print("written again as results come; Ctrl-C ends that, and stops no training", flush=True)
     watch = ReportWatch(
@@ -51,7 +49,7 @@ def _watch(run: Run, complain: Callable[[str], None]) -> None:
         with contextlib.suppress(KeyboardInterrupt):
             pages.write_last()  # whoever has the page open would load it again for ever
         raise
-    print(f"all {num_trials} trials have ended")
+    print(f"all {pages.num_trials} trials have ended")
 
 
 def _stamp(run: Run) -> Any:
@@ -65,8 +63,13 @@ def _stamp(run: Run) -> Any:
 class _Pages:
     """Reads the run's trials and writes its report; keeps in memory what has ended."""
 
-    def __init__(self, run: Run, complain: Callable[[str], None], num_trials: int) -> None:
-        self.run, self.complain, self.num_trials = run, complain, num_trials
+    def __init__(self, run: Run, complain: Callable[[str], None]) -> None:
+        from raycodellm import sweep
+
+        self.run, self.complain = run, complain
+        self.confirmation = sweep.Confirmation(run)
+        self.num_trials = 0
+        """Trials of the sweep as far as was known when the trials were last read."""
         self.ended: dict[int, TrialResult] = {}
         self.results: Sequence[TrialResult] = ()
         self.records: Records | None = None
@@ -76,6 +79,7 @@ class _Pages:
         from raycodellm import sweep
 
         self.results = sweep.read_results(self.run, self.ended, self.complain)
+        self.num_trials = self.confirmation.standing(self.results).num_trials
         return self.results, len(self.ended) >= self.num_trials
 
     def write(self, reload_seconds: int | None) -> None:

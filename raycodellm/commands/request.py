@@ -67,7 +67,7 @@ class SweepRequest:
             os.chdir(self.given_in)
 
     def _check(self, file: SweepFile) -> None:
-        search.num_trials(file)
+        search.most_trials(file)
         evaluation.check_evaluation(file)
         for name, source in file.example().sources.items():
             try:

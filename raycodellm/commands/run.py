@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raycodellm import STARTED, search, storage_files
+from raycodellm import STARTED, storage_files
 from raycodellm.commands.request import DONE, FAILED, STOPPED, SweepRequest, log_path
 from raycodellm.config import SweepFile, UserError, without_credentials
 from raycodellm.files import Folder
@@ -40,6 +40,9 @@ class _Task:
     request: SweepRequest
     run: Run
     num_trials: int
+    """Trials of the whole sweep, as far as is known."""
+    most_trials: int
+    """Trials that the sweep may come to."""
     num_left: int
     contents: Contents
     memory_fit: MemoryFit
@@ -81,7 +84,6 @@ def _carry_out(request: SweepRequest, file: SweepFile, complain: Callable[[str],
     from raycodellm import display, preflight, sweep
 
     sweep.require_packages(file.example())
-    num_trials = search.num_trials(file)
     # A new run is checked before its folder is made. A finished run is not checked, which would import much.
     is_new = not (request.storage / file.example().name).exists("sweep.yaml")
     with display.LineDisplay(sys.stdout, display.Shown()) as shown:
@@ -93,17 +95,20 @@ def _carry_out(request: SweepRequest, file: SweepFile, complain: Callable[[str],
         with display.LineDisplay(sys.stdout, display.Shown()) as shown:
             shown.waits_for("the run folder and its study")
             opened = stack.enter_context(sweep.lock(opened, shown.say))
-            sweep.require_same_recipe(opened, num_trials)
-            num_left = num_trials - sweep.tell_written_results(opened, complain)
+            confirmation = sweep.Confirmation(opened)
+            sweep.require_same_recipe(opened, confirmation.standing(opened.results_at_start).num_trials)
+            num_ended = sweep.tell_written_results(opened, complain)
+            standing = confirmation.standing(opened.results_at_start)  # anew: trials may have been opened again
+            num_left = standing.num_trials - num_ended
             shown.waits_for("the models and tasks that the sweep names")
             contents = sweep.fix_contents(opened, num_left)
             if num_left > 0 and memory_fit is None:
                 memory_fit = preflight.check_before_start(file, request.address)
         if num_left <= 0:
-            print(f"all {num_trials} trials are done; nothing to run")
+            print(f"all {standing.num_trials} trials are done; nothing to run")
             return Ended(_finish(opened, print, display.console(sys.stdout).width), opened)
         assert contents is not None and memory_fit is not None, "both are known while a trial is left"
-        task = _Task(request, opened, num_trials, num_left, contents, memory_fit)
+        task = _Task(request, opened, standing.num_trials, standing.most_trials, num_left, contents, memory_fit)
         return Ended(_run_left(task, began), opened)
 
 
@@ -120,6 +125,7 @@ def _run_left(task: _Task, began: float) -> int:
         display.display_on(output, _shown(task)) as shown,
     ):
         left = f"{task.num_left} of {task.num_trials} trials to run"
+        left += f", at most {task.most_trials} in all" if task.most_trials > task.num_trials else ""
         shown.say(f"{task.run.sweep.name}: {left}; writing to {task.run.folder}")
         if task.memory_fit.groups is not None:  # else the memory is known only after the cluster is joined
             shown.say(str(task.memory_fit))
@@ -154,7 +160,7 @@ def _shown(task: _Task) -> Shown:
         return str(_best_arm(results, objectives) or "")
 
     metrics = tuple(one.metric for one in objectives)
-    return display.Shown(task.run.sweep.name, metrics, task.num_trials, best)
+    return display.Shown(task.run.sweep.name, metrics, task.num_trials, task.most_trials, best)
 
 
 def _best_arm(results: Sequence[TrialResult], objectives: Sequence[Objective]) -> BestArm | None:

@@ -102,11 +102,17 @@ def _submission(request: SweepRequest, file: SweepFile, start: Path) -> Submissi
         settings=fingerprint(config.resolved_tree(file)),
         facts={
             "arms": str(search.num_arms(file)),
-            "trials": str(search.num_trials(file)),
+            "trials": _trials(file),
             **({"git_commit": commit} if commit else {}),
         },
         environment={SUBMITTED_AS: request.command_line("submit")},
     )
+
+
+def _trials(file: SweepFile) -> str:
+    """`6`, or `6, at most 18 with the confirmation`."""
+    known, most = search.num_trials(file), search.most_trials(file)
+    return f"{known}, at most {most} with the confirmation" if most > known else str(known)
 
 
 def _chosen_files(named: NamedPath, file: SweepFile, start: Path) -> list[Path] | None:

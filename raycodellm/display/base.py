@@ -35,7 +35,9 @@ class Shown:
     metrics: tuple[str, ...] = ()
     """Names of the objectives' metrics."""
     num_trials: int = 0
-    """Trials of the whole sweep, those of earlier runs included."""
+    """Trials of the whole sweep as far as is known when it begins, those of earlier runs included."""
+    most_trials: int = 0
+    """Trials that the sweep may come to, where it may ask for more than are known."""
     best: Callable[[Sequence[TrialResult]], str] = lambda results: ""
     """The best arm so far with its uncertainty; asked when another trial has ended."""
 
@@ -54,6 +56,7 @@ class Display(abc.ABC):
         """By name: a source's newest event, and when its first one came."""
         self.evaluations: dict[str, tuple[int, int, float]] = {}
         """Progress told by `evaluating`: by model, scored items, all items, and when the first was heard of."""
+        self.num_trials, self.most_trials = shown.num_trials, shown.most_trials
         self.moment: Moment | None = None
         """The sweep as it was last seen; None before its first trial."""
         self._waiting: tuple[str, float] = ("", self.began)
@@ -109,6 +112,11 @@ class Display(abc.ABC):
             self.sources[event.source] = (event, began)
             self._prepared(event)
 
+    def expects(self, num_trials: int, most_trials: int) -> None:
+        """The sweep has `num_trials` trials as far as is known now, and may come to `most_trials`."""
+        with self.lock:
+            self.num_trials, self.most_trials = num_trials, most_trials
+
     def training(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         """The trials have come further."""
         with self.lock, self._terminal():
@@ -132,7 +140,8 @@ class Display(abc.ABC):
         return Moment(
             snapshot=snapshot,
             results=results,
-            num_trials=self.shown.num_trials,
+            num_trials=self.num_trials,
+            most_trials=self.most_trials,
             elapsed=self.clock() - self.began,
             best=self._best[1],
             waiting=waiting,

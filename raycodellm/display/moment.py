@@ -30,9 +30,11 @@ class Moment:
     results: Sequence[TrialResult]
     """Chains of the trials that have begun, by number."""
     num_trials: int
-    """Trials of the whole sweep."""
+    """Trials of the whole sweep, as far as is known."""
     elapsed: float
     """Seconds since the command began."""
+    most_trials: int = 0
+    """Trials that the sweep may come to, where it may ask for more than are known."""
     best: str = ""
     """The best arm so far with its uncertainty; empty while no trial is complete."""
     waiting: str = ""
@@ -56,10 +58,12 @@ def overview(moment: Moment, with_wait: bool = True) -> list[str]:
 
 
 def state_line(moment: Moment) -> str:
-    """`4 of 6 trials done (1 failed), 3 min 12 s elapsed, about 2 min left`."""
+    """`4 of 6 trials done (1 failed), 3 min 12 s elapsed, about 2 min left`; of a sweep that may ask for more trials
+    `4 of 6 trials done, at most 12, …`."""
     ended = [result.state for result in moment.results if result.state in ("complete", "failed")]
     failed = f" ({ended.count('failed')} failed)" if "failed" in ended else ""
-    return ", ".join([f"{len(ended)} of {moment.num_trials} trials done{failed}", *times(moment, len(ended))])
+    most = [f"at most {moment.most_trials}"] if moment.most_trials > moment.num_trials else []
+    return ", ".join([f"{len(ended)} of {moment.num_trials} trials done{failed}", *most, *times(moment, len(ended))])
 
 
 def times(moment: Moment, num_ended: int) -> list[str]:

@@ -5,7 +5,7 @@ from raycodellm.evaluation.data.sources import DataSource, data_commits, find_da
 from raycodellm.evaluation.engine.language_model import model_files
 from raycodellm.evaluation.results.composition import EvaluationResult, compose, kept_evaluation, kept_items
 from raycodellm.evaluation.results.task_results import KeptResults, Results, TaskResult
-from raycodellm.evaluation.results.trial_items import read_trial_items
+from raycodellm.evaluation.results.trial_items import read_trial_items, scored_items
 from raycodellm.evaluation.run import NotWritten, evaluate
 from raycodellm.evaluation.scores.averages import missing_averages
 from raycodellm.evaluation.scores.items_table import ITEMS_SCHEMA, Items, named_tasks, samples
@@ -102,6 +102,7 @@ __all__ = [
     "read_trial_items",
     "samples",
     "sampling_content",
+    "scored_items",
     "stage_of",
     "suite",
     "suite_names",

@@ -69,6 +69,10 @@ class Observer:
         job = submission_id()
         self._page = _attempt(lambda: JobPage(job, gcs_address)) if job is not None else None
 
+    def expects(self, num_trials: int) -> None:
+        """The sweep has so many trials, as far as is known now."""
+        self._num_trials = num_trials
+
     def look(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         """Shows the sweep's state: once in `LOOK_SECONDS`, and at once where a trial or a job has begun or ended."""
         states = [result.state for result in results]
@@ -147,6 +151,8 @@ class Monitor(Protocol):
 
     def waits_for(self, subject: str) -> None: ...
 
+    def expects(self, num_trials: int, most_trials: int) -> None: ...
+
     def training(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None: ...
 
 
@@ -164,6 +170,10 @@ class Observed:
 
     def waits_for(self, subject: str) -> None:
         self._monitor.waits_for(subject)
+
+    def expects(self, num_trials: int, most_trials: int) -> None:
+        self._monitor.expects(num_trials, most_trials)
+        self._observer.expects(num_trials)
 
     def training(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         self._monitor.training(snapshot, results)

@@ -13,7 +13,7 @@ import numpy as np
 
 from raycodellm import search, storage_files, verdict
 from raycodellm.config import Sweep, SweepFile
-from raycodellm.evaluation import Items, asked_averages, read_trial_items
+from raycodellm.evaluation import Items, asked_averages, scored_items
 from raycodellm.files import Folder
 from raycodellm.finished import read_finished_stage
 from raycodellm.records import CONFIRM_SEEDS, StageRecord
@@ -176,11 +176,7 @@ def read_records(
 
     def items_of(number: int) -> Items | None:
         own = run / "trials" / f"{number:04d}"
-        table = storage_files.attempt(lambda: read_trial_items(own, storage), lost.setdefault)
-        if table is None:
-            return None
-        more = [name for name in storage_files.SCORE_COLUMNS if name in table.column_names]
-        return Items(table.select([*storage_files.ITEM_TYPES, *more]), averages)
+        return storage_files.attempt(lambda: scored_items(own, storage, averages), lost.setdefault)
 
     def stage_of(key: str) -> StageRecord | None:
         folder = storage / "stages" / key

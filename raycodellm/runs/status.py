@@ -8,7 +8,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycodellm import report, search, sweep
+from raycodellm import report, sweep
 from raycodellm.display import MOST_JOBS, Moment, expected_seconds, job_line, slots_line, times, whole_seconds
 from raycodellm.records import TrialResult, as_json, finite_json
 from raycodellm.report import BestArm
@@ -26,7 +26,9 @@ class RunStatus:
     folder: str
     """URI of the run folder."""
     num_trials: int
-    """Trials of the whole sweep."""
+    """Trials of the whole sweep, as far as is known."""
+    most_trials: int
+    """Trials that the sweep may come to, where a confirmation may ask for more than are known."""
     states: Counter[str]
     """Number of the trials that have begun, by state."""
     best: BestArm | None
@@ -38,10 +40,12 @@ class RunStatus:
     @classmethod
     def of(cls, run: sweep.Run, results: Sequence[TrialResult]) -> RunStatus:
         """`results`: of the run's trials, in order."""
+        standing = sweep.Confirmation(run).standing(results)
         return cls(
             name=run.sweep.name,
             folder=run.folder.uri,
-            num_trials=search.num_trials(run.file),
+            num_trials=standing.num_trials,
+            most_trials=standing.most_trials,
             states=Counter(result.state for result in results),
             best=report.best_arm([result.row() for result in results], run.sweep.search.objectives),
             driver=sweep.running_driver(run),
@@ -58,7 +62,7 @@ class RunStatus:
         seen = self.driver.sighting if self.driver is not None else None
         if seen is None:
             return None
-        return Moment(seen.snapshot, self.results, self.num_trials, seen.elapsed, now=seen.at)
+        return Moment(seen.snapshot, self.results, self.num_trials, seen.elapsed, self.most_trials, now=seen.at)
 
     def __str__(self) -> str:
         """Two to five lines."""
@@ -69,6 +73,7 @@ class RunStatus:
         more = [f"{number} {state}" for state, number in sorted(self.states.items()) if state != "complete"]
         said = f"{self.name}: {self.num_ended} of {self.num_trials} trials ended"
         said += f" ({', '.join(more)})" if more else ""
+        said += f", at most {self.most_trials} in all" if self.most_trials > self.num_trials else ""
         moment, lines = self.moment, []
         if moment is not None:
             said = ", ".join(filter(None, (said, *times(moment, self.num_ended))))
@@ -90,6 +95,7 @@ class RunStatus:
             "name": self.name,
             "folder": self.folder,
             "num_trials": self.num_trials,
+            "most_trials": self.most_trials,
             "num_ended": self.num_ended,
             "states": dict(self.states),
             "driver": None if self.driver is None else self.driver.name,

@@ -1,7 +1,14 @@
 """The search: its space, samplers and arms, and the Optuna study that remembers. The only door to `optuna`."""
 
 from raycodellm.search.arms import format_params, grid, num_arms, num_trials, preview
-from raycodellm.search.confirmation import known_trials, most_confirm_trials, most_trials, num_confirmed, phase_of
+from raycodellm.search.confirmation import (
+    Phase,
+    known_trials,
+    most_confirm_trials,
+    most_trials,
+    num_confirmed,
+    phase_of,
+)
 from raycodellm.search.importance import FEWEST_POINTS, importances
 from raycodellm.search.journal_repair import Journal, agrees, read_journal, rebuild_journal
 from raycodellm.search.objectives import objective_values
@@ -12,6 +19,7 @@ from raycodellm.search.study import Suggestion, SweepStudy
 __all__ = [
     "FEWEST_POINTS",
     "Journal",
+    "Phase",
     "Suggestion",
     "SweepStudy",
     "agrees",

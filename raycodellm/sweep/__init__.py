@@ -6,6 +6,7 @@ numbers, and their stages continue from their newest checkpoints.
 """
 
 from raycodellm.sweep import background_imports
+from raycodellm.sweep.confirmation import Confirmation, Standing
 from raycodellm.sweep.driver import Driver, Sighting, running_driver, sighting
 from raycodellm.sweep.folder import Run, clear_scratch
 from raycodellm.sweep.opening import open_run
@@ -23,11 +24,13 @@ from raycodellm.sweep.watchdog import SweepLost, Watchdog
 
 __all__ = [
     "ENDED",
+    "Confirmation",
     "Driver",
     "Monitor",
     "Results",
     "Run",
     "Sighting",
+    "Standing",
     "Stopper",
     "SweepLost",
     "Timing",

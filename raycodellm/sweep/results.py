@@ -13,7 +13,7 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
-from raycodellm import storage_files
+from raycodellm import search, storage_files
 from raycodellm.records import TrialResult
 from raycodellm.sweep.folder import Run, Say
 from raycodellm.sweep.trial_files import ENDED, read_trials
@@ -50,12 +50,16 @@ class Results:
         with self._lock:
             return [self._results[number] for number in sorted(self._results)]
 
-    def begin(self, number: int, arm: int, seed: int, params: dict[str, Any]) -> None:
+    def of(self, number: int) -> TrialResult | None:
+        with self._lock:
+            return self._results.get(number)
+
+    def begin(self, number: int, arm: int, seed: int, params: dict[str, Any], phase: search.Phase = "search") -> None:
         """A trial begins, or continues after an earlier driver left it."""
-        known = self._results.get(number)
+        known = self.of(number)
         if known is None or known.params != params:
             known = TrialResult(number, "running", arm, seed, params)
-        self._put(replace(known, state="running", arm=arm, seed=seed))
+        self._put(replace(known, state="running", arm=arm, seed=seed, phase=phase))
 
     def end(self, result: TrialResult) -> None:
         """A trial has ended."""

@@ -37,6 +37,9 @@ class Monitor(TrainingMonitor, Protocol):
     def waits_for(self, subject: str) -> None:
         """The run waits for the subject until it tells of something else."""
 
+    def expects(self, num_trials: int, most_trials: int) -> None:
+        """The sweep has `num_trials` trials as far as is known now, and may come to `most_trials`."""
+
 
 class ConnectedCluster(Protocol):
     """The part of a `cluster.Cluster` that a sweep needs."""
@@ -65,7 +68,8 @@ def run_sweep(
     stopper: Stopper,
     contents: Contents,
 ) -> None:
-    """Runs `num_trials` more trials. `contents`: of the models and tasks that the sweep names, from `fix_contents`.
+    """Runs `num_trials` more trials, and those that further looks ask for. `contents`: of the models and tasks that the
+    sweep names, from `fix_contents`.
 
     Raises `SweepLost` when the sweep cannot continue, by no fault of a trial.
     """
@@ -96,7 +100,7 @@ def run_sweep(
         with timing.part("trials"):
             results = Results(run)
             watchdog = Watchdog(dispatcher, run, results, monitor, stopper, connected.address)
-            watchdog.watch(lambda: tune_trials(context, results, num_trials, max_slots, stopper))
+            watchdog.watch(lambda: tune_trials(context, results, num_trials, max_slots, stopper, monitor))
         snapshot = ray.get(dispatcher.snapshot.remote())
         timing.seconds["slots (until the first is ready, beside tokens)"] = snapshot.first_slot_seconds or 0.0
         timing.seconds.update({f"{kind} (slot-seconds)": s for kind, s in snapshot.busy_seconds.items()})

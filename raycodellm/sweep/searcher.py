@@ -5,11 +5,13 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
+from raycodellm import search
 from raycodellm.search import SweepStudy
+from raycodellm.sweep.confirmation import Confirmation, Standing, lines
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.results import Results
 from raycodellm.sweep.stopper import Halt
@@ -20,10 +22,21 @@ from raycodellm.sweep.trial_files import ENDED
 logger = logging.getLogger(__name__)
 
 
+class Audience(Protocol):
+    """Is told how far the sweep is; may be called from any thread."""
+
+    def say(self, line: str) -> None: ...
+
+    def expects(self, num_trials: int, most_trials: int) -> None:
+        """The sweep has `num_trials` trials as far as is known now, and may come to `most_trials`."""
+
+
 class StudySearcher(Searcher):
     """Suggests the study's trials to Ray Tune, and tells the study how each of them ended."""
 
-    def __init__(self, run: Run, results: Results, halt: Halt, give_up: Callable[[int], bool]) -> None:
+    def __init__(
+        self, run: Run, results: Results, halt: Halt, give_up: Callable[[int], bool], audience: Audience
+    ) -> None:
         """`results` is told of each trial that begins or ends.
 
         `give_up` is called with the number of a trial whose own process died for good: it cancels the trial's jobs and
@@ -33,12 +46,24 @@ class StudySearcher(Searcher):
         self._run, self._results, self._halt, self._give_up = run, results, halt, give_up
         self._study = SweepStudy(run.journal, run.file)
         self._numbers: dict[str, int] = {}
-        """Ray Tune's trial id to the trial's number."""
+        """Ray Tune's trial id to the trial's number, of the trials that run."""
+        self._audience = audience
+        self._confirmation = Confirmation(run)
+        self._standing: Standing | None = None
+        """As of the last look; None before the first one."""
+        self._num_searched = search.num_trials(run.file)
 
-    def suggest(self, trial_id: str) -> dict[str, Any] | str:
-        """The settings of the next trial for `run_trial`; `FINISHED` when no more trials should begin."""
+    def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
+        """The settings of the next trial for `run_trial`; `FINISHED` when no more trials should begin; None while the
+        trials that run must end first. Ray Tune asks again every tenth of a second."""
         if self._halt.is_set():
             return Searcher.FINISHED
+        if not self._has_next():
+            if self._numbers:
+                return None
+            self._look()
+            if not self._study.has_open:
+                return Searcher.FINISHED
         suggestion = self._study.suggest()
         self._numbers[trial_id] = suggestion.number
         settings: dict[str, Any] = {
@@ -46,6 +71,7 @@ class StudySearcher(Searcher):
             "arm": suggestion.arm,
             "seed": self._run.sweep.seed + suggestion.replicate,
             "params": suggestion.params,
+            "phase": suggestion.phase,
         }
         # Before the trial begins, so that no driver after this one gives its number to another point. How trials ended
         # need not be kept at once: their results say so.
@@ -54,11 +80,29 @@ class StudySearcher(Searcher):
         self._results.begin(**settings)
         return settings
 
+    def _has_next(self) -> bool:
+        """True if a trial can begin now. Without a confirmation Ray Tune itself counts the trials."""
+        if self._run.sweep.search.confirm is None or self._study.has_open:
+            return True
+        # Before the first look it may be the search's turn, after it never.
+        return self._standing is None and self._study.num_begun() < self._num_searched
+
+    def _look(self) -> None:
+        """Finds which confirmation trials come next, when all that have begun have ended."""
+        before, self._standing = self._standing, self._confirmation.standing(self._results.all())
+        looks = self._standing.looks
+        if looks is None or looks.phase == "search":  # a trial of the search has no result that can be read
+            return
+        for line in lines(self._run.file, before.looks if before is not None else None, looks):
+            self._audience.say(line)
+        self._audience.expects(self._standing.num_trials, self._standing.most_trials)
+        self._study.confirm(self._standing.pending)
+
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells the study the result that the trial wrote: complete, or failed."""
-        number = self._numbers[trial_id]
+        number = self._numbers.pop(trial_id)
         if error and not self._halt.is_set() and self._give_up(number):
-            record_death(self._run, number)
+            record_death(self._run, number, self._results.of(number))
         # A trial that died may have written its result before.
         told = reported_result(result) or written_result(self._run, number)
         if told is not None and told.state in ENDED:

@@ -57,11 +57,12 @@ def written_result(run: Run, number: int) -> TrialResult | None:
         return None
 
 
-def record_death(run: Run, number: int) -> None:
-    """Writes the result of a trial whose own process died for good: failed, with that cause."""
+def record_death(run: Run, number: int, begun: TrialResult | None = None) -> None:
+    """Writes the result of a trial whose own process died for good: failed, with that cause. `begun`: the trial as its
+    driver knows it."""
     folder = run.trial_folder(number)
     if not folder.exists("result.json"):
         started = storage_files.attempt(lambda: storage_files.read_started(folder), logger.warning)
-        result = started or TrialResult(number=number, state="failed", arm=-1, seed=-1)
+        result = started or begun or TrialResult(number=number, state="failed", arm=-1, seed=-1)
         cause = "the trial's own process ended without a result; see the log"
         folder.write_json("result.json", as_json(replace(result, state="failed", error=cause)))

@@ -53,6 +53,7 @@ def run_trial(settings: dict[str, Any], context: TrialContext) -> None:
         arm=settings["arm"],
         seed=settings["seed"],
         params=settings["params"],
+        phase=settings["phase"],
     )
     folder = context.run.trial_folder(result.number)
     try:

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import os
+from typing import TYPE_CHECKING
 
+from raycodellm import search
 from raycodellm.dispatch import trial_actor
 from raycodellm.slots.head import ON_HEAD
 from raycodellm.sweep import tracking
@@ -12,13 +14,19 @@ from raycodellm.sweep.stopper import Halt
 from raycodellm.sweep.trial import TrialContext, run_trial
 from raycodellm.tables.trials import trial_name
 
+if TYPE_CHECKING:
+    from raycodellm.sweep.searcher import Audience
+
 _NEVER_SECONDS = 1_000_000_000
 
 
-def tune_trials(context: TrialContext, results: Results, num_trials: int, concurrent: int, halt: Halt) -> None:
-    """Runs `num_trials` more trials, `concurrent` at once. Returns when they have ended or `halt` is set.
+def tune_trials(
+    context: TrialContext, results: Results, num_trials: int, concurrent: int, halt: Halt, audience: Audience
+) -> None:
+    """Runs `num_trials` more trials, `concurrent` at once, and those that a confirmation asks for. Returns when they
+    have ended or `halt` is set.
 
-    `results` is told of each trial that begins or ends.
+    `results` is told of each trial that begins or ends, `audience` of each look at a confirmation.
     """
     import ray
     from ray import tune
@@ -45,8 +53,8 @@ def tune_trials(context: TrialContext, results: Results, num_trials: int, concur
     tuner = tune.Tuner(
         tune.with_resources(trial, {"CPU": 0, **ON_HEAD}),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(run, results, halt, give_up),
-            num_samples=num_trials,
+            search_alg=StudySearcher(run, results, halt, give_up, audience),
+            num_samples=num_trials + search.most_confirm_trials(run.file),  # the searcher says when a confirmation ends
             max_concurrent_trials=concurrent,
             reuse_actors=True,
             trial_name_creator=lambda trial: f"{run.sweep.name}-{trial_name(trial.config['number'])}",

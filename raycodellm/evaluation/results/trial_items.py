@@ -6,6 +6,8 @@ import pyarrow as pa
 
 from raycodellm import storage_files
 from raycodellm.evaluation.results.composition import kept_items
+from raycodellm.evaluation.scores.averages import Averages
+from raycodellm.evaluation.scores.items_table import Items
 from raycodellm.files import DamagedFile, Folder
 from raycodellm.records import EVALUATION, GIVEN_MODELS, TrialResult
 
@@ -17,6 +19,13 @@ def read_trial_items(trial: Folder, storage: Folder) -> pa.Table:
     DamagedFile when neither can be read, FileNotFoundError before the trial has ended.
     """
     return storage_files.read_items(trial, lambda: _of_tasks(storage_files.read_result(trial), storage))
+
+
+def scored_items(trial: Folder, storage: Folder, averages: Averages) -> Items:
+    """The items that `read_trial_items` reads, as scores are made of them. `averages`: from `asked_averages`."""
+    table = read_trial_items(trial, storage)
+    more = [name for name in storage_files.SCORE_COLUMNS if name in table.column_names]
+    return Items(table.select([*storage_files.ITEM_TYPES, *more]), averages)
 
 
 def _of_tasks(result: TrialResult, storage: Folder) -> pa.Table | None:

@@ -1,0 +1,140 @@
+"""How far a sweep is: the search, or the look of its confirmation that waits for trials.
+
+Nothing of it is stored: `verdict.looks` finds it anew from the trials that have ended, so every driver and every reader
+of the run folder finds the same.
+"""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from typing import TYPE_CHECKING
+
+from raycodellm import retrying, search, storage_files
+from raycodellm.config import SweepFile
+from raycodellm.records import TrialResult
+from raycodellm.sweep.folder import Run
+
+if TYPE_CHECKING:
+    from raycodellm.evaluation import Items
+    from raycodellm.verdict import Looks
+
+logger = logging.getLogger(__name__)
+
+
+@dataclass(frozen=True)
+class Standing:
+    """How far a sweep is."""
+
+    num_trials: int
+    """Trials of the whole sweep as far as is known: the search's, and those of the looks up to the current one."""
+    most_trials: int
+    """Trials that the sweep may come to; more than `num_trials` while a look may ask for further ones."""
+    looks: Looks | None
+    """None for a sweep without a confirmation."""
+
+    @property
+    def pending(self) -> list[tuple[int, int]]:
+        """The confirmation trials that the current look needs and that have not ended: arm and place."""
+        return [(one.arm, one.place) for one in self.looks.pending] if self.looks is not None else []
+
+
+class Confirmation:
+    """Finds how far a sweep is, again and again; keeps the items that were read."""
+
+    def __init__(self, run: Run) -> None:
+        self._run = run
+        self._items: dict[int, Items | None] = {}
+
+    def standing(self, results: Sequence[TrialResult]) -> Standing:
+        """`results`: of all trials that have begun. Items are read only where a look has all of its trials."""
+        file = self._run.file
+        if self._run.sweep.search.confirm is None:
+            return Standing(search.num_trials(file), search.num_trials(file), None)
+        from raycodellm import verdict  # a finished search needs it, and what it imports takes a second
+
+        rows = [result.row() for result in results]
+        looks = verdict.looks(file, rows, self._items_of)
+        pending = [(one.arm, one.place) for one in looks.pending]
+        known = search.known_trials(file, rows, pending, looks.phase == "search")
+        return Standing(known, _most(file, known, looks), looks)
+
+    def _items_of(self, number: int) -> Items | None:
+        """A trial's items; None where they cannot be read."""
+        if number not in self._items:
+            from raycodellm import evaluation
+
+            def read() -> Items:
+                return evaluation.scored_items(self._run.trial_folder(number), self._run.storage, self._averages)
+
+            self._items[number] = storage_files.attempt(lambda: retrying.patiently(read, "items"), logger.warning)
+        return self._items[number]
+
+    @cached_property
+    def _averages(self) -> Mapping[str, Sequence[str]]:
+        from raycodellm import evaluation
+
+        return evaluation.asked_averages(self._run.sweep.evaluation)
+
+
+def _most(file: SweepFile, known: int, looks: Looks) -> int:
+    """Trials that the sweep may come to, where `known` are certain."""
+    confirm = file.example().search.confirm
+    if looks.phase == "done" or confirm is None:
+        return known
+    if looks.phase == "search":
+        return max(known, search.most_trials(file))
+    num_open = len({one.arm for one in looks.pending} | {looks.reference})
+    return known + num_open * (confirm.seeds[-1] - confirm.seeds[looks.look])
+
+
+def lines(file: SweepFile, before: Looks | None, now: Looks) -> list[str]:
+    """The news since `before`: which arms are confirmed, and what each look has told. `before` is None for the first
+    time that a driver looks."""
+    confirm = file.example().search.confirm
+    if confirm is None or now.phase == "search":
+        return []
+    said = []
+    if before is None or before.phase == "search":
+        said.append(_search_is_over(now, confirm.seeds))
+    decided = now.look if now.phase == "done" else now.look - 1
+    if now.verdicts and decided >= 0:
+        place = f"look {decided + 1} of {len(confirm.seeds)} ({confirm.seeds[decided]} seeds)"
+        said.append(f"{place}: {_known(file, now)}; {_next(now, confirm.seeds)}")
+    return said
+
+
+def _search_is_over(now: Looks, seeds: Sequence[int]) -> str:
+    if not now.arms:
+        return "the search is over: no arm beside the reference has a score, so none is confirmed"
+    return (
+        f"the search is over: {arms_said(now.arms)} and the reference, arm {now.reference}, are confirmed with "
+        f"{seeds[0]} fresh seeds each, at most {seeds[-1]}"
+    )
+
+
+def _known(file: SweepFile, now: Looks) -> str:
+    """`mean/bpb: arm 3 better, arm 5 not known`, for each objective."""
+    parts = []
+    for objective in file.example().search.objectives:
+        words = [f"arm {one.arm} {one.word}" for one in now.verdicts if one.metric == objective.metric]
+        parts.append(f"{objective.metric}: {', '.join(words) or 'not known'}")
+    return "; ".join(parts)
+
+
+def _next(now: Looks, seeds: Sequence[int]) -> str:
+    if now.phase == "confirm":
+        more = seeds[now.look] - seeds[now.look - 1]
+        arms = sorted({one.arm for one in now.pending})
+        return f"{more} more seed{'s' * (more > 1)} for {arms_said(arms)}"
+    is_known = all(one.word != "not known" for one in now.verdicts)
+    return "every verdict is known" if is_known else "this was the last look"
+
+
+def arms_said(arms: Sequence[int]) -> str:
+    """`arm 3`, or `arms 3, 5 and 7`."""
+    if len(arms) == 1:
+        return f"arm {arms[0]}"
+    return f"arms {', '.join(map(str, arms[:-1]))} and {arms[-1]}"
