@@ -80,11 +80,14 @@ def test_check_shows_arms_tree_tokens_cost_and_placement(capsys, tmp_path) -> No
         "pretrain.schedule={search: {choice: [constant, increase, decrease]}}",
         "instruct.code_ratio={search: {choice: [0.0, 0.5]}}",
         "search.replicates=1",
+        "search.reference={pretrain.code_ratio: 0.0, instruct.code_ratio: 0.0}",
+        "search.confirm={best: 2, seeds: [2, 4]}",
     )
     overrides = [word for setting in settings for word in ("--set", setting)]
     code, printed = run(capsys, "check", QUICKSTART, "--storage", str(tmp_path), *overrides)
     assert code == 0
-    assert "8 arms × 1 seed = 8 trials" in printed
+    assert "8 arms × 1 seed = 8 trials, then at most (2 + 1) × 4 = 12 confirmation trials" in printed
+    assert "confirmation, with looks after 2 and 4 fresh seeds" in printed
     assert "for 2 trials" in printed
     assert "saved by shared stages" in printed
     assert "makes all 4 token stores again" in printed
@@ -92,6 +95,7 @@ def test_check_shows_arms_tree_tokens_cost_and_placement(capsys, tmp_path) -> No
         "parameters",
         "FLOPs",
         "CPU core hours",
+        "CPU core hours more",
         "placement:",
         "a worker needs",
         "epochs",

@@ -51,6 +51,20 @@ def test_where_a_sweep_runs_may_change_while_it_is_continued(sweep_text: str, op
     assert sweep.open_run(moved, Folder(str(tmp_path))).folder == opened.folder
 
 
+def test_a_confirmation_may_change_until_a_fresh_seed_has_been_seen(sweep_text: str, tmp_path) -> None:
+    def opened(confirm: str) -> sweep.Run:
+        overrides = ("search.reference={pretrain.code_ratio: 0.0}", f"search.confirm={confirm}")
+        return sweep.open_run(config.parse(sweep_text, overrides=overrides), Folder(str(tmp_path)))
+
+    opened("null")
+    with sweep.lock(run := opened("{best: 1, seeds: [2, 4]}")):
+        write(run, "trial.json", number=2, arm=1, seed=1_000_000, phase="confirm")
+    assert opened("{best: 1, seeds: [2, 4]}")
+    for other, key in (("{best: 1, seeds: [2, 4, 8]}", "confirm.seeds"), ("{seeds: [2, 4]}", "best"), ("null", "conf")):
+        with pytest.raises(UserError, match=rf"{key}.*fresh seeds have been seen"):
+            opened(other)
+
+
 def test_a_setting_that_the_run_did_not_know_yet_is_no_difference(sweep_text: str, opened: sweep.Run, tmp_path) -> None:
     saved = opened.folder.read_bytes("sweep.yaml").decode()
     assert "  few_shot: 0\n" in saved

@@ -11,7 +11,6 @@ from __future__ import annotations
 
 import argparse
 import inspect
-import inspect
 import os
 import subprocess
 import sys

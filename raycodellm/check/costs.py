@@ -98,6 +98,12 @@ def training(jobs: Sequence[StageJob], vocab_size: int, hours: Hours, hardware: 
     return f"training: {flops:.2e} FLOPs, about {hours.sweep:.2g} {device} hours at {speed} FLOP/s per {device}{share}"
 
 
+def confirmation_line(confirming: float, hardware: Hardware) -> str:
+    """One line: the device hours of the confirmation."""
+    device = (hardware.name or "GPU") if hardware.on_gpus else "CPU core"
+    return f"confirmation: at most about {confirming:.2g} {device} hours more"
+
+
 # ------------------------------------------------------------------------------------------------- money
 
 
@@ -106,21 +112,32 @@ def devices_at_once(scaling: Scaling, slots: int) -> float:
     return slots * scaling.workers * (scaling.gpus_per_worker or scaling.cpus_per_worker)
 
 
-def money(hours: Hours, device: Device, prices: Prices, scaling: Scaling, slots: int) -> list[str]:
+def confirming(fresh: Sequence[Chain], num_seeds: int, vocab_size: int, hardware: Hardware) -> float:
+    """Device hours of a confirmation in which every arm gets `num_seeds` fresh seeds. `fresh`: chains of one seed."""
+    return num_seeds * device_hours(fresh, 1, vocab_size, hardware).sweep if fresh else 0.0
+
+
+def money(
+    hours: Hours, device: Device, prices: Prices, scaling: Scaling, slots: int, confirming: float = 0.0
+) -> list[str]:
     """Device hours and money per arm, of the sweep and of the head node, as lines of text.
 
-    `slots`: worker groups at once, which decide how long the head node is needed.
+    `slots`: worker groups at once, which decide how long the head node is needed. `confirming`: device hours of the
+    confirmation at most.
     """
     rates = (device.on_demand / device.devices, None if device.spot is None else device.spot / device.devices)
     rows = [(in_ranges(arms), *_cells(each, *rates), "each" * (len(arms) > 1)) for arms, each in hours.groups]
     rows.append(("sweep, equal stages once", *_cells(hours.sweep, *rates), ""))
+    if confirming:
+        rows.append(("confirmation, at most", *_cells(confirming, *rates), ""))
+    in_all = hours.sweep + confirming
     if prices.head:
         at_once = devices_at_once(scaling, slots)
-        head = hours.sweep / at_once * prices.head.on_demand
-        name = f"head node, {formats.seconds(3600 * hours.sweep / at_once)}"
+        head = in_all / at_once * prices.head.on_demand
+        name = f"head node, {formats.seconds(3600 * in_all / at_once)}"
         device_word = "device" if at_once == 1 else "devices"
         rows.append((name, "", _money(head), _money(head), f"with {at_once:g} {device_word} at once"))
-        rows.append(("in all", *_cells(hours.sweep, *rates, head), ""))
+        rows.append((f"in all{', at most' if confirming else ''}", *_cells(in_all, *rates, head), ""))
     header = ("arms", "device hours", f"on demand, {prices.currency}", f"spot, {prices.currency}", "")
     lines = table_lines(Table(header, rows, left=(0, 4)), indent="  ")
     return ["prices:", *lines, *(f"  {line}" for line in _notes(device, prices))]

@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from raycodellm import memory_needs, model, preflight, stage_store, tokens
 from raycodellm.check import costs, evaluation_table, given_models, placement, tables
-from raycodellm.check.plan import SizedCorpus, first_arms, items_of, planned
+from raycodellm.check.plan import SizedCorpus, first_arms, fresh_seed, items_of, planned
 from raycodellm.check.prices import Prices
 from raycodellm.check.prices import load as load_prices
 from raycodellm.config import Scaling, Sweep, SweepFile, UserError
@@ -53,17 +53,19 @@ def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> 
     tokenizer_fingerprint = next(iter(sizes.values())).tokenizer_fingerprint
     contents = stage_store.contents_of_file(file, elsewhere=elsewhere)
     chains = planned(file, arms, corpora, storage, tokenizer_fingerprint, contents)
+    fresh = fresh_seed(file, arms, chains, corpora, storage, tokenizer_fingerprint, contents)
     num_seeds = len(chains) // len(arms)
     where = placement.find(sweep.scaling, asked.address, memory_fit, asked.device)
     parts = [
         "\n".join(tables.arms(file, arms)),
         "\n".join(tables.stages(chains, {name for name, size in sizes.items() if size.is_estimate}, num_seeds)),
+        *(["\n".join(found)] if (found := tables.confirmation(file, fresh)) else []),
         "\n".join(tables.sources(sizes, corpora, chains)),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
         _evaluation(file, chains[0].evaluation.held_out, elsewhere),
         *tokens.warnings_of(sweep, items),
-        *_cost(sweep, chains, num_seeds, where, prices, memory_fit.need.total / GIB if memory_fit.need else 0.0),
+        *_cost(sweep, chains, fresh, num_seeds, where, prices, memory_fit.need.total / GIB if memory_fit.need else 0.0),
         where.text,
     ]
     return "\n\n".join(parts)
@@ -165,6 +167,7 @@ def _packing(sweep: Sweep, sizes: Mapping[str, tokens.SourceSize]) -> list[str]:
 def _cost(
     sweep: Sweep,
     chains: Sequence[stage_store.Chain],
+    fresh: Sequence[stage_store.Chain],
     num_seeds: int,
     where: placement.Placement,
     prices: Prices | None,
@@ -180,10 +183,17 @@ def _cost(
         costs.refuse_small_memory(name, device, needed_gib, sweep.scaling)
     hardware = costs.Hardware(name, on_gpus, device.tflops if device else None)
     hours = costs.device_hours(chains, num_seeds, vocab_size, hardware)
+    confirm = sweep.search.confirm
+    confirming = costs.confirming(fresh, confirm.seeds[-1], vocab_size, hardware) if confirm is not None else 0.0
     context = model.context_length(sweep.model, vocab_size)
     lines = [
         f"model: {model.num_parameters(sweep.model, vocab_size):,} parameters, context {context or 'unbounded'} tokens",
         costs.training(costs.unique_jobs(chains), vocab_size, hours, hardware),
+        *([costs.confirmation_line(confirming, hardware)] if confirming else []),
     ]
-    money = costs.money(hours, device, prices, sweep.scaling, where.slots) if device is not None and prices else []
+    money = (
+        costs.money(hours, device, prices, sweep.scaling, where.slots, confirming)
+        if device is not None and prices
+        else []
+    )
     return ["\n".join(lines), *(["\n".join(money)] if money else [])]

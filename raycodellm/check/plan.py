@@ -6,9 +6,11 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raycodellm import config, preflight, search, stage_store, tokens
-from raycodellm.config import SweepFile, Unreachable
+from raycodellm.check import costs
+from raycodellm.config import Sweep, SweepFile, Unreachable
 from raycodellm.files import Folder
 from raycodellm.identity import Contents
+from raycodellm.records import CONFIRM_SEEDS
 
 MOST_TRIALS = 200
 """Trials that are planned; of a larger sweep the first ones."""
@@ -54,14 +56,7 @@ def planned(
     Raises `UserError` where a source has too few tokens, at any end of the search space.
     """
     sweep = file.example()
-    materials = stage_store.Materials(
-        corpora=corpora,
-        tokenizer=Folder("tokenizer"),  # its address is no part of an identity
-        tokenizer_fingerprint=tokenizer_fingerprint,
-        vocab_size=preflight.vocab_size(sweep),
-        storage=storage,
-        contents=contents,
-    )
+    materials = _materials(sweep, corpora, storage, tokenizer_fingerprint, contents)
     seeds = range(sweep.seed, sweep.seed + min(sweep.search.replicates, MOST_TRIALS))
 
     def chain(params: Mapping[str, object], seed: int) -> stage_store.Chain:
@@ -70,6 +65,51 @@ def planned(
     chains = [chain(arm, seed) for arm in arms for seed in seeds]
     stage_store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.probe_points())])
     return chains
+
+
+def fresh_seed(
+    file: SweepFile,
+    arms: Sequence[Mapping[str, object]],
+    searched: Sequence[stage_store.Chain],
+    corpora: Mapping[str, SizedCorpus],
+    storage: Folder,
+    tokenizer_fingerprint: str,
+    contents: Contents,
+) -> list[stage_store.Chain]:
+    """The jobs of one fresh seed of the confirmation: of the reference, which is the first of `arms`, and of the arms
+    that train most. Every further fresh seed has as many. Empty without a confirmation.
+
+    `searched`: from `planned`.
+    """
+    num_confirmed = search.num_confirmed(file)
+    if not num_confirmed:
+        return []
+    sweep, num_seeds = file.example(), len(searched) // len(arms)
+    materials = _materials(sweep, corpora, storage, tokenizer_fingerprint, contents)
+
+    def trained(arm: int) -> float:
+        return sum(costs.job_flops(job, materials.vocab_size) for job in searched[arm * num_seeds].stages)
+
+    most = sorted(range(1, len(arms)), key=trained, reverse=True)[: num_confirmed - 1]
+    seed = sweep.seed + CONFIRM_SEEDS
+    return [stage_store.chain(config.resolve(file, arms[arm]), seed, materials) for arm in (0, *sorted(most))]
+
+
+def _materials(
+    sweep: Sweep,
+    corpora: Mapping[str, SizedCorpus],
+    storage: Folder,
+    tokenizer_fingerprint: str,
+    contents: Contents,
+) -> stage_store.Materials:
+    return stage_store.Materials(
+        corpora=corpora,
+        tokenizer=Folder("tokenizer"),  # its address is no part of an identity
+        tokenizer_fingerprint=tokenizer_fingerprint,
+        vocab_size=preflight.vocab_size(sweep),
+        storage=storage,
+        contents=contents,
+    )
 
 
 def items_of(file: SweepFile, *, elsewhere: bool = False) -> dict[str, list[str]] | None:

@@ -20,10 +20,14 @@ def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
     objective = ", ".join(f"{o.metric} ({o.mode})" for o in sweep.search.objectives)
     replicates = f"{sweep.search.replicates} seed{'s' * (sweep.search.replicates > 1)}"
     count = f"{search.num_arms(file)} arms × {replicates} = {search.num_trials(file)} trials"
+    if confirm := sweep.search.confirm:
+        most, num_seeds = search.most_confirm_trials(file), confirm.seeds[-1]
+        count += f", then at most ({search.num_confirmed(file) - 1} + 1) × {num_seeds} = {most} confirmation trials"
     lines = [f"{sweep.name}: {count}, sampler {sweep.search.sampler}, objective {objective}"]
     lines.append("arms:" if sweep.search.sampler == "grid" else "arms, for example (the sampler chooses as it learns):")
     lines += [
         f"  {number:3d}  {search.format_params(arm) or '(nothing is searched over)'}"
+        f"{'  (the reference)' if number == 0 and sweep.search.reference is not None else ''}"
         for number, arm in enumerate(planned)
     ]
     more = search.num_arms(file) - len(planned)
@@ -59,6 +63,22 @@ def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) 
     return [
         "stage tree:",
         *tree_lines(tree, indent="  "),
+        f"  {sharing_sentence(shared)}",
+    ]
+
+
+def confirmation(file: SweepFile, fresh: Sequence[Chain]) -> list[str]:
+    """The tokens of the confirmation, if every arm needs every look. `fresh`: the chains of one fresh seed; no lines
+    for none."""
+    confirm = file.example().search.confirm
+    if confirm is None or not fresh:
+        return []
+    times = confirm.seeds[-1]
+    tokens_of = {job.key: times * job.stage.num_tokens for chain in fresh for job in chain.stages}
+    shared = sharing([[job.key for job in chain.stages] for chain in fresh], tokens_of)
+    looks = " and ".join(filter(None, [", ".join(map(str, confirm.seeds[:-1])), str(confirm.seeds[-1])]))
+    return [
+        f"confirmation, with looks after {looks} fresh seeds of each arm, at most:",
         f"  {sharing_sentence(shared)}",
     ]
 

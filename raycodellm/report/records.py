@@ -16,7 +16,7 @@ from raycodellm.config import Sweep, SweepFile
 from raycodellm.evaluation import Items, asked_averages, scored_items
 from raycodellm.files import Folder
 from raycodellm.finished import read_finished_stage
-from raycodellm.records import CONFIRM_SEEDS, StageRecord
+from raycodellm.records import StageRecord
 from raycodellm.report.ranking import ArmScore, ranking
 from raycodellm.tables import Sharing, sharing
 from raycodellm.tables.trials import Row, stages_of
@@ -85,12 +85,10 @@ class Records:
 
     @cached_property
     def num_trials(self) -> int:
-        """Trials of the whole sweep, as far as they are known: those that have not begun included."""
+        """Trials of the whole sweep as far as is known, those that have not begun included."""
         looks = self.known.looks
-        begun = {(row["arm"], row["seed"]) for row in self.rows}
-        first = self.sweep.seed + CONFIRM_SEEDS
-        coming = sum((one.arm, first + one.place) not in begun for one in looks.pending)
-        return max(len(self.rows) + coming, search.num_trials(self.file))
+        pending = [(one.arm, one.place) for one in looks.pending]
+        return search.known_trials(self.file, self.rows, pending, looks.phase == "search")
 
     @property
     def num_open(self) -> int:

@@ -1,4 +1,5 @@
-"""Opens a run folder, which holds a sweep that computes the same, or the same but for tasks that were added.
+"""Opens a run folder, which holds a sweep that computes the same, or the same but for tasks that were added, or for a
+confirmation that has not begun.
 
 Added tasks change no trial: the trials that have ended are opened again under their numbers, and only the added tasks
 are evaluated on their models. Their scores on the other tasks stay, and so does what the study was told of them.
@@ -20,6 +21,7 @@ from raycodellm.sweep.trial_files import BEFORE_ADDED, trial_numbers
 logger = logging.getLogger(__name__)
 
 _NEW_NAME = "give the sweep a new name: stages and evaluated tasks are taken from this storage"
+_CONFIRM = "search.confirm"
 _KEYS = ("evaluation.tasks", "evaluation.suites", "evaluation.leave_out")
 
 
@@ -33,11 +35,8 @@ def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run
         # Parsed as a sweep file, so that a setting that this version added has its default, which is no difference.
         saved = storage_files.read_sweep_file(run.folder)
         changed = changed_keys(config.resolved_tree(saved), tree)
-        scored = {task for result in _complete(run) for task in result.tasks} if changed else set()
-        why = why_not_added(saved, file, scored) if changed and are_tasks_alone([key for key, _, _ in changed]) else ""
-        if changed and why is None:
-            require_models(run)
-        elif changed:
+        why = _why_refused(run, saved, [key for key, _, _ in changed]) if changed else None
+        if changed and why is not None:
             key, old, new = changed[0]
             more = f" (and {len(changed) - 1} more: {', '.join(k for k, _, _ in changed[1:])})" if changed[1:] else ""
             hint = f"put the old value back, or give the sweep a new name or another --storage ({run.folder.uri})"
@@ -49,6 +48,21 @@ def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run
     if not run.folder.exists("sweep.yaml"):
         write_sweep_file(run)
     return run
+
+
+def _why_refused(run: Run, saved: SweepFile, changed: Sequence[str]) -> str | None:
+    """Why the run cannot go on with other values of the `changed` keys than those of the `saved` file, empty where a
+    run never can; None where it can."""
+    if all(key.startswith(_CONFIRM) for key in changed):
+        if any(result.phase == "confirm" for result in run.results_at_start):
+            return "fresh seeds have been seen, and the looks share the error that a verdict may have"
+        return None
+    if not are_tasks_alone(changed):
+        return ""
+    why = why_not_added(saved, run.file, {task for result in _complete(run) for task in result.tasks})
+    if why is None:
+        require_models(run)
+    return why
 
 
 def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
