@@ -308,7 +308,7 @@ def test_a_terminal_that_was_closed_ends_no_run() -> None:
 
 
 def test_a_sweep_that_a_confirmation_may_prolong_says_how_many_trials_are_known_and_how_many_it_may_come_to() -> None:
-    shown, output, _ = lines_of(Shown("small", ("mean/bpb",), 6, 12))
+    shown, _, _ = lines_of(Shown("small", ("mean/bpb",), 6, 12))
     shown.training(Snapshot(), [trial(0)])
     assert moment.state_line(shown.moment).startswith("1 of 6 trials done, at most 12, ")
     shown.expects(10, 10)

@@ -124,6 +124,6 @@ class RunStatus:
 
 
 def _trial(result: TrialResult) -> dict[str, Any]:
-    names = ("number", "state", "arm", "seed", "params", "metrics", "tokens", "stages", "wall_seconds")
+    names = ("number", "state", "arm", "seed", "phase", "params", "metrics", "tokens", "stages", "wall_seconds")
     kept = {name: as_json(getattr(result, name)) for name in (*names, "device_seconds", "deaths", "preemptions")}
     return {**kept, "error": result.error}
