@@ -50,8 +50,8 @@ class StudySearcher(Searcher):
         self._audience = audience
         self._confirmation = Confirmation(run)
         self._standing: Standing | None = None
-        """As of the last look; None before the first one."""
         self._num_searched = search.num_trials(run.file)
+        self._look()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The settings of the next trial for `run_trial`; `FINISHED` when no more trials should begin; None while the
@@ -84,14 +84,16 @@ class StudySearcher(Searcher):
         """True if a trial can begin now. Without a confirmation Ray Tune itself counts the trials."""
         if self._run.sweep.search.confirm is None or self._study.has_open:
             return True
-        # Before the first look it may be the search's turn, after it never.
-        return self._standing is None and self._study.num_begun() < self._num_searched
+        looks = self._standing.looks if self._standing is not None else None
+        is_searching = looks is not None and looks.phase == "search"
+        return is_searching and self._study.num_begun() < self._num_searched
 
     def _look(self) -> None:
-        """Finds which confirmation trials come next, when all that have begun have ended."""
+        """Finds which confirmation trials come next; to be called when the driver begins, and when all trials that have
+        begun have ended."""
         before, self._standing = self._standing, self._confirmation.standing(self._results.all())
         looks = self._standing.looks
-        if looks is None or looks.phase == "search":  # a trial of the search has no result that can be read
+        if looks is None or looks.phase == "search":
             return
         for line in lines(self._run.file, before.looks if before is not None else None, looks):
             self._audience.say(line)
