@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import dataclasses
 import functools
+import gc
 import json
 import os
 import re
@@ -47,6 +49,7 @@ def set_environment() -> Path:
 
 HOME = None if WORKER else set_environment()
 GROUPS = Path(os.environ["HOME"]) / "groups.json"
+gc.disable()  # until tests are collected: the collector would look through half a million objects again and again
 
 
 def pytest_unconfigure() -> None:
@@ -72,6 +75,7 @@ def pytest_configure(config: pytest.Config) -> None:
     """
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a script's shell sets it for what runs in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
+    os.fsync = lambda descriptor: None  # no test cuts the power; what a killed process wrote stays without it
     always = {"deadline": None, "database": None, "print_blob": True}
     hypothesis.settings.register_profile("some", max_examples=50, derandomize=True, **always)
     hypothesis.settings.register_profile("many", max_examples=1000, **always)
@@ -133,6 +137,13 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
             item.add_marker("exhaustive")
 
 
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtestloop() -> None:
+    gc.freeze()
+    gc.set_threshold(20_000, 20, 20)
+    gc.enable()
+
+
 # ------------------------------------------------------------------------------------------------- what is shared
 
 SWEEP = """
@@ -184,6 +195,14 @@ def process_left_as_it_was():
     for number, handler in handlers.items():
         if signal.getsignal(number) != handler:
             signal.signal(number, handler)
+
+
+@pytest.fixture
+def no_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A driver takes its run folder without waiting for whether another one writes the owner file just then."""
+    from raycodellm.sweep import ownership
+
+    monkeypatch.setattr(ownership, "LOCAL", dataclasses.replace(ownership.LOCAL, settle=0.0))
 
 
 @pytest.fixture(scope="session")

@@ -21,9 +21,7 @@ ADDED = (*BEGUN, "evaluation.tasks=[boxes, logical_deduction]")
 CLEANED = "sources.prose.cleaning={decontaminate: {enabled: true}}"
 
 
-@pytest.fixture(autouse=True)
-def quick(monkeypatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_rivals")
 
 
 def drive(file: SweepFile, storage: Folder, cluster: Cluster, said: list[str], stop_after: int | None = None) -> int:

@@ -126,7 +126,7 @@ def test_aws_knows_every_setting_of_the_machines():
 
 @pytest.fixture(scope="module")
 def aws() -> Iterator[dict[str, Any]]:
-    """The filled-in file for AWS, as Ray resolves it in a pretended account with the roles."""
+    """The filled-in file for AWS, as Ray resolves it in a pretended account with the roles. Takes two seconds."""
     import boto3
     from moto import mock_aws
     from ray.autoscaler._private.util import prepare_config
@@ -154,6 +154,7 @@ def provider_of(aws: dict[str, Any]) -> Any:
     return SpotOrOnDemand(aws["provider"], aws["cluster_name"])
 
 
+@pytest.mark.slow
 def test_ray_resolves_the_file_and_keeps_its_image_and_roles(aws):
     for kind, role in (("head", "raycodellm-head"), ("gpu", "raycodellm-worker")):
         config = aws["available_node_types"][kind]["node_config"]
@@ -184,12 +185,14 @@ def pretended_market(monkeypatch, provider: Any, error: str | None) -> list[str]
     return tries
 
 
+@pytest.mark.slow
 def test_where_aws_has_a_spot_machine_it_is_taken(aws, monkeypatch):
     provider = provider_of(aws)
     tries = pretended_market(monkeypatch, provider, error=None)
     assert start(aws, provider, "gpu").instance_lifecycle == "spot" and len(tries) == 1
 
 
+@pytest.mark.slow
 def test_where_aws_has_no_spot_machine_in_any_zone_one_is_started_on_demand(aws, monkeypatch):
     provider = provider_of(aws)
     tries = pretended_market(monkeypatch, provider, "InsufficientInstanceCapacity")
@@ -201,6 +204,7 @@ def test_where_aws_has_no_spot_machine_in_any_zone_one_is_started_on_demand(aws,
     assert tries[-1].startswith("on demand")
 
 
+@pytest.mark.slow
 def test_a_refusal_for_another_reason_is_said_and_not_paid_for(aws, monkeypatch):
     from ray.autoscaler.node_launch_exception import NodeLaunchException
 
@@ -237,6 +241,7 @@ class Shell:
         return found
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("kind", ["head", "gpu"])
 def test_token_image_and_driver_reach_a_machine_before_ray_starts_on_it(aws, monkeypatch, tmp_path, kind):
     from ray.autoscaler._private.aws import node_provider

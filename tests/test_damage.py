@@ -84,9 +84,7 @@ def write_trials(opened: sweep.Run) -> None:
     optuna_study.enqueue_trial({"pretrain.code_ratio": 0.5, "pretrain.schedule": "increase"})
 
 
-@pytest.fixture(autouse=True)
-def no_waiting_for_disks(monkeypatch) -> None:
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+pytestmark = pytest.mark.usefixtures("no_rivals")
 
 
 @pytest.fixture(scope="module")

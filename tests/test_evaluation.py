@@ -317,16 +317,17 @@ def test_tasks_that_generate_are_scored_by_match_and_by_the_likelihood_of_the_an
     assert {row["chance"] for row in rows} == {0.0} and all(isinstance(row["prediction"], str) for row in rows)
 
 
-def test_an_answer_is_written_until_the_context_is_full(model, tmp_path):
+def test_an_answer_is_written_until_the_context_is_full(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 
+    model = write_model(tmp_path / "model", context=192)
     endless = 'generation_kwargs: {until: ["no such word"], max_gen_toks: 600, do_sample: false}\n'
     task = write_task(tmp_path, "generate_until", "exact_match", extra=endless)
     (row,) = evaluate(model, Evaluation(tasks=(task,), limit=1)).items.to_pylist()
     tokenizer = AutoTokenizer.from_pretrained(model)
     asked = tokenizer(boxes.TASK.evaluated_items[0].question, return_tensors="pt")
-    whole = AutoModelForCausalLM.from_pretrained(model).generate(**asked, max_length=512, do_sample=False)[0]
-    assert len(whole) == 512 and not row["too_long"]
+    whole = AutoModelForCausalLM.from_pretrained(model).generate(**asked, max_length=192, do_sample=False)[0]
+    assert len(whole) == 192 > asked["input_ids"].shape[1] + 50 and not row["too_long"]
     assert row["prediction"] == tokenizer.decode(whole[asked["input_ids"].shape[1] :], skip_special_tokens=True)
 
 

@@ -34,10 +34,12 @@ def model(tmp_path_factory) -> Path:
     return write_model(tmp_path_factory.mktemp("model"))
 
 
+pytestmark = pytest.mark.usefixtures("no_rivals")
+
+
 @pytest.fixture(autouse=True)
 def small_blocks(monkeypatch) -> None:
     monkeypatch.setattr(scoring, "_BLOCK_ITEMS", 1)
-    monkeypatch.setattr("os.fsync", lambda descriptor: None)
 
 
 @pytest.fixture

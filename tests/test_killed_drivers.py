@@ -56,7 +56,6 @@ class Disk:
         monkeypatch.setattr(Folder, "write_bytes", write)
         monkeypatch.setattr(Folder, "delete", deleted)
         monkeypatch.setattr(journal_copy, "MERGE_BYTES", 4_000)
-        monkeypatch.setattr("os.fsync", lambda descriptor: None)
         monkeypatch.setattr(Owner, "runs_here", lambda owner, found: False)
         monkeypatch.setattr("raycodellm.sweep.ownership.time.sleep", lambda seconds: None)
 

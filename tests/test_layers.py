@@ -126,11 +126,13 @@ def test_tasks_import_nothing_of_the_package_but_themselves():
             assert not inside or name.startswith("raycodellm.tasks"), f"{path.name}:{line}: imports {name}"
 
 
+@cache
 def module_name(path: Path) -> str:
     """`a.b` for the file a/b.py, and `a` for a/__init__.py."""
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
+@cache
 def imported_files(path: Path) -> set[str]:
     """Names of the package's modules that the file imports."""
     known = {module_name(one) for one in FILES}

@@ -177,8 +177,7 @@ def test_a_page_that_is_kept_current_loads_itself_again_and_stays_where_it_was(b
 
 
 @pytest.mark.slow
-def test_a_report_of_500_trials_is_written_in_10_s_into_5_mb(tmp_path, monkeypatch, request):
-    monkeypatch.setattr(os, "fsync", lambda descriptor: None)  # thousands of files, which no power cut threatens
+def test_a_report_of_500_trials_is_written_in_10_s_into_5_mb(tmp_path, request):
     storage = Folder(str(tmp_path))
     run = write_large_run(storage)
     # Seconds of this process, which other processes of a busy machine do not lengthen.
