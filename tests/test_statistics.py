@@ -6,18 +6,25 @@ seeds, and evaluation items that leave a difference uncertain by ±0.0076.
 
 from __future__ import annotations
 
+import importlib
 import math
+from dataclasses import replace
+from importlib.resources import files
+from pathlib import Path
 
 import numpy as np
 import pytest
+import yaml
 from scipy import stats
 from statsmodels.stats.contingency_tables import mcnemar as their_mcnemar
 from statsmodels.stats.multitest import multipletests
 from statsmodels.stats.power import TTestPower
+from statsmodels.stats.proportion import proportions_ztest
 
 from raycodellm.statistics import (
     UNKNOWN,
     ArmMeasurements,
+    Corrected,
     Difference,
     Interval,
     SeedNoise,
@@ -47,7 +54,9 @@ ITEMS = Variance((0.0076 / 1.96) ** 2, 398)
 """Noise of a difference of two arms over the same items."""
 
 
-def simulated(sweeps: int, arms: int, seeds: int, effect: float = 0.0, correlation: float = CORRELATION) -> np.ndarray:
+def drawn_sweeps(
+    sweeps: int, arms: int, seeds: int, effect: float = 0.0, correlation: float = CORRELATION
+) -> np.ndarray:
     """Scores by sweep, arm and seed; the last arm is better than the others by `effect`."""
     noise = np.random.default_rng(0)
     common = noise.normal(0, SEED_SD * math.sqrt(correlation), (sweeps, 1, seeds))
@@ -75,24 +84,24 @@ def share_with_a_claim(scores: np.ndarray, num_means: int | None = None) -> floa
     return sum(claims(sweep, num_means) > 0 for sweep in sweeps) / len(sweeps)
 
 
-SWEEPS = 2_000
+SWEEPS = 1_000
 MOST = 0.05 + 2 * math.sqrt(0.05 * 0.95 / SWEEPS)
 
 
 @pytest.mark.parametrize(("arms", "seeds"), [(6, 1), (6, 2), (6, 3), (2, 2), (2, 3)])
 def test_at_most_five_percent_of_sweeps_without_an_effect_claim_one(arms, seeds):
-    share = share_with_a_claim(simulated(SWEEPS, arms, seeds))
+    share = share_with_a_claim(drawn_sweeps(SWEEPS, arms, seeds))
     assert share <= MOST
     assert (share > 0) == (seeds > 1), "one seed says nothing; more say as much as they can"
 
 
 def test_the_best_was_chosen_by_looking_so_that_an_interval_for_one_pair_claims_too_much():
-    assert share_with_a_claim(simulated(SWEEPS, 6, 3), num_means=2) > 0.25
+    assert share_with_a_claim(drawn_sweeps(SWEEPS, 6, 3), num_means=2) > 0.25
 
 
 @pytest.mark.parametrize("lost", [0, 1])
 def test_lost_replicates_and_arms_without_common_seeds_claim_no_more(lost):
-    sweeps = simulated(SWEEPS, 4, 3, correlation=CORRELATION if lost else 0.0)
+    sweeps = drawn_sweeps(SWEEPS, 4, 3, correlation=CORRELATION if lost else 0.0)
     found = 0
     for sweep in sweeps.tolist():
         first = {arm: 0 if lost else 10 * arm for arm in range(4)}
@@ -104,13 +113,13 @@ def test_lost_replicates_and_arms_without_common_seeds_claim_no_more(lost):
 
 
 def test_a_large_difference_is_seen_with_two_seeds_and_a_third_of_it_with_six():
-    assert share_with_a_claim(simulated(200, 6, 2, effect=0.15)) > 0.95
-    assert share_with_a_claim(simulated(200, 6, 6, effect=0.05)) > 0.9
-    assert share_with_a_claim(simulated(200, 2, 3, effect=0.15)) > 0.95
+    assert share_with_a_claim(drawn_sweeps(200, 6, 2, effect=0.15)) > 0.95
+    assert share_with_a_claim(drawn_sweeps(200, 6, 6, effect=0.05)) > 0.9
+    assert share_with_a_claim(drawn_sweeps(200, 2, 3, effect=0.15)) > 0.95
 
 
 def test_shared_seeds_make_a_difference_twice_as_sure():
-    scores = {arm: dict(enumerate(of)) for arm, of in enumerate(simulated(1, 2, 400)[0].tolist())}
+    scores = {arm: dict(enumerate(of)) for arm, of in enumerate(drawn_sweeps(1, 2, 400)[0].tolist())}
     noise = seed_noise(scores)
     assert noise.single.value == pytest.approx(SEED_SD**2, rel=0.15)
     assert noise.paired.value == pytest.approx(SEED_SD**2 * (1 - CORRELATION), rel=0.15)
@@ -251,7 +260,7 @@ def test_an_arm_far_away_in_code_ratio_says_less_of_the_noise_than_one_that_is_n
 
 
 def test_holm_is_that_of_statsmodels_and_its_levels_agree_with_its_verdicts():
-    for seed in range(20):
+    for seed in range(3):
         drawn_p = dict(enumerate(np.random.default_rng(seed).beta(0.3, 3, 6).tolist()))
         found = holm(drawn_p, 0.05)
         rejected, corrected, *_ = multipletests(list(drawn_p.values()), 0.05, "holm")
@@ -328,3 +337,125 @@ def test_a_bootstrap_over_many_items_is_as_wide_as_students_interval():
         plain, found = paired_difference(*pair), paired_bootstrap(*pair)
         assert found.interval == pytest.approx(plain, abs=0.015) and found.p < 0.05
     assert paired_bootstrap([base], [base]).interval == paired_difference([base], [base])
+
+
+# --------------------------------------------------------------------------- replays of published figures: one run each
+
+
+def published(percent: float, items: int, first_item: int) -> ArmMeasurements:
+    """A model of which only its share right is known: no seed but one, and no item that another model shares."""
+    right = round(percent / 100 * items)
+    values = {first_item + item: float(item < right) for item in range(items)}
+    return ArmMeasurements({0: right / items}, {0: [values]}, None)
+
+
+def unpaired(base: float, other: float, items: int) -> Difference:
+    return difference(published(other, items, items), published(base, items, 0))
+
+
+def as_if_seeds_had_no_noise(found: Difference) -> Difference:
+    return replace(found, seeds=Variance(0.0, math.inf))
+
+
+MA_TABLE_2 = {
+    "Logic": (22, 36.36, 40.90, 0.76),
+    "JEC-QA": (1000, 27.00, 28.70, 0.40),
+    "ScienceQA": (3172, 45.93, 46.06, 0.92),
+    "E-KAR": (335, 32.24, 36.12, 0.29),
+    "CosQA": (604, 47.01, 50.50, 0.22),
+}
+"""Ma et al. 2024, NL 2.6B and CODE 2.6B: items, accuracies in %, and the p-value of two independent shares."""
+
+
+def test_ma_et_al_have_no_significant_difference_at_equal_size():
+    found = {task: unpaired(nl, code, items) for task, (items, nl, code, _) in MA_TABLE_2.items()}
+    assert not any(one.is_known for one in found.values()), "one run per arm"
+    p_values = {task: as_if_seeds_had_no_noise(one).p_value() for task, one in found.items()}
+    for task, (items, nl, code, p) in MA_TABLE_2.items():
+        right = [round(share / 100 * items) for share in (nl, code)]
+        theirs = proportions_ztest(right, [items, items])[1]
+        assert p_values[task] == pytest.approx(p, abs=0.01) == pytest.approx(theirs, abs=0.01)
+    corrected = holm(p_values)
+    assert not any(one.rejected for one in corrected.values())
+    words = [verdict_word(as_if_seeds_had_no_noise(found[one]).interval(corrected[one].level), "max") for one in found]
+    assert words == ["not known"] * 5
+
+
+def test_on_cosqa_the_constant_answer_beats_the_models_without_and_with_code():
+    tasks = yaml.safe_load((files("raycodellm") / "tasks/suites/ma2024.yaml").read_text(encoding="utf-8"))["tasks"]
+    cosqa = next(one for one in tasks if one["task"] == "cosqa")
+    items, nl, code, _ = MA_TABLE_2["CosQA"]
+    constant = published(100 * cosqa["majority"], items, 0)
+    assert round(constant.score * items) == 313 and cosqa["items"] == items
+    assert max(nl, code) / 100 < constant.score
+    low, high = wilson_interval(round(code / 100 * items), items)
+    assert low < constant.score < high, "and none of them is known to differ from it"
+
+
+KIM = [
+    (5.77, 11.24, 1.26),
+    (17.90, 40.42, 2.00),
+    (49.17, 59.37, 2.26),
+    (6.47, 38.39, 1.75),
+    (24.00, 30.20, 2.02),
+    (11.24, 16.36, 1.57),
+    (45.46, 47.85, 2.27),
+    (38.39, 41.46, 2.23),
+    (27.99, 19.74, 1.93),
+    (4.34, 5.85, 1.00),
+]
+"""Kim et al. 2024, boxes with at least one operation (3,709 items): accuracies in %, and the half-width in points."""
+
+
+@pytest.mark.parametrize(("base", "other", "half"), KIM)
+def test_half_widths_of_differences_of_published_boxes_scores_are_reproduced(base, other, half):
+    found = as_if_seeds_had_no_noise(unpaired(base, other, 3_709))
+    assert 100 * found.half_width(0.05) == pytest.approx(half, abs=0.006)
+    assert found.num_items == 0 and not found.paired
+
+
+# ---------------------------------------------------------------------------- a slice of benchmarks/verdict/calibration
+
+
+@pytest.fixture
+def simulated(monkeypatch):
+    monkeypatch.syspath_prepend(Path(__file__).parents[1] / "benchmarks" / "verdict")
+    return importlib.import_module("simulated")
+
+
+SLICE = {
+    "4 seeds": {"arms": 6, "looks": (4,)},
+    "looks": {"arms": 6, "looks": (2, 4, 8), "best": 2, "noise": 3.0},
+    "unequal": {"arms": 6, "looks": (4,), "noise": 3.0, "spread": 3.0, "reference_last": True},
+    "tasks": {"arms": 3, "looks": (4,), "tasks": 4},
+}
+
+
+def is_contradicted(simulated, settings: dict, sweeps: int) -> bool:
+    """True if so many simulated sweeps show that more than 5 % of those without an effect claim one."""
+    rng, shape = np.random.default_rng(1), simulated.Shape(**settings)
+    false = sum(bool(simulated.outcome(shape, rng).words) for _ in range(sweeps))
+    return wilson_interval(false, sweeps)[0] > 0.05
+
+
+@pytest.mark.parametrize("name", SLICE)
+def test_a_verdict_claims_a_difference_in_at_most_five_percent_of_sweeps_without_one(simulated, name):
+    assert not is_contradicted(simulated, SLICE[name], 80)
+
+
+@pytest.mark.parametrize("name", ["4 seeds", "tasks"])
+def test_verdicts_without_a_correction_would_be_caught(simulated, monkeypatch, name):
+    def uncorrected(p_values, seeds, look):
+        return {one: Corrected(p, 0.05, p <= 0.05) for one, p in p_values.items()}
+
+    monkeypatch.setattr(simulated, "holm_at_look", uncorrected)
+    assert is_contradicted(simulated, SLICE[name], 80)
+
+
+@pytest.mark.exhaustive
+@pytest.mark.timeout(3600)
+def test_every_shape_of_the_calibration_keeps_the_promise(simulated):
+    calibration = importlib.import_module("calibration")
+    false = {one: calibration.num_false(one, calibration.sweeps_of(one, 1000)) for one in calibration.cases()}
+    kept = {one.name: calibration.is_kept(number, calibration.sweeps_of(one, 1000)) for one, number in false.items()}
+    assert all(kept[one.name] for one in false if one.is_promised), kept
