@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from raycodellm import memory_needs, model, preflight, stage_store, tokens
+from raycodellm import evaluation, memory_needs, model, preflight, stage_store, tokens
 from raycodellm.check import costs, evaluation_table, given_models, placement, tables
 from raycodellm.check.plan import SizedCorpus, first_arms, fresh_seed, items_of, planned
 from raycodellm.check.prices import Prices
@@ -63,7 +63,7 @@ def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> 
         "\n".join(tables.sources(sizes, corpora, chains)),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
-        _evaluation(file, chains[0].evaluation.held_out, elsewhere),
+        "\n".join([_evaluation(file, chains[0].evaluation.held_out, elsewhere), *_fits(file, storage, sizes)]),
         *tokens.warnings_of(sweep, items),
         *_cost(sweep, chains, fresh, num_seeds, where, prices, memory_fit.need.total / GIB if memory_fit.need else 0.0),
         where.text,
@@ -100,6 +100,22 @@ def _evaluation(file: SweepFile, held_out: Sequence[HeldOutSource], elsewhere: b
     """The tasks, and the text of the sweep's sources that they measure."""
     of_sources = evaluation_table.text_and_code(file.example(), held_out)
     return "\n".join([*evaluation_table.tasks(file, elsewhere=elsewhere), *of_sources])
+
+
+def _fits(file: SweepFile, storage: Folder, sizes: Mapping[str, tokens.SourceSize]) -> list[str]:
+    """A line for each task of which perhaps no item fits into a model's context. Raises UserError for those of which
+    certainly none does. Says nothing where neither the tokenizer nor the least that it can give is known here."""
+    sweep = file.example()
+    fingerprint = next(iter(sizes.values())).tokenizer_fingerprint
+    tokenizer = tokens.tokenizer_at_hand(sweep.tokenizer_of_sources, storage / "tokenizers" / fingerprint)
+    if tokenizer is not None:
+        counter = evaluation.exact_counter(tokenizer)
+    elif sweep.tokenizer_of_sources.train is not None:
+        counter = evaluation.least_counter()
+    else:
+        return []
+    unfit = evaluation.unfit_tasks(file, preflight.vocab_size(sweep), counter)
+    return [f"  {line}" for line in evaluation.require_fit(unfit)]
 
 
 def _with_device(asked: Asked, scaling: Scaling) -> Asked:

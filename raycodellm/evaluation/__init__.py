@@ -3,6 +3,7 @@
 from raycodellm.evaluation.code.here import isolation_here, sampling_content, tasks_running_code, units_running_code
 from raycodellm.evaluation.data.sources import DataSource, data_commits, find_data
 from raycodellm.evaluation.engine.language_model import model_files
+from raycodellm.evaluation.fit import exact_counter, least_counter, require_fit, unfit_tasks
 from raycodellm.evaluation.results.composition import EvaluationResult, compose, kept_evaluation, kept_items
 from raycodellm.evaluation.results.task_results import KeptResults, Results, TaskResult
 from raycodellm.evaluation.results.trial_items import read_trial_items, scored_items
@@ -81,6 +82,7 @@ __all__ = [
     "data_files_of",
     "evaluate",
     "evaluated_tasks",
+    "exact_counter",
     "find_data",
     "held_out_content",
     "included_files",
@@ -90,6 +92,7 @@ __all__ = [
     "judged",
     "kept_evaluation",
     "kept_items",
+    "least_counter",
     "left_out_tasks",
     "lm_eval_version",
     "load_tasks",
@@ -100,6 +103,7 @@ __all__ = [
     "overruled_lines",
     "preload",
     "read_trial_items",
+    "require_fit",
     "samples",
     "sampling_content",
     "scored_items",
@@ -112,6 +116,7 @@ __all__ = [
     "tasks_not_scored",
     "tasks_running_code",
     "text_files",
+    "unfit_tasks",
     "units_running_code",
     "win_rate_lines",
 ]

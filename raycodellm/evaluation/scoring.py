@@ -8,10 +8,11 @@ import traceback
 import weakref
 from collections.abc import Callable, Container
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Protocol
 
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation.code.answers import answer_of
+from raycodellm.evaluation.engine.encoding import Encoder
 from raycodellm.evaluation.engine.language_model import AnswerLM, TokenPair
 from raycodellm.evaluation.isolation import compiled_templates, seed_all
 from raycodellm.evaluation.rationales import Asked, with_rationales
@@ -39,6 +40,19 @@ kept in files."""
 OnBlock = Callable[[int | None, list[ScoredItem]], None]
 """Hears a scored block's number and its rows. Workers of a group score in rounds, and each of them calls it once in
 every round, so that it may be a collective; a worker without a block in the last round passes None and no rows."""
+
+
+class Reader(Protocol):
+    """Cuts texts into tokens as the model does."""
+
+    @property
+    def encoder(self) -> Encoder: ...
+
+    @property
+    def max_length(self) -> int:
+        """Tokens of the model's context."""
+
+    def tok_encode(self, text: str) -> list[int]: ...
 
 
 @dataclass
@@ -154,7 +168,7 @@ def _texts(task: Task, instances: list[Instance]) -> tuple[list[str], list[tuple
     return prompts, [(instance.args[0], delimiter + gold_text(task, instance.doc)) for instance in instances]
 
 
-def _question(lm: AnswerLM, name: str, task: Task, item: Asked) -> _Question:
+def _question(lm: Reader, name: str, task: Task, item: Asked) -> _Question:
     instances = item.instances
     doc = instances[0].doc
     asked = {
@@ -184,7 +198,16 @@ def _question(lm: AnswerLM, name: str, task: Task, item: Asked) -> _Question:
     return asked
 
 
-def _choice_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+def tokens_needed(lm: Reader, name: str, task: Task, instances: list[Instance]) -> int:
+    """Tokens of context that an item needs; 0 for a whole text, which is read in windows."""
+    room = 0
+    if asks_for_rationales(task):
+        prompt, settings = rationale_request(task, instances).args
+        room = len(lm.tok_encode(prompt)) + settings["max_gen_toks"]
+    return _question(lm, name, task, Asked(instances, None, room)).row["needed"]
+
+
+def _choice_question(lm: Reader, name: str, task: Task, instances: list[Instance]) -> _Question:
     doc = instances[0].doc
     choices = choice_names(task, doc)
     gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
@@ -199,7 +222,7 @@ def _choice_question(lm: AnswerLM, name: str, task: Task, instances: list[Instan
     return _Question(row, instances, pairs, right, [len(text.encode()) for text in texts])
 
 
-def _likelihood_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+def _likelihood_question(lm: Reader, name: str, task: Task, instances: list[Instance]) -> _Question:
     if len(instances) != 1:
         raise UserError(f"evaluation.tasks: {name!r} asks {len(instances)} likelihoods per item; one is supported")
     prompt, answer = instances[0].args
@@ -208,7 +231,7 @@ def _likelihood_question(lm: AnswerLM, name: str, task: Task, instances: list[In
     return _Question(row, instances, [_tokens(lm, prompt, answer)], [0], [len(text.encode())])
 
 
-def _generation_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+def _generation_question(lm: Reader, name: str, task: Task, instances: list[Instance]) -> _Question:
     """An answer to write. The item needs room for its prompt and its right answer; the model writes until it is done,
     the task's greatest length is reached, or the context is full."""
     prompt, text = instances[0].args[0], gold_text(task, instances[0].doc)
@@ -218,12 +241,12 @@ def _generation_question(lm: AnswerLM, name: str, task: Task, instances: list[In
     return _Question(row, instances, pairs, [0] * len(pairs), [len(text.encode())])
 
 
-def _rolling_question(lm: AnswerLM, name: str, task: Task, instances: list[Instance]) -> _Question:
+def _rolling_question(lm: Reader, name: str, task: Task, instances: list[Instance]) -> _Question:
     """A whole text. lm-eval reads it in windows that cover all of it, so it cannot be too long."""
     return _Question({}, instances, [], [], [task.count_bytes(task.doc_to_target(instances[0].doc))])
 
 
-def _tokens(lm: AnswerLM, prompt: str, answer: str) -> TokenPair:
+def _tokens(lm: Reader, prompt: str, answer: str) -> TokenPair:
     """Encodes both together, as lm-eval does, so that the answer's first token may hold the space before it."""
     pair = lm.encoder.encode_pair(prompt, answer)
     if not pair[1]:

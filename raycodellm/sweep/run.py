@@ -119,7 +119,8 @@ def run_sweep(
 def _prepare(run: Run, monitor: Monitor, pool: SlotPool, contents: Contents) -> stage_store.Materials:
     """Prepares the token stores and the tokenizer, and keeps in the run folder which ones they are.
 
-    Raises `SweepLost` as soon as the first slot finds that none can work.
+    Raises `SweepLost` as soon as the first slot finds that none can work, and UserError for a task of which no item
+    fits into a model's context.
     """
     from raycodellm import evaluation, tokens
 
@@ -134,6 +135,9 @@ def _prepare(run: Run, monitor: Monitor, pool: SlotPool, contents: Contents) -> 
     for line in prepared.warnings:
         monitor.say(line)
     fix_data(run, prepared.tokenizer_fingerprint, prepared.stores)
+    if run.sweep.stages:
+        counter = evaluation.exact_counter(tokens.open_tokenizer(prepared.tokenizer_folder))
+        evaluation.require_fit(evaluation.unfit_tasks(run.file, prepared.vocab_size, counter))
     return stage_store.Materials(
         corpora=prepared.stores,
         tokenizer=prepared.tokenizer_folder,

@@ -19,7 +19,13 @@ from raycodellm.tokens.sweep_data import (
     prepare,
     warnings_of,
 )
-from raycodellm.tokens.tokenizer import TokenizerInfo, build_tokenizer, tokenizer_fingerprint
+from raycodellm.tokens.tokenizer import (
+    TokenizerInfo,
+    build_tokenizer,
+    open_tokenizer,
+    tokenizer_at_hand,
+    tokenizer_fingerprint,
+)
 
 __all__ = [
     "Manifest",
@@ -36,10 +42,12 @@ __all__ = [
     "asks_for_items",
     "build_tokenizer",
     "inspect",
+    "open_tokenizer",
     "packing_reports",
     "prepare",
     "prepare_store",
     "store_fingerprint",
+    "tokenizer_at_hand",
     "tokenizer_fingerprint",
     "warnings_of",
 ]

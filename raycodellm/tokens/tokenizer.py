@@ -134,6 +134,16 @@ def finished_tokenizer(folder: Folder) -> TokenizerInfo | None:
         return None  # damaged: made again
 
 
+def tokenizer_at_hand(settings: Tokenizer, folder: Folder) -> tokenizers.Tokenizer | None:
+    """The tokenizer that was made in this folder, or a pretrained one of a local folder; None where neither is there."""
+    if finished_tokenizer(folder) is not None:
+        return open_tokenizer(folder)
+    given = hub_commits.folder_of(settings.pretrained) if settings.pretrained is not None else None
+    if given is None or given.local is None or not given.exists("tokenizer.json"):
+        return None
+    return open_tokenizer(given)
+
+
 def _train(sample: Iterable[str], vocab_size: int) -> dict[str, bytes]:
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
 
