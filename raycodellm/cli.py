@@ -132,6 +132,7 @@ def _eval_options(made: argparse.ArgumentParser) -> None:
     made.add_argument(
         "--few-shot", type=_examples, default=0, metavar="N", help="examples in a prompt; own: each task's own number"
     )
+    made.add_argument("--backend", default="transformers", help="what writes generated answers: transformers or vllm")
     made.add_argument("--batch-size", type=int, default=32, help="sequences per forward pass")
     made.add_argument("--device", help="such as cpu or cuda:1; a GPU, if the machine has one, when left out")
     made.add_argument("--scoring", default="likelihood", help="likelihood (of the answer) or channel (of the question)")

@@ -105,7 +105,12 @@ def _evaluated(
             on_items=on_items,
             say=lambda line: say(f"{model}: {line}"),
         )
-    except (evaluation.NothingFits, FloatingPointError) as error:  # FloatingPointError: the weights are not finite
+    except (
+        evaluation.NothingFits,
+        evaluation.WriterEnded,
+        evaluation.WritersDisagree,
+        FloatingPointError,  # the weights are not finite
+    ) as error:
         raise UserError(f"{model}: {error}") from error
 
 

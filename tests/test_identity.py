@@ -294,6 +294,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("evaluation.temperature", (), ("evaluation.temperature=0.5",)),
     ("evaluation.contamination", (), ("evaluation.contamination=false",)),
     ("evaluation.decoding", (), ("evaluation.decoding=constrained",)),
+    ("evaluation.backend", ("scaling.gpus_per_worker=1",), ("evaluation.backend=vllm",)),
     ("evaluation.batch_size", (), ("evaluation.batch_size=8",)),
     ("search.trials", (), ("search.trials=9",)),
     ("search.sampler", (), ("search.sampler=tpe",)),

@@ -79,6 +79,11 @@ class Sweep(Frozen):
                     f"sources.{name}.cleaning.licenses: needs license_field, the column with each document's license; "
                     f"add sources.{name}.license_field, or set licenses: false there"
                 )
+        if self.evaluation.backend == "vllm" and not self.scaling.gpus_per_worker:
+            raise ValueError(
+                "evaluation.backend: vllm writes answers on a GPU, and scaling.gpus_per_worker is 0; set that to 1, or "
+                "leave the backend out"
+            )
         for stage in self.stages:
             self._check_sources(stage)
         if self.stages and not self.trained_stages:

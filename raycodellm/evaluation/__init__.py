@@ -2,7 +2,9 @@
 
 from raycodellm.evaluation.code.here import isolation_here, sampling_content, tasks_running_code, units_running_code
 from raycodellm.evaluation.data.sources import DataSource, data_commits, find_data
+from raycodellm.evaluation.engine.agreement import WritersDisagree
 from raycodellm.evaluation.engine.language_model import model_files
+from raycodellm.evaluation.engine.vllm_writer import WriterEnded
 from raycodellm.evaluation.fit import exact_counter, least_counter, require_fit, unfit_tasks
 from raycodellm.evaluation.results.composition import EvaluationResult, compose, kept_evaluation, kept_items
 from raycodellm.evaluation.results.task_results import KeptResults, Results, TaskResult
@@ -70,6 +72,8 @@ __all__ = [
     "SuiteTask",
     "TaskResult",
     "WinRate",
+    "WriterEnded",
+    "WritersDisagree",
     "asked_averages",
     "asked_tasks",
     "asked_units",

@@ -39,15 +39,12 @@ def with_rationales(lm: AnswerLM, task: Task, items: Sequence[list[Instance]]) -
     A rationale is never written after a prompt that was cut: where prompt and rationale are longer than the model's
     context, `needed` says so and the requests keep their placeholder.
     """
-    metadata = task.config.metadata
-    if not isinstance(metadata, Mapping) or metadata.get("rationale") != "generated":
+    if not asks_for_rationales(task):
         return [Asked(instances) for instances in items]
-    room = int(metadata.get("rationale_tokens", _TOKENS))
-    settings = {"until": list(metadata.get("rationale_until", ["\n\n"])), "max_gen_toks": room, "do_sample": False}
-    prompts = [instances[0].doc["rationale_prompt"] for instances in items]
-    needed = [len(lm.tok_encode(prompt)) + room for prompt in prompts]
+    asked = [rationale_request(task, instances) for instances in items]
+    needed = [len(lm.tok_encode(request.args[0])) + request.args[1]["max_gen_toks"] for request in asked]
     fitting = [index for index, tokens in enumerate(needed) if tokens <= lm.max_length]
-    requests = [_request(items[index][0], prompts[index], settings) for index in fitting]
+    requests = [asked[index] for index in fitting]
     written = dict(zip(fitting, lm.generate_until(requests), strict=True)) if requests else {}
     return [
         Asked(_filled(instances, written[index].strip()), written[index].strip(), needed[index])
@@ -57,8 +54,19 @@ def with_rationales(lm: AnswerLM, task: Task, items: Sequence[list[Instance]]) -
     ]
 
 
-def _request(instance: Instance, prompt: str, settings: Mapping[str, Any]) -> Instance:
-    return dataclasses.replace(instance, request_type="generate_until", arguments=(prompt, dict(settings)), idx=0)
+def asks_for_rationales(task: Task) -> bool:
+    """True if the task's file says that the model writes a rationale first."""
+    metadata = task.config.metadata
+    return isinstance(metadata, Mapping) and metadata.get("rationale") == "generated"
+
+
+def rationale_request(task: Task, instances: Sequence[Instance]) -> Instance:
+    """The request for an item's rationale."""
+    metadata: Mapping[str, Any] = task.config.metadata
+    room = int(metadata.get("rationale_tokens", _TOKENS))
+    settings = {"until": list(metadata.get("rationale_until", ["\n\n"])), "max_gen_toks": room, "do_sample": False}
+    prompt = instances[0].doc["rationale_prompt"]
+    return dataclasses.replace(instances[0], request_type="generate_until", arguments=(prompt, settings), idx=0)
 
 
 def _filled(instances: Sequence[Instance], rationale: str) -> list[Instance]:

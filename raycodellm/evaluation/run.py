@@ -13,7 +13,9 @@ from pathlib import Path
 from typing import Any
 
 from raycodellm.config import Evaluation
-from raycodellm.evaluation.engine.language_model import load_for, model_files
+from raycodellm.evaluation.engine.language_model import AnswerLM, load_for, model_files
+from raycodellm.evaluation.engine.placement import device_or_default
+from raycodellm.evaluation.engine.vllm_writer import opened_vllm, python_with_vllm
 from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.results.composition import EvaluationResult, compose
 from raycodellm.evaluation.results.task_results import NoResults, Results, TaskResult
@@ -67,7 +69,8 @@ def evaluate(
     `on_items(scored, in_all)` hears how many items of the other tasks all workers have scored, `say` a line about what
     is continued or left out. `should_stop` is asked on every rank after each block of items; one saying yes stops all.
 
-    Raises UserError for an unknown task or model, NothingFits when no item of a task, or of any task, fits into the
+    Raises UserError for an unknown task or model, and where there is no vLLM for `backend: vllm`, `WritersDisagree`
+    where its answers are not this package's, NothingFits when no item of a task, or of any task, fits into the
     model's context, FloatingPointError, with the task and item, when a log-likelihood is infinite or no number,
     `Stopped` when told to stop, `NotRead` and `NotWritten`.
     """
@@ -106,11 +109,24 @@ def _scorer(
     last_stage: Folder | None,
 ) -> Iterator[TaskScorer]:
     """Loads the model and the tasks, for all tasks at once."""
+    if settings.backend == "vllm":
+        python_with_vllm(device_or_default(device))  # refuses before anything is loaded
     with quiet(), own_randomness(), model_files(model_folder) as files:
         loaded = load_tasks(tuple(tasks), settings.few_shot, places, Sampling.of(settings))
         lm = load_for(files, settings.batch_size, device, workers)
         contaminated = _contaminated(last_stage, loaded, settings.limit, workers, listener)
-        yield TaskScorer(lm, loaded, settings, workers, listener, contaminated)
+        with _writer_of(lm, files, settings):
+            yield TaskScorer(lm, loaded, settings, workers, listener, contaminated)
+
+
+@contextmanager
+def _writer_of(lm: AnswerLM | None, files: str, settings: Evaluation) -> Iterator[None]:
+    """Until the `with` ends, answers are written by what the settings say."""
+    if settings.backend == "transformers" or lm is None:
+        yield
+    else:
+        with opened_vllm(files, lm) as lm.writer:
+            yield
 
 
 def _contaminated(

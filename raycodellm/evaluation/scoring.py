@@ -6,7 +6,7 @@ import json
 import math
 import traceback
 import weakref
-from collections.abc import Callable, Container
+from collections.abc import Callable, Container, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
@@ -15,7 +15,7 @@ from raycodellm.evaluation.code.answers import answer_of
 from raycodellm.evaluation.engine.encoding import Encoder
 from raycodellm.evaluation.engine.language_model import AnswerLM, TokenPair
 from raycodellm.evaluation.isolation import compiled_templates, seed_all
-from raycodellm.evaluation.rationales import Asked, with_rationales
+from raycodellm.evaluation.rationales import Asked, asks_for_rationales, rationale_request, with_rationales
 from raycodellm.evaluation.scores.compared import choice_names, compared
 from raycodellm.evaluation.scores.item_scores import item_scores, with_filter
 from raycodellm.evaluation.scores.metrics import accuracy_score, is_scored, scores_of
@@ -29,6 +29,8 @@ FEW_SHOT_SEED = 1234
 _BLOCK_ITEMS = 16
 """Least number of items that are scored together. Workers get whole blocks, so that neither a batch's items nor the
 last bit of a likelihood depend on the number of workers."""
+_WRITER_BLOCK_ITEMS = 512
+"""The same where vLLM writes the answers, which is fast with many at once."""
 _MOST_ITEMS_PER_PROMPT = 16
 """A block holds so many times its number of prompts in items at most."""
 
@@ -107,7 +109,8 @@ def blocks(items: list[list[Instance]], settings: Evaluation) -> list[list[list[
     """The items of a task in the blocks that are scored together, whatever the workers. Equal prompts, which stand side
     by side, count as one: their answer is generated once. They are parted only where many items have the same prompt.
     """
-    size = max(_BLOCK_ITEMS, settings.batch_size)
+    is_written = settings.backend == "vllm" and bool(items) and items[0][0].request_type == "generate_until"
+    size = max(_WRITER_BLOCK_ITEMS if is_written else _BLOCK_ITEMS, settings.batch_size)
     found: list[list[list[Instance]]] = []
     num_prompts = 0
     for instances in items:
@@ -118,6 +121,13 @@ def blocks(items: list[list[Instance]], settings: Evaluation) -> list[list[list[
         found[-1].append(instances)
         num_prompts += is_new
     return found
+
+
+def writing_requests(task: Task, items: Sequence[list[Instance]]) -> list[Instance]:
+    """The requests of the items that the model answers by writing; none for a task without such."""
+    if asks_for_rationales(task):
+        return [rationale_request(task, instances) for instances in items]
+    return [instances[0] for instances in items if instances[0].request_type == "generate_until"]
 
 
 def score_task(

@@ -8,15 +8,26 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raycodellm.config import Evaluation
+from raycodellm.evaluation.engine.agreement import WritersDisagree, problem
 from raycodellm.evaluation.results.partial_rows import PartialRows
 from raycodellm.evaluation.results.task_results import TaskResult
 from raycodellm.evaluation.scores.corpus_metrics import corpus_metrics
 from raycodellm.evaluation.scores.items_table import items_table
 from raycodellm.evaluation.scores.metrics import task_metrics
-from raycodellm.evaluation.scoring import ScoredItem, blocks, instances_by_item, judge, score_task
+from raycodellm.evaluation.scoring import (
+    ScoredItem,
+    blocks,
+    instances_by_item,
+    judge,
+    score_task,
+    writing_requests,
+)
 from raycodellm.evaluation.workers import Stopped, Workers
 
 if TYPE_CHECKING:
+    from lm_eval.api.instance import Instance
+    from lm_eval.api.task import Task
+
     from raycodellm.evaluation.engine.language_model import AnswerLM
     from raycodellm.evaluation.tasks.loading import LoadedTasks
 
@@ -133,6 +144,7 @@ class TaskScorer:
         """This worker's rows of a task or member, without those of the blocks in `done`."""
         rows: list[ScoredItem] = []
         items = self._items[name][member]
+        self._check_writer(member, self._tasks.of[name][member], items)
         in_blocks = blocks(items, self._settings)
         self._count(sum(len(block) for number, block in enumerate(in_blocks) if number in done))
 
@@ -157,6 +169,16 @@ class TaskScorer:
             done=done,
         )
         return rows
+
+    def _check_writer(self, name: str, task: Task, items: Sequence[list[Instance]]) -> None:
+        """Raises WritersDisagree on all ranks where what writes the answers of one does not write what ours does."""
+        if self._settings.backend == "transformers" or not (requests := writing_requests(task, items)):
+            return
+        told = ""
+        if self._lm is not None and self._lm.writer is not None:
+            told = problem(self._lm, self._lm.writer, name, requests)
+        if why := next(filter(None, self._workers.all(told)), None):
+            raise WritersDisagree(why)
 
     def _count(self, scored: int) -> None:
         if scored:

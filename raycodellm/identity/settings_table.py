@@ -120,6 +120,7 @@ LEAVES: dict[str, Row] = {
     **_rows("evaluation", "decides which of a suite's tasks are asked", "evaluation", "scoring rationale decoding"),
     **_rows("evaluation", "decides which programs the model writes", "evaluation", "samples temperature"),
     **_rows("evaluation", "decides whether contaminated items are marked", "evaluation", "contamination"),
+    **_rows("evaluation", "decides what writes answers: near ties and samples differ", "evaluation", "backend"),
     **_rows("nothing", "decides the padding: another rounding, as with other threads", "evaluation", "batch_size"),
     # ---- search
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "trials sampler"),

@@ -29,9 +29,9 @@ UNSEEN_SECONDS = 5.0
 LEASE_SECONDS = 2.0
 """Seconds between two looks at a lease that another sweep holds."""
 
-_TOGETHER = (TrainingError, evaluation.NothingFits, FloatingPointError)
-"""Errors that all ranks raise together: of a stage, or of a model that no item fits or whose likelihoods are no
-numbers."""
+_TOGETHER = (TrainingError, evaluation.NothingFits, evaluation.WritersDisagree, FloatingPointError)
+"""Errors that all ranks raise together: of a stage, or of a model that no item fits, that two engines answer for
+differently, or whose likelihoods are no numbers."""
 
 
 def slot_loop(settings: dict[str, Any]) -> None:

@@ -52,20 +52,21 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
             raise
         return None
     now = {"recipe": RECIPE_VERSION, "compiled": _compiled(run), **as_json(contents)}
-    # What tasks stand for, which run code, and the commits of their data follow from their contents; where a model lies
-    # changes no result.
-    for derived in ("units", "running_code", "data_commits", "addresses"):
-        del now[derived]
+    # What tasks stand for, and which run code, follows from their contents; where a model lies changes no result.
+    del now["units"], now["running_code"], now["addresses"]
     if run.num_ended_at_start:
         before = _before(run, now)
         now = _filled(now, before)
+        # A hub that is away says no commit; the one that it said before is in the content of the task, too.
+        now["data_commits"] = {**before.get("data_commits", {}), **now["data_commits"]}
         # The generated tasks of an older version lie in other files, and its scores are shown as they are.
         if left > 0 or (before.keys() == now.keys() and before["recipe"] == now["recipe"]):
-            compared = now if left > 0 else {key: now[key] for key in ("models", "tasks")}
+            keys = [key for key in now if key != "data_commits"] if left > 0 else ["models", "tasks"]
+            compared = {key: now[key] for key in keys}
             _require_same(before, compared, run)
     if left > 0:
         run.folder.write_json(CONTENTS, now)
-    return replace(contents, models=now["models"], tasks=now["tasks"])
+    return replace(contents, models=now["models"], tasks=now["tasks"], data_commits=now["data_commits"])
 
 
 def fix_data(run: Run, tokenizer: str, stores: Mapping[str, Fingerprinted]) -> None:

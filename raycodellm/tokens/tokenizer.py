@@ -135,7 +135,7 @@ def finished_tokenizer(folder: Folder) -> TokenizerInfo | None:
 
 
 def tokenizer_at_hand(settings: Tokenizer, folder: Folder) -> tokenizers.Tokenizer | None:
-    """The tokenizer that was made in this folder, or a pretrained one of a local folder; None where neither is there."""
+    """The tokenizer that was made in this folder, or a pretrained one of a local folder; None without either."""
     if finished_tokenizer(folder) is not None:
         return open_tokenizer(folder)
     given = hub_commits.folder_of(settings.pretrained) if settings.pretrained is not None else None

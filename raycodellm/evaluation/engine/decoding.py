@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Protocol
 
 import numpy as np
@@ -13,6 +13,8 @@ from raycodellm.evaluation.engine.encoding import Encoder
 
 _LENGTHS = ("max_gen_toks", "max_new_tokens", "max_tokens", "max_completion_tokens")
 """Names of the greatest length in `generation_kwargs`; the first one given counts, as in lm-eval."""
+_USUAL: dict[str, Any] = {"top_k": 50, "top_p": 1.0, "min_p": 0.0, "repetition_penalty": 1.0}
+"""How a token is drawn where neither task nor model says otherwise, as in transformers."""
 _LOOK_BACK = 2
 """A stop word may come in up to so many tokens more than the tokenizer cuts it into, as in lm-eval."""
 
@@ -55,6 +57,15 @@ class Decoding:
             temperature=(1.0 if temperature is None else float(temperature)) if do_sample else 0.0,
             **known,
         )
+
+    def settled(self, own: Any) -> Decoding:
+        """With a value for each setting that decides how a token is drawn: as asked, else as the model's `own`
+        generation settings say, else as usual in transformers."""
+        drawn = {}
+        for name, usual in _USUAL.items():
+            asked, of_model = getattr(self, name), getattr(own, name, None)
+            drawn[name] = asked if asked is not None else usual if of_model is None else of_model
+        return replace(self, **drawn)
 
 
 class Constraint(Protocol):

@@ -24,8 +24,6 @@ if TYPE_CHECKING:
 
 _MASK_STEP = 8
 """Masks have a multiple of so many columns, which GPUs' attention kernels ask for."""
-_USUAL_TOP_K = 50
-"""Likeliest tokens that are sampled from where neither task nor model says otherwise, as in transformers."""
 
 
 @dataclass
@@ -38,7 +36,7 @@ class _Answer:
     tokens: list[int] = field(default_factory=list)
 
 
-def generated(
+def generated_tokens(
     model: Any,
     prompts: Sequence[Sequence[int]],
     seeds: Sequence[str],
@@ -50,8 +48,8 @@ def generated(
     share: bool,
     constraint: Constraint | None = None,
     golds: Golds | None = None,
-) -> list[str]:
-    """The text that follows each prompt. Equal prompts are answered once; sampled answers also need equal seeds.
+) -> list[list[int]]:
+    """The tokens that follow each prompt. Equal prompts are answered once; sampled answers also need equal seeds.
 
     Forward passes, and with them every bit of the results on one kind of machine, depend on these arguments alone.
     `batch_size`: answers generated at once. `max_length`: tokens of the model's context; an answer ends where it is
@@ -62,7 +60,7 @@ def generated(
 
     keys = [(tuple(prompt), seed if decoding.temperature else "") for prompt, seed in zip(prompts, seeds, strict=True)]
     order = sorted(dict.fromkeys(keys), key=lambda key: (-len(key[0]), key))
-    texts: dict[tuple[tuple[int, ...], str], str] = {}
+    found: dict[tuple[tuple[int, ...], str], list[int]] = {}
     if not _keeps_keys(model):
         batch_size = 1  # a recurrent state reads padding as text
     with torch.inference_mode():
@@ -76,8 +74,8 @@ def generated(
             ]
             room = 0 if golds is None else max(map(len, golds.answers.values()))
             _generate(_Batch(model, answers, share, prefix, cache, room), decoding, stop, constraint, golds)
-            texts |= {key: stop.text(answer.tokens) for key, answer in zip(batch, answers, strict=True)}
-    return [texts[key] for key in keys]
+            found |= {key: answer.tokens for key, answer in zip(batch, answers, strict=True)}
+    return [found[key] for key in keys]
 
 
 def _keeps_keys(model: Any) -> bool:
@@ -96,7 +94,7 @@ def _generate(
     batch: _Batch, decoding: Decoding, stop: StopWords, constraint: Constraint | None, golds: Golds | None
 ) -> None:
     """Fills in the answers' tokens. An answer that is over leaves the batch."""
-    choose = _chooser(batch.model, decoding)
+    choose = _chooser(decoding.settled(getattr(batch.model, "generation_config", None)))
     is_first = True
     while batch.answers:
         logits = batch.logits()
@@ -268,15 +266,14 @@ Chooser = Callable[["torch.Tensor", Sequence[_Answer]], list[int]]
 """Chooses the next token of each answer from logits [answers, vocabulary]."""
 
 
-def _chooser(model: Any, decoding: Decoding) -> Chooser:
+def _chooser(decoding: Decoding) -> Chooser:
     import torch
 
-    own = getattr(model, "generation_config", None)
-    penalty = _setting(decoding.repetition_penalty, own, "repetition_penalty", 1.0)
-    warpers = _warpers(decoding, own) if decoding.temperature else []
+    penalty = decoding.repetition_penalty
+    warpers = _warpers(decoding) if decoding.temperature else []
 
     def choose(logits: torch.Tensor, answers: Sequence[_Answer]) -> list[int]:
-        if penalty != 1.0:
+        if penalty is not None and penalty != 1.0:
             logits = _penalised(logits, answers, penalty)
         if not decoding.temperature:
             return logits.argmax(-1).tolist()
@@ -291,27 +288,20 @@ def _chooser(model: Any, decoding: Decoding) -> Chooser:
     return choose
 
 
-def _warpers(decoding: Decoding, own: Any) -> list[Any]:
+def _warpers(decoding: Decoding) -> list[Any]:
     """The processors that transformers applies to the logits of a sampled token, in its order."""
     import transformers
 
     found: list[Any] = []
     if decoding.temperature != 1.0:
         found.append(transformers.TemperatureLogitsWarper(decoding.temperature))
-    if top_k := _setting(decoding.top_k, own, "top_k", _USUAL_TOP_K):
-        found.append(transformers.TopKLogitsWarper(int(top_k)))
-    if (top_p := _setting(decoding.top_p, own, "top_p", 1.0)) < 1.0:
-        found.append(transformers.TopPLogitsWarper(float(top_p)))
-    if min_p := _setting(decoding.min_p, own, "min_p", 0.0):
-        found.append(transformers.MinPLogitsWarper(float(min_p)))
+    if decoding.top_k:
+        found.append(transformers.TopKLogitsWarper(int(decoding.top_k)))
+    if decoding.top_p is not None and decoding.top_p < 1.0:
+        found.append(transformers.TopPLogitsWarper(float(decoding.top_p)))
+    if decoding.min_p:
+        found.append(transformers.MinPLogitsWarper(float(decoding.min_p)))
     return found
-
-
-def _setting(asked: Any, own: Any, name: str, usual: Any) -> Any:
-    if asked is not None:
-        return asked
-    found = getattr(own, name, None)
-    return usual if found is None else found
 
 
 def _penalised(logits: torch.Tensor, answers: Sequence[_Answer], penalty: float) -> torch.Tensor:

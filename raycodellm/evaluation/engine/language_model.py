@@ -11,9 +11,10 @@ from raycodellm.config import UserError
 from raycodellm.evaluation.engine.constrained import TextPattern
 from raycodellm.evaluation.engine.decoding import Constraint, Decoding, StopWords
 from raycodellm.evaluation.engine.encoding import Encoder, TokenPair
-from raycodellm.evaluation.engine.generation import Golds, end_tokens, generated
+from raycodellm.evaluation.engine.generation import Golds, end_tokens, generated_tokens
 from raycodellm.evaluation.engine.likelihoods import Likelihood, likelihoods, shares_beginnings
 from raycodellm.evaluation.engine.placement import device_or_default, memory_of, sharded_over, weight_bytes, whole_bytes
+from raycodellm.evaluation.engine.writer import Writer
 from raycodellm.evaluation.workers import Workers
 from raycodellm.files import Folder
 from raycodellm.identity import hub_commits
@@ -89,6 +90,7 @@ class AnswerLM:
 
     max_gen_toks = 256
     """Greatest length of a generated answer where its task names none, in tokens."""
+    name = "transformers"
 
     def __init__(self, model: Any, tokenizer: Any, batch_size: int) -> None:
         """`batch_size`: a forward pass holds no more tokens than so many sequences."""
@@ -97,7 +99,9 @@ class AnswerLM:
         self.batch_size = batch_size
         self.max_length = _context(model.config, tokenizer)
         self.shares_beginnings = shares_beginnings(model)
-        self._ends = end_tokens(model, tokenizer)
+        self.ends = end_tokens(model, tokenizer)
+        self.writer: Writer | None = None
+        """Writes the answers that are not held to a pattern, in this engine's place."""
         self._stops: dict[tuple[str, ...], StopWords] = {}
         self._patterns: dict[str, TextPattern] = {}
 
@@ -135,7 +139,8 @@ class AnswerLM:
         prompts = {tuple(self.tok_encode(request.args[0])) for request in requests}
         is_greedy = all(Decoding.of(request.args[1], self.max_gen_toks).temperature == 0 for request in requests)
         is_one_each = all(golds[tuple(prompt)] == answer for prompt, answer in pairs)
-        if not (self.shares_beginnings and is_greedy and is_one_each and golds.keys() == prompts):
+        is_own = self.writer is None and self.shares_beginnings
+        if not (is_own and is_greedy and is_one_each and golds.keys() == prompts):
             return self.generate_until(requests), self.likelihoods(pairs)
         on_the_way = Golds(golds)
         texts = self.generate_until(requests, on_the_way)
@@ -165,20 +170,42 @@ class AnswerLM:
         golds: Golds | None = None,
     ) -> list[str]:
         """The text that follows each prompt; of two prompts that sample, those with equal seeds have equal numbers."""
-        if decoding.until not in self._stops:
-            self._stops[decoding.until] = StopWords(self.encoder, decoding.until, self._ends)
-        return generated(
+        if self.writer is not None and decoding.pattern is None:
+            settled = decoding.settled(getattr(self.model, "generation_config", None))
+            tokens = self.writer.write(prompts, seeds, settled)
+        else:
+            tokens = self.write(prompts, seeds, decoding, golds)
+        return [self.text(one, decoding) for one in tokens]
+
+    def write(
+        self,
+        prompts: Sequence[Sequence[int]],
+        seeds: Sequence[str],
+        decoding: Decoding,
+        golds: Golds | None = None,
+    ) -> list[list[int]]:
+        """The tokens that this engine writes after each prompt."""
+        return generated_tokens(
             self.model,
             prompts,
             seeds,
             decoding,
-            self._stops[decoding.until],
+            self._stop(decoding),
             self.batch_size,
             self.max_length,
             share=self.shares_beginnings,
             constraint=self._constraint(decoding),
             golds=golds,
         )
+
+    def text(self, tokens: Sequence[int], decoding: Decoding) -> str:
+        """The answer that these tokens are: the text before the first stop word."""
+        return self._stop(decoding).text(tokens)
+
+    def _stop(self, decoding: Decoding) -> StopWords:
+        if decoding.until not in self._stops:
+            self._stops[decoding.until] = StopWords(self.encoder, decoding.until, self.ends)
+        return self._stops[decoding.until]
 
     def _constraint(self, decoding: Decoding) -> Constraint | None:
         if decoding.pattern is None:

@@ -1,0 +1,197 @@
+"""Lets vLLM write answers, in a process of its own; see `vllm_process.py` for what is said to it."""
+
+from __future__ import annotations
+
+import contextlib
+import hashlib
+import importlib.util
+import json
+import os
+import signal
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import IO, TYPE_CHECKING, Any
+
+from raycodellm.config import UserError
+from raycodellm.evaluation.engine.decoding import Decoding
+
+if TYPE_CHECKING:
+    from raycodellm.evaluation.engine.language_model import AnswerLM
+
+PYTHON = "RAYCODELLM_VLLM_PYTHON"
+"""Environment variable with the path of a Python that has vLLM."""
+VERSION = "0.33.0"
+"""vLLM's version that this file and `vllm_process.py` were written against."""
+_PROGRAM = Path(__file__).with_name("vllm_process.py")
+_SHARE = 0.85
+"""Share of the GPU's free memory that vLLM may take; the rest is for likelihoods."""
+_OF_OTHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+"""Variables that tell a process of torch that it is one of several, as a slot's worker is."""
+_END_SECONDS = 30.0
+
+
+class WriterEnded(RuntimeError):
+    """vLLM's process has failed, or is gone."""
+
+
+def python_with_vllm(device: str) -> str:
+    """The Python that runs vLLM. Raises UserError, with what to install, where there is none, and without a GPU."""
+    if not device.startswith("cuda"):
+        raise UserError(
+            f"evaluation.backend: vllm writes answers on a GPU, and the model is on {device!r}; leave the backend out, "
+            "or use a machine with a GPU"
+        )
+    if named := os.environ.get(PYTHON):
+        if not os.access(named, os.X_OK):
+            raise UserError(f"{PYTHON}: there is no program {named!r}; give the path of a Python that has vLLM")
+        return named
+    if importlib.util.find_spec("vllm") is not None:
+        return sys.executable
+    raise UserError(
+        f"evaluation.backend: vllm is not installed; run `python -m venv vllm && vllm/bin/pip install vllm=={VERSION}` "
+        f"and set {PYTHON} to the path of vllm/bin/python"
+    )
+
+
+@contextlib.contextmanager
+def opened_vllm(files: str, lm: AnswerLM) -> Iterator[VllmWriter]:
+    """vLLM with the model of `lm`, loaded from the same files, until the `with` ends."""
+    import torch
+
+    if len(set((getattr(lm.model, "hf_device_map", None) or {}).values())) > 1:
+        raise UserError("evaluation.backend: vllm writes answers of models that one GPU holds; leave the backend out")
+    device = lm.model.device
+    python = python_with_vllm(str(device))
+    free, in_all = torch.cuda.mem_get_info(device)
+    settings = engine_settings(files, str(lm.model.dtype), lm.max_length, free / in_all)
+    environment = environment_for(os.environ, python, device.index or 0)
+    with opened_process(python, environment, settings) as process:
+        yield VllmWriter(process, lm.ends, lm.max_length)
+
+
+def engine_settings(files: str, dtype: str, max_length: int, free: float) -> dict[str, Any]:
+    """Arguments of `vllm.LLM`. `dtype`: such as `torch.float32`. `free`: share of the GPU's memory that is free."""
+    return {
+        "model": files,
+        "tokenizer": files,
+        "dtype": dtype.removeprefix("torch."),
+        "max_model_len": max_length,
+        "gpu_memory_utilization": round(_SHARE * free, 3),
+        "generation_config": "vllm",  # the sampling parameters say all, by the model's own settings too
+        "trust_remote_code": False,
+        "seed": 0,
+    }
+
+
+def sampling_parameters(decoding: Decoding, seed: str, room: int, ends: Iterable[int]) -> dict[str, Any]:
+    """Arguments of `vllm.SamplingParams`. `room`: tokens that the model's context has left. `ends`: tokens that end
+    texts."""
+    found: dict[str, Any] = {
+        "max_tokens": min(decoding.max_tokens, room),
+        "stop": [word for word in decoding.until if word],
+        "stop_token_ids": sorted(ends),
+        "skip_special_tokens": False,  # a stop word may be the text of a special token
+        "repetition_penalty": decoding.repetition_penalty,
+        "temperature": decoding.temperature,
+    }
+    if decoding.temperature:
+        number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4]) >> 1
+        found |= {"top_k": decoding.top_k, "top_p": decoding.top_p, "min_p": decoding.min_p, "seed": number}
+    return found
+
+
+def environment_for(environment: Mapping[str, str], python: str, gpu: int) -> dict[str, str]:
+    """The environment of vLLM's process: the worker's GPU alone, and nothing of the worker's group."""
+    found = {name: value for name, value in environment.items() if name not in _OF_OTHERS}
+    visible = [one for one in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+    found["CUDA_VISIBLE_DEVICES"] = visible[gpu] if gpu < len(visible) else str(gpu)
+    found |= {"VLLM_NO_USAGE_STATS": "1"}
+    if python != sys.executable:  # this Python's packages are for this Python
+        found.pop("PYTHONPATH", None)
+        found.pop("PYTHONHOME", None)
+    return found
+
+
+class _Process:
+    def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
+        self._process, self._errors = process, errors
+
+    def ask(self, value: Any) -> dict[str, Any]:
+        """The answer to a line. Raises WriterEnded where the process has failed."""
+        assert self._process.stdin is not None and self._process.stdout is not None
+        with contextlib.suppress(BrokenPipeError):  # the answer, or its absence, tells why
+            self._process.stdin.write(json.dumps(value) + "\n")
+            self._process.stdin.flush()
+        line = self._process.stdout.readline()
+        answer = json.loads(line) if line.endswith("\n") else {"error": f"its process ended; {self._last_words()}"}
+        if "error" in answer:
+            raise WriterEnded(f"evaluation.backend: vllm failed: {answer['error']}")
+        return answer
+
+    def _last_words(self) -> str:
+        self._errors.seek(0)
+        lines = [line.strip() for line in self._errors if line.strip()]
+        return lines[-1] if lines else "it said nothing"
+
+
+@contextlib.contextmanager
+def opened_process(python: str, environment: Mapping[str, str], settings: Mapping[str, Any]) -> Iterator[_Process]:
+    """vLLM's process, when it has loaded the model, until the `with` ends. Raises UserError where the model, or vLLM,
+    cannot be loaded."""
+    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+        process = subprocess.Popen(
+            [python, "-P", str(_PROGRAM)],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            stderr=errors,
+            text=True,
+            env=dict(environment),
+            start_new_session=True,  # its own processes end with it
+        )
+        try:
+            found = _Process(process, errors)
+            try:
+                found.ask(dict(settings))
+            except WriterEnded as error:
+                raise UserError(f"{error} ({python}); leave evaluation.backend out, or mend this") from error
+            yield found
+        finally:
+            _end(process)
+
+
+def _end(process: subprocess.Popen[str]) -> None:
+    """Ends the process by the end of its input, and what is left of it and of its own processes by force."""
+    for pipe in (process.stdin, process.stdout):
+        if pipe is not None:
+            with contextlib.suppress(OSError):  # a line that nobody reads any more
+                pipe.close()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(_END_SECONDS)
+    with contextlib.suppress(ProcessLookupError):
+        os.killpg(process.pid, signal.SIGKILL)
+    process.wait()
+
+
+class VllmWriter:
+    """A `Writer` that asks vLLM."""
+
+    name = "vllm"
+
+    def __init__(self, process: _Process, ends: Iterable[int], max_length: int) -> None:
+        """`ends`: tokens that end texts. `max_length`: tokens of the model's context."""
+        self._process, self._ends, self._max_length = process, tuple(ends), max_length
+
+    def write(self, prompts: Sequence[Sequence[int]], seeds: Sequence[str], decoding: Decoding) -> list[list[int]]:
+        keys = [
+            (tuple(prompt), seed if decoding.temperature else "") for prompt, seed in zip(prompts, seeds, strict=True)
+        ]
+        asked = [*dict.fromkeys(keys)]
+        params = [
+            sampling_parameters(decoding, seed, self._max_length - len(prompt), self._ends) for prompt, seed in asked
+        ]
+        answer = self._process.ask({"prompts": [list(prompt) for prompt, _ in asked], "params": params})
+        found = dict(zip(asked, answer["tokens"], strict=True))
+        return [list(found[key]) for key in keys]
