@@ -62,6 +62,10 @@ class Seen:
     actors: set[str] = field(default_factory=set)
     datasets: set[str] = field(default_factory=set)
     logs: dict[str, str] = field(default_factory=dict)
+    trials: list[tuple[str, str, int, int]] = field(default_factory=list)
+    """Phase, state, arm and seed of each trial, by its number, in the end."""
+    verdict: dict[str, Any] = field(default_factory=dict)
+    """The content of `verdict.json` in the end."""
     answers: dict[str, list[Any]] | None = None
     """Each query of the board to its series; None without a Prometheus."""
 

@@ -16,7 +16,9 @@ from raycodellm.files import Folder
 from raycodellm.records import TrialResult, as_json
 
 BEGUN = ("search.trials=3", "evaluation.tasks=[boxes]", "search.objective={metric: boxes/bpb, mode: min}")
-ADDED = (*BEGUN, "evaluation.tasks=[boxes, logical_deduction]")
+TASKS = "evaluation.tasks=[boxes, logical_deduction]"
+ADDED = (*BEGUN, TASKS)
+CONFIRMED = (*BEGUN, "search.trials=2", "search.reference={pretrain.code_ratio: 0.0}", "search.confirm={seeds: [2]}")
 
 CLEANED = "sources.prose.cleaning={decontaminate: {enabled: true}}"
 
@@ -30,7 +32,8 @@ def drive(file: SweepFile, storage: Folder, cluster: Cluster, said: list[str], s
         sweep.lock(sweep.open_run(file, storage, said.append), said.append) as run,
         pytest.MonkeyPatch.context() as patch,
     ):
-        left = search.num_trials(file) - sweep.tell_written_results(run, said.append)
+        ended = sweep.tell_written_results(run, said.append)
+        left = sweep.Confirmation(run).standing(run.results_at_start).num_trials - ended
         now = itertools.count(0.0, 10.0)
         driver = Driver(run, cluster, patch, lambda: next(now))
         for number in range(left)[:stop_after]:
@@ -40,7 +43,7 @@ def drive(file: SweepFile, storage: Folder, cluster: Cluster, said: list[str], s
 
 def results_of(file: SweepFile, storage: Folder) -> list[TrialResult]:
     run = sweep.Run(file, storage)
-    return [storage_files.read_result(run.trial_folder(number)) for number in range(3)]
+    return [storage_files.read_result(run.trial_folder(number)) for number in range(search.most_trials(file))]
 
 
 def told(file: SweepFile, storage: Folder) -> list[tuple]:
@@ -50,23 +53,24 @@ def told(file: SweepFile, storage: Folder) -> list[tuple]:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("is_stopped", [False, True])
+@pytest.mark.parametrize(("is_stopped", "overrides", "num_trials"), [(False, BEGUN, 3), (True, CONFIRMED, 6)])
 def test_a_task_added_to_a_finished_sweep_is_evaluated_alone_and_nothing_else_changes(
-    sweep_text, tmp_path, is_stopped
+    sweep_text, tmp_path, is_stopped, overrides, num_trials
 ) -> None:
     storage, cluster = Folder(str(tmp_path)), Cluster()
-    begun, added = (config.parse(sweep_text, overrides=overrides) for overrides in (BEGUN, ADDED))
-    assert drive(begun, storage, cluster, []) == 3
+    begun, added = (config.parse(sweep_text, overrides=found) for found in (overrides, (*overrides, TASKS)))
+    assert drive(begun, storage, cluster, []) == num_trials
     before, study = results_of(begun, storage), told(begun, storage)
     trained, evaluated = Counter(cluster.num_trained), Counter(cluster.num_evaluated)
     said: list[str] = []
     if is_stopped:  # between two trials; then the file is as it was changed
-        assert drive(added, storage, cluster, said, stop_after=1) == 3
-    assert drive(added, storage, cluster, said) == (2 if is_stopped else 3)
-    assert said == ["evaluation: logical_deduction added; the 3 trials that had ended are evaluated on what they lack"]
+        assert drive(added, storage, cluster, said, stop_after=1) == num_trials
+    assert drive(added, storage, cluster, said) == num_trials - is_stopped
+    ended = f"the {num_trials} trials that had ended"
+    assert said == [f"evaluation: logical_deduction added; {ended} are evaluated on what they lack"]
     assert cluster.num_trained == trained
     new = {file: count for file, count in cluster.num_evaluated.items() if file not in evaluated}
-    assert len(new) == 3 and set(new.values()) == {1} and all("/logical_deduction-" in file for file in new)
+    assert len(new) == num_trials and set(new.values()) == {1} and all("/logical_deduction-" in file for file in new)
     assert all(cluster.num_evaluated[file] == 1 for file in evaluated)
     after = results_of(added, storage)
     for old, now in zip(before, after, strict=True):

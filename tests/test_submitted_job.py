@@ -18,8 +18,11 @@ from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import dashboard
+import pandas as pd
 import psutil
 import pytest
+
+from raycodellm.records import CONFIRM_SEEDS
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 
@@ -220,9 +223,11 @@ def test_a_wrong_token_is_said_in_one_line(head: Head, tmp_path) -> None:
 
 @pytest.fixture(scope="module")
 def seen(head: Head, sweep_text: str, tmp_path_factory) -> dashboard.Seen:
-    """The dashboard and Prometheus during a whole submitted sweep."""
+    """The dashboard and Prometheus during a whole submitted sweep, with its confirmation."""
     folder = tmp_path_factory.mktemp("seen")
     text = sweep_text.replace("    schedule: {search:", "    held_out: {tokens: 2_000}\n    schedule: {search:")
+    reference = "reference: {pretrain.code_ratio: 0.5, pretrain.schedule: increase}"
+    text = text.replace("{trials: 2,", f"{{trials: 2, {reference}, confirm: {{best: 1, seeds: [2]}},")
     (folder / "small.yaml").write_text(f"{text}tracking: {{tensorboard: true}}\n")
 
     def submit() -> None:
@@ -233,8 +238,19 @@ def seen(head: Head, sweep_text: str, tmp_path_factory) -> dashboard.Seen:
     token = head.environment.get("RAY_AUTH_TOKEN") or (head.log.parent / "home/.ray/auth_token").read_text().strip()
     found = dashboard.watch(dashboard.Dashboard(head.address, token), head.session, "small", folder, submit)
     assert found.job["status"] == "SUCCEEDED", found.job
-    assert len(list(folder.glob("small/tensorboard/000?/events.out.tfevents.*"))) == 2
+    assert len(list(folder.glob("small/tensorboard/000?/events.out.tfevents.*"))) == 6
+    rows = pd.read_parquet(folder / "small" / "trials.parquet").sort_values("number")
+    found.trials = list(zip(rows["phase"], rows["state"], rows["arm"], rows["seed"], strict=True))
+    found.verdict = json.loads((folder / "small" / "report" / "verdict.json").read_text())
     return found
+
+
+def test_after_the_search_its_best_arm_and_the_reference_get_the_same_fresh_seeds(seen: dashboard.Seen) -> None:
+    searched, confirmed = seen.trials[:2], seen.trials[2:]
+    assert searched == [("search", "complete", 0, 0), ("search", "complete", 1, 0)]
+    assert {trial[:2] for trial in confirmed} == {("confirm", "complete")} and len(confirmed) == 4
+    assert {trial[2:] for trial in confirmed} == {(arm, CONFIRM_SEEDS + place) for arm in (0, 1) for place in (0, 1)}
+    assert seen.verdict["phase"] == "done" and seen.verdict["verdicts"]
 
 
 def test_trials_and_stages_are_named_calls_in_the_jobs_table_and_polls_are_not_there(seen: dashboard.Seen) -> None:
@@ -252,9 +268,9 @@ def test_trials_and_stages_are_named_calls_in_the_jobs_table_and_polls_are_not_t
 
 
 def test_the_jobs_message_metadata_actors_and_datasets_say_whose_they_are(seen: dashboard.Seen) -> None:
-    assert any(re.fullmatch(r"1 of 2 trials; best mean/bpb \d\.\d{3}, arm 0", line) for line in seen.messages)
+    assert any(re.fullmatch(r"1 of 6 trials; best mean/bpb \d\.\d{3}, arm 0", line) for line in seen.messages)
     metadata = seen.job["metadata"]
-    assert metadata["job_name"] == metadata["sweep"] == "small" and metadata["trials"] == "2 of 2"
+    assert metadata["job_name"] == metadata["sweep"] == "small" and metadata["trials"] == "6 of 6"
     assert metadata["report"].endswith("small/report/index.html") and "arm " in metadata["best mean/bpb"]
     assert {"small dispatcher", "small slot 1", "small trials"} <= seen.actors
     assert {name.split("-")[0] for name in seen.datasets} >= {"pretrain", "instruct"}
@@ -262,8 +278,8 @@ def test_the_jobs_message_metadata_actors_and_datasets_say_whose_they_are(seen: 
 
 def test_the_logs_page_has_the_table_of_trials_and_a_log_of_each(seen: dashboard.Seen) -> None:
     table = seen.logs["raycodellm-small-trials.txt"]
-    assert table.startswith("small: 2 of 2 trials; best mean/bpb") and table.count("complete") == 2
-    for number in (0, 1):
+    assert table.startswith("small: 6 of 6 trials; best mean/bpb") and table.count("complete") == 6
+    for number in range(6):
         assert "complete: 10.2 k tokens" in seen.logs[f"raycodellm-small-trial-000{number}.log"]
 
 
