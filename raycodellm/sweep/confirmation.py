@@ -10,16 +10,13 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
-from typing import TYPE_CHECKING
 
-from raycodellm import retrying, search, storage_files
+from raycodellm import evaluation, retrying, search, storage_files, verdict
 from raycodellm.config import SweepFile
+from raycodellm.evaluation import Items
 from raycodellm.records import TrialResult
 from raycodellm.sweep.folder import Run
-
-if TYPE_CHECKING:
-    from raycodellm.evaluation import Items
-    from raycodellm.verdict import Looks
+from raycodellm.verdict import Looks
 
 logger = logging.getLogger(__name__)
 
@@ -53,8 +50,6 @@ class Confirmation:
         file = self._run.file
         if self._run.sweep.search.confirm is None:
             return Standing(search.num_trials(file), search.num_trials(file), None)
-        from raycodellm import verdict  # a finished search needs it, and what it imports takes a second
-
         rows = [result.row() for result in results]
         looks = verdict.looks(file, rows, self._items_of)
         pending = [(one.arm, one.place) for one in looks.pending]
@@ -64,7 +59,6 @@ class Confirmation:
     def _items_of(self, number: int) -> Items | None:
         """A trial's items; None where they cannot be read."""
         if number not in self._items:
-            from raycodellm import evaluation
 
             def read() -> Items:
                 return evaluation.scored_items(self._run.trial_folder(number), self._run.storage, self._averages)
@@ -74,8 +68,6 @@ class Confirmation:
 
     @cached_property
     def _averages(self) -> Mapping[str, Sequence[str]]:
-        from raycodellm import evaluation
-
         return evaluation.asked_averages(self._run.sweep.evaluation)
 
 
