@@ -176,6 +176,15 @@ def test_a_child_stage_goes_on_where_its_parent_stopped() -> None:
     assert not seen & set(fresh.tolist())
 
 
+@pytest.mark.parametrize("shape", ["constant", "decrease", "linear_up", "code_first"])
+def test_rounded_counts_are_within_one_sequence_of_the_plan(shape: str) -> None:
+    curve = code_ratio_curve(shape, 0.375)
+    made = Schedule(tuple(curve.progress), tuple((1 - r, r) for r in curve.code_ratios), curve.interpolation)
+    edges = (1, 250, 777, 1_000)
+    planned = np.array(mixture.planned_sequences(made, 1_000, edges))
+    assert np.abs(np.array(mixture.rounded_sequences(made, 1_000, edges)) - planned).max() <= 1
+
+
 def test_another_seed_is_another_order() -> None:
     assert not np.array_equal(plan(seed=0).rows(0, 50).sequence, plan(seed=1).rows(0, 50).sequence)
 

@@ -16,7 +16,7 @@ from raycodellm.cluster import Node
 from raycodellm.cluster.capacity import device_of
 from raycodellm.config import Scaling, UserError
 from raycodellm.device_peaks import listed_peak_flops
-from raycodellm.tables import stage_tree, tree_lines
+from raycodellm.tables import formats, stage_tree, tree_lines
 
 QUICKSTART = str(Path(__file__).parents[1] / "sweeps" / "quickstart.yaml")
 
@@ -90,6 +90,13 @@ def test_a_wrong_prices_file_is_refused_by_its_key(tmp_path, text, said):
     with pytest.raises(UserError) as caught:
         prices.load(str(own))
     assert said in str(caught.value) and str(own) in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("hours", "shown"), [(1.7e-5, "1.7e-05"), (4.23, "4.2"), (43.6, "44"), (123.0, "120"), (1_003.0, "1,000")]
+)
+def test_hours_are_shown_in_two_digits_and_large_ones_in_full(hours, shown):
+    assert formats.rounded(hours, 2) == shown
 
 
 def test_every_device_of_the_package_has_a_speed_a_place_and_a_day():

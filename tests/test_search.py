@@ -23,6 +23,17 @@ SCORED = {"mean/bpb": 1.0}
 CHOICES = "pretrain.code_ratio={search: {choice: [0.0, 0.5]}}"
 
 
+def test_both_budgets_without_code_are_one_arm(sweep_text: str) -> None:
+    ratios, budgets = "{search: {choice: [0.0, 0.25]}}", "{search: {choice: [competitive, additive]}}"
+    overrides = (f"pretrain.code_ratio={ratios}", f"pretrain.budget={budgets}", "pretrain.schedule=constant")
+    file = config.parse(sweep_text, overrides=(*overrides, "search.sampler=grid", "search.trials=null"))
+    assert [(arm["pretrain.code_ratio"], arm.get("pretrain.budget")) for arm in search.grid(file)] == [
+        (0.0, None),
+        (0.25, "competitive"),
+        (0.25, "additive"),
+    ]
+
+
 def test_a_schedule_is_not_sampled_where_the_code_ratio_leaves_it_no_meaning(sweep_text: str) -> None:
     file = parsed(sweep_text, CHOICES)
     assert search.grid(parsed(sweep_text, CHOICES, "search.sampler=grid", "search.trials=null")) == [

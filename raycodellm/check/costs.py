@@ -5,12 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, lru_cache
 
 from raycodellm import model
 from raycodellm.check.arm_ranges import in_ranges
 from raycodellm.check.prices import Device, Prices
-from raycodellm.config import Scaling, UserError
+from raycodellm.config import Model, Scaling, UserError
 from raycodellm.device_peaks import listed_peak_flops
 from raycodellm.records import StageJob
 from raycodellm.stage_store import Chain
@@ -69,7 +69,14 @@ class Hours:
 
 def job_flops(job: StageJob, vocab_size: int) -> float:
     """FLOPs that the stage's training takes."""
-    return job.stage.num_tokens * model.flops_per_token(job.model, vocab_size, job.stage.sequence_length)
+    per_token = _flops_per_token(job.model.model_dump_json(), vocab_size, job.stage.sequence_length)
+    return job.stage.num_tokens * per_token
+
+
+@lru_cache(maxsize=64)
+def _flops_per_token(settings: str, vocab_size: int, sequence_length: int) -> float:
+    """`settings`: the model's, as JSON. Kept, since a model given by its configuration is built each time."""
+    return model.flops_per_token(Model.model_validate_json(settings), vocab_size, sequence_length)
 
 
 def device_hours(chains: Sequence[Chain], num_seeds: int, vocab_size: int, hardware: Hardware) -> Hours:
@@ -95,13 +102,14 @@ def training(jobs: Sequence[StageJob], vocab_size: int, hours: Hours, hardware: 
     speeds = sorted({hardware.flops_per_second(job.stage.numerics.precision) for job in jobs})
     speed = " or ".join(f"{one:.2g}" for one in speeds)
     share = f", {UTILISATION:.0%} of its peak, which small models do not reach" if hardware.on_gpus else ""
-    return f"training: {flops:.2e} FLOPs, about {hours.sweep:.2g} {device} hours at {speed} FLOP/s per {device}{share}"
+    about = f"about {formats.rounded(hours.sweep, 2)} {device} hours"
+    return f"training: {flops:.2e} FLOPs, {about} at {speed} FLOP/s per {device}{share}"
 
 
 def confirmation_line(confirming: float, hardware: Hardware) -> str:
     """One line: the device hours of the confirmation."""
     device = (hardware.name or "GPU") if hardware.on_gpus else "CPU core"
-    return f"confirmation: at most about {confirming:.2g} {device} hours more"
+    return f"confirmation: at most about {formats.rounded(confirming, 2)} {device} hours more"
 
 
 # ------------------------------------------------------------------------------------------------- money
@@ -159,7 +167,7 @@ def _notes(device: Device, prices: Prices) -> list[str]:
 def _cells(hours: float, on_demand: float, spot: float | None, head: float = 0.0) -> tuple[str, str, str]:
     """Hours and their money at each rate, with the head node's money on top."""
     both = (_money(hours * on_demand + head), _money(None if spot is None else hours * spot + head))
-    return (f"{hours:.3g}", *both)
+    return (formats.rounded(hours, 3), *both)
 
 
 def _money(amount: float | None) -> str:

@@ -93,7 +93,10 @@ def _without_training(file: SweepFile, storage: Folder, asked: Asked) -> str:
 
 
 def _corpora(sizes: Mapping[str, tokens.SourceSize]) -> dict[str, SizedCorpus]:
-    return {name: SizedCorpus(one.folder, one.num_tokens, one.fingerprint, one.store) for name, one in sizes.items()}
+    return {
+        name: SizedCorpus(one.folder, one.num_tokens, one.fingerprint, one.store, one.is_known)
+        for name, one in sizes.items()
+    }
 
 
 def _evaluation(file: SweepFile, held_out: Sequence[HeldOutSource], elsewhere: bool) -> str:
@@ -164,7 +167,7 @@ def _cleaning(sweep: Sweep, sizes: Mapping[str, tokens.SourceSize]) -> list[str]
         source = sweep.complete_source(name)
         if size.store is not None:
             lines += [f"  {name:16s} {line}" for line in left_out(size.store.manifest)]
-        elif source.take or (source.cleaning and source.cleaning.active_settings()):
+        elif size.is_known and (source.take or (source.cleaning and source.cleaning.active_settings())):
             lines.append(f"  {name:16s} not cleaned yet: its tokens above are those before cleaning")
     return ["\n".join(["cleaning:", *lines])] if lines else []
 

@@ -25,6 +25,8 @@ class SizedCorpus:
     fingerprint: str
     store: tokens.TokenStore | None = None
     """None until the token store is finished."""
+    is_known: bool = True
+    """False where the number of tokens is not known."""
 
     def num_sequences(self, sequence_length: int, reading: tokens.Reading) -> int:
         """Sequences that a stage can read; an estimate without a finished store."""
@@ -109,6 +111,7 @@ def _materials(
         vocab_size=preflight.vocab_size(sweep),
         storage=storage,
         contents=contents,
+        exact=all(corpus.is_known for corpus in corpora.values()),
     )
 
 

@@ -33,6 +33,12 @@ def planned_sequences(schedule: Schedule, num_sequences: int, edges: Sequence[in
     return [order.counts(edge).tolist() for edge in edges]
 
 
+def rounded_sequences(schedule: Schedule, num_sequences: int, edges: Sequence[int]) -> list[list[int]]:
+    """`planned_sequences` by rounding each source's share: up to one sequence off, and at once for any number."""
+    shares = schedule.integral(np.asarray(edges) / num_sequences)
+    return np.rint(shares * num_sequences).astype(np.int64).tolist()
+
+
 @dataclass
 class SourceOrder:
     """The source at each position of a stage of `num_sequences`, from the nearest position with known counts on."""

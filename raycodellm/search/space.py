@@ -40,6 +40,8 @@ class _Need(NamedTuple):
 _NEEDS = {
     # At a code ratio of 0 or 1 every named shape is the same constant mixture.
     "schedule": _Need("code_ratio", lambda ratio: 0.0 < ratio < 1.0, None),
+    # Without code nothing comes on top of the text.
+    "budget": _Need("code_ratio", lambda ratio: ratio > 0.0, None),
     "learning_rate.decay": _Need("learning_rate.schedule", lambda schedule: schedule == "wsd", "cosine"),
     # A learning rate that continues from the stage before has no warm-up.
     "learning_rate.warmup": _Need("learning_rate.boundary", lambda boundary: boundary != "continue", "restart"),

@@ -46,6 +46,9 @@ class Materials:
     storage: Folder
     contents: Contents
     """Contents of the models and tasks that the sweep names."""
+    exact: bool = True
+    """False rounds the planned sequences, for a look at a chain that is not run: a plan of 10^11 tokens takes a minute
+    to work out."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +84,7 @@ def chain(sweep: Sweep, seed: int, materials: Materials, kept: frozenset[str] = 
     jobs: list[StageJob] = []
     rate: float | None = None
     for written in sweep.trained_stages:
-        planned = _plan_stage(sweep, written, materials.corpora, drawn)
+        planned = _plan_stage(sweep, written, materials, drawn)
         known = _stage_identity(planned, materials.corpora, drawn, sweep.scaling.deepspeed.compile, known)
         stage = planned.stage
         rate = start_rate(stage.learning_rate, rate)
@@ -100,21 +103,23 @@ def compiled_schedule(sweep: Sweep, stage: Stage, num_tokens: Mapping[str, int])
     return schedule.compile_stage(stage, is_code, num_tokens)
 
 
-def _plan_stage(sweep: Sweep, written: Stage, corpora: Mapping[str, Corpus], drawn: Mapping[str, int]) -> _PlannedStage:
+def _plan_stage(sweep: Sweep, written: Stage, materials: Materials, drawn: Mapping[str, int]) -> _PlannedStage:
+    corpora = materials.corpora
     names = sweep.drawn_sources(written)
     curve = compiled_schedule(sweep, written, {name: corpora[name].num_tokens for name in names})
     stage = schedule.budgeted(written, curve, [sweep.sources[name].is_code for name in names])
     ends = tuple(math.ceil(edge * stage.num_sequences - 1e-6) for edge in schedule.phase_edges(stage, curve))
-    sequences = _planned_sequences(curve, stage.num_sequences, ends)
+    sequences = _planned_sequences(curve, stage.num_sequences, ends, materials.exact)
     return _PlannedStage(stage, curve, ends, slice_sources(sweep, stage, corpora, drawn, sequences))
 
 
 @lru_cache(maxsize=256)
 def _planned_sequences(
-    curve: schedule.Schedule, num_sequences: int, phase_ends: tuple[int, ...]
+    curve: schedule.Schedule, num_sequences: int, phase_ends: tuple[int, ...], exact: bool
 ) -> tuple[tuple[int, ...], ...]:
     """Per phase: sequences of each source."""
-    edges = mixture.planned_sequences(curve, num_sequences, phase_ends)
+    planned = mixture.planned_sequences if exact else mixture.rounded_sequences
+    edges = planned(curve, num_sequences, phase_ends)
     before = [[0] * len(edges[0]), *edges]
     return tuple(tuple(b - a for a, b in zip(one, two, strict=True)) for one, two in itertools.pairwise(before))
 

@@ -52,6 +52,12 @@ def count(number: float) -> str:
     return f"{number:.0f}"
 
 
+def rounded(number: float, digits: int) -> str:
+    """A number in so many digits, never as a power of ten from 1 on: `0.00012`, `4.2`, `1,300`."""
+    shown = f"{number:.{digits}g}"
+    return f"{float(shown):,.0f}" if "e+" in shown or abs(number) >= 1_000 else shown
+
+
 def seconds(number: float) -> str:
     """A duration: 4.2 s, 59 s, 3 min 12 s, 1 h 30 min."""
     if number < 10:
