@@ -351,7 +351,7 @@ def test_a_disk_that_fills_while_the_report_is_written_is_one_line(storage, caps
     said = capsys.readouterr()
     assert said.err == f"raycodellm: {run}/report/index.html: File too large\n" and not said.out
     assert (run / "report/index.html").read_bytes() == written
-    assert sorted(path.name for path in (run / "report").iterdir()) == ["index.html", "report.md"]
+    assert sorted(path.name for path in (run / "report").iterdir()) == ["index.html", "report.md", "verdict.json"]
 
 
 @pytest.mark.slow

@@ -16,10 +16,11 @@ import pytest
 import yaml
 from test_verdict import RATIOS, SWEEP, noisy, row, run_pending, search_rows, sweep_file
 
-from raycodellm import config, report, verdict
+from raycodellm import cli, config, report, verdict
 from raycodellm.config import SweepFile
 from raycodellm.files import Folder
-from raycodellm.records import CONFIRM_SEEDS, TrialResult
+from raycodellm.records import CONFIRM_SEEDS, TrialResult, as_json
+from raycodellm.tables.trials import params_of
 from raycodellm.verdict.marks import marks
 
 TASKS = ("boxes", "logical_deduction")
@@ -258,6 +259,39 @@ def test_a_look_that_lacks_trials_gives_no_verdict(tmp_path):
     assert (document["phase"], document["pending"], document["verdicts"]) == ("confirm", 1, [])
     assert "There is no verdict yet. Look 1 of 2, at 2 fresh seeds per arm, waits for a trial." in document["answer"]
     assert report.read_records(run, storage).num_trials == 10
+
+
+def test_status_tells_the_verdict_of_a_confirmation_as_the_trials_stand(storage, finished, capsys):
+    run, document = finished
+    for number, one in enumerate(report.read_records(run, storage).rows):
+        result = TrialResult(
+            number, one["state"], one["arm"], one["seed"], params_of(one), metrics_of(one), phase=one["phase"]
+        )
+        (run / "trials" / f"{number:04d}").write_json("result.json", as_json(result))
+    assert cli.main(["status", run.uri, "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["verdict"]
+    assert found == {**document, "sources": None}
+    assert cli.main(["status", run.uri]) == 0
+    said = capsys.readouterr().out
+    assert " ".join(document["answer"].split()) in " ".join(said.split()) and "▲" in said
+
+
+def metrics_of(row: dict) -> dict[str, float]:
+    return {name.removeprefix("metrics."): value for name, value in row.items() if name.startswith("metrics.")}
+
+
+def test_an_arm_whose_fresh_trials_all_failed_is_not_known(tmp_path):
+    score = noisy((0.0, 0.0, 0.0, -0.5))
+    file = sweep_file(CONFIRM)
+    rows = run_pending(file, search_rows(), lambda arm, place: None if arm == 3 else score(arm, place))
+    known = verdict.findings(file, rows, {})
+    found = verdict.document(file, known, verdict.answer(file, known), len(rows))
+    (one,) = [one for one in found["verdicts"] if one["arm"] == 3]
+    assert (one["verdict"], one["score"], one["difference"], one["seeds"]) == ("not known", None, None, 0)
+    assert one["selected_score"] == 0.7 and "pretrain.code_ratio 0.4 against 0" in found["answer"]
+    scores = {one.arm: one for one in report.ranking(rows, file.example().search.objectives, {}, known.verdicts)}
+    assert not scores[3].is_confirmed and scores[3].difference is None and scores[3].verdict == "not known"
+    assert scores[2].errors == ()
 
 
 def test_a_run_of_a_version_that_knew_no_phase_is_reported_as_before(tmp_path):

@@ -14,7 +14,7 @@ def status(path: str, complain: Callable[[str], None], show_all: bool = False, a
 
     `as_json`: prints one JSON object with all trials instead.
     """
-    from raycodellm import display, runs
+    from raycodellm import display, runs, verdict
 
     run = runs.open_run(path, complain)
     found = run.status
@@ -29,5 +29,8 @@ def status(path: str, complain: Callable[[str], None], show_all: bool = False, a
         print(f"{display.older_line(num_older)}; --all shows them")
     if found.results:
         console.print(display.rich_table(table))
+    if found.verdict is not None and found.verdict["reference"] is not None and found.verdict["verdicts"]:
+        console.print(display.rich_table(verdict.marks(found.verdict)))
+        console.print(f"against arm {found.verdict['reference']}: {verdict.KEY}", markup=False)
     console.print(str(found), markup=False)
     return DONE

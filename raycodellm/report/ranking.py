@@ -129,7 +129,7 @@ def _against_reference(scored: Sequence[ArmScore], verdicts: Mapping[int, Verdic
     return [
         replace(
             one,
-            difference=known.difference,
+            difference=None if math.isnan(known.difference.value) else known.difference,
             verdict=known.word,
             separable=known.word in ("better", "worse"),
         )
@@ -142,7 +142,7 @@ def _against_reference(scored: Sequence[ArmScore], verdicts: Mapping[int, Verdic
 def _described(rows: Sequence[Row], complete: Sequence[Row], metric: str) -> ArmScore:
     """Everything about an arm except its score."""
     errors = [str(row.get("error") or "no cause was recorded") for row in rows if row["state"] == "failed"]
-    scoreless = [row for row in rows if row["state"] == "complete" and row not in complete]
+    scoreless = [row for row in rows if row["state"] == "complete" and metric_of(row, metric) is None]
     errors += [f"trial {trial_name(row['number'])} is complete, but has no finite {metric}" for row in scoreless]
     task = metric.partition("/")[0]
     accuracy, low, chance = (_mean_metric(complete, f"{task}/{name}") for name in ("acc", "acc_low", "chance"))

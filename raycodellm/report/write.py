@@ -51,7 +51,9 @@ def write_pages(records: Records, reload_seconds: int | None = None) -> Folder:
 def verdict_document(records: Records) -> dict[str, Any]:
     """The content of `verdict.json`."""
     digests = {name: tables.digest_of(manifest) for name, manifest in records.stores.items()}
-    return verdict.document(records.file, records.known, answer_so_far(records), digests)
+    said = " ".join(filter(None, (answer_so_far(records), unknown_noise(records))))
+    num_ended = records.states["complete"] + records.states["failed"]
+    return verdict.document(records.file, records.known, said, num_ended, digests)
 
 
 def summary_text(

@@ -2,17 +2,20 @@
 
 from __future__ import annotations
 
+import logging
 import time
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycodellm import report, sweep
+from raycodellm import report, storage_files, sweep, verdict
 from raycodellm.display import MOST_JOBS, Moment, expected_seconds, job_line, slots_line, times, whole_seconds
 from raycodellm.records import TrialResult, as_json, finite_json
 from raycodellm.report import BestArm
 from raycodellm.sweep import ENDED, Driver
+
+logger = logging.getLogger(__name__)
 
 FORMAT = 1
 """Raised when a key of `RunStatus.as_json` changes its meaning or goes."""
@@ -36,20 +39,24 @@ class RunStatus:
     driver: Driver | None
     """The process that runs the sweep now, as far as its files tell; None for none."""
     results: Sequence[TrialResult]
+    verdict: dict[str, Any] | None = None
+    """The content of `verdict.json` as the trials stand now; None where it is not known without reading all items."""
 
     @classmethod
     def of(cls, run: sweep.Run, results: Sequence[TrialResult]) -> RunStatus:
         """`results`: of the run's trials, in order."""
         standing = sweep.Confirmation(run).standing(results)
+        states = Counter(result.state for result in results)
         return cls(
             name=run.sweep.name,
             folder=run.folder.uri,
             num_trials=standing.num_trials,
             most_trials=standing.most_trials,
-            states=Counter(result.state for result in results),
+            states=states,
             best=report.best_arm([result.row() for result in results], run.sweep.search.objectives),
             driver=sweep.running_driver(run),
             results=results,
+            verdict=_verdict(run, results, standing.looks, sum(states[state] for state in ENDED)),
         )
 
     @property
@@ -79,6 +86,8 @@ class RunStatus:
             said = ", ".join(filter(None, (said, *times(moment, self.num_ended))))
         if self.best is not None:
             lines.append(f"best so far: {self.best}" if self.num_ended < self.num_trials else f"best: {self.best}")
+        if self.verdict is not None and self.verdict["reference"] is not None:
+            lines.append(self.verdict["answer"])
         if moment is not None:
             lines += filter(None, [slots_line(moment.snapshot)])
             lines += [job_line(key, progress) for key, progress in sorted(moment.snapshot.running.items())[:MOST_JOBS]]
@@ -101,6 +110,7 @@ class RunStatus:
             "driver": None if self.driver is None else self.driver.name,
             "now": self._now(),
             "best": None if self.best is None else as_json(self.best),
+            "verdict": self.verdict,
             "trials": [_trial(result) for result in self.results],
         }
         return finite_json(found)
@@ -121,6 +131,23 @@ class RunStatus:
             "waiting_reason": snapshot.waiting_reason,
             "jobs": [{name: getattr(one, name) for name in jobs} for one in snapshot.running.values()],
         }
+
+
+def _verdict(
+    run: sweep.Run, results: Sequence[TrialResult], looks: verdict.Looks | None, num_ended: int
+) -> dict[str, Any] | None:
+    """The verdict as the trials stand. Without a confirmation it rests on the items of all trials, which take too long
+    to read here: then it is the one that the report has, if no trial has ended since."""
+    if looks is not None:
+        known = verdict.findings(run.file, [result.row() for result in results], {}, looks)
+        return verdict.document(run.file, known, verdict.answer(run.file, known), num_ended)
+    kept = storage_files.attempt(lambda: _written(run), logger.warning)
+    return {**kept, "sources": None} if kept is not None and kept.get("num_ended") == num_ended else None
+
+
+def _written(run: sweep.Run) -> dict[str, Any] | None:
+    folder = run.folder / "report"
+    return folder.read_json("verdict.json") if folder.exists("verdict.json") else None
 
 
 def _trial(result: TrialResult) -> dict[str, Any]:

@@ -4,13 +4,14 @@ from raycodellm.verdict.arms import reference_arm
 from raycodellm.verdict.document import document
 from raycodellm.verdict.findings import Findings, findings
 from raycodellm.verdict.looks import Looks, PendingTrial, looks
-from raycodellm.verdict.marks import MARKS, marks
+from raycodellm.verdict.marks import KEY, MARKS, marks
 from raycodellm.verdict.measurements import ItemTable
 from raycodellm.verdict.sentence import answer, sentence
 from raycodellm.verdict.settling import settled_by
 from raycodellm.verdict.verdicts import Comparison, Verdict
 
 __all__ = [
+    "KEY",
     "MARKS",
     "Comparison",
     "Findings",

@@ -14,10 +14,13 @@ FORMAT = 1
 """Raised when a key changes its meaning or goes."""
 
 
-def document(file: SweepFile, known: Findings, answer: str, sources: Mapping[str, str]) -> dict[str, Any]:
+def document(
+    file: SweepFile, known: Findings, answer: str, num_ended: int, sources: Mapping[str, str] | None = None
+) -> dict[str, Any]:
     """The content of `verdict.json`, with null for each number that is not known.
 
-    `answer`: the verdict in words. `sources`: the digest of each source's text, without which no score repeats.
+    `answer`: the verdict in words. `num_ended`: trials that the verdicts were worked out from. `sources`: the digest of
+    each source's text, without which no score repeats; None where they are not known.
     """
     settings = file.example().search
     confirm = settings.confirm
@@ -32,6 +35,7 @@ def document(file: SweepFile, known: Findings, answer: str, sources: Mapping[str
         "looks": list(confirm.seeds) if confirm is not None else [],
         "look": known.looks.look if confirm is not None else None,
         "pending": len(known.looks.pending),
+        "num_ended": num_ended,
         "margin": confirm.margin if confirm is not None else None,
         "error": ERROR,
         "seeds_of_noise": known.seeds_of_noise,
@@ -40,7 +44,7 @@ def document(file: SweepFile, known: Findings, answer: str, sources: Mapping[str
             for metric, score in known.comparison.scores.items()
         ],
         "verdicts": [_verdict(one) for one in known.verdicts],
-        "sources": dict(sources),
+        "sources": sources if sources is None else dict(sources),
     }
     plain: dict[str, Any] = finite_json(found)
     return plain

@@ -45,12 +45,13 @@ class Findings:
         return self.looks.phase == "done"
 
 
-def findings(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Findings:
+def findings(file: SweepFile, rows: Sequence[Row], items: ItemsOf, state: Looks | None = None) -> Findings:
     """What is known of a sweep, which may be unfinished; a look that lacks trials gives no verdict.
 
-    `rows`: of `trials.parquet`; `items`: a trial's items by its number.
+    `rows`: of `trials.parquet`; `items`: a trial's items by its number; `state`: the looks, where they are known.
     """
-    settings, state = file.example().search, looks(file, rows, items)
+    settings = file.example().search
+    state = looks(file, rows, items) if state is None else state
     objective = settings.objectives[0]
     if settings.confirm is not None:
         seeds = {seed for one in state.verdicts for seed in one.seeds}

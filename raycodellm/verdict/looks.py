@@ -6,6 +6,7 @@ a driver that continues it, and the report all find the same arms, the same tria
 
 from __future__ import annotations
 
+import math
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
@@ -14,11 +15,14 @@ from raycodellm import search
 from raycodellm.config import SweepFile
 from raycodellm.records import CONFIRM_SEEDS
 from raycodellm.statistics import Interval
-from raycodellm.tables.trials import Row
+from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.arms import best_of_search, reference_arm
 from raycodellm.verdict.comparison import Look, compare
 from raycodellm.verdict.measurements import ENDED, ItemsOf, phase_of, rows_by_arm, with_metric
 from raycodellm.verdict.verdicts import Verdict, family_metrics
+
+NOTHING = Interval(math.nan, math.nan, math.nan)
+"""The score of an arm without a complete trial."""
 
 
 @dataclass(frozen=True)
@@ -119,7 +123,15 @@ def _decided(
         noise_rows=[*stopped, *rows_by_arm(rows, "search").values()],
     )
     verdicts = [replace(one, is_final=one.word != "not known") for one in found.verdicts]
-    ordered = sorted([*known, *verdicts], key=lambda one: before.arms.index(one.arm))
+    told = {(one.arm, one.metric) for one in (*known, *verdicts)}
+    params = {arm: params_of(of_arm[0]) for arm, of_arm in rows_by_arm(rows).items()}
+    nothing = [
+        Verdict(arm, params[arm], one.metric, NOTHING, (), None, NOTHING, "not known", look=before.look)
+        for arm in of_look
+        for one in objectives
+        if arm != before.reference and (arm, one.metric) not in told
+    ]
+    ordered = sorted([*known, *verdicts, *nothing], key=lambda one: before.arms.index(one.arm))
     return replace(before, verdicts=tuple(ordered), scores={**before.scores, **found.scores})
 
 

@@ -61,7 +61,7 @@ def sentence(file: SweepFile, known: Findings) -> str:
     settings = file.example().search
     point = search.reference_point(file)
     metric = settings.objectives[0].metric
-    found = [one for one in known.verdicts if one.metric == metric]
+    found = [one for one in known.verdicts if one.metric == metric and not math.isnan(one.difference.value)]
     if point is None or not found:
         return ""
     sign = 1.0 if settings.objectives[0].mode == "min" else -1.0
