@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import re
 from collections import Counter
 from pathlib import Path
 from typing import Any
@@ -30,6 +31,11 @@ CONFIRMED = (
     "search.reference={pretrain.code_ratio: 0.5}",
     "search.confirm={best: 1, seeds: [2, 3]}",
 )
+SAID = [
+    "the search is over: arm 1 and the reference, arm 0, are confirmed with 2 fresh seeds each, at most 3",
+    "look 1 of 2 (2 seeds): mean/bpb: arm 1 not known; 1 more seed for arms 0 and 1",
+    "look 2 of 2 (3 seeds): mean/bpb: arm 1 not known; this was the last look",
+]
 
 
 class KilledError(BaseException):
@@ -66,10 +72,12 @@ class Disk:
         self.num_writes += 1
 
 
-def drive(file: config.SweepFile, storage: Folder, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs the trials that are left, two at once; of two that run, the later one ends first."""
+def drive(file: config.SweepFile, storage: Folder, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Runs the trials that are left, two at once; of two that run, the later one ends first. Gives what is said."""
     with sweep.lock(sweep.open_run(file, storage, lambda line: None), lambda line: None) as run:
+        # As Ray Tune is told: without a confirmation so many trials, with one until the searcher says that all is done.
         left = search.most_trials(file) - sweep.tell_written_results(run, lambda line: None)
+        left += search.most_confirm_trials(file)
         now = itertools.count(0.0, 10.0)
         driver = Driver(run, cluster, monkeypatch, lambda: next(now))
         running: list[tuple[str, dict[str, Any]]] = []
@@ -79,7 +87,7 @@ def drive(file: config.SweepFile, storage: Folder, cluster: Cluster, monkeypatch
                 running.append((str(left), suggested))
                 left -= 1
             elif not running:
-                return
+                return driver.said
             if len(running) == 2 or not isinstance(suggested, dict):
                 while running:
                     name, settings = running.pop()
@@ -95,7 +103,9 @@ def test_a_sweep_whose_driver_was_killed_at_any_write_has_every_arm_and_seed_onc
 ) -> None:
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     disk, file = Disk(monkeypatch), config.parse(sweep_text, overrides=overrides)
-    drive(file, Folder(str(tmp_path / "whole")), undisturbed := Cluster(), monkeypatch)
+    said = drive(file, Folder(str(tmp_path / "whole")), undisturbed := Cluster(), monkeypatch)
+    without_numbers = [re.sub(r" [-+][\d.]+ \(.*?\)", "", line) for line in said]
+    assert without_numbers == (SAID if overrides == CONFIRMED else [])
     expected = told(file, Folder(str(tmp_path / "whole")))
     assert len(expected) == num_trials and undisturbed.num_trained == Counter(undisturbed.num_trained.keys())
     for point in range(disk.num_writes)[points]:

@@ -209,12 +209,14 @@ def jobs_line(running: dict[str, Progress]) -> str:
 
 
 def trial_line(result: TrialResult, metrics: Sequence[str]) -> str:
-    """`trial 0001 pretrain.code_ratio 0.25: mean/bpb 1.500`, or the cause of its failure."""
+    """`trial 0001 pretrain.code_ratio 0.25: mean/bpb 1.500`, or the cause of its failure; with the seed in a
+    confirmation, where the same arms come again and again."""
     name = trial_name(result.number)
     if result.state == "failed":
         return f"trial {name} failed: {result.error or 'no cause was recorded'}"
     scores = ", ".join(f"{metric} {formats.score(result.metrics.get(metric))}" for metric in metrics)
-    return f"trial {name} {formats.params(result.params)}: {scores or 'complete'}"
+    seed = f", seed {result.seed}" if result.phase == "confirm" else ""
+    return f"trial {name} {formats.params(result.params)}{seed}: {scores or 'complete'}"
 
 
 def source_line(event: SourceProgress, seconds: float) -> str:

@@ -6,7 +6,7 @@ from raycodellm.verdict.findings import Findings, findings
 from raycodellm.verdict.looks import Looks, PendingTrial, looks
 from raycodellm.verdict.marks import KEY, MARKS, marks
 from raycodellm.verdict.measurements import ItemTable
-from raycodellm.verdict.sentence import answer, sentence
+from raycodellm.verdict.sentence import answer, difference, sentence
 from raycodellm.verdict.settling import settled_by
 from raycodellm.verdict.verdicts import Comparison, Verdict
 
@@ -20,6 +20,7 @@ __all__ = [
     "PendingTrial",
     "Verdict",
     "answer",
+    "difference",
     "document",
     "findings",
     "looks",
