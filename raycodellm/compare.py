@@ -7,14 +7,13 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
-from raycodellm import evaluation, identity, records, stage_store, statistics, tables
+from raycodellm import evaluation, identity, pairs, records, stage_store, tables
 from raycodellm.config import Evaluation, UserError
 from raycodellm.files import Folder
-
-if TYPE_CHECKING:
-    import pyarrow as pa
+from raycodellm.pairs import Gap, short_names
+from raycodellm.tables import formats
 
 
 @dataclass(frozen=True)
@@ -24,9 +23,9 @@ class Compared:
     settings: Evaluation
     results: dict[str, evaluation.EvaluationResult]
     """Maps each model to its scores."""
-    pairs: dict[tuple[str, str], dict[str, statistics.Interval | None]]
+    pairs: dict[tuple[str, str], dict[str, Gap | None]]
     """Maps each (base, other) to the difference of each metric, other minus base over the items that both were scored
-    on; None where there are none."""
+    on, with the p-value of one metric of each task; None where there are none."""
     judged: dict[tuple[str, str], evaluation.Comparison]
     """Maps each (base, other) to a judge's verdicts on their answers; empty without the suite `win-rate`."""
 
@@ -34,14 +33,14 @@ class Compared:
 def run(
     models: Sequence[str],
     settings: Evaluation,
-    pairs: Sequence[str],
+    wanted_pairs: Sequence[str],
     output: str | None,
     on_items: Callable[[str, int, int], None] = lambda model, scored, in_all: None,
     judging: evaluation.Judging | None = None,
     say: Callable[[str], None] = lambda line: None,
     device: str | None = None,
 ) -> Compared:
-    """Evaluates `models` and compares `pairs`, each `base=other` of two models.
+    """Evaluates `models` and compares `wanted_pairs`, each `base=other` of two models.
 
     With `output`, writes each model's metrics and items below that folder, and keeps each task's result there: a second
     call scores only what the first has not scored. `on_items(model, scored, in_all)` hears how many of a model's items
@@ -49,7 +48,7 @@ def run(
     as `cpu`; a GPU, if the machine has one, when left out. Raises
     `UserError` for a model that does not exist or cannot be scored, and for a pair of other models.
     """
-    wanted = [pair_of(pair, models) for pair in pairs]
+    wanted = list(dict.fromkeys(pair_of(pair, models) for pair in wanted_pairs))
     evaluation.check_variants(settings)
     asked, places = evaluation.asked_tasks(settings), evaluation.Places.of(settings)
     evaluation.check_tasks(asked, places)
@@ -65,8 +64,8 @@ def run(
         if folder is not None:
             folder.write_table("items.parquet", results[model].items)
             folder.write_json("metrics.json", results[model].metrics)
-    averages = evaluation.asked_averages(settings)
-    gaps = {(base, other): differences(results[base].items, results[other].items, averages) for base, other in wanted}
+    items = {model: result.items for model, result in results.items()}
+    gaps = pairs.compare(items, wanted, evaluation.asked_averages(settings))
     judged = {} if judging is None else evaluation.judged(wanted, settings, judging, on_items, device)
     if output:
         for (base, other), of_pair in judged.items():
@@ -123,48 +122,6 @@ def pair_of(pair: str, models: Sequence[str]) -> tuple[str, str]:
     raise UserError(f"--pairs {pair}: is not BASE=OTHER, two of the models given; they are {', '.join(models)}")
 
 
-def differences(
-    base: pa.Table, other: pa.Table, averages: Mapping[str, Sequence[str]] | None = None
-) -> dict[str, statistics.Interval | None]:
-    """The difference, with its interval, of each metric of each named task or group, of their parts' accuracy, of the
-    mean over tasks, and of the suites' `averages`; None where no item has a score of both models."""
-    names = [*evaluation.named_tasks(base)]
-    each = [evaluation.Items(table, averages) for table in (base, other)]
-    common = _scored_in_both(base, other)
-    is_all = [table.num_rows for table in common] == [base.num_rows, other.num_rows]
-    both = each if is_all else [evaluation.Items(table, averages) for table in common]
-    metrics = dict.fromkeys(name for items in each for name in items.metric_names())
-    tasks = [*names, evaluation.MEAN] if len(names) > 1 else names
-    found = {}
-    for name in [*(f"{task}/{metric}" for task in tasks for metric in metrics), *(averages or ())]:
-        before, after = (items.samples(name) for items in both)
-        if before or after or any(items.samples(name) for items in each):  # else the task has no such score
-            found[name] = statistics.paired_difference(before, after) if before and after else None
-    return found
-
-
-def _scored_in_both(base: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table]:
-    """The items that were scored for both models. A cluster of items is one value in a difference, so an item that is
-    too long for one model alone may not be in it."""
-    import pyarrow as pa
-
-    keys = [
-        [*zip(*(table.column(name).to_pylist() for name in ("task", "item")), strict=True)] for table in (base, other)
-    ]
-    scored = [
-        {key for key, *left_out in zip(of, *_left_out(table), strict=True) if not any(left_out)}
-        for of, table in zip(keys, (base, other), strict=True)
-    ]
-    common = scored[0] & scored[1]
-    masks = [pa.array([key in common for key in of], pa.bool_()) for of in keys]  # of the suite win-rate alone: empty
-    return base.filter(masks[0]), other.filter(masks[1])
-
-
-def _left_out(table: pa.Table) -> list[list[bool | None]]:
-    """For each reason that the table knows, whether an item is in no score."""
-    return [table.column(name).to_pylist() for name in ("too_long", "not_run") if name in table.column_names]
-
-
 def as_json(compared: Compared) -> str:
     """The scores, the differences, and the averages without a value, as one JSON object; null for an end of an interval
     that is not finite."""
@@ -173,16 +130,21 @@ def as_json(compared: Compared) -> str:
         model: {"metrics": result.metrics, "missing": evaluation.missing_averages(averages, result.metrics)}
         for model, result in compared.results.items()
     }
-    pairs = [
+    compared_pairs = [
         {
             "base": base,
             "other": other,
-            "differences": {name: None if gap is None else gap._asdict() for name, gap in of_pair.items()},
+            "differences": {name: None if gap is None else _gap(gap) for name, gap in of_pair.items()},
             **({"win_rate": _win_rate(compared.judged[base, other].rate)} if compared.judged else {}),
         }
         for (base, other), of_pair in compared.pairs.items()
     ]
-    return json.dumps(records.finite_json({"models": models, "pairs": pairs}), indent=2, ensure_ascii=False)
+    return json.dumps(records.finite_json({"models": models, "pairs": compared_pairs}), indent=2, ensure_ascii=False)
+
+
+def _gap(gap: Gap) -> dict[str, Any]:
+    tested = {"p": gap.p, "p_corrected": gap.p_corrected, "test": gap.test}
+    return {**gap.interval._asdict(), "items": gap.items, **tested}
 
 
 def _win_rate(rate: evaluation.WinRate) -> dict[str, Any]:
@@ -193,21 +155,30 @@ def text(compared: Compared, num_characters: int = 200) -> str:
     """The scores and the differences for a screen of `num_characters` in a line."""
     by_model = {model: result.metrics for model, result in compared.results.items()}
     lines = scores_text(by_model, compared.settings, num_characters) if any(by_model.values()) else []
+    tested = False
     for (base, other), of_pair in compared.pairs.items():
         if of_pair:
             lines.append(f"{other} against {base}, over the same items (95 % over items, which cover no seeds):")
             lines += [f"  {line}" for line in difference_lines(_told(of_pair, (by_model[base], by_model[other])))]
+            tested = True
         if compared.judged:
             names = short_names([*by_model])
             lines.append(f"{other} against {base}, as judged on open instructions:")
             rate = compared.judged[base, other].rate
             lines += [f"  {line}" for line in evaluation.win_rate_lines(rate, names[base], names[other])]
+    if tested:
+        lines.append(
+            "p: of no difference between these two models, over items alone; McNemar's exact test, or a bootstrap over "
+            f"pairs. Corrected for all {sum(map(_num_tested, compared.pairs.values()))} tests, pairs × tasks (Holm)."
+        )
     return "\n".join(lines)
 
 
-def _told(
-    of_pair: Mapping[str, statistics.Interval | None], of_both: Sequence[Mapping[str, float]]
-) -> dict[str, statistics.Interval | None]:
+def _num_tested(of_pair: Mapping[str, Gap | None]) -> int:
+    return sum(gap is not None and gap.p is not None for gap in of_pair.values())
+
+
+def _told(of_pair: Mapping[str, Gap | None], of_both: Sequence[Mapping[str, float]]) -> dict[str, Gap | None]:
     """The differences without those of clean accuracy of tasks that no contaminated item was found in, as in the table
     of scores: it is the accuracy again, or that of the items that could be looked for."""
     ending = "/acc_clean"
@@ -219,12 +190,16 @@ def _told(
     }
 
 
-def difference_lines(of_pair: Mapping[str, statistics.Interval | None]) -> list[str]:
+def difference_lines(of_pair: Mapping[str, Gap | None]) -> list[str]:
     """A line for each metric."""
-    no_items = "no items that both models were scored on"
-    return [
-        f"{name}: {'{:+.4f} [{:+.4f}, {:+.4f}]'.format(*gap) if gap else no_items}" for name, gap in of_pair.items()
-    ]
+    return [f"{name}: {_shown(gap)}" for name, gap in of_pair.items()]
+
+
+def _shown(gap: Gap | None) -> str:
+    if gap is None:
+        return "no items that both models were scored on"
+    p = f", p {formats.p_value(gap.p)}, corrected {formats.p_value(gap.p_corrected)} ({gap.test})" if gap.test else ""
+    return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*gap.interval) + p
 
 
 def scores_text(by_model: Mapping[str, Mapping[str, float]], settings: Evaluation, num_characters: int) -> list[str]:
@@ -246,16 +221,6 @@ def scores_text(by_model: Mapping[str, Mapping[str, float]], settings: Evaluatio
         of = [names[model] for model, some in said.items() if remark in some]
         lines.append(remark if len(of) == len(by_model) else f"{', '.join(of)}: {remark}")
     return [*lines, *evaluation.overruled_lines(settings), *_too_long(by_model, names)]
-
-
-def short_names(models: Sequence[str]) -> dict[str, str]:
-    """Maps each model to the last part of its path that tells it from the others, or to the whole path where no single
-    part does. The models of a run all end in `model`: theirs is the name of the stage."""
-    parts = {model: model.rstrip("/").split("/") for model in models}
-    while len(parts) > 1 and len({some[-1] for some in parts.values()}) == 1 and min(map(len, parts.values())) > 1:
-        parts = {model: some[:-1] for model, some in parts.items()}
-    last = {model: some[-1] for model, some in parts.items()}
-    return {model: name if name and [*last.values()].count(name) == 1 else model for model, name in last.items()}
 
 
 def _too_long(by_model: Mapping[str, Mapping[str, float]], names: Mapping[str, str]) -> list[str]:

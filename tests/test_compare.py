@@ -9,7 +9,7 @@ import pyarrow as pa
 import pytest
 from test_evaluation import write_model
 
-from raycodellm import compare, evaluation
+from raycodellm import compare, evaluation, pairs
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation.scores.items_table import items_table
 from raycodellm.files import Folder
@@ -71,7 +71,7 @@ def test_groups_files_and_tasks_of_likelihood_alone_are_compared_as_they_were_na
     right = {"big": [True, False, False], "small": [True]}
     before = {"big": [2.0, 2.2, 1.8], "small": [4.0], "own": [1.0, 1.5, None]}
     after = {"big": [1.9, 2.0, 1.8], "small": [3.0], "own": [2.0, 2.4, 1.0]}
-    lines = compare.difference_lines(compare.differences(items(before, right, named), items(after, right, named)))
+    lines = compare.difference_lines(pairs.differences(items(before, right, named), items(after, right, named)))
     gaps = [-0.1, -0.2, 0.0, -1.0], [1.0, 0.9]
     group, own = (statistics.fmean(of) for of in gaps)
     lines = [line for line in lines if line.partition(":")[0].endswith(("/acc", "/bpb"))]
@@ -90,7 +90,7 @@ def test_groups_files_and_tasks_of_likelihood_alone_are_compared_as_they_were_na
 
 def test_models_that_no_item_fits_together_are_said_to_have_none_in_common() -> None:
     named = {"boxes": ["boxes"]}
-    found = compare.differences(items({"boxes": [1.0, None]}, {}, named), items({"boxes": [None, 2.0]}, {}, named))
+    found = pairs.differences(items({"boxes": [1.0, None]}, {}, named), items({"boxes": [None, 2.0]}, {}, named))
     assert found == {"boxes/bpb": None}
     assert compare.difference_lines(found) == ["boxes/bpb: no items that both models were scored on"]
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from driver_without_ray import Cluster, Driver
 
-from raycodellm import config, evaluation, search, stage_store, storage_files, sweep
+from raycodellm import config, evaluation, report, search, stage_store, storage_files, sweep
 from raycodellm.check import given_models
 from raycodellm.config import SweepFile, Unreachable, UserError
 from raycodellm.files import Folder
@@ -181,6 +181,17 @@ def test_each_model_is_evaluated_once_on_each_task_and_an_added_task_alone(here:
     result = storage_files.read_result(run.trial_folder(0))
     assert result.stages == () and result.tokens == {"total": 0} and "logical_deduction/bpb" in result.metrics
     assert {path.name for path in (here / "base").iterdir()} == {"config.json", "model.safetensors", "tokenizer.json"}
+    sweep.write_table(run, said.append)
+    folder = report.write_report(run.folder, storage)
+    told = folder.read_json("pairs.json")["pairs"]
+    assert [(Path(one["base"]).name, Path(one["other"]).name) for one in told if one["metric"] == "boxes/bpb"] == [
+        ("base", "other"),
+        ("base", "third"),
+    ]
+    assert {one["verdict"] for one in told if one["p"] is not None} == {"not known"}
+    page = folder.read_text("report.md")
+    assert "Of 4 comparisons of given models (pairs × tasks), 0 better, 0 worse, 4 not known" in page
+    assert "no training seed is behind a given model" in page and "winner" not in page and "Ledger" not in page
     whole = evaluation.read_trial_items(run.trial_folder(0), storage)
     run.trial_folder(0).write_bytes("items.parquet", b"half")
     again = evaluation.read_trial_items(run.trial_folder(0), storage)

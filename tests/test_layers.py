@@ -34,7 +34,7 @@ ORDER = (
     ("dispatch",),
     ("slots",),
     ("tables",),
-    ("verdict",),
+    ("pairs", "verdict"),
     ("observability",),
     ("sweep", "report", "cluster", "compare", "display"),
     ("preflight", "check", "runs"),

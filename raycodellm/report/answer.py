@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from raycodellm import verdict
 from raycodellm.config import Objective
 from raycodellm.evaluation import METRICS
+from raycodellm.report import pairs
 from raycodellm.report.ranking import ArmScore
 from raycodellm.tables.formats import NOTHING, interval, params, score, signed_interval
 from raycodellm.tables.trials import trial_name
@@ -53,7 +54,10 @@ def difference_name(records: Records) -> str:
 
 
 def answer_so_far(records: Records) -> str:
-    """The answer of a run, which may be unfinished: the verdict against the reference arm, or else the `answer`."""
+    """The answer of a run, which may be unfinished: the verdict against the reference arm, or else the `answer`; of a
+    sweep without stages that on its pairs of models."""
+    if told := pairs.answer(records.pairs):
+        return told
     objectives, known = records.sweep.search.objectives, records.known
     said = verdict.answer(records.file, known)
     if known.verdicts and records.has_reference:
@@ -111,9 +115,9 @@ def _remarks(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> lis
 
 def unknown_noise(records: Records) -> str:
     """A warning where no arm has a second seed, with what would settle the question; empty where the seeds' noise is
-    known, while fresh seeds are to come, and without any score."""
+    known, while fresh seeds are to come, without any score, and where nothing is trained."""
     is_open = records.sweep.search.confirm is not None and records.num_open > 0
-    if _seeds_are_known(records.scores) or records.best is None or is_open:
+    if _seeds_are_known(records.scores) or records.best is None or is_open or not records.sweep.stages:
         return ""
     return f"Seed noise unknown: no winner. {verdict.settled_by(records.file, records.rows, records.items)}"
 

@@ -10,13 +10,15 @@ from functools import cached_property, partial
 from typing import Any, TypeVar
 
 import numpy as np
+import pyarrow as pa
 
 from raycodellm import search, storage_files, verdict
 from raycodellm.config import Sweep, SweepFile
-from raycodellm.evaluation import Items, asked_averages, scored_items
+from raycodellm.evaluation import Items, asked_averages, read_trial_items, scored_items
 from raycodellm.files import Folder
 from raycodellm.finished import read_finished_stage
 from raycodellm.records import StageRecord
+from raycodellm.report.pairs import Compared, compared_models
 from raycodellm.report.ranking import ArmScore, ranking
 from raycodellm.tables import Sharing, sharing
 from raycodellm.tables.trials import Row, stages_of
@@ -59,6 +61,16 @@ class Records:
     def known(self) -> verdict.Findings:
         """What is known of the arms against each other."""
         return verdict.findings(self.file, self.rows, self.items)
+
+    @cached_property
+    def pairs(self) -> list[Compared]:
+        """The pairs of given models, metric by metric; none of a sweep with stages."""
+
+        def items_of(number: int) -> pa.Table | None:
+            own = self.run / "trials" / f"{number:04d}"
+            return storage_files.attempt(partial(read_trial_items, own, self.storage), self.say)
+
+        return compared_models(self.file, self.rows, items_of)
 
     @cached_property
     def scores(self) -> list[ArmScore]:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from raycodellm.report import figures, tables
+from raycodellm.report import figures, pairs, tables
 from raycodellm.report.answer import unknown_noise
 from raycodellm.report.figures import Curves, Figure
 from raycodellm.report.records import Records
@@ -89,6 +89,7 @@ _CORRECTED = {
     ),
 }
 _NO_VERDICT_NOTE = "No verdict is given: the noise between seeds is unknown."
+_GIVEN_NOTE = "Given models, each evaluated once. Pairs of them are compared above."
 _NOT_YET_NOTE = "No verdict is given yet: no look at fresh seeds is complete."
 _SELECTED_NOTE = (
     "Scores of the search chose the arms that are confirmed, so that noise makes them look too good: no verdict rests "
@@ -135,6 +136,7 @@ def _all_sections(records: Records) -> list[Section]:
     metric = records.sweep.search.objectives[0].metric
     return [
         Section(f"{metric} by {_along(records)}", figures.scores(records), is_first=True),
+        *_pairs(records),
         _ranking(records),
         _arms_by_task(records),
         Section("Verdicts", _unless_empty(tables.verdicts(records)), is_folded=not records.has_reference),
@@ -168,10 +170,27 @@ def _unless_empty(table: Table) -> list[Table]:
     return [table] if table.rows else []
 
 
+def _pairs(records: Records) -> list[Section]:
+    """What the pairs of given models tell; none of a sweep with stages."""
+    note = pairs.note(records.pairs)
+    return [
+        Section("Pairs of models", _unless_empty(pairs.table(records.pairs)), note),
+        Section(
+            "Pairs of models in all metrics", _unless_empty(pairs.table(records.pairs, False)), note, is_folded=True
+        ),
+    ]
+
+
 def _ranking(records: Records) -> Section:
     warning = unknown_noise(records)
     parts: list[Part] = [tables.ranking(records)] if records.best else []
-    note = _ITEMS_NOTE if warning else _REFERENCE_NOTE if records.has_reference else _SEEDS_NOTE
+    note = (
+        _ITEMS_NOTE
+        if warning or not records.sweep.stages
+        else _REFERENCE_NOTE
+        if records.has_reference
+        else _SEEDS_NOTE
+    )
     if records.sweep.search.confirm is not None:
         note = f"{note} {_SELECTED_NOTE}"
     return Section("Ranking", [warning, *parts] if warning else parts, note)
@@ -185,7 +204,9 @@ def _task_parts(records: Records) -> list[Part]:
 
 def _arms_by_task(records: Records) -> Section:
     known = records.known
-    if known.verdicts:
+    if not records.sweep.stages:
+        note = _GIVEN_NOTE
+    elif known.verdicts:
         note = _VERDICT_NOTE.format(base=known.compared_with, corrected=_CORRECTED[known.basis])
     else:
         note = _NOT_YET_NOTE if known.basis == "confirmation" else _NO_VERDICT_NOTE

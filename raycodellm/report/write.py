@@ -7,7 +7,7 @@ from typing import Any
 
 from raycodellm import verdict
 from raycodellm.files import Folder
-from raycodellm.report import tables
+from raycodellm.report import pairs, tables
 from raycodellm.report.answer import answer_so_far, difference_name, progress, unknown_noise
 from raycodellm.report.html_page import html_page
 from raycodellm.report.markdown import markdown
@@ -24,7 +24,8 @@ SUMMARY_CHARACTERS = 200
 
 
 def write_report(run: Folder, storage: Folder, say: Callable[[str], Any] = lambda line: None) -> Folder:
-    """Writes `index.html`, `report.md` and `verdict.json` into the run's `report` folder; returns that folder.
+    """Writes `index.html`, `report.md` and `verdict.json` into the run's `report` folder; of a sweep without stages
+    `pairs.json`, too. Returns that folder.
 
     The run may be unfinished. `say` receives a line about each file that could not be read; the report shows it too.
     """
@@ -43,6 +44,8 @@ def write_pages(records: Records, reload_seconds: int | None = None) -> Folder:
     found = sections(records)
     folder = records.run / "report"
     folder.write_json("verdict.json", verdict_document(records))
+    if not records.sweep.stages:
+        folder.write_json("pairs.json", pairs.document(records.pairs))
     folder.write_bytes("index.html", html_page(records, found, reload_seconds).encode())
     folder.write_bytes("report.md", markdown(records, found).encode())
     return folder
@@ -72,6 +75,8 @@ def summary_text(
     if records.has_reference and records.known.verdicts:
         by_task = tables.arms_by_task(records).first(SUMMARY_ARMS)
         lines += [*table_lines(fitted(by_task, num_characters, by_task.header[:0:-1])), KEY, ""] if by_task.rows else []
+    if (compared := pairs.table(records.pairs)).rows:
+        lines += [*table_lines(fitted(compared, num_characters, ("items", "p", "base's", "other's"))), ""]
     closing = [
         progress(records),
         f"tokens: {sharing_sentence(shared)}" if shared.tokens_trained else "",

@@ -1,0 +1,153 @@
+"""Differences between two models over the items that both were scored on, and their tests.
+
+One metric of each task is tested: McNemar's exact test for the accuracy of items that are independent, a bootstrap over
+pairs of items, or of clusters of items, for anything else. Holm's correction is over all pairs and tasks together.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from typing import Literal
+
+import pyarrow as pa
+
+from raycodellm import evaluation, statistics
+from raycodellm.statistics import Interval, Sample
+
+ERROR = 0.05
+"""Probability of any false claim among all tested differences, where no model differs from another."""
+_FEWEST_RESAMPLES = 2_000
+_RESAMPLES_PER_TEST = 160
+"""Resamples of a bootstrap for each test that a correction is over: p-values then reach a quarter of the error that the
+strictest of them is held to."""
+Test = Literal["McNemar", "bootstrap"]
+Averages = Mapping[str, Sequence[str]]
+Pair = tuple[str, str]
+"""(base, other)"""
+
+
+@dataclass(frozen=True)
+class Gap:
+    """The difference between two models in one metric: the other's score less the base's."""
+
+    interval: Interval
+    """With its 95 % interval over items."""
+    items: int
+    """Items, or clusters of items that depend on each other, that the difference is over."""
+    p: float | None = None
+    """Probability of so large a difference by the choice of items alone; None where it is not tested."""
+    test: Test | None = None
+    p_corrected: float | None = None
+    """The same, corrected for all pairs and tasks."""
+
+
+@dataclass(frozen=True)
+class _Samples:
+    """The values of both models in one metric, over the items that both were scored on."""
+
+    base: Sequence[Sample]
+    other: Sequence[Sample]
+
+
+def compare(
+    tables: Mapping[str, pa.Table], pairs: Sequence[Pair], averages: Averages | None = None, preferred: str = "acc"
+) -> dict[Pair, dict[str, Gap | None]]:
+    """For each pair the difference of each metric of each named task or group, of their parts' accuracy, of the mean
+    over tasks, and of the suites' `averages`; None where no item has a score of both models.
+
+    `tables`: the items of each model. `preferred`: the kind of metric that is tested in each task that has it.
+    """
+    samples = {pair: _samples(tables[pair[0]], tables[pair[1]], averages) for pair in pairs}
+    found = {pair: _gaps(of_pair) for pair, of_pair in samples.items()}
+    tasks = {model: [*evaluation.named_tasks(table)] for model, table in tables.items()}
+    tested = {pair: tested_metrics(found[pair], tasks[pair[0]], preferred) for pair in pairs}
+    resamples = max(_FEWEST_RESAMPLES, _RESAMPLES_PER_TEST * sum(map(len, tested.values())))
+    p_values: dict[tuple[Pair, str], float] = {}
+    for pair, metrics in tested.items():
+        for metric in metrics:
+            gap, both = found[pair][metric], samples[pair][metric]
+            if gap is not None and both is not None:
+                p, test = _test(both, resamples)
+                found[pair][metric] = replace(gap, p=p, test=test)
+                p_values[pair, metric] = p
+    for (pair, metric), corrected in statistics.holm(p_values, ERROR).items():
+        gap = found[pair][metric]
+        assert gap is not None, "only differences that are known have a p-value"
+        found[pair][metric] = replace(gap, p_corrected=corrected.p)
+    return found
+
+
+def differences(base: pa.Table, other: pa.Table, averages: Averages | None = None) -> dict[str, Gap | None]:
+    """`compare` of a single pair."""
+    return compare({"base": base, "other": other}, [("base", "other")], averages)["base", "other"]
+
+
+def tested_metrics(names: Sequence[str] | Mapping[str, object], tasks: Sequence[str], preferred: str) -> list[str]:
+    """One metric of each task: of the `preferred` kind, or else its accuracy, or else bits per byte, or else the first
+    that it has. `names`: the metrics that there are."""
+    found = []
+    for task in tasks:
+        wanted = (f"{task}/{kind}" for kind in (preferred, "acc", "bpb"))
+        known = [name for name in names if name.rpartition("/")[0] == task]
+        found += [next((name for name in wanted if name in known), *known[:1])] if known else []
+    return found
+
+
+def _test(both: _Samples, resamples: int) -> tuple[float, Test]:
+    """The p-value, and the test that gave it."""
+    exact = statistics.mcnemar(both.base[0], both.other[0]) if len(both.base) == len(both.other) == 1 else None
+    if exact is not None:
+        return exact.p, "McNemar"
+    drawn = statistics.paired_bootstrap(both.base, both.other, resamples=resamples)
+    return (1.0 if drawn is None or math.isnan(drawn.p) else drawn.p), "bootstrap"
+
+
+def _gaps(samples: Mapping[str, _Samples | None]) -> dict[str, Gap | None]:
+    found: dict[str, Gap | None] = {}
+    for name, both in samples.items():
+        interval = None if both is None else statistics.paired_difference(both.base, both.other)
+        found[name] = None if both is None or interval is None else Gap(interval, _num_items(both))
+    return found
+
+
+def _num_items(both: _Samples) -> int:
+    return sum(len(base.keys() & other.keys()) for base, other in zip(both.base, both.other, strict=True))
+
+
+def _samples(base: pa.Table, other: pa.Table, averages: Averages | None) -> dict[str, _Samples | None]:
+    """The values of each metric that either model has; None where no item has a value of both."""
+    names = [*evaluation.named_tasks(base)]
+    each = [evaluation.Items(table, averages) for table in (base, other)]
+    common = _scored_in_both(base, other)
+    is_all = [table.num_rows for table in common] == [base.num_rows, other.num_rows]
+    both = each if is_all else [evaluation.Items(table, averages) for table in common]
+    metrics = dict.fromkeys(name for items in each for name in items.metric_names())
+    tasks = [*names, evaluation.MEAN] if len(names) > 1 else names
+    found: dict[str, _Samples | None] = {}
+    for name in [*(f"{task}/{metric}" for task in tasks for metric in metrics), *(averages or ())]:
+        before, after = (items.samples(name) for items in both)
+        if before or after or any(items.samples(name) for items in each):  # else the task has no such score
+            found[name] = _Samples(before, after) if before and after else None
+    return found
+
+
+def _scored_in_both(base: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table]:
+    """The items that were scored for both models. A cluster of items is one value in a difference, so an item that is
+    too long for one model alone may not be in it."""
+    keys = [
+        [*zip(*(table.column(name).to_pylist() for name in ("task", "item")), strict=True)] for table in (base, other)
+    ]
+    scored = [
+        {key for key, *left_out in zip(of, *_left_out(table), strict=True) if not any(left_out)}
+        for of, table in zip(keys, (base, other), strict=True)
+    ]
+    common = scored[0] & scored[1]
+    masks = [pa.array([key in common for key in of], pa.bool_()) for of in keys]  # of the suite win-rate alone: empty
+    return base.filter(masks[0]), other.filter(masks[1])
+
+
+def _left_out(table: pa.Table) -> list[list[bool | None]]:
+    """For each reason that the table knows, whether an item is in no score."""
+    return [table.column(name).to_pylist() for name in ("too_long", "not_run") if name in table.column_names]

@@ -1,0 +1,192 @@
+"""The pairs of given models that a sweep without stages compares: their table, the answer, and `pairs.json`."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import pyarrow as pa
+
+from raycodellm import config, pairs
+from raycodellm.config import SweepFile
+from raycodellm.evaluation import asked_averages
+from raycodellm.pairs import ERROR, Gap
+from raycodellm.records import finite_json
+from raycodellm.statistics import Word
+from raycodellm.tables import Cell, Table, cells, formats
+from raycodellm.tables.trials import Row, metric_of, params_of
+from raycodellm.verdict import MARKS
+
+FORMAT = 1
+"""Raised when a key of `pairs.json` changes its meaning or goes."""
+_MOST_TOLD = 4
+"""Pairs that the answer tells of one by one."""
+_SCOPE = (
+    "This compares these models: no training seed is behind a given model, so nothing is said of the recipe that it "
+    "was trained by."
+)
+
+
+@dataclass(frozen=True)
+class Compared:
+    """Two models in one metric."""
+
+    base: str
+    other: str
+    settings: Mapping[str, Any]
+    """The searched parameters beside the model, which are equal for both."""
+    metric: str
+    scores: tuple[float | None, float | None]
+    """Of the base and of the other model."""
+    gap: Gap | None
+    """None where no item has a score of both."""
+    word: Word | None
+    """None for a difference that is not tested."""
+
+
+def compared_models(file: SweepFile, rows: Sequence[Row], items: Callable[[int], pa.Table | None]) -> list[Compared]:
+    """The pairs of the sweep of which both models are evaluated, metric by metric; none of a sweep with stages.
+
+    `rows`: of `trials.parquet`; `items`: the table of a trial's items by its number, None where it cannot be read.
+    """
+    chosen = _chosen(file, rows)
+    read = {number: items(number) for number in dict.fromkeys(row["number"] for pair in chosen for row in pair)}
+    by_trials = {(str(base["number"]), str(other["number"])): (base, other) for base, other in chosen}
+    tables = {str(number): table for number, table in read.items() if table is not None}
+    known = [pair for pair in by_trials if pair[0] in tables and pair[1] in tables]
+    settings = file.example()
+    kind = settings.search.objectives[0].metric.rpartition("/")[2]
+    compared = pairs.compare(tables, known, asked_averages(settings.evaluation), kind)
+    found = []
+    for pair, of_pair in compared.items():
+        base, other = by_trials[pair]
+        names = (_model(file, base), _model(file, other))
+        for metric, gap in of_pair.items():
+            scores = (metric_of(base, metric), metric_of(other, metric))
+            found.append(Compared(*names, _settings(base), metric, scores, gap, pairs.word(metric, gap)))
+    return found
+
+
+def _chosen(file: SweepFile, rows: Sequence[Row]) -> list[tuple[Row, Row]]:
+    """The complete trials of each pair: one with the base, one with the other model, under the same settings. A model
+    is known by its trial from here on, since the sweep may evaluate it under several settings."""
+    wanted = file.pairs()
+    by_settings: dict[str, dict[str, Row]] = {}
+    for row in rows if wanted else ():
+        if row["state"] == "complete":
+            by_settings.setdefault(repr(sorted(_settings(row).items())), {})[_model(file, row)] = row
+    each = by_settings.values()
+    return [(of[base], of[other]) for of in each for base, other in wanted if base in of and other in of]
+
+
+def _settings(row: Row) -> dict[str, Any]:
+    """The parameters of a trial beside its model."""
+    return {name: value for name, value in params_of(row).items() if name.partition(".")[0] != "model"}
+
+
+def _model(file: SweepFile, row: Row) -> str:
+    return str(config.resolve(file, params_of(row)).model.pretrained)
+
+
+# ------------------------------------------------------------------------------------------------- tables
+
+
+def note(found: Sequence[Compared]) -> str:
+    """The paragraph below the table."""
+    tests = sum(one.word is not None for one in found)
+    return (
+        "▲ better, ▼ worse, ≈ not known. Differences over the same items, with 95 % intervals over items. p: McNemar's "
+        f"exact test, or a bootstrap over pairs of items; corrected: all {tests} tests, pairs × tasks, hold at once "
+        f"(Holm). {_SCOPE}"
+    )
+
+
+def table(found: Sequence[Compared], tested_alone: bool = True) -> Table:
+    """A row for each pair and task; with all metrics unless `tested_alone`."""
+    names = pairs.short_names(list(dict.fromkeys(name for one in found for name in (one.base, one.other))))
+    settings = list(dict.fromkeys(name for one in found for name in one.settings))
+    header = ("base", "other", *settings, "metric", "base's", "other's", "difference (95 % over items)", "items")
+    rows = [
+        (
+            names[one.base],
+            names[one.other],
+            *(cells.value(one.settings.get(name)) for name in settings),
+            one.metric,
+            *map(cells.score, one.scores),
+            *_gap_cells(one),
+        )
+        for one in found
+        if one.word is not None or not tested_alone
+    ]
+    return Table((*header, "p", "corrected p"), rows, left=(0, 1, 2 + len(settings)))
+
+
+def _gap_cells(one: Compared) -> tuple[str, ...]:
+    gap, nothing = one.gap, Cell(formats.NOTHING)
+    if gap is None:
+        return nothing, nothing, nothing, nothing
+    value, low, high = gap.interval
+    mark = MARKS[one.word] if one.word else ""
+    kind = one.word.replace(" ", "-") if one.word else ""
+    shown = Cell(f"{value:+.3f} ({formats.signed_interval(low, high)}){mark}", value, kind)
+    p_values = (Cell(formats.p_value(p), p) for p in (gap.p, gap.p_corrected))
+    return (shown, cells.whole(gap.items), *p_values)
+
+
+def answer(found: Sequence[Compared]) -> str:
+    """What the tests tell, in sentences; empty without any."""
+    tested = [one for one in found if one.word is not None]
+    if not tested:
+        return ""
+    names = pairs.short_names(list(dict.fromkeys(name for one in tested for name in (one.base, one.other))))
+    told: dict[str, list[str]] = {}
+    for one in tested:
+        if one.word in ("better", "worse"):
+            claim = f"{names[one.other]} is {one.word} than {names[one.base]} in"
+            told.setdefault(claim, []).append(_evidence(one))
+    claims = [f"{claim} {', '.join(metrics)}" for claim, metrics in told.items()]
+    more = f"; {len(claims) - _MOST_TOLD} more in the table" if len(claims) > _MOST_TOLD else ""
+    said = f"{'; '.join(claims[:_MOST_TOLD])}{more}. " if claims else ""
+    counts = Counter(one.word for one in tested)
+    what = "comparison" if len(tested) == 1 else "comparisons"
+    return (
+        f"{said}Of {len(tested)} {what} of given models (pairs × tasks), {counts['better']} better, {counts['worse']} "
+        f"worse, {counts['not known']} not known, corrected together (Holm). {_SCOPE}"
+    )
+
+
+def _evidence(one: Compared) -> str:
+    """The metric, its difference and the corrected p; with the settings, where the sweep searches over any."""
+    settings = f", with {formats.params(one.settings)}" if one.settings else ""
+    if one.gap is None:
+        return one.metric
+    p = formats.p_value(one.gap.p_corrected)
+    return f"{one.metric} ({one.gap.interval.value:+.3f}, corrected p {p}{settings})"
+
+
+def document(found: Sequence[Compared]) -> dict[str, Any]:
+    """The content of `pairs.json`, with null for each number that is not known."""
+    plain: dict[str, Any] = finite_json({"format": FORMAT, "error": ERROR, "pairs": [_plain(one) for one in found]})
+    return plain
+
+
+def _plain(one: Compared) -> dict[str, Any]:
+    value, low, high = (None, None, None) if one.gap is None else one.gap.interval
+    return {
+        "base": one.base,
+        "other": one.other,
+        "settings": dict(one.settings),
+        "metric": one.metric,
+        "base_score": one.scores[0],
+        "other_score": one.scores[1],
+        "difference": value,
+        "difference_low": low,
+        "difference_high": high,
+        "items": None if one.gap is None else one.gap.items,
+        "p": None if one.gap is None else one.gap.p,
+        "test": None if one.gap is None else one.gap.test,
+        "p_corrected": None if one.gap is None else one.gap.p_corrected,
+        "verdict": one.word,
+    }
