@@ -117,6 +117,9 @@ def test_a_sweep_without_confirmation_compares_all_seeds_of_its_arms_with_the_re
     words = {one.arm: one.word for one in found.verdicts if one.metric == "mean/bpb"}
     assert (found.basis, found.compared_with) == ("all seeds", 0) and words[3] == "better"
     assert "seen with 3 seeds." in answered(file, rows)
+    unfinished = verdict.findings(file, rows[:-1], {})
+    assert not any(one.is_final for one in unfinished.verdicts)
+    assert verdict.answer(file, unfinished).startswith("So far, code in pretrain helps: ")
 
 
 def test_with_several_objectives_an_arm_gets_seeds_until_each_of_them_is_known():

@@ -39,7 +39,8 @@ class BestArm:
         fresh = "fresh " if self.is_confirmed else ""
         seeds = "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} {fresh}seeds"
         over = "items and seeds" if self.covers_seeds else "items alone"
-        return f"{said} (95 %: {formats.interval(self.low, self.high)} over {over}; {seeds})"
+        chosen = "" if self.is_confirmed else ", selected by this score"
+        return f"{said} (95 %: {formats.interval(self.low, self.high)} over {over}; {seeds}{chosen})"
 
 
 def best_arm(rows: Sequence[Row], objectives: Sequence[Objective]) -> BestArm | None:

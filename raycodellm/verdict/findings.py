@@ -73,6 +73,8 @@ def findings(file: SweepFile, rows: Sequence[Row], items: ItemsOf, state: Looks 
         found = compare_with_first(ranked, base, metrics, items)
     else:
         found = compare(ranked, base, metrics, items)
+    is_final = state.phase == "done"
+    found = replace(found, verdicts=tuple(replace(one, is_final=is_final) for one in found.verdicts))
     return Findings(basis, base, state, found, seeds_of_noise)
 
 

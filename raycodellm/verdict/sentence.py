@@ -76,6 +76,7 @@ def _claim(one: Verdict, point: Mapping[str, Any], known: Findings, margin: floa
     subject, compared = _code(one.params, point), _compared(one.params, point)
     within = f"{margin:g}" if margin is not None else "0"
     here = "at this budget" if one.is_final and known.is_over else "so far"
+    so_far = "" if one.is_final else "So far, "
     words = {
         "better": f"is better in {one.metric} by",
         "worse": f"is worse in {one.metric} by",
@@ -83,11 +84,11 @@ def _claim(one: Verdict, point: Mapping[str, Any], known: Findings, margin: floa
         "not known": f"differs in {one.metric} by",
     }[one.word]
     if not subject:
-        return f"{f'Not known {here}: ' if one.word == 'not known' else ''}{compared} {words}"
+        return f"{f'Not known {here}: ' if one.word == 'not known' else so_far}{compared} {words}"
     head = {
-        "better": f"{subject} helps",
-        "worse": f"{subject} hurts",
-        "equal": f"{subject} makes no difference beyond {within}",
+        "better": f"{so_far}{subject} helps",
+        "worse": f"{so_far}{subject} hurts",
+        "equal": f"{so_far}{subject} makes no difference beyond {within}",
         "not known": f"whether {subject} helps is not known {here}",
     }[one.word]
     return f"{head[0].upper()}{head[1:]}: {compared} {words}"

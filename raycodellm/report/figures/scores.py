@@ -52,10 +52,12 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
     }
     caption = ["One point per arm, larger with more seeds."]
     caption += [f"Bars: {interval_name(records.scores)}, of each score alone."] if has_bars else []
+    caption += [_CONFIRMED] if any(one.is_confirmed for one in arms) else []
     caption += [_BANDS[kind] for kind in sorted(bands)]
     return Figure(f"scores{place}", "", behind + front + over, layout, " ".join(caption))
 
 
+_CONFIRMED = "Confirmed arms stand at the mean of their fresh seeds, the others at the score that the search saw."
 _BANDS = {
     "fit": (
         "Line and band: a parabola through the scores and its 95 % band; whatever else differs between arms counts as "
@@ -154,7 +156,7 @@ def _marks(records: Records, best: ArmScore, axis: Axis) -> dict[str, Any]:
     label = {
         "x": math.log10(place) if axis.is_log else place,
         "y": best.score,
-        "text": f"{'best' if best.separable else 'first in rank'}: arm {best.arm}",
+        "text": f"{'best' if best.separable and not records.has_reference else 'first in rank'}: arm {best.arm}",
         "showarrow": True,
         "arrowhead": 0,
         "arrowcolor": QUIET,
