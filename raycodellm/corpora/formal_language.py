@@ -73,36 +73,30 @@ def _kinds(chance: random.Random) -> tuple[tuple[str, str], ...]:
     return tuple(chance.sample(_SIGNS, number)) if number <= len(_SIGNS) else _LETTERS[:number]
 
 
-def _nested(chance: random.Random) -> str:
-    kinds, pairs = _kinds(chance), chance.choice(_PAIRS)
-    opened: list[str] = []
-    word: list[str] = []
-    waiting = chance.choices(kinds, k=pairs)
-    while waiting or opened:
-        opens = bool(waiting) and len(opened) < _DEEPEST and (not opened or chance.random() < 0.5)
-        if opens:
-            opening, closing = waiting.pop()
-            opened.append(closing)
-        word.append(opening if opens else opened.pop())
-    return "".join(word)
+def _word(close: Callable[[random.Random, list[str]], str]) -> _Draw:
+    """Words of balanced brackets. `close` takes one of the signs that close the open brackets, the newest last."""
+
+    def draw(chance: random.Random) -> str:
+        kinds, pairs = _kinds(chance), chance.choice(_PAIRS)
+        opened: list[str] = []
+        word: list[str] = []
+        waiting = chance.choices(kinds, k=pairs)
+        while waiting or opened:
+            if waiting and len(opened) < _DEEPEST and (not opened or chance.random() < 0.5):
+                opening, closing = waiting.pop()
+                opened.append(closing)
+                word.append(opening)
+            else:
+                word.append(close(chance, opened))
+        return "".join(word)
+
+    return draw
 
 
-def _shuffled(chance: random.Random) -> str:
-    kinds, pairs = _kinds(chance), chance.choice(_PAIRS)
-    opened: list[str] = []
-    word: list[str] = []
-    waiting = chance.choices(kinds, k=pairs)
-    while waiting or opened:
-        opens = bool(waiting) and len(opened) < _DEEPEST and (not opened or chance.random() < 0.5)
-        if opens:
-            opening, closing = waiting.pop()
-            opened.append(closing)
-            word.append(opening)
-        else:
-            place = int(chance.random() * len(opened))
-            opened[place], opened[-1] = opened[-1], opened[place]
-            word.append(opened.pop())
-    return "".join(word)
+def _close_any(chance: random.Random, opened: list[str]) -> str:
+    place = int(chance.random() * len(opened))
+    opened[place], opened[-1] = opened[-1], opened[place]
+    return opened.pop()
 
 
 # ------------------------------------------------------------------------------------------------------- numbers
@@ -172,9 +166,9 @@ def _automaton(chance: random.Random) -> str:
 
 
 _RULES: tuple[tuple[str, _Draw], ...] = (
-    ("nested", _nested),
+    ("nested", _word(lambda chance, opened: opened.pop())),
     ("identity", _mapped(list)),
-    ("shuffled", _shuffled),
+    ("shuffled", _word(_close_any)),
     ("reverse", _mapped(lambda numbers: numbers[::-1])),
     ("stack", _lines(_stack)),
     ("sort", _mapped(sorted)),
