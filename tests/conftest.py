@@ -59,8 +59,15 @@ def pytest_unconfigure() -> None:
 
 # ------------------------------------------------------------------------------------------------- order and cores
 
-TRAINING = ("test_kill_matrix", "test_stage", "test_engine", "test_trained_as_evaluated")
-"""Files of which each process that tests one needs four seconds to import DeepSpeed: one process tests them all."""
+TOGETHER = {
+    "training": ("test_kill_matrix", "test_stage", "test_engine", "test_trained_as_evaluated"),
+    "evaluation": (
+        *("test_evaluation", "test_code_tasks", "test_contamination", "test_language_model", "test_judge"),
+        *("test_kept_results", "test_ma2024", "test_kim2024", "test_task_data", "test_constrained", "test_tasks"),
+    ),
+}
+"""Files of which each process that tests one needs seconds for an import (DeepSpeed, lm-eval): one process tests a row
+of them."""
 
 
 def is_exhaustive(config: pytest.Config) -> bool:
@@ -100,7 +107,7 @@ def group_of(item: pytest.Item) -> str:
     """One process runs the tests of a group: all that need Ray, so that no two clusters meet; else those of a file."""
     if item.get_closest_marker("ray"):
         return "ray"
-    return "training" if item.path.stem in TRAINING else item.path.stem
+    return next((name for name, files in TOGETHER.items() if item.path.stem in files), item.path.stem)
 
 
 @pytest.hookimpl(optionalhook=True)
@@ -128,8 +135,8 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not is_exhaustive(config):
         config.hook.pytest_deselected(items=list(exhaustive))
         items[:] = [item for item in items if item not in exhaustive]
-    first = {"ray": 0, "training": 1}
-    items.sort(key=lambda item: (first.get(group_of(item), 2), "ray_cluster" in item.fixturenames))
+    place = {name: number for number, name in enumerate(("ray", *TOGETHER))}
+    items.sort(key=lambda item: (place.get(group_of(item), len(place)), "ray_cluster" in item.fixturenames))
     if WORKER:  # all processes write the same, and the one that hands out reads when all have collected
         GROUPS.write_text(json.dumps({item.nodeid: group_of(item) for item in items}))
     for item in items:
@@ -225,6 +232,13 @@ def no_network(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[None
     yield
     for cached in (hub_commits.commit, sources.hub_silence):
         cached.cache_clear()
+
+
+@pytest.fixture(scope="session")
+def one_stage_text(sweep_text: str) -> str:
+    """The sweep without its second stage, where a second one would only take longer."""
+    text = re.sub(r"  - name: instruct\n(    .*\n)+", "", sweep_text)
+    return re.sub(r"  asks: .*\n", "", text)
 
 
 @pytest.fixture(scope="session")

@@ -118,9 +118,9 @@ def nodes_with_workers(cluster: Autoscaled) -> list[str]:
 
 
 def test_nodes_come_as_slots_wait_are_lost_and_come_again_and_go_and_nothing_is_left(
-    cluster: Autoscaled, sweep_text: str, tmp_path: Path
+    cluster: Autoscaled, one_stage_text: str, tmp_path: Path
 ) -> None:
-    sweep = Sweep(cluster, tmp_path, sweep_text, *SLOTS, *STAGE)
+    sweep = Sweep(cluster, tmp_path, one_stage_text, *SLOTS, *STAGE)
     cluster.wait_for(lambda: cluster.nodes() == [], 60)
     sweep.start()
     seconds = {"until a node has come": sweep.wait_for(lambda: cluster.nodes() != [])}
@@ -143,8 +143,8 @@ def test_nodes_come_as_slots_wait_are_lost_and_come_again_and_go_and_nothing_is_
     print({name: round(value, 1) for name, value in seconds.items()})
 
 
-def test_a_run_that_is_killed_leaves_nothing(cluster: Autoscaled, sweep_text: str, tmp_path: Path) -> None:
-    sweep = Sweep(cluster, tmp_path, sweep_text, *SLOTS, *STAGE)
+def test_a_run_that_is_killed_leaves_nothing(cluster: Autoscaled, one_stage_text: str, tmp_path: Path) -> None:
+    sweep = Sweep(cluster, tmp_path, one_stage_text, *SLOTS, *STAGE)
     sweep.start()
     sweep.wait_for(lambda: nodes_with_workers(cluster) != [])
     sweep.process.kill()
@@ -165,12 +165,12 @@ def left(cluster: Autoscaled) -> list[Any]:
 
 @pytest.mark.exhaustive  # `test_gpus.py` holds what is said of them, and `test_sweep.py` that the run ends
 def test_a_gpu_that_cannot_be_used_ends_the_run_at_the_first_slot_with_the_cause(
-    cluster: Autoscaled, sweep_text: str, tmp_path: Path
+    cluster: Autoscaled, one_stage_text: str, tmp_path: Path
 ) -> None:
     torch = pytest.importorskip("torch")
     if torch.cuda.is_available():
         pytest.skip("this machine has a GPU that works")
-    sweep = Sweep(cluster, tmp_path, sweep_text, "--set", "scaling.gpus_per_worker=1")
+    sweep = Sweep(cluster, tmp_path, one_stage_text, "--set", "scaling.gpus_per_worker=1")
     began = time.monotonic()
     sweep.start()
     assert sweep.end() == 1, sweep.output()
@@ -183,9 +183,9 @@ def test_a_gpu_that_cannot_be_used_ends_the_run_at_the_first_slot_with_the_cause
 @pytest.mark.exhaustive  # Ctrl-C and the job's SIGTERM have the same handler, and `test_runs.py` holds what they save
 @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
 def test_a_run_that_is_stopped_leaves_nothing_also_while_slots_wait_for_nodes(
-    cluster: Autoscaled, sweep_text: str, tmp_path: Path, number: int
+    cluster: Autoscaled, one_stage_text: str, tmp_path: Path, number: int
 ) -> None:
-    sweep = Sweep(cluster, tmp_path, sweep_text, *SLOTS, *STAGE)
+    sweep = Sweep(cluster, tmp_path, one_stage_text, *SLOTS, *STAGE)
     sweep.start()
     sweep.wait_for(lambda: any(one["waiting_reason"] for one in sweep.snapshots()))
     sweep.process.send_signal(number)

@@ -405,6 +405,7 @@ def answers(url: str) -> bool:
         return False
 
 
+@pytest.mark.slow
 def test_optunas_dashboard_opens_the_study_of_a_sweep(tmp_path, sweep_file) -> None:
     dashboard = pytest.importorskip("optuna_dashboard")
     from optuna_dashboard._storage_url import get_storage

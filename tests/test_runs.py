@@ -294,14 +294,14 @@ def test_a_killed_dispatcher_and_a_killed_head_end_the_run_with_the_cause_and_th
 
 
 def test_failed_trials_are_recorded_with_their_causes_never_scored_and_not_tried_for_ever(
-    whole: Sweep, sweep_text: str, tmp_path
+    whole: Sweep, one_stage_text: str, tmp_path
 ) -> None:
     import optuna
     from optuna.storages.journal import JournalFileBackend
 
     # With forty examples before each, not one item of the task fits into the model's 512 tokens.
     options = ("--set", "evaluation.few_shot=40", "--set", "pretrain.tokens=40_000")
-    sweep = Sweep(tmp_path, sweep_text, *OFTEN, "--set", "scaling.max_failures=1", *options, prepared=whole.storage)
+    sweep = Sweep(tmp_path, one_stage_text, *OFTEN, "--set", "scaling.max_failures=1", *options, prepared=whole.storage)
     process = sweep.start()
     step = sweep.wait_for_checkpoints(process)
     kill(workers_of(process))
