@@ -30,6 +30,10 @@ bench other="":
     python benchmarks/data/stream.py
     python benchmarks/data/tokenise.py
 
+# the small form of a sweep file, from its head: `just small petty2024`
+small name:
+    sed -n '/^#  *raycodellm run/,/[^\\]$/s/^# *//p' sweeps/{{name}}.yaml | sh
+
 # rewrite what is generated from the code
 docs:
     python -m raycodellm.config.reference > docs/settings.md
