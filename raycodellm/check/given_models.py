@@ -11,11 +11,14 @@ from raycodellm import evaluation, model, stage_store
 from raycodellm.check import costs
 from raycodellm.config import Model, SweepFile, UserError
 from raycodellm.identity import Contents
-from raycodellm.tables import Table, cells, formats, table_lines
+from raycodellm.pairs import short_names
+from raycodellm.tables import Table, formats, table_lines
 
 BYTES_PER_TOKEN = 4
 """Bytes of English or code in a token of a large vocabulary: an order of magnitude, for FLOPs."""
 
+MOST_PAIRS = 8
+"""Pairs that are listed."""
 NOT_REACHED = "hub, not reached from here"
 
 
@@ -50,22 +53,25 @@ def _looked_up(name: str, contents: Contents) -> GivenModel:
 
 def models(file: SweepFile, known: Sequence[GivenModel]) -> list[str]:
     """The table of models, the checks that were left out, and the pairs, as lines of text."""
-    rows = [
-        (one.name, cells.whole(one.num_parameters) if one.num_parameters else "?", str(one.context or "?"), one.origin)
-        for one in known
-    ]
+    rows = [(one.name, _count(one.num_parameters), _count(one.context), one.origin) for one in known]
     lines = ["models, evaluated as they are:"]
     lines += table_lines(Table(("model", "parameters", "context", "from"), rows, left=(0, 3)), indent="  ")
-    not_reached = [one.name for one in known if one.origin == NOT_REACHED]
-    if not_reached:
+    if unknown := sum(one.origin == NOT_REACHED for one in known):
         lines.append(
-            f"  left out for {len(not_reached)} models, which are not in the local cache while the hub cannot be "
-            f"reached: whether they exist, and their size ({', '.join(not_reached)})"
+            f"  left out for {unknown} models, which are not in the local cache while the hub cannot be reached: "
+            "whether they exist, and their size"
         )
     pairs = file.pairs()
-    given = "" if file.example().search.pairs else ", each with the first"
-    lines.append(f"  {len(pairs)} pairs are compared{given}: {', '.join(f'{b} → {o}' for b, o in pairs)}")
+    names = short_names([one.name for one in known])
+    told = [f"{names[base]} → {names[other]}" for base, other in pairs[:MOST_PAIRS]]
+    more = f", and {len(pairs) - MOST_PAIRS} more" if len(pairs) > MOST_PAIRS else ""
+    if pairs:
+        lines.append(f"  compared in pairs: {', '.join(told)}{more}")
     return lines
+
+
+def _count(number: int | None) -> str:
+    return formats.NOTHING if number is None else f"{number:,}"
 
 
 def cost(file: SweepFile, known: Sequence[GivenModel], hardware: costs.Hardware) -> list[str]:
@@ -75,8 +81,8 @@ def cost(file: SweepFile, known: Sequence[GivenModel], hardware: costs.Hardware)
     except UserError as error:
         return [f"evaluating: how much text there is, is not known here: {error}"]
     num_tokens = num_bytes / BYTES_PER_TOKEN
-    text = f"{num_items:,} items of about {formats.count(num_tokens)} tokens in all"
-    lines = [f"evaluating: {len(known)} models × {text} (prompts and right answers, {BYTES_PER_TOKEN} bytes a token)"]
+    text = f"{num_items:,} items, about {formats.count(num_tokens)} tokens of different prompts and right answers"
+    lines = [f"evaluating: {len(known)} models × {text}, without examples in prompts ({BYTES_PER_TOKEN} bytes a token)"]
     sizes = [one.num_parameters for one in known if one.num_parameters is not None]
     if sizes:
         flops = 2 * num_tokens * math.fsum(sizes)
@@ -94,11 +100,11 @@ def cost(file: SweepFile, known: Sequence[GivenModel], hardware: costs.Hardware)
 
 
 def _items_of(file: SweepFile) -> tuple[int, int]:
-    """(items, bytes of their texts) of every task, as many as `evaluation.limit` lets be asked."""
-    settings = file.example().evaluation
-    texts = evaluation.items_of_sweep(file)
-    asked = [text for of_task in texts.values() for text in of_task[: settings.limit]]
-    return len(asked), sum(len(text.encode()) for text in asked)
+    """(items, bytes of their different texts) of every task, as many as `evaluation.limit` lets be asked. Equal prompts
+    are read and answered once, and so are the examples with which all prompts begin, which do not count here."""
+    limit = file.example().evaluation.limit
+    asked = [texts[:limit] for texts in evaluation.items_of_sweep(file).values()]
+    return sum(map(len, asked)), sum(len(text.encode()) for texts in asked for text in set(texts))
 
 
 def parts(file: SweepFile, hardware: costs.Hardware) -> Iterator[str]:
