@@ -73,7 +73,7 @@ class Disk:
 
 
 def drive(file: config.SweepFile, storage: Folder, cluster: Cluster, monkeypatch: pytest.MonkeyPatch) -> list[str]:
-    """Runs the trials that are left, two at once; of two that run, the later one ends first. Gives what is said."""
+    """Runs the trials that are left, three at once, of which the latest ends first. Gives what is said."""
     with sweep.lock(sweep.open_run(file, storage, lambda line: None), lambda line: None) as run:
         # As Ray Tune is told: without a confirmation so many trials, with one until the searcher says that all is done.
         left = search.most_trials(file) - sweep.tell_written_results(run, lambda line: None)
@@ -82,17 +82,17 @@ def drive(file: config.SweepFile, storage: Folder, cluster: Cluster, monkeypatch
         driver = Driver(run, cluster, monkeypatch, lambda: next(now))
         running: list[tuple[str, dict[str, Any]]] = []
         while True:
-            suggested = driver.suggest(str(left)) if left else driver.searcher.FINISHED
+            may_begin = left and len(running) < 3
+            suggested = driver.suggest(str(left)) if may_begin else None
             if isinstance(suggested, dict):
                 running.append((str(left), suggested))
                 left -= 1
             elif not running:
                 return driver.said
-            if len(running) == 2 or not isinstance(suggested, dict):
-                while running:
-                    name, settings = running.pop()
-                    driver.end(name, driver.carry_out(settings))
-                    driver.look()
+            else:
+                name, settings = running.pop()
+                driver.end(name, driver.carry_out(settings))
+                driver.look()
 
 
 @pytest.mark.slow

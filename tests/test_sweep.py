@@ -9,6 +9,7 @@ import signal
 import socket
 import threading
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 from unittest.mock import Mock
@@ -22,7 +23,7 @@ from raycodellm.commands import run as running
 from raycodellm.config import UserError
 from raycodellm.dispatch import Snapshot
 from raycodellm.files import Folder
-from raycodellm.records import TrialResult, as_json
+from raycodellm.records import CONFIRM_SEEDS, TrialResult, as_json
 from raycodellm.sweep import told_results, trial, watchdog
 
 
@@ -134,6 +135,42 @@ def test_the_searcher_suggests_unfinished_trials_first_tells_what_trials_wrote_a
     told = search.SweepStudy(opened.journal, opened.file).trials()
     assert [(t.state.name, t.value) for t in told] == [("COMPLETE", 1.5), ("FAIL", None), ("RUNNING", None)]
     assert pickle.loads(pickle.dumps(searcher)).FINISHED  # as Ray Tune does for its snapshots
+
+
+def test_slots_that_the_end_of_a_search_leaves_free_train_the_references_fresh_seeds(sweep_text, tmp_path) -> None:
+    from raycodellm.sweep.searcher import StudySearcher
+
+    overrides = ("search.reference={pretrain.code_ratio: 0.0}", "search.confirm={best: 1, seeds: [2]}")
+    opened = sweep.open_run(config.parse(sweep_text, overrides=overrides), Folder(str(tmp_path)))
+    results = sweep.Results(opened)
+    searcher = StudySearcher(opened, results, sweep.Stopper(), lambda number: True, told := Mock())
+
+    def begun(name: str) -> tuple[str, int, int] | str | None:
+        found = searcher.suggest(name)
+        return (found["phase"], found["arm"], found["seed"]) if isinstance(found, dict) else found
+
+    def end(name: str) -> None:
+        ended = replace(results.of("abcdef".index(name)), state="complete", metrics={"mean/bpb": 1.5})
+        opened.trial_folder(ended.number).write_json("result.json", as_json(ended))
+        searcher.on_trial_complete(name)
+
+    assert [begun(name) for name in "abcd"] == [
+        ("search", 0, 0),
+        ("search", 1, 0),
+        ("confirm", 0, CONFIRM_SEEDS),
+        ("confirm", 0, CONFIRM_SEEDS + 1),
+    ]
+    end("a")
+    assert begun("e") is None
+    end("b")
+    assert [begun(name) for name in "ef"] == [("confirm", 1, CONFIRM_SEEDS), ("confirm", 1, CONFIRM_SEEDS + 1)]
+    assert "arm 1 and the reference, arm 0, are confirmed with 2 fresh seeds each" in told.say.call_args.args[0]
+    for name in "cde":
+        end(name)
+        assert begun("g") is None
+    searcher.on_trial_complete("f", error=True)  # its process died before it wrote anything: its seed has failed
+    assert begun("g") == searcher.FINISHED
+    assert "look 1 of 1 (2 seeds)" in told.say.call_args.args[0]
 
 
 def test_a_trial_whose_process_died_is_a_failed_trial_with_its_cause(opened: sweep.Run) -> None:

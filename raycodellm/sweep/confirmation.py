@@ -34,8 +34,12 @@ class Standing:
 
     @property
     def pending(self) -> list[tuple[int, int]]:
-        """The confirmation trials that the current look needs and that have not ended: arm and place."""
-        return [(one.arm, one.place) for one in self.looks.pending] if self.looks is not None else []
+        """The confirmation trials that the current look needs and that have not ended: arm and place. Those of the
+        reference come first: what it shares with an arm is trained once its own trial has begun."""
+        if self.looks is None:
+            return []
+        reference = self.looks.reference
+        return [(one.arm, one.place) for one in sorted(self.looks.pending, key=lambda one: one.arm != reference)]
 
 
 class Confirmation:

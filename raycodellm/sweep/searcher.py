@@ -9,8 +9,8 @@ from typing import Any, Protocol
 
 from ray.tune.search import Searcher
 
-from raycodellm import search
-from raycodellm.search import SweepStudy
+from raycodellm import search, verdict
+from raycodellm.search import Suggestion, SweepStudy
 from raycodellm.sweep.confirmation import Confirmation, Standing, lines
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.results import Results
@@ -45,12 +45,14 @@ class StudySearcher(Searcher):
         super().__init__()
         self._run, self._results, self._halt, self._give_up = run, results, halt, give_up
         self._study = SweepStudy(run.journal, run.file)
-        self._numbers: dict[str, int] = {}
-        """Ray Tune's trial id to the trial's number, of the trials that run."""
+        self._running: dict[str, Suggestion] = {}
+        """The trials that run, by Ray Tune's id."""
         self._audience = audience
         self._confirmation = Confirmation(run)
         self._standing: Standing | None = None
         self._num_searched = search.num_trials(run.file)
+        self._has_reference_begun = False
+        """True if the reference has been given its first fresh seeds."""
         self._look()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
@@ -59,13 +61,12 @@ class StudySearcher(Searcher):
         if self._halt.is_set():
             return Searcher.FINISHED
         if not self._has_next():
-            if self._numbers:
+            if self._must_wait():
                 return None
             self._look()
             if not self._study.has_open:
-                return Searcher.FINISHED
-        suggestion = self._study.suggest()
-        self._numbers[trial_id] = suggestion.number
+                return None if self._running else Searcher.FINISHED
+        suggestion = self._running[trial_id] = self._study.suggest()
         settings: dict[str, Any] = {
             "number": suggestion.number,
             "arm": suggestion.arm,
@@ -84,13 +85,36 @@ class StudySearcher(Searcher):
         """True if a trial can begin now. Without a confirmation Ray Tune itself counts the trials."""
         if self._run.sweep.search.confirm is None or self._study.has_open:
             return True
+        if not self._is_searching:
+            return False
+        if self._study.num_begun() >= self._num_searched and self._must_wait():
+            self._begin_reference()
+            return self._study.has_open
+        return self._study.num_begun() < self._num_searched
+
+    @property
+    def _is_searching(self) -> bool:
         looks = self._standing.looks if self._standing is not None else None
-        is_searching = looks is not None and looks.phase == "search"
-        return is_searching and self._study.num_begun() < self._num_searched
+        return looks is not None and looks.phase == "search"
+
+    def _must_wait(self) -> bool:
+        """True while a trial runs that the next look needs: one of the search, or of the look before."""
+        return any(not self._is_searching or one.phase == "search" for one in self._running.values())
+
+    def _begin_reference(self) -> None:
+        """Gives the reference its first fresh seeds, which it gets whatever the search finds: they fill the slots while
+        the last trials of the search run."""
+        confirm = self._run.sweep.search.confirm
+        if confirm is None or self._has_reference_begun:
+            return
+        self._has_reference_begun = True
+        reference = verdict.reference_arm(self._run.file, [result.row() for result in self._results.all()])
+        if reference is not None:
+            self._study.confirm([(reference, place) for place in range(confirm.seeds[0])])
 
     def _look(self) -> None:
-        """Finds which confirmation trials come next; to be called when the driver begins, and when all trials that have
-        begun have ended."""
+        """Finds which confirmation trials come next; to be called when the driver begins, and when all trials that the
+        look needs have ended."""
         before, self._standing = self._standing, self._confirmation.standing(self._results.all())
         looks = self._standing.looks
         if looks is None or looks.phase == "search":
@@ -102,7 +126,7 @@ class StudySearcher(Searcher):
 
     def on_trial_complete(self, trial_id: str, result: dict[str, Any] | None = None, error: bool = False) -> None:
         """Tells the study the result that the trial wrote: complete, or failed."""
-        number = self._numbers.pop(trial_id)
+        number = self._running.pop(trial_id).number
         if error and not self._halt.is_set() and self._give_up(number):
             record_death(self._run, number, self._results.of(number))
         # A trial that died may have written its result before.
