@@ -13,6 +13,7 @@ from raycodellm import config, search
 from raycodellm.config import UserError
 from raycodellm.config.simplex import WHOLE, Simplex, read_simplex
 from raycodellm.records import TrialResult
+from raycodellm.tables import formats
 
 NAME = "pretrain.weights"
 MIXED = "pretrain.weights={search: {simplex: {prose: [0, 1], python: [0.0, 0.6], story: [0.1, 0.5]}}}"
@@ -206,3 +207,15 @@ def test_a_simplex_in_a_phase_and_in_an_option_is_sampled_where_it_is_chosen(swe
         seen.add(len(found.params))
         assert search.distributions(file, found.params) is not None
     assert seen == {3, 4}
+
+
+def test_a_sentence_names_the_mixture_once_and_then_its_sources() -> None:
+    point = {
+        "pretrain.weights.web": 0.7,
+        "pretrain.weights.code": 0.3,
+        "pretrain.schedule": "wsd",
+        "instruct.tokens": 9,
+    }
+    told = "pretrain.weights.web 0.7, code 0.3, pretrain.schedule wsd, sft.tokens 9"
+    assert formats.params(point) == told
+    assert formats.params({}) == "no searched parameter"

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 NOTHING = "–"
@@ -71,8 +71,19 @@ def seconds(number: float) -> str:
 
 
 def params(settings: Mapping[str, Any]) -> str:
-    """`pretrain.code_ratio 0.25, pretrain.schedule constant`."""
-    return ", ".join(f"{name} {value(setting)}" for name, setting in settings.items()) or "no searched parameter"
+    """`pretrain.code_ratio 0.25, pretrain.schedule constant`; a mixture as `pretrain.weights.web 0.7, code 0.3`."""
+    told = zip(told_names(list(settings)), settings.values(), strict=True)
+    return ", ".join(f"{name} {value(setting)}" for name, setting in told) or "no searched parameter"
+
+
+def told_names(names: Sequence[str]) -> list[str]:
+    """Names of parameters as a sentence has them one after another: of several in one group of a stage's settings, such
+    as `pretrain.weights`, the first is told whole and the others by their last part."""
+    groups = ["", *(name.rpartition(".")[0] for name in names)]
+    return [
+        name.removeprefix(f"{group}.") if "." in group and group == before else name
+        for name, before, group in zip(names, groups, groups[1:], strict=False)
+    ]
 
 
 def signed(difference: int) -> str:

@@ -148,11 +148,10 @@ def _code(params: Mapping[str, Any], point: Mapping[str, Any]) -> str:
 
 
 def _compared(params: Mapping[str, Any], point: Mapping[str, Any]) -> str:
-    """`instruct.code_ratio 0.25 against 0`, of the parameters that differ."""
-    names = [name for name in dict.fromkeys([*params, *point]) if params.get(name) != point.get(name)]
+    """`instruct.code_ratio 0.25 against 0`, of the arm's parameters that differ."""
+    names = [name for name in params if name not in point or params[name] != point[name]]
     pairs = [
-        f"{name} {formats.value(params.get(name))}"
-        + (f" against {formats.value(point[name])}" if name in point else "")
-        for name in names
+        f"{told} {formats.value(params[name])}" + (f" against {formats.value(point[name])}" if name in point else "")
+        for name, told in zip(names, formats.told_names(names), strict=True)
     ]
     return ", ".join(pairs) or "an arm with the reference's parameters"
