@@ -137,7 +137,38 @@ def test_a_search_that_one_worker_is_told_to_stop_ends_on_all_and_leaves_no_half
 
     assert all(isinstance(ended, Stopped) for ended in together(num_workers, search))
     assert asked.count(num_workers - 1) == 1
-    assert Folder(job.folder).list() == ["stage.json"]
+    assert not [*Path(job.folder).glob("seen-*")]
+
+
+def test_a_search_that_was_stopped_or_killed_goes_on_where_it_was(job, monkeypatch):
+    from raycodellm.evaluation.texts import contamination
+    from raycodellm.stage import texts
+
+    monkeypatch.setattr(texts, "_BLOCK_TOKENS", LENGTH)
+    monkeypatch.setattr(contamination, "_KEEP_SECONDS", 0.0)
+    leave(job)
+    read: list[int] = []
+    seen_in = contamination.corpora.seen_in
+    monkeypatch.setattr(contamination.corpora, "seen_in", lambda *args: read.append(1) or seen_in(*args))
+    whole = contaminated_items(Folder(job.folder), {"drawn": ITEMS})
+    num_lists = len(read)
+    [kept] = Path(job.folder).glob("seen-*")
+    kept.unlink()
+    read.clear()
+
+    def killed() -> bool:
+        if len(read) == 4:
+            raise MemoryError
+        return False
+
+    for should_stop, error in ((lambda: len(read) == 2, Stopped), (killed, MemoryError)):
+        with pytest.raises(error):
+            contaminated_items(Folder(job.folder), {"drawn": ITEMS}, should_stop=should_stop)
+    assert contaminated_items(Folder(job.folder), {"drawn": ITEMS}) == whole
+    assert num_lists > 5 and num_lists <= len(read) <= num_lists + 1, (
+        "the list that a killed search was at is read twice"
+    )
+    assert {path.name.partition("-")[0] for path in Path(job.folder).iterdir()} == {"seen", "stage.json"}
 
 
 def test_the_trained_texts_are_those_of_every_sequence_once_however_many_workers_read_them(job, monkeypatch):
@@ -159,7 +190,7 @@ def test_what_a_stage_was_trained_on_is_searched_once_for_each_task(job, monkeyp
     found = contaminated_items(Folder(job.folder), {"drawn": ITEMS[:50]})
     searched: list[int] = []
     search = stage.trained_texts
-    monkeypatch.setattr(stage, "trained_texts", lambda *args: searched.append(1) or search(*args))
+    monkeypatch.setattr(stage, "trained_texts", lambda *args, **skip: searched.append(1) or search(*args, **skip))
     assert contaminated_items(Folder(job.folder), {"drawn": ITEMS[:50]}) == found
     assert searched == []
     contaminated_items(Folder(job.folder), {"drawn": ITEMS[:50], "added": ITEMS[50:]})
@@ -225,7 +256,7 @@ def test_a_search_that_takes_long_reports_and_so_hears_of_a_stop(job, monkeypatc
     leave(job)
     model = write_model(Path(job.folder) / "model")
     monkeypatch.setattr(
-        stage, "trained_texts", lambda job, rank, world_size: (read.append(1) or [""] for _ in range(9))
+        stage, "trained_texts", lambda job, rank, world_size, skip: (read.append(1) or [""] for _ in range(9))
     )
     read: list[int] = []
     told: list[tuple[int, int]] = []
@@ -247,7 +278,7 @@ def test_a_storage_that_is_away_for_a_while_ends_the_attempt_and_leaves_no_items
     """The result would be kept without marks for good, although the job would soon have known them."""
     leave(job)
 
-    def away(job, rank, world_size):
+    def away(job, rank, world_size, skip):
         if rank == num_workers - 1:
             raise TimeoutError("the store does not answer")
         yield ["nothing"]

@@ -169,7 +169,8 @@ def test_files_of_a_domain_are_read_as_sources_are(tmp_path):
     with pytest.raises(UserError, match=r"'bpb_math' has no text of domain 'math'; .*texts: \{math: texts"):
         dataset("math")
     (tmp_path / "empty.jsonl").write_text('{"other": 1}\n')
-    with pytest.raises(UserError, match=r"evaluation\.texts\.prose: .*empty\.jsonl holds no document: 1 "):
+    said = r"evaluation\.texts\.prose: .*empty\.jsonl holds no document: 1 .*columns found: other; call"
+    with pytest.raises(UserError, match=said):
         list(file_texts("prose", f"{tmp_path}/empty.jsonl"))
     with pytest.raises(UserError, match=r"evaluation\.texts\.prose: .*nothing"):
         list(file_texts("prose", f"{tmp_path}/nothing"))

@@ -15,8 +15,9 @@ _BLOCK_TOKENS = 1 << 20
 """Tokens that are read and decoded together."""
 
 
-def trained_texts(job: StageJob, rank: int = 0, world_size: int = 1) -> Iterator[list[str]]:
-    """The texts of the stage's sequences in lists of some megabytes; each worker gets a share of the lists.
+def trained_texts(job: StageJob, rank: int = 0, world_size: int = 1, skip: int = 0) -> Iterator[list[str]]:
+    """The texts of the stage's sequences in lists of some megabytes; each worker gets a share of the lists. `skip`:
+    lists at the beginning of the worker's share that are left out.
 
     A text ends where a document ends or where its sequence ends: a run of words that two sequences share was never in
     one context. Sequences that the stage drew a second time are left out, as far as whole epochs tell.
@@ -26,7 +27,7 @@ def trained_texts(job: StageJob, rank: int = 0, world_size: int = 1) -> Iterator
     plan, stores = mixture.make_plan(job), open_stores(job)
     tokenizer = open_tokenizer(Folder(job.tokenizer))
     size = max(1, _BLOCK_TOKENS // job.stage.sequence_length)
-    for start in range(rank * size, plan.num_sequences, world_size * size):
+    for start in range((rank + skip * world_size) * size, plan.num_sequences, world_size * size):
         rows = plan.rows(start, min(start + size, plan.num_sequences))
         pieces: list[list[int]] = []
         for place, (source, store) in enumerate(zip(job.sources, stores, strict=True)):

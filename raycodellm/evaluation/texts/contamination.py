@@ -7,6 +7,7 @@ that starts from pretrained weights has seen other texts too, of which nothing i
 from __future__ import annotations
 
 import contextlib
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -23,6 +24,11 @@ from raycodellm.records import StageJob, from_json
 from raycodellm.tokens import StoreError
 
 T = TypeVar("T")
+
+_KEEP_SECONDS = 20.0
+"""Search that a killed worker may lose."""
+_NUM_LISTS = b"lists"
+"""Key of a table's metadata: lists of texts that were searched."""
 
 
 class NotKnown(Exception):
@@ -108,24 +114,72 @@ def _seen_in_stage(
     wanted = [task for task, found in known.items() if found is None]
     if wanted:
         every = np.unique(np.concatenate([runs[task].hashes for task in wanted]))
-        seen = np.logical_or.reduce(_known_to_all(partial(_search, job, every, workers, should_stop), workers))
+        begun = _Begun(folder / f"searching-{fingerprint(every.tobytes().hex())}", workers, every)
+        shares = _known_to_all(partial(_search, job, begun, should_stop), workers)
+        seen = np.logical_or.reduce([found for found, _ in shares])
         for task in wanted:
             known[task] = of_task = seen[np.searchsorted(every, runs[task].hashes)]
             if is_first:
                 _keep(folder, names[task], runs[task].hashes[of_task])
+        if is_first and any(is_kept for _, is_kept in shares):
+            begun.forget()
     return {task: found for task, found in known.items() if found is not None}
 
 
-def _search(job: StageJob, hashes: np.ndarray, workers: Workers, should_stop: Callable[[], bool]) -> np.ndarray:
-    """bool[len(hashes)]: True for each run that stands in this worker's share of the stage's texts."""
+class _Begun:
+    """How far a worker has come with its share of a stage's texts, kept so that a killed search goes on there."""
+
+    def __init__(self, folder: Folder, workers: Workers, hashes: np.ndarray) -> None:
+        """`hashes`: the runs that are looked for."""
+        self._folder, self._workers, self.hashes = folder, workers, hashes
+        self._name = f"{workers.rank}-of-{workers.size}.parquet"
+        self._kept_at = time.monotonic()
+        self.is_kept = False
+        """True if there is a file, which the end of the search has no use for."""
+
+    @property
+    def share(self) -> tuple[int, int]:
+        return self._workers.rank, self._workers.size
+
+    def read(self) -> tuple[np.ndarray, int]:
+        """(bool[len(hashes)]: True for each run that was found; lists of texts that were searched)"""
+        try:
+            table = self._folder.read_table(self._name, {"run": "uint64"})
+            num_lists = int((table.schema.metadata or {}).get(_NUM_LISTS, 0))
+        except (FileNotFoundError, DamagedFile, ValueError):
+            return np.zeros(len(self.hashes), bool), 0
+        self.is_kept = True
+        return np.isin(self.hashes, table["run"].to_numpy()), num_lists
+
+    def keep(self, found: np.ndarray, num_lists: int, *, now: bool = False) -> None:
+        """Writes the state about every `_KEEP_SECONDS`, or `now`."""
+        import pyarrow as pa
+
+        if now or time.monotonic() - self._kept_at >= _KEEP_SECONDS:
+            self._kept_at, self.is_kept = time.monotonic(), True
+            table = pa.table({"run": pa.array(self.hashes[found], pa.uint64())})
+            with contextlib.suppress(OSError):  # without the file a killed search begins again
+                self._folder.write_table(self._name, table.replace_schema_metadata({_NUM_LISTS: str(num_lists)}))
+
+    def forget(self) -> None:
+        with contextlib.suppress(OSError):
+            self._folder.delete()
+
+
+def _search(job: StageJob, begun: _Begun, should_stop: Callable[[], bool]) -> tuple[np.ndarray, bool]:
+    """(bool[len(hashes)]: True for each run that stands in this worker's share of the stage's texts; whether a file
+    says how far the search was). Goes on where an earlier search by as many workers was stopped or killed."""
     from raycodellm import stage  # imports torch, which commands that evaluate nothing do without
 
-    found = np.zeros(len(hashes), bool)
-    for texts in stage.trained_texts(job, workers.rank, workers.size):
-        found |= corpora.seen_in(texts, hashes)
+    found, num_lists = begun.read()
+    for texts in stage.trained_texts(job, *begun.share, skip=num_lists):
+        found |= corpora.seen_in(texts, begun.hashes)
+        num_lists += 1
         if should_stop():
+            begun.keep(found, num_lists, now=True)
             raise Stopped
-    return found
+        begun.keep(found, num_lists)
+    return found, begun.is_kept
 
 
 def _kept(folder: Folder, name: str, hashes: np.ndarray) -> np.ndarray | None:

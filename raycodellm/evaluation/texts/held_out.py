@@ -129,7 +129,8 @@ def file_texts(domain: str, path: str) -> Iterator[str]:
     skipped: Counter[str] = Counter()
     found = False
     try:
-        for one in corpora.read_in_process(source, corpora.source_fingerprint(source)):
+        inputs = corpora.source_fingerprint(source)
+        for one in corpora.read_in_process(source, inputs):
             if isinstance(one, Document):
                 found = True
                 yield one.text
@@ -139,7 +140,14 @@ def file_texts(domain: str, path: str) -> Iterator[str]:
         raise UserError(f"evaluation.texts.{domain}: {error}") from error
     if not found:
         reasons = ", ".join(f"{count} {reason}" for reason, count in skipped.most_common(3)) or "all files are empty"
-        raise UserError(f"evaluation.texts.{domain}: {path} holds no document: {reasons}")
+        columns = corpora.columns_found(source, inputs)
+        hint = ""
+        if columns != "none":
+            hint = (
+                f"; columns found: {columns[:200]}; call the one with the text `text`, or make the file a source of "
+                f"the sweep, which has text_field, and say texts: {{{domain}: held_out}}"
+            )
+        raise UserError(f"evaluation.texts.{domain}: {path} holds no document: {reasons}{hint}")
 
 
 def text_files(domain: str, path: str) -> list[Path] | None:
