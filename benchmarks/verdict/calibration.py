@@ -129,16 +129,18 @@ def power_lines() -> list[Power]:
 
 
 def seen(shape: Shape, sweeps: int, seed: int = 1) -> tuple[float, float]:
-    """Share of sweeps that call the second arm better, and the mean number of seeds that they took."""
+    """Share of sweeps that call the second arm better, and the mean number of seeds that it took."""
     rng = np.random.default_rng(seed)
     found = [outcome(shape, rng) for _ in range(sweeps)]
     share = statistics.fmean(one.words.get((1, 0)) == "better" for one in found)
-    return share, statistics.fmean(one.seeds for one in found)
+    return share, statistics.fmean(one.seeds[1] for one in found)
 
 
 def _false_line(given: tuple[Case, int]) -> tuple[str, int, int]:
     case, sweeps = given
-    return case.name, num_false(case, sweeps_of(case, sweeps)), sweeps_of(case, sweeps)
+    number = num_false(case, sweeps_of(case, sweeps))
+    print(f"{case.name}: {number} of {sweeps_of(case, sweeps)}", file=sys.stderr, flush=True)
+    return case.name, number, sweeps_of(case, sweeps)
 
 
 def _power_line(given: tuple[Power, int]) -> list[str]:
@@ -176,7 +178,7 @@ def main() -> int:
     text += "\n" + table(["no effect: shape", "sweeps", "claim something", "95 %"], lines)
     rules = ["items alone, one seed", "5 % each, no correction", "Tukey, all to the best", "verdict"]
     text += "\n" + table(["no effect: claims by rule", *rules], old)
-    columns = ["an effect of, in standard deviations", *(f"{one:g}" for one in power_lines()[0].effects)]
+    columns = ["power (seeds) at an effect of", *(f"{one:g}" for one in power_lines()[0].effects)]
     text += "\n" + table(columns, power)
     finish(text, options.out)
     broken = [

@@ -121,10 +121,8 @@ class Outcome:
 
     words: Mapping[tuple[int, int], Word]
     """Maps (arm, task) to the verdict, where one is known."""
-    seeds: int
-    """Fresh seeds of the arm that got most."""
-    chosen: tuple[int, ...]
-    """The arms that were compared with the reference."""
+    seeds: Mapping[int, int]
+    """Maps each arm that was compared with the reference to its number of fresh seeds."""
 
 
 def outcome(shape: Shape, rng: np.random.Generator) -> Outcome:
@@ -137,16 +135,15 @@ def outcome(shape: Shape, rng: np.random.Generator) -> Outcome:
     fresh = answers(shape, shape.looks[-1], own, rng)
     known: dict[tuple[int, int], Word] = {}
     latest: dict[tuple[int, int], ArmMeasurements] = {}
-    seeds = 0
+    taken: dict[int, int] = {}
     for look, seeds in enumerate(shape.looks):
         open_arms = [arm for arm in chosen if any((arm, task) not in known for task in range(shape.tasks))]
-        if not open_arms:
-            return Outcome(known, shape.looks[look - 1], chosen)
+        taken |= dict.fromkeys(open_arms, seeds)
         for task in range(shape.tasks):
-            for arm in (shape.reference, *open_arms):
+            for arm in (shape.reference, *open_arms) if open_arms else ():
                 latest[arm, task] = measured(shape, fresh[:, :, :seeds], arm, task)
         known |= _of_look(shape, look, latest, [(a, t) for a in open_arms for t in range(shape.tasks)], known)
-    return Outcome(known, seeds, chosen)
+    return Outcome(known, taken)
 
 
 def _of_look(
