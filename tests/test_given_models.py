@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 from driver_without_ray import Cluster, Driver
 
-from raycodellm import config, evaluation, report, search, stage_store, storage_files, sweep
+from raycodellm import config, evaluation, report, runs, search, stage_store, storage_files, sweep
 from raycodellm.check import given_models
 from raycodellm.config import SweepFile, Unreachable, UserError
 from raycodellm.files import Folder
@@ -223,3 +223,17 @@ def test_a_hub_that_cannot_be_reached_is_not_asked_for_every_model(monkeypatch) 
         with pytest.raises(Unreachable):
             hub_commits.commit(name, ("config.json",))
     assert asked == ["owner/one"]
+
+
+def test_other_pairs_are_compared_without_another_evaluation(here: Path, monkeypatch) -> None:
+    monkeypatch.setattr("os.fsync", lambda descriptor: None)
+    storage, cluster, said = Folder(f"{here}/storage"), Cluster(), []
+    drive(given(here), storage, cluster, said)
+    turned = given(here, f"search.pairs=[[{here}/third, {here}/other]]")
+    assert drive(turned, storage, cluster, said) == 0
+    opened = runs.open_run(f"{here}/storage/given")
+    opened.write_report()
+    (one,) = [one for one in (opened.folder / "report").read_json("pairs.json")["pairs"] if one["p"] is not None]
+    assert (one["base"], one["other"]) == (f"{here}/third", f"{here}/other")
+    assert opened.model(0) == here / "base"
+    assert any("no training seed is behind a given model" in line for line in opened.status.lines())

@@ -14,7 +14,8 @@ from typing import TYPE_CHECKING, Any
 from raycodellm import evaluation, finished, model, report, storage_files, sweep
 from raycodellm.config import Sweep, UserError
 from raycodellm.files import Folder, cache_folder, fingerprint
-from raycodellm.records import StageRecord, TrialResult
+from raycodellm.identity import hub_commits
+from raycodellm.records import GIVEN_MODELS, StageRecord, TrialResult
 from raycodellm.runs.status import RunStatus
 from raycodellm.tables import trials_table
 from raycodellm.tables.trials import trial_name
@@ -163,8 +164,11 @@ class OpenedRun:
     def model(self, trial: int, stage: str | None = None) -> Path:
         """A local path that `transformers` loads: the model after the trial's last stage, or after the stage named.
 
-        A model on an object store is fetched into this machine's cache, once.
+        A model on an object store is fetched into this machine's cache, once. Of a trial without stages it is the given
+        model, if that is a folder.
         """
+        if stage is None and (given := self.result(trial).model):
+            return self._given_model(given)
         stages = self.stages(trial)
         key = self._key(stage, trial) if stage is not None else next(reversed(self.result(trial).stages), "")
         if key not in stages:
@@ -178,6 +182,13 @@ class OpenedRun:
         local = remote.local or _fetched(remote)
         model.require_undamaged(local, remote)
         return local
+
+    def _given_model(self, identity: str) -> Path:
+        address = str((self.run.storage / GIVEN_MODELS / identity).read_json("model.json")["model"])
+        folder = hub_commits.folder_of(address)
+        if folder is None:
+            raise UserError(f"{self.name}: the model is {address} of the Hugging Face hub; load it by that name")
+        return folder.local or _fetched(folder)
 
     def _stage(self, key: str) -> Folder:
         return self.run.storage / "stages" / key

@@ -39,6 +39,8 @@ class RunStatus:
     driver: Driver | None
     """The process that runs the sweep now, as far as its files tell; None for none."""
     results: Sequence[TrialResult]
+    is_trained: bool = True
+    """False for a sweep of given models."""
     verdict: dict[str, Any] | None = None
     """The content of `verdict.json` as the trials stand now; None where it is not known without reading all items."""
 
@@ -56,6 +58,7 @@ class RunStatus:
             best=report.best_arm([result.row() for result in results], run.sweep.search.objectives),
             driver=sweep.running_driver(run),
             results=results,
+            is_trained=bool(run.sweep.stages),
             verdict=_verdict(run, results, standing.looks, sum(states[state] for state in ENDED)),
         )
 
@@ -86,7 +89,7 @@ class RunStatus:
             said = ", ".join(filter(None, (said, *times(moment, self.num_ended))))
         if self.best is not None:
             lines.append(f"best so far: {self.best}" if self.num_ended < self.num_trials else f"best: {self.best}")
-        if self.verdict is not None and self.verdict["reference"] is not None:
+        if self.verdict is not None and (self.verdict["reference"] is not None or not self.is_trained):
             lines.append(self.verdict["answer"])
         if moment is not None:
             lines += filter(None, [slots_line(moment.snapshot)])
