@@ -46,9 +46,7 @@ def _quick_close():
     """`Engine.close` collects garbage: keep it from walking all that the imports made, 0.25 s each time."""
     models.build(SMALL, VOCAB, seed=0)
     gc.collect()
-    gc.freeze()
-    yield
-    gc.unfreeze()
+    gc.freeze()  # for good: `unfreeze` would also give back what was frozen once all tests were collected
 
 
 def make_stage(**changes) -> Stage:
