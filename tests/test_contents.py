@@ -161,7 +161,8 @@ def test_a_model_of_the_hub_is_known_by_its_commit_offline_too(cached_repo, swee
 
 
 @pytest.fixture
-def task(tmp_path: Path) -> Path:
+def task(tmp_path: Path, monkeypatch) -> Path:
+    monkeypatch.syspath_prepend(tmp_path)  # from which the task's functions import
     write(tmp_path / "words.py", b"from more_words import end\n\n\ndef text(doc):\n    return doc['q'] + end\n")
     write(tmp_path / "more_words.py", b"end = '?'\n")
     write(tmp_path / "unrelated.py", b"end = '?'\n")
