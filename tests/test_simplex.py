@@ -216,6 +216,6 @@ def test_a_sentence_names_the_mixture_once_and_then_its_sources() -> None:
         "pretrain.schedule": "wsd",
         "instruct.tokens": 9,
     }
-    told = "pretrain.weights.web 0.7, code 0.3, pretrain.schedule wsd, sft.tokens 9"
+    told = "pretrain.weights.web 0.7, code 0.3, pretrain.schedule wsd, instruct.tokens 9"
     assert formats.params(point) == told
     assert formats.params({}) == "no searched parameter"
