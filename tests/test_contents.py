@@ -167,9 +167,9 @@ def task(tmp_path: Path, monkeypatch) -> Path:
     write(tmp_path / "more_words.py", b"end = '?'\n")
     write(tmp_path / "unrelated.py", b"end = '?'\n")
     write(tmp_path / "items.jsonl", b'{"q": "a"}\n')
-    write(tmp_path / "base.yaml", b"output_type: generate_until\n")
+    write(tmp_path / "base.yaml", b"output_type: generate_until\ndoc_to_target: q\n")
     data = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/items.jsonl}}}}\n"
-    text = f"task: own\ninclude: base.yaml\n{data}doc_to_text: !function words.text\n"
+    text = f"task: own\ninclude: base.yaml\n{data}test_split: test\ndoc_to_text: !function words.text\n"
     return write(tmp_path / "own.yaml", text.encode())
 
 

@@ -6,6 +6,7 @@ seeds, and evaluation items that leave a difference uncertain by ±0.0076.
 
 from __future__ import annotations
 
+import gc
 import importlib
 import math
 from dataclasses import replace
@@ -259,7 +260,8 @@ def test_an_arm_far_away_in_code_ratio_says_less_of_the_noise_than_one_that_is_n
     assert found[1] < 0.2 * found[0]
 
 
-def test_holm_is_that_of_statsmodels_and_its_levels_agree_with_its_verdicts():
+def test_holm_is_that_of_statsmodels_and_its_levels_agree_with_its_verdicts(monkeypatch):
+    monkeypatch.setattr(gc, "collect", lambda: 0)  # statsmodels asks for it each time, 0.6 s after thousands of tests
     for seed in range(3):
         drawn_p = dict(enumerate(np.random.default_rng(seed).beta(0.3, 3, 6).tolist()))
         found = holm(drawn_p, 0.05)
