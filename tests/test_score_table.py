@@ -6,10 +6,11 @@ import json
 
 import pytest
 
-from raycodellm import compare, evaluation
+from raycodellm import compare, evaluation, statistics
 from raycodellm.config import Evaluation
 from raycodellm.evaluation.scores.metrics import mean_metrics
 from raycodellm.evaluation.tasks import suites
+from raycodellm.pairs import Gap
 from raycodellm.tables import remarks, score_table, side_by_side
 
 SETTINGS = Evaluation(suites=("papers",), tasks=("mine",))
@@ -164,15 +165,19 @@ def test_clean_accuracy_is_compared_only_where_contaminated_items_were_found():
 
 def test_the_json_of_scores_holds_numbers_or_null():
     result = evaluation.EvaluationResult({"mine/bpb": 2.0, "mine/bpb_low": float("-inf")})
-    gap = {"mine/bpb": None, "mine/acc": compare.statistics.Interval(0.1, 0.0, float("inf"))}
+    gap = {"mine/bpb": None, "mine/acc": Gap(statistics.Interval(0.1, 0.0, float("inf")), 4)}
     found = json.loads(compare.as_json(compare.Compared(SETTINGS, {"a": result}, {("a", "b"): gap}, {})))
     assert found["models"]["a"]["metrics"] == {"mine/bpb": 2.0, "mine/bpb_low": None}
     assert found["models"]["a"]["missing"]["coding/pass@1"] == "code was not evaluated"
+    untested = {"p": None, "p_corrected": None, "test": None}
     assert found["pairs"] == [
         {
             "base": "a",
             "other": "b",
-            "differences": {"mine/bpb": None, "mine/acc": {"value": 0.1, "low": 0.0, "high": None}},
+            "differences": {
+                "mine/bpb": None,
+                "mine/acc": {"value": 0.1, "low": 0.0, "high": None, "items": 4, **untested},
+            },
         }
     ]
 
