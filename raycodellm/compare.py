@@ -168,8 +168,9 @@ def text(compared: Compared, num_characters: int = 200) -> str:
             lines += [f"  {line}" for line in evaluation.win_rate_lines(rate, names[base], names[other])]
     if tested:
         lines.append(
-            "p: of no difference between these two models, over items alone; McNemar's exact test, or a bootstrap over "
-            f"pairs. Corrected for all {sum(map(_num_tested, compared.pairs.values()))} tests, pairs × tasks (Holm)."
+            "p: of no difference between these two models, over items alone; McNemar's exact test, or Student's over "
+            f"items or clusters. Corrected for all {sum(map(_num_tested, compared.pairs.values()))} tests, pairs × "
+            "tasks (Holm)."
         )
     return "\n".join(lines)
 

@@ -68,7 +68,7 @@ def test_items_that_share_a_context_are_tested_as_whole_contexts() -> None:
     alone = pairs.differences(answered(base), answered(other))["boxes/acc"]
     together = pairs.differences(answered(base, 7), answered(other, 7))["boxes/acc"]
     assert alone is not None and together is not None and alone.p is not None and together.p is not None
-    assert (alone.test, alone.items, together.test, together.items) == ("McNemar", 70, "bootstrap", 10)
+    assert (alone.test, alone.items, together.test, together.items) == ("McNemar", 70, "Student", 10)
     assert alone.p < 1e-5 and together.p > 0.01
 
 

@@ -1,7 +1,9 @@
 """Differences between two models over the items that both were scored on, and their tests.
 
-One metric of each task is tested: McNemar's exact test for the accuracy of items that are independent, a bootstrap over
-pairs of items, or of clusters of items, for anything else. Holm's correction is over all pairs and tasks together.
+One metric of each task is tested: McNemar's exact test for the accuracy of items that are independent, Student's paired
+test over items, or over clusters of items, for anything else. Holm's correction is over all pairs and tasks together.
+A bootstrap's p is too small over few clusters: with 20 of them, 10 of 100 simulated comparisons of equal models claimed
+a difference; Student's test did in 17 of 300.
 """
 
 from __future__ import annotations
@@ -18,11 +20,7 @@ from raycodellm.statistics import Interval, Sample
 
 ERROR = 0.05
 """Probability of any false claim among all tested differences, where no model differs from another."""
-_FEWEST_RESAMPLES = 2_000
-_RESAMPLES_PER_TEST = 160
-"""Resamples of a bootstrap for each test that a correction is over: p-values then reach a quarter of the error that the
-strictest of them is held to."""
-Test = Literal["McNemar", "bootstrap"]
+Test = Literal["McNemar", "Student"]
 Averages = Mapping[str, Sequence[str]]
 Pair = tuple[str, str]
 """(base, other)"""
@@ -63,13 +61,12 @@ def compare(
     found = {pair: _gaps(of_pair) for pair, of_pair in samples.items()}
     tasks = {model: [*evaluation.named_tasks(table)] for model, table in tables.items()}
     tested = {pair: tested_metrics(found[pair], tasks[pair[0]], preferred) for pair in pairs}
-    resamples = max(_FEWEST_RESAMPLES, _RESAMPLES_PER_TEST * sum(map(len, tested.values())))
     p_values: dict[tuple[Pair, str], float] = {}
     for pair, metrics in tested.items():
         for metric in metrics:
             gap, both = found[pair][metric], samples[pair][metric]
             if gap is not None and both is not None:
-                p, test = _test(both, resamples)
+                p, test = _test(both)
                 found[pair][metric] = replace(gap, p=p, test=test)
                 p_values[pair, metric] = p
     for (pair, metric), corrected in statistics.holm(p_values, ERROR).items():
@@ -95,13 +92,26 @@ def tested_metrics(names: Sequence[str] | Mapping[str, object], tasks: Sequence[
     return found
 
 
-def _test(both: _Samples, resamples: int) -> tuple[float, Test]:
+def _test(both: _Samples) -> tuple[float, Test]:
     """The p-value, and the test that gave it."""
     exact = statistics.mcnemar(both.base[0], both.other[0]) if len(both.base) == len(both.other) == 1 else None
     if exact is not None:
         return exact.p, "McNemar"
-    drawn = statistics.paired_bootstrap(both.base, both.other, resamples=resamples)
-    return (1.0 if drawn is None or math.isnan(drawn.p) else drawn.p), "bootstrap"
+    pairs = zip(both.base, both.other, strict=True)
+    return _student_p([{item: b[item] - a[item] for item in a.keys() & b.keys()} for a, b in pairs]), "Student"
+
+
+def _student_p(gaps: Sequence[Sample]) -> float:
+    """Two-sided p of no difference, by Student's paired test; where all gaps are equal, that of the sign test."""
+    from scipy.special import stdtr
+
+    mean = math.fsum(math.fsum(gap.values()) / len(gap) for gap in gaps) / len(gaps)
+    error = statistics.mean_variance(gaps)
+    if not mean or not error.degrees:
+        return 1.0
+    if error.value <= 0:
+        return float(min(1.0, 2.0 ** (1 - sum(map(len, gaps)))))
+    return float(2 * stdtr(error.degrees, -abs(mean) / math.sqrt(error.value)))
 
 
 def _gaps(samples: Mapping[str, _Samples | None]) -> dict[str, Gap | None]:

@@ -98,8 +98,8 @@ def note(found: Sequence[Compared]) -> str:
     tests = sum(one.word is not None for one in found)
     return (
         "▲ better, ▼ worse, ≈ not known. Differences over the same items, with 95 % intervals over items. p: McNemar's "
-        f"exact test, or a bootstrap over pairs of items; corrected: all {tests} tests, pairs × tasks, hold at once "
-        f"(Holm). {_SCOPE}"
+        f"exact test, or Student's over items or clusters of items; corrected: all {tests} tests, pairs × tasks, hold "
+        f"at once (Holm). {_SCOPE}"
     )
 
 
