@@ -153,7 +153,8 @@ def _ours(storage: Path, trials: int) -> Measured:
     command = [sys.executable, "-m", "raycodellm.cli", "run", str(_common.ROOT / "sweeps" / "quickstart.yaml")]
     for setting in (
         "search.sampler=random",
-        "search.replicates=1",
+        "search.confirm=null",
+        "search.reference=null",
         f"search.trials={trials}",
         "pretrain.code_ratio={search: {uniform: [0.0, 0.75]}}",
         f"stages.pretrain.tokens={PRETRAIN}",

@@ -5,8 +5,8 @@ pretended arms, of which the first is the reference, and asks for the verdicts a
 each claim is false. The same seeds are dealt anew each time: the share has the noise of these few seeds, which no
 number of deals removes.
 
-    raycodellm run sweeps/quickstart.yaml --set name=null --set search.replicates=24 --set pretrain.code_ratio=0.0 \\
-        --set search.reference=null --set search.confirm=null
+    raycodellm run sweeps/quickstart.yaml --set name=null --set pretrain.code_ratio=0.25 --set search.replicates=24 \\
+        --set search.confirm=null --set search.reference=null
     python benchmarks/verdict/real_null.py ~/raycodellm/null --deals 400
 """
 
