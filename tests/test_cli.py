@@ -78,6 +78,7 @@ def test_check_shows_arms_tree_tokens_cost_and_placement(capsys, tmp_path) -> No
     settings = (
         "pretrain.code_ratio={search: {choice: [0.0, 0.5]}}",
         "pretrain.schedule={search: {choice: [constant, increase, decrease]}}",
+        "sources.code_tasks={kind: instruct_code, path: 'builtin:python-instruct'}",
         "instruct.code_ratio={search: {choice: [0.0, 0.5]}}",
         "search.replicates=1",
         "search.reference={pretrain.code_ratio: 0.0, instruct.code_ratio: 0.0}",
