@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+import math
 
 import pytest
 
@@ -349,6 +350,83 @@ def test_a_continued_study_does_not_draw_the_same_points_again(sweep_text: str, 
         study.tell(found.number, [1.0])
         points.append(found.params["pretrain.code_ratio"])
     assert len(set(points)) == 3
+
+
+TWELVE = (
+    "pretrain.code_ratio={search: {choice: [0.25, 0.5, 0.75]}}",
+    "pretrain.schedule={search: {choice: [increase, decrease]}}",
+    "pretrain.learning_rate.warmup={search: {choice: [0.0, 0.05]}}",
+)
+
+
+def told(study: search.SweepStudy, number: int) -> list[search.Suggestion]:
+    """The next trials, each told a score before the one after it is suggested."""
+    found = []
+    for _ in range(number):
+        found.append(study.suggest())
+        study.tell(found[-1].number, [found[-1].params["pretrain.code_ratio"]])
+    return found
+
+
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "qmc", "gp"])
+def test_twelve_trials_in_a_space_of_twelve_points_are_twelve_arms(sweep_text: str, tmp_path, sampler: str) -> None:
+    first = "search.enqueue=[{pretrain.code_ratio: 0.5}]"  # a part of a point, whose rest is sampled
+    file = parsed(sweep_text, *TWELVE, first, f"search.sampler={sampler}", "search.trials=12")
+    found = told(search.SweepStudy(tmp_path / "optuna.log", file), 12)
+    assert [(one.arm, one.replicate) for one in found] == [(arm, 0) for arm in range(12)]
+    assert len({repr(one.params) for one in found}) == 12 and found[0].params["pretrain.code_ratio"] == 0.5
+
+
+def test_replicates_are_the_ones_asked_for_where_a_space_is_tried_whole(sweep_text: str, tmp_path) -> None:
+    file = parsed(sweep_text, CHOICES, "search.trials=40", "search.replicates=2")
+    assert (search.num_arms(file), search.num_trials(file)) == (4, 8)
+    assert "40 asked for, but the space has 4" in search.lacking_points(file)
+    assert search.lacking_points(parsed(sweep_text, CHOICES, "search.trials=4")) == ""
+    found = told(search.SweepStudy(tmp_path / "optuna.log", file), 8)
+    assert [(one.arm, one.replicate) for one in found] == [(arm, seed) for arm in range(4) for seed in range(2)]
+
+
+def test_a_killed_driver_is_followed_by_one_that_suggests_the_same(sweep_text: str, tmp_path) -> None:
+    file = parsed(sweep_text, "search.trials=12", *TWELVE[1:])
+    whole = told(search.SweepStudy(tmp_path / "whole.log", file), 9)
+    path = tmp_path / "optuna.log"
+    found = [one for _ in range(3) for one in told(search.SweepStudy(path, file), 3)]
+    assert found == whole
+
+
+@pytest.mark.parametrize("num_lines", range(1, 7))
+def test_a_driver_killed_at_any_line_leaves_its_place_of_the_sequence_to_the_next_one(
+    sweep_text: str, tmp_path, num_lines: int
+) -> None:
+    file, path = parsed(sweep_text, "search.sampler=qmc", "search.trials=8"), tmp_path / "optuna.log"
+    arms = search.preview(file, 8)
+    study = search.SweepStudy(path, file)
+    assert told(study, 2)[1].params == arms[1]
+    before = path.read_bytes()
+    study.suggest()
+    lines = path.read_bytes()[len(before) :].splitlines(keepends=True)
+    path.write_bytes(before + b"".join(lines[:num_lines]))
+    assert [one.params for one in told(search.SweepStudy(path, file), 6)] == arms[2:]
+
+
+def test_a_rebuilt_study_goes_on_along_the_sequence(sweep_text: str, tmp_path) -> None:
+    file, path = parsed(sweep_text, "search.sampler=qmc", "search.trials=8"), tmp_path / "optuna.log"
+    found = told(search.SweepStudy(path, file), 5)
+    results = {
+        one.number: TrialResult(one.number, "complete", one.arm, one.replicate, one.params, SCORED) for one in found
+    }
+    search.rebuild_journal(path, file, (), results, set())
+    assert [one.params for one in told(search.SweepStudy(path, file), 3)] == search.preview(file, 8)[5:]
+
+
+def test_a_sequence_fills_every_eighth_of_a_range_with_eight_arms(sweep_text: str, tmp_path) -> None:
+    rate = "pretrain.learning_rate.peak={search: {loguniform: [1e-4, 1e-2]}}"
+    file = parsed(sweep_text, rate, "search.sampler=qmc", "search.trials=8", "search.replicates=3")
+    arms = search.preview(file, 8)
+    assert {int(8 * arm["pretrain.code_ratio"] / 0.75) for arm in arms} == {*range(8)}
+    assert {int(4 * math.log10(1e4 * arm["pretrain.learning_rate.peak"])) for arm in arms} == {*range(8)}
+    found = told(search.SweepStudy(tmp_path / "optuna.log", file), 24)
+    assert [one.params for one in found[::3]] == arms
 
 
 def test_a_failed_trial_is_failed_in_the_study(sweep_text: str, tmp_path) -> None:

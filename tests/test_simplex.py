@@ -91,7 +91,7 @@ def test_uniform_units_give_mixtures_that_are_uniform_within_the_bounds(bounds) 
         assert statistics.pstdev(ours) == pytest.approx(statistics.pstdev(theirs), rel=0.1, abs=1e-6)
 
 
-@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", pytest.param("gp", marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("sampler", ["random", "tpe", "nsga2", "qmc", pytest.param("gp", marks=pytest.mark.exhaustive)])
 def test_every_trial_has_a_whole_mixture_by_the_names_of_its_sources(sweep_text, tmp_path, sampler) -> None:
     file = mixed(sweep_text, f"search.sampler={sampler}", "search.trials=6")
     study = search.SweepStudy(tmp_path / "optuna.log", file)

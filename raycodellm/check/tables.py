@@ -24,7 +24,10 @@ def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
         most, num_seeds = search.most_confirm_trials(file), confirm.seeds[-1]
         count += f", then at most ({search.num_confirmed(file) - 1} + 1) × {num_seeds} = {most} confirmation trials"
     lines = [f"{sweep.name}: {count}, sampler {sweep.search.sampler}, objective {objective}"]
-    lines.append("arms:" if sweep.search.sampler == "grid" else "arms, for example (the sampler chooses as it learns):")
+    lines += [line] if (line := search.lacking_points(file)) else []
+    lines.append(
+        "arms:" if sweep.search.sampler in ("grid", "qmc") else "arms, for example (the sampler chooses as it learns):"
+    )
     lines += [
         f"  {number:3d}  {search.format_params(arm) or '(nothing is searched over)'}"
         f"{'  (the reference)' if number == 0 and sweep.search.reference is not None else ''}"

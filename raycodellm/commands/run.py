@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raycodellm import STARTED, storage_files
+from raycodellm import STARTED, search, storage_files
 from raycodellm.commands.request import DONE, FAILED, STOPPED, SweepRequest, log_path
 from raycodellm.config import SweepFile, UserError, without_credentials
 from raycodellm.files import Folder
@@ -127,6 +127,8 @@ def _run_left(task: _Task, began: float) -> int:
         left = f"{task.num_left} of {task.num_trials} trials to run"
         left += f", at most {task.most_trials} in all" if task.most_trials > task.num_trials else ""
         shown.say(f"{task.run.sweep.name}: {left}; writing to {task.run.folder}")
+        if line := search.lacking_points(task.run.file):
+            shown.say(line)
         if task.memory_fit.groups is not None:  # else the memory is known only after the cluster is joined
             shown.say(str(task.memory_fit))
         stops = "" if task.request.is_submitted else "Ctrl-C stops cleanly; "

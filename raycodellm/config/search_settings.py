@@ -9,7 +9,7 @@ from pydantic import Field, model_validator
 
 from raycodellm.config.field_types import Frozen, Number, Whole
 
-SAMPLERS = ("tpe", "gp", "nsga2", "random", "grid")
+SAMPLERS = ("tpe", "gp", "nsga2", "random", "qmc", "grid")
 
 
 class Objective(Frozen):
@@ -47,7 +47,8 @@ class Search(Frozen):
     """Arms to try; each is run once per replicate. With the grid sampler: all points when left out."""
     sampler: Literal[SAMPLERS] = "tpe"  # type: ignore[valid-type]
     """Optuna's sampler: `tpe` (tree-structured Parzen estimator), `gp` (Gaussian process), `nsga2` (evolutionary, for
-    several objectives), `random`, or `grid` (every combination of choices and whole numbers)."""
+    several objectives), `random`, `qmc` (a Sobol sequence, which fills the space more evenly than `random`; best with
+    a power of two as `trials`), or `grid` (every combination of choices and whole numbers)."""
     objective: Objective | Annotated[tuple[Objective, ...], Field(min_length=1)] = Objective(
         metric="mean/bpb", mode="min"
     )

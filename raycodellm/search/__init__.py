@@ -1,6 +1,6 @@
 """The search: its space, samplers and arms, and the Optuna study that remembers. The only door to `optuna`."""
 
-from raycodellm.search.arms import format_params, grid, num_arms, num_trials, preview
+from raycodellm.search.arms import format_params, grid, lacking_points, num_arms, num_trials
 from raycodellm.search.confirmation import (
     Phase,
     known_trials,
@@ -12,6 +12,7 @@ from raycodellm.search.confirmation import (
 from raycodellm.search.importance import FEWEST_POINTS, importances
 from raycodellm.search.journal_repair import Journal, agrees, read_journal, rebuild_journal
 from raycodellm.search.objectives import objective_values
+from raycodellm.search.preview import preview
 from raycodellm.search.reference import reference_point
 from raycodellm.search.space import distributions, is_relevant
 from raycodellm.search.study import Suggestion, SweepStudy
@@ -29,6 +30,7 @@ __all__ = [
     "importances",
     "is_relevant",
     "known_trials",
+    "lacking_points",
     "most_confirm_trials",
     "most_trials",
     "num_arms",

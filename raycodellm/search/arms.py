@@ -1,4 +1,4 @@
-"""The arms of a sweep before it runs: the grid's points, how many arms and trials there are, and examples to show."""
+"""The arms of a sweep before it runs: the grid's points, and how many arms and trials there are."""
 
 from __future__ import annotations
 
@@ -8,9 +8,8 @@ from typing import Any
 
 from raycodellm import config
 from raycodellm.config import Parameter, Search, SweepFile, UserError
-from raycodellm.search.journal_file import quiet_optuna
 from raycodellm.search.reference import reference_point
-from raycodellm.search.space import by_name, is_relevant, keyed_points, sample, sampling_order
+from raycodellm.search.space import is_relevant, sampling_order
 
 MAX_TRIALS = 10_000
 MAX_GRID_POINTS = 1_000
@@ -42,6 +41,15 @@ def grid(file: SweepFile) -> list[dict[str, Any]]:
     first = [point for wanted in _wanted_first(file) for point in points if _agrees(point, wanted)]
     ordered = [*first, *points]
     return [point for place, point in enumerate(ordered) if point not in ordered[:place]] if first else points
+
+
+def finite_points(file: SweepFile, most: int) -> list[dict[str, Any]] | None:
+    """Every distinct point of the space by the parameters' names, in the file's order. None where these are more than
+    `most`, or without end."""
+    if any(one.domain.kind not in ("choice", "int") for one in file.parameters):
+        return None
+    points = list(itertools.islice(_points(file, sampling_order(file), {}), most + 1))
+    return points if len(points) <= most else None
 
 
 def _agrees(point: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
@@ -91,7 +99,20 @@ def num_arms(file: SweepFile) -> int:
         return _checked(len(points), search)
     if search.trials is None:
         raise UserError(f"search.trials: is missing; sampler {search.sampler} needs a number, for example trials: 6")
-    return _checked(max(search.trials, len(_wanted_first(file))), search)
+    different = finite_points(file, min(search.trials, MAX_TRIALS))
+    trials = search.trials if different is None else len(different)
+    return _checked(max(trials, len(_wanted_first(file))), search)
+
+
+def lacking_points(file: SweepFile) -> str:
+    """A line that tells that the space has fewer points than the file asks for; empty where it has enough."""
+    search = file.example().search
+    if search.sampler == "grid" or search.trials is None or num_arms(file) >= search.trials:
+        return ""
+    return (
+        f"search.trials: {search.trials} asked for, but the space has {num_arms(file)} different points; each is tried "
+        "once per replicate"
+    )
 
 
 def _checked(num_arms: int, search: Search) -> int:
@@ -104,25 +125,6 @@ def _checked(num_arms: int, search: Search) -> int:
 def num_trials(file: SweepFile) -> int:
     """Trials of the search: every arm once per replicate. Their numbers are the first ones of the sweep."""
     return num_arms(file) * file.example().search.replicates
-
-
-def preview(file: SweepFile, most: int) -> list[dict[str, Any]]:
-    """The first `most` arms of a grid; for any other sampler the points that are tried first, then random ones as an
-    example."""
-    if file.example().search.sampler == "grid":
-        return grid(file)[:most]
-    import optuna
-
-    quiet_optuna()
-    study = optuna.create_study(sampler=optuna.samplers.RandomSampler(seed=file.example().seed))
-    for point in keyed_points(file, first_points(file)):
-        study.enqueue_trial(point)
-    arms = []
-    for _ in range(min(most, num_arms(file))):
-        trial = study.ask()
-        sample(file, trial)
-        arms.append(by_name(file, trial.params))
-    return arms
 
 
 def format_params(params: Mapping[str, Any]) -> str:

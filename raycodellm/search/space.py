@@ -99,6 +99,13 @@ def unit_keys(file: SweepFile, simplex: Simplex) -> tuple[str, ...]:
     return tuple(f"{keys[place]}.unit" for place in simplex.with_unit)
 
 
+def coordinates(file: SweepFile) -> tuple[str, ...]:
+    """Optuna's keys of everything that is sampled in some point of the space, in the order of sampling."""
+    units = {simplex: unit_keys(file, simplex) for simplex in simplices(file)}
+    keys = (units[one.domain.simplex] if one.domain.simplex else (one.key,) for one in sampling_order(file))
+    return tuple(dict.fromkeys(key for some in keys for key in some))
+
+
 def simplices(file: SweepFile) -> list[Simplex]:
     """The searched mixtures, in the order of the file."""
     return list(dict.fromkeys(one.domain.simplex for one in file.parameters if one.domain.simplex))
@@ -172,6 +179,11 @@ def _units(
                 units = simplex.units([params[name] for name in simplex.names])
                 found[simplex] = dict(zip(unit_keys(file, simplex), units, strict=True))
     return found
+
+
+def point_text(point: Mapping[str, Any]) -> str:
+    """A text that two points by Optuna's keys have in common where they are the same."""
+    return repr(sorted(point.items()))
 
 
 def keyed_points(file: SweepFile, points: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

@@ -18,8 +18,7 @@ from raycodellm.records import CONFIRM_SEEDS
 from raycodellm.search.arms import first_points, num_arms, num_trials
 from raycodellm.search.confirmation import Phase, phase_of
 from raycodellm.search.journal_file import open_journal
-from raycodellm.search.samplers import make_sampler
-from raycodellm.search.space import by_name, keyed_points, sample
+from raycodellm.search.space import by_name, keyed_points, point_text, sample
 
 if TYPE_CHECKING:
     import optuna
@@ -50,6 +49,8 @@ class SweepStudy:
         that an interruption left out, and suggests its unfinished trials before new ones."""
         from optuna.trial import TrialState
 
+        from raycodellm.search.distinct import DistinctSampler
+
         self._file = file
         self._storage = open_journal(path)
         self._study = create_study(self._storage, file)
@@ -61,7 +62,8 @@ class SweepStudy:
         for trial in known:
             if _has_arm(trial) and trial.user_attrs["replicate"] == 0:
                 self._enqueue_replicates(trial.user_attrs["arm"], trial.params)
-        self._study.sampler = make_sampler(sweep.search, sweep.seed, num_arms(file), len(self.trials()))
+        self._first_points = {point_text(point) for point in keyed_points(file, first_points(file))}
+        self._study.sampler = DistinctSampler(file, num_arms(file), self._is_tried)
         # Only where both the journal and the trial's folder were damaged: else the journal has its arm.
         self._lost = [trial.number for trial in self.trials() if self._is_lost_confirmation(trial)]
         self._to_suggest_again = [number for number in self.unfinished() if number not in self._lost]
@@ -134,6 +136,10 @@ class SweepStudy:
         state = TrialState.FAIL if values is None else TrialState.COMPLETE
         self._study.tell(number, None if values is None else list(values), state=state, skip_if_finished=True)
 
+    def _is_tried(self, point: Mapping[str, Any]) -> bool:
+        """True if an arm has this point, or will have it as one of the first points."""
+        return self._arms.has(point) or point_text(point) in self._first_points
+
     def _live_trial(self, number: int) -> optuna.trial.Trial:
         """An unfinished trial as Optuna's live trial: parameters that it has already are not sampled again."""
         from optuna.trial import Trial
@@ -174,7 +180,7 @@ class SweepStudy:
     def _give_arm(self, trial: optuna.trial.Trial) -> None:
         """Gives a just sampled trial its arm and replicate, and enqueues the other replicates of a new arm.
 
-        A point that is suggested again becomes one more replicate of its arm: a new seed says more than an equal run.
+        A point that is enqueued twice becomes one more replicate of its arm: a new seed says more than an equal run.
         """
         params = trial.params  # a deep copy each time
         arm, replicate = self._arms.place(params)
@@ -204,7 +210,7 @@ class _Arms:
 
     def add(self, arm: int, replicate: int, params: Mapping[str, Any]) -> bool:
         """False if the arm has that replicate."""
-        self._by_params.setdefault(_text(params), arm)
+        self._by_params.setdefault(point_text(params), arm)
         self._params.setdefault(arm, dict(params))
         known = self._replicates.setdefault(arm, set())
         is_new = replicate not in known
@@ -215,10 +221,14 @@ class _Arms:
         """By Optuna's keys."""
         return self._params[arm]
 
+    def has(self, params: Mapping[str, Any]) -> bool:
+        """True if an arm has these parameters, by Optuna's keys."""
+        return point_text(params) in self._by_params
+
     def place(self, params: Mapping[str, Any]) -> tuple[int, int]:
         """The arm and the replicate of a trial with these parameters that was just sampled: a new arm, or one more
         replicate of an arm that has them."""
-        arm = self._by_params.get(_text(params))
+        arm = self._by_params.get(point_text(params))
         if arm is None:
             arm = 1 + max(self._replicates, default=-1)
         searched = (one for one in self._replicates.get(arm, ()) if phase_of(one) == "search")
@@ -242,10 +252,6 @@ def attributes(arm: int, replicate: int) -> dict[str, Any]:
     """User attributes of a trial. The phase follows from the replicate and is there for people."""
     phase: dict[str, Any] = {"phase": "confirm"} if phase_of(replicate) == "confirm" else {}
     return {"arm": arm, "replicate": replicate, **phase}
-
-
-def _text(params: Mapping[str, Any]) -> str:
-    return repr(sorted(params.items()))
 
 
 def create_study(storage: optuna.storages.BaseStorage, file: SweepFile) -> optuna.Study:
