@@ -247,6 +247,29 @@ def test_the_ranking_shows_fresh_scores_and_the_searchs_beside_them(storage, fin
     assert best.arm == 3 and best.is_confirmed and str(best).endswith("fresh seeds)")
 
 
+@pytest.mark.parametrize("num_missing", [0, 1])
+def test_an_arm_has_one_score_and_one_interval_wherever_it_is_shown(num_missing):
+    file = sweep_file(CONFIRM)
+    rows = run_pending(file, search_rows(), noisy((0.0, 0.0, 0.0, -0.9)))
+    rows = rows[: len(rows) - num_missing]
+    known = verdict.findings(file, rows, {})
+    found = verdict.document(file, known, "", len(rows))
+    objectives = file.example().search.objectives
+    shown = {one.arm: one for one in report.ranking(rows, objectives, {}, known.verdicts, known.looks)}
+    told = [one for one in found["verdicts"] if one["metric"] == objectives[0].metric]
+    assert [one["seeds"] for one in told] == ([2, 4] if not num_missing else [2, 2])
+    for one in told:
+        ranked = shown[one["arm"]]
+        assert (ranked.score, ranked.low, ranked.high) == (one["score"], one["low"], one["high"])
+        assert len(ranked.seeds) == one["seeds"]
+    (reference,) = [one for one in found["scores_compared_with"] if one["metric"] == objectives[0].metric]
+    assert [shown[0].score, shown[0].low, shown[0].high] == [reference[name] for name in ("score", "low", "high")]
+    best = report.best_arm(rows, objectives, known.looks)
+    assert best is not None and (best.arm, best.low, best.high) == (3, shown[3].low, shown[3].high)
+    if not num_missing:
+        assert told[0]["high"] - told[0]["low"] < 0.1, "the noise of all seeds, of which the first look had two per arm"
+
+
 def test_verdict_json_has_the_keys_of_the_page_that_describes_it(finished):
     page = (Path(__file__).parents[1] / "docs" / "report.md").read_text(encoding="utf-8")
     rows = dict(re.findall(r"^\| (`.*?) \| (.*) \|$", page.partition("## verdict.json")[2], flags=re.MULTILINE))

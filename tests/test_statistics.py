@@ -241,16 +241,42 @@ def test_over_seeds_alone_a_paired_difference_is_that_of_scipys_paired_t_test():
 
 def test_over_other_seeds_a_difference_is_that_of_scipys_pooled_t_test():
     mine, theirs = [1.0, 1.4, 1.3, 1.1], [0.9, 1.5, 1.1, 0.8]
-    found, test = difference(measured(mine), measured(theirs, first_seed=9)), stats.ttest_ind(mine, theirs)
+    found = difference(measured(mine, place=0.5), measured(theirs, first_seed=9, place=0.5))
+    test = stats.ttest_ind(mine, theirs)
     assert not found.paired
     assert found.p_value() == pytest.approx(test.pvalue, rel=1e-9)
 
 
-def test_arms_without_places_pool_their_noise_as_the_linear_model_of_arms_and_seeds_does():
-    arms = [measured(list(scores)) for scores in np.random.default_rng(3).normal(size=(5, 4))]
+def test_arms_of_one_place_pool_their_noise_as_the_linear_model_of_arms_and_seeds_does():
+    arms = [measured(list(scores), place=0.5) for scores in np.random.default_rng(3).normal(size=(5, 4))]
     noise = seed_noise({number: arm.scores for number, arm in enumerate(arms)})
-    found = difference(arms[1], arms[0], arms)
-    assert found.seeds == pytest.approx(noise.paired.times(2 / 4))
+    found, own = difference(arms[3], arms[0], arms), difference(arms[3], arms[0])
+    assert own.seeds.value < found.seeds.value, "else the two arms' own seeds count"
+    assert tuple(found.seeds) == pytest.approx(tuple(noise.paired.times(2 / 4)))
+
+
+LOUD, QUIET = [1.0, 1.9, 0.2, 1.1], [1.0, 1.01, 0.99, 1.0]
+
+
+def own_variance(mine: list[float], theirs: list[float], is_paired: bool) -> float:
+    """Of the difference of two means of four seeds, by these seeds alone."""
+    return (np.var(np.subtract(mine, theirs), ddof=1) if is_paired else np.var([mine, theirs], 1, ddof=1).sum()) / 4
+
+
+@pytest.mark.parametrize("place", [None, 0.5])
+@pytest.mark.parametrize("first_seed", [0, 9])
+def test_quiet_arms_never_make_a_difference_surer_than_the_two_arms_own_seeds_do(place, first_seed):
+    quiet = [measured(QUIET, place=place) for _ in range(8)]
+    loud = measured(LOUD, None, first_seed, place)
+    found = difference(loud, quiet[0], [loud, *quiet]).seeds
+    assert found.value == pytest.approx(own_variance(LOUD, QUIET, not first_seed)) and found.degrees > 3
+
+
+@pytest.mark.parametrize("first_seed", [0, 9])
+def test_where_no_place_says_which_arms_are_alike_the_reference_alone_tells_its_noise(first_seed):
+    loud, *quiet = measured(LOUD, None, first_seed), *(measured(QUIET) for _ in range(8))
+    found = difference(quiet[0], loud, [loud, *quiet]).seeds
+    assert found.value >= 0.999 * own_variance(QUIET, LOUD, not first_seed) and found.degrees < 9, "of 24 for 9 arms"
 
 
 def test_an_arm_far_away_in_code_ratio_says_less_of_the_noise_than_one_that_is_near():

@@ -63,6 +63,8 @@ class Shape:
     """True if an answer is right (1) or wrong (0)."""
     effect: float = 0.0
     """What the second arm is better by."""
+    margin: float | None = None
+    """Every arm but the reference is better by just so much, and arms are equal within it; None for no margin."""
 
     @property
     def reference(self) -> int:
@@ -90,6 +92,7 @@ def answers(shape: Shape, seeds: int, own: np.ndarray, rng: np.random.Generator)
     noise = rng.normal(0, ANSWER_NOISE * math.sqrt(shape.items), (*size, shape.items))
     found = own[:, :, None, :] + (scale * (shared + single))[..., None] + noise
     found[:, 1] += shape.effect
+    found[:, [arm for arm in range(shape.arms) if arm != shape.reference]] += shape.margin or 0.0
     return (found > 0).astype(float) if shape.right_or_wrong else found
 
 
@@ -159,7 +162,9 @@ def _of_look(
             pool = [one for (_, other), one in latest.items() if other == task]
             found[arm, task] = difference(latest[arm, task], latest[shape.reference, task], pool)
     corrected = holm_at_look({pair: one.p_value() for pair, one in found.items()}, shape.looks, look)
-    words = {pair: verdict_word(one.interval(corrected[pair].level), "max") for pair, one in found.items()}
+    words = {
+        pair: verdict_word(one.interval(corrected[pair].level), "max", shape.margin) for pair, one in found.items()
+    }
     return {pair: word for pair, word in words.items() if word != "not known"}
 
 

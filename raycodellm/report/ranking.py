@@ -17,7 +17,7 @@ from typing import Any
 from raycodellm.config import Objective
 from raycodellm.statistics import Interval, Word, pareto_front
 from raycodellm.tables.trials import Row, metric_of, params_of, trial_name
-from raycodellm.verdict import ItemTable, Verdict
+from raycodellm.verdict import ItemTable, Looks, Verdict
 from raycodellm.verdict.counted import counted_rows, in_order
 from raycodellm.verdict.measurements import measured_arms, phase_of, rows_by_arm, with_metric
 
@@ -71,15 +71,17 @@ def ranking(
     objectives: Sequence[Objective],
     items: Mapping[int, ItemTable] | None = None,
     verdicts: Sequence[Verdict] | None = None,
+    looks: Looks | None = None,
 ) -> list[ArmScore]:
     """All arms, the best by the first objective first, those without a score last; confirmed arms before the others.
 
     `rows`: of `trials.parquet`; `items`: maps a trial's number to its table of items. Without items the intervals are
     those that the evaluation recorded, and a difference is as uncertain over items as two independent scores.
     `verdicts`: against the reference arm, of a sweep that has one; None for differences to the best arm.
+    `looks`: of a sweep with a confirmation, whose arms have the scores of their last complete look.
     """
     by_arm, first = rows_by_arm(rows), objectives[0]
-    complete, confirmed = counted_rows(rows, first.metric)
+    complete, confirmed = counted_rows(rows, first.metric, looks.counted if looks is not None else None)
     measured, noise = measured_arms(first.metric, complete, items or {})
     order = in_order({arm: one.score for arm, one in measured.items()}, confirmed, first)
     points = {arm: tuple(_mean_metric(complete[arm], one.metric) for one in objectives) for arm in order}
@@ -89,7 +91,8 @@ def ranking(
     )
     scored: list[ArmScore] = []
     for arm in order:
-        value, low, high = measured[arm].interval(noise)
+        shown = looks.scores.get((arm, first.metric)) if looks is not None else None
+        value, low, high = shown or measured[arm].interval(noise)
         searched = with_metric([row for row in by_arm[arm] if phase_of(row) == "search"], first.metric)
         scored.append(
             replace(

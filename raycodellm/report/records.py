@@ -76,7 +76,8 @@ class Records:
     def scores(self) -> list[ArmScore]:
         """The ranking of the arms."""
         verdicts = self.known.verdicts if self.has_reference else None
-        return ranking(self.rows, self.sweep.search.objectives, self.items, verdicts)
+        looks = self.known.looks if self.sweep.search.confirm is not None else None
+        return ranking(self.rows, self.sweep.search.objectives, self.items, verdicts, looks)
 
     @property
     def has_reference(self) -> bool:

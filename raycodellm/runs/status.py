@@ -55,7 +55,7 @@ class RunStatus:
             num_trials=standing.num_trials,
             most_trials=standing.most_trials,
             states=states,
-            best=report.best_arm([result.row() for result in results], run.sweep.search.objectives),
+            best=report.best_arm([one.row() for one in results], run.sweep.search.objectives, standing.looks),
             driver=sweep.running_driver(run),
             results=results,
             is_trained=bool(run.sweep.stages),

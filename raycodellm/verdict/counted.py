@@ -12,15 +12,20 @@ _FEWEST_SEEDS = 2
 """Fresh seeds of each arm at the first look."""
 
 
-def counted_rows(rows: Sequence[Row], metric: str) -> tuple[dict[int, list[Row]], frozenset[int]]:
+def counted_rows(
+    rows: Sequence[Row], metric: str, counted: Mapping[int, Collection[int]] | None = None
+) -> tuple[dict[int, list[Row]], frozenset[int]]:
     """Maps each arm that has a score to the complete rows that the score is the mean over; and the confirmed arms.
 
     Those count by their fresh seeds alone, from the time that all of them have the seeds of the first look. The other
-    arms count by the search's trials.
+    arms count by the search's trials. `counted`: maps each arm that counts by its fresh seeds to those of its last
+    complete look, where the looks are known.
     """
     found = {arm: done for arm, of_arm in rows_by_arm(rows, "search").items() if (done := with_metric(of_arm, metric))}
     fresh = rows_by_arm(rows, "confirm")
-    if any(sum(row["state"] in ENDED for row in of_arm) < _FEWEST_SEEDS for of_arm in fresh.values()):
+    if counted is not None:
+        fresh = {arm: [row for row in fresh.get(arm, ()) if row["seed"] in seeds] for arm, seeds in counted.items()}
+    elif any(sum(row["state"] in ENDED for row in of_arm) < _FEWEST_SEEDS for of_arm in fresh.values()):
         return found, frozenset()
     confirmed = {arm: done for arm, of_arm in fresh.items() if (done := with_metric(of_arm, metric))}
     if len(confirmed) < 2:  # a lone arm that stands before all others would seem better than they are

@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 from typing import Literal
 
 from raycodellm.config import Objective, SweepFile
+from raycodellm.statistics import Interval
 from raycodellm.tables.trials import Row
 from raycodellm.verdict.arms import mean_score
 from raycodellm.verdict.comparison import compare
@@ -58,7 +59,7 @@ def findings(file: SweepFile, rows: Sequence[Row], items: ItemsOf, state: Looks 
         complete = rows_by_arm([row for row in rows if phase_of(row) == "confirm" and row["seed"] in seeds])
         searched = rows_by_arm(rows, "search")
         verdicts = [replace(one, selected_score=mean_score(searched[one.arm], one.metric)) for one in state.verdicts]
-        found = Comparison(tuple(verdicts), state.scores)
+        found = Comparison(tuple(verdicts), _of_reference(state))
         return Findings("confirmation", state.reference, state, found, _seeds_of_noise(complete, objective.metric))
     complete, _ = counted_rows(rows, objective.metric)
     seeds_of_noise = _seeds_of_noise(complete, objective.metric)
@@ -76,6 +77,12 @@ def findings(file: SweepFile, rows: Sequence[Row], items: ItemsOf, state: Looks 
     is_final = state.phase == "done"
     found = replace(found, verdicts=tuple(replace(one, is_final=is_final) for one in found.verdicts))
     return Findings(basis, base, state, found, seeds_of_noise)
+
+
+def _of_reference(state: Looks) -> dict[str, Interval]:
+    """Maps each metric that has a verdict to the reference arm's score."""
+    metrics = dict.fromkeys(one.metric for one in state.verdicts)
+    return {name: score for (arm, name), score in state.scores.items() if arm == state.reference and name in metrics}
 
 
 def _in_rank(complete: Mapping[int, Sequence[Row]], objective: Objective) -> list[int]:

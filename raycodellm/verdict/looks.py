@@ -18,7 +18,7 @@ from raycodellm.statistics import Interval
 from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.arms import best_of_search, reference_arm
 from raycodellm.verdict.comparison import Look, compare
-from raycodellm.verdict.measurements import ENDED, ItemsOf, phase_of, rows_by_arm, with_metric
+from raycodellm.verdict.measurements import ENDED, ItemsOf, measured_arms, phase_of, rows_by_arm, with_metric
 from raycodellm.verdict.verdicts import Verdict, family_metrics
 
 NOTHING = Interval(math.nan, math.nan, math.nan)
@@ -50,8 +50,12 @@ class Looks:
     """The trials that the look waits for, seed by seed, the reference first."""
     verdicts: tuple[Verdict, ...] = ()
     """The verdicts of the last complete look at each arm: those that are final, and those that are not."""
-    scores: Mapping[str, Interval] = field(default_factory=dict)
-    """Maps each metric to the reference arm's score at the last complete look."""
+    counted: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
+    """Maps the reference and each confirmed arm to the fresh seeds of its last complete look; empty before the first
+    look is complete."""
+    scores: Mapping[tuple[int, str], Interval] = field(default_factory=dict)
+    """Maps these arms, metric by metric, to their scores over these seeds. The noise of all of them is in the
+    intervals: a verdict is frozen, but what is known of a score is not."""
 
 
 def looks(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
@@ -82,15 +86,31 @@ def looks(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
         ended = {(arm, row["seed"] - first_seed) for arm in by_arm for row in by_arm[arm] if row["state"] in ENDED}
         pending = tuple(one for one in asked if (one.arm, one.place) not in ended)
         if pending:
-            return replace(state, phase="confirm", look=look, pending=pending)
+            return _with_scores(file, rows, replace(state, phase="confirm", look=look, pending=pending), items)
         of_look = {
             arm: [row for row in by_arm.get(arm, ()) if row["state"] == "complete" and row["seed"] in seeds]
             for arm in (reference, *active)
         }
-        state = _decided(file, rows, of_look, replace(state, look=look), items)
+        counted = {**state.counted, **{arm: tuple(row["seed"] for row in of_look[arm]) for arm in of_look}}
+        state = _decided(file, rows, of_look, replace(state, look=look, counted=counted), items)
         active = _still_open(file, state, of_look)
         state = replace(state, verdicts=_final_but(active, state.verdicts))
-    return replace(state, verdicts=_final_but((), state.verdicts))
+    return _with_scores(file, rows, replace(state, verdicts=_final_but((), state.verdicts)), items)
+
+
+def _with_scores(file: SweepFile, rows: Sequence[Row], state: Looks, items: ItemsOf) -> Looks:
+    """The state with the scores of the seeds that count, in its verdicts too."""
+    fresh = rows_by_arm(rows, "confirm")
+    counted = {arm: [row for row in fresh.get(arm, ()) if row["seed"] in seeds] for arm, seeds in state.counted.items()}
+    found: dict[tuple[int, str], Interval] = {}
+    for metric in family_metrics(
+        [row for of_arm in counted.values() for row in of_arm], file.example().search.objectives
+    ):
+        complete = {arm: done for arm, of_arm in counted.items() if (done := with_metric(of_arm, metric))}
+        measured, noise = measured_arms(metric, complete, items)
+        found |= {(arm, metric): one.interval(noise) for arm, one in measured.items()}
+    verdicts = [replace(one, score=found.get((one.arm, one.metric), one.score)) for one in state.verdicts]
+    return replace(state, scores=found, verdicts=tuple(verdicts))
 
 
 def _final_but(active: Collection[int], verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
@@ -132,7 +152,7 @@ def _decided(
         if arm != before.reference and (arm, one.metric) not in told
     ]
     ordered = sorted([*known, *verdicts, *nothing], key=lambda one: before.arms.index(one.arm))
-    return replace(before, verdicts=tuple(ordered), scores={**before.scores, **found.scores})
+    return replace(before, verdicts=tuple(ordered))
 
 
 def _still_open(file: SweepFile, state: Looks, of_look: Mapping[int, Sequence[Row]]) -> list[int]:
