@@ -24,6 +24,8 @@ GIVEN_MODELS = "models"
 """Folder of a storage for the results of models that a sweep without stages evaluates, each under its identity."""
 CONFIRM_SEEDS = 1_000_000
 """Confirmation trial j of any arm has the sweep's seed plus this plus j: no seed that the search may have tried."""
+ENDED = ("complete", "failed")
+"""States of a trial that runs no more."""
 RECIPE_VERSION = 4
 """Raised whenever a change of the training code changes the weights that equal settings give."""
 

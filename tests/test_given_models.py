@@ -60,6 +60,12 @@ def chains(file: SweepFile, storage: Path) -> list[stage_store.Chain]:
         ("search.pairs=[[HERE/base, far]]", ("search.pairs.0: 'far' is no model of the search", "known")),
         ("search.pairs=[[HERE/base, HERE/base]]", ("search.pairs.0", "compared with itself")),
         ("search.pairs=[[HERE/base, HERE/other], [HERE/base, HERE/other]]", ("search.pairs.1", "named twice")),
+        ("search.pairs=[[HERE/base, HERE/other], [HERE/other, HERE/base]]", ("search.pairs.1", "named twice")),
+        (
+            "search.pairs=[HERE/base, HERE/other]",
+            ("search.pairs.0: found", "list in brackets, for example pairs: [["),
+        ),
+        ("search.pairs=[[HERE/base, HERE/other, HERE/base]]", ("search.pairs.0: found", "give 2 values at most")),
         ("match_repetition={target_tokens: 9, source_tokens: {}}", ("match_repetition", "nothing is trained")),
     ],
 )

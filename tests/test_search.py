@@ -147,6 +147,8 @@ def test_a_reference_names_every_parameter_that_has_an_effect_and_keeps_no_other
         reference("{pretrain.code_ratio: 0.5}")
     with pytest.raises(UserError, match=r"search\.reference\.pretrain\.code_ratio: 0\.1 is outside"):
         reference("{pretrain.code_ratio: 0.1}")
+    with pytest.raises(UserError, match=r"'pretrain' is part of a path; give .* whole path: pretrain\.code_ratio"):
+        reference("{pretrain: {code_ratio: 0.5}}")
 
 
 def test_a_confirmation_needs_a_reference_and_looks_that_grow(sweep_text: str) -> None:

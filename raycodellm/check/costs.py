@@ -44,7 +44,7 @@ class Hardware:
         peak = listed_peak_flops((self.name or REFERENCE).upper(), precision)
         if peak is None:
             raise UserError(
-                f"--device {self.name}: its speed is not known; write `devices: {{{self.name}: {{tflops: PEAK, "
+                f"device {self.name}: its speed is not known; write `devices: {{{self.name}: {{tflops: PEAK, "
                 "on_demand: PRICE}}` (peak in 10^12 FLOP/s) into a file and give it as --prices FILE"
             )
         return peak * UTILISATION

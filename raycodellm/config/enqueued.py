@@ -56,6 +56,11 @@ def _point(
             left += _weight_of_each(whole, value, where).items()
             continue
         if name not in names:
+            below = next((one for one in names if one.startswith(f"{name}.")), None)
+            if below is not None:
+                raise UserError(
+                    f"{where}: {shown(name)} is part of a path; give each parameter by its whole path: {below}"
+                )
             raise UserError(f"{where}: {shown(name)} is not searched over; {suggest(name, names)}")
         if options.get(name):
             inside, value = _match(name, options[name], value, where)

@@ -15,6 +15,24 @@ from raycodellm.config.sweep_settings import Sweep
 
 _MOST_FAULTS = 3
 """Most faults named in one message."""
+_HINTS = {
+    "model": "for example model: {preset: tiny}",
+    "tokenizer": "for example tokenizer: {train: {vocab_size: 4096}}",
+    "sources": "for example sources: {books: {kind: text, path: books/}}",
+    "stages": "give at least one, with name, tokens, sequence_length, batch_tokens, learning_rate and a mixture; "
+    "or [], to evaluate given models",
+    "evaluation": "for example evaluation: {tasks: [boxes], limit: 200}",
+    "search": "for example search: {trials: 6}, or search: {sampler: grid}",
+    "learning_rate": "for example learning_rate: {peak: 3.0e-3}",
+    "objective": "for example objective: {metric: mean/bpb, mode: min}",
+    "peak": "the highest learning rate, for example 3.0e-3",
+    "kind": f"one of {', '.join(KINDS)}",
+    "reference": "for example reference: {pretrain.code_ratio: 0.0}",
+    "confirm": "for example confirm: {best: 2, seeds: [2, 4, 8], margin: 0.01}",
+    "seeds": "for example seeds: [2, 4, 8]",
+    "pairs": "for example pairs: [[base, other]]",
+}
+"""Maps a key to what could stand there."""
 
 
 def explain(error: ValidationError, tree: dict[str, Any]) -> str:
@@ -39,12 +57,34 @@ def _explain_one(item: Mapping[str, Any], tree: dict[str, Any]) -> str:
     if item["type"] == "value_error":
         message = item["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message
-    message = item["msg"].replace("Input should", "must")
-    if item["type"] == "too_short":
-        message = "give at least one"
-    elif item["type"] == "model_type":
-        message = f"give keys and values in braces, {_hint(path)}"
+    message = _wanted(item, path)
     return f"{key}: found {shown(item['input'])}; {message[0].lower()}{message[1:]}"
+
+
+def _wanted(item: Mapping[str, Any], path: tuple[Any, ...]) -> str:
+    """What would work in the place of the value found, in the words of YAML and not of Python."""
+    kind, example = item["type"], _HINTS.get(str(next((part for part in reversed(path) if isinstance(part, str)), "")))
+    shapes = {
+        "model_type": "give keys and values in braces",
+        "dict_type": "give keys and values in braces",
+        "tuple_type": "give a list in brackets",
+        "list_type": "give a list in brackets",
+    }
+    if kind in shapes and example and not example.startswith("for example"):
+        return example
+    if kind in shapes:
+        return f"{shapes[kind]}, {example}" if example else shapes[kind]
+    if kind == "too_short":
+        return "give at least one"
+    if kind == "too_long" and "max_length" in item.get("ctx", {}):
+        return f"give {item['ctx']['max_length']} values at most"
+    words = {
+        "bool_type": "must be true or false",
+        "bool_parsing": "must be true or false",
+        "string_type": "must be text",
+    }
+    message: str = words.get(kind, item["msg"].replace("Input should", "must"))
+    return message
 
 
 def _path_in(tree: Any, places: tuple[Any, ...]) -> tuple[Any, ...]:
@@ -107,17 +147,6 @@ def _model_inside(annotation: Any) -> type[BaseModel] | None:
 
 
 def _hint(path: tuple[Any, ...]) -> str:
-    hints = {
-        "model": "for example model: {preset: tiny}",
-        "tokenizer": "for example tokenizer: {train: {vocab_size: 4096}}",
-        "sources": "for example sources: {books: {kind: text, path: books/}}",
-        "stages": "give at least one, with name, tokens, sequence_length, batch_tokens, learning_rate and a mixture; "
-        "or [], to evaluate given models",
-        "evaluation": "for example evaluation: {tasks: [boxes], limit: 200}",
-        "search": "for example search: {trials: 6}, or search: {sampler: grid}",
-        "learning_rate": "for example learning_rate: {peak: 3.0e-3}",
-        "objective": "for example objective: {metric: mean/bpb, mode: min}",
-        "peak": "the highest learning rate, for example 3.0e-3",
-        "kind": f"one of {', '.join(KINDS)}",
-    }
-    return hints.get(str(path[-1]), f"add {path[-1]}")
+    if isinstance(path[-1], int):
+        return "give a value more"
+    return _HINTS.get(str(path[-1]), f"add {path[-1]}")

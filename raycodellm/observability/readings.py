@@ -12,11 +12,10 @@ from raycodellm.dispatch import SlotActivity, Snapshot
 from raycodellm.evaluation import AVERAGED
 from raycodellm.observability.labels import TrialLabels
 from raycodellm.observability.metrics import BY_NAME, Metric
-from raycodellm.records import Progress, TrialResult
+from raycodellm.records import ENDED, Progress, TrialResult
 from raycodellm.tables.sharing import sharing
 
 STATES = ("complete", "failed", "running", "waiting")
-ENDED = ("complete", "failed")
 _SCORES = (*(metric.name for metric in AVERAGED), "chance")
 """Metrics of a task that are shown; its own scores, its intervals, counts and parts would be twenty more series per
 trial and task."""

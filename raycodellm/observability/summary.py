@@ -7,8 +7,7 @@ from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from raycodellm.config import Objective
-from raycodellm.observability.readings import ENDED
-from raycodellm.records import TrialResult
+from raycodellm.records import ENDED, TrialResult
 from raycodellm.tables import formats
 
 

@@ -6,8 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from raycodellm.dispatch import Snapshot
-from raycodellm.observability.readings import ENDED
-from raycodellm.records import Progress, TrialResult, short_job_key
+from raycodellm.records import ENDED, Progress, TrialResult, short_job_key
 from raycodellm.tables import formats
 from raycodellm.tables.trials import trial_name
 

@@ -11,9 +11,9 @@ from typing import Any
 
 from raycodellm import report, storage_files, sweep, verdict
 from raycodellm.display import MOST_JOBS, Moment, expected_seconds, job_line, slots_line, times, whole_seconds
-from raycodellm.records import TrialResult, as_json, finite_json
+from raycodellm.records import ENDED, TrialResult, as_json, finite_json
 from raycodellm.report import BestArm
-from raycodellm.sweep import ENDED, Driver
+from raycodellm.sweep import Driver
 
 logger = logging.getLogger(__name__)
 

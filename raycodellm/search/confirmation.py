@@ -28,10 +28,13 @@ def num_confirmed(file: SweepFile) -> int:
 
 
 def most_confirm_trials(file: SweepFile) -> int:
-    """Confirmation trials if every arm needs every look. Raises `UserError` when they are too many."""
+    """Confirmation trials if every arm needs every look. Raises `UserError` when they are too many, and when the
+    reference is alone."""
     confirm = file.example().search.confirm
     if confirm is None:
         return 0
+    if num_confirmed(file) == 1:
+        raise UserError("search.confirm: the search has no arm beside the reference; give search.trials 2 or more")
     most = num_confirmed(file) * confirm.seeds[-1]
     if num_trials(file) + most > MAX_TRIALS:
         raise UserError(

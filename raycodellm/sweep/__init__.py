@@ -19,11 +19,9 @@ from raycodellm.sweep.timing import Timing
 from raycodellm.sweep.told_results import tell_written_results
 from raycodellm.sweep.tracking import require_packages
 from raycodellm.sweep.trial import TrialContext
-from raycodellm.sweep.trial_files import ENDED
 from raycodellm.sweep.watchdog import SweepLost, Watchdog
 
 __all__ = [
-    "ENDED",
     "Confirmation",
     "Driver",
     "Monitor",

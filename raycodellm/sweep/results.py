@@ -14,9 +14,9 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from raycodellm import search, storage_files
-from raycodellm.records import TrialResult
+from raycodellm.records import ENDED, TrialResult
 from raycodellm.sweep.folder import Run, Say
-from raycodellm.sweep.trial_files import ENDED, read_trials
+from raycodellm.sweep.trial_files import read_trials
 
 if TYPE_CHECKING:
     import pyarrow as pa

@@ -10,6 +10,7 @@ from typing import Any, Protocol
 from ray.tune.search import Searcher
 
 from raycodellm import search, verdict
+from raycodellm.records import ENDED
 from raycodellm.search import Suggestion, SweepStudy
 from raycodellm.sweep.confirmation import Confirmation, Standing, lines
 from raycodellm.sweep.folder import Run
@@ -17,7 +18,6 @@ from raycodellm.sweep.results import Results
 from raycodellm.sweep.stopper import Halt
 from raycodellm.sweep.told_results import record_death, tell_result, written_result
 from raycodellm.sweep.trial import reported_result
-from raycodellm.sweep.trial_files import ENDED
 
 logger = logging.getLogger(__name__)
 

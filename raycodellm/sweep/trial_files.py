@@ -16,7 +16,6 @@ T = TypeVar("T")
 Fault = DamagedFile | OSError
 """Why a file cannot be read."""
 
-ENDED = ("complete", "failed")
 BEFORE_ADDED = "result.before-added-tasks.json"
 """The result that a trial had before tasks were added to the sweep the last time. It stays in the folder: looking for
 it at each trial's end would cost two requests to an object store."""

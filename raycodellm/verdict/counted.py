@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Collection, Mapping, Sequence
 
 from raycodellm.config import Objective
+from raycodellm.records import ENDED
 from raycodellm.tables.trials import Row
-from raycodellm.verdict.measurements import ENDED, rows_by_arm, with_metric
+from raycodellm.verdict.measurements import rows_by_arm, with_metric
 
 _FEWEST_SEEDS = 2
 """Fresh seeds of each arm at the first look."""

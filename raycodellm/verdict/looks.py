@@ -13,12 +13,12 @@ from typing import Literal
 
 from raycodellm import search
 from raycodellm.config import SweepFile
-from raycodellm.records import CONFIRM_SEEDS
+from raycodellm.records import CONFIRM_SEEDS, ENDED
 from raycodellm.statistics import Interval
 from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.arms import best_of_search, reference_arm
 from raycodellm.verdict.comparison import Look, compare
-from raycodellm.verdict.measurements import ENDED, ItemsOf, measured_arms, phase_of, rows_by_arm, with_metric
+from raycodellm.verdict.measurements import ItemsOf, measured_arms, phase_of, rows_by_arm, with_metric
 from raycodellm.verdict.verdicts import Verdict, family_metrics
 
 NOTHING = Interval(math.nan, math.nan, math.nan)

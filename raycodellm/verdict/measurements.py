@@ -19,8 +19,6 @@ ItemTable: TypeAlias = "pa.Table | evaluation.Items"
 """A trial's evaluated items."""
 ItemsOf: TypeAlias = "Mapping[int, ItemTable] | Callable[[int], ItemTable | None]"
 """Gives the items of a trial by its number, where they are known."""
-ENDED = ("complete", "failed")
-"""States of a trial that runs no more."""
 
 
 def rows_by_arm(rows: Sequence[Row], phase: str | None = None) -> dict[int, list[Row]]:
