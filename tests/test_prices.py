@@ -47,6 +47,20 @@ def test_check_prints_the_money_of_a_sweep_on_a_device_that_is_not_here(capsys, 
     assert "with 2 devices at once" in printed and "on L4, wherever that is" in printed
 
 
+def test_the_cost_of_a_sweep_with_more_arms_than_are_planned_is_that_of_all(capsys, tmp_path, monkeypatch):
+    alike = ("pretrain.code_ratio={search: {uniform: [0.1, 0.5]}}", "search={trials: 8, sampler: random}")
+    words = [word for one in alike for word in ("--set", one)]
+
+    def flops() -> str:
+        code, printed = check(capsys, tmp_path, *words)
+        assert code == 0
+        return next(line.split()[1] for line in printed.splitlines() if line.startswith("training:"))
+
+    whole = flops()
+    monkeypatch.setattr("raycodellm.check.plan.MOST_TRIALS", 2)
+    assert flops() == whole
+
+
 @pytest.mark.parametrize(
     ("words", "said"),
     [

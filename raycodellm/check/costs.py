@@ -55,8 +55,9 @@ class Hours:
     """Device hours of training: of each arm on its own, and of the sweep, which trains equal stages once."""
 
     arms: tuple[float, ...]
-    """Each arm with all its seeds, as if nothing were shared."""
+    """Each planned arm with all its seeds, as if nothing were shared."""
     sweep: float
+    """All arms: those that are planned, and as much for each of the others."""
 
     @cached_property
     def groups(self) -> list[tuple[list[int], float]]:
@@ -79,15 +80,18 @@ def _flops_per_token(settings: str, vocab_size: int, sequence_length: int) -> fl
     return model.flops_per_token(Model.model_validate_json(settings), vocab_size, sequence_length)
 
 
-def device_hours(chains: Sequence[Chain], num_seeds: int, vocab_size: int, hardware: Hardware) -> Hours:
-    """`chains`: of every arm with each of its `num_seeds` seeds, an arm's seeds together."""
+def device_hours(
+    chains: Sequence[Chain], num_seeds: int, vocab_size: int, hardware: Hardware, num_trials: int = 0
+) -> Hours:
+    """`chains`: of every planned arm with each of its `num_seeds` seeds, an arm's seeds together. `num_trials`: of the
+    whole sweep, where that has more than are planned."""
     hours = {
         job.key: job_flops(job, vocab_size) / hardware.flops_per_second(job.stage.numerics.precision) / 3600
         for job in unique_jobs(chains)
     }
     alone = [math.fsum(hours[job.key] for job in chain.stages) for chain in chains]
     arms = [math.fsum(alone[first : first + num_seeds]) for first in range(0, len(alone), num_seeds)]
-    return Hours(tuple(arms), math.fsum(hours.values()))
+    return Hours(tuple(arms), math.fsum(hours.values()) * max(1.0, num_trials / len(chains)))
 
 
 def unique_jobs(chains: Iterable[Chain]) -> list[StageJob]:
@@ -95,15 +99,20 @@ def unique_jobs(chains: Iterable[Chain]) -> list[StageJob]:
     return list({job.key: job for chain in chains for job in chain.stages}.values())
 
 
-def training(jobs: Sequence[StageJob], vocab_size: int, hours: Hours, hardware: Hardware) -> str:
-    """One line: the FLOPs and device hours of training."""
-    flops = math.fsum(job_flops(job, vocab_size) for job in jobs)
+def training(
+    jobs: Sequence[StageJob], vocab_size: int, hours: Hours, hardware: Hardware, trials_per_planned: float = 1.0
+) -> str:
+    """One line: the FLOPs and device hours of training. `jobs`: of the planned trials; `trials_per_planned`: trials of
+    the sweep for each of them, over 1 where not all are planned."""
+    more = max(1.0, trials_per_planned)
+    flops = math.fsum(job_flops(job, vocab_size) for job in jobs) * more
     device = (hardware.name or "GPU") if hardware.on_gpus else "CPU core"
     speeds = sorted({hardware.flops_per_second(job.stage.numerics.precision) for job in jobs})
     speed = " or ".join(f"{one:.2g}" for one in speeds)
     share = f", {UTILISATION:.0%} of its peak, which small models do not reach" if hardware.on_gpus else ""
     about = f"about {formats.rounded(hours.sweep, 2)} {device} hours"
-    return f"training: {flops:.2e} FLOPs, {about} at {speed} FLOP/s per {device}{share}"
+    as_planned = ", if all trials are as the planned ones" if more > 1 else ""
+    return f"training: {flops:.2e} FLOPs, {about} at {speed} FLOP/s per {device}{share}{as_planned}"
 
 
 def confirmation_line(confirming: float, hardware: Hardware) -> str:

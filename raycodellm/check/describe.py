@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
-from raycodellm import evaluation, memory_needs, model, preflight, stage_store, tokens
+from raycodellm import evaluation, memory_needs, model, preflight, search, stage_store, tokens
 from raycodellm.check import costs, evaluation_table, given_models, placement, tables
 from raycodellm.check.plan import SizedCorpus, first_arms, fresh_seed, items_of, planned
 from raycodellm.check.prices import Prices
@@ -65,7 +65,7 @@ def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> 
         *_packing(sweep, sizes),
         "\n".join([_evaluation(file, chains[0].evaluation.held_out, elsewhere), *_fits(file, storage, sizes)]),
         *tokens.warnings_of(sweep, items),
-        *_cost(sweep, chains, fresh, num_seeds, where, prices, memory_fit.need.total / GIB if memory_fit.need else 0.0),
+        *_cost(file, chains, fresh, num_seeds, where, prices, memory_fit.need.total / GIB if memory_fit.need else 0.0),
         where.text,
     ]
     return "\n\n".join(parts)
@@ -184,7 +184,7 @@ def _packing(sweep: Sweep, sizes: Mapping[str, tokens.SourceSize]) -> list[str]:
 
 
 def _cost(
-    sweep: Sweep,
+    file: SweepFile,
     chains: Sequence[stage_store.Chain],
     fresh: Sequence[stage_store.Chain],
     num_seeds: int,
@@ -193,6 +193,7 @@ def _cost(
     needed_gib: float,
 ) -> list[str]:
     """Parameters, FLOPs and device hours; with `prices`, money. `needed_gib`: memory that one worker needs."""
+    sweep, num_trials = file.example(), search.num_trials(file)
     vocab_size, on_gpus = preflight.vocab_size(sweep), sweep.scaling.gpus_per_worker > 0
     name = where.device if on_gpus else costs.CPU
     if prices is not None and name is None:
@@ -201,13 +202,13 @@ def _cost(
     if device is not None and name is not None:
         costs.refuse_small_memory(name, device, needed_gib, sweep.scaling)
     hardware = costs.Hardware(name, on_gpus, device.tflops if device else None)
-    hours = costs.device_hours(chains, num_seeds, vocab_size, hardware)
+    hours = costs.device_hours(chains, num_seeds, vocab_size, hardware, num_trials)
     confirm = sweep.search.confirm
     confirming = costs.confirming(fresh, confirm.seeds[-1], vocab_size, hardware) if confirm is not None else 0.0
     context = model.context_length(sweep.model, vocab_size)
     lines = [
         f"model: {model.num_parameters(sweep.model, vocab_size):,} parameters, context {context or 'unbounded'} tokens",
-        costs.training(costs.unique_jobs(chains), vocab_size, hours, hardware),
+        costs.training(costs.unique_jobs(chains), vocab_size, hours, hardware, num_trials / len(chains)),
         *([costs.confirmation_line(confirming, hardware)] if confirming else []),
     ]
     money = (

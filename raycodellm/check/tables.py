@@ -35,7 +35,7 @@ def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
     ]
     more = search.num_arms(file) - len(planned)
     if more > 0:
-        lines.append(f"  … and {more:,} more; the tables below are of the {len(planned)} above")
+        lines.append(f"  … and {more:,} more; the tables below are of the {len(planned)} above, costs are of all")
     return lines
 
 
