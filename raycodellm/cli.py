@@ -11,6 +11,7 @@ import os
 import shutil
 import sys
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import NoReturn
 
 from pydantic import ValidationError
@@ -98,7 +99,8 @@ def _parser() -> argparse.ArgumentParser:
         "--prices", nargs="?", const="", metavar="FILE", help="show money too, by the package's prices or by your own"
     )
     made.add_argument("--device", metavar="NAME", help="reckon for this GPU (L4, H100 …), wherever that is")
-    with_sweep(command("run", run, "run a sweep, or continue it exactly"))
+    made = with_sweep(command("run", run, "run a sweep, or continue it exactly"))
+    made.add_argument("--retry-failed", action="store_true", help="run failed trials again, from their finished stages")
     with_sweep(command("prepare", prepare, "make only the token stores"))
     _submit_options(with_sweep(command("submit", submit, "the same run as a Ray job"), address=False))
     made = command("stop", stop, "ask a run to stop cleanly, and wait until it has")
@@ -232,7 +234,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    return running.run(_request(options), _complain)
+    return running.run(replace(_request(options), retry_failed=options.retry_failed), _complain)
 
 
 def prepare(options: argparse.Namespace) -> int:

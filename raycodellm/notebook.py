@@ -6,6 +6,7 @@ import os
 import sys
 import warnings
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.commands import STOPPED, SweepRequest
@@ -26,17 +27,19 @@ def run(
     storage: str | os.PathLike[str] = DEFAULT_STORAGE,
     address: str | None = None,
     overrides: Sequence[str] = (),
+    retry_failed: bool = False,
 ) -> OpenedRun:
     """Runs a sweep, or continues it exactly, as `raycodellm run` does; returns the run.
 
     `sweep`: a file's path, or its content as a dict. `overrides`: `key=value`, as after `--set`. `address`: of a Ray
-    cluster; without one, RAY_ADDRESS or a cluster on this machine. Progress is shown in the notebook's cell. To
-    interrupt the kernel stops cleanly, and the next call continues.
+    cluster; without one, RAY_ADDRESS or a cluster on this machine. `retry_failed`: runs failed trials again, from their
+    finished stages. Progress is shown in the notebook's cell. To interrupt the kernel stops cleanly, and the next call
+    continues.
 
     Trials that failed are in the returned run. Raises `UserError` for a wrong request, `RunFailed` where the run ended
     before its trials did, KeyboardInterrupt after a clean stop.
     """
-    request = _request(sweep, storage, address, overrides)
+    request = replace(_request(sweep, storage, address, overrides), retry_failed=retry_failed)
     _refuse_second_cluster()
     ended = running.carry_out(request, print)
     if ended.code == STOPPED:

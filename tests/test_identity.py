@@ -301,6 +301,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("search.replicates", (), ("search.replicates=2",)),
     ("search.enqueue", (f"pretrain.schedule={_OTHER_SPACE}",), ("search.enqueue=[{pretrain.schedule: increase}]",)),
     ("search.reference.*", (f"pretrain.schedule={_OTHER_SPACE}",), ("search.reference={pretrain.schedule: increase}",)),
+    ("search.max_failed", (), ("search.max_failed=3",)),
     ("search.confirm.best", _CONFIRMED, ("search.confirm.best=3",)),
     ("search.confirm.seeds", _CONFIRMED, ("search.confirm.seeds=[3, 5]",)),
     ("search.confirm.margin", _CONFIRMED, ("search.confirm.margin=0.5",)),

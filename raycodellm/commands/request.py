@@ -37,6 +37,8 @@ class SweepRequest:
     """Address of a Ray cluster; None for that in RAY_ADDRESS, else a local one."""
     tree: Mapping[str, Any] | None = None
     """The sweep file's content, where there is no file; messages then call it `path`."""
+    retry_failed: bool = False
+    """True to run the trials again that failed."""
     given_in: Path = field(default_factory=Path.cwd)
     """The working directory when the command was given."""
 

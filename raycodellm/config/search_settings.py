@@ -65,6 +65,10 @@ class Search(Frozen):
     confirm: Confirm | None = None
     """Fresh seeds after the search, on which the verdict rests; needs `reference`. None when left out."""
 
+    max_failed: Annotated[Whole, Field(ge=0)] | None = None
+    """Failed trials that the sweep goes on with. With one more no further trial begins, those that run end, and the
+    exit code is 1. No limit when left out."""
+
     pairs: tuple[tuple[str, str], ...] = ()
     """Pairs of given models to compare, for a sweep with `stages: []`: each `[base, other]` two values of
     `model.pretrained`. When left out, every model is compared with the reference, or else with the first."""

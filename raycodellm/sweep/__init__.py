@@ -8,6 +8,7 @@ numbers, and their stages continue from their newest checkpoints.
 from raycodellm.sweep import background_imports
 from raycodellm.sweep.confirmation import Confirmation, Standing
 from raycodellm.sweep.driver import Driver, Sighting, running_driver, sighting
+from raycodellm.sweep.failures import too_many_failed
 from raycodellm.sweep.folder import Run, clear_scratch
 from raycodellm.sweep.opening import open_run
 from raycodellm.sweep.ownership import lock
@@ -46,5 +47,6 @@ __all__ = [
     "running_driver",
     "sighting",
     "tell_written_results",
+    "too_many_failed",
     "write_table",
 ]

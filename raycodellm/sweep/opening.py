@@ -67,9 +67,9 @@ def _why_refused(run: Run, saved: SweepFile, changed: Sequence[str]) -> str | No
 
 def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """(key, old value, new value) of every leaf that differs. `scaling` says where a sweep runs, `tracking` who is
-    told, `evaluation.batch_size` what fits into memory, and `search.pairs` which scores are compared, so these may
-    differ."""
-    if path in ("scaling", "tracking", "evaluation.batch_size", "search.pairs"):
+    told, `evaluation.batch_size` what fits into memory, `search.pairs` which scores are compared, and
+    `search.max_failed` when the sweep stops, so these may differ."""
+    if path in ("scaling", "tracking", "evaluation.batch_size", "search.pairs", "search.max_failed"):
         return []
     if path.endswith(".deepspeed_config"):  # DeepSpeed's settings that change no number may differ too
         old, new = (identity.numeric_settings(found or {}) for found in (old, new))

@@ -13,6 +13,7 @@ from raycodellm import search, verdict
 from raycodellm.records import ENDED
 from raycodellm.search import Suggestion, SweepStudy
 from raycodellm.sweep.confirmation import Confirmation, Standing, lines
+from raycodellm.sweep.failures import too_many_failed
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.results import Results
 from raycodellm.sweep.stopper import Halt
@@ -53,12 +54,14 @@ class StudySearcher(Searcher):
         self._num_searched = search.num_trials(run.file)
         self._has_reference_begun = False
         """True if the reference has been given its first fresh seeds."""
+        self._has_too_many_failed = False
         self._look()
+        self._count_failures()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The settings of the next trial for `run_trial`; `FINISHED` when no more trials should begin; None while the
         trials that run must end first. Ray Tune asks again every tenth of a second."""
-        if self._halt.is_set():
+        if self._halt.is_set() or self._has_too_many_failed:
             return Searcher.FINISHED
         if not self._has_next():
             if self._must_wait():
@@ -134,6 +137,16 @@ class StudySearcher(Searcher):
         if told is not None and told.state in ENDED:
             tell_result(self._run, self._study, told)
             self._results.end(told)
+            if told.state == "failed":
+                self._count_failures()
+
+    def _count_failures(self) -> None:
+        """Lets no further trial begin when more have failed than the sweep goes on with."""
+        if self._has_too_many_failed:
+            return
+        if line := too_many_failed(self._results.all(), self._run.sweep.search.max_failed):
+            self._has_too_many_failed = True
+            self._audience.say(line)
 
     def save(self, checkpoint_path: str) -> None:
         """Writes an empty file: a sweep is continued from its study and its trials' folders, never from a snapshot of

@@ -10,6 +10,7 @@ from typing import Any
 from raycodellm import retrying, search, storage_files
 from raycodellm.files import DamagedFile
 from raycodellm.records import TrialResult, as_json
+from raycodellm.sweep.failures import reopen_failed
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.opening import reopen_lacking
 from raycodellm.sweep.repair import repair
@@ -18,13 +19,14 @@ from raycodellm.sweep.trial_files import read_result
 logger = logging.getLogger(__name__)
 
 
-def tell_written_results(run: Run, say: Callable[[str], Any] = logger.warning) -> int:
+def tell_written_results(run: Run, say: Callable[[str], Any] = logger.warning, *, retry_failed: bool = False) -> int:
     """Tells the study the results that trials wrote before their driver died. Returns the number of finished trials.
 
-    First repairs a damaged study and damaged trials, and opens those again that lack an added task; `say` is told of
-    each repair.
+    First repairs a damaged study and damaged trials, and opens those again that lack an added task, with `retry_failed`
+    also those that failed; `say` is told of each repair.
     """
-    is_rebuilt = repair(run, say, reopen_lacking(run, say))
+    reopened = reopen_failed(run, say) if retry_failed else set()
+    is_rebuilt = repair(run, say, reopened | reopen_lacking(run, say))
     study = search.SweepStudy(run.journal, run.file)
     for number in study.unfinished():
         written = run.at_start.get(number)
