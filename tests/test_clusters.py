@@ -8,7 +8,7 @@ import statistics
 
 import pytest
 
-from raycodellm import compare, evaluation
+from raycodellm import evaluation, pairs
 from raycodellm.evaluation.scores.items_table import items_table
 from raycodellm.evaluation.scores.metrics import task_metrics
 from raycodellm.statistics import mean_interval, paired_difference, wilson_interval
@@ -91,6 +91,6 @@ def test_parts_are_compared_over_the_clusters_that_have_items_of_them():
         for row in some:
             row["attributes"] = json.dumps({**json.loads(row["attributes"]), "part": f"{row['item'] % 2}_operations"})
         tables.append(items_table(some, {"boxes": ["boxes"]}))
-    found = compare.differences(*tables)
-    gaps = {name: gap.value for name, gap in found.items() if name.endswith("operations")}
+    found = pairs.differences(*tables)
+    gaps = {name: gap.interval.value for name, gap in found.items() if name.endswith("operations")}
     assert gaps == {"boxes/acc_0_operations": 0.0, "boxes/acc_1_operations": 1.0}

@@ -11,7 +11,7 @@ import pyarrow as pa
 import pytest
 from test_evaluation import write_model
 
-from raycodellm import compare, evaluation
+from raycodellm import compare, evaluation, pairs
 from raycodellm.config import Evaluation, Objective, UserError
 from raycodellm.evaluation.isolation import quiet
 from raycodellm.evaluation.scores import objectives
@@ -100,9 +100,9 @@ def test_pairs_compare_every_score_and_the_accuracy_of_every_part():
         for more in (0, 1)
     ]
     named = [one.replace_schema_metadata(None) for one in tables]
-    lines = compare.difference_lines(compare.differences(*named))
+    lines = compare.difference_lines(pairs.differences(*named))
     assert lines == [
-        "code/acc: +0.0000 [-0.5615, +0.5615]",  # three equal answers
+        "code/acc: +0.0000 [-0.5615, +0.5615], p 1.00, corrected 1.00 (McNemar)",  # three equal answers
         "code/em: +0.2500 [+0.2500, +0.2500]",
         "code/acc_3_steps: +0.0000 [-0.5615, +0.5615]",
     ]
@@ -116,9 +116,9 @@ def test_pairs_compare_clusters_over_the_items_that_both_models_were_scored_on()
 
     right, wrong = ({"correct": one, "bits_per_byte": 2.0 - one} for one in (True, False))
     for left_out in ({"too_long": True}, {"not_run": True}):
-        found = compare.differences(table(right, wrong), table(right, left_out))
-        assert found["code/acc"].value == found["code/bpb"].value == found["code/bpb_corpus"].value == 0.0
-        assert compare.differences(table(left_out, wrong), table(wrong, left_out))["code/acc"] is None
+        found = pairs.differences(table(right, wrong), table(right, left_out))
+        assert [found[f"code/{name}"].interval.value for name in ("acc", "bpb", "bpb_corpus")] == [0.0, 0.0, 0.0]
+        assert pairs.differences(table(left_out, wrong), table(wrong, left_out))["code/acc"] is None
 
 
 def test_tables_of_older_versions_are_read():
@@ -128,7 +128,7 @@ def test_tables_of_older_versions_are_read():
     assert evaluation.samples(old, "code/acc") == [{("code", 0): 1.0, ("code", 1): 0.0}]
     assert [len(one) for one in evaluation.samples(old, "mean/bpb")] == [2]
     assert evaluation.samples(old, "code/bpb_corpus") == evaluation.samples(old, "code/pass@1") == []
-    assert compare.differences(old, new.replace_schema_metadata(None))["code/acc"].value == 0.0
+    assert pairs.differences(old, new.replace_schema_metadata(None))["code/acc"].interval.value == 0.0
 
 
 def test_bits_per_byte_of_all_items_are_their_bits_over_their_bytes():
@@ -333,8 +333,8 @@ def test_an_average_of_a_suite_is_the_unweighted_mean_of_its_tasks_with_an_inter
     assert "code/bleu" not in found and "knowledge/chance" not in found
     samples = known.samples("reasoning/acc")
     assert [len(sample) for sample in samples] == [4, 2] and evaluation.samples(table, "reasoning/acc") == []
-    gaps = compare.differences(table, table, AVERAGES)
-    assert gaps["reasoning/acc"].value == 0.0 and "code/bleu" not in gaps
+    gaps = pairs.differences(table, table, AVERAGES)
+    assert gaps["reasoning/acc"].interval.value == 0.0 and "code/bleu" not in gaps
 
 
 def test_an_average_of_aggregates_without_intervals_has_none():
