@@ -27,8 +27,9 @@ class GivenModel:
     """A given model, as far as this machine can look it up."""
 
     name: str
+    """Value of `model.pretrained`."""
     origin: str
-    """Whether it is a folder, or which commit of the hub."""
+    """`folder`, or the hub with the commit, or `NOT_REACHED`."""
     num_parameters: int | None = None
     """None where the model is not known here, as the context is then."""
     context: int | None = None

@@ -62,7 +62,7 @@ def _explain_one(item: Mapping[str, Any], tree: dict[str, Any]) -> str:
 
 
 def _wanted(item: Mapping[str, Any], path: tuple[Any, ...]) -> str:
-    """What would work in the place of the value found, in the words of YAML and not of Python."""
+    """Tells what would work in the place of the value found, in the words of YAML and not of Python."""
     kind, example = item["type"], _HINTS.get(str(next((part for part in reversed(path) if isinstance(part, str)), "")))
     shapes = {
         "model_type": "give keys and values in braces",

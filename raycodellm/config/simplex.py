@@ -31,6 +31,7 @@ class Simplex:
     name: str
     """Path of the weights in the sweep file, for example `pretrain.weights`."""
     sources: tuple[str, ...]
+    """In the order of the file."""
     lows: tuple[int, ...]
     highs: tuple[int, ...]
     """The bounds that a mixture can reach: no low is below what the other sources' highs leave, nor a high above."""
@@ -104,7 +105,7 @@ class Simplex:
 
     @property
     def _room(self) -> int:
-        """What the weights have in all above their lows."""
+        """Sum of the weights above their lows."""
         return WHOLE - sum(self.lows)
 
     def _rows(self, millionths: Sequence[int]) -> list[tuple[int, int, int]]:

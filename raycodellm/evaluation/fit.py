@@ -28,7 +28,7 @@ if TYPE_CHECKING:
     from lm_eval.api.task import Task
 
 BUILTIN_TOKENS = 256
-"""Of the built-in tasks some of the first items need fewer tokens than this, even at a token per byte. They are not
+"""Tokens that some of the first items of each built-in task stay below, even at a token per byte. They are not
 counted for a context of so many, which would import lm-eval: three seconds."""
 _SAMPLE = 64
 """Items that are looked at first: building all requests of a large task takes seconds."""

@@ -4,8 +4,8 @@ All uncertainty here is that of the evaluation's items. No training seed is behi
 what another training by the same recipe would give.
 """
 
-from raycodellm.pairs.differences import ERROR, Gap, compare, differences, tested_metrics
+from raycodellm.pairs.differences import Gap, compare, differences, tested_metrics
 from raycodellm.pairs.names import short_names
 from raycodellm.pairs.words import word
 
-__all__ = ["ERROR", "Gap", "compare", "differences", "short_names", "tested_metrics", "word"]
+__all__ = ["Gap", "compare", "differences", "short_names", "tested_metrics", "word"]

@@ -16,10 +16,8 @@ from typing import Literal
 import pyarrow as pa
 
 from raycodellm import evaluation, statistics
-from raycodellm.statistics import Interval, Sample
+from raycodellm.statistics import ERROR, Interval, Sample
 
-ERROR = 0.05
-"""Probability of any false claim among all tested differences, where no model differs from another."""
 Test = Literal["McNemar", "Student"]
 Averages = Mapping[str, Sequence[str]]
 Pair = tuple[str, str]
@@ -37,6 +35,7 @@ class Gap:
     p: float | None = None
     """Probability of so large a difference by the choice of items alone; None where it is not tested."""
     test: Test | None = None
+    """The test that gave `p`."""
     p_corrected: float | None = None
     """The same, corrected for all pairs and tasks."""
 

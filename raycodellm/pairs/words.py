@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from raycodellm.pairs.differences import ERROR, Gap
-from raycodellm.statistics import Word
+from raycodellm.pairs.differences import Gap
+from raycodellm.statistics import ERROR, Word
 
 _LESS_IS_BETTER = ("bpb", "perplexity", "ppl", "loss")
 """Beginnings of the names of metrics of which less is better."""
@@ -15,7 +15,7 @@ def less_is_better(metric: str) -> bool:
 
 
 def word(metric: str, gap: Gap | None) -> Word | None:
-    """Whether the other model is better than the base, with all tested differences of all pairs holding at once; None
+    """The word for the other model against the base, with all tested differences of all pairs holding at once; None
     for a difference that is not tested."""
     if gap is None or gap.p_corrected is None:
         return None

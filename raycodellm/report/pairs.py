@@ -12,9 +12,9 @@ import pyarrow as pa
 from raycodellm import config, pairs
 from raycodellm.config import SweepFile
 from raycodellm.evaluation import asked_averages
-from raycodellm.pairs import ERROR, Gap
+from raycodellm.pairs import Gap
 from raycodellm.records import finite_json
-from raycodellm.statistics import Word
+from raycodellm.statistics import ERROR, Word
 from raycodellm.tables import Cell, Table, cells, formats
 from raycodellm.tables.trials import Row, metric_of, params_of
 from raycodellm.verdict import MARKS
@@ -39,7 +39,7 @@ class Compared:
     """The searched parameters beside the model, which are equal for both."""
     metric: str
     scores: tuple[float | None, float | None]
-    """Of the base and of the other model."""
+    """The base's score, and the other model's."""
     gap: Gap | None
     """None where no item has a score of both."""
     word: Word | None
@@ -136,7 +136,7 @@ def _gap_cells(one: Compared) -> tuple[str, ...]:
 
 
 def answer(found: Sequence[Compared]) -> str:
-    """What the tests tell, in sentences; empty without any."""
+    """The result of the tests in sentences; empty without any."""
     tested = [one for one in found if one.word is not None]
     if not tested:
         return ""

@@ -55,7 +55,7 @@ class ArmScore:
     is_confirmed: bool = False
     """True if `seeds` are fresh seeds, which the search has not seen."""
     selected_score: float | None = None
-    """Of a confirmed arm: the mean score by which the search chose it, which noise makes look too good."""
+    """The mean score by which the search chose a confirmed arm, which noise makes look too good."""
     scores: tuple[float | None, ...] = ()
     """Means of all objectives, in their order."""
     pareto: bool = False

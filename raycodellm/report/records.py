@@ -59,7 +59,7 @@ class Records:
 
     @cached_property
     def known(self) -> verdict.Findings:
-        """What is known of the arms against each other."""
+        """The verdicts on the arms, and what these rest on."""
         return verdict.findings(self.file, self.rows, self.items)
 
     @cached_property

@@ -171,7 +171,7 @@ def _unless_empty(table: Table) -> list[Table]:
 
 
 def _pairs(records: Records) -> list[Section]:
-    """What the pairs of given models tell; none of a sweep with stages."""
+    """The sections on pairs of given models; none of a sweep with stages."""
     note = pairs.note(records.pairs)
     return [
         Section("Pairs of models", _unless_empty(pairs.table(records.pairs)), note),

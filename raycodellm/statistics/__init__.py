@@ -1,7 +1,7 @@
 """Intervals over evaluation items, noise between seeds, and differences between arms: functions of plain values."""
 
 from raycodellm.statistics.arms import ArmMeasurements, mean_of_samples, pareto_front
-from raycodellm.statistics.corrections import Corrected, holm, holm_at_look, spent_errors
+from raycodellm.statistics.corrections import ERROR, Corrected, holm, holm_at_look, spent_errors
 from raycodellm.statistics.differences import Difference, difference
 from raycodellm.statistics.intervals import (
     UNKNOWN,
@@ -33,6 +33,7 @@ from raycodellm.statistics.trend import quadratic_band
 from raycodellm.statistics.words import Word, verdict_word
 
 __all__ = [
+    "ERROR",
     "UNKNOWN",
     "Z95",
     "ArmMeasurements",

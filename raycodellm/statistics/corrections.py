@@ -8,12 +8,14 @@ from collections.abc import Hashable, Mapping, Sequence
 from typing import NamedTuple, TypeVar
 
 Hypothesis = TypeVar("Hypothesis", bound=Hashable)
+ERROR = 0.05
+"""Probability of any false claim, where nothing that is compared differs."""
 SPENDING_SHAPE = 0.0
 """Gamma of Hwang, Shih & DeCani: below 0 early looks spend less than their share of seeds, above 0 more."""
 
 
 class Corrected(NamedTuple):
-    """What a correction for several hypotheses says of one of them."""
+    """One of several hypotheses, as the correction for all of them leaves it."""
 
     p: float
     """Corrected p-value, compared with the whole error `alpha`; at most 1."""
@@ -24,7 +26,7 @@ class Corrected(NamedTuple):
     """True if there is a difference, by this correction."""
 
 
-def holm(p_values: Mapping[Hypothesis, float], alpha: float = 0.05) -> dict[Hypothesis, Corrected]:
+def holm(p_values: Mapping[Hypothesis, float], alpha: float = ERROR) -> dict[Hypothesis, Corrected]:
     """Holm's correction (1979): at most `alpha` for any false rejection among all, whatever their dependence.
 
     The j-th smallest p of m is tested at alpha / (m - j + 1), as long as all before it were rejected. All that are not
@@ -47,7 +49,7 @@ def holm(p_values: Mapping[Hypothesis, float], alpha: float = 0.05) -> dict[Hypo
     return {one: found[one] for one in p_values}
 
 
-def spent_errors(seeds: Sequence[int], alpha: float = 0.05, shape: float = SPENDING_SHAPE) -> tuple[float, ...]:
+def spent_errors(seeds: Sequence[int], alpha: float = ERROR, shape: float = SPENDING_SHAPE) -> tuple[float, ...]:
     """The error that each look may spend; they sum to `alpha`, so that all looks together claim falsely at most
     `alpha`, whatever the scores' distribution (union bound).
 
@@ -68,7 +70,7 @@ def _spent(share: float, shape: float) -> float:
 
 
 def holm_at_look(
-    p_values: Mapping[Hypothesis, float], seeds: Sequence[int], look: int, alpha: float = 0.05
+    p_values: Mapping[Hypothesis, float], seeds: Sequence[int], look: int, alpha: float = ERROR
 ) -> dict[Hypothesis, Corrected]:
     """Holm's correction at one of several looks, at the error that this look may spend.
 

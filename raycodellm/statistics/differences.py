@@ -23,6 +23,7 @@ class Difference:
     """An arm's score minus the reference's, with the variances that make it uncertain."""
 
     value: float
+    """In the metric's unit."""
     seeds: Variance
     """Between training seeds, of the whole difference; UNKNOWN where no arm has two seeds: then nothing is claimed."""
     items: Variance

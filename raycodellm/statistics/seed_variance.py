@@ -32,6 +32,7 @@ class SeedScores(NamedTuple):
     """Scores of one arm by seed, as one group whose mean is its own: an arm's search and its confirmation are two."""
 
     scores: Mapping[int, float]
+    """Maps each seed to the score."""
     place: float | None = None
     """Where the arm stands among the others, such as its mean code ratio from 0 to 1; None where nothing says so."""
 
@@ -64,7 +65,7 @@ def variance_between_seeds(arm: SeedScores, reference: SeedScores, pool: Sequenc
 
 
 def _near(groups: Sequence[SeedScores], can_stand_alone: bool) -> tuple[tuple[float, ...], tuple[float, ...]]:
-    """How much each group says of the noise of the first group, and of the second, which is the reference.
+    """Weight of each group for the noise of the first group, and of the second, which is the reference.
 
     `can_stand_alone`: True if the reference's own scores can tell its noise.
     """

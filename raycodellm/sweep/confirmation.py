@@ -23,7 +23,7 @@ logger = logging.getLogger(__name__)
 
 @dataclass(frozen=True)
 class Standing:
-    """How far a sweep is."""
+    """The trials that a sweep has, as far as is known, and the look that it waits for."""
 
     num_trials: int
     """Trials of the whole sweep as far as is known: the search's, and those of the looks up to the current one."""

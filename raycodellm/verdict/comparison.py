@@ -11,6 +11,7 @@ from dataclasses import dataclass
 
 from raycodellm.config import Objective
 from raycodellm.statistics import (
+    ERROR,
     ArmMeasurements,
     Difference,
     Interval,
@@ -21,7 +22,7 @@ from raycodellm.statistics import (
 )
 from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.measurements import ItemsOf, measurements, with_metric
-from raycodellm.verdict.verdicts import ERROR, Comparison, Verdict, num_items
+from raycodellm.verdict.verdicts import Comparison, Verdict, num_items
 
 MOST_ARMS_OF_NOISE = 16
 """Arms that tell the noise between seeds of a difference, beside the two: the nearest by their code ratios."""

@@ -7,8 +7,9 @@ from typing import Any
 
 from raycodellm.config import SweepFile
 from raycodellm.records import finite_json
+from raycodellm.statistics import ERROR
 from raycodellm.verdict.findings import Findings
-from raycodellm.verdict.verdicts import ERROR, Verdict
+from raycodellm.verdict.verdicts import Verdict
 
 FORMAT = 1
 """Raised when a key changes its meaning or goes."""

@@ -22,14 +22,15 @@ Basis = Literal["confirmation", "all seeds", "first in rank", "none"]
 
 @dataclass(frozen=True)
 class Findings:
-    """What is known of a sweep."""
+    """The verdicts of a sweep, and what they rest on."""
 
     basis: Basis
-    """What the verdicts rest on: fresh seeds against the reference, all seeds against the reference, or all seeds
+    """Seeds that the verdicts rest on: fresh seeds against the reference, all seeds against the reference, or all seeds
     against the arm that is first in rank. `none` where nothing is known of the noise between seeds."""
     compared_with: int | None
     """The arm that the others are compared with; None while it has no score."""
     looks: Looks
+    """The state of the confirmation; of a sweep without one, whether its search is over."""
     comparison: Comparison
     """The verdicts; empty while none is given."""
     seeds_of_noise: int
@@ -47,7 +48,7 @@ class Findings:
 
 
 def findings(file: SweepFile, rows: Sequence[Row], items: ItemsOf, state: Looks | None = None) -> Findings:
-    """What is known of a sweep, which may be unfinished; a look that lacks trials gives no verdict.
+    """The findings of a sweep, which may be unfinished; a look that lacks trials gives no verdict.
 
     `rows`: of `trials.parquet`; `items`: a trial's items by its number; `state`: the looks, where they are known.
     """

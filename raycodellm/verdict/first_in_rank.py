@@ -6,10 +6,10 @@ import math
 from collections.abc import Mapping, Sequence
 
 from raycodellm.config import Objective
-from raycodellm.statistics import Interval, verdict_word
+from raycodellm.statistics import ERROR, Interval, verdict_word
 from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.measurements import ItemsOf, measured_arms, with_metric
-from raycodellm.verdict.verdicts import ERROR, Comparison, Verdict, num_items
+from raycodellm.verdict.verdicts import Comparison, Verdict, num_items
 
 
 def compare_with_first(

@@ -30,6 +30,7 @@ class PendingTrial:
     """A confirmation trial that a look needs, and that has not ended."""
 
     arm: int
+    """Number of the arm, as in `trials.parquet`."""
     place: int
     """The trial's seed is the sweep's seed plus `records.CONFIRM_SEEDS` plus `place`."""
 

@@ -24,7 +24,7 @@ _CODE_RATIO = ".code_ratio"
 
 
 def answer(file: SweepFile, known: Findings) -> str:
-    """What is known of the arms against the reference arm, and what a look waits for; the reason where nothing is
+    """Says the verdicts on the arms against the reference arm, and what a look waits for; the reason where nothing is
     known. Empty for a sweep without a reference arm, and while its search goes on without a confirmation to come."""
     if file.example().search.reference is None:
         return ""
@@ -57,7 +57,7 @@ def _open_look(file: SweepFile, known: Findings) -> str:
 
 
 def sentence(file: SweepFile, known: Findings) -> str:
-    """What is known of the arms against the reference arm; empty for a sweep without one, and without any verdict."""
+    """Says the verdicts on the arms against the reference arm; empty for a sweep without one, or without a verdict."""
     settings = file.example().search
     point = search.reference_point(file)
     metric = settings.objectives[0].metric
@@ -110,7 +110,7 @@ def difference(one: Verdict) -> str:
 
 
 def _remedy(one: Verdict) -> str:
-    """How many seeds would tell a difference of the size seen; empty for a verdict that is known or still open."""
+    """Says the seeds per arm that would tell the difference seen; empty for a verdict that is known or still open."""
     if one.word != "not known" or not one.is_final or one.evidence is None or not one.evidence.is_known:
         return ""
     needed = seeds_to_tell(one.evidence, one.level, at_most=MOST_SEEDS)

@@ -1,4 +1,4 @@
-"""What would settle a sweep in which no arm has a second seed, so that the noise between seeds is unknown."""
+"""Advice that would settle a sweep in which no arm has a second seed, so that the noise between seeds is unknown."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ import math
 from collections.abc import Sequence
 
 from raycodellm.config import SweepFile
-from raycodellm.statistics import Difference, Variance, difference, items_to_tell, power
+from raycodellm.statistics import ERROR, Difference, Variance, difference, items_to_tell, power
 from raycodellm.tables.trials import Row
 from raycodellm.verdict.arms import mean_score, reference_arm
 from raycodellm.verdict.counted import counted_rows, in_order
 from raycodellm.verdict.measurements import ItemsOf, measurements
-from raycodellm.verdict.verdicts import ERROR
 
 SEEDS = 3
 """Seeds per arm that are proposed: the fewest of which a standard deviation says something."""

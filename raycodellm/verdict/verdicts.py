@@ -8,20 +8,20 @@ from typing import Any
 
 from raycodellm.config import Objective
 from raycodellm.evaluation import METRICS
-from raycodellm.statistics import Difference, Interval, Word
+from raycodellm.statistics import ERROR, Difference, Interval, Word
 from raycodellm.tables.trials import Row, metric_of
-
-ERROR = 0.05
-"""Probability of any false claim in a sweep in which no arm differs."""
 
 
 @dataclass(frozen=True)
 class Verdict:
-    """What is known of one arm against the arm that it is compared with, in one metric."""
+    """One arm against the arm that it is compared with, in one metric."""
 
     arm: int
+    """Number of the arm, as in `trials.parquet`."""
     params: dict[str, Any]
+    """The arm's parameters by name."""
     metric: str
+    """For example `mean/bpb`."""
     score: Interval
     """The arm's score with its 95 % interval."""
     seeds: tuple[int, ...]
@@ -31,6 +31,7 @@ class Verdict:
     difference: Interval
     """This score minus the other arm's; its interval holds for the whole family at once."""
     word: Word
+    """better, worse, equal or not known."""
     p_corrected: float | None = None
     """Probability of so large a difference by chance, corrected for the family; None where it is not known."""
     level: float = ERROR
