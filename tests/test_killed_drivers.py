@@ -32,9 +32,10 @@ CONFIRMED = (
     "search.confirm={best: 1, seeds: [2, 3]}",
 )
 SAID = [
-    "the search is over: arm 1 and the reference, arm 0, are confirmed with 2 fresh seeds each, at most 3",
-    "look 1 of 2 (2 seeds): mean/bpb: arm 1 not known; 1 more seed for arms 0 and 1",
-    "look 2 of 2 (3 seeds): mean/bpb: arm 1 not known; this was the last look",
+    "the search is over: arm 1 (pretrain.code_ratio 0.25) and the reference, arm 0 (pretrain.code_ratio 0.5), are "
+    "confirmed with 2 fresh seeds each, at most 3",
+    "look 1 of 2 (2 seeds): mean/bpb: arm 1 (pretrain.code_ratio 0.25) not known; 1 more seed for arms 0 and 1",
+    "look 2 of 2 (3 seeds): mean/bpb: arm 1 (pretrain.code_ratio 0.25) not known; this was the last look",
 ]
 
 
@@ -114,8 +115,10 @@ def test_a_sweep_whose_driver_was_killed_at_any_write_has_every_arm_and_seed_onc
         with pytest.raises(KilledError):
             drive(file, storage, cluster, monkeypatch)
         disk.is_dead, disk.dies_at = False, -1
-        drive(file, storage, cluster, monkeypatch)
+        again = drive(file, storage, cluster, monkeypatch)
         assert told(file, storage) == expected, point
+        if any(line.startswith("the confirmation goes on") for line in again):
+            assert not any(line.startswith("the search is over") for line in again), "an earlier driver said it"
         # Only a stage whose end was not written yet is trained twice.
         assert cluster.num_trained.keys() == undisturbed.num_trained.keys()
         assert cluster.num_trained.total() <= undisturbed.num_trained.total() + 1

@@ -135,6 +135,20 @@ def test_with_several_objectives_an_arm_gets_seeds_until_each_of_them_is_known()
     assert len(found[3, "other"].seeds) == 4 and found[3, "other"].look == 1
 
 
+def test_a_margin_is_in_the_unit_of_the_first_objective_and_makes_no_arm_equal_in_another():
+    search = "objective: [{metric: mean/bpb, mode: min}, {metric: mean/acc, mode: max}], "
+    file = sweep_file(search + "confirm: {best: 1, seeds: [2, 4], margin: 0.5}")
+    rows = [{**one, "metrics.mean/acc": 0.3} for one in search_rows()]
+    while pending := verdict.looks(file, rows, {}).pending:
+        one, number = pending[0], len(rows)
+        fresh = row(
+            number, one.arm, 7 + CONFIRM_SEEDS + one.place, noisy((0.0,) * 4, 0.001)(one.arm, one.place), "confirm"
+        )
+        rows.append({**fresh, "metrics.mean/acc": 0.3 + 0.001 * (number % 7)})
+    words = {one.metric: one.word for one in verdict.findings(file, rows, {}).verdicts}
+    assert (words["mean/bpb"], words["boxes/bpb"], words["mean/acc"]) == ("equal", "equal", "not known")
+
+
 # ------------------------------------------------------------------------------------------------- how often it errs
 
 

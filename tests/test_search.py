@@ -212,6 +212,14 @@ def test_a_confirmation_repeats_its_arms_with_seeds_that_the_search_never_had(sw
     assert [(one.number, one.arm) for one in (study.suggest(), study.suggest())] == [(6, 0), (7, 1)]
 
 
+def test_an_arm_that_the_study_cannot_have_is_told_in_a_line(sweep_text: str, tmp_path) -> None:
+    study = searched(tmp_path / "optuna.log", parsed(sweep_text, *CONFIRMED))
+    with pytest.raises(
+        config.UserError, match="arm 5 gets fresh seeds, but its parameters do not fit the search space"
+    ):
+        study.confirm([(0, 0), (5, 0)])
+
+
 def test_a_driver_killed_after_any_line_of_a_confirmation_leaves_it_to_the_next_one(sweep_text, tmp_path) -> None:
     file, path = parsed(sweep_text, *CONFIRMED), tmp_path / "optuna.log"
     study = searched(path, file)

@@ -164,7 +164,8 @@ def test_slots_that_the_end_of_a_search_leaves_free_train_the_references_fresh_s
     assert begun("e") is None
     end("b")
     assert [begun(name) for name in "ef"] == [("confirm", 1, CONFIRM_SEEDS), ("confirm", 1, CONFIRM_SEEDS + 1)]
-    assert "arm 1 and the reference, arm 0, are confirmed with 2 fresh seeds each" in told.say.call_args.args[0]
+    said = told.say.call_args.args[0]
+    assert "the reference, arm 0 (pretrain.code_ratio 0), are confirmed with 2 fresh seeds each" in said
     for name in "cde":
         end(name)
         assert begun("g") is None

@@ -30,7 +30,8 @@ class Confirm(Frozen):
     """Fresh seeds per arm, in all, at each look at the results. The sweep ends at the first look at which every verdict
     is known."""
     margin: Annotated[Number, Field(gt=0)] | None = None
-    """Difference, in the metric's unit, up to which two arms count as equal; no arm is found equal when left out."""
+    """Difference, in the first objective's unit, up to which two arms count as equal. No arm is found equal when left
+    out, nor in an objective of another unit."""
 
     @model_validator(mode="after")
     def _looks_grow(self) -> Confirm:

@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycodellm.config import SweepFile
+from raycodellm.config import SweepFile, UserError
 from raycodellm.records import CONFIRM_SEEDS
 from raycodellm.search.arms import first_points, num_arms, num_trials
 from raycodellm.search.confirmation import Phase, phase_of
@@ -97,13 +97,20 @@ class SweepStudy:
 
     def confirm(self, wanted: Sequence[tuple[int, int]]) -> None:
         """Suggests these confirmation trials from now on, each an arm and a place among the fresh seeds; enqueues those
-        that the study lacks. To be called when the search is over: nothing more is sampled then."""
+        that the study lacks. To be called when the search is over: nothing more is sampled then. Raises `UserError` for
+        an arm that the study cannot have."""
         from optuna.samplers import RandomSampler
         from optuna.trial import TrialState
 
         self._study.sampler = RandomSampler()  # asked before each trial, though every parameter is fixed
         for arm, place in wanted:
-            if self._arms.add(arm, CONFIRM_SEEDS + place, params := self._arms.params(arm)):
+            params = self._arms.params(arm)
+            if params is None:
+                raise UserError(
+                    f"{self._file.origin}: arm {arm} gets fresh seeds, but its parameters do not fit the search space, "
+                    "so it cannot be trained again; continue with the sweep file that its trials were run with"
+                )
+            if self._arms.add(arm, CONFIRM_SEEDS + place, params):
                 if self._lost:
                     self._make_again(self._lost.pop(0), arm, CONFIRM_SEEDS + place, params)
                 else:
@@ -217,9 +224,9 @@ class _Arms:
         known.add(replicate)
         return is_new
 
-    def params(self, arm: int) -> dict[str, Any]:
-        """By Optuna's keys."""
-        return self._params[arm]
+    def params(self, arm: int) -> dict[str, Any] | None:
+        """By Optuna's keys; None for an arm that the study does not have."""
+        return self._params.get(arm)
 
     def has(self, params: Mapping[str, Any]) -> bool:
         """True if an arm has these parameters, by Optuna's keys."""

@@ -10,12 +10,15 @@ import logging
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
+from typing import Any
 
 from raycodellm import evaluation, retrying, search, storage_files, verdict
 from raycodellm.config import SweepFile
 from raycodellm.evaluation import Items
 from raycodellm.records import TrialResult
 from raycodellm.sweep.folder import Run
+from raycodellm.tables import formats
+from raycodellm.tables.trials import params_of
 from raycodellm.verdict import Looks
 
 logger = logging.getLogger(__name__)
@@ -86,37 +89,48 @@ def _most(file: SweepFile, known: int, looks: Looks) -> int:
     return known + num_open * (confirm.seeds[-1] - confirm.seeds[looks.look])
 
 
-def lines(file: SweepFile, before: Looks | None, now: Looks) -> list[str]:
+MOST_NAMED = 3
+"""Arms of a look that are told with their parameters; of more the line that the search is over tells them."""
+
+
+def lines(file: SweepFile, before: Looks | None, now: Looks, rows: Sequence[Mapping[str, Any]]) -> list[str]:
     """The news since `before`: which arms are confirmed, and what each look has told. `before` is None for the first
-    time that a driver looks."""
+    time that a driver looks; what an earlier driver told is not told again. `rows`: of all trials that have begun."""
     confirm = file.example().search.confirm
     if confirm is None or now.phase == "search":
         return []
+    names = {row["arm"]: f"arm {row['arm']} ({formats.params(params_of(row))})" for row in rows}
+    if before is None and now.phase == "confirm" and any(row.get("phase") == "confirm" for row in rows):
+        place = f"look {now.look + 1} of {len(confirm.seeds)}, at {confirm.seeds[now.look]} fresh seeds each"
+        arms = [names[arm] for arm in sorted({one.arm for one in now.pending})]
+        return [f"the confirmation goes on with {place}: {listed(arms)}"]
     said = []
     if before is None or before.phase == "search":
-        said.append(_search_is_over(now, confirm.seeds))
+        said.append(_search_is_over(now, confirm.seeds, names))
     decided = now.look if now.phase == "done" else now.look - 1
     if now.verdicts and decided >= 0:
         place = f"look {decided + 1} of {len(confirm.seeds)} ({confirm.seeds[decided]} seeds)"
-        said.append(f"{place}: {_known(file, now)}; {_next(now, confirm.seeds)}")
+        said.append(f"{place}: {_known(file, now, names)}; {_next(now, confirm.seeds)}")
     return said
 
 
-def _search_is_over(now: Looks, seeds: Sequence[int]) -> str:
+def _search_is_over(now: Looks, seeds: Sequence[int], names: Mapping[int, str]) -> str:
     if not now.arms:
         return "the search is over: no arm beside the reference has a score, so none is confirmed"
+    arms = listed([names[arm] for arm in now.arms])
     return (
-        f"the search is over: {arms_said(now.arms)} and the reference, arm {now.reference}, are confirmed with "
+        f"the search is over: {arms} and the reference, {names[now.reference or 0]}, are confirmed with "
         f"{seeds[0]} fresh seeds each, at most {seeds[-1]}"
     )
 
 
-def _known(file: SweepFile, now: Looks) -> str:
-    """`mean/bpb: arm 3 better -0.050 (-0.080 to -0.020; p 0.004), arm 5 not known -0.010 (…)`, for each objective."""
+def _known(file: SweepFile, now: Looks, names: Mapping[int, str]) -> str:
+    """`mean/bpb: arm 3 (pretrain.code_ratio 0.6) better -0.050 (-0.080 to -0.020; p 0.004)`, for each objective."""
     parts = []
     for objective in file.example().search.objectives:
         known = [one for one in now.verdicts if one.metric == objective.metric]
-        words = [f"arm {one.arm} {one.word} {verdict.difference(one)}" for one in known]
+        named = names if len(known) <= MOST_NAMED else {one.arm: f"arm {one.arm}" for one in known}
+        words = [f"{named[one.arm]} {one.word} {verdict.difference(one)}" for one in known]
         parts.append(f"{objective.metric}: {', '.join(words) or 'not known'}")
     return "; ".join(parts)
 
@@ -132,6 +146,9 @@ def _next(now: Looks, seeds: Sequence[int]) -> str:
 
 def arms_said(arms: Sequence[int]) -> str:
     """`arm 3`, or `arms 3, 5 and 7`."""
-    if len(arms) == 1:
-        return f"arm {arms[0]}"
-    return f"arms {', '.join(map(str, arms[:-1]))} and {arms[-1]}"
+    return f"arm{'s' * (len(arms) > 1)} {listed([str(arm) for arm in arms])}"
+
+
+def listed(names: Sequence[str]) -> str:
+    """`a`, or `a, b and c`."""
+    return names[0] if len(names) == 1 else f"{', '.join(names[:-1])} and {names[-1]}"

@@ -118,11 +118,13 @@ class StudySearcher(Searcher):
     def _look(self) -> None:
         """Finds which confirmation trials come next; to be called when the driver begins, and when all trials that the
         look needs have ended."""
-        before, self._standing = self._standing, self._confirmation.standing(self._results.all())
+        results = self._results.all()
+        before, self._standing = self._standing, self._confirmation.standing(results)
         looks = self._standing.looks
         if looks is None or looks.phase == "search":
             return
-        for line in lines(self._run.file, before.looks if before is not None else None, looks):
+        rows = [result.row() for result in results]
+        for line in lines(self._run.file, before.looks if before is not None else None, looks, rows):
             self._audience.say(line)
         self._audience.expects(self._standing.num_trials, self._standing.most_trials)
         self._study.confirm(self._standing.pending)

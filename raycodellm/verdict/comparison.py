@@ -50,15 +50,16 @@ def compare(
     metrics: Mapping[str, Objective],
     items: ItemsOf,
     look: Look | None = None,
-    margin: float | None = None,
+    margins: Mapping[str, float] | None = None,
     noise_rows: Sequence[Sequence[Row]] = (),
 ) -> Comparison:
     """The verdict on each arm of `rows` but the reference, in each metric that both have.
 
-    `rows`: each arm's complete rows. `look`: None where the results are looked at once. `noise_rows`: further groups of
-    rows, each of one arm, that tell the noise between seeds; the arms of `rows` do in any case.
+    `rows`: each arm's complete rows. `look`: None where the results are looked at once. `margins`: maps metrics to the
+    margin within which arms are equal. `noise_rows`: further groups of rows, each of one arm, that tell the noise
+    between seeds; the arms of `rows` do in any case.
     """
-    look = look or Look()
+    look, margins = look or Look(), margins or {}
     untested = {*look.rejected, *look.others}
     found: dict[Pair, Difference] = {}
     scores: dict[Pair, Interval] = {}
@@ -89,7 +90,7 @@ def compare(
                 seeds=tuple(row["seed"] for row in done),
                 items=num_items(done[0], metric) or gap.num_items or None,
                 difference=interval,
-                word=verdict_word(interval, metrics[metric].mode, margin),
+                word=verdict_word(interval, metrics[metric].mode, margins.get(metric)),
                 p_corrected=p if gap.is_known else None,
                 level=level,
                 evidence=gap,

@@ -7,12 +7,12 @@ a driver that continues it, and the report all find the same arms, the same tria
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
 from raycodellm import search
-from raycodellm.config import SweepFile
+from raycodellm.config import Objective, SweepFile
 from raycodellm.records import CONFIRM_SEEDS, ENDED
 from raycodellm.statistics import Interval
 from raycodellm.tables.trials import Row, params_of
@@ -103,14 +103,20 @@ def _with_scores(file: SweepFile, rows: Sequence[Row], state: Looks, items: Item
     """The state with the scores of the seeds that count, in its verdicts too."""
     fresh = rows_by_arm(rows, "confirm")
     counted = {arm: [row for row in fresh.get(arm, ()) if row["seed"] in seeds] for arm, seeds in state.counted.items()}
+    objectives = file.example().search.objectives
     found: dict[tuple[int, str], Interval] = {}
-    for metric in family_metrics(
-        [row for of_arm in counted.values() for row in of_arm], file.example().search.objectives
-    ):
+    seeds: dict[tuple[int, str], tuple[int, ...]] = {}
+    for metric in family_metrics([row for of_arm in counted.values() for row in of_arm], objectives):
         complete = {arm: done for arm, of_arm in counted.items() if (done := with_metric(of_arm, metric))}
+        if len(complete) < 2:  # as in the ranking, a lone arm has no fresh score beside scores of the search
+            continue
         measured, noise = measured_arms(metric, complete, items)
         found |= {(arm, metric): one.interval(noise) for arm, one in measured.items()}
-    verdicts = [replace(one, score=found.get((one.arm, one.metric), one.score)) for one in state.verdicts]
+        seeds |= {(arm, metric): tuple(one.scores) for arm, one in measured.items()}
+    verdicts = [
+        replace(one, score=found[pair], seeds=seeds[pair]) if (pair := (one.arm, one.metric)) in found else one
+        for one in state.verdicts
+    ]
     return replace(state, scores=found, verdicts=tuple(verdicts))
 
 
@@ -134,13 +140,14 @@ def _decided(
         if arm not in of_look
     ]
     differing = {(one.arm, one.metric) for one in known if one.word in ("better", "worse")}
+    metrics = family_metrics(fresh, objectives)
     found = compare(
         of_look,
         before.reference,
-        family_metrics(fresh, objectives),
+        metrics,
         items,
         Look(confirm.seeds, before.look, differing, {(one.arm, one.metric) for one in known} - differing),
-        margin=confirm.margin,
+        margins=_margins(metrics, objectives[0], confirm.margin),
         noise_rows=[*stopped, *rows_by_arm(rows, "search").values()],
     )
     verdicts = [replace(one, is_final=one.word != "not known") for one in found.verdicts]
@@ -154,6 +161,12 @@ def _decided(
     ]
     ordered = sorted([*known, *verdicts, *nothing], key=lambda one: before.arms.index(one.arm))
     return replace(before, verdicts=tuple(ordered))
+
+
+def _margins(metrics: Iterable[str], first: Objective, margin: float | None) -> dict[str, float]:
+    """The margin of each metric of the first objective's kind: it is told in that one's unit."""
+    unit = first.metric.rpartition("/")[2]
+    return {} if margin is None else {one: margin for one in metrics if one.rpartition("/")[2] == unit}
 
 
 def _still_open(file: SweepFile, state: Looks, of_look: Mapping[int, Sequence[Row]]) -> list[int]:
