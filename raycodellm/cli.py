@@ -24,6 +24,7 @@ from raycodellm.commands import report as reporting
 from raycodellm.commands import run as running
 from raycodellm.commands import stop as stopping
 from raycodellm.commands import submit as submitting
+from raycodellm.commands import suggest as suggesting
 from raycodellm.commands.request import DEFAULT_STORAGE
 from raycodellm.config import Evaluation, UserError, refuse_credentials, without_credentials
 from raycodellm.files import Damaged, Folder, cause
@@ -117,6 +118,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="one JSON object; docs/notebook.md lists its keys")
     made = with_run(command("report", report, "write report/index.html and report/report.md of a run"))
     made.add_argument("--watch", action="store_true", help="write it again as results come, until the sweep has ended")
+    _suggest_options(with_run(command("suggest", suggest, "predict the best point of a run, and write points to try")))
     made = command("board", board, "write the Grafana board of all metrics")
     made.add_argument("--into", metavar="FOLDER", help="default: among the boards of this machine's Ray session")
     _eval_options(command("eval", evaluate, "evaluate Hugging Face models"))
@@ -153,6 +155,14 @@ def _eval_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--instructions", metavar="FILE", help="JSON lines with instruction and context, or prompt")
     made.add_argument("--output", metavar="DIR", help="write metrics.json and items.parquet per model here")
     made.add_argument("--json", action="store_true", help="one JSON object instead of tables; docs/evaluation.md")
+
+
+def _suggest_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--points", type=int, default=3, metavar="N", help="points to try next; default 3")
+    made.add_argument("--metric", metavar="M", help="default: the sweep's first objective")
+    made.add_argument("--mode", choices=("min", "max"), help="for a metric whose name does not tell what is better")
+    made.add_argument("--into", metavar="FILE", help="write the points here; default: print them as YAML")
+    made.add_argument("--against", metavar="DIR2", help="print the last predictions beside what this run measured")
 
 
 def _examples(text: str) -> int | None:
@@ -256,6 +266,11 @@ def status(options: argparse.Namespace) -> int:
 
 def report(options: argparse.Namespace) -> int:
     return reporting.report(options.run, options.watch, _complain_once())
+
+
+def suggest(options: argparse.Namespace) -> int:
+    asked = suggesting.Suggesting(options.points, options.metric, options.mode, options.into, options.against)
+    return suggesting.suggest(options.run, asked, _complain_once())
 
 
 def board(options: argparse.Namespace) -> int:

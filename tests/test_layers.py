@@ -34,7 +34,7 @@ ORDER = (
     ("dispatch",),
     ("slots",),
     ("tables",),
-    ("pairs", "verdict"),
+    ("pairs", "verdict", "regression"),
     ("observability",),
     ("sweep", "report", "cluster", "compare", "display"),
     ("preflight", "check", "runs"),
@@ -51,6 +51,7 @@ DOORS = {
     "optuna": {"search"},
     "deepspeed": {"engine"},
     "lm_eval": {"evaluation"},
+    "sklearn": {"regression"},
     "ray.util.metrics": {"observability"},
 }
 FUNCTION_LINES, FILE_LINES = 60, 400

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from raycodellm.report import figures, pairs, tables
+from raycodellm.report import figures, pairs, predicted, tables
 from raycodellm.report.answer import unknown_noise
 from raycodellm.report.figures import Curves, Figure
 from raycodellm.report.records import Records
@@ -140,6 +140,7 @@ def _all_sections(records: Records) -> list[Section]:
         _ranking(records),
         _arms_by_task(records),
         Section("Verdicts", _unless_empty(tables.verdicts(records)), is_folded=not records.has_reference),
+        Section("Predicted beside measured", _unless_empty(predicted.table(records)), predicted.NOTE),
         Section(f"Tasks and their parts {of_arm}", _task_parts(records), _TASKS_NOTE, is_folded=True),
         Section("Code ratio, planned and real", figures.curve_figures(records, figures.RATIO), _RATIO_NOTE),
         Section("Scores in the order of the trials", figures.order(records), _ORDER_NOTE),

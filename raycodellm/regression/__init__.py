@@ -1,0 +1,33 @@
+"""Mixture regression: the score of an arm as a function of its mixture and its other searched parameters.
+
+Pure: decides from plain values which form fits, what is predicted with which interval, and where the best lies.
+"""
+
+from raycodellm.regression.conformal import conformal_interval
+from raycodellm.regression.crossval import CrossValidated, choose_form
+from raycodellm.regression.document import Suggested, SuggestedPoint, read_suggested, write_suggested
+from raycodellm.regression.encoding import Encoding
+from raycodellm.regression.improvement import Improvement
+from raycodellm.regression.measured import MeasuredArm, measured_means, predicted_beside_measured
+from raycodellm.regression.suggestion import LEVEL, Suggestion, arms_needed, suggestion
+from raycodellm.regression.yaml_points import as_enqueue
+
+__all__ = [
+    "LEVEL",
+    "CrossValidated",
+    "Encoding",
+    "Improvement",
+    "MeasuredArm",
+    "Suggested",
+    "SuggestedPoint",
+    "Suggestion",
+    "arms_needed",
+    "as_enqueue",
+    "choose_form",
+    "conformal_interval",
+    "measured_means",
+    "predicted_beside_measured",
+    "read_suggested",
+    "suggestion",
+    "write_suggested",
+]

@@ -1,0 +1,264 @@
+"""Mixture regression: the form that fits, honest intervals, and points that the search takes."""
+
+from __future__ import annotations
+
+import csv
+from pathlib import Path
+
+import numpy as np
+import pytest
+import yaml
+
+from raycodellm import cli, config, regression, report
+from raycodellm.files import Folder
+from raycodellm.records import TrialResult, as_json
+from raycodellm.regression.encoding import Encoding
+from raycodellm.regression.space_points import between, in_round_numbers, random_points
+
+SWEEP = """
+name: NAME
+seed: 0
+model: {preset: tiny}
+tokenizer: {train: {vocab_size: 4096}}
+sources:
+  web: {kind: text, path: "builtin:python-prose"}
+  code: {kind: code, path: "builtin:python-code"}
+  math: {kind: math, path: "builtin:tasks-instruct"}
+stages:
+  - name: pretrain
+    tokens: 400_000
+    sequence_length: 128
+    batch_tokens: 4_096
+    learning_rate: {peak: 3.0e-3, schedule: {search: {choice: [cosine, linear]}}}
+    weights: {search: {simplex: {web: [0, 1], code: [0, 0.6], math: [0, 0.5]}}}
+evaluation: {tasks: [boxes], limit: 120}
+search: {trials: 20, SEARCH}
+"""
+NOISE = 0.01
+SCHEDULE, WEIGHTS = "pretrain.learning_rate.schedule", "pretrain.weights"
+
+
+def sweep_file(name: str = "first", search: str = "sampler: random"):
+    return config.parse(SWEEP.replace("NAME", name).replace("SEARCH", search))
+
+
+def law(point: dict) -> float:
+    """A data-mixing law: code and mathematics help, each less the more there is of it."""
+    code, math = (point[f"{WEIGHTS}.{source}"] for source in ("code", "math"))
+    return 2.0 + float(np.exp(-1.2 * np.sqrt(code) - 0.8 * math)) + 0.3 * (code + math) ** 2
+
+
+def flat(point: dict) -> float:
+    """No parameter matters."""
+    return 2.0
+
+
+def made_arms(score=law, num_arms: int = 24, seed: int = 0, noise: float = NOISE):
+    """(points, scores)"""
+    rng = np.random.default_rng(seed)
+    points = random_points(sweep_file(), num_arms, rng)
+    return points, [score(point) + noise * rng.normal() for point in points]
+
+
+def write_run(storage: Folder, name: str, points, scores, search: str = "sampler: random") -> Folder:
+    """A run folder with one trial per point; the first one more than once, and one that failed."""
+    run = storage / name
+    run.write_bytes("sweep.yaml", SWEEP.replace("NAME", name).replace("SEARCH", search).encode())
+    results = [
+        TrialResult(number, "complete", number, 0, dict(point), {"mean/bpb": score, "boxes/acc": 1 - score / 4})
+        for number, (point, score) in enumerate(zip(points, scores, strict=True))
+    ]
+    results.append(TrialResult(len(results), "failed", len(results), 0, dict(points[0]), {"mean/bpb": -9.0}, error="x"))
+    for one in results:
+        (run / "trials" / f"{one.number:04d}").write_json("result.json", as_json(one))
+    return run
+
+
+@pytest.fixture(scope="module")
+def storage(tmp_path_factory) -> Folder:
+    return Folder(str(tmp_path_factory.mktemp("storage")))
+
+
+@pytest.fixture(scope="module")
+def fitted():
+    """The forms for scores that follow the law."""
+    points, scores = made_arms()
+    encoding = Encoding.of(sweep_file(), points)
+    return encoding, regression.choose_form(encoding.matrix(points), np.array(scores), encoding.is_amount)
+
+
+# ------------------------------------------------------------------------------------------------- forms
+
+
+def test_scores_of_a_known_law_are_predicted_better_than_by_their_mean(fitted):
+    encoding, forms = fitted
+    assert [one.error for one in forms] == sorted(one.error for one in forms)
+    constant = next(one for one in forms if one.name == "constant")
+    assert forms[0].error < 0.5 * constant.error
+    points, truth = made_arms(seed=1, num_arms=50, noise=0.0)
+    predicted = forms[0].fitted.predict(encoding.matrix(points))
+    assert np.sqrt(np.mean((predicted - truth) ** 2)) < 0.5 * np.std(truth)
+
+
+def test_the_prediction_of_an_arm_that_is_held_out_does_not_know_its_score(fitted):
+    encoding, _ = fitted
+    points, scores = made_arms()
+    x, other = encoding.matrix(points), np.array(scores)
+    before = {one.name: one.held_out[3] for one in regression.choose_form(x[:6], other[:6], encoding.is_amount)}
+    other[3] += 5.0
+    after = {one.name: one.held_out[3] for one in regression.choose_form(x[:6], other[:6], encoding.is_amount)}
+    alike = [name for name in before if not name.startswith("mean of")]  # the mean chooses its log-linear part anew
+    assert alike and all(before[name] == pytest.approx(after[name]) for name in alike)
+
+
+def test_intervals_of_ninety_percent_cover_new_arms(fitted):
+    encoding, forms = fitted
+    points, scores = made_arms(seed=2, num_arms=200)
+    low, high = regression.conformal_interval(forms[0], encoding.matrix(points))
+    assert np.mean((low <= scores) & (scores <= high)) >= 0.85
+    wide_low, wide_high = regression.conformal_interval(forms[-1], encoding.matrix(points))
+    assert forms[-1].error > forms[0].error and np.mean(high - low) < np.mean(wide_high - wide_low)
+
+
+def test_an_interval_is_infinite_where_arms_are_too_few_for_its_level(fitted):
+    encoding, forms = fitted
+    low, high = regression.conformal_interval(forms[0], encoding.matrix(made_arms()[0][:2]), level=0.99)
+    assert np.isinf(low).all() and np.isinf(high).all()
+
+
+# ------------------------------------------------------------------------------------------------- points
+
+
+def test_points_are_mixtures_within_their_bounds_and_stay_so_in_between_and_in_round_numbers():
+    file, rng = sweep_file(), np.random.default_rng(0)
+    points = random_points(file, 60, rng)
+    mixed = [found for one in points[:8] for two in points if (found := between(file, one, two, float(rng.random())))]
+    for point in [in_round_numbers(file, one) for one in (*points, *mixed)]:
+        weights = [point[f"{WEIGHTS}.{source}"] for source in ("web", "code", "math")]
+        assert sum(weights) == pytest.approx(1.0, abs=1e-9) and weights[1] <= 0.6 and weights[2] <= 0.5
+        assert all(round(weight, 3) == weight for weight in weights)
+    assert mixed and all(between(file, one, {**one, SCHEDULE: "other"}, 0.5) is None for one in points)
+
+
+def test_choices_are_one_hot_and_what_does_not_differ_is_left_out():
+    points = made_arms()[0]
+    encoding = Encoding.of(sweep_file(), points)
+    assert [column.name for column in encoding.columns].count(SCHEDULE) == 2
+    assert encoding.is_amount.tolist() == [False, False, True, True, True] and encoding.num_free == 3
+    same = [{**point, SCHEDULE: "cosine"} for point in points]
+    assert SCHEDULE not in {column.name for column in Encoding.of(sweep_file(), same).columns}
+
+
+# ------------------------------------------------------------------------------------------------- suggestions
+
+
+def test_where_a_law_holds_the_predicted_best_is_told_apart_from_a_poor_reference():
+    points, scores = made_arms()
+    worst = int(np.argmax(scores))
+    found = regression.suggestion(sweep_file(), points, scores, "min", worst, 3)
+    assert found.moves and found.best is not None and found.difference is not None
+    value, low, high = found.difference
+    truth = law(found.best.params) - law(points[worst])
+    assert low <= truth <= high < 0 and low <= value <= high
+    assert found.best.low <= law(found.best.params) <= found.best.high
+
+
+def test_a_score_to_maximise_is_the_mirror_of_one_to_minimise():
+    points, scores = made_arms(num_arms=10)
+    low = regression.suggestion(sweep_file(), points, scores, "min", 0, 1)
+    high = regression.suggestion(sweep_file(), points, [-score for score in scores], "max", 0, 1)
+    assert low.best is not None and high.best is not None and low.best.params == high.best.params
+    assert high.best.predicted == pytest.approx(-low.best.predicted) and high.moves == low.moves
+
+
+def test_where_nothing_matters_it_says_stay_where_you_are():
+    moves = 0
+    for seed in range(2):
+        points, scores = made_arms(flat, num_arms=10, seed=seed)
+        moves += regression.suggestion(sweep_file(), points, scores, "min", None, 1).moves
+    assert moves == 0
+
+
+def test_suggest_writes_points_that_the_next_sweep_takes_and_their_report_shows_them_measured(
+    storage, tmp_path, capsys
+):
+    points, scores = made_arms(num_arms=14)
+    run = write_run(storage, "first", points, scores)
+    into = tmp_path / "points.yaml"
+    assert cli.main(["suggest", str(run), "--points", "2", "--into", str(into)]) == 0
+    said = capsys.readouterr().out
+    assert "error on held-out arms" in said and "predicted best: " in said and "difference" in said
+    assert "fitted to mean/bpb of 14 arms" in said  # the failed trial is none of them
+    enqueue = yaml.safe_load(into.read_text())["search"]["enqueue"]
+    taken = sweep_file("second", f"sampler: random, enqueue: {enqueue}").enqueued()
+    kept = regression.read_suggested(run)
+    assert kept is not None and [dict(one.params) for one in kept.points] == taken
+    second = write_run(storage, "second", taken, [law(point) for point in taken])
+    assert cli.main(["suggest", str(run), "--against", str(second)]) == 0
+    table = capsys.readouterr().out
+    assert "predicted mean/bpb" in table and len(table.splitlines()) == 3
+    cli.main(["report", str(second)])
+    assert "Predicted beside measured" in (second / "report").read_text("report.md")
+    assert "Predicted beside measured" not in report.write_report(run, storage).read_text("report.md")
+
+
+def test_what_suggest_prints_is_yaml(storage, capsys):
+    run = write_run(storage, "printed", *made_arms(num_arms=12))
+    assert cli.main(["suggest", str(run), "--points", "1", "--metric", "boxes/acc"]) == 0
+    assert len(yaml.safe_load(capsys.readouterr().out)["search"]["enqueue"]) == 1
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ([], "9 different arms have mean/bpb; the fit needs 10"),
+        (["--metric", "boxes/luck"], "no trial has it; there is boxes/acc, mean/bpb"),
+        (["--points", "0"], "--points: found 0"),
+        (["--against", "RUN"], "has no suggested.json"),
+    ],
+)
+def test_what_cannot_be_fitted_is_refused_with_what_would_work(storage, capsys, options, said):
+    run = write_run(storage, "few", *made_arms(num_arms=9))
+    assert cli.main(["suggest", str(run), *(str(run) if one == "RUN" else one for one in options)]) == 2
+    printed = capsys.readouterr().err
+    assert said in printed and len(printed.splitlines()) == 1
+
+
+# ------------------------------------------------------------------------------------------------- real mixtures
+
+
+def read_regmix(folder: Path, name: str):
+    """(mixtures, losses on `pile_cc`) of one of RegMix's tables."""
+    mixtures, losses = (
+        {row["index"]: row for row in csv.DictReader((folder / "regmix" / f"{kind}.csv").open())}
+        for kind in (name.replace("_", "_mixture_"), name.replace("_", "_pile_loss_"))
+    )
+    keys = [key for key in mixtures if key in losses]
+    x = np.array([[float(v) for k, v in mixtures[key].items() if k != "index"] for key in keys])
+    return x / x.sum(1, keepdims=True), np.array(
+        [float(losses[key]["metric/the_pile_pile_cc_val_loss"]) for key in keys]
+    )
+
+
+def regmix(folder: Path, num_runs: int):
+    """(chosen form, Spearman at 60M, at 1B, coverage at 1M) from this many runs of 1M parameters."""
+    from scipy.stats import spearmanr
+
+    x, y = read_regmix(folder, "train_1m")
+    form = regression.choose_form(x[:num_runs], y[:num_runs], [True] * x.shape[1])[0]
+    by_size = [read_regmix(folder, f"test_{size}") for size in ("60m", "1B")]
+    ranks = [float(spearmanr(form.fitted.predict(at), measured).statistic) for at, measured in by_size]
+    at, measured = read_regmix(folder, "test_1m")
+    low, high = regression.conformal_interval(form, at)
+    return form.name, *ranks, float(np.mean((low <= measured) & (measured <= high)))
+
+
+def test_a_tenth_of_real_small_runs_ranks_the_mixtures_of_larger_ones(test_data):
+    _, at_60m, at_1b, coverage = regmix(test_data, 50)
+    assert at_60m >= 0.9 and at_1b >= 0.9 and coverage >= 0.8
+
+
+@pytest.mark.exhaustive
+def test_real_small_runs_rank_the_mixtures_of_models_a_thousand_times_larger(test_data):
+    _, at_60m, at_1b, coverage = regmix(test_data, 512)
+    assert at_60m >= 0.985 and at_1b >= 0.975 and coverage >= 0.85
