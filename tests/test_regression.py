@@ -155,28 +155,17 @@ def test_choices_are_one_hot_and_what_does_not_differ_is_left_out():
 def test_where_a_law_holds_the_predicted_best_is_told_apart_from_a_poor_reference():
     points, scores = made_arms()
     worst = int(np.argmax(scores))
-    found = regression.suggestion(sweep_file(), points, scores, "min", worst, 3)
+    found = regression.suggestion(sweep_file(), points, [-score for score in scores], "max", worst, 3)
     assert found.moves and found.best is not None and found.difference is not None
     value, low, high = found.difference
-    truth = law(found.best.params) - law(points[worst])
-    assert low <= truth <= high < 0 and low <= value <= high
-    assert found.best.low <= law(found.best.params) <= found.best.high
-
-
-def test_a_score_to_maximise_is_the_mirror_of_one_to_minimise():
-    points, scores = made_arms(num_arms=10)
-    low = regression.suggestion(sweep_file(), points, scores, "min", 0, 1)
-    high = regression.suggestion(sweep_file(), points, [-score for score in scores], "max", 0, 1)
-    assert low.best is not None and high.best is not None and low.best.params == high.best.params
-    assert high.best.predicted == pytest.approx(-low.best.predicted) and high.moves == low.moves
+    truth = law(points[worst]) - law(found.best.params)
+    assert 0 < low <= truth <= high and low <= value <= high
+    assert found.best.low <= -law(found.best.params) <= found.best.high and len(found.points) == 3
 
 
 def test_where_nothing_matters_it_says_stay_where_you_are():
-    moves = 0
-    for seed in range(2):
-        points, scores = made_arms(flat, num_arms=10, seed=seed)
-        moves += regression.suggestion(sweep_file(), points, scores, "min", None, 1).moves
-    assert moves == 0
+    points, scores = made_arms(flat, num_arms=10)
+    assert not regression.suggestion(sweep_file(), points, scores, "min", None, 1).moves
 
 
 def test_suggest_writes_points_that_the_next_sweep_takes_and_their_report_shows_them_measured(
