@@ -143,6 +143,9 @@ def power_lines() -> list[Power]:
         "6 arms × 2 seeds": replace(one, arms=6),
         "6 arms × 4 seeds": replace(one, arms=6, looks=(4,)),
         "6 arms × 8 seeds": replace(one, arms=6, looks=(8,)),
+        "6 arms × 2 seeds, code ratios unknown": replace(one, arms=6, has_places=False),
+        "6 arms × 4 seeds, code ratios unknown": replace(one, arms=6, looks=(4,), has_places=False),
+        "6 arms × 8 seeds, code ratios unknown": replace(one, arms=6, looks=(8,), has_places=False),
         "2 arms, looks at 2, 4, 8": replace(one, looks=LOOKS),
         "3 arms, looks at 2, 4, 8": replace(one, arms=3, looks=LOOKS),
     }

@@ -24,8 +24,8 @@ from raycodellm.statistics.intervals import UNKNOWN, Variance
 BANDWIDTH = 0.12
 """Distance of places, in code ratio, at which an arm counts exp(-1/2) = 0.61 for another arm's noise.
 
-Where the noise triples from code ratio 0 to 1, the arms beside the noisiest one are quieter than it. With this distance
-5 % of such sweeps make a false claim; with 0.2 it is 7 %, and with all arms alike 9 %."""
+Where the noise triples from code ratio 0 to 1, the arms beside the noisiest one are quieter than it. By pooling with
+this distance 5 % of such sweeps make a false claim; with 0.2 it is 7 %, and with all arms alike 9 %."""
 
 
 class SeedScores(NamedTuple):
