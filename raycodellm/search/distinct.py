@@ -25,7 +25,7 @@ from raycodellm.search.space import by_key, sample, simplices, unit_keys
 from raycodellm.search.space_filling import space_filling
 
 _TRIES, _GP_TRIES = 10, 2
-"""Proposals of the sweep file's sampler. A Gaussian process takes seconds for each, and mostly repeats itself."""
+"""Proposals of the sweep file's sampler. A Gaussian process mostly repeats itself, and takes ten times as long."""
 _RANDOM_TRIES = 100
 """Random proposals in a space that has too many points to list them."""
 
