@@ -11,7 +11,7 @@ from types import SimpleNamespace
 
 import pytest
 
-from raycodellm import config, sweep
+from raycodellm import config, search, sweep
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.slots.threads import THREAD_PREFIX
@@ -133,6 +133,15 @@ def test_a_driver_on_an_object_store_begins_with_the_journal_that_the_last_one_l
         assert read_journal(run.folder) == b"asked and told\nmore\n"
     assert run.folder.read_bytes("optuna.log") == b"asked and told\nmore\n"
     assert run.folder.list() == ["optuna.log", "sweep.yaml"]
+
+
+def test_a_driver_does_not_wait_for_the_lock_that_a_killed_one_left_on_the_journal(sweep_text: str, tmp_path) -> None:
+    run = opened(sweep_text, tmp_path)
+    left = run.journal.with_name("optuna.log.lock")
+    left.symlink_to(run.journal)  # as Optuna locks
+    with sweep.lock(run) as owned:
+        assert not left.is_symlink()
+        search.SweepStudy(owned.journal, owned.file)
 
 
 def test_a_driver_that_lost_its_run_folder_writes_no_journal_and_ends(

@@ -199,6 +199,8 @@ def lock(run: Run, say: Callable[[str], None] = print) -> Iterator[Run]:
         owner.claim(say)
         with owner.kept():
             hold = Hold(run, owner)
+            # A driver that was killed while it wrote the journal leaves Optuna's lock, for which the next waits 30 s.
+            run.journal.with_name(f"{run.journal.name}.lock").unlink(missing_ok=True)
             hold.fetch_journal()
             owned = replace(run, hold=hold)
             write_sweep_file(owned)  # only now: a refused driver must not overwrite the running one's
