@@ -118,9 +118,9 @@ def nodes_with_workers(cluster: Autoscaled) -> list[str]:
 
 
 def test_nodes_come_as_slots_wait_are_lost_and_come_again_and_go_and_nothing_is_left(
-    cluster: Autoscaled, one_stage_text: str, tmp_path: Path
+    cluster: Autoscaled, sweep_text: str, tmp_path: Path
 ) -> None:
-    sweep = Sweep(cluster, tmp_path, one_stage_text, *SLOTS, *STAGE)
+    sweep = Sweep(cluster, tmp_path, sweep_text, *SLOTS, *STAGE)
     cluster.wait_for(lambda: cluster.nodes() == [], 60)
     sweep.start()
     seconds = {"until a node has come": sweep.wait_for(lambda: cluster.nodes() != [])}

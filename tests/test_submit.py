@@ -398,19 +398,26 @@ def parsed(line: str) -> SimpleNamespace:
 
 
 def test_submit_sends_the_same_run_and_says_how_to_follow_and_to_stop_it(sweep_file, fake, capsys):
-    options = ("--set", "search.trials=4", "--storage", "s3://bucket/run s", "--address", "http://me:word@head:8265")
+    options = (
+        "--set",
+        "search.replicates=4",
+        "--storage",
+        "s3://bucket/run s",
+        "--address",
+        "http://me:word@head:8265",
+    )
     code, printed = run(capsys, "submit", str(sweep_file), *options, "--detach")
     assert code == 0
     (job,) = fake.jobs
     assert shlex.split(job.entrypoint)[:5] == ["python", "-m", "raycodellm.cli", "run", "tiny sweep.yaml"]
-    assert shlex.split(job.entrypoint)[5:] == ["--storage", "s3://bucket/run s", "--set", "search.trials=4"]
+    assert shlex.split(job.entrypoint)[5:] == ["--storage", "s3://bucket/run s", "--set", "search.replicates=4"]
     assert job.names == {"tiny sweep.yaml"} and "py_modules" not in job.runtime_env
     told = {
         "job_name": "tiny-sweep",
         "sweep": "tiny-sweep",
         "storage": "s3://bucket/run s",
-        "arms": "4",
-        "trials": "12",
+        "arms": "1",
+        "trials": "4",
     }
     assert told.items() <= job.metadata.items() and all(isinstance(value, str) for value in job.metadata.values())
     # Ray would kill a stopped job after 3 s, long before its stages are saved.
@@ -421,7 +428,7 @@ def test_submit_sends_the_same_run_and_says_how_to_follow_and_to_stop_it(sweep_f
     stop = next(line for line in printed.splitlines() if line.startswith("stop: "))
     assert variables[SUBMITTED_AS] == follow.removeprefix("follow: ")
     again = parsed(follow.removeprefix("follow: "))
-    assert (again.sweep, again.set, again.storage) == (str(sweep_file), ["search.trials=4"], "s3://bucket/run s")
+    assert (again.sweep, again.set, again.storage) == (str(sweep_file), ["search.replicates=4"], "s3://bucket/run s")
     stopping = parsed(stop.removeprefix("stop: ").strip())
     assert (stopping.run, stopping.storage) == ("tiny-sweep", "s3://bucket/run s")
     assert again.address == stopping.address == "http://***@head:8265"
