@@ -144,7 +144,8 @@ def as_json(compared: Compared) -> str:
 
 def _gap(gap: Gap) -> dict[str, Any]:
     tested = {"p": gap.p, "p_corrected": gap.p_corrected, "test": gap.test}
-    return {**gap.interval._asdict(), "items": gap.items, **tested}
+    ends = None if gap.bootstrap is None else [gap.bootstrap.low, gap.bootstrap.high]
+    return {**gap.interval._asdict(), "bootstrap": ends, "items": gap.items, **tested}
 
 
 def _win_rate(rate: evaluation.WinRate) -> dict[str, Any]:

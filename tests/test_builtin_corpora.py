@@ -206,7 +206,7 @@ def test_the_generated_corpus_is_the_same_on_every_machine() -> None:
 
 
 def remaining(word: str, *, nested: bool) -> list[str]:
-    """What is open at the word's end; a closing bracket closes the last that is open, or any of its kind."""
+    """Brackets open at the word's end; a closing bracket closes the last that is open, or any of its kind."""
     opened: list[str] = []
     pairs = dict(zip(")]}>", "([{<", strict=True))
     for sign in word:

@@ -55,6 +55,7 @@ def test_the_accuracy_of_independent_items_is_tested_exactly_and_corrected_over_
         one: pytest.approx(binomtest(number, number).pvalue) for one, number in wins.items()
     }
     assert {gap.test for gap in tested.values()} == {"McNemar"}
+    assert all(gap.bootstrap.low < gap.interval.value < gap.bootstrap.high for gap in tested.values())
     assert tested["better", "easy/acc"].p_corrected == pytest.approx(4 * 2 * 0.5**9)
     assert tested["better", "hard/acc"].p_corrected == pytest.approx(3 * 2 * 0.5**5)
     words = {one: pairs.word(one[1], gap) for one, gap in tested.items()}

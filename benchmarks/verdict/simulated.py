@@ -44,7 +44,7 @@ class Shape:
     best: int | None = None
     """Arms that a search with one seed chooses for the confirmation; None: all arms, without a search before."""
     items: int = 50
-    """Of each task."""
+    """Items of each task."""
     tasks: int = 1
     """Two tasks' effects of seeds have a correlation of 0.5."""
     noise: float = 1.0
@@ -62,7 +62,7 @@ class Shape:
     right_or_wrong: bool = False
     """True if an answer is right (1) or wrong (0)."""
     effect: float = 0.0
-    """What the second arm is better by."""
+    """Difference by which the second arm is better."""
     margin: float | None = None
     """Every arm but the reference is better by just so much, and arms are equal within it; None for no margin."""
 
@@ -120,7 +120,7 @@ def measured(shape: Shape, found: np.ndarray, arm: int, task: int = 0, first_see
 
 @dataclass(frozen=True)
 class Outcome:
-    """What is claimed of one simulated sweep."""
+    """Claims on one simulated sweep."""
 
     words: Mapping[tuple[int, int], Word]
     """Maps (arm, task) to the verdict, where one is known."""

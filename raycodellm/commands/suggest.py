@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 
 @dataclass(frozen=True)
 class Suggesting:
-    """What is asked for."""
+    """The requests of the command line."""
 
     points: int = 3
     """Points to try next."""

@@ -81,7 +81,7 @@ class Evaluation(Frozen):
     decoding: Literal["free", "constrained"] = "free"
     """How a suite that has both lets a model write: freely, or held token by token to the pattern of an answer."""
     backend: Literal["transformers", "vllm"] = "transformers"
-    """What writes generated answers: this package's engine, or vLLM on GPUs, after a check that both write the same
+    """The writer of generated answers: this package's engine, or vLLM on GPUs, after a check that both write the same
     ([evaluation.md](evaluation.md#answers-by-vllm)). Likelihoods are this package's in either case."""
     batch_size: Annotated[Whole, Field(ge=1)] = 32
     """Sequences (a question with one of its answers) that a forward pass has memory for. Answers that share a question

@@ -38,6 +38,8 @@ class Gap:
     """The test that gave `p`."""
     p_corrected: float | None = None
     """The same, corrected for all pairs and tasks."""
+    bootstrap: Interval | None = None
+    """The difference with its bootstrap interval, beside the other one; None where it is not tested."""
 
 
 @dataclass(frozen=True)
@@ -66,7 +68,8 @@ def compare(
             gap, both = found[pair][metric], samples[pair][metric]
             if gap is not None and both is not None:
                 p, test = _test(both)
-                found[pair][metric] = replace(gap, p=p, test=test)
+                bootstrap = statistics.paired_bootstrap(both.base, both.other)
+                found[pair][metric] = replace(gap, p=p, test=test, bootstrap=bootstrap)
                 p_values[pair, metric] = p
     for (pair, metric), corrected in statistics.holm(p_values, ERROR).items():
         gap = found[pair][metric]

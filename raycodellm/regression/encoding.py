@@ -21,7 +21,7 @@ class Column:
     """One column of the matrix."""
 
     name: str
-    """Of the parameter."""
+    """The parameter's name."""
     domain: Domain
     option: Any = None
     """The option of a choice that the column is 1 for; None for a number."""

@@ -25,7 +25,7 @@ class Improvement:
     high: float
     """Ends of the interval of `value`."""
     curse: float
-    """What choosing the least of many predictions took off the chosen one's score, on average; at most about 0."""
+    """Mean part of the chosen one's score that comes from choosing the least of many predictions; about 0 or less."""
     draws: tuple[int, ...]
     """The candidates that the refits predict as the best, in the order of the draws."""
 

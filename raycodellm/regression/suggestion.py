@@ -1,4 +1,4 @@
-"""What a sweep's arms suggest to try next: the form that fits, the predicted best, and points for `search.enqueue`."""
+"""Suggestions from a sweep's arms: the form that fits, the predicted best, and points for `search.enqueue`."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _APART = 0.02
 
 @dataclass(frozen=True)
 class Suggestion:
-    """What was fitted and predicted. Scores are in the metric's unit and direction, differences too."""
+    """The fit and its predictions. Scores are in the metric's unit and direction, differences too."""
 
     forms: tuple[tuple[str, float], ...]
     """Every form with its cross-validated error (root mean square), the chosen one first."""

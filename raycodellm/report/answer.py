@@ -101,7 +101,7 @@ def answer(
 
 
 def _remarks(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> list[str]:
-    """Whether the first arm is better than guessing, and the Pareto front, where they say anything."""
+    """Remarks: that the first arm may be guessing, and which arms are on the Pareto front of several objectives."""
     found = [one for one in scores if one.score is not None]
     said = []
     if found and found[0].beats_chance is False:

@@ -174,6 +174,7 @@ def document(found: Sequence[Compared]) -> dict[str, Any]:
 
 def _plain(one: Compared) -> dict[str, Any]:
     value, low, high = (None, None, None) if one.gap is None else one.gap.interval
+    bootstrap = None if one.gap is None else one.gap.bootstrap
     return {
         "base": one.base,
         "other": one.other,
@@ -184,6 +185,8 @@ def _plain(one: Compared) -> dict[str, Any]:
         "difference": value,
         "difference_low": low,
         "difference_high": high,
+        "bootstrap_low": None if bootstrap is None else bootstrap.low,
+        "bootstrap_high": None if bootstrap is None else bootstrap.high,
         "items": None if one.gap is None else one.gap.items,
         "p": None if one.gap is None else one.gap.p,
         "test": None if one.gap is None else one.gap.test,

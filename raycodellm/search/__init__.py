@@ -7,7 +7,7 @@ from raycodellm.search.confirmation import (
     most_confirm_trials,
     most_trials,
     num_confirmed,
-    phase_of,
+    phase_of_replicate,
 )
 from raycodellm.search.importance import FEWEST_POINTS, importances
 from raycodellm.search.journal_repair import Journal, agrees, read_journal, rebuild_journal
@@ -37,7 +37,7 @@ __all__ = [
     "num_confirmed",
     "num_trials",
     "objective_values",
-    "phase_of",
+    "phase_of_replicate",
     "preview",
     "read_journal",
     "rebuild_journal",

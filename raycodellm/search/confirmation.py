@@ -16,7 +16,7 @@ from raycodellm.search.arms import MAX_TRIALS, num_arms, num_trials
 Phase = Literal["search", "confirm"]
 
 
-def phase_of(replicate: int) -> Phase:
+def phase_of_replicate(replicate: int) -> Phase:
     """The phase of a trial: its replicate says it."""
     return "confirm" if replicate >= CONFIRM_SEEDS else "search"
 

@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, Any
 from raycodellm.config import SweepFile, UserError
 from raycodellm.records import CONFIRM_SEEDS
 from raycodellm.search.arms import first_points, num_arms, num_trials
-from raycodellm.search.confirmation import Phase, phase_of
+from raycodellm.search.confirmation import Phase, phase_of_replicate
 from raycodellm.search.journal_file import open_journal
 from raycodellm.search.space import by_name, keyed_points, point_text, sample
 
@@ -38,7 +38,7 @@ class Suggestion:
 
     @property
     def phase(self) -> Phase:
-        return phase_of(self.replicate)
+        return phase_of_replicate(self.replicate)
 
 
 class SweepStudy:
@@ -88,7 +88,7 @@ class SweepStudy:
         from optuna.trial import TrialState
 
         begun = [trial for trial in self.trials() if trial.state != TrialState.WAITING]
-        return sum(phase_of(trial.user_attrs.get("replicate", 0)) == "search" for trial in begun)
+        return sum(phase_of_replicate(trial.user_attrs.get("replicate", 0)) == "search" for trial in begun)
 
     @property
     def has_open(self) -> bool:
@@ -238,7 +238,7 @@ class _Arms:
         arm = self._by_params.get(point_text(params))
         if arm is None:
             arm = 1 + max(self._replicates, default=-1)
-        searched = (one for one in self._replicates.get(arm, ()) if phase_of(one) == "search")
+        searched = (one for one in self._replicates.get(arm, ()) if phase_of_replicate(one) == "search")
         replicate = 1 + max(searched, default=-1)
         self.add(arm, replicate, params)
         return arm, replicate
@@ -257,7 +257,7 @@ def _place(trial: FrozenTrial) -> tuple[int, int]:
 
 def attributes(arm: int, replicate: int) -> dict[str, Any]:
     """User attributes of a trial. The phase follows from the replicate and is there for people."""
-    phase: dict[str, Any] = {"phase": "confirm"} if phase_of(replicate) == "confirm" else {}
+    phase: dict[str, Any] = {"phase": "confirm"} if phase_of_replicate(replicate) == "confirm" else {}
     return {"arm": arm, "replicate": replicate, **phase}
 
 
@@ -279,7 +279,7 @@ def enqueue_first_points(study: optuna.Study, file: SweepFile) -> None:
     left = keyed_points(file, first_points(file))
     for trial in study.get_trials(deepcopy=False):
         replicate = trial.user_attrs.get("replicate", 0)
-        if 0 < replicate < file.example().search.replicates or phase_of(replicate) == "confirm":
+        if 0 < replicate < file.example().search.replicates or phase_of_replicate(replicate) == "confirm":
             continue  # enqueued for an arm, not for a point
         params = {**trial.params, **trial.system_attrs.get("fixed_params", {})}
         known = next((point for point in left if point.items() <= params.items()), None)

@@ -16,7 +16,7 @@ from raycodellm.statistics.intervals import (
     student_quantile,
     wilson_interval,
 )
-from raycodellm.statistics.pairs import Bootstrapped, McNemar, mcnemar, paired_bootstrap
+from raycodellm.statistics.pairs import McNemar, mcnemar, paired_bootstrap
 from raycodellm.statistics.power import items_to_tell, power, seeds_to_tell
 from raycodellm.statistics.samples import Sample, TaskSample
 from raycodellm.statistics.seed_variance import SeedScores, SeedVariance, variance_between_seeds
@@ -37,7 +37,6 @@ __all__ = [
     "UNKNOWN",
     "Z95",
     "ArmMeasurements",
-    "Bootstrapped",
     "Corrected",
     "Difference",
     "Interval",

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import statistics
 from collections.abc import Callable, Sequence
 from typing import NamedTuple
 
@@ -26,14 +25,6 @@ class McNemar(NamedTuple):
     """Two-sided, exact: binomial over the items that exactly one of both answered right; 1 without such an item."""
 
 
-class Bootstrapped(NamedTuple):
-    """A difference of two means with its bootstrap interval."""
-
-    interval: Interval
-    p: float
-    """Two-sided: twice the share of resamples on the other side of 0, at least 2 / (resamples + 1), at most 1."""
-
-
 def mcnemar(base: Sample, other: Sample) -> McNemar | None:
     """McNemar's exact test over the items that both have; None where a value is neither 0 nor 1 (such as the mean of a
     cluster: its items depend on each other, which this test does not know), or no item is in both."""
@@ -54,12 +45,12 @@ def paired_bootstrap(
     level: float = 0.95,
     resamples: int = RESAMPLES,
     seed: int = 0,
-) -> Bootstrapped | None:
+) -> Interval | None:
     """Mean of `other` minus mean of `base`, unweighted over the samples, each over the items that both have.
 
     Items are resampled inside each sample, as pairs; an item that stands for a cluster is resampled as a whole. Samples
-    that share items are resampled together. The interval is BCa's (Efron 1987); where no item differs, it is that of
-    `paired_difference`, with p 1. None where `paired_difference` is None.
+    that share items are resampled together. The interval is BCa's (Efron 1987); where all differences are
+    equal, it is that of `paired_difference`. None where `paired_difference` is None.
     """
     plain = paired_difference(base, other)
     if plain is None:
@@ -67,7 +58,7 @@ def paired_bootstrap(
     pairs = zip(base, other, strict=True)
     gaps = [{item: b[item] - a[item] for item in sorted(a.keys() & b.keys())} for a, b in pairs]
     if all(len(set(gap.values())) == 1 for gap in gaps):
-        return Bootstrapped(plain, 1.0 if plain.low <= 0 <= plain.high else 0.0)
+        return plain
     from scipy.stats import bootstrap
 
     found = bootstrap(
@@ -79,10 +70,7 @@ def paired_bootstrap(
         rng=np.random.default_rng(seed),
     )
     low, high = (float(end) for end in found.confidence_interval)
-    below = int((found.bootstrap_distribution <= 0).sum())
-    above = int((found.bootstrap_distribution >= 0).sum())
-    p = min(1.0, 2 * (min(below, above) + 1) / (resamples + 1))
-    return Bootstrapped(Interval(statistics.fmean(statistics.fmean(gap.values()) for gap in gaps), low, high), p)
+    return Interval(plain.value, low, high)
 
 
 def _data_and_statistic(gaps: Sequence[Sample]) -> tuple[tuple[np.ndarray, ...], Callable[..., np.ndarray]]:

@@ -61,7 +61,7 @@ def differences(lm: AnswerLM, writer: Writer, prompts: Sequence[Sequence[int]], 
 
 
 def problem(lm: AnswerLM, writer: Writer, task: str, requests: Iterable[Instance]) -> str:
-    """What is wrong with the writer's answers to the first of a task's requests, in words; empty where the engines
+    """The fault of the writer's answers to the first of a task's requests, in words; empty where the engines
     agree. Requests whose answers are held to a pattern are left out: this engine answers them."""
     decoding = None
     prompts: dict[tuple[int, ...], None] = {}
