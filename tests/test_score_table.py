@@ -169,7 +169,7 @@ def test_the_json_of_scores_holds_numbers_or_null():
     found = json.loads(compare.as_json(compare.Compared(SETTINGS, {"a": result}, {("a", "b"): gap}, {})))
     assert found["models"]["a"]["metrics"] == {"mine/bpb": 2.0, "mine/bpb_low": None}
     assert found["models"]["a"]["missing"]["coding/pass@1"] == "code was not evaluated"
-    untested = {"p": None, "p_corrected": None, "test": None}
+    untested = {"p": None, "p_corrected": None, "test": None, "bootstrap": None}
     assert found["pairs"] == [
         {
             "base": "a",
