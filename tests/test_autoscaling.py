@@ -19,7 +19,7 @@ KINDS = {"small": {"resources": {"CPU": 2, "object_store_memory": 100_000_000}, 
 """A slot of 2 CPUs needs a whole node, and the head has 1 CPU: a helper on any node would block the slot for ever."""
 SLOTS = ("--set", "scaling.slots=auto", "--set", "scaling.cpus_per_worker=2", "--set", "search.trials=3")
 STAGE = ("--set", "pretrain.tokens=60_000", "--set", "scaling.checkpoint_tokens=4_096")
-"""Long enough for a fast machine: a node's job must still run when the notice of its removal has come, seconds later."""
+"""Long enough for a fast machine: a node's job must still run when the notice of its removal comes, seconds later."""
 RAYS_OWN = {"_AutoscalingCoordinatorActor", "_StatsActor", "_StatsSummaryActor", "_UsageCollectionActor"}
 """Actors that Ray Data starts once per cluster, for everybody, on the head node."""
 

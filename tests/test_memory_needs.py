@@ -57,12 +57,13 @@ def test_activations_go_with_the_sequences_of_a_pass_and_checkpointing_keeps_few
     assert "micro_batch: 1" in reason
 
 
-def test_what_is_said_of_activations_is_what_a_model_keeps() -> None:
+@pytest.mark.parametrize("preset", ["tiny", "mini", "midi"])
+def test_what_is_said_of_activations_is_what_a_model_keeps(preset: str) -> None:
     from raycodellm.engine import micro_batch
 
-    tiny = Model(preset="tiny")
-    per_sequence, _ = micro_batch.bytes_kept(model.build(tiny, 512, seed=0), stage(128, 1), scaling())
-    said = worker_need(model.shape(tiny, 512), stage(128, 1), scaling()).activations
+    settings = Model(preset=preset)
+    per_sequence, _ = micro_batch.bytes_kept(model.build(settings, 512, seed=0), stage(128, 1), scaling())
+    said = worker_need(model.shape(settings, 512), stage(128, 1), scaling()).activations
     assert 0.9 < said / per_sequence < 1.0
 
 

@@ -28,6 +28,8 @@ def test_every_preset_of_the_sweep_file_has_a_shape():
     ("preset", "vocab_size", "size"),
     [
         ("tiny", 4096, 0.5e6),
+        ("mini", 4096, 1.6e6),
+        ("midi", 4096, 4.1e6),
         ("nano", 4096, 10e6),
         ("small", 50_257, 125e6),
         ("470m", 256_000, 470e6),

@@ -192,7 +192,7 @@ _WORDS = {
     "sampler": ("tpe", "gp", "grid", "random", "nsga2", "qmc"),
     "metric": ("mean/bpb", "boxes/acc_low", "boxes/nothing", "arc_easy/acc", "mean/items", "/", "boxes"),
     "tasks": (["boxes"], ["arc_easy"], ["/nowhere/task.yaml"], [], ["boxes", "boxes"], "boxes"),
-    "preset": ("tiny", "nano", "small", "470m", "2.8b", "big"),
+    "preset": ("tiny", "mini", "midi", "nano", "small", "470m", "2.8b", "big"),
     "precision": ("fp32", "bf16", "fp16", "fp8"),
     "slots": ("auto", 1, 3, 10**9),
     "workers": (1, 2, 64, 10**9),

@@ -9,15 +9,15 @@ from pydantic import Field, model_validator
 from raycodellm.config.errors import suggest
 from raycodellm.config.field_types import Frozen, Whole, require_one_of
 
-MODEL_PRESETS = ("tiny", "nano", "small", "470m", "2.8b")
+MODEL_PRESETS = ("tiny", "mini", "midi", "nano", "small", "470m", "2.8b")
 
 
 class Model(Frozen):
     """The language model: exactly one of the three keys."""
 
     preset: str | None = None
-    """A named architecture with new weights: `tiny` (0.5 M parameters), `nano` (10 M), `small` (124 M), `470m` or
-    `2.8b`."""
+    """A named architecture with new weights: `tiny` (0.5 M parameters), `mini` (1.6 M), `midi` (4.1 M), `nano` (10 M),
+    `small` (124 M), `470m` or `2.8b`."""
     config: dict[str, Any] | None = None
     """A transformers configuration with new weights; its `model_type` names the architecture, for example llama."""
     pretrained: str | None = None
