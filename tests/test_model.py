@@ -9,6 +9,7 @@ import pytest
 from raycodellm import model
 from raycodellm.config import MODEL_PRESETS, Model, UserError
 from raycodellm.files import Folder
+from raycodellm.model import presets
 
 LLAMA = {
     "model_type": "llama",
@@ -43,12 +44,12 @@ def test_a_preset_has_the_size_of_its_name(preset, vocab_size, size):
 @pytest.mark.parametrize("preset", MODEL_PRESETS)
 def test_the_arithmetic_count_of_a_preset_is_that_of_the_real_model(preset):
     settings = Model(preset=preset)
-    real = sum(parameter.numel() for parameter in model._on_meta(settings, 1000).parameters())
+    real = sum(parameter.numel() for parameter in model.on_meta(settings, 1000).parameters())
     assert model.num_parameters(settings, 1000) == real
 
 
 def test_the_table_of_presets_says_what_is_counted():
-    rows = [line.strip("| ").split(" | ") for line in model.__doc__.splitlines() if line.startswith("| ")][1:]
+    rows = [line.strip("| ").split(" | ") for line in presets.__doc__.splitlines() if line.startswith("| ")][1:]
     assert {row[0] for row in rows} == set(MODEL_PRESETS)
     units = {"M": 1e6, "G": 1e9}
     for name, *numbers in rows:
@@ -57,14 +58,14 @@ def test_the_table_of_presets_says_what_is_counted():
         settings = Model(preset=name)
         assert model.num_parameters(settings, vocab_size) == pytest.approx(parameters, rel=5e-3)
         assert model.flops_per_token(settings, vocab_size, length) == pytest.approx(flops, rel=5e-3)
-        assert model.flops_per_token_of(model._on_meta(settings, vocab_size), length) == model.flops_per_token(
+        assert model.flops_per_token_of(model.on_meta(settings, vocab_size), length) == model.flops_per_token(
             settings, vocab_size, length
         )
 
 
 @pytest.mark.parametrize("preset", ["470m", "2.8b"])
 def test_the_paper_s_sizes_have_parallel_blocks_without_biases(preset):
-    made = model._on_meta(Model(preset=preset), 256_000)
+    made = model.on_meta(Model(preset=preset), 256_000)
     assert type(made).__name__ == "CohereForCausalLM" and made.logit_scale == 1.0
     block = dict(made.named_modules())["model.layers.0"]
     assert not any(name.endswith("bias") for name, _ in made.named_parameters())

@@ -1,0 +1,109 @@
+"""The transformers configuration of any model of a sweep file."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from typing import TYPE_CHECKING, Any
+
+from raycodellm.config import Model, UserError
+from raycodellm.identity import hub_commits
+from raycodellm.model.presets import PRESETS, Preset
+
+if TYPE_CHECKING:
+    from transformers import PretrainedConfig
+
+
+def model_config(model: Model, vocab_size: int, eos_id: int = 0, pad_id: int = 0) -> PretrainedConfig:
+    """The transformers configuration. Raises UserError for a configuration that does not fit the tokenizer."""
+    if model.pretrained is not None:
+        with loadable(model.pretrained) as (path, pin):
+            return load_config(path, pin, f"model.pretrained {model.pretrained!r}", vocab_size)
+    if model.config is not None:
+        return _explicit_config(model.config, vocab_size, eos_id, pad_id)
+    return _preset_config(PRESETS[str(model.preset)], vocab_size, eos_id, pad_id)
+
+
+def _preset_config(preset: Preset, vocab_size: int, eos_id: int, pad_id: int) -> PretrainedConfig:
+    from transformers import CohereConfig, LlamaConfig
+
+    made, only = (CohereConfig, {"logit_scale": 1.0}) if preset.parallel else (LlamaConfig, {"mlp_bias": False})
+    return made(
+        vocab_size=vocab_size,
+        hidden_size=preset.hidden,
+        intermediate_size=preset.feed_forward,
+        num_hidden_layers=preset.layers,
+        num_attention_heads=preset.heads,
+        num_key_value_heads=preset.heads,
+        max_position_embeddings=preset.context,
+        tie_word_embeddings=True,
+        attention_bias=False,
+        **only,
+        bos_token_id=eos_id,
+        eos_token_id=eos_id,
+        pad_token_id=pad_id,
+    )
+
+
+def context_length(model: Model, vocab_size: int) -> int | None:
+    """Longest sequence that the model takes, in tokens; None when its configuration sets no bound."""
+    if model.preset is not None:
+        return PRESETS[model.preset].context
+    return context_length_of(model_config(model, vocab_size))
+
+
+def context_length_of(config: PretrainedConfig) -> int | None:
+    """`context_length` by a transformers configuration."""
+    bound = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(bound) if bound else None
+
+
+def _explicit_config(settings: dict[str, Any], vocab_size: int, eos_id: int, pad_id: int) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    settings = dict(settings)
+    given = settings.setdefault("vocab_size", vocab_size)
+    if given < vocab_size:
+        raise UserError(
+            f"model.config.vocab_size: found {given}, but the tokenizer has {vocab_size} entries; "
+            f"use {vocab_size} or leave it out"
+        )
+    ids = {"bos_token_id": eos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
+    model_type = settings.pop("model_type")
+    try:
+        return AutoConfig.for_model(model_type, **{**ids, **settings})
+    except Exception as error:  # transformers validates with a dozen exception types, all about these settings
+        raise UserError(f"model.config: transformers refuses it as {model_type!r}: {error}") from error
+
+
+def load_config(path: str, pin: dict[str, str], what: str, vocab_size: int) -> PretrainedConfig:
+    from transformers import AutoConfig
+
+    try:
+        config = AutoConfig.from_pretrained(path, trust_remote_code=False, **pin)
+    except (OSError, ValueError) as error:
+        if "trust_remote_code" in str(error):
+            raise UserError(
+                f"{what} brings Python code of its own, which raycodellm never runs; use a model whose architecture "
+                "transformers has"
+            ) from error
+        raise UserError(f"{what} cannot be opened ({error}); give a Hugging Face model folder or a hub id") from error
+    rows = config.get_text_config().vocab_size
+    if rows < vocab_size:
+        raise UserError(
+            f"{what} has {rows} embeddings, but the tokenizer has {vocab_size} entries; "
+            "use the model's own tokenizer (tokenizer: {pretrained: ...})"
+        )
+    return config
+
+
+@contextlib.contextmanager
+def loadable(origin: str) -> Iterator[tuple[str, dict[str, str]]]:
+    """Arguments for transformers' `from_pretrained`: a local path, or a name on the hub and its revision. A remote
+    folder is downloaded for the time of the context."""
+    folder = hub_commits.folder_of(origin)
+    if folder is None:
+        yield hub_commits.loadable(origin)
+    else:
+        with folder.as_local() as path:
+            yield str(path), {}
