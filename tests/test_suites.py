@@ -25,6 +25,14 @@ def test_a_task_whose_data_cannot_be_had_is_left_out_of_its_suite_by_name() -> N
         evaluation.asked_tasks(Evaluation(suites=("aryabumi2024",), leave_out=("storycloze",)))
 
 
+def test_the_mean_over_a_suite_has_its_name_where_other_tasks_are_asked_for_as_well() -> None:
+    assert evaluation.asked_averages(Evaluation(suites=("offline",))) == {}
+    both = evaluation.asked_averages(Evaluation(suites=("offline", "bpb")))
+    assert list(both) == ["offline/bpb", "offline/acc"]
+    assert both["offline/bpb"] == evaluation.asked_tasks(Evaluation(suites=("offline",)))
+    assert list(evaluation.asked_averages(Evaluation(suites=("offline",), tasks=("gsm8k",)))) == list(both)
+
+
 def test_an_objective_may_not_be_an_average_that_lacks_a_task(sweep_text: str) -> None:
     overrides = ("evaluation={suites: [aryabumi2024]}", "search.objective={metric: reasoning/acc, mode: max}")
     evaluation.check_evaluation(config.parse(sweep_text, overrides=overrides))

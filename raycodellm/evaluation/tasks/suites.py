@@ -137,9 +137,19 @@ def check_variants(settings: Evaluation) -> None:
 
 def asked_averages(settings: Evaluation) -> dict[str, tuple[str, ...]]:
     """Maps each average of the asked suites, such as `reasoning/acc`, to the tasks that it is the mean of. A suite that
-    this version of the package does not have gives none: the report of an older run is written all the same."""
+    is all that is asked for has no average over all its tasks, which would be `mean/…` under another name.
+
+    A suite that this version of the package does not have gives none: the report of an older run is written all the
+    same.
+    """
     known = [suite(name) for name in settings.suites if name in suite_names()]
-    return {average: tasks for one in known for average, tasks in one.averages.items()}
+    is_alone = len(settings.suites) == 1 and not settings.tasks
+    return {
+        average: tasks
+        for one in known
+        for average, tasks in one.averages.items()
+        if not (is_alone and len(tasks) == len(one.tasks))
+    }
 
 
 def task_facts(name: str, settings: Evaluation | None = None) -> SuiteTask | None:
