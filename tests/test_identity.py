@@ -304,6 +304,14 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("search.max_failed", (), ("search.max_failed=3",)),
     ("search.confirm.best", _CONFIRMED, ("search.confirm.best=3",)),
     ("search.confirm.seeds", _CONFIRMED, ("search.confirm.seeds=[3, 5]",)),
+    *(
+        (f"search.confirm.begun.{key}", (*_CONFIRMED, "search.confirm.begun={looks: 1, trials: 2}"), (change,))
+        for key, change in (
+            ("looks", "search.confirm.begun.looks=2"),
+            ("trials", "search.confirm.begun.trials=1"),
+            ("metrics", "search.confirm.begun.metrics=[own/bpb]"),
+        )
+    ),
     ("search.confirm.margin", _CONFIRMED, ("search.confirm.margin=0.5",)),
     ("search.pairs", _GIVEN, ("search.pairs=[[HERE/other, HERE/model]]",)),
     ("search.objective.metric", (), ("search.objective={metric: mean/acc, mode: min}",)),

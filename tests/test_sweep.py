@@ -37,7 +37,7 @@ def write(opened: sweep.Run, record: str, **values) -> None:
     opened.trial_folder(result.number).write_json(record, as_json(result))
 
 
-@pytest.mark.parametrize("override", ["pretrain.tokens=9_999", "search.trials=7", "sources.prose.kind=math", "seed=4"])
+@pytest.mark.parametrize("override", ["pretrain.tokens=9_999", "search.trials=1", "sources.prose.kind=math", "seed=4"])
 def test_a_run_folder_refuses_another_sweep_by_key(sweep_text: str, opened: sweep.Run, override: str, tmp_path) -> None:
     key, _, value = override.partition("=")
     with pytest.raises(UserError) as caught:
@@ -61,7 +61,7 @@ def test_a_confirmation_may_change_until_a_fresh_seed_has_been_seen(sweep_text: 
     with sweep.lock(run := opened("{best: 1, seeds: [2, 4]}")):
         write(run, "trial.json", number=2, arm=1, seed=1_000_000, phase="confirm")
     assert opened("{best: 1, seeds: [2, 4]}")
-    for other, key in (("{best: 1, seeds: [2, 4, 8]}", "confirm.seeds"), ("{seeds: [2, 4]}", "best"), ("null", "conf")):
+    for other, key in (("{best: 1, seeds: [2, 4, 6]}", "confirm.seeds"), ("{seeds: [2, 4]}", "best"), ("null", "conf")):
         with pytest.raises(UserError, match=rf"{key}.*fresh seeds have been seen"):
             opened(other)
 

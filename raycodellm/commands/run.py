@@ -96,17 +96,21 @@ def _carry_out(request: SweepRequest, file: SweepFile, complain: Callable[[str],
             shown.waits_for("the run folder and its study")
             opened = stack.enter_context(sweep.lock(opened, shown.say))
             confirmation = sweep.Confirmation(opened)
-            sweep.require_same_recipe(opened, confirmation.standing(opened.results_at_start).num_trials)
+            standing = confirmation.standing(opened.results_at_start)
+            sweep.require_same_recipe(opened, standing.num_trials)
+            judged = sweep.judged(opened, standing)
             num_ended = sweep.tell_written_results(opened, complain, retry_failed=request.retry_failed)
             standing = confirmation.standing(opened.results_at_start)  # anew: trials may have been opened again
             num_left = standing.num_trials - num_ended
             stops = sweep.too_many_failed(opened.results_at_start, file.example().search.max_failed, num_left)
-            num_left = 0 if stops else num_left
+            num_left = 0 if stops or sweep.stays_judged(judged, opened) else num_left
             shown.waits_for("the models and tasks that the sweep names")
             contents = sweep.fix_contents(opened, num_left)
             if num_left > 0 and memory_fit is None:
                 memory_fit = preflight.check_before_start(file, request.address)
         if num_left <= 0:
+            if judged.line:
+                print(judged.line)
             print(stops or f"all {standing.num_trials} trials are done; nothing to run")
             return Ended(_finish(opened, print, display.console(sys.stdout).width), opened)
         assert contents is not None and memory_fit is not None, "both are known while a trial is left"

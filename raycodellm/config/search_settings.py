@@ -21,6 +21,19 @@ class Objective(Frozen):
     """`min` where lower values are better, `max` where higher ones are."""
 
 
+class ConfirmationBegun(Frozen):
+    """The plan of a confirmation as it was when its first fresh seed was trained. A run that is continued with more
+    trials or looks writes it into its own `sweep.yaml`; sweep files leave it out."""
+
+    looks: Annotated[Whole, Field(ge=1)]
+    """Looks that were planned before fresh seeds had been seen: the first ones of `seeds`. The error that these may
+    spend stays as it was."""
+    trials: Annotated[Whole, Field(ge=1)]
+    """Trials of the search that the confirmed arms were chosen from: the first ones of the sweep."""
+    metrics: tuple[str, ...] | None = None
+    """Metrics that verdicts are given on. Those of tasks that were added later have scores and no verdict."""
+
+
 class Confirm(Frozen):
     """Fresh seeds for the best arms and the reference, after the search; the verdict uses these seeds alone."""
 
@@ -32,13 +45,24 @@ class Confirm(Frozen):
     margin: Annotated[Number, Field(gt=0)] | None = None
     """Difference, in the first objective's unit, up to which two arms count as equal. No arm is found equal when left
     out, nor in an objective of another unit."""
+    begun: ConfirmationBegun | None = None
+    """Written by a run that was continued with more trials or looks, into its own `sweep.yaml`; leave it out."""
 
     @model_validator(mode="after")
     def _looks_grow(self) -> Confirm:
         for before, after in itertools.pairwise(self.seeds):
             if after <= before:
                 raise ValueError(f"seeds: found {after} after {before}; give growing numbers, for example [2, 4, 8]")
+        if self.begun is not None and self.begun.looks > len(self.seeds):
+            raise ValueError(
+                f"begun.looks: found {self.begun.looks} with {len(self.seeds)} looks in seeds; remove begun"
+            )
         return self
+
+    @property
+    def planned(self) -> tuple[int, ...]:
+        """Fresh seeds at each look that was planned before fresh seeds had been seen."""
+        return self.seeds if self.begun is None else self.seeds[: self.begun.looks]
 
 
 class Search(Frozen):

@@ -2,8 +2,8 @@
 
 An Optuna trial is a trial of the sweep and has the same number. Its arm and its replicate are user attributes.
 
-Confirmation trials are told with their values, as all others are: each is one more measurement of its arm's point. No
-sampler sees them in a sweep that ends as planned, since nothing is drawn once the search is over.
+Confirmation trials are told with their values, as all others are: each is one more measurement of its arm's point. A
+sampler sees them only where trials are added to a sweep whose confirmation has begun.
 """
 
 from __future__ import annotations
@@ -161,9 +161,13 @@ class SweepStudy:
         return self._live_trial(number)
 
     def _is_lost_confirmation(self, trial: FrozenTrial) -> bool:
-        """True for an open trial without an arm whose number tells that it was one of the confirmation."""
+        """True for an open trial without an arm whose number tells that it was one of the confirmation: before it are
+        as many others as the search has. Trials that were added to the search follow confirmation trials."""
         confirms = self._file.example().search.confirm is not None
-        return confirms and not _has_arm(trial) and not trial.state.is_finished() and trial.number >= self._num_searched
+        if not confirms or _has_arm(trial) or trial.state.is_finished():
+            return False
+        confirmed = sum(_place(one)[1] >= CONFIRM_SEEDS for one in self.trials()[: trial.number])
+        return trial.number >= self._num_searched + confirmed
 
     def _make_again(self, number: int, arm: int, replicate: int, params: Mapping[str, Any]) -> None:
         """Makes a trial of which nothing is known this one."""

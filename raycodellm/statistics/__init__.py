@@ -1,7 +1,7 @@
 """Intervals over evaluation items, noise between seeds, and differences between arms: functions of plain values."""
 
 from raycodellm.statistics.arms import ArmMeasurements, mean_of_samples, pareto_front
-from raycodellm.statistics.corrections import ERROR, Corrected, holm, holm_at_look, spent_errors
+from raycodellm.statistics.corrections import ERROR, Corrected, holm, holm_at_look, look_errors, spent_errors
 from raycodellm.statistics.differences import Difference, difference
 from raycodellm.statistics.intervals import (
     UNKNOWN,
@@ -56,6 +56,7 @@ __all__ = [
     "holm",
     "holm_at_look",
     "items_to_tell",
+    "look_errors",
     "mcnemar",
     "mean_interval",
     "mean_of_intervals",

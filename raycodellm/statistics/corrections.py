@@ -65,18 +65,34 @@ def spent_errors(seeds: Sequence[int], alpha: float = ERROR, shape: float = SPEN
     return tuple(later - earlier for earlier, later in itertools.pairwise(spent))
 
 
+def look_errors(seeds: Sequence[int], num_planned: int | None = None, alpha: float = ERROR) -> tuple[float, ...]:
+    """The error that each look may spend, where looks were added after the data of the planned ones had been seen.
+
+    The first `num_planned` looks share `alpha`; the i-th added look spends alpha / 2^i more. So all planned and added
+    looks together claim falsely at most the sum, whoever adds them and why, as long as the number of seeds at an added
+    look is no choice: else the seeds that suit the data could be chosen. None: all looks were planned.
+    """
+    num_planned = len(seeds) if num_planned is None else num_planned
+    added = [alpha / 2**place for place in range(1, len(seeds) - num_planned + 1)]
+    return (*spent_errors(seeds[:num_planned], alpha), *added)
+
+
 def _spent(share: float, shape: float) -> float:
     return share if shape == 0 else math.expm1(-shape * share) / math.expm1(-shape)
 
 
 def holm_at_look(
-    p_values: Mapping[Hypothesis, float], seeds: Sequence[int], look: int, alpha: float = ERROR
+    p_values: Mapping[Hypothesis, float],
+    seeds: Sequence[int],
+    look: int,
+    alpha: float = ERROR,
+    num_planned: int | None = None,
 ) -> dict[Hypothesis, Corrected]:
     """Holm's correction at one of several looks, at the error that this look may spend.
 
-    `seeds`: seeds per arm at each look; `look`: index of this one. The corrected p is Holm's times alpha over the
-    look's error, at most 1: it is compared with the whole `alpha`.
+    `seeds`: seeds per arm at each look; `look`: index of this one; `num_planned`: as in `look_errors`. The corrected p
+    is Holm's times alpha over the look's error, at most 1: it is compared with the whole `alpha`.
     """
-    error = spent_errors(seeds, alpha)[look]
+    error = look_errors(seeds, num_planned, alpha)[look]
     found = holm(p_values, error)
     return {one: fixed._replace(p=min(1.0, fixed.p * alpha / error)) for one, fixed in found.items()}

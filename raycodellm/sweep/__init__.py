@@ -10,6 +10,7 @@ from raycodellm.sweep.confirmation import Confirmation, Standing
 from raycodellm.sweep.driver import Driver, Sighting, running_driver, sighting
 from raycodellm.sweep.failures import too_many_failed
 from raycodellm.sweep.folder import Run, clear_scratch
+from raycodellm.sweep.judged import judged, stays_judged
 from raycodellm.sweep.opening import open_run
 from raycodellm.sweep.ownership import lock
 from raycodellm.sweep.provenance import fix_contents, require_same_recipe
@@ -38,6 +39,7 @@ __all__ = [
     "background_imports",
     "clear_scratch",
     "fix_contents",
+    "judged",
     "lock",
     "open_run",
     "read_results",
@@ -46,6 +48,7 @@ __all__ = [
     "run_sweep",
     "running_driver",
     "sighting",
+    "stays_judged",
     "tell_written_results",
     "too_many_failed",
     "write_table",

@@ -105,6 +105,9 @@ def lines(file: SweepFile, before: Looks | None, now: Looks, rows: Sequence[Mapp
         arms = [names[arm] for arm in sorted({one.arm for one in now.pending})]
         return [f"the confirmation goes on with {place}: {listed(arms)}"]
     said = []
+    if confirm.begun is not None and before is not None and before.phase == "search" and before.arms:
+        stay = listed([str(arm) for arm in now.arms])
+        return [f"the added trials have ended; the confirmed arms stay {stay}, which were chosen before"]
     if before is None or before.phase == "search":
         said.append(_search_is_over(now, confirm.seeds, names))
     decided = now.look if now.phase == "done" else now.look - 1

@@ -85,7 +85,7 @@ def why_final(file: SweepFile, results: Sequence[TrialResult], looks: Looks) -> 
     for result in results:
         if result.state != "failed":
             continue
-        if result.phase == "search" and has_seen:
+        if result.phase == "search" and has_seen and (confirm.begun is None or result.number < confirm.begun.trials):
             final[result.number] = "the arms to confirm have been chosen without them"
         elif result.phase == "confirm" and result.seed - first_seed < num_decided:
             final[result.number] = "the look that they belong to has been decided without them"

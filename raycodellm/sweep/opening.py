@@ -1,5 +1,5 @@
-"""Opens a run folder, which holds a sweep that computes the same, or the same but for tasks that were added, or for a
-confirmation that has not begun.
+"""Opens a run folder, which holds a sweep that computes the same, or the same but for what was added: tasks, trials,
+replicates, looks of its confirmation (`sweep.continuing`).
 
 Added tasks change no trial: the trials that have ended are opened again under their numbers, and only the added tasks
 are evaluated on their models. Their scores on the other tasks stay, and so does what the study was told of them.
@@ -9,19 +9,21 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Collection, Sequence
+from dataclasses import replace
 from typing import Any
 
 from raycodellm import config, evaluation, finished, identity, storage_files, tokens
 from raycodellm.config import SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult
+from raycodellm.sweep import continuing
 from raycodellm.sweep.folder import Run, Say, write_sweep_file
 from raycodellm.sweep.trial_files import BEFORE_ADDED, trial_numbers
 
 logger = logging.getLogger(__name__)
 
 _NEW_NAME = "give the sweep a new name: stages and evaluated tasks are taken from this storage"
-_CONFIRM = "search.confirm"
+_NEW_SEED = "give the sweep a new name and another seed"
 _KEYS = ("evaluation.tasks", "evaluation.suites", "evaluation.leave_out")
 
 
@@ -35,14 +37,12 @@ def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run
         # Parsed as a sweep file, so that a setting that this version added has its default, which is no difference.
         saved = storage_files.read_sweep_file(run.folder)
         changed = changed_keys(config.resolved_tree(saved), tree)
-        why = _why_refused(run, saved, [key for key, _, _ in changed]) if changed else None
-        if changed and why is not None:
-            key, old, new = changed[0]
-            more = f" (and {len(changed) - 1} more: {', '.join(k for k, _, _ in changed[1:])})" if changed[1:] else ""
-            hint = f"put the old value back, or give the sweep a new name or another --storage ({run.folder.uri})"
-            if why:
-                hint = f"{why}; put the old value back, or {_NEW_NAME}"
-            raise UserError(f"{key}: this run began with {old!r}, found {new!r}{more}; {hint}")
+        _refuse(run, saved, changed)
+        keys = [key for key, _, _ in changed]
+        fresh = [result.row() for result in run.results_at_start if result.phase == "confirm"] if keys else []
+        run = replace(run, file=continuing.with_begun(saved, file, fresh, keys))
+        for line in continuing.news(saved, run.file, bool(fresh), keys):
+            say(line)
     elif trial_numbers(run.folder):
         say(f"{run.folder}/sweep.yaml: is missing and written again; nothing says that its trials are of this sweep")
     if not run.folder.exists("sweep.yaml"):
@@ -50,26 +50,43 @@ def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run
     return run
 
 
-def _why_refused(run: Run, saved: SweepFile, changed: Sequence[str]) -> str | None:
-    """Why the run cannot go on with other values of the `changed` keys than those of the `saved` file, empty where a
-    run never can; None where it can."""
-    if all(key.startswith(_CONFIRM) for key in changed):
-        if any(result.phase == "confirm" for result in run.results_at_start):
-            return "fresh seeds have been seen, and the looks share the error that a verdict may have"
-        return None
-    if not are_tasks_alone(changed):
+def _refuse(run: Run, saved: SweepFile, changed: Sequence[tuple[str, Any, Any]]) -> None:
+    """Raises `UserError` by the first of the `changed` keys whose value of the `saved` file has to stay."""
+    keys = [key for key, _, _ in changed]
+    why = {key: found for key in keys if (found := _why_refused(run, saved, key)) is not None}
+    if not why:
+        if any(are_tasks_alone([key]) for key in keys):
+            require_models(run)
+        return
+    key, old, new = next(one for one in changed if one[0] in why)
+    others = [one for one in why if one != key]
+    more = f" (and {len(others)} more: {', '.join(others)})" if others else ""
+    hint = f"put the old value back, or give the sweep a new name or another --storage ({run.folder.uri})"
+    if why[key]:
+        hint = f"{why[key]}; put the old value back, or {_NEW_SEED if continuing.is_of_search(key) else _NEW_NAME}"
+    raise UserError(f"{key}: this run began with {old!r}, found {new!r}{more}; {hint}")
+
+
+def _why_refused(run: Run, saved: SweepFile, key: str) -> str | None:
+    """Why the run cannot go on with another value of the `key` than that of the `saved` file, empty where a run never
+    can; None where it can."""
+    if continuing.is_of_search(key):
+        return continuing.why_not_more(saved, run.file, key, _has_fresh(run))
+    if not are_tasks_alone([key]):
         return ""
-    why = why_not_added(saved, run.file, {task for result in _complete(run) for task in result.tasks})
-    if why is None:
-        require_models(run)
-    return why
+    return why_not_added(saved, run.file, {task for result in _complete(run) for task in result.tasks})
+
+
+def _has_fresh(run: Run) -> bool:
+    return any(result.phase == "confirm" for result in run.results_at_start)
 
 
 def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """(key, old value, new value) of every leaf that differs. `scaling` says where a sweep runs, `tracking` who is
     told, `evaluation.batch_size` what fits into memory, `search.pairs` which scores are compared, and
     `search.max_failed` when the sweep stops, so these may differ."""
-    if path in ("scaling", "tracking", "evaluation.batch_size", "search.pairs", "search.max_failed"):
+    free = ("scaling", "tracking", "evaluation.batch_size", "search.pairs", "search.max_failed", continuing.BEGUN)
+    if path in free:
         return []
     if path.endswith(".deepspeed_config"):  # DeepSpeed's settings that change no number may differ too
         old, new = (identity.numeric_settings(found or {}) for found in (old, new))

@@ -1,18 +1,19 @@
 """The verdict: which arms are confirmed with fresh seeds, and what is known of them against the reference."""
 
 from raycodellm.verdict.arms import reference_arm
-from raycodellm.verdict.document import document
+from raycodellm.verdict.document import RULES, document
 from raycodellm.verdict.findings import Findings, findings
 from raycodellm.verdict.looks import Looks, PendingTrial, looks
 from raycodellm.verdict.marks import KEY, MARKS, marks
 from raycodellm.verdict.measurements import ItemTable
 from raycodellm.verdict.sentence import answer, difference, sentence
 from raycodellm.verdict.settling import settled_by
-from raycodellm.verdict.verdicts import Comparison, Verdict
+from raycodellm.verdict.verdicts import Comparison, Verdict, family_metrics
 
 __all__ = [
     "KEY",
     "MARKS",
+    "RULES",
     "Comparison",
     "Findings",
     "ItemTable",
@@ -22,6 +23,7 @@ __all__ = [
     "answer",
     "difference",
     "document",
+    "family_metrics",
     "findings",
     "looks",
     "marks",

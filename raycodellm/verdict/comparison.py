@@ -40,6 +40,8 @@ class Look:
     """Place of this look among them."""
     rejected: Collection[Pair] = ()
     """Differences that an earlier look found: they leave the family, and their share of the error goes to the rest."""
+    num_planned: int | None = None
+    """Looks that were planned before any data had been seen; None for all of them."""
     others: Collection[Pair] = ()
     """Pairs that are not tested any more although no difference was found: they keep their share."""
 
@@ -76,7 +78,7 @@ def compare(
             if arm != reference and (arm, metric) not in untested:
                 found[arm, metric] = difference(one, arms[reference], _nearest(pool, one, arms[reference]))
     p_values = {**dict.fromkeys(look.others, 1.0), **{pair: one.p_value() for pair, one in found.items()}}
-    corrected = holm_at_look(p_values, look.seeds, look.number, ERROR)
+    corrected = holm_at_look(p_values, look.seeds, look.number, ERROR, look.num_planned)
     verdicts = []
     for (arm, metric), gap in found.items():
         p, level, _ = corrected[arm, metric]

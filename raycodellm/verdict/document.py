@@ -7,12 +7,14 @@ from typing import Any
 
 from raycodellm.config import SweepFile
 from raycodellm.records import finite_json
-from raycodellm.statistics import ERROR
+from raycodellm.statistics import ERROR, look_errors
 from raycodellm.verdict.findings import Findings
 from raycodellm.verdict.verdicts import Verdict
 
 FORMAT = 1
 """Raised when a key changes its meaning or goes."""
+RULES = 1
+"""Version of the rules that give a verdict. Raised whenever the same trials may get another verdict than before."""
 
 
 def document(
@@ -38,7 +40,8 @@ def document(
         "pending": len(known.looks.pending),
         "num_ended": num_ended,
         "margin": confirm.margin if confirm is not None else None,
-        "error": ERROR,
+        "error": sum(look_errors(confirm.seeds, len(confirm.planned))) if confirm is not None else ERROR,
+        "rules": RULES,
         "seeds_of_noise": known.seeds_of_noise,
         "scores_compared_with": [
             {"metric": metric, "score": score.value, "low": score.low, "high": score.high}

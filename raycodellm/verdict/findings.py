@@ -13,7 +13,7 @@ from raycodellm.verdict.arms import mean_score
 from raycodellm.verdict.comparison import compare
 from raycodellm.verdict.counted import counted_rows, in_order
 from raycodellm.verdict.first_in_rank import compare_with_first
-from raycodellm.verdict.looks import Looks, looks
+from raycodellm.verdict.looks import Looks, chosen_from, looks
 from raycodellm.verdict.measurements import ItemsOf, phase_of, rows_by_arm, with_metric
 from raycodellm.verdict.verdicts import Comparison, Verdict, family_metrics
 
@@ -58,7 +58,7 @@ def findings(file: SweepFile, rows: Sequence[Row], items: ItemsOf, state: Looks 
     if settings.confirm is not None:
         seeds = {seed for one in state.verdicts for seed in one.seeds}
         complete = rows_by_arm([row for row in rows if phase_of(row) == "confirm" and row["seed"] in seeds])
-        searched = rows_by_arm(rows, "search")
+        searched = rows_by_arm(chosen_from(file, rows), "search")
         verdicts = [replace(one, selected_score=mean_score(searched[one.arm], one.metric)) for one in state.verdicts]
         found = Comparison(tuple(verdicts), _of_reference(state))
         return Findings("confirmation", state.reference, state, found, _seeds_of_noise(complete, objective.metric))

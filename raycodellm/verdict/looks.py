@@ -66,12 +66,36 @@ def looks(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
     `rows`: of `trials.parquet`. `items`: a trial's items by its number; asked for only where a look is decided. An arm
     is not asked for more seeds once its verdicts are known, or when a look finds it without a complete trial. A sweep
     without `search.confirm` is done when its search is over.
+
+    Trials that were added to the search after a fresh seed had been seen (`search.confirm.begun`) change neither which
+    arms are confirmed nor a verdict; the looks that are left wait until the added trials have ended.
     """
+    confirm = file.example().search.confirm
+    num_ended = sum(row["state"] in ENDED and phase_of(row) == "search" for row in rows)
+    is_searching = num_ended < search.num_trials(file)
+    if confirm is None or confirm.begun is None:
+        return Looks("search", reference=reference_arm(file, rows)) if is_searching else _replayed(file, rows, items)
+    rested_on = chosen_from(file, rows)
+    num_ended = sum(row["state"] in ENDED and phase_of(row) == "search" for row in rested_on)
+    if num_ended < confirm.begun.trials:
+        return Looks("search", reference=reference_arm(file, rows))
+    state = _replayed(file, rested_on, items)
+    return replace(state, phase="search", pending=()) if is_searching else state
+
+
+def chosen_from(file: SweepFile, rows: Sequence[Row]) -> list[Row]:
+    """The rows that the choice of the confirmed arms and the verdicts rest on: all but those of trials that were added
+    to the search after a fresh seed had been seen."""
+    confirm = file.example().search.confirm
+    if confirm is None or confirm.begun is None:
+        return list(rows)
+    return [row for row in rows if phase_of(row) == "confirm" or row["number"] < confirm.begun.trials]
+
+
+def _replayed(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
+    """The state of the confirmation of a search that is over. `rows`: of the trials that it rests on."""
     sweep = file.example()
     confirm, reference = sweep.search.confirm, reference_arm(file, rows)
-    num_ended = sum(row["state"] in ENDED and phase_of(row) == "search" for row in rows)
-    if num_ended < search.num_trials(file):
-        return Looks("search", reference=reference)
     if confirm is None or reference is None:
         return Looks("done", reference=reference)
     arms = best_of_search(rows, sweep.search.objectives[0], reference, confirm.best)
@@ -140,13 +164,19 @@ def _decided(
         if arm not in of_look
     ]
     differing = {(one.arm, one.metric) for one in known if one.word in ("better", "worse")}
-    metrics = family_metrics(fresh, objectives)
+    metrics = _family(file, fresh)
     found = compare(
         of_look,
         before.reference,
         metrics,
         items,
-        Look(confirm.seeds, before.look, differing, {(one.arm, one.metric) for one in known} - differing),
+        Look(
+            seeds=confirm.seeds,
+            number=before.look,
+            num_planned=len(confirm.planned),
+            rejected=differing,
+            others={(one.arm, one.metric) for one in known} - differing,
+        ),
         margins=_margins(metrics, objectives[0], confirm.margin),
         noise_rows=[*stopped, *rows_by_arm(rows, "search").values()],
     )
@@ -161,6 +191,16 @@ def _decided(
     ]
     ordered = sorted([*known, *verdicts, *nothing], key=lambda one: before.arms.index(one.arm))
     return replace(before, verdicts=tuple(ordered))
+
+
+def _family(file: SweepFile, fresh: Sequence[Row]) -> dict[str, Objective]:
+    """The metrics that verdicts are given on: not those of tasks that were added when fresh seeds had been seen."""
+    search_settings = file.example().search
+    found = family_metrics(fresh, search_settings.objectives)
+    begun = search_settings.confirm.begun if search_settings.confirm is not None else None
+    if begun is None or begun.metrics is None:
+        return found
+    return {metric: found[metric] for metric in found if metric in begun.metrics}
 
 
 def _margins(metrics: Iterable[str], first: Objective, margin: float | None) -> dict[str, float]:

@@ -9,7 +9,7 @@ from typing import Any
 
 from raycodellm import search
 from raycodellm.config import SweepFile
-from raycodellm.statistics import Word, seeds_to_tell
+from raycodellm.statistics import Word, look_errors, seeds_to_tell
 from raycodellm.tables import formats
 from raycodellm.verdict.findings import Findings
 from raycodellm.verdict.verdicts import Verdict
@@ -28,8 +28,20 @@ def answer(file: SweepFile, known: Findings) -> str:
     known. Empty for a sweep without a reference arm, and while its search goes on without a confirmation to come."""
     if file.example().search.reference is None:
         return ""
-    said = [sentence(file, known) or _no_verdict(file, known), _open_look(file, known)]
+    said = [sentence(file, known) or _no_verdict(file, known), _added_looks(file), _open_look(file, known)]
     return " ".join(filter(None, said))
+
+
+def _added_looks(file: SweepFile) -> str:
+    """The error of all claims together, where looks were added after fresh seeds had been seen."""
+    confirm = file.example().search.confirm
+    if confirm is None or len(confirm.planned) == len(confirm.seeds):
+        return ""
+    total = sum(look_errors(confirm.seeds, len(confirm.planned)))
+    return (
+        f"Looks were added after fresh seeds had been seen ({len(confirm.planned)} were planned): without any effect, "
+        f"such a sweep claims one in at most {100 * total:g} % of cases, not 5 %."
+    )
 
 
 def _no_verdict(file: SweepFile, known: Findings) -> str:
