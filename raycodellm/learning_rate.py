@@ -9,6 +9,7 @@ with a step of rate 0.
 from __future__ import annotations
 
 import math
+from typing import NamedTuple
 
 from raycodellm.config import LearningRate
 
@@ -22,11 +23,11 @@ def learning_rate_at(settings: LearningRate, step: int, num_steps: int, start_ra
     """
     if start_rate is not None:
         last = min(1.0, settings.final * settings.peak / start_rate)
-        settings = settings.model_copy(update={"peak": start_rate, "warmup": 0.0, "final": last})
-    warm = settings.warmup * num_steps
+        settings = settings.model_copy(update={"peak": start_rate, "warmup": 0.0, "warmup_steps": None, "final": last})
+    warm = _warm_steps(settings, num_steps)
     if step + 1 < warm and step < num_steps:
         return settings.peak * (step + 1) / warm
-    start = max(warm, (1.0 - settings.decay) * num_steps) if settings.schedule == "wsd" else warm
+    start = _decay_start(settings, num_steps)
     if settings.schedule == "constant" or step <= start or start >= num_steps:
         return settings.peak
     left = (num_steps - step) / (num_steps - start)
@@ -40,3 +41,36 @@ def learning_rate_at(settings: LearningRate, step: int, num_steps: int, start_ra
 def start_rate(settings: LearningRate, parents_last: float | None) -> float | None:
     """Rate at which a stage begins in place of a warm-up; None where the stage warms up."""
     return parents_last if settings.boundary == "continue" else None
+
+
+class TrunkRate(NamedTuple):
+    """The rate of a stage's first steps: a warm-up, and then one rate until the decay begins."""
+
+    peak: float
+    warm: float
+    """Steps of the warm-up."""
+    num_steps: int
+    """Steps that have this rate, warm-up included."""
+
+
+def trunk_rate(settings: LearningRate, num_steps: int, start_rate: float | None = None) -> TrunkRate | None:
+    """The rate that a stage shares with stages of another length or another decay: two stages of equal `peak` and
+    `warm` have equal rates, bit for bit, in as many steps as both have. None for a rate that falls all the time.
+    `start_rate` as in `learning_rate_at`."""
+    if settings.schedule not in ("constant", "wsd"):
+        return None
+    peak, warm = (settings.peak, _warm_steps(settings, num_steps)) if start_rate is None else (start_rate, 0.0)
+    if settings.schedule == "constant":
+        return TrunkRate(peak, warm, num_steps)
+    start = max(warm, (1.0 - settings.decay) * num_steps)
+    return TrunkRate(peak, warm, min(num_steps, math.floor(start) + 1))
+
+
+def _warm_steps(settings: LearningRate, num_steps: int) -> float:
+    return settings.warmup * num_steps if settings.warmup_steps is None else float(settings.warmup_steps)
+
+
+def _decay_start(settings: LearningRate, num_steps: int) -> float:
+    """The last step that has the peak, where the decay leaves one."""
+    warm = _warm_steps(settings, num_steps)
+    return max(warm, (1.0 - settings.decay) * num_steps) if settings.schedule == "wsd" else warm

@@ -75,8 +75,24 @@ class SourceSlice:
 
 
 @dataclass(frozen=True)
+class Trunk:
+    """The constant-rate trunk that a stage's first steps are part of: other stages, which differ only in their tokens
+    or their decay, train these steps alike, bit for bit."""
+
+    folder: str
+    """URI of the folder of the trunk's checkpoints."""
+    num_steps: int
+    """Leading steps of the stage that are the trunk's."""
+    num_taken: int
+    """Steps that the stage may take over from a checkpoint: those of the trunk before anything is counted or averaged
+    that depends on the stage's own length."""
+    kept_steps: tuple[int, ...] = ()
+    """Steps after which the stage keeps a checkpoint, from which other stages of the sweep go on."""
+
+
+@dataclass(frozen=True)
 class StageJob:
-    """One stage to train. All fields but `scaling`, `keep_optimizer` and the URIs determine the weights."""
+    """One stage to train. All fields but `scaling`, `keep_optimizer`, `trunk` and the URIs determine the weights."""
 
     identity: str
     folder: str
@@ -100,6 +116,8 @@ class StageJob:
     """Learning rate that the parent stage ended with, for a stage that continues from it."""
     keep_optimizer: bool = False
     """True if a later stage starts from this stage's optimizer state; no part of the identity."""
+    trunk: Trunk | None = None
+    """Set where other stages of the sweep may share the stage's first steps; no part of the identity."""
 
     @property
     def kind(self) -> Literal["stage"]:
@@ -215,6 +233,12 @@ class StageRecord:
     """Steps among `num_steps` that changed nothing, because their loss or gradient was not finite."""
     held_out_bpb: Mapping[str, float] = field(default_factory=dict)
     """Per source: bits per byte of its held-out text after the last step."""
+    trunk_steps: int = 0
+    """Steps among `num_steps` that another stage had trained: this one went on from its checkpoint."""
+    trunk_tokens: int = 0
+    """Tokens of these steps, which the ledger and `num_tokens` count too."""
+    trunk_seconds: float = 0.0
+    """Part of `device_seconds` that was spent on these steps."""
 
 
 @dataclass(frozen=True)
@@ -238,6 +262,8 @@ class Progress:
     """Share of the last steps' time that was spent waiting for data, 0 to 1."""
     held_out_bpb: Mapping[str, float] = field(default_factory=dict)
     """Per source: bits per byte of its held-out text when last measured."""
+    kept_step: int = 0
+    """Last step after which a stage has kept a checkpoint for the stages that share its trunk."""
     items: int = 0
     num_items: int = 0
     """Items that an evaluation has scored until now, and all items; 0 until they are known."""

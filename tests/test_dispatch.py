@@ -17,7 +17,7 @@ from raycodellm.dispatch import (
     SlotState,
     SlotView,
 )
-from raycodellm.dispatch.jobs import JobState
+from raycodellm.dispatch.nodes import JobState
 
 
 @dataclass(frozen=True)

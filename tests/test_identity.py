@@ -248,6 +248,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     _of_pretrain("learning_rate.peak", "0.5"),
     _of_pretrain("learning_rate.schedule", "linear"),
     _of_pretrain("learning_rate.warmup", "0.2"),
+    _of_pretrain("learning_rate.warmup_steps", "3"),
     _of_pretrain("learning_rate.final", "0.2"),
     _of_pretrain("learning_rate.decay", "0.3", "pretrain.learning_rate.schedule=wsd"),
     ("stages.*.learning_rate.boundary", (), ("instruct.learning_rate.boundary=continue",)),

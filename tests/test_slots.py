@@ -20,7 +20,7 @@ from worker_group import together
 from raycodellm import evaluation, retrying
 from raycodellm.config import Evaluation, Scaling
 from raycodellm.dispatch import Demand, Sight
-from raycodellm.dispatch.jobs import JobNode, JobState
+from raycodellm.dispatch.nodes import JobNode, JobState
 from raycodellm.dispatch.state import DispatchState
 from raycodellm.engine import StorageError, World
 from raycodellm.evaluation import TaskResult

@@ -13,7 +13,7 @@ from raycodellm.check.prices import Device, Prices
 from raycodellm.config import Model, Scaling, UserError
 from raycodellm.device_peaks import listed_peak_flops
 from raycodellm.records import StageJob
-from raycodellm.stage_store import Chain
+from raycodellm.stage_store import Chain, taken_steps
 from raycodellm.tables import Table, formats, table_lines
 
 UTILISATION = 0.4
@@ -89,9 +89,11 @@ def device_hours(
         job.key: job_flops(job, vocab_size) / hardware.flops_per_second(job.stage.numerics.precision) / 3600
         for job in unique_jobs(chains)
     }
+    taken = taken_steps(unique_jobs(chains))
+    trained = [hours[job.key] * (1 - taken.get(job.key, 0) / job.stage.num_steps) for job in unique_jobs(chains)]
     alone = [math.fsum(hours[job.key] for job in chain.stages) for chain in chains]
     arms = [math.fsum(alone[first : first + num_seeds]) for first in range(0, len(alone), num_seeds)]
-    return Hours(tuple(arms), math.fsum(hours.values()) * max(1.0, num_trials / len(chains)))
+    return Hours(tuple(arms), math.fsum(trained) * max(1.0, num_trials / len(chains)))
 
 
 def unique_jobs(chains: Iterable[Chain]) -> list[StageJob]:
@@ -105,7 +107,9 @@ def training(
     """One line: the FLOPs and device hours of training. `jobs`: of the planned trials; `trials_per_planned`: trials of
     the sweep for each of them, over 1 where not all are planned."""
     more = max(1.0, trials_per_planned)
-    flops = math.fsum(job_flops(job, vocab_size) for job in jobs) * more
+    taken = taken_steps(jobs)
+    shares = {job.key: 1 - taken.get(job.key, 0) / job.stage.num_steps for job in jobs}
+    flops = math.fsum(job_flops(job, vocab_size) * shares[job.key] for job in jobs) * more
     device = (hardware.name or "GPU") if hardware.on_gpus else "CPU core"
     speeds = sorted({hardware.flops_per_second(job.stage.numerics.precision) for job in jobs})
     speed = " or ".join(f"{one:.2g}" for one in speeds)

@@ -62,10 +62,11 @@ def planned(
     seeds = range(sweep.seed, sweep.seed + min(sweep.search.replicates, MOST_TRIALS))
 
     def chain(params: Mapping[str, object], seed: int) -> stage_store.Chain:
-        return stage_store.chain(config.resolve(file, params), seed, materials)
+        return stage_store.trial_chain(file, params, seed, materials)
 
     chains = [chain(arm, seed) for arm in arms for seed in seeds]
-    stage_store.check_epochs(sweep, [*chains, *(chain(point, sweep.seed) for point in file.probe_points())])
+    ends = (config.resolve(file, point) for point in file.probe_points())
+    stage_store.check_epochs(sweep, [*chains, *(stage_store.chain(end, sweep.seed, materials) for end in ends)])
     return chains
 
 
@@ -94,7 +95,7 @@ def fresh_seed(
 
     most = sorted(range(1, len(arms)), key=trained, reverse=True)[: num_confirmed - 1]
     seed = sweep.seed + CONFIRM_SEEDS
-    return [stage_store.chain(config.resolve(file, arms[arm]), seed, materials) for arm in (0, *sorted(most))]
+    return [stage_store.trial_chain(file, arms[arm], seed, materials) for arm in (0, *sorted(most))]
 
 
 def _materials(

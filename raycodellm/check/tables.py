@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 
-from raycodellm import search, tokens
+from raycodellm import search, stage_store, tokens
 from raycodellm.check import trees
 from raycodellm.check.plan import SizedCorpus
 from raycodellm.config import SweepFile
@@ -58,10 +58,13 @@ def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) 
 
     def describe(key: str, trials: Sequence[int]) -> tuple[str, str]:
         shared = f" for {len(trials)} trials" if len(trials) > 1 else ""
-        return jobs[key].stage.name, f"{jobs[key].stage.num_tokens:,} tokens{shared}"
+        from_trunk = f", {taken[key][0]:,} of them taken over from a shorter stage" if key in taken else ""
+        return jobs[key].stage.name, f"{jobs[key].stage.num_tokens:,} tokens{from_trunk}{shared}"
 
     keys = [[job.key for job in chain.stages] for chain in chains]
-    shared = sharing(keys, {key: job.stage.num_tokens for key, job in jobs.items()})
+    steps = stage_store.taken_steps(jobs.values())
+    taken = {key: (count * jobs[key].stage.batch_tokens, 0.0) for key, count in steps.items() if count}
+    shared = sharing(keys, {key: job.stage.num_tokens for key, job in jobs.items()}, from_trunk=taken)
     tree = trees.merged(stage_tree(enumerate(keys), describe), names, num_seeds)
     return [
         "stage tree:",

@@ -27,6 +27,9 @@ class LearningRate(Frozen):
     straight line over the last `decay` of the stage, `constant` not at all."""
     warmup: Ratio = 0.05
     """Share of the stage's steps in which the rate rises on a straight line to `peak`."""
+    warmup_steps: Annotated[Whole, Field(ge=0)] | None = None
+    """Steps of the warm-up, in place of the share `warmup`. Stages of different length then warm up alike, and can
+    share a trunk (docs/training.md)."""
     final: Ratio = 0.1
     """Rate when the stage has ended, as a share of `peak`. The last step trains at a slightly higher rate, so that with
     0, too, every step trains."""
@@ -47,7 +50,8 @@ class LearningRate(Frozen):
     def ends_at_zero(self) -> bool:
         """True if the rate is 0 when the stage has ended."""
         falls = self.schedule in ("cosine", "linear") or (self.schedule == "wsd" and 1.0 - self.decay < 1.0)
-        return self.final == 0.0 and falls and (self.boundary == "continue" or self.warmup < 1.0)
+        only_warms = self.boundary == "restart" and self.warmup_steps is None and self.warmup == 1.0
+        return self.final == 0.0 and falls and not only_warms
 
 
 class Phase(Frozen):
@@ -220,6 +224,12 @@ class Stage(Frozen):
                 f"use {fit}"
             )
         check_num_sequences(self)
+        warm = self.learning_rate.warmup_steps
+        if warm is not None and warm > self.num_steps:
+            raise ValueError(
+                f"learning_rate.warmup_steps {warm:,} are more than the stage's {self.num_steps:,} steps; use at most "
+                f"{self.num_steps:,}, or more tokens"
+            )
         ways = [w for w in ("code_ratio", "weights", "phases") if getattr(self, w) is not None]
         if len(ways) != 1:
             raise ValueError(f"a mixture needs exactly one of code_ratio, weights, phases; found {ways or 'none'}")

@@ -10,49 +10,13 @@ still sends comes too late, and the slot's next workers are another holder.
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping
-from dataclasses import dataclass, field
-from enum import StrEnum
+from dataclasses import dataclass
 from typing import Any
 
+from raycodellm.dispatch.nodes import OPEN, JobNode, JobState
+from raycodellm.dispatch.trunks import trunk_of, waits_for_trunk
 from raycodellm.finished import Job
 from raycodellm.stage_store import Chain
-
-
-class JobState(StrEnum):
-    WAITING = "waiting"
-    POSTPONED = "postponed"
-    """The storage did not answer; the job waits until `resume`."""
-    RUNNING = "running"
-    DONE = "done"
-    FAILED = "failed"
-    CANCELLED = "cancelled"
-
-
-OPEN = (JobState.WAITING, JobState.POSTPONED, JobState.RUNNING)
-
-
-@dataclass
-class JobNode:
-    """One job of the stage tree."""
-
-    job: Job
-    parent: str | None
-    """Key of the job whose end this one waits for."""
-    depth: int
-    """Jobs before this one in its chain."""
-    state: JobState = JobState.WAITING
-    holder: str | None = None
-    """The incarnation of a slot that runs the job."""
-    deaths: int = 0
-    """Times that its workers died without notice."""
-    preemptions: int = 0
-    """Times that its workers were told to leave."""
-    postponed: int = 0
-    """Times that the storage did not answer."""
-    trials: set[int] = field(default_factory=set)
-    """Numbers of the trials that need the job."""
-    outcome: Any = None
-    """A done job's outcome; the cause of a failed one's failure."""
 
 
 @dataclass(frozen=True)
@@ -99,6 +63,10 @@ class JobTree:
         self.nodes: dict[str, JobNode] = {}
         self.chains: dict[int, tuple[str, ...]] = {}
         """Trial number to the keys of its jobs, first stage first."""
+        self._by_trunk: dict[str, list[str]] = {}
+        """Keys of the stages of each trunk, by its folder."""
+        self.num_kept = 0
+        """Checkpoints that stages have kept for stages that share their trunks."""
         self.gone: set[str] = set()
         """Holders whose workers have died."""
 
@@ -106,7 +74,7 @@ class JobTree:
         """Adds a trial. `finished`: outcomes of jobs that the stage store has already, by key."""
         parent: str | None = None
         for depth, job in enumerate(chain.jobs):
-            node = self.nodes.setdefault(job.key, JobNode(job, parent, depth))
+            node = self._node(job, parent, depth)
             if node.state == JobState.CANCELLED:
                 node.state = JobState.WAITING
             if node.state == JobState.WAITING and job.key in (finished or {}):
@@ -115,9 +83,20 @@ class JobTree:
             parent = job.key
         self.chains[trial] = tuple(job.key for job in chain.jobs)
 
+    def _node(self, job: Job, parent: str | None, depth: int) -> JobNode:
+        if job.key not in self.nodes:
+            node = self.nodes[job.key] = JobNode(job, parent, depth)
+            if (trunk := trunk_of(node)) is not None:
+                self._by_trunk.setdefault(trunk.folder, []).append(job.key)
+        return self.nodes[job.key]
+
     def ready(self) -> list[JobNode]:
         """Jobs that a slot may take now: the oldest trial's first, and of one trial the job nearest its end."""
-        found = [node for node in self.nodes.values() if node.state == JobState.WAITING and self._parent_done(node)]
+        found = [
+            node
+            for node in self.nodes.values()
+            if node.state == JobState.WAITING and self._parent_done(node) and not self._waits_for_trunk(node)
+        ]
         return sorted(found, key=lambda node: (min(node.trials), -node.depth))
 
     def take(self, holder: str) -> Job | None:
@@ -125,9 +104,16 @@ class JobTree:
         if self.stopping or holder in self.gone:
             return None
         for node in self.ready():
-            node.state, node.holder = JobState.RUNNING, holder
+            node.state, node.holder, node.has_begun = JobState.RUNNING, holder, True
             return node.job
         return None
+
+    def keep(self, holder: str, key: str, step: int) -> None:
+        """The stage has kept a checkpoint after this step for the stages that share its trunk."""
+        node = self._held(holder, key)
+        if node is not None and step > node.kept_step:
+            node.kept_step = step
+            self.num_kept += 1
 
     def finish(self, holder: str, key: str, outcome: Any) -> None:
         """The job is done."""
@@ -257,6 +243,10 @@ class JobTree:
 
     def num_running(self) -> int:
         return sum(node.state == JobState.RUNNING for node in self.nodes.values())
+
+    def _waits_for_trunk(self, node: JobNode) -> bool:
+        trunk = trunk_of(node)
+        return trunk is not None and waits_for_trunk(node, (self.nodes[key] for key in self._by_trunk[trunk.folder]))
 
     def _parent_done(self, node: JobNode) -> bool:
         return node.parent is None or self.nodes[node.parent].state == JobState.DONE

@@ -6,7 +6,7 @@ from collections import Counter, defaultdict
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
-from raycodellm.dispatch.jobs import OPEN, JobNode, JobState
+from raycodellm.dispatch.nodes import OPEN, JobNode, JobState
 from raycodellm.finished import Job
 from raycodellm.records import Progress
 

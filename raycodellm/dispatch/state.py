@@ -9,7 +9,8 @@ from enum import StrEnum
 from typing import Any
 
 from raycodellm import retrying
-from raycodellm.dispatch.jobs import OPEN, JobNode, JobState, JobTree, TrialOutcome
+from raycodellm.dispatch.jobs import JobTree, TrialOutcome
+from raycodellm.dispatch.nodes import OPEN, JobNode, JobState
 from raycodellm.dispatch.placement import Demand
 from raycodellm.dispatch.remaining import Pace
 from raycodellm.dispatch.slot import Slot, SlotState
@@ -125,6 +126,7 @@ class DispatchState:
         if (progress.num_steps or progress.num_items) and progress.note not in ("", EVALUATING):
             self.notes.append(f"{progress.job}: {progress.note}")
         self.progress[progress.job] = progress
+        self.tree.keep(_holder(name, incarnation), progress.job, progress.kept_step)
         self._pace.reported(self.tree.nodes[progress.job].job, progress, self._clock())
         if progress.step:
             self._mark(progress.job, "first_step")

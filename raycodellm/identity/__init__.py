@@ -17,6 +17,7 @@ from raycodellm.identity.identities import (
     task_identity,
     token_store_identity,
     tokenizer_identity,
+    trunk_identity,
 )
 
 __all__ = [
@@ -34,4 +35,5 @@ __all__ = [
     "task_identity",
     "token_store_identity",
     "tokenizer_identity",
+    "trunk_identity",
 ]

@@ -25,6 +25,7 @@ NOT_AS_WRITTEN: Any = {
     "tokens": True,
     "averaging": True,
     "held_out": True,  # enters as the sequences that are left out and measured
+    "learning_rate": {"warmup_steps"},  # enters only where it is given, so that stages without it keep their identities
     "numerics": {"deepspeed_config"},  # enters without the keys that only place or time the computation
     "faults": {"loss_limit"},  # decides whether a stage fails; a stage that did not fail has the same weights
 }
@@ -109,16 +110,45 @@ def stage_identity(
     `progress`, `interpolation`: the knots of the schedule and how weights move between them. `compiled`: whether
     `torch.compile` fuses the stage's operations, which in fp32 changes rounding alone. `parent`: identity of the parent
     stage, or the root identity."""
+    settings = stage.model_dump(mode="json", exclude=NOT_AS_WRITTEN)
+    if stage.learning_rate.warmup_steps is not None:
+        settings["learning_rate"]["warmup_steps"] = stage.learning_rate.warmup_steps
     return fingerprint(
         {
             "parent": parent,
-            "settings": stage.model_dump(mode="json", exclude=NOT_AS_WRITTEN),
+            "settings": settings,
             "num_steps": stage.num_steps,
             "averaged_steps": sorted(stage.averaged_steps),
             "deepspeed_config": numeric_settings(stage.numerics.deepspeed_config),
             "sources": [vars(source) for source in used],
             "progress": list(progress),
             "interpolation": interpolation,
+            "compiled": compiled_numbers(stage, compiled),
+        }
+    )
+
+
+def trunk_identity(
+    stage: Stage, rate: tuple[float, float], mixture: Any, names: Sequence[str], compiled: bool, parent: str
+) -> str:
+    """Identity of the constant-rate trunk that the stage's first steps are part of: all that determines its state after
+    one of these steps, and what it measures until then.
+
+    `rate`: the peak and the steps of the warm-up. `mixture`: the sources that give tokens, with the weights, and all
+    else on which the order of sequences depends. `names`: of all sources of the stage, in their order, by which it
+    counts. The rest as for `stage_identity`, which does not contain this identity.
+    """
+    settings = stage.model_dump(mode="json", exclude={**NOT_AS_WRITTEN, "learning_rate": True})
+    return fingerprint(
+        {
+            "trunk_of": parent,
+            "settings": settings,
+            "rate": list(rate),
+            "mixture": mixture,
+            "names": list(names),
+            "held_out": None if stage.held_out is None else stage.held_out.model_dump(mode="json"),
+            "loss_limit": stage.faults.loss_limit,
+            "deepspeed_config": numeric_settings(stage.numerics.deepspeed_config),
             "compiled": compiled_numbers(stage, compiled),
         }
     )

@@ -85,6 +85,7 @@ LEAVES: dict[str, Row] = {
     **_rows(
         "stage", "is how the stage is trained", "stages.*.learning_rate", "peak schedule warmup final decay boundary"
     ),
+    **_rows("stage", "is how the stage is trained, where it is given", "stages.*.learning_rate", "warmup_steps"),
     **_rows(
         "stage", "is how the stage is trained", "stages.*.optimizer", "weight_decay betas epsilon gradient_clip state"
     ),

@@ -5,13 +5,14 @@ prefix of it is within one sequence of the schedule, for each source. `plan` joi
 out by `deadlines`) and the order of sequences inside a source (`shuffle`).
 """
 
-from raycodellm.mixture.order import planned_sequences, rounded_sequences
+from raycodellm.mixture.order import endless_positions, planned_sequences, rounded_sequences
 from raycodellm.mixture.plan import Plan, PlanRows, make_plan, planned_by_phase
 from raycodellm.mixture.shuffle import permute, shuffled
 
 __all__ = [
     "Plan",
     "PlanRows",
+    "endless_positions",
     "make_plan",
     "permute",
     "planned_by_phase",

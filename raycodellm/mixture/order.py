@@ -23,6 +23,11 @@ from raycodellm.schedule import Schedule
 
 _BLOCK = 1 << 16
 """Positions worked out at a time when only the next ones are asked for; stretches end at multiples of this number."""
+_ENDLESS = 1 << 27
+"""Sequences of a stage without end, over the most that a stage may have. As a power of two it divides positions without
+rounding."""
+_MOST_COMPARED = 1 << 24
+"""Positions in which a stage is compared with the endless one: 5 s."""
 _STRETCH = 1 << 18
 """Positions worked out at a time when many are asked for: some 50 MB of memory with five sources."""
 
@@ -37,6 +42,25 @@ def rounded_sequences(schedule: Schedule, num_sequences: int, edges: Sequence[in
     """`planned_sequences` by rounding each source's share: up to one sequence off, and at once for any number."""
     shares = schedule.integral(np.asarray(edges) / num_sequences)
     return np.rint(shares * num_sequences).astype(np.int64).tolist()
+
+
+def endless_positions(schedule: Schedule, num_sequences: int) -> int:
+    """Leading positions of a stage of constant weights at which the order of sources is that of a stage without end.
+
+    All of them but a few: near the stage's end a source's last, partial sequence has no deadline, and comes earlier or
+    later than it would if the stage went on. Two stages of the same weights have the same order as far as both follow
+    the endless one. Works out both orders, 0.3 µs per position, of at most `_MOST_COMPARED` positions.
+    """
+    if len(schedule.weights[0]) == 1:
+        return num_sequences
+    mine, endless = SourceOrder(schedule, num_sequences), SourceOrder(schedule, _ENDLESS)
+    end = min(num_sequences, _MOST_COMPARED)
+    for start in range(0, end, _STRETCH):
+        stop = min(start + _STRETCH, end)
+        differing = np.flatnonzero(mine.sources(start, stop) != endless.sources(start, stop))
+        if len(differing):
+            return start + int(differing[0])
+    return end
 
 
 @dataclass

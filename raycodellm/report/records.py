@@ -94,7 +94,8 @@ class Records:
         """Tokens and device-seconds of the finished stages."""
         tokens = {key: record.num_tokens for key, record in self.stages.items()}
         seconds = {key: record.device_seconds for key, record in self.stages.items()}
-        return sharing(map(stages_of, self.rows), tokens, seconds)
+        taken = {key: (record.trunk_tokens, record.trunk_seconds) for key, record in self.stages.items()}
+        return sharing(map(stages_of, self.rows), tokens, seconds, taken)
 
     @cached_property
     def num_trials(self) -> int:

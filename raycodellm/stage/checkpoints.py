@@ -5,10 +5,10 @@ from __future__ import annotations
 import time
 from dataclasses import asdict, replace
 
-from raycodellm.engine import DamagedCheckpoint, StorageError, World, gather
+from raycodellm.engine import COMPLETE, DamagedCheckpoint, StorageError, World, gather
 from raycodellm.files import Folder
 from raycodellm.finished import OPTIMIZER
-from raycodellm.stage.folder import CHECKPOINTS, step_name
+from raycodellm.stage.folder import CHECKPOINTS, complete_steps, step_name, step_of
 from raycodellm.stage.metrics import Tally
 from raycodellm.stage.progress import ProgressReporter
 from raycodellm.stage.setup import StageSetup
@@ -63,19 +63,61 @@ class StageCheckpoints:
             except DamagedCheckpoint as error:
                 self._progress.say(f"{error}; using the one before")
                 continue
-            tally = Tally(**saved)
-            self._setup.plan.starting_at(sum(tally.drawn), tally.drawn)
-            if self._world.rank != 0:
-                tally.checksum = 0  # rank 0 carries on the sum of all workers
+            tally = self._continued(Tally(**saved))
             tally.resumed_at.append(tally.step)
-            self._progress.restart(tally)
             self._progress.say(f"continues from step {tally.step}", tally)
             return tally
         if names:
             self._progress.say("no checkpoint is usable; starts again from the beginning")
+        if (branched := self._branch()) is not None:
+            return branched
         if self._job.stage.optimizer.state == "keep":
             self._load_parents_optimizer()
         return Tally.empty(len(self._job.sources), len(self._setup.phase_ends))
+
+    def _continued(self, tally: Tally) -> Tally:
+        """Goes on with a checkpoint's tally."""
+        self._setup.plan.starting_at(sum(tally.drawn), tally.drawn)
+        if self._world.rank != 0:
+            tally.checksum = 0  # rank 0 carries on the sum of all workers
+        self._progress.restart(tally)
+        return tally
+
+    def keep_for_branches(self, tally: Tally) -> None:
+        """Keeps the state after this step for the other stages of the trunk, where the job says so. Raises
+        TrainingError on all ranks alike."""
+        trunk = self._job.trunk
+        if trunk is None or tally.step not in trunk.kept_steps:
+            return
+        folder = Folder(trunk.folder) / step_name(tally.step)
+        if not gather(self._world, self._world.rank == 0 and folder.exists(COMPLETE))[0]:
+            self.complete()
+            state = asdict(with_whole_checksum(tally, self._world))
+            self._engine.checkpoints.save(folder, state, in_background=False)
+        self._progress.kept(tally)
+
+    def _branch(self) -> Tally | None:
+        """The tally of the newest checkpoint that another stage of the trunk has kept; None without one that is whole.
+
+        The state is the stage's own after so many steps, bit for bit on CPUs with equally many workers.
+        """
+        trunk = self._job.trunk
+        if trunk is None:
+            return None
+        folder = Folder(trunk.folder)
+        names = gather(self._world, complete_steps(folder) if self._world.rank == 0 else None)[0]
+        for name in reversed([name for name in names if step_of(name) <= trunk.num_taken]):
+            try:
+                saved = self._engine.checkpoints.restore(folder / name)
+            except DamagedCheckpoint as error:
+                self._progress.say(f"{error}; the stage trains these steps itself")
+                continue
+            self._engine.average.restore(0, {})
+            before = Tally(**saved)
+            tally = self._continued(before.branched(sum(before.sequences) * self._job.stage.sequence_length))
+            self._progress.say(f"goes on from step {tally.step} of a stage with the same trunk", tally)
+            return tally
+        return None
 
     def _load_parents_optimizer(self) -> None:
         folder = Folder(self._job.parent or "") / OPTIMIZER

@@ -22,10 +22,7 @@ class StageFolder(Folder):
 
     def complete_checkpoints(self) -> list[str]:
         """Names of the complete checkpoints, oldest first."""
-        folder = self / CHECKPOINTS
-        names = [name for name in folder.list() if name.startswith("step-")]
-        complete = [name for name in names if (folder / name).exists(engines.COMPLETE)]
-        return sorted(complete, key=lambda name: int(name.removeprefix("step-")))
+        return complete_steps(self / CHECKPOINTS)
 
     def leave_model(self, export: Callable[[Path], None]) -> None:
         """Writes `model/`, on local storage in one rename; `export` writes the model's files into a local folder."""
@@ -53,6 +50,17 @@ class StageFolder(Folder):
         self.write_json(DONE, {"record": as_json(record)})
 
 
+def complete_steps(folder: Folder) -> list[str]:
+    """Names of the complete checkpoints in a folder, oldest first."""
+    names = [name for name in folder.list() if name.startswith("step-")]
+    return sorted((name for name in names if (folder / name).exists(engines.COMPLETE)), key=step_of)
+
+
 def step_name(step: int) -> str:
     """The folder name of the checkpoint after `step` steps."""
     return f"step-{step:06d}"
+
+
+def step_of(name: str) -> int:
+    """The step of a checkpoint's folder name."""
+    return int(name.removeprefix("step-"))

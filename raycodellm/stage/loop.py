@@ -123,6 +123,8 @@ class TrainingLoop:
             wanted = [self._end_step(*begun.popleft())] if len(begun) > self._steps_ahead else []
             if any(any(one) for one in wanted) or self._needs_weights_of(step + 1):
                 wanted += [self._end_step(*begun.popleft()) for _ in range(len(begun))]
+            if wanted:
+                self._checkpoints.keep_for_branches(self.tally)
             stop, save = (any(which) for which in zip(*wanted, strict=True)) if wanted else (False, False)
             if (stop or save) and self.tally.step < self._job.stage.num_steps:
                 in_background = False if stop else self._job.scaling.background_checkpoints
@@ -132,9 +134,10 @@ class TrainingLoop:
         return True
 
     def _needs_weights_of(self, step: int) -> bool:
-        """True if the weights after the first `step` steps are averaged, measured or final."""
-        stage = self._job.stage
-        return step == stage.num_steps or step in stage.averaged_steps or held_out.is_due(stage, step)
+        """True if the weights after the first `step` steps are averaged, measured, kept or final."""
+        stage, trunk = self._job.stage, self._job.trunk
+        is_kept = trunk is not None and step in trunk.kept_steps
+        return is_kept or step == stage.num_steps or step in stage.averaged_steps or held_out.is_due(stage, step)
 
     def _end_step(self, batch: ingest.StepBatch, pending: PendingStep) -> tuple[bool, bool]:
         """Waits for a step's numbers and counts them; returns whether any worker asked to stop, and to save."""

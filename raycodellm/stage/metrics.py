@@ -10,7 +10,7 @@ import hashlib
 import math
 import statistics
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -64,6 +64,22 @@ class Tally:
     """Losses of the last steps that were not over the limit, in nats per token."""
     over_limit: int = 0
     """Steps in a row whose loss was over the limit."""
+    trunk_steps: int = 0
+    """Steps that another stage of the same trunk has trained, and the seconds and tokens below."""
+    trunk_seconds: float = 0.0
+    trunk_tokens: int = 0
+
+    def branched(self, tokens: int) -> Tally:
+        """The tally of a stage that goes on from a checkpoint of another stage of its trunk, whose tally this is.
+        `tokens`: trained until here. What only tells of the other stage begins anew."""
+        return replace(
+            self,
+            last_loss=[0.0, 0.0],
+            resumed_at=[],
+            trunk_steps=self.step,
+            trunk_seconds=self.wall_seconds,
+            trunk_tokens=tokens,
+        )
 
     @classmethod
     def empty(cls, num_sources: int, num_phases: int = 1) -> Tally:

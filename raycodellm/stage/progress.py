@@ -22,15 +22,23 @@ class ProgressReporter:
         self._job, self._world, self._plan, self._on_progress = job, world, plan, on_progress
         self._reported = time.monotonic() - _REPORT_SECONDS  # so that the first step is reported at once
         self._tokens_reported = 0
+        self._kept_step = 0
 
     def say(self, note: str, tally: Tally | None = None) -> None:
         """Reports a note for the user; `tally` is empty when left out."""
         if self._world.rank == 0:
             self._on_progress(self._progress(tally or Tally.empty(len(self._job.sources)), note))
 
+    def kept(self, tally: Tally) -> None:
+        """Reports that the state after this step is kept for other stages."""
+        self._kept_step = tally.step
+        self.say("", tally)
+
     def restart(self, tally: Tally) -> None:
         """Counts tokens per second from this tally on, which a checkpoint held."""
         self._tokens_reported = self._tokens(tally)
+        kept = self._job.trunk.kept_steps if self._job.trunk is not None else ()
+        self._kept_step = max((step for step in kept if step <= tally.step), default=0)
 
     def report_step(self, tally: Tally, result: StepResult, flops_per_token: float, peak_flops: float) -> None:
         """Reports the step, when the last report is a second old or the step is the stage's last."""
@@ -63,4 +71,5 @@ class ProgressReporter:
             code_ratio_planned=self._plan.code_ratio_until(tally.step * self._job.stage.batch_sequences),
             code_ratio_real=metrics.code_ratio(tally.sequences, [source.is_code for source in self._job.sources]),
             note=note,
+            kept_step=self._kept_step,
         )

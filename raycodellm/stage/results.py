@@ -66,6 +66,9 @@ def _record(job: StageJob, tally: Tally, num_devices: int) -> StageRecord:
         ledger=ledger,
         skipped_steps=tally.skipped_steps,
         held_out_bpb=_last_measured(job, tally),
+        trunk_steps=tally.trunk_steps,
+        trunk_tokens=tally.trunk_tokens,
+        trunk_seconds=tally.trunk_seconds * num_devices,
     )
 
 

@@ -11,11 +11,15 @@ from raycodellm.stage_store.evaluations import evaluation_job
 from raycodellm.stage_store.finished_jobs import evaluation_outcome, finished_outcome, finished_outcomes
 from raycodellm.stage_store.older_stages import report_older_stages
 from raycodellm.stage_store.slices import Corpus, held_out_sources
+from raycodellm.stage_store.trial_chains import trial_chain
+from raycodellm.stage_store.trunks import TRUNKS, branch_step, taken_steps
 
 __all__ = [
+    "TRUNKS",
     "Chain",
     "Corpus",
     "Materials",
+    "branch_step",
     "chain",
     "check_epochs",
     "compiled_schedule",
@@ -28,4 +32,6 @@ __all__ = [
     "finished_outcomes",
     "held_out_sources",
     "report_older_stages",
+    "taken_steps",
+    "trial_chain",
 ]

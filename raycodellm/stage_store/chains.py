@@ -7,7 +7,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from raycodellm import identity, mixture, schedule
@@ -19,6 +19,7 @@ from raycodellm.records import RECIPE_VERSION, EvaluationJob, SourceSlice, Stage
 from raycodellm.stage_store.contents import model_content, pinned_model
 from raycodellm.stage_store.evaluations import evaluation_of_given, evaluation_of_stage
 from raycodellm.stage_store.slices import Corpus, held_out_sources, slice_sources
+from raycodellm.stage_store.trunks import find_trunk
 
 
 @dataclass(frozen=True)
@@ -62,11 +63,17 @@ class _PlannedStage:
     slices: tuple[SourceSlice, ...]
 
 
-def chain(sweep: Sweep, seed: int, materials: Materials, kept: frozenset[str] = frozenset()) -> Chain:
+def chain(
+    sweep: Sweep,
+    seed: int,
+    materials: Materials,
+    kept: frozenset[str] = frozenset(),
+    with_trunks: frozenset[str] = frozenset(),
+) -> Chain:
     """The jobs of a trial with these settings and this seed. Reads no tokens, only lengths of documents.
 
     `kept`: names of stages that keep their optimizer state because another trial of the sweep starts from it. Stages
-    that keep it for this trial itself need not be named.
+    that keep it for this trial itself need not be named. `with_trunks`: names of stages whose trunk is worked out.
     """
     held_out = held_out_sources(sweep, materials.corpora, materials.tokenizer)
     if not sweep.stages:
@@ -85,11 +92,18 @@ def chain(sweep: Sweep, seed: int, materials: Materials, kept: frozenset[str] = 
     rate: float | None = None
     for written in sweep.trained_stages:
         planned = _plan_stage(sweep, written, materials, drawn)
-        known = _stage_identity(planned, materials.corpora, drawn, sweep.scaling.deepspeed.compile, known)
-        stage = planned.stage
+        stage, before = planned.stage, known
+        used = _used_sources(planned, materials.corpora, drawn)
+        compiled = sweep.scaling.deepspeed.compile
+        known = identity.stage_identity(
+            stage, used, planned.curve.progress, planned.curve.interpolation, compiled, before
+        )
         rate = start_rate(stage.learning_rate, rate)
         parent = jobs[-1].folder if jobs else None
         job = _stage_job(sweep, seed, materials, model, planned, known, parent, rate, stage.name in kept)
+        if stage.name in with_trunks:
+            trunk = find_trunk(job, planned.curve, used, compiled, before, materials.storage)
+            job = replace(job, trunk=trunk)
         jobs.append(job)
         rate = learning_rate_at(stage.learning_rate, stage.num_steps, stage.num_steps, rate)
         for source in planned.slices:
@@ -124,10 +138,10 @@ def _planned_sequences(
     return tuple(tuple(b - a for a, b in zip(one, two, strict=True)) for one, two in itertools.pairwise(before))
 
 
-def _stage_identity(
-    planned: _PlannedStage, corpora: Mapping[str, Corpus], drawn: Mapping[str, int], compiled: bool, parent: str
-) -> str:
-    """16 hexadecimal digits. A source whose weight is 0 throughout the stage is no part of the identity."""
+def _used_sources(
+    planned: _PlannedStage, corpora: Mapping[str, Corpus], drawn: Mapping[str, int]
+) -> list[identity.UsedSource]:
+    """The sources as they enter the stage's identity; one whose weight is 0 throughout the stage does not."""
     used, curve = [], planned.curve
     for place, source in enumerate(planned.slices):
         weights = [row[place] for row in curve.weights]
@@ -135,7 +149,7 @@ def _stage_identity(
             how = {key: value for key, value in as_json(source).items() if key not in ("store", "planned")}
             origin = (corpora[source.name].fingerprint, drawn[source.name])
             used.append(identity.UsedSource(*origin, weights, how))
-    return identity.stage_identity(planned.stage, used, curve.progress, curve.interpolation, compiled, parent)
+    return used
 
 
 def _stage_job(

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from typing import TYPE_CHECKING, Protocol
 
-from raycodellm import stage_store
+from raycodellm import config, stage_store
 from raycodellm.config import Scaling
 from raycodellm.identity import Contents
 from raycodellm.sweep import background_imports
@@ -95,7 +95,8 @@ def run_sweep(
             materials = _prepare(run, monitor, pool, contents)
         monitor.waits_for("the first trial")
         context = TrialContext(run, materials, dispatcher)
-        stage_store.check_epochs(sweep, [context.chain(point, sweep.seed) for point in run.file.probe_points()])
+        ends = (config.resolve(run.file, point) for point in run.file.probe_points())
+        stage_store.check_epochs(sweep, [stage_store.chain(end, sweep.seed, materials) for end in ends])
         ray.get(dispatcher.set_keep_idle.remote(False))
         with timing.part("trials"):
             results = Results(run)

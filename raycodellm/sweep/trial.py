@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, replace
 from typing import Any
 
-from raycodellm import config, evaluation, retrying, search, stage_store
+from raycodellm import evaluation, retrying, search, stage_store
 from raycodellm.dispatch import TrialFailed, TrialOutcome, trial_call
 from raycodellm.files import Damaged, Folder
 from raycodellm.finished import Outcome
@@ -36,8 +36,7 @@ class TrialContext:
 
     def chain(self, params: Mapping[str, Any], seed: int) -> Chain:
         """The chain of the trial with these parameters (by name) and this seed."""
-        sweep = config.resolve(self.run.file, params)
-        return stage_store.chain(sweep, seed, self.materials, config.stages_keeping_optimizer(self.run.file))
+        return stage_store.trial_chain(self.run.file, params, seed, self.materials)
 
 
 def run_trial(settings: dict[str, Any], context: TrialContext) -> None:

@@ -1,0 +1,53 @@
+"""Stages that wait until another stage has trained the steps that both share (see `stage_store.trunks`).
+
+A stage waits only for one that runs or could run at once, and that comes before it in an order without ties. So no two
+stages wait for each other, and a stage whose forerunner fails or is cancelled trains all of its steps itself.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterable
+from dataclasses import replace
+
+from raycodellm.dispatch.nodes import JobNode, JobState
+from raycodellm.records import StageJob, Trunk
+from raycodellm.stage_store import branch_step
+
+
+def trunk_of(node: JobNode) -> Trunk | None:
+    return node.job.trunk if isinstance(node.job, StageJob) else None
+
+
+def waits_for_trunk(node: JobNode, relatives: Iterable[JobNode]) -> bool:
+    """True if the stage should not be taken yet: a stage that comes before it will keep a later step than any that is
+    kept now.
+
+    Waiting costs no time while the other stage runs: it has trained steps that this one would train again.
+    `relatives`: the stages of its trunk, in any state.
+    """
+    trunk = trunk_of(node)
+    if trunk is None or node.has_begun:
+        return False
+    others = [(other, found) for other in relatives if other is not node and (found := trunk_of(other)) is not None]
+    there = branch_step(trunk, (_kept(found, other) for other, found in others))
+    coming = branch_step(
+        trunk,
+        (
+            found
+            for other, found in others
+            if other.state in (JobState.WAITING, JobState.RUNNING) and _place(other, found) < _place(node, trunk)
+        ),
+    )
+    return coming > there
+
+
+def _kept(trunk: Trunk, node: JobNode) -> Trunk:
+    """The trunk with the steps that the stage has kept already."""
+    if node.state == JobState.DONE:
+        return trunk
+    return replace(trunk, kept_steps=tuple(step for step in trunk.kept_steps if step <= node.kept_step))
+
+
+def _place(node: JobNode, trunk: Trunk) -> tuple[int, str]:
+    """The shorter trunk comes first."""
+    return trunk.num_steps, node.job.key
