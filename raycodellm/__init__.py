@@ -12,10 +12,11 @@ from typing import TYPE_CHECKING, Any
 if TYPE_CHECKING:
     from raycodellm.commands.run import RunFailed
     from raycodellm.config import UserError
+    from raycodellm.ladder import OpenedLadder
     from raycodellm.notebook import check_sweep, run
     from raycodellm.runs import OpenedRun, open_run
 
-__all__ = ["OpenedRun", "RunFailed", "UserError", "__version__", "check_sweep", "open_run", "run"]
+__all__ = ["OpenedLadder", "OpenedRun", "RunFailed", "UserError", "__version__", "check_sweep", "open_run", "run"]
 __version__ = "0.1.0"
 
 STARTED = time.monotonic()
@@ -23,6 +24,7 @@ STARTED = time.monotonic()
 
 
 _HOMES = {
+    "OpenedLadder": "raycodellm.ladder",
     "OpenedRun": "raycodellm.runs",
     "RunFailed": "raycodellm.commands.run",
     "UserError": "raycodellm.config",

@@ -21,7 +21,7 @@ from raycodellm.commands import DONE, FAILED, STOPPED, WRONG, SweepRequest, read
 from raycodellm.commands import board as boards
 from raycodellm.commands import prepare as preparing
 from raycodellm.commands import report as reporting
-from raycodellm.commands import run as running
+from raycodellm.commands import start as starting
 from raycodellm.commands import stop as stopping
 from raycodellm.commands import submit as submitting
 from raycodellm.commands import suggest as suggesting
@@ -102,6 +102,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--device", metavar="NAME", help="reckon for this GPU (L4, H100 …), wherever that is")
     made = with_sweep(command("run", run, "run a sweep, or continue it exactly"))
     made.add_argument("--retry-failed", action="store_true", help="run failed trials again, from their finished stages")
+    made.add_argument("--rung", metavar="PRESET", help="run one size of a ladder alone")
     with_sweep(command("prepare", prepare, "make only the token stores"))
     _submit_options(with_sweep(command("submit", submit, "the same run as a Ray job"), address=False))
     made = command("stop", stop, "ask a run to stop cleanly, and wait until it has")
@@ -177,6 +178,7 @@ def _examples(text: str) -> int | None:
 
 def _submit_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--address", required=True, metavar="A", help="of the cluster's dashboard, http://head:8265")
+    made.add_argument("--rung", metavar="PRESET", help="run one size of a ladder alone")
     made.add_argument(
         "--detach", action="store_true", help="leave when the job is submitted; default: follow its output"
     )
@@ -244,7 +246,8 @@ def check(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    return running.run(replace(_request(options), retry_failed=options.retry_failed), _complain)
+    request = replace(_request(options), retry_failed=options.retry_failed, rung=options.rung)
+    return starting.run(request, _complain)
 
 
 def prepare(options: argparse.Namespace) -> int:
@@ -253,7 +256,7 @@ def prepare(options: argparse.Namespace) -> int:
 
 def submit(options: argparse.Namespace) -> int:
     chosen = submitting.Submitting(options.detach, options.package)
-    return submitting.submit(_request(options), chosen, _complain)
+    return submitting.submit(replace(_request(options), rung=options.rung), chosen, _complain)
 
 
 def stop(options: argparse.Namespace) -> int:

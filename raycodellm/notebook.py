@@ -10,11 +10,13 @@ from dataclasses import replace
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.commands import STOPPED, SweepRequest
-from raycodellm.commands import run as running
+from raycodellm.commands import start as starting
 from raycodellm.commands.request import DEFAULT_STORAGE
+from raycodellm.commands.run import Ended
 from raycodellm.config import UserError, refuse_credentials
 
 if TYPE_CHECKING:
+    from raycodellm.ladder import OpenedLadder
     from raycodellm.runs import OpenedRun
 
 SweepLike = str | os.PathLike[str] | Mapping[str, Any]
@@ -28,26 +30,32 @@ def run(
     address: str | None = None,
     overrides: Sequence[str] = (),
     retry_failed: bool = False,
-) -> OpenedRun:
-    """Runs a sweep, or continues it exactly, as `raycodellm run` does; returns the run.
+    rung: str | None = None,
+) -> OpenedRun | OpenedLadder:
+    """Runs a sweep, or continues it exactly, as `raycodellm run` does; returns the run, or the ladder of a sweep file
+    with one.
 
     `sweep`: a file's path, or its content as a dict. `overrides`: `key=value`, as after `--set`. `address`: of a Ray
     cluster; without one, RAY_ADDRESS or a cluster on this machine. `retry_failed`: runs failed trials again, from their
-    finished stages. Progress is shown in the notebook's cell. To interrupt the kernel stops cleanly, and the next call
-    continues.
+    finished stages. `rung`: runs one size of a ladder alone. Progress is shown in the notebook's cell. To interrupt the
+    kernel stops cleanly, and the next call continues.
 
     Trials that failed are in the returned run. Raises `UserError` for a wrong request, `RunFailed` where the run ended
     before its trials did, KeyboardInterrupt after a clean stop.
     """
-    request = replace(_request(sweep, storage, address, overrides), retry_failed=retry_failed)
+    request = replace(_request(sweep, storage, address, overrides), retry_failed=retry_failed, rung=rung)
     _refuse_second_cluster()
-    ended = running.carry_out(request, print)
+    ended = starting.carry_out(request, print)
     if ended.code == STOPPED:
         raise KeyboardInterrupt
+    if isinstance(ended, Ended):
+        from raycodellm.runs import OpenedRun
 
-    from raycodellm.runs import OpenedRun
+        return OpenedRun(ended.run)
 
-    return OpenedRun(ended.run)
+    from raycodellm.ladder import OpenedLadder
+
+    return OpenedLadder(ended.ladder)
 
 
 def check_sweep(
@@ -69,7 +77,12 @@ def check_sweep(
         from raycodellm import check  # only now: a wrong file is refused sooner than this imports
 
         request.storage.check_writable("--storage")
-        return check.describe(file, request.storage, check.Asked(request.address, device, prices))
+        asked = check.Asked(request.address, device, prices)
+        if file.example().ladder is not None:
+            from raycodellm import ladder
+
+            return ladder.describe(file, request.storage, asked)
+        return check.describe(file, request.storage, asked)
 
 
 def _warn(line: str) -> None:

@@ -25,6 +25,8 @@ T = TypeVar("T")
 
 DONE = "DONE"
 """Written last into a finished stage's folder (see `finished`); holds the stage's record a second time."""
+LADDER = "ladder.json"
+"""In the folder of a ladder, which is no run folder: names the sweeps of its rungs, whose run folders lie beside it."""
 ITEM_TYPES = {"task": "string", "item": "int64", "correct": "bool", "bits_per_byte": "double", "chance": "double"}
 """Columns that every `items.parquet` has; see `evaluation.ITEMS_SCHEMA`."""
 SCORE_COLUMNS = ("num_bytes", "not_run", "contaminated", "scores", "attributes")

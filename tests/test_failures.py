@@ -9,8 +9,7 @@ import pytest
 from driver_without_ray import Cluster, Driver
 
 from raycodellm import config, search, storage_files, sweep
-from raycodellm.commands import SweepRequest
-from raycodellm.commands import run as running
+from raycodellm.commands import SweepRequest, start
 from raycodellm.dispatch import TrialOutcome
 from raycodellm.files import Folder
 from raycodellm.records import CONFIRM_SEEDS, TrialResult
@@ -73,7 +72,7 @@ def test_a_sweep_stops_with_the_commonest_cause_when_more_trials_failed_than_it_
     request = SweepRequest("small", storage_uri=str(tmp_path), tree=file.tree)
     with pytest.MonkeyPatch.context() as patch:
         patch.setattr("builtins.print", lambda *words, **options: printed.append(" ".join(map(str, words))))
-        assert running.run(request, printed.append) == 1  # at once, without Ray
+        assert start.run(request, printed.append) == 1  # at once, without Ray
     assert said[0] in printed and not any("nothing to run" in line for line in printed)
     more = config.parse(sweep_text, overrides=(*GRID, "search.max_failed=2"))
     assert drive(more, storage, Cluster()) == []

@@ -199,6 +199,7 @@ _GIVEN = (
     "sources={prose: {kind: text, path: HERE/prose}}",
     "evaluation.texts.prose=held_out",
 )
+_LADDER = ("search.reference={}", "ladder={presets: [tiny, nano], learning_rate: {tiny: 1, nano: 1}}")
 _COPIED = ("evaluation.tasks=[HERE/far.yaml]", "evaluation.data=HERE/copies-a")
 _INCLUDED = ("evaluation.tasks=[mine]", "evaluation.include=HERE/tasks-a")
 _CHINESE = ("evaluation.tasks=[bpb_chinese]", "evaluation.texts.chinese=HERE/prose/a.txt")
@@ -317,6 +318,9 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("search.pairs", _GIVEN, ("search.pairs=[[HERE/other, HERE/model]]",)),
     ("search.objective.metric", (), ("search.objective={metric: mean/acc, mode: min}",)),
     ("search.objective.mode", (), ("search.objective={metric: mean/bpb, mode: max}",)),
+    ("ladder.presets", _LADDER, ("ladder.presets=[nano, tiny]",)),
+    ("ladder.tokens_per_parameter", _LADDER, ("ladder.tokens_per_parameter=5",)),
+    ("ladder.learning_rate.*", _LADDER, ("ladder.learning_rate={tiny: 1, nano: 2}",)),
     *(
         (f"scaling.{key}", (), (f"scaling.{key}={value}",))
         for key, value in {

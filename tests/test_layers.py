@@ -37,7 +37,7 @@ ORDER = (
     ("pairs", "verdict", "regression"),
     ("observability",),
     ("sweep", "report", "cluster", "compare", "display"),
-    ("preflight", "check", "runs"),
+    ("preflight", "check", "runs", "ladder"),
     ("commands", "notebook"),
     ("cli",),
 )

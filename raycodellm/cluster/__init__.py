@@ -9,7 +9,7 @@ from raycodellm.cluster.capacity import (
     slots_that_fit,
     workers_on,
 )
-from raycodellm.cluster.connect import Cluster, connect, disconnect
+from raycodellm.cluster.connect import Cluster, connect, disconnect, looked_at_again
 from raycodellm.cluster.environment import WORKER_ENVIRONMENT, prepare_environment
 from raycodellm.cluster.machine import local_placement
 from raycodellm.cluster.start import RayNotStarted
@@ -25,6 +25,7 @@ __all__ = [
     "disconnect",
     "local_cpus",
     "local_placement",
+    "looked_at_again",
     "placement_problem",
     "prepare_environment",
     "read_autoscaler",

@@ -8,7 +8,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -130,6 +130,13 @@ def connect(
     gcs_address = context.address_info["gcs_address"]
     session_folder = context.address_info["session_dir"]
     return Cluster(gcs_address, dashboard_url, starts_here, join.nodes(), limits, limits_known, session_folder)
+
+
+def looked_at_again(cluster: Cluster, log_to: Path) -> Cluster:
+    """The cluster that this process is still connected to, with the nodes that live now; Ray's messages go to
+    `log_to` from now on."""
+    _log_to(log_to)
+    return replace(cluster, nodes=join.nodes())
 
 
 def disconnect() -> None:

@@ -11,6 +11,10 @@ from raycodellm.config import SweepFile
 def prepare(request: SweepRequest, complain: Callable[[str], None]) -> int:
     """Makes the token stores, and says how large each is and what it leaves out; returns the exit code."""
     with request.opened(complain) as file:
+        if file.example().ladder is not None:
+            from raycodellm import ladder
+
+            file = ladder.rungs_of(file)[-1].file  # all rungs read the same stores
         return _prepare(request, file)
 
 

@@ -1,4 +1,4 @@
-"""`raycodellm status`: what a run has done so far."""
+"""`raycodellm status`: what a run, or a ladder of runs, has done so far."""
 
 from __future__ import annotations
 
@@ -7,13 +7,18 @@ import sys
 from collections.abc import Callable
 
 from raycodellm.commands.request import DONE
+from raycodellm.files import Folder
+from raycodellm.storage_files import LADDER
 
 
 def status(path: str, complain: Callable[[str], None], show_all: bool = False, as_json: bool = False) -> int:
-    """Prints how the run in the folder `path` stands, and its newest trials or all; returns the exit code.
+    """Prints how the run in the folder `path` stands, and its newest trials or all; of a ladder how each rung stands.
+    Returns the exit code.
 
     `as_json`: prints one JSON object with all trials instead.
     """
+    if is_ladder(path):
+        return _ladder_status(path, complain, as_json)
     from raycodellm import display, runs, verdict
 
     run = runs.open_run(path, complain)
@@ -33,4 +38,22 @@ def status(path: str, complain: Callable[[str], None], show_all: bool = False, a
         console.print(display.rich_table(verdict.marks(found.verdict)))
         console.print(f"against arm {found.verdict['reference']}: {verdict.KEY}", markup=False)
     console.print(str(found), markup=False)
+    return DONE
+
+
+def is_ladder(path: str) -> bool:
+    """True for the folder of a ladder, which is no run folder."""
+    return Folder(path).exists(LADDER)
+
+
+def _ladder_status(path: str, complain: Callable[[str], None], as_json: bool) -> int:
+    from raycodellm import display, ladder
+
+    found = ladder.LadderStatus.of(ladder.open_ladder(path), complain)
+    if as_json:
+        print(json.dumps(found.as_json(), indent=1))
+        return DONE
+    console = display.console(sys.stdout)
+    console.print(display.rich_table(found.table))
+    console.print(ladder.summary_text(ladder.read_result(found.ladder), console.width), markup=False)
     return DONE

@@ -6,7 +6,9 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import TYPE_CHECKING, Any
 
+from raycodellm.commands.read_run import is_ladder
 from raycodellm.commands.request import DONE
+from raycodellm.config import UserError
 from raycodellm.retrying import patiently
 from raycodellm.storage_files import report_address
 
@@ -19,8 +21,11 @@ if TYPE_CHECKING:
 def report(path: str, is_watching: bool, complain: Callable[[str], None]) -> int:
     """Writes the report of the run folder `path`, and prints its path; returns the exit code.
 
-    With `is_watching` it is written again as results come, until the sweep has ended.
+    With `is_watching` it is written again as results come, until the sweep has ended. Of a ladder the joint report is
+    written, and that of each rung that has begun.
     """
+    if is_ladder(path):
+        return _ladder_report(path, is_watching, complain)
     from raycodellm import runs
 
     opened = runs.open_run(path, complain)
@@ -28,6 +33,21 @@ def report(path: str, is_watching: bool, complain: Callable[[str], None]) -> int
         _watch(opened.run, complain)
         return DONE
     opened.write_report()
+    print(report_address(opened.folder))
+    return DONE
+
+
+def _ladder_report(path: str, is_watching: bool, complain: Callable[[str], None]) -> int:
+    from raycodellm import ladder, runs
+
+    opened = ladder.open_ladder(path)
+    begun = [rung for rung in opened.facts.rungs if opened.has_begun(rung)]
+    if is_watching:
+        named = f", such as {opened.run_folder(begun[-1])}" if begun else ""
+        raise UserError(f"--watch: {path} is a ladder; watch the run folder of one of its rungs{named}")
+    for rung in begun:
+        runs.open_run(opened.run_folder(rung).uri, complain).write_report()
+    ladder.write_report(opened, complain)
     print(report_address(opened.folder))
     return DONE
 

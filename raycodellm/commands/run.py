@@ -1,4 +1,4 @@
-"""`raycodellm run`: runs a sweep, or continues it exactly."""
+"""Runs one sweep, or continues it exactly; `start` decides which sweeps `raycodellm run` runs."""
 
 from __future__ import annotations
 
@@ -8,14 +8,14 @@ import sys
 import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
-from raycodellm import STARTED, search, storage_files
+from raycodellm import search, storage_files
+from raycodellm.commands.connection import ClusterConnection
 from raycodellm.commands.request import DONE, FAILED, STOPPED, SweepRequest, log_path
 from raycodellm.config import SweepFile, UserError, without_credentials
 from raycodellm.files import Folder
-from raycodellm.slots.threads import threads_left
 from raycodellm.tables.trials import trial_name
 
 if TYPE_CHECKING:
@@ -46,18 +46,11 @@ class _Task:
     num_left: int
     contents: Contents
     memory_fit: MemoryFit
+    connection: ClusterConnection = field(default_factory=ClusterConnection)
 
 
 class RunFailed(Exception):
     """The run ended before its trials did, by no fault of a trial; the cause was said, and the log has more."""
-
-
-def run(request: SweepRequest, complain: Callable[[str], None]) -> int:
-    """Runs the trials that are left; returns the exit code. `complain` receives lines about paths and damaged files."""
-    try:
-        return carry_out(request, complain, began=STARTED).code
-    except RunFailed:
-        return FAILED
 
 
 @dataclass(frozen=True)
@@ -69,21 +62,25 @@ class Ended:
     run: Run
 
 
-def carry_out(request: SweepRequest, complain: Callable[[str], None], began: float | None = None) -> Ended:
-    """Runs the trials that are left. `began`: when the command began, monotonic seconds; now, if left out.
+def carry_out_file(
+    request: SweepRequest,
+    file: SweepFile,
+    complain: Callable[[str], None],
+    began: float,
+    connection: ClusterConnection | None = None,
+) -> Ended:
+    """Runs the trials of one sweep that are left. `began`: when the command began, monotonic seconds. `connection`: to
+    the cluster, where it is kept for other sweeps.
 
     Raises `RunFailed` where the run ended before its trials did.
     """
-    began = time.monotonic() if began is None else began
-    with request.opened(complain) as file:
-        return _carry_out(request, file, complain, began)
-
-
-def _carry_out(request: SweepRequest, file: SweepFile, complain: Callable[[str], None], began: float) -> Ended:
     # Only now, since a wrong file is refused sooner than these import.
     from raycodellm import display, preflight, sweep
 
+    assert file.example().ladder is None, "a ladder's rungs are run, each a sweep without one"
     sweep.require_packages(file.example())
+    if (request.storage / file.example().name).exists(storage_files.LADDER):
+        raise UserError(f"name: {file.example().name} is a ladder in this storage; give the sweep another name")
     # A new run is checked before its folder is made. A finished run is not checked, which would import much.
     is_new = not (request.storage / file.example().name).exists("sweep.yaml")
     with display.LineDisplay(sys.stdout, display.Shown()) as shown:
@@ -114,7 +111,8 @@ def _carry_out(request: SweepRequest, file: SweepFile, complain: Callable[[str],
             print(stops or f"all {standing.num_trials} trials are done; nothing to run")
             return Ended(_finish(opened, print, display.console(sys.stdout).width), opened)
         assert contents is not None and memory_fit is not None, "both are known while a trial is left"
-        task = _Task(request, opened, standing.num_trials, standing.most_trials, num_left, contents, memory_fit)
+        numbers = (standing.num_trials, standing.most_trials, num_left)
+        task = _Task(request, opened, *numbers, contents, memory_fit, connection or ClusterConnection())
         return Ended(_run_left(task, began), opened)
 
 
@@ -188,10 +186,13 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
     sweep.background_imports.start()
     address = task.request.address or os.environ.get("RAY_ADDRESS")
     shown.waits_for(f"the Ray cluster at {without_credentials(address)}" if address else "Ray to start")
+    log = log_path(task.run.folder)
+
+    def connect() -> Cluster:
+        return cluster.connect(task.request.address, scaling, log_to=log, say=shown.say, metadata=_metadata(task))
+
     with timing.part("ray start"):
-        connected = cluster.connect(
-            task.request.address, scaling, log_to=log_path(task.run.folder), say=shown.say, metadata=_metadata(task)
-        )
+        connected = task.connection.get(connect, log)
     try:
         reason = connected.placement_problem(scaling)
         if reason:
@@ -225,8 +226,7 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
         )
     finally:
         shown.waits_for("Ray to end")
-        if not threads_left():  # to disconnect would crash a thread that waits for Ray
-            cluster.disconnect()
+        task.connection.end_sweep()
 
 
 def _check_storage(task: _Task, connected: Cluster, shown: Display) -> None:

@@ -10,6 +10,7 @@ from raycodellm import config
 from raycodellm.commands.request import DONE, STOPPED
 from raycodellm.config import UserError
 from raycodellm.files import Folder
+from raycodellm.storage_files import LADDER
 
 if TYPE_CHECKING:
     from raycodellm.cluster.job_client import Job
@@ -31,11 +32,25 @@ def stop_folder(target: str, say: Say) -> int:
     from raycodellm.sweep import stop_request
 
     folder = Folder(target)
+    if folder.exists(LADDER):
+        return _stop_ladder(target, say)
     if not folder.exists("sweep.yaml"):
         hint = "; to stop a submitted sweep by its file, give --address" if os.path.isfile(target) else ""
         raise UserError(f"{target}: is no run folder, which holds sweep.yaml: give <storage>/<sweep name>{hint}")
     driver = stop_request.stop(folder, say)
     say(f"nothing runs {folder.name}" if driver is None else f"stopped: {driver} has ended")
+    return DONE
+
+
+def _stop_ladder(target: str, say: Say) -> int:
+    """Asks the driver of each rung that has begun: one of them runs the ladder, or several machines run a rung each."""
+    from raycodellm import ladder
+    from raycodellm.sweep import stop_request
+
+    opened = ladder.open_ladder(target)
+    begun = [rung for rung in opened.facts.rungs if opened.has_begun(rung)]
+    stopped = [driver for rung in begun if (driver := stop_request.stop(opened.run_folder(rung), say)) is not None]
+    say(f"stopped: {', '.join(stopped)}" if stopped else f"nothing runs {opened.name}")
     return DONE
 
 

@@ -21,7 +21,7 @@ from raycodellm.commands.request import (
     SweepRequest,
 )
 from raycodellm.commands.sweep_paths import NamedPath, relative_paths
-from raycodellm.config import SweepFile
+from raycodellm.config import SweepFile, UserError
 from raycodellm.files import fingerprint
 
 if TYPE_CHECKING:
@@ -95,7 +95,7 @@ def _submission(request: SweepRequest, file: SweepFile, start: Path) -> Submissi
     sweep = Path(os.path.join(request.given_in, request.path))
     commit = git_commit(sweep.parent)
     return Submission(
-        name=file.example().name,
+        name=_name(request, file),
         sent=sent_files.collect(sweep, start, paths, others),
         storage=request.storage_uri,
         overrides=request.overrides,
@@ -106,7 +106,19 @@ def _submission(request: SweepRequest, file: SweepFile, start: Path) -> Submissi
             **({"git_commit": commit} if commit else {}),
         },
         environment={SUBMITTED_AS: request.command_line("submit")},
+        rung=request.rung,
     )
+
+
+def _name(request: SweepRequest, file: SweepFile) -> str:
+    """Name of the job's sweep: of a rung that runs alone, the rung's."""
+    if request.rung is None:
+        return file.example().name
+    if file.example().ladder is None:
+        raise UserError(f"--rung {request.rung}: {request.path} has no ladder; leave --rung out")
+    from raycodellm import ladder
+
+    return ladder.chosen(ladder.rungs_of(file), request.rung)[0].name
 
 
 def _trials(file: SweepFile) -> str:

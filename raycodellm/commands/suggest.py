@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raycodellm.commands.read_run import is_ladder
 from raycodellm.commands.request import DONE
 from raycodellm.config import Objective, UserError
 from raycodellm.tables import Table, cells, formats, table_lines
@@ -41,6 +42,10 @@ def suggest(path: str, asked: Suggesting, complain: Callable[[str], None]) -> in
     """
     from raycodellm import regression, runs
 
+    if is_ladder(path):
+        raise UserError(
+            f"{path}: is a ladder; give the run folder of one of its rungs, <storage>/<sweep name>-<preset>"
+        )
     run = runs.open_run(path, complain)
     if asked.against is not None:
         return _against(run, runs.open_run(asked.against, complain))

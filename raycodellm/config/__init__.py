@@ -9,6 +9,8 @@ from raycodellm.config.cleaning_settings import Cleaning, Decontaminate, NearDup
 from raycodellm.config.credentials import refuse_credentials, without_credentials
 from raycodellm.config.errors import Unreachable, UserError
 from raycodellm.config.evaluation_settings import Evaluation
+from raycodellm.config.ladder_rungs import rung_name
+from raycodellm.config.ladder_settings import Ladder
 from raycodellm.config.mixture_shapes import SHAPES, CodeRatioCurve, code_ratio_curve
 from raycodellm.config.model_settings import MODEL_PRESETS, Model, Tokenizer, TrainTokenizer
 from raycodellm.config.old_spellings import current_name
@@ -32,6 +34,7 @@ from raycodellm.config.sweep_file import (
     parse_known,
     resolve,
     resolved_tree,
+    rung_file,
     stages_keeping_optimizer,
     value_at,
 )
@@ -56,6 +59,7 @@ __all__ = [
     "Evaluation",
     "Faults",
     "HeldOut",
+    "Ladder",
     "LearningRate",
     "Model",
     "NearDuplicates",
@@ -86,6 +90,8 @@ __all__ = [
     "refuse_credentials",
     "resolve",
     "resolved_tree",
+    "rung_file",
+    "rung_name",
     "stages_keeping_optimizer",
     "value_at",
     "without_credentials",

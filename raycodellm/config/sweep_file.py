@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from raycodellm.config.credentials import refuse_credentials
 from raycodellm.config.enqueued import enqueued_points, reference_point
 from raycodellm.config.errors import UserError, shown
+from raycodellm.config.ladder_rungs import check_searches, rung_tree
 from raycodellm.config.messages import explain
 from raycodellm.config.old_spellings import current_path, in_current_spelling
 from raycodellm.config.pairs import Pair, compared_pairs
@@ -137,6 +138,7 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
     for point in (*file.enqueued(), file.reference() or {}):
         resolve(file, point)
     file.pairs()  # refuses a pair of models that the sweep does not try
+    check_searches(file.example(), file.domains, origin)
     return file
 
 
@@ -247,6 +249,12 @@ def resolve(file: SweepFile, params: Mapping[str, Any]) -> Sweep:
     except ValidationError as error:
         raise UserError(f"{file.origin}: {explain(error, tree)}") from error
     return with_held_out_texts(sweep)
+
+
+def rung_file(file: SweepFile, preset: str, num_parameters: int) -> SweepFile:
+    """The sweep file of a ladder's rung, an ordinary one. `num_parameters`: of the preset's model."""
+    tree = rung_tree(file.tree, file.example(), preset, num_parameters)
+    return parse(write_yaml(tree), f"{file.origin} (rung {preset})")
 
 
 def resolved_tree(file: SweepFile) -> dict[str, Any]:

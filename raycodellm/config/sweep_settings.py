@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
@@ -12,6 +12,7 @@ from raycodellm.config.cleaning_settings import Cleaning
 from raycodellm.config.errors import suggest
 from raycodellm.config.evaluation_settings import Evaluation
 from raycodellm.config.field_types import Frozen, Name, Whole
+from raycodellm.config.ladder_settings import Ladder, check_ladder, with_first_preset
 from raycodellm.config.model_settings import Model, Tokenizer
 from raycodellm.config.scaling_settings import Scaling
 from raycodellm.config.search_settings import Search
@@ -48,10 +49,17 @@ class Sweep(Frozen):
     """The tasks that score every trial's model."""
     search: Search
     """Which trials there are."""
+    ladder: Ladder | None = None
+    """Runs the same arms at several sizes of the model; one size when left out."""
     scaling: Scaling = Scaling()
     """Where the sweep runs."""
     tracking: Tracking = Tracking()
     """Other tools that are told of the trials."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _model_of_ladder(cls, settings: Any) -> Any:
+        return with_first_preset(settings)
 
     @field_validator("name")
     @classmethod
@@ -62,6 +70,7 @@ class Sweep(Frozen):
 
     @model_validator(mode="after")
     def _consistent(self) -> Sweep:
+        check_ladder(self)
         check_stages(self)
         names = [stage.name for stage in self.stages]
         for name in names:

@@ -132,6 +132,10 @@ LEAVES: dict[str, Row] = {
     **_rows("nothing", "which looks share which error", "search.confirm.begun", "looks trials metrics"),
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search.objective", "metric mode"),
     **_rows("nothing", "which given models are compared; their scores stay", "search", "pairs"),
+    # ---- ladder: the sweep file of each rung has these in its model, tokens and rates, which enter there
+    **_rows("nothing", "which sizes there are, each a sweep of its own", "ladder", "presets"),
+    **_rows("nothing", "enters each rung as its stages' tokens", "ladder", "tokens_per_parameter"),
+    **_rows("nothing", "enters each rung as its stages' learning rates", "ladder", "learning_rate.*"),
     # ---- scaling
     **_rows("nothing", "how many workers share the work; sums in another order", "scaling", "workers"),
     **_rows("nothing", "where the work is done", "scaling", "gpus_per_worker cpus_per_worker slots"),

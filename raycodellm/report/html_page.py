@@ -7,7 +7,8 @@ import gzip
 import json
 import re
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from functools import cache
 from importlib import resources
 from typing import Any
@@ -29,6 +30,34 @@ LONG_CELL = 60
 def html_page(records: Records, sections: Sequence[Section], reload_seconds: int | None = None) -> str:
     """The text of `index.html`. With `reload_seconds` an open page loads itself again after so many seconds."""
     parts = [part for section in sections for part in section.parts]
+    hover = figures.hover_texts(records) if any(isinstance(part, Figure) for part in parts) else {}
+    curves = figures.curve_data(records) if any(isinstance(part, Curves) for part in parts) else {}
+    head = Head(records.sweep.name, records.run.uri, answer_so_far(records), cards(records))
+    return rendered(head, sections, hover, curves, reload_seconds)
+
+
+@dataclass(frozen=True)
+class Head:
+    """The head of a page: what it is about, and its answer."""
+
+    name: str
+    where: str
+    """URI of the folder."""
+    answer: str
+    cards: Sequence[tuple[str, str]]
+    """Figures beside the answer, each with its label."""
+
+
+def rendered(
+    head: Head,
+    sections: Sequence[Section],
+    hover: Mapping[str, Any],
+    curve_data: Mapping[str, Any],
+    reload_seconds: int | None = None,
+) -> str:
+    """The text of a page. `hover`: the texts that the figures' `points` name; `curve_data`: the points of the curves
+    among the sections."""
+    parts = [part for section in sections for part in section.parts]
     drawn = [part for part in parts if isinstance(part, Figure)]
     curves = [part for part in parts if isinstance(part, Curves)]
     data = {
@@ -37,14 +66,14 @@ def html_page(records: Records, sections: Sequence[Section], reload_seconds: int
             one.name: {"stage": one.stage, "quantity": one.quantity, "y": one.y_title, "options": one.options}
             for one in curves
         },
-        "hover": figures.hover_texts(records) if drawn else {},
-        "curves": figures.curve_data(records) if curves else {},
+        "hover": hover,
+        "curves": curve_data,
     }
     return _template().render(
-        name=records.sweep.name,
-        where=records.run.uri,
-        answer=answer_so_far(records),
-        cards=cards(records),
+        name=head.name,
+        where=head.where,
+        answer=head.answer,
+        cards=head.cards,
         sections=sections,
         reload_seconds=reload_seconds,
         written=time.strftime("%Y-%m-%d %H:%M:%S %Z"),

@@ -15,8 +15,13 @@ from raycodellm.tables import StageNode, Table
 
 def markdown(records: Records, sections: Sequence[Section]) -> str:
     """The text of `report.md`."""
-    lines = [f"# {_plain(records.sweep.name)}", "", _plain(answer_so_far(records)), ""]
-    lines += [f"- **{_plain(value)}** {_plain(label)}" for value, label in cards(records)]
+    return rendered_markdown(records.sweep.name, answer_so_far(records), cards(records), sections)
+
+
+def rendered_markdown(name: str, answer: str, figures: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
+    """A page as Markdown. `figures`: those beside the answer, each with its label."""
+    lines = [f"# {_plain(name)}", "", _plain(answer), ""]
+    lines += [f"- **{_plain(value)}** {_plain(label)}" for value, label in figures]
     for section in sections:
         rendered = [block for part in section.parts if (block := part_lines(part))]
         if rendered:  # a section of figures alone has nothing here

@@ -35,6 +35,8 @@ def open_run(folder: str | os.PathLike[str], say: Callable[[str], Any] = logger.
     `say` hears about damaged files. Raises `UserError` where there is no run folder.
     """
     opened = Folder(os.fspath(folder))
+    if opened.exists(storage_files.LADDER):
+        raise UserError(f"{folder}: is a ladder, not a run; give the run folder of one of its rungs, beside it")
     return OpenedRun(sweep.Run(storage_files.read_sweep_file(opened, say), opened.parent), say)
 
 

@@ -1,6 +1,6 @@
 """The search: its space, samplers and arms, and the Optuna study that remembers. The only door to `optuna`."""
 
-from raycodellm.search.arms import format_params, grid, lacking_points, num_arms, num_trials
+from raycodellm.search.arms import format_params, grid, lacking_points, num_arms, num_given_arms, num_trials
 from raycodellm.search.confirmation import (
     Phase,
     known_trials,
@@ -35,6 +35,7 @@ __all__ = [
     "most_trials",
     "num_arms",
     "num_confirmed",
+    "num_given_arms",
     "num_trials",
     "objective_values",
     "phase_of_replicate",

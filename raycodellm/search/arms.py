@@ -84,6 +84,24 @@ def first_points(file: SweepFile) -> list[dict[str, Any]]:
     return grid(file) if file.example().search.sampler == "grid" else _wanted_first(file)
 
 
+def num_given_arms(file: SweepFile) -> int:
+    """Number of arms that the file gives whole: the reference, and the points of `search.enqueue` that leave nothing to
+    a sampler."""
+    return sum(not _is_open(file, point) for point in _wanted_first(file))
+
+
+def _is_open(file: SweepFile, point: Mapping[str, Any]) -> bool:
+    """True if the point lacks a parameter that has an effect."""
+    known: dict[str, Any] = {}
+    for one in sampling_order(file):
+        if not is_relevant(file, one, known):
+            continue
+        if one.name not in point:
+            return True
+        known[one.name] = point[one.name]
+    return False
+
+
 def num_arms(file: SweepFile) -> int:
     """Number of arms that the sweep tries. Raises `UserError` when it does not fit the sampler or is too large."""
     search = file.example().search

@@ -16,6 +16,7 @@ from raycodellm.statistics.intervals import (
     student_quantile,
     wilson_interval,
 )
+from raycodellm.statistics.order_agreement import OrderAgreement, order_agreement
 from raycodellm.statistics.pairs import McNemar, mcnemar, paired_bootstrap
 from raycodellm.statistics.power import items_to_tell, power, seeds_to_tell
 from raycodellm.statistics.samples import Sample, TaskSample
@@ -29,11 +30,13 @@ from raycodellm.statistics.seeds import (
     seed_difference,
     seed_noise,
 )
+from raycodellm.statistics.size_trend import FEWEST_SIZES, SizeTrend, size_trend
 from raycodellm.statistics.trend import quadratic_band
 from raycodellm.statistics.words import Word, verdict_word
 
 __all__ = [
     "ERROR",
+    "FEWEST_SIZES",
     "UNKNOWN",
     "Z95",
     "ArmMeasurements",
@@ -41,12 +44,14 @@ __all__ = [
     "Difference",
     "Interval",
     "McNemar",
+    "OrderAgreement",
     "Sample",
     "Scores",
     "SeedDifference",
     "SeedNoise",
     "SeedScores",
     "SeedVariance",
+    "SizeTrend",
     "TaskSample",
     "Variance",
     "Word",
@@ -62,6 +67,7 @@ __all__ = [
     "mean_of_intervals",
     "mean_of_samples",
     "mean_variance",
+    "order_agreement",
     "paired_bootstrap",
     "paired_difference",
     "pareto_front",
@@ -71,6 +77,7 @@ __all__ = [
     "seed_difference",
     "seed_noise",
     "seeds_to_tell",
+    "size_trend",
     "spent_errors",
     "student_quantile",
     "variance_between_seeds",

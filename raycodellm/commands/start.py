@@ -1,0 +1,104 @@
+"""`raycodellm run`: one sweep, or rung after rung of a ladder, on one Ray cluster."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING
+
+from raycodellm import STARTED
+from raycodellm.commands.connection import ClusterConnection
+from raycodellm.commands.request import DONE, FAILED, STOPPED, SweepRequest
+from raycodellm.commands.run import Ended, RunFailed, carry_out_file
+from raycodellm.config import SweepFile, UserError
+
+if TYPE_CHECKING:
+    from raycodellm.ladder import LadderFolder, Rung
+
+Complain = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class LadderEnded:
+    """How the run of a ladder ended."""
+
+    code: int
+    """DONE; FAILED, if a trial failed or a rung is unfinished; STOPPED by the user."""
+    ladder: LadderFolder
+
+
+def run(request: SweepRequest, complain: Complain) -> int:
+    """Runs the trials that are left; returns the exit code. `complain` receives lines about paths and damaged files."""
+    try:
+        return carry_out(request, complain, began=STARTED).code
+    except RunFailed:
+        return FAILED
+
+
+def carry_out(request: SweepRequest, complain: Complain, began: float | None = None) -> Ended | LadderEnded:
+    """Runs the trials that are left, of a sweep or of a ladder's rungs. `began`: when the command began, monotonic
+    seconds; now, if left out.
+
+    Raises `RunFailed` where the run ended before its trials did.
+    """
+    began = time.monotonic() if began is None else began
+    with request.opened(complain) as file:
+        if file.example().ladder is not None:
+            return _ladder(request, file, complain, began)
+        if request.rung is not None:
+            raise UserError(f"--rung {request.rung}: {request.path} has no ladder; leave --rung out")
+        return carry_out_file(request, file, complain, began)
+
+
+def _ladder(request: SweepRequest, file: SweepFile, complain: Complain, began: float) -> LadderEnded:
+    from raycodellm import ladder
+
+    rungs = ladder.rungs_of(file)
+    todo = ladder.chosen(rungs, request.rung)
+    _check_all(todo, request)
+    request.storage.prove_writable("--storage")
+    folder = ladder.write_ladder(file, rungs, request.storage)
+    code = DONE
+    with _kept_connection() as connection:
+        for place, rung in enumerate(todo):
+            print(f"rung {place + 1} of {len(todo)}: {rung.preset}, {rung.parameters:,} parameters", flush=True)
+            ended = carry_out_file(request, rung.file, complain, began, connection)
+            began = time.monotonic()
+            result = ladder.write_report(folder, complain)
+            if ended.code == STOPPED:
+                return LadderEnded(STOPPED, folder)
+            code = max(code, ended.code)
+            if (left := _num_left(ended)) > 0:
+                print(f"rung {rung.preset} is unfinished, {left} trials left; no further rung begins", flush=True)
+                break
+    print(ladder.summary_text(result))
+    return LadderEnded(code, folder)
+
+
+def _check_all(rungs: Sequence[Rung], request: SweepRequest) -> None:
+    """Raises `UserError` where a rung that has not begun would be refused, before the first one begins."""
+    from raycodellm import preflight
+
+    for rung in rungs:
+        if not (request.storage / rung.name).exists("sweep.yaml"):
+            preflight.check_before_start(rung.file, request.address)
+
+
+def _num_left(ended: Ended) -> int:
+    """Trials of the rung that have not ended: it stopped for its failures, or its budget."""
+    from raycodellm.runs import OpenedRun
+
+    status = OpenedRun(ended.run).status
+    return status.num_trials - status.num_ended
+
+
+@contextlib.contextmanager
+def _kept_connection() -> Iterator[ClusterConnection]:
+    connection = ClusterConnection(is_kept=True)
+    try:
+        yield connection
+    finally:
+        if connection.is_open:
+            connection.close()

@@ -1,0 +1,77 @@
+"""The sweep file of one rung of a ladder: the ladder's own, with the rung's model, tokens and learning rates."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Mapping
+from typing import Any
+
+from raycodellm.config.errors import UserError
+from raycodellm.config.ladder_settings import Ladder
+from raycodellm.config.sweep_settings import Sweep
+
+_DIGITS = 6
+"""Significant digits of a scaled learning rate."""
+
+
+def rung_name(sweep: str, preset: str) -> str:
+    """The name of a rung's sweep: `code-tiny`. Names of sweeps have no dot, so that of `2.8b` becomes `_`."""
+    return f"{sweep}-{preset.replace('.', '_')}"
+
+
+def check_searches(sweep: Sweep, searched: Mapping[str, Any], origin: str) -> None:
+    """Raises `UserError` where a ladder's arms would not be the same at every size, or nothing says how their learning
+    rates follow from the size. `searched`: the searched leaves by name."""
+    ladder = sweep.ladder
+    if ladder is None:
+        return
+    for stage in sweep.stages:
+        if f"{stage.name}.tokens" in searched:
+            raise UserError(
+                f"{origin}: stages.{stage.name}.tokens: is searched, but in a ladder the tokens follow from the size; "
+                "give one number, or sweep without a ladder"
+            )
+    if "model.preset" in searched or "model" in searched:
+        raise UserError(f"{origin}: model: is searched, but the ladder's presets are the models; leave it out of model")
+    fixed = [stage.name for stage in sweep.stages if not _is_rate_searched(stage.name, searched)]
+    transfers = getattr(sweep.model, "parametrization", None) == "mup"
+    if transfers and ladder.learning_rate is not None:
+        raise UserError(
+            f"{origin}: ladder.learning_rate: model.parametrization: mup transfers the rates; leave one of both out"
+        )
+    if fixed and not transfers and ladder.learning_rate is None:
+        example = ", ".join(f"{preset}: 1" for preset in ladder.presets[:3])
+        raise UserError(
+            f"{origin}: ladder: nothing says the learning rate of stage {fixed[0]} at each size; set "
+            f"model.parametrization: mup, or factors, ladder.learning_rate: {{{example}}}, or search over its "
+            "learning_rate.peak"
+        )
+
+
+def _is_rate_searched(stage: str, searched: Mapping[str, Any]) -> bool:
+    return f"{stage}.learning_rate.peak" in searched or f"{stage}.learning_rate" in searched
+
+
+def rung_tree(tree: Mapping[str, Any], sweep: Sweep, preset: str, num_parameters: int) -> dict[str, Any]:
+    """The raw tree of the rung's sweep file.
+
+    `tree`, `sweep`: the ladder's. `num_parameters`: of the rung's model. The stages' tokens are scaled to sum to
+    `tokens_per_parameter` times these, each to the nearest number of whole steps, and at least one.
+    """
+    ladder = sweep.ladder
+    assert ladder is not None, "the file of a rung is made of a ladder's"
+    found = {key: copy.deepcopy(value) for key, value in tree.items() if key != "ladder"}
+    found["name"] = rung_name(sweep.name, preset)
+    found["model"] = {**(found.get("model") or {}), "preset": preset}
+    scale = ladder.tokens_per_parameter * num_parameters / sum(stage.tokens for stage in sweep.stages if stage.enabled)
+    for settings, stage in zip(found["stages"], sweep.stages, strict=True):
+        settings["tokens"] = max(1, round(stage.tokens * scale / stage.batch_tokens)) * stage.batch_tokens
+        _scale_rate(settings, stage.learning_rate.peak, ladder, preset)
+    return found
+
+
+def _scale_rate(settings: dict[str, Any], peak: float, ladder: Ladder, preset: str) -> None:
+    """Multiplies the stage's peak by the rung's factor, in place, unless the peak is searched."""
+    rate = settings["learning_rate"]
+    if ladder.learning_rate is not None and "search" not in rate and not isinstance(rate["peak"], dict):
+        rate["peak"] = float(f"{peak * ladder.learning_rate[preset]:.{_DIGITS}g}")

@@ -1,0 +1,26 @@
+"""A ladder of sizes: the rungs, which are ordinary sweeps, and what they say together of each effect against size."""
+
+from raycodellm.ladder.effects import LadderResult, read_result
+from raycodellm.ladder.folder import LadderFolder, is_ladder, open_ladder, write_ladder
+from raycodellm.ladder.opened import OpenedLadder
+from raycodellm.ladder.plan import describe
+from raycodellm.ladder.rungs import Rung, chosen, rungs_of
+from raycodellm.ladder.status import LadderStatus
+from raycodellm.ladder.write import summary_text, write_report
+
+__all__ = [
+    "LadderFolder",
+    "LadderResult",
+    "LadderStatus",
+    "OpenedLadder",
+    "Rung",
+    "chosen",
+    "describe",
+    "is_ladder",
+    "open_ladder",
+    "read_result",
+    "rungs_of",
+    "summary_text",
+    "write_ladder",
+    "write_report",
+]

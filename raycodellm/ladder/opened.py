@@ -1,0 +1,91 @@
+"""A ladder as an object: its rungs' runs, and each effect against size."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Callable
+from typing import TYPE_CHECKING, Any
+
+from raycodellm.files import Folder
+from raycodellm.ladder.effects import read_result
+from raycodellm.ladder.folder import LadderFolder, open_ladder
+from raycodellm.ladder.status import LadderStatus
+from raycodellm.ladder.words import answer
+from raycodellm.ladder.write import summary_text, write_report
+from raycodellm.runs import OpenedRun, open_run
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+logger = logging.getLogger(__name__)
+
+
+class OpenedLadder:
+    """A ladder. Each question reads the storage anew."""
+
+    def __init__(
+        self, ladder: LadderFolder | str | os.PathLike[str], say: Callable[[str], Any] = logger.warning
+    ) -> None:
+        """`ladder`: its folder, `<storage>/<sweep name>`. `say` hears about damaged files."""
+        self._ladder = ladder if isinstance(ladder, LadderFolder) else open_ladder(ladder)
+        self._say = say
+
+    @property
+    def folder(self) -> Folder:
+        return self._ladder.folder
+
+    @property
+    def name(self) -> str:
+        return self._ladder.name
+
+    @property
+    def rungs(self) -> dict[str, OpenedRun]:
+        """Maps the preset of each rung that has begun to its run, the smallest model first."""
+        begun = [one for one in self._ladder.facts.rungs if self._ladder.has_begun(one)]
+        return {one.preset: open_run(self._ladder.run_folder(one).uri, self._say) for one in begun}
+
+    @property
+    def status(self) -> LadderStatus:
+        """How the rungs stand."""
+        return LadderStatus.of(self._ladder, self._say)
+
+    @property
+    def effects(self) -> pd.DataFrame:
+        """One row per arm, metric and size: `preset`, `parameters`, `difference` to the reference with the ends of its
+        interval (NaN where it is not known), and the `verdict` of that size."""
+        import pandas as pd
+
+        rows = [
+            {
+                "arm": one.number,
+                **{f"params.{name}": value for name, value in one.params.items()},
+                "metric": one.objective.metric,
+                "preset": effect.rung.preset,
+                "parameters": effect.rung.parameters,
+                "difference": effect.difference.value,
+                "difference_low": effect.difference.low,
+                "difference_high": effect.difference.high,
+                "verdict": effect.word,
+            }
+            for one in read_result(self._ladder).effects
+            for effect in one.effects
+        ]
+        return pd.DataFrame(rows)
+
+    @property
+    def answer(self) -> str:
+        """What the rungs say together, in sentences."""
+        return answer(read_result(self._ladder))
+
+    def summary(self) -> str:
+        """The effects by size and the answer, as `raycodellm run` prints them at its end."""
+        return summary_text(read_result(self._ladder))
+
+    def write_report(self) -> Folder:
+        """Writes the joint report; returns its folder."""
+        write_report(self._ladder, self._say)
+        return self.folder / "report"
+
+    def __repr__(self) -> str:
+        return self.summary()

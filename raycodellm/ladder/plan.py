@@ -1,0 +1,100 @@
+"""Describes what a ladder would do, without starting anything: `raycodellm check`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from raycodellm import check, memory_needs, model, preflight, report, search
+from raycodellm.check import costs
+from raycodellm.config import SweepFile
+from raycodellm.files import Folder
+from raycodellm.ladder.rungs import Rung, rungs_of
+from raycodellm.memory_needs import GIB
+from raycodellm.tables import Table, cells, formats, table_lines
+
+
+def describe(file: SweepFile, storage: Folder, asked: check.Asked = check.NOTHING_ASKED) -> str:
+    """The rungs in one table, then each rung's own plan. Raises `UserError` for whatever `run` would refuse."""
+    rungs, sweep = rungs_of(file), file.example()
+    assert sweep.ladder is not None, "rungs_of has refused it"
+    plans = [check.describe(rung.file, storage, asked) for rung in rungs]
+    speeds = measured_speeds(rungs, storage)
+    hardware = costs.Hardware(asked.device or sweep.scaling.device, sweep.scaling.gpus_per_worker > 0)
+    total = sum(search.most_trials(rung.file) for rung in rungs)
+    lines = [
+        f"{sweep.name}: a ladder of {len(rungs)} sizes, {search.num_arms(rungs[0].file)} arms each, at most "
+        f"{total} trials, {sweep.ladder.tokens_per_parameter:g} tokens per parameter, {_transfer(file)}",
+        *table_lines(_table(rungs, speeds, hardware), indent="  "),
+    ]
+    parts = ["\n".join(lines)]
+    for rung, plan in zip(rungs, plans, strict=True):
+        parts.append(f"---- {rung.preset}: {rung.parameters:,} parameters ----\n\n{plan}")
+    return "\n\n".join(parts)
+
+
+def _transfer(file: SweepFile) -> str:
+    """How the learning rates follow from the size, in words."""
+    ladder = file.example().ladder
+    assert ladder is not None
+    if ladder.learning_rate is not None:
+        factors = ", ".join(f"{preset} × {ladder.learning_rate[preset]:g}" for preset in ladder.presets)
+        return f"learning rates by the table ({factors})"
+    if getattr(file.example().model, "parametrization", None) == "mup":
+        return "learning rates transferred by μP"
+    return "learning rates searched"
+
+
+def _table(rungs: Sequence[Rung], speeds: dict[str, float], hardware: costs.Hardware) -> Table:
+    unit = "CPU core" if not hardware.on_gpus else hardware.name or costs.REFERENCE
+    header = (
+        *("size", "parameters", "tokens of an arm", "trials", "GiB per worker"),
+        *("FLOPs, nothing shared", f"{unit} hours, nothing shared", "reckoned"),
+    )
+    return Table(header, [_row(rung, speeds, hardware) for rung in rungs], left=(0, 7))
+
+
+def _row(rung: Rung, speeds: dict[str, float], hardware: costs.Hardware) -> tuple[str, ...]:
+    known, most = search.num_trials(rung.file), search.most_trials(rung.file)
+    need = memory_needs.largest_need(rung.file, preflight.vocab_size(rung.file.example()))
+    flops = arm_flops(rung) * most
+    timed = rung.preset if rung.preset in speeds else next(iter(speeds), None)
+    if timed is not None:
+        speed, how = speeds[timed], "as measured" if timed == rung.preset else f"at the speed of {timed}"
+    else:
+        speed = hardware.flops_per_second(rung.file.example().stages[0].numerics.precision)
+        how = f"at {speed:.2g} FLOP/s"
+    return (
+        rung.preset,
+        cells.whole(rung.parameters),
+        cells.count(rung.tokens),
+        f"{known}" if known == most else f"{known}, at most {most}",
+        f"{need.total / GIB:.3g}",
+        f"{flops:.2e}",
+        formats.rounded(flops / speed / 3600, 2),
+        how,
+    )
+
+
+def arm_flops(rung: Rung) -> float:
+    """FLOPs that training an arm takes."""
+    sweep = rung.file.example()
+    vocab_size = preflight.vocab_size(sweep)
+    return math.fsum(
+        stage.num_tokens * model.flops_per_token(sweep.model, vocab_size, stage.sequence_length)
+        for stage in sweep.trained_stages
+    )
+
+
+def measured_speeds(rungs: Sequence[Rung], storage: Folder) -> dict[str, float]:
+    """Maps the presets whose stages have been trained in this storage to the FLOP/s that one device reached, the
+    largest first."""
+    found = {}
+    for rung in reversed(rungs):
+        folder = storage / rung.name
+        if not folder.exists("sweep.yaml"):
+            continue
+        shared = report.read_records(folder, storage).sharing
+        if shared.tokens_trained and shared.seconds_trained:
+            found[rung.preset] = arm_flops(rung) / rung.tokens * shared.tokens_trained / shared.seconds_trained
+    return found

@@ -1,0 +1,141 @@
+"""The joint findings of a ladder in sentences that claim no more than the intervals allow."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+from raycodellm.config import Objective
+from raycodellm.ladder.effects import ArmEffects, Effect, LadderResult
+from raycodellm.ladder.folder import RungFacts
+from raycodellm.statistics import ERROR, FEWEST_SIZES, OrderAgreement
+from raycodellm.tables import formats
+
+MOST_ARMS = 6
+"""Arms that the answer tells of one by one."""
+NO_PREDICTION = (
+    "The ladder shows how effects move between its smallest and its largest size, and predicts nothing beyond them: in "
+    "DataDecide (Magnusson et al. 2025, 25 corpora up to 1B parameters) none of eight scaling-law methods decided "
+    "better between two corpora than the ranking at a single small size, which was right for about 80 % of pairs."
+)
+"""What a ladder cannot tell, with the study that measured it."""
+
+
+def size(rung: RungFacts) -> str:
+    """`tiny (476 k)`."""
+    return f"{rung.preset} ({formats.count(rung.parameters)})"
+
+
+def answer(result: LadderResult) -> str:
+    """What the rungs say together on the first objective: arm by arm, then of the arms' order."""
+    if not result.objectives:
+        return "No rung has begun."
+    metric = result.objectives[0].metric
+    found = [one for one in result.effects if one.objective.metric == metric]
+    if not found:
+        return "There is no effect yet: no size has a score of the reference and of another arm."
+    said = [sentence(one) for one in found[:MOST_ARMS]]
+    if len(found) > MOST_ARMS:
+        said.append(f"The table below has the other {len(found) - MOST_ARMS} arms.")
+    said += [lacking(result), *(agreement_sentence(*one) for one in _furthest(result)), NO_PREDICTION]
+    return " ".join(filter(None, said))
+
+
+def sentence(one: ArmEffects) -> str:
+    """Whether the arm's effect has one sign at all sizes, and how it moves."""
+    return f"{_sign(one)} {_trend(one)}".strip()
+
+
+def _sign(one: ArmEffects) -> str:
+    arm = f"Arm {one.number} ({formats.params(one.params)})"
+    metric, effects = one.objective.metric, one.effects
+    words = {word: [effect.rung for effect in effects if effect.word == word] for word in ("better", "worse", "equal")}
+    if len(effects) < 2:
+        return f"{arm} has a score in {metric} at {_sizes([effect.rung for effect in effects])} alone."
+    if words["better"] and words["worse"]:
+        return (
+            f"{arm} changes sign in {metric}: better at {_sizes(words['better'])}, worse at {_sizes(words['worse'])}; "
+            "the small size does not tell the large one."
+        )
+    for word in ("better", "worse", "equal"):
+        if len(words[word]) == len(effects):
+            return f"{arm} is {word} than the reference in {metric} at all {len(effects)} sizes.".replace(
+                "equal than", "equal to"
+            )
+    known = [f"{word} at {_sizes(rungs)}" for word, rungs in words.items() if rungs]
+    if known:
+        open_ = [effect.rung for effect in effects if effect.word not in words]
+        rest = f", not known at {_sizes(open_)}" if open_ else ""
+        return f"{arm} is {' and '.join(known)} in {metric}{rest}: whether its sign is the same at all is not known."
+    if any(effect.evidence is None for effect in effects):
+        return f"{arm}: nothing is known of the noise between seeds in {metric}; use search.replicates: 2 or more."
+    return f"{arm} cannot be told from the reference in {metric} at any of the {len(effects)} sizes."
+
+
+def _trend(one: ArmEffects) -> str:
+    if one.trend is None:
+        return ""
+    slope = one.trend.slope
+    value = f"{slope.value:+.3f} ({1 - ERROR:.0%}: {formats.signed_interval(slope.low, slope.high)})"
+    if not one.trend.is_straight:
+        return f"Its effects lie on no straight line over size: {value} per tenfold size is no summary of them."
+    if slope.low > 0 or slope.high < 0:
+        return f"Its effect moves by {value} per tenfold size, {_direction(one)}."
+    return f"That its effect moves with size is not known: {value} per tenfold size."
+
+
+def _direction(one: ArmEffects) -> str:
+    """Whether larger models gain or lose by the arm, as far as the slope says."""
+    assert one.trend is not None
+    helps = (one.trend.slope.value < 0) == (one.objective.mode == "min")
+    return f"in {'favour of' if helps else 'disfavour of'} the arm"
+
+
+def lacking(result: LadderResult) -> str:
+    """What a trend still needs; empty where each arm has one."""
+    metric = result.objectives[0].metric
+    found = [one for one in result.effects if one.objective.metric == metric]
+    if all(one.trend is not None for one in found):
+        return ""
+    if len(result.rungs) < FEWEST_SIZES:
+        return f"A trend over size needs {FEWEST_SIZES} rungs: add presets to the ladder."
+    if any(effect.evidence is None or not effect.evidence.is_known for one in found for effect in one.effects):
+        return "A trend over size needs the noise between seeds at every size: search.replicates, or search.confirm."
+    short = [one.number for one in found if one.trend is None]
+    return (
+        f"Arm {', '.join(map(str, short))} has no trend: it needs scores at {FEWEST_SIZES} sizes, confirmed ones with "
+        "a confirmation."
+    )
+
+
+def _furthest(result: LadderResult) -> list[tuple[RungFacts, RungFacts, OrderAgreement]]:
+    """The agreement of the smallest size with the largest; empty where there is none."""
+    return max(
+        ([one] for one in result.agreements), key=lambda one: one[0][1].parameters / one[0][0].parameters, default=[]
+    )
+
+
+def agreement_sentence(small: RungFacts, large: RungFacts, found: OrderAgreement) -> str:
+    """How many pairs of arms two sizes order alike."""
+    share = found.share
+    pairs = "the pair" if found.num_pairs == 1 else f"{found.num_pairs} pairs"
+    return (
+        f"{size(small)} and {size(large)} order {found.alike} of {pairs} of arms alike ({share.value:.0%}; "
+        f"{1 - ERROR:.0%}: {share.low:.0%} to {share.high:.0%})."
+    )
+
+
+def _sizes(rungs: Sequence[RungFacts]) -> str:
+    return ", ".join(size(rung) for rung in rungs) or "no size"
+
+
+def effect_text(effect: Effect) -> str:
+    """`-0.012 (-0.020 to -0.004)`; without its interval where that is not known."""
+    value, low, high = effect.difference
+    bounds = formats.signed_interval(low, high)
+    return f"{value:+.3f}" if bounds == formats.NOTHING else f"{value:+.3f} ({bounds})"
+
+
+def axis_title(objective: Objective) -> str:
+    """The title of the axis of effects."""
+    side = "below" if objective.mode == "min" else "above"
+    return f"{objective.metric}, arm minus reference ({side} 0 the arm is better)"

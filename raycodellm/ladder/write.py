@@ -1,0 +1,157 @@
+"""Writes a ladder's `report/index.html`, `report.md` and `ladder.json`, and the summary at the end of `run`."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any
+
+from raycodellm.config import write_yaml
+from raycodellm.ladder import figure, tables, words
+from raycodellm.ladder.effects import ArmEffects, LadderResult, read_result
+from raycodellm.ladder.folder import LadderFolder
+from raycodellm.records import finite_json
+from raycodellm.report.html_page import Head, rendered
+from raycodellm.report.markdown import rendered_markdown
+from raycodellm.report.sections import Code, Section
+from raycodellm.report.write import verdict_document
+from raycodellm.statistics import ERROR, Interval
+from raycodellm.storage_files import report_address
+from raycodellm.tables import fitted, formats, table_lines
+from raycodellm.verdict.marks import KEY
+
+FORMAT = 1
+"""Raised when a key of the report's `ladder.json` changes its meaning or goes."""
+_EFFECTS_NOTE = (
+    f"An arm's score minus the reference's at each size, by the verdict of that size's own sweep: its interval holds "
+    f"for all arms and metrics of that size at once. {KEY}."
+)
+_TREND_NOTE = (
+    "Per tenfold size: the slope of a line through the effects over the logarithm of the parameters, each weighted by "
+    "its seeds. Its interval holds the noise between seeds and over items, for the trends of all arms and metrics at "
+    "once (Bonferroni)."
+)
+_ORDER_NOTE = (
+    "Two arms are ordered alike where the same one is ahead at both sizes, in the first objective. The interval ends "
+    "at the share of pairs whose order is known to be the same, and at the share of all but those known to differ: "
+    "with 95 % probability every order that is called known is right."
+)
+
+
+def write_report(ladder: LadderFolder, say: Callable[[str], Any] = lambda line: None) -> LadderResult:
+    """Writes the joint report of the rungs, which may be unfinished; returns what the report is made of. `say` receives
+    a line about each file that could not be read."""
+    result = read_result(ladder)
+    sections = _sections(result)
+    folder = ladder.folder / "report"
+    answer, cards = words.answer(result), _cards(result)
+    folder.write_json("ladder.json", document(result))
+    head = Head(ladder.name, ladder.folder.uri, answer, cards)
+    folder.write_bytes("index.html", rendered(head, sections, {}, {}).encode())
+    folder.write_bytes("report.md", rendered_markdown(ladder.name, answer, cards, sections).encode())
+    for rung in result.begun:
+        for line in rung.records.lost if rung.records is not None else ():
+            say(line)
+    return result
+
+
+def _sections(result: LadderResult) -> list[Section]:
+    metrics = [one.metric for one in result.objectives]
+    by_size, order = tables.effects(result, metrics), tables.order(result)
+    note = f"{_EFFECTS_NOTE} {_TREND_NOTE}"
+    found = [
+        Section("Effect by size", figure.effects_by_size(result), _EFFECTS_NOTE, is_first=True),
+        Section("Effects", [by_size] if by_size.rows else [], note),
+        Section("Order of the arms", [order] if order.rows else [], _ORDER_NOTE),
+        Section("Sizes", [tables.rungs(result)], "Each size is a sweep of its own, with a report in its own folder."),
+        Section("What a ladder cannot tell", [words.NO_PREDICTION]),
+        Section("Effects in all metrics", _all_effects(result), note, is_folded=True),
+        Section("Settings", [Code(write_yaml(result.ladder.facts.settings))], is_folded=True),
+    ]
+    return [section for section in found if section.parts]
+
+
+def _all_effects(result: LadderResult) -> list[Any]:
+    table = tables.effects(result)
+    return [table] if table.rows else []
+
+
+def _cards(result: LadderResult) -> list[tuple[str, str]]:
+    sizes = [rung.facts.parameters for rung in result.rungs]
+    complete = sum(rung.records.states["complete"] for rung in result.begun if rung.records is not None)
+    failed = sum(rung.records.states["failed"] for rung in result.begun if rung.records is not None)
+    done = f"of {len(result.rungs)} sizes begun"
+    return [
+        (f"{len(result.begun)}", done),
+        (f"{formats.count(min(sizes))} to {formats.count(max(sizes))}", "parameters"),
+        (f"{len(result.arms)}", "arms beside the reference"),
+        (f"{complete}", f"trials complete{f', {failed} failed' if failed else ''}"),
+    ]
+
+
+def document(result: LadderResult) -> dict[str, Any]:
+    """The content of the report's `ladder.json`, with null for each number that is not known."""
+    found = {
+        "format": FORMAT,
+        "ladder": result.ladder.name,
+        "answer": words.answer(result),
+        "error": ERROR,
+        "rungs": [
+            {
+                "preset": rung.facts.preset,
+                "sweep": rung.facts.sweep,
+                "parameters": rung.facts.parameters,
+                "tokens": rung.facts.tokens,
+                "verdict": None if rung.records is None else verdict_document(rung.records),
+            }
+            for rung in result.rungs
+        ],
+        "effects": [_effects(one) for one in result.effects],
+        "order": [
+            {
+                "smaller": small.preset,
+                "larger": large.preset,
+                "pairs": agreement.num_pairs,
+                "alike": agreement.alike,
+                "known_alike": agreement.known_alike,
+                "known_different": agreement.known_different,
+                **_interval("share", agreement.share),
+            }
+            for small, large, agreement in result.agreements
+        ],
+    }
+    plain: dict[str, Any] = finite_json(found)
+    return plain
+
+
+def _effects(one: ArmEffects) -> dict[str, Any]:
+    slope = one.trend.slope if one.trend is not None else Interval(math.nan, math.nan, math.nan)
+    return {
+        "arm": one.number,
+        "params": dict(one.params),
+        "metric": one.objective.metric,
+        "mode": one.objective.mode,
+        "sizes": [
+            {
+                "preset": effect.rung.preset,
+                "parameters": effect.rung.parameters,
+                **_interval("difference", effect.difference),
+                "verdict": effect.word,
+            }
+            for effect in one.effects
+        ],
+        **_interval("per_tenfold_size", slope),
+        "is_straight": None if one.trend is None else one.trend.is_straight,
+    }
+
+
+def _interval(name: str, found: Interval) -> dict[str, float]:
+    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+
+
+def summary_text(result: LadderResult, num_characters: int = 200) -> str:
+    """The effects by size, the answer, and the path of the joint report."""
+    table = tables.effects(result, [one.metric for one in result.objectives[:1]])
+    lines = [*table_lines(fitted(table, num_characters, ("metric", "per tenfold size"))), KEY, ""] if table.rows else []
+    lines += [f"report: {report_address(result.ladder.folder)}", words.answer(result)]
+    return "\n".join(lines)
