@@ -314,7 +314,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
             ("metrics", "search.confirm.begun.metrics=[own/bpb]"),
         )
     ),
-    ("search.confirm.margin", _CONFIRMED, ("search.confirm.margin=0.5",)),
+    ("search.confirm.margin.*", _CONFIRMED, ("search.confirm.margin={bpb: 0.5}",)),
     ("search.pairs", _GIVEN, ("search.pairs=[[HERE/other, HERE/model]]",)),
     ("search.objective.metric", (), ("search.objective={metric: mean/acc, mode: min}",)),
     ("search.objective.mode", (), ("search.objective={metric: mean/bpb, mode: max}",)),

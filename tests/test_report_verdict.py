@@ -135,9 +135,16 @@ def test_with_several_objectives_an_arm_gets_seeds_until_each_of_them_is_known()
     assert len(found[3, "other"].seeds) == 4 and found[3, "other"].look == 1
 
 
-def test_a_margin_is_in_the_unit_of_the_first_objective_and_makes_no_arm_equal_in_another():
+@pytest.mark.parametrize(
+    ("margin", "expected"),
+    [
+        ("0.5", ("equal", "equal", "not known")),  # a number is in the unit of the first objective
+        ("{acc: 0.5, boxes/bpb: 0.5}", ("not known", "equal", "equal")),
+    ],
+)
+def test_arms_are_equal_only_in_metrics_that_have_a_margin(margin: str, expected: tuple[str, ...]):
     search = "objective: [{metric: mean/bpb, mode: min}, {metric: mean/acc, mode: max}], "
-    file = sweep_file(search + "confirm: {best: 1, seeds: [2, 4], margin: 0.5}")
+    file = sweep_file(search + f"confirm: {{best: 1, seeds: [2, 4], margin: {margin}}}")
     rows = [{**one, "metrics.mean/acc": 0.3} for one in search_rows()]
     while pending := verdict.looks(file, rows, {}).pending:
         one, number = pending[0], len(rows)
@@ -146,7 +153,7 @@ def test_a_margin_is_in_the_unit_of_the_first_objective_and_makes_no_arm_equal_i
         )
         rows.append({**fresh, "metrics.mean/acc": 0.3 + 0.001 * (number % 7)})
     words = {one.metric: one.word for one in verdict.findings(file, rows, {}).verdicts}
-    assert (words["mean/bpb"], words["boxes/bpb"], words["mean/acc"]) == ("equal", "equal", "not known")
+    assert (words["mean/bpb"], words["boxes/bpb"], words["mean/acc"]) == expected
 
 
 # ------------------------------------------------------------------------------------------------- how often it errs

@@ -41,6 +41,15 @@ def test_an_objective_may_not_be_an_average_that_lacks_a_task(sweep_text: str) -
         evaluation.check_evaluation(without)
 
 
+@pytest.mark.parametrize("key", ["bpc", "boxes/bpc", "booxes/bpb"])
+def test_a_margin_is_of_a_metric_that_the_evaluation_gives(sweep_text: str, key: str) -> None:
+    overrides = ("evaluation={tasks: [boxes]}", "search.reference={pretrain.code_ratio: 0.5}")
+    given = "search.confirm={best: 1, seeds: [2], margin: {bpb: 0.1, acc: 0.1, boxes/acc: 0.2%s}}"
+    evaluation.check_evaluation(config.parse(sweep_text, overrides=(*overrides, given % "")))
+    with pytest.raises(UserError, match=rf"search\.confirm\.margin: found '{key}'.*use a unit, such as bpb"):
+        evaluation.check_evaluation(config.parse(sweep_text, overrides=(*overrides, given % f", {key}: 0.1")))
+
+
 @pytest.mark.parametrize(
     ("metric", "why"),
     [

@@ -42,9 +42,9 @@ class Confirm(Frozen):
     seeds: Annotated[tuple[Annotated[Whole, Field(ge=2)], ...], Field(min_length=1)] = (2, 4, 8)
     """Fresh seeds per arm, in all, at each look at the results. The sweep ends at the first look at which every verdict
     is known."""
-    margin: Annotated[Number, Field(gt=0)] | None = None
-    """Difference, in the first objective's unit, up to which two arms count as equal. No arm is found equal when left
-    out, nor in an objective of another unit."""
+    margin: Annotated[Number, Field(gt=0)] | dict[str, Annotated[Number, Field(gt=0)]] | None = None
+    """Difference up to which two arms count as equal: a number, in the first objective's unit, or one for each unit or
+    metric, for example `{bpb: 0.01, acc: 0.02, boxes/acc: 0.05}`. No arm is found equal where it says nothing."""
     begun: ConfirmationBegun | None = None
     """Written by a run that was continued with more trials or looks, into its own `sweep.yaml`; leave it out."""
 
@@ -58,6 +58,13 @@ class Confirm(Frozen):
                 f"begun.looks: found {self.begun.looks} with {len(self.seeds)} looks in seeds; remove begun"
             )
         return self
+
+    def margin_of(self, metric: str, first: str) -> float | None:
+        """The margin of a metric, where `first` is that of the first objective."""
+        unit = metric.rpartition("/")[2]
+        if isinstance(self.margin, dict):
+            return self.margin.get(metric, self.margin.get(unit))
+        return self.margin if unit == first.rpartition("/")[2] else None
 
     @property
     def planned(self) -> tuple[int, ...]:

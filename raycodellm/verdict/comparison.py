@@ -52,7 +52,7 @@ def compare(
     metrics: Mapping[str, Objective],
     items: ItemsOf,
     look: Look | None = None,
-    margins: Mapping[str, float] | None = None,
+    margins: Mapping[str, float | None] | None = None,
     noise_rows: Sequence[Sequence[Row]] = (),
 ) -> Comparison:
     """The verdict on each arm of `rows` but the reference, in each metric that both have.

@@ -7,7 +7,7 @@ a driver that continues it, and the report all find the same arms, the same tria
 from __future__ import annotations
 
 import math
-from collections.abc import Collection, Iterable, Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Literal
 
@@ -177,7 +177,7 @@ def _decided(
             rejected=differing,
             others={(one.arm, one.metric) for one in known} - differing,
         ),
-        margins=_margins(metrics, objectives[0], confirm.margin),
+        margins={metric: confirm.margin_of(metric, objectives[0].metric) for metric in metrics},
         noise_rows=[*stopped, *rows_by_arm(rows, "search").values()],
     )
     verdicts = [replace(one, is_final=one.word != "not known") for one in found.verdicts]
@@ -201,12 +201,6 @@ def _family(file: SweepFile, fresh: Sequence[Row]) -> dict[str, Objective]:
     if begun is None or begun.metrics is None:
         return found
     return {metric: found[metric] for metric in found if metric in begun.metrics}
-
-
-def _margins(metrics: Iterable[str], first: Objective, margin: float | None) -> dict[str, float]:
-    """The margin of each metric of the first objective's kind: it is told in that one's unit."""
-    unit = first.metric.rpartition("/")[2]
-    return {} if margin is None else {one: margin for one in metrics if one.rpartition("/")[2] == unit}
 
 
 def _still_open(file: SweepFile, state: Looks, of_look: Mapping[int, Sequence[Row]]) -> list[int]:

@@ -78,7 +78,7 @@ def sentence(file: SweepFile, known: Findings) -> str:
         return ""
     sign = 1.0 if settings.objectives[0].mode == "min" else -1.0
     first, *others = sorted(found, key=lambda one: (_ORDER.index(one.word), sign * one.score.value))
-    margin = settings.confirm.margin if settings.confirm is not None else None
+    margin = settings.confirm.margin_of(metric, metric) if settings.confirm is not None else None
     said = f"{_claim(first, point, known, margin)}{_evidence(first, known)}{_remedy(first)}."
     return " ".join([said, *_others(others, point)])
 

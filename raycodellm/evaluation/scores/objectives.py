@@ -49,6 +49,19 @@ def check_evaluation(file: SweepFile) -> None:
                 )
             check_objective(objective, tasks, TaskNames(settings.include), given_averages(settings))
             _check_source(objective, sweeps[0])
+        _check_margins(sweeps[0], tasks, TaskNames(settings.include), given_averages(settings))
+
+
+def _check_margins(sweep: Sweep, tasks: Sequence[str], known: TaskNames, averages: Averages) -> None:
+    """Raises `UserError` for a margin of a metric, or in a unit, that the evaluation does not give."""
+    margin = sweep.search.confirm.margin if sweep.search.confirm is not None else None
+    for key in margin if isinstance(margin, dict) else ():
+        metrics = [key] if "/" in key else [f"{name}/{key}" for name in (MEAN, *tasks)]
+        if not any(_is_given(metric, tasks, known, averages) for metric in metrics):
+            raise UserError(
+                f"search.confirm.margin: found {key!r}, which no task of evaluation.tasks gives; use a unit, such as "
+                f"bpb or acc, or a metric, such as {sweep.search.objectives[0].metric}"
+            )
 
 
 def _check_source(objective: Objective, sweep: Sweep) -> None:
@@ -68,21 +81,24 @@ def _check_source(objective: Objective, sweep: Sweep) -> None:
 def check_objective(objective: Objective, tasks: Sequence[str], known: TaskNames, averages: Averages) -> None:
     """Raises `UserError` where an evaluation on `tasks` does not give the objective's metric. `averages`: those of the
     asked suites."""
-    task, _, metric = objective.metric.rpartition("/")
-    if objective.metric.removesuffix("_low").removesuffix("_high") in averages:
-        is_given = True
-    elif task == MEAN:
-        is_given = _OF_THE_MEAN.fullmatch(metric) is not None
-    else:
-        names = _metric_prefixes(tasks, known)
-        is_given = (names is None or task in names) and _is_metric_of(task, metric, tasks, known)
-    if not is_given:
+    if not _is_given(objective.metric, tasks, known, averages):
+        task = objective.metric.rpartition("/")[0]
         examples = ", ".join([*averages, *(f"{name}/bpb" for name in tasks[:3]), "mean/bpb", "mean/acc"])
         own = f" ({task} gives {', '.join(_scores(task, tasks, known) or ())})" if task in tasks else ""
         raise UserError(
             f"search.objective.metric: found {objective.metric!r}, which no task of evaluation.tasks gives{own}; "
             f"use for example {examples}"
         )
+
+
+def _is_given(name: str, tasks: Sequence[str], known: TaskNames, averages: Averages) -> bool:
+    task, _, metric = name.rpartition("/")
+    if name.removesuffix("_low").removesuffix("_high") in averages:
+        return True
+    if task == MEAN:
+        return _OF_THE_MEAN.fullmatch(metric) is not None
+    names = _metric_prefixes(tasks, known)
+    return (names is None or task in names) and _is_metric_of(task, metric, tasks, known)
 
 
 def _is_metric_of(task: str, metric: str, tasks: Sequence[str], known: TaskNames) -> bool:
