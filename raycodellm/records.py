@@ -92,7 +92,8 @@ class Trunk:
 
 @dataclass(frozen=True)
 class StageJob:
-    """One stage to train. All fields but `scaling`, `keep_optimizer`, `trunk` and the URIs determine the weights."""
+    """One stage to train. All fields but `scaling`, `keep_optimizer`, `trunk`, `sweep` and the URIs determine the
+    weights."""
 
     identity: str
     folder: str
@@ -118,6 +119,8 @@ class StageJob:
     """True if a later stage starts from this stage's optimizer state; no part of the identity."""
     trunk: Trunk | None = None
     """Set where other stages of the sweep may share the stage's first steps; no part of the identity."""
+    sweep: str = ""
+    """Name of the sweep that asks for the stage; no part of the identity."""
 
     @property
     def kind(self) -> Literal["stage"]:
@@ -239,6 +242,8 @@ class StageRecord:
     """Tokens of these steps, which the ledger and `num_tokens` count too."""
     trunk_seconds: float = 0.0
     """Part of `device_seconds` that was spent on these steps."""
+    trained_by: str = ""
+    """Name of the sweep that trained the stage to its end; empty in records of older versions."""
 
 
 @dataclass(frozen=True)

@@ -132,6 +132,28 @@ def read_timing(run: Folder) -> dict[str, float]:
         raise error.with_meaning("where the time went until now is lost; nothing else needs it") from error
 
 
+@dataclass(frozen=True)
+class Spent:
+    """What a sweep has spent over all its runs, as `spent.json` keeps it."""
+
+    tokens: int = 0
+    """Of the stages of all trials that have begun, equal stages once; without those that another sweep trained."""
+    device_seconds: float = 0.0
+    """Seconds that worker groups held, times their devices."""
+    wall_seconds: float = 0.0
+    """Seconds that the sweep's drivers ran."""
+
+
+def read_spent(run: Folder) -> Spent:
+    """Reads `spent.json`: what the sweep had spent when its driver last wrote it."""
+    try:
+        return from_json(Spent, run.read_json("spent.json"), f"{run}/spent.json")
+    except DamagedFile as error:
+        raise error.with_meaning(
+            "device hours and wall hours of earlier runs are lost, so that `budget` counts them anew"
+        ) from error
+
+
 def read_trials_table(run: Folder) -> list[dict[str, Any]]:
     """Reads the rows of `trials.parquet`."""
     try:

@@ -100,8 +100,9 @@ class Driver:
         monitor = SimpleNamespace(
             training=lambda snapshot, results: None, say=self.said.append, expects=lambda num_trials, most: None
         )
-        self.searcher = StudySearcher(run, self.results, stopper, lambda number: True, monitor)
-        self.watchdog = sweep.Watchdog(cluster, run, self.results, monitor, stopper, "127.0.0.1:1")
+        self.account = sweep.Account(run, self.context.chain, self.results.all(), clock)
+        self.searcher = StudySearcher(run, self.results, stopper, lambda number: True, monitor, self.account)
+        self.watchdog = sweep.Watchdog(cluster, run, self.results, monitor, stopper, "127.0.0.1:1", self.account)
         monkeypatch.setattr(self.watchdog, "_ask", lambda method: Snapshot())
         monkeypatch.setattr("ray.get", lambda answer: answer)
         self._reported: dict[str, Any] = {}

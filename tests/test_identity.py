@@ -347,6 +347,12 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
             "max_preemptions": "0",
         }.items()
     ),
+    ("budget.tokens", (), ("budget.tokens=1_000",)),
+    ("budget.device_hours", (), ("budget.device_hours=0.5",)),
+    ("budget.wall_hours", (), ("budget.wall_hours=0.5",)),
+    ("budget.money", ("budget.price_per_device_hour=2",), ("budget.money=5",)),
+    ("budget.price_per_device_hour", (), ("budget.price_per_device_hour=2",)),
+    ("budget.currency", (), ("budget.currency=EUR",)),
     ("tracking.mlflow", (), ("tracking.mlflow=http://here:5000",)),
     ("tracking.wandb", (), ("tracking.wandb=mixtures",)),
     ("tracking.tensorboard", (), ("tracking.tensorboard=true",)),

@@ -34,7 +34,7 @@ ORDER = (
     ("dispatch",),
     ("slots",),
     ("tables",),
-    ("pairs", "verdict", "regression"),
+    ("budget", "pairs", "verdict", "regression"),
     ("observability",),
     ("sweep", "report", "cluster", "compare", "display"),
     ("preflight", "check", "runs", "ladder"),

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from functools import cached_property, lru_cache
 
-from raycodellm import model
+from raycodellm import budget, model
 from raycodellm.check.arm_ranges import in_ranges
 from raycodellm.check.prices import Device, Prices
 from raycodellm.config import Model, Scaling, UserError
@@ -130,7 +130,7 @@ def confirmation_line(confirming: float, hardware: Hardware) -> str:
 
 def devices_at_once(scaling: Scaling, slots: int) -> float:
     """Devices that work at the same time."""
-    return slots * scaling.workers * (scaling.gpus_per_worker or scaling.cpus_per_worker)
+    return slots * budget.devices_per_slot(scaling)
 
 
 def confirming(fresh: Sequence[Chain], num_seeds: int, vocab_size: int, hardware: Hardware) -> float:

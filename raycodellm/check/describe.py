@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from raycodellm import evaluation, memory_needs, model, preflight, search, stage_store, tokens
-from raycodellm.check import costs, evaluation_table, given_models, placement, tables
+from raycodellm.check import budgets, costs, evaluation_table, given_models, placement, tables
 from raycodellm.check.plan import SizedCorpus, first_arms, fresh_seed, items_of, planned
 from raycodellm.check.prices import Prices
 from raycodellm.check.prices import load as load_prices
@@ -216,4 +216,5 @@ def _cost(
         if device is not None and prices
         else []
     )
-    return ["\n".join(lines), *(["\n".join(money)] if money else [])]
+    limits = budgets.lines(file, chains, fresh, hours.sweep, confirming, where.slots)
+    return ["\n".join(lines), *("\n".join(part) for part in (money, limits) if part)]

@@ -99,8 +99,9 @@ def carry_out_file(
             num_ended = sweep.tell_written_results(opened, complain, retry_failed=request.retry_failed)
             standing = confirmation.standing(opened.results_at_start)  # anew: trials may have been opened again
             num_left = standing.num_trials - num_ended
-            stops = sweep.too_many_failed(opened.results_at_start, file.example().search.max_failed, num_left)
-            num_left = 0 if stops or sweep.stays_judged(judged, opened) else num_left
+            halted = sweep.why_halted(opened, opened.results_at_start, num_left, complain)
+            num_left = num_left if halted is None else halted.num_open
+            num_left = 0 if sweep.stays_judged(judged, opened) else num_left
             shown.waits_for("the models and tasks that the sweep names")
             contents = sweep.fix_contents(opened, num_left)
             if num_left > 0 and memory_fit is None:
@@ -108,7 +109,7 @@ def carry_out_file(
         if num_left <= 0:
             if judged.line:
                 print(judged.line)
-            print(stops or f"all {standing.num_trials} trials are done; nothing to run")
+            print(halted.line if halted else f"all {standing.num_trials} trials are done; nothing to run")
             return Ended(_finish(opened, print, display.console(sys.stdout).width), opened)
         assert contents is not None and memory_fit is not None, "both are known while a trial is left"
         numbers = (standing.num_trials, standing.most_trials, num_left)

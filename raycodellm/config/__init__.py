@@ -5,6 +5,7 @@ place of every search space and validates the result, a `Sweep`. Each `…_setti
 Imports here stay light, so that a mistake is reported in well under a second.
 """
 
+from raycodellm.config.budget_settings import Budget
 from raycodellm.config.cleaning_settings import Cleaning, Decontaminate, NearDuplicates, Paths, Take
 from raycodellm.config.credentials import refuse_credentials, without_credentials
 from raycodellm.config.errors import Unreachable, UserError
@@ -50,6 +51,7 @@ __all__ = [
     "MODEL_PRESETS",
     "SHAPES",
     "Averaging",
+    "Budget",
     "Cleaning",
     "CodeRatioCurve",
     "Confirm",

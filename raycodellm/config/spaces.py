@@ -21,7 +21,7 @@ Condition = tuple[tuple[str, Any], ...]
 MOST_PARAMETERS = 200
 MOST_OPTIONS = 500
 _DOMAIN_KEYS = ("uniform", "loguniform", "int", "choice", "simplex")
-_UNSEARCHABLE = ("name", "seed", "sources", "cleaning", "tokenizer", "search", "scaling", "tracking")
+_UNSEARCHABLE = ("name", "seed", "sources", "cleaning", "tokenizer", "search", "budget", "scaling", "tracking")
 
 
 @dataclass(frozen=True)

@@ -8,6 +8,7 @@ from typing import Annotated, Any
 
 from pydantic import Field, field_validator, model_validator
 
+from raycodellm.config.budget_settings import Budget
 from raycodellm.config.cleaning_settings import Cleaning
 from raycodellm.config.errors import suggest
 from raycodellm.config.evaluation_settings import Evaluation
@@ -51,6 +52,8 @@ class Sweep(Frozen):
     """Which trials there are."""
     ladder: Ladder | None = None
     """Runs the same arms at several sizes of the model; one size when left out."""
+    budget: Budget = Budget()
+    """How much the sweep may spend."""
     scaling: Scaling = Scaling()
     """Where the sweep runs."""
     tracking: Tracking = Tracking()

@@ -82,6 +82,8 @@ class Snapshot:
     """Nodes of the cluster that live; 0 before the driver has looked."""
     remaining: RemainingWork | None = None
     """The work that is left; None while too little is measured."""
+    budget: tuple[str, ...] = ()
+    """How much of each limit of the sweep's budget is spent, in words; the driver adds them."""
 
 
 def view(slot: Slot, job: str | None, now: float) -> SlotView:

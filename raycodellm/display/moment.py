@@ -45,13 +45,15 @@ class Moment:
 
 
 def overview(moment: Moment, with_wait: bool = True) -> list[str]:
-    """How the sweep stands, in one to four lines. Why no slot can start is said once."""
+    """How the sweep stands, in one to five lines. Why no slot can start is said once."""
     lines = [state_line(moment)]
     if moment.best:
         lines.append(f"best so far: {moment.best}")
     says_wait = bool(moment.waiting) and with_wait
     if slots := slots_line(moment.snapshot, with_reason=not says_wait):
         lines.append(slots)
+    if moment.snapshot.budget:
+        lines.append(f"spent: {', '.join(moment.snapshot.budget)}")
     if says_wait:
         lines.append(waiting_line(moment.waiting, moment.waiting_seconds))
     return lines

@@ -136,6 +136,13 @@ LEAVES: dict[str, Row] = {
     **_rows("nothing", "which sizes there are, each a sweep of its own", "ladder", "presets"),
     **_rows("nothing", "enters each rung as its stages' tokens", "ladder", "tokens_per_parameter"),
     **_rows("nothing", "enters each rung as its stages' learning rates", "ladder", "learning_rate.*"),
+    # ---- budget
+    **_rows(
+        "nothing",
+        "when a sweep stops; the trials that end are the same",
+        "budget",
+        "tokens device_hours wall_hours money price_per_device_hour currency",
+    ),
     # ---- scaling
     **_rows("nothing", "how many workers share the work; sums in another order", "scaling", "workers"),
     **_rows("nothing", "where the work is done", "scaling", "gpus_per_worker cpus_per_worker slots"),

@@ -6,7 +6,7 @@ import math
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
-from raycodellm import verdict
+from raycodellm import budget, verdict
 from raycodellm.config import Objective
 from raycodellm.evaluation import METRICS
 from raycodellm.report import pairs
@@ -56,6 +56,24 @@ def difference_name(records: Records) -> str:
 def answer_so_far(records: Records) -> str:
     """The answer of a run, which may be unfinished: the verdict against the reference arm, or else the `answer`; of a
     sweep without stages that on its pairs of models."""
+    return " ".join(filter(None, (_answer_so_far(records), _stopped_by_budget(records))))
+
+
+def _stopped_by_budget(records: Records) -> str:
+    """Which limit of the budget has stopped the sweep, and what is missing; empty where none has."""
+    reached = budget.first_reached(records.limits)
+    if reached is None or records.num_unbegun <= 0:
+        return ""
+    looks, confirm = records.known.looks, records.sweep.search.confirm
+    where = ""
+    if confirm is not None:
+        at_look = f"at look {looks.look + 1} of {len(confirm.seeds)}"
+        where = f" {at_look if looks.phase == 'confirm' else 'before the first look'} of the confirmation"
+    trials = "a trial has" if records.num_unbegun == 1 else f"{records.num_unbegun} trials have"
+    return f"Stopped{where} by {reached.key} ({reached}): {trials} not begun."
+
+
+def _answer_so_far(records: Records) -> str:
     if told := pairs.answer(records.pairs):
         return told
     objectives, known = records.sweep.search.objectives, records.known

@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 import numpy as np
 import pyarrow as pa
 
-from raycodellm import search, storage_files, verdict
+from raycodellm import budget, search, storage_files, verdict
 from raycodellm.config import Sweep, SweepFile
 from raycodellm.evaluation import Items, asked_averages, read_trial_items, scored_items
 from raycodellm.files import Folder
@@ -52,6 +52,8 @@ class Records:
     """One line for each file that could not be read, in order."""
     read_curves: dict[str, Curve] = field(default_factory=dict)
     """The curves that were read until now."""
+    spent: storage_files.Spent = field(default_factory=storage_files.Spent)
+    """What the sweep had spent when its driver last wrote it."""
 
     @cached_property
     def sweep(self) -> Sweep:
@@ -108,6 +110,16 @@ class Records:
     def num_open(self) -> int:
         """Trials that have not ended."""
         return self.num_trials - self.states["complete"] - self.states["failed"]
+
+    @property
+    def num_unbegun(self) -> int:
+        """Trials that have not begun, as far as is known."""
+        return self.num_trials - len(self.rows)
+
+    @property
+    def limits(self) -> tuple[budget.Limit, ...]:
+        """The limits of the sweep's budget, and how much of each is spent."""
+        return budget.limits(self.sweep.budget, self.spent)
 
     @cached_property
     def states(self) -> Counter[str]:
@@ -204,6 +216,7 @@ def read_records(
         timing=storage_files.attempt(partial(storage_files.read_timing, run), lost.setdefault) or {},
         lost=lost,
         read_curves=before.read_curves if before else {},
+        spent=storage_files.attempt(partial(storage_files.read_spent, run), lost.setdefault, storage_files.Spent()),
     )
 
 

@@ -110,6 +110,11 @@ _IMPORTANCE_NOTE = (
     "variance it explains, of the parameters that all arms have. Neither says anything of noise: seeds and items move "
     "scores too, so a small share may be nothing, and no share is a verdict."
 )
+_BUDGET_NOTE = (
+    "Over all runs of the sweep. A trial's tokens count from its beginning, equal stages once, and not those of stages "
+    "that another sweep trained. Device hours are those that worker groups held, idle ones too. Once a limit is "
+    "reached no further trial begins, and those that have begun end."
+)
 _PARETO_NOTE = "An arm is on the front if no other arm is better in one objective and at least as good in all."
 _LEDGER_NOTE = (
     "Tokens are counted where they were trained on. Unique: tokens that the trial had not seen before. "
@@ -156,6 +161,7 @@ def _all_sections(records: Records) -> list[Section]:
         Section("Documents left out", _unless_empty(tables.skipped(records))),
         Section("Failed trials", _unless_empty(tables.failures(records))),
         Section("Deaths and preemptions", _unless_empty(tables.lost_workers(records)), _LOST_NOTE),
+        Section("Budget", _unless_empty(tables.spent(records)), _BUDGET_NOTE),
         Section("Where the time went", [Bars(bars)] if (bars := tables.times(records)) else []),
         Section("All trials", _unless_empty(tables.trials(records)), is_folded=True),
         Section("Settings", [Code(records.run.read_text("sweep.yaml"))], is_folded=True),

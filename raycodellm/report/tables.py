@@ -38,6 +38,15 @@ def cards(records: Records) -> list[tuple[str, str]]:
     return found
 
 
+def spent(records: Records) -> Table:
+    """How much of each limit of the budget is spent."""
+    rows = [
+        (one.key, str(one), one.share.partition(" of ")[0], "reached" if one.is_reached else "")
+        for one in records.limits
+    ]
+    return Table(("limit", "spent", "share", ""), rows, left=(0, 1, 3))
+
+
 def ranking(records: Records) -> Table:
     """The arms that have a score, the best first; confirmed arms before those with a score of the search alone."""
     scored = [one for one in records.scores if one.score is not None]

@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycodellm import report, storage_files, sweep, verdict
+from raycodellm import budget, report, storage_files, sweep, verdict
 from raycodellm.display import MOST_JOBS, Moment, expected_seconds, job_line, slots_line, times, whole_seconds
 from raycodellm.records import ENDED, TrialResult, as_json, finite_json
 from raycodellm.report import BestArm
@@ -43,6 +43,8 @@ class RunStatus:
     """False for a sweep of given models."""
     verdict: dict[str, Any] | None = None
     """The content of `verdict.json` as the trials stand now; None where it is not known without reading all items."""
+    limits: tuple[budget.Limit, ...] = ()
+    """The limits of the sweep's budget, and how much of each was spent when its driver last wrote that."""
 
     @classmethod
     def of(cls, run: sweep.Run, results: Sequence[TrialResult]) -> RunStatus:
@@ -59,12 +61,18 @@ class RunStatus:
             driver=sweep.running_driver(run),
             results=results,
             is_trained=bool(run.sweep.stages),
+            limits=_limits(run),
             verdict=_verdict(run, results, standing.looks, sum(states[state] for state in ENDED)),
         )
 
     @property
     def num_ended(self) -> int:
         return sum(self.states[state] for state in ENDED)
+
+    @property
+    def num_unbegun(self) -> int:
+        """Trials that have not begun, as far as is known."""
+        return self.num_trials - sum(self.states.values())
 
     @property
     def moment(self) -> Moment | None:
@@ -75,7 +83,7 @@ class RunStatus:
         return Moment(seen.snapshot, self.results, self.num_trials, seen.elapsed, self.most_trials, now=seen.at)
 
     def __str__(self) -> str:
-        """Two to five lines."""
+        """Two to six lines."""
         return "\n".join(self.lines())
 
     def lines(self, now: float | None = None) -> list[str]:
@@ -91,6 +99,10 @@ class RunStatus:
             lines.append(f"best so far: {self.best}" if self.num_ended < self.num_trials else f"best: {self.best}")
         if self.verdict is not None and (self.verdict["reference"] is not None or not self.is_trained):
             lines.append(self.verdict["answer"])
+        if self.limits:
+            lines.append(f"budget: {', '.join(map(str, self.limits))}")
+        if stopped := budget.why_stopped(self.limits, self.num_unbegun):
+            lines.append(stopped)
         if moment is not None:
             lines += filter(None, [slots_line(moment.snapshot)])
             lines += [job_line(key, progress) for key, progress in sorted(moment.snapshot.running.items())[:MOST_JOBS]]
@@ -114,6 +126,7 @@ class RunStatus:
             "now": self._now(),
             "best": None if self.best is None else as_json(self.best),
             "verdict": self.verdict,
+            "budget": budget.document(self.limits, self.num_unbegun),
             "trials": [_trial(result) for result in self.results],
         }
         return finite_json(found)
@@ -146,6 +159,14 @@ def _verdict(
         return verdict.document(run.file, known, verdict.answer(run.file, known), num_ended)
     kept = storage_files.attempt(lambda: _written(run), logger.warning)
     return {**kept, "sources": None} if kept is not None and kept.get("num_ended") == num_ended else None
+
+
+def _limits(run: sweep.Run) -> tuple[budget.Limit, ...]:
+    nothing = storage_files.Spent()
+    if not budget.limits(run.sweep.budget, nothing):
+        return ()
+    spent = storage_files.attempt(lambda: storage_files.read_spent(run.folder), logger.warning, nothing)
+    return budget.limits(run.sweep.budget, spent)
 
 
 def _written(run: sweep.Run) -> dict[str, Any] | None:

@@ -91,6 +91,11 @@ class SweepStudy:
         return sum(phase_of_replicate(trial.user_attrs.get("replicate", 0)) == "search" for trial in begun)
 
     @property
+    def has_interrupted(self) -> bool:
+        """True if a trial that an earlier driver left unfinished waits to be suggested again."""
+        return bool(self._to_suggest_again)
+
+    @property
     def has_open(self) -> bool:
         """True if a trial left unfinished, or one of the confirmation, waits to be suggested."""
         return bool(self._to_suggest_again or self._to_confirm)

@@ -69,6 +69,7 @@ def _record(job: StageJob, tally: Tally, num_devices: int) -> StageRecord:
         trunk_steps=tally.trunk_steps,
         trunk_tokens=tally.trunk_tokens,
         trunk_seconds=tally.trunk_seconds * num_devices,
+        trained_by=job.sweep,
     )
 
 

@@ -182,4 +182,5 @@ def _stage_job(
         phase_ends=planned.phase_ends,
         start_rate=rate,
         keep_optimizer=keep_optimizer,
+        sweep=sweep.name,
     )

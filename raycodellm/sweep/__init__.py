@@ -8,14 +8,15 @@ numbers, and their stages continue from their newest checkpoints.
 from raycodellm.sweep import background_imports
 from raycodellm.sweep.confirmation import Confirmation, Standing
 from raycodellm.sweep.driver import Driver, Sighting, running_driver, sighting
-from raycodellm.sweep.failures import too_many_failed
 from raycodellm.sweep.folder import Run, clear_scratch
+from raycodellm.sweep.halting import Halted, why_halted
 from raycodellm.sweep.judged import judged, stays_judged
 from raycodellm.sweep.opening import open_run
 from raycodellm.sweep.ownership import lock
 from raycodellm.sweep.provenance import fix_contents, require_same_recipe
 from raycodellm.sweep.results import Results, read_results, write_table
 from raycodellm.sweep.run import Monitor, run_sweep
+from raycodellm.sweep.spending import Account
 from raycodellm.sweep.stopper import Stopper
 from raycodellm.sweep.timing import Timing
 from raycodellm.sweep.told_results import tell_written_results
@@ -24,8 +25,10 @@ from raycodellm.sweep.trial import TrialContext
 from raycodellm.sweep.watchdog import SweepLost, Watchdog
 
 __all__ = [
+    "Account",
     "Confirmation",
     "Driver",
+    "Halted",
     "Monitor",
     "Results",
     "Run",
@@ -50,6 +53,6 @@ __all__ = [
     "sighting",
     "stays_judged",
     "tell_written_results",
-    "too_many_failed",
+    "why_halted",
     "write_table",
 ]

@@ -84,9 +84,9 @@ def _has_fresh(run: Run) -> bool:
 def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """(key, old value, new value) of every leaf that differs. `scaling` says where a sweep runs, `tracking` who is
     told, `evaluation.batch_size` what fits into memory, `search.pairs` which scores are compared, and
-    `search.max_failed` when the sweep stops, so these may differ."""
-    free = ("scaling", "tracking", "evaluation.batch_size", "search.pairs", "search.max_failed", continuing.BEGUN)
-    if path in free:
+    `search.max_failed` and `budget` when the sweep stops, so these may differ."""
+    free = ("scaling", "tracking", "budget", "evaluation.batch_size", "search.pairs", "search.max_failed")
+    if path in (*free, continuing.BEGUN):
         return []
     if path.endswith(".deepspeed_config"):  # DeepSpeed's settings that change no number may differ too
         old, new = (identity.numeric_settings(found or {}) for found in (old, new))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import time
 from typing import TYPE_CHECKING, Protocol
 
 from raycodellm import config, stage_store
@@ -12,6 +13,7 @@ from raycodellm.sweep import background_imports
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.provenance import fix_data
 from raycodellm.sweep.results import Results
+from raycodellm.sweep.spending import Account
 from raycodellm.sweep.stopper import Stopper
 from raycodellm.sweep.timing import Timing
 from raycodellm.sweep.trial import TrialContext
@@ -81,6 +83,7 @@ def run_sweep(
     from raycodellm.slots.head import settle_ray_data
     from raycodellm.slots.pool import SlotPool
 
+    began = time.monotonic()
     sweep, scaling, end_seconds = run.sweep, run.sweep.scaling, _END_SECONDS
     if line := stage_store.report_older_stages(run.storage):
         monitor.say(line)
@@ -100,8 +103,9 @@ def run_sweep(
         ray.get(dispatcher.set_keep_idle.remote(False))
         with timing.part("trials"):
             results = Results(run)
-            watchdog = Watchdog(dispatcher, run, results, monitor, stopper, connected.address)
-            watchdog.watch(lambda: tune_trials(context, results, num_trials, max_slots, stopper, monitor))
+            account = Account(run, context.chain, results.all(), began=began)
+            watchdog = Watchdog(dispatcher, run, results, monitor, stopper, connected.address, account)
+            watchdog.watch(lambda: tune_trials(context, results, account, num_trials, max_slots, stopper, monitor))
         snapshot = ray.get(dispatcher.snapshot.remote())
         timing.seconds["slots (until the first is ready, beside tokens)"] = snapshot.first_slot_seconds or 0.0
         timing.seconds.update({f"{kind} (slot-seconds)": s for kind, s in snapshot.busy_seconds.items()})

@@ -13,9 +13,10 @@ from raycodellm import search, verdict
 from raycodellm.records import ENDED
 from raycodellm.search import Suggestion, SweepStudy
 from raycodellm.sweep.confirmation import Confirmation, Standing, lines
-from raycodellm.sweep.failures import too_many_failed
 from raycodellm.sweep.folder import Run
+from raycodellm.sweep.halting import Halting
 from raycodellm.sweep.results import Results
+from raycodellm.sweep.spending import Account
 from raycodellm.sweep.stopper import Halt
 from raycodellm.sweep.told_results import record_death, tell_result, written_result
 from raycodellm.sweep.trial import reported_result
@@ -36,9 +37,15 @@ class StudySearcher(Searcher):
     """Suggests the study's trials to Ray Tune, and tells the study how each of them ended."""
 
     def __init__(
-        self, run: Run, results: Results, halt: Halt, give_up: Callable[[int], bool], audience: Audience
+        self,
+        run: Run,
+        results: Results,
+        halt: Halt,
+        give_up: Callable[[int], bool],
+        audience: Audience,
+        account: Account | None = None,
     ) -> None:
-        """`results` is told of each trial that begins or ends.
+        """`results` and `account` are told of each trial that begins or ends.
 
         `give_up` is called with the number of a trial whose own process died for good: it cancels the trial's jobs and
         returns whether the sweep continues without the trial. If not, the trial stays open.
@@ -54,14 +61,14 @@ class StudySearcher(Searcher):
         self._num_searched = search.num_trials(run.file)
         self._has_reference_begun = False
         """True if the reference has been given its first fresh seeds."""
-        self._has_too_many_failed = False
+        self._account = account
+        self._halting = Halting(run, results, account, audience.say)
         self._look()
-        self._count_failures()
 
     def suggest(self, trial_id: str) -> dict[str, Any] | str | None:
         """The settings of the next trial for `run_trial`; `FINISHED` when no more trials should begin; None while the
         trials that run must end first. Ray Tune asks again every tenth of a second."""
-        if self._halt.is_set() or self._has_too_many_failed:
+        if self._halt.is_set() or self._halting.has_failed_too_often:
             return Searcher.FINISHED
         if not self._has_next():
             if self._must_wait():
@@ -69,6 +76,8 @@ class StudySearcher(Searcher):
             self._look()
             if not self._study.has_open:
                 return None if self._running else Searcher.FINISHED
+        if not self._study.has_interrupted and self._halting.is_over_budget():
+            return Searcher.FINISHED
         suggestion = self._running[trial_id] = self._study.suggest()
         settings: dict[str, Any] = {
             "number": suggestion.number,
@@ -82,6 +91,8 @@ class StudySearcher(Searcher):
         if self._run.hold is not None:
             self._run.hold.keep_journal()
         self._results.begin(**settings)
+        if self._account is not None:
+            self._account.begin(suggestion.params, settings["seed"])
         return settings
 
     def _has_next(self) -> bool:
@@ -139,16 +150,10 @@ class StudySearcher(Searcher):
         if told is not None and told.state in ENDED:
             tell_result(self._run, self._study, told)
             self._results.end(told)
+            if self._account is not None:
+                self._account.end(told)
             if told.state == "failed":
-                self._count_failures()
-
-    def _count_failures(self) -> None:
-        """Lets no further trial begin when more have failed than the sweep goes on with."""
-        if self._has_too_many_failed:
-            return
-        if line := too_many_failed(self._results.all(), self._run.sweep.search.max_failed):
-            self._has_too_many_failed = True
-            self._audience.say(line)
+                self._halting.count_failures()
 
     def save(self, checkpoint_path: str) -> None:
         """Writes an empty file: a sweep is continued from its study and its trials' folders, never from a snapshot of

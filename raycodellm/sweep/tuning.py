@@ -10,6 +10,7 @@ from raycodellm.dispatch import trial_actor
 from raycodellm.slots.head import ON_HEAD
 from raycodellm.sweep import tracking
 from raycodellm.sweep.results import Results
+from raycodellm.sweep.spending import Account
 from raycodellm.sweep.stopper import Halt
 from raycodellm.sweep.trial import TrialContext, run_trial
 from raycodellm.tables.trials import trial_name
@@ -21,12 +22,18 @@ _NEVER_SECONDS = 1_000_000_000
 
 
 def tune_trials(
-    context: TrialContext, results: Results, num_trials: int, concurrent: int, halt: Halt, audience: Audience
+    context: TrialContext,
+    results: Results,
+    account: Account,
+    num_trials: int,
+    concurrent: int,
+    halt: Halt,
+    audience: Audience,
 ) -> None:
     """Runs `num_trials` more trials, `concurrent` at once, and those that a confirmation asks for. Returns when they
     have ended or `halt` is set.
 
-    `results` is told of each trial that begins or ends, `audience` of each look at a confirmation.
+    `results` and `account` are told of each trial that begins or ends, `audience` of each look at a confirmation.
     """
     import ray
     from ray import tune
@@ -53,7 +60,7 @@ def tune_trials(
     tuner = tune.Tuner(
         tune.with_resources(trial, {"CPU": 0, **ON_HEAD}),
         tune_config=tune.TuneConfig(
-            search_alg=StudySearcher(run, results, halt, give_up, audience),
+            search_alg=StudySearcher(run, results, halt, give_up, audience, account),
             num_samples=num_trials + search.most_confirm_trials(run.file),  # the searcher says when a confirmation ends
             max_concurrent_trials=concurrent,
             reuse_actors=True,

@@ -8,6 +8,7 @@ import socket
 import threading
 import time
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, Protocol
 
 from raycodellm import retrying
@@ -18,6 +19,7 @@ from raycodellm.slots.threads import THREAD_PREFIX
 from raycodellm.sweep.driver import sighting
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.results import Results
+from raycodellm.sweep.spending import Account
 from raycodellm.sweep.stopper import Stopper
 
 logger = logging.getLogger(__name__)
@@ -82,9 +84,10 @@ class Watchdog:
         monitor: Monitor,
         stopper: Stopper,
         head_address: str,
+        account: Account | None = None,
     ) -> None:
         self.dispatcher, self.run, self.results, self.monitor = dispatcher, run, results, monitor
-        self.stopper, self.head_address = stopper, head_address
+        self.stopper, self.head_address, self.account = stopper, head_address, account
         self.asked_to_stop = False
         self.head = HeadWatch(head_address)
         self._began = time.monotonic()
@@ -123,6 +126,9 @@ class Watchdog:
         finally:
             with contextlib.suppress(OSError):  # the next command writes the table again
                 self.results.write_table()
+            if self.account is not None:
+                with contextlib.suppress(OSError):
+                    self.account.write()
         if failure:
             raise failure[0]
         self._look_at_the_end()
@@ -146,8 +152,11 @@ class Watchdog:
             self._ask("stop")
         snapshot: Snapshot = self._ask("snapshot")
         self._check_owner()
+        snapshot = self._accounted(snapshot)
         try:
             self.results.write_table_if_due()
+            if self.account is not None:
+                self.account.write_if_due()
         except OSError as error:  # the storage may answer again at the next look
             if not retrying.is_passing(error):
                 raise
@@ -159,6 +168,13 @@ class Watchdog:
             self.stopper.lost.set()
             self._drain()
             raise SweepLost(snapshot.abandoned)
+
+    def _accounted(self, snapshot: Snapshot) -> Snapshot:
+        """Counts what the sweep spends; the snapshot with how much of its budget that is."""
+        if self.account is None:
+            return snapshot
+        self.account.look(snapshot)
+        return replace(snapshot, budget=tuple(one.share for one in self.account.limits))
 
     def _check_owner(self) -> None:
         """Ends the run when another driver has taken the run folder over. Asks the storage nothing."""
