@@ -12,7 +12,7 @@ from driver_without_ray import Cluster, Driver
 from raycodellm import budget, config, report, runs, search, sweep
 from raycodellm.check import budgets
 from raycodellm.commands import SweepRequest
-from raycodellm.commands import run as running
+from raycodellm.commands import start as running
 from raycodellm.config import Budget, UserError
 from raycodellm.dispatch import Snapshot
 from raycodellm.dispatch.snapshot import SlotView
