@@ -215,6 +215,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("name", (), ("name=other",)),
     ("seed", (), ("seed=1",)),
     ("model.preset", (), ("model.preset=nano",)),
+    ("model.parametrization", (), ("model.parametrization=mup",)),
     ("model.config.*", ("model={config: {model_type: llama, hidden_size: 32}}",), ("model.config.hidden_size=64",)),
     ("model.pretrained", (), ("model={pretrained: HERE/model}",)),
     ("tokenizer.train.vocab_size", (), ("tokenizer.train.vocab_size=600",)),

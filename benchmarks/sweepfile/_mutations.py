@@ -193,6 +193,7 @@ _WORDS = {
     "metric": ("mean/bpb", "boxes/acc_low", "boxes/nothing", "arc_easy/acc", "mean/items", "/", "boxes"),
     "tasks": (["boxes"], ["arc_easy"], ["/nowhere/task.yaml"], [], ["boxes", "boxes"], "boxes"),
     "preset": ("tiny", "mini", "midi", "nano", "small", "470m", "2.8b", "big"),
+    "parametrization": ("standard", "mup", "muP"),
     "precision": ("fp32", "bf16", "fp16", "fp8"),
     "slots": ("auto", 1, 3, 10**9),
     "workers": (1, 2, 64, 10**9),

@@ -205,9 +205,8 @@ def _cost(
     hours = costs.device_hours(chains, num_seeds, vocab_size, hardware, num_trials)
     confirm = sweep.search.confirm
     confirming = costs.confirming(fresh, confirm.seeds[-1], vocab_size, hardware) if confirm is not None else 0.0
-    context = model.context_length(sweep.model, vocab_size)
     lines = [
-        f"model: {model.num_parameters(sweep.model, vocab_size):,} parameters, context {context or 'unbounded'} tokens",
+        _model_line(sweep, vocab_size),
         costs.training(costs.unique_jobs(chains), vocab_size, hours, hardware, num_trials / len(chains)),
         *([costs.confirmation_line(confirming, hardware)] if confirming else []),
     ]
@@ -218,3 +217,15 @@ def _cost(
     )
     limits = budgets.lines(file, chains, fresh, hours.sweep, confirming, where.slots)
     return ["\n".join(lines), *("\n".join(part) for part in (money, limits) if part)]
+
+
+def _model_line(sweep: Sweep, vocab_size: int) -> str:
+    context = model.context_length(sweep.model, vocab_size)
+    parts = [
+        f"model: {model.num_parameters(sweep.model, vocab_size):,} parameters",
+        f"context {context or 'unbounded'} tokens",
+    ]
+    if scales := model.scales(sweep.model):
+        rates = sorted({f"{scale.rate:.3g}" for scale in scales.values()}, key=float)
+        parts.append(f"mup: matrices of the blocks learn at {' to '.join(rates[:: len(rates) - 1 or 1])} of the rate")
+    return ", ".join(parts)

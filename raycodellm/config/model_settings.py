@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any
+from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
@@ -23,6 +23,9 @@ class Model(Frozen):
     pretrained: str | None = None
     """A model to continue from, with its weights: a local folder, a folder on object storage, or a hub id
     (`owner/name`, `owner/name@revision`)."""
+    parametrization: Literal["standard", "mup"] = "standard"
+    """How a preset's first weights, learning rates and logits follow from its width. `mup`: the best learning rate of
+    `tiny` serves wider presets too (Yang et al. 2022). Depth is not corrected for."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:
@@ -31,6 +34,11 @@ class Model(Frozen):
             raise ValueError(f"preset {self.preset!r} is not known; {suggest(self.preset, MODEL_PRESETS)}")
         if self.config is not None and "model_type" not in self.config:
             raise ValueError("config needs model_type, for example llama")
+        if self.parametrization == "mup" and self.preset is None:
+            raise ValueError(
+                f"parametrization mup is known for presets only ({', '.join(MODEL_PRESETS)}): how another model's "
+                "matrices grow with its width is not; use preset, or parametrization: standard"
+            )
         return self
 
 

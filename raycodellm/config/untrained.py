@@ -55,7 +55,7 @@ def _check_trained(sweep: Sections) -> None:
 def _check_untrained(sweep: Sections) -> None:
     if sweep.model.pretrained is None:
         raise ValueError(
-            f"stages: is empty, and model: {sweep.model.model_dump(exclude_none=True)} has random weights; "
+            f"stages: is empty, and model: {sweep.model.model_dump(exclude_defaults=True)} has random weights; "
             "give model.pretrained, or a stage that trains the model"
         )
     if sweep.search.replicates > 1:

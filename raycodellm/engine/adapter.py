@@ -19,6 +19,7 @@ from raycodellm.engine import devices
 from raycodellm.engine.deepspeed_settings import clips_in_optimizer, deepspeed_config
 from raycodellm.engine.devices import on_device
 from raycodellm.engine.loss import IGNORED, TrainedModel
+from raycodellm.engine.optimizer import make_optimizer, set_learning_rate
 from raycodellm.engine.world import World
 
 WEIGHT = "weight"
@@ -30,8 +31,17 @@ _LOSS_SCALE = ("cur_scale", "cur_iter", "last_overflow_iter", "cur_hysteresis")
 class DeepSpeedAdapter:
     """A Hugging Face model, its fused AdamW and DeepSpeed's engine around both."""
 
-    def __init__(self, model: nn.Module, stage: Stage, scaling: Scaling, world: World, num_micro_batches: int) -> None:
-        """Takes the model over: it is trained in place. Raises UserError for settings that contradict each other."""
+    def __init__(
+        self,
+        model: nn.Module,
+        stage: Stage,
+        scaling: Scaling,
+        world: World,
+        num_micro_batches: int,
+        rate_factors: Mapping[str, float],
+    ) -> None:
+        """Takes the model over: it is trained in place. `rate_factors`: see `make_optimizer`. Raises UserError for
+        settings that contradict each other."""
         config = deepspeed_config(stage, scaling, world, num_micro_batches)
         self.hf_model: Any = model
         if scaling.deepspeed.activation_checkpointing or "activation_checkpointing" in config:
@@ -42,7 +52,7 @@ class DeepSpeedAdapter:
         self._stage, self._zero, self._world = stage, scaling.deepspeed.zero, world
         self._num_micro_batches = num_micro_batches
         self._micro_steps_done = 0
-        self._optimizer = _make_optimizer(self.trained, stage)
+        self._optimizer = make_optimizer(self.trained, stage, rate_factors)
         self._clips_in_optimizer = clips_in_optimizer(stage, scaling)
         if self._clips_in_optimizer:
             self._optimizer.register_step_pre_hook(self._clip)
@@ -98,8 +108,7 @@ class DeepSpeedAdapter:
 
         Returns, on the device and in float64, the gradient's norm before clipping, and 1 if the step was applied.
         """
-        for group in self._optimizer.param_groups:
-            group["lr"] = learning_rate
+        set_learning_rate(self._optimizer, learning_rate)
         if self._zero == 0 and self._clips_in_optimizer:
             gradients = [p.grad for p in self.trained.parameters() if p.grad is not None]
             self._grad_norm = total_norm = nn.utils.get_total_norm(gradients)
@@ -234,22 +243,6 @@ class DeepSpeedAdapter:
         parameter_offload.FWD_MODULE_STACK.clear()  # ZeRO 3 leaves the model in this list of its module
         self._masters = {}
         del self._deepspeed, self.trained, self.hf_model, self._optimizer
-
-
-def _make_optimizer(model: nn.Module, stage: Stage) -> torch.optim.AdamW:
-    """torch's own fused AdamW: nothing to compile on a CPU or GPU. Weights decay; norms and biases do not."""
-    parameters = [parameter for parameter in model.parameters() if parameter.requires_grad]
-    groups = [
-        {"params": [p for p in parameters if p.ndim >= 2], "weight_decay": stage.optimizer.weight_decay},
-        {"params": [p for p in parameters if p.ndim < 2], "weight_decay": 0.0},
-    ]
-    return torch.optim.AdamW(
-        [group for group in groups if group["params"]],
-        lr=0.0,  # set at each step
-        betas=stage.optimizer.betas,
-        eps=stage.optimizer.epsilon,
-        fused=True,
-    )
 
 
 def _repeated_blocks(model: Any) -> list[nn.Module]:

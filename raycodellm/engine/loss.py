@@ -20,6 +20,7 @@ _PLAIN_HEADS = frozenset(
         "GPT2LMHeadModel",
         "CohereForCausalLM",
         "GPTNeoXForCausalLM",
+        "GraniteForCausalLM",
         "LlamaForCausalLM",
         "MistralForCausalLM",
         "OlmoForCausalLM",
@@ -29,8 +30,8 @@ _PLAIN_HEADS = frozenset(
         "Qwen3ForCausalLM",
     }
 )
-"""Models whose logits are exactly `hidden @ weight.T`, times the configuration's `logit_scale` where it has one: their
-loss is computed without transformers' own forward."""
+"""Models whose logits are exactly `hidden @ weight.T`, times `_logit_scale`: their loss is computed without
+transformers' own forward."""
 
 Slope = Callable[[torch.Tensor, torch.Tensor, torch.dtype], tuple[torch.Tensor, torch.Tensor]]
 """(logits, labels as a column, dtype) -> each row's loss in float32, and the gradient of the loss by the logits."""
@@ -119,6 +120,11 @@ class LossHead(nn.Module):
         return losses.sum(), losses
 
 
+def _logit_scale(config: Any) -> float:
+    """The factor of the logits of a model of _PLAIN_HEADS: Cohere multiplies by a number, Granite divides by one."""
+    return float(getattr(config, "logit_scale", None) or 1.0) / float(getattr(config, "logits_scaling", None) or 1.0)
+
+
 class TrainedModel(nn.Module):
     """A language model that outputs its loss: the sum over counted tokens and, without gradient, the sum per row."""
 
@@ -127,7 +133,7 @@ class TrainedModel(nn.Module):
         self.model = model
         head = model.get_output_embeddings()
         self.plain_head = type(model).__name__ in _PLAIN_HEADS and getattr(head, "bias", None) is None
-        self.logit_scale = float(getattr(model.config, "logit_scale", None) or 1.0)
+        self.logit_scale = _logit_scale(model.config)
         if self.plain_head:
             model.set_output_embeddings(LossHead(head.weight))
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import gc
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
@@ -133,15 +133,16 @@ class Engine:
         num_micro_batches: int,
         seed: int,
         start_rate: float | None = None,
+        rate_factors: Mapping[str, float] | None = None,
     ) -> Engine:
         """Takes the model over (it is trained in place); call `init_process` first.
 
         `num_micro_batches`: forward passes per step and worker. `start_rate`: the learning rate that the parent stage
-        ended with, where this stage goes on from it. Raises UserError for settings that this machine or DeepSpeed
-        cannot do.
+        ended with, where this stage goes on from it. `rate_factors`: factor of the learning rate by the name of a
+        weight's layer, 1 for the others. Raises UserError for settings that this machine or DeepSpeed cannot do.
         """
         require_execution(stage, scaling, world)
-        adapter = DeepSpeedAdapter(model, stage, scaling, world, num_micro_batches)
+        adapter = DeepSpeedAdapter(model, stage, scaling, world, num_micro_batches, rate_factors or {})
         return cls(adapter, stage, world, num_sources, seed, start_rate)
 
     def train_step(self, batch: TrainingBatch, step: int, signals: Sequence[float] = ()) -> StepResult:

@@ -62,6 +62,7 @@ LEAVES: dict[str, Row] = {
     **_rows("nothing", "names the run folder", "", "name"),
     **_rows("tokenizer", "draws the tokenizer's sample, orders every store, makes the first weights", "", "seed"),
     **_rows("stage", "is the model", "model", "preset config.* pretrained"),
+    **_rows("stage", "decides first weights, learning rates and logits", "model", "parametrization"),
     **_rows("tokenizer", "is the tokenizer", "tokenizer", "train.vocab_size train.sample_bytes"),
     **_rows("tokenizer", "enters by the content of its files, or its commit", "tokenizer", "pretrained"),
     # ---- sources; a trained tokenizer reads all of them

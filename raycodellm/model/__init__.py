@@ -12,6 +12,7 @@ from raycodellm.model.building import (
     sequences_are_whole,
 )
 from raycodellm.model.configuration import context_length, context_length_of, model_config
+from raycodellm.model.parametrization import Scale, content, layer_of, rate_factors, scales
 from raycodellm.model.presets import PRESETS, Preset
 from raycodellm.model.sizes import (
     MOST_BLOCKS,
@@ -28,18 +29,23 @@ __all__ = [
     "PRESETS",
     "DamagedModel",
     "Preset",
+    "Scale",
     "Shape",
     "build",
+    "content",
     "context_length",
     "context_length_of",
     "flops_per_token",
     "flops_per_token_of",
+    "layer_of",
     "model_config",
     "num_parameters",
     "on_meta",
     "preload",
     "quiet_transformers",
+    "rate_factors",
     "require_undamaged",
+    "scales",
     "sequences_are_whole",
     "shape",
 ]

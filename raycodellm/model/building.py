@@ -11,6 +11,7 @@ from raycodellm.config import Model, UserError
 from raycodellm.files import Damaged, Folder
 from raycodellm.identity import model_files
 from raycodellm.model.configuration import load_config, loadable, model_config
+from raycodellm.model.parametrization import scale_new_weights
 
 if TYPE_CHECKING:
     import torch
@@ -48,7 +49,9 @@ def build(
     with torch.random.fork_rng(devices=[]), _attention_errors_explained(attention):
         torch.manual_seed(seed)
         settings = {"dtype": torch.float32, "attn_implementation": attention}
-        return AutoModelForCausalLM.from_config(config, trust_remote_code=False, **settings)
+        built = AutoModelForCausalLM.from_config(config, trust_remote_code=False, **settings)
+    scale_new_weights(built, model)
+    return built
 
 
 @contextlib.contextmanager

@@ -8,7 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Model, UserError
 from raycodellm.identity import hub_commits
-from raycodellm.model.presets import PRESETS, Preset
+from raycodellm.model.parametrization import multipliers
+from raycodellm.model.presets import PRESETS
 
 if TYPE_CHECKING:
     from transformers import PretrainedConfig
@@ -21,13 +22,17 @@ def model_config(model: Model, vocab_size: int, eos_id: int = 0, pad_id: int = 0
             return load_config(path, pin, f"model.pretrained {model.pretrained!r}", vocab_size)
     if model.config is not None:
         return _explicit_config(model.config, vocab_size, eos_id, pad_id)
-    return _preset_config(PRESETS[str(model.preset)], vocab_size, eos_id, pad_id)
+    return _preset_config(model, vocab_size, eos_id, pad_id)
 
 
-def _preset_config(preset: Preset, vocab_size: int, eos_id: int, pad_id: int) -> PretrainedConfig:
-    from transformers import CohereConfig, LlamaConfig
+def _preset_config(model: Model, vocab_size: int, eos_id: int, pad_id: int) -> PretrainedConfig:
+    from transformers import CohereConfig, GraniteConfig, LlamaConfig
 
+    preset, is_mup = PRESETS[str(model.preset)], model.parametrization == "mup"
     made, only = (CohereConfig, {"logit_scale": 1.0}) if preset.parallel else (LlamaConfig, {"mlp_bias": False})
+    if is_mup:
+        made = CohereConfig if preset.parallel else GraniteConfig
+        only |= multipliers(preset)
     return made(
         vocab_size=vocab_size,
         hidden_size=preset.hidden,

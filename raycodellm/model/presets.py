@@ -40,6 +40,10 @@ class Preset:
     parallel: bool = False
     """Attention and feed-forward are side by side, after one norm."""
 
+    @property
+    def head_width(self) -> int:
+        return self.hidden // self.heads
+
     def num_parameters(self, vocab_size: int) -> int:
         """Trained parameters; the tied embedding counts once."""
         norms = self.hidden if self.parallel else 2 * self.hidden

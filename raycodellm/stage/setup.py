@@ -79,6 +79,7 @@ def set_up(job: StageJob, world: World, plan: Plan, progress: ProgressReporter, 
         num_micro_batches=ingest.micro_batches_per_step(job.stage.batch_sequences, world.world_size, micro_batch),
         seed=job.seed,
         start_rate=job.start_rate,
+        rate_factors=models.rate_factors(job.model),
     )
     peak_tflops = job.scaling.peak_tflops
     peak = peak_tflops * 1e12 if peak_tflops else engines.peak_flops(world.device, job.stage.numerics.precision)
