@@ -320,6 +320,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("search.objective.metric", (), ("search.objective={metric: mean/acc, mode: min}",)),
     ("search.objective.mode", (), ("search.objective={metric: mean/bpb, mode: max}",)),
     ("ladder.presets", _LADDER, ("ladder.presets=[nano, tiny]",)),
+    ("ladder.carry", (*_CONFIRMED, *_LADDER[1:]), ("ladder.carry=1",)),
     ("ladder.tokens_per_parameter", _LADDER, ("ladder.tokens_per_parameter=5",)),
     ("ladder.learning_rate.*", _LADDER, ("ladder.learning_rate={tiny: 1, nano: 2}",)),
     *(

@@ -14,12 +14,12 @@ import pytest
 from driver_without_ray import Cluster
 from test_failures import drive
 
-from raycodellm import OpenedLadder, cli, config, ladder, model, search, statistics, storage_files, sweep
+from raycodellm import OpenedLadder, cli, config, ladder, model, search, statistics, storage_files, sweep, verdict
 from raycodellm.commands import SweepRequest, run, start
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.ladder.effects import arm_key
-from raycodellm.records import TrialResult, as_json
+from raycodellm.records import CONFIRM_SEEDS, TrialResult, as_json
 from raycodellm.statistics import ArmMeasurements, Difference, Variance
 
 LADDER = """
@@ -130,6 +130,53 @@ def test_a_ladder_whose_sizes_could_not_be_compared_is_refused(overrides, said, 
     words = [word for one in overrides for word in ("--set", one)]
     assert cli.main(["check", str(path), "--storage", str(tmp_path / "s"), *words]) == 2
     assert said in " ".join(capsys.readouterr().err.split())
+
+
+SEARCHED = (
+    "pretrain.code_ratio={search: {uniform: [0.0, 0.75]}}",
+    "search={sampler: tpe, trials: 4, reference: {pretrain.code_ratio: 0.0}, confirm: {best: 2, seeds: [2, 4]}}",
+    "ladder.carry=2",
+)
+
+
+def test_a_learning_search_at_the_smallest_size_chooses_the_arms_of_the_others(tmp_path) -> None:
+    storage, file = Folder(str(tmp_path)), ladder_file(*SEARCHED)
+    tiny, mini, nano = ladder.rungs_of(file)
+    assert (tiny.is_open, mini.is_open, search.num_arms(mini.file)) == (False, True, 3)
+    with pytest.raises(UserError, match="tiny, chooses the arms of the others and has not ended; run it first, with"):
+        ladder.with_arms(file, mini, tiny, storage)
+    run = sweep.Run(tiny.file, storage)
+    run.folder.write_bytes("sweep.yaml", config.write_yaml(config.resolved_tree(tiny.file)).encode())
+    ratios, scores = (0.0, 0.123456789012345, 0.4, 0.6), (2.0, 1.5, 1.9, 1.7)
+    results = [written(run, arm, arm, 7, ratios[arm], scores[arm], "search") for arm in range(4)]
+    while pending := verdict.looks(tiny.file, [one.row() for one in results], {}).pending:
+        arm, seed = pending[0].arm, 7 + CONFIRM_SEEDS + pending[0].place
+        score = scores[arm] + 0.3 * (arm == 1) + 0.001 * pending[0].place  # arm 1 was best by luck
+        results.append(written(run, len(results), arm, seed, ratios[arm], score, "confirm"))
+    sweep.write_table(run)
+    chosen = ladder.with_arms(file, mini, tiny, storage)
+    points = chosen.file.example().search.enqueue
+    assert points == ({"pretrain.code_ratio": 0.6}, {"pretrain.code_ratio": 0.123456789012345})
+    used = chosen.file.example().search
+    assert (used.trials, used.confirm.best, search.num_given_arms(chosen.file)) == (3, 2, 3)
+    begun = sweep.Run(chosen.file, storage).folder
+    begun.write_bytes("sweep.yaml", config.write_yaml(config.resolved_tree(chosen.file)).encode())
+    run.folder.delete()  # what becomes of the smallest size changes no size that has begun
+    assert config.resolved_tree(ladder.with_arms(file, mini, tiny, storage).file) == config.resolved_tree(chosen.file)
+    with pytest.raises(UserError, match="has not ended"):
+        ladder.with_arms(file, nano, tiny, storage)
+
+
+def written(run: sweep.Run, number: int, arm: int, seed: int, ratio: float, score: float, phase: str) -> TrialResult:
+    metrics = {"mean/bpb": score, "boxes/bpb": score, "boxes/items": 20.0}
+    result = TrialResult(number, "complete", arm, seed, {"pretrain.code_ratio": ratio}, metrics, phase=phase)
+    run.trial_folder(number).write_json("result.json", as_json(result))
+    return result
+
+
+def test_only_confirmed_arms_are_carried() -> None:
+    with pytest.raises(UserError, match=r"ladder.carry: carries arms that .* give search.confirm: {best: 2}, or more"):
+        ladder_file("ladder.carry=2")
 
 
 def test_searched_rates_need_no_table() -> None:

@@ -63,6 +63,7 @@ def _ladder(request: SweepRequest, file: SweepFile, complain: Complain, began: f
     code = DONE
     with _kept_connection() as connection:
         for place, rung in enumerate(todo):
+            rung = ladder.with_arms(file, rung, rungs[0], request.storage)
             print(f"rung {place + 1} of {len(todo)}: {rung.preset}, {rung.parameters:,} parameters", flush=True)
             ended = carry_out_file(request, rung.file, complain, began, connection)
             began = time.monotonic()

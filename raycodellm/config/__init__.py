@@ -10,7 +10,7 @@ from raycodellm.config.cleaning_settings import Cleaning, Decontaminate, NearDup
 from raycodellm.config.credentials import refuse_credentials, without_credentials
 from raycodellm.config.errors import Unreachable, UserError
 from raycodellm.config.evaluation_settings import Evaluation
-from raycodellm.config.ladder_rungs import rung_name
+from raycodellm.config.ladder_rungs import Carried, rung_name
 from raycodellm.config.ladder_settings import Ladder
 from raycodellm.config.mixture_shapes import SHAPES, CodeRatioCurve, code_ratio_curve
 from raycodellm.config.model_settings import MODEL_PRESETS, Model, Tokenizer, TrainTokenizer
@@ -52,6 +52,7 @@ __all__ = [
     "SHAPES",
     "Averaging",
     "Budget",
+    "Carried",
     "Cleaning",
     "CodeRatioCurve",
     "Confirm",

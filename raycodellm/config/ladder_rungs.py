@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from raycodellm.config.errors import UserError
@@ -52,11 +53,24 @@ def _is_rate_searched(stage: str, searched: Mapping[str, Any]) -> bool:
     return f"{stage}.learning_rate.peak" in searched or f"{stage}.learning_rate" in searched
 
 
-def rung_tree(tree: Mapping[str, Any], sweep: Sweep, preset: str, num_parameters: int) -> dict[str, Any]:
+@dataclass(frozen=True)
+class Carried:
+    """The arms that a rung has from the smallest one."""
+
+    num_arms: int
+    """Without the reference."""
+    points: Sequence[Mapping[str, Any]] = ()
+    """As in `search.enqueue`; none while the smallest size has not chosen them."""
+
+
+def rung_tree(
+    tree: Mapping[str, Any], sweep: Sweep, preset: str, num_parameters: int, carried: Carried | None = None
+) -> dict[str, Any]:
     """The raw tree of the rung's sweep file.
 
     `tree`, `sweep`: the ladder's. `num_parameters`: of the rung's model. The stages' tokens are scaled to sum to
-    `tokens_per_parameter` times these, each to the nearest number of whole steps, and at least one.
+    `tokens_per_parameter` times these, each to the nearest number of whole steps, and at least one. `carried`: the arms
+    that the smallest size chose; None for a rung with the arms of the file.
     """
     ladder = sweep.ladder
     assert ladder is not None, "the file of a rung is made of a ladder's"
@@ -67,6 +81,10 @@ def rung_tree(tree: Mapping[str, Any], sweep: Sweep, preset: str, num_parameters
     for settings, stage in zip(found["stages"], sweep.stages, strict=True):
         settings["tokens"] = max(1, round(stage.tokens * scale / stage.batch_tokens)) * stage.batch_tokens
         _scale_rate(settings, stage.learning_rate.peak, ladder, preset)
+    if carried is not None:
+        confirm = {**found["search"]["confirm"], "best": carried.num_arms}
+        arms = {"sampler": "random", "trials": 1 + carried.num_arms, "enqueue": [dict(one) for one in carried.points]}
+        found["search"] = {**found["search"], **arms, "confirm": confirm}
     return found
 
 

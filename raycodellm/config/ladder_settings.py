@@ -8,7 +8,7 @@ from typing import Annotated, Any, Protocol
 from pydantic import Field, field_validator, model_validator
 
 from raycodellm.config.errors import suggest
-from raycodellm.config.field_types import Frozen, Number
+from raycodellm.config.field_types import Frozen, Number, Whole
 from raycodellm.config.model_settings import MODEL_PRESETS, Model
 from raycodellm.config.search_settings import Search
 from raycodellm.config.stage_settings import Stage
@@ -30,6 +30,10 @@ class Ladder(Frozen):
     """Preset -> factor on the `learning_rate.peak` of every stage, for example `{tiny: 1, nano: 0.4}`; a peak that is
     searched stays as the arm says. Left out where `model.parametrization: mup` transfers the rates, or where the
     peak of every stage is searched."""
+    carry: Annotated[Whole, Field(ge=1)] | None = None
+    """Arms that the smallest size chooses for the others: its search runs as the file says, and the best so many of its
+    confirmed arms, with the reference, are the arms of all other sizes. Needs `search.confirm`. Left out, each size has
+    all arms, which then must not depend on scores."""
 
     @field_validator("presets")
     @classmethod
@@ -96,4 +100,10 @@ def check_ladder(sweep: Sections) -> None:
         raise ValueError(
             "search.reference: is missing; a ladder compares every arm with the same one at every size; give it, for "
             "example reference: {pretrain.code_ratio: 0.0}"
+        )
+    confirm = sweep.search.confirm
+    if ladder.carry is not None and (confirm is None or confirm.best < ladder.carry):
+        raise ValueError(
+            f"ladder.carry: carries arms that the smallest size has confirmed with fresh seeds; give search.confirm: "
+            f"{{best: {ladder.carry}}}, or more"
         )

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from raycodellm.config.credentials import refuse_credentials
 from raycodellm.config.enqueued import enqueued_points, reference_point
 from raycodellm.config.errors import UserError, shown
-from raycodellm.config.ladder_rungs import check_searches, rung_tree
+from raycodellm.config.ladder_rungs import Carried, check_searches, rung_tree
 from raycodellm.config.messages import explain
 from raycodellm.config.old_spellings import current_path, in_current_spelling
 from raycodellm.config.pairs import Pair, compared_pairs
@@ -251,9 +251,10 @@ def resolve(file: SweepFile, params: Mapping[str, Any]) -> Sweep:
     return with_held_out_texts(sweep)
 
 
-def rung_file(file: SweepFile, preset: str, num_parameters: int) -> SweepFile:
-    """The sweep file of a ladder's rung, an ordinary one. `num_parameters`: of the preset's model."""
-    tree = rung_tree(file.tree, file.example(), preset, num_parameters)
+def rung_file(file: SweepFile, preset: str, num_parameters: int, carried: Carried | None = None) -> SweepFile:
+    """The sweep file of a ladder's rung, an ordinary one. `num_parameters`: of the preset's model. `carried`: its arms,
+    where the smallest size chooses them."""
+    tree = rung_tree(file.tree, file.example(), preset, num_parameters, carried)
     return parse(write_yaml(tree), f"{file.origin} (rung {preset})")
 
 

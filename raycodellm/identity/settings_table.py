@@ -135,6 +135,7 @@ LEAVES: dict[str, Row] = {
     **_rows("nothing", "which given models are compared; their scores stay", "search", "pairs"),
     # ---- ladder: the sweep file of each rung has these in its model, tokens and rates, which enter there
     **_rows("nothing", "which sizes there are, each a sweep of its own", "ladder", "presets"),
+    **_rows("nothing", "which arms the larger sizes have", "ladder", "carry"),
     **_rows("nothing", "enters each rung as its stages' tokens", "ladder", "tokens_per_parameter"),
     **_rows("nothing", "enters each rung as its stages' learning rates", "ladder", "learning_rate.*"),
     # ---- budget

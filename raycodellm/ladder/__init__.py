@@ -1,5 +1,6 @@
 """A ladder of sizes: the rungs, which are ordinary sweeps, and what they say together of each effect against size."""
 
+from raycodellm.ladder.carry import with_arms
 from raycodellm.ladder.effects import LadderResult, read_result
 from raycodellm.ladder.folder import LadderFolder, is_ladder, open_ladder, write_ladder
 from raycodellm.ladder.opened import OpenedLadder
@@ -21,6 +22,7 @@ __all__ = [
     "read_result",
     "rungs_of",
     "summary_text",
+    "with_arms",
     "write_ladder",
     "write_report",
 ]

@@ -23,14 +23,25 @@ def describe(file: SweepFile, storage: Folder, asked: check.Asked = check.NOTHIN
     hardware = costs.Hardware(asked.device or sweep.scaling.device, sweep.scaling.gpus_per_worker > 0)
     total = sum(search.most_trials(rung.file) for rung in rungs)
     lines = [
-        f"{sweep.name}: a ladder of {len(rungs)} sizes, {search.num_arms(rungs[0].file)} arms each, at most "
+        f"{sweep.name}: a ladder of {len(rungs)} sizes, {_arms(rungs)}, at most "
         f"{total} trials, {sweep.ladder.tokens_per_parameter:g} tokens per parameter, {_transfer(file)}",
         *table_lines(_table(rungs, speeds, hardware), indent="  "),
     ]
+    if sweep.ladder.carry is not None:
+        arms = f"the best {sweep.ladder.carry} confirmed arms of {rungs[0].preset}, and the reference"
+        lines.append(f"  from {rungs[1].preset} on the arms are {arms}; what the plans below list are examples")
     parts = ["\n".join(lines)]
     for rung, plan in zip(rungs, plans, strict=True):
         parts.append(f"---- {rung.preset}: {rung.parameters:,} parameters ----\n\n{plan}")
     return "\n\n".join(parts)
+
+
+def _arms(rungs: Sequence[Rung]) -> str:
+    """The number of arms, in words."""
+    numbers = list(dict.fromkeys(search.num_arms(rung.file) for rung in rungs))
+    return (
+        f"{numbers[0]} arms each" if len(numbers) == 1 else f"{numbers[0]} arms at the smallest, {numbers[1]} at others"
+    )
 
 
 def _transfer(file: SweepFile) -> str:

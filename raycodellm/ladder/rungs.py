@@ -22,6 +22,8 @@ class Rung:
     """Trained parameters of the preset with the sweep's vocabulary; a tied embedding counts once."""
     file: SweepFile
     """The rung's sweep file, an ordinary one."""
+    is_open: bool = False
+    """True while the smallest size has not chosen the rung's arms: those of `file` are then examples."""
 
     @property
     def name(self) -> str:
@@ -42,13 +44,17 @@ def rungs_of(file: SweepFile) -> tuple[Rung, ...]:
     sweep = file.example()
     if sweep.ladder is None:
         raise UserError(f"{file.origin}: ladder: is missing; give it, for example ladder: {{presets: [tiny, nano]}}")
-    _require_same_arms(file)
+    carry = sweep.ladder.carry
+    if carry is None:
+        _require_same_arms(file)
     vocab_size = preflight.vocab_size(sweep)
+    sizes = {preset: model.PRESETS[preset].num_parameters(vocab_size) for preset in sweep.ladder.presets}
     found = []
-    for preset in sweep.ladder.presets:
-        parameters = model.PRESETS[preset].num_parameters(vocab_size)
-        found.append(Rung(preset, parameters, config.rung_file(file, preset, parameters)))
-    return tuple(sorted(found, key=lambda rung: rung.parameters))
+    for place, preset in enumerate(sorted(sizes, key=lambda preset: sizes[preset])):
+        carried = config.Carried(carry) if carry is not None and place else None
+        rung_file = config.rung_file(file, preset, sizes[preset], carried)
+        found.append(Rung(preset, sizes[preset], rung_file, is_open=carried is not None))
+    return tuple(found)
 
 
 def chosen(rungs: Sequence[Rung], preset: str | None) -> tuple[Rung, ...]:
@@ -69,6 +75,6 @@ def _require_same_arms(file: SweepFile) -> None:
     if settings.trials is None or search.num_arms(file) > given:
         raise UserError(
             f"search.sampler: {settings.sampler} chooses other arms at every size, since it learns from scores; use "
-            f"sampler: {SAME_ARMS[0]}, {SAME_ARMS[1]} or {SAME_ARMS[2]}, or give all arms by search.enqueue and set "
-            f"search.trials: {given}"
+            f"sampler: {SAME_ARMS[0]}, {SAME_ARMS[1]} or {SAME_ARMS[2]}, or give all arms by search.enqueue with "
+            f"search.trials: {given}, or ladder.carry: 2"
         )

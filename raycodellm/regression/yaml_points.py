@@ -11,10 +11,11 @@ from raycodellm.regression.encoding import Point
 
 def as_enqueue(file: SweepFile, points: Sequence[Point]) -> str:
     """`search: {enqueue: [...]}` as YAML: parameters by name, a mixture as a whole."""
-    return write_yaml({"search": {"enqueue": [_written(file, point) for point in points]}})
+    return write_yaml({"search": {"enqueue": [enqueued_point(file, point) for point in points]}})
 
 
-def _written(file: SweepFile, point: Point) -> dict[str, Any]:
+def enqueued_point(file: SweepFile, point: Point) -> dict[str, Any]:
+    """The point as `search.enqueue` takes it."""
     written: dict[str, Any] = {}
     for name, value in point.items():
         simplex = file.domains[name].simplex

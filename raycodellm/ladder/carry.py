@@ -1,0 +1,49 @@
+"""The arms that the smallest size of a ladder chooses for all other sizes."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from typing import Any
+
+from raycodellm import config, report, storage_files, sweep
+from raycodellm.config import SweepFile, UserError
+from raycodellm.files import Folder
+from raycodellm.ladder.rungs import Rung
+from raycodellm.regression.yaml_points import enqueued_point
+from raycodellm.runs import OpenedRun
+
+
+def with_arms(file: SweepFile, rung: Rung, smallest: Rung, storage: Folder) -> Rung:
+    """The rung with its arms: those with which it began, or else those that the smallest size has confirmed as best.
+
+    `file`: the ladder's. Raises `UserError` while the smallest size has not ended, or has confirmed no arm.
+    """
+    if not rung.is_open:
+        return rung
+    folder = storage / rung.name
+    points: Sequence[Mapping[str, Any]]
+    if folder.exists("sweep.yaml"):
+        points = storage_files.read_sweep_file(folder).example().search.enqueue
+    else:
+        points = _chosen(file, smallest, storage)
+    carried = config.Carried(len(points), points)
+    return replace(rung, file=config.rung_file(file, rung.preset, rung.parameters, carried), is_open=False)
+
+
+def _chosen(file: SweepFile, smallest: Rung, storage: Folder) -> list[dict[str, Any]]:
+    """The best confirmed arms of the smallest size, without the reference, as points of `search.enqueue`."""
+    ladder, folder = file.example().ladder, storage / smallest.name
+    assert ladder is not None, "only a ladder has rungs"
+    records = report.read_records(folder, storage) if folder.exists("sweep.yaml") else None
+    if records is None or not records.known.is_over:
+        raise UserError(
+            f"ladder.carry: the smallest size, {smallest.preset}, chooses the arms of the others and has not ended; "
+            f"run it first, with --rung {smallest.preset}"
+        )
+    confirmed = [one.arm for one in records.scores if one.is_confirmed and one.arm != records.known.compared_with]
+    if not confirmed:
+        raise UserError(f"ladder.carry: {smallest.preset} has confirmed no arm beside the reference; see {folder.uri}")
+    results = OpenedRun(sweep.Run(smallest.file, storage)).results
+    params = {result.arm: result.params for result in reversed(results)}
+    return [enqueued_point(smallest.file, params[arm]) for arm in confirmed[: ladder.carry]]
