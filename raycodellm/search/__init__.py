@@ -9,6 +9,7 @@ from raycodellm.search.confirmation import (
     num_confirmed,
     phase_of_replicate,
 )
+from raycodellm.search.grid_order import trials_at_once
 from raycodellm.search.importance import FEWEST_POINTS, importances
 from raycodellm.search.journal_repair import Journal, agrees, read_journal, rebuild_journal
 from raycodellm.search.objectives import objective_values
@@ -43,4 +44,5 @@ __all__ = [
     "read_journal",
     "rebuild_journal",
     "reference_point",
+    "trials_at_once",
 ]

@@ -8,6 +8,7 @@ from typing import Any
 
 from raycodellm import config
 from raycodellm.config import Parameter, Search, SweepFile, UserError
+from raycodellm.search.grid_order import least_waiting
 from raycodellm.search.reference import reference_point
 from raycodellm.search.space import is_relevant, sampling_order
 
@@ -17,7 +18,8 @@ MAX_GRID_POINTS = 1_000
 
 
 def grid(file: SweepFile) -> list[dict[str, Any]]:
-    """Every distinct point of a space of choices and whole numbers: the reference, enqueued points, the file's order.
+    """Every distinct point of a space of choices and whole numbers: the reference, enqueued points, then the order in
+    which slots wait least.
 
     Raises `UserError` naming a parameter that has no finite set of values, or when the grid is too large.
     """
@@ -38,6 +40,7 @@ def grid(file: SweepFile) -> list[dict[str, Any]]:
             f"search.sampler: the grid has over {MAX_GRID_POINTS:,} points, which cannot all be tried; give the "
             "searches fewer values, or use sampler: tpe with a number of trials"
         )
+    points = least_waiting(file, points)
     first = [point for wanted in _wanted_first(file) for point in points if _agrees(point, wanted)]
     ordered = [*first, *points]
     return [point for place, point in enumerate(ordered) if point not in ordered[:place]] if first else points
