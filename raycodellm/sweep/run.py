@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from raycodellm import config, search, stage_store
+from raycodellm import config, stage_store
 from raycodellm.config import Scaling
 from raycodellm.identity import Contents
 from raycodellm.sweep import background_imports
@@ -105,8 +105,7 @@ def run_sweep(
             results = Results(run)
             account = Account(run, context.chain, results.all(), began=began)
             watchdog = Watchdog(dispatcher, run, results, monitor, stopper, connected.address, account)
-            at_once = search.trials_at_once(run.file, max_slots)
-            watchdog.watch(lambda: tune_trials(context, results, account, num_trials, at_once, stopper, monitor))
+            watchdog.watch(lambda: tune_trials(context, results, account, num_trials, max_slots, stopper, monitor))
         snapshot = ray.get(dispatcher.snapshot.remote())
         timing.seconds["slots (until the first is ready, beside tokens)"] = snapshot.first_slot_seconds or 0.0
         timing.seconds.update({f"{kind} (slot-seconds)": s for kind, s in snapshot.busy_seconds.items()})

@@ -26,12 +26,12 @@ def tune_trials(
     results: Results,
     account: Account,
     num_trials: int,
-    concurrent: int,
+    num_slots: int,
     halt: Halt,
     audience: Audience,
 ) -> None:
-    """Runs `num_trials` more trials, `concurrent` at once, and those that a confirmation asks for. Returns when they
-    have ended or `halt` is set.
+    """Runs `num_trials` more trials, as many at once as keep `num_slots` slots busy, and those that a confirmation asks
+    for. Returns when they have ended or `halt` is set.
 
     `results` and `account` are told of each trial that begins or ends, `audience` of each look at a confirmation.
     """
@@ -62,7 +62,7 @@ def tune_trials(
         tune_config=tune.TuneConfig(
             search_alg=StudySearcher(run, results, halt, give_up, audience, account),
             num_samples=num_trials + search.most_confirm_trials(run.file),  # the searcher says when a confirmation ends
-            max_concurrent_trials=concurrent,
+            max_concurrent_trials=search.trials_at_once(run.file, num_slots),
             reuse_actors=True,
             trial_name_creator=lambda trial: f"{run.sweep.name}-{trial_name(trial.config['number'])}",
         ),
