@@ -308,6 +308,19 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("search.confirm.best", _CONFIRMED, ("search.confirm.best=3",)),
     ("search.confirm.seeds", _CONFIRMED, ("search.confirm.seeds=[3, 5]",)),
     *(
+        (f"search.constraints.*.{key}", ("search.constraints=[{metric: own/bpb, mode: min, bound: 1.0}]",), (change,))
+        for key, change in (
+            ("metric", "search.constraints.0.metric=mean/bpb"),
+            ("mode", "search.constraints.0.mode=max"),
+            ("bound", "search.constraints.0.bound=2.0"),
+        )
+    ),
+    (
+        "search.constraints.*.within",
+        ("search.constraints=[{metric: own/bpb, mode: min, within: 0.1}]", "search.reference={}"),
+        ("search.constraints.0.within=0.2",),
+    ),
+    *(
         (f"search.confirm.begun.{key}", (*_CONFIRMED, "search.confirm.begun={looks: 1, trials: 2}"), (change,))
         for key, change in (
             ("looks", "search.confirm.begun.looks=2"),

@@ -24,6 +24,8 @@ def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
         most, num_seeds = search.most_confirm_trials(file), confirm.seeds[-1]
         count += f", then at most ({search.num_confirmed(file) - 1} + 1) × {num_seeds} = {most} confirmation trials"
     lines = [f"{sweep.name}: {count}, sampler {sweep.search.sampler}, objective {objective}"]
+    if kept := ", ".join(one.name for one in sweep.search.constraints):
+        lines.append(f"constraints: {kept}")
     lines += [line] if (line := search.lacking_points(file)) else []
     lines.append(
         "arms:" if sweep.search.sampler in ("grid", "qmc") else "arms, for example (the sampler chooses as it learns):"

@@ -164,18 +164,18 @@ def _shown(task: _Task) -> Shown:
     objectives = task.run.sweep.search.objectives
 
     def best(results: Sequence[TrialResult]) -> str:
-        return str(_best_arm(results, objectives) or "")
+        return str(_best_arm(results, objectives, task.run.file) or "")
 
     metrics = tuple(one.metric for one in objectives)
     return display.Shown(task.run.sweep.name, metrics, task.num_trials, task.most_trials, best)
 
 
-def _best_arm(results: Sequence[TrialResult], objectives: Sequence[Objective]) -> BestArm | None:
+def _best_arm(results: Sequence[TrialResult], objectives: Sequence[Objective], file: SweepFile) -> BestArm | None:
     if not any(result.state == "complete" for result in results):
         return None
     from raycodellm import report  # once a trial has ended: until then nobody waits for these imports
 
-    return report.best_arm([result.row() for result in results], objectives)
+    return report.best_arm([result.row() for result in results], objectives, file=file)
 
 
 def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stopper) -> None:
@@ -212,7 +212,7 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
             task.num_trials,
             gcs_address=connected.address,
             session_folder=connected.session_folder,
-            find_best=lambda results, objective: _best_arm(results, [objective]),
+            find_best=lambda results, objective: _best_arm(results, [objective], task.run.file),
             metadata=_metadata(task),
         )
         sweep.run_sweep(

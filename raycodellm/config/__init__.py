@@ -16,7 +16,7 @@ from raycodellm.config.mixture_shapes import SHAPES, CodeRatioCurve, code_ratio_
 from raycodellm.config.model_settings import MODEL_PRESETS, Model, Tokenizer, TrainTokenizer
 from raycodellm.config.old_spellings import current_name
 from raycodellm.config.scaling_settings import DeepSpeed, Scaling
-from raycodellm.config.search_settings import Confirm, Objective, Search
+from raycodellm.config.search_settings import Confirm, Constraint, Objective, Search
 from raycodellm.config.source_settings import CODE_KINDS, FORMATS, INSTRUCT_KINDS, KINDS, HeldOut, Source
 from raycodellm.config.spaces import Domain, Parameter
 from raycodellm.config.stage_settings import (
@@ -56,6 +56,7 @@ __all__ = [
     "Cleaning",
     "CodeRatioCurve",
     "Confirm",
+    "Constraint",
     "Decontaminate",
     "DeepSpeed",
     "Domain",

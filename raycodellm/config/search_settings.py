@@ -21,6 +21,36 @@ class Objective(Frozen):
     """`min` where lower values are better, `max` where higher ones are."""
 
 
+class Constraint(Frozen):
+    """A metric that an arm may not make worse than a limit, as `{metric: prose/bpb, mode: min, within: 0.01}`. The
+    sampler learns how far each trial is beyond its limit; arms that keep all constraints rank before the others."""
+
+    metric: str
+    """A metric of the evaluation."""
+    mode: Literal["min", "max"]
+    """`min` where lower values are better, so that the limit is a highest value; `max` where it is a lowest one."""
+    within: Annotated[Number, Field(ge=0)] | None = None
+    """Share of the reference's value by which the metric may be worse than the reference's; needs `reference`. Either
+    this or `bound`."""
+    bound: Number | None = None
+    """The limit itself, in the metric's unit."""
+
+    @model_validator(mode="after")
+    def _one_limit(self) -> Constraint:
+        if (self.within is None) == (self.bound is None):
+            raise ValueError("give either within, a share of the reference's value, or bound, a value of the metric")
+        return self
+
+    @property
+    def name(self) -> str:
+        """`bpb/prose <= 1.01 x reference`: the constraint as it is told."""
+        side = "<=" if self.mode == "min" else ">="
+        if self.bound is not None:
+            return f"{self.metric} {side} {self.bound:g}"
+        share = f"{'+' if self.mode == 'min' else '-'} {100 * (self.within or 0.0):g} %"
+        return f"{self.metric} {side} reference {share}"
+
+
 class ConfirmationBegun(Frozen):
     """The plan of a confirmation as it was when its first fresh seed was trained. A run that is continued with more
     trials or looks writes it into its own `sweep.yaml`; sweep files leave it out."""
@@ -94,6 +124,8 @@ class Search(Frozen):
     """The arm that every other arm is compared with, a value for each searched parameter, for example
     `{pretrain.code_ratio: 0.0}`. It is always run, before all other arms. When left out, arms are compared with the
     one that is first in rank."""
+    constraints: tuple[Constraint, ...] = ()
+    """Limits on other metrics: the search prefers arms that keep all of them."""
     confirm: Confirm | None = None
     """Fresh seeds after the search, on which the verdict rests; needs `reference`. None when left out."""
 
@@ -112,6 +144,15 @@ class Search(Frozen):
                 "confirm: needs reference, the arm that the others are compared with; "
                 "give it, for example reference: {pretrain.code_ratio: 0.0}"
             )
+        if self.reference is None and any(one.within is not None for one in self.constraints):
+            raise ValueError(
+                "constraints: within is a share of the reference's value, and there is no reference; give it, for "
+                "example reference: {pretrain.code_ratio: 0.0}, or a bound in the place of within"
+            )
+        names = [one.name for one in self.constraints]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"constraints: {name} is there twice; remove one")
         return self
 
     @property

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycodellm.config import Objective
+from raycodellm.config import Objective, SweepFile
 from raycodellm.tables import formats
 from raycodellm.tables.trials import Row, params_of
-from raycodellm.verdict import Looks
+from raycodellm.verdict import Looks, breaches, broken_by
 from raycodellm.verdict.counted import counted_rows, in_order
 from raycodellm.verdict.measurements import measured_arms
 
@@ -44,19 +44,26 @@ class BestArm:
         return f"{said} (95 %: {formats.interval(self.low, self.high)} over {over}; {seeds}{chosen})"
 
 
-def best_arm(rows: Sequence[Row], objectives: Sequence[Objective], looks: Looks | None = None) -> BestArm | None:
+def best_arm(
+    rows: Sequence[Row],
+    objectives: Sequence[Objective],
+    looks: Looks | None = None,
+    file: SweepFile | None = None,
+) -> BestArm | None:
     """The arm that is first in rank by the first objective, with the interval that its evaluations recorded.
 
     `rows`: of `trials.parquet`; `looks`: of a sweep with a confirmation, where they are known: they have the intervals
-    of the arms that are confirmed. None while no complete trial has a finite score. Takes milliseconds for hundreds of
-    trials, since no difference between arms is worked out.
+    of the arms that are confirmed; `file`: of the sweep, for its constraints. None while no complete trial has a finite
+    score. Takes milliseconds for hundreds of trials, since no difference between arms is worked out.
     """
     first = objectives[0]
     complete, confirmed = counted_rows(rows, first.metric, looks.counted if looks is not None else None)
     if not complete:
         return None
     measured, noise = measured_arms(first.metric, complete, {})
-    arm = in_order({arm: one.score for arm, one in measured.items()}, confirmed, first)[0]
+    counted = looks.counted if looks is not None else None
+    broken = broken_by(breaches(file, rows, {}, counted)) if file is not None else {}
+    arm = in_order({arm: one.score for arm, one in measured.items()}, confirmed, first, broken)[0]
     known = looks.scores.get((arm, first.metric)) if looks is not None else None
     score, low, high = known or measured[arm].interval(noise)
     return BestArm(

@@ -72,18 +72,20 @@ def ranking(
     items: Mapping[int, ItemTable] | None = None,
     verdicts: Sequence[Verdict] | None = None,
     looks: Looks | None = None,
+    broken: Mapping[int, float] | None = None,
 ) -> list[ArmScore]:
     """All arms, the best by the first objective first, those without a score last; confirmed arms before the others.
 
     `rows`: of `trials.parquet`; `items`: maps a trial's number to its table of items. Without items the intervals are
     those that the evaluation recorded, and a difference is as uncertain over items as two independent scores.
     `verdicts`: against the reference arm, of a sweep that has one; None for differences to the best arm.
-    `looks`: of a sweep with a confirmation, whose arms have the scores of their last complete look.
+    `looks`: of a sweep with a confirmation, whose arms have the scores of their last complete look. `broken`: maps arms
+    to how far they break constraints.
     """
     by_arm, first = rows_by_arm(rows), objectives[0]
     complete, confirmed = counted_rows(rows, first.metric, looks.counted if looks is not None else None)
     measured, noise = measured_arms(first.metric, complete, items or {})
-    order = in_order({arm: one.score for arm, one in measured.items()}, confirmed, first)
+    order = in_order({arm: one.score for arm, one in measured.items()}, confirmed, first, broken)
     points = {arm: tuple(_mean_metric(complete[arm], one.metric) for one in objectives) for arm in order}
     front = pareto_front(
         {arm: known for arm, point in points.items() if len(known := _present(point)) == len(point)},

@@ -79,7 +79,8 @@ class Records:
         """The ranking of the arms."""
         verdicts = self.known.verdicts if self.has_reference else None
         looks = self.known.looks if self.sweep.search.confirm is not None else None
-        return ranking(self.rows, self.sweep.search.objectives, self.items, verdicts, looks)
+        broken = verdict.broken_by(self.known.breaches)
+        return ranking(self.rows, self.sweep.search.objectives, self.items, verdicts, looks, broken)
 
     @property
     def has_reference(self) -> bool:

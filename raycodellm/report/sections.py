@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from raycodellm.report import figures, pairs, predicted, tables
+from raycodellm.report import constraints, figures, pairs, predicted, tables
 from raycodellm.report.answer import unknown_noise
 from raycodellm.report.figures import Curves, Figure
 from raycodellm.report.records import Records
@@ -144,6 +144,7 @@ def _all_sections(records: Records) -> list[Section]:
         *_pairs(records),
         _ranking(records),
         _arms_by_task(records),
+        Section("Constraints", _unless_empty(constraints.table(records)), constraints.NOTE),
         Section("Verdicts", _unless_empty(tables.verdicts(records)), is_folded=not records.has_reference),
         Section("Predicted beside measured", _unless_empty(predicted.table(records)), predicted.NOTE),
         Section(f"Tasks and their parts {of_arm}", _task_parts(records), _TASKS_NOTE, is_folded=True),

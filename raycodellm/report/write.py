@@ -7,7 +7,7 @@ from typing import Any
 
 from raycodellm import verdict
 from raycodellm.files import Folder
-from raycodellm.report import pairs, tables
+from raycodellm.report import constraints, pairs, tables
 from raycodellm.report.answer import answer_so_far, difference_name, progress, unknown_noise
 from raycodellm.report.html_page import html_page
 from raycodellm.report.markdown import markdown
@@ -75,6 +75,8 @@ def summary_text(
     if records.has_reference and records.known.verdicts:
         by_task = tables.arms_by_task(records).first(SUMMARY_ARMS)
         lines += [*table_lines(fitted(by_task, num_characters, by_task.header[:0:-1])), KEY, ""] if by_task.rows else []
+    if records.sweep.search.constraints and (kept := constraints.table(records).first(SUMMARY_ARMS)).rows:
+        lines += [*table_lines(fitted(kept, num_characters, ("95 % interval",))), ""]
     if (compared := pairs.table(records.pairs)).rows:
         lines += [*table_lines(fitted(compared, num_characters, ("items", "p", "base's", "other's"))), ""]
     closing = [

@@ -9,6 +9,7 @@ from raycodellm.search.confirmation import (
     num_confirmed,
     phase_of_replicate,
 )
+from raycodellm.search.constraints import REFERENCE_TRIAL, breach, breaches, limit, require_metrics
 from raycodellm.search.grid_order import trials_at_once
 from raycodellm.search.importance import FEWEST_POINTS, importances
 from raycodellm.search.journal_repair import Journal, agrees, read_journal, rebuild_journal
@@ -20,11 +21,14 @@ from raycodellm.search.study import Suggestion, SweepStudy
 
 __all__ = [
     "FEWEST_POINTS",
+    "REFERENCE_TRIAL",
     "Journal",
     "Phase",
     "Suggestion",
     "SweepStudy",
     "agrees",
+    "breach",
+    "breaches",
     "distributions",
     "format_params",
     "grid",
@@ -32,6 +36,7 @@ __all__ = [
     "is_relevant",
     "known_trials",
     "lacking_points",
+    "limit",
     "most_confirm_trials",
     "most_trials",
     "num_arms",
@@ -44,5 +49,6 @@ __all__ = [
     "read_journal",
     "rebuild_journal",
     "reference_point",
+    "require_metrics",
     "trials_at_once",
 ]

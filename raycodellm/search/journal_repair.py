@@ -16,6 +16,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Sweep, SweepFile
 from raycodellm.records import TrialResult
+from raycodellm.search.constraints import REFERENCE_TRIAL, breaches
 from raycodellm.search.journal_file import open_journal, quiet_optuna
 from raycodellm.search.objectives import objective_values
 from raycodellm.search.space import by_key, by_name, distributions
@@ -157,13 +158,29 @@ def rebuild_journal(
     new = path.with_name(f"{path.name}.making")
     new.unlink(missing_ok=True)
     study, sweep = create_study(open_journal(new), file), file.example()
+    breached = _breaches(sweep, {number: results[number] for number in results if number not in reopened})
     for number in range(max([len(trials), *(n + 1 for n in (*results, *reopened))])):
         known = trials[number] if number < len(trials) else None
-        study.add_trial(_trial(file, sweep, known, results.get(number), number in reopened))
+        trial = _trial(file, sweep, known, results.get(number), number in reopened)
+        for name in breached.get(number, {}).keys() - trial.constraints.keys():
+            trial.set_constraint(name, breached[number][name])
+        study.add_trial(trial)
     enqueue_first_points(study, file)
     if path.exists():
         os.replace(path, path.with_name(f"{path.name}.damaged"))
     os.replace(new, path)
+
+
+def _breaches(sweep: Sweep, results: Mapping[int, TrialResult]) -> dict[int, dict[str, float]]:
+    """How far each complete trial is beyond each constraint; nothing where this is not known of all of them."""
+    complete = {number: result for number, result in results.items() if result.state == "complete"}
+    reference = complete.get(REFERENCE_TRIAL)
+    found = {
+        number: breaches(sweep.search.constraints, result.metrics, reference.metrics if reference else None)
+        for number, result in complete.items()
+    }
+    is_known = all(len(one) == len(sweep.search.constraints) for one in found.values())
+    return found if is_known else {}
 
 
 def _trial(

@@ -138,10 +138,21 @@ class SweepStudy:
         arm, replicate = trial.user_attrs["arm"], trial.user_attrs["replicate"]
         return Suggestion(trial.number, arm, replicate, by_name(self._file, trial.params))
 
-    def tell(self, number: int, values: Sequence[float] | None) -> None:
+    def tell(self, number: int, values: Sequence[float] | None, breaches: Mapping[str, float] | None = None) -> None:
         """Ends a trial: complete with its objective values, or failed when `values` is None. A second call for the same
-        trial changes nothing."""
+        trial changes nothing.
+
+        `breaches`: how far the trial is beyond each constraint, over 0 where it breaks it. All complete trials have
+        them or none has, since a Gaussian process over constraints needs them of each.
+        """
         from optuna.trial import TrialState
+
+        if values is not None and breaches and not self.trials()[number].state.is_finished():
+            others = [one for one in self.trials() if one.state == TrialState.COMPLETE]
+            if all(one.constraints.keys() == breaches.keys() for one in others):
+                trial = self._live_trial(number)
+                for name in breaches.keys() - self.trials()[number].constraints.keys():
+                    trial.set_constraint(name, breaches[name])
 
         if number in self._to_suggest_again:
             self._to_suggest_again.remove(number)

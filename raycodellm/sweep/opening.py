@@ -63,7 +63,9 @@ def _refuse(run: Run, saved: SweepFile, changed: Sequence[tuple[str, Any, Any]])
     more = f" (and {len(others)} more: {', '.join(others)})" if others else ""
     hint = f"put the old value back, or give the sweep a new name or another --storage ({run.folder.uri})"
     if why[key]:
-        hint = f"{why[key]}; put the old value back, or {_NEW_SEED if continuing.is_of_search(key) else _NEW_NAME}"
+        hint = (
+            f"{why[key]}; put the old value back, or {_NEW_SEED if key.startswith(continuing.CONFIRM) else _NEW_NAME}"
+        )
     raise UserError(f"{key}: this run began with {old!r}, found {new!r}{more}; {hint}")
 
 

@@ -10,7 +10,7 @@ from typing import Any, Protocol
 from ray.tune.search import Searcher
 
 from raycodellm import search, verdict
-from raycodellm.records import ENDED
+from raycodellm.records import ENDED, TrialResult
 from raycodellm.search import Suggestion, SweepStudy
 from raycodellm.sweep.confirmation import Confirmation, Standing, lines
 from raycodellm.sweep.folder import Run
@@ -18,7 +18,7 @@ from raycodellm.sweep.halting import Halting
 from raycodellm.sweep.results import Results
 from raycodellm.sweep.spending import Account
 from raycodellm.sweep.stopper import Halt
-from raycodellm.sweep.told_results import record_death, tell_result, written_result
+from raycodellm.sweep.told_results import record_death, tell_result, waits_for_reference, written_result
 from raycodellm.sweep.trial import reported_result
 
 logger = logging.getLogger(__name__)
@@ -56,6 +56,8 @@ class StudySearcher(Searcher):
         self._running: dict[str, Suggestion] = {}
         """The trials that run, by Ray Tune's id."""
         self._audience = audience
+        self._untold: list[TrialResult] = []
+        """Trials that have ended and that the study was not told of yet."""
         self._confirmation = Confirmation(run)
         self._standing: Standing | None = None
         self._num_searched = search.num_trials(run.file)
@@ -148,12 +150,22 @@ class StudySearcher(Searcher):
         # A trial that died may have written its result before.
         told = reported_result(result) or written_result(self._run, number)
         if told is not None and told.state in ENDED:
-            tell_result(self._run, self._study, told)
             self._results.end(told)
             if self._account is not None:
                 self._account.end(told)
+            self._tell(told)
             if told.state == "failed":
                 self._halting.count_failures()
+
+    def _tell(self, ended: TrialResult) -> None:
+        """Tells the study how the trial ended, once the first trial of the reference has ended where a constraint is
+        relative to it. If the driver ends before, the next one tells it."""
+        self._untold.append(ended)
+        reference = self._results.of(search.REFERENCE_TRIAL)
+        if not waits_for_reference(self._run, reference):
+            for one in self._untold:
+                tell_result(self._run, self._study, one, reference)
+            self._untold.clear()
 
     def save(self, checkpoint_path: str) -> None:
         """Writes an empty file: a sweep is continued from its study and its trials' folders, never from a snapshot of

@@ -9,7 +9,7 @@ from typing import Any
 
 from raycodellm import retrying, search, storage_files
 from raycodellm.files import DamagedFile
-from raycodellm.records import TrialResult, as_json
+from raycodellm.records import ENDED, TrialResult, as_json
 from raycodellm.sweep.failures import reopen_failed
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.opening import reopen_lacking
@@ -28,22 +28,35 @@ def tell_written_results(run: Run, say: Callable[[str], Any] = logger.warning, *
     reopened = reopen_failed(run, say) if retry_failed else set()
     is_rebuilt = repair(run, say, reopened | reopen_lacking(run, say))
     study = search.SweepStudy(run.journal, run.file)
-    for number in study.unfinished():
+    first = run.at_start.get(search.REFERENCE_TRIAL)
+    reference = first.result if first is not None else None
+    for number in study.unfinished() if not waits_for_reference(run, reference) else ():
         written = run.at_start.get(number)
         if written is not None and written.result is not None:
-            tell_result(run, study, written.result)
+            tell_result(run, study, written.result, reference)
     if run.hold is not None and is_rebuilt:
         run.hold.merge_journal()
     return study.num_finished()
 
 
-def tell_result(run: Run, study: search.SweepStudy, result: TrialResult) -> None:
-    """Tells the study how a trial ended: complete with its objective values, or failed."""
-    is_complete = result.state == "complete"
+def tell_result(run: Run, study: search.SweepStudy, result: TrialResult, reference: TrialResult | None = None) -> None:
+    """Tells the study how a trial ended: complete with its objective values, or failed. `reference`: how the first
+    trial of the reference ended, which constraints may be relative to."""
+    settings, is_complete = run.sweep.search, result.state == "complete"
+    metrics = reference.metrics if reference is not None and reference.state == "complete" else None
+    found = search.breaches(settings.constraints, result.metrics, metrics) if is_complete else {}
     study.tell(
         result.number,
-        search.objective_values(run.sweep.search.objectives, result.metrics) if is_complete else None,
+        search.objective_values(settings.objectives, result.metrics) if is_complete else None,
+        found if len(found) == len(settings.constraints) else None,
     )
+
+
+def waits_for_reference(run: Run, reference: TrialResult | None) -> bool:
+    """True while the study cannot be told how far a trial is beyond a constraint, since the first trial of the
+    reference has not ended."""
+    is_relative = any(one.within is not None for one in run.sweep.search.constraints)
+    return is_relative and (reference is None or reference.state not in ENDED)
 
 
 def written_result(run: Run, number: int) -> TrialResult | None:

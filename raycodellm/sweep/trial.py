@@ -94,6 +94,7 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
         result = _ended(result, chain, outcome)
         if outcome.error is None:
             search.objective_values(context.run.sweep.search.objectives, result.metrics)
+            search.require_metrics(context.run.sweep.search.constraints, result.metrics)
             evaluated = Folder(chain.evaluation.folder)
             items = retrying.patiently(lambda: evaluation.kept_items(evaluated, result.tasks), "the tasks' results")
             retrying.patiently(lambda: folder.write_table("items.parquet", items), "items.parquet")

@@ -1,6 +1,7 @@
 """The verdict: which arms are confirmed with fresh seeds, and what is known of them against the reference."""
 
 from raycodellm.verdict.arms import reference_arm
+from raycodellm.verdict.constraints import Breach, breaches, broken_by
 from raycodellm.verdict.document import RULES, document
 from raycodellm.verdict.findings import Findings, findings
 from raycodellm.verdict.looks import Looks, PendingTrial, looks
@@ -14,6 +15,7 @@ __all__ = [
     "KEY",
     "MARKS",
     "RULES",
+    "Breach",
     "Comparison",
     "Findings",
     "ItemTable",
@@ -21,6 +23,8 @@ __all__ = [
     "PendingTrial",
     "Verdict",
     "answer",
+    "breaches",
+    "broken_by",
     "difference",
     "document",
     "family_metrics",

@@ -40,16 +40,23 @@ def _without_none(value: Any) -> Any:
     return [_without_none(one) for one in value] if isinstance(value, (list, tuple)) else value
 
 
-def best_of_search(rows: Sequence[Row], objective: Objective, reference: int | None, most: int) -> tuple[int, ...]:
+def best_of_search(
+    rows: Sequence[Row],
+    objective: Objective,
+    reference: int | None,
+    most: int,
+    broken: Mapping[int, float] | None = None,
+) -> tuple[int, ...]:
     """At most `most` arms with the best mean over their complete search trials, the best first, without the reference.
 
-    Of arms with equal parameters the first counts: another would be trained to the same scores.
+    `broken`: maps arms to how far they break constraints; those that keep all of them come first. Of arms with equal
+    parameters the first counts: another would be trained to the same scores.
     """
     by_arm = rows_by_arm(rows, "search")
     means = {arm: mean_score(of_arm, objective.metric) for arm, of_arm in by_arm.items() if arm != reference}
     chosen: list[int] = []
     taken = [params_of(by_arm[reference][0])] if reference in by_arm else []
-    for arm in in_order({arm: mean for arm, mean in means.items() if mean is not None}, (), objective):
+    for arm in in_order({arm: mean for arm, mean in means.items() if mean is not None}, (), objective, broken):
         params = params_of(by_arm[arm][0])
         if len(chosen) < most and not any(same(params, other) for other in taken):
             chosen.append(arm)

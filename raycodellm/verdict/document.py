@@ -8,6 +8,7 @@ from typing import Any
 from raycodellm.config import SweepFile
 from raycodellm.records import finite_json
 from raycodellm.statistics import ERROR, look_errors
+from raycodellm.verdict.constraints import Breach
 from raycodellm.verdict.findings import Findings
 from raycodellm.verdict.verdicts import Verdict
 
@@ -48,10 +49,26 @@ def document(
             for metric, score in known.comparison.scores.items()
         ],
         "verdicts": [_verdict(one) for one in known.verdicts],
+        "constraints": [_constraint(one) for one in known.breaches],
         "sources": sources if sources is None else dict(sources),
     }
     plain: dict[str, Any] = finite_json(found)
     return plain
+
+
+def _constraint(one: Breach) -> dict[str, Any]:
+    return {
+        "arm": one.arm,
+        "constraint": one.constraint.name,
+        "metric": one.constraint.metric,
+        "score": one.value,
+        "limit": one.limit,
+        "breach": one.breach.value,
+        "breach_low": one.breach.low,
+        "breach_high": one.breach.high,
+        "is_broken": one.is_broken,
+        "certainty": one.certainty,
+    }
 
 
 def _verdict(one: Verdict) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from raycodellm.statistics import Interval
 from raycodellm.tables.trials import Row
 from raycodellm.verdict.arms import mean_score
 from raycodellm.verdict.comparison import compare
+from raycodellm.verdict.constraints import Breach, breaches, broken_by
 from raycodellm.verdict.counted import counted_rows, in_order
 from raycodellm.verdict.first_in_rank import compare_with_first
 from raycodellm.verdict.looks import Looks, chosen_from, looks
@@ -36,6 +37,9 @@ class Findings:
     seeds_of_noise: int
     """Seeds, over all arms that have two or more, that tell the noise between seeds; 0 where it is unknown."""
 
+    breaches: tuple[Breach, ...] = ()
+    """Each arm with each constraint of the search."""
+
     @property
     def verdicts(self) -> tuple[Verdict, ...]:
         """On each arm that is compared, in each metric."""
@@ -52,8 +56,15 @@ def findings(file: SweepFile, rows: Sequence[Row], items: ItemsOf, state: Looks 
 
     `rows`: of `trials.parquet`; `items`: a trial's items by its number; `state`: the looks, where they are known.
     """
-    settings = file.example().search
     state = looks(file, rows, items) if state is None else state
+    found = breaches(file, rows, items, state.counted)
+    return replace(_findings(file, rows, items, state, broken_by(found)), breaches=found)
+
+
+def _findings(
+    file: SweepFile, rows: Sequence[Row], items: ItemsOf, state: Looks, broken: Mapping[int, float]
+) -> Findings:
+    settings = file.example().search
     objective = settings.objectives[0]
     if settings.confirm is not None:
         seeds = {seed for one in state.verdicts for seed in one.seeds}
@@ -65,7 +76,7 @@ def findings(file: SweepFile, rows: Sequence[Row], items: ItemsOf, state: Looks 
     complete, _ = counted_rows(rows, objective.metric)
     seeds_of_noise = _seeds_of_noise(complete, objective.metric)
     basis: Basis = "first in rank" if settings.reference is None else "all seeds"
-    order = _in_rank(complete, objective)
+    order = _in_rank(complete, objective, broken)
     base = next(iter(order), None) if settings.reference is None else state.reference
     if not seeds_of_noise or base not in complete:
         return Findings("none" if not seeds_of_noise else basis, base, state, Comparison(), seeds_of_noise)
@@ -86,9 +97,9 @@ def _of_reference(state: Looks) -> dict[str, Interval]:
     return {name: score for (arm, name), score in state.scores.items() if arm == state.reference and name in metrics}
 
 
-def _in_rank(complete: Mapping[int, Sequence[Row]], objective: Objective) -> list[int]:
+def _in_rank(complete: Mapping[int, Sequence[Row]], objective: Objective, broken: Mapping[int, float]) -> list[int]:
     means = {arm: mean_score(of_arm, objective.metric) for arm, of_arm in complete.items()}
-    return in_order({arm: mean for arm, mean in means.items() if mean is not None}, (), objective)
+    return in_order({arm: mean for arm, mean in means.items() if mean is not None}, (), objective, broken)
 
 
 def _seeds_of_noise(rows: Mapping[int, Sequence[Row]], metric: str) -> int:

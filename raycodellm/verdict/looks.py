@@ -18,6 +18,7 @@ from raycodellm.statistics import Interval
 from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.arms import best_of_search, reference_arm
 from raycodellm.verdict.comparison import Look, compare
+from raycodellm.verdict.constraints import breaches, broken_by
 from raycodellm.verdict.measurements import ItemsOf, measured_arms, phase_of, rows_by_arm, with_metric
 from raycodellm.verdict.verdicts import Verdict, family_metrics
 
@@ -98,7 +99,8 @@ def _replayed(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
     confirm, reference = sweep.search.confirm, reference_arm(file, rows)
     if confirm is None or reference is None:
         return Looks("done", reference=reference)
-    arms = best_of_search(rows, sweep.search.objectives[0], reference, confirm.best)
+    broken = broken_by(breaches(file, [row for row in rows if phase_of(row) == "search"], {}))
+    arms = best_of_search(rows, sweep.search.objectives[0], reference, confirm.best, broken)
     state = Looks("done", arms=arms, reference=reference)
     by_arm = rows_by_arm(rows, "confirm")
     first_seed = sweep.seed + CONFIRM_SEEDS

@@ -11,6 +11,7 @@ from raycodellm import search
 from raycodellm.config import SweepFile
 from raycodellm.statistics import Word, look_errors, seeds_to_tell
 from raycodellm.tables import formats
+from raycodellm.verdict.constraints import broken_by, told
 from raycodellm.verdict.findings import Findings
 from raycodellm.verdict.verdicts import Verdict
 
@@ -39,7 +40,7 @@ def _added_looks(file: SweepFile) -> str:
         return ""
     total = sum(look_errors(confirm.seeds, len(confirm.planned)))
     return (
-        f"Looks were added after fresh seeds had been seen ({len(confirm.planned)} were planned): without any effect, "
+        f"Looks were added after fresh seeds had been seen (planned: {len(confirm.planned)}): without any effect, "
         f"such a sweep claims one in at most {100 * total:g} % of cases, not 5 %."
     )
 
@@ -77,10 +78,18 @@ def sentence(file: SweepFile, known: Findings) -> str:
     if point is None or not found:
         return ""
     sign = 1.0 if settings.objectives[0].mode == "min" else -1.0
-    first, *others = sorted(found, key=lambda one: (_ORDER.index(one.word), sign * one.score.value))
+    broken = broken_by(known.breaches)
+    first, *others = sorted(
+        found, key=lambda one: (_ORDER.index(one.word), broken.get(one.arm, 0.0), sign * one.score.value)
+    )
     margin = settings.confirm.margin_of(metric, metric) if settings.confirm is not None else None
     said = f"{_claim(first, point, known, margin)}{_evidence(first, known)}{_remedy(first)}."
-    return " ".join([said, *_others(others, point)])
+    breaks = [
+        f"It breaks the constraint {one.constraint.name}: {told(one)}."
+        for one in known.breaches
+        if one.arm == first.arm and one.is_broken
+    ]
+    return " ".join([said, *breaks, *_others(others, point)])
 
 
 def _claim(one: Verdict, point: Mapping[str, Any], known: Findings, margin: float | None) -> str:

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Sequence
+from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from raycodellm.config import Objective, Sweep, SweepFile, UserError, resolve
+from raycodellm.config import Constraint, Objective, Sweep, SweepFile, UserError, resolve
 from raycodellm.config.text_domains import sources_of
 from raycodellm.evaluation.scores.averages import Averages
 from raycodellm.evaluation.scores.metrics import AVERAGED, BY_NAME, COUNTS, MEAN, METRICS
@@ -21,6 +21,7 @@ from raycodellm.tasks import BUILTIN, PARTS
 
 _OF_THE_MEAN = re.compile(rf"(?:(?:{'|'.join(metric.name for metric in AVERAGED)})(?:_low|_high)?|chance)")
 _OF_ANY_TASK = {"chance", *COUNTS}
+_BETTER = {"min": "where it is lower", "max": "where it is higher"}
 _OF_CONTAMINATION = ("acc_clean", "contaminated")
 """Metrics that only a search for contaminated items gives."""
 _WITHOUT_PART_INTERVALS = {metric.name for metric in METRICS if not metric.has_part_intervals}
@@ -42,13 +43,13 @@ def check_evaluation(file: SweepFile) -> None:
             raise UserError(
                 f"evaluation.suites: found {WIN_RATE!r}, which compares two models; ask `raycodellm eval` for it"
             )
-        for objective in sweeps[0].search.objectives:
-            if not settings.contamination and objective.metric.rpartition("/")[2].startswith(_OF_CONTAMINATION):
-                raise UserError(
-                    f"search.objective.metric: found {objective.metric!r}, which needs evaluation.contamination: true"
-                )
-            check_objective(objective, tasks, TaskNames(settings.include), given_averages(settings))
-            _check_source(objective, sweeps[0])
+        for key, one in _measured(sweeps[0]):
+            if not settings.contamination and one.metric.rpartition("/")[2].startswith(_OF_CONTAMINATION):
+                raise UserError(f"{key}: found {one.metric!r}, which needs evaluation.contamination: true")
+            check_objective(one, tasks, TaskNames(settings.include), given_averages(settings), key)
+            _check_source(one, sweeps[0], key)
+            if isinstance(one, Constraint):
+                _check_direction(one, key)
         _check_margins(sweeps[0], tasks, TaskNames(settings.include), given_averages(settings))
 
 
@@ -64,7 +65,23 @@ def _check_margins(sweep: Sweep, tasks: Sequence[str], known: TaskNames, average
             )
 
 
-def _check_source(objective: Objective, sweep: Sweep) -> None:
+def _measured(sweep: Sweep) -> Iterator[tuple[str, Objective | Constraint]]:
+    """The metrics that the search reads, each with its key in the sweep file."""
+    for objective in sweep.search.objectives:
+        yield "search.objective.metric", objective
+    for place, constraint in enumerate(sweep.search.constraints):
+        yield f"search.constraints.{place}.metric", constraint
+
+
+def _check_direction(one: Constraint, key: str) -> None:
+    """Raises `UserError` for a constraint that keeps a metric from getting better."""
+    name = one.metric.rpartition("/")[2]
+    better = "min" if name.startswith("bpb") else "max" if name.startswith("acc") else one.mode
+    if one.mode != better:
+        raise UserError(f"{key}: {one.metric} is better {_BETTER[better]}, found mode: {one.mode}; use mode: {better}")
+
+
+def _check_source(objective: Objective | Constraint, sweep: Sweep, key: str) -> None:
     """Raises `UserError` for bits per byte of held-out text of a source that the sweep does not measure in the task."""
     task, _, metric = objective.metric.rpartition("/")
     part = metric.removeprefix("bpb_")
@@ -73,20 +90,26 @@ def _check_source(objective: Objective, sweep: Sweep) -> None:
     known = sources_of(sweep, DOMAIN_OF_TASK[task]) if task in held_out_tasks(sweep.evaluation) else ()
     if part not in known:
         raise UserError(
-            f"search.objective.metric: found {objective.metric!r}, but no source {part!r} is measured by {task}; use "
+            f"{key}: found {objective.metric!r}, but no source {part!r} is measured by {task}; use "
             f"{' or '.join([f'{task}/bpb', *(f'{task}/bpb_{name}' for name in known)])}"
         )
 
 
-def check_objective(objective: Objective, tasks: Sequence[str], known: TaskNames, averages: Averages) -> None:
-    """Raises `UserError` where an evaluation on `tasks` does not give the objective's metric. `averages`: those of the
-    asked suites."""
+def check_objective(
+    objective: Objective | Constraint,
+    tasks: Sequence[str],
+    known: TaskNames,
+    averages: Averages,
+    key: str = "search.objective.metric",
+) -> None:
+    """Raises `UserError` by its `key` where an evaluation on `tasks` does not give the objective's metric. `averages`:
+    those of the asked suites."""
     if not _is_given(objective.metric, tasks, known, averages):
         task = objective.metric.rpartition("/")[0]
         examples = ", ".join([*averages, *(f"{name}/bpb" for name in tasks[:3]), "mean/bpb", "mean/acc"])
         own = f" ({task} gives {', '.join(_scores(task, tasks, known) or ())})" if task in tasks else ""
         raise UserError(
-            f"search.objective.metric: found {objective.metric!r}, which no task of evaluation.tasks gives{own}; "
+            f"{key}: found {objective.metric!r}, which no task of evaluation.tasks gives{own}; "
             f"use for example {examples}"
         )
 

@@ -1,0 +1,122 @@
+"""Which arms break a constraint of the search, by how much, and whether that is more than noise.
+
+A constraint is a wish about the arm, and a trial's score is one noisy look at it. So an arm breaks or keeps a
+constraint for sure only where the 95 % interval of its distance to the limit, over items and seeds, excludes 0.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+from raycodellm import search
+from raycodellm.config import Constraint, SweepFile
+from raycodellm.statistics import ERROR, ArmMeasurements, Interval, SeedNoise, difference
+from raycodellm.tables.trials import Row
+from raycodellm.verdict.arms import reference_arm
+from raycodellm.verdict.comparison import MOST_ARMS_OF_NOISE
+from raycodellm.verdict.measurements import ItemsOf, measured_arms, rows_by_arm, with_metric
+
+Certainty = Literal["sure", "within the noise", "noise unknown"]
+
+
+@dataclass(frozen=True)
+class Breach:
+    """One arm and one constraint."""
+
+    arm: int
+    constraint: Constraint
+    value: float
+    """The arm's mean score in the constraint's metric."""
+    limit: float
+    """The value that the metric may have at most, or at least where more is better."""
+    breach: Interval
+    """How far the arm is beyond the limit, in the metric's unit, with its 95 % interval; the ends are NaN while the
+    noise between seeds is unknown. A limit that the reference sets moves with the reference's noise."""
+
+    @property
+    def is_broken(self) -> bool:
+        return self.breach.value > 0
+
+    @property
+    def certainty(self) -> Certainty:
+        if math.isnan(self.breach.low) or math.isnan(self.breach.high):
+            return "noise unknown"
+        return "within the noise" if self.breach.low <= 0 <= self.breach.high else "sure"
+
+
+def breaches(
+    file: SweepFile, rows: Sequence[Row], items: ItemsOf, counted: Mapping[int, Collection[int]] | None = None
+) -> tuple[Breach, ...]:
+    """Each arm with each constraint of the sweep, as far as is known.
+
+    `counted`: maps each arm that counts by its fresh seeds to these; such an arm is compared with the reference's fresh
+    seeds, and any other arm with the reference's trials of the search.
+    """
+    constraints = file.example().search.constraints
+    if not constraints:
+        return ()
+    reference = reference_arm(file, rows)
+    groups = [rows_by_arm(rows, "search")]
+    if counted:
+        fresh = rows_by_arm(rows, "confirm")
+        groups.append(
+            {arm: [row for row in fresh.get(arm, ()) if row["seed"] in seeds] for arm, seeds in counted.items()}
+        )
+    found: dict[tuple[int, int], Breach] = {}
+    for group in groups:
+        for place, one in enumerate(constraints):
+            complete = {arm: done for arm, of_arm in group.items() if (done := with_metric(of_arm, one.metric))}
+            measured, noise = measured_arms(one.metric, complete, items)
+            base = measured.get(reference) if reference is not None else None
+            pool = [arm for arm in measured.values() if len(arm.scores) > 1][:MOST_ARMS_OF_NOISE]
+            for arm, mine in measured.items():
+                if (known := _breach(arm, one, mine, base, noise, pool)) is not None:
+                    found[arm, place] = known
+    return tuple(found[key] for key in sorted(found))
+
+
+def _breach(
+    arm: int,
+    one: Constraint,
+    mine: ArmMeasurements,
+    base: ArmMeasurements | None,
+    noise: SeedNoise,
+    pool: Sequence[ArmMeasurements],
+) -> Breach | None:
+    """None where the limit is the reference's, and the reference has no score. `pool`: arms that tell the noise between
+    seeds of a difference."""
+    limit = search.limit(one, base.score if base is not None else None)
+    if limit is None:
+        return None
+    if one.bound is None and base is not None:  # the limit moves with the reference, and so does the distance to it
+        gap = Interval(0.0, 0.0, 0.0) if mine is base else difference(mine, base, pool).interval(ERROR)
+        beyond = Interval(*(end + base.score - limit for end in gap))
+    else:
+        known = mine.interval(noise) if noise.single.degrees else Interval(mine.score, math.nan, math.nan)
+        beyond = Interval(*(end - limit for end in known))
+    if one.mode == "max":
+        beyond = Interval(-beyond.value, -beyond.high, -beyond.low)
+    return Breach(arm, one, mine.score, limit, beyond)
+
+
+def broken_by(found: Sequence[Breach]) -> dict[int, float]:
+    """Maps each arm to how far it breaks constraints: the sum of its breaches, each as a share of its limit; 0 for an
+    arm that keeps all of them."""
+    shares: dict[int, float] = {}
+    for one in found:
+        share = max(0.0, one.breach.value) / (abs(one.limit) or 1.0)
+        shares[one.arm] = shares.get(one.arm, 0.0) + share
+    return shares
+
+
+def told(one: Breach) -> str:
+    """`1.234, over 1.210 by 0.024 (95 %: +0.010 to +0.040)`; says so where other seeds may keep the constraint."""
+    side = "over" if one.constraint.mode == "min" else "under"
+    said = f"{one.value:.3f}, {side} {one.limit:.3f} by {one.breach.value:.3f}"
+    if one.certainty == "noise unknown":
+        return f"{said}; the noise between seeds is unknown, so another seed may keep it"
+    ends = f"95 %: {one.breach.low:+.3f} to {one.breach.high:+.3f}"
+    return f"{said} ({ends}{'' if one.certainty == 'sure' else '; within the noise, so other seeds may keep it'})"
