@@ -496,6 +496,23 @@ def test_a_stage_may_go_on_with_its_parent_s_optimizer(tmp_path):
     assert weights(again) == weights(jobs["keep"])
 
 
+def test_under_mup_a_stage_and_the_next_train_each_weight_at_its_own_rate(tmp_path, monkeypatch):
+    monkeypatch.setitem(models.PRESETS, "tiny", models.Preset(128, 1, 2, 384, 64))
+    mup = Model(preset="tiny", parametrization="mup")
+    still = Optimizer(weight_decay=0.0)
+    parent = changed(make_job(tmp_path / "parent", 1, model=mup), optimizer=still)
+    child = changed(make_job(tmp_path / "child", 1, model=mup, parent=parent.folder), optimizer=still)
+    before = models.build(mup, VOCAB, seed=7).state_dict()
+    for job in (parent, child):
+        train(job)
+        after = AutoModelForCausalLM.from_pretrained(Path(job.folder, "model")).state_dict()
+        moved = {name: (after[name] - before[name]).abs().max().item() / 0.01 for name in before}
+        assert moved["model.embed_tokens.weight"] == pytest.approx(1.0, rel=1e-3)
+        for layer in ("self_attn.q_proj", "mlp.up_proj", "mlp.down_proj"):
+            assert moved[f"model.layers.0.{layer}.weight"] == pytest.approx(0.5, rel=1e-3)
+        before = after
+
+
 def test_a_stage_that_is_done_without_its_optimizer_is_trained_once_more_for_that_alone(tmp_path):
     job = make_job(tmp_path)
     record = train(job)

@@ -49,3 +49,33 @@ def test_a_further_trials_seconds_add_up() -> None:
 def test_the_usual_way_stays_short() -> None:
     source = (FOLDER / "_honest_tune.py").read_text()
     assert len(ast.unparse(ast.parse(source)).splitlines()) < 100
+
+
+def test_the_search_for_a_rate_ends_where_both_neighbours_are_worse_and_a_parabola_lies_between() -> None:
+    mup = loaded("mup")
+    asked = []
+
+    def loss_at(exponent: int) -> float:
+        asked.append(exponent)
+        return (exponent + 9.25) ** 2
+
+    found = mup.search(loss_at, -6)
+    assert sorted(found) == [-10, -9, -8, -7, -6] and len(asked) == len(set(asked)) == 5
+    assert mup.vertex(found) == pytest.approx(-9.25)
+    assert mup.vertex({-9: 1.0, -8: 2.0}) is None  # the best rate may lie below
+    assert mup.search(lambda exponent: float(exponent), -11)[mup.GRID[0]] == mup.GRID[0]
+
+
+def test_a_rates_transfer_is_told_by_seed_and_a_single_seed_tells_nothing() -> None:
+    mup = loaded("mup")
+    shifts = {"standard": -2.0, "mup": 0.0}
+    losses = {
+        mup.Run(preset, way, e, seed): (e + 8 - (preset == "nano") * shifts[way] + 0.1 * seed * (preset == "nano")) ** 2
+        for preset in ("tiny", "nano")
+        for way in shifts
+        for e in range(-12, -5)
+        for seed in (0, 1)
+    }
+    row = mup._best_row(losses, "standard", "nano", (0, 1))
+    assert row[3].startswith("0.241 (") and row[4].startswith("4.200 (")  # 2^-2.05; (4.0 + 4.4) / 2
+    assert mup._best_row(losses, "mup", "nano", (0,))[3] == "1 (0 to inf)"
