@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import shlex
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -101,8 +101,7 @@ def _submission(request: SweepRequest, file: SweepFile, start: Path) -> Submissi
         overrides=request.overrides,
         settings=fingerprint(config.resolved_tree(file)),
         facts={
-            "arms": str(search.num_arms(file)),
-            "trials": _trials(file),
+            **_size(request, file),
             **({"git_commit": commit} if commit else {}),
         },
         environment={SUBMITTED_AS: request.command_line("submit")},
@@ -121,9 +120,20 @@ def _name(request: SweepRequest, file: SweepFile) -> str:
     return ladder.chosen(ladder.rungs_of(file), request.rung)[0].name
 
 
-def _trials(file: SweepFile) -> str:
+def _size(request: SweepRequest, file: SweepFile) -> dict[str, str]:
+    """The arms and trials that the job runs, of a ladder those of its rungs together."""
+    if file.example().ladder is None:
+        return {"arms": str(search.num_arms(file)), "trials": _trials([file])}
+    from raycodellm import ladder
+
+    rungs = ladder.chosen(ladder.rungs_of(file), request.rung)
+    arms = ", ".join(f"{rung.preset} {search.num_arms(rung.file)}" for rung in rungs)
+    return {"arms": arms, "trials": _trials([rung.file for rung in rungs])}
+
+
+def _trials(files: Sequence[SweepFile]) -> str:
     """`6`, or `6, at most 18 with the confirmation`."""
-    known, most = search.num_trials(file), search.most_trials(file)
+    known, most = sum(map(search.num_trials, files)), sum(map(search.most_trials, files))
     return f"{known}, at most {most} with the confirmation" if most > known else str(known)
 
 

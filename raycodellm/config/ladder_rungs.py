@@ -13,6 +13,8 @@ from raycodellm.config.sweep_settings import Sweep
 
 _DIGITS = 6
 """Significant digits of a scaled learning rate."""
+_OF_A_SEARCH = ("early_stopping", "warm_start")
+"""Settings of `search` that choose among arms: a rung with arms that are chosen already has no use for them."""
 
 
 def rung_name(sweep: str, preset: str) -> str:
@@ -35,7 +37,7 @@ def check_searches(sweep: Sweep, searched: Mapping[str, Any], origin: str) -> No
     if "model.preset" in searched or "model" in searched:
         raise UserError(f"{origin}: model: is searched, but the ladder's presets are the models; leave it out of model")
     fixed = [stage.name for stage in sweep.stages if not _is_rate_searched(stage.name, searched)]
-    transfers = getattr(sweep.model, "parametrization", None) == "mup"
+    transfers = sweep.model.parametrization == "mup"
     if transfers and ladder.learning_rate is not None:
         raise UserError(
             f"{origin}: ladder.learning_rate: model.parametrization: mup transfers the rates; leave one of both out"
@@ -84,7 +86,8 @@ def rung_tree(
     if carried is not None:
         confirm = {**found["search"]["confirm"], "best": carried.num_arms}
         arms = {"sampler": "random", "trials": 1 + carried.num_arms, "enqueue": [dict(one) for one in carried.points]}
-        found["search"] = {**found["search"], **arms, "confirm": confirm}
+        kept = {key: value for key, value in found["search"].items() if key not in _OF_A_SEARCH}
+        found["search"] = {**kept, **arms, "confirm": confirm}
     return found
 
 

@@ -51,7 +51,7 @@ def _transfer(file: SweepFile) -> str:
     if ladder.learning_rate is not None:
         factors = ", ".join(f"{preset} × {ladder.learning_rate[preset]:g}" for preset in ladder.presets)
         return f"learning rates by the table ({factors})"
-    if getattr(file.example().model, "parametrization", None) == "mup":
+    if file.example().model.parametrization == "mup":
         return "learning rates transferred by μP"
     return "learning rates searched"
 

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from raycodellm import verdict
 from raycodellm.ladder.effects import ArmEffects, LadderResult, RungResult
-from raycodellm.ladder.words import effect_text, size
+from raycodellm.ladder.words import effect_text, share_text, size
 from raycodellm.report.answer import answer_so_far
 from raycodellm.tables import Cell, Table, cells, formats
 
@@ -70,14 +70,14 @@ def _trend(one: ArmEffects) -> str:
 
 def order(result: LadderResult) -> Table:
     """One row for every two sizes: pairs of arms that both put into the same order."""
-    header = ("smaller", "larger", "pairs of arms", "ordered alike", "share (95 %)", "known alike", "known different")
+    header = ("smaller", "larger", "pairs of arms", "ordered alike", "share", "known alike", "known different")
     rows = [
         (
             size(small),
             size(large),
             cells.whole(found.num_pairs),
             cells.whole(found.alike),
-            Cell(f"{found.share.value:.0%} ({found.share.low:.0%} to {found.share.high:.0%})", found.share.value),
+            Cell(share_text(found), found.share.value),
             cells.whole(found.known_alike),
             cells.whole(found.known_different),
         )

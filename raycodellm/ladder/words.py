@@ -10,12 +10,15 @@ from raycodellm.ladder.folder import RungFacts
 from raycodellm.statistics import ERROR, FEWEST_SIZES, OrderAgreement
 from raycodellm.tables import formats
 
+LEVEL = f"{100 * (1 - ERROR):.0f} %"
 MOST_ARMS = 6
 """Arms that the answer tells of one by one."""
-NO_PREDICTION = (
-    "The ladder shows how effects move between its smallest and its largest size, and predicts nothing beyond them: in "
-    "DataDecide (Magnusson et al. 2025, 25 corpora up to 1B parameters) none of eight scaling-law methods decided "
-    "better between two corpora than the ranking at a single small size, which was right for about 80 % of pairs."
+NO_PREDICTION = "The ladder tells of its own sizes, and predicts nothing beyond them."
+WHY_NO_PREDICTION = (
+    "The ladder shows how effects move between its smallest and its largest size, and predicts no effect at a larger "
+    "one. In DataDecide (Magnusson et al. 2025, 25 corpora, up to 1B parameters) none of eight scaling-law methods "
+    "decided better between two corpora than the ranking at a single small size, which was right for about 80 % of "
+    "pairs."
 )
 """What a ladder cannot tell, with the study that measured it."""
 
@@ -75,7 +78,7 @@ def _trend(one: ArmEffects) -> str:
     if one.trend is None:
         return ""
     slope = one.trend.slope
-    value = f"{slope.value:+.3f} ({1 - ERROR:.0%}: {formats.signed_interval(slope.low, slope.high)})"
+    value = f"{slope.value:+.3f} ({LEVEL}: {formats.signed_interval(slope.low, slope.high)})"
     if not one.trend.is_straight:
         return f"Its effects lie on no straight line over size: {value} per tenfold size is no summary of them."
     if slope.low > 0 or slope.high < 0:
@@ -87,7 +90,7 @@ def _direction(one: ArmEffects) -> str:
     """Whether larger models gain or lose by the arm, as far as the slope says."""
     assert one.trend is not None
     helps = (one.trend.slope.value < 0) == (one.objective.mode == "min")
-    return f"in {'favour of' if helps else 'disfavour of'} the arm"
+    return "in favour of the arm" if helps else "against the arm"
 
 
 def lacking(result: LadderResult) -> str:
@@ -116,12 +119,14 @@ def _furthest(result: LadderResult) -> list[tuple[RungFacts, RungFacts, OrderAgr
 
 def agreement_sentence(small: RungFacts, large: RungFacts, found: OrderAgreement) -> str:
     """How many pairs of arms two sizes order alike."""
-    share = found.share
-    pairs = "the pair" if found.num_pairs == 1 else f"{found.num_pairs} pairs"
-    return (
-        f"{size(small)} and {size(large)} order {found.alike} of {pairs} of arms alike ({share.value:.0%}; "
-        f"{1 - ERROR:.0%}: {share.low:.0%} to {share.high:.0%})."
-    )
+    pairs = f"{found.alike} of {found.num_pairs} pairs of arms"
+    return f"{size(small)} and {size(large)} put {pairs} into the same order: {share_text(found)}."
+
+
+def share_text(found: OrderAgreement) -> str:
+    """`33 % (95 %: 0 to 67 %)`."""
+    value, low, high = (round(100 * end) for end in found.share)
+    return f"{value} % ({LEVEL}: {low} to {high} %)"
 
 
 def _sizes(rungs: Sequence[RungFacts]) -> str:

@@ -64,7 +64,7 @@ def _sections(result: LadderResult) -> list[Section]:
         Section("Effects", [by_size] if by_size.rows else [], note),
         Section("Order of the arms", [order] if order.rows else [], _ORDER_NOTE),
         Section("Sizes", [tables.rungs(result)], "Each size is a sweep of its own, with a report in its own folder."),
-        Section("What a ladder cannot tell", [words.NO_PREDICTION]),
+        Section("What a ladder cannot tell", [words.WHY_NO_PREDICTION]),
         Section("Effects in all metrics", _all_effects(result), note, is_folded=True),
         Section("Settings", [Code(write_yaml(result.ladder.facts.settings))], is_folded=True),
     ]
