@@ -82,14 +82,21 @@ SHARES = (0.4, 0.25, 0.1)
 MORE = pytest.mark.exhaustive
 
 
-def stages(file: config.SweepFile, folder: Path, seed: int = 0, **params: Any) -> list[StageJob]:
+def stages(file: config.SweepFile, folder: Path, **params: Any) -> list[StageJob]:
     """The stages of the trial with these values of `pretrain`'s parameters, in a storage at `folder`."""
+    point = {f"pretrain.{name.replace('__', '.')}": value for name, value in params.items()}
+    return chain_at(file, folder, point)
+
+
+def chain_at(file: config.SweepFile, folder: Path, point: Mapping[str, Any]) -> list[StageJob]:
     (folder / "tok").mkdir(parents=True, exist_ok=True)
     (folder / "tok" / "tokenizer.json").write_text("{}")
+    return list(stage_store.trial_chain(file, point, 0, materials_at(file, folder)).stages)
+
+
+def materials_at(file: config.SweepFile, folder: Path) -> stage_store.Materials:
     contents = stage_store.contents_of([file.example()])
-    materials = stage_store.Materials(CORPORA, Folder(str(folder / "tok")), "t", VOCAB, Folder(str(folder)), contents)
-    point = {f"pretrain.{name.replace('__', '.')}": value for name, value in params.items()}
-    return list(stage_store.trial_chain(file, point, seed, materials).stages)
+    return stage_store.Materials(CORPORA, Folder(str(folder / "tok")), "t", VOCAB, Folder(str(folder)), contents)
 
 
 def trained(jobs: list[StageJob], shared: bool = True) -> list[StageRecord]:
@@ -181,6 +188,21 @@ def test_a_trunk_that_is_damaged_or_gone_costs_only_the_steps(tmp_path):
     assert state(again) == state(alone)
 
 
+def test_a_trial_s_model_has_the_same_bits_with_and_without_the_stage_tree(tmp_path):
+    """The score follows: a model's score depends on its weights and on the evaluation's settings alone."""
+    cooldown = COOLDOWN | {"code_ratio": {"search": {"choice": [0.2, 0.6]}}}
+    file = sweep_file({"tokens": 4 * STEP, "learning_rate": {"peak": 0.01}}, cooldown)
+    models, trainings = {}, {"together": 0, "apart": 0}
+    for ratio in (0.2, 0.6):
+        for name, folder in (("together", tmp_path / "storage"), ("apart", tmp_path / f"of {ratio}")):
+            jobs = chain_at(file, folder, {"cooldown.code_ratio": ratio})
+            trainings[name] += sum(stage_store.finished_outcome(job) is None for job in jobs)
+            trained(jobs)
+            models[name, ratio] = [state(job) for job in jobs], jobs[-1].identity
+    assert models["together", 0.2] == models["apart", 0.2] != models["together", 0.6] == models["apart", 0.6]
+    assert trainings == {"together": 3, "apart": 4}
+
+
 # ----------------------------------------------------------------------------------------------------- who shares
 
 
@@ -259,8 +281,7 @@ def test_a_stage_follows_the_endless_order_but_for_its_last_sequences(share):
 
 def tree_of(file: config.SweepFile, folder: Path, *steps: int) -> tuple[JobTree, dict[int, str]]:
     made, keys = JobTree(max_deaths=0), {}
-    contents = stage_store.contents_of([file.example()])
-    materials = stage_store.Materials(CORPORA, Folder("/tok"), "t", VOCAB, Folder(str(folder)), contents)
+    materials = materials_at(file, folder)
     for number, length in enumerate(steps):
         chain = stage_store.trial_chain(file, {"pretrain.tokens": length * STEP}, 0, materials)
         made.add(number, chain)
@@ -291,9 +312,7 @@ def test_a_longer_stage_trains_alone_when_the_shorter_one_fails_or_is_cancelled_
     assert tree.take("a").key == keys[20]
     tree, keys = tree_of(file, tmp_path, 20)
     tree.take("a")
-    contents = stage_store.contents_of([file.example()])
-    materials = stage_store.Materials(CORPORA, Folder("/tok"), "t", VOCAB, Folder(str(tmp_path)), contents)
-    tree.add(1, stage_store.trial_chain(file, {"pretrain.tokens": 10 * STEP}, 0, materials))
+    tree.add(1, stage_store.trial_chain(file, {"pretrain.tokens": 10 * STEP}, 0, materials_at(file, tmp_path)))
     tree.lose("a", "died", is_preempted=True)
     assert {tree.take("b").key, tree.take("c").key} >= {keys[20]}
 

@@ -60,8 +60,8 @@ def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) 
 
     def describe(key: str, trials: Sequence[int]) -> tuple[str, str]:
         shared = f" for {len(trials)} trials" if len(trials) > 1 else ""
-        from_trunk = f", {taken[key][0]:,} of them taken over from a shorter stage" if key in taken else ""
-        return jobs[key].stage.name, f"{jobs[key].stage.num_tokens:,} tokens{from_trunk}{shared}"
+        from_trunk = f", {taken[key][0]:,} of them taken over from another stage" if key in taken else ""
+        return jobs[key].stage.name, f"{jobs[key].stage.num_tokens:,} tokens{shared}{from_trunk}"
 
     keys = [[job.key for job in chain.stages] for chain in chains]
     steps = stage_store.taken_steps(jobs.values())

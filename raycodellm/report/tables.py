@@ -275,7 +275,7 @@ def _stage_facts(records: Records, key: str, trials: Sequence[int]) -> tuple[str
         seconds = formats.seconds(record.device_seconds)
         facts = f"{formats.count(record.num_tokens)} tokens, {seconds}, loss {record.final_loss:.3f}"
         if record.trunk_steps:
-            facts += f"; {formats.count(record.trunk_tokens)} of the tokens taken over from a shorter stage"
+            facts += f"; {formats.count(record.trunk_tokens)} of the tokens taken over from another stage"
         if len(trials) > 1:
             saved = formats.count(record.num_tokens * (len(trials) - 1))
             facts += f"; trained once for {len(trials)} trials, {saved} tokens saved"
