@@ -307,6 +307,7 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("search.max_failed", (), ("search.max_failed=3",)),
     ("search.confirm.best", _CONFIRMED, ("search.confirm.best=3",)),
     ("search.confirm.seeds", _CONFIRMED, ("search.confirm.seeds=[3, 5]",)),
+    ("search.warm_start", (), ("search.warm_start=[another]",)),
     *(
         (f"search.constraints.*.{key}", ("search.constraints=[{metric: own/bpb, mode: min, bound: 1.0}]",), (change,))
         for key, change in (

@@ -14,6 +14,7 @@ from raycodellm.config import Scaling, Sweep, SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.memory_needs import GIB
 from raycodellm.records import HeldOutSource
+from raycodellm.sweep import warm_start
 
 
 @dataclass(frozen=True)
@@ -57,7 +58,7 @@ def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> 
     num_seeds = len(chains) // len(arms)
     where = placement.find(sweep.scaling, asked.address, memory_fit, asked.device)
     parts = [
-        "\n".join(tables.arms(file, arms)),
+        "\n".join([*tables.arms(file, arms), *warm_start.read_prior(file, storage).lines]),
         "\n".join(tables.stages(chains, {name for name, size in sizes.items() if size.is_estimate}, num_seeds)),
         *(["\n".join(found)] if (found := tables.confirmation(file, fresh)) else []),
         "\n".join(tables.sources(sizes, corpora, chains)),

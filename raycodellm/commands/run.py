@@ -87,11 +87,14 @@ def carry_out_file(
         shown.waits_for("the checks of models, memory and cluster")
         memory_fit = preflight.check_before_start(file, request.address) if is_new else None
         shown.waits_for("the storage")
+        prior = sweep.read_prior(file, request.storage).lines if is_new else ()
         opened = sweep.open_run(file, request.storage, complain)
     with contextlib.ExitStack() as stack:
         with display.LineDisplay(sys.stdout, display.Shown()) as shown:
             shown.waits_for("the run folder and its study")
             opened = stack.enter_context(sweep.lock(opened, shown.say))
+            for line in prior:
+                shown.say(line)
             confirmation = sweep.Confirmation(opened)
             standing = confirmation.standing(opened.results_at_start)
             sweep.require_same_recipe(opened, standing.num_trials)

@@ -124,6 +124,9 @@ class Search(Frozen):
     """The arm that every other arm is compared with, a value for each searched parameter, for example
     `{pretrain.code_ratio: 0.0}`. It is always run, before all other arms. When left out, arms are compared with the
     one that is first in rank."""
+    warm_start: tuple[str, ...] = ()
+    """Runs of other sweeps whose complete trials the sampler learns from (`tpe`, `gp`): each the name of a sweep in the
+    same storage, or the whole path or address of a run folder."""
     constraints: tuple[Constraint, ...] = ()
     """Limits on other metrics: the search prefers arms that keep all of them."""
     confirm: Confirm | None = None
@@ -149,6 +152,12 @@ class Search(Frozen):
                 "constraints: within is a share of the reference's value, and there is no reference; give it, for "
                 "example reference: {pretrain.code_ratio: 0.0}, or a bound in the place of within"
             )
+        for run in self.warm_start:
+            if "/" in run and "://" not in run and not run.startswith(("/", "~")):
+                raise ValueError(
+                    f"warm_start: found {run!r}, a relative path; give the name of a sweep in the same storage, or the "
+                    "whole path or address of a run folder"
+                )
         names = [one.name for one in self.constraints]
         for name in names:
             if names.count(name) > 1:

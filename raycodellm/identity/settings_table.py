@@ -128,6 +128,7 @@ LEAVES: dict[str, Row] = {
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "trials sampler"),
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "replicates enqueue"),
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search", "reference.*"),
+    **_rows("nothing", "which trials exist", "search", "warm_start"),
     **_rows("nothing", "which trials exist", "search.constraints.*", "metric mode within bound"),
     **_rows("nothing", "when a sweep stops; the trials that end are the same", "search", "max_failed"),
     **_rows("nothing", "which seeds are run, and what is said of them", "search.confirm", "best seeds margin.*"),

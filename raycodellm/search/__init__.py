@@ -15,15 +15,18 @@ from raycodellm.search.importance import FEWEST_POINTS, importances
 from raycodellm.search.journal_repair import Journal, agrees, read_journal, rebuild_journal
 from raycodellm.search.objectives import objective_values
 from raycodellm.search.preview import preview
+from raycodellm.search.prior import LEARNING, PriorTrial, whole_point
 from raycodellm.search.reference import reference_point
 from raycodellm.search.space import distributions, is_relevant
 from raycodellm.search.study import Suggestion, SweepStudy
 
 __all__ = [
     "FEWEST_POINTS",
+    "LEARNING",
     "REFERENCE_TRIAL",
     "Journal",
     "Phase",
+    "PriorTrial",
     "Suggestion",
     "SweepStudy",
     "agrees",
@@ -51,4 +54,5 @@ __all__ = [
     "reference_point",
     "require_metrics",
     "trials_at_once",
+    "whole_point",
 ]

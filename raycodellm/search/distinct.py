@@ -20,6 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raycodellm.config import SweepFile
 from raycodellm.files import fingerprint
 from raycodellm.search.arms import MAX_GRID_POINTS, finite_points
+from raycodellm.search.prior import PriorTrial, seen
 from raycodellm.search.samplers import make_sampler
 from raycodellm.search.space import by_key, sample, simplices, unit_keys
 from raycodellm.search.space_filling import space_filling
@@ -44,13 +45,14 @@ class DistinctSampler(BaseSampler):
         is_tried: Callable[[Mapping[str, Any]], bool],
         *,
         without_model: bool = False,
+        prior: Sequence[PriorTrial] = (),
     ) -> None:
         """`is_tried`: true for a point, by Optuna's keys, that is not to be proposed. `without_model`: random points in
-        place of those of a sampler that learns."""
+        place of those of a sampler that learns. `prior`: trials of other sweeps that the sampler learns from."""
         sweep, asked = file.example(), file.example().search.sampler
         self._name = "random" if without_model and asked != "qmc" else asked
         self._file, self._seed, self._num_arms = file, sweep.seed, num_arms
-        self._is_tried = is_tried
+        self._is_tried, self._prior = is_tried, prior
         self._sequence: Iterator[Point] = space_filling(file) if asked == "qmc" else iter(())
         self._next_of_sequence: Point | None = next(self._sequence, None)
 
@@ -62,7 +64,7 @@ class DistinctSampler(BaseSampler):
         """A point that was not tried. One that was, where no other agrees with what the trial has of its own: values
         that were enqueued, or stored by a driver that was killed."""
         point: Point = {}
-        for point in self._proposals(study, trial):
+        for point in self._proposals(*seen(study, trial, self._file, self._prior)):
             if not self._is_tried(point):
                 break
         return point

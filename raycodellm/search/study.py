@@ -18,6 +18,7 @@ from raycodellm.records import CONFIRM_SEEDS
 from raycodellm.search.arms import first_points, num_arms, num_trials
 from raycodellm.search.confirmation import Phase, phase_of_replicate
 from raycodellm.search.journal_file import open_journal
+from raycodellm.search.prior import PriorTrial
 from raycodellm.search.space import by_name, keyed_points, point_text, sample
 
 if TYPE_CHECKING:
@@ -44,9 +45,10 @@ class Suggestion:
 class SweepStudy:
     """The sweep's study in its journal file."""
 
-    def __init__(self, path: Path, file: SweepFile) -> None:
+    def __init__(self, path: Path, file: SweepFile, prior: Sequence[PriorTrial] = ()) -> None:
         """Opens the journal at `path`. A new study gets the sweep's first points; a continued one gets the replicates
-        that an interruption left out, and suggests its unfinished trials before new ones."""
+        that an interruption left out, and suggests its unfinished trials before new ones. `prior`: trials of other
+        sweeps that the sampler learns from."""
         from optuna.trial import TrialState
 
         from raycodellm.search.distinct import DistinctSampler
@@ -63,7 +65,7 @@ class SweepStudy:
             if _has_arm(trial) and trial.user_attrs["replicate"] == 0:
                 self._enqueue_replicates(trial.user_attrs["arm"], trial.params)
         self._first_points = {point_text(point) for point in keyed_points(file, first_points(file))}
-        self._study.sampler = DistinctSampler(file, num_arms(file), self._is_tried)
+        self._study.sampler = DistinctSampler(file, num_arms(file), self._is_tried, prior=prior)
         # Only where both the journal and the trial's folder were damaged: else the journal has its arm.
         self._lost = [trial.number for trial in self.trials() if self._is_lost_confirmation(trial)]
         self._to_suggest_again = [number for number in self.unfinished() if number not in self._lost]

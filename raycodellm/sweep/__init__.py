@@ -22,6 +22,7 @@ from raycodellm.sweep.timing import Timing
 from raycodellm.sweep.told_results import tell_written_results
 from raycodellm.sweep.tracking import require_packages
 from raycodellm.sweep.trial import TrialContext
+from raycodellm.sweep.warm_start import read_prior
 from raycodellm.sweep.watchdog import SweepLost, Watchdog
 
 __all__ = [
@@ -45,6 +46,7 @@ __all__ = [
     "judged",
     "lock",
     "open_run",
+    "read_prior",
     "read_results",
     "require_packages",
     "require_same_recipe",

@@ -20,6 +20,7 @@ from raycodellm.sweep.spending import Account
 from raycodellm.sweep.stopper import Halt
 from raycodellm.sweep.told_results import record_death, tell_result, waits_for_reference, written_result
 from raycodellm.sweep.trial import reported_result
+from raycodellm.sweep.warm_start import prior_of
 
 logger = logging.getLogger(__name__)
 
@@ -52,7 +53,7 @@ class StudySearcher(Searcher):
         """
         super().__init__()
         self._run, self._results, self._halt, self._give_up = run, results, halt, give_up
-        self._study = SweepStudy(run.journal, run.file)
+        self._study = SweepStudy(run.journal, run.file, prior_of(run))
         self._running: dict[str, Suggestion] = {}
         """The trials that run, by Ray Tune's id."""
         self._audience = audience

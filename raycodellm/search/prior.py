@@ -1,0 +1,115 @@
+"""Trials of other sweeps as prior knowledge of a sampler (`search.warm_start`).
+
+The sampler is asked about a copy of the study in memory, which holds the sweep's own trials under their numbers and the
+other sweeps' trials behind them. So the study itself has no trial but the sweep's own, and nothing that reads it takes
+another sweep's trial for one of this sweep's.
+
+Scores of two sweeps need not be alike: one may have trained longer. Each sweep's scores are therefore taken by their
+rank among that sweep's own, as the normal quantile of the rank (a Gaussian copula; Salinas, Shen & Perrone 2020,
+section 4). A single trial says nothing about itself, and is in the middle.
+"""
+
+from __future__ import annotations
+
+import statistics
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
+
+from raycodellm.config import SweepFile
+from raycodellm.search.space import by_key, distributions, is_relevant, sampling_order
+
+if TYPE_CHECKING:
+    import optuna
+    from optuna.trial import FrozenTrial
+
+LEARNING = ("tpe", "gp")
+"""Samplers that learn from other sweeps' trials. `nsga2` breeds generations of the sweep's own trials; the points of
+the others depend on no score."""
+
+
+@dataclass(frozen=True)
+class PriorTrial:
+    """A complete trial of another sweep, as this sweep's sampler learns from it."""
+
+    run: str
+    """Address of the run folder."""
+    number: int
+    params: dict[str, Any]
+    """A whole point of this sweep's space, by the parameters' names."""
+    values: tuple[float, ...]
+    """Its scores in this sweep's objectives."""
+    breaches: dict[str, float] = field(default_factory=dict)
+    """How far it is beyond each constraint of this sweep, by the constraint's name."""
+
+
+def whole_point(file: SweepFile, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that have an effect beside each other, with their `values` (by name). Raises `KeyError` with the
+    name of one that has no value."""
+    point: dict[str, Any] = {}
+    for one in sampling_order(file):
+        if one.name not in point and is_relevant(file, one, point):
+            point[one.name] = values[one.name]
+    return point
+
+
+def with_prior(study: optuna.Study, file: SweepFile, prior: Sequence[PriorTrial]) -> optuna.Study:
+    """A copy of the study in memory, with the prior trials behind the study's own, each with its origin as the user
+    attribute `warm_start`."""
+    import optuna
+    from optuna.trial import TrialState, create_trial
+
+    copy = optuna.create_study(directions=study.directions)
+    own = study.get_trials(deepcopy=False)
+    complete = [trial for trial in own if trial.state == TrialState.COMPLETE]
+    has_constraints = all(trial.constraints for trial in complete) and all(one.breaches for one in prior)
+    ranked = dict(zip([one.number for one in complete], quantiles([one.values for one in complete]), strict=True))
+    for trial in own:
+        values = ranked.get(trial.number, trial.values if trial.state != TrialState.COMPLETE else None)
+        kept = {
+            "params": trial.params,
+            "distributions": trial.distributions,
+            "user_attrs": trial.user_attrs,
+            "intermediate_values": trial.intermediate_values,
+        }
+        constraints = trial.constraints if has_constraints else None
+        copy.add_trial(create_trial(state=trial.state, values=values, constraints=constraints, **kept))
+    for run in dict.fromkeys(one.run for one in prior):
+        of_run = [one for one in prior if one.run == run]
+        for one, values in zip(of_run, quantiles([one.values for one in of_run]), strict=True):
+            if (found := distributions(file, one.params)) is not None:
+                copy.add_trial(
+                    create_trial(
+                        values=values,
+                        params=by_key(file, one.params),
+                        distributions=found,
+                        user_attrs={"warm_start": one.run, "number": one.number},
+                        constraints=one.breaches if has_constraints else None,
+                    )
+                )
+    return copy
+
+
+def quantiles(values: Sequence[Sequence[float]]) -> list[list[float]]:
+    """Each trial's values as normal quantiles of their ranks among the trials, objective by objective; equal values
+    share the mean of their ranks."""
+    columns = [_quantiles(column) for column in zip(*values, strict=True)]
+    return [list(row) for row in zip(*columns, strict=True)]
+
+
+def _quantiles(values: Sequence[float]) -> list[float]:
+    normal, number = statistics.NormalDist(), len(values)
+    order: dict[float, list[int]] = {}
+    for rank, value in enumerate(sorted(values)):
+        order.setdefault(value, []).append(rank)
+    return [normal.inv_cdf((statistics.fmean(order[value]) + 0.5) / number) for value in values]
+
+
+def seen(
+    study: optuna.Study, trial: FrozenTrial, file: SweepFile, prior: Sequence[PriorTrial]
+) -> tuple[optuna.Study, FrozenTrial]:
+    """The study and the trial as a sampler is asked about them."""
+    if not prior:
+        return study, trial
+    copy = with_prior(study, file, prior)
+    return copy, copy.get_trials(deepcopy=False)[trial.number]

@@ -1,0 +1,139 @@
+"""Reads other sweeps' trials as prior knowledge of this sweep's sampler (`search.warm_start`).
+
+What was read is kept in the run folder, so that every driver of the sweep suggests from the same trials, whatever has
+become of the other runs since.
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+from raycodellm import config, search, storage_files
+from raycodellm.config import Domain, SweepFile, UserError
+from raycodellm.files import Folder
+from raycodellm.records import as_json, from_json
+from raycodellm.search import PriorTrial
+from raycodellm.sweep.folder import Run
+from raycodellm.tables.trials import Row, metric_of, params_of
+
+KEPT = "warm_start.json"
+_KEY = "search.warm_start"
+
+
+@dataclass(frozen=True)
+class Prior:
+    """The trials that a sweep starts from."""
+
+    trials: tuple[PriorTrial, ...] = ()
+    lines: tuple[str, ...] = ()
+    """For each run: how many of its trials are used, and why the others are not."""
+
+
+def read_prior(file: SweepFile, storage: Folder) -> Prior:
+    """Reads the complete trials of the runs in `search.warm_start` that are whole points of this sweep's space.
+
+    Raises `UserError` for a sampler that learns nothing from them, a folder that is no run, and a run without a trial
+    that has this sweep's objectives.
+    """
+    settings = file.example().search
+    if settings.warm_start and settings.sampler not in search.LEARNING:
+        raise UserError(
+            f"{file.origin}: {_KEY}: has no effect with sampler: {settings.sampler}, which learns nothing from other "
+            f"sweeps' trials; use {' or '.join(search.LEARNING)}, or remove warm_start"
+        )
+    trials: list[PriorTrial] = []
+    lines: list[str] = []
+    for name in settings.warm_start:
+        folder = Folder(name) if "/" in name else storage / name
+        if folder.uri == (storage / file.example().name).uri:
+            raise UserError(f"{file.origin}: {_KEY}: {name} is this sweep itself; remove it")
+        found, why_not = _of_run(file, folder)
+        trials += found
+        left = ", ".join(f"{number} {why}" for why, number in why_not.items())
+        lines.append(f"{_KEY}: {len(found)} trials of {folder} are used" + (f"; left out: {left}" if left else ""))
+    return Prior(tuple(trials), tuple(lines))
+
+
+def prior_of(run: Run) -> tuple[PriorTrial, ...]:
+    """The trials that the sweep's sampler learns from: those that its first driver read and kept."""
+    if not run.sweep.search.warm_start:
+        return ()
+    if run.folder.exists(KEPT):
+        kept = run.folder.read_json(KEPT).get("trials", [])
+        return tuple(from_json(PriorTrial, one, f"{run.folder}/{KEPT}") for one in kept)
+    trials = read_prior(run.file, run.storage).trials
+    run.folder.write_json(KEPT, {"trials": [as_json(one) for one in trials]})
+    return trials
+
+
+def _of_run(file: SweepFile, folder: Folder) -> tuple[list[PriorTrial], Counter[str]]:
+    """The trials of a run that can be used, and how many cannot, by the reason."""
+    other = storage_files.read_sweep_file(folder, lambda line: None)
+    rows = storage_files.read_trials_table(folder) if folder.exists("trials.parquet") else []
+    objectives = file.example().search.objectives
+    complete = [row for row in rows if row["state"] == "complete"]
+    lacking = [one.metric for one in objectives if not any(metric_of(row, one.metric) is not None for row in complete)]
+    if lacking:
+        what = f"has no complete trial with {lacking[0]}" if complete else "has no complete trial"
+        raise UserError(f"{file.origin}: {_KEY}: {folder} {what}, so nothing can be learned from it; remove it")
+    reference = next((row for row in complete if row["number"] == search.REFERENCE_TRIAL), None)
+    found: list[PriorTrial] = []
+    why_not: Counter[str] = Counter()
+    for row in rows:
+        one = _trial(file, other, folder, row, reference)
+        if isinstance(one, str):
+            why_not[one] += 1
+        else:
+            found.append(one)
+    return found, why_not
+
+
+def _trial(file: SweepFile, other: SweepFile, folder: Folder, row: Row, reference: Row | None) -> PriorTrial | str:
+    """The trial, or why it is left out."""
+    settings = file.example().search
+    if row["state"] != "complete":
+        return str(row["state"])
+    values = [metric_of(row, one.metric) for one in settings.objectives]
+    if None in values:
+        return "without the objective"
+    params = _point(file, other, params_of(row))
+    if isinstance(params, str):
+        return params
+    metrics = {one.metric: metric_of(row, one.metric) for one in settings.constraints}
+    base = {one.metric: metric_of(reference, one.metric) for one in settings.constraints} if reference else {}
+    breaches = search.breaches(settings.constraints, _known(metrics), _known(base))
+    if len(breaches) < len(settings.constraints):
+        return "without a constraint's metric, or the reference's value of it"
+    return PriorTrial(folder.uri, row["number"], params, tuple(float(value or 0.0) for value in values), breaches)
+
+
+def _known(metrics: Mapping[str, float | None]) -> dict[str, float]:
+    return {name: value for name, value in metrics.items() if value is not None}
+
+
+def _point(file: SweepFile, other: SweepFile, params: Mapping[str, Any]) -> dict[str, Any] | str:
+    """The trial's parameters as a whole point of this sweep's space, or why they are none.
+
+    A parameter that the other sweep did not search has the value that its file gives. One that it searched and this
+    sweep does not must have the value that this sweep's file gives.
+    """
+    values = {name: params[name] if name in params else config.value_at(other, name, params) for name in file.domains}
+    values = {name: _as_searched(file.domains[name], value) for name, value in values.items() if value is not None}
+    try:
+        found = search.whole_point(file, values)
+    except KeyError as missing:
+        return f"without {missing.args[0]}"
+    for name in params.keys() - file.domains.keys():
+        if config.value_at(file, name, found) != params[name]:
+            return f"with another {name}"
+    is_inside = all(file.domains[name].holds(value) for name, value in found.items())
+    return found if is_inside and search.distributions(file, found) is not None else "outside the space"
+
+
+def _as_searched(domain: Domain, value: Any) -> Any:
+    """A value of a table as the space has it: an option of several types stands there as text."""
+    options = domain.options if domain.kind == "choice" else ()
+    return next((one for one in options if one == value or str(one) == value), value)
