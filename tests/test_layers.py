@@ -16,6 +16,7 @@ ORDER = (
     (
         "file_systems",
         "files",
+        "conditional_writes",
         "retrying",
         "identity",
         "records",
@@ -53,6 +54,7 @@ DOORS = {
     "lm_eval": {"evaluation"},
     "sklearn": {"regression"},
     "ray.util.metrics": {"observability"},
+    "obstore": {"conditional_writes"},
 }
 FUNCTION_LINES, FILE_LINES = 60, 400
 

@@ -119,7 +119,7 @@ def test_the_bytes_of_an_event_do_not_grow_with_the_sweep(events: Events) -> Non
 
 def test_a_driver_that_waits_makes_a_few_requests_a_minute(events: Events) -> None:
     owner, lease = events.per_event("owner's beat")[0], events.per_event("lease's beat")[0]
-    assert owner == lease == {"HEAD": 1, "GET": 1, "PUT": 1}
+    assert owner == {"GET": 1, "PUT": 1} and lease == {"HEAD": 1, **owner}
     assert sum(owner.values()) * 60 / ownership.REMOTE.beat <= 6
     assert sum(lease.values()) * 60 / Lease.beat_seconds <= 6
 

@@ -122,9 +122,12 @@ class Lease:
     def _write(self) -> None:
         self._beats += 1
         try:
-            self._folder.write_json(self.name, {**self.told(), "beats": self._beats})
+            self._put({**self.told(), "beats": self._beats})
         except OSError:  # a full disk, say: the training itself reports that
             logger.warning("cannot write %s/%s", self._folder, self.name, exc_info=True)
+
+    def _put(self, content: dict[str, Any]) -> None:
+        self._folder.write_json(self.name, content)
 
     def told(self) -> dict[str, Any]:
         """The file's content, without the number of beats."""

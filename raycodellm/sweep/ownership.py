@@ -8,17 +8,22 @@ The storage need only show what was written last, and no clocks are compared:
   refused; if not, the run folder is taken over.
 * Whoever wants a driver elsewhere to stop writes that into its owner file (`stop_request`). The driver finds it at its
   next beat, answers in the file, and stops as after Ctrl-C.
-* Two drivers that take a run folder in the same instant both read the file once more, and the last writer has it. A
-  driver that finds another's name in its file (a machine that slept, say) stops writing the journal and ends.
+* On S3 and Google's storage each writing has a condition: the file is still as the writer read it. So of two drivers
+  that take a run folder in the same instant one fails, and no beat overwrites another driver's file. Elsewhere, and on
+  a store that takes no notice of conditions, both read the file once more, and the last writer has it.
+* A driver that finds another's name in its file (a machine that slept, say) writes nothing more and ends.
 """
 
 from __future__ import annotations
 
 import contextlib
+import json
 import logging
+import math
 import os
 import platform
 import signal
+import threading
 import time
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, replace
@@ -26,6 +31,7 @@ from pathlib import Path
 from typing import Any
 
 from raycodellm import retrying
+from raycodellm.conditional_writes import Changed, Seen, Unavailable, conditional_file
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.records import as_json
@@ -57,6 +63,8 @@ class Pace:
 LOCAL = Pace(beat=5.0, stale=30.0, look=1.0, settle=0.2)
 REMOTE = Pace(beat=30.0, stale=100.0, look=5.0, settle=1.0)
 """On an object store, where each look and each writing is a request."""
+_BUSY_SECONDS = 1.0
+"""How long a question waits for a look that another thread takes just now."""
 _CREATED_SECONDS = 5.0
 """Two readings of a process's start may differ by so much, since clocks are set. If they differ by more, another
 process has got its number."""
@@ -85,6 +93,13 @@ class Owner(Lease):
         self.usurper: str | None = None
         """The driver that has taken the run folder over from this one, as far as is known."""
         self._looked_at = clock(), time.time()
+        self._lock = threading.RLock()
+        """Held from a look to the writing that rests on it: two threads look, and one of them writes."""
+        self._failed_at = -math.inf
+        """When a look last failed, by `clock`."""
+        self._file = conditional_file(folder, self.name)
+        self._read: Seen | None = None
+        """The file as it was last read or written, on a storage with conditional writes."""
         self.sighting: Any = None
         """The sweep as its driver last saw it, a record; told to whoever reads the file."""
 
@@ -106,27 +121,106 @@ class Owner(Lease):
 
     def beat(self) -> None:
         """Writes the file anew, to show that the driver lives; but not over another driver's file."""
-        self.look()
-        if self.usurper is None:
-            self._write()
-            if self.is_asked_to_stop and not self._is_stopping:
-                self._is_stopping = True
-                os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C: the main thread stops the sweep
+        with self._lock:
+            self.look()
+            if self.usurper is None:
+                try:
+                    self._write()
+                except Changed:  # since that look: another driver has it, or somebody asks this one to stop
+                    self.look()
+        if self.usurper is None and self.is_asked_to_stop and not self._is_stopping:
+            self._is_stopping = True
+            os.kill(os.getpid(), signal.SIGINT)  # as Ctrl-C: the main thread stops the sweep
 
     def look(self) -> None:
         """Looks whether another driver has taken the run folder over, and whether somebody asks this one to stop."""
-        found = self.read()
-        self._looked_at = self._clock(), time.time()
-        self.usurper = str(found["holder"]) if found is not None and found["token"] != self.token else None
-        self.is_asked_to_stop |= found is not None and self.usurper is None and found.get(STOP) == ASKED
+        with self._lock:
+            began = self._clock(), time.time()
+            found = self.read()
+            self._looked_at = began  # what was read may be as old as the question
+            self.usurper = str(found["holder"]) if found is not None and found["token"] != self.token else None
+            self.is_asked_to_stop |= found is not None and self.usurper is None and found.get(STOP) == ASKED
 
     def owns(self) -> bool:
         """True if no other driver has taken the run folder over. Looks when the last look is two beats old: a beat may
         fail, and this machine may have slept, which the monotonic clock does not count."""
-        now = self._clock(), time.time()
-        if max(a - b for a, b in zip(now, self._looked_at, strict=True)) > 2 * self.beat_seconds:
-            self.look()
+        with self._lock:
+            if self._is_unsure():
+                self.look()
         return self.usurper is None
+
+    def has_lost(self) -> bool:
+        """True if another driver is known to have taken the run folder over. Looks as `owns` does, but waits for no
+        storage that does not answer: then nothing is known."""
+        if self._is_unsure() and self._lock.acquire(timeout=_BUSY_SECONDS):
+            try:
+                if self._is_unsure() and self._clock() - self._failed_at > self.beat_seconds:
+                    self.look()
+            except OSError:
+                self._failed_at = self._clock()
+            finally:
+                self._lock.release()
+        return self.usurper is not None
+
+    def _is_unsure(self) -> bool:
+        """True if the last look is two beats old."""
+        now = self._clock(), time.time()
+        return max(a - b for a, b in zip(now, self._looked_at, strict=True)) > 2 * self.beat_seconds
+
+    def ask_to_stop(self, found: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes into the file, which was just read as `found`, that its driver should stop; returns what it holds
+        then. Where the driver was faster, it is asked at the next look."""
+        asked = {**found, STOP: ASKED}
+        try:
+            self._put(asked)
+        except Changed:
+            return dict(found)
+        return asked
+
+    def take(self) -> str | None:
+        """As `Lease.take`; of two that take the run folder in the same instant one is refused."""
+        try:
+            return super().take()
+        except Changed:
+            found = self.read()  # its own, where the answer to its first try was lost
+            return None if found is None or found["token"] == self.token else str(found["holder"])
+
+    def give_back(self) -> None:
+        """Removes the file, unless another driver has it. On a storage with conditional writes a last beat comes first:
+        after it nobody may take the run folder before the file is gone."""
+        with self._lock, contextlib.suppress(OSError, Changed):  # the lease then becomes stale
+            found = self.read()
+            if found is not None and found["token"] == self.token:
+                if self._file is not None:
+                    self._put({**found, "beats": self._beats + 1})
+                self._folder.delete(self.name)
+
+    def read(self) -> dict[str, Any] | None:
+        if self._file is not None:
+            try:
+                self._read = self._file.read()
+                return _content(self._read)
+            except Unavailable as error:
+                self._go_without_conditions(error)
+        return super().read()
+
+    def _put(self, content: dict[str, Any]) -> None:
+        if self._file is not None:
+            try:
+                self._read = self._file.write((json.dumps(content, indent=1) + "\n").encode(), self._read)
+                return
+            except Unavailable as error:
+                self._go_without_conditions(error)
+        super()._put(content)
+
+    def _go_without_conditions(self, error: Unavailable) -> None:
+        self._file = None
+        logger.warning(
+            "%s is written without conditions, so that two drivers that begin at once are told apart by who "
+            "wrote last: %s",
+            self.name,
+            error,
+        )
 
     def told(self) -> dict[str, Any]:
         """The file's content, without the number of beats."""
@@ -165,8 +259,9 @@ class Hold:
 
     @property
     def usurper(self) -> str | None:
-        """The driver that has taken the run folder over; None while this one has it, as far as its last look tells."""
-        return self.owner.usurper
+        """The driver that has taken the run folder over; None while this one has it. Looks only when this driver has
+        not looked for two beats: its machine may have slept."""
+        return self.owner.usurper if self.owner.has_lost() else None
 
     def tell(self, sighting: Any) -> None:
         """The sweep as the driver sees it now, a record; the next beat writes it."""
@@ -236,6 +331,15 @@ def _locked_file(run: Run) -> Iterator[None]:
         file.write(f"process {os.getpid()}")
         file.flush()
         yield
+
+
+def _content(seen: Seen | None) -> dict[str, Any] | None:
+    """An owner file's content; None for none, or for half of one."""
+    try:
+        found = None if seen is None else json.loads(seen.content)
+    except ValueError:
+        return None
+    return found if isinstance(found, dict) and {"holder", "token"} <= set(found) else None
 
 
 def _machine() -> str:

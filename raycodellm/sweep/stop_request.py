@@ -14,7 +14,7 @@ from typing import Any
 
 from raycodellm.config import UserError
 from raycodellm.files import Folder
-from raycodellm.sweep.ownership import ASKED, HEARD, OWNER, STOP, Owner
+from raycodellm.sweep.ownership import HEARD, STOP, Owner
 
 SAY_SECONDS = 10.0
 """Seconds between two lines about the wait."""
@@ -48,8 +48,7 @@ def stop(
                 say(f"{driver} has not been heard of for {now - changed:.0f} s, so it is gone")
                 return driver
             if found.get(STOP) is None:  # at first, and where the driver's own beat was faster
-                last = {**found, STOP: ASKED}
-                folder.write_json(OWNER, last)
+                last = owner.ask_to_stop(found)
         if now - said >= SAY_SECONDS:
             said = now
             say(f"waiting for {driver}, {now - began:.0f} s so far: {_waits_for(owner, found)}")

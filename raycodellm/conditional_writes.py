@@ -1,0 +1,140 @@
+"""Writes a file of an object store only if nobody has written it since it was read: the ground of a lease.
+
+pyarrow, which does all other work with files, has no such write. obstore has one for S3 (`If-None-Match`, `If-Match`)
+and for Google's storage (generations). A store that answers but knows no conditions writes in any case, so a writer
+whose file decides anything reads it back.
+"""
+
+from __future__ import annotations
+
+import errno
+import importlib.util
+import logging
+import os
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any
+from urllib.parse import parse_qs, unquote
+
+from raycodellm.files import Folder
+
+if TYPE_CHECKING:
+    from obstore.store import ObjectStore, RetryConfig
+
+logger = logging.getLogger(__name__)
+
+_RETRIES: RetryConfig = {"max_retries": 2}
+"""Few: whoever writes a lease must not hang, and tries again by itself."""
+_TIMEOUT = "20s"
+
+
+class Changed(Exception):
+    """The file is not as the writer saw it: somebody else has written or removed it."""
+
+
+class Unavailable(Exception):
+    """The storage has no conditional writes, or obstore may not use it."""
+
+
+@dataclass(frozen=True)
+class Seen:
+    """A file as it was read."""
+
+    content: bytes
+    version: dict[str, str]
+    """What tells this content from any other that the file has had: its ETag, or its generation."""
+
+
+class ConditionalFile:
+    """One file of an object store."""
+
+    def __init__(self, store: ObjectStore, path: str, uri: str) -> None:
+        self._store, self._path, self._uri = store, path, uri
+
+    def read(self) -> Seen | None:
+        """The file; None when it does not exist. Raises `OSError` when the storage does not answer, and `Unavailable`
+        when it answers that obstore may not read."""
+        import obstore
+
+        try:
+            found = obstore.get(self._store, self._path)
+            content = bytes(found.bytes())
+        except FileNotFoundError:
+            return None
+        except obstore.exceptions.BaseError as error:
+            raise self._translated(error) from error
+        return Seen(content, _version(found.meta))
+
+    def write(self, content: bytes, over: Seen | None) -> Seen:
+        """Writes the file over what was `Seen`, None where it did not exist; returns what is written.
+
+        Raises `Changed` when the file is another by now, also when this write was repeated and had succeeded before.
+        `OSError` and `Unavailable` as in `read`.
+        """
+        import obstore
+
+        mode: Any = "create" if over is None else over.version
+        try:
+            written = obstore.put(self._store, self._path, content, mode=mode)
+        except (
+            obstore.exceptions.AlreadyExistsError,
+            obstore.exceptions.PreconditionError,
+            FileNotFoundError,
+        ) as error:
+            raise Changed(str(error)[:200]) from error
+        except obstore.exceptions.BaseError as error:
+            raise self._translated(error) from error
+        return Seen(content, _version(written))
+
+    def _translated(self, error: Exception) -> Exception:
+        from obstore.exceptions import NotSupportedError, PermissionDeniedError, UnauthenticatedError
+
+        words = " ".join(str(error).split())[:200]
+        refused = (NotSupportedError, PermissionDeniedError, UnauthenticatedError)
+        if isinstance(error, refused) or "501 Not Implemented" in str(error):
+            return Unavailable(f"{self._uri}: {words}")
+        return ConnectionError(errno.ECONNABORTED, words, self._uri)
+
+
+def _version(told: Mapping[str, Any]) -> dict[str, str]:
+    return {key: told[key] for key in ("e_tag", "version") if told.get(key)}
+
+
+def conditional_file(folder: Folder, name: str) -> ConditionalFile | None:
+    """The file `name` of a folder on S3 or on Google's storage; None on any other storage."""
+    scheme, _, rest = folder.uri.partition("://")
+    place, _, query = rest.partition("?")
+    bucket, _, path = place.partition("/")
+    options = {key: values[-1] for key, values in parse_qs(query).items()}
+    try:
+        store = _store(scheme, bucket, folder, options)
+    except Exception as error:  # options that obstore does not know: the storage is used without conditions
+        logger.warning("%s: written without conditions (%s)", folder, error)
+        return None
+    return None if store is None else ConditionalFile(store, f"{unquote(path).rstrip('/')}/{name}", f"{folder}/{name}")
+
+
+def _store(scheme: str, bucket: str, folder: Folder, options: dict[str, str]) -> ObjectStore | None:
+    if scheme in ("gs", "gcs") and "endpoint_override" not in options:
+        from obstore.store import GCSStore
+
+        return GCSStore(bucket, retry_config=_RETRIES, client_options={"timeout": _TIMEOUT})
+    if scheme != "s3":
+        return None
+    from obstore.store import S3Store
+
+    endpoint = options.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL_S3")
+    endpoint = endpoint or os.environ.get("AWS_ENDPOINT_URL")
+    settings: dict[str, Any] = {"region": options.get("region") or getattr(folder.filesystem, "region", None)}
+    if endpoint:
+        settings["endpoint"] = endpoint if "://" in endpoint else f"{options.get('scheme', 'https')}://{endpoint}"
+    if options.get("force_virtual_addressing") == "true":
+        settings["virtual_hosted_style_request"] = True
+    if "AWS_ACCESS_KEY_ID" not in os.environ and importlib.util.find_spec("boto3") is not None:
+        from obstore.auth.boto3 import (
+            Boto3CredentialProvider,
+        )  # knows profiles and single sign-on, which obstore does not
+
+        settings["credential_provider"] = Boto3CredentialProvider()
+    client: Any = {"timeout": _TIMEOUT, "allow_http": str(settings.get("endpoint", "")).startswith("http://")}
+    return S3Store(bucket, retry_config=_RETRIES, client_options=client, **settings)
