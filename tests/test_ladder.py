@@ -366,6 +366,16 @@ def test_one_rung_runs_alone_and_no_sweep_takes_a_ladders_folder(tmp_path, monke
         start.run(request(None, without), print)
 
 
+def test_a_size_that_the_sources_are_too_small_for_is_refused_when_the_first_one_has_ended(
+    tmp_path, monkeypatch, no_rivals
+) -> None:
+    file = ladder_file("search.replicates=1", "sources.python.max_epochs=3")
+    drive(ladder.rungs_of(file)[0].file, Folder(str(tmp_path)), Cluster())
+    monkeypatch.setattr(run, "_run_on_cluster", lambda *_: pytest.fail("a rung has begun"))
+    with pytest.raises(UserError, match=r"rung mini: sources.python: a trial draws .* max_epochs is 3"):
+        start.run(SweepRequest("sizes", storage_uri=str(tmp_path), tree=file.tree), print)
+
+
 def test_a_submitted_ladder_tells_of_all_its_trials_and_a_rung_of_its_own() -> None:
     file = ladder_file()
     whole, one = (submit._size(SweepRequest("sizes.yaml", rung=rung), file) for rung in (None, "nano"))

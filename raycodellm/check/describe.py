@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 
 from raycodellm import evaluation, memory_needs, model, preflight, search, stage_store, tokens
 from raycodellm.check import budgets, costs, evaluation_table, given_models, placement, tables
-from raycodellm.check.plan import SizedCorpus, first_arms, fresh_seed, items_of, planned
+from raycodellm.check.plan import first_arms, fresh_seed, items_of, planned, sized
 from raycodellm.check.prices import Prices
 from raycodellm.check.prices import load as load_prices
 from raycodellm.config import Scaling, Sweep, SweepFile, UserError
@@ -50,7 +50,7 @@ def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> 
     arms = first_arms(file)
     items = items_of(file, elsewhere=elsewhere)
     sizes = tokens.inspect(sweep, storage, items, elsewhere=elsewhere)
-    corpora = _corpora(sizes)
+    corpora = sized(sizes)
     tokenizer_fingerprint = next(iter(sizes.values())).tokenizer_fingerprint
     contents = stage_store.contents_of_file(file, elsewhere=elsewhere)
     chains = planned(file, arms, corpora, storage, tokenizer_fingerprint, contents)
@@ -78,7 +78,7 @@ def _without_training(file: SweepFile, storage: Folder, asked: Asked) -> str:
     fit = preflight.check_before_start(file, asked.address, elsewhere=elsewhere)
     items = items_of(file, elsewhere=elsewhere)
     sizes = tokens.inspect(sweep, storage, items, elsewhere=elsewhere)
-    held_out = stage_store.held_out_sources(sweep, _corpora(sizes), storage)
+    held_out = stage_store.held_out_sources(sweep, sized(sizes), storage)
     where = placement.find(sweep.scaling, asked.address, fit, asked.device)
     on_gpus = sweep.scaling.gpus_per_worker > 0
     hardware = costs.Hardware(where.device if on_gpus else costs.CPU, on_gpus)
@@ -91,13 +91,6 @@ def _without_training(file: SweepFile, storage: Folder, asked: Asked) -> str:
         where.text,
     ]
     return "\n\n".join(parts)
-
-
-def _corpora(sizes: Mapping[str, tokens.SourceSize]) -> dict[str, SizedCorpus]:
-    return {
-        name: SizedCorpus(one.folder, one.num_tokens, one.fingerprint, one.store, one.is_known)
-        for name, one in sizes.items()
-    }
 
 
 def _evaluation(file: SweepFile, held_out: Sequence[HeldOutSource], elsewhere: bool) -> str:

@@ -70,6 +70,22 @@ def planned(
     return chains
 
 
+def sized(sizes: Mapping[str, tokens.SourceSize]) -> dict[str, SizedCorpus]:
+    """The token stores of these sizes, as `planned` needs them."""
+    return {
+        name: SizedCorpus(one.folder, one.num_tokens, one.fingerprint, one.store, one.is_known)
+        for name, one in sizes.items()
+    }
+
+
+def require_enough_tokens(file: SweepFile, storage: Folder) -> None:
+    """Raises `UserError` where a trial would pass over a source more often than it may; exact once the token stores are
+    there. Starts no Ray."""
+    sizes = tokens.inspect(file.example(), storage, items_of(file))
+    fingerprint = next(iter(sizes.values())).tokenizer_fingerprint
+    planned(file, first_arms(file)[:1], sized(sizes), storage, fingerprint, stage_store.contents_of_file(file))
+
+
 def fresh_seed(
     file: SweepFile,
     arms: Sequence[Mapping[str, object]],

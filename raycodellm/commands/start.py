@@ -71,6 +71,8 @@ def _ladder(request: SweepRequest, file: SweepFile, complain: Complain, began: f
             if ended.code == STOPPED:
                 return LadderEnded(STOPPED, folder)
             code = max(code, ended.code)
+            if place == 0:
+                _check_tokens(todo[1:], request)
             if (left := _num_left(ended)) > 0:
                 print(f"rung {rung.preset} is unfinished, {left} trials left; no further rung begins", flush=True)
                 break
@@ -85,6 +87,19 @@ def _check_all(rungs: Sequence[Rung], request: SweepRequest) -> None:
     for rung in rungs:
         if not (request.storage / rung.name).exists("sweep.yaml"):
             preflight.check_before_start(rung.file, request.address)
+
+
+def _check_tokens(rungs: Sequence[Rung], request: SweepRequest) -> None:
+    """Raises `UserError` where a rung that has not begun needs more tokens than the sources have: as soon as the first
+    rung has made the token stores, and not hours later."""
+    from raycodellm import check
+
+    for rung in rungs:
+        if not (request.storage / rung.name).exists("sweep.yaml"):
+            try:
+                check.require_enough_tokens(rung.file, request.storage)
+            except UserError as error:
+                raise UserError(f"rung {rung.preset}: {error}") from error
 
 
 def _num_left(ended: Ended) -> int:
