@@ -14,6 +14,7 @@ from raycodellm.config import Evaluation, UserError
 from raycodellm.files import Folder
 from raycodellm.pairs import Gap, short_names
 from raycodellm.tables import formats
+from raycodellm.tables.plain_json import finite_json
 
 
 @dataclass(frozen=True)
@@ -139,7 +140,7 @@ def as_json(compared: Compared) -> str:
         }
         for (base, other), of_pair in compared.pairs.items()
     ]
-    return json.dumps(records.finite_json({"models": models, "pairs": compared_pairs}), indent=2, ensure_ascii=False)
+    return json.dumps(finite_json({"models": models, "pairs": compared_pairs}), indent=2, ensure_ascii=False)
 
 
 def _gap(gap: Gap) -> dict[str, Any]:

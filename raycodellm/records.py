@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
@@ -13,6 +12,7 @@ from pydantic import TypeAdapter, ValidationError
 
 from raycodellm.config import CODE_KINDS, Evaluation, Model, Scaling, Stage
 from raycodellm.files import DamagedFile
+from raycodellm.rungs import Rung, stopping_columns
 
 T = TypeVar("T")
 
@@ -24,7 +24,7 @@ GIVEN_MODELS = "models"
 """Folder of a storage for the results of models that a sweep without stages evaluates, each under its identity."""
 CONFIRM_SEEDS = 1_000_000
 """Confirmation trial j of any arm has the sweep's seed plus this plus j: no seed that the search may have tried."""
-ENDED = ("complete", "failed")
+ENDED = ("complete", "failed", "pruned")
 """States of a trial that runs no more."""
 RECIPE_VERSION = 4
 """Raised whenever a change of the training code changes the weights that equal settings give."""
@@ -121,6 +121,8 @@ class StageJob:
     """Set where other stages of the sweep may share the stage's first steps; no part of the identity."""
     sweep: str = ""
     """Name of the sweep that asks for the stage; no part of the identity."""
+    rungs: tuple[int, ...] = ()
+    """Numbers of trained steps at which early stopping compares the held-out text; no part of the identity."""
 
     @property
     def kind(self) -> Literal["stage"]:
@@ -288,15 +290,6 @@ def as_json(record: Any) -> Any:
     return record
 
 
-def finite_json(value: Any) -> Any:
-    """The value with None for each number that JSON cannot hold."""
-    if isinstance(value, dict):
-        return {key: finite_json(one) for key, one in value.items()}
-    if isinstance(value, list):
-        return [finite_json(one) for one in value]
-    return None if isinstance(value, float) and not math.isfinite(value) else value
-
-
 def from_json(kind: type[T], data: Any, file: str) -> T:
     """The record that `as_json` wrote into `file`. Raises `DamagedFile` when a field is missing or of another type.
 
@@ -348,7 +341,7 @@ class TrialResult:
 
     number: int
     state: str
-    """complete, failed, running or waiting."""
+    """complete, failed, pruned (stopped early), running or waiting."""
     arm: int
     seed: int
     params: dict[str, Any] = field(default_factory=dict)
@@ -375,17 +368,24 @@ class TrialResult:
     error: str | None = None
     phase: Literal["search", "confirm"] = "search"
     """`confirm` for a fresh seed of an arm that the search had chosen."""
+    rungs: tuple[Rung, ...] = ()
+    """The comparisons of early stopping that the trial's stage took part in, in order."""
+    stopped_by: int | None = None
+    """Number of the trial, another seed of the same arm, whose comparison stopped this one; None for any other."""
+    tokens_planned: int = 0
+    """Tokens of all stages of a trial that was stopped early, those that it did not train included."""
     more: dict[str, Any] = field(default_factory=dict)
     """Fields that only a newer version knows; kept when the record is written again, and used for nothing."""
 
     def row(self) -> dict[str, Any]:
         """The row of `trials.parquet`: flat columns `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`,
-        `epochs.prose`."""
+        `epochs.prose`; with early stopping also `rungs.0.25`, and what stopped the trial in `stopped.*`."""
         flat = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
-            if name not in ("ledger", "tasks", "model", "more")
+            if name not in ("ledger", "tasks", "model", "rungs", "stopped_by", "tokens_planned", "more")
         }
+        flat.update(stopping_columns(self.state, self.rungs, self.stopped_by, self.tokens_planned))
         flat.update({f"epochs.{row.source}": row.epochs for row in self.ledger})
         flat["tokens_difference"] = sum(row.difference for row in self.ledger)
         for group in ("params", "metrics", "tokens"):

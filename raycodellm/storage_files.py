@@ -17,6 +17,7 @@ from raycodellm import config
 from raycodellm.config import SweepFile, UserError
 from raycodellm.files import DamagedFile, Folder, cause
 from raycodellm.records import StageRecord, TrialResult, from_json
+from raycodellm.rungs import Rung
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -27,6 +28,10 @@ DONE = "DONE"
 """Written last into a finished stage's folder (see `finished`); holds the stage's record a second time."""
 LADDER = "ladder.json"
 """In the folder of a ladder, which is no run folder: names the sweeps of its rungs, whose run folders lie beside it."""
+SO_FAR = "so_far.json"
+"""File of a stage's folder with its records at the rungs of early stopping, and where it was stopped."""
+RUNGS = "rungs.json"
+"""File of a trial's folder with its comparisons at the rungs, written before any of them has an effect."""
 ITEM_TYPES = {"task": "string", "item": "int64", "correct": "bool", "bits_per_byte": "double", "chance": "double"}
 """Columns that every `items.parquet` has; see `evaluation.ITEMS_SCHEMA`."""
 SCORE_COLUMNS = ("num_bytes", "not_run", "contaminated", "scores", "attributes")
@@ -210,6 +215,29 @@ def _stage(folder: Folder, name: str) -> StageRecord:
     if "record" not in kept:
         raise DamagedFile(f"{folder}/{name}", "holds no record of a finished stage")
     return from_json(StageRecord, kept["record"], f"{folder}/{name}")
+
+
+def read_so_far(folder: Folder) -> dict[int, StageRecord]:
+    """Reads a stage's records as it stood at the rungs of early stopping and where it was stopped, by trained steps."""
+    try:
+        return from_json(dict[int, StageRecord], folder.read_json(SO_FAR), f"{folder}/{SO_FAR}")
+    except DamagedFile as error:
+        raise error.with_meaning("the stage is measured again at the rungs that it has still to reach") from error
+
+
+def read_rungs(trial: Folder) -> tuple[Rung, ...]:
+    """Reads the comparisons that early stopping made of a trial that has not ended; none of a trial without any."""
+    try:
+        return from_json(_Rungs, trial.read_json(RUNGS), f"{trial}/{RUNGS}").rungs
+    except FileNotFoundError:
+        return ()
+    except DamagedFile as error:
+        raise error.with_meaning(f"trial {trial.name} is compared again at its rungs") from error
+
+
+@dataclass(frozen=True)
+class _Rungs:
+    rungs: tuple[Rung, ...]
 
 
 @dataclass(frozen=True)

@@ -210,6 +210,7 @@ def _of_domain(kind: str) -> tuple[str, tuple[str, ...], tuple[str, ...]]:
     return f"evaluation.texts.{kind}", (source,), (f"evaluation.texts.{kind}=held_out",)
 
 
+STOPPING = ("pretrain.held_out={tokens: 1_000}", "search.early_stopping={metric: bpb/prose}")
 CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     # leaf of the table, overrides before, overrides after
     ("name", (), ("name=other",)),
@@ -305,6 +306,10 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("search.enqueue", (f"pretrain.schedule={_OTHER_SPACE}",), ("search.enqueue=[{pretrain.schedule: increase}]",)),
     ("search.reference.*", (f"pretrain.schedule={_OTHER_SPACE}",), ("search.reference={pretrain.schedule: increase}",)),
     ("search.max_failed", (), ("search.max_failed=3",)),
+    ("search.early_stopping.stage", STOPPING, ("search.early_stopping.stage=pretrain",)),
+    ("search.early_stopping.metric", STOPPING, ("search.early_stopping.metric=bpb/python",)),
+    ("search.early_stopping.at", STOPPING, ("search.early_stopping.at=[0.5]",)),
+    ("search.early_stopping.keep", STOPPING, ("search.early_stopping.keep=0.25",)),
     ("search.confirm.best", _CONFIRMED, ("search.confirm.best=3",)),
     ("search.confirm.seeds", _CONFIRMED, ("search.confirm.seeds=[3, 5]",)),
     ("search.warm_start", (), ("search.warm_start=[another]",)),

@@ -19,6 +19,7 @@ ORDER = (
         "conditional_writes",
         "retrying",
         "identity",
+        "rungs",
         "records",
         "storage_files",
         "finished",

@@ -17,7 +17,7 @@ import pyarrow.parquet as pq
 import pytest
 from transformers import AutoModelForCausalLM
 
-from raycodellm import mixture
+from raycodellm import mixture, storage_files
 from raycodellm import model as models
 from raycodellm.config import (
     Averaging,
@@ -633,6 +633,73 @@ def test_held_out_text_is_measured_in_bits_per_byte_and_never_trained_on(tmp_pat
     plain = replace(changed(job, held_out=None), folder=str(tmp_path / "plain"))
     train(plain)
     assert weights(plain) == weights(job)
+
+
+def watched(folder: Path, rungs: tuple[int, ...] = (2, 5)) -> StageJob:
+    return replace(holding(make_job(folder)), rungs=rungs)
+
+
+@pytest.fixture
+def _holding(monkeypatch):
+    monkeypatch.setattr(setup, "open_stores", lambda job: [holding_store(source) for source in job.sources])
+
+
+@pytest.mark.usefixtures("_holding")
+def test_a_rung_is_measured_exactly_at_its_step_whatever_is_saved_and_interrupted(tmp_path, monkeypatch):
+    job, told = watched(tmp_path / "whole"), []
+
+    def train_on(job: StageJob, stop_before: int | None = None) -> StageRecord | None:
+        steps = iter(range(1, 100))
+        return train_stage(
+            job,
+            World(),
+            on_progress=lambda progress: None,
+            should_stop=lambda: next(steps) == stop_before,
+            on_rung=lambda step, record: told.append((step, record)) or False,
+        )
+
+    record = train_on(job)
+    found = {row["step"]: row["bpb/words"] for row in table(job, "metrics.parquet").to_pylist()}
+    assert [step for step, value in found.items() if np.isfinite(value)] == [2, 3, 5, 6, 8]
+    assert [(step, one.held_out_bpb["words"]) for step, one in told] == [(2, found[2]), (5, found[5])]
+    for step, one in told:
+        assert one.num_steps == step and one.num_tokens == step * ROWS * LENGTH and math.isfinite(one.final_loss)
+        assert sum(row.tokens for row in one.ledger) == one.num_tokens
+        assert all(abs(row.difference) <= LENGTH for row in one.ledger)  # the plan until here, not the whole stage's
+    assert storage_files.read_so_far(Folder(job.folder)) == dict(told)
+    plain = replace(job, folder=str(tmp_path / "plain"), rungs=())
+    assert told_apart(train(plain)) == told_apart(record) and weights(plain) == weights(job)
+
+    # Stopped between the rungs with every step saved: the same values, and how far it was.
+    often = replace(job, folder=str(tmp_path / "often"), scaling=scaling(checkpoint_seconds=1e-6))
+    monkeypatch.setattr(loop, "steps_ahead", lambda world: 1)
+    assert train_on(often, stop_before=4) is None
+    stopped = max(storage_files.read_so_far(Folder(often.folder)))
+    assert stopped == checkpoint_step(often)
+    assert told_apart(train_on(often)) == told_apart(record)
+    kept = storage_files.read_so_far(Folder(often.folder))
+    assert [kept[step].held_out_bpb for step in (2, 5)] == [one.held_out_bpb for _, one in told[:2]]
+
+
+def checkpoint_step(job: StageJob) -> int:
+    return int(checkpoints(job)[-1].removeprefix("step-")) if checkpoints(job) else 0
+
+
+@pytest.mark.usefixtures("_holding")
+def test_a_stage_that_is_given_up_at_a_rung_stops_there_and_leaves_no_checkpoint(tmp_path):
+    job = replace(watched(tmp_path), scaling=scaling(checkpoint_seconds=1e-6))
+    told: list[Progress] = []
+    ended = train_stage(
+        job, World(), on_progress=told.append, should_stop=lambda: False, on_rung=lambda step, record: step == 5
+    )
+    assert ended is None and checkpoints(job) == [] and finished_stage(Folder(job.folder)) is None
+    assert max(one.step for one in told) <= 5
+    first = storage_files.read_so_far(Folder(job.folder))
+    assert sorted(first) == [2, 5]
+    # A trial that wants the stage whole trains it from its beginning; what was measured first stands.
+    whole = train(job)
+    assert whole is not None and whole.num_steps == 8 and whole.resumed_at == ()
+    assert storage_files.read_so_far(Folder(job.folder)) == first
 
 
 def bits_per_byte(job: StageJob, tokens: np.ndarray) -> float:

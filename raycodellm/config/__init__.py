@@ -8,6 +8,7 @@ Imports here stay light, so that a mistake is reported in well under a second.
 from raycodellm.config.budget_settings import Budget
 from raycodellm.config.cleaning_settings import Cleaning, Decontaminate, NearDuplicates, Paths, Take
 from raycodellm.config.credentials import refuse_credentials, without_credentials
+from raycodellm.config.early_stopping_settings import EarlyStopping
 from raycodellm.config.errors import Unreachable, UserError
 from raycodellm.config.evaluation_settings import Evaluation
 from raycodellm.config.ladder_rungs import Carried, rung_name
@@ -60,6 +61,7 @@ __all__ = [
     "Decontaminate",
     "DeepSpeed",
     "Domain",
+    "EarlyStopping",
     "Evaluation",
     "Faults",
     "HeldOut",

@@ -7,6 +7,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import Field, model_validator
 
+from raycodellm.config.early_stopping_settings import EarlyStopping
 from raycodellm.config.field_types import Frozen, Number, Whole
 
 SAMPLERS = ("tpe", "gp", "nsga2", "random", "qmc", "grid")
@@ -131,6 +132,9 @@ class Search(Frozen):
     """Limits on other metrics: the search prefers arms that keep all of them."""
     confirm: Confirm | None = None
     """Fresh seeds after the search, on which the verdict rests; needs `reference`. None when left out."""
+
+    early_stopping: EarlyStopping | None = None
+    """Stops trials early that are behind the others; off when left out."""
 
     max_failed: Annotated[Whole, Field(ge=0)] | None = None
     """Failed trials that the sweep goes on with. With one more no further trial begins, those that run end, and the

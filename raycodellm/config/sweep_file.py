@@ -13,6 +13,7 @@ from typing import Any
 from pydantic import ValidationError
 
 from raycodellm.config.credentials import refuse_credentials
+from raycodellm.config.early_stopping import require_comparable
 from raycodellm.config.enqueued import enqueued_points, reference_point
 from raycodellm.config.errors import UserError, shown
 from raycodellm.config.ladder_rungs import Carried, check_searches, rung_tree
@@ -133,8 +134,7 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
     probes = sum(len(one.conditions) * len(one.domain.probes()) for one in file.parameters)
     if probes > MOST_PROBES:
         raise UserError(f"{origin}: the searches have {probes:,} options in all; give at most {MOST_PROBES:,}")
-    for point in file.probe_points():
-        _resolve_probe(file, point)
+    require_comparable((_resolve_probe(file, point) for point in file.probe_points()), origin)
     for point in (*file.enqueued(), file.reference() or {}):
         resolve(file, point)
     file.pairs()  # refuses a pair of models that the sweep does not try
@@ -182,10 +182,10 @@ def _remove(tree: Any, place: tuple[Any, ...]) -> bool:
     return isinstance(tree, dict) and tree.pop(place[-1], tree) is not tree
 
 
-def _resolve_probe(file: SweepFile, point: Mapping[str, Any]) -> None:
-    """Resolves the point. A UserError about its last value says that the value comes from a search."""
+def _resolve_probe(file: SweepFile, point: Mapping[str, Any]) -> Sweep:
+    """The sweep at the point. A UserError about its last value says that the value comes from a search."""
     try:
-        resolve(file, point)
+        return resolve(file, point)
     except UserError as error:
         domain = file.domains.get(next(reversed([*point]), ""))
         if domain is None or domain.kind in ("choice", "simplex"):

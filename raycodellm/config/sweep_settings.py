@@ -10,6 +10,7 @@ from pydantic import Field, field_validator, model_validator
 
 from raycodellm.config.budget_settings import Budget
 from raycodellm.config.cleaning_settings import Cleaning
+from raycodellm.config.early_stopping import check_early_stopping
 from raycodellm.config.errors import suggest
 from raycodellm.config.evaluation_settings import Evaluation
 from raycodellm.config.field_types import Frozen, Name, Whole
@@ -114,6 +115,7 @@ class Sweep(Frozen):
                     f"stages.{after.name}.learning_rate.boundary: continue goes on from the rate at which stage "
                     f"{before.name!r} ends, which is 0 and would train nothing; use restart, or a final over 0 there"
                 )
+        check_early_stopping(self)
         return self
 
     @property

@@ -3,6 +3,7 @@
 Nothing here knows of Ray or of files; `slots.dispatcher` wraps a `DispatchState` in an actor.
 """
 
+from raycodellm.dispatch.early_stopping import Contender, Decision, EarlyStopping
 from raycodellm.dispatch.jobs import Ending, JobNode, JobTree, TrialFailed, TrialOutcome
 from raycodellm.dispatch.names import job_call, trial_actor, trial_call
 from raycodellm.dispatch.placement import Action, Demand, PlacementWatch
@@ -13,8 +14,11 @@ from raycodellm.dispatch.state import DispatchState, JobEnd
 
 __all__ = [
     "Action",
+    "Contender",
+    "Decision",
     "Demand",
     "DispatchState",
+    "EarlyStopping",
     "Ending",
     "JobEnd",
     "JobNode",

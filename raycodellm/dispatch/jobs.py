@@ -9,13 +9,14 @@ still sends comes too late, and the slot's next workers are another holder.
 
 from __future__ import annotations
 
-from collections.abc import Collection, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass
 from typing import Any
 
 from raycodellm.dispatch.nodes import OPEN, JobNode, JobState
 from raycodellm.dispatch.trunks import trunk_of, waits_for_trunk
 from raycodellm.finished import Job
+from raycodellm.rungs import Rung
 from raycodellm.stage_store import Chain
 
 
@@ -30,6 +31,12 @@ class TrialOutcome:
     deaths: int = 0
     """Deaths of workers under the chain's jobs, since the sweep was last started."""
     preemptions: int = 0
+    rungs: tuple[Rung, ...] = ()
+    """The comparisons of early stopping that the trial's stage took part in."""
+    is_pruned: bool = False
+    """True if early stopping ended the trial."""
+    stopped_by: int | None = None
+    """Number of the trial, another seed of the same arm, whose comparison ended this one."""
 
 
 class TrialFailed(Exception):
@@ -198,6 +205,11 @@ class JobTree:
         for node in self.nodes.values():
             if node.state in OPEN:
                 node.state, node.holder, node.outcome = JobState.FAILED, None, cause
+
+    def is_given_up(self, keys: Iterable[str]) -> bool:
+        """True if one of the jobs still runs though no trial needs it: its workers have yet to give it back."""
+        nodes = (self.nodes[key] for key in keys if key in self.nodes)
+        return any(node.state == JobState.RUNNING and not node.trials for node in nodes)
 
     def should_stop(self, holder: str, key: str) -> bool:
         """True if the holder should save its job and give it back: the sweep stops, or no trial needs the job."""

@@ -5,10 +5,12 @@ from __future__ import annotations
 import math
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from enum import StrEnum
 from typing import Any
 
 from raycodellm import retrying
+from raycodellm.dispatch.early_stopping import Decision, EarlyStopping
 from raycodellm.dispatch.jobs import JobTree, TrialOutcome
 from raycodellm.dispatch.nodes import OPEN, JobNode, JobState
 from raycodellm.dispatch.placement import Demand
@@ -63,6 +65,10 @@ class DispatchState:
         """Per key of a running job, monotonic seconds."""
         self._busy = dict.fromkeys(_BUSY_NAMES.values(), 0.0)
         self._pace = Pace()
+        self.early: EarlyStopping | None = None
+        """None in a sweep without early stopping."""
+        self._stopped: dict[int, tuple[tuple[str, ...], TrialOutcome]] = {}
+        """Maps each trial that early stopping ended to its jobs and its outcome."""
 
     # ---------------------------------------------------------------------------------------------- trials
 
@@ -76,10 +82,47 @@ class DispatchState:
             self._mark(job.key, "asked")
 
     def outcome(self, number: int) -> TrialOutcome | None:
-        return self.tree.outcome(number)
+        """How the trial ended; None while it has jobs to do, or workers that have yet to give one back."""
+        keys, stopped = self._stopped.get(number, ((), None))
+        if stopped is not None:
+            return None if self.tree.is_given_up(keys) else stopped
+        outcome = self.tree.outcome(number)
+        if outcome is None or self.early is None:
+            return outcome
+        return replace(outcome, rungs=self.early.rungs_of(number))
 
     def cancel_trial(self, number: int) -> None:
         self.tree.cancel(number)
+        if self.early is not None:
+            self.early.leave(number)
+
+    # ---------------------------------------------------------------------------------------------- early stopping
+
+    def stop_early(self, decision: Decision) -> None:
+        """Ends the trials that a decision of early stopping ends, once the decision is kept."""
+        assert self.early is not None
+        self.early.apply(decision)
+        for stop in decision.stops:
+            keys = self.tree.chains.get(stop.trial, ())
+            nodes = [self.tree.nodes[key] for key in keys]
+            self._stopped[stop.trial] = (
+                keys,
+                TrialOutcome(
+                    {node.job.key: node.outcome for node in nodes if node.state == JobState.DONE},
+                    stop.error,
+                    sum(node.deaths for node in nodes),
+                    sum(node.preemptions for node in nodes),
+                    self.early.rungs_of(stop.trial),
+                    is_pruned=stop.error is None,
+                    stopped_by=stop.by,
+                ),
+            )
+            self.tree.cancel(stop.trial)
+
+    def is_wanted(self, key: str) -> bool:
+        """True if a trial needs the job."""
+        node = self.tree.nodes.get(key)
+        return node is not None and bool(node.trials)
 
     # ---------------------------------------------------------------------------------------------- slots
 

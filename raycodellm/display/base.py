@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from raycodellm.display.moment import Moment, waited_for
-from raycodellm.records import TrialResult
+from raycodellm.records import ENDED, TrialResult
 
 if TYPE_CHECKING:
     from raycodellm.dispatch import Snapshot
@@ -133,7 +133,7 @@ class Display(abc.ABC):
             self._trained(self.moment)
 
     def _moment(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> Moment:
-        num_ended = sum(result.state in ("complete", "failed") for result in results)
+        num_ended = sum(result.state in ENDED for result in results)
         if num_ended != self._best[0]:
             self._best = (num_ended, self._best_of(results))
         waiting, seconds = self.waiting

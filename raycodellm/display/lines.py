@@ -23,6 +23,7 @@ from raycodellm.display.moment import (
 )
 from raycodellm.display.redirect import console
 from raycodellm.display.trials import newest_trials, older_line
+from raycodellm.records import ENDED
 from raycodellm.tables import table_lines
 
 if TYPE_CHECKING:
@@ -89,7 +90,7 @@ class LineDisplay(Display):
 
     def _trial_lines(self, moment: Moment) -> None:
         for result in moment.results:
-            if result.state in ("complete", "failed") and result.number not in self.told:
+            if result.state in ENDED and result.number not in self.told:
                 self.told.add(result.number)
                 self.is_changed = True
                 self._say(trial_line(result, self.shown.metrics))

@@ -9,8 +9,9 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from raycodellm.dispatch import Snapshot, seconds_left
-from raycodellm.records import Progress, TrialResult
+from raycodellm.records import ENDED, Progress, TrialResult
 from raycodellm.tables import formats
+from raycodellm.tables.stopped import why_stopped
 from raycodellm.tables.trials import trial_name
 
 if TYPE_CHECKING:
@@ -18,6 +19,8 @@ if TYPE_CHECKING:
 
 MOST_JOBS = 8
 """Jobs that are shown one by one; more are shown together."""
+_NOT_COMPLETE = {"failed": "failed", "pruned": "stopped early"}
+"""Ends of a trial other than a result, in words."""
 _CLOCK_SECONDS = 600.0
 """From so many seconds on, the hour of the expected end is said too."""
 
@@ -62,8 +65,9 @@ def overview(moment: Moment, with_wait: bool = True) -> list[str]:
 def state_line(moment: Moment) -> str:
     """`4 of 6 trials done (1 failed), 3 min 12 s elapsed, about 2 min left`; of a sweep that may ask for more trials
     `4 of 6 trials done, at most 12, …`."""
-    ended = [result.state for result in moment.results if result.state in ("complete", "failed")]
-    failed = f" ({ended.count('failed')} failed)" if "failed" in ended else ""
+    ended = [result.state for result in moment.results if result.state in ENDED]
+    counts = [f"{ended.count(state)} {word}" for state, word in _NOT_COMPLETE.items() if state in ended]
+    failed = f" ({', '.join(counts)})" if counts else ""
     most = [f"at most {moment.most_trials}"] if moment.most_trials > moment.num_trials else []
     return ", ".join([f"{len(ended)} of {moment.num_trials} trials done{failed}", *most, *times(moment, len(ended))])
 
@@ -211,11 +215,14 @@ def jobs_line(running: dict[str, Progress]) -> str:
 
 
 def trial_line(result: TrialResult, metrics: Sequence[str]) -> str:
-    """`trial 0001 pretrain.code_ratio 0.25: mean/bpb 1.500`, or the cause of its failure; with the seed in a
-    confirmation, where the same arms come again and again."""
+    """`trial 0001 pretrain.code_ratio 0.25: mean/bpb 1.500`, or the cause of its failure, or why it was stopped early;
+    with the seed in a confirmation, where the same arms come again and again."""
     name = trial_name(result.number)
     if result.state == "failed":
         return f"trial {name} failed: {result.error or 'no cause was recorded'}"
+    if result.state == "pruned":
+        why = why_stopped(result.rungs, result.stopped_by)
+        return f"trial {name} {formats.params(result.params)}: stopped early, {why}"
     scores = ", ".join(f"{metric} {formats.score(result.metrics.get(metric))}" for metric in metrics)
     seed = f", seed {result.seed}" if result.phase == "confirm" else ""
     return f"trial {name} {formats.params(result.params)}{seed}: {scores or 'complete'}"

@@ -131,6 +131,7 @@ LEAVES: dict[str, Row] = {
     **_rows("nothing", "which trials exist", "search", "warm_start"),
     **_rows("nothing", "which trials exist", "search.constraints.*", "metric mode within bound"),
     **_rows("nothing", "when a sweep stops; the trials that end are the same", "search", "max_failed"),
+    **_rows("nothing", "which trials stop before their end", "search.early_stopping", "stage metric at keep"),
     **_rows("nothing", "which seeds are run, and what is said of them", "search.confirm", "best seeds margin.*"),
     **_rows("nothing", "which looks share which error", "search.confirm.begun", "looks trials metrics"),
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search.objective", "metric mode"),

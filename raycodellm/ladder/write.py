@@ -10,7 +10,6 @@ from raycodellm.config import write_yaml
 from raycodellm.ladder import figure, tables, words
 from raycodellm.ladder.effects import ArmEffects, LadderResult, read_result
 from raycodellm.ladder.folder import LadderFolder
-from raycodellm.records import finite_json
 from raycodellm.report.html_page import Head, rendered
 from raycodellm.report.markdown import rendered_markdown
 from raycodellm.report.sections import Code, Section
@@ -18,6 +17,7 @@ from raycodellm.report.write import verdict_document
 from raycodellm.statistics import ERROR, Interval
 from raycodellm.storage_files import report_address
 from raycodellm.tables import fitted, formats, table_lines
+from raycodellm.tables.plain_json import finite_json
 from raycodellm.verdict.marks import KEY
 
 FORMAT = 1
@@ -80,12 +80,14 @@ def _cards(result: LadderResult) -> list[tuple[str, str]]:
     sizes = [rung.facts.parameters for rung in result.rungs]
     complete = sum(rung.records.states["complete"] for rung in result.begun if rung.records is not None)
     failed = sum(rung.records.states["failed"] for rung in result.begun if rung.records is not None)
+    stopped = sum(rung.records.states["pruned"] for rung in result.begun if rung.records is not None)
+    ends = "".join(f", {number} {word}" for number, word in ((failed, "failed"), (stopped, "pruned")) if number)
     done = f"of {len(result.rungs)} sizes begun"
     return [
         (f"{len(result.begun)}", done),
         (f"{formats.count(min(sizes))} to {formats.count(max(sizes))}", "parameters"),
         (f"{len(result.arms)}", "arms beside the reference"),
-        (f"{complete}", f"trials complete{f', {failed} failed' if failed else ''}"),
+        (f"{complete}", f"trials complete{ends}"),
     ]
 
 

@@ -17,7 +17,7 @@ LABELS = {
     "stage": "the stage's name",
     "source": "the source's name",
     "task": "task and metric of an evaluation: `mean/bpb`, `boxes/acc`",
-    "state": "of a trial: complete, failed, running, waiting; of a slot: starting, idle, working, lost",
+    "state": "of a trial: complete, failed, pruned, running, waiting; of a slot: starting, idle, working, lost",
 }
 """Labels and their meaning."""
 

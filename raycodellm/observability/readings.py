@@ -15,7 +15,7 @@ from raycodellm.observability.metrics import BY_NAME, Metric
 from raycodellm.records import ENDED, Progress, TrialResult
 from raycodellm.tables.sharing import sharing
 
-STATES = ("complete", "failed", "running", "waiting")
+STATES = (*ENDED, "running", "waiting")
 _SCORES = (*(metric.name for metric in AVERAGED), "chance")
 """Metrics of a task that are shown; its own scores, its intervals, counts and parts would be twenty more series per
 trial and task."""

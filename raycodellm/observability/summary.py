@@ -30,10 +30,10 @@ FindBest = Callable[[Sequence[TrialResult], Objective], Best | None]
 def summary_line(
     results: Sequence[TrialResult], num_trials: int, objectives: Sequence[Objective], find_best: FindBest
 ) -> str:
-    """`4 of 6 trials, 1 failed; best mean/bpb 1.728, arm 1`."""
+    """`4 of 6 trials, 1 failed, 1 pruned; best mean/bpb 1.728, arm 1`."""
     counts = Counter(result.state for result in results)
     parts = [f"{sum(counts[state] for state in ENDED)} of {num_trials} trials"]
-    parts[0] += f", {counts['failed']} failed" if counts["failed"] else ""
+    parts[0] += "".join(f", {counts[state]} {state}" for state in ENDED[1:] if counts[state])
     for objective in objectives:
         best = find_best(results, objective)
         if best is not None:

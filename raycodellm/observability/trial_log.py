@@ -8,6 +8,7 @@ from datetime import UTC, datetime
 from raycodellm.dispatch import Snapshot
 from raycodellm.records import ENDED, Progress, TrialResult, short_job_key
 from raycodellm.tables import formats
+from raycodellm.tables.stopped import why_stopped
 from raycodellm.tables.trials import trial_name
 
 PROGRESS_SECONDS = 10.0
@@ -80,6 +81,9 @@ def _ending(result: TrialResult, seen: dict[int, str]) -> Iterator[str]:
         return
     if result.state == "failed":
         yield f"failed: {result.error}"
+        return
+    if result.state == "pruned":
+        yield f"stopped early, {why_stopped(result.rungs, result.stopped_by)}"
         return
     yield f"complete: {formats.count(result.tokens.get('total', 0))} tokens, {formats.seconds(result.wall_seconds)}"
     for name, value in result.metrics.items():

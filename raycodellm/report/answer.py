@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING
 from raycodellm import budget, verdict
 from raycodellm.config import Objective
 from raycodellm.evaluation import METRICS
+from raycodellm.records import ENDED
 from raycodellm.report import pairs
 from raycodellm.report.ranking import ArmScore
 from raycodellm.tables.formats import NOTHING, interval, params, score, signed_interval
@@ -153,7 +154,7 @@ def progress(records: Records) -> str:
     states = records.states
     if not records.rows:
         return "There are no trials yet (no trials.parquet)."
-    parts = [f"{states[state]} {state}" for state in ("complete", "failed", "running", "waiting") if states[state]]
+    parts = [f"{states[state]} {state}" for state in ("complete", *ENDED[1:], "running", "waiting") if states[state]]
     said = f"Trials: {', '.join(parts)} of {records.num_trials}."
     without = [
         row["number"] for row in records.rows if row["state"] == "complete" and row["number"] not in records.items

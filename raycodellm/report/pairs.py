@@ -13,9 +13,9 @@ from raycodellm import config, pairs
 from raycodellm.config import SweepFile
 from raycodellm.evaluation import asked_averages
 from raycodellm.pairs import Gap
-from raycodellm.records import finite_json
 from raycodellm.statistics import ERROR, Word
 from raycodellm.tables import Cell, Table, cells, formats
+from raycodellm.tables.plain_json import finite_json
 from raycodellm.tables.trials import Row, metric_of, params_of
 from raycodellm.verdict import MARKS
 

@@ -17,10 +17,11 @@ from raycodellm.config import Sweep, SweepFile
 from raycodellm.evaluation import Items, asked_averages, read_trial_items, scored_items
 from raycodellm.files import Folder
 from raycodellm.finished import read_finished_stage
-from raycodellm.records import StageRecord
+from raycodellm.records import ENDED, StageRecord
 from raycodellm.report.pairs import Compared, compared_models
 from raycodellm.report.ranking import ArmScore, ranking
 from raycodellm.tables import Sharing, sharing
+from raycodellm.tables.stopped import stopped_stage
 from raycodellm.tables.trials import Row, stages_of
 
 Name = TypeVar("Name", int, str)
@@ -94,11 +95,20 @@ class Records:
 
     @cached_property
     def sharing(self) -> Sharing:
-        """Tokens and device-seconds of the finished stages."""
+        """Tokens and device-seconds of the finished stages, and of those that were stopped early, until there."""
         tokens = {key: record.num_tokens for key, record in self.stages.items()}
         seconds = {key: record.device_seconds for key, record in self.stages.items()}
         taken = {key: (record.trunk_tokens, record.trunk_seconds) for key, record in self.stages.items()}
-        return sharing(map(stages_of, self.rows), tokens, seconds, taken)
+        chains = []
+        for row in self.rows:
+            keys = stages_of(row)
+            if row["state"] == "pruned":
+                keys, part = stopped_stage(row, keys, self.stages)
+                for key, (num_tokens, device_seconds) in part.items():
+                    tokens[key] = max(tokens.get(key, 0), num_tokens)
+                    seconds[key] = max(seconds.get(key, 0.0), device_seconds)
+            chains.append(keys)
+        return sharing(chains, tokens, seconds, taken)
 
     @cached_property
     def num_trials(self) -> int:
@@ -110,7 +120,11 @@ class Records:
     @property
     def num_open(self) -> int:
         """Trials that have not ended."""
-        return self.num_trials - self.states["complete"] - self.states["failed"]
+        return self.num_trials - self.num_ended
+
+    @property
+    def num_ended(self) -> int:
+        return sum(self.states[state] for state in ENDED)
 
     @property
     def num_unbegun(self) -> int:

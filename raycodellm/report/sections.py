@@ -13,6 +13,7 @@ from raycodellm.report.figures import Curves, Figure
 from raycodellm.report.records import Records
 from raycodellm.search import FEWEST_POINTS
 from raycodellm.tables import StageNode, Table, sharing_sentence
+from raycodellm.tables.stopped import stopped_sentence, stopped_table
 from raycodellm.verdict.marks import KEY
 
 
@@ -124,6 +125,11 @@ _LOST_NOTE = (
     "Deaths of workers, and times that workers were told to leave, under the trial's jobs. A stage goes on from its "
     "newest checkpoint with the same data, whoever trains it."
 )
+_STOPPED_NOTE = (
+    "Compared is {metric} at the same share of the same stage. The first trials at a rung go on, and then each that is "
+    "among the best {keep} of those that reached it. One seed decides: an arm that was stopped has no score and no "
+    "verdict, and is not known to be worse. The reference and the confirmation are never stopped."
+)
 _SOURCES_NOTE = (
     "The digest identifies a builtin corpus by its documents, and any other source by its files and how they are read. "
     "A builtin corpus is made of the installed Python: one module more or less moves scores as much as another seed."
@@ -152,6 +158,7 @@ def _all_sections(records: Records) -> list[Section]:
         Section("Scores in the order of the trials", figures.order(records), _ORDER_NOTE),
         Section("Score and cost", figures.costs(records), _COST_NOTE),
         Section("Training loss", figures.curve_figures(records, figures.LOSS), _LOSS_NOTE),
+        _stopped(records),
         Section("Held-out text", figures.curve_figures(records, figures.HELD_OUT), _HELD_OUT_NOTE),
         _importance(records),
         Section("Objectives against each other", figures.pareto(records), _PARETO_NOTE),
@@ -219,6 +226,17 @@ def _arms_by_task(records: Records) -> Section:
     else:
         note = _NOT_YET_NOTE if known.basis == "confirmation" else _NO_VERDICT_NOTE
     return Section("Arms by task", _unless_empty(tables.arms_by_task(records)), note)
+
+
+def _stopped(records: Records) -> Section:
+    """The trials at the rungs of early stopping."""
+    early = records.sweep.search.early_stopping
+    parts: list[Part] = [*figures.rungs(records), *_unless_empty(stopped_table(records.rows))]
+    if early is None or not parts:
+        return Section("Stopped early", [])
+    said = stopped_sentence(records.rows)
+    parts = [f"{said}.", *parts] if said else parts
+    return Section("Stopped early", parts, _STOPPED_NOTE.format(metric=early.metric, keep=f"{early.keep:.0%}"))
 
 
 def _importance(records: Records) -> Section:

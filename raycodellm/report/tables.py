@@ -11,6 +11,7 @@ from raycodellm.report.answer import difference, difference_name, interval_name
 from raycodellm.report.ranking import ArmScore
 from raycodellm.report.records import Records
 from raycodellm.tables import Cell, StageNode, Table, cells, formats, remarks, score_table, stage_tree, trials_table
+from raycodellm.tables.stopped import stopped_stage
 from raycodellm.tables.trials import is_present, params_of, stages_of, trial_name
 from raycodellm.verdict import Verdict
 from raycodellm.verdict.arms import mean_score
@@ -27,7 +28,7 @@ def cards(records: Records) -> list[tuple[str, str]]:
         found.append((formats.score(best.score), f"{metric} of arm {best.arm}, first in rank"))
         if best.accuracy is not None:
             found.append((formats.score(best.accuracy), f"its accuracy; guessing gives {formats.score(best.chance)}"))
-    failed = f", {states['failed']} failed" if states["failed"] else ""
+    failed = "".join(f", {states[state]} {state}" for state in ("failed", "pruned") if states[state])
     left = f", {records.num_open} to go" if records.num_open else ""
     found.append((f"{states['complete']} of {records.num_trials}", f"trials complete{failed}{left}"))
     if shared.tokens_trained:
@@ -267,10 +268,17 @@ def stages(records: Records) -> tuple[StageNode, ...]:
     return stage_tree(chains, partial(_stage_facts, records))
 
 
+def _stopped_facts(records: Records, key: str) -> str:
+    """A stage that is not finished: the tokens until where it was stopped early, if it was."""
+    parts = [stopped_stage(row, stages_of(row), records.stages)[1] for row in records.rows if row["state"] == "pruned"]
+    found = [part[key][0] for part in parts if key in part]
+    return f"stopped after {formats.count(max(found))} tokens" if found else "not finished"
+
+
 def _stage_facts(records: Records, key: str, trials: Sequence[int]) -> tuple[str, str]:
     record = records.stages.get(key)
     if record is None:
-        facts = "not finished"
+        facts = _stopped_facts(records, key)
     else:
         seconds = formats.seconds(record.device_seconds)
         facts = f"{formats.count(record.num_tokens)} tokens, {seconds}, loss {record.final_loss:.3f}"

@@ -15,6 +15,7 @@ from raycodellm.report.records import Records, read_records
 from raycodellm.report.sections import sections
 from raycodellm.storage_files import report_address
 from raycodellm.tables import fitted, sharing_sentence, table_lines
+from raycodellm.tables.stopped import stopped_sentence
 from raycodellm.verdict.marks import KEY
 
 SUMMARY_ARMS = 10
@@ -55,8 +56,7 @@ def verdict_document(records: Records) -> dict[str, Any]:
     """The content of `verdict.json`."""
     digests = {name: tables.digest_of(manifest) for name, manifest in records.stores.items()}
     said = " ".join(filter(None, (answer_so_far(records), unknown_noise(records))))
-    num_ended = records.states["complete"] + records.states["failed"]
-    return verdict.document(records.file, records.known, said, num_ended, digests)
+    return verdict.document(records.file, records.known, said, records.num_ended, digests)
 
 
 def summary_text(
@@ -82,6 +82,7 @@ def summary_text(
     closing = [
         progress(records),
         f"tokens: {sharing_sentence(shared)}" if shared.tokens_trained else "",
+        stopped_sentence(records.rows),
         *records.lost,
         f"report: {report_address(run)}" if run.exists("report") else "",
         answer_so_far(records),  # at the end: it is what the reader has waited for

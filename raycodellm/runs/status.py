@@ -11,9 +11,10 @@ from typing import Any
 
 from raycodellm import budget, report, storage_files, sweep, verdict
 from raycodellm.display import MOST_JOBS, Moment, expected_seconds, job_line, slots_line, times, whole_seconds
-from raycodellm.records import ENDED, TrialResult, as_json, finite_json
+from raycodellm.records import ENDED, TrialResult, as_json
 from raycodellm.report import BestArm
 from raycodellm.sweep import Driver
+from raycodellm.tables.plain_json import finite_json
 
 logger = logging.getLogger(__name__)
 
@@ -177,4 +178,4 @@ def _written(run: sweep.Run) -> dict[str, Any] | None:
 def _trial(result: TrialResult) -> dict[str, Any]:
     names = ("number", "state", "arm", "seed", "phase", "params", "metrics", "tokens", "stages", "wall_seconds")
     kept = {name: as_json(getattr(result, name)) for name in (*names, "device_seconds", "deaths", "preemptions")}
-    return {**kept, "error": result.error}
+    return {**kept, "error": result.error, "rungs": as_json(result.rungs), "stopped_by": result.stopped_by}

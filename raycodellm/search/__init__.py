@@ -13,7 +13,7 @@ from raycodellm.search.constraints import REFERENCE_TRIAL, breach, breaches, lim
 from raycodellm.search.grid_order import trials_at_once
 from raycodellm.search.importance import FEWEST_POINTS, importances
 from raycodellm.search.journal_repair import Journal, agrees, read_journal, rebuild_journal
-from raycodellm.search.objectives import objective_values
+from raycodellm.search.objectives import objective_values, rung_values
 from raycodellm.search.preview import preview
 from raycodellm.search.prior import LEARNING, PriorTrial, whole_point
 from raycodellm.search.reference import reference_point
@@ -53,6 +53,7 @@ __all__ = [
     "rebuild_journal",
     "reference_point",
     "require_metrics",
+    "rung_values",
     "trials_at_once",
     "whole_point",
 ]

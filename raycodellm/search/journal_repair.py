@@ -18,7 +18,7 @@ from raycodellm.config import Sweep, SweepFile
 from raycodellm.records import TrialResult
 from raycodellm.search.constraints import REFERENCE_TRIAL, breaches
 from raycodellm.search.journal_file import open_journal, quiet_optuna
-from raycodellm.search.objectives import objective_values
+from raycodellm.search.objectives import objective_values, rung_values
 from raycodellm.search.space import by_key, by_name, distributions
 from raycodellm.search.study import attributes, create_study, enqueue_first_points
 
@@ -203,10 +203,16 @@ def _trial(
         return create_trial(state=TrialState.WAITING)
     if result is not None and result.state == "complete" and not is_reopened:
         values = objective_values(sweep.search.objectives, result.metrics)
-        return create_trial(state=TrialState.COMPLETE, values=values, **content)
+        steps = rung_values(file, result.rungs)
+        return create_trial(state=TrialState.COMPLETE, values=values, intermediate_values=steps, **content)
+    if result is not None and result.state == "pruned" and not is_reopened:
+        steps = rung_values(file, result.rungs)
+        last = [steps[max(steps)]] if steps else None  # as Optuna itself ends a pruned trial
+        return create_trial(state=TrialState.PRUNED, values=last, intermediate_values=steps, **content)
     if result is not None and result.state == "failed" and not is_reopened:
         return create_trial(state=TrialState.FAIL, **content)
     if known is not None and known.state.is_finished() and not is_reopened:  # an end that this version does not know
-        return create_trial(state=known.state, values=known.values, **content)
+        steps = known.intermediate_values
+        return create_trial(state=known.state, values=known.values, intermediate_values=steps, **content)
     waits = result is None and not is_reopened and known is not None and known.state == TrialState.WAITING
     return create_trial(state=TrialState.WAITING if waits else TrialState.RUNNING, **content)

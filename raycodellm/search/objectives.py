@@ -5,7 +5,8 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 
-from raycodellm.config import Objective
+from raycodellm.config import Objective, SweepFile
+from raycodellm.rungs import Rung
 
 
 def objective_values(objectives: Sequence[Objective], metrics: Mapping[str, float]) -> list[float]:
@@ -20,3 +21,10 @@ def objective_values(objectives: Sequence[Objective], metrics: Mapping[str, floa
             raise ValueError(f"the objective {objective.metric!r} is {value}, not a finite number")
         values.append(value)
     return values
+
+
+def rung_values(file: SweepFile, rungs: Sequence[Rung]) -> dict[int, float]:
+    """A trial's values at the rungs of early stopping by their steps, as Optuna is told: bits per byte, or their
+    negative where the objective is maximised, since Optuna orders both the same way."""
+    sign = 1.0 if file.example().search.objectives[0].mode == "min" else -1.0
+    return {rung.step: sign * rung.value for rung in rungs}

@@ -140,12 +140,21 @@ class SweepStudy:
         arm, replicate = trial.user_attrs["arm"], trial.user_attrs["replicate"]
         return Suggestion(trial.number, arm, replicate, by_name(self._file, trial.params))
 
-    def tell(self, number: int, values: Sequence[float] | None, breaches: Mapping[str, float] | None = None) -> None:
-        """Ends a trial: complete with its objective values, or failed when `values` is None. A second call for the same
-        trial changes nothing.
+    def tell(
+        self,
+        number: int,
+        values: Sequence[float] | None,
+        breaches: Mapping[str, float] | None = None,
+        *,
+        steps: Mapping[int, float] | None = None,
+        is_pruned: bool = False,
+    ) -> None:
+        """Ends a trial: complete with its objective values; when `values` is None pruned or failed. A second call for
+        the same trial changes nothing.
 
         `breaches`: how far the trial is beyond each constraint, over 0 where it breaks it. All complete trials have
-        them or none has, since a Gaussian process over constraints needs them of each.
+        them or none has, since a Gaussian process over constraints needs them of each. `steps`: values at the rungs of
+        early stopping, by trained steps.
         """
         from optuna.trial import TrialState
 
@@ -158,7 +167,11 @@ class SweepStudy:
 
         if number in self._to_suggest_again:
             self._to_suggest_again.remove(number)
-        state = TrialState.FAIL if values is None else TrialState.COMPLETE
+        state = TrialState.COMPLETE
+        if values is None:
+            state = TrialState.PRUNED if is_pruned else TrialState.FAIL
+        for step, value in (steps or {}).items() if not self.trials()[number].state.is_finished() else ():
+            self._storage.set_trial_intermediate_value(self._id_of(number), step, value)
         self._study.tell(number, None if values is None else list(values), state=state, skip_if_finished=True)
 
     def _is_tried(self, point: Mapping[str, Any]) -> bool:

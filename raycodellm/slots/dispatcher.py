@@ -6,15 +6,29 @@ import asyncio
 import contextlib
 import math
 import time
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import ray
 
 from raycodellm.config import Scaling
-from raycodellm.dispatch import Demand, DispatchState, JobEnd, Sight, Snapshot, TrialFailed, TrialOutcome, job_call
+from raycodellm.dispatch import (
+    Contender,
+    Decision,
+    Demand,
+    DispatchState,
+    EarlyStopping,
+    JobEnd,
+    Sight,
+    Snapshot,
+    TrialFailed,
+    TrialOutcome,
+    job_call,
+)
 from raycodellm.finished import Job, Outcome
 from raycodellm.records import Progress
+from raycodellm.rungs import Rung
+from raycodellm.slots import early_stopping
 from raycodellm.slots.handle import DispatcherHandle
 from raycodellm.slots.head import ON_HEAD
 from raycodellm.stage_store import Chain
@@ -39,6 +53,7 @@ class Dispatcher:
         self.closed = False
         self.changed = asyncio.Event()
         self.sweep = sweep
+        self._deciding = asyncio.Lock()
 
     def _signal(self) -> None:
         self.changed.set()
@@ -51,12 +66,20 @@ class Dispatcher:
 
     # ---------------------------------------------------------------------------------------------- trials
 
-    async def run_trial(self, number: int, chain: Chain, finished: Mapping[str, Outcome]) -> TrialOutcome | None:
+    async def run_trial(
+        self, number: int, chain: Chain, finished: Mapping[str, Outcome], contender: Contender | None = None
+    ) -> TrialOutcome | None:
         """Waits until the trial's chain has ended; None when the sweep was stopped before.
 
-        `finished`: outcomes of jobs that the stage store has already, by key.
+        `finished`: outcomes of jobs that the stage store has already, by key; `contender`: the trial as early stopping
+        sees it, where the sweep has any.
         """
-        self.state.add_trial(number, chain, finished)
+        if contender is None:
+            self.state.add_trial(number, chain, finished)
+        else:
+            await self._decide(
+                lambda early: early.enter(number, contender), lambda: self.state.add_trial(number, chain, finished)
+            )
         self._signal()
         while (outcome := self.state.outcome(number)) is None:
             if self.state.tree.stopping:
@@ -64,12 +87,51 @@ class Dispatcher:
             await self._wait(POLL_SECONDS)
         return outcome
 
-    async def trial(self, number: int, chain: Chain, finished: Mapping[str, Outcome]) -> TrialOutcome | None:
+    async def trial(
+        self, number: int, chain: Chain, finished: Mapping[str, Outcome], contender: Contender | None = None
+    ) -> TrialOutcome | None:
         """The same; raises `TrialFailed` with the outcome of a trial that failed."""
-        outcome = await self.run_trial(number, chain, finished)
+        outcome = await self.run_trial(number, chain, finished, contender)
         if outcome is not None and outcome.error is not None:
             raise TrialFailed(outcome)
         return outcome
+
+    async def begin_early_stopping(self, keep: float, made: Sequence[Rung], stopped: Mapping[int, int]) -> None:
+        """The sweep stops trials early; the arguments are those of `EarlyStopping`."""
+        self.state.early = EarlyStopping(keep, made, stopped)
+
+    @_unlisted
+    async def rung(self, slot: str, incarnation: int, key: str, step: int, measured: Mapping[str, float]) -> bool:
+        """A stage has reached a rung of early stopping. True if no trial needs the stage any more."""
+        await self._decide(lambda early: early.reach(key, step, measured))
+        return self.is_let_go(key)
+
+    @_unlisted
+    async def is_given_up(self, slot: str, incarnation: int, key: str) -> bool:
+        """True if no trial needs the stage any more."""
+        return self.is_let_go(key)
+
+    def is_let_go(self, key: str) -> bool:
+        return not self.state.tree.stopping and not self.state.is_wanted(key)
+
+    async def _decide(
+        self, decide: Callable[[EarlyStopping], Decision], begin: Callable[[], None] = lambda: None
+    ) -> None:
+        """Decides on early stopping; calls `begin` once the decision is kept, and then lets it have its effect. One
+        decision at a time, since each counts for the next."""
+        async with self._deciding:
+            early, decision = self.state.early, None
+            if early is not None:
+                try:
+                    decision = decide(early)
+                    await asyncio.to_thread(early_stopping.keep, early, decision)
+                except OSError as error:
+                    decision = None
+                    self.state.abandon(f"a comparison of early stopping cannot be kept: {error}")
+            begin()
+            if decision is not None:
+                self.state.stop_early(decision)
+        self._signal()
 
     @_unlisted
     async def cancel_trial(self, number: int) -> None:

@@ -23,6 +23,8 @@ class DispatcherHandle(Protocol):
     trial: RemoteMethod
     cancel_trial: RemoteMethod
     # asked by slots
+    rung: RemoteMethod
+    is_given_up: RemoteMethod
     register: RemoteMethod
     next_job: RemoteMethod
     report: RemoteMethod
@@ -32,6 +34,7 @@ class DispatcherHandle(Protocol):
     slot_unusable: RemoteMethod
     slot_gone: RemoteMethod
     # asked by the driver
+    begin_early_stopping: RemoteMethod
     times: RemoteMethod
     slot_asked_for: RemoteMethod
     demand: RemoteMethod

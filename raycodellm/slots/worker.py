@@ -9,6 +9,7 @@ import os
 import platform
 import threading
 import time
+from functools import partial
 from typing import Any
 
 from raycodellm import engine, evaluation, ingest, model, retrying, stage, stage_store
@@ -17,6 +18,7 @@ from raycodellm.engine import StorageError, TrainingError, World
 from raycodellm.files import Damaged, Folder
 from raycodellm.finished import Job, Outcome
 from raycodellm.records import Progress
+from raycodellm.slots import early_stopping
 from raycodellm.slots.client import DispatcherClient
 from raycodellm.slots.dispatcher import POLL_SECONDS
 from raycodellm.slots.evaluation_job import run_evaluation
@@ -172,14 +174,18 @@ def run_job(job: Job, world: World, client: DispatcherClient) -> Outcome | None:
         if job.kind == "evaluation":
             client.progress(Progress(job.key, note="loading the model and the tasks"))
             return run_evaluation(job, world, client.progress, client.should_stop)
-        return stage.train_stage(
+        record = stage.train_stage(
             job,
             world,
             on_progress=client.progress,
             should_stop=client.should_stop,
             on_metrics=client.ray_train.metrics,
+            on_rung=partial(early_stopping.tell_rung, client, job),
             use_ray_data=True,
         )
+        if record is None and world.rank == 0:
+            early_stopping.let_go(client, job)
+        return record
 
 
 def _holder(job: Job, client: DispatcherClient) -> str:

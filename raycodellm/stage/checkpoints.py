@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import time
 from dataclasses import asdict, replace
 
@@ -48,6 +49,13 @@ class StageCheckpoints:
         """Completes a checkpoint that was written in the background. Raises TrainingError on all ranks alike."""
         if self._engine.checkpoints.finish() is not None:
             self._prune()
+
+    def discard(self) -> None:
+        """Deletes all checkpoints of a stage that is given up. Raises TrainingError on all ranks alike."""
+        self.complete()
+        if self._world.rank == 0:
+            with contextlib.suppress(OSError):  # they only take room
+                self._folder.delete()
 
     def _prune(self) -> None:
         if self._world.rank == 0:

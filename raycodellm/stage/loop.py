@@ -21,6 +21,7 @@ from raycodellm.stage.folder import StageFolder
 from raycodellm.stage.metrics import Tally, order_checksum
 from raycodellm.stage.progress import ProgressReporter
 from raycodellm.stage.setup import StageSetup, set_up
+from raycodellm.stage.so_far import OnRung, SoFar
 from raycodellm.storage_files import DONE
 
 _METRICS_ROWS = 50
@@ -34,9 +35,12 @@ def train_stage(
     on_progress: Callable[[Progress], None],
     should_stop: Callable[[], bool],
     on_metrics: Callable[[dict[str, Any]], None] = lambda row: None,
+    on_rung: OnRung = lambda step, record: False,
     use_ray_data: bool = False,
 ) -> StageRecord | None:
     """Trains the stage, continuing from its newest complete checkpoint; None when stopped early, checkpoint saved.
+
+    Also None when `on_rung` gives the stage up at a rung (see `so_far.OnRung`): then its checkpoints are deleted.
 
     A collective: every worker of the group calls it. `on_progress` is called on rank 0 only, about once a second;
     `should_stop` on every rank before each step, and one saying yes stops all; `on_metrics` on every rank with each row
@@ -57,8 +61,8 @@ def train_stage(
     setup = set_up(job, world, plan, progress, is_finished=done is not None)
     try:
         checkpoints = StageCheckpoints(setup, progress)
-        loop = TrainingLoop(setup, checkpoints.restore(), checkpoints, progress, on_metrics)
-        if not loop.run(should_stop, use_ray_data):
+        loop = TrainingLoop(setup, checkpoints.restore(), checkpoints, progress, on_metrics, SoFar(setup, on_rung))
+        if loop.is_given_up() or not loop.run(should_stop, use_ray_data):
             return None
         return results.finish(setup, loop.tally, checkpoints, done)
     finally:
@@ -75,8 +79,10 @@ class TrainingLoop:
         checkpoints: StageCheckpoints,
         progress: ProgressReporter,
         on_metrics: Callable[[dict[str, Any]], None],
+        so_far: SoFar,
     ) -> None:
         self.tally = tally
+        self._so_far = so_far
         self._setup, self._job, self._world, self._engine = setup, setup.job, setup.world, setup.engine
         self._checkpoints, self._progress, self._on_metrics = checkpoints, progress, on_metrics
         self._names = tuple(source.name for source in setup.job.sources)
@@ -84,8 +90,13 @@ class TrainingLoop:
         self._step_ended = time.monotonic()
         self._steps_ahead = steps_ahead(setup.world)
 
+    def is_given_up(self) -> bool:
+        """True if a rung among the steps that the stage took over ends it. A collective."""
+        return self._so_far.catch_up(self.tally)
+
     def run(self, should_stop: Callable[[], bool], use_ray_data: bool) -> bool:
-        """Trains to the stage's end (True), or saves a checkpoint and returns False when told to stop."""
+        """Trains to the stage's end (True). Returns False when told to stop, with a checkpoint saved, or to give the
+        stage up, without any."""
         stage, setup = self._job.stage, self._setup
         reading = ingest.steps(
             setup.plan,
@@ -123,6 +134,9 @@ class TrainingLoop:
             wanted = [self._end_step(*begun.popleft())] if len(begun) > self._steps_ahead else []
             if any(any(one) for one in wanted) or self._needs_weights_of(step + 1):
                 wanted += [self._end_step(*begun.popleft()) for _ in range(len(begun))]
+            if self._so_far.is_due(self.tally.step) and wanted and self._so_far.reach(self.tally):
+                self._checkpoints.discard()
+                return False
             if wanted:
                 self._checkpoints.keep_for_branches(self.tally)
             stop, save = (any(which) for which in zip(*wanted, strict=True)) if wanted else (False, False)
@@ -130,6 +144,7 @@ class TrainingLoop:
                 in_background = False if stop else self._job.scaling.background_checkpoints
                 self._checkpoints.save(self.tally, in_background)
                 if stop:
+                    self._so_far.stop(self.tally)
                     return False
         return True
 
@@ -137,7 +152,11 @@ class TrainingLoop:
         """True if the weights after the first `step` steps are averaged, measured, kept or final."""
         stage, trunk = self._job.stage, self._job.trunk
         is_kept = trunk is not None and step in trunk.kept_steps
-        return is_kept or step == stage.num_steps or step in stage.averaged_steps or held_out.is_due(stage, step)
+        return is_kept or step == stage.num_steps or step in stage.averaged_steps or self._is_measured(step)
+
+    def _is_measured(self, step: int) -> bool:
+        """True if a measurement follows the first `step` steps."""
+        return held_out.is_due(self._job.stage, step) or self._so_far.is_due(step)
 
     def _end_step(self, batch: ingest.StepBatch, pending: PendingStep) -> tuple[bool, bool]:
         """Waits for a step's numbers and counts them; returns whether any worker asked to stop, and to save."""
@@ -195,7 +214,7 @@ class TrainingLoop:
             faults.require_no_explosion(self._job, tally, result)
         if tally.step in stage.averaged_steps:
             self._engine.average.add()
-        measured = self._measure() if held_out.is_due(stage, tally.step) else None
+        measured = self._measure() if self._is_measured(tally.step) else None
         if measured or tally.step % max(1, stage.num_steps // _METRICS_ROWS) == 0 or tally.step == stage.num_steps:
             speed = {
                 "learning_rate": result.learning_rate,

@@ -230,9 +230,10 @@ def code_ratio(sequences: Sequence[int], is_code: Sequence[bool]) -> float:
     return ratio(float(np.asarray(sequences)[np.asarray(is_code)].sum()), float(sum(sequences)))
 
 
-def ledger(job: StageJob, tally: Tally) -> tuple[LedgerRow, ...]:
-    """Tokens, epochs and phases of each source, planned and trained."""
-    length, planned = job.stage.sequence_length, mixture.planned_by_phase(job)
+def ledger(job: StageJob, tally: Tally, planned: Sequence[Sequence[int]] | None = None) -> tuple[LedgerRow, ...]:
+    """Tokens, epochs and phases of each source, planned and trained. `planned`: sequences per phase and source; those
+    of the whole stage when left out."""
+    length, planned = job.stage.sequence_length, planned or mixture.planned_by_phase(job)
     rows = []
     for index, source in enumerate(job.sources):
         phases = tuple(

@@ -7,7 +7,7 @@ import math
 from raycodellm.engine import StorageError, gather
 from raycodellm.files import Folder
 from raycodellm.finished import OPTIMIZER
-from raycodellm.records import StageJob, StageRecord
+from raycodellm.records import LedgerRow, StageJob, StageRecord
 from raycodellm.stage import metrics
 from raycodellm.stage.checkpoints import StageCheckpoints, with_whole_checksum
 from raycodellm.stage.folder import CHECKPOINTS
@@ -26,7 +26,7 @@ def finish(setup: StageSetup, tally: Tally, checkpoints: StageCheckpoints, done:
     if job.keep_optimizer:
         setup.engine.checkpoints.save_optimizer(folder / OPTIMIZER)
     tally = with_whole_checksum(tally, world)
-    record = done or gather(world, _record(job, tally, world.world_size))[0]
+    record = done or gather(world, record_of(job, tally, world.world_size, metrics.ledger(job, tally)))[0]
     error: OSError | None = None
     try:
         if done is None:
@@ -51,8 +51,8 @@ def _leave_model(setup: StageSetup) -> None:
         setup.folder.leave_model(lambda directory: setup.engine.export(directory, weights, tokenizer))
 
 
-def _record(job: StageJob, tally: Tally, num_devices: int) -> StageRecord:
-    ledger = metrics.ledger(job, tally)
+def record_of(job: StageJob, tally: Tally, num_devices: int, ledger: tuple[LedgerRow, ...]) -> StageRecord:
+    """The record of a stage that has come as far as the tally says."""
     return StageRecord(
         identity=job.identity,
         name=job.stage.name,
@@ -74,7 +74,7 @@ def _record(job: StageJob, tally: Tally, num_devices: int) -> StageRecord:
 
 
 def _last_measured(job: StageJob, tally: Tally) -> dict[str, float]:
-    """Bits per byte of held-out text at the stage's end, of each source that has any."""
+    """Bits per byte of held-out text after the last row of metrics, of each source that has any."""
     last = tally.rows[-1] if tally.rows else {}
     measured = {source.name: last.get(f"bpb/{source.name}", float("nan")) for source in job.sources}
     return {name: value for name, value in measured.items() if math.isfinite(value)}

@@ -10,6 +10,7 @@ from raycodellm.stage_store.epochs import check_epochs
 from raycodellm.stage_store.evaluations import evaluation_job
 from raycodellm.stage_store.finished_jobs import evaluation_outcome, finished_outcome, finished_outcomes
 from raycodellm.stage_store.older_stages import report_older_stages
+from raycodellm.stage_store.rungs import reached_rungs, stopped_record
 from raycodellm.stage_store.slices import Corpus, held_out_sources
 from raycodellm.stage_store.trial_chains import trial_chain
 from raycodellm.stage_store.trunks import TRUNKS, branch_step, taken_steps
@@ -31,7 +32,9 @@ __all__ = [
     "finished_outcome",
     "finished_outcomes",
     "held_out_sources",
+    "reached_rungs",
     "report_older_stages",
+    "stopped_record",
     "taken_steps",
     "trial_chain",
 ]

@@ -11,7 +11,7 @@ from dataclasses import dataclass, replace
 from functools import lru_cache
 
 from raycodellm import identity, mixture, schedule
-from raycodellm.config import Model, Stage, Sweep
+from raycodellm.config import Model, Stage, Sweep, UserError
 from raycodellm.files import Folder
 from raycodellm.identity import Contents
 from raycodellm.learning_rate import learning_rate_at, start_rate
@@ -183,4 +183,19 @@ def _stage_job(
         start_rate=rate,
         keep_optimizer=keep_optimizer,
         sweep=sweep.name,
+        rungs=_rungs(sweep, planned),
     )
+
+
+def _rungs(sweep: Sweep, planned: _PlannedStage) -> tuple[int, ...]:
+    """Trained steps at which early stopping compares the stage; none of another stage than the one that it names."""
+    early = sweep.search.early_stopping
+    compared = early.stage_of(sweep) if early is not None else None
+    if early is None or compared is None or compared.name != planned.stage.name:
+        return ()
+    if not any(one.name == early.source and one.held_out_sequences for one in planned.slices):
+        raise UserError(
+            f"search.early_stopping.metric: found {early.metric}, but source {early.source!r} has no whole sequence of "
+            f"{compared.sequence_length} tokens of held-out text; hold out more tokens, or measure another source"
+        )
+    return early.steps(planned.stage.num_steps)

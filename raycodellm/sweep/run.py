@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Protocol
 from raycodellm import config, stage_store
 from raycodellm.config import Scaling
 from raycodellm.identity import Contents
-from raycodellm.sweep import background_imports
+from raycodellm.sweep import background_imports, early_stopping
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.provenance import fix_data
 from raycodellm.sweep.results import Results
@@ -98,8 +98,8 @@ def run_sweep(
             materials = _prepare(run, monitor, pool, contents)
         monitor.waits_for("the first trial")
         context = TrialContext(run, materials, dispatcher)
-        ends = (config.resolve(run.file, point) for point in run.file.probe_points())
-        stage_store.check_epochs(sweep, [stage_store.chain(end, sweep.seed, materials) for end in ends])
+        _check_epochs(run, materials)
+        early_stopping.begin(run, dispatcher, monitor.say)
         ray.get(dispatcher.set_keep_idle.remote(False))
         with timing.part("trials"):
             results = Results(run)
@@ -119,6 +119,12 @@ def run_sweep(
         pool.close(end_seconds)
         with contextlib.suppress(OSError):
             (run.folder / "slots").delete()
+
+
+def _check_epochs(run: Run, materials: stage_store.Materials) -> None:
+    """Raises UserError where a trial would read a source more often than the sweep file allows."""
+    ends = (config.resolve(run.file, point) for point in run.file.probe_points())
+    stage_store.check_epochs(run.sweep, [stage_store.chain(end, run.sweep.seed, materials) for end in ends])
 
 
 def _prepare(run: Run, monitor: Monitor, pool: SlotPool, contents: Contents) -> stage_store.Materials:

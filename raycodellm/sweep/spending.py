@@ -48,14 +48,14 @@ def unfinished_tokens(
     """Tokens that a trial spends on its unfinished stages, by their keys. `records`: of its finished ones.
 
     Those of a trial that goes on count whole. Of a trial that has ended the first counts, in which it failed or was
-    stopped early: with what the `result` tells of it, else whole; those after it have not begun.
+    stopped early: with what the `result` tells of it, else whole where it failed; those after it have not begun.
     """
     unfinished = [one for one in stages if one.key not in records]
     if result is None or result.state not in ENDED:
         return {one.key: one.num_tokens for one in unfinished}
     finished = sum(records[one.key].num_tokens for one in stages if one.key in records)
     told = result.tokens.get("total", 0) - finished
-    return {one.key: told if told > 0 else one.num_tokens for one in unfinished[:1]}
+    return {one.key: told if told > 0 or result.state == "pruned" else one.num_tokens for one in unfinished[:1]}
 
 
 def total_tokens(unfinished: Iterable[Mapping[str, int]], records: Mapping[str, StageRecord], sweep: str) -> int:

@@ -40,8 +40,10 @@ def tell_written_results(run: Run, say: Callable[[str], Any] = logger.warning, *
 
 
 def tell_result(run: Run, study: search.SweepStudy, result: TrialResult, reference: TrialResult | None = None) -> None:
-    """Tells the study how a trial ended: complete with its objective values, or failed. `reference`: how the first
-    trial of the reference ended, which constraints may be relative to."""
+    """Tells the study how a trial ended: complete with its objective values, stopped early, or failed.
+
+    `reference`: how the first trial of the reference ended, which constraints may be relative to.
+    """
     settings, is_complete = run.sweep.search, result.state == "complete"
     metrics = reference.metrics if reference is not None and reference.state == "complete" else None
     found = search.breaches(settings.constraints, result.metrics, metrics) if is_complete else {}
@@ -49,6 +51,8 @@ def tell_result(run: Run, study: search.SweepStudy, result: TrialResult, referen
         result.number,
         search.objective_values(settings.objectives, result.metrics) if is_complete else None,
         found if len(found) == len(settings.constraints) else None,
+        steps=search.rung_values(run.file, result.rungs),
+        is_pruned=result.state == "pruned",
     )
 
 

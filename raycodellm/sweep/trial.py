@@ -16,6 +16,7 @@ from raycodellm.observability import trial_labels
 from raycodellm.records import EvaluationJob, StageRecord, TrialResult, as_json, from_json, summed_ledger
 from raycodellm.slots.handle import DispatcherHandle
 from raycodellm.stage_store import Chain, Materials
+from raycodellm.sweep import early_stopping
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.tracking import curves, is_tracked
 from raycodellm.sweep.trial_files import BEFORE_ADDED, read_result, result_before_added
@@ -92,7 +93,7 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
         if outcome is None:
             return replace(result, state="stopped")
         result = _ended(result, chain, outcome)
-        if outcome.error is None:
+        if result.state == "complete":
             search.objective_values(context.run.sweep.search.objectives, result.metrics)
             search.require_metrics(context.run.sweep.search.constraints, result.metrics)
             evaluated = Folder(chain.evaluation.folder)
@@ -150,8 +151,9 @@ def _wait_for_jobs(
     import ray
 
     call = context.dispatcher.trial.options(name=_call_name(result, context))
+    contender = retrying.patiently(lambda: early_stopping.contender_of(context.run, result, chain), "the rungs")
     try:
-        return ray.get(call.remote(result.number, chain, finished))
+        return ray.get(call.remote(result.number, chain, finished, *([contender] if contender else ())))
     except TrialFailed as failed:
         return failed.outcome
 
@@ -166,20 +168,23 @@ def _call_name(result: TrialResult, context: TrialContext) -> str:
 def _ended(result: TrialResult, chain: Chain, outcome: TrialOutcome) -> TrialResult:
     """The result with the score, and with what the chain's finished jobs consumed, also where another trial or an
     earlier run trained them."""
-    stages: list[StageRecord] = [outcome.outcomes[job.key] for job in chain.stages if job.key in outcome.outcomes]
+    stages: list[StageRecord] = retrying.patiently(lambda: early_stopping.consumed(chain, outcome), "the stages")
     metrics = dict(outcome.outcomes.get(chain.evaluation.key, {}))
     evaluation_seconds = float(metrics.pop("seconds", 0.0))
     ledger = summed_ledger(stages)
     tokens = {row.source: row.tokens for row in ledger}
     return replace(
         result,
-        state="failed" if outcome.error else "complete",
+        state="failed" if outcome.error else "pruned" if outcome.is_pruned else "complete",
         error=outcome.error,
-        metrics={} if outcome.error else metrics,
+        metrics={} if outcome.error or outcome.is_pruned else metrics,
         tokens={**tokens, "total": sum(tokens.values())},
         ledger=ledger,
         wall_seconds=sum(record.wall_seconds for record in stages) + evaluation_seconds,
         device_seconds=sum(record.device_seconds for record in stages) + evaluation_seconds,
         deaths=outcome.deaths,
         preemptions=outcome.preemptions,
+        rungs=outcome.rungs,
+        stopped_by=outcome.stopped_by,
+        tokens_planned=sum(job.stage.num_tokens for job in chain.stages) if outcome.is_pruned else 0,
     )

@@ -6,8 +6,8 @@ from collections.abc import Mapping
 from typing import Any
 
 from raycodellm.config import SweepFile
-from raycodellm.records import finite_json
 from raycodellm.statistics import ERROR, look_errors
+from raycodellm.tables.plain_json import finite_json
 from raycodellm.verdict.constraints import Breach
 from raycodellm.verdict.findings import Findings
 from raycodellm.verdict.verdicts import Verdict

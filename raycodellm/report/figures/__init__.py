@@ -6,6 +6,7 @@ from raycodellm.report.figures.fronts import pareto
 from raycodellm.report.figures.groups import hover_texts, is_along_code_ratio
 from raycodellm.report.figures.history import costs, order
 from raycodellm.report.figures.importance import importance
+from raycodellm.report.figures.rungs import rungs
 from raycodellm.report.figures.scores import scores
 
 __all__ = [
@@ -22,5 +23,6 @@ __all__ = [
     "is_along_code_ratio",
     "order",
     "pareto",
+    "rungs",
     "scores",
 ]

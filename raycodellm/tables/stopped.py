@@ -1,0 +1,89 @@
+"""The trials that early stopping ended: why, in words, and as a table."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+
+from raycodellm.records import StageRecord
+from raycodellm.rungs import Rung
+from raycodellm.tables import cells, formats
+from raycodellm.tables.table import Cell, Table
+from raycodellm.tables.trials import Row, is_present, params_of, trial_name
+
+
+def why_stopped(rungs: Sequence[Rung], stopped_by: int | None) -> str:
+    """`at 25 % of pretrain: 2.310 bits per byte, the cut is 2.100 (5 of 6)`."""
+    if stopped_by is not None:
+        return f"with trial {trial_name(stopped_by)}, the first seed of its arm"
+    if not rungs:
+        return "its comparison is not recorded"
+    last = rungs[-1]
+    return (
+        f"at {last.share:.0%} of {stage_name(last.stage)}: {formats.score(last.value)} bits per byte, the cut is "
+        f"{formats.score(last.cut)} (rank {last.rank} of {last.num_reached})"
+    )
+
+
+def stage_name(key: str) -> str:
+    """The stage's name in the key of its job."""
+    return key.rpartition("-")[0]
+
+
+def tokens_not_trained(row: Row) -> int:
+    """Tokens of its stages that a trial which was stopped early did not consume; 0 for any other."""
+    planned = row.get("stopped.tokens_planned")
+    if row["state"] != "pruned" or not is_present(planned):
+        return 0
+    total = row.get("tokens.total")
+    return int(planned or 0) - int(total if total is not None and is_present(total) else 0)
+
+
+def stopped_stage(
+    row: Row, keys: Sequence[str], finished: Mapping[str, StageRecord]
+) -> tuple[list[str], dict[str, tuple[int, float]]]:
+    """The stages that a trial which was stopped early consumed, by key; and the tokens and device-seconds of the one
+    that it was stopped in, where that stage is not finished. One that others finish is left out: it is trained for
+    them.
+    """
+    before = [key for key in itertools.takewhile(lambda key: key != row.get("stopped.stage"), keys) if key in finished]
+    last = next((key for key in keys if key not in before), None)
+    tokens = int(row.get("tokens.total") or 0) - sum(finished[key].num_tokens for key in before)
+    if last is None or last in finished or tokens <= 0:
+        return before, {}
+    seconds = float(row.get("device_seconds") or 0.0) - sum(finished[key].device_seconds for key in before)
+    return [*before, last], {last: (tokens, seconds)}
+
+
+def stopped_sentence(rows: Sequence[Row]) -> str:
+    """How many trials were stopped early, and the tokens that this saved; empty where none was."""
+    number, saved = sum(row["state"] == "pruned" for row in rows), sum(map(tokens_not_trained, rows))
+    trials = "1 trial was" if number == 1 else f"{number} trials were"
+    return f"{trials} stopped early: {formats.count(saved)} tokens were not trained" if number else ""
+
+
+def stopped_table(rows: Sequence[Row]) -> Table:
+    """The trials that were stopped early, with their last comparison."""
+    header = ("trial", "arm", "parameters", "stopped", "step", "bits per byte", "cut", "rank", "tokens not trained")
+    return Table(header, [_cells(row) for row in rows if row["state"] == "pruned"], left=(0, 2, 3))
+
+
+def _cells(row: Row) -> tuple[str, ...]:
+    by = row.get("stopped.by")
+    stopped: Mapping[str, object] = {key: row.get(f"stopped.{key}") for key in ("step", "rank", "num_reached")}
+    step, rank, reached = (int(str(value)) if is_present(value) else None for value in stopped.values())
+    share, stage = row.get("stopped.share"), row.get("stopped.stage")
+    where = f"{share:.0%} of {stage_name(str(stage))}" if share is not None and is_present(share) else formats.NOTHING
+    if by is not None and is_present(by):
+        where = f"with trial {trial_name(int(by))}"
+    return (
+        trial_name(row["number"]),
+        Cell(str(row["arm"]), row["arm"]),
+        formats.params(params_of(row)),
+        where,
+        cells.whole(step) if step is not None else formats.NOTHING,
+        cells.score(row.get("stopped.value")),
+        cells.score(row.get("stopped.cut")),
+        f"{rank} of {reached}" if rank is not None else formats.NOTHING,
+        cells.count(tokens_not_trained(row)),
+    )
