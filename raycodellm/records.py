@@ -269,6 +269,8 @@ class Progress:
     """Share of the last steps' time that was spent waiting for data, 0 to 1."""
     held_out_bpb: Mapping[str, float] = field(default_factory=dict)
     """Per source: bits per byte of its held-out text when last measured."""
+    is_elsewhere: bool = False
+    """True while another sweep does the job: this one waits for its end."""
     kept_step: int = 0
     """Last step after which a stage has kept a checkpoint for the stages that share its trunk."""
     items: int = 0

@@ -18,6 +18,7 @@ from raycodellm.dispatch import (
     SlotView,
 )
 from raycodellm.dispatch.nodes import JobState
+from raycodellm.records import Progress
 
 
 @dataclass(frozen=True)
@@ -60,6 +61,24 @@ def test_the_oldest_trial_is_finished_first() -> None:
     assert made.take("s").key == "a"
     made.finish("s", "a", 1)
     assert made.take("s").key == "e0"
+
+
+def test_a_slot_does_other_work_while_another_sweep_trains_a_stage_and_waits_only_where_none_is_left() -> None:
+    state = DispatchState(max_deaths=1)
+    for number, names in enumerate((("a", "e0"), ("b", "e1"))):
+        state.add_trial(number, chain(*names), {})
+    state.register("s")
+    assert state.take("s").key == "a"
+    assert state.report("s", 1, Progress("a", note="waits", is_elsewhere=True))
+    state.end("s", 1, "a", JobEnd.RELEASE, None)
+    for key in ("b", "e1"):
+        assert state.take("s").key == key
+        state.end("s", 1, key, JobEnd.FINISH, key)
+    assert state.take("s").key == "a"
+    assert not state.report("s", 1, Progress("a", note="waits", is_elsewhere=True))
+    state.add_trial(2, chain("c"), {})
+    assert state.report("s", 1, Progress("a", note="waits", is_elsewhere=True))
+    assert not state.report("s", 1, Progress("a", step=1, num_steps=2))
 
 
 def test_a_failed_job_fails_every_trial_that_needs_it_and_no_other() -> None:

@@ -98,13 +98,14 @@ class JobTree:
         return self.nodes[job.key]
 
     def ready(self) -> list[JobNode]:
-        """Jobs that a slot may take now: the oldest trial's first, and of one trial the job nearest its end."""
+        """Jobs that a slot may take now: the oldest trial's first, and of one trial the job nearest its end. Jobs that
+        another sweep does come last."""
         found = [
             node
             for node in self.nodes.values()
             if node.state == JobState.WAITING and self._parent_done(node) and not self._waits_for_trunk(node)
         ]
-        return sorted(found, key=lambda node: (min(node.trials), -node.depth))
+        return sorted(found, key=lambda node: (node.is_elsewhere, min(node.trials), -node.depth))
 
     def take(self, holder: str) -> Job | None:
         """The job that `holder` does next; None when none is ready, the sweep is stopping, or its workers died."""
@@ -114,6 +115,14 @@ class JobTree:
             node.state, node.holder, node.has_begun = JobState.RUNNING, holder, True
             return node.job
         return None
+
+    def look_elsewhere(self, holder: str, key: str, is_elsewhere: bool) -> bool:
+        """Notes whether another sweep does the job. True if the holder should give it back, to do another one."""
+        node = self._held(holder, key)
+        if node is None:
+            return False
+        node.is_elsewhere = is_elsewhere
+        return is_elsewhere and any(not other.is_elsewhere for other in self.ready())
 
     def keep(self, holder: str, key: str, step: int) -> None:
         """The stage has kept a checkpoint after this step for the stages that share its trunk."""

@@ -42,6 +42,8 @@ class JobNode:
     """Times that the storage did not answer."""
     has_begun: bool = False
     """True once a slot has taken the job."""
+    is_elsewhere: bool = False
+    """True if another sweep did the job when a slot last looked."""
     kept_step: int = 0
     """Last step after which a stage has kept a checkpoint for the stages that share its trunk."""
     trials: set[int] = field(default_factory=set)

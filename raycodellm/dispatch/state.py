@@ -166,6 +166,8 @@ class DispatchState:
         """Notes how far a job is. True when the slot should save the job and give it back."""
         if self.tree.should_stop(_holder(name, incarnation), progress.job):
             return True
+        if self.tree.look_elsewhere(_holder(name, incarnation), progress.job, progress.is_elsewhere):
+            return True
         if (progress.num_steps or progress.num_items) and progress.note not in ("", EVALUATING):
             self.notes.append(f"{progress.job}: {progress.note}")
         self.progress[progress.job] = progress

@@ -194,8 +194,8 @@ def _holder(job: Job, client: DispatcherClient) -> str:
 
 
 def _wait_for_lease(lease: Lease | None, job: Job, world: World, client: DispatcherClient) -> bool:
-    """Waits until no other sweep trains the stage or evaluates the model; False when told to stop before. A collective;
-    rank 0 has the lease.
+    """Waits until no other sweep trains the stage or evaluates the model; False when told to stop before, or to do
+    another job meanwhile. A collective; rank 0 has the lease.
 
     A finished job needs no lease, but a stage that is trained once more for its optimizer state does.
     """
@@ -209,5 +209,5 @@ def _wait_for_lease(lease: Lease | None, job: Job, world: World, client: Dispatc
             return True
         if any(stop for _, stop in told):
             return False
-        client.progress(Progress(job.key, note=f"waits for {told[0][0]}, which {does}"))
+        client.progress(Progress(job.key, note=f"waits for {told[0][0]}, which {does}", is_elsewhere=True))
         time.sleep(LEASE_SECONDS)
