@@ -51,7 +51,7 @@ def _point(
     left = list(point.items())
     while left:
         name, value = left.pop(0)
-        whole = [mixture for mixture in mixtures if mixture.name == name]
+        whole = [mixture for mixture in mixtures if mixture.name == name and name not in names]
         if whole:
             left += _weight_of_each(whole, value, where).items()
             continue

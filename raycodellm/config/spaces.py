@@ -12,6 +12,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from typing import Any, NamedTuple
 
+from raycodellm.config import phase_shares
 from raycodellm.config.errors import UserError, shown
 from raycodellm.config.simplex import WHOLE, Simplex, read_simplex
 from raycodellm.config.yaml_text import write_yaml
@@ -154,16 +155,22 @@ def find_parameters(tree: dict[str, Any], origin: str) -> tuple[Parameter, ...]:
             continue
         if path[0] in _UNSEARCHABLE or (path[0] == "stages" and (len(path) < 3 or path[2] == "name")):
             raise UserError(f"{origin}: {name} cannot be searched over; search in model, a stage or evaluation")
-        for one in _searches_at(name, node, origin, condition, None):
-            if one.domain.simplex and (path[0] != "stages" or not one.domain.simplex.name.endswith(".weights")):
+        for one in _searches_at(
+            name, phase_shares.grouped(tree, path, node, f"{origin}: {name}"), origin, condition, None
+        ):
+            if one.domain.simplex and (path[0] != "stages" or not _takes_simplex(one.domain.simplex)):
                 raise UserError(
                     f"{origin}: {one.domain.simplex.name}: simplex searches a mixture; use it for the weights of a "
-                    "stage or of its phases"
+                    "stage or of its phases, or for the shares of all phases"
                 )
             searches.append(one)
             if len(searches) > MOST_PARAMETERS:
                 raise UserError(f"{origin}: searches over more than {MOST_PARAMETERS:,} parameters; use fewer")
     return _merged(searches, origin)
+
+
+def _takes_simplex(simplex: Simplex) -> bool:
+    return simplex.name.endswith(".weights") or phase_shares.is_of_phases(simplex)
 
 
 def _condition_of_stage(tree: Mapping[str, Any], path: tuple[Any, ...]) -> Condition | None:
@@ -181,6 +188,10 @@ def _searches_at(
     name: str, node: dict[str, Any], origin: str, condition: Condition, option: _Option | None
 ) -> Iterator[_Search]:
     """A search and all searches inside its options; a search over a mixture is one search per source."""
+    if node is phase_shares.SEARCHED_BEFORE:
+        return
+    if phase_shares.is_share(name):
+        name = phase_shares.name_of_phases(name, node)
     domain = _domain(name, node, origin)
     if domain.simplex is not None:
         simplex = domain.simplex
@@ -197,7 +208,8 @@ def _searches_at(
         chosen = (*condition, (name, option_label(inside)))
         for path, inner in walk(inside):
             inner_name = ".".join([name, *map(str, path)])
-            yield from _searches_at(inner_name, inner, origin, chosen, _Option(name, place, inside))
+            grouped = phase_shares.grouped(inside, path, inner, f"{origin}: {inner_name}")
+            yield from _searches_at(inner_name, grouped, origin, chosen, _Option(name, place, inside))
 
 
 def _merged(searches: Sequence[_Search], origin: str) -> tuple[Parameter, ...]:

@@ -12,6 +12,7 @@ from typing import Any
 
 from pydantic import ValidationError
 
+from raycodellm.config import phase_shares
 from raycodellm.config.credentials import refuse_credentials
 from raycodellm.config.early_stopping import require_comparable
 from raycodellm.config.enqueued import enqueued_points, reference_point
@@ -281,6 +282,9 @@ def _substitute(file: SweepFile, node: Any, path: tuple[Any, ...], params: Mappi
 
 def _choose(file: SweepFile, name: str, spec: dict[str, Any], params: Mapping[str, Any]) -> Any:
     kind, values = next(iter(spec.items()))
+    if kind == "simplex" and isinstance(values, list):  # a phase's share
+        named = sorted((one for one in file.parameters if one.name == name), key=lambda one: not one.is_active(params))
+        return phase_shares.share([one.domain.simplex for one in named if one.domain.simplex], name, params)
     if kind == "simplex":
         given = {source: params[f"{name}.{source}"] for source in values if f"{name}.{source}" in params}
         return given if len(given) == len(values) else read_simplex(name, values).completed(given)
