@@ -60,7 +60,10 @@ def pytest_unconfigure() -> None:
 # ------------------------------------------------------------------------------------------------- order and cores
 
 TOGETHER = {
-    "training": ("test_kill_matrix", "test_stage", "test_trunk", "test_engine", "test_trained_as_evaluated"),
+    "training": (
+        *("test_kill_matrix", "test_stage", "test_trunk", "test_engine", "test_parametrization"),
+        *("test_trained_as_evaluated",),
+    ),
     "evaluation": (
         *("test_evaluation", "test_code_tasks", "test_contamination", "test_language_model", "test_judge"),
         *("test_kept_results", "test_ma2024", "test_kim2024", "test_task_data", "test_constrained", "test_tasks"),
