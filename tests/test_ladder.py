@@ -305,6 +305,17 @@ def test_the_page_shows_each_effect_with_its_interval_on_an_axis_of_sizes(tmp_pa
         assert all(near == pytest.approx(at, rel=0.05) for near, at in zip(trace["x"], sizes(drawn[0]), strict=True))
 
 
+def test_an_arm_has_the_same_colour_in_the_plots_of_effects_and_of_scores(tmp_path) -> None:
+    from raycodellm.ladder import figure
+
+    folder = write_rungs(Folder(str(tmp_path)), moving(-0.3, -0.1))
+    result = ladder.read_result(ladder.open_ladder(folder.uri))
+    effects, scores = figure.effects_by_size(result)[0].data, figure.scores_by_size(result)[0].data
+    assert scores[0]["name"].endswith("pretrain.code_ratio 0, the reference") and len(scores) == 3
+    assert [trace["marker"] for trace in scores[1:]] == [trace["marker"] for trace in effects]
+    assert [trace["name"] for trace in scores[1:]] == [trace["name"] for trace in effects]
+
+
 def sizes(drawn) -> list[int]:
     return drawn.layout["xaxis"]["tickvals"]
 

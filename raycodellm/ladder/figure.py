@@ -1,37 +1,101 @@
-"""The plot of each arm's effect against the size of the model."""
+"""The plots of effects and of scores against the size of the model."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from dataclasses import dataclass
 from typing import Any
 
 from raycodellm.config import Objective
-from raycodellm.ladder.effects import ArmEffects, LadderResult
-from raycodellm.ladder.words import axis_title, effect_text, size
+from raycodellm.ladder.effects import ArmKey, LadderResult, RungResult, arm_key
+from raycodellm.ladder.folder import RungFacts
+from raycodellm.ladder.words import axis_title, interval_text, size
+from raycodellm.report.answer import metric_in_words
 from raycodellm.report.figures import Figure
 from raycodellm.report.figures.figure import GROUP_COLOURS, GROUP_SYMBOLS, QUIET, as_markup, plain, title
+from raycodellm.statistics import Interval
 from raycodellm.tables import formats
 
+MOST_ARMS = 14
+"""Arms in one plot."""
 _APART = 0.012
 """Distance of two arms' points at one size, as a share of the axis, so that their intervals do not cover each other."""
-_MOST_ARMS = 14
-"""Arms in one plot."""
+
+
+@dataclass(frozen=True)
+class _Line:
+    """One arm's values, from the smallest size to the largest."""
+
+    name: str
+    place: int
+    """Gives the arm its colour and symbol, the same in all plots; 0 for the reference."""
+    points: Sequence[tuple[RungFacts, Interval]]
+    is_signed: bool
+    """True for differences."""
 
 
 def effects_by_size(result: LadderResult) -> list[Figure]:
     """One plot for each objective of which an effect is known at a size."""
     found = []
     for place, objective in enumerate(result.objectives):
-        arms = [one for one in result.effects if one.objective.metric == objective.metric][:_MOST_ARMS]
-        if arms:
-            found.append(_figure(f"effects-{place}", result, objective, arms))
+        arms = [one for one in result.effects if one.objective.metric == objective.metric]
+        lines = [
+            _Line(
+                _name(one.number, one.params),
+                _places(result)[arm_key(one.params)],
+                [(effect.rung, effect.difference) for effect in one.effects],
+                is_signed=True,
+            )
+            for one in arms
+        ]
+        if lines:
+            found.append(_figure(f"effects-{place}", result, axis_title(objective), lines))
     return found
 
 
-def _figure(name: str, result: LadderResult, objective: Objective, arms: list[ArmEffects]) -> Figure:
+def scores_by_size(result: LadderResult) -> list[Figure]:
+    """A plot of the arms' scores in the first objective, the reference among them; none without a score."""
+    lines: dict[ArmKey, tuple[str, list[tuple[RungFacts, Interval]]]] = {}
+    for rung in result.begun:
+        for name, key, score in _scores(rung):
+            lines.setdefault(key, (name, []))[1].append((rung.facts, score))
+    if not lines:
+        return []
+    objective: Objective = result.objectives[0]
+    places = _places(result)
+    drawn = [_Line(name, places.get(key, 0), points, is_signed=False) for key, (name, points) in lines.items()]
+    return [_figure("scores-by-size", result, metric_in_words(objective), drawn, has_zero=False)]
+
+
+def _scores(rung: RungResult) -> list[tuple[str, ArmKey, Interval]]:
+    """Name, key and score of each arm that counts at the rung, in the order of their numbers."""
+    scores = sorted(rung.records.scores, key=lambda one: one.arm) if rung.records is not None else []
+    return [
+        (
+            _name(one.arm, one.params) + (", the reference" if one.arm == rung.reference else ""),
+            arm_key(one.params),
+            Interval(one.score, one.low, one.high),
+        )
+        for one in scores
+        if one.score is not None and one.arm in rung.counted
+    ]
+
+
+def _places(result: LadderResult) -> dict[ArmKey, int]:
+    """Maps each arm beside the reference to its place among them, from 1 on."""
+    return {key: place for place, key in enumerate(result.arms, start=1)}
+
+
+def _name(number: int, params: Any) -> str:
+    return f"arm {number}: {formats.params(params)}"
+
+
+def _figure(name: str, result: LadderResult, y_title: str, lines: Sequence[_Line], has_zero: bool = True) -> Figure:
     sizes = [rung.facts.parameters for rung in result.rungs]
-    span = math.log10(max(sizes) / min(sizes)) or 1.0
-    traces = [_trace(one, place, _APART * span * (place - (len(arms) - 1) / 2)) for place, one in enumerate(arms)]
+    span, shown = math.log10(max(sizes) / min(sizes)) or 1.0, lines[:MOST_ARMS]
+    traces = [_trace(one, _APART * span * (nth - (len(shown) - 1) / 2)) for nth, one in enumerate(shown)]
+    zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"color": QUIET, "width": 1}}
     layout = {
         "xaxis": {
             "title": title("parameters of the model"),
@@ -40,40 +104,36 @@ def _figure(name: str, result: LadderResult, objective: Objective, arms: list[Ar
             "ticktext": [as_markup(size(rung.facts)) for rung in result.rungs],
             "range": [math.log10(min(sizes)) - 0.08 * span, math.log10(max(sizes)) + 0.08 * span],
         },
-        "yaxis": {"title": title(axis_title(objective))},
-        "shapes": [
-            {
-                "type": "line",
-                "xref": "paper",
-                "x0": 0,
-                "x1": 1,
-                "y0": 0,
-                "y1": 0,
-                "line": {"color": QUIET, "width": 1, "dash": "dot"},
-            }
-        ],
+        "yaxis": {"title": title(y_title)},
+        "shapes": [zero] if has_zero else [],
         "showlegend": True,
     }
-    return Figure(name, "", traces, layout, height=430)
+    caption = "" if len(lines) <= MOST_ARMS else f"The first {MOST_ARMS} of {len(lines)} arms; the table has all."
+    return Figure(name, "", traces, layout, caption, height=430)
 
 
-def _trace(one: ArmEffects, place: int, shift: float) -> dict[str, Any]:
+def _trace(one: _Line, shift: float) -> dict[str, Any]:
     """`shift`: along the axis of sizes, in powers of ten."""
-    ends = [(effect.difference.value - effect.difference.low) for effect in one.effects]
-    above = [(effect.difference.high - effect.difference.value) for effect in one.effects]
-    colour = GROUP_COLOURS[place % len(GROUP_COLOURS)]
-    name = f"arm {one.number}: {formats.params(one.params)}"
+    colour = GROUP_COLOURS[one.place % len(GROUP_COLOURS)]
+    values = [score for _, score in one.points]
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": as_markup(name),
-        "x": plain(effect.rung.parameters * 10**shift for effect in one.effects),
-        "y": plain(effect.difference.value for effect in one.effects),
-        "error_y": {"type": "data", "symmetric": False, "array": plain(above), "arrayminus": plain(ends), "width": 3},
+        "name": as_markup(one.name),
+        "x": plain(rung.parameters * 10**shift for rung, _ in one.points),
+        "y": plain(score.value for score in values),
+        "error_y": {
+            "type": "data",
+            "symmetric": False,
+            "array": plain(score.high - score.value for score in values),
+            "arrayminus": plain(score.value - score.low for score in values),
+            "width": 3,
+        },
         "text": [
-            f"{as_markup(name)}<br>{as_markup(f'{size(effect.rung)}: {effect_text(effect)}')}" for effect in one.effects
+            f"{as_markup(one.name)}<br>{as_markup(f'{size(rung)}: {interval_text(score, one.is_signed)}')}"
+            for rung, score in one.points
         ],
         "hovertemplate": "%{text}<extra></extra>",
         "line": {"color": colour, "width": 1.2},
-        "marker": {"color": colour, "symbol": GROUP_SYMBOLS[place % len(GROUP_SYMBOLS)], "size": 8},
+        "marker": {"color": colour, "symbol": GROUP_SYMBOLS[one.place % len(GROUP_SYMBOLS)], "size": 8},
     }

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from raycodellm import verdict
 from raycodellm.ladder.effects import ArmEffects, LadderResult, RungResult
-from raycodellm.ladder.words import effect_text, share_text, size
+from raycodellm.ladder.words import interval_text, share_text, size
 from raycodellm.report.answer import answer_so_far
 from raycodellm.tables import Cell, Table, cells, formats
 
@@ -56,16 +56,15 @@ def _by_size(one: ArmEffects, result: LadderResult) -> list[str]:
             texts.append(formats.NOTHING)
             continue
         mark = verdict.MARKS[effect.word] if effect.word else ""
-        texts.append(Cell(f"{effect_text(effect)}{mark}", effect.difference.value))
+        texts.append(Cell(f"{interval_text(effect.difference)}{mark}", effect.difference.value))
     return texts
 
 
 def _trend(one: ArmEffects) -> str:
     if one.trend is None:
         return formats.NOTHING
-    value, low, high = one.trend.slope
     off = "" if one.trend.is_straight else ", not a line"
-    return Cell(f"{value:+.3f} ({formats.signed_interval(low, high)}){off}", value)
+    return Cell(f"{interval_text(one.trend.slope)}{off}", one.trend.slope.value)
 
 
 def order(result: LadderResult) -> Table:

@@ -5,9 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 from raycodellm.config import Objective
-from raycodellm.ladder.effects import ArmEffects, Effect, LadderResult
+from raycodellm.ladder.effects import ArmEffects, LadderResult
 from raycodellm.ladder.folder import RungFacts
-from raycodellm.statistics import ERROR, FEWEST_SIZES, OrderAgreement
+from raycodellm.statistics import ERROR, FEWEST_SIZES, Interval, OrderAgreement
 from raycodellm.tables import formats
 
 LEVEL = f"{100 * (1 - ERROR):.0f} %"
@@ -133,11 +133,11 @@ def _sizes(rungs: Sequence[RungFacts]) -> str:
     return ", ".join(size(rung) for rung in rungs) or "no size"
 
 
-def effect_text(effect: Effect) -> str:
-    """`-0.012 (-0.020 to -0.004)`; without its interval where that is not known."""
-    value, low, high = effect.difference
-    bounds = formats.signed_interval(low, high)
-    return f"{value:+.3f}" if bounds == formats.NOTHING else f"{value:+.3f} ({bounds})"
+def interval_text(found: Interval, is_signed: bool = True) -> str:
+    """`-0.012 (-0.020 to -0.004)`; without the interval where that is not known."""
+    value = f"{found.value:+.3f}" if is_signed else formats.score(found.value)
+    bounds = (formats.signed_interval if is_signed else formats.interval)(found.low, found.high)
+    return value if bounds == formats.NOTHING else f"{value} ({bounds})"
 
 
 def axis_title(objective: Objective) -> str:

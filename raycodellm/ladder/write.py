@@ -26,6 +26,10 @@ _EFFECTS_NOTE = (
     f"An arm's score minus the reference's at each size, by the verdict of that size's own sweep: its interval holds "
     f"for all arms and metrics of that size at once. {KEY}."
 )
+_SCORES_NOTE = (
+    "Each score with its 95 % interval, over items and seeds where the noise between seeds is known. Two scores whose "
+    "intervals overlap may still differ: the effects above are paired."
+)
 _TREND_NOTE = (
     "Per tenfold size: the slope of a line through the effects over the logarithm of the parameters, each weighted by "
     "its seeds. Its interval holds the noise between seeds and over items, for the trends of all arms and metrics at "
@@ -62,6 +66,7 @@ def _sections(result: LadderResult) -> list[Section]:
     found = [
         Section("Effect by size", figure.effects_by_size(result), _EFFECTS_NOTE, is_first=True),
         Section("Effects", [by_size] if by_size.rows else [], note),
+        Section("Scores by size", figure.scores_by_size(result), _SCORES_NOTE),
         Section("Order of the arms", [order] if order.rows else [], _ORDER_NOTE),
         Section("Sizes", [tables.rungs(result)], "Each size is a sweep of its own, with a report in its own folder."),
         Section("What a ladder cannot tell", [words.WHY_NO_PREDICTION]),
