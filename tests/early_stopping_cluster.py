@@ -53,6 +53,7 @@ class EarlyStoppingCluster(Cluster):
         return self.loop.run_until_complete(self._run_jobs(number, chain, finished, *contender))
 
     async def _run_jobs(self, number: int, chain: stage_store.Chain, finished: dict[str, Any], *contender: Any) -> Any:
+        self.chain = chain
         asked = asyncio.ensure_future(self.dispatcher.run_trial(number, chain, finished, *contender))
         incarnation = await self.dispatcher.register("slot")
         while not asked.done():

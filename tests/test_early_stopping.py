@@ -17,10 +17,15 @@ from hypothesis import strategies as st
 from test_killed_drivers import Disk, KilledError
 
 from raycodellm import config, report, search, storage_files, sweep
+from raycodellm.check.early_stopping import line as check_line
 from raycodellm.config import UserError
+from raycodellm.display import moment
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult
+from raycodellm.report.sections import sections
 from raycodellm.rungs import Halving, Rung, cut
+from raycodellm.runs.status import RunStatus
+from raycodellm.tables import formats
 
 VALUES = st.lists(st.floats(0.5, 8.0), min_size=1, max_size=40)
 KEEP = st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 0.75, 0.9])
@@ -237,8 +242,41 @@ def test_a_sweep_stops_trials_at_their_rungs_and_confirms_one_that_was_not_stopp
     assert set(measured.values()) == {1}
     assert drive(file, storage, monkeypatch, cluster).num_measured == measured
     assert require_sound(file, storage) == results
-    sharing = report.read_records(storage / "small", storage, rows).sharing
-    assert sharing.tokens_trained == sum(result.tokens["total"] for result in results)
+    # Nothing failed, so nothing is tried again; and a study that is lost is made again with its steps.
+    with sweep.lock(sweep.open_run(file, storage, lambda line: None), lambda line: None) as run:
+        sweep.tell_written_results(run, lambda line: None, retry_failed=True)
+    assert require_sound(file, storage) == results
+    (Path(storage.uri) / "small" / "optuna.log").unlink()
+    assert drive(file, storage, monkeypatch, cluster).num_measured == measured
+    assert require_sound(file, storage) == results
+
+
+def test_a_stopped_trial_is_told_of_wherever_trials_are_shown(sweep_text: str, tmp_path, monkeypatch, no_rivals):
+    overrides = (*STOPPING, "search.confirm=null", "search.trials=6")
+    file, storage = config.parse(sweep_text, overrides=overrides), Folder(str(tmp_path))
+    cluster = drive(file, storage, monkeypatch)
+    results = require_sound(file, storage)
+    pruned = [result for result in results if result.state == "pruned"]
+    table = sweep.write_table(cluster.run, known=results)
+    records = report.read_records(storage / "small", storage)
+    assert table == results and records.num_open == 0
+    assert records.sharing.tokens_trained == sum(result.tokens["total"] for result in results)
+    (section,) = [one for one in sections(records) if one.title == "Stopped early"]
+    said, figure, stopped = section.parts
+    saved = sum(result.tokens_planned - result.tokens["total"] for result in pruned)
+    assert said == f"{len(pruned)} trials were stopped early: {formats.count(saved)} tokens were not trained."
+    assert len(figure.data) == 6 + 1 and len(figure.data[-1]["x"]) == len(stopped.rows) == len(pruned)
+    last = pruned[0].rungs[-1]
+    assert stopped.rows[0][3:6] == (f"{last.share:.0%} of pretrain", str(last.step), formats.score(last.value))
+    assert f"stopped early, at {last.share:.0%} of pretrain: {last.value:.3f}" in moment.trial_line(
+        pruned[0], ["mean/bpb"]
+    )
+    status = RunStatus.of(cluster.run, results)
+    assert status.as_json()["states"] == {"complete": 6 - len(pruned), "pruned": len(pruned)}
+    assert f"({len(pruned)} pruned)" in status.lines()[0]
+    assert {one.arm for one in records.scores if one.score is not None}.isdisjoint({one.arm for one in pruned})
+    line = check_line(file.example(), [cluster.chain])
+    assert line[0].startswith("early stopping: bpb/prose after 2 and 4 of 8 steps of pretrain; the first 2 trials")
 
 
 def test_an_arm_is_stopped_as_a_whole_by_its_first_seed(sweep_text: str, tmp_path, monkeypatch, no_rivals):

@@ -946,7 +946,7 @@ def _one_disk_is_full(world: World, job: StageJob) -> None:
 @pytest.mark.slow
 def test_two_workers_measure_average_and_save_as_one_does(tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "open_stores", lambda job: [holding_store(source) for source in job.sources])
-    alone = changed(holding(make_job(tmp_path / "alone")), averaging=Averaging(last=2))
+    alone = replace(changed(holding(make_job(tmp_path / "alone")), averaging=Averaging(last=2)), rungs=(2,))
     expected = train(alone)
     two = scaling(workers=2, zero=3, micro_batch=2)
     together = replace(alone, folder=str(tmp_path / "together"), scaling=two)
@@ -955,6 +955,9 @@ def test_two_workers_measure_average_and_save_as_one_does(tmp_path, monkeypatch)
     found = finished_stage(Folder(together.folder))
     assert found.resumed_at == (4,)
     assert found.held_out_bpb == pytest.approx(expected.held_out_bpb, rel=1e-4)
+    rungs = [storage_files.read_so_far(Folder(job.folder))[2] for job in (alone, together)]
+    assert rungs[0].held_out_bpb == pytest.approx(rungs[1].held_out_bpb, rel=1e-4)
+    assert rungs[0].ledger == rungs[1].ledger and rungs[0].order_checksum == rungs[1].order_checksum
     full = make_job(tmp_path / "full", scaling=two.model_copy(update={"checkpoint_tokens": 2 * ROWS * LENGTH}))
     beside = full.scaling.model_copy(update={"background_checkpoints": True})
     spawn(2, _one_disk_is_full, replace(full, scaling=beside))

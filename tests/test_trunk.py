@@ -10,7 +10,7 @@ from typing import Any
 
 import pytest
 import yaml
-from test_stage import SMALL, VOCAB, FakeStore, told_apart, train, weights
+from test_stage import SMALL, VOCAB, FakeStore, byte_level_tokenizer, holding_store, told_apart, train, weights
 from test_stage_store import Corpus
 
 from raycodellm import config, stage_store
@@ -22,7 +22,7 @@ from raycodellm.mixture import endless_positions
 from raycodellm.mixture.order import SourceOrder
 from raycodellm.records import StageJob, StageRecord
 from raycodellm.schedule import Schedule
-from raycodellm.stage import setup
+from raycodellm.stage import World, setup, train_stage
 from raycodellm.tables import sharing
 
 STEP = 96
@@ -330,3 +330,24 @@ def test_the_steps_of_a_trunk_count_as_trained_once_and_as_saved_for_each_stage_
     found = sharing([[job.key] for job in jobs], tokens, seconds, records)
     assert (found.tokens_asked, found.tokens_trained) == (70 * STEP, 40 * STEP)
     assert (found.seconds_trained, found.seconds_saved) == (32.0, 3.0)
+
+
+def test_a_stage_is_compared_at_the_rungs_that_it_took_over_from_its_trunk(tmp_path, monkeypatch):
+    monkeypatch.setattr(setup, "open_stores", lambda job: [holding_store(source) for source in job.sources])
+    early = {"metric": "bpb/prose", "at": [0.25, 0.5, 0.9]}
+    file = sweep_file(DECAYS | {"held_out": {"tokens": 64}}, early_stopping=early)
+    (first,), (second,) = (stages(file, tmp_path, learning_rate__decay=share) for share in (0.4, 0.25))
+    (tmp_path / "tok" / "tokenizer.json").write_text(byte_level_tokenizer())
+    told: list[tuple[int, StageRecord]] = []
+
+    def train_on(job: StageJob) -> StageRecord | None:
+        told.clear()
+        on_rung = lambda step, record: told.append((step, record)) or False  # noqa: E731
+        return train_stage(job, World(), on_progress=lambda progress: None, should_stop=lambda: False, on_rung=on_rung)
+
+    train_on(first)
+    alone = [record.held_out_bpb for _, record in told]
+    record = train_on(second)
+    assert record is not None and record.trunk_steps == 13
+    assert [step for step, _ in told] == [5, 10, 18]
+    assert [one.held_out_bpb for _, one in told][:2] == alone[:2]

@@ -6,7 +6,7 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
 from raycodellm import evaluation, memory_needs, model, preflight, search, stage_store, tokens
-from raycodellm.check import budgets, costs, evaluation_table, given_models, placement, tables
+from raycodellm.check import budgets, costs, early_stopping, evaluation_table, given_models, placement, tables
 from raycodellm.check.plan import first_arms, fresh_seed, items_of, planned, sized
 from raycodellm.check.prices import Prices
 from raycodellm.check.prices import load as load_prices
@@ -61,6 +61,7 @@ def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> 
         "\n".join([*tables.arms(file, arms), *warm_start.read_prior(file, storage).lines]),
         "\n".join(tables.stages(chains, {name for name, size in sizes.items() if size.is_estimate}, num_seeds)),
         *(["\n".join(found)] if (found := tables.confirmation(file, fresh)) else []),
+        *early_stopping.line(sweep, chains),
         "\n".join(tables.sources(sizes, corpora, chains)),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
