@@ -12,7 +12,7 @@ from raycodellm.model.building import (
     sequences_are_whole,
 )
 from raycodellm.model.configuration import context_length, context_length_of, model_config
-from raycodellm.model.parametrization import Scale, content, layer_of, rate_factors, scales
+from raycodellm.model.parametrization import Scale, layer_of, parametrization_content, rate_factors, scales
 from raycodellm.model.presets import PRESETS, Preset
 from raycodellm.model.sizes import (
     MOST_BLOCKS,
@@ -32,7 +32,6 @@ __all__ = [
     "Scale",
     "Shape",
     "build",
-    "content",
     "context_length",
     "context_length_of",
     "flops_per_token",
@@ -41,6 +40,7 @@ __all__ = [
     "model_config",
     "num_parameters",
     "on_meta",
+    "parametrization_content",
     "preload",
     "quiet_transformers",
     "rate_factors",

@@ -91,6 +91,6 @@ def layer_of(parameter: str) -> str:
     return parameter.split(".")[-2] if "." in parameter else parameter
 
 
-def content(model: Model) -> list[Any]:
+def parametrization_content(model: Model) -> list[Any]:
     """What the parametrization adds to a model's identity: nothing for the standard one."""
     return [] if model.parametrization == "standard" else [model.parametrization, asdict(BASE)]

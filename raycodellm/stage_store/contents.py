@@ -87,7 +87,7 @@ def model_content(model: Model, contents: Contents) -> list[Any]:
     if model.pretrained is not None:
         return ["pretrained", contents.models[model.pretrained]]
     if model.preset is not None:
-        return ["preset", asdict(models.PRESETS[model.preset]), *models.content(model)]
+        return ["preset", asdict(models.PRESETS[model.preset]), *models.parametrization_content(model)]
     return ["config", model.config]
 
 
