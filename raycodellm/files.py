@@ -13,7 +13,7 @@ import os
 import re
 import tempfile
 import uuid
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -284,14 +284,21 @@ class Folder:
     def write_json(self, name: str, value: Any) -> None:
         self.write_bytes(name, (json.dumps(value, indent=1) + "\n").encode())
 
-    def read_table(self, name: str, types: Mapping[str, str] | None = None) -> pa.Table:
-        """Reads a Parquet file. `types`: required columns, each cast to the Arrow type with this name."""
+    def read_table(
+        self, name: str, types: Mapping[str, str] | None = None, more: Sequence[str] | None = None
+    ) -> pa.Table:
+        """Reads a Parquet file. `types`: required columns, each cast to the Arrow type with this name. `more`: the
+        columns that are read beside them where the file has them; all others where left out."""
         import pyarrow as pa
         import pyarrow.parquet as pq
 
         data = self.read_bytes(name)
         try:
-            table = pq.read_table(pa.BufferReader(data))
+            if more is None:
+                table = pq.read_table(pa.BufferReader(data))
+            else:
+                file = pq.ParquetFile(pa.BufferReader(data))
+                table = file.read([one for one in file.schema_arrow.names if one in (types or {}) or one in more])
             for column, type in (types or {}).items():
                 cast = table.column(column).cast(pa.type_for_alias(type))
                 table = table.set_column(table.column_names.index(column), column, cast)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
@@ -379,9 +379,12 @@ class TrialResult:
     more: dict[str, Any] = field(default_factory=dict)
     """Fields that only a newer version knows; kept when the record is written again, and used for nothing."""
 
-    def row(self) -> dict[str, Any]:
+    def row(self, metrics: Collection[str] | None = None) -> dict[str, Any]:
         """The row of `trials.parquet`: flat columns `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`,
-        `epochs.prose`; with early stopping also `rungs.0.25`, and what stopped the trial in `stopped.*`."""
+        `epochs.prose`; with early stopping also `rungs.0.25`, and what stopped the trial in `stopped.*`.
+
+        `metrics`: the only ones that the row has, where the reader needs no others: an evaluation has hundreds.
+        """
         flat = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
@@ -391,5 +394,19 @@ class TrialResult:
         flat.update({f"epochs.{row.source}": row.epochs for row in self.ledger})
         flat["tokens_difference"] = sum(row.difference for row in self.ledger)
         for group in ("params", "metrics", "tokens"):
-            flat.update({f"{group}.{name}": value for name, value in flat.pop(group).items()})
+            values = flat.pop(group)
+            if group == "metrics" and metrics is not None:
+                values = {name: values[name] for name in metrics if name in values}
+            flat.update({_column(group, name): value for name, value in values.items()})
         return flat
+
+
+@lru_cache(maxsize=1 << 14)
+def _column(group: str, name: str) -> str:
+    """One text for all rows: as texts of their own, the columns' names would be most of what a thousand rows hold."""
+    return f"{group}.{name}"
+
+
+def score_columns(metrics: Iterable[str]) -> list[str]:
+    """The metrics with the ends of their intervals."""
+    return [f"{name}{end}" for name in metrics for end in ("", "_low", "_high")]

@@ -7,7 +7,7 @@ that a newer version wrote are kept. A damaged file that exists twice is read fr
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from typing import TYPE_CHECKING, Any, TypeVar, overload
 
@@ -176,10 +176,13 @@ def _current_column(name: str) -> str:
 _TRIAL_TYPES = {"number": "int64", "state": "string", "arm": "int64", "seed": "int64"}
 
 
-def read_items(folder: Folder, instead: Callable[[], pa.Table | None] = lambda: None) -> pa.Table:
-    """Reads `items.parquet` of a trial: one row per item. `instead` is asked for the items when the file is damaged."""
+def read_items(
+    folder: Folder, instead: Callable[[], pa.Table | None] = lambda: None, more: Sequence[str] | None = None
+) -> pa.Table:
+    """Reads `items.parquet` of a trial: one row per item. `instead` is asked for the items when the file is damaged.
+    `more`: as for `Folder.read_table`."""
     try:
-        return folder.read_table("items.parquet", ITEM_TYPES)
+        return folder.read_table("items.parquet", ITEM_TYPES, more)
     except DamagedFile as error:
         if (items := instead()) is not None:
             return items

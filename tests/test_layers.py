@@ -18,6 +18,7 @@ ORDER = (
         "files",
         "conditional_writes",
         "retrying",
+        "pacing",
         "identity",
         "rungs",
         "records",

@@ -278,6 +278,7 @@ def test_a_part_of_the_dashboard_that_fails_ends_no_sweep_and_stops_no_other_par
     watching = observer.Observer(sweep_file, 2, gcs_address="here:1", session_folder=str(tmp_path), find_best=best)
     watching.look(snapshot(0, running={STAGE: progress()}), [trial(0)])
     watching.look(snapshot(0, ended={STAGE: progress(step=8)}), [trial(0, 1.75)])
+    watching.finish()
     table = (tmp_path / "logs" / "raycodellm-small-trials.txt").read_text()
     assert table.startswith("small: 1 of 2 trials; best mean/bpb 1.750, arm 0\n\ntrial")
     assert "  " not in table  # the Logs page shows several usual spaces as one

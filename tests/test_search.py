@@ -207,7 +207,7 @@ def test_a_confirmation_repeats_its_arms_with_seeds_that_the_search_never_had(sw
         (2 + place, arm, CONFIRM_SEEDS + seed, "confirm", points[arm]) for place, (arm, seed) in enumerate(FIRST_LOOK)
     }
     assert confirmed(study) == confirmed(search.SweepStudy(tmp_path / "optuna.log", file)) == expected
-    assert (search.num_trials(file), search.most_trials(file), study.num_begun()) == (2, 8, 2)
+    assert (search.num_trials(file), search.most_trials(file), len(study.begun())) == (2, 8, 2)
     study.confirm([(0, 2), (1, 2)])
     assert [(one.number, one.arm) for one in (study.suggest(), study.suggest())] == [(6, 0), (7, 1)]
 

@@ -178,7 +178,7 @@ def _best_arm(results: Sequence[TrialResult], objectives: Sequence[Objective], f
         return None
     from raycodellm import report  # once a trial has ended: until then nobody waits for these imports
 
-    return report.best_arm([result.row() for result in results], objectives, file=file)
+    return report.best_arm_of(results, objectives, file=file)
 
 
 def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stopper) -> None:
@@ -228,6 +228,7 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
             stopper=stopper,
             contents=task.contents,
         )
+        observer.finish()
     finally:
         shown.waits_for("Ray to end")
         task.connection.end_sweep()

@@ -67,6 +67,11 @@ class SweepFile:
 
     def example(self) -> Sweep:
         """The sweep with the first value of every search space, for facts that no search changes."""
+        return self._example
+
+    @cached_property
+    def _example(self) -> Sweep:
+        """Kept: it is asked for at each trial, and takes a millisecond."""
         return resolve(self, {})
 
     def enqueued(self) -> list[dict[str, Any]]:

@@ -14,6 +14,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from raycodellm.display.moment import Moment, waited_for
+from raycodellm.pacing import Pace
 from raycodellm.records import ENDED, TrialResult
 
 if TYPE_CHECKING:
@@ -39,7 +40,8 @@ class Shown:
     most_trials: int = 0
     """Trials that the sweep may come to, where it may ask for more than are known."""
     best: Callable[[Sequence[TrialResult]], str] = lambda results: ""
-    """The best arm so far with its uncertainty; asked when another trial has ended."""
+    """The best arm so far with its uncertainty; asked when another trial has ended, but never so often that the answers
+    take more than a small share of the time."""
 
 
 class Display(abc.ABC):
@@ -65,6 +67,8 @@ class Display(abc.ABC):
         """When the sweep was last seen."""
         self._best: tuple[int, str] = (0, "")
         """Number of ended trials, and the best arm among them."""
+        self._pace = Pace(clock)
+        """Of finding the best arm."""
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick_on, name="raycodellm display", daemon=True)
 
@@ -134,8 +138,9 @@ class Display(abc.ABC):
 
     def _moment(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> Moment:
         num_ended = sum(result.state in ENDED for result in results)
-        if num_ended != self._best[0]:
-            self._best = (num_ended, self._best_of(results))
+        if num_ended != self._best[0] and self._pace.is_due:
+            with self._pace:
+                self._best = (num_ended, self._best_of(results))
         waiting, seconds = self.waiting
         return Moment(
             snapshot=snapshot,

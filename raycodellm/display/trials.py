@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from raycodellm.records import TrialResult
+from raycodellm.records import TrialResult, score_columns
 from raycodellm.tables import Table, fitted, trials_table
 
 NEWEST = 10
@@ -24,7 +24,7 @@ def newest_trials(
     Columns are left out until the table is at most `width` characters wide, but never a parameter or a metric.
     """
     shown = list(results) if most is None else list(results)[-most:]
-    table = trials_table([result.row() for result in shown], metrics)
+    table = trials_table([result.row(score_columns(metrics)) for result in shown], metrics)
     return fitted(table, width, _DISPENSABLE), len(results) - len(shown)
 
 

@@ -3,15 +3,15 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from raycodellm.observability.metrics import METRICS
 from raycodellm.observability.readings import Reading
 
 SET_ALL_SECONDS = 10.0
-"""A gauge whose value stays is set again after so long, as often as Ray takes the values. 500 trials have some six
-thousand series."""
+"""A gauge whose value stays is set again after so long, as often as Ray takes the values: there are thousands of
+series."""
 
 
 class Gauges:
@@ -24,20 +24,34 @@ class Gauges:
             metric.name: Gauge(metric.full_name, metric.description, metric.labels) for metric in METRICS
         }
         self._set: dict[Any, Reading] = {}
-        """The last reading of each series."""
+        """The last reading of each series that is not over."""
+        self._settled: Mapping[int, Sequence[Reading]] = {}
+        """The readings that stay, as they were last shown."""
         self._clock, self._all_set_at = clock, -SET_ALL_SECONDS
 
-    def show(self, readings: Sequence[Reading]) -> None:
-        """Sets the gauges. A series without a reading goes to where its metric ends, or is set no more."""
-        new = {reading.series: reading for reading in readings}
-        for series, last in self._set.items():
-            if series not in new and last.metric.ends_at is not None and last.value != last.metric.ends_at:
-                new[series] = Reading(last.metric, last.metric.ends_at, last.labels)
+    def show(self, readings: Sequence[Reading], settled: Mapping[int, Sequence[Reading]] | None = None) -> None:
+        """Sets the gauges. A series without a reading goes to where its metric ends, or is set no more.
+
+        `settled`: readings that stay, by the number of their trial. No other reading has one of their series.
+        """
+        settled = settled or {}
         is_due = self._clock() - self._all_set_at >= SET_ALL_SECONDS
         if is_due:
             self._all_set_at = self._clock()
+        new = {reading.series: reading for reading in readings}
+        arriving = [one for number, own in settled.items() if is_due or number not in self._settled for one in own]
+        gone = [one for number, own in self._settled.items() if number not in settled for one in own]
+        shown = {reading.series for reading in arriving}
+        for series, last in (*self._set.items(), *((one.series, one) for one in gone)):
+            is_over = series not in new and series not in shown
+            if is_over and last.metric.ends_at is not None and last.value != last.metric.ends_at:
+                new[series] = Reading(last.metric, last.metric.ends_at, last.labels)
         for series, reading in new.items():
-            if not is_due and series in self._set and self._set[series].value == reading.value:
-                continue
-            self._gauges[reading.metric.name].set(reading.value, tags=dict(reading.labels))
-        self._set |= new
+            if is_due or series not in self._set or self._set[series].value != reading.value:
+                self._set_gauge(reading)
+        for reading in arriving:
+            self._set_gauge(reading)
+        self._set, self._settled = new, settled
+
+    def _set_gauge(self, reading: Reading) -> None:
+        self._gauges[reading.metric.name].set(reading.value, tags=dict(reading.labels))

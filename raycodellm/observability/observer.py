@@ -3,22 +3,23 @@
 from __future__ import annotations
 
 import logging
+import operator
 import re
 import time
 from collections.abc import Callable, Sequence
 from functools import partial
 from typing import TYPE_CHECKING, Any, Protocol
 
-from raycodellm.config import SweepFile
+from raycodellm.config import Objective, SweepFile
 from raycodellm.dispatch import Snapshot
 from raycodellm.observability.gauges import Gauges
 from raycodellm.observability.job_page import JobPage, submission_id
-from raycodellm.observability.labels import TrialLabels, trial_labels
-from raycodellm.observability.readings import View, readings
+from raycodellm.observability.readings import SweepReadings
 from raycodellm.observability.session_logs import SessionLogs, Text
-from raycodellm.observability.summary import FindBest, job_metadata, summary_line
+from raycodellm.observability.summary import Best, FindBest, job_metadata, summary_line
 from raycodellm.observability.trial_log import TrialLog
-from raycodellm.records import TrialResult
+from raycodellm.pacing import Pace
+from raycodellm.records import TrialResult, score_columns
 from raycodellm.tables import trials_table
 from raycodellm.tables.terminal import table_lines
 from raycodellm.tables.trials import trial_name
@@ -51,7 +52,7 @@ class Observer:
     ) -> None:
         """`metadata`: what the job's page tells of the sweep while it runs. The process is connected to Ray."""
         sweep = file.example()
-        self._file, self._name, self._num_trials = file, sweep.name, num_trials
+        self._name, self._num_trials = sweep.name, num_trials
         self._objectives = sweep.search.objectives
         self._find_best = find_best
         self._metadata = metadata or {}
@@ -60,10 +61,13 @@ class Observer:
         """States of the trials, when last told of."""
         self._failures: set[str] = set()
         """Those that were logged: a look comes every two seconds."""
-        self._labels: dict[int, TrialLabels] = {}
+        self._readings = SweepReadings(file)
         self._trial_log = TrialLog()
-        self._in_table: list[TrialResult] = []
-        """The trials as the table was last written."""
+        self._pace = Pace(clock)
+        """Of the views of all trials: the table, and what the job's page tells."""
+        self._viewed: Sequence[object] = ()
+        """The trials as these views were last written, and the number of all trials."""
+        self._last: tuple[Snapshot, Sequence[TrialResult]] | None = None
         self._gauges = _attempt(Gauges)
         self._logs = _attempt(lambda: SessionLogs(session_folder))
         job = submission_id()
@@ -81,14 +85,31 @@ class Observer:
         if not has_news and self._clock() - self._looked < LOOK_SECONDS:
             return
         self._looked = self._clock()
-        for part in (self._show_gauges, self._write_logs, self._tell_job):
+        self._last = snapshot, results
+        for part in (self._show_gauges, self._write_logs):
             _attempt(partial(part, snapshot, results), self._failures)
+        if self._pace.is_due:
+            self._write_views(results)
+
+    def finish(self) -> None:
+        """Shows the sweep's last state, where the views of all trials are behind it."""
+        if self._last is not None:
+            self._write_views(self._last[1])
+
+    def _write_views(self, results: Sequence[TrialResult]) -> None:
+        """Writes the table and tells the job's page; does nothing where no trial has begun or ended since."""
+        viewed: tuple[object, ...] = (*results, self._num_trials)
+        if len(viewed) == len(self._viewed) and all(map(operator.is_, viewed, self._viewed)):
+            return
+        self._viewed = viewed
+        find_best = _once_per_metric(self._find_best)
+        with self._pace:
+            for part in (self._write_table, self._tell_job):
+                _attempt(partial(part, results, find_best), self._failures)
 
     def _show_gauges(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         if self._gauges is not None:
-            labels = {result.number: self._labels_of(result) for result in results if result.arm >= 0}
-            view = View(self._name, self._num_trials, self._objectives, snapshot, results, labels)
-            self._gauges.show(readings(view))
+            self._gauges.show(*self._readings.of(snapshot, results, self._num_trials))
 
     def _write_logs(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         if self._logs is None:
@@ -98,27 +119,35 @@ class Observer:
             f"raycodellm-{self._name}-trial-{trial_name(number)}.log": Text("".join(f"{line}\n" for line in told))
             for number, told in lines.items()
         }
-        if list(map(id, results)) != list(map(id, self._in_table)):
-            files[f"raycodellm-{self._name}-trials.txt"] = Text(self._table(results), is_whole=True)
-            self._in_table = list(results)
         self._logs.write(files)
 
-    def _table(self, results: Sequence[TrialResult]) -> str:
-        """The table of trials, below one line about the sweep."""
-        table = trials_table([result.row() for result in results], [one.metric for one in self._objectives])
-        summary = summary_line(results, self._num_trials, self._objectives, self._find_best)
-        return "\n".join([f"{self._name}: {summary}", "", *map(_unfolded, table_lines(table)), ""])
+    def _write_table(self, results: Sequence[TrialResult], find_best: FindBest) -> None:
+        """Writes the table of trials, below one line about the sweep."""
+        if self._logs is None:
+            return
+        metrics = [one.metric for one in self._objectives]
+        table = trials_table([result.row(score_columns(metrics)) for result in results], metrics)
+        summary = summary_line(results, self._num_trials, self._objectives, find_best)
+        text = "\n".join([f"{self._name}: {summary}", "", *map(_unfolded, table_lines(table)), ""])
+        self._logs.write({f"raycodellm-{self._name}-trials.txt": Text(text, is_whole=True)})
 
-    def _tell_job(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
+    def _tell_job(self, results: Sequence[TrialResult], find_best: FindBest) -> None:
         if self._page is not None:
-            message = summary_line(results, self._num_trials, self._objectives, self._find_best)
-            state = job_metadata(results, self._num_trials, self._objectives, self._find_best)
+            message = summary_line(results, self._num_trials, self._objectives, find_best)
+            state = job_metadata(results, self._num_trials, self._objectives, find_best)
             self._page.tell(message, {**self._metadata, **state})
 
-    def _labels_of(self, result: TrialResult) -> TrialLabels:
-        if result.number not in self._labels:
-            self._labels[result.number] = trial_labels(self._file, result.number, result.arm, result.params)
-        return self._labels[result.number]
+
+def _once_per_metric(find_best: FindBest) -> FindBest:
+    """`find_best` for one state of the sweep: it is asked once for each objective."""
+    found: dict[str, Best | None] = {}
+
+    def find(results: Sequence[TrialResult], objective: Objective) -> Best | None:
+        if objective.metric not in found:
+            found[objective.metric] = find_best(results, objective)
+        return found[objective.metric]
+
+    return find
 
 
 def _unfolded(line: str) -> str:

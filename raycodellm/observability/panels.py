@@ -87,7 +87,7 @@ _TRIALS_TABLE = Panel(
         Query(newest("trial_code_ratio", _TRIAL), is_table=True),
         Query(newest("trial_deaths", _TRIAL), is_table=True),
     ),
-    "One row per trial; a running trial has no score yet.",
+    "One row per trial, the newest hundred that have ended; a running trial has no score yet.",
     width=24,
     height=10,
     transformations=(

@@ -4,17 +4,21 @@ from __future__ import annotations
 
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import cached_property
 
-from raycodellm.config import CODE_KINDS, Objective
+from raycodellm.config import CODE_KINDS, Objective, SweepFile
 from raycodellm.dispatch import SlotActivity, Snapshot
 from raycodellm.evaluation import AVERAGED
-from raycodellm.observability.labels import TrialLabels
+from raycodellm.observability.labels import TrialLabels, trial_labels
 from raycodellm.observability.metrics import BY_NAME, Metric
+from raycodellm.observability.totals import Totals
 from raycodellm.records import ENDED, Progress, TrialResult
-from raycodellm.tables.sharing import sharing
 
+MOST_ENDED = 100
+"""Ended trials, the newest ones, that have series of their own: each has some forty. Ray drops a series that is set no
+more, so that a sweep of thousands of trials has as many series as one of a hundred."""
 STATES = (*ENDED, "running", "waiting")
 _SCORES = (*(metric.name for metric in AVERAGED), "chance")
 """Metrics of a task that are shown; its own scores, its intervals, counts and parts would be twenty more series per
@@ -38,7 +42,7 @@ class Reading:
     value: float
     labels: Mapping[str, str]
 
-    @property
+    @cached_property
     def series(self) -> tuple[str, tuple[tuple[str, str], ...]]:
         return self.metric.name, tuple(sorted(self.labels.items()))
 
@@ -58,57 +62,112 @@ class View:
 
 def readings(view: View) -> list[Reading]:
     """All values that are known. A value that is not finite is left out."""
-    found = [*_of_sweep(view), *_of_trials(view), *_of_stages(view)]
-    return [Reading(BY_NAME[name], value, labels) for name, value, labels in found if math.isfinite(value)]
+    seen = _Seen(view.objectives)
+    seen.add([result for result in view.results if result.state in ENDED], view.labels)
+    return [*seen.changing(view), *(reading for own in seen.settled.values() for reading in own)]
+
+
+class SweepReadings:
+    """The readings of a sweep, look after look. Each ended trial is read once."""
+
+    def __init__(self, file: SweepFile) -> None:
+        sweep = file.example()
+        self._file, self._name, self._objectives = file, sweep.name, sweep.search.objectives
+        self._seen = _Seen(self._objectives)
+        self._labels: dict[int, TrialLabels] = {}
+
+    def of(
+        self, snapshot: Snapshot, results: Sequence[TrialResult], num_trials: int
+    ) -> tuple[list[Reading], dict[int, list[Reading]]]:
+        """The readings that change, and those of ended trials, which stay, by the trials' numbers.
+
+        `results`: of all trials that have begun; `num_trials`: of the whole sweep, as far as is known.
+        """
+        for result in results:
+            if result.number not in self._labels and result.arm >= 0:
+                self._labels[result.number] = trial_labels(self._file, result.number, result.arm, result.params)
+        self._seen.add([result for result in results if result.state in ENDED], self._labels)
+        view = View(self._name, num_trials, self._objectives, snapshot, results, self._labels)
+        return self._seen.changing(view), dict(self._seen.settled)
 
 
 _Found = Iterator[tuple[str, float, dict[str, str]]]
 
 
-def _of_sweep(view: View) -> _Found:
-    snapshot, sweep = view.snapshot, {"sweep": view.sweep}
-    counts = Counter(result.state for result in view.results)
-    for state in dict.fromkeys((*STATES, *counts)):
-        yield "trials", counts[state], {**sweep, "state": state}
-    yield "trials_planned", view.num_trials, sweep
-    slots = Counter(slot.state for slot in snapshot.slot_views)
-    for activity in SlotActivity:
-        yield "slots", slots[activity], {**sweep, "state": activity.value}
-    yield "nodes", snapshot.num_nodes, sweep
-    yield "deaths", snapshot.deaths, sweep
-    yield "preemptions", snapshot.preemptions, sweep
-    yield "tokens_saved", _tokens_saved(view), sweep
-    yield "training_slot_seconds", snapshot.busy_seconds.get("training", 0.0), sweep
-    yield "evaluation_slot_seconds", snapshot.busy_seconds.get("evaluation", 0.0), sweep
-    for objective in view.objectives:
-        best = best_trial(view.results, objective)
-        if best is not None:
-            yield "best_objective", best.metrics[objective.metric], {**sweep, "task": objective.metric}
+class _Seen:
+    """The ended trials that have been read."""
+
+    def __init__(self, objectives: Sequence[Objective]) -> None:
+        self._objectives = {objective.metric for objective in objectives}
+        self._totals = Totals(objectives)
+        self._ended: set[int] = set()
+        self.settled: dict[int, list[Reading]] = {}
+        """Maps the newest of them to their readings."""
+
+    def add(self, ended: Iterable[TrialResult], labels: Mapping[int, TrialLabels]) -> None:
+        """Reads those that were not read before."""
+        for result in ended:
+            if result.number in self._ended:
+                continue
+            self._ended.add(result.number)
+            own = labels.get(result.number)
+            self._totals.add(result, own)
+            if own is not None:
+                self.settled[result.number] = _read(_of_trial(result, own, self._objectives))
+            if len(self.settled) > MOST_ENDED:
+                del self.settled[next(iter(self.settled))]
+
+    def changing(self, view: View) -> list[Reading]:
+        """All values that are known now but those of ended trials."""
+        now = _read(self._of_sweep(view))
+        for result in view.results:
+            if result.state not in ENDED and result.number in view.labels:
+                now += _read(_of_trial(result, view.labels[result.number], self._objectives))
+        return [*now, *_read(_of_stages(view))]
+
+    def _of_sweep(self, view: View) -> _Found:
+        snapshot, sweep = view.snapshot, {"sweep": view.sweep}
+        counts = Counter(result.state for result in view.results)
+        for state in dict.fromkeys((*STATES, *counts)):
+            yield "trials", counts[state], {**sweep, "state": state}
+        yield "trials_planned", view.num_trials, sweep
+        slots = Counter(slot.state for slot in snapshot.slot_views)
+        for activity in SlotActivity:
+            yield "slots", slots[activity], {**sweep, "state": activity.value}
+        yield "nodes", snapshot.num_nodes, sweep
+        yield "deaths", snapshot.deaths, sweep
+        yield "preemptions", snapshot.preemptions, sweep
+        chains = {number: keys for number, keys in snapshot.chains.items() if number not in self._ended}
+        yield "tokens_saved", self._totals.tokens_saved(chains, view.labels), sweep
+        yield "training_slot_seconds", snapshot.busy_seconds.get("training", 0.0), sweep
+        yield "evaluation_slot_seconds", snapshot.busy_seconds.get("evaluation", 0.0), sweep
+        for metric, best in self._totals.best.items():
+            yield "best_objective", best, {**sweep, "task": metric}
 
 
-def _of_trials(view: View) -> _Found:
-    objectives = {objective.metric for objective in view.objectives}
-    for result in view.results:
-        if result.number not in view.labels:
-            continue
-        labels = view.labels[result.number].of_trial()
-        yield "trial_state", 1.0, {**labels, "state": result.state}
-        if result.state not in ENDED:
-            continue
-        for task, value in result.metrics.items():
-            if task in objectives or task.rpartition("/")[2] in _SCORES:
-                yield "score", value, {**labels, "task": task}
-            if task in objectives:
-                yield "objective", value, {**labels, "task": task}
-        yield "trial_tokens", result.tokens.get("total", 0), labels
-        yield "device_seconds", result.device_seconds, labels
-        yield "trial_deaths", result.deaths, labels
-        for row in result.ledger:
-            yield "trial_source_tokens", row.tokens, {**labels, "source": row.source}
-        total = sum(row.tokens for row in result.ledger)
-        if total:
-            code = sum(row.tokens for row in result.ledger if row.kind in CODE_KINDS)
-            yield "trial_code_ratio", code / total, labels
+def _read(found: _Found) -> list[Reading]:
+    return [Reading(BY_NAME[name], value, labels) for name, value, labels in found if math.isfinite(value)]
+
+
+def _of_trial(result: TrialResult, own: TrialLabels, objectives: Collection[str]) -> _Found:
+    labels = own.of_trial()
+    yield "trial_state", 1.0, {**labels, "state": result.state}
+    if result.state not in ENDED:
+        return
+    for task, value in result.metrics.items():
+        if task in objectives or task.rpartition("/")[2] in _SCORES:
+            yield "score", value, {**labels, "task": task}
+        if task in objectives:
+            yield "objective", value, {**labels, "task": task}
+    yield "trial_tokens", result.tokens.get("total", 0), labels
+    yield "device_seconds", result.device_seconds, labels
+    yield "trial_deaths", result.deaths, labels
+    for row in result.ledger:
+        yield "trial_source_tokens", row.tokens, {**labels, "source": row.source}
+    total = sum(row.tokens for row in result.ledger)
+    if total:
+        code = sum(row.tokens for row in result.ledger if row.kind in CODE_KINDS)
+        yield "trial_code_ratio", code / total, labels
 
 
 def _of_stages(view: View) -> _Found:
@@ -128,21 +187,3 @@ def _of_progress(progress: Progress, labels: dict[str, str]) -> _Found:
         yield name, getattr(progress, field_name), labels
     for source, value in progress.held_out_bpb.items():
         yield "held_out_bpb", value, {**labels, "source": source}
-
-
-def best_trial(results: Sequence[TrialResult], objective: Objective) -> TrialResult | None:
-    """The complete trial with the objective's best value; None while there is none."""
-    scored = [r for r in results if r.state == "complete" and math.isfinite(r.metrics.get(objective.metric, math.nan))]
-    better = min if objective.mode == "min" else max
-    return better(scored, key=lambda result: result.metrics[objective.metric], default=None)
-
-
-def _tokens_saved(view: View) -> int:
-    """Planned tokens of all stages that the trials ask for, less those of the stages that are trained."""
-    chains = {result.number: result.stages for result in view.results} | view.snapshot.chains
-    num_tokens = {
-        key: tokens
-        for number, labels in view.labels.items()
-        for key, tokens in zip(chains.get(number, ()), labels.num_tokens, strict=False)  # without the evaluation
-    }
-    return sharing(chains.values(), num_tokens).tokens_saved

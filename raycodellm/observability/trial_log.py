@@ -33,6 +33,8 @@ class TrialLog:
         now = self._clock()
         lines: dict[int, list[str]] = {}
         for result in results:
+            if result.number not in snapshot.chains and self._seen.get(result.number) == result.state:
+                continue  # most of a long sweep's trials
             jobs = snapshot.chains.get(result.number, ())
             told = [
                 *self._beginning(result, jobs),

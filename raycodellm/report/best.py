@@ -8,9 +8,11 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycodellm.config import Objective, SweepFile
+from raycodellm.records import TrialResult, score_columns
 from raycodellm.tables import formats
 from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict import Looks, breaches, broken_by
+from raycodellm.verdict.arms import mean_score
 from raycodellm.verdict.counted import counted_rows, in_order
 from raycodellm.verdict.measurements import measured_arms
 
@@ -60,10 +62,13 @@ def best_arm(
     complete, confirmed = counted_rows(rows, first.metric, looks.counted if looks is not None else None)
     if not complete:
         return None
-    measured, noise = measured_arms(first.metric, complete, {})
+    means = {arm: mean_score(of_arm, first.metric) for arm, of_arm in complete.items()}
     counted = looks.counted if looks is not None else None
     broken = broken_by(breaches(file, rows, {}, counted)) if file is not None else {}
-    arm = in_order({arm: one.score for arm, one in measured.items()}, confirmed, first, broken)[0]
+    arm = in_order({arm: mean for arm, mean in means.items() if mean is not None}, confirmed, first, broken)[0]
+    # Of the other arms only those that tell the noise between seeds.
+    telling = {one: of_arm for one, of_arm in complete.items() if one == arm or len(of_arm) > 1}
+    measured, noise = measured_arms(first.metric, telling, {})
     known = looks.scores.get((arm, first.metric)) if looks is not None else None
     score, low, high = known or measured[arm].interval(noise)
     return BestArm(
@@ -77,3 +82,15 @@ def best_arm(
         covers_seeds=noise.single.degrees > 0,
         is_confirmed=arm in confirmed,
     )
+
+
+def best_arm_of(
+    results: Sequence[TrialResult],
+    objectives: Sequence[Objective],
+    looks: Looks | None = None,
+    file: SweepFile | None = None,
+) -> BestArm | None:
+    """The same from the trials' results."""
+    constraints = file.example().search.constraints if file is not None else ()
+    wanted = score_columns([objectives[0].metric, *(one.metric for one in constraints)])
+    return best_arm([result.row(wanted) for result in results], objectives, looks, file)

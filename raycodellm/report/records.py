@@ -163,7 +163,7 @@ class Records:
             return {name: np.array(values, dtype=float) for name, values in shown.items()}
 
         missing = [key for key in self.stages if key not in self.read_curves]
-        self.read_curves.update(_in_parallel(curves_of, missing))
+        self.read_curves.update(_read_each(curves_of, missing, self.run))
         return {key: self.read_curves[key] for key in self.stages}
 
     @cached_property
@@ -226,8 +226,8 @@ def read_records(
         storage=storage,
         file=file,
         rows=list(rows),
-        items=_with_missing(items_of, complete, before.items if before else {}),
-        stages=_with_missing(stage_of, keys, before.stages if before else {}),
+        items=_with_missing(items_of, complete, before.items if before else {}, run),
+        stages=_with_missing(stage_of, keys, before.stages if before else {}, run),
         timing=storage_files.attempt(partial(storage_files.read_timing, run), lost.setdefault) or {},
         lost=lost,
         read_curves=before.read_curves if before else {},
@@ -236,16 +236,18 @@ def read_records(
 
 
 def _with_missing(
-    read: Callable[[Name], Value | None], names: Iterable[Name], known: Mapping[Name, Value]
+    read: Callable[[Name], Value | None], names: Iterable[Name], known: Mapping[Name, Value], run: Folder
 ) -> dict[Name, Value]:
     """Maps each name to its known value, or else to what `read` returns, without None; in the order of the names."""
     names = list(names)
-    found = {**known, **_in_parallel(read, [name for name in names if name not in known])}
+    found = {**known, **_read_each(read, [name for name in names if name not in known], run)}
     return {name: found[name] for name in names if name in found}
 
 
-def _in_parallel(read: Callable[[Name], Value | None], names: Iterable[Name]) -> dict[Name, Value]:
-    """Maps each name to what `read` returns, without None. On an object store each read waits for the network."""
-    names = list(names)
+def _read_each(read: Callable[[Name], Value | None], names: Sequence[Name], run: Folder) -> dict[Name, Value]:
+    """Maps each name to what `read` returns, without None. On an object store each read waits for the network, so many
+    are made at once; on a disk threads only delay each other."""
+    if run.local is not None:
+        return {name: found for name in names if (found := read(name)) is not None}
     with ThreadPoolExecutor(16) as pool:
         return {name: found for name, found in zip(names, pool.map(read, names), strict=True) if found is not None}

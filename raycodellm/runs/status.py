@@ -58,7 +58,7 @@ class RunStatus:
             num_trials=standing.num_trials,
             most_trials=standing.most_trials,
             states=states,
-            best=report.best_arm([one.row() for one in results], run.sweep.search.objectives, standing.looks, run.file),
+            best=report.best_arm_of(results, run.sweep.search.objectives, standing.looks, run.file),
             driver=sweep.running_driver(run),
             results=results,
             is_trained=bool(run.sweep.stages),

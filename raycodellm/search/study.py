@@ -85,12 +85,12 @@ class SweepStudy:
     def num_finished(self) -> int:
         return sum(trial.state.is_finished() for trial in self.trials())
 
-    def num_begun(self) -> int:
-        """The search's trials that were suggested, finished ones among them."""
+    def begun(self) -> set[int]:
+        """Numbers of the search's trials that were suggested, finished ones among them."""
         from optuna.trial import TrialState
 
         begun = [trial for trial in self.trials() if trial.state != TrialState.WAITING]
-        return sum(phase_of_replicate(trial.user_attrs.get("replicate", 0)) == "search" for trial in begun)
+        return {trial.number for trial in begun if phase_of_replicate(trial.user_attrs.get("replicate", 0)) == "search"}
 
     @property
     def has_interrupted(self) -> bool:

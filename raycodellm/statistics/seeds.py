@@ -31,7 +31,7 @@ def seed_noise(scores: Scores) -> SeedNoise:
     `paired` is the residual variance of the linear model score = arm + seed. Arms that share seeds move together, so
     `single` has only as many degrees of freedom as the model has independent seed effects.
     """
-    arms = [one for one in scores.values() if one]
+    arms = [one for one in scores.values() if len(one) > 1]  # a lone seed says nothing of the noise
     column = {seed: place for place, seed in enumerate(sorted({seed for one in arms for seed in one}))}
     own, design = [], []
     for one in arms:

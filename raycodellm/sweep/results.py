@@ -7,6 +7,7 @@ a look at the sweep nor the table asks the storage for anything.
 from __future__ import annotations
 
 import logging
+import sys
 import threading
 import time
 from collections.abc import Callable, Sequence
@@ -39,8 +40,7 @@ class Results:
         """Begins with what the trials' folders hold."""
         self._run, self._clock = run, clock
         self._lock = threading.Lock()
-        self._results = {result.number: result for result in run.results_at_start}
-        self._rows = {number: result.row() for number, result in self._results.items()}
+        self._results = {result.number: _sharing_names(result) for result in run.results_at_start}
         self._num_changes = 0
         """Since the table was last written."""
         self._written_at = clock()
@@ -66,16 +66,16 @@ class Results:
         self._put(result)
 
     def _put(self, result: TrialResult) -> None:
-        row = result.row()
+        result = _sharing_names(result)
         with self._lock:
-            self._results[result.number], self._rows[result.number] = result, row
+            self._results[result.number] = result
             self._num_changes += 1
 
     def write_table_if_due(self) -> None:
         """Writes `trials.parquet` when enough has changed since it was last written."""
         seconds = self._clock() - self._written_at
         with self._lock:
-            enough = max(1.0, TABLE_SHARE * len(self._rows))
+            enough = max(1.0, TABLE_SHARE * len(self._results))
             is_due = self._num_changes and seconds >= (
                 TABLE_SECONDS if self._num_changes >= enough else TABLE_LATEST_SECONDS
             )
@@ -88,12 +88,18 @@ class Results:
         if self._run.hold is not None and self._run.hold.usurper is not None:
             return
         with self._lock:
-            rows, num_changes = [self._rows[number] for number in sorted(self._rows)], self._num_changes
+            results, num_changes = [self._results[number] for number in sorted(self._results)], self._num_changes
         self._written_at = self._clock()  # also after an error, so that the next try waits
         if num_changes:
-            self._run.folder.write_table(TABLE, table_of(rows))
+            self._run.folder.write_table(TABLE, table_of([result.row() for result in results]))
             with self._lock:
                 self._num_changes -= num_changes
+
+
+def _sharing_names(result: TrialResult) -> TrialResult:
+    """The result, whose metrics have the same texts as names as those of every other trial: an evaluation has hundreds
+    of metrics, and a sweep may have thousands of trials."""
+    return replace(result, metrics={sys.intern(name): value for name, value in result.metrics.items()})
 
 
 def read_results(run: Run, ended: dict[int, TrialResult] | None = None, say: Say = logger.warning) -> list[TrialResult]:

@@ -62,6 +62,8 @@ class StudySearcher(Searcher):
         self._confirmation = Confirmation(run)
         self._standing: Standing | None = None
         self._num_searched = search.num_trials(run.file)
+        self._begun = self._study.begun()
+        """Numbers of the search's trials that were suggested."""
         self._has_reference_begun = False
         """True if the reference has been given its first fresh seeds."""
         self._account = account
@@ -82,6 +84,8 @@ class StudySearcher(Searcher):
         if not self._study.has_interrupted and self._halting.is_over_budget():
             return Searcher.FINISHED
         suggestion = self._running[trial_id] = self._study.suggest()
+        if suggestion.phase == "search":
+            self._begun.add(suggestion.number)
         settings: dict[str, Any] = {
             "number": suggestion.number,
             "arm": suggestion.arm,
@@ -104,10 +108,10 @@ class StudySearcher(Searcher):
             return True
         if not self._is_searching:
             return False
-        if self._study.num_begun() >= self._num_searched and self._must_wait():
+        if len(self._begun) >= self._num_searched and self._must_wait():
             self._begin_reference()
             return self._study.has_open
-        return self._study.num_begun() < self._num_searched
+        return len(self._begun) < self._num_searched
 
     @property
     def _is_searching(self) -> bool:

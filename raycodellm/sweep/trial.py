@@ -60,14 +60,18 @@ def run_trial(settings: dict[str, Any], context: TrialContext) -> None:
         result = retrying.patiently(lambda: read_result(folder, context.run.sweep.search.objectives), "result.json")
     except FileNotFoundError:
         result = _carry_out(result, folder, context)
-    if result.state == "complete" and is_tracked(context.run.sweep.tracking):
+    sweep, tracked = context.run.sweep, is_tracked(context.run.sweep.tracking)
+    if result.state == "complete" and tracked:
         try:
             for row in curves(context.chain(result.params, result.seed)):
                 tune.report(row)
         except (OSError, Damaged):  # else Ray Tune would repeat a trial that has its result
             logger.warning("tracking: curves of trial %d are left out", result.number, exc_info=True)
     record = json.dumps(as_json(result))  # as text: Ray Tune looks into every mapping of a report
-    tune.report({**result.metrics, "state": result.state, "number": result.number, _RECORD: record})
+    # Ray Tune keeps its own statistics of each number of a report, and an evaluation has hundreds of metrics.
+    objectives = {one.metric for one in sweep.search.objectives}
+    told = {name: value for name, value in result.metrics.items() if tracked or name in objectives}
+    tune.report({**told, "state": result.state, "number": result.number, _RECORD: record})
 
 
 def reported_result(report: Mapping[str, Any] | None) -> TrialResult | None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from functools import lru_cache
 from typing import Any
 
 from raycodellm.tables import cells
@@ -41,8 +42,14 @@ def trial_name(number: int) -> str:
 
 def params_of(row: Row) -> dict[str, Any]:
     """Maps the parameters that the trial has to their values."""
-    found = {key.removeprefix("params."): value for key, value in row.items() if key.startswith("params.")}
-    return {name: value for name, value in found.items() if is_present(value)}
+    found = ((name, row[column]) for column, name in _param_columns(tuple(row)))
+    return {name: value for name, value in found if is_present(value)}
+
+
+@lru_cache(maxsize=256)
+def _param_columns(columns: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
+    """The columns of parameters, each with the parameter's name. Kept, since a row has hundreds of columns."""
+    return tuple((one, one.removeprefix("params.")) for one in columns if one.startswith("params."))
 
 
 def stages_of(row: Row) -> list[str]:

@@ -70,7 +70,9 @@ def compare(
         if reference not in complete:
             continue
         arms = {arm: measurements(metric, done, items) for arm, done in complete.items()}
-        further = [measurements(metric, done, {}) for of_arm in noise_rows if (done := with_metric(of_arm, metric))]
+        # A lone seed says nothing of the noise, and a search has hundreds of arms with one.
+        known = (with_metric(of_arm, metric) for of_arm in noise_rows if len(of_arm) > 1)
+        further = [measurements(metric, done, {}) for done in known if len(done) > 1]
         pool = [one for one in (*arms.values(), *further) if len(one.scores) > 1]
         noise = seed_noise({arm: one.scores for arm, one in arms.items()})
         for arm, one in arms.items():

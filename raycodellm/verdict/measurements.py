@@ -54,7 +54,8 @@ def measured_arms(
     """
     measured = {arm: measurements(metric, done, {}) for arm, done in complete.items() if done}
     noise = seed_noise({arm: found.scores for arm, found in measured.items()})
-    if noise.single.degrees or any(found.recorded is None for found in measured.values()):
+    counts = noise.single.degrees or any(found.recorded is None for found in measured.values())
+    if counts and (callable(items) or items):
         measured = {arm: measurements(metric, complete[arm], items) for arm in measured}
     return measured, noise
 

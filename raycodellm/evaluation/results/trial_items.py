@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
+
 import pyarrow as pa
 
 from raycodellm import storage_files
@@ -12,18 +14,19 @@ from raycodellm.files import DamagedFile, Folder
 from raycodellm.records import EVALUATION, GIVEN_MODELS, TrialResult
 
 
-def read_trial_items(trial: Folder, storage: Folder) -> pa.Table:
+def read_trial_items(trial: Folder, storage: Folder, more: Sequence[str] | None = None) -> pa.Table:
     """The items of the trial in the folder `trial`.
 
     The trial's file holds what its tasks' results hold, so that these are read when the file is damaged. Raises
-    DamagedFile when neither can be read, FileNotFoundError before the trial has ended.
+    DamagedFile when neither can be read, FileNotFoundError before the trial has ended. `more`: the columns that are
+    needed beside `storage_files.ITEM_TYPES`; all where left out.
     """
-    return storage_files.read_items(trial, lambda: _of_tasks(storage_files.read_result(trial), storage))
+    return storage_files.read_items(trial, lambda: _of_tasks(storage_files.read_result(trial), storage), more)
 
 
 def scored_items(trial: Folder, storage: Folder, averages: Averages) -> Items:
     """The items that `read_trial_items` reads, as scores are made of them. `averages`: from `asked_averages`."""
-    table = read_trial_items(trial, storage)
+    table = read_trial_items(trial, storage, storage_files.SCORE_COLUMNS)
     more = [name for name in storage_files.SCORE_COLUMNS if name in table.column_names]
     return Items(table.select([*storage_files.ITEM_TYPES, *more]), averages)
 

@@ -19,6 +19,8 @@ import numpy as np
 
 from raycodellm.statistics import Interval, Sample, correlations, mean_interval, mean_of_intervals, wilson_interval
 
+CLUSTER = "cluster"
+"""The attribute of an item that holds its cluster's number."""
 Row = Mapping[str, Any]
 """One evaluated item, with the columns of `items_table.ITEMS_SCHEMA`."""
 
@@ -30,15 +32,21 @@ def scores_of(row: Row) -> dict[str, float]:
 
 def parts_of(row: Row) -> tuple[str, ...]:
     """The parts of its task that the item belongs to: `part` of its attributes, a text or a list of texts."""
-    found = json.loads(row.get("attributes") or "{}").get("part") or ()
+    found = _attribute(row, "part") or ()
     return (found,) if isinstance(found, str) else tuple(map(str, found))
 
 
 def cluster_of(row: Row) -> int | None:
     """The number of the item's cluster: of items that share a text, such as a description with several questions on it,
     so that one says little that the others do not. None for an item that stands alone."""
-    found = json.loads(row.get("attributes") or "{}").get("cluster")
+    found = _attribute(row, CLUSTER)
     return found if isinstance(found, int) else None
+
+
+def _attribute(row: Row, name: str) -> Any:
+    """One of the item's attributes; None where the item has none of the name, as most items of most tasks."""
+    text = row.get("attributes") or "{}"
+    return json.loads(text).get(name) if f'"{name}"' in text else None
 
 
 @dataclass(frozen=True)
@@ -62,6 +70,10 @@ class Metric:
     """True if each part of a task has the metric too, as `<task>/<name>_<part>`."""
     has_part_intervals: bool = True
     """True if a part's metric has an interval as well."""
+    column: str | None = None
+    """The column that is `value` wherever it is not null, each item with the same weight; None where none is."""
+    is_elsewhere: bool = False
+    """True if an item without a value in `column` may have one all the same."""
 
 
 _RIGHT = ("acc", "exact_match", "em", "pass@1")
@@ -87,7 +99,16 @@ def _accuracy(row: Row) -> float | None:
 
 
 METRICS = (
-    Metric("acc", "accuracy", "share of items right", _accuracy, ("correct", "scores"), is_averaged=True),
+    Metric(
+        "acc",
+        "accuracy",
+        "share of items right",
+        _accuracy,
+        ("correct", "scores"),
+        is_averaged=True,
+        column="correct",
+        is_elsewhere=True,
+    ),
     Metric(
         "bpb",
         "bits per byte",
@@ -96,6 +117,7 @@ METRICS = (
         ("bits_per_byte",),
         is_averaged=True,
         has_part_intervals=False,
+        column="bits_per_byte",
     ),
     Metric(
         "bpb_corpus",

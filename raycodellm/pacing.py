@@ -1,0 +1,32 @@
+"""Work that grows with a sweep and is done again and again, such as a view of all trials: at what pace it is done."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable
+
+SHARE = 0.002
+"""Share of the time that paced work takes, however long it takes once."""
+
+
+class Pace:
+    """Measures how long some work takes, and says when it may be done again: `with pace:` around the work.
+
+    Work that takes t seconds is due again t / `share` seconds after its end. So a view of ten trials is kept current at
+    each of them, and one of ten thousand costs no trial more than that share of the time between two trials.
+    """
+
+    def __init__(self, clock: Callable[[], float] = time.monotonic, share: float = SHARE) -> None:
+        self._clock, self._share = clock, share
+        self._began = self._due_at = clock()
+
+    @property
+    def is_due(self) -> bool:
+        return self._clock() >= self._due_at
+
+    def __enter__(self) -> None:
+        self._began = self._clock()
+
+    def __exit__(self, *error: object) -> None:
+        now = self._clock()
+        self._due_at = now + (now - self._began) / self._share
