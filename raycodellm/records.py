@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping, Sequence
+import sys
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from functools import lru_cache
 from typing import Any, Literal, TypeVar
@@ -381,10 +382,8 @@ class TrialResult:
 
     def row(self, metrics: Collection[str] | None = None) -> dict[str, Any]:
         """The row of `trials.parquet`: flat columns `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`,
-        `epochs.prose`; with early stopping also `rungs.0.25`, and what stopped the trial in `stopped.*`.
-
-        `metrics`: the only ones that the row has, where the reader needs no others: an evaluation has hundreds.
-        """
+        `epochs.prose`; with early stopping also `rungs.0.25`, and what stopped the trial in `stopped.*`. `metrics`: the
+        only ones that the row has, where its reader needs no others of an evaluation's hundreds."""
         flat = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
@@ -395,18 +394,7 @@ class TrialResult:
         flat["tokens_difference"] = sum(row.difference for row in self.ledger)
         for group in ("params", "metrics", "tokens"):
             values = flat.pop(group)
-            if group == "metrics" and metrics is not None:
-                values = {name: values[name] for name in metrics if name in values}
-            flat.update({_column(group, name): value for name, value in values.items()})
+            wanted = values if group != "metrics" or metrics is None else [name for name in metrics if name in values]
+            # One text for all rows: texts of their own would be most of what a thousand rows hold.
+            flat.update({sys.intern(f"{group}.{name}"): values[name] for name in wanted})
         return flat
-
-
-@lru_cache(maxsize=1 << 14)
-def _column(group: str, name: str) -> str:
-    """One text for all rows: as texts of their own, the columns' names would be most of what a thousand rows hold."""
-    return f"{group}.{name}"
-
-
-def score_columns(metrics: Iterable[str]) -> list[str]:
-    """The metrics with the ends of their intervals."""
-    return [f"{name}{end}" for name in metrics for end in ("", "_low", "_high")]

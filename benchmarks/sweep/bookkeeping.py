@@ -73,7 +73,8 @@ class Driver:
         def best(results: Any, objective: Any = objectives[0]) -> Any:
             from raycodellm.commands.run import _best_arm
 
-            return _best_arm(results, [objective])
+            given = {"file": run.file} if "file" in inspect.signature(_best_arm).parameters else {}
+            return _best_arm(results, [objective], **given)
 
         shown = display.Shown(run.sweep.name, ("mean/bpb",), 1, 1, lambda results: str(best(results) or ""))
         live = LiveDisplay(io.StringIO(), shown, clock=self.clock)
@@ -165,12 +166,11 @@ def _print_driver(kind: str, number: int, spent: dict[str, list[float]], driver:
     means = {name: 1000 * sum(values[-events:]) / events for name, values in spent.items()}
     means["table"] = 1000 * driver.table_seconds / (number - SIZES[SIZES.index(number) - 1] if number > 10 else 10)
     driver.table_seconds = 0.0
-    memory = int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
     gc.collect()
     print(
         f"{kind:8} {number:6,} trials: suggestion {means['suggestion']:7.2f} ms, end {means['end']:6.2f} ms, "
         f"look {means['look']:8.2f} ms, table {means['table']:6.2f} ms, sum {sum(means.values()):8.2f} ms, "
-        f"memory {memory:6.0f} MiB",
+        f"memory {_memory():6.0f} MiB",
         flush=True,
     )
 
@@ -270,6 +270,81 @@ def _folder(keep: str | None) -> Iterator[str]:
         yield folder
 
 
+# ------------------------------------------------------------------------------------------------- Ray Tune
+
+
+def measure_ray(num_trials: int, storage: str) -> None:
+    """Prints what a trial takes through `raycodellm run` when its jobs are finished, and through plain Ray Tune."""
+    from raycodellm import stage_store, tokens
+    from raycodellm.commands.request import SweepRequest
+    from raycodellm.commands.run import carry_out
+    from raycodellm.files import Folder
+
+    file, path = many.sweep_file("random", num_trials, "told"), Path(storage) / "told.yaml"
+    path.write_text(many.sweep_text("random", num_trials, "told"))
+    data = tokens.prepare(file.example(), Folder(storage))
+    contents = stage_store.contents_of_file(file)
+    known = (data.stores, data.tokenizer_folder, data.tokenizer_fingerprint, data.vocab_size)
+    make_run("random", num_trials, Folder(storage), stage_store.Materials(*known, Folder(storage), contents), "made")
+    spent, wall = time.process_time(), time.monotonic()
+    ended = carry_out(SweepRequest(str(path), (), storage, None), print)
+    spent, wall = time.process_time() - spent, time.monotonic() - wall
+    trials = Folder(storage).read_json("told/timing.json")["trials"]
+    print(
+        f"raycodellm run: {num_trials:,} trials in {trials:.1f} s ({1000 * trials / num_trials:.0f} ms each), "
+        f"the whole command {wall:.1f} s; CPU of the driver {spent:.1f} s; exit {ended.code}; "
+        f"memory {_memory():.0f} MiB",
+        flush=True,
+    )
+    most = _trials_at_once(file)
+    for reuses in (True, False):
+        # A new process per trial takes a second or more: a tenth of the trials tells what each takes.
+        _measure_plain(num_trials if reuses else max(10, num_trials // 10), most, reuses)
+
+
+def _trials_at_once(file: Any) -> int:
+    """Trials at once that a sweep of two slots has."""
+    from raycodellm import search
+
+    return search.trials_at_once(file, 2)
+
+
+def _measure_plain(num_trials: int, concurrent: int, reuses: bool) -> None:
+    import ray
+    from ray import tune
+
+    def train(config: dict[str, Any]) -> None:
+        tune.report({"bpb": config["code_ratio"]})
+
+    with tempfile.TemporaryDirectory() as folder:
+        ray.init(num_cpus=4, include_dashboard=False, log_to_driver=False, ignore_reinit_error=True)
+        before = _memory()
+        tuner = tune.Tuner(
+            tune.with_resources(train, {"CPU": 0.01}),
+            param_space={"code_ratio": tune.uniform(0.0, 0.75)},
+            tune_config=tune.TuneConfig(
+                num_samples=num_trials, max_concurrent_trials=concurrent, reuse_actors=reuses, metric="bpb", mode="min"
+            ),
+            run_config=tune.RunConfig(storage_path=folder, verbose=0),
+        )
+        spent, wall = time.process_time(), time.monotonic()
+        tuner.fit()
+        spent, wall = time.process_time() - spent, time.monotonic() - wall
+        print(
+            f"plain Ray Tune ({'one process for all' if reuses else 'a process per trial, its default'}): "
+            f"{num_trials:,} trials in {wall:.1f} s ({1000 * wall / num_trials:.0f} ms each), {concurrent} at once; "
+            f"CPU of the driver {spent:.1f} s ({1000 * spent / num_trials:.0f} ms each); "
+            f"memory {before:.0f} to {_memory():.0f} MiB",
+            flush=True,
+        )
+        ray.shutdown()
+
+
+def _memory() -> float:
+    """MiB of this process that are in memory."""
+    return int(Path("/proc/self/statm").read_text().split()[1]) * os.sysconf("SC_PAGE_SIZE") / 2**20
+
+
 # ------------------------------------------------------------------------------------------------- main
 
 
@@ -282,6 +357,10 @@ def main() -> None:
     parser.add_argument("--repeats", type=int, default=1, help="of each command; the fastest counts")
     parser.add_argument("--measure", help=argparse.SUPPRESS)
     options = parser.parse_args()
+    if options.measure == "ray":
+        with _folder(options.keep) as folder:
+            measure_ray(options.trials, folder)
+        return
     if options.measure:
         measure_driver(options.measure, options.trials)
         return
@@ -292,6 +371,10 @@ def main() -> None:
             subprocess.run(command, env=environment, check=True)
         if "commands" in options.parts:
             measure_commands(kind, options.trials, options.keep, options.repeats)
+    if "ray" in options.parts:
+        command = [sys.executable, __file__, "--measure=ray", f"--trials={options.trials}"]
+        command += [f"--keep={options.keep}"] if options.keep else []
+        subprocess.run(command, env=environment, check=True)
 
 
 if __name__ == "__main__":

@@ -7,8 +7,9 @@ from collections.abc import Sequence
 from rich.table import Table as RichTable
 from rich.text import Text
 
-from raycodellm.records import TrialResult, score_columns
+from raycodellm.records import TrialResult
 from raycodellm.tables import Table, fitted, trials_table
+from raycodellm.tables.trials import score_columns
 
 NEWEST = 10
 """Trials that are shown unless all are asked for."""

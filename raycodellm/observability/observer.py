@@ -19,10 +19,10 @@ from raycodellm.observability.session_logs import SessionLogs, Text
 from raycodellm.observability.summary import Best, FindBest, job_metadata, summary_line
 from raycodellm.observability.trial_log import TrialLog
 from raycodellm.pacing import Pace
-from raycodellm.records import TrialResult, score_columns
+from raycodellm.records import TrialResult
 from raycodellm.tables import trials_table
 from raycodellm.tables.terminal import table_lines
-from raycodellm.tables.trials import trial_name
+from raycodellm.tables.trials import score_columns, trial_name
 
 if TYPE_CHECKING:
     from raycodellm.tokens import SourceProgress

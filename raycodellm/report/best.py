@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycodellm.config import Objective, SweepFile
-from raycodellm.records import TrialResult, score_columns
+from raycodellm.records import TrialResult
 from raycodellm.tables import formats
-from raycodellm.tables.trials import Row, params_of
+from raycodellm.tables.trials import Row, params_of, score_columns
 from raycodellm.verdict import Looks, breaches, broken_by
 from raycodellm.verdict.arms import mean_score
 from raycodellm.verdict.counted import counted_rows, in_order

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from functools import lru_cache
 from typing import Any
 
@@ -50,6 +50,11 @@ def params_of(row: Row) -> dict[str, Any]:
 def _param_columns(columns: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """The columns of parameters, each with the parameter's name. Kept, since a row has hundreds of columns."""
     return tuple((one, one.removeprefix("params.")) for one in columns if one.startswith("params."))
+
+
+def score_columns(metrics: Iterable[str]) -> list[str]:
+    """The metrics with the ends of their intervals: all that a table of trials needs of an evaluation's hundreds."""
+    return [f"{name}{end}" for name in metrics for end in ("", "_low", "_high")]
 
 
 def stages_of(row: Row) -> list[str]:
