@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import optuna
 import pytest
 from driver_without_ray import Cluster
 from test_added_tasks import drive, results_of
@@ -9,7 +10,8 @@ from test_added_tasks import drive, results_of
 from raycodellm import config, search, sweep
 from raycodellm.config import SweepFile, UserError
 from raycodellm.files import Folder
-from raycodellm.search.prior import quantiles
+from raycodellm.search.journal_file import open_journal
+from raycodellm.search.prior import quantiles, with_prior
 from raycodellm.sweep.results import table_of
 from raycodellm.sweep.warm_start import KEPT, prior_of
 
@@ -124,6 +126,27 @@ def test_every_driver_starts_from_the_trials_that_the_first_one_read(sweep_text,
     (storage / "first").delete()
     assert prior_of(run) == before and drive(file, storage, cluster, []) == 2
     assert [one.number for one in results_of(file, storage)] == [0, 1, 2]
+
+
+def test_a_copy_has_failed_pruned_and_running_trials_under_their_numbers_and_marks_the_others(
+    sweep_text, tmp_path
+) -> None:
+    storage, file = Folder(str(tmp_path)), own(sweep_text)
+    write_run(storage, sweep_text, twenty())
+    prior = sweep.read_prior(file, storage).trials
+    study = search.SweepStudy(tmp_path / "optuna.log", file, prior)
+    for number, told in enumerate(({"values": [3.0]}, {"values": None}, {"values": None, "is_pruned": True}, None)):
+        study.suggest()
+        if told is not None:
+            study.tell(number, **told, steps={8: 5.0} if "is_pruned" in told else None)
+    assert study.suggest().number == 4
+    kept = optuna.load_study(study_name="second", storage=open_journal(tmp_path / "optuna.log"))
+    copy = with_prior(kept, file, prior)
+    states = [trial.state.name for trial in copy.trials]
+    assert states == ["COMPLETE", "FAIL", "PRUNED", "RUNNING", "RUNNING", *["COMPLETE"] * 20]
+    assert [trial.params for trial in copy.trials[:5]] == [trial.params for trial in study.trials()]
+    assert {trial.user_attrs.get("warm_start") for trial in copy.trials[5:]} == {(storage / "first").uri}
+    assert copy.trials[2].intermediate_values == {8: 5.0}
 
 
 def test_scores_count_by_their_rank_in_their_own_sweep() -> None:

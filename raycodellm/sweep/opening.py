@@ -61,7 +61,8 @@ def _refuse(run: Run, saved: SweepFile, changed: Sequence[tuple[str, Any, Any]])
     key, old, new = next(one for one in changed if one[0] in why)
     others = [one for one in why if one != key]
     more = f" (and {len(others)} more: {', '.join(others)})" if others else ""
-    hint = f"put the old value back, or give the sweep a new name or another --storage ({run.folder.uri})"
+    hint = f"put the old value back, or give the sweep a new name or another --storage ({run.folder.uri}); under a new "
+    hint += "name here it takes over all stages that are the same"
     if why[key]:
         hint = (
             f"{why[key]}; put the old value back, or {_NEW_SEED if key.startswith(continuing.CONFIRM) else _NEW_NAME}"
