@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import random
+
 import optuna
 import pytest
 from driver_without_ray import Cluster
@@ -60,6 +62,32 @@ def test_the_sampler_learns_from_another_sweeps_trials_before_it_has_any_of_its_
     assert distance(own(sweep_text), "warm") < 0.6 * distance(own(sweep_text, "search.warm_start=[]"), "cold")
 
 
+def test_the_first_generation_of_nsga2_are_the_other_sweeps_trials(sweep_text, tmp_path) -> None:
+    searched = (
+        "learning_rate.warmup={search: {uniform: [0.0, 0.5]}}",
+        "learning_rate.final={search: {uniform: [0, 1]}}",
+    )
+    settings = ("search.sampler=nsga2", "search.trials=12", "search.warm_start=[]")
+    file, chance = own(sweep_text, *settings, *(f"pretrain.{one}" for one in searched)), random.Random(0)
+    best = {NAME: 0.6, "pretrain.learning_rate.warmup": 0.4, "pretrain.learning_rate.final": 0.1}
+
+    def loss(params: dict[str, float]) -> float:
+        return sum((params[name] - best[name]) ** 2 for name in best)
+
+    points = [{name: chance.uniform(0, 0.75 if name == NAME else 0.5) for name in best} for _ in range(40)]
+    known = [search.PriorTrial("first", place, one, (9.0 + loss(one),)) for place, one in enumerate(points)]
+
+    def mean_loss(prior: list[search.PriorTrial]) -> float:
+        study, losses = search.SweepStudy(tmp_path / f"{len(prior)}.log", file, prior), []
+        for _ in range(12):
+            one = study.suggest()
+            losses.append(loss(one.params))
+            study.tell(one.number, [losses[-1]])
+        return sum(losses) / len(losses)
+
+    assert mean_loss(known) < 0.6 * mean_loss([])
+
+
 def test_what_cannot_be_used_is_counted_with_its_reason(sweep_text, tmp_path) -> None:
     storage = Folder(str(tmp_path))
     outside = {"ratio": 0.7, "score": 1.0}
@@ -92,7 +120,7 @@ def test_a_parameter_that_the_other_sweep_did_not_search_has_the_value_of_its_fi
 @pytest.mark.parametrize(
     ("override", "why"),
     [
-        ("search.sampler=random", "has no effect with sampler: random.*use tpe or gp"),
+        ("search.sampler=random", "has no effect with sampler: random.*use tpe or gp or nsga2"),
         ("search.warm_start=[absent]", "absent: is not a run folder"),
         ("search.warm_start=[second]", "second is this sweep itself"),
         ("search.objective={metric: sorting/bpb, mode: min}", "has no complete trial with sorting/bpb"),

@@ -126,8 +126,8 @@ class Search(Frozen):
     `{pretrain.code_ratio: 0.0}`. It is always run, before all other arms. When left out, arms are compared with the
     one that is first in rank."""
     warm_start: tuple[str, ...] = ()
-    """Runs of other sweeps whose complete trials the sampler learns from (`tpe`, `gp`): each the name of a sweep in the
-    same storage, or the whole path or address of a run folder."""
+    """Runs of other sweeps whose complete trials the sampler learns from (`tpe`, `gp`, `nsga2`). Each is the name of a
+    sweep in the same storage, or the whole path or address of a run folder."""
     constraints: tuple[Constraint, ...] = ()
     """Limits on other metrics: the search prefers arms that keep all of them."""
     confirm: Confirm | None = None

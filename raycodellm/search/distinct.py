@@ -46,13 +46,15 @@ class DistinctSampler(BaseSampler):
         *,
         without_model: bool = False,
         prior: Sequence[PriorTrial] = (),
+        keep: Callable[[int, Mapping[str, Any]], None] = lambda number, attributes: None,
     ) -> None:
         """`is_tried`: true for a point, by Optuna's keys, that is not to be proposed. `without_model`: random points in
-        place of those of a sampler that learns. `prior`: trials of other sweeps that the sampler learns from."""
+        place of those of a sampler that learns. `prior`: trials of other sweeps that the sampler learns
+        from. `keep`: is given what the sampler wrote into the trial of a copy of the study, by its number."""
         sweep, asked = file.example(), file.example().search.sampler
         self._name = "random" if without_model and asked != "qmc" else asked
         self._file, self._seed, self._num_arms = file, sweep.seed, num_arms
-        self._is_tried, self._prior = is_tried, prior
+        self._is_tried, self._prior, self._keep = is_tried, prior, keep
         self._sequence: Iterator[Point] = space_filling(file) if asked == "qmc" else iter(())
         self._next_of_sequence: Point | None = next(self._sequence, None)
 
@@ -64,9 +66,13 @@ class DistinctSampler(BaseSampler):
         """A point that was not tried. One that was, where no other agrees with what the trial has of its own: values
         that were enqueued, or stored by a driver that was killed."""
         point: Point = {}
-        for point in self._proposals(*seen(study, trial, self._file, self._prior)):
+        copy, of_copy = seen(study, trial, self._file, self._prior)
+        for point in self._proposals(copy, of_copy):
             if not self._is_tried(point):
                 break
+        if copy is not study:
+            written = copy.get_trials(deepcopy=False)[trial.number].system_attrs
+            self._keep(trial.number, {name: written[name] for name in written if name not in trial.system_attrs})
         return point
 
     def sample_independent(

@@ -14,6 +14,7 @@ from __future__ import annotations
 import statistics
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import SweepFile
@@ -23,9 +24,9 @@ if TYPE_CHECKING:
     import optuna
     from optuna.trial import FrozenTrial
 
-LEARNING = ("tpe", "gp")
-"""Samplers that learn from other sweeps' trials. `nsga2` breeds generations of the sweep's own trials; the points of
-the others depend on no score."""
+LEARNING = ("tpe", "gp", "nsga2")
+"""Samplers that learn from other sweeps' trials: to `nsga2` these are of the first generation, from which the second is
+bred. The points of the other samplers depend on no score."""
 
 
 @dataclass(frozen=True)
@@ -64,6 +65,7 @@ def with_prior(study: optuna.Study, file: SweepFile, prior: Sequence[PriorTrial]
     complete = [trial for trial in own if trial.state == TrialState.COMPLETE]
     has_constraints = all(trial.constraints for trial in complete) and all(one.breaches for one in prior)
     ranked = dict(zip([one.number for one in complete], quantiles([one.values for one in complete]), strict=True))
+    generation = _generation_attribute()
     for trial in own:
         values = ranked.get(trial.number, trial.values if trial.state != TrialState.COMPLETE else None)
         kept = {
@@ -71,6 +73,7 @@ def with_prior(study: optuna.Study, file: SweepFile, prior: Sequence[PriorTrial]
             "distributions": trial.distributions,
             "user_attrs": trial.user_attrs,
             "intermediate_values": trial.intermediate_values,
+            "system_attrs": {name: trial.system_attrs[name] for name in trial.system_attrs.keys() & {generation}},
         }
         constraints = trial.constraints if has_constraints else None
         copy.add_trial(create_trial(state=trial.state, values=values, constraints=constraints, **kept))
@@ -84,10 +87,22 @@ def with_prior(study: optuna.Study, file: SweepFile, prior: Sequence[PriorTrial]
                         params=by_key(file, one.params),
                         distributions=found,
                         user_attrs={"warm_start": one.run, "number": one.number},
+                        system_attrs={generation: 0},
                         constraints=one.breaches if has_constraints else None,
                     )
                 )
     return copy
+
+
+@lru_cache
+def _generation_attribute() -> str:
+    """The name by which Optuna's NSGA-II knows the generation of a trial, as it writes it into its first trial."""
+    import optuna
+
+    study = optuna.create_study(sampler=optuna.samplers.NSGAIISampler(population_size=2, seed=0))
+    study.ask({"any": optuna.distributions.FloatDistribution(0.0, 1.0)})
+    (name,) = study.trials[0].system_attrs
+    return str(name)
 
 
 def quantiles(values: Sequence[Sequence[float]]) -> list[list[float]]:

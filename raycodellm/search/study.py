@@ -65,7 +65,9 @@ class SweepStudy:
             if _has_arm(trial) and trial.user_attrs["replicate"] == 0:
                 self._enqueue_replicates(trial.user_attrs["arm"], trial.params)
         self._first_points = {point_text(point) for point in keyed_points(file, first_points(file))}
-        self._study.sampler = DistinctSampler(file, num_arms(file), self._is_tried, prior=prior)
+        self._study.sampler = DistinctSampler(
+            file, num_arms(file), self._is_tried, prior=prior, keep=self._keep_attributes
+        )
         # Only where both the journal and the trial's folder were damaged: else the journal has its arm.
         self._lost = [trial.number for trial in self.trials() if self._is_lost_confirmation(trial)]
         self._to_suggest_again = [number for number in self.unfinished() if number not in self._lost]
@@ -177,6 +179,11 @@ class SweepStudy:
     def _is_tried(self, point: Mapping[str, Any]) -> bool:
         """True if an arm has this point, or will have it as one of the first points."""
         return self._arms.has(point) or point_text(point) in self._first_points
+
+    def _keep_attributes(self, number: int, attributes: Mapping[str, Any]) -> None:
+        """Keeps what a sampler wrote into a trial of a copy of the study."""
+        for name, value in attributes.items():
+            self._storage.set_trial_system_attr(self._id_of(number), name, value)
 
     def _live_trial(self, number: int) -> optuna.trial.Trial:
         """An unfinished trial as Optuna's live trial: parameters that it has already are not sampled again."""
