@@ -72,10 +72,16 @@ class RungResult:
             found.setdefault(arm_key(params_of(row)), row["arm"])
         return found
 
-    @property
+    @cached_property
     def reference(self) -> int | None:
         """Number of the reference arm; None while it has no trial."""
         return verdict.reference_arm(self.records.file, self.records.rows) if self.records is not None else None
+
+    @cached_property
+    def verdicts(self) -> dict[tuple[int, str], verdict.Verdict]:
+        """Maps an arm and a metric to the verdict on them."""
+        found = self.records.known.verdicts if self.records is not None else ()
+        return {(one.arm, one.metric): one for one in found}
 
     @cached_property
     def counted(self) -> dict[int, list[Any]]:
@@ -189,9 +195,8 @@ def _effect(rung: RungResult, key: ArmKey, metric: str) -> Effect | None:
     arm, records = rung.arms.get(key), rung.records
     if arm is None or records is None:
         return None
-    for one in records.known.verdicts:
-        if one.arm == arm and one.metric == metric:
-            return Effect(rung.facts, one.difference, one.word, one.evidence)
+    if (one := rung.verdicts.get((arm, metric))) is not None:
+        return Effect(rung.facts, one.difference, one.word, one.evidence)
     scores = [
         mean_score(rung.counted.get(number, ()), metric) for number in (arm, rung.reference) if number is not None
     ]

@@ -24,7 +24,7 @@ FORMAT = 1
 """Raised when a key of the report's `ladder.json` changes its meaning or goes."""
 _EFFECTS_NOTE = (
     f"An arm's score minus the reference's at each size, by the verdict of that size's own sweep: its interval holds "
-    f"for all arms and metrics of that size at once. {KEY}."
+    f"for all arms and metrics of that size at once. Each size keeps its own error of 5 %. {KEY}."
 )
 _SCORES_NOTE = (
     "Each score with its 95 % interval, over items and seeds where the noise between seeds is known. Two scores whose "

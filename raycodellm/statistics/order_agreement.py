@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import itertools
-import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
+
+import numpy as np
 
 from raycodellm.statistics.arms import ArmMeasurements
 from raycodellm.statistics.corrections import ERROR
@@ -47,35 +48,31 @@ def order_agreement(one: Arms, other: Arms) -> OrderAgreement | None:
     (Tukey's range), and at each size at 97.5 %, so that they hold at both.
     """
     arms = [arm for arm in one if arm in other]
-    pairs = list(itertools.combinations(arms, 2))
-    if not pairs:
+    if len(arms) < 2:
         return None
-    signs = [_signs({arm: found[arm] for arm in arms}) for found in (one, other)]
-    both = [(signs[0][pair], signs[1][pair]) for pair in pairs]
+    pairs = np.triu_indices(len(arms), 1)
+    seen: list[np.ndarray] = []
+    known: list[np.ndarray] = []
+    for found in (one, other):
+        at_size = [found[arm] for arm in arms]
+        scores = np.array([arm.score for arm in at_size])
+        seen.append(np.sign(scores[:, None] - scores)[pairs])
+        known.append(_known_signs(at_size)[pairs])
     return OrderAgreement(
-        num_pairs=len(pairs),
-        alike=sum(a.seen == b.seen for a, b in both),
-        known_alike=sum(a.known == b.known != 0 for a, b in both),
-        known_different=sum(a.known * b.known < 0 for a, b in both),
+        num_pairs=len(pairs[0]),
+        alike=int((seen[0] == seen[1]).sum()),
+        known_alike=int((known[0] * known[1] > 0).sum()),
+        known_different=int((known[0] * known[1] < 0).sum()),
     )
 
 
-@dataclass(frozen=True)
-class _Order:
-    seen: float
-    """Sign of the difference."""
-    known: float
-    """The same, and 0 where the interval includes 0 or is not known."""
-
-
-def _signs(arms: Arms) -> dict[tuple[Any, Any], _Order]:
-    """Maps each pair of arms to the sign of their difference."""
-    noise = seed_noise({arm: found.scores for arm, found in arms.items()})
-    found = {}
-    for one, other in itertools.combinations(arms, 2):
-        value, low, high = arms[one].score - arms[other].score, math.nan, math.nan
-        if len(arms) <= MOST_ARMS:
-            _, low, high = arms[one].minus(arms[other], noise, len(arms), level=1 - ERROR / 2)
-        known = 1.0 if low > 0 else -1.0 if high < 0 else 0.0
-        found[one, other] = _Order(math.copysign(1.0, value) if value else 0.0, known)
-    return found
+def _known_signs(arms: Sequence[ArmMeasurements]) -> np.ndarray:
+    """Matrix by two arms: the sign of their difference where its interval excludes 0, else 0; the upper triangle."""
+    signs = np.zeros((len(arms), len(arms)))
+    if len(arms) > MOST_ARMS:
+        return signs
+    noise = seed_noise({place: one.scores for place, one in enumerate(arms)})
+    for i, j in itertools.combinations(range(len(arms)), 2):
+        _, low, high = arms[i].minus(arms[j], noise, len(arms), level=1 - ERROR / 2)
+        signs[i, j] = 1.0 if low > 0 else -1.0 if high < 0 else 0.0
+    return signs
