@@ -16,6 +16,7 @@ from test_stage_store import Corpus
 from raycodellm import config, stage_store
 from raycodellm import model as models
 from raycodellm.dispatch import JobTree
+from raycodellm.dispatch.trunks import taken_over
 from raycodellm.files import Folder
 from raycodellm.learning_rate import learning_rate_at, trunk_rate
 from raycodellm.mixture import endless_positions
@@ -330,6 +331,8 @@ def test_the_steps_of_a_trunk_count_as_trained_once_and_as_saved_for_each_stage_
     found = sharing([[job.key] for job in jobs], tokens, seconds, records)
     assert (found.tokens_asked, found.tokens_trained) == (70 * STEP, 40 * STEP)
     assert (found.seconds_trained, found.seconds_saved) == (32.0, 3.0)
+    tree, keys = tree_of(file, tmp_path, 10, 20, 40)
+    assert taken_over(tree.nodes.values()) == {keys[10]: 0, keys[20]: 10 * STEP, keys[40]: 20 * STEP}
 
 
 def test_a_stage_is_compared_at_the_rungs_that_it_took_over_from_its_trunk(tmp_path, monkeypatch):

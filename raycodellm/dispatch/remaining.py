@@ -7,6 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from raycodellm.dispatch.nodes import OPEN, JobNode, JobState
+from raycodellm.dispatch.trunks import taken_over
 from raycodellm.finished import Job
 from raycodellm.records import Progress
 
@@ -112,13 +113,14 @@ class Pace:
         `progress` and `taken_at`: of the running jobs, by their keys.
         """
         evaluation = self._evaluation_seconds(progress, taken_at, now)
-        total = 0.0
+        nodes, total = list(nodes), 0.0
+        taken = taken_over(nodes)
         by_trial: dict[int, float] = defaultdict(float)
         for node in nodes:
             if node.state not in OPEN:
                 continue
             reached = progress.get(node.job.key) if node.state == JobState.RUNNING else None
-            left = self._seconds_left(node.job, reached, evaluation)
+            left = self._seconds_left(node.job, reached, evaluation, taken.get(node.job.key, 0))
             if left is None:
                 return None
             total += left
@@ -137,8 +139,8 @@ class Pace:
             num_trials=len(by_trial),
         )
 
-    def _seconds_left(self, job: Job, reached: Progress | None, evaluation: float | None) -> float | None:
-        """`evaluation`: seconds of a whole one."""
+    def _seconds_left(self, job: Job, reached: Progress | None, evaluation: float | None, taken: int) -> float | None:
+        """`evaluation`: seconds of a whole one. `taken`: tokens of a stage that it takes over from another one."""
         if job.kind == "evaluation":
             done = reached.items / reached.num_items if reached is not None and reached.num_items else 0.0
             return (evaluation or 0.0) * (1 - done)
@@ -146,7 +148,7 @@ class Pace:
         if speed is None:
             return None
         if reached is None or not reached.step:
-            return job.stage.num_tokens / speed + self._overhead
+            return (job.stage.num_tokens - taken) / speed + self._overhead
         return max(0, job.stage.num_tokens - reached.tokens) / speed
 
     def _trial_seconds(self, added: _Added, evaluation: float | None) -> float | None:

@@ -11,7 +11,7 @@ from dataclasses import replace
 
 from raycodellm.dispatch.nodes import JobNode, JobState
 from raycodellm.records import StageJob, Trunk
-from raycodellm.stage_store import branch_step
+from raycodellm.stage_store import branch_step, taken_steps
 
 
 def trunk_of(node: JobNode) -> Trunk | None:
@@ -51,3 +51,9 @@ def _kept(trunk: Trunk, node: JobNode) -> Trunk:
 def _place(node: JobNode, trunk: Trunk) -> tuple[int, str]:
     """The shorter trunk comes first."""
     return trunk.num_steps, node.job.key
+
+
+def taken_over(nodes: Iterable[JobNode]) -> dict[str, int]:
+    """Tokens that each stage of a trunk takes over from another one, by key, when all goes well."""
+    jobs = {node.job.key: node.job for node in nodes if isinstance(node.job, StageJob)}
+    return {key: steps * jobs[key].stage.batch_tokens for key, steps in taken_steps(jobs.values()).items()}
