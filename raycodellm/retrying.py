@@ -35,6 +35,8 @@ _PASSING = frozenset(
 )
 _REFUSED = ("access_denied", "access denied", "forbidden", "http status 403", "no_such_bucket", "does not exist")
 """Words in the errors of an object store that answers and refuses."""
+_TOLD_BY_RAY = ("RayTaskError", "ActorDiedError", "ControllerError", "WorkerGroupError")
+"""Beginnings of the names of Ray's errors whose text holds the traceback of another process's error."""
 _TRACEBACK_END = re.compile(r"^(\w+): (?:\[Errno (\d+)\] )?(.*)$", re.MULTILINE)
 """The last line of a traceback: the error's class, its number and its message."""
 
@@ -67,7 +69,7 @@ def _causes(error: BaseException) -> Iterator[BaseException]:
 
 
 def _passing_words(error: BaseException) -> str | None:
-    if type(error).__name__.startswith("RayTaskError"):
+    if type(error).__name__.startswith(_TOLD_BY_RAY):
         return _passing_words_of_task(str(error))
     passes = isinstance(error, OSError) and _passes_as(error, error.errno, str(error), _is_of_pyarrow(error))
     return (str(error) or type(error).__name__) if passes else None
@@ -99,7 +101,7 @@ def _passing_words_of_task(text: str) -> str | None:
     return None
 
 
-def patiently(work: Callable[[], T], what: str, sleep: Callable[[float], None] = time.sleep) -> T:
+def patiently(work: Callable[[], T], what: str, sleep: Callable[[float], None] | None = None) -> T:
     """Calls `work` until the storage answers, with the waits above between, and returns its result.
 
     `what` names the call in the log. Raises the error when it does not pass by itself, or after the last retry.
@@ -111,5 +113,5 @@ def patiently(work: Callable[[], T], what: str, sleep: Callable[[float], None] =
             if not is_passing(error):
                 raise
             logger.warning("%s: the storage does not answer (%s); again in %.0f s", what, error, seconds)
-        sleep(seconds)
+        (sleep or time.sleep)(seconds)
     return work()

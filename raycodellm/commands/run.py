@@ -9,9 +9,10 @@ import time
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
+from functools import partial
 from typing import TYPE_CHECKING
 
-from raycodellm import search, storage_files
+from raycodellm import retrying, search, storage_files
 from raycodellm.commands.connection import ClusterConnection
 from raycodellm.commands.request import DONE, FAILED, STOPPED, SweepRequest, log_path
 from raycodellm.config import SweepFile, UserError, without_credentials
@@ -269,15 +270,18 @@ def _finish(run: Run, say: Callable[[str], None], num_characters: int, timing: T
     """
     from raycodellm import report, sweep
 
+    # A folder that cannot be read counts as a trial that waits, so the storage must answer first.
+    retrying.patiently(lambda: run.folder.exists("sweep.yaml"), "the run folder")
     # After a run the trials' folders are read once more: they are the truth, and what it told the driver is not.
-    results = sweep.write_table(run, say, None if timing is not None else run.results_at_start)
+    known = None if timing is not None else run.results_at_start
+    results = retrying.patiently(lambda: sweep.write_table(run, say, known), "trials.parquet")
     records = None
     if timing is not None:
         before = storage_files.attempt(lambda: storage_files.read_timing(run.folder), say) or {}
         _write_timing(run.folder, before, timing.seconds)
         with timing.part("report"):
             records = report.read_records(run.folder, run.storage)
-            report.write_pages(records)
+            retrying.patiently(partial(report.write_pages, records), "the report")
         _write_timing(run.folder, before, timing.seconds)
     say(report.summary_text(run.folder, run.storage, records, num_characters))
     failed = [result for result in results if result.state == "failed"]
@@ -292,4 +296,4 @@ def _write_timing(folder: Folder, before: dict[str, float], seconds: dict[str, f
     """Adds this run's seconds to those `before`; keeps the fields that a newer version wrote."""
     kept = storage_files.attempt(lambda: folder.read_json("timing.json"), lambda line: None) or {}
     added = {name: before.get(name, 0.0) + seconds.get(name, 0.0) for name in {**before, **seconds}}
-    folder.write_json("timing.json", {**kept, **added})
+    retrying.patiently(lambda: folder.write_json("timing.json", {**kept, **added}), "timing.json")

@@ -12,6 +12,7 @@ from collections.abc import Callable
 
 import ray
 
+from raycodellm import retrying
 from raycodellm.config import Scaling
 from raycodellm.dispatch import Action, Demand, PlacementWatch, Sight
 from raycodellm.files import Folder
@@ -28,6 +29,8 @@ SETTLE_SECONDS = 0.2
 """Shortest time between two such looks, since changes come in bursts."""
 KILLED_SECONDS = 5.0
 """How long the end of a sweep waits for slots that were ended without notice."""
+ANSWERED_SECONDS = 300.0
+"""A storage that let slots start for so long after a wait has answered: the next silence has all waits again."""
 WAITING_LOOK_SECONDS, LOOK_SECONDS = 2.0, 10.0
 """Between two looks at the cluster, while a slot has no workers and otherwise."""
 
@@ -60,6 +63,10 @@ class SlotPool:
         """Slots that may start together until one has begun its work."""
         self.begun = False
         self.failed_starts = 0
+        self.rests_until = -math.inf
+        """Until when no slot starts since the storage, where Ray Train keeps a file of each slot, does not answer."""
+        self.num_rests = 0
+        """Waits for the storage since it last answered."""
         self.abandoned: str | None = None
         """Why nothing can continue, once the dispatcher has said so."""
         self.closing = threading.Event()
@@ -124,6 +131,8 @@ class SlotPool:
 
     def is_short_of_slots(self, demand: int, alive: int) -> bool:
         """True if one more slot should start. `alive`: slots that run or are starting."""
+        if time.monotonic() < self.rests_until:
+            return False
         wanted = demand > alive or len(self.threads) < self.early
         return wanted and alive < (self.max_slots if self.begun else min(self.max_slots, self.at_once))
 
@@ -149,8 +158,24 @@ class SlotPool:
         self.threads[slot] = thread
         thread.start()
 
+    def _wait_for_storage(self, slot: str, cause: str) -> None:
+        """Lets no slot start for a while, since the storage did not answer; abandons the sweep after the last wait."""
+        now = time.monotonic()
+        if now < self.rests_until:  # another slot has told it
+            return
+        if now - self.rests_until > ANSWERED_SECONDS:
+            self.num_rests = 0
+        if self.num_rests == len(retrying.WAITS_SECONDS):
+            times = self.num_rests + 1
+            ray.get(self.dispatcher.abandon.remote(f"the storage has not answered {times} times: {cause}"))
+            return
+        seconds = retrying.WAITS_SECONDS[self.num_rests]
+        self.num_rests, self.rests_until = self.num_rests + 1, now + seconds
+        said = f"{slot} has not started: the storage does not answer ({cause}); again in {seconds:.0f} s"
+        self.dispatcher.note.remote(said)
+
     def _run_slot(self, slot: str) -> None:
-        cause, failed = "the slot ended", False
+        cause, failed, passing = "the slot ended", False, None
         try:
             trainer = self.trainers[slot] = slot_trainer(slot, self.dispatcher, self.scaling, self.folder)
             trainer.fit()
@@ -159,12 +184,15 @@ class SlotPool:
                 return
             if slot not in self.killed:
                 logger.error("%s ended: %s", slot, traceback.format_exc())
-                cause, failed = short_cause(error), True
-                if self.abandoned is None:  # else the cause has been told
+                cause, failed, passing = short_cause(error), True, retrying.passing_cause(error)
+                if self.abandoned is None and passing is None:  # else the cause has been told
                     self.dispatcher.note.remote(f"{slot} ended: {cause}")
         with contextlib.suppress(ray.exceptions.RayError):  # the cluster may be gone by now
             worked = ray.get(self.dispatcher.slot_gone.remote(slot, cause))
             # A slot that died under a job counts as a death of that job; here count slots that never get a job.
+            if passing is not None and not worked:  # no fault of the slot, and none of a trial
+                self._wait_for_storage(slot, passing)
+                return
             self.failed_starts = self.failed_starts + 1 if failed and not worked else 0
             if self.failed_starts > self.scaling.max_failures:
                 ray.get(self.dispatcher.fail_all.remote(f"worker groups end at once; the last one: {cause}"))

@@ -7,9 +7,9 @@ of the run folder finds the same.
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 from raycodellm import evaluation, retrying, search, storage_files, verdict
@@ -22,6 +22,10 @@ from raycodellm.tables.trials import params_of
 from raycodellm.verdict import Looks
 
 logger = logging.getLogger(__name__)
+
+
+class SilentStorage(Exception):
+    """The storage has not answered, and what it keeps decides which trials run."""
 
 
 @dataclass(frozen=True)
@@ -48,8 +52,10 @@ class Standing:
 class Confirmation:
     """Finds how far a sweep is, again and again; keeps the items that were read."""
 
-    def __init__(self, run: Run) -> None:
-        self._run = run
+    def __init__(self, run: Run, *, decides: bool = False) -> None:
+        """`decides`: which trials run depends on the answer, so that a storage that does not answer raises
+        `SilentStorage`; else the items that it keeps are left out."""
+        self._run, self._decides = run, decides
         self._items: dict[int, Items | None] = {}
 
     def standing(self, results: Sequence[TrialResult]) -> Standing:
@@ -70,8 +76,16 @@ class Confirmation:
             def read() -> Items:
                 return evaluation.scored_items(self._run.trial_folder(number), self._run.storage, self._averages)
 
-            self._items[number] = storage_files.attempt(lambda: retrying.patiently(read, "items"), logger.warning)
+            self._items[number] = storage_files.attempt(partial(self._patiently, read), logger.warning)
         return self._items[number]
+
+    def _patiently(self, read: Callable[[], Items]) -> Items:
+        try:
+            return retrying.patiently(read, "items")
+        except OSError as error:
+            if self._decides and retrying.is_passing(error):
+                raise SilentStorage(str(error)) from error
+            raise
 
     @cached_property
     def _averages(self) -> Mapping[str, Sequence[str]]:

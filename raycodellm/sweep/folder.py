@@ -10,7 +10,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
 
-from raycodellm import config
+from raycodellm import config, retrying
 from raycodellm.config import Sweep, SweepFile
 from raycodellm.files import Folder, cache_folder, fingerprint
 from raycodellm.records import TrialResult
@@ -65,7 +65,16 @@ class Run:
     @cached_property
     def at_start(self) -> dict[int, TrialFiles]:
         """The trials' folders, by number, when this was first asked, before the driver runs any trial."""
-        return read_trials(self.folder, self.sweep.search.objectives)
+        return retrying.patiently(self._read_trials, "the trials' folders")
+
+    def _read_trials(self) -> dict[int, TrialFiles]:
+        """The trials' folders. Raises `OSError` where the storage does not answer: no trial may seem not to have ended
+        for that."""
+        found = read_trials(self.folder, self.sweep.search.objectives)
+        for fault in (fault for files in found.values() for fault in files.faults):
+            if isinstance(fault, OSError) and retrying.is_passing(fault):
+                raise fault
+        return found
 
     @property
     def num_ended_at_start(self) -> int:

@@ -270,7 +270,7 @@ class Hold:
     def fetch_journal(self) -> None:
         """Fetches the study's journal as the last driver left it, when the run folder is on an object store."""
         if self._copy is not None:
-            self._copy.fetch()
+            retrying.patiently(self._copy.fetch, "optuna.log")
 
     def keep_journal(self) -> None:
         """Adds the journal's new lines to the copy on the object store, unless another driver has the run folder."""
@@ -298,16 +298,19 @@ def lock(run: Run, say: Callable[[str], None] = print) -> Iterator[Run]:
             run.journal.with_name(f"{run.journal.name}.lock").unlink(missing_ok=True)
             hold.fetch_journal()
             owned = replace(run, hold=hold)
-            write_sweep_file(owned)  # only now: a refused driver must not overwrite the running one's
+            # Only now: a refused driver must not overwrite the running one's.
+            retrying.patiently(lambda: write_sweep_file(owned), "sweep.yaml")
             try:
                 yield owned
-            finally:
-                _merge_at_end(hold)
+            except BaseException:
+                _merge_at_end(hold.merge_journal)  # at once: somebody waits for the end
+                raise
+            _merge_at_end(lambda: retrying.patiently(hold.merge_journal, "optuna.log"))
 
 
-def _merge_at_end(hold: Hold) -> None:
+def _merge_at_end(merge: Callable[[], None]) -> None:
     try:
-        hold.merge_journal()
+        merge()
     except OSError as error:  # the parts stay, and the next driver reads them
         logger.warning("optuna.log is left in parts: %s", error)
 

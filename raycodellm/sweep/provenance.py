@@ -9,9 +9,10 @@ from __future__ import annotations
 import logging
 from collections.abc import Mapping
 from dataclasses import replace
+from functools import partial
 from typing import Any, Protocol
 
-from raycodellm import config, identity, stage_store, storage_files
+from raycodellm import config, identity, retrying, stage_store, storage_files
 from raycodellm.config import UserError
 from raycodellm.identity import Contents
 from raycodellm.records import RECIPE_VERSION, as_json
@@ -65,7 +66,7 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
             compared = {key: now[key] for key in keys}
             _require_same(before, compared, run)
     if left > 0:
-        run.folder.write_json(CONTENTS, now)
+        retrying.patiently(lambda: run.folder.write_json(CONTENTS, now), CONTENTS)
     return replace(contents, models=now["models"], tasks=now["tasks"], data_commits=now["data_commits"])
 
 
@@ -77,7 +78,8 @@ def fix_data(run: Run, tokenizer: str, stores: Mapping[str, Fingerprinted]) -> N
     if not stores:
         return
     now = {"tokenizer": tokenizer, **{f"sources.{name}": made.fingerprint for name, made in stores.items()}}
-    before = storage_files.attempt(lambda: run.folder.read_json(DATA), logger.warning)
+    read = partial(retrying.patiently, lambda: run.folder.read_json(DATA), DATA)
+    before = storage_files.attempt(read, logger.warning)
     num_ended = run.num_ended_at_start
     changed = next((key for key in now if before and num_ended and before.get(key) != now[key]), None)
     if changed is not None:
@@ -85,7 +87,7 @@ def fix_data(run: Run, tokenizer: str, stores: Mapping[str, Fingerprinted]) -> N
             f"{changed}: its content has changed since {num_ended} trials of this run ended, so new ones could not be "
             f"compared with them; put the old one back, or give the sweep a new name ({run.folder.uri})"
         )
-    run.folder.write_json(DATA, now)
+    retrying.patiently(lambda: run.folder.write_json(DATA, now), DATA)
 
 
 def _before(run: Run, now: dict[str, Any]) -> dict[str, Any]:

@@ -59,7 +59,7 @@ class StudySearcher(Searcher):
         self._audience = audience
         self._untold: list[TrialResult] = []
         """Trials that have ended and that the study was not told of yet."""
-        self._confirmation = Confirmation(run)
+        self._confirmation = Confirmation(run, decides=True)
         self._standing: Standing | None = None
         self._num_searched = search.num_trials(run.file)
         self._begun = self._study.begun()

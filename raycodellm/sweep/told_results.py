@@ -79,6 +79,10 @@ def written_result(run: Run, number: int) -> TrialResult | None:
 def record_death(run: Run, number: int, begun: TrialResult | None = None) -> None:
     """Writes the result of a trial whose own process died for good: failed, with that cause. `begun`: the trial as its
     driver knows it."""
+    retrying.patiently(lambda: _record_death(run, number, begun), "result.json")
+
+
+def _record_death(run: Run, number: int, begun: TrialResult | None) -> None:
     folder = run.trial_folder(number)
     if not folder.exists("result.json"):
         started = storage_files.attempt(lambda: storage_files.read_started(folder), logger.warning)

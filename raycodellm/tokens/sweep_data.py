@@ -7,6 +7,7 @@ import time
 from collections.abc import Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 
 from raycodellm.config import Source, Sweep, Unreachable, UserError
 from raycodellm.corpora import (
@@ -20,6 +21,7 @@ from raycodellm.corpora import (
     unfound,
 )
 from raycodellm.files import Folder, fingerprint
+from raycodellm.retrying import patiently
 from raycodellm.tokens.build import finished_store, prepare_store, store_fingerprint, undamaged_store
 from raycodellm.tokens.first_look import look_into
 from raycodellm.tokens.packing import PackingReport
@@ -82,22 +84,25 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
         return Prepared(storage / "tokenizers", "", 0, {})
     report = progress or (lambda _: None)
     benchmarks = _benchmarks(sweep, items)
-    inputs = {name: _inputs(name, source, sweep.seed) for name, source in sweep.sources.items()}
+    inputs = {name: _patient_inputs(name, source, sweep.seed) for name, source in sweep.sources.items()}
     tokenizer_print, prints = _fingerprints(sweep, inputs, benchmarks)
     folders = _folders(storage, prints)
-    finished = {name: store for name, folder in folders.items() if (store := undamaged_store(folder))}
+    found = {name: patiently(partial(undamaged_store, folder), "a token store") for name, folder in folders.items()}
+    finished = {name: store for name, store in found.items() if store}
     for name, store in finished.items():
         report(progress_of(name, "reused", store.manifest, 0.0))
     missing = look_into({name: (s, inputs[name]) for name, s in sweep.sources.items() if name not in finished})
-    tokenizer = _prepare_tokenizer(sweep, inputs, storage / "tokenizers" / tokenizer_print, report)
+    of_tokenizer = storage / "tokenizers" / tokenizer_print
+    tokenizer = patiently(lambda: _prepare_tokenizer(sweep, inputs, of_tokenizer, report), "the tokenizer")
     with ThreadPoolExecutor(max_workers=max(1, min(4, len(missing)))) as pool:
         settings = (tokenizer.folder, tokenizer_print, sweep.seed)
-        made = pool.map(
-            lambda name: prepare_store(
-                name, sweep.complete_source(name), inputs[name], *settings, folders[name], report, benchmarks[name]
-            ),
-            missing,
-        )
+
+        def make(name: str) -> TokenStore:
+            source, folder = sweep.complete_source(name), folders[name]
+            return prepare_store(name, source, inputs[name], *settings, folder, report, benchmarks[name])
+
+        # A store that was begun when the storage fell silent is made again from its first document.
+        made = pool.map(lambda name: patiently(lambda: make(name), f"source {name}"), missing)
         stores = {**finished, **dict(zip(missing, made, strict=True))}
     ordered = {name: stores[name] for name in sweep.sources}
     warnings = tuple(_warnings(benchmarks))
@@ -176,6 +181,10 @@ def _benchmarks(sweep: Sweep, items: Items | None) -> dict[str, Benchmark | None
         raise ValueError("cleaning.decontaminate needs the texts of the evaluation's items")
     made = {ngram: benchmark_of(items or {}, ngram) for ngram in set(wanted.values()) if ngram}
     return {name: made[ngram] if ngram else None for name, ngram in wanted.items()}
+
+
+def _patient_inputs(name: str, source: Source, seed: int) -> SourceInputs:
+    return patiently(lambda: _inputs(name, source, seed), f"source {name}")
 
 
 def _inputs(name: str, source: Source, seed: int) -> SourceInputs:
