@@ -65,7 +65,14 @@ def suggest(path: str, asked: Suggesting, complain: Callable[[str], None]) -> in
         )
     reference = _reference(run, rows, arms)
     found = regression.suggestion(
-        file, [one.params for one in arms], [one.score for one in arms], objective.mode, reference, asked.points
+        file,
+        [one.params for one in arms],
+        [one.score for one in arms],
+        objective.mode,
+        reference,
+        asked.points,
+        [len(one.by_seed) for one in arms],
+        regression.seed_spread(arms),
     )
     said = _said(found, arms, objective, reference is not None)
     if found.points:
@@ -128,6 +135,8 @@ def _kept(run: OpenedRun, found: Suggestion, objective: Objective) -> Suggested:
 
 
 def _said(found: Suggestion, arms: list[MeasuredArm], objective: Objective, has_reference: bool) -> list[str]:
+    from raycodellm import regression
+
     metric, stay = objective.metric, arms[found.stay_arm]
     title = "the reference" if has_reference else "the best measured arm"
     base = f"{title}, arm {stay.arm} ({formats.params(stay.params)}), measured {metric} {formats.score(stay.score)}"
@@ -136,20 +145,16 @@ def _said(found: Suggestion, arms: list[MeasuredArm], objective: Objective, has_
     rows = [(name, cells.score(error)) for name, error in found.forms]
     table = Table((f"form, fitted to {metric} of {len(arms)} arms", "error on held-out arms"), rows)
     lines = [*table_lines(table), ""]
-    if found.best is None or found.difference is None:
-        return [
-            *lines,
-            "no form predicts held-out arms better than the mean of all arms does: nothing is known of a best point",
-            f"stay where you are: {base}",
-            "more arms, or more seeds per arm, may tell more",
-        ]
+    assert found.best is not None and found.difference is not None
+    if found.forms[0][0] == regression.CONSTANT:
+        lines.append("no form predicts held-out arms better than the mean of all arms does")
     best, (value, low, high) = found.best, found.difference
     lines += [
         f"predicted best: {formats.params(best.params)}",
-        f"  {metric} {formats.score(best.predicted)} (90 %: {formats.interval(best.low, best.high)})",
+        f"  {metric} {formats.score(best.predicted)} (90 %: {formats.interval(best.low, best.high)}, with one seed)",
         f"{base}",
         f"  difference {value:+.3f} (90 %: {formats.signed_interval(low, high)})",
-        "both corrected for the choice of the best of many predictions",
+        "the intervals hold for the best of many predictions, and leave open which form is right",
     ]
     if found.is_far:
         lines.append("the predicted best is farther from all arms than they are from their neighbours: a guess")

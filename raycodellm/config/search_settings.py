@@ -69,7 +69,8 @@ class Confirm(Frozen):
     """Fresh seeds for the best arms and the reference, after the search; the verdict uses these seeds alone."""
 
     best: Annotated[Whole, Field(ge=1)] = 2
-    """Arms that are confirmed: the best by the first objective, beside the reference; all where there are fewer."""
+    """Arms that are confirmed, beside the reference; all where there are fewer. The best by the objective; with several
+    objectives the ends of the Pareto front, then its arms in the widest gaps, then the next front's."""
     seeds: Annotated[tuple[Annotated[Whole, Field(ge=2)], ...], Field(min_length=1)] = (2, 4, 8)
     """Fresh seeds per arm, in all, at each look at the results. The sweep ends at the first look at which every verdict
     is known."""

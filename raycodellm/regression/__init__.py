@@ -7,17 +7,21 @@ from raycodellm.regression.conformal import conformal_interval
 from raycodellm.regression.crossval import CrossValidated, choose_form
 from raycodellm.regression.document import Suggested, SuggestedPoint, read_suggested, write_suggested
 from raycodellm.regression.encoding import Encoding
-from raycodellm.regression.improvement import Improvement
-from raycodellm.regression.measured import MeasuredArm, measured_means, predicted_beside_measured
+from raycodellm.regression.forms import CONSTANT
+from raycodellm.regression.measured import MeasuredArm, measured_means, predicted_beside_measured, seed_spread
+from raycodellm.regression.posterior import Band, Posterior, SeedSpread
 from raycodellm.regression.suggestion import LEVEL, Suggestion, arms_needed, suggestion
 from raycodellm.regression.yaml_points import as_enqueue
 
 __all__ = [
+    "CONSTANT",
     "LEVEL",
+    "Band",
     "CrossValidated",
     "Encoding",
-    "Improvement",
     "MeasuredArm",
+    "Posterior",
+    "SeedSpread",
     "Suggested",
     "SuggestedPoint",
     "Suggestion",
@@ -28,6 +32,7 @@ __all__ = [
     "measured_means",
     "predicted_beside_measured",
     "read_suggested",
+    "seed_spread",
     "suggestion",
     "write_suggested",
 ]

@@ -9,12 +9,14 @@ from __future__ import annotations
 
 import warnings
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 from typing import Any, Protocol, TypeAlias
 
 import numpy as np
 
 Array: TypeAlias = np.ndarray
+CONSTANT = "constant"
+"""Name of the form to beat."""
 
 
 class Fitted(Protocol):
@@ -22,10 +24,6 @@ class Fitted(Protocol):
 
     def predict(self, x: Array) -> Array:
         """The scores of the rows of `x`; shape (rows,)."""
-        ...
-
-    def again(self, y: Array) -> Fitted:
-        """The form fitted to other scores of the same arms; penalties and length scales are kept."""
         ...
 
 
@@ -42,7 +40,7 @@ class Form(Protocol):
 class Constant:
     """The mean score, whatever the parameters: the form to beat."""
 
-    name: str = "constant"
+    name: str = CONSTANT
 
     def fit(self, x: Array, y: Array) -> Fitted:
         return _Constant(float(np.mean(y)))
@@ -54,9 +52,6 @@ class _Constant:
 
     def predict(self, x: Array) -> Array:
         return np.full(len(x), self.value)
-
-    def again(self, y: Array) -> Fitted:
-        return _Constant(float(np.mean(y)))
 
 
 # ------------------------------------------------------------------------------------------------- linear in features
@@ -86,26 +81,17 @@ class Ridge:
     def fit(self, x: Array, y: Array) -> Fitted:
         from sklearn.linear_model import RidgeCV
 
-        features = self.features(x)
-        model = RidgeCV(np.logspace(-5, 3, 17)).fit(features, y)
-        return _Ridge(self, features, model, float(model.alpha_))
+        return _Ridge(self, RidgeCV(np.logspace(-5, 3, 17)).fit(self.features(x), y))
 
 
 @dataclass(frozen=True, eq=False)
 class _Ridge:
     form: Ridge
-    features: Array
     model: Any
-    penalty: float
 
     def predict(self, x: Array) -> Array:
         found: Array = self.model.predict(self.form.features(x))
         return found
-
-    def again(self, y: Array) -> Fitted:
-        from sklearn.linear_model import Ridge as FixedRidge
-
-        return replace(self, model=FixedRidge(self.penalty).fit(self.features, y))
 
 
 def with_roots(x: Array, is_amount: Array) -> Array:
@@ -120,7 +106,7 @@ _EFFICIENT = 1.345
 _FLOORS = (0.1, 1.0, 3.0)
 """Starting values of c, in standard deviations below the least score."""
 _ROUGH = 1e-6
-"""Tolerance of fits that choose a start, or that are one of many in a bootstrap: a tenth of the time."""
+"""Tolerance of fits that choose a start: a tenth of the time."""
 
 
 @dataclass(frozen=True, eq=False)
@@ -148,24 +134,18 @@ class LogLinear:
         residuals = np.abs(_log_linear(first, z) - scaled)
         bend = max(1e-3, _EFFICIENT * 1.4826 * float(np.median(residuals)))
         fitted = _log_fit(z, scaled, self.penalty, bend, first)[1]
-        return _LogLinear(self, z, bend, scale, fitted)
+        return _LogLinear(self, scale, fitted)
 
 
 @dataclass(frozen=True, eq=False)
 class _LogLinear:
     form: LogLinear
-    z: Array
-    bend: float
     scale: _Scale
     coefficients: Array
     """c, b, then w."""
 
     def predict(self, x: Array) -> Array:
         return self.scale.up(_log_linear(self.coefficients, with_roots(x, self.form.is_amount)))
-
-    def again(self, y: Array) -> Fitted:
-        found = _log_fit(self.z, self.scale.down(y), self.form.penalty, self.bend, self.coefficients, _ROUGH)[1]
-        return replace(self, coefficients=found)
 
 
 @dataclass(frozen=True, eq=False)
@@ -244,24 +224,17 @@ class GaussianProcess:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # a hyper-parameter at its bound is no fault: noise may be 0
             model = GaussianProcessRegressor(kernel, normalize_y=True).fit(inputs, y)
-        return _GaussianProcess(self, inputs, model)
+        return _GaussianProcess(self, model)
 
 
 @dataclass(frozen=True, eq=False)
 class _GaussianProcess:
     form: GaussianProcess
-    fitted_inputs: Array
     model: Any
 
     def predict(self, x: Array) -> Array:
         found: Array = self.model.predict(self.form.inputs(x))
         return found
-
-    def again(self, y: Array) -> Fitted:
-        from sklearn.gaussian_process import GaussianProcessRegressor
-
-        model = GaussianProcessRegressor(self.model.kernel_, optimizer=None, normalize_y=True)
-        return replace(self, model=model.fit(self.fitted_inputs, y))
 
 
 # ------------------------------------------------------------------------------------------------- a mean of forms
@@ -276,9 +249,6 @@ class Mean:
     def predict(self, x: Array) -> Array:
         found: Array = np.mean([part.predict(x) for part in self.parts], axis=0)
         return found
-
-    def again(self, y: Array) -> Fitted:
-        return Mean(tuple(part.again(y) for part in self.parts))
 
 
 def all_forms(is_amount: Sequence[bool] | Array) -> list[Form]:

@@ -7,6 +7,8 @@ from collections.abc import Sequence
 from typing import Any, NamedTuple
 
 from raycodellm.regression.document import Suggested
+from raycodellm.regression.posterior import SeedSpread
+from raycodellm.statistics import seed_noise
 from raycodellm.tables import Table, cells, formats
 from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.arms import same
@@ -46,21 +48,27 @@ class MeasuredArm(NamedTuple):
     arm: int
     params: dict[str, Any]
     score: float
+    by_seed: dict[int, float]
+    """The score of each complete seed."""
 
 
 def measured_means(rows: Sequence[Row], metric: str) -> list[MeasuredArm]:
     """Every arm with a complete seed that has the metric; failed trials are left out. Arms with equal parameters are
     one, under the first one's number."""
-    found: list[tuple[int, dict[str, Any], list[Row]]] = []
+    found: list[tuple[int, dict[str, Any], dict[int, float]]] = []
     for arm, of_arm in sorted(rows_by_arm(rows).items()):
         if complete := with_metric(of_arm, metric):
             params = params_of(of_arm[0])
+            by_seed = {row["seed"]: float(row[f"metrics.{metric}"]) for row in complete}
             known = next((one for one in found if same(one[1], params)), None)
             if known is None:
-                found.append((arm, params, complete))
+                found.append((arm, params, by_seed))
             else:
-                known[2].extend(complete)
-    return [
-        MeasuredArm(arm, params, statistics.fmean(float(row[f"metrics.{metric}"]) for row in complete))
-        for arm, params, complete in found
-    ]
+                known[2].update({seed: score for seed, score in by_seed.items() if seed not in known[2]})
+    return [MeasuredArm(arm, params, statistics.fmean(by_seed.values()), by_seed) for arm, params, by_seed in found]
+
+
+def seed_spread(arms: Sequence[MeasuredArm]) -> SeedSpread:
+    """The noise that the seeds of single arms show, pooled over the arms; nothing where no arm has a second seed."""
+    noise = seed_noise({one.arm: one.by_seed for one in arms}).single
+    return SeedSpread(noise.value * noise.degrees, int(noise.degrees)) if noise.degrees else SeedSpread()

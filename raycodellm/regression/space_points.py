@@ -14,15 +14,16 @@ from raycodellm.config.simplex import WHOLE, Simplex
 from raycodellm.regression.encoding import Point
 from raycodellm.search.space import sample
 
-_AT_AN_END = 0.1
+AT_AN_END = 0.1
 """Share of the drawn numbers that are an end of their range, where a best often lies."""
 
 
 @dataclass(frozen=True)
 class RandomAsker:
-    """Draws each parameter uniformly from its domain, or in one of ten cases an end of it."""
+    """Draws each parameter uniformly from its domain; a share `at_an_end` of the numbers is an end of it."""
 
     rng: np.random.Generator
+    at_an_end: float = AT_AN_END
 
     def suggest_categorical(self, name: str, choices: Sequence[Any]) -> Any:
         return choices[int(self.rng.integers(len(choices)))]
@@ -31,7 +32,7 @@ class RandomAsker:
         return int(self.rng.integers(low, high + 1))
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
-        if self.rng.random() < _AT_AN_END:
+        if self.rng.random() < self.at_an_end:
             return (low, high)[int(self.rng.integers(2))]
         share = float(self.rng.random())
         return low * (high / low) ** share if log else low + (high - low) * share

@@ -1,4 +1,4 @@
-"""Suggestions from a sweep's arms: the form that fits, the predicted best, and points for `search.enqueue`."""
+"""Suggestions from a sweep's arms: the forms that fit, the predicted best, and points for `search.enqueue`."""
 
 from __future__ import annotations
 
@@ -9,22 +9,27 @@ import numpy as np
 
 from raycodellm.config import SweepFile
 from raycodellm.config.enqueued import enqueued_points
-from raycodellm.regression.conformal import conformal_interval
-from raycodellm.regression.crossval import CrossValidated, choose_form
+from raycodellm.regression.crossval import choose_form
 from raycodellm.regression.document import SuggestedPoint
 from raycodellm.regression.encoding import Encoding, Point
-from raycodellm.regression.forms import Array, Constant
-from raycodellm.regression.improvement import Improvement, improvement
+from raycodellm.regression.forms import Array
+from raycodellm.regression.posterior import Posterior, SeedSpread
 from raycodellm.regression.space_points import between, in_round_numbers, random_points
 
 LEVEL = 0.9
 """Level of all intervals."""
 _FEWEST_ARMS = 10
-"""A 90 % conformal interval needs nine residuals."""
+"""The fewest for which the intervals were measured to cover."""
 _ARMS_PER_PARAMETER = 2
 _DRAWN, _NEAR_BEST, _ROUNDS = 600, 300, 3
 """Candidates drawn from the whole space, and between the best of them and the others, round by round."""
 _BEST = 20
+_DRAWS = 40
+"""Draws of the surface for further points."""
+_DRAWN_AT = 300
+"""Candidates, the best of them, that the surface is drawn at."""
+ALL_FORMS = "all forms, by their likelihood"
+"""Name of the posterior among the forms."""
 _APART = 0.02
 """Least difference in one column between two suggested points."""
 
@@ -39,9 +44,9 @@ class Suggestion:
     stay_arm: int
     """Place among the arms of the one to stay with: the reference, or the best measured one."""
     best: SuggestedPoint | None
-    """The predicted best, its score corrected for the choice; None where no form beats the mean of all arms."""
+    """The predicted best; None where the arms do not differ in what is searched."""
     difference: tuple[float, float, float] | None
-    """(value, low, high): the predicted best's score less that of the arm to stay with, corrected."""
+    """(value, low, high): the predicted best's score less that of the arm to stay with."""
     moves: bool
     """True if the interval of the difference lies on the better side of 0; else: stay where you are."""
     is_far: bool
@@ -56,49 +61,58 @@ def arms_needed(encoding: Encoding) -> int:
 
 
 def suggestion(
-    file: SweepFile, arms: Sequence[Point], scores: Sequence[float], mode: str, reference: int | None, num_points: int
+    file: SweepFile,
+    arms: Sequence[Point],
+    scores: Sequence[float],
+    mode: str,
+    reference: int | None,
+    num_points: int,
+    num_seeds: Sequence[int] | None = None,
+    spread: SeedSpread | None = None,
+    compares_forms: bool = True,
 ) -> Suggestion:
     """Fits the scores of `arms`, one per arm, and predicts the best of the file's space.
 
-    `reference`: place of the reference among the arms, None without one. `mode`: min or max. Deterministic.
+    `reference`: place of the reference among the arms, None without one. `mode`: min or max. `num_seeds`: seeds that
+    each score is the mean over, one where left out; `spread`: what these tell of the noise. `compares_forms`: False
+    leaves out the forms' held-out errors, which take most of the time and change nothing else. Deterministic.
     """
     sign = 1.0 if mode == "min" else -1.0
     y, encoding = sign * np.array(scores), Encoding.of(file, arms)
     x = encoding.matrix(arms)
     stay = int(np.argmin(y)) if reference is None else reference
-    forms = choose_form(x, y, encoding.is_amount) if encoding.columns else []
-    names = tuple((one.name, one.error) for one in forms)
-    if not forms or forms[0].name == Constant.name:
-        return Suggestion(names, len(arms), stay, None, None, False, False, ())
-    chosen = forms[0]
-    candidates = _candidates(file, encoding, chosen, arms)
+    if not encoding.columns:
+        return Suggestion((), len(arms), stay, None, None, False, False, ())
+    forms = [(one.name, one.error) for one in choose_form(x, y, encoding.is_amount)] if compares_forms else []
+    seeds = None if num_seeds is None else np.array(num_seeds, dtype=float)
+    posterior = Posterior.of(x, y, encoding.is_amount, seeds, spread)
+    names = tuple(sorted([*forms, (ALL_FORMS, posterior.error)], key=lambda one: one[1]))
+    candidates = _candidates(file, encoding, posterior, arms)
     at = encoding.matrix(candidates)
-    found = improvement(chosen, x, at, reference, LEVEL)
-    points = _points(file, encoding, arms, candidates, found, num_points)
-    predicted = [
-        _predicted(chosen, encoding.matrix([point]), point, sign, found.curse if place == 0 else 0.0)
-        for place, point in enumerate(points)
-    ]
-    best = _predicted(chosen, at[[found.place]], candidates[found.place], sign, found.curse)
-    low, high = sorted((sign * found.low, sign * found.high))
+    expected = posterior.mean(at)
+    place = int(np.argmin(expected))
+    difference = posterior.band(np.vstack([at[place], x[stay]]), np.array([[1.0, -1.0]]), LEVEL)
+    order = [place, *_bests_of_draws(posterior, at, expected)]
+    points = _points(file, encoding, arms, [candidates[one] for one in order], num_points)
+    low, high = sorted((sign * float(difference.low[0]), sign * float(difference.high[0])))
     return Suggestion(
         forms=names,
         num_arms=len(arms),
         stay_arm=stay,
-        best=best,
-        difference=(sign * found.value, low, high),
-        moves=found.is_told_apart,
-        is_far=_is_far(x, at[found.place]),
-        points=tuple(predicted),
+        best=_predicted(posterior, at[[place]], candidates[place], sign),
+        difference=(sign * float(difference.value[0]), low, high),
+        moves=bool(difference.high[0] < 0),
+        is_far=_is_far(x, at[place]),
+        points=tuple(_predicted(posterior, encoding.matrix([point]), point, sign) for point in points),
     )
 
 
-def _candidates(file: SweepFile, encoding: Encoding, chosen: CrossValidated, arms: Sequence[Point]) -> list[Point]:
+def _candidates(file: SweepFile, encoding: Encoding, posterior: Posterior, arms: Sequence[Point]) -> list[Point]:
     """The arms, points of the whole space, and points between the best of them and others; in round numbers."""
     rng = np.random.default_rng(0)
     found = [*map(dict, arms), *(in_round_numbers(file, one) for one in random_points(file, _DRAWN, rng))]
     for _ in range(_ROUNDS):
-        order = np.argsort(chosen.fitted.predict(encoding.matrix(found)), kind="stable")[:_BEST]
+        order = np.argsort(posterior.mean(encoding.matrix(found)), kind="stable")[:_BEST]
         made = [
             between(file, found[int(rng.choice(order))], found[int(rng.integers(len(found)))], float(rng.random()) / 2)
             for _ in range(_NEAR_BEST)
@@ -107,31 +121,33 @@ def _candidates(file: SweepFile, encoding: Encoding, chosen: CrossValidated, arm
     return list(found)
 
 
+def _bests_of_draws(posterior: Posterior, at: Array, expected: Array) -> list[int]:
+    """The candidates that are best in draws of the surface (Thompson's sampling), in the order of the draws."""
+    among = np.argsort(expected, kind="stable")[:_DRAWN_AT]
+    drawn = posterior.draws(at[among], np.eye(len(among)), _DRAWS, np.random.default_rng(0))
+    return [int(among[one]) for one in np.argmin(drawn, axis=1)]
+
+
 def _points(
-    file: SweepFile,
-    encoding: Encoding,
-    arms: Sequence[Point],
-    candidates: Sequence[Point],
-    found: Improvement,
-    num_points: int,
+    file: SweepFile, encoding: Encoding, arms: Sequence[Point], candidates: Sequence[Point], num_points: int
 ) -> list[Point]:
-    """The predicted best, then bests of the bootstrap's refits in their order (Thompson's sampling); no point that was
-    measured, or that is like another. In the form that the search gives them."""
+    """The first candidates, without points that were measured, or that are like another. In the form that the search
+    gives them."""
     taken = [encoding.matrix([one])[0] for one in arms]
     chosen: list[Point] = []
-    for place in (found.place, *found.draws):
-        row = encoding.matrix([candidates[place]])[0]
+    for candidate in candidates:
+        row = encoding.matrix([candidate])[0]
         if len(chosen) < num_points and all(np.max(np.abs(row - other)) >= _APART for other in taken):
             taken.append(row)
-            chosen.append(candidates[place])
+            chosen.append(candidate)
     return list(enqueued_points(file.tree, file.parameters, chosen, file.origin))
 
 
-def _predicted(chosen: CrossValidated, row: Array, point: Mapping, sign: float, curse: float) -> SuggestedPoint:
-    value = float(chosen.fitted.predict(row)[0]) - curse
-    low, high = (float(end[0]) - curse for end in conformal_interval(chosen, row, LEVEL))
-    ends = sorted((sign * low, sign * high))
-    return SuggestedPoint(dict(point), sign * value, *ends)
+def _predicted(posterior: Posterior, row: Array, point: Mapping, sign: float) -> SuggestedPoint:
+    """The point's expected score, with the interval for its score with one seed."""
+    band = posterior.band(row, level=LEVEL, with_noise=True)
+    low, high = sorted((sign * float(band.low[0]), sign * float(band.high[0])))
+    return SuggestedPoint(dict(point), sign * float(band.value[0]), low, high)
 
 
 def _is_far(x: Array, row: Array) -> bool:

@@ -80,16 +80,21 @@ def _answer_so_far(records: Records) -> str:
     objectives, known = records.sweep.search.objectives, records.known
     said = verdict.answer(records.file, known)
     if known.verdicts and records.has_reference:
-        return " ".join([said, *_remarks(records.scores, objectives)])
+        return " ".join([said, *_remarks(records.scores), *_front(records)])
     told = answer(records.scores, objectives, records.num_open > 0, records.has_reference)
-    return " ".join(filter(None, (told, said if records.best else "")))
+    return " ".join(filter(None, (told, *_front(records), said if records.best else "")))
+
+
+def _front(records: Records) -> list[str]:
+    """Which arms are on the Pareto front of several objectives, and of which of them that is known."""
+    return [str(records.front)] if records.front is not None and records.front.arms else []
 
 
 def answer(
     scores: Sequence[ArmScore], objectives: Sequence[Objective], has_more: bool = False, has_reference: bool = False
 ) -> str:
-    """The best arm with its interval, and whether it is better than the others: one sentence. Then, where they say
-    anything, whether it is better than guessing, and the Pareto front. `has_more`: trials have not ended yet.
+    """The best arm with its interval, and whether it is better than the others: one sentence. Then, where it is not
+    better than guessing, that. `has_more`: trials have not ended yet.
     `has_reference`: arms are compared with a reference arm, so that nothing is said of the best and the others."""
     found = [one for one in scores if one.score is not None]
     if not found:
@@ -116,19 +121,16 @@ def answer(
         said += f"; it cannot be told apart from {which}{named}."
     else:
         said += f"; it is better than {_others(len(others))} (95 %, over items and seeds)."
-    return " ".join([said, *_remarks(scores, objectives)])
+    return " ".join([said, *_remarks(scores)])
 
 
-def _remarks(scores: Sequence[ArmScore], objectives: Sequence[Objective]) -> list[str]:
-    """Remarks: that the first arm may be guessing, and which arms are on the Pareto front of several objectives."""
+def _remarks(scores: Sequence[ArmScore]) -> list[str]:
+    """The remark that the first arm may be guessing, where it may."""
     found = [one for one in scores if one.score is not None]
     said = []
     if found and found[0].beats_chance is False:
         accuracy, chance = score(found[0].accuracy), score(found[0].chance)
         said.append(f"The accuracy of arm {found[0].arm}, {accuracy}, cannot be told from guessing ({chance}).")
-    if len(objectives) > 1:
-        front = [str(one.arm) for one in found if one.pareto]
-        said.append(f"On the Pareto front of {', '.join(o.metric for o in objectives)}: arm {', '.join(front)}.")
     return said
 
 

@@ -59,7 +59,7 @@ class ArmScore:
     scores: tuple[float | None, ...] = ()
     """Means of all objectives, in their order."""
     pareto: bool = False
-    """True if no other arm is better in one objective and at least as good in all."""
+    """True if it keeps the constraints, and no other that does is better in one objective and no worse in the rest."""
     errors: tuple[str, ...] = ()
     """Causes of its failed replicates."""
     open: int = 0
@@ -88,7 +88,11 @@ def ranking(
     order = in_order({arm: one.score for arm, one in measured.items()}, confirmed, first, broken)
     points = {arm: tuple(_mean_metric(complete[arm], one.metric) for one in objectives) for arm in order}
     front = pareto_front(
-        {arm: known for arm, point in points.items() if len(known := _present(point)) == len(point)},
+        {
+            arm: known
+            for arm, point in points.items()
+            if len(known := _present(point)) == len(point) and not (broken or {}).get(arm)
+        },
         [one.mode == "min" for one in objectives],
     )
     scored: list[ArmScore] = []

@@ -83,6 +83,14 @@ class Records:
         broken = verdict.broken_by(self.known.breaches)
         return ranking(self.rows, self.sweep.search.objectives, self.items, verdicts, looks, broken)
 
+    @cached_property
+    def front(self) -> verdict.Front | None:
+        """The Pareto front; None of a sweep with one objective."""
+        if len(self.sweep.search.objectives) < 2:
+            return None
+        looks = self.known.looks if self.sweep.search.confirm is not None else None
+        return verdict.front(self.file, self.rows, self.items, looks)
+
     @property
     def has_reference(self) -> bool:
         """True if the arms are compared with a reference arm; else with the arm that is first in rank."""

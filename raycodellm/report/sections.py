@@ -116,7 +116,13 @@ _BUDGET_NOTE = (
     "that another sweep trained. Device hours are those that worker groups held, idle ones too. Once a limit is "
     "reached no further trial begins, and those that have begun end."
 )
-_PARETO_NOTE = "An arm is on the front if no other arm is better in one objective and at least as good in all."
+_PARETO_NOTE = (
+    "An arm is on the front, by the means, if no other arm is better in one objective and at least as good in all. "
+    "Bars and intervals are 95 % intervals of single scores. Told from noise: an arm of the front, if each other arm "
+    "is worse in some objective for sure; another arm, if an arm of the front is better in all objectives for sure. "
+    "Where an arm of the front is not told, the last column names the arms that may dominate it. All of this holds for "
+    "all arms and objectives at once (Tukey's range over the arms, Bonferroni over the objectives)."
+)
 _LEDGER_NOTE = (
     "Tokens are counted where they were trained on. Unique: tokens that the trial had not seen before. "
     "Epochs: passes over the source, in this stage and before it."
@@ -161,7 +167,7 @@ def _all_sections(records: Records) -> list[Section]:
         _stopped(records),
         Section("Held-out text", figures.curve_figures(records, figures.HELD_OUT), _HELD_OUT_NOTE),
         _importance(records),
-        Section("Objectives against each other", figures.pareto(records), _PARETO_NOTE),
+        Section("Objectives against each other", _front(records), _PARETO_NOTE),
         Section("Stage tree", _stage_tree(records)),
         Section(f"Ledger {of_arm}", _unless_empty(tables.ledger(records, best)), _LEDGER_NOTE),
         Section(f"Phases {of_arm}", _unless_empty(tables.phases(records, best)), is_folded=True),
@@ -237,6 +243,12 @@ def _stopped(records: Records) -> Section:
     said = stopped_sentence(records.rows)
     parts = [f"{said}.", *parts] if said else parts
     return Section("Stopped early", parts, _STOPPED_NOTE.format(metric=early.metric, keep=f"{early.keep:.0%}"))
+
+
+def _front(records: Records) -> list[Part]:
+    if records.front is None or not records.front.arms:
+        return []
+    return [str(records.front), *figures.pareto(records), tables.front(records)]
 
 
 def _importance(records: Records) -> Section:

@@ -84,6 +84,29 @@ def ranking(records: Records) -> Table:
     return Table(header, rows, is_first_best=bool(scored) and scored[0].separable and not records.has_reference)
 
 
+def front(records: Records) -> Table:
+    """The arms by all objectives: those on the Pareto front first; no rows of a sweep with one objective."""
+    found = records.front
+    if found is None:
+        return Table((), [])
+    params = {one.arm: one.params for one in records.scores}
+    names = list(dict.fromkeys(name for one in found.arms for name in params[one.arm]))
+    scores = [name for metric in found.objectives for name in (metric, "95 % interval")]
+    rows = []
+    for one in found.arms:
+        shown = []
+        for score in one.scores:
+            shown += [cells.score(score.value), Cell(formats.interval(score.low, score.high), score.low)]
+        values = (cells.value(params[one.arm].get(name)) for name in names)
+        place = "on the front" if one.is_on_front else "dominated"
+        told = "yes" if one.is_known else "no" if found.knows_seeds else "seeds unknown"
+        rivals = ", ".join(map(str, one.rivals[:12])) + (" …" if len(one.rivals) > 12 else "")
+        rows.append((Cell(str(one.arm), one.arm), *values, *shown, place, told, rivals))
+    ends = len(names) + len(scores)
+    header = ("arm", *names, *scores, "by the means", "told from noise", "may be, or is, dominated by")
+    return Table(header, rows, left=(0, ends + 1, ends + 2, ends + 3))
+
+
 SELECTED = "in the search (selected)"
 """Heading of the scores by which the search chose the arms that are confirmed."""
 

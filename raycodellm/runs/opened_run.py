@@ -111,6 +111,25 @@ class OpenedRun:
             rows.append({"arm": one.arm, **row, "difference": value, "difference_low": low, "difference_high": high})
         return pd.DataFrame(rows, columns=None if rows else ["arm", "score", "low", "high"]).set_index("arm")
 
+    def pareto_front(self) -> pd.DataFrame:
+        """One row per arm with a score in each objective, those on the Pareto front first: its parameters, the
+        objectives with their 95 % intervals (`<metric>`, `<metric>_low`, `<metric>_high`), `is_on_front`, `is_known`
+        and `rivals`, which `verdict.FrontArm` explains. Raises `UserError` of a sweep with one objective."""
+        import pandas as pd
+
+        records = report.read_records(self.folder, self.run.storage)
+        if records.front is None:
+            raise UserError(f"{self.name}: has one objective, so there is no front; see ranking()")
+        params = {one.arm: one.params for one in records.scores}
+        rows = []
+        for one in records.front.arms:
+            row: dict[str, Any] = {f"params.{name}": value for name, value in params[one.arm].items()}
+            for metric, (value, low, high) in zip(records.front.objectives, one.scores, strict=True):
+                row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
+            known = {"is_on_front": one.is_on_front, "is_known": one.is_known, "rivals": list(one.rivals)}
+            rows.append({"arm": one.arm, **row, **known})
+        return pd.DataFrame(rows, columns=None if rows else ["arm", "is_on_front"]).set_index("arm")
+
     # ------------------------------------------------------------------------------------------ one trial
 
     def result(self, trial: int) -> TrialResult:

@@ -40,6 +40,9 @@ class RunStatus:
     driver: Driver | None
     """The process that runs the sweep now, as far as its files tell; None for none."""
     results: Sequence[TrialResult]
+    front: verdict.Front | None = None
+    """The Pareto front of several objectives by the means, with the intervals that the evaluations recorded; None with
+    one objective."""
     is_trained: bool = True
     """False for a sweep of given models."""
     verdict: dict[str, Any] | None = None
@@ -59,6 +62,7 @@ class RunStatus:
             most_trials=standing.most_trials,
             states=states,
             best=report.best_arm_of(results, run.sweep.search.objectives, standing.looks, run.file),
+            front=_front(run, results, standing.looks),
             driver=sweep.running_driver(run),
             results=results,
             is_trained=bool(run.sweep.stages),
@@ -98,6 +102,8 @@ class RunStatus:
             said = ", ".join(filter(None, (said, *times(moment, self.num_ended))))
         if self.best is not None:
             lines.append(f"best so far: {self.best}" if self.num_ended < self.num_trials else f"best: {self.best}")
+        if self.front is not None and self.front.arms:
+            lines.append(str(self.front))
         if self.verdict is not None and (self.verdict["reference"] is not None or not self.is_trained):
             lines.append(self.verdict["answer"])
         if self.limits:
@@ -126,6 +132,7 @@ class RunStatus:
             "driver": None if self.driver is None else self.driver.name,
             "now": self._now(),
             "best": None if self.best is None else as_json(self.best),
+            "front": None if self.front is None else as_json(self.front),
             "verdict": self.verdict,
             "budget": budget.document(self.limits, self.num_unbegun),
             "trials": [_trial(result) for result in self.results],
@@ -168,6 +175,13 @@ def _limits(run: sweep.Run) -> tuple[budget.Limit, ...]:
         return ()
     spent = storage_files.attempt(lambda: storage_files.read_spent(run.folder), logger.warning, nothing)
     return budget.limits(run.sweep.budget, spent)
+
+
+def _front(run: sweep.Run, results: Sequence[TrialResult], looks: verdict.Looks | None) -> verdict.Front | None:
+    """The Pareto front; None with one objective."""
+    if len(run.sweep.search.objectives) < 2:
+        return None
+    return verdict.front(run.file, [one.row() for one in results], {}, looks)
 
 
 def _written(run: sweep.Run) -> dict[str, Any] | None:

@@ -4,6 +4,7 @@ from raycodellm.verdict.arms import reference_arm
 from raycodellm.verdict.constraints import Breach, breaches, broken_by
 from raycodellm.verdict.document import RULES, document
 from raycodellm.verdict.findings import Findings, findings
+from raycodellm.verdict.front import Front, FrontArm, front
 from raycodellm.verdict.looks import Looks, PendingTrial, looks
 from raycodellm.verdict.marks import KEY, MARKS, marks
 from raycodellm.verdict.measurements import ItemTable
@@ -18,6 +19,8 @@ __all__ = [
     "Breach",
     "Comparison",
     "Findings",
+    "Front",
+    "FrontArm",
     "ItemTable",
     "Looks",
     "PendingTrial",
@@ -29,6 +32,7 @@ __all__ = [
     "document",
     "family_metrics",
     "findings",
+    "front",
     "looks",
     "marks",
     "reference_arm",

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import statistics
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from raycodellm import search
 from raycodellm.config import Objective, SweepFile
+from raycodellm.statistics import pareto_front
 from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.counted import in_order
 from raycodellm.verdict.measurements import rows_by_arm, with_metric
@@ -42,26 +44,66 @@ def _without_none(value: Any) -> Any:
 
 def best_of_search(
     rows: Sequence[Row],
-    objective: Objective,
+    objectives: Sequence[Objective],
     reference: int | None,
     most: int,
     broken: Mapping[int, float] | None = None,
 ) -> tuple[int, ...]:
-    """At most `most` arms with the best mean over their complete search trials, the best first, without the reference.
+    """At most `most` arms with the best means over their complete search trials, the best first, without the reference.
 
-    `broken`: maps arms to how far they break constraints; those that keep all of them come first. Of arms with equal
-    parameters the first counts: another would be trained to the same scores.
+    With several objectives these are the ends of the Pareto front, then its arms in the widest gaps, then the next
+    front's. `broken`: maps arms to how far they break constraints; those that keep all of them come first. Of arms with
+    equal parameters the first counts: another would be trained to the same scores.
     """
     by_arm = rows_by_arm(rows, "search")
-    means = {arm: mean_score(of_arm, objective.metric) for arm, of_arm in by_arm.items() if arm != reference}
+    points: dict[int, tuple[float, ...]] = {}
+    for arm, of_arm in by_arm.items():
+        means = [mean_score(of_arm, one.metric) for one in objectives]
+        if arm != reference and None not in means:
+            points[arm] = tuple(mean for mean in means if mean is not None)
+    order = in_order({arm: point[0] for arm, point in points.items()}, (), objectives[0], broken)
+    if len(objectives) > 1:
+        order = _front_by_front(points, objectives, order)
+        order.sort(key=lambda arm: (broken or {}).get(arm, 0.0))  # keeps the fronts' order where none is broken
     chosen: list[int] = []
     taken = [params_of(by_arm[reference][0])] if reference in by_arm else []
-    for arm in in_order({arm: mean for arm, mean in means.items() if mean is not None}, (), objective, broken):
+    for arm in order:
         params = params_of(by_arm[arm][0])
         if len(chosen) < most and not any(same(params, other) for other in taken):
             chosen.append(arm)
             taken.append(params)
     return tuple(chosen)
+
+
+def _front_by_front(
+    points: Mapping[int, Sequence[float]], objectives: Sequence[Objective], order: Sequence[int]
+) -> list[int]:
+    """The arms front by front, and of one front those that stand alone first.
+
+    `points`: maps each arm to its mean in each objective; `order`: the arms, which decides between equals. Fronts and
+    the distance from the neighbours along each objective are those of NSGA-II (Deb et al. 2002): the best arm by each
+    objective comes first, then those in the middle of the widest gaps.
+    """
+    left, found = dict(points), []
+    minimise = [one.mode == "min" for one in objectives]
+    while left:
+        members = pareto_front(left, minimise)
+        crowding = _crowding({arm: left[arm] for arm in members})
+        found += sorted(members, key=lambda arm: (-crowding[arm], order.index(arm)))
+        left = {arm: point for arm, point in left.items() if arm not in members}
+    return found
+
+
+def _crowding(points: Mapping[int, Sequence[float]]) -> dict[int, float]:
+    """Sum over the objectives of the gap between an arm's neighbours, in the front's range; infinite at an end."""
+    found = dict.fromkeys(points, 0.0)
+    for place in range(len(next(iter(points.values())))):
+        ordered = sorted(points, key=lambda arm: points[arm][place])
+        width = points[ordered[-1]][place] - points[ordered[0]][place]
+        found[ordered[0]] = found[ordered[-1]] = math.inf
+        for before, arm, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
+            found[arm] += (points[after][place] - points[before][place]) / width if width else 0.0
+    return found
 
 
 def mean_score(rows: Sequence[Row], metric: str) -> float | None:

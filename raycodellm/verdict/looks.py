@@ -100,7 +100,7 @@ def _replayed(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
     if confirm is None or reference is None:
         return Looks("done", reference=reference)
     broken = broken_by(breaches(file, [row for row in rows if phase_of(row) == "search"], {}))
-    arms = best_of_search(rows, sweep.search.objectives[0], reference, confirm.best, broken)
+    arms = best_of_search(rows, sweep.search.objectives, reference, confirm.best, broken)
     state = Looks("done", arms=arms, reference=reference)
     by_arm = rows_by_arm(rows, "confirm")
     first_seed = sweep.seed + CONFIRM_SEEDS

@@ -2,38 +2,79 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
+from typing import Any
+
 from raycodellm.report.answer import metric_in_words
-from raycodellm.report.figures import groups
 from raycodellm.report.figures.figure import GROUP_COLOURS, QUIET, Figure, plain, points, title
 from raycodellm.report.records import Records
+from raycodellm.statistics import Interval
+from raycodellm.verdict import FrontArm
+
+ON_FRONT, UNSURE, OTHERS = "Pareto front", "Pareto front, not told from being dominated", "other arms"
 
 
 def pareto(records: Records) -> list[Figure]:
     """The first objective against each of the others. The front is that of all objectives together."""
-    objectives = records.sweep.search.objectives
-    found = [one for one in groups.scored(records) if None not in one.scores]
-    if len(objectives) < 2 or not found:
+    front, objectives = records.front, records.sweep.search.objectives
+    if front is None or not front.arms:
         return []
     figures = []
     for place, other in enumerate(objectives[1:], 1):
-        data = []
-        for front, colour, name in ((False, QUIET, "other arms"), (True, GROUP_COLOURS[0], "Pareto front")):
-            arms = sorted((one for one in found if one.pareto == front), key=lambda one: one.scores[0] or 0.0)
-            data.append(
-                {
-                    "type": "scatter",
-                    "name": name,
-                    "mode": "lines+markers" if front and len(objectives) == 2 else "markers",
-                    "x": plain(one.scores[0] for one in arms),
-                    "y": plain(one.scores[place] for one in arms),
-                    "marker": {"size": 9, "color": colour, "symbol": "circle" if front else "circle-open"},
-                    "line": {"color": colour, "width": 1},
-                    **points("arms", [one.arm for one in arms]),
-                }
-            )
+        known = [one for one in front.members if one.is_known]
+        unsure = [one for one in front.members if not one.is_known]
+        others = [one for one in front.arms if not one.is_on_front]
+        data = [
+            *_line(front.members, place, len(objectives) == 2),
+            _trace(OTHERS, others, place, {"color": QUIET, "symbol": "circle-open"}),
+            _trace(UNSURE, unsure, place, {"color": GROUP_COLOURS[0], "symbol": "circle-open"}),
+            _trace(ON_FRONT, known, place, {"color": GROUP_COLOURS[0], "symbol": "circle"}),
+        ]
         layout = {
             "xaxis": {"title": title(metric_in_words(objectives[0]))},
             "yaxis": {"title": title(metric_in_words(other))},
+            "showlegend": True,
         }
-        figures.append(Figure(f"pareto{place}", "", data, layout))
+        figures.append(Figure(f"pareto{place}", "", [one for one in data if one["x"]], layout))
     return figures
+
+
+def _line(members: Sequence[FrontArm], place: int, is_plane: bool) -> list[dict[str, Any]]:
+    """The line along the front, of two objectives."""
+    if not is_plane:
+        return []
+    line = {"color": GROUP_COLOURS[0], "width": 1}
+    x, y = (plain(one.scores[number].value for one in members) for number in (0, place))
+    return [
+        {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, "showlegend": False, "hoverinfo": "skip"}
+    ]
+
+
+def _trace(name: str, arms: Sequence[FrontArm], place: int, marker: dict[str, Any]) -> dict[str, Any]:
+    first, other = ([one.scores[number] for one in arms] for number in (0, place))
+    return {
+        "type": "scatter",
+        "name": name,
+        "mode": "markers",
+        "x": plain(one.value for one in first),
+        "y": plain(one.value for one in other),
+        "error_x": _bars(first, marker["color"]),
+        "error_y": _bars(other, marker["color"]),
+        "marker": {"size": 9, **marker},
+        **points("arms", [one.arm for one in arms]),
+    }
+
+
+def _bars(scores: Sequence[Interval], colour: str) -> dict[str, Any]:
+    ends = [(one.high - one.value, one.value - one.low) if math.isfinite(one.low) else (0.0, 0.0) for one in scores]
+    high, low = (plain(end[number] for end in ends) for number in (0, 1))
+    return {
+        "type": "data",
+        "symmetric": False,
+        "array": high,
+        "arrayminus": low,
+        "thickness": 1,
+        "width": 0,
+        "color": colour,
+    }

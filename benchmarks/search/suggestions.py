@@ -1,0 +1,192 @@
+"""How often `raycodellm suggest` is right: made sweeps whose truth is known.
+
+    python benchmarks/search/suggestions.py [--sweeps 240] [--arms 16] [--first 0] [--rows FILE] [--out FILE]
+
+Each made sweep has its own truth over mixtures of four sources within bounds, from one of five families: a data-mixing
+law, a quadratic with its best inside, a law with roots and saturation, a rough surface that no form has, and no effect
+at all. Seeds add noise of 0.25, 0.5 or 1 standard deviations of the truth over the space. Every second sweep has a
+reference, the others are compared with their best measured arm. Counted: how often the 90 % interval of the predicted
+best's difference covers the true difference, how often the command says to move, and how often that is wrong. All
+random numbers are fixed. A third of a second of one core per sweep; `--first` and `--rows` share the work among
+processes.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Callable
+from pathlib import Path
+
+sys.path.append(str(Path(__file__).parents[1] / "data"))
+
+import numpy as np
+from _common import finish, header, parser, table
+
+from raycodellm import config, regression
+from raycodellm.regression.space_points import RandomAsker
+from raycodellm.search.space import sample
+from raycodellm.statistics import wilson_interval
+
+SWEEP = """
+name: made
+model: {preset: tiny}
+tokenizer: {train: {vocab_size: 4096}}
+sources:
+  web: {kind: text, path: "builtin:python-prose"}
+  code: {kind: code, path: "builtin:python-code"}
+  math: {kind: math, path: "builtin:tasks-instruct"}
+  formal: {kind: synthetic_code, path: "builtin:formal-language"}
+stages:
+  - name: pretrain
+    tokens: 400_000
+    sequence_length: 128
+    batch_tokens: 4_096
+    learning_rate: {peak: 3.0e-3}
+    weights: {search: {simplex: {web: [0, 1], code: [0, 0.6], math: [0, 0.5], formal: [0, 0.5]}}}
+evaluation: {tasks: [boxes]}
+search: {trials: 20, sampler: random}
+"""
+SOURCES = tuple(f"pretrain.weights.{name}" for name in ("web", "code", "math", "formal"))
+REFERENCE = dict(zip(SOURCES, (0.55, 0.2, 0.15, 0.1), strict=True))
+NOISES = (0.25, 0.5, 1.0)
+Truth = Callable[[np.ndarray], np.ndarray]
+"""Mixtures of shape (points, 4) -> scores, lower is better."""
+
+
+def law(rng: np.random.Generator) -> Truth:
+    """The data-mixing law of Ye et al. 2024: c + exp(b + Σ w·x)."""
+    slopes = rng.normal(0, 1.5, 4)
+    return lambda x: np.exp(x @ slopes)
+
+
+def quadratic(rng: np.random.Generator) -> Truth:
+    """A bowl with its lowest point at a mixture of the space."""
+    centre, widths = rng.dirichlet([2.0] * 4), rng.uniform(0.5, 2, 4)
+    return lambda x: (x - centre) ** 2 @ widths
+
+
+def saturating(rng: np.random.Generator) -> Truth:
+    """Each source helps by its root, two sources together hurt."""
+    gains, hurt = rng.exponential(1.0, 4), rng.uniform(0, 4)
+    one, two = rng.choice(4, 2, replace=False)
+    return lambda x: np.exp(-np.sqrt(x) @ gains) + hurt * x[:, one] * x[:, two]
+
+
+def rough(rng: np.random.Generator) -> Truth:
+    """Waves in random directions: half a period to one and a half across the space."""
+    directions, phases, heights = rng.normal(0, 3.0, (4, 4)), rng.uniform(0, 6.3, 4), rng.normal(0, 1, 4)
+    return lambda x: np.sin(x @ directions + phases) @ heights
+
+
+def none(rng: np.random.Generator) -> Truth:
+    """No effect."""
+    return lambda x: np.zeros(len(x))
+
+
+FAMILIES = {one.__name__: one for one in (law, quadratic, saturating, rough, none)}
+
+
+def made_sweep(number: int, num_arms: int) -> dict:
+    """What the command says of one made sweep, beside the truth."""
+    family = list(FAMILIES)[number % len(FAMILIES)]
+    noise, has_reference = NOISES[number // 5 % 3], number // 15 % 2 == 0
+    rng = np.random.default_rng([7, number])
+    file = config.parse(SWEEP)
+    asker = RandomAsker(rng, at_an_end=0.0)
+    points = [dict(REFERENCE), *(sample(file, asker) for _ in range(num_arms - 1))]
+    truth, space = FAMILIES[family](rng), [sample(file, asker) for _ in range(500)]
+
+    def true(given: list[dict]) -> np.ndarray:
+        return truth(np.array([[point[name] for name in SOURCES] for point in given]))
+
+    deviation = float(np.std(true(space))) or 1.0
+    scores = true(points) / deviation + noise * rng.normal(size=num_arms)
+    reference = 0 if has_reference else None
+    found = regression.suggestion(file, points, list(scores), "min", reference, 3, compares_forms=False)
+    row = {"family": family, "noise": noise, "reference": has_reference, "predicts": found.difference is not None}
+    if found.difference is None or found.best is None:
+        return {**row, "moves": False}
+    stay = points[found.stay_arm]
+    at_best, at_stay = true([dict(found.best.params), stay]) / deviation
+    value, low, high = found.difference
+    measured = at_best + noise * rng.normal()
+    return {
+        **row,
+        "moves": found.moves,
+        "value": value,
+        "true": at_best - at_stay,
+        "covers": bool(low - 1e-9 <= at_best - at_stay <= high + 1e-9),
+        "width": high - low,
+        "score_covers": bool(found.best.low <= measured <= found.best.high),
+        "regret": at_best - float(np.min(true(space))) / deviation,
+    }
+
+
+def share(found: list[bool]) -> str:
+    """The share of true ones with its 95 % interval (Wilson)."""
+    if not found:
+        return "–"
+    low, high = wilson_interval(sum(found), len(found))
+    return f"{sum(found)} of {len(found)} ({low:.0%} to {high:.0%})"
+
+
+def summary(rows: list[dict]) -> list[list]:
+    """One line per family, then all that have an effect."""
+    groups = {name: [row for row in rows if row["family"] == name] for name in FAMILIES}
+    groups["all with an effect"] = [row for row in rows if row["family"] != "none"]
+    lines = []
+    for name, of_group in groups.items():
+        known = [row for row in of_group if row["predicts"]]
+        moved = [row for row in of_group if row["moves"]]
+        lines.append(
+            [
+                name,
+                len(of_group),
+                len(known),
+                share([row["covers"] for row in known]),
+                share([row["score_covers"] for row in known]),
+                f"{np.median([row['width'] for row in known]):.2f}" if known else "–",
+                f"{np.mean([row['value'] - row['true'] for row in known]):+.2f}" if known else "–",
+                f"{np.mean([row['true'] for row in known]):+.2f}" if known else "–",
+                share([row["moves"] for row in of_group]),
+                share([row["true"] >= 0 for row in moved]),
+            ]
+        )
+    return lines
+
+
+def main() -> int:
+    options = parser(__doc__)
+    options.add_argument("--sweeps", type=int, default=240)
+    options.add_argument("--arms", type=int, default=16)
+    options.add_argument("--first", type=int, default=0, help="number of the first sweep")
+    options.add_argument("--rows", type=Path, nargs="*", default=[], help="adds these rows; with one, keeps own there")
+    given = options.parse_args()
+    rows = []
+    for number in range(given.first, given.first + given.sweeps):
+        rows.append(made_sweep(number, given.arms))
+        if len(given.rows) == 1:
+            given.rows[0].write_text("\n".join(map(json.dumps, rows)))
+    if len(given.rows) > 1:
+        rows += [json.loads(line) for path in given.rows for line in path.read_text().splitlines()]
+    columns = (
+        "truth",
+        "sweeps",
+        "with a prediction",
+        "90 % interval of the difference covers",
+        "90 % interval of the score covers",
+        "median width",
+        "value less truth",
+        "true difference",
+        "says move",
+        "moves that are no better",
+    )
+    note = f"{given.arms} arms over 4 sources; differences in standard deviations of the truth over the space"
+    told = header("Suggestions beside the truth", "scikit-learn", "numpy", notes=[note])
+    finish(told + "\n" + table(columns, summary(rows)), given.out)
+    return 0
+
+
+if __name__ == "__main__":
+    sys.exit(main())

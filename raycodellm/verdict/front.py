@@ -1,0 +1,140 @@
+"""The Pareto front of several objectives: which arms are on it, and of which of them that is known.
+
+An arm is on the front by its means if no other arm is better in one objective and at least as good in all. Means are
+noisy, so a second arm may dominate it unseen. All differences between two arms, in all objectives, have intervals that
+hold at once (Tukey's range over the arms, Bonferroni over the objectives); with these, what is said of the arms is
+wrong in at most 5 % of sweeps.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+
+from raycodellm.config import SweepFile
+from raycodellm.statistics import ArmMeasurements, Interval, SeedNoise, pareto_front
+from raycodellm.tables.trials import Row
+from raycodellm.verdict.constraints import breaches, broken_by
+from raycodellm.verdict.counted import counted_rows
+from raycodellm.verdict.looks import Looks
+from raycodellm.verdict.measurements import ItemsOf, measured_arms, with_metric
+
+LEVEL = 0.95
+
+
+@dataclass(frozen=True)
+class FrontArm:
+    """An arm among others, by all objectives."""
+
+    arm: int
+    scores: tuple[Interval, ...]
+    """Its mean in each objective, in their order, with the 95 % interval; NaN ends where these are not known."""
+    is_on_front: bool
+    """True if no other arm's means are better in one objective and at least as good in all."""
+    rivals: tuple[int, ...] = ()
+    """Of an arm on the front: the arms that may dominate it for all that is known. Of another one: the arms of the
+    front that dominate it for sure."""
+    is_known: bool = False
+    """True if noise does not account for its place: on the front and without rivals, or dominated for sure."""
+
+
+@dataclass(frozen=True)
+class Front:
+    """All arms that have a score in each objective, and break no constraint."""
+
+    objectives: tuple[str, ...]
+    """The metrics."""
+    arms: tuple[FrontArm, ...]
+    """Those on the front first, along the first objective from its best."""
+    knows_seeds: bool
+    """True if the seeds' noise is known in each objective; else no arm's place is known."""
+
+    @property
+    def members(self) -> tuple[FrontArm, ...]:
+        return tuple(one for one in self.arms if one.is_on_front)
+
+    def __str__(self) -> str:
+        """One or two sentences; empty without arms."""
+        if not self.arms:
+            return ""
+        named = ", ".join(str(one.arm) for one in self.members)
+        said = f"On the Pareto front of {', '.join(self.objectives)}, by the means: {_arms(len(self.members))} {named}."
+        if not self.knows_seeds:
+            return f"{said} Without a second seed per arm no place on it is known."
+        unsure = [one.arm for one in self.members if not one.is_known]
+        maybe = [one.arm for one in self.arms if not one.is_on_front and not one.is_known]
+        if unsure:
+            said += f" Not told from being dominated: {_arms(len(unsure))} {', '.join(map(str, unsure))}."
+        if maybe:
+            said += f" Off it by the means, but not for sure: {_arms(len(maybe))} {_few(maybe)}."
+        return said if unsure or maybe else f"{said} Noise accounts for no arm's place."
+
+
+def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | None = None) -> Front:
+    """The front of the arms with a score in each objective, without those whose means break a constraint.
+
+    `rows`: of `trials.parquet`; `items`: a trial's items by its number; without them differences are as uncertain over
+    items as two independent scores. `looks`: of a sweep with a confirmation, whose arms count by their fresh seeds.
+    """
+    objectives = file.example().search.objectives
+    by_metric: list[tuple[Mapping[int, ArmMeasurements], SeedNoise]] = []
+    counted = looks.counted if looks is not None else None
+    complete, _ = counted_rows(rows, objectives[0].metric, counted)
+    for objective in objectives:
+        known = {arm: done for arm, of_arm in complete.items() if (done := with_metric(of_arm, objective.metric))}
+        by_metric.append(measured_arms(objective.metric, known, items))
+    broken = broken_by(breaches(file, rows, items, counted))
+    shared = [arm for arm in complete if not broken.get(arm) and all(arm in measured for measured, _ in by_metric)]
+    signs = [1.0 if one.mode == "min" else -1.0 for one in objectives]
+    points = {arm: [measured[arm].score for measured, _ in by_metric] for arm in shared}
+    members = pareto_front(points, [one.mode == "min" for one in objectives])
+    knows_seeds = all(noise.single.degrees > 0 for _, noise in by_metric)
+    compare = _Comparing([(*one, sign) for one, sign in zip(by_metric, signs, strict=True)], len(shared))
+    found = []
+    for arm in sorted(shared, key=lambda arm: (arm not in members, signs[0] * points[arm][0], arm)):
+        scores = tuple(measured[arm].interval(noise) for measured, noise in by_metric)
+        rivals: tuple[int, ...] = ()
+        if knows_seeds and arm in members:
+            rivals = tuple(other for other in shared if other != arm and compare.may_dominate(other, arm))
+        elif knows_seeds:
+            rivals = tuple(other for other in sorted(members) if compare.dominates(other, arm))
+        is_known = knows_seeds and (arm in members) != bool(rivals)
+        found.append(FrontArm(arm, scores, arm in members, rivals, is_known))
+    return Front(tuple(one.metric for one in objectives), tuple(found), knows_seeds)
+
+
+class _Comparing:
+    """Differences between two arms in all objectives, below 0 where the first one is better."""
+
+    def __init__(
+        self, by_metric: Sequence[tuple[Mapping[int, ArmMeasurements], SeedNoise, float]], num_arms: int
+    ) -> None:
+        self._by_metric, self._num_arms = by_metric, num_arms
+        self._level = 1 - (1 - LEVEL) / len(by_metric)
+
+    def dominates(self, one: int, other: int) -> bool:
+        """True if `one` is better in each objective for sure."""
+        return all(high < 0 for _, high in self._gaps(one, other))
+
+    def may_dominate(self, one: int, other: int) -> bool:
+        """True if `one` is for sure worse in no objective."""
+        return all(low <= 0 for low, _ in self._gaps(one, other))
+
+    def _gaps(self, one: int, other: int) -> list[tuple[float, float]]:
+        found = []
+        for measured, noise, sign in self._by_metric:
+            gap = measured[one].minus(measured[other], noise, self._num_arms, self._level)
+            low, high = sorted((sign * gap.low, sign * gap.high))
+            found.append((-math.inf, math.inf) if math.isnan(low) or math.isnan(high) else (low, high))
+        return found
+
+
+def _arms(number: int) -> str:
+    return "arm" if number == 1 else "arms"
+
+
+def _few(arms: Sequence[int]) -> str:
+    """The first twelve numbers, and how many more there are."""
+    more = f" and {len(arms) - 12} more" if len(arms) > 12 else ""
+    return ", ".join(map(str, arms[:12])) + more
