@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import re
 from collections import Counter
+from statistics import NormalDist
 
+import numpy as np
 import pytest
 from driver_without_ray import Cluster
 from test_added_tasks import drive
@@ -103,6 +105,18 @@ def test_the_error_of_planned_looks_stays_and_each_added_look_spends_half_of_the
     assert statistics.look_errors([2, 4, 8]) == statistics.spent_errors([2, 4, 8])
 
 
+@pytest.mark.parametrize("planned", [[2, 4], [2, 4, 8], [4]])
+def test_who_adds_looks_until_the_last_claims_no_more_often_than_is_said(planned: list[int]) -> None:
+    """Simulated without an effect; the worst case, in which three looks are added whatever was seen."""
+    seeds = [*planned, *(planned[-1] * 2**place for place in (1, 2, 3))]
+    errors, chance = statistics.look_errors(seeds, len(planned)), np.random.default_rng(0)
+    sums = np.cumsum(chance.normal(size=(20_000, seeds[-1])), axis=1)
+    levels = [NormalDist().inv_cdf(1 - error / 2) for error in errors]
+    claims = [np.abs(sums[:, n - 1]) / n**0.5 > level for n, level in zip(seeds, levels, strict=True)]
+    claimed = np.mean(np.any(claims, axis=0))
+    assert 0.5 * sum(errors) < claimed <= sum(errors)
+
+
 @pytest.mark.parametrize(
     ("confirm", "why"),
     [
@@ -125,6 +139,7 @@ def test_what_cannot_be_honest_once_fresh_seeds_are_seen_is_refused_in_one_line(
     assert "\n" not in str(refused.value)
 
 
+@pytest.mark.slow
 def test_a_look_added_to_a_finished_run_is_run_and_kept_by_every_later_driver_and_reader(sweep_text, tmp_path) -> None:
     storage, cluster, said = Folder(str(tmp_path)), Cluster(), []
     drive(config.parse(sweep_text, overrides=CONFIRMED), storage, cluster, [])
