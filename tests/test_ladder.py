@@ -18,6 +18,7 @@ from raycodellm import OpenedLadder, cli, config, ladder, model, search, statist
 from raycodellm.cluster.sent_files import SentFiles
 from raycodellm.cluster.submit import Submission
 from raycodellm.commands import SweepRequest, run, start, submit
+from raycodellm.commands.connection import ClusterConnection
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.ladder.effects import arm_key
@@ -396,6 +397,23 @@ def test_a_submitted_ladder_tells_of_all_its_trials_and_a_rung_of_its_own() -> N
     sent = SentFiles("sizes.yaml", ())
     job = Submission("sizes-nano", sent, "/s", (), "", {}, {}, rung="nano")
     assert job.entrypoint.endswith("run sizes.yaml --storage /s --rung nano")
+
+
+@pytest.mark.parametrize(("is_kept", "connections"), [(True, 1), (False, 3)])
+def test_the_rungs_of_a_ladder_share_one_cluster_and_a_sweep_leaves_its_own(
+    is_kept, connections, tmp_path, monkeypatch
+) -> None:
+    done: list[str] = []
+    monkeypatch.setattr("raycodellm.cluster.disconnect", lambda: done.append("left"))
+    monkeypatch.setattr("raycodellm.cluster.looked_at_again", lambda cluster, log: (cluster, log.name))
+    connection = ClusterConnection(is_kept=is_kept)
+    for rung in ("tiny", "mini", "nano"):
+        found = connection.get(lambda: done.append("joined") or "cluster", tmp_path / rung)
+        assert "cluster" in str(found)
+        connection.end_sweep()
+    assert connection.is_open == is_kept and done.count("joined") == connections
+    connection.close()
+    assert done[-1] == "left" and not connection.is_open
 
 
 def _stop() -> None:

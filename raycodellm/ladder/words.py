@@ -59,11 +59,9 @@ def _sign(one: ArmEffects) -> str:
             f"{arm} changes sign in {metric}: better at {_sizes(words['better'])}, worse at {_sizes(words['worse'])}; "
             "the small size does not tell the large one."
         )
-    for word in ("better", "worse", "equal"):
+    for word, said in (("better", "better than"), ("worse", "worse than"), ("equal", "equal to")):
         if len(words[word]) == len(effects):
-            return f"{arm} is {word} than the reference in {metric} at all {len(effects)} sizes.".replace(
-                "equal than", "equal to"
-            )
+            return f"{arm} is {said} the reference in {metric} at all {len(effects)} sizes."
     known = [f"{word} at {_sizes(rungs)}" for word, rungs in words.items() if rungs]
     if known:
         open_ = [effect.rung for effect in effects if effect.word not in words]
