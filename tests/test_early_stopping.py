@@ -6,6 +6,7 @@ import itertools
 import math
 import random
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import early_stopping_cluster
@@ -19,6 +20,7 @@ from test_killed_drivers import Disk, KilledError
 from raycodellm import config, report, search, storage_files, sweep
 from raycodellm.check.early_stopping import line as check_line
 from raycodellm.config import UserError
+from raycodellm.dispatch import Contender, DispatchState, EarlyStopping, JobEnd
 from raycodellm.display import moment
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult
@@ -328,3 +330,57 @@ def test_a_driver_killed_at_any_write_leaves_its_comparisons_to_the_next(
         results = require_sound(file, storage)
         assert before <= {rung for result in results for rung in result.rungs}, point
         assert len(results) == 12 and any(result.state == "pruned" for result in results), point
+
+
+# ------------------------------------------------------------------------------------------------- who is stopped
+
+
+def job(key: str, kind: str = "stage") -> SimpleNamespace:
+    return SimpleNamespace(key=key, kind=kind, stage=SimpleNamespace(name="pretrain", num_tokens=100))
+
+
+def contender(arm: int, stage: str, is_compared: bool = True, is_stopped: bool = True) -> Contender:
+    return Contender(arm, is_compared, is_stopped, stage, {2: 0.25, 4: 0.5}, "prose", f"/trials/{arm}")
+
+
+def state_with(*trials: tuple[str, Contender]) -> DispatchState:
+    """Trials by their numbers, each of a stage and an evaluation, which a slot has taken as far as it can."""
+    state = DispatchState(max_deaths=1)
+    state.early = EarlyStopping(0.5, [Rung(n, f"other-{n}", 0.25, 2, 1.0, 1, n + 1, None) for n in range(2)], {})
+    for number, (stage, one) in enumerate(trials):
+        state.stop_early(state.early.enter(number, one))
+        state.add_trial(number, SimpleNamespace(jobs=(job(stage), job(f"e{number}", "evaluation"))), {})
+    return state
+
+
+def test_a_stage_that_another_trial_wants_whole_goes_on_and_one_that_nobody_wants_is_given_up():
+    state = state_with(("s", contender(0, "s", is_stopped=False)), ("s", contender(1, "s")), ("t", contender(2, "t")))
+    for slot in ("one", "two"):
+        state.register(slot)
+        state.take(slot)
+    for stage in ("s", "t"):
+        state.stop_early(state.early.reach(stage, 2, {"prose": 5.0}))
+    assert state.is_wanted("s") and not state.is_wanted("t")
+    assert [state.tree.should_stop(node.holder, key) for key, node in state.tree.nodes.items() if node.holder] == [
+        False,
+        True,
+    ]
+    ended = state.outcome(1)
+    assert ended is not None and ended.is_pruned and [rung.goes_on for rung in ended.rungs] == [False]
+    assert state.outcome(0) is None
+    # The other's slot has still to give its stage back, and takes other work at once.
+    assert state.outcome(2) is None
+    assert state.end("two", 1, "t", JobEnd.RELEASE, None) is None
+    assert state.outcome(2) is not None and state.take("two") is None
+
+
+def test_the_other_seeds_of_an_arm_stop_with_its_first_also_those_that_come_later():
+    state = state_with(("a", contender(5, "a")), ("b", contender(5, "b", is_compared=False)))
+    state.stop_early(state.early.reach("b", 2, {"prose": 0.1}))
+    assert state.outcome(1) is None  # never compared, and its arm goes on as yet
+    state.stop_early(state.early.reach("a", 2, {"prose": 5.0}))
+    assert [(state.outcome(n).is_pruned, state.outcome(n).stopped_by) for n in (0, 1)] == [(True, None), (True, 0)]
+    state.stop_early(late := state.early.enter(9, contender(5, "c", is_compared=False)))
+    assert [(stop.trial, stop.by) for stop in late.stops] == [(9, 0)]
+    confirmed = state.early.enter(10, contender(5, "d", is_compared=False, is_stopped=False))
+    assert confirmed.stops == ()

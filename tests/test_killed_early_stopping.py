@@ -28,12 +28,12 @@ OPTIONS = (
         "--set",
         "pretrain.learning_rate.peak={search: {loguniform: [1e-5, 1e-2]}}",
     ),
-    *("--set", "search.trials=10", "--set", "search.sampler=tpe"),
+    *("--set", "search.trials=24", "--set", "search.sampler=tpe"),
     *("--set", "search.reference={pretrain.code_ratio: 0.0, pretrain.learning_rate.peak: 1e-4}"),
     *("--set", "search.confirm={best: 1, seeds: [2]}"),
     *("--set", "search.early_stopping={metric: bpb/prose}", "--set", "scaling.checkpoint_tokens=4_096"),
 )
-NUM_KILLS, LATEST_SECONDS, NUM_TRIALS = 20, 60.0, 14
+NUM_KILLS, LATEST_SECONDS, NUM_TRIALS = 20, 60.0, 28
 
 
 def kept(sweep: Sweep) -> dict[str, bytes]:

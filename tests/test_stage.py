@@ -672,10 +672,11 @@ def test_a_rung_is_measured_exactly_at_its_step_whatever_is_saved_and_interrupte
 
     # Stopped between the rungs with every step saved: the same values, and how far it was.
     often = replace(job, folder=str(tmp_path / "often"), scaling=scaling(checkpoint_seconds=1e-6))
-    monkeypatch.setattr(loop, "steps_ahead", lambda world: 1)
     assert train_on(often, stop_before=4) is None
+    monkeypatch.setattr(loop, "steps_ahead", lambda world: 1)
     stopped = max(storage_files.read_so_far(Folder(often.folder)))
-    assert stopped == checkpoint_step(often)
+    assert stopped == checkpoint_step(often) == 4
+    assert storage_files.read_so_far(Folder(often.folder))[stopped].held_out_bpb == {}  # what was measured at 3 is old
     assert told_apart(train_on(often)) == told_apart(record)
     kept = storage_files.read_so_far(Folder(often.folder))
     assert [kept[step].held_out_bpb for step in (2, 5)] == [one.held_out_bpb for _, one in told[:2]]

@@ -70,8 +70,9 @@ class SoFar:
         if self._setup.world.rank == 0:
             try:
                 known = read(self._setup)
-                record = known.get(at) or _record(self._setup, whole)
-                if at not in known:
+                record = known.get(at)
+                if record is None or not record.held_out_bpb:
+                    record = _record(self._setup, whole, at)
                     records = {str(step): as_json(one) for step, one in {**known, at: record}.items()}
                     self._setup.folder.write_json(storage_files.SO_FAR, records)
             except OSError as caught:
@@ -87,12 +88,15 @@ def read(setup: StageSetup) -> Mapping[int, StageRecord]:
     return storage_files.attempt(lambda: storage_files.read_so_far(setup.folder), lambda line: None, {})
 
 
-def _record(setup: StageSetup, tally: Tally) -> StageRecord:
-    """The record of the stage until here, its plan too; the loss is that of the newest row of metrics."""
+def _record(setup: StageSetup, tally: Tally, at: int) -> StageRecord:
+    """The record of the stage until here, its plan too. The loss is that of the newest row of metrics; held-out text is
+    in it if that row measured it at the step `at`."""
     position = setup.position(tally)
     edges = [setup.plan.counts(min(end, position)).tolist() for end in setup.phase_ends]
     before = [[0] * len(edges[0]), *edges[:-1]]
     planned = [[b - a for a, b in zip(one, two, strict=True)] for one, two in zip(before, edges, strict=True)]
     ledger = metrics.ledger(setup.job, tally, planned)
     record = results.record_of(setup.job, tally, setup.world.world_size, ledger)
-    return replace(record, final_loss=tally.rows[-1]["loss"] if tally.rows else math.nan)
+    newest = tally.rows[-1] if tally.rows else {"step": -1, "loss": math.nan}
+    measured = record.held_out_bpb if newest["step"] == at else {}
+    return replace(record, final_loss=newest["loss"], held_out_bpb=measured)

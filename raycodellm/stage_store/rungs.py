@@ -20,7 +20,9 @@ def reached_rungs(job: StageJob) -> dict[int, Mapping[str, float]]:
     A stage that was trained without these rungs has those at which it was measured all the same.
     """
     so_far = _so_far(job)
-    found: dict[int, Mapping[str, float]] = {step: so_far[step].held_out_bpb for step in job.rungs if step in so_far}
+    found: dict[int, Mapping[str, float]] = {
+        step: so_far[step].held_out_bpb for step in job.rungs if step in so_far and so_far[step].held_out_bpb
+    }
     folder = Folder(job.folder)
     if len(found) < len(job.rungs) and folder.exists(storage_files.DONE):
         curves = storage_files.attempt(partial(storage_files.read_curves, folder), logger.warning) or {}
