@@ -224,7 +224,7 @@ def test_fields_of_a_newer_version_are_read_over_and_kept(sweep_text, storage, c
 def test_an_end_that_only_a_newer_version_knows_is_left_as_it_is(sweep_text, storage) -> None:
     before = told(read_as_run_does(storage, sweep_text, []))
     path = storage / "small/trials/0001/result.json"
-    path.write_text(json.dumps({**json.loads(path.read_text()), "state": "pruned"}))
+    path.write_text(json.dumps({**json.loads(path.read_text()), "state": "paused"}))
     lines = lines_of(storage)
     for journal in (lines, [*lines[:5], b"garbage\n", *lines[5:]]):
         (storage / "small/optuna.log").write_bytes(b"".join(journal))
