@@ -7,7 +7,8 @@ trained once and with every trial training all of its own; and with `--sweep tru
 
 Both sides are the same sweep by the same command, and read the same token stores. The unshared one gives each trial's
 stages folders and identities of their own, which decide nothing of what is trained. With `--seconds` a side is stopped
-after so long; run again it goes on, and the seconds in which no trial ran are not counted.
+after so long; run again it goes on. Only seconds in which trials were open are counted, and among these those in which
+they wait for the slots of a continued run. "Of steps" is the time that all slots spent on training steps.
 """
 
 from __future__ import annotations
@@ -19,6 +20,7 @@ import shutil
 import signal
 import sys
 import threading
+import time
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -157,12 +159,26 @@ def _run(side: str, folder: Path, options: Any) -> int:
         timer = threading.Timer(options.seconds, os.kill, (os.getpid(), signal.SIGINT))
         timer.daemon = True
         timer.start()
-    loads = folder / f"{side}.loads"
-    with open(loads, "a") as lines:
-        lines.write(f"{os.getloadavg()[0]:.1f}\n")
+    _note(folder / f"{side}.loads", os.getloadavg()[0])
+    tune_trials = raycodellm.sweep.run.tune_trials
+
+    def timed(*arguments: Any) -> None:
+        began = time.monotonic()
+        try:
+            tune_trials(*arguments)
+        finally:
+            _note(folder / f"{side}.seconds", time.monotonic() - began)
+
+    raycodellm.sweep.run.tune_trials = timed
     code = raycodellm_command(["run", str(file), "--storage", str(storage)])
     print(f"{side}: {'done' if code == 0 else f'exit {code}'}", flush=True)
     return code
+
+
+def _note(file: Path, value: float) -> None:
+    """Adds a line to the file of a side, which has one for each part of its run."""
+    with open(file, "a") as lines:
+        lines.write(f"{value:.1f}\n")
 
 
 _SHARES = {"pretrain": 0.80, "cooldown": 0.15, "instruct": 0.05, "quarter": 0.25, "half": 0.5}
@@ -186,18 +202,11 @@ def _table(folder: Path, options: Any) -> str:
             + "; ".join(f"{SIDES[side]} {', '.join(loads[side])}" for side in SIDES),
         ],
     )
-    columns = ("tokens", "stages", "seconds", "training", "evaluation")
+    columns = ("tokens", "stages", "seconds", "training")
     rows = [[SIDES[side], *(sides[side][name] for name in columns)] for side in SIDES]
     ratios = [sides["unshared"][name] / max(1e-9, sides["shared"][name]) for name in columns]
     rows.append(["alone / once", *ratios])
-    header = [
-        f"{len(sides['shared']['scores'])} trials",
-        "tokens trained",
-        "stages trained",
-        "seconds",
-        "training, slot-s",
-        "evaluation, slot-s",
-    ]
+    header = [f"{len(sides['shared']['scores'])} trials", "tokens trained", "stages trained", "seconds", "of steps"]
     text += "\n" + _common.table(header, rows)
     text += f"\nScores equal bit for bit: {'yes' if equal else 'NO'}; weights too: {'yes' if models else 'NO'}.\n"
     return text
@@ -205,7 +214,6 @@ def _table(folder: Path, options: Any) -> str:
 
 def _measured(run: Path, num_trials: int) -> dict[str, Any]:
     """What a finished side has trained, how long that took, and what came of it."""
-    timing = json.loads((run / "timing.json").read_text())
     done = [json.loads(path.read_text())["record"] for path in run.parent.glob("stages/*/DONE")]
     scores, models = {}, {}
     for path in sorted(run.glob("trials/*/result.json")):
@@ -219,9 +227,8 @@ def _measured(run: Path, num_trials: int) -> dict[str, Any]:
     return {
         "tokens": sum(record["num_tokens"] - record["trunk_tokens"] for record in done),
         "stages": len(done),
-        "seconds": timing["trials"],
-        "training": timing["training (slot-seconds)"],
-        "evaluation": timing["evaluation (slot-seconds)"],
+        "seconds": sum(map(float, (run.parents[1] / f"{run.name}.seconds").read_text().split())),
+        "training": sum(record["device_seconds"] - record["trunk_seconds"] for record in done),
         "scores": scores,
         "models": models,
     }
