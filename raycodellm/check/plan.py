@@ -61,8 +61,10 @@ def planned(
     materials = _materials(sweep, corpora, storage, tokenizer_fingerprint, contents)
     seeds = range(sweep.seed, sweep.seed + min(sweep.search.replicates, MOST_TRIALS))
 
+    known: stage_store.Siblings = {}
+
     def chain(params: Mapping[str, object], seed: int) -> stage_store.Chain:
-        return stage_store.trial_chain(file, params, seed, materials)
+        return stage_store.trial_chain(file, params, seed, materials, known)
 
     chains = [chain(arm, seed) for arm in arms for seed in seeds]
     ends = (config.resolve(file, point) for point in file.probe_points())

@@ -12,7 +12,7 @@ from raycodellm.stage_store.finished_jobs import evaluation_outcome, finished_ou
 from raycodellm.stage_store.older_stages import report_older_stages
 from raycodellm.stage_store.rungs import reached_rungs, stopped_record
 from raycodellm.stage_store.slices import Corpus, held_out_sources
-from raycodellm.stage_store.trial_chains import trial_chain
+from raycodellm.stage_store.trial_chains import Siblings, trial_chain
 from raycodellm.stage_store.trunks import TRUNKS, branch_step, taken_steps
 
 __all__ = [
@@ -20,6 +20,7 @@ __all__ = [
     "Chain",
     "Corpus",
     "Materials",
+    "Siblings",
     "branch_step",
     "chain",
     "check_epochs",

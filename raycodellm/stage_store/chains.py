@@ -79,6 +79,19 @@ def chain(
     if not sweep.stages:
         given = evaluation_of_given(sweep.model, materials.storage, sweep.evaluation, materials.contents, held_out)
         return Chain((), given)
+    jobs = stage_jobs(sweep, seed, materials, kept, with_trunks)
+    return Chain(tuple(jobs), evaluation_of_stage(jobs[-1], sweep.evaluation, materials.contents, held_out))
+
+
+def stage_jobs(
+    sweep: Sweep,
+    seed: int,
+    materials: Materials,
+    kept: frozenset[str],
+    with_trunks: frozenset[str],
+    last: str | None = None,
+) -> list[StageJob]:
+    """The stages of `chain`, up to the one of the name `last`."""
     kept |= {
         before.name for before, after in itertools.pairwise(sweep.trained_stages) if after.optimizer.state == "keep"
     }
@@ -108,7 +121,9 @@ def chain(
         rate = learning_rate_at(stage.learning_rate, stage.num_steps, stage.num_steps, rate)
         for source in planned.slices:
             drawn[source.name] += sum(source.planned) * stage.sequence_length
-    return Chain(tuple(jobs), evaluation_of_stage(jobs[-1], sweep.evaluation, materials.contents, held_out))
+        if stage.name == last:
+            break
+    return jobs
 
 
 def compiled_schedule(sweep: Sweep, stage: Stage, num_tokens: Mapping[str, int]) -> schedule.Schedule:

@@ -9,7 +9,8 @@ from typing import Any
 
 from raycodellm import config
 from raycodellm.config import Parameter, SweepFile, UserError
-from raycodellm.stage_store.chains import Chain, Materials, chain
+from raycodellm.records import StageJob
+from raycodellm.stage_store.chains import Chain, Materials, chain, stage_jobs
 from raycodellm.stage_store.trunks import keeping
 
 _OF_LENGTH = ("tokens", "learning_rate", "averaging")
@@ -20,27 +21,47 @@ _MOST_LENGTHS = 32
 """Most combinations of a stage's lengths and decays that are looked at."""
 
 
-def trial_chain(file: SweepFile, params: Mapping[str, Any], seed: int, materials: Materials) -> Chain:
+Siblings = dict[tuple[Any, ...], list[StageJob]]
+"""The stages of other lengths, by all else that decides on them: many trials have the same."""
+
+
+def trial_chain(
+    file: SweepFile, params: Mapping[str, Any], seed: int, materials: Materials, known: Siblings | None = None
+) -> Chain:
     """The jobs of the trial with these parameters (by name) and this seed.
 
     A stage keeps its optimizer state where any trial of the sweep starts from it, and checkpoints where stages of other
-    trials share its trunk.
+    trials share its trunk. `known`: what other trials of this file and these materials have found; is added to.
     """
     kept = config.stages_keeping_optimizer(file)
     names = frozenset(_branching(file) if materials.exact else ())
-
-    def made(point: Mapping[str, Any]) -> Chain:
-        return chain(config.resolve(file, point), seed, materials, kept, names)
-
-    own = made(params)
+    own = chain(config.resolve(file, params), seed, materials, kept, names)
     if not names:
         return own
-    others = {name: [made(point) for point in _other_points(file, name, params)] for name in names}
-    stages = tuple(
-        keeping(job, [stage for other in others.get(job.stage.name, ()) for stage in other.stages])
-        for job in own.stages
-    )
-    return replace(own, stages=stages)
+    known = {} if known is None else known
+
+    def siblings(name: str) -> list[StageJob]:
+        key = (name, seed, *sorted((one, repr(value)) for one, value in _deciding(file, name, params).items()))
+        if key not in known:
+            points = [config.resolve(file, point) for point in _other_points(file, name, params)]
+            chains = (stage_jobs(sweep, seed, materials, kept, frozenset({name}), last=name) for sweep in points)
+            known[key] = [jobs[-1] for jobs in chains if jobs[-1].stage.name == name]
+        return known[key]
+
+    stages = (keeping(job, siblings(job.stage.name)) if job.trunk is not None else job for job in own.stages)
+    return replace(own, stages=tuple(stages))
+
+
+def _deciding(file: SweepFile, stage: str, params: Mapping[str, Any]) -> dict[str, Any]:
+    """The parameters that decide on the stage, but for its length and decay; those of later stages do not."""
+    names = [str(one.get("name")) for one in file.tree.get("stages", ()) if isinstance(one, dict)]
+    later = names[names.index(stage) + 1 :]
+    of_length = {one.name for one in file.parameters if _is_of_length(one, stage)}
+    return {
+        name: value
+        for name, value in params.items()
+        if name not in of_length and name.partition(".")[0] not in (*later, "evaluation")
+    }
 
 
 def _branching(file: SweepFile) -> list[str]:
