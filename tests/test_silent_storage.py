@@ -78,8 +78,14 @@ def _write(folder: Folder, name: str, data: bytes) -> None:
 
 
 @pytest.mark.slow
-@pytest.mark.parametrize("points", [slice(0, None, 37), pytest.param(slice(None), marks=pytest.mark.exhaustive)])
-@pytest.mark.parametrize("overrides", [GRID, CONFIRMED])
+@pytest.mark.parametrize(
+    ("overrides", "points"),
+    [
+        (GRID, slice(0, None, 37)),
+        pytest.param(GRID, slice(None), marks=pytest.mark.exhaustive),
+        pytest.param(CONFIRMED, slice(None), marks=pytest.mark.exhaustive),
+    ],
+)
 def test_a_driver_whose_storage_is_silent_for_a_minute_ends_its_sweep_as_if_nothing_was(
     sweep_text: str, tmp_path, monkeypatch, points: slice, overrides: tuple[str, ...]
 ) -> None:
