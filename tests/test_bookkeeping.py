@@ -7,15 +7,22 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
+from driver_without_ray import Cluster, Driver
 
-from raycodellm import config
+from raycodellm import config, sweep, verdict
 from raycodellm.dispatch import Snapshot
 from raycodellm.display import LineDisplay, Shown
+from raycodellm.evaluation import Items
+from raycodellm.evaluation.scores.items_table import items_table
+from raycodellm.evaluation.scores.metrics import BY_NAME
+from raycodellm.files import Folder
 from raycodellm.observability import observer
 from raycodellm.observability.readings import MOST_ENDED
 from raycodellm.pacing import SHARE, Pace
 from raycodellm.records import LedgerRow, TrialResult
+from raycodellm.verdict import comparison
 
 PARAMS = {"pretrain.code_ratio": 0.4, "pretrain.schedule": "constant"}
 LEDGER = (LedgerRow("prose", "text", 60, 60, 60, 1, 1.0), LedgerRow("python", "code", 40, 40, 40, 1, 1.0))
@@ -169,3 +176,66 @@ def test_the_rows_of_all_trials_share_the_names_of_their_columns() -> None:
 def test_a_row_may_leave_out_the_metrics_that_its_reader_does_not_need() -> None:
     whole, slim = trial(3).row(), trial(3).row(["mean/bpb", "mean/bpb_low"])
     assert slim == {name: value for name, value in whole.items() if not name.startswith("metrics.boxes/")}
+
+
+# ------------------------------------------------------------------------------------------------- suggestions and ends
+
+
+def test_a_suggestion_and_an_end_look_at_no_other_trial_and_tell_ray_tune_the_objectives_alone(
+    tmp_path: Path, sweep_text: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    file = config.parse(sweep_text, overrides=("search.trials=8", "search.sampler=random"))
+    rows: list[int] = []
+    row = TrialResult.row
+    monkeypatch.setattr(TrialResult, "row", lambda result, *wanted: rows.append(result.number) or row(result, *wanted))
+    with sweep.lock(sweep.open_run(file, Folder(str(tmp_path)))) as run:
+        driver = Driver(run, Cluster(), monkeypatch, lambda: 0.0)
+        rows.clear()
+        for number in range(8):
+            report = driver.carry_out(driver.suggest(str(number)))
+            driver.end(str(number), report)
+            assert set(report) == {"mean/bpb", "state", "number", "record"}
+        assert not rows
+        assert driver.searcher.suggest("8")["number"] == 8  # Ray Tune counts the trials
+
+
+def test_a_look_measures_the_arms_that_it_compares_and_no_arm_with_a_lone_seed(monkeypatch: pytest.MonkeyPatch) -> None:
+    measured: list[int] = []
+    measure = comparison.measurements
+    monkeypatch.setattr(
+        comparison, "measurements", lambda metric, rows, items: measured.append(1) or measure(metric, rows, items)
+    )
+
+    def row(number: int, arm: int, seed: int) -> dict[str, Any]:
+        scores = {f"metrics.mean/bpb{end}": 1.5 + 0.01 * number + 0.001 * seed for end in ("", "_low", "_high")}
+        return {"number": number, "state": "complete", "arm": arm, "seed": seed, **scores}
+
+    compared = {arm: [row(2 * arm, arm, 0), row(2 * arm + 1, arm, 1)] for arm in range(2)}
+    told = []
+    for num_searched in (10, 1000):
+        lone = [[row(100 + arm, arm, 0)] for arm in range(num_searched)]
+        pair = [[row(5000, 5000, 0), row(5001, 5000, 1)]]
+        measured.clear()
+        objective = config.Objective(metric="mean/bpb", mode="min")
+        told.append(comparison.compare(compared, 0, {"mean/bpb": objective}, {}, noise_rows=[*lone, *pair]))
+        assert len(measured) == 3
+    assert told[0] == told[1] and isinstance(told[0], verdict.Comparison)
+
+
+def test_a_metric_is_the_same_from_its_column_and_from_the_rows_of_items() -> None:
+    rows = []
+    for number in range(12):
+        row: dict[str, Any] = {"task": "a", "item": number, "doc_hash": "", "correct": number % 3 == 0}
+        row |= {"bits_per_byte": None if number == 4 else 1.0 + number, "num_bytes": 3, "too_long": number == 4}
+        row |= {"not_run": number == 7, "attributes": "{}", "scores": {"acc": float(number % 3 == 0)}}
+        rows.append(row)
+    missing = [{**row, "correct": None, "scores": {}} if row["item"] == 4 else row for row in rows]
+    for some in (rows, missing):
+        items = Items(items_table(some, {"a": ("a",)}))
+        for name in ("acc", "bpb"):
+            by_row, found = items._row_values(BY_NAME[name]), items._column_values(BY_NAME[name])
+            assert found is not None or (name == "acc" and some is missing)
+            assert found is None or all(
+                np.array_equal(*pair, equal_nan=True) for pair in zip(found, by_row, strict=True)
+            )
+        assert len(items.samples("a/bpb")[0]) == 10 and len(items.samples("a/acc")[0]) == (11 if some is rows else 10)

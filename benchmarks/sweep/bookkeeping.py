@@ -275,9 +275,7 @@ def _folder(keep: str | None) -> Iterator[str]:
 
 def measure_ray(num_trials: int, storage: str) -> None:
     """Prints what a trial takes through `raycodellm run` when its jobs are finished, and through plain Ray Tune."""
-    from raycodellm import stage_store, tokens
-    from raycodellm.commands.request import SweepRequest
-    from raycodellm.commands.run import carry_out
+    from raycodellm import notebook, stage_store, tokens
     from raycodellm.files import Folder
 
     file, path = many.sweep_file("random", num_trials, "told"), Path(storage) / "told.yaml"
@@ -287,12 +285,12 @@ def measure_ray(num_trials: int, storage: str) -> None:
     known = (data.stores, data.tokenizer_folder, data.tokenizer_fingerprint, data.vocab_size)
     make_run("random", num_trials, Folder(storage), stage_store.Materials(*known, Folder(storage), contents), "made")
     spent, wall = time.process_time(), time.monotonic()
-    ended = carry_out(SweepRequest(str(path), (), storage, None), print)
+    notebook.run(path, storage=storage)
     spent, wall = time.process_time() - spent, time.monotonic() - wall
     trials = Folder(storage).read_json("told/timing.json")["trials"]
     print(
         f"raycodellm run: {num_trials:,} trials in {trials:.1f} s ({1000 * trials / num_trials:.0f} ms each), "
-        f"the whole command {wall:.1f} s; CPU of the driver {spent:.1f} s; exit {ended.code}; "
+        f"the whole command {wall:.1f} s; CPU of the driver {spent:.1f} s; "
         f"memory {_memory():.0f} MiB",
         flush=True,
     )

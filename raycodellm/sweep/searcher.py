@@ -129,7 +129,7 @@ class StudySearcher(Searcher):
         if confirm is None or self._has_reference_begun:
             return
         self._has_reference_begun = True
-        reference = verdict.reference_arm(self._run.file, [result.row() for result in self._results.all()])
+        reference = verdict.reference_arm(self._run.file, [result.row(()) for result in self._results.all()])
         if reference is not None:
             self._study.confirm([(reference, place) for place in range(confirm.seeds[0])])
 
@@ -141,7 +141,7 @@ class StudySearcher(Searcher):
         looks = self._standing.looks
         if looks is None or looks.phase == "search":
             return
-        rows = [result.row() for result in results]
+        rows = [result.row(()) for result in results]  # for the names of the arms alone
         for line in lines(self._run.file, before.looks if before is not None else None, looks, rows):
             self._audience.say(line)
         self._audience.expects(self._standing.num_trials, self._standing.most_trials)
