@@ -120,6 +120,7 @@ def _parser() -> argparse.ArgumentParser:
     made = with_run(command("report", report, "write report/index.html and report/report.md of a run"))
     made.add_argument("--watch", action="store_true", help="write it again as results come, until the sweep has ended")
     _suggest_options(with_run(command("suggest", suggest, "predict the best point of a run, and write points to try")))
+    _design_options(with_sweep(command("design", design, "write points to run first, for a fit"), address=False))
     made = command("board", board, "write the Grafana board of all metrics")
     made.add_argument("--into", metavar="FOLDER", help="default: among the boards of this machine's Ray session")
     _eval_options(command("eval", evaluate, "evaluate Hugging Face models"))
@@ -164,6 +165,15 @@ def _suggest_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--mode", choices=("min", "max"), help="for a metric whose name does not tell what is better")
     made.add_argument("--into", metavar="FILE", help="write the points here; default: print them as YAML")
     made.add_argument("--against", metavar="DIR2", help="print the last predictions beside what this run measured")
+
+
+def _design_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("--points", type=int, default=24, metavar="N", help="points to write; default 24")
+    made.add_argument("--kind", choices=("d-optimal", "dirichlet"), default="d-optimal", help="default: d-optimal")
+    made.add_argument(
+        "--concentration", type=float, default=1.0, metavar="C", help="of dirichlet: below 1 few sources, above 1 even"
+    )
+    made.add_argument("--into", metavar="FILE", help="write the points here; default: print them as YAML")
 
 
 def _examples(text: str) -> int | None:
@@ -274,6 +284,14 @@ def report(options: argparse.Namespace) -> int:
 def suggest(options: argparse.Namespace) -> int:
     asked = suggesting.Suggesting(options.points, options.metric, options.mode, options.into, options.against)
     return suggesting.suggest(options.run, asked, _complain_once())
+
+
+def design(options: argparse.Namespace) -> int:
+    from raycodellm.commands import design as designing
+
+    asked = designing.Designing(options.points, options.kind, options.concentration, options.into)
+    request = SweepRequest(options.sweep, tuple(options.set), options.storage, None)
+    return designing.design(request, asked, _complain)
 
 
 def board(options: argparse.Namespace) -> int:

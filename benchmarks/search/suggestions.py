@@ -6,9 +6,9 @@ Each made sweep has its own truth over mixtures of four sources within bounds, f
 law, a quadratic with its best inside, a law with roots and saturation, a rough surface that no form has, and no effect
 at all. Seeds add noise of 0.25, 0.5 or 1 standard deviations of the truth over the space. Every second sweep has a
 reference, the others are compared with their best measured arm. Counted: how often the 90 % interval of the predicted
-best's difference covers the true difference, how often the command says to move, and how often that is wrong. All
-random numbers are fixed. A third of a second of one core per sweep; `--first` and `--rows` share the work among
-processes.
+best's difference covers the true difference, how often the command says to move, how often that is wrong, and the share
+of the space where the 90 % band of the surface covers it. All random numbers are fixed. A third of a second of one core
+per sweep; `--first` and `--rows` share the work among processes.
 """
 
 from __future__ import annotations
@@ -105,6 +105,10 @@ def made_sweep(number: int, num_arms: int) -> dict:
     reference = 0 if has_reference else None
     found = regression.suggestion(file, points, list(scores), "min", reference, 3, compares_forms=False)
     row = {"family": family, "noise": noise, "reference": has_reference, "predicts": found.difference is not None}
+    encoding = regression.Encoding.of(file, points)
+    posterior = regression.Posterior.of(encoding.matrix(points), scores, encoding.is_amount)
+    band, surface = posterior.band(encoding.matrix(space[:200])), true(space[:200]) / deviation
+    row["surface_covers"] = float(np.mean((band.low - 1e-9 <= surface) & (surface <= band.high + 1e-9)))
     if found.difference is None or found.best is None:
         return {**row, "moves": False}
     stay = points[found.stay_arm]
@@ -146,6 +150,7 @@ def summary(rows: list[dict]) -> list[list]:
                 len(known),
                 share([row["covers"] for row in known]),
                 share([row["score_covers"] for row in known]),
+                f"{np.mean([row['surface_covers'] for row in of_group]):.0%}" if of_group else "–",
                 f"{np.median([row['width'] for row in known]):.2f}" if known else "–",
                 f"{np.mean([row['value'] - row['true'] for row in known]):+.2f}" if known else "–",
                 f"{np.mean([row['true'] for row in known]):+.2f}" if known else "–",
@@ -176,6 +181,7 @@ def main() -> int:
         "with a prediction",
         "90 % interval of the difference covers",
         "90 % interval of the score covers",
+        "90 % bands of the surface cover",
         "median width",
         "value less truth",
         "true difference",

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import statistics
-from collections.abc import Sequence
+from collections.abc import Hashable, Mapping, Sequence
 from typing import Any, NamedTuple
 
 from raycodellm.regression.document import Suggested
@@ -12,22 +12,34 @@ from raycodellm.statistics import seed_noise
 from raycodellm.tables import Table, cells, formats
 from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.arms import same
-from raycodellm.verdict.measurements import rows_by_arm, with_metric
+from raycodellm.verdict.measurements import measured_arms, rows_by_arm, with_metric
 
 
 def predicted_beside_measured(suggested: Suggested, rows: Sequence[Row]) -> Table:
     """One row per suggested point that an arm of `rows` has measured: `rows` of `trials.parquet`.
 
-    The measured score is the mean over the arm's complete seeds.
+    The measured score is the mean over the arm's complete seeds, with its 95 % interval over items, and over seeds
+    where an arm has several.
     """
     level = f"{suggested.level:.0%} interval".replace("%", " %")
-    header = ("arm", "parameters", f"predicted {suggested.metric}", level, "measured", "seeds", "inside")
+    header = (
+        "arm",
+        "parameters",
+        f"predicted {suggested.metric}",
+        level,
+        "measured",
+        "95 % interval",
+        "seeds",
+        "inside",
+    )
     found = []
+    by_arm = rows_by_arm(rows)
+    complete = {arm: done for arm, of_arm in by_arm.items() if (done := with_metric(of_arm, suggested.metric))}
+    measured, noise = measured_arms(suggested.metric, complete, {})
     for point in suggested.points:
-        for arm, of_arm in rows_by_arm(rows).items():
-            complete = with_metric(of_arm, suggested.metric) if same(params_of(of_arm[0]), point.params) else []
-            if complete:
-                score = statistics.fmean(float(row[f"metrics.{suggested.metric}"]) for row in complete)
+        for arm, done in complete.items():
+            if same(params_of(done[0]), point.params):
+                score, low, high = measured[arm].interval(noise)
                 found.append(
                     (
                         str(arm),
@@ -35,11 +47,12 @@ def predicted_beside_measured(suggested: Suggested, rows: Sequence[Row]) -> Tabl
                         cells.score(point.predicted),
                         formats.interval(point.low, point.high),
                         cells.score(score),
-                        str(len(complete)),
+                        formats.interval(low, high),
+                        str(len(done)),
                         "yes" if point.low <= score <= point.high else "no",
                     )
                 )
-    return Table(header, found, left=(1, 6))
+    return Table(header, found, left=(1, 7))
 
 
 class MeasuredArm(NamedTuple):
@@ -55,17 +68,29 @@ class MeasuredArm(NamedTuple):
 def measured_means(rows: Sequence[Row], metric: str) -> list[MeasuredArm]:
     """Every arm with a complete seed that has the metric; failed trials are left out. Arms with equal parameters are
     one, under the first one's number."""
-    found: list[tuple[int, dict[str, Any], dict[int, float]]] = []
+    found: dict[Hashable, MeasuredArm] = {}
     for arm, of_arm in sorted(rows_by_arm(rows).items()):
         if complete := with_metric(of_arm, metric):
             params = params_of(of_arm[0])
             by_seed = {row["seed"]: float(row[f"metrics.{metric}"]) for row in complete}
-            known = next((one for one in found if same(one[1], params)), None)
-            if known is None:
-                found.append((arm, params, by_seed))
-            else:
-                known[2].update({seed: score for seed, score in by_seed.items() if seed not in known[2]})
-    return [MeasuredArm(arm, params, statistics.fmean(by_seed.values()), by_seed) for arm, params, by_seed in found]
+            known = found.get(key := _key(params))
+            if known is not None:
+                by_seed = {**by_seed, **known.by_seed}
+                arm, params = known.arm, known.params
+            found[key] = MeasuredArm(arm, params, statistics.fmean(by_seed.values()), by_seed)
+    return list(found.values())
+
+
+def _key(params: Mapping[str, Any]) -> Hashable:
+    """Equal for equal parameters, also where a table has made text of one (`verdict.arms.same`)."""
+    return tuple(sorted((name, _text(value)) for name, value in params.items() if value is not None))
+
+
+def _text(value: Any) -> str:
+    try:
+        return str(float(value)) if not isinstance(value, bool) else str(value)
+    except (TypeError, ValueError):
+        return str(value)
 
 
 def seed_spread(arms: Sequence[MeasuredArm]) -> SeedSpread:

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
-from raycodellm.report import constraints, figures, pairs, predicted, tables
+from raycodellm.report import constraints, figures, pairs, predicted, tables, what_if
 from raycodellm.report.answer import unknown_noise
 from raycodellm.report.figures import Curves, Figure
 from raycodellm.report.records import Records
@@ -118,8 +118,9 @@ _BUDGET_NOTE = (
 )
 _PARETO_NOTE = (
     "An arm is on the front, by the means, if no other arm is better in one objective and at least as good in all. "
-    "Bars and intervals are 95 % intervals of single scores. Told from noise: an arm of the front, if each other arm "
-    "is worse in some objective for sure; another arm, if an arm of the front is better in all objectives for sure. "
+    "In the plot, arms whose bars do not overlap in an objective differ in it; the table has each score's own 95 % "
+    "interval, which holds the noise of the items that all arms share. Told from noise: an arm of the front, if each "
+    "other arm is worse in some objective for sure; another arm, if an arm of the front is better in all objectives. "
     "Where an arm of the front is not told, the last column names the arms that may dominate it. All of this holds for "
     "all arms and objectives at once (Tukey's range over the arms, Bonferroni over the objectives)."
 )
@@ -167,6 +168,7 @@ def _all_sections(records: Records) -> list[Section]:
         _stopped(records),
         Section("Held-out text", figures.curve_figures(records, figures.HELD_OUT), _HELD_OUT_NOTE),
         _importance(records),
+        Section("What a change would do", what_if.parts(records), what_if.NOTE),
         Section("Objectives against each other", _front(records), _PARETO_NOTE),
         Section("Stage tree", _stage_tree(records)),
         Section(f"Ledger {of_arm}", _unless_empty(tables.ledger(records, best)), _LEDGER_NOTE),

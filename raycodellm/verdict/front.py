@@ -9,7 +9,7 @@ wrong in at most 5 % of sweeps.
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from raycodellm.config import SweepFile
@@ -35,6 +35,9 @@ class FrontArm:
     rivals: tuple[int, ...] = ()
     """Of an arm on the front: the arms that may dominate it for all that is known. Of another one: the arms of the
     front that dominate it for sure."""
+    bars: tuple[float, ...] = ()
+    """Half the greatest half-width of the corrected interval of a difference to an arm of the front, in each objective:
+    arms whose bars do not overlap differ in it. NaN while the seeds' noise is unknown."""
     is_known: bool = False
     """True if noise does not account for its place: on the front and without rivals, or dominated for sure."""
 
@@ -100,7 +103,8 @@ def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | N
         elif knows_seeds:
             rivals = tuple(other for other in sorted(members) if compare.dominates(other, arm))
         is_known = knows_seeds and (arm in members) != bool(rivals)
-        found.append(FrontArm(arm, scores, arm in members, rivals, is_known))
+        bars = compare.bars(arm, members) if knows_seeds else (math.nan,) * len(objectives)
+        found.append(FrontArm(arm, scores, arm in members, rivals, bars, is_known))
     return Front(tuple(one.metric for one in objectives), tuple(found), knows_seeds)
 
 
@@ -120,6 +124,11 @@ class _Comparing:
     def may_dominate(self, one: int, other: int) -> bool:
         """True if `one` is for sure worse in no objective."""
         return all(low <= 0 for low, _ in self._gaps(one, other))
+
+    def bars(self, one: int, others: Collection[int]) -> tuple[float, ...]:
+        """Half the greatest half-width of a difference to one of the others, in each objective."""
+        gaps = [self._gaps(one, other) for other in others if other != one] or [self._gaps(one, one)]
+        return tuple(max(high - low for low, high in of_objective) / 4 for of_objective in zip(*gaps, strict=True))
 
     def _gaps(self, one: int, other: int) -> list[tuple[float, float]]:
         found = []

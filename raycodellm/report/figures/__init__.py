@@ -8,10 +8,12 @@ from raycodellm.report.figures.history import costs, order
 from raycodellm.report.figures.importance import importance
 from raycodellm.report.figures.rungs import rungs
 from raycodellm.report.figures.scores import scores
+from raycodellm.report.figures.what_if import MOST_CURVES, what_if
 
 __all__ = [
     "HELD_OUT",
     "LOSS",
+    "MOST_CURVES",
     "RATIO",
     "Curves",
     "Figure",
@@ -25,4 +27,5 @@ __all__ = [
     "pareto",
     "rungs",
     "scores",
+    "what_if",
 ]

@@ -9,7 +9,6 @@ from typing import Any
 from raycodellm.report.answer import metric_in_words
 from raycodellm.report.figures.figure import GROUP_COLOURS, QUIET, Figure, plain, points, title
 from raycodellm.report.records import Records
-from raycodellm.statistics import Interval
 from raycodellm.verdict import FrontArm
 
 ON_FRONT, UNSURE, OTHERS = "Pareto front", "Pareto front, not told from being dominated", "other arms"
@@ -59,22 +58,13 @@ def _trace(name: str, arms: Sequence[FrontArm], place: int, marker: dict[str, An
         "mode": "markers",
         "x": plain(one.value for one in first),
         "y": plain(one.value for one in other),
-        "error_x": _bars(first, marker["color"]),
-        "error_y": _bars(other, marker["color"]),
+        "error_x": _bars([one.bars[0] for one in arms], marker["color"]),
+        "error_y": _bars([one.bars[place] for one in arms], marker["color"]),
         "marker": {"size": 9, **marker},
         **points("arms", [one.arm for one in arms]),
     }
 
 
-def _bars(scores: Sequence[Interval], colour: str) -> dict[str, Any]:
-    ends = [(one.high - one.value, one.value - one.low) if math.isfinite(one.low) else (0.0, 0.0) for one in scores]
-    high, low = (plain(end[number] for end in ends) for number in (0, 1))
-    return {
-        "type": "data",
-        "symmetric": False,
-        "array": high,
-        "arrayminus": low,
-        "thickness": 1,
-        "width": 0,
-        "color": colour,
-    }
+def _bars(lengths: Sequence[float], colour: str) -> dict[str, Any]:
+    array = plain(one if math.isfinite(one) else 0.0 for one in lengths)
+    return {"type": "data", "array": array, "thickness": 1, "width": 0, "color": colour}

@@ -1,0 +1,49 @@
+"""`raycodellm design`: points to run before anything is known, as `search.enqueue` takes them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass
+from pathlib import Path
+
+from raycodellm.commands.request import DONE, SweepRequest
+from raycodellm.config import UserError
+from raycodellm.config.enqueued import enqueued_points
+
+
+@dataclass(frozen=True)
+class Designing:
+    """The requests of the command line."""
+
+    points: int
+    kind: str
+    concentration: float
+    into: str | None
+    """File for the points; None prints them."""
+
+
+def design(request: SweepRequest, asked: Designing, complain: Callable[[str], None]) -> int:
+    """Prints the points of the sweep's space as YAML, or writes them into a file; returns the exit code."""
+    with request.opened(complain) as file:
+        from raycodellm import regression
+
+        if not file.parameters:
+            raise UserError("the sweep searches over nothing, so there is nothing to design")
+        if asked.points < 1:
+            raise UserError(f"--points: found {asked.points}; give 1 or more")
+        if asked.concentration <= 0:
+            raise UserError(f"--concentration: found {asked.concentration:g}; give a number above 0, such as 1")
+        seed = file.example().seed
+        made = regression.design(file, asked.kind, asked.points, asked.concentration, seed)
+        text = regression.as_enqueue(file, list(enqueued_points(file.tree, file.parameters, made, file.origin)))
+    if asked.into is None:
+        print(text, end="")
+        return DONE
+    try:
+        Path(asked.into).expanduser().write_text(text, encoding="utf-8")
+    except OSError as error:
+        raise UserError(
+            f"--into {asked.into}: cannot be written ({error.strerror}); give the path of a file"
+        ) from error
+    print(f"points: {asked.into}")
+    return DONE

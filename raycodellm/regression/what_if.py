@@ -1,0 +1,199 @@
+"""What a sweep's arms say of points that were not run: the score along one parameter, and how two act together."""
+
+from __future__ import annotations
+
+import itertools
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from raycodellm.config import Domain, SweepFile
+from raycodellm.regression.encoding import Encoding, Point
+from raycodellm.regression.forms import Array
+from raycodellm.regression.measured import MeasuredArm, seed_spread
+from raycodellm.regression.posterior import Band, Posterior
+from raycodellm.regression.space_points import RandomAsker
+from raycodellm.regression.suggestion import arms_needed
+from raycodellm.search.space import sample
+
+LEVEL = 0.95
+_PLACES = 25
+"""Points along a curve of numbers."""
+_MOST_ARMS = 300
+"""Arms that are fitted: the work grows with their third power."""
+_SPREAD_OVER = 24
+"""Random points of the space that an interaction is the mean over."""
+_MOST_PAIRS = 15
+_WITHIN_HALF = (0.25, 0.75)
+"""Places within a half of the range that stand for the half."""
+
+
+@dataclass(frozen=True)
+class Curve:
+    """The predicted score along one parameter, all others held."""
+
+    name: str
+    values: tuple[Any, ...]
+    """The parameter's values, in order."""
+    band: Band
+    """One per value: the surface with its pointwise 95 % interval, without noise."""
+
+
+Words = tuple[str, str, str, str, str, str]
+"""The first six fields of an `Interaction`."""
+
+
+class Interaction(NamedTuple):
+    """How the effect of one parameter depends on another."""
+
+    one: str
+    other: str
+    one_from: str
+    one_to: str
+    other_from: str
+    other_to: str
+    """What is compared, in words: options, or halves of a range."""
+    value: float
+    """Effect of `one` at `other_to`, less that at `other_from`."""
+    low: float
+    high: float
+    """Ends of the interval, which holds for all interactions of the sweep at once."""
+
+    @property
+    def is_told(self) -> bool:
+        return self.low > 0 or self.high < 0
+
+
+@dataclass(frozen=True)
+class WhatIf:
+    """A sweep's surface."""
+
+    file: SweepFile
+    encoding: Encoding
+    posterior: Posterior
+    num_arms: int
+    """Arms that were fitted."""
+    knows_seeds: bool
+    """True if an arm has a second seed: else the noise is what neighbours do not share."""
+
+    @staticmethod
+    def of(file: SweepFile, arms: Sequence[MeasuredArm]) -> WhatIf | int:
+        """The surface of the first objective; the number of arms that it needs where there are fewer.
+
+        More than 300 arms are thinned, evenly along their numbers.
+        """
+        encoding = Encoding.of(file, [one.params for one in arms])
+        needed = arms_needed(encoding)
+        if len(arms) < needed or not encoding.columns:
+            return needed
+        kept = [arms[place] for place in sorted(set(np.linspace(0, len(arms) - 1, _MOST_ARMS).round().astype(int)))]
+        posterior = Posterior.of(
+            encoding.matrix([one.params for one in kept]),
+            np.array([one.score for one in kept]),
+            encoding.is_amount,
+            np.array([len(one.by_seed) for one in kept], dtype=float),
+            seed_spread(kept),
+        )
+        return WhatIf(file, encoding, posterior, len(kept), any(len(one.by_seed) > 1 for one in kept))
+
+    @property
+    def names(self) -> tuple[str, ...]:
+        """The parameters in which the arms differ, in the order of the sweep file."""
+        return tuple(dict.fromkeys(column.name for column in self.encoding.columns))
+
+    def curve(self, name: str, base: Point) -> Curve | None:
+        """The score along `name` with all else as in `base`; None where `base` lacks it, or less than two values can
+        stand there. A weight of a mixture takes from the others, or gives to them, in proportion."""
+        if base.get(name) is None:
+            return None
+        points = [(value, self._with(base, name, value)) for value in _values(self.file.domains[name])]
+        known = [(value, point) for value, point in points if point is not None]
+        if len(known) < 2:
+            return None
+        band = self.posterior.band(self.encoding.matrix([point for _, point in known]), level=LEVEL)
+        return Curve(name, tuple(value for value, _ in known), band)
+
+    def _with(self, base: Point, name: str, value: Any) -> dict[str, Any] | None:
+        """`base` with another value; None where the space has no such point with the same parameters."""
+        simplex = self.file.domains[name].simplex
+        point = {**base, name: value}
+        if simplex is not None:
+            left = 1.0 - float(base[name])
+            others = [other for other in simplex.names if other != name]
+            share = (1.0 - value) / left if left > 0 else 0.0
+            point |= {other: share * float(base[other]) for other in others}
+            if left <= 0:
+                point |= {other: (1.0 - value) / len(others) for other in others}
+            domains = self.file.domains
+            inside = all(domains[one].low - 1e-9 <= point[one] <= domains[one].high + 1e-9 for one in simplex.names)
+            return point if inside else None
+        active = {one.name for one in self.file.parameters if one.is_active(point)}
+        return point if active == {one for one, known in base.items() if known is not None} else None
+
+    def interactions(self) -> list[Interaction]:
+        """How each two parameters act together, the clearest first; mixtures' weights, which move together, are left
+        out, and so is a parameter that some arms lack.
+
+        Of numbers the upper half of the range is compared with the lower, of a choice each option with the first. The
+        others are averaged over the whole space.
+        """
+        always = [one.name for one in self.file.parameters if one.conditions == ((),)]
+        plain = [name for name in self.names if name in always and self.file.domains[name].simplex is None]
+        pairs = list(itertools.combinations(plain, 2))[:_MOST_PAIRS]
+        rng = np.random.default_rng(0)
+        points = [sample(self.file, RandomAsker(rng, at_an_end=0.0)) for _ in range(_SPREAD_OVER)]
+        contrasts = [one for pair in pairs for one in self._contrasts(*pair, points)]
+        if not contrasts:
+            return []
+        level = 1 - (1 - LEVEL) / len(contrasts)
+        found = []
+        for words, rows, weights in contrasts:
+            band = self.posterior.band(rows, weights[None, :], level)
+            found.append(Interaction(*words, float(band.value[0]), float(band.low[0]), float(band.high[0])))
+        return sorted(found, key=lambda one: -abs(one.value) / max(one.high - one.low, 1e-12))
+
+    def _contrasts(self, one: str, other: str, points: Sequence[Mapping[str, Any]]) -> list[tuple[Words, Array, Array]]:
+        """(names and words, rows, weights) of each difference of differences of two parameters."""
+        mine, theirs = _levels(self.file.domains[one]), _levels(self.file.domains[other])
+        found: list[tuple[Words, Array, Array]] = []
+        for (from_word, low), (to_word, high) in ((mine[0], level) for level in mine[1:]):
+            for (other_from, below), (other_to, above) in ((theirs[0], level) for level in theirs[1:]):
+                rows, weights = [], []
+                for values, sign in ((low, -1.0), (high, 1.0)):
+                    for others, other_sign in ((below, -1.0), (above, 1.0)):
+                        share = sign * other_sign / (len(values) * len(others) * len(points))
+                        for a, b, point in itertools.product(values, others, points):
+                            rows.append({**point, one: a, other: b})
+                            weights.append(share)
+                words: Words = (one, other, from_word, to_word, other_from, other_to)
+                found.append((words, self.encoding.matrix(rows), np.array(weights)))
+        return found
+
+
+def _values(domain: Domain) -> list[Any]:
+    """Values along a domain."""
+    if domain.kind == "choice":
+        return list(domain.options)
+    if domain.kind == "int":
+        return sorted({round(value) for value in np.linspace(domain.low, domain.high, _PLACES)})
+    if domain.kind == "loguniform":
+        return [float(value) for value in np.geomspace(domain.low, domain.high, _PLACES)]
+    return [float(value) for value in np.linspace(domain.low, domain.high, _PLACES)]
+
+
+def _levels(domain: Domain) -> list[tuple[str, list[Any]]]:
+    """(words, values): the options of a choice, or the lower and the upper half of a range."""
+    if domain.kind == "choice":
+        return [(str(option), [option]) for option in domain.options]
+
+    def at(share: float) -> float | int:
+        if domain.kind == "loguniform":
+            return float(domain.low * (domain.high / domain.low) ** share)
+        found = domain.low + share * (domain.high - domain.low)
+        return round(found) if domain.kind == "int" else float(found)
+
+    middle = f"{at(0.5):.3g}"
+    halves = ((f"below {middle}", 0.0), (f"above {middle}", 0.5))
+    return [(words, sorted({at(start + place / 2) for place in _WITHIN_HALF})) for words, start in halves]
