@@ -78,4 +78,4 @@ def test_a_rates_transfer_is_told_by_seed_and_a_single_seed_tells_nothing() -> N
     }
     row = mup._best_row(losses, "standard", "nano", (0, 1))
     assert row[3].startswith("0.241 (") and row[4].startswith("4.200 (")  # 2^-2.05; (4.0 + 4.4) / 2
-    assert mup._best_row(losses, "mup", "nano", (0,))[3] == "1 (0 to inf)"
+    assert mup._best_row(losses, "mup", "nano", (0,))[3] == "1 (one seed)"

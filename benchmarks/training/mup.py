@@ -9,7 +9,7 @@ tokens. The loss is measured on held-out documents of the same corpora, prose an
 The engine trains without Ray, one run after the other. Each run's result goes to `results.jsonl` in `--folder`; a
 second call with the same settings goes on from there, and several calls with different `--seeds` may share a folder.
 
-    nice python benchmarks/training/mup.py --folder mup                # some 40 minutes of one core
+    nice python benchmarks/training/mup.py --folder mup                # some 25 minutes of one core a seed
     python benchmarks/training/mup.py --folder mup --only-table        # of what is there
 """
 
@@ -22,7 +22,7 @@ import random
 import sys
 import tempfile
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any, NamedTuple
@@ -243,14 +243,16 @@ def report(losses: Mapping[Run, float], options: Any) -> str:
     ]
     text += "\nHeld-out loss by peak learning rate, nats per token, mean over the seeds (in brackets how many seeds, "
     text += "where not all tried it):\n\n"
-    text += _common.table(["", "preset", *(f"2^{e}" for e in exponents)], rows)
+    text += _common.table(["parametrization", "preset", *(f"2^{e}" for e in exponents)], rows)
     text += "\nThe best rate between grid points, and the loss that `tiny`'s best rate adds to a preset's own best, "
     text += "each with a 95 % interval over the seeds (Student's t):\n\n"
     rows = [
         _best_row(losses, parametrization, preset, options.seeds)
         for parametrization, preset in itertools.product(PARAMETRIZATIONS, options.presets)
     ]
-    return text + _common.table(["", "preset", "best rate", f"in units of `{BASE}`'s", "added loss"], rows)
+    return text + _common.table(
+        ["parametrization", "preset", "best rate", f"in units of `{BASE}`'s", "added loss"], rows
+    )
 
 
 def _mean_cell(losses: Mapping[Run, float], parametrization: str, preset: str, exponent: int, seeds: Sequence) -> str:
@@ -269,10 +271,20 @@ def _best_row(losses: Mapping[Run, float], parametrization: str, preset: str, se
             best.append(vertex(curve))
             ratios.append(vertex(curve) - vertex(of_base))
             added.append(curve[_best(of_base)] - min(curve.values()))
+    is_base = preset == BASE
     return (
-        *(parametrization, preset, _powers(interval(best)), "1" if preset == BASE else _powers(interval(ratios))),
-        "0" if preset == BASE else "{:.3f} ({:.3f} to {:.3f})".format(*interval(added)),
+        *(parametrization, preset, _cell(best, lambda exponent: f"{2.0**exponent:.3g}")),
+        "1" if is_base else _cell(ratios, lambda exponent: f"{2.0**exponent:.3g}"),
+        "0" if is_base else _cell(added, lambda loss: f"{loss:.3f}"),
     )
+
+
+def _cell(values: Sequence[float], written: Callable[[float], str]) -> str:
+    """The mean and its interval, each as `written` gives it."""
+    if not values:
+        return ""
+    mean, low, high = interval(values)
+    return f"{written(mean)} ({written(low)} to {written(high)})" if len(values) > 1 else f"{written(mean)} (one seed)"
 
 
 def _curve(losses: Mapping[Run, float], preset: str, parametrization: str, seed: int) -> dict[int, float]:
@@ -284,18 +296,11 @@ def interval(values: Sequence[float]) -> tuple[float, float, float]:
     """(mean, low, high) with 95 % by Student's t; infinite with one value."""
     from raycodellm.statistics import student_quantile
 
-    if not values:
-        return (math.nan, math.nan, math.nan)
     mean = float(np.mean(values))
     if len(values) == 1:
         return (mean, -math.inf, math.inf)
     half = student_quantile(len(values) - 1) * float(np.std(values, ddof=1)) / math.sqrt(len(values))
     return (mean, mean - half, mean + half)
-
-
-def _powers(exponents: tuple[float, float, float]) -> str:
-    mean, low, high = (2.0**exponent for exponent in exponents)
-    return f"{mean:.3g} ({low:.3g} to {high:.3g})"
 
 
 if __name__ == "__main__":
