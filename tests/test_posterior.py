@@ -31,14 +31,14 @@ def best_against(truth, noise: float, seed: int):
 def test_ninety_percent_intervals_of_the_chosen_best_cover_its_true_difference(noise):
     curves = (lambda at: (at - 0.4) ** 2 * 3, lambda at: np.exp(-2 * at), lambda at: np.sin(6 * at) / 2)
     covered = []
-    for seed in range(30):
+    for seed in range(24):
         band, truth = best_against(curves[seed % 3], noise, seed)
         covered.append(band.low[0] - 1e-9 <= truth <= band.high[0] + 1e-9)
-    assert np.mean(covered) >= 0.8  # of 30; the waves turn beyond their last arm, which no arm foretells
+    assert np.mean(covered) >= 0.8  # of 24; the waves turn beyond their last arm, which no arm foretells
 
 
 def test_where_nothing_matters_a_better_point_is_claimed_in_at_most_a_twentieth_of_sweeps():
-    claims = [best_against(lambda at: 0.0 * at, 0.2, seed)[0].high[0] < 0 for seed in range(40)]
+    claims = [best_against(lambda at: 0.0 * at, 0.2, seed)[0].high[0] < 0 for seed in range(25)]
     assert np.mean(claims) <= 0.05
 
 
