@@ -327,15 +327,10 @@ def summed_ledger(records: Sequence[StageRecord]) -> tuple[LedgerRow, ...]:
     return tuple(totals.values())
 
 
-_SUMMED = (
-    "planned_tokens",
-    "tokens",
-    "loss_tokens",
-    "sequences",
-    "unique_tokens",
-    "difference",
-    "skipped_sequences",
-)
+_SUMMED = ("planned_tokens", "tokens", "loss_tokens", "sequences", "unique_tokens", "difference", "skipped_sequences")
+
+
+_COUNTS = ("tokens_planned", "trunk_tokens", "trunk_seconds")  # of a trial that was stopped early
 
 
 @dataclass(frozen=True)
@@ -377,6 +372,10 @@ class TrialResult:
     """Number of the trial, another seed of the same arm, whose comparison stopped this one; None for any other."""
     tokens_planned: int = 0
     """Tokens of all stages of a trial that was stopped early, those that it did not train included."""
+    trunk_tokens: int = 0
+    """Of a trial that was stopped early: the part of `tokens` that its last stage took over from another stage; and
+    the part of `device_seconds`, as `trunk_seconds`."""
+    trunk_seconds: float = 0.0
     more: dict[str, Any] = field(default_factory=dict)
     """Fields that only a newer version knows; kept when the record is written again, and used for nothing."""
 
@@ -387,9 +386,10 @@ class TrialResult:
         flat = {
             name: getattr(self, name)
             for name in self.__dataclass_fields__
-            if name not in ("ledger", "tasks", "model", "rungs", "stopped_by", "tokens_planned", "more")
+            if name not in ("ledger", "tasks", "model", "rungs", "stopped_by", "more")
         }
-        flat.update(stopping_columns(self.state, self.rungs, self.stopped_by, self.tokens_planned))
+        counts = {name: flat.pop(name) for name in _COUNTS}
+        flat.update(stopping_columns(self.state, self.rungs, self.stopped_by, counts))
         flat.update({f"epochs.{row.source}": row.epochs for row in self.ledger})
         flat["tokens_difference"] = sum(row.difference for row in self.ledger)
         for group in ("params", "metrics", "tokens"):

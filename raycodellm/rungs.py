@@ -8,7 +8,7 @@ driver before would have.
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -86,13 +86,16 @@ def cut(values: Sequence[float], keep: float) -> float | None:
     return sorted(values)[math.ceil(keep * len(values) - 1e-9) - 1]
 
 
-def stopping_columns(state: str, rungs: Sequence[Rung], stopped_by: int | None, tokens_planned: int) -> dict[str, Any]:
-    """Columns of `trials.parquet`: the value at each rung; of a trial that was stopped early also where and why."""
+def stopping_columns(
+    state: str, rungs: Sequence[Rung], stopped_by: int | None, counts: Mapping[str, float]
+) -> dict[str, Any]:
+    """Columns of `trials.parquet`: the value at each rung; of a trial that was stopped early also where and why, and
+    its further `counts` by their names."""
     columns: dict[str, Any] = {f"rungs.{rung.share:g}": rung.value for rung in rungs}
     if state == "pruned":
         last = rungs[-1] if rungs and stopped_by is None else None
         columns["stopped.by"] = stopped_by
-        columns["stopped.tokens_planned"] = tokens_planned
+        columns.update({f"stopped.{name}": count for name, count in counts.items()})
         for name in ("stage", "share", "step", "value", "rank", "num_reached", "cut"):
             columns[f"stopped.{name}"] = getattr(last, name, None)
     return columns

@@ -169,6 +169,10 @@ def test_unfinished_stages_count_whole_until_their_trial_ends_and_equal_stages_o
     assert unfinished_tokens(stages, records, failed) == {"b": 20}
     stopped_early = TrialResult(0, "failed", 0, 0, tokens={"total": 14})
     assert unfinished_tokens(stages, records, stopped_early) == {"b": 5}
+    from_a_trunk = TrialResult(0, "pruned", 0, 0, tokens={"total": 24}, trunk_tokens=12)
+    assert unfinished_tokens(stages, records, from_a_trunk) == {"b": 3}
+    at_its_branch = TrialResult(0, "pruned", 0, 0, tokens={"total": 21}, trunk_tokens=12)
+    assert unfinished_tokens(stages, records, at_its_branch) == {"b": 0}
     assert total_tokens([{"b": 20}, {"b": 5, "c": 40}], records, "mine") == 9 + 20 + 40
     assert total_tokens([{"b": 20}], {"a": record(9, "theirs"), "b": record(19, "")}, "mine") == 19
 

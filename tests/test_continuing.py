@@ -77,8 +77,16 @@ def test_added_trials_change_neither_the_confirmed_arms_nor_a_verdict() -> None:
     found = [{**row(len(rows) + place, place, 7, 0.1), "arm": 4 + place} for place in range(2)]
     for ended, phase in ((1, "search"), (2, "done")):
         now = verdict.looks(more, [*rows, *found[:ended]], {})
+        assert now.num_decided == before.num_decided > 0
         assert (now.phase, now.pending) == (phase, ()) and (now.arms, now.verdicts) == (before.arms, before.verdicts)
     assert verdict.looks(added, [*rows, *found], {}).arms != before.arms, "the added arms are the best in the search"
+
+
+def test_a_confirmation_that_leaves_all_to_the_defaults_keeps_its_plan_too() -> None:
+    file = sweep_file("confirm: {}")
+    more = config.parse(config.write_yaml(file.tree), overrides=("search.replicates=2",))
+    begun = continuing.with_begun(file, more, [{"state": "running"}], ["search.replicates"]).example().search.confirm
+    assert begun.begun is not None and (begun.begun.looks, begun.begun.trials) == (3, search.num_trials(file))
 
 
 def test_added_looks_go_on_with_open_arms_and_leave_every_earlier_verdict_as_it_was() -> None:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 import random
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -23,10 +24,12 @@ from raycodellm.config import UserError
 from raycodellm.dispatch import Contender, DispatchState, EarlyStopping, JobEnd
 from raycodellm.display import moment
 from raycodellm.files import Folder
-from raycodellm.records import TrialResult
+from raycodellm.records import StageRecord, TrialResult
 from raycodellm.report.sections import sections
 from raycodellm.rungs import Halving, Rung, cut
 from raycodellm.runs.status import RunStatus
+from raycodellm.sweep.early_stopping import contender_of
+from raycodellm.sweep.trial_files import BEFORE_ADDED
 from raycodellm.tables import formats
 
 VALUES = st.lists(st.floats(0.5, 8.0), min_size=1, max_size=40)
@@ -297,6 +300,41 @@ def test_an_arm_is_stopped_as_a_whole_by_its_first_seed(sweep_text: str, tmp_pat
             assert of_arm[1].stopped_by == of_arm[0].number and of_arm[0].state == "pruned"
         elif of_arm[0].state == "pruned":  # it had ended before
             assert of_arm[1].state == "complete"
+
+
+def test_a_trial_that_is_open_again_for_added_tasks_is_not_stopped_with_its_arm(sweep_text: str, tmp_path, no_rivals):
+    run = sweep.open_run(config.parse(sweep_text, overrides=STOPPING), Folder(str(tmp_path)))
+    stage = SimpleNamespace(key="s", rungs=(2, 4), folder=str(tmp_path / "stage"))
+    second = TrialResult(5, "running", 3, run.sweep.seed + 1, {"pretrain.code_ratio": 0.1})
+    assert contender_of(run, second, SimpleNamespace(stages=[stage])).is_stopped
+    run.trial_folder(5).write_json(BEFORE_ADDED, {})
+    one = contender_of(run, second, SimpleNamespace(stages=[stage]))
+    early = EarlyStopping(0.5, (), {3: 4})
+    assert not one.is_compared and early.enter(5, one).stops == ()
+
+
+def test_the_tokens_that_a_stopped_stage_took_over_from_a_trunk_are_trained_and_spent_once(sweep_text: str, tmp_path):
+    """Two stages share 80 steps of 100 of ten tokens; the second is stopped where it branched off."""
+    record = StageRecord("0", "pretrain", 100, 1_000, 1.0, 50.0, 50.0, "0")
+    branch = replace(record, num_tokens=800, device_seconds=40.0, trunk_tokens=800, trunk_seconds=40.0)
+    stopped = Rung(0, "pretrain-b", 0.5, 50, 3.0, 3, 3, 2.0)
+    whole = TrialResult(0, "complete", 0, 0, tokens={"total": 1_000}, stages=("pretrain-a",), device_seconds=50.0)
+    counts = {"trunk_tokens": branch.trunk_tokens, "trunk_seconds": branch.trunk_seconds, "tokens_planned": 1_000}
+    part = TrialResult(
+        1,
+        "pruned",
+        1,
+        0,
+        tokens={"total": 800},
+        stages=("pretrain-b",),
+        device_seconds=40.0,
+        rungs=(stopped,),
+        **counts,
+    )
+    run = Folder(str(tmp_path))
+    rows, file = [whole.row(), part.row()], config.parse(sweep_text)
+    shared = report.Records(run, run, file, rows, {}, {"pretrain-a": record}, {}).sharing
+    assert (shared.tokens_asked, shared.tokens_trained, shared.seconds_trained) == (1_800, 1_000, 50.0)
 
 
 def test_a_value_that_is_not_finite_fails_the_trial(sweep_text: str, tmp_path, monkeypatch, no_rivals):

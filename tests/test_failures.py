@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import itertools
+from dataclasses import replace
 from typing import Any
 
 import pytest
@@ -145,5 +146,7 @@ def test_a_failed_trial_that_a_verdict_rests_on_stays_failed(sweep_text) -> None
     assert final(Looks("search", reference=0), *of_reference) == set()
     assert final(Looks("confirm", 0, (1,), 0), *of_reference) == set()
     assert final(Looks("confirm", 0, (1,), 0), *of_reference, *first) == {3}
-    assert final(Looks("confirm", 1, (1,), 0), *of_reference, *first, fresh(8, 1, 2)) == {3, 5, 6}
+    decided = Looks("confirm", 1, (1,), 0, num_decided=1)
+    assert final(decided, *of_reference, *first, fresh(8, 1, 2)) == {3, 5, 6}
+    assert final(replace(decided, phase="search"), *of_reference, *first, fresh(8, 1, 2)) == {3, 5, 6}
     assert final(Looks("done", 1, (1,), 0), *of_reference, *first, fresh(8, 1, 2)) == {3, 5, 6, 8}

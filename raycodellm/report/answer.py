@@ -68,8 +68,12 @@ def _stopped_by_budget(records: Records) -> str:
     looks, confirm = records.known.looks, records.sweep.search.confirm
     where = ""
     if confirm is not None:
-        at_look = f"at look {looks.look + 1} of {len(confirm.seeds)}"
-        where = f" {at_look if looks.phase == 'confirm' else 'before the first look'} of the confirmation"
+        where = "before the first look"
+        if looks.phase == "confirm":
+            where = f"at look {looks.look + 1} of {len(confirm.seeds)}"
+        elif looks.num_decided:  # trials were added to the search
+            where = f"after look {looks.num_decided} of {len(confirm.seeds)}"
+        where = f" {where} of the confirmation"
     trials = "a trial has" if records.num_unbegun == 1 else f"{records.num_unbegun} trials have"
     return f"Stopped{where} by {reached.key} ({reached}): {trials} not begun."
 

@@ -21,7 +21,7 @@ from raycodellm.records import ENDED, StageRecord
 from raycodellm.report.pairs import Compared, compared_models
 from raycodellm.report.ranking import ArmScore, ranking
 from raycodellm.tables import Sharing, sharing
-from raycodellm.tables.stopped import stopped_stage
+from raycodellm.tables.stopped import from_trunk, stopped_stage
 from raycodellm.tables.trials import Row, stages_of
 
 Name = TypeVar("Name", int, str)
@@ -115,6 +115,7 @@ class Records:
                 for key, (num_tokens, device_seconds) in part.items():
                     tokens[key] = max(tokens.get(key, 0), num_tokens)
                     seconds[key] = max(seconds.get(key, 0.0), device_seconds)
+                    taken[key] = max(taken.get(key, (0, 0.0)), from_trunk(row))
             chains.append(keys)
         return sharing(chains, tokens, seconds, taken)
 

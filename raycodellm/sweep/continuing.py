@@ -67,7 +67,7 @@ def with_begun(
     """
     before = saved.example().search.confirm
     tree = copy.deepcopy(file.tree)
-    if before is None or not tree["search"].get("confirm"):
+    if before is None or file.example().search.confirm is None:
         return file
     begun = None if before.begun is None else before.begun.model_dump(mode="json", exclude_none=True)
     if begun is None and fresh and changed:

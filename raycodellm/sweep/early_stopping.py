@@ -14,6 +14,7 @@ from raycodellm.rungs import Rung
 from raycodellm.slots.handle import DispatcherHandle
 from raycodellm.stage_store import Chain
 from raycodellm.sweep.folder import Run
+from raycodellm.sweep.trial_files import BEFORE_ADDED
 from raycodellm.verdict.arms import same
 
 logger = logging.getLogger(__name__)
@@ -36,14 +37,16 @@ def contender_of(run: Run, result: TrialResult, chain: Chain) -> Contender | Non
         return None
     reference = search.reference_point(run.file)
     is_search = result.phase == "search"
+    folder = run.trial_folder(result.number)
+    has_scores = folder.exists(BEFORE_ADDED)  # and is open again for added tasks alone
     return Contender(
         arm=result.arm,
         is_compared=is_search and result.seed == run.sweep.seed,
-        is_stopped=is_search and not (reference is not None and same(result.params, reference)),
+        is_stopped=is_search and not has_scores and not (reference is not None and same(result.params, reference)),
         stage=job.key,
         shares=dict(zip(job.rungs, early.at, strict=True)),
         source=early.source,
-        folder=run.trial_folder(result.number).uri,
+        folder=folder.uri,
         reached=stage_store.reached_rungs(job),
     )
 

@@ -77,7 +77,7 @@ def why_final(file: SweepFile, results: Sequence[TrialResult], looks: Looks) -> 
     if confirm is None:
         return {}
     has_seen = any(one.phase == "confirm" and one.arm != looks.reference for one in results)
-    num_decided = confirm.seeds[looks.look - 1] if looks.phase == "confirm" and looks.look > 0 else 0
+    num_decided = confirm.seeds[looks.num_decided - 1] if looks.num_decided else 0
     if looks.phase == "done":
         num_decided = confirm.seeds[-1]
     first_seed = file.example().seed + CONFIRM_SEEDS

@@ -55,6 +55,7 @@ def unfinished_tokens(
         return {one.key: one.num_tokens for one in unfinished}
     finished = sum(records[one.key].num_tokens for one in stages if one.key in records)
     told = result.tokens.get("total", 0) - finished
+    told -= min(told, result.trunk_tokens)  # these are counted where another stage trained them
     return {one.key: told if told > 0 or result.state == "pruned" else one.num_tokens for one in unfinished[:1]}
 
 

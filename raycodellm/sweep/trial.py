@@ -177,6 +177,7 @@ def _ended(result: TrialResult, chain: Chain, outcome: TrialOutcome) -> TrialRes
     evaluation_seconds = float(metrics.pop("seconds", 0.0))
     ledger = summed_ledger(stages)
     tokens = {row.source: row.tokens for row in ledger}
+    last = stages[-1] if stages and outcome.is_pruned else None
     return replace(
         result,
         state="failed" if outcome.error else "pruned" if outcome.is_pruned else "complete",
@@ -191,4 +192,6 @@ def _ended(result: TrialResult, chain: Chain, outcome: TrialOutcome) -> TrialRes
         rungs=outcome.rungs,
         stopped_by=outcome.stopped_by,
         tokens_planned=sum(job.stage.num_tokens for job in chain.stages) if outcome.is_pruned else 0,
+        trunk_tokens=last.trunk_tokens if last is not None else 0,
+        trunk_seconds=last.trunk_seconds if last is not None else 0.0,
     )

@@ -55,6 +55,14 @@ def stopped_stage(
     return [*before, last], {last: (tokens, seconds)}
 
 
+def from_trunk(row: Row) -> tuple[int, float]:
+    """Tokens and device-seconds among those of the stage that a trial was stopped in which that stage took over from
+    another one."""
+    tokens, seconds = (row.get(f"stopped.{name}") for name in ("trunk_tokens", "trunk_seconds"))
+    known = tokens is not None and seconds is not None and is_present(tokens) and is_present(seconds)
+    return (int(tokens or 0), float(seconds or 0.0)) if known else (0, 0.0)
+
+
 def stopped_sentence(rows: Sequence[Row]) -> str:
     """How many trials were stopped early, and the tokens that this saved; empty where none was."""
     number, saved = sum(row["state"] == "pruned" for row in rows), sum(map(tokens_not_trained, rows))

@@ -50,6 +50,8 @@ class Looks:
     """The reference arm; None while it has no trial, and where the sweep file names none."""
     pending: tuple[PendingTrial, ...] = ()
     """The trials that the look waits for, seed by seed, the reference first."""
+    num_decided: int = 0
+    """Looks that have all of their trials, and so have told their verdicts; also while added trials are searched."""
     verdicts: tuple[Verdict, ...] = ()
     """The verdicts of the last complete look at each arm: those that are final, and those that are not."""
     counted: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
@@ -119,7 +121,7 @@ def _replayed(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
             for arm in (reference, *active)
         }
         counted = {**state.counted, **{arm: tuple(row["seed"] for row in of_look[arm]) for arm in of_look}}
-        state = _decided(file, rows, of_look, replace(state, look=look, counted=counted), items)
+        state = _decided(file, rows, of_look, replace(state, look=look, num_decided=look + 1, counted=counted), items)
         active = _still_open(file, state, of_look)
         state = replace(state, verdicts=_final_but(active, state.verdicts))
     return _with_scores(file, rows, replace(state, verdicts=_final_but((), state.verdicts)), items)
