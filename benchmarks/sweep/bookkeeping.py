@@ -283,7 +283,9 @@ def measure_ray(num_trials: int, storage: str) -> None:
     data = tokens.prepare(file.example(), Folder(storage))
     contents = stage_store.contents_of_file(file)
     known = (data.stores, data.tokenizer_folder, data.tokenizer_fingerprint, data.vocab_size)
-    make_run("random", num_trials, Folder(storage), stage_store.Materials(*known, Folder(storage), contents), "made")
+    if not (Path(storage) / "made" / "trials.parquet").exists():
+        materials = stage_store.Materials(*known, Folder(storage), contents)
+        make_run("random", num_trials, Folder(storage), materials, "made")
     spent, wall = time.process_time(), time.monotonic()
     notebook.run(path, storage=storage)
     spent, wall = time.process_time() - spent, time.monotonic() - wall
