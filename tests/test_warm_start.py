@@ -107,6 +107,27 @@ def test_what_cannot_be_used_is_counted_with_its_reason(sweep_text, tmp_path) ->
     assert line.startswith(f"search.warm_start: 4 trials of {storage}/first are used; left out: ")
 
 
+def test_how_far_a_trial_breaks_a_constraint_is_told_against_the_same_reference_in_its_own_run(
+    sweep_text, tmp_path
+) -> None:
+    storage = Folder(str(tmp_path))
+    rows = [
+        {"ratio": ratio, "score": 1.0, "more": {"metrics.boxes/bpb": bpb}}
+        for ratio, bpb in ((0.4, 9.0), (0.1, 2.0), (0.2, 2.5))
+    ]
+    write_run(storage, sweep_text, rows)
+    limit = "search.constraints=[{metric: boxes/bpb, mode: min, within: 0.1}]"
+
+    def breaches(reference: float) -> list[float]:
+        file = own(sweep_text, limit, f"search.reference={{{NAME}: {reference}}}")
+        return [
+            pytest.approx(value) for one in sweep.read_prior(file, storage).trials for value in [*one.breaches.values()]
+        ]
+
+    assert breaches(0.1) == [9.0 - 2.2, 2.0 - 2.2, 2.5 - 2.2]
+    assert breaches(0.3) == [], "the run has no trial there, so nothing is known of the limit"
+
+
 def test_a_parameter_that_the_other_sweep_did_not_search_has_the_value_of_its_file(sweep_text, tmp_path) -> None:
     storage = Folder(str(tmp_path))
     write_run(storage, sweep_text, twenty())

@@ -70,16 +70,20 @@ def prior_of(run: Run) -> tuple[PriorTrial, ...]:
 
 
 def _of_run(file: SweepFile, folder: Folder) -> tuple[list[PriorTrial], Counter[str]]:
-    """The trials of a run that can be used, and how many cannot, by the reason."""
+    """The trials of a run that can be used, and how many cannot, by the reason. A constraint that is relative to this
+    sweep's reference is relative to the run's first trial at the same point, whatever the run itself compares with."""
     other = storage_files.read_sweep_file(folder, lambda line: None)
     rows = storage_files.read_trials_table(folder) if folder.exists("trials.parquet") else []
-    objectives = file.example().search.objectives
+    settings = file.example().search
+    objectives = settings.objectives
     complete = [row for row in rows if row["state"] == "complete"]
     lacking = [one.metric for one in objectives if not any(metric_of(row, one.metric) is not None for row in complete)]
     if lacking:
         what = f"has no complete trial with {lacking[0]}" if complete else "has no complete trial"
         raise UserError(f"{file.origin}: {_KEY}: {folder} {what}, so nothing can be learned from it; remove it")
-    reference = next((row for row in complete if row["number"] == search.REFERENCE_TRIAL), None)
+    point = search.reference_point(file) if settings.constraints else None
+    same = (row for row in complete if point is not None and _point(file, other, params_of(row)) == point)
+    reference = next(same, None)
     found: list[PriorTrial] = []
     why_not: Counter[str] = Counter()
     for row in rows:
