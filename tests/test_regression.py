@@ -10,6 +10,7 @@ import pytest
 import yaml
 
 from raycodellm import cli, config, regression, report
+from raycodellm.commands.suggest import unseen
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult, as_json
 from raycodellm.regression.encoding import Encoding
@@ -189,6 +190,17 @@ def test_suggest_writes_points_that_the_next_sweep_takes_and_their_report_shows_
     cli.main(["report", str(second)])
     assert "Predicted beside measured" in (second / "report").read_text("report.md")
     assert "Predicted beside measured" not in report.write_report(run, storage).read_text("report.md")
+
+
+def test_suggest_says_what_its_fit_does_not_see():
+    text = SWEEP.replace("SEARCH", "constraints: [{metric: boxes/acc, mode: max, bound: 0.25}]")
+    rows = [
+        {"arm": arm, "state": state} for arm, state in ((0, "complete"), (1, "pruned"), (1, "complete"), (2, "pruned"))
+    ]
+    constraint, stopped = unseen(config.parse(text), rows)
+    assert constraint == "no constraint is predicted: a point may break boxes/acc >= 0.25"
+    assert stopped == "stopped early, so without a score and not in the fit: 1 of the arms"
+    assert unseen(config.parse(SWEEP.replace("SEARCH", "sampler: tpe")), rows[:1]) == []
 
 
 def test_what_suggest_prints_is_yaml(storage, capsys):

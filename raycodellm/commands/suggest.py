@@ -13,6 +13,7 @@ from raycodellm.config import Objective, UserError
 from raycodellm.tables import Table, cells, formats, table_lines
 
 if TYPE_CHECKING:
+    from raycodellm.config import SweepFile
     from raycodellm.regression import MeasuredArm, Suggested, Suggestion
     from raycodellm.runs import OpenedRun
     from raycodellm.tables.trials import Row
@@ -74,7 +75,7 @@ def suggest(path: str, asked: Suggesting, complain: Callable[[str], None]) -> in
         [len(one.by_seed) for one in arms],
         regression.seed_spread(arms),
     )
-    said = _said(found, arms, objective, reference is not None)
+    said = [*_said(found, arms, objective, reference is not None), *unseen(file, rows)]
     if found.points:
         regression.write_suggested(run.folder, _kept(run, found, objective))
     _write(said, regression.as_enqueue(file, [one.params for one in found.points]), asked.into)
@@ -162,6 +163,17 @@ def _said(found: Suggestion, arms: list[MeasuredArm], objective: Objective, has_
         lines.append("told apart: try the predicted best, with fresh seeds (search.confirm)")
     else:
         lines.append("not told apart: stay where you are; the points below may teach more")
+    return lines
+
+
+def unseen(file: SweepFile, rows: list[Row]) -> list[str]:
+    """What the fit of one metric does not see: the constraints of the search, and arms that were stopped early."""
+    constraints = [one.name for one in file.example().search.constraints]
+    lines = [f"no constraint is predicted: a point may break {' or '.join(constraints)}"] if constraints else []
+    scored = {row["arm"] for row in rows if row["state"] == "complete"}
+    stopped = {row["arm"] for row in rows if row["state"] == "pruned"} - scored
+    if stopped:
+        lines.append(f"stopped early, so without a score and not in the fit: {len(stopped)} of the arms")
     return lines
 
 
