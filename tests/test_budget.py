@@ -17,7 +17,7 @@ from raycodellm.config import Budget, UserError
 from raycodellm.dispatch import Snapshot
 from raycodellm.dispatch.snapshot import SlotView
 from raycodellm.files import Folder
-from raycodellm.records import StageRecord, TrialResult
+from raycodellm.records import StageRecord, TrialResult, Trunk
 from raycodellm.report import write as report_write
 from raycodellm.storage_files import Spent
 from raycodellm.sweep.spending import PlannedStage, total_tokens, unfinished_tokens
@@ -178,9 +178,10 @@ def test_unfinished_stages_count_whole_until_their_trial_ends_and_equal_stages_o
 
 
 def test_check_says_whether_the_planned_trials_fit() -> None:
-    def lines(settings: Budget, confirming: float = 0.0) -> list[str]:
-        stage = SimpleNamespace(num_tokens=100)
-        chains = [SimpleNamespace(stages=[SimpleNamespace(key=f"k{number}", stage=stage)]) for number in range(4)]
+    def lines(settings: Budget, confirming: float = 0.0, trunk: Trunk | None = None) -> list[str]:
+        stage = SimpleNamespace(num_tokens=100, batch_tokens=10)
+        jobs = [SimpleNamespace(key=f"k{number}", stage=stage, trunk=trunk) for number in range(4)]
+        chains = [SimpleNamespace(stages=[job]) for job in jobs]
         scaling = config.Scaling(workers=2)
         of_search: Any = SimpleNamespace(confirm=None, replicates=1, sampler="grid", trials=None)
         example = SimpleNamespace(budget=settings, scaling=scaling, search=of_search)
@@ -193,6 +194,8 @@ def test_check_says_whether_the_planned_trials_fit() -> None:
     assert lines(Budget(tokens=400)) == [
         "budget:", "  tokens: the search's training takes 400 of 400 tokens; it fits"
     ]  # fmt: skip
+    half = Trunk("trunk", num_steps=5, num_taken=5, kept_steps=(5,))
+    assert "takes 250 of 250 tokens; it fits" in lines(Budget(tokens=250), trunk=half)[1]
     assert "it does not fit: 3 of 4 trials begin" in lines(Budget(tokens=201))[1]
     assert "about 2 of 2 hours; it fits" in lines(Budget(wall_hours=2))[1]
     assert "about 2 of 4 trials begin, so that there is no confirmation" in lines(Budget(device_hours=4), 2.0)[1]

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 from raycodellm import budget, search
 from raycodellm.check import costs
 from raycodellm.config import SweepFile
-from raycodellm.stage_store import Chain
+from raycodellm.stage_store import Chain, taken_steps
 from raycodellm.storage_files import Spent
 
 
@@ -37,11 +37,14 @@ def lines(
 
 
 def _new_tokens(chains: Sequence[Chain]) -> list[int]:
-    """Tokens that each trial adds to those before it, equal stages counted once."""
+    """Tokens that each trial adds to those before it: equal stages counted once, without the steps that a stage takes
+    over from another one of its trunk."""
     known: set[str] = set()
     added = []
+    taken = taken_steps(costs.unique_jobs(chains))
     for chain in chains:
-        added.append(sum(job.stage.num_tokens for job in chain.stages if job.key not in known))
+        new = [job for job in chain.stages if job.key not in known]
+        added.append(sum(job.stage.num_tokens - taken.get(job.key, 0) * job.stage.batch_tokens for job in new))
         known |= {job.key for job in chain.stages}
     return added
 
