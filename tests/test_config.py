@@ -50,6 +50,14 @@ def refusal(text: str, *overrides: str) -> str:
         ("search.enqueue=[{pretrain.code_ratoi: 0.1}]", ("search.enqueue.0", "did you mean 'pretrain.code_ratio'")),
         ("search.enqueue=[{pretrain.code_ratio: 0.9}]", ("search.enqueue.0", "0.9", "[0.0, 0.75]")),
         ("scaling.workers={search: {int: [1, 2]}}", ("scaling.workers", "cannot be searched")),
+        ("search.confirm={margin: small}", ("search.confirm.margin: found 'small'; give a number", "{bpb: 0.01")),
+        ("search.confirm={margin: -1}", ("search.confirm.margin: found -1; must be greater than 0",)),
+        ("search.confirm={margin: {bpb: 0}}", ("search.confirm.margin.bpb: found 0; must be greater than 0",)),
+        ("search.confirm={margin: {}}", ("search.confirm.margin: found {}", "at least one")),
+        ("search.warm_start=first", ("search.warm_start", "'first'", "warm_start: [first-sweep]")),
+        ("budget=3", ("budget: found 3", "budget: {tokens: 2e9")),
+        ("ladder={presets: [tiny, nano], learning_rate: 1}", ("ladder.learning_rate", "{tiny: 1, nano: 0.4}")),
+        ("search.objective=[{metric: a/b, mode: min}, {metric: a/b, mode: max}]", ("objective", "a/b", "twice")),
         ("instruct.name=pretrain", ("'pretrain'", "twice")),
         ("stages.7.tokens=3", ("7", "0 to 1")),
         ("nonsense", ("KEY=VALUE",)),
@@ -59,6 +67,7 @@ def test_a_mistake_is_refused_by_its_key_and_value(sweep_text: str, override: st
     message = refusal(sweep_text, override)
     for word in words:
         assert word in message, message
+    assert "dict[" not in message and message.count("margin") <= 2, message  # each fault once, in words of YAML
 
 
 @pytest.mark.parametrize(

@@ -41,6 +41,18 @@ def test_an_objective_may_not_be_an_average_that_lacks_a_task(sweep_text: str) -
         evaluation.check_evaluation(without)
 
 
+def test_an_objective_that_makes_models_worse_is_refused(sweep_text: str) -> None:
+    overrides = ("evaluation={tasks: [boxes]}", "search.objective={metric: boxes/acc, mode: min}")
+    with pytest.raises(UserError, match=r"boxes/acc is better where it is higher, found mode: min; use mode: max"):
+        evaluation.check_evaluation(config.parse(sweep_text, overrides=overrides))
+
+
+def test_a_metric_of_held_out_text_that_is_not_measured_names_the_suite(sweep_text: str) -> None:
+    limit = "search.constraints=[{metric: bpb_prose/bpb, mode: min, bound: 3}]"
+    with pytest.raises(UserError, match=r"found 'bpb_prose/bpb'.*add bpb to evaluation\.suites"):
+        evaluation.check_evaluation(config.parse(sweep_text, overrides=("evaluation={tasks: [boxes]}", limit)))
+
+
 @pytest.mark.parametrize("key", ["bpc", "boxes/bpc", "booxes/bpb"])
 def test_a_margin_is_of_a_metric_that_the_evaluation_gives(sweep_text: str, key: str) -> None:
     overrides = ("evaluation={tasks: [boxes]}", "search.reference={pretrain.code_ratio: 0.5}")

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
@@ -31,8 +31,17 @@ _HINTS = {
     "confirm": "for example confirm: {best: 2, seeds: [2, 4, 8], margin: 0.01}",
     "seeds": "for example seeds: [2, 4, 8]",
     "pairs": "for example pairs: [[base, other]]",
+    "margin": "give a number over 0, or such numbers by unit or metric, for example margin: {bpb: 0.01, acc: 0.02}",
+    "constraints": "for example constraints: [{metric: boxes/acc, mode: max, bound: 0.2}]",
+    "early_stopping": "for example early_stopping: {metric: bpb/prose, at: [0.25, 0.5], keep: 0.5}",
+    "at": "for example at: [0.25, 0.5]",
+    "warm_start": "for example warm_start: [first-sweep]",
+    "budget": "for example budget: {tokens: 2e9, wall_hours: 12}",
+    "ladder": "for example ladder: {presets: [tiny, mini, nano]}",
+    "ladder.learning_rate": "for example learning_rate: {tiny: 1, nano: 0.4}",
+    "presets": "for example presets: [tiny, mini, nano]",
 }
-"""Maps a key to what could stand there."""
+"""Maps a key, or a path where the key alone says too little, to what could stand there."""
 
 
 def explain(error: ValidationError, tree: dict[str, Any]) -> str:
@@ -42,9 +51,29 @@ def explain(error: ValidationError, tree: dict[str, Any]) -> str:
     # Where a setting may be one mapping or a list of them, the mapping is what a user meant who gave neither.
     mappings = {item["loc"][:-1] for item in items if item["type"] == "model_type"}
     items = [item for item in items if item["type"] != "tuple_type" or item["loc"][:-1] not in mappings]
-    faults = list(dict.fromkeys(_explain_one(item, tree) for item in items))
+    faults = list(dict.fromkeys(_explain_one(item, tree) for item in _one_branch(items)))
     more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
     return "; ".join(faults[:_MOST_FAULTS]) + more
+
+
+def _one_branch(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The errors without those of the branch that a user did not mean, where a setting may be a number or a mapping.
+
+    A mapping was meant as one, and a number as a number. Anything else is told once, with both that would work.
+    """
+    kept = list(items)
+    for mapping in [one for one in items if one["type"] == "dict_type"]:
+        others = [one for one in items if one["loc"][:-1] == mapping["loc"][:-1] and one is not mapping]
+        is_number = isinstance(mapping["input"], (int, float)) and not isinstance(mapping["input"], bool)
+        for other in [mapping] if others and is_number else others:
+            kept.remove(other)
+    inside = {tuple(one["loc"][:place]) for one in kept for place, part in enumerate(one["loc"]) if _is_mapping(part)}
+    return [one for one in kept if one["loc"][:-1] not in inside or _is_mapping(one["loc"][-1])]
+
+
+def _is_mapping(part: Any) -> bool:
+    """True for the name by which pydantic calls a mapping among the branches of a union."""
+    return isinstance(part, str) and part.startswith("dict[")
 
 
 def _explain_one(item: Mapping[str, Any], tree: dict[str, Any]) -> str:
@@ -63,7 +92,8 @@ def _explain_one(item: Mapping[str, Any], tree: dict[str, Any]) -> str:
 
 def _wanted(item: Mapping[str, Any], path: tuple[Any, ...]) -> str:
     """Tells what would work in the place of the value found, in the words of YAML and not of Python."""
-    kind, example = item["type"], _HINTS.get(str(next((part for part in reversed(path) if isinstance(part, str)), "")))
+    kind, keys = item["type"], [part for part in path if isinstance(part, str)]
+    example = _HINTS.get(".".join(keys[-2:]), _HINTS.get(keys[-1] if keys else ""))
     shapes = {
         "model_type": "give keys and values in braces",
         "dict_type": "give keys and values in braces",
@@ -104,7 +134,7 @@ def _is_union_branch(part: Any) -> bool:
     """True for the name by which pydantic calls a branch of a union in an error's path; the file has no such key."""
     return isinstance(part, str) and (
         part in ("Objective", "str", "int", "float")
-        or part.startswith(("function-", "tuple", "constrained-", "literal"))
+        or part.startswith(("function-", "tuple", "constrained-", "literal", "dict["))
     )
 
 

@@ -23,7 +23,7 @@ class Objective(Frozen):
 
 
 class Constraint(Frozen):
-    """A metric that an arm may not make worse than a limit, as `{metric: prose/bpb, mode: min, within: 0.01}`. The
+    """A metric that an arm may not make worse than a limit, as `{metric: bpb_prose/bpb, mode: min, within: 0.01}`. The
     sampler learns how far each trial is beyond its limit; arms that keep all constraints rank before the others."""
 
     metric: str
@@ -44,7 +44,7 @@ class Constraint(Frozen):
 
     @property
     def name(self) -> str:
-        """`bpb/prose <= 1.01 x reference`: the constraint as it is told."""
+        """The constraint as it is told: `bpb_prose/bpb <= reference + 1 %`."""
         side = "<=" if self.mode == "min" else ">="
         if self.bound is not None:
             return f"{self.metric} {side} {self.bound:g}"
@@ -74,7 +74,11 @@ class Confirm(Frozen):
     seeds: Annotated[tuple[Annotated[Whole, Field(ge=2)], ...], Field(min_length=1)] = (2, 4, 8)
     """Fresh seeds per arm, in all, at each look at the results. The sweep ends at the first look at which every verdict
     is known."""
-    margin: Annotated[Number, Field(gt=0)] | dict[str, Annotated[Number, Field(gt=0)]] | None = None
+    margin: (
+        Annotated[Number, Field(gt=0)]
+        | Annotated[dict[str, Annotated[Number, Field(gt=0)]], Field(min_length=1)]
+        | None
+    ) = None
     """Difference up to which two arms count as equal: a number, in the first objective's unit, or one for each unit or
     metric, for example `{bpb: 0.01, acc: 0.02, boxes/acc: 0.05}`. No arm is found equal where it says nothing."""
     begun: ConfirmationBegun | None = None
@@ -163,10 +167,11 @@ class Search(Frozen):
                     f"warm_start: found {run!r}, a relative path; give the name of a sweep in the same storage, or the "
                     "whole path or address of a run folder"
                 )
-        names = [one.name for one in self.constraints]
-        for name in names:
-            if names.count(name) > 1:
-                raise ValueError(f"constraints: {name} is there twice; remove one")
+        metrics = [one.metric for one in self.objectives]
+        for key, names in {"objective": metrics, "constraints": [one.name for one in self.constraints]}.items():
+            for name in names:
+                if names.count(name) > 1:
+                    raise ValueError(f"{key}: {name} is there twice; remove one")
         return self
 
     @property

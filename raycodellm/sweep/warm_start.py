@@ -72,7 +72,10 @@ def prior_of(run: Run) -> tuple[PriorTrial, ...]:
 def _of_run(file: SweepFile, folder: Folder) -> tuple[list[PriorTrial], Counter[str]]:
     """The trials of a run that can be used, and how many cannot, by the reason. A constraint that is relative to this
     sweep's reference is relative to the run's first trial at the same point, whatever the run itself compares with."""
-    other = storage_files.read_sweep_file(folder, lambda line: None)
+    try:
+        other = storage_files.read_sweep_file(folder, lambda line: None)
+    except UserError as error:
+        raise UserError(f"{file.origin}: {_KEY}: {error}") from error
     rows = storage_files.read_trials_table(folder) if folder.exists("trials.parquet") else []
     settings = file.example().search
     objectives = settings.objectives

@@ -48,8 +48,7 @@ def check_evaluation(file: SweepFile) -> None:
                 raise UserError(f"{key}: found {one.metric!r}, which needs evaluation.contamination: true")
             check_objective(one, tasks, TaskNames(settings.include), given_averages(settings), key)
             _check_source(one, sweeps[0], key)
-            if isinstance(one, Constraint):
-                _check_direction(one, key)
+            _check_direction(one, key)
         _check_margins(sweeps[0], tasks, TaskNames(settings.include), given_averages(settings))
 
 
@@ -73,8 +72,8 @@ def _measured(sweep: Sweep) -> Iterator[tuple[str, Objective | Constraint]]:
         yield f"search.constraints.{place}.metric", constraint
 
 
-def _check_direction(one: Constraint, key: str) -> None:
-    """Raises `UserError` for a constraint that keeps a metric from getting better."""
+def _check_direction(one: Objective | Constraint, key: str) -> None:
+    """Raises `UserError` for an objective or a constraint that keeps a metric from getting better."""
     name = one.metric.rpartition("/")[2]
     better = "min" if name.startswith("bpb") else "max" if name.startswith("acc") else one.mode
     if one.mode != better:
@@ -108,6 +107,8 @@ def check_objective(
         task = objective.metric.rpartition("/")[0]
         examples = ", ".join([*averages, *(f"{name}/bpb" for name in tasks[:3]), "mean/bpb", "mean/acc"])
         own = f" ({task} gives {', '.join(_scores(task, tasks, known) or ())})" if task in tasks else ""
+        if task in DOMAIN_OF_TASK and task not in tasks:
+            own = f" (add bpb to evaluation.suites, or {task} to evaluation.tasks)"
         raise UserError(
             f"{key}: found {objective.metric!r}, which no task of evaluation.tasks gives{own}; "
             f"use for example {examples}"
