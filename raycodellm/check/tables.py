@@ -28,7 +28,9 @@ def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
         lines.append(f"constraints: {kept}")
     lines += [line] if (line := search.lacking_points(file)) else []
     lines.append(
-        "arms:" if sweep.search.sampler in ("grid", "qmc") else "arms, for example (the sampler chooses as it learns):"
+        "arms:"
+        if sweep.search.sampler in ("grid", "random", "qmc")
+        else "arms, for example (the sampler chooses as it learns):"
     )
     lines += [
         f"  {number:3d}  {search.format_params(arm) or '(nothing is searched over)'}"

@@ -13,7 +13,7 @@ from raycodellm.tables.trials import Row, is_present, params_of, trial_name
 
 
 def why_stopped(rungs: Sequence[Rung], stopped_by: int | None) -> str:
-    """`at 25 % of pretrain: 2.310 bits per byte, the cut is 2.100 (5 of 6)`."""
+    """The last comparison: `at 25% of pretrain: 2.310 bits per byte, the cut is 2.100 (rank 5 of 6)`."""
     if stopped_by is not None:
         return f"with trial {trial_name(stopped_by)}, the first seed of its arm"
     if not rungs:
