@@ -20,6 +20,7 @@ TASKS = "evaluation.tasks=[boxes, logical_deduction]"
 ADDED = (*BEGUN, TASKS)
 CONFIRMED = (*BEGUN, "search.trials=2", "search.reference={pretrain.code_ratio: 0.0}", "search.confirm={seeds: [2]}")
 
+LIMITED = "search.constraints=[{metric: mean/acc, mode: max, bound: 0.2}]"
 CLEANED = "sources.prose.cleaning={decontaminate: {enabled: true}}"
 
 
@@ -121,6 +122,7 @@ def test_another_sweep_in_the_same_storage_evaluates_only_what_the_first_did_not
     ("before", "after", "why"),
     [
         (BEGUN[:2], ADDED[::3], "search.objective mean/bpb is a mean over the tasks"),
+        ((*BEGUN, LIMITED), (*ADDED, LIMITED), "search.constraints mean/acc is a mean over the tasks"),
         (
             (*BEGUN, CLEANED),
             (*ADDED, CLEANED),

@@ -131,11 +131,12 @@ def why_not_added(saved: SweepFile, file: SweepFile, scored: Collection[str] = (
             "cleaning.decontaminate takes the tasks' items out of the training data, so other tasks need other models"
         )
     averages = [evaluation.asked_averages(sweep.evaluation) for sweep in (before, now)]
-    for objective in now.search.objectives:
-        subject = objective.metric.rpartition("/")[0]
-        old, new = (found.get(objective.metric) for found in averages)
-        if subject == evaluation.MEAN or old != new:
-            return f"search.objective {objective.metric} is a mean over the tasks"
+    asked_of = [("search.objective", one.metric) for one in now.search.objectives]
+    asked_of += [("search.constraints", one.metric) for one in now.search.constraints]
+    for key, metric in asked_of:
+        old, new = (found.get(metric) for found in averages)
+        if metric.rpartition("/")[0] == evaluation.MEAN or old != new:
+            return f"{key} {metric} is a mean over the tasks"
     return None
 
 
