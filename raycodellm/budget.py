@@ -20,7 +20,7 @@ class Limit:
     spent: float
     limit: float
     unit: str
-    """What is counted, in words; the currency of money."""
+    """The unit that is counted, in words; of money the currency."""
 
     @property
     def is_reached(self) -> bool:

@@ -42,7 +42,7 @@ class Seen:
 
     content: bytes
     version: dict[str, str]
-    """What tells this content from any other that the file has had: its ETag, or its generation."""
+    """ETag or generation, which tells this content from any other that the file has had."""
 
 
 class ConditionalFile:

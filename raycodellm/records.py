@@ -373,8 +373,8 @@ class TrialResult:
     tokens_planned: int = 0
     """Tokens of all stages of a trial that was stopped early, those that it did not train included."""
     trunk_tokens: int = 0
-    """Of a trial that was stopped early: the part of `tokens` that its last stage took over from another stage; and
-    the part of `device_seconds`, as `trunk_seconds`."""
+    """Part of `tokens` that the last stage of a trial that was stopped early took over from another stage.
+    `trunk_seconds` is the same part of `device_seconds`."""
     trunk_seconds: float = 0.0
     more: dict[str, Any] = field(default_factory=dict)
     """Fields that only a newer version knows; kept when the record is written again, and used for nothing."""

@@ -139,10 +139,10 @@ def read_timing(run: Folder) -> dict[str, float]:
 
 @dataclass(frozen=True)
 class Spent:
-    """What a sweep has spent over all its runs, as `spent.json` keeps it."""
+    """The spending of a sweep over all its runs, as `spent.json` keeps it."""
 
     tokens: int = 0
-    """Of the stages of all trials that have begun, equal stages once; without those that another sweep trained."""
+    """Tokens of the stages of all trials that have begun, equal stages once, without stages of other sweeps."""
     device_seconds: float = 0.0
     """Seconds that worker groups held, times their devices."""
     wall_seconds: float = 0.0

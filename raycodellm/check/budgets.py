@@ -1,4 +1,4 @@
-"""Whether the trials of a sweep fit its budget, as far as that is known before it runs, as lines of text."""
+"""Lines of text that say whether a sweep's trials fit its budget, as far as that is known before the sweep runs."""
 
 from __future__ import annotations
 

@@ -167,7 +167,7 @@ def _said(found: Suggestion, arms: list[MeasuredArm], objective: Objective, has_
 
 
 def unseen(file: SweepFile, rows: list[Row]) -> list[str]:
-    """What the fit of one metric does not see: the constraints of the search, and arms that were stopped early."""
+    """Lines on what the fit of one metric leaves out: constraints of the search, and arms that were stopped early."""
     constraints = [one.name for one in file.example().search.constraints]
     lines = [f"no constraint is predicted: a point may break {' or '.join(constraints)}"] if constraints else []
     scored = {row["arm"] for row in rows if row["state"] == "complete"}

@@ -24,8 +24,9 @@ class Model(Frozen):
     """A model to continue from, with its weights: a local folder, a folder on object storage, or a hub id
     (`owner/name`, `owner/name@revision`)."""
     parametrization: Literal["standard", "mup"] = "standard"
-    """How a preset's first weights, learning rates and logits follow from its width. `mup`: the best learning rate of
-    `tiny` serves wider presets too (Yang et al. 2022). Depth is not corrected for."""
+    """How a preset's first weights, learning rates and logits follow from its width. `mup` is meant to
+    let the best learning rate of `tiny` serve wider presets too (Yang et al. 2022; docs/benchmarks.md has what was
+    measured). Depth is not corrected for."""
 
     @model_validator(mode="after")
     def _one_origin(self) -> Model:

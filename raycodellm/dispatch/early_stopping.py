@@ -47,7 +47,7 @@ class Stop:
 
 @dataclass(frozen=True)
 class Decision:
-    """What follows from a rung: to be kept first, and then to be applied."""
+    """The consequences of a rung; they are kept first, and then applied."""
 
     kept: Mapping[int, tuple[Rung, ...]]
     """Maps each trial that was compared to all its comparisons."""

@@ -68,7 +68,7 @@ class Display(abc.ABC):
         self._best: tuple[int, str] = (0, "")
         """Number of ended trials, and the best arm among them."""
         self._pace = Pace(clock)
-        """Of finding the best arm."""
+        """Limits how often the best arm is looked for."""
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick_on, name="raycodellm display", daemon=True)
 

@@ -124,7 +124,7 @@ class LadderResult:
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """Of the first rung that has begun; the same for all."""
+        """Objectives of the first rung that has begun; all rungs have the same."""
         return self.begun[0].records.sweep.search.objectives if self.begun else ()  # type: ignore[union-attr]
 
     @cached_property

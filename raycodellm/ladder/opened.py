@@ -75,7 +75,7 @@ class OpenedLadder:
 
     @property
     def answer(self) -> str:
-        """What the rungs say together, in sentences."""
+        """Sentences that join the verdicts of the rungs."""
         return answer(read_result(self._ladder))
 
     def summary(self) -> str:

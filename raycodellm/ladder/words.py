@@ -20,7 +20,7 @@ WHY_NO_PREDICTION = (
     "decided better between two corpora than the ranking at a single small size, which was right for about 80 % of "
     "pairs."
 )
-"""What a ladder cannot tell, with the study that measured it."""
+"""Limits of a ladder's answer, with the study that measured them."""
 
 
 def size(rung: RungFacts) -> str:
@@ -29,7 +29,7 @@ def size(rung: RungFacts) -> str:
 
 
 def answer(result: LadderResult) -> str:
-    """What the rungs say together on the first objective: arm by arm, then of the arms' order."""
+    """Sentences that join the rungs on the first objective: one for each arm, then those on the arms' order."""
     if not result.objectives:
         return "No rung has begun."
     metric = result.objectives[0].metric
@@ -44,7 +44,7 @@ def answer(result: LadderResult) -> str:
 
 
 def sentence(one: ArmEffects) -> str:
-    """Whether the arm's effect has one sign at all sizes, and how it moves."""
+    """A sentence on the arm's effect: whether its sign is the same at all sizes, and how it moves."""
     return f"{_sign(one)} {_trend(one)}".strip()
 
 
@@ -85,14 +85,14 @@ def _trend(one: ArmEffects) -> str:
 
 
 def _direction(one: ArmEffects) -> str:
-    """Whether larger models gain or lose by the arm, as far as the slope says."""
+    """Words for the slope: whether larger models gain or lose by the arm."""
     assert one.trend is not None
     helps = (one.trend.slope.value < 0) == (one.objective.mode == "min")
     return "in favour of the arm" if helps else "against the arm"
 
 
 def lacking(result: LadderResult) -> str:
-    """What a trend still needs; empty where each arm has one."""
+    """A sentence on what a trend still needs; empty where each arm has one."""
     metric = result.objectives[0].metric
     found = [one for one in result.effects if one.objective.metric == metric]
     if all(one.trend is not None for one in found):

@@ -92,5 +92,5 @@ def layer_of(parameter: str) -> str:
 
 
 def parametrization_content(model: Model) -> list[Any]:
-    """What the parametrization adds to a model's identity: nothing for the standard one."""
+    """The parametrization's part of a model's identity; empty for the standard one."""
     return [] if model.parametrization == "standard" else [model.parametrization, asdict(BASE)]

@@ -64,7 +64,7 @@ class Observer:
         self._readings = SweepReadings(file)
         self._trial_log = TrialLog()
         self._pace = Pace(clock)
-        """Of the views of all trials: the table, and what the job's page tells."""
+        """Limits how often the views of all trials are written: the table, and the job's page."""
         self._viewed: Sequence[object] = ()
         """The trials as these views were last written, and the number of all trials."""
         self._last: tuple[Snapshot, Sequence[TrialResult]] | None = None

@@ -1,4 +1,4 @@
-"""What is known of the score as a function of the parameters: a posterior over functions, forms and noise at once.
+"""A posterior of the score as a function of the parameters: over functions, forms and noise at once.
 
 The forms are Gaussian processes (`kernels.py`): the constant, the linear and quadratic forms of `forms.py` with normal
 coefficients, a sum of one curve per column, and Matérn processes of several length scales. None of them is chosen: each
@@ -32,7 +32,7 @@ _LEAST_WEIGHT = 1e-3
 
 
 class SeedSpread(NamedTuple):
-    """What the seeds of single arms tell of the noise: their squared distances from their arm's mean, summed."""
+    """The noise by the seeds of single arms: their squared distances from their arm's mean, summed."""
 
     squares: float = 0.0
     degrees: int = 0
@@ -99,7 +99,7 @@ class Posterior:
     x: Array
     members: tuple[_Member, ...]
     weights: Array
-    """Of the members; they sum to 1."""
+    """Weight of each member; the weights sum to 1."""
     degrees: int
 
     @staticmethod
@@ -203,7 +203,7 @@ def _quantile(share: float, means: Array, deviations: Array, weights: Array, deg
 
 
 class _Scores(NamedTuple):
-    """What was measured."""
+    """The measured scores."""
 
     y: Array
     seeds: Array

@@ -1,4 +1,4 @@
-"""What a sweep's arms say of points that were not run: the score along one parameter, and how two act together."""
+"""Predictions for points that were not run: the score along one parameter, and how two parameters act together."""
 
 from __future__ import annotations
 
@@ -54,7 +54,7 @@ class Interaction(NamedTuple):
     one_to: str
     other_from: str
     other_to: str
-    """What is compared, in words: options, or halves of a range."""
+    """The values that are compared, in words: options, or halves of a range."""
     value: float
     """Effect of `one` at `other_to`, less that at `other_from`."""
     low: float

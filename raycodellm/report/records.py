@@ -54,7 +54,7 @@ class Records:
     read_curves: dict[str, Curve] = field(default_factory=dict)
     """The curves that were read until now."""
     spent: storage_files.Spent = field(default_factory=storage_files.Spent)
-    """What the sweep had spent when its driver last wrote it."""
+    """Tokens and times that the sweep had spent when its driver last wrote them."""
 
     @cached_property
     def sweep(self) -> Sweep:

@@ -39,7 +39,7 @@ class PriorTrial:
     params: dict[str, Any]
     """A whole point of this sweep's space, by the parameters' names."""
     values: tuple[float, ...]
-    """Its scores in this sweep's objectives."""
+    """The trial's scores in this sweep's objectives."""
     breaches: dict[str, float] = field(default_factory=dict)
     """How far it is beyond each constraint of this sweep, by the constraint's name."""
 

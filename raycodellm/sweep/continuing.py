@@ -82,7 +82,7 @@ def with_begun(
 
 
 def news(saved: SweepFile, file: SweepFile, has_fresh: bool, changed: Sequence[str]) -> list[str]:
-    """What a run that is continued with more trials, replicates or looks does, in a line each."""
+    """Lines on what a run does that is continued with more trials, replicates or looks."""
     before, now = saved.example().search, file.example().search
     names = {key: key.rpartition(".")[2] for key in MORE if key in changed}
     more = [f"{key}: {getattr(before, name)} before, {getattr(now, name)} now" for key, name in names.items()]

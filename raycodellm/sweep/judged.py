@@ -20,7 +20,7 @@ class Judged(NamedTuple):
     """A finished run, as it was judged and as it would be."""
 
     line: str
-    """What the user is told; empty where nothing differs."""
+    """The line that the user reads; empty where nothing differs."""
     is_kept: bool
     """True if the run is finished by the rules that judged it, while by those of this version it would train more:
     nothing is trained then."""

@@ -96,7 +96,7 @@ class Owner(Lease):
         self._lock = threading.RLock()
         """Held from a look to the writing that rests on it: two threads look, and one of them writes."""
         self._failed_at = -math.inf
-        """When a look last failed, by `clock`."""
+        """Time of the last look that failed, by `clock`."""
         self._file = conditional_file(folder, self.name)
         self._read: Seen | None = None
         """The file as it was last read or written, on a storage with conditional writes."""

@@ -39,7 +39,7 @@ class PlannedStage:
     key: str
     folder: str
     num_tokens: int
-    """That the stage trains when nothing fails."""
+    """Tokens that the stage trains when nothing fails."""
 
 
 def unfinished_tokens(
@@ -72,7 +72,7 @@ def total_tokens(unfinished: Iterable[Mapping[str, int]], records: Mapping[str, 
 
 
 class Account:
-    """What the sweep has spent. Two threads use it: Ray Tune's begins and ends trials, the main one looks."""
+    """The spending of the sweep. Two threads use it: Ray Tune's begins and ends trials, the main one looks."""
 
     def __init__(
         self,
@@ -92,7 +92,7 @@ class Account:
         self._began = self._looked_at if began is None else began
         self._device_seconds = 0.0
         self._records: dict[str, StageRecord] = {}
-        """Of the finished stages, by their keys."""
+        """Records of the finished stages, by their keys."""
         self._unfinished: dict[tuple[str, int], dict[str, int]] = {}
         """Tokens of each trial's unfinished stages; a trial is known by its parameters and its seed."""
         self._tokens = self._before.tokens

@@ -29,11 +29,11 @@ class FrontArm:
 
     arm: int
     scores: tuple[Interval, ...]
-    """Its mean in each objective, in their order, with the 95 % interval; NaN ends where these are not known."""
+    """Mean in each objective, in their order, with the 95 % interval; NaN ends where these are not known."""
     is_on_front: bool
     """True if no other arm's means are better in one objective and at least as good in all."""
     rivals: tuple[int, ...] = ()
-    """Of an arm on the front: the arms that may dominate it for all that is known. Of another one: the arms of the
+    """For an arm on the front: the arms that may dominate it for all that is known. For any other arm: the arms of the
     front that dominate it for sure."""
     bars: tuple[float, ...] = ()
     """Half the greatest half-width of the corrected interval of a difference to an arm of the front, in each objective:
@@ -49,7 +49,7 @@ class Front:
     objectives: tuple[str, ...]
     """The metrics."""
     arms: tuple[FrontArm, ...]
-    """Those on the front first, along the first objective from its best."""
+    """All arms, those on the front first, along the first objective from its best."""
     knows_seeds: bool
     """True if the seeds' noise is known in each objective; else no arm's place is known."""
 
