@@ -6,6 +6,7 @@ import gc
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -15,6 +16,7 @@ from test_stage_store import Corpus
 
 from raycodellm import config, stage_store
 from raycodellm import model as models
+from raycodellm.check import tables
 from raycodellm.dispatch import JobTree
 from raycodellm.dispatch.trunks import taken_over
 from raycodellm.files import Folder
@@ -24,7 +26,7 @@ from raycodellm.mixture.order import SourceOrder
 from raycodellm.records import StageJob, StageRecord
 from raycodellm.schedule import Schedule
 from raycodellm.stage import World, setup, train_stage
-from raycodellm.tables import sharing
+from raycodellm.tables import formats, sharing
 
 STEP = 96
 """Tokens of a step: six sequences."""
@@ -333,6 +335,15 @@ def test_the_steps_of_a_trunk_count_as_trained_once_and_as_saved_for_each_stage_
     assert (found.seconds_trained, found.seconds_saved) == (32.0, 3.0)
     tree, keys = tree_of(file, tmp_path, 10, 20, 40)
     assert taken_over(tree.nodes.values()) == {keys[10]: 0, keys[20]: 10 * STEP, keys[40]: 20 * STEP}
+
+
+def test_check_counts_the_steps_of_a_trunk_once_in_each_fresh_seed_too(tmp_path):
+    confirm = {"reference": {"pretrain.tokens": 10 * STEP}, "confirm": {"best": 1, "seeds": [2]}}
+    file = sweep_file(lengths(10, 20), **confirm)
+    chains = [SimpleNamespace(stages=stages(file, tmp_path, tokens=n * STEP)) for n in (10, 20)]
+    (_, line) = tables.confirmation(file, chains)
+    asked, trained = (formats.count(2 * steps * STEP) for steps in (30, 20))
+    assert f"{asked} tokens asked for, {trained} trained" in line
 
 
 def test_a_stage_is_compared_at_the_rungs_that_it_took_over_from_its_trunk(tmp_path, monkeypatch):

@@ -66,8 +66,7 @@ def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) 
         return jobs[key].stage.name, f"{jobs[key].stage.num_tokens:,} tokens{shared}{from_trunk}"
 
     keys = [[job.key for job in chain.stages] for chain in chains]
-    steps = stage_store.taken_steps(jobs.values())
-    taken = {key: (count * jobs[key].stage.batch_tokens, 0.0) for key, count in steps.items() if count}
+    taken = _from_trunk(jobs)
     shared = sharing(keys, {key: job.stage.num_tokens for key, job in jobs.items()}, from_trunk=taken)
     tree = trees.merged(stage_tree(enumerate(keys), describe), names, num_seeds)
     return [
@@ -77,6 +76,12 @@ def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) 
     ]
 
 
+def _from_trunk(jobs: Mapping[str, StageJob], times: int = 1) -> dict[str, tuple[int, float]]:
+    """Tokens that each of the stages takes over from another one of its trunk, `times` each, with no seconds."""
+    steps = stage_store.taken_steps(jobs.values())
+    return {key: (times * count * jobs[key].stage.batch_tokens, 0.0) for key, count in steps.items() if count}
+
+
 def confirmation(file: SweepFile, fresh: Sequence[Chain]) -> list[str]:
     """The tokens of the confirmation, if every arm needs every look. `fresh`: the chains of one fresh seed; no lines
     for none."""
@@ -84,8 +89,10 @@ def confirmation(file: SweepFile, fresh: Sequence[Chain]) -> list[str]:
     if confirm is None or not fresh:
         return []
     times = confirm.seeds[-1]
-    tokens_of = {job.key: times * job.stage.num_tokens for chain in fresh for job in chain.stages}
-    shared = sharing([[job.key for job in chain.stages] for chain in fresh], tokens_of)
+    jobs = {job.key: job for chain in fresh for job in chain.stages}
+    tokens_of = {key: times * job.stage.num_tokens for key, job in jobs.items()}
+    keys = [[job.key for job in chain.stages] for chain in fresh]
+    shared = sharing(keys, tokens_of, from_trunk=_from_trunk(jobs, times))
     looks = " and ".join(filter(None, [", ".join(map(str, confirm.seeds[:-1])), str(confirm.seeds[-1])]))
     return [
         f"confirmation, with looks after {looks} fresh seeds of each arm, at most:",
