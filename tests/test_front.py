@@ -92,6 +92,9 @@ def test_report_status_and_notebook_show_the_front(tmp_path, capsys):
     assert cli.main(["status", str(run), "--json"]) == 0
     assert json.loads(capsys.readouterr().out)["front"]["objectives"] == ["mean/bpb", "mean/acc"]
     assert "On the Pareto front" in str(opened.status)
+    # Status reads no items, so it could call a place unsure that the report calls known.
+    assert "The report says for which arms this is known." in str(opened.status)
+    assert "Not told from" not in str(opened.status) and "not for sure" not in str(opened.status)
 
 
 def test_a_sweep_with_one_objective_has_no_front(tmp_path):

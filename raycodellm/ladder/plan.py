@@ -52,7 +52,7 @@ def _transfer(file: SweepFile) -> str:
         factors = ", ".join(f"{preset} × {ladder.learning_rate[preset]:g}" for preset in ladder.presets)
         return f"learning rates by the table ({factors})"
     if file.example().model.parametrization == "mup":
-        return "learning rates transferred by μP"
+        return "learning rates the same at all sizes (model.parametrization: mup)"
     return "learning rates searched"
 
 

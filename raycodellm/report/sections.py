@@ -122,7 +122,8 @@ _PARETO_NOTE = (
     "interval, which holds the noise of the items that all arms share. Told from noise: an arm of the front, if each "
     "other arm is worse in some objective for sure; another arm, if an arm of the front is better in all objectives. "
     "Where an arm of the front is not told, the last column names the arms that may dominate it. All of this holds for "
-    "all arms and objectives at once (Tukey's range over the arms, Bonferroni over the objectives)."
+    "all arms and objectives at once (Tukey's range over the arms, Bonferroni over the objectives). A verdict is "
+    "corrected for all metrics and looks as well, so it may be not known where the front tells two arms apart."
 )
 _LEDGER_NOTE = (
     "Tokens are counted where they were trained on. Unique: tokens that the trial had not seen before. "

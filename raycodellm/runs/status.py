@@ -41,8 +41,8 @@ class RunStatus:
     """The process that runs the sweep now, as far as its files tell; None for none."""
     results: Sequence[TrialResult]
     front: verdict.Front | None = None
-    """The Pareto front of several objectives by the means, with the intervals that the evaluations recorded; None with
-    one objective."""
+    """The Pareto front of several objectives by the means, with the intervals that the evaluations recorded; these are
+    wider than the report's, which compares arms item by item. None with one objective."""
     is_trained: bool = True
     """False for a sweep of given models."""
     verdict: dict[str, Any] | None = None
@@ -103,7 +103,9 @@ class RunStatus:
         if self.best is not None:
             lines.append(f"best so far: {self.best}" if self.num_ended < self.num_trials else f"best: {self.best}")
         if self.front is not None and self.front.arms:
-            lines.append(str(self.front))
+            # Differences item by item, which tell more arms from noise, take too long to read here.
+            hint = " The report says for which arms this is known." if self.front.knows_seeds else ""
+            lines.append(f"{self.front.by_means}{hint}")
         if self.verdict is not None and (self.verdict["reference"] is not None or not self.is_trained):
             lines.append(self.verdict["answer"])
         if self.limits:

@@ -57,14 +57,20 @@ class Front:
     def members(self) -> tuple[FrontArm, ...]:
         return tuple(one for one in self.arms if one.is_on_front)
 
-    def __str__(self) -> str:
-        """One or two sentences; empty without arms."""
+    @property
+    def by_means(self) -> str:
+        """The arms on the front, and whether the noise between seeds is unknown, in a sentence; empty without arms."""
         if not self.arms:
             return ""
         named = ", ".join(str(one.arm) for one in self.members)
         said = f"On the Pareto front of {', '.join(self.objectives)}, by the means: {_arms(len(self.members))} {named}."
-        if not self.knows_seeds:
-            return f"{said} Without a second seed per arm no place on it is known."
+        return said if self.knows_seeds else f"{said} Without a second seed per arm no place on it is known."
+
+    def __str__(self) -> str:
+        """One or two sentences; empty without arms."""
+        said = self.by_means
+        if not self.arms or not self.knows_seeds:
+            return said
         unsure = [one.arm for one in self.members if not one.is_known]
         maybe = [one.arm for one in self.arms if not one.is_on_front and not one.is_known]
         if unsure:
