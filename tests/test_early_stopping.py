@@ -269,7 +269,7 @@ def test_a_stopped_trial_is_told_of_wherever_trials_are_shown(sweep_text: str, t
     (section,) = [one for one in sections(records) if one.title == "Stopped early"]
     said, figure, stopped = section.parts
     saved = sum(result.tokens_planned - result.tokens["total"] for result in pruned)
-    assert said == f"{len(pruned)} trials were stopped early: {formats.count(saved)} tokens were not trained."
+    assert said == f"{len(pruned)} trials were stopped early: {formats.count(saved)} fewer tokens were asked for."
     assert len(figure.data) == 6 + 1 and len(figure.data[-1]["x"]) == len(stopped.rows) == len(pruned)
     last = pruned[0].rungs[-1]
     assert stopped.rows[0][3:6] == (f"{last.share:.0%} of pretrain", str(last.step), formats.score(last.value))

@@ -64,10 +64,12 @@ def from_trunk(row: Row) -> tuple[int, float]:
 
 
 def stopped_sentence(rows: Sequence[Row]) -> str:
-    """How many trials were stopped early, and the tokens that this saved; empty where none was."""
+    """How many trials were stopped early, and the tokens that they ask for no more; empty where none was. As in the
+    tokens that all trials ask for, a stage counts once per trial: fewer of these would have been trained, where trials
+    share stages."""
     number, saved = sum(row["state"] == "pruned" for row in rows), sum(map(tokens_not_trained, rows))
     trials = "1 trial was" if number == 1 else f"{number} trials were"
-    return f"{trials} stopped early: {formats.count(saved)} tokens were not trained" if number else ""
+    return f"{trials} stopped early: {formats.count(saved)} fewer tokens were asked for" if number else ""
 
 
 def stopped_table(rows: Sequence[Row]) -> Table:
