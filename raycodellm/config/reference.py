@@ -68,14 +68,11 @@ def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
 
 def reference() -> str:
     """The page docs/settings.md."""
-    parts = [INTRODUCTION]
-    known: dict[type[BaseModel], str] = {}
-    for section in sections():
-        if section.model in known:  # the settings of a source's `cleaning` are those of the sweep's
-            continue
-        known[section.model] = section.path
-        parts.append(_section(section, known))
-    return "\n".join([*parts, _shapes(), _old_spellings()])
+    found = list(sections())
+    # Each model has one section, at its first path: the settings of a source's `cleaning` are those of the sweep's.
+    known = {section.model: section.path for section in reversed(found)}
+    parts = [_section(section, known) for section in found if known[section.model] == section.path]
+    return "\n".join([INTRODUCTION, *parts, _shapes(), _old_spellings()])
 
 
 def _section(section: Section, known: dict[type[BaseModel], str]) -> str:
@@ -86,7 +83,7 @@ def _section(section: Section, known: dict[type[BaseModel], str]) -> str:
     for name, field in section.model.model_fields.items():
         inside = _model_inside(field.annotation, f"{section.path}.{name}".lstrip("."))
         if inside is not None:
-            at = known.get(inside.model, inside.path)
+            at = known[inside.model]
             values, default = f"[`{at}`](#{_anchor(at)})", "required" if field.is_required() else ""
         else:
             values, default = _described(field.annotation, field.metadata), _default(field)
