@@ -31,6 +31,7 @@ from raycodellm.runs.status import RunStatus
 from raycodellm.sweep.early_stopping import contender_of
 from raycodellm.sweep.trial_files import BEFORE_ADDED
 from raycodellm.tables import formats
+from raycodellm.verdict.arms import best_of_search
 
 VALUES = st.lists(st.floats(0.5, 8.0), min_size=1, max_size=40)
 KEEP = st.sampled_from([0.1, 0.25, 1 / 3, 0.5, 0.75, 0.9])
@@ -311,6 +312,23 @@ def test_a_trial_that_is_open_again_for_added_tasks_is_not_stopped_with_its_arm(
     one = contender_of(run, second, SimpleNamespace(stages=[stage]))
     early = EarlyStopping(0.5, (), {3: 4})
     assert not one.is_compared and early.enter(5, one).stops == ()
+
+
+def test_an_arm_that_was_stopped_is_not_confirmed_for_a_seed_that_had_ended_before():
+    objective = config.Objective(metric="mean/bpb", mode="min")
+    ended = [(0, 0, 2.0), (1, 0, None), (1, 1, 1.0), (2, 0, 1.9), (2, 1, 1.8)]
+    rows = [
+        TrialResult(
+            number,
+            "pruned" if score is None else "complete",
+            arm,
+            seed,
+            {"ratio": arm},
+            {} if score is None else {"mean/bpb": score},
+        ).row()
+        for number, (arm, seed, score) in enumerate(ended)
+    ]
+    assert best_of_search(rows, [objective], 0, 2) == (2,)
 
 
 def test_the_tokens_that_a_stopped_stage_took_over_from_a_trunk_are_trained_and_spent_once(sweep_text: str, tmp_path):

@@ -53,13 +53,15 @@ def best_of_search(
 
     With several objectives these are the ends of the Pareto front, then its arms in the widest gaps, then the next
     front's. `broken`: maps arms to how far they break constraints; those that keep all of them come first. Of arms with
-    equal parameters the first counts: another would be trained to the same scores.
+    equal parameters the first counts: another would be trained to the same scores. An arm that was stopped early is
+    none of them, also where one of its seeds had ended before: when it did is chance.
     """
     by_arm = rows_by_arm(rows, "search")
     points: dict[int, tuple[float, ...]] = {}
     for arm, of_arm in by_arm.items():
         means = [mean_score(of_arm, one.metric) for one in objectives]
-        if arm != reference and None not in means:
+        is_stopped = any(row["state"] == "pruned" for row in of_arm)
+        if arm != reference and not is_stopped and None not in means:
             points[arm] = tuple(mean for mean in means if mean is not None)
     order = in_order({arm: point[0] for arm, point in points.items()}, (), objectives[0], broken)
     if len(objectives) > 1:
