@@ -20,8 +20,10 @@ from raycodellm import cli, config, report, verdict
 from raycodellm.config import SweepFile
 from raycodellm.files import Folder
 from raycodellm.records import CONFIRM_SEEDS, TrialResult, as_json
+from raycodellm.statistics import Difference, Interval, Variance
 from raycodellm.tables.trials import params_of
 from raycodellm.verdict.marks import marks
+from raycodellm.verdict.sentence import remedy
 
 TASKS = ("boxes", "logical_deduction")
 CONFIRM = "confirm: {best: 2, seeds: [2, 4], margin: 0.02}"
@@ -53,6 +55,30 @@ def test_where_code_ratios_alone_differ_the_answer_says_whether_code_helps():
     unknown = confirmed((0.0, 0.0, 0.0, -0.02), "confirm: {best: 1, seeds: [2]}", noise=0.05)
     assert unknown.startswith("Whether code in pretrain helps is not known at this budget: ")
     assert re.search(r"seen with 2 fresh seeds; (about \d+ seeds would tell|over 100 seeds would be needed)", unknown)
+
+
+@pytest.mark.parametrize(
+    ("seeds", "items", "said"),
+    [
+        (0.002, 0.0001, "; about 8 seeds would tell"),
+        (0.0001, 0.01, "; 100 seeds would not tell over these items, about 9 times as many items would"),
+        (0.5, 0.5, "; over 100 seeds would be needed for so small a difference"),
+    ],
+)
+def test_what_is_not_known_names_the_seeds_or_the_items_that_would_tell(seeds: float, items: float, said: str):
+    noise = Difference(-0.1, Variance(seeds, 6.0), Variance(items, 99.0), num_seeds=4, num_items=100)
+    unknown = verdict.Verdict(
+        1,
+        {},
+        "mean/bpb",
+        Interval(3.0, 2.9, 3.1),
+        (0, 1, 2, 3),
+        100,
+        Interval(-0.1, -0.3, 0.1),
+        "not known",
+        evidence=noise,
+    )
+    assert remedy(unknown) == said
 
 
 @pytest.mark.parametrize(

@@ -15,10 +15,11 @@ def verdict_word(difference: Interval, mode: Literal["min", "max"], margin: floa
 
     `mode`: "min" if less is better; `margin`: in the metric's unit; differences up to it are of no interest, so that
     a whole interval inside ±margin is "equal", also where it excludes 0. Without a margin no arm is ever "equal". Ends
-    that are NaN, and an interval that ends at 0, are "not known".
+    that are NaN, an interval that ends at 0, and one without width are "not known": few items that all came out alike
+    in few seeds say nothing of the noise.
     """
     low, high = difference.low, difference.high
-    if math.isnan(low) or math.isnan(high):
+    if math.isnan(low) or math.isnan(high) or low == high:
         return "not known"
     if margin is not None and -margin < low and high < margin:
         return "equal"

@@ -9,7 +9,7 @@ from typing import Any
 
 from raycodellm import search
 from raycodellm.config import SweepFile
-from raycodellm.statistics import Word, look_errors, seeds_to_tell
+from raycodellm.statistics import Word, items_to_tell, look_errors, seeds_to_tell
 from raycodellm.tables import formats
 from raycodellm.verdict.constraints import broken_by, told
 from raycodellm.verdict.findings import Findings
@@ -21,6 +21,8 @@ _MOST_NAMED = 3
 """Arms beside the first that are told of one by one."""
 MOST_SEEDS = 100
 """Seeds per arm beyond which no number is told."""
+MOST_TIMES_ITEMS = 100
+"""Times the items beyond which no number is told."""
 _CODE_RATIO = ".code_ratio"
 
 
@@ -83,7 +85,7 @@ def sentence(file: SweepFile, known: Findings) -> str:
         found, key=lambda one: (_ORDER.index(one.word), broken.get(one.arm, 0.0), sign * one.score.value)
     )
     margin = settings.confirm.margin_of(metric, metric) if settings.confirm is not None else None
-    said = f"{_claim(first, point, known, margin)}{_evidence(first, known)}{_remedy(first)}."
+    said = f"{_claim(first, point, known, margin)}{_evidence(first, known)}{remedy(first)}."
     breaks = [
         f"It breaks the constraint {one.constraint.name}: {told(one)}."
         for one in known.breaches
@@ -130,13 +132,18 @@ def difference(one: Verdict) -> str:
     return f"{gap.value:+.3f} ({formats.signed_interval(gap.low, gap.high)}{said})"
 
 
-def _remedy(one: Verdict) -> str:
-    """Says the seeds per arm that would tell the difference seen; empty for a verdict that is known or still open."""
+def remedy(one: Verdict) -> str:
+    """Says the seeds per arm, or the items, that would tell the difference seen; empty for a verdict that is known or
+    still open."""
     if one.word != "not known" or not one.is_final or one.evidence is None or not one.evidence.is_known:
         return ""
     needed = seeds_to_tell(one.evidence, one.level, at_most=MOST_SEEDS)
     if needed is not None:
         return f"; about {max(needed, len(one.seeds) + 1)} seeds would tell"
+    items = items_to_tell(one.evidence, one.level)
+    if items is not None and items <= MOST_TIMES_ITEMS * one.evidence.num_items:
+        times = math.ceil(items / one.evidence.num_items)
+        return f"; {MOST_SEEDS} seeds would not tell over these items, about {times} times as many items would"
     return f"; over {MOST_SEEDS} seeds would be needed for so small a difference"
 
 
