@@ -164,7 +164,13 @@ def test_a_learning_search_at_the_smallest_size_chooses_the_arms_of_the_others(t
     used = chosen.file.example().search
     assert (used.trials, used.confirm.best, search.num_given_arms(chosen.file)) == (3, 2, 3)
     begun = sweep.Run(chosen.file, storage).folder
+    one = ladder.with_arms(ladder_file(*SEARCHED[:-1], "ladder.carry=1"), mini, tiny, storage)
+    begun.write_bytes("sweep.yaml", config.write_yaml(config.resolved_tree(one.file)).encode())
+    with pytest.raises(UserError, match=r"ladder.carry: found 2, but mini began with the best 1 of tiny; give 1, or"):
+        ladder.with_arms(file, mini, tiny, storage)
     begun.write_bytes("sweep.yaml", config.write_yaml(config.resolved_tree(chosen.file)).encode())
+    with pytest.raises(UserError, match=r"ladder.carry: found 1, but mini began with the best 2 of tiny; give 2, or"):
+        ladder.with_arms(ladder_file(*SEARCHED[:-1], "ladder.carry=1"), mini, tiny, storage)
     run.folder.delete()  # what becomes of the smallest size changes no size that has begun
     assert config.resolved_tree(ladder.with_arms(file, mini, tiny, storage).file) == config.resolved_tree(chosen.file)
     with pytest.raises(UserError, match="has not ended"):

@@ -17,7 +17,8 @@ from raycodellm.runs import OpenedRun
 def with_arms(file: SweepFile, rung: Rung, smallest: Rung, storage: Folder) -> Rung:
     """The rung with its arms: those with which it began, or else those that the smallest size has confirmed as best.
 
-    `file`: the ladder's. Raises `UserError` while the smallest size has not ended, or has confirmed no arm.
+    `file`: the ladder's. Raises `UserError` while the smallest size has not ended, or has confirmed no arm, and where
+    the rung began with another number of arms than `ladder.carry` asks for now.
     """
     if not rung.is_open:
         return rung
@@ -25,16 +26,32 @@ def with_arms(file: SweepFile, rung: Rung, smallest: Rung, storage: Folder) -> R
     points: Sequence[Mapping[str, Any]]
     if folder.exists("sweep.yaml"):
         points = storage_files.read_sweep_file(folder).example().search.enqueue
+        _require_same_number(file, rung, len(points), smallest, storage)
     else:
         points = _chosen(file, smallest, storage)
     carried = config.Carried(len(points), points)
     return replace(rung, file=config.rung_file(file, rung.preset, rung.parameters, carried), is_open=False)
 
 
+def _require_same_number(file: SweepFile, rung: Rung, begun: int, smallest: Rung, storage: Folder) -> None:
+    carry = _carry(file)
+    may_have_more = begun < carry and (storage / smallest.name).exists("sweep.yaml")
+    if begun > carry or (may_have_more and len(_chosen(file, smallest, storage)) > begun):
+        raise UserError(
+            f"ladder.carry: found {carry}, but {rung.preset} began with the best {begun} of {smallest.preset}; "
+            f"give {begun}, or give the ladder a new name"
+        )
+
+
+def _carry(file: SweepFile) -> int:
+    ladder = file.example().ladder
+    assert ladder is not None and ladder.carry is not None, "only such a ladder has rungs that are open"
+    return ladder.carry
+
+
 def _chosen(file: SweepFile, smallest: Rung, storage: Folder) -> list[dict[str, Any]]:
     """The best confirmed arms of the smallest size, without the reference, as points of `search.enqueue`."""
-    ladder, folder = file.example().ladder, storage / smallest.name
-    assert ladder is not None, "only a ladder has rungs"
+    folder = storage / smallest.name
     records = report.read_records(folder, storage) if folder.exists("sweep.yaml") else None
     if records is None or not records.known.is_over:
         raise UserError(
@@ -46,4 +63,4 @@ def _chosen(file: SweepFile, smallest: Rung, storage: Folder) -> list[dict[str, 
         raise UserError(f"ladder.carry: {smallest.preset} has confirmed no arm beside the reference; see {folder.uri}")
     results = OpenedRun(sweep.Run(smallest.file, storage)).results
     params = {result.arm: result.params for result in reversed(results)}
-    return [enqueued_point(smallest.file, params[arm]) for arm in confirmed[: ladder.carry]]
+    return [enqueued_point(smallest.file, params[arm]) for arm in confirmed[: _carry(file)]]
