@@ -28,7 +28,7 @@ from raycodellm.dispatch import (
 from raycodellm.finished import Job, Outcome
 from raycodellm.records import Progress
 from raycodellm.rungs import Rung
-from raycodellm.slots import early_stopping
+from raycodellm.slots import comparisons
 from raycodellm.slots.handle import DispatcherHandle
 from raycodellm.slots.head import ON_HEAD
 from raycodellm.stage_store import Chain
@@ -124,7 +124,7 @@ class Dispatcher:
             if early is not None:
                 try:
                     decision = decide(early)
-                    await asyncio.to_thread(early_stopping.keep, early, decision)
+                    await asyncio.to_thread(comparisons.keep, early, decision)
                 except OSError as error:
                     decision = None
                     self.state.abandon(f"a comparison of early stopping cannot be kept: {error}")

@@ -1,28 +1,18 @@
-"""Early stopping at the edge: keeps the comparisons in the trials' folders, and lets a given-up stage go."""
+"""A slot's side of early stopping: it tells of a rung, and lets a stage go that no trial needs."""
 
 from __future__ import annotations
 
 import contextlib
 import logging
-from functools import partial
 
 import ray
 
-from raycodellm import retrying, storage_files
-from raycodellm.dispatch import Decision, EarlyStopping
 from raycodellm.files import Folder
-from raycodellm.records import StageJob, StageRecord, as_json
+from raycodellm.records import StageJob, StageRecord
 from raycodellm.slots.client import DispatcherClient
 from raycodellm.stage.folder import CHECKPOINTS
 
 logger = logging.getLogger(__name__)
-
-
-def keep(early: EarlyStopping, decision: Decision) -> None:
-    """Writes the comparisons of a decision into the folders of the trials that were compared."""
-    for trial, rungs in decision.kept.items():
-        write = partial(Folder(early.folder_of(trial)).write_json, storage_files.RUNGS, {"rungs": as_json(rungs)})
-        retrying.patiently(write, storage_files.RUNGS)
 
 
 def tell_rung(client: DispatcherClient, job: StageJob, step: int, record: StageRecord) -> bool:
