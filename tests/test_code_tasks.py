@@ -206,10 +206,13 @@ def learnt(tmp_path_factory) -> tuple[str, Path, Path]:
     batch = wrapped([text + "<end>" for text in texts], return_tensors="pt", padding=True)
     labels = batch["input_ids"].masked_fill(batch["attention_mask"] == 0, -100)
     optimizer = torch.optim.AdamW(model.parameters(), lr=5e-3)
-    for _ in range(80):
+    for _ in range(400):  # how many it takes depends on the folder's name
         optimizer.zero_grad()
-        model(batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss.backward()
+        loss = model(batch["input_ids"], attention_mask=batch["attention_mask"], labels=labels).loss
+        loss.backward()
         optimizer.step()
+        if loss.item() < 0.01:
+            break
     model.save_pretrained(folder / "model")
     wrapped.save_pretrained(folder / "model")
     (folder / "items.jsonl").write_text("".join(json.dumps(item) + "\n" for item in (HALVE, QUARTER)))
