@@ -163,11 +163,11 @@ class Autoscaled:
             with contextlib.suppress(psutil.NoSuchProcess):
                 process.kill()
 
-    def announce_removal(self, node: str, seconds: int) -> None:
-        """As a cloud does before it takes a spot node away."""
+    def announce_removal(self, node: str, seconds: int) -> subprocess.Popen[bytes]:
+        """As a cloud does before it takes a spot node away. The command takes seconds, and is not waited for."""
         words = ["--node-id", node, "--reason", "DRAIN_NODE_REASON_PREEMPTION", "--reason-message", "spot"]
         command = [RAY, "drain-node", "--address", self.address, *words, "--deadline-remaining-seconds", str(seconds)]
-        subprocess.run(command, check=True, env=self.environment, capture_output=True)
+        return subprocess.Popen(command, env=self.environment, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE)
 
     def wait_for(self, what: Callable[[], bool], seconds: float, why: Callable[[], str] = str) -> float:
         """Seconds until it is so."""

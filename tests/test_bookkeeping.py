@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import time
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -63,6 +64,15 @@ def test_paced_work_takes_a_small_share_of_the_time_however_long_it_takes_once()
                 spent += seconds
             clock.now += seconds / 4
         assert spent <= 1.1 * SHARE * (clock.now - began) + seconds, seconds
+
+
+def test_work_that_waits_for_an_answer_is_due_again_at_once() -> None:
+    pace = Pace()
+    for _ in range(3):
+        with pace:
+            time.sleep(0.05)
+    time.sleep(0.2)  # the CPU time of three calls, at most a tenth of a millisecond each, over the share
+    assert pace.is_due
 
 
 def test_the_best_arm_is_found_at_each_end_of_few_trials_and_rarely_where_that_takes_long() -> None:

@@ -44,6 +44,13 @@ SOURCES = [
     ("ray", "train/v2/api/data_parallel_trainer.py", ")(TrainController)"),
     ("ray", "train/v2/_internal/callbacks/placement_group_callback.py", "class PlacementGroupCleanerCallback("),
     ("ray", "train/v2/_internal/callbacks/datasets.py", "class DatasetsCallback("),
+    ("ray", "train/v2/_internal/callbacks/preemption_callback.py", "(num_cpus=0, max_restarts=-1)(PreemptionWatcher)"),
+    ("ray", "train/v2/_internal/execution/preemption.py", "class PreemptionWatcher:"),
+    (
+        "ray",
+        "train/v2/_internal/execution/controller/controller.py",
+        "self._worker_group_callbacks_to_propagate.append(PreemptionCallback())",
+    ),
     ("ray", "train/v2/_internal/execution/worker_group/worker.py", "dataset_shard_provider: Optional["),
     (
         "ray",

@@ -50,10 +50,10 @@ class Display(abc.ABC):
     A thread of its own keeps the elapsed time current, so that a long wait is never silent.
     """
 
-    def __init__(self, output: TextIO, shown: Shown, clock: Callable[[], float] = time.monotonic) -> None:
-        self.output, self.shown, self.clock = output, shown, clock
+    def __init__(self, output: TextIO, shown: Shown, clock: Callable[[], float] | None = None) -> None:
+        self.output, self.shown, self.clock = output, shown, clock or time.monotonic
         self.lock = threading.RLock()
-        self.began = clock()
+        self.began = self.clock()
         self.sources: dict[str, tuple[SourceProgress, float]] = {}
         """By name: a source's newest event, and when its first one came."""
         self.evaluations: dict[str, tuple[int, int, float]] = {}

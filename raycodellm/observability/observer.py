@@ -48,7 +48,7 @@ class Observer:
         session_folder: str,
         find_best: FindBest,
         metadata: dict[str, str] | None = None,
-        clock: Callable[[], float] = time.monotonic,
+        clock: Callable[[], float] | None = None,
     ) -> None:
         """`metadata`: what the job's page tells of the sweep while it runs. The process is connected to Ray."""
         sweep = file.example()
@@ -56,7 +56,7 @@ class Observer:
         self._objectives = sweep.search.objectives
         self._find_best = find_best
         self._metadata = metadata or {}
-        self._clock, self._looked = clock, -LOOK_SECONDS
+        self._clock, self._looked = clock or time.monotonic, -LOOK_SECONDS
         self._states: list[str] = []
         """States of the trials, when last told of."""
         self._failures: set[str] = set()

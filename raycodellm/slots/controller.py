@@ -11,10 +11,13 @@ from typing import Any
 
 import ray
 from ray.train import UserCallback
+from ray.train.v2._internal.callbacks.preemption_callback import PreemptionCallback
 from ray.train.v2._internal.execution import controller, worker_group
+from ray.train.v2._internal.execution.preemption import PreemptionWatcher
 from ray.train.v2._internal.execution.scaling_policy import FixedScalingPolicy
 
 from raycodellm.slots.handle import DispatcherHandle
+from raycodellm.slots.head import ON_HEAD
 
 LABEL = "RAYCODELLM_SLOT"
 """Variable of a slot's processes: its sweep and its name, as Ray's dashboard shows them."""
@@ -40,8 +43,31 @@ class SlotWorkerGroup(worker_group.WorkerGroup):
     _worker_cls = RayTrainWorker
 
 
+class NodesWatchedFromHead(PreemptionCallback):
+    """Watches the nodes of a worker group from the head.
+
+    Ray Train places its watcher on any node: with that node a slot elsewhere would lose its notice.
+    """
+
+    def after_worker_group_start(self, worker_group: Any) -> None:
+        self._stop_watcher()
+        ranks: dict[str, list[int]] = {}
+        actors: dict[int, Any] = {}
+        for worker in worker_group.get_workers():
+            rank = worker.distributed_context.world_rank
+            ranks.setdefault(worker.metadata.node_id, []).append(rank)
+            actors[rank] = worker.actor
+        watcher = ray.remote(num_cpus=0, resources=ON_HEAD, max_restarts=-1)(PreemptionWatcher)
+        self._watcher = watcher.remote(ranks, self._poll_interval_s, actors)
+
+
 class TrainController(controller.TrainController):
     worker_group_cls = SlotWorkerGroup
+
+    def __init__(self, **parts: Any) -> None:
+        super().__init__(**parts)
+        callbacks: list[Any] = vars(self)["_worker_group_callbacks_to_propagate"]
+        callbacks[:] = [NodesWatchedFromHead() if isinstance(one, PreemptionCallback) else one for one in callbacks]
 
     def __repr__(self) -> str:
         return f"{os.environ.get(LABEL, 'slot')} controller"
