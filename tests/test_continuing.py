@@ -203,3 +203,124 @@ def test_a_run_judged_by_other_rules_is_told_and_not_trained_on() -> None:
     assert not is_kept and "given by version 0 of the rules" in line
     for other in ({"num_ended": 7}, {"phase": "confirm"}, {"looks": [2]}):
         assert compare(file, {**older, **other}, 8, "confirm") == ("", False)
+
+
+# ------------------------------------------------------------------------------------------------- added points
+
+TRIED = ("search.enqueue=[{pretrain.code_ratio: 0.1, pretrain.schedule: constant}]",)
+POINTS = "[{pretrain.code_ratio: 0.1, pretrain.schedule: constant}, {pretrain.code_ratio: 0.7}, %s]"
+WHOLE = "{pretrain.code_ratio: 0.2, pretrain.schedule: decrease}"
+
+
+def ended(study: search.SweepStudy, number: int) -> list[search.Suggestion]:
+    found = []
+    for _ in range(number):
+        found.append(study.suggest())
+        study.tell(found[-1].number, [1.0])
+    return found
+
+
+def points(file, arms: list[search.Suggestion]) -> list[tuple[float, str | None]]:
+    return [(one.params["pretrain.code_ratio"], one.params.get("pretrain.schedule")) for one in arms]
+
+
+def test_points_added_to_a_run_are_the_next_ones_tried_whoever_kills_which_driver(sweep_text, tmp_path):
+    begun = ("search.sampler=tpe", "search.trials=3", "search.replicates=2")
+    small = config.parse(sweep_text, overrides=(*begun, *TRIED))
+    path = tmp_path / "optuna.log"
+    before = ended(search.SweepStudy(path, small), 6)
+    more = (*begun, "search.trials=6", f"search.enqueue={POINTS % WHOLE}")
+    large = config.parse(sweep_text, overrides=more)
+    lines = path.read_bytes()
+    search.SweepStudy(path, large)
+    written = path.read_bytes()[len(lines) :].splitlines(keepends=True)
+    for kept in range(len(written) + 1):
+        path.write_bytes(lines + b"".join(written[:kept]))
+        search.SweepStudy(path, large)
+        now = ended(search.SweepStudy(path, large), 6)
+        assert [one.params["pretrain.code_ratio"] for one in now[:2]] == [0.7, 0.2]
+        assert [(one.arm, one.replicate) for one in now[:4]] == [(3, 0), (4, 0), (3, 1), (4, 1)]
+        assert len({one.arm for one in (*before, *now)}) == 6 and now[-1].number == 11
+
+
+def test_a_whole_point_that_an_arm_has_is_not_run_again_but_a_point_named_twice_is_one_more_seed(sweep_text, tmp_path):
+    small = config.parse(sweep_text, overrides=("search.trials=3", *TRIED))
+    before = ended(search.SweepStudy(tmp_path / "optuna.log", small), 3)
+    ratio, schedule = points(small, before)[1]
+    sampled = f"{{pretrain.code_ratio: {ratio!r}, pretrain.schedule: {schedule}}}"
+    twice = "{pretrain.code_ratio: 0.1, pretrain.schedule: constant}"
+    large = config.parse(sweep_text, overrides=("search.trials=5", f"search.enqueue=[{twice}, {sampled}, {twice}]"))
+    now = ended(search.SweepStudy(tmp_path / "optuna.log", large), 2)
+    assert (now[0].arm, now[0].replicate) == (0, 1)
+    assert now[1].arm == 3 and points(large, now)[1] not in points(small, before)
+
+
+def test_points_added_to_a_grid_are_tried_before_the_others_that_are_left(sweep_text, tmp_path):
+    grid = ("search.sampler=grid", "search.trials=null")
+    space = ("pretrain.code_ratio={search: {choice: [0.1, 0.2, 0.3]}}", "search.reference={pretrain.code_ratio: 0.1}")
+    space = (*space, "pretrain.schedule=constant")
+    small = config.parse(sweep_text, overrides=(*grid, *space))
+    assert ended(search.SweepStudy(tmp_path / "optuna.log", small), 1)[0].params["pretrain.code_ratio"] == 0.1
+    large = config.parse(sweep_text, overrides=(*grid, *space, "search.enqueue=[{pretrain.code_ratio: 0.3}]"))
+    now = ended(search.SweepStudy(tmp_path / "optuna.log", large), 2)
+    assert [one.params["pretrain.code_ratio"] for one in now] == [0.3, 0.2]
+
+
+def test_points_are_added_while_fresh_seeds_wait_and_the_sampler_learns_from_another_sweep(sweep_text, tmp_path):
+    begun = (*CONFIRMED, "search.sampler=tpe", "search.objective={metric: boxes/bpb, mode: min}")
+    small = config.parse(sweep_text, overrides=begun)
+    prior = [search.PriorTrial("/other", 0, {"pretrain.code_ratio": 0.4, "pretrain.schedule": "constant"}, (2.0,))]
+    study = search.SweepStudy(tmp_path / "optuna.log", small, prior)
+    ended(study, 3)
+    study.confirm([(0, 0), (0, 1)])
+    ended(study, 1)
+    large = config.parse(sweep_text, overrides=(*begun, "search.trials=5", f"search.enqueue=[{WHOLE}]"))
+    now = ended(search.SweepStudy(tmp_path / "optuna.log", large, prior), 3)
+    assert [(one.number, one.phase) for one in now] == [(4, "confirm"), (5, "search"), (6, "search")]
+    assert points(large, now)[1] == (0.2, "decrease")
+
+
+@pytest.mark.slow
+def test_points_that_were_suggested_are_run_in_the_same_run_and_nothing_is_done_again(sweep_text, tmp_path) -> None:
+    storage, cluster, said = Folder(str(tmp_path)), Cluster(), []
+    small = config.parse(sweep_text, overrides=CONFIRMED)
+    drive(small, storage, cluster, [])
+    old = trials(small, storage)
+    added = ("search.trials=4", f"search.enqueue=[{WHOLE}]")
+    large = config.parse(sweep_text, overrides=(*CONFIRMED, *added))
+    drive(large, storage, cluster, said)
+    now = trials(large, storage)
+    (new,) = now.keys() - old.keys()
+    assert now[new][3] == {"pretrain.code_ratio": 0.2, "pretrain.schedule": "decrease"} and now[new][2] == "search"
+    assert all(now[number] == old[number] for number in old)
+    assert any("search.enqueue: 0 points before, 1 now" in line for line in said)
+    assert set(cluster.num_trained.values()) == {1} == set(cluster.num_evaluated.values())
+    assert drive(large, storage, cluster, []) == 0
+
+
+@pytest.mark.parametrize(
+    ("added", "why"),
+    [
+        (("search.trials=4", "search.enqueue=[]"), "more points behind those that it has, which stay as they are"),
+        (("search.trials=4", f"search.enqueue=[{WHOLE}]"), "more points behind those that it has"),
+        (("search.trials=4", "search.enqueue=[{pretrain.code_ratio: 0.11}]"), "more points behind those that it has"),
+        ((f"search.enqueue={POINTS % WHOLE}",), "3 trials have begun and 2 points are added: give search.trials: 5 or"),
+    ],
+)
+def test_points_that_are_changed_or_that_no_trial_is_left_for_are_refused_in_one_line(
+    sweep_text, tmp_path, added, why
+) -> None:
+    storage = Folder(str(tmp_path))
+    run = sweep.open_run(config.parse(sweep_text, overrides=(*BEGUN, *TRIED)), storage)
+    for number in range(3):
+        run.trial_folder(number).write_json("result.json", as_json(TrialResult(number, "failed", number, 0)))
+    with pytest.raises(UserError, match=rf"^search\.enqueue.*{why}") as refused:
+        sweep.open_run(config.parse(sweep_text, overrides=(*BEGUN, *TRIED, *added)), storage)
+    assert "\n" not in str(refused.value)
+
+
+def test_a_grid_goes_on_whether_its_file_says_its_number_of_trials_or_not(sweep_text, tmp_path) -> None:
+    grid = ("search.sampler=grid", "pretrain.code_ratio={search: {choice: [0.1, 0.2]}}")
+    spoken, silent = (config.parse(sweep_text, overrides=(*grid, f"search.trials={trials}")) for trials in (6, "null"))
+    for file in (spoken, silent, spoken):
+        sweep.open_run(file, Folder(str(tmp_path)))

@@ -1,6 +1,14 @@
 """The search: its space, samplers and arms, and the Optuna study that remembers. The only door to `optuna`."""
 
-from raycodellm.search.arms import format_params, grid, lacking_points, num_arms, num_given_arms, num_trials
+from raycodellm.search.arms import (
+    format_params,
+    grid,
+    lacking_points,
+    named_points,
+    num_arms,
+    num_given_arms,
+    num_trials,
+)
 from raycodellm.search.confirmation import (
     Phase,
     known_trials,
@@ -10,6 +18,7 @@ from raycodellm.search.confirmation import (
     phase_of_replicate,
 )
 from raycodellm.search.constraints import REFERENCE_TRIAL, breach, breaches, limit, require_metrics
+from raycodellm.search.enqueued import is_tried
 from raycodellm.search.grid_order import trials_at_once
 from raycodellm.search.importance import FEWEST_POINTS, importances
 from raycodellm.search.journal_repair import Journal, agrees, read_journal, rebuild_journal
@@ -37,11 +46,13 @@ __all__ = [
     "grid",
     "importances",
     "is_relevant",
+    "is_tried",
     "known_trials",
     "lacking_points",
     "limit",
     "most_confirm_trials",
     "most_trials",
+    "named_points",
     "num_arms",
     "num_confirmed",
     "num_given_arms",

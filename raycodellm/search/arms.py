@@ -41,7 +41,7 @@ def grid(file: SweepFile) -> list[dict[str, Any]]:
             "searches fewer values, or use sampler: tpe with a number of trials"
         )
     points = least_waiting(file, points)
-    first = [point for wanted in _wanted_first(file) for point in points if _agrees(point, wanted)]
+    first = [point for wanted in named_points(file) for point in points if _agrees(point, wanted)]
     ordered = [*first, *points]
     return [point for place, point in enumerate(ordered) if point not in ordered[:place]] if first else points
 
@@ -73,7 +73,7 @@ def _points(file: SweepFile, left: Sequence[Parameter], params: dict[str, Any]) 
         yield from _points(file, rest, {**params, one.name: value})
 
 
-def _wanted_first(file: SweepFile) -> list[dict[str, Any]]:
+def named_points(file: SweepFile) -> list[dict[str, Any]]:
     """The reference, then the points of `search.enqueue` but those that say no more than the reference."""
     reference = reference_point(file)
     if reference is None:
@@ -84,25 +84,25 @@ def _wanted_first(file: SweepFile) -> list[dict[str, Any]]:
 def first_points(file: SweepFile) -> list[dict[str, Any]]:
     """The points that a new study tries first, by the parameters' names: the whole grid, or the reference and the
     enqueued points."""
-    return grid(file) if file.example().search.sampler == "grid" else _wanted_first(file)
+    return grid(file) if file.example().search.sampler == "grid" else named_points(file)
 
 
 def num_given_arms(file: SweepFile) -> int:
     """Number of arms that the file gives whole: the reference, and the points of `search.enqueue` that leave nothing to
     a sampler."""
-    return sum(not _is_open(file, point) for point in _wanted_first(file))
+    return sum(is_whole(file, point) for point in named_points(file))
 
 
-def _is_open(file: SweepFile, point: Mapping[str, Any]) -> bool:
-    """True if the point lacks a parameter that has an effect."""
+def is_whole(file: SweepFile, point: Mapping[str, Any]) -> bool:
+    """True if the point has every parameter that has an effect, so that a sampler has nothing to add."""
     known: dict[str, Any] = {}
     for one in sampling_order(file):
         if not is_relevant(file, one, known):
             continue
         if one.name not in point:
-            return True
+            return False
         known[one.name] = point[one.name]
-    return False
+    return True
 
 
 def num_arms(file: SweepFile) -> int:
@@ -122,7 +122,7 @@ def num_arms(file: SweepFile) -> int:
         raise UserError(f"search.trials: is missing; sampler {search.sampler} needs a number, for example trials: 6")
     different = finite_points(file, min(search.trials, MAX_TRIALS))
     trials = search.trials if different is None else len(different)
-    return _checked(max(trials, len(_wanted_first(file))), search)
+    return _checked(max(trials, len(named_points(file))), search)
 
 
 def lacking_points(file: SweepFile) -> str:

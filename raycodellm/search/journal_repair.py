@@ -17,10 +17,11 @@ from typing import TYPE_CHECKING, Any
 from raycodellm.config import Sweep, SweepFile
 from raycodellm.records import TrialResult
 from raycodellm.search.constraints import REFERENCE_TRIAL, breaches
+from raycodellm.search.enqueued import enqueue_first_points, give_points
 from raycodellm.search.journal_file import open_journal, quiet_optuna
 from raycodellm.search.objectives import objective_values, rung_values
 from raycodellm.search.space import by_key, by_name, distributions
-from raycodellm.search.study import attributes, create_study, enqueue_first_points
+from raycodellm.search.study import attributes, create_study
 
 if TYPE_CHECKING:
     from optuna.trial import FrozenTrial
@@ -159,12 +160,15 @@ def rebuild_journal(
     new.unlink(missing_ok=True)
     study, sweep = create_study(open_journal(new), file), file.example()
     breached = _breaches(sweep, {number: results[number] for number in results if number not in reopened})
+    repaired = []
     for number in range(max([len(trials), *(n + 1 for n in (*results, *reopened))])):
         known = trials[number] if number < len(trials) else None
         trial = _trial(file, sweep, known, results.get(number), number in reopened)
         for name in breached.get(number, {}).keys() - trial.constraints.keys():
             trial.set_constraint(name, breached[number][name])
-        study.add_trial(trial)
+        repaired.append(trial)
+    give_points(file, repaired)
+    study.add_trials(repaired)
     enqueue_first_points(study, file)
     if path.exists():
         os.replace(path, path.with_name(f"{path.name}.damaged"))

@@ -17,6 +17,7 @@ from raycodellm.config import SweepFile, UserError
 from raycodellm.records import CONFIRM_SEEDS
 from raycodellm.search.arms import first_points, num_arms, num_trials
 from raycodellm.search.confirmation import Phase, phase_of_replicate
+from raycodellm.search.enqueued import enqueue_first_points, first_named
 from raycodellm.search.journal_file import open_journal
 from raycodellm.search.prior import PriorTrial
 from raycodellm.search.space import by_name, keyed_points, point_text, sample
@@ -46,11 +47,9 @@ class SweepStudy:
     """The sweep's study in its journal file."""
 
     def __init__(self, path: Path, file: SweepFile, prior: Sequence[PriorTrial] = ()) -> None:
-        """Opens the journal at `path`. A new study gets the sweep's first points; a continued one gets the replicates
-        that an interruption left out, and suggests its unfinished trials before new ones. `prior`: trials of other
-        sweeps that the sampler learns from."""
-        from optuna.trial import TrialState
-
+        """Opens the journal at `path`. A new study gets the sweep's first points; a continued one gets those that were
+        added, and the replicates that an interruption left out, and suggests its unfinished trials before new ones.
+        `prior`: trials of other sweeps that the sampler learns from."""
         from raycodellm.search.distinct import DistinctSampler
 
         self._file = file
@@ -59,8 +58,7 @@ class SweepStudy:
         sweep, known = file.example(), self.trials()
         self._num_replicates, self._num_searched = sweep.search.replicates, num_trials(file)
         self._arms = _Arms(known)
-        if all(trial.state == TrialState.WAITING for trial in known):  # a killed driver may have enqueued some of them
-            enqueue_first_points(self._study, file)
+        enqueue_first_points(self._study, file)  # of a continued study those that a killed driver or the file added
         for trial in known:
             if _has_arm(trial) and trial.user_attrs["replicate"] == 0:
                 self._enqueue_replicates(trial.user_attrs["arm"], trial.params)
@@ -135,7 +133,7 @@ class SweepStudy:
         elif self._to_confirm:
             trial = self._begun_trial(self._to_confirm.pop(0))
         else:
-            trial = self._study.ask()
+            trial = self._new_trial()
         sample(self._file, trial)
         if not _has_arm(trial):
             self._give_arm(trial)
@@ -190,6 +188,17 @@ class SweepStudy:
         from optuna.trial import Trial
 
         return Trial(self._study, self._id_of(number))
+
+    def _new_trial(self) -> optuna.trial.Trial:
+        """The first trial that waits, or else a new one. Of a grid, all of whose points wait, the points that the file
+        names go first, also those that it names since the study began."""
+        from optuna.trial import TrialState
+
+        if self._file.example().search.sampler == "grid":
+            waiting = [one for one in self.trials() if one.state == TrialState.WAITING and not _has_arm(one)]
+            if (number := first_named(self._file, waiting)) is not None:
+                return self._begun_trial(number)
+        return self._study.ask()
 
     def _begun_trial(self, number: int) -> optuna.trial.Trial:
         """A trial that waits, as a live one. Optuna itself begins the first that waits, which may be another."""
@@ -314,18 +323,3 @@ def create_study(storage: optuna.storages.BaseStorage, file: SweepFile) -> optun
         load_if_exists=True,
         directions=["minimize" if objective.mode == "min" else "maximize" for objective in sweep.search.objectives],
     )
-
-
-def enqueue_first_points(study: optuna.Study, file: SweepFile) -> None:
-    """Enqueues the grid, or the points to try first, except those that an arm of the study has already."""
-    left = keyed_points(file, first_points(file))
-    for trial in study.get_trials(deepcopy=False):
-        replicate = trial.user_attrs.get("replicate", 0)
-        if 0 < replicate < file.example().search.replicates or phase_of_replicate(replicate) == "confirm":
-            continue  # enqueued for an arm, not for a point
-        params = {**trial.params, **trial.system_attrs.get("fixed_params", {})}
-        known = next((point for point in left if point.items() <= params.items()), None)
-        if known is not None:  # one point for each trial: a point may stand several times, or say less than another
-            left.remove(known)
-    for point in left:
-        study.enqueue_trial(point)

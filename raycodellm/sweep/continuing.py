@@ -1,4 +1,7 @@
-"""Which settings of the search may differ when a run is continued: more trials, more replicates, more looks.
+"""Which settings of the search may differ when a run is continued: more trials, points, replicates and looks.
+
+Points of `search.enqueue` may be added behind those with which the run began (`raycodellm suggest` writes such points),
+and `search.trials` has to have room for them: no trial that has begun gives up its place.
 
 A confirmation may be changed freely until its first fresh seed has begun. Afterwards its planned looks keep the error
 that they may spend, and its arms stay as they were chosen. A look may be added behind the planned ones, at twice the
@@ -15,36 +18,66 @@ from typing import Any
 
 from raycodellm import search, statistics, verdict
 from raycodellm.config import SweepFile
+from raycodellm.records import TrialResult
 
 CONFIRM = "search.confirm"
 BEGUN = "search.confirm.begun"
 """Written by the run itself, so no difference of the user's."""
 MORE = ("search.trials", "search.replicates")
+POINTS = "search.enqueue"
 _LOOKS = "search.confirm.seeds"
+_FEWER = "a continued run may have more, not fewer"
 _SEEN = "fresh seeds have been seen"
 
 
 def is_of_search(key: str) -> bool:
     """True for a setting that may differ in a continued run, within the rules of `why_not_more`."""
-    return key in MORE or key.startswith(CONFIRM)
+    return key in MORE or key.startswith((CONFIRM, POINTS))
 
 
-def why_not_more(saved: SweepFile, file: SweepFile, key: str, has_fresh: bool) -> str | None:
+def why_not_more(saved: SweepFile, file: SweepFile, key: str, begun: Sequence[TrialResult]) -> str | None:
     """Why a run that began with `saved` cannot go on with the value that `file` has at `key`; None where it can.
 
-    `has_fresh`: a confirmation trial has begun.
+    `begun`: the trials that have begun, those of a confirmation among them.
     """
     before, now = saved.example().search, file.example().search
+    if key == "search.trials":
+        return _why_not_trials(saved, file)
     if key in MORE:
-        name = key.rpartition(".")[2]
-        old, new = getattr(before, name), getattr(now, name)
-        is_more = old is not None and new is not None and new >= old
-        return None if is_more else "a continued run may have more, not fewer"
-    if not has_fresh:
+        return None if now.replicates >= before.replicates else _FEWER
+    if key.startswith(POINTS):
+        return _why_not_points(saved, file, [one for one in begun if one.phase == "search"])
+    if not any(one.phase == "confirm" for one in begun):
         return None
     if key.startswith(_LOOKS) and before.confirm is not None and now.confirm is not None:
         return _why_not_looks(before.confirm.seeds, now.confirm.seeds)
     return f"{_SEEN}, and who has seen them may not choose what they are asked"
+
+
+def _why_not_trials(saved: SweepFile, file: SweepFile) -> str | None:
+    """A grid has as many trials whether its file says so or not; every other file says how many."""
+    if file.example().search.sampler == "grid":
+        old, new = search.num_arms(saved), search.num_arms(file)
+    else:
+        old, new = saved.example().search.trials or 0, file.example().search.trials or 0
+    return None if new >= old else _FEWER
+
+
+def _why_not_points(saved: SweepFile, file: SweepFile, begun: Sequence[TrialResult]) -> str | None:
+    old, new = saved.enqueued(), file.enqueued()
+    if new[: len(old)] != old:
+        return "a continued run may have more points behind those that it has, which stay as they are"
+    if file.example().search.sampler == "grid":
+        return None
+    added = [point for point in new[len(old) :] if not any(search.is_tried(file, point, one.params) for one in begun)]
+    replicates = file.example().search.replicates
+    taken = [one for one in begun if not 0 < one.seed - file.example().seed < replicates]
+    needed = max(len(taken), len(search.named_points(saved))) + len(added)
+    if search.num_arms(file) >= needed:
+        return None
+    if search.lacking_points(file):
+        return f"the space has {search.num_arms(file)} different points, of which {len(taken)} have begun"
+    return f"{len(taken)} trials have begun and {len(added)} points are added: give search.trials: {needed} or more"
 
 
 def _why_not_looks(old: Sequence[int], new: Sequence[int]) -> str | None:
@@ -82,10 +115,13 @@ def with_begun(
 
 
 def news(saved: SweepFile, file: SweepFile, has_fresh: bool, changed: Sequence[str]) -> list[str]:
-    """Lines on what a run does that is continued with more trials, replicates or looks."""
+    """Lines on what a run does that is continued with more trials, points, replicates or looks."""
     before, now = saved.example().search, file.example().search
     names = {key: key.rpartition(".")[2] for key in MORE if key in changed}
     more = [f"{key}: {getattr(before, name)} before, {getattr(now, name)} now" for key, name in names.items()]
+    if any(key.startswith(POINTS) for key in changed):
+        old, new = len(before.enqueue), len(now.enqueue)
+        more.append(f"{POINTS}: {old} points before, {new} now, and the added ones are tried first")
     lines = [f"{'; '.join(more)}; what has ended stays"] if more else []
     if more and has_fresh:
         lines.append(

@@ -1,5 +1,5 @@
 """Opens a run folder, which holds a sweep that computes the same, or the same but for what was added: tasks, trials,
-replicates, looks of its confirmation (`sweep.continuing`).
+points, replicates, looks of its confirmation (`sweep.continuing`).
 
 Added tasks change no trial: the trials that have ended are opened again under their numbers, and only the added tasks
 are evaluated on their models. Their scores on the other tasks stay, and so does what the study was told of them.
@@ -67,21 +67,21 @@ def _refuse(run: Run, saved: SweepFile, changed: Sequence[tuple[str, Any, Any]])
         hint = (
             f"{why[key]}; put the old value back, or {_NEW_SEED if key.startswith(continuing.CONFIRM) else _NEW_NAME}"
         )
-    raise UserError(f"{key}: this run began with {old!r}, found {new!r}{more}; {hint}")
+    if key == continuing.POINTS:  # two lists of points would hide the reason
+        old, new = (f"{len(points or ())} points" for points in (old, new))
+    else:
+        old, new = repr(old), repr(new)
+    raise UserError(f"{key}: this run began with {old}, found {new}{more}; {hint}")
 
 
 def _why_refused(run: Run, saved: SweepFile, key: str) -> str | None:
     """Why the run cannot go on with another value of the `key` than that of the `saved` file, empty where a run never
     can; None where it can."""
     if continuing.is_of_search(key):
-        return continuing.why_not_more(saved, run.file, key, _has_fresh(run))
+        return continuing.why_not_more(saved, run.file, key, run.results_at_start)
     if not are_tasks_alone([key]):
         return ""
     return why_not_added(saved, run.file, {task for result in _complete(run) for task in result.tasks})
-
-
-def _has_fresh(run: Run) -> bool:
-    return any(result.phase == "confirm" for result in run.results_at_start)
 
 
 def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
