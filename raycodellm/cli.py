@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from raycodellm import __version__, evaluation, notebook
+from raycodellm import evaluation, notebook
 from raycodellm.commands import DONE, FAILED, STOPPED, WRONG, SweepRequest, read_run
 from raycodellm.commands import board as boards
 from raycodellm.commands import prepare as preparing
@@ -29,6 +29,7 @@ from raycodellm.commands.request import DEFAULT_STORAGE
 from raycodellm.config import Evaluation, UserError, refuse_credentials, without_credentials
 from raycodellm.files import Damaged, Folder, cause
 from raycodellm.slots.threads import threads_left
+from raycodellm.version import __version__
 
 
 def entry() -> None:

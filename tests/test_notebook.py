@@ -17,7 +17,7 @@ import pytest
 from test_report import write_run
 
 import raycodellm
-from raycodellm import cli, display, storage_files, sweep
+from raycodellm import cli, display, offered, storage_files, sweep
 from raycodellm.dispatch import RemainingWork, SlotActivity, SlotView, Snapshot
 from raycodellm.files import Folder
 from raycodellm.records import Progress, TrialResult, as_json
@@ -49,6 +49,14 @@ def values_of(row: dict, group: str) -> dict:
 @pytest.fixture
 def run(made_up: Folder) -> raycodellm.OpenedRun:
     return raycodellm.open_run(made_up.uri)
+
+
+def test_type_checkers_are_told_the_names_that_the_package_offers_and_where_they_come_from() -> None:
+    stub = Path(raycodellm.__file__).with_suffix(".pyi").read_text(encoding="utf-8")
+    told = {name: home for home, name in re.findall(r"^from (\S+) import (\w+) as \2$", stub, flags=re.MULTILINE)}
+    assert told.pop("__version__") == "raycodellm.version" and told == offered.HOMES
+    assert {*told, "__version__"} == {*raycodellm.__all__} <= {*dir(raycodellm)}
+    assert all(getattr(raycodellm, name).__name__ == name for name in told)
 
 
 def test_the_import_takes_no_library_with_it() -> None:

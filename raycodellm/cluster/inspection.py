@@ -11,11 +11,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-from raycodellm import __version__
 from raycodellm.cluster import own_package, probe
 from raycodellm.cluster.job_client import Job, Jobs
 from raycodellm.cluster.sent_files import SentFiles, write_archive
 from raycodellm.config import UserError
+from raycodellm.version import __version__
 
 PACKAGE_MODES = ("auto", "send", "installed")
 """Values of `submit --package`."""

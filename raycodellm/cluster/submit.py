@@ -10,12 +10,12 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from raycodellm import __version__
 from raycodellm.cluster import own_package
 from raycodellm.cluster.inspection import PackagePlan
 from raycodellm.cluster.job_client import Job, Jobs
 from raycodellm.cluster.sent_files import SentFiles, write_archive
 from raycodellm.config import UserError
+from raycodellm.version import __version__
 
 STOP_SECONDS = 150.0
 """Seconds that a stopped job may take to save its stages; a little over `sweep.watchdog.DRAIN_SECONDS`."""

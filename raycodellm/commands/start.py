@@ -8,11 +8,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
-from raycodellm import STARTED
 from raycodellm.commands.connection import ClusterConnection
 from raycodellm.commands.request import DONE, FAILED, STOPPED, SweepRequest
 from raycodellm.commands.run import Ended, RunFailed, carry_out_file
 from raycodellm.config import SweepFile, UserError
+from raycodellm.started import STARTED
 
 if TYPE_CHECKING:
     from raycodellm.ladder import LadderFolder, Rung
