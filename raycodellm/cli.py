@@ -16,7 +16,7 @@ from typing import NoReturn
 
 from pydantic import ValidationError
 
-from raycodellm import evaluation, notebook
+from raycodellm import notebook
 from raycodellm.commands import DONE, FAILED, STOPPED, WRONG, SweepRequest, read_run
 from raycodellm.commands import board as boards
 from raycodellm.commands import prepare as preparing
@@ -25,6 +25,7 @@ from raycodellm.commands import start as starting
 from raycodellm.commands import stop as stopping
 from raycodellm.commands import submit as submitting
 from raycodellm.commands import suggest as suggesting
+from raycodellm.commands.judge_options import judge_of
 from raycodellm.commands.request import DEFAULT_STORAGE
 from raycodellm.config import Evaluation, UserError, refuse_credentials, without_credentials
 from raycodellm.files import Damaged, Folder, cause
@@ -217,6 +218,7 @@ def _request(options: argparse.Namespace) -> SweepRequest:
 
 def _evaluation(options: argparse.Namespace) -> Evaluation:
     values = {key: getattr(options, key) for key in Evaluation.model_fields if hasattr(options, key)}
+    values["judge"] = judge_of(options)
     values |= {key: [name for name in values[key].split(",") if name] for key in ("suites", "tasks", "leave_out")}
     values["texts"] = dict(one.partition("=")[::2] for one in options.texts)
     try:
@@ -228,23 +230,6 @@ def _evaluation(options: argparse.Namespace) -> Evaluation:
         option = f"--{first['loc'][0]}".replace("_", "-")
         reason = first["msg"].removeprefix("Value error, ").replace("Input should", "must")
         raise UserError(f"{option}: found {first['input']!r}; {reason[0].lower()}{reason[1:]}") from error
-
-
-def _judging(options: argparse.Namespace, settings: Evaluation) -> evaluation.Judging | None:
-    """The judge of the suite `win-rate`; None where the suite is not asked for. Raises UserError for half of it."""
-    needed = ("judge", "judge_model", "instructions", "pairs")
-    if evaluation.WIN_RATE not in settings.suites:
-        if any(getattr(options, name) for name in needed[:3]):
-            raise UserError(f"--judge, --judge-model and --instructions go with --suites {evaluation.WIN_RATE}")
-        return None
-    if missing := [f"--{name.replace('_', '-')}" for name in needed if not getattr(options, name)]:
-        raise UserError(f"--suites {evaluation.WIN_RATE}: needs {', '.join(missing)} too")
-    if options.judge_rate is not None and options.judge_rate <= 0:
-        raise UserError(f"--judge-rate: found {options.judge_rate:g}; must be more than 0 requests in a minute")
-    judge = evaluation.JudgeSettings(
-        options.judge, options.judge_model, options.judge_key, requests_per_minute=options.judge_rate
-    )
-    return evaluation.Judging(judge, options.instructions)
 
 
 # ------------------------------------------------------------------------------------------------- commands
@@ -304,8 +289,6 @@ def evaluate(options: argparse.Namespace) -> int:
 
     from raycodellm import compare, display
 
-    judging = _judging(options, settings)
-
     if options.output:
         Folder(options.output).prove_writable("--output")
     with display.display_on(sys.stderr, display.Shown()) as shown:
@@ -316,7 +299,6 @@ def evaluate(options: argparse.Namespace) -> int:
             options.pairs,
             options.output,
             shown.evaluating,
-            judging,
             shown.say,
             device=options.device,
         )

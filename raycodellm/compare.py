@@ -37,7 +37,6 @@ def run(
     wanted_pairs: Sequence[str],
     output: str | None,
     on_items: Callable[[str, int, int], None] = lambda model, scored, in_all: None,
-    judging: evaluation.Judging | None = None,
     say: Callable[[str], None] = lambda line: None,
     device: str | None = None,
 ) -> Compared:
@@ -45,9 +44,9 @@ def run(
 
     With `output`, writes each model's metrics and items below that folder, and keeps each task's result there: a second
     call scores only what the first has not scored. `on_items(model, scored, in_all)` hears how many of a model's items
-    are scored, `say` what is continued. `judging`: for the suite `win-rate`, which compares the pairs. `device`: such
-    as `cpu`; a GPU, if the machine has one, when left out. Raises
-    `UserError` for a model that does not exist or cannot be scored, and for a pair of other models.
+    are scored, `say` what is continued. With `settings.judge` the pairs' answers are compared too, and what the judge
+    says is kept with `output`. `device`: such as `cpu`; a GPU, if the machine has one, when left out. Raises
+    `JudgeFailed`, and `UserError` for a model that does not exist or cannot be scored, and for a pair of other models.
     """
     wanted = list(dict.fromkeys(pair_of(pair, models) for pair in wanted_pairs))
     evaluation.check_variants(settings)
@@ -67,7 +66,10 @@ def run(
             folder.write_json("metrics.json", results[model].metrics)
     items = {model: result.items for model, result in results.items()}
     gaps = pairs.compare(items, wanted, evaluation.asked_averages(settings))
-    judged = {} if judging is None else evaluation.judged(wanted, settings, judging, on_items, device)
+    judged = {}
+    if settings.judge is not None:
+        verdicts = evaluation.KeptVerdicts(Folder(output) / evaluation.WIN_RATE / "verdicts" if output else None)
+        judged = evaluation.judged(wanted, items, settings.judge, verdicts, on_items)
     if output:
         for (base, other), of_pair in judged.items():
             name = "--against--".join(model.strip("/").replace("/", "--") for model in (other, base))
@@ -91,8 +93,6 @@ def _evaluated(
     say: Callable[[str], None],
     device: str | None,
 ) -> evaluation.EvaluationResult:
-    if not evaluation.asked_tasks(settings):  # of the suite `win-rate` alone
-        return evaluation.EvaluationResult()
     stage = evaluation.stage_of(model)
     try:
         return evaluation.evaluate(

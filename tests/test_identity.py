@@ -53,6 +53,7 @@ def here(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("identity")
     files = {
         "prose/a.txt": "One paragraph.\n\nAnother one.",
+        "asked.jsonl": json.dumps({"prompt": "Why does it rain?"}),
         "prose/b.md": "A file of another kind.",
         "python/a.py": "print(1)\n",
         "python/b.c": "int main() { return 1; }\n",
@@ -202,6 +203,8 @@ _GIVEN = (
 _LADDER = ("search.reference={}", "ladder={presets: [tiny, nano], learning_rate: {tiny: 1, nano: 1}}")
 _COPIED = ("evaluation.tasks=[HERE/far.yaml]", "evaluation.data=HERE/copies-a")
 _INCLUDED = ("evaluation.tasks=[mine]", "evaluation.include=HERE/tasks-a")
+_JUDGE = "evaluation.judge"
+_JUDGED = (f"{_JUDGE}.base_url=http://localhost:1/v1", f"{_JUDGE}.model=one")
 _CHINESE = ("evaluation.tasks=[bpb_chinese]", "evaluation.texts.chinese=HERE/prose/a.txt")
 
 
@@ -290,6 +293,16 @@ CHANGES: list[tuple[str, tuple[str, ...], tuple[str, ...]]] = [
     ("evaluation.texts.code", (), ("evaluation.texts.code=held_out",)),
     *(_of_domain(kind) for kind in ("markup", "math", "code_adjacent", "synthetic_code")),
     ("evaluation.texts.chinese", _CHINESE, ("evaluation.texts.chinese=HERE/prose/b.md",)),
+    (f"{_JUDGE}.base_url", _JUDGED, (f"{_JUDGE}.base_url=http://localhost:2/v1",)),
+    (f"{_JUDGE}.model", _JUDGED, (f"{_JUDGE}.model=other",)),
+    (f"{_JUDGE}.key_variable", _JUDGED, (f"{_JUDGE}.key_variable=KEY",)),
+    (f"{_JUDGE}.prompts", _JUDGED, (f"{_JUDGE}.prompts=HERE/asked.jsonl",)),
+    (f"{_JUDGE}.num_prompts", _JUDGED, (f"{_JUDGE}.num_prompts=7",)),
+    (f"{_JUDGE}.answer_tokens", _JUDGED, (f"{_JUDGE}.answer_tokens=7",)),
+    (f"{_JUDGE}.verdict_tokens", _JUDGED, (f"{_JUDGE}.verdict_tokens=7",)),
+    (f"{_JUDGE}.concurrency", _JUDGED, (f"{_JUDGE}.concurrency=7",)),
+    (f"{_JUDGE}.requests_per_minute", _JUDGED, (f"{_JUDGE}.requests_per_minute=7",)),
+    (f"{_JUDGE}.timeout_seconds", _JUDGED, (f"{_JUDGE}.timeout_seconds=7",)),
     ("evaluation.limit", (), ("evaluation.limit=9",)),
     ("evaluation.few_shot", (), ("evaluation.few_shot=1",)),
     ("evaluation.scoring", (), ("evaluation.scoring=channel",)),

@@ -21,11 +21,13 @@ import pytest
 from test_evaluation import write_model
 
 from raycodellm.cli import main
+from raycodellm.config import Judge as JudgeSettings
 from raycodellm.config import UserError
-from raycodellm.evaluation.win_rate.comparison import compare_answers, win_rate_lines
-from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeFailed, JudgeSettings, Pace
+from raycodellm.evaluation.win_rate.comparison import Answers, compare_answers, win_rate_lines
+from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeFailed, Pace
 from raycodellm.evaluation.win_rate.instructions import read_instructions
 from raycodellm.evaluation.win_rate.judge import JudgedPair, question, verdict_of, win_rate
+from raycodellm.evaluation.win_rate.kept_verdicts import KeptVerdicts
 from raycodellm.tokens.tokenizer import CHAT_TEMPLATE
 
 # ---------------------------------------------------------------------------------------------------------- verdicts
@@ -115,7 +117,7 @@ def test_instructions_are_read_from_dollys_layout_and_from_prompts(tmp_path: Pat
 )
 def test_a_file_of_something_else_is_refused(tmp_path: Path, text: str, said: str) -> None:
     (tmp_path / "a.jsonl").write_text(text)
-    with pytest.raises(UserError, match=f"--instructions.*{said}"):
+    with pytest.raises(UserError, match=f"instructions.*{said}"):
         read_instructions(str(tmp_path / "a.jsonl"))
 
 
@@ -173,25 +175,30 @@ def endpoint() -> Iterator[Endpoint]:
 
 
 def judge(endpoint: Endpoint, slept: list[float] | None = None, **settings) -> Judge:
-    return Judge(JudgeSettings(endpoint.url, "small", **settings), sleep=[].append if slept is None else slept.append)
+    asked = JudgeSettings(base_url=endpoint.url, model="small", **settings)
+    return Judge(asked, sleep=[].append if slept is None else slept.append)
+
+
+def answers(*texts: str | None) -> Answers:
+    """Answers to the requests one, two, mumble and long; None for a request that is too long."""
+    requests = dict(enumerate(("one", "two", "mumble", "long")))
+    return Answers(requests, {item: text for item, text in enumerate(texts) if text is not None})
 
 
 def test_each_pair_is_asked_about_in_both_orders(endpoint: Endpoint) -> None:
-    requests = ["one", "two", "mumble", "long"]
     told: list[tuple[int, int]] = []
-    found = compare_answers(
-        requests, ["a", "bbb", "c", None], ["aaa", "bbb", "ccc", "d"], judge(endpoint), lambda *n: told.append(n)
-    )
+    base, other = answers("a", "bb", "c", None), answers("aaa", "cc", "ccc", "d")
+    found = compare_answers(base, other, judge(endpoint, concurrency=1), KeptVerdicts(None), lambda *n: told.append(n))
     assert [one.score for one in found.pairs] == [1.0, 0.5, None]
     assert (found.rate.wins, found.rate.ties, found.rate.without_verdict, found.rate.too_long) == (1, 1, 1, 1)
-    assert len(endpoint.asked) == 6 and told[-1] == (3, 3)
+    assert len(endpoint.asked) == 6 and told[-1] == (6, 6)
     path, _, body = endpoint.asked[0]
     assert path == "/v1/chat/completions" and body["model"] == "small" and body["temperature"] == 0
     assert found.table().column_names == ["request", "base", "other", "base_first", "other_first", "score"]
 
 
 def test_the_key_comes_from_the_environment_and_only_goes_into_the_header(endpoint, monkeypatch) -> None:
-    with pytest.raises(UserError, match="--judge-key MY_KEY: this environment variable is not set"):
+    with pytest.raises(UserError, match="the environment variable MY_KEY is not set"):
         judge(endpoint, key_variable="MY_KEY")
     monkeypatch.setenv("MY_KEY", "s3cret")
     endpoint.first = [(401, {}, b'{"error": "wrong key"}')]
@@ -274,7 +281,7 @@ def test_the_command_says_the_win_rate_of_a_pair_and_keeps_the_answers(models, e
     rows = pq.read_table(table).to_pylist()
     assert [row["request"] for row in rows] == ["Name three colours.", "Why does it rain?"]
     assert all(row["base"] == row["other"] and row["score"] == 0.5 for row in rows)
-    assert len(endpoint.asked) == 4
+    assert not endpoint.asked, "equal answers tie, and are not asked about"
     assert main(win_rates(models, endpoint.url, "--limit", "1")) == 0
     said = capsys.readouterr().out
     assert f"{models[1]} against {models[0]}, as judged on open instructions:\n  win rate: 0.500" in said
@@ -284,7 +291,6 @@ def test_the_command_says_the_win_rate_of_a_pair_and_keeps_the_answers(models, e
     ("left_out", "said"),
     [
         ("--judge", "needs --judge too"),
-        ("--instructions", "needs --instructions too"),
         ("--pairs", "needs --pairs too"),
     ],
 )

@@ -153,6 +153,8 @@ def _evaluation_files(named: NamedPath, file: SweepFile, start: Path) -> list[Pa
     if named.key.startswith("evaluation.texts."):
         domain = named.key.removeprefix("evaluation.texts.")
         return evaluation.text_files(domain, os.path.normpath(os.path.join(start, named.path)))
+    if named.key == "evaluation.judge.prompts":
+        return [Path(os.path.normpath(os.path.join(start, named.path)))]
     if named.key == "evaluation.tasks":
         return evaluation.local_files(named.path)
     settings = file.example().evaluation

@@ -49,6 +49,9 @@ def _paths_of(sweep: Sweep) -> Iterable[NamedPath]:
     for domain, text in sweep.evaluation.texts.given().items():
         paths = [text] if isinstance(text, str) else text
         yield from (NamedPath(f"evaluation.texts.{domain}", path) for path in paths if path != HELD_OUT)
+    judge = sweep.evaluation.judge
+    if judge is not None and judge.prompts is not None:
+        yield NamedPath("evaluation.judge.prompts", judge.prompts)
     for key, folder in (("include", sweep.evaluation.include), ("data", sweep.evaluation.data)):
         if folder is not None:
             yield NamedPath(f"evaluation.{key}", folder)

@@ -11,6 +11,7 @@ from raycodellm.config.credentials import refuse_credentials, without_credential
 from raycodellm.config.early_stopping_settings import EarlyStopping
 from raycodellm.config.errors import Unreachable, UserError
 from raycodellm.config.evaluation_settings import Evaluation
+from raycodellm.config.judge_settings import Judge
 from raycodellm.config.ladder_rungs import Carried, rung_name
 from raycodellm.config.ladder_settings import Ladder
 from raycodellm.config.mixture_shapes import SHAPES, CodeRatioCurve, code_ratio_curve
@@ -65,6 +66,7 @@ __all__ = [
     "Evaluation",
     "Faults",
     "HeldOut",
+    "Judge",
     "Ladder",
     "LearningRate",
     "Model",

@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, ValidationInfo, field_validator, model_validator
 
 from raycodellm.config.field_types import Frozen, Whole
+from raycodellm.config.judge_settings import Judge
 
 Text = str | tuple[str, ...] | None
 
@@ -69,6 +70,8 @@ class Evaluation(Frozen):
     the model writes before its choices are scored (`generated`)."""
     texts: Texts = Texts()
     """Text whose bits per byte are measured."""
+    judge: Judge | None = None
+    """Win rates against the reference arm by a judge, another model ([evaluation.md](evaluation.md#win-rates))."""
     samples: Annotated[Whole, Field(ge=1)] = 1
     """Programs that the model writes for each item of a task that runs code: with 1 the task gives `pass@1`, with n
     also `pass@n`, and `pass@10` and `pass@100` as far as n allows."""

@@ -35,6 +35,7 @@ _HINTS = {
     "constraints": "for example constraints: [{metric: boxes/acc, mode: max, bound: 0.2}]",
     "early_stopping": "for example early_stopping: {metric: bpb/prose, at: [0.25, 0.5], keep: 0.5}",
     "at": "for example at: [0.25, 0.5]",
+    "judge": "for example judge: {base_url: http://localhost:8000/v1, model: judge-name}",
     "warm_start": "for example warm_start: [first-sweep]",
     "budget": "for example budget: {tokens: 2e9, wall_hours: 12}",
     "ladder": "for example ladder: {presets: [tiny, mini, nano]}",

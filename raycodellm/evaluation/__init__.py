@@ -41,9 +41,22 @@ from raycodellm.evaluation.tasks.units import asked_units
 from raycodellm.evaluation.texts.contamination import NotRead, contaminated_items, stage_of
 from raycodellm.evaluation.texts.held_out import held_out_content, text_files
 from raycodellm.evaluation.texts.items import evaluated_tasks, item_texts, items_of_sweep
-from raycodellm.evaluation.win_rate.comparison import Comparison, Judging, judged, win_rate_lines
-from raycodellm.evaluation.win_rate.endpoint import JudgeFailed, JudgeSettings
-from raycodellm.evaluation.win_rate.judge import WIN_RATE, WinRate
+from raycodellm.evaluation.win_rate.asking import ask_each
+from raycodellm.evaluation.win_rate.comparison import (
+    AnswerPair,
+    Answers,
+    Comparison,
+    answers_in,
+    judged,
+    judged_pair,
+    paired,
+    unasked,
+    win_rate_lines,
+)
+from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeFailed, key_of
+from raycodellm.evaluation.win_rate.judge import WIN_RATE, JudgedPair, WinRate, win_rate
+from raycodellm.evaluation.win_rate.kept_verdicts import KeptVerdicts
+from raycodellm.evaluation.win_rate.open_instructions import OPEN_INSTRUCTIONS, Asking, requests_of
 from raycodellm.evaluation.workers import Stopped
 
 __all__ = [
@@ -52,15 +65,20 @@ __all__ = [
     "ITEMS_SCHEMA",
     "MEAN",
     "METRICS",
+    "OPEN_INSTRUCTIONS",
     "WIN_RATE",
+    "AnswerPair",
+    "Answers",
+    "Asking",
     "Comparison",
     "DataSource",
     "EvaluationResult",
     "Items",
+    "Judge",
     "JudgeFailed",
-    "JudgeSettings",
-    "Judging",
+    "JudgedPair",
     "KeptResults",
+    "KeptVerdicts",
     "Metric",
     "NotRead",
     "NotWritten",
@@ -74,6 +92,8 @@ __all__ = [
     "WinRate",
     "WriterEnded",
     "WritersDisagree",
+    "answers_in",
+    "ask_each",
     "asked_averages",
     "asked_tasks",
     "asked_units",
@@ -94,8 +114,10 @@ __all__ = [
     "item_texts",
     "items_of_sweep",
     "judged",
+    "judged_pair",
     "kept_evaluation",
     "kept_items",
+    "key_of",
     "least_counter",
     "left_out_tasks",
     "lm_eval_version",
@@ -105,8 +127,10 @@ __all__ = [
     "model_files",
     "named_tasks",
     "overruled_lines",
+    "paired",
     "preload",
     "read_trial_items",
+    "requests_of",
     "require_fit",
     "samples",
     "sampling_content",
@@ -120,7 +144,9 @@ __all__ = [
     "tasks_not_scored",
     "tasks_running_code",
     "text_files",
+    "unasked",
     "unfit_tasks",
     "units_running_code",
+    "win_rate",
     "win_rate_lines",
 ]

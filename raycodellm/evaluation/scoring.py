@@ -11,6 +11,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Protocol
 
 from raycodellm.config import Evaluation, UserError
+from raycodellm.evaluation.chat import as_chat
 from raycodellm.evaluation.code.answers import answer_of
 from raycodellm.evaluation.engine.encoding import Encoder
 from raycodellm.evaluation.engine.language_model import AnswerLM, TokenPair
@@ -20,6 +21,7 @@ from raycodellm.evaluation.scores.compared import choice_names, compared
 from raycodellm.evaluation.scores.item_scores import item_scores, with_filter
 from raycodellm.evaluation.scores.metrics import accuracy_score, is_scored, scores_of
 from raycodellm.evaluation.tasks.metric_check import described, gold_text
+from raycodellm.evaluation.tasks.sampling import items_asked
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -81,6 +83,7 @@ def instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
     Every worker builds the requests of all items, since few-shot examples are drawn one item after the other. A process
     that evaluates model after model builds them once.
     """
+    limit = items_asked(task, limit)
     settings = repr((limit, task.config.num_fewshot, task.config.repeats, task.config.generation_kwargs))
     built_with, items = _requests.get(task, ("", []))
     if built_with != settings:
@@ -158,7 +161,7 @@ def score_task(
 
 def _score_block(lm: AnswerLM, name: str, task: Task, items: list[list[Instance]]) -> list[ScoredItem]:
     seed_all()  # a sampled answer must not depend on the blocks that this worker scored before
-    asked = with_rationales(lm, task, items)
+    asked = with_rationales(lm, task, [as_chat(lm, task, instances) for instances in items])
     with compiled_templates():
         lm.encoder.remember(*_texts(task, [instance for item in asked for instance in item.instances]))
         questions = [_question(lm, name, task, item) for item in asked]

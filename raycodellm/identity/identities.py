@@ -31,7 +31,7 @@ NOT_AS_WRITTEN: Any = {
 }
 """Settings of a stage that do not enter its identity as they are written."""
 
-BY_CONTENT = {"suites", "tasks", "leave_out", "include", "data", "texts"}
+BY_CONTENT = {"suites", "tasks", "leave_out", "include", "data", "texts", "judge"}
 """Settings of an evaluation that say which tasks are asked and where they lie: they enter as the tasks' contents."""
 OF_CODE_TASKS = {"samples", "temperature"}
 """Settings of an evaluation that enter with the content of the tasks that run the model's code."""

@@ -25,6 +25,13 @@ logger = logging.getLogger(__name__)
 _NEW_NAME = "give the sweep a new name: stages and evaluated tasks are taken from this storage"
 _NEW_SEED = "give the sweep a new name and another seed"
 _KEYS = ("evaluation.tasks", "evaluation.suites", "evaluation.leave_out")
+_JUDGE = "evaluation.judge"
+"""Given later, it adds the task whose answers a judge compares."""
+_ASKING = tuple(
+    f"{_JUDGE}.{key}"
+    for key in ("base_url", "model", "key_variable", "verdict_tokens", "concurrency", "requests_per_minute")
+)
+"""Settings of the judge that change no answer of a model."""
 
 
 def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run:
@@ -86,10 +93,10 @@ def _why_refused(run: Run, saved: SweepFile, key: str) -> str | None:
 
 def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any]]:
     """(key, old value, new value) of every leaf that differs. `scaling` says where a sweep runs, `tracking` who is
-    told, `evaluation.batch_size` what fits into memory, `search.pairs` which scores are compared, and
-    `search.max_failed` and `budget` when the sweep stops, so these may differ."""
+    told, `evaluation.batch_size` what fits into memory, most of `evaluation.judge` who compares answers, `search.pairs`
+    which scores are compared, and `search.max_failed` and `budget` when the sweep stops, so these may differ."""
     free = ("scaling", "tracking", "budget", "evaluation.batch_size", "search.pairs", "search.max_failed")
-    if path in (*free, continuing.BEGUN):
+    if path in (*free, *_ASKING, f"{_JUDGE}.timeout_seconds", continuing.BEGUN):
         return []
     if path.endswith(".deepspeed_config"):  # DeepSpeed's settings that change no number may differ too
         old, new = (identity.numeric_settings(found or {}) for found in (old, new))
@@ -110,7 +117,7 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any
 
 def are_tasks_alone(changed: Sequence[str]) -> bool:
     """True if the keys that differ say nothing but which tasks the models are evaluated on."""
-    return all(key.startswith(_KEYS) for key in changed)
+    return all(key.startswith(_KEYS) or key == _JUDGE for key in changed)
 
 
 def why_not_added(saved: SweepFile, file: SweepFile, scored: Collection[str] = ()) -> str | None:

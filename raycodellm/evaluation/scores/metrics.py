@@ -78,7 +78,7 @@ class Metric:
 
 _RIGHT = ("acc", "exact_match", "em", "pass@1")
 """Scores that say how right an answer is; the first one that a task has is its accuracy."""
-_GRADED = re.compile(r"f1|precision|recall|bleu|rouge|meteor|pass@")
+_GRADED = re.compile(r"f1|precision|recall|bleu|rouge|meteor|pass@|characters")
 """Names of scores between 0 and 1. A weak model has 0 on every item, which makes no accuracy of them."""
 
 

@@ -6,7 +6,7 @@ import re
 from collections.abc import Collection, Iterator, Sequence
 from pathlib import Path
 
-from raycodellm.config import Constraint, Objective, Sweep, SweepFile, UserError, resolve
+from raycodellm.config import Constraint, Evaluation, Objective, Sweep, SweepFile, UserError, resolve
 from raycodellm.config.text_domains import sources_of
 from raycodellm.evaluation.scores.averages import Averages
 from raycodellm.evaluation.scores.metrics import AVERAGED, BY_NAME, COUNTS, MEAN, METRICS
@@ -17,6 +17,7 @@ from raycodellm.evaluation.tasks.suites import asked_tasks, check_variants, give
 from raycodellm.evaluation.tasks.trees import group_members
 from raycodellm.evaluation.texts.held_out import DOMAIN_OF_TASK, held_out_tasks
 from raycodellm.evaluation.win_rate.judge import WIN_RATE
+from raycodellm.evaluation.win_rate.open_instructions import OPEN_INSTRUCTIONS
 from raycodellm.tasks import BUILTIN, PARTS
 
 _OF_THE_MEAN = re.compile(rf"(?:(?:{'|'.join(metric.name for metric in AVERAGED)})(?:_low|_high)?|chance)")
@@ -39,10 +40,7 @@ def check_evaluation(file: SweepFile) -> None:
         check_variants(settings)
         tasks = asked_tasks(settings)
         check_tasks(tasks, Places.of(settings))
-        if WIN_RATE in settings.suites:
-            raise UserError(
-                f"evaluation.suites: found {WIN_RATE!r}, which compares two models; ask `raycodellm eval` for it"
-            )
+        _check_judge(file, sweeps[0], settings)
         for key, one in _measured(sweeps[0]):
             if not settings.contamination and one.metric.rpartition("/")[2].startswith(_OF_CONTAMINATION):
                 raise UserError(f"{key}: found {one.metric!r}, which needs evaluation.contamination: true")
@@ -50,6 +48,28 @@ def check_evaluation(file: SweepFile) -> None:
             _check_source(one, sweeps[0], key)
             _check_direction(one, key)
         _check_margins(sweeps[0], tasks, TaskNames(settings.include), given_averages(settings))
+
+
+def _check_judge(file: SweepFile, sweep: Sweep, settings: Evaluation) -> None:
+    """Raises `UserError` for win rates without a judge or a reference arm, and for one that shall steer the search."""
+    if settings.judge is None and WIN_RATE in settings.suites:
+        raise UserError(
+            f"evaluation.suites: found {WIN_RATE!r}, which needs a judge; for example evaluation.judge: "
+            "{base_url: http://localhost:8000/v1, model: judge-name}"
+        )
+    if searched := next((one.name for one in file.parameters if one.name.startswith("evaluation.judge")), None):
+        raise UserError(f"{file.origin}: {searched} cannot be searched; give it one value")
+    if settings.judge is not None and sweep.search.reference is None:
+        raise UserError(
+            "evaluation.judge: compares each arm with the reference arm, and the sweep names none; add for example "
+            "search.reference: {pretrain.code_ratio: 0.0}"
+        )
+    for key, one in _measured(sweep):
+        if one.metric.rpartition("/")[0] in (WIN_RATE, OPEN_INSTRUCTIONS) or one.metric == WIN_RATE:
+            raise UserError(
+                f"{key}: found {one.metric!r}: a win rate compares two models after the search, and no trial has one "
+                "of its own, so nothing can be steered by it; use for example mean/bpb"
+            )
 
 
 def _check_margins(sweep: Sweep, tasks: Sequence[str], known: TaskNames, averages: Averages) -> None:

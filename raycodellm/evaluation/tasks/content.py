@@ -22,6 +22,7 @@ from raycodellm.evaluation.tasks.names import NOWHERE, NamedTask, Places, TaskNa
 from raycodellm.evaluation.tasks.near_files import files_at, functions_of, module_files, named_data, reader_of
 from raycodellm.evaluation.tasks.trees import members_of, trees
 from raycodellm.evaluation.texts.held_out import text_content
+from raycodellm.evaluation.win_rate.open_instructions import asked_content
 from raycodellm.files import cause
 from raycodellm.identity import file_hashes
 from raycodellm.tasks import BUILTIN, FOLDER
@@ -49,6 +50,7 @@ def task_contents(names: Iterable[str], places: Places = NOWHERE, *, elsewhere: 
             *_content(name, known, frozenset()),
             *_far_data(name, known, folder, elsewhere),
             *text_content(name, places.texts),
+            *asked_content(name, places.asking),
         ]
         for name in names
     }

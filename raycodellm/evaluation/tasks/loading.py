@@ -16,7 +16,8 @@ from raycodellm.evaluation.tasks.metric_check import check_metrics, described
 from raycodellm.evaluation.tasks.names import NOWHERE, Places, TaskNames, is_path
 from raycodellm.evaluation.tasks.near_files import near_files
 from raycodellm.evaluation.tasks.sampling import GREEDY, Sampling, set_sampling
-from raycodellm.evaluation.texts.held_out import Texts, measured_files, texts_given
+from raycodellm.evaluation.texts.held_out import measured_files, texts_given
+from raycodellm.evaluation.win_rate.open_instructions import Asking, asked_are, asked_files, set_answer_length
 from raycodellm.files import Folder
 from raycodellm.tasks import BUILTIN
 
@@ -76,33 +77,37 @@ def load_tasks(
     known, folder = TaskNames(places.include), open_folder(places)
     commits = dict(places.commits)
     sources = {name: [pinned(one, commits) for one in sources_of([name], known, folder)] for name in names}
-    keys = {
-        name: (name, _stamps(name, known, sources[name], places.texts), few_shot, places, sampling) for name in names
-    }
+    keys = {name: (name, _stamps(name, known, sources[name], places), few_shot, places, sampling) for name in names}
     missing = [name for name, key in keys.items() if key not in _LOADED]
     if missing:
         manager = task_manager(tuple(name for name in missing if not is_path(name)), places.include)
-        with texts_given(places.texts):
+        with texts_given(places.texts), asked_are(places.asking):
             for name in missing:
-                _LOADED[keys[name]] = _load(name, few_shot, sources[name], sampling, manager)
+                _LOADED[keys[name]] = _load(name, few_shot, sources[name], sampling, places.asking, manager)
     return LoadedTasks({name: _LOADED[key] for name, key in keys.items()})
 
 
-def _stamps(name: str, known: TaskNames, sources: Sequence[DataSource], texts: Texts) -> Stamps:
+def _stamps(name: str, known: TaskNames, sources: Sequence[DataSource], places: Places) -> Stamps:
     """Sizes and times of the last changes of a user's own task files, of the files that these name, of copies of data,
     and of the files whose text the task measures."""
     own = [Path(name).expanduser()] if is_path(name) else []
     for one in with_members([name], known.find):
         if one in known.included and (file := known.included[one].file) is not None:
             own.append(file)
-    files = [near for file in own for near in near_files(file)] + measured_files(name, texts)
+    measured = [*measured_files(name, places.texts), *asked_files(name, places.asking)]
+    files = [near for file in own for near in near_files(file)] + measured
     of_files = [Folder(str(file.parent)).stamp(file.name) for file in dict.fromkeys(files)]
     found = [source.found for source in sources if source.found is not None]
     return (*of_files, *(one.folder.stamp(file) for one in found for file in one.files))
 
 
 def _load(
-    name: str, few_shot: int | None, sources: Sequence[DataSource], sampling: Sampling, manager: TaskManager
+    name: str,
+    few_shot: int | None,
+    sources: Sequence[DataSource],
+    sampling: Sampling,
+    asking: Asking,
+    manager: TaskManager,
 ) -> dict[str, Task]:
     try:
         with given_to_lm_eval(sources):
@@ -133,6 +138,7 @@ def _load(
             task.set_config("num_fewshot", task.get_config("num_fewshot") or 0 if few_shot is None else few_shot)
         _check_examples(task_name, task)
         set_sampling(task, sampling)
+        set_answer_length(task_name, task, asking)
     return found
 
 

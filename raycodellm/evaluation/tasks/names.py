@@ -22,6 +22,7 @@ import yaml
 from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation.tasks.yaml_text import TaskLoader
 from raycodellm.evaluation.texts.held_out import Texts, texts_of
+from raycodellm.evaluation.win_rate.open_instructions import Asking
 from raycodellm.records import HeldOutSource
 from raycodellm.tasks import FOLDER
 
@@ -37,6 +38,8 @@ class Places(NamedTuple):
     """Where the text of each domain is read whose bits per byte are measured."""
     commits: tuple[tuple[str, str], ...] = ()
     """The commits at which data sets of the hub are read, by their names; of others the newest."""
+    asking: Asking = Asking()
+    """The open instructions that a judge compares answers to."""
 
     @classmethod
     def of(
@@ -44,7 +47,11 @@ class Places(NamedTuple):
     ) -> Places:
         """`held_out`: the held-out documents of the sweep's sources. `commits`: see `data_commits`."""
         return cls(
-            settings.include, settings.data, texts_of(settings, held_out), tuple(sorted((commits or {}).items()))
+            settings.include,
+            settings.data,
+            texts_of(settings, held_out),
+            tuple(sorted((commits or {}).items())),
+            Asking.of(settings),
         )
 
 

@@ -40,6 +40,13 @@ def runs_code(task: Task) -> bool:
     return isinstance(metadata, Mapping) and metadata.get("runs_code") is True
 
 
+def items_asked(task: Task, limit: int | None) -> int | None:
+    """Items of the task that are asked, where the settings' `limit` is this; None for all: of a task whose file says
+    that its own settings decide how many it has."""
+    metadata = task.config.metadata
+    return None if isinstance(metadata, Mapping) and metadata.get("own_length") is True else limit
+
+
 def set_sampling(task: Task, sampling: Sampling) -> None:
     """Lets a task that runs code ask for that many programs per item. The greedy default leaves a task as its file
     has it."""

@@ -12,6 +12,7 @@ import yaml
 from pydantic import BaseModel, ConfigDict, ValidationError
 
 from raycodellm.config import Evaluation, UserError
+from raycodellm.evaluation.win_rate.open_instructions import OPEN_INSTRUCTIONS
 from raycodellm.tasks import FOLDER
 
 
@@ -84,7 +85,8 @@ def suite(name: str) -> Suite:
 
 
 def asked_tasks(settings: Evaluation) -> tuple[str, ...]:
-    """Names of the tasks that the settings ask for: those of the suites but `leave_out`, then `tasks`, each once.
+    """Names of the tasks that the settings ask for: those of the suites but `leave_out`, then `tasks`, then the one
+    whose answers a judge compares, each once.
 
     Raises UserError for an unknown suite, for one without a task for these settings, and for a task to leave out that
     no suite has.
@@ -94,7 +96,8 @@ def asked_tasks(settings: Evaluation) -> tuple[str, ...]:
         near = difflib.get_close_matches(strange[0], of_suites, n=3, cutoff=0.5) or of_suites
         raise UserError(f"evaluation.leave_out: no suite asked for has a task {strange[0]!r}; near: {', '.join(near)}")
     kept = [name for name in of_suites if name not in settings.leave_out]
-    return tuple(dict.fromkeys([*kept, *settings.tasks]))
+    judged = [] if settings.judge is None else [OPEN_INSTRUCTIONS]
+    return tuple(dict.fromkeys([*kept, *settings.tasks, *judged]))
 
 
 def _chosen_tasks(name: str, settings: Evaluation) -> list[str]:

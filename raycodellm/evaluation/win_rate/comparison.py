@@ -1,69 +1,87 @@
-"""The suite `win-rate`: answers of models to open instructions, and a judge's verdicts on pairs of them."""
+"""The comparison of two models' answers to open instructions by a judge."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+import json
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
-from pathlib import Path
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, NamedTuple
 
-from raycodellm.config import Evaluation
-from raycodellm.evaluation.engine.decoding import Decoding
-from raycodellm.evaluation.engine.language_model import AnswerLM, load_model, model_files
-from raycodellm.evaluation.isolation import own_randomness, quiet
-from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeSettings
-from raycodellm.evaluation.win_rate.instructions import read_instructions
+from raycodellm.config import Judge as JudgeSettings
+from raycodellm.evaluation.win_rate.asking import ask_each
+from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeFailed
 from raycodellm.evaluation.win_rate.judge import JudgedPair, WinRate, question, verdict_of, win_rate
-from raycodellm.files import Folder
+from raycodellm.evaluation.win_rate.kept_verdicts import KeptVerdicts, question_key
+from raycodellm.evaluation.win_rate.open_instructions import OPEN_INSTRUCTIONS, REQUEST
 
 if TYPE_CHECKING:
     import pyarrow as pa
 
-ANSWER_TOKENS = 256
-"""Greatest length of an answer."""
-_NEXT_TURN = "\nUser:"
-"""Begins the next question in the conversations that this package trains on; an answer ends there."""
-_BLOCK = 64
-"""Instructions whose answers are generated together."""
+
+class Answers(NamedTuple):
+    """A model's answers to the same instructions."""
+
+    requests: Mapping[int, str]
+    """Maps the number of each instruction to what was asked."""
+    answers: Mapping[int, str]
+    """Maps those that fit into the model's context to its answer."""
 
 
-def answers(
-    model: Folder | Path | str,
-    requests: Sequence[str],
-    batch_size: int,
-    max_tokens: int = ANSWER_TOKENS,
-    device: str | None = None,
-    on_items: Callable[[int, int], None] = lambda answered, in_all: None,
-) -> list[str | None]:
-    """The model's answer to each request, decoded greedily; None where the model's context has no room for both.
+def answers_in(items: pa.Table) -> Answers:
+    """The answers in a table of a model's items; none where it was not asked."""
+    import pyarrow.compute as pc
 
-    A request is put as the tokenizer's chat template says; without one as this package puts instructions. Raises
-    UserError for a model that cannot be loaded.
-    """
-    with quiet(), own_randomness(), model_files(model) as files:
-        lm = load_model(files, batch_size, device)
-        prompts = [_prompt(lm, request) for request in requests]
-        fitting = [place for place, prompt in enumerate(prompts) if len(prompt) + max_tokens <= lm.max_length]
-        decoding = Decoding(max_tokens=max_tokens, until=(_NEXT_TURN,))
-        found: dict[int, str] = {}
-        on_items(0, len(requests))
-        for start in range(0, len(fitting), _BLOCK):
-            block = fitting[start : start + _BLOCK]
-            texts = lm.generate([prompts[place] for place in block], [str(place) for place in block], decoding)
-            found |= zip(block, (text.strip() for text in texts), strict=True)
-            on_items(start + len(block), len(requests))
-        return [found.get(place) for place in range(len(requests))]
+    wanted = items.filter(pc.field("task") == OPEN_INSTRUCTIONS).select(
+        ["item", "prediction", "too_long", "attributes"]
+    )
+    rows = wanted.to_pylist()
+    return Answers(
+        {row["item"]: json.loads(row["attributes"]).get(REQUEST, "") for row in rows},
+        {row["item"]: row["prediction"] or "" for row in rows if not row["too_long"]},
+    )
 
 
-def _prompt(lm: AnswerLM, request: str) -> list[int]:
-    tokenizer = lm.encoder.tokenizer
-    if getattr(tokenizer, "chat_template", None):
-        text = tokenizer.apply_chat_template(
-            [{"role": "user", "content": request}], tokenize=False, add_generation_prompt=True
-        )
-        return lm.tok_encode(text, add_special_tokens=False)  # the template holds the special tokens
-    return lm.tok_encode(f"User: {request}\nAssistant:")
+class AnswerPair(NamedTuple):
+    """Two models' answers to one instruction."""
+
+    item: int
+    """Number of the instruction."""
+    request: str
+    base: str
+    other: str
+
+    @property
+    def questions(self) -> tuple[str, str]:
+        """The question with the base model's answer first, and that with the other's; of equal answers none needs to be
+        asked."""
+        return question(self.request, self.base, self.other), question(self.request, self.other, self.base)
+
+    @property
+    def is_equal(self) -> bool:
+        return self.base.strip() == self.other.strip()
+
+
+def paired(base: Answers, other: Answers) -> list[AnswerPair]:
+    """The answers of both models to the instructions that both have answered."""
+    both = sorted(base.answers.keys() & other.answers.keys())
+    return [AnswerPair(item, base.requests[item], base.answers[item], other.answers[item]) for item in both]
+
+
+def unasked(pairs: Sequence[AnswerPair], settings: JudgeSettings, kept: KeptVerdicts) -> dict[str, str]:
+    """The questions about the pairs that the judge has not answered yet, by their keys."""
+    asked = (one for pair in pairs if not pair.is_equal for one in pair.questions)
+    keyed = {question_key(settings, one): one for one in asked}
+    return {key: one for key, one in keyed.items() if key not in kept.said}
+
+
+def judged_pair(pair: AnswerPair, settings: JudgeSettings, kept: KeptVerdicts) -> JudgedPair:
+    """The pair with the judge's verdicts, as far as they are known; equal answers tie, and are not asked about."""
+    if pair.is_equal:
+        return JudgedPair(pair.request, pair.base, pair.other, "tie", "tie")
+    said = [kept.said.get(question_key(settings, one)) for one in pair.questions]
+    base_first, other_first = (None if one is None else verdict_of(one) for one in said)
+    return JudgedPair(pair.request, pair.base, pair.other, base_first, other_first, is_judged=None not in said)
 
 
 @dataclass(frozen=True)
@@ -78,74 +96,64 @@ class Comparison:
         """A row per instruction: the request, both answers, both verdicts, and the score."""
         import pyarrow as pa
 
-        rows = [{**vars(pair), "score": pair.score} for pair in self.pairs]
-        names = [*JudgedPair.__dataclass_fields__]
+        names = ("request", "base", "other", "base_first", "other_first")
+        rows = [{**{name: getattr(pair, name) for name in names}, "score": pair.score} for pair in self.pairs]
         return pa.Table.from_pylist(
             rows, pa.schema([*((name, pa.string()) for name in names), ("score", pa.float64())])
         )
 
 
-@dataclass(frozen=True)
-class Judging:
-    """How models are compared by a judge."""
-
-    judge: JudgeSettings
-    instructions: str
-    """Path of the file of instructions."""
-    max_tokens: int = ANSWER_TOKENS
-    """Greatest length of an answer."""
-
-
 def judged(
     pairs: Sequence[tuple[str, str]],
-    settings: Evaluation,
-    judging: Judging,
+    items: Mapping[str, pa.Table],
+    settings: JudgeSettings,
+    kept: KeptVerdicts | None = None,
     on_items: Callable[[str, int, int], None] = lambda what, done, in_all: None,
-    device: str | None = None,
 ) -> dict[tuple[str, str], Comparison]:
-    """Compares each (base, other) of models; each model answers once, on `device`.
+    """Compares each (base, other) of models by their `items`. `kept`: what the judge has said before.
 
-    `on_items(what, done, in_all)` hears how many answers of a model, and how many instructions of a pair, there are.
-    Raises as `answers` and `Judge.ask`.
+    `on_items(what, done, in_all)` hears how many questions about a pair are answered. Raises JudgeFailed where the
+    judge was given up, with what it has said kept, and UserError where its key is missing.
     """
-    requests = read_instructions(judging.instructions, settings.limit)
-    judge = Judge(judging.judge)
-    models = dict.fromkeys(model for pair in pairs for model in pair)
-    said = {
-        model: answers(
-            model, requests, settings.batch_size, judging.max_tokens, device, on_items=partial(on_items, model)
-        )
-        for model in models
-    }
+    kept = KeptVerdicts(None) if kept is None else kept
+    answers = {model: answers_in(table) for model, table in items.items()}
     return {
         (base, other): compare_answers(
-            requests, said[base], said[other], judge, partial(on_items, f"{other} against {base}")
+            answers[base],
+            answers[other],
+            Judge(settings),
+            kept,
+            partial(on_items, f"{other} against {base}"),
         )
         for base, other in pairs
     }
 
 
 def compare_answers(
-    requests: Sequence[str],
-    base: Sequence[str | None],
-    other: Sequence[str | None],
+    base: Answers,
+    other: Answers,
     judge: Judge,
-    on_items: Callable[[int, int], None] = lambda judged, in_all: None,
+    kept: KeptVerdicts,
+    on_items: Callable[[int, int], None] = lambda answered, in_all: None,
 ) -> Comparison:
-    """Asks the judge about each pair of answers in both orders. Raises as `Judge.ask`."""
-    both = [
-        (request, one, two)
-        for request, one, two in zip(requests, base, other, strict=True)
-        if one is not None and two is not None
-    ]
-    asked = [text for request, one, two in both for text in (question(request, one, two), question(request, two, one))]
-    said = judge.ask_all(asked, lambda number: on_items(number // 2, len(both)))
-    verdicts = [verdict_of(text) for text in said]
-    pairs = [
-        JudgedPair(request, one, two, verdicts[2 * place], verdicts[2 * place + 1])
-        for place, (request, one, two) in enumerate(both)
-    ]
-    return Comparison(pairs, win_rate(pairs, too_long=len(requests) - len(both)))
+    """Asks the judge about each pair of answers in both orders. Raises JudgeFailed as `judged`."""
+    pairs, settings = paired(base, other), judge.settings
+    questions = unasked(pairs, settings, kept)
+    num_answered = 0
+
+    def on_answer(key: str, said: str) -> None:
+        nonlocal num_answered
+        num_answered += 1
+        kept.add(key, settings.model, said)
+        on_items(num_answered, len(questions))
+
+    try:
+        if why := ask_each(judge, questions, on_answer):
+            raise JudgeFailed(why)
+    finally:
+        kept.flush()
+    found = [judged_pair(pair, settings, kept) for pair in pairs]
+    return Comparison(found, win_rate(found, too_long=len(base.requests) - len(pairs)))
 
 
 def win_rate_lines(rate: WinRate, base: str, other: str) -> list[str]:
@@ -163,6 +171,7 @@ def win_rate_lines(rate: WinRate, base: str, other: str) -> list[str]:
         said.append(f"the verdict turned round with the order of the answers in {rate.order_decided}{first}")
     left_out = {
         "the judge's answer has no verdict": rate.without_verdict,
+        "the judge did not answer": rate.not_judged,
         "longer than a model's context": rate.too_long,
     }
     said += [f"{count} instructions left out: {why}" for why, count in left_out.items() if count]

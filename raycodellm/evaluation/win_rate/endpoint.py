@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import http.client
 import json
 import logging
 import os
@@ -9,11 +10,10 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from collections.abc import Callable
 from typing import Any
 
+from raycodellm.config import Judge as JudgeSettings
 from raycodellm.config import UserError
 from raycodellm.retrying import WAITS_SECONDS
 
@@ -26,44 +26,39 @@ _MOST_WAIT_SECONDS = 600.0
 _CAUSE_LENGTH = 200
 
 
+_PLACE_REFUSED = frozenset({401, 403, 404, 405})
+"""HTTP answers that refuse every question alike: a wrong key, a wrong address, a wrong model."""
+
+
 class JudgeFailed(OSError):
     """The endpoint did not answer, however often it was asked."""
 
 
-@dataclass(frozen=True)
-class JudgeSettings:
-    """A judge, and how it may be asked."""
+class JudgeRefuses(UserError):
+    """The endpoint refuses a request: asking again would not help."""
 
-    url: str
-    """The endpoint: up to and with `/v1`, or the whole address of its chat completions."""
-    model: str
-    """The judge's name at the endpoint."""
-    key_variable: str | None = None
-    """Environment variable that holds the endpoint's key; None for an endpoint that asks for none."""
-    requests_per_minute: float | None = None
-    """Most requests that are begun in a minute; None for as many as `workers` manage."""
-    workers: int = 4
-    """Requests at a time."""
-    max_tokens: int = 512
-    """Length of the judge's answer."""
-    timeout_seconds: float = 120.0
-    """Wait for one answer."""
+    def __init__(self, words: str, refuses_all: bool) -> None:
+        """`refuses_all`: True if it would refuse any other question as well."""
+        super().__init__(words)
+        self.refuses_all = refuses_all
 
-    @property
-    def address(self) -> str:
-        """The address of the chat completions."""
-        url = self.url.rstrip("/")
-        return url if url.endswith("/chat/completions") else f"{url}/chat/completions"
 
-    def key(self) -> str | None:
-        """The endpoint's key. Raises UserError where the variable that should hold it is not set."""
-        if self.key_variable is None:
-            return None
-        if not os.environ.get(self.key_variable):
-            raise UserError(
-                f"--judge-key {self.key_variable}: this environment variable is not set; put the endpoint's key into it"
-            )
-        return os.environ[self.key_variable]
+def address_of(settings: JudgeSettings) -> str:
+    """The address of the endpoint's chat completions. `base_url` may be that address itself."""
+    url = settings.base_url.rstrip("/")
+    return url if url.endswith("/chat/completions") else f"{url}/chat/completions"
+
+
+def key_of(settings: JudgeSettings) -> str | None:
+    """The endpoint's key. Raises UserError where the variable that should hold it is not set."""
+    name = settings.key_variable
+    if name is None:
+        return None
+    if not os.environ.get(name):
+        raise UserError(
+            f"the judge's key: the environment variable {name} is not set; put the key of {settings.base_url} into it"
+        )
+    return os.environ[name]
 
 
 class Pace:
@@ -73,7 +68,7 @@ class Pace:
         self,
         per_minute: float | None,
         clock: Callable[[], float] = time.monotonic,
-        sleep: Callable[[float], None] = time.sleep,
+        sleep: Callable[[float], object] = time.sleep,
     ) -> None:
         self._gap = 60.0 / per_minute if per_minute else 0.0
         self._clock, self._sleep = clock, sleep
@@ -97,47 +92,44 @@ class Pace:
 class Judge:
     """A model behind an endpoint."""
 
-    def __init__(self, settings: JudgeSettings, sleep: Callable[[float], None] = time.sleep) -> None:
-        """Raises UserError where the key is missing."""
-        self._settings, self._sleep = settings, sleep
-        self._key = settings.key()
-        self._pace = Pace(settings.requests_per_minute, sleep=sleep)
+    def __init__(self, settings: JudgeSettings, sleep: Callable[[float], object] | None = None) -> None:
+        """Raises UserError where the key is missing. `sleep`: None for waits that `close` ends."""
+        self.settings = settings
+        self._closed = threading.Event()
+        self._sleep = sleep or self._closed.wait
+        self._key = key_of(settings)
+        self._address = address_of(settings)
+        self._pace = Pace(settings.requests_per_minute, sleep=self._sleep)
 
-    def ask_all(self, questions: Sequence[str], on_answer: Callable[[int], None] = lambda asked: None) -> list[str]:
-        """The answer to each question, in order; `on_answer` hears how many have been answered. Raises as `ask`."""
-        found: list[str] = []
-        with ThreadPoolExecutor(self._settings.workers) as pool:
-            try:
-                for answer in pool.map(self.ask, questions):
-                    found.append(answer)
-                    on_answer(len(found))
-            except BaseException:
-                pool.shutdown(cancel_futures=True)  # else the questions that wait would be asked first
-                raise
-        return found
+    def close(self) -> None:
+        """No request begins any more; a question that waits fails."""
+        self._closed.set()
 
     def ask(self, question: str) -> str:
         """The judge's answer; empty where it says nothing.
 
         A request that fails for a passing reason is made again, after the time that the server asks for or ever longer
-        ones. Raises UserError for a request that the endpoint refuses, and JudgeFailed when patience ends.
+        ones. Raises JudgeRefuses for a request that the endpoint refuses, and JudgeFailed when patience ends.
         """
         for seconds in (*WAITS_SECONDS, None):
             self._pace.wait()
+            if self._closed.is_set():
+                raise JudgeFailed("the judge is not asked any more")
             try:
                 return self._answer(question)
             except urllib.error.HTTPError as error:
                 said = f"HTTP {error.code}: {_cause(error.read().decode('utf-8', 'replace'))}"
                 if error.code not in _PASSING:
-                    raise UserError(f"the judge at {self._settings.address} refuses the request ({said})") from error
+                    refused = f"the judge at {self._address} refuses the request ({said})"
+                    raise JudgeRefuses(refused, error.code in _PLACE_REFUSED) from error
                 asked_wait = _retry_after(error.headers.get("Retry-After"))
                 if asked_wait is not None:
                     self._pace.pause(asked_wait)
                     seconds = None if seconds is None else 0.0
-            except (OSError, ValueError) as error:  # no connection, no answer in time, or no JSON
+            except (OSError, ValueError, http.client.HTTPException) as error:  # no connection, no answer, no JSON
                 said = _cause(str(error) or type(error).__name__)
             if seconds is None:
-                raise JudgeFailed(f"the judge at {self._settings.address} does not answer ({said})")
+                raise JudgeFailed(f"the judge at {self._address} does not answer ({said})")
             logger.warning("the judge does not answer (%s); asked again in %.0f s", said, seconds)
             if seconds:
                 self._sleep(seconds)
@@ -145,16 +137,16 @@ class Judge:
 
     def _answer(self, question: str) -> str:
         asked = {
-            "model": self._settings.model,
+            "model": self.settings.model,
             "messages": [{"role": "user", "content": question}],
             "temperature": 0,
-            "max_tokens": self._settings.max_tokens,
+            "max_tokens": self.settings.verdict_tokens,
         }
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self._settings.address, json.dumps(asked).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self._settings.timeout_seconds) as response:
+        request = urllib.request.Request(self._address, json.dumps(asked).encode(), headers)
+        with urllib.request.urlopen(request, timeout=self.settings.timeout_seconds) as response:
             return _content(json.loads(response.read()))
 
 

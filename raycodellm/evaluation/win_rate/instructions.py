@@ -20,14 +20,14 @@ def read_instructions(path: str, limit: int | None = None) -> list[str]:
     """
     place = Path(path).expanduser()
     if not place.is_file():
-        raise UserError(f"--instructions: there is no file {path!r}")
+        raise UserError(f"instructions: there is no file {path!r}")
     found: list[str] = []
     for number, record in enumerate(_records(place), 1):
         if limit is not None and len(found) == limit:
             break
-        found.append(_request(record, f"--instructions: {path}, record {number}"))
+        found.append(_request(record, f"instructions: {path}, record {number}"))
     if not found:
-        raise UserError(f"--instructions: {path} holds no instruction; {_LAYOUTS}")
+        raise UserError(f"instructions: {path} holds no instruction; {_LAYOUTS}")
     return found
 
 
@@ -42,9 +42,7 @@ def _records(path: Path) -> Iterable[Any]:
             return json.loads(text)
         return [json.loads(line) for line in text.splitlines() if line.strip()]
     except ValueError as error:  # of JSON and of UTF-8
-        raise UserError(
-            f"--instructions: {path} is neither JSON lines nor a JSON list ({error}); {_LAYOUTS}"
-        ) from error
+        raise UserError(f"instructions: {path} is neither JSON lines nor a JSON list ({error}); {_LAYOUTS}") from error
 
 
 def _request(record: Any, where: str) -> str:

@@ -71,6 +71,8 @@ class JudgedPair:
     base_first: Verdict | None
     """The verdict where the base model's answer stood first; None where the judge's answer had none."""
     other_first: Verdict | None
+    is_judged: bool = True
+    """False where the judge was not asked in both orders, or did not answer."""
 
     @property
     def score(self) -> float | None:
@@ -103,7 +105,7 @@ class WinRate:
     losses: int
     """Instructions by their score: above, at and below one half."""
     without_verdict: int
-    """Instructions left out because a verdict was missing."""
+    """Instructions left out because the judge's answer had no verdict."""
     too_long: int
     """Instructions left out because one of the models has no room for them."""
     order_decided: int
@@ -115,6 +117,8 @@ class WinRate:
     base_characters: float
     other_characters: float
     """Mean length of the models' answers."""
+    not_judged: int = 0
+    """Instructions left out because the judge was not asked, or did not answer."""
 
 
 def win_rate(pairs: Sequence[JudgedPair], too_long: int = 0) -> WinRate:
@@ -132,7 +136,8 @@ def win_rate(pairs: Sequence[JudgedPair], too_long: int = 0) -> WinRate:
         wins=sum(score > 0.5 for score in scores),
         ties=sum(score == 0.5 for score in scores),
         losses=sum(score < 0.5 for score in scores),
-        without_verdict=len(pairs) - len(judged),
+        without_verdict=sum(pair.is_judged and pair.score is None for pair in pairs),
+        not_judged=sum(not pair.is_judged for pair in pairs),
         too_long=too_long,
         order_decided=sum(pair.depends_on_order for pair, _ in judged),
         first_share=verdicts.count("first") / len(verdicts) if verdicts else None,

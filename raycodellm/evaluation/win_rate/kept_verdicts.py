@@ -1,0 +1,66 @@
+"""What a judge has said, kept in a folder, so that no question is asked twice.
+
+A judge's words are known by everything that they depend on: the judge's name, the length that they may have, and the
+question, which holds the request and both answers in their order. They are written about every `FLUSH_SECONDS` into a
+new small file, so that no file is written twice; a damaged one costs what it holds.
+"""
+
+from __future__ import annotations
+
+import logging
+import time
+import uuid
+from collections.abc import Callable
+
+import pyarrow as pa
+
+from raycodellm.config import Judge as JudgeSettings
+from raycodellm.files import DamagedFile, Folder, fingerprint
+
+logger = logging.getLogger(__name__)
+
+FLUSH_SECONDS = 10.0
+"""Judgements that a killed driver may lose."""
+_COLUMNS = {"key": "string", "judge": "string", "said": "string"}
+
+
+def question_key(settings: JudgeSettings, question: str) -> str:
+    """The name of what the judge says to a question. An endpoint may move, so that its address is no part of it."""
+    return fingerprint(["verdict", settings.model, settings.verdict_tokens, question])
+
+
+class KeptVerdicts:
+    """The judge's words, by their keys; kept in a folder, or nowhere."""
+
+    def __init__(self, folder: Folder | None, clock: Callable[[], float] = time.monotonic) -> None:
+        self._folder, self._clock = folder, clock
+        self._new: list[dict[str, str]] = []
+        self._flushed_at = clock()
+        self.said: dict[str, str] = {}
+        """Maps each key to what the judge said."""
+        if folder is not None:
+            for name in sorted(one for one in folder.list() if one.endswith(".parquet")):
+                self._read(folder, name)
+
+    def _read(self, folder: Folder, name: str) -> None:
+        try:
+            rows = folder.read_table(name, _COLUMNS).to_pylist()
+        except DamagedFile as error:
+            logger.warning("%s; what it held is asked again", error)
+            return
+        self.said |= {row["key"]: row["said"] for row in rows}
+
+    def add(self, key: str, judge: str, said: str) -> None:
+        """Keeps what the judge of that name said. Raises OSError where the folder takes no file."""
+        self.said[key] = said
+        self._new.append({"key": key, "judge": judge, "said": said})
+        if self._clock() - self._flushed_at >= FLUSH_SECONDS:
+            self.flush()
+
+    def flush(self) -> None:
+        """Writes what was added since the last time."""
+        self._flushed_at = self._clock()
+        if self._folder is not None and self._new:
+            schema = pa.schema([(name, pa.string()) for name in _COLUMNS])
+            self._folder.write_table(f"{uuid.uuid4().hex}.parquet", pa.Table.from_pylist(self._new, schema))
+        self._new = []
