@@ -245,6 +245,8 @@ class StageRecord:
     """Tokens of these steps, which the ledger and `num_tokens` count too."""
     trunk_seconds: float = 0.0
     """Part of `device_seconds` that was spent on these steps."""
+    trunk_by: str = ""
+    """Name of the sweep that trained these steps; empty in records of older versions."""
     trained_by: str = ""
     """Name of the sweep that trained the stage to its end; empty in records of older versions."""
 
@@ -328,9 +330,7 @@ def summed_ledger(records: Sequence[StageRecord]) -> tuple[LedgerRow, ...]:
 
 
 _SUMMED = ("planned_tokens", "tokens", "loss_tokens", "sequences", "unique_tokens", "difference", "skipped_sequences")
-
-
-_COUNTS = ("tokens_planned", "trunk_tokens", "trunk_seconds")  # of a trial that was stopped early
+_COUNTS = ("tokens_planned", "trunk_tokens", "trunk_seconds")  # of a trial that was stopped early, or failed
 
 
 @dataclass(frozen=True)
@@ -373,8 +373,8 @@ class TrialResult:
     tokens_planned: int = 0
     """Tokens of all stages of a trial that was stopped early, those that it did not train included."""
     trunk_tokens: int = 0
-    """Part of `tokens` that the last stage of a trial that was stopped early took over from another stage.
-    `trunk_seconds` is the same part of `device_seconds`."""
+    """Part of `tokens` that the last stage, in which the trial was stopped early or failed, took over from another
+    one; `trunk_seconds` is the same part of `device_seconds`."""
     trunk_seconds: float = 0.0
     more: dict[str, Any] = field(default_factory=dict)
     """Fields that only a newer version knows; kept when the record is written again, and used for nothing."""

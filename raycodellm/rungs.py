@@ -90,7 +90,7 @@ def stopping_columns(
     state: str, rungs: Sequence[Rung], stopped_by: int | None, counts: Mapping[str, float]
 ) -> dict[str, Any]:
     """Columns of `trials.parquet`: the value at each rung; of a trial that was stopped early also where and why, and
-    its further `counts` by their names."""
+    its further `counts` by their names. Of a failed one the counts that are not 0."""
     columns: dict[str, Any] = {f"rungs.{rung.share:g}": rung.value for rung in rungs}
     if state == "pruned":
         last = rungs[-1] if rungs and stopped_by is None else None
@@ -98,4 +98,6 @@ def stopping_columns(
         columns.update({f"stopped.{name}": count for name, count in counts.items()})
         for name in ("stage", "share", "step", "value", "rank", "num_reached", "cut"):
             columns[f"stopped.{name}"] = getattr(last, name, None)
+    elif state == "failed":
+        columns.update({f"stopped.{name}": count for name, count in counts.items() if count})
     return columns

@@ -8,6 +8,7 @@ import math
 import random
 import re
 import time
+from dataclasses import replace
 
 import numpy as np
 import pyarrow as pa
@@ -23,7 +24,8 @@ from raycodellm.report import figures, markdown, ranking, sections
 from raycodellm.report.figures.curves import thinned
 from raycodellm.report.watch import LOOK_SECONDS, POLL_SECONDS, RELOAD_SECONDS, ReportWatch
 from raycodellm.statistics import UNKNOWN, SeedNoise, quadratic_band
-from raycodellm.tables import formats, sharing
+from raycodellm.sweep.spending import total_tokens
+from raycodellm.tables import StageUse, formats, sharing, sharing_sentence, stage_use
 from raycodellm.verdict.measurements import measurements
 
 SWEEP = """
@@ -400,9 +402,27 @@ def test_tasks_without_the_objectives_metric_have_no_verdicts():
 
 def test_a_shared_stage_is_counted_once_as_trained_and_each_time_as_asked_for():
     chains = [["a", "b"], ["a", "c"], ["a", "missing"], []]
-    found = sharing(chains, {"a": 100, "b": 10, "c": 10}, {"a": 10.0, "b": 10.0, "c": 10.0})
+    found = sharing(chains, {"a": StageUse(100, 10.0), "b": StageUse(10, 10.0), "c": StageUse(10, 10.0)})
     assert (found.tokens_asked, found.tokens_trained, found.tokens_saved) == (320, 120, 200)
     assert (found.seconds_trained, found.seconds_saved) == (30.0, 20.0)
+
+
+def test_a_stage_that_another_sweep_trained_is_taken_over_and_neither_trained_nor_saved():
+    record = StageRecord("0", "pretrain", 10, 100, 1.0, 5.0, 5.0, "0", trained_by="other")
+    own = replace(record, num_tokens=40, device_seconds=2.0, trained_by="mine")
+    branch = replace(own, trunk_tokens=30, trunk_seconds=1.5, trunk_by="other")
+    uses = {key: stage_use(one, "mine") for key, one in {"a": record, "b": own, "c": branch}.items()}
+    found = sharing([["a", "b"], ["a", "b"], ["a", "c"]], uses)
+    assert (found.tokens_asked, found.tokens_trained, found.tokens_taken_over, found.tokens_saved) == (
+        420,
+        50,
+        130,
+        240,
+    )
+    assert (found.seconds_trained, found.seconds_taken_over, found.seconds_saved) == (2.5, 6.5, 12.0)
+    assert "420 tokens asked for, 50 trained, 130 taken over from other sweeps, 240 saved" in sharing_sentence(found)
+    assert total_tokens([], {"a": record, "b": own, "c": branch}, "mine") == found.tokens_trained
+    assert stage_use(replace(record, trained_by=""), "mine").tokens_here == 100, "older records name no sweep"
 
 
 # ------------------------------------------------------------------------------------------------- pages

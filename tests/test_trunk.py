@@ -14,19 +14,21 @@ import yaml
 from test_stage import SMALL, VOCAB, FakeStore, byte_level_tokenizer, holding_store, told_apart, train, weights
 from test_stage_store import Corpus
 
-from raycodellm import config, stage_store
+from raycodellm import config, report, stage_store
 from raycodellm import model as models
 from raycodellm.check import tables
-from raycodellm.dispatch import JobTree
+from raycodellm.dispatch import JobTree, TrialOutcome
 from raycodellm.dispatch.trunks import taken_over
+from raycodellm.engine import TrainingError
 from raycodellm.files import Folder
 from raycodellm.learning_rate import learning_rate_at, trunk_rate
 from raycodellm.mixture import endless_positions
 from raycodellm.mixture.order import SourceOrder
-from raycodellm.records import StageJob, StageRecord
+from raycodellm.records import StageJob, StageRecord, TrialResult
 from raycodellm.schedule import Schedule
-from raycodellm.stage import World, setup, train_stage
-from raycodellm.tables import formats, sharing
+from raycodellm.stage import World, faults, metrics, setup, train_stage
+from raycodellm.sweep import early_stopping, spending, trial
+from raycodellm.tables import StageUse, formats, sharing
 
 STEP = 96
 """Tokens of a step: six sequences."""
@@ -114,7 +116,7 @@ def state(job: StageJob) -> tuple[bytes, bytes | None]:
 
 def on_its_own(record: StageRecord) -> StageRecord:
     """The record without what tells who trained the first steps, and how long all took."""
-    return replace(told_apart(record), trunk_steps=0, trunk_tokens=0, trunk_seconds=0.0)
+    return replace(told_apart(record), trunk_steps=0, trunk_tokens=0, trunk_seconds=0.0, trunk_by="")
 
 
 # --------------------------------------------------------------------------------------------------- equal bits
@@ -328,13 +330,49 @@ def test_the_steps_of_a_trunk_count_as_trained_once_and_as_saved_for_each_stage_
     jobs = [stages(file, tmp_path, tokens=n * STEP)[0] for n in (10, 20, 40)]
     taken = stage_store.taken_steps(jobs)
     assert [taken[job.key] for job in jobs] == [0, 10, 20]
-    records = {job.key: (taken[job.key] * STEP, 1.0) for job in jobs}
-    tokens, seconds = ({job.key: n * scale for job, n in zip(jobs, (10, 20, 40), strict=True)} for scale in (STEP, 0.5))
-    found = sharing([[job.key] for job in jobs], tokens, seconds, records)
+    uses = {
+        job.key: StageUse(n * STEP, n * 0.5, taken[job.key] * STEP, 1.0)
+        for job, n in zip(jobs, (10, 20, 40), strict=True)
+    }
+    found = sharing([[job.key] for job in jobs], uses)
     assert (found.tokens_asked, found.tokens_trained) == (70 * STEP, 40 * STEP)
     assert (found.seconds_trained, found.seconds_saved) == (32.0, 3.0)
     tree, keys = tree_of(file, tmp_path, 10, 20, 40)
     assert taken_over(tree.nodes.values()) == {keys[10]: 0, keys[20]: 10 * STEP, keys[40]: 20 * STEP}
+
+
+@pytest.mark.parametrize("is_killed", [False, True])
+def test_the_steps_that_a_failed_stage_trained_for_its_trunk_are_trained_and_spent_once(
+    tmp_path, monkeypatch, is_killed
+):
+    """Two stages of 16 and 8 steps: the first fails after 12, and the second takes over the 7 that the first kept."""
+    file = sweep_file(lengths(8, 16))
+    (long,), (short,) = (stages(file, tmp_path, tokens=n * STEP) for n in (16, 8))
+
+    def explodes(job: StageJob, tally: metrics.Tally, result: Any) -> None:
+        if job.key == long.key and tally.step == 12:
+            raise KeyboardInterrupt if is_killed else TrainingError("the loss explodes")
+
+    monkeypatch.setattr(faults, "require_no_explosion", explodes)
+    with pytest.raises(KeyboardInterrupt if is_killed else TrainingError):
+        train(long)
+    record = train(short)
+    assert record.trunk_steps == 7
+    known = 7 if is_killed else 12  # steps of the failed stage that anybody can know of
+    chain, failed = SimpleNamespace(stages=[long], evaluation=SimpleNamespace(key="e")), TrialOutcome({}, error="cause")
+    (part,) = early_stopping.consumed(chain, failed)
+    assert (part.num_steps, part.num_tokens) == (known, known * STEP)
+    result = trial._ended(TrialResult(0, "running", 0, 0, stages=(long.key,)), chain, failed)
+    other = TrialResult(1, "complete", 1, 0, tokens={"total": 8 * STEP}, stages=(short.key,))
+    assert (result.state, result.tokens["total"]) == ("failed", known * STEP)
+    run, records = Folder(str(tmp_path)), {short.key: record}
+    shared = report.Records(run, run, file, [result.row(), other.row()], {}, records, {}).sharing
+    assert (shared.tokens_asked, shared.tokens_trained) == ((known + 8) * STEP, (known + 1) * STEP)
+    planned = [spending.PlannedStage(job.key, job.folder, job.stage.num_tokens) for job in (long, short)]
+    unfinished = [
+        spending.unfinished_tokens([stage], records, one) for stage, one in zip(planned, (result, other), strict=True)
+    ]
+    assert spending.total_tokens(unfinished, records, file.example().name) == shared.tokens_trained
 
 
 def test_check_counts_the_steps_of_a_trunk_once_in_each_fresh_seed_too(tmp_path):

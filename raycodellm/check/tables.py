@@ -11,7 +11,7 @@ from raycodellm.check.plan import SizedCorpus
 from raycodellm.config import SweepFile
 from raycodellm.records import StageJob
 from raycodellm.stage_store import Chain
-from raycodellm.tables import Table, sharing, sharing_sentence, stage_tree, table_lines, tree_lines
+from raycodellm.tables import StageUse, Table, sharing, sharing_sentence, stage_tree, table_lines, tree_lines
 
 
 def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
@@ -62,12 +62,13 @@ def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) 
 
     def describe(key: str, trials: Sequence[int]) -> tuple[str, str]:
         shared = f" for {len(trials)} trials" if len(trials) > 1 else ""
-        from_trunk = f", {taken[key][0]:,} of them taken over from another stage" if key in taken else ""
+        taken = uses[key].trunk_tokens
+        from_trunk = f", {taken:,} of them taken over from another stage" if taken else ""
         return jobs[key].stage.name, f"{jobs[key].stage.num_tokens:,} tokens{shared}{from_trunk}"
 
     keys = [[job.key for job in chain.stages] for chain in chains]
-    taken = _from_trunk(jobs)
-    shared = sharing(keys, {key: job.stage.num_tokens for key, job in jobs.items()}, from_trunk=taken)
+    uses = _uses(jobs)
+    shared = sharing(keys, uses)
     tree = trees.merged(stage_tree(enumerate(keys), describe), names, num_seeds)
     return [
         "stage tree:",
@@ -76,10 +77,15 @@ def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) 
     ]
 
 
-def _from_trunk(jobs: Mapping[str, StageJob], times: int = 1) -> dict[str, tuple[int, float]]:
-    """Tokens that each of the stages takes over from another one of its trunk, `times` each, with no seconds."""
+def _uses(jobs: Mapping[str, StageJob], times: int = 1) -> dict[str, StageUse]:
+    """The use of each of the stages, trained `times` times, if none takes its trunk over from another sweep."""
     steps = stage_store.taken_steps(jobs.values())
-    return {key: (times * count * jobs[key].stage.batch_tokens, 0.0) for key, count in steps.items() if count}
+    return {
+        key: StageUse(
+            tokens=times * job.stage.num_tokens, trunk_tokens=times * steps.get(key, 0) * job.stage.batch_tokens
+        )
+        for key, job in jobs.items()
+    }
 
 
 def confirmation(file: SweepFile, fresh: Sequence[Chain]) -> list[str]:
@@ -90,9 +96,8 @@ def confirmation(file: SweepFile, fresh: Sequence[Chain]) -> list[str]:
         return []
     times = confirm.seeds[-1]
     jobs = {job.key: job for chain in fresh for job in chain.stages}
-    tokens_of = {key: times * job.stage.num_tokens for key, job in jobs.items()}
     keys = [[job.key for job in chain.stages] for chain in fresh]
-    shared = sharing(keys, tokens_of, from_trunk=_from_trunk(jobs, times))
+    shared = sharing(keys, _uses(jobs, times))
     looks = " and ".join(filter(None, [", ".join(map(str, confirm.seeds[:-1])), str(confirm.seeds[-1])]))
     return [
         f"confirmation, with looks after {looks} fresh seeds of each arm, at most:",

@@ -20,8 +20,8 @@ from raycodellm.finished import read_finished_stage
 from raycodellm.records import ENDED, StageRecord
 from raycodellm.report.pairs import Compared, compared_models
 from raycodellm.report.ranking import ArmScore, ranking
-from raycodellm.tables import Sharing, sharing
-from raycodellm.tables.stopped import from_trunk, stopped_stage
+from raycodellm.tables import Sharing, sharing, stage_use
+from raycodellm.tables.stopped import consumed_stages
 from raycodellm.tables.trials import Row, stages_of
 
 Name = TypeVar("Name", int, str)
@@ -103,21 +103,16 @@ class Records:
 
     @cached_property
     def sharing(self) -> Sharing:
-        """Tokens and device-seconds of the finished stages, and of those that were stopped early, until there."""
-        tokens = {key: record.num_tokens for key, record in self.stages.items()}
-        seconds = {key: record.device_seconds for key, record in self.stages.items()}
-        taken = {key: (record.trunk_tokens, record.trunk_seconds) for key, record in self.stages.items()}
+        """Tokens and device-seconds of the finished stages, and of those that were stopped early or failed, until
+        there."""
+        uses = {key: stage_use(record, self.sweep.name) for key, record in self.stages.items()}
         chains = []
         for row in self.rows:
-            keys = stages_of(row)
-            if row["state"] == "pruned":
-                keys, part = stopped_stage(row, keys, self.stages)
-                for key, (num_tokens, device_seconds) in part.items():
-                    tokens[key] = max(tokens.get(key, 0), num_tokens)
-                    seconds[key] = max(seconds.get(key, 0.0), device_seconds)
-                    taken[key] = max(taken.get(key, (0, 0.0)), from_trunk(row))
+            keys, part = consumed_stages(row, stages_of(row), self.stages)
+            for key, use in part.items():
+                uses[key] = max(uses.get(key, use), use, key=lambda one: one.tokens)
             chains.append(keys)
-        return sharing(chains, tokens, seconds, taken)
+        return sharing(chains, uses)
 
     @cached_property
     def num_trials(self) -> int:

@@ -10,8 +10,19 @@ from raycodellm.records import LedgerRow, StageRecord, summed_ledger
 from raycodellm.report.answer import difference, difference_name, interval_name
 from raycodellm.report.ranking import ArmScore
 from raycodellm.report.records import Records
-from raycodellm.tables import Cell, StageNode, Table, cells, formats, remarks, score_table, stage_tree, trials_table
-from raycodellm.tables.stopped import stopped_stage
+from raycodellm.tables import (
+    Cell,
+    StageNode,
+    Table,
+    cells,
+    formats,
+    remarks,
+    score_table,
+    stage_tree,
+    stage_use,
+    trials_table,
+)
+from raycodellm.tables.stopped import consumed_stages
 from raycodellm.tables.trials import is_present, params_of, stages_of, trial_name
 from raycodellm.verdict import Verdict
 from raycodellm.verdict.arms import mean_score
@@ -31,9 +42,12 @@ def cards(records: Records) -> list[tuple[str, str]]:
     failed = "".join(f", {states[state]} {state}" for state in ("failed", "pruned") if states[state])
     left = f", {records.num_open} to go" if records.num_open else ""
     found.append((f"{states['complete']} of {records.num_trials}", f"trials complete{failed}{left}"))
-    if shared.tokens_trained:
+    if shared.tokens_asked:
         tokens_saved = f"; {formats.count(shared.tokens_saved)} saved by sharing" if shared.tokens_saved else ""
         seconds_saved = f"; {formats.seconds(shared.seconds_saved)} saved" if shared.tokens_saved else ""
+        if shared.tokens_taken_over:
+            tokens_saved = f"; {formats.count(shared.tokens_taken_over)} taken over from other sweeps{tokens_saved}"
+            seconds_saved = f"; {formats.seconds(shared.seconds_taken_over)} taken over{seconds_saved}"
         found.append((formats.count(shared.tokens_trained), f"tokens trained{tokens_saved}"))
         found.append((formats.seconds(shared.seconds_trained), f"device time{seconds_saved}"))
     return found
@@ -292,10 +306,13 @@ def stages(records: Records) -> tuple[StageNode, ...]:
 
 
 def _stopped_facts(records: Records, key: str) -> str:
-    """A stage that is not finished: the tokens until where it was stopped early, if it was."""
-    parts = [stopped_stage(row, stages_of(row), records.stages)[1] for row in records.rows if row["state"] == "pruned"]
-    found = [part[key][0] for part in parts if key in part]
-    return f"stopped after {formats.count(max(found))} tokens" if found else "not finished"
+    """A stage that is not finished: the tokens until where it was stopped early or failed, if it was."""
+    parts = [(row["state"], consumed_stages(row, stages_of(row), records.stages)[1]) for row in records.rows]
+    found = [(part[key].tokens, state) for state, part in parts if key in part]
+    if not found:
+        return "not finished"
+    tokens, state = max(found)
+    return f"{'failed' if state == 'failed' else 'stopped'} after {formats.count(tokens)} tokens"
 
 
 def _stage_facts(records: Records, key: str, trials: Sequence[int]) -> tuple[str, str]:
@@ -307,6 +324,8 @@ def _stage_facts(records: Records, key: str, trials: Sequence[int]) -> tuple[str
         facts = f"{formats.count(record.num_tokens)} tokens, {seconds}, loss {record.final_loss:.3f}"
         if record.trunk_steps:
             facts += f"; {formats.count(record.trunk_tokens)} of the tokens taken over from another stage"
+        if stage_use(record, records.sweep.name).is_elsewhere:
+            facts += f"; trained by the sweep {record.trained_by}"
         if len(trials) > 1:
             saved = formats.count(record.num_tokens * (len(trials) - 1))
             facts += f"; trained once for {len(trials)} trials, {saved} tokens saved"

@@ -81,7 +81,7 @@ def summary_text(
         lines += [*table_lines(fitted(compared, num_characters, ("items", "p", "base's", "other's"))), ""]
     closing = [
         progress(records),
-        f"tokens: {sharing_sentence(shared)}" if shared.tokens_trained else "",
+        f"tokens: {sharing_sentence(shared)}" if shared.tokens_asked else "",
         stopped_sentence(records.rows),
         *records.lost,
         f"report: {report_address(run)}" if run.exists("report") else "",

@@ -100,8 +100,8 @@ class StageCheckpoints:
         folder = Folder(trunk.folder) / step_name(tally.step)
         if not gather(self._world, self._world.rank == 0 and folder.exists(COMPLETE))[0]:
             self.complete()
-            state = asdict(with_whole_checksum(tally, self._world))
-            self._engine.checkpoints.save(folder, state, in_background=False)
+            kept = replace(with_whole_checksum(tally, self._world), kept_by=self._job.sweep)
+            self._engine.checkpoints.save(folder, asdict(kept), in_background=False)
         self._progress.kept(tally)
 
     def _branch(self) -> Tally | None:

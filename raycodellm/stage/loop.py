@@ -12,7 +12,7 @@ import numpy as np
 
 from raycodellm import engine as engines
 from raycodellm import ingest, mixture
-from raycodellm.engine import PendingStep, StepResult, World
+from raycodellm.engine import PendingStep, StepResult, StorageError, TrainingError, World
 from raycodellm.finished import finished_stage, lacks_optimizer
 from raycodellm.records import Progress, StageJob, StageRecord, short_job_key
 from raycodellm.stage import faults, held_out, metrics, results
@@ -61,9 +61,15 @@ def train_stage(
     setup = set_up(job, world, plan, progress, is_finished=done is not None)
     try:
         checkpoints = StageCheckpoints(setup, progress)
-        loop = TrainingLoop(setup, checkpoints.restore(), checkpoints, progress, on_metrics, SoFar(setup, on_rung))
-        if loop.is_given_up() or not loop.run(should_stop, use_ray_data):
-            return None
+        so_far = SoFar(setup, on_rung)
+        loop = TrainingLoop(setup, checkpoints.restore(), checkpoints, progress, on_metrics, so_far)
+        try:
+            if loop.is_given_up() or not loop.run(should_stop, use_ray_data):
+                return None
+        except TrainingError as error:
+            if done is None and not isinstance(error, StorageError):
+                so_far.fail(loop.tally)
+            raise
         return results.finish(setup, loop.tally, checkpoints, done)
     finally:
         setup.engine.close()
@@ -139,6 +145,7 @@ class TrainingLoop:
                 return False
             if wanted:
                 self._checkpoints.keep_for_branches(self.tally)
+                self._so_far.keep_for_branches(self.tally)
             stop, save = (any(which) for which in zip(*wanted, strict=True)) if wanted else (False, False)
             if (stop or save) and self.tally.step < self._job.stage.num_steps:
                 in_background = False if stop else self._job.scaling.background_checkpoints

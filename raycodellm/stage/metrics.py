@@ -68,6 +68,10 @@ class Tally:
     """Steps that another stage of the same trunk has trained, and the seconds and tokens below."""
     trunk_seconds: float = 0.0
     trunk_tokens: int = 0
+    trunk_by: str = ""
+    """Name of the sweep that kept these steps; empty where an older version did."""
+    kept_by: str = ""
+    """Name of the sweep that keeps this tally for other stages of the trunk; empty in every other one."""
 
     def branched(self, tokens: int) -> Tally:
         """The tally of a stage that goes on from a checkpoint of another stage of its trunk, whose tally this is.
@@ -79,6 +83,8 @@ class Tally:
             trunk_steps=self.step,
             trunk_seconds=self.wall_seconds,
             trunk_tokens=tokens,
+            trunk_by=self.kept_by,
+            kept_by="",
         )
 
     @classmethod

@@ -69,6 +69,7 @@ def record_of(job: StageJob, tally: Tally, num_devices: int, ledger: tuple[Ledge
         trunk_steps=tally.trunk_steps,
         trunk_tokens=tally.trunk_tokens,
         trunk_seconds=tally.trunk_seconds * num_devices,
+        trunk_by=tally.trunk_by,
         trained_by=job.sweep,
     )
 

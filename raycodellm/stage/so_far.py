@@ -1,11 +1,13 @@
-"""The records of a stage that early stopping watches, as it stood at its rungs and where it was stopped.
+"""The records of a stage on its way: as it stood at the rungs of early stopping, where it was stopped, where it failed,
+and after the steps that other stages of its trunk take over.
 
 They are kept in the stage's folder, so that trials with equal stages, and drivers after this one, find the same value
-at a rung: the first measurement stands.
+at a rung, where the first measurement stands, and count the tokens of a stage that never ended.
 """
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import replace
@@ -61,6 +63,18 @@ class SoFar:
         Raises StorageError on all ranks alike.
         """
         if self._setup.job.rungs:
+            self._keep(tally, tally.step)
+
+    def keep_for_branches(self, tally: Tally) -> None:
+        """Keeps the record after steps that other stages of the trunk take over: should this one fail, they are counted
+        here. Raises StorageError on all ranks alike."""
+        trunk = self._setup.job.trunk
+        if trunk is not None and tally.step in trunk.kept_steps:
+            self._keep(tally, tally.step)
+
+    def fail(self, tally: Tally) -> None:
+        """Keeps the record of a stage that fails here by an error of all ranks, if the storage takes it."""
+        with contextlib.suppress(StorageError):
             self._keep(tally, tally.step)
 
     def _keep(self, tally: Tally, at: int) -> StageRecord | None:

@@ -72,13 +72,14 @@ def earlier_comparisons(run: Run, say: Callable[[str], Any]) -> tuple[list[Rung]
 
 def consumed(chain: Chain, outcome: TrialOutcome) -> list[StageRecord]:
     """The records of the stages that a trial consumed. Of a trial that was stopped early: those before the stage of
-    its last comparison, and that stage until there."""
+    its last comparison, and that stage until there. Of a trial that failed: the stage that failed until where it kept
+    its record last, be it for other stages of its trunk."""
     records: list[StageRecord] = []
     stopped_at = outcome.rungs[-1] if outcome.is_pruned and outcome.stopped_by is None else None
     for job in chain.stages:
         whole = outcome.outcomes.get(job.key)
         is_last = stopped_at is not None and job.key == stopped_at.stage
-        if outcome.is_pruned and (is_last or whole is None):
+        if (outcome.is_pruned and is_last) or (whole is None and (outcome.is_pruned or outcome.error)):
             part = stage_store.stopped_record(job, stopped_at.step if is_last and stopped_at else None) or whole
             return [*records, *([part] if part is not None else [])]
         if whole is not None:

@@ -23,6 +23,7 @@ from raycodellm.records import ENDED, StageRecord, TrialResult, as_json
 from raycodellm.stage_store import Chain
 from raycodellm.storage_files import Spent
 from raycodellm.sweep.folder import Run
+from raycodellm.tables import stage_use
 
 logger = logging.getLogger(__name__)
 
@@ -67,8 +68,7 @@ def total_tokens(unfinished: Iterable[Mapping[str, int]], records: Mapping[str, 
         for key, tokens in stages.items():
             if key not in records:
                 most[key] = max(tokens, most.get(key, 0))
-    trained = (one.num_tokens - one.trunk_tokens for one in records.values() if one.trained_by in ("", sweep))
-    return sum(most.values()) + sum(trained)
+    return sum(most.values()) + sum(stage_use(one, sweep).tokens_here for one in records.values())
 
 
 class Account:

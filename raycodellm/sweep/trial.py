@@ -177,7 +177,7 @@ def _ended(result: TrialResult, chain: Chain, outcome: TrialOutcome) -> TrialRes
     evaluation_seconds = float(metrics.pop("seconds", 0.0))
     ledger = summed_ledger(stages)
     tokens = {row.source: row.tokens for row in ledger}
-    last = stages[-1] if stages and outcome.is_pruned else None
+    last = stages[-1] if stages and (outcome.is_pruned or outcome.error) else None
     return replace(
         result,
         state="failed" if outcome.error else "pruned" if outcome.is_pruned else "complete",

@@ -1,7 +1,7 @@
 """Tables that several commands show: built once as plain rows, then rendered for a terminal, Markdown or HTML."""
 
 from raycodellm.tables.scores import remarks, score_table, side_by_side
-from raycodellm.tables.sharing import Sharing, sharing, sharing_sentence
+from raycodellm.tables.sharing import Sharing, StageUse, sharing, sharing_sentence, stage_use
 from raycodellm.tables.stage_tree import StageNode, stage_tree
 from raycodellm.tables.table import Cell, Table
 from raycodellm.tables.terminal import fitted, table_lines, tree_lines
@@ -11,6 +11,7 @@ __all__ = [
     "Cell",
     "Sharing",
     "StageNode",
+    "StageUse",
     "Table",
     "fitted",
     "remarks",
@@ -19,6 +20,7 @@ __all__ = [
     "sharing_sentence",
     "side_by_side",
     "stage_tree",
+    "stage_use",
     "table_lines",
     "tree_lines",
     "trials_table",

@@ -1,4 +1,4 @@
-"""The trials that early stopping ended: why, in words, and as a table."""
+"""The trials that early stopping ended: why, in words, and as a table; and what trials that ended early consumed."""
 
 from __future__ import annotations
 
@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from raycodellm.records import StageRecord
 from raycodellm.rungs import Rung
 from raycodellm.tables import cells, formats
+from raycodellm.tables.sharing import StageUse
 from raycodellm.tables.table import Cell, Table
 from raycodellm.tables.trials import Row, is_present, params_of, trial_name
 
@@ -39,25 +40,26 @@ def tokens_not_trained(row: Row) -> int:
     return int(planned or 0) - int(total if total is not None and is_present(total) else 0)
 
 
-def stopped_stage(
+def consumed_stages(
     row: Row, keys: Sequence[str], finished: Mapping[str, StageRecord]
-) -> tuple[list[str], dict[str, tuple[int, float]]]:
-    """The stages that a trial which was stopped early consumed, by key; and the tokens and device-seconds of the one
-    that it was stopped in, where that stage is not finished. One that others finish is left out: it is trained for
-    them.
+) -> tuple[list[str], dict[str, StageUse]]:
+    """The stages that a trial consumed, by key; and the part of the one that it was stopped early or failed in, where
+    that stage is not finished. One that others finish is left out: it is trained for them.
     """
+    if row["state"] not in ("pruned", "failed"):
+        return list(keys), {}
     before = [key for key in itertools.takewhile(lambda key: key != row.get("stopped.stage"), keys) if key in finished]
     last = next((key for key in keys if key not in before), None)
     tokens = int(row.get("tokens.total") or 0) - sum(finished[key].num_tokens for key in before)
     if last is None or last in finished or tokens <= 0:
         return before, {}
     seconds = float(row.get("device_seconds") or 0.0) - sum(finished[key].device_seconds for key in before)
-    return [*before, last], {last: (tokens, seconds)}
+    return [*before, last], {last: StageUse(tokens, seconds, *_from_trunk(row))}
 
 
-def from_trunk(row: Row) -> tuple[int, float]:
-    """Tokens and device-seconds among those of the stage that a trial was stopped in which that stage took over from
-    another one."""
+def _from_trunk(row: Row) -> tuple[int, float]:
+    """Tokens and device-seconds among those of the stage that a trial ended in which that stage took over from another
+    one."""
     tokens, seconds = (row.get(f"stopped.{name}") for name in ("trunk_tokens", "trunk_seconds"))
     known = tokens is not None and seconds is not None and is_present(tokens) and is_present(seconds)
     return (int(tokens or 0), float(seconds or 0.0)) if known else (0, 0.0)
