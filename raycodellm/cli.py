@@ -123,6 +123,7 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--watch", action="store_true", help="write it again as results come, until the sweep has ended")
     _suggest_options(with_run(command("suggest", suggest, "predict the best point of a run, and write points to try")))
     _design_options(with_sweep(command("design", design, "write points to run first, for a fit"), address=False))
+    _prune_options(command("prune-storage", prune_storage, "delete from a storage what no kept sweep needs"))
     made = command("board", board, "write the Grafana board of all metrics")
     made.add_argument("--into", metavar="FOLDER", help="default: among the boards of this machine's Ray session")
     _eval_options(command("eval", evaluate, "evaluate Hugging Face models"))
@@ -167,6 +168,22 @@ def _suggest_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--mode", choices=("min", "max"), help="for a metric whose name does not tell what is better")
     made.add_argument("--into", metavar="FILE", help="write the points here; default: print them as YAML")
     made.add_argument("--against", metavar="DIR2", help="print the last predictions beside what this run measured")
+
+
+def _prune_options(made: argparse.ArgumentParser) -> None:
+    made.add_argument("storage", metavar="URI", help="the storage of the runs, as given to run --storage")
+    made.add_argument(
+        "--forget", action="append", default=[], metavar="NAME", help="a sweep or ladder to delete, with what it needs"
+    )
+    made.add_argument(
+        "--drop-training-state",
+        action="store_true",
+        help="delete, too, what finished sweeps need only to train more: optimizer states and trunks",
+    )
+    made.add_argument("--grace", type=float, default=24.0, metavar="HOURS", help="what is younger stays; default 24")
+    made.add_argument("--yes", action="store_true", help="delete without a question")
+    made.add_argument("--all", action="store_true", help="list every item, not only the five largest of each kind")
+    made.add_argument("--json", action="store_true", help="one JSON object; docs/cluster.md lists its keys")
 
 
 def _design_options(made: argparse.ArgumentParser) -> None:
@@ -278,6 +295,20 @@ def design(options: argparse.Namespace) -> int:
     asked = designing.Designing(options.points, options.kind, options.concentration, options.into)
     request = SweepRequest(options.sweep, tuple(options.set), options.storage, None)
     return designing.design(request, asked, _complain)
+
+
+def prune_storage(options: argparse.Namespace) -> int:
+    from raycodellm.commands import prune as pruning
+
+    chosen = pruning.Pruning(
+        forget=tuple(options.forget),
+        drop_training_state=options.drop_training_state,
+        grace_hours=options.grace,
+        yes=options.yes,
+        show_all=options.all,
+        as_json=options.json,
+    )
+    return pruning.prune(options.storage, chosen, _complain)
 
 
 def board(options: argparse.Namespace) -> int:

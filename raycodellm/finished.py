@@ -8,11 +8,11 @@ from __future__ import annotations
 
 from raycodellm.files import DamagedFile, Folder
 from raycodellm.records import EvaluationJob, StageJob, StageRecord
-from raycodellm.storage_files import read_done, read_stage
+from raycodellm.storage_files import COMPLETE, read_done, read_stage
 
 OPTIMIZER = "optimizer"
 """Folder beside the model of a stage whose optimizer state a later stage starts from."""
-_OPTIMIZER_COMPLETE = f"{OPTIMIZER}/COMPLETE"
+_OPTIMIZER_COMPLETE = f"{OPTIMIZER}/{COMPLETE}"
 """Written last, as in every checkpoint."""
 
 Job = StageJob | EvaluationJob

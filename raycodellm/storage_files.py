@@ -26,6 +26,10 @@ T = TypeVar("T")
 
 DONE = "DONE"
 """Written last into a finished stage's folder (see `finished`); holds the stage's record a second time."""
+COMPLETE = "COMPLETE"
+"""The marker that is written last into a checkpoint: sizes and checksums of its files."""
+CHECKPOINTS = "checkpoint"
+"""Folder of an unfinished stage with its checkpoints, each in a folder by its step."""
 LADDER = "ladder.json"
 """In the folder of a ladder, which is no run folder: names the sweeps of its rungs, whose run folders lie beside it."""
 SO_FAR = "so_far.json"

@@ -41,7 +41,7 @@ ORDER = (
     ("budget", "pairs", "verdict", "regression"),
     ("observability",),
     ("sweep", "report", "cluster", "compare", "display"),
-    ("preflight", "check", "runs", "ladder"),
+    ("preflight", "check", "runs", "ladder", "pruning"),
     ("commands", "notebook"),
     ("cli",),
 )

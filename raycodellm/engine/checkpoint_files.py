@@ -20,9 +20,8 @@ from safetensors.torch import save_file
 
 from raycodellm import retrying
 from raycodellm.files import Folder
+from raycodellm.storage_files import COMPLETE
 
-COMPLETE = "COMPLETE"
-"""The marker that is written last into a checkpoint: sizes and checksums of its files."""
 STATE = "state.json"
 """The counters and the client state of a checkpoint."""
 

@@ -12,9 +12,7 @@ from raycodellm.files import Folder
 from raycodellm.identity import model_files
 from raycodellm.records import StageJob, StageRecord, as_json
 from raycodellm.stage import metrics
-from raycodellm.storage_files import DONE
-
-CHECKPOINTS = "checkpoint"
+from raycodellm.storage_files import CHECKPOINTS, DONE
 
 
 class StageFolder(Folder):

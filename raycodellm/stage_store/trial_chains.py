@@ -52,6 +52,18 @@ def trial_chain(
     return replace(own, stages=tuple(stages))
 
 
+def has_trunks(file: SweepFile) -> bool:
+    """True if trials of the sweep may go on from checkpoints of each other's stages."""
+    return bool(_branching(file))
+
+
+def trunk_folders(file: SweepFile, params: Mapping[str, Any], seed: int, materials: Materials) -> tuple[str, ...]:
+    """URIs of the folders of all trunks that stages of this trial may be part of."""
+    sweep, kept = config.resolve(file, params), config.stages_keeping_optimizer(file)
+    jobs = stage_jobs(sweep, seed, materials, kept, frozenset(_branching(file)))
+    return tuple(job.trunk.folder for job in jobs if job.trunk is not None)
+
+
 def _deciding(file: SweepFile, stage: str, params: Mapping[str, Any]) -> dict[str, Any]:
     """The parameters that decide on the stage, but for its length and decay; those of later stages do not."""
     names = [str(one.get("name")) for one in file.tree.get("stages", ()) if isinstance(one, dict)]

@@ -7,7 +7,7 @@ numbers, and their stages continue from their newest checkpoints.
 
 from raycodellm.sweep import background_imports
 from raycodellm.sweep.confirmation import Confirmation, Standing
-from raycodellm.sweep.driver import Driver, Sighting, running_driver, sighting
+from raycodellm.sweep.driver import Driver, Sighting, driver_of, running_driver, sighting
 from raycodellm.sweep.early_stopping import earlier_comparisons
 from raycodellm.sweep.folder import Run, clear_scratch
 from raycodellm.sweep.halting import Halted, why_halted
@@ -43,6 +43,7 @@ __all__ = [
     "Watchdog",
     "background_imports",
     "clear_scratch",
+    "driver_of",
     "earlier_comparisons",
     "fix_contents",
     "judged",

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 
 from raycodellm.dispatch import Snapshot
-from raycodellm.files import DamagedFile
+from raycodellm.files import DamagedFile, Folder
 from raycodellm.records import from_json
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.ownership import OWNER, Owner
@@ -43,12 +43,17 @@ def sighting(snapshot: Snapshot, at: float, elapsed: float) -> Sighting:
 
 def running_driver(run: Run) -> Driver | None:
     """The driver that runs the sweep; None for none, or for one that is known to have ended."""
-    owner = Owner(run.folder)
+    return driver_of(run.folder)
+
+
+def driver_of(folder: Folder) -> Driver | None:
+    """The driver that owns the run folder; None for none, or for one that is known to have ended."""
+    owner = Owner(folder)
     found = owner.read()
     if found is None or owner.may_take_up(found):
         return None
     try:
-        seen = from_json(Sighting, found["sighting"], f"{run.folder}/{OWNER}") if found.get("sighting") else None
+        seen = from_json(Sighting, found["sighting"], f"{folder}/{OWNER}") if found.get("sighting") else None
     except DamagedFile:  # of another version: how the sweep stands is told by its trials alone
         seen = None
     return Driver(str(found["holder"]), seen)

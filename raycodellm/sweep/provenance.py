@@ -8,18 +8,20 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Mapping
-from dataclasses import replace
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Any, Protocol
 
 from raycodellm import config, identity, retrying, stage_store, storage_files
 from raycodellm.config import UserError
+from raycodellm.files import DamagedFile, Folder
 from raycodellm.identity import Contents
-from raycodellm.records import RECIPE_VERSION, as_json
+from raycodellm.records import RECIPE_VERSION, as_json, from_json
 from raycodellm.sweep.folder import Run
 
 CONTENTS = "contents.json"
 DATA = "data.json"
+_SOURCES = "sources."
 logger = logging.getLogger(__name__)
 
 
@@ -77,7 +79,7 @@ def fix_data(run: Run, tokenizer: str, stores: Mapping[str, Fingerprinted]) -> N
     """
     if not stores:
         return
-    now = {"tokenizer": tokenizer, **{f"sources.{name}": made.fingerprint for name, made in stores.items()}}
+    now = {"tokenizer": tokenizer, **{f"{_SOURCES}{name}": made.fingerprint for name, made in stores.items()}}
     read = partial(retrying.patiently, lambda: run.folder.read_json(DATA), DATA)
     before = storage_files.attempt(read, logger.warning)
     num_ended = run.num_ended_at_start
@@ -88,6 +90,29 @@ def fix_data(run: Run, tokenizer: str, stores: Mapping[str, Fingerprinted]) -> N
             f"compared with them; put the old one back, or give the sweep a new name ({run.folder.uri})"
         )
     retrying.patiently(lambda: run.folder.write_json(DATA, now), DATA)
+
+
+@dataclass(frozen=True)
+class FixedData:
+    """The identities of a sweep's data, as the run folder keeps them."""
+
+    tokenizer: str
+    stores: Mapping[str, str]
+    """By source."""
+
+
+def fixed_data(folder: Folder) -> FixedData | None:
+    """The data of the run in this folder; None before its token stores are made, and for a sweep without sources.
+    Raises `DamagedFile`."""
+    try:
+        kept = folder.read_json(DATA)
+    except FileNotFoundError:
+        return None
+    found = from_json(dict[str, str], kept, f"{folder}/{DATA}")
+    if "tokenizer" not in found:
+        raise DamagedFile(f"{folder}/{DATA}", "names no tokenizer")
+    stores = {name.removeprefix(_SOURCES): made for name, made in found.items() if name.startswith(_SOURCES)}
+    return FixedData(found["tokenizer"], stores)
 
 
 def _before(run: Run, now: dict[str, Any]) -> dict[str, Any]:

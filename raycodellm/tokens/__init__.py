@@ -11,23 +11,30 @@ from raycodellm.tokens.packing import PackingReport
 from raycodellm.tokens.progress import SourceProgress
 from raycodellm.tokens.store import PackedStore, TokenStore
 from raycodellm.tokens.sweep_data import (
+    TOKENIZERS,
+    TOKENS,
     Prepared,
     SourceSize,
     asks_for_items,
     inspect,
     packing_reports,
     prepare,
+    store_folder,
+    tokenizer_folder,
     warnings_of,
 )
 from raycodellm.tokens.tokenizer import (
     TokenizerInfo,
     build_tokenizer,
+    finished_tokenizer,
     open_tokenizer,
     tokenizer_at_hand,
     tokenizer_fingerprint,
 )
 
 __all__ = [
+    "TOKENIZERS",
+    "TOKENS",
     "Manifest",
     "PackedStore",
     "PackingReport",
@@ -41,13 +48,16 @@ __all__ = [
     "TokenizerInfo",
     "asks_for_items",
     "build_tokenizer",
+    "finished_tokenizer",
     "inspect",
     "open_tokenizer",
     "packing_reports",
     "prepare",
     "prepare_store",
     "store_fingerprint",
+    "store_folder",
     "tokenizer_at_hand",
     "tokenizer_fingerprint",
+    "tokenizer_folder",
     "warnings_of",
 ]

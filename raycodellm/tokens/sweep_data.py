@@ -29,6 +29,8 @@ from raycodellm.tokens.progress import Report, SourceProgress, progress_of
 from raycodellm.tokens.store import TokenStore
 from raycodellm.tokens.tokenizer import TokenizerInfo, build_tokenizer, finished_tokenizer, tokenizer_fingerprint
 
+TOKENS, TOKENIZERS = "tokens", "tokenizers"
+"""Folders of a storage for token stores and for tokenizers."""
 UNKNOWN_TOKENS = 10**15
 """Stands for the tokens of a source whose size is not known: more than any stage draws."""
 
@@ -81,7 +83,7 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
     that cannot be read.
     """
     if not sweep.sources:
-        return Prepared(storage / "tokenizers", "", 0, {})
+        return Prepared(storage / TOKENIZERS, "", 0, {})
     report = progress or (lambda _: None)
     benchmarks = _benchmarks(sweep, items)
     inputs = {name: _patient_inputs(name, source, sweep.seed) for name, source in sweep.sources.items()}
@@ -92,7 +94,7 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
     for name, store in finished.items():
         report(progress_of(name, "reused", store.manifest, 0.0))
     missing = look_into({name: (s, inputs[name]) for name, s in sweep.sources.items() if name not in finished})
-    of_tokenizer = storage / "tokenizers" / tokenizer_print
+    of_tokenizer = tokenizer_folder(storage, tokenizer_print)
     tokenizer = patiently(lambda: _prepare_tokenizer(sweep, inputs, of_tokenizer, report), "the tokenizer")
     with ThreadPoolExecutor(max_workers=max(1, min(4, len(missing)))) as pool:
         settings = (tokenizer.folder, tokenizer_print, sweep.seed)
@@ -123,7 +125,7 @@ def inspect(
     inputs = {name: one or _unreached(sweep.sources[name]) for name, one in reached.items()}
     tokenizer_print, prints = _fingerprints(sweep, inputs, _benchmarks(sweep, items), elsewhere=elsewhere)
     folders = _folders(storage, prints)
-    tokenizer = finished_tokenizer(storage / "tokenizers" / tokenizer_print)
+    tokenizer = finished_tokenizer(tokenizer_folder(storage, tokenizer_print))
     trained = sweep.tokenizer_of_sources.train
     vocab_size = tokenizer.vocab_size if tokenizer else trained.vocab_size if trained else 50_000
     sizes = {}
@@ -233,8 +235,18 @@ def _fingerprints(
     return tokenizer_print, prints
 
 
+def store_folder(storage: Folder, name: str, of_store: str) -> Folder:
+    """The folder of the token store of the source `name`. `of_store`: the store's identity."""
+    return storage / TOKENS / f"{name}-{of_store}"
+
+
+def tokenizer_folder(storage: Folder, of_tokenizer: str) -> Folder:
+    """The folder of the tokenizer with this identity."""
+    return storage / TOKENIZERS / of_tokenizer
+
+
 def _folders(storage: Folder, prints: Mapping[str, str]) -> dict[str, Folder]:
-    return {name: storage / "tokens" / f"{name}-{of_store}" for name, of_store in prints.items()}
+    return {name: store_folder(storage, name, of_store) for name, of_store in prints.items()}
 
 
 def _prepare_tokenizer(sweep: Sweep, inputs: dict[str, SourceInputs], folder: Folder, report: Report) -> TokenizerInfo:

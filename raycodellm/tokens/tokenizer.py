@@ -92,6 +92,11 @@ def _files_of(folder: Folder, name: str) -> list[str]:
     return files
 
 
+def is_tokenizer_file(name: str) -> bool:
+    """True for a name that a tokenizer's file may have."""
+    return _FILES.fullmatch(name) is not None or name == DONE
+
+
 def build_tokenizer(settings: Tokenizer, sample: Iterable[str], folder: Folder) -> TokenizerInfo:
     """Writes the tokenizer's files into `folder`; `sample` is read only to train a tokenizer.
 

@@ -1,0 +1,94 @@
+"""`raycodellm prune-storage`: lists what no kept sweep of a storage needs, asks, and deletes only that."""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import math
+import sys
+import time
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+
+from raycodellm.commands.request import DONE
+from raycodellm.config import UserError
+from raycodellm.files import Folder
+from raycodellm.pruning import GRACE_HOURS, Asked, Deleted, Item, Look, carry_out, document, lines, look, size
+
+Say = Callable[[str], None]
+
+
+@dataclass(frozen=True)
+class Pruning:
+    """The options of the command line."""
+
+    forget: tuple[str, ...] = ()
+    drop_training_state: bool = False
+    grace_hours: float = GRACE_HOURS
+    yes: bool = False
+    """True to delete without a question."""
+    show_all: bool = False
+    as_json: bool = False
+
+
+def prune(
+    uri: str,
+    options: Pruning,
+    complain: Say,
+    ask: Callable[[str], str] | None = None,
+    clock: Callable[[], float] = time.time,
+) -> int:
+    """Lists what can be deleted from the storage and deletes it when the user, or `--yes`, says so; returns the exit
+    code. `ask`: puts a question to the user; None for the terminal, where there is one."""
+    if not options.grace_hours >= 0 or math.isinf(options.grace_hours):
+        raise UserError(f"--grace: found {options.grace_hours:g}; must be a number of hours, 0 or more")
+    storage = Folder(uri)
+    asked = Asked(options.forget, options.drop_training_state, options.grace_hours)
+    ask = ask or (input if sys.stdin.isatty() and sys.stdout.isatty() and not options.as_json else None)
+    found = look(storage, asked, clock())
+    plan = found.plan
+    if not options.as_json:
+        print("\n".join(lines(found, plan, show_all=options.show_all)), flush=True)
+    deleted: Sequence[Item] | None = None
+    if plan.items and (options.yes or (ask is not None and _agrees(ask, plan.num_bytes))):
+        done = _delete(found, clock, complain)
+        deleted = done.items
+        for one in done.spared:
+            complain(f"{one.path}: is needed since a moment ago, and stays")
+        if not options.as_json:
+            print(f"deleted: {len(done.items)} things, {size(done.num_bytes)}")
+    elif plan.items and not options.as_json:
+        print("nothing was deleted" + ("" if ask else "; there is no terminal to ask on: --yes deletes what is listed"))
+    if options.as_json:
+        print(json.dumps(document(found, plan, deleted), indent=1))
+    return DONE
+
+
+def _agrees(ask: Callable[[str], str], num_bytes: int) -> bool:
+    try:
+        return ask(f"delete {size(num_bytes)}? [y/N] ").strip().lower() in ("y", "yes")
+    except EOFError:
+        return False
+
+
+def _delete(shown: Look, clock: Callable[[], float], say: Say) -> Deleted:
+    """Deletes what was shown, as far as that is still needed by no sweep: the question may have waited for hours."""
+    storage = shown.listing.storage
+    with _owned(storage, shown.forgotten_runs, say):
+        now = look(storage, shown.asked, clock())
+        plan = now.plan.only({item.path for item in shown.plan.items})
+        return carry_out(storage, plan, lambda: now.again().plan)
+
+
+@contextlib.contextmanager
+def _owned(storage: Folder, runs: Sequence[str], say: Say) -> Iterator[None]:
+    """Takes the run folders that are to be deleted, so that no driver begins there. Raises `UserError` naming a driver
+    that runs one."""
+    from raycodellm.sweep.ownership import Owner
+
+    with contextlib.ExitStack() as stack:
+        for name in runs:
+            owner = Owner(storage / name)
+            owner.claim(say)
+            stack.callback(owner.give_back)
+        yield

@@ -1,0 +1,27 @@
+"""What of a storage no kept sweep needs, and its deletion, which no other sweep of the storage comes to harm by."""
+
+from raycodellm.pruning.deletion import Deleted, carry_out
+from raycodellm.pruning.listing import Listing, list_storage
+from raycodellm.pruning.look import Look, look
+from raycodellm.pruning.needs import Needs, read_needs
+from raycodellm.pruning.plan import GRACE_HOURS, Asked, Item, Plan, decide
+from raycodellm.pruning.words import document, lines, size
+
+__all__ = [
+    "GRACE_HOURS",
+    "Asked",
+    "Deleted",
+    "Item",
+    "Listing",
+    "Look",
+    "Needs",
+    "Plan",
+    "carry_out",
+    "decide",
+    "document",
+    "lines",
+    "list_storage",
+    "look",
+    "read_needs",
+    "size",
+]

@@ -1,0 +1,201 @@
+"""Lists a storage: its things by kind, its run folders, and what nobody knows.
+
+One listing per kind of thing, whatever their number: an object store answers a thousand names a request.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import os
+from collections import defaultdict
+from collections.abc import Iterator
+from dataclasses import dataclass, replace
+from functools import cached_property
+
+from raycodellm.files import Folder
+from raycodellm.pruning.kinds import KINDS, PRUNED, Kind, is_probe
+from raycodellm.stage_store import RECIPE
+from raycodellm.storage_files import LADDER
+
+_OF_RUNS = frozenset({"sweep.yaml", "trials", "OWNER", "optuna.log", "data.json", "contents.json"})
+"""Names of which each tells a run folder, also one that has lost its `sweep.yaml`."""
+
+
+@dataclass(frozen=True)
+class StoredFile:
+    path: str
+    """From the listed folder on."""
+    num_bytes: int
+    written: float
+    """Time of the last change, Unix seconds."""
+    is_link: bool = False
+
+
+@dataclass(frozen=True)
+class Thing:
+    """A stage, a token store, …: one folder of the storage with all its files."""
+
+    kind: Kind
+    name: str
+    files: tuple[StoredFile, ...]
+    made: float = 0.0
+    """Time of the last change of the folder itself, where the storage has one."""
+
+    @property
+    def path(self) -> str:
+        """From the storage on."""
+        return f"{self.kind.folder}/{self.name}"
+
+    @cached_property
+    def paths(self) -> frozenset[str]:
+        return frozenset(one.path for one in self.files)
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(one.num_bytes for one in self.files)
+
+    @property
+    def written(self) -> float:
+        """Time of the last change of any of its files, Unix seconds."""
+        return max((one.written for one in self.files), default=self.made)
+
+    @property
+    def stranger(self) -> str | None:
+        """A name in it, or its own, that raycodellm does not write; None where it is recognised whole."""
+        if not self.kind.name.fullmatch(self.name):
+            return self.name
+        links = [one.path for one in self.files if one.is_link]
+        return next(iter([*links, *self.kind.strangers(one.path for one in self.files)]), None)
+
+    def inside(self, folder: str) -> list[StoredFile]:
+        """The files of one of its subfolders."""
+        return [one for one in self.files if one.path.startswith(f"{folder}/")]
+
+
+@dataclass(frozen=True)
+class Listing:
+    """The content of a storage."""
+
+    storage: Folder
+    things: tuple[Thing, ...]
+    runs: tuple[str, ...]
+    """Names of the run folders, whole or not."""
+    ladders: tuple[str, ...]
+    probes: tuple[StoredFile, ...]
+    """Files that tried whether the storage can be written, and were left by a killed process."""
+    hidden: tuple[str, ...]
+    """Names of run folders whose deletion was interrupted."""
+    unknown: tuple[str, ...]
+    """Names, right in the storage or in the folder of a kind, that raycodellm does not write; left alone."""
+
+
+def list_storage(storage: Folder) -> Listing:
+    """Lists a storage. Raises `OSError` when the storage does not answer."""
+    listed = [_things(storage, kind) for kind in KINDS]  # first: a sweep that begins meanwhile is found by its folder
+    beside = [name for _, names in listed for name in names]
+    folders = list_runs(storage)
+    things = tuple(thing for found, _ in listed for thing in found)
+    return replace(folders, things=things, unknown=(*folders.unknown, *beside))
+
+
+def list_runs(storage: Folder) -> Listing:
+    """Lists the run folders of a storage and what lies beside them, without the things of any kind."""
+    kinds = {kind.folder for kind in KINDS}
+    runs, ladders, hidden, unknown = ([], [], [], [])  # type: tuple[list[str], list[str], list[str], list[str]]
+    probes: list[StoredFile] = []
+    for entry in _entries(storage):
+        if entry.is_folder and entry.path in kinds:
+            continue
+        if entry.is_folder and entry.path.startswith(PRUNED):
+            hidden.append(entry.path)
+            continue
+        names = {*(storage / entry.path).list()} if entry.is_folder else set()
+        if LADDER in names and "sweep.yaml" not in names:
+            ladders.append(entry.path)
+        elif names & _OF_RUNS:
+            runs.append(entry.path)
+        elif is_probe(entry.path) and not entry.is_folder:
+            probes.append(StoredFile(entry.path, entry.num_bytes, entry.written))
+        elif entry.path != RECIPE:
+            unknown.append(entry.path)
+    return Listing(storage, (), tuple(runs), tuple(ladders), tuple(probes), tuple(hidden), tuple(unknown))
+
+
+def files_below(folder: Folder) -> list[StoredFile]:
+    """All files below a folder; none of a folder that does not exist. Links are not followed."""
+    return [
+        StoredFile(one.path, one.num_bytes, one.written, one.is_link) for one in _below(folder) if not one.is_folder
+    ]
+
+
+def _things(storage: Folder, kind: Kind) -> tuple[list[Thing], list[str]]:
+    """The things of a kind, and the names beside them that are no folders."""
+    files: defaultdict[str, list[StoredFile]] = defaultdict(list)
+    made: dict[str, float] = {}
+    beside = []
+    for one in _below(storage / kind.folder):
+        name, _, rest = one.path.partition("/")
+        if one.is_folder and not rest:
+            made[name] = one.written
+        elif rest and not one.is_folder:
+            files[name].append(StoredFile(rest, one.num_bytes, one.written, one.is_link))
+        elif not rest:
+            beside.append(f"{kind.folder}/{name}")
+    names = sorted({*files, *made})
+    return [Thing(kind, name, tuple(files[name]), made.get(name, 0.0)) for name in names], beside
+
+
+@dataclass(frozen=True)
+class _Entry:
+    path: str
+    is_folder: bool
+    num_bytes: int
+    written: float
+    is_link: bool = False
+
+
+def _entries(folder: Folder) -> list[_Entry]:
+    """The files and folders right in a folder, by name. A link to a folder counts as the folder."""
+    if folder.local is None:
+        return list(_remote(folder, recursive=False))
+    return sorted(_scanned(str(folder.local), "", follow=True), key=lambda one: one.path)
+
+
+def _below(folder: Folder) -> Iterator[_Entry]:
+    """All files and folders below a folder. A link counts as a file."""
+    if folder.local is None:
+        yield from _remote(folder, recursive=True)
+        return
+    waiting = [""]
+    while waiting:
+        for one in _scanned(str(folder.local), waiting.pop(), follow=False):
+            if one.is_folder:
+                waiting.append(one.path)
+            yield one
+
+
+def _scanned(root: str, inside: str, *, follow: bool) -> Iterator[_Entry]:
+    """`inside`: the folder whose entries are asked for, from `root` on."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(os.path.join(root, inside)) as found:
+        for one in found:
+            with contextlib.suppress(FileNotFoundError):  # a running sweep has deleted it just now
+                told = one.stat(follow_symlinks=False)
+                path = f"{inside}/{one.name}" if inside else one.name
+                is_folder = one.is_dir(follow_symlinks=follow)
+                yield _Entry(path, is_folder, told.st_size, told.st_mtime, one.is_symlink() and not is_folder)
+
+
+def _remote(folder: Folder, *, recursive: bool) -> Iterator[_Entry]:
+    from pyarrow.fs import FileSelector
+
+    selector = FileSelector(folder.path, allow_not_found=True, recursive=recursive)
+    for one in folder.filesystem.get_file_info(selector):
+        path = one.path.removeprefix(f"{folder.path}/")
+        written = one.mtime_ns / 1e9 if one.mtime_ns and not _is_folder(one) else 0.0
+        yield _Entry(path, _is_folder(one), one.size or 0, written)
+
+
+def _is_folder(info: object) -> bool:
+    from pyarrow.fs import FileType
+
+    return getattr(info, "type", None) == FileType.Directory

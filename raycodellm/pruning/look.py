@@ -1,0 +1,136 @@
+"""One look at a storage: what lies in it, what each sweep needs, and so what is needed by none."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raycodellm import ladder, stage_store
+from raycodellm.config import UserError
+from raycodellm.files import Damaged, Folder
+from raycodellm.pruning.kinds import strangers_in_run
+from raycodellm.pruning.listing import Listing, files_below, list_runs, list_storage
+from raycodellm.pruning.needs import Needs, mentions, read_needs
+from raycodellm.pruning.plan import LEFTOVERS, RUNS, Asked, Item, Plan, decide, item
+from raycodellm.records import RECIPE_VERSION
+from raycodellm.storage_files import LADDER
+
+
+@dataclass(frozen=True)
+class Look:
+    """A storage as it was at one time."""
+
+    listing: Listing
+    asked: Asked
+    at: float
+    """Unix seconds."""
+    needs: tuple[Needs, ...]
+    """Of each sweep that is kept."""
+    forgotten: tuple[Needs, ...]
+    folders: tuple[Item, ...]
+    """Folders of the sweeps and ladders to forget, and of those whose deletion was interrupted."""
+
+    @property
+    def plan(self) -> Plan:
+        return decide(self.listing, self.needs, self.asked, self.at, self.forgotten, self.folders)
+
+    @property
+    def forgotten_runs(self) -> list[str]:
+        return [one.sweep for one in self.forgotten]
+
+    def again(self) -> Look:
+        """The same things, needed by the sweeps as they are now."""
+        storage = self.listing.storage
+        before = {one.sweep: one for one in self.needs}
+        runs = [name for name in list_runs(storage).runs if name not in self.forgotten_runs]
+        needs = [read_needs(storage, name, before.get(name), asks_finished=_asks(self.asked)) for name in runs]
+        ladders = [one for one in self.needs if one.sweep in self.listing.ladders]
+        return Look(self.listing, self.asked, self.at, (*needs, *ladders), self.forgotten, self.folders)
+
+
+def look(storage: Folder, asked: Asked, now: float) -> Look:
+    """Looks at a storage. Raises `UserError` for a folder that is none, for a run folder that cannot be read, and for a
+    sweep that cannot be forgotten."""
+    listing = list_storage(storage)
+    _require_storage(storage, listing)
+    forgotten = _forgotten(listing, asked)
+    runs, ladders = ([name for name in names if name not in forgotten] for names in (listing.runs, listing.ladders))
+    needs = [read_needs(storage, name, asks_finished=_asks(asked)) for name in runs]
+    _refuse_read_later(needs, forgotten)
+    of_ladders = [Needs(name, mentioned=mentions(_ladder_settings(storage / name), storage)) for name in ladders]
+    gone = []
+    for name in forgotten:
+        if name in listing.runs:
+            try:
+                gone.append(read_needs(storage, name))
+            except UserError:  # what it needed is known no more, and goes as anything that nobody needs
+                gone.append(Needs(name))
+    folders = [_folder_item(storage, name) for name in forgotten]
+    folders += [item(LEFTOVERS, name, files_below(storage / name), 0.0) for name in listing.hidden]
+    return Look(listing, asked, now, (*needs, *of_ladders), tuple(gone), tuple(folders))
+
+
+def _asks(asked: Asked) -> bool:
+    return asked.drop_training_state
+
+
+def _require_storage(storage: Folder, listing: Listing) -> None:
+    if storage.exists("sweep.yaml"):
+        raise UserError(f"{storage}: is the run folder of one sweep; give its storage, {storage.parent}")
+    if not (listing.things or listing.runs or listing.ladders or storage.exists(stage_store.RECIPE)):
+        raise UserError(f"{storage}: holds nothing of raycodellm; give the --storage of your runs")
+    found = stage_store.last_recipe(storage) or ""
+    if found.isdecimal() and int(found) > RECIPE_VERSION:
+        raise UserError(
+            f"{storage}: was used by a newer raycodellm (recipe {found}, here {RECIPE_VERSION}), whose things are not "
+            "known here; use that version"
+        )
+
+
+def _forgotten(listing: Listing, asked: Asked) -> list[str]:
+    """Names of the run folders and ladders to delete. Raises `UserError` for a name that cannot be one of them."""
+    rungs = {name: _rungs(listing.storage / name) for name in listing.ladders}
+    found: list[str] = []
+    for name in asked.forget:
+        if name in rungs:
+            found += [name, *(rung for rung in rungs[name] if rung in listing.runs)]
+        elif name in listing.runs:
+            found.append(name)
+        else:
+            known = ", ".join((*listing.runs, *listing.ladders)) or "none"
+            raise UserError(f"--forget: there is no run {name!r} in {listing.storage}; there are: {known}")
+    found = list(dict.fromkeys(found))
+    for name in found:
+        of = next((one for one, members in rungs.items() if name in members and one not in found), None)
+        if of is not None:
+            raise UserError(f"--forget: {name} is one size of the ladder {of}, whose report needs it; forget {of}")
+    return found
+
+
+def _rungs(folder: Folder) -> list[str]:
+    with contextlib.suppress(Damaged):
+        return [one.sweep for one in ladder.open_ladder(folder.uri).facts.rungs]
+    return []
+
+
+def _ladder_settings(folder: Folder) -> dict:
+    return folder.read_json(LADDER).get("settings", {})
+
+
+def _refuse_read_later(needs: Sequence[Needs], forgotten: Sequence[str]) -> None:
+    for one in needs:
+        for name in one.reads:
+            if name.rstrip("/").rpartition("/")[2] in forgotten:
+                raise UserError(
+                    f"--forget: {one.sweep} starts from the trials of {name} (search.warm_start) and has not read them "
+                    "yet; run it first, or take the name out of its sweep file"
+                )
+
+
+def _folder_item(storage: Folder, name: str) -> Item:
+    files = files_below(storage / name)
+    strangers = strangers_in_run(one.path for one in files)
+    if strangers:
+        raise UserError(f"--forget: {name}/{strangers[0]} was not written by raycodellm; move it away first")
+    return item(RUNS, name, files, max((one.written for one in files), default=0.0))

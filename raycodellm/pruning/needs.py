@@ -1,0 +1,267 @@
+"""What each kept sweep of a storage needs: read from what its driver and its trials wrote when they used it.
+
+A trial writes the keys of its stages before it looks for them in the stage store, and a driver the identities of its
+data before its first trial. So these files name everything that a sweep has used; nothing is worked out twice. Trunks,
+which no file names, are worked out by the code that trials use.
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Any
+
+from raycodellm import config, stage_store, storage_files, sweep, tokens
+from raycodellm.config import SweepFile, UserError
+from raycodellm.files import Damaged, Folder
+from raycodellm.identity import Contents
+from raycodellm.pruning.kinds import GIVEN_MODEL, STAGE, TOKEN_STORE, TOKENIZER, TRUNK
+from raycodellm.pruning.listing import Thing
+from raycodellm.records import ENDED, GIVEN_MODELS, RECIPE_VERSION, TrialResult
+from raycodellm.sweep import warm_start
+from raycodellm.sweep.provenance import CONTENTS, FixedData, fixed_data
+from raycodellm.sweep.trial_files import read_trials
+
+Trials = Mapping[int, TrialResult]
+"""By number: the result of a trial that has ended, else what it wrote when it began."""
+
+
+@dataclass(frozen=True)
+class Needs:
+    """The things that one sweep has used, or may use when it goes on."""
+
+    sweep: str
+    trials: Trials = field(default_factory=dict, repr=False)
+    stages: frozenset[str] = frozenset()
+    """Keys of its trials' stages, which are the names of their folders."""
+    optimizers: frozenset[str] = frozenset()
+    """Keys of those of the stages whose optimizer state a later stage may start from."""
+    models: frozenset[str] = frozenset()
+    """Identities of the given models that it evaluates."""
+    tokenizer: str = ""
+    stores: frozenset[str] = frozenset()
+    """Names of its token stores' folders."""
+    undecided: frozenset[str] = frozenset()
+    """Sources of which nothing says which token store is theirs: all of the source's name may be."""
+    trunks: frozenset[str] | None = frozenset()
+    """Identities of the trunks that its trials may go on from; None where any trunk may be among them."""
+    mentioned: frozenset[str] = frozenset()
+    """Names of folders that its settings mention: of a stage whose model it starts from, say."""
+    reads: frozenset[str] = frozenset()
+    """Names in its `search.warm_start` whose trials it has still to read."""
+    driver: str | None = None
+    """Who runs it now, as far as is known."""
+    is_given: bool = False
+    """True for a sweep that trains nothing."""
+    is_finished: bool = False
+    """True if each of its trials has ended and no more are to come, as far as its sweep file says."""
+
+    def uses(self, thing: Thing) -> bool:
+        name = thing.name
+        if name in self.mentioned:
+            return True
+        if thing.kind is STAGE:
+            return name in self.stages
+        if thing.kind is TRUNK:
+            return self.trunks is None or name in self.trunks
+        if thing.kind is TOKEN_STORE:
+            return name in self.stores or any(name.startswith(f"{source}-") for source in self.undecided)
+        if thing.kind is TOKENIZER:
+            return name == self.tokenizer or bool(self.undecided)
+        assert thing.kind is GIVEN_MODEL
+        return name in self.models or (self.is_given and self.driver is not None)
+
+
+def read_needs(storage: Folder, name: str, before: Needs | None = None, *, asks_finished: bool = False) -> Needs:
+    """What the sweep with the run folder `name` needs. `before`: what was read of the same run moments ago, whose
+    trials are not read again. `asks_finished`: whether `is_finished` is found out, which may read the trials' items.
+
+    Raises `UserError` where a file of the run folder cannot be read, since nothing tells then what is needed.
+    """
+    folder = storage / name
+    try:
+        return _read_needs(storage, folder, dict(before.trials) if before is not None else {}, asks_finished)
+    except (UserError, Damaged) as error:
+        raise UserError(
+            f"nothing is deleted, since {name} cannot be read: {error}; mend it, use the raycodellm that wrote it, or "
+            f"give it up with --forget {name}"
+        ) from error
+
+
+def _read_needs(storage: Folder, folder: Folder, known: dict[int, TrialResult], asks_finished: bool) -> Needs:
+    driver = sweep.driver_of(folder)  # first: whoever takes the folder now writes everything else later
+    file = storage_files.read_sweep_file(folder)
+    example = file.example()
+    contents = _contents(folder)
+    data = fixed_data(folder)
+    trials = {**known, **_trials(folder, file, known)}
+    sources = example.sources
+    is_decided = data is not None and {*sources} <= {*data.stores} and (driver is None or bool(trials))
+    stores = data.stores if data is not None else {}
+    return Needs(
+        folder.name,
+        trials,
+        stages=frozenset(key for result in trials.values() for key in result.stages) | _in_table(folder),
+        optimizers=frozenset(_optimizers(file, trials)),
+        models=frozenset(result.model for result in trials.values() if result.model),
+        tokenizer=data.tokenizer if data is not None else "",
+        stores=frozenset(tokens.store_folder(storage, source, made).name for source, made in stores.items()),
+        undecided=frozenset(() if is_decided else sources),
+        trunks=_trunks(storage, file, data, contents, trials, is_run=driver is not None),
+        mentioned=frozenset(_mentioned(config.resolved_tree(file), storage)) | _of_models(storage, file, trials),
+        reads=frozenset(() if folder.exists(warm_start.KEPT) else example.search.warm_start),
+        driver=None if driver is None else driver.name,
+        is_given=not example.stages,
+        is_finished=asks_finished and driver is None and _is_finished(storage, folder, file, trials),
+    )
+
+
+def mentions(tree: Any, storage: Folder) -> frozenset[str]:
+    """Names of things of a storage that stand in any path of a tree of settings."""
+    return frozenset(_mentioned(tree, storage))
+
+
+def _contents(folder: Folder) -> dict[str, Any]:
+    """The content of `contents.json`. Raises `UserError` for one of a newer recipe, whose needs are not known here."""
+    found: dict[str, Any] = folder.read_json(CONTENTS) if folder.exists(CONTENTS) else {}
+    recipe = found.get("recipe")
+    if isinstance(recipe, int) and recipe > RECIPE_VERSION:
+        raise UserError(f"{folder}: was run by a newer raycodellm (recipe {recipe}, here {RECIPE_VERSION})")
+    return found
+
+
+def _trials(folder: Folder, file: SweepFile, known: Mapping[int, TrialResult]) -> dict[int, TrialResult]:
+    trials = {}
+    for number, files in read_trials(folder, file.example().search.objectives, known).items():
+        found = files.result or files.started
+        for fault in files.faults:
+            if isinstance(fault, OSError):
+                raise fault
+            if found is None or not (found.stages or found.model):
+                raise UserError(str(fault))
+        if found is not None:
+            trials[number] = found
+    return trials
+
+
+def _in_table(folder: Folder) -> frozenset[str]:
+    """Keys of the stages in the table of trials: a trial that has lost its files is run again from its stages."""
+    try:
+        column = folder.read_table("trials.parquet", more=["stages"]).column("stages")
+    except (FileNotFoundError, Damaged, KeyError):  # the table is made of the trials' files, and says no more than they
+        return frozenset()
+    return frozenset(key for keys in column.to_pylist() for key in keys or ())
+
+
+def _optimizers(file: SweepFile, trials: Trials) -> Iterator[str]:
+    names = config.stages_keeping_optimizer(file)
+    for result in trials.values() if names else ():
+        trained = [stage.name for stage in config.resolve(file, result.params).trained_stages]
+        is_known = len(trained) == len(result.stages)
+        for place, key in enumerate(result.stages):
+            if not is_known or trained[place] in names:
+                yield key
+
+
+def _trunks(
+    storage: Folder,
+    file: SweepFile,
+    data: FixedData | None,
+    contents: Mapping[str, Any],
+    trials: Trials,
+    *,
+    is_run: bool,
+) -> frozenset[str] | None:
+    """Identities of the trunks of the trials' stages. A sweep that is being run may go on from any, with its next
+    trial."""
+    if not stage_store.has_trunks(file):
+        return frozenset()
+    if is_run or data is None:
+        return None
+    try:
+        materials = _materials(storage, data, contents)
+        found = (
+            stage_store.trunk_folders(file, result.params, result.seed, materials)
+            for result in trials.values()
+            if result.params or not file.parameters
+        )
+        return frozenset(Folder(uri).name for uris in found for uri in uris)
+    except (UserError, Damaged, FileNotFoundError, KeyError):  # a token store is gone, say
+        return None
+
+
+def _materials(storage: Folder, data: FixedData, contents: Mapping[str, Any]) -> stage_store.Materials:
+    folder = tokens.tokenizer_folder(storage, data.tokenizer)
+    tokenizer = tokens.finished_tokenizer(folder)
+    if tokenizer is None:
+        raise FileNotFoundError(f"{folder}: no finished tokenizer")
+    return stage_store.Materials(
+        corpora={
+            source: tokens.TokenStore.open(tokens.store_folder(storage, source, made))
+            for source, made in data.stores.items()
+        },
+        tokenizer=folder,
+        tokenizer_fingerprint=data.tokenizer,
+        vocab_size=tokenizer.vocab_size,
+        storage=storage,
+        contents=Contents(models=contents.get("models", {})),
+    )
+
+
+def _is_finished(storage: Folder, folder: Folder, file: SweepFile, trials: Trials) -> bool:
+    run = sweep.Run(file, storage)
+    if run.folder != folder or any(result.state not in ENDED for result in trials.values()):
+        return False
+    results = [trials[number] for number in sorted(trials)]
+    return len(results) >= sweep.Confirmation(run).standing(results).num_trials
+
+
+def _mentioned(tree: Any, storage: Folder) -> Iterator[str]:
+    for text in _texts(tree):
+        paths = {text}
+        if storage.local is not None and os.path.isabs(text):
+            paths.add(os.path.realpath(text))  # a link to a stage's model
+        yield from (part for path in paths for part in re.split(r"[/\\]", path) if _IDENTIFIED.fullmatch(part))
+
+
+_IDENTIFIED = re.compile(r"(.+-)?[0-9a-f]{16}")
+
+
+def _texts(tree: Any) -> Iterator[str]:
+    if isinstance(tree, str):
+        yield tree
+    elif isinstance(tree, Mapping):
+        for key, value in tree.items():
+            yield from (*_texts(key), *_texts(value))
+    elif isinstance(tree, Sequence):
+        for value in tree:
+            yield from _texts(value)
+
+
+def _of_models(storage: Folder, file: SweepFile, trials: Trials) -> frozenset[str]:
+    """Names of things whose files are a model that the sweep starts from or evaluates, by the address that its first
+    stages, or the model's results, keep: that address is whole where the sweep file's is not."""
+    if not any(model.pretrained for model in _models(file)):
+        return frozenset()
+    found: set[str] = set()
+    for key in {result.stages[0] for result in trials.values() if result.stages}:
+        kept = _read(lambda key=key: (storage / STAGE.folder / key).read_json("stage.json"))  # type: ignore[misc]
+        found |= mentions((kept.get("job") or {}).get("model"), storage)
+    for identity in {result.model for result in trials.values() if result.model}:
+        found |= mentions(_read(lambda of=identity: (storage / GIVEN_MODELS / of).read_json("model.json")), storage)  # type: ignore[misc]
+    return frozenset(found)
+
+
+def _models(file: SweepFile) -> Iterator[config.Model]:
+    yield file.example().model
+    if any(one.name.startswith("model") for one in file.parameters):
+        yield from (config.resolve(file, point).model for point in file.probe_points())
+
+
+def _read(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+    try:
+        return read()
+    except (FileNotFoundError, Damaged):
+        return {}

@@ -1,0 +1,178 @@
+"""Decides what of a storage is deleted. Pure: a listing and the sweeps' needs in, a plan out."""
+
+from __future__ import annotations
+
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+
+from raycodellm.finished import OPTIMIZER
+from raycodellm.pruning.kinds import PRUNED, STAGE, TRUNK, is_leftover, is_marker
+from raycodellm.pruning.listing import Listing, StoredFile, Thing
+from raycodellm.pruning.needs import Needs
+from raycodellm.storage_files import CHECKPOINTS, COMPLETE, DONE
+
+GRACE_HOURS = 24.0
+"""Age under which nothing is deleted: a run that has no trial yet may be making it, or be about to use it."""
+_TRAINED_SECONDS = 600.0
+"""A younger lease in a stage's folder means that somebody trains the stage; a living holder writes it every 40 s."""
+OPTIMIZERS, CHECKPOINTS_LEFT, LEFTOVERS, RUNS = "optimizer states", "checkpoints", "leftovers", "run folders"
+
+
+@dataclass(frozen=True)
+class Item:
+    """One thing to delete, or a part of one."""
+
+    group: str
+    path: str
+    """From the storage on."""
+    num_bytes: int
+    num_files: int
+    written: float
+    """Time of its last change, Unix seconds; 0 where it is not known."""
+    markers: tuple[str, ...] = ()
+    """Files that make it look finished, from the storage on."""
+    is_file: bool = False
+
+
+@dataclass(frozen=True)
+class Plan:
+    """What is deleted, and what is not and why."""
+
+    items: tuple[Item, ...] = ()
+    young: tuple[Item, ...] = ()
+    """Needed by no sweep, but written so lately that a beginning run may be about to use it."""
+    left: dict[str, str] = field(default_factory=dict)
+    """Needed by no sweep, but with something in it that raycodellm did not write: path to what that is."""
+    kept: dict[str, int] = field(default_factory=dict)
+    """Name of each sweep to the bytes of all that it needs; what two of them need counts in both."""
+    kept_bytes: int = 0
+    """Bytes of all that any sweep needs, each counted once."""
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(item.num_bytes for item in self.items)
+
+    def only(self, paths: set[str]) -> Plan:
+        """The plan with those of its items whose paths are given."""
+        items = tuple(item for item in self.items if item.path in paths)
+        return Plan(items, self.young, self.left, self.kept, self.kept_bytes)
+
+
+@dataclass(frozen=True)
+class Asked:
+    """What the user asks for."""
+
+    forget: tuple[str, ...] = ()
+    """Names of sweeps, and of ladders, to delete with all that only they need."""
+    drop_training_state: bool = False
+    """True to delete, too, what finished sweeps need only to train more."""
+    grace_hours: float = GRACE_HOURS
+
+
+def decide(
+    listing: Listing,
+    needs: Sequence[Needs],
+    asked: Asked,
+    now: float,
+    forgotten: Sequence[Needs] = (),
+    run_folders: Sequence[Item] = (),
+) -> Plan:
+    """The plan for a storage.
+
+    `needs`: of all sweeps that are kept; `now`: Unix seconds; `forgotten`: the needs of the sweeps to forget, whose
+    things are not spared for being young; `run_folders`: the folders of these sweeps.
+    """
+    items = list(run_folders)
+    young: list[Item] = []
+    left: dict[str, str] = {}
+    kept: dict[str, int] = {one.sweep: 0 for one in needs}
+    oldest_spared = now - 3600.0 * asked.grace_hours
+    kept_bytes = 0
+    for thing in listing.things:
+        if thing.name.startswith(PRUNED):
+            items.append(item(LEFTOVERS, thing.path, thing.files, thing.written))
+            continue
+        users = [one for one in needs if one.uses(thing) and not (_is_training_state(thing) and _is_over(one, asked))]
+        if users:
+            parts = list(_parts(thing, users, asked))
+            gone = [part for part in parts if part.written <= oldest_spared or PRUNED in part.path]
+            items += gone
+            num_bytes = thing.num_bytes - sum(part.num_bytes for part in gone)
+            kept_bytes += num_bytes
+            for one in users:
+                kept[one.sweep] += num_bytes
+        elif (stranger := thing.stranger) is not None:
+            left[thing.path] = stranger
+        else:
+            found = item(thing.kind.nouns, thing.path, thing.files, thing.written)
+            is_known = any(one.uses(thing) for one in forgotten)
+            is_young = thing.written > oldest_spared and not is_known
+            (young if is_young or _is_trained(thing, now) else items).append(found)
+    items += [
+        Item(LEFTOVERS, one.path, one.num_bytes, 1, one.written, is_file=True)
+        for one in listing.probes
+        if one.written <= oldest_spared
+    ]
+    return Plan(tuple(items), tuple(young), left, kept, kept_bytes)
+
+
+def item(group: str, path: str, files: Sequence[StoredFile], written: float) -> Item:
+    """A folder to delete with all its files, whose paths start from it."""
+    return Item(group, path, sum(one.num_bytes for one in files), len(files), written, markers_of(path, files))
+
+
+def markers_of(path: str, files: Sequence[StoredFile]) -> tuple[str, ...]:
+    """The markers among a thing's files, from the storage on: first the one that the others mean nothing without."""
+    found = [one.path for one in files if is_marker(one.path)]
+    return tuple(f"{path}/{one}" for one in sorted(found, key=lambda one: (one.count("/"), one)))
+
+
+def _is_over(needs: Needs, asked: Asked) -> bool:
+    """True if what the sweep needs only to train more may go."""
+    return asked.drop_training_state and needs.is_finished
+
+
+def _is_training_state(thing: Thing) -> bool:
+    return thing.kind is TRUNK
+
+
+def _is_trained(thing: Thing, now: float) -> bool:
+    """True if another process trains the stage now."""
+    leases = (one for one in thing.files if one.path == "LEASE")
+    return thing.kind is STAGE and any(now - one.written < _TRAINED_SECONDS for one in leases)
+
+
+def _parts(thing: Thing, users: Sequence[Needs], asked: Asked) -> Iterator[Item]:
+    """Parts of a thing that is needed which nobody needs: state to train on, and what killed writers have left."""
+    if thing.stranger is not None or not any(map(is_marker, thing.paths)):
+        return  # what is unfinished is being made, or goes on from what it has
+    if thing.kind is STAGE and DONE in thing.paths:
+        wants = any(thing.name in one.optimizers and not _is_over(one, asked) for one in users)
+        has = f"{OPTIMIZER}/{COMPLETE}" in thing.paths
+        if not wants:
+            yield from _part(OPTIMIZERS, thing, OPTIMIZER)
+        if not wants or has:  # else the stage is trained once more for its optimizer state, and goes on from these
+            yield from _part(CHECKPOINTS_LEFT, thing, CHECKPOINTS)
+    left: defaultdict[str, list[StoredFile]] = defaultdict(list)
+    for one in thing.files:
+        if is_leftover(one.path):
+            left[_top(one.path)].append(one)
+    for path, files in left.items():
+        is_file = files[0].path == path
+        size, written = sum(one.num_bytes for one in files), max(one.written for one in files)
+        yield Item(LEFTOVERS, f"{thing.path}/{path}", size, len(files), written, is_file=is_file)
+
+
+def _part(group: str, thing: Thing, folder: str) -> Iterator[Item]:
+    files = thing.inside(folder)
+    if files:
+        size, written = sum(one.num_bytes for one in files), max(one.written for one in files)
+        yield Item(group, f"{thing.path}/{folder}", size, len(files), written, markers_of(thing.path, files))
+
+
+def _top(path: str) -> str:
+    """The path up to its first part that a killed writer has left."""
+    parts = path.split("/")
+    first = next(place for place, part in enumerate(parts) if is_leftover(part))
+    return "/".join(parts[: first + 1])

@@ -1,0 +1,111 @@
+"""A plan and its outcome in words, and as plain values."""
+
+from __future__ import annotations
+
+import time
+from collections import defaultdict
+from collections.abc import Sequence
+from typing import Any
+
+from raycodellm.pruning.look import Look
+from raycodellm.pruning.plan import Item, Plan
+from raycodellm.tables import Table, table_lines
+
+FORMAT = 1
+"""Raised when a key of `document` changes its meaning or goes."""
+_SHOWN = 5
+"""Items of a group that are listed, the largest first, unless all are asked for."""
+
+
+def size(num_bytes: int) -> str:
+    """`812 B`, `4.2 MB`, `1.31 TB`: powers of 1,000, three digits."""
+    for unit, of in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= of * 0.9995:
+            value = num_bytes / of
+            return (
+                f"{value:.2f} {unit}"
+                if value < 9.995
+                else f"{value:.1f} {unit}"
+                if value < 99.95
+                else f"{value:.0f} {unit}"
+            )
+    return f"{num_bytes} B"
+
+
+def lines(look: Look, plan: Plan, *, show_all: bool = False) -> list[str]:
+    """The plan for people: what is kept and for whom, what is left alone and why, what can be deleted, the largest
+    items first."""
+    kept = [one for one in look.needs if one.sweep not in look.listing.ladders]
+    drivers = {one.sweep: f"run by {one.driver}" if one.driver else "" for one in look.needs}
+    rows = [(one.sweep, size(plan.kept[one.sweep]), drivers[one.sweep]) for one in kept]
+    sweeps = f"{len(kept)} sweep needs" if len(kept) == 1 else f"{len(kept)} sweeps need"
+    said = [f"{look.listing.storage}: {sweeps} {size(plan.kept_bytes)}"]
+    said += table_lines(Table(("sweep", "needs", ""), rows, left=(0, 2)), "  ") if rows else []
+    if plan.young:
+        total = size(sum(one.num_bytes for one in plan.young))
+        hours = f"{look.asked.grace_hours:g}"
+        said.append(
+            f"{len(plan.young)} things ({total}) that no sweep needs are younger than {hours} h and stay (--grace)"
+        )
+    said += [f"{path} stays: raycodellm did not write {name}" for path, name in _first(plan.left.items(), show_all)]
+    if look.listing.unknown:
+        named = ", ".join(_first(look.listing.unknown, show_all))
+        said.append(f"not raycodellm's, left alone: {named}{'' if show_all else _more(look.listing.unknown)}")
+    if not plan.items:
+        return [*said, "there is nothing to delete"]
+    groups = defaultdict(list)
+    for one in sorted(plan.items, key=lambda one: -one.num_bytes):
+        groups[one.group].append(one)
+    table = []
+    for name, items in groups.items():
+        newest = max(one.written for one in items)
+        table.append((name, str(len(items)), size(sum(one.num_bytes for one in items)), _day(newest)))
+        shown = items if show_all else items[:_SHOWN]
+        table += [(f"  {one.path}", "", size(one.num_bytes), _day(one.written)) for one in shown]
+        table += (
+            [(f"  … {len(items) - len(shown)} more; --all shows them", "", "", "")] if len(items) > len(shown) else []
+        )
+    said.append("no kept sweep needs:")
+    said += table_lines(Table(("", "number", "size", "last written"), table, left=(0, 3)), "  ")
+    return [*said, f"{size(plan.num_bytes)} can be freed"]
+
+
+def document(look: Look, plan: Plan, deleted: Sequence[Item] | None) -> dict[str, Any]:
+    """Plain values with stable keys, documented in docs/cluster.md. `deleted`: None where nothing was asked for."""
+    return {
+        "format": FORMAT,
+        "storage": look.listing.storage.uri,
+        "kept_bytes": plan.kept_bytes,
+        "sweeps": [
+            {"name": one.sweep, "bytes": plan.kept.get(one.sweep, 0), "driver": one.driver} for one in look.needs
+        ],
+        "unneeded": [_item(one) for one in plan.items],
+        "unneeded_bytes": plan.num_bytes,
+        "young": [_item(one) for one in plan.young],
+        "left_alone": [*({"path": path, "unknown": name} for path, name in plan.left.items())],
+        "unknown": list(look.listing.unknown),
+        "deleted": None if deleted is None else [one.path for one in deleted],
+        "deleted_bytes": sum(one.num_bytes for one in deleted or ()),
+    }
+
+
+def _item(item: Item) -> dict[str, Any]:
+    return {
+        "kind": item.group,
+        "path": item.path,
+        "bytes": item.num_bytes,
+        "files": item.num_files,
+        "last_written": item.written or None,
+    }
+
+
+def _first(values: Any, show_all: bool) -> list:
+    return list(values) if show_all else list(values)[:_SHOWN]
+
+
+def _more(values: Sequence[Any]) -> str:
+    return f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
+
+
+def _day(written: float) -> str:
+    return time.strftime("%Y-%m-%d %H:%M", time.localtime(written)) if written else ""
