@@ -132,6 +132,9 @@ class Endpoint(http.server.ThreadingHTTPServer):
         self.first: list[tuple[int, dict[str, str], bytes]] = []
         self.asked: list[tuple[str, dict[str, str], dict]] = []
         self.lock = threading.Lock()
+        self.answers_after = threading.Event()
+        """No question is answered before it is set."""
+        self.answers_after.set()
 
     @property
     def url(self) -> str:
@@ -144,6 +147,7 @@ class Handler(http.server.BaseHTTPRequestHandler):
         with self.server.lock:
             self.server.asked.append((self.path, dict(self.headers), body))
             code, headers, reply = self.server.first.pop(0) if self.server.first else (200, {}, b"")
+        self.server.answers_after.wait(30)
         if not reply:
             text = body["messages"][0]["content"]
             one, two = (text.partition(f"answer {n} =====\n")[2].partition("\n\n=====")[0] for n in (1, 2))
@@ -165,10 +169,17 @@ class Handler(http.server.BaseHTTPRequestHandler):
 
 @pytest.fixture
 def endpoint() -> Iterator[Endpoint]:
+    with serving() as server:
+        yield server
+
+
+@contextlib.contextmanager
+def serving() -> Iterator[Endpoint]:
     server = Endpoint()
     thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
     thread.start()
     yield server
+    server.answers_after.set()
     server.shutdown()
     server.server_close()
     thread.join()

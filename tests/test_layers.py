@@ -38,7 +38,7 @@ ORDER = (
     ("dispatch",),
     ("slots",),
     ("tables",),
-    ("budget", "pairs", "verdict", "regression"),
+    ("budget", "pairs", "verdict", "win_rates", "regression"),
     ("observability",),
     ("sweep", "report", "cluster", "compare", "display"),
     ("preflight", "check", "runs", "ladder", "pruning"),

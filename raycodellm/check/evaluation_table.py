@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from raycodellm import evaluation
-from raycodellm.config import Sweep, SweepFile
+from raycodellm import evaluation, win_rates
+from raycodellm.config import Sweep, SweepFile, UserError
 from raycodellm.config.text_domains import task_of
 from raycodellm.evaluation import DataSource, Places, SuiteTask
 from raycodellm.records import HeldOutSource
@@ -28,8 +28,29 @@ def tasks(file: SweepFile, *, elsewhere: bool = False) -> list[str]:
         *(f"  {line}" for line in evaluation.overruled_lines(settings)),
         *([f"  left out: {', '.join(settings.leave_out)}"] if settings.leave_out else []),
         *([f"  asked only with a folder in evaluation.data: {', '.join(without_data)}"] if without_data else []),
+        *_judge(file),
         f"  all suites that there are: {', '.join(evaluation.suite_names())}",
     ]
+
+
+def _judge(file: SweepFile) -> list[str]:
+    """How many questions the judge may be asked; the endpoint itself is not asked here. Raises UserError for a file of
+    instructions that holds none."""
+    settings = file.example().evaluation
+    if (judge := settings.judge) is None:
+        return []
+    num_prompts = len(evaluation.requests_of(evaluation.Asking.of(settings)))
+    most = win_rates.most_questions(file, num_prompts)
+    minutes = f", {most / judge.requests_per_minute:,.0f} minutes at least" if judge.requests_per_minute else ""
+    lines = [
+        f"  judge {judge.model}: at most {most:,} questions, both orders of {most // 2:,} pairs of answers to "
+        f"{num_prompts:,} instructions{minutes}; equal answers are not asked about; the endpoint was not asked now"
+    ]
+    try:
+        evaluation.key_of(judge)
+    except UserError as error:
+        lines.append(f"  {error}, where the sweep runs")
+    return lines
 
 
 def text_and_code(sweep: Sweep, held_out: Sequence[HeldOutSource]) -> list[str]:

@@ -13,9 +13,11 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 from raycodellm import retrying, search, storage_files
+from raycodellm.commands import win_rates
 from raycodellm.commands.connection import ClusterConnection
 from raycodellm.commands.request import DONE, FAILED, STOPPED, SweepRequest, log_path
 from raycodellm.config import SweepFile, UserError, without_credentials
+from raycodellm.evaluation import Stopped
 from raycodellm.files import Folder
 from raycodellm.tables.trials import trial_name
 
@@ -114,7 +116,7 @@ def carry_out_file(
             if judged.line:
                 print(judged.line)
             print(halted.line if halted else f"all {standing.num_trials} trials are done; nothing to run")
-            return Ended(_finish(opened, print, display.console(sys.stdout).width), opened)
+            return Ended(_judge_alone(request, opened), opened)
         assert contents is not None and memory_fit is not None, "both are known while a trial is left"
         numbers = (standing.num_trials, standing.most_trials, num_left)
         task = _Task(request, opened, *numbers, contents, memory_fit, connection or ClusterConnection())
@@ -138,6 +140,8 @@ def _run_left(task: _Task, began: float) -> int:
         shown.say(f"{task.run.sweep.name}: {left}; writing to {task.run.folder}")
         if line := search.lacking_points(task.run.file):
             shown.say(line)
+        if line := win_rates.missing_key(task.run.sweep.evaluation.judge):
+            shown.say(line)
         if task.memory_fit.groups is not None:  # else the memory is known only after the cluster is joined
             shown.say(str(task.memory_fit))
         stops = "" if task.request.is_submitted else "Ctrl-C stops cleanly; "
@@ -145,11 +149,13 @@ def _run_left(task: _Task, began: float) -> int:
         try:
             _run_on_cluster(task, shown, timing, stopper)
             if not stopper.stopping.is_set():
+                with timing.part("judge"):
+                    judged = win_rates.judge(task.run, shown.say, shown.waits_for, stopper.stopping.is_set)
                 shown.waits_for("the table of trials and the report")
-                return _finish(task.run, shown.say, shown.columns, timing)
+                return _finish(task.run, shown.say, shown.columns, judged, timing)
         except UserError:
             raise
-        except KeyboardInterrupt:
+        except (KeyboardInterrupt, Stopped):
             stopper.stopping.set()
         except Exception as error:
             traceback.print_exc()  # goes to the log; the terminal shows the cause alone
@@ -159,6 +165,19 @@ def _run_left(task: _Task, began: float) -> int:
             raise RunFailed(f"{cause}; the log has more: {log}") from error
         shown.say(f"stopped; continue with: {again}")
         return STOPPED
+
+
+def _judge_alone(request: SweepRequest, run: Run) -> int:
+    """The end of a run without a trial to do: the win rates that are missing, and the summary."""
+    from raycodellm import display, sweep
+
+    with sweep.Stopper().installed() as stopper, display.LineDisplay(sys.stdout, display.Shown()) as shown:
+        try:
+            judged = win_rates.judge(run, shown.say, shown.waits_for, stopper.stopping.is_set)
+        except (KeyboardInterrupt, Stopped):
+            shown.say(f"stopped; continue with: {request.again()}")
+            return STOPPED
+    return _finish(run, print, display.console(sys.stdout).width, judged)
 
 
 def _shown(task: _Task) -> Shown:
@@ -263,10 +282,14 @@ def _switching_often() -> Iterator[None]:
         sys.setswitchinterval(before)
 
 
-def _finish(run: Run, say: Callable[[str], None], num_characters: int, timing: Timing | None = None) -> int:
-    """Writes the table of trials and, after a run that has `timing`, the report; says the summary.
+def _finish(
+    run: Run, say: Callable[[str], None], num_characters: int, judged: win_rates.Judged, timing: Timing | None = None
+) -> int:
+    """Writes the table of trials and, after a run that has `timing` or whose judge has said something new, the report;
+    says the summary.
 
-    `num_characters`: of a line that the reader sees whole. Returns the exit code, which tells whether a trial failed.
+    `num_characters`: of a line that the reader sees whole. Returns the exit code, which tells whether a trial failed,
+    or a win rate is missing.
     """
     from raycodellm import report, sweep
 
@@ -283,13 +306,16 @@ def _finish(run: Run, say: Callable[[str], None], num_characters: int, timing: T
             records = report.read_records(run.folder, run.storage)
             retrying.patiently(partial(report.write_pages, records), "the report")
         _write_timing(run.folder, before, timing.seconds)
+    elif judged.is_new:
+        records = report.read_records(run.folder, run.storage)
+        retrying.patiently(partial(report.write_pages, records), "the report")
     say(report.summary_text(run.folder, run.storage, records, num_characters))
     failed = [result for result in results if result.state == "failed"]
     for result in failed:
         say(f"trial {trial_name(result.number)} failed: {result.error}")
     if failed:
         say(f"{len(failed)} of {len(results)} trials failed; the log has more: {log_path(run.folder)}")
-    return FAILED if failed else DONE
+    return FAILED if failed or not judged.is_complete else DONE
 
 
 def _write_timing(folder: Folder, before: dict[str, float], seconds: dict[str, float]) -> None:

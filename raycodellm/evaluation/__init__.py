@@ -55,7 +55,7 @@ from raycodellm.evaluation.win_rate.comparison import (
 )
 from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeFailed, key_of
 from raycodellm.evaluation.win_rate.judge import WIN_RATE, JudgedPair, WinRate, win_rate
-from raycodellm.evaluation.win_rate.kept_verdicts import KeptVerdicts
+from raycodellm.evaluation.win_rate.kept_verdicts import KeptVerdicts, question_key
 from raycodellm.evaluation.win_rate.open_instructions import OPEN_INSTRUCTIONS, Asking, requests_of
 from raycodellm.evaluation.workers import Stopped
 
@@ -129,6 +129,7 @@ __all__ = [
     "overruled_lines",
     "paired",
     "preload",
+    "question_key",
     "read_trial_items",
     "requests_of",
     "require_fit",

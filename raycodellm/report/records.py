@@ -23,6 +23,7 @@ from raycodellm.report.ranking import ArmScore, ranking
 from raycodellm.tables import Sharing, sharing, stage_use
 from raycodellm.tables.stopped import consumed_stages
 from raycodellm.tables.trials import Row, stages_of
+from raycodellm.win_rates import WinRates, read_win_rates
 
 Name = TypeVar("Name", int, str)
 Value = TypeVar("Value")
@@ -74,6 +75,11 @@ class Records:
             return storage_files.attempt(partial(read_trial_items, own, self.storage), self.say)
 
         return compared_models(self.file, self.rows, items_of)
+
+    @cached_property
+    def win_rates(self) -> WinRates | None:
+        """The win rates of a sweep with a judge; None where there are none."""
+        return read_win_rates(self.run, self.say) if self.sweep.evaluation.judge is not None else None
 
     @cached_property
     def scores(self) -> list[ArmScore]:

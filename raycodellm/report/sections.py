@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
+from raycodellm import win_rates
 from raycodellm.report import constraints, figures, pairs, predicted, tables, what_if
 from raycodellm.report.answer import unknown_noise
 from raycodellm.report.figures import Curves, Figure
@@ -14,6 +15,7 @@ from raycodellm.report.records import Records
 from raycodellm.search import FEWEST_POINTS
 from raycodellm.tables import StageNode, Table, sharing_sentence
 from raycodellm.tables.stopped import stopped_sentence, stopped_table
+from raycodellm.tables.trials import params_of
 from raycodellm.verdict.marks import KEY
 
 
@@ -160,6 +162,7 @@ def _all_sections(records: Records) -> list[Section]:
         _arms_by_task(records),
         Section("Constraints", _unless_empty(constraints.table(records)), constraints.NOTE),
         Section("Verdicts", _unless_empty(tables.verdicts(records)), is_folded=not records.has_reference),
+        *_win_rates(records),
         Section("Predicted beside measured", _unless_empty(predicted.table(records)), predicted.NOTE),
         Section(f"Tasks and their parts {of_arm}", _task_parts(records), _TASKS_NOTE, is_folded=True),
         Section("Code ratio, planned and real", figures.curve_figures(records, figures.RATIO), _RATIO_NOTE),
@@ -184,6 +187,16 @@ def _all_sections(records: Records) -> list[Section]:
         Section("Settings", [Code(records.run.read_text("sweep.yaml"))], is_folded=True),
         Section("Files that could not be read", list(records.lost)),  # last: the other sections read files
     ]
+
+
+def _win_rates(records: Records) -> list[Section]:
+    """The section on win rates; none of a sweep without a judge."""
+    if records.win_rates is None:
+        return []
+    params = {row["arm"]: params_of(row) for row in records.rows}
+    rates = win_rates.table(records.win_rates, params)
+    said = win_rates.lines(records.win_rates)
+    return [Section("Win rates", [*said, *_unless_empty(rates)], win_rates.NOTE)]
 
 
 def _along(records: Records) -> str:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any
 
-from raycodellm import verdict
+from raycodellm import verdict, win_rates
 from raycodellm.files import Folder
 from raycodellm.report import constraints, pairs, tables
 from raycodellm.report.answer import answer_so_far, difference_name, progress, unknown_noise
@@ -15,6 +15,7 @@ from raycodellm.report.records import Records, read_records
 from raycodellm.report.sections import sections
 from raycodellm.storage_files import report_address
 from raycodellm.tables import fitted, sharing_sentence, table_lines
+from raycodellm.tables.plain_json import finite_json
 from raycodellm.tables.stopped import stopped_sentence
 from raycodellm.verdict.marks import KEY
 
@@ -26,7 +27,7 @@ SUMMARY_CHARACTERS = 200
 
 def write_report(run: Folder, storage: Folder, say: Callable[[str], Any] = lambda line: None) -> Folder:
     """Writes `index.html`, `report.md` and `verdict.json` into the run's `report` folder; of a sweep without stages
-    `pairs.json`, too. Returns that folder.
+    `pairs.json`, of one with a judge `win-rate.json`, too. Returns that folder.
 
     The run may be unfinished. `say` receives a line about each file that could not be read; the report shows it too.
     """
@@ -47,6 +48,8 @@ def write_pages(records: Records, reload_seconds: int | None = None) -> Folder:
     folder.write_json("verdict.json", verdict_document(records))
     if not records.sweep.stages:
         folder.write_json("pairs.json", pairs.document(records.pairs))
+    if records.win_rates is not None:
+        folder.write_json("win-rate.json", finite_json(win_rates.document(records.win_rates)))
     folder.write_bytes("index.html", html_page(records, found, reload_seconds).encode())
     folder.write_bytes("report.md", markdown(records, found).encode())
     return folder
@@ -85,6 +88,7 @@ def summary_text(
         stopped_sentence(records.rows),
         *records.lost,
         f"report: {report_address(run)}" if run.exists("report") else "",
+        *(win_rates.lines(records.win_rates) if records.win_rates is not None else ()),
         answer_so_far(records),  # at the end: it is what the reader has waited for
         unknown_noise(records),
     ]

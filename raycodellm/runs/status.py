@@ -9,12 +9,13 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from raycodellm import budget, report, storage_files, sweep, verdict
+from raycodellm import budget, report, storage_files, sweep, verdict, win_rates
 from raycodellm.display import MOST_JOBS, Moment, expected_seconds, job_line, slots_line, times, whole_seconds
 from raycodellm.records import ENDED, TrialResult, as_json
 from raycodellm.report import BestArm
 from raycodellm.sweep import Driver
 from raycodellm.tables.plain_json import finite_json
+from raycodellm.win_rates import WinRates
 
 logger = logging.getLogger(__name__)
 
@@ -47,6 +48,8 @@ class RunStatus:
     """False for a sweep of given models."""
     verdict: dict[str, Any] | None = None
     """The content of `verdict.json` as the trials stand now; None where it is not known without reading all items."""
+    win_rates: WinRates | None = None
+    """The win rates over the reference arm; None of a sweep without a judge, and before the judge was asked."""
     limits: tuple[budget.Limit, ...] = ()
     """The limits of the sweep's budget, and how much of each was spent when its driver last wrote that."""
 
@@ -67,6 +70,7 @@ class RunStatus:
             results=results,
             is_trained=bool(run.sweep.stages),
             limits=_limits(run),
+            win_rates=_win_rates(run),
             verdict=_verdict(run, results, standing.looks, sum(states[state] for state in ENDED)),
         )
 
@@ -88,7 +92,7 @@ class RunStatus:
         return Moment(seen.snapshot, self.results, self.num_trials, seen.elapsed, self.most_trials, now=seen.at)
 
     def __str__(self) -> str:
-        """Two to six lines."""
+        """Two to ten lines."""
         return "\n".join(self.lines())
 
     def lines(self, now: float | None = None) -> list[str]:
@@ -108,6 +112,8 @@ class RunStatus:
             lines.append(f"{self.front.by_means}{hint}")
         if self.verdict is not None and (self.verdict["reference"] is not None or not self.is_trained):
             lines.append(self.verdict["answer"])
+        if self.win_rates is not None:
+            lines += win_rates.lines(self.win_rates)
         if self.limits:
             lines.append(f"budget: {', '.join(map(str, self.limits))}")
         if stopped := budget.why_stopped(self.limits, self.num_unbegun):
@@ -136,6 +142,7 @@ class RunStatus:
             "best": None if self.best is None else as_json(self.best),
             "front": None if self.front is None else as_json(self.front),
             "verdict": self.verdict,
+            "win_rates": None if self.win_rates is None else win_rates.document(self.win_rates),
             "budget": budget.document(self.limits, self.num_unbegun),
             "trials": [_trial(result) for result in self.results],
         }
@@ -169,6 +176,10 @@ def _verdict(
         return verdict.document(run.file, known, verdict.answer(run.file, known), num_ended)
     kept = storage_files.attempt(lambda: _written(run), logger.warning)
     return {**kept, "sources": None} if kept is not None and kept.get("num_ended") == num_ended else None
+
+
+def _win_rates(run: sweep.Run) -> WinRates | None:
+    return None if run.sweep.evaluation.judge is None else win_rates.read_win_rates(run.folder, logger.warning)
 
 
 def _limits(run: sweep.Run) -> tuple[budget.Limit, ...]:
