@@ -5,7 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable
 
-SHARE = 0.002
+SHARE = 0.001
 """Share of the time that paced work takes, however long it takes once."""
 
 

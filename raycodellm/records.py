@@ -3,10 +3,9 @@
 from __future__ import annotations
 
 import re
-import sys
 from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass, field, replace
-from functools import lru_cache
+from functools import cache
 from typing import Any, Literal, TypeVar
 
 from pydantic import TypeAdapter, ValidationError
@@ -313,7 +312,7 @@ def from_json(kind: type[T], data: Any, file: str) -> T:
     return record
 
 
-@lru_cache
+@cache
 def _schema(kind: Any) -> TypeAdapter:
     return TypeAdapter(kind)
 
@@ -331,6 +330,7 @@ def summed_ledger(records: Sequence[StageRecord]) -> tuple[LedgerRow, ...]:
 
 _SUMMED = ("planned_tokens", "tokens", "loss_tokens", "sequences", "unique_tokens", "difference", "skipped_sequences")
 _COUNTS = ("tokens_planned", "trunk_tokens", "trunk_seconds")  # of a trial that was stopped early, or failed
+_NO_COLUMNS = ("ledger", "tasks", "model", "rungs", "stopped_by", "more")
 
 
 @dataclass(frozen=True)
@@ -383,18 +383,18 @@ class TrialResult:
         """The row of `trials.parquet`: flat columns `params.pretrain.code_ratio`, `metrics.mean/bpb`, `tokens.prose`,
         `epochs.prose`; with early stopping also `rungs.0.25`, and what stopped the trial in `stopped.*`. `metrics`: the
         only ones that the row has, where its reader needs no others of an evaluation's hundreds."""
-        flat = {
-            name: getattr(self, name)
-            for name in self.__dataclass_fields__
-            if name not in ("ledger", "tasks", "model", "rungs", "stopped_by", "more")
-        }
+        flat = {name: value for name, value in vars(self).items() if name not in _NO_COLUMNS}
         counts = {name: flat.pop(name) for name in _COUNTS}
-        flat.update(stopping_columns(self.state, self.rungs, self.stopped_by, counts))
-        flat.update({f"epochs.{row.source}": row.epochs for row in self.ledger})
+        flat |= stopping_columns(self.state, self.rungs, self.stopped_by, counts)
+        flat |= {f"epochs.{row.source}": row.epochs for row in self.ledger}
         flat["tokens_difference"] = sum(row.difference for row in self.ledger)
         for group in ("params", "metrics", "tokens"):
             values = flat.pop(group)
             wanted = values if group != "metrics" or metrics is None else [name for name in metrics if name in values]
-            # One text for all rows: texts of their own would be most of what a thousand rows hold.
-            flat.update({sys.intern(f"{group}.{name}"): values[name] for name in wanted})
+            flat.update({_column(group, name): values[name] for name in wanted})
         return flat
+
+
+@cache
+def _column(group: str, name: str) -> str:
+    return f"{group}.{name}"  # one text for all rows: texts of their own would be most of what a thousand rows hold

@@ -23,6 +23,7 @@ ORDER = (
         "identity",
         "rungs",
         "records",
+        "known_trials",
         "storage_files",
         "finished",
         "device_peaks",

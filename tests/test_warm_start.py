@@ -14,7 +14,7 @@ from raycodellm.config import SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.search.journal_file import open_journal
 from raycodellm.search.prior import quantiles, with_prior
-from raycodellm.sweep.results import table_of
+from raycodellm.sweep.growing_table import table_of
 from raycodellm.sweep.warm_start import KEPT, prior_of
 
 pytestmark = pytest.mark.usefixtures("no_rivals")

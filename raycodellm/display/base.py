@@ -14,8 +14,9 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, TextIO
 
 from raycodellm.display.moment import Moment, waited_for
+from raycodellm.known_trials import num_ended
 from raycodellm.pacing import Pace
-from raycodellm.records import ENDED, TrialResult
+from raycodellm.records import TrialResult
 
 if TYPE_CHECKING:
     from raycodellm.dispatch import Snapshot
@@ -137,10 +138,10 @@ class Display(abc.ABC):
             self._trained(self.moment)
 
     def _moment(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> Moment:
-        num_ended = sum(result.state in ENDED for result in results)
-        if num_ended != self._best[0] and self._pace.is_due:
+        ended = num_ended(results)
+        if ended != self._best[0] and self._pace.is_due:
             with self._pace:
-                self._best = (num_ended, self._best_of(results))
+                self._best = (ended, self._best_of(results))
         waiting, seconds = self.waiting
         return Moment(
             snapshot=snapshot,

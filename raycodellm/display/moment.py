@@ -9,7 +9,8 @@ from dataclasses import dataclass, field
 from typing import TYPE_CHECKING
 
 from raycodellm.dispatch import Snapshot, seconds_left
-from raycodellm.records import ENDED, Progress, TrialResult
+from raycodellm.known_trials import num_ended, state_counts
+from raycodellm.records import Progress, TrialResult
 from raycodellm.tables import formats
 from raycodellm.tables.stopped import why_stopped
 from raycodellm.tables.trials import trial_name
@@ -65,11 +66,11 @@ def overview(moment: Moment, with_wait: bool = True) -> list[str]:
 def state_line(moment: Moment) -> str:
     """`4 of 6 trials done (1 failed), 3 min 12 s elapsed, about 2 min left`; of a sweep that may ask for more trials
     `4 of 6 trials done, at most 12, …`."""
-    ended = [result.state for result in moment.results if result.state in ENDED]
-    counts = [f"{ended.count(state)} {word}" for state, word in _NOT_COMPLETE.items() if state in ended]
+    in_state, ended = state_counts(moment.results), num_ended(moment.results)
+    counts = [f"{number} {word}" for state, word in _NOT_COMPLETE.items() if (number := in_state.get(state, 0))]
     failed = f" ({', '.join(counts)})" if counts else ""
     most = [f"at most {moment.most_trials}"] if moment.most_trials > moment.num_trials else []
-    return ", ".join([f"{len(ended)} of {moment.num_trials} trials done{failed}", *most, *times(moment, len(ended))])
+    return ", ".join([f"{ended} of {moment.num_trials} trials done{failed}", *most, *times(moment, ended)])
 
 
 def times(moment: Moment, num_ended: int) -> list[str]:

@@ -24,7 +24,7 @@ def newest_trials(
 
     Columns are left out until the table is at most `width` characters wide, but never a parameter or a metric.
     """
-    shown = list(results) if most is None else list(results)[-most:]
+    shown = results if most is None else results[-most:]
     table = trials_table([result.row(score_columns(metrics)) for result in shown], metrics)
     return fitted(table, width, _DISPENSABLE), len(results) - len(shown)
 

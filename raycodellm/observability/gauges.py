@@ -41,11 +41,12 @@ class Gauges:
         new = {reading.series: reading for reading in readings}
         arriving = [one for number, own in settled.items() if is_due or number not in self._settled for one in own]
         gone = [one for number, own in self._settled.items() if number not in settled for one in own]
-        shown = {reading.series for reading in arriving}
-        for series, last in (*self._set.items(), *((one.series, one) for one in gone)):
-            is_over = series not in new and series not in shown
-            if is_over and last.metric.ends_at is not None and last.value != last.metric.ends_at:
-                new[series] = Reading(last.metric, last.metric.ends_at, last.labels)
+        ends = [(last, last.metric.ends_at) for last in (*self._set.values(), *gone) if last.series not in new]
+        over = [(last, end) for last, end in ends if end is not None and end != last.value]
+        shown = {reading.series for reading in arriving} if over else set()
+        for last, end in over:
+            if last.series not in shown:
+                new[last.series] = Reading(last.metric, end, last.labels)
         for series, reading in new.items():
             if is_due or series not in self._set or self._set[series].value != reading.value:
                 self._set_gauge(reading)
@@ -54,4 +55,4 @@ class Gauges:
         self._set, self._settled = new, settled
 
     def _set_gauge(self, reading: Reading) -> None:
-        self._gauges[reading.metric.name].set(reading.value, tags=dict(reading.labels))
+        self._gauges[reading.metric.name].set(reading.value, tags=reading.labels)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import operator
 import re
 import time
 from collections.abc import Callable, Sequence
@@ -12,6 +11,7 @@ from typing import TYPE_CHECKING, Any, Protocol
 
 from raycodellm.config import Objective, SweepFile
 from raycodellm.dispatch import Snapshot
+from raycodellm.known_trials import changed
 from raycodellm.observability.gauges import Gauges
 from raycodellm.observability.job_page import JobPage, submission_id
 from raycodellm.observability.readings import SweepReadings
@@ -57,15 +57,15 @@ class Observer:
         self._find_best = find_best
         self._metadata = metadata or {}
         self._clock, self._looked = clock or time.monotonic, -LOOK_SECONDS
-        self._states: list[str] = []
-        """States of the trials, when last told of."""
+        self._seen: Sequence[TrialResult] = ()
+        """The trials, when last told of."""
         self._failures: set[str] = set()
         """Those that were logged: a look comes every two seconds."""
         self._readings = SweepReadings(file)
         self._trial_log = TrialLog()
         self._pace = Pace(clock)
         """Limits how often the views of all trials are written: the table, and the job's page."""
-        self._viewed: Sequence[object] = ()
+        self._viewed: tuple[Sequence[TrialResult], int] = ((), -1)
         """The trials as these views were last written, and the number of all trials."""
         self._last: tuple[Snapshot, Sequence[TrialResult]] | None = None
         self._gauges = _attempt(Gauges)
@@ -79,9 +79,8 @@ class Observer:
 
     def look(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         """Shows the sweep's state: once in `LOOK_SECONDS`, and at once where a trial or a job has begun or ended."""
-        states = [result.state for result in results]
-        has_news = bool(snapshot.notes or snapshot.ended) or states != self._states
-        self._states = states
+        has_news = bool(snapshot.notes or snapshot.ended or changed(results, self._seen))
+        self._seen = results
         if not has_news and self._clock() - self._looked < LOOK_SECONDS:
             return
         self._looked = self._clock()
@@ -98,10 +97,10 @@ class Observer:
 
     def _write_views(self, results: Sequence[TrialResult]) -> None:
         """Writes the table and tells the job's page; does nothing where no trial has begun or ended since."""
-        viewed: tuple[object, ...] = (*results, self._num_trials)
-        if len(viewed) == len(self._viewed) and all(map(operator.is_, viewed, self._viewed)):
+        viewed, num_trials = self._viewed
+        if num_trials == self._num_trials and not changed(results, viewed):
             return
-        self._viewed = viewed
+        self._viewed = results, self._num_trials
         find_best = _once_per_metric(self._find_best)
         with self._pace:
             for part in (self._write_table, self._tell_job):

@@ -11,6 +11,7 @@ from functools import cached_property
 from raycodellm.config import CODE_KINDS, Objective, SweepFile
 from raycodellm.dispatch import SlotActivity, Snapshot
 from raycodellm.evaluation import AVERAGED
+from raycodellm.known_trials import changed, open_trials, state_counts
 from raycodellm.observability.labels import TrialLabels, trial_labels
 from raycodellm.observability.metrics import BY_NAME, Metric
 from raycodellm.observability.totals import Totals
@@ -40,7 +41,7 @@ class Reading:
 
     metric: Metric
     value: float
-    labels: Mapping[str, str]
+    labels: dict[str, str]
 
     @cached_property
     def series(self) -> tuple[str, tuple[tuple[str, str], ...]]:
@@ -75,6 +76,8 @@ class SweepReadings:
         self._file, self._name, self._objectives = file, sweep.name, sweep.search.objectives
         self._seen = _Seen(self._objectives)
         self._labels: dict[int, TrialLabels] = {}
+        self._before: Sequence[TrialResult] = ()
+        """The trials, when last read."""
 
     def of(
         self, snapshot: Snapshot, results: Sequence[TrialResult], num_trials: int
@@ -83,10 +86,11 @@ class SweepReadings:
 
         `results`: of all trials that have begun; `num_trials`: of the whole sweep, as far as is known.
         """
-        for result in results:
+        new, self._before = changed(results, self._before), results
+        for result in new:
             if result.number not in self._labels and result.arm >= 0:
                 self._labels[result.number] = trial_labels(self._file, result.number, result.arm, result.params)
-        self._seen.add([result for result in results if result.state in ENDED], self._labels)
+        self._seen.add([result for result in new if result.state in ENDED], self._labels)
         view = View(self._name, num_trials, self._objectives, snapshot, results, self._labels)
         return self._seen.changing(view), dict(self._seen.settled)
 
@@ -120,16 +124,16 @@ class _Seen:
     def changing(self, view: View) -> list[Reading]:
         """All values that are known now but those of ended trials."""
         now = _read(self._of_sweep(view))
-        for result in view.results:
-            if result.state not in ENDED and result.number in view.labels:
+        for result in open_trials(view.results):
+            if result.number in view.labels:
                 now += _read(_of_trial(result, view.labels[result.number], self._objectives))
         return [*now, *_read(_of_stages(view))]
 
     def _of_sweep(self, view: View) -> _Found:
         snapshot, sweep = view.snapshot, {"sweep": view.sweep}
-        counts = Counter(result.state for result in view.results)
+        counts = state_counts(view.results)
         for state in dict.fromkeys((*STATES, *counts)):
-            yield "trials", counts[state], {**sweep, "state": state}
+            yield "trials", counts.get(state, 0), {**sweep, "state": state}
         yield "trials_planned", view.num_trials, sweep
         slots = Counter(slot.state for slot in snapshot.slot_views)
         for activity in SlotActivity:

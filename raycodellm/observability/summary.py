@@ -2,11 +2,11 @@
 
 from __future__ import annotations
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from raycodellm.config import Objective
+from raycodellm.known_trials import num_ended, state_counts
 from raycodellm.records import ENDED, TrialResult
 from raycodellm.tables import formats
 
@@ -31,9 +31,9 @@ def summary_line(
     results: Sequence[TrialResult], num_trials: int, objectives: Sequence[Objective], find_best: FindBest
 ) -> str:
     """`4 of 6 trials, 1 failed, 1 pruned; best mean/bpb 1.728, arm 1`."""
-    counts = Counter(result.state for result in results)
-    parts = [f"{sum(counts[state] for state in ENDED)} of {num_trials} trials"]
-    parts[0] += "".join(f", {counts[state]} {state}" for state in ENDED[1:] if counts[state])
+    counts = state_counts(results)
+    parts = [f"{num_ended(results)} of {num_trials} trials"]
+    parts[0] += "".join(f", {number} {state}" for state in ENDED[1:] if (number := counts.get(state, 0)))
     for objective in objectives:
         best = find_best(results, objective)
         if best is not None:
@@ -45,7 +45,7 @@ def job_metadata(
     results: Sequence[TrialResult], num_trials: int, objectives: Sequence[Objective], find_best: FindBest
 ) -> dict[str, str]:
     """The state of the sweep, as its job's metadata keeps it."""
-    told = {"trials": f"{sum(result.state in ENDED for result in results)} of {num_trials}"}
+    told = {"trials": f"{num_ended(results)} of {num_trials}"}
     for objective in objectives:
         best = find_best(results, objective)
         if best is not None:

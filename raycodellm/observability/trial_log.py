@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Sequence
 from datetime import UTC, datetime
 
 from raycodellm.dispatch import Snapshot
+from raycodellm.known_trials import KnownTrials, changed
 from raycodellm.records import ENDED, Progress, TrialResult, short_job_key
 from raycodellm.tables import formats
 from raycodellm.tables.stopped import why_stopped
@@ -22,6 +23,8 @@ class TrialLog:
         self._clock = clock
         self._seen: dict[int, str] = {}
         """Each trial's state when last looked at."""
+        self._results: Sequence[TrialResult] = ()
+        """The trials when last looked at."""
         self._jobs_told: set[int] = set()
         """Trials whose jobs a line has named."""
         self._running: dict[str, Progress] = {}
@@ -31,10 +34,8 @@ class TrialLog:
     def new_lines(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> dict[int, list[str]]:
         """The new lines per trial number, each with the time."""
         now = self._clock()
-        lines: dict[int, list[str]] = {}
-        for result in results:
-            if result.number not in snapshot.chains and self._seen.get(result.number) == result.state:
-                continue  # most of a long sweep's trials
+        time, lines = f"{now:%Y-%m-%d %H:%M:%S}", dict[int, list[str]]()
+        for result in self._to_look_at(snapshot, results):
             jobs = snapshot.chains.get(result.number, ())
             told = [
                 *self._beginning(result, jobs),
@@ -43,9 +44,19 @@ class TrialLog:
             ]
             self._seen[result.number] = result.state
             if told:
-                lines[result.number] = [f"{now:%Y-%m-%d %H:%M:%S}  {line}" for line in told]
+                lines[result.number] = [f"{time}  {line}" for line in told]
         self._running = dict(snapshot.running)
         return lines
+
+    def _to_look_at(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> list[TrialResult]:
+        """The trials that have jobs, and those that have changed: few of a long sweep's."""
+        new, self._results = changed(results, self._results), results
+        if isinstance(results, KnownTrials):
+            with_jobs = [one for number in snapshot.chains if (one := results.of(number)) is not None]
+        else:
+            with_jobs = [result for result in results if result.number in snapshot.chains]
+        found = {result.number: result for result in (*new, *with_jobs)}
+        return [found[number] for number in sorted(found)]
 
     def _beginning(self, result: TrialResult, jobs: Sequence[str]) -> Iterator[str]:
         if result.number not in self._seen:

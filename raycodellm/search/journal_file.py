@@ -14,9 +14,10 @@ def quiet_optuna() -> None:
     """Sends Optuna's messages to the log instead of the terminal, and drops its warnings of experimental features."""
     import optuna
 
+    if optuna.logging.get_verbosity() != optuna.logging.WARNING:  # set, it clears the caches of hundreds of loggers
+        optuna.logging.set_verbosity(optuna.logging.WARNING)
     optuna.logging.disable_default_handler()
     optuna.logging.enable_propagation()
-    optuna.logging.set_verbosity(optuna.logging.WARNING)
     warnings.filterwarnings("ignore", category=optuna.exceptions.ExperimentalWarning)
 
 

@@ -10,17 +10,16 @@ import logging
 import sys
 import threading
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import replace
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 from raycodellm import search, storage_files
+from raycodellm.known_trials import KnownTrials, TrialsSoFar
 from raycodellm.records import ENDED, TrialResult
 from raycodellm.sweep.folder import Run, Say
+from raycodellm.sweep.growing_table import GrowingTable
 from raycodellm.sweep.trial_files import read_trials
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 logger = logging.getLogger(__name__)
 
@@ -40,19 +39,20 @@ class Results:
         """Begins with what the trials' folders hold."""
         self._run, self._clock = run, clock
         self._lock = threading.Lock()
-        self._results = {result.number: _sharing_names(result) for result in run.results_at_start}
+        self._trials = TrialsSoFar([_sharing_names(result) for result in run.results_at_start])
+        self._table = GrowingTable()
         self._num_changes = 0
         """Since the table was last written."""
         self._written_at = clock()
 
-    def all(self) -> list[TrialResult]:
+    def all(self) -> KnownTrials:
         """In the order of their numbers."""
         with self._lock:
-            return [self._results[number] for number in sorted(self._results)]
+            return self._trials.now()
 
     def of(self, number: int) -> TrialResult | None:
         with self._lock:
-            return self._results.get(number)
+            return self._trials.of(number)
 
     def begin(self, number: int, arm: int, seed: int, params: dict[str, Any], phase: search.Phase = "search") -> None:
         """A trial begins, or continues after an earlier driver left it."""
@@ -68,14 +68,14 @@ class Results:
     def _put(self, result: TrialResult) -> None:
         result = _sharing_names(result)
         with self._lock:
-            self._results[result.number] = result
+            self._trials.put(result)
             self._num_changes += 1
 
     def write_table_if_due(self) -> None:
         """Writes `trials.parquet` when enough has changed since it was last written."""
         seconds = self._clock() - self._written_at
         with self._lock:
-            enough = max(1.0, TABLE_SHARE * len(self._results))
+            enough = max(1.0, TABLE_SHARE * len(self._trials))
             is_due = self._num_changes and seconds >= (
                 TABLE_SECONDS if self._num_changes >= enough else TABLE_LATEST_SECONDS
             )
@@ -88,10 +88,10 @@ class Results:
         if self._run.hold is not None and self._run.hold.usurper is not None:
             return
         with self._lock:
-            results, num_changes = [self._results[number] for number in sorted(self._results)], self._num_changes
+            results, num_changes = self._trials.now(), self._num_changes
         self._written_at = self._clock()  # also after an error, so that the next try waits
         if num_changes:
-            self._run.folder.write_table(TABLE, table_of([result.row() for result in results]))
+            self._run.folder.write_table(TABLE, self._table.of(results))
             with self._lock:
                 self._num_changes -= num_changes
 
@@ -127,23 +127,5 @@ def write_table(run: Run, say: Say = logger.warning, known: list[TrialResult] | 
     """
     results = read_results(run, say=say) if known is None else known
     if results:
-        run.folder.write_table(TABLE, table_of([result.row() for result in results]))
+        run.folder.write_table(TABLE, GrowingTable().of(results))
     return results
-
-
-def table_of(rows: Sequence[dict[str, Any]]) -> pa.Table:
-    """The rows as a table that has every row's columns."""
-    import pyarrow as pa
-
-    names = dict.fromkeys(name for row in rows for name in row)
-    return pa.table({name: _column([row.get(name) for row in rows]) for name in names})
-
-
-def _column(values: list[Any]) -> pa.Array:
-    """A column of the table. A parameter whose options are of several types is written as text."""
-    import pyarrow as pa
-
-    try:
-        return pa.array(values)
-    except (pa.ArrowException, TypeError):
-        return pa.array([None if value is None else str(value) for value in values], pa.string())
