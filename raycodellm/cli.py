@@ -121,6 +121,9 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--json", action="store_true", help="one JSON object; docs/notebook.md lists its keys")
     made = with_run(command("report", report, "write report/index.html and report/report.md of a run"))
     made.add_argument("--watch", action="store_true", help="write it again as results come, until the sweep has ended")
+    made.add_argument(
+        "--pictures", choices=("svg", "png"), help="draw the figures as files too, and show them in report.md"
+    )
     _suggest_options(with_run(command("suggest", suggest, "predict the best point of a run, and write points to try")))
     _design_options(with_sweep(command("design", design, "write points to run first, for a fit"), address=False))
     _prune_options(command("prune-storage", prune_storage, "delete from a storage what no kept sweep needs"))
@@ -281,7 +284,7 @@ def status(options: argparse.Namespace) -> int:
 
 
 def report(options: argparse.Namespace) -> int:
-    return reporting.report(options.run, options.watch, _complain_once())
+    return reporting.report(options.run, options.watch, _complain_once(), options.pictures)
 
 
 def suggest(options: argparse.Namespace) -> int:

@@ -18,26 +18,28 @@ if TYPE_CHECKING:
     from raycodellm.sweep import Run
 
 
-def report(path: str, is_watching: bool, complain: Callable[[str], None]) -> int:
+def report(path: str, is_watching: bool, complain: Callable[[str], None], pictures: str | None = None) -> int:
     """Writes the report of the run folder `path`, and prints its path; returns the exit code.
 
     With `is_watching` it is written again as results come, until the sweep has ended. Of a ladder the joint report is
-    written, and that of each rung that has begun.
+    written, and that of each rung that has begun. `pictures`: svg or png, to draw the figures as files too.
     """
+    if is_watching and pictures is not None:
+        raise UserError("--pictures: draw them when the sweep has ended, without --watch")
     if is_ladder(path):
-        return _ladder_report(path, is_watching, complain)
+        return _ladder_report(path, is_watching, complain, pictures)
     from raycodellm import runs
 
     opened = runs.open_run(path, complain)
     if is_watching:
         _watch(opened.run, complain)
         return DONE
-    opened.write_report()
+    opened.write_report(pictures)
     print(report_address(opened.folder))
     return DONE
 
 
-def _ladder_report(path: str, is_watching: bool, complain: Callable[[str], None]) -> int:
+def _ladder_report(path: str, is_watching: bool, complain: Callable[[str], None], pictures: str | None) -> int:
     from raycodellm import ladder, runs
 
     opened = ladder.open_ladder(path)
@@ -46,8 +48,8 @@ def _ladder_report(path: str, is_watching: bool, complain: Callable[[str], None]
         named = f", such as {opened.run_folder(begun[-1])}" if begun else ""
         raise UserError(f"--watch: {path} is a ladder; watch the run folder of one of its rungs{named}")
     for rung in begun:
-        runs.open_run(opened.run_folder(rung).uri, complain).write_report()
-    ladder.write_report(opened, complain)
+        runs.open_run(opened.run_folder(rung).uri, complain).write_report(pictures)
+    ladder.write_report(opened, complain, pictures)
     print(report_address(opened.folder))
     return DONE
 

@@ -13,7 +13,7 @@ from raycodellm.ladder.folder import LadderFolder
 from raycodellm.report.html_page import Head, rendered
 from raycodellm.report.markdown import rendered_markdown
 from raycodellm.report.sections import Code, Section
-from raycodellm.report.write import verdict_document
+from raycodellm.report.write import drawn_pictures, verdict_document
 from raycodellm.statistics import ERROR, Interval
 from raycodellm.storage_files import report_address
 from raycodellm.tables import fitted, formats, table_lines
@@ -42,9 +42,11 @@ _ORDER_NOTE = (
 )
 
 
-def write_report(ladder: LadderFolder, say: Callable[[str], Any] = lambda line: None) -> LadderResult:
+def write_report(
+    ladder: LadderFolder, say: Callable[[str], Any] = lambda line: None, pictures: str | None = None
+) -> LadderResult:
     """Writes the joint report of the rungs, which may be unfinished; returns what the report is made of. `say` receives
-    a line about each file that could not be read."""
+    a line about each file that could not be read. `pictures`: as of `report.write_report`."""
     result = read_result(ladder)
     sections = _sections(result)
     folder = ladder.folder / "report"
@@ -52,7 +54,8 @@ def write_report(ladder: LadderFolder, say: Callable[[str], Any] = lambda line: 
     folder.write_json("ladder.json", document(result))
     head = Head(ladder.name, ladder.folder.uri, answer, cards)
     folder.write_bytes("index.html", rendered(head, sections, {}, {}).encode())
-    folder.write_bytes("report.md", rendered_markdown(ladder.name, answer, cards, sections).encode())
+    drawn = drawn_pictures(folder, sections, pictures)
+    folder.write_bytes("report.md", rendered_markdown(ladder.name, answer, cards, sections, drawn).encode())
     for rung in result.begun:
         for line in rung.records.lost if rung.records is not None else ():
             say(line)

@@ -1,35 +1,59 @@
-"""Renders the report's sections as Markdown, without the figures."""
+"""Renders the report's sections as Markdown; with the figures, where their pictures are given."""
 
 from __future__ import annotations
 
 import html
 import re
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 
 from raycodellm.report.answer import answer_so_far
+from raycodellm.report.figures import Figure
 from raycodellm.report.records import Records
 from raycodellm.report.sections import Bars, Code, Part, Section, Tree
 from raycodellm.report.tables import cards
 from raycodellm.tables import StageNode, Table
 
+Pictures = Mapping[str, str]
+"""Maps the names of figures to their files, relative to the page."""
 
-def markdown(records: Records, sections: Sequence[Section]) -> str:
+
+def markdown(records: Records, sections: Sequence[Section], pictures: Pictures | None = None) -> str:
     """The text of `report.md`."""
-    return rendered_markdown(records.sweep.name, answer_so_far(records), cards(records), sections)
+    return rendered_markdown(records.sweep.name, answer_so_far(records), cards(records), sections, pictures)
 
 
-def rendered_markdown(name: str, answer: str, figures: Sequence[tuple[str, str]], sections: Sequence[Section]) -> str:
-    """A page as Markdown. `figures`: those beside the answer, each with its label."""
+def rendered_markdown(
+    name: str,
+    answer: str,
+    figures: Sequence[tuple[str, str]],
+    sections: Sequence[Section],
+    pictures: Pictures | None = None,
+) -> str:
+    """A page as Markdown. `figures`: those beside the answer, each with its label. Sections that the HTML page folds
+    are folded too, where Markdown is shown with its HTML."""
     lines = [f"# {_plain(name)}", "", _plain(answer), ""]
     lines += [f"- **{_plain(value)}** {_plain(label)}" for value, label in figures]
     for section in sections:
-        rendered = [block for part in section.parts if (block := part_lines(part))]
-        if rendered:  # a section of figures alone has nothing here
+        shown = (_picture(part, section, pictures or {}) or part_lines(part) for part in section.parts)
+        rendered = [block for block in shown if block]
+        if rendered:  # a section of figures alone has nothing here without pictures
             lines += ["", f"## {_plain(section.title)}"]
+            lines += ["", "<details><summary>Show</summary>"] if section.is_folded else []
             for block in rendered:
                 lines += ["", *block]
             lines += ["", _plain(section.note)] if section.note else []
+            lines += ["", "</details>"] if section.is_folded else []
     return "\n".join(lines) + "\n"
+
+
+def _picture(part: Part, section: Section, pictures: Pictures) -> list[str]:
+    """The picture of a figure with its caption; no lines for another part, or without a picture."""
+    if not isinstance(part, Figure) or part.name not in pictures:
+        return []
+    return [
+        f"![{_plain(part.title or section.title)}]({pictures[part.name]})",
+        *(["", _plain(part.caption)] if part.caption else []),
+    ]
 
 
 _MARKUP = str.maketrans({"|": "&#124;", "[": "&#91;", "]": "&#93;", "`": "&#96;", "*": "&#42;", "\\": "&#92;"})

@@ -67,6 +67,12 @@ class Records:
         return verdict.findings(self.file, self.rows, self.items)
 
     @cached_property
+    def seed_spreads(self) -> verdict.SeedSpreads | None:
+        """The noise between seeds; None where no arm has two."""
+        looks = self.known.looks if self.sweep.search.confirm is not None else None
+        return verdict.seed_spreads(self.file, self.rows, looks)
+
+    @cached_property
     def pairs(self) -> list[Compared]:
         """The pairs of given models, metric by metric; none of a sweep with stages."""
 

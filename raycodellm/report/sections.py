@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from typing import ClassVar, TypeAlias
 
 from raycodellm import win_rates
-from raycodellm.report import constraints, figures, pairs, predicted, tables, what_if
+from raycodellm.report import constraints, effects, figures, looks, pairs, predicted, seed_spread, tables, what_if
 from raycodellm.report.answer import unknown_noise
 from raycodellm.report.figures import Curves, Figure
 from raycodellm.report.records import Records
@@ -159,7 +159,11 @@ def _all_sections(records: Records) -> list[Section]:
         Section(f"{metric} by {_along(records)}", figures.scores(records), is_first=True),
         *_pairs(records),
         _ranking(records),
+        Section("Verdicts look by look", looks.parts(records), looks.NOTE),
         _arms_by_task(records),
+        Section("Differences by task", effects.parts(records), effects.NOTE.format(base=records.known.compared_with)),
+        Section("Tasks that go against the overall verdict", effects.transfer_parts(records), effects.TRANSFER_NOTE),
+        Section("Noise between seeds", seed_spread.parts(records), seed_spread.NOTE),
         Section("Constraints", _unless_empty(constraints.table(records)), constraints.NOTE),
         Section("Verdicts", _unless_empty(tables.verdicts(records)), is_folded=not records.has_reference),
         *_win_rates(records),

@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Any
 
 from raycodellm import verdict, win_rates
 from raycodellm.files import Folder
 from raycodellm.report import constraints, pairs, tables
 from raycodellm.report.answer import answer_so_far, difference_name, progress, unknown_noise
+from raycodellm.report.figures import Figure
 from raycodellm.report.html_page import html_page
 from raycodellm.report.markdown import markdown
 from raycodellm.report.records import Records, read_records
-from raycodellm.report.sections import sections
+from raycodellm.report.sections import Section, sections
 from raycodellm.storage_files import report_address
 from raycodellm.tables import fitted, sharing_sentence, table_lines
 from raycodellm.tables.plain_json import finite_json
@@ -25,23 +26,26 @@ SUMMARY_CHARACTERS = 200
 """Width of its table where nothing is known of the reader's screen."""
 
 
-def write_report(run: Folder, storage: Folder, say: Callable[[str], Any] = lambda line: None) -> Folder:
+def write_report(
+    run: Folder, storage: Folder, say: Callable[[str], Any] = lambda line: None, pictures: str | None = None
+) -> Folder:
     """Writes `index.html`, `report.md` and `verdict.json` into the run's `report` folder; of a sweep without stages
     `pairs.json`, of one with a judge `win-rate.json`, too. Returns that folder.
 
     The run may be unfinished. `say` receives a line about each file that could not be read; the report shows it too.
+    `pictures`: svg or png, to write the figures as files too and show them in `report.md`.
     """
     records = read_records(run, storage)
-    folder = write_pages(records)
+    folder = write_pages(records, pictures=pictures)
     for line in records.lost:
         say(line)
     return folder
 
 
-def write_pages(records: Records, reload_seconds: int | None = None) -> Folder:
+def write_pages(records: Records, reload_seconds: int | None = None, pictures: str | None = None) -> Folder:
     """Writes the report of what was read; returns its folder. Each file is replaced as a whole.
 
-    `reload_seconds`: an open page loads itself again after so many seconds; None for never.
+    `reload_seconds`: an open page loads itself again after so many seconds; None for never. `pictures`: svg or png.
     """
     found = sections(records)
     folder = records.run / "report"
@@ -51,15 +55,28 @@ def write_pages(records: Records, reload_seconds: int | None = None) -> Folder:
     if records.win_rates is not None:
         folder.write_json("win-rate.json", finite_json(win_rates.document(records.win_rates)))
     folder.write_bytes("index.html", html_page(records, found, reload_seconds).encode())
-    folder.write_bytes("report.md", markdown(records, found).encode())
+    drawn = drawn_pictures(folder, found, pictures)
+    folder.write_bytes("report.md", markdown(records, found, drawn).encode())
     return folder
+
+
+def drawn_pictures(folder: Folder, found: Sequence[Section], kind: str | None) -> dict[str, str]:
+    """Draws the sections' figures; maps their names to the files, relative to `folder`. None for no pictures.
+
+    Raises `UserError` for an unknown kind, and where matplotlib is not installed.
+    """
+    if kind is None:
+        return {}
+    from raycodellm.report.pictures import write_pictures  # matplotlib takes half a second to import
+
+    return write_pictures(folder, [part for one in found for part in one.parts if isinstance(part, Figure)], kind)
 
 
 def verdict_document(records: Records) -> dict[str, Any]:
     """The content of `verdict.json`."""
     digests = {name: tables.digest_of(manifest) for name, manifest in records.stores.items()}
     said = " ".join(filter(None, (answer_so_far(records), unknown_noise(records))))
-    return verdict.document(records.file, records.known, said, records.num_ended, digests)
+    return verdict.document(records.file, records.known, said, records.num_ended, digests, records.seed_spreads)
 
 
 def summary_text(

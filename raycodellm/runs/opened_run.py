@@ -88,10 +88,11 @@ class OpenedRun:
         """The best arms and the answer with its uncertainty, as `raycodellm run` prints them at its end."""
         return report.summary_text(self.folder, self.run.storage)
 
-    def write_report(self) -> Folder:
-        """Writes `report/index.html` and `report/report.md`; returns the report's folder."""
+    def write_report(self, pictures: str | None = None) -> Folder:
+        """Writes `report/index.html` and `report/report.md`; returns the report's folder. `pictures`: svg or png, to
+        draw the figures as files too and show them in `report.md`."""
         sweep.write_table(self.run, self._say)
-        return report.write_report(self.folder, self.run.storage, self._say)
+        return report.write_report(self.folder, self.run.storage, self._say, pictures)
 
     def ranking(self) -> pd.DataFrame:
         """One row per arm, the best first: its parameters, score and 95 % interval, and the difference to the best.

@@ -172,8 +172,10 @@ def _verdict(
     """The verdict as the trials stand. Without a confirmation it rests on the items of all trials, which take too long
     to read here: then it is the one that the report has, if no trial has ended since."""
     if looks is not None:
-        known = verdict.findings(run.file, [result.row() for result in results], {}, looks)
-        return verdict.document(run.file, known, verdict.answer(run.file, known), num_ended)
+        rows = [result.row() for result in results]
+        known = verdict.findings(run.file, rows, {}, looks)
+        noise = verdict.seed_spreads(run.file, rows, looks)
+        return verdict.document(run.file, known, verdict.answer(run.file, known), num_ended, noise=noise)
     kept = storage_files.attempt(lambda: _written(run), logger.warning)
     return {**kept, "sources": None} if kept is not None and kept.get("num_ended") == num_ended else None
 

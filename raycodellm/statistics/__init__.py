@@ -31,11 +31,13 @@ from raycodellm.statistics.seeds import (
     seed_noise,
 )
 from raycodellm.statistics.size_trend import FEWEST_SIZES, SizeTrend, size_trend
+from raycodellm.statistics.spread import FEWEST_SEEDS, deviation, deviation_ratio
 from raycodellm.statistics.trend import quadratic_band
 from raycodellm.statistics.words import Word, verdict_word
 
 __all__ = [
     "ERROR",
+    "FEWEST_SEEDS",
     "FEWEST_SIZES",
     "UNKNOWN",
     "Z95",
@@ -56,6 +58,8 @@ __all__ = [
     "Variance",
     "Word",
     "correlations",
+    "deviation",
+    "deviation_ratio",
     "difference",
     "half_width",
     "holm",

@@ -8,14 +8,17 @@ from raycodellm.verdict.front import Front, FrontArm, front
 from raycodellm.verdict.looks import Looks, PendingTrial, looks
 from raycodellm.verdict.marks import KEY, MARKS, marks
 from raycodellm.verdict.measurements import ItemTable
+from raycodellm.verdict.seed_spread import ArmSpread, SeedSpreads, SpreadRatio, seed_spreads
 from raycodellm.verdict.sentence import answer, difference, sentence
 from raycodellm.verdict.settling import settled_by
+from raycodellm.verdict.transfer import Transfer, is_task, transfers
 from raycodellm.verdict.verdicts import Comparison, Verdict, family_metrics
 
 __all__ = [
     "KEY",
     "MARKS",
     "RULES",
+    "ArmSpread",
     "Breach",
     "Comparison",
     "Findings",
@@ -24,6 +27,9 @@ __all__ = [
     "ItemTable",
     "Looks",
     "PendingTrial",
+    "SeedSpreads",
+    "SpreadRatio",
+    "Transfer",
     "Verdict",
     "answer",
     "breaches",
@@ -33,9 +39,12 @@ __all__ = [
     "family_metrics",
     "findings",
     "front",
+    "is_task",
     "looks",
     "marks",
     "reference_arm",
+    "seed_spreads",
     "sentence",
     "settled_by",
+    "transfers",
 ]

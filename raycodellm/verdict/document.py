@@ -6,10 +6,12 @@ from collections.abc import Mapping
 from typing import Any
 
 from raycodellm.config import SweepFile
-from raycodellm.statistics import ERROR, look_errors
+from raycodellm.statistics import ERROR, Interval, look_errors
 from raycodellm.tables.plain_json import finite_json
 from raycodellm.verdict.constraints import Breach
 from raycodellm.verdict.findings import Findings
+from raycodellm.verdict.seed_spread import SeedSpreads
+from raycodellm.verdict.transfer import transfers
 from raycodellm.verdict.verdicts import Verdict
 
 FORMAT = 1
@@ -19,12 +21,17 @@ RULES = 1
 
 
 def document(
-    file: SweepFile, known: Findings, answer: str, num_ended: int, sources: Mapping[str, str] | None = None
+    file: SweepFile,
+    known: Findings,
+    answer: str,
+    num_ended: int,
+    sources: Mapping[str, str] | None = None,
+    noise: SeedSpreads | None = None,
 ) -> dict[str, Any]:
     """The content of `verdict.json`, with null for each number that is not known.
 
     `answer`: the verdict in words. `num_ended`: trials that the verdicts were worked out from. `sources`: the digest of
-    each source's text, without which no score repeats; None where they are not known.
+    each source's text, without which no score repeats; None where they are not known. `noise`: that between seeds.
     """
     settings = file.example().search
     confirm = settings.confirm
@@ -49,6 +56,14 @@ def document(
             for metric, score in known.comparison.scores.items()
         ],
         "verdicts": [_verdict(one) for one in known.verdicts],
+        "told": [[_told(one) for one in look] for look in known.looks.told],
+        "transfers": [
+            _told(task, how)
+            for one in transfers(file, known.verdicts)
+            for how, tasks in (("against", one.against), ("perhaps", one.unsure))
+            for task in tasks
+        ],
+        "seed_noise": None if noise is None else _noise(noise),
         "constraints": [_constraint(one) for one in known.breaches],
         "sources": sources if sources is None else dict(sources),
     }
@@ -69,6 +84,41 @@ def _constraint(one: Breach) -> dict[str, Any]:
         "is_broken": one.is_broken,
         "certainty": one.certainty,
     }
+
+
+def _told(one: Verdict, how: str | None = None) -> dict[str, Any]:
+    """A verdict in short; `how` a task goes against the arm's overall verdict."""
+    found = {name: value for name, value in _verdict(one).items() if name in _TOLD}
+    return found if how is None else {**found, "goes": how}
+
+
+_TOLD = ("arm", "metric", "seeds", "difference", "difference_low", "difference_high", "verdict", "is_final")
+
+
+def _noise(found: SeedSpreads) -> dict[str, Any]:
+    return {
+        "metric": found.metric,
+        **_deviation(found.pooled),
+        "arms": [{"arm": one.arm, "seeds": one.num_seeds, **_deviation(one.deviation)} for one in found.arms],
+        "ratios": [
+            {
+                "parameter": one.parameter,
+                "at": one.values,
+                "is_of_ends": one.is_of_ends,
+                "arms": list(one.arms),
+                "others": list(one.others),
+                "ratio": one.ratio.value,
+                "ratio_low": one.ratio.low,
+                "ratio_high": one.ratio.high,
+                "noise": one.word,
+            }
+            for one in found.ratios
+        ],
+    }
+
+
+def _deviation(one: Interval) -> dict[str, float]:
+    return {"deviation": one.value, "deviation_low": one.low, "deviation_high": one.high}
 
 
 def _verdict(one: Verdict) -> dict[str, Any]:

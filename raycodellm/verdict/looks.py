@@ -54,6 +54,8 @@ class Looks:
     """Looks that have all of their trials, and so have told their verdicts; also while added trials are searched."""
     verdicts: tuple[Verdict, ...] = ()
     """The verdicts of the last complete look at each arm: those that are final, and those that are not."""
+    told: tuple[tuple[Verdict, ...], ...] = ()
+    """The verdicts as each decided look told them, those included that earlier looks had made final."""
     counted: Mapping[int, tuple[int, ...]] = field(default_factory=dict)
     """Maps the reference and each confirmed arm to the fresh seeds of its last complete look; empty before the first
     look is complete."""
@@ -123,7 +125,8 @@ def _replayed(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
         counted = {**state.counted, **{arm: tuple(row["seed"] for row in of_look[arm]) for arm in of_look}}
         state = _decided(file, rows, of_look, replace(state, look=look, num_decided=look + 1, counted=counted), items)
         active = _still_open(file, state, of_look)
-        state = replace(state, verdicts=_final_but(active, state.verdicts))
+        verdicts = _final_but(active, state.verdicts)
+        state = replace(state, verdicts=verdicts, told=(*state.told, verdicts))
     return _with_scores(file, rows, replace(state, verdicts=_final_but((), state.verdicts)), items)
 
 

@@ -85,18 +85,21 @@ def sentence(file: SweepFile, known: Findings) -> str:
         found, key=lambda one: (_ORDER.index(one.word), broken.get(one.arm, 0.0), sign * one.score.value)
     )
     margin = settings.confirm.margin_of(metric, metric) if settings.confirm is not None else None
-    said = f"{_claim(first, point, known, margin)}{_evidence(first, known)}{remedy(first)}."
+    as_written = file.reference() or {}
+    said = f"{_claim(first, point, as_written, known, margin)}{_evidence(first, known)}{remedy(first)}."
     breaks = [
         f"It breaks the constraint {one.constraint.name}: {told(one)}."
         for one in known.breaches
         if one.arm == first.arm and one.is_broken
     ]
-    return " ".join([said, *breaks, *_others(others, point)])
+    return " ".join([said, *breaks, *_others(others, point, as_written)])
 
 
-def _claim(one: Verdict, point: Mapping[str, Any], known: Findings, margin: float | None) -> str:
+def _claim(
+    one: Verdict, point: Mapping[str, Any], as_written: Mapping[str, Any], known: Findings, margin: float | None
+) -> str:
     """The verdict on an arm, with the metric: where code ratios alone differ, as the answer to whether code helps."""
-    subject, compared = _code(one.params, point), _compared(one.params, point)
+    subject, compared = _code(one.params, point), _compared(one.params, point, as_written)
     within = f"{margin:g}" if margin is not None else "0"
     here = "at this budget" if one.is_final and known.is_over else "so far"
     so_far = "" if one.is_final else "So far, "
@@ -147,13 +150,13 @@ def remedy(one: Verdict) -> str:
     return f"; over {MOST_SEEDS} seeds would be needed for so small a difference"
 
 
-def _others(others: Sequence[Verdict], point: Mapping[str, Any]) -> list[str]:
+def _others(others: Sequence[Verdict], point: Mapping[str, Any], as_written: Mapping[str, Any]) -> list[str]:
     """A sentence on the arms beside the first."""
     if len(others) > _MOST_NAMED:
         counts = Counter(one.word for one in others)
         told = ", ".join(f"{counts[word]} {word}" for word in _ORDER if counts[word])
         return [f"Of {len(others)} other arms: {told}."]
-    told = "; ".join(f"{_compared(one.params, point)} is {one.word}, {difference(one)}" for one in others)
+    told = "; ".join(f"{_compared(one.params, point, as_written)} is {one.word}, {difference(one)}" for one in others)
     return [f"Beside it, {told}."] if others else []
 
 
@@ -175,9 +178,13 @@ def _code(params: Mapping[str, Any], point: Mapping[str, Any]) -> str:
     return ""
 
 
-def _compared(params: Mapping[str, Any], point: Mapping[str, Any]) -> str:
-    """`instruct.code_ratio 0.25 against 0`, of the arm's parameters that differ."""
-    names = [name for name in params if name not in point or params[name] != point[name]]
+def _compared(params: Mapping[str, Any], point: Mapping[str, Any], as_written: Mapping[str, Any]) -> str:
+    """`instruct.code_ratio 0.25 against 0`, of the arm's parameters that differ.
+
+    `as_written`: the reference with the parameters that have no effect in it, such as the schedule of no code.
+    """
+    known = {**as_written, **point}
+    names = [name for name in params if name not in known or params[name] != known[name]]
     pairs = [
         f"{told} {formats.value(params[name])}" + (f" against {formats.value(point[name])}" if name in point else "")
         for name, told in zip(names, formats.told_names(names), strict=True)

@@ -157,6 +157,7 @@
       legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } },
       hoverlabel: { align: "left", bgcolor: "--pale", bordercolor: "--axis", font: { color: "--ink" } },
     };
+    for (const key of Object.keys(layout)) if (/^[xy]axis[0-9]+$/.test(key)) base[key] = axis;
     const named = traces.map(({ points, ...trace }) =>
       points ? { ...trace, text: points[1].map((one) => data.hover[points[0]][one] ?? "") } : trace);
     const options = { responsive: true, displaylogo: false, displayModeBar: false };

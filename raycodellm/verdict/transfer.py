@@ -1,0 +1,65 @@
+"""Negative transfer: tasks in which an arm goes the other way than in the first objective."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from raycodellm.config import SweepFile
+from raycodellm.evaluation import MEAN, asked_averages
+from raycodellm.verdict.verdicts import Verdict
+
+_OPPOSITE = {"better": "worse", "worse": "better"}
+
+
+@dataclass(frozen=True)
+class Transfer:
+    """An arm that differs in single tasks otherwise than it does overall."""
+
+    overall: Verdict
+    """In the first objective."""
+    against: tuple[Verdict, ...]
+    """Tasks whose verdict is the opposite; where the overall verdict is neither better nor worse, all tasks that are
+    known to be better or worse, if there are both."""
+    unsure: tuple[Verdict, ...] = ()
+    """Tasks whose mean goes against an overall verdict, and whose interval includes 0."""
+
+    @property
+    def is_known(self) -> bool:
+        """True if noise does not account for it."""
+        return bool(self.against)
+
+
+def transfers(file: SweepFile, verdicts: Sequence[Verdict]) -> tuple[Transfer, ...]:
+    """The arms that go another way in some task, or may; in the order of the verdicts.
+
+    All verdicts of a sweep are one family, so that these hold at once: no correction is added, and none is left out.
+    Averages over tasks, as which the objective may be one, are no tasks.
+    """
+    settings = file.example()
+    objective = settings.search.objectives[0].metric
+    found = []
+    for overall in (one for one in verdicts if one.metric == objective):
+        tasks = [one for one in verdicts if one.arm == overall.arm and is_task(file, one.metric)]
+        transfer = _of_arm(overall, tasks)
+        if transfer.against or transfer.unsure:
+            found.append(transfer)
+    return tuple(found)
+
+
+def is_task(file: SweepFile, metric: str) -> bool:
+    """True unless the metric is an average over tasks, or the first objective."""
+    settings = file.example()
+    averages = {*asked_averages(settings.evaluation), settings.search.objectives[0].metric}
+    return metric not in averages and metric.partition("/")[0] != MEAN
+
+
+def _of_arm(overall: Verdict, tasks: Sequence[Verdict]) -> Transfer:
+    opposite = _OPPOSITE.get(overall.word)
+    if opposite is None:
+        words = {one.word for one in tasks}
+        mixed = {"better", "worse"} <= words
+        return Transfer(overall, tuple(one for one in tasks if mixed and one.word in _OPPOSITE))
+    sign = overall.difference.value
+    unsure = [one for one in tasks if one.word == "not known" and one.difference.value * sign < 0]
+    return Transfer(overall, tuple(one for one in tasks if one.word == opposite), tuple(unsure))
