@@ -21,7 +21,7 @@ from raycodellm import cli, config, finished, pruning, storage_files, sweep
 from raycodellm.commands.prune import Pruning, prune
 from raycodellm.config import SweepFile, UserError
 from raycodellm.files import Folder
-from raycodellm.pruning.kinds import GIVEN_MODEL, KINDS, STAGE, TOKEN_STORE, TOKENIZER, TRUNK
+from raycodellm.pruning.kinds import GIVEN_MODEL, KINDS, MARKERS, STAGE, TOKEN_STORE, TOKENIZER, TRUNK
 from raycodellm.pruning.listing import Listing, StoredFile, Thing
 from raycodellm.records import RECIPE_VERSION, TrialResult, as_json
 from raycodellm.slots.lease import Lease
@@ -531,6 +531,49 @@ def test_a_run_folder_that_cannot_be_read_in_the_last_moment_gives_everything_ba
     assert every_file(Path(lab.storage.uri)) == before
 
 
+def test_what_another_user_lets_nobody_delete_stays_whole_and_the_rest_goes(lab: Lab, monkeypatch, capsys) -> None:
+    lab.run("a")
+    shutil.rmtree(Path(lab.storage.uri) / "a")
+    theirs, *mine = lab.stages()
+    before = every_file(Path(lab.storage.uri) / "stages" / theirs)
+    real = Folder.delete
+
+    def delete(folder: Folder, name: str = "") -> None:
+        if theirs in name:
+            raise PermissionError(13, "Permission denied", f"{folder}/{name}")
+        real(folder, name)
+
+    monkeypatch.setattr(Folder, "delete", delete)
+    assert lab.prune() == cli.FAILED
+    assert f"stages/{theirs}: is not deleted, or not whole" in capsys.readouterr().out
+    assert lab.stages() == [theirs] and every_file(Path(lab.storage.uri) / "stages" / theirs) == before and mine
+
+
+def test_a_sweep_whose_run_folder_cannot_be_deleted_keeps_its_stages(lab: Lab, monkeypatch) -> None:
+    lab.run("a")
+    before = every_file(Path(lab.storage.uri))
+
+    def rename(*arguments: Any) -> None:
+        raise PermissionError(13, "Permission denied", "a")
+
+    monkeypatch.setattr(os, "rename", rename)
+    assert lab.prune("a") == cli.FAILED
+    assert every_file(Path(lab.storage.uri)) == before
+
+
+def test_two_processes_do_not_delete_from_a_storage_at_once(lab: Lab) -> None:
+    lab.run("a")
+    with pruning.held(lab.storage, [], print), pytest.raises(UserError, match="another prune-storage deletes from it"):
+        lab.prune("a")
+    assert lab.prune("a") == cli.DONE and not lab.storage.exists(".pruning")
+
+
+def below(files: dict[str, bytes], folder: str, is_part: bool) -> dict[str, bytes]:
+    """The files below a folder; of a whole stage without its optimizer state."""
+    found = {path: held for path, held in files.items() if path.startswith(f"{folder}/")}
+    return {path: held for path, held in found.items() if is_part or "/optimizer/" not in path}
+
+
 class Killed(BaseException):
     """A process that ends here."""
 
@@ -577,16 +620,13 @@ def test_a_deletion_killed_anywhere_leaves_nothing_that_looks_finished_and_is_no
                 pass
             else:
                 break
-        left = every_file(Path(lab.storage.uri))
-        for marker in (path for path in left if path.endswith(("/DONE", "/manifest.json", "/raycodellm.json"))):
-            if ".pruned-" not in marker:
-                folder = marker.rpartition("/")[0] + "/"
-                was = {path: whole[path] for path in whole if path.startswith(folder) and "/optimizer/" not in path}
-                now = {path: left[path] for path in left if path.startswith(folder) and "/optimizer/" not in path}
-                assert now == was, (number, marker)
-        for path in (path for path in left if path.endswith("optimizer/COMPLETE") and ".pruned-" not in path):
-            folder = path.removesuffix("COMPLETE")
-            assert {one for one in left if one.startswith(folder)} == {one for one in whole if one.startswith(folder)}
+        for lease in (".pruning", "b/OWNER"):  # the killed process, unlike this one, would have ended
+            (Path(lab.storage.uri) / lease).unlink(missing_ok=True)
+        left = {path: held for path, held in every_file(Path(lab.storage.uri)).items() if ".pruned-" not in path}
+        for marker in (path for path in left if path.rpartition("/")[2] in MARKERS and not path.startswith("b/")):
+            folder = marker.rpartition("/")[0]
+            is_part = folder.endswith("/optimizer")  # goes also from a stage that stays
+            assert below(left, folder, is_part) == below(whole, folder, is_part), (number, marker)
         if number % 20 == 0:  # an interrupted deletion is gone on with
             lab.prune(*(["b"] if lab.storage.exists("b") else []))
             assert {*lab.stages()} == kept and not [
@@ -612,7 +652,8 @@ def test_without_a_terminal_it_lists_and_deletes_nothing_and_with_yes_it_deletes
     assert cli.main(["prune-storage", str(root), "--forget", "b", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["deleted"] is None and told["unneeded_bytes"] == sum(one["bytes"] for one in told["unneeded"]) > 0
-    assert [one["name"] for one in told["sweeps"]] == ["a"]
+    assert [one["name"] for one in told["sweeps"]] == ["a"] == told["kept"][0]["sweeps"]
+    assert told["sweeps"][0]["bytes"] == told["sweeps"][0]["bytes_alone"] == told["kept_bytes"]
     assert cli.main(["prune-storage", str(root), "--forget", "b", "--yes", "--json"]) == 0
     done = json.loads(capsys.readouterr().out)
     assert sorted(done["deleted"]) == sorted(one["path"] for one in told["unneeded"]) and not (root / "b").exists()

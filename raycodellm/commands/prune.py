@@ -2,18 +2,17 @@
 
 from __future__ import annotations
 
-import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
-from raycodellm.commands.request import DONE
+from raycodellm.commands.request import DONE, FAILED
 from raycodellm.config import UserError
 from raycodellm.files import Folder
-from raycodellm.pruning import GRACE_HOURS, Asked, Deleted, Item, Look, carry_out, document, lines, look, size
+from raycodellm.pruning import GRACE_HOURS, Asked, Deleted, Look, carry_out, document, held, lines, look, size
 
 Say = Callable[[str], None]
 
@@ -49,19 +48,20 @@ def prune(
     plan = found.plan
     if not options.as_json:
         print("\n".join(lines(found, plan, show_all=options.show_all)), flush=True)
-    deleted: Sequence[Item] | None = None
+    done: Deleted | None = None
     if plan.items and (options.yes or (ask is not None and _agrees(ask, plan.num_bytes))):
         done = _delete(found, clock, complain)
-        deleted = done.items
         for one in done.spared:
             complain(f"{one.path}: is needed since a moment ago, and stays")
+        for path, why in done.failed:
+            complain(f"{path}: is not deleted, or not whole: {why}")
         if not options.as_json:
             print(f"deleted: {len(done.items)} things, {size(done.num_bytes)}")
     elif plan.items and not options.as_json:
         print("nothing was deleted" + ("" if ask else "; there is no terminal to ask on: --yes deletes what is listed"))
     if options.as_json:
-        print(json.dumps(document(found, plan, deleted), indent=1))
-    return DONE
+        print(json.dumps(document(found, plan, done), indent=1))
+    return FAILED if done is not None and done.failed else DONE
 
 
 def _agrees(ask: Callable[[str], str], num_bytes: int) -> bool:
@@ -74,21 +74,7 @@ def _agrees(ask: Callable[[str], str], num_bytes: int) -> bool:
 def _delete(shown: Look, clock: Callable[[], float], say: Say) -> Deleted:
     """Deletes what was shown, as far as that is still needed by no sweep: the question may have waited for hours."""
     storage = shown.listing.storage
-    with _owned(storage, shown.forgotten_runs, say):
+    with held(storage, shown.forgotten_runs, say):
         now = look(storage, shown.asked, clock())
         plan = now.plan.only({item.path for item in shown.plan.items})
         return carry_out(storage, plan, lambda: now.again().plan)
-
-
-@contextlib.contextmanager
-def _owned(storage: Folder, runs: Sequence[str], say: Say) -> Iterator[None]:
-    """Takes the run folders that are to be deleted, so that no driver begins there. Raises `UserError` naming a driver
-    that runs one."""
-    from raycodellm.sweep.ownership import Owner
-
-    with contextlib.ExitStack() as stack:
-        for name in runs:
-            owner = Owner(storage / name)
-            owner.claim(say)
-            stack.callback(owner.give_back)
-        yield

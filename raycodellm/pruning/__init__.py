@@ -1,6 +1,7 @@
 """What of a storage no kept sweep needs, and its deletion, which no other sweep of the storage comes to harm by."""
 
 from raycodellm.pruning.deletion import Deleted, carry_out
+from raycodellm.pruning.holding import held
 from raycodellm.pruning.listing import Listing, list_storage
 from raycodellm.pruning.look import Look, look
 from raycodellm.pruning.needs import Needs, read_needs
@@ -19,6 +20,7 @@ __all__ = [
     "carry_out",
     "decide",
     "document",
+    "held",
     "lines",
     "list_storage",
     "look",

@@ -16,24 +16,25 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
-from typing import TypeVar
 
-from raycodellm.files import Folder
+from raycodellm.files import Folder, cause
 from raycodellm.pruning.kinds import PRUNED, STAGES
 from raycodellm.pruning.plan import RUNS, Item, Plan
 from raycodellm.slots.lease import LEASE
 
-T = TypeVar("T")
 _WORKERS = 32
 """Requests at once to an object store, which answers each after some 50 ms."""
 
 
 @dataclass(frozen=True)
 class Deleted:
-    """What was deleted, and what was spared at the last moment."""
+    """What was deleted, and what was not."""
 
     items: tuple[Item, ...] = ()
     spared: tuple[Item, ...] = ()
+    """Needed by a sweep since the last moment."""
+    failed: tuple[tuple[str, str], ...] = ()
+    """(Path, cause) of each item that the storage did not let go, or not whole."""
 
     @property
     def num_bytes(self) -> int:
@@ -41,49 +42,70 @@ class Deleted:
 
 
 def carry_out(storage: Folder, plan: Plan, look_again: Callable[[], Plan]) -> Deleted:
-    """Deletes the plan's items. `look_again`: the plan as the sweeps' needs are then.
-
-    Raises `OSError` where the storage refuses. What was not deleted by then looks unfinished.
-    """
+    """Deletes the plan's items. `look_again`: the plan as the sweeps' needs are then."""
+    task = _Deletion(storage)
     runs = [item for item in plan.items if item.group == RUNS]
     others = [item for item in plan.items if item.group != RUNS]
-    _each(
-        storage, lambda item: _delete(storage, item, has_markers=True), runs
-    )  # first: else a run would lack its stages
-    taken = dict(zip(others, _each(storage, lambda item: _unmark(storage, item), others), strict=True))
+    task.each(task.unmark, runs)
+    task.each(task.delete, [run for run in runs if run.path not in task.failed])
+    if task.failed:  # a run folder that stays needs its stages
+        task.each(task.give_back, runs)
+        return Deleted(tuple(run for run in runs if run.path not in task.failed), (), tuple(task.failed.items()))
     try:
+        task.each(task.unmark, others)
         wanted = {item.path for item in look_again().items}
-    except BaseException:  # nothing is known of what is needed now
-        _each(storage, lambda item: _mark(storage, taken[item]), others)
+    except Exception:  # nothing is known of what is needed now
+        task.each(task.give_back, others)
         raise
-    spared = [item for item in others if item.path not in wanted or _is_trained_again(storage, item)]
-    _each(storage, lambda item: _mark(storage, taken[item]), [item for item in spared if item.path not in wanted])
-    gone = [item for item in others if item not in spared]
-    _each(storage, lambda item: _delete(storage, item), gone)
-    return Deleted((*runs, *gone), tuple(spared))
+    task.each(task.give_back, [item for item in others if item.path not in wanted or item.path in task.failed])
+    spared = {item.path for item in others if item.path not in wanted or _is_trained_again(storage, item)}
+    task.each(task.delete, [item for item in others if item.path not in spared and item.path not in task.failed])
+    gone = tuple(item for item in plan.items if item.path not in spared and item.path not in task.failed)
+    return Deleted(gone, tuple(item for item in others if item.path in spared), tuple(task.failed.items()))
 
 
-def _each(storage: Folder, act: Callable[[Item], T], items: Sequence[Item]) -> list[T]:
-    if storage.local is not None:
-        return [act(item) for item in items]
-    with ThreadPoolExecutor(_WORKERS) as pool:
-        return list(pool.map(act, items))
+class _Deletion:
+    """One deletion: what the markers held, and what could not be deleted."""
 
+    def __init__(self, storage: Folder) -> None:
+        self._storage = storage
+        self._held: dict[str, dict[str, bytes]] = {}
+        """By item: the content of its markers, by path."""
+        self.failed: dict[str, str] = {}
+        """Path of an item to why it was not deleted."""
 
-def _unmark(storage: Folder, item: Item) -> dict[str, bytes]:
-    """Deletes the item's markers; returns what they held, by path."""
-    held = {}
-    for path in item.markers:
-        with contextlib.suppress(FileNotFoundError):  # deleted meanwhile, by a run that makes it again, say
-            held[path] = storage.read_bytes(path)
-            storage.delete(path)
-    return held
+    def each(self, act: Callable[[Item], None], items: Sequence[Item]) -> None:
+        """A storage may hold things of other users, who let nobody delete them: the others go all the same."""
 
+        def attempt(item: Item) -> None:
+            try:
+                act(item)
+            except OSError as error:
+                self.failed[item.path] = cause(error)
 
-def _mark(storage: Folder, held: dict[str, bytes]) -> None:
-    for path, content in reversed(held.items()):
-        folder, _, name = path.rpartition("/")
-        (storage / folder).write_bytes(name, content)
+        if self._storage.local is not None:  # where threads only delay each other, and Ctrl-C
+            for item in items:
+                attempt(item)
+            return
+        with ThreadPoolExecutor(_WORKERS) as pool:
+            list(pool.map(attempt, items))
+
+    def unmark(self, item: Item) -> None:
+        held = self._held.setdefault(item.path, {})
+        for path in item.markers:
+            with contextlib.suppress(FileNotFoundError):  # deleted meanwhile, by a run that makes it again, say
+                content = self._storage.read_bytes(path)
+                self._storage.delete(path)
+                held[path] = content
+
+    def give_back(self, item: Item) -> None:
+        for path, content in reversed(self._held.get(item.path, {}).items()):
+            folder, _, name = path.rpartition("/")
+            if (self._storage / folder).exists():
+                (self._storage / folder).write_bytes(name, content)
+
+    def delete(self, item: Item) -> None:
+        _delete(self._storage, item)
 
 
 def _is_trained_again(storage: Folder, item: Item) -> bool:
@@ -92,9 +114,7 @@ def _is_trained_again(storage: Folder, item: Item) -> bool:
     return is_stage and bool(item.markers) and (storage / item.path).exists(LEASE)
 
 
-def _delete(storage: Folder, item: Item, *, has_markers: bool = False) -> None:
-    if has_markers:
-        _unmark(storage, item)
+def _delete(storage: Folder, item: Item) -> None:
     if storage.local is None:
         storage.delete(item.path)
         return

@@ -17,6 +17,8 @@ from raycodellm.pruning.kinds import KINDS, PRUNED, Kind, is_probe
 from raycodellm.stage_store import RECIPE
 from raycodellm.storage_files import LADDER
 
+DELETER = ".pruning"
+"""File of a storage while a process deletes from it: who that is."""
 _OF_RUNS = frozenset({"sweep.yaml", "trials", "OWNER", "optuna.log", "data.json", "contents.json"})
 """Names of which each tells a run folder, also one that has lost its `sweep.yaml`."""
 
@@ -116,7 +118,7 @@ def list_runs(storage: Folder) -> Listing:
             runs.append(entry.path)
         elif is_probe(entry.path) and not entry.is_folder:
             probes.append(StoredFile(entry.path, entry.num_bytes, entry.written))
-        elif entry.path != RECIPE:
+        elif entry.path not in (RECIPE, DELETER):
             unknown.append(entry.path)
     return Listing(storage, (), tuple(runs), tuple(ladders), tuple(probes), tuple(hidden), tuple(unknown))
 

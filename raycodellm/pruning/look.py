@@ -115,7 +115,13 @@ def _rungs(folder: Folder) -> list[str]:
 
 
 def _ladder_settings(folder: Folder) -> dict:
-    return folder.read_json(LADDER).get("settings", {})
+    try:
+        return folder.read_json(LADDER).get("settings", {})
+    except Damaged as error:
+        raise UserError(
+            f"nothing is deleted, since {folder.name} cannot be read: {error}; `raycodellm run` of the ladder writes "
+            f"the file again, or give the ladder up with --forget {folder.name}"
+        ) from error
 
 
 def _refuse_read_later(needs: Sequence[Needs], forgotten: Sequence[str]) -> None:
@@ -129,6 +135,8 @@ def _refuse_read_later(needs: Sequence[Needs], forgotten: Sequence[str]) -> None
 
 
 def _folder_item(storage: Folder, name: str) -> Item:
+    if storage.local is not None and (storage.local / name).is_symlink():
+        raise UserError(f"--forget: {name} is a link; delete what it leads to, and the link, by hand")
     files = files_below(storage / name)
     strangers = strangers_in_run(one.path for one in files)
     if strangers:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import defaultdict
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from raycodellm.finished import OPTIMIZER
 from raycodellm.pruning.kinds import PRUNED, STAGE, TRUNK, is_leftover, is_marker
@@ -36,6 +36,15 @@ class Item:
 
 
 @dataclass(frozen=True)
+class Kept:
+    """One thing that sweeps need, without its parts that go."""
+
+    path: str
+    num_bytes: int
+    sweeps: tuple[str, ...]
+
+
+@dataclass(frozen=True)
 class Plan:
     """What is deleted, and what is not and why."""
 
@@ -44,19 +53,25 @@ class Plan:
     """Needed by no sweep, but written so lately that a beginning run may be about to use it."""
     left: dict[str, str] = field(default_factory=dict)
     """Needed by no sweep, but with something in it that raycodellm did not write: path to what that is."""
-    kept: dict[str, int] = field(default_factory=dict)
-    """Name of each sweep to the bytes of all that it needs; what two of them need counts in both."""
-    kept_bytes: int = 0
-    """Bytes of all that any sweep needs, each counted once."""
+    kept: tuple[Kept, ...] = ()
 
     @property
     def num_bytes(self) -> int:
         return sum(item.num_bytes for item in self.items)
 
+    @property
+    def kept_bytes(self) -> int:
+        """Bytes of all that any sweep needs, each counted once."""
+        return sum(one.num_bytes for one in self.kept)
+
+    def bytes_of(self, sweep: str) -> tuple[int, int]:
+        """Bytes that the sweep needs, and bytes of these that no other sweep needs."""
+        mine = [one for one in self.kept if sweep in one.sweeps]
+        return sum(one.num_bytes for one in mine), sum(one.num_bytes for one in mine if one.sweeps == (sweep,))
+
     def only(self, paths: set[str]) -> Plan:
         """The plan with those of its items whose paths are given."""
-        items = tuple(item for item in self.items if item.path in paths)
-        return Plan(items, self.young, self.left, self.kept, self.kept_bytes)
+        return replace(self, items=tuple(item for item in self.items if item.path in paths))
 
 
 @dataclass(frozen=True)
@@ -86,9 +101,8 @@ def decide(
     items = list(run_folders)
     young: list[Item] = []
     left: dict[str, str] = {}
-    kept: dict[str, int] = {one.sweep: 0 for one in needs}
+    kept: list[Kept] = []
     oldest_spared = now - 3600.0 * asked.grace_hours
-    kept_bytes = 0
     for thing in listing.things:
         if thing.name.startswith(PRUNED):
             items.append(item(LEFTOVERS, thing.path, thing.files, thing.written))
@@ -99,9 +113,7 @@ def decide(
             gone = [part for part in parts if part.written <= oldest_spared or PRUNED in part.path]
             items += gone
             num_bytes = thing.num_bytes - sum(part.num_bytes for part in gone)
-            kept_bytes += num_bytes
-            for one in users:
-                kept[one.sweep] += num_bytes
+            kept.append(Kept(thing.path, num_bytes, tuple(one.sweep for one in users)))
         elif (stranger := thing.stranger) is not None:
             left[thing.path] = stranger
         else:
@@ -114,7 +126,7 @@ def decide(
         for one in listing.probes
         if one.written <= oldest_spared
     ]
-    return Plan(tuple(items), tuple(young), left, kept, kept_bytes)
+    return Plan(tuple(items), tuple(young), left, tuple(kept))
 
 
 def item(group: str, path: str, files: Sequence[StoredFile], written: float) -> Item:

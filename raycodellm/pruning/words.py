@@ -7,7 +7,9 @@ from collections import defaultdict
 from collections.abc import Sequence
 from typing import Any
 
+from raycodellm.pruning.deletion import Deleted
 from raycodellm.pruning.look import Look
+from raycodellm.pruning.needs import Needs
 from raycodellm.pruning.plan import Item, Plan
 from raycodellm.tables import Table, table_lines
 
@@ -37,10 +39,10 @@ def lines(look: Look, plan: Plan, *, show_all: bool = False) -> list[str]:
     items first."""
     kept = [one for one in look.needs if one.sweep not in look.listing.ladders]
     drivers = {one.sweep: f"run by {one.driver}" if one.driver else "" for one in look.needs}
-    rows = [(one.sweep, size(plan.kept[one.sweep]), drivers[one.sweep]) for one in kept]
+    rows = [(one.sweep, *map(size, plan.bytes_of(one.sweep)), drivers[one.sweep]) for one in kept]
     sweeps = f"{len(kept)} sweep needs" if len(kept) == 1 else f"{len(kept)} sweeps need"
     said = [f"{look.listing.storage}: {sweeps} {size(plan.kept_bytes)}"]
-    said += table_lines(Table(("sweep", "needs", ""), rows, left=(0, 2)), "  ") if rows else []
+    said += table_lines(Table(("sweep", "needs", "alone", ""), rows, left=(0, 3)), "  ") if rows else []
     if plan.young:
         total = size(sum(one.num_bytes for one in plan.young))
         hours = f"{look.asked.grace_hours:g}"
@@ -70,23 +72,28 @@ def lines(look: Look, plan: Plan, *, show_all: bool = False) -> list[str]:
     return [*said, f"{size(plan.num_bytes)} can be freed"]
 
 
-def document(look: Look, plan: Plan, deleted: Sequence[Item] | None) -> dict[str, Any]:
+def document(look: Look, plan: Plan, deleted: Deleted | None) -> dict[str, Any]:
     """Plain values with stable keys, documented in docs/cluster.md. `deleted`: None where nothing was asked for."""
     return {
         "format": FORMAT,
         "storage": look.listing.storage.uri,
         "kept_bytes": plan.kept_bytes,
-        "sweeps": [
-            {"name": one.sweep, "bytes": plan.kept.get(one.sweep, 0), "driver": one.driver} for one in look.needs
-        ],
+        "sweeps": [_sweep(one, plan) for one in look.needs],
+        "kept": [{"path": one.path, "bytes": one.num_bytes, "sweeps": list(one.sweeps)} for one in plan.kept],
         "unneeded": [_item(one) for one in plan.items],
         "unneeded_bytes": plan.num_bytes,
         "young": [_item(one) for one in plan.young],
         "left_alone": [*({"path": path, "unknown": name} for path, name in plan.left.items())],
         "unknown": list(look.listing.unknown),
-        "deleted": None if deleted is None else [one.path for one in deleted],
-        "deleted_bytes": sum(one.num_bytes for one in deleted or ()),
+        "deleted": None if deleted is None else [one.path for one in deleted.items],
+        "deleted_bytes": 0 if deleted is None else deleted.num_bytes,
+        "failed": {} if deleted is None else dict(deleted.failed),
     }
+
+
+def _sweep(needs: Needs, plan: Plan) -> dict[str, Any]:
+    whole, alone = plan.bytes_of(needs.sweep)
+    return {"name": needs.sweep, "bytes": whole, "bytes_alone": alone, "driver": needs.driver}
 
 
 def _item(item: Item) -> dict[str, Any]:
