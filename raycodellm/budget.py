@@ -27,9 +27,13 @@ class Limit:
         return self.spent >= self.limit
 
     def __str__(self) -> str:
-        """`1,048,576 of 2,000,000 tokens`, `3.2 of 10 device hours`, `12.50 of 20.00 EUR`."""
+        """`1,048,576 of 2,000,000 tokens`, `3.2 of 10 device hours`, `12.50 of 20.00 EUR`; over the limit
+        `2,097,152 tokens (the limit is 2,000,000)`."""
         amount = {"budget.tokens": "{:,.0f}".format, "budget.money": "{:,.2f}".format}.get(self.key, _hours)
-        return f"{amount(self.spent)} of {amount(self.limit)} {self.unit}"
+        spent, limit = amount(self.spent), amount(self.limit)
+        if self.spent > self.limit and spent != limit:
+            return f"{spent} {self.unit} (the limit is {limit})"
+        return f"{spent} of {limit} {self.unit}"
 
     @property
     def share(self) -> str:

@@ -119,7 +119,7 @@ def test_device_hours_money_and_wall_hours_of_all_runs_count(sweep_text, tmp_pat
     file = config.parse(sweep_text, overrides=(*GRID, *priced, "budget.money=0.1"))
     storage = Folder(str(tmp_path))
     said = drive(file, storage)
-    assert said and "budget.money" in said[0] and said[0].split(" are spent")[0].endswith("of 0.10 EUR")
+    assert said and "budget.money" in said[0] and said[0].split(" are spent")[0].endswith("EUR (the limit is 0.10)")
     spent = (storage / "small").read_json("spent.json")
     assert spent["device_seconds"] >= 180 and spent["wall_seconds"] >= spent["device_seconds"] / 2
     begun = len(states(file, storage))
@@ -197,9 +197,23 @@ def test_check_says_whether_the_planned_trials_fit() -> None:
     half = Trunk("trunk", num_steps=5, num_taken=5, kept_steps=(5,))
     assert "takes 250 of 250 tokens; it fits" in lines(Budget(tokens=250), trunk=half)[1]
     assert "it does not fit: 3 of 4 trials begin" in lines(Budget(tokens=201))[1]
+    assert lines(Budget(tokens=390))[1] == (
+        "  tokens: the search's training takes 400 tokens (the limit is 390); all 4 trials run: the last begins within "
+        "the limit, and what has begun ends"
+    )
+    assert "takes about 8 device hours (the limit is 7); all 4 trials run" in lines(Budget(device_hours=7))[1]
+    assert "about 3 of 4 trials begin" in lines(Budget(device_hours=5))[1]
+    assert "the search's 4 trials run, but no confirmation begins" in lines(Budget(device_hours=8), 2.0)[1]
     assert "about 2 of 2 hours; it fits" in lines(Budget(wall_hours=2))[1]
     assert "about 2 of 4 trials begin, so that there is no confirmation" in lines(Budget(device_hours=4), 2.0)[1]
     assert "may be stopped before its last look" in lines(Budget(device_hours=9), 2.0)[1]
+
+
+def test_what_is_spent_beyond_a_limit_is_not_said_to_be_part_of_it() -> None:
+    (tokens, hours) = budget.limits(Budget(tokens=200_000, device_hours=1), Spent(202_752, 3_600.1))
+    assert str(tokens) == "202,752 tokens (the limit is 200,000)" and tokens.share == "101 % of budget.tokens"
+    assert str(hours) == "1 of 1 device hours"
+    assert budget.why_stopped([tokens], 1).startswith("budget.tokens: 202,752 tokens (the limit is 200,000) are spent,")
 
 
 def test_money_needs_a_price_and_no_budget_can_be_searched(sweep_text) -> None:

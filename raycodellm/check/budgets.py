@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 
 from raycodellm import budget, search
@@ -68,11 +69,15 @@ def _line(one: budget.Limit, confirming: float, num_trials: int, begun: int | No
     if confirming:
         in_all = budget.Limit(one.key, one.spent + confirming, one.limit, one.unit)
         said += f", with the confirmation at most {about}{in_all}"
-    if begun is None:
-        begun = num_trials if one.spent < one.limit else max(1, int(num_trials * one.limit / one.spent))
+    if begun is None:  # a trial begins if the limit is not reached before it
+        begun = math.ceil(num_trials * min(1.0, one.limit / one.spent) - 1e-9) if one.spent else num_trials
     if begun < num_trials:
         lost = ", so that there is no confirmation and no verdict" if confirming else ""
         return f"{said}; it does not fit: {about}{begun} of {num_trials} trials begin{lost}"
+    if confirming and one.is_reached:
+        return f"{said}; the search's {num_trials} trials run, but no confirmation begins, so that there is no verdict"
+    if one.spent > one.limit:
+        return f"{said}; all {num_trials} trials run: the last begins within the limit, and what has begun ends"
     if one.spent + confirming > one.limit:
         return f"{said}; the search fits, and the confirmation may be stopped before its last look"
     return f"{said}; it fits"
