@@ -104,7 +104,8 @@ def _parser() -> argparse.ArgumentParser:
     made.add_argument("--device", metavar="NAME", help="reckon for this GPU (L4, H100 …), wherever that is")
     made = with_sweep(command("run", run, "run a sweep, or continue it exactly"))
     made.add_argument("--retry-failed", action="store_true", help="run failed trials again, from their finished stages")
-    made.add_argument("--rung", metavar="PRESET", help="run one size of a ladder alone")
+    made.add_argument("--size", metavar="PRESET", help="run one size of a ladder alone")
+    made.add_argument("--rung", dest="size", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its older name
     with_sweep(command("prepare", prepare, "make only the token stores"))
     _submit_options(with_sweep(command("submit", submit, "the same run as a Ray job"), address=False))
     made = command("stop", stop, "ask a run to stop cleanly, and wait until it has")
@@ -210,7 +211,8 @@ def _examples(text: str) -> int | None:
 
 def _submit_options(made: argparse.ArgumentParser) -> None:
     made.add_argument("--address", required=True, metavar="A", help="of the cluster's dashboard, http://head:8265")
-    made.add_argument("--rung", metavar="PRESET", help="run one size of a ladder alone")
+    made.add_argument("--size", metavar="PRESET", help="run one size of a ladder alone")
+    made.add_argument("--rung", dest="size", default=argparse.SUPPRESS, help=argparse.SUPPRESS)  # its older name
     made.add_argument(
         "--detach", action="store_true", help="leave when the job is submitted; default: follow its output"
     )
@@ -262,7 +264,7 @@ def check(options: argparse.Namespace) -> int:
 
 
 def run(options: argparse.Namespace) -> int:
-    request = replace(_request(options), retry_failed=options.retry_failed, rung=options.rung)
+    request = replace(_request(options), retry_failed=options.retry_failed, size=options.size)
     return starting.run(request, _complain)
 
 
@@ -272,7 +274,7 @@ def prepare(options: argparse.Namespace) -> int:
 
 def submit(options: argparse.Namespace) -> int:
     chosen = submitting.Submitting(options.detach, options.package)
-    return submitting.submit(replace(_request(options), rung=options.rung), chosen, _complain)
+    return submitting.submit(replace(_request(options), size=options.size), chosen, _complain)
 
 
 def stop(options: argparse.Namespace) -> int:

@@ -30,20 +30,20 @@ def run(
     address: str | None = None,
     overrides: Sequence[str] = (),
     retry_failed: bool = False,
-    rung: str | None = None,
+    size: str | None = None,
 ) -> OpenedRun | OpenedLadder:
     """Runs a sweep, or continues it exactly, as `raycodellm run` does; returns the run, or the ladder of a sweep file
     with one.
 
     `sweep`: a file's path, or its content as a dict. `overrides`: `key=value`, as after `--set`. `address`: of a Ray
     cluster; without one, RAY_ADDRESS or a cluster on this machine. `retry_failed`: runs failed trials again, from their
-    finished stages. `rung`: runs one size of a ladder alone. Progress is shown in the notebook's cell. To interrupt the
+    finished stages. `size`: runs one size of a ladder alone. Progress is shown in the notebook's cell. To interrupt the
     kernel stops cleanly, and the next call continues.
 
     Trials that failed are in the returned run. Raises `UserError` for a wrong request, `RunFailed` where the run ended
     before its trials did, KeyboardInterrupt after a clean stop.
     """
-    request = replace(_request(sweep, storage, address, overrides), retry_failed=retry_failed, rung=rung)
+    request = replace(_request(sweep, storage, address, overrides), retry_failed=retry_failed, size=size)
     _refuse_second_cluster()
     ended = starting.carry_out(request, print)
     if ended.code == STOPPED:

@@ -22,7 +22,7 @@ from raycodellm.files import Folder
 from raycodellm.sweep import ownership
 
 say = functools.partial(print, flush=True)
-PACE = ownership.Pace(beat=0.2, stale=1.5, look=0.1, settle=0.05)
+HEARTBEAT = ownership.Heartbeat(beat=0.2, stale=1.5, look=0.1, settle=0.05)
 
 
 def run_trials(file: config.SweepFile, storage: Folder, may_go_on: Callable[[], object]) -> None:
@@ -45,7 +45,7 @@ def run_trials(file: config.SweepFile, storage: Folder, may_go_on: Callable[[], 
 
 
 def main(text: str, storage: str, machine: str) -> None:
-    ownership.REMOTE = PACE
+    ownership.REMOTE = HEARTBEAT
     ownership.Owner.__init__.__defaults__ = (*ownership.Owner.__init__.__defaults__[:-1], machine)
     file = config.parse(text)
     while True:

@@ -21,8 +21,8 @@ from raycodellm.evaluation.scores.metrics import BY_NAME
 from raycodellm.files import Folder
 from raycodellm.observability import observer
 from raycodellm.observability.readings import MOST_ENDED
-from raycodellm.pacing import SHARE, Pace
 from raycodellm.records import LedgerRow, TrialResult
+from raycodellm.throttle import SHARE, Throttle
 from raycodellm.verdict import comparison
 
 PARAMS = {"pretrain.code_ratio": 0.4, "pretrain.schedule": "constant"}
@@ -53,13 +53,13 @@ def sweep_file(tmp_path: Path, sweep_text: str) -> config.SweepFile:
 
 def test_paced_work_takes_a_small_share_of_the_time_however_long_it_takes_once() -> None:
     clock = Clock()
-    pace = Pace(clock)
+    throttle = Throttle(clock)
     for seconds in (0.001, 0.1, 10.0):
         clock.now += 1e6
         began, spent = clock.now, 0.0
         while clock.now - began < 20 * seconds / SHARE:
-            if pace.is_due:
-                with pace:
+            if throttle.is_due:
+                with throttle:
                     clock.now += seconds
                 spent += seconds
             clock.now += seconds / 4
@@ -67,12 +67,12 @@ def test_paced_work_takes_a_small_share_of_the_time_however_long_it_takes_once()
 
 
 def test_work_that_waits_for_an_answer_is_due_again_at_once() -> None:
-    pace = Pace()
+    throttle = Throttle()
     for _ in range(3):
-        with pace:
+        with throttle:
             time.sleep(0.05)
     time.sleep(0.2)  # the CPU time of three calls, at most a tenth of a millisecond each, over the share
-    assert pace.is_due
+    assert throttle.is_due
 
 
 def test_the_best_arm_is_found_at_each_end_of_few_trials_and_rarely_where_that_takes_long() -> None:

@@ -1,4 +1,4 @@
-"""A ladder of sizes: its rungs are ordinary sweeps with the same arms, and its report claims no more than they know."""
+"""A ladder of sizes: its sizes are ordinary sweeps with the same arms, and its report claims no more than they know."""
 
 from __future__ import annotations
 
@@ -58,31 +58,31 @@ def ladder_file(*overrides: str) -> config.SweepFile:
     return config.parse(LADDER, overrides=overrides)
 
 
-# ------------------------------------------------------------------------------------------------- rungs
+# ------------------------------------------------------------------------------------------------- sizes
 
 
-def test_a_rung_trains_so_many_tokens_per_parameter_in_the_stages_own_shares() -> None:
-    rungs = ladder.rungs_of(ladder_file())
-    assert [rung.preset for rung in rungs] == ["tiny", "mini", "nano"]  # by size, not by the file's order
-    for rung in rungs:
-        used = rung.file.example()
-        assert rung.parameters == model.num_parameters(used.model, 4096)
-        assert rung.tokens == sum(stage.num_tokens for stage in used.stages)
-        assert abs(rung.tokens - 20 * rung.parameters) <= 4_096  # half a step of each of two stages
-        assert used.stages[0].tokens / rung.tokens == pytest.approx(0.75, abs=4_096 / rung.tokens)
+def test_a_size_trains_so_many_tokens_per_parameter_in_the_stages_own_shares() -> None:
+    sizes = ladder.sizes_of(ladder_file())
+    assert [size.preset for size in sizes] == ["tiny", "mini", "nano"]  # by size, not by the file's order
+    for size in sizes:
+        used = size.file.example()
+        assert size.parameters == model.num_parameters(used.model, 4096)
+        assert size.tokens == sum(stage.num_tokens for stage in used.stages)
+        assert abs(size.tokens - 20 * size.parameters) <= 4_096  # half a step of each of two stages
+        assert used.stages[0].tokens / size.tokens == pytest.approx(0.75, abs=4_096 / size.tokens)
 
 
-def test_a_rung_is_an_ordinary_sweep_file_with_its_preset_its_name_and_its_scaled_rates() -> None:
+def test_a_size_is_an_ordinary_sweep_file_with_its_preset_its_name_and_its_scaled_rates() -> None:
     file = ladder_file()
-    for rung, factor in zip(ladder.rungs_of(file), (1, 0.5, 0.25), strict=True):
-        used = rung.file.example()
-        assert (used.name, used.model.preset, used.ladder) == (f"sizes-{rung.preset}", rung.preset, None)
+    for size, factor in zip(ladder.sizes_of(file), (1, 0.5, 0.25), strict=True):
+        used = size.file.example()
+        assert (used.name, used.model.preset, used.ladder) == (f"sizes-{size.preset}", size.preset, None)
         assert [stage.learning_rate.peak for stage in used.stages] == [3e-3 * factor, 1e-3 * factor]
-        changed = {key for key, _, _ in sweep_keys(config.resolved_tree(file), config.resolved_tree(rung.file))}
+        changed = {key for key, _, _ in sweep_keys(config.resolved_tree(file), config.resolved_tree(size.file))}
         rates = {f"stages.{name}.learning_rate.peak" for name in ("pretrain", "cooldown")}
         assert changed <= {"name", "model.preset", "ladder", "stages.pretrain.tokens", "stages.cooldown.tokens", *rates}
-        again = config.parse(config.write_yaml(config.resolved_tree(rung.file)))
-        assert config.resolved_tree(again) == config.resolved_tree(rung.file)
+        again = config.parse(config.write_yaml(config.resolved_tree(size.file)))
+        assert config.resolved_tree(again) == config.resolved_tree(size.file)
 
 
 def sweep_keys(old: dict, new: dict) -> list:
@@ -92,19 +92,19 @@ def sweep_keys(old: dict, new: dict) -> list:
 
 
 @pytest.mark.parametrize("sampler", ["grid", "random", "qmc"])
-def test_every_rung_has_the_same_arms(sampler: str) -> None:
+def test_every_size_has_the_same_arms(sampler: str) -> None:
     overrides = () if sampler == "grid" else (f"search.sampler={sampler}", "search.trials=5")
     space = () if sampler == "grid" else ("pretrain.code_ratio={search: {uniform: [0.0, 0.75]}}",)
-    arms = [search.preview(rung.file, 5) for rung in ladder.rungs_of(ladder_file(*space, *overrides))]
+    arms = [search.preview(size.file, 5) for size in ladder.sizes_of(ladder_file(*space, *overrides))]
     assert arms[0] == arms[1] == arms[2] and len(arms[0]) == (3 if sampler == "grid" else 5)
 
 
 def test_arms_that_the_file_gives_whole_need_no_grid() -> None:
     given = ("search.enqueue=[{pretrain.code_ratio: 0.5}]", "search.sampler=tpe", "search.trials=2")
-    assert search.num_arms(ladder.rungs_of(ladder_file(*given))[0].file) == 2
+    assert search.num_arms(ladder.sizes_of(ladder_file(*given))[0].file) == 2
     partial = ("cooldown.code_ratio={search: {choice: [0.0, 0.1]}}", *given)
     with pytest.raises(UserError, match="learns from scores"):
-        ladder.rungs_of(ladder_file("search.reference={pretrain.code_ratio: 0, cooldown.code_ratio: 0}", *partial))
+        ladder.sizes_of(ladder_file("search.reference={pretrain.code_ratio: 0, cooldown.code_ratio: 0}", *partial))
 
 
 @pytest.mark.parametrize(
@@ -145,7 +145,7 @@ SEARCHED = (
 
 def test_a_learning_search_at_the_smallest_size_chooses_the_arms_of_the_others(tmp_path) -> None:
     storage, file = Folder(str(tmp_path)), ladder_file(*SEARCHED)
-    tiny, mini, nano = ladder.rungs_of(file)
+    tiny, mini, nano = ladder.sizes_of(file)
     assert (tiny.is_open, mini.is_open, search.num_arms(mini.file)) == (False, True, 3)
     with pytest.raises(UserError, match="tiny, chooses the arms of the others and has not ended; run it first, with"):
         ladder.with_arms(file, mini, tiny, storage)
@@ -190,45 +190,45 @@ def test_only_confirmed_arms_are_carried() -> None:
 
 
 def test_mup_transfers_the_rates_of_the_file_unchanged() -> None:
-    rungs = ladder.rungs_of(ladder_file("model={parametrization: mup}", "ladder.learning_rate=null"))
-    models = [rung.file.example().model for rung in rungs]
-    assert [(one.preset, one.parametrization) for one in models] == [(rung.preset, "mup") for rung in rungs]
-    assert {stage.learning_rate.peak for rung in rungs for stage in rung.file.example().stages} == {3e-3, 1e-3}
+    sizes = ladder.sizes_of(ladder_file("model={parametrization: mup}", "ladder.learning_rate=null"))
+    models = [size.file.example().model for size in sizes]
+    assert [(one.preset, one.parametrization) for one in models] == [(size.preset, "mup") for size in sizes]
+    assert {stage.learning_rate.peak for size in sizes for stage in size.file.example().stages} == {3e-3, 1e-3}
 
 
 def test_searched_rates_need_no_table() -> None:
     searched = [f"{name}.learning_rate.peak={{search: {{choice: [1e-3, 2e-3]}}}}" for name in ("pretrain", "cooldown")]
     point = "{pretrain.code_ratio: 0, pretrain.learning_rate.peak: 1e-3, cooldown.learning_rate.peak: 1e-3}"
-    rungs = ladder.rungs_of(ladder_file(*searched, f"search.reference={point}", "ladder.learning_rate=null"))
-    assert search.num_arms(rungs[0].file) == 12
+    sizes = ladder.sizes_of(ladder_file(*searched, f"search.reference={point}", "ladder.learning_rate=null"))
+    assert search.num_arms(sizes[0].file) == 12
 
 
 # ------------------------------------------------------------------------------------------------- the joint report
 
 
-def write_rungs(storage: Folder, score: Score, *overrides: str) -> Folder:
-    """Writes what the rungs' sweeps would have written, from a score by arm, seed and preset."""
+def write_sizes(storage: Folder, score: Score, *overrides: str) -> Folder:
+    """Writes what the sizes' sweeps would have written, from a score by arm, seed and preset."""
     file = ladder_file(*overrides)
-    rungs = ladder.rungs_of(file)
-    for rung in rungs:
-        run = sweep.Run(rung.file, storage)
-        cells = [(arm, seed, score(arm, seed, rung.preset)) for arm in range(3) for seed in (7, 8, 9)]
+    sizes = ladder.sizes_of(file)
+    for size in sizes:
+        run = sweep.Run(size.file, storage)
+        cells = [(arm, seed, score(arm, seed, size.preset)) for arm in range(3) for seed in (7, 8, 9)]
         done = [(number, *cell) for number, cell in enumerate(cells) if cell[2] is not None]
         if not done:
             continue
-        run.folder.write_bytes("sweep.yaml", config.write_yaml(config.resolved_tree(rung.file)).encode())
+        run.folder.write_bytes("sweep.yaml", config.write_yaml(config.resolved_tree(size.file)).encode())
         for number, arm, seed, value in done:
             metrics = {"mean/bpb": value, "boxes/bpb": value - 0.1, "induction/bpb": value + 0.1}
             params = {"pretrain.code_ratio": RATIOS[arm]}
             result = TrialResult(number, "complete", arm, seed, params, metrics)
             run.trial_folder(number).write_json("result.json", as_json(result))
         sweep.write_table(run)
-    return ladder.write_ladder(file, rungs, storage).folder
+    return ladder.write_ladder(file, sizes, storage).folder
 
 
 def moving(small: float, slope: float, noise: float = 0.002) -> Score:
     """The effect of arm 2 is `small` at tiny, and moves by `slope` per tenfold size; arm 1 is as the reference."""
-    sizes = {rung.preset: math.log10(rung.parameters) for rung in ladder.rungs_of(ladder_file())}
+    sizes = {size.preset: math.log10(size.parameters) for size in ladder.sizes_of(ladder_file())}
 
     def score(arm: int, seed: int, preset: str) -> float:
         effect = (small + slope * (sizes[preset] - sizes["tiny"])) * (arm == 2)
@@ -239,7 +239,7 @@ def moving(small: float, slope: float, noise: float = 0.002) -> Score:
 
 def reported(storage: Folder, score: Score, *overrides: str) -> tuple[str, dict]:
     """The answer and the machines' form of the joint report."""
-    folder = write_rungs(storage, score, *overrides)
+    folder = write_sizes(storage, score, *overrides)
     assert cli.main(["report", folder.uri]) == 0
     found = (folder / "report").read_json("ladder.json")
     page = (folder / "report").read_text("report.md")
@@ -258,7 +258,7 @@ def test_an_effect_with_one_sign_at_all_sizes_is_said_to_have_it_and_its_trend_h
     assert one["per_tenfold_size_low"] < -0.1 < one["per_tenfold_size_high"] < 0 and one["is_straight"]
     assert [size["preset"] for size in one["sizes"]] == ["tiny", "mini", "nano"]
     assert all(size["difference_low"] < size["difference"] < size["difference_high"] < 0 for size in one["sizes"])
-    assert [rung["verdict"]["verdicts"] != [] for rung in found["rungs"]] == [True] * 3
+    assert [size["verdict"]["verdicts"] != [] for size in found["sizes"]] == [True] * 3
 
 
 def test_an_effect_that_changes_sign_is_said_to_and_the_report_predicts_nothing(tmp_path) -> None:
@@ -282,18 +282,18 @@ def test_without_a_second_seed_no_sign_and_no_trend_is_claimed(tmp_path) -> None
     assert all((one["share_low"], one["share_high"]) == (0, 1) for one in found["order"])
 
 
-def test_a_ladder_with_a_rung_to_come_says_which_and_gives_no_trend(tmp_path, capsys) -> None:
+def test_a_ladder_with_a_size_to_come_says_which_and_gives_no_trend(tmp_path, capsys) -> None:
     score, storage = moving(-0.3, 0.0), Folder(str(tmp_path))
     answer, found = reported(storage, lambda arm, seed, preset: None if preset == "nano" else score(arm, seed, preset))
     assert "at all 2 sizes" in answer and "Arm 1, 2 has no trend: it needs scores at 3 sizes" in answer
-    assert found["rungs"][2]["verdict"] is None
+    assert found["sizes"][2]["verdict"] is None
     capsys.readouterr()
     folder = str(tmp_path / "sizes")
     assert cli.main(["status", folder]) == 0
     assert "not begun" in capsys.readouterr().out
     assert cli.main(["status", folder, "--json"]) == 0
     stands = json.loads(capsys.readouterr().out)
-    assert [rung["status"] and rung["status"]["states"] for rung in stands["rungs"]] == [{"complete": 9}] * 2 + [None]
+    assert [size["status"] and size["status"]["states"] for size in stands["sizes"]] == [{"complete": 9}] * 2 + [None]
     effects = OpenedLadder(folder).effects
     assert set(effects["preset"]) == {"tiny", "mini"} and len(effects) == 2 * 2 * 3
     for command in ("suggest", "report --watch"):
@@ -304,7 +304,7 @@ def test_a_ladder_with_a_rung_to_come_says_which_and_gives_no_trend(tmp_path, ca
 def test_the_page_shows_each_effect_with_its_interval_on_an_axis_of_sizes(tmp_path) -> None:
     from raycodellm.ladder import figure
 
-    folder = write_rungs(Folder(str(tmp_path)), moving(-0.3, -0.1))
+    folder = write_sizes(Folder(str(tmp_path)), moving(-0.3, -0.1))
     drawn = figure.effects_by_size(ladder.read_result(ladder.open_ladder(folder.uri)))
     assert len(drawn) == 1 and drawn[0].layout["xaxis"]["type"] == "log" and len(drawn[0].data) == 2
     for trace in drawn[0].data:
@@ -315,7 +315,7 @@ def test_the_page_shows_each_effect_with_its_interval_on_an_axis_of_sizes(tmp_pa
 def test_an_arm_has_the_same_colour_in_the_plots_of_effects_and_of_scores(tmp_path) -> None:
     from raycodellm.ladder import figure
 
-    folder = write_rungs(Folder(str(tmp_path)), moving(-0.3, -0.1))
+    folder = write_sizes(Folder(str(tmp_path)), moving(-0.3, -0.1))
     result = ladder.read_result(ladder.open_ladder(folder.uri))
     effects, scores = figure.effects_by_size(result)[0].data, figure.scores_by_size(result)[0].data
     assert scores[0]["name"].endswith("pretrain.code_ratio 0, the reference") and len(scores) == 3
@@ -335,12 +335,12 @@ def test_an_arm_is_the_same_whatever_a_table_made_of_its_values() -> None:
 # ------------------------------------------------------------------------------------------------- running
 
 
-def test_a_ladder_killed_between_two_rungs_goes_on_with_the_second_and_trains_nothing_again(
+def test_a_ladder_killed_between_two_sizes_goes_on_with_the_second_and_trains_nothing_again(
     tmp_path, monkeypatch, capsys, no_rivals
 ) -> None:
     file, storage, cluster = ladder_file("search.replicates=1"), Folder(str(tmp_path)), Cluster()
-    rungs = ladder.rungs_of(file)
-    drive(rungs[0].file, storage, cluster)
+    sizes = ladder.sizes_of(file)
+    drive(sizes[0].file, storage, cluster)
     trained = dict(cluster.num_trained)
     reached = []
 
@@ -353,29 +353,29 @@ def test_a_ladder_killed_between_two_rungs_goes_on_with_the_second_and_trains_no
     assert start.run(request, print) == 130
     assert reached == [("sizes-mini", 3)]
     assert "all 3 trials are done; nothing to run" in capsys.readouterr().out
-    for rung in rungs[1:]:
-        drive(rung.file, storage, cluster)
+    for size in sizes[1:]:
+        drive(size.file, storage, cluster)
     assert start.run(request, print) == 0 and len(reached) == 1  # all is done: without Ray
     said = capsys.readouterr().out
     assert "report: " in said and "predicts nothing beyond them" in said
     assert {key: cluster.num_trained[key] for key in trained} == trained
     assert (storage / "sizes" / "report").exists("index.html")
-    assert [one["preset"] for one in (storage / "sizes").read_json(storage_files.LADDER)["rungs"]] == [
+    assert [one["preset"] for one in (storage / "sizes").read_json(storage_files.LADDER)["sizes"]] == [
         "tiny", "mini", "nano",
     ]  # fmt: skip
 
 
-def test_one_rung_runs_alone_and_no_sweep_takes_a_ladders_folder(tmp_path, monkeypatch, no_rivals) -> None:
+def test_one_size_runs_alone_and_no_sweep_takes_a_ladders_folder(tmp_path, monkeypatch, no_rivals) -> None:
     reached = []
     monkeypatch.setattr(run, "_run_on_cluster", lambda task, *_: reached.append(task.run.sweep.name) or _stop())
     file = ladder_file()
 
-    def request(rung: str | None, tree: dict = file.tree) -> SweepRequest:
-        return SweepRequest("sizes", storage_uri=str(tmp_path), tree=tree, rung=rung)
+    def request(size: str | None, tree: dict = file.tree) -> SweepRequest:
+        return SweepRequest("sizes", storage_uri=str(tmp_path), tree=tree, size=size)
 
     assert start.run(request("nano"), print) == 130 and reached == ["sizes-nano"]
-    assert "--rung nano" in SweepRequest("sizes.yaml", rung="nano").command_line("run")
-    with pytest.raises(UserError, match="--rung small: is no rung of this ladder"):
+    assert "--size nano" in SweepRequest("sizes.yaml", size="nano").command_line("run")
+    with pytest.raises(UserError, match="--size small: is no size of this ladder"):
         start.run(request("small"), print)
     without = {key: value for key, value in file.tree.items() if key != "ladder"} | {"model": {"preset": "tiny"}}
     with pytest.raises(UserError, match="sizes has no ladder"):
@@ -388,33 +388,33 @@ def test_a_size_that_the_sources_are_too_small_for_is_refused_when_the_first_one
     tmp_path, monkeypatch, no_rivals
 ) -> None:
     file = ladder_file("search.replicates=1", "sources.python.max_epochs=3")
-    drive(ladder.rungs_of(file)[0].file, Folder(str(tmp_path)), Cluster())
-    monkeypatch.setattr(run, "_run_on_cluster", lambda *_: pytest.fail("a rung has begun"))
-    with pytest.raises(UserError, match=r"rung mini: sources.python: a trial draws .* max_epochs is 3"):
+    drive(ladder.sizes_of(file)[0].file, Folder(str(tmp_path)), Cluster())
+    monkeypatch.setattr(run, "_run_on_cluster", lambda *_: pytest.fail("a size has begun"))
+    with pytest.raises(UserError, match=r"size mini: sources.python: a trial draws .* max_epochs is 3"):
         start.run(SweepRequest("sizes", storage_uri=str(tmp_path), tree=file.tree), print)
 
 
-def test_a_submitted_ladder_tells_of_all_its_trials_and_a_rung_of_its_own() -> None:
+def test_a_submitted_ladder_tells_of_all_its_trials_and_a_size_of_its_own() -> None:
     file = ladder_file()
-    whole, one = (submit._size(SweepRequest("sizes.yaml", rung=rung), file) for rung in (None, "nano"))
+    whole, one = (submit._size(SweepRequest("sizes.yaml", size=size), file) for size in (None, "nano"))
     assert whole == {"arms": "tiny 3, mini 3, nano 3", "trials": "27"}
     assert one == {"arms": "nano 3", "trials": "9"}
-    assert submit._name(SweepRequest("sizes.yaml", rung="nano"), file) == "sizes-nano"
+    assert submit._name(SweepRequest("sizes.yaml", size="nano"), file) == "sizes-nano"
     sent = SentFiles("sizes.yaml", ())
-    job = Submission("sizes-nano", sent, "/s", (), "", {}, {}, rung="nano")
-    assert job.entrypoint.endswith("run sizes.yaml --storage /s --rung nano")
+    job = Submission("sizes-nano", sent, "/s", (), "", {}, {}, size="nano")
+    assert job.entrypoint.endswith("run sizes.yaml --storage /s --size nano")
 
 
 @pytest.mark.parametrize(("is_kept", "connections"), [(True, 1), (False, 3)])
-def test_the_rungs_of_a_ladder_share_one_cluster_and_a_sweep_leaves_its_own(
+def test_the_sizes_of_a_ladder_share_one_cluster_and_a_sweep_leaves_its_own(
     is_kept, connections, tmp_path, monkeypatch
 ) -> None:
     done: list[str] = []
     monkeypatch.setattr("raycodellm.cluster.disconnect", lambda: done.append("left"))
     monkeypatch.setattr("raycodellm.cluster.looked_at_again", lambda cluster, log: (cluster, log.name))
     connection = ClusterConnection(is_kept=is_kept)
-    for rung in ("tiny", "mini", "nano"):
-        found = connection.get(lambda: done.append("joined") or "cluster", tmp_path / rung)
+    for size in ("tiny", "mini", "nano"):
+        found = connection.get(lambda: done.append("joined") or "cluster", tmp_path / size)
         assert "cluster" in str(found)
         connection.end_sweep()
     assert connection.is_open == is_kept and done.count("joined") == connections
@@ -426,7 +426,7 @@ def _stop() -> None:
     raise KeyboardInterrupt
 
 
-def test_a_ladder_is_checked_rung_by_rung(tmp_path, capsys) -> None:
+def test_a_ladder_is_checked_size_by_size(tmp_path, capsys) -> None:
     path = tmp_path / "sizes.yaml"
     path.write_text(LADDER)
     assert (
@@ -434,8 +434,8 @@ def test_a_ladder_is_checked_rung_by_rung(tmp_path, capsys) -> None:
     )
     said = capsys.readouterr().out
     assert said.startswith("sizes: a ladder of 3 sizes, 3 arms each, at most 27 trials, 1 tokens per parameter")
-    for rung in ladder.rungs_of(ladder_file("ladder.tokens_per_parameter=1")):
-        assert f"---- {rung.preset}: {rung.parameters:,} parameters ----" in said
+    for size in ladder.sizes_of(ladder_file("ladder.tokens_per_parameter=1")):
+        assert f"---- {size.preset}: {size.parameters:,} parameters ----" in said
 
 
 # ------------------------------------------------------------------------------------------------- statistics
@@ -493,4 +493,16 @@ NO_ITEMS: dict[int, list] = {seed: [] for seed in range(3)}
 
 def test_the_shipped_file_is_a_ladder() -> None:
     shipped = config.load(Path(__file__).parents[1] / "sweeps" / "ladder.yaml")
-    assert len(ladder.rungs_of(shipped)) >= statistics.FEWEST_SIZES and shipped.example().search.replicates > 1
+    assert len(ladder.sizes_of(shipped)) >= statistics.FEWEST_SIZES and shipped.example().search.replicates > 1
+
+
+def test_a_ladder_that_an_older_version_began_is_opened_and_its_option_is_still_understood(tmp_path) -> None:
+    folder = write_sizes(Folder(str(tmp_path)), moving(-0.3, -0.1))
+    written = folder.read_json("ladder.json")
+    before = ladder.open_ladder(folder.uri).facts.sizes
+    written["rungs"] = written.pop("sizes")
+    folder.write_json("ladder.json", {**written, "format": 1})
+    assert ladder.open_ladder(folder.uri).facts.sizes == before != ()
+    for option in ("--size", "--rung"):
+        assert cli._parser().parse_args(["run", "sweep.yaml", option, "nano"]).size == "nano"
+    assert cli._parser().parse_args(["run", "sweep.yaml"]).size is None

@@ -19,7 +19,7 @@ ORDER = (
         "files",
         "conditional_writes",
         "retrying",
-        "pacing",
+        "throttle",
         "identity",
         "rungs",
         "records",

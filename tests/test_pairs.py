@@ -14,11 +14,11 @@ from hypothesis import strategies as st
 from reading import read, write
 
 from raycodellm.config import Source
-from raycodellm.corpora.formats.instruct import Pair, pair_of
+from raycodellm.corpora.formats.instruct import PromptResponse, pair_of
 from raycodellm.corpora.formats.qa import question_document
 
 
-def pair(**record: object) -> Pair:
+def pair(**record: object) -> PromptResponse:
     return pair_of(record)
 
 
@@ -68,7 +68,7 @@ def user(*lines: str) -> str:
     ],
 )  # fmt: skip
 def test_what_belongs_to_a_prompt_is_in_it_and_not_counted(record, prompt):
-    assert pair(**record) == Pair(prompt, " 3")
+    assert pair(**record) == PromptResponse(prompt, " 3")
 
 
 @pytest.mark.parametrize(

@@ -48,10 +48,14 @@ def folder(store, request) -> Folder:
     return Folder(f"s3://data/{request.node.name}")
 
 
-def owner(folder: Folder, machine: str, pace: ownership.Pace | None = None) -> Owner:
+def owner(folder: Folder, machine: str, heartbeat: ownership.Heartbeat | None = None) -> Owner:
     made = Owner(folder, machine=machine)
-    made.pace = pace or ownership.Pace(beat=0.05, stale=0.4, look=0.02, settle=0.0)
-    made.beat_seconds, made.stale_seconds, made.settle_seconds = made.pace.beat, made.pace.stale, made.pace.settle
+    made.heartbeat = heartbeat or ownership.Heartbeat(beat=0.05, stale=0.4, look=0.02, settle=0.0)
+    made.beat_seconds, made.stale_seconds, made.settle_seconds = (
+        made.heartbeat.beat,
+        made.heartbeat.stale,
+        made.heartbeat.settle,
+    )
     return made
 
 

@@ -37,8 +37,8 @@ class Submission:
     """More for the job's metadata."""
     environment: Mapping[str, str]
     """Variables of the job."""
-    rung: str | None = None
-    """Preset of the only rung of a ladder that the job runs; None for all of them, and without a ladder."""
+    size: str | None = None
+    """Preset of the only size of a ladder that the job runs; None for all of them, and without a ladder."""
 
     @property
     def metadata(self) -> dict[str, str]:
@@ -55,7 +55,7 @@ class Submission:
     def entrypoint(self) -> str:
         """The job's command line. `python -m` finds the package whether it was installed on the nodes or sent."""
         words = ["python", "-m", "raycodellm.cli", "run", self.sent.sweep, "--storage", self.storage]
-        words += ["--rung", self.rung] if self.rung is not None else []
+        words += ["--size", self.size] if self.size is not None else []
         return shlex.join(words + [word for override in self.overrides for word in ("--set", override)])
 
 

@@ -14,7 +14,7 @@ def prepare(request: SweepRequest, complain: Callable[[str], None]) -> int:
         if file.example().ladder is not None:
             from raycodellm import ladder
 
-            file = ladder.rungs_of(file)[-1].file  # all rungs read the same stores
+            file = ladder.sizes_of(file)[-1].file  # all sizes read the same stores
         return _prepare(request, file)
 
 

@@ -12,7 +12,7 @@ from raycodellm.storage_files import LADDER
 
 
 def status(path: str, complain: Callable[[str], None], show_all: bool = False, as_json: bool = False) -> int:
-    """Prints how the run in the folder `path` stands, and its newest trials or all; of a ladder how each rung stands.
+    """Prints how the run in the folder `path` stands, and its newest trials or all; of a ladder how each size stands.
     Returns the exit code.
 
     `as_json`: prints one JSON object with all trials instead.

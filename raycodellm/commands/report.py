@@ -22,7 +22,7 @@ def report(path: str, is_watching: bool, complain: Callable[[str], None], pictur
     """Writes the report of the run folder `path`, and prints its path; returns the exit code.
 
     With `is_watching` it is written again as results come, until the sweep has ended. Of a ladder the joint report is
-    written, and that of each rung that has begun. `pictures`: svg or png, to draw the figures as files too.
+    written, and that of each size that has begun. `pictures`: svg or png, to draw the figures as files too.
     """
     if is_watching and pictures is not None:
         raise UserError("--pictures: draw them when the sweep has ended, without --watch")
@@ -43,12 +43,12 @@ def _ladder_report(path: str, is_watching: bool, complain: Callable[[str], None]
     from raycodellm import ladder, runs
 
     opened = ladder.open_ladder(path)
-    begun = [rung for rung in opened.facts.rungs if opened.has_begun(rung)]
+    begun = [size for size in opened.facts.sizes if opened.has_begun(size)]
     if is_watching:
         named = f", such as {opened.run_folder(begun[-1])}" if begun else ""
-        raise UserError(f"--watch: {path} is a ladder; watch the run folder of one of its rungs{named}")
-    for rung in begun:
-        runs.open_run(opened.run_folder(rung).uri, complain).write_report(pictures)
+        raise UserError(f"--watch: {path} is a ladder; watch the run folder of one of its sizes{named}")
+    for size in begun:
+        runs.open_run(opened.run_folder(size).uri, complain).write_report(pictures)
     ladder.write_report(opened, complain, pictures)
     print(report_address(opened.folder))
     return DONE

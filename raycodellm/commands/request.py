@@ -39,8 +39,8 @@ class SweepRequest:
     """The sweep file's content, where there is no file; messages then call it `path`."""
     retry_failed: bool = False
     """True to run the trials again that failed."""
-    rung: str | None = None
-    """Preset of the only rung of a ladder to run; None for all of them."""
+    size: str | None = None
+    """Preset of the only size of a ladder to run; None for all of them."""
     given_in: Path = field(default_factory=Path.cwd)
     """The working directory when the command was given."""
 
@@ -72,9 +72,9 @@ class SweepRequest:
 
     def _check(self, file: SweepFile) -> None:
         if file.example().ladder is not None:
-            from raycodellm.ladder.rungs import rungs_of  # only of a ladder: this imports much
+            from raycodellm.ladder.sizes import sizes_of  # only of a ladder: this imports much
 
-            rungs_of(file)
+            sizes_of(file)
         search.most_trials(file)
         evaluation.check_evaluation(file)
         for name, source in file.example().sources.items():
@@ -108,7 +108,7 @@ class SweepRequest:
         """The line that gives this request to `command`. A key in the dashboard's address is masked."""
         words = ["raycodellm", command, self.path]
         words += [word for value in self.overrides for word in ("--set", value)]
-        words += ["--rung", self.rung] if self.rung is not None else []
+        words += ["--size", self.size] if self.size is not None else []
         words += ["--storage", self.storage_uri] if self.storage_uri != DEFAULT_STORAGE else []
         address = ["--address", config.without_credentials(self.address)] if self.address else []
         return shlex.join(words + address)

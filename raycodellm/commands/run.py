@@ -80,7 +80,7 @@ def carry_out_file(
     # Only now, since a wrong file is refused sooner than these import.
     from raycodellm import display, preflight, sweep
 
-    assert file.example().ladder is None, "a ladder's rungs are run, each a sweep without one"
+    assert file.example().ladder is None, "a ladder's sizes are run, each a sweep without one"
     sweep.require_packages(file.example())
     if (request.storage / file.example().name).exists(storage_files.LADDER):
         raise UserError(f"name: {file.example().name} is a ladder in this storage; give the sweep another name")

@@ -1,4 +1,4 @@
-"""`raycodellm run`: one sweep, or rung after rung of a ladder, on one Ray cluster."""
+"""`raycodellm run`: one sweep, or size after size of a ladder, on one Ray cluster."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raycodellm.config import SweepFile, UserError
 from raycodellm.started import STARTED
 
 if TYPE_CHECKING:
-    from raycodellm.ladder import LadderFolder, Rung
+    from raycodellm.ladder import LadderFolder, Size
 
 Complain = Callable[[str], None]
 
@@ -25,7 +25,7 @@ class LadderEnded:
     """How the run of a ladder ended."""
 
     code: int
-    """DONE; FAILED, if a trial failed or a rung is unfinished; STOPPED by the user."""
+    """DONE; FAILED, if a trial failed or a size is unfinished; STOPPED by the user."""
     ladder: LadderFolder
 
 
@@ -38,7 +38,7 @@ def run(request: SweepRequest, complain: Complain) -> int:
 
 
 def carry_out(request: SweepRequest, complain: Complain, began: float | None = None) -> Ended | LadderEnded:
-    """Runs the trials that are left, of a sweep or of a ladder's rungs. `began`: when the command began, monotonic
+    """Runs the trials that are left, of a sweep or of a ladder's sizes. `began`: when the command began, monotonic
     seconds; now, if left out.
 
     Raises `RunFailed` where the run ended before its trials did.
@@ -47,25 +47,25 @@ def carry_out(request: SweepRequest, complain: Complain, began: float | None = N
     with request.opened(complain) as file:
         if file.example().ladder is not None:
             return _ladder(request, file, complain, began)
-        if request.rung is not None:
-            raise UserError(f"--rung {request.rung}: {request.path} has no ladder; leave --rung out")
+        if request.size is not None:
+            raise UserError(f"--size {request.size}: {request.path} has no ladder; leave --size out")
         return carry_out_file(request, file, complain, began)
 
 
 def _ladder(request: SweepRequest, file: SweepFile, complain: Complain, began: float) -> LadderEnded:
     from raycodellm import ladder
 
-    rungs = ladder.rungs_of(file)
-    todo = ladder.chosen(rungs, request.rung)
+    sizes = ladder.sizes_of(file)
+    todo = ladder.chosen(sizes, request.size)
     _check_all(todo, request)
     request.storage.prove_writable("--storage")
-    folder = ladder.write_ladder(file, rungs, request.storage)
+    folder = ladder.write_ladder(file, sizes, request.storage)
     code = DONE
     with _kept_connection() as connection:
-        for place, rung in enumerate(todo):
-            rung = ladder.with_arms(file, rung, rungs[0], request.storage)
-            print(f"rung {place + 1} of {len(todo)}: {rung.preset}, {rung.parameters:,} parameters", flush=True)
-            ended = carry_out_file(request, rung.file, complain, began, connection)
+        for place, size in enumerate(todo):
+            size = ladder.with_arms(file, size, sizes[0], request.storage)
+            print(f"size {place + 1} of {len(todo)}: {size.preset}, {size.parameters:,} parameters", flush=True)
+            ended = carry_out_file(request, size.file, complain, began, connection)
             began = time.monotonic()
             result = ladder.write_report(folder, complain)
             if ended.code == STOPPED:
@@ -74,36 +74,36 @@ def _ladder(request: SweepRequest, file: SweepFile, complain: Complain, began: f
             if place == 0:
                 _check_tokens(todo[1:], request)
             if (left := _num_left(ended)) > 0:
-                print(f"rung {rung.preset} is unfinished, {left} trials left; no further rung begins", flush=True)
+                print(f"size {size.preset} is unfinished, {left} trials left; no further size begins", flush=True)
                 break
     print(ladder.summary_text(result))
     return LadderEnded(code, folder)
 
 
-def _check_all(rungs: Sequence[Rung], request: SweepRequest) -> None:
-    """Raises `UserError` where a rung that has not begun would be refused, before the first one begins."""
+def _check_all(sizes: Sequence[Size], request: SweepRequest) -> None:
+    """Raises `UserError` where a size that has not begun would be refused, before the first one begins."""
     from raycodellm import preflight
 
-    for rung in rungs:
-        if not (request.storage / rung.name).exists("sweep.yaml"):
-            preflight.check_before_start(rung.file, request.address)
+    for size in sizes:
+        if not (request.storage / size.name).exists("sweep.yaml"):
+            preflight.check_before_start(size.file, request.address)
 
 
-def _check_tokens(rungs: Sequence[Rung], request: SweepRequest) -> None:
-    """Raises `UserError` where a rung that has not begun needs more tokens than the sources have: as soon as the first
-    rung has made the token stores, and not hours later."""
+def _check_tokens(sizes: Sequence[Size], request: SweepRequest) -> None:
+    """Raises `UserError` where a size that has not begun needs more tokens than the sources have: as soon as the first
+    size has made the token stores, and not hours later."""
     from raycodellm import check
 
-    for rung in rungs:
-        if not (request.storage / rung.name).exists("sweep.yaml"):
+    for size in sizes:
+        if not (request.storage / size.name).exists("sweep.yaml"):
             try:
-                check.require_enough_tokens(rung.file, request.storage)
+                check.require_enough_tokens(size.file, request.storage)
             except UserError as error:
-                raise UserError(f"rung {rung.preset}: {error}") from error
+                raise UserError(f"size {size.preset}: {error}") from error
 
 
 def _num_left(ended: Ended) -> int:
-    """Trials of the rung that have not ended: it stopped for its failures, or its budget."""
+    """Trials of the size that have not ended: it stopped for its failures, or its budget."""
     from raycodellm.runs import OpenedRun
 
     status = OpenedRun(ended.run).status

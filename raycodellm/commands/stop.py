@@ -43,13 +43,13 @@ def stop_folder(target: str, say: Say) -> int:
 
 
 def _stop_ladder(target: str, say: Say) -> int:
-    """Asks the driver of each rung that has begun: one of them runs the ladder, or several machines run a rung each."""
+    """Asks the driver of each size that has begun: one of them runs the ladder, or several machines run a size each."""
     from raycodellm import ladder
     from raycodellm.sweep import stop_request
 
     opened = ladder.open_ladder(target)
-    begun = [rung for rung in opened.facts.rungs if opened.has_begun(rung)]
-    stopped = [driver for rung in begun if (driver := stop_request.stop(opened.run_folder(rung), say)) is not None]
+    begun = [size for size in opened.facts.sizes if opened.has_begun(size)]
+    stopped = [driver for size in begun if (driver := stop_request.stop(opened.run_folder(size), say)) is not None]
     say(f"stopped: {', '.join(stopped)}" if stopped else f"nothing runs {opened.name}")
     return DONE
 

@@ -105,30 +105,30 @@ def _submission(request: SweepRequest, file: SweepFile, start: Path) -> Submissi
             **({"git_commit": commit} if commit else {}),
         },
         environment={SUBMITTED_AS: request.command_line("submit")},
-        rung=request.rung,
+        size=request.size,
     )
 
 
 def _name(request: SweepRequest, file: SweepFile) -> str:
-    """Name of the job's sweep: of a rung that runs alone, the rung's."""
-    if request.rung is None:
+    """Name of the job's sweep: of a size that runs alone, the size's."""
+    if request.size is None:
         return file.example().name
     if file.example().ladder is None:
-        raise UserError(f"--rung {request.rung}: {request.path} has no ladder; leave --rung out")
+        raise UserError(f"--size {request.size}: {request.path} has no ladder; leave --size out")
     from raycodellm import ladder
 
-    return ladder.chosen(ladder.rungs_of(file), request.rung)[0].name
+    return ladder.chosen(ladder.sizes_of(file), request.size)[0].name
 
 
 def _size(request: SweepRequest, file: SweepFile) -> dict[str, str]:
-    """The arms and trials that the job runs, of a ladder those of its rungs together."""
+    """The arms and trials that the job runs, of a ladder those of its sizes together."""
     if file.example().ladder is None:
         return {"arms": str(search.num_arms(file)), "trials": _trials([file])}
     from raycodellm import ladder
 
-    rungs = ladder.chosen(ladder.rungs_of(file), request.rung)
-    arms = ", ".join(f"{rung.preset} {search.num_arms(rung.file)}" for rung in rungs)
-    return {"arms": arms, "trials": _trials([rung.file for rung in rungs])}
+    sizes = ladder.chosen(ladder.sizes_of(file), request.size)
+    arms = ", ".join(f"{size.preset} {search.num_arms(size.file)}" for size in sizes)
+    return {"arms": arms, "trials": _trials([size.file for size in sizes])}
 
 
 def _trials(files: Sequence[SweepFile]) -> str:

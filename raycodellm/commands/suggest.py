@@ -45,7 +45,7 @@ def suggest(path: str, asked: Suggesting, complain: Callable[[str], None]) -> in
 
     if is_ladder(path):
         raise UserError(
-            f"{path}: is a ladder; give the run folder of one of its rungs, <storage>/<sweep name>-<preset>"
+            f"{path}: is a ladder; give the run folder of one of its sizes, <storage>/<sweep name>-<preset>"
         )
     run = runs.open_run(path, complain)
     if asked.against is not None:

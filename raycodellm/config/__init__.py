@@ -12,8 +12,8 @@ from raycodellm.config.early_stopping_settings import EarlyStopping
 from raycodellm.config.errors import Unreachable, UserError
 from raycodellm.config.evaluation_settings import Evaluation
 from raycodellm.config.judge_settings import Judge
-from raycodellm.config.ladder_rungs import Carried, rung_name
 from raycodellm.config.ladder_settings import Ladder
+from raycodellm.config.ladder_sizes import Carried, size_name
 from raycodellm.config.mixture_shapes import SHAPES, CodeRatioCurve, code_ratio_curve
 from raycodellm.config.model_settings import MODEL_PRESETS, Model, Tokenizer, TrainTokenizer
 from raycodellm.config.old_spellings import current_name
@@ -37,7 +37,7 @@ from raycodellm.config.sweep_file import (
     parse_known,
     resolve,
     resolved_tree,
-    rung_file,
+    size_file,
     stages_keeping_optimizer,
     value_at,
 )
@@ -98,8 +98,8 @@ __all__ = [
     "refuse_credentials",
     "resolve",
     "resolved_tree",
-    "rung_file",
-    "rung_name",
+    "size_file",
+    "size_name",
     "stages_keeping_optimizer",
     "value_at",
     "without_credentials",

@@ -21,10 +21,10 @@ class Ladder(Frozen):
     """A ladder of sizes: runs the sweep once for each preset, smallest first, and reports each effect against size."""
 
     presets: tuple[str, ...]
-    """Presets of `model.preset`, one rung each, from the smallest to the largest. Each rung is a sweep of its own,
+    """Presets of `model.preset`, one size each, from the smallest to the largest. Each size is a sweep of its own,
     `<name>-<preset>`, in the same storage."""
     tokens_per_parameter: Annotated[Number, Field(gt=0)] = TOKENS_PER_PARAMETER
-    """Tokens that a rung trains per parameter of its model, all stages together; the stages keep their shares of the
+    """Tokens that a size trains per parameter of its model, all stages together; the stages keep their shares of the
     tokens. Every trained parameter counts, a tied embedding once."""
     learning_rate: dict[str, Annotated[Number, Field(gt=0)]] | None = None
     """Preset -> factor on the `learning_rate.peak` of every stage, for example `{tiny: 1, nano: 0.4}`; a peak that is
@@ -76,7 +76,7 @@ class Sections(Protocol):
 
 def with_first_preset(settings: Any) -> Any:
     """The raw settings of a sweep, with the ladder's first preset as `model.preset` where the file names no model: a
-    ladder's model follows from the rung."""
+    ladder's model follows from the size."""
     if not isinstance(settings, Mapping) or not isinstance(settings.get("ladder"), Mapping):
         return settings
     model, presets = settings.get("model", {}), settings["ladder"].get("presets")

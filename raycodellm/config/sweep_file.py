@@ -17,7 +17,7 @@ from raycodellm.config.credentials import refuse_credentials
 from raycodellm.config.early_stopping import require_comparable
 from raycodellm.config.enqueued import enqueued_points, reference_point
 from raycodellm.config.errors import UserError, shown
-from raycodellm.config.ladder_rungs import Carried, check_searches, rung_tree
+from raycodellm.config.ladder_sizes import Carried, check_searches, size_tree
 from raycodellm.config.messages import explain
 from raycodellm.config.old_spellings import current_path, in_current_spelling
 from raycodellm.config.pairs import Pair, compared_pairs
@@ -257,11 +257,11 @@ def resolve(file: SweepFile, params: Mapping[str, Any]) -> Sweep:
     return with_held_out_texts(sweep)
 
 
-def rung_file(file: SweepFile, preset: str, num_parameters: int, carried: Carried | None = None) -> SweepFile:
-    """The sweep file of a ladder's rung, an ordinary one. `num_parameters`: of the preset's model. `carried`: its arms,
+def size_file(file: SweepFile, preset: str, num_parameters: int, carried: Carried | None = None) -> SweepFile:
+    """The sweep file of a ladder's size, an ordinary one. `num_parameters`: of the preset's model. `carried`: its arms,
     where the smallest size chooses them."""
-    tree = rung_tree(file.tree, file.example(), preset, num_parameters, carried)
-    return parse(write_yaml(tree), f"{file.origin} (rung {preset})")
+    tree = size_tree(file.tree, file.example(), preset, num_parameters, carried)
+    return parse(write_yaml(tree), f"{file.origin} (size {preset})")
 
 
 def resolved_tree(file: SweepFile) -> dict[str, Any]:

@@ -64,7 +64,7 @@ class _Added:
                 self.num_evaluations += 1
 
 
-class Pace:
+class JobTimes:
     """How long this run's jobs take. `now` is in monotonic seconds throughout."""
 
     def __init__(self) -> None:

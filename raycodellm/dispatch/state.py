@@ -14,7 +14,7 @@ from raycodellm.dispatch.early_stopping import Decision, EarlyStopping
 from raycodellm.dispatch.jobs import JobTree, TrialOutcome
 from raycodellm.dispatch.nodes import OPEN, JobNode, JobState
 from raycodellm.dispatch.placement import Demand
-from raycodellm.dispatch.remaining import Pace
+from raycodellm.dispatch.remaining import JobTimes
 from raycodellm.dispatch.slot import Slot, SlotState
 from raycodellm.dispatch.snapshot import Sight, Snapshot, view
 from raycodellm.finished import Job
@@ -64,7 +64,7 @@ class DispatchState:
         self._taken_at: dict[str, float] = {}
         """Per key of a running job, monotonic seconds."""
         self._busy = dict.fromkeys(_BUSY_NAMES.values(), 0.0)
-        self._pace = Pace()
+        self._job_times = JobTimes()
         self.early: EarlyStopping | None = None
         """None in a sweep without early stopping."""
         self._stopped: dict[int, tuple[tuple[str, ...], TrialOutcome]] = {}
@@ -76,7 +76,7 @@ class DispatchState:
         """`finished`: outcomes of jobs that the stage store has already, by key."""
         if number not in self.tree.chains:  # else its process began again
             known = self.tree.nodes.keys() | finished.keys()
-            self._pace.trial_began(job for job in chain.jobs if job.key not in known)
+            self._job_times.trial_began(job for job in chain.jobs if job.key not in known)
         self.tree.add(number, chain, finished)
         for job in chain.jobs:
             self._mark(job.key, "asked")
@@ -172,7 +172,7 @@ class DispatchState:
             self.notes.append(f"{progress.job}: {progress.note}")
         self.progress[progress.job] = progress
         self.tree.keep(_holder(name, incarnation), progress.job, progress.kept_step)
-        self._pace.reported(self.tree.nodes[progress.job].job, progress, self._clock())
+        self._job_times.reported(self.tree.nodes[progress.job].job, progress, self._clock())
         if progress.step:
             self._mark(progress.job, "first_step")
             if progress.step == progress.num_steps:
@@ -295,7 +295,7 @@ class DispatchState:
     def snapshot(self) -> Snapshot:
         """The state to show. Each note, and each end of a job, is in one snapshot only."""
         nodes = self.tree.nodes.values()
-        remaining = self._pace.remaining(nodes, self.progress, self._taken_at, self._clock())
+        remaining = self._job_times.remaining(nodes, self.progress, self._taken_at, self._clock())
         notes, self.notes = tuple(self.notes), []
         ended, self._ended = self._ended, {}
         held = {node.holder: node.job.key for node in nodes if node.state == JobState.RUNNING}
@@ -346,7 +346,7 @@ class DispatchState:
         if taken_at is not None:
             seconds = self._clock() - taken_at
             self._busy[_BUSY_NAMES[node.job.kind]] += seconds
-            self._pace.stopped(node.job, seconds, is_done=node.state == JobState.DONE)
+            self._job_times.stopped(node.job, seconds, is_done=node.state == JobState.DONE)
 
     def _mark(self, key: str, event: str) -> None:
         """Notes when the event first happened to the job."""

@@ -15,8 +15,8 @@ from typing import TYPE_CHECKING, Any, TextIO
 
 from raycodellm.display.moment import Moment, waited_for
 from raycodellm.known_trials import num_ended
-from raycodellm.pacing import Pace
 from raycodellm.records import TrialResult
+from raycodellm.throttle import Throttle
 
 if TYPE_CHECKING:
     from raycodellm.dispatch import Snapshot
@@ -68,7 +68,7 @@ class Display(abc.ABC):
         """When the sweep was last seen."""
         self._best: tuple[int, str] = (0, "")
         """Number of ended trials, and the best arm among them."""
-        self._pace = Pace(clock)
+        self._throttle = Throttle(clock)
         """Limits how often the best arm is looked for."""
         self._ended = threading.Event()
         self._ticker = threading.Thread(target=self._tick_on, name="raycodellm display", daemon=True)
@@ -139,8 +139,8 @@ class Display(abc.ABC):
 
     def _moment(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> Moment:
         ended = num_ended(results)
-        if ended != self._best[0] and self._pace.is_due:
-            with self._pace:
+        if ended != self._best[0] and self._throttle.is_due:
+            with self._throttle:
                 self._best = (ended, self._best_of(results))
         waiting, seconds = self.waiting
         return Moment(

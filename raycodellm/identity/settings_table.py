@@ -150,11 +150,11 @@ LEAVES: dict[str, Row] = {
     **_rows("nothing", "which looks share which error", "search.confirm.begun", "looks trials metrics"),
     **_rows("nothing", "which trials exist; a trial's settings are in its stages", "search.objective", "metric mode"),
     **_rows("nothing", "which given models are compared; their scores stay", "search", "pairs"),
-    # ---- ladder: the sweep file of each rung has these in its model, tokens and rates, which enter there
+    # ---- ladder: the sweep file of each size has these in its model, tokens and rates, which enter there
     **_rows("nothing", "which sizes there are, each a sweep of its own", "ladder", "presets"),
     **_rows("nothing", "which arms the larger sizes have", "ladder", "carry"),
-    **_rows("nothing", "enters each rung as its stages' tokens", "ladder", "tokens_per_parameter"),
-    **_rows("nothing", "enters each rung as its stages' learning rates", "ladder", "learning_rate.*"),
+    **_rows("nothing", "enters each size as its stages' tokens", "ladder", "tokens_per_parameter"),
+    **_rows("nothing", "enters each size as its stages' learning rates", "ladder", "learning_rate.*"),
     # ---- budget
     **_rows(
         "nothing",

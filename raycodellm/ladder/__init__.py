@@ -1,11 +1,11 @@
-"""A ladder of sizes: the rungs, which are ordinary sweeps, and what they say together of each effect against size."""
+"""A ladder: its sizes, which are ordinary sweeps, and what they say together of each effect against size."""
 
 from raycodellm.ladder.carry import with_arms
 from raycodellm.ladder.effects import LadderResult, read_result
 from raycodellm.ladder.folder import LadderFolder, is_ladder, open_ladder, write_ladder
 from raycodellm.ladder.opened import OpenedLadder
 from raycodellm.ladder.plan import describe
-from raycodellm.ladder.rungs import Rung, chosen, rungs_of
+from raycodellm.ladder.sizes import Size, chosen, sizes_of
 from raycodellm.ladder.status import LadderStatus
 from raycodellm.ladder.write import summary_text, write_report
 
@@ -14,13 +14,13 @@ __all__ = [
     "LadderResult",
     "LadderStatus",
     "OpenedLadder",
-    "Rung",
+    "Size",
     "chosen",
     "describe",
     "is_ladder",
     "open_ladder",
     "read_result",
-    "rungs_of",
+    "sizes_of",
     "summary_text",
     "with_arms",
     "write_ladder",

@@ -9,54 +9,54 @@ from typing import Any
 from raycodellm import config, report, storage_files, sweep
 from raycodellm.config import SweepFile, UserError
 from raycodellm.files import Folder
-from raycodellm.ladder.rungs import Rung
+from raycodellm.ladder.sizes import Size
 from raycodellm.regression.yaml_points import enqueued_point
 from raycodellm.runs import OpenedRun
 
 
-def with_arms(file: SweepFile, rung: Rung, smallest: Rung, storage: Folder) -> Rung:
-    """The rung with its arms: those with which it began, or else those that the smallest size has confirmed as best.
+def with_arms(file: SweepFile, size: Size, smallest: Size, storage: Folder) -> Size:
+    """The size with its arms: those with which it began, or else those that the smallest size has confirmed as best.
 
     `file`: the ladder's. Raises `UserError` while the smallest size has not ended, or has confirmed no arm, and where
-    the rung began with another number of arms than `ladder.carry` asks for now.
+    the size began with another number of arms than `ladder.carry` asks for now.
     """
-    if not rung.is_open:
-        return rung
-    folder = storage / rung.name
+    if not size.is_open:
+        return size
+    folder = storage / size.name
     points: Sequence[Mapping[str, Any]]
     if folder.exists("sweep.yaml"):
         points = storage_files.read_sweep_file(folder).example().search.enqueue
-        _require_same_number(file, rung, len(points), smallest, storage)
+        _require_same_number(file, size, len(points), smallest, storage)
     else:
         points = _chosen(file, smallest, storage)
     carried = config.Carried(len(points), points)
-    return replace(rung, file=config.rung_file(file, rung.preset, rung.parameters, carried), is_open=False)
+    return replace(size, file=config.size_file(file, size.preset, size.parameters, carried), is_open=False)
 
 
-def _require_same_number(file: SweepFile, rung: Rung, begun: int, smallest: Rung, storage: Folder) -> None:
+def _require_same_number(file: SweepFile, size: Size, begun: int, smallest: Size, storage: Folder) -> None:
     carry = _carry(file)
     may_have_more = begun < carry and (storage / smallest.name).exists("sweep.yaml")
     if begun > carry or (may_have_more and len(_chosen(file, smallest, storage)) > begun):
         raise UserError(
-            f"ladder.carry: found {carry}, but {rung.preset} began with the best {begun} of {smallest.preset}; "
+            f"ladder.carry: found {carry}, but {size.preset} began with the best {begun} of {smallest.preset}; "
             f"give {begun}, or give the ladder a new name"
         )
 
 
 def _carry(file: SweepFile) -> int:
     ladder = file.example().ladder
-    assert ladder is not None and ladder.carry is not None, "only such a ladder has rungs that are open"
+    assert ladder is not None and ladder.carry is not None, "only such a ladder has sizes that are open"
     return ladder.carry
 
 
-def _chosen(file: SweepFile, smallest: Rung, storage: Folder) -> list[dict[str, Any]]:
+def _chosen(file: SweepFile, smallest: Size, storage: Folder) -> list[dict[str, Any]]:
     """The best confirmed arms of the smallest size, without the reference, as points of `search.enqueue`."""
     folder = storage / smallest.name
     records = report.read_records(folder, storage) if folder.exists("sweep.yaml") else None
     if records is None or not records.known.is_over:
         raise UserError(
             f"ladder.carry: the smallest size, {smallest.preset}, chooses the arms of the others and has not ended; "
-            f"run it first, with --rung {smallest.preset}"
+            f"run it first, with --size {smallest.preset}"
         )
     confirmed = [one.arm for one in records.scores if one.is_confirmed and one.arm != records.known.compared_with]
     if not confirmed:

@@ -1,4 +1,4 @@
-"""The effect of each arm against the reference at each size: the rungs' verdicts, arm by arm."""
+"""The effect of each arm against the reference at each size: the sizes' verdicts, arm by arm."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from typing import Any
 
 from raycodellm import report, statistics, verdict
 from raycodellm.config import Objective
-from raycodellm.ladder.folder import LadderFolder, RungFacts
+from raycodellm.ladder.folder import LadderFolder, SizeFacts
 from raycodellm.statistics import ERROR, Difference, Interval, OrderAgreement, SizeTrend, Word
 from raycodellm.tables.trials import params_of
 from raycodellm.verdict.arms import mean_score
@@ -26,11 +26,11 @@ ArmKey = tuple[tuple[str, str], ...]
 class Effect:
     """One arm against the reference at one size, in one metric."""
 
-    rung: RungFacts
+    size: SizeFacts
     difference: Interval
-    """The arm's score minus the reference's; the ends, of the rung's own family, are NaN where the noise is unknown."""
+    """The arm's score minus the reference's; the ends, of the size's own family, are NaN where the noise is unknown."""
     word: Word | None
-    """The rung's verdict; None where it has none."""
+    """The size's verdict; None where it has none."""
     evidence: Difference | None
     """The difference with its variances; None without a verdict."""
 
@@ -56,16 +56,16 @@ class ArmEffects:
 
 
 @dataclass(frozen=True)
-class RungResult:
-    """A rung and what its run has written so far."""
+class SizeResult:
+    """A size and what its run has written so far."""
 
-    facts: RungFacts
+    facts: SizeFacts
     records: report.Records | None
-    """None where the rung has not begun."""
+    """None where the size has not begun."""
 
     @cached_property
     def arms(self) -> dict[ArmKey, int]:
-        """Maps the arms to their numbers at this rung."""
+        """Maps the arms to their numbers at this size."""
         rows = self.records.rows if self.records is not None else []
         found: dict[ArmKey, int] = {}
         for row in sorted(rows, key=lambda row: row["arm"]):
@@ -112,39 +112,39 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class LadderResult:
-    """All that the rungs of a ladder have written so far."""
+    """All that the sizes of a ladder have written so far."""
 
     ladder: LadderFolder
-    rungs: tuple[RungResult, ...]
+    sizes: tuple[SizeResult, ...]
     """From the smallest model to the largest."""
 
     @property
-    def begun(self) -> list[RungResult]:
-        return [one for one in self.rungs if one.records is not None]
+    def begun(self) -> list[SizeResult]:
+        return [one for one in self.sizes if one.records is not None]
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
-        """Objectives of the first rung that has begun; all rungs have the same."""
+        """Objectives of the first size that has begun; all sizes have the same."""
         return self.begun[0].records.sweep.search.objectives if self.begun else ()  # type: ignore[union-attr]
 
     @cached_property
     def arms(self) -> dict[ArmKey, tuple[int, Mapping[str, Any]]]:
         """Maps each arm to its number and parameters at the smallest size that has it, the reference left out."""
         found: dict[ArmKey, tuple[int, Mapping[str, Any]]] = {}
-        for rung in self.begun:
-            assert rung.records is not None
-            for row in rung.records.rows:
-                if row["arm"] != rung.reference:
+        for size in self.begun:
+            assert size.records is not None
+            for row in size.records.rows:
+                if row["arm"] != size.reference:
                     found.setdefault(arm_key(params_of(row)), (row["arm"], params_of(row)))
         return dict(sorted(found.items(), key=lambda item: item[1][0]))
 
     @cached_property
     def metrics(self) -> dict[str, Objective]:
-        """Maps each metric of which a rung knows effects to its good direction: the objectives first."""
+        """Maps each metric of which a size knows effects to its good direction: the objectives first."""
         found = {one.metric: one for one in self.objectives}
-        for rung in self.begun:
-            assert rung.records is not None
-            for metric, objective in family_metrics(rung.records.rows, self.objectives).items():
+        for size in self.begun:
+            assert size.records is not None
+            for metric, objective in family_metrics(size.records.rows, self.objectives).items():
                 found.setdefault(metric, Objective(metric=metric, mode=objective.mode))
         return found
 
@@ -155,7 +155,7 @@ class LadderResult:
             (metric, key): effects
             for metric in self.metrics
             for key in self.arms
-            if (effects := tuple(one for rung in self.begun if (one := _effect(rung, key, metric)) is not None))
+            if (effects := tuple(one for size in self.begun if (one := _effect(size, key, metric)) is not None))
         }
         alpha = ERROR / max(1, sum(_may_have_trend(effects) for effects in known.values()))
         return [
@@ -164,12 +164,12 @@ class LadderResult:
         ]
 
     @cached_property
-    def agreements(self) -> list[tuple[RungFacts, RungFacts, OrderAgreement]]:
+    def agreements(self) -> list[tuple[SizeFacts, SizeFacts, OrderAgreement]]:
         """The agreement in the first objective of every two sizes, of the reference and all other arms."""
         if not self.objectives:
             return []
         metric = self.objectives[0].metric
-        measured = [(rung, _measured(rung, metric)) for rung in self.begun]
+        measured = [(size, _measured(size, metric)) for size in self.begun]
         found = []
         for place, (large, of_large) in enumerate(measured):
             for small, of_small in measured[:place]:
@@ -185,38 +185,38 @@ def _may_have_trend(effects: Sequence[Effect]) -> bool:
 
 
 def _trend(effects: Sequence[Effect], alpha: float) -> SizeTrend | None:
-    known = [(one.rung.parameters, one.evidence) for one in effects if one.evidence is not None]
-    known = [(size, evidence) for size, evidence in known if evidence.is_known]
-    return statistics.size_trend([size for size, _ in known], [evidence for _, evidence in known], alpha)
+    known = [(one.size.parameters, one.evidence) for one in effects if one.evidence is not None]
+    known = [(parameters, evidence) for parameters, evidence in known if evidence.is_known]
+    return statistics.size_trend([parameters for parameters, _ in known], [evidence for _, evidence in known], alpha)
 
 
-def _effect(rung: RungResult, key: ArmKey, metric: str) -> Effect | None:
-    """The arm's effect at the rung; None where the arm or the reference has no score there."""
-    arm, records = rung.arms.get(key), rung.records
+def _effect(size: SizeResult, key: ArmKey, metric: str) -> Effect | None:
+    """The arm's effect at the size; None where the arm or the reference has no score there."""
+    arm, records = size.arms.get(key), size.records
     if arm is None or records is None:
         return None
-    if (one := rung.verdicts.get((arm, metric))) is not None:
-        return Effect(rung.facts, one.difference, one.word, one.evidence)
+    if (one := size.verdicts.get((arm, metric))) is not None:
+        return Effect(size.facts, one.difference, one.word, one.evidence)
     scores = [
-        mean_score(rung.counted.get(number, ()), metric) for number in (arm, rung.reference) if number is not None
+        mean_score(size.counted.get(number, ()), metric) for number in (arm, size.reference) if number is not None
     ]
     if len(scores) < 2 or scores[0] is None or scores[1] is None:
         return None
-    return Effect(rung.facts, Interval(scores[0] - scores[1], math.nan, math.nan), None, None)
+    return Effect(size.facts, Interval(scores[0] - scores[1], math.nan, math.nan), None, None)
 
 
-def _measured(rung: RungResult, metric: str) -> dict[ArmKey, statistics.ArmMeasurements]:
-    if rung.records is None:
+def _measured(size: SizeResult, metric: str) -> dict[ArmKey, statistics.ArmMeasurements]:
+    if size.records is None:
         return {}
-    measured, _ = measured_arms(metric, rung.counted, rung.records.items)
-    return {key: measured[arm] for key, arm in rung.arms.items() if arm in measured}
+    measured, _ = measured_arms(metric, size.counted, size.records.items)
+    return {key: measured[arm] for key, arm in size.arms.items() if arm in measured}
 
 
 def read_result(ladder: LadderFolder) -> LadderResult:
-    """Reads what the rungs have written so far."""
-    rungs = []
-    for facts in ladder.facts.rungs:
+    """Reads what the sizes have written so far."""
+    sizes = []
+    for facts in ladder.facts.sizes:
         folder = ladder.run_folder(facts)
         begun = ladder.has_begun(facts)
-        rungs.append(RungResult(facts, report.read_records(folder, ladder.storage) if begun else None))
-    return LadderResult(ladder, tuple(rungs))
+        sizes.append(SizeResult(facts, report.read_records(folder, ladder.storage) if begun else None))
+    return LadderResult(ladder, tuple(sizes))

@@ -8,9 +8,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from raycodellm.config import Objective
-from raycodellm.ladder.effects import ArmKey, LadderResult, RungResult, arm_key
-from raycodellm.ladder.folder import RungFacts
-from raycodellm.ladder.words import axis_title, interval_text, size
+from raycodellm.ladder.effects import ArmKey, LadderResult, SizeResult, arm_key
+from raycodellm.ladder.folder import SizeFacts
+from raycodellm.ladder.words import axis_title, interval_text, size_text
 from raycodellm.report.answer import metric_in_words
 from raycodellm.report.figures import Figure
 from raycodellm.report.figures.figure import GROUP_COLOURS, GROUP_SYMBOLS, QUIET, as_markup, plain, title
@@ -30,7 +30,7 @@ class _Line:
     name: str
     place: int
     """Gives the arm its colour and symbol, the same in all plots; 0 for the reference."""
-    points: Sequence[tuple[RungFacts, Interval]]
+    points: Sequence[tuple[SizeFacts, Interval]]
     is_signed: bool
     """True for differences."""
 
@@ -44,7 +44,7 @@ def effects_by_size(result: LadderResult) -> list[Figure]:
             _Line(
                 _name(one.number, one.params),
                 _places(result)[arm_key(one.params)],
-                [(effect.rung, effect.difference) for effect in one.effects],
+                [(effect.size, effect.difference) for effect in one.effects],
                 is_signed=True,
             )
             for one in arms
@@ -56,10 +56,10 @@ def effects_by_size(result: LadderResult) -> list[Figure]:
 
 def scores_by_size(result: LadderResult) -> list[Figure]:
     """A plot of the arms' scores in the first objective, the reference among them; none without a score."""
-    lines: dict[ArmKey, tuple[str, list[tuple[RungFacts, Interval]]]] = {}
-    for rung in result.begun:
-        for name, key, score in _scores(rung):
-            lines.setdefault(key, (name, []))[1].append((rung.facts, score))
+    lines: dict[ArmKey, tuple[str, list[tuple[SizeFacts, Interval]]]] = {}
+    for size in result.begun:
+        for name, key, score in _scores(size):
+            lines.setdefault(key, (name, []))[1].append((size.facts, score))
     if not lines:
         return []
     objective: Objective = result.objectives[0]
@@ -68,17 +68,17 @@ def scores_by_size(result: LadderResult) -> list[Figure]:
     return [_figure("scores-by-size", result, metric_in_words(objective), drawn, has_zero=False)]
 
 
-def _scores(rung: RungResult) -> list[tuple[str, ArmKey, Interval]]:
-    """Name, key and score of each arm that counts at the rung, in the order of their numbers."""
-    scores = sorted(rung.records.scores, key=lambda one: one.arm) if rung.records is not None else []
+def _scores(size: SizeResult) -> list[tuple[str, ArmKey, Interval]]:
+    """Name, key and score of each arm that counts at the size, in the order of their numbers."""
+    scores = sorted(size.records.scores, key=lambda one: one.arm) if size.records is not None else []
     return [
         (
-            _name(one.arm, one.params) + (", the reference" if one.arm == rung.reference else ""),
+            _name(one.arm, one.params) + (", the reference" if one.arm == size.reference else ""),
             arm_key(one.params),
             Interval(one.score, one.low, one.high),
         )
         for one in scores
-        if one.score is not None and one.arm in rung.counted
+        if one.score is not None and one.arm in size.counted
     ]
 
 
@@ -92,17 +92,17 @@ def _name(number: int, params: Any) -> str:
 
 
 def _figure(name: str, result: LadderResult, y_title: str, lines: Sequence[_Line], has_zero: bool = True) -> Figure:
-    sizes = [rung.facts.parameters for rung in result.rungs]
-    span, shown = math.log10(max(sizes) / min(sizes)) or 1.0, lines[:MOST_ARMS]
+    places = [size.facts.parameters for size in result.sizes]
+    span, shown = math.log10(max(places) / min(places)) or 1.0, lines[:MOST_ARMS]
     traces = [_trace(one, _APART * span * (nth - (len(shown) - 1) / 2)) for nth, one in enumerate(shown)]
     zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"color": QUIET, "width": 1}}
     layout = {
         "xaxis": {
             "title": title("parameters of the model"),
             "type": "log",
-            "tickvals": sizes,
-            "ticktext": [as_markup(size(rung.facts)) for rung in result.rungs],
-            "range": [math.log10(min(sizes)) - 0.08 * span, math.log10(max(sizes)) + 0.08 * span],
+            "tickvals": places,
+            "ticktext": [as_markup(size_text(size.facts)) for size in result.sizes],
+            "range": [math.log10(min(places)) - 0.08 * span, math.log10(max(places)) + 0.08 * span],
         },
         "yaxis": {"title": title(y_title)},
         "shapes": [zero] if has_zero else [],
@@ -120,7 +120,7 @@ def _trace(one: _Line, shift: float) -> dict[str, Any]:
         "type": "scatter",
         "mode": "lines+markers",
         "name": as_markup(one.name),
-        "x": plain(rung.parameters * 10**shift for rung, _ in one.points),
+        "x": plain(size.parameters * 10**shift for size, _ in one.points),
         "y": plain(score.value for score in values),
         "error_y": {
             "type": "data",
@@ -130,8 +130,8 @@ def _trace(one: _Line, shift: float) -> dict[str, Any]:
             "width": 3,
         },
         "text": [
-            f"{as_markup(one.name)}<br>{as_markup(f'{size(rung)}: {interval_text(score, one.is_signed)}')}"
-            for rung, score in one.points
+            f"{as_markup(one.name)}<br>{as_markup(f'{size_text(size)}: {interval_text(score, one.is_signed)}')}"
+            for size, score in one.points
         ],
         "hovertemplate": "%{text}<extra></extra>",
         "line": {"color": colour, "width": 1.2},

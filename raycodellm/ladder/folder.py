@@ -1,4 +1,4 @@
-"""The ladder's own folder, `<storage>/<sweep name>`: `ladder.json`, which names the rungs, and the joint report."""
+"""The ladder's own folder, `<storage>/<sweep name>`: `ladder.json`, which names the sizes, and the joint report."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from typing import Any
 from raycodellm import config
 from raycodellm.config import SweepFile, UserError
 from raycodellm.files import Folder
-from raycodellm.ladder.rungs import Rung
+from raycodellm.ladder.sizes import Size
 from raycodellm.records import as_json, from_json
 from raycodellm.storage_files import LADDER
 
-FORMAT = 1
-"""Raised when a key of `ladder.json` changes its meaning or goes."""
+FORMAT = 2
+"""Raised when a key of `ladder.json` changes its meaning or goes: 2 since `rungs` are `sizes`."""
 
 
 @dataclass(frozen=True)
-class RungFacts:
-    """One rung, as `ladder.json` names it."""
+class SizeFacts:
+    """One size, as `ladder.json` names it."""
 
     preset: str
     sweep: str
-    """Name of the rung's sweep, and of its run folder in the same storage."""
+    """Name of the size's sweep, and of its run folder in the same storage."""
     parameters: int
     tokens: int
     """Tokens that an arm trains in all its stages."""
@@ -38,7 +38,7 @@ class Facts:
     format: int
     sweep: str
     """Name of the ladder."""
-    rungs: tuple[RungFacts, ...]
+    sizes: tuple[SizeFacts, ...]
     """From the smallest model to the largest."""
     settings: dict[str, Any]
     """The ladder's sweep file as resolved."""
@@ -60,13 +60,13 @@ class LadderFolder:
     def storage(self) -> Folder:
         return self.folder.parent
 
-    def run_folder(self, rung: RungFacts) -> Folder:
-        """The run folder of the rung's sweep, which may not exist yet."""
-        return self.storage / rung.sweep
+    def run_folder(self, size: SizeFacts) -> Folder:
+        """The run folder of the size's sweep, which may not exist yet."""
+        return self.storage / size.sweep
 
-    def has_begun(self, rung: RungFacts) -> bool:
-        """True if the rung has a run folder."""
-        return self.run_folder(rung).exists("sweep.yaml")
+    def has_begun(self, size: SizeFacts) -> bool:
+        """True if the size has a run folder."""
+        return self.run_folder(size).exists("sweep.yaml")
 
 
 def is_ladder(folder: str | os.PathLike[str]) -> bool:
@@ -77,12 +77,15 @@ def is_ladder(folder: str | os.PathLike[str]) -> bool:
 def open_ladder(folder: str | os.PathLike[str]) -> LadderFolder:
     """Opens a ladder's folder. Raises `DamagedFile` where `ladder.json` is damaged."""
     opened = Folder(os.fspath(folder))
-    facts = from_json(Facts, opened.read_json(LADDER), f"{opened}/{LADDER}")
+    written = opened.read_json(LADDER)
+    if isinstance(written, dict) and "rungs" in written:  # of format 1
+        written["sizes"] = written.pop("rungs")
+    facts = from_json(Facts, written, f"{opened}/{LADDER}")
     return LadderFolder(opened, facts)
 
 
-def write_ladder(file: SweepFile, rungs: Sequence[Rung], storage: Folder) -> LadderFolder:
-    """Writes `ladder.json` anew, from the sweep file as it is now. Each rung's own run folder says what it began with.
+def write_ladder(file: SweepFile, sizes: Sequence[Size], storage: Folder) -> LadderFolder:
+    """Writes `ladder.json` anew, from the sweep file as it is now. Each size's own run folder says what it began with.
 
     Raises `UserError` where the folder is a run of a sweep without a ladder.
     """
@@ -90,7 +93,7 @@ def write_ladder(file: SweepFile, rungs: Sequence[Rung], storage: Folder) -> Lad
     folder = storage / sweep.name
     if folder.exists("sweep.yaml"):
         raise UserError(f"name: {folder.uri} is the run of a sweep without a ladder; give the ladder another name")
-    named = tuple(RungFacts(one.preset, one.name, one.parameters, one.tokens) for one in rungs)
+    named = tuple(SizeFacts(one.preset, one.name, one.parameters, one.tokens) for one in sizes)
     facts = Facts(FORMAT, sweep.name, named, config.resolved_tree(file))
     folder.write_json(LADDER, as_json(facts))
     return LadderFolder(folder, facts)

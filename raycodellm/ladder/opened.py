@@ -1,4 +1,4 @@
-"""A ladder as an object: its rungs' runs, and each effect against size."""
+"""A ladder as an object: its sizes' runs, and each effect against size."""
 
 from __future__ import annotations
 
@@ -40,14 +40,14 @@ class OpenedLadder:
         return self._ladder.name
 
     @property
-    def rungs(self) -> dict[str, OpenedRun]:
-        """Maps the preset of each rung that has begun to its run, the smallest model first."""
-        begun = [one for one in self._ladder.facts.rungs if self._ladder.has_begun(one)]
+    def sizes(self) -> dict[str, OpenedRun]:
+        """Maps the preset of each size that has begun to its run, the smallest model first."""
+        begun = [one for one in self._ladder.facts.sizes if self._ladder.has_begun(one)]
         return {one.preset: open_run(self._ladder.run_folder(one).uri, self._say) for one in begun}
 
     @property
     def status(self) -> LadderStatus:
-        """How the rungs stand."""
+        """How the sizes stand."""
         return LadderStatus.of(self._ladder, self._say)
 
     @property
@@ -61,8 +61,8 @@ class OpenedLadder:
                 "arm": one.number,
                 **{f"params.{name}": value for name, value in one.params.items()},
                 "metric": one.objective.metric,
-                "preset": effect.rung.preset,
-                "parameters": effect.rung.parameters,
+                "preset": effect.size.preset,
+                "parameters": effect.size.parameters,
                 "difference": effect.difference.value,
                 "difference_low": effect.difference.low,
                 "difference_high": effect.difference.high,
@@ -75,7 +75,7 @@ class OpenedLadder:
 
     @property
     def answer(self) -> str:
-        """Sentences that join the verdicts of the rungs."""
+        """Sentences that join the verdicts of the sizes."""
         return answer(read_result(self._ladder))
 
     def summary(self) -> str:

@@ -9,36 +9,36 @@ from raycodellm import check, memory_needs, model, preflight, report, search
 from raycodellm.check import costs
 from raycodellm.config import SweepFile
 from raycodellm.files import Folder
-from raycodellm.ladder.rungs import Rung, rungs_of
+from raycodellm.ladder.sizes import Size, sizes_of
 from raycodellm.memory_needs import GIB
 from raycodellm.tables import Table, cells, formats, table_lines
 
 
 def describe(file: SweepFile, storage: Folder, asked: check.Asked = check.NOTHING_ASKED) -> str:
-    """The rungs in one table, then each rung's own plan. Raises `UserError` for whatever `run` would refuse."""
-    rungs, sweep = rungs_of(file), file.example()
-    assert sweep.ladder is not None, "rungs_of has refused it"
-    plans = [check.describe(rung.file, storage, asked) for rung in rungs]
-    speeds = measured_speeds(rungs, storage)
+    """The sizes in one table, then each size's own plan. Raises `UserError` for whatever `run` would refuse."""
+    sizes, sweep = sizes_of(file), file.example()
+    assert sweep.ladder is not None, "sizes_of has refused it"
+    plans = [check.describe(size.file, storage, asked) for size in sizes]
+    speeds = measured_speeds(sizes, storage)
     hardware = costs.Hardware(asked.device or sweep.scaling.device, sweep.scaling.gpus_per_worker > 0)
-    total = sum(search.most_trials(rung.file) for rung in rungs)
+    total = sum(search.most_trials(size.file) for size in sizes)
     lines = [
-        f"{sweep.name}: a ladder of {len(rungs)} sizes, {_arms(rungs)}, at most "
+        f"{sweep.name}: a ladder of {len(sizes)} sizes, {_arms(sizes)}, at most "
         f"{total} trials, {sweep.ladder.tokens_per_parameter:g} tokens per parameter, {_transfer(file)}",
-        *table_lines(_table(rungs, speeds, hardware), indent="  "),
+        *table_lines(_table(sizes, speeds, hardware), indent="  "),
     ]
     if sweep.ladder.carry is not None:
-        arms = f"the best {sweep.ladder.carry} confirmed arms of {rungs[0].preset}, and the reference"
-        lines.append(f"  from {rungs[1].preset} on the arms are {arms}; what the plans below list are examples")
+        arms = f"the best {sweep.ladder.carry} confirmed arms of {sizes[0].preset}, and the reference"
+        lines.append(f"  from {sizes[1].preset} on the arms are {arms}; what the plans below list are examples")
     parts = ["\n".join(lines)]
-    for rung, plan in zip(rungs, plans, strict=True):
-        parts.append(f"---- {rung.preset}: {rung.parameters:,} parameters ----\n\n{plan}")
+    for size, plan in zip(sizes, plans, strict=True):
+        parts.append(f"---- {size.preset}: {size.parameters:,} parameters ----\n\n{plan}")
     return "\n\n".join(parts)
 
 
-def _arms(rungs: Sequence[Rung]) -> str:
+def _arms(sizes: Sequence[Size]) -> str:
     """The number of arms, in words."""
-    numbers = list(dict.fromkeys(search.num_arms(rung.file) for rung in rungs))
+    numbers = list(dict.fromkeys(search.num_arms(size.file) for size in sizes))
     return (
         f"{numbers[0]} arms each" if len(numbers) == 1 else f"{numbers[0]} arms at the smallest, {numbers[1]} at others"
     )
@@ -56,29 +56,29 @@ def _transfer(file: SweepFile) -> str:
     return "learning rates searched"
 
 
-def _table(rungs: Sequence[Rung], speeds: dict[str, float], hardware: costs.Hardware) -> Table:
+def _table(sizes: Sequence[Size], speeds: dict[str, float], hardware: costs.Hardware) -> Table:
     unit = "CPU core" if not hardware.on_gpus else hardware.name or costs.REFERENCE
     header = (
         *("size", "parameters", "tokens of an arm", "trials", "GiB per worker"),
         *("FLOPs, nothing shared", f"{unit} hours, nothing shared", "reckoned"),
     )
-    return Table(header, [_row(rung, speeds, hardware) for rung in rungs], left=(0, 7))
+    return Table(header, [_row(size, speeds, hardware) for size in sizes], left=(0, 7))
 
 
-def _row(rung: Rung, speeds: dict[str, float], hardware: costs.Hardware) -> tuple[str, ...]:
-    known, most = search.num_trials(rung.file), search.most_trials(rung.file)
-    need = memory_needs.largest_need(rung.file, preflight.vocab_size(rung.file.example()))
-    flops = arm_flops(rung) * most
-    timed = rung.preset if rung.preset in speeds else next(iter(speeds), None)
+def _row(size: Size, speeds: dict[str, float], hardware: costs.Hardware) -> tuple[str, ...]:
+    known, most = search.num_trials(size.file), search.most_trials(size.file)
+    need = memory_needs.largest_need(size.file, preflight.vocab_size(size.file.example()))
+    flops = arm_flops(size) * most
+    timed = size.preset if size.preset in speeds else next(iter(speeds), None)
     if timed is not None:
-        speed, how = speeds[timed], "as measured" if timed == rung.preset else f"at the speed of {timed}"
+        speed, how = speeds[timed], "as measured" if timed == size.preset else f"at the speed of {timed}"
     else:
-        speed = hardware.flops_per_second(rung.file.example().stages[0].numerics.precision)
+        speed = hardware.flops_per_second(size.file.example().stages[0].numerics.precision)
         how = f"at {speed:.2g} FLOP/s"
     return (
-        rung.preset,
-        cells.whole(rung.parameters),
-        cells.count(rung.tokens),
+        size.preset,
+        cells.whole(size.parameters),
+        cells.count(size.tokens),
         f"{known}" if known == most else f"{known}, at most {most}",
         f"{need.total / GIB:.3g}",
         f"{flops:.2e}",
@@ -87,9 +87,9 @@ def _row(rung: Rung, speeds: dict[str, float], hardware: costs.Hardware) -> tupl
     )
 
 
-def arm_flops(rung: Rung) -> float:
+def arm_flops(size: Size) -> float:
     """FLOPs that training an arm takes."""
-    sweep = rung.file.example()
+    sweep = size.file.example()
     vocab_size = preflight.vocab_size(sweep)
     return math.fsum(
         stage.num_tokens * model.flops_per_token(sweep.model, vocab_size, stage.sequence_length)
@@ -97,15 +97,15 @@ def arm_flops(rung: Rung) -> float:
     )
 
 
-def measured_speeds(rungs: Sequence[Rung], storage: Folder) -> dict[str, float]:
+def measured_speeds(sizes: Sequence[Size], storage: Folder) -> dict[str, float]:
     """Maps the presets whose stages have been trained in this storage to the FLOP/s that one device reached, the
     largest first."""
     found = {}
-    for rung in reversed(rungs):
-        folder = storage / rung.name
+    for size in reversed(sizes):
+        folder = storage / size.name
         if not folder.exists("sweep.yaml"):
             continue
         shared = report.read_records(folder, storage).sharing
         if shared.tokens_trained and shared.seconds_trained:
-            found[rung.preset] = arm_flops(rung) / rung.tokens * shared.tokens_trained / shared.seconds_trained
+            found[size.preset] = arm_flops(size) / size.tokens * shared.tokens_trained / shared.seconds_trained
     return found

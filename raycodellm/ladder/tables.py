@@ -1,23 +1,23 @@
-"""The tables of a ladder's report: rungs, effects by size, trends, and the order of the arms."""
+"""The tables of a ladder's report: sizes, effects by size, trends, and the order of the arms."""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
 
 from raycodellm import verdict
-from raycodellm.ladder.effects import ArmEffects, LadderResult, RungResult
-from raycodellm.ladder.words import interval_text, share_text, size
+from raycodellm.ladder.effects import ArmEffects, LadderResult, SizeResult
+from raycodellm.ladder.words import interval_text, share_text, size_text
 from raycodellm.report.answer import answer_so_far
 from raycodellm.tables import Cell, Table, cells, formats
 
 
-def rungs(result: LadderResult) -> Table:
+def sizes(result: LadderResult) -> Table:
     """One row per size: its sweep, tokens, trials, and the answer of that size alone."""
     header = ("size", "parameters", "sweep", "tokens of an arm", "trials complete", "answer of this size alone")
-    return Table(header, [_rung(one) for one in result.rungs], left=(0, 2, 5))
+    return Table(header, [_size(one) for one in result.sizes], left=(0, 2, 5))
 
 
-def _rung(one: RungResult) -> tuple[str, ...]:
+def _size(one: SizeResult) -> tuple[str, ...]:
     facts, records = one.facts, one.records
     done = "not begun" if records is None else f"{records.states['complete']} of {records.num_trials}"
     return (
@@ -36,9 +36,9 @@ def effects(result: LadderResult, metrics: Sequence[str] | None = None) -> Table
     `metrics`: those to show; all when left out.
     """
     shown = [one for one in result.effects if metrics is None or one.objective.metric in metrics]
-    sizes = [size(rung.facts) for rung in result.rungs]
+    titles = [size_text(size.facts) for size in result.sizes]
     has_trend = any(one.trend is not None for one in shown)
-    header = ("metric", "arm", "parameters", *sizes, *(("per tenfold size",) if has_trend else ()))
+    header = ("metric", "arm", "parameters", *titles, *(("per tenfold size",) if has_trend else ()))
     rows = [(*_arm(one), *_by_size(one, result), *((_trend(one),) if has_trend else ())) for one in shown]
     return Table(header, rows, left=(0, 2))
 
@@ -48,10 +48,10 @@ def _arm(one: ArmEffects) -> tuple[str, ...]:
 
 
 def _by_size(one: ArmEffects, result: LadderResult) -> list[str]:
-    found = {effect.rung.preset: effect for effect in one.effects}
+    found = {effect.size.preset: effect for effect in one.effects}
     texts = []
-    for rung in result.rungs:
-        effect = found.get(rung.facts.preset)
+    for size in result.sizes:
+        effect = found.get(size.facts.preset)
         if effect is None:
             texts.append(formats.NOTHING)
             continue
@@ -72,8 +72,8 @@ def order(result: LadderResult) -> Table:
     header = ("smaller", "larger", "pairs of arms", "ordered alike", "share", "known alike", "known different")
     rows = [
         (
-            size(small),
-            size(large),
+            size_text(small),
+            size_text(large),
             cells.whole(found.num_pairs),
             cells.whole(found.alike),
             Cell(share_text(found), found.share.value),

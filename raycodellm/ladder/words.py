@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from raycodellm.config import Objective
 from raycodellm.ladder.effects import ArmEffects, LadderResult
-from raycodellm.ladder.folder import RungFacts
+from raycodellm.ladder.folder import SizeFacts
 from raycodellm.statistics import ERROR, FEWEST_SIZES, Interval, OrderAgreement
 from raycodellm.tables import formats
 
@@ -23,15 +23,15 @@ WHY_NO_PREDICTION = (
 """Limits of a ladder's answer, with the study that measured them."""
 
 
-def size(rung: RungFacts) -> str:
+def size_text(size: SizeFacts) -> str:
     """`tiny (476 k)`."""
-    return f"{rung.preset} ({formats.count(rung.parameters)})"
+    return f"{size.preset} ({formats.count(size.parameters)})"
 
 
 def answer(result: LadderResult) -> str:
-    """Sentences that join the rungs on the first objective: one for each arm, then those on the arms' order."""
+    """Sentences that join the sizes on the first objective: one for each arm, then those on the arms' order."""
     if not result.objectives:
-        return "No rung has begun."
+        return "No size has begun."
     metric = result.objectives[0].metric
     found = [one for one in result.effects if one.objective.metric == metric]
     if not found:
@@ -51,9 +51,9 @@ def sentence(one: ArmEffects) -> str:
 def _sign(one: ArmEffects) -> str:
     arm = f"Arm {one.number} ({formats.params(one.params)})"
     metric, effects = one.objective.metric, one.effects
-    words = {word: [effect.rung for effect in effects if effect.word == word] for word in ("better", "worse", "equal")}
+    words = {word: [effect.size for effect in effects if effect.word == word] for word in ("better", "worse", "equal")}
     if len(effects) < 2:
-        return f"{arm} has a score in {metric} at {_sizes([effect.rung for effect in effects])} alone."
+        return f"{arm} has a score in {metric} at {_sizes([effect.size for effect in effects])} alone."
     if words["better"] and words["worse"]:
         return (
             f"{arm} changes sign in {metric}: better at {_sizes(words['better'])}, worse at {_sizes(words['worse'])}; "
@@ -62,9 +62,9 @@ def _sign(one: ArmEffects) -> str:
     for word, said in (("better", "better than"), ("worse", "worse than"), ("equal", "equal to")):
         if len(words[word]) == len(effects):
             return f"{arm} is {said} the reference in {metric} at all {len(effects)} sizes."
-    known = [f"{word} at {_sizes(rungs)}" for word, rungs in words.items() if rungs]
+    known = [f"{word} at {_sizes(sizes)}" for word, sizes in words.items() if sizes]
     if known:
-        open_ = [effect.rung for effect in effects if effect.word not in words]
+        open_ = [effect.size for effect in effects if effect.word not in words]
         rest = f", not known at {_sizes(open_)}" if open_ else ""
         return f"{arm} is {' and '.join(known)} in {metric}{rest}: whether its sign is the same at all is not known."
     if any(effect.evidence is None for effect in effects):
@@ -97,8 +97,8 @@ def lacking(result: LadderResult) -> str:
     found = [one for one in result.effects if one.objective.metric == metric]
     if all(one.trend is not None for one in found):
         return ""
-    if len(result.rungs) < FEWEST_SIZES:
-        return f"A trend over size needs {FEWEST_SIZES} rungs: add presets to the ladder."
+    if len(result.sizes) < FEWEST_SIZES:
+        return f"A trend over size needs {FEWEST_SIZES} sizes: add presets to the ladder."
     if any(effect.evidence is None or not effect.evidence.is_known for one in found for effect in one.effects):
         return "A trend over size needs the noise between seeds at every size: search.replicates, or search.confirm."
     short = [one.number for one in found if one.trend is None]
@@ -108,17 +108,17 @@ def lacking(result: LadderResult) -> str:
     )
 
 
-def _furthest(result: LadderResult) -> list[tuple[RungFacts, RungFacts, OrderAgreement]]:
+def _furthest(result: LadderResult) -> list[tuple[SizeFacts, SizeFacts, OrderAgreement]]:
     """The agreement of the smallest size with the largest; empty where there is none."""
     return max(
         ([one] for one in result.agreements), key=lambda one: one[0][1].parameters / one[0][0].parameters, default=[]
     )
 
 
-def agreement_sentence(small: RungFacts, large: RungFacts, found: OrderAgreement) -> str:
+def agreement_sentence(small: SizeFacts, large: SizeFacts, found: OrderAgreement) -> str:
     """How many pairs of arms two sizes order alike."""
     pairs = f"{found.alike} of {found.num_pairs} pairs of arms"
-    return f"{size(small)} and {size(large)} put {pairs} into the same order: {share_text(found)}."
+    return f"{size_text(small)} and {size_text(large)} put {pairs} into the same order: {share_text(found)}."
 
 
 def share_text(found: OrderAgreement) -> str:
@@ -127,8 +127,8 @@ def share_text(found: OrderAgreement) -> str:
     return f"{value} % ({LEVEL}: {low} to {high} %)"
 
 
-def _sizes(rungs: Sequence[RungFacts]) -> str:
-    return ", ".join(size(rung) for rung in rungs) or "no size"
+def _sizes(sizes: Sequence[SizeFacts]) -> str:
+    return ", ".join(size_text(size) for size in sizes) or "no size"
 
 
 def interval_text(found: Interval, is_signed: bool = True) -> str:

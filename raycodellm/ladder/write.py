@@ -20,7 +20,7 @@ from raycodellm.tables import fitted, formats, table_lines
 from raycodellm.tables.plain_json import finite_json
 from raycodellm.verdict.marks import KEY
 
-FORMAT = 1
+FORMAT = 2
 """Raised when a key of the report's `ladder.json` changes its meaning or goes."""
 _EFFECTS_NOTE = (
     f"An arm's score minus the reference's at each size, by the verdict of that size's own sweep: its interval holds "
@@ -45,7 +45,7 @@ _ORDER_NOTE = (
 def write_report(
     ladder: LadderFolder, say: Callable[[str], Any] = lambda line: None, pictures: str | None = None
 ) -> LadderResult:
-    """Writes the joint report of the rungs, which may be unfinished; returns what the report is made of. `say` receives
+    """Writes the joint report of the sizes, which may be unfinished; returns what the report is made of. `say` receives
     a line about each file that could not be read. `pictures`: as of `report.write_report`."""
     result = read_result(ladder)
     sections = _sections(result)
@@ -56,8 +56,8 @@ def write_report(
     folder.write_bytes("index.html", rendered(head, sections, {}, {}).encode())
     drawn = drawn_pictures(folder, sections, pictures)
     folder.write_bytes("report.md", rendered_markdown(ladder.name, answer, cards, sections, drawn).encode())
-    for rung in result.begun:
-        for line in rung.records.lost if rung.records is not None else ():
+    for size in result.begun:
+        for line in size.records.lost if size.records is not None else ():
             say(line)
     return result
 
@@ -71,7 +71,7 @@ def _sections(result: LadderResult) -> list[Section]:
         Section("Effects", [by_size] if by_size.rows else [], note),
         Section("Scores by size", figure.scores_by_size(result), _SCORES_NOTE),
         Section("Order of the arms", [order] if order.rows else [], _ORDER_NOTE),
-        Section("Sizes", [tables.rungs(result)], "Each size is a sweep of its own, with a report in its own folder."),
+        Section("Sizes", [tables.sizes(result)], "Each size is a sweep of its own, with a report in its own folder."),
         Section("What a ladder cannot tell", [words.WHY_NO_PREDICTION]),
         Section("Effects in all metrics", _all_effects(result), note, is_folded=True),
         Section("Settings", [Code(write_yaml(result.ladder.facts.settings))], is_folded=True),
@@ -85,12 +85,12 @@ def _all_effects(result: LadderResult) -> list[Any]:
 
 
 def _cards(result: LadderResult) -> list[tuple[str, str]]:
-    sizes = [rung.facts.parameters for rung in result.rungs]
-    complete = sum(rung.records.states["complete"] for rung in result.begun if rung.records is not None)
-    failed = sum(rung.records.states["failed"] for rung in result.begun if rung.records is not None)
-    stopped = sum(rung.records.states["pruned"] for rung in result.begun if rung.records is not None)
+    sizes = [size.facts.parameters for size in result.sizes]
+    complete = sum(size.records.states["complete"] for size in result.begun if size.records is not None)
+    failed = sum(size.records.states["failed"] for size in result.begun if size.records is not None)
+    stopped = sum(size.records.states["pruned"] for size in result.begun if size.records is not None)
     ends = "".join(f", {number} {word}" for number, word in ((failed, "failed"), (stopped, "pruned")) if number)
-    done = f"of {len(result.rungs)} sizes begun"
+    done = f"of {len(result.sizes)} sizes begun"
     return [
         (f"{len(result.begun)}", done),
         (f"{formats.count(min(sizes))} to {formats.count(max(sizes))}", "parameters"),
@@ -106,15 +106,15 @@ def document(result: LadderResult) -> dict[str, Any]:
         "ladder": result.ladder.name,
         "answer": words.answer(result),
         "error": ERROR,
-        "rungs": [
+        "sizes": [
             {
-                "preset": rung.facts.preset,
-                "sweep": rung.facts.sweep,
-                "parameters": rung.facts.parameters,
-                "tokens": rung.facts.tokens,
-                "verdict": None if rung.records is None else verdict_document(rung.records),
+                "preset": size.facts.preset,
+                "sweep": size.facts.sweep,
+                "parameters": size.facts.parameters,
+                "tokens": size.facts.tokens,
+                "verdict": None if size.records is None else verdict_document(size.records),
             }
-            for rung in result.rungs
+            for size in result.sizes
         ],
         "effects": [_effects(one) for one in result.effects],
         "order": [
@@ -143,8 +143,8 @@ def _effects(one: ArmEffects) -> dict[str, Any]:
         "mode": one.objective.mode,
         "sizes": [
             {
-                "preset": effect.rung.preset,
-                "parameters": effect.rung.parameters,
+                "preset": effect.size.preset,
+                "parameters": effect.size.parameters,
                 **_interval("difference", effect.difference),
                 "verdict": effect.word,
             }

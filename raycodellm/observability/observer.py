@@ -18,11 +18,11 @@ from raycodellm.observability.readings import SweepReadings
 from raycodellm.observability.session_logs import SessionLogs, Text
 from raycodellm.observability.summary import Best, FindBest, job_metadata, summary_line
 from raycodellm.observability.trial_log import TrialLog
-from raycodellm.pacing import Pace
 from raycodellm.records import TrialResult
 from raycodellm.tables import trials_table
 from raycodellm.tables.terminal import table_lines
 from raycodellm.tables.trials import score_columns, trial_name
+from raycodellm.throttle import Throttle
 
 if TYPE_CHECKING:
     from raycodellm.tokens import SourceProgress
@@ -63,7 +63,7 @@ class Observer:
         """Those that were logged: a look comes every two seconds."""
         self._readings = SweepReadings(file)
         self._trial_log = TrialLog()
-        self._pace = Pace(clock)
+        self._throttle = Throttle(clock)
         """Limits how often the views of all trials are written: the table, and the job's page."""
         self._viewed: tuple[Sequence[TrialResult], int] = ((), -1)
         """The trials as these views were last written, and the number of all trials."""
@@ -87,7 +87,7 @@ class Observer:
         self._last = snapshot, results
         for part in (self._show_gauges, self._write_logs):
             _attempt(partial(part, snapshot, results), self._failures)
-        if self._pace.is_due:
+        if self._throttle.is_due:
             self._write_views(results)
 
     def finish(self) -> None:
@@ -102,7 +102,7 @@ class Observer:
             return
         self._viewed = results, self._num_trials
         find_best = _once_per_metric(self._find_best)
-        with self._pace:
+        with self._throttle:
             for part in (self._write_table, self._tell_job):
                 _attempt(partial(part, results, find_best), self._failures)
 

@@ -110,7 +110,7 @@ def _forgotten(listing: Listing, asked: Asked) -> list[str]:
 
 def _rungs(folder: Folder) -> list[str]:
     with contextlib.suppress(Damaged):
-        return [one.sweep for one in ladder.open_ladder(folder.uri).facts.rungs]
+        return [one.sweep for one in ladder.open_ladder(folder.uri).facts.sizes]
     return []
 
 

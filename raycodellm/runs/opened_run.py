@@ -36,7 +36,7 @@ def open_run(folder: str | os.PathLike[str], say: Callable[[str], Any] = logger.
     """
     opened = Folder(os.fspath(folder))
     if opened.exists(storage_files.LADDER):
-        raise UserError(f"{folder}: is a ladder, not a run; give the run folder of one of its rungs, beside it")
+        raise UserError(f"{folder}: is a ladder, not a run; give the run folder of one of its sizes, beside it")
     return OpenedRun(sweep.Run(storage_files.read_sweep_file(opened, say), opened.parent), say)
 
 

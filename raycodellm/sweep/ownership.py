@@ -4,8 +4,8 @@ The storage need only show what was written last, and no clocks are compared:
 
 * A run folder without an owner file is taken at once, and so is one whose owner is an ended process of this machine.
 * A run folder whose owner is a running process of this machine is refused at once.
-* Any other owner file is watched. If it changes within `Pace.stale` seconds, its driver lives and the run folder is
-  refused; if not, the run folder is taken over.
+* Any other owner file is watched. If it changes within `Heartbeat.stale` seconds, its driver lives and the run folder
+  is refused; if not, the run folder is taken over.
 * Whoever wants a driver elsewhere to stop writes that into its owner file (`stop_request`). The driver finds it at its
   next beat, answers in the file, and stops as after Ctrl-C.
 * On S3 and Google's storage each writing has a condition: the file is still as the writer read it. So of two drivers
@@ -47,7 +47,7 @@ STOP, ASKED, HEARD = "stop", "asked", "heard"
 
 
 @dataclass(frozen=True)
-class Pace:
+class Heartbeat:
     """Seconds between events of an owner file."""
 
     beat: float
@@ -60,8 +60,8 @@ class Pace:
     """Between writing the file and reading it back."""
 
 
-LOCAL = Pace(beat=5.0, stale=30.0, look=1.0, settle=0.2)
-REMOTE = Pace(beat=30.0, stale=100.0, look=5.0, settle=1.0)
+LOCAL = Heartbeat(beat=5.0, stale=30.0, look=1.0, settle=0.2)
+REMOTE = Heartbeat(beat=30.0, stale=100.0, look=5.0, settle=1.0)
 """On an object store, where each look and each writing is a request."""
 _BUSY_SECONDS = 1.0
 """How long a question waits for a look that another thread takes just now."""
@@ -83,8 +83,12 @@ class Owner(Lease):
         machine: str | None = None,
     ) -> None:
         super().__init__(folder, f"process {os.getpid()} on {platform.node()}", clock, sleep)
-        self.pace = LOCAL if folder.local is not None else REMOTE
-        self.beat_seconds, self.stale_seconds, self.settle_seconds = self.pace.beat, self.pace.stale, self.pace.settle
+        self.heartbeat = LOCAL if folder.local is not None else REMOTE
+        self.beat_seconds, self.stale_seconds, self.settle_seconds = (
+            self.heartbeat.beat,
+            self.heartbeat.stale,
+            self.heartbeat.settle,
+        )
         self.machine = _machine() if machine is None else machine
         self.is_asked_to_stop = self._is_stopping = False
         self.created = _created(os.getpid())
@@ -117,7 +121,7 @@ class Owner(Lease):
                 say(f"{other} began this sweep; looking for up to {self.stale_seconds:.0f} s whether it still runs")
                 said = True
             first = first or found
-            self._sleep(self.pace.look)
+            self._sleep(self.heartbeat.look)
 
     def beat(self) -> None:
         """Writes the file anew, to show that the driver lives; but not over another driver's file."""

@@ -52,7 +52,7 @@ def stop(
         if now - said >= SAY_SECONDS:
             said = now
             say(f"waiting for {driver}, {now - began:.0f} s so far: {_waits_for(owner, found)}")
-        sleep(owner.pace.look)
+        sleep(owner.heartbeat.look)
     return driver
 
 

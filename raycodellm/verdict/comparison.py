@@ -26,7 +26,7 @@ from raycodellm.verdict.verdicts import Comparison, Verdict, num_items
 
 MOST_ARMS_OF_NOISE = 16
 """Arms that tell the noise between seeds of a difference, beside the two: the nearest by their code ratios."""
-Pair = tuple[int, str]
+ArmMetric = tuple[int, str]
 """An arm and a metric."""
 
 
@@ -38,11 +38,11 @@ class Look:
     """Seeds per arm at each look."""
     number: int = 0
     """Place of this look among them."""
-    rejected: Collection[Pair] = ()
+    rejected: Collection[ArmMetric] = ()
     """Differences that an earlier look found: they leave the family, and their share of the error goes to the rest."""
     num_planned: int | None = None
     """Looks that were planned before any data had been seen; None for all of them."""
-    others: Collection[Pair] = ()
+    others: Collection[ArmMetric] = ()
     """Pairs that are not tested any more although no difference was found: they keep their share."""
 
 
@@ -63,8 +63,8 @@ def compare(
     """
     look, margins = look or Look(), margins or {}
     untested = {*look.rejected, *look.others}
-    found: dict[Pair, Difference] = {}
-    scores: dict[Pair, Interval] = {}
+    found: dict[ArmMetric, Difference] = {}
+    scores: dict[ArmMetric, Interval] = {}
     for metric in metrics:
         complete = {arm: done for arm, of_arm in rows.items() if (done := with_metric(of_arm, metric))}
         if reference not in complete:

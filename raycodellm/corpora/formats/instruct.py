@@ -28,7 +28,7 @@ from raycodellm.corpora.documents import Document, SkipError, check_text, column
 from raycodellm.corpora.registry import Format, RowReader
 
 
-class Pair(NamedTuple):
+class PromptResponse(NamedTuple):
     prompt: str
     response: str
     notes: tuple[str, ...] = ()
@@ -77,7 +77,7 @@ COLUMNS = frozenset(name for names in (*_PAIRS, *_TURNS, _CONVERSATIONS, _PROMPT
 """Columns that are read."""
 
 
-def pair_of(record: Mapping[str, Any], known: Collection[str] = ()) -> Pair:
+def pair_of(record: Mapping[str, Any], known: Collection[str] = ()) -> PromptResponse:
     """Prompt and response of a row; `known` are columns that the source's settings use. Raises SkipError."""
     forms = [names for names in _PAIRS + _TURNS if names[0] in record and names[1] in record]
     # In a table whose rows have several forms, the columns of the other forms are null.
@@ -92,14 +92,14 @@ def pair_of(record: Mapping[str, Any], known: Collection[str] = ()) -> Pair:
         used = {asked, answered}
         turns, answer = [("User", column_text(record, asked))], column_text(record, answered)
         if (asked, answered) in _PAIRS and all(record.get(name) is None for name in _PROMPT_COLUMNS):
-            return Pair(turns[0][1], answer, _unused(record, used.union(known), turns[0][1] + answer))
+            return PromptResponse(turns[0][1], answer, _unused(record, used.union(known), turns[0][1] + answer))
     else:
         raise SkipError("no prompt and response")
     used |= _complete(turns, record, used)
     lines = [f"{speaker}:{spoken(said)}" if speaker else said for speaker, said in turns]
     prompt = "\n".join([*lines, "Assistant:"])
     notes += _unused(record, used.union(known), prompt + answer)
-    return Pair(prompt, spoken(answer.lstrip("\r\n")), tuple(notes))
+    return PromptResponse(prompt, spoken(answer.lstrip("\r\n")), tuple(notes))
 
 
 def _complete(turns: Turns, record: Mapping[str, Any], used: set[str]) -> set[str]:

@@ -1,4 +1,4 @@
-"""Work that grows with a sweep and is done again and again, such as a view of all trials: at what pace it is done."""
+"""Work that grows with a sweep and is done again and again, such as a view of all trials: how often it is done."""
 
 from __future__ import annotations
 
@@ -6,11 +6,11 @@ import time
 from collections.abc import Callable
 
 SHARE = 0.001
-"""Share of the time that paced work takes, however long it takes once."""
+"""Share of the time that throttled work takes, however long it takes once."""
 
 
-class Pace:
-    """Measures how long some work takes, and says when it may be done again: `with pace:` around the work.
+class Throttle:
+    """Measures how long some work takes, and says when it may be done again: `with throttle:` around the work.
 
     Work that takes t seconds is due again t / `share` seconds after its end. So a view of ten trials is kept current at
     each of them, and one of ten thousand costs no trial more than that share of the time between two trials.

@@ -1,4 +1,4 @@
-"""The rungs of a ladder: one ordinary sweep for each preset, with the same arms."""
+"""The sizes of a ladder: one ordinary sweep for each preset, with the same arms."""
 
 from __future__ import annotations
 
@@ -14,20 +14,20 @@ SAME_ARMS = ("grid", "random", "qmc")
 
 
 @dataclass(frozen=True)
-class Rung:
+class Size:
     """One size of the ladder."""
 
     preset: str
     parameters: int
     """Trained parameters of the preset with the sweep's vocabulary; a tied embedding counts once."""
     file: SweepFile
-    """The rung's sweep file, an ordinary one."""
+    """The size's sweep file, an ordinary one."""
     is_open: bool = False
-    """True while the smallest size has not chosen the rung's arms: those of `file` are then examples."""
+    """True while the smallest size has not chosen the size's arms: those of `file` are then examples."""
 
     @property
     def name(self) -> str:
-        """Name of the rung's sweep and of its run folder."""
+        """Name of the size's sweep and of its run folder."""
         return self.file.example().name
 
     @property
@@ -36,10 +36,10 @@ class Rung:
         return sum(stage.num_tokens for stage in self.file.example().trained_stages)
 
 
-def rungs_of(file: SweepFile) -> tuple[Rung, ...]:
-    """The rungs of a ladder's sweep file, from the smallest model to the largest.
+def sizes_of(file: SweepFile) -> tuple[Size, ...]:
+    """The sizes of a ladder's sweep file, from the smallest model to the largest.
 
-    Raises `UserError` where the arms would not be the same at every size, and for whatever a rung's file is refused.
+    Raises `UserError` where the arms would not be the same at every size, and for whatever a size's file is refused.
     """
     sweep = file.example()
     if sweep.ladder is None:
@@ -48,22 +48,22 @@ def rungs_of(file: SweepFile) -> tuple[Rung, ...]:
     if carry is None:
         _require_same_arms(file)
     vocab_size = preflight.vocab_size(sweep)
-    sizes = {preset: model.PRESETS[preset].num_parameters(vocab_size) for preset in sweep.ladder.presets}
+    parameters = {preset: model.PRESETS[preset].num_parameters(vocab_size) for preset in sweep.ladder.presets}
     found = []
-    for place, preset in enumerate(sorted(sizes, key=lambda preset: sizes[preset])):
+    for place, preset in enumerate(sorted(parameters, key=lambda preset: parameters[preset])):
         carried = config.Carried(carry) if carry is not None and place else None
-        rung_file = config.rung_file(file, preset, sizes[preset], carried)
-        found.append(Rung(preset, sizes[preset], rung_file, is_open=carried is not None))
+        size_file = config.size_file(file, preset, parameters[preset], carried)
+        found.append(Size(preset, parameters[preset], size_file, is_open=carried is not None))
     return tuple(found)
 
 
-def chosen(rungs: Sequence[Rung], preset: str | None) -> tuple[Rung, ...]:
-    """The rung of the preset that `--rung` names; all of them for None. Raises `UserError` for another name."""
+def chosen(sizes: Sequence[Size], preset: str | None) -> tuple[Size, ...]:
+    """The size of the preset that `--size` names; all of them for None. Raises `UserError` for another name."""
     if preset is None:
-        return tuple(rungs)
-    found = tuple(rung for rung in rungs if rung.preset == preset)
+        return tuple(sizes)
+    found = tuple(size for size in sizes if size.preset == preset)
     if not found:
-        raise UserError(f"--rung {preset}: is no rung of this ladder; {suggest(preset, [one.preset for one in rungs])}")
+        raise UserError(f"--size {preset}: is no size of this ladder; {suggest(preset, [one.preset for one in sizes])}")
     return found
 
 

@@ -1,4 +1,4 @@
-"""The sweep file of one rung of a ladder: the ladder's own, with the rung's model, tokens and learning rates."""
+"""The sweep file of one size of a ladder: the ladder's own, with the size's model, tokens and learning rates."""
 
 from __future__ import annotations
 
@@ -14,11 +14,11 @@ from raycodellm.config.sweep_settings import Sweep
 _DIGITS = 6
 """Significant digits of a scaled learning rate."""
 _OF_A_SEARCH = ("early_stopping", "warm_start")
-"""Settings of `search` that choose among arms: a rung with arms that are chosen already has no use for them."""
+"""Settings of `search` that choose among arms: a size with arms that are chosen already has no use for them."""
 
 
-def rung_name(sweep: str, preset: str) -> str:
-    """The name of a rung's sweep: `code-tiny`. Names of sweeps have no dot, so that of `2.8b` becomes `_`."""
+def size_name(sweep: str, preset: str) -> str:
+    """The name of a size's sweep: `code-tiny`. Names of sweeps have no dot, so that of `2.8b` becomes `_`."""
     return f"{sweep}-{preset.replace('.', '_')}"
 
 
@@ -57,7 +57,7 @@ def _is_rate_searched(stage: str, searched: Mapping[str, Any]) -> bool:
 
 @dataclass(frozen=True)
 class Carried:
-    """The arms that a rung has from the smallest one."""
+    """The arms that a size has from the smallest one."""
 
     num_arms: int
     """Without the reference."""
@@ -65,19 +65,19 @@ class Carried:
     """As in `search.enqueue`; none while the smallest size has not chosen them."""
 
 
-def rung_tree(
+def size_tree(
     tree: Mapping[str, Any], sweep: Sweep, preset: str, num_parameters: int, carried: Carried | None = None
 ) -> dict[str, Any]:
-    """The raw tree of the rung's sweep file.
+    """The raw tree of the size's sweep file.
 
-    `tree`, `sweep`: the ladder's. `num_parameters`: of the rung's model. The stages' tokens are scaled to sum to
+    `tree`, `sweep`: the ladder's. `num_parameters`: of the size's model. The stages' tokens are scaled to sum to
     `tokens_per_parameter` times these, each to the nearest number of whole steps, and at least one. `carried`: the arms
-    that the smallest size chose; None for a rung with the arms of the file.
+    that the smallest size chose; None for a size with the arms of the file.
     """
     ladder = sweep.ladder
-    assert ladder is not None, "the file of a rung is made of a ladder's"
+    assert ladder is not None, "the file of a size is made of a ladder's"
     found = {key: copy.deepcopy(value) for key, value in tree.items() if key != "ladder"}
-    found["name"] = rung_name(sweep.name, preset)
+    found["name"] = size_name(sweep.name, preset)
     found["model"] = {**(found.get("model") or {}), "preset": preset}
     scale = ladder.tokens_per_parameter * num_parameters / sum(stage.tokens for stage in sweep.stages if stage.enabled)
     for settings, stage in zip(found["stages"], sweep.stages, strict=True):
@@ -92,7 +92,7 @@ def rung_tree(
 
 
 def _scale_rate(settings: dict[str, Any], peak: float, ladder: Ladder, preset: str) -> None:
-    """Multiplies the stage's peak by the rung's factor, in place, unless the peak is searched."""
+    """Multiplies the stage's peak by the size's factor, in place, unless the peak is searched."""
     rate = settings["learning_rate"]
     if ladder.learning_rate is not None and "search" not in rate and not isinstance(rate["peak"], dict):
         rate["peak"] = float(f"{peak * ladder.learning_rate[preset]:.{_DIGITS}g}")
