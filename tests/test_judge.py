@@ -321,28 +321,35 @@ def test_a_judge_without_the_suite_and_a_rate_of_nothing_are_refused(models, cap
 @pytest.mark.exhaustive
 def test_a_served_model_can_be_the_judge(models, tmp_path, capsys) -> None:
     """Against `transformers serve`, which `pip install transformers[serving]` makes possible."""
-    pytest.importorskip("fastapi", reason="transformers serve needs transformers[serving]")
-    from transformers import AutoTokenizer
-
-    judge_folder, port = write_model(tmp_path / "judge", context=8192), free_port()
-    tokenizer = AutoTokenizer.from_pretrained(judge_folder)
-    tokenizer.chat_template = CHAT_TEMPLATE
-    tokenizer.save_pretrained(judge_folder)
-    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(tmp_path)}
-    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(judge_folder), "--host", "127.0.0.1"]
-    with (tmp_path / "log").open("w") as log:
-        server = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log, env=environment)
-    try:
-        await_answer(f"http://127.0.0.1:{port}/health", server)
-        request = win_rates(models, f"http://127.0.0.1:{port}/v1", "--json")
-        request[request.index("small")] = str(judge_folder)
+    with served_model(tmp_path) as (url, name):
+        request = win_rates(models, url, "--json")
+        request[request.index("small")] = name
         assert main(request) == 0
-    finally:
-        server.terminate()
-        server.wait(30)
     (of_pair,) = json.loads(capsys.readouterr().out)["pairs"]
     found = of_pair["win_rate"]
     assert found["without_verdict"] + found["wins"] + found["ties"] + found["losses"] == len(INSTRUCTIONS)
+
+
+@contextlib.contextmanager
+def served_model(folder: Path) -> Iterator[tuple[str, str]]:
+    """The address and the name of a small model that `transformers serve` serves."""
+    pytest.importorskip("fastapi", reason="transformers serve needs transformers[serving]")
+    from transformers import AutoTokenizer
+
+    judge_folder, port = write_model(folder / "judge", context=8192), free_port()
+    tokenizer = AutoTokenizer.from_pretrained(judge_folder)
+    tokenizer.chat_template = CHAT_TEMPLATE
+    tokenizer.save_pretrained(judge_folder)
+    environment = {**os.environ, "HF_HUB_OFFLINE": "1", "HF_HOME": str(folder)}
+    command = [str(Path(sys.executable).parent / "transformers"), "serve", str(judge_folder), "--host", "127.0.0.1"]
+    with (folder / "log").open("w") as log:
+        server = subprocess.Popen([*command, "--port", str(port)], stdout=log, stderr=log, env=environment)
+    try:
+        await_answer(f"http://127.0.0.1:{port}/health", server)
+        yield f"http://127.0.0.1:{port}/v1", str(judge_folder)
+    finally:
+        server.terminate()
+        server.wait(30)
 
 
 def free_port() -> int:

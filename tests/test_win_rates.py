@@ -15,7 +15,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 from driver_without_ray import ENDS, Cluster, Driver
-from test_judge import Endpoint, serving
+from test_judge import Endpoint, served_model, serving
 
 from raycodellm import config, evaluation, sweep
 from raycodellm.cli import main
@@ -310,6 +310,16 @@ def test_the_key_stands_in_no_file_and_a_missing_one_is_said(
     assert judged(run, said).is_complete and endpoint.asked[-1][1]["Authorization"] == "Bearer s3cret"
     files = [one for one in storage.rglob("*") if one.is_file()]
     assert not any(b"s3cret" in one.read_bytes() for one in files) and "s3cret" not in caplog.text + str(said)
+
+
+@pytest.mark.exhaustive
+def test_a_served_model_judges_a_sweep(sweep_text, storage, tmp_path) -> None:
+    with served_model(tmp_path) as (url, name):
+        run = run_of(sweep_text, storage, url, model=name, verdict_tokens=16)
+        assert judged(run) == judging.Judged(True, True)
+    found = read_win_rates(run.folder, print)
+    assert found.progress.num_missing == 0 and len(found.judgements) == 2 * NUM_PROMPTS
+    assert all(row["is_judged"] for row in found.judgements)
 
 
 # ------------------------------------------------------------------------------------------------------ the sweep file
