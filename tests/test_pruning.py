@@ -6,6 +6,7 @@ import itertools
 import json
 import os
 import random
+import re
 import shutil
 import time
 from collections.abc import Callable, Iterator
@@ -21,6 +22,7 @@ from raycodellm import cli, config, finished, pruning, storage_files, sweep
 from raycodellm.commands.prune import Pruning, prune
 from raycodellm.config import SweepFile, UserError
 from raycodellm.files import Folder
+from raycodellm.pruning import kinds
 from raycodellm.pruning.kinds import GIVEN_MODEL, KINDS, MARKERS, STAGE, TOKEN_STORE, TOKENIZER, TRUNK
 from raycodellm.pruning.listing import Listing, StoredFile, Thing
 from raycodellm.records import RECIPE_VERSION, TrialResult, as_json
@@ -204,6 +206,14 @@ def test_the_files_that_raycodellm_writes_are_recognised(kind, file: str) -> Non
 @pytest.mark.parametrize("file", ["notes.txt", "model/model.gguf", "model/sub/config.json", "merged/config.json"])
 def test_other_files_in_a_stages_folder_are_not(file: str) -> None:
     assert STAGE.strangers([file]) == [file]
+
+
+def test_all_that_a_run_leaves_in_its_folder_is_recognised_and_nothing_else() -> None:
+    page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
+    told = re.findall(r"^\| `<sweep>/.*?\|", page, re.MULTILINE)
+    names = [name.removeprefix("<sweep>/") for line in told for name in re.findall(r"`([^`]*)`", line)]
+    assert len(names) > 8 and kinds.strangers_in_run(name + ("x" if name.endswith("/") else "") for name in names) == []
+    assert kinds.strangers_in_run(["win-rate/progress.json", "notes.md", "plots/a.png"]) == ["notes.md", "plots/a.png"]
 
 
 # ------------------------------------------------------------------------------------------------------- real runs

@@ -14,7 +14,7 @@ import yaml
 from test_stage import SMALL, VOCAB, FakeStore, byte_level_tokenizer, holding_store, told_apart, train, weights
 from test_stage_store import Corpus
 
-from raycodellm import config, report, stage_store
+from raycodellm import config, pruning, report, stage_store, sweep
 from raycodellm import model as models
 from raycodellm.check import tables
 from raycodellm.dispatch import JobTree, TrialOutcome
@@ -24,7 +24,7 @@ from raycodellm.files import Folder
 from raycodellm.learning_rate import learning_rate_at, trunk_rate
 from raycodellm.mixture import endless_positions
 from raycodellm.mixture.order import SourceOrder
-from raycodellm.records import StageJob, StageRecord, TrialResult
+from raycodellm.records import StageJob, StageRecord, TrialResult, as_json
 from raycodellm.schedule import Schedule
 from raycodellm.stage import World, faults, metrics, setup, train_stage
 from raycodellm.sweep import early_stopping, spending, trial
@@ -403,3 +403,31 @@ def test_a_stage_is_compared_at_the_rungs_that_it_took_over_from_its_trunk(tmp_p
     assert record is not None and record.trunk_steps == 13
     assert [step for step, _ in told] == [5, 10, 18]
     assert [one.held_out_bpb for _, one in told][:2] == alone[:2]
+
+
+# ------------------------------------------------------------------------------------------------- pruned storages
+
+
+def test_trunks_stay_while_a_trial_of_a_kept_sweep_may_go_on_from_them(tmp_path: Path, monkeypatch, no_rivals) -> None:
+    file = sweep_file(lengths(6, 12))
+    storage = Folder(str(tmp_path))
+    folder = storage / file.example().name
+    run = sweep.open_run(file, storage)
+    points = [{"pretrain.tokens": steps * STEP} for steps in (6, 12)]
+    of_trial = [chain_at(file, tmp_path, point) for point in points]
+    for number, (point, jobs) in enumerate(zip(points, of_trial, strict=True)):
+        result = TrialResult(number, "failed", arm=number, seed=0, params=point, stages=tuple(job.key for job in jobs))
+        (folder / "trials" / f"{number:04d}").write_json("result.json", as_json(result))
+    folder.write_json("data.json", {"tokenizer": "t", "sources.prose": "p", "sources.python": "c"})
+    assert pruning.read_needs(storage, folder.name).trunks is None, "its token stores are gone: any may be its trunk"
+    monkeypatch.setattr("raycodellm.pruning.needs._materials", lambda *arguments: materials_at(file, tmp_path))
+    trunks = {Folder(job.trunk.folder).name for jobs in of_trial for job in jobs}
+    assert len(trunks) == 1 and pruning.read_needs(storage, folder.name).trunks == trunks
+    with sweep.lock(run):
+        assert pruning.read_needs(storage, folder.name).trunks is None, "its next trial may have any"
+    for name in (*trunks, "00000000000000ee"):
+        (storage / "trunks" / name / "step-000006").write_bytes("COMPLETE", b"{}")
+    plan = pruning.look(storage, pruning.Asked(), 9e9).plan
+    assert [(item.path, item.markers) for item in plan.items] == [
+        ("trunks/00000000000000ee", ("trunks/00000000000000ee/step-000006/COMPLETE",))
+    ]

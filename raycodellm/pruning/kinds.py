@@ -17,6 +17,7 @@ from raycodellm.storage_files import CHECKPOINTS, COMPLETE, DONE, LADDER
 from raycodellm.tokens.manifest import MANIFEST
 from raycodellm.tokens.tokenizer import DONE as TOKENIZER_DONE
 from raycodellm.tokens.tokenizer import is_tokenizer_file
+from raycodellm.win_rates.records import FOLDER as WIN_RATES
 
 STAGES = "stages"
 PRUNED = ".pruned-"
@@ -88,7 +89,7 @@ KINDS = (STAGE, TRUNK, TOKEN_STORE, TOKENIZER, GIVEN_MODEL)
 _RUN_FILES = re.compile(
     r"(sweep\.yaml|contents\.json|data\.json|spent\.json|timing\.json|timeline\.json|warm_start\.json|suggested\.json"
     r"|OWNER|\.lock|run\.log[^/]*|optuna\.log[^/]*|trials\.parquet|ladder\.json)"
-    r"|(trials|report|tune|slots|tensorboard|optuna\.log\.parts)/.*"
+    rf"|(trials|report|tune|slots|tensorboard|optuna\.log\.parts|{WIN_RATES})/.*"
 )
 
 
