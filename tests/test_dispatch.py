@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import random
 from dataclasses import dataclass
 from types import SimpleNamespace
 
@@ -17,7 +18,7 @@ from raycodellm.dispatch import (
     SlotState,
     SlotView,
 )
-from raycodellm.dispatch.nodes import JobState
+from raycodellm.dispatch.nodes import OPEN, JobState
 from raycodellm.records import Progress
 
 
@@ -136,6 +137,29 @@ def test_a_stopping_sweep_gives_out_nothing_and_takes_its_jobs_back() -> None:
     made.release("s", "a")
     assert made.nodes["a"].state == JobState.WAITING
     assert made.num_running() == 0
+
+
+def test_what_the_tree_says_of_all_its_jobs_is_so_whatever_happens_to_each() -> None:
+    """It keeps account of the jobs that have not ended, and looks at no other."""
+    draw, made = random.Random(0), JobTree(max_deaths=1, max_preemptions=1)
+    for number in range(200):
+        arm = draw.randint(0, 60)
+        made.add(number, chain("a", f"b{arm % 20}", f"e{arm}"), {} if number % 3 else {"a": "A"})
+        for place in range(3):
+            holder = f"s{place}#{number}"
+            if (job := made.take(holder)) is not None:
+                end = draw.choice((made.finish, made.finish, made.finish, made.fail, made.preempt))
+                _ = end(holder, job.key, "so") if draw.random() < 0.8 else made.lose(holder, "killed")
+        if draw.random() < 0.3:
+            made.cancel(draw.randint(0, number))
+        nodes = list(made.nodes.values())
+        assert {node.job.key for node in made.open_nodes()} == {one.job.key for one in nodes if one.state in OPEN}
+        assert made.num_done == sum(node.state == JobState.DONE for node in nodes)
+        assert made.num_deaths == sum(node.deaths for node in nodes)
+        assert made.num_preemptions == sum(node.preemptions for node in nodes)
+        waiting = {trial for trial, keys in made.chains.items() if any(made.nodes[key].state in OPEN for key in keys)}
+        assert set(made.open_chains()) == waiting
+    assert made.num_done and made.num_deaths and made.num_preemptions
 
 
 def test_jobs_that_the_store_has_are_not_given_out() -> None:

@@ -241,6 +241,19 @@ def carry_out(settings: Mapping[str, Any], context: sweep.TrialContext, slots: S
     return reported
 
 
+def leave_alike(settings: Mapping[str, Any], run: sweep.Run, other: int) -> dict[str, Any]:
+    """Writes the folder of a trial whose stages and items are those of trial `other`; returns its report."""
+    from raycodellm import storage_files
+
+    donor, folder = run.trial_folder(other), run.trial_folder(settings["number"])
+    report = quick_report(settings, storage_files.read_result(donor))
+    folder.write_json("trial.json", donor.read_json("trial.json") | {"number": settings["number"]})
+    folder.write_json("result.json", json.loads(report["record"]))
+    assert donor.local is not None and folder.local is not None, "a local disk"
+    (folder.local / "items.parquet").hardlink_to(donor.local / "items.parquet")
+    return report
+
+
 def quick_report(settings: Mapping[str, Any], like: TrialResult) -> dict[str, Any]:
     """The report of a trial that has all of `like` but its own number, parameters and scores; writes nothing."""
     from raycodellm.records import as_json

@@ -39,6 +39,8 @@ import _many_trials as many
 SIZES = (10, 100, 1_000, 10_000)
 MOST_EVENTS = 50
 """Trials that are measured before each size."""
+MOST_CARRIED_OUT = 1_000
+"""Trials of a run folder that have stages and items of their own; later ones have those of an earlier trial."""
 SECONDS = 2.0
 """Between the ends of two trials, by the driver's clock."""
 
@@ -212,7 +214,11 @@ def make_run(kind: str, num_trials: int, storage: Any, materials: Any = None, na
         for number in range(search.most_trials(file)):  # Ray Tune counts the trials
             if isinstance(settings := searcher.suggest(str(number)), str):
                 break
-            searcher.on_trial_complete(str(number), many.carry_out(settings, context, slots))
+            if number < MOST_CARRIED_OUT or settings["phase"] == "confirm":
+                report = many.carry_out(settings, context, slots)
+            else:
+                report = many.leave_alike(settings, run, number % MOST_CARRIED_OUT)
+            searcher.on_trial_complete(str(number), report)
         results.write_table()
     return run
 

@@ -68,6 +68,9 @@ class JobTree:
         self.max_preemptions = max_preemptions
         self.stopping = False
         self.nodes: dict[str, JobNode] = {}
+        self._open: dict[str, JobNode] = {}
+        """The jobs that have not ended, and those that have ended since `open_nodes` was last asked."""
+        self.num_done = self.num_deaths = self.num_preemptions = 0
         self.chains: dict[int, tuple[str, ...]] = {}
         """Trial number to the keys of its jobs, first stage first."""
         self._by_trunk: dict[str, list[str]] = {}
@@ -83,26 +86,39 @@ class JobTree:
         for depth, job in enumerate(chain.jobs):
             node = self._node(job, parent, depth)
             if node.state == JobState.CANCELLED:
-                node.state = JobState.WAITING
+                node.state, self._open[job.key] = JobState.WAITING, node
             if node.state == JobState.WAITING and job.key in (finished or {}):
                 node.state, node.outcome = JobState.DONE, (finished or {})[job.key]
+                self.num_done += 1
             node.trials.add(trial)
             parent = job.key
         self.chains[trial] = tuple(job.key for job in chain.jobs)
 
     def _node(self, job: Job, parent: str | None, depth: int) -> JobNode:
         if job.key not in self.nodes:
-            node = self.nodes[job.key] = JobNode(job, parent, depth)
+            node = self.nodes[job.key] = self._open[job.key] = JobNode(job, parent, depth)
             if (trunk := trunk_of(node)) is not None:
                 self._by_trunk.setdefault(trunk.folder, []).append(job.key)
         return self.nodes[job.key]
+
+    def open_nodes(self) -> list[JobNode]:
+        """The jobs that have not ended. Asked many times a second, so no time goes to the jobs that have."""
+        self._open = {key: node for key, node in self._open.items() if node.state in OPEN}
+        return list(self._open.values())
+
+    def open_trunks(self) -> list[JobNode]:
+        """The jobs that have not ended, and the stages that share a trunk with one of them."""
+        found = {node.job.key: node for node in self.open_nodes()}
+        for folder in {trunk.folder for node in found.values() if (trunk := trunk_of(node)) is not None}:
+            found |= {key: self.nodes[key] for key in self._by_trunk[folder]}
+        return list(found.values())
 
     def ready(self) -> list[JobNode]:
         """Jobs that a slot may take now: the oldest trial's first, and of one trial the job nearest its end. Jobs that
         another sweep does come last."""
         found = [
             node
-            for node in self.nodes.values()
+            for node in self.open_nodes()
             if node.state == JobState.WAITING and self._parent_done(node) and not self._waits_for_trunk(node)
         ]
         return sorted(found, key=lambda node: (node.is_elsewhere, min(node.trials), -node.depth))
@@ -136,6 +152,7 @@ class JobTree:
         node = self._held(holder, key)
         if node is not None:
             node.state, node.holder, node.outcome = JobState.DONE, None, outcome
+            self.num_done += 1
 
     def fail(self, holder: str, key: str, cause: str) -> None:
         """The job fails by its own fault, and with it every job after it, for all trials that need it."""
@@ -174,7 +191,7 @@ class JobTree:
         Returns the jobs that they held.
         """
         self.gone.add(holder)
-        held = [node for node in self.nodes.values() if node.state == JobState.RUNNING and node.holder == holder]
+        held = [node for node in self.open_nodes() if node.state == JobState.RUNNING and node.holder == holder]
         for node in held:
             self._interrupt(node, cause, is_preempted)
         return held
@@ -189,8 +206,10 @@ class JobTree:
         node.holder = None
         if is_preempted:
             node.preemptions += 1
+            self.num_preemptions += 1
         else:
             node.deaths += 1
+            self.num_deaths += 1
         if not node.trials:
             node.state = JobState.CANCELLED
         elif node.deaths > self.max_deaths:
@@ -211,9 +230,8 @@ class JobTree:
 
     def fail_all(self, cause: str) -> None:
         """Nothing can run any more: every unfinished job fails with the same cause."""
-        for node in self.nodes.values():
-            if node.state in OPEN:
-                node.state, node.holder, node.outcome = JobState.FAILED, None, cause
+        for node in self.open_nodes():
+            node.state, node.holder, node.outcome = JobState.FAILED, None, cause
 
     def is_given_up(self, keys: Iterable[str]) -> bool:
         """True if one of the jobs still runs though no trial needs it: its workers have yet to give it back."""
@@ -237,11 +255,9 @@ class JobTree:
 
     def open_chains(self, also: Collection[str] = ()) -> dict[int, tuple[str, ...]]:
         """Keys of the jobs of each trial that has a job to do, or that needs one of `also`; by the trial's number."""
-        return {
-            trial: keys
-            for trial, keys in self.chains.items()
-            if any(self.nodes[key].state in OPEN or key in also for key in keys)
-        }
+        nodes = [*self.open_nodes(), *(self.nodes[key] for key in also if key in self.nodes)]
+        numbers = sorted({trial for node in nodes for trial in node.trials})
+        return {trial: self.chains[trial] for trial in numbers if trial in self.chains}
 
     def ending(self, key: str, holder: str) -> Ending | None:
         """How the work of `holder` on the job ended; None while it goes on."""
@@ -263,7 +279,7 @@ class JobTree:
         return len(self.ready()) + self.num_running()
 
     def num_running(self) -> int:
-        return sum(node.state == JobState.RUNNING for node in self.nodes.values())
+        return sum(node.state == JobState.RUNNING for node in self.open_nodes())
 
     def _waits_for_trunk(self, node: JobNode) -> bool:
         trunk = trunk_of(node)

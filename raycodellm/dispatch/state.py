@@ -75,8 +75,8 @@ class DispatchState:
     def add_trial(self, number: int, chain: Chain, finished: Mapping[str, Any]) -> None:
         """`finished`: outcomes of jobs that the stage store has already, by key."""
         if number not in self.tree.chains:  # else its process began again
-            known = self.tree.nodes.keys() | finished.keys()
-            self._job_times.trial_began(job for job in chain.jobs if job.key not in known)
+            nodes = self.tree.nodes
+            self._job_times.trial_began(job for job in chain.jobs if job.key not in nodes and job.key not in finished)
         self.tree.add(number, chain, finished)
         for job in chain.jobs:
             self._mark(job.key, "asked")
@@ -294,11 +294,10 @@ class DispatchState:
 
     def snapshot(self) -> Snapshot:
         """The state to show. Each note, and each end of a job, is in one snapshot only."""
-        nodes = self.tree.nodes.values()
-        remaining = self._job_times.remaining(nodes, self.progress, self._taken_at, self._clock())
+        remaining = self._job_times.remaining(self.tree.open_trunks(), self.progress, self._taken_at, self._clock())
         notes, self.notes = tuple(self.notes), []
         ended, self._ended = self._ended, {}
-        held = {node.holder: node.job.key for node in nodes if node.state == JobState.RUNNING}
+        held = {node.holder: node.job.key for node in self.tree.open_nodes() if node.state == JobState.RUNNING}
         slots = [slot for slot in self.slots.values() if slot.state != SlotState.GONE]
         waits = any(slot.is_unplaced for slot in slots)
         return Snapshot(
@@ -306,12 +305,12 @@ class DispatchState:
             ended=ended,
             chains=self.tree.open_chains(ended),
             slots=self._num_registered(),
-            jobs_done=sum(node.state == JobState.DONE for node in nodes),
+            jobs_done=self.tree.num_done,
             busy_seconds=dict(self._busy),
             first_slot_seconds=self._first_slot,
             notes=notes,
-            deaths=sum(node.deaths for node in nodes),
-            preemptions=sum(node.preemptions for node in nodes),
+            deaths=self.tree.num_deaths,
+            preemptions=self.tree.num_preemptions,
             abandoned=self.abandoned,
             slot_views=tuple(view(slot, held.get(slot.holder), self._clock()) for slot in slots),
             waiting_reason=self.sight.waiting or self.sight.never if waits else None,
