@@ -1,16 +1,19 @@
 """Writes a file of an object store only if nobody has written it since it was read: the ground of a lease.
 
-pyarrow, which does all other work with files, has no such write. obstore has one for S3 (`If-None-Match`, `If-Match`)
-and for Google's storage (generations). A store that answers but knows no conditions writes in any case, so a writer
-whose file decides anything reads it back.
+pyarrow, which does all other work with files, has no such write. obstore has one for S3 and Azure (`If-None-Match`,
+`If-Match`) and for Google's storage (generations). A condition that does not hold is answered by 412, or by 409 where
+two writers meet at S3, or Azure's file exists. A store that answers but knows no conditions writes in any case, so a
+writer whose file decides anything reads it back.
 """
 
 from __future__ import annotations
 
 import errno
 import importlib.util
+import json
 import logging
 import os
+import time
 from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
@@ -26,6 +29,8 @@ logger = logging.getLogger(__name__)
 _RETRIES: RetryConfig = {"max_retries": 2}
 """Few: whoever writes a lease must not hang, and tries again by itself."""
 _TIMEOUT = "20s"
+_BUSY_SECONDS = 1.2
+"""Google's storage takes one writing of a file per second, and answers 429 to more; obstore repeats within less."""
 
 
 class Changed(Exception):
@@ -48,8 +53,9 @@ class Seen:
 class ConditionalFile:
     """One file of an object store."""
 
-    def __init__(self, store: ObjectStore, path: str, uri: str) -> None:
-        self._store, self._path, self._uri = store, path, uri
+    def __init__(self, store: ObjectStore, path: str, uri: str, version: str = "e_tag") -> None:
+        """`version`: what the store's conditions compare, `e_tag`, or `version` (the generation) on Google's."""
+        self._store, self._path, self._uri, self._compared = store, path, uri, version
 
     def read(self) -> Seen | None:
         """The file; None when it does not exist. Raises `OSError` when the storage does not answer, and `Unavailable`
@@ -73,9 +79,17 @@ class ConditionalFile:
         """
         import obstore
 
+        if over is not None and self._compared not in over.version:
+            raise Unavailable(f"{self._uri}: the storage tells no {self._compared} of the file, which it would compare")
         mode: Any = "create" if over is None else over.version
         try:
-            written = obstore.put(self._store, self._path, content, mode=mode)
+            try:
+                written = obstore.put(self._store, self._path, content, mode=mode)
+            except obstore.exceptions.GenericError as error:
+                if " 429 " not in str(error):
+                    raise
+                time.sleep(_BUSY_SECONDS)
+                written = obstore.put(self._store, self._path, content, mode=mode)
         except (
             obstore.exceptions.AlreadyExistsError,
             obstore.exceptions.PreconditionError,
@@ -101,7 +115,7 @@ def _version(told: Mapping[str, Any]) -> dict[str, str]:
 
 
 def conditional_file(folder: Folder, name: str) -> ConditionalFile | None:
-    """The file `name` of a folder on S3 or on Google's storage; None on any other storage."""
+    """The file `name` of a folder on S3, on Google's storage or on Azure's; None on any other storage."""
     scheme, _, rest = folder.uri.partition("://")
     place, _, query = rest.partition("?")
     bucket, _, path = place.partition("/")
@@ -111,16 +125,48 @@ def conditional_file(folder: Folder, name: str) -> ConditionalFile | None:
     except Exception as error:  # options that obstore does not know: the storage is used without conditions
         logger.warning("%s: written without conditions (%s)", folder, error)
         return None
-    return None if store is None else ConditionalFile(store, f"{unquote(path).rstrip('/')}/{name}", f"{folder}/{name}")
+    if store is None:
+        return None
+    version = "version" if scheme in ("gs", "gcs") else "e_tag"
+    return ConditionalFile(store, f"{unquote(path).rstrip('/')}/{name}", f"{folder}/{name}", version)
 
 
 def _store(scheme: str, bucket: str, folder: Folder, options: dict[str, str]) -> ObjectStore | None:
-    if scheme in ("gs", "gcs") and "endpoint_override" not in options:
-        from obstore.store import GCSStore
+    if scheme in ("gs", "gcs"):
+        return _google(bucket, options)
+    if scheme in ("abfs", "abfss"):
+        return _azure(bucket)
+    return _s3(bucket, folder, options) if scheme == "s3" else None
 
-        return GCSStore(bucket, retry_config=_RETRIES, client_options={"timeout": _TIMEOUT})
-    if scheme != "s3":
+
+def _google(bucket: str, options: dict[str, str]) -> ObjectStore:
+    """`bucket`: perhaps with `anonymous@` before it."""
+    from obstore.store import GCSStore
+
+    who, _, bucket = bucket.rpartition("@")
+    settings: dict[str, Any] = {}
+    if who == "anonymous":  # `skip_signature` (0.12) asks for a token all the same when it writes
+        nobody = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
+        settings["service_account_key"] = json.dumps(nobody)
+    endpoint = options.get("endpoint_override")
+    if endpoint:
+        settings["base_url"] = endpoint if "://" in endpoint else f"{options.get('scheme', 'https')}://{endpoint}"
+    client: Any = {"timeout": _TIMEOUT, "allow_http": str(settings.get("base_url", "")).startswith("http://")}
+    return GCSStore(bucket, retry_config=_RETRIES, client_options=client, **settings)
+
+
+def _azure(place: str) -> ObjectStore | None:
+    """`place`: `container@account.dfs.core.windows.net`; None for other forms, which name no container."""
+    from obstore.store import AzureStore
+
+    container, _, host = place.rpartition("@")
+    account, _, domain = host.partition(".")
+    if not container or not domain.startswith(("dfs.", "blob.")):
         return None
+    return AzureStore(container, account_name=account, retry_config=_RETRIES, client_options={"timeout": _TIMEOUT})
+
+
+def _s3(bucket: str, folder: Folder, options: dict[str, str]) -> ObjectStore:
     from obstore.store import S3Store
 
     endpoint = options.get("endpoint_override") or os.environ.get("AWS_ENDPOINT_URL_S3")
