@@ -9,9 +9,10 @@ import pytest
 from driver_without_ray import Cluster, Driver
 from test_verdict import noisy, run_pending, search_rows, sweep_file
 
-from raycodellm import config, evaluation, search, storage_files, sweep, verdict
+from raycodellm import config, evaluation, report, search, storage_files, sweep, verdict
 from raycodellm.config import Constraint, UserError
 from raycodellm.files import Folder
+from raycodellm.report import constraints
 from raycodellm.sweep import repair
 
 pytestmark = pytest.mark.usefixtures("no_rivals")
@@ -147,3 +148,13 @@ def test_with_one_seed_per_arm_nothing_is_said_of_other_seeds() -> None:
     assert {one.certainty for one in found.breaches if one.arm} == {"noise unknown"}
     assert all(math.isnan(one.breach.low) for one in found.breaches if one.arm)
     assert [one.arm for one in found.breaches if one.is_broken] == [2, 3]
+
+
+def test_the_reference_keeps_its_own_limit_by_definition_and_shows_no_interval() -> None:
+    file = sweep_file(WITHIN)
+    rows = constrained({0: 1.0, 1: 1.0, 2: 1.5, 3: 1.2})
+    own, *others = verdict.breaches(file, rows, {})
+    assert own.arm == 0 and own.is_of_reference and not any(one.is_of_reference for one in others)
+    records = report.Records(Folder("run"), Folder("storage"), file, rows, {}, {}, {})
+    first = next(row for row in constraints.table(records).rows if row[0] == "0")
+    assert first[5:] == ("exact: the limit is its own", "keeps it, by definition")

@@ -440,3 +440,26 @@ def test_the_other_seeds_of_an_arm_stop_with_its_first_also_those_that_come_late
     assert [(stop.trial, stop.by) for stop in late.stops] == [(9, 0)]
     confirmed = state.early.enter(10, contender(5, "d", is_compared=False, is_stopped=False))
     assert confirmed.stops == ()
+
+
+def test_an_arm_that_was_stopped_early_has_no_score_anywhere_also_where_one_of_its_seeds_had_ended():
+    """When a seed ended is chance, and of a worse arm the lucky seeds alone would be left."""
+    from test_verdict import row, sweep_file
+
+    from raycodellm import regression, report, verdict
+    from raycodellm.verdict.arms import best_of_search
+
+    constraint = "constraints: [{metric: boxes/bpb, mode: min, bound: 0.1}]"
+    objectives = "objective: [{metric: mean/bpb, mode: min}, {metric: boxes/bpb, mode: min}]"
+    file = sweep_file(f"replicates: 2, {objectives}, {constraint}")
+    rows = [row(2 * arm + seed, arm, 7 + seed, 1.0 - arm / 10 + seed / 100) for arm in range(4) for seed in (0, 1)]
+    rows[7] = row(7, 3, 8, None, state="pruned")  # the best arm by its first seed
+    ranked = report.ranking(rows, file.example().search.objectives, {})
+    assert [one.arm for one in ranked] == [2, 1, 0, 3] and ranked[-1].score is None
+    assert report.best_arm(rows, file.example().search.objectives).arm == 2
+    assert {one.arm for one in verdict.findings(file, rows, {}).verdicts} == {1, 2}
+    assert {one.arm for one in verdict.front(file, rows, {}).arms} <= {0, 1, 2}
+    assert {one.arm for one in verdict.breaches(file, rows, {})} == {0, 1, 2}
+    assert [one.arm for one in regression.measured_means(rows, "mean/bpb")] == [0, 1, 2]
+    assert 3 not in best_of_search(rows, file.example().search.objectives, 0, 4)
+    assert {one.arm for one in verdict.seed_spreads(file, rows).arms} == {0, 1, 2}

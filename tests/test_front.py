@@ -11,11 +11,14 @@ from test_verdict import row, sweep_file
 
 import raycodellm
 from raycodellm import cli, verdict
-from raycodellm.config import UserError
+from raycodellm.config import SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult, as_json
 
 FILE = sweep_file("objective: [{metric: mean/bpb, mode: min}, {metric: other, mode: max}]")
+LOOKED_AT = sweep_file(
+    "objective: [{metric: mean/bpb, mode: min}, {metric: other, mode: max}], confirm: {best: 3, seeds: [2, 4, 8]}"
+)
 ONE = "objective: {metric: mean/bpb, mode: min}"
 BOTH = "objective: [{metric: mean/bpb, mode: min}, {metric: mean/acc, mode: max}]"
 
@@ -51,6 +54,32 @@ def test_without_a_second_seed_no_place_on_the_front_is_known():
     found = verdict.front(FILE, rows_of([(1.0, 0.2), (2.0, 0.1)], 1, 0.0, np.random.default_rng(0)), {})
     assert [one.arm for one in found.members] == [0] and not any(one.is_known for one in found.arms)
     assert "Without a second seed" in str(found)
+
+
+def looked_at(rows: list[dict], file: SweepFile, num_decided: int) -> verdict.Front:
+    """The front after so many looks, from fresh seeds alone."""
+    confirm = file.example().search.confirm
+    seeds = tuple(range(confirm.seeds[num_decided - 1])) if num_decided else ()
+    counted = {row["arm"]: seeds for row in rows} if num_decided else {}
+    looks = verdict.Looks("confirm", num_decided=num_decided, counted=counted)
+    return verdict.front(file, [{**row, "phase": "confirm"} for row in rows], {}, looks)
+
+
+def test_where_all_arms_are_equal_at_most_a_twentieth_of_sweeps_know_a_place_at_any_look():
+    rng, wrong, sweeps = np.random.default_rng(3), 0, 100
+    for _ in range(sweeps):
+        rows = rows_of([(1.0, 1.0)] * 4, 8, 0.1, rng)
+        fronts = [looked_at(rows, LOOKED_AT, number) for number in (1, 2, 3)]
+        wrong += any(one.is_known for found in fronts for one in found.arms)
+    assert wrong <= 0.05 * sweeps + 4  # two standard deviations above a twentieth
+
+
+def test_before_the_first_look_no_place_on_the_front_is_told():
+    rows = rows_of([(1.0, 0.2), (2.0, 0.9), (2.5, 0.1)], 3, 0.001, np.random.default_rng(0))
+    early = verdict.front(LOOKED_AT, rows, {}, verdict.Looks("confirm"))
+    assert early.arms and not any(one.is_known or one.rivals for one in early.arms)
+    assert "No place on it is told before the first look" in str(early)
+    assert all(one.is_known for one in looked_at(rows, LOOKED_AT, 1).arms)
 
 
 def test_where_all_arms_are_equal_at_most_a_twentieth_of_sweeps_know_a_place():

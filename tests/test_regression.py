@@ -189,7 +189,20 @@ def test_suggest_writes_points_that_the_next_sweep_takes_and_their_report_shows_
     assert "predicted mean/bpb" in table and len(table.splitlines()) == 3
     cli.main(["report", str(second)])
     assert "Predicted beside measured" in (second / "report").read_text("report.md")
-    assert "Predicted beside measured" not in report.write_report(run, storage).read_text("report.md")
+    page = report.write_report(run, storage).read_text("report.md")
+    assert "the predicted optimum was not measured" in page and "the predicted optimum" not in (
+        second / "report"
+    ).read_text("report.md")
+
+
+def test_the_best_measured_arm_stands_beside_what_the_other_arms_predict_of_it():
+    points, scores = made_arms(num_arms=20)
+    found = regression.suggestion(sweep_file(), points, scores, "min", None, 1, [4] * len(points)).optimum
+    best = int(np.argmin(scores))
+    assert found is not None and (found.arm, found.score, found.num_seeds) == (best, scores[best], 4)
+    assert found.low <= law(points[best]) <= found.high and found.low <= found.from_others <= found.high
+    alone = regression.suggestion(sweep_file(), points, [-score for score in scores], "max", None, 1, [4] * len(points))
+    assert alone.optimum.from_others == pytest.approx(-found.from_others)
 
 
 def test_suggest_says_what_its_fit_does_not_see():
@@ -199,7 +212,7 @@ def test_suggest_says_what_its_fit_does_not_see():
     ]
     constraint, stopped = unseen(config.parse(text), rows)
     assert constraint == "no constraint is predicted: a point may break boxes/acc >= 0.25"
-    assert stopped == "stopped early, so without a score and not in the fit: 1 of the arms"
+    assert stopped == "stopped early, so without a score and not in the fit: 2 of the arms"
     assert unseen(config.parse(SWEEP.replace("SEARCH", "sampler: tpe")), rows[:1]) == []
 
 

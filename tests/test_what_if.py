@@ -85,6 +85,37 @@ def test_where_effects_only_add_up_no_interaction_is_told():
     assert len(rows) == 3 and not any(one.is_told for one in rows)
 
 
+def test_a_curve_from_a_reference_without_code_takes_the_schedule_that_the_reference_names():
+    """Without code a schedule has no effect, so the reference's trials have none."""
+    text = TWO_STAGES.replace("random}", f"random, reference: {{{FIRST}: 0.0, {LAST}: 0.0, {SHAPE}: increase}}}}")
+    rng = np.random.default_rng(2)
+    reference = {FIRST: 0.0, LAST: 0.0}
+    points = [reference] + [
+        {FIRST: float(a), LAST: float(b), SHAPE: "increase"} for a, b in rng.uniform(0, 0.8, (20, 2))
+    ]
+    found = WhatIf.of(config.parse(text), measured(points, [2.0 - one[LAST] + 0.01 * rng.normal() for one in points]))
+    assert isinstance(found, WhatIf)
+    curve = found.curve(LAST, reference)
+    assert curve is not None and (curve.values[0], curve.values[-1]) == (0.0, 0.8)
+    assert curve.band.low[-1] <= 1.2 <= curve.band.high[-1]
+    assert found._with(reference, LAST, 0.4)[SHAPE] == "increase" and SHAPE not in found._with(reference, LAST, 0.0)
+    assert found.curve(SHAPE, reference) is None
+
+
+def test_a_weight_that_acts_together_with_a_choice_is_told_and_two_weights_of_one_mixture_are_no_pair():
+    points, _ = made_arms(num_arms=40)
+    rng = np.random.default_rng(3)
+    code = f"{WEIGHTS}.code"
+    scores = [2.0 + 2.0 * one[code] * (one[SCHEDULE] == "linear") + 0.005 * rng.normal() for one in points]
+    found = WhatIf.of(sweep_file(), measured(points, scores))
+    assert isinstance(found, WhatIf)
+    rows = found.interactions()
+    assert not any(one.one.startswith(WEIGHTS) and one.other.startswith(WEIGHTS) for one in rows)
+    pair = next(one for one in rows if {one.one, one.other} == {code, SCHEDULE})
+    # Halves of a range of 0.6 lie 0.3 apart.
+    assert pair.is_told and pair.low <= 0.6 <= pair.high
+
+
 def test_a_curve_needs_two_arms_per_free_parameter_and_ten_at_least():
     points, scores = made_arms(num_arms=9)
     assert WhatIf.of(sweep_file(), measured(points, scores)) == 10

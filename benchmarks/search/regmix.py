@@ -59,7 +59,7 @@ def measure(folder: Path, loss: str, num_runs: int) -> list[list]:
     print(f"{loss}: {time.process_time() - started:.0f} s of one core for all forms at once", file=sys.stderr)
     ranks = [float(spearmanr(posterior.mean(at), measured).statistic) for at, measured in tests.values()]
     at, measured = tests["1m"]
-    band = posterior.band(at, with_noise=True)
+    band = posterior.band(at, noise_of=1)
     covered = float(np.mean((band.low <= measured) & (measured <= band.high)))
     rows.append([loss, ALL_FORMS, f"{posterior.error:.4f}", *(f"{rank:.4f}" for rank in ranks), f"{covered:.1%}"])
     return rows

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import TYPE_CHECKING
 
@@ -76,8 +76,8 @@ def suggest(path: str, asked: Suggesting, complain: Callable[[str], None]) -> in
         regression.seed_spread(arms),
     )
     said = [*_said(found, arms, objective, reference is not None), *unseen(file, rows)]
-    if found.points:
-        regression.write_suggested(run.folder, _kept(run, found, objective))
+    if found.forms:
+        regression.write_suggested(run.folder, _kept(run, found, objective, arms))
     _write(said, regression.as_enqueue(file, [one.params for one in found.points]), asked.into)
     return DONE
 
@@ -115,10 +115,11 @@ def _reference(run: OpenedRun, rows: list[Row], arms: list[MeasuredArm]) -> int 
     return next((place for place, one in enumerate(arms) if one.arm == arm), None)
 
 
-def _kept(run: OpenedRun, found: Suggestion, objective: Objective) -> Suggested:
+def _kept(run: OpenedRun, found: Suggestion, objective: Objective, arms: list[MeasuredArm]) -> Suggested:
     from raycodellm import regression
 
     form, error = found.forms[0]
+    optimum = found.optimum and replace(found.optimum, arm=arms[found.optimum.arm].arm)
     return regression.Suggested(
         format=1,
         sweep=run.name,
@@ -129,6 +130,7 @@ def _kept(run: OpenedRun, found: Suggestion, objective: Objective) -> Suggested:
         level=regression.LEVEL,
         num_arms=found.num_arms,
         points=found.points,
+        optimum=optimum,
     )
 
 
@@ -153,6 +155,7 @@ def _said(found: Suggestion, arms: list[MeasuredArm], objective: Objective, has_
     lines += [
         f"predicted best: {formats.params(best.params)}",
         f"  {metric} {formats.score(best.predicted)} (90 %: {formats.interval(best.low, best.high)}, with one seed)",
+        *_measured_best(found, arms, metric),
         f"{base}",
         f"  difference {value:+.3f} (90 %: {formats.signed_interval(low, high)})",
         "the intervals hold for the best of many predictions, and leave open which form is right",
@@ -166,12 +169,27 @@ def _said(found: Suggestion, arms: list[MeasuredArm], objective: Objective, has_
     return lines
 
 
+def _measured_best(found: Suggestion, arms: list[MeasuredArm], metric: str) -> list[str]:
+    """The best measured arm beside the predicted best."""
+    one = found.optimum
+    if one is None:
+        return []
+    arm = f"best measured: arm {arms[one.arm].arm} ({formats.params(one.params)})"
+    if one.predicted_measured is not None and one.predicted_measured == one.score:
+        arm = f"  it is the best measured one, arm {arms[one.arm].arm}"
+    seeds = "one seed" if one.num_seeds == 1 else f"{one.num_seeds} seeds"
+    return [
+        arm,
+        f"  {metric} {formats.score(one.score)} with {seeds}; the other arms alone predict "
+        f"{formats.score(one.from_others)} (90 %: {formats.interval(one.low, one.high)})",
+    ]
+
+
 def unseen(file: SweepFile, rows: list[Row]) -> list[str]:
     """Lines on what the fit of one metric leaves out: constraints of the search, and arms that were stopped early."""
     constraints = [one.name for one in file.example().search.constraints]
     lines = [f"no constraint is predicted: a point may break {' or '.join(constraints)}"] if constraints else []
-    scored = {row["arm"] for row in rows if row["state"] == "complete"}
-    stopped = {row["arm"] for row in rows if row["state"] == "pruned"} - scored
+    stopped = {row["arm"] for row in rows if row["state"] == "pruned"}
     if stopped:
         lines.append(f"stopped early, so without a score and not in the fit: {len(stopped)} of the arms")
     return lines

@@ -6,7 +6,7 @@ Pure: decides from plain values which form fits, what is predicted with which in
 from raycodellm.regression.conformal import conformal_interval
 from raycodellm.regression.crossval import CrossValidated, choose_form
 from raycodellm.regression.design import KINDS, design, information
-from raycodellm.regression.document import Suggested, SuggestedPoint, read_suggested, write_suggested
+from raycodellm.regression.document import Optimum, Suggested, SuggestedPoint, read_suggested, write_suggested
 from raycodellm.regression.encoding import Encoding
 from raycodellm.regression.forms import CONSTANT
 from raycodellm.regression.measured import MeasuredArm, measured_means, predicted_beside_measured, seed_spread
@@ -26,6 +26,7 @@ __all__ = [
     "Encoding",
     "Interaction",
     "MeasuredArm",
+    "Optimum",
     "Posterior",
     "SeedSpread",
     "Suggested",

@@ -26,6 +26,27 @@ class SuggestedPoint:
 
 
 @dataclass(frozen=True)
+class Optimum:
+    """The best measured arm beside the predicted best. Scores are in the metric's unit."""
+
+    predicted: SuggestedPoint
+    """The predicted best of the whole space, with the interval for its score with one seed."""
+    predicted_measured: float | None
+    """The score that the predicted best was measured with; None where no arm has its parameters."""
+    arm: int
+    """Number of the best measured arm."""
+    params: Mapping[str, Any]
+    score: float
+    """Its mean over its seeds. The best of several noisy scores is too good on average."""
+    num_seeds: int
+    from_others: float
+    """The arm's score as the other arms alone predict it."""
+    low: float
+    high: float
+    """Ends of the interval for the arm's mean over as many seeds, likewise from the other arms alone."""
+
+
+@dataclass(frozen=True)
 class Suggested:
     """The points of one `raycodellm suggest`."""
 
@@ -42,6 +63,8 @@ class Suggested:
     num_arms: int
     """Arms that were fitted."""
     points: tuple[SuggestedPoint, ...] = ()
+    optimum: Optimum | None = None
+    """The predicted and the measured best of the sweep; None in files of older versions."""
     more: dict[str, Any] = field(default_factory=dict)
     """Fields that only a newer version knows."""
 

@@ -12,7 +12,7 @@ from raycodellm.statistics import seed_noise
 from raycodellm.tables import Table, cells, formats
 from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.arms import same
-from raycodellm.verdict.measurements import measured_arms, rows_by_arm, with_metric
+from raycodellm.verdict.measurements import measured_arms, rows_by_arm, stopped_arms, with_metric
 
 
 def predicted_beside_measured(suggested: Suggested, rows: Sequence[Row]) -> Table:
@@ -33,7 +33,7 @@ def predicted_beside_measured(suggested: Suggested, rows: Sequence[Row]) -> Tabl
         "inside",
     )
     found = []
-    by_arm = rows_by_arm(rows)
+    by_arm = rows_by_arm(_of_whole_arms(rows))
     complete = {arm: done for arm, of_arm in by_arm.items() if (done := with_metric(of_arm, suggested.metric))}
     measured, noise = measured_arms(suggested.metric, complete, {})
     for point in suggested.points:
@@ -55,6 +55,12 @@ def predicted_beside_measured(suggested: Suggested, rows: Sequence[Row]) -> Tabl
     return Table(header, found, left=(1, 7))
 
 
+def _of_whole_arms(rows: Sequence[Row]) -> list[Row]:
+    """The rows without those of arms that were stopped early, which have no score."""
+    stopped = stopped_arms(rows)
+    return [row for row in rows if row["arm"] not in stopped]
+
+
 class MeasuredArm(NamedTuple):
     """An arm with the mean of its complete seeds."""
 
@@ -66,9 +72,10 @@ class MeasuredArm(NamedTuple):
 
 
 def measured_means(rows: Sequence[Row], metric: str) -> list[MeasuredArm]:
-    """Every arm with a complete seed that has the metric; failed trials are left out. Arms with equal parameters are
-    one, under the first one's number."""
+    """Every arm with a complete seed that has the metric; failed trials are left out, and so are arms that were stopped
+    early. Arms with equal parameters are one, under the first one's number."""
     found: dict[Hashable, MeasuredArm] = {}
+    rows = _of_whole_arms(rows)
     for arm, of_arm in sorted(rows_by_arm(rows).items()):
         if complete := with_metric(of_arm, metric):
             params = params_of(of_arm[0])

@@ -149,15 +149,16 @@ class Posterior:
         found: Array = self.weights @ np.array([one.means(self.x, rows) for one in self.members])
         return found
 
-    def band(self, rows: Array, weights: Array | None = None, level: float = 0.9, with_noise: bool = False) -> Band:
+    def band(self, rows: Array, weights: Array | None = None, level: float = 0.9, noise_of: int = 0) -> Band:
         """Values of linear functions of the surface with pointwise intervals: of the points in `rows`, or of
-        `weights` times these, of shape (functions, rows). `with_noise`: of scores with one seed's noise."""
+        `weights` times these, of shape (functions, rows). `noise_of`: seeds whose mean is asked for, with its noise; 0
+        for the surface."""
         weights = np.eye(len(rows)) if weights is None else weights
         moments = [one.moments(self.x, rows, weights) for one in self.members]
         means = np.array([found[0] for found in moments])
         variances = np.array([np.diag(found[1]) for found in moments])
-        if with_noise:
-            variances = variances + np.array([[one.noise] for one in self.members])
+        if noise_of:
+            variances = variances + np.array([[one.noise / noise_of] for one in self.members])
         deviations = np.sqrt(np.clip(variances, 1e-18, None))
         tail = (1 - level) / 2
         low, high = (_quantile(share, means, deviations, self.weights, self.degrees) for share in (tail, 1 - tail))

@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 
 from raycodellm.config import SweepFile
 from raycodellm.config.enqueued import enqueued_points
 from raycodellm.regression.crossval import choose_form
-from raycodellm.regression.document import SuggestedPoint
+from raycodellm.regression.document import Optimum, SuggestedPoint
 from raycodellm.regression.encoding import Encoding, Point
 from raycodellm.regression.forms import Array
 from raycodellm.regression.posterior import Posterior, SeedSpread
@@ -53,6 +54,8 @@ class Suggestion:
     """True if the predicted best is farther from every arm than any arm from its nearest neighbour."""
     points: tuple[SuggestedPoint, ...]
     """Points to try next, the predicted best first."""
+    optimum: Optimum | None = None
+    """The best measured arm, by its place among the arms, beside the predicted best; None as `best` is."""
 
 
 def arms_needed(encoding: Encoding) -> int:
@@ -93,17 +96,19 @@ def suggestion(
     place = int(np.argmin(expected))
     difference = posterior.band(np.vstack([at[place], x[stay]]), np.array([[1.0, -1.0]]), LEVEL)
     order = [place, *_bests_of_draws(posterior, at, expected)]
+    best = _predicted(posterior, at[[place]], candidates[place], sign)
     points = _points(file, encoding, arms, [candidates[one] for one in order], num_points)
     low, high = sorted((sign * float(difference.low[0]), sign * float(difference.high[0])))
     return Suggestion(
         forms=names,
         num_arms=len(arms),
         stay_arm=stay,
-        best=_predicted(posterior, at[[place]], candidates[place], sign),
+        best=best,
         difference=(sign * float(difference.value[0]), low, high),
         moves=bool(difference.high[0] < 0),
         is_far=_is_far(x, at[place]),
         points=tuple(_predicted(posterior, encoding.matrix([point]), point, sign) for point in points),
+        optimum=_optimum(encoding, arms, _Scores(y, seeds, spread, sign), best),
     )
 
 
@@ -145,9 +150,35 @@ def _points(
 
 def _predicted(posterior: Posterior, row: Array, point: Mapping, sign: float) -> SuggestedPoint:
     """The point's expected score, with the interval for its score with one seed."""
-    band = posterior.band(row, level=LEVEL, with_noise=True)
+    band = posterior.band(row, level=LEVEL, noise_of=1)
     low, high = sorted((sign * float(band.low[0]), sign * float(band.high[0])))
     return SuggestedPoint(dict(point), sign * float(band.value[0]), low, high)
+
+
+class _Scores(NamedTuple):
+    """The arms' scores, less being better; `sign` times these are in the metric's direction."""
+
+    y: Array
+    seeds: Array | None
+    spread: SeedSpread | None
+    sign: float
+
+
+def _optimum(encoding: Encoding, arms: Sequence[Point], scores: _Scores, predicted: SuggestedPoint) -> Optimum:
+    """The best measured arm with what the other arms say of it, beside the predicted best."""
+    x, y, sign = encoding.matrix(arms), scores.y, scores.sign
+    place = int(np.argmin(y))
+    rest = np.arange(len(y)) != place
+    num_seeds = 1 if scores.seeds is None else int(scores.seeds[place])
+    others = Posterior.of(
+        x[rest], y[rest], encoding.is_amount, None if scores.seeds is None else scores.seeds[rest], scores.spread
+    )
+    band = others.band(x[[place]], level=LEVEL, noise_of=num_seeds)
+    low, high = sorted((sign * float(band.low[0]), sign * float(band.high[0])))
+    at = np.max(np.abs(x - encoding.matrix([predicted.params])[0]), axis=1)
+    same = next((sign * float(y[one]) for one in np.flatnonzero(at < 1e-9)), None)
+    value = sign * float(band.value[0])
+    return Optimum(predicted, same, place, dict(arms[place]), sign * float(y[place]), num_seeds, value, low, high)
 
 
 def _is_far(x: Array, row: Array) -> bool:

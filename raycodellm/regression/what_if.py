@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, NamedTuple
 
 import numpy as np
@@ -16,7 +17,7 @@ from raycodellm.regression.measured import MeasuredArm, seed_spread
 from raycodellm.regression.posterior import Band, Posterior
 from raycodellm.regression.space_points import RandomAsker
 from raycodellm.regression.suggestion import arms_needed
-from raycodellm.search.space import sample
+from raycodellm.search.space import is_relevant, sample, sampling_order
 
 LEVEL = 0.95
 _PLACES = 25
@@ -66,6 +67,10 @@ class Interaction(NamedTuple):
         return self.low > 0 or self.high < 0
 
 
+_Levels = tuple[list[Any], list[Any]]
+"""Two sets of values of a parameter, each of which is averaged over."""
+
+
 @dataclass(frozen=True)
 class WhatIf:
     """A sweep's surface."""
@@ -105,7 +110,8 @@ class WhatIf:
 
     def curve(self, name: str, base: Point) -> Curve | None:
         """The score along `name` with all else as in `base`; None where `base` lacks it, or less than two values can
-        stand there. A weight of a mixture takes from the others, or gives to them, in proportion."""
+        stand there. A weight of a mixture takes from the others, or gives to them, in proportion; a parameter without
+        effect in `base` that gets one is as in the reference, or the first option."""
         if base.get(name) is None:
             return None
         points = [(value, self._with(base, name, value)) for value in _values(self.file.domains[name])]
@@ -116,32 +122,63 @@ class WhatIf:
         return Curve(name, tuple(value for value, _ in known), band)
 
     def _with(self, base: Point, name: str, value: Any) -> dict[str, Any] | None:
-        """`base` with another value; None where the space has no such point with the same parameters."""
-        simplex = self.file.domains[name].simplex
+        """`base` with another value; None where the space has no such point, or the parameter no effect in it."""
+        made = self._whole(self._changed(base, name, value))
+        return made if made is not None and name in made else None
+
+    def _changed(self, base: Point | None, name: str, value: Any) -> dict[str, Any] | None:
+        """`base` with another value, whatever else that decides. A weight of a mixture takes from the others, or gives
+        to them, in proportion; None where one of them would leave its bounds."""
+        if base is None:
+            return None
         point = {**base, name: value}
-        if simplex is not None:
-            left = 1.0 - float(base[name])
-            others = [other for other in simplex.names if other != name]
-            share = (1.0 - value) / left if left > 0 else 0.0
-            point |= {other: share * float(base[other]) for other in others}
-            if left <= 0:
-                point |= {other: (1.0 - value) / len(others) for other in others}
-            domains = self.file.domains
-            inside = all(domains[one].low - 1e-9 <= point[one] <= domains[one].high + 1e-9 for one in simplex.names)
-            return point if inside else None
-        active = {one.name for one in self.file.parameters if one.is_active(point)}
-        return point if active == {one for one, known in base.items() if known is not None} else None
+        simplex = self.file.domains[name].simplex
+        if simplex is None:
+            return point
+        left = 1.0 - float(base[name])
+        others = [other for other in simplex.names if other != name]
+        share = (1.0 - value) / left if left > 0 else 0.0
+        point |= {other: share * float(base[other]) for other in others}
+        if left <= 0:
+            point |= {other: (1.0 - value) / len(others) for other in others}
+        domains = self.file.domains
+        inside = all(domains[one].low - 1e-9 <= point[one] <= domains[one].high + 1e-9 for one in simplex.names)
+        return point if inside else None
+
+    def _whole(self, point: Point | None) -> dict[str, Any] | None:
+        """The point as a trial has it; None where a parameter has no value.
+
+        Parameters that have no effect in it are left out. One that has an effect, and no value in the point, such as
+        the schedule where code begins, is as in the reference; without a reference it is the first option.
+        """
+        if point is None:
+            return None
+        known = {**self._defaults, **{name: value for name, value in point.items() if value is not None}}
+        made: dict[str, Any] = {}
+        for one in sampling_order(self.file):
+            if is_relevant(self.file, one, made):
+                if one.name not in known:
+                    return None
+                made[one.name] = known[one.name]
+        return made
+
+    @cached_property
+    def _defaults(self) -> dict[str, Any]:
+        """The reference's values as the sweep file has them, and the first options of choices that depend on no other
+        choice."""
+        plain = [one for one in self.file.parameters if one.conditions == ((),) and one.domain.kind == "choice"]
+        return {**{one.name: one.domain.options[0] for one in plain}, **(self.file.reference() or {})}
 
     def interactions(self) -> list[Interaction]:
-        """How each two parameters act together, the clearest first; mixtures' weights, which move together, are left
-        out, and so is a parameter that some arms lack.
+        """How each two parameters act together, the clearest first; a parameter that depends on another choice is left
+        out, and so are two weights of one mixture, of which one cannot change with the other held.
 
-        Of numbers the upper half of the range is compared with the lower, of a choice each option with the first. The
-        others are averaged over the whole space.
+        Of numbers the upper half of the range is compared with the lower, of a choice each option with the first. A
+        weight takes from its mixture's others in proportion. The others are averaged over the whole space.
         """
         always = [one.name for one in self.file.parameters if one.conditions == ((),)]
-        plain = [name for name in self.names if name in always and self.file.domains[name].simplex is None]
-        pairs = list(itertools.combinations(plain, 2))[:_MOST_PAIRS]
+        plain = [name for name in self.names if name in always]
+        pairs = [pair for pair in itertools.combinations(plain, 2) if not self._are_of_one_mixture(*pair)][:_MOST_PAIRS]
         rng = np.random.default_rng(0)
         points = [sample(self.file, RandomAsker(rng, at_an_end=0.0)) for _ in range(_SPREAD_OVER)]
         contrasts = [one for pair in pairs for one in self._contrasts(*pair, points)]
@@ -160,16 +197,37 @@ class WhatIf:
         found: list[tuple[Words, Array, Array]] = []
         for (from_word, low), (to_word, high) in ((mine[0], level) for level in mine[1:]):
             for (other_from, below), (other_to, above) in ((theirs[0], level) for level in theirs[1:]):
-                rows, weights = [], []
-                for values, sign in ((low, -1.0), (high, 1.0)):
-                    for others, other_sign in ((below, -1.0), (above, 1.0)):
-                        share = sign * other_sign / (len(values) * len(others) * len(points))
-                        for a, b, point in itertools.product(values, others, points):
-                            rows.append({**point, one: a, other: b})
-                            weights.append(share)
                 words: Words = (one, other, from_word, to_word, other_from, other_to)
-                found.append((words, self.encoding.matrix(rows), np.array(weights)))
+                rows, weights = self._corners(one, other, (low, high), (below, above), points)
+                if rows:
+                    found.append((words, self.encoding.matrix(rows), np.array(weights)))
         return found
+
+    def _corners(
+        self, one: str, other: str, mine: _Levels, theirs: _Levels, points: Sequence[Point]
+    ) -> tuple[list[Point], list[float]]:
+        """The points, with their weights, whose weighted sum is the difference of differences; without those of
+        `points` of which the space lacks one of the corners."""
+        rows: list[Point] = []
+        weights: list[float] = []
+        num_whole = 0
+        for point in points:
+            corners: list[Point | None] = []
+            signs: list[float] = []
+            for values, sign in zip(mine, (-1.0, 1.0), strict=True):
+                for others, other_sign in zip(theirs, (-1.0, 1.0), strict=True):
+                    pairs = itertools.product(values, others)
+                    made = [self._whole(self._changed(self._changed(point, one, a), other, b)) for a, b in pairs]
+                    corners += made
+                    signs += [sign * other_sign / len(made)] * len(made)
+            whole = [corner for corner in corners if corner is not None]
+            if len(whole) == len(corners):
+                rows, weights, num_whole = rows + whole, weights + signs, num_whole + 1
+        return rows, [weight / num_whole for weight in weights]
+
+    def _are_of_one_mixture(self, one: str, other: str) -> bool:
+        simplex = self.file.domains[one].simplex
+        return simplex is not None and simplex == self.file.domains[other].simplex
 
 
 def _values(domain: Domain) -> list[Any]:

@@ -20,6 +20,10 @@ def table(records: Records) -> Table:
     rows = []
     for one in sorted(records.known.breaches, key=lambda one: place.get(one.arm, len(place)))[:MOST_ROWS]:
         word = "breaks" if one.is_broken else "keeps"
+        ends = formats.signed_interval(one.breach.low, one.breach.high)
+        known = f"{word} it" + ("" if one.certainty == "sure" else f", {one.certainty}")
+        if one.is_of_reference:
+            ends, known = "exact: the limit is its own", "keeps it, by definition"
         rows.append(
             (
                 Cell(str(one.arm), one.arm),
@@ -27,8 +31,8 @@ def table(records: Records) -> Table:
                 cells.score(one.value),
                 cells.score(one.limit),
                 Cell(f"{one.breach.value:+.3f}", one.breach.value),
-                Cell(formats.signed_interval(one.breach.low, one.breach.high), one.breach.low),
-                f"{word} it, {one.certainty}" if one.certainty != "sure" else f"{word} it",
+                Cell(ends, one.breach.low),
+                known,
             )
         )
     header = ("arm", "constraint", "score", "limit", "over", "95 % interval", "kept")

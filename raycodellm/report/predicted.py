@@ -5,18 +5,66 @@ from __future__ import annotations
 from functools import partial
 
 from raycodellm import regression, storage_files
+from raycodellm.regression import Optimum, Suggested
 from raycodellm.report.records import Records
-from raycodellm.tables import Table
+from raycodellm.tables import Table, cells, formats
 
 NOTE = (
     "Predictions of `raycodellm suggest` from arms that had been measured before; the measured score is the mean over "
-    "the arm's complete seeds. The first point is the predicted best, and its prediction is corrected for that choice."
+    "the arm's complete seeds. The first point is the predicted best, and its prediction is corrected for that choice. "
+    "The best measured arm was chosen by its score, which noise makes look too good; what the other arms predict of it "
+    "is not."
 )
 
 
-def table(records: Records) -> Table:
-    """Suggested points that an arm of the run has measured; no rows without `suggested.json`."""
+def parts(records: Records) -> list[str | Table]:
+    """The predicted and the measured optimum of the run, and the suggested points that an arm of the run has measured;
+    nothing without `suggested.json`."""
     suggested = storage_files.attempt(partial(regression.read_suggested, records.run), records.say)
     if suggested is None:
-        return Table((), [])
-    return regression.predicted_beside_measured(suggested, records.rows)
+        return []
+    found: list[str | Table] = []
+    if suggested.optimum is not None and suggested.sweep == records.sweep.name:
+        found += [_sentence(suggested, suggested.optimum), _optima(suggested, suggested.optimum)]
+    measured = regression.predicted_beside_measured(suggested, records.rows)
+    return [*found, measured] if measured.rows else found
+
+
+def _sentence(suggested: Suggested, one: Optimum) -> str:
+    """Where the predicted and the measured optimum lie, and whether the other arms foresaw the measured one."""
+    where = "was not measured"
+    if one.predicted_measured is not None:
+        is_same = one.predicted_measured == one.score
+        where = "is the best measured arm" if is_same else f"was measured {formats.score(one.predicted_measured)}"
+    inside = "inside" if one.low <= one.score <= one.high else "outside"
+    return (
+        f"Fitted to {suggested.metric} of {suggested.num_arms} arms: the predicted optimum {where}. The score of the "
+        f"best measured arm lies {inside} the interval that the other arms alone predict."
+    )
+
+
+def _optima(suggested: Suggested, one: Optimum) -> Table:
+    level = f"{suggested.level:.0%} interval".replace("%", " %")
+    header = ("optimum", "arm", "parameters", f"predicted {suggested.metric}", level, "measured", "seeds")
+    best = one.predicted
+    rows = [
+        (
+            "predicted",
+            formats.NOTHING if one.predicted_measured != one.score else str(one.arm),
+            formats.params(best.params),
+            cells.score(best.predicted),
+            formats.interval(best.low, best.high),
+            cells.score(one.predicted_measured),
+            formats.NOTHING,
+        ),
+        (
+            "measured, predicted from the other arms",
+            str(one.arm),
+            formats.params(one.params),
+            cells.score(one.from_others),
+            formats.interval(one.low, one.high),
+            cells.score(one.score),
+            cells.whole(one.num_seeds),
+        ),
+    ]
+    return Table(header, rows, left=(0, 1, 2))

@@ -124,8 +124,9 @@ _PARETO_NOTE = (
     "interval, which holds the noise of the items that all arms share. Told from noise: an arm of the front, if each "
     "other arm is worse in some objective for sure; another arm, if an arm of the front is better in all objectives. "
     "Where an arm of the front is not told, the last column names the arms that may dominate it. All of this holds for "
-    "all arms and objectives at once (Tukey's range over the arms, Bonferroni over the objectives). A verdict is "
-    "corrected for all metrics and looks as well, so it may be not known where the front tells two arms apart."
+    "all arms and objectives at once (Tukey's range over the arms, Bonferroni over the objectives), and at all looks "
+    "at a confirmation: each spends its part of the 5 %, and before the first one nothing is told. A verdict is "
+    "corrected for all metrics as well, so it may be not known where the front tells two arms apart."
 )
 _LEDGER_NOTE = (
     "Tokens are counted where they were trained on. Unique: tokens that the trial had not seen before. "
@@ -167,7 +168,7 @@ def _all_sections(records: Records) -> list[Section]:
         Section("Constraints", _unless_empty(constraints.table(records)), constraints.NOTE),
         Section("Verdicts", _unless_empty(tables.verdicts(records)), is_folded=not records.has_reference),
         *_win_rates(records),
-        Section("Predicted beside measured", _unless_empty(predicted.table(records)), predicted.NOTE),
+        Section("Predicted beside measured", predicted.parts(records), predicted.NOTE),
         Section(f"Tasks and their parts {of_arm}", _task_parts(records), _TASKS_NOTE, is_folded=True),
         Section("Code ratio, planned and real", figures.curve_figures(records, figures.RATIO), _RATIO_NOTE),
         Section("Scores in the order of the trials", figures.order(records), _ORDER_NOTE),

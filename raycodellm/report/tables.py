@@ -114,6 +114,7 @@ def front(records: Records) -> Table:
         values = (cells.value(params[one.arm].get(name)) for name in names)
         place = "on the front" if one.is_on_front else "dominated"
         told = "yes" if one.is_known else "no" if found.knows_seeds else "seeds unknown"
+        told = "no look yet" if found.is_before_looks else told
         rivals = ", ".join(map(str, one.rivals[:12])) + (" …" if len(one.rivals) > 12 else "")
         rows.append((Cell(str(one.arm), one.arm), *values, *shown, place, told, rivals))
     ends = len(names) + len(scores)

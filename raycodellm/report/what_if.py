@@ -16,7 +16,8 @@ NOTE = (
 )
 INTERACTION_NOTE = (
     "Difference of differences: how much more the first parameter's change does to the score after the second one's "
-    "change than before it, averaged over the rest of the space. Halves of a range, and options against the first one. "
+    "change than before it, averaged over the rest of the space. Halves of a range, and options against the first one; "
+    "a weight takes from its mixture's others in proportion. "
     "The intervals hold at 95 % for all rows at once (Bonferroni). Where one includes 0, nothing is known of an "
     "interaction, which is not the same as none."
 )

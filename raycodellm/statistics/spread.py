@@ -2,7 +2,7 @@
 
 Arms share seeds, and arms that share a stage share a model: their scores move together. A ratio of variances by the F
 distribution takes them as independent, and is wrong by far there: where the arms of one group share their
-pre-training, its 95 % intervals hold 71 to 84 % of the time (`benchmarks/verdict/seed_spread.py`). So the interval of a
+pre-training, its 95 % intervals hold 73 to 84 % of the time (`benchmarks/verdict/seed_spread.py`). So the interval of a
 ratio comes from leaving out one seed at a time, of all arms at once.
 """
 

@@ -12,7 +12,7 @@ from raycodellm.config import Objective, SweepFile
 from raycodellm.statistics import pareto_front
 from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.counted import in_order
-from raycodellm.verdict.measurements import rows_by_arm, with_metric
+from raycodellm.verdict.measurements import rows_by_arm, searched_arms, with_metric
 
 
 def reference_arm(file: SweepFile, rows: Sequence[Row]) -> int | None:
@@ -54,14 +54,13 @@ def best_of_search(
     With several objectives these are the ends of the Pareto front, then its arms in the widest gaps, then the next
     front's. `broken`: maps arms to how far they break constraints; those that keep all of them come first. Of arms with
     equal parameters the first counts: another would be trained to the same scores. An arm that was stopped early is
-    none of them, also where one of its seeds had ended before: when it did is chance.
+    none of them.
     """
-    by_arm = rows_by_arm(rows, "search")
+    by_arm = searched_arms(rows)
     points: dict[int, tuple[float, ...]] = {}
     for arm, of_arm in by_arm.items():
         means = [mean_score(of_arm, one.metric) for one in objectives]
-        is_stopped = any(row["state"] == "pruned" for row in of_arm)
-        if arm != reference and not is_stopped and None not in means:
+        if arm != reference and None not in means:
             points[arm] = tuple(mean for mean in means if mean is not None)
     order = in_order({arm: point[0] for arm, point in points.items()}, (), objectives[0], broken)
     if len(objectives) > 1:

@@ -17,7 +17,7 @@ from raycodellm.statistics import ERROR, ArmMeasurements, Interval, SeedNoise, d
 from raycodellm.tables.trials import Row
 from raycodellm.verdict.arms import reference_arm
 from raycodellm.verdict.comparison import MOST_ARMS_OF_NOISE
-from raycodellm.verdict.measurements import ItemsOf, measured_arms, rows_by_arm, with_metric
+from raycodellm.verdict.measurements import ItemsOf, measured_arms, rows_by_arm, searched_arms, with_metric
 
 Certainty = Literal["sure", "within the noise", "noise unknown"]
 
@@ -35,6 +35,9 @@ class Breach:
     breach: Interval
     """How far the arm is beyond the limit, in the metric's unit, with its 95 % interval; the ends are NaN while the
     noise between seeds is unknown. A limit that the reference sets moves with the reference's noise."""
+
+    is_of_reference: bool = False
+    """True for the reference under a limit relative to itself: it keeps that by definition, without any noise."""
 
     @property
     def is_broken(self) -> bool:
@@ -59,7 +62,7 @@ def breaches(
     if not constraints:
         return ()
     reference = reference_arm(file, rows)
-    groups = [rows_by_arm(rows, "search")]
+    groups = [searched_arms(rows)]
     if counted:
         fresh = rows_by_arm(rows, "confirm")
         groups.append(
@@ -99,7 +102,7 @@ def _breach(
         beyond = Interval(*(end - limit for end in known))
     if one.mode == "max":
         beyond = Interval(-beyond.value, -beyond.high, -beyond.low)
-    return Breach(arm, one, mine.score, limit, beyond)
+    return Breach(arm, one, mine.score, limit, beyond, one.bound is None and mine is base)
 
 
 def broken_by(found: Sequence[Breach]) -> dict[int, float]:

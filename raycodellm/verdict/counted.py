@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from raycodellm.config import Objective
 from raycodellm.records import ENDED
 from raycodellm.tables.trials import Row
-from raycodellm.verdict.measurements import rows_by_arm, with_metric
+from raycodellm.verdict.measurements import rows_by_arm, searched_arms, with_metric
 
 _FEWEST_SEEDS = 2
 """Fresh seeds of each arm at the first look."""
@@ -18,11 +18,11 @@ def counted_rows(
 ) -> tuple[dict[int, list[Row]], frozenset[int]]:
     """Maps each arm that has a score to the complete rows that the score is the mean over; and the confirmed arms.
 
-    Those count by their fresh seeds alone, from the time that all of them have the seeds of the first look. The other
-    arms count by the search's trials. `counted`: maps each arm that counts by its fresh seeds to those of its last
-    complete look, where the looks are known.
+    An arm that was stopped early has no score. Confirmed arms count by their fresh seeds alone, from the time that all
+    of them have the seeds of the first look. The other arms count by the search's trials. `counted`: maps each arm that
+    counts by its fresh seeds to those of its last complete look, where the looks are known.
     """
-    found = {arm: done for arm, of_arm in rows_by_arm(rows, "search").items() if (done := with_metric(of_arm, metric))}
+    found = {arm: done for arm, of_arm in searched_arms(rows).items() if (done := with_metric(of_arm, metric))}
     fresh = rows_by_arm(rows, "confirm")
     if counted is not None:
         fresh = {arm: [row for row in fresh.get(arm, ()) if row["seed"] in seeds] for arm, seeds in counted.items()}

@@ -83,6 +83,7 @@ def _constraint(one: Breach) -> dict[str, Any]:
         "breach_high": one.breach.high,
         "is_broken": one.is_broken,
         "certainty": one.certainty,
+        "is_of_reference": one.is_of_reference,
     }
 
 

@@ -2,8 +2,8 @@
 
 An arm is on the front by its means if no other arm is better in one objective and at least as good in all. Means are
 noisy, so a second arm may dominate it unseen. All differences between two arms, in all objectives, have intervals that
-hold at once (Tukey's range over the arms, Bonferroni over the objectives); with these, what is said of the arms is
-wrong in at most 5 % of sweeps.
+hold at once (Tukey's range over the arms, Bonferroni over the objectives). Each look at a confirmation spends its part
+of the error, as the verdict does; so what is said of the arms, at any look, is wrong in at most 5 % of sweeps.
 """
 
 from __future__ import annotations
@@ -13,14 +13,13 @@ from collections.abc import Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from raycodellm.config import SweepFile
-from raycodellm.statistics import ArmMeasurements, Interval, SeedNoise, pareto_front
+from raycodellm.config.search_settings import Confirm
+from raycodellm.statistics import ERROR, ArmMeasurements, Interval, SeedNoise, look_errors, pareto_front
 from raycodellm.tables.trials import Row
 from raycodellm.verdict.constraints import breaches, broken_by
 from raycodellm.verdict.counted import counted_rows
 from raycodellm.verdict.looks import Looks
 from raycodellm.verdict.measurements import ItemsOf, measured_arms, with_metric
-
-LEVEL = 0.95
 
 
 @dataclass(frozen=True)
@@ -52,6 +51,8 @@ class Front:
     """All arms, those on the front first, along the first objective from its best."""
     knows_seeds: bool
     """True if the seeds' noise is known in each objective; else no arm's place is known."""
+    is_before_looks: bool = False
+    """True before the first look at a confirmation: until then no arm's place is told."""
 
     @property
     def members(self) -> tuple[FrontArm, ...]:
@@ -64,12 +65,14 @@ class Front:
             return ""
         named = ", ".join(str(one.arm) for one in self.members)
         said = f"On the Pareto front of {', '.join(self.objectives)}, by the means: {_arms(len(self.members))} {named}."
+        if self.is_before_looks:
+            return f"{said} No place on it is told before the first look at fresh seeds."
         return said if self.knows_seeds else f"{said} Without a second seed per arm no place on it is known."
 
     def __str__(self) -> str:
         """One or two sentences; empty without arms."""
         said = self.by_means
-        if not self.arms or not self.knows_seeds:
+        if not self.arms or not self.knows_seeds or self.is_before_looks:
             return said
         unsure = [one.arm for one in self.members if not one.is_known]
         maybe = [one.arm for one in self.arms if not one.is_on_front and not one.is_known]
@@ -86,7 +89,8 @@ def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | N
     `rows`: of `trials.parquet`; `items`: a trial's items by its number; without them differences are as uncertain over
     items as two independent scores. `looks`: of a sweep with a confirmation, whose arms count by their fresh seeds.
     """
-    objectives = file.example().search.objectives
+    settings = file.example().search
+    objectives, error = settings.objectives, _error(settings.confirm, looks)
     by_metric: list[tuple[Mapping[int, ArmMeasurements], SeedNoise]] = []
     counted = looks.counted if looks is not None else None
     complete, _ = counted_rows(rows, objectives[0].metric, counted)
@@ -99,29 +103,38 @@ def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | N
     points = {arm: [measured[arm].score for measured, _ in by_metric] for arm in shared}
     members = pareto_front(points, [one.mode == "min" for one in objectives])
     knows_seeds = all(noise.single.degrees > 0 for _, noise in by_metric)
-    compare = _Comparing([(*one, sign) for one, sign in zip(by_metric, signs, strict=True)], len(shared))
+    is_told = knows_seeds and error > 0
+    signed = [(*one, sign) for one, sign in zip(by_metric, signs, strict=True)]
+    compare = _Comparing(signed, len(shared), error or ERROR)
     found = []
     for arm in sorted(shared, key=lambda arm: (arm not in members, signs[0] * points[arm][0], arm)):
         scores = tuple(measured[arm].interval(noise) for measured, noise in by_metric)
         rivals: tuple[int, ...] = ()
-        if knows_seeds and arm in members:
+        if is_told and arm in members:
             rivals = tuple(other for other in shared if other != arm and compare.may_dominate(other, arm))
-        elif knows_seeds:
+        elif is_told:
             rivals = tuple(other for other in sorted(members) if compare.dominates(other, arm))
-        is_known = knows_seeds and (arm in members) != bool(rivals)
+        is_known = is_told and (arm in members) != bool(rivals)
         bars = compare.bars(arm, members) if knows_seeds else (math.nan,) * len(objectives)
         found.append(FrontArm(arm, scores, arm in members, rivals, bars, is_known))
-    return Front(tuple(one.metric for one in objectives), tuple(found), knows_seeds)
+    return Front(tuple(one.metric for one in objectives), tuple(found), knows_seeds, not error)
+
+
+def _error(confirm: Confirm | None, looks: Looks | None) -> float:
+    """The error that the last decided look may spend; 0 before the first one. Without a confirmation the whole."""
+    if confirm is None or looks is None:
+        return ERROR
+    return look_errors(confirm.seeds, len(confirm.planned))[looks.num_decided - 1] if looks.num_decided else 0.0
 
 
 class _Comparing:
     """Differences between two arms in all objectives, below 0 where the first one is better."""
 
     def __init__(
-        self, by_metric: Sequence[tuple[Mapping[int, ArmMeasurements], SeedNoise, float]], num_arms: int
+        self, by_metric: Sequence[tuple[Mapping[int, ArmMeasurements], SeedNoise, float]], num_arms: int, error: float
     ) -> None:
         self._by_metric, self._num_arms = by_metric, num_arms
-        self._level = 1 - (1 - LEVEL) / len(by_metric)
+        self._level = 1 - error / len(by_metric)
 
     def dominates(self, one: int, other: int) -> bool:
         """True if `one` is better in each objective for sure."""

@@ -19,7 +19,7 @@ from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.arms import best_of_search, reference_arm
 from raycodellm.verdict.comparison import Look, compare
 from raycodellm.verdict.constraints import breaches, broken_by
-from raycodellm.verdict.measurements import ItemsOf, measured_arms, phase_of, rows_by_arm, with_metric
+from raycodellm.verdict.measurements import ItemsOf, measured_arms, phase_of, rows_by_arm, searched_arms, with_metric
 from raycodellm.verdict.verdicts import Verdict, family_metrics
 
 NOTHING = Interval(math.nan, math.nan, math.nan)
@@ -185,7 +185,7 @@ def _decided(
             others={(one.arm, one.metric) for one in known} - differing,
         ),
         margins={metric: confirm.margin_of(metric, objectives[0].metric) for metric in metrics},
-        noise_rows=[*stopped, *rows_by_arm(rows, "search").values()],
+        noise_rows=[*stopped, *searched_arms(rows).values()],
     )
     verdicts = [replace(one, is_final=one.word != "not known") for one in found.verdicts]
     told = {(one.arm, one.metric) for one in (*known, *verdicts)}

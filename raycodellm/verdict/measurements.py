@@ -30,6 +30,18 @@ def rows_by_arm(rows: Sequence[Row], phase: str | None = None) -> dict[int, list
     return dict(found)
 
 
+def stopped_arms(rows: Sequence[Row]) -> frozenset[int]:
+    """The arms of which early stopping ended a trial. Such an arm has no score, also where one of its seeds had ended
+    before: when it did is chance, and of a worse arm the lucky seeds alone would be left."""
+    return frozenset(row["arm"] for row in rows if row["state"] == "pruned")
+
+
+def searched_arms(rows: Sequence[Row]) -> dict[int, list[Row]]:
+    """The rows of the search of each arm that was not stopped early."""
+    stopped = stopped_arms(rows)
+    return {arm: of_arm for arm, of_arm in rows_by_arm(rows, "search").items() if arm not in stopped}
+
+
 def phase_of(row: Row) -> str:
     """The trial's phase; `search` for trials of versions that knew no other."""
     found = row.get("phase")

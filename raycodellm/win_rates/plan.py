@@ -9,7 +9,7 @@ from typing import Literal
 from raycodellm import search, verdict
 from raycodellm.config import SweepFile
 from raycodellm.tables.trials import Row
-from raycodellm.verdict.measurements import phase_of, rows_by_arm
+from raycodellm.verdict.measurements import phase_of, rows_by_arm, stopped_arms
 
 
 @dataclass(frozen=True)
@@ -30,6 +30,7 @@ class LeftOut:
 
     failed: int = 0
     stopped_early: int = 0
+    """Trials of arms that early stopping ended, those included that had ended before."""
     without_partner: int = 0
     """Complete trials whose seed the reference arm has no complete trial of."""
     arms_of_search: int = 0
@@ -62,7 +63,7 @@ def plan(file: SweepFile, rows: Sequence[Row]) -> Plan:
     compared = {one.trial for one in pairs} | {one.reference_trial for one in pairs}
     of_phase = [row for row in rows if phase_of(row) == phase]
     states = [row["state"] for row in of_phase]
-    by_arm = rows_by_arm(rows)
+    by_arm, stopped = rows_by_arm(rows), stopped_arms(rows)
     without = {arm for arm in by_arm if arm != reference} - {one.arm for one in pairs}
     return Plan(
         reference,
@@ -70,9 +71,9 @@ def plan(file: SweepFile, rows: Sequence[Row]) -> Plan:
         tuple(pairs),
         LeftOut(
             failed=states.count("failed"),
-            stopped_early=states.count("pruned"),
+            stopped_early=sum(row["arm"] in stopped and row["state"] in ("pruned", "complete") for row in of_phase),
             without_partner=sum(
-                row["state"] == "complete" and row["number"] not in compared and row["arm"] != reference
+                row["state"] == "complete" and row["number"] not in compared and row["arm"] not in {reference, *stopped}
                 for row in of_phase
             ),
             arms_of_search=len(without) if phase == "confirm" else 0,
@@ -81,9 +82,11 @@ def plan(file: SweepFile, rows: Sequence[Row]) -> Plan:
 
 
 def _pairs(rows: Sequence[Row], reference: int | None, phase: str) -> list[SeedPair]:
+    stopped = stopped_arms(rows)
     by_arm = {
         arm: _first_of_each_seed([row for row in of_arm if row["state"] == "complete"])
         for arm, of_arm in rows_by_arm(rows, phase).items()
+        if arm not in stopped
     }
     partners = by_arm.get(reference, {}) if reference is not None else {}
     return [
