@@ -17,7 +17,7 @@ import pytest
 from driver_without_ray import ENDS, Cluster, Driver
 from test_judge import Endpoint, served_model, serving
 
-from raycodellm import config, evaluation, sweep
+from raycodellm import config, evaluation, sweep, win_rates
 from raycodellm.cli import main
 from raycodellm.commands import win_rates as judging
 from raycodellm.config import SweepFile, UserError
@@ -26,7 +26,7 @@ from raycodellm.evaluation.results.task_results import write_result
 from raycodellm.evaluation.scores.items_table import items_table
 from raycodellm.evaluation.win_rate import endpoint as endpoints
 from raycodellm.files import Folder
-from raycodellm.win_rates import arm_win_rates, plan, read_win_rates
+from raycodellm.win_rates import Progress, WinRates, arm_win_rates, plan, read_win_rates
 
 pytestmark = pytest.mark.usefixtures("no_rivals")
 NUM_PROMPTS, NUM_SWEEPS = 4, 60
@@ -86,7 +86,7 @@ def judgements(scores: np.ndarray, arm: int = 1) -> list[dict[str, Any]]:
             **{"arm": arm, "seed": seed, "trial": 10 * arm + seed, "reference_trial": seed, "item": item},
             **dict(zip(("reference_first", "arm_first"), said.get(score, (None, None)), strict=True)),
             **{"score": None if math.isnan(score) else score, "is_judged": not math.isnan(score)},
-            **{"characters": 30, "reference_characters": 20},
+            **{"characters": 30, "reference_characters": 20, "reference_first_key": "a", "arm_first_key": "b"},
         }
         for (seed, item), score in np.ndenumerate(scores)
     ]
@@ -96,6 +96,14 @@ def test_one_seed_tells_nothing_of_the_noise_between_seeds() -> None:
     (found,) = arm_win_rates(judgements(np.array([[1.0, 1.0, 1.0, 0.5]])))
     assert found.rate.value == 0.875 and math.isnan(found.rate.low) and found.p_corrected is None
     assert found.word == "not known" and found.over_items.low < 0.875 <= found.over_items.high
+
+
+def test_answers_that_are_all_equal_tie_and_tell_nothing() -> None:
+    rows = [{**row, "reference_first_key": None, "arm_first_key": None} for row in judgements(np.full((3, 4), 0.5))]
+    (found,) = arm_win_rates(rows)
+    assert found.word == "not known" and math.isnan(found.rate.low) and math.isnan(found.over_items.low)
+    said = win_rates.lines(WinRates(Progress("small", 512, 0, "search", 0, 0, 0), rows))
+    assert "arm 1 0.500 (interval not known)" in said[0] and "12 of 12 pairs of answers are equal" in said[1]
 
 
 def test_an_arm_that_wins_with_each_seed_is_better_and_the_counts_stand_beside_it() -> None:

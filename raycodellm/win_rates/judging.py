@@ -42,9 +42,9 @@ def judge_trials(
     no arm shares a seed with the reference.
 
     `rows`: of all trials that have begun; `items_of`: a trial's items by its number; `before`: what an earlier call has
-    left, which is returned where nothing can be added to it. `on_questions(answered, in_all)`
-    hears of the questions about the arm at hand. The win rates' `progress` says whether the judge was given up, which
-    raises nothing. Raises `evaluation.Stopped` when told to stop, with everything kept that was said until then.
+    left, which is returned where nothing can be added to it. `on_questions(answered, in_all)` hears of the questions
+    about the arm at hand. The win rates' `progress` says whether the judge was given up, which raises nothing.
+    Raises `evaluation.Stopped` when told to stop, with everything kept that was said until then.
     """
     judge = file.example().evaluation.judge
     assert judge is not None, "only a sweep with evaluation.judge has win rates"

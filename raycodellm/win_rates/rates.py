@@ -7,6 +7,7 @@ score less one half, which two equal arms have. With one seed nothing is known o
 
 from __future__ import annotations
 
+import math
 import statistics as plain
 from collections import defaultdict
 from collections.abc import Mapping, Sequence
@@ -42,13 +43,16 @@ class ArmWinRate:
     """Different instructions that were judged with any of these seeds."""
     rate: Interval
     """Mean over seeds and instructions, a tie counting half. Its interval holds both kinds of noise, and holds for all
-    arms of the sweep at once; its ends are NaN where nothing is known of the noise between seeds."""
+    arms of the sweep at once; its ends are NaN where nothing is known of the noise between seeds, and where all came
+    out alike, which tells nothing of any noise."""
     over_items: Interval
-    """The same with a 95 % interval over instructions alone, which says nothing of other seeds."""
+    """The same with a 95 % interval over instructions alone, which says nothing of other seeds; NaN as above."""
     word: Word
     """`better` or `worse` than the reference, by the judge's taste; else `not known`."""
     p_corrected: float | None
     """Of no difference, corrected for all arms (Holm); None where the noise between seeds is not known."""
+    num_equal: int
+    """Pairs of equal answers, over all seeds: they tie, and the judge was not asked about them."""
     counts: WinRate
     """Wins, ties and losses, and what speaks for or against the judge, over all seeds; its rate has no meaning."""
 
@@ -80,19 +84,24 @@ def _arm_win_rate(
         over_items=_over_items(rows),
         word=verdict_word(interval, "max"),
         p_corrected=p if gap.is_known else None,
+        num_equal=sum(row["reference_first_key"] is None for row in rows),
         counts=win_rate([_pair(row) for row in rows]),
     )
 
 
 def _as_share(gap: Interval) -> Interval:
-    """The interval of a win rate, which lies between 0 and 1; NaN stays."""
-    value, low, high = (EVEN + one for one in gap)
-    return Interval(value, low if low != low else max(low, 0.0), high if high != high else min(high, 1.0))
+    return _inside(Interval(*(EVEN + one for one in gap)))
+
+
+def _inside(rate: Interval) -> Interval:
+    """The interval of a win rate, which lies between 0 and 1; without ends where it has no width."""
+    if not rate.low < rate.high:
+        return Interval(rate.value, math.nan, math.nan)
+    return Interval(rate.value, max(rate.low, 0.0), min(rate.high, 1.0))
 
 
 def _over_items(rows: Judgements) -> Interval:
-    found = mean_interval([*_item_means(rows).values()])
-    return Interval(found.value, max(found.low, 0.0), min(found.high, 1.0))
+    return _inside(mean_interval([*_item_means(rows).values()]))
 
 
 def _measured(rows: Judgements) -> tuple[ArmMeasurements, ArmMeasurements] | None:

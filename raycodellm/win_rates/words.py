@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from typing import Any
 
 from raycodellm.records import as_json
+from raycodellm.statistics import Interval
 from raycodellm.tables import Cell, Table, cells, formats
 from raycodellm.verdict import MARKS
 from raycodellm.win_rates.rates import ArmWinRate, arm_win_rates
@@ -27,7 +28,7 @@ def table(found: WinRates, params: Mapping[int, Mapping[str, Any]]) -> Table:
     rates = arm_win_rates(found.judgements)
     names = list(dict.fromkeys(name for one in rates for name in params.get(one.arm, {})))
     header = ("arm", *names, "win rate", "95 % interval", "over instructions alone", "seeds", "instructions")
-    header += ("won", "tied", "lost", "not judged", "no verdict")
+    header += ("won", "tied", "lost", "equal answers", "not judged", "no verdict")
     header += ("characters", "reference's", "longer won", "first won", "turned round", "corrected p")
     return Table(header, [_row(one, params.get(one.arm, {}), names) for one in rates], left=(0, 1))
 
@@ -39,12 +40,12 @@ def _row(one: ArmWinRate, params: Mapping[str, Any], names: list[str]) -> tuple[
         Cell(str(one.arm), one.arm),
         *(cells.value(params.get(name)) for name in names),
         Cell(f"{one.rate.value:.3f}{mark}", one.rate.value, one.word.replace(" ", "-")),
-        Cell(_ends(one), one.rate.low),
-        Cell(formats.interval(one.over_items.low, one.over_items.high), one.over_items.low),
+        Cell(_ends(one.rate), one.rate.low),
+        Cell(_ends(one.over_items), one.over_items.low),
         cells.whole(len(one.seeds)),
         cells.whole(one.num_instructions),
         *(cells.whole(number) for number in (counts.wins, counts.ties, counts.losses)),
-        *(cells.whole(number) for number in (counts.not_judged, counts.without_verdict)),
+        *(cells.whole(number) for number in (one.num_equal, counts.not_judged, counts.without_verdict)),
         Cell(f"{counts.other_characters:.0f}", counts.other_characters),
         Cell(f"{counts.base_characters:.0f}", counts.base_characters),
         *(_share(share) for share in (counts.longer_share, counts.first_share)),
@@ -53,8 +54,8 @@ def _row(one: ArmWinRate, params: Mapping[str, Any], names: list[str]) -> tuple[
     )
 
 
-def _ends(one: ArmWinRate) -> str:
-    return "not known" if math.isnan(one.rate.low) else formats.interval(one.rate.low, one.rate.high)
+def _ends(rate: Interval) -> str:
+    return "not known" if math.isnan(rate.low) else formats.interval(rate.low, rate.high)
 
 
 def _share(share: float | None) -> str:
@@ -69,6 +70,9 @@ def lines(found: WinRates) -> list[str]:
         said.append(missing_line(progress))
     if rates and all(len(one.seeds) == 1 for one in rates):
         said.append(f"win rates: {_ONE_SEED}")
+    num_equal = sum(one.num_equal for one in rates)
+    if 2 * num_equal > len(found.judgements):
+        said.append(f"win rates: {num_equal:,} of {len(found.judgements):,} pairs of answers are equal, and so tie")
     if left := left_out_line(progress):
         said.append(f"win rates: {left}")
     return said
@@ -101,12 +105,12 @@ def _result(rates: list[ArmWinRate]) -> str:
     if not rates:
         return "no instruction was judged"
     known = [one for one in rates if one.word != "not known"]
-    told = [f"arm {one.arm} {one.word}, {one.rate.value:.3f} ({_ends(one)})" for one in known[:3]]
+    told = [f"arm {one.arm} {one.word}, {one.rate.value:.3f} ({_ends(one.rate)})" for one in known[:3]]
     more = f" and {len(known) - 3} more" if len(known) > 3 else ""
     rest = len(rates) - len(known)
     if not known and len(rates) == 1:
         one = rates[0]
-        return f"arm {one.arm} {one.rate.value:.3f} ({_ends(one)}), better or worse is not known"
+        return f"arm {one.arm} {one.rate.value:.3f} (interval {_ends(one.rate)}), better or worse is not known"
     unknown = f"of {rest} arm{'s' * (rest > 1)} better or worse is not known" if rest else ""
     return "; ".join(filter(None, (", ".join(told) + more, unknown)))
 
@@ -127,6 +131,7 @@ def _plain(one: ArmWinRate) -> dict[str, Any]:
         "arm": one.arm,
         "seeds": list(one.seeds),
         "instructions": one.num_instructions,
+        "equal_answers": one.num_equal,
         "win_rate": one.rate.value,
         "win_rate_low": one.rate.low,
         "win_rate_high": one.rate.high,

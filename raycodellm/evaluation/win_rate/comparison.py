@@ -25,7 +25,7 @@ class Answers(NamedTuple):
     requests: Mapping[int, str]
     """Maps the number of each instruction to what was asked."""
     answers: Mapping[int, str]
-    """Maps those that fit into the model's context to its answer."""
+    """Maps those that fit into the model's context to its answer, without spaces around it."""
 
 
 def answers_in(items: pa.Table) -> Answers:
@@ -38,7 +38,7 @@ def answers_in(items: pa.Table) -> Answers:
     rows = wanted.to_pylist()
     return Answers(
         {row["item"]: json.loads(row["attributes"]).get(REQUEST, "") for row in rows},
-        {row["item"]: row["prediction"] or "" for row in rows if not row["too_long"]},
+        {row["item"]: (row["prediction"] or "").strip() for row in rows if not row["too_long"]},
     )
 
 
@@ -59,7 +59,7 @@ class AnswerPair(NamedTuple):
 
     @property
     def is_equal(self) -> bool:
-        return self.base.strip() == self.other.strip()
+        return self.base == self.other
 
 
 def paired(base: Answers, other: Answers) -> list[AnswerPair]:

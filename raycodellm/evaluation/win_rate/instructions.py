@@ -20,7 +20,8 @@ def read_instructions(path: str, limit: int | None = None) -> list[str]:
     """
     place = Path(path).expanduser()
     if not place.is_file():
-        raise UserError(f"instructions: there is no file {path!r}")
+        keys = "evaluation.judge.prompts, or --instructions"
+        raise UserError(f"the judge's instructions ({keys}): there is no file {path!r}")
     found: list[str] = []
     for number, record in enumerate(_records(place), 1):
         if limit is not None and len(found) == limit:
