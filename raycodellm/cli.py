@@ -184,7 +184,7 @@ def _prune_options(made: argparse.ArgumentParser) -> None:
         action="store_true",
         help="delete, too, what finished sweeps need only to train more: optimizer states and trunks",
     )
-    made.add_argument("--grace", type=float, default=24.0, metavar="HOURS", help="what is younger stays; default 24")
+    made.add_argument("--grace", type=float, metavar="HOURS", help="what is younger stays; default 24")
     made.add_argument("--yes", action="store_true", help="delete without a question")
     made.add_argument("--all", action="store_true", help="list every item, not only the five largest of each kind")
     made.add_argument("--json", action="store_true", help="one JSON object; docs/cluster.md lists its keys")
@@ -308,7 +308,7 @@ def prune_storage(options: argparse.Namespace) -> int:
     chosen = pruning.Pruning(
         forget=tuple(options.forget),
         drop_training_state=options.drop_training_state,
-        grace_hours=options.grace,
+        grace_hours=pruning.GRACE_HOURS if options.grace is None else options.grace,
         yes=options.yes,
         show_all=options.all,
         as_json=options.json,

@@ -657,7 +657,9 @@ def test_without_a_terminal_it_lists_and_deletes_nothing_and_with_yes_it_deletes
     said = capsys.readouterr().out
     assert "there is no terminal to ask on: --yes deletes what is listed" in said and "1 sweep needs" in said
     assert every_file(root) == before
-    assert prune(str(root), Pruning(("b",)), print, lambda question: "n", next_month) == 0
+    asked: list[str] = []
+    assert prune(str(root), Pruning(("b",)), print, lambda line: asked.append(line) or "n", next_month) == 0
+    assert "and the run b with its scores and report? [y/N]" in asked[0]
     assert "nothing was deleted" in capsys.readouterr().out and every_file(root) == before
     assert cli.main(["prune-storage", str(root), "--forget", "b", "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
@@ -669,7 +671,7 @@ def test_without_a_terminal_it_lists_and_deletes_nothing_and_with_yes_it_deletes
     assert sorted(done["deleted"]) == sorted(one["path"] for one in told["unneeded"]) and not (root / "b").exists()
     assert cli.main(["prune-storage", str(root)]) == 0
     assert "there is nothing to delete" in capsys.readouterr().out
-    assert cli.main(["prune-storage", str(root), "--grace", "-1"]) == 2
+    assert all(cli.main(["prune-storage", str(root), "--grace", hours]) == 2 for hours in ("-1", "nan", "inf"))
     assert cli.main(["prune-storage", str(root / "a")]) == 2
 
 

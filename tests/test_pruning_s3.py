@@ -90,7 +90,7 @@ def test_what_no_run_needs_is_deleted_from_a_bucket_and_nothing_else(storage: Fo
 def test_a_sweep_that_a_driver_elsewhere_runs_is_not_forgotten_and_its_next_trials_stages_stay(
     storage: Folder, monkeypatch
 ) -> None:
-    monkeypatch.setattr(ownership, "REMOTE", ownership.Pace(beat=0.05, stale=0.5, look=0.02, settle=0.0))
+    monkeypatch.setattr(ownership, "REMOTE", ownership.Heartbeat(beat=0.05, stale=0.5, look=0.02, settle=0.0))
     owner = ownership.Owner(storage / "b", machine="another")
     owner.claim(print)
     real = pruning.Look.again

@@ -24,6 +24,7 @@ from raycodellm.files import Folder
 from raycodellm.learning_rate import learning_rate_at, trunk_rate
 from raycodellm.mixture import endless_positions
 from raycodellm.mixture.order import SourceOrder
+from raycodellm.pruning.kinds import STAGE, TRUNK
 from raycodellm.records import StageJob, StageRecord, TrialResult, as_json
 from raycodellm.schedule import Schedule
 from raycodellm.stage import World, faults, metrics, setup, train_stage
@@ -431,3 +432,12 @@ def test_trunks_stay_while_a_trial_of_a_kept_sweep_may_go_on_from_them(tmp_path:
     assert [(item.path, item.markers) for item in plan.items] == [
         ("trunks/00000000000000ee", ("trunks/00000000000000ee/step-000006/COMPLETE",))
     ]
+
+
+def test_every_file_of_a_trained_stage_and_of_its_trunk_is_recognised(tmp_path: Path) -> None:
+    """A new file needs its name in `pruning/kinds.py`: else its stage is never deleted."""
+    short, long = (stages(sweep_file(lengths(6, 12), COOLDOWN), tmp_path, tokens=n * STEP) for n in (6, 12))
+    train(short[0]), train(long[0], stop_before=8)
+    for kind, folder in ((STAGE, short[0].folder), (STAGE, long[0].folder), (TRUNK, short[0].trunk.folder)):
+        files = [str(one.relative_to(folder)) for one in Path(folder).rglob("*") if one.is_file()]
+        assert len(files) > 2 and kind.strangers(files) == [] and kind.name.fullmatch(Path(folder).name)

@@ -49,7 +49,7 @@ def prune(
     if not options.as_json:
         print("\n".join(lines(found, plan, show_all=options.show_all)), flush=True)
     done: Deleted | None = None
-    if plan.items and (options.yes or (ask is not None and _agrees(ask, plan.num_bytes))):
+    if plan.items and (options.yes or (ask is not None and _agrees(ask, found))):
         done = _delete(found, clock, complain)
         for one in done.spared:
             complain(f"{one.path}: is needed since a moment ago, and stays")
@@ -64,9 +64,10 @@ def prune(
     return FAILED if done is not None and done.failed else DONE
 
 
-def _agrees(ask: Callable[[str], str], num_bytes: int) -> bool:
+def _agrees(ask: Callable[[str], str], found: Look) -> bool:
+    runs = "".join(f", and the run {name} with its scores and report" for name in found.forgotten_runs)
     try:
-        return ask(f"delete {size(num_bytes)}? [y/N] ").strip().lower() in ("y", "yes")
+        return ask(f"delete {size(found.plan.num_bytes)}{runs}? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
 

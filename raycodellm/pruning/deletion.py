@@ -18,7 +18,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 from raycodellm.files import Folder, cause
-from raycodellm.pruning.kinds import PRUNED, STAGES
+from raycodellm.pruning.kinds import PRUNED, STAGE
 from raycodellm.pruning.plan import RUNS, Item, Plan
 from raycodellm.slots.lease import LEASE
 
@@ -109,9 +109,11 @@ class _Deletion:
 
 
 def _is_trained_again(storage: Folder, item: Item) -> bool:
-    """True if a sweep has begun to train the stage since its marker was deleted."""
-    is_stage = item.path.startswith(f"{STAGES}/") and item.path.count("/") == 1
-    return is_stage and bool(item.markers) and (storage / item.path).exists(LEASE)
+    """True if a sweep has begun to train the stage since it was listed."""
+    if item.group != STAGE.nouns:
+        return False
+    lease = (storage / item.path).stamp(LEASE)
+    return lease is not None and lease[1] / 1e9 > item.written
 
 
 def _delete(storage: Folder, item: Item) -> None:

@@ -10,7 +10,7 @@ from typing import Any
 from raycodellm.pruning.deletion import Deleted
 from raycodellm.pruning.look import Look
 from raycodellm.pruning.needs import Needs
-from raycodellm.pruning.plan import Item, Plan
+from raycodellm.pruning.plan import RUNS, Item, Plan
 from raycodellm.tables import Table, table_lines
 
 FORMAT = 1
@@ -59,7 +59,7 @@ def lines(look: Look, plan: Plan, *, show_all: bool = False) -> list[str]:
     for one in sorted(plan.items, key=lambda one: -one.num_bytes):
         groups[one.group].append(one)
     table = []
-    for name, items in groups.items():
+    for name, items in sorted(groups.items(), key=lambda group: group[0] != RUNS):  # run folders first
         newest = max(one.written for one in items)
         table.append((name, str(len(items)), size(sum(one.num_bytes for one in items)), _day(newest)))
         shown = items if show_all else items[:_SHOWN]
