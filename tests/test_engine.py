@@ -512,7 +512,9 @@ def test_flash_attention_without_its_package_is_refused(monkeypatch):
 
 
 @pytest.mark.slow
-def test_compiled_blocks_train_alike():
+def test_compiled_blocks_train_alike(monkeypatch):
+    monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # no processes that would import torch again
+    monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", True)  # no programs that try the compiler
     engine, plain = engine_with(compile=True), engine_with()
     assert train(engine, 0, 4) == pytest.approx(train(plain, 0, 4), rel=1e-4)
     engine.close()

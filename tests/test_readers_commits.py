@@ -105,13 +105,25 @@ def test_what_is_no_text_to_learn_from_is_left_out_and_counted(repository):
                    if isinstance(row, Skip))["merge commit"] == 1  # fmt: skip
 
 
+def data_of(text: str) -> str:
+    """A part of what `git fast-import` reads."""
+    return f"data {len(text)}\n{text}"
+
+
 @pytest.fixture(scope="module")
 def sixty_commits(tmp_path_factory) -> Path:
     folder = tmp_path_factory.mktemp("sixty")
     git(folder, "init", "-q", "-b", "main")
+    stream = []
     for number in range(60):
-        text = "".join(f"line {i} of {number % 7}\n" for i in range(number % 11 * 30))
-        commit(folder, f"Change {number}", **{f"f{number % 5}_dot_py": text or "x\n", "n_dot_md": f"{number}\n"})
+        text = "".join(f"line {i} of {number % 7}\n" for i in range(number % 11 * 30)) or "x\n"
+        stream.append("commit refs/heads/main\ncommitter C <committer@example.org> 1577836800 +0000")
+        stream.append(data_of(f"Change {number}"))
+        stream += [f"M 644 inline f{number % 5}.py", data_of(text), "M 644 inline n.md", data_of(f"{number}\n")]
+    loose = ("-c", "fastimport.unpackLimit=1000")  # each object a file, as `git commit` leaves it
+    command = ["git", "-C", str(folder), *loose, "fast-import", "--quiet"]
+    subprocess.run(command, check=True, input="\n".join(stream), text=True)
+    git(folder, "reset", "-q", "--hard")
     return folder
 
 

@@ -15,6 +15,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from pathlib import Path
 
 import dashboard
@@ -110,6 +111,10 @@ class Head:
         """Folder of the Ray session."""
         return self.log.parent / "ray" / "session_latest"
 
+    def jobs_output(self) -> str:
+        """The lines that submitted jobs have printed."""
+        return "".join(path.read_text() for path in (self.session / "logs").glob("job-driver-raysubmit_*.log"))
+
 
 @pytest.fixture(scope="module")
 def head() -> Iterator[Head]:
@@ -118,24 +123,6 @@ def head() -> Iterator[Head]:
     yield made
     made.end()
     shutil.rmtree(folder, ignore_errors=True)
-
-
-SWEEP = """
-name: travels
-model: {preset: tiny}
-tokenizer: {train: {vocab_size: 300, sample_bytes: 50_000}}
-sources: {prose: {kind: text, path: data/prose.jsonl}}
-stages:
-  - name: pretrain
-    tokens: 150_000
-    sequence_length: 64
-    batch_tokens: 1_024
-    learning_rate: {peak: 3.0e-3}
-    weights: {prose: 1.0}
-evaluation: {tasks: [boxes, tasks/sums.yaml], limit: 4}
-search: {trials: 1, sampler: random}
-scaling: {slots: 1, checkpoint_seconds: 1}
-"""
 
 
 TASK = """
@@ -152,14 +139,27 @@ metadata: {version: 1}
 """
 
 
-def write_sweep(folder: Path) -> None:
-    """A sweep that names a source, a task, and through the task its data, all by relative paths."""
+def write_sweep(folder: Path, sweep_text: str) -> None:
+    """A sweep that names a source, a task, and through the task its data, all by relative paths.
+
+    Its first stage has two dozen steps, and a checkpoint every two: enough to be stopped in the middle.
+    """
     sums = [{"question": f"{n} and {n} are", "choices": [f"{2 * n}.", f"{n}."], "gold": 0} for n in range(8)]
     texts = [{"text": f"Document {n} says that {n} and {n + 1} make {2 * n + 1}. " * 8} for n in range(400)]
     for name, rows in (("sums", sums), ("prose", texts)):
         write(folder / "data" / f"{name}.jsonl", "\n".join(map(json.dumps, rows)))
     write(folder / "tasks" / "sums.yaml", TASK)
-    write(folder / "travels.yaml", SWEEP)
+    reference = "reference: {pretrain.code_ratio: 0.5, pretrain.schedule: increase}"
+    for old, new in (
+        ('"builtin:python-prose", limit_documents: 200', "data/prose.jsonl"),
+        ("    tokens: 8_192\n", "    tokens: 24_576\n    held_out: {tokens: 2_000}\n"),
+        ("tasks: [boxes]", "tasks: [boxes, tasks/sums.yaml]"),
+        ("{trials: 2,", f"{{trials: 2, {reference}, confirm: {{best: 1, seeds: [2]}},"),
+        ("checkpoint_seconds: 1", "checkpoint_tokens: 2_048"),
+    ):
+        assert old in sweep_text
+        sweep_text = sweep_text.replace(old, new)
+    write(folder / "small.yaml", f"{sweep_text}tracking: {{tensorboard: true}}\n")
     write(folder / "left at home.txt", "not named by the sweep file")
 
 
@@ -172,47 +172,72 @@ def printed_line(printed: str, name: str) -> str:
     return next(line.partition(":")[2].strip() for line in printed.splitlines() if line.startswith(f"{name}:"))
 
 
-def test_a_submitted_sweep_is_followed_stopped_and_continued_by_the_lines_that_it_prints(head: Head, tmp_path) -> None:
-    write_sweep(tmp_path)
-    storage = tmp_path / "storage"
-    submit = f"raycodellm submit {tmp_path / 'travels.yaml'} --storage {storage} --address {head.address}"
+@dataclass(frozen=True)
+class Stopped:
+    """A submitted sweep that was followed, and stopped in its first stage."""
+
+    folder: Path
+    submit: str
+    """The line that submitted the sweep."""
+    printed: str
+    """By that line."""
+    heard: str
+    """By the line that follows the sweep, until Ctrl-C."""
+    said: list[str]
+    """By the line that stops the sweep."""
+    saved: int
+    """Step of the newest checkpoint, in the end."""
+
+
+@pytest.fixture(scope="module")
+def stopped(head: Head, sweep_text: str, tmp_path_factory: pytest.TempPathFactory) -> Stopped:
+    folder = tmp_path_factory.mktemp("submitted")
+    write_sweep(folder, sweep_text)
+    storage = folder / "storage"
+    submit = f"raycodellm submit {folder / 'small.yaml'} --storage {storage} --address {head.address}"
     code, printed = head.run(f"{submit} --detach")
     assert code == 0, printed
-    assert "and 3 files that it names" in printed and "auth_token" not in printed
-    follow, stop = printed_line(printed, "follow"), printed_line(printed, "stop")
 
-    with open(tmp_path / "heard", "w") as log:
+    with open(folder / "heard", "w") as log:
         follower = subprocess.Popen(
-            shlex.split(follow),
+            shlex.split(printed_line(printed, "follow")),
             env=head.environment,
             stdout=log,
             stderr=log,
             preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),  # a shell's background jobs ignore Ctrl-C
         )
-    head.wait_for(lambda: any(storage.glob("stages/*/*/*/COMPLETE")), tmp_path / "heard")
+    head.wait_for(lambda: any(storage.glob("stages/*/*/*/COMPLETE")), folder / "heard")
     with head.held_workers():
         follower.send_signal(signal.SIGINT)
         assert follower.wait(60) == 130
-        command = {"env": head.environment, "stdout": subprocess.PIPE, "text": True}
-        stopping = subprocess.Popen(shlex.split(stop), **command)
-        said = [stopping.stdout.readline()]  # the job has been told
-    heard = (tmp_path / "heard").read_text()
-    assert heard.startswith("travels runs already as raysubmit_") and "travels goes on as raysubmit_" in heard, heard
-    assert f"continue with: raycodellm submit {tmp_path}" in heard, heard
-
+        stop = shlex.split(printed_line(printed, "stop"))
+        stopping = subprocess.Popen(stop, env=head.environment, stdout=subprocess.PIPE, text=True)
+        said = [stopping.stdout.readline()]
+        head.wait_for(lambda: "stopping: running stages save" in head.jobs_output(), folder / "heard")
     said += stopping.stdout.readlines()
-    assert stopping.wait(LONGEST_SECONDS) == 0 and "has ended: stopped" in said[-1], said
+    assert stopping.wait(LONGEST_SECONDS) == 0, said
     saved = max(int(path.parent.name.removeprefix("step-")) for path in storage.glob("stages/*/*/*/COMPLETE"))
-    code, printed = head.run(submit)
-    assert code == 0, printed
-    (stage,) = [json.loads(path.read_text()) for path in storage.glob("stages/*/stage.json")]
-    assert stage["record"]["resumed_at"] == [saved] and saved > 0
-    assert "sums" in (storage / "travels" / "report" / "report.md").read_text()
+    return Stopped(folder, submit, printed, (folder / "heard").read_text(), said, saved)
+
+
+def test_a_submitted_sweep_is_followed_stopped_and_continued_by_the_lines_that_it_prints(
+    stopped: Stopped, seen: dashboard.Seen
+) -> None:
+    assert "and 3 files that it names" in stopped.printed and "auth_token" not in stopped.printed
+    heard = stopped.heard
+    assert heard.startswith("small runs already as raysubmit_") and "small goes on as raysubmit_" in heard, heard
+    assert f"continue with: raycodellm submit {stopped.folder}" in heard, heard
+    assert "has ended: stopped" in stopped.said[-1], stopped.said
+    storage = stopped.folder / "storage"
+    stages = [json.loads(path.read_text()) for path in storage.glob("stages/*/stage.json")]
+    resumed = [stage["record"]["resumed_at"] for stage in stages if stage["record"]["resumed_at"]]
+    assert resumed == [[stopped.saved]] and stopped.saved > 0
+    assert "sums" in (storage / "small" / "report" / "report.md").read_text()
 
 
 def test_a_wrong_token_is_said_in_one_line(head: Head, tmp_path) -> None:
     environment = {**head.environment, "RAY_AUTH_TOKEN": "f" * 64}
-    line = f"raycodellm stop travels --address {head.address}"
+    line = f"raycodellm stop small --address {head.address}"
     done = subprocess.run(line, shell=True, env=environment, capture_output=True, text=True, timeout=60)
     assert done.returncode == 2 and "its token is not the one in RAY_AUTH_TOKEN" in done.stderr
     assert len(done.stderr.splitlines()) == 1 and "ffff" not in done.stderr
@@ -222,26 +247,27 @@ def test_a_wrong_token_is_said_in_one_line(head: Head, tmp_path) -> None:
 
 
 @pytest.fixture(scope="module")
-def seen(head: Head, sweep_text: str, tmp_path_factory) -> dashboard.Seen:
-    """The dashboard and Prometheus during a whole submitted sweep, with its confirmation."""
-    folder = tmp_path_factory.mktemp("seen")
-    text = sweep_text.replace("    schedule: {search:", "    held_out: {tokens: 2_000}\n    schedule: {search:")
-    reference = "reference: {pretrain.code_ratio: 0.5, pretrain.schedule: increase}"
-    text = text.replace("{trials: 2,", f"{{trials: 2, {reference}, confirm: {{best: 1, seeds: [2]}},")
-    (folder / "small.yaml").write_text(f"{text}tracking: {{tensorboard: true}}\n")
+def seen(head: Head, stopped: Stopped) -> dashboard.Seen:
+    """The dashboard and Prometheus while the stopped sweep goes on to its end, with its confirmation."""
+    token = head.environment.get("RAY_AUTH_TOKEN") or (head.log.parent / "home/.ray/auth_token").read_text().strip()
+    view, run = dashboard.Dashboard(head.address, token), stopped.folder / "storage" / "small"
+    followers: list[subprocess.Popen] = []
 
     def submit() -> None:
-        line = f"raycodellm submit --detach {folder / 'small.yaml'} --storage {folder} --address {head.address}"
-        code, printed = head.run(line)
-        assert code == 0, printed
+        before = view.job("small")["submission_id"]
+        with open(stopped.folder / "followed", "w") as log:
+            followers.append(
+                subprocess.Popen(shlex.split(stopped.submit), env=head.environment, stdout=log, stderr=log)
+            )
+        dashboard.wait_until(lambda: view.job("small")["submission_id"] != before, 60)
 
-    token = head.environment.get("RAY_AUTH_TOKEN") or (head.log.parent / "home/.ray/auth_token").read_text().strip()
-    found = dashboard.watch(dashboard.Dashboard(head.address, token), head.session, "small", folder, submit)
+    found = dashboard.watch(view, head.session, "small", stopped.folder, submit)
+    assert followers[0].wait(60) == 0, (stopped.folder / "followed").read_text()
     assert found.job["status"] == "SUCCEEDED", found.job
-    assert len(list(folder.glob("small/tensorboard/000?/events.out.tfevents.*"))) == 6
-    rows = pd.read_parquet(folder / "small" / "trials.parquet").sort_values("number")
+    assert len({path.parent for path in run.glob("tensorboard/000?/events.out.tfevents.*")}) == 6
+    rows = pd.read_parquet(run / "trials.parquet").sort_values("number")
     found.trials = list(zip(rows["phase"], rows["state"], rows["arm"], rows["seed"], strict=True))
-    found.verdict = json.loads((folder / "small" / "report" / "verdict.json").read_text())
+    found.verdict = json.loads((run / "report" / "verdict.json").read_text())
     return found
 
 
@@ -280,7 +306,7 @@ def test_the_logs_page_has_the_table_of_trials_and_a_log_of_each(seen: dashboard
     table = seen.logs["raycodellm-small-trials.txt"]
     assert table.startswith("small: 6 of 6 trials; best mean/bpb") and table.count("complete") == 6
     for number in range(6):
-        assert "complete: 10.2 k tokens" in seen.logs[f"raycodellm-small-trial-000{number}.log"]
+        assert "complete: 26.6 k tokens" in seen.logs[f"raycodellm-small-trial-000{number}.log"]
 
 
 def test_every_query_of_the_grafana_board_has_data_in_a_prometheus_with_rays_own_configuration(
