@@ -97,3 +97,23 @@ def test_a_suite_names_tasks_that_exist_settings_that_exist_and_averages_of_its_
     assert {task.partition("/")[0] for average in suite.averages.values() for task in average} <= tasks
     for one in suite.tasks[:1]:
         assert evaluation.task_facts(one.task, Evaluation(suites=(name,))) == one
+
+
+def test_check_warns_of_an_objective_that_is_a_mean_over_suites_of_other_scales():
+    from test_verdict import SWEEP as ONE_STAGE
+
+    from raycodellm import config
+    from raycodellm.check.evaluation_table import mixed_means
+
+    def said(evaluation_settings: str, metric: str) -> list[str]:
+        text = ONE_STAGE.replace("SEARCH", f"objective: {{metric: {metric}, mode: min}}")
+        file = config.parse(text.replace("{tasks: [boxes, logical_deduction], limit: 120}", evaluation_settings))
+        names = evaluation.evaluated_tasks(file)
+        return mixed_means(file, {name: evaluation.task_facts(name, file.example().evaluation) for name in names})
+
+    (line,) = said("{suites: [offline, bpb]}", "mean/bpb")
+    assert "of offline and bpb, whose scales differ" in line and "offline/bpb" in line
+    (line,) = said("{suites: [offline], tasks: [arc_easy]}", "mean/acc")
+    assert "offline and the tasks beside them, of which guessing gives" in line
+    assert said("{suites: [offline, bpb]}", "offline/bpb") == said("{suites: [offline]}", "mean/bpb") == []
+    assert said("{tasks: [boxes, sorting]}", "mean/bpb") == []

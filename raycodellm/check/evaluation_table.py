@@ -25,12 +25,38 @@ def tasks(file: SweepFile, *, elsewhere: bool = False) -> list[str]:
         f"evaluation: {limit}, {_examples(settings.few_shot)}",
         *table_lines(_table(facts, sources), indent="  "),
         *(f"  {name}: {known.warning}" for name, known in facts.items() if known is not None and known.warning),
+        *mixed_means(file, facts),
         *(f"  {line}" for line in evaluation.overruled_lines(settings)),
         *([f"  left out: {', '.join(settings.leave_out)}"] if settings.leave_out else []),
         *([f"  asked only with a folder in evaluation.data: {', '.join(without_data)}"] if without_data else []),
         *_judge(file),
         f"  all suites that there are: {', '.join(evaluation.suite_names())}",
     ]
+
+
+def mixed_means(file: SweepFile, facts: Mapping[str, SuiteTask | None]) -> list[str]:
+    """A warning for each objective that is a mean over the tasks of several suites, or of suites and tasks named beside
+    them: their scales and their levels of guessing differ, so that one suite may outweigh or hide another."""
+    settings = file.example()
+    asked = [*settings.evaluation.suites, *(["the tasks beside them"] if settings.evaluation.tasks else [])]
+    if len(asked) < 2 or not settings.evaluation.suites:
+        return []
+    lines = []
+    for objective in settings.search.objectives:
+        task, _, kind = objective.metric.partition("/")
+        if task != evaluation.MEAN:
+            continue
+        chances = sorted({one.chance for one in facts.values() if one is not None and one.chance is not None})
+        guessing = ""
+        if kind.startswith("acc") and len(chances) > 1:
+            guessing = f", of which guessing gives {chances[0]:.3f} to {chances[-1]:.3f}"
+        own = [name for name in evaluation.asked_averages(settings.evaluation) if name.rpartition("/")[2] == kind]
+        better = f"; an average of one suite is {' or '.join(own)}" if own else ""
+        lines.append(
+            f"  objective {objective.metric}: a mean over {len(facts)} tasks of {' and '.join(asked)}{guessing}, whose "
+            f"scales differ: a change in one suite may hide one in another{better}"
+        )
+    return lines
 
 
 def _judge(file: SweepFile) -> list[str]:

@@ -16,7 +16,7 @@ from raycodellm.verdict.verdicts import Verdict
 
 FORMAT = 1
 """Raised when a key changes its meaning or goes."""
-RULES = 1
+RULES = 2
 """Version of the rules that give a verdict. Raised whenever the same trials may get another verdict than before."""
 
 
