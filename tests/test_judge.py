@@ -221,6 +221,17 @@ def test_the_key_comes_from_the_environment_and_only_goes_into_the_header(endpoi
     assert [headers.get("Authorization") for _, headers, _ in endpoint.asked] == [*["Bearer s3cret"] * 2, None]
 
 
+def test_a_judge_that_takes_no_temperature_and_names_its_length_otherwise_is_asked_in_its_way(endpoint) -> None:
+    refusals = ("Unsupported parameter: use 'max_completion_tokens' instead.", "Unsupported value: 'temperature'")
+    endpoint.first = [(400, {}, json.dumps({"error": {"message": one}}).encode()) for one in refusals]
+    asked = judge(endpoint, verdict_tokens=64)
+    assert asked.ask("?") and asked.ask("??") and len(endpoint.asked) == 4
+    assert all(body.keys() == {"model", "messages", "max_completion_tokens"} for _, _, body in endpoint.asked[2:])
+    endpoint.first = [(400, {}, b"'temperature' again")]
+    with pytest.raises(UserError, match="refuses the request"):
+        asked.ask("?")
+
+
 def test_what_passes_by_itself_is_asked_again_after_ever_longer_waits(endpoint: Endpoint) -> None:
     slept: list[float] = []
     endpoint.first = [(503, {}, b"busy"), (200, {}, b"no JSON"), (200, {}, b'{"error": "odd"}')]

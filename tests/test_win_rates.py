@@ -170,7 +170,8 @@ class AnsweringCluster(Cluster):
         ]
         answers = TaskResult(items_table(rows, {}), {}, (OPEN_INSTRUCTIONS,), 1.0)
         for task, result in {"boxes": boxes, OPEN_INSTRUCTIONS: answers}.items():
-            write_result(Folder(job.folder), job.keys[task], result)
+            if task in job.keys:
+                write_result(Folder(job.folder), job.keys[task], result)
         return super()._run(number, chain, finished)
 
 
@@ -185,21 +186,25 @@ def run_of(sweep_text: str, storage: Path, url: str, **more: Any) -> sweep.Run:
     return sweep.Run(file, Folder(str(storage)))
 
 
+def drive(file: SweepFile, storage: Path, cluster: Cluster, said: list[str]) -> None:
+    """Runs the trials that are left."""
+    opened = sweep.open_run(file, Folder(str(storage)), said.append)
+    with sweep.lock(opened, said.append) as run, pytest.MonkeyPatch.context() as patch:
+        left = sweep.Confirmation(run).standing(run.results_at_start).num_trials
+        left -= sweep.tell_written_results(run, said.append)
+        sweep.fix_contents(run, left)
+        now = itertools.count(0.0, 10.0)
+        driver = Driver(run, cluster, patch, lambda: next(now))
+        for number in range(left):
+            driver.end(str(number), driver.carry_out(driver.suggest(str(number))))
+        sweep.write_table(run, said.append)
+
+
 @pytest.fixture(scope="module")
 def swept(sweep_text: str, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """A storage with a sweep whose trials have ended: two arms with two seeds each, and answers of their models."""
     storage = tmp_path_factory.mktemp("swept")
-    file = run_of(sweep_text, storage, "http://localhost:1/v1").file
-    with (
-        sweep.lock(sweep.open_run(file, Folder(str(storage)), print), print) as run,
-        pytest.MonkeyPatch.context() as patch,
-    ):
-        sweep.tell_written_results(run, print)
-        now = itertools.count(0.0, 10.0)
-        driver = Driver(run, AnsweringCluster(), patch, lambda: next(now))
-        for number in range(4):
-            driver.end(str(number), driver.carry_out(driver.suggest(str(number))))
-        sweep.write_table(run, print)
+    drive(run_of(sweep_text, storage, "http://localhost:1/v1").file, storage, AnsweringCluster(), [])
     return storage
 
 
@@ -318,6 +323,25 @@ def test_the_key_stands_in_no_file_and_a_missing_one_is_said(
     assert judged(run, said).is_complete and endpoint.asked[-1][1]["Authorization"] == "Bearer s3cret"
     files = [one for one in storage.rglob("*") if one.is_file()]
     assert not any(b"s3cret" in one.read_bytes() for one in files) and "s3cret" not in caplog.text + str(said)
+
+
+def test_a_judge_added_to_a_sweep_lets_each_model_answer_and_its_answers_then_stay(
+    sweep_text, tmp_path, endpoint
+) -> None:
+    cluster, said = AnsweringCluster(), []
+    drive(config.parse(sweep_text, overrides=ARMS), tmp_path, cluster, said)
+    trained = dict(cluster.num_trained)
+    run = run_of(sweep_text, tmp_path, endpoint.url)
+    drive(run.file, tmp_path, cluster, said)
+    assert said == ["evaluation: open_instructions added; the 4 trials that had ended are evaluated on what they lack"]
+    assert cluster.num_trained == trained and judged(run) == judging.Judged(True, True)
+    for changed in ("num_prompts=2", "answer_tokens=9", "prompts=asked.jsonl"):
+        other = config.parse(
+            sweep_text, overrides=(*ARMS, *judge_settings(endpoint.url), f"evaluation.judge.{changed}")
+        )
+        with pytest.raises(UserError, match=rf"evaluation\.judge\.{changed.partition('=')[0]}: this run began with"):
+            sweep.open_run(other, Folder(str(tmp_path)))
+    sweep.open_run(run_of(sweep_text, tmp_path, "http://elsewhere/v1", model="other", concurrency=9).file, run.storage)
 
 
 @pytest.mark.exhaustive

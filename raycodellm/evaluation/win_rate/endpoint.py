@@ -10,7 +10,7 @@ import threading
 import time
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from raycodellm.config import Judge as JudgeSettings
@@ -100,6 +100,7 @@ class Judge:
         self._key = key_of(settings)
         self._address = address_of(settings)
         self._pace = Pace(settings.requests_per_minute, sleep=self._sleep)
+        self._options: dict[str, Any] = {"temperature": 0, "max_tokens": settings.verdict_tokens}
 
     def close(self) -> None:
         """No request begins any more; a question that waits fails."""
@@ -115,10 +116,14 @@ class Judge:
             self._pace.wait()
             if self._closed.is_set():
                 raise JudgeFailed("the judge is not asked any more")
+            options = self._options
             try:
-                return self._answer(question)
+                return self._answer(question, options)
             except urllib.error.HTTPError as error:
-                said = f"HTTP {error.code}: {_cause(error.read().decode('utf-8', 'replace'))}"
+                body = error.read().decode("utf-8", "replace")
+                said = f"HTTP {error.code}: {_cause(body)}"
+                if error.code == 400 and seconds is not None and self._asks_otherwise(body, options):
+                    continue
                 if error.code not in _PASSING:
                     refused = f"the judge at {self._address} refuses the request ({said})"
                     raise JudgeRefuses(refused, error.code in _PLACE_REFUSED) from error
@@ -135,12 +140,25 @@ class Judge:
                 self._sleep(seconds)
         raise AssertionError("the last try returns or raises")
 
-    def _answer(self, question: str) -> str:
+    def _asks_otherwise(self, refusal: str, asked: Mapping[str, Any]) -> bool:
+        """Leaves out an option that the endpoint refuses, or names it as the endpoint wants; False where the refusal is
+        about something else. Models that reason take no temperature, and their length has another name. `asked`: the
+        options of the refused request, which other threads may have changed since."""
+        if asked != self._options:
+            return True
+        options = dict(asked)
+        if "max_completion_tokens" in refusal and "max_tokens" in options:
+            options["max_completion_tokens"] = options.pop("max_tokens")
+        elif "temperature" in refusal:
+            options.pop("temperature", None)
+        self._options = options
+        return options != asked
+
+    def _answer(self, question: str, options: Mapping[str, Any]) -> str:
         asked = {
             "model": self.settings.model,
             "messages": [{"role": "user", "content": question}],
-            "temperature": 0,
-            "max_tokens": self.settings.verdict_tokens,
+            **options,
         }
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key is not None:
