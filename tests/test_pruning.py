@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import itertools
 import json
 import os
@@ -295,6 +296,33 @@ def test_what_a_stranger_put_into_a_storage_is_never_touched(lab: Lab, tmp_path:
     assert gone and not gone & {*needed, mine, linked, other, "my-model"}
     assert {path: before[0][path] for path in after} == after and every_file(tmp_path / "elsewhere") == before[1]
     assert lab.plan().left[f"stages/{mine}"] == "model/model.gguf"
+
+
+def test_a_folder_that_is_a_link_into_another_storage_is_left_alone(lab: Lab, tmp_path: Path) -> None:
+    lab.run("a"), lab.run("b", "pretrain.code_ratio=0.5")
+    mine, theirs = Path(lab.storage.uri), tmp_path / "theirs"
+    shutil.copytree(mine, theirs)
+    shutil.rmtree(mine / "stages")
+    (mine / "stages").symlink_to(theirs / "stages")
+    before = every_file(theirs)
+    lab.prune("b")
+    assert every_file(theirs) == before and not (mine / "b").exists()
+    disk = tmp_path / "disk"
+    shutil.move(theirs / "stages", disk)
+    (mine / "stages").unlink()
+    (mine / "stages").symlink_to(disk)
+    lab.prune()
+    assert {*os.listdir(disk)} == keys_of(lab, named(lab.text, "a"))
+
+
+def test_a_mounted_object_store_that_renames_no_folder_is_pruned_too(lab: Lab, monkeypatch) -> None:
+    lab.run("a"), lab.run("b", "pretrain.code_ratio=0.5")
+
+    def rename(*arguments: Any) -> None:
+        raise OSError(errno.ENOSYS, "Function not implemented")
+
+    monkeypatch.setattr(os, "rename", rename)
+    assert lab.prune("b") == cli.DONE and {*lab.stages()} == keys_of(lab, named(lab.text, "a"))
 
 
 def test_a_stage_whose_model_another_sweep_starts_from_stays(lab: Lab) -> None:

@@ -11,6 +11,7 @@
 from __future__ import annotations
 
 import contextlib
+import errno
 import os
 import shutil
 from collections.abc import Callable, Sequence
@@ -22,6 +23,8 @@ from raycodellm.pruning.kinds import PRUNED, STAGE
 from raycodellm.pruning.plan import RUNS, Item, Plan
 from raycodellm.slots.lease import LEASE
 
+_NO_RENAME = (errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
+"""Errors of a folder that is gone, and of a mounted object store, which renames no folder: it is deleted in place."""
 _WORKERS = 32
 """Requests at once to an object store, which answers each after some 50 ms."""
 
@@ -127,8 +130,11 @@ def _delete(storage: Folder, item: Item) -> None:
     if not path.name.startswith(PRUNED):
         hidden = path.with_name(f"{PRUNED}{path.name}")
         shutil.rmtree(hidden, ignore_errors=True)  # left by a deletion that was killed
-        with contextlib.suppress(FileNotFoundError):
+        try:
             os.rename(path, hidden)
-        path = hidden
+            path = hidden
+        except OSError as error:
+            if error.errno not in _NO_RENAME:
+                raise
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)

@@ -93,8 +93,10 @@ class Listing:
 
 def list_storage(storage: Folder) -> Listing:
     """Lists a storage. Raises `OSError` when the storage does not answer."""
-    listed = [_things(storage, kind) for kind in KINDS]  # first: a sweep that begins meanwhile is found by its folder
-    beside = [name for _, names in listed for name in names]
+    others = [kind.folder for kind in KINDS if _is_of_another(storage, kind)]
+    # First: a sweep that begins meanwhile is found by its run folder.
+    listed = [_things(storage, kind) for kind in KINDS if kind.folder not in others]
+    beside = [*others, *(name for _, names in listed for name in names)]
     folders = list_runs(storage)
     things = tuple(thing for found, _ in listed for thing in found)
     return replace(folders, things=things, unknown=(*folders.unknown, *beside))
@@ -121,6 +123,14 @@ def list_runs(storage: Folder) -> Listing:
         elif entry.path not in (RECIPE, DELETER):
             unknown.append(entry.path)
     return Listing(storage, (), tuple(runs), tuple(ladders), tuple(probes), tuple(hidden), tuple(unknown))
+
+
+def _is_of_another(storage: Folder, kind: Kind) -> bool:
+    """True if the kind's folder is a link into another storage, whose sweeps' needs are not read here."""
+    if storage.local is None or not (storage.local / kind.folder).is_symlink():
+        return False
+    found = list_runs(Folder(str((storage.local / kind.folder).resolve())).parent)
+    return bool(found.runs or found.ladders)
 
 
 def files_below(folder: Folder) -> list[StoredFile]:

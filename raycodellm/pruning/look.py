@@ -90,11 +90,11 @@ def _require_storage(storage: Folder, listing: Listing) -> None:
 
 def _forgotten(listing: Listing, asked: Asked) -> list[str]:
     """Names of the run folders and ladders to delete. Raises `UserError` for a name that cannot be one of them."""
-    rungs = {name: _rungs(listing.storage / name) for name in listing.ladders}
+    sizes = {name: _sizes(listing.storage / name) for name in listing.ladders}
     found: list[str] = []
     for name in asked.forget:
-        if name in rungs:
-            found += [name, *(rung for rung in rungs[name] if rung in listing.runs)]
+        if name in sizes:
+            found += [name, *(size for size in sizes[name] if size in listing.runs)]
         elif name in listing.runs:
             found.append(name)
         else:
@@ -102,13 +102,13 @@ def _forgotten(listing: Listing, asked: Asked) -> list[str]:
             raise UserError(f"--forget: there is no run {name!r} in {listing.storage}; there are: {known}")
     found = list(dict.fromkeys(found))
     for name in found:
-        of = next((one for one, members in rungs.items() if name in members and one not in found), None)
+        of = next((one for one, members in sizes.items() if name in members and one not in found), None)
         if of is not None:
             raise UserError(f"--forget: {name} is one size of the ladder {of}, whose report needs it; forget {of}")
     return found
 
 
-def _rungs(folder: Folder) -> list[str]:
+def _sizes(folder: Folder) -> list[str]:
     with contextlib.suppress(Damaged):
         return [one.sweep for one in ladder.open_ladder(folder.uri).facts.sizes]
     return []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections import defaultdict
-from collections.abc import Sequence
+from collections.abc import Collection
 from typing import Any
 
 from raycodellm.pruning.deletion import Deleted
@@ -50,6 +50,7 @@ def lines(look: Look, plan: Plan, *, show_all: bool = False) -> list[str]:
             f"{len(plan.young)} things ({total}) that no sweep needs are younger than {hours} h and stay (--grace)"
         )
     said += [f"{path} stays: raycodellm did not write {name}" for path, name in _first(plan.left.items(), show_all)]
+    said += [f"…{_more(plan.left)}"] if not show_all and _more(plan.left) else []
     if look.listing.unknown:
         named = ", ".join(_first(look.listing.unknown, show_all))
         said.append(f"not raycodellm's, left alone: {named}{'' if show_all else _more(look.listing.unknown)}")
@@ -110,7 +111,7 @@ def _first(values: Any, show_all: bool) -> list:
     return list(values) if show_all else list(values)[:_SHOWN]
 
 
-def _more(values: Sequence[Any]) -> str:
+def _more(values: Collection[Any]) -> str:
     return f" and {len(values) - _SHOWN} more" if len(values) > _SHOWN else ""
 
 
