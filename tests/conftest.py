@@ -73,6 +73,12 @@ TOGETHER = {
 of them."""
 
 
+GIVES_WAY = 5
+"""Niceness of a process that tests what needs no Ray, while another one tests what does and takes longer."""
+BEGUN: list[str] = []
+"""The group of the first test of this process."""
+
+
 def is_exhaustive(config: pytest.Config) -> bool:
     return re.search(r"(?<!not )\bexhaustive", config.option.markexpr) is not None
 
@@ -152,6 +158,16 @@ def pytest_runtestloop() -> None:
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
+
+
+@pytest.hookimpl(tryfirst=True)
+def pytest_runtest_setup(item: pytest.Item) -> None:
+    """Has a process give way, from its first test on, to another one that tests what needs Ray."""
+    if not WORKER or BEGUN:
+        return
+    BEGUN.append(group_of(item))
+    if BEGUN != ["ray"] and any(group_of(other) == "ray" for other in item.session.items):
+        os.nice(GIVES_WAY)
 
 
 # ------------------------------------------------------------------------------------------------- what is shared
@@ -259,14 +275,10 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory):
 
 @pytest.fixture(scope="session")
 def whole(sweep_text: str, tmp_path_factory: pytest.TempPathFactory):
-    """A small sweep that ran to its end, and that nothing disturbed: a `test_runs.Sweep`."""
-    from test_runs import LONG, Sweep
+    """A small sweep that was killed in every way and ran to its end all the same: a `test_runs.Sweep`."""
+    from test_runs import run_disturbed
 
-    sweep = Sweep(tmp_path_factory.mktemp("whole"), sweep_text, *LONG)
-    code, printed = sweep.run()
-    assert code == 0, printed
-    sweep.printed = printed
-    return sweep
+    return run_disturbed(tmp_path_factory.mktemp("whole"), sweep_text)
 
 
 @pytest.fixture(scope="session")
