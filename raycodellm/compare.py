@@ -162,7 +162,7 @@ def text(compared: Compared, num_characters: int = 200) -> str:
         if of_pair:
             lines.append(f"{other} against {base}, over the same items (95 % over items, which cover no seeds):")
             lines += [f"  {line}" for line in difference_lines(_told(of_pair, (by_model[base], by_model[other])))]
-            tested = True
+            tested |= bool(_num_tested(of_pair))
         if compared.judged:
             names = short_names([*by_model])
             lines.append(f"{other} against {base}, as judged on open instructions:")

@@ -306,6 +306,7 @@ def test_the_command_says_the_win_rate_of_a_pair_and_keeps_the_answers(models, e
     assert not endpoint.asked, "equal answers tie, and are not asked about"
     assert main(win_rates(models, endpoint.url, "--limit", "1")) == 0
     said = capsys.readouterr().out
+    assert "open_instructions/characters: +0.0000" in said and "McNemar" not in said, "a length is not better"
     assert f"{models[1]} against {models[0]}, as judged on open instructions:\n  win rate: 0.500" in said
 
 

@@ -85,9 +85,10 @@ def differences(base: pa.Table, other: pa.Table, averages: Averages | None = Non
 
 def tested_metrics(names: Sequence[str] | Mapping[str, object], tasks: Sequence[str], preferred: str) -> list[str]:
     """One metric of each task: of the `preferred` kind, or else its accuracy, or else bits per byte, or else the first
-    that it has. `names`: the metrics that there are."""
+    that it has; none of open instructions, whose answers are longer or shorter and not better for it. `names`: the
+    metrics that there are."""
     found = []
-    for task in tasks:
+    for task in (task for task in tasks if task != evaluation.OPEN_INSTRUCTIONS):
         wanted = (f"{task}/{kind}" for kind in (preferred, "acc", "bpb"))
         known = [name for name in names if name.rpartition("/")[0] == task]
         found += [next((name for name in wanted if name in known), *known[:1])] if known else []
