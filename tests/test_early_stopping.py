@@ -25,6 +25,7 @@ from raycodellm.dispatch import Contender, DispatchState, EarlyStopping, JobEnd
 from raycodellm.display import moment
 from raycodellm.files import Folder
 from raycodellm.records import StageRecord, TrialResult
+from raycodellm.report.pictures import picture
 from raycodellm.report.sections import sections
 from raycodellm.rungs import Halving, Rung, cut
 from raycodellm.runs.status import RunStatus
@@ -272,6 +273,7 @@ def test_a_stopped_trial_is_told_of_wherever_trials_are_shown(sweep_text: str, t
     saved = sum(result.tokens_planned - result.tokens["total"] for result in pruned)
     assert said == f"{len(pruned)} trials were stopped early: {formats.count(saved)} fewer tokens were asked for."
     assert len(figure.data) == 6 + 1 and len(figure.data[-1]["x"]) == len(stopped.rows) == len(pruned)
+    assert b"stopped" in picture(figure)
     last = pruned[0].rungs[-1]
     assert stopped.rows[0][3:6] == (f"{last.share:.0%} of pretrain", str(last.step), formats.score(last.value))
     assert f"stopped early, at {last.share:.0%} of pretrain: {last.value:.3f}" in moment.trial_line(

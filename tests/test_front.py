@@ -111,8 +111,9 @@ def test_report_status_and_notebook_show_the_front(tmp_path, capsys):
         metrics = {"mean/bpb": 1.0 + 0.1 * arm + 0.001 * seed, "mean/acc": 0.2 + 0.1 * (arm % 3) - 0.001 * seed}
         result = TrialResult(number, "complete", arm, seed, params, metrics)
         (run / "trials" / f"{number:04d}").write_json("result.json", as_json(result))
-    assert cli.main(["report", str(run)]) == 0
+    assert cli.main(["report", str(run), "--pictures", "svg"]) == 0
     page = run.read_bytes("report/report.md").decode()
+    assert "](pictures/pareto1.svg)" in page and b"Pareto front" in run.read_bytes("report/pictures/pareto1.svg")
     assert "On the Pareto front of mean/bpb, mean/acc, by the means: arm" in page and "told from noise" in page
     opened = raycodellm.open_run(str(run))
     table = opened.pareto_front()

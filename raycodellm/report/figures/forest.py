@@ -20,6 +20,7 @@ COLOURS = {"better": "--good", "worse": "--bad"}
 _SYMBOLS = {"better": "circle", "worse": "circle", "equal": "diamond"}
 _NAMES = ("better", "worse", "equal", "not known", "")
 _GAP, _TITLE_PIXELS, _ROW_PIXELS = 0.025, 70, 22
+_MOST_CHARACTERS = 70
 MOST_ARMS = 40
 """Arms that a plot shows: the first in rank."""
 
@@ -125,9 +126,12 @@ def _trace(lines: Sequence[Line], word: str, x: str, y: str, is_named: bool) -> 
 
 def arm_labels(records: Records, arms: Sequence[int]) -> dict[int, str]:
     """Maps each arm to its number and what it differs in from the reference, as Plotly shows it; without a reference to
-    all its parameters."""
+    all its parameters. To its number alone where that would leave no room for the plots."""
     params = {row["arm"]: params_of(row) for row in reversed(records.rows)}
-    return {arm: as_markup(f"{arm}: {arm_words(records, params[arm])}") for arm in arms}
+    words = {arm: arm_words(records, params[arm]) for arm in arms}
+    if max(map(len, words.values()), default=0) > _MOST_CHARACTERS:
+        return {arm: f"arm {arm}" for arm in arms}
+    return {arm: as_markup(f"{arm}: {said}") for arm, said in words.items()}
 
 
 def arm_words(records: Records, params: Mapping[str, Any]) -> str:
