@@ -78,9 +78,11 @@ def _side(
     )
     chains = [stage_store.trial_chain(file, {"pretrain.tokens": length}, 0, materials) for length in lengths]
     jobs = [chain.stages[0] if shared else replace(chain.stages[0], trunk=None) for chain in chains]
-    began, records = time.monotonic(), [_train(job) for job in jobs]
+    began, of_cpu = time.monotonic(), time.process_time()
+    records = [_train(job) for job in jobs]
     return {
         "seconds": time.monotonic() - began,
+        "cpu": time.process_time() - of_cpu,
         "tokens": sum(record.num_tokens - record.trunk_tokens for record in records),
         "taken": [record.trunk_steps for record in records],
         "weights": [
@@ -109,12 +111,14 @@ def _table(sides: dict[str, list[dict[str, Any]]], options: Any, lengths: list[i
     rows, figures = [], {}
     for side, name in (("shared", "on one trunk"), ("alone", "each length alone")):
         seconds = sorted(one["seconds"] for one in sides[side])
-        figures[side] = (sides[side][0]["tokens"], median(seconds))
+        figures[side] = (sides[side][0]["tokens"], median(seconds), median(one["cpu"] for one in sides[side]))
         rows.append([name, *figures[side], f"{seconds[0]:.1f} to {seconds[-1]:.1f}"])
     rows.append(
         ["alone / on one trunk", *(b / a for a, b in zip(figures["shared"], figures["alone"], strict=True)), ""]
     )
-    text += "\n" + _common.table([f"{len(lengths)} lengths", "tokens trained", "wall seconds", "of the rounds"], rows)
+    text += "\n" + _common.table(
+        [f"{len(lengths)} lengths", "tokens trained", "wall seconds", "CPU seconds", "wall seconds of the rounds"], rows
+    )
     first, *others = [*sides["alone"], *sides["shared"]]
     equal = all((one["weights"], one["losses"]) == (first["weights"], first["losses"]) for one in others)
     taken = ", ".join(map(str, sides["shared"][0]["taken"]))
