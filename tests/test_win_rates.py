@@ -306,6 +306,23 @@ def test_what_was_said_before_a_stop_is_not_asked_again(sweep_text, storage, end
     assert len(set(questions)) == 16 and len(questions) <= 18, "but those that were on their way"
 
 
+@pytest.mark.parametrize("name", ["verdicts", "judgements.parquet", "progress.json"])
+def test_a_damaged_file_costs_what_it_held(sweep_text, storage, endpoint, name) -> None:
+    run = run_of(sweep_text, storage, endpoint.url)
+    assert judged(run).is_complete
+    whole = read_win_rates(run.folder, print)
+    place = storage / "small" / "win-rate" / name
+    for file in place.iterdir() if place.is_dir() else [place]:
+        file.write_bytes(file.read_bytes()[:20])
+    num_asked, said = len(endpoint.asked), []
+    if name == "verdicts":
+        (run.folder / "win-rate").delete("progress.json")
+    else:
+        assert read_win_rates(run.folder, said.append) is None and name in said[0]
+    assert judged(run).is_complete and read_win_rates(run.folder, print) == whole
+    assert len(endpoint.asked) == num_asked * (2 if name == "verdicts" else 1)
+
+
 def test_the_key_stands_in_no_file_and_a_missing_one_is_said(
     sweep_text,
     storage,

@@ -14,6 +14,7 @@ from collections.abc import Callable
 
 import pyarrow as pa
 
+from raycodellm import retrying
 from raycodellm.config import Judge as JudgeSettings
 from raycodellm.files import DamagedFile, Folder, fingerprint
 
@@ -39,12 +40,13 @@ class KeptVerdicts:
         self.said: dict[str, str] = {}
         """Maps each key to what the judge said."""
         if folder is not None:
-            for name in sorted(one for one in folder.list() if one.endswith(".parquet")):
+            names = retrying.patiently(lambda: sorted(folder.list()), "the judge's words")
+            for name in (one for one in names if one.endswith(".parquet")):  # not those that a killed driver left
                 self._read(folder, name)
 
     def _read(self, folder: Folder, name: str) -> None:
         try:
-            rows = folder.read_table(name, _COLUMNS).to_pylist()
+            rows = retrying.patiently(lambda: folder.read_table(name, _COLUMNS), "the judge's words").to_pylist()
         except DamagedFile as error:
             logger.warning("%s; what it held is asked again", error)
             return
@@ -62,5 +64,6 @@ class KeptVerdicts:
         self._flushed_at = self._clock()
         if self._folder is not None and self._new:
             schema = pa.schema([(name, pa.string()) for name in _COLUMNS])
-            self._folder.write_table(f"{uuid.uuid4().hex}.parquet", pa.Table.from_pylist(self._new, schema))
+            table, name, folder = pa.Table.from_pylist(self._new, schema), f"{uuid.uuid4().hex}.parquet", self._folder
+            retrying.patiently(lambda: folder.write_table(name, table), "the judge's words")
         self._new = []
