@@ -647,7 +647,7 @@ def test_a_deletion_killed_anywhere_leaves_nothing_that_looks_finished_and_is_no
     shutil.copytree(lab.storage.uri, tmp_path / "whole")
     whole = every_file(tmp_path / "whole")
     kept = keys_of(lab, named(lab.text, "a"))
-    for number in itertools.count(0, 1 if conftest.is_exhaustive(request.config) else 5):
+    for number in itertools.count(0, 1 if conftest.is_exhaustive(request.config) else 9):
         shutil.rmtree(lab.storage.uri)
         shutil.copytree(tmp_path / "whole", lab.storage.uri)
         with pytest.MonkeyPatch.context() as patch:
@@ -665,7 +665,7 @@ def test_a_deletion_killed_anywhere_leaves_nothing_that_looks_finished_and_is_no
             folder = marker.rpartition("/")[0]
             is_part = folder.endswith("/optimizer")  # goes also from a stage that stays
             assert below(left, folder, is_part) == below(whole, folder, is_part), (number, marker)
-        if number % 20 == 0:  # an interrupted deletion is gone on with
+        if number % 18 == 0:  # an interrupted deletion is gone on with
             lab.prune(*(["b"] if lab.storage.exists("b") else []))
             assert {*lab.stages()} == kept and not [
                 path for path in every_file(Path(lab.storage.uri)) if "pruned" in path

@@ -4,8 +4,9 @@
 2. The sweeps' needs are read once more. A trial writes which stages it needs before it looks whether they are finished.
    So a trial that has seen one finished is seen here: that stage gets its marker back and stays. A trial that comes
    later finds the stage unfinished and trains it.
-3. The rest goes. On a local disk a folder first gets another name, so that a trial that makes the same thing again
-   writes into a new folder. On an object store the deletion takes a request or two.
+3. The rest goes, but for what somebody has written to since it was listed: a trial that makes the same thing again. On
+   a local disk a folder first gets another name, and gets its own back where that has happened at the last moment. On
+   an object store the deletion takes a request or two.
 """
 
 from __future__ import annotations
@@ -17,11 +18,12 @@ import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from pathlib import Path
 
 from raycodellm.files import Folder, cause
-from raycodellm.pruning.kinds import PRUNED, STAGE
+from raycodellm.pruning.kinds import PRUNED
+from raycodellm.pruning.listing import files_below
 from raycodellm.pruning.plan import RUNS, Item, Plan
-from raycodellm.slots.lease import LEASE
 
 _NO_RENAME = (errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
 """Errors of a folder that is gone, and of a mounted object store, which renames no folder: it is deleted in place."""
@@ -61,10 +63,10 @@ def carry_out(storage: Folder, plan: Plan, look_again: Callable[[], Plan]) -> De
         task.each(task.give_back, others)
         raise
     task.each(task.give_back, [item for item in others if item.path not in wanted or item.path in task.failed])
-    spared = {item.path for item in others if item.path not in wanted or _is_trained_again(storage, item)}
-    task.each(task.delete, [item for item in others if item.path not in spared and item.path not in task.failed])
-    gone = tuple(item for item in plan.items if item.path not in spared and item.path not in task.failed)
-    return Deleted(gone, tuple(item for item in others if item.path in spared), tuple(task.failed.items()))
+    task.spared.update(item.path for item in others if item.path not in wanted)
+    task.each(task.delete, [item for item in others if not task.is_left(item)])
+    gone = tuple(item for item in plan.items if not task.is_left(item))
+    return Deleted(gone, tuple(item for item in others if item.path in task.spared), tuple(task.failed.items()))
 
 
 class _Deletion:
@@ -76,6 +78,11 @@ class _Deletion:
         """By item: the content of its markers, by path."""
         self.failed: dict[str, str] = {}
         """Path of an item to why it was not deleted."""
+        self.spared: set[str] = set()
+        """Paths of items that somebody needs, or has begun to make again."""
+
+    def is_left(self, item: Item) -> bool:
+        return item.path in self.failed or item.path in self.spared
 
     def each(self, act: Callable[[Item], None], items: Sequence[Item]) -> None:
         """A storage may hold things of other users, who let nobody delete them: the others go all the same."""
@@ -108,33 +115,40 @@ class _Deletion:
                 (self._storage / folder).write_bytes(name, content)
 
     def delete(self, item: Item) -> None:
-        _delete(self._storage, item)
+        """Deletes an item, but not what somebody has written there since it was listed: whoever has found it unfinished
+        makes it again, which may take less time than the deletion of a thousand others."""
+        if item.group != RUNS and _has_changed(self._storage / item.path, item):
+            self.spared.add(item.path)
+        elif self._storage.local is None:
+            self._storage.delete(item.path)
+        elif item.is_file:
+            (self._storage.local / item.path).unlink(missing_ok=True)
+        elif not _delete_folder(self._storage.local / item.path, item):
+            self.spared.add(item.path)
 
 
-def _is_trained_again(storage: Folder, item: Item) -> bool:
-    """True if a sweep has begun to train the stage since it was listed."""
-    if item.group != STAGE.nouns:
-        return False
-    lease = (storage / item.path).stamp(LEASE)
-    return lease is not None and lease[1] / 1e9 > item.written
+def _has_changed(folder: Folder, item: Item) -> bool:
+    """True if a file in the folder is new, or another than when the item was listed."""
+    known = {*item.files}
+    return not item.is_file and any(one not in known for one in files_below(folder))
 
 
-def _delete(storage: Folder, item: Item) -> None:
-    if storage.local is None:
-        storage.delete(item.path)
-        return
-    path = storage.local / item.path
-    if item.is_file:
-        path.unlink(missing_ok=True)
-        return
+def _delete_folder(path: Path, item: Item) -> bool:
+    """Deletes a local folder, but not what somebody writes there at this moment: then returns False."""
     if not path.name.startswith(PRUNED):
         hidden = path.with_name(f"{PRUNED}{path.name}")
         shutil.rmtree(hidden, ignore_errors=True)  # left by a deletion that was killed
         try:
             os.rename(path, hidden)
-            path = hidden
         except OSError as error:
             if error.errno not in _NO_RENAME:
                 raise
+        else:
+            if item.group != RUNS and _has_changed(Folder(str(hidden)), item):
+                with contextlib.suppress(OSError):  # if it is there again it is whole, or made again
+                    os.rename(hidden, path)
+                    return False
+            path = hidden
     with contextlib.suppress(FileNotFoundError):
         shutil.rmtree(path)
+    return True

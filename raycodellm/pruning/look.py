@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 from raycodellm import ladder, stage_store
@@ -12,7 +12,7 @@ from raycodellm.files import Damaged, Folder
 from raycodellm.pruning.kinds import strangers_in_run
 from raycodellm.pruning.listing import Listing, files_below, list_runs, list_storage
 from raycodellm.pruning.needs import Needs, mentions, read_needs
-from raycodellm.pruning.plan import LEFTOVERS, RUNS, Asked, Item, Plan, decide, item
+from raycodellm.pruning.plan import LEFTOVERS, RUNS, Asked, Item, Plan, decide
 from raycodellm.records import RECIPE_VERSION
 from raycodellm.storage_files import LADDER
 
@@ -44,7 +44,7 @@ class Look:
         storage = self.listing.storage
         before = {one.sweep: one for one in self.needs}
         runs = [name for name in list_runs(storage).runs if name not in self.forgotten_runs]
-        needs = [read_needs(storage, name, before.get(name), asks_finished=_asks(self.asked)) for name in runs]
+        needs = _needs(storage, runs, self.asked, before)
         ladders = [one for one in self.needs if one.sweep in self.listing.ladders]
         return Look(self.listing, self.asked, self.at, (*needs, *ladders), self.forgotten, self.folders)
 
@@ -56,7 +56,7 @@ def look(storage: Folder, asked: Asked, now: float) -> Look:
     _require_storage(storage, listing)
     forgotten = _forgotten(listing, asked)
     runs, ladders = ([name for name in names if name not in forgotten] for names in (listing.runs, listing.ladders))
-    needs = [read_needs(storage, name, asks_finished=_asks(asked)) for name in runs]
+    needs = _needs(storage, runs, asked, {})
     _refuse_read_later(needs, forgotten)
     of_ladders = [Needs(name, mentioned=mentions(_ladder_settings(storage / name), storage)) for name in ladders]
     gone = []
@@ -67,12 +67,20 @@ def look(storage: Folder, asked: Asked, now: float) -> Look:
             except UserError:  # what it needed is known no more, and goes as anything that nobody needs
                 gone.append(Needs(name))
     folders = [_folder_item(storage, name) for name in forgotten]
-    folders += [item(LEFTOVERS, name, files_below(storage / name), 0.0) for name in listing.hidden]
+    folders += [Item(LEFTOVERS, name, tuple(files_below(storage / name))) for name in listing.hidden]
     return Look(listing, asked, now, (*needs, *of_ladders), tuple(gone), tuple(folders))
 
 
-def _asks(asked: Asked) -> bool:
-    return asked.drop_training_state
+def _needs(storage: Folder, runs: Sequence[str], asked: Asked, before: Mapping[str, Needs]) -> list[Needs]:
+    """The needs of each run. Raises `UserError` for one that cannot be read, unless somebody has just deleted it."""
+    found = []
+    for name in runs:
+        try:
+            found.append(read_needs(storage, name, before.get(name), asks_finished=asked.drop_training_state))
+        except UserError:
+            if name in list_runs(storage).runs:
+                raise
+    return found
 
 
 def _require_storage(storage: Folder, listing: Listing) -> None:
@@ -141,4 +149,4 @@ def _folder_item(storage: Folder, name: str) -> Item:
     strangers = strangers_in_run(one.path for one in files)
     if strangers:
         raise UserError(f"--forget: {name}/{strangers[0]} was not written by raycodellm; move it away first")
-    return item(RUNS, name, files, max((one.written for one in files), default=0.0))
+    return Item(RUNS, name, tuple(files))

@@ -98,7 +98,8 @@ def _read_needs(storage: Folder, folder: Folder, known: dict[int, TrialResult], 
     data = fixed_data(folder)
     trials = {**known, **_trials(folder, file, known)}
     sources = example.sources
-    is_decided = data is not None and {*sources} <= {*data.stores} and (driver is None or bool(trials))
+    has_ended = any(result.state in ENDED for result in trials.values())  # since then the data cannot change
+    is_decided = data is not None and {*sources} <= {*data.stores} and (driver is None or has_ended)
     stores = data.stores if data is not None else {}
     return Needs(
         folder.name,

@@ -26,13 +26,26 @@ class Item:
     group: str
     path: str
     """From the storage on."""
-    num_bytes: int
-    num_files: int
-    written: float
-    """Time of its last change, Unix seconds; 0 where it is not known."""
-    markers: tuple[str, ...] = ()
-    """Files that make it look finished, from the storage on."""
+    files: tuple[StoredFile, ...] = field(repr=False)
+    """As they were listed; their paths start from the item's own."""
+    made: float = 0.0
+    """Time of the last change of a folder without files, Unix seconds; 0 where it is not known."""
     is_file: bool = False
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(one.num_bytes for one in self.files)
+
+    @property
+    def written(self) -> float:
+        """Time of its last change, Unix seconds; 0 where it is not known."""
+        return max((one.written for one in self.files), default=self.made)
+
+    @property
+    def markers(self) -> tuple[str, ...]:
+        """Files that make it look finished, from the storage on: first the one that the others mean nothing without."""
+        found = [one.path for one in self.files if is_marker(one.path)] if not self.is_file else []
+        return tuple(f"{self.path}/{one}" for one in sorted(found, key=lambda one: (one.count("/"), one)))
 
 
 @dataclass(frozen=True)
@@ -105,7 +118,7 @@ def decide(
     oldest_spared = now - 3600.0 * asked.grace_hours
     for thing in listing.things:
         if thing.name.startswith(PRUNED):
-            items.append(item(LEFTOVERS, thing.path, thing.files, thing.written))
+            items.append(Item(LEFTOVERS, thing.path, thing.files, thing.made))
             continue
         users = [one for one in needs if one.uses(thing) and not (_is_training_state(thing) and _is_over(one, asked))]
         if users:
@@ -117,27 +130,12 @@ def decide(
         elif (stranger := thing.stranger) is not None:
             left[thing.path] = stranger
         else:
-            found = item(thing.kind.nouns, thing.path, thing.files, thing.written)
+            found = Item(thing.kind.nouns, thing.path, thing.files, thing.made)
             is_known = any(one.uses(thing) for one in forgotten)
             is_young = thing.written > oldest_spared and not is_known
             (young if is_young or _is_trained(thing, now) else items).append(found)
-    items += [
-        Item(LEFTOVERS, one.path, one.num_bytes, 1, one.written, is_file=True)
-        for one in listing.probes
-        if one.written <= oldest_spared
-    ]
+    items += [Item(LEFTOVERS, one.path, (one,), is_file=True) for one in listing.probes if one.written <= oldest_spared]
     return Plan(tuple(items), tuple(young), left, tuple(kept))
-
-
-def item(group: str, path: str, files: Sequence[StoredFile], written: float) -> Item:
-    """A folder to delete with all its files, whose paths start from it."""
-    return Item(group, path, sum(one.num_bytes for one in files), len(files), written, markers_of(path, files))
-
-
-def markers_of(path: str, files: Sequence[StoredFile]) -> tuple[str, ...]:
-    """The markers among a thing's files, from the storage on: first the one that the others mean nothing without."""
-    found = [one.path for one in files if is_marker(one.path)]
-    return tuple(f"{path}/{one}" for one in sorted(found, key=lambda one: (one.count("/"), one)))
 
 
 def _is_over(needs: Needs, asked: Asked) -> bool:
@@ -171,16 +169,17 @@ def _parts(thing: Thing, users: Sequence[Needs], asked: Asked) -> Iterator[Item]
         if is_leftover(one.path):
             left[_top(one.path)].append(one)
     for path, files in left.items():
-        is_file = files[0].path == path
-        size, written = sum(one.num_bytes for one in files), max(one.written for one in files)
-        yield Item(LEFTOVERS, f"{thing.path}/{path}", size, len(files), written, is_file=is_file)
+        yield Item(LEFTOVERS, f"{thing.path}/{path}", _from(path, files), is_file=files[0].path == path)
 
 
 def _part(group: str, thing: Thing, folder: str) -> Iterator[Item]:
-    files = thing.inside(folder)
-    if files:
-        size, written = sum(one.num_bytes for one in files), max(one.written for one in files)
-        yield Item(group, f"{thing.path}/{folder}", size, len(files), written, markers_of(thing.path, files))
+    if files := thing.inside(folder):
+        yield Item(group, f"{thing.path}/{folder}", _from(folder, files))
+
+
+def _from(folder: str, files: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
+    """The files with paths that start from one of their thing's folders."""
+    return tuple(replace(one, path=one.path.removeprefix(f"{folder}/")) for one in files)
 
 
 def _top(path: str) -> str:

@@ -102,7 +102,7 @@ def _item(item: Item) -> dict[str, Any]:
         "kind": item.group,
         "path": item.path,
         "bytes": item.num_bytes,
-        "files": item.num_files,
+        "files": len(item.files),
         "last_written": item.written or None,
     }
 
