@@ -23,6 +23,7 @@ from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.ladder.effects import arm_key
 from raycodellm.records import CONFIRM_SEEDS, TrialResult, as_json
+from raycodellm.report.pictures import picture
 from raycodellm.statistics import ArmMeasurements, Difference, Variance
 
 LADDER = """
@@ -310,6 +311,8 @@ def test_the_page_shows_each_effect_with_its_interval_on_an_axis_of_sizes(tmp_pa
     for trace in drawn[0].data:
         assert len(trace["x"]) == len(trace["error_y"]["array"]) == 3 and all(trace["error_y"]["array"])
         assert all(near == pytest.approx(at, rel=0.05) for near, at in zip(trace["x"], sizes(drawn[0]), strict=True))
+    shown = picture(drawn[0]).decode()
+    assert all(name in shown for name in drawn[0].layout["xaxis"]["ticktext"])
 
 
 def test_an_arm_has_the_same_colour_in_the_plots_of_effects_and_of_scores(tmp_path) -> None:

@@ -25,6 +25,8 @@ KINDS = ("svg", "png")
 _WIDTH, _HEIGHT = 1000, 400
 """Pixels of a picture, the height where its figure has none of its own."""
 _DOTS_PER_INCH = 100
+_LEGEND_CHARACTERS = 150
+"""Letters that stand side by side above a plot."""
 _DOTS_OF_PNG = 200
 _SYMBOLS = {
     "circle": "o",
@@ -105,7 +107,7 @@ class _Drawing:
                 title=heading or None,
                 alignment="left",
                 loc="lower left",
-                ncols=6,
+                ncols=max(1, min(6, _LEGEND_CHARACTERS // (6 + max(map(len, self.labels))))),
                 frameon=False,
                 **place,
             )
@@ -193,6 +195,9 @@ def _prepare(axes: Any, across: Mapping[str, Any], up: Mapping[str, Any], is_lab
         if "range" in one:
             ends = [10**end for end in one["range"]] if one.get("type") == "log" else one["range"]
             getattr(axes, f"set_{name}lim")(*ends)
+        if "tickvals" in one:
+            getattr(axes, f"set_{name}ticks")(one["tickvals"], list(map(_text, one["ticktext"])))
+            getattr(axes, f"set_{name}ticks")([], minor=True)
         if "nticks" in one:
             axes.locator_params(axis=name, nbins=one["nticks"])
         if "tickformat" in one:
