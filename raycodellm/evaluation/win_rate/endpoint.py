@@ -23,6 +23,8 @@ _PASSING = frozenset({408, 409, 425, 429, 500, 502, 503, 504, 529})
 """HTTP answers after which the same request may succeed."""
 _MOST_WAIT_SECONDS = 600.0
 """Longest wait that a server's `Retry-After` is granted."""
+_LONG_SECONDS = 10.0
+"""A wait that is worth a warning. A busy endpoint refuses many requests for a second or two."""
 _CAUSE_LENGTH = 200
 
 
@@ -135,7 +137,8 @@ class Judge:
                 said = _cause(str(error) or type(error).__name__)
             if seconds is None:
                 raise JudgeFailed(f"the judge at {self._address} does not answer ({said})")
-            logger.warning("the judge does not answer (%s); asked again in %.0f s", said, seconds)
+            level = logging.WARNING if seconds >= _LONG_SECONDS else logging.INFO
+            logger.log(level, "the judge does not answer (%s); asked again in %.0f s", said, seconds)
             if seconds:
                 self._sleep(seconds)
         raise AssertionError("the last try returns or raises")
