@@ -12,7 +12,7 @@ from raycodellm.ladder.effects import ArmEffects, LadderResult, read_result
 from raycodellm.ladder.folder import LadderFolder
 from raycodellm.report.html_page import Head, rendered
 from raycodellm.report.markdown import rendered_markdown
-from raycodellm.report.sections import Code, Section
+from raycodellm.report.parts import Code, Section
 from raycodellm.report.write import drawn_pictures, verdict_document
 from raycodellm.statistics import ERROR, Interval
 from raycodellm.storage_files import report_address

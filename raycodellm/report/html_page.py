@@ -19,8 +19,8 @@ from markupsafe import Markup, escape
 from raycodellm.report import figures
 from raycodellm.report.answer import answer_so_far
 from raycodellm.report.figures import Curves, Figure
+from raycodellm.report.parts import Section
 from raycodellm.report.records import Records
-from raycodellm.report.sections import Section
 from raycodellm.report.tables import cards
 
 LONG_CELL = 60

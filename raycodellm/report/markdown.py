@@ -8,8 +8,8 @@ from collections.abc import Mapping, Sequence
 
 from raycodellm.report.answer import answer_so_far
 from raycodellm.report.figures import Figure
+from raycodellm.report.parts import Bars, Code, Part, Section, Tree
 from raycodellm.report.records import Records
-from raycodellm.report.sections import Bars, Code, Part, Section, Tree
 from raycodellm.report.tables import cards
 from raycodellm.tables import StageNode, Table
 

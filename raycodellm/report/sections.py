@@ -2,69 +2,17 @@
 
 from __future__ import annotations
 
-import re
-from collections.abc import Sequence
-from dataclasses import dataclass
-from typing import ClassVar, TypeAlias
-
 from raycodellm import win_rates
 from raycodellm.report import constraints, effects, figures, looks, pairs, predicted, seed_spread, tables, what_if
 from raycodellm.report.answer import unknown_noise
-from raycodellm.report.figures import Curves, Figure
+from raycodellm.report.parts import Bars, Code, Part, Section, Tree
 from raycodellm.report.records import Records
+from raycodellm.report.shortened import shortened
 from raycodellm.search import FEWEST_POINTS
-from raycodellm.tables import StageNode, Table, sharing_sentence
+from raycodellm.tables import Table, sharing_sentence
 from raycodellm.tables.stopped import stopped_sentence, stopped_table
 from raycodellm.tables.trials import params_of
 from raycodellm.verdict.marks import KEY
-
-
-@dataclass(frozen=True)
-class Bars:
-    """A bar chart of named values."""
-
-    rows: list[tuple[str, float, str]]
-    """Name, length, and the value in words."""
-    kind: ClassVar[str] = "bars"
-
-
-@dataclass(frozen=True)
-class Tree:
-    """The stage tree."""
-
-    nodes: tuple[StageNode, ...]
-    kind: ClassVar[str] = "tree"
-
-
-@dataclass(frozen=True)
-class Code:
-    """A text that is shown as it is."""
-
-    text: str
-    kind: ClassVar[str] = "code"
-
-
-Part: TypeAlias = str | Table | Figure | Curves | Tree | Bars | Code
-"""A part of a section; a string is a paragraph."""
-
-
-@dataclass(frozen=True)
-class Section:
-    """A heading with its parts."""
-
-    title: str
-    parts: Sequence[Part]
-    note: str = ""
-    is_folded: bool = False
-    """True if the page hides the section until the reader opens it."""
-    is_first: bool = False
-    """True for the section beside the answer, on the first screen."""
-
-    @property
-    def anchor(self) -> str:
-        """The section's address inside the page."""
-        return "-".join(part for part in re.split(r"[^a-z0-9]+", self.title.lower()) if part)
-
 
 _SEEDS_NOTE = (
     "All intervals are 95 % intervals over evaluation items and seeds. The variance between seeds is taken as equal "
@@ -148,8 +96,8 @@ _SOURCES_NOTE = (
 
 
 def sections(records: Records) -> list[Section]:
-    """The sections that have a part."""
-    return [section for section in _all_sections(records) if section.parts]
+    """The sections that have a part, of a length that a page can have."""
+    return [shortened(section) for section in _all_sections(records) if section.parts]
 
 
 def _all_sections(records: Records) -> list[Section]:
@@ -170,12 +118,12 @@ def _all_sections(records: Records) -> list[Section]:
         *_win_rates(records),
         Section("Predicted beside measured", predicted.parts(records), predicted.NOTE),
         Section(f"Tasks and their parts {of_arm}", _task_parts(records), _TASKS_NOTE, is_folded=True),
-        Section("Code ratio, planned and real", figures.curve_figures(records, figures.RATIO), _RATIO_NOTE),
+        Section("Code ratio, planned and real", _curves(records, figures.RATIO), _RATIO_NOTE),
         Section("Scores in the order of the trials", figures.order(records), _ORDER_NOTE),
         Section("Score and cost", figures.costs(records), _COST_NOTE),
-        Section("Training loss", figures.curve_figures(records, figures.LOSS), _LOSS_NOTE),
+        Section("Training loss", _curves(records, figures.LOSS), _LOSS_NOTE),
         _stopped(records),
-        Section("Held-out text", figures.curve_figures(records, figures.HELD_OUT), _HELD_OUT_NOTE),
+        Section("Held-out text", _curves(records, figures.HELD_OUT), _HELD_OUT_NOTE),
         _importance(records),
         Section("What a change would do", what_if.parts(records), what_if.NOTE),
         Section("Objectives against each other", _front(records), _PARETO_NOTE),
@@ -270,6 +218,14 @@ def _front(records: Records) -> list[Part]:
     if records.front is None or not records.front.arms:
         return []
     return [str(records.front), *figures.pareto(records), tables.front(records)]
+
+
+def _curves(records: Records, quantity: str) -> list[Part]:
+    found: list[Part] = [*figures.curve_figures(records, quantity)]
+    shown, known = figures.num_arms_with_curves(records)
+    if not found or shown == known:
+        return found
+    return [f"The best {shown:,} of {known:,} arms can be chosen: the page has no room for the curves of all.", *found]
 
 
 def _importance(records: Records) -> Section:

@@ -12,8 +12,9 @@ from raycodellm.report.answer import answer_so_far, difference_name, progress, u
 from raycodellm.report.figures import Figure
 from raycodellm.report.html_page import html_page
 from raycodellm.report.markdown import markdown
+from raycodellm.report.parts import Section
 from raycodellm.report.records import Records, read_records
-from raycodellm.report.sections import Section, sections
+from raycodellm.report.sections import sections
 from raycodellm.storage_files import report_address
 from raycodellm.tables import fitted, sharing_sentence, table_lines
 from raycodellm.tables.plain_json import finite_json

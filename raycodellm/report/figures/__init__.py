@@ -1,6 +1,14 @@
 """The report's figures as Plotly's JSON: traces and layout, made without importing Plotly."""
 
-from raycodellm.report.figures.curves import HELD_OUT, LOSS, RATIO, Curves, curve_data, curve_figures
+from raycodellm.report.figures.curves import (
+    HELD_OUT,
+    LOSS,
+    RATIO,
+    Curves,
+    curve_data,
+    curve_figures,
+    num_arms_with_curves,
+)
 from raycodellm.report.figures.figure import Figure
 from raycodellm.report.figures.fronts import pareto
 from raycodellm.report.figures.groups import hover_texts, is_along_code_ratio
@@ -23,6 +31,7 @@ __all__ = [
     "hover_texts",
     "importance",
     "is_along_code_ratio",
+    "num_arms_with_curves",
     "order",
     "pareto",
     "rungs",

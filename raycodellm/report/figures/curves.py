@@ -79,15 +79,17 @@ def _mixes(records: Records, stage: str) -> bool:
 
 
 def curve_data(records: Records) -> dict[str, Any]:
-    """The curves of all finished stages, the arms with their trials' stages, and the arms that are drawn first."""
-    drawn = {key: curve for key, curve in records.all_curves.items() if curve}
-    num_series = max((len(curve) for curve in drawn.values()), default=1)
+    """The curves of all finished stages, the arms with their trials' stages, and the arms that are drawn first. Where
+    the page has no room for all of them, those of the best arms."""
+    arms, num_series = _arms_with_room(records)
+    wanted = {key for row in records.rows if row["arm"] in arms for key in stages_of(row)}
+    drawn = {key: curve for key, curve in records.all_curves.items() if curve and key in wanted}
     num_points = MOST_VALUES // (num_series * max(1, len(drawn)))
     num_points = max(FEWEST_POINTS, min(MOST_POINTS, num_points))
     by_arm: dict[int, list[list[str]]] = {}
     for row in records.rows:
         keys = [key for key in stages_of(row) if key in drawn]
-        if keys:
+        if keys and row["arm"] in arms:
             by_arm.setdefault(row["arm"], []).append([trial_name(row["number"]), *keys])
     order = [one for one in records.scores if one.arm in by_arm]
     return {
@@ -103,6 +105,36 @@ def curve_data(records: Records) -> dict[str, Any]:
     }
 
 
+def num_arms_with_curves(records: Records) -> tuple[int, int]:
+    """The arms whose curves the page has, and all that have curves."""
+    arms, _ = _arms_with_room(records)
+    return len(arms), len(_stages_of_arms(records))
+
+
+def _arms_with_room(records: Records) -> tuple[set[int], int]:
+    """The arms whose curves the page has, the best ones where not all have room, and the most curves of a stage."""
+    num_series = max((len(curve) for curve in records.all_curves.values()), default=1)
+    by_arm, most = _stages_of_arms(records), MOST_VALUES // (FEWEST_POINTS * max(1, num_series))
+    arms: set[int] = set()
+    keys: set[str] = set()
+    for arm in dict.fromkeys((*(one.arm for one in records.scores), *by_arm)):
+        keys |= by_arm.get(arm, set())
+        if len(keys) > most and arms:
+            break
+        if arm in by_arm:
+            arms.add(arm)
+    return arms, num_series
+
+
+def _stages_of_arms(records: Records) -> dict[int, set[str]]:
+    """The stages of each arm that have curves."""
+    found: dict[int, set[str]] = {}
+    for row in records.rows:
+        if keys := {key for key in stages_of(row) if records.all_curves.get(key)}:
+            found.setdefault(row["arm"], set()).update(keys)
+    return found
+
+
 def _label(arm: int, params: Mapping[str, Any], score: float | None) -> str:
     ending = f": {formats.score(score)}" if score is not None else ""
     return f"arm {arm} · {formats.params(params)}{ending}"
@@ -112,8 +144,9 @@ def _first_chosen(records: Records, order: Sequence[int]) -> list[int]:
     """The best arm of each group, and at least three arms."""
     by = groups.grouping_of_trials(records)
     best: dict[str, int] = {}
+    among = set(order)
     for one in records.scores:
-        if one.arm in order:
+        if one.arm in among:
             best.setdefault(groups.group_of(one.params, by), one.arm)
     chosen = [*best.values()][:MOST_CHOSEN]
     return [*chosen, *(arm for arm in order if arm not in chosen)][: max(3, len(chosen))]
