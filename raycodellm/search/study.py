@@ -170,8 +170,9 @@ class SweepStudy:
         state = TrialState.COMPLETE
         if values is None:
             state = TrialState.PRUNED if is_pruned else TrialState.FAIL
-        for step, value in (steps or {}).items() if not self.trials()[number].state.is_finished() else ():
-            self._storage.set_trial_intermediate_value(self._id_of(number), step, value)
+        if steps and not self.trials()[number].state.is_finished():
+            for step, value in steps.items():
+                self._storage.set_trial_intermediate_value(self._id_of(number), step, value)
         self._study.tell(number, None if values is None else list(values), state=state, skip_if_finished=True)
 
     def _is_tried(self, point: Mapping[str, Any]) -> bool:
@@ -261,6 +262,8 @@ class _Arms:
         self._by_params: dict[str, int] = {}
         self._params: dict[int, dict[str, Any]] = {}
         self._replicates: dict[int, set[int]] = {}
+        self._next_arm = 0
+        """The number after the highest of an arm."""
         for trial in trials:
             if _has_arm(trial):
                 params = trial.params or trial.system_attrs.get("fixed_params", {})
@@ -270,6 +273,7 @@ class _Arms:
         """False if the arm has that replicate."""
         self._by_params.setdefault(point_text(params), arm)
         self._params.setdefault(arm, dict(params))
+        self._next_arm = max(self._next_arm, arm + 1)
         known = self._replicates.setdefault(arm, set())
         is_new = replicate not in known
         known.add(replicate)
@@ -288,7 +292,7 @@ class _Arms:
         replicate of an arm that has them."""
         arm = self._by_params.get(point_text(params))
         if arm is None:
-            arm = 1 + max(self._replicates, default=-1)
+            arm = self._next_arm
         searched = (one for one in self._replicates.get(arm, ()) if phase_of_replicate(one) == "search")
         replicate = 1 + max(searched, default=-1)
         self.add(arm, replicate, params)

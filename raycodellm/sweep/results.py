@@ -7,7 +7,6 @@ a look at the sweep nor the table asks the storage for anything.
 from __future__ import annotations
 
 import logging
-import sys
 import threading
 import time
 from collections.abc import Callable
@@ -19,7 +18,7 @@ from raycodellm.known_trials import KnownTrials, TrialsSoFar
 from raycodellm.records import ENDED, TrialResult
 from raycodellm.sweep.folder import Run, Say
 from raycodellm.sweep.growing_table import GrowingTable
-from raycodellm.sweep.trial_files import read_trials
+from raycodellm.sweep.trial_files import read_trials, sharing_names
 
 logger = logging.getLogger(__name__)
 
@@ -39,7 +38,7 @@ class Results:
         """Begins with what the trials' folders hold."""
         self._run, self._clock = run, clock
         self._lock = threading.Lock()
-        self._trials = TrialsSoFar([_sharing_names(result) for result in run.results_at_start])
+        self._trials = TrialsSoFar([sharing_names(result) for result in run.results_at_start])
         self._table = GrowingTable()
         self._num_changes = 0
         """Since the table was last written."""
@@ -66,7 +65,7 @@ class Results:
         self._put(result)
 
     def _put(self, result: TrialResult) -> None:
-        result = _sharing_names(result)
+        result = sharing_names(result)
         with self._lock:
             self._trials.put(result)
             self._num_changes += 1
@@ -94,12 +93,6 @@ class Results:
             self._run.folder.write_table(TABLE, self._table.of(results))
             with self._lock:
                 self._num_changes -= num_changes
-
-
-def _sharing_names(result: TrialResult) -> TrialResult:
-    """The result, whose metrics have the same texts as names as those of every other trial: an evaluation has hundreds
-    of metrics, and a sweep may have thousands of trials."""
-    return replace(result, metrics={sys.intern(name): value for name, value in result.metrics.items()})
 
 
 def read_results(run: Run, ended: dict[int, TrialResult] | None = None, say: Say = logger.warning) -> list[TrialResult]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Container, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
@@ -102,10 +103,16 @@ def result_before_added(folder: Folder, objectives: Sequence[Objective]) -> Tria
     return read_result(folder, objectives)
 
 
+def sharing_names(result: TrialResult) -> TrialResult:
+    """The result, whose metrics have the same texts as names as those of every other trial: an evaluation has hundreds
+    of metrics, and a sweep may have thousands of trials."""
+    return replace(result, metrics={sys.intern(name): value for name, value in result.metrics.items()})
+
+
 def read_result(folder: Folder, objectives: Sequence[Objective]) -> TrialResult:
     """The result in a trial's folder. Raises `FileNotFoundError` before the trial has ended, and `DamagedFile` when the
     result cannot be read or lacks its score."""
-    result = storage_files.read_result(folder)
+    result = sharing_names(storage_files.read_result(folder))
     if result.state == "complete":
         try:
             search.objective_values(objectives, result.metrics)

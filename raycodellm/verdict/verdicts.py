@@ -72,7 +72,10 @@ def task_metrics(rows: Sequence[Row], objective: Objective) -> dict[str, str]:
     if kind not in {metric.name for metric in METRICS} and not has_interval:
         return {}
     suffix = f"/{kind}"
-    names = dict.fromkeys(name for row in rows for name in row if name.startswith("metrics.") and name.endswith(suffix))
+    columns: dict[str, None] = {}
+    for row in rows:  # of which each has hundreds, mostly the same ones
+        columns |= dict.fromkeys(row)
+    names = [name for name in columns if name.startswith("metrics.") and name.endswith(suffix)]
     found = {name.removeprefix("metrics.").removesuffix(suffix): name.removeprefix("metrics.") for name in names}
     return {task: name for task, name in found.items() if any(metric_of(row, name) is not None for row in rows)}
 
