@@ -5,8 +5,8 @@ as their number grows, how long the commands take on its run folder, and what Ra
 
 `driver`: the driver's process without Ray: a suggestion, a trial's end, a look at the sweep after it, with display,
 dashboard and gauges, and the table of trials; CPU milliseconds per trial, the mean of the last ten or fifty trials at
-each size, of the table that of all trials since the size before; and the process's memory. A trial ends every two
-seconds.
+each size, of the table that of all trials since the size before; how much of it is Optuna's own; and the process's
+memory. A trial ends every two seconds.
 `commands`: `status`, `report` and others on the folder of a sweep whose trials have all ended; wall and CPU seconds of
 the whole command. `run` has nothing to do there.
 `ray`: the same trials through Ray Tune, each finding its jobs finished, beside plain Ray Tune with a function that
@@ -17,6 +17,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import gc
 import inspect
 import io
@@ -46,6 +47,49 @@ SECONDS = 2.0
 
 
 # ------------------------------------------------------------------------------------------------- the driver alone
+
+
+class OptunasShare:
+    """The CPU seconds that are spent in Optuna: in what our code calls there, less what that calls of ours."""
+
+    def __init__(self) -> None:
+        import optuna
+        from optuna.storages import JournalStorage
+
+        from raycodellm.search.distinct import DistinctSampler
+
+        self.seconds = 0.0
+        self._is_inside = [False]
+        self._since = time.process_time()
+        samplers = (optuna.samplers.RandomSampler, optuna.samplers.TPESampler, optuna.samplers.GPSampler)
+        for kind in (optuna.Study, optuna.trial.Trial, JournalStorage, *samplers):
+            self._watch(kind, True)
+        self._watch(DistinctSampler, False)
+
+    def _watch(self, kind: type, is_optunas: bool) -> None:
+        for name, found in list(vars(kind).items()):
+            if inspect.isfunction(found) and (name == "__init__" or not name.startswith("_")):
+                setattr(kind, name, self._watched(found, is_optunas))
+
+    def _watched(self, work: Callable[..., Any], is_optunas: bool) -> Callable[..., Any]:
+        @functools.wraps(work)
+        def watched(*arguments: Any, **named: Any) -> Any:
+            if self._is_inside[-1] == is_optunas:
+                return work(*arguments, **named)
+            self._count()
+            self._is_inside.append(is_optunas)
+            try:
+                return work(*arguments, **named)
+            finally:
+                self._count()
+                self._is_inside.pop()
+
+        return watched
+
+    def _count(self) -> None:
+        now = time.process_time()
+        self.seconds += now - self._since if self._is_inside[-1] else 0.0
+        self._since = now
 
 
 class Driver:
@@ -112,6 +156,7 @@ def measure_driver(kind: str, num_trials: int) -> None:
     from raycodellm import search, sweep
     from raycodellm.files import Folder
 
+    share = OptunasShare()
     os.fsync = lambda descriptor: None  # a disk's waiting is no CPU time
     file, slots = many.sweep_file(kind, num_trials), many.Slots()
     with tempfile.TemporaryDirectory() as folder:
@@ -125,6 +170,7 @@ def measure_driver(kind: str, num_trials: int) -> None:
             spent: dict[str, list[float]] = {}
             number, most = 0, search.most_trials(file)
             while number < most:
+                optunas = share.seconds
                 settings = _timed(spent, "suggestion", driver.searcher.suggest, str(number))
                 if isinstance(settings, str):
                     break
@@ -134,6 +180,7 @@ def measure_driver(kind: str, num_trials: int) -> None:
                 else:
                     report = many.quick_report(settings, like)
                 _timed(spent, "end", driver.searcher.on_trial_complete, str(number), report)
+                spent.setdefault("optuna", []).append(share.seconds - optunas)
                 driver.now += SECONDS
                 if any(size - _num_events(size) - 5 <= number < size for size in SIZES):  # five to catch up
                     before = driver.table_seconds
@@ -169,9 +216,11 @@ def _print_driver(kind: str, number: int, spent: dict[str, list[float]], driver:
     means["table"] = 1000 * driver.table_seconds / (number - SIZES[SIZES.index(number) - 1] if number > 10 else 10)
     driver.table_seconds = 0.0
     gc.collect()
+    optunas = means.pop("optuna")
     print(
         f"{kind:8} {number:6,} trials: suggestion {means['suggestion']:7.2f} ms, end {means['end']:6.2f} ms, "
         f"look {means['look']:8.2f} ms, table {means['table']:6.2f} ms, sum {sum(means.values()):8.2f} ms, "
+        f"of it Optuna {optunas:7.2f} ms, "
         f"memory {_memory():6.0f} MiB",
         flush=True,
     )

@@ -15,6 +15,9 @@ from raycodellm.config import Evaluation, UserError
 from raycodellm.evaluation.win_rate.open_instructions import OPEN_INSTRUCTIONS
 from raycodellm.tasks import FOLDER
 
+_Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
+"""The same loader in C is eight times as fast: all suites together take `yaml.safe_load` half a second."""
+
 
 class SuiteTask(BaseModel):
     """A task of a suite, and what is known of it."""
@@ -174,6 +177,6 @@ def _folder() -> Path:
 @functools.cache
 def _read(path: Path) -> Suite:
     try:
-        return Suite.model_validate(yaml.safe_load(path.read_bytes()))
+        return Suite.model_validate(yaml.load(path.read_bytes(), Loader=_Loader))  # a safe one
     except (OSError, yaml.YAMLError, ValidationError) as error:
         raise ValueError(f"{path}: is no suite: {error}") from error
