@@ -215,6 +215,7 @@ def test_all_that_a_run_leaves_in_its_folder_is_recognised_and_nothing_else() ->
     names = [name.removeprefix("<sweep>/") for line in told for name in re.findall(r"`([^`]*)`", line)]
     assert len(names) > 8 and kinds.strangers_in_run(name + ("x" if name.endswith("/") else "") for name in names) == []
     assert kinds.strangers_in_run(["win-rate/progress.json", "notes.md", "plots/a.png"]) == ["notes.md", "plots/a.png"]
+    assert kinds.strangers_in_run(["trials/0007/result.json", "trials/x.csv"]) == ["trials/x.csv"]  # not of ours
 
 
 # ------------------------------------------------------------------------------------------------------- real runs
@@ -289,6 +290,7 @@ def test_what_a_stranger_put_into_a_storage_is_never_touched(lab: Lab, tmp_path:
     for path in ("notes.md", "stages/README", "stages/my-model/config.json", "papers/ma.pdf", "trunks/x/y"):
         (root / path).parent.mkdir(exist_ok=True, parents=True)
         (root / path).write_text("mine")
+    (root / os.fsdecode(b"caf\xe9")).write_text("a name that is no text")
     before = every_file(root), every_file(tmp_path / "elsewhere")
     lab.prune()
     after = every_file(root)
@@ -335,6 +337,64 @@ def test_a_stage_whose_model_another_sweep_starts_from_stays(lab: Lab) -> None:
         sweep.open_run(file, lab.storage)
         lab.give_data(file)
     assert lab.paths("a") == {"a", *(f"stages/{key}" for key in others)}
+
+
+@pytest.mark.parametrize("path", ["~/best", "./best", "file://{home}/best", "{home}/copy"])
+def test_a_stage_whose_model_another_sweep_starts_from_stays_however_the_path_is_written(
+    lab: Lab, tmp_path: Path, monkeypatch, path: str
+) -> None:
+    lab.run("a")
+    chosen, *others = lab.stages()
+    monkeypatch.setenv("HOME", str(tmp_path))
+    monkeypatch.chdir(tmp_path)
+    model = Path(lab.storage.uri) / "stages" / chosen / "model"
+    (tmp_path / "best").symlink_to(model)
+    (tmp_path / "copy").mkdir()
+    for one in model.iterdir():
+        (tmp_path / "copy" / one.name).symlink_to(one)
+    file = named(lab.text, "b", f"model={{pretrained: '{path.format(home=tmp_path)}'}}")
+    sweep.open_run(file, lab.storage)
+    lab.give_data(file)
+    assert lab.paths("a") == {"a", *(f"stages/{key}" for key in others)}
+
+
+def test_a_run_folder_on_another_disk_keeps_its_stages_and_while_that_is_away_nothing_is_deleted(
+    lab: Lab, tmp_path: Path
+) -> None:
+    lab.run("a"), lab.run("b", "pretrain.code_ratio=0.5")
+    shutil.move(Path(lab.storage.uri) / "b", tmp_path / "disk")
+    (Path(lab.storage.uri) / "b").symlink_to(tmp_path / "disk")
+    assert lab.paths() == set()
+    (tmp_path / "disk").rename(tmp_path / "away")
+    with pytest.raises(UserError, match=r"^nothing is deleted, since .*/b is a link to .*/disk, which is not there"):
+        lab.prune()
+
+
+def test_a_run_folder_that_was_put_away_inside_the_storage_keeps_its_stages_and_can_be_forgotten(lab: Lab) -> None:
+    lab.run("a"), lab.run("b", "pretrain.code_ratio=0.5")
+    root = Path(lab.storage.uri)
+    shutil.copytree(root, root / "another")  # a storage of its own, inside
+    (root / "old").mkdir()
+    shutil.move(root / "b", root / "old" / "b")
+    assert lab.paths() == set()
+    assert lab.prune("old/b") == cli.DONE and lab.storage.list() == [
+        "a",
+        "another",
+        "old",
+        "stages",
+        "tokenizers",
+        "tokens",
+    ]
+    assert {*lab.stages()} == keys_of(lab, named(lab.text, "a")) and (root / "old").exists()
+
+
+def test_a_trial_whose_result_does_not_name_its_stages_keeps_those_that_it_began_with(lab: Lab) -> None:
+    """Its process died, and its driver could not read which they were at that moment."""
+    lab.run("a")
+    trial = lab.storage / "a" / "trials" / "0001"
+    result = {**trial.read_json("result.json"), "state": "failed", "stages": [], "metrics": {}, "error": "died"}
+    trial.write_json("result.json", result)
+    assert lab.paths() == set()
 
 
 def test_a_sweep_of_given_models_keeps_its_results(lab: Lab) -> None:

@@ -47,7 +47,8 @@ def prune(
     found = look(storage, asked, clock())
     plan = found.plan
     if not options.as_json:
-        print("\n".join(lines(found, plan, show_all=options.show_all)), flush=True)
+        listed = "\n".join(lines(found, plan, show_all=options.show_all))
+        print(listed.encode(errors="backslashreplace").decode(), flush=True)  # a name may be no text
     done: Deleted | None = None
     if plan.items and (options.yes or (ask is not None and _agrees(ask, found))):
         done = _delete(found, clock, complain)

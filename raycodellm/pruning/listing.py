@@ -12,6 +12,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.pruning.kinds import KINDS, PRUNED, Kind, is_probe
 from raycodellm.stage_store import RECIPE
@@ -21,6 +22,9 @@ DELETER = ".pruning"
 """File of a storage while a process deletes from it: who that is."""
 _OF_RUNS = frozenset({"sweep.yaml", "trials", "OWNER", "optuna.log", "data.json", "contents.json"})
 """Names of which each tells a run folder, also one that has lost its `sweep.yaml`."""
+
+_OF_STORAGES = frozenset({RECIPE, *(kind.folder for kind in KINDS)})
+"""Names of which each tells a storage of its own, whose run folders need nothing of the one that it lies in."""
 
 
 @dataclass(frozen=True)
@@ -81,7 +85,7 @@ class Listing:
     storage: Folder
     things: tuple[Thing, ...]
     runs: tuple[str, ...]
-    """Names of the run folders, whole or not."""
+    """Names of the run folders, whole or not: `first`, or `old/first` of one that was moved into a folder."""
     ladders: tuple[str, ...]
     probes: tuple[StoredFile, ...]
     """Files that tried whether the storage can be written, and were left by a killed process."""
@@ -103,7 +107,8 @@ def list_storage(storage: Folder) -> Listing:
 
 
 def list_runs(storage: Folder) -> Listing:
-    """Lists the run folders of a storage and what lies beside them, without the things of any kind."""
+    """Lists the run folders of a storage and what lies beside them, without the things of any kind. Raises `UserError`
+    for a link that leads nowhere: what a sweep on a disk that is away needs cannot be read."""
     kinds = {kind.folder for kind in KINDS}
     runs, ladders, hidden, unknown = ([], [], [], [])  # type: tuple[list[str], list[str], list[str], list[str]]
     probes: list[StoredFile] = []
@@ -113,6 +118,8 @@ def list_runs(storage: Folder) -> Listing:
         if entry.is_folder and entry.path.startswith(PRUNED):
             hidden.append(entry.path)
             continue
+        if entry.is_link:
+            _require_end(storage, entry.path)
         names = {*(storage / entry.path).list()} if entry.is_folder else set()
         if LADDER in names and "sweep.yaml" not in names:
             ladders.append(entry.path)
@@ -122,7 +129,26 @@ def list_runs(storage: Folder) -> Listing:
             probes.append(StoredFile(entry.path, entry.num_bytes, entry.written))
         elif entry.path not in (RECIPE, DELETER):
             unknown.append(entry.path)
+            runs += _put_away(storage / entry.path) if entry.is_folder and not names & _OF_STORAGES else []
     return Listing(storage, (), tuple(runs), tuple(ladders), tuple(probes), tuple(hidden), tuple(unknown))
+
+
+def _put_away(folder: Folder) -> list[str]:
+    """Run folders that somebody has moved into a folder of the storage, as `old/first`. On a local disk: an object
+    store would take a request for each of maybe many folders."""
+    if folder.local is None:
+        return []
+    inside = (one.path for one in _entries(folder) if one.is_folder)
+    return [f"{folder.name}/{name}" for name in inside if folder.exists(f"{name}/sweep.yaml")]
+
+
+def _require_end(storage: Folder, name: str) -> None:
+    if storage.local is not None and not (storage.local / name).exists():
+        leads = os.readlink(storage.local / name)
+        raise UserError(
+            f"nothing is deleted, since {storage}/{name} is a link to {leads}, which is not there now: a run folder on "
+            "another disk? Mount that, or delete the link"
+        )
 
 
 def _is_of_another(storage: Folder, kind: Kind) -> bool:

@@ -58,7 +58,7 @@ def look(storage: Folder, asked: Asked, now: float) -> Look:
     runs, ladders = ([name for name in names if name not in forgotten] for names in (listing.runs, listing.ladders))
     needs = _needs(storage, runs, asked, {})
     _refuse_read_later(needs, forgotten)
-    of_ladders = [Needs(name, mentioned=mentions(_ladder_settings(storage / name), storage)) for name in ladders]
+    of_ladders = [Needs(name, mentioned=mentions(_ladder_settings(storage / name))) for name in ladders]
     gone = []
     for name in forgotten:
         if name in listing.runs:

@@ -7,10 +7,11 @@ which no file names, are worked out by the code that trials use.
 
 from __future__ import annotations
 
+import contextlib
 import os
 import re
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 from raycodellm import config, stage_store, storage_files, sweep, tokens
@@ -22,7 +23,7 @@ from raycodellm.pruning.listing import Thing
 from raycodellm.records import ENDED, GIVEN_MODELS, RECIPE_VERSION, TrialResult
 from raycodellm.sweep import warm_start
 from raycodellm.sweep.provenance import CONTENTS, FixedData, fixed_data
-from raycodellm.sweep.trial_files import read_trials
+from raycodellm.sweep.trial_files import read_trials, trial_folder
 
 Trials = Mapping[int, TrialResult]
 """By number: the result of a trial that has ended, else what it wrote when it began."""
@@ -80,9 +81,8 @@ def read_needs(storage: Folder, name: str, before: Needs | None = None, *, asks_
 
     Raises `UserError` where a file of the run folder cannot be read, since nothing tells then what is needed.
     """
-    folder = storage / name
     try:
-        return _read_needs(storage, folder, dict(before.trials) if before is not None else {}, asks_finished)
+        return _read_needs(storage, name, dict(before.trials) if before is not None else {}, asks_finished)
     except (UserError, Damaged) as error:
         raise UserError(
             f"nothing is deleted, since {name} cannot be read: {error}; mend it, use the raycodellm that wrote it, or "
@@ -90,7 +90,8 @@ def read_needs(storage: Folder, name: str, before: Needs | None = None, *, asks_
         ) from error
 
 
-def _read_needs(storage: Folder, folder: Folder, known: dict[int, TrialResult], asks_finished: bool) -> Needs:
+def _read_needs(storage: Folder, name: str, known: dict[int, TrialResult], asks_finished: bool) -> Needs:
+    folder = storage / name
     driver = sweep.driver_of(folder)  # first: whoever takes the folder now writes everything else later
     file = storage_files.read_sweep_file(folder)
     example = file.example()
@@ -102,7 +103,7 @@ def _read_needs(storage: Folder, folder: Folder, known: dict[int, TrialResult], 
     is_decided = data is not None and {*sources} <= {*data.stores} and (driver is None or has_ended)
     stores = data.stores if data is not None else {}
     return Needs(
-        folder.name,
+        name,
         trials,
         stages=frozenset(key for result in trials.values() for key in result.stages) | _in_table(folder),
         optimizers=frozenset(_optimizers(file, trials)),
@@ -111,7 +112,7 @@ def _read_needs(storage: Folder, folder: Folder, known: dict[int, TrialResult], 
         stores=frozenset(tokens.store_folder(storage, source, made).name for source, made in stores.items()),
         undecided=frozenset(() if is_decided else sources),
         trunks=_trunks(storage, file, data, contents, trials, is_run=driver is not None),
-        mentioned=frozenset(_mentioned(config.resolved_tree(file), storage)) | _of_models(storage, file, trials),
+        mentioned=frozenset(_mentioned(config.resolved_tree(file))) | _of_models(storage, file, trials),
         reads=frozenset(() if folder.exists(warm_start.KEPT) else example.search.warm_start),
         driver=None if driver is None else driver.name,
         is_given=not example.stages,
@@ -119,9 +120,9 @@ def _read_needs(storage: Folder, folder: Folder, known: dict[int, TrialResult], 
     )
 
 
-def mentions(tree: Any, storage: Folder) -> frozenset[str]:
-    """Names of things of a storage that stand in any path of a tree of settings."""
-    return frozenset(_mentioned(tree, storage))
+def mentions(tree: Any) -> frozenset[str]:
+    """Names of things of a storage that stand in any path of a tree of settings, or to which such a path leads."""
+    return frozenset(_mentioned(tree))
 
 
 def _contents(folder: Folder) -> dict[str, Any]:
@@ -137,6 +138,8 @@ def _trials(folder: Folder, file: SweepFile, known: Mapping[int, TrialResult]) -
     trials = {}
     for number, files in read_trials(folder, file.example().search.objectives, known).items():
         found = files.result or files.started
+        if files.result is not None and not (files.result.stages or files.result.model):
+            found = _as_begun(folder, files.result)  # it died, and its driver could not read what it had begun
         for fault in files.faults:
             if isinstance(fault, OSError):
                 raise fault
@@ -145,6 +148,15 @@ def _trials(folder: Folder, file: SweepFile, known: Mapping[int, TrialResult]) -
         if found is not None:
             trials[number] = found
     return trials
+
+
+def _as_begun(folder: Folder, result: TrialResult) -> TrialResult:
+    """The result with what the trial wrote of its stages when it began. Raises `DamagedFile`."""
+    try:
+        begun = storage_files.read_started(trial_folder(folder, result.number))
+    except FileNotFoundError:
+        return result
+    return replace(result, stages=begun.stages, model=begun.model, params=begun.params, seed=begun.seed)
 
 
 def _in_table(folder: Folder) -> frozenset[str]:
@@ -219,12 +231,21 @@ def _is_finished(storage: Folder, folder: Folder, file: SweepFile, trials: Trial
     return len(results) >= sweep.Confirmation(run).standing(results).num_trials
 
 
-def _mentioned(tree: Any, storage: Folder) -> Iterator[str]:
+def _mentioned(tree: Any) -> Iterator[str]:
     for text in _texts(tree):
-        paths = {text}
-        if storage.local is not None and os.path.isabs(text):
-            paths.add(os.path.realpath(text))  # a link to a stage's model
+        paths = {text, *_led_to(text)}
         yield from (part for path in paths for part in re.split(r"[/\\]", path) if _IDENTIFIED.fullmatch(part))
+
+
+def _led_to(text: str) -> Iterator[str]:
+    """Where a text leads that is a path on this machine, and where the links lead that lie right in that folder: to
+    the files of a stage's model, say."""
+    path = os.path.expanduser(text.removeprefix("file://"))
+    if not os.path.lexists(path):
+        return
+    yield os.path.realpath(path)
+    with contextlib.suppress(OSError), os.scandir(path) as found:  # a file, or a folder of another user
+        yield from (os.path.realpath(one.path) for one in found if one.is_symlink())
 
 
 _IDENTIFIED = re.compile(r"(.+-)?[0-9a-f]{16}")
@@ -249,9 +270,9 @@ def _of_models(storage: Folder, file: SweepFile, trials: Trials) -> frozenset[st
     found: set[str] = set()
     for key in {result.stages[0] for result in trials.values() if result.stages}:
         kept = _read(lambda key=key: (storage / STAGE.folder / key).read_json("stage.json"))  # type: ignore[misc]
-        found |= mentions((kept.get("job") or {}).get("model"), storage)
+        found |= mentions((kept.get("job") or {}).get("model"))
     for identity in {result.model for result in trials.values() if result.model}:
-        found |= mentions(_read(lambda of=identity: (storage / GIVEN_MODELS / of).read_json("model.json")), storage)  # type: ignore[misc]
+        found |= mentions(_read(lambda of=identity: (storage / GIVEN_MODELS / of).read_json("model.json")))  # type: ignore[misc]
     return frozenset(found)
 
 
