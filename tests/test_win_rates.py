@@ -382,6 +382,7 @@ def test_a_served_model_judges_a_sweep(sweep_text, storage, tmp_path) -> None:
         (("search.reference=null",), "names none"),
         (("evaluation.judge.key_variable=sk-secret",), "is no name of an environment variable"),
         (("evaluation.judge.base_url=localhost",), "give the address of an endpoint"),
+        (("evaluation.judge={base_url: 'http://h/v1'}",), "model: is missing; the judge's name at its endpoint"),
         (("evaluation.judge.answer_tokens={search: {choice: [1, 2]}}",), "cannot be searched"),
     ],
 )
@@ -399,4 +400,5 @@ def test_check_says_how_much_is_asked_and_asks_nothing(sweep_text, endpoint) -> 
     file = config.parse(sweep_text, overrides=(*ARMS, *judge_settings(endpoint.url)))
     said = "\n".join(evaluation_table.tasks(file))
     assert "judge small: at most 16 questions, both orders of 8 pairs of answers to 4 instructions" in said
+    assert f"{endpoint.url}/chat/completions was not asked now" in said
     assert not endpoint.asked and "open_instructions" in said

@@ -70,7 +70,8 @@ def _judge(file: SweepFile) -> list[str]:
     minutes = f", {most / judge.requests_per_minute:,.0f} minutes at least" if judge.requests_per_minute else ""
     lines = [
         f"  judge {judge.model}: at most {most:,} questions, both orders of {most // 2:,} pairs of answers to "
-        f"{num_prompts:,} instructions{minutes}; equal answers are not asked about; the endpoint was not asked now"
+        f"{num_prompts:,} instructions{minutes}; equal answers are not asked about",
+        f"  {evaluation.address_of(judge)} was not asked now: the sweep begins to ask when its trials have ended",
     ]
     try:
         evaluation.key_of(judge)

@@ -36,6 +36,7 @@ _HINTS = {
     "early_stopping": "for example early_stopping: {metric: bpb/prose, at: [0.25, 0.5], keep: 0.5}",
     "at": "for example at: [0.25, 0.5]",
     "judge": "for example judge: {base_url: http://localhost:8000/v1, model: judge-name}",
+    "judge.model": "the judge's name at its endpoint, for example model: judge-name",
     "warm_start": "for example warm_start: [first-sweep]",
     "budget": "for example budget: {tokens: 2e9, wall_hours: 12}",
     "ladder": "for example ladder: {presets: [tiny, mini, nano]}",
@@ -180,4 +181,4 @@ def _model_inside(annotation: Any) -> type[BaseModel] | None:
 def _hint(path: tuple[Any, ...]) -> str:
     if isinstance(path[-1], int):
         return "give a value more"
-    return _HINTS.get(str(path[-1]), f"add {path[-1]}")
+    return _HINTS.get(".".join(map(str, path[-2:]))) or _HINTS.get(str(path[-1]), f"add {path[-1]}")
