@@ -126,8 +126,10 @@ def grouping_of_trials(records: Records) -> str | None:
 
 
 def group_of(params: Mapping[str, Any], by: str | None) -> str:
-    """Name of the group of an arm with these parameters, as Plotly shows it."""
-    return as_markup(formats.value(params[by])) if by is not None and by in params else "all arms"
+    """Name of the group of an arm with these parameters, as Plotly shows it; `none` where the arm has no such parameter."""
+    if by is None:
+        return "all arms"
+    return as_markup(formats.value(params[by])) if by in params else "none"
 
 
 def styles(records: Records, by: str | None) -> dict[str, dict[str, Any]]:
