@@ -259,10 +259,10 @@ def seen(head: Head, stopped: Stopped) -> dashboard.Seen:
             followers.append(
                 subprocess.Popen(shlex.split(stopped.submit), env=head.environment, stdout=log, stderr=log)
             )
-        dashboard.wait_until(lambda: view.job("small")["submission_id"] != before, 60)
+        dashboard.wait_until(lambda: view.job("small")["submission_id"] != before, LONGEST_SECONDS)
 
     found = dashboard.watch(view, head.session, "small", stopped.folder, submit)
-    assert followers[0].wait(60) == 0, (stopped.folder / "followed").read_text()
+    assert followers[0].wait(LONGEST_SECONDS) == 0, (stopped.folder / "followed").read_text()
     assert found.job["status"] == "SUCCEEDED", found.job
     assert len({path.parent for path in run.glob("tensorboard/000?/events.out.tfevents.*")}) == 6
     rows = pd.read_parquet(run / "trials.parquet").sort_values("number")
