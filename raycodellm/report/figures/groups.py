@@ -126,7 +126,7 @@ def grouping_of_trials(records: Records) -> str | None:
 
 
 def group_of(params: Mapping[str, Any], by: str | None) -> str:
-    """Name of the group of an arm with these parameters, as Plotly shows it; `none` where the arm has no such parameter."""
+    """Name of the group of an arm with these parameters, as Plotly shows it; `none` where it has no such parameter."""
     if by is None:
         return "all arms"
     return as_markup(formats.value(params[by])) if by in params else "none"
