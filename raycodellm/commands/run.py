@@ -149,7 +149,7 @@ def _run_left(task: _Task, began: float) -> int:
         try:
             _run_on_cluster(task, shown, timing, stopper)
             if not stopper.stopping.is_set():
-                with timing.part("judge"):
+                with timing.part("judge") if task.run.sweep.evaluation.judge else contextlib.nullcontext():
                     judged = win_rates.judge(task.run, shown.say, shown.waits_for, stopper.stopping.is_set)
                 shown.waits_for("the table of trials and the report")
                 return _finish(task.run, shown.say, shown.columns, judged, timing)

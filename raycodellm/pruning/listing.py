@@ -146,8 +146,8 @@ def _require_end(storage: Folder, name: str) -> None:
     if storage.local is not None and not (storage.local / name).exists():
         leads = os.readlink(storage.local / name)
         raise UserError(
-            f"nothing is deleted, since {storage}/{name} is a link to {leads}, which is not there now: a run folder on "
-            "another disk? Mount that, or delete the link"
+            f"nothing is deleted, since {name} is a link to {leads}, which is not there now: a run folder on another "
+            "disk? Mount that, or delete the link"
         )
 
 
