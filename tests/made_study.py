@@ -47,7 +47,7 @@ Params = Mapping[str, Any]
 
 @dataclass(frozen=True)
 class Truth:
-    """What a made study's scores come from, in bits per byte."""
+    """The parts that a made study's scores are the sum of, in bits per byte."""
 
     effect: Callable[[Params, str], float] = lambda params, task: 0.0
     """Effect of an arm on a task, against no code at all."""

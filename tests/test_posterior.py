@@ -1,4 +1,4 @@
-"""What is known of the score's surface: intervals that cover, also of the point that was chosen for its prediction."""
+"""The posterior of the score's surface: its intervals cover, also at the point that was chosen for its prediction."""
 
 from __future__ import annotations
 

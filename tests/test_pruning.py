@@ -50,7 +50,7 @@ def named(text: str, name: str, *overrides: str) -> SweepFile:
 
 Made = tuple[Path, dict[str, int]]
 _MADE: dict[Any, Made] = {}
-"""What a sweep left in a storage that was as some test had left it: to copy is a hundred times faster than to run."""
+"""A storage that a sweep has run in, by the storage before it: copying is a hundred times faster than running."""
 
 
 class Lab:

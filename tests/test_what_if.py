@@ -1,4 +1,4 @@
-"""What the arms say of points that were not run: curves with bands, and parameters that act together."""
+"""Predictions for points that were not run: curves with bands, and parameters that act together."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ FRESH = {one.__name__: one for one in (threshold, balance, weakest, valley, bump
 
 
 def made_sweep(number: int, num_arms: int, families: dict[str, Callable[[np.random.Generator], Truth]]) -> dict:
-    """What the command says of one made sweep, beside the truth."""
+    """The command's prediction for one made sweep, beside the truth."""
     family = list(families)[number % len(families)]
     noise, has_reference = NOISES[number // 5 % 3], number // 15 % 2 == 0
     rng = np.random.default_rng([7, number])

@@ -213,7 +213,7 @@ def _table(folder: Path, options: Any) -> str:
 
 
 def _measured(run: Path, num_trials: int) -> dict[str, Any]:
-    """What a finished side has trained, how long that took, and what came of it."""
+    """The tokens that a finished side has trained, the time that took, its scores and its models."""
     done = [json.loads(path.read_text())["record"] for path in run.parent.glob("stages/*/DONE")]
     scores, models = {}, {}
     for path in sorted(run.glob("trials/*/result.json")):

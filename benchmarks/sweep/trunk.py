@@ -1,4 +1,4 @@
-"""What stages of several total lengths save by sharing one constant-rate trunk, in one process and without Ray.
+"""Measures how much stages of several total lengths save by sharing one trunk, in one process and without Ray.
 
     python benchmarks/sweep/trunk.py --folder /tmp/trunk --rounds 3
 

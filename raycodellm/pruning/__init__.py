@@ -1,4 +1,4 @@
-"""What of a storage no kept sweep needs, and its deletion, which no other sweep of the storage comes to harm by."""
+"""Finds the parts of a storage that no kept sweep needs, and deletes them without harm to any other sweep."""
 
 from raycodellm.pruning.deletion import Deleted, carry_out
 from raycodellm.pruning.holding import held

@@ -33,7 +33,7 @@ _WORKERS = 32
 
 @dataclass(frozen=True)
 class Deleted:
-    """What was deleted, and what was not."""
+    """The things that were deleted, and those that were not."""
 
     items: tuple[Item, ...] = ()
     spared: tuple[Item, ...] = ()

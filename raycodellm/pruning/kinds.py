@@ -45,7 +45,7 @@ class Kind:
     folder: str
     nouns: str
     name: re.Pattern[str]
-    """Of a thing's own folder."""
+    """Name of a thing's own folder."""
     files: re.Pattern[str]
     """Paths of a thing's files, from its own folder on."""
     tokenizer: str | None = None

@@ -37,8 +37,24 @@ class StoredFile:
     is_link: bool = False
 
 
+class WithFiles:
+    """Size and age of what has files."""
+
+    files: tuple[StoredFile, ...]
+    made: float
+
+    @property
+    def num_bytes(self) -> int:
+        return sum(one.num_bytes for one in self.files)
+
+    @property
+    def written(self) -> float:
+        """Time of the last change of any of the files, or else of the folder itself, Unix seconds; 0 if not known."""
+        return max((one.written for one in self.files), default=self.made)
+
+
 @dataclass(frozen=True)
-class Thing:
+class Thing(WithFiles):
     """A stage, a token store, …: one folder of the storage with all its files."""
 
     kind: Kind
@@ -55,15 +71,6 @@ class Thing:
     @cached_property
     def paths(self) -> frozenset[str]:
         return frozenset(one.path for one in self.files)
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(one.num_bytes for one in self.files)
-
-    @property
-    def written(self) -> float:
-        """Time of the last change of any of its files, Unix seconds."""
-        return max((one.written for one in self.files), default=self.made)
 
     @property
     def stranger(self) -> str | None:

@@ -26,7 +26,7 @@ class Look:
     at: float
     """Unix seconds."""
     needs: tuple[Needs, ...]
-    """Of each sweep that is kept."""
+    """Needs of each sweep that is kept."""
     forgotten: tuple[Needs, ...]
     folders: tuple[Item, ...]
     """Folders of the sweeps and ladders to forget, and of those whose deletion was interrupted."""

@@ -1,4 +1,4 @@
-"""What each kept sweep of a storage needs: read from what its driver and its trials wrote when they used it.
+"""Reads the needs of each kept sweep of a storage from the files that its driver and its trials wrote.
 
 A trial writes the keys of its stages before it looks for them in the stage store, and a driver the identities of its
 data before its first trial. So these files name everything that a sweep has used; nothing is worked out twice. Trunks,
@@ -76,7 +76,7 @@ class Needs:
 
 
 def read_needs(storage: Folder, name: str, before: Needs | None = None, *, asks_finished: bool = False) -> Needs:
-    """What the sweep with the run folder `name` needs. `before`: what was read of the same run moments ago, whose
+    """The needs of the sweep with the run folder `name`. `before`: the needs read of the same run moments ago, whose
     trials are not read again. `asks_finished`: whether `is_finished` is found out, which may read the trials' items.
 
     Raises `UserError` where a file of the run folder cannot be read, since nothing tells then what is needed.

@@ -8,7 +8,7 @@ from dataclasses import dataclass, field, replace
 
 from raycodellm.finished import OPTIMIZER
 from raycodellm.pruning.kinds import PRUNED, STAGE, TRUNK, is_leftover, is_marker
-from raycodellm.pruning.listing import Listing, StoredFile, Thing
+from raycodellm.pruning.listing import Listing, StoredFile, Thing, WithFiles
 from raycodellm.pruning.needs import Needs
 from raycodellm.storage_files import CHECKPOINTS, COMPLETE, DONE
 
@@ -20,7 +20,7 @@ OPTIMIZERS, CHECKPOINTS_LEFT, LEFTOVERS, RUNS = "optimizer states", "checkpoints
 
 
 @dataclass(frozen=True)
-class Item:
+class Item(WithFiles):
     """One thing to delete, or a part of one."""
 
     group: str
@@ -31,15 +31,6 @@ class Item:
     made: float = 0.0
     """Time of the last change of a folder without files, Unix seconds; 0 where it is not known."""
     is_file: bool = False
-
-    @property
-    def num_bytes(self) -> int:
-        return sum(one.num_bytes for one in self.files)
-
-    @property
-    def written(self) -> float:
-        """Time of its last change, Unix seconds; 0 where it is not known."""
-        return max((one.written for one in self.files), default=self.made)
 
     @property
     def markers(self) -> tuple[str, ...]:
@@ -59,7 +50,7 @@ class Kept:
 
 @dataclass(frozen=True)
 class Plan:
-    """What is deleted, and what is not and why."""
+    """The things to delete, and those to leave, with the reason."""
 
     items: tuple[Item, ...] = ()
     young: tuple[Item, ...] = ()
@@ -89,7 +80,7 @@ class Plan:
 
 @dataclass(frozen=True)
 class Asked:
-    """What the user asks for."""
+    """The user's request."""
 
     forget: tuple[str, ...] = ()
     """Names of sweeps, and of ladders, to delete with all that only they need."""

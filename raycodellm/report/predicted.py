@@ -10,7 +10,7 @@ from raycodellm.report.records import Records
 from raycodellm.tables import Table, cells, formats
 
 NOTE = (
-    "Predictions of `raycodellm suggest` from arms that had been measured before; the measured score is the mean over "
+    "Predictions of raycodellm suggest from arms that had been measured before; the measured score is the mean over "
     "the arm's complete seeds. The first point is the predicted best, and its prediction is corrected for that choice. "
     "The best measured arm was chosen by its score, which noise makes look too good; what the other arms predict of it "
     "is not."

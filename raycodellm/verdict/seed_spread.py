@@ -84,7 +84,7 @@ class SeedSpreads:
         return " ".join([said, *map(_ends_told, (one for one in self.ratios if one.is_of_ends)), *self._by_value()])
 
     def _by_value(self) -> list[str]:
-        """Whether the noise depends on a code ratio."""
+        """The sentences that say if the noise depends on a code ratio."""
         compared = [one for one in self.ratios if not one.is_of_ends]
         if not compared:
             return []

@@ -91,7 +91,7 @@ def _is_whole(found: WinRates, planned: Plan, judge: Judge) -> bool:
 
 @dataclass
 class _Work:
-    """What was asked about the pairs of trials so far."""
+    """The questions and answers about the pairs of trials so far."""
 
     judge: Judge
     kept: KeptVerdicts

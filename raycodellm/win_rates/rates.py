@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 import statistics as plain
 from collections import defaultdict
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -50,7 +50,7 @@ class ArmWinRate:
     word: Word
     """`better` or `worse` than the reference, by the judge's taste; else `not known`."""
     p_corrected: float | None
-    """Of no difference, corrected for all arms (Holm); None where the noise between seeds is not known."""
+    """p of no difference, corrected for all arms (Holm); None where the noise between seeds is not known."""
     num_equal: int
     """Pairs of equal answers, over all seeds: they tie, and the judge was not asked about them."""
     counts: WinRate
@@ -145,8 +145,3 @@ def _pair(row: Mapping[str, Any]) -> JudgedPair:
     turned = {"first": "second", "second": "first", "tie": "tie"}.get(arm_first or "")
     lengths = (" " * row["reference_characters"], " " * row["characters"])
     return JudgedPair("", *lengths, base_first, turned, row["is_judged"])  # type: ignore[arg-type]
-
-
-def seeds_in_all(rates: Sequence[ArmWinRate]) -> int:
-    """Most seeds that any arm was compared with."""
-    return max((len(one.seeds) for one in rates), default=0)

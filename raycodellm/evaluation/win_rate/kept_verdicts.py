@@ -1,4 +1,4 @@
-"""What a judge has said, kept in a folder, so that no question is asked twice.
+"""A judge's words, kept in a folder, so that no question is asked twice.
 
 A judge's words are known by everything that they depend on: the judge's name, the length that they may have, and the
 question, which holds the request and both answers in their order. They are written about every `FLUSH_SECONDS` into a
