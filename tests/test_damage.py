@@ -94,6 +94,7 @@ def whole(sweep_text: str, tmp_path_factory) -> Path:
     opened = sweep.open_run(config.parse(sweep_text, overrides=("search.trials=5",)), Folder(str(folder)))
     write_trials(opened)
     opened.folder.write_json("timing.json", {"ray start": 5.0})
+    (opened.folder / "runs").write_json("0000.json", {"began": 1.0, "heard": 2.0})
     (opened.storage / "tokens" / "prose-0").write_json("manifest.json", MANIFEST)
     sweep.write_table(opened)
     return folder
@@ -140,6 +141,7 @@ FILES = {
     "small/trials/0003/trial.json": "said",
     "small/trials/0001/items.parquet": "there twice",
     "small/timing.json": "said",
+    "small/runs/0000.json": "said",
     "small/trials.parquet": "there twice",
     "small/.lock": "not needed",
     "stages/pretrain-0000000000000001/stage.json": "partly there twice",

@@ -25,6 +25,7 @@ ORDER = (
         "records",
         "known_trials",
         "storage_files",
+        "run_times",
         "finished",
         "device_peaks",
         "learning_rate",

@@ -207,8 +207,8 @@ def outcome(storage: Path, name: str, began: float) -> dict[str, Any]:
 
     run = storage / name
     found: dict[str, Any] = {}
-    if (run / "timeline.json").is_file():
-        told = json.loads((run / "timeline.json").read_text())
+    if kept := sorted((run / "runs").glob("*.json")):
+        told = json.loads(kept[-1].read_text())
         first = [job["first_step"] for job in told["jobs"].values() if "first_step" in job]
         found["parts_seconds"] = {part: round(end - start, 1) for part, (start, end) in told["parts"].items()}
         found["first_step_seconds"] = round(min(first) - began, 1) if first else None

@@ -1,7 +1,7 @@
 """Measures the time from the command to the first optimiser step, and the cost of a further trial beside its training.
 
 Runs `raycodellm run sweeps/quickstart.yaml` with little training, in a new storage. The times come from the run's
-`timeline.json`, Optuna's journal and the results. Then runs the usual way, `_honest_tune.py`: as many trials, two at
+`runs/0000.json`, Optuna's journal and the results. Then runs the usual way, `_honest_tune.py`: as many trials, two at
 once, of the same model, with as many steps of the same size on the same token stores, and lm-eval on the same items.
 The usual trials have one stage, and make no tokenizer, token store, ledger, checkpoint or exported model.
 
@@ -163,7 +163,7 @@ def _ours(storage: Path, trials: int) -> Measured:
         command += ["--set", setting]
     run = storage / "quickstart"
     began, measured, samples = _watched([*command, "--storage", str(storage)])
-    timeline = json.loads((run / "timeline.json").read_text())
+    timeline = json.loads((run / "runs" / "0000.json").read_text())
     parts, jobs = timeline["parts"], timeline["jobs"]
     first = min((job for job in jobs.values() if "first_step" in job), key=lambda job: job["first_step"])
     study = _study(run / "optuna.log")

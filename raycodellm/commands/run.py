@@ -12,13 +12,12 @@ from dataclasses import dataclass, field
 from functools import partial
 from typing import TYPE_CHECKING
 
-from raycodellm import retrying, search, storage_files
+from raycodellm import retrying, run_times, search, storage_files
 from raycodellm.commands import win_rates
 from raycodellm.commands.connection import ClusterConnection
 from raycodellm.commands.request import DONE, FAILED, STOPPED, SweepRequest, log_path
 from raycodellm.config import SweepFile, UserError, without_credentials
 from raycodellm.evaluation import Stopped
-from raycodellm.files import Folder
 from raycodellm.tables.trials import trial_name
 
 if TYPE_CHECKING:
@@ -126,7 +125,8 @@ def carry_out_file(
 def _run_left(task: _Task, began: float) -> int:
     from raycodellm import display, sweep
 
-    timing = sweep.Timing({"imports": time.monotonic() - began})
+    imports = time.monotonic() - began
+    timing = sweep.Timing(task.run.folder, time.time() - imports, {"imports": imports})
     log = log_path(task.run.folder)
     again = task.request.again()
     with (
@@ -146,11 +146,14 @@ def _run_left(task: _Task, began: float) -> int:
             shown.say(str(task.memory_fit))
         stops = "" if task.request.is_submitted else "Ctrl-C stops cleanly; "
         shown.say(f"log: {log}; {stops}continue with: {again}")
+        ended = run_times.FAILED
         try:
+            timing.keep(run_times.RUNNING)
             _run_on_cluster(task, shown, timing, stopper)
             if not stopper.stopping.is_set():
                 with timing.part("judge") if task.run.sweep.evaluation.judge else contextlib.nullcontext():
                     judged = win_rates.judge(task.run, shown.say, shown.waits_for, stopper.stopping.is_set)
+                ended = run_times.DONE
                 shown.waits_for("the table of trials and the report")
                 return _finish(task.run, shown.say, shown.columns, judged, timing)
         except UserError:
@@ -163,6 +166,8 @@ def _run_left(task: _Task, began: float) -> int:
             shown.say(f"failed: {cause}")
             shown.say(f"the log has more: {log}")
             raise RunFailed(f"{cause}; the log has more: {log}") from error
+        finally:
+            timing.keep(run_times.STOPPED if stopper.stopping.is_set() else ended)
         shown.say(f"stopped; continue with: {again}")
         return STOPPED
 
@@ -300,12 +305,10 @@ def _finish(
     results = retrying.patiently(lambda: sweep.write_table(run, say, known), "trials.parquet")
     records = None
     if timing is not None:
-        before = storage_files.attempt(lambda: storage_files.read_timing(run.folder), say) or {}
-        _write_timing(run.folder, before, timing.seconds)
+        timing.keep(run_times.DONE)
         with timing.part("report"):
             records = report.read_records(run.folder, run.storage)
             retrying.patiently(partial(report.write_pages, records), "the report")
-        _write_timing(run.folder, before, timing.seconds)
     elif judged.is_new:
         records = report.read_records(run.folder, run.storage)
         retrying.patiently(partial(report.write_pages, records), "the report")
@@ -316,10 +319,3 @@ def _finish(
     if failed:
         say(f"{len(failed)} of {len(results)} trials failed; the log has more: {log_path(run.folder)}")
     return FAILED if failed or not judged.is_complete else DONE
-
-
-def _write_timing(folder: Folder, before: dict[str, float], seconds: dict[str, float]) -> None:
-    """Adds this run's seconds to those `before`; keeps the fields that a newer version wrote."""
-    kept = storage_files.attempt(lambda: folder.read_json("timing.json"), lambda line: None) or {}
-    added = {name: before.get(name, 0.0) + seconds.get(name, 0.0) for name in {**before, **seconds}}
-    retrying.patiently(lambda: folder.write_json("timing.json", {**kept, **added}), "timing.json")

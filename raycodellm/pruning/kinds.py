@@ -89,7 +89,7 @@ KINDS = (STAGE, TRUNK, TOKEN_STORE, TOKENIZER, GIVEN_MODEL)
 _RUN_FILES = re.compile(
     r"(sweep\.yaml|contents\.json|data\.json|spent\.json|timing\.json|timeline\.json|warm_start\.json|suggested\.json"
     r"|OWNER|\.lock|run\.log[^/]*|optuna\.log[^/]*|trials\.parquet|ladder\.json)"
-    rf"|trials/\d+(/.*)?|(report|tune|slots|tensorboard|optuna\.log\.parts|{WIN_RATES})/.*"
+    rf"|trials/\d+(/.*)?|runs/\d+\.json|(report|tune|slots|tensorboard|optuna\.log\.parts|{WIN_RATES})/.*"
 )
 
 

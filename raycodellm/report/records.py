@@ -20,6 +20,7 @@ from raycodellm.finished import read_finished_stage
 from raycodellm.records import ENDED, StageRecord
 from raycodellm.report.pairs import Compared, compared_models
 from raycodellm.report.ranking import ArmScore, ranking
+from raycodellm.run_times import RunTimes, read_run_times
 from raycodellm.tables import Sharing, sharing, stage_use
 from raycodellm.tables.stopped import consumed_stages
 from raycodellm.tables.trials import Row, stages_of
@@ -49,13 +50,15 @@ class Records:
     stages: dict[str, StageRecord]
     """Maps the keys of finished stages to their records."""
     timing: dict[str, float]
-    """Seconds by part of the run."""
+    """Seconds by part of those runs that a version before `run_times` timed."""
     lost: dict[str, None] = field(default_factory=dict)
     """One line for each file that could not be read, in order."""
     read_curves: dict[str, Curve] = field(default_factory=dict)
     """The curves that were read until now."""
     spent: storage_files.Spent = field(default_factory=storage_files.Spent)
     """Tokens and times that the sweep had spent when its driver last wrote them."""
+    runs: Sequence[RunTimes] = ()
+    """The runs of the sweep, in the order in which they began."""
 
     @cached_property
     def sweep(self) -> Sweep:
@@ -248,6 +251,7 @@ def read_records(
         lost=lost,
         read_curves=before.read_curves if before else {},
         spent=storage_files.attempt(partial(storage_files.read_spent, run), lost.setdefault, storage_files.Spent()),
+        runs=storage_files.attempt(partial(read_run_times, run), lost.setdefault, ()),
     )
 
 

@@ -3,9 +3,20 @@
 from __future__ import annotations
 
 from raycodellm import win_rates
-from raycodellm.report import constraints, effects, figures, looks, pairs, predicted, seed_spread, tables, what_if
+from raycodellm.report import (
+    constraints,
+    effects,
+    figures,
+    looks,
+    pairs,
+    predicted,
+    seed_spread,
+    tables,
+    times,
+    what_if,
+)
 from raycodellm.report.answer import unknown_noise
-from raycodellm.report.parts import Bars, Code, Part, Section, Tree
+from raycodellm.report.parts import Code, Part, Section, Tree
 from raycodellm.report.records import Records
 from raycodellm.report.shortened import shortened
 from raycodellm.search import FEWEST_POINTS
@@ -135,7 +146,7 @@ def _all_sections(records: Records) -> list[Section]:
         Section("Failed trials", _unless_empty(tables.failures(records))),
         Section("Deaths and preemptions", _unless_empty(tables.lost_workers(records)), _LOST_NOTE),
         Section("Budget", _unless_empty(tables.spent(records)), _BUDGET_NOTE),
-        Section("Where the time went", [Bars(bars)] if (bars := tables.times(records)) else []),
+        Section("Where the time went", times.parts(records), times.NOTE),
         Section("All trials", _unless_empty(tables.trials(records)), is_folded=True),
         Section("Settings", [Code(records.run.read_text("sweep.yaml"))], is_folded=True),
         Section("Files that could not be read", list(records.lost)),  # last: the other sections read files

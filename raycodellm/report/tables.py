@@ -295,11 +295,6 @@ def trials(records: Records) -> Table:
     return trials_table(records.rows, [one.metric for one in records.sweep.search.objectives])
 
 
-def times(records: Records) -> list[tuple[str, float, str]]:
-    """Name, seconds and duration in words of each part of the run that the driver has timed."""
-    return [(name, float(spent), formats.seconds(spent)) for name, spent in records.timing.items() if is_present(spent)]
-
-
 def stages(records: Records) -> tuple[StageNode, ...]:
     """The stage tree of all trials."""
     chains = ((row["number"], stages_of(row)) for row in records.rows)

@@ -43,6 +43,8 @@ class Results:
         self._num_changes = 0
         """Since the table was last written."""
         self._written_at = clock()
+        self.num_ended = 0
+        """Trials that have ended in this run."""
 
     def all(self) -> KnownTrials:
         """In the order of their numbers."""
@@ -63,6 +65,7 @@ class Results:
     def end(self, result: TrialResult) -> None:
         """A trial has ended."""
         self._put(result)
+        self.num_ended += 1
 
     def _put(self, result: TrialResult) -> None:
         result = sharing_names(result)

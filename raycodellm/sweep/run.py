@@ -6,7 +6,7 @@ import contextlib
 import time
 from typing import TYPE_CHECKING, Protocol
 
-from raycodellm import config, retrying, stage_store
+from raycodellm import config, stage_store
 from raycodellm.config import Scaling
 from raycodellm.identity import Contents
 from raycodellm.sweep import background_imports, early_stopping
@@ -23,7 +23,6 @@ from raycodellm.sweep.watchdog import SweepLost, Watchdog
 
 if TYPE_CHECKING:
     from raycodellm.dispatch import Sight
-    from raycodellm.slots.handle import DispatcherHandle
     from raycodellm.slots.pool import SlotPool
     from raycodellm.tokens import SourceProgress
 
@@ -105,9 +104,9 @@ def run_sweep(
         with timing.part("trials"):
             results = Results(run)
             account = Account(run, context.chain, results.all(), began=began)
-            watchdog = Watchdog(dispatcher, run, results, monitor, stopper, connected.address, account)
+            watchdog = Watchdog(dispatcher, run, results, monitor, stopper, connected.address, account, timing)
             watchdog.watch(lambda: tune_trials(context, results, account, num_trials, max_slots, stopper, monitor))
-        _keep_times(run, dispatcher, timing)
+        timing.jobs = ray.get(dispatcher.times.remote())
     except SweepLost as lost:
         end_seconds = 1.0 if lost.head_lost else end_seconds
         raise
@@ -116,17 +115,6 @@ def run_sweep(
         pool.close(end_seconds)
         with contextlib.suppress(OSError):
             (run.folder / "slots").delete()
-
-
-def _keep_times(run: Run, dispatcher: DispatcherHandle, timing: Timing) -> None:
-    """Adds the slots' seconds to `timing`, and writes `timeline.json`."""
-    import ray
-
-    snapshot = ray.get(dispatcher.snapshot.remote())
-    timing.seconds["slots (until the first is ready, beside tokens)"] = snapshot.first_slot_seconds or 0.0
-    timing.seconds.update({f"{kind} (slot-seconds)": s for kind, s in snapshot.busy_seconds.items()})
-    timeline = {"parts": timing.spans, "jobs": ray.get(dispatcher.times.remote())}
-    retrying.patiently(lambda: run.folder.write_json("timeline.json", timeline), "timeline.json")
 
 
 def _check_epochs(run: Run, materials: stage_store.Materials) -> None:

@@ -21,6 +21,7 @@ from raycodellm.sweep.folder import Run
 from raycodellm.sweep.results import Results
 from raycodellm.sweep.spending import Account
 from raycodellm.sweep.stopper import Stopper
+from raycodellm.sweep.timing import Timing
 
 logger = logging.getLogger(__name__)
 
@@ -85,9 +86,10 @@ class Watchdog:
         stopper: Stopper,
         head_address: str,
         account: Account | None = None,
+        timing: Timing | None = None,
     ) -> None:
         self.dispatcher, self.run, self.results, self.monitor = dispatcher, run, results, monitor
-        self.stopper, self.head_address, self.account = stopper, head_address, account
+        self.stopper, self.head_address, self.account, self.timing = stopper, head_address, account, timing
         self.asked_to_stop = False
         self.head = HeadWatch(head_address)
         self._began = time.monotonic()
@@ -140,6 +142,7 @@ class Watchdog:
         snapshot = Snapshot()
         with contextlib.suppress(ray.exceptions.RayError, SweepLost):
             snapshot = self._ask("snapshot")
+            self._time(snapshot)
             self.monitor.training(snapshot, self.results.all())
         if snapshot.abandoned is not None:
             self.stopper.lost.set()
@@ -157,6 +160,8 @@ class Watchdog:
             self.results.write_table_if_due()
             if self.account is not None:
                 self.account.write_if_due()
+            if self.timing is not None:
+                self.timing.write_if_due()
         except OSError as error:  # the storage may answer again at the next look
             if not retrying.is_passing(error):
                 raise
@@ -169,8 +174,16 @@ class Watchdog:
             self._drain()
             raise SweepLost(snapshot.abandoned)
 
+    def _time(self, snapshot: Snapshot) -> None:
+        """Keeps where the run's time went until now."""
+        if self.timing is not None:
+            self.timing.slot_seconds = dict(snapshot.busy_seconds)
+            self.timing.first_slot_seconds = snapshot.first_slot_seconds
+            self.timing.num_ended = self.results.num_ended
+
     def _accounted(self, snapshot: Snapshot) -> Snapshot:
         """Counts what the sweep spends; the snapshot with how much of its budget that is."""
+        self._time(snapshot)
         if self.account is None:
             return snapshot
         self.account.look(snapshot)
