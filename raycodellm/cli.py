@@ -185,6 +185,9 @@ def _prune_options(made: argparse.ArgumentParser) -> None:
         help="delete, too, what finished sweeps need only to train more: optimizer states and trunks",
     )
     made.add_argument("--grace", type=float, metavar="HOURS", help="what is younger stays; default 24")
+    made.add_argument(
+        "--follow-links", action="store_true", help="delete from stages/ and the like where these are links, too"
+    )
     made.add_argument("--yes", action="store_true", help="delete without a question")
     made.add_argument("--all", action="store_true", help="list every item, not only the five largest of each kind")
     made.add_argument("--json", action="store_true", help="one JSON object; docs/cluster.md lists its keys")
@@ -312,6 +315,7 @@ def prune_storage(options: argparse.Namespace) -> int:
         yes=options.yes,
         show_all=options.all,
         as_json=options.json,
+        follow_links=options.follow_links,
     )
     return pruning.prune(options.storage, chosen, _complain)
 

@@ -77,14 +77,17 @@ def cache_folder() -> Path:
 class Folder:
     """A folder by its URI: a local path, `file://`, `s3://` or `gs://`. The first write creates it.
 
-    Raises `UserError` for an address without a bucket, and for one with a key in it, since addresses are written into
-    records.
+    Raises `UserError` for an address without a bucket, for one with a key in it, since addresses are written into
+    records, and for a path that is no text, which Arrow does not open.
     """
 
     uri: str
 
     def __post_init__(self) -> None:
         refuse_credentials(self.uri)
+        if not self.uri.isascii() and any("\ud800" <= one <= "\udfff" for one in self.uri):
+            shown = self.uri.encode(errors="backslashreplace").decode()
+            raise UserError(f"{shown}: is a path with bytes that are no UTF-8; rename its folder")
         if self.uri.startswith("file://"):
             object.__setattr__(self, "uri", self.uri.removeprefix("file://"))
         if "://" not in self.uri:

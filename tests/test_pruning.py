@@ -277,6 +277,16 @@ def test_a_stage_whose_run_folder_was_deleted_today_stays_for_the_grace_period(l
     assert {*lab.stages()} == keys_of(lab, named(lab.text, "a"))
 
 
+def test_a_clock_that_runs_ahead_of_the_storages_voids_no_grace(lab: Lab, monkeypatch, capsys) -> None:
+    lab.run("a")
+    shutil.rmtree(Path(lab.storage.uri) / "a")
+    before = every_file(Path(lab.storage.uri))
+    real = time.time
+    monkeypatch.setattr(time, "time", lambda: real() + 30 * DAYS)
+    assert lab.prune(clock=None) == cli.DONE and every_file(Path(lab.storage.uri)) == before
+    assert "this machine's clock is 720.0 h ahead of the storage's" in capsys.readouterr().out
+
+
 def test_what_a_stranger_put_into_a_storage_is_never_touched(lab: Lab, tmp_path: Path) -> None:
     lab.run("a"), lab.run("b", "pretrain.code_ratio=0.5")
     root = Path(lab.storage.uri)
@@ -313,7 +323,10 @@ def test_a_folder_that_is_a_link_into_another_storage_is_left_alone(lab: Lab, tm
     shutil.move(theirs / "stages", disk)
     (mine / "stages").unlink()
     (mine / "stages").symlink_to(disk)
+    before = every_file(disk)
     lab.prune()
+    assert every_file(disk) == before, "another storage may be linked to it too"
+    lab.prune(follow_links=True)
     assert {*os.listdir(disk)} == keys_of(lab, named(lab.text, "a"))
 
 
@@ -370,14 +383,18 @@ def test_a_run_folder_on_another_disk_keeps_its_stages_and_while_that_is_away_no
         lab.prune()
 
 
-def test_a_run_folder_that_was_put_away_inside_the_storage_keeps_its_stages_and_can_be_forgotten(lab: Lab) -> None:
+@pytest.mark.parametrize("into", ["old", "old/2025/mine"])
+def test_a_run_folder_that_was_put_away_inside_the_storage_keeps_its_stages_and_can_be_forgotten(
+    lab: Lab, into: str
+) -> None:
     lab.run("a"), lab.run("b", "pretrain.code_ratio=0.5")
     root = Path(lab.storage.uri)
     shutil.copytree(root, root / "another")  # a storage of its own, inside
-    (root / "old").mkdir()
-    shutil.move(root / "b", root / "old" / "b")
+    (root / into).mkdir(parents=True)
+    (root / "old" / "round").symlink_to(root / "old")
+    shutil.move(root / "b", root / into / "b")
     assert lab.paths() == set()
-    assert lab.prune("old/b") == cli.DONE and lab.storage.list() == [
+    assert lab.prune(f"{into}/b") == cli.DONE and lab.storage.list() == [
         "a",
         "another",
         "old",
@@ -415,6 +432,41 @@ def test_a_trial_that_has_lost_its_files_keeps_its_stages(lab: Lab) -> None:
     assert lab.paths() == set()
 
 
+def test_a_model_behind_a_relative_path_stays_from_wherever_the_storage_is_pruned(
+    lab: Lab, tmp_path: Path, monkeypatch
+) -> None:
+    """The sweep has trials that wait for a slot, and so no stage yet that tells where its model lies."""
+    lab.run("a")
+    chosen, *others = lab.stages()
+    model = Path(lab.storage.uri) / "stages" / chosen / "model"
+    (model / "config.json").write_text('{"model_type": "llama"}')
+    shutil.copy(conftest.__file__, model / "model.safetensors")
+    (tmp_path / "best").symlink_to(model)
+    monkeypatch.chdir(tmp_path)
+    run = sweep.open_run(named(lab.text, "b", "model={pretrained: ./best}"), lab.storage)
+    lab.give_data(run.file)
+    assert sweep.fix_contents(run) is not None and sweep.fix_contents(run) is not None
+    begun = TrialResult(0, "running", arm=0, seed=0, stages=("pretrain-00000000000000ee",))
+    (run.folder / "trials" / "0000").write_json("trial.json", as_json(begun))
+    monkeypatch.chdir("/")
+    assert lab.paths("a") == {"a", *(f"stages/{key}" for key in others)}
+
+
+def test_names_that_are_no_text_are_listed_on_one_line(lab: Lab, capsys) -> None:
+    lab.run("a"), lab.run("b", "pretrain.code_ratio=0.5")
+    root = Path(lab.storage.uri)
+    strange, no_text = "x\n9 TB can be freed\x1b[2J ü", os.fsdecode(b"caf\xe9")
+    (root / strange).mkdir(), (root / no_text).mkdir()
+    shutil.move(root / "b", root / strange / "b")
+    assert lab.prune(f"{strange}/b", yes=False) == cli.DONE
+    said = capsys.readouterr().out
+    assert "x\\n9 TB can be freed\\x1b[2J ü/b" in said and "\x1b" not in said and "\n9" not in said
+    assert "caf\\udce9" in said
+    shutil.move(root / strange / "b", root / no_text / "b")
+    with pytest.raises(UserError, match=r"^nothing is deleted.*caf\\udce9/b: is a path with bytes that are no UTF-8"):
+        lab.prune()
+
+
 # ------------------------------------------------------------------------------------------- data that is being made
 
 
@@ -446,6 +498,26 @@ def test_a_stage_that_is_being_trained_stays_whoever_trains_it(lab: Lab) -> None
     assert Lease(stage, "a sweep of another storage", sleep=lambda seconds: None).take() is None
     paths = {item.path for item in pruning.look(lab.storage, pruning.Asked(grace_hours=0), time.time()).plan.items}
     assert paths == set() and lab.paths() == {"stages/pretrain-00000000000000ff"}
+
+
+def test_what_is_being_written_into_a_needed_stage_stays_whatever_the_grace(lab: Lab) -> None:
+    """A checkpoint of a stage in training, and a result of an evaluation."""
+    lab.run("a", stop_after=1)
+    trained, evaluated = lab.stages()
+    stage = lab.storage / "stages" / trained
+    stage.delete("DONE")
+    assert Lease(stage, "its slot", sleep=lambda seconds: None).take() is None
+    (stage / "checkpoint" / "step-000050").write_bytes("COMPLETE", b"")
+    written = (stage / "checkpoint" / ".step-000100.3kz_9abc", lab.storage / "stages" / evaluated / "evaluation")
+    written[0].write_bytes("state.json", b"{}"), written[1].write_bytes(".boxes.parquet.3kz_9abc", b"")
+
+    def paths(at: float) -> set[str]:
+        return {item.path for item in pruning.look(lab.storage, pruning.Asked(grace_hours=0), at).plan.items}
+
+    assert paths(time.time() + 1) == set()
+    assert paths(time.time() + 3600) == {str(one)[len(str(lab.storage)) + 1 :] for one in written[:1]} | {
+        f"stages/{evaluated}/evaluation/.boxes.parquet.3kz_9abc"
+    }
 
 
 # --------------------------------------------------------------------------------------------------- training state
@@ -615,33 +687,78 @@ def test_a_sweep_that_begins_while_the_question_waits_keeps_what_it_uses(lab: La
     assert lab.go_on(named(lab.text, "late")) == 0
 
 
-def test_a_run_folder_that_cannot_be_read_in_the_last_moment_gives_everything_back(lab: Lab, monkeypatch) -> None:
+def test_a_stage_that_is_needed_after_all_comes_back_on_a_full_disk(lab: Lab, monkeypatch) -> None:
+    lab.run("a")
+    root = Path(lab.storage.uri)
+    shutil.move(root / "a", root.parent / "away")
+    before = every_file(root)
+    real = pruning.Look.again
+
+    def full(folder: Folder, name: str, data: bytes) -> None:
+        raise OSError(errno.ENOSPC, "No space left on device", name)
+
+    def again(look: pruning.Look) -> pruning.Look:
+        shutil.move(root.parent / "away", root / "a")
+        monkeypatch.setattr(Folder, "write_bytes", full)
+        return real(look)
+
+    monkeypatch.setattr(pruning.Look, "again", again)
+    assert lab.prune() == cli.DONE
+    shutil.move(root / "a", root.parent / "away")
+    assert {name: held for name, held in every_file(root).items() if name != ".pruning"} == before
+
+
+@pytest.mark.parametrize("error", [UserError("damaged"), KeyboardInterrupt()])
+def test_what_ends_a_deletion_in_the_last_moment_gives_everything_back(lab: Lab, monkeypatch, error) -> None:
     lab.run("a")
     shutil.rmtree(Path(lab.storage.uri) / "a")
     before = every_file(Path(lab.storage.uri))
 
     def again(look: pruning.Look) -> pruning.Look:
-        raise UserError("damaged")
+        raise error
 
     monkeypatch.setattr(pruning.Look, "again", again)
-    with pytest.raises(UserError, match="damaged"):
+    with pytest.raises(type(error)):
         lab.prune()
     assert every_file(Path(lab.storage.uri)) == before
 
 
-def test_what_another_user_lets_nobody_delete_stays_whole_and_the_rest_goes(lab: Lab, monkeypatch, capsys) -> None:
+def test_ctrl_c_in_the_middle_leaves_each_thing_whole_or_gone(lab: Lab, monkeypatch) -> None:
+    lab.run("a")
+    shutil.rmtree(Path(lab.storage.uri) / "a")
+    before = every_file(Path(lab.storage.uri))
+    real, count = shutil.rmtree, itertools.count()
+
+    def rmtree(path: Path, **named: Any) -> None:
+        if not named and next(count) == 3:
+            raise KeyboardInterrupt
+        real(path, **named)
+
+    monkeypatch.setattr(shutil, "rmtree", rmtree)
+    with pytest.raises(KeyboardInterrupt):
+        lab.prune()
+    after = {path: held for path, held in every_file(Path(lab.storage.uri)).items() if ".pruned-" not in path}
+    left = {path.split("/")[1] for path in after}
+    assert len(left) == 6 and after == {path: held for path, held in before.items() if path.split("/")[1] in left}
+
+
+@pytest.mark.parametrize("last", ["DONE", ""])
+def test_what_another_user_lets_nobody_delete_stays_whole_and_the_rest_goes(
+    lab: Lab, monkeypatch, capsys, last: str
+) -> None:
+    """Neither its markers, or only not the folder that holds them."""
     lab.run("a")
     shutil.rmtree(Path(lab.storage.uri) / "a")
     theirs, *mine = lab.stages()
     before = every_file(Path(lab.storage.uri) / "stages" / theirs)
-    real = Folder.delete
+    real = os.rename
 
-    def delete(folder: Folder, name: str = "") -> None:
-        if theirs in name:
-            raise PermissionError(13, "Permission denied", f"{folder}/{name}")
-        real(folder, name)
+    def rename(source: Path, target: Path) -> None:
+        if source == Path(lab.storage.uri) / "stages" / theirs / last:
+            raise PermissionError(13, "Permission denied", str(source))
+        real(source, target)
 
-    monkeypatch.setattr(Folder, "delete", delete)
+    monkeypatch.setattr(os, "rename", rename)
     assert lab.prune() == cli.FAILED
     assert f"stages/{theirs}: is not deleted, or not whole" in capsys.readouterr().out
     assert lab.stages() == [theirs] and every_file(Path(lab.storage.uri) / "stages" / theirs) == before and mine

@@ -5,6 +5,7 @@ from __future__ import annotations
 import time
 from collections.abc import Iterator
 from dataclasses import replace
+from pathlib import Path
 
 import pytest
 from s3_server import Requests, s3_server
@@ -74,14 +75,20 @@ def stages(storage: Folder) -> set[str]:
     return {*(storage / "stages").list()}
 
 
-def test_what_no_run_needs_is_deleted_from_a_bucket_and_nothing_else(storage: Folder) -> None:
+def test_what_no_run_needs_is_deleted_from_a_bucket_and_nothing_else(storage: Folder, tmp_path: Path) -> None:
     (storage / "stages" / key(21)).write_bytes("notes.txt", b"mine")
     (storage / "papers").write_bytes("ma.pdf", b"mine")
     assert prune(storage.uri, Pruning(yes=True), print, clock=time.time) == 0
     assert len(stages(storage)) == 11, "all are young"
-    assert prune(storage.uri, Pruning(("b",), yes=True), print, clock=next_month) == 0
+    (storage / "b").download(tmp_path)
+    (storage / "old" / "2025" / "b").upload(tmp_path)
+    storage.delete("b")
+    assert not {f"stages/{key(number)}" for number in range(10, 13)} & {
+        item.path for item in pruning.look(storage, pruning.Asked(), next_month()).plan.items
+    }
+    assert prune(storage.uri, Pruning(("old/2025/b",), yes=True), print, clock=next_month) == 0
     assert stages(storage) == {*map(key, range(3)), key(21)}
-    assert [*storage.list()] == ["a", "papers", "stages", "tokens"]
+    assert [name for name in storage.list() if name != "old"] == ["a", "papers", "stages", "tokens"]
     assert (storage / "tokens").list() == [f"prose-{0:016x}"]
     found = pruning.look(storage, pruning.Asked(), next_month())
     assert found.plan.items == () and found.plan.kept_bytes == 3 * 50 + 2

@@ -12,9 +12,24 @@ from dataclasses import dataclass
 from raycodellm.commands.request import DONE, FAILED
 from raycodellm.config import UserError
 from raycodellm.files import Folder
-from raycodellm.pruning import GRACE_HOURS, Asked, Deleted, Look, carry_out, document, held, lines, look, size
+from raycodellm.pruning import (
+    DELETER,
+    GRACE_HOURS,
+    Asked,
+    Deleted,
+    Look,
+    carry_out,
+    document,
+    held,
+    lines,
+    look,
+    printable,
+    size,
+)
 
 Say = Callable[[str], None]
+_CLOCK_SECONDS = 120.0
+"""A difference between two clocks that the user is told of."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +43,7 @@ class Pruning:
     """True to delete without a question."""
     show_all: bool = False
     as_json: bool = False
+    follow_links: bool = False
 
 
 def prune(
@@ -35,27 +51,27 @@ def prune(
     options: Pruning,
     complain: Say,
     ask: Callable[[str], str] | None = None,
-    clock: Callable[[], float] = time.time,
+    clock: Callable[[], float] | None = None,
 ) -> int:
     """Lists what can be deleted from the storage and deletes it when the user, or `--yes`, says so; returns the exit
-    code. `ask`: puts a question to the user; None for the terminal, where there is one."""
+    code. `ask`: puts a question to the user; None for the terminal, where there is one. `clock`: Unix seconds; None for
+    this machine's, and at the deletion the storage's where that is behind."""
     if not options.grace_hours >= 0 or math.isinf(options.grace_hours):
         raise UserError(f"--grace: found {options.grace_hours:g}; must be a number of hours, 0 or more")
     storage = Folder(uri)
-    asked = Asked(options.forget, options.drop_training_state, options.grace_hours)
+    asked = Asked(options.forget, options.drop_training_state, options.grace_hours, options.follow_links)
     ask = ask or (input if sys.stdin.isatty() and sys.stdout.isatty() and not options.as_json else None)
-    found = look(storage, asked, clock())
+    found = look(storage, asked, (clock or time.time)())
     plan = found.plan
     if not options.as_json:
-        listed = "\n".join(lines(found, plan, show_all=options.show_all))
-        print(listed.encode(errors="backslashreplace").decode(), flush=True)  # a name may be no text
+        print("\n".join(lines(found, plan, show_all=options.show_all)), flush=True)
     done: Deleted | None = None
     if plan.items and (options.yes or (ask is not None and _agrees(ask, found))):
         done = _delete(found, clock, complain)
         for one in done.spared:
-            complain(f"{one.path}: is needed since a moment ago, and stays")
+            complain(printable(f"{one.path}: is needed since a moment ago, and stays"))
         for path, why in done.failed:
-            complain(f"{path}: is not deleted, or not whole: {why}")
+            complain(printable(f"{path}: is not deleted, or not whole: {why}"))
         if not options.as_json:
             print(f"deleted: {len(done.items)} things, {size(done.num_bytes)}")
     elif plan.items and not options.as_json:
@@ -66,17 +82,33 @@ def prune(
 
 
 def _agrees(ask: Callable[[str], str], found: Look) -> bool:
-    runs = "".join(f", and the run {name} with its scores and report" for name in found.forgotten_runs)
+    runs = "".join(f", and the run {printable(name)} with its scores and report" for name in found.forgotten_runs)
     try:
         return ask(f"delete {size(found.plan.num_bytes)}{runs}? [y/N] ").strip().lower() in ("y", "yes")
     except EOFError:
         return False
 
 
-def _delete(shown: Look, clock: Callable[[], float], say: Say) -> Deleted:
+def _delete(shown: Look, clock: Callable[[], float] | None, say: Say) -> Deleted:
     """Deletes what was shown, as far as that is still needed by no sweep: the question may have waited for hours."""
     storage = shown.listing.storage
     with held(storage, shown.forgotten_runs, say):
-        now = look(storage, shown.asked, clock())
+        now = look(storage, shown.asked, _storage_time(storage, say) if clock is None else clock())
         plan = now.plan.only({item.path for item in shown.plan.items})
-        return carry_out(storage, plan, lambda: now.again().plan)
+        try:
+            return carry_out(storage, plan, lambda: now.again().plan)
+        except KeyboardInterrupt:
+            say("what was not deleted yet is as it was; the same command goes on")
+            raise
+
+
+def _storage_time(storage: Folder, say: Say) -> float:
+    """The time by the clock that the storage's files have their times of, and not later than by this machine's: ages
+    by a clock that runs ahead would spare nothing. Unix seconds; the storage is held, by a file just written."""
+    here = time.time()
+    stamp = storage.stamp(DELETER)
+    written = here if stamp is None or not stamp[1] else stamp[1] / 1e9
+    if here - written > _CLOCK_SECONDS:
+        ahead = f"{(here - written) / 3600:.1f} h"
+        say(f"this machine's clock is {ahead} ahead of the storage's, by which ages are reckoned")
+    return min(here, written)

@@ -2,13 +2,14 @@
 
 from raycodellm.pruning.deletion import Deleted, carry_out
 from raycodellm.pruning.holding import held
-from raycodellm.pruning.listing import Listing, list_storage
+from raycodellm.pruning.listing import DELETER, Listing, list_storage
 from raycodellm.pruning.look import Look, look
 from raycodellm.pruning.needs import Needs, read_needs
 from raycodellm.pruning.plan import GRACE_HOURS, Asked, Item, Plan, decide
-from raycodellm.pruning.words import document, lines, size
+from raycodellm.pruning.words import document, lines, printable, size
 
 __all__ = [
+    "DELETER",
     "GRACE_HOURS",
     "Asked",
     "Deleted",
@@ -24,6 +25,7 @@ __all__ = [
     "lines",
     "list_storage",
     "look",
+    "printable",
     "read_needs",
     "size",
 ]

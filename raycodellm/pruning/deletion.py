@@ -1,12 +1,15 @@
 """Deletes what a plan names, so that neither a killed deletion nor a sweep that begins meanwhile comes to harm.
 
-1. The files that make things look finished go first: whatever happens next, the next run makes these things again.
+1. The files that make things look finished go first: whatever happens next, the next run makes these things again. On a
+   local disk they get another name, so that they come back also where the disk is full.
 2. The sweeps' needs are read once more. A trial writes which stages it needs before it looks whether they are finished.
    So a trial that has seen one finished is seen here: that stage gets its marker back and stays. A trial that comes
    later finds the stage unfinished and trains it.
 3. The rest goes, but for what somebody has written to since it was listed: a trial that makes the same thing again. On
    a local disk a folder first gets another name, and gets its own back where that has happened at the last moment. On
    an object store the deletion takes a request or two.
+
+A deletion that is stopped, as by Ctrl-C, leaves what it has not begun to delete as it was.
 """
 
 from __future__ import annotations
@@ -17,12 +20,12 @@ import os
 import shutil
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 from raycodellm.files import Folder, cause
 from raycodellm.pruning.kinds import PRUNED
-from raycodellm.pruning.listing import files_below
+from raycodellm.pruning.listing import StoredFile, files_below
 from raycodellm.pruning.plan import RUNS, Item, Plan
 
 _NO_RENAME = (errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
@@ -49,6 +52,14 @@ class Deleted:
 def carry_out(storage: Folder, plan: Plan, look_again: Callable[[], Plan]) -> Deleted:
     """Deletes the plan's items. `look_again`: the plan as the sweeps' needs are then."""
     task = _Deletion(storage)
+    try:
+        return _in_order(task, plan, look_again)
+    except BaseException:  # Ctrl-C, or nothing is known of what is needed now
+        task.each(task.give_back, [item for item in plan.items if item.path not in task.begun | task.spared])
+        raise
+
+
+def _in_order(task: _Deletion, plan: Plan, look_again: Callable[[], Plan]) -> Deleted:
     runs = [item for item in plan.items if item.group == RUNS]
     others = [item for item in plan.items if item.group != RUNS]
     task.each(task.unmark, runs)
@@ -56,12 +67,8 @@ def carry_out(storage: Folder, plan: Plan, look_again: Callable[[], Plan]) -> De
     if task.failed:  # a run folder that stays needs its stages
         task.each(task.give_back, runs)
         return Deleted(tuple(run for run in runs if run.path not in task.failed), (), tuple(task.failed.items()))
-    try:
-        task.each(task.unmark, others)
-        wanted = {item.path for item in look_again().items}
-    except Exception:  # nothing is known of what is needed now
-        task.each(task.give_back, others)
-        raise
+    task.each(task.unmark, others)
+    wanted = {item.path for item in look_again().items}
     task.each(task.give_back, [item for item in others if item.path not in wanted or item.path in task.failed])
     task.spared.update(item.path for item in others if item.path not in wanted)
     task.each(task.delete, [item for item in others if not task.is_left(item)])
@@ -74,8 +81,10 @@ class _Deletion:
 
     def __init__(self, storage: Folder) -> None:
         self._storage = storage
-        self._held: dict[str, dict[str, bytes]] = {}
-        """By item: the content of its markers, by path."""
+        self._held: dict[str, dict[str, bytes | None]] = {}
+        """By item: the content of its markers, by path; None of one that has another name now."""
+        self.begun: set[str] = set()
+        """Paths of items of which something besides markers may be gone."""
         self.failed: dict[str, str] = {}
         """Path of an item to why it was not deleted."""
         self.spared: set[str] = set()
@@ -104,51 +113,89 @@ class _Deletion:
         held = self._held.setdefault(item.path, {})
         for path in item.markers:
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile, by a run that makes it again, say
-                content = self._storage.read_bytes(path)
-                self._storage.delete(path)
-                held[path] = content
+                held[path] = self._take(path)
+
+    def _take(self, path: str) -> bytes | None:
+        """Takes a marker away; returns its content, or None where that lies beside it under another name."""
+        if self._storage.local is not None:
+            marker = self._storage.local / path
+            try:
+                os.rename(marker, _hidden(marker))
+                return None
+            except OSError as error:
+                if error.errno == errno.ENOENT or error.errno not in _NO_RENAME:
+                    raise
+        content = self._storage.read_bytes(path)
+        self._storage.delete(path)
+        return content
 
     def give_back(self, item: Item) -> None:
+        """Gives an item's markers back, but for one that somebody has written anew."""
         for path, content in reversed(self._held.get(item.path, {}).items()):
             folder, _, name = path.rpartition("/")
-            if (self._storage / folder).exists():
-                (self._storage / folder).write_bytes(name, content)
+            if content is not None:
+                if (self._storage / folder).exists():
+                    (self._storage / folder).write_bytes(name, content)
+            elif not self._storage.exists(path):
+                marker = Path(self._storage.uri, path)
+                with contextlib.suppress(FileNotFoundError):  # with its folder
+                    os.rename(_hidden(marker), marker)
 
     def delete(self, item: Item) -> None:
         """Deletes an item, but not what somebody has written there since it was listed: whoever has found it unfinished
         makes it again, which may take less time than the deletion of a thousand others."""
         if item.group != RUNS and _has_changed(self._storage / item.path, item):
             self.spared.add(item.path)
-        elif self._storage.local is None:
+        elif self._storage.local is None or item.is_file:
+            self.begun.add(item.path)
             self._storage.delete(item.path)
-        elif item.is_file:
-            (self._storage.local / item.path).unlink(missing_ok=True)
-        elif not _delete_folder(self._storage.local / item.path, item):
-            self.spared.add(item.path)
+        else:
+            self._delete_folder(self._storage.local / item.path, item)
+
+    def _delete_folder(self, path: Path, item: Item) -> None:
+        """Deletes a local folder, but not what somebody writes there at this moment."""
+        try:
+            hidden = _hide(path)
+        except OSError:
+            self.give_back(item)
+            raise
+        if hidden != path and item.group != RUNS and _has_changed(Folder(str(hidden)), item):
+            with contextlib.suppress(OSError):  # if it is there again it is whole, or made again
+                os.rename(hidden, path)
+                self.spared.add(item.path)
+                return
+        self.begun.add(item.path)
+        with contextlib.suppress(FileNotFoundError):
+            shutil.rmtree(hidden)
+
+
+def _hide(path: Path) -> Path:
+    """Gives a folder another name, and returns its path then; the same where the storage renames none."""
+    if path.name.startswith(PRUNED):
+        return path
+    hidden = _hidden(path)
+    shutil.rmtree(hidden, ignore_errors=True)  # left by a deletion that was killed
+    try:
+        os.rename(path, hidden)
+    except OSError as error:
+        if error.errno not in _NO_RENAME:
+            raise
+        return path
+    return hidden
+
+
+def _hidden(path: Path) -> Path:
+    return path.with_name(f"{PRUNED}{path.name}")
 
 
 def _has_changed(folder: Folder, item: Item) -> bool:
     """True if a file in the folder is new, or another than when the item was listed."""
     known = {*item.files}
-    return not item.is_file and any(one not in known for one in files_below(folder))
+    found = files_below(folder) if not item.is_file else []
+    return any(one not in known and _as_listed(one) not in known for one in found)
 
 
-def _delete_folder(path: Path, item: Item) -> bool:
-    """Deletes a local folder, but not what somebody writes there at this moment: then returns False."""
-    if not path.name.startswith(PRUNED):
-        hidden = path.with_name(f"{PRUNED}{path.name}")
-        shutil.rmtree(hidden, ignore_errors=True)  # left by a deletion that was killed
-        try:
-            os.rename(path, hidden)
-        except OSError as error:
-            if error.errno not in _NO_RENAME:
-                raise
-        else:
-            if item.group != RUNS and _has_changed(Folder(str(hidden)), item):
-                with contextlib.suppress(OSError):  # if it is there again it is whole, or made again
-                    os.rename(hidden, path)
-                    return False
-            path = hidden
-    with contextlib.suppress(FileNotFoundError):
-        shutil.rmtree(path)
-    return True
+def _as_listed(file: StoredFile) -> StoredFile:
+    """The file by the name that it had before its marker was taken away."""
+    folder, slash, name = file.path.rpartition("/")
+    return replace(file, path=f"{folder}{slash}{name.removeprefix(PRUNED)}") if name.startswith(PRUNED) else file

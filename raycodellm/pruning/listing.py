@@ -8,7 +8,7 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator
+from collections.abc import Iterator, Set
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -100,17 +100,21 @@ class Listing:
     """Names of run folders whose deletion was interrupted."""
     unknown: tuple[str, ...]
     """Names, right in the storage or in the folder of a kind, that raycodellm does not write; left alone."""
+    linked: tuple[str, ...] = ()
+    """Folders of kinds that are links, into which other storages' may lead too; left alone."""
 
 
-def list_storage(storage: Folder) -> Listing:
-    """Lists a storage. Raises `OSError` when the storage does not answer."""
-    others = [kind.folder for kind in KINDS if _is_of_another(storage, kind)]
+def list_storage(storage: Folder, *, follow_links: bool = False) -> Listing:
+    """Lists a storage. `follow_links`: whether the folders of kinds may be links out of it. Raises `OSError` when the
+    storage does not answer."""
+    linked = [kind.folder for kind in KINDS if _is_link(storage, kind)]
+    others = [name for name in linked if not follow_links or _is_of_another(storage, name)]
     # First: a sweep that begins meanwhile is found by its run folder.
     listed = [_things(storage, kind) for kind in KINDS if kind.folder not in others]
-    beside = [*others, *(name for _, names in listed for name in names)]
+    beside = (name for _, names in listed for name in names)
     folders = list_runs(storage)
     things = tuple(thing for found, _ in listed for thing in found)
-    return replace(folders, things=things, unknown=(*folders.unknown, *beside))
+    return replace(folders, things=things, unknown=(*folders.unknown, *beside), linked=tuple(others))
 
 
 def list_runs(storage: Folder) -> Listing:
@@ -127,7 +131,7 @@ def list_runs(storage: Folder) -> Listing:
             continue
         if entry.is_link:
             _require_end(storage, entry.path)
-        names = {*(storage / entry.path).list()} if entry.is_folder else set()
+        names = _names(storage, entry.path) if entry.is_folder else set()
         if LADDER in names and "sweep.yaml" not in names:
             ladders.append(entry.path)
         elif names & _OF_RUNS:
@@ -136,17 +140,58 @@ def list_runs(storage: Folder) -> Listing:
             probes.append(StoredFile(entry.path, entry.num_bytes, entry.written))
         elif entry.path not in (RECIPE, DELETER):
             unknown.append(entry.path)
-            runs += _put_away(storage / entry.path) if entry.is_folder and not names & _OF_STORAGES else []
+            runs += _put_away(storage, entry.path) if entry.is_folder else []
     return Listing(storage, (), tuple(runs), tuple(ladders), tuple(probes), tuple(hidden), tuple(unknown))
 
 
-def _put_away(folder: Folder) -> list[str]:
-    """Run folders that somebody has moved into a folder of the storage, as `old/first`. On a local disk: an object
-    store would take a request for each of maybe many folders."""
-    if folder.local is None:
-        return []
-    inside = (one.path for one in _entries(folder) if one.is_folder)
-    return [f"{folder.name}/{name}" for name in inside if folder.exists(f"{name}/sweep.yaml")]
+def _names(storage: Folder, name: str) -> set[str]:
+    """The names in a folder of the storage. Its own name need be no text."""
+    return {*(os.listdir(storage.local / name) if storage.local is not None else (storage / name).list())}
+
+
+def _put_away(storage: Folder, unknown: str) -> list[str]:
+    """Run folders that somebody has moved into a folder of the storage, as `old/first`, or `old/2025/first`."""
+    if storage.local is not None:
+        return list(_runs_below(storage, unknown, set()))
+    inside: defaultdict[str, set[str]] = defaultdict(set)
+    for one in _remote(storage / unknown, recursive=True):
+        folder, _, name = one.path.rpartition("/")
+        inside[folder].add(name)
+    storages = [folder for folder, names in inside.items() if names & _OF_STORAGES]
+    return [
+        f"{unknown}/{folder}"
+        for folder, names in sorted(inside.items())
+        if folder and _is_run(names) and not any(_is_inside(folder, one) for one in storages)
+    ]
+
+
+def _runs_below(storage: Folder, path: str, seen: set[str]) -> Iterator[str]:
+    """The run folders below a local folder, but not those of another storage. `seen`: real paths of folders, since
+    links may go round."""
+    assert storage.local is not None
+    real = os.path.realpath(storage.local / path)
+    entries = sorted(_scanned(real, "", follow=True), key=lambda one: one.path) if real not in seen else []
+    names = {one.path for one in entries}
+    seen.add(real)
+    if names & _OF_STORAGES:
+        return
+    if _is_run(names):
+        yield path
+        return
+    for one in entries:
+        if one.is_link:
+            _require_end(storage, f"{path}/{one.path}")
+        if one.is_folder:
+            yield from _runs_below(storage, f"{path}/{one.path}", seen)
+
+
+def _is_run(names: Set[str]) -> bool:
+    """True if a folder with these names in it is a run folder, maybe one without its `sweep.yaml`."""
+    return "sweep.yaml" in names or len(names & _OF_RUNS) > 1
+
+
+def _is_inside(folder: str, other: str) -> bool:
+    return not other or f"{folder}/".startswith(f"{other}/")
 
 
 def _require_end(storage: Folder, name: str) -> None:
@@ -158,11 +203,14 @@ def _require_end(storage: Folder, name: str) -> None:
         )
 
 
-def _is_of_another(storage: Folder, kind: Kind) -> bool:
-    """True if the kind's folder is a link into another storage, whose sweeps' needs are not read here."""
-    if storage.local is None or not (storage.local / kind.folder).is_symlink():
-        return False
-    found = list_runs(Folder(str((storage.local / kind.folder).resolve())).parent)
+def _is_link(storage: Folder, kind: Kind) -> bool:
+    return storage.local is not None and (storage.local / kind.folder).is_symlink()
+
+
+def _is_of_another(storage: Folder, linked: str) -> bool:
+    """True if a link leads into a storage with sweeps, whose needs are not read here."""
+    assert storage.local is not None
+    found = list_runs(Folder(str((storage.local / linked).resolve())).parent)
     return bool(found.runs or found.ladders)
 
 

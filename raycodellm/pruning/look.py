@@ -52,7 +52,7 @@ class Look:
 def look(storage: Folder, asked: Asked, now: float) -> Look:
     """Looks at a storage. Raises `UserError` for a folder that is none, for a run folder that cannot be read, and for a
     sweep that cannot be forgotten."""
-    listing = list_storage(storage)
+    listing = list_storage(storage, follow_links=asked.follow_links)
     _require_storage(storage, listing)
     forgotten = _forgotten(listing, asked)
     runs, ladders = ([name for name in names if name not in forgotten] for names in (listing.runs, listing.ladders))
@@ -86,7 +86,7 @@ def _needs(storage: Folder, runs: Sequence[str], asked: Asked, before: Mapping[s
 def _require_storage(storage: Folder, listing: Listing) -> None:
     if storage.exists("sweep.yaml"):
         raise UserError(f"{storage}: is the run folder of one sweep; give its storage, {storage.parent}")
-    if not (listing.things or listing.runs or listing.ladders or storage.exists(stage_store.RECIPE)):
+    if not (listing.things or listing.runs or listing.ladders or listing.linked or storage.exists(stage_store.RECIPE)):
         raise UserError(f"{storage}: holds nothing of raycodellm; give the --storage of your runs")
     found = stage_store.last_recipe(storage) or ""
     if found.isdecimal() and int(found) > RECIPE_VERSION:

@@ -22,7 +22,7 @@ from raycodellm.pruning.kinds import GIVEN_MODEL, STAGE, TOKEN_STORE, TOKENIZER,
 from raycodellm.pruning.listing import Thing
 from raycodellm.records import ENDED, GIVEN_MODELS, RECIPE_VERSION, TrialResult
 from raycodellm.sweep import warm_start
-from raycodellm.sweep.provenance import CONTENTS, FixedData, fixed_data
+from raycodellm.sweep.provenance import ADDRESSES, CONTENTS, FixedData, fixed_data
 from raycodellm.sweep.trial_files import read_trials, trial_folder
 
 Trials = Mapping[int, TrialResult]
@@ -77,12 +77,15 @@ class Needs:
 
 def read_needs(storage: Folder, name: str, before: Needs | None = None, *, asks_finished: bool = False) -> Needs:
     """The needs of the sweep with the run folder `name`. `before`: the needs read of the same run moments ago, whose
-    trials are not read again. `asks_finished`: whether `is_finished` is found out, which may read the trials' items.
+    trials are not read again, but for one that named no stage: it may have been begun again. `asks_finished`: whether
+    `is_finished` is found out, which may read the trials' items.
 
     Raises `UserError` where a file of the run folder cannot be read, since nothing tells then what is needed.
     """
     try:
-        return _read_needs(storage, name, dict(before.trials) if before is not None else {}, asks_finished)
+        trials = before.trials.items() if before is not None else ()
+        known = {number: result for number, result in trials if result.stages or result.model}
+        return _read_needs(storage, name, known, asks_finished)
     except (UserError, Damaged) as error:
         raise UserError(
             f"nothing is deleted, since {name} cannot be read: {error}; mend it, use the raycodellm that wrote it, or "
@@ -112,7 +115,8 @@ def _read_needs(storage: Folder, name: str, known: dict[int, TrialResult], asks_
         stores=frozenset(tokens.store_folder(storage, source, made).name for source, made in stores.items()),
         undecided=frozenset(() if is_decided else sources),
         trunks=_trunks(storage, file, data, contents, trials, is_run=driver is not None),
-        mentioned=frozenset(_mentioned(config.resolved_tree(file))) | _of_models(storage, file, trials),
+        mentioned=frozenset(_mentioned([config.resolved_tree(file), contents.get(ADDRESSES)]))
+        | _of_models(storage, file, trials),
         reads=frozenset(() if folder.exists(warm_start.KEPT) else example.search.warm_start),
         driver=None if driver is None else driver.name,
         is_given=not example.stages,

@@ -15,7 +15,8 @@ from raycodellm.storage_files import CHECKPOINTS, COMPLETE, DONE
 GRACE_HOURS = 24.0
 """Age under which nothing is deleted: a run that has no trial yet may be making it, or be about to use it."""
 _TRAINED_SECONDS = 600.0
-"""A younger lease in a stage's folder means that somebody trains the stage; a living holder writes it every 40 s."""
+"""A younger lease in a stage's folder means that somebody trains the stage; a living holder writes it every 40 s. A
+younger temporary file of a thing that a sweep needs is being written."""
 OPTIMIZERS, CHECKPOINTS_LEFT, LEFTOVERS, RUNS = "optimizer states", "checkpoints", "leftovers", "run folders"
 
 
@@ -87,6 +88,8 @@ class Asked:
     drop_training_state: bool = False
     """True to delete, too, what finished sweeps need only to train more."""
     grace_hours: float = GRACE_HOURS
+    follow_links: bool = False
+    """True to delete, too, from folders of kinds that are links out of the storage."""
 
 
 def decide(
@@ -113,8 +116,8 @@ def decide(
             continue
         users = [one for one in needs if one.uses(thing) and not (_is_training_state(thing) and _is_over(one, asked))]
         if users:
-            parts = list(_parts(thing, users, asked))
-            gone = [part for part in parts if part.written <= oldest_spared or PRUNED in part.path]
+            parts = list(_parts(thing, users, asked)) if not _is_trained(thing, now) else []
+            gone = [part for part in parts if part.written <= _oldest(part, oldest_spared, now)]
             items += gone
             num_bytes = thing.num_bytes - sum(part.num_bytes for part in gone)
             kept.append(Kept(thing.path, num_bytes, tuple(one.sweep for one in users)))
@@ -127,6 +130,13 @@ def decide(
             (young if is_young or _is_trained(thing, now) else items).append(found)
     items += [Item(LEFTOVERS, one.path, (one,), is_file=True) for one in listing.probes if one.written <= oldest_spared]
     return Plan(tuple(items), tuple(young), left, tuple(kept))
+
+
+def _oldest(part: Item, oldest_spared: float, now: float) -> float:
+    """Time from which on the part of a thing that is needed is spared, Unix seconds."""
+    if PRUNED in part.path:
+        return now
+    return min(oldest_spared, now - _TRAINED_SECONDS) if part.group == LEFTOVERS else oldest_spared
 
 
 def _is_over(needs: Needs, asked: Asked) -> bool:

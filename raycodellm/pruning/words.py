@@ -34,6 +34,11 @@ def size(num_bytes: int) -> str:
     return f"{num_bytes} B"
 
 
+def printable(text: str) -> str:
+    """The text on one line: a name may hold line breaks, a terminal's commands, or bytes that are no text."""
+    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+
+
 def lines(look: Look, plan: Plan, *, show_all: bool = False) -> list[str]:
     """The plan for people: what is kept and for whom, what is left alone and why, what can be deleted, the largest
     items first."""
@@ -51,11 +56,14 @@ def lines(look: Look, plan: Plan, *, show_all: bool = False) -> list[str]:
         )
     said += [f"{path} stays: raycodellm did not write {name}" for path, name in _first(plan.left.items(), show_all)]
     said += [f"…{_more(plan.left)}"] if not show_all and _more(plan.left) else []
+    if look.listing.linked:
+        named, other = ", ".join(look.listing.linked), "another storage's link may lead there too"
+        said.append(f"{named}: a link out of the storage, left alone: {other} (--follow-links, if none does)")
     if look.listing.unknown:
         named = ", ".join(_first(look.listing.unknown, show_all))
         said.append(f"not raycodellm's, left alone: {named}{'' if show_all else _more(look.listing.unknown)}")
     if not plan.items:
-        return [*said, "there is nothing to delete"]
+        return [*map(printable, said), "there is nothing to delete"]
     groups = defaultdict(list)
     for one in sorted(plan.items, key=lambda one: -one.num_bytes):
         groups[one.group].append(one)
@@ -70,7 +78,7 @@ def lines(look: Look, plan: Plan, *, show_all: bool = False) -> list[str]:
         )
     said.append("no kept sweep needs:")
     said += table_lines(Table(("", "number", "size", "last written"), table, left=(0, 3)), "  ")
-    return [*said, f"{size(plan.num_bytes)} can be freed"]
+    return [*map(printable, said), f"{size(plan.num_bytes)} can be freed"]
 
 
 def document(look: Look, plan: Plan, deleted: Deleted | None) -> dict[str, Any]:
@@ -85,7 +93,7 @@ def document(look: Look, plan: Plan, deleted: Deleted | None) -> dict[str, Any]:
         "unneeded_bytes": plan.num_bytes,
         "young": [_item(one) for one in plan.young],
         "left_alone": [*({"path": path, "unknown": name} for path, name in plan.left.items())],
-        "unknown": list(look.listing.unknown),
+        "unknown": [*look.listing.unknown, *look.listing.linked],
         "deleted": None if deleted is None else [one.path for one in deleted.items],
         "deleted_bytes": 0 if deleted is None else deleted.num_bytes,
         "failed": {} if deleted is None else dict(deleted.failed),

@@ -20,6 +20,8 @@ from raycodellm.records import RECIPE_VERSION, as_json, from_json
 from raycodellm.sweep.folder import Run
 
 CONTENTS = "contents.json"
+ADDRESSES = "addresses"
+"""Key of where the models lay that the sweep names; a reader may be in another folder than the driver was."""
 DATA = "data.json"
 _SOURCES = "sources."
 logger = logging.getLogger(__name__)
@@ -56,7 +58,8 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
         return None
     now = {"recipe": RECIPE_VERSION, "compiled": _compiled(run), **as_json(contents)}
     # What tasks stand for, and which run code, follows from their contents; where a model lies changes no result.
-    del now["units"], now["running_code"], now["addresses"]
+    addresses = {ADDRESSES: now.pop(ADDRESSES)}
+    del now["units"], now["running_code"]
     if run.num_ended_at_start:
         before = _before(run, now)
         now = _filled(now, before)
@@ -68,7 +71,7 @@ def fix_contents(run: Run, left: int = 1) -> Contents | None:
             compared = {key: now[key] for key in keys}
             _require_same(before, compared, run)
     if left > 0:
-        retrying.patiently(lambda: run.folder.write_json(CONTENTS, now), CONTENTS)
+        retrying.patiently(lambda: run.folder.write_json(CONTENTS, now | addresses), CONTENTS)
     return replace(contents, models=now["models"], tasks=now["tasks"], data_commits=now["data_commits"])
 
 
@@ -124,7 +127,7 @@ def _before(run: Run, now: dict[str, Any]) -> dict[str, Any]:
     except ValueError as error:
         found = str(error)
     if isinstance(found, dict):
-        return found
+        return {key: value for key, value in found.items() if key != ADDRESSES}
     logger.warning("%s/%s: is damaged, so that a changed model or task would not be noticed", run.folder, CONTENTS)
     return now
 
