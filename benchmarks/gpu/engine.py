@@ -26,9 +26,11 @@ from typing import Any
 
 import numpy as np
 import torch
+import transformers
 from _lines import leave
 
 from raycodellm import engine as engines
+from raycodellm import memory_needs
 from raycodellm import model as models
 from raycodellm.config import DeepSpeed, LearningRate, Model, Numerics, Scaling, Stage
 from raycodellm.engine import Engine, World
@@ -55,6 +57,10 @@ MODELS: dict[str, tuple[Model, int]] = {
         50_304,
     ),
 }
+if not hasattr(transformers.PreTrainedModel, "activation_checkpointing_enable"):  # its name before transformers 5.20
+    transformers.PreTrainedModel.activation_checkpointing_enable = (
+        transformers.PreTrainedModel.gradient_checkpointing_enable
+    )
 SIDES = ("engine", "torch", "transformers", "compiled")
 WAITS = ("cudaStreamSynchronize", "cudaDeviceSynchronize", "cudaEventSynchronize", "cudaMemcpy")
 """Calls in which the host waits for the device."""
@@ -265,11 +271,15 @@ def result(name: str, rows: int, seconds: float, options: argparse.Namespace) ->
     flops = models.flops_per_token(settings, vocab_size, options.sequence_length)
     peak = engines.peak_flops(options.device, options.precision)
     cuda = options.device.startswith("cuda")
+    shape = models.shape(settings, vocab_size)
+    need = memory_needs.worker_need(shape, stage_of(options), scaling_of(options, rows))
     return {
         "model": name,
         "parameters": models.num_parameters(settings, vocab_size),
         "device": torch.cuda.get_device_name(options.device) if cuda else f"cpu, {options.threads} threads",
         "precision": options.precision,
+        "zero": options.zero,
+        "activation_checkpointing": options.activation_checkpointing,
         "sequence_length": options.sequence_length,
         "micro_batch": rows,
         "seconds_per_step": round(seconds, 4),
@@ -277,6 +287,8 @@ def result(name: str, rows: int, seconds: float, options: argparse.Namespace) ->
         "mfu": round(rate * flops / peak, 4),
         "peak_tflops": round(peak / 1e12, 3),
         "memory_gb": round(engines.memory_bytes(World(device=options.device)) / 1e9, 2),
+        # As `check` reckons, which means to be a little low: what it refuses must not fit.
+        "needed_gb": round(need.total / 1e9, 2),
     }
 
 

@@ -2,9 +2,10 @@
 # The whole path on one GPU, on a bare machine without a network: bash benchmarks/gpu/run.sh WHEELS OUT [--device cpu] [STEP …]
 #
 # WHEELS: what wheels.sh left. OUT gets one file of JSON lines per step, logs.tar.gz, and steps.tsv with each step's seconds and exit
-# code. Steps, the most valuable first: engine sweep evaluate determinism arms. Each has a limit of its own, all of them together
-# TOTAL_SECONDS (590), and what a step had until then stays. --device cpu runs all of it at tiny sizes. The machine brings CUDA, torch, transformers and pandas; their
-# versions are in versions.txt, and raycodellm is imported from this checkout over its own pins.
+# code. Steps, the most valuable first: engine sweep compiled evaluate determinism arms variants; `engine` and `sweep` take five
+# minutes, the others as much. Each has a limit of its own, all of them together TOTAL_SECONDS (590), and what a step had until then
+# stays. --device cpu runs all of it at tiny sizes. The machine brings CUDA, torch, transformers and pandas; their versions are in
+# versions.txt, and raycodellm is imported from this checkout over its own pins.
 set -uo pipefail
 
 cd "$(dirname "${BASH_SOURCE[0]}")/../.."
@@ -13,7 +14,7 @@ shift 2
 device=cuda
 if [ "${1:-}" = "--device" ]; then device="$2"; shift 2; fi
 steps=("$@")
-[ ${#steps[@]} -gt 0 ] || steps=(engine sweep evaluate determinism arms)
+[ ${#steps[@]} -gt 0 ] || steps=(engine sweep compiled evaluate determinism arms variants)
 python="${PYTHON:-python3}"
 mkdir -p "$out"
 work="${WORK:-$(mktemp -d)}"
@@ -53,19 +54,21 @@ step() { # step NAME SECONDS COMMAND…: runs under a limit, notes seconds and e
   tail -c 1500 "$work/$name.log"
 }
 
-model() { ls -d "$work"/sweeps/plain/stages/pretrain-*/model 2> /dev/null | head -1; }
+model() { ls -d "$work"/sweeps/*/stages/pretrain-*/model 2> /dev/null | head -1; }
 
 bench="$python benchmarks/gpu"
 if [ "$device" = cuda ]; then
   engine=(--profile --steps 4 --sides engine transformers compiled)
-  sweep=(--tokens 16000000 --limit 100) evaluate=()
+  sweep=(--tokens 16000000 --limit 100) evaluate=(--limit 250)
   determinism=(--models 125m --steps 3 --micro-batch 32)
-  arms=(--tokens 8000000 --limit 200 --seeds 3)
+  variants=(--models 125m --steps 4 --micro-batch 16 --sides engine)
+  arms=(--tokens 10000000 --limit 200 --seeds 4 --slots 4 --compile)
 else
   small=(--device cpu --models tiny --sequence-length 128 --batch-sequences 8 --precision fp32 --steps 3 --micro-batch 4)
   engine=("${small[@]}" --profile --sides engine torch transformers) determinism=("${small[@]}")
   sweep=(--device cpu --preset tiny --precision fp32 --tokens 400000 --batch-tokens 8192 --sequence-length 128 --limit 20)
-  evaluate=(--device cpu --limit 20) arms=("${sweep[@]}" --tokens 100000 --ratios 0 0.5 --seeds 2 --slots 2)
+  variants=("${small[@]}" --sides engine) evaluate=(--device cpu --limit 20)
+  arms=("${sweep[@]}" --tokens 100000 --ratios 0 0.5 --seeds 2 --slots 2)
 fi
 for name in "${steps[@]}"; do
   case "$name" in
@@ -76,13 +79,24 @@ for name in "${steps[@]}"; do
         --steps 20 --sides engine compiled --profile --out "$out/engine.jsonl"
       ;;
     sweep) step sweep 300 $bench/sweep.py "${sweep[@]}" --folder "$work/sweeps" --out "$out/sweep.jsonl" ;;
-    evaluate) step evaluate 120 $bench/evaluate.py "$(model)" "${evaluate[@]}" --out "$out/evaluate.jsonl" ;;
-    determinism) step determinism 90 $bench/determinism.py "${determinism[@]}" --out "$out/determinism.jsonl" ;;
-    arms)
-      step arms 300 $bench/sweep.py "${arms[@]}" --parts arms --seconds $(($(left) - 40)) --folder "$work/sweeps" \
+    compiled)
+      step compiled 160 $bench/sweep.py "${sweep[@]}" --parts compiled --seconds 120 --folder "$work/sweeps" \
         --out "$out/sweep.jsonl"
       ;;
-    *) echo "no step $name; there are engine, sweep, evaluate, determinism, arms"; exit 2 ;;
+    evaluate) step evaluate 120 $bench/evaluate.py "$(model)" "${evaluate[@]}" --out "$out/evaluate.jsonl" ;;
+    variants) # what the other steps leave out, one process each, since DeepSpeed keeps state in its modules
+      for options in "--precision fp16" "--zero 2" "--zero 3" "--activation-checkpointing"; do
+        step "variant$(tr -d ' ' <<< "$options")" 40 $bench/engine.py "${variants[@]}" $options --out "$out/engine.jsonl"
+      done
+      ;;
+    determinism) step determinism 90 $bench/determinism.py "${determinism[@]}" --out "$out/determinism.jsonl" ;;
+    arms)
+      seconds=$(($(left) - 40)) # so that it stops itself, and tells what it had
+      [ "$seconds" -lt 260 ] || seconds=260
+      step arms 300 $bench/sweep.py "${arms[@]}" --parts arms --seconds "$seconds" --folder "$work/sweeps" \
+        --out "$out/sweep.jsonl"
+      ;;
+    *) echo "no step $name; there are engine, sweep, compiled, evaluate, determinism, variants, arms"; exit 2 ;;
   esac
 done
 (cd "$work" && tar -czf "$out/logs.tar.gz" --ignore-failed-read *.log sweeps/*.log sweeps/*/*/run.log 2> /dev/null)

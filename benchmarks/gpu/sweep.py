@@ -6,13 +6,14 @@
 
 Each part is one `raycodellm run` and appends one JSON line. plain: one trial; first step, tokens/s, wait for data.
 killed: the same with the training process killed in the middle; is the ledger the same? shared: two slots at half a GPU
-each, and an arm whose batch cannot fit; does it fail with its cause while the others go on? arms: code ratios x seeds,
-with the ranking.
+each, and an arm whose batch cannot fit; does it fail with its cause while the others go on? compiled: plain with
+`compile: true`. arms: code ratios x seeds in slots that share the GPU, with the verdict; compiled with `--compile`.
 """
 
 from __future__ import annotations
 
 import argparse
+import contextlib
 import json
 import os
 import shutil
@@ -42,14 +43,14 @@ stages:
     learning_rate: {{peak: 1.0e-3, schedule: cosine, warmup: 0.05, final: 0.1}}
     code_ratio: {code_ratio}
     schedule: constant
-evaluation: {{tasks: [boxes, logical_deduction], limit: {limit}}}
-search: {{sampler: grid, objective: {{metric: mean/bpb, mode: min}}, replicates: {replicates}}}
+evaluation: {{{tasks}, limit: {limit}}}
+search: {{sampler: grid, objective: {{metric: mean/bpb, mode: min}}, replicates: {replicates}{search}}}
 scaling:
   workers: 1
   gpus_per_worker: {gpus}
   slots: {slots}
   checkpoint_tokens: {checkpoint_tokens}
-  deepspeed: {{zero: 1, micro_batch: {micro_batch}}}
+  deepspeed: {{zero: 1, micro_batch: {micro_batch}, compile: {compile}}}
 """
 
 
@@ -68,6 +69,7 @@ def arguments() -> argparse.Namespace:
     parser.add_argument("--seeds", type=int, default=3, help="of each arm, of the part arms")
     parser.add_argument("--ratios", nargs="+", type=float, default=[0.0, 0.25, 0.5, 0.75], help="of the part arms")
     parser.add_argument("--slots", type=int, default=3, help="of the part arms")
+    parser.add_argument("--compile", action="store_true", help="in the part arms")
     parser.add_argument("--seconds", type=float, default=200, help="after which a part is stopped")
     return parser.parse_args()
 
@@ -77,6 +79,10 @@ def arguments() -> argparse.Namespace:
 
 def plain(options: argparse.Namespace) -> dict[str, Any]:
     return measured(options, "plain")
+
+
+def compiled(options: argparse.Namespace) -> dict[str, Any]:
+    return measured(options, "compiled", compile="true")
 
 
 def killed(options: argparse.Namespace) -> dict[str, Any]:
@@ -107,14 +113,19 @@ def shared(options: argparse.Namespace) -> dict[str, Any]:
 def arms(options: argparse.Namespace) -> dict[str, Any]:
     share = 1 / options.slots if options.slots > 1 else 1
     settings = {"code_ratio": choice(options.ratios), "replicates": options.seeds, "slots": options.slots}
-    found = measured(options, "arms", gpus=round(share, 3), **settings)
+    settings |= {"tasks": "suites: [offline]", "search": f", reference: {{pretrain.code_ratio: {options.ratios[0]}}}"}
+    found = measured(options, "arms", gpus=round(share, 3), compile=str(options.compile).lower(), **settings)
+    jobs = [job for job in found.get("jobs", {}).values() if "last_step" in job]
+    if jobs:
+        seconds = max(job["last_step"] for job in jobs) - min(job["first_step"] for job in jobs)
+        found["tokens_per_second_together"] = round(options.tokens * len(jobs) / seconds)
     folder = Path(options.folder) / "arms" / "arms"
     status = subprocess.run(command("status", str(folder)), capture_output=True, text=True, cwd=ROOT)
     report = folder / "report" / "report.md"
     return found | {"status": status.stdout, "report": report.read_text() if report.is_file() else None}
 
 
-PARTS = {"plain": plain, "killed": killed, "shared": shared, "arms": arms}
+PARTS = {"plain": plain, "compiled": compiled, "killed": killed, "shared": shared, "arms": arms}
 
 
 def choice(values: list[Any]) -> str:
@@ -132,6 +143,7 @@ def measured(options: argparse.Namespace, name: str, kill_at: float | None = Non
     settings = {
         **{key: getattr(options, key) for key in ("preset", "precision", "tokens", "batch_tokens", "sequence_length")},
         **{"limit": options.limit, "code_ratio": 0.4, "replicates": 1, "gpus": 1, "slots": 1, "micro_batch": "auto"},
+        **{"compile": "false", "tasks": "tasks: [boxes, logical_deduction]", "search": ""},
         **changed,
     }
     settings["gpus"] = settings["gpus"] if cuda else 0
@@ -144,7 +156,13 @@ def measured(options: argparse.Namespace, name: str, kill_at: float | None = Non
         process = subprocess.Popen(
             command("run", str(sweep), "--storage", str(storage)), stdout=file, stderr=subprocess.STDOUT, cwd=ROOT
         )
-        was_killed = watch(process, storage, began + options.seconds, kill_at)
+        try:
+            was_killed = watch(process, storage, began + options.seconds, kill_at)
+        except KeyboardInterrupt:  # the step's time is over, and the next one needs the device
+            with contextlib.suppress(subprocess.TimeoutExpired):
+                process.wait(7)
+            process.kill()
+            raise
     found = {"part": name, "exit_code": process.returncode, "wall_seconds": round(time.time() - began, 1)}
     if kill_at is not None:
         found["killed"] = was_killed

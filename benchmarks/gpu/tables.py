@@ -32,22 +32,31 @@ def shown(value: Any, digits: int = 3) -> str:
     )
 
 
+def variant(row: dict[str, Any]) -> str:
+    """How a row of the engine differs from bf16 and ZeRO 1."""
+    parts = [row["precision"]] if row.get("precision", "bf16") not in ("bf16", "fp32") else []
+    parts += [f"ZeRO {row['zero']}"] if row.get("zero", 1) != 1 else []
+    parts += ["activation checkpointing"] if row.get("activation_checkpointing") else []
+    return "".join(f", {part}" for part in parts)
+
+
 def engine_tables(rows: list[dict[str, Any]]) -> str:
     speed, waits, times = [], [], []
     for row in rows:
-        name = (row["model"], SIDE.get(row["side"], row["side"]))
+        name = (row["model"], SIDE.get(row["side"], row["side"]) + variant(row))
         if "error" in row:
-            speed.append((*name, *["–"] * 5, row["error"].split(".")[0][:60]))
+            speed.append((*name, *["–"] * 6, row["error"].split(".")[0][:60]))
             continue
         percent = f"{100 * row['mfu']:.1f} %"
-        numbers = (shown(row["tokens_per_second"], 0), percent, shown(row["memory_gb"], 1))
+        memory = (shown(row["memory_gb"], 1), shown(row.get("needed_gb"), 1))
+        numbers = (shown(row["tokens_per_second"], 0), percent, *memory)
         speed.append((*name, str(row["micro_batch"]), shown(row["seconds_per_step"]), *numbers, ""))
         if "profile" in row:
             seen = row["profile"]
             counts = ", ".join(f"{call} {count:g}" for call, count in seen["host_waits"].items())
             waits.append((*name, counts, ", ".join(f"{at} {n:g}" for at, n in row.get("waits_at", {}).items())))
             times.append((*name, shown(seen["wall_ms"], 0), *(shown(seen["device_ms"].get(part), 0) for part in PARTS)))
-    columns = ["model", "side", "rows per pass", "s per step", "tokens/s", "MFU", "GB", ""]
+    columns = ["model", "side", "rows per pass", "s per step", "tokens/s", "MFU", "GB", "GB by `check`", ""]
     text = _common.table(columns, speed)
     if times:
         text += "\nMilliseconds of the device per step, by purpose:\n\n"
@@ -93,6 +102,8 @@ def sweep_tables(rows: list[dict[str, Any]]) -> str:
                 f"* killed: resumed at step {row.get('resumed_at')}; same order of data: {row.get('same_order')}; same "
                 f"ledger: {row.get('same_ledger')}; final loss without and with: {row.get('final_loss')}"
             )
+        if "tokens_per_second_together" in row:
+            notes.append(f"* {part}: {row['tokens_per_second_together']:,} tokens/s, all slots together")
         if "seconds_together" in row:
             notes.append(f"* shared: both slots trained at once for {row['seconds_together']} s")
     text = _common.table(["part", "exit code", "s in all", "first step after, s", "trials"], runs)
