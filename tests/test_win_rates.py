@@ -240,6 +240,16 @@ def test_each_question_is_asked_once_whatever_run_asks_and_wherever_the_judge_is
     assert len(endpoint.asked) == 2 * num_asked, "another judge says something else"
 
 
+def test_verdicts_of_two_models_under_one_name_are_said(sweep_text, storage, endpoint) -> None:
+    run = run_of(sweep_text, storage, endpoint.url, concurrency=1)
+    reply = {"model": "new", "choices": [{"message": {"content": "Verdict: 1"}}]}
+    endpoint.first = [(200, {}, json.dumps(one).encode()) for one in (reply, {**reply, "model": "old"}, reply)]
+    assert judged(run).is_complete
+    found = read_win_rates(run.folder, print)
+    assert found.progress.models == ("new", "old")
+    assert "win rates: the endpoint answered by 2 models, new, old: this is no one judge" in win_rates.lines(found)
+
+
 def test_a_fault_of_the_endpoint_is_asked_again_and_is_never_a_loss(sweep_text, storage, endpoint) -> None:
     run = run_of(sweep_text, storage, endpoint.url, concurrency=1)
     broken = [(500, {}, b"broken")] * 3  # of one question, its whole patience

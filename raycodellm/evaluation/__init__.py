@@ -53,7 +53,7 @@ from raycodellm.evaluation.win_rate.comparison import (
     unasked,
     win_rate_lines,
 )
-from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeFailed, address_of, key_of
+from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeFailed, Said, address_of, key_of
 from raycodellm.evaluation.win_rate.judge import WIN_RATE, JudgedPair, WinRate, win_rate
 from raycodellm.evaluation.win_rate.kept_verdicts import KeptVerdicts, question_key
 from raycodellm.evaluation.win_rate.open_instructions import OPEN_INSTRUCTIONS, Asking, requests_of
@@ -85,6 +85,7 @@ __all__ = [
     "NothingFits",
     "Places",
     "Results",
+    "Said",
     "Stopped",
     "Suite",
     "SuiteTask",

@@ -71,6 +71,7 @@ def judge_trials(
         work.num_too_long,
         why,
         planned.left_out,
+        tuple(sorted({work.kept.models[key] for key in work.questions if key in work.kept.models})),
     )
     found = WinRates(progress, work.judgements)
     retrying.patiently(partial(write_win_rates, run, found), f"{FOLDER}/")
@@ -124,7 +125,7 @@ class _Work:
             return ""
         num_answered = 0
 
-        def on_answer(key: str, said: str) -> None:
+        def on_answer(key: str, said: evaluation.Said) -> None:
             nonlocal num_answered
             num_answered += 1
             self.kept.add(key, self.judge.model, said)

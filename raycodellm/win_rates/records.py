@@ -60,6 +60,8 @@ class Progress:
     why: str = ""
     """Why the judge was given up; empty where each question was asked."""
     left_out: LeftOut = LeftOut()  # noqa: RUF009  # frozen
+    models: tuple[str, ...] = ()
+    """Names by which the endpoint called the models that answered; one, if it is one judge."""
 
     @property
     def num_missing(self) -> int:

@@ -68,6 +68,9 @@ def lines(found: WinRates) -> list[str]:
     said = [f"win rates over arm {progress.reference} by {progress.judge}: {_result(rates)}"]
     if progress.num_missing:
         said.append(missing_line(progress))
+    if len(progress.models) > 1:
+        named = ", ".join(progress.models)
+        said.append(f"win rates: the endpoint answered by {len(progress.models)} models, {named}: this is no one judge")
     if rates and all(len(one.seeds) == 1 for one in rates):
         said.append(f"win rates: {_ONE_SEED}")
     num_equal = sum(one.num_equal for one in rates)

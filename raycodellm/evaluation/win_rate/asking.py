@@ -6,7 +6,7 @@ import queue
 import threading
 from collections.abc import Callable, Mapping
 
-from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeFailed, JudgeRefuses
+from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeFailed, JudgeRefuses, Said
 from raycodellm.evaluation.workers import Stopped
 
 MOST_FAILED = 3
@@ -22,7 +22,7 @@ class _Asked:
     def __init__(self, judge: Judge, questions: Mapping[str, str]) -> None:
         self._judge = judge
         self._left: queue.SimpleQueue[tuple[str, str]] = queue.SimpleQueue()
-        self.heard: queue.SimpleQueue[tuple[str, str | BaseException]] = queue.SimpleQueue()
+        self.heard: queue.SimpleQueue[tuple[str, Said | BaseException]] = queue.SimpleQueue()
         for one in questions.items():
             self._left.put(one)
         for _ in range(min(judge.settings.concurrency, len(questions))):
@@ -52,7 +52,7 @@ class _Asked:
 def ask_each(
     judge: Judge,
     questions: Mapping[str, str],
-    on_answer: Callable[[str, str], None],
+    on_answer: Callable[[str, Said], None],
     should_stop: Callable[[], bool] = lambda: False,
 ) -> str:
     """Asks each question, by its key; `on_answer(key, answer)` hears the answers, in this thread and in any order.
@@ -71,7 +71,7 @@ def ask_each(
                     raise Stopped from None
                 continue
             num_heard += 1
-            if isinstance(said, str):
+            if isinstance(said, Said):
                 failed_since = 0
                 on_answer(key, said)
             elif isinstance(said, JudgeFailed | JudgeRefuses):

@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from raycodellm.config import Judge as JudgeSettings
 from raycodellm.evaluation.win_rate.asking import ask_each
-from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeFailed
+from raycodellm.evaluation.win_rate.endpoint import Judge, JudgeFailed, Said
 from raycodellm.evaluation.win_rate.judge import JudgedPair, WinRate, question, verdict_of, win_rate
 from raycodellm.evaluation.win_rate.kept_verdicts import KeptVerdicts, question_key
 from raycodellm.evaluation.win_rate.open_instructions import OPEN_INSTRUCTIONS, REQUEST
@@ -141,7 +141,7 @@ def compare_answers(
     questions = unasked(pairs, settings, kept)
     num_answered = 0
 
-    def on_answer(key: str, said: str) -> None:
+    def on_answer(key: str, said: Said) -> None:
         nonlocal num_answered
         num_answered += 1
         kept.add(key, settings.model, said)

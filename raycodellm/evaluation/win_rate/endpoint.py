@@ -11,7 +11,7 @@ import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import IO, Any, NamedTuple
 
 from raycodellm.config import Judge as JudgeSettings
 from raycodellm.config import UserError
@@ -26,9 +26,11 @@ _MOST_WAIT_SECONDS = 600.0
 _LONG_SECONDS = 10.0
 """A wait that is worth a warning. A busy endpoint refuses many requests for a second or two."""
 _CAUSE_LENGTH = 200
+_MOST_BYTES = 16 * 2**20
+"""Longest answer that is read; a verdict has some hundred bytes."""
+_PART_BYTES = 2**16
 
-
-_PLACE_REFUSED = frozenset({401, 403, 404, 405})
+_PLACE_REFUSED = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
 """HTTP answers that refuse every question alike: a wrong key, a wrong address, a wrong model."""
 
 
@@ -45,6 +47,25 @@ class JudgeRefuses(UserError):
         self.refuses_all = refuses_all
 
 
+class Said(NamedTuple):
+    """A judge's answer to a question."""
+
+    words: str
+    """Empty where it says nothing."""
+    model: str
+    """The name of the model that answered, as the endpoint tells it; empty where it tells none."""
+
+
+class _StaysThere(urllib.request.HTTPRedirectHandler):
+    """Follows no redirection: the key is for the endpoint's address, and for no other."""
+
+    def redirect_request(self, *_: Any) -> None:
+        return None
+
+
+_open = urllib.request.build_opener(_StaysThere).open
+
+
 def address_of(settings: JudgeSettings) -> str:
     """The address of the endpoint's chat completions. `base_url` may be that address itself."""
     url = settings.base_url.rstrip("/")
@@ -52,15 +73,21 @@ def address_of(settings: JudgeSettings) -> str:
 
 
 def key_of(settings: JudgeSettings) -> str | None:
-    """The endpoint's key. Raises UserError where the variable that should hold it is not set."""
+    """The endpoint's key. Raises UserError where the variable that should hold it is not set, or holds no key."""
     name = settings.key_variable
     if name is None:
         return None
-    if not os.environ.get(name):
+    key = os.environ.get(name, "").strip()
+    if not key:
         raise UserError(
             f"the judge's key: the environment variable {name} is not set; put the key of {settings.base_url} into it"
         )
-    return os.environ[name]
+    if not key.isascii() or not key.isprintable():  # such a header cannot be sent, and the error would show it
+        raise UserError(
+            f"the judge's key: the environment variable {name} holds a line break or another character "
+            "that no key has; put the key alone into it"
+        )
+    return key
 
 
 class Pace:
@@ -108,8 +135,8 @@ class Judge:
         """No request begins any more; a question that waits fails."""
         self._closed.set()
 
-    def ask(self, question: str) -> str:
-        """The judge's answer; empty where it says nothing.
+    def ask(self, question: str) -> Said:
+        """The judge's answer.
 
         A request that fails for a passing reason is made again, after the time that the server asks for or ever longer
         ones. Raises JudgeRefuses for a request that the endpoint refuses, and JudgeFailed when patience ends.
@@ -122,19 +149,23 @@ class Judge:
             try:
                 return self._answer(question, options)
             except urllib.error.HTTPError as error:
-                body = error.read().decode("utf-8", "replace")
-                said = f"HTTP {error.code}: {_cause(body)}"
+                body = _body(error)
+                said = f"HTTP {error.code}: {self._cause(body)}"
                 if error.code == 400 and seconds is not None and self._asks_otherwise(body, options):
                     continue
                 if error.code not in _PASSING:
+                    moved = error.headers.get("Location") if error.code < 400 else None
+                    said += (
+                        f"; moved to {self._cause(moved)}, which is not followed: give that address" if moved else ""
+                    )
                     refused = f"the judge at {self._address} refuses the request ({said})"
-                    raise JudgeRefuses(refused, error.code in _PLACE_REFUSED) from error
+                    raise JudgeRefuses(refused, error.code in _PLACE_REFUSED) from None  # its text may hold the key
                 asked_wait = _retry_after(error.headers.get("Retry-After"))
                 if asked_wait is not None:
                     self._pace.pause(asked_wait)
                     seconds = None if seconds is None else 0.0
             except (OSError, ValueError, http.client.HTTPException) as error:  # no connection, no answer, no JSON
-                said = _cause(str(error) or type(error).__name__)
+                said = self._cause(str(error) or type(error).__name__)
             if seconds is None:
                 raise JudgeFailed(f"the judge at {self._address} does not answer ({said})")
             level = logging.WARNING if seconds >= _LONG_SECONDS else logging.INFO
@@ -157,7 +188,12 @@ class Judge:
         self._options = options
         return options != asked
 
-    def _answer(self, question: str, options: Mapping[str, Any]) -> str:
+    def _cause(self, text: str) -> str:
+        """The text in one line, without the key: some endpoints repeat it."""
+        shown = text.replace(self._key, "***") if self._key is not None else text
+        return " ".join(shown.split())[:_CAUSE_LENGTH]
+
+    def _answer(self, question: str, options: Mapping[str, Any]) -> Said:
         asked = {
             "model": self.settings.model,
             "messages": [{"role": "user", "content": question}],
@@ -167,19 +203,52 @@ class Judge:
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
         request = urllib.request.Request(self._address, json.dumps(asked).encode(), headers)
-        with urllib.request.urlopen(request, timeout=self.settings.timeout_seconds) as response:
-            return _content(json.loads(response.read()))
+        seconds = self.settings.timeout_seconds
+        with _open(request, timeout=seconds) as response:
+            return _said(_read(response, seconds))
 
 
-def _content(answer: Any) -> str:
-    """The text of a chat completion. Raises ValueError for anything else."""
+def _read(response: IO[bytes], seconds: float) -> bytes:
+    """The whole answer. Raises TimeoutError where that takes longer, also for one that comes byte by byte, and
+    ValueError for one without end."""
+    began, parts, num_bytes = time.monotonic(), [], 0
+    while part := response.read1(_PART_BYTES):  # type: ignore[attr-defined]  # of every HTTP answer
+        parts.append(part)
+        num_bytes += len(part)
+        if num_bytes > _MOST_BYTES:
+            raise ValueError(f"an answer of more than {_MOST_BYTES:,} bytes")
+        if time.monotonic() - began > seconds:
+            raise TimeoutError(f"no whole answer in {seconds:g} s")
+    return b"".join(parts)
+
+
+def _body(error: urllib.error.HTTPError) -> str:
     try:
+        return error.read(_PART_BYTES).decode("utf-8", "replace")
+    except (OSError, http.client.HTTPException):  # it ends before its end
+        return ""
+
+
+def _said(body: bytes) -> Said:
+    """The text of a chat completion, and the name of its model. Raises ValueError for anything else."""
+    shown = " ".join(body[:_CAUSE_LENGTH].decode("utf-8", "replace").split())
+    try:
+        answer = json.loads(body)
         content = answer["choices"][0]["message"].get("content")
+        if isinstance(content, list):  # parts of a message
+            content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
+    except (ValueError, RecursionError) as error:
+        raise ValueError(f"no JSON, but {shown!r}" if shown else "an empty answer") from error
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"no chat completion: {_cause(json.dumps(answer))}") from error
-    if isinstance(content, list):  # parts of a message
-        content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
-    return content or ""
+        raise ValueError(f"no chat completion: {shown}") from error
+    if not isinstance(content, str | None):
+        raise ValueError(f"no chat completion: {shown}")
+    return Said(_text(content), _text(answer.get("model")))
+
+
+def _text(value: Any) -> str:
+    """The value if it is text, without halves of characters, which a cut answer may end with; else nothing."""
+    return value.encode("utf-16", "surrogatepass").decode("utf-16", "replace") if isinstance(value, str) else ""
 
 
 def _retry_after(header: str | None) -> float | None:
@@ -187,7 +256,3 @@ def _retry_after(header: str | None) -> float | None:
         return min(_MOST_WAIT_SECONDS, max(0.0, float(header))) if header else None
     except ValueError:  # a date
         return None
-
-
-def _cause(text: str) -> str:
-    return " ".join(text.split())[:_CAUSE_LENGTH]

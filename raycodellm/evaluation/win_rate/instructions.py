@@ -33,16 +33,21 @@ def read_instructions(path: str, limit: int | None = None) -> list[str]:
 
 
 def _records(path: Path) -> Iterable[Any]:
-    if path.suffix == ".parquet":
-        import pyarrow.parquet as pq
-
-        return pq.read_table(path).to_pylist()
     try:
+        if path.suffix == ".parquet":
+            import pyarrow.parquet as pq
+
+            return pq.read_table(path).to_pylist()
         text = path.read_text("utf-8-sig")
         if text.lstrip().startswith("["):
             return json.loads(text)
-        return [json.loads(line) for line in text.splitlines() if line.strip()]
-    except ValueError as error:  # of JSON and of UTF-8
+        # Not by `splitlines`, which also parts a text at characters that JSON allows inside a line.
+        return [json.loads(line) for line in text.split("\n") if line.strip()]
+    except OSError as error:
+        raise UserError(f"instructions: {path} cannot be read ({error.strerror or error})") from error
+    except (ValueError, RecursionError) as error:  # of JSON, of UTF-8 and of Parquet
+        if path.suffix == ".parquet":
+            raise UserError(f"instructions: {path} is no Parquet table that can be read ({error})") from error
         raise UserError(f"instructions: {path} is neither JSON lines nor a JSON list ({error}); {_LAYOUTS}") from error
 
 

@@ -16,6 +16,7 @@ import pyarrow as pa
 
 from raycodellm import retrying
 from raycodellm.config import Judge as JudgeSettings
+from raycodellm.evaluation.win_rate.endpoint import Said
 from raycodellm.files import DamagedFile, Folder, fingerprint
 
 logger = logging.getLogger(__name__)
@@ -23,6 +24,8 @@ logger = logging.getLogger(__name__)
 FLUSH_SECONDS = 10.0
 """Judgements that a killed driver may lose."""
 _COLUMNS = {"key": "string", "judge": "string", "said": "string"}
+_MODEL = "model"
+"""Column of the name by which the endpoint called the model that answered; files of older versions lack it."""
 
 
 def question_key(settings: JudgeSettings, question: str) -> str:
@@ -39,6 +42,8 @@ class KeptVerdicts:
         self._flushed_at = clock()
         self.said: dict[str, str] = {}
         """Maps each key to what the judge said."""
+        self.models: dict[str, str] = {}
+        """Maps each key to the name by which the endpoint called the model that answered, where it told one."""
         if folder is not None:
             names = retrying.patiently(lambda: sorted(folder.list()), "the judge's words")
             for name in (one for one in names if one.endswith(".parquet")):  # not those that a killed driver left
@@ -51,11 +56,14 @@ class KeptVerdicts:
             logger.warning("%s; what it held is asked again", error)
             return
         self.said |= {row["key"]: row["said"] for row in rows}
+        self.models |= {row["key"]: row[_MODEL] for row in rows if row.get(_MODEL)}
 
-    def add(self, key: str, judge: str, said: str) -> None:
+    def add(self, key: str, judge: str, said: Said) -> None:
         """Keeps what the judge of that name said. Raises OSError where the folder takes no file."""
-        self.said[key] = said
-        self._new.append({"key": key, "judge": judge, "said": said})
+        self.said[key] = said.words
+        if said.model:
+            self.models[key] = said.model
+        self._new.append({"key": key, "judge": judge, "said": said.words, _MODEL: said.model})
         if self._clock() - self._flushed_at >= FLUSH_SECONDS:
             self.flush()
 
@@ -63,7 +71,7 @@ class KeptVerdicts:
         """Writes what was added since the last time."""
         self._flushed_at = self._clock()
         if self._folder is not None and self._new:
-            schema = pa.schema([(name, pa.string()) for name in _COLUMNS])
+            schema = pa.schema([(name, pa.string()) for name in (*_COLUMNS, _MODEL)])
             table, name, folder = pa.Table.from_pylist(self._new, schema), f"{uuid.uuid4().hex}.parquet", self._folder
             retrying.patiently(lambda: folder.write_table(name, table), "the judge's words")
         self._new = []
