@@ -602,7 +602,7 @@ def test_points_grow_with_their_seeds_and_a_band_joins_the_intervals_of_few_arms
         arm: size for trace in markers for arm, size in zip(trace["points"][1], trace["marker"]["size"], strict=True)
     }
     assert sizes[0] > sizes[9] > 0, "two seeds against one"
-    assert any(trace.get("fill") for trace in drawn.data) and "joins the intervals" in drawn.caption
+    assert any(trace.get("fill") for trace in drawn.data) and "join the arms' scores and intervals" in drawn.caption
 
 
 def test_several_objectives_are_drawn_against_each_other_with_their_front(tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 from raycodellm import win_rates
 from raycodellm.report import (
     constraints,
@@ -114,9 +116,8 @@ def sections(records: Records) -> list[Section]:
 def _all_sections(records: Records) -> list[Section]:
     best = records.best
     of_arm = f"of arm {best.arm}" if best else "of the first trial"
-    metric = records.sweep.search.objectives[0].metric
     return [
-        Section(f"{metric} by {_along(records)}", figures.scores(records), is_first=True),
+        _by_code_ratio(records),
         *_pairs(records),
         _ranking(records),
         Section("Verdicts look by look", looks.parts(records), looks.NOTE),
@@ -163,8 +164,15 @@ def _win_rates(records: Records) -> list[Section]:
     return [Section("Win rates", [*said, *_unless_empty(rates)], win_rates.NOTE)]
 
 
-def _along(records: Records) -> str:
-    return "code ratio" if figures.is_along_code_ratio(records) else "parameter"
+def _by_code_ratio(records: Records) -> Section:
+    """The plots of the first screen. A caption that all of them have is said once."""
+    metric = records.sweep.search.objectives[0].metric
+    title = f"{metric} by {'code ratio' if figures.is_along_code_ratio(records) else 'parameter'}"
+    found = figures.scores(records)
+    captions = {one.caption for one in found}
+    if len(found) > 1 and len(captions) == 1:
+        return Section(title, [replace(one, caption="") for one in found], captions.pop(), is_first=True)
+    return Section(title, found, is_first=True)
 
 
 def _unless_empty(table: Table) -> list[Table]:

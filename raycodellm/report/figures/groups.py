@@ -32,6 +32,15 @@ class Axis:
     """The stage that the parameter belongs to."""
     is_ratio: bool = False
     """True for a code ratio."""
+    name: str = ""
+    """The searched parameter; empty for a ratio that follows from the stage's weights."""
+
+    def stands_for(self, name: str) -> bool:
+        """True for a parameter that decides the arm's place."""
+        if self.name:
+            return name == self.name
+        stage, _, rest = name.partition(".")
+        return stage == self.stage and rest.partition(".")[0] in ("weights", "phases", "within", "sources")
 
     @property
     def is_numeric(self) -> bool:
@@ -76,12 +85,12 @@ def _parameter_axis(records: Records, name: str, domain: Domain, stage: str) -> 
     title = f"{name} (share of tokens)" if is_ratio else name
     if domain.kind == "choice" and not all(map(_is_number, domain.options)):
         shown = {arm: as_markup(formats.value(value)) for arm, value in values.items()}
-        return Axis(title, shown, {"type": "category"}, stage, is_ratio)
+        return Axis(title, shown, {"type": "category"}, stage, is_ratio, name)
     if domain.kind == "loguniform":
-        return Axis(title, values, {"type": "log"}, stage, is_ratio)
+        return Axis(title, values, {"type": "log"}, stage, is_ratio, name)
     ends = domain.options if domain.kind == "choice" else (domain.low, domain.high)
     margin = 0.04 * (max(ends) - min(ends)) or 0.5
-    return Axis(title, values, {"range": [min(ends) - margin, max(ends) + margin]}, stage, is_ratio)
+    return Axis(title, values, {"range": [min(ends) - margin, max(ends) + margin]}, stage, is_ratio, name)
 
 
 def _is_number(value: Any) -> bool:

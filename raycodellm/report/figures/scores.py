@@ -1,18 +1,32 @@
-"""The scores of the arms along the code ratio of each stage, with a band for each group of arms."""
+"""The scores of the arms along the code ratio of each stage: one curve per set of arms that differ in nothing else."""
 
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from typing import Any
 
 from raycodellm.report.answer import interval_name, metric_in_words
 from raycodellm.report.figures import groups
-from raycodellm.report.figures.figure import QUIET, Figure, legend, plain, points, title
+from raycodellm.report.figures.figure import (
+    GROUP_COLOURS,
+    GROUP_SYMBOLS,
+    NUM_COLOURS,
+    QUIET,
+    Figure,
+    as_markup,
+    legend,
+    plain,
+    points,
+    title,
+)
 from raycodellm.report.figures.groups import Axis
+from raycodellm.report.figures.sets import ArmSet, arm_sets
 from raycodellm.report.ranking import ArmScore
 from raycodellm.report.records import Records
 from raycodellm.statistics import Interval, quadratic_band
+from raycodellm.tables import formats
+from raycodellm.verdict.arms import same
 
 MOST_BARS = 60
 """Arms with error bars; more of them would hide each other."""
@@ -25,45 +39,89 @@ def scores(records: Records) -> list[Figure]:
 
 
 def _figure(records: Records, axis: Axis, place: int) -> Figure:
-    by = groups.grouping(records, axis.stage)
     arms = [one for one in groups.scored(records) if one.arm in axis.places]
+    params = {one.arm: one.params for one in arms}
+    found = arm_sets(params, {one.arm: axis.places[one.arm] for one in arms}, records.file.domains, axis.stands_for)
+    by, names = _names(records, found.sets)
     has_bars = len(arms) <= MOST_BARS
     behind: list[dict[str, Any]] = []
     front: list[dict[str, Any]] = []
     over: list[dict[str, Any]] = []
     bands = set()
-    for group, style in groups.styles(records, by).items():
-        members = sorted(
-            (one for one in arms if groups.group_of(one.params, by) == group), key=lambda one: str(axis.places[one.arm])
-        )
-        if members:
-            kind, band = _band(axis, members)
-            bands |= {kind} if band else set()
-            area, line = _band_traces(band, group, style["color"])
-            behind += area if has_bars else []
-            front += [_markers(axis, members, group, style, has_bars)]
-            over += line if has_bars else [*area, *line]  # else a crowd of points would hide the band
-    objective = records.sweep.search.objectives[0]
+    for number, (one, name) in enumerate(zip(found.sets[:NUM_COLOURS], names, strict=False)):
+        style = {"color": GROUP_COLOURS[number], "symbol": GROUP_SYMBOLS[number]}
+        members = _in_order(axis, arms, one.arms)
+        kind, band = _band(axis, members)
+        bands |= {kind} if band else set()
+        area, line = _band_traces(band, name, style["color"])
+        behind += area if has_bars else []
+        own = [arm for arm in members if arm.arm not in found.shared]
+        front += [_markers(axis, own, name, style, has_bars)] if own else []
+        over += line if has_bars else [*area, *line]  # else a crowd of points would hide the band
+    left = [arm for one in found.sets[NUM_COLOURS:] for arm in one.arms if arm not in found.shared]
+    for name, numbers in ((_SHARED, found.shared), (_ALONE, (*found.alone, *left))):
+        if others := _in_order(axis, arms, numbers):
+            front.append(_markers(axis, others, name, {"color": QUIET, "symbol": _SYMBOLS[name]}, has_bars))
     layout: dict[str, Any] = {
         "xaxis": {"title": title(axis.title), **axis.layout},
-        "yaxis": {"title": title(metric_in_words(objective))},
+        "yaxis": {"title": title(metric_in_words(records.sweep.search.objectives[0]))},
         **(legend(by) if len(front) > 1 else {"showlegend": False}),
         **_marks(records, arms[0], axis),
     }
     caption = ["One point per arm, larger with more seeds."]
     caption += [f"Bars: {interval_name(records.scores)}, of each score alone."] if has_bars else []
     caption += [_CONFIRMED] if any(one.is_confirmed for one in arms) else []
+    caption += [_ONE_CURVE] if bands and len(found.sets) > 1 else []
     caption += [_BANDS[kind] for kind in sorted(bands)]
-    return Figure(f"scores{place}", "", behind + front + over, layout, " ".join(caption))
+    caption += [_NOISE.format(names=", ".join(found.noise))] if bands and found.noise else []
+    caption += [_LEFT.format(number=len(found.sets) - NUM_COLOURS)] if left else []
+    height = _HEIGHT + max(0, len(front) - _LINES) * _LINE_PIXELS if by is None and len(front) > 1 else 0
+    return Figure(f"scores{place}", "", behind + front + over, layout, " ".join(caption), height)
 
 
+def _in_order(axis: Axis, arms: Sequence[ArmScore], members: Collection[int]) -> list[ArmScore]:
+    """The members among the arms, along the axis."""
+    return sorted((one for one in arms if one.arm in members), key=lambda one: str(axis.places[one.arm]))
+
+
+def _names(records: Records, sets: Sequence[ArmSet]) -> tuple[str | None, list[str]]:
+    """The parameter that tells the sets apart, None for several, and the sets' names by what they differ in: from each
+    other, or from the reference."""
+    differing = [name for name in records.file.domains if len({str(one.settings.get(name)) for one in sets}) > 1]
+    if len(differing) == 1:
+        by = differing[0]
+        return by, [as_markup(formats.value(one.settings.get(by))) for one in sets]
+    point = records.file.reference() or {}
+    names = []
+    for one in sets:
+        shown = {name: one.settings[name] for name in differing if name in one.settings}
+        own = {
+            name: value
+            for name, value in shown.items()
+            if name not in point or not same({"": value}, {"": point[name]})
+        }
+        names.append(
+            as_markup(formats.params(own)) if own else _AS_REFERENCE if point else as_markup(formats.params(shown))
+        )
+    return None, names
+
+
+_SHARED, _ALONE = "in several curves", "in no curve"
+_SYMBOLS = {_SHARED: "circle", _ALONE: "circle-open"}
+_AS_REFERENCE = "all else as in the reference"
+_ONE_CURVE = (
+    "One curve per set of arms that differ in the axis' parameter alone; the legend names what the sets differ in."
+)
+_NOISE = "Beside the curves' parameters the arms differ in {names}, which counts as noise."
+_LEFT = "{number} more sets, which are in no curve here, are too many for the plot."
+_HEIGHT, _LINES, _LINE_PIXELS = 400, 2, 19
+"""Pixels of a plot with a short legend, its lines, and what each further line takes."""
 _CONFIRMED = "Confirmed arms stand at the mean of their fresh seeds, the others at the score that the search saw."
 _BANDS = {
     "fit": (
-        "Line and band: a parabola through the scores and its 95 % band; whatever else differs between arms counts as "
-        "noise. It describes these scores, and is no verdict."
+        "Line and band: a parabola through the scores and its 95 % band. It describes these scores, and is no verdict."
     ),
-    "join": "Band: joins the intervals of the arms.",
+    "join": "Lines and bands that are not curved join the arms' scores and intervals.",
 }
 
 
@@ -107,7 +165,7 @@ def _error_bars(arms: Sequence[ArmScore], colour: str) -> dict[str, Any]:
 
 
 def _band(axis: Axis, members: Sequence[ArmScore]) -> tuple[str, list[tuple[float, Interval]]]:
-    """How the group's band is made, and (place, mean with its band) from left to right; empty without a band.
+    """How the set's band is made, and (place, mean with its band) from left to right; empty without a band.
 
     With too few places for a parabola, the band joins the arms' own intervals where each place has a single arm.
     """

@@ -154,7 +154,7 @@
       font: { family: getComputedStyle(document.body).fontFamily, size: 12.5, color: "--ink" },
       paper_bgcolor: "--paper", plot_bgcolor: "--paper",
       margin: { l: 8, r: 12, t: 12, b: 8 }, hovermode: "closest", xaxis: axis, yaxis: axis,
-      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", font: { size: 12 } },
+      legend: { orientation: "h", x: 0, y: 1.02, yanchor: "bottom", itemsizing: "constant", font: { size: 12 } },
       hoverlabel: { align: "left", bgcolor: "--pale", bordercolor: "--axis", font: { color: "--ink" } },
     };
     for (const key of Object.keys(layout)) if (/^[xy]axis[0-9]+$/.test(key)) base[key] = axis;
