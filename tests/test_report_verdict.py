@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import html
 import json
 import math
 import random
@@ -20,6 +19,7 @@ from raycodellm import cli, config, report, verdict
 from raycodellm.config import SweepFile
 from raycodellm.files import Folder
 from raycodellm.records import CONFIRM_SEEDS, TrialResult, as_json
+from raycodellm.report.markdown_text import plain
 from raycodellm.statistics import Difference, Interval, Variance
 from raycodellm.tables.trials import params_of
 from raycodellm.verdict.marks import marks
@@ -272,7 +272,7 @@ def test_page_markdown_terminal_and_verdict_json_show_the_same_verdicts(storage,
     run, document = finished
     page, markdown = ((run / "report").read_bytes(name).decode() for name in ("index.html", "report.md"))
     said = report.summary_text(run, storage)
-    assert said.splitlines()[-1] == document["answer"] and html.escape(document["answer"]) in markdown
+    assert said.splitlines()[-1] == document["answer"] and plain(document["answer"]) in markdown
     assert {one["verdict"] for one in document["verdicts"]} == {"better"} and document["phase"] == "done"
     for one in document["verdicts"]:
         gap = f"{one['difference_low']:+.3f} to {one['difference_high']:+.3f}"

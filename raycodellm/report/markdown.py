@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-import html
 import re
 from collections.abc import Mapping, Sequence
 
 from raycodellm.report.answer import answer_so_far
 from raycodellm.report.figures import Figure
+from raycodellm.report.markdown_text import plain
 from raycodellm.report.parts import Bars, Code, Part, Section, Tree
 from raycodellm.report.records import Records
 from raycodellm.report.tables import cards
@@ -31,17 +31,17 @@ def rendered_markdown(
 ) -> str:
     """A page as Markdown. `figures`: those beside the answer, each with its label. Sections that the HTML page folds
     are folded too, where Markdown is shown with its HTML."""
-    lines = [f"# {_plain(name)}", "", _plain(answer), ""]
-    lines += [f"- **{_plain(value)}** {_plain(label)}" for value, label in figures]
+    lines = [f"# {plain(name)}", "", plain(answer), ""]
+    lines += [f"- **{plain(value)}** {plain(label)}" for value, label in figures]
     for section in sections:
         shown = (_picture(part, section, pictures or {}) or part_lines(part) for part in section.parts)
         rendered = [block for block in shown if block]
         if rendered:  # a section of figures alone has nothing here without pictures
-            lines += ["", f"## {_plain(section.title)}"]
+            lines += ["", f"## {plain(section.title)}"]
             lines += ["", "<details><summary>Show</summary>"] if section.is_folded else []
             for block in rendered:
                 lines += ["", *block]
-            lines += ["", _plain(section.note)] if section.note else []
+            lines += ["", plain(section.note)] if section.note else []
             lines += ["", "</details>"] if section.is_folded else []
     return "\n".join(lines) + "\n"
 
@@ -51,24 +51,16 @@ def _picture(part: Part, section: Section, pictures: Pictures) -> list[str]:
     if not isinstance(part, Figure) or part.name not in pictures:
         return []
     return [
-        f"![{_plain(part.title or section.title)}]({pictures[part.name]})",
-        *(["", _plain(part.caption)] if part.caption else []),
+        f"![{plain(part.title or section.title)}]({pictures[part.name]})",
+        *(["", plain(part.caption)] if part.caption else []),
     ]
-
-
-_MARKUP = str.maketrans({"|": "&#124;", "[": "&#91;", "]": "&#93;", "`": "&#96;", "*": "&#42;", "\\": "&#92;"})
-
-
-def _plain(text: str) -> str:
-    """One line that Markdown shows as `text`: no HTML, link, picture, code or table cell begins or ends in it."""
-    return " ".join(html.escape(text, quote=False).split()).translate(_MARKUP)
 
 
 def part_lines(part: Part) -> list[str]:
     """Lines of a section's part; none for a figure."""
     match part:
         case str():
-            return [_plain(part)]
+            return [plain(part)]
         case Table():
             return _table_lines(part)
         case Bars():
@@ -83,7 +75,7 @@ def part_lines(part: Part) -> list[str]:
 
 def _table_lines(table: Table) -> list[str]:
     def row(cells: Sequence[str]) -> str:
-        return "| " + " | ".join(map(_plain, cells)) + " |"
+        return "| " + " | ".join(map(plain, cells)) + " |"
 
     rule = "|" + "|".join(":--" if place in table.left else "--:" for place in range(len(table.header))) + "|"
     return [row(table.header), rule, *map(row, table.rows)]
@@ -91,4 +83,4 @@ def _table_lines(table: Table) -> list[str]:
 
 def _node_lines(node: StageNode, depth: int) -> list[str]:
     below = [line for child in node.children for line in _node_lines(child, depth + 1)]
-    return [f"{'  ' * depth}- **{_plain(node.name)}** {_plain(node.facts)}", *below]
+    return [f"{'  ' * depth}- **{plain(node.name)}** {plain(node.facts)}", *below]
