@@ -209,6 +209,12 @@ def test_other_files_in_a_stages_folder_are_not(file: str) -> None:
     assert STAGE.strangers([file]) == [file]
 
 
+def test_no_sweep_has_the_name_of_a_folder_of_things(sweep_text: str) -> None:
+    for kind in KINDS:
+        with pytest.raises(UserError, match=r"name: found .*, the storage's own folder for something else"):
+            config.parse(sweep_text, overrides=(f"name={kind.folder}",))
+
+
 def test_all_that_a_run_leaves_in_its_folder_is_recognised_and_nothing_else() -> None:
     page = (Path(__file__).parents[1] / "docs" / "cluster.md").read_text(encoding="utf-8")
     told = re.findall(r"^\| `<sweep>/.*?\|", page, re.MULTILINE)

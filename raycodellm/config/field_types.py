@@ -3,20 +3,24 @@ model that all settings derive from."""
 
 from __future__ import annotations
 
+import re
+from collections.abc import Mapping
 from typing import Annotated, Any
 
 from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
-from raycodellm.config.errors import shown
+from raycodellm.config.errors import nearest, shown
 
+_WITH_UNIT = re.compile(r"(\d{1,3}(?:,\d{3})+|\d{1,9}(?:\.\d{1,9})?)\s?([kmbgt%]?)", re.IGNORECASE)
+_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "%": 0.01}
+"""Units that people write behind a number, and that YAML does not know."""
 LARGEST_COUNT = 10**16
 """Largest number of tokens, or of anything else counted: more than anyone has trained on, and exact as a float."""
 
 
 def _number(value: Any) -> Any:
     if isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
-        in_quotes = "; write it without quotes" if isinstance(value, str) and _reads_as_number(value) else ""
-        raise ValueError(f"found {shown(value)}; must be a number{in_quotes}")
+        raise ValueError(f"found {shown(value)}; must be a number{_meant(value)}")
     return value
 
 
@@ -24,11 +28,25 @@ def _whole(value: Any) -> Any:
     value = _number(value)
     if isinstance(value, float):
         if not value.is_integer():  # infinity and NaN are refused here too
-            raise ValueError(f"found {value:g}; must be a whole number")
+            raise ValueError(f"found {shown(value)}; must be a whole number")
         value = int(value)
     if abs(value) > LARGEST_COUNT:
         raise ValueError(f"found {shown(value)}; must be at most {LARGEST_COUNT:,}")
     return value
+
+
+def _meant(value: Any) -> str:
+    """What a user who wrote this for a number may have meant; empty where nothing is near."""
+    if isinstance(value, Mapping) and len(value) == 1 and nearest(next(iter(value)), ["search"]):
+        return "; did you mean 'search'?"
+    if not isinstance(value, str):
+        return ""
+    if _reads_as_number(value):
+        return "; write it without quotes"
+    if found := _WITH_UNIT.fullmatch(value.strip()):
+        number = float(found[1].replace(",", "")) * _UNITS[found[2].lower()]
+        return f"; write {int(number):_}" if number.is_integer() else f"; write {number:g}"
+    return ""
 
 
 def _reads_as_number(text: str) -> bool:
@@ -47,7 +65,8 @@ NO_TRUTH_VALUE = BeforeValidator(_whole)
 Ratio = Annotated[Number, Field(ge=0.0, le=1.0)]
 Decay = Annotated[Number, Field(ge=0.0, lt=1.0)]
 """Decay rate of a running mean. At 1 the mean would never take in a new value."""
-Name = Annotated[str, Field(pattern=r"^[A-Za-z0-9_-]+$", max_length=80)]
+NAME_PATTERN = r"^[A-Za-z0-9_-]+$"
+Name = Annotated[str, Field(pattern=NAME_PATTERN, max_length=80)]
 
 
 class Frozen(BaseModel):

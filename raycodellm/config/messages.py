@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 from pydantic import BaseModel, ValidationError
 
 from raycodellm.config.errors import nearest, shown, suggest
+from raycodellm.config.field_types import NAME_PATTERN
 from raycodellm.config.old_spellings import STAGE_SETTINGS
 from raycodellm.config.source_settings import KINDS
 from raycodellm.config.stage_settings import Stage
@@ -53,9 +54,20 @@ def explain(error: ValidationError, tree: dict[str, Any]) -> str:
     # Where a setting may be one mapping or a list of them, the mapping is what a user meant who gave neither.
     mappings = {item["loc"][:-1] for item in items if item["type"] == "model_type"}
     items = [item for item in items if item["type"] != "tuple_type" or item["loc"][:-1] not in mappings]
-    faults = list(dict.fromkeys(_explain_one(item, tree) for item in _one_branch(items)))
+    inside = {item["loc"][:place] for item in items for place in range(len(item["loc"]) - 1)}
+    items = [item for item in items if item["type"] != "tuple_type" or item["loc"][:-1] not in inside]
+    faults = _joined(dict.fromkeys(_explain_one(item, tree) for item in _one_branch(items)))
     more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
     return "; ".join(faults[:_MOST_FAULTS]) + more
+
+
+def _joined(faults: Iterable[str]) -> list[str]:
+    """The faults, those of one value in one: a setting may be a number or a word."""
+    wanted: dict[str, list[str]] = {}
+    for fault in faults:
+        found, must, rest = fault.partition("; must be ")
+        wanted.setdefault(found if must else fault, []).extend([rest] if must else [])
+    return [f"{found}; must be {' or '.join(rests)}" if rests else found for found, rests in wanted.items()]
 
 
 def _one_branch(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -79,7 +91,7 @@ def _is_mapping(part: Any) -> bool:
 
 
 def _explain_one(item: Mapping[str, Any], tree: dict[str, Any]) -> str:
-    path = _path_in(tree, item["loc"])
+    path = tuple(part for part in _path_in(tree, item["loc"]) if part != "[key]")  # pydantic's word for a name
     key = _dotted(tree, path)
     if item["type"] == "extra_forbidden":
         return f"{key}: unknown key; {_suggest_key(path)}"
@@ -113,8 +125,10 @@ def _wanted(item: Mapping[str, Any], path: tuple[Any, ...]) -> str:
     words = {
         "bool_type": "must be true or false",
         "bool_parsing": "must be true or false",
-        "string_type": "must be text",
+        "string_type": f"must be text{'; put it in quotes' if isinstance(item['input'], (bool, int, float)) else ''}",
     }
+    if kind == "string_pattern_mismatch" and item["ctx"]["pattern"] == NAME_PATTERN:
+        return "use letters, digits, - and _ alone"
     message: str = words.get(kind, item["msg"].replace("Input should", "must"))
     return message
 

@@ -23,7 +23,7 @@ from raycodellm.config.stage_settings import Stage
 from raycodellm.config.tracking_settings import Tracking
 from raycodellm.config.untrained import check_stages
 
-STORAGE_FOLDERS = ("tokens", "stages", "tokenizers", "models")
+STORAGE_FOLDERS = ("tokens", "stages", "trunks", "tokenizers", "models")
 """Folders of a storage that are not sweeps' folders."""
 
 

@@ -82,6 +82,10 @@ def _explicit_config(settings: dict[str, Any], vocab_size: int, eos_id: int, pad
 
 
 def load_config(path: str, pin: dict[str, str], what: str, vocab_size: int) -> PretrainedConfig:
+    """The configuration of the model in a folder, or on the hub. `what`: how messages call it."""
+    folder = hub_commits.folder_of(path)
+    if folder is not None and folder.local is not None and not folder.local.is_dir():
+        raise UserError(f"{what}: there is no such folder; give a Hugging Face model folder or a hub id")
     from transformers import AutoConfig
 
     try:
