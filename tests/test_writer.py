@@ -21,11 +21,13 @@ from raycodellm.evaluation.engine.agreement import differences, problem
 from raycodellm.evaluation.engine.decoding import Decoding
 from raycodellm.evaluation.engine.language_model import AnswerLM, load_model
 from raycodellm.evaluation.engine.vllm_writer import (
+    ARGUMENTS,
     PYTHON,
     VllmWriter,
     WriterEnded,
     engine_settings,
     environment_for,
+    given_arguments,
     opened_process,
     python_with_vllm,
     sampling_parameters,
@@ -248,6 +250,22 @@ def test_vllms_process_sees_the_workers_gpu_and_nothing_of_its_group():
     found = environment_for(given, "/other/python", 1)
     assert found["CUDA_VISIBLE_DEVICES"] == "5" and found["HOME"] == "h"
     assert not {"RANK", "MASTER_ADDR", "PYTHONPATH"} & {*found}
+
+
+def test_vllm_multiplies_numbers_of_32_bits_as_such_unless_the_environment_says_otherwise():
+    assert environment_for({}, "/other/python", 0)["TRITON_F32_DEFAULT"] == "ieee"
+    assert environment_for({"TRITON_F32_DEFAULT": "tf32"}, "/other/python", 0)["TRITON_F32_DEFAULT"] == "tf32"
+
+
+def test_the_environment_adds_arguments_that_leave_the_answers_as_they_are_and_no_others():
+    assert given_arguments({}) == {}
+    assert given_arguments({ARGUMENTS: '{"enforce_eager": true}'}) == {"enforce_eager": True}
+    with pytest.raises(UserError, match="does not take model, quantization; it takes a JSON object with any of"):
+        given_arguments({ARGUMENTS: '{"quantization": "fp8", "model": "b"}'})
+    with pytest.raises(UserError, match=r"does not take '\[1\]'"):
+        given_arguments({ARGUMENTS: "[1]"})
+    with pytest.raises(UserError, match="is no JSON: 'eager'"):
+        given_arguments({ARGUMENTS: "eager"})
 
 
 def test_without_a_gpu_or_vllm_the_backend_is_refused_with_what_to_do(monkeypatch, tmp_path):

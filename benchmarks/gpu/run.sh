@@ -3,8 +3,8 @@
 #
 # WHEELS: what wheels.sh left. OUT gets one file of JSON lines per step, logs.tar.gz, and steps.tsv with each step's seconds and exit
 # code. Steps, the most valuable first: engine sweep compiled evaluate determinism arms variants; `engine` and `sweep` take five
-# minutes, the others as much. Each has a limit of its own, all of them together TOTAL_SECONDS (590), and what a step had until then
-# stays. --device cpu runs all of it at tiny sizes. The machine brings CUDA, torch, transformers and pandas; their versions are in
+# minutes, the others as much. The step vllm, with what vllm_wheels.sh left in WHEELS too, runs where it is named. Each has a limit of
+# its own, all of them together TOTAL_SECONDS (590), and what a step had until then stays. --device cpu runs all of it at tiny sizes. The machine brings CUDA, torch, transformers and pandas; their versions are in
 # versions.txt, and raycodellm is imported from this checkout over its own pins.
 set -uo pipefail
 
@@ -26,6 +26,11 @@ if [ ! -d "$work/site" ]; then
   mkdir -p "$work/site"
   cat "$wheels"/site.tar.xz.* | xz -d -T0 | tar -x -C "$work/site" || exit 1
   "$python" -m compileall -q -j 0 "$work/site" raycodellm > /dev/null  # else each of Ray's processes compiles it all
+fi
+if [ ! -d "$work/vllm-site" ] && compgen -G "$wheels/vllm.tar.xz.*" > /dev/null; then
+  mkdir -p "$work/vllm-site"
+  cat "$wheels"/vllm.tar.xz.* | xz -d -T0 | tar -x -C "$work/vllm-site" || exit 1
+  "$python" -m compileall -q -j 0 "$work/vllm-site" > /dev/null
 fi
 export PYTHONPATH="$PWD:$work/site" PYTHONUNBUFFERED=1 HF_HUB_OFFLINE=1 TOKENIZERS_PARALLELISM=false
 export RAY_DATA_DISABLE_PROGRESS_BARS=1 HOME="$work/home"
@@ -59,7 +64,7 @@ model() { ls -d "$work"/sweeps/*/stages/pretrain-*/model 2> /dev/null | head -1;
 bench="$python benchmarks/gpu"
 if [ "$device" = cuda ]; then
   engine=(--profile --steps 4 --sides engine transformers compiled)
-  sweep=(--tokens 16000000 --limit 100) evaluate=(--limit 250)
+  sweep=(--tokens 16000000 --limit 100) evaluate=(--limit 250) vllm=(--site "$work/vllm-site")
   determinism=(--models 125m --steps 3 --micro-batch 32)
   variants=(--models 125m --steps 4 --micro-batch 16 --sides engine)
   arms=(--tokens 10000000 --limit 200 --seeds 4 --slots 4 --compile)
@@ -68,6 +73,7 @@ else
   engine=("${small[@]}" --profile --sides engine torch transformers) determinism=("${small[@]}")
   sweep=(--device cpu --preset tiny --precision fp32 --tokens 400000 --batch-tokens 8192 --sequence-length 128 --limit 20)
   variants=("${small[@]}" --sides engine) evaluate=(--device cpu --limit 20)
+  vllm=(--backend transformers --device cpu --limit 8 --prompts 8 --tokens 8)
   arms=("${sweep[@]}" --tokens 100000 --ratios 0 0.5 --seeds 2 --slots 2)
 fi
 for name in "${steps[@]}"; do
@@ -83,6 +89,7 @@ for name in "${steps[@]}"; do
       step compiled 160 $bench/sweep.py "${sweep[@]}" --parts compiled --seconds 120 --folder "$work/sweeps" \
         --out "$out/sweep.jsonl"
       ;;
+    vllm) step vllm 200 $bench/vllm_answers.py "$(model)" "${vllm[@]}" --out "$out/vllm.jsonl" ;;
     evaluate) step evaluate 120 $bench/evaluate.py "$(model)" "${evaluate[@]}" --out "$out/evaluate.jsonl" ;;
     variants) # what the other steps leave out, one process each, since DeepSpeed keeps state in its modules
       for options in "--precision fp16" "--zero 2" "--zero 3" "--activation-checkpointing"; do
@@ -96,7 +103,7 @@ for name in "${steps[@]}"; do
       step arms 300 $bench/sweep.py "${arms[@]}" --parts arms --seconds "$seconds" --folder "$work/sweeps" \
         --out "$out/sweep.jsonl"
       ;;
-    *) echo "no step $name; there are engine, sweep, compiled, evaluate, determinism, variants, arms"; exit 2 ;;
+    *) echo "no step $name; there are engine, sweep, compiled, evaluate, vllm, determinism, variants, arms"; exit 2 ;;
   esac
 done
 (cd "$work" && tar -czf "$out/logs.tar.gz" --ignore-failed-read *.log sweeps/*.log sweeps/*/*/run.log 2> /dev/null)

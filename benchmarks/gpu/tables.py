@@ -144,6 +144,29 @@ def evaluation_table(rows: list[dict[str, Any]]) -> str:
     return _common.table([*columns, "largest difference, bits/byte"], made)
 
 
+def vllm_table(rows: list[dict[str, Any]]) -> str:
+    made = []
+    for row in rows:
+        if "error" in row:
+            made.append((row["model"], row["way"], *["–"] * 9, row["error"][:80]))
+        for kind in ("greedy", "samples"):
+            if one := row.get(kind):
+                rates = [f"{engine}_{unit}_per_second" for unit in ("items", "tokens") for engine in ("vllm", "own")]
+                made.append(
+                    (
+                        *(row["model"], row["way"], row["dtype"], kind, shown(one["prompts"])),
+                        *(shown(one[rate], 0) for rate in rates),
+                        f"{100 * one['same_answers']:.1f} %",
+                        str(row.get("agrees", "–")),
+                        f"{row['start_seconds']:.0f}",
+                    )
+                )
+    columns = ["model", "way", "numbers", "answers", "prompts", "vLLM, items/s", "own engine", "vLLM, tokens/s"]
+    notes = [f"* {row['model']}, {row['way']}: {row['disagreement']}" for row in rows if "disagreement" in row]
+    ends = ["own engine", "same answers", "check agrees", "start of vLLM, s"]
+    return "\n".join([_common.table([*columns, *ends], made), *notes])
+
+
 def determinism_table(rows: list[dict[str, Any]]) -> str:
     made = [
         (
@@ -175,6 +198,7 @@ def main() -> None:
         ("Sweeps through Ray", "sweep.jsonl", sweep_tables),
         ("Evaluation", "evaluate.jsonl", evaluation_table),
         ("Determinism", "determinism.jsonl", determinism_table),
+        ("Answers by vLLM", "vllm.jsonl", vllm_table),
     ):
         found = lines(options.out, name)
         if found:

@@ -23,8 +23,20 @@ if TYPE_CHECKING:
 
 PYTHON = "RAYCODELLM_VLLM_PYTHON"
 """Environment variable with the path of a Python that has vLLM."""
+ARGUMENTS = "RAYCODELLM_VLLM_ARGUMENTS"
+"""Environment variable with more arguments of `vllm.LLM`, a JSON object; of `_MAY_BE_GIVEN` alone."""
 VERSION = "0.33.0"
 """vLLM's version that this file and `vllm_process.py` were written against."""
+_MAY_BE_GIVEN = (
+    "attention_config",
+    "compilation_config",
+    "enable_prefix_caching",
+    "enforce_eager",
+    "gpu_memory_utilization",
+    "max_num_batched_tokens",
+    "max_num_seqs",
+)
+"""Arguments that change speed and memory, and answers by rounding only."""
 _PROGRAM = Path(__file__).with_name("vllm_process.py")
 _SHARE = 0.85
 """Share of the GPU's free memory that vLLM may take; the rest is for likelihoods."""
@@ -66,7 +78,7 @@ def opened_vllm(files: str, lm: AnswerLM) -> Iterator[VllmWriter]:
     device = lm.model.device
     python = python_with_vllm(str(device))
     free, in_all = torch.cuda.mem_get_info(device)
-    settings = engine_settings(files, str(lm.model.dtype), lm.max_length, free / in_all)
+    settings = engine_settings(files, str(lm.model.dtype), lm.max_length, free / in_all) | given_arguments(os.environ)
     environment = environment_for(os.environ, python, device.index or 0)
     with opened_process(python, environment, settings) as process:
         yield VllmWriter(process, lm.ends, lm.max_length)
@@ -84,6 +96,21 @@ def engine_settings(files: str, dtype: str, max_length: int, free: float) -> dic
         "trust_remote_code": False,
         "seed": 0,
     }
+
+
+def given_arguments(environment: Mapping[str, str]) -> dict[str, Any]:
+    """The arguments of `vllm.LLM` that the environment adds. Raises UserError for others than `_MAY_BE_GIVEN`."""
+    text = environment.get(ARGUMENTS) or "{}"
+    try:
+        found = json.loads(text)
+    except ValueError as error:
+        raise UserError(f'{ARGUMENTS} is no JSON: {text!r}; write {{"enforce_eager": true}}') from error
+    if not isinstance(found, dict) or (others := sorted({*found} - {*_MAY_BE_GIVEN})):
+        named = ", ".join(others) if isinstance(found, dict) else repr(text)
+        raise UserError(
+            f"{ARGUMENTS} does not take {named}; it takes a JSON object with any of {', '.join(_MAY_BE_GIVEN)}"
+        )
+    return found
 
 
 def sampling_parameters(decoding: Decoding, seed: str, room: int, ends: Iterable[int]) -> dict[str, Any]:
@@ -109,6 +136,8 @@ def environment_for(environment: Mapping[str, str], python: str, gpu: int) -> di
     visible = [one for one in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
     found["CUDA_VISIBLE_DEVICES"] = visible[gpu] if gpu < len(visible) else str(gpu)
     found |= {"VLLM_NO_USAGE_STATS": "1"}
+    found.setdefault("TRITON_F32_DEFAULT", "ieee")  # else attention over 32-bit numbers multiplies in TF32
+    found.setdefault("VLLM_HOST_IP", "127.0.0.1")  # its processes are all here
     if python != sys.executable:  # this Python's packages are for this Python
         found.pop("PYTHONPATH", None)
         found.pop("PYTHONHOME", None)
