@@ -22,6 +22,8 @@ from raycodellm.report import write as report_write
 from raycodellm.storage_files import Spent
 from raycodellm.sweep.spending import PlannedStage, total_tokens, unfinished_tokens
 
+pytestmark = pytest.mark.usefixtures("no_rivals")
+
 GRID = (
     "search.sampler=grid",
     "search.trials=null",

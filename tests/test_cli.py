@@ -181,6 +181,7 @@ def test_a_mistyped_option_does_not_print_the_key_behind_it(capsys) -> None:
     assert "s3://***@bucket/x" in printed and "SECRETWORD" not in printed
 
 
+@pytest.mark.slow
 def test_a_command_that_starts_no_slot_imports_none_at_its_end() -> None:
     code = (
         "import sys; import raycodellm.cli; from raycodellm.slots.threads import threads_left; "

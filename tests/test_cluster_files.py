@@ -475,6 +475,7 @@ def test_a_wrong_command_on_a_page_is_noticed(tmp_path):
         check_raycodellm(ours)
 
 
+@pytest.mark.slow
 def test_the_roles_allow_operations_that_aws_has_on_what_the_page_names():
     import botocore.session
 

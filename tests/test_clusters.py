@@ -36,7 +36,7 @@ def draw(rng: random.Random, effect: float, num_clusters: int = 60) -> list[list
     return found
 
 
-@pytest.mark.parametrize("score", ["acc", "f1"])
+@pytest.mark.parametrize("score", ["acc", pytest.param("f1", marks=pytest.mark.slow)])
 def test_an_interval_over_clusters_holds_the_true_mean_as_often_as_it_says(score):
     rng, held = random.Random(1), {True: 0, False: 0}
     for _ in range(150):
@@ -51,6 +51,7 @@ def test_an_interval_over_clusters_holds_the_true_mean_as_often_as_it_says(score
     assert held[False] / 150 < 0.85, "as independent items they would claim too much"
 
 
+@pytest.mark.slow
 def test_a_difference_of_two_models_is_paired_by_cluster():
     rng, held = random.Random(2), 0
     for _ in range(120):

@@ -241,6 +241,7 @@ def test_a_models_malicious_completion_changes_nothing_and_fails_while_its_right
     assert got.metrics["own_code/pass@1"] == 0.5 and not secret.exists()
 
 
+@pytest.mark.slow
 def test_several_samples_give_pass_at_k_and_equal_ones_are_judged_once(isolated, learnt, monkeypatch):
     sources = []
 

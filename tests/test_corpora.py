@@ -421,6 +421,7 @@ def pairs(seed: int, num_examples: int):
 # -------------------------------------------------------------------------------------------------------- real data
 
 
+@pytest.mark.slow
 def test_real_books_problems_and_instructions_are_read_whole(test_data):
     expected = {
         ("text", "text", "text"): (7, 10_760_000),

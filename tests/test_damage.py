@@ -157,8 +157,23 @@ SLICES = [slice(None, None, 3), pytest.param(slice(None), marks=pytest.mark.exha
 """Half a file, none and one with values of other types; and all."""
 
 
+FAST = (
+    "sweep.yaml",
+    "0002/result.json",
+    "0003/trial.json",
+    "stage.json",
+    "DONE",
+    "metrics.parquet",
+    "manifest.json",
+    "0001/items.parquet",
+)
+"""Ends of files, of each answer in `FILES` at least one."""
+
+
 @pytest.mark.parametrize("some", SLICES, ids=["some", "all"])
-@pytest.mark.parametrize("name", FILES)
+@pytest.mark.parametrize(
+    "name", [pytest.param(one, marks=[] if one.endswith(FAST) else pytest.mark.slow) for one in FILES]
+)
 def test_a_damaged_file_is_named_and_blocks_no_command(sweep_text, storage, capsys, monkeypatch, name, some) -> None:
     monkeypatch.setattr(
         "raycodellm.report.html_page.packed_plotly", lambda: ""

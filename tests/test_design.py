@@ -18,6 +18,7 @@ def weights_of(points) -> np.ndarray:
     return np.array([[point[name] for name in SOURCES] for point in points])
 
 
+@pytest.mark.slow
 def test_a_d_optimal_design_leaves_less_unknown_of_a_quadratic_form_than_random_points_do():
     file, rng = sweep_file(), np.random.default_rng(0)
     made = regression.design(file, "d-optimal", 14, 1.0, 0)

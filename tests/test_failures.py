@@ -17,6 +17,8 @@ from raycodellm.records import CONFIRM_SEEDS, TrialResult
 from raycodellm.sweep.failures import too_many_failed, why_final
 from raycodellm.verdict import Looks
 
+pytestmark = pytest.mark.usefixtures("no_rivals")
+
 GRID = (
     "search.sampler=grid",
     "search.trials=null",

@@ -65,6 +65,7 @@ def looked_at(rows: list[dict], file: SweepFile, num_decided: int) -> verdict.Fr
     return verdict.front(file, [{**row, "phase": "confirm"} for row in rows], {}, looks)
 
 
+@pytest.mark.slow
 def test_where_all_arms_are_equal_at_most_a_twentieth_of_sweeps_know_a_place_at_any_look():
     rng, wrong, sweeps = np.random.default_rng(3), 0, 100
     for _ in range(sweeps):

@@ -15,6 +15,8 @@ from raycodellm.config import SweepFile, Unreachable, UserError
 from raycodellm.files import Folder
 from raycodellm.identity import hub_commits
 
+pytestmark = pytest.mark.usefixtures("no_rivals")
+
 GIVEN = """
 name: given
 model: {search: {choice: [{pretrained: HERE/base}, {pretrained: HERE/other}, {pretrained: HERE/third}]}}

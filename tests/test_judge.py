@@ -397,6 +397,7 @@ def win_rates(models: list[str], url: str, *more: str) -> list[str]:
     return [*asked, "--judge", url, "--judge-model", "small", *more]
 
 
+@pytest.mark.slow
 def test_the_command_says_the_win_rate_of_a_pair_and_keeps_the_answers(models, endpoint, tmp_path, capsys) -> None:
     assert main(win_rates(models, endpoint.url, "--output", str(tmp_path), "--json")) == 0
     found = json.loads(capsys.readouterr().out)

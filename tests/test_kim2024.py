@@ -240,7 +240,10 @@ def test_the_boxes_of_a_state_share_a_prompt_and_variants_share_their_states():
     assert not words & set(NOUNS) and set(OTHER_NOUNS) <= words
 
 
-@pytest.mark.parametrize(("variant", "per_scenario"), [("base", 13), ("numops", 3), ("query", 91)])
+@pytest.mark.parametrize(
+    ("variant", "per_scenario"),
+    [("numops", 3), *(pytest.param(*one, marks=pytest.mark.slow) for one in (("base", 13), ("query", 91)))],
+)
 def test_training_pairs_show_every_moment_of_the_training_split(variant, per_scenario):
     found = list(training.pairs("train", variant))
     assert len(found) == 990 * per_scenario

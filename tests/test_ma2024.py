@@ -314,7 +314,9 @@ def test_a_task_may_compare_its_choices_by_perplexity(folder, plain, tmp_path):
     assert [row["prediction"] for row in found] != by_sum
 
 
-@pytest.mark.parametrize("name", ["scienceqa_generated", "ekar_generated_channel"])
+@pytest.mark.parametrize(
+    "name", [pytest.param("scienceqa_generated", marks=pytest.mark.slow), "ekar_generated_channel"]
+)
 def test_the_choices_are_scored_after_the_rationale_that_the_model_wrote(name, data, folder, plain):
     settings = Evaluation(tasks=(name,), data=str(data))
     row = rows(evaluation.evaluate(folder, settings), name)[0]
@@ -415,6 +417,7 @@ def test_a_file_of_babi_is_read_with_its_name_in_the_error(data, folder, tmp_pat
         evaluation.evaluate(folder, Evaluation(tasks=("babi_qa1",), data=str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_the_real_files_give_all_their_items(test_data):
     places = Places(None, str(test_data / "eval"))
     items = {"cosqa": 604, "cosqa_channel": 604, "scienceqa": 194, "scienceqa_oracle_channel": 194, "babi_qa19": 1000}

@@ -92,7 +92,9 @@ def earliest_deadline_first(made: Schedule, num_sequences: int) -> list[int]:
     return drawn
 
 
-@pytest.mark.parametrize(("block", "stretch"), [(1 << 16, 1 << 18), (32, 64), (1, 7)])
+@pytest.mark.parametrize(
+    ("block", "stretch"), [(1 << 16, 1 << 18), (32, 64), pytest.param(1, 7, marks=pytest.mark.slow)]
+)
 @given(made=schedules(), num_sequences=st.integers(1, 1500))
 def test_the_order_of_sources_is_that_of_earliest_deadline_first(
     block: int, stretch: int, made: Schedule, num_sequences: int

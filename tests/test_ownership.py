@@ -6,6 +6,7 @@ import subprocess
 import sys
 import threading
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -15,6 +16,7 @@ from raycodellm import config, search, sweep
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.slots.threads import THREAD_PREFIX
+from raycodellm.sweep import ownership
 from raycodellm.sweep.journal_copy import read_journal
 from raycodellm.sweep.ownership import LOCAL, OWNER, REMOTE, Owner
 
@@ -39,7 +41,8 @@ def owner(folder: Path, time: Time, machine: str = "elsewhere") -> Owner:
 
 @pytest.fixture
 def remote(monkeypatch) -> None:
-    """Storages are object stores, where no file can be locked."""
+    """Storages are object stores, where no file can be locked; a driver looks twice for another one, and soon."""
+    monkeypatch.setattr(ownership, "REMOTE", replace(REMOTE, settle=0.05))
     monkeypatch.setattr(Folder, "local", property(lambda folder: None))
     monkeypatch.setattr(Folder, "write_bytes", lambda folder, name, data: write(Path(folder.uri) / name, data))
 

@@ -95,7 +95,10 @@ def test_the_kind_of_the_objective_is_tested_where_a_task_has_it() -> None:
     assert pairs.tested_metrics(names, ["a", "b", "d"], "acc") == ["a/acc", "b/bpb"]
 
 
-@pytest.mark.parametrize(("sweeps", "most"), [(60, 0.1), pytest.param(1000, 0.06, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize(
+    ("sweeps", "most"),
+    [pytest.param(60, 0.1, marks=pytest.mark.slow), pytest.param(1000, 0.06, marks=pytest.mark.exhaustive)],
+)
 def test_of_equal_models_at_most_one_sweep_in_twenty_makes_any_claim(sweeps: int, most: float) -> None:
     """Three pairs, two tasks; each item is right in a model with its own probability, the same in all models."""
     chance = np.random.default_rng(0)

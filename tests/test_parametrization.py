@@ -224,7 +224,7 @@ def _growth(shape, settings: Model, parallel: bool) -> dict[str, float]:
     return {name: statistics.fmean(values[2:]) / statistics.fmean(values[:2]) for name, values in sizes.items()}
 
 
-@pytest.mark.parametrize("parallel", [False, True])
+@pytest.mark.parametrize("parallel", [False, pytest.param(True, marks=pytest.mark.slow)])
 def test_under_mup_nothing_grows_with_the_width_and_under_the_standard_activations_and_logits_do(shape, parallel):
     """The coordinate test of Yang et al. 2022, appendix D.1."""
     mup, standard = (_growth(shape, settings, parallel) for settings in (MUP, STANDARD))

@@ -27,7 +27,7 @@ def best_against(truth, noise: float, seed: int):
     return band, float(truth(best)[0] - truth(x[0])[0])
 
 
-@pytest.mark.parametrize("noise", [0.1, 0.4])
+@pytest.mark.parametrize("noise", [0.1, pytest.param(0.4, marks=pytest.mark.slow)])
 def test_ninety_percent_intervals_of_the_chosen_best_cover_its_true_difference(noise):
     curves = (lambda at: (at - 0.4) ** 2 * 3, lambda at: np.exp(-2 * at), lambda at: np.sin(6 * at) / 2)
     covered = []
@@ -37,6 +37,7 @@ def test_ninety_percent_intervals_of_the_chosen_best_cover_its_true_difference(n
     assert np.mean(covered) >= 0.8  # of 24; the waves turn beyond their last arm, which no arm foretells
 
 
+@pytest.mark.slow
 def test_where_nothing_matters_a_better_point_is_claimed_in_at_most_a_twentieth_of_sweeps():
     claims = [best_against(lambda at: 0.0 * at, 0.2, seed)[0].high[0] < 0 for seed in range(40)]
     assert np.mean(claims) <= 0.05

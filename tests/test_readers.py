@@ -254,7 +254,7 @@ def table(rows: int = 100) -> pa.Table:
     return pa.table({"id": range(rows), "text": [f"row {i}" for i in range(rows)]})
 
 
-@pytest.mark.parametrize("kind", ["stream", "file"])
+@pytest.mark.parametrize("kind", [pytest.param("stream", marks=pytest.mark.slow), "file"])
 def test_arrow_files_are_the_same_for_every_cut(tmp_path, kind):
     path = tmp_path / "a.arrow"
     new = pa.ipc.new_stream if kind == "stream" else pa.ipc.new_file
@@ -407,14 +407,14 @@ def test_columns_that_the_settings_name_travel_with_a_document(tmp_path):
 # -------------------------------------------------------------------------------------------------------- bad input
 
 
-@pytest.mark.parametrize("compressed", [".gz", ".zst", ".bz2"])
+@pytest.mark.parametrize("compressed", [".gz", ".zst", pytest.param(".bz2", marks=pytest.mark.slow)])
 def test_truncated_compressed_files_give_what_stands_before_and_are_counted(tmp_path, compressed):
     import bz2
     import os
 
     pack = {".gz": gzip.compress, ".bz2": bz2.compress, ".zst": lambda d: pa.compress(d, "zstd", asbytes=True)}
     # Not to be compressed well, so that the part before the damage is long.
-    lines = "".join(json.dumps({"text": os.urandom(500).hex()}) + "\n" for _ in range(5000)).encode()
+    lines = "".join(json.dumps({"text": os.urandom(500).hex()}) + "\n" for _ in range(2000)).encode()
     packed = pack[compressed](lines)
     path = write(tmp_path / f"a.jsonl{compressed}", packed[: len(packed) * 9 // 10])
     documents, skips = read(Source(kind="text", path=path))
@@ -430,9 +430,13 @@ def test_empty_files_of_every_format_are_counted_or_hold_nothing(tmp_path):
         assert not documents and sum(skips.values()) == 1, name
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("name", "begins", "between", "ends", "what"),
-    [("a.jsonl", b"", b"\n", b"\n", "line"), ("a.json", b"[", b", ", b"]", "JSON value")],
+    [
+        ("a.jsonl", b"", b"\n", b"\n", "line"),
+        ("a.json", b"[", b", ", b"]", "JSON value"),
+    ],
 )
 def test_one_record_of_200_megabytes_is_counted_in_bounded_memory(tmp_path, name, begins, between, ends, what):
     path = tmp_path / name

@@ -133,6 +133,7 @@ def history(sixty_commits, tmp_path) -> Path:
     return shutil.copytree(sixty_commits, tmp_path / "project")
 
 
+@pytest.mark.slow
 def test_a_history_is_the_same_for_every_cut_and_whatever_the_user_configured(history, monkeypatch, tmp_path):
     whole = read(source(history))
     assert len(whole[0]) == 60

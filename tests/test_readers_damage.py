@@ -50,9 +50,10 @@ def rows_of(count: int) -> list[str]:
 ROWS = rows_of(3000)
 LINES = "".join(json.dumps({"text": row}) + "\n" for row in ROWS).encode()
 PACKERS = {".gz": gzip.compress, ".bz2": bz2.compress, ".zst": lambda d: pa.compress(d, "zstd", asbytes=True)}
+ENDINGS = [".gz", *(pytest.param(one, marks=pytest.mark.slow) for one in (".bz2", ".zst"))]
 
 
-@pytest.mark.parametrize("ending", PACKERS)
+@pytest.mark.parametrize("ending", ENDINGS)
 @pytest.mark.parametrize("after", [bytes(512), b"garbage"])
 def test_what_follows_a_whole_packed_file_costs_no_row(tmp_path, ending, after):
     path = tmp_path / f"a.jsonl{ending}"
@@ -62,7 +63,7 @@ def test_what_follows_a_whole_packed_file_costs_no_row(tmp_path, ending, after):
     assert skips == {"unreadable file": 1}
 
 
-@pytest.mark.parametrize("ending", PACKERS)
+@pytest.mark.parametrize("ending", ENDINGS)
 def test_a_packed_file_that_is_cut_gives_all_that_unpacks(tmp_path, ending):
     import zlib
 
@@ -134,6 +135,7 @@ def test_a_packed_batch_that_claims_to_be_huge_is_damage(tmp_path):
     assert len(documents) == 200 and skips == {"unreadable batch": 1}
 
 
+@pytest.mark.slow
 def test_rows_that_repeat_a_large_value_are_unfolded_a_few_at_a_time(tmp_path):
     large = pa.DictionaryArray.from_arrays(pa.array([0] * 600, pa.int32()), pa.array(["x" * (3 << 20)]))
     pq.write_table(pa.table({"text": large, "n": range(600)}), tmp_path / "a.parquet", compression="zstd")

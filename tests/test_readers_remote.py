@@ -185,14 +185,18 @@ def test_what_the_hub_lacks_or_refuses_is_said_with_what_would_work(served, tmp_
         assert message in said and seconds < 20, (path, said)
 
 
-def test_without_a_network_the_error_comes_within_seconds_and_says_what_to_do(served, tmp_path):
+@pytest.mark.parametrize(
+    "hub", ["a closed port", *(pytest.param(one, marks=pytest.mark.slow) for one in ("no host", "broken"))]
+)
+def test_without_a_network_the_error_comes_within_seconds_and_says_what_to_do(served, tmp_path, hub):
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        endpoint = f"http://127.0.0.1:{free.getsockname()[1]}"
+        closed = f"http://127.0.0.1:{free.getsockname()[1]}"
     served.broken = True
-    for url in (endpoint, "http://no.such.host.invalid", f"http://127.0.0.1:{served.server_port}"):
-        said, seconds = ask(url, tmp_path, path="hf://datasets/team/set")
-        assert "cannot be reached" in said and "hf download" in said and seconds < 20, said
+    broken = f"http://127.0.0.1:{served.server_port}"
+    url = {"a closed port": closed, "no host": "http://no.such.host.invalid", "broken": broken}[hub]
+    said, seconds = ask(url, tmp_path, path="hf://datasets/team/set")
+    assert "cannot be reached" in said and "hf download" in said and seconds < 20, said
 
 
 def test_an_error_that_is_not_the_networks_is_not_explained_away():

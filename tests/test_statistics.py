@@ -89,7 +89,9 @@ SWEEPS = 1_000
 MOST = 0.05 + 2 * math.sqrt(0.05 * 0.95 / SWEEPS)
 
 
-@pytest.mark.parametrize(("arms", "seeds"), [(6, 1), (6, 2), (6, 3), (2, 2), (2, 3)])
+@pytest.mark.parametrize(
+    ("arms", "seeds"), [(6, 1), (6, 2), pytest.param(6, 3, marks=pytest.mark.slow), (2, 2), (2, 3)]
+)
 def test_at_most_five_percent_of_sweeps_without_an_effect_claim_one(arms, seeds):
     share = share_with_a_claim(drawn_sweeps(SWEEPS, arms, seeds))
     assert share <= MOST
@@ -468,12 +470,14 @@ def is_contradicted(simulated, settings: dict, sweeps: int) -> bool:
     return wilson_interval(false, sweeps)[0] > 0.05
 
 
-@pytest.mark.parametrize("name", SLICE)
+@pytest.mark.parametrize(
+    "name", ["looks", "tasks", *(pytest.param(name, marks=pytest.mark.slow) for name in ("4 seeds", "unequal"))]
+)
 def test_a_verdict_claims_a_difference_in_at_most_five_percent_of_sweeps_without_one(simulated, name):
     assert not is_contradicted(simulated, SLICE[name], 80)
 
 
-@pytest.mark.parametrize("name", ["4 seeds", "tasks"])
+@pytest.mark.parametrize("name", [pytest.param("4 seeds", marks=pytest.mark.slow), "tasks"])
 def test_verdicts_without_a_correction_would_be_caught(simulated, monkeypatch, name):
     def uncorrected(p_values, seeds, look):
         return {one: Corrected(p, 0.05, p <= 0.05) for one, p in p_values.items()}

@@ -401,13 +401,13 @@ class SlowStore:
 def test_training_slower_than_reading_never_waits_and_a_slow_store_shows_as_waiting(monkeypatch):
     monkeypatch.setattr(readers, "BLOCK_BYTES", 8 * LENGTH * blocks.TOKEN_BYTES)
     waited, ready = [], []
-    for batch in ingest.steps(CountingPlan(400), [SlowStore(0.002)] * 2, LENGTH, 8, 0):
+    for batch in ingest.steps(CountingPlan(240), [SlowStore(0.002)] * 2, LENGTH, 8, 0):
         waited.append(batch.wait_seconds)
         ready.append(batch.blocks_ready)
         time.sleep(0.02)
     assert np.median(waited[3:]) < 0.002, "four milliseconds of reading fit into twenty of training"
     assert np.median(ready[3:]) == readers.BLOCKS_AHEAD
-    batches = list(ingest.steps(CountingPlan(160), [SlowStore(0.02)] * 2, LENGTH, 8, 0))
+    batches = list(ingest.steps(CountingPlan(96), [SlowStore(0.02)] * 2, LENGTH, 8, 0))
     assert np.median([batch.wait_seconds for batch in batches]) > 0.03
     assert np.median([batch.blocks_ready for batch in batches]) == 0
 

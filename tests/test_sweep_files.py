@@ -25,6 +25,9 @@ def small_forms(path: Path) -> list[list[str]]:
     return [words[3:] for words in commands]
 
 
+LARGE = ("code-by-stage", "kim2024-pairs", "ladder", "ma2024-mixing", "ma2024-stages", "petty2024", "proxies")
+"""Files whose check takes up to a second, where those of the others take a tenth."""
+CHECKED = [pytest.param(path, id=path.stem, marks=[pytest.mark.slow] if path.stem in LARGE else []) for path in FILES]
 FORMS = [
     pytest.param(path, form, id=f"{path.stem}-{place}")
     for path in FILES
@@ -32,7 +35,7 @@ FORMS = [
 ]
 
 
-@pytest.mark.parametrize("path", FILES, ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", CHECKED)
 def test_a_sweep_file_passes_check(path: Path, tmp_path, capsys, no_network) -> None:
     assert cli.main(["check", str(path), "--storage", str(tmp_path)]) == 0
     assert capsys.readouterr().out.startswith(f"{path.stem}: ")  # the sweep is named as its file is

@@ -328,6 +328,7 @@ REAL = {
 }
 
 
+@pytest.mark.slow
 def test_the_real_files_serve_lm_evals_tasks_of_their_data_sets(test_data: Path) -> None:
     loaded = evaluation.load_tasks(tuple(REAL), 0, Places(None, str(test_data / "eval"))).single
     assert {name: len(task.eval_docs) for name, task in loaded.items()} == REAL

@@ -159,6 +159,7 @@ def _true(sentence: str, place: dict[str, int]) -> bool:
     return place[found[1]] == stories.ORDINALS.index(found[2])
 
 
+@pytest.mark.slow
 def test_no_puzzle_structure_is_in_two_splits():
     puzzles = [[puzzle for _, puzzle in first(logical_deduction, name, 1000)] for name in SPLITS]
     structures = [{(puzzle.structure, len(puzzle.names)) for puzzle in some} for some in puzzles]
@@ -207,6 +208,7 @@ def test_items_and_examples_are_the_same_in_every_process():
     assert there.stdout.strip() == hashlib.sha256(repr(here).encode()).hexdigest()
 
 
+@pytest.mark.slow
 def test_a_thousand_items_of_every_task_take_less_than_a_few_seconds():
     started = time.process_time()
     for task in TASKS:

@@ -515,6 +515,7 @@ make()
     assert left == files(whole.folder)
 
 
+@pytest.mark.slow
 def test_a_store_that_the_disk_cannot_hold_is_an_error_and_not_a_store(tmp_path, text_source, trained):
     code = """
 import resource

@@ -6,6 +6,7 @@ that an edited task is another task whatever version its package has.
 
 from __future__ import annotations
 
+import functools
 import importlib.metadata
 import os
 from collections.abc import Iterable, Iterator
@@ -28,6 +29,7 @@ from raycodellm.identity import file_hashes
 from raycodellm.tasks import BUILTIN, FOLDER
 
 
+@functools.cache
 def lm_eval_version() -> str:
     return importlib.metadata.version("lm_eval")
 
