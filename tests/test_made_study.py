@@ -194,3 +194,18 @@ def test_verdict_json_has_looks_noise_and_tasks_that_go_another_way(page: Folder
     assert [len(look) > 0 for look in document["told"]] == [True, True]
     assert document["seed_noise"]["deviation"] > 0 and len(document["seed_noise"]["arms"]) == 4
     assert {one["metric"] for one in document["transfers"]} >= {"bpb_prose/bpb"}
+
+
+def test_a_report_says_what_was_asked_what_its_answer_rests_on_and_what_would_tell_more(page: Folder):
+    lines = page.read_text("report.md").splitlines()
+    asked, rests, after = (
+        next(line for line in lines if line.startswith(f"{name}: ")) for name in ("Asked", "Rests on", "Next")
+    )
+    assert "change offline/bpb (bits per byte, lower is better) against the reference (" in asked
+    assert "4 arms of the preset tiny, 3.00 M tokens in pretrain" in asked
+    assert "2 fresh seeds per arm" in rests or "2 to 4 fresh seeds per arm" in rests
+    assert "intervals over seeds and items, which hold at once for all comparisons (3 arms, 12 metrics, " in rests
+    assert "Arms are compared with the reference, not with each other." in rests
+    assert "pretrain.code_ratio 0.75 is the largest that was tried" in after
+    html = page.read_text("index.html")
+    assert "<dt>Asked</dt>" in html and "<dt>Next</dt>" in html

@@ -19,6 +19,7 @@ from markupsafe import Markup, escape
 from raycodellm.report import figures
 from raycodellm.report.answer import answer_so_far
 from raycodellm.report.figures import Curves, Figure
+from raycodellm.report.opening import Line, opening
 from raycodellm.report.parts import Section
 from raycodellm.report.records import Records
 from raycodellm.report.tables import cards
@@ -32,7 +33,7 @@ def html_page(records: Records, sections: Sequence[Section], reload_seconds: int
     parts = [part for section in sections for part in section.parts]
     hover = figures.hover_texts(records) if any(isinstance(part, Figure) for part in parts) else {}
     curves = figures.curve_data(records) if any(isinstance(part, Curves) for part in parts) else {}
-    head = Head(records.sweep.name, records.run.uri, answer_so_far(records), cards(records))
+    head = Head(records.sweep.name, records.run.uri, answer_so_far(records), cards(records), opening(records))
     return rendered(head, sections, hover, curves, reload_seconds)
 
 
@@ -46,6 +47,8 @@ class Head:
     answer: str
     cards: Sequence[tuple[str, str]]
     """Figures beside the answer, each with its label."""
+    lines: Sequence[Line] = ()
+    """The lines under the answer."""
 
 
 def rendered(
@@ -74,6 +77,7 @@ def rendered(
         where=head.where,
         answer=head.answer,
         cards=head.cards,
+        lines=head.lines,
         sections=sections,
         reload_seconds=reload_seconds,
         written=time.strftime("%Y-%m-%d %H:%M:%S %Z"),

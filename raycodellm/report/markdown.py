@@ -8,6 +8,7 @@ from collections.abc import Mapping, Sequence
 from raycodellm.report.answer import answer_so_far
 from raycodellm.report.figures import Figure
 from raycodellm.report.markdown_text import plain
+from raycodellm.report.opening import Line, opening
 from raycodellm.report.parts import Bars, Code, Part, Section, Tree
 from raycodellm.report.records import Records
 from raycodellm.report.tables import cards
@@ -16,10 +17,14 @@ from raycodellm.tables import StageNode, Table
 Pictures = Mapping[str, str]
 """Maps the names of figures to their files, relative to the page."""
 
+LONG_SECTION = 40
+"""Lines from which on a section is folded."""
+
 
 def markdown(records: Records, sections: Sequence[Section], pictures: Pictures | None = None) -> str:
     """The text of `report.md`."""
-    return rendered_markdown(records.sweep.name, answer_so_far(records), cards(records), sections, pictures)
+    head = opening(records)
+    return rendered_markdown(records.sweep.name, answer_so_far(records), cards(records), sections, pictures, head)
 
 
 def rendered_markdown(
@@ -28,21 +33,24 @@ def rendered_markdown(
     figures: Sequence[tuple[str, str]],
     sections: Sequence[Section],
     pictures: Pictures | None = None,
+    head: Sequence[Line] = (),
 ) -> str:
-    """A page as Markdown. `figures`: those beside the answer, each with its label. Sections that the HTML page folds
-    are folded too, where Markdown is shown with its HTML."""
-    lines = [f"# {plain(name)}", "", plain(answer), ""]
+    """A page as Markdown. `figures`: those beside the answer, each with its label; `head`: the lines under the answer.
+    Sections that the HTML page folds, and long ones, are folded where Markdown is shown with its HTML."""
+    lines = [f"# {plain(name)}", "", f"**{plain(answer)}**" if head else plain(answer), ""]
+    lines += [line for one in head for line in (f"{one.label}: {plain(one.text)}", "")]
     lines += [f"- **{plain(value)}** {plain(label)}" for value, label in figures]
     for section in sections:
         shown = (_picture(part, section, pictures or {}) or part_lines(part) for part in section.parts)
         rendered = [block for block in shown if block]
         if rendered:  # a section of figures alone has nothing here without pictures
             lines += ["", f"## {plain(section.title)}"]
-            lines += ["", "<details><summary>Show</summary>"] if section.is_folded else []
+            is_folded = section.is_folded or sum(map(len, rendered)) > LONG_SECTION
+            lines += ["", "<details><summary>Show</summary>"] if is_folded else []
             for block in rendered:
                 lines += ["", *block]
             lines += ["", plain(section.note)] if section.note else []
-            lines += ["", "</details>"] if section.is_folded else []
+            lines += ["", "</details>"] if is_folded else []
     return "\n".join(lines) + "\n"
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import takewhile
 from typing import ClassVar, TypeAlias
 
 from raycodellm.report.figures import Curves, Figure
@@ -51,6 +52,17 @@ class Section:
     """True if the page hides the section until the reader opens it."""
     is_first: bool = False
     """True for the section beside the answer, on the first screen."""
+
+    @property
+    def before_plots(self) -> Sequence[Part]:
+        """The sentences before the first plot; the page shows all plots of a section together."""
+        return list(takewhile(lambda one: isinstance(one, str), self.parts))
+
+    @property
+    def after_plots(self) -> Sequence[Part]:
+        """The other parts that are no plots, in their order."""
+        rest = self.parts[len(self.before_plots) :]
+        return [one for one in rest if not isinstance(one, (Figure, Curves))]
 
     @property
     def anchor(self) -> str:

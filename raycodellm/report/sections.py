@@ -62,7 +62,7 @@ _SELECTED_NOTE = (
 _REFERENCE_NOTE = (
     "All intervals are 95 % intervals over evaluation items and seeds. A difference is that to the reference arm, over "
     "the same items and, where arms share seeds, seed by seed; its interval holds for all arms and metrics that have a "
-    "verdict at once."
+    "verdict at once. The arms stand in the order of their means: two arms beside the reference are not compared."
 )
 _RATIO_NOTE = "Dashed: planned. Solid: code's share of the tokens since the previous point. One line per trial."
 _ORDER_NOTE = "The line is the best single score so far. It is chosen by its score, so noise makes it look too good."

@@ -17,9 +17,9 @@ from raycodellm.verdict.arms import same
 
 COLOURS = {"better": "--good", "worse": "--bad"}
 """Colours of the verdicts; any other one is quiet."""
-_SYMBOLS = {"better": "circle", "worse": "circle", "equal": "diamond"}
+_SYMBOLS = {"better": "circle", "worse": "square", "equal": "diamond"}
 _NAMES = ("better", "worse", "equal", "not known", "")
-_GAP, _TITLE_PIXELS, _ROW_PIXELS = 0.025, 70, 22
+_GAP, _TITLE_PIXELS, _ROW_PIXELS, _LEGEND_PIXELS = 0.025, 70, 22, 44
 _MOST_CHARACTERS = 70
 MOST_ARMS = 40
 """Arms that a plot shows: the first in rank."""
@@ -54,7 +54,9 @@ def forest(
     columns = min(columns, len(panels))
     num_rows = math.ceil(len(panels) / columns)
     height = num_rows * (_TITLE_PIXELS + _ROW_PIXELS * len(labels))
-    layout: dict[str, Any] = {"annotations": [], "shapes": [], "showlegend": any(line.word for line in panels[0].lines)}
+    has_words = any(line.word for line in panels[0].lines)
+    height += _LEGEND_PIXELS if has_words else 0
+    layout: dict[str, Any] = {"annotations": [], "shapes": [], "showlegend": has_words}
     data: list[dict[str, Any]] = []
     shown: set[str] = set()
     for place, panel in enumerate(panels):

@@ -1,0 +1,177 @@
+"""The lines under the answer: what was asked, what the answer rests on, and what would tell more."""
+
+from __future__ import annotations
+
+from functools import partial
+from typing import NamedTuple
+
+from raycodellm import regression, search, storage_files
+from raycodellm.report.answer import metric_in_words
+from raycodellm.report.figures.forest import arm_words
+from raycodellm.report.records import Records
+from raycodellm.tables import formats
+from raycodellm.tables.trials import params_of
+from raycodellm.verdict import Verdict
+from raycodellm.verdict.arms import same
+from raycodellm.verdict.sentence import remedy
+
+_MOST_NAMED = 2
+
+
+class Line(NamedTuple):
+    """One line of the opening."""
+
+    label: str
+    text: str
+
+
+def opening(records: Records) -> list[Line]:
+    """The lines that there is something to say in; none of a sweep that trains nothing."""
+    if not records.sweep.stages:
+        return []
+    told = (("Asked", asked(records)), ("Rests on", rests_on(records)), ("Next", next_steps(records)))
+    return [Line(label, text) for label, text in told if text]
+
+
+# ------------------------------------------------------------------------------------------------- the question
+
+
+def asked(records: Records) -> str:
+    """The question, with the model and the tokens that it is asked of."""
+    objectives, names = records.sweep.search.objectives, list(records.file.domains)
+    metrics = " and ".join(map(metric_in_words, objectives))
+    num_arms = len({row["arm"] for row in records.rows}) or records.file.example().search.trials
+    varied = _listed(names, 6)
+    point = search.reference_point(records.file)
+    if not names:
+        what = f"How good is this training in {metrics}?"
+    elif point is not None:
+        what = f"Does {varied} change {metrics} against the reference ({formats.params(point)})?"
+    else:
+        what = f"Which {varied} gives the best {metrics}?"
+    arms = f"{num_arms} arm{'s' * (num_arms != 1)}"
+    return f"{what} {arms} of {_model(records)}, {_tokens(records)}."
+
+
+def _listed(names: list[str], most: int) -> str:
+    told = formats.told_names(names)
+    if len(told) > most:
+        return f"{', '.join(told[:most])} and {len(told) - most} more"
+    return " and ".join(filter(None, (", ".join(told[:-1]), *told[-1:])))
+
+
+def _model(records: Records) -> str:
+    model = records.sweep.model
+    if model.preset is not None:
+        return f"the preset {model.preset}"
+    return f"the model {model.pretrained}" if model.pretrained is not None else "a model of its own configuration"
+
+
+def _tokens(records: Records) -> str:
+    """The tokens of each stage; those of a stage that differ from arm to arm are left out."""
+    searched = {name for name in records.file.domains if name.rpartition(".")[2] in ("tokens", "enabled")}
+    known = [one for one in records.sweep.stages if not {f"{one.name}.tokens", f"{one.name}.enabled"} & searched]
+    shown = ", ".join(f"{formats.count(one.num_tokens)} tokens in {one.name}" for one in known)
+    return shown or "on tokens that differ from arm to arm"
+
+
+# ------------------------------------------------------------------------------------------------- the evidence
+
+
+def rests_on(records: Records) -> str:
+    """The seeds, items and corrections behind the answer; empty where no verdict is given."""
+    known, metric = records.known, records.sweep.search.objectives[0].metric
+    of_metric = [one for one in known.verdicts if one.metric == metric]
+    if not of_metric or known.basis == "none":
+        return ""
+    seeds = [len(one.seeds) for one in of_metric]
+    fresh = {
+        "confirmation": "fresh seeds per arm, which the search never saw,",
+        "all seeds": "seeds per arm",
+        "first in rank": "seeds per arm",
+    }[known.basis]
+    span = f"{min(seeds)} to {max(seeds)}" if min(seeds) != max(seeds) else str(seeds[0])
+    items = max((one.items or 0 for one in of_metric), default=0)
+    over = f" and {items:,} items" if items else " and the items"
+    num_looks = len(known.looks.told)
+    looks = f", {num_looks} look{'s' * (num_looks != 1)}" if known.basis == "confirmation" else ""
+    family = f"{len(of_metric)} arm{'s' * (len(of_metric) != 1)}, {len({one.metric for one in known.verdicts})} metrics"
+    said = [
+        f"{span} {fresh}{over}.",
+        f"In brackets: 95 % intervals over seeds and items, which hold at once for all comparisons ({family}{looks}).",
+    ]
+    if (spread := records.seed_spreads) is not None:
+        said.append(f"One seed's score varies by a standard deviation of {formats.score(spread.pooled.value)}.")
+    if records.has_reference and len(of_metric) > 1:
+        said.append("Arms are compared with the reference, not with each other.")
+    return " ".join(said)
+
+
+# ------------------------------------------------------------------------------------------------- what next
+
+
+def next_steps(records: Records) -> str:
+    """What would tell more, by what is known; empty where nothing is to be said yet."""
+    if records.best is None or records.num_open > 0:
+        return ""
+    return " ".join(filter(None, (_more_seeds(records), _wider(records), _guessing(records), _suggestions(records))))
+
+
+def _more_seeds(records: Records) -> str:
+    """The arms of which more seeds would tell, beside the one that the answer tells of."""
+    metric = records.sweep.search.objectives[0].metric
+    of_metric = [one for one in records.known.verdicts if one.metric == metric]
+    if all(one.word == "not known" for one in of_metric):
+        return ""  # the answer says how many seeds would tell
+    unknown = [one for one in of_metric if one.word == "not known" and remedy(one)]
+    return " ".join(f"{_arm(records, one)} is not known{remedy(one)}." for one in unknown[:_MOST_NAMED])
+
+
+def _arm(records: Records, one: Verdict) -> str:
+    return f"Arm {one.arm} ({arm_words(records, one.params)})"
+
+
+def _wider(records: Records) -> str:
+    """The numbers in which the best arm, if it is better for sure, stands at an end of what was searched."""
+    best = records.best
+    if best is None or best.verdict != "better" or not records.has_reference:
+        return ""
+    found = []
+    for name, domain in records.file.domains.items():
+        value = best.params.get(name)
+        if isinstance(value, bool) or not isinstance(value, (int, float)) or domain.kind == "simplex":
+            continue
+        numbers = [one for one in domain.options if isinstance(one, (int, float))] or [domain.low, domain.high]
+        is_limit = name.endswith("code_ratio") and value in (0, 1)
+        if len(numbers) > 1 and value in (min(numbers), max(numbers)) and not is_limit:
+            end = "largest" if value == max(numbers) else "smallest"
+            found.append(f"{name} {formats.value(value)} is the {end} that was tried")
+    return f"In arm {best.arm} {' and '.join(found)}: a better one may lie beyond." if found else ""
+
+
+def _guessing(records: Records) -> str:
+    best = records.best
+    if best is None or best.beats_chance is not False:
+        return ""
+    return "While accuracy is that of guessing, a larger model or more tokens tell more about answers than more seeds."
+
+
+def _suggestions(records: Records) -> str:
+    """The points that `raycodellm suggest` has named and nobody has run, or how to have some named."""
+    suggested = storage_files.attempt(partial(regression.read_suggested, records.run), records.say)
+    if suggested is None or not suggested.points:
+        said = "raycodellm suggest, on this run's folder, predicts the best point and names points to try."
+        return said if _can_be_fitted(records) else ""
+    measured = [params_of(row) for row in records.rows]
+    left = [one for one in suggested.points if not any(same(one.params, params) for params in measured)]
+    if not left:
+        return ""
+    points = "a point" if len(left) == 1 else f"{len(left)} points"
+    return f"raycodellm suggest has named {points} to try next (suggested.json) that this sweep has not run."
+
+
+def _can_be_fitted(records: Records) -> bool:
+    arms = regression.measured_means(records.rows, records.sweep.search.objectives[0].metric)
+    if not records.file.domains or not arms:
+        return False
+    return len(arms) >= regression.arms_needed(regression.Encoding.of(records.file, [one.params for one in arms]))
