@@ -234,6 +234,8 @@ def _check_addresses(options: argparse.Namespace) -> None:
             for one in value if isinstance(value, list) else [value]:
                 refuse_credentials(one)
     if getattr(options, "storage", None) is not None:
+        if not options.storage.strip():  # such as "$STORAGE" without a value: it would be the working directory
+            raise UserError("the storage's address is empty; give a folder, s3://bucket/folder or gs://bucket/folder")
         Folder(options.storage)
 
 

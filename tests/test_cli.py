@@ -139,6 +139,7 @@ def test_eval_refuses_a_number_by_its_option(capsys, option: tuple[str, str]) ->
         ("xyz://a/b", "no storage"),
         ("s3://", "no bucket"),
         ("s3:/b/x", "no folder and no address"),
+        ("", "is empty"),
     ],
 )
 def test_a_storage_that_cannot_be_one_is_refused_at_once(capsys, tmp_path, command, storage, words) -> None:

@@ -16,7 +16,7 @@ import uuid
 from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
-from raycodellm.files import Folder
+from raycodellm.files import Folder, cause
 
 logger = logging.getLogger(__name__)
 
@@ -123,8 +123,8 @@ class Lease:
         self._beats += 1
         try:
             self._put({**self.told(), "beats": self._beats})
-        except OSError:  # a full disk, say: the training itself reports that
-            logger.warning("cannot write %s/%s", self._folder, self.name, exc_info=True)
+        except OSError as error:  # a full disk, say: the training itself reports that
+            logger.warning("cannot write %s", cause(error))
 
     def _put(self, content: dict[str, Any]) -> None:
         self._folder.write_json(self.name, content)
