@@ -299,6 +299,7 @@ def test_without_a_sandbox_items_are_not_run_and_no_zero(learnt, monkeypatch):
     assert not secret.exists()
 
 
+@pytest.mark.slow
 def test_a_machine_without_a_sandbox_leaves_no_result_for_one_that_has_it(learnt, monkeypatch, tmp_path):
     def none():
         raise sandbox.SandboxUnavailable("no sandbox works here")

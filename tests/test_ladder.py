@@ -338,6 +338,7 @@ def test_an_arm_is_the_same_whatever_a_table_made_of_its_values() -> None:
 # ------------------------------------------------------------------------------------------------- running
 
 
+@pytest.mark.slow
 def test_a_ladder_killed_between_two_sizes_goes_on_with_the_second_and_trains_nothing_again(
     tmp_path, monkeypatch, capsys, no_rivals
 ) -> None:

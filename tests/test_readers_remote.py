@@ -247,6 +247,7 @@ def s3():
             forget_buckets()
 
 
+@pytest.mark.slow
 def test_a_source_is_listed_and_read_from_s3(s3):
     s3.put_object(Bucket="data", Key="set/train-00000-of-00001.parquet", Body=parquet("a", "b", "c"))
     s3.put_object(Bucket="data", Key="set/test-00000-of-00001.parquet", Body=parquet("no"))
@@ -263,6 +264,7 @@ def test_a_source_is_listed_and_read_from_s3(s3):
     assert source_fingerprint(Source(kind="text", path="s3://data/lines/a.jsonl")).fingerprint != inputs.fingerprint
 
 
+@pytest.mark.slow
 def test_copies_of_evaluation_data_are_found_and_read_on_s3(s3):
     places = Places(None, "s3://data/copies")
     with pytest.raises(UserError, match=r"evaluation\.data: there is no folder s3://data/copies"):
@@ -274,6 +276,7 @@ def test_copies_of_evaluation_data_are_found_and_read_on_s3(s3):
     assert len(evaluation.task_content("sciq", places)[-1][2][0][1][0]) == 32
 
 
+@pytest.mark.slow
 def test_a_missing_bucket_or_key_and_a_dead_server_are_said(s3, monkeypatch):
     with pytest.raises(UserError, match="no such object or folder, or no such bucket"):
         source_fingerprint(Source(kind="text", path="s3://none/x"))

@@ -101,6 +101,7 @@ def test_scores_of_a_known_law_are_predicted_better_than_by_their_mean(fitted):
     assert np.sqrt(np.mean((predicted - truth) ** 2)) < 0.5 * np.std(truth)
 
 
+@pytest.mark.slow
 def test_the_prediction_of_an_arm_that_is_held_out_does_not_know_its_score(fitted):
     encoding, _ = fitted
     points, scores = made_arms()

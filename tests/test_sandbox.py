@@ -214,6 +214,7 @@ def test_no_forgery_passes(strongest, name):
     assert verdict.result == FAILED, verdict
 
 
+@pytest.mark.slow
 def test_raising_is_no_answer_of_nothing(strongest):
     """Tests that expect None, emptiness, or the end of an iterator."""
     for raised in ("ValueError", "StopIteration", "GeneratorExit", "KeyboardInterrupt", "SystemExit", "MemoryError"):

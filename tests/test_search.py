@@ -78,7 +78,7 @@ def conditional(text: str, case: str, *overrides: str) -> config.SweepFile:
         ("same range", "tpe"),
         *((space, "nsga2") for space in SPACES),
         *(pytest.param(space, "tpe", marks=pytest.mark.slow) for space in [*SPACES][1:]),
-        ("own ranges", "gp"),
+        pytest.param("own ranges", "gp", marks=pytest.mark.slow),
         ("same range", "random"),
     ],
 )
@@ -383,7 +383,7 @@ def told(study: search.SweepStudy, number: int) -> list[search.Suggestion]:
     return found
 
 
-@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "qmc", "gp"])
+@pytest.mark.parametrize("sampler", ["tpe", "nsga2", "random", "qmc", pytest.param("gp", marks=pytest.mark.slow)])
 def test_twelve_trials_in_a_space_of_twelve_points_are_twelve_arms(sweep_text: str, tmp_path, sampler: str) -> None:
     first = "search.enqueue=[{pretrain.code_ratio: 0.5}]"  # a part of a point, whose rest is sampled
     file = parsed(sweep_text, *TWELVE, first, f"search.sampler={sampler}", "search.trials=12")

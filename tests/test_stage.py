@@ -438,6 +438,7 @@ def test_a_skipped_batch_is_counted_apart_and_an_interruption_changes_nothing(tm
     assert weights(again) == weights(whole)
 
 
+@pytest.mark.slow
 def test_a_loss_that_explodes_ends_the_stage_with_the_median_it_left(tmp_path, monkeypatch):
     job = make_job(tmp_path, num_steps=30)
     monkeypatch.setattr(TrainedModel, "forward", broken_at(set(range(20, 30)), times=10.0))
@@ -457,6 +458,7 @@ def test_a_loss_is_no_explosion_while_it_is_better_than_guessing():
     assert tally.observe_loss(100.0, 4.0, 64) == pytest.approx(2.25, abs=1.8)
 
 
+@pytest.mark.slow
 def test_the_model_of_a_stage_may_be_the_mean_of_its_last_weights_across_an_interruption(tmp_path):
     from safetensors.torch import load_file
 

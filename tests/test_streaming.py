@@ -352,6 +352,7 @@ def test_two_processes_at_once_make_one_copy(tmp_path):
     assert sum(num_bytes for num_bytes, _ in told) == whole, "each byte is read once, by one of them"
 
 
+@pytest.mark.slow
 def test_a_copy_whose_maker_was_killed_is_never_read_and_is_made_again(tmp_path):
     write_store(tmp_path / "bucket" / "s")
     process, _ = start_filling(tmp_path / "bucket", tmp_path / "cache", seconds_per_read=0.3)

@@ -652,6 +652,7 @@ def test_a_source_that_cannot_be_found_is_named(tmp_path):
         inspect(sweep, Folder(str(tmp_path)))
 
 
+@pytest.mark.slow
 def test_reading_a_store_imports_neither_ray_nor_transformers(tmp_path):
     write_store(Folder(str(tmp_path)), [[1, 2, 3, 0]] * 10, None, 1, 100)
     code = (

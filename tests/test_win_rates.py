@@ -266,6 +266,7 @@ def test_a_fault_of_the_endpoint_is_asked_again_and_is_never_a_loss(sweep_text, 
     assert read_win_rates(run.folder, said.append).progress.num_missing == 0 and not said
 
 
+@pytest.mark.slow
 def test_an_endpoint_that_is_down_costs_no_trial_and_another_run_asks_for_the_rest_alone(
     sweep_text,
     storage,
