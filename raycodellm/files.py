@@ -77,8 +77,8 @@ def cache_folder() -> Path:
 class Folder:
     """A folder by its URI: a local path, `file://`, `s3://` or `gs://`. The first write creates it.
 
-    Raises `UserError` for an address without a bucket, for one with a key in it, since addresses are written into
-    records, and for a path that is no text, which Arrow does not open.
+    Raises `UserError` for an address without a bucket or with an empty part, for one with a key in it, since addresses
+    are written into records, and for a path that is no text, which Arrow does not open.
     """
 
     uri: str
@@ -96,9 +96,14 @@ class Folder:
             object.__setattr__(self, "uri", str(_absolute(self.uri)))
         elif found := re.match(r"(s3|gs|gcs)://(?:$|[/?])", self.uri):
             raise UserError(f"{self.uri}: names no bucket; for example {found[1]}://bucket/folder")
+        elif re.match(r"(s3|gs|gcs)://[^?]*/+/[^/?]", self.uri):
+            once = re.sub(r"(?<!:)//+", "/", self.uri)
+            raise UserError(f"{self.uri}: has a part without a name, which object stores do not take; use {once}")
 
     def __truediv__(self, name: str) -> Folder:
         address, options = self._split
+        if self.local is None:  # in an address these characters mean something else
+            name = name.replace("%", "%25").replace("?", "%3F").replace("#", "%23")
         return Folder(f"{address.rstrip('/')}/{name}{options}")
 
     @property

@@ -140,6 +140,7 @@ def test_eval_refuses_a_number_by_its_option(capsys, option: tuple[str, str]) ->
         ("s3://", "no bucket"),
         ("s3:/b/x", "no folder and no address"),
         ("", "is empty"),
+        ("s3://bucket//runs/", "use s3://bucket/runs/"),
     ],
 )
 def test_a_storage_that_cannot_be_one_is_refused_at_once(capsys, tmp_path, command, storage, words) -> None:

@@ -297,6 +297,8 @@ def test_what_a_stranger_put_into_a_storage_is_never_touched(lab: Lab, tmp_path:
     lab.run("a"), lab.run("b", "pretrain.code_ratio=0.5")
     root = Path(lab.storage.uri)
     shutil.rmtree(root / "b")
+    (root / "tokens" / "run.log").write_text("of `prepare`, and so no stranger's")
+    assert lab.plan().left == {} and pruning.list_storage(lab.storage).unknown == ()
     needed = keys_of(lab, named(lab.text, "a"))
     mine, linked, other = sorted({*lab.stages()} - needed)[:3]
     (root / "stages" / mine / "model" / "model.gguf").write_text("converted by hand")

@@ -108,5 +108,10 @@ def is_probe(name: str) -> bool:
     return _PROBE.fullmatch(name) is not None
 
 
+def is_log(name: str) -> bool:
+    """True for the log that `prepare` keeps beside the token stores."""
+    return re.fullmatch(r"run\.log[^/]*", name) is not None
+
+
 def is_marker(path: str) -> bool:
     return path.rpartition("/")[2] in MARKERS

@@ -14,7 +14,7 @@ from functools import cached_property
 
 from raycodellm.config import UserError
 from raycodellm.files import Folder
-from raycodellm.pruning.kinds import KINDS, PRUNED, Kind, is_probe
+from raycodellm.pruning.kinds import KINDS, PRUNED, Kind, is_log, is_probe
 from raycodellm.stage_store import RECIPE
 from raycodellm.storage_files import LADDER
 
@@ -232,7 +232,7 @@ def _things(storage: Folder, kind: Kind) -> tuple[list[Thing], list[str]]:
             made[name] = one.written
         elif rest and not one.is_folder:
             files[name].append(StoredFile(rest, one.num_bytes, one.written, one.is_link))
-        elif not rest:
+        elif not rest and not is_log(one.path):
             beside.append(f"{kind.folder}/{name}")
     names = sorted({*files, *made})
     return [Thing(kind, name, tuple(files[name]), made.get(name, 0.0)) for name in names], beside
