@@ -204,7 +204,7 @@ def test_a_suggestion_and_an_end_look_at_no_other_trial_and_tell_ray_tune_the_ob
         for number in range(8):
             report = driver.carry_out(driver.suggest(str(number)))
             driver.end(str(number), report)
-            assert set(report) == {"mean/bpb", "state", "number", "record"}
+            assert set(report) == {"mean/bpb", "state", "number", "record", "uses"}
         assert not rows
         assert driver.searcher.suggest("8")["number"] == 8  # Ray Tune counts the trials
 

@@ -17,10 +17,11 @@ from raycodellm.config import Budget, UserError
 from raycodellm.dispatch import Snapshot
 from raycodellm.dispatch.snapshot import SlotView
 from raycodellm.files import Folder
-from raycodellm.records import StageRecord, TrialResult, Trunk
+from raycodellm.records import TrialResult, Trunk
 from raycodellm.report import write as report_write
 from raycodellm.storage_files import Spent
-from raycodellm.sweep.spending import PlannedStage, total_tokens, unfinished_tokens
+from raycodellm.sweep.token_count import PlannedStage, TokenCount, unfinished_tokens
+from raycodellm.tables import StageUse
 
 pytestmark = pytest.mark.usefixtures("no_rivals")
 
@@ -162,11 +163,8 @@ def test_status_and_report_say_which_limit_stopped_the_sweep_and_at_which_look(s
 def test_unfinished_stages_count_whole_until_their_trial_ends_and_equal_stages_once() -> None:
     stages = [PlannedStage("a", "", 10), PlannedStage("b", "", 20), PlannedStage("c", "", 40)]
 
-    def record(tokens: int, by: str) -> StageRecord:
-        return StageRecord("0", "a", 1, tokens, 1.0, 1.0, 1.0, "0", trained_by=by)
-
     assert unfinished_tokens(stages, {}, None) == {"a": 10, "b": 20, "c": 40}
-    records = {"a": record(9, "mine")}
+    records = {"a": StageUse(9)}
     failed = TrialResult(0, "failed", 0, 0, tokens={"total": 9})
     assert unfinished_tokens(stages, records, failed) == {"b": 20}
     stopped_early = TrialResult(0, "failed", 0, 0, tokens={"total": 14})
@@ -175,8 +173,16 @@ def test_unfinished_stages_count_whole_until_their_trial_ends_and_equal_stages_o
     assert unfinished_tokens(stages, records, from_a_trunk) == {"b": 3}
     at_its_branch = TrialResult(0, "pruned", 0, 0, tokens={"total": 21}, trunk_tokens=12)
     assert unfinished_tokens(stages, records, at_its_branch) == {"b": 0}
-    assert total_tokens([{"b": 20}, {"b": 5, "c": 40}], records, "mine") == 9 + 20 + 40
-    assert total_tokens([{"b": 20}], {"a": record(9, "theirs"), "b": record(19, "")}, "mine") == 19
+    count = TokenCount()
+    count.finish("a", StageUse(9))
+    count.put("first", {"b": 20})
+    count.put("second", {"b": 5, "c": 40})
+    assert count.total == 9 + 20 + 40
+    count.put("first", {})  # it goes on elsewhere
+    assert count.total == 9 + 5 + 40
+    count.finish("b", StageUse(19, is_elsewhere=True))
+    count.put("second", {"c": 7})
+    assert count.total == 9 + 7
 
 
 def test_check_says_whether_the_planned_trials_fit() -> None:

@@ -176,13 +176,13 @@ def view(file: config.SweepFile, snapshot: Snapshot, *results: TrialResult) -> V
 
 
 def test_every_metric_of_the_table_is_read_from_a_sweep_that_runs(sweep_file) -> None:
-    now = snapshot(1, 2, running={STAGE: progress()}, num_nodes=1, deaths=1)
+    now = snapshot(1, 2, running={STAGE: progress()}, num_nodes=1, deaths=1, tokens_saved=8_192, tokens_stopped=1_024)
     found = values(view(sweep_file, now, trial(0, 1.75), trial(1), trial(2)))
     assert set(found) == {metric.name for metric in metrics.METRICS}
     assert found["objective"] == found["best_objective"] == [1.75]
     assert found["trial_code_ratio"] == [0.4] and found["trial_tokens"] == [100]
     assert found["stage_progress"] == [0.5] and found["held_out_bpb"] == [2.5] and found["deaths"] == [1]
-    assert found["tokens_saved"] == [8_192]  # both trials ask for the same first stage
+    assert (found["tokens_saved"], found["tokens_stopped"]) == ([8_192], [1_024])
 
 
 def test_what_is_not_known_yet_is_left_out(sweep_file) -> None:

@@ -24,7 +24,7 @@ from raycodellm.report import figures, markdown, ranking, sections
 from raycodellm.report.figures.curves import thinned
 from raycodellm.report.watch import LOOK_SECONDS, POLL_SECONDS, RELOAD_SECONDS, ReportWatch
 from raycodellm.statistics import UNKNOWN, SeedNoise, quadratic_band
-from raycodellm.sweep.spending import total_tokens
+from raycodellm.sweep.token_count import TokenCount
 from raycodellm.tables import StageUse, formats, sharing, sharing_sentence, stage_use
 from raycodellm.verdict.measurements import measurements
 
@@ -421,7 +421,10 @@ def test_a_stage_that_another_sweep_trained_is_taken_over_and_neither_trained_no
     )
     assert (found.seconds_trained, found.seconds_taken_over, found.seconds_saved) == (2.5, 6.5, 12.0)
     assert "420 tokens asked for, 50 trained, 130 taken over from other sweeps, 240 saved" in sharing_sentence(found)
-    assert total_tokens([], {"a": record, "b": own, "c": branch}, "mine") == found.tokens_trained
+    count = TokenCount()
+    for key, use in uses.items():
+        count.finish(key, use)
+    assert count.total == found.tokens_trained
     assert stage_use(replace(record, trained_by=""), "mine").tokens_here == 100, "older records name no sweep"
 
 

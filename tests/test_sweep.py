@@ -393,6 +393,6 @@ def test_a_full_disk_ends_the_run_and_fails_no_trial(tmp_path, monkeypatch) -> N
     monkeypatch.setattr(ray, "get", lambda asked: asked)
     folder = Folder(str(tmp_path))
     context = SimpleNamespace(chain=full, dispatcher=dispatcher)
-    result = trial._carry_out(TrialResult(number=0, state="running", arm=0, seed=0), folder, context)
+    result, _ = trial._carry_out(TrialResult(number=0, state="running", arm=0, seed=0), folder, context)
     assert result.state == "stopped" and abandoned == ["[Errno 28] No space left on device"]
     assert not folder.exists("result.json")

@@ -28,8 +28,9 @@ from raycodellm.pruning.kinds import STAGE, TRUNK
 from raycodellm.records import StageJob, StageRecord, TrialResult, as_json
 from raycodellm.schedule import Schedule
 from raycodellm.stage import World, faults, metrics, setup, train_stage
-from raycodellm.sweep import early_stopping, spending, trial
-from raycodellm.tables import StageUse, formats, sharing
+from raycodellm.sweep import early_stopping, token_count, trial
+from raycodellm.tables import SharingSoFar, StageUse, formats, sharing, stage_use
+from raycodellm.tables.stopped import consumed_stages
 
 STEP = 96
 """Tokens of a step: six sequences."""
@@ -369,11 +370,15 @@ def test_the_steps_that_a_failed_stage_trained_for_its_trunk_are_trained_and_spe
     run, records = Folder(str(tmp_path)), {short.key: record}
     shared = report.Records(run, run, file, [result.row(), other.row()], {}, records, {}).sharing
     assert (shared.tokens_asked, shared.tokens_trained) == ((known + 8) * STEP, (known + 1) * STEP)
-    planned = [spending.PlannedStage(job.key, job.folder, job.stage.num_tokens) for job in (long, short)]
-    unfinished = [
-        spending.unfinished_tokens([stage], records, one) for stage, one in zip(planned, (result, other), strict=True)
-    ]
-    assert spending.total_tokens(unfinished, records, file.example().name) == shared.tokens_trained
+    count, so_far = token_count.TokenCount(), SharingSoFar()
+    count.finish(short.key, stage_use(record, file.example().name))
+    for job, one in zip((long, short), (result, other), strict=True):
+        planned = [token_count.PlannedStage(job.key, job.folder, job.stage.num_tokens)]
+        count.put(one.number, token_count.unfinished_tokens(planned, count.finished, one))
+        keys, part = consumed_stages(one.row(), one.stages, count.finished)
+        so_far.put(one.number, keys, {**count.finished, **part})
+    assert count.total == shared.tokens_trained == so_far.tokens_trained
+    assert (so_far.tokens_asked, so_far.tokens_saved) == (shared.tokens_asked, shared.tokens_saved)
 
 
 def test_check_counts_the_steps_of_a_trunk_once_in_each_fresh_seed_too(tmp_path):

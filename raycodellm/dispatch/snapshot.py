@@ -83,7 +83,11 @@ class Snapshot:
     remaining: RemainingWork | None = None
     """The work that is left; None while too little is measured."""
     budget: tuple[str, ...] = ()
-    """How much of each limit of the sweep's budget is spent, in words; the driver adds them."""
+    """How much of each limit of the sweep's budget is spent, in words; the driver adds them, and the two below."""
+    tokens_saved: int = 0
+    """Tokens that the trials which have ended would have trained in addition, if none shared a stage or a trunk."""
+    tokens_stopped: int = 0
+    """Tokens of their stages that trials which were stopped early did not ask for."""
 
 
 def view(slot: Slot, job: str | None, now: float) -> SlotView:

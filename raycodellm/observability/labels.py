@@ -33,8 +33,6 @@ class TrialLabels:
     stages: tuple[StageLabels, ...]
     settings: str
     """The mixture and the other searched parameters, in words: `code_ratio 0.396 constant`."""
-    num_tokens: tuple[int, ...]
-    """Planned tokens of each stage."""
 
     def of_trial(self) -> dict[str, str]:
         names = ("sweep", "trial", "arm", "code_ratio", "schedule")
@@ -68,7 +66,6 @@ def trial_labels(file: SweepFile, number: int, arm: int, params: Mapping[str, An
             for stage in sweep.trained_stages
         ),
         settings=", ".join(words),
-        num_tokens=tuple(stage.num_tokens for stage in sweep.trained_stages),
     )
 
 

@@ -76,7 +76,13 @@ METRICS = (
     Metric(
         "preemptions", "preemptions", ("sweep",), "Jobs whose workers were told to leave, since the driver started."
     ),
-    Metric("tokens_saved", "tokens", ("sweep",), "Tokens not trained again because trials share their first stages."),
+    Metric(
+        "tokens_saved",
+        "tokens",
+        ("sweep",),
+        "Tokens that ended trials did not train again, because trials of this sweep share stages or steps.",
+    ),
+    Metric("tokens_stopped", "tokens", ("sweep",), "Tokens of their stages that trials stopped early did not ask for."),
     Metric(
         "training_slot_seconds", "seconds", ("sweep",), "Seconds of slots on ended stages, since the driver started."
     ),

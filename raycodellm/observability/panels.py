@@ -154,8 +154,9 @@ ROWS = (
             Panel(
                 "Tokens saved",
                 "stat",
-                (_total("tokens_saved", ""),),
-                "Tokens not trained again because trials share their first stages.",
+                (_total("tokens_saved", "shared"), _total("tokens_stopped", "stopped early")),
+                "Tokens that ended trials did not train again because trials share stages or steps, and tokens that "
+                "trials which were stopped early did not ask for.",
                 "short",
                 height=5,
             ),

@@ -115,7 +115,7 @@ class _Seen:
                 continue
             self._ended.add(result.number)
             own = labels.get(result.number)
-            self._totals.add(result, own)
+            self._totals.add(result)
             if own is not None:
                 self.settled[result.number] = _read(_of_trial(result, own, self._objectives))
             if len(self.settled) > MOST_ENDED:
@@ -141,8 +141,8 @@ class _Seen:
         yield "nodes", snapshot.num_nodes, sweep
         yield "deaths", snapshot.deaths, sweep
         yield "preemptions", snapshot.preemptions, sweep
-        chains = {number: keys for number, keys in snapshot.chains.items() if number not in self._ended}
-        yield "tokens_saved", self._totals.tokens_saved(chains, view.labels), sweep
+        yield "tokens_saved", snapshot.tokens_saved, sweep
+        yield "tokens_stopped", snapshot.tokens_stopped, sweep
         yield "training_slot_seconds", snapshot.busy_seconds.get("training", 0.0), sweep
         yield "evaluation_slot_seconds", snapshot.busy_seconds.get("evaluation", 0.0), sweep
         for metric, best in self._totals.best.items():

@@ -21,7 +21,7 @@ from raycodellm.records import ENDED, StageRecord
 from raycodellm.report.pairs import Compared, compared_models
 from raycodellm.report.ranking import ArmScore, ranking
 from raycodellm.run_times import RunTimes, read_run_times
-from raycodellm.tables import Sharing, sharing, stage_use
+from raycodellm.tables import Sharing, StageUse, sharing, stage_use
 from raycodellm.tables.stopped import consumed_stages
 from raycodellm.tables.trials import Row, stages_of
 from raycodellm.win_rates import WinRates, read_win_rates
@@ -117,17 +117,34 @@ class Records:
         return next((one for one in self.scores if one.score is not None), None)
 
     @cached_property
+    def stage_uses(self) -> dict[str, StageUse]:
+        """The finished stages, by key, as this sweep used them."""
+        return {key: stage_use(record, self.sweep.name) for key, record in self.stages.items()}
+
+    @cached_property
+    def consumed(self) -> list[tuple[list[str], dict[str, StageUse]]]:
+        """The stages that each trial consumed, in the order of the rows; see `consumed_stages`."""
+        return [consumed_stages(row, stages_of(row), self.stage_uses) for row in self.rows]
+
+    @cached_property
+    def stopped_parts(self) -> dict[str, tuple[int, str]]:
+        """Maps each stage that is not finished to the tokens until where it was stopped early or failed, and to the
+        state of the trial that came farthest."""
+        found: dict[str, tuple[int, str]] = {}
+        for row, (_, part) in zip(self.rows, self.consumed, strict=True):
+            for key, use in part.items():
+                found[key] = max(found.get(key, (0, "")), (use.tokens, row["state"]))
+        return found
+
+    @cached_property
     def sharing(self) -> Sharing:
         """Tokens and device-seconds of the finished stages, and of those that were stopped early or failed, until
         there."""
-        uses = {key: stage_use(record, self.sweep.name) for key, record in self.stages.items()}
-        chains = []
-        for row in self.rows:
-            keys, part = consumed_stages(row, stages_of(row), self.stages)
+        uses = dict(self.stage_uses)
+        for _, part in self.consumed:
             for key, use in part.items():
                 uses[key] = max(uses.get(key, use), use, key=lambda one: one.tokens)
-            chains.append(keys)
-        return sharing(chains, uses)
+        return sharing([keys for keys, _ in self.consumed], uses)
 
     @cached_property
     def num_trials(self) -> int:

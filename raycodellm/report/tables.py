@@ -19,10 +19,8 @@ from raycodellm.tables import (
     remarks,
     score_table,
     stage_tree,
-    stage_use,
     trials_table,
 )
-from raycodellm.tables.stopped import consumed_stages
 from raycodellm.tables.trials import is_present, params_of, stages_of, trial_name
 from raycodellm.verdict import Verdict
 from raycodellm.verdict.arms import mean_score
@@ -303,11 +301,9 @@ def stages(records: Records) -> tuple[StageNode, ...]:
 
 def _stopped_facts(records: Records, key: str) -> str:
     """A stage that is not finished: the tokens until where it was stopped early or failed, if it was."""
-    parts = [(row["state"], consumed_stages(row, stages_of(row), records.stages)[1]) for row in records.rows]
-    found = [(part[key].tokens, state) for state, part in parts if key in part]
-    if not found:
+    if key not in records.stopped_parts:
         return "not finished"
-    tokens, state = max(found)
+    tokens, state = records.stopped_parts[key]
     return f"{'failed' if state == 'failed' else 'stopped'} after {formats.count(tokens)} tokens"
 
 
@@ -320,7 +316,7 @@ def _stage_facts(records: Records, key: str, trials: Sequence[int]) -> tuple[str
         facts = f"{formats.count(record.num_tokens)} tokens, {seconds}, loss {record.final_loss:.3f}"
         if record.trunk_steps:
             facts += f"; {formats.count(record.trunk_tokens)} of the tokens taken over from another stage"
-        if stage_use(record, records.sweep.name).is_elsewhere:
+        if records.stage_uses[key].is_elsewhere:
             facts += f"; trained by the sweep {record.trained_by}"
         if len(trials) > 1:
             saved = formats.count(record.num_tokens * (len(trials) - 1))

@@ -214,7 +214,8 @@ def _trial(
         last = [steps[max(steps)]] if steps else None  # as Optuna itself ends a pruned trial
         return create_trial(state=TrialState.PRUNED, values=last, intermediate_values=steps, **content)
     if result is not None and result.state == "failed" and not is_reopened:
-        return create_trial(state=TrialState.FAIL, **content)
+        steps = rung_values(file, result.rungs)
+        return create_trial(state=TrialState.FAIL, intermediate_values=steps, **content)
     if known is not None and known.state.is_finished() and not is_reopened:  # an end that this version does not know
         steps = known.intermediate_values
         return create_trial(state=known.state, values=known.values, intermediate_values=steps, **content)

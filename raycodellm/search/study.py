@@ -317,13 +317,15 @@ def attributes(arm: int, replicate: int) -> dict[str, Any]:
 
 
 def create_study(storage: optuna.storages.BaseStorage, file: SweepFile) -> optuna.Study:
-    """The study of the sweep's name in `storage`, created when new."""
+    """The study of the sweep's name in `storage`, created when new. One that exists is opened without a new line in its
+    journal."""
     import optuna
 
     sweep = file.example()
+    if any(study.study_name == sweep.name for study in storage.get_all_studies()):
+        return optuna.load_study(storage=storage, study_name=sweep.name)
     return optuna.create_study(
         storage=storage,
         study_name=sweep.name,
-        load_if_exists=True,
         directions=["minimize" if objective.mode == "min" else "maximize" for objective in sweep.search.objectives],
     )

@@ -2,15 +2,18 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 from collections import Counter
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from raycodellm import retrying
 from raycodellm.config import SweepFile
 from raycodellm.records import CONFIRM_SEEDS, TrialResult
 from raycodellm.sweep.confirmation import Confirmation
 from raycodellm.sweep.folder import Run
+from raycodellm.sweep.trial_files import keep_aside
 from raycodellm.tables.trials import trial_name
 from raycodellm.verdict import Looks
 
@@ -101,8 +104,7 @@ def _said(numbers: Sequence[int], verb: str) -> str:
 
 def _keep_as_evidence(run: Run, number: int) -> None:
     """Renames the trial's result. The copy comes first: a driver that is killed in between loses nothing."""
-    folder, place = run.trial_folder(number), 1
-    while folder.exists(f"result.failed-{place}.json"):
-        place += 1
-    folder.write_bytes(f"result.failed-{place}.json", folder.read_bytes("result.json"))
-    folder.delete("result.json")
+    folder = run.trial_folder(number)
+    files = set(retrying.patiently(folder.list, "the trial's folder"))
+    names = (f"result.failed-{place}.json" for place in itertools.count(1))
+    keep_aside(folder, next(name for name in names if name not in files))

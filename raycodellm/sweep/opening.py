@@ -18,7 +18,7 @@ from raycodellm.files import Folder
 from raycodellm.records import TrialResult
 from raycodellm.sweep import continuing
 from raycodellm.sweep.folder import Run, Say, write_sweep_file
-from raycodellm.sweep.trial_files import BEFORE_ADDED, trial_numbers
+from raycodellm.sweep.trial_files import BEFORE_ADDED, keep_aside, trial_numbers
 
 logger = logging.getLogger(__name__)
 
@@ -182,9 +182,7 @@ def reopen_lacking(run: Run, say: Callable[[str], Any]) -> set[int]:
     """Opens the complete trials that lack a task of the sweep file again; returns their numbers."""
     lacking = lacking_tasks(run)
     for number in lacking:
-        folder = run.trial_folder(number)
-        folder.write_bytes(BEFORE_ADDED, folder.read_bytes("result.json"))
-        folder.delete("result.json")
+        keep_aside(run.trial_folder(number), BEFORE_ADDED)
     if lacking:
         tasks = ", ".join(dict.fromkeys(task for missing in lacking.values() for task in missing))
         say(f"evaluation: {tasks} added; the {len(lacking)} trials that had ended are evaluated on what they lack")

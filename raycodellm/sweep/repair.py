@@ -13,7 +13,7 @@ from raycodellm import search
 from raycodellm.files import DamagedFile
 from raycodellm.records import TrialResult
 from raycodellm.sweep.folder import Run
-from raycodellm.sweep.trial_files import UNENDED
+from raycodellm.sweep.trial_files import UNENDED, keep_aside
 
 
 def repair(run: Run, say: Callable[[str], Any], reopened: Container[int] = ()) -> bool:
@@ -33,9 +33,7 @@ def repair(run: Run, say: Callable[[str], Any], reopened: Container[int] = ()) -
             told[number] = known
         if isinstance(files.result_fault, DamagedFile):
             lost[number] = f"{files.result_fault.file}: {files.result_fault.fault}"
-            folder = run.trial_folder(number)
-            folder.write_bytes("result.json.damaged", folder.read_bytes("result.json"))
-            folder.delete("result.json")
+            keep_aside(run.trial_folder(number), "result.json.damaged")
         elif isinstance(files.started_fault, DamagedFile):
             say(str(files.started_fault))
     journal = search.read_journal(run.journal, run.file, told)

@@ -19,7 +19,7 @@ from raycodellm.sweep.results import Results
 from raycodellm.sweep.spending import Account
 from raycodellm.sweep.stopper import Halt
 from raycodellm.sweep.told_results import record_death, tell_result, waits_for_reference, written_result
-from raycodellm.sweep.trial import reported_result
+from raycodellm.sweep.trial import reported_result, reported_uses
 from raycodellm.sweep.warm_start import prior_of
 
 logger = logging.getLogger(__name__)
@@ -157,7 +157,7 @@ class StudySearcher(Searcher):
         if told is not None and told.state in ENDED:
             self._results.end(told)
             if self._account is not None:
-                self._account.end(told)
+                self._account.end(told, reported_uses(result))
             self._tell(told)
             if told.state == "failed":
                 self._halting.count_failures()

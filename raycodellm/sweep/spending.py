@@ -8,22 +8,24 @@ in `spent.json`; a driver that is killed loses those since it last wrote the fil
 from __future__ import annotations
 
 import logging
+import threading
 import time
 from collections.abc import Callable, Iterable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
 from raycodellm import budget, retrying, storage_files
 from raycodellm.dispatch import SlotActivity, Snapshot
-from raycodellm.files import Folder
+from raycodellm.files import Damaged, Folder
 from raycodellm.finished import finished_stage
-from raycodellm.records import ENDED, StageRecord, TrialResult, as_json
+from raycodellm.records import ENDED, TrialResult, as_json
 from raycodellm.stage_store import Chain
 from raycodellm.storage_files import Spent
 from raycodellm.sweep.folder import Run
-from raycodellm.tables import stage_use
+from raycodellm.sweep.token_count import PlannedStage, TokenCount, unfinished_tokens
+from raycodellm.tables import SharingSoFar, StageUse, stage_use
+from raycodellm.tables.stopped import consumed_stages, tokens_not_trained
 
 logger = logging.getLogger(__name__)
 
@@ -31,44 +33,11 @@ SPENT = "spent.json"
 WRITE_SECONDS, REMOTE_WRITE_SECONDS = 5.0, 60.0
 """Between two writings of the file on a local disk, and on an object store."""
 _READERS = 16
+COUNTING = "counts tokens"
+"""Name of the thread that reads what trials of earlier drivers consumed."""
 
-
-@dataclass(frozen=True)
-class PlannedStage:
-    """A stage of a trial's chain."""
-
-    key: str
-    folder: str
-    num_tokens: int
-    """Tokens that the stage trains when nothing fails."""
-
-
-def unfinished_tokens(
-    stages: Sequence[PlannedStage], records: Mapping[str, StageRecord], result: TrialResult | None
-) -> dict[str, int]:
-    """Tokens that a trial spends on its unfinished stages, by their keys. `records`: of its finished ones.
-
-    Those of a trial that goes on count whole. Of a trial that has ended the first counts, in which it failed or was
-    stopped early: with what the `result` tells of it, else whole where it failed; those after it have not begun.
-    """
-    unfinished = [one for one in stages if one.key not in records]
-    if result is None or result.state not in ENDED:
-        return {one.key: one.num_tokens for one in unfinished}
-    finished = sum(records[one.key].num_tokens for one in stages if one.key in records)
-    told = result.tokens.get("total", 0) - finished
-    told -= min(told, result.trunk_tokens)  # these are counted where another stage trained them
-    return {one.key: told if told > 0 or result.state == "pruned" else one.num_tokens for one in unfinished[:1]}
-
-
-def total_tokens(unfinished: Iterable[Mapping[str, int]], records: Mapping[str, StageRecord], sweep: str) -> int:
-    """Tokens that the sweep of this name spends, equal stages counted once. `unfinished`: of each trial; `records`: of
-    all finished stages, of which those that another sweep trained count nothing."""
-    most: dict[str, int] = {}
-    for stages in unfinished:
-        for key, tokens in stages.items():
-            if key not in records:
-                most[key] = max(tokens, most.get(key, 0))
-    return sum(most.values()) + sum(stage_use(one, sweep).tokens_here for one in records.values())
+Trial = tuple[str, int]
+"""A trial by its parameters and its seed."""
 
 
 class Account:
@@ -91,31 +60,84 @@ class Account:
         self._looked_at = self._written_at = clock()
         self._began = self._looked_at if began is None else began
         self._device_seconds = 0.0
-        self._records: dict[str, StageRecord] = {}
-        """Records of the finished stages, by their keys."""
-        self._unfinished: dict[tuple[str, int], dict[str, int]] = {}
-        """Tokens of each trial's unfinished stages; a trial is known by its parameters and its seed."""
-        self._tokens = self._before.tokens
-        self._count([(result.params, result.seed, result) for result in results])
+        self._count = TokenCount()
+        self._planned: dict[Trial, list[PlannedStage]] = {}
+        """The stages of the trials that run."""
+        self._shared, self._lock = SharingSoFar(), threading.RLock()
+        self.tokens_stopped = 0
+        """Tokens that trials which were stopped early ask for no more, each stage counted once per trial."""
+        self._stopped: dict[int, int] = {}
+        """Maps each ended trial to its part of them."""
+        earlier = list(results)
+        if self._limits_tokens:
+            self._count_earlier(earlier)
+        else:  # nothing but a gauge waits for these
+            threading.Thread(target=self._count_earlier, args=(earlier,), name=COUNTING, daemon=True).start()
 
     @property
     def spent(self) -> Spent:
         """All that the sweep has spent until now."""
         wall = self._before.wall_seconds + self._clock() - self._began
-        return Spent(self._tokens, self._before.device_seconds + self._device_seconds, wall)
+        tokens = self._count.total if self._limits_tokens else self._before.tokens
+        return Spent(tokens, self._before.device_seconds + self._device_seconds, wall)
 
     @property
     def limits(self) -> tuple[budget.Limit, ...]:
         """The budget's limits, and how much of each is spent."""
         return budget.limits(self._run.sweep.budget, self.spent)
 
+    @property
+    def tokens_saved(self) -> int:
+        """Tokens that the trials which have ended would have trained in addition, if none shared a stage or a trunk."""
+        with self._lock:
+            return self._shared.tokens_saved
+
     def begin(self, params: Mapping[str, Any], seed: int) -> None:
         """A trial begins, or goes on: from now on all of its stages count."""
-        self._count([(params, seed, None)])
+        if not self._limits_tokens:
+            return
+        trial = _trial(params, seed)
+        planned = self._planned[trial] = [
+            PlannedStage(job.key, job.folder, job.stage.num_tokens) for job in self._chain(params, seed).stages
+        ]
+        self._read({one.key: one.folder for one in planned})
+        self._count.put(trial, unfinished_tokens(planned, self._count.finished, None))
 
-    def end(self, result: TrialResult) -> None:
-        """A trial has ended: its stages count with what was really trained."""
-        self._count([(result.params, result.seed, result)])
+    def end(self, result: TrialResult, uses: Mapping[str, StageUse]) -> None:
+        """A trial has ended: its stages count with what was really trained. `uses`: of its finished stages, by key, as
+        far as they are known."""
+        self._finish(uses)
+        if self._limits_tokens:
+            self._read(self._folders([result]))
+        self._end(result)
+
+    def _end(self, result: TrialResult) -> None:
+        is_whole = result.state == "complete"
+        row = {"state": "complete"} if is_whole else result.row(())  # a row takes longer than all else here
+        with self._lock:
+            finished = self._count.finished
+            keys, part = consumed_stages(row, result.stages, finished)
+            self._shared.put(result.number, keys, {**{key: finished[key] for key in keys if key in finished}, **part})
+            fewer = tokens_not_trained(row)
+            self.tokens_stopped += fewer - self._stopped.get(result.number, 0)
+            self._stopped[result.number] = fewer
+            if self._limits_tokens:
+                trial = _trial(result.params, result.seed)
+                planned = self._planned.pop(trial, None) or self._planned_of(result)
+                self._count.put(trial, unfinished_tokens(planned, finished, result))
+
+    def _finish(self, uses: Mapping[str, StageUse]) -> None:
+        with self._lock:
+            for key, use in uses.items():
+                if key not in self._count.finished:
+                    self._count.finish(key, use)
+
+    def _planned_of(self, result: TrialResult) -> list[PlannedStage]:
+        """The stages of a trial that ended under an earlier driver. Those of a complete one are all finished."""
+        if result.state == "complete" and result.stages:
+            return [PlannedStage(key, folder, 0) for key, folder in self._folders([result]).items()]
+        chain = self._chain(result.params, result.seed)
+        return [PlannedStage(job.key, job.folder, job.stage.num_tokens) for job in chain.stages]
 
     def look(self, snapshot: Snapshot) -> None:
         """Counts the devices that worker groups have held since the last look; to be called about once a second."""
@@ -137,25 +159,37 @@ class Account:
         self._written_at = self._clock()  # also after an error, so that the next try waits
         self._run.folder.write_json(SPENT, as_json(self.spent))
 
-    def _count(self, trials: Sequence[tuple[Mapping[str, Any], int, TrialResult | None]]) -> None:
-        """`trials`: parameters, seed and, where it is known, the result of each."""
-        if not self._limits_tokens:
+    def _count_earlier(self, results: Sequence[TrialResult]) -> None:
+        """Counts the trials that have begun under an earlier driver."""
+        ended = [result for result in results if result.state in ENDED]
+        try:
+            self._read(self._folders(ended))
+        except (OSError, Damaged):
+            if self._limits_tokens:
+                raise
+            logger.warning("the gauge of saved tokens leaves out earlier trials", exc_info=True)
+        for result in ended:
+            self._end(result)
+        if self._limits_tokens:
+            for result in results:
+                if result.state not in ENDED:
+                    self.begin(result.params, result.seed)
+
+    def _folders(self, results: Iterable[TrialResult]) -> dict[str, str]:
+        stages = self._run.storage / "stages"
+        return {key: (stages / key).uri for result in results for key in result.stages}
+
+    def _read(self, folders: Mapping[str, str]) -> None:
+        """Reads the records of the finished stages among these, but those that are known."""
+        wanted = {key: folder for key, folder in folders.items() if key not in self._count.finished}
+        if not wanted:
             return
-        chains = [_planned(self._chain(params, seed)) for params, seed, _ in trials]
-        wanted = {one.key: one.folder for chain in chains for one in chain if one.key not in self._records}
-        self._records |= _read_records(wanted)
-        for chain, (params, seed, result) in zip(chains, trials, strict=True):
-            self._unfinished[repr(sorted(params.items())), seed] = unfinished_tokens(chain, self._records, result)
-        self._tokens = total_tokens(self._unfinished.values(), self._records, self._run.sweep.name)
+        reads = [partial(finished_stage, Folder(folder)) for folder in wanted.values()]
+        with ThreadPoolExecutor(_READERS) as pool:
+            found = list(pool.map(lambda read: retrying.patiently(read, "the stage store"), reads))
+        known = {key: record for key, record in zip(wanted, found, strict=True) if record is not None}
+        self._finish({key: stage_use(record, self._run.sweep.name) for key, record in known.items()})
 
 
-def _planned(chain: Chain) -> list[PlannedStage]:
-    return [PlannedStage(job.key, job.folder, job.stage.num_tokens) for job in chain.stages]
-
-
-def _read_records(folders: Mapping[str, str]) -> dict[str, StageRecord]:
-    """The records of the finished stages among these, by their keys."""
-    with ThreadPoolExecutor(_READERS) as pool:
-        reads = [partial(finished_stage, Folder(folder)) for folder in folders.values()]
-        found = pool.map(lambda read: retrying.patiently(read, "the stage store"), reads)
-        return {key: record for key, record in zip(folders, found, strict=True) if record is not None}
+def _trial(params: Mapping[str, Any], seed: int) -> Trial:
+    return repr(sorted(params.items())), seed

@@ -20,11 +20,12 @@ from raycodellm.sweep import early_stopping
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.tracking import curves, is_tracked
 from raycodellm.sweep.trial_files import BEFORE_ADDED, read_result, result_before_added
+from raycodellm.tables import StageUse, stage_use
 
 logger = logging.getLogger(__name__)
 
-_RECORD = "record"
-"""Key of the result in what a trial reports to Ray Tune."""
+_RECORD, _USES = "record", "uses"
+"""Keys of what a trial reports to Ray Tune: the result, and its finished stages as the sweep used them."""
 
 
 @dataclass(frozen=True)
@@ -55,11 +56,11 @@ def run_trial(settings: dict[str, Any], context: TrialContext) -> None:
         params=settings["params"],
         phase=settings["phase"],
     )
-    folder = context.run.trial_folder(result.number)
+    folder, stages = context.run.trial_folder(result.number), dict[str, StageRecord]()
     try:
         result = retrying.patiently(lambda: read_result(folder, context.run.sweep.search.objectives), "result.json")
     except FileNotFoundError:
-        result = _carry_out(result, folder, context)
+        result, stages = _carry_out(result, folder, context)
     sweep, tracked = context.run.sweep, is_tracked(context.run.sweep.tracking)
     if result.state == "complete" and tracked:
         try:
@@ -71,7 +72,9 @@ def run_trial(settings: dict[str, Any], context: TrialContext) -> None:
     # Ray Tune keeps its own statistics of each number of a report, and an evaluation has hundreds of metrics.
     objectives = {one.metric for one in sweep.search.objectives}
     told = {name: value for name, value in result.metrics.items() if tracked or name in objectives}
-    tune.report({**told, "state": result.state, "number": result.number, _RECORD: record})
+    uses = {key: as_json(stage_use(stage, sweep.name)) for key, stage in stages.items()}
+    about = {"state": result.state, "number": result.number, _RECORD: record, _USES: json.dumps(uses)}
+    tune.report({**told, **about})
 
 
 def reported_result(report: Mapping[str, Any] | None) -> TrialResult | None:
@@ -80,10 +83,20 @@ def reported_result(report: Mapping[str, Any] | None) -> TrialResult | None:
     return None if record is None else from_json(TrialResult, json.loads(record), "a trial's report")
 
 
-def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> TrialResult:
-    """Runs the trial and writes `result.json`. A trial that was stopped writes none, so that it stays open."""
+def reported_uses(report: Mapping[str, Any] | None) -> dict[str, StageUse]:
+    """The trial's finished stages, by key, in what `run_trial` reported; empty where it waited for none."""
+    found = json.loads((report or {}).get(_USES, "{}"))
+    return {key: from_json(StageUse, use, "a trial's report") for key, use in found.items()}
+
+
+def _carry_out(
+    result: TrialResult, folder: Folder, context: TrialContext
+) -> tuple[TrialResult, dict[str, StageRecord]]:
+    """Runs the trial and writes `result.json`; returns the result and the trial's finished stages. A trial that was
+    stopped writes none, so that it stays open."""
     import ray
 
+    stages: dict[str, StageRecord] = {}
     try:
         chain = retrying.patiently(lambda: context.chain(result.params, result.seed), "the token stores")
         result = replace(result, stages=tuple(job.key for job in chain.stages), evaluation=chain.evaluation.key)
@@ -95,7 +108,8 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
         finished = retrying.patiently(lambda: stage_store.finished_outcomes(chain), "the stage store")
         outcome = _wait_for_jobs(result, chain, finished, context)
         if outcome is None:
-            return replace(result, state="stopped")
+            return replace(result, state="stopped"), {}
+        stages = {job.key: outcome.outcomes[job.key] for job in chain.stages if job.key in outcome.outcomes}
         result = _ended(result, chain, outcome)
         if result.state == "complete":
             search.objective_values(context.run.sweep.search.objectives, result.metrics)
@@ -110,13 +124,13 @@ def _carry_out(result: TrialResult, folder: Folder, context: TrialContext) -> Tr
             raise
         if retrying.is_full(error):  # every trial would end like this, and none of them has failed
             ray.get(context.dispatcher.abandon.remote(str(error)))
-            return replace(result, state="stopped")
+            return replace(result, state="stopped"), {}
         result = replace(result, state="failed", error=f"{type(error).__name__}: {error}", metrics={})
     if result.state == "failed":
         result = _as_before_added(result, folder, context)
     ended = as_json(result)
     retrying.patiently(lambda: folder.write_json("result.json", ended), "result.json")
-    return result
+    return result, stages
 
 
 def _as_before_added(failed: TrialResult, folder: Folder, context: TrialContext) -> TrialResult:

@@ -8,7 +8,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from typing import TypeVar
 
-from raycodellm import search, storage_files
+from raycodellm import retrying, search, storage_files
 from raycodellm.config import Objective
 from raycodellm.files import DamagedFile, Folder
 from raycodellm.records import TrialResult
@@ -93,6 +93,14 @@ def _attempt(read: Callable[[], T]) -> tuple[T | None, Fault | None]:
         return None, None
     except (DamagedFile, OSError) as fault:
         return None, fault
+
+
+def keep_aside(folder: Folder, name: str) -> None:
+    """Renames a trial's `result.json`, so that the trial is open again. The copy comes first: a driver that is killed
+    in between loses nothing."""
+    content = retrying.patiently(lambda: folder.read_bytes("result.json"), "result.json")
+    retrying.patiently(lambda: folder.write_bytes(name, content), name)
+    retrying.patiently(lambda: folder.delete("result.json"), "result.json")
 
 
 def result_before_added(folder: Folder, objectives: Sequence[Objective]) -> TrialResult | None:

@@ -141,8 +141,7 @@ class Watchdog:
 
         snapshot = Snapshot()
         with contextlib.suppress(ray.exceptions.RayError, SweepLost):
-            snapshot = self._ask("snapshot")
-            self._time(snapshot)
+            snapshot = self._accounted(self._ask("snapshot"))
             self.monitor.training(snapshot, self.results.all())
         if snapshot.abandoned is not None:
             self.stopper.lost.set()
@@ -182,12 +181,17 @@ class Watchdog:
             self.timing.num_ended = self.results.num_ended
 
     def _accounted(self, snapshot: Snapshot) -> Snapshot:
-        """Counts what the sweep spends; the snapshot with how much of its budget that is."""
+        """Counts what the sweep spends; the snapshot with how much of its budget that is, and with what it saves."""
         self._time(snapshot)
         if self.account is None:
             return snapshot
         self.account.look(snapshot)
-        return replace(snapshot, budget=tuple(one.share for one in self.account.limits))
+        return replace(
+            snapshot,
+            budget=tuple(one.share for one in self.account.limits),
+            tokens_saved=self.account.tokens_saved,
+            tokens_stopped=self.account.tokens_stopped,
+        )
 
     def _check_owner(self) -> None:
         """Ends the run when another driver has taken the run folder over. Asks the storage nothing."""

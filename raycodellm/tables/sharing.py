@@ -118,3 +118,41 @@ def sharing(chains: Iterable[Sequence[str]], uses: Mapping[str, StageUse]) -> Sh
         seconds_taken_over=taken_over,
         seconds_saved=math.fsum(one.seconds for one in asked) - trained - taken_over,
     )
+
+
+class SharingSoFar:
+    """The tokens of `sharing`, kept current while trials end one after the other."""
+
+    def __init__(self) -> None:
+        self.tokens_asked = self.tokens_trained = self.tokens_taken_over = 0
+        self._chains: dict[int, tuple[str, ...]] = {}
+        """Maps each trial to the stages that it consumed."""
+        self._stages: dict[str, tuple[StageUse, int]] = {}
+        """Maps each of these stages to its use, and to the number of trials that asked for it."""
+
+    @property
+    def tokens_saved(self) -> int:
+        return self.tokens_asked - self.tokens_trained - self.tokens_taken_over
+
+    def put(self, trial: int, keys: Iterable[str], uses: Mapping[str, StageUse]) -> None:
+        """A trial has ended that consumed these stages, or has ended otherwise than before. Of two uses of a stage that
+        was stopped early or failed the longer counts."""
+        for key in self._chains.pop(trial, ()):
+            self._change(key, None, -1)
+        self._chains[trial] = tuple(key for key in keys if key in uses)
+        for key in self._chains[trial]:
+            self._change(key, uses[key], 1)
+
+    def _change(self, key: str, use: StageUse | None, more: int) -> None:
+        known, times = self._stages.pop(key, (None, 0))
+        if known is not None:
+            self._count(known, -times, -1)
+        longest = max((one for one in (use, known) if one is not None), key=lambda one: one.tokens, default=None)
+        if longest is not None and times + more:
+            self._stages[key] = longest, times + more
+            self._count(longest, times + more, 1)
+
+    def _count(self, use: StageUse, times: int, once: int) -> None:
+        self.tokens_asked += times * use.tokens
+        self.tokens_trained += once * use.tokens_here
+        self.tokens_taken_over += once * use.tokens_taken_over

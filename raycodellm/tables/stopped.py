@@ -5,7 +5,6 @@ from __future__ import annotations
 import itertools
 from collections.abc import Mapping, Sequence
 
-from raycodellm.records import StageRecord
 from raycodellm.rungs import Rung
 from raycodellm.tables import cells, formats
 from raycodellm.tables.sharing import StageUse
@@ -41,7 +40,7 @@ def tokens_not_trained(row: Row) -> int:
 
 
 def consumed_stages(
-    row: Row, keys: Sequence[str], finished: Mapping[str, StageRecord]
+    row: Row, keys: Sequence[str], finished: Mapping[str, StageUse]
 ) -> tuple[list[str], dict[str, StageUse]]:
     """The stages that a trial consumed, by key; and the part of the one that it was stopped early or failed in, where
     that stage is not finished. One that others finish is left out: it is trained for them.
@@ -50,10 +49,10 @@ def consumed_stages(
         return list(keys), {}
     before = [key for key in itertools.takewhile(lambda key: key != row.get("stopped.stage"), keys) if key in finished]
     last = next((key for key in keys if key not in before), None)
-    tokens = int(row.get("tokens.total") or 0) - sum(finished[key].num_tokens for key in before)
+    tokens = int(row.get("tokens.total") or 0) - sum(finished[key].tokens for key in before)
     if last is None or last in finished or tokens <= 0:
         return before, {}
-    seconds = float(row.get("device_seconds") or 0.0) - sum(finished[key].device_seconds for key in before)
+    seconds = float(row.get("device_seconds") or 0.0) - sum(finished[key].seconds for key in before)
     return [*before, last], {last: StageUse(tokens, seconds, *_from_trunk(row))}
 
 
