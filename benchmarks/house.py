@@ -1,14 +1,18 @@
 """The shape of the package in figures: files, lines, floors, circles, the longest file and function.
 
     python benchmarks/house.py [CHECKOUT …]
+    python benchmarks/house.py --code corpora tokens [--] [CHECKOUT …]
 
-One column per checkout, so that a restructuring shows what it changed. Reads the source only; needs no dependency.
+One column per checkout, so that a restructuring shows what it changed. `--code` counts the lines of code of folders,
+file by file: without docstrings, comments and blank lines. Reads the source only; needs no dependency.
 """
 
 from __future__ import annotations
 
+import argparse
 import ast
-import sys
+import io
+import tokenize
 from collections.abc import Iterable, Iterator
 from pathlib import Path
 from statistics import median
@@ -156,12 +160,45 @@ def figures(checkout: Path) -> dict[str, str]:
     }
 
 
+_NO_CODE = frozenset(
+    (tokenize.COMMENT, tokenize.NL, tokenize.NEWLINE, tokenize.INDENT, tokenize.DEDENT, tokenize.ENDMARKER)
+)
+
+
+def num_code_lines(source: str) -> int:
+    """Lines that hold more than a docstring or a comment."""
+    lines: set[int] = set()
+    for token in tokenize.generate_tokens(io.StringIO(source).readline):
+        if token.type not in _NO_CODE:
+            lines.update(range(token.start[0], token.end[0] + 1))
+    for node in ast.walk(ast.parse(source)):
+        if isinstance(node, ast.Expr) and isinstance(node.value, ast.Constant) and isinstance(node.value.value, str):
+            lines.difference_update(range(node.lineno, (node.end_lineno or node.lineno) + 1))
+    return len(lines)
+
+
+def code_of_files(checkout: Path, folder: str) -> dict[str, int]:
+    """Path inside the package to lines of code, for each file of a folder; then the folder itself with the sum."""
+    package = checkout / PACKAGE
+    counts = {
+        str(path.relative_to(package)): num_code_lines(path.read_text(encoding="utf-8"))
+        for path in sorted((package / folder).rglob("*.py"))
+    }
+    return {name: count for name, count in counts.items() if count} | {f"{folder}/": sum(counts.values())}
+
+
 def main() -> None:
-    checkouts = [Path(argument) for argument in sys.argv[1:]] or [Path(__file__).parents[1]]
-    columns = [figures(checkout) for checkout in checkouts]
-    print(f"| | {' | '.join(str(checkout) for checkout in checkouts)} |")
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--code", nargs="+", metavar="FOLDER", help="folders of the package whose code is counted")
+    parser.add_argument("checkouts", nargs="*", type=Path, metavar="CHECKOUT", default=[Path(__file__).parents[1]])
+    options = parser.parse_args()
+    columns: list[dict[str, str]] = []
+    for checkout in options.checkouts:
+        counts = [code_of_files(checkout, folder) for folder in options.code or ()]
+        columns.append({name: f"{n:,}" for part in counts for name, n in part.items()} or figures(checkout))
+    print(f"| | {' | '.join(map(str, options.checkouts))} |")
     print(f"|---|{'---|' * len(columns)}")
-    for name in columns[0]:
+    for name in dict.fromkeys(name for column in columns for name in column):
         print(f"| {name} | {' | '.join(column.get(name, '–') for column in columns)} |")
 
 

@@ -45,10 +45,8 @@ def clean(documents: list[Document], cuts: tuple[int, ...] = (), benchmark=None,
     units = [documents[start:stop] for start, stop in itertools.pairwise(bounds)]
     with SurveyResult() as gathered:
         for unit in random.Random(len(cuts)).sample(range(len(units)), len(units)):
-            first = 0
-            for chunk in survey(iter(units[unit]), plan):
-                gathered.add(unit, first, chunk)
-                first += len(chunk.codes)
+            for stats in survey(iter(units[unit]), plan, unit):
+                gathered.add(stats)
         decision = decide(plan, gathered)
     rows = [row for n, unit in enumerate(units) for row in cleaned(unit, decision.codes.get(n, b""), decision.reasons)]
     skips: Counter[str] = Counter()
@@ -327,8 +325,8 @@ def test_documents_with_words_of_an_item_are_left_out_and_written_down():
     source = Source(kind="text", path="x", cleaning={"decontaminate": True})
     plan = CleaningPlan(source, 0, bench)
     with SurveyResult() as gathered:
-        for first, chunk in enumerate(survey(documents, plan)):
-            gathered.add(0, first, chunk)
+        for stats in survey(documents, plan):
+            gathered.add(stats)
         decision = decide(plan, gathered)
     assert [code != 0 for code in decision.codes[0]] == [False, True, False, True, False]
     tasks = decision.findings["tasks"]

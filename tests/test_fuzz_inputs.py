@@ -58,10 +58,7 @@ def test_a_lost_record_is_a_bug(fuzz, tmp_path):
         num_documents = 8
         skipped = {"null": 1}  # noqa: RUF012
 
-    class Plain:
-        cleaning = take = limit_documents = None
-
-    assert "silent loss: of 10 records 9" in fuzz._wrong_count(case, Plain, Found, 8, 0)
+    assert "silent loss: of 10 records 9" in fuzz._wrong_count(case, Found, 8, 0)
     Found.skipped = {"null": 1, "unreadable file": 1}
-    assert fuzz._wrong_count(case, Plain, Found, 8, 0) is None
-    assert "8 documents kept of 9 read" in fuzz._wrong_count(case, Plain, Found, 9, 0)
+    assert fuzz._wrong_count(case, Found, 8, 0) is None
+    assert "8 documents kept of 9 read" in fuzz._wrong_count(case, Found, 9, 0)

@@ -183,9 +183,10 @@ def test_a_file_that_is_none_of_ours_is_refused(data):
 
 def test_ranges_that_nearly_touch_are_fetched_as_one():
     gap, largest = 64 * 2**10, 8 * 2**20
-    assert list(join_ranges([0, 100, 100 + gap, 10 * gap], 100)) == [(0, 3), (3, 4)]
-    assert next(join_ranges(list(range(0, 3 * largest, gap)), gap)) == (0, largest // gap)
-    assert list(join_ranges([5, 5, 5], 10)) == [(0, 3)]
+    assert list(join_ranges([0, 100, 100 + gap, 10 * gap], [100] * 4)) == [(0, 3), (3, 4)]
+    starts = list(range(0, 3 * largest, gap))
+    assert next(join_ranges(starts, [gap] * len(starts))) == (0, largest // gap)
+    assert list(join_ranges([5, 5, 5], [10] * 3)) == [(0, 3)]
 
 
 @given(st.lists(st.integers(0, 599), min_size=1, max_size=50), st.sampled_from([LENGTH, 7, 100]))

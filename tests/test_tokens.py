@@ -22,7 +22,7 @@ from hypothesis import strategies as st
 
 from raycodellm import stage, tokens
 from raycodellm.config import Scaling, Source, Sweep, Tokenizer, UserError
-from raycodellm.corpora import Document, Skip, document_tables, source_fingerprint
+from raycodellm.corpora import Document, Skip, source_fingerprint
 from raycodellm.files import Folder
 from raycodellm.records import SourceSlice
 from raycodellm.tokens import TokenStore, build_tokenizer, encoding, inspect, prepare, prepare_store, sizes, tokenise
@@ -580,6 +580,7 @@ def test_limited_documents_are_an_even_sample(tmp_path, text_source, trained):
     limited = text_source.model_copy(update={"limit_documents": 50})
     store = make(limited, trained, Folder(str(tmp_path / "limited")))
     assert store.manifest.num_documents == 50
+    assert store.manifest.skipped["over limit_documents"] == len(TEXTS) - 50
     whole = make(text_source, trained, Folder(str(tmp_path / "whole")))
     # The limit takes the first of the shuffled documents, so the larger store begins with the smaller.
     assert all_tokens(whole)[: store.manifest.num_tokens].tolist() == all_tokens(store).tolist()
@@ -664,10 +665,13 @@ def test_reading_a_store_imports_neither_ray_nor_transformers(tmp_path):
     assert done.stdout.strip() == "[]"
 
 
-def test_skips_are_counted_once_in_however_many_tables_they_came(tmp_path, trained):
+def test_skips_are_counted_once_in_however_many_tables_they_came(tmp_path, trained, text_source, monkeypatch):
+    monkeypatch.setattr(tokenise, "TABLE_CHARACTERS", 3)
     rows = [Document("a", "one"), Skip("null"), Skip("empty"), Document("b", "two"), Skip("null", 3)]
-    some = [tokenise.tokenise(table, trained, 0, 1) for table in document_tables(rows, False, 3)]
-    shard = write_shard(Folder(str(tmp_path)), 0, pa.concat_tables(some), token_dtype(400), False)
+    job = tokenise.TokeniseJob(text_source, trained, 0, 1, Folder(str(tmp_path)))
+    some = [*tokenise.tokenised(rows[:3], job), *tokenise.tokenised(rows[3:], job)]
+    assert len(some) == 2
+    shard = write_shard(job.folder, 0, pa.concat_tables(some), token_dtype(400), False)
     assert shard.skipped == {"empty": 1, "null": 4}
     assert (shard.num_documents, shard.num_bytes) == (2, 6)
 

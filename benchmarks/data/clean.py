@@ -56,12 +56,10 @@ def measure(kind: str, path: Path, documents: str) -> list[list[str]]:
     for name, settings in FILTERS.items():
         asked = "decontaminate" in settings["cleaning"]
         plan = CleaningPlan(plain.model_validate({**plain.model_dump(), **settings}), 0, benchmark if asked else None)
-        first = 0
         with SurveyResult() as gathered:
             began = time.process_time()
-            for chunk in survey(rows, plan):
-                gathered.add(0, first, chunk)
-                first += len(chunk.codes)
+            for stats in survey(rows, plan):
+                gathered.add(stats)
             surveyed = time.process_time()
             decision = decide(plan, gathered)
             ended = time.process_time()

@@ -192,23 +192,19 @@ def _through(case: _malformed.Case, tokenizer: Path, folder: Path) -> dict[str, 
     unread = Counter({row.reason: row.count for row in read if not isinstance(row, Document)})
     left_out = sum(count for reason, count in manifest.skipped.items() if reason not in unread)
     counts = {"documents": manifest.num_documents, "left_out": sum(manifest.skipped.values())}
-    problem = _wrong_count(case, source, manifest, len(documents), left_out)
+    problem = _wrong_count(case, manifest, len(documents), left_out)
     if problem:
         return {"outcome": "BUG", "detail": f"{problem}; {dict(manifest.skipped)} {json.dumps(case.source)}", **counts}
     return {"outcome": "store", "detail": json.dumps(manifest.skipped), **counts}
 
 
-def _wrong_count(case: _malformed.Case, source: Any, manifest: Any, num_read: int, left_out: int) -> str | None:
-    cleaned = (source.cleaning and source.cleaning.active_settings()) or source.take
+def _wrong_count(case: _malformed.Case, manifest: Any, num_read: int, left_out: int) -> str | None:
     expected = num_read - left_out
-    if source.limit_documents and not cleaned:
-        expected = min(num_read, source.limit_documents)
     if manifest.num_documents != expected:
         return f"{manifest.num_documents} documents kept of {num_read} read, {left_out} counted as left out"
     whole = manifest.num_documents + sum(manifest.skipped.values())
-    limited = source.limit_documents and not cleaned
     damaged = any("unreadable" in reason for reason in manifest.skipped)
-    if case.rows is not None and case.structure_known and whole < case.rows and not damaged and not limited:
+    if case.rows is not None and case.structure_known and whole < case.rows and not damaged:
         return f"silent loss: of {case.rows} records {whole} are kept or counted"
     return None
 

@@ -1,7 +1,7 @@
 """Source files become documents.
 
 `source_fingerprint` lists the files of a source, `plan_parts` cuts them, `read_part` reads the documents of a part, and
-`read_documents` does all of it in Ray Data tasks. `formats/` has one file per format.
+`read_in_tasks` does all of it in Ray Data tasks. `formats/` has one file per format.
 """
 
 from raycodellm.corpora.cleaning.contamination import Benchmark, benchmark_of, unfound
@@ -9,10 +9,11 @@ from raycodellm.corpora.cleaning.decision import Decision, cleaned
 from raycodellm.corpora.cleaning.overlap import ItemRuns, item_runs, seen_in
 from raycodellm.corpora.cleaning.plan import CleaningPlan, cleaning_identity
 from raycodellm.corpora.documents import Document, Skip, document_key
+from raycodellm.corpora.grouping import grouped
 from raycodellm.corpora.inputs import Part, SourceInputs
 from raycodellm.corpora.listing.builtin import BUILTINS, builtin_digest
 from raycodellm.corpora.listing.sources import local_files, source_fingerprint
-from raycodellm.corpora.ray_reading import Keep, document_tables, quiet_ray_data, read_documents, survey_documents
+from raycodellm.corpora.ray_reading import quiet_ray_data, read_in_tasks, survey_documents
 from raycodellm.corpora.reading import columns_found, plan_parts, read_in_process, read_part
 from raycodellm.corpora.registry import check_settings
 from raycodellm.corpora.sampling import document_bytes, sample_texts, text_bytes
@@ -24,7 +25,6 @@ __all__ = [
     "Decision",
     "Document",
     "ItemRuns",
-    "Keep",
     "Part",
     "Skip",
     "SourceInputs",
@@ -36,13 +36,13 @@ __all__ = [
     "columns_found",
     "document_bytes",
     "document_key",
-    "document_tables",
+    "grouped",
     "item_runs",
     "local_files",
     "plan_parts",
     "quiet_ray_data",
-    "read_documents",
     "read_in_process",
+    "read_in_tasks",
     "read_part",
     "sample_texts",
     "seen_in",

@@ -16,10 +16,11 @@ def grouped(
     group: list[Item] = []
     size = 0
     for item in items:
-        if group and (size + size_of(item) > largest or len(group) >= most):
+        item_size = size_of(item)
+        if group and (size + item_size > largest or len(group) >= most):
             yield group
             group, size = [], 0
         group.append(item)
-        size += size_of(item)
+        size += item_size
     if group:
         yield group

@@ -1,6 +1,6 @@
 """Reads sources in Ray Data tasks; the only door of this folder to Ray Data.
 
-Skips travel as rows with the documents, so that each is counted exactly once whatever Ray runs again.
+Skips travel with the documents, so that each is counted exactly once whatever Ray runs again.
 """
 
 from __future__ import annotations
@@ -26,11 +26,9 @@ from raycodellm.corpora.reading import READ_BYTES, plan_parts, read_in_process, 
 if TYPE_CHECKING:
     import ray.data
 
-TABLE_BYTES = 2 * MIB
-"""Bytes of text per Arrow table that a read task hands on, about."""
 PARTS_PER_TASK = 1000
-Keep = Callable[[Document], bool]
-"""True for a document to read."""
+ToTables = Callable[[Iterable[Document | Skip]], Iterator[pa.Table]]
+"""Turns documents and skips into Arrow tables, inside a task."""
 
 
 def quiet_ray_data() -> None:
@@ -63,73 +61,58 @@ def survey_documents(
     """Reads a source for the first time and decides which documents cleaning leaves out.
 
     Reads in `num_tasks` Ray Data tasks, or in this process if `num_tasks` is None. `watch` is called with the number of
-    documents read so far. The second reading is `read_documents` with the decision, or `cleaned`.
+    documents read so far. The second reading is `read_in_tasks` with the decision, or `cleaned`.
     """
     with SurveyResult() as result:
-        for unit, first, stats in _survey(plan, inputs, num_tasks):
-            result.add(unit, first, stats)
+        for stats in _survey(plan, inputs, num_tasks):
+            result.add(stats)
             if watch:
                 watch(result.num_documents)
         return decide(plan, result, num_tasks)
 
 
-def _survey(
-    plan: CleaningPlan, inputs: SourceInputs, num_tasks: int | None
-) -> Iterator[tuple[int, int, DocumentStats]]:
-    """(unit, number of the first document in the unit, statistics of some documents)"""
+def _survey(plan: CleaningPlan, inputs: SourceInputs, num_tasks: int | None) -> Iterator[DocumentStats]:
     if num_tasks is None:
-        yield from _survey_rows(0, read_in_process(plan.source, inputs), plan)
+        yield from survey(read_in_process(plan.source, inputs), plan)
         return
     units = _units(plan.source, inputs, num_tasks, None)
-    found = units.map_batches(partial(_survey_unit, plan=plan, format=inputs.format), **_WHOLE_BLOCKS)
+    found = units.map_batches(partial(_survey_units, plan=plan, format=inputs.format), **_WHOLE_BLOCKS)
     for batch in found.iter_batches(**_WHOLE_BLOCKS):
         yield from map(pickle.loads, batch["stats"].to_pylist())
 
 
-def _survey_rows(
-    unit: int, rows: Iterable[Document | Skip], plan: CleaningPlan
-) -> Iterator[tuple[int, int, DocumentStats]]:
-    first = 0
-    for stats in survey(rows, plan):
-        yield unit, first, stats
-        first += len(stats.codes)
-
-
-def _survey_unit(batch: pa.Table, plan: CleaningPlan, format: str) -> Iterator[pa.Table]:
+def _survey_units(batch: pa.Table, plan: CleaningPlan, format: str) -> Iterator[pa.Table]:
     for unit in _units_of(batch):
-        for found in _survey_rows(unit.number, _rows(unit, plan.source, format), plan):
-            yield pa.table({"stats": pa.array([pickle.dumps(found)], pa.large_binary())})
+        for stats in survey(_rows(unit, plan.source, format), plan, unit.number):
+            yield pa.table({"stats": pa.array([pickle.dumps(stats)], pa.large_binary())})
     yield pa.table({"stats": pa.array([], pa.large_binary())})
 
 
-def read_documents(
-    source: Source,
-    inputs: SourceInputs,
-    num_tasks: int = 1,
-    keep: Keep | None = None,
-    decision: Decision | None = None,
+def read_in_tasks(
+    source: Source, inputs: SourceInputs, num_tasks: int, to_tables: ToTables, decision: Decision | None = None
 ) -> ray.data.Dataset:
-    """The documents of a source as rows, in no promised order, read in at least `num_tasks` tasks if that pays.
+    """The tables that `to_tables` makes of a source, in no promised order, in at least `num_tasks` tasks if that pays.
 
-    Columns: `document` (id) and `text`, or `prompt` and `response`; or instead of these `skipped` (reason), `count` and
-    `num_bytes`. `keep` drops documents that are not counted; documents that `decision` leaves out are counted.
+    Documents that `decision` leaves out come as skips.
     """
     if decision and decision.num_tasks:
         num_tasks = decision.num_tasks  # the same units, even if the cluster has grown since
     reasons = decision.reasons if decision else None
-    read = partial(_read_units, source=source, format=inputs.format, keep=keep, reasons=reasons)
+    read = partial(_read_units, source=source, format=inputs.format, to_tables=to_tables, reasons=reasons)
     return _units(source, inputs, num_tasks, decision).map_batches(read, **_WHOLE_BLOCKS)
 
 
 def _read_units(
-    batch: pa.Table, source: Source, format: str, keep: Keep | None, reasons: tuple[str, ...] | None
+    batch: pa.Table, source: Source, format: str, to_tables: ToTables, reasons: tuple[str, ...] | None
 ) -> Iterator[pa.Table]:
-    rows = itertools.chain.from_iterable(
-        _rows(unit, source, format) if reasons is None else cleaned(_rows(unit, source, format), unit.codes, reasons)
-        for unit in _units_of(batch)
+    yield from to_tables(
+        itertools.chain.from_iterable(
+            _rows(unit, source, format)
+            if reasons is None
+            else cleaned(_rows(unit, source, format), unit.codes, reasons)
+            for unit in _units_of(batch)
+        )
     )
-    kept = (row for row in rows if isinstance(row, Skip) or keep is None or keep(row))
-    yield from document_tables(kept, source.is_instruct)
 
 
 # ------------------------------------------------------------------------------------------------------------- units
@@ -170,40 +153,3 @@ def _rows(unit: _Unit, source: Source, format: str) -> Iterator[Document | Skip]
     yield from itertools.starmap(Skip, unit.excluded)
     for part in unit.parts:
         yield from read_part(part, source, format)
-
-
-# ------------------------------------------------------------------------------------------------------------ tables
-
-
-def document_tables(
-    rows: Iterable[Document | Skip], instruct: bool, num_bytes: int = TABLE_BYTES
-) -> Iterator[pa.Table]:
-    """At least one Arrow table, each of about `num_bytes` of text; the last one holds the counts of skips."""
-    documents: list[Document] = []
-    skips: dict[str, Skip] = {}
-    size = 0
-    for row in rows:
-        if isinstance(row, Skip):
-            before = skips.get(row.reason, Skip(row.reason, 0))
-            skips[row.reason] = Skip(row.reason, before.count + row.count, before.num_bytes + row.num_bytes)
-            continue
-        documents.append(row)
-        size += len(row.content)
-        if size >= num_bytes:
-            yield _table(documents, [], instruct)
-            documents, size = [], 0
-    yield _table(documents, [skips[reason] for reason in sorted(skips)], instruct)
-
-
-def _table(documents: list[Document], skips: list[Skip], instruct: bool) -> pa.Table:
-    none, zeros = [None] * len(skips), [0] * len(documents)
-    columns = {
-        "document": pa.array([document.id for document in documents] + none, pa.string()),
-        "prompt" if instruct else "text": pa.array([document.text for document in documents] + none, pa.string()),
-        "skipped": pa.array([None] * len(documents) + [skip.reason for skip in skips], pa.string()),
-        "count": pa.array(zeros + [skip.count for skip in skips], pa.int64()),
-        "num_bytes": pa.array(zeros + [skip.num_bytes for skip in skips], pa.int64()),
-    }
-    if instruct:
-        columns["response"] = pa.array([document.response for document in documents] + none, pa.string())
-    return pa.table(columns)

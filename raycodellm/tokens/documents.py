@@ -11,9 +11,11 @@ from dataclasses import dataclass
 from typing import NamedTuple
 
 import numpy as np
+import pyarrow as pa
 
 from raycodellm.files import Folder
 from raycodellm.tokens.manifest import Manifest
+from raycodellm.tokens.ranges import cut_at
 from raycodellm.tokens.stream import Stream
 
 LARGEST_SHARE = 8
@@ -85,30 +87,24 @@ class Stretches:
 
     def gather(self, stream: Stream, places: np.ndarray, length: int) -> np.ndarray:
         """[n, length] of the store's dtype: the tokens from each place of this run on."""
-        which = np.searchsorted(self._places, places, side="right") - 1
-        whole = places + length <= self._places[which + 1]
-        starts = self._starts[which] + places - self._places[which]
+        ends = self._places[np.searchsorted(self._places, places, side="right")]
+        whole = places + length <= ends
         found = np.empty((len(places), length), stream.dtype)
-        found[whole] = stream.gather(starts[whole], length)
-        for row in np.flatnonzero(~whole).tolist():
-            self._join(stream, int(places[row]), found[row])
+        found[whole] = stream.gather(self._in_store(places[whole]), length)
+        if not whole.all():
+            rest = places[~whole]
+            begins, sizes = cut_at(self._places, rest, np.full(len(rest), length))
+            found[~whole] = stream.stretches(self._in_store(begins), sizes).reshape(-1, length)
         return found
 
-    def _join(self, stream: Stream, place: int, target: np.ndarray) -> None:
-        """Fills `target` with tokens of several stretches."""
-        filled = 0
-        while filled < len(target):
-            which = int(np.searchsorted(self._places, place + filled, side="right")) - 1
-            size = min(int(self._places[which + 1]) - place - filled, len(target) - filled)
-            start = self._starts[which] + place + filled - self._places[which]
-            target[filled : filled + size] = stream.gather(np.array([start]), size)[0]
-            filled += size
+    def _in_store(self, places: np.ndarray) -> np.ndarray:
+        """The places among all tokens of the store."""
+        which = np.searchsorted(self._places, places, side="right") - 1
+        return self._starts[which] + places - self._places[which]
 
 
 def read_documents(folder: Folder, manifest: Manifest) -> Documents:
     """All documents of a store, from its `documents-*` or `examples-*` files."""
-    import pyarrow as pa
-
     sizes, prompts = [np.zeros(0, np.int64)], [np.zeros(0, np.int64)]
     for shard in manifest.shards:
         name = next(name for name in shard.files if not name.startswith("tokens-"))

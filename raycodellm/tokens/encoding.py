@@ -21,6 +21,8 @@ from typing import TYPE_CHECKING, Any, cast
 
 import numpy as np
 
+from raycodellm.corpora import grouped
+
 if TYPE_CHECKING:
     import tokenizers
 
@@ -72,12 +74,11 @@ class Encoder:
         encode = self._encode_words if self._knows_words else self._encode_whole
         encoded: deque[list[bytes]] = deque([self.opening] for _ in texts)
         cut = ((number, piece) for number, text in enumerate(texts) for piece in pieces(text, self._cut, LONGEST_PIECE))
-        for batch in _batches(cut):
+        for batch in grouped(cut, lambda numbered: len(numbered[1]), BATCH_CHARACTERS):
             for (number, _), ids in zip(batch, encode([piece for _, piece in batch]), strict=True):
                 encoded[number].append(ids)
-        return [
-            b"".join([*encoded.popleft(), closing]) for _ in texts
-        ]  # frees the parts of each text once they are joined
+        # The parts of each text are freed once they are joined.
+        return [b"".join([*encoded.popleft(), closing]) for _ in texts]
 
     def _encode_whole(self, texts: list[str]) -> list[bytes]:
         batch = self._tokenizer.encode_batch_fast(texts, add_special_tokens=False)
@@ -144,19 +145,6 @@ def cut_of(tokenizer: tokenizers.Tokenizer) -> re.Pattern[str] | None:
 
     whole = ids([_SAMPLE])
     return next((end for end in _ENDS if ids(pieces(_SAMPLE, end, 1)) == whole), None)
-
-
-def _batches(numbered: Iterable[tuple[int, str]]) -> Iterator[list[tuple[int, str]]]:
-    batch: list[tuple[int, str]] = []
-    size = 0
-    for number, text in numbered:
-        batch.append((number, text))
-        size += len(text)
-        if size >= BATCH_CHARACTERS:
-            yield batch
-            batch, size = [], 0
-    if batch:
-        yield batch
 
 
 # ----------------------------------------------------------------------------------------------------------- words

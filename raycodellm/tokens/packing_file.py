@@ -13,6 +13,7 @@ import hashlib
 from collections.abc import Callable
 
 import numpy as np
+import pyarrow as pa
 
 from raycodellm.files import Folder
 from raycodellm.tokens.packing import Packing
@@ -39,8 +40,6 @@ def kept_packing(folder: Folder, name: str, made_of: str, make: Callable[[], Pac
 
 def read_packing(folder: Folder, name: str, made_of: str) -> Packing | None:
     """The packing in a file, mapped if the folder is local; None for a missing, damaged or other file."""
-    import pyarrow as pa
-
     try:
         if folder.local is not None:
             source = pa.memory_map(str(folder.local / name))
@@ -59,8 +58,6 @@ def read_packing(folder: Folder, name: str, made_of: str) -> Packing | None:
 
 
 def _in_bytes(packing: Packing, made_of: str) -> memoryview:
-    import pyarrow as pa
-
     columns = {"start": packing.start, "size": packing.size}
     if packing.num_prompt is not None:
         columns["num_prompt"] = packing.num_prompt

@@ -99,6 +99,17 @@ def _first_batch(message: bytes) -> tuple[int, int]:
 # ------------------------------------------------------------------------------------------------------- reading
 
 
+def cut_at(bounds: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """(starts, sizes) of the pieces of stretches that are cut at the rising `bounds`, in order."""
+    ends = starts + sizes
+    first = np.searchsorted(bounds, starts, side="right") - 1
+    counts = np.searchsorted(bounds, ends, side="left") - first
+    which = np.repeat(np.arange(len(starts)), counts)
+    bound = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts - first, counts)
+    begins = np.maximum(starts[which], bounds[bound])
+    return begins, np.minimum(ends[which], bounds[bound + 1]) - begins
+
+
 class MappedValues:
     """The values of a local file, through a memory map."""
 
@@ -127,25 +138,7 @@ class RemoteValues:
 
     def gather(self, places: np.ndarray, length: int) -> np.ndarray:
         """[n, length]: `length` values from each place; no stretch may leave its record batch."""
-        num_bytes = length * self._dtype.itemsize
-        starts = self._layout.offsets(places, self._dtype.itemsize)
-        order = np.argsort(starts, kind="stable")
-        found = np.empty((len(places), length), self._dtype)
-
-        def fetch(part: tuple[int, int]) -> None:
-            rows = order[part[0] : part[1]]
-            first = int(starts[rows[0]])
-            size = int(starts[rows[-1]]) + num_bytes - first
-            data = self._file.read_at(size, first)
-            if len(data) != size:
-                raise OSError(f"{size} bytes were asked for from byte {first} on, {len(data)} came")
-            values = np.frombuffer(data, self._dtype)
-            inside = (starts[rows] - first) // self._dtype.itemsize
-            found[rows] = np.lib.stride_tricks.sliding_window_view(values, length)[inside]
-
-        parts = list(join_ranges(starts[order].tolist(), num_bytes))
-        _fetch_all(fetch, parts)
-        return found
+        return self.stretches(places, np.full(len(places), length)).reshape(-1, length)
 
     def stretches(self, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """The stretches of `sizes` values from each place, end to end; no stretch may leave its record batch."""
@@ -167,14 +160,12 @@ class RemoteValues:
             for target, place, length in zip(targets[rows].tolist(), inside, sizes[rows].tolist(), strict=True):
                 found[target : target + length] = values[place : place + length]
 
-        parts = list(join_ranges(starts[order].tolist(), num_bytes[order].tolist()))
-        _fetch_all(fetch, parts)
+        _fetch_all(fetch, list(join_ranges(starts[order].tolist(), num_bytes[order].tolist())))
         return found
 
 
-def join_ranges(starts: Sequence[int], num_bytes: int | Sequence[int]) -> Iterator[tuple[int, int]]:
+def join_ranges(starts: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Groups ranges, given by rising starts and their bytes, into runs [first, last) that are fetched as one each."""
-    sizes = num_bytes if isinstance(num_bytes, Sequence) else [num_bytes] * len(starts)
     first, end = 0, starts[0] + sizes[0] if starts else 0
     for place in range(1, len(starts)):
         after = max(end, starts[place] + sizes[place])

@@ -2,17 +2,12 @@
 
 from __future__ import annotations
 
-from collections import Counter
-from typing import TYPE_CHECKING
-
 import numpy as np
+import pyarrow as pa
 
 from raycodellm.files import Folder
 from raycodellm.identity import file_hashes
 from raycodellm.tokens.manifest import Shard
-
-if TYPE_CHECKING:
-    import pyarrow as pa
 
 BATCH_TOKENS = 1 << 20
 """Tokens per record batch."""
@@ -28,16 +23,10 @@ def write_shard(
     records, with `num_bytes` of text, became none. A shard without a document has no files. Raises OSError, with the
     file's name and size, when a file cannot be written.
     """
-    import pyarrow as pa
     import pyarrow.compute as pc
 
-    skips = rows.filter(pc.is_valid(rows["skipped"]))
-    skipped: Counter[str] = Counter()
-    skipped_bytes: Counter[str] = Counter()
-    skip_columns = (skips[name].to_pylist() for name in ("skipped", "count", "num_bytes"))
-    for reason, count, left_out in zip(*skip_columns, strict=True):
-        skipped[reason] += count
-        skipped_bytes[reason] += left_out
+    skips = rows.filter(pc.is_valid(rows["skipped"])).group_by("skipped")
+    counted = skips.aggregate([("count", "sum"), ("num_bytes", "sum")]).sort_by("skipped").to_pylist()
     rows = rows.filter(pc.is_null(rows["skipped"]))
     rows = rows.take(pc.sort_indices(rows["key"]))
     tokens, sizes = _end_to_end(rows["tokens"], dtype)
@@ -52,14 +41,13 @@ def write_shard(
             column["num_prompt"] = rows["num_prompt"].combine_chunks().cast(pa.int32())
         files[name] = _write_arrow(folder, name, [column])
     num_bytes = pc.sum(rows["num_bytes"]).as_py() or 0
-    counts = dict(sorted(skipped.items())), {reason: size for reason, size in sorted(skipped_bytes.items()) if size}
-    return Shard(number, len(sizes), len(tokens), num_bytes, files, *counts)
+    skipped = {one["skipped"]: one["count_sum"] for one in counted}
+    skipped_bytes = {one["skipped"]: one["num_bytes_sum"] for one in counted if one["num_bytes_sum"]}
+    return Shard(number, len(sizes), len(tokens), num_bytes, files, skipped, skipped_bytes)
 
 
 def _end_to_end(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """(all ids, int32 number of ids per row) of a column of binary values; copies nothing when it is one chunk."""
-    import pyarrow as pa
-
     whole = pa.concat_arrays(
         [chunk.cast(pa.large_binary()) for chunk in column.chunks] or [pa.array([], pa.large_binary())]
     )
@@ -72,8 +60,6 @@ def _end_to_end(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, n
 
 def _write_arrow(folder: Folder, name: str, batches: list[dict[str, pa.Array]]) -> list:
     """[bytes, checksum] of the written file."""
-    import pyarrow as pa
-
     sink = pa.BufferOutputStream()
     tables = [pa.record_batch(batch) for batch in batches]
     with pa.ipc.new_file(sink, tables[0].schema) as writer:

@@ -17,6 +17,7 @@ from functools import lru_cache, partial
 from typing import Any
 
 import numpy as np
+from pyarrow.fs import FileSelector
 
 from raycodellm import retrying
 from raycodellm.files import Folder, fingerprint
@@ -291,6 +292,4 @@ def _stamp(folder: Folder) -> tuple[int, ...]:
 
 
 def _file_sizes(folder: Folder) -> dict[str, int]:
-    from pyarrow.fs import FileSelector
-
     return {info.base_name: info.size for info in folder.filesystem.get_file_info(FileSelector(folder.path))}

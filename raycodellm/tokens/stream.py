@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import threading
-from bisect import bisect_right
 
 import numpy as np
+import pyarrow as pa
 
 from raycodellm.files import Folder
 from raycodellm.tokens.manifest import Manifest, Shard, StoreError
-from raycodellm.tokens.ranges import MappedValues, RemoteValues, read_layout
+from raycodellm.tokens.ranges import MappedValues, RemoteValues, cut_at, read_layout
 
 
 class Stream:
@@ -19,7 +19,7 @@ class Stream:
         self._folder = folder
         self._shards = manifest.shards
         self.dtype = manifest.dtype
-        self._starts = np.cumsum([0, *(shard.num_tokens for shard in manifest.shards)]).tolist()
+        self._starts = np.cumsum([0, *(shard.num_tokens for shard in manifest.shards)])
         self._lock = threading.Lock()
         self._readers: dict[int, _ShardReader] = {}
 
@@ -27,50 +27,31 @@ class Stream:
         """[n, length] of the store's dtype: `length` tokens from each start; reads each file once."""
         shards = np.searchsorted(self._starts, starts, side="right") - 1
         found = np.empty((len(starts), length), self.dtype)
+        is_found = np.zeros(len(starts), bool)
         for shard in np.unique(shards).tolist():
-            rows = np.flatnonzero(shards == shard)
-            reader, places = self._reader(shard), starts[rows] - self._starts[shard]
-            ends = np.minimum((places // reader.batch_tokens + 1) * reader.batch_tokens, self._shards[shard].num_tokens)
-            whole = places + length <= ends
-            found[rows[whole]] = reader.values.gather(places[whole], length)
-            for row in rows[~whole].tolist():
-                self._join(int(starts[row]), found[row])
+            rows, reader = np.flatnonzero(shards == shard), self._reader(shard)
+            places = starts[rows] - self._starts[shard]
+            whole = places + length <= reader.bounds[np.searchsorted(reader.bounds, places, side="right")]
+            rows = rows[whole]
+            found[rows] = reader.values.gather(places[whole], length)
+            is_found[rows] = True
+        if not is_found.all():
+            rest = starts[~is_found]
+            found[~is_found] = self.stretches(rest, np.full(len(rest), length)).reshape(-1, length)
         return found
 
-    def _join(self, start: int, target: np.ndarray) -> None:
-        """Fills `target` with a stretch that crosses the end of a record batch or of a file."""
-        filled = 0
-        while filled < len(target):
-            shard = bisect_right(self._starts, start + filled) - 1
-            reader, place = self._reader(shard), start + filled - self._starts[shard]
-            end = min((place // reader.batch_tokens + 1) * reader.batch_tokens, self._shards[shard].num_tokens)
-            size = min(end - place, len(target) - filled)
-            target[filled : filled + size] = reader.values.gather(np.array([place]), size)[0]
-            filled += size
-
     def stretches(self, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """The stretches of `sizes` tokens from each start, end to end; each stretch must lie inside one file."""
+        """The stretches of `sizes` tokens from each start, end to end."""
+        starts, sizes = cut_at(self._starts, starts, sizes)
         shards = np.searchsorted(self._starts, starts, side="right") - 1
         found = np.empty(sizes.sum(), self.dtype)
         targets = np.cumsum(sizes) - sizes
         for shard in np.unique(shards).tolist():
-            mine = np.flatnonzero(shards == shard)
+            mine, reader = np.flatnonzero(shards == shard), self._reader(shard)
             target = np.repeat(targets[mine] - (np.cumsum(sizes[mine]) - sizes[mine]), sizes[mine])
-            found[target + np.arange(len(target))] = self._of_shard(
-                shard, starts[mine] - self._starts[shard], sizes[mine]
-            )
+            pieces = cut_at(reader.bounds, starts[mine] - self._starts[shard], sizes[mine])
+            found[target + np.arange(len(target))] = reader.values.stretches(*pieces)
         return found
-
-    def _of_shard(self, shard: int, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
-        """Stretches of one file, end to end, read in parts that end where record batches end."""
-        reader = self._reader(shard)
-        batches = places // reader.batch_tokens
-        counts = (places + sizes - 1) // reader.batch_tokens - batches + 1
-        which = np.repeat(np.arange(len(places)), counts)
-        batch = batches[which] + np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts, counts)
-        first = np.maximum(places[which], batch * reader.batch_tokens)
-        last = np.minimum((places + sizes)[which], (batch + 1) * reader.batch_tokens)
-        return reader.values.stretches(first, last - first)
 
     def _reader(self, shard: int) -> _ShardReader:
         reader = self._readers.get(shard)
@@ -85,8 +66,6 @@ class _ShardReader:
     """An open token file of a shard."""
 
     def __init__(self, folder: Folder, shard: Shard, dtype: np.dtype) -> None:
-        import pyarrow as pa
-
         name = f"tokens-{shard.number:05d}.arrow"
         if folder.local is not None:
             source = pa.memory_map(str(folder.local / name))
@@ -97,7 +76,8 @@ class _ShardReader:
             layout = read_layout(source)
         except (pa.ArrowInvalid, ValueError) as error:
             raise StoreError(f"{folder}/{name}: is no Arrow file any more ({error}); delete {folder}") from error
-        self.batch_tokens = layout.batch_values
+        self.bounds = np.append(np.arange(0, shard.num_tokens, layout.batch_values), shard.num_tokens)
+        """Places at which record batches begin, and the end of the last one."""
         self.values: MappedValues | RemoteValues
         if folder.local is not None:
             self.values = MappedValues(folder.local / name, layout, dtype)

@@ -14,6 +14,7 @@ from functools import partial
 from typing import TYPE_CHECKING
 
 import numpy as np
+import pyarrow as pa
 
 from raycodellm.config import Source
 from raycodellm.corpora import (
@@ -21,16 +22,15 @@ from raycodellm.corpora import (
     CleaningPlan,
     Decision,
     Document,
-    Keep,
     Skip,
     SourceInputs,
     cleaned,
     cleaning_identity,
     document_key,
-    document_tables,
+    grouped,
     quiet_ray_data,
-    read_documents,
     read_in_process,
+    read_in_tasks,
     survey_documents,
 )
 from raycodellm.files import Folder
@@ -40,9 +40,10 @@ from raycodellm.tokens.shard_files import write_shard
 from raycodellm.tokens.tokenizer import TokenizerInfo, encode_documents, open_encoder
 
 if TYPE_CHECKING:
-    import pyarrow as pa
     import ray.data
 
+TABLE_CHARACTERS = 2 << 20
+"""Characters of text that are tokenised together, at most, unless one document has more."""
 PULL_SORT_SHARDS = 200
 """Up to this many shards Ray's older sort is used, with an object per block and shard. The newer sort copes with more
 shards, but starts worker processes of its own: 9 s against 1 s for two shards."""
@@ -69,8 +70,8 @@ class TokeniseJob:
 def decide_cleaning(
     job: TokeniseJob, inputs: SourceInputs, benchmark: Benchmark | None, watch: Watch
 ) -> Decision | None:
-    """Decides, by a first reading, which documents the source's cleaning leaves out; None where nothing is cleaned."""
-    if cleaning_identity(job.source, benchmark) is None:
+    """Decides, by a first reading, which documents the source's cleaning and its limit leave out; None without both."""
+    if cleaning_identity(job.source, benchmark) is None and job.source.limit_documents is None:
         return None
     is_small = sizes.is_small(inputs)
     if not is_small:
@@ -88,7 +89,6 @@ def write_shards(job: TokeniseJob, inputs: SourceInputs, decision: Decision | No
 
 def _one_shard(job: TokeniseJob, inputs: SourceInputs, decision: Decision | None, watch: Watch) -> Iterator[Shard]:
     """Orders and writes the only shard in this process."""
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     written: list[pa.Table] = []
@@ -109,12 +109,7 @@ def _one_shard(job: TokeniseJob, inputs: SourceInputs, decision: Decision | None
 
 def _tokenised_in_process(job: TokeniseJob, inputs: SourceInputs, decision: Decision | None) -> Iterator[pa.Table]:
     rows = read_in_process(job.source, inputs)
-    if decision:
-        rows = cleaned(rows, decision.codes.get(0, b""), decision.reasons)
-    elif keep := _limit(job, inputs):
-        rows = (row for row in rows if isinstance(row, Skip) or keep(row))
-    for table in document_tables(rows, job.source.is_instruct):
-        yield tokenise(table, job.tokenizer, job.seed, job.num_shards)
+    return tokenised(cleaned(rows, decision.codes.get(0, b""), decision.reasons) if decision else rows, job)
 
 
 def _many_shards(job: TokeniseJob, inputs: SourceInputs, decision: Decision | None, watch: Watch) -> Iterator[Shard]:
@@ -137,7 +132,6 @@ def _many_shards(job: TokeniseJob, inputs: SourceInputs, decision: Decision | No
 
 
 def _write_block(rows: pa.Table, job: TokeniseJob) -> pa.Table:
-    import pyarrow as pa
     import pyarrow.compute as pc
 
     written = []
@@ -157,90 +151,50 @@ def _num_tasks() -> int:
 
 def _tokenised_by_ray(job: TokeniseJob, inputs: SourceInputs, decision: Decision | None) -> ray.data.Dataset:
     quiet_ray_data()
-    keep = None if decision else _limit(job, inputs)
-    documents = read_documents(job.source, inputs, num_tasks=_num_tasks(), keep=keep, decision=decision)
-    tokenised = documents.map_batches(partial(_tokenise_block, job=job), batch_size=None, batch_format="pyarrow")
-    tokenised.set_name(f"tokens-{job.folder.name}")
-    return tokenised
+    rows = read_in_tasks(job.source, inputs, _num_tasks(), partial(_tokenised_in_task, job=job), decision)
+    rows.set_name(f"tokens-{job.folder.name}")
+    return rows
 
 
-def _tokenise_block(rows: pa.Table, job: TokeniseJob) -> pa.Table:
+def _tokenised_in_task(rows: Iterable[Document | Skip], job: TokeniseJob) -> Iterator[pa.Table]:
     # Ray counts one CPU per task: threads of the tokenizer would take the CPUs of other tasks.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
-    return tokenise(rows, job.tokenizer, job.seed, job.num_shards)
+    return tokenised(rows, job)
 
 
-def tokenise(rows: pa.Table, info: TokenizerInfo, seed: int, num_shards: int) -> pa.Table:
-    """Rows for `write_shard`, made of rows of `read_documents`; their column `shard` numbers the range of keys."""
-    import pyarrow as pa
-    import pyarrow.compute as pc
+def tokenised(rows: Iterable[Document | Skip], job: TokeniseJob) -> Iterator[pa.Table]:
+    """Rows for `write_shard`, with a column `shard` that numbers the range of keys; the last table counts the skips."""
+    skips: dict[str, Skip] = {}
 
-    documents = _documents(rows)
-    skips = rows.filter(pc.is_valid(rows["skipped"]))
-    none, zeros = [b""] * len(skips), [0] * len(skips)
-    tokens, prompts = encode_documents(open_encoder(info), documents, info.eos_id)
-    keys = [document_key(seed, document) for document in documents]
-    shards = [int.from_bytes(key[:8]) * num_shards >> 64 for key in keys]
+    def documents() -> Iterator[Document]:
+        for row in rows:
+            if isinstance(row, Document):
+                yield row
+            else:
+                before = skips.get(row.reason, Skip(row.reason, 0))
+                skips[row.reason] = Skip(row.reason, before.count + row.count, before.num_bytes + row.num_bytes)
+
+    last: list[Document] = []
+    for group in grouped(documents(), lambda document: len(document.content), TABLE_CHARACTERS):
+        if last:
+            yield _table(last, [], job)
+        last = group
+    yield _table(last, list(skips.values()), job)
+
+
+def _table(documents: list[Document], skips: list[Skip], job: TokeniseJob) -> pa.Table:
+    none, zeros = [None] * len(documents), [0] * len(skips)
+    tokens, prompts = encode_documents(open_encoder(job.tokenizer), documents, job.tokenizer.eos_id)
+    keys = [document_key(job.seed, document) for document in documents]
+    sizes_of = [len(document.content.encode()) for document in documents] + [skip.num_bytes for skip in skips]
     return pa.table(
         {
-            "shard": pa.array(shards + zeros, pa.int64()),
-            "key": pa.array(keys + none, pa.binary()),
-            "tokens": pa.array(tokens + none, pa.large_binary()),
+            "shard": pa.array([int.from_bytes(key[:8]) * job.num_shards >> 64 for key in keys] + zeros, pa.int64()),
+            "key": pa.array(keys + [b""] * len(skips), pa.binary()),
+            "tokens": pa.array(tokens + [b""] * len(skips), pa.large_binary()),
             "num_prompt": pa.array(prompts + zeros, pa.int32()),
-            "num_bytes": pa.array(
-                [len(document.content.encode()) for document in documents] + skips["num_bytes"].to_pylist(), pa.int64()
-            ),
-            "skipped": pa.array([None] * len(documents) + skips["skipped"].to_pylist(), pa.string()),
-            "count": pa.array([0] * len(documents) + skips["count"].to_pylist(), pa.int64()),
+            "num_bytes": pa.array(sizes_of, pa.int64()),
+            "skipped": pa.array(none + [skip.reason for skip in skips], pa.string()),
+            "count": pa.array([0] * len(documents) + [skip.count for skip in skips], pa.int64()),
         }
     )
-
-
-def _documents(rows: pa.Table) -> list[Document]:
-    import pyarrow.compute as pc
-
-    rows = rows.filter(pc.is_null(rows["skipped"]))
-    names = [name for name in ("document", "text", "prompt", "response") if name in rows.column_names]
-    return [Document(*fields) for fields in zip(*(rows[name].to_pylist() for name in names), strict=True)]
-
-
-def _limit(job: TokeniseJob, inputs: SourceInputs) -> Keep | None:
-    """Decides which documents `limit_documents` keeps: those with the smallest keys, an even sample of the source.
-
-    Reads the whole source; None without a limit.
-    """
-    limit = job.source.limit_documents
-    if limit is None:
-        return None
-    smallest = partial(_smallest_keys, seed=job.seed, limit=limit)
-    batches: Iterable[pa.Table]
-    if sizes.is_small(inputs):
-        batches = map(smallest, document_tables(read_in_process(job.source, inputs), job.source.is_instruct))
-    else:
-        keys = read_documents(job.source, inputs, num_tasks=_num_tasks()).map_batches(
-            smallest, batch_size=None, batch_format="pyarrow"
-        )
-        batches = keys.iter_batches(batch_size=None, batch_format="pyarrow")
-    kept = np.zeros(0, np.uint64)
-    for batch in batches:
-        kept = _smallest(np.concatenate([kept, batch["key"].to_numpy()]), limit)
-    return partial(_is_kept, seed=job.seed, largest=int(kept.max())) if len(kept) else None
-
-
-def _smallest_keys(rows: pa.Table, seed: int, limit: int) -> pa.Table:
-    import pyarrow as pa
-
-    keys = np.array([_short_key(seed, document) for document in _documents(rows)], np.uint64)
-    return pa.table({"key": _smallest(keys, limit)})
-
-
-def _smallest(keys: np.ndarray, limit: int) -> np.ndarray:
-    return keys if len(keys) <= limit else np.partition(keys, limit - 1)[:limit]
-
-
-def _short_key(seed: int, document: Document) -> int:
-    return int.from_bytes(document_key(seed, document)[:8])
-
-
-def _is_kept(document: Document, seed: int, largest: int) -> bool:
-    return _short_key(seed, document) <= largest

@@ -14,7 +14,7 @@ import numpy as np
 from raycodellm.config import Take
 from raycodellm.corpora.cleaning import contamination, duplicates
 from raycodellm.corpora.cleaning.plan import EXACT, LIMIT, NEAR, CleaningPlan
-from raycodellm.corpora.cleaning.survey import DocumentStats
+from raycodellm.corpora.cleaning.survey import UNIT, DocumentStats
 from raycodellm.corpora.documents import Document, Skip
 
 
@@ -41,23 +41,22 @@ class SurveyResult(ExitStack):
         super().__init__()
         self._columns: dict[str, tuple[IO[bytes], np.dtype, tuple[int, ...]]] = {}
         """(file, type, shape of a value) by name."""
-        self.codes: dict[int, dict[int, np.ndarray]] = defaultdict(dict)
+        self.codes: dict[int, np.ndarray] = {}
+        """Position of the first document to the codes of some documents."""
         self.contaminated: Counter[int] = Counter()
         self._examples: dict[int, list[tuple[int, str, str]]] = defaultdict(list)
         self.num_documents = 0
         self.num_left = 0
 
-    def add(self, unit: int, first: int, stats: DocumentStats) -> None:
-        """Adds some documents of a unit; `first` is the number of the first of them in the unit."""
-        self.codes[unit][first] = stats.codes
+    def add(self, stats: DocumentStats) -> None:
+        self.codes[stats.position] = stats.codes
         self.num_documents += len(stats.codes)
-        self.num_left += len(stats.columns["row"])
+        self.num_left += len(stats.columns["position"])
         self.contaminated.update(stats.contaminated)
-        for row, task, document, words in stats.examples:
-            some = [*self._examples[task], (_position(unit, first + row), document, words)]
+        for position, task, document, words in stats.examples:
+            some = [*self._examples[task], (position, document, words)]
             self._examples[task] = sorted(some)[: contamination.EXAMPLES]
-        places = np.uint64(_position(unit, first)) + stats.columns["row"].astype(np.uint64)
-        for name, values in {**stats.columns, "position": places}.items():
+        for name, values in stats.columns.items():
             if name not in self._columns:
                 file = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
                 self._columns[name] = file, values.dtype, values.shape[1:]
@@ -78,11 +77,6 @@ class SurveyResult(ExitStack):
     @property
     def examples(self) -> dict[int, list[tuple[str, str]]]:
         return {task: [(document, words) for _, document, words in some] for task, some in self._examples.items()}
-
-
-def _position(unit: int, row: int) -> int:
-    """A number that orders documents as the source does: by unit, then by row."""
-    return unit << 32 | row
 
 
 def decide(plan: CleaningPlan, result: SurveyResult, num_tasks: int | None = None) -> Decision:
@@ -123,11 +117,12 @@ def not_taken(scores: np.ndarray, sizes: np.ndarray, positions: np.ndarray, take
 
 def _codes_of_units(result: SurveyResult, positions: np.ndarray, left_out: np.ndarray) -> dict[int, bytes]:
     """The codes of both steps per unit; `left_out` has a code for each document that passed the checks."""
-    units = {
-        unit: np.concatenate([by_first[first] for first in sorted(by_first)]) for unit, by_first in result.codes.items()
-    }
+    parts: dict[int, list[np.ndarray]] = defaultdict(list)
+    for position in sorted(result.codes):
+        parts[position // UNIT].append(result.codes[position])
+    units = {unit: np.concatenate(codes) for unit, codes in parts.items()}
     for place in np.flatnonzero(left_out):
-        unit, row = divmod(int(positions[place]), 1 << 32)
+        unit, row = divmod(int(positions[place]), UNIT)
         units[unit][row] = left_out[place]
     return {unit: codes.tobytes() for unit, codes in units.items()}
 

@@ -16,31 +16,39 @@ from raycodellm.corpora.grouping import grouped
 
 BATCH_DOCUMENTS = 4096
 """Documents that are looked at together, at most."""
+UNIT = 1 << 32
+"""More documents than a unit of reading, the input of one task, has."""
 
 
 @dataclass(frozen=True)
 class DocumentStats:
     """Codes, measures and hashes of some neighbouring documents of a source."""
 
+    position: int
+    """Place of the first document in the source: `UNIT` times the unit of reading, plus its number in the unit."""
     codes: np.ndarray
     """uint8[documents]: 0, or 1 + the place of the reason in `CleaningPlan.reasons`."""
     columns: Mapping[str, np.ndarray]
-    """One value per document with code 0: its place `row`, and what `decide` needs."""
+    """One value per document with code 0: its `position`, and the values that `decide` needs."""
     examples: tuple[tuple[int, int, str, str], ...] = ()
-    """(row, task, document id, words) of the first documents per task that share words with its items."""
+    """(position, task, document id, words) of the first documents per task that share words with its items."""
     contaminated: Mapping[int, int] = field(default_factory=dict)
     """Task to the number of documents that share words with its items; a document may count for several tasks."""
 
 
-def survey(rows: Iterable[Document | Skip], plan: CleaningPlan) -> Iterator[DocumentStats]:
-    """Statistics of batches of documents, in their order. Skips are left to the second reading."""
+def survey(rows: Iterable[Document | Skip], plan: CleaningPlan, unit: int = 0) -> Iterator[DocumentStats]:
+    """Statistics of batches of a unit's documents, in their order. Skips are left to the second reading."""
     tests = list(checks(plan.source))
     documents = (row for row in rows if isinstance(row, Document))
+    position = unit * UNIT
     for batch in grouped(documents, lambda document: len(document.content), PIECE, BATCH_DOCUMENTS):
-        yield _survey_batch(batch, plan, tests)
+        yield _survey_batch(batch, plan, tests, position)
+        position += len(batch)
 
 
-def _survey_batch(batch: list[Document], plan: CleaningPlan, tests: list[tuple[str, Check]]) -> DocumentStats:
+def _survey_batch(
+    batch: list[Document], plan: CleaningPlan, tests: list[tuple[str, Check]], position: int
+) -> DocumentStats:
     codes = np.array([_first(tests, document) for document in batch], np.uint8)
     left = np.flatnonzero(codes == 0)
     near = plan.near
@@ -49,12 +57,12 @@ def _survey_batch(batch: list[Document], plan: CleaningPlan, tests: list[tuple[s
     counts: dict[int, int] = {}
     if plan.benchmark and words:
         found = contamination.matches(words, plan.benchmark)
-        examples, counts = _examples(batch, left, found)
+        examples, counts = _examples(batch, left, found, position)
         codes[left[sorted(found)]] = 1 + plan.reasons.index(CONTAMINATED)
     still = np.flatnonzero(codes[left] == 0)
     kept = [batch[row] for row in left[still]]
     columns: dict[str, np.ndarray] = {
-        "row": left[still],
+        "position": np.uint64(position) + left[still].astype(np.uint64),
         "num_bytes": np.array([len(d.content.encode()) for d in kept], np.int64),
     }
     if plan.cleaning.exact_duplicates:
@@ -67,7 +75,7 @@ def _survey_batch(batch: list[Document], plan: CleaningPlan, tests: list[tuple[s
         columns["score"] = np.array([float(column_value(d, plan.source.score_field or "")) for d in kept])
     if plan.source.limit_documents:
         columns["key"] = np.array([int.from_bytes(document_key(plan.seed, d)[:8]) for d in kept], np.uint64)
-    return DocumentStats(codes, columns, examples, counts)
+    return DocumentStats(position, codes, columns, examples, counts)
 
 
 def _first(tests: list[tuple[str, Check]], document: Document) -> int:
@@ -75,7 +83,7 @@ def _first(tests: list[tuple[str, Check]], document: Document) -> int:
 
 
 def _examples(
-    batch: list[Document], rows: np.ndarray, found: Mapping[int, Mapping[int, tuple[int, int]]]
+    batch: list[Document], rows: np.ndarray, found: Mapping[int, Mapping[int, tuple[int, int]]], position: int
 ) -> tuple[tuple[tuple[int, int, str, str], ...], dict[int, int]]:
     counts: Counter[int] = Counter()
     examples = []
@@ -84,5 +92,6 @@ def _examples(
         for task, run in found[text].items():
             counts[task] += 1
             if counts[task] <= contamination.EXAMPLES:
-                examples.append((int(rows[text]), task, document.id, contamination.spelled(document.content, *run)))
+                words = contamination.spelled(document.content, *run)
+                examples.append((position + int(rows[text]), task, document.id, words))
     return tuple(examples), dict(counts)
