@@ -169,7 +169,9 @@ def ours_plan(spec: Spec) -> tuple[Any, list[Any]]:
 
     stores = [TokenStore.open(str(spec.path / "ours" / name)) for name in NAMES]
     sources = tuple(
-        SourceSlice(store.name, store.kind, str(store.folder), store.num_sequences(spec.sequence_length), 0)
+        SourceSlice(
+            store.manifest.name, store.manifest.kind, str(store.folder), store.num_sequences(spec.sequence_length), 0
+        )
         for store in stores
     )
     weights = tuple(spec.weights)

@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Iterator
-from functools import lru_cache
 from typing import TYPE_CHECKING
 
 import pyarrow as pa
@@ -31,20 +30,10 @@ HUB = "hf://"
 
 def open_bucket(uri: str) -> tuple[FileSystem, str]:
     """(pyarrow file system, path in it). Names of objects are taken as they are, with any `%`."""
-    if uri.startswith(HUB):
-        return _hub(), uri.removeprefix(HUB)
     scheme, _, rest = uri.partition("://")
     bucket, _, path = rest.partition("/")
     opened = Folder(f"{scheme}://{bucket}")
     return opened.filesystem, f"{opened.path.rstrip('/')}/{path}".rstrip("/")
-
-
-@lru_cache(maxsize=1)
-def _hub() -> FileSystem:
-    from huggingface_hub import HfFileSystem
-    from pyarrow.fs import FSSpecHandler, PyFileSystem
-
-    return PyFileSystem(FSSpecHandler(HfFileSystem()))
 
 
 def open_part(part: Part, memory_map: bool = False) -> pa.NativeFile:

@@ -6,131 +6,31 @@ import os
 import re
 from collections.abc import Callable
 from functools import lru_cache
+from pathlib import Path
 from typing import Any
+
+import yaml
 
 from raycodellm.config import Source, UserError
 from raycodellm.config.errors import suggest
 from raycodellm.corpora.documents import SkipError
 
-_CODE = """.py .pyi .pyx .c .h .cc .cpp .cxx .hpp .hh .cu .cuh .java .kt .kts .scala .groovy .js .mjs .cjs .jsx .ts .tsx
-.go .rs .rb .php .swift .m .mm .cs .fs .vb .pl .pm .lua .r .jl .hs .ml .mli .ex .exs .erl .clj .lisp .el .scm .dart .zig
-.nim .f .f90 .f95 .adb .pas .asm .s .sh .bash .zsh .ps1 .bat .sql .v .sv .vhd .sol .proto .cmake .mk .awk .tcl"""
-_MARKUP = ".html .htm .xhtml .xml .svg .css .scss .sass .less .md .markdown .rst .adoc .org .tex .bib"
-_ADJACENT = ".ipynb .diff .patch .json .yaml .yml .toml .ini .cfg .conf .csv .md .rst .txt .dockerfile .tf .gradle"
-SOURCE_EXTENSIONS = {
-    "code": frozenset(_CODE.split()),
-    "synthetic_code": frozenset(_CODE.split()),
-    "markup": frozenset(_MARKUP.split()),
-    "code_adjacent": frozenset(_ADJACENT.split()),
-    "text": frozenset({".txt", ".md", ".rst"}),
-    "math": frozenset({".tex", ".md", ".txt", ".lean", ".v", ".thy"}),
-}
-"""Extensions of the files that a source of each kind takes from a source tree if it names no `languages`."""
-LANGUAGES = {
-    "ada": ".adb .ads",
-    "assembly": ".asm .s",
-    "awk": ".awk",
-    "batch": ".bat .cmd",
-    "c": ".c .h",
-    "c++": ".cc .cpp .cxx .c++ .h .hh .hpp .hxx .inl .ipp",
-    "c#": ".cs .csx",
-    "clojure": ".clj .cljs .cljc .edn",
-    "cmake": ".cmake CMakeLists.txt",
-    "commonlisp": ".lisp .lsp .asd",
-    "css": ".css",
-    "csv": ".csv .tsv",
-    "cuda": ".cu .cuh",
-    "d": ".d .di",
-    "dart": ".dart",
-    "dockerfile": ".dockerfile Dockerfile Containerfile",
-    "elixir": ".ex .exs",
-    "elm": ".elm",
-    "emacslisp": ".el",
-    "erlang": ".erl .hrl",
-    "fortran": ".f .for .f77 .f90 .f95 .f03 .f08",
-    "f#": ".fs .fsi .fsx",
-    "glsl": ".glsl .vert .frag .geom",
-    "go": ".go",
-    "gradle": ".gradle",
-    "graphql": ".graphql .gql",
-    "groovy": ".groovy Jenkinsfile",
-    "haskell": ".hs .lhs",
-    "hcl": ".tf .tfvars .hcl",
-    "html": ".html .htm .xhtml",
-    "ini": ".ini .cfg .conf .properties .editorconfig",
-    "java": ".java",
-    "javascript": ".js .mjs .cjs .jsx",
-    "json": ".json .json5 .jsonc",
-    "julia": ".jl",
-    "jupyter": ".ipynb",
-    "kotlin": ".kt .kts",
-    "latex": ".tex .bib .sty .cls",
-    "lean": ".lean",
-    "less": ".less",
-    "lua": ".lua",
-    "makefile": ".mk .mak Makefile makefile GNUmakefile",
-    "markdown": ".md .markdown .mdx",
-    "matlab": ".m",
-    "nim": ".nim",
-    "nix": ".nix",
-    "objectivec": ".m .mm .h",
-    "ocaml": ".ml .mli",
-    "org": ".org",
-    "pascal": ".pas .pp .lpr",
-    "patch": ".diff .patch",
-    "perl": ".pl .pm .t",
-    "php": ".php",
-    "powershell": ".ps1 .psm1 .psd1",
-    "prolog": ".pro .prolog",
-    "protobuf": ".proto",
-    "python": ".py .pyi .pyw SConstruct SConscript",
-    "cython": ".pyx .pxd .pxi",
-    "r": ".r .rmd",
-    "racket": ".rkt",
-    "restructuredtext": ".rst",
-    "ruby": ".rb .rake .gemspec Rakefile Gemfile",
-    "rust": ".rs",
-    "sass": ".sass .scss",
-    "scala": ".scala .sc",
-    "scheme": ".scm .ss .sld",
-    "shell": ".sh .bash .zsh .ksh .bats",
-    "solidity": ".sol",
-    "sql": ".sql",
-    "starlark": ".bzl .star BUILD BUILD.bazel WORKSPACE",
-    "svg": ".svg",
-    "swift": ".swift",
-    "systemverilog": ".sv .svh",
-    "tcl": ".tcl",
-    "text": ".txt .text",
-    "thrift": ".thrift",
-    "toml": ".toml",
-    "typescript": ".ts .tsx .mts .cts",
-    "verilog": ".v .vh",
-    "vhdl": ".vhd .vhdl",
-    "vimscript": ".vim .vimrc",
-    "visualbasic": ".vb .bas",
-    "vue": ".vue",
-    "xml": ".xml .xsd .xsl .xslt",
-    "yaml": ".yaml .yml",
-    "zig": ".zig",
-}
-"""Extensions and whole file names of each language. An extension may belong to several languages, as `.h` does."""
-_ALIASES = {
-    "bash": "shell", "bazel": "starlark", "cpp": "c++", "cs": "c#", "csharp": "c#", "docker": "dockerfile",
-    "fsharp": "f#", "golang": "go", "ipynb": "jupyter", "js": "javascript", "jsx": "javascript", "make": "makefile",
-    "md": "markdown", "notebook": "jupyter", "objective-c": "objectivec", "py": "python", "rb": "ruby",
-    "rs": "rust", "rst": "restructuredtext", "scss": "sass", "sh": "shell", "terraform": "hcl", "tex": "latex",
-    "ts": "typescript", "tsx": "typescript", "yml": "yaml",
-}  # fmt: skip
+
+@lru_cache(maxsize=1)
+def table() -> dict[str, dict[str, str]]:
+    """The content of `languages.yaml`: `languages`, `aliases` and `kinds`, each name to its signs."""
+    text = Path(__file__).with_name("languages.yaml").read_text(encoding="utf-8")
+    return yaml.load(text, getattr(yaml, "CSafeLoader", yaml.SafeLoader))
 
 
 def language_names(source: Source) -> tuple[str, ...]:
     """The languages that the source names, sorted, without aliases. Raises UserError for an unknown one."""
     names = []
     for name in source.languages or ():
-        known = _ALIASES.get(name.lower(), name.lower())
-        if known not in LANGUAGES:
-            raise UserError(f"languages: {name!r} is not known; {suggest(name.lower(), [*LANGUAGES, *_ALIASES])}")
+        languages, aliases = table()["languages"], table()["aliases"]
+        known = aliases.get(name.lower(), name.lower())
+        if known not in languages:
+            raise UserError(f"languages: {name!r} is not known; {suggest(name.lower(), [*languages, *aliases])}")
         names.append(known)
     return tuple(sorted(set(names)))
 
@@ -155,8 +55,8 @@ def is_chosen(source: Source, name: str) -> bool:
 def _chosen(languages: tuple[str, ...], kind: str) -> tuple[frozenset[str], frozenset[str]]:
     """(extensions, whole file names)"""
     if not languages:
-        return SOURCE_EXTENSIONS.get(kind, frozenset()), frozenset()
-    signs = [sign for language in languages for sign in LANGUAGES[language].split()]
+        return frozenset(table()["kinds"].get(kind, "").split()), frozenset()
+    signs = [sign for language in languages for sign in table()["languages"][language].split()]
     return frozenset(s for s in signs if s[0] == "."), frozenset(s for s in signs if s[0] != ".")
 
 

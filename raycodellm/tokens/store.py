@@ -66,25 +66,12 @@ class TokenStore:
         return _reopened, (self.folder,)
 
     @property
-    def name(self) -> str:
-        return self.manifest.name
-
-    @property
-    def kind(self) -> str:
-        return self.manifest.kind
-
-    @property
     def fingerprint(self) -> str:
         return self.manifest.fingerprint
 
     @property
     def num_tokens(self) -> int:
         return self.manifest.num_tokens
-
-    @property
-    def every_token_counts(self) -> bool:
-        """True if every token of every sequence counts in the loss: the store has neither prompts nor padding."""
-        return not self.manifest.is_instruct
 
     def verify(self) -> None:
         """Compares every file with its checksum, once per node until the file changes. Raises StoreError."""
