@@ -12,7 +12,7 @@ from hypothesis import strategies as st
 
 from raycodellm.config import Source
 from raycodellm.corpora import BUILTINS, builtin_digest, formal_language, python_library, source_fingerprint
-from raycodellm.corpora.listing.builtin import content_digest
+from raycodellm.corpora.listing.builtin import rows_digest
 from raycodellm.corpora.python_library import Module
 
 
@@ -174,7 +174,7 @@ def test_each_corpus_has_a_digest_of_the_documents_that_were_read(corpora):
     found = {name: digest(name) for name in BUILTINS}
     assert list(found) == ["python-prose", "python-code", "python-instruct", "tasks-instruct", "formal-language"]
     assert len(set(found.values())) == 5 and all(len(digest) == 16 for digest in found.values())
-    assert found["python-code"] == content_digest(corpora["code"])
+    assert found["python-code"] == rows_digest(corpora["code"])
     assert found["tasks-instruct"] != digest("tasks-instruct", seed=1), "its examples are drawn by seed"
     assert found["formal-language"] == digest("formal-language", seed=1), "its documents are the same for every seed"
 
@@ -183,7 +183,7 @@ def test_a_digest_changes_with_any_document_its_name_and_its_place():
     rows = [("a", "x"), ("b", "y")]
     others = [rows[:1], rows[::-1], [("a", "x"), ("b", "z")], [("a", "x"), ("c", "y")], [("a", "x", "b", "y")]]
     others += [[("ax", ""), ("b", "y")], [("a", "x"), ("b", "y"), ("", "")]]
-    assert len({content_digest(one) for one in [rows, *others]}) == 1 + len(others)
+    assert len({rows_digest(one) for one in [rows, *others]}) == 1 + len(others)
 
 
 # ------------------------------------------------------------------------------------------------ formal language
@@ -201,7 +201,7 @@ def abstract() -> dict[str, list[str]]:
 
 def test_the_generated_corpus_is_the_same_on_every_machine() -> None:
     rows = list(itertools.islice(formal_language.documents(), 100))
-    assert content_digest(rows) == "7e4bc7c69210ea00"
+    assert rows_digest(rows) == "7e4bc7c69210ea00"
     assert formal_language.digest() == "3b850f88f961e302"
 
 

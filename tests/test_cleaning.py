@@ -16,7 +16,15 @@ from hypothesis import strategies as st
 
 from raycodellm import config
 from raycodellm.config import Cleaning, NearDuplicates, Source, Take, Tokenizer, UserError
-from raycodellm.corpora import CleaningPlan, Document, Skip, benchmark_of, cleaned, source_fingerprint, unfound
+from raycodellm.corpora import (
+    CleaningPlan,
+    Document,
+    Skip,
+    benchmark_of,
+    cleaned,
+    source_fingerprint,
+    too_short_warnings,
+)
 from raycodellm.corpora.cleaning import duplicates as duplicates_module
 from raycodellm.corpora.cleaning.decision import SurveyResult, decide, not_taken
 from raycodellm.corpora.cleaning.duplicates import bands_and_rows, exact, near, signatures
@@ -276,7 +284,7 @@ def test_likeness_is_estimated_and_found_as_the_formula_says():
     pairs = [(text(n, 300), changed(text(n, 300), 6, n)) for n in range(100)]
     true = np.array([jaccard(a, b) for a, b in pairs])
     _, sketches = signatures(hash_words([one for pair in pairs for one in pair]), near_by)
-    estimated = duplicates_module._alike(sketches, np.array([range(0, 200, 2), range(1, 200, 2)]))
+    estimated = duplicates_module._similarities(sketches, np.array([range(0, 200, 2), range(1, 200, 2)]))
     assert abs(np.mean(estimated - true)) < 0.01
     assert np.std(estimated - true) < 1.2 * np.sqrt(0.8 * 0.2 / 128)
 
@@ -378,7 +386,9 @@ def test_chinese_items_are_found_and_near_duplicates_are_compared_by_letters():
 
 def test_a_task_of_which_a_tenth_cannot_be_looked_for_is_warned_of():
     bench = benchmark_of({"short": ["No"] * 2 + [QUESTION] * 8, "long": ["No"] + [QUESTION] * 9}, 13)
-    assert unfound(bench) == ["decontaminate: 2 of 10 items of short have under 8 words and are not looked for"]
+    assert too_short_warnings(bench) == [
+        "decontaminate: 2 of 10 items of short have under 8 words and are not looked for"
+    ]
 
 
 def test_a_document_that_holds_an_item_never_stands_for_its_clean_duplicates():

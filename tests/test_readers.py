@@ -520,7 +520,7 @@ def test_what_listing_left_out_is_counted_once_through_ray(tree, ray_cluster):
     source = Source(kind="code", path=str(tree), languages=("python",))
     inputs = source_fingerprint(source)
 
-    def to_tables(rows):
+    def to_tables(unit, rows):
         for row in rows:
             what = (row.reason, row.count) if isinstance(row, Skip) else (row.id, 0)
             yield pa.table({"what": [what[0]], "count": [what[1]]})

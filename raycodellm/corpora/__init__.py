@@ -4,7 +4,7 @@
 `read_in_tasks` does all of it in Ray Data tasks. `formats/` has one file per format.
 """
 
-from raycodellm.corpora.cleaning.contamination import Benchmark, benchmark_of, unfound
+from raycodellm.corpora.cleaning.contamination import Benchmark, benchmark_of, too_short_warnings
 from raycodellm.corpora.cleaning.decision import Decision, cleaned
 from raycodellm.corpora.cleaning.overlap import ItemRuns, item_runs, seen_in
 from raycodellm.corpora.cleaning.plan import CleaningPlan, cleaning_identity
@@ -13,7 +13,7 @@ from raycodellm.corpora.grouping import grouped
 from raycodellm.corpora.inputs import Part, SourceInputs
 from raycodellm.corpora.listing.builtin import BUILTINS, builtin_digest
 from raycodellm.corpora.listing.sources import local_files, source_fingerprint
-from raycodellm.corpora.ray_reading import quiet_ray_data, read_in_tasks, survey_documents
+from raycodellm.corpora.ray_reading import read_in_tasks, survey_documents
 from raycodellm.corpora.reading import columns_found, plan_parts, read_in_process, read_part
 from raycodellm.corpora.registry import check_settings
 from raycodellm.corpora.sampling import document_bytes, sample_texts, text_bytes
@@ -40,7 +40,6 @@ __all__ = [
     "item_runs",
     "local_files",
     "plan_parts",
-    "quiet_ray_data",
     "read_in_process",
     "read_in_tasks",
     "read_part",
@@ -49,5 +48,5 @@ __all__ = [
     "source_fingerprint",
     "survey_documents",
     "text_bytes",
-    "unfound",
+    "too_short_warnings",
 ]

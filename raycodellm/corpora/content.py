@@ -186,4 +186,4 @@ def is_failure(error: Exception, part: Part) -> bool:
 _DAMAGE = re.compile(
     r"(zlib|ZSTD|bz2) .*failed|Truncated compressed stream|[Ii]nvalid (flatbuffers|IPC)|Expected to read"
 )
-"""How pyarrow words damaged data in errors of the class that also means storage."""
+"""The words of pyarrow for damaged data, in errors of the class that also means storage."""

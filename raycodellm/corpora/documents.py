@@ -21,7 +21,7 @@ class Document(NamedTuple):
     meta: Mapping[str, Any] | None = None
     """Values of the columns that the source's settings name (`extra_columns`); `path` for a file of a source tree."""
     notes: tuple[str, ...] = ()
-    """Why parts of the record are not in the document. Each note is counted as a `Skip`."""
+    """Reasons why parts of the record are not in the document. Each note is counted as a `Skip`."""
 
     @property
     def content(self) -> str:

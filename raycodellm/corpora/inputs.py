@@ -16,7 +16,7 @@ class InputFile(NamedTuple):
     digest: str
     """Differs when the file has changed: a hash of the content, or of size and time; empty if it cannot be read."""
     name: str
-    """Path inside the source. Documents are called after it, so that a moved folder stays the same source."""
+    """Path inside the source. Document ids begin with this path, so that a moved folder stays the same source."""
 
     def part(self, start: int, stop: int) -> Part:
         return Part(self.uri, self.name, self.num_bytes, start, stop)

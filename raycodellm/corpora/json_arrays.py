@@ -17,7 +17,7 @@ from raycodellm.corpora.documents import SkipError, check_text
 from raycodellm.corpora.inputs import MIB, Part, extension
 
 _STEP = 1 << 13
-"""Bytes that are looked at together: an error of the json module costs time in proportion to the text before it."""
+"""Bytes that are decoded together: an error of the json module costs time in proportion to the text before it."""
 _raw_decode = json.JSONDecoder().raw_decode
 _BETWEEN = re.compile("[\\s,\ufeff]*")
 """Characters between elements; the last one is a byte order mark."""
@@ -99,9 +99,7 @@ class _Elements:
             self._to_next_object(len(self._text) - _KEPT)
             return SkipError(f"JSON value over {LONGEST_LINE // MIB} MiB")
         if wrong is not None:
-            comma = self._text.rfind(
-                ",", self._at + 1, wrong + 1
-            )  # if a bracket is missing, the next object follows it
+            comma = self._text.rfind(",", self._at + 1, wrong + 1)  # the next object follows where a bracket is missing
             self._to_next_object(comma if comma >= 0 else max(wrong, self._at + 1))
             return SkipError("broken JSON")
         begin, self._at = self._at, end

@@ -27,11 +27,11 @@ if TYPE_CHECKING:
     import ray.data
 
 PARTS_PER_TASK = 1000
-ToTables = Callable[[Iterable[Document | Skip]], Iterator[pa.Table]]
-"""Turns documents and skips into Arrow tables, inside a task."""
+ToTables = Callable[[int, Iterable[Document | Skip]], Iterator[pa.Table]]
+"""(number of a unit, its documents and skips) -> at least one Arrow table, made inside a task."""
 
 
-def quiet_ray_data() -> None:
+def _quiet_ray_data() -> None:
     """Turns off Ray Data's progress bars, execution logs and traces of errors that it raises anyway.
 
     raycodellm reports progress and errors itself. Other warnings, such as of a cluster without CPUs, stay.
@@ -75,16 +75,14 @@ def _survey(plan: CleaningPlan, inputs: SourceInputs, num_tasks: int | None) -> 
     if num_tasks is None:
         yield from survey(read_in_process(plan.source, inputs), plan)
         return
-    units = _units(plan.source, inputs, num_tasks, None)
-    found = units.map_batches(partial(_survey_units, plan=plan, format=inputs.format), **_WHOLE_BLOCKS)
+    found = read_in_tasks(plan.source, inputs, num_tasks, partial(_survey_tables, plan=plan))
     for batch in found.iter_batches(**_WHOLE_BLOCKS):
         yield from map(pickle.loads, batch["stats"].to_pylist())
 
 
-def _survey_units(batch: pa.Table, plan: CleaningPlan, format: str) -> Iterator[pa.Table]:
-    for unit in _units_of(batch):
-        for stats in survey(_rows(unit, plan.source, format), plan, unit.number):
-            yield pa.table({"stats": pa.array([pickle.dumps(stats)], pa.large_binary())})
+def _survey_tables(unit: int, rows: Iterable[Document | Skip], plan: CleaningPlan) -> Iterator[pa.Table]:
+    for stats in survey(rows, plan, unit):
+        yield pa.table({"stats": pa.array([pickle.dumps(stats)], pa.large_binary())})
     yield pa.table({"stats": pa.array([], pa.large_binary())})
 
 
@@ -105,14 +103,9 @@ def read_in_tasks(
 def _read_units(
     batch: pa.Table, source: Source, format: str, to_tables: ToTables, reasons: tuple[str, ...] | None
 ) -> Iterator[pa.Table]:
-    yield from to_tables(
-        itertools.chain.from_iterable(
-            _rows(unit, source, format)
-            if reasons is None
-            else cleaned(_rows(unit, source, format), unit.codes, reasons)
-            for unit in _units_of(batch)
-        )
-    )
+    for unit in map(pickle.loads, batch["unit"].to_pylist()):
+        rows = _rows(unit, source, format)
+        yield from to_tables(unit.number, rows if reasons is None else cleaned(rows, unit.codes, reasons))
 
 
 # ------------------------------------------------------------------------------------------------------------- units
@@ -126,7 +119,7 @@ class _Unit(NamedTuple):
     number: int
     parts: list[Part]
     excluded: tuple[tuple[str, int], ...]
-    """Files that listing left out: they go with the first unit, so that each is counted once."""
+    """Files that listing left out, in the first unit alone, so that each is counted once."""
     codes: bytes
     """The decisions about the documents of the parts."""
 
@@ -135,6 +128,7 @@ def _units(source: Source, inputs: SourceInputs, num_tasks: int, decision: Decis
     """A block of one row, a pickled `_Unit`, per task."""
     import ray.data
 
+    _quiet_ray_data()
     part_bytes = max(MIB, min(READ_BYTES, inputs.num_bytes // max(1, num_tasks)))
     parts = plan_parts(source, inputs, part_bytes)
     groups = list(grouped(parts, lambda part: part.stop - part.start, part_bytes, PARTS_PER_TASK)) or [[]]
@@ -143,10 +137,6 @@ def _units(source: Source, inputs: SourceInputs, num_tasks: int, decision: Decis
         for number, parts in enumerate(groups)
     ]
     return ray.data.from_arrow([pa.table({"unit": [pickle.dumps(unit)]}) for unit in units])
-
-
-def _units_of(batch: pa.Table) -> Iterator[_Unit]:
-    return map(pickle.loads, batch["unit"].to_pylist())
 
 
 def _rows(unit: _Unit, source: Source, format: str) -> Iterator[Document | Skip]:

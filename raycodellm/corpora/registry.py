@@ -23,7 +23,7 @@ DATA_SET_SETTINGS = frozenset({"subset", "split"})
 
 @dataclass(frozen=True)
 class RowReader:
-    """How the rows of Parquet, Arrow and JSON files become documents."""
+    """Turns the rows of Parquet, Arrow and JSON files into documents."""
 
     to_document: Callable[[Source, str, Mapping[str, Any]], Document]
     """(source, document id, row) -> document; raises SkipError."""
@@ -77,7 +77,7 @@ class Format:
     name: str
     """The value of `format` in the sweep file, and the name of the file in `formats/`."""
     settings: frozenset[str] = DATA_SET_SETTINGS
-    """Which of `FORMAT_SETTINGS` a source of this format may have."""
+    """Those of `FORMAT_SETTINGS` that a source of this format may have."""
 
     # ---------------------------------------------------------------------------------------------- which files
     extensions: frozenset[str] = frozenset()
@@ -116,7 +116,7 @@ class Format:
     columns: Callable[[Part, Source], Sequence[str]] | None = None
     """The column names of a part's file (SkipError if they cannot be read); None if this format has no rows."""
     rows: RowReader | None = None
-    """How rows become documents, for a format without `read`."""
+    """Turns rows into documents, for a format without `read`."""
     identity: Callable[[Source, Sequence[InputFile]], Mapping[str, Any]] = field(default=lambda source, files: {})
     """Settings that change the documents, for the store's identity; with a version once the reader has changed."""
 
@@ -128,7 +128,7 @@ class Format:
         return extension(name) in (self.extensions - self.tree_extensions if is_adjacent else self.extensions)
 
     def why_excluded(self, source: Source, name: str) -> str | None:
-        """Why the file is not read; None if it is."""
+        """The reason why the file is not read; None if it is."""
         if self.reason_to_exclude:
             return self.reason_to_exclude(source, name)
         return None if extension(name) in self.extensions else OTHER_FORMAT
@@ -148,7 +148,7 @@ def known_format(name: str) -> Format:
 
 
 def row_reader(source: Source) -> RowReader:
-    """How the rows of this source become documents."""
+    """The reader of this source's rows."""
     asked = known_format(source.format).rows if source.format else None
     if asked is None and source.is_instruct:
         asked = known_format("instruct").rows

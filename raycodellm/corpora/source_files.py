@@ -1,4 +1,4 @@
-"""Source files by their names: which language they are of, and which of them are no code to train on."""
+"""The language of source files by their names, and the files that are no code to train on."""
 
 from __future__ import annotations
 
@@ -36,7 +36,7 @@ def language_names(source: Source) -> tuple[str, ...]:
 
 
 def identity(reader: int) -> Callable[[Source, object], dict[str, Any]]:
-    """How formats that go by languages are known: by the version of their reader and their settings."""
+    """The identity of a format that goes by languages: the version of its reader and its settings."""
     return lambda source, files: {
         "reader": reader,
         "outputs": source.notebook_outputs,
@@ -107,7 +107,7 @@ def check_name(name: str) -> None:
 
 
 def check_content(name: str, data: bytes) -> None:
-    """Raises SkipError for a file whose content says so."""
+    """Raises SkipError for a file whose content says that it is no code to train on."""
     if b"\0" in data[:8192]:
         raise SkipError("binary")
     if name.lower().endswith(_MINIFIABLE) and len(data) > 500 * (data.count(b"\n") + 1):

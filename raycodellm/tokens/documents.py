@@ -23,7 +23,7 @@ LARGEST_SHARE = 8
 
 
 class Reading(NamedTuple):
-    """Which documents of a store are read, and how they are packed into sequences."""
+    """The documents of a store that are read, and their packing into sequences."""
 
     packing: str = "concatenate"
     held_out_tokens: int = 0

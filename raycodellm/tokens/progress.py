@@ -1,4 +1,4 @@
-"""Reports of how far the making of a token store is."""
+"""Reports of the progress of a token store that is being made."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from raycodellm.tokens.manifest import Manifest
 
 @dataclass(frozen=True)
 class SourceProgress:
-    """How far one source is. The tokenizer is reported under the name `tokenizer`."""
+    """Progress of one source. The tokenizer is reported under the name `tokenizer`."""
 
     source: str
     state: str

@@ -1,4 +1,4 @@
-"""How much text a source holds, about, and where and in how many shards it is tokenised."""
+"""The approximate size of a source's text, which decides where and in how many shards it is tokenised."""
 
 from __future__ import annotations
 

@@ -258,24 +258,12 @@ class PackedStore:
 
 def _reopened(folder: Folder) -> TokenStore:
     """The unpickled store, opened once per process until its manifest changes."""
-    return retrying.patiently(lambda: _opened(folder, _stamp(folder)), "a token store")
+    return retrying.patiently(lambda: _opened(folder, folder.stamp(MANIFEST)), "a token store")
 
 
 @lru_cache(maxsize=64)
-def _opened(folder: Folder, stamp: tuple[int, ...]) -> TokenStore:
+def _opened(folder: Folder, stamp: tuple[int, int] | None) -> TokenStore:
     return TokenStore.open(folder)
-
-
-def _stamp(folder: Folder) -> tuple[int, ...]:
-    """Numbers of the manifest's file that change when the store is made again."""
-    if folder.local is not None:
-        try:
-            found = (folder.local / MANIFEST).stat()
-        except FileNotFoundError:
-            return ()
-        return found.st_ino, found.st_size, found.st_mtime_ns
-    info = folder.filesystem.get_file_info(f"{folder.path}/{MANIFEST}")
-    return info.size or 0, info.mtime_ns or 0
 
 
 def _file_sizes(folder: Folder) -> dict[str, int]:

@@ -18,7 +18,7 @@ from raycodellm.corpora import (
     sample_texts,
     source_fingerprint,
     text_bytes,
-    unfound,
+    too_short_warnings,
 )
 from raycodellm.files import Folder, fingerprint
 from raycodellm.retrying import patiently
@@ -43,7 +43,7 @@ class Prepared:
     """A sweep's data, ready to train on."""
 
     tokenizer_folder: Folder
-    """Without a meaning where the sweep has no sources, as the two below are."""
+    """Has no meaning, like the next two fields, if the sweep has no sources."""
     tokenizer_fingerprint: str
     vocab_size: int
     stores: dict[str, TokenStore]
@@ -53,7 +53,7 @@ class Prepared:
 
 @dataclass(frozen=True)
 class SourceSize:
-    """How large a source is: exact when its store is finished, else estimated from its bytes."""
+    """The size of a source: exact when its store is finished, else estimated from its bytes."""
 
     num_tokens: int
     num_bytes: int
@@ -160,7 +160,9 @@ def warnings_of(sweep: Sweep, items: Items | None = None) -> list[str]:
 
 
 def _warnings(benchmarks: Mapping[str, Benchmark | None]) -> list[str]:
-    return list(dict.fromkeys(line for benchmark in benchmarks.values() if benchmark for line in unfound(benchmark)))
+    return list(
+        dict.fromkeys(line for benchmark in benchmarks.values() if benchmark for line in too_short_warnings(benchmark))
+    )
 
 
 def packing_reports(sweep: Sweep, name: str, store: TokenStore) -> list[PackingReport]:

@@ -28,7 +28,6 @@ from raycodellm.corpora import (
     cleaning_identity,
     document_key,
     grouped,
-    quiet_ray_data,
     read_in_process,
     read_in_tasks,
     survey_documents,
@@ -73,11 +72,8 @@ def decide_cleaning(
     """Decides, by a first reading, which documents the source's cleaning and its limit leave out; None without both."""
     if cleaning_identity(job.source, benchmark) is None and job.source.limit_documents is None:
         return None
-    is_small = sizes.is_small(inputs)
-    if not is_small:
-        quiet_ray_data()
     plan = CleaningPlan(job.source, job.seed, benchmark)
-    num_tasks = None if is_small else _num_tasks()
+    num_tasks = None if sizes.is_small(inputs) else _num_tasks()
     return survey_documents(plan, inputs, num_tasks, lambda documents: watch(documents, 0, 0))
 
 
@@ -150,13 +146,12 @@ def _num_tasks() -> int:
 
 
 def _tokenised_by_ray(job: TokeniseJob, inputs: SourceInputs, decision: Decision | None) -> ray.data.Dataset:
-    quiet_ray_data()
     rows = read_in_tasks(job.source, inputs, _num_tasks(), partial(_tokenised_in_task, job=job), decision)
     rows.set_name(f"tokens-{job.folder.name}")
     return rows
 
 
-def _tokenised_in_task(rows: Iterable[Document | Skip], job: TokeniseJob) -> Iterator[pa.Table]:
+def _tokenised_in_task(unit: int, rows: Iterable[Document | Skip], job: TokeniseJob) -> Iterator[pa.Table]:
     # Ray counts one CPU per task: threads of the tokenizer would take the CPUs of other tasks.
     os.environ["TOKENIZERS_PARALLELISM"] = "false"
     return tokenised(rows, job)

@@ -1,1 +1,1 @@
-"""Which documents of a source stay: filters, deduplication, and removal of evaluation items."""
+"""Decides which documents of a source stay: filters, deduplication, and removal of evaluation items."""

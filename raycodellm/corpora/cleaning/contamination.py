@@ -20,7 +20,7 @@ from raycodellm.corpora.cleaning.words import Words, hash_words, runs, word_list
 
 SHORTEST_ITEM = 8
 """Words of the shortest item that is searched for, unless the run itself is shorter."""
-MOST_UNFOUND = 0.1
+MOST_TOO_SHORT = 0.1
 """Share of a task's items that may be too short to be searched for, without a warning."""
 EXAMPLES = 20
 """Documents per task that `contamination.json` names, with the shared words."""
@@ -75,13 +75,13 @@ def benchmark_of(items: Mapping[str, Sequence[str]], ngram: int) -> Benchmark:
     return Benchmark(ngram, tuple(items), counts, tuple(too_short), hashes, task_of)
 
 
-def unfound(benchmark: Benchmark) -> list[str]:
+def too_short_warnings(benchmark: Benchmark) -> list[str]:
     """A warning for each task with many items that are too short to be searched for."""
     least = min(benchmark.ngram, SHORTEST_ITEM)
     return [
         f"decontaminate: {short:,} of {count:,} items of {task} have under {least} words and are not looked for"
         for task, count, short in zip(benchmark.tasks, benchmark.num_items, benchmark.num_too_short, strict=True)
-        if short > MOST_UNFOUND * count
+        if short > MOST_TOO_SHORT * count
     ]
 
 
@@ -101,7 +101,7 @@ def matches(words: Words, benchmark: Benchmark) -> dict[int, dict[int, tuple[int
     return found
 
 
-def spelled(text: str, place: int, size: int) -> str:
+def words_of_run(text: str, place: int, size: int) -> str:
     """The words of a run, as they are compared."""
     return " ".join(word_list(text)[place : place + size])
 

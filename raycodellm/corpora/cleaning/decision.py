@@ -1,4 +1,4 @@
-"""Which documents stay, for all documents of a source together; and the second reading, which drops the others."""
+"""Decides which documents stay, over all documents of a source, and drops the others in the second reading."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ from raycodellm.corpora.documents import Document, Skip
 
 @dataclass(frozen=True)
 class Decision:
-    """Which documents the second reading drops."""
+    """The documents that the second reading drops."""
 
     reasons: tuple[str, ...]
     codes: Mapping[int, bytes]

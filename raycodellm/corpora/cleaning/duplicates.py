@@ -1,10 +1,10 @@
-"""Which documents repeat others: exact duplicates by the hash of their text, near duplicates by MinHash.
+"""Finds documents that repeat others: exact duplicates by the hash of their text, near duplicates by MinHash.
 
 Near duplicates go through locality-sensitive hashing (Leskovec, Rajaraman and Ullman, Mining of Massive Datasets,
 section 3.4): the signature of `bands * rows` values is cut into bands, and two documents are compared if they agree in
 one band. Documents of Jaccard similarity s are compared with probability 1 - (1 - s^rows)^bands. The similarity of a
-pair is estimated by the share of equal values in its signatures, of which 8 bits are kept per value (b-bit minwise
-hashing, Li and König 2010). Documents that are alike, directly or through others, are one cluster, whose first document
+pair is estimated by the share of equal values in its signatures; 8 bits of each value are kept (b-bit minwise hashing,
+Li and König 2010). Documents that are alike, directly or through others, are one cluster, whose first document
 stays.
 
 All functions work on numpy columns with one value per document; columns may be memory maps.
@@ -83,8 +83,8 @@ def near(
     for band in bands:
         for rows in _parts(band, alive):
             for pairs in _candidates(*_sorted(rows, positions, band)):
-                found.append(pairs[:, _alike(sketches, pairs) >= jaccard])
-    return _all_but_first(np.concatenate(found, axis=1), positions)
+                found.append(pairs[:, _similarities(sketches, pairs) >= jaccard])
+    return _rows_but_first(np.concatenate(found, axis=1), positions)
 
 
 def _parts(values: np.ndarray, wanted: np.ndarray) -> Iterator[np.ndarray]:
@@ -123,14 +123,14 @@ def _candidates(rows: np.ndarray, equal: np.ndarray) -> Iterator[np.ndarray]:
         yield pairs[:, start : start + PAIR_ROWS]
 
 
-def _alike(sketches: np.ndarray, pairs: np.ndarray) -> np.ndarray:
+def _similarities(sketches: np.ndarray, pairs: np.ndarray) -> np.ndarray:
     """Estimated Jaccard similarities, corrected for 8 bits of different values that are equal by chance (1 in 256)."""
     equal = np.mean(sketches[pairs[0]] == sketches[pairs[1]], axis=1)
     chance = 0.5**_BITS
     return (equal - chance) / (1.0 - chance)
 
 
-def _all_but_first(pairs: np.ndarray, positions: np.ndarray) -> np.ndarray:
+def _rows_but_first(pairs: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """All rows of each connected component, except the row with the smallest position."""
     from scipy.sparse import coo_array
     from scipy.sparse.csgraph import connected_components

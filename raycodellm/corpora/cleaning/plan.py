@@ -1,4 +1,4 @@
-"""Which documents of a source stay: the settings, the reasons, and the checks of one document by itself.
+"""The plan of a source's cleaning: its settings, the reasons for leaving documents out, the checks of one document.
 
 A source is read twice. The first reading (`survey`) notes for each document a code for the first check that it fails,
 or else its length, score, hashes and signature, some 300 bytes. `decide` brings them together, in columns on the local
@@ -11,7 +11,8 @@ The order is fixed, and a document is counted under the first reason that holds:
 3. `take` by score, of the documents left; documents of equal score in the source's order;
 4. `limit_documents`, of the documents left.
 
-Documents that hold evaluation items go before duplicates are looked for, so that none of them stands for a clean one.
+Documents that hold evaluation items are left out before the search for duplicates, so that a clean document is never
+left out as a duplicate of one of them.
 The result does not depend on how the source was cut into parts, nor on which process read them.
 """
 
@@ -41,7 +42,7 @@ Check = Callable[[Document], bool]
 
 @dataclass(frozen=True)
 class CleaningPlan:
-    """How one source is cleaned."""
+    """Settings by which one source is cleaned."""
 
     source: Source
     """The source with the sweep's cleaning settings filled in."""
@@ -60,7 +61,7 @@ class CleaningPlan:
 
     @property
     def reasons(self) -> tuple[str, ...]:
-        """Why a document is left out, at place code - 1; a document with code 0 stays."""
+        """Reasons for leaving a document out, that of a code at place code - 1; a document with code 0 stays."""
         take = self.source.take
         taken = (f"not in the {take.end} {100 * take.share:g} % by {self.source.score_field}",) if take else ()
         return (*(reason for reason, _ in checks(self.source)), CONTAMINATED, EXACT, NEAR, *taken, LIMIT)

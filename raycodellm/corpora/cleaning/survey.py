@@ -1,4 +1,4 @@
-"""The first reading of a source that is cleaned: what each document shows by itself."""
+"""The first reading of a source that is cleaned: codes, measures and hashes of each document by itself."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from raycodellm.corpora.documents import Document, Skip, content_digest, documen
 from raycodellm.corpora.grouping import grouped
 
 BATCH_DOCUMENTS = 4096
-"""Documents that are looked at together, at most."""
+"""Most documents whose statistics are computed together."""
 UNIT = 1 << 32
 """More documents than a unit of reading, the input of one task, has."""
 
@@ -92,6 +92,6 @@ def _examples(
         for task, run in found[text].items():
             counts[task] += 1
             if counts[task] <= contamination.EXAMPLES:
-                words = contamination.spelled(document.content, *run)
+                words = contamination.words_of_run(document.content, *run)
                 examples.append((position + int(rows[text]), task, document.id, words))
     return tuple(examples), dict(counts)

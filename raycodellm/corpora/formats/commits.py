@@ -162,11 +162,11 @@ def _patches(path: str, head: str, first: int, count: int) -> Iterator[tuple[str
     """
     sign = secrets.token_hex(16)
     ids = _git(path, "rev-list", "--no-merges", f"--skip={first}", f"--max-count={count}", head)
-    with tempfile.TemporaryFile() as asked, tempfile.TemporaryFile() as said:
-        asked.write(ids.encode())
-        asked.seek(0)
+    with tempfile.TemporaryFile() as commits, tempfile.TemporaryFile() as errors:
+        commits.write(ids.encode())
+        commits.seek(0)
         command = _command(path, *_DIFF, f"--pretty=tformat:{sign}%H%n%B%x00")
-        with subprocess.Popen(command, stdin=asked, stdout=subprocess.PIPE, stderr=said, env=_environment()) as git:
+        with subprocess.Popen(command, stdin=commits, stdout=subprocess.PIPE, stderr=errors, env=_environment()) as git:
             assert git.stdout
             try:
                 yield from _split(git.stdout, sign.encode())
@@ -174,8 +174,8 @@ def _patches(path: str, head: str, first: int, count: int) -> Iterator[tuple[str
                 git.terminate()
                 raise
         if git.returncode:
-            said.seek(0)
-            reason = said.read().decode(errors="replace").strip()
+            errors.seek(0)
+            reason = errors.read().decode(errors="replace").strip()
             raise UserError(
                 f"{path}: git cannot read a commit: {reason or git.returncode}; `git fsck` names what is damaged, and "
                 "a new clone mends it"

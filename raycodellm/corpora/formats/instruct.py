@@ -96,10 +96,10 @@ def pair_of(record: Mapping[str, Any], known: Collection[str] = ()) -> PromptRes
     else:
         raise SkipError("no prompt and response")
     used |= _complete(turns, record, used)
-    lines = [f"{speaker}:{spoken(said)}" if speaker else said for speaker, said in turns]
+    lines = [f"{speaker}:{after_colon(said)}" if speaker else said for speaker, said in turns]
     prompt = "\n".join([*lines, "Assistant:"])
     notes += _unused(record, used.union(known), prompt + answer)
-    return PromptResponse(prompt, spoken(answer.lstrip("\r\n")), tuple(notes))
+    return PromptResponse(prompt, after_colon(answer.lstrip("\r\n")), tuple(notes))
 
 
 def _complete(turns: Turns, record: Mapping[str, Any], used: set[str]) -> set[str]:
@@ -142,7 +142,7 @@ def _quotes(said: str, more: str) -> bool:
 # ------------------------------------------------------------------------------------------------- parts of a prompt
 
 
-def spoken(said: str) -> str:
+def after_colon(said: str) -> str:
     """The text as it follows a colon: after a space, or after its own white space, which may be indentation."""
     return said if said[:1].isspace() else f" {said}"
 

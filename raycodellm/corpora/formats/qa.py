@@ -28,7 +28,7 @@ from typing import Any
 
 from raycodellm.config import Source
 from raycodellm.corpora.documents import Document, SkipError, check_text
-from raycodellm.corpora.formats.instruct import finish_pair, spoken
+from raycodellm.corpora.formats.instruct import after_colon, finish_pair
 from raycodellm.corpora.markdown import to_text
 from raycodellm.corpora.registry import Format, RowReader
 
@@ -48,7 +48,7 @@ def question_document(record: Mapping[str, Any]) -> str:
     if isinstance(fields.get("text"), str) and not any(name in fields for name in (*_ANSWERS, "question", "responsej")):
         return fields["text"]
     question, answers = question_and_answers(record)
-    return "\n\n".join([f"Question:{spoken(question)}", *(f"Answer:{spoken(answer)}" for answer in answers)])
+    return "\n\n".join([f"Question:{after_colon(question)}", *(f"Answer:{after_colon(answer)}" for answer in answers)])
 
 
 def question_and_answers(record: Mapping[str, Any]) -> tuple[str, list[str]]:
@@ -113,7 +113,7 @@ def _to_document(source: Source, name: str, record: Mapping[str, Any]) -> Docume
     if not source.is_instruct:
         return Document(name, check_text(question_document(record)))
     question, answers = question_and_answers(record)
-    return finish_pair(name, f"User:{spoken(question)}\nAssistant:", answers[0], source)
+    return finish_pair(name, f"User:{after_colon(question)}\nAssistant:", answers[0], source)
 
 
 FORMAT = Format(

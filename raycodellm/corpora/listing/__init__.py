@@ -1,1 +1,1 @@
-"""Where the files of sources are: on local disks, in object stores, on the hub, or built in."""
+"""The files of sources: on local disks, in object stores, on the hub, or built in."""

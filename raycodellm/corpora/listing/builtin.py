@@ -82,10 +82,10 @@ def builtin_documents(source: Source, inputs: SourceInputs) -> tuple[Document, .
 
 def builtin_digest(inputs: SourceInputs) -> str:
     """16 hex digits of the documents that a builtin source gives on this machine; empty for any other source."""
-    return content_digest(_rows(inputs.files[0].name, inputs.seed)) if inputs.is_builtin else ""
+    return rows_digest(_rows(inputs.files[0].name, inputs.seed)) if inputs.is_builtin else ""
 
 
-def content_digest(rows: Iterable[Sequence[str]]) -> str:
+def rows_digest(rows: Iterable[Sequence[str]]) -> str:
     """16 hex digits that change with the id, the text or the place of any document."""
     digest = hashlib.blake2b(digest_size=8)
     for row in rows:

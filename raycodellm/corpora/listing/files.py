@@ -34,7 +34,7 @@ def list_local(root: str, excluded: Counter[str]) -> list[InputFile]:
     if os.path.isfile(root):
         entries, base = [(root, None)], os.path.dirname(root)
     elif os.path.isdir(root):
-        entries, base = list(_walk(root, _stays_in(root))), root
+        entries, base = list(_walk(root, _inside_of(root))), root
     elif os.path.exists(root):
         raise UserError(f"{root}: is a pipe, a device or a socket; give a file, a folder or a glob")
     elif is_glob(root):
@@ -52,25 +52,25 @@ def list_local(root: str, excluded: Counter[str]) -> list[InputFile]:
 
 _Entry = tuple[str, str | None]
 """(path, why it is left out; None for a file to read)"""
-_Stays = Callable[[str], bool]
+_IsInside = Callable[[str], bool]
 """True if a path leads to a file or folder inside the listed folder."""
 
 
 def _matching(path: str, base: str, pattern: Glob) -> Iterator[_Entry]:
-    stays = _stays_in(base)
+    is_inside = _inside_of(base)
     if "**" in path:  # `glob` follows links to folders, and would go round and round through a link upwards
-        yield from (entry for entry in _walk(base, stays) if pattern.match(os.path.relpath(entry[0], base)))
+        yield from (entry for entry in _walk(base, is_inside) if pattern.match(os.path.relpath(entry[0], base)))
         return
     for match in glob.glob(path):
         if not os.path.isdir(match):
-            yield match, _reason(match, stays)
-        elif stays(match):
-            yield from _walk(match, stays)
+            yield match, _reason(match, is_inside)
+        elif is_inside(match):
+            yield from _walk(match, is_inside)
         else:
             yield match, _LINK_OUT
 
 
-def _walk(root: str, stays: _Stays) -> Iterator[_Entry]:
+def _walk(root: str, is_inside: _IsInside) -> Iterator[_Entry]:
     """All files and all that is left out below `root`, sorted by name in each folder."""
     locked: list[OSError] = []
     for folder, names, files in os.walk(root, onerror=locked.append):
@@ -79,24 +79,24 @@ def _walk(root: str, stays: _Stays) -> Iterator[_Entry]:
             if name.startswith(".") or name in NEVER_ENTERED:
                 shown = name if name in (*NEVER_ENTERED, ".git", ".hg", ".svn") else "hidden folder"
                 yield path, f"{NOT_ENTERED}{shown}"
-            elif os.path.islink(path) and not stays(path):
+            elif os.path.islink(path) and not is_inside(path):
                 yield path, _LINK_OUT  # a link to a folder inside is skipped: its target is listed by itself
         names[:] = sorted(n for n in names if not n.startswith(".") and n not in NEVER_ENTERED)
         for name in sorted(files):
             path = os.path.join(folder, name)
-            yield path, f"{NOT_ENTERED}hidden file" if name.startswith(".") else _reason(path, stays)
+            yield path, f"{NOT_ENTERED}hidden file" if name.startswith(".") else _reason(path, is_inside)
     yield from ((error.filename, _LOCKED) for error in locked)
 
 
-def _reason(path: str, stays: _Stays) -> str | None:
-    """Why a file is left out; None if it is read."""
+def _reason(path: str, is_inside: _IsInside) -> str | None:
+    """The reason why a file is left out; None if it is read."""
     if not os.path.isfile(path):
         return _NO_FILE
-    return None if stays(path) else _LINK_OUT
+    return None if is_inside(path) else _LINK_OUT
 
 
-def _stays_in(base: str) -> _Stays:
-    """A function that says whether a path below `base` leads, through any links, to a file or folder below `base`.
+def _inside_of(base: str) -> _IsInside:
+    """A function that is True for a path below `base` that leads, through any links, to a file or folder below `base`.
 
     The hub's cache keeps a data set as links from `snapshots` to `blobs` beside it; both count as one folder.
     """
@@ -105,12 +105,12 @@ def _stays_in(base: str) -> _Stays:
     roots = [real, f"{before}/blobs"] if before and after else [real]
     folders = lru_cache(maxsize=1024)(os.path.realpath)  # of a file that is no link only the folder is resolved
 
-    def stays(path: str) -> bool:
+    def is_inside(path: str) -> bool:
         folder, name = os.path.split(path)
         target = os.path.realpath(path) if os.path.islink(path) else os.path.join(folders(folder), name)
         return any(os.path.commonpath([root, target]) == root for root in roots)
 
-    return stays
+    return is_inside
 
 
 def name_of(path: str, base: str) -> str:

@@ -51,9 +51,9 @@ def choose_files(
     """
     names = sorted(names)
     must_be_known = by_words or subset is not None or split is not None
-    layout = _saved(path, names, read) or _configured(path, names, read) or _named(names)
+    layout = _layout_of_saved(path, names, read) or _layout_of_card(path, names, read) or _layout_of_shards(names)
     if not layout and must_be_known:
-        layout = _worded(names)
+        layout = _layout_of_words(names)
     if not layout:
         if must_be_known:
             some = ", ".join(names[:6]) or "nothing"
@@ -85,7 +85,7 @@ def _pick(path: str, what: str, wanted: str | None, known: Mapping[str, Any], us
     raise UserError(f"{path}: has {len(known)} {what}s; set {what} to one of {shown}")
 
 
-def _saved(path: str, names: list[str], read: Read) -> Layout | None:
+def _layout_of_saved(path: str, names: list[str], read: Read) -> Layout | None:
     """The layout of a folder that `save_to_disk` of Hugging Face's datasets library wrote; None for other folders."""
     if "dataset_dict.json" in names:
         splits = _json(path, "dataset_dict.json", read).get("splits")
@@ -124,13 +124,13 @@ def _json(path: str, name: str, read: Read) -> dict[str, Any]:
     return value if isinstance(value, dict) else {}
 
 
-def _configured(path: str, names: list[str], read: Read) -> Layout | None:
+def _layout_of_card(path: str, names: list[str], read: Read) -> Layout | None:
     """The layout that README.md says; None if it says none."""
     if "README.md" not in names:
         return None
     try:
         # BaseLoader reads every value as text: an impossible date is no error, and `no` is the name `no`.
-        card = yaml.load(_head(read("README.md").decode(errors="replace")), yaml.BaseLoader)
+        card = yaml.load(_yaml_head(read("README.md").decode(errors="replace")), yaml.BaseLoader)
     except (yaml.YAMLError, RecursionError):
         return None  # a README for people only
     configs = card.get("configs") if isinstance(card, dict) else None
@@ -151,7 +151,7 @@ def _configured(path: str, names: list[str], read: Read) -> Layout | None:
 _BESIDE_CARD = "correct it, or name just the files"
 
 
-def _head(text: str) -> str:
+def _yaml_head(text: str) -> str:
     """The YAML between two lines of three dashes, the first of which begins the file; empty if there is none."""
     lines = text.removeprefix("\ufeff").split("\n")
     if lines[0].rstrip() != "---":
@@ -193,7 +193,7 @@ def _config_files(path: str, name: str, by_split: Mapping[str, list[str]], names
     return splits
 
 
-def _named(names: list[str]) -> Layout:
+def _layout_of_shards(names: list[str]) -> Layout:
     """The layout that names of shards say; empty if they say none."""
     layout: Layout = {}
     for name in names:
@@ -206,7 +206,7 @@ def _named(names: list[str]) -> Layout:
     return layout
 
 
-def _worded(names: list[str]) -> Layout:
+def _layout_of_words(names: list[str]) -> Layout:
     """The layout that words for splits say; without such a word all data files are the split train."""
     data = [name for name in names if is_data(name)]
     splits: dict[str, list[str]] = {}

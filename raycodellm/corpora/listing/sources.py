@@ -114,14 +114,16 @@ def _list_files(path: str, source: Source, excluded: Counter[str]) -> list[Input
     named = named_format(source)
     is_folder = not is_glob(root) and any(file.uri != root for file in files)
     if is_folder and (named is None or named.settings >= DATA_SET_SETTINGS):
-        return _of_split(path, root, files, source, excluded)
+        return _files_of_split(path, root, files, source, excluded)
     for setting in ("subset", "split"):
         if getattr(source, setting) is not None:
             raise UserError(f"{path}: {setting} goes with a folder or an hf:// data set; name just the files instead")
     return files
 
 
-def _of_split(path: str, root: str, files: list[InputFile], source: Source, excluded: Counter[str]) -> list[InputFile]:
+def _files_of_split(
+    path: str, root: str, files: list[InputFile], source: Source, excluded: Counter[str]
+) -> list[InputFile]:
     """The files of the wanted subset and split; all files if the folder is no Hugging Face data set."""
     by_name = {file.name: file for file in files}
 
