@@ -20,7 +20,7 @@ from raycodellm.config import Stage
 from raycodellm.files import Folder
 from raycodellm.records import StageJob
 from raycodellm.stage import open_stores
-from raycodellm.tokens import TokenStore
+from raycodellm.tokens import Reading, TokenStore
 from raycodellm.tokens import store as stores
 from raycodellm.tokens.packing import pack, report
 from raycodellm.tokens.packing_file import file_name, read_packing
@@ -142,7 +142,7 @@ def test_a_packing_is_worked_out_once_and_mapped_after_that(tmp_path, monkeypatc
     monkeypatch.setattr(stores, "pack", worked_out_again)
     again = TokenStore.open(store.folder)
     assert again.read(np.arange(10), 40, "best_fit")[0].tolist() == first
-    assert not again._packed(40, "best_fit").start.flags.writeable  # pages of the file, not a copy
+    assert not again._packed(40, Reading("best_fit")).start.flags.writeable  # pages of the file, not a copy
     with pytest.raises(AssertionError, match="packed again"):
         again.num_sequences(41, "best_fit")
 
@@ -166,7 +166,7 @@ def test_a_damaged_packing_is_made_again(tmp_path, damage):
     }[damage]
     store.folder.write_bytes(name, damaged)
     again = TokenStore.open(store.folder)
-    assert read_packing(store.folder, name, again._made_of(40, "best_fit")) is None
+    assert read_packing(store.folder, name, again._made_of(40, Reading("best_fit"))) is None
     assert again.read(np.arange(10), 40, "best_fit")[0].tolist() == expected
     assert store.folder.read_bytes(name) == whole
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import contextlib
 import logging
 import time
-from collections import Counter
 from collections.abc import Iterator
 from functools import partial
 
@@ -15,7 +14,7 @@ from raycodellm.files import Folder
 from raycodellm.identity import token_store_identity
 from raycodellm.tokens import sizes
 from raycodellm.tokens.first_look import no_document
-from raycodellm.tokens.manifest import FORMAT_VERSION, MANIFEST, Shard, StoreError, write_manifest
+from raycodellm.tokens.manifest import FORMAT_VERSION, MANIFEST, Shard, StoreError, added_counts, write_manifest
 from raycodellm.tokens.progress import Report, SourceProgress, progress_of
 from raycodellm.tokens.store import TokenStore
 from raycodellm.tokens.tokenise import TokeniseJob, decide_cleaning, write_shards
@@ -142,10 +141,7 @@ def _check_shards(name: str, source: Source, inputs: SourceInputs, shards: list[
         raise RuntimeError(f"source {name}: a shard was written in two parts ({sorted(numbers)}); nothing was kept")
     if any(shard.num_documents for shard in shards):
         return
-    skipped: Counter[str] = Counter()
-    for shard in shards:
-        skipped.update(shard.skipped)
-    raise no_document(name, source, inputs, skipped)
+    raise no_document(name, source, inputs, added_counts(shard.skipped for shard in shards))
 
 
 def _remove_stale_files(folder: Folder) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from typing import Any
 
@@ -82,11 +82,6 @@ def token_dtype(vocab_size: int) -> np.dtype:
 def write_manifest(folder: Folder, shards: Iterable[Shard], **settings: Any) -> Manifest:
     """Adds up the shards' counts and writes the manifest, which finishes the store."""
     shards = tuple(sorted(shards, key=lambda shard: shard.number))
-    skipped: Counter[str] = Counter()
-    skipped_bytes: Counter[str] = Counter()
-    for shard in shards:
-        skipped.update(shard.skipped)
-        skipped_bytes.update(shard.skipped_bytes)
     num_documents = sum(shard.num_documents for shard in shards)
     manifest = Manifest(
         **settings,
@@ -94,12 +89,20 @@ def write_manifest(folder: Folder, shards: Iterable[Shard], **settings: Any) -> 
         num_documents=num_documents,
         num_examples=num_documents if settings["kind"] in INSTRUCT_KINDS else 0,
         num_bytes=sum(shard.num_bytes for shard in shards),
-        skipped=dict(sorted(skipped.items())),
+        skipped=added_counts(shard.skipped for shard in shards),
         shards=tuple(shard for shard in shards if shard.files),
-        skipped_bytes=dict(sorted(skipped_bytes.items())),
+        skipped_bytes=added_counts(shard.skipped_bytes for shard in shards),
     )
     folder.write_json(MANIFEST, asdict(manifest))
     return manifest
+
+
+def added_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
+    """The sums of counts by reason, in the order of the reasons' names."""
+    total: Counter[str] = Counter()
+    for one in counts:
+        total.update(one)
+    return dict(sorted(total.items()))
 
 
 def read_manifest(folder: Folder) -> Manifest:

@@ -116,7 +116,7 @@ class TokenStore:
 
     def packing_report(self, sequence_length: int, packing: str = "concatenate") -> PackingReport:
         """Tokens dropped and padded and documents split in one epoch of sequences of this length."""
-        packed, sizes = self._packed(sequence_length, packing), self._all_documents().num_tokens
+        packed, sizes = self._packed(sequence_length, _reading(packing)), self._all_documents().num_tokens
         return report(sizes, sequence_length, packing, self.manifest.is_instruct, packed)
 
     def packed(self, reading: Reading | str) -> PackedStore:
@@ -167,9 +167,8 @@ class TokenStore:
         mask[inside] = place >= np.repeat(packed.num_prompt[pieces], sizes)
         return tokens, inside, mask
 
-    def _packed(self, sequence_length: int, reading: Reading | str) -> Packing | None:
+    def _packed(self, sequence_length: int, reading: Reading) -> Packing | None:
         """The table of sequences; None for plain documents end to end, which need no table."""
-        reading = _reading(reading)
         if reading.packing == "concatenate" and not self.manifest.is_instruct:
             return None
         with self._lock:
@@ -189,10 +188,10 @@ class TokenStore:
         documents = self._all_documents().of(reading)
         return pack(documents.num_tokens, sequence_length, reading.packing, documents.num_prompt, documents.start)
 
-    def _made_of(self, sequence_length: int, reading: Reading | str) -> str:
+    def _made_of(self, sequence_length: int, reading: Reading) -> str:
         """The fingerprint of all that decides the packing."""
         checksums = [[name, *entry] for shard in self.manifest.shards for name, entry in sorted(shard.files.items())]
-        packing, held_out_tokens, measured, _ = _reading(reading)
+        packing, held_out_tokens, measured, _ = reading
         return fingerprint([PACKING_VERSION, packing, held_out_tokens, measured, sequence_length, checksums])
 
     def _run_of(self, reading: Reading) -> Stretches:
