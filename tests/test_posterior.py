@@ -46,7 +46,8 @@ def test_where_nothing_matters_a_better_point_is_claimed_in_at_most_a_twentieth_
 def test_more_seeds_per_arm_narrow_the_intervals_and_their_spread_tells_the_noise():
     x, y = made(lambda at: at, 0.02, 0)
     one = Posterior.of(x, y, [True])
-    many = Posterior.of(x, y, [True], np.full(12, 4.0), SeedSpread(36 * 0.02**2, 36))
+    _, means = made(lambda at: at, 0.02 / 4**0.5, 0)
+    many = Posterior.of(x, means, [True], np.full(12, 4.0), SeedSpread(36 * 0.02**2, 36))
     widths = [float(np.mean(found.band(GRID).high - found.band(GRID).low)) for found in (one, many)]
     assert widths[1] < widths[0]
     noisy = Posterior.of(x, y, [True], np.full(12, 4.0), SeedSpread(36 * 1.0**2, 36))

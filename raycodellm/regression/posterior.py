@@ -1,11 +1,11 @@
 """A posterior of the score as a function of the parameters: over functions, forms and noise at once.
 
 The forms are Gaussian processes (`kernels.py`): the constant, the linear and quadratic forms of `forms.py` with normal
-coefficients, a sum of one curve per column, and Matérn processes of several length scales. None of them is chosen: each
-counts by its marginal likelihood, and so does each ratio of effect to noise. So an interval holds what is not known of
-form and noise; and it may be asked of a point that was chosen for its prediction, since a choice by the data changes no
-posterior (Dawid 1994, Selection paradoxes of Bayesian inference). How often intervals cover is measured by
-`benchmarks/search/suggestions.py`.
+coefficients, a sum of one curve per column, and Matérn processes, smooth and rough, of several length scales. None of
+them is chosen: each counts by its marginal likelihood, and so does each ratio of effect to noise. So an interval holds
+what is not known of form and noise; and it may be asked of a point that was chosen for its prediction, since a choice
+by the data changes no posterior (Dawid 1994, Selection paradoxes of Bayesian inference). How often intervals cover is
+measured by `benchmarks/search/suggestions.py`.
 
 With one mean (flat prior) and the noise's variance (Jeffreys' prior) integrated out, the scores' linear functions are
 Student's t given a form and a ratio (Rasmussen and Williams 2006, section 2.7; O'Hagan 1978, Curve fitting and optimal

@@ -6,12 +6,12 @@ from functools import partial
 from typing import NamedTuple
 
 from raycodellm import regression, search, storage_files
-from raycodellm.report.answer import metric_in_words
+from raycodellm.report.answer import metric_in_words, unknown_noise
 from raycodellm.report.figures.forest import arm_words
 from raycodellm.report.records import Records
 from raycodellm.tables import formats
 from raycodellm.tables.trials import params_of
-from raycodellm.verdict import Verdict
+from raycodellm.verdict import Verdict, settled_by
 from raycodellm.verdict.arms import same
 from raycodellm.verdict.sentence import remedy
 
@@ -46,7 +46,8 @@ def asked(records: Records) -> str:
     if not names:
         what = f"How good is this training in {metrics}?"
     elif point is not None:
-        what = f"Does {varied} change {metrics} against the reference ({formats.params(point)})?"
+        does = "Does" if len(names) == 1 else "Do"
+        what = f"{does} {varied} change {metrics} against the reference ({formats.params(point)})?"
     else:
         what = f"Which {varied} gives the best {metrics}?"
     arms = f"{num_arms} arm{'s' * (num_arms != 1)}"
@@ -96,9 +97,10 @@ def rests_on(records: Records) -> str:
     num_looks = len(known.looks.told)
     looks = f", {num_looks} look{'s' * (num_looks != 1)}" if known.basis == "confirmation" else ""
     family = f"{len(of_metric)} arm{'s' * (len(of_metric) != 1)}, {len({one.metric for one in known.verdicts})} metrics"
+    told = "In brackets: 95 % intervals" if records.has_reference else "Differences have 95 % intervals"
     said = [
         f"{span} {fresh}{over}.",
-        f"In brackets: 95 % intervals over seeds and items, which hold at once for all comparisons ({family}{looks}).",
+        f"{told} over seeds and items, which hold at once for all comparisons ({family}{looks}).",
     ]
     if (spread := records.seed_spreads) is not None:
         said.append(f"One seed's score varies by a standard deviation of {formats.score(spread.pooled.value)}.")
@@ -114,7 +116,14 @@ def next_steps(records: Records) -> str:
     """What would tell more, by what is known; empty where nothing is to be said yet."""
     if records.best is None or records.num_open > 0:
         return ""
-    return " ".join(filter(None, (_more_seeds(records), _wider(records), _guessing(records), _suggestions(records))))
+    steps = (_second_seed, _more_seeds, _wider, _guessing, _suggestions)
+    return " ".join(filter(None, (step(records) for step in steps)))
+
+
+def _second_seed(records: Records) -> str:
+    if not unknown_noise(records):
+        return ""
+    return settled_by(records.file, records.rows, records.items)
 
 
 def _more_seeds(records: Records) -> str:

@@ -18,6 +18,7 @@ NOTE = (
 )
 _LEAST_OTHER = 1.0
 """Seconds between the parts that are worth a line."""
+_LEAST_SHOWN = 0.05
 _LEAST_UNTIMED = 60.0
 _SLOTS = " (slot-seconds)"
 """Ending of the names, in an older version's `timing.json`, of times that are summed over worker groups."""
@@ -38,7 +39,11 @@ def parts(records: Records, now: float | None = None) -> list[str | Bars | Table
     if line := _untimed(records, wall):
         found.append(line)
     busy = {f"{name}, worker groups added up": seconds for name, seconds in slots.items()}
-    if bars := [(name, seconds, formats.seconds(seconds)) for name, seconds in {**wall, **busy}.items() if seconds > 0]:
+    if bars := [
+        (name, seconds, formats.seconds(seconds))
+        for name, seconds in {**wall, **busy}.items()
+        if seconds >= _LEAST_SHOWN
+    ]:
         found.append(Bars(bars))
     if len(runs) > 1:
         found.append(_table(runs, time.time() if now is None else now))

@@ -42,13 +42,14 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
     arms = [one for one in groups.scored(records) if one.arm in axis.places]
     params = {one.arm: one.params for one in arms}
     found = arm_sets(params, {one.arm: axis.places[one.arm] for one in arms}, records.file.domains, axis.stands_for)
-    by, names = _names(records, found.sets)
+    drawn = _best_sets(found.sets, [one.arm for one in arms])
+    by, names = _names(records, drawn)
     has_bars = len(arms) <= MOST_BARS
     behind: list[dict[str, Any]] = []
     front: list[dict[str, Any]] = []
     over: list[dict[str, Any]] = []
     bands = set()
-    for number, (one, name) in enumerate(zip(found.sets[:NUM_COLOURS], names, strict=False)):
+    for number, (one, name) in enumerate(zip(drawn, names, strict=True)):
         style = {"color": GROUP_COLOURS[number], "symbol": GROUP_SYMBOLS[number]}
         members = _in_order(axis, arms, one.arms)
         kind, band = _band(axis, members)
@@ -58,7 +59,7 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
         own = [arm for arm in members if arm.arm not in found.shared]
         front += [_markers(axis, own, name, style, has_bars)] if own else []
         over += line if has_bars else [*area, *line]  # else a crowd of points would hide the band
-    left = [arm for one in found.sets[NUM_COLOURS:] for arm in one.arms if arm not in found.shared]
+    left = [arm for one in found.sets if one not in drawn for arm in one.arms if arm not in found.shared]
     for name, numbers in ((_SHARED, found.shared), (_ALONE, (*found.alone, *left))):
         if others := _in_order(axis, arms, numbers):
             front.append(_markers(axis, others, name, {"color": QUIET, "symbol": _SYMBOLS[name]}, has_bars))
@@ -77,6 +78,12 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
     caption += [_LEFT.format(number=len(found.sets) - NUM_COLOURS)] if left else []
     height = _HEIGHT + max(0, len(front) - _LINES) * _LINE_PIXELS if by is None and len(front) > 1 else 0
     return Figure(f"scores{place}", "", behind + front + over, layout, " ".join(caption), height)
+
+
+def _best_sets(sets: Sequence[ArmSet], ranked: Sequence[int]) -> list[ArmSet]:
+    """As many sets as there are colours: those with the arms that are first in rank, in the order of all sets."""
+    by_rank = sorted(sets, key=lambda one: min(map(ranked.index, one.arms)))
+    return [one for one in sets if one in by_rank[:NUM_COLOURS]]
 
 
 def _in_order(axis: Axis, arms: Sequence[ArmScore], members: Collection[int]) -> list[ArmScore]:
