@@ -110,7 +110,7 @@ def test_samples_are_of_the_tasks_as_they_were_named():
 # ---------------------------------------------------------------------------------------------------------- evaluating
 
 
-def write_model(folder: Path, context: int = 512) -> Path:
+def write_model(folder: Path, context: int = 512, num_heads: int = 2) -> Path:
     """A Llama of about 0.1M random parameters and a tokenizer trained on some examples."""
     import torch
     from tokenizers import Tokenizer, decoders, models, pre_tokenizers, trainers
@@ -124,7 +124,7 @@ def write_model(folder: Path, context: int = 512) -> Path:
     tokenizer.train_from_iterator([prompt + response for prompt, response in training_examples(0, 100)], trainer)
     wrapped = PreTrainedTokenizerFast(tokenizer_object=tokenizer, bos_token=end, eos_token=end, pad_token=end)
     torch.manual_seed(0)
-    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": 2}
+    shape = {"hidden_size": 32, "intermediate_size": 64, "num_hidden_layers": 2, "num_attention_heads": num_heads}
     ids = {"bos_token_id": 0, "eos_token_id": 0, "pad_token_id": 0}
     model = LlamaForCausalLM(LlamaConfig(vocab_size=700, max_position_embeddings=context, **shape, **ids))
     with torch.no_grad():

@@ -1,5 +1,6 @@
-"""Another engine may write answers in the place of this package's, if it writes the same. vLLM itself is not here: both
-engines are this package's own, and vLLM's process meets a module that takes the arguments of the real one alone."""
+"""Another engine may write answers in the place of this package's, if it writes the same. vLLM cannot be installed
+beside this package: both engines are this package's own, and vLLM's process meets a module that takes the arguments of
+the real one alone. The last tests meet a real vLLM, where RAYCODELLM_VLLM_PYTHON names a Python that has one."""
 
 from __future__ import annotations
 
@@ -27,6 +28,7 @@ from raycodellm.evaluation.engine.vllm_writer import (
     WriterEnded,
     engine_settings,
     environment_for,
+    explained,
     given_arguments,
     opened_process,
     python_with_vllm,
@@ -231,6 +233,18 @@ def test_a_failure_of_vllm_is_told_in_one_line(environment):
         pass
 
 
+def test_a_failure_that_refers_to_the_log_is_told_with_the_cause_that_stands_there():
+    log = "INFO loading\n(Worker pid=7) ERROR 11-28 [x.py:1] RuntimeError: Unsupported head_dim=16\nmore\nValueError: b"
+    assert (
+        explained("EngineDeadError: see above", log)
+        == "EngineDeadError: see above; RuntimeError: Unsupported head_dim=16"
+    )
+    assert explained("ValueError: b", log) == "ValueError: b"
+    assert explained("ValueError: c", "INFO loading") == "ValueError: c"
+    assert explained("its process ended", "Killed\n") == "its process ended; Killed"
+    assert explained("its process ended", "") == "its process ended; it said nothing"
+
+
 def test_sampling_follows_the_task_and_greedy_decoding_asks_for_nothing_more():
     drawn = Decoding(40, ("\n", ""), 0.8, top_p=0.95, top_k=0).settled(None)
     found = sampling_parameters(drawn, "3 1", 100, {7, 2})
@@ -252,6 +266,14 @@ def test_vllms_process_sees_the_workers_gpu_and_nothing_of_its_group():
     assert not {"RANK", "MASTER_ADDR", "PYTHONPATH"} & {*found}
 
 
+def test_vllm_on_a_cpu_takes_no_gpu_little_memory_and_no_cores_for_itself():
+    found = environment_for({"CUDA_VISIBLE_DEVICES": "4"}, "/other/python", None)
+    assert (found["CUDA_VISIBLE_DEVICES"], found["VLLM_CPU_KVCACHE_SPACE"]) == ("", "2")
+    assert found["VLLM_CPU_OMP_THREADS_BIND"] == "nobind"
+    settings = engine_settings("a", "torch.float32", 64, None)
+    assert settings["enforce_eager"] and "gpu_memory_utilization" not in settings
+
+
 def test_vllm_multiplies_numbers_of_32_bits_as_such_unless_the_environment_says_otherwise():
     assert environment_for({}, "/other/python", 0)["TRITON_F32_DEFAULT"] == "ieee"
     assert environment_for({"TRITON_F32_DEFAULT": "tf32"}, "/other/python", 0)["TRITON_F32_DEFAULT"] == "tf32"
@@ -269,12 +291,41 @@ def test_the_environment_adds_arguments_that_leave_the_answers_as_they_are_and_n
 
 
 def test_without_a_gpu_or_vllm_the_backend_is_refused_with_what_to_do(monkeypatch, tmp_path):
-    with pytest.raises(UserError, match="on a GPU, and the model is on 'cpu'; leave the backend out"):
-        python_with_vllm("cpu")
+    with pytest.raises(UserError, match="on a GPU of CUDA, and the model is on 'mps'; leave it out"):
+        python_with_vllm("mps")
     monkeypatch.delenv(PYTHON, raising=False)
     monkeypatch.setattr(vllm_writer.importlib.util, "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"vllm is not installed; run `python -m venv vllm && .* and set RAYCODELLM_V"):
         python_with_vllm("cuda:0")
+    with pytest.raises(UserError, match="vllm/bin/pip install A_BUILD_OF_VLLM_FOR_CPUS` and set RAYCODELLM_V"):
+        python_with_vllm("cpu")
     monkeypatch.setenv(PYTHON, str(tmp_path / "none"))
     with pytest.raises(UserError, match="RAYCODELLM_VLLM_PYTHON: there is no program"):
         python_with_vllm("cuda:0")
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(PYTHON not in os.environ, reason=f"{PYTHON} names no Python with vLLM")
+def test_a_real_vllm_writes_the_answers_of_this_engine(tmp_path):
+    folder = write_model(tmp_path / "model", num_heads=1)  # vLLM's attention takes heads of 32, and none of 16
+    greedy = Evaluation(tasks=(generating(tmp_path),), limit=12)
+    ours = evaluation.evaluate(folder, greedy)
+    theirs = evaluation.evaluate(folder, greedy.model_copy(update={"backend": "vllm"}))
+    assert theirs.items.column("prediction") == ours.items.column("prediction")
+    assert theirs.metrics == pytest.approx(ours.metrics, abs=1e-4)
+    lm = loaded(folder)
+    prompts = [lm.tok_encode(prompt) for prompt in PROMPTS]
+    seeds = [str(number) for number in range(len(prompts))]
+    drawn = Decoding(40, ("\n",), 0.8, top_p=0.95, top_k=20).settled(None)
+    with vllm_writer.opened_vllm(str(folder), lm) as writer:
+        assert writer.write(prompts, seeds, drawn) == writer.write(prompts, seeds, drawn), "samples have their seeds"
+        [longest] = writer.write(prompts[:1], seeds[:1], Decoding(10_000, ()).settled(None))
+        assert len(longest) == lm.max_length - len(prompts[0]) or longest[-1] in lm.ends, "the context ends an answer"
+
+
+@pytest.mark.exhaustive
+@pytest.mark.skipif(PYTHON not in os.environ, reason=f"{PYTHON} names no Python with vLLM")
+def test_a_model_that_a_real_vllm_does_not_take_is_told_with_the_cause(tmp_path):
+    folder = write_model(tmp_path / "model")
+    with pytest.raises((UserError, WriterEnded), match=r"vllm failed: .*head"):
+        evaluation.evaluate(folder, Evaluation(tasks=(generating(tmp_path),), limit=2, backend="vllm"))

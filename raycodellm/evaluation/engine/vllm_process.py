@@ -4,7 +4,7 @@ vLLM asks for other versions of torch and transformers. It imports nothing of th
 Standard input and output carry a line of JSON each way: first the settings of `vllm.LLM`, answered by vLLM's version;
 then prompts with their sampling parameters, answered by the tokens. An answer `error` ends the process.
 
-Written against vLLM 0.33.0.
+Written against vLLM 0.33.0; 0.32.0 ran on a CPU.
 """
 
 from __future__ import annotations

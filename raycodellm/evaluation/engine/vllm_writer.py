@@ -7,6 +7,7 @@ import hashlib
 import importlib.util
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -26,7 +27,7 @@ PYTHON = "RAYCODELLM_VLLM_PYTHON"
 ARGUMENTS = "RAYCODELLM_VLLM_ARGUMENTS"
 """Environment variable with more arguments of `vllm.LLM`, a JSON object; of `_MAY_BE_GIVEN` alone."""
 VERSION = "0.33.0"
-"""vLLM's version that this file and `vllm_process.py` were written against."""
+"""vLLM's version that this file and `vllm_process.py` were written against; 0.32.0 ran on a CPU."""
 _MAY_BE_GIVEN = (
     "attention_config",
     "compilation_config",
@@ -43,6 +44,8 @@ _SHARE = 0.85
 _OF_OTHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables that tell a process of torch that it is one of several, as a slot's worker is."""
 _END_SECONDS = 30.0
+_ENDED = "its process ended"
+_EXCEPTION = re.compile(r"\b\w+(?:Error|Exception): .+")
 
 
 class WriterEnded(RuntimeError):
@@ -50,11 +53,11 @@ class WriterEnded(RuntimeError):
 
 
 def python_with_vllm(device: str) -> str:
-    """The Python that runs vLLM. Raises UserError, with what to install, where there is none, and without a GPU."""
-    if not device.startswith("cuda"):
+    """The Python that runs vLLM. Raises UserError, with what to install, where there is none, and for a device that is
+    neither a GPU of CUDA nor a CPU."""
+    if not device.startswith(("cuda", "cpu")):
         raise UserError(
-            f"evaluation.backend: vllm writes answers on a GPU, and the model is on {device!r}; leave the backend out, "
-            "or use a machine with a GPU"
+            f"evaluation.backend: vllm writes answers on a GPU of CUDA, and the model is on {device!r}; leave it out"
         )
     if named := os.environ.get(PYTHON):
         if not os.access(named, os.X_OK):
@@ -62,8 +65,9 @@ def python_with_vllm(device: str) -> str:
         return named
     if importlib.util.find_spec("vllm") is not None:
         return sys.executable
+    package = f"vllm=={VERSION}" if device.startswith("cuda") else "A_BUILD_OF_VLLM_FOR_CPUS"
     raise UserError(
-        f"evaluation.backend: vllm is not installed; run `python -m venv vllm && vllm/bin/pip install vllm=={VERSION}` "
+        f"evaluation.backend: vllm is not installed; run `python -m venv vllm && vllm/bin/pip install {package}` "
         f"and set {PYTHON} to the path of vllm/bin/python"
     )
 
@@ -77,21 +81,25 @@ def opened_vllm(files: str, lm: AnswerLM) -> Iterator[VllmWriter]:
         raise UserError("evaluation.backend: vllm writes answers of models that one GPU holds; leave the backend out")
     device = lm.model.device
     python = python_with_vllm(str(device))
-    free, in_all = torch.cuda.mem_get_info(device)
-    settings = engine_settings(files, str(lm.model.dtype), lm.max_length, free / in_all) | given_arguments(os.environ)
-    environment = environment_for(os.environ, python, device.index or 0)
+    gpu, free = None, None
+    if device.type == "cuda":
+        gpu, (free_bytes, all_bytes) = device.index or 0, torch.cuda.mem_get_info(device)
+        free = free_bytes / all_bytes
+    settings = engine_settings(files, str(lm.model.dtype), lm.max_length, free) | given_arguments(os.environ)
+    environment = environment_for(os.environ, python, gpu)
     with opened_process(python, environment, settings) as process:
         yield VllmWriter(process, lm.ends, lm.max_length)
 
 
-def engine_settings(files: str, dtype: str, max_length: int, free: float) -> dict[str, Any]:
-    """Arguments of `vllm.LLM`. `dtype`: such as `torch.float32`. `free`: share of the GPU's memory that is free."""
+def engine_settings(files: str, dtype: str, max_length: int, free: float | None) -> dict[str, Any]:
+    """Arguments of `vllm.LLM`. `dtype`: such as `torch.float32`. `free`: share of the GPU's memory that is free; None
+    on a CPU, where compiling takes longer than it saves."""
     return {
         "model": files,
         "tokenizer": files,
         "dtype": dtype.removeprefix("torch."),
         "max_model_len": max_length,
-        "gpu_memory_utilization": round(_SHARE * free, 3),
+        **({"enforce_eager": True} if free is None else {"gpu_memory_utilization": round(_SHARE * free, 3)}),
         "generation_config": "vllm",  # the sampling parameters say all, by the model's own settings too
         "trust_remote_code": False,
         "seed": 0,
@@ -130,11 +138,16 @@ def sampling_parameters(decoding: Decoding, seed: str, room: int, ends: Iterable
     return found
 
 
-def environment_for(environment: Mapping[str, str], python: str, gpu: int) -> dict[str, str]:
-    """The environment of vLLM's process: the worker's GPU alone, and nothing of the worker's group."""
+def environment_for(environment: Mapping[str, str], python: str, gpu: int | None) -> dict[str, str]:
+    """The environment of vLLM's process: the worker's GPU alone, or its CPU, and nothing of the worker's group."""
     found = {name: value for name, value in environment.items() if name not in _OF_OTHERS}
-    visible = [one for one in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
-    found["CUDA_VISIBLE_DEVICES"] = visible[gpu] if gpu < len(visible) else str(gpu)
+    if gpu is None:
+        found["CUDA_VISIBLE_DEVICES"] = ""
+        found.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; else 92 % of the machine's memory
+        found.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else each slot's vLLM takes the same cores
+    else:
+        visible = [one for one in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
+        found["CUDA_VISIBLE_DEVICES"] = visible[gpu] if gpu < len(visible) else str(gpu)
     found |= {"VLLM_NO_USAGE_STATS": "1"}
     found.setdefault("TRITON_F32_DEFAULT", "ieee")  # else attention over 32-bit numbers multiplies in TF32
     found.setdefault("VLLM_HOST_IP", "127.0.0.1")  # its processes are all here
@@ -145,43 +158,53 @@ def environment_for(environment: Mapping[str, str], python: str, gpu: int) -> di
 
 
 class _Process:
-    def __init__(self, process: subprocess.Popen[str], errors: IO[str]) -> None:
-        self._process, self._errors = process, errors
+    def __init__(self, process: subprocess.Popen[str], log: IO[str]) -> None:
+        self._process, self._log = process, log
 
     def ask(self, value: Any) -> dict[str, Any]:
         """The answer to a line. Raises WriterEnded where the process has failed."""
         assert self._process.stdin is not None and self._process.stdout is not None
+        start = os.fstat(self._log.fileno()).st_size
         with contextlib.suppress(BrokenPipeError):  # the answer, or its absence, tells why
             self._process.stdin.write(json.dumps(value) + "\n")
             self._process.stdin.flush()
         line = self._process.stdout.readline()
-        answer = json.loads(line) if line.endswith("\n") else {"error": f"its process ended; {self._last_words()}"}
+        answer = json.loads(line) if line.endswith("\n") else {"error": _ENDED}
         if "error" in answer:
-            raise WriterEnded(f"evaluation.backend: vllm failed: {answer['error']}")
+            raise WriterEnded(f"evaluation.backend: vllm failed: {explained(answer['error'], self._logged(start))}")
         return answer
 
-    def _last_words(self) -> str:
-        self._errors.seek(0)
-        lines = [line.strip() for line in self._errors if line.strip()]
-        return lines[-1] if lines else "it said nothing"
+    def _logged(self, start: int) -> str:
+        """The log from a byte on. The process writes where the file's position is, so that stays."""
+        file = self._log.fileno()
+        return os.pread(file, os.fstat(file).st_size - start, start).decode("utf-8", errors="replace")
+
+
+def explained(error: str, log: str) -> str:
+    """The error with its cause: vLLM's own processes log theirs, and the one that is asked refers to the log."""
+    lines = [line.strip() for line in log.splitlines() if line.strip()]
+    causes = [match[0] for line in lines if (match := _EXCEPTION.search(line))]
+    if not causes and error == _ENDED:
+        causes = lines[-1:] or ["it said nothing"]
+    return error if not causes or error in causes else f"{error}; {causes[0]}"
 
 
 @contextlib.contextmanager
 def opened_process(python: str, environment: Mapping[str, str], settings: Mapping[str, Any]) -> Iterator[_Process]:
     """vLLM's process, when it has loaded the model, until the `with` ends. Raises UserError where the model, or vLLM,
     cannot be loaded."""
-    with tempfile.TemporaryFile("w+", encoding="utf-8", errors="replace") as errors:
+    with tempfile.TemporaryFile("w+") as log:
         process = subprocess.Popen(
             [python, "-P", str(_PROGRAM)],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=errors,
+            stderr=log,
             text=True,
             env=dict(environment),
             start_new_session=True,  # its own processes end with it
         )
         try:
-            found = _Process(process, errors)
+            found = _Process(process, log)
             try:
                 found.ask(dict(settings))
             except WriterEnded as error:
