@@ -12,6 +12,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
 from driver_without_ray import ENDS, Cluster, Driver
@@ -238,6 +239,33 @@ def test_each_question_is_asked_once_whatever_run_asks_and_wherever_the_judge_is
     assert judged(moved).is_complete and len(endpoint.asked) == num_asked
     assert judged(run_of(sweep_text, storage, endpoint.url, model="other")).is_complete
     assert len(endpoint.asked) == 2 * num_asked, "another judge says something else"
+
+
+def test_an_arm_whose_answers_are_refused_hides_no_other_arm(sweep_text, storage, endpoint) -> None:
+    """They are too long for the judge, say. Where any has an answer, all others of the arm are asked, too."""
+    run = run_of(sweep_text, storage, endpoint.url, concurrency=1)
+    rows = [row(0, 0, 0), row(1, 1, 0), row(2, 2, 0)]
+
+    def items_of(number: int) -> pa.Table:
+        whole = {"doc_hash": "", "too_long": False, "bits_per_byte": None, "task": OPEN_INSTRUCTIONS}
+        of = [
+            {
+                **whole,
+                "item": item,
+                "prediction": "w" * (1 + number),
+                "attributes": json.dumps({"request": f"r {item}"}),
+            }
+            for item in range(12)
+        ]
+        return items_table(of, {})
+
+    endpoint.first = [(400, {}, b"too long")] * 20
+    found = win_rates.judge_trials(run.file, rows, run.folder, items_of)
+    assert "too long" in found.progress.why and found.progress.num_missing == 24
+    assert [one.arm for one in arm_win_rates(found.judgements)] == [2] and len(endpoint.asked) <= 20 + 1 + 24
+    endpoint.first = [(200, {}, b""), *[(400, {}, b"too long")] * 23]
+    found = win_rates.judge_trials(run.file, rows, run.folder, items_of)
+    assert found.progress.why == "" and found.progress.num_missing == 23
 
 
 def test_verdicts_of_two_models_under_one_name_are_said(sweep_text, storage, endpoint) -> None:

@@ -41,7 +41,7 @@ from raycodellm.evaluation.tasks.units import asked_units
 from raycodellm.evaluation.texts.contamination import NotRead, contaminated_items, stage_of
 from raycodellm.evaluation.texts.held_out import held_out_content, text_files
 from raycodellm.evaluation.texts.items import evaluated_tasks, item_texts, items_of_sweep
-from raycodellm.evaluation.win_rate.asking import ask_each
+from raycodellm.evaluation.win_rate.asking import GivenUp, ask_each
 from raycodellm.evaluation.win_rate.comparison import (
     AnswerPair,
     Answers,
@@ -73,6 +73,7 @@ __all__ = [
     "Comparison",
     "DataSource",
     "EvaluationResult",
+    "GivenUp",
     "Items",
     "Judge",
     "JudgeFailed",

@@ -54,11 +54,12 @@ def judge_trials(
     if before is not None and _is_whole(before, planned, judge):
         return before
     work = _Work(judge, KeptVerdicts(run / FOLDER / VERDICTS), items_of)
-    why = ""
+    given_up = evaluation.GivenUp()
     for _, of_arm in groupby(planned.pairs, lambda pair: pair.arm):
         pairs = {pair: work.answers(pair) for pair in of_arm}
-        if not why:
-            why = work.ask([one for some in pairs.values() for one in some], on_questions, should_stop)
+        if not given_up.for_all:
+            found = work.ask([one for some in pairs.values() for one in some], on_questions, should_stop)
+            given_up = found if found.why else given_up
         for pair, some in pairs.items():
             work.count(pair, some)
     progress = Progress(
@@ -69,13 +70,13 @@ def judge_trials(
         len(work.questions),
         sum(key in work.kept.said for key in work.questions),
         work.num_too_long,
-        why,
+        given_up.why,
         planned.left_out,
         tuple(sorted({work.kept.models[key] for key in work.questions if key in work.kept.models})),
     )
-    found = WinRates(progress, work.judgements)
-    retrying.patiently(partial(write_win_rates, run, found), f"{FOLDER}/")
-    return found
+    rates = WinRates(progress, work.judgements)
+    retrying.patiently(partial(write_win_rates, run, rates), f"{FOLDER}/")
+    return rates
 
 
 def _is_whole(found: WinRates, planned: Plan, judge: Judge) -> bool:
@@ -118,11 +119,11 @@ class _Work:
 
     def ask(
         self, pairs: Sequence[AnswerPair], on_questions: Callable[[int, int], None], should_stop: Callable[[], bool]
-    ) -> str:
-        """Asks what is missing about the pairs; returns why the judge was given up, empty where it was not."""
+    ) -> evaluation.GivenUp:
+        """Asks what is missing about the pairs; returns why the judge was given up, if it was."""
         missing: Mapping[str, str] = evaluation.unasked(pairs, self.judge, self.kept)
         if not missing:
-            return ""
+            return evaluation.GivenUp()
         num_answered = 0
 
         def on_answer(key: str, said: evaluation.Said) -> None:
@@ -134,7 +135,7 @@ class _Work:
         try:
             return evaluation.ask_each(evaluation.Judge(self.judge), missing, on_answer, should_stop)
         except UserError as error:  # the key is missing
-            return str(error)
+            return evaluation.GivenUp(str(error), for_all=True)
         finally:
             self.kept.flush()
 

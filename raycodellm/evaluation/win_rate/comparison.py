@@ -148,7 +148,7 @@ def compare_answers(
         on_items(num_answered, len(questions))
 
     try:
-        if why := ask_each(judge, questions, on_answer):
+        if why := ask_each(judge, questions, on_answer).why:
             raise JudgeFailed(why)
     finally:
         kept.flush()
