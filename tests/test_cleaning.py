@@ -201,7 +201,8 @@ def test_globs_without_a_slash_match_at_any_depth(path, pattern, matches):
     assert test(Document(path, "x", meta={"path": path})) == matches
 
 
-def test_the_share_of_a_script_counts_letters_alone():
+def test_the_share_of_a_script_counts_letters_alone(monkeypatch):
+    monkeypatch.setattr("raycodellm.corpora.cleaning.words.PIECE", 1 << 17)
     assert script_share("abc 123 !? абв", "latin") == 0.5
     assert script_share("1234 !?", "latin") == 0.0
     assert script_share("日本語のテキスト", "han") == 3 / 8
