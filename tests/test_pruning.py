@@ -901,3 +901,13 @@ def test_a_stage_record_that_was_deleted_in_part_is_trained_again(lab: Lab) -> N
     (lab.storage / "stages" / key).delete("DONE")
     assert finished.finished_stage(lab.storage / "stages" / key) is None
     assert storage_files.read_stage(lab.storage / "stages" / key).identity and lab.go_on(file) > 0
+
+
+def test_a_folder_of_too_many_folders_is_refused_and_not_searched_for_hours(lab: Lab, monkeypatch) -> None:
+    lab.run("a")
+    for number in range(30):
+        (Path(lab.storage.uri) / "corpus" / f"part-{number}").mkdir(parents=True)
+    assert lab.prune() == cli.DONE
+    monkeypatch.setattr("raycodellm.pruning.listing._MOST_FOLDERS", 20)
+    with pytest.raises(UserError, match=r"^nothing is deleted, since corpus holds over 20 folders.*move it out"):
+        lab.prune()

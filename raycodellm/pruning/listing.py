@@ -8,7 +8,8 @@ from __future__ import annotations
 import contextlib
 import os
 from collections import defaultdict
-from collections.abc import Iterator, Set
+from collections.abc import Iterator, Sequence, Set
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
@@ -25,6 +26,14 @@ _OF_RUNS = frozenset({"sweep.yaml", "trials", "OWNER", "optuna.log", "data.json"
 
 _OF_STORAGES = frozenset({RECIPE, *(kind.folder for kind in KINDS)})
 """Names of which each tells a storage of its own, whose run folders need nothing of the one that it lies in."""
+
+
+_MOST_DEPTH = 4
+"""Folders inside each other that are looked into for run folders."""
+_MOST_FOLDERS = 20_000
+"""Most folders inside one of the storage that are looked into: an object store takes a request for each."""
+_READERS = 32
+"""Requests at once to an object store, which answers each after some 50 ms."""
 
 
 @dataclass(frozen=True)
@@ -150,48 +159,49 @@ def _names(storage: Folder, name: str) -> set[str]:
 
 
 def _put_away(storage: Folder, unknown: str) -> list[str]:
-    """Run folders that somebody has moved into a folder of the storage, as `old/first`, or `old/2025/first`."""
-    if storage.local is not None:
-        return list(_runs_below(storage, unknown, set()))
-    inside: defaultdict[str, set[str]] = defaultdict(set)
-    for one in _remote(storage / unknown, recursive=True):
-        folder, _, name = one.path.rpartition("/")
-        inside[folder].add(name)
-    storages = [folder for folder, names in inside.items() if names & _OF_STORAGES]
-    return [
-        f"{unknown}/{folder}"
-        for folder, names in sorted(inside.items())
-        if folder and _is_run(names) and not any(_is_inside(folder, one) for one in storages)
-    ]
+    """Run folders that somebody has moved into a folder of the storage, as `old/first`, or `old/2025/first`; none of
+    another storage that lies there. Raises `UserError` for a folder of too many folders to look into."""
+    found: list[str] = []
+    level, known = [unknown], {_real(storage, unknown)}
+    for depth in range(_MOST_DEPTH):
+        folders: list[str] = []
+        for path, entries in zip(level, _looked_into(storage, level), strict=True):
+            names = {one.path for one in entries}
+            if names & _OF_STORAGES:
+                continue
+            if depth and _is_run(names):
+                found.append(path)
+                continue
+            for link in (one.path for one in entries if one.is_link and not depth):
+                _require_end(storage, f"{path}/{link}")
+            folders += [f"{path}/{one.path}" for one in entries if one.is_folder and not one.path.startswith(".")]
+        level = [path for path in folders if _real(storage, path) not in known]  # links may go round
+        known |= {_real(storage, path) for path in level}
+        if len(known) > _MOST_FOLDERS:
+            raise UserError(
+                f"nothing is deleted, since {unknown} holds over {_MOST_FOLDERS:,} folders, too many to look for run "
+                "folders in; move it out of the storage"
+            )
+    return found
 
 
-def _runs_below(storage: Folder, path: str, seen: set[str]) -> Iterator[str]:
-    """The run folders below a local folder, but not those of another storage. `seen`: real paths of folders, since
-    links may go round."""
-    assert storage.local is not None
-    real = os.path.realpath(storage.local / path)
-    entries = sorted(_scanned(real, "", follow=True), key=lambda one: one.path) if real not in seen else []
-    names = {one.path for one in entries}
-    seen.add(real)
-    if names & _OF_STORAGES:
+def _real(storage: Folder, path: str) -> str:
+    return path if storage.local is None else os.path.realpath(storage.local / path)
+
+
+def _looked_into(storage: Folder, paths: Sequence[str]) -> Iterator[list[_Entry]]:
+    """The entries of each of these folders. A local folder's path need be no text."""
+    if storage.local is not None:  # where threads only delay each other
+        local = storage.local
+        yield from (sorted(_scanned(str(local / path), "", follow=True), key=lambda one: one.path) for path in paths)
         return
-    if _is_run(names):
-        yield path
-        return
-    for one in entries:
-        if one.is_link:
-            _require_end(storage, f"{path}/{one.path}")
-        if one.is_folder:
-            yield from _runs_below(storage, f"{path}/{one.path}", seen)
+    with ThreadPoolExecutor(_READERS) as pool:
+        yield from pool.map(lambda path: list(_remote(storage / path, recursive=False)), paths)
 
 
 def _is_run(names: Set[str]) -> bool:
     """True if a folder with these names in it is a run folder, maybe one without its `sweep.yaml`."""
     return "sweep.yaml" in names or len(names & _OF_RUNS) > 1
-
-
-def _is_inside(folder: str, other: str) -> bool:
-    return not other or f"{folder}/".startswith(f"{other}/")
 
 
 def _require_end(storage: Folder, name: str) -> None:
