@@ -332,6 +332,9 @@ def test_a_killed_dispatcher_and_a_killed_head_end_the_run_with_the_cause_and_th
     sweep.check_equals(whole)
 
 
+# Without Ray, `test_dispatch.py` holds how often workers may die, `test_evaluation.py` that a task without an item that
+# fits fails, `test_sweep.py` and `test_failures.py` what is recorded then; with Ray, `whole` loses workers and goes on.
+@pytest.mark.exhaustive
 def test_failed_trials_are_recorded_with_their_causes_never_scored_and_not_tried_for_ever(
     whole: Sweep, sweep_text: str, tmp_path
 ) -> None:
