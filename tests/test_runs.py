@@ -72,9 +72,9 @@ class Sweep:
             STARTED.append(subprocess.Popen(self.command, stdout=log, stderr=subprocess.STDOUT, env=self.environment))
         return STARTED[-1]
 
-    def run(self) -> tuple[int, str]:
+    def run(self, seconds: float = 400) -> tuple[int, str]:
         process = self.start()
-        process.wait(400)
+        process.wait(seconds)
         return process.returncode, self.log.read_text()
 
     def wait_for_checkpoints(self, process: subprocess.Popen, beyond: int = 0) -> int:
