@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any
 
 from raycodellm.config import Domain
@@ -31,11 +33,11 @@ class ArmSets:
     noise: tuple[str, ...]
     """Parameters whose values hardly repeat, so that no two arms agree in them: they count as noise."""
 
-    @property
+    @cached_property
     def shared(self) -> tuple[int, ...]:
         """The arms that are in several sets, since what tells these apart has no effect in them."""
-        arms = [arm for one in self.sets for arm in one.arms]
-        return tuple(arm for arm in dict.fromkeys(arms) if arms.count(arm) > 1)
+        times = Counter(arm for one in self.sets for arm in one.arms)
+        return tuple(arm for arm, number in times.items() if number > 1)
 
 
 def arm_sets(
