@@ -8,6 +8,7 @@ import pytest
 
 from raycodellm import config
 from raycodellm.config import UserError, read_yaml, write_yaml
+from raycodellm.config.errors import suggest
 
 BOMB = "\n".join(
     ["a: &a [x, x, x, x, x, x, x, x, x]"]
@@ -85,6 +86,8 @@ def test_an_alias_is_a_copy_that_an_override_may_change_alone(sweep_text: str) -
         ("pretrain.tokens=130k", ("found '130k'; must be a number; write 130_000",)),
         ("pretrain.tokens='130,000'", ("write 130_000",)),
         ("pretrain.code_ratio=50%", ("write 0.5",)),
+        ("pretrain.tokens=1.5K", ("write 1_500",)),
+        ("evaluation.judge={base_url: 'http://h/v1', model: ''}", ("judge.model: found ''",)),
         ("pretrain.code_ratio={serch: {choice: [0, 0.5]}}", ("did you mean 'search'?",)),
         ("name=no", ("name: found False; must be text; put it in quotes",)),
         ("name=my sweep", ("name: found 'my sweep'; use letters, digits, - and _ alone",)),
@@ -114,6 +117,15 @@ def test_a_value_of_another_kind_is_refused(sweep_text: str, override: str, word
     with pytest.raises(UserError) as caught:
         config.parse(sweep_text, overrides=(override,))
     assert all(word in str(caught.value) for word in words), str(caught.value)
+
+
+def test_a_hint_of_no_known_name_says_so() -> None:
+    assert suggest("x", []) == "known: none" and suggest("x", ["y"]) == "known: y"
+
+
+def test_minutes_are_not_taken_for_millions(sweep_text: str) -> None:
+    with pytest.raises(UserError, match=r"checkpoint_seconds: found '2m'; must be a number$"):
+        config.parse(sweep_text, overrides=("scaling.checkpoint_seconds=2m",))
 
 
 def test_a_message_is_one_line_whatever_the_file_held() -> None:

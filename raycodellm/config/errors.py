@@ -63,4 +63,4 @@ def suggest(found: object, known: Iterable[object]) -> str:
     if near:
         return f"did you mean {near!r}?"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
-    return f"known: {', '.join(names[:_LISTED])}{more}"
+    return f"known: {', '.join(names[:_LISTED]) or 'none'}{more}"

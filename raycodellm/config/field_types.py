@@ -11,9 +11,9 @@ from pydantic import BaseModel, BeforeValidator, ConfigDict, Field
 
 from raycodellm.config.errors import nearest, shown
 
-_WITH_UNIT = re.compile(r"(\d{1,3}(?:,\d{3})+|\d{1,9}(?:\.\d{1,9})?)\s?([kmbgt%]?)", re.IGNORECASE)
-_UNITS = {"": 1.0, "k": 1e3, "m": 1e6, "b": 1e9, "g": 1e9, "t": 1e12, "%": 0.01}
-"""Units that people write behind a number, and that YAML does not know."""
+_WITH_UNIT = re.compile(r"(\d{1,3}(?:,\d{3})+|\d{1,9}(?:\.\d{1,9})?)\s?([kKMBGT%]?)")
+_UNITS = {"": 1.0, "k": 1e3, "M": 1e6, "B": 1e9, "G": 1e9, "T": 1e12, "%": 0.01}
+"""Units that people write behind a number, and that YAML does not know; `m` may be minutes."""
 LARGEST_COUNT = 10**16
 """Largest number of tokens, or of anything else counted: more than anyone has trained on, and exact as a float."""
 
@@ -44,7 +44,7 @@ def _meant(value: Any) -> str:
     if _reads_as_number(value):
         return "; write it without quotes"
     if found := _WITH_UNIT.fullmatch(value.strip()):
-        number = float(found[1].replace(",", "")) * _UNITS[found[2].lower()]
+        number = float(found[1].replace(",", "")) * _UNITS[found[2].replace("K", "k")]
         return f"; write {int(number):_}" if number.is_integer() else f"; write {number:g}"
     return ""
 

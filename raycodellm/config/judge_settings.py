@@ -21,7 +21,7 @@ class Judge(Frozen):
     base_url: str
     """The endpoint, up to and with `/v1`. A judge is known by its model's name: with another address of the same judge
     no judgement is asked for again."""
-    model: str
+    model: Annotated[str, Field(min_length=1)]
     """The judge's name at the endpoint."""
     key_variable: str | None = None
     """Environment variable that holds the endpoint's key, on the machine that runs the sweep; none for an endpoint that
