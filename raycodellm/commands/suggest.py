@@ -158,7 +158,8 @@ def _said(found: Suggestion, arms: list[MeasuredArm], objective: Objective, has_
         *_measured_best(found, arms, metric),
         f"{base}",
         f"  difference {value:+.3f} (90 %: {formats.signed_interval(low, high)})",
-        "the intervals hold for the best of many predictions, and leave open which form is right",
+        "the intervals hold for the best of many predictions, and leave open which form is right;",
+        f"  {regression.HELD}",
     ]
     if found.is_far:
         lines.append("the predicted best is farther from all arms than they are from their neighbours: a guess")

@@ -11,13 +11,14 @@ from raycodellm.regression.encoding import Encoding
 from raycodellm.regression.forms import CONSTANT
 from raycodellm.regression.measured import MeasuredArm, measured_means, predicted_beside_measured, seed_spread
 from raycodellm.regression.posterior import Band, Posterior, SeedSpread
-from raycodellm.regression.suggestion import ALL_FORMS, LEVEL, Suggestion, arms_needed, suggestion
+from raycodellm.regression.suggestion import ALL_FORMS, HELD, LEVEL, Suggestion, arms_needed, suggestion
 from raycodellm.regression.what_if import Curve, Interaction, WhatIf
 from raycodellm.regression.yaml_points import as_enqueue
 
 __all__ = [
     "ALL_FORMS",
     "CONSTANT",
+    "HELD",
     "KINDS",
     "LEVEL",
     "Band",

@@ -11,9 +11,9 @@ from raycodellm.tables import Table, cells, formats
 
 NOTE = (
     "Predictions of raycodellm suggest from arms that had been measured before; the measured score is the mean over "
-    "the arm's complete seeds. The first point is the predicted best, and its prediction is corrected for that choice. "
+    "the arm's complete seeds. The first point is the predicted best, and its interval allows for that choice. "
     "The best measured arm was chosen by its score, which noise makes look too good; what the other arms predict of it "
-    "is not."
+    f"is not. How sure that is: {regression.HELD}."
 )
 
 
