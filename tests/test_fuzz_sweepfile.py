@@ -27,7 +27,7 @@ def fuzz():
     del sys.modules[spec.name]
 
 
-@pytest.mark.parametrize("cases", [40, pytest.param(5000, marks=pytest.mark.exhaustive)])
+@pytest.mark.parametrize("cases", [80, pytest.param(5000, marks=pytest.mark.exhaustive)])
 def test_no_malformed_sweep_file_ends_in_a_traceback_or_takes_long(fuzz, monkeypatch, cases):
     monkeypatch.setattr("huggingface_hub.constants.HF_HUB_OFFLINE", True)
     fuzz.planned(fuzz._mutations.CONDITIONAL)

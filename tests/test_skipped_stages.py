@@ -106,4 +106,4 @@ def test_what_skipping_cannot_mean_is_refused_by_name(sweep_text, overrides, sai
 def test_the_labels_of_a_trial_name_the_stages_that_it_trains(sweep_text):
     file = six_arms(sweep_text)
     labels = trial_labels(file, 0, 0, {"pretrain.code_ratio": 0.25, "instruct.enabled": False})
-    assert [stage.stage for stage in labels.stages] == ["pretrain"] and len(labels.num_tokens) == 1
+    assert [stage.stage for stage in labels.stages] == ["pretrain"]

@@ -161,6 +161,7 @@ def test_a_stage_that_goes_on_from_a_trunk_ends_with_the_bits_of_one_that_does_n
     assert taken == steps
 
 
+@pytest.mark.slow
 def test_a_branch_that_is_killed_and_a_trunk_that_is_killed_change_no_bit(tmp_path):
     file = sweep_file(lengths(8, 16), COOLDOWN)
     (alone, _), (short, _), (long, _) = (

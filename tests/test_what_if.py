@@ -121,6 +121,7 @@ def test_a_curve_needs_two_arms_per_free_parameter_and_ten_at_least():
     assert WhatIf.of(sweep_file(), measured(points, scores)) == 10
 
 
+@pytest.mark.slow
 def test_the_report_draws_the_curves_or_says_how_many_arms_they_need(tmp_path):
     storage = Folder(str(tmp_path))
     run = write_run(storage, "first", *made_arms(num_arms=12))
