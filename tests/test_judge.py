@@ -364,6 +364,10 @@ def test_the_key_goes_to_the_endpoint_alone_and_stands_in_no_message(endpoint: E
     assert "s3cret" not in str(refused.value) + caplog.text and "*** is busy" in caplog.text
     monkeypatch.setenv("MY_KEY", "s3cret\n")
     assert judge(endpoint, key_variable="MY_KEY").ask("?")
+    monkeypatch.setenv("MY_KEY", "e")
+    endpoint.first = [(403, {}, b"never")]
+    with pytest.raises(JudgeRefuses, match="HTTP 403: never"):
+        judge(endpoint, key_variable="MY_KEY").ask("?")
     for odd in ("s3cret\nmore", "s3cr\u00e9t"):
         monkeypatch.setenv("MY_KEY", odd)
         with pytest.raises(UserError, match="MY_KEY holds a line break") as wrong:

@@ -26,6 +26,8 @@ _MOST_WAIT_SECONDS = 600.0
 _LONG_SECONDS = 10.0
 """A wait that is worth a warning. A busy endpoint refuses many requests for a second or two."""
 _CAUSE_LENGTH = 200
+_SHORTEST_SECRET = 6
+"""Characters; a shorter key, such as the `x` that a local server is given, is no secret, and a part of many words."""
 _MOST_BYTES = 16 * 2**20
 """Longest answer that is read; a verdict has some hundred bytes."""
 _PART_BYTES = 2**16
@@ -190,7 +192,8 @@ class Judge:
 
     def _cause(self, text: str) -> str:
         """The text in one line, without the key: some endpoints repeat it."""
-        shown = text.replace(self._key, "***") if self._key is not None else text
+        is_secret = self._key is not None and len(self._key) >= _SHORTEST_SECRET
+        shown = text.replace(self._key or "", "***") if is_secret else text
         return " ".join(shown.split())[:_CAUSE_LENGTH]
 
     def _answer(self, question: str, options: Mapping[str, Any]) -> Said:
