@@ -772,6 +772,23 @@ def test_what_another_user_lets_nobody_delete_stays_whole_and_the_rest_goes(
     assert lab.stages() == [theirs] and every_file(Path(lab.storage.uri) / "stages" / theirs) == before and mine
 
 
+def test_nothing_is_deleted_where_another_user_lets_nobody_read_a_run_folder(lab: Lab, monkeypatch, capsys) -> None:
+    lab.run("a"), lab.run("b", "pretrain.code_ratio=0.5")
+    before = every_file(Path(lab.storage.uri))
+    real = Folder.read_bytes
+
+    def read_bytes(folder: Folder, name: str) -> bytes:
+        if folder.name == "b":
+            raise PermissionError(13, "Permission denied", f"{folder}/{name}")
+        return real(folder, name)
+
+    monkeypatch.setattr(Folder, "read_bytes", read_bytes)
+    assert cli.main(["prune-storage", lab.storage.uri, "--forget", "a", "--yes"]) == cli.FAILED
+    said = capsys.readouterr().err
+    assert said.startswith("raycodellm: nothing is deleted, since the storage cannot be read: ") and "/b/OWNER" in said
+    assert every_file(Path(lab.storage.uri)) == before
+
+
 def test_a_sweep_whose_run_folder_cannot_be_deleted_keeps_its_stages(lab: Lab, monkeypatch) -> None:
     lab.run("a")
     before = every_file(Path(lab.storage.uri))

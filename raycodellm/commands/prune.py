@@ -2,16 +2,17 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import math
 import sys
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 
 from raycodellm.commands.request import DONE, FAILED
 from raycodellm.config import UserError
-from raycodellm.files import Folder
+from raycodellm.files import Folder, cause
 from raycodellm.pruning import (
     DELETER,
     GRACE_HOURS,
@@ -61,7 +62,8 @@ def prune(
     storage = Folder(uri)
     asked = Asked(options.forget, options.drop_training_state, options.grace_hours, options.follow_links)
     ask = ask or (input if sys.stdin.isatty() and sys.stdout.isatty() and not options.as_json else None)
-    found = look(storage, asked, (clock or time.time)())
+    with _nothing_deleted():
+        found = look(storage, asked, (clock or time.time)())
     plan = found.plan
     if not options.as_json:
         print("\n".join(lines(found, plan, show_all=options.show_all)), flush=True)
@@ -81,6 +83,15 @@ def prune(
     return FAILED if done is not None and done.failed else DONE
 
 
+@contextlib.contextmanager
+def _nothing_deleted() -> Iterator[None]:
+    """Makes an `OSError` say that nothing is deleted: a run folder that another user lets nobody read, say."""
+    try:
+        yield
+    except OSError as error:
+        raise OSError(f"nothing is deleted, since the storage cannot be read: {cause(error)}") from error
+
+
 def _agrees(ask: Callable[[str], str], found: Look) -> bool:
     runs = "".join(f", and the run {printable(name)} with its scores and report" for name in found.forgotten_runs)
     try:
@@ -93,7 +104,8 @@ def _delete(shown: Look, clock: Callable[[], float] | None, say: Say) -> Deleted
     """Deletes what was shown, as far as that is still needed by no sweep: the question may have waited for hours."""
     storage = shown.listing.storage
     with held(storage, shown.forgotten_runs, say):
-        now = look(storage, shown.asked, _storage_time(storage, say) if clock is None else clock())
+        with _nothing_deleted():
+            now = look(storage, shown.asked, _storage_time(storage, say) if clock is None else clock())
         plan = now.plan.only({item.path for item in shown.plan.items})
         try:
             return carry_out(storage, plan, lambda: now.again().plan)
