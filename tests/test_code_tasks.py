@@ -257,6 +257,7 @@ def test_several_samples_give_pass_at_k_and_equal_ones_are_judged_once(isolated,
     assert sources.count(HALVE["prompt"] + HALVE["canonical_solution"]) == 1
 
 
+@pytest.mark.slow
 def test_samples_are_drawn_from_the_whole_nucleus_and_not_from_the_50_likeliest_tokens(learnt):
     from raycodellm.evaluation.engine.decoding import Decoding
     from raycodellm.evaluation.engine.language_model import load_model

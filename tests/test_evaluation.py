@@ -199,7 +199,8 @@ def test_bits_per_byte_are_the_models_own(model, result):
         assert row["num_prompt_tokens"] == len(prompt)
 
 
-@pytest.mark.parametrize("few_shot", [0, pytest.param(1, marks=pytest.mark.slow)])
+@pytest.mark.slow
+@pytest.mark.parametrize("few_shot", [0, 1])
 def test_scores_equal_those_of_lm_evals_own_evaluation(tmp_path, few_shot):
     import lm_eval
     from lm_eval.tasks import TaskManager

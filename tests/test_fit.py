@@ -93,6 +93,7 @@ def test_no_byte_level_tokenizer_gives_fewer_tokens_than_are_counted_before_it_i
         assert 0 < len(least.tok_encode(text)) <= len(exact.tok_encode(text))
 
 
+@pytest.mark.slow
 def test_the_built_in_tasks_are_not_counted_since_some_of_their_first_items_are_short():
     with quiet(), own_randomness():
         for name, task in evaluation.load_tasks(tuple(BUILTIN), 0).single.items():

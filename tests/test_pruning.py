@@ -838,6 +838,7 @@ def killed_at(number: int, monkeypatch) -> Iterator[int]:
     yield next(count)
 
 
+@pytest.mark.slow
 def test_a_deletion_killed_anywhere_leaves_nothing_that_looks_finished_and_is_not(
     lab: Lab, tmp_path: Path, request: pytest.FixtureRequest
 ) -> None:

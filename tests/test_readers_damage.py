@@ -433,6 +433,7 @@ def test_a_card_with_types_that_say_nothing_is_refused_in_one_line(files):
         chosen(f"---\nconfigs:\n- data_files: {files}\n---\n")
 
 
+@pytest.mark.slow
 def test_a_card_that_cannot_be_read_is_for_people_alone():
     began = time.process_time()
     bomb = "---\n" + "a0: &a0 [x]\n" + "".join(f"a{n}: &a{n} [*a{n - 1},*a{n - 1}]\n" for n in range(1, 40))

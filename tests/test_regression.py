@@ -176,6 +176,7 @@ def test_where_nothing_matters_it_says_stay_where_you_are():
     assert not suggestion(points, scores, "min", None, 1).moves
 
 
+@pytest.mark.slow
 def test_suggest_writes_points_that_the_next_sweep_takes_and_their_report_shows_them_measured(
     storage, tmp_path, capsys
 ):

@@ -569,6 +569,7 @@ def test_missing_items_are_said_and_do_not_stop_the_report(tmp_path):
     assert "No table of items for trial 0000" in report.summary_text(run, storage)
 
 
+@pytest.mark.slow
 def test_replicates_are_reported_as_one_arm(tmp_path):
     storage = Folder(str(tmp_path))
     records = report.read_records(write_run(storage, replicates=2), storage)

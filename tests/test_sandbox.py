@@ -67,6 +67,7 @@ def test_values_of_every_built_in_type_come_and_go_as_they_are(strongest):
     assert verdict.result == PASSED, verdict.why
 
 
+@pytest.mark.slow
 def test_a_test_may_use_what_the_prompt_defines_objects_of_the_programs_and_the_exceptions_it_asks_for(strongest):
     prompt = "def double(x):\n    return 2 * x\n\ndef work(x):\n    'Half of x.'\n"
     check = "def check(candidate):\n    assert candidate(double(21)) == 21"
