@@ -344,7 +344,7 @@ def measure_ray(num_trials: int, storage: str) -> None:
     spent, wall = time.process_time(), time.monotonic()
     notebook.run(path, storage=storage)
     spent, wall = time.process_time() - spent, time.monotonic() - wall
-    trials = Folder(storage).read_json("told/timing.json")["trials"]
+    trials = Folder(storage).read_json("told/runs/0000.json")["seconds"]["trials"]
     print(
         f"raycodellm run: {num_trials:,} trials in {trials:.1f} s ({1000 * trials / num_trials:.0f} ms each), "
         f"the whole command {wall:.1f} s; CPU of the driver {spent:.1f} s; "
