@@ -104,6 +104,8 @@ def cut_at(bounds: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> tuple[n
     ends = starts + sizes
     first = np.searchsorted(bounds, starts, side="right") - 1
     counts = np.searchsorted(bounds, ends, side="left") - first
+    if (counts == 1).all():
+        return starts, sizes  # most stretches cross no bound
     which = np.repeat(np.arange(len(starts)), counts)
     bound = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts - first, counts)
     begins = np.maximum(starts[which], bounds[bound])
