@@ -41,15 +41,15 @@ class SurveyResult(ExitStack):
         super().__init__()
         self._columns: dict[str, tuple[IO[bytes], np.dtype, tuple[int, ...]]] = {}
         """(file, type, shape of a value) by name."""
-        self.codes: dict[int, np.ndarray] = {}
-        """Position of the first document to the codes of some documents."""
+        self.batches: list[tuple[int, np.ndarray, int]] = []
+        """(position of the first document, codes, row of its first value in the columns) of each batch of documents."""
         self.contaminated: Counter[int] = Counter()
         self._examples: dict[int, list[tuple[int, str, str]]] = defaultdict(list)
         self.num_documents = 0
         self.num_left = 0
 
     def add(self, stats: DocumentStats) -> None:
-        self.codes[stats.position] = stats.codes
+        self.batches.append((stats.position, stats.codes, self.num_left))
         self.num_documents += len(stats.codes)
         self.num_left += len(stats.columns["position"])
         self.contaminated.update(stats.contaminated)
@@ -99,13 +99,11 @@ def decide(plan: CleaningPlan, result: SurveyResult, num_tasks: int | None = Non
         scores, sizes = result.column("score")[left], result.column("num_bytes")[left]
         leave_out(left[not_taken(scores, sizes, positions[left], plan.source.take)], plan.taken)
     if plan.source.limit_documents:
-        left = np.flatnonzero(codes == 0)
-        order = np.lexsort((positions[left], result.column("key")[left]))
-        leave_out(left[order[plan.source.limit_documents :]], LIMIT)
+        leave_out(over_limit(result.column("key"), codes == 0, plan.source.limit_documents), LIMIT)
     findings = None
     if plan.benchmark:
         findings = contamination.findings(plan.benchmark, result.contaminated, result.examples)
-    return Decision(reasons, _codes_of_units(result, positions, codes), num_tasks, findings)
+    return Decision(reasons, _codes_of_units(result, codes), num_tasks, findings)
 
 
 def not_taken(scores: np.ndarray, sizes: np.ndarray, positions: np.ndarray, take: Take) -> np.ndarray:
@@ -115,16 +113,25 @@ def not_taken(scores: np.ndarray, sizes: np.ndarray, positions: np.ndarray, take
     return order[before >= take.share * sizes.sum()]
 
 
-def _codes_of_units(result: SurveyResult, positions: np.ndarray, left_out: np.ndarray) -> dict[int, bytes]:
+def over_limit(keys: np.ndarray, is_left: np.ndarray, limit: int) -> np.ndarray:
+    """bool[documents]: the documents of `is_left` beyond the `limit` smallest keys."""
+    smallest = np.zeros(0, np.uint64)
+    for start in range(0, len(keys), duplicates.GROUP_ROWS):
+        part = slice(start, start + duplicates.GROUP_ROWS)
+        smallest = np.concatenate([smallest, keys[part][is_left[part]]])
+        if len(smallest) > limit:
+            smallest = np.partition(smallest, limit - 1)[:limit]
+    return is_left & (keys > smallest.max(initial=0))
+
+
+def _codes_of_units(result: SurveyResult, left_out: np.ndarray) -> dict[int, bytes]:
     """The codes of both steps per unit; `left_out` has a code for each document that passed the checks."""
-    parts: dict[int, list[np.ndarray]] = defaultdict(list)
-    for position in sorted(result.codes):
-        parts[position // UNIT].append(result.codes[position])
-    units = {unit: np.concatenate(codes) for unit, codes in parts.items()}
-    for place in np.flatnonzero(left_out):
-        unit, row = divmod(int(positions[place]), UNIT)
-        units[unit][row] = left_out[place]
-    return {unit: codes.tobytes() for unit, codes in units.items()}
+    units: dict[int, list[np.ndarray]] = defaultdict(list)
+    for position, checked, row in sorted(result.batches, key=lambda batch: batch[0]):
+        codes = checked.copy()
+        codes[checked == 0] = left_out[row : row + np.count_nonzero(checked == 0)]
+        units[position // UNIT].append(codes)
+    return {unit: np.concatenate(parts).tobytes() for unit, parts in units.items()}
 
 
 def cleaned(rows: Iterable[Document | Skip], codes: bytes, reasons: Sequence[str]) -> Iterator[Document | Skip]:

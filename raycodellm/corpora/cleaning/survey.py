@@ -61,10 +61,7 @@ def _survey_batch(
         codes[left[sorted(found)]] = 1 + plan.reasons.index(CONTAMINATED)
     still = np.flatnonzero(codes[left] == 0)
     kept = [batch[row] for row in left[still]]
-    columns: dict[str, np.ndarray] = {
-        "position": np.uint64(position) + left[still].astype(np.uint64),
-        "num_bytes": np.array([len(d.content.encode()) for d in kept], np.int64),
-    }
+    columns = {"position": np.uint64(position) + left[still].astype(np.uint64)}
     if plan.cleaning.exact_duplicates:
         digests = np.frombuffer(b"".join(map(content_digest, kept)), np.uint64).reshape(-1, 2)
         columns |= {"digest_low": digests[:, 0], "digest_high": digests[:, 1]}
@@ -72,6 +69,7 @@ def _survey_batch(
         bands, columns["sketch"] = (column[still] for column in duplicates.signatures(words, near))
         columns |= {f"band{number}": band for number, band in enumerate(bands.T)}
     if plan.source.take:
+        columns["num_bytes"] = np.array([len(d.content.encode()) for d in kept], np.int64)
         columns["score"] = np.array([float(column_value(d, plan.source.score_field or "")) for d in kept])
     if plan.source.limit_documents:
         columns["key"] = np.array([int.from_bytes(document_key(plan.seed, d)[:8]) for d in kept], np.uint64)

@@ -74,7 +74,7 @@ def builtin_documents(source: Source, inputs: SourceInputs) -> tuple[Document, .
     rows: Iterable[Row] = _rows(name, inputs.seed)
     if BUILTINS[name].num_examples:
         rows = ((f"{name}:{number}", *row) for number, row in enumerate(rows))
-    documents = tuple(Document(*row) for row in rows)
+    documents = tuple(Document(row[0], row[1], row[2] if len(row) == 3 else None) for row in rows)
     return documents if source.is_instruct else tuple(Document(document.id, document.content) for document in documents)
 
 
