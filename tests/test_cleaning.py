@@ -26,7 +26,7 @@ from raycodellm.corpora import (
     too_short_warnings,
 )
 from raycodellm.corpora.cleaning import duplicates as duplicates_module
-from raycodellm.corpora.cleaning.decision import SurveyResult, decide, not_taken
+from raycodellm.corpora.cleaning.decision import SurveyResult, decide, not_taken, over_limit
 from raycodellm.corpora.cleaning.duplicates import bands_and_rows, exact, near, signatures
 from raycodellm.corpora.cleaning.plan import checks, cleaning_identity
 from raycodellm.corpora.cleaning.survey import BATCH_DOCUMENTS, survey
@@ -275,6 +275,15 @@ def test_what_looks_alike_is_left_out_and_what_does_not_stays():
     assert kept == documents[:120]
     assert skips == {"near duplicate": 60}
     assert len(clean(documents, cleaning={"near_duplicates": 0.3})[0]) == 60
+
+
+def test_a_limit_keeps_the_documents_of_the_smallest_keys_in_however_many_groups_they_are_looked_at(monkeypatch):
+    keys = np.random.default_rng(0).permutation(50).astype(np.uint64)
+    is_left = keys % 7 != 0
+    for size, limit in ((3, 10), (50, 10), (7, 1), (3, 100)):
+        monkeypatch.setattr(duplicates_module, "GROUP_ROWS", size)
+        kept = is_left & ~over_limit(keys, is_left, limit)
+        assert sorted(keys[kept]) == sorted(keys[is_left])[:limit]
 
 
 def test_likeness_is_estimated_and_found_as_the_formula_says():
