@@ -1,7 +1,7 @@
 """The plan of a source's cleaning: its settings, the reasons for leaving documents out, the checks of one document.
 
 A source is read twice. The first reading (`survey`) notes for each document a code for the first check that it fails,
-or else its length, score, hashes and signature, some 300 bytes. `decide` brings them together, in columns on the local
+or else its score, hashes and signature, some 300 bytes at most. `decide` brings them together, in columns on the local
 disk, and gives one byte per document. The second reading (`cleaned`) drops documents by these bytes.
 
 The order is fixed, and a document is counted under the first reason that holds:
