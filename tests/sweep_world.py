@@ -274,7 +274,8 @@ class World:
 
     def forget(self) -> None:
         """Of a trial whose own files are lost, and that has not ended in the study either, nothing need be kept."""
-        known = {number for number, files in sweep.Run(self.file, self.storage).at_start.items() if files.shown}
+        files = sweep.Run(self.file, self.storage).at_start
+        known = {number for number, own in files.items() if own.result or own.started}
         self.begun = {number: fact for number, fact in self.begun.items() if number in known}
 
     def note(self) -> Iterator[str]:

@@ -239,10 +239,10 @@ TOLD: dict[str, tuple[str, bool, tuple[Session | Callable[[World], bool], ...]]]
         True,
         (Session("killed", 31), confirmation, task, more_trials, Session("killed", 12, order=7), new_machine),
     ),
-    "points added to a grid on a storage that falls silent, and a result lost": (
+    "points and tasks added to a grid on an object store that falls silent, and a result lost": (
         "grid",
         True,
-        (Session("stopped", 1), point, Session("silent", 14, retry_failed=True), cut("trials/*/result.json")),
+        (Session("stopped", 1), point, Session("silent", 14), task, Session("silent", 11), cut("trials/*/result.json")),
     ),
     "a budget, failures and a lost journal": (
         "stopping, confirmed",

@@ -35,7 +35,7 @@ def tell_written_results(run: Run, say: Callable[[str], Any] = logger.warning, *
         if written is not None and written.result is not None:
             tell_result(run, study, written.result, reference)
     if run.hold is not None and is_rebuilt:
-        run.hold.merge_journal()
+        retrying.patiently(run.hold.merge_journal, "optuna.log")
     return study.num_finished()
 
 
