@@ -57,6 +57,7 @@ class Autoscaled:
             "RAY_FAKE_CLUSTER": "1",
             "AUTOSCALER_UPDATE_INTERVAL_S": "1",
             "RAY_health_check_period_ms": "1000",  # else a node that was killed is missed after 15 s
+            "RAY_idle_worker_killing_time_threshold_ms": "60000",  # else each stage starts its reading processes anew
         }
         (folder / "autoscaler.json").write_text(json.dumps(self._file(kinds, idle_minutes)))
         command = [RAY, "start", "--head", "--block", f"--autoscaling-config={folder / 'autoscaler.json'}"]

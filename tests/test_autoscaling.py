@@ -15,9 +15,9 @@ import pandas as pd
 import pytest
 from autoscaled import Autoscaled, autoscaled
 
-KINDS = {"small": {"resources": {"CPU": 2, "object_store_memory": 100_000_000}, "max_workers": 2}}
+KINDS = {"small": {"resources": {"CPU": 2, "GPU": 1, "object_store_memory": 100_000_000}, "max_workers": 2}}
 """A slot of 2 CPUs needs a whole node, and the head has 1 CPU: a helper on any node would block the slot for ever."""
-SLOTS = ("--set", "scaling.slots=auto", "--set", "scaling.cpus_per_worker=2", "--set", "search.trials=3")
+SLOTS = ("--set", "scaling.slots=auto", "--set", "scaling.cpus_per_worker=2", "--set", "search.trials=2")
 STAGE = ("--set", "pretrain.tokens=40_000", "--set", "scaling.checkpoint_tokens=4_096")
 NOTICE = {"RAY_TRAIN_PREEMPTION_POLL_INTERVAL_S": "0.5"}
 """Ray Train looks for nodes that will be taken away: every 5 s, a fast machine's stage would end before."""
@@ -114,19 +114,55 @@ def cluster() -> Iterator[Autoscaled]:
         yield made
 
 
+def test_an_autoscalers_limits_are_read_from_the_cluster(cluster: Autoscaled, tmp_path: Path) -> None:
+    command = [sys.executable, __file__, "limits", cluster.address, str(tmp_path / "run.log")]
+    done = subprocess.run(command, env=cluster.environment, capture_output=True, text=True, timeout=400)
+    assert done.returncode == 0, done.stdout + done.stderr
+
+
+def check_limits(address: str, log: str) -> None:
+    """In a process of its own, which joins the cluster."""
+    from raycodellm import cluster
+    from raycodellm.config import Scaling
+
+    asked = Scaling(cpus_per_worker=2, gpus_per_worker=1)
+    connected = cluster.connect(address, asked, log_to=Path(log))
+    try:
+        assert not connected.started_here and connected.limits_known
+        assert len(connected.autoscaled) == 2
+        assert connected.placement_problem(asked) is None
+        assert connected.slots_that_fit(asked) == 2
+        three = asked.model_copy(update={"workers": 3})
+        assert "may add 4 CPU + 2 GPU on 2 nodes" in connected.placement_problem(three)
+    finally:
+        cluster.disconnect()
+
+
 def nodes_with_workers(cluster: Autoscaled) -> list[str]:
     found = {one["Address"]["NodeID"] for one in cluster.actors() if one["ActorClassName"] == "RayTrainWorker"}
     return [node for node in cluster.nodes() if node in found]
 
 
-def test_nodes_come_as_slots_wait_are_lost_and_come_again_and_go_and_nothing_is_left(
-    cluster: Autoscaled, sweep_text: str, tmp_path: Path
+def test_nodes_come_as_slots_wait_and_a_run_that_is_killed_leaves_nothing(
+    cluster: Autoscaled, one_stage_text: str, tmp_path: Path
 ) -> None:
-    sweep = Sweep(cluster, tmp_path, sweep_text, *SLOTS, *STAGE)
-    cluster.wait_for(lambda: cluster.nodes() == [], 60)
+    sweep = Sweep(cluster, tmp_path, one_stage_text, *SLOTS, *STAGE)
+    assert cluster.nodes() == []
     sweep.start()
-    seconds = {"until a node has come": sweep.wait_for(lambda: cluster.nodes() != [])}
-    sweep.wait_for(lambda: sweep.states() == ["working"] * 2)
+    seconds = sweep.wait_for(lambda: cluster.nodes() != [])
+    sweep.wait_for(lambda: nodes_with_workers(cluster) != [])
+    sweep.process.kill()
+    sweep.end()
+    cluster.wait_for(lambda: left(cluster) == [], 30)
+    print(f"{seconds:.1f} s until a node has come")
+
+
+def test_nodes_that_are_lost_come_again_and_go_when_idle_and_nothing_is_left(
+    cluster: Autoscaled, one_stage_text: str, tmp_path: Path
+) -> None:
+    sweep = Sweep(cluster, tmp_path, one_stage_text, *SLOTS, *STAGE)
+    sweep.start()
+    sweep.wait_for(lambda: sweep.states() == ["working"] * 2, 240)
     killed, drained = nodes_with_workers(cluster)
     announcement = cluster.announce_removal(drained, seconds=8)  # now: a stage may take less time than the notice
     assert not {one["Address"]["NodeID"] for one in cluster.actors() if is_helper(one)} & set(cluster.nodes())
@@ -135,7 +171,7 @@ def test_nodes_come_as_slots_wait_are_lost_and_come_again_and_go_and_nothing_is_
     assert announcement.wait(60) == 0, announcement.communicate()
     assert sweep.end() == 0, sweep.output()
     trials = pd.read_parquet(sweep.storage / "small" / "trials.parquet")
-    assert trials["state"].tolist() == ["complete"] * 3
+    assert trials["state"].tolist() == ["complete"] * 2
     assert trials["deaths"].sum() >= 1 and trials["preemptions"].sum() >= 1, sweep.output()
     reasons = [one["waiting_reason"] for one in sweep.snapshots() if one["waiting_reason"]]
     assert any("1 × (2 CPU)" in reason and "autoscaler" in reason for reason in reasons)
@@ -143,17 +179,8 @@ def test_nodes_come_as_slots_wait_are_lost_and_come_again_and_go_and_nothing_is_
     sweep.check_promises()
     cluster.wait_for(lambda: left(cluster) == [], 15)
     assert not (sweep.storage / "small" / "slots").exists() and not (sweep.storage / "small" / "tune").exists()
-    seconds["until idle nodes are gone"] = cluster.wait_for(lambda: cluster.nodes() == [], 60)
-    print({name: round(value, 1) for name, value in seconds.items()})
-
-
-def test_a_run_that_is_killed_leaves_nothing(cluster: Autoscaled, one_stage_text: str, tmp_path: Path) -> None:
-    sweep = Sweep(cluster, tmp_path, one_stage_text, *SLOTS, *STAGE)
-    sweep.start()
-    sweep.wait_for(lambda: nodes_with_workers(cluster) != [])
-    sweep.process.kill()
-    sweep.end()
-    cluster.wait_for(lambda: left(cluster) == [], 30)
+    seconds = cluster.wait_for(lambda: cluster.nodes() == [], 60)
+    print(f"{seconds:.1f} s until idle nodes are gone")
 
 
 def is_helper(actor: dict[str, Any]) -> bool:
@@ -230,4 +257,4 @@ def run_and_note(snapshots: str, *words: str) -> int:
 
 
 if __name__ == "__main__":
-    sys.exit(run_and_note(*sys.argv[1:]))
+    sys.exit(check_limits(*sys.argv[2:]) if sys.argv[1] == "limits" else run_and_note(*sys.argv[1:]))

@@ -2,17 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import json
 import os
 import re
-import shutil
 import signal
 import socket
 import subprocess
 import sys
 import time
-from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -279,93 +275,6 @@ def use_a_local_cluster(folder: Path) -> None:
 def be_refused_without_a_token(address: Path) -> None:
     with pytest.raises(UserError, match="wants a token"):
         cluster.connect(str(address), scaling(), log_to=Path(os.devnull))
-
-
-@pytest.mark.ray
-@pytest.mark.slow
-def test_an_autoscalers_limits_are_read_from_the_cluster(tmp_path):
-    in_a_new_process("read_the_limits_of_an_autoscaler", tmp_path, RAY_AUTH_MODE="disabled")
-
-
-def read_the_limits_of_an_autoscaler(folder: Path) -> None:
-    with autoscaling_head(folder) as address:
-        connected = cluster.connect(address, scaling(gpus=1), log_to=folder / "run.log")
-        try:
-            assert not connected.started_here and connected.limits_known
-            assert len(connected.autoscaled) == 2
-            assert connected.placement_problem(scaling(gpus=1)) is None
-            assert connected.slots_that_fit(scaling(gpus=1)) == 2
-            assert "may add 2 CPU + 2 GPU on 2 nodes" in connected.placement_problem(scaling(workers=3, gpus=1))
-        finally:
-            cluster.disconnect()
-
-
-@contextlib.contextmanager
-def autoscaling_head(folder: Path) -> Iterator[str]:
-    """Address of a running head node; on a busy machine one may fail to start within Ray's 30 s, so three are tried."""
-    for _ in range(3):
-        process, address = start_autoscaling_head(folder)
-        try:
-            while process.poll() is None and b"Ray runtime started" not in (folder / "head.log").read_bytes():
-                time.sleep(0.2)
-            if process.poll() is None:
-                yield address
-                return
-        finally:
-            process.terminate()  # it ends its own children; what is left after that goes with the group
-            with contextlib.suppress(subprocess.TimeoutExpired):
-                process.wait(45)  # the head drains itself for up to 30 s
-            with contextlib.suppress(ProcessLookupError):
-                os.killpg(process.pid, signal.SIGKILL)
-    raise AssertionError((folder / "head.log").read_text())
-
-
-def start_autoscaling_head(tmp_path: Path) -> tuple[subprocess.Popen, str]:
-    """A head whose autoscaler may start two pretended GPU nodes. Ray's own launcher would stop every other cluster."""
-    with socket.socket() as free:
-        free.bind(("", 0))
-        port = free.getsockname()[1]
-    import ray
-
-    head = "ray.head.default"  # the pretended provider knows its own head by no other name
-    address = f"{ray.util.get_node_ip_address()}:{port}"
-    empty = ("initialization_commands", "setup_commands", "head_setup_commands", "worker_setup_commands")
-    empty += (
-        "head_start_ray_commands",
-        "worker_start_ray_commands",
-        "cluster_synced_files",
-        "rsync_exclude",
-        "rsync_filter",
-    )
-    tree = {
-        "cluster_name": "pretended",
-        "max_workers": 4,
-        "provider": {
-            "type": "external",
-            "module": "ray.autoscaler._private.fake_multi_node.node_provider.FakeMultiNodeProvider",
-            "use_node_id_as_ip": True,
-            "disable_node_updaters": True,
-            "disable_launch_config_check": True,
-            "gcs_address": address,
-        },
-        "available_node_types": {
-            head: {"resources": {"CPU": 1}, "node_config": {}, "max_workers": 0},
-            "gpu": {"resources": {"CPU": 1, "GPU": 1}, "node_config": {}, "min_workers": 0, "max_workers": 2},
-        },
-        "head_node_type": head,
-        **{"auth": {}, "docker": {}, "file_mounts": {}, "upscaling_speed": 1.0, "idle_timeout_minutes": 1},
-        **{"file_mounts_sync_continuously": False, **{key: [] for key in empty}},
-    }
-    (tmp_path / "autoscaler.json").write_text(json.dumps(tree))
-    ray_command = shutil.which("ray", path=str(Path(sys.executable).parent)) or "ray"
-    command = [ray_command, "start", "--head", "--block", f"--autoscaling-config={tmp_path / 'autoscaler.json'}"]
-    command += ["--num-cpus=1", "--num-gpus=0", f"--port={port}", "--object-store-memory=100000000"]
-    command += ["--disable-usage-stats", "--include-dashboard=false"]
-    with open(tmp_path / "head.log", "wb") as log:
-        process = subprocess.Popen(
-            command, env={**os.environ, "RAY_FAKE_CLUSTER": "1"}, stdout=log, stderr=log, start_new_session=True
-        )
-    return process, address
 
 
 if __name__ == "__main__":
