@@ -1,10 +1,11 @@
 """Does the best learning rate of `tiny` serve wider presets? Measured under both parametrizations, by seed.
 
 For each seed, parametrization and preset the rate is looked for on a grid of factors of two: from a start the search
-goes both ways until the neighbours of the best rate are worse. The rate that was best for `tiny` with that seed is
-always among those tried. A parabola through the best point and its neighbours, over the logarithm of the rate, gives
-the best rate between grid points. All rates of a seed see the same first weights (but for their scale) and the same
-tokens. The loss is measured on held-out documents of the same corpora, prose and code of Python's standard library.
+goes both ways until the neighbours of the best rate are worse, of `tiny` two on each side. The rate that was best for
+`tiny` with that seed is always among those tried. A parabola through the best point and its neighbours, over the
+logarithm of the rate, gives the best rate between grid points. All rates of a seed see the same first weights (but
+for their scale) and the same tokens. The loss is measured on held-out documents of the same corpora, prose and code
+of Python's standard library.
 
 The engine trains without Ray, one run after the other. Each run's result goes to `results.jsonl` in `--folder`; a
 second call with the same settings goes on from there, and several calls with different `--seeds` may share a folder.
@@ -105,7 +106,7 @@ def _measure(results: Results, folder: Path, options: Any) -> None:
         return results.losses[run]
 
     for seed in options.seeds:
-        base = search(lambda exponent, seed=seed: loss_of(Run(BASE, "mup", exponent, seed)), START)
+        base = search(lambda exponent, seed=seed: loss_of(Run(BASE, "mup", exponent, seed)), START, reach=2)
         for exponent in base:  # the same model under both, as a test of the package holds
             run = Run(BASE, "standard", exponent, seed)
             if run not in results.losses:
@@ -121,12 +122,13 @@ def _measure(results: Results, folder: Path, options: Any) -> None:
                 best = _best(search(tried, best))
 
 
-def search(loss_at: Any, start: int) -> dict[int, float]:
-    """Losses by exponent, tried from `start` both ways until the best has a worse neighbour on each side."""
+def search(loss_at: Any, start: int, reach: int = 1) -> dict[int, float]:
+    """Losses by exponent, tried from `start` both ways until the best has `reach` worse neighbours on each side."""
     found = {start: loss_at(start)}
     while True:
         best = _best(found)
-        missing = [near for near in (best - 1, best + 1) if near not in found and near in GRID]
+        nearby = [best + sign * step for step in range(1, reach + 1) for sign in (-1, 1)]
+        missing = [near for near in nearby if near not in found and near in GRID]
         if not missing:
             return found
         found[missing[0]] = loss_at(missing[0])
