@@ -122,6 +122,7 @@ def test_of_two_writers_the_second_is_told_that_the_file_has_changed(server: Ser
 
 
 @STORES
+@pytest.mark.slow
 def test_a_store_that_takes_one_writing_a_second_is_asked_again(server: Server, opened: Opened) -> None:
     server.errors = [429] * 3  # obstore gives up after three within a second
     written = opened(server).write(b"mine", None)

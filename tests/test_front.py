@@ -103,6 +103,7 @@ def test_an_arm_that_breaks_a_constraint_is_not_on_the_front():
     assert {one.arm for one in verdict.front(file, rows, {}).arms} == {0, 1, 2}
 
 
+@pytest.mark.slow
 def test_report_status_and_notebook_show_the_front(tmp_path, capsys):
     run = Folder(str(tmp_path)) / "demo"
     run.write_bytes("sweep.yaml", SWEEP.replace("REPLICATES", "2").replace(ONE, BOTH).encode())

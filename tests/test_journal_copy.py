@@ -91,7 +91,7 @@ def test_a_driver_killed_at_any_request_has_kept_every_line_up_to_its_last_sugge
 def test_a_line_is_written_about_four_times_however_long_the_journal_gets(store: Store, tmp_path) -> None:
     folder, journal = Folder(str(tmp_path / "s")), tmp_path / "optuna.log"
     copy = JournalCopy(folder, journal, 1)
-    for num_lines in (500, 2_000):
+    for num_lines in (250, 1_000):
         store.num_bytes = store.num_changes = 0
         before = journal.stat().st_size if journal.exists() else 0
         for number in range(num_lines):

@@ -400,6 +400,7 @@ class SlowStore:
         return np.repeat(sequences[:, None] % 60_000, sequence_length, axis=1).astype(np.uint16), None
 
 
+@pytest.mark.slow
 def test_training_slower_than_reading_never_waits_and_a_slow_store_shows_as_waiting(monkeypatch):
     monkeypatch.setattr(readers, "BLOCK_BYTES", 8 * LENGTH * blocks.TOKEN_BYTES)
     waited, ready = [], []

@@ -195,6 +195,7 @@ def test_a_longer_run_of_training_examples_begins_like_a_shorter_one_and_seeds_d
     assert list(training_examples(1, 6)) != list(training_examples(2, 6))
 
 
+@pytest.mark.slow
 def test_items_and_examples_are_the_same_in_every_process():
     """Another hash seed is what changes the order of sets of strings from one process to the next."""
     code = (
