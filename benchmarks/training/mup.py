@@ -106,7 +106,7 @@ def _measure(results: Results, folder: Path, options: Any) -> None:
         return results.losses[run]
 
     for seed in options.seeds:
-        base = search(lambda exponent, seed=seed: loss_of(Run(BASE, "mup", exponent, seed)), START, reach=2)
+        base = search(lambda exponent, seed=seed: loss_of(Run(BASE, "mup", exponent, seed)), [START], reach=2)
         for exponent in base:  # the same model under both, as a test of the package holds
             run = Run(BASE, "standard", exponent, seed)
             if run not in results.losses:
@@ -118,13 +118,13 @@ def _measure(results: Results, folder: Path, options: Any) -> None:
                 def tried(exponent: int, key: tuple = (preset, parametrization), seed: int = seed) -> float:
                     return loss_of(Run(*key, exponent, seed))
 
-                tried(_best(base))
-                best = _best(search(tried, best))
+                best = _best(search(tried, [_best(base), best]))
 
 
-def search(loss_at: Any, start: int, reach: int = 1) -> dict[int, float]:
-    """Losses by exponent, tried from `start` both ways until the best has `reach` worse neighbours on each side."""
-    found = {start: loss_at(start)}
+def search(loss_at: Any, starts: Sequence[int], reach: int = 1) -> dict[int, float]:
+    """Losses by exponent, tried from the best start both ways until the best has `reach` worse neighbours on each
+    side."""
+    found = {start: loss_at(start) for start in starts}
     while True:
         best = _best(found)
         nearby = [best + sign * step for step in range(1, reach + 1) for sign in (-1, 1)]
