@@ -258,6 +258,7 @@ def test_a_sweep_stops_trials_at_their_rungs_and_confirms_one_that_was_not_stopp
     assert require_sound(file, storage) == results
 
 
+@pytest.mark.slow
 def test_a_stopped_trial_is_told_of_wherever_trials_are_shown(sweep_text: str, tmp_path, monkeypatch, no_rivals):
     overrides = (*STOPPING, "search.confirm=null", "search.trials=6")
     file, storage = config.parse(sweep_text, overrides=overrides), Folder(str(tmp_path))

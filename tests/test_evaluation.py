@@ -318,6 +318,7 @@ def test_tasks_that_generate_are_scored_by_match_and_by_the_likelihood_of_the_an
     assert {row["chance"] for row in rows} == {0.0} and all(isinstance(row["prediction"], str) for row in rows)
 
 
+@pytest.mark.slow
 def test_an_answer_is_written_until_the_context_is_full(tmp_path):
     from transformers import AutoModelForCausalLM, AutoTokenizer
 

@@ -531,6 +531,7 @@ def test_what_is_being_written_into_a_needed_stage_stays_whatever_the_grace(lab:
 # --------------------------------------------------------------------------------------------------- training state
 
 
+@pytest.mark.slow
 def test_optimizer_states_stay_where_a_sweep_may_start_from_them_unless_its_training_state_is_dropped(lab: Lab) -> None:
     keeping = "instruct.optimizer={state: keep}"
     file = lab.run("keeps", keeping)
@@ -634,6 +635,7 @@ def test_a_sweep_that_cannot_be_forgotten_is_refused(lab: Lab) -> None:
     assert lab.prune("a") == cli.DONE
 
 
+@pytest.mark.slow
 def test_a_ladder_is_forgotten_with_its_sizes_and_no_size_without_it(lab: Lab) -> None:
     lab.run("l-tiny"), lab.run("l-mini", "pretrain.code_ratio=0.5"), lab.run("other", "pretrain.code_ratio=0.75")
     facts = {"format": 1, "sweep": "l", "settings": {}}

@@ -596,6 +596,7 @@ def test_a_stage_whose_mixture_is_given_by_weights_is_placed_by_the_code_ratio_i
     assert min(places) == pytest.approx(0.03, abs=0.01) and max(places) == pytest.approx(0.59, abs=0.01)
 
 
+@pytest.mark.slow
 def test_points_grow_with_their_seeds_and_a_band_joins_the_intervals_of_few_arms(tmp_path):
     storage = Folder(str(tmp_path))
     records = report.read_records(write_run(storage, replicates=2), storage)

@@ -481,6 +481,7 @@ def test_the_model_of_a_stage_may_be_the_mean_of_its_last_weights_across_an_inte
         np.testing.assert_allclose(value, np.mean([end[name] for end in ends], axis=0), rtol=1e-4, atol=1e-6)
 
 
+@pytest.mark.slow
 def test_a_stage_may_go_on_with_its_parent_s_optimizer(tmp_path):
     parent = replace(make_job(tmp_path / "parent"), keep_optimizer=True)
     train(parent)

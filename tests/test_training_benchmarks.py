@@ -59,11 +59,15 @@ def test_the_search_for_a_rate_ends_where_both_neighbours_are_worse_and_a_parabo
         asked.append(exponent)
         return (exponent + 9.25) ** 2
 
-    found = mup.search(loss_at, -6)
+    found = mup.search(loss_at, [-6])
     assert sorted(found) == [-10, -9, -8, -7, -6] and len(asked) == len(set(asked)) == 5
     assert mup.vertex(found) == pytest.approx(-9.25)
     assert mup.vertex({-9: 1.0, -8: 2.0}) is None  # the best rate may lie below
-    assert mup.search(lambda exponent: float(exponent), -11)[mup.GRID[0]] == mup.GRID[0]
+    assert mup.search(lambda exponent: float(exponent), [-11])[mup.GRID[0]] == mup.GRID[0]
+    plateau = {-11: 4.0, -10: 3.0, -9: 2.0, -8: 1.0, -7: 5.3, -6: 5.2, -5: 5.3, -4: 5.4}
+    assert sorted(mup.search(plateau.__getitem__, [-6])) == [-7, -6, -5]
+    assert mup.search(plateau.__getitem__, [-6], reach=2)[-8] == 1.0
+    assert min(mup.search(plateau.__getitem__, [-6, -8]).values()) == 1.0, "each start counts"
 
 
 def test_a_rates_transfer_is_told_by_seed_and_a_single_seed_tells_nothing() -> None:

@@ -391,6 +391,7 @@ def test_check_counts_the_steps_of_a_trunk_once_in_each_fresh_seed_too(tmp_path)
     assert f"{asked} tokens asked for, {trained} trained" in line
 
 
+@pytest.mark.slow
 def test_a_stage_is_compared_at_the_rungs_that_it_took_over_from_its_trunk(tmp_path, monkeypatch):
     monkeypatch.setattr(setup, "open_stores", lambda job: [holding_store(source) for source in job.sources])
     early = {"metric": "bpb/prose", "at": [0.25, 0.5, 0.9]}
