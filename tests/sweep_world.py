@@ -168,7 +168,7 @@ class World:
         """How each trial ended."""
         self.num_kills = 0
         self.account: sweep.Account | None = None
-        """Of the last driver that ran a trial and was not killed; None where the trials are others since."""
+        """The last account of a driver that ran a trial and was not killed; None where the trials are others since."""
         self.is_whole = True
         """False after a driver that was killed, until another one has come to its end."""
         patch.setattr(Owner, "runs_here", lambda owner, found: False)
@@ -273,7 +273,7 @@ class World:
                 self.account = driver.account
 
     def forget(self) -> None:
-        """Of a trial whose own files are lost, and that has not ended in the study either, nothing need be kept."""
+        """Forgets begun trials whose own files are lost and that have not ended in the study either."""
         files = sweep.Run(self.file, self.storage).at_start
         known = {number for number, own in files.items() if own.result or own.started}
         self.begun = {number: fact for number, fact in self.begun.items() if number in known}

@@ -35,7 +35,7 @@ OPTIONS = (
 )
 NUM_KILLS, NUM_TRIALS = 20, 28
 EARLY_SHARE, EARLY_SECONDS, LATEST_SECONDS, MOST_SECONDS = 0.2, 60.0, 20.0, 1800.0
-"""Of the kills one in five comes while the driver starts, counted from its start. The others are counted from the first
+"""One kill in five comes while the driver starts, counted from its start. The others are counted from the first
 stage that it begins or ends, however long a busy machine takes until then."""
 
 

@@ -86,7 +86,7 @@ def kept(began: float, seconds: float, state: str, **more) -> RunTimes:
 
 
 def shown(storage: Folder, runs: list[RunTimes], now: float = 0.0) -> tuple[str, Bars, list[Table]]:
-    """What the report shows of these runs."""
+    """The report's rows for these runs."""
     run = write_run(storage)
     (run.local / "timing.json").unlink()
     for number, one in enumerate(runs):

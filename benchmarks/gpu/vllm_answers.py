@@ -302,7 +302,7 @@ def main() -> None:
 def tried(
     options: argparse.Namespace, name: str, way: str, given: dict[str, Any], part: Callable[..., None], seconds: float
 ) -> bool:
-    """Whether this way of running vLLM worked; its result, or its failure with the end of vLLM's log, is left."""
+    """True if this way of running vLLM worked. Leaves its result, or its failure with the end of vLLM's log."""
     found: dict[str, Any] = {"model": name, "way": way}
     os.environ |= {ARGUMENTS: json.dumps(given), "VLLM_ENABLE_V1_MULTIPROCESSING": str(int(way != "plain"))}
     with tempfile.TemporaryDirectory() as temporary:

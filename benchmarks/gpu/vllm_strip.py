@@ -49,7 +49,7 @@ def entries(data: mmap.mmap) -> Iterator[Entry]:
 
 
 def is_needed(kernel: str) -> bool:
-    """Whether a demangled kernel is none of FlashAttention's main ones, or one that stays."""
+    """True if a demangled kernel is none of FlashAttention's main ones, or one that stays."""
     tile = r"cute::tuple<cute::C<\d+>, cute::C<\d+>, cute::C<(\d+)> >"  # queries, keys, width of a head
     found = re.search(rf"CollectiveMainloopFwdSm90<\d+, cute::tuple<.*?>, {tile}, (\d+), cutlass::(\w+)", kernel)
     if not found:

@@ -5,21 +5,12 @@
 # of a process that runs vLLM on an H100. vLLM comes with the machine code of a Hopper GPU alone, and without what a Llama in 16 or
 # 32 bits never calls: FlashAttention 2 and 4, FlashMLA, DeepGEMM, its server in Rust. Its Python is as released.
 set -euo pipefail
-
-out="$(mkdir -p "$1" && cd "$1" && pwd)"
-here="$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)"
-python="${PYTHON:-python3.12}"
-scratch="$(mktemp -d)"
-trap 'rm -rf "$scratch"' EXIT
+source "$(dirname "${BASH_SOURCE[0]}")/_fetch.sh"
 rm -f "$out"/vllm.tar.xz.* "$out/vllm-versions.txt"
 
-platforms=()
-for platform in 2_34 2_28 2_27 2_17; do platforms+=(--platform "manylinux_${platform}_x86_64"); done
-platforms+=(--platform manylinux2014_x86_64 --platform manylinux1_x86_64)
 mapfile -t fetched < <(grep -v '^#' "$here/vllm_wheels.txt")
-"$python" -m pip download --quiet --no-deps --dest "$scratch/wheels" --python-version 3.12 --implementation cp \
-  --only-binary=:all: "${platforms[@]}" "${fetched[@]}"
-"$python" -m pip install --quiet --no-deps --no-compile --no-index --target "$scratch/site" "$scratch"/wheels/*.whl
+fetch_wheels "${fetched[@]}"
+install_wheels
 
 cd "$scratch/site"
 rm -rf bin share

@@ -36,7 +36,7 @@ def _whole(value: Any) -> Any:
 
 
 def _meant(value: Any) -> str:
-    """What a user who wrote this for a number may have meant; empty where nothing is near."""
+    """The hint to a user who wrote this for a number; empty where nothing is near."""
     if isinstance(value, Mapping) and len(value) == 1 and nearest(next(iter(value)), ["search"]):
         return "; did you mean 'search'?"
     if not isinstance(value, str):

@@ -113,7 +113,7 @@ def rests_on(records: Records) -> str:
 
 
 def next_steps(records: Records) -> str:
-    """What would tell more, by what is known; empty where nothing is to be said yet."""
+    """The next steps that would tell more; empty where nothing is to be said yet."""
     if records.best is None or records.num_open > 0:
         return ""
     steps = (_second_seed, _more_seeds, _wider, _guessing, _suggestions)

@@ -25,7 +25,7 @@ _SLOTS = " (slot-seconds)"
 
 
 def parts(records: Records, now: float | None = None) -> list[str | Bars | Table]:
-    """What is known of the runs' times; nothing where nothing is. `now`: Unix seconds."""
+    """The section on the runs' times, empty where none are known. `now`: Unix seconds."""
     found: list[str | Bars | Table] = []
     runs = records.runs
     wall, slots = run_times.summed(runs)
