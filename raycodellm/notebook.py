@@ -44,7 +44,7 @@ def run(
     before its trials did, KeyboardInterrupt after a clean stop.
     """
     request = replace(_request(sweep, storage, address, overrides), retry_failed=retry_failed, size=size)
-    _refuse_second_cluster()
+    _refuse_second_cluster(request)
     ended = starting.carry_out(request, print)
     if ended.code == STOPPED:
         raise KeyboardInterrupt
@@ -103,10 +103,12 @@ def _request(
     return SweepRequest(os.fspath(sweep), tuple(overrides), os.fspath(storage), address)
 
 
-def _refuse_second_cluster() -> None:
+def _refuse_second_cluster(request: SweepRequest) -> None:
     """Raises `UserError` where this process is connected to a Ray cluster already: `run` connects and disconnects."""
     ray = sys.modules.get("ray")
     if ray is not None and ray.is_initialized():
-        raise UserError(
-            "this process is connected to a Ray cluster already; call ray.shutdown() first, and give its address to run"
-        )
+        with request.opened(_warn):  # a wrong sweep file is refused first
+            raise UserError(
+                "this process is connected to a Ray cluster already; call ray.shutdown() first, and give its address "
+                "to run"
+            )

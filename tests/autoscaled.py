@@ -10,7 +10,6 @@ import json
 import os
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -20,6 +19,7 @@ from pathlib import Path
 from typing import Any
 
 import psutil
+from ports import free_port
 
 HEAD = "ray.head.default"  # the pretended provider knows its own head by no other name
 RAY = shutil.which("ray", path=str(Path(sys.executable).parent)) or "ray"
@@ -43,9 +43,7 @@ class Autoscaled:
         """`kinds`: the node types beside the head, as an autoscaler's file has them. `options`: of `ray start`."""
         import ray
 
-        with socket.socket() as free:
-            free.bind(("", 0))
-            port = free.getsockname()[1]
+        port = free_port()
         self.folder = folder
         self.address = f"{ray.util.get_node_ip_address()}:{port}"
         unheard = ("RAY_", "TUNE_", "CUDA_VISIBLE_DEVICES")  # an empty list of devices allows no pretended GPU

@@ -6,13 +6,13 @@ import gc
 import os
 import resource
 import signal
-import socket
 import time
 from collections.abc import Callable
 from dataclasses import dataclass
 from pathlib import Path
 
 import forkserver
+from ports import free_port
 from test_stage import open_fakes
 
 from raycodellm.engine import Engine, StorageError, World
@@ -142,9 +142,7 @@ def train(
     may grow longer.
     """
     context = forkserver.context()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     workers = [
         context.Process(target=_work, args=(rank, world_size, port, job, kill, file_bytes))
         for rank in range(world_size)

@@ -6,7 +6,6 @@ import contextlib
 import http.server
 import json
 import os
-import socket
 import subprocess
 import sys
 import threading
@@ -18,6 +17,7 @@ from pathlib import Path
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ports import free_port
 from test_evaluation import write_model
 
 from raycodellm.cli import main
@@ -470,12 +470,6 @@ def served_model(folder: Path) -> Iterator[tuple[str, str]]:
     finally:
         server.terminate()
         server.wait(30)
-
-
-def free_port() -> int:
-    with socket.socket() as one:
-        one.bind(("127.0.0.1", 0))
-        return one.getsockname()[1]
 
 
 def await_answer(address: str, server: subprocess.Popen) -> None:

@@ -6,13 +6,13 @@ import functools
 import json
 import os
 import signal
-import socket
 import threading
 from pathlib import Path
 
 import forkserver
 import pyarrow as pa
 import pytest
+from ports import free_port
 from test_evaluation import write_model
 from worker_group import together
 
@@ -321,9 +321,7 @@ def _evaluate_in_group(
 def _in_processes(num_workers: int, *arguments) -> list[int]:
     """The exit codes of the group's processes. When one has died, the others are killed, as Ray Train does."""
     context = forkserver.context()
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     workers = [
         context.Process(target=_evaluate_in_group, args=(rank, port, num_workers, *arguments))
         for rank in range(num_workers)

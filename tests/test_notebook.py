@@ -173,6 +173,8 @@ def test_a_cell_shows_lines_and_a_region_that_is_drawn_anew(monkeypatch, capsys)
 def test_a_process_that_has_joined_a_cluster_is_told_what_to_do(monkeypatch) -> None:
     monkeypatch.setitem(sys.modules, "ray", SimpleNamespace(is_initialized=lambda: True))
     with pytest.raises(raycodellm.UserError, match=r"call ray.shutdown\(\) first"):
+        raycodellm.run(Path(__file__).parents[1] / "sweeps/quickstart.yaml")
+    with pytest.raises(raycodellm.UserError, match=r"small.yaml: cannot be read"):
         raycodellm.run("small.yaml")
 
 

@@ -21,7 +21,8 @@ from types import SimpleNamespace
 from typing import Any
 
 import pytest
-from dashboard import free_port, wait_until
+from dashboard import wait_until
+from ports import free_port
 from ray import tune
 
 from raycodellm import config, report, search

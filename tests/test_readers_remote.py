@@ -20,6 +20,7 @@ from urllib.parse import parse_qs, unquote, urlsplit
 import pyarrow as pa
 import pyarrow.parquet as pq
 import pytest
+from ports import free_port
 from reading import read, texts
 
 from raycodellm import config, evaluation, tokens
@@ -212,9 +213,7 @@ def s3():
     """A local S3 server with the bucket `data`, and the environment that points at it."""
     pytest.importorskip("moto.server")
     boto3 = pytest.importorskip("boto3")
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
+    port = free_port()
     command = [sys.executable, "-m", "moto.server", "-H", "127.0.0.1", "-p", str(port)]
     environment = {
         "AWS_ENDPOINT_URL": f"http://127.0.0.1:{port}",

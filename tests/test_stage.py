@@ -6,7 +6,6 @@ import hashlib
 import json
 import math
 import os
-import socket
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -15,6 +14,7 @@ import forkserver
 import numpy as np
 import pyarrow.parquet as pq
 import pytest
+from ports import free_port
 from transformers import AutoModelForCausalLM
 
 from raycodellm import mixture, storage_files
@@ -819,9 +819,7 @@ def spawn(world_size: int, work, *arguments) -> None:
     """Calls `work(world, *arguments)` in `world_size` new processes that form one group."""
     import torch.multiprocessing
 
-    with socket.socket() as probe:
-        probe.bind(("127.0.0.1", 0))
-        port = probe.getsockname()[1]
+    port = free_port()
     forkserver.context()
     start = torch.multiprocessing.start_processes
     start(_joined, args=(world_size, port, work, arguments), nprocs=world_size, start_method="forkserver")

@@ -9,7 +9,6 @@ import re
 import shlex
 import shutil
 import signal
-import socket
 import subprocess
 import sys
 import tempfile
@@ -22,6 +21,7 @@ import dashboard
 import pandas as pd
 import psutil
 import pytest
+from ports import free_ports
 
 from raycodellm.records import CONFIRM_SEEDS
 
@@ -29,14 +29,6 @@ pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(600)]
 
 RAY = str(Path(sys.executable).parent / "ray")
 LONGEST_SECONDS = 240
-
-
-def free_ports(count: int) -> list[int]:
-    with contextlib.ExitStack() as stack:
-        probes = [stack.enter_context(socket.socket()) for _ in range(count)]
-        for probe in probes:
-            probe.bind(("127.0.0.1", 0))
-        return [probe.getsockname()[1] for probe in probes]
 
 
 class Head:
