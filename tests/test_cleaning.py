@@ -156,6 +156,7 @@ def test_documents_are_judged_by_length_script_license_path_and_score():
         Document("src/j.py", "x" * 50, meta={"path": "src/j.py", "l": "MIT", "q": None}),
         Document("src/k.py", "x" * 50, meta={"path": "src/k.py", "l": "MIT", "q": "good"}),
         Document("src/l.py", "x" * 50, meta={"path": "src/l.py", "l": "MIT", "q": float("nan")}),
+        Document("src/m.py", "x" * 50, meta={"path": "src/m.py", "l": "MIT", "q": 10**400}),
     ]
     kept, skips = clean(
         documents,
@@ -180,7 +181,7 @@ def test_documents_are_judged_by_length_script_license_path_and_score():
         "over 1000 characters": 1,
         "under 80 % latin letters": 1,
         "no q": 1,
-        "q is not a number": 2,
+        "q is not a number": 3,
     }
 
 

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 from driver_without_ray import Cluster, Driver
 
-from raycodellm import config, evaluation, report, runs, search, stage_store, storage_files, sweep
+from raycodellm import config, evaluation, model, report, runs, search, stage_store, storage_files, sweep
 from raycodellm.check import given_models
-from raycodellm.config import SweepFile, Unreachable, UserError
+from raycodellm.config import Model, SweepFile, Unreachable, UserError
 from raycodellm.files import Folder
 from raycodellm.identity import hub_commits
 
@@ -230,6 +230,9 @@ def test_a_hub_that_cannot_be_reached_is_not_asked_for_every_model(monkeypatch) 
     for name in ("owner/one", "owner/two"):
         with pytest.raises(Unreachable):
             hub_commits.commit(name, ("config.json",))
+    for load in (hub_commits.loadable, lambda name: model.context_length(Model(pretrained=name), 0)):
+        with pytest.raises(Unreachable, match="hf download owner/one"):  # before transformers asks, again and again
+            load("owner/one")
     assert asked == ["owner/one"]
 
 

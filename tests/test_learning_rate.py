@@ -63,6 +63,24 @@ def test_a_rate_that_continues_never_rises_and_a_constant_one_stays():
     assert set(rates(10, 0.25, schedule="constant", boundary="continue")) == {0.25}
 
 
+def test_a_warmup_and_a_decay_that_overlap_are_refused_by_the_warmup_that_counts(sweep_text):
+    def parse(rate: str, stage: str = "pretrain") -> None:
+        ten_steps = ("pretrain.tokens=10240", "pretrain.batch_tokens=1024")
+        settings = f"{stage}.learning_rate={{peak: 0.1, schedule: wsd, {rate}}}"
+        config.parse(sweep_text, overrides=(*ten_steps, settings))
+
+    for fits in ("warmup_steps: 0, decay: 1.0", "warmup_steps: 9, decay: 0.1", "warmup: 0.2, decay: 0.8"):
+        parse(fits)
+    parse("boundary: continue, decay: 1.0", stage="instruct")
+    assert rates(4, 2.0, schedule="wsd", decay=1.0, final=0.0, boundary="continue") == [2.0, 1.5, 1.0, 0.5, 0.0]
+    for overlap, said in (
+        ("warmup: 0.3, decay: 0.8", "over 1"),
+        ("warmup_steps: 9, decay: 0.2", "use at most 8, or a"),
+    ):
+        with pytest.raises(UserError, match=said):
+            parse(overlap)
+
+
 def test_a_stage_that_would_go_on_at_a_rate_of_0_is_refused(sweep_text):
     go_on = "instruct.learning_rate.boundary=continue"
     for zero in ("pretrain.learning_rate.final=0", "pretrain.learning_rate.final={search: {choice: [0.1, 0.0]}}"):

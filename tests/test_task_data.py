@@ -79,6 +79,10 @@ def test_the_card_of_a_data_set_says_which_files_a_configuration_has(tmp_path: P
     assert found(tmp_path, WantedData("o/n", "a", "t"), "o/n/parts/one-1.jsonl", "o/n/parts/two.jsonl") == [
         "o/n/parts/one-1.jsonl"
     ]
+    # `no` is Norwegian, an impossible date is no error, and lines may end as on Windows.
+    card = card.replace("---\n", "---\ndate: 2024-13-45\n", 1).replace("config_name: a", "config_name: no")
+    (tmp_path / "o/n/README.md").write_bytes((card + "---\n").replace("\n", "\r\n").encode())
+    assert found(tmp_path, WantedData("o/n", "no", "t")) == ["o/n/parts/one-1.jsonl"]
 
 
 def test_files_that_a_task_asks_for_by_address_are_found_by_name_with_the_splits_it_says(tmp_path: Path) -> None:

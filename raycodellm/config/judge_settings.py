@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import urllib.parse
 from typing import Annotated
 
 from pydantic import Field, field_validator
@@ -38,15 +39,15 @@ class Judge(Frozen):
     """Greatest length of what the judge says, in its tokens."""
     concurrency: Annotated[Whole, Field(ge=1, le=256)] = 4
     """Requests to the endpoint at a time."""
-    requests_per_minute: Annotated[Number, Field(gt=0)] | None = None
+    requests_per_minute: Annotated[Number, Field(ge=0.001)] | None = None
     """Most requests that are begun in a minute; as many as `concurrency` manages when left out."""
-    timeout_seconds: Annotated[Number, Field(gt=0)] = 120.0
+    timeout_seconds: Annotated[Number, Field(gt=0, le=86_400)] = 120.0
     """Wait for one verdict before it is asked for again."""
 
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, url: str) -> str:
-        if not re.match(r"https?://[^\s/]", url):
+        if not _is_web_address(url):
             raise ValueError(f"found {url[:100]!r}; give the address of an endpoint, such as http://localhost:8000/v1")
         if "?" in url or "@" in url.partition("://")[2].partition("/")[0]:
             raise ValueError("holds more than an address; name the variable with the key in key_variable")
@@ -59,3 +60,13 @@ class Judge(Frozen):
             # The value is not shown: it may be the key itself.
             raise ValueError("is no name of an environment variable; give its name, such as JUDGE_API_KEY, not the key")
         return name
+
+
+def _is_web_address(url: str) -> bool:
+    """True for `http://` or `https://` with a host, without white space, and with a number for a port."""
+    try:
+        parts = urllib.parse.urlsplit(url)
+        parts.port  # noqa: B018  # raises ValueError for a port that is no number up to 65,535
+    except ValueError:
+        return False
+    return parts.scheme in ("http", "https") and bool(parts.hostname) and not re.search(r"\s", url)

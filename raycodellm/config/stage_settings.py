@@ -42,7 +42,8 @@ class LearningRate(Frozen):
 
     @model_validator(mode="after")
     def _parts_fit(self) -> LearningRate:
-        if self.schedule == "wsd" and self.warmup + self.decay > 1.0:
+        is_share = self.boundary == "restart" and self.warmup_steps is None  # else `warmup` has no effect
+        if self.schedule == "wsd" and is_share and self.warmup + self.decay > 1.0:
             raise ValueError(f"warmup {self.warmup} + decay {self.decay} is over 1; make them add up to at most 1")
         return self
 
@@ -215,6 +216,11 @@ class Stage(Frozen):
         """`tokens` rounded up to whole steps."""
         return self.num_steps * self.batch_tokens
 
+    @property
+    def _steps_before_decay(self) -> float:
+        """Steps of the stage before a `wsd` rate falls."""
+        return (1.0 - self.learning_rate.decay) * self.num_steps + 1e-9
+
     @model_validator(mode="after")
     def _consistent(self) -> Stage:
         if self.batch_tokens % self.sequence_length:
@@ -229,6 +235,12 @@ class Stage(Frozen):
             raise ValueError(
                 f"learning_rate.warmup_steps {warm:,} are more than the stage's {self.num_steps:,} steps; use at most "
                 f"{self.num_steps:,}, or more tokens"
+            )
+        rate = self.learning_rate
+        if warm and rate.schedule == "wsd" and rate.boundary == "restart" and warm > self._steps_before_decay:
+            raise ValueError(
+                f"learning_rate.warmup_steps {warm:,} end after the decay begins: decay {rate.decay:g} are the last of "
+                f"{self.num_steps:,} steps; use at most {math.floor(self._steps_before_decay):,}, or a smaller decay"
             )
         ways = [w for w in ("code_ratio", "weights", "phases") if getattr(self, w) is not None]
         if len(ways) != 1:

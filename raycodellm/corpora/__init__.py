@@ -12,6 +12,7 @@ from raycodellm.corpora.documents import Document, Skip, document_key
 from raycodellm.corpora.grouping import grouped
 from raycodellm.corpora.inputs import Part, SourceInputs
 from raycodellm.corpora.listing.builtin import BUILTINS, builtin_digest
+from raycodellm.corpora.listing.layouts import card_configs
 from raycodellm.corpora.listing.sources import local_files, source_fingerprint
 from raycodellm.corpora.ray_reading import read_in_tasks, survey_documents
 from raycodellm.corpora.reading import columns_found, plan_parts, read_in_process, read_part
@@ -30,6 +31,7 @@ __all__ = [
     "SourceInputs",
     "benchmark_of",
     "builtin_digest",
+    "card_configs",
     "check_settings",
     "cleaned",
     "cleaning_identity",

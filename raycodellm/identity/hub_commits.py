@@ -42,11 +42,13 @@ def parts_of(name: str) -> tuple[str, str | None]:
 
 
 def loadable(name: str) -> tuple[str, dict[str, str]]:
-    """Arguments of transformers' `from_pretrained` for a local folder, or for a name on the hub with its revision."""
+    """Arguments of transformers' `from_pretrained` for a local folder, or for a name on the hub with its commit.
+
+    Raises as `commit` does, within seconds: transformers tries a hub that does not answer for half a minute.
+    """
     if Path(name).is_dir():
         return name, {}
-    repo, revision = parts_of(name)
-    return repo, {} if revision is None else {"revision": revision}
+    return parts_of(name)[0], {"revision": commit(name, ("config.json",))}
 
 
 def pinned(key: str, name: str, files: tuple[str, ...] = ("config.json",)) -> tuple[str, str]:

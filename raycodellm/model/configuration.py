@@ -108,11 +108,12 @@ def load_config(path: str, pin: dict[str, str], what: str, vocab_size: int) -> P
 
 @contextlib.contextmanager
 def loadable(origin: str) -> Iterator[tuple[str, dict[str, str]]]:
-    """Arguments for transformers' `from_pretrained`: a local path, or a name on the hub and its revision. A remote
-    folder is downloaded for the time of the context."""
+    """Arguments for transformers' `from_pretrained`: a local path, or a name on the hub and its commit. A remote folder
+    is downloaded for the time of the context. Raises UserError for a name whose commit nobody knows."""
     folder = hub_commits.folder_of(origin)
     if folder is None:
-        yield hub_commits.loadable(origin)
+        name, commit = hub_commits.pinned("model.pretrained", origin)
+        yield name, {"revision": commit}
     else:
         with folder.as_local() as path:
             yield str(path), {}

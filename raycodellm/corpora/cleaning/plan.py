@@ -18,8 +18,8 @@ The result does not depend on how the source was cut into parts, nor on which pr
 
 from __future__ import annotations
 
-import math
 import re
+import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import Any
@@ -149,4 +149,5 @@ def _is_allowed(value: Any, allowed: frozenset[str]) -> bool:
 
 
 def _is_number(value: Any) -> bool:
-    return isinstance(value, (int, float)) and not isinstance(value, bool) and math.isfinite(value)
+    """True for a number that a float can hold; JSON may have longer whole numbers."""
+    return isinstance(value, (int, float)) and not isinstance(value, bool) and abs(value) <= sys.float_info.max

@@ -128,15 +128,9 @@ def _layout_of_card(path: str, names: list[str], read: Read) -> Layout | None:
     """The layout that README.md says; None if it says none."""
     if "README.md" not in names:
         return None
-    try:
-        # BaseLoader reads every value as text: an impossible date is no error, and `no` is the name `no`.
-        card = yaml.load(_yaml_head(read("README.md").decode(errors="replace")), yaml.BaseLoader)
-    except (yaml.YAMLError, RecursionError):
-        return None  # a README for people only
-    configs = card.get("configs") if isinstance(card, dict) else None
     layout: Layout = {}
-    for config in configs if isinstance(configs, list) else ():
-        if not isinstance(config, dict) or not (config.get("data_files") or config.get("data_dir")):
+    for config in card_configs(read("README.md")):
+        if not (config.get("data_files") or config.get("data_dir")):
             continue
         name, folder = config.get("config_name", "default"), config.get("data_dir") or ""
         if not isinstance(name, str) or not isinstance(folder, str):
@@ -146,6 +140,17 @@ def _layout_of_card(path: str, names: list[str], read: Read) -> Layout | None:
         if config.get("default") == "true":
             layout["default"] = layout[name]
     return layout or None
+
+
+def card_configs(card: bytes) -> list[dict[str, Any]]:
+    """The configurations that a README.md lists, every value as text; none for a README for people only."""
+    try:
+        # BaseLoader reads every value as text: an impossible date is no error, and `no` is the name `no`.
+        head = yaml.load(_yaml_head(card.decode(errors="replace")), yaml.BaseLoader)
+    except (yaml.YAMLError, RecursionError):
+        return []
+    configs = head.get("configs") if isinstance(head, dict) else None
+    return [config for config in configs if isinstance(config, dict)] if isinstance(configs, list) else []
 
 
 _BESIDE_CARD = "correct it, or name just the files"

@@ -13,9 +13,8 @@ from dataclasses import dataclass
 from functools import cached_property
 from pathlib import PurePosixPath
 
-import yaml
-
 from raycodellm.config import UserError
+from raycodellm.corpora import card_configs
 from raycodellm.evaluation.data.names import Reading, file_format, plain, readings, same_split, split_in, split_of
 from raycodellm.files import Folder
 
@@ -248,17 +247,11 @@ def _holds(parts: tuple[str, ...], tail: tuple[str, ...]) -> bool:
 
 def _card_files(card: bytes, config: str | None) -> Iterator[tuple[str | None, str]]:
     """(split, pattern) of the files of a configuration; of the default one, or the only one, for None."""
-    _, _, rest = card.decode("utf-8", "replace").partition("---\n")
-    head, end, _ = rest.partition("\n---")
-    try:
-        tree = yaml.safe_load(head) if end else None
-    except yaml.YAMLError:
-        return  # a damaged card lists nothing; the files are found by their names
-    listed = tree.get("configs") if isinstance(tree, dict) else None
-    configs = [one for one in listed or [] if isinstance(one, dict)]
+    configs = card_configs(card)
     chosen = [one for one in configs if one.get("config_name") == config]
     if config is None:
-        chosen = [one for one in configs if one.get("default") or one.get("config_name") == "default"] or configs[:2]
+        is_default = [one.get("default") == "true" or one.get("config_name") == "default" for one in configs]
+        chosen = [one for one, is_it in zip(configs, is_default, strict=True) if is_it] or configs[:2]
     if len(chosen) != 1:
         return
     data = chosen[0].get("data_files")
