@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
+from raycodellm.file_systems import google_emulator
 from raycodellm.files import Folder
 
 if TYPE_CHECKING:
@@ -145,12 +146,15 @@ def _google(bucket: str, options: dict[str, str]) -> ObjectStore:
 
     who, _, bucket = bucket.rpartition("@")
     settings: dict[str, Any] = {}
+    endpoint = options.get("endpoint_override")
+    scheme = options.get("scheme", "https")
+    if not endpoint and (emulator := google_emulator()):
+        who, (scheme, endpoint) = "anonymous", emulator
     if who == "anonymous":  # `skip_signature` (0.12) asks for a token all the same when it writes
         nobody = {"disable_oauth": True, "client_email": "", "private_key": "", "private_key_id": ""}
         settings["service_account_key"] = json.dumps(nobody)
-    endpoint = options.get("endpoint_override")
     if endpoint:
-        settings["base_url"] = endpoint if "://" in endpoint else f"{options.get('scheme', 'https')}://{endpoint}"
+        settings["base_url"] = endpoint if "://" in endpoint else f"{scheme}://{endpoint}"
     client: Any = {"timeout": _TIMEOUT, "allow_http": str(settings.get("base_url", "")).startswith("http://")}
     return GCSStore(bucket, retry_config=_RETRIES, client_options=client, **settings)
 

@@ -1,4 +1,6 @@
-"""Opens the file system of an address. The folders of one bucket share one, and with it its connections.
+"""Opens the file system of an address, and evens out what pyarrow does differently on the stores.
+
+The folders of one bucket share a file system, and with it its connections.
 
 Every new connection to an object store costs three round trips before its first request.
 """
@@ -11,7 +13,7 @@ from typing import TYPE_CHECKING
 from urllib.parse import unquote
 
 if TYPE_CHECKING:
-    from pyarrow.fs import FileSystem
+    from pyarrow.fs import FileInfo, FileSystem
 
 _OPTIONS = {
     # A small file is then written by one request. By default pyarrow begins, fills and ends an upload in parts.
@@ -21,6 +23,8 @@ _OPTIONS = {
     "gcs": "retry_limit_seconds=60",
 }
 """By scheme, what is asked of a store unless the address says otherwise."""
+_DELETIONS = 5
+"""Tries to delete a folder of which other processes delete files, too."""
 
 
 def open_file_system(uri: str) -> tuple[FileSystem, str]:
@@ -35,6 +39,9 @@ def open_file_system(uri: str) -> tuple[FileSystem, str]:
         return FileSystem.from_uri(uri)
     place, _, options = rest.partition("?")
     bucket, _, path = place.partition("/")
+    if scheme in ("gs", "gcs") and "endpoint_override" not in options and (url := google_emulator()):
+        bucket = f"anonymous@{bucket.rpartition('@')[2]}"
+        options = f"{options}{options and '&'}scheme={url[0]}&endpoint_override={url[1]}"
     if _OPTIONS[scheme].partition("=")[0] not in options:
         options = f"{options}&{_OPTIONS[scheme]}" if options else _OPTIONS[scheme]
     opened, root = _open_bucket(f"{scheme}://{bucket}?{options}", os.getpid())
@@ -54,6 +61,57 @@ def _open_bucket(uri: str, process: int) -> tuple[FileSystem, str]:
     from pyarrow.fs import FileSystem
 
     return FileSystem.from_uri(uri)
+
+
+def google_emulator() -> tuple[str, str] | None:
+    """Scheme and host of the server that stands in for Google's storage, as `STORAGE_EMULATOR_HOST` names it for
+    Google's own libraries; None without one."""
+    scheme, mark, host = os.environ.get("STORAGE_EMULATOR_HOST", "").rstrip("/").rpartition("://")
+    return (scheme if mark else "http", host) if host else None
+
+
+def entries(system: FileSystem, path: str) -> list[FileInfo]:
+    """The files and folders right in a folder; none of a folder that does not exist.
+
+    Of Google's storage pyarrow lists only those folders that have an object of their own. Writing a file makes no such
+    object, so there the folders are taken from the names of all files below, a thousand per request.
+    """
+    from pyarrow.fs import FileInfo, FileSelector, FileType
+
+    if system.type_name != "gcs":
+        return system.get_file_info(FileSelector(path, allow_not_found=True))
+    found: dict[str, FileInfo] = {}
+    for one in entries_below(system, path):
+        name, _, rest = one.path[len(path) + 1 :].partition("/")
+        if not rest:
+            found[name] = one
+        elif name not in found:
+            found[name] = FileInfo(f"{path}/{name}", FileType.Directory)
+    return list(found.values())
+
+
+def entries_below(system: FileSystem, path: str) -> list[FileInfo]:
+    """The files below a folder, and those folders that the storage knows as such; none of a folder that does not
+    exist."""
+    from pyarrow.fs import FileSelector
+
+    return system.get_file_info(FileSelector(path, allow_not_found=True, recursive=True))
+
+
+def delete_folder(system: FileSystem, path: str) -> None:
+    """Deletes a folder with its content.
+
+    On Google's storage pyarrow fails at the end for a folder without an object of its own, and at once where another
+    process has deleted a file after pyarrow listed it. Then the folder is listed anew until nothing is left.
+    """
+    for _ in range(_DELETIONS):
+        try:
+            system.delete_dir(path)
+            return
+        except FileNotFoundError:
+            if not entries_below(system, path):
+                return
+    system.delete_dir(path)
 
 
 def forget_buckets() -> None:

@@ -20,7 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import UserError, refuse_credentials, without_credentials
-from raycodellm.file_systems import open_file_system
+from raycodellm.file_systems import delete_folder, entries, entries_below, open_file_system
 
 if TYPE_CHECKING:
     import pyarrow as pa
@@ -177,10 +177,7 @@ class Folder:
         """Sorted names of the folder's files and folders; empty when the folder does not exist."""
         if self.local is not None:
             return sorted(os.listdir(self.local)) if self.local.is_dir() else []
-        from pyarrow.fs import FileSelector
-
-        found = self.filesystem.get_file_info(FileSelector(self.path, allow_not_found=True))
-        return sorted(info.base_name for info in found)
+        return sorted(info.base_name for info in entries(self.filesystem, self.path))
 
     def make(self) -> Folder:
         """Creates the folder and its parents; returns the folder."""
@@ -196,7 +193,7 @@ class Folder:
 
         kind = self.filesystem.get_file_info(self._inside(name)).type
         if kind == FileType.Directory:
-            self.filesystem.delete_dir(self._inside(name))
+            delete_folder(self.filesystem, self._inside(name))
         elif kind != FileType.NotFound:
             self.filesystem.delete_file(self._inside(name))
 
@@ -266,8 +263,11 @@ class Folder:
 
     def _not_writable(self, key: str, error: OSError) -> UserError:
         hint = _HINTS.get(error.errno or errno.EIO, "give a folder that can be written")
-        # An object store's message begins with a long account of the request.
-        reason = re.sub(r"^.*?(?=AWS Error|google::cloud)", "", error.strerror or cause(error))
+        if isinstance(error, FileNotFoundError) and self.local is None:
+            return UserError(f"{key} {self}: cannot be written; there is no such bucket: make it, or give another")
+        if isinstance(error, PermissionError) and self.local is None:
+            hint = "use credentials that may write there, or give another folder"
+        reason = _without_request(error.strerror or cause(error))
         return UserError(f"{key} {self}: cannot be written ({reason[:160]}); {hint}")
 
     def read_text(self, name: str) -> str:
@@ -337,6 +337,9 @@ class Folder:
         """Copies the content of this folder into the local folder `target`."""
         from pyarrow.fs import LocalFileSystem, copy_files
 
+        for one in entries_below(self.filesystem, self.path):  # pyarrow makes those folders alone that are listed
+            if one.is_file:
+                (target / one.path[len(self.path) + 1 :]).parent.mkdir(parents=True, exist_ok=True)
         target.mkdir(parents=True, exist_ok=True)
         copy_files(self.path, str(target), source_filesystem=self.filesystem, destination_filesystem=LocalFileSystem())
 
@@ -349,6 +352,15 @@ class Folder:
         with tempfile.TemporaryDirectory(prefix="raycodellm-") as copy:
             self.download(Path(copy))
             yield Path(copy)
+
+
+def _without_request(text: str) -> str:
+    """An object store's message without what the client tells of its request before and after."""
+    text = re.sub(r"^.*?(?=AWS Error|google::cloud)", "", text)
+    google = re.fullmatch(
+        r"google::cloud::Status\((\w+: )(?:.*?with a last message of )?(.*?)(?: error_info=.*)?", text
+    )
+    return google[1] + google[2] if google else text
 
 
 def _write_and_rename(path: Path, data: bytes | memoryview) -> None:

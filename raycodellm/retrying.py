@@ -33,7 +33,10 @@ _PASSING = frozenset(
     )
     if hasattr(errno, name)
 )
-_REFUSED = ("access_denied", "access denied", "forbidden", "http status 403", "no_such_bucket", "does not exist")
+_REFUSED = (
+    *("access_denied", "access denied", "forbidden", "http status 403", "no_such_bucket", "does not exist"),
+    *("permission_denied", "unauthenticated"),  # as Google's client says it
+)
 """Words in the errors of an object store that answers and refuses."""
 _TOLD_BY_RAY = ("RayTaskError", "ActorDiedError", "ControllerError", "WorkerGroupError")
 """Beginnings of the names of Ray's errors whose text holds the traceback of another process's error."""

@@ -13,6 +13,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, replace
 from functools import cached_property
 
+from raycodellm import file_systems
 from raycodellm.config import UserError
 from raycodellm.files import Folder
 from raycodellm.pruning.kinds import KINDS, PRUNED, Kind, is_log, is_probe
@@ -289,10 +290,8 @@ def _scanned(root: str, inside: str, *, follow: bool) -> Iterator[_Entry]:
 
 
 def _remote(folder: Folder, *, recursive: bool) -> Iterator[_Entry]:
-    from pyarrow.fs import FileSelector
-
-    selector = FileSelector(folder.path, allow_not_found=True, recursive=recursive)
-    for one in folder.filesystem.get_file_info(selector):
+    listed = file_systems.entries_below if recursive else file_systems.entries
+    for one in listed(folder.filesystem, folder.path):
         path = one.path.removeprefix(f"{folder.path}/")
         written = one.mtime_ns / 1e9 if one.mtime_ns and not _is_folder(one) else 0.0
         yield _Entry(path, _is_folder(one), one.size or 0, written)
