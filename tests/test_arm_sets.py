@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import random
+from collections.abc import Mapping
+
 from raycodellm.config import Domain
 from raycodellm.report.figures.sets import ArmSets, arm_sets
 
@@ -32,6 +35,26 @@ def test_arms_that_differ_in_another_stage_are_on_curves_of_their_own():
         ({"instruct.code_ratio": 0.5}, (3, 4)),
     ]
     assert found.alone == found.noise == found.shared == ()
+
+
+def test_the_members_of_a_set_are_all_arms_that_have_no_other_value():
+    for seed in range(12):
+        drawn = random.Random(seed)
+        choices = {"instruct.code_ratio": (0.0, 0.5), "pretrain.schedule": ("constant", "increase")}
+        params = {
+            number: {"pretrain.code_ratio": drawn.choice((0.0, 0.3, 0.75))}
+            | {name: drawn.choice(of) for name, of in choices.items() if drawn.random() < 0.6}
+            for number in range(24)
+        }
+
+        def agrees(one: dict, settings: Mapping) -> bool:
+            return all(settings.get(name) == value for name, value in one.items() if name != "pretrain.code_ratio")
+
+        found = along("pretrain.code_ratio", params)
+        for one in found.sets:
+            assert one.arms == tuple(number for number, point in params.items() if agrees(point, one.settings))
+            assert not any(other is not one and agrees(dict(one.settings), other.settings) for other in found.sets)
+        assert {*params} - {*found.alone} == {number for one in found.sets for number in one.arms}
 
 
 def test_an_arm_without_another_that_differs_along_the_axis_alone_is_in_no_curve():

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import re
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -11,9 +12,11 @@ import pytest
 import yaml
 
 from raycodellm import cli, config, regression, report
-from raycodellm.commands.suggest import unseen
+from raycodellm.commands.suggest import _fewer, _said, unseen
+from raycodellm.config import Objective
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult, as_json
+from raycodellm.regression.document import SuggestedPoint
 from raycodellm.regression.encoding import Encoding
 from raycodellm.regression.space_points import between, in_round_numbers, random_points
 
@@ -221,6 +224,14 @@ def test_suggest_says_what_its_fit_does_not_see():
     assert constraint == "no constraint is predicted: a point may break boxes/acc >= 0.25"
     assert stopped == "stopped early, so without a score and not in the fit: 2 of the arms"
     assert unseen(config.parse(SWEEP.replace("SEARCH", "sampler: tpe")), rows[:1]) == []
+    best, objective = SuggestedPoint({}, 2.0, 1.9, 2.1), Objective(metric="mean/bpb", mode="min")
+    found = regression.Suggestion((("constant", 0.1),), 1, 0, best, (0.0, -0.1, 0.1), False, False, (best, best))
+    assert _fewer(found, 2) == [] and _fewer(found, 5)[0].startswith("2 of 5 points: ")
+    none = replace(found, points=())
+    assert _fewer(none, 3)[0].startswith("none of 3 points: ")
+    for one, last in ((found, "stay where you are; the points below may teach more"), (none, "stay where you are")):
+        said = _said(one, [regression.MeasuredArm(0, {}, 2.0, {0: 2.0})], objective, False)
+        assert said[-1] == f"not told apart: {last}"
 
 
 @pytest.mark.slow

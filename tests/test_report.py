@@ -20,8 +20,10 @@ from raycodellm.config import Objective, SweepFile, UserError
 from raycodellm.files import Folder
 from raycodellm.records import LedgerRow, StageRecord, TrialResult, as_json
 from raycodellm.report import answer as words
-from raycodellm.report import figures, markdown, ranking, sections
+from raycodellm.report import figures, markdown, opening, ranking, sections
+from raycodellm.report.figures import groups
 from raycodellm.report.figures.curves import thinned
+from raycodellm.report.figures.scores import _is_right
 from raycodellm.report.watch import LOOK_SECONDS, POLL_SECONDS, RELOAD_SECONDS, ReportWatch
 from raycodellm.statistics import UNKNOWN, SeedNoise, quadratic_band
 from raycodellm.sweep.token_count import TokenCount
@@ -544,6 +546,11 @@ def test_a_run_without_trials_says_what_is_missing(tmp_path):
     for name in ("index.html", "report.md"):
         assert "No trial is complete yet" in folder.read_bytes(name).decode()
     assert "There are no trials yet" in report.summary_text(run, storage)
+    grid = SWEEP.replace("{uniform: [0.0, 0.75]}", "{choice: [0.0, 0.75]}").replace("trials: 9", "sampler: grid")
+    run.write_bytes("sweep.yaml", grid.replace("REPLICATES", "1").encode())
+    (asked,) = opening.opening(report.read_records(run, storage))
+    assert asked.text.startswith("Which pretrain.code_ratio and pretrain.schedule give the best")
+    assert " 4 arms of the preset tiny" in asked.text, "without code the schedules are one arm"
 
 
 def test_a_run_with_only_failed_and_waiting_trials_shows_their_causes(tmp_path):
@@ -607,6 +614,13 @@ def test_points_grow_with_their_seeds_and_a_band_joins_the_intervals_of_few_arms
     }
     assert sizes[0] > sizes[9] > 0, "two seeds against one"
     assert any(trace.get("fill") for trace in drawn.data) and "join the arms' scores and intervals" in drawn.caption
+
+
+def test_the_label_of_the_best_arm_stands_on_the_side_that_has_room_on_a_logarithmic_axis_too():
+    places = {0: 1e-5, 1: 4e-3, 2: 1e-2, 3: 1e-4}
+    for layout, right in (({"type": "log"}, {1, 2}), ({"range": [0, 1e-2]}, {2}), ({"type": "category"}, set())):
+        axis = groups.Axis("peak", places, layout)
+        assert {arm for arm, place in places.items() if _is_right(axis, place)} == right
 
 
 def test_several_objectives_are_drawn_against_each_other_with_their_front(tmp_path):
@@ -705,7 +719,8 @@ def test_a_watched_report_that_took_long_to_write_waits_no_longer_than_an_open_p
     ("number", "said"),
     [(412, "412"), (41_200, "41.2 k"), (4_120_000, "4.12 M"), (999_960, "1.00 M"), (1.2e9, "1.20 B"), (0, "0")],
 )
-def test_counts_have_three_digits(number, said):
+def test_counts_have_three_digits_and_values_that_are_whole_numbers_all_of_theirs(number, said):
+    assert formats.value(1_234_567) == "1234567"
     assert formats.count(number) == said
 
 

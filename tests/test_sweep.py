@@ -17,14 +17,19 @@ from unittest.mock import Mock
 import pandas as pd
 import pytest
 import ray
+import yaml
 
-from raycodellm import config, report, search, sweep
+from raycodellm import config, report, run_times, search, sweep
+from raycodellm.commands import report as command
 from raycodellm.commands import run as running
 from raycodellm.config import UserError
-from raycodellm.dispatch import Snapshot
+from raycodellm.dispatch import SlotActivity, Snapshot
+from raycodellm.dispatch.snapshot import SlotView
 from raycodellm.files import Folder
 from raycodellm.records import CONFIRM_SEEDS, TrialResult, as_json
+from raycodellm.storage_files import Spent
 from raycodellm.sweep import told_results, trial, watchdog
+from raycodellm.sweep.trial_files import keep_aside
 
 
 @pytest.fixture
@@ -235,6 +240,42 @@ def test_a_look_at_a_running_sweep_reads_nothing_and_outlives_a_storage_that_is_
     monkeypatch.setattr(Folder, "write_bytes", Mock(side_effect=PermissionError))
     with pytest.raises(PermissionError):
         look._look()
+
+
+def test_a_reader_of_a_sweep_that_is_continued_reads_its_ended_trials_and_its_settings_again(
+    opened: sweep.Run, sweep_text: str
+) -> None:
+    pages = command._Pages(opened, print)
+    kept = sweep.EndedTrials()
+
+    def states() -> list[list[str]]:
+        kept.forget_if_continued(opened.folder)
+        read = [pages.read()[0], sweep.read_results(opened, kept.results)]
+        return [[one.state for one in results] for results in read]
+
+    for number in range(pages.confirmation.standing([]).num_trials):
+        write(opened, "result.json", number=number, arm=number, state="failed", error="OSError: away")
+    assert {state for read in states() for state in read} == {"failed"} and pages.read()[1] is True
+    more = config.parse(sweep_text, overrides=("search.trials=9", "pretrain.schedule=constant"))
+    opened.folder.write_bytes("sweep.yaml", yaml.safe_dump(config.resolved_tree(more)).encode())
+    keep_aside(opened.trial_folder(0), "result.failed-1.json")
+    write(opened, "trial.json", params={"pretrain.code_ratio": 0.5})
+    run_times.write_run_times(opened.folder, 0, run_times.RunTimes(0.0, 0.0))
+    assert [read[0] for read in states()] == ["running", "running"]
+    assert pages.num_trials == 9 and pages.read()[1] is False
+
+
+def test_devices_count_from_the_last_look_until_the_stages_of_a_stopped_sweep_are_saved(opened: sweep.Run) -> None:
+    now, view = 0.0, SlotView("slot 1", SlotActivity.WORKING, None, 0.0)
+    account = sweep.Account(opened, lambda params, seed: None, (), lambda: now)
+    for seconds, views in ((5.0, (view,)), (2.0, (view, view)), (3.0, (replace(view, state=SlotActivity.STARTING),))):
+        account.look(Snapshot(slot_views=views))
+        now += seconds
+    assert account.spent == Spent(0, 5.0 + 2 * 2.0, 10.0)
+    account.look(Snapshot(slot_views=(view,)))
+    now += 60.0
+    account.write()
+    assert opened.folder.read_json("spent.json")["device_seconds"] == 69.0
 
 
 def test_the_table_is_written_seldom_and_never_much_too_late(opened: sweep.Run, monkeypatch) -> None:

@@ -83,7 +83,7 @@ def _stamp(run: Run) -> Any:
 
 
 class _Pages:
-    """Reads the run's trials and writes its report; keeps in memory what has ended."""
+    """Reads the run's trials and writes its report; keeps in memory what has ended, until the sweep is continued."""
 
     def __init__(self, run: Run, complain: Callable[[str], None]) -> None:
         from raycodellm import sweep
@@ -92,17 +92,25 @@ class _Pages:
         self.confirmation = sweep.Confirmation(run)
         self.num_trials = 0
         """Trials of the sweep as far as was known when the trials were last read."""
-        self.ended: dict[int, TrialResult] = {}
+        self.ended = sweep.EndedTrials()
         self.results: Sequence[TrialResult] = ()
         self.records: Records | None = None
 
     def read(self) -> tuple[Any, bool]:
-        """The trials as they are now, and whether the sweep has ended. Reads no trial again that has ended."""
-        from raycodellm import sweep
+        """The trials as they are now, and whether the sweep has ended. Reads no trial again that has ended, unless the
+        sweep has been continued, maybe with more trials or tasks."""
+        from raycodellm import storage_files, sweep
 
-        self.results = sweep.read_results(self.run, self.ended, self.complain)
+        if self.ended.forget_if_continued(self.run.folder):
+            self.run = sweep.Run(storage_files.read_sweep_file(self.run.folder), self.run.storage)
+            self.confirmation, self.records = sweep.Confirmation(self.run), None
+        self.results = sweep.read_results(self.run, self.ended.results, self.complain)
         self.num_trials = self.confirmation.standing(self.results).num_trials
-        return self.results, len(self.ended) >= self.num_trials
+        return self.results, self.num_ended >= self.num_trials
+
+    @property
+    def num_ended(self) -> int:
+        return len(self.ended.results)
 
     def write(self, reload_seconds: int | None) -> None:
         from raycodellm import report as reports
@@ -112,7 +120,7 @@ class _Pages:
         reports.write_pages(self.records, reload_seconds)
         for line in self.records.lost:
             self.complain(line)
-        print(f"{len(self.ended)} of {self.num_trials} trials ended; report written", flush=True)
+        print(f"{self.num_ended} of {self.num_trials} trials ended; report written", flush=True)
 
     def write_last(self) -> None:
         """Writes the page once more, as one that does not load itself again."""

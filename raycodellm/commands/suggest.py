@@ -24,7 +24,7 @@ class Suggesting:
     """The requests of the command line."""
 
     points: int = 3
-    """Points to try next."""
+    """Most points to try next."""
     metric: str | None = None
     """None for the sweep's first objective."""
     mode: str | None = None
@@ -75,7 +75,7 @@ def suggest(path: str, asked: Suggesting, complain: Callable[[str], None]) -> in
         [len(one.by_seed) for one in arms],
         regression.seed_spread(arms),
     )
-    said = [*_said(found, arms, objective, reference is not None), *unseen(file, rows)]
+    said = [*_said(found, arms, objective, reference is not None), *_fewer(found, asked.points), *unseen(file, rows)]
     if found.forms:
         regression.write_suggested(run.folder, _kept(run, found, objective, arms))
     _write(said, regression.as_enqueue(file, [one.params for one in found.points]), asked.into)
@@ -93,7 +93,8 @@ def _objective(run: OpenedRun, rows: list[Row], asked: Suggesting) -> Objective:
     known = sorted({name.removeprefix("metrics.") for row in rows for name in row if name.startswith("metrics.")})
     if metric not in objectives and metric not in known:
         same_end = [name for name in known if name.rpartition("/")[2] == metric.rpartition("/")[2]]
-        raise UserError(f"--metric {metric}: no trial has it; there is {', '.join((same_end or known)[:6])}")
+        there_is = f"there is {', '.join((same_end or known)[:6])}" if known else "no trial has a score yet"
+        raise UserError(f"--metric {metric}: no trial has it; {there_is}")
     mode = asked.mode or (objectives[metric].mode if metric in objectives else _direction(metric))
     if mode is None:
         raise UserError(f"--metric {metric}: does not tell whether low or high is better; add --mode min or --mode max")
@@ -166,8 +167,16 @@ def _said(found: Suggestion, arms: list[MeasuredArm], objective: Objective, has_
     if found.moves:
         lines.append("told apart: try the predicted best, with fresh seeds (search.confirm)")
     else:
-        lines.append("not told apart: stay where you are; the points below may teach more")
+        lines.append(f"not told apart: stay where you are{'; the points below may teach more' * bool(found.points)}")
     return lines
+
+
+def _fewer(found: Suggestion, asked: int) -> list[str]:
+    """A line where there are fewer points to try than were asked for."""
+    if not found.forms or len(found.points) >= asked:
+        return []
+    number = len(found.points) or "none"
+    return [f"{number} of {asked} points: all others that may be best were measured, or are close to one of these"]
 
 
 def _measured_best(found: Suggestion, arms: list[MeasuredArm], metric: str) -> list[str]:

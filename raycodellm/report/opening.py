@@ -40,7 +40,7 @@ def asked(records: Records) -> str:
     """The question, with the model and the tokens that it is asked of."""
     objectives, names = records.sweep.search.objectives, list(records.file.domains)
     metrics = " and ".join(map(metric_in_words, objectives))
-    num_arms = len({row["arm"] for row in records.rows}) or records.file.example().search.trials
+    num_arms = len({row["arm"] for row in records.rows}) or search.num_arms(records.file)
     varied = _listed(names, 6)
     point = search.reference_point(records.file)
     if not names:
@@ -49,7 +49,7 @@ def asked(records: Records) -> str:
         does = "Does" if len(names) == 1 else "Do"
         what = f"{does} {varied} change {metrics} against the reference ({formats.params(point)})?"
     else:
-        what = f"Which {varied} gives the best {metrics}?"
+        what = f"Which {varied} {'gives' if len(names) == 1 else 'give'} the best {metrics}?"
     arms = f"{num_arms} arm{'s' * (num_arms != 1)}"
     return f"{what} {arms} of {_model(records)}, {_tokens(records)}."
 

@@ -45,8 +45,7 @@ class OpenedRun:
 
     def __init__(self, run: sweep.Run, say: Callable[[str], Any] = logger.warning) -> None:
         self.run, self._say = run, say
-        self._ended: dict[int, TrialResult] = {}
-        """Results of ended trials, which do not change any more."""
+        self._ended = sweep.EndedTrials()
 
     # ------------------------------------------------------------------------------------------ the run
 
@@ -67,7 +66,8 @@ class OpenedRun:
     @property
     def results(self) -> list[TrialResult]:
         """One record per trial that has begun, in the order of their numbers."""
-        return sweep.read_results(self.run, self._ended, self._say)
+        self._ended.forget_if_continued(self.folder)
+        return sweep.read_results(self.run, self._ended.results, self._say)
 
     @property
     def status(self) -> RunStatus:

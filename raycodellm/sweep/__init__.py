@@ -15,7 +15,7 @@ from raycodellm.sweep.judged import judged, stays_judged
 from raycodellm.sweep.opening import open_run
 from raycodellm.sweep.ownership import lock
 from raycodellm.sweep.provenance import fix_contents, require_same_recipe
-from raycodellm.sweep.results import Results, read_results, write_table
+from raycodellm.sweep.results import EndedTrials, Results, read_results, write_table
 from raycodellm.sweep.run import Monitor, run_sweep
 from raycodellm.sweep.spending import Account
 from raycodellm.sweep.stopper import Stopper
@@ -30,6 +30,7 @@ __all__ = [
     "Account",
     "Confirmation",
     "Driver",
+    "EndedTrials",
     "Halted",
     "Monitor",
     "Results",

@@ -13,7 +13,8 @@ from collections.abc import Callable
 from dataclasses import replace
 from typing import Any
 
-from raycodellm import search, storage_files
+from raycodellm import run_times, search, storage_files
+from raycodellm.files import Folder
 from raycodellm.known_trials import KnownTrials, TrialsSoFar
 from raycodellm.records import ENDED, TrialResult
 from raycodellm.sweep.folder import Run, Say
@@ -114,6 +115,23 @@ def read_results(run: Run, ended: dict[int, TrialResult] | None = None, say: Say
         if files.result is not None and files.result.state in ENDED:
             ended[number] = files.result
     return [found[number] for number in sorted(found)]
+
+
+class EndedTrials:
+    """The results of ended trials, for whoever reads a sweep's trials again and again: each is read once, until the
+    sweep is continued. A continued sweep may open ended trials again: failed ones, and those that lack a task."""
+
+    def __init__(self) -> None:
+        self.results: dict[int, TrialResult] = {}
+        self._next_run: int | None = None
+
+    def forget_if_continued(self, folder: Folder) -> bool:
+        """True if a run of the sweep in this folder has begun since the last call; then all results are forgotten."""
+        before, self._next_run = self._next_run, run_times.next_number(folder)
+        is_continued = before not in (None, self._next_run)
+        if is_continued:
+            self.results = {}
+        return is_continued
 
 
 def write_table(run: Run, say: Say = logger.warning, known: list[TrialResult] | None = None) -> list[TrialResult]:

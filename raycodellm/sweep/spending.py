@@ -59,7 +59,7 @@ class Account:
         self._before = storage_files.attempt(lambda: storage_files.read_spent(run.folder), logger.warning, Spent())
         self._looked_at = self._written_at = clock()
         self._began = self._looked_at if began is None else began
-        self._device_seconds = 0.0
+        self._device_seconds, self._num_held = 0.0, 0
         self._count = TokenCount()
         self._planned: dict[Trial, list[PlannedStage]] = {}
         """The stages of the trials that run."""
@@ -77,9 +77,11 @@ class Account:
     @property
     def spent(self) -> Spent:
         """All that the sweep has spent until now."""
-        wall = self._before.wall_seconds + self._clock() - self._began
+        now = self._clock()
+        wall = self._before.wall_seconds + now - self._began
+        devices = self._before.device_seconds + self._device_seconds + self._since_look(now)
         tokens = self._count.total if self._limits_tokens else self._before.tokens
-        return Spent(tokens, self._before.device_seconds + self._device_seconds, wall)
+        return Spent(tokens, devices, wall)
 
     @property
     def limits(self) -> tuple[budget.Limit, ...]:
@@ -140,11 +142,17 @@ class Account:
         return [PlannedStage(job.key, job.folder, job.stage.num_tokens) for job in chain.stages]
 
     def look(self, snapshot: Snapshot) -> None:
-        """Counts the devices that worker groups have held since the last look; to be called about once a second."""
+        """Counts the devices of the worker groups that the snapshot shows, from now until the next look; to be called
+        about once a second. Those of the last look count until the end, while stages save their checkpoints."""
         now = self._clock()
-        held = sum(view.state != SlotActivity.STARTING for view in snapshot.slot_views)
-        self._device_seconds += held * budget.devices_per_slot(self._run.sweep.scaling) * (now - self._looked_at)
+        self._device_seconds += self._since_look(now)
         self._looked_at = now
+        self._num_held = sum(view.state != SlotActivity.STARTING for view in snapshot.slot_views)
+
+    def _since_look(self, now: float) -> float:
+        """Device-seconds from the last look until now."""
+        held = self._num_held * budget.devices_per_slot(self._run.sweep.scaling)
+        return held * (now - self._looked_at)
 
     def write_if_due(self) -> None:
         """Writes `spent.json` when it is old enough."""

@@ -40,7 +40,7 @@ def value(setting: Any) -> str:
     """A parameter's value: a float in three digits, anything else in full."""
     if isinstance(setting, bool) or not isinstance(setting, (int, float)):
         return NOTHING if setting is None else str(setting)
-    return f"{setting:g}" if isinstance(setting, int) else f"{setting:.3g}"
+    return str(setting) if isinstance(setting, int) else f"{setting:.3g}"
 
 
 def count(number: float) -> str:

@@ -109,7 +109,8 @@ def _trained_axis(records: Records, stage: str) -> Axis | None:
         return None
     margin = 0.04 * (max(known) - min(known))
     limits = {"range": [min(known) - margin, max(known) + margin]}
-    return Axis(f"code ratio trained in stage {stage} (share of tokens)", ratios, limits, stage, is_ratio=True)
+    places = {arm: ratio for arm, ratio in ratios.items() if math.isfinite(ratio)}
+    return Axis(f"code ratio trained in stage {stage} (share of tokens)", places, limits, stage, is_ratio=True)
 
 
 def trained_ratio(record: StageRecord) -> float:

@@ -42,6 +42,7 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
     arms = [one for one in groups.scored(records) if one.arm in axis.places]
     params = {one.arm: one.params for one in arms}
     found = arm_sets(params, {one.arm: axis.places[one.arm] for one in arms}, records.file.domains, axis.stands_for)
+    shared = {*found.shared}
     drawn = _best_sets(found.sets, [one.arm for one in arms])
     by, names = _names(records, drawn)
     has_bars = len(arms) <= MOST_BARS
@@ -56,11 +57,11 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
         bands |= {kind} if band else set()
         area, line = _band_traces(band, name, style["color"])
         behind += area if has_bars else []
-        own = [arm for arm in members if arm.arm not in found.shared]
+        own = [arm for arm in members if arm.arm not in shared]
         front += [_markers(axis, own, name, style, has_bars)] if own else []
         over += line if has_bars else [*area, *line]  # else a crowd of points would hide the band
-    left = [arm for one in found.sets if one not in drawn for arm in one.arms if arm not in found.shared]
-    for name, numbers in ((_SHARED, found.shared), (_ALONE, (*found.alone, *left))):
+    left = {arm for one in found.sets if one not in drawn for arm in one.arms} - shared
+    for name, numbers in ((_SHARED, shared), (_ALONE, {*found.alone, *left})):
         if others := _in_order(axis, arms, numbers):
             front.append(_markers(axis, others, name, {"color": QUIET, "symbol": _SYMBOLS[name]}, has_bars))
     layout: dict[str, Any] = {
@@ -82,13 +83,15 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
 
 def _best_sets(sets: Sequence[ArmSet], ranked: Sequence[int]) -> list[ArmSet]:
     """As many sets as there are colours: those with the arms that are first in rank, in the order of all sets."""
-    by_rank = sorted(sets, key=lambda one: min(map(ranked.index, one.arms)))
+    rank = {arm: place for place, arm in enumerate(ranked)}
+    by_rank = sorted(sets, key=lambda one: min(rank[arm] for arm in one.arms))
     return [one for one in sets if one in by_rank[:NUM_COLOURS]]
 
 
 def _in_order(axis: Axis, arms: Sequence[ArmScore], members: Collection[int]) -> list[ArmScore]:
-    """The members among the arms, along the axis."""
-    return sorted((one for one in arms if one.arm in members), key=lambda one: str(axis.places[one.arm]))
+    """The members among the arms, along the axis; names of options in alphabetical order."""
+    numbers = set(members)
+    return sorted((one for one in arms if one.arm in numbers), key=lambda one: axis.places[one.arm])
 
 
 def _names(records: Records, sets: Sequence[ArmSet]) -> tuple[str | None, list[str]]:
@@ -211,7 +214,11 @@ def _band_traces(band: Sequence[tuple[float, Interval]], group: str, colour: str
 
 def _is_right(axis: Axis, place: Any) -> bool:
     """True if the place is in the right half of the axis, where a label would not fit to its right."""
-    return axis.is_numeric and place > (min(axis.places.values()) + max(axis.places.values())) / 2
+    if not axis.is_numeric:
+        return False
+    shown = math.log10 if axis.is_log else float
+    ends = [shown(of(axis.places.values())) for of in (min, max)]
+    return shown(place) > sum(ends) / 2
 
 
 def _marks(records: Records, best: ArmScore, axis: Axis) -> dict[str, Any]:

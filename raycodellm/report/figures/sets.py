@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import Counter
+from collections import Counter, defaultdict
 from collections.abc import Callable, Collection, Hashable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -10,6 +10,8 @@ from typing import Any
 
 from raycodellm.config import Domain
 
+Key = tuple[Hashable, ...]
+"""Values of an arm's other settings, in the order of their names."""
 _ABSENT = None
 """Value of a parameter that another one makes meaningless in an arm, such as the schedule of no code."""
 
@@ -54,12 +56,16 @@ def arm_sets(
     arms = list(places)
     names = [name for name in domains if not is_of_axis(name) and _num_values(params, arms, name) > 1]
     telling = [name for name in names if domains[name].kind == "choice" or _repeats(params, arms, name)]
-    keys = {arm: tuple(_hashable(params[arm].get(name)) for name in telling) for arm in arms}
+    by_key: defaultdict[Key, list[int]] = defaultdict(list)
+    for arm in arms:
+        by_key[tuple(_hashable(params[arm].get(name)) for name in telling)].append(arm)
+    rank, filled = {arm: place for place, arm in enumerate(arms)}, {_filled(key) for key in by_key}
     found, taken = [], set()
-    for key in _whole_keys(keys.values(), telling, domains):
-        members = tuple(arm for arm in arms if _agrees(keys[arm], key))
+    for key in _whole_keys(by_key, telling, domains):
+        agreeing = (by_key.get(part, ()) for part in _parts(key, filled))
+        members = tuple(sorted((arm for of_key in agreeing for arm in of_key), key=rank.__getitem__))
         if len({places[arm] for arm in members}) > 1:
-            example = next(arm for arm in members if keys[arm] == key)
+            example = by_key[key][0]
             settings = {name: params[example][name] for name in telling if params[example].get(name) is not None}
             found.append(ArmSet(settings, members))
             taken |= set(members)
@@ -77,15 +83,15 @@ def _repeats(params: Mapping[int, Mapping[str, Any]], arms: Sequence[int], name:
     return 2 * _num_values(params, arms, name) <= len(having)
 
 
-def _whole_keys(
-    keys: Collection[tuple[Hashable, ...]], names: Sequence[str], domains: Mapping[str, Domain]
-) -> list[tuple[Hashable, ...]]:
-    """The keys that no other key completes, in the order of the options in the sweep file."""
-    distinct = list(dict.fromkeys(keys))
-    whole = [key for key in distinct if not any(key != other and _agrees(key, other) for other in distinct)]
+def _whole_keys(keys: Collection[Key], names: Sequence[str], domains: Mapping[str, Domain]) -> list[Key]:
+    """The keys that no other key completes, in the order of the options in the sweep file. The cost grows with the
+    number of keys, and with the few choices of parameters that some arm has a value of."""
+    filled = {_filled(key) for key in keys}
+    completed = {part for key in keys for part in _parts(key, filled) if part != key}
+    whole = [key for key in keys if key not in completed]
     options = [[_hashable(one) for one in domains[name].options] for name in names]
 
-    def place(key: tuple[Hashable, ...]) -> list[tuple[int, float, str]]:
+    def place(key: Key) -> list[tuple[int, float, str]]:
         return [_place(value, known) for value, known in zip(key, options, strict=True)]
 
     return sorted(whole, key=place)
@@ -97,9 +103,20 @@ def _place(value: Hashable, options: Sequence[Hashable]) -> tuple[int, float, st
     return (1, value, "") if isinstance(value, (int, float)) else (2, 0.0, str(value))
 
 
-def _agrees(partial: tuple[Hashable, ...], whole: tuple[Hashable, ...]) -> bool:
-    """True if `whole` has all values of `partial`, and lacks none that `partial` has."""
-    return all(one in (other, _ABSENT) for one, other in zip(partial, whole, strict=True))
+def _filled(key: Key) -> frozenset[int]:
+    """The places of the key that have a value."""
+    return frozenset(place for place, value in enumerate(key) if value is not _ABSENT)
+
+
+def _parts(key: Key, filled: Collection[frozenset[int]]) -> list[Key]:
+    """The key with the values at some of its places alone, for each of the sets `filled` of places that lie in its
+    own: the keys that agree with it are among these."""
+    own = _filled(key)
+    return [
+        tuple(value if place in places else _ABSENT for place, value in enumerate(key))
+        for places in filled
+        if places <= own
+    ]
 
 
 def _hashable(value: Any) -> Hashable:
