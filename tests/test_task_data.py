@@ -197,6 +197,45 @@ def test_a_file_that_is_no_data_is_refused_by_its_name(tmp_path: Path) -> None:
             read_data(data, wanted)
 
 
+@pytest.mark.parametrize(
+    ("name", "content", "said"),
+    [
+        ("t.json", "[" * 100_000, "cannot be read as json: nested too deep"),
+        ("t.json", f'[{{"n": {10**30}}}]', "cannot be read as json: a number is too large"),
+        ("t.json", "3", "holds int, not a list of records"),
+        (
+            "t_test.json",
+            '{"train": [{"n": 1}], "test": [{"n": 2}]}',
+            "after the split 'test' and holds the split 'train'",
+        ),
+        ("t.csv", "n\n\xff", "the column 'n' is no UTF-8"),
+        ("quac_v0.2.json", '{"data": [{"title": "x"}]}', r"read_release: a part has no 'paragraphs'"),
+        (
+            "super_glue.json",
+            '[{"question": "a", "passage": "b", "answer": "yes"}]',
+            "columns are not those of super_glue",
+        ),
+    ],
+)
+def test_content_that_is_no_data_is_refused_in_one_line(tmp_path: Path, name: str, content: str, said: str) -> None:
+    (tmp_path / name).write_bytes(content.encode("latin-1"))
+    release = {"files": (name,), "reader": "raycodellm.tasks.aryabumi2024.quac.read_release"} if "quac" in name else {}
+    wanted = WantedData("super_glue" if "glue" in name else "t", None, "t", **release)
+    data = DataFolder(str(tmp_path)).find(wanted)
+    assert data is not None
+    with pytest.raises(UserError, match=said):
+        read_data(data, wanted)
+
+
+def test_times_and_dates_in_a_csv_file_are_text(tmp_path: Path) -> None:
+    (tmp_path / "t.csv").write_text("time,day,n\n12:30,2020-01-02,1\n,2021-01-02,2\n")
+    wanted = WantedData("t", None, "t")
+    data = DataFolder(str(tmp_path)).find(wanted)
+    assert data is not None
+    rows = read_data(data, wanted)["test"].to_list()
+    assert rows == [{"time": "12:30", "day": "2020-01-02", "n": 1}, {"time": "", "day": "2021-01-02", "n": 2}]
+
+
 def test_data_that_lies_nowhere_is_refused_with_where_it_was_looked_for(tmp_path: Path, monkeypatch) -> None:
     monkeypatch.setattr(data_sources, "hub_silence", lambda: "no answer")
     monkeypatch.setenv("HF_HOME", str(tmp_path / "hf"))

@@ -20,6 +20,8 @@ if TYPE_CHECKING:
     import datasets
     import pyarrow as pa
 
+SEPARATED_VERSION = 2
+"""Version of the way in which CSV and TSV files are read: since 2, dates and times are text."""
 _SPLIT_COLUMN = "split"
 
 
@@ -30,6 +32,7 @@ def read_data(found: FoundData, wanted: WantedData) -> datasets.DatasetDict:
     Raises UserError for a file that cannot be read, and where no row is of the evaluated split.
     """
     import datasets
+    import pyarrow as pa
 
     read = _splits(found, wanted.reader if found.is_release else None)
     tables = {name: _of_split(name, read, wanted.evaluated) for name in wanted.splits}
@@ -42,7 +45,12 @@ def read_data(found: FoundData, wanted: WantedData) -> datasets.DatasetDict:
             f"evaluation.data: {wanted.task} evaluates the split {wanted.evaluated!r} of {wanted.label}, of which "
             f"{found.folder}/{found.files[0]} has no row; its splits: {has}"
         )
-    made = {name: in_hub_columns(wanted.label, table) for name, table in tables.items() if table is not None}
+    try:
+        made = {name: in_hub_columns(wanted.label, table) for name, table in tables.items() if table is not None}
+    except (pa.ArrowException, TypeError) as error:
+        raise UserError(
+            f"evaluation.data: {found.folder}/{found.files[0]}: its columns are not those of {wanted.label}: {error}"
+        ) from error
     empty = made[wanted.evaluated].slice(0, 0)
     return datasets.DatasetDict({name: datasets.Dataset(made.get(name, empty)) for name in wanted.splits})
 
@@ -79,6 +87,11 @@ def _splits(found: FoundData, reader: str | None) -> dict[str | None, pa.Table]:
     for split, files in found.splits:
         for file in files:
             for inner, table in _read(found.folder, file, reader):
+                if split is not None and inner is not None and not same_split(split, inner):
+                    raise UserError(
+                        f"evaluation.data: {found.folder}/{file}: is named after the split {split!r} and holds the "
+                        f"split {inner!r}; give it a name without a split"
+                    )
                 parts.setdefault(split or inner, []).append(table)
     try:
         tables = {split: pa.concat_tables(some, promote_options="permissive") for split, some in parts.items()}
@@ -117,9 +130,20 @@ def _read(folder: Folder, file: str, reader: str | None) -> Iterator[tuple[str |
             yield from ((split, _table(rows)) for split, rows in _json_rows(data, kind != "json"))
         else:
             yield None, _READERS[str(kind)](data)
-    except (pa.ArrowInvalid, pa.ArrowTypeError, pa.ArrowNotImplementedError, ValueError, OSError) as error:
-        said = " ".join(str(error).split())[:200]
-        raise UserError(f"evaluation.data: {folder}/{file}: cannot be read as {reader or kind}: {said}") from error
+    except (pa.ArrowException, ArithmeticError, LookupError, OSError, RecursionError, TypeError, ValueError) as error:
+        raise UserError(
+            f"evaluation.data: {folder}/{file}: cannot be read as {reader or kind}: {_explained(error)}"
+        ) from error
+
+
+def _explained(error: Exception) -> str:
+    words = " ".join(str(error).split())[:200]
+    kinds = {
+        KeyError: f"a part has no {words}",
+        RecursionError: "nested too deep",
+        OverflowError: "a number is too large",
+    }
+    return next((told for kind, told in kinds.items() if isinstance(error, kind)), words)
 
 
 def _function(name: str) -> Callable[[str, bytes], list[dict[str, Any]]]:
@@ -152,10 +176,19 @@ def _tsv(data: bytes) -> pa.Table:
 
 
 def _separated(data: bytes, delimiter: str) -> pa.Table:
+    import pyarrow as pa
     from pyarrow import csv
 
-    parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-    return csv.read_csv(io.BytesIO(data), parse_options=parsing)
+    def read(types: Mapping[str, pa.DataType]) -> pa.Table:
+        parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
+        return csv.read_csv(io.BytesIO(data), None, parsing, csv.ConvertOptions(column_types=types))
+
+    table = read({})
+    if binary := next((field.name for field in table.schema if pa.types.is_binary(field.type)), None):
+        raise ValueError(f"the column {binary!r} is no UTF-8")
+    # A prompt shows `12:30` as the file does, not as the time `12:30:00`.
+    times = {field.name: pa.string() for field in table.schema if pa.types.is_temporal(field.type)}
+    return read(times) if times else table
 
 
 _READERS = {"parquet": _parquet, "arrow": _arrow, "csv": _csv, "tsv": _tsv}
@@ -176,7 +209,8 @@ def _json_rows(data: bytes, is_lines: bool) -> Iterator[tuple[str | None, list[d
         yield None, tree
         return
     if not isinstance(tree, dict):
-        raise ValueError(f"holds a list of {type(tree[0]).__name__}, not of records" if tree else "is empty")
+        of = f"a list of {type(tree[0]).__name__}" if isinstance(tree, list) and tree else type(tree).__name__
+        raise ValueError(f"holds {of}, not a list of records" if tree else "is empty")
     lists = {key: value for key, value in tree.items() if _is_records(value)}
     if len(lists) > 1 and all(split_of(key) for key in lists):
         yield from lists.items()

@@ -15,6 +15,8 @@ from typing import Any
 
 from raycodellm.config import UserError
 from raycodellm.evaluation.data.lookup import DataFolder, FoundData
+from raycodellm.evaluation.data.names import file_format
+from raycodellm.evaluation.data.reading import SEPARATED_VERSION
 from raycodellm.evaluation.data.sources import open_folder, sources_of
 from raycodellm.evaluation.tasks.data_of_tasks import wanted_data
 from raycodellm.evaluation.tasks.index import with_members
@@ -67,7 +69,10 @@ def _far_data(name: str, known: TaskNames, folder: DataFolder | None, elsewhere:
             yield ["hub", wanted.label, source.commit]
             continue
         hashes = dict(zip(found.files, _stored(found), strict=True))
-        yield ["data", wanted.label, [[split, [hashes[file] for file in files]] for split, files in found.splits]]
+        is_separated = any(file_format(file) in ("csv", "tsv") for file in found.files)
+        version = [SEPARATED_VERSION] if is_separated else []
+        splits = [[split, [hashes[file] for file in files]] for split, files in found.splits]
+        yield ["data", wanted.label, splits, *version]
 
 
 def _stored(found: FoundData) -> list[str]:
