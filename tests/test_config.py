@@ -50,6 +50,8 @@ def refusal(text: str, *overrides: str) -> str:
         ("search.enqueue=[{pretrain.code_ratoi: 0.1}]", ("search.enqueue.0", "did you mean 'pretrain.code_ratio'")),
         ("search.enqueue=[{pretrain.code_ratio: 0.9}]", ("search.enqueue.0", "0.9", "[0.0, 0.75]")),
         ("scaling.workers={search: {int: [1, 2]}}", ("scaling.workers", "cannot be searched")),
+        ("pretrain.name={search: {choice: [a, b]}}", ("stages.0.name", "cannot be searched")),
+        ("pretrain.code_ratio={search: {uniform: [0, 1.5]}}", ("found 1.5; must be less", "use another range, int or")),
         ("search.confirm={margin: small}", ("search.confirm.margin: found 'small'; give a number", "{bpb: 0.01")),
         ("search.confirm={margin: -1}", ("search.confirm.margin: found -1; must be greater than 0",)),
         ("search.confirm={margin: {bpb: 0}}", ("search.confirm.margin.bpb: found 0; must be greater than 0",)),
@@ -73,8 +75,9 @@ def test_a_mistake_is_refused_by_its_key_and_value(sweep_text: str, override: st
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("", ("not keys and values",)),
-        ("- a\n- b", ("list",)),
+        ("", ("is empty", "start with name:")),
+        ("- a\n- b", ("holds a list", "start with name:")),
+        ("name", ("holds 'name'",)),
         ("name: [", ("not valid YAML",)),
         ("name: a\nname: b", ("'name'", "twice")),
     ],

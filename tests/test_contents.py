@@ -417,12 +417,14 @@ sources:
 stages:
   - &first
     {{name: one, tokens: 4096, sequence_length: 64, batch_tokens: 1024, learning_rate: {{peak: 0.1}}, code_ratio: 0.5}}
-  - {{<<: *first, name: two, tokens: 2048}}
+  - {{<<: *first, name: two, tokens: 2000}}
 evaluation: {{tasks: [{task}]}}
 search: {{trials: 1, sampler: random}}
 """
     file, storage = config.parse(text), Folder(str(tmp_path / "storage"))
     before = check.describe(file, storage)
+    assert "tokens rounded up to whole steps: two 2,000 to 2,048\n" in before
+    assert "CPU core hours at" in before and "cost: --prices shows it in money" in before
     sweep = file.example()
     made = tokens.prepare(sweep, storage)
     tokenizer = (made.tokenizer_folder, made.tokenizer_fingerprint, made.vocab_size)

@@ -373,7 +373,7 @@ def test_a_disk_that_fills_while_the_report_is_written_is_one_line(storage, caps
 
 @pytest.mark.slow
 def test_a_terminal_that_takes_no_more_is_one_line(storage) -> None:
-    command = [sys.executable, "-m", "raycodellm.cli", "status", str(storage / "small")]
+    command = [sys.executable, "-m", "raycodellm", "status", str(storage / "small")]
     with open("/dev/full", "w") as full:
         done = subprocess.run(command, stdout=full, stderr=subprocess.PIPE, text=True, check=False)
     assert done.returncode == 1

@@ -204,6 +204,7 @@ def _cost(
         _model_line(sweep, vocab_size),
         costs.training(costs.unique_jobs(chains), vocab_size, hours, hardware, num_trials / len(chains)),
         *([costs.confirmation_line(confirming, hardware)] if confirming else []),
+        *(["cost: --prices shows it in money"] if prices is None else []),
     ]
     money = (
         costs.money(hours, device, prices, sweep.scaling, where.slots, confirming)

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Collection, Mapping, Sequence
+from collections.abc import Collection, Iterable, Mapping, Sequence
 
 from raycodellm import search, stage_store, tokens
 from raycodellm.check import trees
 from raycodellm.check.plan import SizedCorpus
-from raycodellm.config import SweepFile
+from raycodellm.config import Stage, SweepFile
 from raycodellm.records import StageJob
 from raycodellm.stage_store import Chain
 from raycodellm.tables import StageUse, Table, sharing, sharing_sentence, stage_tree, table_lines, tree_lines
+
+_MOST_ROUNDED = 4
+"""Stages that the line on rounded tokens names; where tokens are searched, there may be one per arm."""
 
 
 def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
@@ -73,8 +76,18 @@ def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) 
     return [
         "stage tree:",
         *tree_lines(tree, indent="  "),
+        *_rounded(job.stage for job in jobs.values()),
         f"  {sharing_sentence(shared)}",
     ]
+
+
+def _rounded(stages: Iterable[Stage]) -> list[str]:
+    """A line that names each stage whose `tokens` are no whole number of steps; no line for none."""
+    lengths = ((one.name, one.tokens, one.num_tokens) for one in stages)
+    asked = [(name, tokens, whole) for name, tokens, whole in dict.fromkeys(lengths) if tokens != whole]
+    found = [f"{name} {tokens:,} to {whole:,}" for name, tokens, whole in asked[:_MOST_ROUNDED]]
+    more = [f"{len(asked) - len(found):,} more"] if len(asked) > len(found) else []
+    return [f"  tokens rounded up to whole steps: {', '.join(found + more)}"] if found else []
 
 
 def _uses(jobs: Mapping[str, StageJob], times: int = 1) -> dict[str, StageUse]:

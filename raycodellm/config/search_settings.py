@@ -120,7 +120,7 @@ class Search(Frozen):
     objective: Objective | Annotated[tuple[Objective, ...], Field(min_length=1)] = Objective(
         metric="mean/bpb", mode="min"
     )
-    """One objective, or a list of them for a multi-objective search."""
+    """One objective, or a list of them for a multi-objective search; `{metric: mean/bpb, mode: min}` when left out."""
     replicates: Annotated[Whole, Field(ge=1)] = 1
     """Seeds per arm. With 1, nothing is known of the noise between seeds."""
     enqueue: tuple[dict[str, Any], ...] = ()

@@ -154,7 +154,8 @@ def find_parameters(tree: dict[str, Any], origin: str) -> tuple[Parameter, ...]:
         if condition is None:
             continue
         if path[0] in _UNSEARCHABLE or (path[0] == "stages" and (len(path) < 3 or path[2] == "name")):
-            raise UserError(f"{origin}: {name} cannot be searched over; search in model, a stage or evaluation")
+            at = f"stages.{name}" if path[0] == "stages" else name
+            raise UserError(f"{origin}: {at} cannot be searched over; search in model, a stage or evaluation")
         for one in _searches_at(
             name, phase_shares.grouped(tree, path, node, f"{origin}: {name}"), origin, condition, None
         ):

@@ -129,7 +129,8 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
     """The validated sweep file in `text`; `origin` names the file in messages. Raises `UserError` as `load` does."""
     tree = read_yaml(text, origin)
     if not isinstance(tree, dict):
-        raise UserError(f"{origin}: holds {type(tree).__name__}, not keys and values; start with name: and stages:")
+        held = "is empty" if tree is None else f"holds {'a list' if isinstance(tree, list) else shown(tree)}"
+        raise UserError(f"{origin}: {held}, and a sweep file has keys and values; start with name: and stages:")
     # The stages before the overrides, for one spelling of each path; what holds for all stages after them.
     tree = _current(tree, origin, keep_scaling=True)
     for override in overrides:
@@ -196,7 +197,7 @@ def _resolve_probe(file: SweepFile, point: Mapping[str, Any]) -> Sweep:
         domain = file.domains.get(next(reversed([*point]), ""))
         if domain is None or domain.kind in ("choice", "simplex"):
             raise
-        use = "int or a choice" if domain.kind != "int" else "a choice"
+        use = "another range, int or a choice" if domain.kind != "int" else "another range or a choice"
         raise UserError(f"{error} (a value of its search, {domain.kind} over {domain}; use {use})") from error
 
 
