@@ -16,6 +16,7 @@ from pydantic import ValidationError
 from test_stage_store import chain, identities
 from test_tokens import DOCUMENTS, write_store
 
+from raycodellm.check import SizedCorpus
 from raycodellm.config import Stage
 from raycodellm.files import Folder
 from raycodellm.records import StageJob
@@ -227,6 +228,15 @@ def test_packing_is_part_of_a_stages_identity_only_where_it_is_not_the_default(s
     assert packed[0] != plain[0]
     with pytest.raises(ValidationError, match="best_fit"):
         Stage.model_validate({**chain(sweep_text).stages[0].stage.model_dump(), "packing": "worst_fit"})
+
+
+@pytest.mark.parametrize(
+    ("is_instruct", "packing", "number"), [(True, "concatenate", 1), (False, "best_fit", 1), (False, "concatenate", 0)]
+)
+def test_a_small_source_is_estimated_to_fill_a_sequence_where_the_rest_is_padding(is_instruct, packing, number):
+    estimate = SizedCorpus(Folder("/none"), 100, "", is_instruct=is_instruct)  # no token store yet
+    assert estimate.num_sequences(512, Reading(packing)) == number
+    assert estimate.num_sequences(100, Reading(packing)) == 1
 
 
 def test_a_stage_plans_and_reads_by_its_packing(tmp_path, sweep_text):

@@ -27,13 +27,17 @@ class SizedCorpus:
     """None until the token store is finished."""
     is_known: bool = True
     """False where the number of tokens is not known."""
+    is_instruct: bool = False
+    """True for examples, which stay whole: the rest of their last sequence is padding."""
 
     def num_sequences(self, sequence_length: int, reading: tokens.Reading) -> int:
         """Sequences that a stage can read; an estimate without a finished store."""
         if self.store is not None:
             return self.store.num_sequences(sequence_length, reading)
         held = reading.held_out_tokens
-        return (held if reading.measured else max(0, self.num_tokens - held)) // sequence_length
+        num_tokens = held if reading.measured else max(0, self.num_tokens - held)
+        is_padded = self.is_instruct or reading.packing == "best_fit"
+        return -(-num_tokens // sequence_length) if is_padded else num_tokens // sequence_length
 
     def held_out(self, num_tokens: int) -> int:
         """Tokens of the held-out documents; without a finished store, about as many as the stage asks for."""
@@ -75,7 +79,7 @@ def planned(
 def sized(sizes: Mapping[str, tokens.SourceSize]) -> dict[str, SizedCorpus]:
     """The token stores of these sizes, as `planned` needs them."""
     return {
-        name: SizedCorpus(one.folder, one.num_tokens, one.fingerprint, one.store, one.is_known)
+        name: SizedCorpus(one.folder, one.num_tokens, one.fingerprint, one.store, one.is_known, one.is_instruct)
         for name, one in sizes.items()
     }
 

@@ -68,6 +68,8 @@ class SourceSize:
     """Identity of the tokenizer that its token store is made with."""
     is_known: bool = True
     """False for a source that this machine does not reach: its tokens are then UNKNOWN_TOKENS."""
+    is_instruct: bool = False
+    """True for a source of examples."""
 
 
 def asks_for_items(sweep: Sweep) -> bool:
@@ -143,7 +145,8 @@ def inspect(
                 num_bytes = min(num_bytes, int(source.limit_documents * document_bytes(source, inputs[name])))
             size = (int(num_bytes / _bytes_per_token(vocab_size)), num_bytes, True)
         is_known = store is not None or reached[name] is not None
-        sizes[name] = SourceSize(*size, folders[name], store, prints[name], tokenizer_print, is_known)
+        prints_of = (prints[name], tokenizer_print)
+        sizes[name] = SourceSize(*size, folders[name], store, *prints_of, is_known, source.is_instruct)
     return sizes
 
 
