@@ -427,7 +427,14 @@ def test_without_a_sandbox_every_result_is_not_run(tmp_path, monkeypatch, capsys
         "test": "assert work() == 0",
         "entry_point": "work",
     }
-    (tmp_path / "one.jsonl").write_text(json.dumps(sample))
-    assert command.main([str(tmp_path / "one.jsonl")]) == 1
+    path, packed = tmp_path / "one.jsonl", tmp_path / "one.jsonl.gz"
+    path.write_text(json.dumps(sample | {"test": "# a\u2028b\nassert work() == 0"}, ensure_ascii=False) + "\n")
+    assert command.main([str(path)]) == 1
     said = capsys.readouterr()
     assert json.loads(said.out)["result"] == NOT_RUN and "no sandbox works here" in said.err
+    packed.write_bytes(gzip.compress(path.read_bytes())[:-9])
+    assert command.main([str(packed)]) == 2 and "cannot be unpacked" in capsys.readouterr().err
+    for wrong in ("--workers=0", "--cpu-seconds=-1", "--wall-seconds=nan", "--memory-mib=1.5"):
+        with pytest.raises(SystemExit, match="2"):
+            command.main([str(path), wrong])
+        assert "number over 0" in capsys.readouterr().err

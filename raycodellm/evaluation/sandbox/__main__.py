@@ -13,6 +13,7 @@ import gzip
 import json
 import os
 import sys
+import zlib
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -56,23 +57,44 @@ def _parser() -> argparse.ArgumentParser:
     )
     parser.add_argument("samples", type=Path, metavar="SAMPLES", help="JSON lines in HumanEval's format, or .jsonl.gz")
     parser.add_argument("--isolation", choices=KINDS, help="default: the strongest that works here")
-    parser.add_argument("--cpu-seconds", type=int, default=Limits.cpu_seconds, help="computing time of a program")
-    parser.add_argument("--wall-seconds", type=float, default=Limits.wall_seconds, help="longest time of a program")
-    parser.add_argument("--memory-mib", type=int, default=Limits.memory_bytes >> 20, help="address space of a program")
-    parser.add_argument("--workers", type=int, default=os.cpu_count() or 1, help="programs at once")
+    parser.add_argument("--cpu-seconds", type=_whole, default=Limits.cpu_seconds, help="computing time of a program")
+    parser.add_argument("--wall-seconds", type=_number, default=Limits.wall_seconds, help="longest time of a program")
+    parser.add_argument(
+        "--memory-mib", type=_whole, default=Limits.memory_bytes >> 20, help="address space of a program"
+    )
+    parser.add_argument("--workers", type=_whole, default=os.cpu_count() or 1, help="programs at once")
     return parser
+
+
+def _whole(text: str) -> int:
+    return int(_number(text, int))
+
+
+def _number(text: str, kind: type[int] | type[float] = float) -> float:
+    """A limit's value. To the system a negative limit is none."""
+    try:
+        value = kind(text)
+    except ValueError:
+        value = 0
+    if not 0 < value < 1e9:
+        raise argparse.ArgumentTypeError(f"found {text!r}; give a {'whole ' if kind is int else ''}number over 0")
+    return value
 
 
 def _samples(path: Path) -> Iterator[dict[str, Any]]:
     """The samples of the file. Raises ValueError with the number of a line that is none."""
     data = path.read_bytes()
-    text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode()
-    for number, line in enumerate(text.splitlines(), 1):
+    try:
+        text = (gzip.decompress(data) if path.suffix == ".gz" else data).decode("utf-8-sig")
+    except (EOFError, zlib.error) as error:
+        raise ValueError(f"{path}: cannot be unpacked ({error})") from error
+    # Not by `splitlines`, which also parts a text at characters that JSON allows inside a line.
+    for number, line in enumerate(text.split("\n"), 1):
         if not line.strip():
             continue
         try:
             sample = json.loads(line)
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
         found = sample if isinstance(sample, dict) else {}
         lacking = ", ".join(name for name in _FIELDS if not isinstance(found.get(name), str))
