@@ -93,6 +93,7 @@ def test_an_alias_is_a_copy_that_an_override_may_change_alone(sweep_text: str) -
         ("name=my sweep", ("name: found 'my sweep'; use letters, digits, - and _ alone",)),
         ("sources={a b: {kind: text, path: x}}", ("sources.a b: found 'a b'; use letters",)),
         ("scaling.slots=many", ("slots: found 'many'; must be a number or 'auto'",)),
+        ("scaling.slots='2'", ("slots: found '2'; must be a number or 'auto'; write it without quotes",)),
         ("pretrain.tokens=1e17", ("tokens", "at most")),
         ("pretrain.tokens=1e15", ("15,625,000,000,000 sequences", "at most 100,000,000")),
         ("pretrain.code_ratio=.nan", ("code_ratio", "finite")),

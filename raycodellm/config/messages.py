@@ -63,11 +63,17 @@ def explain(error: ValidationError, tree: dict[str, Any]) -> str:
 
 def _joined(faults: Iterable[str]) -> list[str]:
     """The faults, those of one value in one: a setting may be a number or a word."""
-    wanted: dict[str, list[str]] = {}
+    wanted: dict[str, list[tuple[str, str]]] = {}
     for fault in faults:
         found, must, rest = fault.partition("; must be ")
-        wanted.setdefault(found if must else fault, []).extend([rest] if must else [])
-    return [f"{found}; must be {' or '.join(rests)}" if rests else found for found, rests in wanted.items()]
+        what, sign, hint = rest.partition("; ")
+        wanted.setdefault(found if must else fault, []).extend([(what, sign + hint)] if must else [])
+    return [
+        f"{found}; must be {' or '.join(what for what, _ in ways)}{''.join(hint for _, hint in ways)}"
+        if ways
+        else found
+        for found, ways in wanted.items()
+    ]
 
 
 def _one_branch(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
