@@ -235,7 +235,7 @@ def _check_addresses(options: argparse.Namespace) -> None:
                 refuse_credentials(one)
     if getattr(options, "storage", None) is not None:
         if not options.storage.strip():  # such as "$STORAGE" without a value: it would be the working directory
-            raise UserError("the storage's address is empty; give a folder, s3://bucket/folder or gs://bucket/folder")
+            raise UserError("the storage's address is empty; give a folder, or an address such as s3://bucket/folder")
         Folder(options.storage)
 
 

@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any
 from urllib.parse import parse_qs, unquote
 
+from raycodellm import azure
 from raycodellm.file_systems import google_emulator
 from raycodellm.files import Folder
 
@@ -32,6 +33,10 @@ _RETRIES: RetryConfig = {"max_retries": 2}
 _TIMEOUT = "20s"
 _BUSY_SECONDS = 1.2
 """Google's storage takes one writing of a file per second, and answers 429 to more; obstore repeats within less."""
+
+
+_TELLS_CREDENTIALS = ("//169.254.169.254/", "//metadata.google.internal/")
+"""Where the machines of clouds tell programs their credentials."""
 
 
 class Changed(Exception):
@@ -57,6 +62,7 @@ class ConditionalFile:
     def __init__(self, store: ObjectStore, path: str, uri: str, version: str = "e_tag") -> None:
         """`version`: what the store's conditions compare, `e_tag`, or `version` (the generation) on Google's."""
         self._store, self._path, self._uri, self._compared = store, path, uri, version
+        self._has_answered = False
 
     def read(self) -> Seen | None:
         """The file; None when it does not exist. Raises `OSError` when the storage does not answer, and `Unavailable`
@@ -67,9 +73,11 @@ class ConditionalFile:
             found = obstore.get(self._store, self._path)
             content = bytes(found.bytes())
         except FileNotFoundError:
+            self._has_answered = True
             return None
         except obstore.exceptions.BaseError as error:
             raise self._translated(error) from error
+        self._has_answered = True
         return Seen(content, _version(found.meta))
 
     def write(self, content: bytes, over: Seen | None) -> Seen:
@@ -106,7 +114,9 @@ class ConditionalFile:
 
         words = " ".join(str(error).split())[:200]
         refused = (NotSupportedError, PermissionDeniedError, UnauthenticatedError)
-        if isinstance(error, refused) or "501 Not Implemented" in str(error):
+        # Without credentials obstore asks the machine for some. Once it had some, the machine's answer is only late.
+        has_none = not self._has_answered and any(place in words for place in _TELLS_CREDENTIALS)
+        if isinstance(error, refused) or "501 Not Implemented" in str(error) or has_none:
             return Unavailable(f"{self._uri}: {words}")
         return ConnectionError(errno.ECONNABORTED, words, self._uri)
 
@@ -135,8 +145,8 @@ def conditional_file(folder: Folder, name: str) -> ConditionalFile | None:
 def _store(scheme: str, bucket: str, folder: Folder, options: dict[str, str]) -> ObjectStore | None:
     if scheme in ("gs", "gcs"):
         return _google(bucket, options)
-    if scheme in ("abfs", "abfss"):
-        return _azure(bucket)
+    if (container := azure.container_of(folder.uri)) is not None:
+        return container.store(_RETRIES, _TIMEOUT)
     return _s3(bucket, folder, options) if scheme == "s3" else None
 
 
@@ -157,17 +167,6 @@ def _google(bucket: str, options: dict[str, str]) -> ObjectStore:
         settings["base_url"] = endpoint if "://" in endpoint else f"{scheme}://{endpoint}"
     client: Any = {"timeout": _TIMEOUT, "allow_http": str(settings.get("base_url", "")).startswith("http://")}
     return GCSStore(bucket, retry_config=_RETRIES, client_options=client, **settings)
-
-
-def _azure(place: str) -> ObjectStore | None:
-    """`place`: `container@account.dfs.core.windows.net`; None for other forms, which name no container."""
-    from obstore.store import AzureStore
-
-    container, _, host = place.rpartition("@")
-    account, _, domain = host.partition(".")
-    if not container or not domain.startswith(("dfs.", "blob.")):
-        return None
-    return AzureStore(container, account_name=account, retry_config=_RETRIES, client_options={"timeout": _TIMEOUT})
 
 
 def _s3(bucket: str, folder: Folder, options: dict[str, str]) -> ObjectStore:

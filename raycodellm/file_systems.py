@@ -9,8 +9,10 @@ from __future__ import annotations
 
 import functools
 import os
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 from urllib.parse import unquote
+
+from raycodellm import azure
 
 if TYPE_CHECKING:
     from pyarrow.fs import FileInfo, FileSystem
@@ -35,6 +37,9 @@ def open_file_system(uri: str) -> tuple[FileSystem, str]:
     scheme, mark, rest = uri.partition("://")
     if not mark:
         return _local(), uri
+    if (container := azure.container_of(uri)) is not None:
+        path = unquote(rest.partition("/")[2])
+        return _open_azure(container, os.getpid()), f"{container.name}/{path}".rstrip("/")
     if scheme not in _OPTIONS:
         return FileSystem.from_uri(uri)
     place, _, options = rest.partition("?")
@@ -114,6 +119,22 @@ def delete_folder(system: FileSystem, path: str) -> None:
     system.delete_dir(path)
 
 
+@functools.lru_cache(maxsize=64)
+def _open_azure(container: azure.Container, process: int) -> FileSystem:
+    return container.opened()
+
+
+def for_ray(uri: str) -> dict[str, Any]:
+    """The fields of Ray's run configurations that name a folder. Ray opens most addresses by itself; it does not hear
+    the variables of Azure, nor `STORAGE_EMULATOR_HOST`."""
+    is_google = uri.startswith(("gs://", "gcs://"))
+    if azure.container_of(uri) is None and not (is_google and google_emulator()):
+        return {"storage_path": uri}
+    system, path = open_file_system(uri)
+    return {"storage_path": path, "storage_filesystem": system}
+
+
 def forget_buckets() -> None:
     """Closes the shared connections: the next folder is opened anew, with the environment's settings as they are."""
-    _open_bucket.cache_clear()
+    for opened in (_open_bucket, _open_azure, azure._store):
+        opened.cache_clear()

@@ -19,6 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
+from raycodellm import azure
 from raycodellm.config import UserError, refuse_credentials, without_credentials
 from raycodellm.file_systems import delete_folder, entries, entries_below, open_file_system
 
@@ -75,7 +76,7 @@ def cache_folder() -> Path:
 
 @dataclass(frozen=True)
 class Folder:
-    """A folder by its URI: a local path, `file://`, `s3://` or `gs://`. The first write creates it.
+    """A folder by its URI: a local path, `file://`, `s3://`, `gs://` or `abfss://`. The first write creates it.
 
     Raises `UserError` for an address without a bucket or with an empty part, for one with a key in it, since addresses
     are written into records, and for a path that is no text, which Arrow does not open.
@@ -138,7 +139,7 @@ class Folder:
         try:
             return open_file_system(self.uri)
         except (pa.ArrowInvalid, pa.ArrowNotImplementedError, ImportError) as error:
-            known = "a local folder, s3://bucket/folder or gs://bucket/folder"
+            known = f"a local folder, s3://bucket/folder, gs://bucket/folder or {azure.EXAMPLE}"
             raise UserError(f"{self.uri}: is no storage that can be opened ({cause(error)}); use {known}") from error
 
     def __getstate__(self) -> dict[str, str]:
@@ -194,6 +195,8 @@ class Folder:
         kind = self.filesystem.get_file_info(self._inside(name)).type
         if kind == FileType.Directory:
             delete_folder(self.filesystem, self._inside(name))
+        elif kind != FileType.NotFound and (container := azure.container_of(self.uri)) is not None:
+            azure.delete_file(container, self._inside(name).partition("/")[2])
         elif kind != FileType.NotFound:
             self.filesystem.delete_file(self._inside(name))
 
@@ -213,6 +216,9 @@ class Folder:
             if self.local is not None:
                 self.make()
                 _write_and_rename(self.local / name, data)
+                return
+            if (container := azure.container_of(self.uri)) is not None:
+                azure.write(container, self._inside(name).partition("/")[2], data)
                 return
             with self.filesystem.open_output_stream(self._inside(name)) as stream:
                 stream.write(data)
@@ -264,7 +270,8 @@ class Folder:
     def _not_writable(self, key: str, error: OSError) -> UserError:
         hint = _HINTS.get(error.errno or errno.EIO, "give a folder that can be written")
         if isinstance(error, FileNotFoundError) and self.local is None:
-            return UserError(f"{key} {self}: cannot be written; there is no such bucket: make it, or give another")
+            place = "bucket" if azure.container_of(self.uri) is None else "container"
+            return UserError(f"{key} {self}: cannot be written; there is no such {place}: make it, or give another")
         if isinstance(error, PermissionError) and self.local is None:
             hint = "use credentials that may write there, or give another folder"
         reason = _without_request(error.strerror or cause(error))
@@ -356,7 +363,7 @@ class Folder:
 
 def _without_request(text: str) -> str:
     """An object store's message without what the client tells of its request before and after."""
-    text = re.sub(r"^.*?(?=AWS Error|google::cloud)", "", text)
+    text = re.sub(r"^.*?(?=AWS Error|Azure Error|google::cloud)", "", text)
     google = re.fullmatch(
         r"google::cloud::Status\((\w+: )(?:.*?with a last message of )?(.*?)(?: error_info=.*)?", text
     )

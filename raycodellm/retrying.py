@@ -35,7 +35,7 @@ _PASSING = frozenset(
 )
 _REFUSED = (
     *("access_denied", "access denied", "forbidden", "http status 403", "no_such_bucket", "does not exist"),
-    *("permission_denied", "unauthenticated"),  # as Google's client says it
+    *("permission_denied", "unauthenticated", "] 401 ", "] 403 "),  # as the clients of Google and Azure say it
 )
 """Words in the errors of an object store that answers and refuses."""
 _TOLD_BY_RAY = ("RayTaskError", "ActorDiedError", "ControllerError", "WorkerGroupError")

@@ -15,6 +15,7 @@ ORDER = (
     ("version", "started", "offered"),
     ("config",),
     (
+        "azure",
         "file_systems",
         "files",
         "conditional_writes",
@@ -59,7 +60,7 @@ DOORS = {
     "lm_eval": {"evaluation"},
     "sklearn": {"regression"},
     "ray.util.metrics": {"observability"},
-    "obstore": {"conditional_writes"},
+    "obstore": {"azure", "conditional_writes"},
     "matplotlib": {"report"},
 }
 FUNCTION_LINES, FILE_LINES = 60, 400

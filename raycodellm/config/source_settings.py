@@ -26,8 +26,8 @@ class Source(Frozen):
     """Kind of the text. `code`, `markup`, `code_adjacent`, `synthetic_code` and `instruct_code` count as code in the
     code ratio."""
     path: str | tuple[str, ...]
-    """A file, folder, glob, or list of them: local, `s3://`, `gs://`, `hf://`, or `builtin:` (`python-prose`,
-    `python-code`, `python-instruct`, `tasks-instruct`, `formal-language`)."""
+    """A file, folder, glob, or list of them: local, `s3://`, `gs://`, `abfss://`, `hf://`, or `builtin:`
+    (`python-prose`, `python-code`, `python-instruct`, `tasks-instruct`, `formal-language`)."""
     format: Literal[FORMATS] | None = None  # type: ignore[valid-type]
     """How the files are read; guessed from the files' names when left out. `commits` (of git repositories), `instruct`
     and `qa` are never guessed."""

@@ -15,6 +15,7 @@ from ray.train.v2._internal.callbacks.placement_group_callback import PlacementG
 from ray.train.v2._internal.constants import get_env_vars_to_propagate
 
 from raycodellm.config import Scaling
+from raycodellm.file_systems import for_ray
 from raycodellm.files import Folder
 from raycodellm.slots.controller import LABEL, News, PlacementIsTheRequest, TrainController
 from raycodellm.slots.gpus import gpu_callback
@@ -84,7 +85,7 @@ def slot_trainer(slot: str, dispatcher: DispatcherHandle, scaling: Scaling, fold
         scaling_config=ScalingConfig(num_workers=scaling.workers, use_gpu=gpus > 0, resources_per_worker=resources),
         run_config=RunConfig(
             name=f"{slot.replace(' ', '-')}-{uuid.uuid4().hex[:8]}",  # Ray Train continues a run of the same name
-            storage_path=(folder / "slots").uri,
+            **for_ray((folder / "slots").uri),
             # The dispatcher counts how often a job's workers may die. A slot outlives many jobs; -1 means no limit.
             failure_config=FailureConfig(max_failures=scaling.max_failures, max_preemption_failures=-1),
             callbacks=[

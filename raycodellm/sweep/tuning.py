@@ -7,6 +7,7 @@ from typing import TYPE_CHECKING
 
 from raycodellm import search
 from raycodellm.dispatch import trial_actor
+from raycodellm.file_systems import for_ray
 from raycodellm.slots.head import ON_HEAD
 from raycodellm.sweep import tracking
 from raycodellm.sweep.results import Results
@@ -68,7 +69,7 @@ def tune_trials(
         ),
         run_config=tune.RunConfig(
             name="tune",
-            storage_path=scratch.uri,
+            **for_ray(scratch.uri),
             verbose=0,
             # A trial's process only waits, so only its node or a person ends it. Its jobs have budgets of their own.
             failure_config=tune.FailureConfig(max_failures=scaling.max_failures + scaling.max_preemptions),

@@ -142,16 +142,30 @@ def list_remote(root: str) -> list[InputFile]:
     return found
 
 
+_REFUSED = (
+    r"ACCESS_?DENIED|Forbidden|HTTP status 403|INVALID_?ACCESS_?KEY|SIGNATURE|access token|Permission.?denied"
+    r"|UNAUTHENTICATED|\] 40[13] "
+)
+"""Words with which a store refuses access."""
+_KEYS = {
+    "s3": "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE,",
+    "gs": "GOOGLE_APPLICATION_CREDENTIALS",
+    "abfss": "AZURE_STORAGE_KEY",
+}
+"""By scheme, the variables with the credentials of a store."""
+
+
 def storage_hint(root: str, error: Exception) -> str:
     """Advice to add to the message of an object store's refusal; empty for local paths."""
     said = str(error)
     scheme, bucket = root.split("://")[0], "/".join(root.split("/")[:3])
-    if scheme not in ("s3", "gs") or "://" not in root:
+    if scheme not in _KEYS or "://" not in root:
         return ""
-    if re.search(r"ACCESS_?DENIED|Forbidden|HTTP status 403|INVALID_?ACCESS_?KEY|SIGNATURE|access token", said, re.I):
-        aws = "AWS_ACCESS_KEY_ID and AWS_SECRET_ACCESS_KEY, or AWS_PROFILE,"
-        key = aws if scheme == "s3" else "GOOGLE_APPLICATION_CREDENTIALS"
-        return f"; set {key} for {bucket}, or write {scheme}://anonymous@… for a public one"
-    if re.search(r"NO_SUCH_BUCKET|NoSuchBucket|HTTP status 404|ucket .* not found", said):
-        return f"; there is no bucket {bucket}: check its name, and AWS_ENDPOINT_URL where it is not on AWS"
-    return f"; check the network, and AWS_ENDPOINT_URL and AWS_REGION where {bucket} is not on AWS"
+    if re.search(_REFUSED, said, re.I):
+        public = "" if scheme == "abfss" else f", or write {scheme}://anonymous@… for a public one"
+        return f"; set {_KEYS[scheme]} for {bucket}{public}"
+    if re.search(r"NO_SUCH_BUCKET|NoSuchBucket|HTTP status 404|ucket .* not found|ContainerNotFound", said):
+        elsewhere = ", and AWS_ENDPOINT_URL where it is not on AWS" if scheme == "s3" else ""
+        return f"; there is no bucket {bucket}: check its name{elsewhere}"
+    elsewhere = f", and AWS_ENDPOINT_URL and AWS_REGION where {bucket} is not on AWS" if scheme == "s3" else ""
+    return f"; check the network{elsewhere}"
