@@ -84,7 +84,7 @@ class Container:
         endpoint = self._endpoint
         url = f"{endpoint}/{self.account}" if endpoint else f"https://{self.account}.blob.{self.domain}"
         client: Any = {"timeout": timeout, "allow_http": url.startswith("http://")}
-        names = {"account_name": self.account, "endpoint": url}
+        names: dict[str, Any] = {"account_name": self.account, "endpoint": url}
         return AzureStore(self.name, retry_config=retries, client_options=client, **names, **secrets)
 
 
