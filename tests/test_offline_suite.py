@@ -263,7 +263,7 @@ def test_every_part_has_its_share_of_the_first_items(task):
 
 def test_the_suite_lists_every_generated_task_with_its_chance_and_number_of_items():
     listed = {one["task"]: one for one in yaml.safe_load((FOLDER / "suites/offline.yaml").read_text())["tasks"]}
-    assert list(listed) == [task.name for task in TASKS]
+    assert list(listed) == [task.name for task in TASKS], "list the task in tasks/suites/offline.yaml, by its name"
     for task in TASKS:
         items = task.evaluated_items
         assert listed[task.name]["items"] == len(items)

@@ -64,7 +64,7 @@ def picture(figure: Figure, kind: str = "svg") -> bytes:
         import matplotlib as mpl
         from matplotlib.figure import Figure as Paper
     except ImportError as error:
-        raise UserError("pictures need matplotlib; install it: pip install 'raycodellm[pictures]'") from error
+        raise UserError("pictures need matplotlib; install it: pip install 'matplotlib>=3.10'") from error
     # Letters stay letters in an SVG file: it is small, and its text can be searched.
     settings: Any = {"svg.hashsalt": figure.name, "svg.fonttype": "none", "font.family": "sans-serif", "font.size": 9}
     with mpl.rc_context(settings):
