@@ -78,13 +78,21 @@ def report_address(run: Folder) -> str:
     return (run / "report" / "index.html").uri
 
 
+def no_run_folder(folder: Folder) -> str:
+    """The refusal of a folder that is no run folder; of a storage it names the first run folder."""
+    names = folder.list() if folder.exists("stages") or folder.exists("tokens") else []
+    runs = sorted(name for name in names if (folder / name).exists("sweep.yaml"))
+    such = f", such as {folder / runs[0]}" if runs else ""
+    return f"{folder}: is not a run folder (it has no sweep.yaml); give <storage>/<sweep name>{such}"
+
+
 def read_sweep_file(run: Folder, say: Callable[[str], Any] | None = None) -> SweepFile:
     """Reads `sweep.yaml`. Keys that only a newer version knows are refused; with `say` they are left out and said.
 
     Raises `UserError` when the file is missing, damaged or refused, since nothing else says what the sweep is.
     """
     if not run.exists("sweep.yaml"):
-        raise UserError(f"{run}: is not a run folder (it has no sweep.yaml); give <storage>/<sweep name>")
+        raise UserError(no_run_folder(run))
     file = f"{run}/sweep.yaml"
     try:
         text = run.read_text("sweep.yaml")

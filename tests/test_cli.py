@@ -181,6 +181,7 @@ def test_a_mistyped_option_does_not_print_the_key_behind_it(capsys) -> None:
         cli.main(["run", QUICKSTART, "--strage", KEYED])
     printed = capsys.readouterr().err
     assert "s3://***@bucket/x" in printed and "SECRETWORD" not in printed
+    assert "raycodellm run: error: unrecognized arguments: --strage" in printed and "did you mean --storage?" in printed
 
 
 @pytest.mark.slow

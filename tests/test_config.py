@@ -237,6 +237,15 @@ def test_the_old_and_the_new_spelling_of_a_setting_may_not_contradict_each_other
     assert "write optimizer.weight_decay inside optimizer" in refusal(yaml.safe_dump(tree))
 
 
+def test_a_misspelt_key_that_is_required_is_told_once(sweep_text: str) -> None:
+    tree = yaml.safe_load(sweep_text)
+    tree["stages"][0]["tokns"] = tree["stages"][0].pop("tokens")
+    said = refusal(yaml.safe_dump(tree))
+    assert "stages.pretrain.tokns: unknown key; did you mean 'tokens'?" in said and "is missing" not in said
+    del tree["stages"][0]["tokns"], tree["stages"][0]["sequence_length"]
+    assert "stages.pretrain.tokens: is missing; add tokens" in refusal(yaml.safe_dump(tree))
+
+
 @pytest.mark.parametrize(
     ("key", "meant"),
     [("weight_dcay", "optimizer.weight_decay"), ("precison", "numerics.precision"), ("betas", "optimizer.betas")],

@@ -18,6 +18,7 @@ from test_report import write_run
 
 import raycodellm
 from raycodellm import cli, display, offered, storage_files, sweep
+from raycodellm.commands.stop import stop_folder
 from raycodellm.dispatch import RemainingWork, SlotActivity, SlotView, Snapshot
 from raycodellm.files import Folder
 from raycodellm.records import Progress, TrialResult, as_json
@@ -85,6 +86,15 @@ def test_a_run_is_told_by_its_trials_its_ranking_and_its_curves(run) -> None:
     key = next(iter(run.stages(0)))
     assert run.metrics(key[:-1]).equals(run.metrics("pretrain", trial=0))
     assert "arm" in run.summary()
+
+
+def test_a_storage_in_the_place_of_a_run_folder_is_answered_with_a_run_of_it(tmp_path) -> None:
+    (tmp_path / "stages").mkdir()
+    (tmp_path / "lab").mkdir()
+    (tmp_path / "lab" / "sweep.yaml").write_text("name: lab\n")
+    for ask in (raycodellm.open_run, lambda folder: stop_folder(folder, print)):
+        with pytest.raises(raycodellm.UserError, match=r"is not a run folder .*, such as .*/lab$"):
+            ask(str(tmp_path))
 
 
 @pytest.mark.parametrize(

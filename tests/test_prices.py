@@ -160,15 +160,15 @@ def lines_of(chains: list[list[str]], num_seeds: int = 1) -> list[str]:
 
 
 def test_arms_with_equal_stages_take_one_line_and_others_keep_theirs():
-    assert lines_of([["a-1", "b-1"], ["a-2", "b-2"], ["a-3", "b-3"]]) == ["a 1× each; arms 0–2 the same", "b 1×"]
-    assert lines_of([["a-1", "b-1"], ["a-2"], ["a-3", "b-3"]]) == ["a 1× each; arms 0, 2 the same", "b 1×", "a-2 1×"]
+    assert lines_of([["a-1", "b-1"], ["a-2", "b-2"], ["a-3", "b-3"]]) == ["a 1×, once for each of arms 0–2", "b 1×"]
+    assert lines_of([["a-1", "b-1"], ["a-2"], ["a-3", "b-3"]]) == ["a 1×, once for each of arms 0, 2", "b 1×", "a-2 1×"]
     assert lines_of([["a-1", "b-1"]]) == ["a-1 1×", "b-1 1×"]
 
 
 def test_a_shared_stage_stays_one_line_with_its_equal_children_below():
-    assert lines_of([["a-1", "b-1"], ["a-1", "b-2"]]) == ["a-1 2×", "b 1× each; arms 0–1 the same"]
+    assert lines_of([["a-1", "b-1"], ["a-1", "b-2"]]) == ["a-1 2×", "b 1×, once for each of arms 0–1"]
     two_seeds = [["a-1", "b-1"], ["a-2", "b-2"], ["a-1", "b-3"], ["a-2", "b-4"]]
-    assert lines_of(two_seeds, num_seeds=2) == ["a 2× each; 2 such, of arms 0–1", "b 1× each, 2 times"]
+    assert lines_of(two_seeds, num_seeds=2) == ["a 2×, 2 times, for arms 0–1", "b 1×, 2 times"]
 
 
 def test_numbers_of_arms_are_written_as_ranges():

@@ -11,7 +11,7 @@ from raycodellm.tables import StageNode
 
 
 def merged(nodes: Sequence[StageNode], names: Mapping[str, str], num_seeds: int) -> list[StageNode]:
-    """The tree with each group of equal branches as one branch, which says whose it is ("arms 0–5 the same").
+    """The tree with each group of equal branches as one branch, which says whose it is ("once for each of arms 0–5").
 
     Branches are equal if their stages have equal names, facts and children: what differs is the mixture or the seed.
     `names`: full name of a stage that stands alone, by key. `num_seeds`: seeds per arm; with 4, trial 7 is of arm 1.
@@ -26,7 +26,7 @@ def merged(nodes: Sequence[StageNode], names: Mapping[str, str], num_seeds: int)
             children = tuple(merged(first.children, names, num_seeds))
             found.append(replace(first, name=names[first.key], children=children))
         else:
-            facts = f"{first.facts} each; {_whose(group, num_seeds)}"
+            facts = f"{first.facts}, {_whose(group, num_seeds)}"
             found.append(replace(first, facts=facts, children=_inside(first.children)))
     return found
 
@@ -39,7 +39,7 @@ def _inside(nodes: Sequence[StageNode]) -> tuple[StageNode, ...]:
     return tuple(
         replace(
             group[0],
-            facts=group[0].facts + (f" each, {len(group)} times" if len(group) > 1 else ""),
+            facts=group[0].facts + (f", {len(group)} times" if len(group) > 1 else ""),
             children=_inside(group[0].children),
         )
         for group in groups.values()
@@ -52,9 +52,10 @@ def _shape(node: StageNode) -> Any:
 
 
 def _whose(group: Sequence[StageNode], num_seeds: int) -> str:
-    """`arms 0–5 the same`; with several seeds, or shared stages, how many such branches there are."""
+    """`once for each of arms 0–5`; with several seeds, or shared stages, how many such branches there are."""
     arms_of_each = [{trial // num_seeds for trial in node.trials} for node in group]
     arms = set().union(*arms_of_each)
-    who = f"arm{'s' * (len(arms) > 1)} {in_ranges(arms)}"
     one_each = len(group) == len(arms) and all(len(each) == 1 for each in arms_of_each)
-    return f"{who} the same" if one_each else f"{len(group)} such, of {who}"
+    if one_each:
+        return f"once for each of arms {in_ranges(arms)}"
+    return f"{len(group)} times, for arm{'s' * (len(arms) > 1)} {in_ranges(arms)}"

@@ -10,7 +10,7 @@ from raycodellm import config
 from raycodellm.commands.request import DONE, STOPPED
 from raycodellm.config import UserError
 from raycodellm.files import Folder
-from raycodellm.storage_files import LADDER
+from raycodellm.storage_files import LADDER, no_run_folder
 
 if TYPE_CHECKING:
     from raycodellm.cluster.job_client import Job
@@ -36,7 +36,7 @@ def stop_folder(target: str, say: Say) -> int:
         return _stop_ladder(target, say)
     if not folder.exists("sweep.yaml"):
         hint = "; to stop a submitted sweep by its file, give --address" if os.path.isfile(target) else ""
-        raise UserError(f"{target}: is no run folder, which holds sweep.yaml: give <storage>/<sweep name>{hint}")
+        raise UserError(f"{no_run_folder(folder)}{hint}")
     driver = stop_request.stop(folder, say)
     say(f"nothing runs {folder.name}" if driver is None else f"stopped: {driver} has ended")
     return DONE

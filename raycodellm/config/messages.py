@@ -56,7 +56,7 @@ def explain(error: ValidationError, tree: dict[str, Any]) -> str:
     items = [item for item in items if item["type"] != "tuple_type" or item["loc"][:-1] not in mappings]
     inside = {item["loc"][:place] for item in items for place in range(len(item["loc"]) - 1)}
     items = [item for item in items if item["type"] != "tuple_type" or item["loc"][:-1] not in inside]
-    faults = _joined(dict.fromkeys(_explain_one(item, tree) for item in _one_branch(items)))
+    faults = _joined(dict.fromkeys(_explain_one(item, tree) for item in _without_misspelt(_one_branch(items))))
     more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
     return "; ".join(faults[:_MOST_FAULTS]) + more
 
@@ -89,6 +89,17 @@ def _one_branch(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
             kept.remove(other)
     inside = {tuple(one["loc"][:place]) for one in kept for place, part in enumerate(one["loc"]) if _is_mapping(part)}
     return [one for one in kept if one["loc"][:-1] not in inside or _is_mapping(one["loc"][-1])]
+
+
+def _without_misspelt(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
+    """The errors without a missing key that stands beside its misspelling: the unknown key names it already."""
+    unknown = [item["loc"] for item in items if item["type"] == "extra_forbidden"]
+    return [
+        item
+        for item in items
+        if item["type"] != "missing"
+        or not any(loc[:-1] == item["loc"][:-1] and nearest(loc[-1], [item["loc"][-1]]) for loc in unknown)
+    ]
 
 
 def _is_mapping(part: Any) -> bool:

@@ -16,9 +16,28 @@ MARKER = "<!-- Below this line by hand. -->"
 _INTRODUCTION = """\
 # Evaluation: suites and tasks
 
-New here? `raycodellm eval MODEL --suites offline` needs no data and takes seconds on a small model: see
-[raycodellm eval](#raycodellm-eval), and [Scores](#scores) for what the metrics are. Then the suites, below, and
-[Data](#data) for theirs.
+`raycodellm eval MODEL --suites offline` needs no data and takes seconds on a small model. A sweep evaluates its models
+by `evaluation: {suites: [offline]}`.
+
+| to | read |
+|---|---|
+| evaluate and compare models that you have | [`raycodellm eval`](#raycodellm-eval) |
+| do that on a cluster | [given models in a sweep](#given-models-in-a-sweep) |
+| know what a number means | [scores](#scores) |
+| know which items are left out | [items that do not fit](#items-that-do-not-fit) |
+| know what a model has seen | [items that the model was trained on](#items-that-the-model-was-trained-on) |
+| choose tasks | the suites below; [`offline`](#offline) and [`kim2024`](#kim2024) need no data |
+| measure your own text | [bits per byte](#bits-per-byte-of-held-out-text) |
+| give data to a machine without a network | [data](#data) |
+| write tasks | [tasks of your own](#tasks-of-your-own) |
+| run code that a model writes | [tasks that run the model's code](#tasks-that-run-the-models-code) |
+| have a judge compare answers | [win rates](#win-rates) |
+| see how near a paper a task is | [Ma et al.](#the-scorings-of-ma-et-al), [QuAC](#quac), [bAbI](#the-scoring-of-babi) |
+| | [boxes by the complete rules](#boxes-by-the-complete-rules) |
+| know how hard the generated tasks are | [the levels of `offline`](#the-levels-of-offline) |
+| spend less time | [how answers are computed](#how-answers-are-computed), [each score once](#each-score-once) |
+
+## The suites
 
 <!-- Down to the next comment written by `python -m raycodellm.evaluation.tasks.suites_page docs/evaluation.md`: change
 the files in raycodellm/tasks/suites/, not this page. -->
@@ -28,6 +47,8 @@ of this package, or an lm-eval YAML file. `raycodellm check` shows what is asked
 lies. *Items* are those of the data as published; a copy with fewer gives fewer. *Chance* is the accuracy of guessing,
 *majority* that of the best constant answer: an accuracy below these says nothing of a model.
 """
+_PROSE = ("source", "licence", "scoring", "departures")
+"""Columns that are left out of a suite's table where all of its tasks have the same words there, which stand below."""
 _HEAD = ("task", "asked when", "items", "chance", "majority", "source", "licence", "scoring", "departures")
 
 
@@ -44,29 +65,36 @@ def by_hand(text: str) -> str:
 
 def _section(name: str) -> str:
     one = suite(name)
-    return "\n".join([f"## `{name}`", "", one.about, *([f"Of: {one.paper}."] if one.paper else []), "", *_table(one)])
+    return "\n".join([f"### `{name}`", "", one.about, *([f"From {one.paper}."] if one.paper else []), "", *_table(one)])
 
 
 def _in_no_suite() -> str:
     one = named_in_no_suite()
-    return "\n".join(["## By name", "", one.about, "", *_table(one)])
+    return "\n".join(["### By name", "", one.about, "", *_table(one)])
 
 
 def _table(one: Suite) -> Iterator[str]:
     if not one.tasks:
         return
-    columns = [name for name in _HEAD if any(_cell(task, name) for task in one.tasks)]
+    cells = {name: [_cell(task, name) for task in one.tasks] for name in _HEAD}
+    common = [name for name in _PROSE if cells[name][0] and len(one.tasks) > 1 and len(set(cells[name])) == 1]
+    columns = [name for name in _HEAD if any(cells[name]) and name not in common]
     yield f"| {' | '.join(columns)} |"
     yield "|" + "---|" * len(columns)
-    for task in one.tasks:
-        yield f"| {' | '.join(_cell(task, name) for name in columns)} |"
+    for row in zip(*(cells[name] for name in columns), strict=True):
+        yield f"| {' | '.join(row)} |"
     yield ""
+    for name in common:
+        yield f"* {name.capitalize()} of all of them: {cells[name][0]}."
+    warnings: dict[str, list[str]] = {}
     for task in one.tasks:
         if task.warning:
-            yield f"* `{task.task}`: {task.warning}."
+            warnings.setdefault(task.warning, []).append(f"`{task.task}`")
+    for warning, warned in warnings.items():
+        yield f"* {', '.join(warned)}: {warning}."
     for average, tasks in one.averages.items():
         yield f"* `{average}` is the unweighted mean over {', '.join(tasks)}."
-    if any(task.warning for task in one.tasks) or one.averages:
+    if common or warnings or one.averages:
         yield ""
 
 
