@@ -519,8 +519,11 @@ def test_flash_attention_without_its_package_is_refused(monkeypatch):
 def test_compiled_blocks_train_alike(monkeypatch):
     monkeypatch.setattr("torch._inductor.config.compile_threads", 1)  # no processes that would import torch again
     monkeypatch.setattr("torch._inductor.config.cpp.vec_isa_ok", True)  # no programs that try the compiler
+    before = torch._dynamo.utils.counters["stats"]["unique_graphs"]
     engine, plain = engine_with(compile=True), engine_with()
     assert train(engine, 0, 4) == pytest.approx(train(plain, 0, 4), rel=1e-4)
+    num_compiled = torch._dynamo.utils.counters["stats"]["unique_graphs"] - before
+    assert num_compiled == 2, "the loss, and the first block, whose code the second one takes"
     engine.close()
     plain.close()
 
