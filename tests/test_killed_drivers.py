@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import re
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from driver_without_ray import Cluster, Driver
 
 from raycodellm import config, search, storage_files, sweep
 from raycodellm.files import Folder
-from raycodellm.sweep import journal_copy
+from raycodellm.sweep import journal_copy, ownership
 from raycodellm.sweep.ownership import Owner
 
 GRID = (
@@ -64,7 +65,7 @@ class Disk:
         monkeypatch.setattr(Folder, "delete", deleted)
         monkeypatch.setattr(journal_copy, "MERGE_BYTES", 4_000)
         monkeypatch.setattr(Owner, "runs_here", lambda owner, found: False)
-        monkeypatch.setattr("raycodellm.sweep.ownership.time.sleep", lambda seconds: None)
+        monkeypatch.setattr(ownership, "REMOTE", replace(ownership.REMOTE, settle=0.0))
 
     def _write(self) -> None:
         self.is_dead = self.is_dead or self.num_writes == self.dies_at

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -16,7 +17,7 @@ from raycodellm import config, retrying, tokens
 from raycodellm.config import Scaling
 from raycodellm.files import Folder
 from raycodellm.slots import pool
-from raycodellm.sweep import journal_copy
+from raycodellm.sweep import journal_copy, ownership
 from raycodellm.sweep.ownership import Owner
 
 SILENCE_SECONDS = 60.0
@@ -36,7 +37,7 @@ class Storage:
         monkeypatch.setattr(Folder, "local", property(lambda folder: None))
         monkeypatch.setattr(Owner, "runs_here", lambda owner, found: False)
         monkeypatch.setattr(journal_copy, "MERGE_BYTES", 4_000)
-        monkeypatch.setattr("raycodellm.sweep.ownership.time.sleep", lambda seconds: None)
+        monkeypatch.setattr(ownership, "REMOTE", replace(ownership.REMOTE, settle=0.0))
         monkeypatch.setattr("raycodellm.retrying.time", self)
 
     def _answering(self, method: Any) -> Any:
