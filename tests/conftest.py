@@ -237,7 +237,8 @@ def no_rivals(monkeypatch: pytest.MonkeyPatch) -> None:
     """A driver takes its run folder without waiting for whether another one writes the owner file just then."""
     from raycodellm.sweep import ownership
 
-    monkeypatch.setattr(ownership, "LOCAL", dataclasses.replace(ownership.LOCAL, settle=0.0))
+    for name in ("LOCAL", "REMOTE"):
+        monkeypatch.setattr(ownership, name, dataclasses.replace(getattr(ownership, name), settle=0.0))
 
 
 @pytest.fixture(scope="session")
@@ -285,9 +286,10 @@ def ray_cluster(tmp_path_factory: pytest.TempPathFactory):
 @pytest.fixture(scope="session")
 def whole(sweep_text: str, tmp_path_factory: pytest.TempPathFactory):
     """A small sweep that was killed in every way and ran to its end all the same: a `test_runs.Sweep`."""
-    from test_runs import run_disturbed
+    from test_runs import none_left_running, run_disturbed
 
-    return run_disturbed(tmp_path_factory.mktemp("whole"), sweep_text)
+    with none_left_running():  # the fixture that does it for a test begins after this one
+        return run_disturbed(tmp_path_factory.mktemp("whole"), sweep_text)
 
 
 @pytest.fixture(scope="session")

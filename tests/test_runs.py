@@ -32,12 +32,20 @@ OFTEN = ("--set", "scaling.checkpoint_tokens=8_192", "--set", "scaling.max_failu
 STARTED: list[subprocess.Popen] = []
 
 
+@contextlib.contextmanager
+def none_left_running() -> Iterator[None]:
+    """Also where a test fails in the middle: a second cluster would take the machine from the next test."""
+    try:
+        yield
+    finally:
+        while STARTED:
+            STARTED.pop().kill()
+
+
 @pytest.fixture(autouse=True)
 def no_sweep_left_running() -> Iterator[None]:
-    """Also where a test fails in the middle: a second cluster would take the machine from the next test."""
-    yield
-    while STARTED:
-        STARTED.pop().kill()
+    with none_left_running():
+        yield
 
 
 class Sweep:
