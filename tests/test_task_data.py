@@ -20,7 +20,7 @@ from raycodellm.evaluation.data.lookup import DataFolder, WantedData
 from raycodellm.evaluation.data.reading import read_data
 from raycodellm.evaluation.isolation import quiet
 from raycodellm.evaluation.scoring import instances_by_item
-from raycodellm.evaluation.tasks.names import NOWHERE
+from raycodellm.evaluation.tasks.names import NOWHERE, TaskNames
 
 BOOLQ = WantedData("aps/super_glue", "boolq", "boolq", "validation", ("train",))
 SCIQ = WantedData("allenai/sciq", None, "sciq", "test", ("train", "validation"))
@@ -332,6 +332,24 @@ def test_data_of_the_hub_is_read_at_the_commit_that_the_driver_found(monkeypatch
     cached = dataclasses.replace(newer, at="cache")
     with pytest.raises(UserError, match=r"has allenai/sciq at commit 222222222222, and .* of 333333333333"):
         data_sources.pinned(cached, {"allenai/sciq": "3" * 40})
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [
+        ("task: a\ninclude: [3]\n", "3: cannot be read as a task"),
+        ("task: a\ntag: {x: y}\ndate: 2024-13-45\n", "cannot be read as a task: month must be in"),
+        ("task: " + "[" * 50_000 + "]" * 50_000, "lists and mappings are over 200 deep"),
+        ("- " * 50_000, "lists and mappings are over 200 deep"),
+        ("task: &a [*a]", "the alias \\*a stands inside"),
+    ],
+)
+def test_a_yaml_file_that_is_no_task_ends_no_process(tmp_path: Path, content: str, said: str) -> None:
+    (tmp_path / "odd.yaml").write_text(content)
+    (tmp_path / "fine.yaml").write_text("task: fine\n")
+    assert "fine" in TaskNames(str(tmp_path)).included
+    with pytest.raises(UserError, match=said):
+        evaluation.task_content(str(tmp_path / "odd.yaml"))
 
 
 def test_the_tasks_of_a_users_folder_go_by_name_and_come_before_lm_evals(tmp_path: Path) -> None:

@@ -20,7 +20,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from raycodellm.config import Evaluation, UserError
-from raycodellm.evaluation.tasks.yaml_text import TaskLoader
+from raycodellm.evaluation.tasks.yaml_text import load_task
 from raycodellm.evaluation.texts.held_out import Texts, texts_of
 from raycodellm.evaluation.win_rate.open_instructions import Asking
 from raycodellm.records import HeldOutSource
@@ -138,12 +138,12 @@ def tasks_below(root: Path) -> dict[str, NamedTask]:
             head = _with_includes(file, heads, frozenset())
             is_group = "group" in head and "class" not in head
             name = head["group" if is_group else "task"]
-        except (OSError, ValueError, KeyError, yaml.YAMLError):
+        except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # TypeError: of an include that is no name
             continue
         if not isinstance(name, str) or name in found:
             continue
         found[name] = NamedTask(file)
-        for tag in [] if is_group else _as_list(head.get("tag")):
+        for tag in [] if is_group else (one for one in _as_list(head.get("tag")) if isinstance(one, str)):
             tags.setdefault(tag, set()).add(name)
     return {**{tag: NamedTask(None, tuple(sorted(tasks))) for tag, tasks in tags.items()}, **found}
 
@@ -194,7 +194,7 @@ def _head(data: bytes) -> dict[str, Any]:
         elif key == "task" and not written:
             head[key] = []
         else:
-            tree = yaml.load(data, Loader=TaskLoader)
+            tree = load_task(data)
             if not isinstance(tree, dict):
                 raise ValueError(f"holds {type(tree).__name__}, not a task's keys and values")
             return {key: tree[key] for key in ("task", "group", "tag", "class", "include") if key in tree}

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from raycodellm.config import UserError
-from raycodellm.evaluation.tasks.yaml_text import TaskLoader
+from raycodellm.evaluation.tasks.yaml_text import load_task
 
 
 def trees(path: Path) -> Iterator[tuple[Path, dict[str, Any]]]:
@@ -23,7 +23,7 @@ def _trees(path: Path, seen: set[Path]) -> Iterator[tuple[Path, dict[str, Any]]]
         return
     seen.add(path)
     try:
-        tree = yaml.load(path.read_bytes(), Loader=TaskLoader)
+        tree = load_task(path.read_bytes())
     except (OSError, yaml.YAMLError) as error:
         reason = " ".join(str(error).split())
         raise UserError(f"evaluation.tasks: {path}: cannot be read as a task: {reason[:160]}") from error

@@ -2,9 +2,16 @@
 
 from __future__ import annotations
 
+import re
 from typing import Any
 
 import yaml
+
+MOST_DEPTH = 200
+"""Most lists and mappings inside one another."""
+_FLAT = 2_000
+"""A file with so few opening brackets, and so few signs of indentation on a line, is never deep enough to do harm."""
+_INDENTATION = re.compile(rb"^[ ?-]+", re.M)
 
 _Fast: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 """The same loader in C is eight times as fast: a group such as mmlu has two hundred files."""
@@ -27,3 +34,30 @@ class TaskLoader(_Fast):
 
 
 TaskLoader.add_multi_constructor("!", lambda loader, tag, node: Tagged(tag, getattr(node, "value", None)))
+
+
+def load_task(data: bytes) -> Any:
+    """The value in a task's YAML file. Raises yaml.YAMLError for anything that is no YAML."""
+    try:
+        _require_flat(data)
+        return yaml.load(data, Loader=TaskLoader)
+    except (ValueError, TypeError, OverflowError, RecursionError) as error:  # an impossible date, a list as a key
+        raise yaml.YAMLError(str(error)) from error
+
+
+def _require_flat(data: bytes) -> None:
+    """Raises yaml.YAMLError for lists in lists without end, written out or by an alias inside its own value: the loader
+    in C would end the process, and whoever walks through the value would not end."""
+    brackets, indentation = data.count(b"[") + data.count(b"{"), max(map(len, _INDENTATION.findall(data)), default=0)
+    if brackets <= _FLAT and indentation <= _FLAT and not (b"&" in data and b"*" in data):
+        return
+    anchors: list[str | None] = []  # of the open lists and mappings
+    for event in yaml.parse(data, Loader=_Fast):
+        if isinstance(event, yaml.CollectionStartEvent):
+            anchors.append(event.anchor)
+        elif isinstance(event, yaml.CollectionEndEvent):
+            anchors.pop()
+        elif isinstance(event, yaml.AliasEvent) and event.anchor in anchors:
+            raise yaml.YAMLError(f"the alias *{event.anchor} stands inside the value that it repeats")
+        if len(anchors) > MOST_DEPTH:
+            raise yaml.YAMLError(f"lists and mappings are over {MOST_DEPTH} deep")
