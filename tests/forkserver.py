@@ -9,7 +9,7 @@ PRELOADED = [
     "pytest",
     "pandas",
     "pyarrow.parquet",
-    "deepspeed.runtime.zero.muon.muon_optimizer",  # takes torch's compiler along, the half of what a start costs
+    "deepspeed.runtime.engine",
     "transformers.models.llama.modeling_llama",
     "raycodellm.stage",
 ]

@@ -44,7 +44,7 @@ SMALL = Model(
 @pytest.fixture(scope="module", autouse=True)
 def _quick_close():
     """`Engine.close` collects garbage: keep it from walking all that the imports made, 0.25 s each time."""
-    make_engine().close()  # DeepSpeed imports torch's compiler with its first engine
+    make_engine().close()  # imports DeepSpeed
     gc.collect()
     gc.freeze()  # for good: `unfreeze` would also give back what was frozen once all tests were collected
 

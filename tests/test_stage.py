@@ -6,6 +6,7 @@ import hashlib
 import json
 import math
 import os
+import sys
 from dataclasses import replace
 from pathlib import Path
 from types import SimpleNamespace
@@ -832,6 +833,7 @@ def _joined(rank: int, world_size: int, port: int, work, arguments) -> None:
     os.environ.update(MASTER_ADDR="127.0.0.1", MASTER_PORT=str(port), LOCAL_RANK=str(rank))
     setup.open_stores = open_fakes
     work(World(rank, world_size), *arguments)
+    assert "torch._inductor.compile_fx" not in sys.modules, "torch's compiler, a second of each start, is not used here"
     # A process that ends with the group's threads at work is now and then aborted by them.
     torch.distributed.barrier()
     torch.distributed.destroy_process_group()

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import io
+import os
 from collections.abc import Iterator, Mapping
 from typing import Any
 
@@ -68,7 +69,8 @@ class DeepSpeedAdapter:
         import deepspeed
 
         self.trained.train()
-        with contextlib.redirect_stdout(io.StringIO()):  # one of its optimizers prints the memory in use, nine times
+        silent = contextlib.redirect_stdout(io.StringIO())  # one of its optimizers prints the memory in use, nine times
+        with silent, _compiler_not_imported():
             self._deepspeed, *_ = deepspeed.initialize(
                 model=self.trained, optimizer=self._optimizer, config=config, dist_init_required=False
             )
@@ -243,6 +245,21 @@ class DeepSpeedAdapter:
         parameter_offload.FWD_MODULE_STACK.clear()  # ZeRO 3 leaves the model in this list of its module
         self._masters = {}
         del self._deepspeed, self.trained, self.hf_model, self._optimizer
+
+
+@contextlib.contextmanager
+def _compiler_not_imported() -> Iterator[None]:
+    """Turns `torch.compile` off: DeepSpeed compiles the functions of another optimizer, which no stage uses, when it
+    looks at ours. The import of the compiler that this takes is a third of what the first engine of a process costs."""
+    name = "TORCHDYNAMO_DISABLE"
+    before = os.environ.get(name)
+    os.environ[name] = "1"
+    try:
+        yield
+    finally:
+        os.environ.pop(name)
+        if before is not None:
+            os.environ[name] = before
 
 
 def _repeated_blocks(model: Any) -> list[nn.Module]:
