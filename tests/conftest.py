@@ -11,6 +11,7 @@ import re
 import shutil
 import signal
 import site
+import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -20,8 +21,8 @@ import pytest
 
 UNHEARD = (
     "ACCELERATE_ AWS_ AZURE_ CUBLAS_ CUDA_VISIBLE_ DEEPSPEED_ DS_ FSSPEC_ GIT_ GLOO_ GOOGLE_ HF_ HUGGING KMP_ LMEVAL"
-    " LOCAL_ MASTER_ MKL_ NCCL_ NUMEXPR_ OMP_ OPENBLAS_NUM_ OPTUNA_ PYARROW_ PYTHONHASHSEED PYTHONWARNINGS PYTORCH_"
-    " RANK RAY_ SLURM_ STORAGE_EMULATOR_HOST TOKENIZERS_ TORCH TRANSFORMERS_ TUNE_ WORLD_ XDG_"
+    " LOCAL_ MASTER_ MKL_ NCCL_ NUMEXPR_ OMP_ OPENBLAS_NUM_ OPTUNA_ PYARROW_ PYTHONDONTWRITE PYTHONHASHSEED"
+    " PYTHONWARNINGS PYTORCH_ RANK RAY_ SLURM_ STORAGE_EMULATOR_HOST TOKENIZERS_ TORCH TRANSFORMERS_ TUNE_ WORLD_ XDG_"
     " ALL_PROXY HTTP_PROXY HTTPS_PROXY NO_PROXY COLUMNS LINES NO_COLOR FORCE_COLOR TTY_"
 )
 """Beginnings, in capitals, of the variables that the package or one of its libraries reads."""
@@ -36,6 +37,7 @@ def set_environment() -> Path:
     """
     for name in [name for name in os.environ if name.upper().startswith(tuple(UNHEARD.split()))]:
         del os.environ[name]
+    sys.dont_write_bytecode = False  # pytest would compile all test files again in each process, 2 CPU seconds
     home = Path(tempfile.mkdtemp(prefix="raycodellm-home-"))
     os.environ.update(
         PYTHONUSERBASE=site.getuserbase(),  # what `pip install --user` put into the real home
