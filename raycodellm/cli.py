@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import argparse
 import contextlib
+import functools
 import os
 import shutil
 import sys
@@ -91,6 +92,7 @@ class _CommandParser(_Parser):
         return found, unknown
 
 
+@functools.cache
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="raycodellm", description="How much code helps a language model reason?")
     parser.add_argument("--version", action="version", version=f"raycodellm {__version__}")

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import functools
 import re
 import shlex
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 GLOBAL_AWS_OPTIONS = {"region", "output", "query", "profile"}
 """Options of the `aws` command itself."""
@@ -58,15 +60,22 @@ def check_ray(words: list[str]) -> None:
     command.make_context(words[1], words[2:], resilient_parsing=False)
 
 
+@functools.cache
+def aws_description(service: str) -> Any:
+    """AWS's own description of a service, a file of megabytes."""
+    import botocore.session
+
+    return botocore.session.get_session().get_service_model(service)
+
+
 def check_aws(words: list[str]) -> None:
     """Fails for an operation or an option that AWS's description of its services does not have."""
-    import botocore.session
     from botocore import xform_name
 
     service, operation = words[1:3]
     if (service, operation) in OWN_AWS_COMMANDS:
         return
-    model = botocore.session.get_session().get_service_model(service)
+    model = aws_description(service)
     names = {xform_name(name, "-"): name for name in model.operation_names}
     assert operation in names, f"aws {service} has no {operation}"
     shape = model.operation_model(names[operation]).input_shape

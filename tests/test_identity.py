@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import types
 import typing
@@ -103,6 +104,7 @@ class Corpus:
         return num_tokens
 
 
+@functools.cache
 def identities(here: Path, *overrides: str) -> dict[str, object]:
     """Each of FIRST's identities of a sweep over the sources in `here`, as a run works them out."""
     changed = tuple(override.replace("HERE", str(here)) for override in overrides)

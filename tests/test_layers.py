@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import re
 from collections.abc import Iterator
 from functools import cache
 from graphlib import TopologicalSorter
@@ -11,6 +12,7 @@ from pathlib import Path
 import raycodellm
 
 PACKAGE = Path(raycodellm.__file__).parent
+MAP = Path(__file__).parents[1] / "docs" / "architecture.md"
 ORDER = (
     ("version", "started", "offered"),
     ("config",),
@@ -81,13 +83,18 @@ def parsed(path: Path) -> ast.Module:
 
 
 @cache
+def nodes(path: Path) -> list[ast.AST]:
+    return list(ast.walk(parsed(path)))
+
+
+@cache
 def imported(path: Path) -> list[tuple[str, int]]:
     """Dotted names that the file imports, also inside functions, and `ray.data` where it is used through `ray`."""
     return list(_imported(path))
 
 
 def _imported(path: Path) -> Iterator[tuple[str, int]]:
-    for node in ast.walk(parsed(path)):
+    for node in nodes(path):
         if isinstance(node, ast.Import):
             yield from ((alias.name, node.lineno) for alias in node.names)
         elif isinstance(node, ast.ImportFrom):
@@ -142,13 +149,15 @@ def module_name(path: Path) -> str:
     return ".".join(path.relative_to(PACKAGE).with_suffix("").parts).removesuffix(".__init__")
 
 
+MODULES = frozenset(map(module_name, FILES))
+
+
 @cache
 def imported_files(path: Path) -> set[str]:
     """Names of the package's modules that the file imports."""
-    known = {module_name(one) for one in FILES}
     prefix = "raycodellm."
     names = {name.removeprefix(prefix) for name, _ in imported(path) if name.startswith(prefix)}
-    return {name if name in known else name.rpartition(".")[0] for name in names} & known - {module_name(path)}
+    return {name if name in MODULES else name.rpartition(".")[0] for name in names} & MODULES - {module_name(path)}
 
 
 def test_no_files_import_each_other_in_a_circle_inside_folders_too():
@@ -174,7 +183,7 @@ def faults(path: Path) -> Iterator[str]:
     tree = parsed(path)
     if source.count("\n") > FILE_LINES:
         yield f"{name}: more than {FILE_LINES} lines"
-    for node in ast.walk(tree):
+    for node in nodes(path):
         is_function = isinstance(node, (ast.FunctionDef, ast.AsyncFunctionDef))
         if is_function and node.end_lineno - node.lineno >= FUNCTION_LINES:
             yield f"{name}: {node.name} has more than {FUNCTION_LINES} lines"
@@ -186,3 +195,22 @@ def faults(path: Path) -> Iterator[str]:
 
 def test_files_and_functions_are_short_and_an_init_file_only_gives_names():
     assert [fault for path in (*FILES, PACKAGE / "__init__.py") for fault in faults(path)] == []
+
+
+def private_names(path: Path) -> set[str]:
+    """Names that a file imports from a library's modules, or under names, that begin with an underscore."""
+    names: set[str] = set()
+    for node in nodes(path):
+        if isinstance(node, ast.ImportFrom) and not str(node.module).startswith(("raycodellm", "__future__")):
+            is_private = any(part.startswith("_") for part in str(node.module).split("."))
+            names |= {alias.name for alias in node.names if is_private or re.match("_[a-z]", alias.name)}
+    return names
+
+
+def test_every_private_import_is_listed_with_its_reason():
+    listed = MAP.read_text(encoding="utf-8")
+    found = {path: private_names(path) for path in PACKAGE.rglob("*.py")}
+    assert set().union(*found.values()), "the package does import private names"
+    for path, names in found.items():
+        for name in names:
+            assert name in listed, f"{path.relative_to(PACKAGE)} imports {name}: give it a row in {MAP.name}"

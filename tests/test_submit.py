@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import json
 import os
 import platform
@@ -203,12 +204,16 @@ def test_a_whole_folder_of_projects_is_never_sent(path):
 # ------------------------------------------------------------------------------------------------- the cluster's nodes
 
 
+own_digest = functools.cache(own_package.digest)
+"""The hash of the package's 300 files, which no test changes."""
+
+
 def node(address: str = "10.0.0.5", **changes) -> NodeAnswer:
     versions = {one.name: str(next(iter(one.specifier)).version) for one in own_package.requirements()}
     values = {
         "is_head": address == "10.0.0.5",
         "python": platform.python_version(),
-        "package": own_package.digest(),
+        "package": own_digest(),
         "versions": {"raycodellm": "0.1.0", **versions},
         "sees_storage": True,
     }
