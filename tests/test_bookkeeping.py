@@ -67,11 +67,11 @@ def test_paced_work_takes_a_small_share_of_the_time_however_long_it_takes_once()
 
 
 def test_work_that_waits_for_an_answer_is_due_again_at_once() -> None:
-    throttle = Throttle()
+    throttle = Throttle(share=0.1)
     for _ in range(3):
         with throttle:
-            time.sleep(0.05)
-    time.sleep(0.2)  # the CPU time of three calls, at most a tenth of a millisecond each, over the share
+            time.sleep(0.02)  # counted as work, it would be due 0.2 s later
+    time.sleep(0.02)  # the CPU time of a call, a tenth of a millisecond, over the share
     assert throttle.is_due
 
 

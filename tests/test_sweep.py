@@ -377,7 +377,7 @@ def watch(opened: sweep.Run, monkeypatch) -> Iterator[Callable]:
         if not head_is_there:
             head.close()
         with pytest.raises(sweep.SweepLost) as lost:
-            watcher.watch(lambda: (watched.looked if ends_first else stopper.lost).wait(30))
+            watcher.watch(lambda: (watched.looked if ends_first else stopper.lost).wait(30), look_seconds=0.01)
         assert stopper.is_set()
         assert not stopper.stopping.is_set()
         return watched, stopper, str(lost.value)
@@ -404,8 +404,8 @@ def test_a_run_that_nothing_can_go_on_in_says_so_also_where_its_trials_end_befor
 
 
 def test_a_run_whose_head_node_is_silent_ends_before_ray_ends_the_process(watch, monkeypatch) -> None:
-    monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.5)
-    monkeypatch.setattr(watchdog, "ASK_HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(watchdog, "HEAD_SECONDS", 0.1)
+    monkeypatch.setattr(watchdog, "ASK_HEAD_SECONDS", 0.02)
     _, _, said = watch(*[Snapshot()] * 50, head_is_there=False)
     assert "head node at 127.0.0.1:" in said
     assert "has not answered for" in said

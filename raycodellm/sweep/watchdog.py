@@ -94,8 +94,10 @@ class Watchdog:
         self.head = HeadWatch(head_address)
         self._began = time.monotonic()
 
-    def watch(self, work: Callable[[], None]) -> None:
+    def watch(self, work: Callable[[], None], look_seconds: float = 0.5) -> None:
         """Runs `work` in a thread and shows the trials' progress meanwhile; stops `work` cleanly when the user asks.
+
+        `look_seconds`: between two looks.
 
         Raises SweepLost when the dispatcher, the head node or every node that holds a worker group is gone, or when
         nothing can continue: then `work` may have ended first, with its trials open.
@@ -116,7 +118,7 @@ class Watchdog:
         try:
             while thread.is_alive():
                 self._look()
-                thread.join(0.5)
+                thread.join(look_seconds)
             if self.asked_to_stop:
                 self._drain()
         except (ray.exceptions.RayError, SweepLost) as error:
