@@ -16,7 +16,6 @@ import tempfile
 from collections.abc import Iterator
 from pathlib import Path
 
-import hypothesis
 import pytest
 
 UNHEARD = (
@@ -96,6 +95,10 @@ def pytest_configure(config: pytest.Config) -> None:
     if signal.getsignal(signal.SIGINT) == signal.SIG_IGN:  # as a script's shell sets it for what runs in the background
         signal.signal(signal.SIGINT, signal.default_int_handler)
     os.fsync = lambda descriptor: None  # no test cuts the power; what a killed process wrote stays without it
+    if not WORKER and getattr(config.option, "numprocesses", None):
+        return  # this process only hands out tests, and the others start when it has
+    import hypothesis
+
     always = {"deadline": None, "database": None, "print_blob": True}
     hypothesis.settings.register_profile("some", max_examples=25, derandomize=True, **always)
     hypothesis.settings.register_profile("many", max_examples=1000, **always)
@@ -152,13 +155,18 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     items.sort(key=lambda item: (place.get(group_of(item), len(place)), "ray_cluster" in item.fixturenames))
     if WORKER:  # all processes write the same, and the one that hands out reads when all have collected
         GROUPS.write_text(json.dumps({item.nodeid: group_of(item) for item in items}))
-    for item in items:
-        if is_exhaustive(config) and hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
-            item.add_marker("exhaustive")
+    if is_exhaustive(config):
+        import hypothesis
+
+        for item in items:
+            if hypothesis.is_hypothesis_test(getattr(item, "obj", None)):
+                item.add_marker("exhaustive")
 
 
 @pytest.hookimpl(tryfirst=True)
 def pytest_runtestloop() -> None:
+    import hypothesis  # noqa: F401  # its plugin needs it at the end; here the process that hands out tests waits
+
     gc.freeze()
     gc.set_threshold(20_000, 20, 20)
     gc.enable()
