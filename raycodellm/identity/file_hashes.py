@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import contextlib
 import fcntl
+import functools
 import hashlib
 import json
 import os
@@ -16,7 +17,6 @@ import re
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
 from pathlib import Path
 
 from raycodellm.files import Folder
@@ -43,7 +43,7 @@ def digest(pieces: Iterable[bytes | memoryview]) -> str:
 
 def content_hashes(paths: Sequence[Path | str]) -> list[str]:
     """The hash of each local file's content. Raises OSError for one that cannot be read."""
-    return _hashes([(_stamp(Path(path)), partial(content_hash, Path(path))) for path in paths])
+    return _hashes([(_stamp(Path(path)), functools.partial(content_hash, Path(path))) for path in paths])
 
 
 def stored_hashes(folder: Folder, names: Sequence[str]) -> list[str]:
@@ -93,13 +93,20 @@ def _hashes(wanted: Sequence[tuple[list, Callable[[], str]]]) -> list[str]:
 
 
 def _read_cache() -> dict[str, str]:
-    """Key -> hash, from the cache file. Skips lines that are no such pair, such as a half-written last line."""
+    """Key -> hash, from the cache file."""
+    path = cache_file()
     try:
-        lines = cache_file().read_text(encoding="utf-8", errors="replace").splitlines()
+        status = path.stat()
+        return _read(path, status.st_ino, status.st_size, status.st_mtime_ns)
     except OSError:
         return {}
+
+
+@functools.lru_cache(maxsize=1)  # one command asks many times, and 20,000 lines take 20 ms
+def _read(path: Path, *of_this_content: int) -> dict[str, str]:
+    """Key -> hash. Skips lines that are no such pair, such as a half-written last line."""
     known = {}
-    for line in lines:
+    for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
         key, _, found = line.rpartition("\t")
         if key and re.fullmatch(r"[0-9a-f]{32}", found):
             known[key] = found
