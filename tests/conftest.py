@@ -36,7 +36,7 @@ def set_environment() -> Path:
     """
     for name in [name for name in os.environ if name.upper().startswith(tuple(UNHEARD.split()))]:
         del os.environ[name]
-    sys.dont_write_bytecode = False  # pytest would compile all test files again in each process, 2 CPU seconds
+    sys.dont_write_bytecode = False  # pytest would compile all test files again in each process, for seconds
     home = Path(tempfile.mkdtemp(prefix="raycodellm-home-"))
     os.environ.update(
         PYTHONUSERBASE=site.getuserbase(),  # what `pip install --user` put into the real home
@@ -72,6 +72,11 @@ TOGETHER = {
 }
 """Files of which each process that tests one needs seconds for an import (DeepSpeed, lm-eval): one process tests a row
 of them."""
+LONG = (
+    *("test_pruning", "test_sweep_files", "test_ladder", "test_statistics", "test_regression", "test_search"),
+    *("test_damage", "test_writer", "test_offline_suite", "test_tokens"),
+)
+"""Other files that take long. They come before the rest, so that no process is left alone with one of them."""
 
 
 GIVES_WAY = 5
@@ -151,7 +156,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
     if not is_exhaustive(config):
         config.hook.pytest_deselected(items=list(exhaustive))
         items[:] = [item for item in items if item not in exhaustive]
-    place = {name: number for number, name in enumerate(("ray", *TOGETHER))}
+    place = {name: number for number, name in enumerate(("ray", *TOGETHER, *LONG))}
     items.sort(key=lambda item: (place.get(group_of(item), len(place)), "ray_cluster" in item.fixturenames))
     if WORKER:  # all processes write the same, and the one that hands out reads when all have collected
         GROUPS.write_text(json.dumps({item.nodeid: group_of(item) for item in items}))
