@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import itertools
 import json
@@ -681,6 +682,67 @@ def test_a_trial_that_begins_after_the_listing_keeps_the_stages_that_it_found_fi
     lab.prune()
     assert {*lab.stages()} == {*keys_of(lab, file), *doomed[:2]}
     assert {key: every_file(Path(lab.storage.uri) / "stages" / key) for key in doomed[:2]} == before
+
+
+class NetworkDisk:
+    """A storage on NFS: this machine knows the names in a folder as it saw them first, until it changes the folder
+    itself; by whatever name the folder goes."""
+
+    def __init__(self, monkeypatch: pytest.MonkeyPatch) -> None:
+        self._known: dict[str, set[str]] = {}
+        self._listdir, self._scandir, self._rename, self._utime = os.listdir, os.scandir, os.rename, os.utime
+        monkeypatch.setattr(os, "listdir", lambda path=".": sorted(self._names(path)))
+        monkeypatch.setattr(os, "scandir", self._entries)
+        monkeypatch.setattr(os, "rename", self._move)
+        monkeypatch.setattr(os, "utime", self._touch)
+
+    def _names(self, path: Any) -> set[str]:
+        return self._known.setdefault(os.path.normpath(path), {*self._listdir(path)})
+
+    def _touch(self, path: Any, *times: Any, **named: Any) -> None:
+        self._utime(path, *times, **named)
+        self._known.pop(os.path.normpath(path), None)
+
+    def _move(self, old: Any, new: Any) -> None:
+        self._rename(old, new)
+        for path in [one for one in self._known if f"{one}/".startswith(f"{old}/")]:
+            self._known[f"{new}{path.removeprefix(str(old))}"] = self._known.pop(path)
+        for path in (old, new):
+            self._known.pop(os.path.dirname(path), None)
+
+    @contextlib.contextmanager
+    def _entries(self, path: Any) -> Iterator[Any]:
+        with self._scandir(path) as found:
+            yield found if isinstance(path, int) else [one for one in found if one.name in self._names(path)]
+
+
+@pytest.mark.parametrize("is_needed", [True, False])
+def test_what_another_machine_does_meanwhile_is_seen_although_nfs_shows_old_names(
+    lab: Lab, monkeypatch, is_needed: bool
+) -> None:
+    """There a trial begins that needs a stage which nobody needed, or that trains such a stage, found unfinished."""
+    lab.run("a")
+    file = lab.run("live", "pretrain.code_ratio=0.5", stop_after=1)
+    shutil.rmtree(Path(lab.storage.uri) / "a")
+    key = min({*lab.stages()} - keys_of(lab, file))
+    real = pruning.Look.again
+    begun = TrialResult(1, "running", arm=1, seed=0, stages=(key,))
+
+    def again(look: pruning.Look) -> pruning.Look:
+        if is_needed:
+            (lab.storage / "live" / "trials" / "0001").write_json("trial.json", as_json(begun))
+            return real(look)
+        found, stage = real(look), lab.storage / "stages" / key
+        assert "LEASE" not in stage.list(), "from now on this machine knows so"
+        stage.write_json("LEASE", {"holder": "elsewhere"})
+        return found
+
+    with monkeypatch.context() as patch:
+        NetworkDisk(patch)
+        patch.setattr(pruning.Look, "again", again)
+        assert lab.prune() == cli.DONE
+    assert {*lab.stages()} == {*keys_of(lab, file), key}
+    assert (lab.storage / "stages" / key).exists("DONE") == is_needed
 
 
 def test_a_sweep_that_begins_while_the_question_waits_keeps_what_it_uses(lab: Lab, capsys) -> None:

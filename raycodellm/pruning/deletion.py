@@ -9,6 +9,8 @@
    a local disk a folder first gets another name, and gets its own back where that has happened at the last moment. On
    an object store the deletion takes a request or two.
 
+Steps 2 and 3 look at folders that others may have written to a moment ago (`listing.see_anew`).
+
 A deletion that is stopped, as by Ctrl-C, leaves what it has not begun to delete as it was.
 """
 
@@ -25,7 +27,7 @@ from pathlib import Path
 
 from raycodellm.files import Folder, cause
 from raycodellm.pruning.kinds import PRUNED
-from raycodellm.pruning.listing import StoredFile, files_below
+from raycodellm.pruning.listing import StoredFile, files_below, see_anew
 from raycodellm.pruning.plan import RUNS, Item, Plan
 
 _NO_RENAME = (errno.ENOENT, errno.ENOSYS, errno.EOPNOTSUPP, errno.EXDEV)
@@ -191,7 +193,10 @@ def _hidden(path: Path) -> Path:
 def _has_changed(folder: Folder, item: Item) -> bool:
     """True if a file in the folder is new, or another than when the item was listed."""
     known = {*item.files}
-    found = files_below(folder) if not item.is_file else []
+    if item.is_file:
+        return False
+    see_anew(folder)
+    found = files_below(folder)
     return any(one not in known and _as_listed(one) not in known for one in found)
 
 

@@ -232,6 +232,14 @@ def files_below(folder: Folder) -> list[StoredFile]:
     ]
 
 
+def see_anew(folder: Folder) -> None:
+    """Makes the next look at the folder show what others have written there. A client of NFS keeps the names in a
+    folder for up to a minute, but asks the server again once it has changed the folder, be it the time of it alone."""
+    if folder.local is not None:
+        with contextlib.suppress(OSError):  # no such folder, or no right to change it: then the names may be old
+            os.utime(folder.local)
+
+
 def _things(storage: Folder, kind: Kind) -> tuple[list[Thing], list[str]]:
     """The things of a kind, and the names beside them that are no folders."""
     files: defaultdict[str, list[StoredFile]] = defaultdict(list)

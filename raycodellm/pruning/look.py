@@ -10,7 +10,7 @@ from raycodellm import ladder, stage_store
 from raycodellm.config import UserError
 from raycodellm.files import Damaged, Folder
 from raycodellm.pruning.kinds import strangers_in_run
-from raycodellm.pruning.listing import Listing, files_below, list_runs, list_storage
+from raycodellm.pruning.listing import Listing, files_below, list_runs, list_storage, see_anew
 from raycodellm.pruning.needs import Needs, mentions, read_needs
 from raycodellm.pruning.plan import LEFTOVERS, RUNS, Asked, Item, Plan, decide
 from raycodellm.records import RECIPE_VERSION
@@ -43,6 +43,10 @@ class Look:
         """The same things, needed by the sweeps as they are now."""
         storage = self.listing.storage
         before = {one.sweep: one for one in self.needs}
+        see_anew(storage)
+        for name in before:  # each with the folder in which its trials begin, and that in which its driver does
+            see_anew(storage / name)
+            see_anew(storage / name / "trials")
         runs = [name for name in list_runs(storage).runs if name not in self.forgotten_runs]
         needs = _needs(storage, runs, self.asked, before)
         ladders = [one for one in self.needs if one.sweep in self.listing.ladders]

@@ -26,7 +26,7 @@ class Line(NamedTuple):
 
 
 def opening(records: Records) -> list[Line]:
-    """The lines that there is something to say in; none of a sweep that trains nothing."""
+    """The question, the evidence and the next steps, without an empty line; nothing of a sweep that trains nothing."""
     if not records.sweep.stages:
         return []
     told = (("Asked", asked(records)), ("Rests on", rests_on(records)), ("Next", next_steps(records)))

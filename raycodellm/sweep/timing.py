@@ -51,7 +51,7 @@ class Timing:
             del self._open[name]
 
     def _until_now(self, names: Iterable[str]) -> tuple[dict[str, float], dict[str, tuple[float, float]]]:
-        """Seconds and spans of the parts, with those until now of these parts, which go on."""
+        """Seconds and spans of all parts. `names`: parts that have not ended; they count until now."""
         seconds, spans = dict(self.seconds), dict(self.spans)
         for name in names:
             began, at = self._open[name]
