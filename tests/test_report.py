@@ -553,6 +553,21 @@ def test_a_run_without_trials_says_what_is_missing(tmp_path):
     assert " 4 arms of the preset tiny" in asked.text, "without code the schedules are one arm"
 
 
+def test_an_answer_without_items_does_not_say_that_it_rests_on_items(tmp_path):
+    storage = Folder(str(tmp_path))
+    run = storage / "demo"
+    run.write_bytes("sweep.yaml", SWEEP.replace("REPLICATES", "2").replace("mean/bpb", "bpb/prose").encode())
+    rows = [
+        TrialResult(2 * arm + seed, "complete", arm, seed, {}, {"bpb/prose": 2.0 + 0.1 * arm + 0.01 * seed})
+        for arm in range(2)
+        for seed in range(2)
+    ]
+    run.write_table("trials.parquet", pa.Table.from_pandas(_frame(rows), preserve_index=False))
+    rests = opening.rests_on(report.read_records(run, storage))
+    assert rests.startswith("2 seeds per arm. Differences have 95 % intervals over seeds, which hold at once")
+    assert "(1 arm, 1 metric)" in rests
+
+
 def test_a_run_with_only_failed_and_waiting_trials_shows_their_causes(tmp_path):
     storage = Folder(str(tmp_path))
     run = storage / "demo"

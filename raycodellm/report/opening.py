@@ -92,15 +92,18 @@ def rests_on(records: Records) -> str:
         "first in rank": "seeds per arm",
     }[known.basis]
     span = f"{min(seeds)} to {max(seeds)}" if min(seeds) != max(seeds) else str(seeds[0])
-    items = max((one.items or 0 for one in of_metric), default=0)
-    over = f" and {items:,} items" if items else " and the items"
+    items = max(one.items or 0 for one in of_metric)
+    has_items = items or any(one.evidence is not None and one.evidence.items.degrees for one in of_metric)
+    over = f" and {items:,} items" if items else " and the items" if has_items else ""
+    noise = "seeds and items" if has_items else "seeds"
     num_looks = len(known.looks.told)
     looks = f", {num_looks} look{'s' * (num_looks != 1)}" if known.basis == "confirmation" else ""
-    family = f"{len(of_metric)} arm{'s' * (len(of_metric) != 1)}, {len({one.metric for one in known.verdicts})} metrics"
+    num_metrics = len({one.metric for one in known.verdicts})
+    family = f"{len(of_metric)} arm{'s' * (len(of_metric) != 1)}, {num_metrics} metric{'s' * (num_metrics != 1)}"
     told = "In brackets: 95 % intervals" if records.has_reference else "Differences have 95 % intervals"
     said = [
         f"{span} {fresh}{over}.",
-        f"{told} over seeds and items, which hold at once for all comparisons ({family}{looks}).",
+        f"{told} over {noise}, which hold at once for all comparisons ({family}{looks}).",
     ]
     if (spread := records.seed_spreads) is not None:
         said.append(f"One seed's score varies by a standard deviation of {formats.score(spread.pooled.value)}.")
