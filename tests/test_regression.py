@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from raycodellm import cli, config, regression, report
-from raycodellm.commands.suggest import _fewer, _said, unseen
+from raycodellm.commands.suggest import _fewer, _said, _with_failed, unseen
 from raycodellm.config import Objective
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult, as_json
@@ -224,6 +224,8 @@ def test_suggest_says_what_its_fit_does_not_see():
     assert constraint == "no constraint is predicted: a point may break boxes/acc >= 0.25"
     assert stopped == "stopped early, so without a score and not in the fit: 2 of the arms"
     assert unseen(config.parse(SWEEP.replace("SEARCH", "sampler: tpe")), rows[:1]) == []
+    assert _with_failed(rows) == ""
+    assert _with_failed([{"state": "failed"}]) == ", with --retry-failed for the 1 trial that failed"
     best, objective = SuggestedPoint({}, 2.0, 1.9, 2.1), Objective(metric="mean/bpb", mode="min")
     found = regression.Suggestion((("constant", 0.1),), 1, 0, best, (0.0, -0.1, 0.1), False, False, (best, best))
     assert _fewer(found, 2) == [] and _fewer(found, 5)[0].startswith("2 of 5 points: ")

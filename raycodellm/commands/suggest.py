@@ -62,7 +62,7 @@ def suggest(path: str, asked: Suggesting, complain: Callable[[str], None]) -> in
     if len(arms) < needed:
         raise UserError(
             f"{path}: {len(arms)} different arms have {objective.metric}; the fit needs {needed}: raise search.trials "
-            "and run the sweep again"
+            f"and run the sweep again{_with_failed(rows)}"
         )
     reference = _reference(run, rows, arms)
     found = regression.suggestion(
@@ -80,6 +80,12 @@ def suggest(path: str, asked: Suggesting, complain: Callable[[str], None]) -> in
         regression.write_suggested(run.folder, _kept(run, found, objective, arms))
     _write(said, regression.as_enqueue(file, [one.params for one in found.points]), asked.into)
     return DONE
+
+
+def _with_failed(rows: list[Row]) -> str:
+    """The option that runs failed trials again, where there are any."""
+    failed = sum(row["state"] == "failed" for row in rows)
+    return f", with --retry-failed for the {failed} trial{'s' * (failed != 1)} that failed" if failed else ""
 
 
 def _rows(run: OpenedRun) -> list[Row]:
