@@ -557,15 +557,20 @@ def test_an_answer_without_items_does_not_say_that_it_rests_on_items(tmp_path):
     storage = Folder(str(tmp_path))
     run = storage / "demo"
     run.write_bytes("sweep.yaml", SWEEP.replace("REPLICATES", "2").replace("mean/bpb", "bpb/prose").encode())
-    rows = [
-        TrialResult(2 * arm + seed, "complete", arm, seed, {}, {"bpb/prose": 2.0 + 0.1 * arm + 0.01 * seed})
-        for arm in range(2)
-        for seed in range(2)
-    ]
-    run.write_table("trials.parquet", pa.Table.from_pandas(_frame(rows), preserve_index=False))
-    rests = opening.rests_on(report.read_records(run, storage))
+
+    def rests_on(**further: float) -> str:
+        rows = []
+        for number in range(4):
+            metrics = {"bpb/prose": 2.0 + 0.1 * (number // 2) + 0.01 * (number % 2)}
+            metrics |= {f"bpb/prose_{name}": value for name, value in further.items()}
+            rows.append(TrialResult(number, "complete", number // 2, number % 2, {}, metrics))
+        run.write_table("trials.parquet", pa.Table.from_pandas(_frame(rows), preserve_index=False))
+        return opening.rests_on(report.read_records(run, storage))
+
+    rests = rests_on()
     assert rests.startswith("2 seeds per arm. Differences have 95 % intervals over seeds, which hold at once")
     assert "(1 arm, 1 metric)" in rests
+    assert rests_on(low=1.9, high=2.2).startswith("2 seeds per arm and the items. Differences have 95 % intervals over")
 
 
 def test_a_run_with_only_failed_and_waiting_trials_shows_their_causes(tmp_path):

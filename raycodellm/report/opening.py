@@ -10,7 +10,7 @@ from raycodellm.report.answer import metric_in_words, unknown_noise
 from raycodellm.report.figures.forest import arm_words
 from raycodellm.report.records import Records
 from raycodellm.tables import formats
-from raycodellm.tables.trials import params_of
+from raycodellm.tables.trials import is_present, params_of
 from raycodellm.verdict import Verdict, settled_by
 from raycodellm.verdict.arms import same
 from raycodellm.verdict.sentence import remedy
@@ -93,7 +93,7 @@ def rests_on(records: Records) -> str:
     }[known.basis]
     span = f"{min(seeds)} to {max(seeds)}" if min(seeds) != max(seeds) else str(seeds[0])
     items = max(one.items or 0 for one in of_metric)
-    has_items = items or any(one.evidence is not None and one.evidence.items.degrees for one in of_metric)
+    has_items = items or any(is_present(row.get(f"metrics.{metric}_low")) for row in records.rows)
     over = f" and {items:,} items" if items else " and the items" if has_items else ""
     noise = "seeds and items" if has_items else "seeds"
     num_looks = len(known.looks.told)
