@@ -97,12 +97,16 @@ def test_no_trial_begins_once_the_tokens_are_spent_and_a_larger_budget_goes_on(s
 
 def test_a_killed_driver_changes_neither_what_is_spent_nor_which_trials_run(sweep_text, tmp_path) -> None:
     file = config.parse(sweep_text, overrides=(*GRID, f"budget.tokens={3 * STAGES}"))
-    whole, killed = Folder(str(tmp_path / "whole")), Folder(str(tmp_path / "killed"))
+    whole = Folder(str(tmp_path / "whole"))
     undisturbed = drive(file, whole)
-    assert drive(file, killed, dies_in=2) == []
-    assert drive(file, killed) == undisturbed != []
-    assert states(file, killed) == states(file, whole) == ["complete"] * 3
-    assert [(killed / "small").read_json("spent.json")["tokens"] for _ in (0,)] == [3 * STAGES]
+    for name in ("killed", "damaged"):
+        killed = Folder(str(tmp_path / name))
+        assert drive(file, killed, dies_in=2) == []
+        if name == "damaged":
+            (killed / "small" / "trials" / "0002").write_bytes("trial.json", b'{"number": 2, "sta')
+        assert drive(file, killed)[-1:] == undisturbed != []
+        assert states(file, killed) == states(file, whole) == ["complete"] * 3
+        assert (killed / "small").read_json("spent.json")["tokens"] == 3 * STAGES
 
 
 def test_stages_that_another_sweep_of_the_storage_trained_cost_nothing(sweep_text, tmp_path) -> None:

@@ -135,7 +135,10 @@ class Account:
                     self._count.finish(key, use)
 
     def _planned_of(self, result: TrialResult) -> list[PlannedStage]:
-        """The stages of a trial that ended under an earlier driver. Those of a complete one are all finished."""
+        """The stages of a trial that ended under an earlier driver. Those of a complete one are all finished. None of
+        a trial whose record is lost: it has the arm -1, and parameters and seed that it never had."""
+        if result.arm < 0:
+            return []
         if result.state == "complete" and result.stages:
             return [PlannedStage(key, folder, 0) for key, folder in self._folders([result]).items()]
         chain = self._chain(result.params, result.seed)
@@ -180,7 +183,7 @@ class Account:
             self._end(result)
         if self._limits_tokens:
             for result in results:
-                if result.state not in ENDED:
+                if result.state not in ENDED and result.arm >= 0:  # else it counts when it goes on
                     self.begin(result.params, result.seed)
 
     def _folders(self, results: Iterable[TrialResult]) -> dict[str, str]:
