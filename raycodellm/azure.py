@@ -126,7 +126,7 @@ def write(container: Container, path: str, data: bytes | memoryview) -> None:
     import obstore
 
     try:
-        obstore.put(_store(container, os.getpid()), path, data)
+        obstore.put(_store(container, os.getpid()), path, bytes(data))  # obstore takes a memoryview for a row of parts
     except obstore.exceptions.BaseError as error:
         raise _as_system_error(error) from error
 
