@@ -48,14 +48,12 @@ class Container:
         return f"{url.scheme}://{url.netloc}" if url.netloc else None
 
     def opened(self) -> FileSystem:
-        """pyarrow's file system of the account, by the key or the signature in the environment, or else by what Azure's
-        own library finds (a service principal, a workload's or a machine's identity).
+        """pyarrow's file system of the account, by the key in the environment, or else by what Azure's own library finds (a service principal, a workload's or a machine's identity).
 
         Raises `UserError` where that is nothing, and `OSError` when Azure does not answer."""
         import pyarrow as pa
 
-        key, signature = _secrets()
-        options: dict[str, Any] = {"account_key": key} if key else {"sas_token": f"?{signature}"} if signature else {}
+        options: dict[str, Any] = {"account_key": key} if (key := _key()) else {}
         if self._endpoint is not None:
             scheme, _, host = self._endpoint.partition("://")
             for kind in ("blob", "dfs"):
@@ -70,17 +68,16 @@ class Container:
             words = str(error).rpartition("failed: ")[2].partition(": ")[2]
             raise UserError(
                 f"abfss://{self.name}@{self.account}.dfs.{self.domain}: may not be asked ({words[:100]}); set "
-                "AZURE_STORAGE_KEY or AZURE_STORAGE_SAS_TOKEN, or log in"
+                "AZURE_STORAGE_KEY, or give the machine an identity that may"
             ) from error
         return system
 
     def store(self, retries: RetryConfig = _RETRIES, timeout: str = _TIMEOUT) -> AzureStore:
-        """obstore's client of the container, by the same key or signature, or by what obstore finds (a service
+        """obstore's client of the container, by the same key, or by what obstore finds (a service
         principal, a workload's or a machine's identity)."""
         from obstore.store import AzureStore
 
-        key, signature = _secrets()
-        secrets: dict[str, Any] = {"account_key": key} if key else {"sas_key": signature} if signature else {}
+        secrets: dict[str, Any] = {"account_key": key} if (key := _key()) else {}
         endpoint = self._endpoint
         url = f"{endpoint}/{self.account}" if endpoint else f"https://{self.account}.blob.{self.domain}"
         client: Any = {"timeout": timeout, "allow_http": url.startswith("http://")}
@@ -88,10 +85,10 @@ class Container:
         return AzureStore(self.name, retry_config=retries, client_options=client, **names, **secrets)
 
 
-def _secrets() -> tuple[str | None, str | None]:
-    """The account's key and the signature that stands in for one (SAS), each None where the environment has none."""
-    key = next((os.environ[name] for name in _KEYS if os.environ.get(name)), None)
-    return key, os.environ.get("AZURE_STORAGE_SAS_TOKEN", "").removeprefix("?") or None
+def _key() -> str | None:
+    """The account's key; None where the environment has none. A signature in its place (SAS) is not taken: pyarrow's
+    messages show the address that it asked, which would hold the signature."""
+    return next((os.environ[name] for name in _KEYS if os.environ.get(name)), None)
 
 
 def container_of(uri: str) -> Container | None:
