@@ -48,7 +48,8 @@ class Container:
         return f"{url.scheme}://{url.netloc}" if url.netloc else None
 
     def opened(self) -> FileSystem:
-        """pyarrow's file system of the account, by the key in the environment, or else by what Azure's own library finds (a service principal, a workload's or a machine's identity).
+        """pyarrow's file system of the account, by the key in the environment, or else by what Azure's own library
+        finds (a service principal, a workload's or a machine's identity).
 
         Raises `UserError` where that is nothing, and `OSError` when Azure does not answer."""
         import pyarrow as pa
@@ -73,8 +74,8 @@ class Container:
         return system
 
     def store(self, retries: RetryConfig = _RETRIES, timeout: str = _TIMEOUT) -> AzureStore:
-        """obstore's client of the container, by the same key, or by what obstore finds (a service
-        principal, a workload's or a machine's identity)."""
+        """obstore's client of the container, by the same key, or by what obstore finds (a service principal, a
+        workload's or a machine's identity)."""
         from obstore.store import AzureStore
 
         secrets: dict[str, Any] = {"account_key": key} if (key := _key()) else {}

@@ -32,8 +32,9 @@ pytestmark = pytest.mark.exhaustive
 def on_azurite(monkeypatch: pytest.MonkeyPatch) -> str:
     monkeypatch.setenv("AZURE_STORAGE_ENDPOINT", AZURITE)
     monkeypatch.setenv("AZURE_STORAGE_KEY", KEY)
-    container = azure.Container("tests", ACCOUNT, "core.windows.net")
-    container.opened().create_dir("tests")
+    system = azure.Container("tests", ACCOUNT, "core.windows.net").opened()
+    if not system.get_file_info("tests").type:
+        system.create_dir("tests")
     return f"abfss://tests@{ACCOUNT}.dfs.core.windows.net"
 
 
