@@ -352,6 +352,13 @@ def test_a_yaml_file_that_is_no_task_ends_no_process(tmp_path: Path, content: st
         evaluation.task_content(str(tmp_path / "odd.yaml"))
 
 
+def test_a_task_of_a_users_folder_that_cannot_be_loaded_is_refused_in_one_line(tmp_path: Path) -> None:
+    (tmp_path / "mine.yaml").write_text("task: mine\ndataset_path: json\noutput_type: none\n")
+    for name in ("mine", str(tmp_path / "mine.yaml")):
+        with pytest.raises(UserError, match=r"mine.*cannot be loaded as an lm-eval task"), quiet():
+            evaluation.load_tasks((name,), None, Places(str(tmp_path)))
+
+
 def test_the_tasks_of_a_users_folder_go_by_name_and_come_before_lm_evals(tmp_path: Path) -> None:
     (tmp_path / "data.jsonl").write_text(LINES)
     text = f"dataset_path: json\ndataset_kwargs: {{data_files: {{test: {tmp_path}/data.jsonl}}}}\ntest_split: test\n"

@@ -83,7 +83,8 @@ def load_tasks(
         manager = task_manager(tuple(name for name in missing if not is_path(name)), places.include)
         with texts_given(places.texts), asked_are(places.asking):
             for name in missing:
-                _LOADED[keys[name]] = _load(name, few_shot, sources[name], sampling, places.asking, manager)
+                is_users = is_path(name) or name in known.included
+                _LOADED[keys[name]] = _load(name, is_users, few_shot, sources[name], sampling, places.asking, manager)
     return LoadedTasks({name: _LOADED[key] for name, key in keys.items()})
 
 
@@ -103,19 +104,21 @@ def _stamps(name: str, known: TaskNames, sources: Sequence[DataSource], places: 
 
 def _load(
     name: str,
+    is_users: bool,
     few_shot: int | None,
     sources: Sequence[DataSource],
     sampling: Sampling,
     asking: Asking,
     manager: TaskManager,
 ) -> dict[str, Task]:
+    """`is_users`: the task is a user's own file, or of a user's folder, so that the user can mend it."""
     try:
         with given_to_lm_eval(sources):
             found = manager.load([name])["tasks"]
     except UserError:
         raise
     except Exception as error:
-        if is_path(name):
+        if is_users:
             said = described(error)
             if isinstance(error, KeyError) and error.args == (None,):  # how lm-eval tells of such a metric
                 said = "metric_list names a metric of no known aggregation"
