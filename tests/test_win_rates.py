@@ -423,6 +423,7 @@ def test_a_served_model_judges_a_sweep(sweep_text, storage, tmp_path) -> None:
         (("evaluation.judge.base_url=localhost",), "give the address of an endpoint"),
         (("evaluation.judge.base_url='http://my host/v1'",), "give the address of an endpoint"),
         (("evaluation.judge.base_url=http://host:port/v1",), "give the address of an endpoint"),
+        (("evaluation.judge.base_url=http://host:port/v1?key=x",), "judge.base_url: holds more than an address"),
         (("evaluation.judge.timeout_seconds=1e12",), "less than or equal to 86400"),
         (("evaluation.judge={base_url: 'http://h/v1'}",), "model: is missing; the judge's name at its endpoint"),
         (("evaluation.judge.answer_tokens={search: {choice: [1, 2]}}",), "cannot be searched"),

@@ -47,10 +47,11 @@ class Judge(Frozen):
     @field_validator("base_url")
     @classmethod
     def _is_address(cls, url: str) -> str:
+        host = (url.partition("://")[2] or url).partition("/")[0]
+        if "?" in url or "@" in host:  # first: the value is not shown, it may hold the key
+            raise ValueError("holds more than an address; name the variable with the key in key_variable")
         if not _is_web_address(url):
             raise ValueError(f"found {url[:100]!r}; give the address of an endpoint, such as http://localhost:8000/v1")
-        if "?" in url or "@" in url.partition("://")[2].partition("/")[0]:
-            raise ValueError("holds more than an address; name the variable with the key in key_variable")
         return url
 
     @field_validator("key_variable")
