@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import random
+import shutil
 from pathlib import Path
 
 import pytest
@@ -98,6 +99,18 @@ def folder(tmp_path_factory) -> Path:
 def lm(folder) -> language_model.AnswerLM:
     with quiet():
         return language_model.load_model(str(folder), 8, "cpu")
+
+
+@pytest.mark.parametrize(
+    ("file", "content"),
+    [("tokenizer.json", b"{}"), ("tokenizer.json", b"{"), ("config.json", b"[]"), ("model.safetensors", b"cut")],
+)
+def test_a_damaged_model_folder_is_refused_in_one_line(folder, tmp_path, file, content):
+    copy = shutil.copytree(folder, tmp_path / "model")
+    (copy / file).write_bytes(content)
+    with pytest.raises(UserError, match="could not be loaded as a Hugging Face language model") as refused, quiet():
+        language_model.load_model(str(copy), 8, "cpu")
+    assert "give a folder with config.json" in str(refused.value) and "\n" not in str(refused.value)
 
 
 @pytest.fixture(scope="module")

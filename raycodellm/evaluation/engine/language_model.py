@@ -51,6 +51,7 @@ def load_model(
     `max_memory`: bytes of each GPU, and of `cpu`, over which the model is sharded layer by layer instead of being held
     by `device`; what fits nowhere is read from `offload_folder` for each forward pass.
     """
+    import torch
     import transformers
 
     name, pin = hub_commits.loadable(files)
@@ -59,14 +60,25 @@ def load_model(
         options |= {"device_map": "auto", "max_memory": dict(max_memory), "offload_folder": offload_folder}
     try:
         model = transformers.AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **options)
-        if max_memory is None:
-            model = model.to(device_or_default(device))
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **pin)
-    except (OSError, ValueError) as error:
+    except (MemoryError, torch.OutOfMemoryError):
+        raise
+    except Exception as error:  # damaged files raise KeyError, SafetensorError, and tokenizers a bare Exception
         if "trust_remote_code" in str(error):
             raise UserError(f"{files!r} brings Python code of its own, which raycodellm never runs") from error
-        raise UserError(f"{files!r} could not be loaded as a Hugging Face language model: {error}") from error
+        raise UserError(
+            f"{files!r} could not be loaded as a Hugging Face language model: {_reason(error)}; "
+            "give a folder with config.json, weights and tokenizer that transformers loads, or a hub id"
+        ) from error
+    if max_memory is None:
+        model = model.to(device_or_default(device))
     return AnswerLM(model.eval(), tokenizer, batch_size)
+
+
+def _reason(error: Exception) -> str:
+    """The error's first line; an error that is no sentence, such as KeyError, is named with it."""
+    line = (str(error).strip().splitlines() or [""])[0][:120]
+    return line if isinstance(error, (OSError, ValueError)) and line else f"{type(error).__name__}: {line}"
 
 
 def load_for(files: str, batch_size: int, device: str | None, workers: Workers) -> AnswerLM | None:

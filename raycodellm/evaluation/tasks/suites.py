@@ -82,8 +82,9 @@ def suite(name: str) -> Suite:
     """The suite of that name. Raises UserError with the nearest names where there is none."""
     names = suite_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5) or names
-        raise UserError(f"evaluation.suites: there is no suite {name!r}; there are {', '.join(near)}")
+        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        raise UserError(f"evaluation.suites: there is no suite {name!r}; {hint}")
     return _read(_folder() / f"{name}.yaml")
 
 
@@ -108,7 +109,7 @@ def _chosen_tasks(name: str, settings: Evaluation) -> list[str]:
     if not found and suite(name).tasks:
         raise UserError(
             f"evaluation.suites: {name} has no task for these settings; give it text, such as "
-            "texts: {prose: texts/*.txt}, or the folder of data sets, data"
+            "texts: {prose: texts/*.txt} (--texts prose=FOLDER), or the folder of data sets, data"
         )
     return found
 
