@@ -51,7 +51,7 @@ def refusal(text: str, *overrides: str) -> str:
         ("search.enqueue=[{pretrain.code_ratio: 0.9}]", ("search.enqueue.0", "0.9", "[0.0, 0.75]")),
         ("scaling.workers={search: {int: [1, 2]}}", ("scaling.workers", "cannot be searched")),
         ("pretrain.name={search: {choice: [a, b]}}", ("stages.0.name", "cannot be searched")),
-        ("pretrain.code_ratio={search: {uniform: [0, 1.5]}}", ("found 1.5; must be less", "use another range, int or")),
+        ("pretrain.code_ratio={search: {uniform: [0, 1.5]}}", ("found 1.5; must be less", "a choice or another range")),
         ("search.confirm={margin: small}", ("search.confirm.margin: found 'small'; give a number", "{bpb: 0.01")),
         ("search.confirm={margin: -1}", ("search.confirm.margin: found -1; must be greater than 0",)),
         ("search.confirm={margin: {bpb: 0}}", ("search.confirm.margin.bpb: found 0; must be greater than 0",)),

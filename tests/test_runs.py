@@ -25,8 +25,8 @@ from raycodellm import config, mixture, records, schedule
 
 pytestmark = [pytest.mark.slow, pytest.mark.ray, pytest.mark.timeout(1800)]
 
-LONG = ("--set", "pretrain.tokens=110_000", "--set", "scaling.slots=2")
-"""108 steps per trial, and a checkpoint every eight: enough to be killed many times in the middle."""
+LONG = ("--set", "pretrain.tokens=80_000", "--set", "scaling.slots=2")
+"""79 steps per trial, and a checkpoint every eight: enough to be killed many times in the middle."""
 OFTEN = ("--set", "scaling.checkpoint_tokens=8_192", "--set", "scaling.max_failures=2")
 
 STARTED: list[subprocess.Popen] = []

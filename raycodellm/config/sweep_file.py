@@ -197,7 +197,7 @@ def _resolve_probe(file: SweepFile, point: Mapping[str, Any]) -> Sweep:
         domain = file.domains.get(next(reversed([*point]), ""))
         if domain is None or domain.kind in ("choice", "simplex"):
             raise
-        use = "another range, int or a choice" if domain.kind != "int" else "another range or a choice"
+        use = "int, a choice or another range" if domain.kind != "int" else "a choice or another range"
         raise UserError(f"{error} (a value of its search, {domain.kind} over {domain}; use {use})") from error
 
 
