@@ -21,11 +21,12 @@ def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
     """The number of trials, and the arms that are planned."""
     sweep = file.example()
     objective = ", ".join(f"{o.metric} ({o.mode})" for o in sweep.search.objectives)
-    replicates = f"{sweep.search.replicates} seed{'s' * (sweep.search.replicates > 1)}"
-    count = f"{search.num_arms(file)} arms × {replicates} = {search.num_trials(file)} trials"
+    counts = {"arm": search.num_arms(file), "seed": sweep.search.replicates, "trial": search.num_trials(file)}
+    num_arms, num_seeds, num_trials = (f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
+    count = f"{num_arms} × {num_seeds} = {num_trials}"
     if confirm := sweep.search.confirm:
-        most, num_seeds = search.most_confirm_trials(file), confirm.seeds[-1]
-        count += f", then at most ({search.num_confirmed(file) - 1} + 1) × {num_seeds} = {most} confirmation trials"
+        most, last = search.most_confirm_trials(file), confirm.seeds[-1]
+        count += f", then at most ({search.num_confirmed(file) - 1} + 1) × {last} = {most} confirmation trials"
     lines = [f"{sweep.name}: {count}, sampler {sweep.search.sampler}, objective {objective}"]
     if kept := ", ".join(one.name for one in sweep.search.constraints):
         lines.append(f"constraints: {kept}")

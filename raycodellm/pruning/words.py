@@ -51,9 +51,8 @@ def lines(look: Look, plan: Plan, *, show_all: bool = False) -> list[str]:
     if plan.young:
         total = size(sum(one.num_bytes for one in plan.young))
         hours = f"{look.asked.grace_hours:g}"
-        said.append(
-            f"{len(plan.young)} things ({total}) that no sweep needs are younger than {hours} h and stay (--grace)"
-        )
+        things = "1 thing" if len(plan.young) == 1 else f"{len(plan.young)} things"
+        said.append(f"{things} ({total}) younger than {hours} h stay (--grace), though no sweep needs them")
     said += [f"{path} stays: raycodellm did not write {name}" for path, name in _first(plan.left.items(), show_all)]
     said += [f"…{_more(plan.left)}"] if not show_all and _more(plan.left) else []
     if look.listing.linked:
