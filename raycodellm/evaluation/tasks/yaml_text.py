@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Iterator
 from typing import Any
 
 import yaml
 
 MOST_DEPTH = 200
 """Most lists and mappings inside one another."""
+_TOO_DEEP = f"lists and mappings are over {MOST_DEPTH} deep"
 _FLAT = 2_000
 """A file with so few opening brackets, and so few signs of indentation on a line, is never deep enough to do harm."""
 _INDENTATION = re.compile(rb"^[ ?-]+", re.M)
@@ -52,7 +54,7 @@ def _require_flat(data: bytes) -> None:
     if brackets <= _FLAT and indentation <= _FLAT and not (b"&" in data and b"*" in data):
         return
     anchors: list[str | None] = []  # of the open lists and mappings
-    for event in yaml.parse(data, Loader=_Fast):
+    for event in _events(data):
         if isinstance(event, yaml.CollectionStartEvent):
             anchors.append(event.anchor)
         elif isinstance(event, yaml.CollectionEndEvent):
@@ -60,4 +62,13 @@ def _require_flat(data: bytes) -> None:
         elif isinstance(event, yaml.AliasEvent) and event.anchor in anchors:
             raise yaml.YAMLError(f"the alias *{event.anchor} stands inside the value that it repeats")
         if len(anchors) > MOST_DEPTH:
-            raise yaml.YAMLError(f"lists and mappings are over {MOST_DEPTH} deep")
+            raise yaml.YAMLError(_TOO_DEEP)
+
+
+def _events(data: bytes) -> Iterator[yaml.Event]:
+    try:
+        yield from yaml.parse(data, Loader=_Fast)
+    except yaml.YAMLError as error:  # since PyYAML 6.0.4 the loader reads a thousand brackets ahead, and then refuses
+        if "nesting depth" in str(error):
+            raise yaml.YAMLError(_TOO_DEEP) from error
+        raise
