@@ -19,7 +19,7 @@ from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from raycodellm import azure
+from raycodellm import azure, parquet
 from raycodellm.config import UserError, refuse_credentials, without_credentials
 from raycodellm.file_systems import delete_folder, entries, entries_below, open_file_system
 
@@ -305,15 +305,10 @@ class Folder:
         """Reads a Parquet file. `types`: required columns, each cast to the Arrow type with this name. `more`: the
         columns that are read beside them where the file has them; all others where left out."""
         import pyarrow as pa
-        import pyarrow.parquet as pq
 
         data = self.read_bytes(name)
         try:
-            if more is None:
-                table = pq.read_table(pa.BufferReader(data))
-            else:
-                file = pq.ParquetFile(pa.BufferReader(data))
-                table = file.read([one for one in file.schema_arrow.names if one in (types or {}) or one in more])
+            table = parquet.from_bytes(data, None if more is None else {*(types or {}), *more})
             for column, type in (types or {}).items():
                 cast = table.column(column).cast(pa.type_for_alias(type))
                 table = table.set_column(table.column_names.index(column), column, cast)
@@ -322,16 +317,10 @@ class Folder:
         return table
 
     def _no_table(self, name: str, error: Exception) -> DamagedFile:
-        reason = cause(error).removeprefix("Could not open Parquet input source '<Buffer>': ")
-        return DamagedFile(f"{self}/{name}", f"is no table that can be read ({reason[:80]})")
+        return DamagedFile(f"{self}/{name}", f"is no table that can be read ({cause(error)[:80]})")
 
     def write_table(self, name: str, table: pa.Table) -> None:
-        import pyarrow as pa
-        import pyarrow.parquet as pq
-
-        sink = pa.BufferOutputStream()
-        pq.write_table(table, sink)
-        self.write_bytes(name, sink.getvalue().to_pybytes())
+        self.write_bytes(name, parquet.to_bytes(table))
 
     def upload(self, source: Path) -> None:
         """Copies the content of the local folder `source` into this folder."""

@@ -6,11 +6,15 @@ import errno
 import os
 import pickle
 import resource
+import sys
+import threading
 
+import numpy as np
 import pyarrow as pa
 import pytest
 from pyarrow.fs import LocalFileSystem
 
+from raycodellm import parquet
 from raycodellm.config import UserError
 from raycodellm.files import DamagedFile, Folder, fingerprint
 
@@ -206,6 +210,26 @@ def test_json_that_is_none_is_named(tmp_path, data: bytes, fault: str) -> None:
         folder.read_json("x.json")
     with pytest.raises(FileNotFoundError, match=f"{tmp_path}/y.json"):
         folder.read_json("y.json")
+
+
+@pytest.mark.parametrize("columns", [None, {"n", "word"}])
+def test_no_thread_of_arrows_holds_the_content_of_a_table(columns) -> None:
+    """A thread that holds an object of Python's when Python ends aborts the process."""
+    released_by = set()
+
+    class Content(np.ndarray):
+        def __del__(self) -> None:
+            released_by.add(threading.current_thread())
+
+    data = parquet.to_bytes(pa.table({"n": [1, 2], "word": ["a", "b"]}))
+    interval = sys.getswitchinterval()
+    sys.setswitchinterval(1e-6)
+    try:
+        for _ in range(500):
+            assert parquet.from_bytes(np.frombuffer(data, np.uint8).view(Content), columns).num_rows == 2
+    finally:
+        sys.setswitchinterval(interval)
+    assert released_by == {threading.current_thread()}
 
 
 def test_a_table_without_a_column_or_of_another_type_is_named(tmp_path) -> None:

@@ -19,6 +19,7 @@ ORDER = (
     (
         "azure",
         "file_systems",
+        "parquet",
         "files",
         "conditional_writes",
         "retrying",

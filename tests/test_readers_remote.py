@@ -25,7 +25,8 @@ from reading import read, texts
 
 from raycodellm import config, evaluation, tokens
 from raycodellm.config import Source, UserError
-from raycodellm.corpora import source_fingerprint
+from raycodellm.corpora import content, read_part, source_fingerprint
+from raycodellm.corpora.inputs import Part
 from raycodellm.corpora.listing import hub
 from raycodellm.evaluation import Places
 from raycodellm.evaluation.data.reading import read_data
@@ -170,6 +171,43 @@ def test_a_hub_data_set_is_read_by_ranges_by_subset_split_and_path(served, tmp_p
     assert ask(endpoint, tmp_path, **wanted)[0][0] == ["de test"]
     assert ask(endpoint, tmp_path, path="hf://datasets/team/set/de/*.jsonl")[0][0] == ["de test", "de train"]
     assert ask(endpoint, tmp_path, path="hf://datasets/team/set/de/train.jsonl")[0][0] == ["de train"]
+
+
+def arrow(*rows: str, new=pa.ipc.new_file) -> bytes:
+    table, sink = pa.table({"text": rows}), io.BytesIO()
+    with new(sink, table.schema) as writer:
+        writer.write_table(table, max_chunksize=2)
+    return sink.getvalue()
+
+
+@pytest.mark.parametrize(
+    ("name", "data"),
+    [
+        ("a.parquet", parquet("a", "b", "c")),
+        ("a.arrow", arrow("a", "b", "c")),
+        ("stream.arrow", arrow("a", "b", "c", new=pa.ipc.new_stream)),
+        ("a.jsonl", b'{"text": "a"}\n{"text": "b"}\n{"text": "c"}'),
+        ("a.jsonl.gz", gzip.compress(b'{"text": "a"}\n{"text": "b"}\n{"text": "c"}')),
+    ],
+)
+def test_no_thread_of_arrows_holds_a_file_of_the_hub(monkeypatch, name, data):
+    """A thread that holds an object of Python's when Python ends aborts the process, once in some hundred runs."""
+    readers = set()
+
+    class OfHub(io.BytesIO):
+        def read(self, *size: int) -> bytes:
+            readers.add(threading.current_thread())
+            return super().read(*size)
+
+    class HubFiles:
+        def open_input_file(self, path: str) -> pa.NativeFile:
+            return pa.PythonFile(OfHub(data), mode="r")
+
+    monkeypatch.setattr(content, "open_bucket", lambda uri: (HubFiles(), uri))
+    part = Part(f"hf://datasets/team/set@{'a' * 40}/{name}", name, len(data), 0, len(data))
+    rows = list(read_part(part, Source(kind="text", path="hf://datasets/team/set"), name.split(".")[1]))
+    assert [row.text for row in rows] == ["a", "b", "c"]
+    assert readers == {threading.current_thread()}
 
 
 @pytest.mark.slow

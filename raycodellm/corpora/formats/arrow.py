@@ -8,7 +8,7 @@ from functools import partial
 import pyarrow as pa
 
 from raycodellm.config import Source
-from raycodellm.corpora.content import open_part
+from raycodellm.corpora.content import HUB, open_part
 from raycodellm.corpora.documents import Record, SkipError
 from raycodellm.corpora.inputs import Part
 from raycodellm.corpora.registry import Format
@@ -24,17 +24,21 @@ def read_arrow(part: Part, source: Source) -> Iterator[Record]:
         if part.num_bytes == 0:
             yield "", SkipError("empty file")
             return
-        reader = _open(file)
+        reader = _open(file, part)
         is_file = isinstance(reader, pa.ipc.RecordBatchFileReader)
         places = _file_batches(reader, part) if is_file else _stream_batches(reader, file)
         batches = ((begins, rows, partial(_records, read, source)) for begins, rows, read in places)
         yield from records_of_part(part, batches, "batch")
 
 
-def _open(file: pa.NativeFile) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
-    sign = file.read(6)
+def _open(file: pa.NativeFile, part: Part) -> pa.ipc.RecordBatchFileReader | pa.ipc.RecordBatchStreamReader:
+    """A file of the hub is read as the stream that follows the first 8 bytes: `open_file` reads the footer in a thread
+    of Arrow's, and such a thread that still holds a file of Python's when Python ends makes the process abort."""
+    is_file = file.read(8)[:6] == b"ARROW1"
+    if is_file and part.uri.startswith(HUB):
+        return pa.ipc.open_stream(file)
     file.seek(0)
-    return pa.ipc.open_file(file) if sign == b"ARROW1" else pa.ipc.open_stream(file)
+    return pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
 
 
 def _records(read: Callable[[], pa.RecordBatch], source: Source, row: int) -> Iterator[Record]:
@@ -73,7 +77,7 @@ def _stream_batches(reader: pa.ipc.RecordBatchStreamReader, file: pa.NativeFile)
 
 def _columns(part: Part, source: Source) -> list[str]:
     with open_part(part) as file:
-        return _open(file).schema.names
+        return _open(file, part).schema.names
 
 
 FORMAT = Format(

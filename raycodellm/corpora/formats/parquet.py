@@ -19,7 +19,9 @@ from raycodellm.corpora.tables import batch_records, columns_to_read, records_of
 def read_parquet(part: Part, source: Source) -> Iterator[Record]:
     """Row group k of n belongs to the part that holds byte k/n of the file, which is known without the footer."""
     with open_part(part) as file:
-        parquet = pq.ParquetFile(file)
+        # Arrow's threads would fetch ahead. Such a thread that still holds bytes of a hub's file, which are Python
+        # objects, when Python ends makes the process abort.
+        parquet = pq.ParquetFile(file, pre_buffer=False)
         columns = columns_to_read(parquet.schema_arrow, source)
         count = parquet.num_row_groups
 

@@ -4,12 +4,12 @@ also compressed, and from an object store."""
 from __future__ import annotations
 
 import importlib
-import io
 import json
 from collections.abc import Callable, Iterator, Mapping
 from pathlib import PurePosixPath
 from typing import TYPE_CHECKING, Any
 
+from raycodellm import parquet
 from raycodellm.config import UserError
 from raycodellm.evaluation.data.lookup import FoundData, WantedData
 from raycodellm.evaluation.data.names import file_format, same_split, split_of
@@ -153,12 +153,6 @@ def _function(name: str) -> Callable[[str, bytes], list[dict[str, Any]]]:
     return found
 
 
-def _parquet(data: bytes) -> pa.Table:
-    import pyarrow.parquet as pq
-
-    return pq.read_table(io.BytesIO(data))
-
-
 def _arrow(data: bytes) -> pa.Table:
     """An Arrow IPC file, which begins with `ARROW1`, or a stream, as `datasets` writes."""
     import pyarrow as pa
@@ -181,7 +175,8 @@ def _separated(data: bytes, delimiter: str) -> pa.Table:
 
     def read(types: Mapping[str, pa.DataType]) -> pa.Table:
         parsing = csv.ParseOptions(delimiter=delimiter, newlines_in_values=True)
-        return csv.read_csv(io.BytesIO(data), None, parsing, csv.ConvertOptions(column_types=types))
+        reading = csv.ReadOptions(use_threads=False)  # as in `parquet.from_bytes`
+        return csv.read_csv(pa.BufferReader(data), reading, parsing, csv.ConvertOptions(column_types=types))
 
     table = read({})
     if binary := next((field.name for field in table.schema if pa.types.is_binary(field.type)), None):
@@ -191,7 +186,7 @@ def _separated(data: bytes, delimiter: str) -> pa.Table:
     return read(times) if times else table
 
 
-_READERS = {"parquet": _parquet, "arrow": _arrow, "csv": _csv, "tsv": _tsv}
+_READERS = {"parquet": parquet.from_bytes, "arrow": _arrow, "csv": _csv, "tsv": _tsv}
 
 
 def _json_rows(data: bytes, is_lines: bool) -> Iterator[tuple[str | None, list[dict[str, Any]]]]:
