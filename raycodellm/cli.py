@@ -13,7 +13,6 @@ import shutil
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import replace
-from typing import Any, NoReturn
 
 from pydantic import ValidationError
 
@@ -27,9 +26,9 @@ from raycodellm.commands import stop as stopping
 from raycodellm.commands import submit as submitting
 from raycodellm.commands import suggest as suggesting
 from raycodellm.commands.judge_options import judge_of
+from raycodellm.commands.parsers import CommandParser, Parser
 from raycodellm.commands.request import DEFAULT_STORAGE
 from raycodellm.config import Evaluation, UserError, refuse_credentials, without_credentials
-from raycodellm.config.errors import nearest
 from raycodellm.files import Damaged, Folder, cause
 from raycodellm.slots.threads import threads_left
 from raycodellm.version import __version__
@@ -74,29 +73,11 @@ def main(arguments: Sequence[str] | None = None) -> int:
 # ------------------------------------------------------------------------------------------------- arguments
 
 
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        super().error(without_credentials(message))
-
-
-class _CommandParser(_Parser):
-    """The parser of one command, which refuses an unknown option itself, so that its own options stand in the usage."""
-
-    def parse_known_args(self, args: Any = None, namespace: Any = None) -> Any:
-        found, unknown = super().parse_known_args(args, namespace)
-        options = self._option_string_actions
-        near = [nearest(one.partition("=")[0], options) for one in unknown if one.startswith("-")]
-        hint = "".join(f"; did you mean {option}?" for option in near[:1] if option)
-        if unknown:
-            self.error(f"unrecognized arguments: {' '.join(unknown)}{hint}")
-        return found, unknown
-
-
 @functools.cache
 def _parser() -> argparse.ArgumentParser:
-    parser = _Parser(prog="raycodellm", description="How much code helps a language model reason?")
+    parser = Parser(prog="raycodellm", description="How much code helps a language model reason?")
     parser.add_argument("--version", action="version", version=f"raycodellm {__version__}")
-    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=_CommandParser)
+    commands = parser.add_subparsers(required=True, metavar="COMMAND", parser_class=CommandParser)
 
     def command(name: str, function: Callable[[argparse.Namespace], int], text: str) -> argparse.ArgumentParser:
         made = commands.add_parser(name, help=text, description=text)

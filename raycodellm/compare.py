@@ -202,7 +202,8 @@ def _shown(gap: Gap | None) -> str:
     if gap is None:
         return "no items that both models were scored on"
     p = f", p {formats.p_value(gap.p)}, corrected {formats.p_value(gap.p_corrected)} ({gap.test})" if gap.test else ""
-    return "{:+.4f} [{:+.4f}, {:+.4f}]".format(*gap.interval) + p
+    value, low, high = gap.interval
+    return f"{value:+.4f} ({formats.signed_interval(low, high, decimals=4)}){p}"
 
 
 def scores_text(by_model: Mapping[str, Mapping[str, float]], settings: Evaluation, num_characters: int) -> list[str]:

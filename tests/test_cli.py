@@ -185,6 +185,15 @@ def test_a_mistyped_option_does_not_print_the_key_behind_it(capsys) -> None:
     assert "raycodellm run: error: unrecognized arguments: --strage" in printed and "did you mean --storage?" in printed
 
 
+@pytest.mark.parametrize(
+    ("arguments", "meant"), [(("chekc", QUICKSTART), "check"), (("report", ".", "--pictures", "svgg"), "svg")]
+)
+def test_a_mistyped_command_or_choice_is_answered_with_the_one_that_was_meant(capsys, arguments, meant) -> None:
+    with pytest.raises(SystemExit) as left:
+        cli.main(arguments)
+    assert left.value.code == 2 and capsys.readouterr().err.endswith(f"; did you mean {meant}?\n")
+
+
 @pytest.mark.slow
 def test_a_command_that_starts_no_slot_imports_none_at_its_end() -> None:
     code = (

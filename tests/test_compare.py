@@ -75,7 +75,7 @@ def test_groups_files_and_tasks_of_likelihood_alone_are_compared_as_they_were_na
     gaps = [-0.1, -0.2, 0.0, -1.0], [1.0, 0.9]
     group, own = (statistics.fmean(of) for of in gaps)
     lines = [line for line in lines if line.partition(":")[0].endswith(("/acc", "/bpb"))]
-    assert [line.split(" [")[0] for line in lines] == [
+    assert [line.split(" (")[0] for line in lines] == [
         "group/acc: +0.0000",
         f"group/bpb: {group:+.4f}",
         f"own/bpb: {own:+.4f}",
@@ -85,7 +85,7 @@ def test_groups_files_and_tasks_of_likelihood_alone_are_compared_as_they_were_na
     half = math.hypot(
         3.1824 * statistics.stdev(gaps[0]) / math.sqrt(4), 12.7062 * statistics.stdev(gaps[1]) / math.sqrt(2)
     )
-    assert lines[-1].endswith(f"[{(group + own - half) / 2:+.4f}, {(group + own + half) / 2:+.4f}]")
+    assert lines[-1].endswith(f"({(group + own - half) / 2:+.4f} to {(group + own + half) / 2:+.4f})")
 
 
 def test_models_that_no_item_fits_together_are_said_to_have_none_in_common() -> None:

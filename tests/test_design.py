@@ -44,7 +44,7 @@ def test_a_low_concentration_draws_mixtures_of_few_sources_and_a_high_one_even_m
 def test_the_command_writes_points_that_the_sweep_takes(tmp_path, capsys):
     path = tmp_path / "sweep.yaml"
     path.write_text(SWEEP.replace("NAME", "demo").replace("SEARCH", "sampler: random"))
-    into = tmp_path / "points.yaml"
+    into = tmp_path / "made" / "points.yaml"
     assert cli.main(["design", str(path), "--points", "5", "--storage", str(tmp_path), "--into", str(into)]) == 0
     enqueue = yaml.safe_load(into.read_text())["search"]["enqueue"]
     assert len(sweep_file("demo", f"sampler: random, enqueue: {enqueue}").enqueued()) == 5

@@ -491,8 +491,10 @@ def test_the_board_goes_into_the_folder_that_is_given_or_is_refused(tmp_path, ca
     assert main(["board", "--into", str(tmp_path)]) == 0
     assert json.loads((tmp_path / "raycodellm.json").read_text()) == board()
     assert str(tmp_path / "raycodellm.json") in capsys.readouterr().out
-    with pytest.raises(UserError, match="is no folder"):
-        write_board(str(tmp_path / "missing"))
+    write_board(str(tmp_path / "made" / "boards"))
+    assert json.loads((tmp_path / "made" / "boards" / "raycodellm.json").read_text()) == board()
+    with pytest.raises(UserError, match=r"--into .*raycodellm.json: cannot be written .*; give the path of a folder"):
+        write_board(str(tmp_path / "raycodellm.json"))
     monkeypatch.setenv("RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR", str(tmp_path / "missing"))
     with pytest.raises(UserError, match="--into FOLDER"):
         write_board(None)

@@ -6,6 +6,7 @@ import json
 import os
 from pathlib import Path
 
+from raycodellm.commands.into import write_into
 from raycodellm.commands.request import DONE
 from raycodellm.config import UserError
 
@@ -16,24 +17,19 @@ _OUTPUT_VARIABLE = "RAY_METRICS_GRAFANA_DASHBOARD_OUTPUT_DIR"
 
 
 def write_board(into: str | None) -> int:
-    """Writes `raycodellm.json` into the folder `into`, or among the boards of this machine's Ray session; prints what
-    was written. Raises `UserError` where there is no such folder."""
+    """Writes `raycodellm.json` into the folder `into`, which is made where it is missing, or among the boards of this
+    machine's Ray session; prints what was written. Raises `UserError` where that is not possible."""
     from raycodellm.observability.board import FILE, board
 
-    folder = Path(into).expanduser() if into is not None else _folder_of_ray()
-    if not folder.is_dir():
-        raise UserError(f"--into {folder}: is no folder; give the folder that your Grafana reads boards from")
-    path = folder / FILE
-    path.write_text(json.dumps(board(), indent=2) + "\n", encoding="utf-8")
-    print(path)
+    print(write_into(_folder_of_ray() if into is None else into, json.dumps(board(), indent=2) + "\n", FILE))
     return DONE
 
 
-def _folder_of_ray() -> Path:
+def _folder_of_ray() -> str:
     folder = Path(os.environ.get(_OUTPUT_VARIABLE) or _SESSION_BOARDS)
     if not folder.is_dir():
         raise UserError(
             f"no Ray session on this machine keeps boards ({folder} is missing); run this on the head node while Ray "
             "runs, or give --into FOLDER"
         )
-    return folder
+    return str(folder)

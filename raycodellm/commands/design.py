@@ -4,8 +4,8 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass
-from pathlib import Path
 
+from raycodellm.commands.into import write_into
 from raycodellm.commands.request import DONE, SweepRequest
 from raycodellm.config import UserError
 from raycodellm.config.enqueued import enqueued_points
@@ -39,11 +39,6 @@ def design(request: SweepRequest, asked: Designing, complain: Callable[[str], No
     if asked.into is None:
         print(text, end="")
         return DONE
-    try:
-        Path(asked.into).expanduser().write_text(text, encoding="utf-8")
-    except OSError as error:
-        raise UserError(
-            f"--into {asked.into}: cannot be written ({error.strerror}); give the path of a file"
-        ) from error
+    write_into(asked.into, text)
     print(f"points: {asked.into}")
     return DONE

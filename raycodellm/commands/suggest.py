@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from dataclasses import dataclass, replace
-from pathlib import Path
 from typing import TYPE_CHECKING
 
+from raycodellm.commands.into import write_into
 from raycodellm.commands.read_run import is_ladder
 from raycodellm.commands.request import DONE
 from raycodellm.config import Objective, UserError
@@ -217,10 +217,7 @@ def _write(said: list[str], points: str, into: str | None) -> None:
         print("\n".join(f"# {line}".rstrip() for line in said))
         print(points, end="")
         return
-    try:
-        Path(into).expanduser().write_text(points, encoding="utf-8")
-    except OSError as error:
-        raise UserError(f"--into {into}: cannot be written ({error.strerror}); give the path of a file") from error
+    write_into(into, points)
     print("\n".join(said))
     print(f"points: {into}")
 

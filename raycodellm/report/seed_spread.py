@@ -74,10 +74,8 @@ def _ratios(found: SeedSpreads) -> Table:
     return Table(header, rows, left=(0, 1, 6))
 
 
-def _ends(one: Interval, digits: int = 3) -> Cell:
-    if math.isnan(one.low):
-        return Cell(formats.NOTHING)
-    return Cell(f"{one.low:.{digits}f} to {one.high:.{digits}f}", one.low)
+def _ends(one: Interval, decimals: int = 3) -> Cell:
+    return Cell(formats.interval(one.low, one.high, decimals), one.low)
 
 
 def _word(one: SpreadRatio) -> Cell:

@@ -15,14 +15,14 @@ def score(value: float | None) -> str:
     return NOTHING if value is None or not math.isfinite(value) else f"{value:.3f}"
 
 
-def interval(low: float, high: float) -> str:
+def interval(low: float, high: float, decimals: int = 3) -> str:
     """`0.123 to 0.456`; nothing where an end is NaN."""
-    return NOTHING if math.isnan(low) or math.isnan(high) else f"{_end(low)} to {_end(high)}"
+    return _ends(low, high, f".{decimals}f")
 
 
-def signed_interval(low: float, high: float) -> str:
+def signed_interval(low: float, high: float, decimals: int = 3) -> str:
     """`-0.012 to +0.034`; nothing where an end is NaN."""
-    return NOTHING if math.isnan(low) or math.isnan(high) else f"{low:+.3f} to {high:+.3f}"
+    return _ends(low, high, f"+.{decimals}f")
 
 
 def p_value(p: float | None) -> str:
@@ -32,8 +32,10 @@ def p_value(p: float | None) -> str:
     return "< 0.001" if p < 0.0005 else f"{p:.3f}" if p < 0.0995 else f"{p:.2f}"
 
 
-def _end(value: float) -> str:
-    return f"{value:.3f}" if math.isfinite(value) else ("−∞" if value < 0 else "∞")
+def _ends(low: float, high: float, form: str) -> str:
+    if math.isnan(low) or math.isnan(high):
+        return NOTHING
+    return " to ".join(format(end, form) if math.isfinite(end) else "−∞" if end < 0 else "∞" for end in (low, high))
 
 
 def value(setting: Any) -> str:

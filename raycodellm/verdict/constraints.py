@@ -14,6 +14,7 @@ from typing import Literal
 from raycodellm import search
 from raycodellm.config import Constraint, SweepFile
 from raycodellm.statistics import ERROR, ArmMeasurements, Interval, SeedNoise, difference
+from raycodellm.tables import formats
 from raycodellm.tables.trials import Row
 from raycodellm.verdict.arms import reference_arm
 from raycodellm.verdict.comparison import MOST_ARMS_OF_NOISE
@@ -121,5 +122,5 @@ def told(one: Breach) -> str:
     said = f"{one.value:.3f}, {side} {one.limit:.3f} by {one.breach.value:.3f}"
     if one.certainty == "noise unknown":
         return f"{said}; the noise between seeds is unknown, so another seed may keep it"
-    ends = f"95 %: {one.breach.low:+.3f} to {one.breach.high:+.3f}"
+    ends = f"95 %: {formats.signed_interval(one.breach.low, one.breach.high)}"
     return f"{said} ({ends}{'' if one.certainty == 'sure' else '; within the noise, so other seeds may keep it'})"

@@ -177,8 +177,8 @@ def _ends_told(one: SpreadRatio) -> str:
 
 
 def _times(ratio: Interval) -> str:
-    return f"{ratio.value:.2f} times ({ratio.low:.2f} to {ratio.high:.2f})"
+    return f"{ratio.value:.2f} times ({formats.interval(ratio.low, ratio.high, decimals=2)})"
 
 
 def _with_ends(one: Interval, level: str = "") -> str:
-    return f"{one.value:.3f} ({level}{one.low:.3f} to {one.high:.3f})"
+    return f"{one.value:.3f} ({level}{formats.interval(one.low, one.high)})"
