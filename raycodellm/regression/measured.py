@@ -11,7 +11,7 @@ from raycodellm.regression.posterior import SeedSpread
 from raycodellm.statistics import seed_noise
 from raycodellm.tables import Table, cells, formats
 from raycodellm.tables.trials import Row, params_of
-from raycodellm.verdict.arms import same
+from raycodellm.verdict.arms import equal_params
 from raycodellm.verdict.measurements import measured_arms, rows_by_arm, stopped_arms, with_metric
 
 
@@ -38,7 +38,7 @@ def predicted_beside_measured(suggested: Suggested, rows: Sequence[Row]) -> Tabl
     measured, noise = measured_arms(suggested.metric, complete, {})
     for point in suggested.points:
         for arm, done in complete.items():
-            if same(params_of(done[0]), point.params):
+            if equal_params(params_of(done[0]), point.params):
                 score, low, high = measured[arm].interval(noise)
                 found.append(
                     (
@@ -89,7 +89,7 @@ def measured_means(rows: Sequence[Row], metric: str) -> list[MeasuredArm]:
 
 
 def _key(params: Mapping[str, Any]) -> Hashable:
-    """Equal for equal parameters, also where a table has made text of one (`verdict.arms.same`)."""
+    """Equal for equal parameters, also where a table has made text of one (`verdict.arms.equal_params`)."""
     return tuple(sorted((name, _text(value)) for name, value in params.items() if value is not None))
 
 

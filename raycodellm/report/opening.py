@@ -12,7 +12,7 @@ from raycodellm.report.records import Records
 from raycodellm.tables import formats
 from raycodellm.tables.trials import is_present, params_of
 from raycodellm.verdict import Verdict, settled_by
-from raycodellm.verdict.arms import same
+from raycodellm.verdict.arms import equal_params
 from raycodellm.verdict.sentence import remedy
 
 _MOST_NAMED = 2
@@ -175,7 +175,7 @@ def _suggestions(records: Records) -> str:
         said = "raycodellm suggest, on this run's folder, predicts the best point and names points to try."
         return said if _can_be_fitted(records) else ""
     measured = [params_of(row) for row in records.rows]
-    left = [one for one in suggested.points if not any(same(one.params, params) for params in measured)]
+    left = [one for one in suggested.points if not any(equal_params(one.params, params) for params in measured)]
     if not left:
         return ""
     points = "a point" if len(left) == 1 else f"{len(left)} points"

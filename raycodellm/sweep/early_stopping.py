@@ -15,7 +15,7 @@ from raycodellm.slots.handle import DispatcherHandle
 from raycodellm.stage_store import Chain
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.trial_files import BEFORE_ADDED
-from raycodellm.verdict.arms import same
+from raycodellm.verdict.arms import equal_params
 
 logger = logging.getLogger(__name__)
 
@@ -42,7 +42,9 @@ def contender_of(run: Run, result: TrialResult, chain: Chain) -> Contender | Non
     return Contender(
         arm=result.arm,
         is_compared=is_search and result.seed == run.sweep.seed,
-        is_stopped=is_search and not has_scores and not (reference is not None and same(result.params, reference)),
+        is_stopped=is_search
+        and not has_scores
+        and not (reference is not None and equal_params(result.params, reference)),
         stage=job.key,
         shares=dict(zip(job.rungs, early.at, strict=True)),
         source=early.source,

@@ -20,10 +20,13 @@ def reference_arm(file: SweepFile, rows: Sequence[Row]) -> int | None:
     point = search.reference_point(file)
     if point is None:
         return None
-    return next((arm for arm, of_arm in sorted(rows_by_arm(rows).items()) if same(params_of(of_arm[0]), point)), None)
+    return next(
+        (arm for arm, arm_rows in sorted(rows_by_arm(rows).items()) if equal_params(params_of(arm_rows[0]), point)),
+        None,
+    )
 
 
-def same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+def equal_params(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
     """True if two points have equal parameters, where one of them may come from a table.
 
     A table holds None for a value that is missing, and text for a parameter whose options have several types.
@@ -38,8 +41,8 @@ def _equal(one: Any, other: Any) -> bool:
 
 def _without_none(value: Any) -> Any:
     if isinstance(value, Mapping):
-        return {name: _without_none(one) for name, one in value.items() if one is not None}
-    return [_without_none(one) for one in value] if isinstance(value, (list, tuple)) else value
+        return {name: _without_none(member) for name, member in value.items() if member is not None}
+    return [_without_none(member) for member in value] if isinstance(value, (list, tuple)) else value
 
 
 def best_of_search(
@@ -58,8 +61,8 @@ def best_of_search(
     """
     by_arm = searched_arms(rows)
     points: dict[int, tuple[float, ...]] = {}
-    for arm, of_arm in by_arm.items():
-        means = [mean_score(of_arm, one.metric) for one in objectives]
+    for arm, arm_rows in by_arm.items():
+        means = [mean_score(arm_rows, objective.metric) for objective in objectives]
         if arm != reference and None not in means:
             points[arm] = tuple(mean for mean in means if mean is not None)
     order = in_order({arm: point[0] for arm, point in points.items()}, (), objectives[0], broken)
@@ -70,7 +73,7 @@ def best_of_search(
     taken = [params_of(by_arm[reference][0])] if reference in by_arm else []
     for arm in order:
         params = params_of(by_arm[arm][0])
-        if len(chosen) < most and not any(same(params, other) for other in taken):
+        if len(chosen) < most and not any(equal_params(params, other) for other in taken):
             chosen.append(arm)
             taken.append(params)
     return tuple(chosen)
@@ -85,26 +88,26 @@ def _front_by_front(
     the distance from the neighbours along each objective are those of NSGA-II (Deb et al. 2002): the best arm by each
     objective comes first, then those in the middle of the widest gaps.
     """
-    left, found = dict(points), []
-    minimise = [one.mode == "min" for one in objectives]
-    while left:
-        members = pareto_front(left, minimise)
-        crowding = _crowding({arm: left[arm] for arm in members})
-        found += sorted(members, key=lambda arm: (-crowding[arm], order.index(arm)))
-        left = {arm: point for arm, point in left.items() if arm not in members}
-    return found
+    remaining, ordered = dict(points), []
+    minimise = [objective.mode == "min" for objective in objectives]
+    while remaining:
+        members = pareto_front(remaining, minimise)
+        crowding = _crowding({arm: remaining[arm] for arm in members})
+        ordered += sorted(members, key=lambda arm: (-crowding[arm], order.index(arm)))
+        remaining = {arm: point for arm, point in remaining.items() if arm not in members}
+    return ordered
 
 
 def _crowding(points: Mapping[int, Sequence[float]]) -> dict[int, float]:
     """Sum over the objectives of the gap between an arm's neighbours, in the front's range; infinite at an end."""
-    found = dict.fromkeys(points, 0.0)
+    distances = dict.fromkeys(points, 0.0)
     for place in range(len(next(iter(points.values())))):
         ordered = sorted(points, key=lambda arm: points[arm][place])
         width = points[ordered[-1]][place] - points[ordered[0]][place]
-        found[ordered[0]] = found[ordered[-1]] = math.inf
+        distances[ordered[0]] = distances[ordered[-1]] = math.inf
         for before, arm, after in zip(ordered, ordered[1:], ordered[2:], strict=False):
-            found[arm] += (points[after][place] - points[before][place]) / width if width else 0.0
-    return found
+            distances[arm] += (points[after][place] - points[before][place]) / width if width else 0.0
+    return distances
 
 
 def mean_score(rows: Sequence[Row], metric: str) -> float | None:

@@ -63,36 +63,42 @@ def compare(
     """
     look, margins = look or Look(), margins or {}
     untested = {*look.rejected, *look.others}
-    found: dict[ArmMetric, Difference] = {}
+    differences: dict[ArmMetric, Difference] = {}
     scores: dict[ArmMetric, Interval] = {}
     for metric in metrics:
-        complete = {arm: done for arm, of_arm in rows.items() if (done := with_metric(of_arm, metric))}
+        complete = {
+            arm: scored_rows for arm, arm_rows in rows.items() if (scored_rows := with_metric(arm_rows, metric))
+        }
         if reference not in complete:
             continue
-        arms = {arm: measurements(metric, done, items) for arm, done in complete.items()}
+        arms = {arm: measurements(metric, scored_rows, items) for arm, scored_rows in complete.items()}
         # A lone seed says nothing of the noise, and a search has hundreds of arms with one.
-        known = (with_metric(of_arm, metric) for of_arm in noise_rows if len(of_arm) > 1)
-        further = [measurements(metric, done, {}) for done in known if len(done) > 1]
-        pool = [one for one in (*arms.values(), *further) if len(one.scores) > 1]
-        noise = seed_noise({arm: one.scores for arm, one in arms.items()})
-        for arm, one in arms.items():
-            scores[arm, metric] = one.interval(noise)
+        scored_groups = (with_metric(arm_rows, metric) for arm_rows in noise_rows if len(arm_rows) > 1)
+        noise_measurements = [
+            measurements(metric, scored_rows, {}) for scored_rows in scored_groups if len(scored_rows) > 1
+        ]
+        pool = [measured for measured in (*arms.values(), *noise_measurements) if len(measured.scores) > 1]
+        noise = seed_noise({arm: measured.scores for arm, measured in arms.items()})
+        for arm, arm_measurements in arms.items():
+            scores[arm, metric] = arm_measurements.interval(noise)
             if arm != reference and (arm, metric) not in untested:
-                found[arm, metric] = difference(one, arms[reference], _nearest(pool, one, arms[reference]))
-    p_values = {**dict.fromkeys(look.others, 1.0), **{pair: one.p_value() for pair, one in found.items()}}
+                differences[arm, metric] = difference(
+                    arm_measurements, arms[reference], _nearest(pool, arm_measurements, arms[reference])
+                )
+    p_values = {**dict.fromkeys(look.others, 1.0), **{pair: gap.p_value() for pair, gap in differences.items()}}
     corrected = holm_at_look(p_values, look.seeds, look.number, ERROR, look.num_planned)
     verdicts = []
-    for (arm, metric), gap in found.items():
+    for (arm, metric), gap in differences.items():
         p, level, _ = corrected[arm, metric]
-        interval, done = gap.interval(level), with_metric(rows[arm], metric)
+        interval, scored_rows = gap.interval(level), with_metric(rows[arm], metric)
         verdicts.append(
             Verdict(
                 arm=arm,
-                params=params_of(done[0]),
+                params=params_of(scored_rows[0]),
                 metric=metric,
                 score=scores[arm, metric],
-                seeds=tuple(row["seed"] for row in done),
-                items=num_items(done[0], metric) or gap.num_items or None,
+                seeds=tuple(row["seed"] for row in scored_rows),
+                items=num_items(scored_rows[0], metric) or gap.num_items or None,
                 difference=interval,
                 word=verdict_word(interval, metrics[metric].mode, margins.get(metric)),
                 p_corrected=p if gap.is_known else None,
@@ -113,9 +119,9 @@ def _nearest(
     """
     if len(pool) <= MOST_ARMS_OF_NOISE:
         return pool
-    places = [one.place for one in (arm, reference) if one.place is not None]
+    places = [compared.place for compared in (arm, reference) if compared.place is not None]
 
-    def distance(one: ArmMeasurements) -> float:
-        return min((abs(one.place - place) for place in places), default=0.0) if one.place is not None else 0.0
+    def distance(further: ArmMeasurements) -> float:
+        return min((abs(further.place - place) for place in places), default=0.0) if further.place is not None else 0.0
 
     return sorted(pool, key=distance)[:MOST_ARMS_OF_NOISE]

@@ -69,22 +69,26 @@ def breaches(
         groups.append(
             {arm: [row for row in fresh.get(arm, ()) if row["seed"] in seeds] for arm, seeds in counted.items()}
         )
-    found: dict[tuple[int, int], Breach] = {}
+    breach_of: dict[tuple[int, int], Breach] = {}
     for group in groups:
-        for place, one in enumerate(constraints):
-            complete = {arm: done for arm, of_arm in group.items() if (done := with_metric(of_arm, one.metric))}
-            measured, noise = measured_arms(one.metric, complete, items)
+        for place, constraint in enumerate(constraints):
+            complete = {
+                arm: scored_rows
+                for arm, arm_rows in group.items()
+                if (scored_rows := with_metric(arm_rows, constraint.metric))
+            }
+            measured, noise = measured_arms(constraint.metric, complete, items)
             base = measured.get(reference) if reference is not None else None
             pool = [arm for arm in measured.values() if len(arm.scores) > 1][:MOST_ARMS_OF_NOISE]
             for arm, mine in measured.items():
-                if (known := _breach(arm, one, mine, base, noise, pool)) is not None:
-                    found[arm, place] = known
-    return tuple(found[key] for key in sorted(found))
+                if (breach := _breach(arm, constraint, mine, base, noise, pool)) is not None:
+                    breach_of[arm, place] = breach
+    return tuple(breach_of[key] for key in sorted(breach_of))
 
 
 def _breach(
     arm: int,
-    one: Constraint,
+    constraint: Constraint,
     mine: ArmMeasurements,
     base: ArmMeasurements | None,
     noise: SeedNoise,
@@ -92,35 +96,35 @@ def _breach(
 ) -> Breach | None:
     """None where the limit is the reference's, and the reference has no score. `pool`: arms that tell the noise between
     seeds of a difference."""
-    limit = search.limit(one, base.score if base is not None else None)
+    limit = search.limit(constraint, base.score if base is not None else None)
     if limit is None:
         return None
-    if one.bound is None and base is not None:  # the limit moves with the reference, and so does the distance to it
+    if constraint.bound is None and base is not None:  # the limit moves with the reference, and the distance with it
         gap = Interval(0.0, 0.0, 0.0) if mine is base else difference(mine, base, pool).interval(ERROR)
         beyond = Interval(*(end + base.score - limit for end in gap))
     else:
-        known = mine.interval(noise) if noise.single.degrees else Interval(mine.score, math.nan, math.nan)
-        beyond = Interval(*(end - limit for end in known))
-    if one.mode == "max":
+        interval = mine.interval(noise) if noise.single.degrees else Interval(mine.score, math.nan, math.nan)
+        beyond = Interval(*(end - limit for end in interval))
+    if constraint.mode == "max":
         beyond = Interval(-beyond.value, -beyond.high, -beyond.low)
-    return Breach(arm, one, mine.score, limit, beyond, one.bound is None and mine is base)
+    return Breach(arm, constraint, mine.score, limit, beyond, constraint.bound is None and mine is base)
 
 
-def broken_by(found: Sequence[Breach]) -> dict[int, float]:
+def broken_by(all_breaches: Sequence[Breach]) -> dict[int, float]:
     """Maps each arm to how far it breaks constraints: the sum of its breaches, each as a share of its limit; 0 for an
     arm that keeps all of them."""
     shares: dict[int, float] = {}
-    for one in found:
-        share = max(0.0, one.breach.value) / (abs(one.limit) or 1.0)
-        shares[one.arm] = shares.get(one.arm, 0.0) + share
+    for breach in all_breaches:
+        share = max(0.0, breach.breach.value) / (abs(breach.limit) or 1.0)
+        shares[breach.arm] = shares.get(breach.arm, 0.0) + share
     return shares
 
 
-def told(one: Breach) -> str:
+def breach_text(breach: Breach) -> str:
     """`1.234, over 1.210 by 0.024 (95 %: +0.010 to +0.040)`; says so where other seeds may keep the constraint."""
-    side = "over" if one.constraint.mode == "min" else "under"
-    said = f"{one.value:.3f}, {side} {one.limit:.3f} by {one.breach.value:.3f}"
-    if one.certainty == "noise unknown":
-        return f"{said}; the noise between seeds is unknown, so another seed may keep it"
-    ends = f"95 %: {formats.signed_interval(one.breach.low, one.breach.high)}"
-    return f"{said} ({ends}{'' if one.certainty == 'sure' else '; within the noise, so other seeds may keep it'})"
+    side = "over" if breach.constraint.mode == "min" else "under"
+    text = f"{breach.value:.3f}, {side} {breach.limit:.3f} by {breach.breach.value:.3f}"
+    if breach.certainty == "noise unknown":
+        return f"{text}; the noise between seeds is unknown, so another seed may keep it"
+    ends = f"95 %: {formats.signed_interval(breach.breach.low, breach.breach.high)}"
+    return f"{text} ({ends}{'' if breach.certainty == 'sure' else '; within the noise, so other seeds may keep it'})"

@@ -22,16 +22,20 @@ def counted_rows(
     of them have the seeds of the first look. The other arms count by the search's trials. `counted`: maps each arm that
     counts by its fresh seeds to those of its last complete look, where the looks are known.
     """
-    found = {arm: done for arm, of_arm in searched_arms(rows).items() if (done := with_metric(of_arm, metric))}
+    searched = {
+        arm: scored_rows
+        for arm, arm_rows in searched_arms(rows).items()
+        if (scored_rows := with_metric(arm_rows, metric))
+    }
     fresh = rows_by_arm(rows, "confirm")
     if counted is not None:
         fresh = {arm: [row for row in fresh.get(arm, ()) if row["seed"] in seeds] for arm, seeds in counted.items()}
-    elif any(sum(row["state"] in ENDED for row in of_arm) < _FEWEST_SEEDS for of_arm in fresh.values()):
-        return found, frozenset()
-    confirmed = {arm: done for arm, of_arm in fresh.items() if (done := with_metric(of_arm, metric))}
+    elif any(sum(row["state"] in ENDED for row in arm_rows) < _FEWEST_SEEDS for arm_rows in fresh.values()):
+        return searched, frozenset()
+    confirmed = {arm: scored_rows for arm, arm_rows in fresh.items() if (scored_rows := with_metric(arm_rows, metric))}
     if len(confirmed) < 2:  # a lone arm that stands before all others would seem better than they are
-        return found, frozenset()
-    return {**found, **confirmed}, frozenset(confirmed)
+        return searched, frozenset()
+    return {**searched, **confirmed}, frozenset(confirmed)
 
 
 def in_order(

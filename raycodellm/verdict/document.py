@@ -22,7 +22,7 @@ RULES = 2
 
 def document(
     file: SweepFile,
-    known: Findings,
+    findings: Findings,
     answer: str,
     num_ended: int,
     sources: Mapping[str, str] | None = None,
@@ -35,108 +35,111 @@ def document(
     """
     settings = file.example().search
     confirm = settings.confirm
-    found = {
+    content = {
         "format": FORMAT,
         "sweep": file.example().name,
         "answer": answer,
-        "basis": known.basis,
-        "reference": known.compared_with if settings.reference is not None else None,
-        "compared_with": known.compared_with,
-        "phase": known.looks.phase,
+        "basis": findings.basis,
+        "reference": findings.compared_with if settings.reference is not None else None,
+        "compared_with": findings.compared_with,
+        "phase": findings.looks.phase,
         "looks": list(confirm.seeds) if confirm is not None else [],
-        "look": known.looks.look if confirm is not None else None,
-        "pending": len(known.looks.pending),
+        "look": findings.looks.look if confirm is not None else None,
+        "pending": len(findings.looks.pending),
         "num_ended": num_ended,
         "margin": confirm.margin if confirm is not None else None,
         "error": sum(look_errors(confirm.seeds, len(confirm.planned))) if confirm is not None else ERROR,
         "rules": RULES,
-        "seeds_of_noise": known.seeds_of_noise,
+        "seeds_of_noise": findings.seeds_of_noise,
         "scores_compared_with": [
             {"metric": metric, "score": score.value, "low": score.low, "high": score.high}
-            for metric, score in known.comparison.scores.items()
+            for metric, score in findings.comparison.scores.items()
         ],
-        "verdicts": [_verdict(one) for one in known.verdicts],
-        "told": [[_told(one) for one in look] for look in known.looks.told],
+        "verdicts": [_plain_verdict(verdict) for verdict in findings.verdicts],
+        "told": [[_short_verdict(verdict) for verdict in look] for look in findings.looks.told],
         "transfers": [
-            _told(task, how)
-            for one in transfers(file, known.verdicts)
-            for how, tasks in (("against", one.against), ("perhaps", one.unsure))
+            _short_verdict(task, direction)
+            for transfer in transfers(file, findings.verdicts)
+            for direction, tasks in (("against", transfer.against), ("perhaps", transfer.unsure))
             for task in tasks
         ],
-        "seed_noise": None if noise is None else _noise(noise),
-        "constraints": [_constraint(one) for one in known.breaches],
+        "seed_noise": None if noise is None else _plain_noise(noise),
+        "constraints": [_plain_breach(breach) for breach in findings.breaches],
         "sources": sources if sources is None else dict(sources),
     }
-    plain: dict[str, Any] = finite_json(found)
+    plain: dict[str, Any] = finite_json(content)
     return plain
 
 
-def _constraint(one: Breach) -> dict[str, Any]:
+def _plain_breach(breach: Breach) -> dict[str, Any]:
     return {
-        "arm": one.arm,
-        "constraint": one.constraint.name,
-        "metric": one.constraint.metric,
-        "score": one.value,
-        "limit": one.limit,
-        "breach": one.breach.value,
-        "breach_low": one.breach.low,
-        "breach_high": one.breach.high,
-        "is_broken": one.is_broken,
-        "certainty": one.certainty,
-        "is_of_reference": one.is_of_reference,
+        "arm": breach.arm,
+        "constraint": breach.constraint.name,
+        "metric": breach.constraint.metric,
+        "score": breach.value,
+        "limit": breach.limit,
+        "breach": breach.breach.value,
+        "breach_low": breach.breach.low,
+        "breach_high": breach.breach.high,
+        "is_broken": breach.is_broken,
+        "certainty": breach.certainty,
+        "is_of_reference": breach.is_of_reference,
     }
 
 
-def _told(one: Verdict, how: str | None = None) -> dict[str, Any]:
-    """A verdict in short; `how` a task goes against the arm's overall verdict."""
-    found = {name: value for name, value in _verdict(one).items() if name in _TOLD}
-    return found if how is None else {**found, "goes": how}
+def _short_verdict(verdict: Verdict, direction: str | None = None) -> dict[str, Any]:
+    """A verdict in short; `direction`: how a task goes against the arm's overall verdict, "against" or "perhaps"."""
+    plain = {name: value for name, value in _plain_verdict(verdict).items() if name in _SHORT_KEYS}
+    return plain if direction is None else {**plain, "goes": direction}
 
 
-_TOLD = ("arm", "metric", "seeds", "difference", "difference_low", "difference_high", "verdict", "is_final")
+_SHORT_KEYS = ("arm", "metric", "seeds", "difference", "difference_low", "difference_high", "verdict", "is_final")
 
 
-def _noise(found: SeedSpreads) -> dict[str, Any]:
+def _plain_noise(spreads: SeedSpreads) -> dict[str, Any]:
     return {
-        "metric": found.metric,
-        **_deviation(found.pooled),
-        "arms": [{"arm": one.arm, "seeds": one.num_seeds, **_deviation(one.deviation)} for one in found.arms],
+        "metric": spreads.metric,
+        **_plain_deviation(spreads.pooled),
+        "arms": [
+            {"arm": spread.arm, "seeds": spread.num_seeds, **_plain_deviation(spread.deviation)}
+            for spread in spreads.arms
+        ],
         "ratios": [
             {
-                "parameter": one.parameter,
-                "at": one.values,
-                "is_of_ends": one.is_of_ends,
-                "arms": list(one.arms),
-                "others": list(one.others),
-                "ratio": one.ratio.value,
-                "ratio_low": one.ratio.low,
-                "ratio_high": one.ratio.high,
-                "noise": one.word,
+                "parameter": comparison.parameter,
+                "at": comparison.values,
+                "is_of_ends": comparison.is_of_ends,
+                "arms": list(comparison.arms),
+                "others": list(comparison.others),
+                "ratio": comparison.ratio.value,
+                "ratio_low": comparison.ratio.low,
+                "ratio_high": comparison.ratio.high,
+                "noise": comparison.word,
             }
-            for one in found.ratios
+            for comparison in spreads.ratios
         ],
     }
 
 
-def _deviation(one: Interval) -> dict[str, float]:
-    return {"deviation": one.value, "deviation_low": one.low, "deviation_high": one.high}
+def _plain_deviation(interval: Interval) -> dict[str, float]:
+    return {"deviation": interval.value, "deviation_low": interval.low, "deviation_high": interval.high}
 
 
-def _verdict(one: Verdict) -> dict[str, Any]:
+def _plain_verdict(verdict: Verdict) -> dict[str, Any]:
     return {
-        "arm": one.arm,
-        "params": dict(one.params),
-        "metric": one.metric,
-        "score": one.score.value,
-        "low": one.score.low,
-        "high": one.score.high,
-        "seeds": len(one.seeds),
-        "items": one.items,
-        "difference": one.difference.value,
-        "difference_low": one.difference.low,
-        "difference_high": one.difference.high,
-        "p_corrected": one.p_corrected,
-        "verdict": one.word,
-        "is_final": one.is_final,
-        "selected_score": one.selected_score,
+        "arm": verdict.arm,
+        "params": dict(verdict.params),
+        "metric": verdict.metric,
+        "score": verdict.score.value,
+        "low": verdict.score.low,
+        "high": verdict.score.high,
+        "seeds": len(verdict.seeds),
+        "items": verdict.items,
+        "difference": verdict.difference.value,
+        "difference_low": verdict.difference.low,
+        "difference_high": verdict.difference.high,
+        "p_corrected": verdict.p_corrected,
+        "verdict": verdict.word,
+        "is_final": verdict.is_final,
+        "selected_score": verdict.selected_score,
     }

@@ -57,8 +57,8 @@ def findings(file: SweepFile, rows: Sequence[Row], items: ItemsOf, state: Looks 
     `rows`: of `trials.parquet`; `items`: a trial's items by its number; `state`: the looks, where they are known.
     """
     state = looks(file, rows, items) if state is None else state
-    found = breaches(file, rows, items, state.counted)
-    return replace(_findings(file, rows, items, state, broken_by(found)), breaches=found)
+    arm_breaches = breaches(file, rows, items, state.counted)
+    return replace(_findings(file, rows, items, state, broken_by(arm_breaches)), breaches=arm_breaches)
 
 
 def _findings(
@@ -67,12 +67,15 @@ def _findings(
     settings = file.example().search
     objective = settings.objectives[0]
     if settings.confirm is not None:
-        seeds = {seed for one in state.verdicts for seed in one.seeds}
+        seeds = {seed for verdict in state.verdicts for seed in verdict.seeds}
         complete = rows_by_arm([row for row in rows if phase_of(row) == "confirm" and row["seed"] in seeds])
         searched = rows_by_arm(chosen_from(file, rows), "search")
-        verdicts = [replace(one, selected_score=mean_score(searched[one.arm], one.metric)) for one in state.verdicts]
-        found = Comparison(tuple(verdicts), _of_reference(state))
-        return Findings("confirmation", state.reference, state, found, _seeds_of_noise(complete, objective.metric))
+        verdicts = [
+            replace(verdict, selected_score=mean_score(searched[verdict.arm], verdict.metric))
+            for verdict in state.verdicts
+        ]
+        comparison = Comparison(tuple(verdicts), _reference_scores(state))
+        return Findings("confirmation", state.reference, state, comparison, _seeds_of_noise(complete, objective.metric))
     complete, _ = counted_rows(rows, objective.metric)
     seeds_of_noise = _seeds_of_noise(complete, objective.metric)
     basis: Basis = "first in rank" if settings.reference is None else "all seeds"
@@ -83,25 +86,27 @@ def _findings(
     metrics = family_metrics(rows, settings.objectives)
     ranked = {arm: complete[arm] for arm in order}
     if settings.reference is None:
-        found = compare_with_first(ranked, base, metrics, items)
+        comparison = compare_with_first(ranked, base, metrics, items)
     else:
-        found = compare(ranked, base, metrics, items)
+        comparison = compare(ranked, base, metrics, items)
     is_final = state.phase == "done"
-    found = replace(found, verdicts=tuple(replace(one, is_final=is_final) for one in found.verdicts))
-    return Findings(basis, base, state, found, seeds_of_noise)
+    comparison = replace(
+        comparison, verdicts=tuple(replace(verdict, is_final=is_final) for verdict in comparison.verdicts)
+    )
+    return Findings(basis, base, state, comparison, seeds_of_noise)
 
 
-def _of_reference(state: Looks) -> dict[str, Interval]:
+def _reference_scores(state: Looks) -> dict[str, Interval]:
     """Maps each metric that has a verdict to the reference arm's score."""
-    metrics = dict.fromkeys(one.metric for one in state.verdicts)
+    metrics = dict.fromkeys(verdict.metric for verdict in state.verdicts)
     return {name: score for (arm, name), score in state.scores.items() if arm == state.reference and name in metrics}
 
 
 def _in_rank(complete: Mapping[int, Sequence[Row]], objective: Objective, broken: Mapping[int, float]) -> list[int]:
-    means = {arm: mean_score(of_arm, objective.metric) for arm, of_arm in complete.items()}
+    means = {arm: mean_score(arm_rows, objective.metric) for arm, arm_rows in complete.items()}
     return in_order({arm: mean for arm, mean in means.items() if mean is not None}, (), objective, broken)
 
 
 def _seeds_of_noise(rows: Mapping[int, Sequence[Row]], metric: str) -> int:
-    numbers = [len(with_metric(of_arm, metric)) for of_arm in rows.values()]
+    numbers = [len(with_metric(arm_rows, metric)) for arm_rows in rows.values()]
     return sum(number for number in numbers if number > 1)

@@ -24,15 +24,17 @@ def compare_with_first(
     verdicts: list[Verdict] = []
     scores: dict[str, Interval] = {}
     for metric, objective in metrics.items():
-        complete = {arm: done for arm, of_arm in rows.items() if (done := with_metric(of_arm, metric))}
+        complete = {
+            arm: scored_rows for arm, arm_rows in rows.items() if (scored_rows := with_metric(arm_rows, metric))
+        }
         measured, noise = measured_arms(metric, complete, items)
         if first not in measured:
             continue
         scores[metric] = measured[first].interval(noise)
-        for arm, one in measured.items():
+        for arm, arm_measurements in measured.items():
             if arm == first:
                 continue
-            gap = one.minus(measured[first], noise, len(measured), 1 - error)
+            gap = arm_measurements.minus(measured[first], noise, len(measured), 1 - error)
             if math.isnan(gap.low):
                 continue
             verdicts.append(
@@ -40,8 +42,8 @@ def compare_with_first(
                     arm=arm,
                     params=params_of(complete[arm][0]),
                     metric=metric,
-                    score=one.interval(noise),
-                    seeds=tuple(one.scores),
+                    score=arm_measurements.interval(noise),
+                    seeds=tuple(arm_measurements.scores),
                     items=num_items(complete[arm][0], metric),
                     difference=gap,
                     word=verdict_word(gap, objective.mode),

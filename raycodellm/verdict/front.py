@@ -56,31 +56,33 @@ class Front:
 
     @property
     def members(self) -> tuple[FrontArm, ...]:
-        return tuple(one for one in self.arms if one.is_on_front)
+        return tuple(front_arm for front_arm in self.arms if front_arm.is_on_front)
 
     @property
     def by_means(self) -> str:
         """The arms on the front, and whether the noise between seeds is unknown, in a sentence; empty without arms."""
         if not self.arms:
             return ""
-        named = ", ".join(str(one.arm) for one in self.members)
-        said = f"On the Pareto front of {', '.join(self.objectives)}, by the means: {_arms(len(self.members))} {named}."
+        numbers = ", ".join(str(member.arm) for member in self.members)
+        sentence = (
+            f"On the Pareto front of {', '.join(self.objectives)}, by the means: {_arms(len(self.members))} {numbers}."
+        )
         if self.is_before_looks:
-            return f"{said} No place on it is told before the first look at fresh seeds."
-        return said if self.knows_seeds else f"{said} Without a second seed per arm no place on it is known."
+            return f"{sentence} No place on it is told before the first look at fresh seeds."
+        return sentence if self.knows_seeds else f"{sentence} Without a second seed per arm no place on it is known."
 
     def __str__(self) -> str:
         """One or two sentences; empty without arms."""
-        said = self.by_means
+        text = self.by_means
         if not self.arms or not self.knows_seeds or self.is_before_looks:
-            return said
-        unsure = [one.arm for one in self.members if not one.is_known]
-        maybe = [one.arm for one in self.arms if not one.is_on_front and not one.is_known]
+            return text
+        unsure = [front_arm.arm for front_arm in self.members if not front_arm.is_known]
+        maybe = [front_arm.arm for front_arm in self.arms if not front_arm.is_on_front and not front_arm.is_known]
         if unsure:
-            said += f" Not told from being dominated: {_arms(len(unsure))} {', '.join(map(str, unsure))}."
+            text += f" Not told from being dominated: {_arms(len(unsure))} {', '.join(map(str, unsure))}."
         if maybe:
-            said += f" Off it by the means, but not for sure: {_arms(len(maybe))} {_few(maybe)}."
-        return said if unsure or maybe else f"{said} Noise accounts for no arm's place."
+            text += f" Off it by the means, but not for sure: {_arms(len(maybe))} {_first_twelve(maybe)}."
+        return text if unsure or maybe else f"{text} Noise accounts for no arm's place."
 
 
 def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | None = None) -> Front:
@@ -95,18 +97,22 @@ def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | N
     counted = looks.counted if looks is not None else None
     complete, _ = counted_rows(rows, objectives[0].metric, counted)
     for objective in objectives:
-        known = {arm: done for arm, of_arm in complete.items() if (done := with_metric(of_arm, objective.metric))}
-        by_metric.append(measured_arms(objective.metric, known, items))
+        scored = {
+            arm: scored_rows
+            for arm, arm_rows in complete.items()
+            if (scored_rows := with_metric(arm_rows, objective.metric))
+        }
+        by_metric.append(measured_arms(objective.metric, scored, items))
     broken = broken_by(breaches(file, rows, items, counted))
     shared = [arm for arm in complete if not broken.get(arm) and all(arm in measured for measured, _ in by_metric)]
-    signs = [1.0 if one.mode == "min" else -1.0 for one in objectives]
+    signs = [1.0 if objective.mode == "min" else -1.0 for objective in objectives]
     points = {arm: [measured[arm].score for measured, _ in by_metric] for arm in shared}
-    members = pareto_front(points, [one.mode == "min" for one in objectives])
+    members = pareto_front(points, [objective.mode == "min" for objective in objectives])
     knows_seeds = all(noise.single.degrees > 0 for _, noise in by_metric)
     is_told = knows_seeds and error > 0
-    signed = [(*one, sign) for one, sign in zip(by_metric, signs, strict=True)]
+    signed = [(*measured_and_noise, sign) for measured_and_noise, sign in zip(by_metric, signs, strict=True)]
     compare = _Comparing(signed, len(shared), error or ERROR)
-    found = []
+    front_arms = []
     for arm in sorted(shared, key=lambda arm: (arm not in members, signs[0] * points[arm][0], arm)):
         scores = tuple(measured[arm].interval(noise) for measured, noise in by_metric)
         rivals: tuple[int, ...] = ()
@@ -116,8 +122,8 @@ def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | N
             rivals = tuple(other for other in sorted(members) if compare.dominates(other, arm))
         is_known = is_told and (arm in members) != bool(rivals)
         bars = compare.bars(arm, members) if knows_seeds else (math.nan,) * len(objectives)
-        found.append(FrontArm(arm, scores, arm in members, rivals, bars, is_known))
-    return Front(tuple(one.metric for one in objectives), tuple(found), knows_seeds, not error)
+        front_arms.append(FrontArm(arm, scores, arm in members, rivals, bars, is_known))
+    return Front(tuple(objective.metric for objective in objectives), tuple(front_arms), knows_seeds, not error)
 
 
 def _error(confirm: Confirm | None, looks: Looks | None) -> float:
@@ -150,19 +156,19 @@ class _Comparing:
         return tuple(max(high - low for low, high in of_objective) / 4 for of_objective in zip(*gaps, strict=True))
 
     def _gaps(self, one: int, other: int) -> list[tuple[float, float]]:
-        found = []
+        intervals = []
         for measured, noise, sign in self._by_metric:
             gap = measured[one].minus(measured[other], noise, self._num_arms, self._level)
             low, high = sorted((sign * gap.low, sign * gap.high))
-            found.append((-math.inf, math.inf) if math.isnan(low) or math.isnan(high) else (low, high))
-        return found
+            intervals.append((-math.inf, math.inf) if math.isnan(low) or math.isnan(high) else (low, high))
+        return intervals
 
 
 def _arms(number: int) -> str:
     return "arm" if number == 1 else "arms"
 
 
-def _few(arms: Sequence[int]) -> str:
+def _first_twelve(arms: Sequence[int]) -> str:
     """The first twelve numbers, and how many more there are."""
     more = f" and {len(arms) - 12} more" if len(arms) > 12 else ""
     return ", ".join(map(str, arms[:12])) + more

@@ -113,18 +113,18 @@ def _replayed(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> Looks:
         if not active:
             break
         seeds = range(first_seed, first_seed + num_seeds)
-        asked = [PendingTrial(arm, seed - first_seed) for seed in seeds for arm in (reference, *active)]
+        needed_trials = [PendingTrial(arm, seed - first_seed) for seed in seeds for arm in (reference, *active)]
         ended = {(arm, row["seed"] - first_seed) for arm in by_arm for row in by_arm[arm] if row["state"] in ENDED}
-        pending = tuple(one for one in asked if (one.arm, one.place) not in ended)
+        pending = tuple(trial for trial in needed_trials if (trial.arm, trial.place) not in ended)
         if pending:
             return _with_scores(file, rows, replace(state, phase="confirm", look=look, pending=pending), items)
-        of_look = {
+        look_rows = {
             arm: [row for row in by_arm.get(arm, ()) if row["state"] == "complete" and row["seed"] in seeds]
             for arm in (reference, *active)
         }
-        counted = {**state.counted, **{arm: tuple(row["seed"] for row in of_look[arm]) for arm in of_look}}
-        state = _decided(file, rows, of_look, replace(state, look=look, num_decided=look + 1, counted=counted), items)
-        active = _still_open(file, state, of_look)
+        counted = {**state.counted, **{arm: tuple(row["seed"] for row in look_rows[arm]) for arm in look_rows}}
+        state = _decided(file, rows, look_rows, replace(state, look=look, num_decided=look + 1, counted=counted), items)
+        active = _still_open(file, state, look_rows)
         verdicts = _final_but(active, state.verdicts)
         state = replace(state, verdicts=verdicts, told=(*state.told, verdicts))
     return _with_scores(file, rows, replace(state, verdicts=_final_but((), state.verdicts)), items)
@@ -135,45 +135,49 @@ def _with_scores(file: SweepFile, rows: Sequence[Row], state: Looks, items: Item
     fresh = rows_by_arm(rows, "confirm")
     counted = {arm: [row for row in fresh.get(arm, ()) if row["seed"] in seeds] for arm, seeds in state.counted.items()}
     objectives = file.example().search.objectives
-    found: dict[tuple[int, str], Interval] = {}
+    scores: dict[tuple[int, str], Interval] = {}
     seeds: dict[tuple[int, str], tuple[int, ...]] = {}
-    for metric in family_metrics([row for of_arm in counted.values() for row in of_arm], objectives):
-        complete = {arm: done for arm, of_arm in counted.items() if (done := with_metric(of_arm, metric))}
+    for metric in family_metrics([row for arm_rows in counted.values() for row in arm_rows], objectives):
+        complete = {
+            arm: scored_rows for arm, arm_rows in counted.items() if (scored_rows := with_metric(arm_rows, metric))
+        }
         if len(complete) < 2:  # as in the ranking, a lone arm has no fresh score beside scores of the search
             continue
         measured, noise = measured_arms(metric, complete, items)
-        found |= {(arm, metric): one.interval(noise) for arm, one in measured.items()}
-        seeds |= {(arm, metric): tuple(one.scores) for arm, one in measured.items()}
+        scores |= {(arm, metric): arm_measurements.interval(noise) for arm, arm_measurements in measured.items()}
+        seeds |= {(arm, metric): tuple(arm_measurements.scores) for arm, arm_measurements in measured.items()}
     verdicts = [
-        replace(one, score=found[pair], seeds=seeds[pair]) if (pair := (one.arm, one.metric)) in found else one
-        for one in state.verdicts
+        replace(verdict, score=scores[pair], seeds=seeds[pair])
+        if (pair := (verdict.arm, verdict.metric)) in scores
+        else verdict
+        for verdict in state.verdicts
     ]
-    return replace(state, scores=found, verdicts=tuple(verdicts))
+    return replace(state, scores=scores, verdicts=tuple(verdicts))
 
 
 def _final_but(active: Collection[int], verdicts: Sequence[Verdict]) -> tuple[Verdict, ...]:
     """The verdicts, where those of arms that get no more seeds are final."""
-    return tuple(replace(one, is_final=one.is_final or one.arm not in active) for one in verdicts)
+    return tuple(replace(verdict, is_final=verdict.is_final or verdict.arm not in active) for verdict in verdicts)
 
 
 def _decided(
-    file: SweepFile, rows: Sequence[Row], of_look: Mapping[int, Sequence[Row]], before: Looks, items: ItemsOf
+    file: SweepFile, rows: Sequence[Row], look_rows: Mapping[int, Sequence[Row]], before: Looks, items: ItemsOf
 ) -> Looks:
     """The state after a look: the verdicts that were known before it stay, and the look gives its own for the rest."""
     objectives, confirm = file.example().search.objectives, file.example().search.confirm
     assert confirm is not None and before.reference is not None
     fresh = [row for row in rows if phase_of(row) == "confirm"]
-    known = [one for one in before.verdicts if one.is_final]
-    seeds = {(one.arm, seed) for one in known for seed in one.seeds}
+    final_verdicts = [verdict for verdict in before.verdicts if verdict.is_final]
+    seeds = {(verdict.arm, seed) for verdict in final_verdicts for seed in verdict.seeds}
     stopped = [
-        [row for row in of_arm if (arm, row["seed"]) in seeds]
-        for arm, of_arm in rows_by_arm(fresh).items()
-        if arm not in of_look
+        [row for row in arm_rows if (arm, row["seed"]) in seeds]
+        for arm, arm_rows in rows_by_arm(fresh).items()
+        if arm not in look_rows
     ]
-    differing = {(one.arm, one.metric) for one in known if one.word in ("better", "worse")}
+    differing = {(verdict.arm, verdict.metric) for verdict in final_verdicts if verdict.word in ("better", "worse")}
     metrics = _family(file, fresh)
-    found = compare(
-        of_look,
+    comparison = compare(
+        look_rows,
         before.reference,
         metrics,
         items,
@@ -182,43 +186,43 @@ def _decided(
             number=before.look,
             num_planned=len(confirm.planned),
             rejected=differing,
-            others={(one.arm, one.metric) for one in known} - differing,
+            others={(verdict.arm, verdict.metric) for verdict in final_verdicts} - differing,
         ),
         margins={metric: confirm.margin_of(metric, objectives[0].metric) for metric in metrics},
         noise_rows=[*stopped, *searched_arms(rows).values()],
     )
-    verdicts = [replace(one, is_final=one.word != "not known") for one in found.verdicts]
-    told = {(one.arm, one.metric) for one in (*known, *verdicts)}
-    params = {arm: params_of(of_arm[0]) for arm, of_arm in rows_by_arm(rows).items()}
-    nothing = [
-        Verdict(arm, params[arm], one.metric, NOTHING, (), None, NOTHING, "not known", look=before.look)
-        for arm in of_look
-        for one in objectives
-        if arm != before.reference and (arm, one.metric) not in told
+    verdicts = [replace(verdict, is_final=verdict.word != "not known") for verdict in comparison.verdicts]
+    decided = {(verdict.arm, verdict.metric) for verdict in (*final_verdicts, *verdicts)}
+    params = {arm: params_of(arm_rows[0]) for arm, arm_rows in rows_by_arm(rows).items()}
+    unscored = [
+        Verdict(arm, params[arm], objective.metric, NOTHING, (), None, NOTHING, "not known", look=before.look)
+        for arm in look_rows
+        for objective in objectives
+        if arm != before.reference and (arm, objective.metric) not in decided
     ]
-    ordered = sorted([*known, *verdicts, *nothing], key=lambda one: before.arms.index(one.arm))
+    ordered = sorted([*final_verdicts, *verdicts, *unscored], key=lambda verdict: before.arms.index(verdict.arm))
     return replace(before, verdicts=tuple(ordered))
 
 
 def _family(file: SweepFile, fresh: Sequence[Row]) -> dict[str, Objective]:
     """The metrics that verdicts are given on: not those of tasks that were added when fresh seeds had been seen."""
     search_settings = file.example().search
-    found = family_metrics(fresh, search_settings.objectives)
+    metrics = family_metrics(fresh, search_settings.objectives)
     begun = search_settings.confirm.begun if search_settings.confirm is not None else None
     if begun is None or begun.metrics is None:
-        return found
-    return {metric: found[metric] for metric in found if metric in begun.metrics}
+        return metrics
+    return {metric: metrics[metric] for metric in metrics if metric in begun.metrics}
 
 
-def _still_open(file: SweepFile, state: Looks, of_look: Mapping[int, Sequence[Row]]) -> list[int]:
+def _still_open(file: SweepFile, state: Looks, look_rows: Mapping[int, Sequence[Row]]) -> list[int]:
     """The arms that the next look asks for: those of the look with a verdict on an objective that is not known."""
-    metrics = {one.metric for one in file.example().search.objectives}
-    known = {(one.arm, one.metric) for one in state.verdicts if one.is_final}
-    reference = of_look[state.reference] if state.reference is not None else ()
+    metrics = {objective.metric for objective in file.example().search.objectives}
+    final = {(verdict.arm, verdict.metric) for verdict in state.verdicts if verdict.is_final}
+    reference = look_rows[state.reference] if state.reference is not None else ()
     return [
         arm
-        for arm in of_look
+        for arm in look_rows
         if arm != state.reference
-        and any((arm, metric) not in known for metric in metrics)
-        and all(with_metric(of_look[arm], metric) and with_metric(reference, metric) for metric in metrics)
+        and any((arm, metric) not in final for metric in metrics)
+        and all(with_metric(look_rows[arm], metric) and with_metric(reference, metric) for metric in metrics)
     ]

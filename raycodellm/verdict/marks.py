@@ -16,21 +16,21 @@ KEY = "▲ better, ▼ worse, = equal within the margin, ≈ not known"
 def marks(document: Mapping[str, Any]) -> Table:
     """One row per arm that has verdicts, one column per metric: the score with the verdict's mark."""
     verdicts = document["verdicts"]
-    metrics = list(dict.fromkeys(one["metric"] for one in verdicts))
-    names = list(dict.fromkeys(name for one in verdicts for name in one["params"]))
+    metrics = list(dict.fromkeys(verdict["metric"] for verdict in verdicts))
+    names = list(dict.fromkeys(name for verdict in verdicts for name in verdict["params"]))
     by_arm: dict[int, dict[str, Mapping[str, Any]]] = {}
-    for one in verdicts:
-        by_arm.setdefault(one["arm"], {})[one["metric"]] = one
+    for verdict in verdicts:
+        by_arm.setdefault(verdict["arm"], {})[verdict["metric"]] = verdict
     rows = []
-    for arm, found in by_arm.items():
-        params = next(iter(found.values()))["params"]
-        scores = {name: marked(one["score"], one["verdict"]) for name, one in found.items()}
+    for arm, by_metric in by_arm.items():
+        params = next(iter(by_metric.values()))["params"]
+        scores = {name: marked(verdict["score"], verdict["verdict"]) for name, verdict in by_metric.items()}
         rows.append(
             (
                 Cell(str(arm), arm),
                 *(cells.value(params.get(name)) for name in names),
                 *(scores.get(name, formats.NOTHING) for name in metrics),
-                cells.whole(max(one["seeds"] for one in found.values())),
+                cells.whole(max(verdict["seeds"] for verdict in by_metric.values())),
             )
         )
     return Table(("arm", *names, *metrics, "seeds"), rows)

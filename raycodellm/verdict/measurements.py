@@ -23,38 +23,38 @@ ItemsOf: TypeAlias = "Mapping[int, ItemTable] | Callable[[int], ItemTable | None
 
 def rows_by_arm(rows: Sequence[Row], phase: str | None = None) -> dict[int, list[Row]]:
     """The rows of each arm, in the order of their trials; those of one phase where `phase` is given."""
-    found: dict[int, list[Row]] = defaultdict(list)
+    by_arm: dict[int, list[Row]] = defaultdict(list)
     for row in sorted(rows, key=lambda row: row["number"]):
         if phase is None or phase_of(row) == phase:
-            found[row["arm"]].append(row)
-    return dict(found)
+            by_arm[row["arm"]].append(row)
+    return dict(by_arm)
 
 
 def stopped_arms(rows: Sequence[Row]) -> frozenset[int]:
     """The arms of which early stopping ended a trial. Such an arm has no score, also where one of its seeds had ended
-    before: when it did is chance, and of a worse arm the lucky seeds alone would be left."""
+    before: the moment of its end is chance, and of a worse arm the lucky seeds alone would be left."""
     return frozenset(row["arm"] for row in rows if row["state"] == "pruned")
 
 
 def searched_arms(rows: Sequence[Row]) -> dict[int, list[Row]]:
     """The rows of the search of each arm that was not stopped early."""
     stopped = stopped_arms(rows)
-    return {arm: of_arm for arm, of_arm in rows_by_arm(rows, "search").items() if arm not in stopped}
+    return {arm: arm_rows for arm, arm_rows in rows_by_arm(rows, "search").items() if arm not in stopped}
 
 
 def phase_of(row: Row) -> str:
     """The trial's phase; `search` for trials of versions that knew no other."""
-    found = row.get("phase")
-    return found if isinstance(found, str) else "search"
+    phase = row.get("phase")
+    return phase if isinstance(phase, str) else "search"
 
 
 def with_metric(rows: Sequence[Row], metric: str) -> list[Row]:
     """The complete rows that have a finite `metric`, by seed; of rows with the same seed that of the first trial."""
-    found: dict[int, Row] = {}
+    by_seed: dict[int, Row] = {}
     for row in sorted(rows, key=lambda row: (row["seed"], row["number"])):
         if metric_of(row, metric) is not None:
-            found.setdefault(row["seed"], row)
-    return list(found.values())
+            by_seed.setdefault(row["seed"], row)
+    return list(by_seed.values())
 
 
 def measured_arms(
@@ -64,10 +64,12 @@ def measured_arms(
 
     The items are looked at only where they count: while the noise is unknown, a score has its recorded interval.
     """
-    measured = {arm: measurements(metric, done, {}) for arm, done in complete.items() if done}
-    noise = seed_noise({arm: found.scores for arm, found in measured.items()})
-    counts = noise.single.degrees or any(found.recorded is None for found in measured.values())
-    if counts and (callable(items) or items):
+    measured = {arm: measurements(metric, arm_rows, {}) for arm, arm_rows in complete.items() if arm_rows}
+    noise = seed_noise({arm: arm_measurements.scores for arm, arm_measurements in measured.items()})
+    needs_items = noise.single.degrees or any(
+        arm_measurements.recorded is None for arm_measurements in measured.values()
+    )
+    if needs_items and (callable(items) or items):
         measured = {arm: measurements(metric, complete[arm], items) for arm in measured}
     return measured, noise
 
@@ -103,5 +105,5 @@ def _samples(items: ItemTable | None, metric: str, score: float) -> Sequence[Map
     """The items' values; none unless `score` is their mean: an interval must belong to the score that is shown."""
     if items is None:
         return []
-    found = items.samples(metric) if isinstance(items, evaluation.Items) else evaluation.samples(items, metric)
-    return found if found and math.isclose(mean_of_samples(found), score, rel_tol=1e-6) else []
+    samples = items.samples(metric) if isinstance(items, evaluation.Items) else evaluation.samples(items, metric)
+    return samples if samples and math.isclose(mean_of_samples(samples), score, rel_tol=1e-6) else []

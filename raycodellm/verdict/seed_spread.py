@@ -76,23 +76,34 @@ class SeedSpreads:
 
     def __str__(self) -> str:
         """The answer, in sentences."""
-        counts = sorted({one.num_seeds for one in self.arms})
-        seeds = f"{counts[0]}" if len(counts) == 1 else f"{counts[0]} to {counts[-1]}"
-        what = f"over {len(self.arms)} arms" if len(self.arms) > 1 else f"by arm {self.arms[0].arm}"
-        said = f"From seed to seed {self.metric} varies by a standard deviation of {_with_ends(self.pooled, '95 %: ')}"
-        said = f"{said}, {what} with {seeds} seeds."
-        return " ".join([said, *map(_ends_told, (one for one in self.ratios if one.is_of_ends)), *self._by_value()])
+        seed_counts = sorted({spread.num_seeds for spread in self.arms})
+        seeds = f"{seed_counts[0]}" if len(seed_counts) == 1 else f"{seed_counts[0]} to {seed_counts[-1]}"
+        scope = f"over {len(self.arms)} arms" if len(self.arms) > 1 else f"by arm {self.arms[0].arm}"
+        sentence = (
+            f"From seed to seed {self.metric} varies by a standard deviation of {_with_ends(self.pooled, '95 %: ')}"
+        )
+        sentence = f"{sentence}, {scope} with {seeds} seeds."
+        return " ".join(
+            [
+                sentence,
+                *map(_ends_sentence, (comparison for comparison in self.ratios if comparison.is_of_ends)),
+                *self._by_value(),
+            ]
+        )
 
     def _by_value(self) -> list[str]:
         """The sentences that say if the noise depends on a code ratio."""
-        compared = [one for one in self.ratios if not one.is_of_ends]
+        compared = [comparison for comparison in self.ratios if not comparison.is_of_ends]
         if not compared:
             return []
-        told = [one for one in compared if one.word != "not known"]
-        if told:
-            each = [f"{one.word} at {one.parameter} {one.values}, {_times(one.ratio)}" for one in told]
-            return [f"It differs between code ratios: {'; '.join(each)} that of all other arms."]
-        if all(math.isnan(one.ratio.low) for one in compared):
+        known = [comparison for comparison in compared if comparison.word != "not known"]
+        if known:
+            clauses = [
+                f"{comparison.word} at {comparison.parameter} {comparison.values}, {_times(comparison.ratio)}"
+                for comparison in known
+            ]
+            return [f"It differs between code ratios: {'; '.join(clauses)} that of all other arms."]
+        if all(math.isnan(comparison.ratio.low) for comparison in compared):
             return [f"Whether it differs between code ratios is not known: that takes {FEWEST_SEEDS} seeds."]
         return ["Whether it differs between code ratios is not known: no value stands out from the other arms."]
 
@@ -104,17 +115,24 @@ def seed_spreads(file: SweepFile, rows: Sequence[Row], looks: Looks | None = Non
     """
     metric = file.example().search.objectives[0].metric
     complete, confirmed = counted_rows(rows, metric, looks.counted if looks is not None else None)
-    kept = {arm: done for arm, done in complete.items() if len(done) > 1 and (not confirmed or arm in confirmed)}
-    if not kept:
+    replicated = {
+        arm: arm_rows for arm, arm_rows in complete.items() if len(arm_rows) > 1 and (not confirmed or arm in confirmed)
+    }
+    if not replicated:
         return None
-    scores = {arm: {row["seed"]: float(row[f"metrics.{metric}"]) for row in done} for arm, done in kept.items()}
-    params = {arm: params_of(done[0]) for arm, done in kept.items()}
-    arms = tuple(ArmSpread(arm, params[arm], len(of_arm), _own(of_arm)) for arm, of_arm in sorted(scores.items()))
+    scores = {
+        arm: {row["seed"]: float(row[f"metrics.{metric}"]) for row in arm_rows} for arm, arm_rows in replicated.items()
+    }
+    params = {arm: params_of(arm_rows[0]) for arm, arm_rows in replicated.items()}
+    arms = tuple(
+        ArmSpread(arm, params[arm], len(arm_scores), _arm_deviation(arm_scores))
+        for arm, arm_scores in sorted(scores.items())
+    )
     pooled = deviation(seed_noise(dict(scores.items())).single)
     return SeedSpreads(metric, pooled, arms, (*_ratios(file, scores, params, True), *_ratios(file, scores, params)))
 
 
-def _own(scores: Mapping[int, float]) -> Interval:
+def _arm_deviation(scores: Mapping[int, float]) -> Interval:
     return deviation(Variance(statistics.variance(scores.values()), len(scores) - 1.0))
 
 
@@ -123,7 +141,7 @@ def _ratios(
 ) -> list[SpreadRatio]:
     """The comparisons along each searched code ratio, corrected for their number (Bonferroni)."""
     compared: list[tuple[str, str, tuple[int, ...], tuple[int, ...]]] = []
-    for name in (one for one in file.domains if one.endswith("code_ratio")):
+    for name in (parameter for parameter in file.domains if parameter.endswith("code_ratio")):
         groups = _groups({arm: point.get(name) for arm, point in params.items()})
         if of_ends and len(groups) > 2:
             (first, *_), (last, *_) = (groups[0], groups[-1])
@@ -133,7 +151,7 @@ def _ratios(
             # Of two values the second one against the first is the only comparison.
             for words, arms in groups[1:] if len(groups) == 2 else groups:
                 compared.append(
-                    (name, words, arms, tuple(arm for _, some in groups for arm in some if arm not in arms))
+                    (name, words, arms, tuple(arm for _, members in groups for arm in members if arm not in arms))
                 )
     level = 1 - ERROR / max(1, len(compared))
     return [
@@ -148,37 +166,37 @@ def _ratio(scores: Scores, arms: Sequence[int], others: Sequence[int], level: fl
 
 def _groups(values: Mapping[int, Any]) -> list[tuple[str, tuple[int, ...]]]:
     """(values in words, arms) of each group along a code ratio, from the least; without arms that have none."""
-    known = {arm: float(value) for arm, value in values.items() if isinstance(value, (int, float))}
-    different = sorted(set(known.values()))
-    if len(different) <= _MOST_VALUES:
-        return [(formats.value(one), tuple(arm for arm in known if known[arm] == one)) for one in different]
-    third = (different[-1] - different[0]) / 3
-    found = []
+    ratios = {arm: float(value) for arm, value in values.items() if isinstance(value, (int, float))}
+    distinct = sorted(set(ratios.values()))
+    if len(distinct) <= _MOST_VALUES:
+        return [(formats.value(ratio), tuple(arm for arm in ratios if ratios[arm] == ratio)) for ratio in distinct]
+    third = (distinct[-1] - distinct[0]) / 3
+    groups = []
     for place in range(3):
-        low, high = different[0] + place * third, different[0] + (place + 1) * third
-        inside = tuple(arm for arm, one in known.items() if min(int((one - different[0]) / third), 2) == place)
-        if inside:
-            found.append((f"{formats.value(low)} to {formats.value(high)}", inside))
-    return found
+        low, high = distinct[0] + place * third, distinct[0] + (place + 1) * third
+        members = tuple(arm for arm, ratio in ratios.items() if min(int((ratio - distinct[0]) / third), 2) == place)
+        if members:
+            groups.append((f"{formats.value(low)} to {formats.value(high)}", members))
+    return groups
 
 
 # ------------------------------------------------------------------------------------------------- words
 
 
-def _ends_told(one: SpreadRatio) -> str:
-    where = f"at the ends of {one.parameter} ({one.values}) than between"
-    if math.isnan(one.ratio.value):
+def _ends_sentence(comparison: SpreadRatio) -> str:
+    where = f"at the ends of {comparison.parameter} ({comparison.values}) than between"
+    if math.isnan(comparison.ratio.value):
         return f"Whether it is larger {where} is not known."
-    if math.isnan(one.ratio.low):
+    if math.isnan(comparison.ratio.low):
         return f"Whether it is larger {where} is not known: that takes {FEWEST_SEEDS} seeds per group."
-    if one.word == "not known":
-        return f"Whether it is larger {where} is not known: {_times(one.ratio)}."
-    return f"It is {one.word} {where}: {_times(one.ratio)}."
+    if comparison.word == "not known":
+        return f"Whether it is larger {where} is not known: {_times(comparison.ratio)}."
+    return f"It is {comparison.word} {where}: {_times(comparison.ratio)}."
 
 
 def _times(ratio: Interval) -> str:
     return f"{ratio.value:.2f} times ({formats.interval(ratio.low, ratio.high, decimals=2)})"
 
 
-def _with_ends(one: Interval, level: str = "") -> str:
-    return f"{one.value:.3f} ({level}{formats.interval(one.low, one.high)})"
+def _with_ends(interval: Interval, level: str = "") -> str:
+    return f"{interval.value:.3f} ({level}{formats.interval(interval.low, interval.high)})"

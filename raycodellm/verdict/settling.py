@@ -14,7 +14,7 @@ from raycodellm.verdict.measurements import ItemsOf, measurements
 
 SEEDS = 3
 """Seeds per arm that are proposed: the fewest of which a standard deviation says something."""
-_WANTED = 0.8
+_WANTED_POWER = 0.8
 """Probability of telling the difference that was seen."""
 
 
@@ -26,38 +26,40 @@ def settled_by(file: SweepFile, rows: Sequence[Row], items: ItemsOf) -> str:
     objective = file.example().search.objectives[0]
     advice = f"search.replicates: {SEEDS} trains each arm with three seeds, which tell how much a seed moves a score."
     complete, _ = counted_rows(rows, objective.metric)
-    order = in_order({arm: mean_score(done, objective.metric) or 0.0 for arm, done in complete.items()}, (), objective)
+    order = in_order(
+        {arm: mean_score(scored_rows, objective.metric) or 0.0 for arm, scored_rows in complete.items()}, (), objective
+    )
     reference = reference_arm(file, rows)
     base = reference if reference in complete else next(iter(order[1:]), None)
-    arm = next((one for one in order if one != base), None)
+    arm = next((candidate for candidate in order if candidate != base), None)
     if arm is None or base is None:
         return advice
-    mine, other = (measurements(objective.metric, complete[one], items) for one in (arm, base))
+    mine, other = (measurements(objective.metric, complete[compared_arm], items) for compared_arm in (arm, base))
     return f"{advice} {_needed(difference(mine, other), arm, base, len(order))}"
 
 
-def _needed(seen: Difference, arm: int, base: int, num_arms: int) -> str:
-    between = f"between arm {arm} and arm {base}, {seen.value:+.3f},"
+def _needed(gap: Difference, arm: int, base: int, num_arms: int) -> str:
+    between = f"between arm {arm} and arm {base}, {gap.value:+.3f},"
     alpha = ERROR / max(1, num_arms - 1)
-    most = _most_noise(seen, num_arms, alpha)
-    if most > 0:
+    deviation = _most_noise(gap, num_arms, alpha)
+    if deviation > 0:
         return (
             f"They would tell the difference {between} if it varies from seed to seed by a standard deviation of less "
-            f"than {most:.2g}."
+            f"than {deviation:.2g}."
         )
-    items = items_to_tell(seen, alpha, _WANTED)
+    items = items_to_tell(gap, alpha, _WANTED_POWER)
     more = f"; it takes {items:,} items at least" if items is not None else ""
     return f"They would not tell the difference {between} over so few items{more}."
 
 
-def _most_noise(seen: Difference, num_arms: int, alpha: float) -> float:
+def _most_noise(gap: Difference, num_arms: int, alpha: float) -> float:
     """The largest standard deviation of the difference from seed to seed at which it would be told; 0 for none."""
 
     def is_told(deviation: float) -> bool:
         seeds = Variance(deviation**2 / SEEDS, (SEEDS - 1) * (num_arms - 1))
-        return power(Difference(seen.value, seeds, seen.items, num_seeds=SEEDS), alpha) >= _WANTED
+        return power(Difference(gap.value, seeds, gap.items, num_seeds=SEEDS), alpha) >= _WANTED_POWER
 
-    low, high = 0.0, abs(seen.value) * math.sqrt(SEEDS)
+    low, high = 0.0, abs(gap.value) * math.sqrt(SEEDS)
     if not high or not is_told(high * 1e-6):
         return 0.0
     for _ in range(40):

@@ -38,13 +38,13 @@ def transfers(file: SweepFile, verdicts: Sequence[Verdict]) -> tuple[Transfer, .
     """
     settings = file.example()
     objective = settings.search.objectives[0].metric
-    found = []
-    for overall in (one for one in verdicts if one.metric == objective):
-        tasks = [one for one in verdicts if one.arm == overall.arm and is_task(file, one.metric)]
-        transfer = _of_arm(overall, tasks)
+    differing = []
+    for overall in (verdict for verdict in verdicts if verdict.metric == objective):
+        tasks = [verdict for verdict in verdicts if verdict.arm == overall.arm and is_task(file, verdict.metric)]
+        transfer = _arm_transfer(overall, tasks)
         if transfer.against or transfer.unsure:
-            found.append(transfer)
-    return tuple(found)
+            differing.append(transfer)
+    return tuple(differing)
 
 
 def is_task(file: SweepFile, metric: str) -> bool:
@@ -54,12 +54,12 @@ def is_task(file: SweepFile, metric: str) -> bool:
     return metric not in averages and metric.partition("/")[0] != MEAN
 
 
-def _of_arm(overall: Verdict, tasks: Sequence[Verdict]) -> Transfer:
+def _arm_transfer(overall: Verdict, tasks: Sequence[Verdict]) -> Transfer:
     opposite = _OPPOSITE.get(overall.word)
     if opposite is None:
-        words = {one.word for one in tasks}
+        words = {verdict.word for verdict in tasks}
         mixed = {"better", "worse"} <= words
-        return Transfer(overall, tuple(one for one in tasks if mixed and one.word in _OPPOSITE))
+        return Transfer(overall, tuple(verdict for verdict in tasks if mixed and verdict.word in _OPPOSITE))
     sign = overall.difference.value
-    unsure = [one for one in tasks if one.word == "not known" and one.difference.value * sign < 0]
-    return Transfer(overall, tuple(one for one in tasks if one.word == opposite), tuple(unsure))
+    unsure = [verdict for verdict in tasks if verdict.word == "not known" and verdict.difference.value * sign < 0]
+    return Transfer(overall, tuple(verdict for verdict in tasks if verdict.word == opposite), tuple(unsure))

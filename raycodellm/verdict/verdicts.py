@@ -59,10 +59,10 @@ class Comparison:
 def family_metrics(rows: Sequence[Row], objectives: Sequence[Objective]) -> dict[str, Objective]:
     """Maps each metric that verdicts are given on to an objective of the same direction: the objectives, then the
     tasks' metrics of the first objective's kind."""
-    found = {one.metric: one for one in objectives}
+    metrics = {objective.metric: objective for objective in objectives}
     for metric in task_metrics(rows, objectives[0]).values():
-        found.setdefault(metric, objectives[0])
-    return found
+        metrics.setdefault(metric, objectives[0])
+    return metrics
 
 
 def task_metrics(rows: Sequence[Row], objective: Objective) -> dict[str, str]:
@@ -73,14 +73,14 @@ def task_metrics(rows: Sequence[Row], objective: Objective) -> dict[str, str]:
         return {}
     suffix = f"/{kind}"
     columns: dict[str, None] = {}
-    for row in rows:  # of which each has hundreds, mostly the same ones
+    for row in rows:  # a row has hundreds of columns, mostly those of the others
         columns |= dict.fromkeys(row)
     names = [name for name in columns if name.startswith("metrics.") and name.endswith(suffix)]
-    found = {name.removeprefix("metrics.").removesuffix(suffix): name.removeprefix("metrics.") for name in names}
-    return {task: name for task, name in found.items() if any(metric_of(row, name) is not None for row in rows)}
+    by_task = {name.removeprefix("metrics.").removesuffix(suffix): name.removeprefix("metrics.") for name in names}
+    return {task: name for task, name in by_task.items() if any(metric_of(row, name) is not None for row in rows)}
 
 
 def num_items(row: Row, metric: str) -> int | None:
     """Items that a trial's score in the metric is over; None where the evaluation did not tell."""
-    found = metric_of(row, f"{metric.rpartition('/')[0]}/items")
-    return None if found is None else round(found)
+    value = metric_of(row, f"{metric.rpartition('/')[0]}/items")
+    return None if value is None else round(value)

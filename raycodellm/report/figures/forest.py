@@ -13,7 +13,7 @@ from raycodellm.report.records import Records
 from raycodellm.statistics import Interval
 from raycodellm.tables import formats
 from raycodellm.tables.trials import params_of
-from raycodellm.verdict.arms import same
+from raycodellm.verdict.arms import equal_params
 
 COLOURS = {"better": "--good", "worse": "--bad"}
 """Colours of the verdicts; any other one is quiet."""
@@ -142,7 +142,7 @@ def arm_words(records: Records, params: Mapping[str, Any]) -> str:
     The reference's value of a parameter that has no effect in it, such as the schedule of no code, counts too.
     """
     point = search.reference_point(records.file)
-    if point is not None and same(params, point):
+    if point is not None and equal_params(params, point):
         return "reference"
     known = {name: params[name] for name in records.file.domains if params.get(name) is not None}
     point = {**(records.file.reference() or {}), **(point or {})}
@@ -150,4 +150,4 @@ def arm_words(records: Records, params: Mapping[str, Any]) -> str:
 
 
 def _differs(name: str, value: Any, point: Mapping[str, Any]) -> bool:
-    return name not in point or not same({name: value}, {name: point[name]})
+    return name not in point or not equal_params({name: value}, {name: point[name]})

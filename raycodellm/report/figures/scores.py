@@ -26,7 +26,7 @@ from raycodellm.report.ranking import ArmScore
 from raycodellm.report.records import Records
 from raycodellm.statistics import Interval, quadratic_band
 from raycodellm.tables import formats
-from raycodellm.verdict.arms import same
+from raycodellm.verdict.arms import equal_params
 
 MOST_BARS = 60
 """Arms with error bars; more of them would hide each other."""
@@ -108,7 +108,7 @@ def _names(records: Records, sets: Sequence[ArmSet]) -> tuple[str | None, list[s
         own = {
             name: value
             for name, value in shown.items()
-            if name not in point or not same({"": value}, {"": point[name]})
+            if name not in point or not equal_params({"": value}, {"": point[name]})
         }
         names.append(
             as_markup(formats.params(own)) if own else _AS_REFERENCE if point else as_markup(formats.params(shown))
