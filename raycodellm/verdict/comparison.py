@@ -21,7 +21,7 @@ from raycodellm.statistics import (
     verdict_word,
 )
 from raycodellm.tables.trials import Row, params_of
-from raycodellm.verdict.measurements import ItemsOf, measurements, with_metric
+from raycodellm.verdict.measurements import ItemsOf, measurements, scored_arms, with_metric
 from raycodellm.verdict.verdicts import Comparison, Verdict, num_items
 
 MOST_ARMS_OF_NOISE = 16
@@ -66,9 +66,7 @@ def compare(
     differences: dict[ArmMetric, Difference] = {}
     scores: dict[ArmMetric, Interval] = {}
     for metric in metrics:
-        complete = {
-            arm: scored_rows for arm, arm_rows in rows.items() if (scored_rows := with_metric(arm_rows, metric))
-        }
+        complete = scored_arms(rows, metric)
         if reference not in complete:
             continue
         arms = {arm: measurements(metric, scored_rows, items) for arm, scored_rows in complete.items()}

@@ -18,7 +18,7 @@ from raycodellm.tables import formats
 from raycodellm.tables.trials import Row
 from raycodellm.verdict.arms import reference_arm
 from raycodellm.verdict.comparison import MOST_ARMS_OF_NOISE
-from raycodellm.verdict.measurements import ItemsOf, measured_arms, rows_by_arm, searched_arms, with_metric
+from raycodellm.verdict.measurements import ItemsOf, measured_arms, rows_by_arm, scored_arms, searched_arms
 
 Certainty = Literal["sure", "within the noise", "noise unknown"]
 
@@ -72,12 +72,7 @@ def breaches(
     breach_of: dict[tuple[int, int], Breach] = {}
     for group in groups:
         for place, constraint in enumerate(constraints):
-            complete = {
-                arm: scored_rows
-                for arm, arm_rows in group.items()
-                if (scored_rows := with_metric(arm_rows, constraint.metric))
-            }
-            measured, noise = measured_arms(constraint.metric, complete, items)
+            measured, noise = measured_arms(constraint.metric, scored_arms(group, constraint.metric), items)
             base = measured.get(reference) if reference is not None else None
             pool = [arm for arm in measured.values() if len(arm.scores) > 1][:MOST_ARMS_OF_NOISE]
             for arm, mine in measured.items():

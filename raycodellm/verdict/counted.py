@@ -7,7 +7,7 @@ from collections.abc import Collection, Mapping, Sequence
 from raycodellm.config import Objective
 from raycodellm.records import ENDED
 from raycodellm.tables.trials import Row
-from raycodellm.verdict.measurements import rows_by_arm, searched_arms, with_metric
+from raycodellm.verdict.measurements import rows_by_arm, scored_arms, searched_arms
 
 _FEWEST_SEEDS = 2
 """Fresh seeds of each arm at the first look."""
@@ -22,17 +22,13 @@ def counted_rows(
     of them have the seeds of the first look. The other arms count by the search's trials. `counted`: maps each arm that
     counts by its fresh seeds to those of its last complete look, where the looks are known.
     """
-    searched = {
-        arm: scored_rows
-        for arm, arm_rows in searched_arms(rows).items()
-        if (scored_rows := with_metric(arm_rows, metric))
-    }
+    searched = scored_arms(searched_arms(rows), metric)
     fresh = rows_by_arm(rows, "confirm")
     if counted is not None:
         fresh = {arm: [row for row in fresh.get(arm, ()) if row["seed"] in seeds] for arm, seeds in counted.items()}
     elif any(sum(row["state"] in ENDED for row in arm_rows) < _FEWEST_SEEDS for arm_rows in fresh.values()):
         return searched, frozenset()
-    confirmed = {arm: scored_rows for arm, arm_rows in fresh.items() if (scored_rows := with_metric(arm_rows, metric))}
+    confirmed = scored_arms(fresh, metric)
     if len(confirmed) < 2:  # a lone arm that stands before all others would seem better than they are
         return searched, frozenset()
     return {**searched, **confirmed}, frozenset(confirmed)

@@ -8,7 +8,7 @@ from collections.abc import Mapping, Sequence
 from raycodellm.config import Objective
 from raycodellm.statistics import ERROR, Interval, verdict_word
 from raycodellm.tables.trials import Row, params_of
-from raycodellm.verdict.measurements import ItemsOf, measured_arms, with_metric
+from raycodellm.verdict.measurements import ItemsOf, measured_arms, scored_arms
 from raycodellm.verdict.verdicts import Comparison, Verdict, num_items
 
 
@@ -24,9 +24,7 @@ def compare_with_first(
     verdicts: list[Verdict] = []
     scores: dict[str, Interval] = {}
     for metric, objective in metrics.items():
-        complete = {
-            arm: scored_rows for arm, arm_rows in rows.items() if (scored_rows := with_metric(arm_rows, metric))
-        }
+        complete = scored_arms(rows, metric)
         measured, noise = measured_arms(metric, complete, items)
         if first not in measured:
             continue

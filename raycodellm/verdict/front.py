@@ -19,7 +19,7 @@ from raycodellm.tables.trials import Row
 from raycodellm.verdict.constraints import breaches, broken_by
 from raycodellm.verdict.counted import counted_rows
 from raycodellm.verdict.looks import Looks
-from raycodellm.verdict.measurements import ItemsOf, measured_arms, with_metric
+from raycodellm.verdict.measurements import ItemsOf, measured_arms, scored_arms
 
 
 @dataclass(frozen=True)
@@ -97,12 +97,7 @@ def front(file: SweepFile, rows: Sequence[Row], items: ItemsOf, looks: Looks | N
     counted = looks.counted if looks is not None else None
     complete, _ = counted_rows(rows, objectives[0].metric, counted)
     for objective in objectives:
-        scored = {
-            arm: scored_rows
-            for arm, arm_rows in complete.items()
-            if (scored_rows := with_metric(arm_rows, objective.metric))
-        }
-        by_metric.append(measured_arms(objective.metric, scored, items))
+        by_metric.append(measured_arms(objective.metric, scored_arms(complete, objective.metric), items))
     broken = broken_by(breaches(file, rows, items, counted))
     shared = [arm for arm in complete if not broken.get(arm) and all(arm in measured for measured, _ in by_metric)]
     signs = [1.0 if objective.mode == "min" else -1.0 for objective in objectives]

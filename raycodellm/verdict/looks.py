@@ -19,7 +19,15 @@ from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.arms import best_of_search, reference_arm
 from raycodellm.verdict.comparison import Look, compare
 from raycodellm.verdict.constraints import breaches, broken_by
-from raycodellm.verdict.measurements import ItemsOf, measured_arms, phase_of, rows_by_arm, searched_arms, with_metric
+from raycodellm.verdict.measurements import (
+    ItemsOf,
+    measured_arms,
+    phase_of,
+    rows_by_arm,
+    scored_arms,
+    searched_arms,
+    with_metric,
+)
 from raycodellm.verdict.verdicts import Verdict, family_metrics
 
 NOTHING = Interval(math.nan, math.nan, math.nan)
@@ -138,9 +146,7 @@ def _with_scores(file: SweepFile, rows: Sequence[Row], state: Looks, items: Item
     scores: dict[tuple[int, str], Interval] = {}
     seeds: dict[tuple[int, str], tuple[int, ...]] = {}
     for metric in family_metrics([row for arm_rows in counted.values() for row in arm_rows], objectives):
-        complete = {
-            arm: scored_rows for arm, arm_rows in counted.items() if (scored_rows := with_metric(arm_rows, metric))
-        }
+        complete = scored_arms(counted, metric)
         if len(complete) < 2:  # as in the ranking, a lone arm has no fresh score beside scores of the search
             continue
         measured, noise = measured_arms(metric, complete, items)

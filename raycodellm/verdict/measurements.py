@@ -57,6 +57,12 @@ def with_metric(rows: Sequence[Row], metric: str) -> list[Row]:
     return list(by_seed.values())
 
 
+def scored_arms(arms: Mapping[int, Sequence[Row]], metric: str) -> dict[int, list[Row]]:
+    """Maps each arm that has a score in `metric` to its rows `with_metric`; `arms` maps each arm to its rows."""
+    scored = {arm: with_metric(arm_rows, metric) for arm, arm_rows in arms.items()}
+    return {arm: scored_rows for arm, scored_rows in scored.items() if scored_rows}
+
+
 def measured_arms(
     metric: str, complete: Mapping[int, Sequence[Row]], items: ItemsOf
 ) -> tuple[dict[int, ArmMeasurements], SeedNoise]:
