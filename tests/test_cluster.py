@@ -143,10 +143,10 @@ def test_a_look_at_a_cluster_says_why_a_slot_waits_only_while_one_waits_for_a_pl
     for waits, said in ((True, "Starts when other work"), (False, None)):
         monkeypatch.setattr(cluster.join, "waits_for_place", lambda scaling, waits=waits: waits)
         sight = connected.look(scaling(cpus=2))
-        assert (sight.num_nodes, sight.never) == (2, None)
-        assert sight.waiting is None if said is None else said in sight.waiting
+        assert (sight.num_nodes, sight.placement_problem) == (2, None)
+        assert sight.waiting_reason is None if said is None else said in sight.waiting_reason
     monkeypatch.setattr(cluster.join, "live_nodes", lambda: (HEAD,))  # the other node died
-    assert "no node holds one worker" in connected.look(scaling(cpus=2)).never
+    assert "no node holds one worker" in connected.look(scaling(cpus=2)).placement_problem
 
 
 def test_where_an_autoscaler_does_not_tell_its_limits_as_many_slots_start_as_the_sweep_file_says():
@@ -188,11 +188,11 @@ def test_the_autoscalers_limits_count_what_already_runs():
     }
     limits = cluster.read_autoscaler(tree)
     head, small = Node(4, kind="head"), Node(2, 1, kind="small")
-    assert [node.kind for node in limits.still_to_add([head])] == ["large", "large", "small"]
-    assert [node.kind for node in limits.still_to_add([head, small, small])] == ["large"]
-    assert limits.still_to_add([head, *[small] * 3]) == ()
+    assert [node.kind for node in limits.addable_nodes([head])] == ["large", "large", "small"]
+    assert [node.kind for node in limits.addable_nodes([head, small, small])] == ["large"]
+    assert limits.addable_nodes([head, *[small] * 3]) == ()
     unlabelled, same_as_head = Node(2, 1), Node(2, 1, kind="head")
-    assert [node.kind for node in limits.still_to_add([same_as_head, unlabelled])] == ["large", "large"]
+    assert [node.kind for node in limits.addable_nodes([same_as_head, unlabelled])] == ["large", "large"]
 
 
 # ------------------------------------------------------------------------------------------------- addresses

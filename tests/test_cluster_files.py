@@ -84,7 +84,7 @@ def test_idle_gpus_cost_nothing_and_the_bill_has_a_limit(cloud_file):
 
 def test_a_gpu_trial_fits_and_its_device_has_a_price(cloud_file):
     autoscaler = cluster.read_autoscaler(cloud_file)
-    nodes = autoscaler.still_to_add([Node(8)])
+    nodes = autoscaler.addable_nodes([Node(8)])
     assert slots_that_fit([Node(8), *nodes], Scaling(gpus_per_worker=1)) == cloud_file["max_workers"]
     assert {node.device for node in nodes} == {"L4"} and prices.load().device("L4")
 
@@ -398,7 +398,7 @@ def test_rays_autoscaler_reads_gpus_priorities_and_limits_from_the_manifest(kube
         (1, 0),
     ]
     assert kinds["headgroup"]["resources"]["GPU"] == 0 and read["idle_timeout_minutes"] == 5
-    nodes = cluster.read_autoscaler(read).still_to_add([Node(6)])
+    nodes = cluster.read_autoscaler(read).addable_nodes([Node(6)])
     assert slots_that_fit([Node(6), *nodes], Scaling(gpus_per_worker=1)) == 16
 
 

@@ -323,11 +323,11 @@ def test_people_see_what_each_slot_does_and_for_how_long() -> None:
 
 def test_a_snapshot_says_why_no_slot_can_start_only_while_one_waits() -> None:
     made = state_with("a")
-    made.see(Sight(3, waiting="needs 2 CPU; a node is starting"))
+    made.see(Sight(3, waiting_reason="needs 2 CPU; a node is starting"))
     assert (made.snapshot().waiting_reason, made.snapshot().num_nodes) == (None, 3)
     made.slot_asked_for("slot 1")
     assert made.snapshot().waiting_reason == "needs 2 CPU; a node is starting"
-    made.see(Sight(1, never="no node has 2 CPU"))
+    made.see(Sight(1, placement_problem="no node has 2 CPU"))
     assert made.snapshot().waiting_reason == "no node has 2 CPU"
     made.register("slot 1")
     assert made.snapshot().waiting_reason is None
@@ -353,7 +353,7 @@ def test_a_slot_that_still_waits_for_a_place_when_there_is_no_job_for_it_is_surp
 
 # ------------------------------------------------------------------------------------------------- placement
 
-NEVER, FULL = Sight(1, never="needs 1 GPU"), Sight(1, waiting="needs 1 GPU; all are in use")
+NEVER, FULL = Sight(1, placement_problem="needs 1 GPU"), Sight(1, waiting_reason="needs 1 GPU; all are in use")
 WAITS, LIVES, RESTS = Demand(num_jobs=1), Demand(num_jobs=1, has_slot=True), Demand()
 
 

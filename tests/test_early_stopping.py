@@ -440,7 +440,7 @@ def test_the_other_seeds_of_an_arm_stop_with_its_first_also_those_that_come_late
     state.stop_early(state.early.reach("a", 2, {"prose": 5.0}))
     assert [(state.outcome(n).is_pruned, state.outcome(n).stopped_by) for n in (0, 1)] == [(True, None), (True, 0)]
     state.stop_early(late := state.early.enter(9, contender(5, "c", is_compared=False)))
-    assert [(stop.trial, stop.by) for stop in late.stops] == [(9, 0)]
+    assert [(stop.trial, stop.stopped_by) for stop in late.stops] == [(9, 0)]
     confirmed = state.early.enter(10, contender(5, "d", is_compared=False, is_stopped=False))
     assert confirmed.stops == ()
 

@@ -183,7 +183,7 @@ def test_the_device_of_a_joined_cluster_is_priced_also_while_no_gpu_node_runs(ca
     tree = {"max_workers": 4, "head_node_type": "head", "available_node_types": {"head": {}, "gpu": gpu}}
     found = SimpleNamespace(
         nodes=(Node(8),),
-        autoscaled=cluster.read_autoscaler(tree).still_to_add([Node(8)]),
+        autoscaled=cluster.read_autoscaler(tree).addable_nodes([Node(8)]),
         limits_known=True,
         placement_problem=lambda scaling: None,
         slots_that_fit=lambda scaling: 4,

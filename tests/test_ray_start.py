@@ -60,7 +60,7 @@ def tries(monkeypatch) -> list[dict]:
         made.append(dict(settings))
         raise Exception(DASHBOARD)
 
-    monkeypatch.setattr(start, "_try", fail)
+    monkeypatch.setattr(start, "_start_once", fail)
     monkeypatch.setattr(start, "write_token", lambda: None)
     monkeypatch.setattr(start, "DASHBOARD_PORTS", [0])  # always free
     return made

@@ -397,9 +397,9 @@ def test_a_worker_alone_reports_its_rows_without_asking_others(monkeypatch) -> N
 @pytest.mark.parametrize(
     ("sight", "after", "asked"),
     [
-        (Sight(2, never="needs 1 GPU"), 30, ["see"]),
-        (Sight(2, never="needs 1 GPU"), 50, ["see", "fail_all"]),
-        (Sight(2, waiting="needs 1 GPU; a node is starting"), 5000, ["see"]),
+        (Sight(2, placement_problem="needs 1 GPU"), 30, ["see"]),
+        (Sight(2, placement_problem="needs 1 GPU"), 50, ["see", "fail_all"]),
+        (Sight(2, waiting_reason="needs 1 GPU; a node is starting"), 5000, ["see"]),
     ],
 )
 def test_the_pool_tells_the_dispatcher_what_it_sees_and_ends_what_can_have_no_place(

@@ -264,7 +264,7 @@ LACKING = {"raycodellm": None, "torch": None, "optuna": "4.1.0"}
 )
 def test_the_package_goes_along_where_the_nodes_lack_it(nodes, mode, is_sent, installs, said):
     plan = inspection.package_plan(found(*nodes), mode)
-    assert (plan.is_sent, bool(plan.pip)) == (is_sent, installs) and said in plan.said
+    assert (plan.is_sent, bool(plan.pip)) == (is_sent, installs) and said in plan.sentence
     assert not any(pin.startswith("ray==") or "+" in pin for pin in plan.pip)  # the cluster's own, any torch build
     assert not installs or {pin.partition("==")[0] for pin in plan.pip} >= {"torch", "optuna", "lm-eval", "datasets"}
 
@@ -301,7 +301,7 @@ def test_the_package_is_known_by_its_files(tmp_path):
 
 
 def test_a_storage_is_tried_with_a_file_and_left_as_it_was(tmp_path):
-    with probe.marked(str(tmp_path / "new" / "storage")) as marker:
+    with probe.marker_file(str(tmp_path / "new" / "storage")) as marker:
         assert probe.sees(marker)
     assert not probe.sees(marker, seconds=0.0)
     assert not (tmp_path / "new" / "storage").exists()
@@ -317,7 +317,7 @@ def test_the_head_and_a_node_of_each_kind_are_asked():
     nodes = [{"Alive": True, "Resources": {**kind}, "NodeID": str(n)} for n, kind in enumerate(kinds)]
     nodes.append({"Alive": True, "Resources": {"CPU": 4.0, "node:__internal_head__": 1.0}, "NodeID": "head"})
     nodes.append({"Alive": False, "Resources": {}, "NodeID": "dead"})
-    asked = [one["NodeID"] for one in probe.chosen(nodes, most=4)]
+    asked = [one["NodeID"] for one in probe.nodes_to_ask(nodes, most=4)]
     assert asked[0] == "head" and {"0", "20"} < set(asked) and len(asked) == 4 and "dead" not in asked
 
 

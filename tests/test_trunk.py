@@ -18,7 +18,7 @@ from raycodellm import config, pruning, report, stage_store, sweep
 from raycodellm import model as models
 from raycodellm.check import tables
 from raycodellm.dispatch import JobTree, TrialOutcome
-from raycodellm.dispatch.trunks import taken_over
+from raycodellm.dispatch.trunks import tokens_taken_over
 from raycodellm.engine import TrainingError
 from raycodellm.files import Folder
 from raycodellm.learning_rate import learning_rate_at, trunk_rate
@@ -341,7 +341,7 @@ def test_the_steps_of_a_trunk_count_as_trained_once_and_as_saved_for_each_stage_
     assert (found.tokens_asked, found.tokens_trained) == (70 * STEP, 40 * STEP)
     assert (found.seconds_trained, found.seconds_saved) == (32.0, 3.0)
     tree, keys = tree_of(file, tmp_path, 10, 20, 40)
-    assert taken_over(tree.nodes.values()) == {keys[10]: 0, keys[20]: 10 * STEP, keys[40]: 20 * STEP}
+    assert tokens_taken_over(tree.nodes.values()) == {keys[10]: 0, keys[20]: 10 * STEP, keys[40]: 20 * STEP}
 
 
 @pytest.mark.parametrize("is_killed", [False, True])

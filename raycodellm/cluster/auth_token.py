@@ -41,7 +41,7 @@ def read_token() -> str | None:
     path = Path(os.environ.get("RAY_AUTH_TOKEN_PATH") or _token_file()).expanduser()
     try:
         return path.read_text().strip() or None
-    except OSError:  # none was written, or it is somebody else's
+    except OSError:  # no token was written, or the file is somebody else's
         return None
 
 

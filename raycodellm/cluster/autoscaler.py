@@ -30,20 +30,20 @@ class Autoscaler:
     kinds: tuple[tuple[Node, int], ...]
     """Each kind of node with the most nodes of that kind."""
 
-    def still_to_add(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
+    def addable_nodes(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
         """Nodes that may be started while `nodes` run, the largest first."""
         running = Counter(self._kind_of(node) for node in nodes)
-        left = self.max_workers - sum(running[node.kind] for node, _ in self.kinds)
-        addable = [node for node, most in self.kinds for _ in range(most - running[node.kind])]
-        addable.sort(key=lambda node: (node.gpus, node.cpus), reverse=True)
-        return tuple(addable[: max(0, left)])
+        num_left = self.max_workers - sum(running[node.kind] for node, _ in self.kinds)
+        candidates = [node for node, max_nodes in self.kinds for _ in range(max_nodes - running[node.kind])]
+        candidates.sort(key=lambda node: (node.gpus, node.cpus), reverse=True)
+        return tuple(candidates[: max(0, num_left)])
 
     def _kind_of(self, node: Node) -> str:
         """The node's kind. Version 1 of the autoscaler does not tell a node its kind, which shows in its size then."""
         if node.kind:
             return node.kind
-        same = (one.kind for one, _ in self.kinds if (one.cpus, one.gpus) == (node.cpus, node.gpus))
-        return next(same, "")
+        kinds_of_size = (other.kind for other, _ in self.kinds if (other.cpus, other.gpus) == (node.cpus, node.gpus))
+        return next(kinds_of_size, "")
 
 
 def read_autoscaler(cluster_file: Mapping[str, Any]) -> Autoscaler:
@@ -100,15 +100,15 @@ def find_launches() -> Launches:
 
 def read_report(report: Mapping[str, Any]) -> Launches:
     """The launches in the report that version 1 of the autoscaler leaves every few seconds."""
-    told = report.get("autoscaler_report") or {}
-    starting = Counter({str(kind): int(count) for kind, count in (told.get("pending_launches") or {}).items()})
-    starting.update(str(kind) for _, kind, *_ in told.get("pending_nodes") or ())
-    kinds = (told.get("node_availability_summary") or {}).get("node_availabilities") or {}
+    status = report.get("autoscaler_report") or {}
+    starting = Counter({str(kind): int(count) for kind, count in (status.get("pending_launches") or {}).items()})
+    starting.update(str(kind) for _, kind, *_ in status.get("pending_nodes") or ())
+    kinds = (status.get("node_availability_summary") or {}).get("node_availabilities") or {}
     failures = []
-    for kind, found in kinds.items():
-        why = found.get("unavailable_node_information")
-        if not found.get("is_available", True) and why:
-            failures.append(f"{kind} ({why.get('category')}: {why.get('description')})")
+    for kind, availability in kinds.items():
+        reason = availability.get("unavailable_node_information")
+        if not availability.get("is_available", True) and reason:
+            failures.append(f"{kind} ({reason.get('category')}: {reason.get('description')})")
     return Launches(tuple((kind, count) for kind, count in starting.items() if count), tuple(failures))
 
 
@@ -132,8 +132,8 @@ def _autoscaler_file(address: str) -> str | None:
 
     commands = [process.info["cmdline"] or [] for process in psutil.process_iter(["cmdline"])]
     monitors = [words for words in commands if any(word.endswith(_MONITOR_SCRIPTS) for word in words)]
-    of_cluster = [words for words in monitors if f"--gcs-address={address}" in words] or monitors[:1]
-    for words in of_cluster:
+    candidates = [words for words in monitors if f"--gcs-address={address}" in words] or monitors[:1]
+    for words in candidates:
         files = [word.partition("=")[2] for word in words if word.startswith("--autoscaling-config=")]
         return Path(files[0]).expanduser().read_text() if files and files[0] else ""
     return None

@@ -35,15 +35,15 @@ def device_of(resources: Mapping[str, float]) -> str:
 
 def workers_on(node: Node, scaling: Scaling) -> int:
     """Workers that `node` can hold at once. A share of a GPU lies on one GPU: two workers of 0.6 need two GPUs."""
-    fit = math.floor(node.cpus / scaling.cpus_per_worker + 1e-9)
+    num_workers = math.floor(node.cpus / scaling.cpus_per_worker + 1e-9)
     share = scaling.gpus_per_worker
     if _is_refused_by_ray(share):
         return 0
     if share >= 1:
-        fit = min(fit, math.floor(node.gpus / share + 1e-9))
+        num_workers = min(num_workers, math.floor(node.gpus / share + 1e-9))
     elif share > 0:
-        fit = min(fit, math.floor(node.gpus + 1e-9) * math.floor(1 / share + 1e-9))
-    return max(0, fit)
+        num_workers = min(num_workers, math.floor(node.gpus + 1e-9) * math.floor(1 / share + 1e-9))
+    return max(0, num_workers)
 
 
 def slots_that_fit(nodes: Sequence[Node], scaling: Scaling) -> int:
@@ -52,12 +52,12 @@ def slots_that_fit(nodes: Sequence[Node], scaling: Scaling) -> int:
     A worker lies on one node; the workers of a group may lie on several.
     """
     workers = [workers_on(node, scaling) for node in nodes]
-    lost_to_data = [
-        fit - workers_on(Node(node.cpus - SPARE_CPUS, node.gpus), scaling)
-        for node, fit in zip(nodes, workers, strict=True)
+    workers_lost_to_data = [
+        num_workers - workers_on(Node(node.cpus - SPARE_CPUS, node.gpus), scaling)
+        for node, num_workers in zip(nodes, workers, strict=True)
         if node.cpus >= SPARE_CPUS
     ]
-    return (sum(workers) - min(lost_to_data)) // scaling.workers if lost_to_data else 0
+    return (sum(workers) - min(workers_lost_to_data)) // scaling.workers if workers_lost_to_data else 0
 
 
 def slots_at_once(num_cores: int) -> int:
@@ -67,10 +67,10 @@ def slots_at_once(num_cores: int) -> int:
 
 def local_cpus(num_cores: int, num_gpus: int, scaling: Scaling) -> int:
     """Logical CPUs of a local cluster: the machine's cores, or more where worker groups and data tasks need them."""
-    automatic = max(1, workers_on(Node(num_cores, num_gpus), scaling) // scaling.workers)
-    slots = scaling.slots if isinstance(scaling.slots, int) else automatic
-    asked = math.ceil(min(slots * scaling.workers * scaling.cpus_per_worker, LOCAL_CPUS_PER_CORE * num_cores))
-    return max(num_cores, asked + 2)
+    max_slots = max(1, workers_on(Node(num_cores, num_gpus), scaling) // scaling.workers)
+    slots = scaling.slots if isinstance(scaling.slots, int) else max_slots
+    needed_cpus = math.ceil(min(slots * scaling.workers * scaling.cpus_per_worker, LOCAL_CPUS_PER_CORE * num_cores))
+    return max(num_cores, needed_cpus + 2)
 
 
 def placement_problem(nodes: Sequence[Node], autoscaled: Sequence[Node], scaling: Scaling) -> str | None:
@@ -81,26 +81,27 @@ def placement_problem(nodes: Sequence[Node], autoscaled: Sequence[Node], scaling
     share = scaling.gpus_per_worker
     if _is_refused_by_ray(share):
         return f"scaling.gpus_per_worker is {share:g}, but a worker gets whole GPUs or a part of one; use {int(share)}"
-    group = group_needed(scaling)
-    has = f"the cluster has {_total(nodes)}"
+    demand = group_needed(scaling)
+    supply = f"the cluster has {_total(nodes)}"
     if autoscaled:
-        has += f", and the autoscaler may add {_total(autoscaled)}"
-    fit = sum(workers_on(node, scaling) for node in all_nodes)
-    if fit >= scaling.workers:
+        supply += f", and the autoscaler may add {_total(autoscaled)}"
+    num_workers = sum(workers_on(node, scaling) for node in all_nodes)
+    if num_workers >= scaling.workers:
         return (
-            f"{group}, which leaves no CPU free for reading data: {has}; "
+            f"{demand}, which leaves no CPU free for reading data: {supply}; "
             f"add a CPU, or lower scaling.workers or scaling.cpus_per_worker"
         )
     if share and not any(node.gpus for node in all_nodes):
-        return f"{group}, but {has}: no GPU; set scaling.gpus_per_worker to 0 or add GPU nodes"
-    if fit == 0:
+        return f"{demand}, but {supply}: no GPU; set scaling.gpus_per_worker to 0 or add GPU nodes"
+    if num_workers == 0:
         largest = max(all_nodes, key=lambda node: (node.gpus, node.cpus) if share else (node.cpus, 0), default=Node(0))
         size = f"{largest.cpus:g} CPU + {largest.gpus:g} GPU" if share else f"{largest.cpus:g} CPU"
         return (
-            f"{group}, but {has}, and no node holds one worker (the largest: {size}); "
+            f"{demand}, but {supply}, and no node holds one worker (the largest: {size}); "
             "lower scaling.cpus_per_worker or scaling.gpus_per_worker, or add larger nodes"
         )
-    return f"{group}, but only {fit} such workers fit: {has}; set scaling.workers to {fit} or less, or add nodes"
+    remedy = f"set scaling.workers to {num_workers} or less, or add nodes"
+    return f"{demand}, but only {num_workers} such workers fit: {supply}; {remedy}"
 
 
 def group_needed(scaling: Scaling) -> str:

@@ -48,7 +48,7 @@ class Cluster:
 
     def placement_problem(self, scaling: Scaling) -> str | None:
         """Why the cluster, as it is now, can never hold a worker group; None if it can, or its limits are unknown."""
-        return self._never(join.nodes(), scaling)
+        return self._placement_problem(join.nodes(), scaling)
 
     def look(self, scaling: Scaling) -> Sight:
         """Looks at the room that the cluster has now."""
@@ -60,25 +60,25 @@ class Cluster:
         if join.waits_for_place(scaling):
             launches = waiting.Launches() if self.started_here else autoscaler.find_launches()
             reason = waiting.waiting_reason(live, self._addable(nodes), scaling, launches, self.limits_known)
-        return Sight(len(live), reason, self._never(nodes, scaling))
+        return Sight(len(live), reason, self._placement_problem(nodes, scaling))
 
-    def _never(self, nodes: Sequence[Node], scaling: Scaling) -> str | None:
+    def _placement_problem(self, nodes: Sequence[Node], scaling: Scaling) -> str | None:
         if not self.limits_known:
             return None
         return capacity.placement_problem(nodes, self._addable(nodes), scaling)
 
     def _addable(self, nodes: Sequence[Node]) -> tuple[Node, ...]:
-        return self.autoscaler.still_to_add(nodes) if self.autoscaler else ()
+        return self.autoscaler.addable_nodes(nodes) if self.autoscaler else ()
 
     def slots_that_fit(self, scaling: Scaling) -> int:
         """Worker groups that can run at once: the meaning of `scaling.slots: auto` on this cluster."""
-        fit = capacity.slots_that_fit([*self.nodes, *self.autoscaled], scaling)
+        num_slots = capacity.slots_that_fit([*self.nodes, *self.autoscaled], scaling)
         if self.started_here:  # a local cluster may have more logical CPUs than cores
             gpus = sum(node.gpus for node in self.nodes)
-            return min(fit, max(1, capacity.workers_on(Node(machine.cores(), gpus), scaling) // scaling.workers))
+            return min(num_slots, max(1, capacity.workers_on(Node(machine.cores(), gpus), scaling) // scaling.workers))
         if self.limits_known:
-            return fit
-        return scaling.slots if isinstance(scaling.slots, int) else max(1, fit)
+            return num_slots
+        return scaling.slots if isinstance(scaling.slots, int) else max(1, num_slots)
 
     @property
     def slots_at_once(self) -> int | None:
@@ -174,9 +174,10 @@ def _log_to(path: Path) -> None:
     handler.setFormatter(logging.Formatter("%(asctime)s %(levelname)s %(name)s: %(message)s"))
     for name in _LOGGERS:
         logger = logging.getLogger(name)
-        for old in [h for h in logger.handlers if isinstance(h, logging.FileHandler)]:
-            logger.removeHandler(old)
-            old.close()
+        for attached in list(logger.handlers):
+            if isinstance(attached, logging.FileHandler):
+                logger.removeHandler(attached)
+                attached.close()
         logger.setLevel(logging.INFO)
     # One handler at the root of Ray's loggers: the others pass their messages up to it.
     logging.getLogger("ray").addHandler(handler)

@@ -39,8 +39,8 @@ def prepare_environment() -> None:
 @contextlib.contextmanager
 def without_variables(*names: str) -> Iterator[None]:
     """Runs the body without these environment variables."""
-    kept = {name: os.environ.pop(name) for name in names if name in os.environ}
+    removed_variables = {name: os.environ.pop(name) for name in names if name in os.environ}
     try:
         yield
     finally:
-        os.environ.update(kept)
+        os.environ.update(removed_variables)

@@ -52,6 +52,6 @@ def on_demand_config(base_config: Mapping[str, Any]) -> dict[str, Any] | None:
     scheduling = base_config.get("scheduling", {})
     if scheduling.get("provisioningModel") != "SPOT":
         return None
-    kept = {key: value for key, value in scheduling.items() if key == "onHostMaintenance"}
+    retained_scheduling = {key: value for key, value in scheduling.items() if key == "onHostMaintenance"}
     labels = {**base_config.get("labels", {}), "raycodellm-market": "on-demand"}
-    return {**base_config, "scheduling": {**kept, "provisioningModel": "STANDARD"}, "labels": labels}
+    return {**base_config, "scheduling": {**retained_scheduling, "provisioningModel": "STANDARD"}, "labels": labels}

@@ -43,7 +43,7 @@ class Job:
     def has_ended(self) -> bool:
         return self.status in ("SUCCEEDED", "FAILED", "STOPPED")
 
-    def told(self, key: str) -> str:
+    def metadata_value(self, key: str) -> str:
         """A value of the metadata; empty where it is missing."""
         return (self.metadata or {}).get(key, "")
 
@@ -63,9 +63,9 @@ class Jobs:
         if not address.startswith(("http://", "https://")):
             raise UserError(f"--address {address}: must be the dashboard's address, http://<head node>:8265")
         self.shown_address = without_credentials(address)
-        self._client = self._connected(address, purpose)
+        self._client = self._new_client(address, purpose)
 
-    def _connected(self, address: str, purpose: str) -> JobSubmissionClient:
+    def _new_client(self, address: str, purpose: str) -> JobSubmissionClient:
         from ray.exceptions import AuthenticationError
         from ray.job_submission import JobSubmissionClient
 
@@ -83,9 +83,9 @@ class Jobs:
                 headers = {"Authorization": f"Bearer {token}"} if token else None
                 return JobSubmissionClient(address, headers=headers)
             except AuthenticationError as error:
-                found = "its token is not the one in RAY_AUTH_TOKEN or ~/.ray/auth_token here" if token else "no token"
+                fault = "its token is not the one in RAY_AUTH_TOKEN or ~/.ray/auth_token here" if token else "no token"
                 raise UserError(
-                    f"cannot {purpose}: the Ray cluster at {self.shown_address} wants a token ({found}); set "
+                    f"cannot {purpose}: the Ray cluster at {self.shown_address} wants a token ({fault}); set "
                     "RAY_AUTH_TOKEN to what `ray get-auth-token` prints on its head node"
                 ) from error
             except (ConnectionError, RuntimeError, OSError) as error:
@@ -96,7 +96,7 @@ class Jobs:
 
     def submit(self, entrypoint: str, metadata: Mapping[str, str], runtime_env: Mapping[str, Any]) -> str:
         """The new job's id. A cluster that has just started takes jobs some seconds later, when its agents are up."""
-        until = time.monotonic() + SUBMIT_SECONDS
+        deadline = time.monotonic() + SUBMIT_SECONDS
         with without_variables("RAY_ADDRESS", "RAY_API_SERVER_ADDRESS"):
             while True:
                 try:
@@ -106,30 +106,31 @@ class Jobs:
                 except RuntimeError as error:
                     if "status code 413" in str(error):
                         raise UserError("the cluster refuses what the sweep sends as too large; send less") from error
-                    if "No available agent" not in str(error) or time.monotonic() > until:
+                    if "No available agent" not in str(error) or time.monotonic() > deadline:
                         raise ClusterAnswer(f"{self.shown_address}: {_reason(error)}") from error
                     time.sleep(2.0)
 
     def get(self, job_id: str) -> Job:
         """The job. Raises `UserError` where the cluster knows none by this id."""
-        return _job(self._asked(lambda: self._client.get_job_info(job_id), job_id))
+        return _job(self._request(lambda: self._client.get_job_info(job_id), job_id))
 
     def running(self, sweep: str) -> list[Job]:
         """The sweep's jobs that have not ended, the newest last."""
-        found = self._asked(self._client.list_jobs, "")
-        jobs = [_job(one) for one in sorted(found, key=lambda one: one.start_time or 0) if one.submission_id]
-        return [job for job in jobs if job.told("sweep") == sweep and not job.has_ended]
+        all_details = self._request(self._client.list_jobs, "")
+        all_details = sorted(all_details, key=lambda details: details.start_time or 0)
+        jobs = [_job(details) for details in all_details if details.submission_id]
+        return [job for job in jobs if job.metadata_value("sweep") == sweep and not job.has_ended]
 
     def stop(self, job_id: str) -> None:
         """Asks the job to stop; it may then take a while to save."""
-        self._asked(lambda: self._client.stop_job(job_id), job_id)
+        self._request(lambda: self._client.stop_job(job_id), job_id)
 
     def output(self, job_id: str) -> str:
-        return self._asked(lambda: self._client.get_job_logs(job_id), job_id)
+        return self._request(lambda: self._client.get_job_logs(job_id), job_id)
 
-    def _asked(self, question: Callable[[], _T], job_id: str) -> _T:
+    def _request(self, call: Callable[[], _T], job_id: str) -> _T:
         try:
-            return question()
+            return call()
         except RuntimeError as error:
             reason = _reason(error)
             if job_id and "does not exist" in reason:
@@ -143,24 +144,24 @@ class Jobs:
 
         Raises `ClusterAnswer` where the cluster has not answered for `LOST_SECONDS`.
         """
-        began = said = answered = time.monotonic()
+        began_at = said_at = answered_at = time.monotonic()
         while True:
             now = time.monotonic()
             try:
                 job = self.get(job_id)
-                answered = now
+                answered_at = now
                 if until(job):
                     return job
-                if now - said >= SAY_SECONDS:
-                    said = now
-                    say(job, now - began)
+                if now - said_at >= SAY_SECONDS:
+                    said_at = now
+                    say(job, now - began_at)
             except OSError as error:
-                self._require_answer(answered, error)
+                self._require_answer(answered_at, error)
             time.sleep(LOOK_SECONDS)
 
-    def _require_answer(self, answered: float, error: OSError) -> None:
-        """Raises `ClusterAnswer` where the cluster last answered over `LOST_SECONDS` ago. `answered`: monotonic."""
-        if time.monotonic() - answered > LOST_SECONDS:
+    def _require_answer(self, answered_at: float, error: OSError) -> None:
+        """Raises `ClusterAnswer` where the cluster last answered over `LOST_SECONDS` ago. `answered_at`: monotonic."""
+        if time.monotonic() - answered_at > LOST_SECONDS:
             raise ClusterAnswer(f"{self.shown_address} has not answered for {LOST_SECONDS:.0f} s") from error
 
     def follow(self, job_id: str, write: Callable[[str], None], last_lines: int | None = None) -> Job:
@@ -174,19 +175,19 @@ class Jobs:
         output = _Output(write)
         if last_lines is not None:
             output.skip(self.output(job_id), last_lines)
-        answered = time.monotonic()
+        answered_at = time.monotonic()
         while True:
             with contextlib.suppress(RuntimeError, OSError, aiohttp.ClientError):
                 asyncio.run(self._tail(job_id, output))
             try:
                 job = self.get(job_id)
-                answered = time.monotonic()
+                answered_at = time.monotonic()
                 if job.has_ended:
                     output.begin()
                     output.add(self.output(job_id))
                     return job
             except OSError as error:
-                self._require_answer(answered, error)
+                self._require_answer(answered_at, error)
             time.sleep(LOOK_SECONDS)
 
     async def _tail(self, job_id: str, output: _Output) -> None:
@@ -199,25 +200,25 @@ class _Output:
     """Writes a job's output once, though every connection gives it from its beginning."""
 
     def __init__(self, write: Callable[[str], None]) -> None:
-        self._write, self._num_written, self._place = write, 0, 0
+        self._write, self._num_written, self._position = write, 0, 0
 
     def skip(self, text: str, last_lines: int) -> None:
         """Leaves out the text but for its last lines; says how many lines that were."""
         lines = text.splitlines(keepends=True)
-        left_out = lines[: max(0, len(lines) - last_lines)]
-        self._num_written = sum(map(len, left_out))
-        if left_out:
-            self._write(f"… {len(left_out):,} lines before\n")
+        skipped_lines = lines[: max(0, len(lines) - last_lines)]
+        self._num_written = sum(map(len, skipped_lines))
+        if skipped_lines:
+            self._write(f"… {len(skipped_lines):,} lines before\n")
 
     def begin(self) -> None:
-        self._place = 0
+        self._position = 0
 
     def add(self, text: str) -> None:
-        new = text[max(0, self._num_written - self._place) :]
-        self._place += len(text)
-        if new:
-            self._write(new)
-            self._num_written = self._place
+        unwritten = text[max(0, self._num_written - self._position) :]
+        self._position += len(text)
+        if unwritten:
+            self._write(unwritten)
+            self._num_written = self._position
 
 
 def _reason(error: Exception) -> str:
@@ -225,12 +226,12 @@ def _reason(error: Exception) -> str:
     return without_credentials(" ".join(str(error).split()))[:300]
 
 
-def _job(found: Any) -> Job:
-    """`found`: a `JobDetails` of Ray."""
+def _job(details: Any) -> Job:
+    """`details`: a `JobDetails` of Ray."""
     return Job(
-        id=found.submission_id or found.job_id or "",
-        status=str(getattr(found.status, "value", found.status)),
-        message=found.message or "",
-        exit_code=found.driver_exit_code,
-        metadata=found.metadata,
+        id=details.submission_id or details.job_id or "",
+        status=str(getattr(details.status, "value", details.status)),
+        message=details.message or "",
+        exit_code=details.driver_exit_code,
+        metadata=details.metadata,
     )

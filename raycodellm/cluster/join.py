@@ -99,13 +99,13 @@ def live_nodes() -> tuple[LiveNode, ...]:
     )
 
 
-def _node(resources: Mapping[str, float], described: Mapping[str, Any]) -> Node:
-    kind = "head" if HEAD_RESOURCE in described["Resources"] else ""
+def _node(resources: Mapping[str, float], ray_node: Mapping[str, Any]) -> Node:
+    kind = "head" if HEAD_RESOURCE in ray_node["Resources"] else ""
     return Node(
         cpus=resources.get("CPU", 0.0),
         gpus=resources.get("GPU", 0.0),
         memory_bytes=int(resources.get("memory", 0)),
-        kind=described["Labels"].get("ray.io/node-group", kind),
+        kind=ray_node["Labels"].get("ray.io/node-group", kind),
         device=device_of(resources),
     )
 

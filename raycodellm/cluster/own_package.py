@@ -15,7 +15,7 @@ if TYPE_CHECKING:
     from packaging.requirements import Requirement
 
 NAME = "raycodellm"
-_OF_THE_CLUSTER = frozenset({"ray"})
+_CLUSTER_PACKAGES = frozenset({"ray"})
 """Packages that the cluster itself runs on, and that no job replaces."""
 
 
@@ -42,16 +42,16 @@ def requirements() -> list[Requirement]:
         lines = tomllib.loads(project.read_text(encoding="utf-8"))["project"]["dependencies"]
     else:
         lines = importlib.metadata.requires(NAME) or []
-    found = [Requirement(line) for line in lines]
-    return [one for one in found if one.marker is None or one.marker.evaluate({"extra": ""})]
+    parsed = [Requirement(line) for line in lines]
+    return [need for need in parsed if need.marker is None or need.marker.evaluate({"extra": ""})]
 
 
 def unmet(needed: Iterable[Requirement], installed: Mapping[str, str | None]) -> list[str]:
     """`name (version, needed …)` of each requirement that `installed` does not meet: package -> version or None."""
     return [
-        f"{one.name} ({installed.get(one.name) or 'missing'}, needed {one.specifier})"
-        for one in needed
-        if not (version := installed.get(one.name)) or not one.specifier.contains(version, prereleases=True)
+        f"{need.name} ({installed.get(need.name) or 'missing'}, needed {need.specifier})"
+        for need in needed
+        if not (version := installed.get(need.name)) or not need.specifier.contains(version, prereleases=True)
     ]
 
 
@@ -63,19 +63,19 @@ def pins(needed: Iterable[Requirement]) -> list[str]:
     from packaging.requirements import Requirement
     from packaging.utils import canonicalize_name
 
-    found: dict[str, str] = {}
+    versions: dict[str, str] = {}
     waiting = list(needed)
     while waiting:
-        one = waiting.pop()
-        name = canonicalize_name(one.name)
-        if name in found or name in _OF_THE_CLUSTER:
+        requirement = waiting.pop()
+        name = canonicalize_name(requirement.name)
+        if name in versions or name in _CLUSTER_PACKAGES:
             continue
         try:
             distribution = importlib.metadata.distribution(name)
-        except importlib.metadata.PackageNotFoundError:  # of another platform
+        except importlib.metadata.PackageNotFoundError:  # a requirement of another platform
             continue
-        found[name] = distribution.version.partition("+")[0]
-        inner = [Requirement(line) for line in distribution.requires or ()]
-        extras = [{"extra": extra} for extra in ("", *one.extras)]
-        waiting += [n for n in inner if n.marker is None or any(n.marker.evaluate(extra) for extra in extras)]
-    return [f"{name}=={version}" for name, version in sorted(found.items())]
+        versions[name] = distribution.version.partition("+")[0]
+        dependencies = [Requirement(line) for line in distribution.requires or ()]
+        extras = [{"extra": extra} for extra in ("", *requirement.extras)]
+        waiting += [need for need in dependencies if need.marker is None or any(map(need.marker.evaluate, extras))]
+    return [f"{name}=={version}" for name, version in sorted(versions.items())]

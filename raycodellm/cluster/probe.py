@@ -31,16 +31,16 @@ _HEAD = "node:__internal_head__"
 
 def package_digest(folder: str) -> str:
     """Hash of the names and contents of a package's files, without compiled ones and hidden ones."""
-    found = hashlib.blake2b(digest_size=16)
-    for place, names, files in os.walk(folder):
-        names[:] = sorted(name for name in names if name != "__pycache__" and not name.startswith("."))
+    digest = hashlib.blake2b(digest_size=16)
+    for directory, subfolders, files in os.walk(folder):
+        subfolders[:] = sorted(name for name in subfolders if name != "__pycache__" and not name.startswith("."))
         for name in sorted(files):
             if name.endswith(".pyc") or name.startswith("."):
                 continue
-            path = os.path.join(place, name)
+            path = os.path.join(directory, name)
             with open(path, "rb") as file:
-                found.update(f"{os.path.relpath(path, folder)}\0".encode() + hashlib.blake2b(file.read()).digest())
-    return found.hexdigest()
+                digest.update(f"{os.path.relpath(path, folder)}\0".encode() + hashlib.blake2b(file.read()).digest())
+    return digest.hexdigest()
 
 
 def look(package: str, requirements: Sequence[str], marker: str | None) -> dict[str, Any]:
@@ -63,16 +63,16 @@ def look(package: str, requirements: Sequence[str], marker: str | None) -> dict[
 
 def sees(marker: str, seconds: float = SEEN_SECONDS) -> bool:
     """True if this process sees the file and may write beside it."""
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while not os.path.exists(marker):
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             return False
         time.sleep(0.2)
     return os.access(os.path.dirname(marker), os.W_OK)
 
 
 @contextlib.contextmanager
-def marked(storage: str) -> Any:
+def marker_file(storage: str) -> Any:
     """Yields a new file in the local folder `storage`, to be looked for on other nodes; leaves nothing behind."""
     folder = os.path.abspath(os.path.expanduser(storage))
     is_new = not os.path.exists(folder)
@@ -89,7 +89,7 @@ def marked(storage: str) -> Any:
                 os.rmdir(folder)
 
 
-def chosen(nodes: Sequence[dict[str, Any]], most: int = MOST_NODES) -> list[dict[str, Any]]:
+def nodes_to_ask(nodes: Sequence[dict[str, Any]], most: int = MOST_NODES) -> list[dict[str, Any]]:
     """The living nodes to ask: the head first, then nodes of different kinds before others of the same kind."""
     living = sorted((node for node in nodes if node["Alive"]), key=lambda node: _HEAD not in node["Resources"])
     kinds: dict[Any, int] = {}
@@ -107,21 +107,21 @@ def ask_nodes(package: str, requirements: Sequence[str], marker: str | None) -> 
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    nodes = chosen(ray.nodes())
+    nodes = nodes_to_ask(ray.nodes())
     task = ray.remote(look)
-    asked = []
+    replies = []
     for node in nodes:
-        there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-        placed = task.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-        asked.append(placed.remote(package, list(requirements), marker))
-    ray.wait(asked, num_returns=len(asked), timeout=ANSWER_SECONDS)
+        affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        pinned_task = task.options(num_cpus=0, max_retries=0, scheduling_strategy=affinity)
+        replies.append(pinned_task.remote(package, list(requirements), marker))
+    ray.wait(replies, num_returns=len(replies), timeout=ANSWER_SECONDS)
     answers = []
-    for node, answer in zip(nodes, asked, strict=True):
-        told = {"address": node["NodeManagerAddress"], "is_head": _HEAD in node["Resources"]}
+    for node, reply in zip(nodes, replies, strict=True):
+        node_facts = {"address": node["NodeManagerAddress"], "is_head": _HEAD in node["Resources"]}
         try:
-            answers.append({**told, **ray.get(answer, timeout=0)})
+            answers.append({**node_facts, **ray.get(reply, timeout=0)})
         except Exception as error:  # no answer in time, or a node that died meanwhile
-            answers.append({**told, "error": " ".join(str(error).split())[:200] or type(error).__name__})
+            answers.append({**node_facts, "error": " ".join(str(error).split())[:200] or type(error).__name__})
     return answers
 
 
@@ -130,12 +130,12 @@ def main(package: str, requirements: Sequence[str], storage: str | None) -> dict
     import ray
 
     ray.init(address="auto", log_to_driver=False, configure_logging=False)
-    told = {"ray": ray.__version__, "num_nodes": sum(node["Alive"] for node in ray.nodes())}
+    cluster_facts = {"ray": ray.__version__, "num_nodes": sum(node["Alive"] for node in ray.nodes())}
     try:
-        with marked(storage) if storage else contextlib.nullcontext() as marker:
-            return {**told, "nodes": ask_nodes(package, requirements, marker)}
+        with marker_file(storage) if storage else contextlib.nullcontext() as marker:
+            return {**cluster_facts, "nodes": ask_nodes(package, requirements, marker)}
     except OSError as error:
-        return {**told, "nodes": ask_nodes(package, requirements, None), "storage_error": str(error)}
+        return {**cluster_facts, "nodes": ask_nodes(package, requirements, None), "storage_error": str(error)}
 
 
 if __name__ == "__main__":

@@ -49,26 +49,26 @@ def collect(sweep: Path, start: Path, paths: Iterable[str], others: Iterable[Pat
     `others`: further files, by whole paths. In the job's folder all lie to each other as they do here, with the sweep
     file in the place of `start`.
     """
-    found = dict.fromkeys(file for path in paths for file in _files_at(os.path.join(start, path)))
-    found.update(dict.fromkeys(map(str, others)))
-    found.pop(str(sweep), None)
-    top = os.path.commonpath([str(start), *(os.path.dirname(file) for file in found)])
-    entry = os.path.normpath(os.path.join(os.path.relpath(start, top), sweep.name))
-    placed = ((Path(file), os.path.relpath(file, top)) for file in found)
-    return SentFiles(entry, ((sweep, entry), *(one for one in placed if one[1] != entry)))
+    sent_paths = dict.fromkeys(file for path in paths for file in _files_at(os.path.join(start, path)))
+    sent_paths.update(dict.fromkeys(map(str, others)))
+    sent_paths.pop(str(sweep), None)
+    top = os.path.commonpath([str(start), *(os.path.dirname(file) for file in sent_paths)])
+    sweep_entry = os.path.normpath(os.path.join(os.path.relpath(start, top), sweep.name))
+    entries = ((Path(file), os.path.relpath(file, top)) for file in sent_paths)
+    return SentFiles(sweep_entry, ((sweep, sweep_entry), *(pair for pair in entries if pair[1] != sweep_entry)))
 
 
-def _files_at(place: str) -> Iterator[str]:
+def _files_at(pattern: str) -> Iterator[str]:
     """Every file at a path, in a folder or of a glob's matches; nothing where there is none."""
-    if os.path.isfile(place):
-        yield os.path.normpath(place)
-    elif os.path.isdir(place):
-        for folder, names, files in os.walk(place):
-            names[:] = sorted(name for name in names if name not in _NEVER_SENT)
+    if os.path.isfile(pattern):
+        yield os.path.normpath(pattern)
+    elif os.path.isdir(pattern):
+        for folder, subfolders, files in os.walk(pattern):
+            subfolders[:] = sorted(name for name in subfolders if name not in _NEVER_SENT)
             paths = (os.path.normpath(os.path.join(folder, name)) for name in sorted(files))
             yield from (path for path in paths if os.path.isfile(path))  # no pipes, and no links to nothing
     else:
-        for match in sorted(glob.glob(place, recursive=True)):
+        for match in sorted(glob.glob(pattern, recursive=True)):
             yield from _files_at(match)
 
 
@@ -77,8 +77,8 @@ def write_archive(sent: SentFiles, archive: Path, most_bytes: int = MOST_BYTES) 
     for a job, or where a file cannot be read."""
     try:
         with zipfile.ZipFile(archive, "w", zipfile.ZIP_DEFLATED, compresslevel=1) as zipped:
-            for file, place in sent.files:
-                info = zipfile.ZipInfo(place, _DATE)
+            for file, entry in sent.files:
+                info = zipfile.ZipInfo(entry, _DATE)
                 info.compress_type, info.external_attr = zipfile.ZIP_DEFLATED, 0o644 << 16
                 with open(file, "rb") as source, zipped.open(info, "w", force_zip64=True) as target:
                     while chunk := source.read(1 << 20):
@@ -92,12 +92,12 @@ def write_archive(sent: SentFiles, archive: Path, most_bytes: int = MOST_BYTES) 
 
 
 def _too_large(sent: SentFiles, most_bytes: int) -> str:
-    entries = Counter[str]()
-    base = os.path.dirname(sent.sweep)
-    for file, place in sent.files[1:]:
-        inside = os.path.relpath(place, base or ".")
-        entries["/".join(inside.split("/")[:2]) if "/" in inside else inside] += file.stat().st_size
-    largest = ", ".join(f"{name} {size_text(num_bytes)}" for name, num_bytes in entries.most_common(_NUM_NAMED))
+    sizes = Counter[str]()
+    sweep_folder = os.path.dirname(sent.sweep)
+    for file, entry in sent.files[1:]:
+        relative_path = os.path.relpath(entry, sweep_folder or ".")
+        sizes["/".join(relative_path.split("/")[:2])] += file.stat().st_size
+    largest = ", ".join(f"{name} {size_text(num_bytes)}" for name, num_bytes in sizes.most_common(_NUM_NAMED))
     return (
         f"the files that the sweep names by relative paths are {size_text(sent.num_bytes)}, and a job takes "
         f"{size_text(most_bytes)} compressed; the largest: {largest}; put them where every node sees them, and name "

@@ -23,15 +23,15 @@ def command(arguments: Sequence[str], environment: Mapping[str, str]) -> tuple[l
     parser = argparse.ArgumentParser(allow_abbrev=False)
     parser.add_argument("--serialized-runtime-env-context", default="{}")
     parser.add_argument("--language", default="")
-    options, worker = parser.parse_known_args(list(arguments))
+    options, worker_command = parser.parse_known_args(list(arguments))
     context = json.loads(options.serialized_runtime_env_context or "{}")
     variables = context.pop("env_vars", None) or {}
     if context.get("py_executable") == sys.executable:
         del context["py_executable"]
     # Ray expands a `$` in a value.
     has_only_variables = not any(context.values()) and not any("$" in value for value in variables.values())
-    if has_only_variables and options.language == "PYTHON" and worker:
-        return [sys.executable, *worker], {**environment, **variables}
+    if has_only_variables and options.language == "PYTHON" and worker_command:
+        return [sys.executable, *worker_command], {**environment, **variables}
     rays_script = os.path.join(os.path.dirname(arguments[0]), "setup_worker.py")
     return [sys.executable, rays_script, *arguments], dict(environment)
 
@@ -42,14 +42,14 @@ def in_place_of_rays() -> Iterator[None]:
     # A version of Ray without the constant goes on with its own script.
     from ray._private import ray_constants
 
-    rays_name = getattr(ray_constants, "SETUP_WORKER_FILENAME", "setup_worker.py")
+    original_name = getattr(ray_constants, "SETUP_WORKER_FILENAME", "setup_worker.py")
     ray_constants.SETUP_WORKER_FILENAME = os.path.abspath(__file__)
     try:
         yield
     finally:
-        ray_constants.SETUP_WORKER_FILENAME = rays_name
+        ray_constants.SETUP_WORKER_FILENAME = original_name
 
 
 if __name__ == "__main__":
-    become, variables = command(sys.argv[1:], os.environ)
-    os.execve(become[0], become, variables)
+    new_command, variables = command(sys.argv[1:], os.environ)
+    os.execve(new_command[0], new_command, variables)

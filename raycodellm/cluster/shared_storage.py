@@ -22,23 +22,23 @@ def require_seen(storage: Folder) -> None:
     import ray
     from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-    here = ray.get_runtime_context().get_node_id()
-    others = [node for node in probe.chosen(ray.nodes()) if node["NodeID"] != here]
+    own_node_id = ray.get_runtime_context().get_node_id()
+    others = [node for node in probe.nodes_to_ask(ray.nodes()) if node["NodeID"] != own_node_id]
     if not others:
         return
     task = ray.remote(why_unseen)
-    with _marked(storage) as marker:
-        asked = []
+    with _marker_file(storage) as marker:
+        replies = []
         for node in others:
-            there = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-            placed = task.options(num_cpus=0, max_retries=0, scheduling_strategy=there)
-            asked.append(placed.remote(storage, marker))
-        answered, _ = ray.wait(asked, num_returns=len(asked), timeout=probe.ANSWER_SECONDS)
-        for node, answer in zip(others, asked, strict=True):
-            if answer not in answered:  # a node that is busy or died: its slots will tell
+            affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+            pinned_task = task.options(num_cpus=0, max_retries=0, scheduling_strategy=affinity)
+            replies.append(pinned_task.remote(storage, marker))
+        ready_replies, _ = ray.wait(replies, num_returns=len(replies), timeout=probe.ANSWER_SECONDS)
+        for node, reply in zip(others, replies, strict=True):
+            if reply not in ready_replies:  # a node that is busy or died: its slots will tell
                 continue
             try:
-                reason = ray.get(answer)
+                reason = ray.get(reply)
             except ray.exceptions.RayError:
                 continue
             if reason is not None:
@@ -47,10 +47,10 @@ def require_seen(storage: Folder) -> None:
 
 def why_unseen(storage: Folder, marker: str, seconds: float = probe.SEEN_SECONDS) -> str | None:
     """Why this process cannot use the storage, in which another node has written the file `marker`; None if it can."""
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     try:
         while not storage.exists(marker):
-            if time.monotonic() > until:
+            if time.monotonic() > deadline:
                 return "the folder there is another" if storage.exists() else "there is no such folder there"
             time.sleep(0.2)
     except OSError as error:  # no credentials on that node, or no way to the object store
@@ -61,7 +61,7 @@ def why_unseen(storage: Folder, marker: str, seconds: float = probe.SEEN_SECONDS
 
 
 @contextlib.contextmanager
-def _marked(storage: Folder) -> Iterator[str]:
+def _marker_file(storage: Folder) -> Iterator[str]:
     name = f".raycodellm-{uuid.uuid4().hex}"
     storage.write_bytes(name, b"raycodellm looks from other nodes whether this file is seen there, and deletes it\n")
     try:

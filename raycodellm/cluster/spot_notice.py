@@ -33,25 +33,25 @@ _DIRECT = urllib.request.build_opener(urllib.request.ProxyHandler({}))
 def main(arguments: Sequence[str] | None = None) -> int:
     """Waits for the notice, drains the node, and returns the exit code of `ray drain-node`."""
     options = _parser().parse_args(arguments)
-    began = time.monotonic()
+    began_at = time.monotonic()
     if options.cloud == "now":
         seconds: float = options.seconds
     else:
         server = options.metadata or METADATA[options.cloud]
-        ask = aws_notice if options.cloud == "aws" else gcp_notice
-        seconds = wait(lambda: ask(server), time.sleep)
+        ask_for_notice = aws_notice if options.cloud == "aws" else gcp_notice
+        seconds = wait(lambda: ask_for_notice(server), time.sleep)
     print(f"this machine goes in {seconds:.0f} s: its work is moved away", flush=True)
     code = drain(nodes_here(), seconds)
     if options.cloud == "now":
-        time.sleep(max(0.0, began + seconds - time.monotonic()))  # a pod ends when its preStop hook does
+        time.sleep(max(0.0, began_at + seconds - time.monotonic()))  # a pod ends when its preStop hook does
     return code
 
 
-def wait(ask: Callable[[], float | None], sleep: Callable[[float], None]) -> float:
+def wait(ask_for_notice: Callable[[], float | None], sleep: Callable[[float], None]) -> float:
     """Asks until there is a notice; returns the seconds that are left. A server that does not answer is asked again."""
     while True:
         try:
-            seconds = ask()
+            seconds = ask_for_notice()
         except (OSError, ValueError) as error:  # ValueError: an answer that cannot be read
             print(f"no answer of the metadata server: {error}", flush=True)
             seconds = None
@@ -66,8 +66,8 @@ def aws_notice(server: str) -> float | None:
     answer = _get(f"{server}/latest/meta-data/spot/instance-action", {"X-aws-ec2-metadata-token": token or ""})
     if answer is None:
         return None
-    ends = datetime.datetime.fromisoformat(json.loads(answer)["time"].replace("Z", "+00:00"))
-    return max(0.0, (ends - datetime.datetime.now(datetime.UTC)).total_seconds())
+    ends_at = datetime.datetime.fromisoformat(json.loads(answer)["time"].replace("Z", "+00:00"))
+    return max(0.0, (ends_at - datetime.datetime.now(datetime.UTC)).total_seconds())
 
 
 def gcp_notice(server: str) -> float | None:
@@ -95,13 +95,13 @@ def nodes_here() -> list[tuple[str, str]]:
     """(address of the cluster, id) of each Ray node of this machine, as its raylet's command line says."""
     import psutil
 
-    found = []
+    nodes = []
     for process in psutil.process_iter(["cmdline"]):
         words = process.info["cmdline"] or []
         if words and Path(words[0]).name == "raylet":
             options = dict(word[2:].split("=", 1) for word in words[1:] if word.startswith("--") and "=" in word)
-            found.append((options["gcs-address"], options["node_id"]))
-    return found
+            nodes.append((options["gcs-address"], options["node_id"]))
+    return nodes
 
 
 def _get(url: str, headers: Mapping[str, str], method: str = "GET") -> str | None:

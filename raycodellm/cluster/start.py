@@ -52,7 +52,7 @@ def start(num_cpus: int, num_gpus: int, say: Callable[[str], None], metadata: Ma
     began = time.monotonic()
     for tries_left in reversed(range(MAX_TRIES)):
         try:
-            return _try(settings, say)
+            return _start_once(settings, say)
         except Exception as error:  # Ray raises no narrower class here
             reason = explain(str(error) or type(error).__name__)
             logger.warning("Ray did not start", exc_info=True)
@@ -67,19 +67,19 @@ def start(num_cpus: int, num_gpus: int, say: Callable[[str], None], metadata: Ma
     raise AssertionError("unreachable")
 
 
-def _try(settings: dict[str, Any], say: Callable[[str], None]) -> Any:
+def _start_once(settings: dict[str, Any], say: Callable[[str], None]) -> Any:
     """One start. Where it fails, the processes that it left are ended."""
     import psutil
     import ray
 
-    before = {child.pid for child in psutil.Process().children(recursive=True)}
+    earlier_pids = {child.pid for child in psutil.Process().children(recursive=True)}
     try:
         with (
             without_variables("RAY_ADDRESS"),
             setup_worker.in_place_of_rays(),
             # Processes started with SIGHUP blocked outlive a terminal that is closed, so that stages can be saved.
             _blocked(signal.SIGHUP),
-            StartupWait(before, say),
+            StartupWait(earlier_pids, say),
         ):
             return ray.init(
                 address="local",
@@ -91,7 +91,7 @@ def _try(settings: dict[str, Any], say: Callable[[str], None]) -> Any:
                 **settings,
             )
     except BaseException:
-        kill_ray_processes(descendants(before))
+        kill_ray_processes(descendants(earlier_pids))
         raise
 
 
@@ -131,10 +131,10 @@ def free_port() -> int:
 
 
 @contextlib.contextmanager
-def _blocked(number: int) -> Iterator[None]:
+def _blocked(signal_number: int) -> Iterator[None]:
     """Holds the signal back until the body has ended; processes started in the body never receive it."""
-    before = signal.pthread_sigmask(signal.SIG_BLOCK, {number})
+    previous_mask = signal.pthread_sigmask(signal.SIG_BLOCK, {signal_number})
     try:
         yield
     finally:
-        signal.pthread_sigmask(signal.SIG_SETMASK, before)
+        signal.pthread_sigmask(signal.SIG_SETMASK, previous_mask)

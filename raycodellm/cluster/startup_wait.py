@@ -36,20 +36,20 @@ class ProgressMeter:
 
     def is_stuck(self, part: str, cpu_seconds: float, now: float) -> bool:
         """`cpu_seconds`: used so far by the processes of `part`. Each part is measured from its first call on."""
-        at, used = self._marks.setdefault(part, (now, cpu_seconds))
+        marked_at, marked_cpu_seconds = self._marks.setdefault(part, (now, cpu_seconds))
         # CPU seconds fall when a child process has ended, which is work too.
-        if abs(cpu_seconds - used) >= WORK_SECONDS:
+        if abs(cpu_seconds - marked_cpu_seconds) >= WORK_SECONDS:
             self._marks[part] = (now, cpu_seconds)
             return False
-        return now - at >= STUCK_SECONDS or now - self.began >= LONGEST_START_SECONDS
+        return now - marked_at >= STUCK_SECONDS or now - self.began >= LONGEST_START_SECONDS
 
 
 class StartupWait:
     """A context in which `ray.init` waits for as long as the part that it waits for makes progress."""
 
-    def __init__(self, before: set[int], say: Callable[[str], None]) -> None:
-        """`before`: process ids of this process's descendants before the start. `say` hears what is waited for."""
-        self._before, self._say = before, say
+    def __init__(self, earlier_pids: set[int], say: Callable[[str], None]) -> None:
+        """`earlier_pids`: ids of this process's descendants before the start. `say` hears what is waited for."""
+        self._earlier_pids, self._say = earlier_pids, say
         self._ended, self._stuck = threading.Event(), False
         self._patches = contextlib.ExitStack()
         self._thread = threading.Thread(target=self._watch, name="raycodellm-ray-start", daemon=True)
@@ -77,23 +77,23 @@ class StartupWait:
             try:
                 return get_node(*names)
             except RuntimeError:
-                part, _ = _part_in_start(descendants(self._before))
+                part, _ = _part_in_start(descendants(self._earlier_pids))
                 if self._stuck or part != _RAYLET:  # the raylet is stuck, or has ended
                     raise
             time.sleep(0.1)
 
     def _watch(self) -> None:
         meter = ProgressMeter(time.monotonic())
-        said = time.monotonic()
+        said_at = time.monotonic()
         while not self._ended.wait(1.0):
-            part, processes = _part_in_start(descendants(self._before))
+            part, processes = _part_in_start(descendants(self._earlier_pids))
             now = time.monotonic()
             if meter.is_stuck(part, _cpu_seconds(processes), now):
                 self._stuck = True
                 logger.warning("Ray's %s gets no work done; ending it", part)
                 kill_ray_processes(processes)
-            elif now - said >= SAY_SECONDS:
-                said = now
+            elif now - said_at >= SAY_SECONDS:
+                said_at = now
                 self._say(f"starting Ray: waiting for its {part}, {now - meter.began:.0f} s so far")
 
 
@@ -106,11 +106,11 @@ def _part_in_start(processes: Sequence[Process]) -> tuple[str, list[Process]]:
     return _PARTS[-1][1], list(processes)
 
 
-def descendants(before: set[int]) -> list[Process]:
-    """Processes below this one, without those whose ids are in `before`."""
+def descendants(earlier_pids: set[int]) -> list[Process]:
+    """Processes below this one, without those whose ids are in `earlier_pids`."""
     import psutil
 
-    return [child for child in psutil.Process().children(recursive=True) if child.pid not in before]
+    return [child for child in psutil.Process().children(recursive=True) if child.pid not in earlier_pids]
 
 
 def _children(process: Process) -> list[Process]:
@@ -134,12 +134,12 @@ def _command(process: Process) -> list[str]:
 def _cpu_seconds(processes: Sequence[Process]) -> float:
     import psutil
 
-    used = 0.0
+    total_seconds = 0.0
     for process in processes:
         with contextlib.suppress(psutil.Error):
             times = process.cpu_times()
-            used += times.user + times.system
-    return used
+            total_seconds += times.user + times.system
+    return total_seconds
 
 
 def kill_ray_processes(processes: Sequence[Process]) -> None:
@@ -155,9 +155,9 @@ def kill_ray_processes(processes: Sequence[Process]) -> None:
 @contextlib.contextmanager
 def _replaced(module: Any, name: str, value: Any) -> Iterator[None]:
     """Gives the module's attribute another value while the body runs."""
-    before = getattr(module, name)
+    original = getattr(module, name)
     setattr(module, name, value)
     try:
         yield
     finally:
-        setattr(module, name, before)
+        setattr(module, name, original)

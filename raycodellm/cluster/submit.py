@@ -88,15 +88,17 @@ def submit(jobs: Jobs, submission: Submission, plan: PackagePlan) -> str:
 
 def running_job(jobs: Jobs, submission: Submission) -> Job | None:
     """The job that runs this sweep on the cluster now. Raises `UserError` where that job has other settings."""
-    found = [job for job in jobs.running(submission.name) if same_storage(job.told("storage"), submission.storage)]
-    if not found:
+    same = [
+        job for job in jobs.running(submission.name) if same_storage(job.metadata_value("storage"), submission.storage)
+    ]
+    if not same:
         return None
-    if found[-1].told("settings") != submission.settings:
+    if same[-1].metadata_value("settings") != submission.settings:
         raise UserError(
-            f"{submission.name} runs at {jobs.shown_address} already, with other settings (job {found[-1].id}); stop "
+            f"{submission.name} runs at {jobs.shown_address} already, with other settings (job {same[-1].id}); stop "
             "it first, or give this sweep another name"
         )
-    return found[-1]
+    return same[-1]
 
 
 def same_storage(one: str, other: str) -> bool:
@@ -107,10 +109,10 @@ def git_commit(folder: Path) -> str | None:
     """Commit of the git repository that holds the folder, with `+` where files have changed since; None without one."""
 
     def git(*words: str) -> str:
-        done = subprocess.run(
+        result = subprocess.run(
             ["git", "-C", str(folder), *words], capture_output=True, text=True, check=True, timeout=10
         )
-        return done.stdout.strip()
+        return result.stdout.strip()
 
     try:
         return git("rev-parse", "HEAD") + ("+" if git("status", "--porcelain", "--untracked-files=no") else "")

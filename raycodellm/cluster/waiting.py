@@ -44,37 +44,37 @@ def waiting_reason(
     `addable`: nodes that the autoscaler may still start. `limits_known`: False where an autoscaler runs that does not
     tell which these are.
     """
-    free = sum(workers_on(node.free, scaling) for node in live)
-    if free >= scaling.workers:
+    num_free_places = sum(workers_on(node.free, scaling) for node in live)
+    if num_free_places >= scaling.workers:
         return None
     need = f"{group_needed(scaling)}; free: {_free(live, scaling)}"
     if launches.starting:
         nodes = " and ".join(f"{count} × {kind}" for kind, count in launches.starting)
-        return f"{need}. The autoscaler is starting {nodes}{_but(launches)}"
-    if free + sum(workers_on(node, scaling) for node in addable) >= scaling.workers:
+        return f"{need}. The autoscaler is starting {nodes}{_launch_failures(launches)}"
+    if num_free_places + sum(workers_on(node, scaling) for node in addable) >= scaling.workers:
         kinds = " or ".join(_kinds(addable, scaling))
-        return f"{need}. Waits for the autoscaler, which may add {kinds}{_but(launches)}"
+        return f"{need}. Waits for the autoscaler, which may add {kinds}{_launch_failures(launches)}"
     if sum(workers_on(node.total, scaling) for node in live) >= scaling.workers:
-        more = "other work on these nodes ends, or nodes are added"
-        return f"{need}. Starts when {more}{_but(launches)}"
+        condition = "other work on these nodes ends, or nodes are added"
+        return f"{need}. Starts when {condition}{_launch_failures(launches)}"
     if not limits_known:
-        return f"{need}. Waits for the autoscaler, which does not tell what it may add{_but(launches)}"
+        return f"{need}. Waits for the autoscaler, which does not tell what it may add{_launch_failures(launches)}"
     return placement_problem([node.total for node in live], addable, scaling)
 
 
 def _free(live: Sequence[LiveNode], scaling: Scaling) -> str:
     """The free part of each node: "1 of 1 CPU on the head, 0 of 2 CPU on 10.0.0.7"."""
     with_gpus = scaling.gpus_per_worker > 0
-    order = sorted(live, key=lambda node: (node.free.gpus if with_gpus else 0, node.free.cpus), reverse=True)
+    roomiest_first = sorted(live, key=lambda node: (node.free.gpus if with_gpus else 0, node.free.cpus), reverse=True)
     parts = []
-    for node in order[:MOST_NODES]:
+    for node in roomiest_first[:MOST_NODES]:
         amounts = f"{node.free.cpus:g} of {node.total.cpus:g} CPU"
         if with_gpus:
             amounts += f" + {node.free.gpus:g} of {node.total.gpus:g} GPU"
         parts.append(f"{amounts} on {node.name}")
-    more = len(order) - MOST_NODES
-    if more > 0:
-        parts.append(f"less on {more} other node{'s' if more > 1 else ''}")
+    num_unnamed = len(roomiest_first) - MOST_NODES
+    if num_unnamed > 0:
+        parts.append(f"less on {num_unnamed} other node{'s' if num_unnamed > 1 else ''}")
     return ", ".join(parts) or "no node"
 
 
@@ -89,5 +89,5 @@ def _kinds(addable: Sequence[Node], scaling: Scaling) -> list[str]:
     ]
 
 
-def _but(launches: Launches) -> str:
+def _launch_failures(launches: Launches) -> str:
     return f"; it could not start others: {'; '.join(launches.failures)}" if launches.failures else ""

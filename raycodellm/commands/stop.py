@@ -66,7 +66,7 @@ def stop_job(target: str, address: str, storage: str | None, say: Say) -> int:
         say(f"no job runs {name} at {jobs.shown_address}; what `raycodellm run` began stops by its run folder")
         return DONE
     jobs.stop(job.id)
-    say(f"stopping {job.told('sweep') or job.id}: running stages save their checkpoints")
+    say(f"stopping {job.metadata_value('sweep') or job.id}: running stages save their checkpoints")
     try:
         ended = jobs.wait(job.id, lambda one: one.has_ended, lambda one, seconds: say(_waiting(one, seconds)))
     except KeyboardInterrupt:
@@ -83,8 +83,8 @@ def _waiting(job: Job, seconds: float) -> str:
 def _job_of(running: list[Job], name: str, storage: str | None, address: str) -> Job | None:
     from raycodellm.cluster.submit import same_storage
 
-    found = [job for job in running if storage is None or same_storage(job.told("storage"), storage)]
+    found = [job for job in running if storage is None or same_storage(job.metadata_value("storage"), storage)]
     if len(found) > 1:
-        places = ", ".join(job.told("storage") for job in found)
+        places = ", ".join(job.metadata_value("storage") for job in found)
         raise UserError(f"{name} runs several times at {address}; give --storage, one of {places}")
     return found[0] if found else None

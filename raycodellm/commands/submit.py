@@ -78,7 +78,7 @@ def _new_job(jobs: Jobs, submission: Submission, options: Submitting, complain: 
     plan = inspection.package_plan(found, options.package)
     if warning := inspection.storage_warning(found, submission.storage):
         complain(warning)
-    _say(f"sending {submission.sent}; {plan.said}")
+    _say(f"sending {submission.sent}; {plan.sentence}")
     return send(jobs, submission, plan)
 
 

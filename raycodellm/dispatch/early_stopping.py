@@ -39,7 +39,7 @@ class Stop:
     """The end of a trial by early stopping."""
 
     trial: int
-    by: int | None = None
+    stopped_by: int | None = None
     """Number of the trial, another seed of the same arm, whose comparison stopped this one; None for its own."""
     error: str | None = None
     """Why the trial failed: its value at a rung is not finite."""
@@ -49,22 +49,25 @@ class Stop:
 class Decision:
     """The consequences of a rung; they are kept first, and then applied."""
 
-    kept: Mapping[int, tuple[Rung, ...]]
+    comparisons: Mapping[int, tuple[Rung, ...]]
     """Maps each trial that was compared to all its comparisons."""
     stops: tuple[Stop, ...] = ()
 
 
 class EarlyStopping:
-    """The contenders and their comparisons. `decide` changes nothing; `apply` makes its decision count."""
+    """The contenders and their comparisons. `enter` and `reach` decide; `apply` makes a decision count."""
 
-    def __init__(self, keep: float, made: Iterable[Rung], stopped: Mapping[int, int]) -> None:
-        """`made`: the comparisons of earlier drivers; `stopped`: the arms that these stopped, with the number of the
-        trial that decided."""
-        self._halving = Halving(keep, made)
-        self._stopped_arms = dict(stopped)
+    def __init__(self, keep: float, earlier_rungs: Iterable[Rung], stopped_arms: Mapping[int, int]) -> None:
+        """`earlier_rungs`: the comparisons of earlier drivers. `stopped_arms`: maps each arm that earlier drivers
+        stopped to the number of the trial that decided."""
+        self._halving = Halving(keep, earlier_rungs)
+        self._stopped_arms = dict(stopped_arms)
         self._contenders: dict[int, Contender] = {}
         self._rungs: dict[int, tuple[Rung, ...]] = {}
+        """Maps each trial to its comparisons, in order."""
         self._reached: dict[str, dict[int, Mapping[str, float]]] = {}
+        """Maps each stage's key, and the step of each rung that the stage has reached, to the bits per byte of each
+        source."""
 
     def folder_of(self, trial: int) -> str:
         return self._contenders[trial].folder
@@ -74,60 +77,69 @@ class EarlyStopping:
         return self._rungs.get(trial, ())
 
     def enter(self, trial: int, contender: Contender) -> Decision:
-        """A trial asks for its jobs. Its decision at all rungs that its stage has reached before."""
+        """Notes that the trial asks for its jobs. Returns the decision at all rungs that its stage has reached."""
         self._contenders[trial] = contender
         self._reached.setdefault(contender.stage, {}).update(contender.reached)
         return self._decide({trial: contender})
 
-    def reach(self, stage: str, step: int, measured: Mapping[str, float]) -> Decision:
-        """A stage (by key) has reached the rung at `step`. `measured`: bits per byte of each source. The decision for
-        all trials that need the stage."""
-        self._reached.setdefault(stage, {}).setdefault(step, measured)
-        return self._decide({trial: one for trial, one in sorted(self._contenders.items()) if one.stage == stage})
+    def reach(self, stage: str, step: int, bits_per_byte: Mapping[str, float]) -> Decision:
+        """Notes that the stage with the key `stage` has reached the rung at `step`. Returns the decision for all trials
+        that need the stage. `bits_per_byte`: maps each source to its value."""
+        self._reached.setdefault(stage, {}).setdefault(step, bits_per_byte)
+        return self._decide(
+            {trial: contender for trial, contender in sorted(self._contenders.items()) if contender.stage == stage}
+        )
 
     def _decide(self, contenders: Mapping[int, Contender]) -> Decision:
-        kept: dict[int, tuple[Rung, ...]] = {}
+        comparisons: dict[int, tuple[Rung, ...]] = {}
         stops: list[Stop] = []
         halving = self._halving.copy()
         stopped_arms = dict(self._stopped_arms)
-        for trial, one in contenders.items():
+        for trial, contender in contenders.items():
             rungs: list[Rung] = []
-            stop = self._compare_all(halving, trial, one, rungs) if one.is_compared else None
+            stop = self._compare_all(halving, trial, contender, rungs) if contender.is_compared else None
             if tuple(rungs) != self.rungs_of(trial):
-                kept[trial] = tuple(rungs)
+                comparisons[trial] = tuple(rungs)
             if stop is not None:
                 stops.append(stop)
                 if stop.error is None:
-                    stopped_arms.setdefault(one.arm, trial)
-        told = {stop.trial for stop in stops}
-        for trial, one in sorted(self._contenders.items()):
-            by = stopped_arms.get(one.arm)
-            if by not in (None, trial) and one.is_stopped and not one.is_compared and trial not in told:
-                stops.append(Stop(trial, by))
-        return Decision(kept, tuple(stops))
+                    stopped_arms.setdefault(contender.arm, trial)
+        stopped_trials = {stop.trial for stop in stops}
+        for trial, contender in sorted(self._contenders.items()):
+            deciding_trial = stopped_arms.get(contender.arm)
+            if (
+                deciding_trial not in (None, trial)
+                and contender.is_stopped
+                and not contender.is_compared
+                and trial not in stopped_trials
+            ):
+                stops.append(Stop(trial, deciding_trial))
+        return Decision(comparisons, tuple(stops))
 
-    def _compare_all(self, halving: Halving, trial: int, one: Contender, rungs: list[Rung]) -> Stop | None:
+    def _compare_all(self, halving: Halving, trial: int, contender: Contender, rungs: list[Rung]) -> Stop | None:
         """Appends the trial's comparisons at the rungs that its stage has reached, until one stops it."""
-        for step, share in one.shares.items():
-            rung = halving.of(one.stage, share)
+        for step, share in contender.shares.items():
+            rung = halving.of(contender.stage, share)
             if rung is None:
-                measured = self._reached.get(one.stage, {}).get(step)
-                if measured is None:
+                bits_per_byte = self._reached.get(contender.stage, {}).get(step)
+                if bits_per_byte is None:
                     continue
-                value = measured.get(one.source, float("nan"))
+                value = bits_per_byte.get(contender.source, float("nan"))
                 try:
-                    rung = halving.compare(one.stage, share, step, value)
+                    rung = halving.compare(contender.stage, share, step, value)
                 except ValueError as error:
-                    return Stop(trial, error=f"bits per byte of held-out {one.source} after {step} steps: {error}")
+                    return Stop(
+                        trial, error=f"bits per byte of held-out {contender.source} after {step} steps: {error}"
+                    )
             rungs.append(rung)
             halving.note(rung)
-            if one.is_stopped and not rung.goes_on:
+            if contender.is_stopped and not rung.goes_on:
                 return Stop(trial)
         return None
 
     def apply(self, decision: Decision) -> None:
-        """The decision is kept, and counts from now on."""
-        for trial, rungs in decision.kept.items():
+        """Makes a decision, whose comparisons have been written, count from now on."""
+        for trial, rungs in decision.comparisons.items():
             self._rungs[trial] = rungs
             for rung in rungs:
                 self._halving.note(rung)

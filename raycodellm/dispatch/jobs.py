@@ -75,9 +75,9 @@ class JobTree:
         """Trial number to the keys of its jobs, first stage first."""
         self._by_trunk: dict[str, list[str]] = {}
         """Keys of the stages of each trunk, by its folder."""
-        self.num_kept = 0
+        self.num_kept_checkpoints = 0
         """Checkpoints that stages have kept for stages that share their trunks."""
-        self.gone: set[str] = set()
+        self.dead_holders: set[str] = set()
         """Holders whose workers have died."""
 
     def add(self, trial: int, chain: Chain, finished: Mapping[str, Any] | None = None) -> None:
@@ -108,24 +108,24 @@ class JobTree:
 
     def open_trunks(self) -> list[JobNode]:
         """The jobs that have not ended, and the stages that share a trunk with one of them."""
-        found = {node.job.key: node for node in self.open_nodes()}
-        for folder in {trunk.folder for node in found.values() if (trunk := trunk_of(node)) is not None}:
-            found |= {key: self.nodes[key] for key in self._by_trunk[folder]}
-        return list(found.values())
+        nodes = {node.job.key: node for node in self.open_nodes()}
+        for folder in {trunk.folder for node in nodes.values() if (trunk := trunk_of(node)) is not None}:
+            nodes |= {key: self.nodes[key] for key in self._by_trunk[folder]}
+        return list(nodes.values())
 
     def ready(self) -> list[JobNode]:
         """Jobs that a slot may take now: the oldest trial's first, and of one trial the job nearest its end. Jobs that
         another sweep does come last."""
-        found = [
+        ready_nodes = [
             node
             for node in self.open_nodes()
             if node.state == JobState.WAITING and self._parent_done(node) and not self._waits_for_trunk(node)
         ]
-        return sorted(found, key=lambda node: (node.is_elsewhere, min(node.trials), -node.depth))
+        return sorted(ready_nodes, key=lambda node: (node.is_elsewhere, min(node.trials), -node.depth))
 
     def take(self, holder: str) -> Job | None:
         """The job that `holder` does next; None when none is ready, the sweep is stopping, or its workers died."""
-        if self.stopping or holder in self.gone:
+        if self.stopping or holder in self.dead_holders:
             return None
         for node in self.ready():
             node.state, node.holder, node.has_begun = JobState.RUNNING, holder, True
@@ -134,7 +134,7 @@ class JobTree:
 
     def look_elsewhere(self, holder: str, key: str, is_elsewhere: bool) -> bool:
         """Notes whether another sweep does the job. True if the holder should give it back, to do another one."""
-        node = self._held(holder, key)
+        node = self._node_held_by(holder, key)
         if node is None:
             return False
         node.is_elsewhere = is_elsewhere
@@ -142,27 +142,27 @@ class JobTree:
 
     def keep(self, holder: str, key: str, step: int) -> None:
         """The stage has kept a checkpoint after this step for the stages that share its trunk."""
-        node = self._held(holder, key)
+        node = self._node_held_by(holder, key)
         if node is not None and step > node.kept_step:
             node.kept_step = step
-            self.num_kept += 1
+            self.num_kept_checkpoints += 1
 
     def finish(self, holder: str, key: str, outcome: Any) -> None:
         """The job is done."""
-        node = self._held(holder, key)
+        node = self._node_held_by(holder, key)
         if node is not None:
             node.state, node.holder, node.outcome = JobState.DONE, None, outcome
             self.num_done += 1
 
     def fail(self, holder: str, key: str, cause: str) -> None:
         """The job fails by its own fault, and with it every job after it, for all trials that need it."""
-        node = self._held(holder, key)
+        node = self._node_held_by(holder, key)
         if node is not None:
             self._fail(node, cause)
 
     def release(self, holder: str, key: str) -> None:
         """The holder gave the job back unfinished, as it was asked to; the job's checkpoint is saved."""
-        node = self._held(holder, key)
+        node = self._node_held_by(holder, key)
         if node is not None:
             node.state, node.holder = (JobState.WAITING if node.trials else JobState.CANCELLED), None
 
@@ -171,12 +171,12 @@ class JobTree:
 
         Returns how often that has happened to the job; 0 when the holder does not have it.
         """
-        node = self._held(holder, key)
+        node = self._node_held_by(holder, key)
         if node is None:
             return 0
-        node.postponed += 1
+        node.postponements += 1
         node.state, node.holder = (JobState.POSTPONED if node.trials else JobState.CANCELLED), None
-        return node.postponed
+        return node.postponements
 
     def resume(self, key: str) -> None:
         """A postponed job may be taken again."""
@@ -190,15 +190,15 @@ class JobTree:
         `is_preempted`: the workers had been told to leave, which is no fault of the job and has a budget of its own.
         Returns the jobs that they held.
         """
-        self.gone.add(holder)
-        held = [node for node in self.open_nodes() if node.state == JobState.RUNNING and node.holder == holder]
-        for node in held:
+        self.dead_holders.add(holder)
+        held_nodes = [node for node in self.open_nodes() if node.state == JobState.RUNNING and node.holder == holder]
+        for node in held_nodes:
             self._interrupt(node, cause, is_preempted)
-        return held
+        return held_nodes
 
     def preempt(self, holder: str, key: str, cause: str) -> None:
         """The holder was told to leave and gave the job back unfinished; the job's checkpoint is saved."""
-        node = self._held(holder, key)
+        node = self._node_held_by(holder, key)
         if node is not None:
             self._interrupt(node, cause, is_preempted=True)
 
@@ -240,22 +240,24 @@ class JobTree:
 
     def should_stop(self, holder: str, key: str) -> bool:
         """True if the holder should save its job and give it back: the sweep stops, or no trial needs the job."""
-        node = self._held(holder, key)
+        node = self._node_held_by(holder, key)
         return self.stopping or node is None or not node.trials
 
     def outcome(self, trial: int) -> TrialOutcome | None:
         """How the trial ended; None while it has jobs to do."""
         nodes = [self.nodes[key] for key in self.chains[trial]]
-        done = {node.job.key: node.outcome for node in nodes if node.state == JobState.DONE}
-        failed = next((node for node in nodes if node.state == JobState.FAILED), None)
-        if failed is None and len(done) < len(nodes):
+        outcomes = {node.job.key: node.outcome for node in nodes if node.state == JobState.DONE}
+        failed_node = next((node for node in nodes if node.state == JobState.FAILED), None)
+        if failed_node is None and len(outcomes) < len(nodes):
             return None
-        error = f"{_spoken(failed.job)}: {failed.outcome}" if failed else None
-        return TrialOutcome(done, error, sum(node.deaths for node in nodes), sum(node.preemptions for node in nodes))
+        error = f"{_job_name(failed_node.job)}: {failed_node.outcome}" if failed_node else None
+        return TrialOutcome(
+            outcomes, error, sum(node.deaths for node in nodes), sum(node.preemptions for node in nodes)
+        )
 
-    def open_chains(self, also: Collection[str] = ()) -> dict[int, tuple[str, ...]]:
-        """Keys of the jobs of each trial that has a job to do, or that needs one of `also`; by the trial's number."""
-        nodes = [*self.open_nodes(), *(self.nodes[key] for key in also if key in self.nodes)]
+    def open_chains(self, extra_keys: Collection[str] = ()) -> dict[int, tuple[str, ...]]:
+        """Keys of the jobs of each trial that has a job to do, or that needs one of `extra_keys`; by trial number."""
+        nodes = [*self.open_nodes(), *(self.nodes[key] for key in extra_keys if key in self.nodes)]
         numbers = sorted({trial for node in nodes for trial in node.trials})
         return {trial: self.chains[trial] for trial in numbers if trial in self.chains}
 
@@ -268,7 +270,7 @@ class JobTree:
             return Ending(True, "done")
         if node.state == JobState.FAILED:
             return Ending(False, str(node.outcome))
-        if holder in self.gone:
+        if holder in self.dead_holders:
             return Ending(False, "its workers are gone; others continue the job from its newest checkpoint")
         if node.state == JobState.CANCELLED:
             return Ending(True, "given back, since no trial needs it any more")
@@ -288,7 +290,7 @@ class JobTree:
     def _parent_done(self, node: JobNode) -> bool:
         return node.parent is None or self.nodes[node.parent].state == JobState.DONE
 
-    def _held(self, holder: str, key: str) -> JobNode | None:
+    def _node_held_by(self, holder: str, key: str) -> JobNode | None:
         """The job if `holder` still has it: a holder that was given up may send one more message, too late."""
         node = self.nodes.get(key)
         return node if node is not None and node.state == JobState.RUNNING and node.holder == holder else None
@@ -297,10 +299,10 @@ class JobTree:
         node.state, node.holder, node.outcome = JobState.FAILED, None, cause
         for child in self.nodes.values():
             if child.parent == node.job.key and child.state in (JobState.WAITING, JobState.CANCELLED):
-                self._fail(child, f"not started, since {_spoken(node.job)} failed: {cause}")
+                self._fail(child, f"not started, since {_job_name(node.job)} failed: {cause}")
 
 
-def _spoken(job: Job) -> str:
+def _job_name(job: Job) -> str:
     return f"stage {job.stage.name}" if job.kind == "stage" else job.kind
 
 

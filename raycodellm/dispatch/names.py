@@ -23,9 +23,9 @@ def trial_call(number: int, arm: int, settings: str, sweep: str) -> str:
 def job_call(job: Job, trials: Sequence[int], sweep: str, slot: str) -> str:
     """Name of the call that lasts as long as a slot works on the job, for the trials with these numbers."""
     numbers = ", ".join(f"{number:04d}" for number in trials[:_MOST_TRIALS])
-    more = f" and {len(trials) - _MOST_TRIALS} more" if len(trials) > _MOST_TRIALS else ""
-    of_trials = f"trial{'s' if len(trials) > 1 else ''} {numbers}{more}" if trials else ""
-    return _SEPARATOR.join(part for part in (short_job_key(job.key), of_trials, sweep, slot) if part)
+    unnamed_text = f" and {len(trials) - _MOST_TRIALS} more" if len(trials) > _MOST_TRIALS else ""
+    trials_text = f"trial{'s' if len(trials) > 1 else ''} {numbers}{unnamed_text}" if trials else ""
+    return _SEPARATOR.join(part for part in (short_job_key(job.key), trials_text, sweep, slot) if part)
 
 
 def trial_actor(sweep: str) -> str:

@@ -38,7 +38,7 @@ class JobNode:
     """Times that its workers died without notice."""
     preemptions: int = 0
     """Times that its workers were told to leave."""
-    postponed: int = 0
+    postponements: int = 0
     """Times that the storage did not answer."""
     has_begun: bool = False
     """True once a slot has taken the job."""

@@ -44,7 +44,7 @@ class PlacementWatch:
 
     def __init__(self, now: float) -> None:
         """`now`: monotonic seconds, as in `decide`."""
-        self._had_slot = self._said_lost = False
+        self._has_had_slot = self._has_said_lost = False
         self._had_slot_at = self._possible_at = now
 
     def decide(self, sight: Sight, demand: Demand, now: float) -> tuple[Action, str] | None:
@@ -52,23 +52,23 @@ class PlacementWatch:
 
         Trials that never had a place fail. Trials whose nodes are lost wait for new nodes, and then stay open.
         """
-        if demand.has_slot or (self._had_slot and not demand.num_jobs):
-            self._had_slot |= demand.has_slot
-            self._said_lost = False
+        if demand.has_slot or (self._has_had_slot and not demand.num_jobs):
+            self._has_had_slot |= demand.has_slot
+            self._has_said_lost = False
             self._had_slot_at = self._possible_at = now
             return None
-        if sight.never is None:
+        if sight.placement_problem is None:
             self._possible_at = now
             return None
-        if not self._had_slot:
+        if not self._has_had_slot:
             if now - self._possible_at < PLACEMENT_SECONDS:
                 return None
-            return Action.FAIL, f"cannot be placed: {sight.never}"
+            return Action.FAIL, f"cannot be placed: {sight.placement_problem}"
         seconds = now - self._had_slot_at
         if seconds > ABANDON_SECONDS:
-            return Action.ABANDON, f"no worker group has fitted for {seconds:.0f} s: {sight.never}"
-        if self._said_lost:
+            return Action.ABANDON, f"no worker group has fitted for {seconds:.0f} s: {sight.placement_problem}"
+        if self._has_said_lost:
             return None
-        self._said_lost = True
+        self._has_said_lost = True
         waiting = f"waiting for nodes, up to {ABANDON_SECONDS:.0f} s"
-        return Action.SAY, f"no worker group fits any more: {sight.never}; {waiting}"
+        return Action.SAY, f"no worker group fits any more: {sight.placement_problem}; {waiting}"

@@ -7,7 +7,7 @@ from collections.abc import Iterable, Mapping
 from dataclasses import dataclass, field
 
 from raycodellm.dispatch.nodes import OPEN, JobNode, JobState
-from raycodellm.dispatch.trunks import taken_over
+from raycodellm.dispatch.trunks import tokens_taken_over
 from raycodellm.finished import Job
 from raycodellm.records import Progress
 
@@ -45,14 +45,14 @@ def seconds_left(work: RemainingWork, num_further_trials: int, num_slots: int) -
 
 
 @dataclass
-class _Added:
-    """Jobs that no trial before had asked for, and that the stage store did not hold."""
+class _NewJobs:
+    """Counts of jobs that no earlier trial had asked for, and that the stage store did not hold."""
 
     num_trials: int = 0
     num_evaluations: int = 0
     stages: Counter[str] = field(default_factory=Counter)
     tokens: Counter[str] = field(default_factory=Counter)
-    """Both by the stages' names."""
+    """`stages` and `tokens` are by the stages' names."""
 
     def add(self, jobs: Iterable[Job]) -> None:
         self.num_trials += 1
@@ -68,42 +68,42 @@ class JobTimes:
     """How long this run's jobs take. `now` is in monotonic seconds throughout."""
 
     def __init__(self) -> None:
-        self._last: dict[str, tuple[float, int]] = {}
+        self._last_reports: dict[str, tuple[float, int]] = {}
         """Per key of a running stage: when it last reported steps, and its tokens then."""
-        self._stepping: dict[str, float] = defaultdict(float)
+        self._stepping_seconds: dict[str, float] = defaultdict(float)
         """Seconds of steps per key of a running stage."""
         self._tokens: dict[str, int] = defaultdict(int)
         self._seconds: dict[str, float] = defaultdict(float)
         """Tokens trained, and seconds of steps, by the stages' names."""
-        self._overheads: list[float] = []
+        self._overhead_seconds: list[float] = []
         """Seconds per ended stage in which it did no steps: loading, first checkpoint, export."""
-        self._evaluations: list[float] = []
+        self._evaluation_durations: list[float] = []
         """Seconds of each ended evaluation."""
-        self._first, self._others = _Added(), _Added()
+        self._first_trial, self._other_trials = _NewJobs(), _NewJobs()
 
     def trial_began(self, new_jobs: Iterable[Job]) -> None:
         """`new_jobs`: those that no trial before had asked for and the stage store does not hold."""
-        (self._others if self._first.num_trials else self._first).add(new_jobs)
+        (self._other_trials if self._first_trial.num_trials else self._first_trial).add(new_jobs)
 
     def reported(self, job: Job, progress: Progress, now: float) -> None:
         """Notes how far a stage is; other progress changes nothing."""
         if job.kind != "stage" or not progress.step:
             return
-        if job.key in self._last:
-            before, tokens = self._last[job.key]
-            self._tokens[job.stage.name] += max(0, progress.tokens - tokens)
-            self._seconds[job.stage.name] += now - before
-            self._stepping[job.key] += now - before
-        self._last[job.key] = (now, progress.tokens)
+        if job.key in self._last_reports:
+            last_time, last_tokens = self._last_reports[job.key]
+            self._tokens[job.stage.name] += max(0, progress.tokens - last_tokens)
+            self._seconds[job.stage.name] += now - last_time
+            self._stepping_seconds[job.key] += now - last_time
+        self._last_reports[job.key] = (now, progress.tokens)
 
     def stopped(self, job: Job, seconds: float, is_done: bool) -> None:
         """The job runs no longer; it ran for `seconds`."""
-        self._last.pop(job.key, None)
-        stepping = self._stepping.pop(job.key, 0.0)
+        self._last_reports.pop(job.key, None)
+        stepping_seconds = self._stepping_seconds.pop(job.key, 0.0)
         if is_done and job.kind == "stage":
-            self._overheads.append(max(0.0, seconds - stepping))
+            self._overhead_seconds.append(max(0.0, seconds - stepping_seconds))
         elif is_done:
-            self._evaluations.append(seconds)
+            self._evaluation_durations.append(seconds)
 
     def remaining(
         self, nodes: Iterable[JobNode], progress: Mapping[str, Progress], taken_at: Mapping[str, float], now: float
@@ -112,56 +112,66 @@ class JobTimes:
 
         `progress` and `taken_at`: of the running jobs, by their keys.
         """
-        evaluation = self._evaluation_seconds(progress, taken_at, now)
-        nodes, total = list(nodes), 0.0
-        taken = taken_over(nodes)
+        evaluation_seconds = self._evaluation_seconds(progress, taken_at, now)
+        nodes, job_seconds = list(nodes), 0.0
+        taken_tokens = tokens_taken_over(nodes)
         by_trial: dict[int, float] = defaultdict(float)
         for node in nodes:
             if node.state not in OPEN:
                 continue
-            reached = progress.get(node.job.key) if node.state == JobState.RUNNING else None
-            left = self._seconds_left(node.job, reached, evaluation, taken.get(node.job.key, 0))
-            if left is None:
+            job_progress = progress.get(node.job.key) if node.state == JobState.RUNNING else None
+            seconds = self._seconds_left(node.job, job_progress, evaluation_seconds, taken_tokens.get(node.job.key, 0))
+            if seconds is None:
                 return None
-            total += left
+            job_seconds += seconds
             for trial in node.trials:
-                by_trial[trial] += left
-        added = self._others if self._others.num_trials else self._first
-        trial_seconds = self._trial_seconds(added, evaluation)
+                by_trial[trial] += seconds
+        new_jobs = self._other_trials if self._other_trials.num_trials else self._first_trial
+        trial_seconds = self._trial_seconds(new_jobs, evaluation_seconds)
         if trial_seconds is None:
             return None
         return RemainingWork(
-            job_seconds=total,
+            job_seconds=job_seconds,
             longest_seconds=max(by_trial.values(), default=0.0),
             trial_seconds=trial_seconds,
-            is_upper_bound=not self._others.num_trials,
-            covers_evaluations=evaluation is not None,
+            is_upper_bound=not self._other_trials.num_trials,
+            covers_evaluations=evaluation_seconds is not None,
             num_trials=len(by_trial),
         )
 
-    def _seconds_left(self, job: Job, reached: Progress | None, evaluation: float | None, taken: int) -> float | None:
-        """`evaluation`: seconds of a whole one. `taken`: tokens of a stage that it takes over from another one."""
+    def _seconds_left(
+        self, job: Job, job_progress: Progress | None, evaluation_seconds: float | None, tokens_taken_over: int
+    ) -> float | None:
+        """Slot-seconds that the job still needs; None while the speed of its stage is unknown.
+
+        `evaluation_seconds`: seconds of a whole evaluation. `tokens_taken_over`: tokens that the stage takes over from
+        another stage.
+        """
         if job.kind == "evaluation":
-            done = reached.items / reached.num_items if reached is not None and reached.num_items else 0.0
-            return (evaluation or 0.0) * (1 - done)
+            share_done = (
+                job_progress.items / job_progress.num_items
+                if job_progress is not None and job_progress.num_items
+                else 0.0
+            )
+            return (evaluation_seconds or 0.0) * (1 - share_done)
         speed = self._speed(job.stage.name)
         if speed is None:
             return None
-        if reached is None or not reached.step:
-            return (job.stage.num_tokens - taken) / speed + self._overhead
-        return max(0, job.stage.num_tokens - reached.tokens) / speed
+        if job_progress is None or not job_progress.step:
+            return (job.stage.num_tokens - tokens_taken_over) / speed + self._overhead
+        return max(0, job.stage.num_tokens - job_progress.tokens) / speed
 
-    def _trial_seconds(self, added: _Added, evaluation: float | None) -> float | None:
-        """Slot-seconds per trial in `added`."""
-        if not added.num_trials:
+    def _trial_seconds(self, new_jobs: _NewJobs, evaluation_seconds: float | None) -> float | None:
+        """Slot-seconds per trial in `new_jobs`."""
+        if not new_jobs.num_trials:
             return None
-        total = added.num_evaluations * (evaluation or 0.0)
-        for name, tokens in added.tokens.items():
+        seconds = new_jobs.num_evaluations * (evaluation_seconds or 0.0)
+        for name, tokens in new_jobs.tokens.items():
             speed = self._speed(name)
             if speed is None:
                 return None
-            total += tokens / speed + added.stages[name] * self._overhead
-        return total / added.num_trials
+            seconds += tokens / speed + new_jobs.stages[name] * self._overhead
+        return seconds / new_jobs.num_trials
 
     def _speed(self, stage: str) -> float | None:
         """Tokens per slot-second of the stages of this name; of all stages where none of this name was measured."""
@@ -172,17 +182,17 @@ class JobTimes:
 
     @property
     def _overhead(self) -> float:
-        return sum(self._overheads) / len(self._overheads) if self._overheads else 0.0
+        return sum(self._overhead_seconds) / len(self._overhead_seconds) if self._overhead_seconds else 0.0
 
     def _evaluation_seconds(
         self, progress: Mapping[str, Progress], taken_at: Mapping[str, float], now: float
     ) -> float | None:
         """Seconds of one evaluation: the mean of those that ended, else as one that runs lets expect."""
-        if self._evaluations:
-            return sum(self._evaluations) / len(self._evaluations)
-        expected = [
-            (now - taken_at[key]) * reached.num_items / reached.items
-            for key, reached in progress.items()
-            if reached.items and key in taken_at
+        if self._evaluation_durations:
+            return sum(self._evaluation_durations) / len(self._evaluation_durations)
+        estimates = [
+            (now - taken_at[key]) * job_progress.num_items / job_progress.items
+            for key, job_progress in progress.items()
+            if job_progress.items and key in taken_at
         ]
-        return max(expected, default=None)
+        return max(estimates, default=None)

@@ -61,7 +61,7 @@ class Slot:
         """New workers have begun."""
         return replace(self, state=SlotState.READY, incarnation=self.incarnation + 1, since=now, notice=None)
 
-    def heard(self, now: float) -> Slot:
+    def ended_job(self, now: float) -> Slot:
         return replace(self, since=now)
 
     def took_job(self, now: float) -> Slot:

@@ -42,9 +42,9 @@ class Sight:
 
     num_nodes: int
     """Nodes that live."""
-    waiting: str | None = None
+    waiting_reason: str | None = None
     """Why no further slot fits now, and what would end that; None if one fits, or none waits for a place."""
-    never: str | None = None
+    placement_problem: str | None = None
     """Why no slot can ever fit on these nodes and those that an autoscaler may add; None if one can."""
 
 

@@ -59,11 +59,11 @@ class DispatchState:
         self.sight = Sight(num_nodes=0)
         """The cluster, when the driver last looked."""
         self._clock = clock
-        self._started = clock()
-        self._first_slot: float | None = None
+        self._started_at = clock()
+        self._first_slot_seconds: float | None = None
         self._taken_at: dict[str, float] = {}
         """Per key of a running job, monotonic seconds."""
-        self._busy = dict.fromkeys(_BUSY_NAMES.values(), 0.0)
+        self._busy_seconds = dict.fromkeys(_BUSY_NAMES.values(), 0.0)
         self._job_times = JobTimes()
         self.early: EarlyStopping | None = None
         """None in a sweep without early stopping."""
@@ -83,9 +83,9 @@ class DispatchState:
 
     def outcome(self, number: int) -> TrialOutcome | None:
         """How the trial ended; None while it has jobs to do, or workers that have yet to give one back."""
-        keys, stopped = self._stopped.get(number, ((), None))
-        if stopped is not None:
-            return None if self.tree.is_given_up(keys) else stopped
+        keys, stopped_outcome = self._stopped.get(number, ((), None))
+        if stopped_outcome is not None:
+            return None if self.tree.is_given_up(keys) else stopped_outcome
         outcome = self.tree.outcome(number)
         if outcome is None or self.early is None:
             return outcome
@@ -114,7 +114,7 @@ class DispatchState:
                     sum(node.preemptions for node in nodes),
                     self.early.rungs_of(stop.trial),
                     is_pruned=stop.error is None,
-                    stopped_by=stop.by,
+                    stopped_by=stop.stopped_by,
                 ),
             )
             self.tree.cancel(stop.trial)
@@ -134,8 +134,8 @@ class DispatchState:
         """A worker group begins, or begins again after its workers died. Returns its incarnation, counted from 1."""
         self._lose(name, "the worker process ended without a word")
         slot = self.slots[name] = self._slot(name).registered(self._clock())
-        if self._first_slot is None:
-            self._first_slot = self._clock() - self._started
+        if self._first_slot_seconds is None:
+            self._first_slot_seconds = self._clock() - self._started_at
         return slot.incarnation
 
     def may_ask(self, name: str, incarnation: int) -> bool:
@@ -203,20 +203,20 @@ class DispatchState:
             self.tree.release(slot.holder, key)
             if how == JobEnd.ABANDON:
                 self.abandon(outcome)
-        self.slots[name] = slot.heard(self._clock())
+        self.slots[name] = slot.ended_job(self._clock())
         self._mark(key, "ended")
         self._stop_clock(self.tree.nodes[key])
         return resume_after
 
     def _postpone(self, slot: Slot, key: str, cause: str) -> float | None:
         """The job waits for the storage, longer each time; in the end the sweep is abandoned."""
-        times = self.tree.postpone(slot.holder, key)
-        if not times:
+        num_times = self.tree.postpone(slot.holder, key)
+        if not num_times:
             return None
-        if times > len(retrying.WAITS_SECONDS):
-            self.abandon(f"the storage has not answered {times} times: {cause}")
+        if num_times > len(retrying.WAITS_SECONDS):
+            self.abandon(f"the storage has not answered {num_times} times: {cause}")
             return None
-        seconds = retrying.WAITS_SECONDS[times - 1]
+        seconds = retrying.WAITS_SECONDS[num_times - 1]
         self.notes.append(f"{key}: the storage does not answer ({cause}); taken again in {seconds:.0f} s")
         return seconds
 
@@ -240,7 +240,7 @@ class DispatchState:
 
         Before any slot has reported for work, the same is to be expected of all: the sweep is abandoned.
         """
-        if self._first_slot is None:
+        if self._first_slot_seconds is None:
             self.abandon(cause)
         else:
             self.notes.append(f"{name} cannot work: {cause}")
@@ -272,7 +272,7 @@ class DispatchState:
 
     def has_begun(self) -> bool:
         """True if a job is past its start, or a slot waits for work: then another slot's start delays neither."""
-        is_past_start = any("first_step" in times or "ended" in times for times in self.times.values())
+        is_past_start = any("first_step" in events or "ended" in events for events in self.times.values())
         return is_past_start or (self._num_registered() > 0 and not self.tree.num_active())
 
     def see(self, sight: Sight) -> None:
@@ -297,23 +297,23 @@ class DispatchState:
         remaining = self._job_times.remaining(self.tree.open_trunks(), self.progress, self._taken_at, self._clock())
         notes, self.notes = tuple(self.notes), []
         ended, self._ended = self._ended, {}
-        held = {node.holder: node.job.key for node in self.tree.open_nodes() if node.state == JobState.RUNNING}
+        key_of_holder = {node.holder: node.job.key for node in self.tree.open_nodes() if node.state == JobState.RUNNING}
         slots = [slot for slot in self.slots.values() if slot.state != SlotState.GONE]
-        waits = any(slot.is_unplaced for slot in slots)
+        has_unplaced_slot = any(slot.is_unplaced for slot in slots)
         return Snapshot(
             running=dict(self.progress),
             ended=ended,
             chains=self.tree.open_chains(ended),
             slots=self._num_registered(),
             jobs_done=self.tree.num_done,
-            busy_seconds=dict(self._busy),
-            first_slot_seconds=self._first_slot,
+            busy_seconds=dict(self._busy_seconds),
+            first_slot_seconds=self._first_slot_seconds,
             notes=notes,
             deaths=self.tree.num_deaths,
             preemptions=self.tree.num_preemptions,
             abandoned=self.abandoned,
-            slot_views=tuple(view(slot, held.get(slot.holder), self._clock()) for slot in slots),
-            waiting_reason=self.sight.waiting or self.sight.never if waits else None,
+            slot_views=tuple(view(slot, key_of_holder.get(slot.holder), self._clock()) for slot in slots),
+            waiting_reason=self.sight.waiting_reason or self.sight.placement_problem if has_unplaced_slot else None,
             num_nodes=self.sight.num_nodes,
             remaining=remaining,
         )
@@ -332,19 +332,19 @@ class DispatchState:
         is_preempted = is_preempted or slot.notice is not None
         for node in self.tree.lose(slot.holder, slot.notice or cause, is_preempted):
             self._stop_clock(node)
-            how = "were preempted" if is_preempted else "died"
-            kept = "newest checkpoint" if node.job.kind == "stage" else "last kept item"
-            again = f"; the job is taken again from its {kept}" if node.state in OPEN else ""
-            self.notes.append(f"workers of {node.job.key} {how} ({slot.notice or cause}){again}")
+            verb = "were preempted" if is_preempted else "died"
+            saved_point = "newest checkpoint" if node.job.kind == "stage" else "last kept item"
+            continuation = f"; the job is taken again from its {saved_point}" if node.state in OPEN else ""
+            self.notes.append(f"workers of {node.job.key} {verb} ({slot.notice or cause}){continuation}")
 
     def _stop_clock(self, node: JobNode) -> None:
         """The job runs no longer: its time counts as busy."""
-        if last := self.progress.pop(node.job.key, None):
-            self._ended[node.job.key] = last
+        if last_progress := self.progress.pop(node.job.key, None):
+            self._ended[node.job.key] = last_progress
         taken_at = self._taken_at.pop(node.job.key, None)
         if taken_at is not None:
             seconds = self._clock() - taken_at
-            self._busy[_BUSY_NAMES[node.job.kind]] += seconds
+            self._busy_seconds[_BUSY_NAMES[node.job.kind]] += seconds
             self._job_times.stopped(node.job, seconds, is_done=node.state == JobState.DONE)
 
     def _mark(self, key: str, event: str) -> None:

@@ -28,32 +28,36 @@ def waits_for_trunk(node: JobNode, relatives: Iterable[JobNode]) -> bool:
     trunk = trunk_of(node)
     if trunk is None or node.has_begun:
         return False
-    others = [(other, found) for other in relatives if other is not node and (found := trunk_of(other)) is not None]
-    there = branch_step(trunk, (_kept(found, other) for other, found in others))
-    coming = branch_step(
+    others = [
+        (other, other_trunk)
+        for other in relatives
+        if other is not node and (other_trunk := trunk_of(other)) is not None
+    ]
+    kept_step = branch_step(trunk, (_kept_trunk(other_trunk, other) for other, other_trunk in others))
+    coming_step = branch_step(
         trunk,
         (
-            found
-            for other, found in others
-            if other.state in (JobState.WAITING, JobState.RUNNING) and _place(other, found) < _place(node, trunk)
+            other_trunk
+            for other, other_trunk in others
+            if other.state in (JobState.WAITING, JobState.RUNNING) and _order(other, other_trunk) < _order(node, trunk)
         ),
     )
-    return coming > there
+    return coming_step > kept_step
 
 
-def _kept(trunk: Trunk, node: JobNode) -> Trunk:
+def _kept_trunk(trunk: Trunk, node: JobNode) -> Trunk:
     """The trunk with the steps that the stage has kept already."""
     if node.state == JobState.DONE:
         return trunk
     return replace(trunk, kept_steps=tuple(step for step in trunk.kept_steps if step <= node.kept_step))
 
 
-def _place(node: JobNode, trunk: Trunk) -> tuple[int, str]:
+def _order(node: JobNode, trunk: Trunk) -> tuple[int, str]:
     """The shorter trunk comes first."""
     return trunk.num_steps, node.job.key
 
 
-def taken_over(nodes: Iterable[JobNode]) -> dict[str, int]:
+def tokens_taken_over(nodes: Iterable[JobNode]) -> dict[str, int]:
     """Tokens that each stage of a trunk takes over from another one, by key, when all goes well."""
     jobs = {node.job.key: node.job for node in nodes if isinstance(node.job, StageJob)}
     return {key: steps * jobs[key].stage.batch_tokens for key, steps in taken_steps(jobs.values()).items()}

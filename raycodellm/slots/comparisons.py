@@ -15,6 +15,6 @@ from raycodellm.records import as_json
 
 def keep(early: EarlyStopping, decision: Decision) -> None:
     """Writes the comparisons of a decision into the folders of the trials that were compared."""
-    for trial, rungs in decision.kept.items():
+    for trial, rungs in decision.comparisons.items():
         write = partial(Folder(early.folder_of(trial)).write_json, storage_files.RUNGS, {"rungs": as_json(rungs)})
         retrying.patiently(write, storage_files.RUNGS)

@@ -183,9 +183,9 @@ class Dispatcher:
     @_unlisted
     async def report(self, slot: str, incarnation: int, progress: Progress) -> bool:
         """Notes how far a job is. True when the slot should save the job and give it back."""
-        num_kept = self.state.tree.num_kept
+        num_kept = self.state.tree.num_kept_checkpoints
         is_to_stop = self.state.report(slot, incarnation, progress)
-        if self.state.tree.num_kept > num_kept:  # a stage may have waited for that
+        if self.state.tree.num_kept_checkpoints > num_kept:  # a stage may have waited for that
             self._signal()
         return is_to_stop
 
