@@ -72,6 +72,16 @@ def test_a_domain_without_text_is_refused(sweep_text, texts, words):
         config.parse(sweep_text, overrides=(f"evaluation.texts={texts}",)).example()
 
 
+def test_a_text_that_no_task_measures_is_named_and_refused_where_it_lies_nowhere(tmp_path):
+    (tmp_path / "book.txt").write_text("A text.")
+    settings = Evaluation(tasks=("bpb_prose",), texts={"prose": "nowhere", "math": str(tmp_path / "book.txt")})
+    assert evaluation.unmeasured_texts(settings, {"bpb_prose"}) == ["math"]
+    for path, said in (("book.txtt", "did you mean .*book.txt"), ("no/*.txt", "since there is no folder")):
+        lost = Evaluation(tasks=("bpb_prose",), texts={"math": str(tmp_path / path)})
+        with pytest.raises(UserError, match=rf"evaluation\.texts\.math: .*{said}"):
+            evaluation.unmeasured_texts(lost, {"bpb_prose"})
+
+
 # ------------------------------------------------------------------------------------------------- what is held out
 
 

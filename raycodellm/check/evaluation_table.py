@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 
-from raycodellm import evaluation, win_rates
+from raycodellm import config, evaluation, win_rates
 from raycodellm.config import Sweep, SweepFile, UserError
 from raycodellm.config.text_domains import task_of
 from raycodellm.evaluation import DataSource, Places, SuiteTask
@@ -14,7 +14,8 @@ from raycodellm.tables import Table, table_lines
 
 def tasks(file: SweepFile, *, elsewhere: bool = False) -> list[str]:
     """Items, chance and majority baseline of each task that a trial may be evaluated on, warnings, and the names of all
-    suites. Raises UserError for a task whose data lies nowhere. `elsewhere`: the sweep is for another machine."""
+    suites. Raises UserError for data of a task, or a text, that lies nowhere. `elsewhere`: the sweep is for another
+    machine."""
     settings = file.example().evaluation
     names = evaluation.evaluated_tasks(file)
     facts = {name: evaluation.task_facts(name, settings) for name in names}
@@ -27,6 +28,7 @@ def tasks(file: SweepFile, *, elsewhere: bool = False) -> list[str]:
         *(f"  {name}: {known.warning}" for name, known in facts.items() if known is not None and known.warning),
         *mixed_means(file, facts),
         *(f"  {line}" for line in evaluation.overruled_lines(settings)),
+        *_unmeasured(file, elsewhere),
         *([f"  left out: {', '.join(settings.leave_out)}"] if settings.leave_out else []),
         *([f"  asked only with a folder in evaluation.data: {', '.join(without_data)}"] if without_data else []),
         *_judge(file),
@@ -57,6 +59,15 @@ def mixed_means(file: SweepFile, facts: Mapping[str, SuiteTask | None]) -> list[
             f"scales differ: a change in one suite may hide one in another{better}"
         )
     return lines
+
+
+def _unmeasured(file: SweepFile, elsewhere: bool) -> list[str]:
+    """A line for each text that no task of a trial measures."""
+    settings = dict.fromkeys(config.resolve(file, point).evaluation for point in file.probe_points())
+    tasks = {task for one in settings for members in evaluation.asked_units(one).values() for task in members}
+    found = [evaluation.unmeasured_texts(one, tasks, elsewhere=elsewhere) for one in settings]
+    domains = dict.fromkeys(domain for of_one in found for domain in of_one)
+    return [f"  evaluation.texts.{one}: no task measures it; add {task_of(one)} to evaluation.tasks" for one in domains]
 
 
 def _judge(file: SweepFile) -> list[str]:

@@ -1,9 +1,12 @@
-"""The error of a wrong request, and the hint that names the key or value probably meant."""
+"""The error of a wrong request, and the hint that names the key, the value or the path probably meant."""
 
 from __future__ import annotations
 
 import difflib
+import itertools
+import os
 from collections.abc import Iterable
+from pathlib import Path
 
 MESSAGE_CHARACTERS = 280
 """Characters of the longest message; with the command's name before it, a message stays under 300."""
@@ -11,6 +14,8 @@ _END_CHARACTERS = 90
 """Characters kept at the end of a message that is too long: the end says what would work."""
 _LISTED = 12
 """Most names that a hint lists."""
+_COMPARED = 10_000
+"""Most names of a folder that a missing one is compared with; a hundred thousand would take seconds."""
 
 
 class UserError(Exception):
@@ -64,3 +69,18 @@ def suggest(found: object, known: Iterable[object]) -> str:
         return f"did you mean {near!r}?"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"known: {', '.join(names[:_LISTED]) or 'none'}{more}"
+
+
+def nearest_place(path: str) -> str:
+    """Says what exists near a local path that leads nowhere, or to a thing of the wrong kind: `did you mean …?` where
+    the last folder on the way has a similar name, else that folder."""
+    place = Path(path).expanduser()
+    if place.exists():
+        return f"that is a {'folder' if place.is_dir() else 'file'}"
+    way = [place, *place.parents, Path()]
+    number, folder = next((number, one) for number, one in enumerate(way) if one.exists())
+    try:
+        near = nearest(way[number - 1].name, itertools.islice(os.listdir(folder), _COMPARED))
+    except OSError:  # a file, or a folder that may not be read
+        near = None
+    return f"did you mean {folder / near}?" if near else f"the nearest folder that exists is {folder.absolute()}"

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from typing import TYPE_CHECKING, Any
 
 from raycodellm.config import Model, UserError
+from raycodellm.config.errors import nearest_place
 from raycodellm.identity import hub_commits
 from raycodellm.model.parametrization import multipliers
 from raycodellm.model.presets import PRESETS
@@ -85,7 +86,8 @@ def load_config(path: str, pin: dict[str, str], what: str, vocab_size: int) -> P
     """The configuration of the model in a folder, or on the hub. `what`: how messages call it."""
     folder = hub_commits.folder_of(path)
     if folder is not None and folder.local is not None and not folder.local.is_dir():
-        raise UserError(f"{what}: there is no such folder; give a Hugging Face model folder or a hub id")
+        near = nearest_place(path)
+        raise UserError(f"{what}: there is no such folder; give a Hugging Face model folder or a hub id; {near}")
     from transformers import AutoConfig
 
     try:

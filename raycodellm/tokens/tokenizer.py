@@ -21,6 +21,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from raycodellm.config import Tokenizer, UserError
+from raycodellm.config.errors import nearest_place
 from raycodellm.corpora import Document, SourceInputs
 from raycodellm.files import Folder
 from raycodellm.identity import file_hashes, hub_commits, tokenizer_identity
@@ -88,7 +89,8 @@ def _files_of(folder: Folder, name: str) -> list[str]:
     if "tokenizer.json" not in files:  # a conversion may need other files, and the model's settings
         files = [file for file in names if file.endswith((".json", ".txt", ".model", ".jinja", ".tiktoken"))]
     if not files:
-        raise UserError(f"tokenizer.pretrained: {name}: is not a folder; give a Hugging Face folder or a hub id")
+        near = f"; {nearest_place(name)}" if folder.local is not None and not folder.local.is_dir() else ""
+        raise UserError(f"tokenizer.pretrained: {name}: no folder with a tokenizer; give one, or a hub id{near}")
     return files
 
 

@@ -12,9 +12,9 @@ import re
 from collections import Counter
 from collections.abc import Callable, Iterator
 from functools import lru_cache
-from pathlib import Path
 
 from raycodellm.config import UserError
+from raycodellm.config.errors import nearest_place
 from raycodellm.corpora.content import open_bucket
 from raycodellm.corpora.inputs import InputFile
 from raycodellm.corpora.listing.globs import Glob, is_glob, split_glob
@@ -41,10 +41,7 @@ def list_local(root: str, excluded: Counter[str]) -> list[InputFile]:
         base, pattern = split_glob(root)
         entries = sorted(set(_matching(root, base, pattern)), key=lambda entry: entry[0])
     else:
-        parent = Path(root)
-        while not parent.exists():
-            parent = parent.parent
-        raise UserError(f"{root}: there is no such file or folder; the nearest folder that exists is {parent}")
+        raise UserError(f"{root}: there is no such file or folder; {nearest_place(root)}")
     excluded.update(reason for _, reason in entries if reason)
     stats = [(path, os.stat(path)) for path, reason in entries if reason is None]
     return [InputFile(path, stat.st_size, str(stat.st_mtime_ns), name_of(path, base)) for path, stat in stats]

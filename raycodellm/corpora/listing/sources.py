@@ -8,11 +8,12 @@ from collections.abc import Iterable
 from pathlib import Path
 
 from raycodellm.config import Source, UserError
+from raycodellm.config.errors import nearest_place
 from raycodellm.corpora.content import HUB, open_part
 from raycodellm.corpora.inputs import InputFile, SourceInputs
 from raycodellm.corpora.listing.builtin import list_builtin
 from raycodellm.corpora.listing.files import NOT_ENTERED, list_local, list_remote, storage_hint
-from raycodellm.corpora.listing.globs import is_glob
+from raycodellm.corpora.listing.globs import is_glob, split_glob
 from raycodellm.corpora.listing.hub import list_hub
 from raycodellm.corpora.listing.layouts import choose_files, is_data
 from raycodellm.corpora.registry import (
@@ -109,6 +110,9 @@ def _list_files(path: str, source: Source, excluded: Counter[str]) -> list[Input
         what = "matches no file" if is_glob(root) else "holds no file"
         left_out = ", ".join(f"{reason}: {count}" for reason, count in excluded.most_common(3))
         what += f" to read ({left_out})" if left_out else ""
+        base, _ = split_glob(root)
+        if "://" not in root and not Path(base).exists():
+            raise UserError(f"{path}: matches no file, since there is no folder {base}; {nearest_place(base)}")
         raise UserError(f"{path}: {what}; give a file, a folder or a glob such as data/**/*.parquet")
     files = sorted(files, key=lambda file: file.name)
     named = named_format(source)

@@ -14,6 +14,7 @@ from functools import cached_property
 from pathlib import PurePosixPath
 
 from raycodellm.config import UserError
+from raycodellm.config.errors import nearest_place
 from raycodellm.corpora import card_configs
 from raycodellm.evaluation.data.names import Reading, file_format, plain, readings, same_split, split_in, split_of
 from raycodellm.files import Folder
@@ -137,7 +138,8 @@ class DataFolder:
         from pyarrow.fs import FileSelector, FileType
 
         if not self.folder.exists():
-            raise UserError(f"evaluation.data: there is no folder {self.folder}; give one that holds data sets")
+            near = f"; {nearest_place(self.folder.uri)}" if self.folder.local is not None else ""
+            raise UserError(f"evaluation.data: there is no folder {self.folder} with data sets{near}")
         base = self.folder.path.rstrip("/")
         infos = self.folder.filesystem.get_file_info(FileSelector(base, recursive=True))
         if len(infos) > MOST_FILES:

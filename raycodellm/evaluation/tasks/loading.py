@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from raycodellm.config import UserError
+from raycodellm.config.errors import nearest_place
 from raycodellm.evaluation.data.sources import DataSource, given_to_lm_eval, open_folder, pinned, sources_of
 from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.tasks.index import task_manager, with_members
@@ -46,7 +47,8 @@ def check_tasks(names: Iterable[str], places: Places = NOWHERE) -> None:
     for name in names:
         if is_path(name):
             if not Path(name).expanduser().is_file():
-                raise UserError(f"evaluation.tasks: there is no file {name!r}; give the path of an lm-eval YAML file")
+                hint = nearest_place(name)
+                raise UserError(f"evaluation.tasks: there is no lm-eval YAML file {name!r}; {hint}")
         elif known.find(name) is None:
             near = difflib.get_close_matches(name, [*known.all()], n=5, cutoff=0.5) or BUILTIN
             raise UserError(f"evaluation.tasks: there is no task {name!r}; near names: {', '.join(near)}")

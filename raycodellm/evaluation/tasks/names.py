@@ -20,6 +20,7 @@ from typing import Any, NamedTuple
 import yaml
 
 from raycodellm.config import Evaluation, UserError
+from raycodellm.config.errors import nearest_place
 from raycodellm.evaluation.tasks.yaml_text import load_task
 from raycodellm.evaluation.texts.held_out import Texts, texts_of
 from raycodellm.evaluation.win_rate.open_instructions import Asking
@@ -88,9 +89,8 @@ class TaskNames:
             return {}
         folder = Path(self._include).expanduser()
         if not folder.is_dir():
-            raise UserError(
-                f"evaluation.include: there is no folder {self._include!r}; give one with lm-eval YAML files"
-            )
+            near = nearest_place(self._include)
+            raise UserError(f"evaluation.include: there is no folder {self._include!r} with lm-eval YAML files; {near}")
         found = tasks_below(Path(os.path.abspath(folder)))
         if not found:
             raise UserError(f"evaluation.include: {self._include} has no YAML file of an lm-eval task or group")

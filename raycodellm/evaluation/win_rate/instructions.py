@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import Any
 
 from raycodellm.config import UserError
+from raycodellm.config.errors import nearest_place
 
 _LAYOUTS = "each line needs `instruction` (with `context` or `input`, if there is one) or `prompt`"
 
@@ -21,7 +22,7 @@ def read_instructions(path: str, limit: int | None = None) -> list[str]:
     place = Path(path).expanduser()
     if not place.is_file():
         keys = "evaluation.judge.prompts, or --instructions"
-        raise UserError(f"the judge's instructions ({keys}): there is no file {path!r}")
+        raise UserError(f"the judge's instructions ({keys}): there is no file {path!r}; {nearest_place(path)}")
     found: list[str] = []
     for number, record in enumerate(_records(place), 1):
         if limit is not None and len(found) == limit:
