@@ -18,6 +18,8 @@ RUNS = "runs"
 RUNNING, DONE, STOPPED, FAILED = "running", "done", "stopped", "failed"
 """How a run stands: DONE did all trials that it could, be some of them failed; FAILED ended before, with an error. The
 file of a run that was killed says RUNNING for good."""
+REPORT = "report"
+"""The part of a run that writes the report, its last one."""
 WRITE_SECONDS = 60.0
 """Between two writings of the file of a running run."""
 
@@ -85,6 +87,14 @@ def _read(run: Folder, number: int) -> RunTimes:
         return from_json(RunTimes, folder.read_json(name), f"{folder}/{name}")
     except DamagedFile as error:
         raise error.with_meaning("where the time of the runs went cannot be shown; nothing else needs it") from error
+
+
+def wrote_report(run: Folder) -> bool:
+    """True if the newest run of the sweep wrote its report to the end. Raises `DamagedFile` where its file is
+    damaged."""
+    numbers = _numbers(run)
+    newest = _read(run, max(numbers)) if numbers else None
+    return newest is not None and newest.state == DONE and REPORT in newest.seconds
 
 
 def gaps(runs: Sequence[RunTimes]) -> list[float | None]:

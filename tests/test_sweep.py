@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import pickle
@@ -318,19 +319,37 @@ def test_a_trial_whose_curves_are_damaged_reports_its_result_all_the_same(sweep_
     assert reported is not None and reported.metrics == {"mean/bpb": 1.5}
 
 
-def test_a_report_that_cannot_be_drawn_ends_the_run_with_one_line_and_its_table(opened, monkeypatch, capsys) -> None:
-    def fails(records) -> None:
-        raise ValueError("no such plot")
+def ctrl_c(records) -> None:
+    signal.raise_signal(signal.SIGINT)
 
+
+@pytest.mark.parametrize("ends", [ValueError("no such plot"), SystemExit("killed"), ctrl_c])
+def test_a_run_that_ended_before_its_report_was_written_is_followed_by_one_that_writes_it(
+    opened, monkeypatch, capsys, ends: BaseException | Callable
+) -> None:
+    def trials(task, shown, timing, stopper) -> None:
+        stopper.clean = True  # as the watchdog leaves it
+
+    drawn = Mock(side_effect=ends)
     write(opened, "result.json", state="failed", error="it broke")
-    monkeypatch.setattr(running, "_run_on_cluster", lambda *of_the_task: None)
-    monkeypatch.setattr(report, "write_pages", fails)
-    task = running._Task(running.SweepRequest("small.yaml"), opened, 1, 1, 1, Mock(), Mock(groups=None))
-    with pytest.raises(running.RunFailed, match="ValueError: no such plot; the log has more"):
-        running._run_left(task, 0.0)
-    assert "failed: ValueError: no such plot" in capsys.readouterr().out
-    assert "Traceback" in running.log_path(opened.folder).read_text()
+    monkeypatch.setattr(running, "_run_on_cluster", trials)
+    monkeypatch.setattr(report, "write_pages", drawn)
+    request = running.SweepRequest("small.yaml")
+    task = running._Task(request, opened, 1, 1, 1, Mock(), Mock(groups=None))
+    code = None
+    with contextlib.suppress(running.RunFailed, SystemExit):
+        code = running._run_left(task, 0.0)
+    printed = capsys.readouterr().out
+    assert code == (130 if ends is ctrl_c else None)
+    drawn.side_effect = None
+    if isinstance(ends, ValueError):
+        assert "failed: ValueError: no such plot\nthe log has more: " in printed
+        assert "Traceback" in running.log_path(opened.folder).read_text()
     assert opened.folder.read_table("trials.parquet").num_rows == 1
+    assert running._end_alone(request, opened, may_report=False) == 1 and drawn.call_count == 1
+    for _ in range(2):  # the second one finds the report written
+        assert running._end_alone(request, opened, may_report=True) == 1 and drawn.call_count == 2
+    assert [one.state for one in run_times.read_run_times(opened.folder)][1:] == ["done"]
 
 
 # ------------------------------------------------------------------------------------- when all is lost

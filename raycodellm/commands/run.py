@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import logging
 import os
 import sys
 import time
@@ -29,6 +30,8 @@ if TYPE_CHECKING:
     from raycodellm.records import TrialResult
     from raycodellm.report import BestArm
     from raycodellm.sweep import Run, Stopper, Timing
+
+logger = logging.getLogger(__name__)
 
 SWITCH_SECONDS = 0.0005
 """Seconds after which a Python thread gives way to another. A slot starts in a thread, which imports and asks Ray a
@@ -115,7 +118,8 @@ def carry_out_file(
             if judged.line:
                 print(judged.line)
             print(halted.line if halted else f"all {standing.num_trials} trials are done; nothing to run")
-            return Ended(_judge_alone(request, opened), opened)
+            # A verdict of older rules that stays must not be written over.
+            return Ended(_end_alone(request, opened, may_report=not judged.is_kept), opened)
         assert contents is not None and memory_fit is not None, "both are known while a trial is left"
         numbers = (standing.num_trials, standing.most_trials, num_left)
         task = _Task(request, opened, *numbers, contents, memory_fit, connection or ClusterConnection())
@@ -153,9 +157,12 @@ def _run_left(task: _Task, began: float) -> int:
             if not stopper.stopping.is_set():
                 with timing.part("judge") if task.run.sweep.evaluation.judge else contextlib.nullcontext():
                     judged = win_rates.judge(task.run, shown.say, shown.waits_for, stopper.stopping.is_set)
-                ended = run_times.DONE
+            stopper.clean = False  # what follows does not look at `stopping`
+            if not stopper.stopping.is_set():
                 shown.waits_for("the table of trials and the report")
-                return _finish(task.run, shown.say, shown.columns, judged, timing)
+                code = _finish(task.run, shown.say, shown.columns, judged, timing)
+                ended = run_times.DONE
+                return code
         except UserError:
             raise
         except (KeyboardInterrupt, Stopped):
@@ -172,17 +179,26 @@ def _run_left(task: _Task, began: float) -> int:
         return STOPPED
 
 
-def _judge_alone(request: SweepRequest, run: Run) -> int:
-    """The end of a run without a trial to do: the win rates that are missing, and the summary."""
+def _end_alone(request: SweepRequest, run: Run, may_report: bool) -> int:
+    """The end of a run without a trial to do: the win rates that are missing, the report if the run before ended
+    without it, and the summary."""
     from raycodellm import display, sweep
 
+    began, timing = time.time(), None
     with sweep.Stopper().installed() as stopper, display.LineDisplay(sys.stdout, display.Shown()) as shown:
         try:
             judged = win_rates.judge(run, shown.say, shown.waits_for, stopper.stopping.is_set)
+            wrote_report = partial(run_times.wrote_report, run.folder)
+            if may_report and not storage_files.attempt(wrote_report, logger.warning, instead=False):
+                shown.waits_for("the report, without which the run before has ended")
+                timing = sweep.Timing(run.folder, began)
+            code = _finish(run, shown.say, display.console(sys.stdout).width, judged, timing)
         except (KeyboardInterrupt, Stopped):
             shown.say(f"stopped; continue with: {request.again()}")
             return STOPPED
-    return _finish(run, print, display.console(sys.stdout).width, judged)
+    if timing is not None:
+        timing.keep(run_times.DONE)
+    return code
 
 
 def _shown(task: _Task) -> Shown:
@@ -306,7 +322,7 @@ def _finish(
     records = None
     if timing is not None:
         timing.keep(run_times.DONE)
-        with timing.part("report"):
+        with timing.part(run_times.REPORT):
             records = report.read_records(run.folder, run.storage)
             retrying.patiently(partial(report.write_pages, records), "the report")
     elif judged.is_new:
