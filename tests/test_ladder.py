@@ -7,7 +7,10 @@ import json
 import math
 import random
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
+from unittest.mock import Mock
 
 import numpy as np
 import pytest
@@ -21,7 +24,7 @@ from raycodellm.commands import SweepRequest, run, start, submit
 from raycodellm.commands.connection import ClusterConnection
 from raycodellm.config import UserError
 from raycodellm.files import Folder
-from raycodellm.ladder.effects import arm_key
+from raycodellm.ladder.effects import _effect, arm_key
 from raycodellm.records import CONFIRM_SEEDS, TrialResult, as_json
 from raycodellm.report.pictures import picture
 from raycodellm.statistics import ArmMeasurements, Difference, Variance
@@ -281,6 +284,15 @@ def test_without_a_second_seed_no_sign_and_no_trend_is_claimed(tmp_path) -> None
     assert all(one["per_tenfold_size"] is None for one in found["effects"])
     assert all(size["difference_low"] is None for one in found["effects"] for size in one["sizes"])
     assert all((one["share_low"], one["share_high"]) == (0, 1) for one in found["order"])
+
+
+def test_an_arm_whose_fresh_seeds_or_whose_references_failed_at_a_size_has_no_effect_there() -> None:
+    nothing = statistics.Interval(math.nan, math.nan, math.nan)
+    failed = verdict.Verdict(1, {}, "mean/bpb", nothing, (), None, nothing, "not known")
+    size = SimpleNamespace(arms={(): 1}, records=Mock(), facts=Mock(), verdicts={(1, "mean/bpb"): failed})
+    assert _effect(size, (), "mean/bpb") is None
+    size.verdicts[1, "mean/bpb"] = replace(failed, difference=statistics.Interval(-0.1, -0.2, 0.1))
+    assert _effect(size, (), "mean/bpb").word == "not known"
 
 
 def test_a_ladder_with_a_size_to_come_says_which_and_gives_no_trend(tmp_path, capsys) -> None:

@@ -221,6 +221,7 @@ def test_arms_of_equal_seeds_differ_where_their_intervals_overlap():
     assert other.separable and best.separable and best.covers_seeds, "and drops out of the difference"
     assert other.difference.value == pytest.approx(0.2, abs=0.01)
     assert words.answer([best, other], BPB).endswith("it is better than the other arm (95 %, over items and seeds).")
+    assert words.answer([], BPB) == "No trial is complete, so there is nothing to rank."
     assert words.interval_name([best, other]) == "95 % interval"
 
 

@@ -20,7 +20,9 @@ from raycodellm.config import SweepFile
 from raycodellm.files import Folder
 from raycodellm.records import CONFIRM_SEEDS, TrialResult, as_json
 from raycodellm.report.markdown_text import plain
+from raycodellm.report.tables import _task_cell
 from raycodellm.statistics import Difference, Interval, Variance
+from raycodellm.sweep.confirmation import lines
 from raycodellm.tables.trials import params_of
 from raycodellm.verdict.marks import marks
 from raycodellm.verdict.sentence import remedy
@@ -131,9 +133,19 @@ def test_the_answer_gives_the_reason_where_nothing_can_be_known():
     assert alone == "There is no verdict: the search has no arm with a score beside the reference."
     score = noisy((0.0,) * 4)
     broken = run_pending(file, search_rows(), lambda arm, place: None if arm == 0 else score(arm, place))
-    assert answered(file, broken).startswith("There is no verdict: the reference arm has no score")
-    without = [one for one in search_rows((None, 0.9, 0.8, 0.7))] + [row(4 + arm, arm, 8, 0.5) for arm in (1, 2, 3)]
-    assert answered(sweep_file("replicates: 2"), without).startswith("There is no verdict: the reference arm")
+    without = "There is no verdict: the reference arm has no score"
+    assert answered(file, broken) == f"{without} from fresh seeds to compare with."
+    line = lines(file, verdict.Looks("search", reference=0), verdict.looks(file, broken, {}), broken)[1]
+    unknown = "not known, since no fresh seed of the reference has a score"
+    assert line.count(unknown) == 2 and line.endswith(f"{unknown}; no further look would tell")
+    (nothing, *_) = verdict.findings(file, broken, {}).verdicts
+    assert _task_cell(nothing, 0.7) == "0.700", "no mark beside a score of the search"
+    lone = run_pending(file, search_rows(), lambda arm, place: score(arm, place) if arm == 0 else None)
+    assert answered(file, lone) == "There is no verdict: no arm beside the reference has a score from fresh seeds."
+    for seeds in (1, 2):  # without a second seed nothing else is said of arms
+        of_arms = [row(4 + arm, arm, 8, 0.5) for arm in (1, 2, 3)][: 3 * (seeds - 1)]
+        rows = search_rows((None, 0.9, 0.8, 0.7)) + of_arms + [row(7, 0, 8, None)][: seeds - 1]
+        assert answered(sweep_file(f"replicates: {seeds}"), rows) == f"{without} to compare with."
 
 
 def test_a_sweep_without_confirmation_compares_all_seeds_of_its_arms_with_the_reference():

@@ -196,7 +196,8 @@ def _effect(size: SizeResult, key: ArmKey, metric: str) -> Effect | None:
     if arm is None or records is None:
         return None
     if (one := size.verdicts.get((arm, metric))) is not None:
-        return Effect(size.facts, one.difference, one.word, one.evidence)
+        is_known = not math.isnan(one.difference.value)
+        return Effect(size.facts, one.difference, one.word, one.evidence) if is_known else None
     scores = [
         mean_score(size.counted.get(number, ()), metric) for number in (arm, size.reference) if number is not None
     ]

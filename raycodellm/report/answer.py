@@ -102,7 +102,8 @@ def answer(
     `has_reference`: arms are compared with a reference arm, so that nothing is said of the best and the others."""
     found = [one for one in scores if one.score is not None]
     if not found:
-        return "No trial is complete yet, so there is nothing to rank."
+        yet = " yet" if has_more else ""
+        return f"No trial is complete{yet}, so there is nothing to rank."
     best, others = found[0], found[1:]
     metric, known = objectives[0].metric, _seeds_are_known(found)
     covers = "95 % interval" if known else "95 % interval over the evaluation's items alone"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -146,7 +147,7 @@ def arms_by_task(records: Records) -> Table:
 
 
 def _task_cell(one: Verdict | None, score: float | None) -> Cell:
-    if one is None:
+    if one is None or math.isnan(one.difference.value):
         return cells.score(score)
     return marked(one.score.value, one.word)
 
@@ -169,7 +170,7 @@ def verdicts(records: Records) -> Table:
                 one.metric,
                 cells.score(one.score.value),
                 Cell(formats.interval(one.score.low, one.score.high), one.score.low),
-                Cell(f"{gap.value:+.3f}", gap.value),
+                Cell(formats.signed_score(gap.value), gap.value),
                 Cell(formats.signed_interval(gap.low, gap.high), gap.low),
                 Cell(formats.p_value(one.p_corrected), one.p_corrected),
                 cells.whole(len(one.seeds)),

@@ -7,6 +7,7 @@ of the run folder finds the same.
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from functools import cached_property, partial
@@ -147,9 +148,16 @@ def _known(file: SweepFile, now: Looks, names: Mapping[int, str]) -> str:
     for objective in file.example().search.objectives:
         known = [one for one in now.verdicts if one.metric == objective.metric]
         named = names if len(known) <= MOST_NAMED else {one.arm: f"arm {one.arm}" for one in known}
-        words = [f"{named[one.arm]} {one.word} {verdict.difference(one)}" for one in known]
+        words = [_told(one, now, named[one.arm]) for one in known]
         parts.append(f"{objective.metric}: {', '.join(words) or 'not known'}")
     return "; ".join(parts)
+
+
+def _told(one: verdict.Verdict, now: Looks, name: str) -> str:
+    if not math.isnan(one.difference.value):
+        return f"{name} {one.word} {verdict.difference(one)}"
+    lacking = "it" if now.counted.get(now.reference or 0) else "the reference"
+    return f"{name} {one.word}, since no fresh seed of {lacking} has a score"
 
 
 def _next(now: Looks, seeds: Sequence[int]) -> str:
@@ -158,7 +166,9 @@ def _next(now: Looks, seeds: Sequence[int]) -> str:
         arms = sorted({one.arm for one in now.pending})
         return f"{more} more seed{'s' * (more > 1)} for {arms_said(arms)}"
     is_known = all(one.word != "not known" for one in now.verdicts)
-    return "every verdict is known" if is_known else "this was the last look"
+    if is_known:
+        return "every verdict is known"
+    return "this was the last look" if now.look + 1 == len(seeds) else "no further look would tell"
 
 
 def arms_said(arms: Sequence[int]) -> str:

@@ -20,6 +20,11 @@ def interval(low: float, high: float, decimals: int = 3) -> str:
     return _ends(low, high, f".{decimals}f")
 
 
+def signed_score(value: float) -> str:
+    """`+0.012`; nothing for NaN."""
+    return NOTHING if math.isnan(value) else f"{value:+.3f}"
+
+
 def signed_interval(low: float, high: float, decimals: int = 3) -> str:
     """`-0.012 to +0.034`; nothing where an end is NaN."""
     return _ends(low, high, f"+.{decimals}f")

@@ -36,7 +36,9 @@ class Findings:
     """The verdicts; empty while none is given."""
     seeds_of_noise: int
     """Seeds, over all arms that have two or more, that tell the noise between seeds; 0 where it is unknown."""
-
+    lacks_reference: bool = False
+    """True if the sweep has a reference arm that has no score to compare with, and gets none: its trials, or its fresh
+    seeds, have ended without one."""
     breaches: tuple[Breach, ...] = ()
     """Each arm with each constraint of the search."""
 
@@ -75,14 +77,18 @@ def _findings(
             for verdict in state.verdicts
         ]
         comparison = Comparison(tuple(verdicts), _reference_scores(state))
-        return Findings("confirmation", state.reference, state, comparison, _seeds_of_noise(complete, objective.metric))
+        noise = _seeds_of_noise(complete, objective.metric)
+        lacks_reference = state.num_decided > 0 and not state.counted.get(state.reference or 0)
+        return Findings("confirmation", state.reference, state, comparison, noise, lacks_reference)
     complete, _ = counted_rows(rows, objective.metric)
     seeds_of_noise = _seeds_of_noise(complete, objective.metric)
     basis: Basis = "first in rank" if settings.reference is None else "all seeds"
     order = _in_rank(complete, objective, broken)
     base = next(iter(order), None) if settings.reference is None else state.reference
     if not seeds_of_noise or base not in complete:
-        return Findings("none" if not seeds_of_noise else basis, base, state, Comparison(), seeds_of_noise)
+        lacks_reference = settings.reference is not None and state.phase == "done" and base not in complete
+        basis = "none" if not seeds_of_noise else basis
+        return Findings(basis, base, state, Comparison(), seeds_of_noise, lacks_reference)
     metrics = family_metrics(rows, settings.objectives)
     ranked = {arm: complete[arm] for arm in order}
     if settings.reference is None:

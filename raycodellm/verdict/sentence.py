@@ -52,8 +52,12 @@ def _added_looks(file: SweepFile) -> str:
 
 
 def _no_verdict(file: SweepFile, findings: Findings) -> str:
-    """The reason why a sweep with a reference arm has no verdict yet."""
-    if file.example().search.confirm is not None:
+    """The reason why a sweep with a reference arm has no verdict."""
+    is_confirmed = file.example().search.confirm is not None
+    seeds = " from fresh seeds" if is_confirmed else ""
+    if findings.lacks_reference:
+        return f"There is no verdict: the reference arm has no score{seeds} to compare with."
+    if is_confirmed:
         if findings.looks.phase == "search":
             return "There is no verdict yet: it rests on fresh seeds, after the search."
         if findings.looks.phase == "confirm":
@@ -62,7 +66,9 @@ def _no_verdict(file: SweepFile, findings: Findings) -> str:
             return "There is no verdict: the search has no arm with a score beside the reference."
     elif findings.basis == "none":
         return ""
-    return "There is no verdict: the reference arm has no score to compare with, or no other arm has."
+    if not findings.is_over:
+        return "There is no verdict yet."
+    return f"There is no verdict: no arm beside the reference has a score{seeds}."
 
 
 def _open_look(file: SweepFile, findings: Findings) -> str:
@@ -135,7 +141,7 @@ def _evidence(verdict: Verdict, findings: Findings) -> str:
 
 
 def difference(verdict: Verdict) -> str:
-    """The difference with its corrected interval and p: `-0.050 (-0.080 to -0.020; p 0.004)`."""
+    """The difference, which is known, with its corrected interval and p: `-0.050 (-0.080 to -0.020; p 0.004)`."""
     gap, p = verdict.difference, verdict.p_corrected
     if math.isnan(gap.low) or math.isnan(gap.high):
         return f"{gap.value:+.3f}"
