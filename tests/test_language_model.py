@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import random
 import shutil
 from pathlib import Path
@@ -12,11 +13,12 @@ from hypothesis import strategies as st
 from test_evaluation import write_model
 
 from raycodellm.config import UserError
-from raycodellm.evaluation.engine import language_model
+from raycodellm.evaluation.engine import language_model, placement
 from raycodellm.evaluation.engine.decoding import Decoding
 from raycodellm.evaluation.engine.likelihoods import common_prefix, likelihoods
 from raycodellm.evaluation.engine.token_trees import Limits, TokenTree, batches, common_length, trees
 from raycodellm.evaluation.isolation import quiet
+from raycodellm.identity import hub_commits
 from raycodellm.tasks import training_examples
 
 EXAMPLES = [*training_examples(5, 40)]
@@ -103,7 +105,7 @@ def lm(folder) -> language_model.AnswerLM:
 
 @pytest.mark.parametrize(
     ("file", "content"),
-    [("tokenizer.json", b"{}"), ("tokenizer.json", b"{"), ("config.json", b"[]"), ("model.safetensors", b"cut")],
+    [("tokenizer.json", b"{}"), ("config.json", b"null"), ("config.json", b"[]"), ("model.safetensors", b"cut")],
 )
 def test_a_damaged_model_folder_is_refused_in_one_line(folder, tmp_path, file, content):
     copy = shutil.copytree(folder, tmp_path / "model")
@@ -111,6 +113,40 @@ def test_a_damaged_model_folder_is_refused_in_one_line(folder, tmp_path, file, c
     with pytest.raises(UserError, match="could not be loaded as a Hugging Face language model") as refused, quiet():
         language_model.load_model(str(copy), 8, "cpu")
     assert "give a folder with config.json" in str(refused.value) and "\n" not in str(refused.value)
+
+
+def _of_disk() -> None:
+    raise OSError(errno.ENOSPC, "No space left on device")
+
+
+def _of_network() -> None:
+    try:
+        raise ConnectionResetError("reset by peer")
+    except ConnectionResetError as error:
+        raise OSError("We couldn't connect to the hub") from error
+
+
+def _of_package() -> None:
+    raise ImportError("Loading a GPTQ quantized model requires optimum")
+
+
+def _of_program() -> None:
+    hub_commits.parts_of(3)  # the regular expression takes no number
+
+
+@pytest.mark.parametrize(
+    ("fails", "kind", "words"),
+    [
+        (_of_disk, OSError, "No space left"),
+        (_of_network, OSError, "^We couldn't connect to the hub"),
+        (_of_program, TypeError, "expected string"),
+        (_of_package, UserError, "^'model' needs a Python package that cannot be imported here: Loading a GPTQ"),
+    ],
+)
+def test_an_error_that_the_files_of_a_model_do_not_make_is_not_told_as_their_damage(fails, kind, words):
+    with pytest.raises(kind, match=words) as told, placement.model_errors("model"):
+        fails()
+    assert type(told.value) is kind and "give a folder" not in str(told.value)
 
 
 @pytest.fixture(scope="module")

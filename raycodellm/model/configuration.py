@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from raycodellm.config import Model, UserError
 from raycodellm.config.errors import nearest_place
 from raycodellm.identity import hub_commits
+from raycodellm.identity.load_errors import load_errors
 from raycodellm.model.parametrization import multipliers
 from raycodellm.model.presets import PRESETS
 
@@ -76,10 +77,8 @@ def _explicit_config(settings: dict[str, Any], vocab_size: int, eos_id: int, pad
         )
     ids = {"bos_token_id": eos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
     model_type = settings.pop("model_type")
-    try:
+    with load_errors("model.config", f"is refused by transformers as {model_type!r}", "change it"):
         return AutoConfig.for_model(model_type, **{**ids, **settings})
-    except Exception as error:  # transformers validates with a dozen exception types, all about these settings
-        raise UserError(f"model.config: transformers refuses it as {model_type!r}: {error}") from error
 
 
 def load_config(path: str, pin: dict[str, str], what: str, vocab_size: int) -> PretrainedConfig:
@@ -90,15 +89,8 @@ def load_config(path: str, pin: dict[str, str], what: str, vocab_size: int) -> P
         raise UserError(f"{what}: there is no such folder; give a Hugging Face model folder or a hub id; {near}")
     from transformers import AutoConfig
 
-    try:
+    with load_errors(what, "cannot be opened", "give a Hugging Face model folder or a hub id"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, **pin)
-    except (OSError, ValueError) as error:
-        if "trust_remote_code" in str(error):
-            raise UserError(
-                f"{what} brings Python code of its own, which raycodellm never runs; use a model whose architecture "
-                "transformers has"
-            ) from error
-        raise UserError(f"{what} cannot be opened ({error}); give a Hugging Face model folder or a hub id") from error
     rows = config.get_text_config().vocab_size
     if rows < vocab_size:
         raise UserError(

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
 from raycodellm.config import Model, UserError
+from raycodellm.identity.load_errors import load_errors
 from raycodellm.model.configuration import model_config
 from raycodellm.model.presets import PRESETS
 
@@ -83,13 +84,9 @@ def on_meta(model: Model, vocab_size: int) -> torch.nn.Module:
 
     config = model_config(model, vocab_size)
     _check_blocks(config)
-    try:
-        with torch.device("meta"):
-            built = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
+    with load_errors("model", "cannot be built by transformers", "change model.config"), torch.device("meta"):
+        built = AutoModelForCausalLM.from_config(config, trust_remote_code=False)
         built.tie_weights()
-    except Exception as error:  # a dozen types: sizes that do not fit together, or no language model
-        reason = (str(error).splitlines() or [type(error).__name__])[0]
-        raise UserError(f"model: transformers cannot build it: {reason[:160]}; change model.config") from error
     return built
 
 

@@ -25,6 +25,7 @@ from raycodellm.config.errors import nearest_place
 from raycodellm.corpora import Document, SourceInputs
 from raycodellm.files import Folder
 from raycodellm.identity import file_hashes, hub_commits, tokenizer_identity
+from raycodellm.identity.load_errors import load_errors
 from raycodellm.tokens.encoding import Encoder
 from raycodellm.tokens.manifest import token_dtype
 
@@ -202,11 +203,8 @@ def _converted(name: str, origin: str, revision: str | None, target: Path) -> Pa
     from transformers import AutoTokenizer
 
     pin = {} if revision is None else {"revision": revision}
-    try:
+    with load_errors(f"tokenizer.pretrained: {name}", "cannot be loaded", "give a folder or hub id"):
         AutoTokenizer.from_pretrained(origin, trust_remote_code=False, **pin).save_pretrained(target)
-    except (OSError, ValueError, ImportError) as error:
-        reason = str(error).strip().split("\n")[0]
-        raise UserError(f"tokenizer.pretrained: {name}: cannot be loaded: {reason}; give a folder or hub id") from error
     if not (target / "tokenizer.json").is_file():
         raise UserError(f"tokenizer.pretrained: {name}: has no fast version (tokenizer.json); use one that has")
     return target

@@ -13,7 +13,14 @@ from raycodellm.evaluation.engine.decoding import Constraint, Decoding, StopWord
 from raycodellm.evaluation.engine.encoding import Encoder, TokenPair
 from raycodellm.evaluation.engine.generation import Golds, end_tokens, generated_tokens
 from raycodellm.evaluation.engine.likelihoods import Likelihood, likelihoods, shares_beginnings
-from raycodellm.evaluation.engine.placement import device_or_default, memory_of, sharded_over, weight_bytes, whole_bytes
+from raycodellm.evaluation.engine.placement import (
+    device_or_default,
+    memory_of,
+    model_errors,
+    sharded_over,
+    weight_bytes,
+    whole_bytes,
+)
 from raycodellm.evaluation.engine.writer import Writer
 from raycodellm.evaluation.workers import Workers
 from raycodellm.files import Folder
@@ -46,39 +53,23 @@ def load_model(
     max_memory: Mapping[int | str, int] | None = None,
     offload_folder: str | None = None,
 ) -> AnswerLM:
-    """Loads the model and tokenizer of a folder or hub name; raises UserError where transformers cannot.
+    """Loads the model and tokenizer of a folder or hub name; raises UserError where their files cannot be loaded.
 
     `max_memory`: bytes of each GPU, and of `cpu`, over which the model is sharded layer by layer instead of being held
     by `device`; what fits nowhere is read from `offload_folder` for each forward pass.
     """
-    import torch
     import transformers
 
     name, pin = hub_commits.loadable(files)
     options: dict[str, Any] = {"dtype": "auto", **pin}
     if max_memory is not None:
         options |= {"device_map": "auto", "max_memory": dict(max_memory), "offload_folder": offload_folder}
-    try:
+    with model_errors(files):
         model = transformers.AutoModelForCausalLM.from_pretrained(name, trust_remote_code=False, **options)
         tokenizer = transformers.AutoTokenizer.from_pretrained(name, trust_remote_code=False, **pin)
-    except (MemoryError, torch.OutOfMemoryError):
-        raise
-    except Exception as error:  # damaged files raise KeyError, SafetensorError, and tokenizers a bare Exception
-        if "trust_remote_code" in str(error):
-            raise UserError(f"{files!r} brings Python code of its own, which raycodellm never runs") from error
-        raise UserError(
-            f"{files!r} could not be loaded as a Hugging Face language model: {_reason(error)}; "
-            "give a folder with config.json, weights and tokenizer that transformers loads, or a hub id"
-        ) from error
     if max_memory is None:
         model = model.to(device_or_default(device))
     return AnswerLM(model.eval(), tokenizer, batch_size)
-
-
-def _reason(error: Exception) -> str:
-    """The error's first line; an error that is no sentence, such as KeyError, is named with it."""
-    line = (str(error).strip().splitlines() or [""])[0][:120]
-    return line if isinstance(error, (OSError, ValueError)) and line else f"{type(error).__name__}: {line}"
 
 
 def load_for(files: str, batch_size: int, device: str | None, workers: Workers) -> AnswerLM | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -9,6 +10,7 @@ from pathlib import Path
 
 from raycodellm.config import UserError
 from raycodellm.identity import hub_commits
+from raycodellm.identity.load_errors import load_errors
 from raycodellm.memory_needs import GIB, machine_bytes
 
 _SHARE = 0.9
@@ -70,22 +72,27 @@ def sharded_over(weights: float, workers: Sequence[Memory]) -> dict[int, float] 
     return usable
 
 
+def model_errors(files: str) -> contextlib.AbstractContextManager[None]:
+    """Turns an error about the files of a model that is loaded inside the `with` into a UserError."""
+    remedy = "give a folder with config.json, weights and tokenizer that transformers loads, or a hub id"
+    return load_errors(repr(files), "could not be loaded as a Hugging Face language model", remedy)
+
+
 def weight_bytes(files: str) -> float:
-    """Bytes of the weights of a model folder or of a name on the hub, in the precision that they are kept in."""
+    """Bytes of the weights of a model folder or of a name on the hub, in the precision that they are kept in. Raises as
+    `load_model` does."""
     for kind in ("model*.safetensors", "pytorch_model*.bin"):
         if found := sum(path.stat().st_size for path in Path(files).glob(kind)):
             return float(found)
     import torch
     import transformers
 
-    try:
-        name, pin = hub_commits.loadable(files)
+    name, pin = hub_commits.loadable(files)
+    with model_errors(files):
         config = transformers.AutoConfig.from_pretrained(name, trust_remote_code=False, **pin)
         with torch.device("meta"):
             dtype = config.dtype or torch.float32
             model = transformers.AutoModelForCausalLM.from_config(config, dtype=dtype, trust_remote_code=False)
-    except (OSError, ValueError):
-        return 0.0  # loading tells what is wrong
     return float(sum(parameter.numel() * parameter.element_size() for parameter in model.parameters()))
 
 

@@ -48,7 +48,7 @@ def check_tasks(names: Iterable[str], places: Places = NOWHERE) -> None:
         if is_path(name):
             if not Path(name).expanduser().is_file():
                 hint = nearest_place(name)
-                raise UserError(f"evaluation.tasks: there is no lm-eval YAML file {name!r}; {hint}")
+                raise UserError(f"evaluation.tasks: there is no file {name!r} with an lm-eval task; {hint}")
         elif known.find(name) is None:
             near = difflib.get_close_matches(name, [*known.all()], n=5, cutoff=0.5) or BUILTIN
             raise UserError(f"evaluation.tasks: there is no task {name!r}; near names: {', '.join(near)}")
