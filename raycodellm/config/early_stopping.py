@@ -42,8 +42,8 @@ def check_early_stopping(sweep: Sections) -> None:
         )
     names = [stage.name for stage in sweep.stages]
     if early.stage is not None and early.stage not in names:
-        known = ", ".join(names) or "no stage"
-        raise ValueError(f"search.early_stopping.stage: found {early.stage!r}; the sweep has {known}")
+        stage_names = ", ".join(names) or "no stage"
+        raise ValueError(f"search.early_stopping.stage: found {early.stage!r}; the sweep has {stage_names}")
     stage = early.stage_of(sweep)
     if stage is None:
         if not sweep.stages:
@@ -55,10 +55,8 @@ def check_early_stopping(sweep: Sections) -> None:
             f"stages.{stage.name}.held_out, for example {{tokens: 20_000}}"
         )
     if early.source not in sweep.drawn_sources(stage):
-        drawn = ", ".join(f"bpb/{name}" for name in sweep.drawn_sources(stage))
-        raise ValueError(
-            f"search.early_stopping.metric: found {early.metric}; stage {stage.name!r} measures {drawn or 'no source'}"
-        )
+        metrics = ", ".join(f"bpb/{name}" for name in sweep.drawn_sources(stage)) or "no source"
+        raise ValueError(f"search.early_stopping.metric: found {early.metric}; stage {stage.name!r} measures {metrics}")
     steps = early.steps(stage.num_steps)
     for before, after in itertools.pairwise((0, *steps, stage.num_steps)):
         if after <= before:
@@ -73,39 +71,40 @@ def require_comparable(sweeps: Iterable[Sections], origin: str) -> None:
 
     `sweeps`: the sweep at points that together have every value of every search.
     """
-    first: Mapping[str, Any] = {}
+    first_shape: Mapping[str, Any] = {}
     for sweep in sweeps:
         if sweep.search.early_stopping is None:
             continue
         shape = _shape(sweep, sweep.search.early_stopping)
-        first = first or shape
-        key = next((key for key in {**first, **shape} if first.get(key) != shape.get(key)), None)
+        first_shape = first_shape or shape
+        key = next((key for key in {**first_shape, **shape} if first_shape.get(key) != shape.get(key)), None)
         if key is not None:
             raise UserError(
-                f"{origin}: search.early_stopping: trials have different {key} ({shown(first.get(key))} and "
+                f"{origin}: search.early_stopping: trials have different {key} ({shown(first_shape.get(key))} and "
                 f"{shown(shape.get(key))}), so their rungs cannot be compared; search one of the two at a time"
             )
 
 
 def _shape(sweep: Sections, early: EarlyStopping) -> Mapping[str, Any]:
     """Everything that decides what is measured at a rung and after how many tokens, by the key of the sweep file."""
-    stage = early.stage_of(sweep)
-    shape: dict[str, Any] = {f"stages.{one.name}.enabled": one.enabled for one in _up_to(stage, sweep.stages)}
-    for one in sweep.stages:
-        asked = one.held_out.tokens if one.held_out is not None else None
-        shape[f"stages.{one.name}.held_out.tokens"] = asked
-        shape[f"stages.{one.name}.sources"] = list(sweep.drawn_sources(one)) if asked else None
-    for one in _up_to(stage, sweep.trained_stages):
-        at = f"stages.{one.name}"
-        shape[f"{at}.tokens"] = one.num_tokens
-        if one.budget == "additive":  # its length follows from its share of code
-            shape[f"{at}.code_ratio"] = one.code_ratio
-            shape[f"{at}.weights"], shape[f"{at}.phases"] = one.weights, [dict(two) for two in one.phases or ()]
-    if stage is not None:
-        shape |= {f"stages.{stage.name}.{name}": getattr(stage, name) for name in _SHAPE}
+    compared = early.stage_of(sweep)
+    shape: dict[str, Any] = {f"stages.{stage.name}.enabled": stage.enabled for stage in _up_to(compared, sweep.stages)}
+    for stage in sweep.stages:
+        held_out_tokens = stage.held_out.tokens if stage.held_out is not None else None
+        shape[f"stages.{stage.name}.held_out.tokens"] = held_out_tokens
+        shape[f"stages.{stage.name}.sources"] = list(sweep.drawn_sources(stage)) if held_out_tokens else None
+    for stage in _up_to(compared, sweep.trained_stages):
+        key = f"stages.{stage.name}"
+        shape[f"{key}.tokens"] = stage.num_tokens
+        if stage.budget == "additive":  # its length follows from its share of code
+            shape[f"{key}.code_ratio"] = stage.code_ratio
+            shape[f"{key}.weights"] = stage.weights
+            shape[f"{key}.phases"] = [dict(phase) for phase in stage.phases or ()]
+    if compared is not None:
+        shape |= {f"stages.{compared.name}.{name}": getattr(compared, name) for name in _SHAPE}
     return shape
 
 
 def _up_to(stage: Stage | None, stages: Sequence[Stage]) -> Sequence[Stage]:
-    """The stages up to this one, with it; all of them for None."""
+    """The stages up to and with `stage`; all stages for None."""
     return stages[: stages.index(stage) + 1] if stage is not None else stages

@@ -61,7 +61,7 @@ class EarlyStopping(Frozen):
 
     def stage_of(self, sweep: _Staged) -> Stage | None:
         """The stage whose rungs are compared; None where the sweep does not train it."""
-        return next((one for one in sweep.trained_stages if self.stage in (None, one.name)), None)
+        return next((stage for stage in sweep.trained_stages if self.stage in (None, stage.name)), None)
 
     def steps(self, num_steps: int) -> tuple[int, ...]:
         """The rungs of a stage of `num_steps` steps, as numbers of trained steps."""

@@ -45,70 +45,72 @@ def _options(tree: Mapping[str, Any]) -> dict[str, list[Any]]:
 def _point(
     options: Mapping[str, Sequence[Any]], parameters: Sequence[Parameter], point: Mapping[str, Any], where: str
 ) -> dict[str, Any]:
-    names = dict.fromkeys(one.name for one in parameters)
-    mixtures = list(dict.fromkeys(one.domain.simplex for one in parameters if one.domain.simplex))
-    made: dict[str, Any] = {}
-    left = list(point.items())
-    while left:
-        name, value = left.pop(0)
-        whole = [mixture for mixture in mixtures if mixture.name == name and name not in names]
-        if whole:
-            left += _weight_of_each(whole, value, where).items()
+    names = dict.fromkeys(parameter.name for parameter in parameters)
+    mixtures = list(dict.fromkeys(parameter.domain.simplex for parameter in parameters if parameter.domain.simplex))
+    resolved: dict[str, Any] = {}
+    pending = list(point.items())
+    while pending:
+        name, value = pending.pop(0)
+        named_mixtures = [mixture for mixture in mixtures if mixture.name == name and name not in names]
+        if named_mixtures:
+            pending += _weight_of_each(named_mixtures, value, where).items()
             continue
         if name not in names:
-            below = next((one for one in names if one.startswith(f"{name}.")), None)
-            if below is not None:
+            full_name = next((full_name for full_name in names if full_name.startswith(f"{name}.")), None)
+            if full_name is not None:
                 raise UserError(
-                    f"{where}: {shown(name)} is part of a path; give each parameter by its whole path: {below}"
+                    f"{where}: {shown(name)} is part of a path; give each parameter by its whole path: {full_name}"
                 )
             raise UserError(f"{where}: {shown(name)} is not searched over; {suggest(name, names)}")
         if options.get(name):
             inside, value = _match(name, options[name], value, where)
-            left += inside.items()
-        if name in made and not is_same(made[name], value):
-            raise UserError(f"{where}.{name}: found {shown(made[name])} and {shown(value)}; say one value")
-        made[name] = value
-    for name, value in made.items():
-        _check(name, value, made, [one for one in parameters if one.name == name], where)
+            pending += inside.items()
+        if name in resolved and not is_same(resolved[name], value):
+            raise UserError(f"{where}.{name}: found {shown(resolved[name])} and {shown(value)}; say one value")
+        resolved[name] = value
+    for name, value in resolved.items():
+        _check(name, value, resolved, [parameter for parameter in parameters if parameter.name == name], where)
     for mixture in mixtures:
-        _complete(mixture, made, where)
-    return made
+        _complete(mixture, resolved, where)
+    return resolved
 
 
 def _weight_of_each(mixtures: Sequence[Simplex], value: Any, where: str) -> dict[str, Any]:
     """The weights of a whole mixture by the names of their parameters; 0 for a source that `value` leaves out."""
     if not isinstance(value, dict):
         raise UserError(f"{where}.{mixtures[0].name}: found {shown(value)}; give each source its weight")
-    fitting = next((one for one in mixtures if value.keys() <= set(one.sources)), mixtures[0])
+    fitting = next((mixture for mixture in mixtures if value.keys() <= set(mixture.sources)), mixtures[0])
     for source in value:
         if source not in fitting.sources:
-            known = suggest(source, fitting.sources)
-            raise UserError(f"{where}.{fitting.name}: {shown(source)} is no source of the search; {known}")
+            hint = suggest(source, fitting.sources)
+            raise UserError(f"{where}.{fitting.name}: {shown(source)} is no source of the search; {hint}")
     return dict(zip(fitting.names, (value.get(source, 0.0) for source in fitting.sources), strict=True))
 
 
-def _complete(mixture: Simplex, made: dict[str, Any], where: str) -> None:
-    """Puts the weights of `mixture`, if `made` names them, as the search has them. Raises `UserError` for a mixture
+def _complete(mixture: Simplex, resolved: dict[str, Any], where: str) -> None:
+    """Puts the weights of `mixture`, if `resolved` names them, as the search has them. Raises `UserError` for a mixture
     that is not whole."""
-    named = [name for name in mixture.names if name in made]
-    if not named:
+    given_names = [name for name in mixture.names if name in resolved]
+    if not given_names:
         return
-    missing = [name for name in mixture.names if name not in made]
-    if missing:
-        raise UserError(f"{where}: has {named[0]}, but not {missing[0]}; name every source of a mixture, 0 for none")
-    total = math.fsum(made[name] for name in named)
+    missing_names = [name for name in mixture.names if name not in resolved]
+    if missing_names:
+        raise UserError(
+            f"{where}: has {given_names[0]}, but not {missing_names[0]}; name every source of a mixture, 0 for none"
+        )
+    total = math.fsum(resolved[name] for name in given_names)
     if abs(total - 1.0) > 1e-6:
         raise UserError(f"{where}.{mixture.name}: the weights add up to {total:g}; make them add up to 1")
-    made |= zip(named, mixture.as_sampled([made[name] for name in named]), strict=True)
+    resolved |= zip(given_names, mixture.as_sampled([resolved[name] for name in given_names]), strict=True)
 
 
-def _check(name: str, value: Any, made: Mapping[str, Any], known: Sequence[Parameter], where: str) -> None:
-    possible = [one for one in known if _may_be_active(one, made)]
+def _check(name: str, value: Any, resolved: Mapping[str, Any], parameters: Sequence[Parameter], where: str) -> None:
+    possible = [parameter for parameter in parameters if _may_be_active(parameter, resolved)]
     if not possible:
         raise UserError(f"{where}.{name}: has no meaning with the options that the point chooses; remove it")
-    fitting = [one for one in possible if one.domain.holds(value)]
+    fitting = [parameter for parameter in possible if parameter.domain.holds(value)]
     if not fitting:
-        spaces = " or ".join(dict.fromkeys(str(one.domain) for one in possible))
+        spaces = " or ".join(dict.fromkeys(str(parameter.domain) for parameter in possible))
         raise UserError(f"{where}.{name}: {shown(value)} is outside its search space {spaces}")
     if len(fitting) < len(possible):
         choice = possible[0].conditions[0][-1][0] if possible[0].conditions[0] else name
@@ -118,10 +120,11 @@ def _check(name: str, value: Any, made: Mapping[str, Any], known: Sequence[Param
         )
 
 
-def _may_be_active(one: Parameter, made: Mapping[str, Any]) -> bool:
+def _may_be_active(parameter: Parameter, resolved: Mapping[str, Any]) -> bool:
     """True if the options chosen so far allow the parameter. A choice that the point leaves open may still fit."""
     return any(
-        all(name not in made or is_same(made[name], label) for name, label in condition) for condition in one.conditions
+        all(name not in resolved or is_same(resolved[name], label) for name, label in condition)
+        for condition in parameter.conditions
     )
 
 
@@ -153,13 +156,15 @@ def _inner_values(name: str, option: Any, value: Any) -> dict[str, Any] | None:
     if isinstance(option, dict) and isinstance(value, dict):
         parts = [(key, option.get(key, _UNKNOWN), inner) for key, inner in value.items()]
     elif isinstance(option, list) and isinstance(value, list) and len(option) == len(value):
-        parts = [(place, one, inner) for place, (one, inner) in enumerate(zip(option, value, strict=True))]
+        parts = [
+            (place, option_part, inner) for place, (option_part, inner) in enumerate(zip(option, value, strict=True))
+        ]
     else:
         return {} if is_same(option, value) else None
-    found: dict[str, Any] = {}
-    for key, one, inner in parts:
-        values = None if one is _UNKNOWN else _inner_values(f"{name}.{key}", one, inner)
-        if values is None:
+    inner_values: dict[str, Any] = {}
+    for key, option_part, inner in parts:
+        part_values = None if option_part is _UNKNOWN else _inner_values(f"{name}.{key}", option_part, inner)
+        if part_values is None:
             return None
-        found |= values
-    return found
+        inner_values |= part_values
+    return inner_values

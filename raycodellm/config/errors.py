@@ -57,16 +57,16 @@ def shown(value: object, characters: int = 60) -> str:
 def nearest(found: object, known: Iterable[object]) -> str | None:
     """The name among `known` that `found` probably meant; None when none is near."""
     # The comparison is letter by letter and would take seconds for names that are longer than any key.
-    near = difflib.get_close_matches(str(found)[:100], [str(name) for name in known], n=1, cutoff=0.6)
-    return near[0] if near else None
+    matches = difflib.get_close_matches(str(found)[:100], [str(name) for name in known], n=1, cutoff=0.6)
+    return matches[0] if matches else None
 
 
 def suggest(found: object, known: Iterable[object]) -> str:
     """`did you mean …?` when one of `known` is near to `found`, else the first dozen of `known`."""
     names = [str(name) for name in known]
-    near = nearest(found, names)
-    if near:
-        return f"did you mean {near!r}?"
+    match = nearest(found, names)
+    if match:
+        return f"did you mean {match!r}?"
     more = f" and {len(names) - _LISTED} more" if len(names) > _LISTED else ""
     return f"known: {', '.join(names[:_LISTED]) or 'none'}{more}"
 

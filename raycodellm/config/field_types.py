@@ -20,11 +20,11 @@ LARGEST_COUNT = 10**16
 
 def _number(value: Any) -> Any:
     if isinstance(value, (bool, str)) or not isinstance(value, (int, float)):
-        raise ValueError(f"found {shown(value)}; must be a number{_meant(value)}")
+        raise ValueError(f"found {shown(value)}; must be a number{_number_hint(value)}")
     return value
 
 
-def _whole(value: Any) -> Any:
+def _whole_number(value: Any) -> Any:
     value = _number(value)
     if isinstance(value, float):
         if not value.is_integer():  # infinity and NaN are refused here too
@@ -35,7 +35,7 @@ def _whole(value: Any) -> Any:
     return value
 
 
-def _meant(value: Any) -> str:
+def _number_hint(value: Any) -> str:
     """The hint to a user who wrote this for a number; empty where nothing is near."""
     if isinstance(value, Mapping) and len(value) == 1 and nearest(next(iter(value)), ["search"]):
         return "; did you mean 'search'?"
@@ -43,8 +43,8 @@ def _meant(value: Any) -> str:
         return ""
     if _reads_as_number(value):
         return "; write it without quotes"
-    if found := _WITH_UNIT.fullmatch(value.strip()):
-        number = float(found[1].replace(",", "")) * _UNITS[found[2].replace("K", "k")]
+    if match := _WITH_UNIT.fullmatch(value.strip()):
+        number = float(match[1].replace(",", "")) * _UNITS[match[2].replace("K", "k")]
         return f"; write {int(number):_}" if number.is_integer() else f"; write {number:g}"
     return ""
 
@@ -58,9 +58,9 @@ def _reads_as_number(text: str) -> bool:
 
 
 Number = Annotated[float, BeforeValidator(_number)]
-Whole = Annotated[int, BeforeValidator(_whole)]
+Whole = Annotated[int, BeforeValidator(_whole_number)]
 """A whole number; `1e6` counts as one."""
-NO_TRUTH_VALUE = BeforeValidator(_whole)
+NO_TRUTH_VALUE = BeforeValidator(_whole_number)
 """Refuses `true` where a few whole numbers are the choices: Python takes True for 1."""
 Ratio = Annotated[Number, Field(ge=0.0, le=1.0)]
 Decay = Annotated[Number, Field(ge=0.0, lt=1.0)]
@@ -77,6 +77,6 @@ class Frozen(BaseModel):
 
 def require_one_of(settings: BaseModel, *names: str) -> None:
     """Raises ValueError unless exactly one of the fields `names` is set."""
-    given = [name for name in names if getattr(settings, name) is not None]
-    if len(given) != 1:
-        raise ValueError(f"needs exactly one of {', '.join(names)}; found {', '.join(given) or 'none'}")
+    names_given = [name for name in names if getattr(settings, name) is not None]
+    if len(names_given) != 1:
+        raise ValueError(f"needs exactly one of {', '.join(names)}; found {', '.join(names_given) or 'none'}")

@@ -94,8 +94,8 @@ def check_ladder(sweep: Sections) -> None:
     if not sweep.stages:
         raise ValueError("ladder: trains models of several sizes, and stages is empty; give stages, or leave it out")
     if sweep.model.preset not in ladder.presets:
-        found = sweep.model.preset or ("a configuration" if sweep.model.config is not None else sweep.model.pretrained)
-        raise ValueError(f"model: found {found}, but the ladder's presets are the models; leave it out of model")
+        model = sweep.model.preset or ("a configuration" if sweep.model.config is not None else sweep.model.pretrained)
+        raise ValueError(f"model: found {model}, but the ladder's presets are the models; leave it out of model")
     if sweep.search.reference is None:
         raise ValueError(
             "search.reference: is missing; a ladder compares every arm with the same one at every size; give it, for "

@@ -36,16 +36,16 @@ def check_searches(sweep: Sweep, searched: Mapping[str, Any], origin: str) -> No
             )
     if "model.preset" in searched or "model" in searched:
         raise UserError(f"{origin}: model: is searched, but the ladder's presets are the models; leave it out of model")
-    fixed = [stage.name for stage in sweep.stages if not _is_rate_searched(stage.name, searched)]
+    fixed_rate_stages = [stage.name for stage in sweep.stages if not _is_rate_searched(stage.name, searched)]
     transfers = sweep.model.parametrization == "mup"
     if transfers and ladder.learning_rate is not None:
         raise UserError(
             f"{origin}: ladder.learning_rate: model.parametrization: mup transfers the rates; leave one of both out"
         )
-    if fixed and not transfers and ladder.learning_rate is None:
+    if fixed_rate_stages and not transfers and ladder.learning_rate is None:
         example = ", ".join(f"{preset}: 1" for preset in ladder.presets[:3])
         raise UserError(
-            f"{origin}: ladder: nothing says the learning rate of stage {fixed[0]} at each size; set "
+            f"{origin}: ladder: nothing says the learning rate of stage {fixed_rate_stages[0]} at each size; set "
             f"model.parametrization: mup, or factors, ladder.learning_rate: {{{example}}}, or search over its "
             "learning_rate.peak"
         )
@@ -76,19 +76,23 @@ def size_tree(
     """
     ladder = sweep.ladder
     assert ladder is not None, "the file of a size is made of a ladder's"
-    found = {key: copy.deepcopy(value) for key, value in tree.items() if key != "ladder"}
-    found["name"] = size_name(sweep.name, preset)
-    found["model"] = {**(found.get("model") or {}), "preset": preset}
+    size_settings = {key: copy.deepcopy(value) for key, value in tree.items() if key != "ladder"}
+    size_settings["name"] = size_name(sweep.name, preset)
+    size_settings["model"] = {**(size_settings.get("model") or {}), "preset": preset}
     scale = ladder.tokens_per_parameter * num_parameters / sum(stage.tokens for stage in sweep.stages if stage.enabled)
-    for settings, stage in zip(found["stages"], sweep.stages, strict=True):
+    for settings, stage in zip(size_settings["stages"], sweep.stages, strict=True):
         settings["tokens"] = max(1, round(stage.tokens * scale / stage.batch_tokens)) * stage.batch_tokens
         _scale_rate(settings, stage.learning_rate.peak, ladder, preset)
     if carried is not None:
-        confirm = {**found["search"]["confirm"], "best": carried.num_arms}
-        arms = {"sampler": "random", "trials": 1 + carried.num_arms, "enqueue": [dict(one) for one in carried.points]}
-        kept = {key: value for key, value in found["search"].items() if key not in _OF_A_SEARCH}
-        found["search"] = {**kept, **arms, "confirm": confirm}
-    return found
+        confirm = {**size_settings["search"]["confirm"], "best": carried.num_arms}
+        arms = {
+            "sampler": "random",
+            "trials": 1 + carried.num_arms,
+            "enqueue": [dict(point) for point in carried.points],
+        }
+        search = {key: value for key, value in size_settings["search"].items() if key not in _OF_A_SEARCH}
+        size_settings["search"] = {**search, **arms, "confirm": confirm}
+    return size_settings
 
 
 def _scale_rate(settings: dict[str, Any], peak: float, ladder: Ladder, preset: str) -> None:

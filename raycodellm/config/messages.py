@@ -56,23 +56,23 @@ def explain(error: ValidationError, tree: dict[str, Any]) -> str:
     items = [item for item in items if item["type"] != "tuple_type" or item["loc"][:-1] not in mappings]
     inside = {item["loc"][:place] for item in items for place in range(len(item["loc"]) - 1)}
     items = [item for item in items if item["type"] != "tuple_type" or item["loc"][:-1] not in inside]
-    faults = _joined(dict.fromkeys(_explain_one(item, tree) for item in _without_misspelt(_one_branch(items))))
+    faults = _merge_faults(dict.fromkeys(_explain_one(item, tree) for item in _without_misspelt(_one_branch(items))))
     more = f"; and {len(faults) - _MOST_FAULTS} more" if len(faults) > _MOST_FAULTS else ""
     return "; ".join(faults[:_MOST_FAULTS]) + more
 
 
-def _joined(faults: Iterable[str]) -> list[str]:
+def _merge_faults(faults: Iterable[str]) -> list[str]:
     """The faults, those of one value in one: a setting may be a number or a word."""
-    wanted: dict[str, list[tuple[str, str]]] = {}
+    ways_of: dict[str, list[tuple[str, str]]] = {}
     for fault in faults:
-        found, must, rest = fault.partition("; must be ")
-        what, sign, hint = rest.partition("; ")
-        wanted.setdefault(found if must else fault, []).extend([(what, sign + hint)] if must else [])
+        subject, separator, requirement = fault.partition("; must be ")
+        remedy, sign, hint = requirement.partition("; ")
+        ways_of.setdefault(subject if separator else fault, []).extend([(remedy, sign + hint)] if separator else [])
     return [
-        f"{found}; must be {' or '.join(what for what, _ in ways)}{''.join(hint for _, hint in ways)}"
+        f"{subject}; must be {' or '.join(remedy for remedy, _ in ways)}{''.join(hint for _, hint in ways)}"
         if ways
-        else found
-        for found, ways in wanted.items()
+        else subject
+        for subject, ways in ways_of.items()
     ]
 
 
@@ -81,14 +81,16 @@ def _one_branch(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
 
     A mapping was meant as one, and a number as a number. Anything else is told once, with both that would work.
     """
-    kept = list(items)
-    for mapping in [one for one in items if one["type"] == "dict_type"]:
-        others = [one for one in items if one["loc"][:-1] == mapping["loc"][:-1] and one is not mapping]
+    retained = list(items)
+    for mapping in [item for item in items if item["type"] == "dict_type"]:
+        siblings = [item for item in items if item["loc"][:-1] == mapping["loc"][:-1] and item is not mapping]
         is_number = isinstance(mapping["input"], (int, float)) and not isinstance(mapping["input"], bool)
-        for other in [mapping] if others and is_number else others:
-            kept.remove(other)
-    inside = {tuple(one["loc"][:place]) for one in kept for place, part in enumerate(one["loc"]) if _is_mapping(part)}
-    return [one for one in kept if one["loc"][:-1] not in inside or _is_mapping(one["loc"][-1])]
+        for sibling in [mapping] if siblings and is_number else siblings:
+            retained.remove(sibling)
+    inside = {
+        tuple(item["loc"][:place]) for item in retained for place, part in enumerate(item["loc"]) if _is_mapping(part)
+    }
+    return [item for item in retained if item["loc"][:-1] not in inside or _is_mapping(item["loc"][-1])]
 
 
 def _without_misspelt(items: Sequence[Mapping[str, Any]]) -> list[Mapping[str, Any]]:
@@ -117,11 +119,11 @@ def _explain_one(item: Mapping[str, Any], tree: dict[str, Any]) -> str:
     if item["type"] == "value_error":
         message = item["msg"].removeprefix("Value error, ")
         return f"{key}: {message}" if key else message
-    message = _wanted(item, path)
+    message = _remedy(item, path)
     return f"{key}: found {shown(item['input'])}; {message[0].lower()}{message[1:]}"
 
 
-def _wanted(item: Mapping[str, Any], path: tuple[Any, ...]) -> str:
+def _remedy(item: Mapping[str, Any], path: tuple[Any, ...]) -> str:
     """Tells what would work in the place of the value found, in the words of YAML and not of Python."""
     kind, keys = item["type"], [part for part in path if isinstance(part, str)]
     example = _HINTS.get(".".join(keys[-2:]), _HINTS.get(keys[-1] if keys else ""))
@@ -193,19 +195,19 @@ def _suggest_key(path: tuple[Any, ...]) -> str:
         model = _model_inside(fields[part].annotation) or model
     paths = {key: key for key in model.model_fields}
     if model is Stage:
-        paths = {old: ".".join(path) for old, path in STAGE_SETTINGS.items()} | paths
+        paths = {old_key: ".".join(path) for old_key, path in STAGE_SETTINGS.items()} | paths
         paths = {key: f"{group}.{key}" for group, key in STAGE_SETTINGS.values()} | paths
-    near = nearest(path[-1], paths)
-    return f"did you mean {paths[near]!r}?" if near else suggest(path[-1], model.model_fields)
+    nearest_key = nearest(path[-1], paths)
+    return f"did you mean {paths[nearest_key]!r}?" if nearest_key else suggest(path[-1], model.model_fields)
 
 
 def _model_inside(annotation: Any) -> type[BaseModel] | None:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation
     for argument in getattr(annotation, "__args__", ()):
-        found = _model_inside(argument)
-        if found is not None:
-            return found
+        model = _model_inside(argument)
+        if model is not None:
+            return model
     return None
 
 

@@ -67,11 +67,13 @@ def in_current_spelling(tree: Any, *, keep_scaling: bool = False) -> Any:
 
 def stage_in_current_spelling(stage: Any) -> Any:
     """One stage's settings with each setting of STAGE_SETTINGS in its group."""
-    for old in STAGE_SETTINGS if isinstance(stage, dict) else ():
-        if old in stage:
-            value = stage[old]
-            stage = {key: inner for key, inner in stage.items() if key != old}
-            stage = _with(stage, STAGE_SETTINGS[old], value, f"{old}, its older spelling, says {shown(value)}")
+    for old_key in STAGE_SETTINGS if isinstance(stage, dict) else ():
+        if old_key in stage:
+            value = stage[old_key]
+            stage = {key: inner for key, inner in stage.items() if key != old_key}
+            stage = _with_value(
+                stage, STAGE_SETTINGS[old_key], value, f"{old_key}, its older spelling, says {shown(value)}"
+            )
     return stage
 
 
@@ -82,19 +84,19 @@ def _with_settings_of_every_stage(tree: dict[str, Any]) -> dict[str, Any]:
     if not isinstance(deepspeed, dict) or not _OF_EVERY_STAGE.keys() & deepspeed.keys():
         return tree
     stages = tree["stages"]
-    for old, key in _OF_EVERY_STAGE.items():
-        if old in deepspeed:
-            if _holds_search(deepspeed[old]):
-                raise ValueError(f"scaling.deepspeed.{old}: holds a search; write it as numerics.{key} of a stage")
-            said = f"scaling.deepspeed.{old} says {shown(deepspeed[old])} for all stages"
+    for old_key, key in _OF_EVERY_STAGE.items():
+        if old_key in deepspeed:
+            if _holds_search(deepspeed[old_key]):
+                raise ValueError(f"scaling.deepspeed.{old_key}: holds a search; write it as numerics.{key} of a stage")
+            origin = f"scaling.deepspeed.{old_key} says {shown(deepspeed[old_key])} for all stages"
             stages = [
-                _with(stage, ("numerics", key), copy.deepcopy(deepspeed[old]), said)
+                _with_value(stage, ("numerics", key), copy.deepcopy(deepspeed[old_key]), origin)
                 if isinstance(stage, dict)
                 else stage
                 for stage in stages
             ]
-    kept = {key: value for key, value in deepspeed.items() if key not in _OF_EVERY_STAGE}
-    return {**tree, "scaling": {**tree["scaling"], "deepspeed": kept}, "stages": stages}
+    other_settings = {key: value for key, value in deepspeed.items() if key not in _OF_EVERY_STAGE}
+    return {**tree, "scaling": {**tree["scaling"], "deepspeed": other_settings}, "stages": stages}
 
 
 def _holds_search(value: Any) -> bool:
@@ -103,18 +105,19 @@ def _holds_search(value: Any) -> bool:
     return isinstance(value, list) and any(map(_holds_search, value))
 
 
-def _with(stage: Mapping[str, Any], path: tuple[str, str], value: Any, said: str) -> dict[str, Any]:
-    """The stage with `value` at `path`, unless that holds another value. `said`: where `value` comes from."""
+def _with_value(stage: Mapping[str, Any], path: tuple[str, str], value: Any, origin: str) -> dict[str, Any]:
+    """The stage with `value` at `path`, unless that holds another value. `origin`: where `value` comes from."""
     group, key = path
     inside = stage.get(group)
     inside = {} if inside is None else inside
     if not isinstance(inside, dict) or "search" in inside:
         raise ValueError(
-            f"stages.{stage.get('name')}.{group}: found {shown(inside)}, but {said}; write {group}.{key} inside {group}"
+            f"stages.{stage.get('name')}.{group}: found {shown(inside)}, but {origin}; write {group}.{key} inside "
+            f"{group}"
         )
     if key in inside and inside[key] != value:
         raise ValueError(
-            f"stages.{stage.get('name')}.{group}.{key}: found {shown(inside[key])}, but {said}; remove one of the two"
+            f"stages.{stage.get('name')}.{group}.{key}: found {shown(inside[key])}, but {origin}; remove one of the two"
         )
     return {**stage, group: {**inside, key: value}}
 
@@ -124,11 +127,11 @@ def _point_in_current_spelling(key: str, point: Any) -> Any:
         return point
     current: dict[Any, Any] = {}
     for name, value in point.items():
-        known = current_name(name) if isinstance(name, str) else name
-        if known in current and current[known] != value:
+        new_name = current_name(name) if isinstance(name, str) else name
+        if new_name in current and current[new_name] != value:
             raise ValueError(
-                f"search.{key}.{known}: found {shown(current[known])} and {shown(value)} in its old and its "
+                f"search.{key}.{new_name}: found {shown(current[new_name])} and {shown(value)} in its old and its "
                 "current spelling; remove one of the two"
             )
-        current[known] = value
+        current[new_name] = value
     return current

@@ -19,10 +19,10 @@ SEARCHED_BEFORE: dict[str, Any] = {"search": {}}
 """In the place of a share whose phases were searched at the first of them."""
 
 
-def grouped(tree: Any, path: tuple[Any, ...], node: dict[str, Any], where: str) -> dict[str, Any]:
+def group_shares(tree: Any, path: tuple[Any, ...], node: dict[str, Any], location: str) -> dict[str, Any]:
     """The search `node` at `path` of a tree; of a phase's share the search over the shares of all phases, once.
 
-    `where`: the place of `node` for messages. Raises `UserError` where a phase has no share to be searched with the
+    `location`: the place of `node` for messages. Raises `UserError` where a phase has no share to be searched with the
     others.
     """
     spec = node["search"]
@@ -37,13 +37,13 @@ def grouped(tree: Any, path: tuple[Any, ...], node: dict[str, Any], where: str) 
     shares = {f"{place}.{_SHARE}": _bounds(phase) for place, phase in enumerate(phases)}
     for place, bounds in enumerate(shares.values()):
         if len(shares) < 2 or not _are_two_numbers(bounds):
-            found = "this is the only phase" if len(shares) < 2 else f"phase {place} has no such share"
+            problem = "this is the only phase" if len(shares) < 2 else f"phase {place} has no such share"
             raise UserError(
-                f"{where}: a simplex shares the stage among all its phases, and {found}; give each of two or more "
+                f"{location}: a simplex shares the stage among all its phases, and {problem}; give each of two or more "
                 "phases {search: {simplex: [low, high]}} or a number"
             )
-    first = next(place for place, phase in enumerate(phases) if _is_searched(phase))
-    return {"search": {"simplex": shares}} if path[-2] == first else SEARCHED_BEFORE
+    first_searched = next(place for place, phase in enumerate(phases) if _is_searched(phase))
+    return {"search": {"simplex": shares}} if path[-2] == first_searched else SEARCHED_BEFORE
 
 
 def _is_searched(phase: Any) -> bool:
@@ -51,7 +51,7 @@ def _is_searched(phase: Any) -> bool:
 
 
 def _are_two_numbers(bounds: Any) -> bool:
-    numbers = [one for one in bounds if isinstance(one, (int, float))] if isinstance(bounds, list) else []
+    numbers = [number for number in bounds if isinstance(number, (int, float))] if isinstance(bounds, list) else []
     return len(numbers) == 2 == len(bounds)
 
 
@@ -84,9 +84,11 @@ def share(simplexes: Sequence[Simplex], name: str, params: Mapping[str, Any]) ->
     """The share of the phase at the path `name`, where `params` may lack some shares. `simplexes`: of the parameters of
     that name, the one that applies first."""
     simplex = simplexes[0]
-    given = {
-        source: params[full] for source, full in zip(simplex.sources, simplex.names, strict=True) if full in params
+    given_shares = {
+        source: params[full_name]
+        for source, full_name in zip(simplex.sources, simplex.names, strict=True)
+        if full_name in params
     }
-    if len(given) < len(simplex.sources):
-        given = simplex.completed(given)
-    return given[name.removeprefix(f"{simplex.name}.")]
+    if len(given_shares) < len(simplex.sources):
+        given_shares = simplex.completed(given_shares)
+    return given_shares[name.removeprefix(f"{simplex.name}.")]

@@ -48,9 +48,9 @@ def sections(model: type[BaseModel] = Sweep, path: str = "") -> Iterator[Section
     """The sections of the sweep file in its order, each before the sections inside it."""
     yield Section(path, model)
     for name, field in model.model_fields.items():
-        inside = _model_inside(field.annotation, f"{path}.{name}".lstrip("."))
-        if inside is not None:
-            yield from sections(inside.model, inside.path)
+        inner = _model_inside(field.annotation, f"{path}.{name}".lstrip("."))
+        if inner is not None:
+            yield from sections(inner.model, inner.path)
 
 
 def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
@@ -58,9 +58,9 @@ def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
     body = ast.parse(textwrap.dedent(inspect.getsource(model))).body[0]
     assert isinstance(body, ast.ClassDef)
     docstrings = {}
-    for node, after in zip(body.body, body.body[1:], strict=False):
-        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(after, ast.Expr):
-            text = after.value.value if isinstance(after.value, ast.Constant) else None
+    for node, next_node in zip(body.body, body.body[1:], strict=False):
+        if isinstance(node, ast.AnnAssign) and isinstance(node.target, ast.Name) and isinstance(next_node, ast.Expr):
+            text = next_node.value.value if isinstance(next_node.value, ast.Constant) else None
             if isinstance(text, str):
                 docstrings[node.target.id] = " ".join(text.split())
     return docstrings
@@ -68,25 +68,25 @@ def field_docstrings(model: type[BaseModel]) -> dict[str, str]:
 
 def reference() -> str:
     """The page docs/settings.md."""
-    found = list(sections())
+    all_sections = list(sections())
     # Each model has one section, at its first path: the settings of a source's `cleaning` are those of the sweep's.
-    known = {section.model: section.path for section in reversed(found)}
-    parts = [_section(section, known) for section in found if known[section.model] == section.path]
+    first_paths = {section.model: section.path for section in reversed(all_sections)}
+    parts = [_section(section, first_paths) for section in all_sections if first_paths[section.model] == section.path]
     return "\n".join([INTRODUCTION, *parts, _shapes(), _old_spellings()])
 
 
-def _section(section: Section, known: dict[type[BaseModel], str]) -> str:
+def _section(section: Section, first_paths: dict[type[BaseModel], str]) -> str:
     depth = section.path.count(".") - section.path.count("<name>")
     title = f"{'#' * (2 + min(depth, 2))} `{section.path}`" if section.path else "## The whole file"
     docstrings = field_docstrings(section.model)
     rows = []
     for name, field in section.model.model_fields.items():
-        inside = _model_inside(field.annotation, f"{section.path}.{name}".lstrip("."))
-        if inside is not None:
-            at = known[inside.model]
-            values, default = f"[`{at}`](#{_anchor(at)})", "required" if field.is_required() else ""
+        inner = _model_inside(field.annotation, f"{section.path}.{name}".lstrip("."))
+        if inner is not None:
+            target = first_paths[inner.model]
+            values, default = f"[`{target}`](#{_anchor(target)})", "required" if field.is_required() else ""
         else:
-            values, default = _described(field.annotation, field.metadata), _default(field)
+            values, default = _values_in_words(field.annotation, field.metadata), _default(field)
         rows.append(f"| `{name}` | {values} | {default} | {docstrings[name]} |")
     head = "| key | values | default | meaning |\n|---|---|---|---|"
     return "\n".join([title, "", _class_docstring(section.model), "", head, *rows, ""])
@@ -140,13 +140,13 @@ def _model_inside(annotation: Any, path: str) -> Section | None:
         origin, inner = typing.get_origin(kind), typing.get_args(kind)
         if isinstance(kind, type) and issubclass(kind, BaseModel):
             return Section(path, kind)
-        found = None
+        section = None
         if origin is tuple:
-            found = _model_inside(inner[0], f"{path}[]")
+            section = _model_inside(inner[0], f"{path}[]")
         elif origin is dict:
-            found = _model_inside(inner[1], f"{path}.<name>")
-        if found is not None:
-            return found
+            section = _model_inside(inner[1], f"{path}.<name>")
+        if section is not None:
+            return section
     return None
 
 
@@ -155,43 +155,45 @@ def _alternatives(annotation: Any) -> list[Any]:
     if typing.get_origin(annotation) is typing.Annotated:
         return _alternatives(typing.get_args(annotation)[0])
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):
-        return [one for part in typing.get_args(annotation) if part is not type(None) for one in _alternatives(part)]
+        return [kind for part in typing.get_args(annotation) if part is not type(None) for kind in _alternatives(part)]
     return [annotation]
 
 
-def _described(annotation: Any, metadata: list[Any]) -> str:
+def _values_in_words(annotation: Any, metadata: list[Any]) -> str:
     """The values of a type in words: `number over 0, at most 10`."""
     origin, inner = typing.get_origin(annotation), typing.get_args(annotation)
     if origin is typing.Annotated:
-        return _described(inner[0], [*inner[1:], *metadata])
+        return _values_in_words(inner[0], [*inner[1:], *metadata])
     if origin in (typing.Union, types.UnionType):
-        return " or ".join(_described(one, metadata) for one in inner if one is not type(None))
+        return " or ".join(_values_in_words(kind, metadata) for kind in inner if kind is not type(None))
     if origin is typing.Literal:
-        return ", ".join(f"`{one}`" for one in inner)
+        return ", ".join(f"`{literal}`" for literal in inner)
     if origin is tuple and len(inner) == 2 and inner[1] is not Ellipsis:
-        return f"two of: {_described(inner[0], [])}"
+        return f"two of: {_values_in_words(inner[0], [])}"
     if origin is tuple:
-        return f"list of {_described(inner[0], [])}"
+        return f"list of {_values_in_words(inner[0], [])}"
     if origin is dict:
-        return f"mapping to {_described(inner[1], [])}" if inner[1] is not Any else "mapping"
+        return f"mapping to {_values_in_words(inner[1], [])}" if inner[1] is not Any else "mapping"
     names = {str: "text", bool: "`true`, `false`", int: "whole number", float: "number"}
     return f"{names[annotation]}{_limits(metadata)}"
 
 
 def _limits(metadata: list[Any]) -> str:
     """The limits of a number: ` from 0 to 1`, ` over 0`."""
-    flat = [one for part in metadata for one in (part.metadata if isinstance(part, FieldInfo) else [part])]
+    constraints = [
+        constraint for item in metadata for constraint in (item.metadata if isinstance(item, FieldInfo) else [item])
+    ]
     limit = {
         key: f"{value:,}" if isinstance(value, int) else f"{value:g}"
-        for part in flat
+        for constraint in constraints
         for key in ("ge", "gt", "le", "lt")
-        if (value := getattr(part, key, None)) is not None
+        if (value := getattr(constraint, key, None)) is not None
     }
     if "ge" in limit and "le" in limit:
         return f" from {limit['ge']} to {limit['le']}"
     words = {"ge": "of at least", "gt": "over", "le": "at most", "lt": "below"}
-    said = ", ".join(f"{words[key]} {value}" for key, value in limit.items())
-    return f" {said}" if said else ""
+    limits = ", ".join(f"{words[key]} {value}" for key, value in limit.items())
+    return f" {limits}" if limits else ""
 
 
 def _default(field: FieldInfo) -> str:

@@ -95,12 +95,12 @@ class Confirm(Frozen):
             )
         return self
 
-    def margin_of(self, metric: str, first: str) -> float | None:
-        """The margin of a metric, where `first` is that of the first objective."""
+    def margin_of(self, metric: str, first_metric: str) -> float | None:
+        """The margin of a metric, where `first_metric` is that of the first objective."""
         unit = metric.rpartition("/")[2]
         if isinstance(self.margin, dict):
             return self.margin.get(metric, self.margin.get(unit))
-        return self.margin if unit == first.rpartition("/")[2] else None
+        return self.margin if unit == first_metric.rpartition("/")[2] else None
 
     @property
     def planned(self) -> tuple[int, ...]:
@@ -156,7 +156,7 @@ class Search(Frozen):
                 "confirm: needs reference, the arm that the others are compared with; "
                 "give it, for example reference: {pretrain.code_ratio: 0.0}"
             )
-        if self.reference is None and any(one.within is not None for one in self.constraints):
+        if self.reference is None and any(constraint.within is not None for constraint in self.constraints):
             raise ValueError(
                 "constraints: within is a share of the reference's value, and there is no reference; give it, for "
                 "example reference: {pretrain.code_ratio: 0.0}, or a bound in the place of within"
@@ -167,8 +167,11 @@ class Search(Frozen):
                     f"warm_start: found {run!r}, a relative path; give the name of a sweep in the same storage, or the "
                     "whole path or address of a run folder"
                 )
-        metrics = [one.metric for one in self.objectives]
-        for key, names in {"objective": metrics, "constraints": [one.name for one in self.constraints]}.items():
+        metrics = [objective.metric for objective in self.objectives]
+        for key, names in {
+            "objective": metrics,
+            "constraints": [constraint.name for constraint in self.constraints],
+        }.items():
             for name in names:
                 if names.count(name) > 1:
                     raise ValueError(f"{key}: {name} is there twice; remove one")

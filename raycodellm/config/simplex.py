@@ -48,30 +48,34 @@ class Simplex:
 
     def weights(self, units: Sequence[float]) -> tuple[float, ...]:
         """The mixture of these units, one per source of `with_unit`."""
-        above, given = [0] * len(self.sources), dict(zip(self.with_unit, units, strict=True))
+        excesses, unit_at = [0] * len(self.sources), dict(zip(self.with_unit, units, strict=True))
         for place, width in enumerate(self._widths):
-            least, most = self._range(above[:place])
-            if place in given:
-                above[place] = self._quantile(place, least, most, sum(above[:place]), given[place])
+            least, most = self._range(excesses[:place])
+            if place in unit_at:
+                excesses[place] = self._quantile(place, least, most, sum(excesses[:place]), unit_at[place])
             else:  # fixed, or the last free source, to which the others leave one value
-                above[place] = most if width else 0
-        return tuple((low + over) / WHOLE for low, over in zip(self.lows, above, strict=True))
+                excesses[place] = most if width else 0
+        return tuple((low + excess) / WHOLE for low, excess in zip(self.lows, excesses, strict=True))
 
     def units(self, weights: Sequence[float]) -> tuple[float, ...]:
         """The units of a mixture. Raises ValueError for weights outside the bounds, or that do not add up to 1."""
-        above = [round(weight * WHOLE) - low for weight, low in zip(weights, self.lows, strict=True)]
-        inside = all(0 <= over <= width for over, width in zip(above, self._widths, strict=True))
-        if sum(above) != self._room or not inside:
+        excesses = [round(weight * WHOLE) - low for weight, low in zip(weights, self.lows, strict=True)]
+        inside = all(0 <= excess <= width for excess, width in zip(excesses, self._widths, strict=True))
+        if sum(excesses) != self._room or not inside:
             raise ValueError(f"{self.name}: {list(weights)} is no mixture within the bounds")
-        found = []
+        units = []
         for place in self.with_unit:
-            least, most = self._range(above[:place])
-            left = self._room - sum(above[:place])
+            least, most = self._range(excesses[:place])
+            remaining = self._room - sum(excesses[:place])
             volume = _volume_below(self._widths[place + 1 :])
-            whole = volume(left - least) - volume(left - most)
-            share = (volume(left - above[place]) - volume(left - most)) / whole if whole > 0 else 0.5
-            found.append(min(1.0, max(0.0, share)))
-        return tuple(found)
+            volume_of_range = volume(remaining - least) - volume(remaining - most)
+            share = (
+                (volume(remaining - excesses[place]) - volume(remaining - most)) / volume_of_range
+                if volume_of_range > 0
+                else 0.5
+            )
+            units.append(min(1.0, max(0.0, share)))
+        return tuple(units)
 
     def as_sampled(self, weights: Sequence[float]) -> tuple[float, ...]:
         """The mixture that a sampler gives for the units of `weights`: the same, unless these are so near to a corner
@@ -80,24 +84,26 @@ class Simplex:
         for weight in weights:  # sums are rounded, not weights, so that the rounded weights add up to 1
             rounded.append(round((total + weight) * WHOLE) - round(total * WHOLE))
             total += weight
-        found = self.weights(self.units([min(max(n, low), high) / WHOLE for n, low, high in self._rows(rounded)]))
-        return self.weights(self.units(found))
+        sampled = self.weights(
+            self.units([min(max(weight, low), high) / WHOLE for weight, low, high in self._rows(rounded)])
+        )
+        return self.weights(self.units(sampled))
 
-    def completed(self, given: Mapping[str, float]) -> dict[str, float]:
-        """A mixture with the weights of `given`, as near as the bounds allow; the other sources share what is left in
+    def completed(self, given_weights: Mapping[str, float]) -> dict[str, float]:
+        """A mixture with `given_weights`, as near as the bounds allow; the other sources share the rest in
         proportion to their free ranges."""
-        order = sorted(range(len(self.sources)), key=lambda place: self.sources[place] not in given)
-        free, left, found = sum(self._widths), self._room, {}
+        order = sorted(range(len(self.sources)), key=lambda place: self.sources[place] not in given_weights)
+        free_width, remaining, weights = sum(self._widths), self._room, {}
         for place in order:
             width, source = self._widths[place], self.sources[place]
-            free -= width
-            wanted = left * width / max(1, free + width)
-            if source in given:
-                wanted = given[source] * WHOLE - self.lows[place]
-            over = round(min(width, left, max(0, left - free, wanted)))
-            left -= over
-            found[source] = (self.lows[place] + over) / WHOLE
-        return {source: found[source] for source in self.sources}
+            free_width -= width
+            target = remaining * width / max(1, free_width + width)
+            if source in given_weights:
+                target = given_weights[source] * WHOLE - self.lows[place]
+            excess = round(min(width, remaining, max(0, remaining - free_width, target)))
+            remaining -= excess
+            weights[source] = (self.lows[place] + excess) / WHOLE
+        return {source: weights[source] for source in self.sources}
 
     @property
     def _widths(self) -> tuple[int, ...]:
@@ -111,20 +117,20 @@ class Simplex:
     def _rows(self, millionths: Sequence[int]) -> list[tuple[int, int, int]]:
         return list(zip(millionths, self.lows, self.highs, strict=True))
 
-    def _range(self, before: Sequence[int]) -> tuple[int, int]:
+    def _range(self, earlier: Sequence[int]) -> tuple[int, int]:
         """Least and most of the next source above its low, given those before it."""
-        place, left = len(before), self._room - sum(before)
-        return max(0, left - sum(self._widths[place + 1 :])), min(self._widths[place], left)
+        place, remaining = len(earlier), self._room - sum(earlier)
+        return max(0, remaining - sum(self._widths[place + 1 :])), min(self._widths[place], remaining)
 
     def _quantile(self, place: int, least: int, most: int, used: int, unit: float) -> int:
         """The value above the low that a share of `unit` of all mixtures exceeds, given what the sources before use."""
-        volume, left = _volume_below(self._widths[place + 1 :]), self._room - used
-        outside = volume(left - most)
-        wanted = unit * (volume(left - least) - outside)
+        volume, remaining = _volume_below(self._widths[place + 1 :]), self._room - used
+        outside = volume(remaining - most)
+        target = unit * (volume(remaining - least) - outside)
         low, high = float(least), float(most)
         while high - low > 1e-3:
             middle = (low + high) / 2
-            low, high = (middle, high) if volume(left - middle) - outside > wanted else (low, middle)
+            low, high = (middle, high) if volume(remaining - middle) - outside > target else (low, middle)
         return min(most, max(least, round((low + high) / 2)))
 
 
@@ -132,19 +138,19 @@ class Simplex:
 def _volume_below(widths: tuple[int, ...]) -> Callable[[float], float]:
     """A function of y, in millionths: m! times the volume of the points x of the box 0 <= x_j <= widths_j of m free
     sources whose sum is at most y."""
-    free = tuple(width for width in widths if width)
-    total = sum(free) / WHOLE
-    whole = math.factorial(len(free)) * math.prod(width / WHOLE for width in free)
-    corners = sorted((corner / WHOLE, count) for corner, count in _corners(free).items())
+    free_widths = tuple(width for width in widths if width)
+    total = sum(free_widths) / WHOLE
+    full_volume = math.factorial(len(free_widths)) * math.prod(width / WHOLE for width in free_widths)
+    corners = sorted((corner / WHOLE, count) for corner, count in _corners(free_widths).items())
 
-    def below(y: float) -> float:
-        near = itertools.takewhile(lambda item: item[0] < y, corners)
-        return math.fsum(count * (y - corner) ** len(free) for corner, count in near)
+    def corner_sum(y: float) -> float:
+        corners_below = itertools.takewhile(lambda item: item[0] < y, corners)
+        return math.fsum(count * (y - corner) ** len(free_widths) for corner, count in corners_below)
 
     def volume(millionths: float) -> float:
         y = max(0.0, millionths / WHOLE)
         # The nearer end of the box is taken: there the corners' volumes cancel least.
-        return below(y) if y <= total / 2 else whole - below(max(0.0, total - y))
+        return corner_sum(y) if y <= total / 2 else full_volume - corner_sum(max(0.0, total - y))
 
     return volume
 

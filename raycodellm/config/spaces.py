@@ -83,7 +83,8 @@ class Parameter:
     def is_active(self, params: Mapping[str, Any]) -> bool:
         """True if the options that `params` chooses have this parameter."""
         return any(
-            all(name in params and is_same(params[name], label) for name, label in one) for one in self.conditions
+            all(name in params and is_same(params[name], label) for name, label in condition)
+            for condition in self.conditions
         )
 
 
@@ -154,20 +155,20 @@ def find_parameters(tree: dict[str, Any], origin: str) -> tuple[Parameter, ...]:
         if condition is None:
             continue
         if path[0] in _UNSEARCHABLE or (path[0] == "stages" and (len(path) < 3 or path[2] == "name")):
-            at = f"stages.{name}" if path[0] == "stages" else name
-            raise UserError(f"{origin}: {at} cannot be searched over; search in model, a stage or evaluation")
-        for one in _searches_at(
-            name, phase_shares.grouped(tree, path, node, f"{origin}: {name}"), origin, condition, None
+            location = f"stages.{name}" if path[0] == "stages" else name
+            raise UserError(f"{origin}: {location} cannot be searched over; search in model, a stage or evaluation")
+        for search in _searches_at(
+            name, phase_shares.group_shares(tree, path, node, f"{origin}: {name}"), origin, condition, None
         ):
-            if one.domain.simplex and (path[0] != "stages" or not _takes_simplex(one.domain.simplex)):
+            if search.domain.simplex and (path[0] != "stages" or not _takes_simplex(search.domain.simplex)):
                 raise UserError(
-                    f"{origin}: {one.domain.simplex.name}: simplex searches a mixture; use it for the weights of a "
+                    f"{origin}: {search.domain.simplex.name}: simplex searches a mixture; use it for the weights of a "
                     "stage or of its phases, or for the shares of all phases"
                 )
-            searches.append(one)
+            searches.append(search)
             if len(searches) > MOST_PARAMETERS:
                 raise UserError(f"{origin}: searches over more than {MOST_PARAMETERS:,} parameters; use fewer")
-    return _merged(searches, origin)
+    return _merge_searches(searches, origin)
 
 
 def _takes_simplex(simplex: Simplex) -> bool:
@@ -206,49 +207,51 @@ def _searches_at(
                 f"{origin}: {name}: an option is itself a search; write its values as options, or search over a key "
                 "inside an option"
             )
-        chosen = (*condition, (name, option_label(inside)))
+        inner_condition = (*condition, (name, option_label(inside)))
         for path, inner in walk(inside):
             inner_name = ".".join([name, *map(str, path)])
-            grouped = phase_shares.grouped(inside, path, inner, f"{origin}: {inner_name}")
-            yield from _searches_at(inner_name, grouped, origin, chosen, _Option(name, place, inside))
+            inner_node = phase_shares.group_shares(inside, path, inner, f"{origin}: {inner_name}")
+            yield from _searches_at(inner_name, inner_node, origin, inner_condition, _Option(name, place, inside))
 
 
-def _merged(searches: Sequence[_Search], origin: str) -> tuple[Parameter, ...]:
+def _merge_searches(searches: Sequence[_Search], origin: str) -> tuple[Parameter, ...]:
     """One parameter per name and domain. Where a name has several domains, each parameter has a key of its own."""
     conditions: dict[tuple[str, Domain], list[Condition]] = {}
     options: dict[tuple[str, Domain], _Option | None] = {}
     for search in searches:
-        same = conditions.setdefault((search.name, search.domain), [])
+        parameter_conditions = conditions.setdefault((search.name, search.domain), [])
         options.setdefault((search.name, search.domain), search.option)
-        if search.condition in same or any(_both_hold(search.condition, other) for other in same):
+        if search.condition in parameter_conditions or any(
+            _both_hold(search.condition, condition) for condition in parameter_conditions
+        ):
             raise UserError(f"{origin}: two searches have the name {search.name}; give one of them another place")
-        same.append(search.condition)
+        parameter_conditions.append(search.condition)
     names = [name for name, _ in conditions]
     keys: set[str] = set()
     parameters = []
-    for (name, domain), known in conditions.items():
+    for (name, domain), parameter_conditions in conditions.items():
         key = name
         if names.count(name) > 1:
             option = options[name, domain]
             if option is None:
                 raise UserError(f"{origin}: two searches have the name {name}; give one of them another place")
             inside = name.removeprefix(option.choice)
-            key = f"{option.choice}[{_described(option.tree) or option.place}]{inside}"
+            key = f"{option.choice}[{_summary(option.tree) or option.place}]{inside}"
             key = f"{option.choice}[{option.place}]{inside}" if key in keys else key
         while key in keys:  # options of options may be alike
             key += "'"
         keys.add(key)
-        parameters.append(Parameter(name, key, domain, tuple(known)))
+        parameters.append(Parameter(name, key, domain, tuple(parameter_conditions)))
     return tuple(parameters)
 
 
 def _both_hold(one: Condition, other: Condition) -> bool:
     """True if one point may satisfy both conditions: no choice has two different options in them."""
-    chosen = dict(one)
-    return all(name not in chosen or is_same(chosen[name], label) for name, label in other)
+    labels = dict(one)
+    return all(name not in labels or is_same(labels[name], label) for name, label in other)
 
 
-def _described(option: Any) -> str:
+def _summary(option: Any) -> str:
     """The fixed scalars of an option, short enough for a name: `schedule=cosine`; empty where too long."""
     if not isinstance(option, dict):
         return ""
@@ -258,9 +261,11 @@ def _described(option: Any) -> str:
 
 
 def _domain(name: str, node: dict[str, Any], origin: str) -> Domain:
-    beside = [key for key in node if key != "search"]
-    if beside:
-        raise UserError(f"{origin}: {name}: {shown(beside[0])} stands beside search; a search stands alone in its {{}}")
+    other_keys = [key for key in node if key != "search"]
+    if other_keys:
+        raise UserError(
+            f"{origin}: {name}: {shown(other_keys[0])} stands beside search; a search stands alone in its {{}}"
+        )
     spec = node["search"]
     if not isinstance(spec, dict) or len(spec) != 1 or next(iter(spec)) not in _DOMAIN_KEYS:
         raise UserError(f"{origin}: {name}: search holds {shown(spec)}; use one of {', '.join(_DOMAIN_KEYS)}")
@@ -276,11 +281,11 @@ def _domain(name: str, node: dict[str, Any], origin: str) -> Domain:
         return _choice(name, values, origin)
     numbers = [value for value in values if isinstance(value, (int, float)) and not isinstance(value, bool)]
     need = {"int": "two whole numbers", "loguniform": "two numbers over 0"}.get(kind, "two numbers")
-    fits = len(values) == len(numbers) == 2 and all(math.isfinite(value) for value in numbers)
-    fits = fits and numbers[0] < numbers[1] and math.isfinite(numbers[1] - numbers[0])
-    if fits and kind == "int":
-        fits = all(float(value).is_integer() and abs(value) <= 2**53 for value in numbers)
-    if not fits or (kind == "loguniform" and numbers[0] <= 0):
+    is_valid = len(values) == len(numbers) == 2 and all(math.isfinite(value) for value in numbers)
+    is_valid = is_valid and numbers[0] < numbers[1] and math.isfinite(numbers[1] - numbers[0])
+    if is_valid and kind == "int":
+        is_valid = all(float(value).is_integer() and abs(value) <= 2**53 for value in numbers)
+    if not is_valid or (kind == "loguniform" and numbers[0] <= 0):
         raise UserError(f"{origin}: {name}: {kind} holds {shown(values)}; give {need}, the lower first")
     low, high = (int(value) if kind == "int" else float(value) for value in numbers)
     return Domain(kind, low, high)

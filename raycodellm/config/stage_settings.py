@@ -64,10 +64,10 @@ class Phase(Frozen):
     """Source -> share of the phase's tokens; sums to 1. A source left out, or of weight 0, gives no tokens."""
 
 
-def _check_weights(weights: Mapping[str, float], what: str) -> None:
+def _check_weights(weights: Mapping[str, float], subject: str) -> None:
     total = math.fsum(weights.values())
     if abs(total - 1.0) > 1e-6:
-        raise ValueError(f"{what} add up to {total:g}; make them add up to 1")
+        raise ValueError(f"{subject} add up to {total:g}; make them add up to 1")
 
 
 class Optimizer(Frozen):
@@ -191,10 +191,10 @@ class Stage(Frozen):
     @property
     def averaged_steps(self) -> frozenset[int]:
         """Numbers of finished steps after which the weights are averaged in; empty without `averaging.last`."""
-        apart = max(1, round((self.averaging.every or 0.02) * self.num_steps))
-        places = min(self.averaging.last or 0, self.num_steps // apart + 1)
-        taken = (self.num_steps - apart * place for place in range(places))
-        return frozenset(step for step in taken if step > 0)
+        interval = max(1, round((self.averaging.every or 0.02) * self.num_steps))
+        places = min(self.averaging.last or 0, self.num_steps // interval + 1)
+        steps = (self.num_steps - interval * place for place in range(places))
+        return frozenset(step for step in steps if step > 0)
 
     @property
     def batch_sequences(self) -> int:
@@ -224,10 +224,10 @@ class Stage(Frozen):
     @model_validator(mode="after")
     def _consistent(self) -> Stage:
         if self.batch_tokens % self.sequence_length:
-            fit = max(1, round(self.batch_tokens / self.sequence_length)) * self.sequence_length
+            fitting = max(1, round(self.batch_tokens / self.sequence_length)) * self.sequence_length
             raise ValueError(
                 f"batch_tokens {self.batch_tokens} is not a multiple of sequence_length {self.sequence_length}; "
-                f"use {fit}"
+                f"use {fitting}"
             )
         check_num_sequences(self)
         warm = self.learning_rate.warmup_steps

@@ -54,16 +54,20 @@ class SweepFile:
     @cached_property
     def domains(self) -> dict[str, Domain]:
         """Parameter name (its path, `pretrain.code_ratio`) -> the values it may take, in any option of a choice."""
-        named: dict[str, list[Domain]] = {}
-        for one in self.parameters:
-            named.setdefault(one.name, []).append(one.domain)
-        return {name: hull(domains) for name, domains in named.items()}
+        domains_of: dict[str, list[Domain]] = {}
+        for parameter in self.parameters:
+            domains_of.setdefault(parameter.name, []).append(parameter.domain)
+        return {name: hull(domains) for name, domains in domains_of.items()}
 
     @cached_property
     def labels(self) -> dict[str, tuple[Any, ...]]:
         """Name of a choice -> labels of its options, where no other search has that name; cached, as slow to make."""
-        names = [one.name for one in self.parameters]
-        return {one.name: one.domain.options for one in self.parameters if names.count(one.name) == 1}
+        names = [parameter.name for parameter in self.parameters]
+        return {
+            parameter.name: parameter.domain.options
+            for parameter in self.parameters
+            if names.count(parameter.name) == 1
+        }
 
     def example(self) -> Sweep:
         """The sweep with the first value of every search space, for facts that no search changes."""
@@ -86,8 +90,8 @@ class SweepFile:
 
     def pretrained_models(self) -> tuple[str, ...]:
         """The values of `model.pretrained` that the sweep may try, in the order of the file."""
-        found = (resolve(self, point).model.pretrained for point in self.probe_points())
-        return tuple(dict.fromkeys(name for name in found if name is not None))
+        models = (resolve(self, point).model.pretrained for point in self.probe_points())
+        return tuple(dict.fromkeys(name for name in models if name is not None))
 
     def pairs(self) -> tuple[Pair, ...]:
         """The pairs of given models that the sweep compares: those of `search.pairs`; when left out, every model with
@@ -95,18 +99,18 @@ class SweepFile:
         sweep, reference = self.example(), self.reference()
         if sweep.stages:
             return ()
-        first = str(resolve(self, reference or {}).model.pretrained)
-        return compared_pairs(sweep.search.pairs, self.pretrained_models(), first, self.origin)
+        base = str(resolve(self, reference or {}).model.pretrained)
+        return compared_pairs(sweep.search.pairs, self.pretrained_models(), base, self.origin)
 
     def probe_points(self) -> Iterator[dict[str, Any]]:
         """Points for a validity check: each parameter in turn at its options, or at the ends of its range and between;
         all other parameters at their first values. One more skips all stages that may be skipped."""
         yield {}
-        if len(skips := {one.name: False for one in self.parameters if one.decides_on_stage}) > 1:
+        if len(skips := {parameter.name: False for parameter in self.parameters if parameter.decides_on_stage}) > 1:
             yield skips
-        for one in self.parameters:
-            for condition, value in itertools.product(one.conditions, one.domain.probes()):
-                yield {**dict(condition), one.name: value}
+        for parameter in self.parameters:
+            for condition, value in itertools.product(parameter.conditions, parameter.domain.probes()):
+                yield {**dict(condition), parameter.name: value}
 
 
 def load(path: str | Path, overrides: tuple[str, ...] = ()) -> SweepFile:
@@ -129,8 +133,8 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
     """The validated sweep file in `text`; `origin` names the file in messages. Raises `UserError` as `load` does."""
     tree = read_yaml(text, origin)
     if not isinstance(tree, dict):
-        held = "is empty" if tree is None else f"holds {'a list' if isinstance(tree, list) else shown(tree)}"
-        raise UserError(f"{origin}: {held}, and a sweep file has keys and values; start with name: and stages:")
+        content = "is empty" if tree is None else f"holds {'a list' if isinstance(tree, list) else shown(tree)}"
+        raise UserError(f"{origin}: {content}, and a sweep file has keys and values; start with name: and stages:")
     # The stages before the overrides, for one spelling of each path; what holds for all stages after them.
     tree = _current(tree, origin, keep_scaling=True)
     for override in overrides:
@@ -138,7 +142,7 @@ def parse(text: str, origin: str = "sweep file", overrides: tuple[str, ...] = ()
     tree = _current(tree, origin)
     refuse_credentials(tree, f"{origin}: ")
     file = SweepFile(tree, origin, find_parameters(tree, origin))
-    probes = sum(len(one.conditions) * len(one.domain.probes()) for one in file.parameters)
+    probes = sum(len(parameter.conditions) * len(parameter.domain.probes()) for parameter in file.parameters)
     if probes > MOST_PROBES:
         raise UserError(f"{origin}: the searches have {probes:,} options in all; give at most {MOST_PROBES:,}")
     require_comparable((_resolve_probe(file, point) for point in file.probe_points()), origin)
@@ -232,10 +236,10 @@ def _enter_stage(tree: dict[str, Any], parts: list[str]) -> tuple[Any, list[str]
     inner = parts[1:] if parts[0] == "stages" else parts
     if len(inner) < 2:
         return tree, parts
-    named = [stage for stage in stages if isinstance(stage, dict) and stage.get("name") == inner[0]]
-    if not named and parts[0] == "stages" and inner[0].isdecimal():
-        named = [stage for stage in stages[int(inner[0]) :][:1] if isinstance(stage, dict)]
-    return (named[0], current_path(inner[1:])) if named else (tree, parts)
+    matching = [stage for stage in stages if isinstance(stage, dict) and stage.get("name") == inner[0]]
+    if not matching and parts[0] == "stages" and inner[0].isdecimal():
+        matching = [stage for stage in stages[int(inner[0]) :][:1] if isinstance(stage, dict)]
+    return (matching[0], current_path(inner[1:])) if matching else (tree, parts)
 
 
 def _list_item(node: list, part: str, override: str) -> Any:
@@ -289,17 +293,22 @@ def _substitute(file: SweepFile, node: Any, path: tuple[Any, ...], params: Mappi
 def _choose(file: SweepFile, name: str, spec: dict[str, Any], params: Mapping[str, Any]) -> Any:
     kind, values = next(iter(spec.items()))
     if kind == "simplex" and isinstance(values, list):  # a phase's share
-        named = sorted((one for one in file.parameters if one.name == name), key=lambda one: not one.is_active(params))
-        return phase_shares.share([one.domain.simplex for one in named if one.domain.simplex], name, params)
+        parameters = sorted(
+            (parameter for parameter in file.parameters if parameter.name == name),
+            key=lambda parameter: not parameter.is_active(params),
+        )
+        return phase_shares.share(
+            [parameter.domain.simplex for parameter in parameters if parameter.domain.simplex], name, params
+        )
     if kind == "simplex":
-        given = {source: params[f"{name}.{source}"] for source in values if f"{name}.{source}" in params}
-        return given if len(given) == len(values) else read_simplex(name, values).completed(given)
+        weights = {source: params[f"{name}.{source}"] for source in values if f"{name}.{source}" in params}
+        return weights if len(weights) == len(values) else read_simplex(name, values).completed(weights)
     if kind != "choice":
         return params.get(name, values[0])
     if name not in params:
         return _inside_option(file, values[0], name, params)
-    known = file.labels.get(name)
-    labels = known if known and len(known) == len(values) else map(option_label, values)
+    unique_labels = file.labels.get(name)
+    labels = unique_labels if unique_labels and len(unique_labels) == len(values) else map(option_label, values)
     # A value that is no option stays as it is: the validation or the caller refuses it by its value.
     pairs = zip(values, labels, strict=True)
     option = next((option for option, label in pairs if is_same(label, params[name])), params[name])
@@ -318,15 +327,15 @@ def _inside_option(file: SweepFile, node: Any, name: str, params: Mapping[str, A
 
 def value_at(file: SweepFile, name: str, params: Mapping[str, Any]) -> Any:
     """The value at the path `name` in the file, or in the options that `params` chooses; None where there is none."""
-    first, *rest = name.split(".")
-    stages = (stage for stage in file.tree.get("stages", ()) if stage.get("name") == first)
-    node: Any = next(stages, file.tree.get(first))
-    at = first
+    head, *rest = name.split(".")
+    stages = (stage for stage in file.tree.get("stages", ()) if stage.get("name") == head)
+    node: Any = next(stages, file.tree.get(head))
+    path = head
     for part in rest:
         if is_search(node):
-            node = _choose(file, at, node["search"], params) if at in params else None
+            node = _choose(file, path, node["search"], params) if path in params else None
         node = node.get(part) if isinstance(node, dict) else None
-        at = f"{at}.{part}"
+        path = f"{path}.{part}"
     return None if isinstance(node, dict) else node
 
 
@@ -334,10 +343,10 @@ def stages_keeping_optimizer(file: SweepFile) -> frozenset[str]:
     """Names of the stages whose optimizer state the next stage may ask for, in any trial of the sweep."""
     stages = [stage for stage in file.tree.get("stages", ()) if isinstance(stage, dict)]
     return frozenset(
-        str(before.get("name"))
-        for place, after in enumerate(stages)
-        if _mentions(after.get("optimizer"), "state", "keep")
-        for before in _possible_parents(stages[:place])
+        str(parent.get("name"))
+        for place, child in enumerate(stages)
+        if _mentions(child.get("optimizer"), "state", "keep")
+        for parent in _possible_parents(stages[:place])
     )
 
 

@@ -84,8 +84,8 @@ class Sweep(Frozen):
                 raise ValueError(f"stages: {name!r} is a key of the sweep file; give the stage another name")
         for name in self.match_repetition.source_tokens if self.match_repetition else ():
             if name not in self.sources:
-                known = suggest(name, self.sources)
-                raise ValueError(f"match_repetition.source_tokens: source {name!r} is not under sources; {known}")
+                hint = suggest(name, self.sources)
+                raise ValueError(f"match_repetition.source_tokens: source {name!r} is not under sources; {hint}")
         for name, source in self.sources.items():
             if self._cleaning_of(source).licenses and source.license_field is None:
                 raise ValueError(
@@ -124,19 +124,19 @@ class Sweep(Frozen):
         return tuple(stage for stage in self.stages if stage.enabled)
 
     def _check_sources(self, stage: Stage) -> None:
-        for key, named in _named_sources(stage):
-            for name in named:
+        for key, source_names in _named_sources(stage):
+            for name in source_names:
                 if name not in self.sources:
-                    known = suggest(name, self.sources)
-                    raise ValueError(f"stages.{stage.name}.{key}: source {name!r} is not under sources; {known}")
+                    hint = suggest(name, self.sources)
+                    raise ValueError(f"stages.{stage.name}.{key}: source {name!r} is not under sources; {hint}")
                 if name not in self.drawn_sources(stage):
-                    listed = ", ".join(self.drawn_sources(stage))
+                    names = ", ".join(self.drawn_sources(stage))
                     raise ValueError(
-                        f"stages.{stage.name}.{key}: source {name!r} is not drawn by this stage (it draws {listed}); "
+                        f"stages.{stage.name}.{key}: source {name!r} is not drawn by this stage (it draws {names}); "
                         f"name it under stages.{stage.name}.sources or remove it"
                     )
-        drawn = [self.sources[name] for name in self.drawn_sources(stage)]
-        if not drawn:
+        drawn_sources = [self.sources[name] for name in self.drawn_sources(stage)]
+        if not drawn_sources:
             want = "an instruct kind" if stage.responses_only else "a kind other than instruct"
             raise ValueError(f"stages.{stage.name}: no source of {want} is under sources; add one")
         plain = [name for name in self.drawn_sources(stage) if not self.sources[name].is_instruct]
@@ -146,12 +146,12 @@ class Sweep(Frozen):
                 "responses; use instruct kinds or set responses_only: false"
             )
         if stage.code_ratio is not None:
-            for side, ratio in ((True, stage.code_ratio), (False, 1.0 - stage.code_ratio)):
-                if ratio > 0 and not any(source.is_code == side for source in drawn):
-                    what = "code" if side else "text"
+            for is_code, ratio in ((True, stage.code_ratio), (False, 1.0 - stage.code_ratio)):
+                if ratio > 0 and not any(source.is_code == is_code for source in drawn_sources):
+                    kind = "code" if is_code else "text"
                     raise ValueError(
-                        f"stages.{stage.name}.code_ratio: {stage.code_ratio} needs {what}, but no source of a {what} "
-                        f"kind is drawn; use {0.0 if side else 1.0:g} or add such a source"
+                        f"stages.{stage.name}.code_ratio: {stage.code_ratio} needs {kind}, but no source of a {kind} "
+                        f"kind is drawn; use {0.0 if is_code else 1.0:g} or add such a source"
                     )
 
     @property

@@ -31,16 +31,16 @@ def with_held_out_texts(sweep: Sweep) -> Sweep:
     Raises UserError for a domain that shall be measured on the sweep's sources and has none, and for a source that is
     neither measured nor, in a sweep without stages, trained on.
     """
-    settings, given = sweep.evaluation, sweep.evaluation.texts.given()
-    for domain, text in given.items():
+    settings, given_texts = sweep.evaluation, sweep.evaluation.texts.given()
+    for domain, text in given_texts.items():
         if text == HELD_OUT and not sources_of(sweep, domain):
             kind = KIND_OF_DOMAIN[domain]
             want = f"no source is of kind {kind}; add one, or give" if kind else "no kind of source says so; give"
             raise UserError(f"evaluation.texts.{domain}: {HELD_OUT}, but {want} a path of text files")
-    measured = [one for one in DOMAINS if SUITE in settings.suites or task_of(one) in settings.tasks]
-    own = {domain: HELD_OUT for domain in measured if domain not in given and sources_of(sweep, domain)}
-    if own:
-        texts = settings.texts.model_copy(update=own)
+    domains = [domain for domain in DOMAINS if SUITE in settings.suites or task_of(domain) in settings.tasks]
+    own_texts = {domain: HELD_OUT for domain in domains if domain not in given_texts and sources_of(sweep, domain)}
+    if own_texts:
+        texts = settings.texts.model_copy(update=own_texts)
         sweep = sweep.model_copy(update={"evaluation": settings.model_copy(update={"texts": texts})})
     unused = None if sweep.stages else next((name for name in sweep.sources if not is_held_out(sweep, name)), None)
     if unused is not None:

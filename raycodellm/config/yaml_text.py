@@ -25,15 +25,15 @@ _FLOAT = re.compile(rf"(?:{_NUMBER}|[-+]?\.(?:inf|Inf|INF)|\.(?:nan|NaN|NAN))\Z"
 _INT = re.compile(r"(?:[-+]?[0-9][0-9_]*|0o[0-7_]+|0x[0-9a-fA-F_]+|0b[01_]+)\Z")
 
 
-def read_yaml(text: str, what: str) -> Any:
-    """The value in `text`. Raises `UserError`, beginning with `what`, for anything that is not plain YAML."""
+def read_yaml(text: str, origin: str) -> Any:
+    """The value in `text`. Raises `UserError`, beginning with `origin`, for anything that is not plain YAML."""
     if len(text) > MOST_CHARACTERS:
-        raise UserError(f"{what}: has {len(text):,} characters; a sweep file has at most {MOST_CHARACTERS:,}")
+        raise UserError(f"{origin}: has {len(text):,} characters; a sweep file has at most {MOST_CHARACTERS:,}")
     try:
         _check_size(text)
         return _unshared(yaml.load(text, Loader=_PlainLoader))  # derives from SafeLoader, with fewer types
     except yaml.YAMLError as error:
-        raise UserError(f"{what}: is not valid YAML: {_explained(error)}") from error
+        raise UserError(f"{origin}: is not valid YAML: {_explained(error)}") from error
 
 
 def _unshared(value: Any) -> Any:
@@ -48,47 +48,47 @@ def _explained(error: yaml.YAMLError) -> str:
     if not isinstance(error, yaml.MarkedYAMLError):
         return one_line(str(error), 160)
     mark = error.problem_mark or error.context_mark
-    where = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
+    position = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
     problem = ", ".join(part for part in (error.context, error.problem) if part)
-    return f"{one_line(problem, 160)}{where}"
+    return f"{one_line(problem, 160)}{position}"
 
 
 def _check_size(text: str) -> None:
     """Refuses text that would be too deep or too large, aliases written out, before any value is built."""
     open_sizes: list[int] = []  # nodes so far of each open list or mapping
     open_names: list[str | None] = []
-    known: dict[str | None, int | None] = {}  # nodes of each anchored value; None while the value is open
+    node_counts: dict[str | None, int | None] = {}  # nodes of each anchored value; None while the value is open
     for event in yaml.parse(text, Loader=_base):
         size = 1
         if isinstance(event, yaml.CollectionStartEvent):
             if len(open_sizes) >= MOST_DEPTH:
-                raise _refused(f"lists and mappings are over {MOST_DEPTH} deep; write them flatter", event.start_mark)
+                raise _error_at(f"lists and mappings are over {MOST_DEPTH} deep; write them flatter", event.start_mark)
             open_sizes.append(1)
             open_names.append(event.anchor)
             if event.anchor:
-                known[event.anchor] = None
+                node_counts[event.anchor] = None
             continue
         if isinstance(event, yaml.CollectionEndEvent):
             size, name = open_sizes.pop(), open_names.pop()
             if name:
-                known[name] = size
+                node_counts[name] = size
         elif isinstance(event, yaml.ScalarEvent):
             if event.anchor:
-                known[event.anchor] = 1
+                node_counts[event.anchor] = 1
         elif isinstance(event, yaml.AliasEvent):
-            repeated = known.get(event.anchor, 1)  # building the value refuses an unknown alias
+            repeated = node_counts.get(event.anchor, 1)  # building the value refuses an unknown alias
             if repeated is None:
-                raise _refused(f"the alias *{event.anchor} stands inside the value that it repeats", event.start_mark)
+                raise _error_at(f"the alias *{event.anchor} stands inside the value that it repeats", event.start_mark)
             size = repeated
         else:
             continue
         if open_sizes:
             open_sizes[-1] += size
         if sum(open_sizes, 0 if open_sizes else size) > MOST_NODES:
-            raise _refused(f"there are over {MOST_NODES:,} values, aliases written out; write fewer", event.start_mark)
+            raise _error_at(f"there are over {MOST_NODES:,} values, aliases written out; write fewer", event.start_mark)
 
 
-def _refused(problem: str, mark: Any) -> yaml.constructor.ConstructorError:
+def _error_at(problem: str, mark: Any) -> yaml.constructor.ConstructorError:
     return yaml.constructor.ConstructorError(None, None, problem, mark)
 
 
@@ -109,18 +109,18 @@ class _PlainLoader(_base):
     def construct_object(self, node: yaml.Node, deep: bool = False) -> Any:
         if node.tag.rpartition(":")[2] not in _TAGS or not node.tag.startswith("tag:yaml.org,2002:"):
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            raise _refused(f"the tag {shown(tag)} is not known here; write the plain value", node.start_mark)
+            raise _error_at(f"the tag {shown(tag)} is not known here; write the plain value", node.start_mark)
         try:
             return super().construct_object(node, deep)
         except (ValueError, KeyError, TypeError, AttributeError, OverflowError) as error:
             tag = node.tag.replace("tag:yaml.org,2002:", "!!")
-            raise _refused(f"{shown(node.value)} is no {tag}", node.start_mark) from error
+            raise _error_at(f"{shown(node.value)} is no {tag}", node.start_mark) from error
 
 
 def _text(loader: Any, node: yaml.ScalarNode) -> str:
     text = loader.construct_scalar(node)
     if not isinstance(text, str) or "\0" in text or any("\ud800" <= c <= "\udfff" for c in text):
-        raise _refused(f"{shown(text)} holds a character that no text may hold", node.start_mark)
+        raise _error_at(f"{shown(text)} holds a character that no text may hold", node.start_mark)
     return text
 
 
@@ -128,7 +128,7 @@ def _int(loader: Any, node: yaml.ScalarNode) -> int:
     text = loader.construct_scalar(node).replace("_", "")
     value = _LARGEST if len(text) > 80 else int(text, 0 if text[:2] in ("0x", "0o", "0b") else 10)
     if not -_LARGEST < value < _LARGEST:
-        raise _refused(f"the number {shown(text, 30)} is too large", node.start_mark)
+        raise _error_at(f"the number {shown(text, 30)} is too large", node.start_mark)
     return value
 
 
@@ -138,22 +138,22 @@ def _float(loader: Any, node: yaml.ScalarNode) -> float:
         return float(text.replace(".", "", 1))
     value = float(text)
     if not math.isfinite(value):
-        raise _refused(f"the number {shown(text, 30)} is too large", node.start_mark)
+        raise _error_at(f"the number {shown(text, 30)} is too large", node.start_mark)
     return value
 
 
 def _mapping(loader: Any, node: yaml.MappingNode) -> dict:
     if not isinstance(node, yaml.MappingNode):
-        raise _refused("!!map stands before a value that is no mapping", node.start_mark)
+        raise _error_at("!!map stands before a value that is no mapping", node.start_mark)
     seen: set[Any] = set()
     for key_node, _ in node.value:
         if key_node.tag == "tag:yaml.org,2002:merge":
             continue  # `<<`: keys that it merges in may be given again
         key = loader.construct_object(key_node, deep=True)
         if isinstance(key, bool) or not isinstance(key, (str, int)):
-            raise _refused(f"the key {shown(key)} is not text; put it in quotes", key_node.start_mark)
+            raise _error_at(f"the key {shown(key)} is not text; put it in quotes", key_node.start_mark)
         if key in seen:
-            raise _refused(f"the key {shown(key)} stands twice", key_node.start_mark)
+            raise _error_at(f"the key {shown(key)} stands twice", key_node.start_mark)
         seen.add(key)
     loader.flatten_mapping(node)
     return {loader.construct_object(key, True): loader.construct_object(value, True) for key, value in node.value}
