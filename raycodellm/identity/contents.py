@@ -49,9 +49,9 @@ def evaluated_content(name: str, key: str = "eval") -> list[Any]:
 
 def address_of(name: str, content: Sequence[Any]) -> str:
     """Address of a pretrained model with this content, from any process: a folder's URI, or `owner/name@commit`."""
-    kind, *found = content
+    kind, *parts = content
     if kind == "hub":
-        return "@".join(found)
+        return "@".join(parts)
     folder = hub_commits.folder_of(name)
     return name if folder is None else folder.uri
 

@@ -35,15 +35,15 @@ def cache_file() -> Path:
 
 def digest(pieces: Iterable[bytes | memoryview]) -> str:
     """BLAKE2b, 32 hex digits."""
-    made = hashlib.blake2b(digest_size=16)
+    hasher = hashlib.blake2b(digest_size=16)
     for piece in pieces:
-        made.update(piece)
-    return made.hexdigest()
+        hasher.update(piece)
+    return hasher.hexdigest()
 
 
 def content_hashes(paths: Sequence[Path | str]) -> list[str]:
     """The hash of each local file's content. Raises OSError for one that cannot be read."""
-    return _hashes([(_stamp(Path(path)), functools.partial(content_hash, Path(path))) for path in paths])
+    return _cached_hashes([(_stamp(Path(path)), functools.partial(content_hash, Path(path))) for path in paths])
 
 
 def stored_hashes(folder: Folder, names: Sequence[str]) -> list[str]:
@@ -52,7 +52,7 @@ def stored_hashes(folder: Folder, names: Sequence[str]) -> list[str]:
         return content_hashes([folder.local / name for name in names])
     infos = folder.filesystem.get_file_info([f"{folder.path}/{name}" for name in names])
     stamps = [[f"{folder.uri}/{name}", info.size, info.mtime_ns] for name, info in zip(names, infos, strict=True)]
-    return _hashes([(stamp, _remote_reader(folder, name)) for stamp, name in zip(stamps, names, strict=True)])
+    return _cached_hashes([(stamp, _remote_reader(folder, name)) for stamp, name in zip(stamps, names, strict=True)])
 
 
 def _stamp(path: Path) -> list:
@@ -69,27 +69,28 @@ def content_hash(path: Path) -> str:
 
 
 def _remote_reader(folder: Folder, name: str) -> Callable[[], str]:
-    def read() -> str:
+    def compute() -> str:
         with folder.filesystem.open_input_stream(f"{folder.path}/{name}") as stream:
             return digest(iter(lambda: stream.read(_PIECE_BYTES), b""))
 
-    return read
+    return compute
 
 
-def _hashes(wanted: Sequence[tuple[list, Callable[[], str]]]) -> list[str]:
-    keys = [json.dumps(stamp) for stamp, _ in wanted]
-    known = _read_cache()
-    if any(key not in known for key in keys):
+def _cached_hashes(readers: Sequence[tuple[list, Callable[[], str]]]) -> list[str]:
+    keys = [json.dumps(stamp) for stamp, _ in readers]
+    hashes = _read_cache()
+    if any(key not in hashes for key in keys):
         with _one_process_at_a_time():  # waits for the hashes that another process of this node computes now
-            known = _read_cache()
-            missing = {key: read for key, (_, read) in zip(keys, wanted, strict=True) if key not in known}
+            hashes = _read_cache()
+            missing = {key: compute for key, (_, compute) in zip(keys, readers, strict=True) if key not in hashes}
             with ThreadPoolExecutor(min(HASHING_THREADS, os.cpu_count() or 1)) as pool:
-                made = dict(zip(missing, pool.map(lambda read: read(), missing.values()), strict=True))
+                values = pool.map(lambda compute: compute(), missing.values())
+                new_hashes = dict(zip(missing, values, strict=True))
             settled = time.time_ns() - int(RACY_SECONDS * 1e9)
-            settled_keys = {json.dumps(stamp) for stamp, _ in wanted if max(stamp[2] or 0, stamp[-1] or 0) < settled}
-            _add_to_cache({key: found for key, found in made.items() if key in settled_keys})
-            known = {**known, **made}
-    return [known[key] for key in keys]
+            settled_keys = {json.dumps(stamp) for stamp, _ in readers if max(stamp[2] or 0, stamp[-1] or 0) < settled}
+            _add_to_cache({key: value for key, value in new_hashes.items() if key in settled_keys})
+            hashes = {**hashes, **new_hashes}
+    return [hashes[key] for key in keys]
 
 
 def _read_cache() -> dict[str, str]:
@@ -97,35 +98,36 @@ def _read_cache() -> dict[str, str]:
     path = cache_file()
     try:
         status = path.stat()
-        return _read(path, status.st_ino, status.st_size, status.st_mtime_ns)
+        return _parse_cache(path, status.st_ino, status.st_size, status.st_mtime_ns)
     except OSError:
         return {}
 
 
 @functools.lru_cache(maxsize=1)  # one command asks many times, and 20,000 lines take 20 ms
-def _read(path: Path, *of_this_content: int) -> dict[str, str]:
+def _parse_cache(path: Path, *of_this_content: int) -> dict[str, str]:
     """Key -> hash. Skips lines that are no such pair, such as a half-written last line."""
-    known = {}
+    hashes = {}
     for line in path.read_text(encoding="utf-8", errors="replace").splitlines():
-        key, _, found = line.rpartition("\t")
-        if key and re.fullmatch(r"[0-9a-f]{32}", found):
-            known[key] = found
-    return known
+        key, _, value = line.rpartition("\t")
+        if key and re.fullmatch(r"[0-9a-f]{32}", value):
+            hashes[key] = value
+    return hashes
 
 
-def _add_to_cache(made: dict[str, str]) -> None:
-    if not made:
+def _add_to_cache(new_hashes: dict[str, str]) -> None:
+    if not new_hashes:
         return
     path = cache_file()
     with contextlib.suppress(OSError):  # the next start hashes again
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists() and path.stat().st_size > CACHE_BYTES:
-            kept = list(_read_cache().items())
+            entries = list(_read_cache().items())
             shorter = path.with_suffix(f".{os.getpid()}")
-            shorter.write_text("".join(f"{key}\t{found}\n" for key, found in kept[len(kept) // 2 :]), encoding="utf-8")
+            newer = entries[len(entries) // 2 :]
+            shorter.write_text("".join(f"{key}\t{value}\n" for key, value in newer), encoding="utf-8")
             shorter.replace(path)
         with open(path, "a", encoding="utf-8") as file:
-            file.write("".join(f"{key}\t{found}\n" for key, found in made.items()))
+            file.write("".join(f"{key}\t{value}\n" for key, value in new_hashes.items()))
 
 
 @contextlib.contextmanager

@@ -70,7 +70,7 @@ def commit(name: str, files: tuple[str, ...], kind: str = "model") -> str:
     if revision and _COMMIT.fullmatch(revision):
         return revision
     try:
-        return _asked(repo, revision, kind)
+        return _commit_by_hub(repo, revision, kind)
     except Exception as error:  # from the network, HTTP or the hub; whatever the error, the local cache may know
         sha = cached_commit(repo, revision, files, kind)
         if sha is not None:
@@ -82,7 +82,7 @@ def commit(name: str, files: tuple[str, ...], kind: str = "model") -> str:
         ) from error
 
 
-def _asked(repo: str, revision: str | None, kind: str) -> str:
+def _commit_by_hub(repo: str, revision: str | None, kind: str) -> str:
     """The commit that the hub says. Raises an error of the network, of HTTP or of the hub."""
     global _silent_until
     from huggingface_hub import HfApi

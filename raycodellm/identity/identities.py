@@ -104,9 +104,15 @@ def root_identity(model: Any, tokenizer: str, seed: int, recipe: int) -> str:
 
 
 def stage_identity(
-    stage: Stage, used: Sequence[UsedSource], progress: Sequence[float], interpolation: str, compiled: bool, parent: str
+    stage: Stage,
+    sources: Sequence[UsedSource],
+    progress: Sequence[float],
+    interpolation: str,
+    compiled: bool,
+    parent: str,
 ) -> str:
-    """`used`: the sources that give tokens; a source that gives none only adds its name to the ledger.
+    """Hash of all that determines a stage's weights and measurements. `sources`: those that give tokens; a source
+    that gives none only adds its name to the ledger.
     `progress`, `interpolation`: the knots of the schedule and how weights move between them. `compiled`: whether
     `torch.compile` fuses the stage's operations, which in fp32 changes rounding alone. `parent`: identity of the parent
     stage, or the root identity."""
@@ -120,7 +126,7 @@ def stage_identity(
             "num_steps": stage.num_steps,
             "averaged_steps": sorted(stage.averaged_steps),
             "deepspeed_config": numeric_settings(stage.numerics.deepspeed_config),
-            "sources": [vars(source) for source in used],
+            "sources": [vars(source) for source in sources],
             "progress": list(progress),
             "interpolation": interpolation,
             "compiled": compiled_numbers(stage, compiled),
@@ -176,17 +182,17 @@ def evaluation_identity(evaluation: Evaluation, tasks: Mapping[str, Sequence[str
     """`tasks`: each task or group that the settings ask for, in their order -> the identities of the tasks that it
     stands for."""
     settings = evaluation.model_dump(mode="json", exclude=BY_CONTENT | ROUNDING_ONLY)
-    return fingerprint([settings, [[name, *known] for name, known in tasks.items()]])
+    return fingerprint([settings, [[name, *identities] for name, identities in tasks.items()]])
 
 
 def numeric_settings(deepspeed_config: Mapping[str, Any], place: str = "") -> dict[str, Any]:
     """DeepSpeed's configuration without the keys of PLACEMENT_ONLY. `place`: dotted path of this part, with a dot
     at its end."""
-    kept = {}
+    numeric = {}
     for key, value in deepspeed_config.items():
         if f"{place}{key}" in PLACEMENT_ONLY:
             continue
         value = numeric_settings(value, f"{place}{key}.") if isinstance(value, Mapping) else value
         if value != {}:
-            kept[str(key)] = value
-    return kept
+            numeric[str(key)] = value
+    return numeric

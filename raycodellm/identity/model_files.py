@@ -22,15 +22,17 @@ def model_content(folder: Folder) -> list[list]:
     return folder_content(folder, lambda name: _WEIGHTS.fullmatch(name) is not None)
 
 
-def folder_content(folder: Folder, wanted: Callable[[str], bool] = lambda name: True) -> list[list]:
-    """The same of each file right inside a folder whose name is `wanted`."""
+def folder_content(folder: Folder, is_wanted: Callable[[str], bool] = lambda name: True) -> list[list]:
+    """As `model_content`, of each file right inside a folder for whose name `is_wanted` is true."""
     if folder.local is not None:
-        names = sorted(path.name for path in folder.local.iterdir() if path.is_file() and wanted(path.name))
+        names = sorted(path.name for path in folder.local.iterdir() if path.is_file() and is_wanted(path.name))
         return [list(pair) for pair in zip(names, file_hashes.stored_hashes(folder, names), strict=True)]
     from pyarrow.fs import FileSelector
 
     infos = folder.filesystem.get_file_info(FileSelector(folder.path))
-    return sorted([one.base_name, one.size, one.mtime_ns] for one in infos if one.is_file and wanted(one.base_name))
+    return sorted(
+        [info.base_name, info.size, info.mtime_ns] for info in infos if info.is_file and is_wanted(info.base_name)
+    )
 
 
 def write_checksums(folder: Path) -> None:
@@ -45,7 +47,7 @@ def find_damage(folder: Path) -> str | None:
     or one without CHECKSUMS."""
     try:
         checksums = json.loads((folder / CHECKSUMS).read_text(encoding="utf-8"))
-        expected = {str(name): (int(size), str(written)) for name, (size, written) in checksums.items()}
+        expected = {str(name): (int(size), str(checksum)) for name, (size, checksum) in checksums.items()}
     except FileNotFoundError:
         return None
     except (OSError, ValueError, AttributeError, TypeError) as error:
@@ -56,7 +58,7 @@ def find_damage(folder: Path) -> str | None:
         if (folder / name).stat().st_size != size:
             return f"{folder / name}: has {(folder / name).stat().st_size} bytes, written were {size}"
     hashes = file_hashes.content_hashes([folder / name for name in expected])
-    for (name, (_, written)), now in zip(expected.items(), hashes, strict=True):
-        if now != written:
+    for (name, (_, checksum)), current in zip(expected.items(), hashes, strict=True):
+        if current != checksum:
             return f"{folder / name}: has changed since it was written"
     return None
