@@ -32,8 +32,8 @@ def open_bucket(uri: str) -> tuple[FileSystem, str]:
     """(pyarrow file system, path in it). Names of objects are taken as they are, with any `%`."""
     scheme, _, rest = uri.partition("://")
     bucket, _, path = rest.partition("/")
-    opened = Folder(f"{scheme}://{bucket}")
-    return opened.filesystem, f"{opened.path.rstrip('/')}/{path}".rstrip("/")
+    folder = Folder(f"{scheme}://{bucket}")
+    return folder.filesystem, f"{folder.path.rstrip('/')}/{path}".rstrip("/")
 
 
 def open_part(part: Part, memory_map: bool = False) -> pa.NativeFile:
@@ -51,9 +51,9 @@ def open_part(part: Part, memory_map: bool = False) -> pa.NativeFile:
 
 def pieces(part: Part, start: int = 0, piece_bytes: int = MIB) -> Iterator[bytes]:
     """The unpacked content of the part's whole file from a byte on, in pieces; of a packed file from the first byte."""
-    packed = compression(part.uri)
-    if packed:
-        yield from _unpacked(part, packed, piece_bytes)
+    codec = compression(part.uri)
+    if codec:
+        yield from _unpacked(part, codec, piece_bytes)
         return
     with open_part(part) as file:
         file.seek(start)
@@ -61,15 +61,15 @@ def pieces(part: Part, start: int = 0, piece_bytes: int = MIB) -> Iterator[bytes
             yield piece
 
 
-def whole_content(part: Part, most: int) -> bytes | None:
-    """The content of the part's whole file; None if it has over `most` bytes."""
-    read, size = [], 0
+def whole_content(part: Part, max_bytes: int) -> bytes | None:
+    """The content of the part's whole file; None if it has over `max_bytes` bytes."""
+    chunks, size = [], 0
     for piece in pieces(part):
         size += len(piece)
-        if size > most:
+        if size > max_bytes:
             return None
-        read.append(piece)
-    return b"".join(read)
+        chunks.append(piece)
+    return b"".join(chunks)
 
 
 # --------------------------------------------------------------------------------------------------------------- lines
@@ -86,14 +86,14 @@ def lines(part: Part) -> Iterator[tuple[int, bytes | SkipError]]:
     parts: list[bytes] = []  # of the line at `place`; joined once, since a line may span many pieces
     size = 0
     for piece in pieces(part, place, min(MIB, part.stop - part.start + 4096)):
-        rest, *following = piece.split(b"\n")
-        parts.append(rest)
-        size += len(rest)
-        for begun in following:
+        line_end, *following = piece.split(b"\n")
+        parts.append(line_end)
+        size += len(line_end)
+        for line_start in following:
             if is_ours:
                 yield place, _line(parts, size)
             place += size + 1
-            parts, size, is_ours = [begun], len(begun), True
+            parts, size, is_ours = [line_start], len(line_start), True
         if size > LONGEST_LINE or not is_ours:
             parts.clear()
         if not is_ours and place + size >= part.stop:
@@ -124,28 +124,28 @@ def first_line(part: Part) -> bytes:
 # ----------------------------------------------------------------------------------------------------------- unpacking
 
 
-def _unpacked(part: Part, packed: str, piece_bytes: int) -> Iterator[bytes]:
+def _unpacked(part: Part, codec: str, piece_bytes: int) -> Iterator[bytes]:
     """The content of a packed file: every byte before damage, and then the error.
 
     The library gives no byte of a piece in which it meets damage. The file is then unpacked again in smaller pieces,
     and from shortly before the damage on the packed bytes are given to the library one by one. It reads 64 KiB at once,
     and later what it is given.
     """
-    given, slow_from = 0, None
-    for most, read_ahead in ((piece_bytes, 1 << 16), (1 << 10, 1 << 10), (1, 0)):
+    num_given, slow_from = 0, None
+    for read_bytes, read_ahead in ((piece_bytes, 1 << 16), (1 << 10, 1 << 10), (1, 0)):
         with open_part(part) as file:
             raw = file if slow_from is None else pa.PythonFile(_SlowFile(file, slow_from), mode="r")
-            with pa.CompressedInputStream(raw, packed) as stream:
+            with pa.CompressedInputStream(raw, codec) as stream:
                 try:
-                    left = given
-                    while left:
-                        left -= len(stream.read(min(left, MIB)))
-                    while piece := stream.read(most):
-                        given += len(piece)
+                    bytes_to_skip = num_given
+                    while bytes_to_skip:
+                        bytes_to_skip -= len(stream.read(min(bytes_to_skip, MIB)))
+                    while piece := stream.read(read_bytes):
+                        num_given += len(piece)
                         yield piece
                     return
                 except OSError as error:
-                    if is_failure(error, part) or most == 1:
+                    if is_failure(error, part) or read_bytes == 1:
                         raise
                     slow_from = max(0, file.tell() - read_ahead)
 
@@ -159,8 +159,8 @@ class _SlowFile:
         self._file, self._slow_from = file, slow_from
 
     def read(self, size: int) -> bytes:
-        ahead = self._slow_from - self._file.tell()
-        return self._file.read(min(size, ahead) if ahead > 0 else 1)
+        fast_bytes = self._slow_from - self._file.tell()
+        return self._file.read(min(size, fast_bytes) if fast_bytes > 0 else 1)
 
     def close(self) -> None:
         """`_unpacked` closes the file."""
@@ -176,8 +176,8 @@ def is_failure(error: Exception, part: Part) -> bool:
     its message is known to be about damage.
     """
     if isinstance(error, MemoryError):  # damage makes Arrow ask for more than any batch or page takes
-        asked = re.search(r"size (\d+) failed", str(error))
-        return asked is None or int(asked[1]) < LARGEST_BATCH
+        match = re.search(r"size (\d+) failed", str(error))
+        return match is None or int(match[1]) < LARGEST_BATCH
     if not isinstance(error, OSError) or isinstance(error, PermissionError):
         return False
     return error.errno is not None or ("://" in part.uri and not _DAMAGE.search(str(error)))

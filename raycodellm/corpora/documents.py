@@ -52,9 +52,9 @@ def document_key(seed: int, document: Document) -> bytes:
     return content_digest(document, f"{seed}\n{document.id}\n")
 
 
-def content_digest(document: Document, before: str = "") -> bytes:
+def content_digest(document: Document, prefix: str = "") -> bytes:
     """16 bytes that change with any character of the text or the response, or of a text before both."""
-    digest = hashlib.blake2b((before + document.text).encode(), digest_size=16)
+    digest = hashlib.blake2b((prefix + document.text).encode(), digest_size=16)
     if document.response is not None:
         digest.update(b"\0" + document.response.encode())
     return digest.digest()
@@ -62,8 +62,8 @@ def content_digest(document: Document, before: str = "") -> bytes:
 
 def extra_columns(source: Source) -> tuple[str, ...]:
     """Columns beside the text that the source's settings name; `Document.meta` has their values, None if missing."""
-    named = (source.score_field, source.license_field)
-    return tuple(dict.fromkeys(column for column in named if column))
+    columns = (source.score_field, source.license_field)
+    return tuple(dict.fromkeys(column for column in columns if column))
 
 
 def column_text(record: Mapping[str, Any], column: str) -> str:

@@ -60,8 +60,8 @@ def documents() -> Iterator[Row]:
 def digest() -> str:
     """16 hex digits that change with the version and with the documents that this Python draws, by those of one turn
     through the rules."""
-    drawn = [draw(random.Random(f"{_SEED}/{name}")) for name, draw in _RULES]
-    return fingerprint([GENERATOR_VERSION, NUM_DOCUMENTS, drawn])
+    sample = [draw(random.Random(f"{_SEED}/{name}")) for name, draw in _RULES]
+    return fingerprint([GENERATOR_VERSION, NUM_DOCUMENTS, sample])
 
 
 # ------------------------------------------------------------------------------------------------------ brackets
@@ -78,25 +78,25 @@ def _word(close: Callable[[random.Random, list[str]], str]) -> _Draw:
 
     def draw(chance: random.Random) -> str:
         kinds, pairs = _kinds(chance), chance.choice(_PAIRS)
-        opened: list[str] = []
+        closers: list[str] = []
         word: list[str] = []
-        waiting = chance.choices(kinds, k=pairs)
-        while waiting or opened:
-            if waiting and len(opened) < _DEEPEST and (not opened or chance.random() < 0.5):
-                opening, closing = waiting.pop()
-                opened.append(closing)
+        unopened = chance.choices(kinds, k=pairs)
+        while unopened or closers:
+            if unopened and len(closers) < _DEEPEST and (not closers or chance.random() < 0.5):
+                opening, closing = unopened.pop()
+                closers.append(closing)
                 word.append(opening)
             else:
-                word.append(close(chance, opened))
+                word.append(close(chance, closers))
         return "".join(word)
 
     return draw
 
 
-def _close_any(chance: random.Random, opened: list[str]) -> str:
-    place = int(chance.random() * len(opened))
-    opened[place], opened[-1] = opened[-1], opened[place]
-    return opened.pop()
+def _close_any(chance: random.Random, closers: list[str]) -> str:
+    place = int(chance.random() * len(closers))
+    closers[place], closers[-1] = closers[-1], closers[place]
+    return closers.pop()
 
 
 # ------------------------------------------------------------------------------------------------------- numbers
@@ -132,27 +132,27 @@ def _first_of_each(numbers: Numbers) -> Numbers:
 
 
 def _union(chance: random.Random) -> str:
-    one, other = _numbers(chance), _numbers(chance)
-    return f"{_text(one)} ; {_text(other)} | {_text(_first_of_each(one + other))}"
+    first, second = _numbers(chance), _numbers(chance)
+    return f"{_text(first)} ; {_text(second)} | {_text(_first_of_each(first + second))}"
 
 
 def _delete(chance: random.Random) -> str:
     numbers = _numbers(chance)
-    gone = chance.choice(numbers)
-    return f"{_text(numbers)} ; {gone} | {_text([number for number in numbers if number != gone])}"
+    deleted = chance.choice(numbers)
+    return f"{_text(numbers)} ; {deleted} | {_text([number for number in numbers if number != deleted])}"
 
 
 def _stack(chance: random.Random) -> str:
-    told: list[str] = []
+    operations: list[str] = []
     stack: Numbers = []
     for number in _numbers(chance) + _numbers(chance):
         if stack and chance.random() < 0.4:
             stack.pop()
-            told.append("-")
+            operations.append("-")
         else:
             stack.append(number)
-            told.append(str(number))
-    return f"{' '.join(told)} | {_text(stack)}".rstrip()
+            operations.append(str(number))
+    return f"{' '.join(operations)} | {_text(stack)}".rstrip()
 
 
 def _automaton(chance: random.Random) -> str:
@@ -166,7 +166,7 @@ def _automaton(chance: random.Random) -> str:
 
 
 _RULES: tuple[tuple[str, _Draw], ...] = (
-    ("nested", _word(lambda chance, opened: opened.pop())),
+    ("nested", _word(lambda chance, closers: closers.pop())),
     ("identity", _mapped(list)),
     ("shuffled", _word(_close_any)),
     ("reverse", _mapped(lambda numbers: numbers[::-1])),

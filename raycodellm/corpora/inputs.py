@@ -61,5 +61,5 @@ def compression(name: str) -> str | None:
 
 def extension(name: str) -> str:
     """The extension in lower case, without that of a compression: `.jsonl` for `a.jsonl.gz`."""
-    stem, last = os.path.splitext(name.lower())
-    return os.path.splitext(stem)[1] if last in COMPRESSIONS else last
+    stem, suffix = os.path.splitext(name.lower())
+    return os.path.splitext(stem)[1] if suffix in COMPRESSIONS else suffix

@@ -40,7 +40,7 @@ def array_values(pieces: Iterable[bytes]) -> Iterator[object]:
     """The value of each element of the array, or a SkipError. Several arrays, and values after them, are one array."""
     elements = _Elements(pieces)
     is_inside = False
-    while sign := elements.first():
+    while sign := elements.peek():
         if sign == ("]" if is_inside else "["):
             is_inside = not is_inside
             elements.skip_sign()
@@ -65,12 +65,12 @@ class _Elements:
         self.ended_early = False
         """True once the stream has ended inside a value."""
 
-    def first(self) -> str:
+    def peek(self) -> str:
         """The first character of the next value; empty at the end."""
         while True:
-            between = _BETWEEN.match(self._text, self._at)
-            self._at = between.end() if between else self._at
-            if self._at < len(self._text) or not self._more():
+            match = _BETWEEN.match(self._text, self._at)
+            self._at = match.end() if match else self._at
+            if self._at < len(self._text) or not self._read_more():
                 return self._text[self._at : self._at + 1]
 
     def skip_sign(self) -> None:
@@ -81,26 +81,27 @@ class _Elements:
         if len(self._first_keys) < _MOST_KEYS and (key := _FIRST_KEY.match(self._text, self._at)):
             self._first_keys.add(key[1])
         while True:
-            wrong = None
+            error_place = None
             try:
                 value, end = _raw_decode(self._text, self._at)
                 is_cut = end == len(self._text)  # a number may go on
             except json.JSONDecodeError as error:
-                wrong = error.pos
-                is_cut = error.msg.startswith("Unterminated") or wrong > len(self._text) - _LONGEST_LITERAL
+                error_place = error.pos
+                is_cut = error.msg.startswith("Unterminated") or error_place > len(self._text) - _LONGEST_LITERAL
             except ValueError:  # a number of too many digits
-                wrong, is_cut = self._at, False
+                error_place, is_cut = self._at, False
             except RecursionError:  # there are at least as many brackets as Python lets functions call each other
-                wrong, is_cut = self._at + 900, False
+                error_place, is_cut = self._at + 900, False
             too_long = is_cut and len(self._text) - self._at > LONGEST_LINE
-            if not is_cut or too_long or not self._more():
+            if not is_cut or too_long or not self._read_more():
                 break
         if too_long:
             self._to_next_object(len(self._text) - _KEPT)
             return SkipError(f"JSON value over {LONGEST_LINE // MIB} MiB")
-        if wrong is not None:
-            comma = self._text.rfind(",", self._at + 1, wrong + 1)  # the next object follows where a bracket is missing
-            self._to_next_object(comma if comma >= 0 else max(wrong, self._at + 1))
+        if error_place is not None:
+            # Where a bracket is missing, the next object follows the last comma before the error.
+            comma = self._text.rfind(",", self._at + 1, error_place + 1)
+            self._to_next_object(comma if comma >= 0 else max(error_place, self._at + 1))
             return SkipError("broken JSON")
         begin, self._at = self._at, end
         try:
@@ -113,21 +114,21 @@ class _Elements:
         """Goes on at the next object that begins as an element does, from a place in the text on."""
         next_object = re.compile(rf",\s*(?=\{{\s*(?:{'|'.join(map(re.escape, self._first_keys))}))")
         self._at = place
-        while (found := next_object.search(self._text, self._at)) is None:
+        while (match := next_object.search(self._text, self._at)) is None:
             self._at = max(self._at, len(self._text) - _KEPT)
-            if not self._more():
+            if not self._read_more():
                 self._at, self.ended_early = len(self._text), True
                 return
-        self._at = found.end()
+        self._at = match.end()
 
-    def _more(self) -> bool:
+    def _read_more(self) -> bool:
         """Reads about as much again as is held, so that trying again from the beginning takes linear time.
 
         False at the end of the stream, where every place in the text stays as it is.
         """
-        held = len(self._text) - self._at
-        more = b"".join(itertools.islice(self._steps, 1 + max(0, min(held, LONGEST_LINE - held)) // _STEP))
-        text = self._decode(more, not more)
+        num_held = len(self._text) - self._at
+        data = b"".join(itertools.islice(self._steps, 1 + max(0, min(num_held, LONGEST_LINE - num_held)) // _STEP))
+        text = self._decode(data, not data)
         if text:
             self._text, self._at = self._text[self._at :] + text, 0
-        return bool(more or text)
+        return bool(data or text)

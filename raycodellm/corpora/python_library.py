@@ -83,9 +83,9 @@ def library() -> Library:
         instruct += module.instructions()
     prose += _language_reference()
     return Library(
-        _first_of_each(row for row in prose if len(row[1]) >= SHORTEST_PROSE),
-        _first_of_each(row for row in code if len(row[1].strip()) >= SHORTEST_CODE),
-        _first_of_each(instruct),
+        _unique_rows(row for row in prose if len(row[1]) >= SHORTEST_PROSE),
+        _unique_rows(row for row in code if len(row[1].strip()) >= SHORTEST_CODE),
+        _unique_rows(instruct),
     )
 
 
@@ -107,15 +107,15 @@ def _root() -> Path:
 def _files() -> list[tuple[str, Path]]:
     """(dotted module name, path) of every file that is read, sorted by name."""
     root = _root()
-    found = []
+    modules = []
     for folder, names, files in os.walk(root):
         names[:] = [n for n in names if n not in EXCLUDED_FOLDERS and not n.startswith(EXCLUDED_PREFIXES)]
         for name in files:
             if name.endswith(".py") and not name.startswith(EXCLUDED_PREFIXES):
                 path = Path(folder, name)
                 module = ".".join(path.relative_to(root).with_suffix("").parts)
-                found.append((module.removesuffix(".__init__"), path))
-    return sorted(found)
+                modules.append((module.removesuffix(".__init__"), path))
+    return sorted(modules)
 
 
 def _language_reference() -> list[Row]:
@@ -127,18 +127,18 @@ def _language_reference() -> list[Row]:
     return [(f"pydoc_data.topics:{name}", inspect.cleandoc(text).strip()) for name, text in sorted(topics.items())]
 
 
-def _first_of_each(rows: Iterable[Row]) -> list[Row]:
+def _unique_rows(rows: Iterable[Row]) -> list[Row]:
     """Drops rows whose last item occurred before, and numbers repeated ids: `#2`."""
     seen_content: set[str] = set()
     ids: dict[str, int] = {}
-    kept = []
+    unique = []
     for name, *content in rows:
         if content[-1] in seen_content:
             continue
         seen_content.add(content[-1])
         ids[name] = ids.get(name, 0) + 1
-        kept.append((name if ids[name] == 1 else f"{name}#{ids[name]}", *content))
-    return kept
+        unique.append((name if ids[name] == 1 else f"{name}#{ids[name]}", *content))
+    return unique
 
 
 # -------------------------------------------------------------------------------------------------------- modules
@@ -166,7 +166,7 @@ class Module:
 
     def instructions(self) -> list[Row]:
         """(id, request, source) of each function that does something and has a docstring."""
-        found: list[Row] = []
+        rows: list[Row] = []
         for name, node in self._definitions:
             if isinstance(node, ast.ClassDef) or _does_nothing(node):
                 continue
@@ -174,22 +174,22 @@ class Module:
             if len(description) in DESCRIPTION_CHARACTERS:
                 response = self._source(node)
                 if len(response) in RESPONSE_CHARACTERS:
-                    found.append((f"{self.name}:{name}", _request(name, node, description), response))
-        return found
+                    rows.append((f"{self.name}:{name}", _request(name, node, description), response))
+        return rows
 
     def _source(self, node: _Function) -> str:
-        first = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
-        lines = [line for line in self._lines[first - 1 : node.end_lineno] if line is not None]
+        first_line = min([node.lineno, *(decorator.lineno for decorator in node.decorator_list)])
+        lines = [line for line in self._lines[first_line - 1 : node.end_lineno] if line is not None]
         indent = lines[0][: len(lines[0]) - len(lines[0].lstrip())]
         return "\n".join(line.removeprefix(indent) for line in lines).rstrip()
 
 
 def _request(name: str, node: _Function, description: str) -> str:
-    what = "coroutine" if isinstance(node, ast.AsyncFunctionDef) else "function"
-    what = "method" if "." in name and "<locals>" not in name else what
+    kind = "coroutine" if isinstance(node, ast.AsyncFunctionDef) else "function"
+    kind = "method" if "." in name and "<locals>" not in name else kind
     returns = f" -> {ast.unparse(node.returns)}" if node.returns else ""
-    shown = name.rsplit("<locals>.", 1)[-1]
-    return f"Write the Python {what} `{shown}({ast.unparse(node.args)}){returns}`.\n{description.strip()}\n"
+    short_name = name.rsplit("<locals>.", 1)[-1]
+    return f"Write the Python {kind} `{short_name}({ast.unparse(node.args)}){returns}`.\n{description.strip()}\n"
 
 
 def _definitions(body: list[ast.stmt], prefix: str) -> Iterator[tuple[str, _Definition]]:
@@ -237,9 +237,9 @@ def _remove_docstring(lines: list[str | None], node: ast.Module | _Definition) -
         tail = f"pass{tail}"
     else:
         tail = tail.lstrip().removeprefix(";").lstrip()
-    left = head + tail
-    lines[first : last + 1] = [left if left.strip() else None, *[None] * (last - first)]
-    if not left.strip():
+    remainder = head + tail
+    lines[first : last + 1] = [remainder if remainder.strip() else None, *[None] * (last - first)]
+    if not remainder.strip():
         while last + 1 < len(lines) and not (lines[last + 1] or "").strip():
             last += 1
             lines[last] = None

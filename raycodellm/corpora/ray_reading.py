@@ -75,8 +75,8 @@ def _survey(plan: CleaningPlan, inputs: SourceInputs, num_tasks: int | None) -> 
     if num_tasks is None:
         yield from survey(read_in_process(plan.source, inputs), plan)
         return
-    found = read_in_tasks(plan.source, inputs, num_tasks, partial(_survey_tables, plan=plan))
-    for batch in found.iter_batches(**_WHOLE_BLOCKS):
+    dataset = read_in_tasks(plan.source, inputs, num_tasks, partial(_survey_tables, plan=plan))
+    for batch in dataset.iter_batches(**_WHOLE_BLOCKS):
         yield from map(pickle.loads, batch["stats"].to_pylist())
 
 
@@ -96,8 +96,8 @@ def read_in_tasks(
     if decision and decision.num_tasks:
         num_tasks = decision.num_tasks  # the same units, even if the cluster has grown since
     reasons = decision.reasons if decision else None
-    read = partial(_read_units, source=source, format=inputs.format, to_tables=to_tables, reasons=reasons)
-    return _units(source, inputs, num_tasks, decision).map_batches(read, **_WHOLE_BLOCKS)
+    read_units = partial(_read_units, source=source, format=inputs.format, to_tables=to_tables, reasons=reasons)
+    return _units(source, inputs, num_tasks, decision).map_batches(read_units, **_WHOLE_BLOCKS)
 
 
 def _read_units(

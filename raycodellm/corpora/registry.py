@@ -149,25 +149,25 @@ def known_format(name: str) -> Format:
 
 def row_reader(source: Source) -> RowReader:
     """The reader of this source's rows."""
-    asked = known_format(source.format).rows if source.format else None
-    if asked is None and source.is_instruct:
-        asked = known_format("instruct").rows
-    return asked or TEXT_ROWS
+    reader = known_format(source.format).rows if source.format else None
+    if reader is None and source.is_instruct:
+        reader = known_format("instruct").rows
+    return reader or TEXT_ROWS
 
 
 def reading_identity(source: Source, format: Format | None, files: Sequence[InputFile]) -> dict[str, Any]:
     """The settings and versions that decide which documents the files give; `format` is None for a builtin source."""
     reader = row_reader(source)
-    known_by: dict[str, Any] = {
+    identity_parts: dict[str, Any] = {
         "format": format.name if format else "builtin",
         "limit": source.limit_documents,
         "instruct": source.is_instruct,
     }
     if (format and format.columns) or reader is not TEXT_ROWS:
-        known_by |= reader.identity(source)
+        identity_parts |= reader.identity(source)
     if any(compression(file.name) or file.name.lower().endswith(".json") for file in files):
-        known_by["pieces"] = 2  # version 1 lost packed files from before the damage on, and arrays as a whole
-    return known_by | dict(format.identity(source, files) if format else {})
+        identity_parts["pieces"] = 2  # version 1 lost packed files from before the damage on, and arrays as a whole
+    return identity_parts | dict(format.identity(source, files) if format else {})
 
 
 def named_format(source: Source) -> Format | None:
@@ -178,32 +178,32 @@ def named_format(source: Source) -> Format | None:
 
 def check_settings(source: Source) -> None:
     """Raises UserError for a setting that does not go with the source's format."""
-    named = named_format(source)
+    declared = named_format(source)
     is_builtin = any(path.startswith(BUILTIN) for path in source.paths)
     for setting in FORMAT_SETTINGS:
         if getattr(source, setting) is None:
             continue
         if is_builtin and setting in DATA_SET_SETTINGS:
             raise UserError(f"{setting} goes with data sets, and a builtin source has none; remove it")
-        if named and setting not in named.settings:
-            having = ", ".join(format.name for format in known_formats().values() if setting in format.settings)
-            raise UserError(f"{setting} goes with format {having}; found {named.name}: remove one of them")
+        if declared and setting not in declared.settings:
+            names = ", ".join(format.name for format in known_formats().values() if setting in format.settings)
+            raise UserError(f"{setting} goes with format {names}; found {declared.name}: remove one of them")
 
 
 def check_rows(source: Source, format: Format) -> None:
     """Raises UserError if the source needs rows, such as prompts and responses, and files of the format have none."""
     reader = row_reader(source)
     if format.columns is None and reader.needs:
-        what = f"kind {source.kind}" if source.is_instruct else f"format {source.format}"
-        having = ", ".join(one.name for one in known_formats().values() if one.columns)
-        raise UserError(f"{source.path}: {what} needs {reader.needs}, found {format.name}; give one of {having}")
+        setting = f"kind {source.kind}" if source.is_instruct else f"format {source.format}"
+        names = ", ".join(candidate.name for candidate in known_formats().values() if candidate.columns)
+        raise UserError(f"{source.path}: {setting} needs {reader.needs}, found {format.name}; give one of {names}")
 
 
 def format_of_files(source: Source, files: Sequence[InputFile]) -> Format:
     """The format that the files are read as: the named one, or the one of most bytes. Raises UserError."""
-    named = named_format(source)
-    if named and named.read:
-        return named
+    declared = named_format(source)
+    if declared and declared.read:
+        return declared
     # A format that is known by its extensions goes before one that takes what the kind or the languages say.
     candidates = sorted(known_formats().values(), key=lambda format: not format.extensions)
     sizes: Counter[str] = Counter()
@@ -212,9 +212,9 @@ def format_of_files(source: Source, files: Sequence[InputFile]) -> Format:
         if guessed:
             sizes[guessed.name] += file.num_bytes + 1
     if not sizes:
-        shown = ", ".join(sorted({extension(file.name) or file.name for file in files})[:8])
+        extensions = ", ".join(sorted({extension(file.name) or file.name for file in files})[:8])
         raise UserError(
-            f"{source.path}: cannot tell the format from the names (found {shown}); set format to one of "
+            f"{source.path}: cannot tell the format from the names (found {extensions}); set format to one of "
             f"{', '.join(known_formats())}"
         )
     return known_format(sizes.most_common(1)[0][0])

@@ -25,15 +25,15 @@ def sample_texts(
     The texts come from ranges all over the files, in an order given by the seed. A prompt and its response are one
     text.
     """
-    left = num_bytes
-    ordered = sorted(sources, key=lambda item: (item[1].num_bytes, item[1].fingerprint))
-    for rank, (source, inputs) in enumerate(ordered):
-        budget = left // (len(ordered) - rank)
+    remaining_bytes = num_bytes
+    by_size = sorted(sources, key=lambda item: (item[1].num_bytes, item[1].fingerprint))
+    for rank, (source, inputs) in enumerate(by_size):
+        budget = remaining_bytes // (len(by_size) - rank)
         for document in _draw(source, inputs, budget, seed, chunk_bytes):
             data = document.content.encode()
             text = data[:budget].decode(errors="ignore")
             yield text
-            left -= len(text.encode())
+            remaining_bytes -= len(text.encode())
             budget -= len(data)
             if budget < 0:
                 break
@@ -41,8 +41,8 @@ def sample_texts(
 
 def document_bytes(source: Source, inputs: SourceInputs) -> float:
     """Mean UTF-8 bytes of a document, from a few hundred documents; 0 if none can be read."""
-    some = itertools.islice(_draw(source, inputs, 1 << 16, 0, 1 << 16), 300)
-    sizes = [len(document.content.encode()) for document in some]
+    documents = itertools.islice(_draw(source, inputs, 1 << 16, 0, 1 << 16), 300)
+    sizes = [len(document.content.encode()) for document in documents]
     return sum(sizes) / max(1, len(sizes))
 
 
@@ -64,11 +64,11 @@ def _draw(source: Source, inputs: SourceInputs, budget: int, seed: int, chunk_by
         for part in plan_parts(source, inputs, READ_BYTES)
         for start in range(part.start, part.stop, part.stop if format.is_read_whole(part.uri) else size)
     ]
-    most = max(2 * chunk_bytes, 4 * budget // len(parts))
+    bytes_per_part = max(2 * chunk_bytes, 4 * budget // len(parts))
     parts.sort(key=lambda part: document_key(seed, Document(f"{part.name}:{part.start}", "")))
     for part in parts:
         rows = (row for row in read_part(part, source, inputs.format) if isinstance(row, Document))
-        yield from sorted(_up_to(rows, most), key=partial(document_key, seed))
+        yield from sorted(_up_to(rows, bytes_per_part), key=partial(document_key, seed))
 
 
 def _up_to(documents: Iterable[Document], num_bytes: int) -> Iterator[Document]:

@@ -28,10 +28,10 @@ def language_names(source: Source) -> tuple[str, ...]:
     names = []
     for name in source.languages or ():
         languages, aliases = table()["languages"], table()["aliases"]
-        known = aliases.get(name.lower(), name.lower())
-        if known not in languages:
+        language = aliases.get(name.lower(), name.lower())
+        if language not in languages:
             raise UserError(f"languages: {name!r} is not known; {suggest(name.lower(), [*languages, *aliases])}")
-        names.append(known)
+        names.append(language)
     return tuple(sorted(set(names)))
 
 
@@ -46,13 +46,13 @@ def identity(reader: int) -> Callable[[Source, object], dict[str, Any]]:
 
 def is_chosen(source: Source, name: str) -> bool:
     """True if the file is of one of the source's languages, or of its kind if the source names no language."""
-    extensions, names = _chosen(language_names(source), source.kind)
+    extensions, names = _extensions_and_names(language_names(source), source.kind)
     base = name.rsplit("/", 1)[-1]
     return os.path.splitext(base.lower())[1] in extensions or base in names or base.split(".")[0] in names
 
 
 @lru_cache(maxsize=64)
-def _chosen(languages: tuple[str, ...], kind: str) -> tuple[frozenset[str], frozenset[str]]:
+def _extensions_and_names(languages: tuple[str, ...], kind: str) -> tuple[frozenset[str], frozenset[str]]:
     """(extensions, whole file names)"""
     if not languages:
         return frozenset(table()["kinds"].get(kind, "").split()), frozenset()
@@ -62,7 +62,7 @@ def _chosen(languages: tuple[str, ...], kind: str) -> tuple[frozenset[str], froz
 
 def known_names(source: Source) -> list[str]:
     """The extensions and whole file names that the source takes."""
-    extensions, names = _chosen(language_names(source), source.kind)
+    extensions, names = _extensions_and_names(language_names(source), source.kind)
     return [*sorted(extensions), *sorted(names)]
 
 

@@ -17,17 +17,17 @@ Batch = tuple[int, int, Callable[[int], Iterator[Record]]]
 number of its first row)"""
 
 
-def records_of_part(part: Part, batches: Iterable[Batch], what: str) -> Iterator[Record]:
+def records_of_part(part: Part, batches: Iterable[Batch], unit: str) -> Iterator[Record]:
     """The records of the batches that begin in the part. A damaged batch is a SkipError, and the next one is read."""
     row = 0
-    for begins, num_rows, read in batches:
-        if part.start <= begins < part.stop:
+    for start, num_rows, read_records in batches:
+        if part.start <= start < part.stop:
             try:
-                yield from read(row)
+                yield from read_records(row)
             except (OSError, ValueError, pa.ArrowException) as error:
                 if is_failure(error, part):
                     raise
-                yield f":{row}", SkipError(f"unreadable {what}")
+                yield f":{row}", SkipError(f"unreadable {unit}")
         row += num_rows
 
 

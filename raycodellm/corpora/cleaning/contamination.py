@@ -51,35 +51,35 @@ class Benchmark:
 
 def benchmark_of(items: Mapping[str, Sequence[str]], ngram: int) -> Benchmark:
     """The runs of all items. `items`: task to the text of each item, prompt and right answer."""
-    least = min(ngram, SHORTEST_ITEM)
-    found: dict[int, list[tuple[np.ndarray, int]]] = {}
+    min_words = min(ngram, SHORTEST_ITEM)
+    parts_of: dict[int, list[tuple[np.ndarray, int]]] = {}
     too_short = []
     for number, texts in enumerate(items.values()):
         words = hash_words(list(texts))
         lengths = np.diff(words.offsets)
-        too_short.append(int(np.count_nonzero(lengths < least)))
-        found.setdefault(ngram, []).append((runs(words, ngram).hashes, number))
-        for size in range(least, ngram):
-            chosen = np.flatnonzero(lengths == size)
-            if len(chosen):
-                places = words.offsets[chosen][:, None] + np.arange(size)
-                whole = Words(words.hashes[places].ravel(), np.arange(len(chosen) + 1) * size)
-                found.setdefault(size, []).append((runs(whole, size).hashes, number))
+        too_short.append(int(np.count_nonzero(lengths < min_words)))
+        parts_of.setdefault(ngram, []).append((runs(words, ngram).hashes, number))
+        for size in range(min_words, ngram):
+            items_of_size = np.flatnonzero(lengths == size)
+            if len(items_of_size):
+                places = words.offsets[items_of_size][:, None] + np.arange(size)
+                item_words = Words(words.hashes[places].ravel(), np.arange(len(items_of_size) + 1) * size)
+                parts_of.setdefault(size, []).append((runs(item_words, size).hashes, number))
     hashes, task_of = {}, {}
-    for size, parts in found.items():
-        every = np.concatenate([part for part, _ in parts])
+    for size, parts in parts_of.items():
+        all_hashes = np.concatenate([part for part, _ in parts])
         tasks = np.concatenate([np.full(len(part), number, np.int16) for part, number in parts])
-        hashes[size], first = np.unique(every, return_index=True)
-        task_of[size] = tasks[first]
+        hashes[size], first_places = np.unique(all_hashes, return_index=True)
+        task_of[size] = tasks[first_places]
     counts = tuple(len(texts) for texts in items.values())
     return Benchmark(ngram, tuple(items), counts, tuple(too_short), hashes, task_of)
 
 
 def too_short_warnings(benchmark: Benchmark) -> list[str]:
     """A warning for each task with many items that are too short to be searched for."""
-    least = min(benchmark.ngram, SHORTEST_ITEM)
+    min_words = min(benchmark.ngram, SHORTEST_ITEM)
     return [
-        f"decontaminate: {short:,} of {count:,} items of {task} have under {least} words and are not looked for"
+        f"decontaminate: {short:,} of {count:,} items of {task} have under {min_words} words and are not looked for"
         for task, count, short in zip(benchmark.tasks, benchmark.num_items, benchmark.num_too_short, strict=True)
         if short > MOST_TOO_SHORT * count
     ]
@@ -87,18 +87,20 @@ def too_short_warnings(benchmark: Benchmark) -> list[str]:
 
 def matches(words: Words, benchmark: Benchmark) -> dict[int, dict[int, tuple[int, int]]]:
     """Text to task to (first word within the text, number of words) of the first run that the task has too."""
-    found: dict[int, dict[int, tuple[int, int]]] = {}
+    first_runs: dict[int, dict[int, tuple[int, int]]] = {}
     for size in sorted(benchmark.hashes, reverse=True):
-        known = benchmark.hashes[size]
-        if not len(known):
+        item_hashes = benchmark.hashes[size]
+        if not len(item_hashes):
             continue
-        here = runs(words, size)
-        places = np.searchsorted(known, here.hashes)
-        hit = np.flatnonzero(known[np.minimum(places, len(known) - 1)] == here.hashes)
-        tasks = benchmark.task_of[size][places[hit]]
-        for text, task, place in zip(here.texts[hit].tolist(), tasks.tolist(), here.places[hit].tolist(), strict=True):
-            found.setdefault(text, {}).setdefault(task, (place - int(words.offsets[text]), size))
-    return found
+        text_runs = runs(words, size)
+        places = np.searchsorted(item_hashes, text_runs.hashes)
+        hits = np.flatnonzero(item_hashes[np.minimum(places, len(item_hashes) - 1)] == text_runs.hashes)
+        tasks = benchmark.task_of[size][places[hits]]
+        for text, task, place in zip(
+            text_runs.texts[hits].tolist(), tasks.tolist(), text_runs.places[hits].tolist(), strict=True
+        ):
+            first_runs.setdefault(text, {}).setdefault(task, (place - int(words.offsets[text]), size))
+    return first_runs
 
 
 def words_of_run(text: str, place: int, size: int) -> str:

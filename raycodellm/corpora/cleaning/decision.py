@@ -54,8 +54,8 @@ class SurveyResult(ExitStack):
         self.num_left += len(stats.columns["position"])
         self.contaminated.update(stats.contaminated)
         for position, task, document, words in stats.examples:
-            some = [*self._examples[task], (position, document, words)]
-            self._examples[task] = sorted(some)[: contamination.EXAMPLES]
+            examples = [*self._examples[task], (position, document, words)]
+            self._examples[task] = sorted(examples)[: contamination.EXAMPLES]
         for name, values in stats.columns.items():
             if name not in self._columns:
                 file = self.enter_context(tempfile.TemporaryFile())  # noqa: SIM115
@@ -76,7 +76,9 @@ class SurveyResult(ExitStack):
 
     @property
     def examples(self) -> dict[int, list[tuple[str, str]]]:
-        return {task: [(document, words) for _, document, words in some] for task, some in self._examples.items()}
+        return {
+            task: [(document, words) for _, document, words in examples] for task, examples in self._examples.items()
+        }
 
 
 def decide(plan: CleaningPlan, result: SurveyResult, num_tasks: int | None = None) -> Decision:
@@ -95,9 +97,9 @@ def decide(plan: CleaningPlan, result: SurveyResult, num_tasks: int | None = Non
         sketches = result.column("sketch")
         leave_out(duplicates.near(result.bands, sketches, positions, codes == 0, plan.near.jaccard), NEAR)
     if plan.source.take:
-        left = np.flatnonzero(codes == 0)
-        scores, sizes = result.column("score")[left], result.column("num_bytes")[left]
-        leave_out(left[not_taken(scores, sizes, positions[left], plan.source.take)], plan.taken)
+        remaining = np.flatnonzero(codes == 0)
+        scores, sizes = result.column("score")[remaining], result.column("num_bytes")[remaining]
+        leave_out(remaining[not_taken(scores, sizes, positions[remaining], plan.source.take)], plan.take_reason)
     if plan.source.limit_documents:
         leave_out(over_limit(result.column("key"), codes == 0, plan.source.limit_documents), LIMIT)
     findings = None
@@ -109,8 +111,8 @@ def decide(plan: CleaningPlan, result: SurveyResult, num_tasks: int | None = Non
 def not_taken(scores: np.ndarray, sizes: np.ndarray, positions: np.ndarray, take: Take) -> np.ndarray:
     """Rows beyond the share of `sizes`, best score first; the document that reaches the share is still taken."""
     order = np.lexsort((positions, -scores if take.end == "top" else scores))
-    before = np.cumsum(sizes[order]) - sizes[order]
-    return order[before >= take.share * sizes.sum()]
+    bytes_before = np.cumsum(sizes[order]) - sizes[order]
+    return order[bytes_before >= take.share * sizes.sum()]
 
 
 def over_limit(keys: np.ndarray, is_left: np.ndarray, limit: int) -> np.ndarray:

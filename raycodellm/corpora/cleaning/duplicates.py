@@ -52,9 +52,9 @@ def signatures(words: Words, settings: NearDuplicates) -> tuple[np.ndarray, np.n
     filled = np.flatnonzero(np.diff(offsets))
     values = np.zeros((num_texts, permutations), np.uint64)
     if len(filled):
-        kept = np.append(offsets[filled], offsets[-1]).astype(np.uint64)
-        made = RMinHash.digest_matrix_from_flat_token_hashes(hashes, kept, permutations, SIGNATURE_SEED)
-        values[filled] = np.array(made.to_rows(), np.uint32)
+        filled_offsets = np.append(offsets[filled], offsets[-1]).astype(np.uint64)
+        matrix = RMinHash.digest_matrix_from_flat_token_hashes(hashes, filled_offsets, permutations, SIGNATURE_SEED)
+        values[filled] = np.array(matrix.to_rows(), np.uint32)
     hashed = np.zeros((num_texts, bands), np.uint64)
     in_bands = values[filled, : bands * rows].reshape(len(filled), bands, rows)
     for row in range(rows):
@@ -65,11 +65,11 @@ def signatures(words: Words, settings: NearDuplicates) -> tuple[np.ndarray, np.n
 
 def exact(low: np.ndarray, high: np.ndarray, positions: np.ndarray) -> np.ndarray:
     """Rows whose text another row of an earlier position has too; `low` and `high` are 128 bits of the text's hash."""
-    found = [np.zeros(0, np.int64)]
+    repeated = [np.zeros(0, np.int64)]
     for rows in _parts(low, np.ones(len(low), bool)):
-        ordered, repeats = _sorted(rows, positions, low, high)
-        found.append(ordered[1:][repeats])
-    return np.concatenate(found)
+        sorted_rows, repeats = _sort_rows(rows, positions, low, high)
+        repeated.append(sorted_rows[1:][repeats])
+    return np.concatenate(repeated)
 
 
 def near(
@@ -79,33 +79,35 @@ def near(
 
     `bands`: a column of uint64[n] each; `sketches`: uint8[n, permutations].
     """
-    found = [np.zeros((2, 0), np.int64)]
+    similar_pairs = [np.zeros((2, 0), np.int64)]
     for band in bands:
         for rows in _parts(band, alive):
-            for pairs in _candidates(*_sorted(rows, positions, band)):
-                found.append(pairs[:, _similarities(sketches, pairs) >= jaccard])
-    return _rows_but_first(np.concatenate(found, axis=1), positions)
+            for pairs in _candidates(*_sort_rows(rows, positions, band)):
+                similar_pairs.append(pairs[:, _similarities(sketches, pairs) >= jaccard])
+    return _rows_but_first(np.concatenate(similar_pairs, axis=1), positions)
 
 
-def _parts(values: np.ndarray, wanted: np.ndarray) -> Iterator[np.ndarray]:
-    """Rows of `wanted` in groups, with equal values in one group; rows with the value 0 are left out."""
+def _parts(values: np.ndarray, is_wanted: np.ndarray) -> Iterator[np.ndarray]:
+    """The rows of `is_wanted` in groups, with equal values in one group; rows with the value 0 are left out."""
     num_parts = -(-len(values) // GROUP_ROWS)
     for part in range(num_parts):
-        mine = [
+        group = [
             start
-            + np.flatnonzero(wanted[start:stop] & (values[start:stop] != 0) & (values[start:stop] % num_parts == part))
+            + np.flatnonzero(
+                is_wanted[start:stop] & (values[start:stop] != 0) & (values[start:stop] % num_parts == part)
+            )
             for start in range(0, len(values), GROUP_ROWS)
             for stop in [start + GROUP_ROWS]
         ]
-        yield np.concatenate(mine)
+        yield np.concatenate(group)
 
 
-def _sorted(rows: np.ndarray, positions: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+def _sort_rows(rows: np.ndarray, positions: np.ndarray, *columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(rows sorted by columns and then position, whether each row but the first equals the row before it)"""
-    chosen = [np.asarray(column[rows]) for column in columns]
-    order = np.lexsort((positions[rows], *chosen))
+    values = [np.asarray(column[rows]) for column in columns]
+    order = np.lexsort((positions[rows], *values))
     equal = np.ones(max(0, len(rows) - 1), bool)
-    for column in chosen:
+    for column in values:
         equal &= column[order][1:] == column[order][:-1]
     return rows[order], equal
 
@@ -114,10 +116,10 @@ def _candidates(rows: np.ndarray, equal: np.ndarray) -> Iterator[np.ndarray]:
     """int64[2, pairs]: each row with the row before it in its group, and with the first of the group."""
     places = np.flatnonzero(equal) + 1
     begins = np.flatnonzero(np.concatenate([[True], ~equal]))
-    first = begins[np.searchsorted(begins, places, side="right") - 1]
-    further = first < places - 1
+    first_of_group = begins[np.searchsorted(begins, places, side="right") - 1]
+    further = first_of_group < places - 1
     pairs = np.stack(
-        [rows[np.concatenate([places - 1, first[further]])], rows[np.concatenate([places, places[further]])]]
+        [rows[np.concatenate([places - 1, first_of_group[further]])], rows[np.concatenate([places, places[further]])]]
     )
     for start in range(0, pairs.shape[1], PAIR_ROWS):
         yield pairs[:, start : start + PAIR_ROWS]
@@ -142,5 +144,5 @@ def _rows_but_first(pairs: np.ndarray, positions: np.ndarray) -> np.ndarray:
     graph = coo_array((np.ones(ends.shape[1], bool), (ends[0], ends[1])), shape=(len(rows), len(rows)))
     _, clusters = connected_components(graph, directed=False)
     order = np.lexsort((positions[rows], clusters))
-    again = clusters[order][1:] == clusters[order][:-1]
-    return rows[order][1:][again]
+    is_repeat = clusters[order][1:] == clusters[order][:-1]
+    return rows[order][1:][is_repeat]

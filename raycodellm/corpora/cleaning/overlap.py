@@ -37,24 +37,24 @@ class ItemRuns:
         `is_seen`: bool[distinct runs].
         """
         sizes = np.diff(self.offsets)
-        seen = np.concatenate([[0], np.cumsum(is_seen[self.run])])
-        counts = seen[self.offsets[1:]] - seen[self.offsets[:-1]]
+        seen_before = np.concatenate([[0], np.cumsum(is_seen[self.run])])
+        counts = seen_before[self.offsets[1:]] - seen_before[self.offsets[:-1]]
         return [bool(count >= LEAST_SHARE * size) if size else None for count, size in zip(counts, sizes, strict=True)]
 
 
 def item_runs(texts: Sequence[str]) -> ItemRuns:
     """The runs of the items' texts. An item's text is its prompt and its right answer."""
-    found = runs(hash_words(texts), NGRAM)
-    hashes, run = np.unique(found.hashes, return_inverse=True)
-    offsets = np.searchsorted(found.texts, np.arange(len(texts) + 1))
+    all_runs = runs(hash_words(texts), NGRAM)
+    hashes, run = np.unique(all_runs.hashes, return_inverse=True)
+    offsets = np.searchsorted(all_runs.texts, np.arange(len(texts) + 1))
     return ItemRuns(hashes, run, offsets)
 
 
 def seen_in(texts: Iterable[str], hashes: np.ndarray) -> np.ndarray:
     """bool[len(hashes)]: True for each of the sorted hashes of runs that one of the texts holds."""
-    found = np.zeros(len(hashes), bool)
+    is_seen = np.zeros(len(hashes), bool)
     if len(hashes):
-        here = runs(hash_words(list(texts)), NGRAM).hashes
-        places = np.minimum(np.searchsorted(hashes, here), len(hashes) - 1)
-        found[places[hashes[places] == here]] = True
-    return found
+        text_hashes = runs(hash_words(list(texts)), NGRAM).hashes
+        places = np.minimum(np.searchsorted(hashes, text_hashes), len(hashes) - 1)
+        is_seen[places[hashes[places] == text_hashes]] = True
+    return is_seen

@@ -56,18 +56,18 @@ class CleaningPlan:
 
     @property
     def near(self) -> NearDuplicates | None:
-        near = self.cleaning.near_duplicates
-        return near if near and near.enabled else None
+        settings = self.cleaning.near_duplicates
+        return settings if settings and settings.enabled else None
 
     @property
     def reasons(self) -> tuple[str, ...]:
         """Reasons for leaving a document out, that of a code at place code - 1; a document with code 0 stays."""
         take = self.source.take
-        taken = (f"not in the {take.end} {100 * take.share:g} % by {self.source.score_field}",) if take else ()
-        return (*(reason for reason, _ in checks(self.source)), CONTAMINATED, EXACT, NEAR, *taken, LIMIT)
+        take_reasons = (f"not in the {take.end} {100 * take.share:g} % by {self.source.score_field}",) if take else ()
+        return (*(reason for reason, _ in checks(self.source)), CONTAMINATED, EXACT, NEAR, *take_reasons, LIMIT)
 
     @property
-    def taken(self) -> str:
+    def take_reason(self) -> str:
         """The reason for documents that `take` leaves out."""
         return self.reasons[-2]
 
@@ -97,13 +97,13 @@ def checks(source: Source) -> Iterator[tuple[str, Check]]:
         excluded = _any_glob(cleaning.paths.exclude)
         yield "path excluded", lambda document: excluded(_path(document))
     if cleaning.licenses:
-        column, allowed = source.license_field or "", frozenset(name.lower() for name in cleaning.licenses)
+        column, allowed_licenses = source.license_field or "", frozenset(name.lower() for name in cleaning.licenses)
         yield "no license", lambda document: not _licenses(column_value(document, column))
-        yield "license not allowed", lambda document: not _is_allowed(column_value(document, column), allowed)
-    if least := cleaning.min_characters:
-        yield f"under {least} characters", lambda document: len(document.content) < least
-    if most := cleaning.max_characters:
-        yield f"over {most} characters", lambda document: len(document.content) > most
+        yield "license not allowed", lambda document: not _is_allowed(column_value(document, column), allowed_licenses)
+    if min_characters := cleaning.min_characters:
+        yield f"under {min_characters} characters", lambda document: len(document.content) < min_characters
+    if max_characters := cleaning.max_characters:
+        yield f"over {max_characters} characters", lambda document: len(document.content) > max_characters
     for script, share in (cleaning.script or {}).items():
         yield f"under {100 * share:g} % {script.lower()} letters", _too_little_of(script, share)
     if source.take:
@@ -134,7 +134,7 @@ def _any_glob(patterns: Sequence[str]) -> Callable[[str], bool]:
 
 def _licenses(value: Any) -> list[str]:
     values = value if isinstance(value, (list, tuple)) else [value]
-    return [one.strip() for one in values if isinstance(one, str) and one.strip()]
+    return [name.strip() for name in values if isinstance(name, str) and name.strip()]
 
 
 def _is_allowed(value: Any, allowed: frozenset[str]) -> bool:

@@ -49,45 +49,47 @@ def survey(rows: Iterable[Document | Skip], plan: CleaningPlan, unit: int = 0) -
 def _survey_batch(
     batch: list[Document], plan: CleaningPlan, tests: list[tuple[str, Check]], position: int
 ) -> DocumentStats:
-    codes = np.array([_first(tests, document) for document in batch], np.uint8)
-    left = np.flatnonzero(codes == 0)
-    near = plan.near
-    words = hash_words([batch[row].content for row in left]) if near or plan.benchmark else None
+    codes = np.array([_code(tests, document) for document in batch], np.uint8)
+    passing = np.flatnonzero(codes == 0)
+    near_duplicates = plan.near
+    words = hash_words([batch[row].content for row in passing]) if near_duplicates or plan.benchmark else None
     examples: tuple[tuple[int, int, str, str], ...] = ()
     counts: dict[int, int] = {}
     if plan.benchmark and words:
-        found = contamination.matches(words, plan.benchmark)
-        examples, counts = _examples(batch, left, found, position)
-        codes[left[sorted(found)]] = 1 + plan.reasons.index(CONTAMINATED)
-    still = np.flatnonzero(codes[left] == 0)
-    kept = [batch[row] for row in left[still]]
-    columns = {"position": np.uint64(position) + left[still].astype(np.uint64)}
+        runs_of = contamination.matches(words, plan.benchmark)
+        examples, counts = _examples(batch, passing, runs_of, position)
+        codes[passing[sorted(runs_of)]] = 1 + plan.reasons.index(CONTAMINATED)
+    clean = np.flatnonzero(codes[passing] == 0)
+    documents = [batch[row] for row in passing[clean]]
+    columns = {"position": np.uint64(position) + passing[clean].astype(np.uint64)}
     if plan.cleaning.exact_duplicates:
-        digests = np.frombuffer(b"".join(map(content_digest, kept)), np.uint64).reshape(-1, 2)
+        digests = np.frombuffer(b"".join(map(content_digest, documents)), np.uint64).reshape(-1, 2)
         columns |= {"digest_low": digests[:, 0], "digest_high": digests[:, 1]}
-    if near and words:
-        bands, columns["sketch"] = (column[still] for column in duplicates.signatures(words, near))
+    if near_duplicates and words:
+        bands, columns["sketch"] = (column[clean] for column in duplicates.signatures(words, near_duplicates))
         columns |= {f"band{number}": band for number, band in enumerate(bands.T)}
     if plan.source.take:
-        columns["num_bytes"] = np.array([len(d.content.encode()) for d in kept], np.int64)
-        columns["score"] = np.array([float(column_value(d, plan.source.score_field or "")) for d in kept])
+        columns["num_bytes"] = np.array([len(document.content.encode()) for document in documents], np.int64)
+        score_field = plan.source.score_field or ""
+        columns["score"] = np.array([float(column_value(document, score_field)) for document in documents])
     if plan.source.limit_documents:
-        columns["key"] = np.array([int.from_bytes(document_key(plan.seed, d)[:8]) for d in kept], np.uint64)
+        keys = [int.from_bytes(document_key(plan.seed, document)[:8]) for document in documents]
+        columns["key"] = np.array(keys, np.uint64)
     return DocumentStats(position, codes, columns, examples, counts)
 
 
-def _first(tests: list[tuple[str, Check]], document: Document) -> int:
+def _code(tests: list[tuple[str, Check]], document: Document) -> int:
     return next((number for number, (_, test) in enumerate(tests, 1) if test(document)), 0)
 
 
 def _examples(
-    batch: list[Document], rows: np.ndarray, found: Mapping[int, Mapping[int, tuple[int, int]]], position: int
+    batch: list[Document], rows: np.ndarray, runs_of: Mapping[int, Mapping[int, tuple[int, int]]], position: int
 ) -> tuple[tuple[tuple[int, int, str, str], ...], dict[int, int]]:
     counts: Counter[int] = Counter()
     examples = []
-    for text in sorted(found):
+    for text in sorted(runs_of):
         document = batch[rows[text]]
-        for task, run in found[text].items():
+        for task, run in runs_of[text].items():
             counts[task] += 1
             if counts[task] <= contamination.EXAMPLES:
                 words = contamination.words_of_run(document.content, *run)

@@ -69,12 +69,12 @@ def hash_words(texts: Sequence[str]) -> Words:
 
 def word_list(text: str) -> list[str]:
     """The words of a text, as they are hashed."""
-    found = []
+    words = []
     for piece in _pieces(text):
         lowered = piece.lower()
         _, _, starts, stops = _bounds(lowered)
-        found += [lowered[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
-    return found
+        words += [lowered[start:stop] for start, stop in zip(starts.tolist(), stops.tolist(), strict=True)]
+    return words
 
 
 def runs(words: Words, size: int) -> Runs:
@@ -94,8 +94,8 @@ def _runs_at(words: Words, places: np.ndarray, size: int) -> np.ndarray:
 
 def shingles(words: Words, size: int) -> tuple[np.ndarray, np.ndarray]:
     """(uint64 hashes, offsets per text) of all runs of `size` words; a text with fewer words is one run."""
-    found = runs(words, size)
-    hashes, texts = [found.hashes], [found.texts]
+    full_runs = runs(words, size)
+    hashes, texts = [full_runs.hashes], [full_runs.texts]
     lengths = np.diff(words.offsets)
     for length in range(1, size):
         texts.append(np.flatnonzero(lengths == length))
@@ -113,10 +113,10 @@ def _hash_pieces(pieces: Sequence[str]) -> list[np.ndarray]:
     if not len(starts):
         return [np.zeros(0, np.uint64)] * len(pieces)
     lengths = stops - starts
-    first = np.cumsum(lengths) - lengths
-    within = np.arange(first[-1] + lengths[-1]) - np.repeat(first, lengths)
-    letters = codes[is_word] * _powers(int(lengths.max()))[within]
-    hashes = mix(np.add.reduceat(letters, first) + lengths.astype(np.uint64))
+    word_starts = np.cumsum(lengths) - lengths
+    place_in_word = np.arange(word_starts[-1] + lengths[-1]) - np.repeat(word_starts, lengths)
+    letters = codes[is_word] * _powers(int(lengths.max()))[place_in_word]
+    hashes = mix(np.add.reduceat(letters, word_starts) + lengths.astype(np.uint64))
     begins = np.cumsum([0, *(len(piece) + 1 for piece in lowered[:-1])])
     return np.split(hashes, np.searchsorted(starts, begins[1:]))
 
@@ -135,8 +135,8 @@ def _bounds(text: str) -> tuple[np.ndarray, np.ndarray, np.ndarray, np.ndarray]:
     begins = np.diff(is_word, prepend=False) & is_word
     if np.any(kinds == _ALONE):
         letters = np.where(kinds == _MARK, 0, np.arange(len(kinds)))
-        under = np.maximum.accumulate(letters)  # the place of the letter that each mark belongs to
-        after_alone = (kinds[under][:-1] == _ALONE) & is_word[:-1]
+        base_letters = np.maximum.accumulate(letters)  # the place of the letter that each mark belongs to
+        after_alone = (kinds[base_letters][:-1] == _ALONE) & is_word[:-1]
         begins[1:] |= (kinds[1:] == _ALONE) | (after_alone & (kinds[1:] == _LETTER))
     ends = is_word & np.append(begins[1:] | ~is_word[1:], True)
     return codes, is_word, np.flatnonzero(begins), np.flatnonzero(ends) + 1
@@ -146,8 +146,8 @@ def _pieces(text: str) -> Iterator[str]:
     """The text in pieces of `PIECE` characters or more, cut after a word; a word over `PIECE` characters is cut too."""
     start = 0
     while len(text) - start > PIECE:
-        cut = _WORD_END.search(text, start + PIECE, start + 2 * PIECE)
-        stop = cut.end() if cut else start + 2 * PIECE
+        match = _WORD_END.search(text, start + PIECE, start + 2 * PIECE)
+        stop = match.end() if match else start + 2 * PIECE
         yield text[start:stop]
         start = stop
     yield text[start:]
@@ -166,10 +166,10 @@ def _kinds() -> np.ndarray:
 @lru_cache(maxsize=16)
 def letters_of(script: str) -> np.ndarray:
     """uint8[code points]: 3 for a letter of the script, 1 for a letter of another script, 0 for other characters."""
-    found = np.zeros(0x110000, np.uint8)
-    _mark(found, r"\p{L}", 1)
-    _mark(found, rf"[\p{{L}}&&\p{{Script={script}}}]", 3)
-    return found
+    table = np.zeros(0x110000, np.uint8)
+    _mark(table, r"\p{L}", 1)
+    _mark(table, rf"[\p{{L}}&&\p{{Script={script}}}]", 3)
+    return table
 
 
 def _mark(table: np.ndarray, characters: str, value: int) -> None:

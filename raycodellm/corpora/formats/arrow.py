@@ -27,7 +27,7 @@ def read_arrow(part: Part, source: Source) -> Iterator[Record]:
         reader = _open(file, part)
         is_file = isinstance(reader, pa.ipc.RecordBatchFileReader)
         places = _file_batches(reader, part) if is_file else _stream_batches(reader, file)
-        batches = ((begins, rows, partial(_records, read, source)) for begins, rows, read in places)
+        batches = ((start, num_rows, partial(_records, read_batch, source)) for start, num_rows, read_batch in places)
         yield from records_of_part(part, batches, "batch")
 
 
@@ -41,8 +41,8 @@ def _open(file: pa.NativeFile, part: Part) -> pa.ipc.RecordBatchFileReader | pa.
     return pa.ipc.open_file(file) if is_file else pa.ipc.open_stream(file)
 
 
-def _records(read: Callable[[], pa.RecordBatch], source: Source, row: int) -> Iterator[Record]:
-    batch = read()
+def _records(read_batch: Callable[[], pa.RecordBatch], source: Source, row: int) -> Iterator[Record]:
+    batch = read_batch()
     columns = columns_to_read(batch.schema, source)
     # Selected by place: a name may stand twice, and the later column is then the one that is read.
     places = [place for place, name in enumerate(batch.schema.names) if name in columns]
@@ -57,22 +57,22 @@ def _records(read: Callable[[], pa.RecordBatch], source: Source, row: int) -> It
 def _file_batches(reader: pa.ipc.RecordBatchFileReader, part: Part) -> Iterator[_Place]:
     count = reader.num_record_batches
     for number in range(count):
-        read = partial(reader.get_batch, number)
+        read_batch = partial(reader.get_batch, number)
         try:
-            rows = read().num_rows
+            num_rows = read_batch().num_rows
         except (OSError, ValueError, pa.ArrowException):
-            rows = 0  # the part that the batch belongs to meets the error again, and counts it
-        yield number * part.num_bytes // count, rows, read
+            num_rows = 0  # the part that the batch belongs to meets the error again, and counts it
+        yield number * part.num_bytes // count, num_rows, read_batch
 
 
 def _stream_batches(reader: pa.ipc.RecordBatchStreamReader, file: pa.NativeFile) -> Iterator[_Place]:
     while True:
-        begins = file.tell()
+        start = file.tell()
         try:
             batch = reader.read_next_batch()
         except StopIteration:
             return
-        yield begins, batch.num_rows, partial(batch.slice, 0)
+        yield start, batch.num_rows, partial(batch.slice, 0)
 
 
 def _columns(part: Part, source: Source) -> list[str]:

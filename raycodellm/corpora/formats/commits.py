@@ -59,7 +59,7 @@ def list_histories(path: str, excluded: Counter[str]) -> Iterator[InputFile]:
     if "://" in root:
         raise UserError(f"{path}: commits are read from local repositories; clone it and give the folder")
     roots = sorted(glob.glob(root)) if is_glob(root) and not os.path.exists(root) else [root]
-    repositories = [(found, top) for top in roots for found in _find_repositories(top, excluded)]
+    repositories = [(repository, top) for top in roots for repository in _find_repositories(top, excluded)]
     if not repositories:
         raise UserError(f"{path}: is no git repository and holds none; give a work tree, a bare one or their folder")
     for repository, top in repositories:
@@ -73,16 +73,16 @@ def _find_repositories(root: str, excluded: Counter[str]) -> list[str]:
     """Work trees and bare repositories at `root` or below, sorted. Hidden folders and links are not entered."""
     if _is_repository(root):
         return [root]
-    found = []
+    repositories = []
     for folder, names, _ in os.walk(root):
         names[:] = sorted(name for name in names if not name.startswith("."))
         links = {name for name in names if os.path.islink(os.path.join(folder, name))}
         excluded.update(["link to a folder"] * len(links))
         names[:] = [name for name in names if name not in links]
         inside = [name for name in names if _is_repository(os.path.join(folder, name))]
-        found += [os.path.join(folder, name) for name in inside]
+        repositories += [os.path.join(folder, name) for name in inside]
         names[:] = [name for name in names if name not in inside]
-    return sorted(found)
+    return sorted(repositories)
 
 
 def _is_repository(path: str) -> bool:
@@ -105,12 +105,12 @@ def _list_history(path: str) -> tuple[str, int, dict[str, int]]:
 def read_commits(part: Part, source: Source) -> Iterator[Record]:
     """The commits of the part; `part.uri` is `<path>#<commit id of HEAD>`."""
     path, _, head = part.uri.rpartition("#")
-    first = -(-part.start // COMMIT_BYTES)
-    count = -(-part.stop // COMMIT_BYTES) - first
+    num_newer = -(-part.start // COMMIT_BYTES)
+    count = -(-part.stop // COMMIT_BYTES) - num_newer
     if count <= 0:
         return
     shallow = _shallow_edge(path)
-    for commit, data in _patches(path, head, first, count):
+    for commit, data in _patches(path, head, num_newer, count):
         if commit in shallow:
             records: Iterable[str | SkipError] = [SkipError("first commit of a shallow clone")]
         elif data is None:
@@ -127,20 +127,20 @@ def _commit_records(data: bytes, source: Source) -> Iterator[str | SkipError]:
     if not text:
         yield SkipError("commit without a message")
         return
-    kept = []
+    diffs = []
     for file in filter(None, re.split(rb"^(?=diff --git )", diff.strip(b"\n"), flags=re.MULTILINE)):
         try:
-            kept.append(_file_diff(file, source))
+            diffs.append(_file_diff(file, source))
         except SkipError as skip:
             yield SkipError(f"file of a commit: {skip}")
-    yield "\n\n".join([text, "\n".join(kept)]) + "\n" if kept else SkipError("commit without a change of text")
+    yield "\n\n".join([text, "\n".join(diffs)]) + "\n" if diffs else SkipError("commit without a change of text")
 
 
 def _file_diff(file: bytes, source: Source) -> str:
     """The diff of a file as text. Raises SkipError for a file that is left out."""
     header, hunks, body = file.partition(b"\n@@ ")
-    named = _NAME.findall(header) or _OLD_NAME.findall(header)
-    name = next((n for n in reversed(named) if n != b"/dev/null"), b"").decode(errors="replace")
+    paths = _NAME.findall(header) or _OLD_NAME.findall(header)
+    name = next((path for path in reversed(paths) if path != b"/dev/null"), b"").decode(errors="replace")
     if b"\nGIT binary patch" in header or re.search(rb"^Binary files .* differ$", header, re.MULTILINE):
         raise SkipError("binary")
     if source_files.is_vendored(name):
@@ -154,14 +154,14 @@ def _file_diff(file: bytes, source: Source) -> str:
     return decode(_NOISE.sub(b"", header + b"\n").rstrip(b"\n") + hunks + body).strip("\n")
 
 
-def _patches(path: str, head: str, first: int, count: int) -> Iterator[tuple[str, bytes | None]]:
+def _patches(path: str, head: str, num_newer: int, count: int) -> Iterator[tuple[str, bytes | None]]:
     """(commit id, message NUL diff; None if both are over `LARGEST_DIFF`), in memory bounded by `LARGEST_DIFF`.
 
     A random word, drawn anew each time, separates commits: no commit can hold it. The git commands are plumbing, so
     that the user's configuration of `git log` and `git diff` changes no document.
     """
     sign = secrets.token_hex(16)
-    ids = _git(path, "rev-list", "--no-merges", f"--skip={first}", f"--max-count={count}", head)
+    ids = _git(path, "rev-list", "--no-merges", f"--skip={num_newer}", f"--max-count={count}", head)
     with tempfile.TemporaryFile() as commits, tempfile.TemporaryFile() as errors:
         commits.write(ids.encode())
         commits.seek(0)
@@ -190,22 +190,22 @@ _DIFF = (
 
 def _split(stream: IO[bytes], sign: bytes) -> Iterator[tuple[str, bytes | None]]:
     """(commit id, the rest) of the records between signs; None instead of a rest over `LARGEST_DIFF`."""
-    rest, too_large = b"", False
+    buffer, too_large = b"", False
     while True:
         chunk = stream.read(1 << 16)
-        *whole, rest = (rest + chunk).split(sign)
+        *records, buffer = (buffer + chunk).split(sign)
         if not chunk:
-            whole.append(rest)
-        for record in whole:
+            records.append(buffer)
+        for record in records:
             commit, _, data = record.partition(b"\n")
             if commit:
                 yield commit.decode(), None if too_large or len(data) > LARGEST_DIFF else data
             too_large = False
         if not chunk:
             return
-        if len(rest) > LARGEST_DIFF + 100:
+        if len(buffer) > LARGEST_DIFF + 100:
             # Keeps the id, and bytes that may be the beginning of the next sign.
-            rest, too_large = rest.partition(b"\n")[0] + b"\n" + rest[-len(sign) :], True
+            buffer, too_large = buffer.partition(b"\n")[0] + b"\n" + buffer[-len(sign) :], True
 
 
 def _shallow_edge(path: str) -> frozenset[str]:
@@ -236,9 +236,9 @@ def _git_folder(path: str) -> str:
 
 
 def _environment() -> dict[str, str]:
-    own = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1"}
-    own["GIT_INDEX_FILE"] = "no-such-index"
-    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | own
+    git_variables = {"LC_ALL": "C", "GIT_TERMINAL_PROMPT": "0", "GIT_NO_LAZY_FETCH": "1", "GIT_NO_REPLACE_OBJECTS": "1"}
+    git_variables["GIT_INDEX_FILE"] = "no-such-index"
+    return {name: value for name, value in os.environ.items() if not name.startswith("GIT_")} | git_variables
 
 
 FORMAT = Format(

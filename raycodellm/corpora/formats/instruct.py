@@ -77,8 +77,8 @@ COLUMNS = frozenset(name for names in (*_PAIRS, *_TURNS, _CONVERSATIONS, _PROMPT
 """Columns that are read."""
 
 
-def pair_of(record: Mapping[str, Any], known: Collection[str] = ()) -> PromptResponse:
-    """Prompt and response of a row; `known` are columns that the source's settings use. Raises SkipError."""
+def pair_of(record: Mapping[str, Any], settings_columns: Collection[str] = ()) -> PromptResponse:
+    """Prompt and response of a row; `settings_columns` are those that the source's settings use. Raises SkipError."""
     forms = [names for names in _PAIRS + _TURNS if names[0] in record and names[1] in record]
     # In a table whose rows have several forms, the columns of the other forms are null.
     full = [names for names in forms if record[names[0]] is not None and record[names[1]] is not None]
@@ -86,65 +86,69 @@ def pair_of(record: Mapping[str, Any], known: Collection[str] = ()) -> PromptRes
     notes: list[str] = []
     if isinstance(record.get(name), (list, tuple)) and not full:
         turns, answer, notes = _conversation(record[name])
-        used = {name}
+        used_columns = {name}
     elif forms:
-        asked, answered = (full or forms)[0]
-        used = {asked, answered}
-        turns, answer = [("User", column_text(record, asked))], column_text(record, answered)
-        if (asked, answered) in _PAIRS and all(record.get(name) is None for name in _PROMPT_COLUMNS):
-            return PromptResponse(turns[0][1], answer, _unused(record, used.union(known), turns[0][1] + answer))
+        request_column, answer_column = (full or forms)[0]
+        used_columns = {request_column, answer_column}
+        turns, answer = [("User", column_text(record, request_column))], column_text(record, answer_column)
+        if (request_column, answer_column) in _PAIRS and all(record.get(name) is None for name in _PROMPT_COLUMNS):
+            return PromptResponse(
+                turns[0][1], answer, _unused(record, used_columns.union(settings_columns), turns[0][1] + answer)
+            )
     else:
         raise SkipError("no prompt and response")
-    used |= _complete(turns, record, used)
-    lines = [f"{speaker}:{after_colon(said)}" if speaker else said for speaker, said in turns]
+    used_columns |= _complete(turns, record, used_columns)
+    lines = [f"{speaker}:{after_colon(text)}" if speaker else text for speaker, text in turns]
     prompt = "\n".join([*lines, "Assistant:"])
-    notes += _unused(record, used.union(known), prompt + answer)
+    notes += _unused(record, used_columns.union(settings_columns), prompt + answer)
     return PromptResponse(prompt, after_colon(answer.lstrip("\r\n")), tuple(notes))
 
 
-def _complete(turns: Turns, record: Mapping[str, Any], used: set[str]) -> set[str]:
+def _complete(turns: Turns, record: Mapping[str, Any], used_columns: set[str]) -> set[str]:
     """Writes the other columns of the prompt into `turns`, and returns their names."""
-    taken: set[str] = set()
-    others = {name: record[name] for name in _PROMPT_COLUMNS if name not in used and record.get(name) is not None}
-    asked = next((place for place in reversed(range(len(turns))) if turns[place][0] == "User"), -1)
-    for name, more in _readable(others, _BELOW_REQUEST) if asked >= 0 else ():
-        taken.add(name)
-        said = turns[asked][1]
-        if more.strip() and (name == "input" or not _quotes(said, more)):
-            turns[asked] = ("User", f"{said}\n{more}")
-    for name, earlier in _readable(others, dict.fromkeys(_HISTORY, _history)):
-        taken.add(name)
+    added: set[str] = set()
+    material = {
+        name: record[name] for name in _PROMPT_COLUMNS if name not in used_columns and record.get(name) is not None
+    }
+    request_place = next((place for place in reversed(range(len(turns))) if turns[place][0] == "User"), -1)
+    for name, content in _readable(material, _BELOW_REQUEST) if request_place >= 0 else ():
+        added.add(name)
+        request = turns[request_place][1]
+        if content.strip() and (name == "input" or not _quotes(request, content)):
+            turns[request_place] = ("User", f"{request}\n{content}")
+    for name, earlier in _readable(material, dict.fromkeys(_HISTORY, _history)):
+        added.add(name)
         turns[:0] = earlier
-    for name, more in _readable(others, dict.fromkeys(_SYSTEM, _material)):
-        taken.add(name)
-        if more.strip() and not any(_quotes(said, more) for _, said in turns):
-            turns.insert(0, ("System", _trimmed(more)))
-    return taken
+    for name, content in _readable(material, dict.fromkeys(_SYSTEM, _material)):
+        added.add(name)
+        if content.strip() and not any(_quotes(text, content) for _, text in turns):
+            turns.insert(0, ("System", _trimmed(content)))
+    return added
 
 
 def _readable(record: Mapping[str, Any], readers: Mapping[str, Callable[[Any], Any]]) -> Iterator[tuple[str, Any]]:
     """(name, content) of the columns whose content is of a form that their reader knows."""
-    for name, read in readers.items():
+    for name, reader in readers.items():
         if name in record:
             try:
-                content = read(record[name])
+                content = reader(record[name])
             except SkipError:
                 continue
             yield name, content
 
 
-def _quotes(said: str, more: str) -> bool:
-    """True if `said` holds `more` already: as whole lines, or more than a few words of it."""
-    more = more.strip()
-    return more in said and (len(more) > _LONGEST_LABEL or f"\n{more}\n" in f"\n{said}\n")
+def _quotes(text: str, content: str) -> bool:
+    """True if `text` holds `content` already: as whole lines, or more than a few words of it."""
+    content = content.strip()
+    return content in text and (len(content) > _LONGEST_LABEL or f"\n{content}\n" in f"\n{text}\n")
 
 
 # ------------------------------------------------------------------------------------------------- parts of a prompt
 
 
-def after_colon(said: str) -> str:
+def after_colon(text: str) -> str:
     """The text as it follows a colon: after a space, or after its own white space, which may be indentation."""
-    return said if said[:1].isspace() else f" {said}"
+    return text if text[:1].isspace() else f" {text}"
 
 
 def _material(value: Any) -> str:
@@ -176,9 +180,9 @@ def _choices(value: Any) -> str:
             value = list(value.items())
     if not isinstance(value, (list, tuple)) or len(value) > 26:
         raise SkipError("no choices")
-    value = [(one.get("label"), one.get("text")) if isinstance(one, Mapping) else one for one in value]
-    if not all(isinstance(one, (list, tuple)) and len(one) == 2 for one in value):
-        value = [(chr(ord("A") + place), one) for place, one in enumerate(value)]
+    value = [(choice.get("label"), choice.get("text")) if isinstance(choice, Mapping) else choice for choice in value]
+    if not all(isinstance(choice, (list, tuple)) and len(choice) == 2 for choice in value):
+        value = [(chr(ord("A") + place), choice) for place, choice in enumerate(value)]
     choices = [(_material(label), _material(text)) for label, text in value]
     have_labels = all(_LABELLED.match(text) for _, text in choices)
     return "\n".join(text if have_labels else f"{label}. {text}" for label, text in choices)
@@ -210,17 +214,17 @@ def _exchange(part: Any) -> Turns:
     if isinstance(part, Mapping):
         names = next((names for names in _PAIRS + _TURNS if names[0] in part and names[1] in part), None)
         if names is None:
-            speaker, said = _turn(part)
-            return [(speaker, _trimmed(said))]
+            speaker, text = _turn(part)
+            return [(speaker, _trimmed(text))]
         part = [part[name] for name in names]
-    if not isinstance(part, (list, tuple)) or len(part) != 2 or not all(isinstance(said, str) for said in part):
+    if not isinstance(part, (list, tuple)) or len(part) != 2 or not all(isinstance(text, str) for text in part):
         raise SkipError("no request and answer")
     return list(zip(("User", "Assistant"), map(_trimmed, part), strict=True))
 
 
-def _trimmed(said: str) -> str:
+def _trimmed(text: str) -> str:
     """The text without line ends before it and white space behind it; its first line keeps its indentation."""
-    return said.lstrip("\r\n").rstrip()
+    return text.lstrip("\r\n").rstrip()
 
 
 # ------------------------------------------------------------------------------------------------------ conversations
@@ -228,16 +232,16 @@ def _trimmed(said: str) -> str:
 
 def _conversation(messages: Sequence[Any]) -> tuple[Turns, str, list[str]]:
     """(turns before the answer that is learnt, that answer, notes). Raises SkipError."""
-    said = list(map(_turn, messages))
-    answers = [place for place, (speaker, _) in enumerate(said) if speaker == "Assistant"]
+    turns = list(map(_turn, messages))
+    answers = [place for place, (speaker, _) in enumerate(turns) if speaker == "Assistant"]
     if not answers or answers[-1] == 0:
         raise SkipError("messages without an answer")
     learnt = [place for place in answers if place and not _has_no_weight(messages[place])]
     if not learnt:
         raise SkipError("every answer has a weight of 0")
-    last = learnt[-1]
-    before = [(speaker, _trimmed(text)) for speaker, text in said[:last]]
-    return before, said[last][1], ["answer of weight 0"] * sum(place > last for place in answers)
+    last_answer = learnt[-1]
+    prompt_turns = [(speaker, _trimmed(text)) for speaker, text in turns[:last_answer]]
+    return prompt_turns, turns[last_answer][1], ["answer of weight 0"] * sum(place > last_answer for place in answers)
 
 
 def _turn(message: Any) -> tuple[str, str]:
@@ -260,12 +264,12 @@ def _has_no_weight(message: Mapping[str, Any]) -> bool:
 # ------------------------------------------------------------------------------------------------- what is left out
 
 
-def _unused(record: Mapping[str, Any], used: Collection[str], said: str) -> tuple[str, ...]:
+def _unused(record: Mapping[str, Any], used_columns: Collection[str], pair_text: str) -> tuple[str, ...]:
     """A note for each column whose text is neither in the prompt nor in the response."""
     return tuple(
         f"column {str(name)[:40]!r} not used"
         for name, value in record.items()
-        if name not in used and any(text.strip() not in said for text in _texts(value))
+        if name not in used_columns and any(text.strip() not in pair_text for text in _texts(value))
     )
 
 

@@ -48,12 +48,12 @@ def notebook_text(data: bytes, outputs: bool = False) -> str:
     if not isinstance(notebook, Mapping):
         raise SkipError("broken notebook")
     metadata = _mapping(notebook.get("metadata"))
-    named = _mapping(metadata.get("language_info")).get("name")
-    language = _language(named) or _language(_mapping(metadata.get("kernelspec")).get("language"))
+    language_name = _mapping(metadata.get("language_info")).get("name")
+    language = _language(language_name) or _language(_mapping(metadata.get("kernelspec")).get("language"))
     texts: list[str] = []
     for cell in _cells(notebook):
         kind = cell.get("cell_type")
-        source = _joined(cell.get("source", cell.get("input")))
+        source = _joined_text(cell.get("source", cell.get("input")))
         if kind == "code":
             fence = _language(cell.get("language")) or language
             texts.append(fenced(source.strip("\n"), fence) if source.strip() else "")
@@ -96,7 +96,7 @@ def _cells(notebook: Mapping[str, Any]) -> Iterator[Mapping[str, Any]]:
         yield from cells
 
 
-def _joined(source: Any) -> str:
+def _joined_text(source: Any) -> str:
     if isinstance(source, str):
         return source
     if isinstance(source, list) and all(isinstance(line, str) for line in source):
@@ -108,11 +108,11 @@ def _outputs(outputs: Any) -> Iterator[str]:
     for output in map(_mapping, outputs if isinstance(outputs, list) else ()):
         if output.get("output_type") in ("error", "pyerr"):
             lines = output.get("traceback")
-            said = "\n".join(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ""
+            output_text = "\n".join(line for line in lines if isinstance(line, str)) if isinstance(lines, list) else ""
         else:
             plain = _mapping(output.get("data")).get("text/plain")
-            said = _joined(next((value for value in (plain, output.get("text")) if value is not None), ""))
-        text = _TERMINAL_CODES.sub("", said).strip("\n")
+            output_text = _joined_text(next((value for value in (plain, output.get("text")) if value is not None), ""))
+        text = _TERMINAL_CODES.sub("", output_text).strip("\n")
         if text.strip():
             yield fenced(text, "output")
 

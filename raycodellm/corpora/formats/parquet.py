@@ -25,14 +25,14 @@ def read_parquet(part: Part, source: Source) -> Iterator[Record]:
         columns = columns_to_read(parquet.schema_arrow, source)
         count = parquet.num_row_groups
 
-        def read(group: int, row: int) -> Iterator[Record]:
+        def read_group(group: int, row: int) -> Iterator[Record]:
             rows = rows_at_once(_largest_dictionary(file, parquet.metadata.row_group(group), columns))
             for batch in parquet.iter_batches(batch_size=rows, row_groups=[group], columns=columns):
                 yield from batch_records(batch, row)
                 row += batch.num_rows
 
         batches = (
-            (group * part.num_bytes // count, parquet.metadata.row_group(group).num_rows, partial(read, group))
+            (group * part.num_bytes // count, parquet.metadata.row_group(group).num_rows, partial(read_group, group))
             for group in range(count)
         )
         yield from records_of_part(part, batches, "row group")

@@ -54,11 +54,11 @@ def question_document(record: Mapping[str, Any]) -> str:
 def question_and_answers(record: Mapping[str, Any]) -> tuple[str, list[str]]:
     """(question, at least one answer, the best first). Raises SkipError."""
     fields = _folded(record)
-    asked = fields.get("question")
-    if isinstance(asked, Mapping):
-        fields = {**fields, **_folded(asked)}
+    question = fields.get("question")
+    if isinstance(question, Mapping):
+        fields = {**fields, **_folded(question)}
         fields.pop("question")
-    title, body = _first(fields, _TITLE), _first(fields, _BODY)
+    title, body = _first_value(fields, _TITLE), _first_value(fields, _BODY)
     texts = [to_text(part) for part in (title, body) if isinstance(part, str) and part.strip()]
     if not texts:
         raise SkipError("no question and answers")
@@ -74,19 +74,19 @@ def _folded(record: Mapping[str, Any]) -> dict[str, Any]:
     return {str(name).lower().replace("_", ""): value for name, value in record.items()}
 
 
-def _first(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
+def _first_value(fields: Mapping[str, Any], names: Sequence[str]) -> Any:
     return next((fields[name] for name in names if fields.get(name) is not None), None)
 
 
 def _ranked(fields: Mapping[str, Any]) -> list[str]:
     """The answers, the best first."""
-    given = _first(fields, _ANSWERS)
-    if isinstance(given, Mapping):  # one object of lists
-        columns = {name: value for name, value in given.items() if isinstance(value, (list, tuple))}
-        given = [dict(zip(columns, row, strict=False)) for row in zip(*columns.values(), strict=False)]
-    if isinstance(given, (list, tuple)):
-        accepted = _first(fields, _ACCEPTED_ID)
-        answers = [_answer(answer, accepted) for answer in given]
+    raw_answers = _first_value(fields, _ANSWERS)
+    if isinstance(raw_answers, Mapping):  # one object of lists
+        columns = {name: value for name, value in raw_answers.items() if isinstance(value, (list, tuple))}
+        raw_answers = [dict(zip(columns, row, strict=False)) for row in zip(*columns.values(), strict=False)]
+    if isinstance(raw_answers, (list, tuple)):
+        accepted = _first_value(fields, _ACCEPTED_ID)
+        answers = [_answer(answer, accepted) for answer in raw_answers]
         return [text for _, _, text in sorted((a for a in answers if a), key=lambda a: (not a[0], -a[1]))]
     single = (fields.get("acceptedanswer"), fields.get("responsej"), fields.get("responsek"), fields.get("answer"))
     return [answer for answer in single if isinstance(answer, str)]
@@ -97,11 +97,11 @@ def _answer(answer: Any, accepted_id: Any) -> tuple[bool, float, str] | None:
     if isinstance(answer, str):
         return False, 0.0, answer
     fields = _folded(answer) if isinstance(answer, Mapping) else {}
-    text = _first(fields, _ANSWER_TEXT)
+    text = _first_value(fields, _ANSWER_TEXT)
     if not isinstance(text, str):
         return None
-    score, number = _first(fields, _SCORE), _first(fields, _ANSWER_ID)
-    accepted = _first(fields, _ACCEPTED) in (True, 1, "true", "True", "1")
+    score, number = _first_value(fields, _SCORE), _first_value(fields, _ANSWER_ID)
+    accepted = _first_value(fields, _ACCEPTED) in (True, 1, "true", "True", "1")
     accepted = accepted or (accepted_id is not None and number is not None and str(accepted_id) == str(number))
     try:
         return accepted, float(score or 0), text

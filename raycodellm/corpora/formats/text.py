@@ -24,9 +24,9 @@ def read_text(part: Part, source: Source) -> Iterator[Record]:
         yield from _records(_paragraphs(part))
         return
     is_whole = part.start == 0 and part.stop >= part.num_bytes <= LARGEST_TEXT
-    whole = whole_content(part, LARGEST_TEXT) if is_whole else None
-    if whole is not None:
-        yield ":0" if compression(part.uri) else "", whole.replace(b"\r\n", b"\n").removesuffix(b"\r").strip(b"\n")
+    content = whole_content(part, LARGEST_TEXT) if is_whole else None
+    if content is not None:
+        yield ":0" if compression(part.uri) else "", content.replace(b"\r\n", b"\n").removesuffix(b"\r").strip(b"\n")
         return
     if part.start == 0 and (part.num_bytes > LARGEST_TEXT or compression(part.uri)):
         yield "", SkipError(f"text file over {LARGEST_TEXT // MIB} MiB became several documents")

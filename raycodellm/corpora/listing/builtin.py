@@ -52,8 +52,8 @@ def list_builtin(source: Source, seed: int) -> SourceInputs:
     """The inputs of a builtin source. Raises UserError for an unknown name or a kind that does not fit."""
     name = source.path.removeprefix(BUILTIN) if isinstance(source.path, str) else ""
     if name not in BUILTINS:
-        known = ", ".join(f"{BUILTIN}{known}" for known in BUILTINS)
-        raise UserError(f"{source.path}: no such builtin source; use one of {known}, each as a source of its own")
+        names = ", ".join(f"{BUILTIN}{key}" for key in BUILTINS)
+        raise UserError(f"{source.path}: no such builtin source; use one of {names}, each as a source of its own")
     builtin = BUILTINS[name]
     if source.is_instruct and not builtin.instruct:
         raise UserError(f"{source.path}: has no prompts and responses; use kind text or code instead of {source.kind}")
@@ -63,9 +63,9 @@ def list_builtin(source: Source, seed: int) -> SourceInputs:
         rows = list(builtin.rows(seed=seed, num_examples=PROBED))
         num_bytes = sum(len(text.encode()) for row in rows for text in row) * builtin.num_examples // len(rows)
         identity = fingerprint([builtin.num_examples, rows])
-    known_by = {**reading_identity(source, None, ()), "builtin": name, "content": identity, "seed": seed}
+    identity_parts = {**reading_identity(source, None, ()), "builtin": name, "content": identity, "seed": seed}
     file = InputFile(f"{BUILTIN}{name}", num_bytes, identity, name)
-    return SourceInputs(fingerprint(known_by), (file,), num_bytes, "builtin", seed)
+    return SourceInputs(fingerprint(identity_parts), (file,), num_bytes, "builtin", seed)
 
 
 def builtin_documents(source: Source, inputs: SourceInputs) -> tuple[Document, ...]:

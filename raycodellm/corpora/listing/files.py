@@ -74,8 +74,8 @@ def _walk(root: str, is_inside: _IsInside) -> Iterator[_Entry]:
         for name in sorted(names):
             path = os.path.join(folder, name)
             if name.startswith(".") or name in NEVER_ENTERED:
-                shown = name if name in (*NEVER_ENTERED, ".git", ".hg", ".svn") else "hidden folder"
-                yield path, f"{NOT_ENTERED}{shown}"
+                label = name if name in (*NEVER_ENTERED, ".git", ".hg", ".svn") else "hidden folder"
+                yield path, f"{NOT_ENTERED}{label}"
             elif os.path.islink(path) and not is_inside(path):
                 yield path, _LINK_OUT  # a link to a folder inside is skipped: its target is listed by itself
         names[:] = sorted(n for n in names if not n.startswith(".") and n not in NEVER_ENTERED)
@@ -129,14 +129,14 @@ def list_remote(root: str) -> list[InputFile]:
         raise UserError(f"{root}: there is no such object or folder, or no such bucket")
     infos = [info] if info.is_file else filesystem.get_file_info(FileSelector(path, recursive=True))
     top = path.rpartition("/")[0] if info.is_file else path
-    found = []
+    inputs = []
     for file in infos:
         name = file.path.removeprefix(top).lstrip("/")
         is_hidden = any(part.startswith(".") or part in NEVER_ENTERED for part in name.split("/"))
         if file.is_file and not is_hidden and pattern.match(name):
             uri = base if info.is_file else f"{base}/{name}"
-            found.append(InputFile(uri, file.size, str(file.mtime_ns), name))
-    return found
+            inputs.append(InputFile(uri, file.size, str(file.mtime_ns), name))
+    return inputs
 
 
 _REFUSED = (
@@ -154,14 +154,14 @@ _KEYS = {
 
 def storage_hint(root: str, error: Exception) -> str:
     """Advice to add to the message of an object store's refusal; empty for local paths."""
-    said = str(error)
+    message = str(error)
     scheme, bucket = root.split("://")[0], "/".join(root.split("/")[:3])
     if scheme not in _KEYS or "://" not in root:
         return ""
-    if re.search(_REFUSED, said, re.I):
+    if re.search(_REFUSED, message, re.I):
         public = "" if scheme == "abfss" else f", or write {scheme}://anonymous@… for a public one"
         return f"; set {_KEYS[scheme]} for {bucket}{public}"
-    if re.search(r"NO_SUCH_BUCKET|NoSuchBucket|HTTP status 404|ucket .* not found|ContainerNotFound", said):
+    if re.search(r"NO_SUCH_BUCKET|NoSuchBucket|HTTP status 404|ucket .* not found|ContainerNotFound", message):
         elsewhere = ", and AWS_ENDPOINT_URL where it is not on AWS" if scheme == "s3" else ""
         return f"; there is no bucket {bucket}: check its name{elsewhere}"
     elsewhere = f", and AWS_ENDPOINT_URL and AWS_REGION where {bucket} is not on AWS" if scheme == "s3" else ""

@@ -34,16 +34,14 @@ class Glob:
 
     def match(self, name: str) -> bool:
         """True if the pattern matches the path, or a folder above it."""
-        reached = self._onwards({0})
+        places = self._onwards({0})
         for part in name.split("/"):
-            if len(self._steps) in reached:
+            if len(self._steps) in places:
                 return True
-            steps = ((place, self._steps[place]) for place in reached)
-            reached = {
-                place if step is None else place + 1 for place, step in steps if step is None or step.match(part)
-            }
-            reached = self._onwards(reached)
-        return len(self._steps) in reached
+            steps = ((place, self._steps[place]) for place in places)
+            places = {place if step is None else place + 1 for place, step in steps if step is None or step.match(part)}
+            places = self._onwards(places)
+        return len(self._steps) in places
 
     def _onwards(self, places: set[int]) -> set[int]:
         """Adds the steps after each `**`, which may stand for no folder."""

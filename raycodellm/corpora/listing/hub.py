@@ -45,26 +45,26 @@ def _list_folder(root: str) -> tuple[str, list[InputFile]]:
         raise _explained(root, error) from error
     base = f"hf://datasets/{repo}@{commit}"
     top = inner.rpartition("/")[0] if any(file.path == inner for file in files) else inner
-    found = []
+    inputs = []
     for file in files:
         if inner and file.path != inner and not file.path.startswith(f"{inner}/"):
             continue
         digest = file.lfs.sha256 if file.lfs else file.blob_id
         name = file.path.removeprefix(top).lstrip("/")
-        found.append(InputFile(f"{base}/{file.path}", file.size, digest, name))
-    if not found:
+        inputs.append(InputFile(f"{base}/{file.path}", file.size, digest, name))
+    if not inputs:
         tops = ", ".join(list(dict.fromkeys(file.path.split("/")[0] for file in files))[:12]) or "no file"
         raise UserError(f"{root}: there is no such file or folder in the data set {repo}; it holds {tops}")
-    return f"{base}/{inner}".rstrip("/"), found
+    return f"{base}/{inner}".rstrip("/"), inputs
 
 
 def _parse(root: str) -> tuple[str, str | None, str]:
     """(owner/name, revision, path inside)"""
-    found = _URI.match(root)
-    if found is None:
+    match = _URI.match(root)
+    if match is None:
         raise UserError(f"{root}: is no data set; write hf://datasets/<owner>/<name>[@revision][/path]")
-    revision = unquote(found["revision"]) if found["revision"] else None
-    return found["repo"], revision, (found["path"] or "").strip("/")
+    revision = unquote(match["revision"]) if match["revision"] else None
+    return match["repo"], revision, (match["path"] or "").strip("/")
 
 
 def _explained(root: str, error: Exception) -> Exception:
@@ -73,15 +73,17 @@ def _explained(root: str, error: Exception) -> Exception:
 
     endpoint = os.environ.get("HF_ENDPOINT", "the hub")
     login = "then set HF_TOKEN or run `hf auth login`"
-    for kind, said in {
+    for kind, message in {
         errors.GatedRepoError: f"asks for its terms to be accepted on its page, {login}",
         errors.RevisionNotFoundError: "has no such revision; leave @… out or name a branch, tag or commit of it",
         errors.RepositoryNotFoundError: f"no such data set on {endpoint}, or it is private: {login}",
     }.items():
         if isinstance(error, kind):
-            return UserError(f"{root}: {said}")
-    network = isinstance(error, (OSError, errors.HfHubHTTPError)) or type(error).__module__.split(".")[0] in _CLIENTS
-    if not network:
+            return UserError(f"{root}: {message}")
+    is_network_error = (
+        isinstance(error, (OSError, errors.HfHubHTTPError)) or type(error).__module__.split(".")[0] in _CLIENTS
+    )
+    if not is_network_error:
         return error
     reason = str(error).strip().split("\n")[0] or type(error).__name__
     return Unreachable(

@@ -56,11 +56,11 @@ def choose_files(
         layout = _layout_of_words(names)
     if not layout:
         if must_be_known:
-            some = ", ".join(names[:6]) or "nothing"
-            raise UserError(f"{path}: holds no data file ({', '.join(_data_extensions())}); found {some}")
+            examples = ", ".join(names[:6]) or "nothing"
+            raise UserError(f"{path}: holds no data file ({', '.join(_data_extensions())}); found {examples}")
         return None
-    chosen = _pick(path, "subset", subset, layout, ("default", "", "data"))
-    return sorted(_pick(path, "split", split, chosen, ("train",)))
+    splits = _pick(path, "subset", subset, layout, ("default", "", "data"))
+    return sorted(_pick(path, "split", split, splits, ("train",)))
 
 
 def is_data(name: str) -> bool:
@@ -70,19 +70,19 @@ def is_data(name: str) -> bool:
 
 @lru_cache(maxsize=1)
 def _data_extensions() -> list[str]:
-    return sorted(one for format in known_formats().values() if format.is_data for one in format.extensions)
+    return sorted(ending for format in known_formats().values() if format.is_data for ending in format.extensions)
 
 
-def _pick(path: str, what: str, wanted: str | None, known: Mapping[str, Any], usual: tuple[str, ...]) -> Any:
-    shown = ", ".join(repr(name) for name in list(known)[:40])
-    if wanted is not None:
-        if wanted not in known:
-            raise UserError(f"{path}: has no {what} {wanted!r}; set {what} to one of {shown}")
-        return known[wanted]
-    for name in (*usual, *(known if len(known) == 1 else ())):
-        if name in known:
-            return known[name]
-    raise UserError(f"{path}: has {len(known)} {what}s; set {what} to one of {shown}")
+def _pick(path: str, kind: str, requested: str | None, options: Mapping[str, Any], usual: tuple[str, ...]) -> Any:
+    names = ", ".join(repr(name) for name in list(options)[:40])
+    if requested is not None:
+        if requested not in options:
+            raise UserError(f"{path}: has no {kind} {requested!r}; set {kind} to one of {names}")
+        return options[requested]
+    for name in (*usual, *(options if len(options) == 1 else ())):
+        if name in options:
+            return options[name]
+    raise UserError(f"{path}: has {len(options)} {kind}s; set {kind} to one of {names}")
 
 
 def _layout_of_saved(path: str, names: list[str], read: Read) -> Layout | None:
@@ -104,10 +104,16 @@ def _saved_files(path: str, folder: str, names: list[str], read: Read) -> list[s
             f"{path}/{folder}: keeps an order apart from its rows; call flatten_indices() and save it again"
         )
     entries = state.get("_data_files") or []
-    found = [entry.get("filename") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
-    if not isinstance(entries, list) or len(found) < len(entries) or not all(isinstance(name, str) for name in found):
+    file_names = (
+        [entry.get("filename") for entry in entries if isinstance(entry, dict)] if isinstance(entries, list) else []
+    )
+    if (
+        not isinstance(entries, list)
+        or len(file_names) < len(entries)
+        or not all(isinstance(name, str) for name in file_names)
+    ):
         raise UserError(f"{path}/{folder}state.json: _data_files is no list of file names; save the data set again")
-    files = [f"{folder}{name}" for name in found]
+    files = [f"{folder}{name}" for name in file_names]
     missing = sorted(set(files) - set(names))
     if missing:
         raise UserError(f"{path}: {missing[0]} is missing, which {folder}state.json names")
@@ -171,7 +177,7 @@ def _by_split(path: str, name: str, data_files: Any) -> dict[str, list[str]]:
         data_files = {"train": data_files}
     elif isinstance(data_files, list) and all(isinstance(entry, dict) for entry in data_files):
         data_files = {_text(entry.get("split", "train")): entry.get("path") for entry in data_files}
-    found = {}
+    patterns_of = {}
     for split, patterns in data_files.items() if isinstance(data_files, dict) else ((None, None),):
         patterns = [patterns] if isinstance(patterns, str) else patterns
         if not isinstance(split, str) or not isinstance(patterns, list) or not all(map(_text, patterns)):
@@ -179,8 +185,8 @@ def _by_split(path: str, name: str, data_files: Any) -> dict[str, list[str]]:
                 f"{path}: its README.md has data_files of {name[:60]!r} that are neither paths nor a list of split and "
                 f"path; {_BESIDE_CARD}"
             )
-        found[split] = patterns
-    return found
+        patterns_of[split] = patterns
+    return patterns_of
 
 
 def _text(value: Any) -> str | None:
@@ -193,8 +199,8 @@ def _config_files(path: str, name: str, by_split: Mapping[str, list[str]], names
         globs = [Glob(pattern.removeprefix("./")) for pattern in patterns]
         splits[split] = [n for n in names if n != "README.md" and any(glob.match(n) for glob in globs)]
         if not splits[split]:
-            where = ", ".join(patterns)[:100]
-            raise UserError(f"{path}: its README.md names {where} for split {split} of {name}; no such file exists")
+            listed = ", ".join(patterns)[:100]
+            raise UserError(f"{path}: its README.md names {listed} for split {split} of {name}; no such file exists")
     return splits
 
 
@@ -202,12 +208,12 @@ def _layout_of_shards(names: list[str]) -> Layout:
     """The layout that names of shards say; empty if they say none."""
     layout: Layout = {}
     for name in names:
-        found = _SHARD.match(name) if is_data(name) else None
-        if found is None:
-            found = _NUMBERED.match(name)
-            found = found if found and _split_of(f"{found['split']}/") else None
-        if found:
-            layout.setdefault(found["subset"] or "", {}).setdefault(found["split"], []).append(name)
+        match = _SHARD.match(name) if is_data(name) else None
+        if match is None:
+            match = _NUMBERED.match(name)
+            match = match if match and _split_of(f"{match['split']}/") else None
+        if match:
+            layout.setdefault(match["subset"] or "", {}).setdefault(match["split"], []).append(name)
     return layout
 
 
@@ -225,4 +231,4 @@ def _layout_of_words(names: list[str]) -> Layout:
 
 def _split_of(name: str) -> str | None:
     words = _SPLIT_WORD.findall(name.lower())
-    return next((split for split, known in _WORDS.items() if words and words[-1] in known), None)
+    return next((split for split, split_words in _WORDS.items() if words and words[-1] in split_words), None)

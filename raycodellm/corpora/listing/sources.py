@@ -47,15 +47,15 @@ def source_fingerprint(source: Source, seed: int = 0) -> SourceInputs:
         return list_builtin(source, seed)
     language_names(source)  # refuses an unknown name before anything is listed
     excluded: Counter[str] = Counter()
-    named = named_format(source)
-    if named and named.list_inputs:
-        check_rows(source, named)
-        inputs = tuple(file for path in source.paths for file in named.list_inputs(path, excluded))
-        return _source_inputs(source, named, inputs, excluded)
-    found = [file for path in source.paths for file in _list_files(path, source, excluded)]
-    format = format_of_files(source, found)
+    declared = named_format(source)
+    if declared and declared.list_inputs:
+        check_rows(source, declared)
+        inputs = tuple(file for path in source.paths for file in declared.list_inputs(path, excluded))
+        return _source_inputs(source, declared, inputs, excluded)
+    listed = [file for path in source.paths for file in _list_files(path, source, excluded)]
+    format = format_of_files(source, listed)
     check_rows(source, format)
-    files = _files_of_format(source, format, found, excluded)
+    files = _files_of_format(source, format, listed, excluded)
     by_content = sum(file.num_bytes for file in files if "://" not in file.uri) <= HASHED_BYTES
     inputs = tuple(file._replace(digest=_digest(file, by_content)) for file in files)
     if not format.is_file_tree:  # nobody misses caches and the like beside data
@@ -66,8 +66,8 @@ def source_fingerprint(source: Source, seed: int = 0) -> SourceInputs:
 def local_files(source: Source, path: str) -> list[Path] | None:
     """The files that a local path of the source lists, so without hidden files and links out of a folder; None for a
     format that finds its files by itself. Raises UserError where there is nothing."""
-    named = named_format(source)
-    if named and named.list_inputs:
+    declared = named_format(source)
+    if declared and declared.list_inputs:
         return None
     return [Path(file.uri) for file in list_local(path, Counter())]
 
@@ -75,21 +75,21 @@ def local_files(source: Source, path: str) -> list[Path] | None:
 def _source_inputs(
     source: Source, format: Format, files: tuple[InputFile, ...], excluded: Counter[str]
 ) -> SourceInputs:
-    known_by = {
+    identity_parts = {
         **reading_identity(source, format, files),
         "files": sorted([file.name, file.num_bytes, file.digest] for file in files),
     }
     num_bytes = sum(file.num_bytes for file in files)
     left_out = tuple(sorted(excluded.items()))
-    return SourceInputs(fingerprint(known_by), files, num_bytes, format.name, excluded=left_out)
+    return SourceInputs(fingerprint(identity_parts), files, num_bytes, format.name, excluded=left_out)
 
 
 def _digest(file: InputFile, by_content: bool) -> str:
     if "://" in file.uri or not by_content:
         return fingerprint([file.num_bytes, file.digest])
     try:
-        with open(file.uri, "rb") as opened:
-            return hashlib.file_digest(opened, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
+        with open(file.uri, "rb") as stream:
+            return hashlib.file_digest(stream, lambda: hashlib.blake2b(digest_size=16)).hexdigest()
     except PermissionError:
         return ""  # counted as a skip when the source is read
 
@@ -107,17 +107,17 @@ def _list_files(path: str, source: Source, excluded: Counter[str]) -> list[Input
         except (OSError, ValueError) as error:
             raise UserError(f"{path}: cannot be listed: {error}{storage_hint(root, error)}") from error
     if not files:
-        what = "matches no file" if is_glob(root) else "holds no file"
+        problem = "matches no file" if is_glob(root) else "holds no file"
         left_out = ", ".join(f"{reason}: {count}" for reason, count in excluded.most_common(3))
-        what += f" to read ({left_out})" if left_out else ""
+        problem += f" to read ({left_out})" if left_out else ""
         base, _ = split_glob(root)
         if "://" not in root and not Path(base).exists():
             raise UserError(f"{path}: matches no file, since there is no folder {base}; {nearest_place(base)}")
-        raise UserError(f"{path}: {what}; give a file, a folder or a glob such as data/**/*.parquet")
+        raise UserError(f"{path}: {problem}; give a file, a folder or a glob such as data/**/*.parquet")
     files = sorted(files, key=lambda file: file.name)
-    named = named_format(source)
+    declared = named_format(source)
     is_folder = not is_glob(root) and any(file.uri != root for file in files)
-    if is_folder and (named is None or named.settings >= DATA_SET_SETTINGS):
+    if is_folder and (declared is None or declared.settings >= DATA_SET_SETTINGS):
         return _files_of_split(path, root, files, source, excluded)
     for setting in ("subset", "split"):
         if getattr(source, setting) is not None:
@@ -139,38 +139,38 @@ def _files_of_split(
     names = choose_files(path, by_name, read, source.subset, source.split, by_words=root.startswith(HUB))
     if names is None:
         return files
-    others = sum(map(is_data, by_name.keys() - set(names)))
-    if others:
-        excluded["file of another subset or split"] += others
+    num_others = sum(map(is_data, by_name.keys() - set(names)))
+    if num_others:
+        excluded["file of another subset or split"] += num_others
     return [by_name[name] for name in names]
 
 
 def _read_card(file: InputFile) -> bytes:
     """The first `LARGEST_CARD` bytes of a README.md or a list of files."""
-    with open_part(file.part(0, LARGEST_CARD)) as opened:
-        return opened.read(LARGEST_CARD)
+    with open_part(file.part(0, LARGEST_CARD)) as stream:
+        return stream.read(LARGEST_CARD)
 
 
 def _files_of_format(
     source: Source, format: Format, files: Iterable[InputFile], excluded: Counter[str]
 ) -> list[InputFile]:
     """The files that the format reads. A file that the source names by itself is read whatever it is called."""
-    named = {Folder(path).uri for path in source.paths}
+    named_uris = {Folder(path).uri for path in source.paths}
     files = list(dict.fromkeys(files))
-    kept = []
+    readable = []
     for file in files:
-        reason = None if file.uri in named else format.why_excluded(source, file.name)
+        reason = None if file.uri in named_uris else format.why_excluded(source, file.name)
         if reason is None:
-            kept.append(file)
+            readable.append(file)
         else:
             excluded[reason] += 1
-    if not kept and format.takes_any_name:
+    if not readable and format.takes_any_name:
         excluded.pop(OTHER_FORMAT, None)
-        kept = files
-    if not kept:
-        known = format.known_names(source) if format.known_names else sorted(format.extensions)
+        readable = files
+    if not readable:
+        known_names = format.known_names(source) if format.known_names else sorted(format.extensions)
         raise UserError(
             f"{source.path}: none of the {len(files)} files found is {format.name} for kind {source.kind}; known are "
-            f"{', '.join(known[:12])}"
+            f"{', '.join(known_names[:12])}"
         )
-    return kept
+    return readable
