@@ -110,7 +110,7 @@ def test_a_million_documents_are_packed_in_seconds_and_best_fit_splits_fewer():
     began = time.process_time()
     packing = pack(sizes, 2048, "best_fit")
     assert time.process_time() - began < 3
-    best, ends = report(sizes, 2048, "best_fit", packed=packing), report(sizes, 2048, "concatenate")
+    best, ends = report(sizes, 2048, "best_fit", table=packing), report(sizes, 2048, "concatenate")
     assert best.padded_share < 0.001
     assert best.split_documents == best.long_documents < ends.split_documents / 3
     assert best.num_sequences < 1.001 * ends.num_sequences
@@ -143,7 +143,7 @@ def test_a_packing_is_worked_out_once_and_mapped_after_that(tmp_path, monkeypatc
     monkeypatch.setattr(stores, "pack", worked_out_again)
     again = TokenStore.open(store.folder)
     assert again.read(np.arange(10), 40, "best_fit")[0].tolist() == first
-    assert not again._packed(40, Reading("best_fit")).start.flags.writeable  # pages of the file, not a copy
+    assert not again._table(40, Reading("best_fit")).start.flags.writeable  # pages of the file, not a copy
     with pytest.raises(AssertionError, match="packed again"):
         again.num_sequences(41, "best_fit")
 

@@ -185,7 +185,7 @@ def test_kept_words_do_not_grow_without_end(trained, monkeypatch):
     for number in range(0, 3000, 20):
         texts = [f"w{i} {'y' * (i % 200)}" for i in range(number, number + 20)]
         assert in_numbers(encoder.encode(texts)) == one_by_one(trained, texts)
-        assert len(encoder._kept) <= 200 and max(map(len, encoder._kept)) <= encoding.LONGEST_WORD
+        assert len(encoder._kept_ids) <= 200 and max(map(len, encoder._kept_ids)) <= encoding.LONGEST_WORD
 
 
 @given(st.sampled_from(["Q:", "Q:\n", "Q: \n\n", "doc.\n  "]), st.sampled_from([" yes", "def f():\n", "\n\nx", "  y"]))

@@ -45,14 +45,14 @@ class Documents:
     num_prompt: np.ndarray | None
     """int64[documents]: prompt tokens of each example; None for plain stores."""
 
-    def of(self, reading: Reading) -> Documents:
+    def included_by(self, reading: Reading) -> Documents:
         """The documents that `reading` includes."""
         if not reading.held_out_tokens:
             return self
-        held = choose_held_out(self.num_tokens, reading.held_out_tokens)
-        chosen = np.flatnonzero(held if reading.measured else ~held)
-        prompts = None if self.num_prompt is None else self.num_prompt[chosen]
-        return Documents(self.start[chosen], self.num_tokens[chosen], prompts)
+        is_held_out = choose_held_out(self.num_tokens, reading.held_out_tokens)
+        selected = np.flatnonzero(is_held_out if reading.measured else ~is_held_out)
+        prompts = None if self.num_prompt is None else self.num_prompt[selected]
+        return Documents(self.start[selected], self.num_tokens[selected], prompts)
 
 
 def choose_held_out(sizes: np.ndarray, num_tokens: int) -> np.ndarray:
@@ -64,14 +64,14 @@ def choose_held_out(sizes: np.ndarray, num_tokens: int) -> np.ndarray:
     documents.
     """
     sizes = np.asarray(sizes, np.int64)
-    rising = np.sort(sizes)
-    enough = min(int(np.searchsorted(np.cumsum(rising), 2 * num_tokens)), len(sizes) - 1)
-    longest = max(num_tokens // LARGEST_SHARE, int(rising[enough]) if len(sizes) else 0)
+    rising_sizes = np.sort(sizes)
+    enough_place = min(int(np.searchsorted(np.cumsum(rising_sizes), 2 * num_tokens)), len(sizes) - 1)
+    longest = max(num_tokens // LARGEST_SHARE, int(rising_sizes[enough_place]) if len(sizes) else 0)
     from_end = np.flatnonzero(sizes <= longest)[::-1]
     number = int(np.searchsorted(np.cumsum(sizes[from_end]), num_tokens)) + 1
-    held = np.zeros(len(sizes), bool)
-    held[from_end[:number]] = True
-    return held
+    is_held_out = np.zeros(len(sizes), bool)
+    is_held_out[from_end[:number]] = True
+    return is_held_out
 
 
 class Stretches:
@@ -79,28 +79,30 @@ class Stretches:
 
     def __init__(self, documents: Documents) -> None:
         ends = documents.start + documents.num_tokens
-        first = np.flatnonzero(np.r_[True, documents.start[1:] != ends[:-1]]) if len(ends) else np.zeros(0, np.int64)
-        self._starts = documents.start[first]
-        before = np.cumsum(documents.num_tokens) - documents.num_tokens
+        first_documents = (
+            np.flatnonzero(np.r_[True, documents.start[1:] != ends[:-1]]) if len(ends) else np.zeros(0, np.int64)
+        )
+        self._starts = documents.start[first_documents]
+        tokens_before = np.cumsum(documents.num_tokens) - documents.num_tokens
         self.num_tokens = int(documents.num_tokens.sum())
-        self._places = np.r_[before[first], self.num_tokens]
+        self._places = np.r_[tokens_before[first_documents], self.num_tokens]
 
     def gather(self, stream: Stream, places: np.ndarray, length: int) -> np.ndarray:
         """[n, length] of the store's dtype: the tokens from each place of this run on."""
         ends = self._places[np.searchsorted(self._places, places, side="right")]
-        whole = places + length <= ends
-        found = np.empty((len(places), length), stream.dtype)
-        found[whole] = stream.gather(self._in_store(places[whole]), length)
-        if not whole.all():
-            rest = places[~whole]
-            begins, sizes = cut_at(self._places, rest, np.full(len(rest), length))
-            found[~whole] = stream.stretches(self._in_store(begins), sizes).reshape(-1, length)
-        return found
+        is_whole = places + length <= ends
+        tokens = np.empty((len(places), length), stream.dtype)
+        tokens[is_whole] = stream.gather(self._in_store(places[is_whole]), length)
+        if not is_whole.all():
+            cut_places = places[~is_whole]
+            begins, sizes = cut_at(self._places, cut_places, np.full(len(cut_places), length))
+            tokens[~is_whole] = stream.stretches(self._in_store(begins), sizes).reshape(-1, length)
+        return tokens
 
     def _in_store(self, places: np.ndarray) -> np.ndarray:
         """The places among all tokens of the store."""
-        which = np.searchsorted(self._places, places, side="right") - 1
-        return self._starts[which] + places - self._places[which]
+        stretch = np.searchsorted(self._places, places, side="right") - 1
+        return self._starts[stretch] + places - self._places[stretch]
 
 
 def read_documents(folder: Folder, manifest: Manifest) -> Documents:

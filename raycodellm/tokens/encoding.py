@@ -62,7 +62,7 @@ class Encoder:
         self.dtype = np.dtype(dtype)
         self._type = self.dtype.char  # `array` and numpy share these letters
         self.opening = array(self._type, opening).tobytes()
-        self._kept: dict[str, bytes] = {}
+        self._kept_ids: dict[str, bytes] = {}
         self._knows_words = splits_like_gpt2(tokenizer)
         self._cut = _WORD_END if self._knows_words else cut_of(tokenizer)
 
@@ -73,8 +73,10 @@ class Encoder:
         """
         encode = self._encode_words if self._knows_words else self._encode_whole
         encoded: deque[list[bytes]] = deque([self.opening] for _ in texts)
-        cut = ((number, piece) for number, text in enumerate(texts) for piece in pieces(text, self._cut, LONGEST_PIECE))
-        for batch in grouped(cut, lambda numbered: len(numbered[1]), BATCH_CHARACTERS):
+        numbered_pieces = (
+            (number, piece) for number, text in enumerate(texts) for piece in pieces(text, self._cut, LONGEST_PIECE)
+        )
+        for batch in grouped(numbered_pieces, lambda numbered: len(numbered[1]), BATCH_CHARACTERS):
             for (number, _), ids in zip(batch, encode([piece for _, piece in batch]), strict=True):
                 encoded[number].append(ids)
         # The parts of each text are freed once they are joined.
@@ -86,27 +88,27 @@ class Encoder:
         return [array(self._type, encoding.ids).tobytes() for encoding in batch]
 
     def _encode_words(self, texts: list[str]) -> list[bytes]:
-        kept = self._kept.get
+        look_up = self._kept_ids.get
         words_of = [(_ascii_words() if text.isascii() else _any_words()).findall(text) for text in texts]
-        ids_of = [list(map(kept, words)) for words in words_of]
+        ids_of = [list(map(look_up, words)) for words in words_of]
         unknown = {
             number: [word for word, ids in zip(words_of[number], ids_of[number], strict=True) if ids is None]
             for number in range(len(texts))
             if None in ids_of[number]
         }
         if unknown:
-            found = self._new_words(list(dict.fromkeys(itertools.chain.from_iterable(unknown.values()))))
+            new_ids = self._encode_new_words(list(dict.fromkeys(itertools.chain.from_iterable(unknown.values()))))
             for number in unknown:
                 pairs = zip(words_of[number], ids_of[number], strict=True)
-                ids_of[number] = [found[word] if ids is None else ids for word, ids in pairs]
+                ids_of[number] = [new_ids[word] if ids is None else ids for word, ids in pairs]
         return [b"".join(ids) for ids in cast(list[list[bytes]], ids_of)]
 
-    def _new_words(self, words: list[str]) -> dict[str, bytes]:
-        found = dict(zip(words, self._encode_whole(words), strict=True))
-        if len(self._kept) > KEPT_WORDS:
-            self._kept = {}
-        self._kept.update((word, ids) for word, ids in found.items() if len(word) <= LONGEST_WORD)
-        return found
+    def _encode_new_words(self, words: list[str]) -> dict[str, bytes]:
+        new_ids = dict(zip(words, self._encode_whole(words), strict=True))
+        if len(self._kept_ids) > KEPT_WORDS:
+            self._kept_ids = {}
+        self._kept_ids.update((word, ids) for word, ids in new_ids.items() if len(word) <= LONGEST_WORD)
+        return new_ids
 
 
 def splits_like_gpt2(tokenizer: tokenizers.Tokenizer) -> bool:
@@ -118,8 +120,8 @@ def splits_like_gpt2(tokenizer: tokenizers.Tokenizer) -> bool:
         token["special"] for token in settings["added_tokens"]
     )
     is_random = settings["model"].get("dropout")
-    wanted = {"type": "ByteLevel", "use_regex": True, "add_prefix_space": False}
-    return not needs_whole_text and not is_random and {**pre_tokenizer, **wanted} == pre_tokenizer
+    gpt2_splitting = {"type": "ByteLevel", "use_regex": True, "add_prefix_space": False}
+    return not needs_whole_text and not is_random and {**pre_tokenizer, **gpt2_splitting} == pre_tokenizer
 
 
 def pieces(text: str, end: re.Pattern[str] | None, longest: int) -> Iterator[str]:
@@ -129,11 +131,11 @@ def pieces(text: str, end: re.Pattern[str] | None, longest: int) -> Iterator[str
     """
     start = 0
     while end is not None and len(text) - start > longest:
-        cut = end.search(text, start + longest)
-        if cut is None:
+        match = end.search(text, start + longest)
+        if match is None:
             break
-        yield text[start : cut.start() + 1]
-        start = cut.end()
+        yield text[start : match.start() + 1]
+        start = match.end()
     yield text[start:] if start else text
 
 
@@ -143,8 +145,8 @@ def cut_of(tokenizer: tokenizers.Tokenizer) -> re.Pattern[str] | None:
     def ids(texts: Iterable[str]) -> list[int]:
         return [number for text in texts for number in tokenizer.encode(text, add_special_tokens=False).ids]
 
-    whole = ids([_SAMPLE])
-    return next((end for end in _ENDS if ids(pieces(_SAMPLE, end, 1)) == whole), None)
+    whole_ids = ids([_SAMPLE])
+    return next((end for end in _ENDS if ids(pieces(_SAMPLE, end, 1)) == whole_ids), None)
 
 
 # ----------------------------------------------------------------------------------------------------------- words
@@ -176,20 +178,20 @@ def _any_words() -> re.Pattern[str]:
 @lru_cache(maxsize=1)
 def known_characters() -> tuple[str, str, str]:
     """Letters, numbers and others, as ranges of a character class, without white space."""
-    found: dict[str, list[int]] = {"L": [], "N": [], "other": []}
+    points_of: dict[str, list[int]] = {"L": [], "N": [], "other": []}
     space = re.compile(f"[{_SPACE}]")
-    before, now = unicodedata.ucd_3_2_0.category, unicodedata.category
+    old_category, new_category = unicodedata.ucd_3_2_0.category, unicodedata.category
     for point in range(0x10000):
-        then, today = before(chr(point)), now(chr(point))
-        of = today[0] if today[0] in "LN" else "other"
-        same = of == (then[0] if then[0] in "LN" else "other")
-        if same and then not in ("Cn", "Cs") and not space.match(chr(point)):
-            found[of].append(point)
-    return _ranges(found["L"]), _ranges(found["N"]), _ranges(found["other"])
+        old, new = old_category(chr(point)), new_category(chr(point))
+        kind = new[0] if new[0] in "LN" else "other"
+        is_unchanged = kind == (old[0] if old[0] in "LN" else "other")
+        if is_unchanged and old not in ("Cn", "Cs") and not space.match(chr(point)):
+            points_of[kind].append(point)
+    return _ranges(points_of["L"]), _ranges(points_of["N"]), _ranges(points_of["other"])
 
 
 def _ranges(points: list[int]) -> str:
-    points_ = np.array(points)
-    breaks = np.flatnonzero(np.diff(points_) > 1)
-    firsts, lasts = points_[np.r_[0, breaks + 1]], points_[np.r_[breaks, len(points_) - 1]]
+    sorted_points = np.array(points)
+    breaks = np.flatnonzero(np.diff(sorted_points) > 1)
+    firsts, lasts = sorted_points[np.r_[0, breaks + 1]], sorted_points[np.r_[breaks, len(sorted_points) - 1]]
     return "".join(f"\\u{first:04x}-\\u{last:04x}" for first, last in zip(firsts, lasts, strict=True))

@@ -29,8 +29,8 @@ def look_into(sources: Mapping[str, tuple[Source, SourceInputs]]) -> list[str]:
     if unreadable:
         name = unreadable[0]
         error = no_document(name, *sources[name], doubtful[name][0])
-        others = ", ".join(f"sources.{other}" for other in unreadable[1:4])
-        raise UserError(f"{error}; nor in {others}" if others else str(error))
+        other_names = ", ".join(f"sources.{other}" for other in unreadable[1:4])
+        raise UserError(f"{error}; nor in {other_names}" if other_names else str(error))
     return sorted(sources, key=lambda name: name not in doubtful)
 
 
@@ -49,8 +49,8 @@ def _skipped_at_first(source: Source, inputs: SourceInputs) -> tuple[Counter[str
 
 def no_document(name: str, source: Source, inputs: SourceInputs, skipped: Mapping[str, int]) -> UserError:
     """The error for a source without a document: the reasons counted, and the columns of its files."""
-    ordered = sorted(skipped.items(), key=lambda item: -item[1])
-    counts = ", ".join(f"{reason}: {count}" for reason, count in ordered[:6]) or "nothing was found to read"
+    by_count = sorted(skipped.items(), key=lambda item: -item[1])
+    counts = ", ".join(f"{reason}: {count}" for reason, count in by_count[:6]) or "nothing was found to read"
     hint = ""
     if any(reason.startswith("no column") for reason in skipped):
         hint = f"; columns found: {columns_found(source, inputs)[:200]}; name one as text_field"

@@ -100,8 +100,8 @@ def write_manifest(folder: Folder, shards: Iterable[Shard], **settings: Any) -> 
 def added_counts(counts: Iterable[Mapping[str, int]]) -> dict[str, int]:
     """The sums of counts by reason, in the order of the reasons' names."""
     total: Counter[str] = Counter()
-    for one in counts:
-        total.update(one)
+    for part in counts:
+        total.update(part)
     return dict(sorted(total.items()))
 
 

@@ -107,38 +107,38 @@ def pack(
     sizes = np.asarray(sizes, np.int64)
     starts = np.cumsum(sizes) - sizes if starts is None else starts
     if num_prompt is not None:
-        kept = np.flatnonzero(sizes <= sequence_length)
+        fitting = np.flatnonzero(sizes <= sequence_length)
         fit = _best_fit if packing == "best_fit" else _next_fit
-        order, bounds = fit(sizes[kept], sequence_length)
-        chosen = kept if order is None else kept[order]
-        return Packing(bounds, starts[chosen], sizes[chosen].astype(np.int32), np.asarray(num_prompt, np.int32)[chosen])
+        order, bounds = fit(sizes[fitting], sequence_length)
+        rows = fitting if order is None else fitting[order]
+        return Packing(bounds, starts[rows], sizes[rows].astype(np.int32), np.asarray(num_prompt, np.int32)[rows])
     if packing != "best_fit":
         raise ValueError(f"packing {packing!r} of plain documents has no table")
-    starts, sizes = _cut(starts, sizes, sequence_length)
+    starts, sizes = _cut_documents(starts, sizes, sequence_length)
     order, bounds = _best_fit(sizes, sequence_length)
     return Packing(bounds, starts[order], sizes[order].astype(np.int32))
 
 
 def report(
-    sizes: np.ndarray, sequence_length: int, packing: str, instruct: bool = False, packed: Packing | None = None
+    sizes: np.ndarray, sequence_length: int, packing: str, instruct: bool = False, table: Packing | None = None
 ) -> PackingReport:
-    """The costs of a packing; `packed`: the result of `pack`, None for concatenated plain documents."""
+    """The costs of a packing; `table`: the result of `pack`, None for concatenated plain documents."""
     sizes = np.asarray(sizes, np.int64)
-    long = sizes > sequence_length
+    is_long = sizes > sequence_length
     num_tokens = int(sizes.sum())
-    if packed is None:
+    if table is None:
         num_sequences = num_tokens // sequence_length
         ends = np.cumsum(sizes)
-        whole = num_sequences * sequence_length
-        outside = ends - sizes >= whole
-        split = ((ends - sizes) // sequence_length != (ends - 1) // sequence_length) & ~outside
-        dropped, dropped_documents, padded = num_tokens - whole, int(outside.sum()), 0
-        num_split = int(split.sum())
+        sequence_tokens = num_sequences * sequence_length
+        is_outside = ends - sizes >= sequence_tokens
+        is_split = ((ends - sizes) // sequence_length != (ends - 1) // sequence_length) & ~is_outside
+        dropped, dropped_documents, padded = num_tokens - sequence_tokens, int(is_outside.sum()), 0
+        num_split = int(is_split.sum())
     else:
-        num_sequences = packed.num_sequences
-        inside = int(packed.size.sum(dtype=np.int64))
-        dropped, padded = num_tokens - inside, num_sequences * sequence_length - inside
-        num_split, dropped_documents = (0, int(long.sum())) if instruct else (int(long.sum()), 0)
+        num_sequences = table.num_sequences
+        piece_tokens = int(table.size.sum(dtype=np.int64))
+        dropped, padded = num_tokens - piece_tokens, num_sequences * sequence_length - piece_tokens
+        num_split, dropped_documents = (0, int(is_long.sum())) if instruct else (int(is_long.sum()), 0)
     return PackingReport(
         sequence_length=sequence_length,
         packing=packing,
@@ -149,7 +149,7 @@ def report(
         dropped_documents=dropped_documents,
         padded_tokens=padded,
         split_documents=num_split,
-        long_documents=int(long.sum()),
+        long_documents=int(is_long.sum()),
     )
 
 
@@ -167,7 +167,7 @@ def _next_fit(sizes: np.ndarray, sequence_length: int) -> tuple[None, np.ndarray
     return None, np.array(bounds, np.int64)
 
 
-def _cut(starts: np.ndarray, sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
+def _cut_documents(starts: np.ndarray, sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     """(starts, sizes) of the pieces, in order: longer documents are cut into whole sequences and a rest."""
     counts = -(-sizes // length)
     if counts.max(initial=1) <= 1:
@@ -189,25 +189,25 @@ def _best_fit(sizes: np.ndarray, length: int) -> tuple[np.ndarray, np.ndarray]:
     counts = np.bincount(sizes, minlength=length + 1)
     sequence_of = np.empty(len(sizes), np.int64)
     open_sequences = _OpenSequences()
-    done = num_sequences = 0
+    num_placed = num_sequences = 0
     for size in np.flatnonzero(counts)[::-1].tolist():
-        left = int(counts[size])
-        while left:
+        remaining = int(counts[size])
+        while remaining:
             room = open_sequences.least_room(size)
-            each = (length if room is None else room) // size
+            per_sequence = (length if room is None else room) // size
             if room is None:
-                number = -(-left // each)
-                chosen = np.arange(num_sequences, num_sequences + number)
-                num_sequences += number
+                num_new = -(-remaining // per_sequence)
+                sequences = np.arange(num_sequences, num_sequences + num_new)
+                num_sequences += num_new
                 room = length
             else:
-                chosen = open_sequences.take(room, -(-left // each))
-            placed = min(left, each * len(chosen))
-            sequence_of[by_size[done : done + placed]] = np.repeat(chosen, each)[:placed]
-            done, left = done + placed, left - placed
-            last = placed - each * (len(chosen) - 1)  # pieces in the last of the chosen sequences
-            open_sequences.put(room - each * size, chosen[:-1])
-            open_sequences.put(room - last * size, chosen[-1:])
+                sequences = open_sequences.take(room, -(-remaining // per_sequence))
+            placed = min(remaining, per_sequence * len(sequences))
+            sequence_of[by_size[num_placed : num_placed + placed]] = np.repeat(sequences, per_sequence)[:placed]
+            num_placed, remaining = num_placed + placed, remaining - placed
+            in_last = placed - per_sequence * (len(sequences) - 1)  # pieces in the last of `sequences`
+            open_sequences.put(room - per_sequence * size, sequences[:-1])
+            open_sequences.put(room - in_last * size, sequences[-1:])
     order = np.argsort(sequence_of, kind="stable")
     return order, np.concatenate([[0], np.cumsum(np.bincount(sequence_of, minlength=num_sequences))]).astype(np.int64)
 
@@ -222,8 +222,8 @@ class _OpenSequences:
 
     def least_room(self, size: int) -> int | None:
         """The least room of at least `size` that a sequence has; None without one."""
-        above = self._rooms >> size
-        return size + (above & -above).bit_length() - 1 if above else None
+        rooms_above = self._rooms >> size
+        return size + (rooms_above & -rooms_above).bit_length() - 1 if rooms_above else None
 
     def put(self, room: int, sequences: np.ndarray) -> None:
         """Adds sequences with this much room; full sequences are not open."""
@@ -231,18 +231,18 @@ class _OpenSequences:
             self._by_room.setdefault(room, []).append(sequences)
             self._rooms |= 1 << room
 
-    def take(self, room: int, most: int) -> np.ndarray:
-        """Removes up to `most` of the sequences with this much room, those that were put last first."""
-        held, number = self._by_room[room], 0
+    def take(self, room: int, max_sequences: int) -> np.ndarray:
+        """Removes up to `max_sequences` of the sequences with this much room, those that were put last first."""
+        groups, num_taken = self._by_room[room], 0
         taken: list[np.ndarray] = []
-        while held and number < most:
-            some = held.pop()
-            if len(some) > most - number:
-                held.append(some[: len(some) - (most - number)])
-                some = some[len(some) - (most - number) :]
-            taken.append(some)
-            number += len(some)
-        if not held:
+        while groups and num_taken < max_sequences:
+            group = groups.pop()
+            if len(group) > max_sequences - num_taken:
+                groups.append(group[: len(group) - (max_sequences - num_taken)])
+                group = group[len(group) - (max_sequences - num_taken) :]
+            taken.append(group)
+            num_taken += len(group)
+        if not groups:
             del self._by_room[room]
             self._rooms &= ~(1 << room)
         return taken[0] if len(taken) == 1 else np.concatenate(taken)

@@ -25,17 +25,17 @@ def file_name(packing: str, sequence_length: int, held_out_tokens: int = 0, meas
     return f"packing-{packing}-{sequence_length}{part}.arrow"
 
 
-def kept_packing(folder: Folder, name: str, made_of: str, make: Callable[[], Packing]) -> Packing:
+def cached_packing(folder: Folder, name: str, made_of: str, make: Callable[[], Packing]) -> Packing:
     """The packing in the file if it is whole and of the same `made_of`; else it is made, and written if possible."""
-    found = read_packing(folder, name, made_of)
-    if found is not None:
-        return found
-    made = make()
+    stored = read_packing(folder, name, made_of)
+    if stored is not None:
+        return stored
+    packing = make()
     try:
-        folder.write_bytes(name, _in_bytes(made, made_of))
+        folder.write_bytes(name, _in_bytes(packing, made_of))
     except OSError:
-        return made  # a full or read-only storage: this process keeps the packing in memory
-    return read_packing(folder, name, made_of) or made
+        return packing  # a full or read-only storage: this process keeps the packing in memory
+    return read_packing(folder, name, made_of) or packing
 
 
 def read_packing(folder: Folder, name: str, made_of: str) -> Packing | None:

@@ -102,14 +102,14 @@ def _first_batch(message: bytes) -> tuple[int, int]:
 def cut_at(bounds: np.ndarray, starts: np.ndarray, sizes: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """(starts, sizes) of the pieces of stretches that are cut at the rising `bounds`, in order."""
     ends = starts + sizes
-    first = np.searchsorted(bounds, starts, side="right") - 1
-    counts = np.searchsorted(bounds, ends, side="left") - first
+    first_piece = np.searchsorted(bounds, starts, side="right") - 1
+    counts = np.searchsorted(bounds, ends, side="left") - first_piece
     if (counts == 1).all():
         return starts, sizes  # most stretches cross no bound
-    which = np.repeat(np.arange(len(starts)), counts)
-    bound = np.arange(len(which)) - np.repeat(np.cumsum(counts) - counts - first, counts)
-    begins = np.maximum(starts[which], bounds[bound])
-    return begins, np.minimum(ends[which], bounds[bound + 1]) - begins
+    stretch = np.repeat(np.arange(len(starts)), counts)
+    bound_place = np.arange(len(stretch)) - np.repeat(np.cumsum(counts) - counts - first_piece, counts)
+    piece_starts = np.maximum(starts[stretch], bounds[bound_place])
+    return piece_starts, np.minimum(ends[stretch], bounds[bound_place + 1]) - piece_starts
 
 
 class MappedValues:
@@ -144,7 +144,7 @@ class RemoteValues:
 
     def stretches(self, places: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """The stretches of `sizes` values from each place, end to end; no stretch may leave its record batch."""
-        found = np.empty(sizes.sum(), self._dtype)
+        result = np.empty(sizes.sum(), self._dtype)
         targets = np.cumsum(sizes) - sizes
         starts = self._layout.offsets(places, self._dtype.itemsize)
         num_bytes = sizes * self._dtype.itemsize
@@ -152,29 +152,29 @@ class RemoteValues:
 
         def fetch(part: tuple[int, int]) -> None:
             rows = order[part[0] : part[1]]
-            first = int(starts[rows[0]])
-            size = int((starts[rows] + num_bytes[rows]).max()) - first
-            data = self._file.read_at(size, first)
+            first_byte = int(starts[rows[0]])
+            size = int((starts[rows] + num_bytes[rows]).max()) - first_byte
+            data = self._file.read_at(size, first_byte)
             if len(data) != size:
-                raise OSError(f"{size} bytes were asked for from byte {first} on, {len(data)} came")
+                raise OSError(f"{size} bytes were asked for from byte {first_byte} on, {len(data)} came")
             values = np.frombuffer(data, self._dtype)
-            inside = ((starts[rows] - first) // self._dtype.itemsize).tolist()
+            inside = ((starts[rows] - first_byte) // self._dtype.itemsize).tolist()
             for target, place, length in zip(targets[rows].tolist(), inside, sizes[rows].tolist(), strict=True):
-                found[target : target + length] = values[place : place + length]
+                result[target : target + length] = values[place : place + length]
 
         _fetch_all(fetch, list(join_ranges(starts[order].tolist(), num_bytes[order].tolist())))
-        return found
+        return result
 
 
 def join_ranges(starts: Sequence[int], sizes: Sequence[int]) -> Iterator[tuple[int, int]]:
     """Groups ranges, given by rising starts and their bytes, into runs [first, last) that are fetched as one each."""
     first, end = 0, starts[0] + sizes[0] if starts else 0
     for place in range(1, len(starts)):
-        after = max(end, starts[place] + sizes[place])
-        if starts[place] - end > JOIN_GAP_BYTES or after - starts[first] > LARGEST_RANGE_BYTES:
+        new_end = max(end, starts[place] + sizes[place])
+        if starts[place] - end > JOIN_GAP_BYTES or new_end - starts[first] > LARGEST_RANGE_BYTES:
             yield first, place
-            first, after = place, starts[place] + sizes[place]
-        end = after
+            first, new_end = place, starts[place] + sizes[place]
+        end = new_end
     if starts:
         yield first, len(starts)
 

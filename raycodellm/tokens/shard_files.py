@@ -26,7 +26,7 @@ def write_shard(
     import pyarrow.compute as pc
 
     skips = rows.filter(pc.is_valid(rows["skipped"])).group_by("skipped")
-    counted = skips.aggregate([("count", "sum"), ("num_bytes", "sum")]).sort_by("skipped").to_pylist()
+    skip_rows = skips.aggregate([("count", "sum"), ("num_bytes", "sum")]).sort_by("skipped").to_pylist()
     rows = rows.filter(pc.is_null(rows["skipped"]))
     rows = rows.take(pc.sort_indices(rows["key"]))
     tokens, sizes = _end_to_end(rows["tokens"], dtype)
@@ -41,20 +41,20 @@ def write_shard(
             column["num_prompt"] = rows["num_prompt"].combine_chunks().cast(pa.int32())
         files[name] = _write_arrow(folder, name, [column])
     num_bytes = pc.sum(rows["num_bytes"]).as_py() or 0
-    skipped = {one["skipped"]: one["count_sum"] for one in counted}
-    skipped_bytes = {one["skipped"]: one["num_bytes_sum"] for one in counted if one["num_bytes_sum"]}
+    skipped = {skip["skipped"]: skip["count_sum"] for skip in skip_rows}
+    skipped_bytes = {skip["skipped"]: skip["num_bytes_sum"] for skip in skip_rows if skip["num_bytes_sum"]}
     return Shard(number, len(sizes), len(tokens), num_bytes, files, skipped, skipped_bytes)
 
 
 def _end_to_end(column: pa.ChunkedArray, dtype: np.dtype) -> tuple[np.ndarray, np.ndarray]:
     """(all ids, int32 number of ids per row) of a column of binary values; copies nothing when it is one chunk."""
-    whole = pa.concat_arrays(
+    joined = pa.concat_arrays(
         [chunk.cast(pa.large_binary()) for chunk in column.chunks] or [pa.array([], pa.large_binary())]
     )
-    offsets = np.frombuffer(whole.buffers()[1], np.int64)[whole.offset : whole.offset + len(whole) + 1]
-    if not len(whole):
+    offsets = np.frombuffer(joined.buffers()[1], np.int64)[joined.offset : joined.offset + len(joined) + 1]
+    if not len(joined):
         return np.zeros(0, dtype), np.zeros(0, np.int32)
-    data = np.frombuffer(whole.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
+    data = np.frombuffer(joined.buffers()[2], np.uint8)[offsets[0] : offsets[-1]]
     return data.view(dtype), (np.diff(offsets) // dtype.itemsize).astype(np.int32)
 
 

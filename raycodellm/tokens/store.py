@@ -25,7 +25,7 @@ from raycodellm.identity import file_hashes
 from raycodellm.tokens.documents import Documents, Reading, Stretches, read_documents
 from raycodellm.tokens.manifest import MANIFEST, Manifest, StoreError, read_manifest
 from raycodellm.tokens.packing import PACKING_VERSION, PACKINGS, Packing, PackingReport, pack, report
-from raycodellm.tokens.packing_file import file_name, kept_packing
+from raycodellm.tokens.packing_file import cached_packing, file_name
 from raycodellm.tokens.stream import Stream
 
 REMOTE_VERIFIED_BYTES = 1 << 30
@@ -58,8 +58,10 @@ class TokenStore:
         for shard in manifest.shards:
             for name, (size, _) in shard.files.items():
                 if sizes.get(name) != size:
-                    found = "is missing" if name not in sizes else f"has {sizes[name]} bytes"
-                    raise StoreError(f"{folder}/{name}: {found}, written were {size}; delete {folder} to make it again")
+                    problem = "is missing" if name not in sizes else f"has {sizes[name]} bytes"
+                    raise StoreError(
+                        f"{folder}/{name}: {problem}, written were {size}; delete {folder} to make it again"
+                    )
         return cls(folder, manifest)
 
     def __reduce__(self) -> tuple[Any, ...]:
@@ -76,9 +78,9 @@ class TokenStore:
     def verify(self) -> None:
         """Compares every file with its checksum, once per node until the file changes. Raises StoreError."""
         expected = {name: checksum for shard in self.manifest.shards for name, (_, checksum) in shard.files.items()}
-        found = file_hashes.stored_hashes(self.folder, list(expected))
-        for (name, checksum), now in zip(expected.items(), found, strict=True):
-            if now != checksum:
+        hashes = file_hashes.stored_hashes(self.folder, list(expected))
+        for (name, checksum), current in zip(expected.items(), hashes, strict=True):
+            if current != checksum:
                 raise StoreError(
                     f"{self.folder}/{name}: has changed since it was written; run again, or `raycodellm prepare`, to "
                     "make this token store again"
@@ -101,23 +103,23 @@ class TokenStore:
     def held_out_documents(self, num_tokens: int) -> Iterator[np.ndarray]:
         """The tokens of each document that is held out when `num_tokens` are asked for, without the end-of-text token,
         in the store's order."""
-        documents = self._all_documents().of(Reading(held_out_tokens=num_tokens, measured=True))
+        documents = self._all_documents().included_by(Reading(held_out_tokens=num_tokens, measured=True))
         for start, size in zip(documents.start.tolist(), documents.num_tokens.tolist(), strict=True):
             yield self._stream.gather(np.array([start]), size - 1)[0]
 
     def num_sequences(self, sequence_length: int, reading: Reading | str = "concatenate") -> int:
         """Sequences in one epoch. A `reading` given as text names the packing, with no document held out."""
         reading = _reading(reading)
-        packed = self._packed(sequence_length, reading)
-        if packed is not None:
-            return packed.num_sequences
-        whole = self._run_of(reading).num_tokens if reading.held_out_tokens else self.manifest.num_tokens
-        return whole // sequence_length
+        table = self._table(sequence_length, reading)
+        if table is not None:
+            return table.num_sequences
+        num_tokens = self._run_of(reading).num_tokens if reading.held_out_tokens else self.manifest.num_tokens
+        return num_tokens // sequence_length
 
     def packing_report(self, sequence_length: int, packing: str = "concatenate") -> PackingReport:
         """Tokens dropped and padded and documents split in one epoch of sequences of this length."""
-        packed, sizes = self._packed(sequence_length, _reading(packing)), self._all_documents().num_tokens
-        return report(sizes, sequence_length, packing, self.manifest.is_instruct, packed)
+        table, sizes = self._table(sequence_length, _reading(packing)), self._all_documents().num_tokens
+        return report(sizes, sequence_length, packing, self.manifest.is_instruct, table)
 
     def packed(self, reading: Reading | str) -> PackedStore:
         """This store, always read as `reading` says."""
@@ -141,51 +143,51 @@ class TokenStore:
         count = self.num_sequences(sequence_length, reading)
         if len(sequences) and (sequences.min() < 0 or sequences.max() >= count):
             raise IndexError(f"{self.folder}: sequence {sequences.max()} of {count} of length {sequence_length}")
-        packed = self._packed(sequence_length, reading)
-        if packed is None:
+        table = self._table(sequence_length, reading)
+        if table is None:
             places, run = sequences * sequence_length, self._run_of(reading) if reading.held_out_tokens else None
             gather = self._stream.gather if run is None else partial(run.gather, self._stream)
             return gather(places, sequence_length), None
-        tokens, inside, answers = self._read_pieces(packed, sequences, sequence_length)
+        tokens, inside, answers = self._read_pieces(table, sequences, sequence_length)
         return tokens, inside if reading.prompts_count or answers is None else answers
 
     def _read_pieces(
-        self, packed: Packing, sequences: np.ndarray, length: int
+        self, table: Packing, sequences: np.ndarray, length: int
     ) -> tuple[np.ndarray, np.ndarray, np.ndarray | None]:
         """(tokens, mask of tokens that are no padding, mask of response tokens: None for plain documents)"""
-        first, counts = packed.bounds[sequences], np.diff(packed.bounds)[sequences]
-        pieces = np.repeat(first - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
-        sizes = packed.size[pieces].astype(np.int64)
-        used = np.bincount(np.repeat(np.arange(len(sequences)), counts), sizes, minlength=len(sequences))
-        inside = np.arange(length) < used[:, None]  # pieces fill a sequence from its beginning
+        first_pieces, counts = table.bounds[sequences], np.diff(table.bounds)[sequences]
+        pieces = np.repeat(first_pieces - (np.cumsum(counts) - counts), counts) + np.arange(counts.sum())
+        sizes = table.size[pieces].astype(np.int64)
+        filled = np.bincount(np.repeat(np.arange(len(sequences)), counts), sizes, minlength=len(sequences))
+        inside = np.arange(length) < filled[:, None]  # pieces fill a sequence from its beginning
         tokens = np.full(inside.shape, self.manifest.eos_id, self.manifest.dtype)
-        tokens[inside] = self._stream.stretches(packed.start[pieces], sizes)
-        if packed.num_prompt is None:
+        tokens[inside] = self._stream.stretches(table.start[pieces], sizes)
+        if table.num_prompt is None:
             return tokens, inside, None
         mask = np.zeros(inside.shape, bool)
         place = np.arange(sizes.sum()) - np.repeat(np.cumsum(sizes) - sizes, sizes)
-        mask[inside] = place >= np.repeat(packed.num_prompt[pieces], sizes)
+        mask[inside] = place >= np.repeat(table.num_prompt[pieces], sizes)
         return tokens, inside, mask
 
-    def _packed(self, sequence_length: int, reading: Reading) -> Packing | None:
+    def _table(self, sequence_length: int, reading: Reading) -> Packing | None:
         """The table of sequences; None for plain documents end to end, which need no table."""
         if reading.packing == "concatenate" and not self.manifest.is_instruct:
             return None
         with self._lock:
-            found = self._packings.get((sequence_length, reading))
-        if found is None:
-            found = kept_packing(
+            table = self._packings.get((sequence_length, reading))
+        if table is None:
+            table = cached_packing(
                 self.folder,
                 file_name(reading.packing, sequence_length, reading.held_out_tokens, reading.measured),
                 self._made_of(sequence_length, reading),
                 partial(self._pack, sequence_length, reading),
             )
             with self._lock:
-                self._packings[sequence_length, reading] = found
-        return found
+                self._packings[sequence_length, reading] = table
+        return table
 
     def _pack(self, sequence_length: int, reading: Reading) -> Packing:
-        documents = self._all_documents().of(reading)
+        documents = self._all_documents().included_by(reading)
         return pack(documents.num_tokens, sequence_length, reading.packing, documents.num_prompt, documents.start)
 
     def _made_of(self, sequence_length: int, reading: Reading) -> str:
@@ -202,7 +204,7 @@ class TokenStore:
                 # The documents are not kept: they take 16 bytes each, in every process that reads.
                 documents = self._documents or read_documents(self.folder, self.manifest)
                 for part in (reading, reading._replace(measured=not reading.measured)):
-                    self._stretches[part] = Stretches(documents.of(part))
+                    self._stretches[part] = Stretches(documents.included_by(part))
             return self._stretches[reading]
 
     def _all_documents(self) -> Documents:
@@ -257,11 +259,11 @@ class PackedStore:
 
 def _reopened(folder: Folder) -> TokenStore:
     """The unpickled store, opened once per process until its manifest changes."""
-    return retrying.patiently(lambda: _opened(folder, folder.stamp(MANIFEST)), "a token store")
+    return retrying.patiently(lambda: _open_once(folder, folder.stamp(MANIFEST)), "a token store")
 
 
 @lru_cache(maxsize=64)
-def _opened(folder: Folder, stamp: tuple[int, int] | None) -> TokenStore:
+def _open_once(folder: Folder, stamp: tuple[int, int] | None) -> TokenStore:
     return TokenStore.open(folder)
 
 

@@ -26,32 +26,32 @@ class Stream:
     def gather(self, starts: np.ndarray, length: int) -> np.ndarray:
         """[n, length] of the store's dtype: `length` tokens from each start; reads each file once."""
         shards = np.searchsorted(self._starts, starts, side="right") - 1
-        found = np.empty((len(starts), length), self.dtype)
-        is_found = np.zeros(len(starts), bool)
+        tokens = np.empty((len(starts), length), self.dtype)
+        is_read = np.zeros(len(starts), bool)
         for shard in np.unique(shards).tolist():
             rows, reader = np.flatnonzero(shards == shard), self._reader(shard)
             places = starts[rows] - self._starts[shard]
-            whole = places + length <= reader.bounds[np.searchsorted(reader.bounds, places, side="right")]
-            rows = rows[whole]
-            found[rows] = reader.values.gather(places[whole], length)
-            is_found[rows] = True
-        if not is_found.all():
-            rest = starts[~is_found]
-            found[~is_found] = self.stretches(rest, np.full(len(rest), length)).reshape(-1, length)
-        return found
+            is_whole = places + length <= reader.bounds[np.searchsorted(reader.bounds, places, side="right")]
+            rows = rows[is_whole]
+            tokens[rows] = reader.values.gather(places[is_whole], length)
+            is_read[rows] = True
+        if not is_read.all():
+            cut_starts = starts[~is_read]
+            tokens[~is_read] = self.stretches(cut_starts, np.full(len(cut_starts), length)).reshape(-1, length)
+        return tokens
 
     def stretches(self, starts: np.ndarray, sizes: np.ndarray) -> np.ndarray:
         """The stretches of `sizes` tokens from each start, end to end."""
         starts, sizes = cut_at(self._starts, starts, sizes)
         shards = np.searchsorted(self._starts, starts, side="right") - 1
-        found = np.empty(sizes.sum(), self.dtype)
+        tokens = np.empty(sizes.sum(), self.dtype)
         targets = np.cumsum(sizes) - sizes
         for shard in np.unique(shards).tolist():
-            mine, reader = np.flatnonzero(shards == shard), self._reader(shard)
-            target = np.repeat(targets[mine] - (np.cumsum(sizes[mine]) - sizes[mine]), sizes[mine])
-            pieces = cut_at(reader.bounds, starts[mine] - self._starts[shard], sizes[mine])
-            found[target + np.arange(len(target))] = reader.values.stretches(*pieces)
-        return found
+            rows, reader = np.flatnonzero(shards == shard), self._reader(shard)
+            target = np.repeat(targets[rows] - (np.cumsum(sizes[rows]) - sizes[rows]), sizes[rows])
+            pieces = cut_at(reader.bounds, starts[rows] - self._starts[shard], sizes[rows])
+            tokens[target + np.arange(len(target))] = reader.values.stretches(*pieces)
+        return tokens
 
     def _reader(self, shard: int) -> _ShardReader:
         reader = self._readers.get(shard)

@@ -91,13 +91,15 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
     inputs = {name: _patient_inputs(name, source, sweep.seed) for name, source in sweep.sources.items()}
     tokenizer_print, prints = _fingerprints(sweep, inputs, benchmarks)
     folders = _folders(storage, prints)
-    found = {name: patiently(partial(undamaged_store, folder), "a token store") for name, folder in folders.items()}
-    finished = {name: store for name, store in found.items() if store}
+    existing = {name: patiently(partial(undamaged_store, folder), "a token store") for name, folder in folders.items()}
+    finished = {name: store for name, store in existing.items() if store}
     for name, store in finished.items():
         report(progress_of(name, "reused", store.manifest, 0.0))
-    missing = look_into({name: (s, inputs[name]) for name, s in sweep.sources.items() if name not in finished})
-    of_tokenizer = tokenizer_folder(storage, tokenizer_print)
-    tokenizer = patiently(lambda: _prepare_tokenizer(sweep, inputs, of_tokenizer, report), "the tokenizer")
+    missing = look_into(
+        {name: (source, inputs[name]) for name, source in sweep.sources.items() if name not in finished}
+    )
+    target = tokenizer_folder(storage, tokenizer_print)
+    tokenizer = patiently(lambda: _prepare_tokenizer(sweep, inputs, target, report), "the tokenizer")
     with ThreadPoolExecutor(max_workers=max(1, min(4, len(missing)))) as pool:
         settings = (tokenizer.folder, tokenizer_print, sweep.seed)
 
@@ -106,11 +108,11 @@ def prepare(sweep: Sweep, storage: Folder, progress: Report | None = None, items
             return prepare_store(name, source, inputs[name], *settings, folder, report, benchmarks[name])
 
         # A store that was begun when the storage fell silent is made again from its first document.
-        made = pool.map(lambda name: patiently(lambda: make(name), f"source {name}"), missing)
-        stores = {**finished, **dict(zip(missing, made, strict=True))}
-    ordered = {name: stores[name] for name in sweep.sources}
+        new_stores = pool.map(lambda name: patiently(lambda: make(name), f"source {name}"), missing)
+        stores = {**finished, **dict(zip(missing, new_stores, strict=True))}
+    ordered_stores = {name: stores[name] for name in sweep.sources}
     warnings = tuple(_warnings(benchmarks))
-    return Prepared(tokenizer.folder, tokenizer_print, tokenizer.vocab_size, ordered, warnings)
+    return Prepared(tokenizer.folder, tokenizer_print, tokenizer.vocab_size, ordered_stores, warnings)
 
 
 def inspect(
@@ -123,28 +125,28 @@ def inspect(
     """
     if not sweep.sources:
         return {}
-    reached = {name: _inputs_here(name, source, sweep.seed, elsewhere) for name, source in sweep.sources.items()}
-    inputs = {name: one or _unreached(sweep.sources[name]) for name, one in reached.items()}
+    reachable = {name: _inputs_here(name, source, sweep.seed, elsewhere) for name, source in sweep.sources.items()}
+    inputs = {name: source_inputs or _unreached(sweep.sources[name]) for name, source_inputs in reachable.items()}
     tokenizer_print, prints = _fingerprints(sweep, inputs, _benchmarks(sweep, items), elsewhere=elsewhere)
     folders = _folders(storage, prints)
     tokenizer = finished_tokenizer(tokenizer_folder(storage, tokenizer_print))
     trained = sweep.tokenizer_of_sources.train
     vocab_size = tokenizer.vocab_size if tokenizer else trained.vocab_size if trained else 50_000
     sizes = {}
-    unseen = (name for name in sweep.sources if reached[name] and not finished_store(folders[name]))
+    unseen = (name for name in sweep.sources if reachable[name] and not finished_store(folders[name]))
     look_into({name: (sweep.sources[name], inputs[name]) for name in unseen})
     for name, source in sweep.sources.items():
         store = finished_store(folders[name])
         if store:
             size = (store.manifest.num_tokens, store.manifest.num_bytes, False)
-        elif not reached[name]:
+        elif not reachable[name]:
             size = (UNKNOWN_TOKENS, 0, True)
         else:
             num_bytes = text_bytes(inputs[name])
             if source.limit_documents:
                 num_bytes = min(num_bytes, int(source.limit_documents * document_bytes(source, inputs[name])))
             size = (int(num_bytes / _bytes_per_token(vocab_size)), num_bytes, True)
-        is_known = store is not None or reached[name] is not None
+        is_known = store is not None or reachable[name] is not None
         prints_of = (prints[name], tokenizer_print)
         sizes[name] = SourceSize(*size, folders[name], store, *prints_of, is_known, source.is_instruct)
     return sizes
@@ -183,11 +185,11 @@ def _ngram(source: Source) -> int | None:
 
 def _benchmarks(sweep: Sweep, items: Items | None) -> dict[str, Benchmark | None]:
     """The evaluation items that each source's documents are compared with; None for no comparison."""
-    wanted = {name: _ngram(sweep.complete_source(name)) for name in sweep.sources}
-    if any(wanted.values()) and items is None:
+    ngram_of = {name: _ngram(sweep.complete_source(name)) for name in sweep.sources}
+    if any(ngram_of.values()) and items is None:
         raise ValueError("cleaning.decontaminate needs the texts of the evaluation's items")
-    made = {ngram: benchmark_of(items or {}, ngram) for ngram in set(wanted.values()) if ngram}
-    return {name: made[ngram] if ngram else None for name, ngram in wanted.items()}
+    benchmarks = {ngram: benchmark_of(items or {}, ngram) for ngram in set(ngram_of.values()) if ngram}
+    return {name: benchmarks[ngram] if ngram else None for name, ngram in ngram_of.items()}
 
 
 def _patient_inputs(name: str, source: Source, seed: int) -> SourceInputs:
@@ -240,24 +242,24 @@ def _fingerprints(
     return tokenizer_print, prints
 
 
-def store_folder(storage: Folder, name: str, of_store: str) -> Folder:
-    """The folder of the token store of the source `name`. `of_store`: the store's identity."""
-    return storage / TOKENS / f"{name}-{of_store}"
+def store_folder(storage: Folder, name: str, identity: str) -> Folder:
+    """The folder of the token store of the source `name`. `identity`: the store's."""
+    return storage / TOKENS / f"{name}-{identity}"
 
 
-def tokenizer_folder(storage: Folder, of_tokenizer: str) -> Folder:
+def tokenizer_folder(storage: Folder, identity: str) -> Folder:
     """The folder of the tokenizer with this identity."""
-    return storage / TOKENIZERS / of_tokenizer
+    return storage / TOKENIZERS / identity
 
 
 def _folders(storage: Folder, prints: Mapping[str, str]) -> dict[str, Folder]:
-    return {name: store_folder(storage, name, of_store) for name, of_store in prints.items()}
+    return {name: store_folder(storage, name, identity) for name, identity in prints.items()}
 
 
 def _prepare_tokenizer(sweep: Sweep, inputs: dict[str, SourceInputs], folder: Folder, report: Report) -> TokenizerInfo:
-    finished = finished_tokenizer(folder)
-    if finished:
-        return finished
+    existing = finished_tokenizer(folder)
+    if existing:
+        return existing
     began = time.monotonic()
     report(SourceProgress("tokenizer", "running"))
     settings = sweep.tokenizer_of_sources

@@ -87,20 +87,20 @@ def _one_shard(job: TokeniseJob, inputs: SourceInputs, decision: Decision | None
     """Orders and writes the only shard in this process."""
     import pyarrow.compute as pc
 
-    written: list[pa.Table] = []
-    documents = tokens = num_bytes = 0
+    tables: list[pa.Table] = []
+    num_documents = num_tokens = num_bytes = 0
     batches: Iterable[pa.Table]
     if sizes.is_small(inputs):
         batches = _tokenised_in_process(job, inputs, decision)
     else:
         batches = _tokenised_by_ray(job, inputs, decision).iter_batches(batch_size=None, batch_format="pyarrow")
     for table in batches:
-        written.append(table)
-        documents += table["skipped"].null_count
-        tokens += (pc.sum(pc.binary_length(table["tokens"])).as_py() or 0) // job.dtype.itemsize
+        tables.append(table)
+        num_documents += table["skipped"].null_count
+        num_tokens += (pc.sum(pc.binary_length(table["tokens"])).as_py() or 0) // job.dtype.itemsize
         num_bytes += pc.sum(table["num_bytes"].filter(pc.is_null(table["skipped"]))).as_py() or 0
-        watch(documents, tokens, num_bytes)
-    yield write_shard(job.folder, 0, pa.concat_tables(written), job.dtype, job.source.is_instruct)
+        watch(num_documents, num_tokens, num_bytes)
+    yield write_shard(job.folder, 0, pa.concat_tables(tables), job.dtype, job.source.is_instruct)
 
 
 def _tokenised_in_process(job: TokeniseJob, inputs: SourceInputs, decision: Decision | None) -> Iterator[pa.Table]:
@@ -115,27 +115,27 @@ def _many_shards(job: TokeniseJob, inputs: SourceInputs, decision: Decision | No
     if job.num_shards <= PULL_SORT_SHARDS:
         rows.context.shuffle_strategy = "sort_shuffle_pull_based"
     rows = rows.sort("shard", boundaries=list(range(1, job.num_shards)))
-    written = rows.map_batches(partial(_write_block, job=job), batch_size=None, batch_format="pyarrow")
-    documents = tokens = num_bytes = 0
-    for batch in written.iter_batches(batch_size=None, batch_format="pyarrow"):
+    shard_tables = rows.map_batches(partial(_write_block, job=job), batch_size=None, batch_format="pyarrow")
+    num_documents = num_tokens = num_bytes = 0
+    for batch in shard_tables.iter_batches(batch_size=None, batch_format="pyarrow"):
         for fields in map(json.loads, batch["shard"].to_pylist()):
             shard = Shard(**fields)
-            documents += shard.num_documents
-            tokens += shard.num_tokens
+            num_documents += shard.num_documents
+            num_tokens += shard.num_tokens
             num_bytes += shard.num_bytes
-            watch(documents, tokens, num_bytes)
+            watch(num_documents, num_tokens, num_bytes)
             yield shard
 
 
 def _write_block(rows: pa.Table, job: TokeniseJob) -> pa.Table:
     import pyarrow.compute as pc
 
-    written = []
+    shards = []
     for number in sorted(pc.unique(rows["shard"]).to_pylist()):
         of_shard = rows.filter(pc.equal(rows["shard"], number))
         shard = write_shard(job.folder, number, of_shard, job.dtype, job.source.is_instruct)
-        written.append(json.dumps(asdict(shard)))
-    return pa.table({"shard": pa.array(written, pa.string())})
+        shards.append(json.dumps(asdict(shard)))
+    return pa.table({"shard": pa.array(shards, pa.string())})
 
 
 def _num_tasks() -> int:
@@ -166,15 +166,15 @@ def tokenised(rows: Iterable[Document | Skip], job: TokeniseJob) -> Iterator[pa.
             if isinstance(row, Document):
                 yield row
             else:
-                before = skips.get(row.reason, Skip(row.reason, 0))
-                skips[row.reason] = Skip(row.reason, before.count + row.count, before.num_bytes + row.num_bytes)
+                total = skips.get(row.reason, Skip(row.reason, 0))
+                skips[row.reason] = Skip(row.reason, total.count + row.count, total.num_bytes + row.num_bytes)
 
-    last: list[Document] = []
+    previous: list[Document] = []
     for group in grouped(documents(), lambda document: len(document.content), TABLE_CHARACTERS):
-        if last:
-            yield _table(last, [], job)
-        last = group
-    yield _table(last, list(skips.values()), job)
+        if previous:
+            yield _table(previous, [], job)
+        previous = group
+    yield _table(previous, list(skips.values()), job)
 
 
 def _table(documents: list[Document], skips: list[Skip], job: TokeniseJob) -> pa.Table:

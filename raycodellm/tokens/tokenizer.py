@@ -146,10 +146,10 @@ def tokenizer_at_hand(settings: Tokenizer, folder: Folder) -> tokenizers.Tokeniz
     """The tokenizer that was made in this folder, or a pretrained one of a local folder; None without either."""
     if finished_tokenizer(folder) is not None:
         return open_tokenizer(folder)
-    given = hub_commits.folder_of(settings.pretrained) if settings.pretrained is not None else None
-    if given is None or given.local is None or not given.exists("tokenizer.json"):
+    pretrained = hub_commits.folder_of(settings.pretrained) if settings.pretrained is not None else None
+    if pretrained is None or pretrained.local is None or not pretrained.exists("tokenizer.json"):
         return None
-    return open_tokenizer(given)
+    return open_tokenizer(pretrained)
 
 
 def _train(sample: Iterable[str], vocab_size: int) -> dict[str, bytes]:
@@ -220,14 +220,14 @@ def _eos_token(files: dict[str, bytes]) -> str | None:
 
 def _opening(tokenizer: tokenizers.Tokenizer, name: str | None) -> tuple[int, ...]:
     """Ids that the tokenizer puts before a text. Raises UserError for one that puts ids after a text."""
-    text, whole = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
-    before = next(place for place in range(len(whole) + 1) if whole[place : place + len(text)] == text)
-    if after := whole[before + len(text) :]:
+    plain, complete = (tokenizer.encode("a", add_special_tokens=special).ids for special in (False, True))
+    start = next(place for place in range(len(complete) + 1) if complete[place : place + len(plain)] == plain)
+    if closing := complete[start + len(plain) :]:
         raise UserError(
-            f"tokenizer.pretrained: {name}: closes each text with the ids {after}, evaluated prompts too, so that an "
+            f"tokenizer.pretrained: {name}: closes each text with the ids {closing}, evaluated prompts too, so that an "
             "answer would follow an end; take them out of the post_processor in its tokenizer.json"
         )
-    return tuple(whole[:before])
+    return tuple(complete[:start])
 
 
 def _from_json(data: bytes) -> tokenizers.Tokenizer:
@@ -266,5 +266,5 @@ def encode_documents(encoder: Encoder, documents: list[Document], eos_id: int) -
         return ids, [0] * len(documents)
     prompts = encoder.encode([document.text.rstrip() for document in documents])
     # The closing token always counts, even when prompt and response have fewer tokens than the prompt alone.
-    cuts = [min(len(prompt), len(whole) - len(eos)) for prompt, whole in zip(prompts, ids, strict=True)]
-    return ids, [cut // len(eos) for cut in cuts]
+    cuts = [min(len(prompt), len(pair) - len(eos)) for prompt, pair in zip(prompts, ids, strict=True)]
+    return ids, [num_bytes // len(eos) for num_bytes in cuts]
