@@ -67,15 +67,15 @@ class Block:
         return Block(self.position[part], self.source[part], self.sequence[part], self.tokens[part], mask)
 
 
-Planned = tuple[np.ndarray, np.ndarray, np.ndarray]
+PlannedRows = tuple[np.ndarray, np.ndarray, np.ndarray]
 """Positions, sources and sequences of this worker's rows of a block."""
 Span = tuple[int, int]
 """Positions [start, stop) of the plan."""
 
 
-def read_rows(stores: Sequence[Store], planned: Planned, sequence_length: int) -> Block:
+def read_rows(stores: Sequence[Store], planned_rows: PlannedRows, sequence_length: int) -> Block:
     """Reads the planned sequences, with one read per source; the rows keep their order."""
-    position, source, sequence = planned
+    position, source, sequence = planned_rows
     parts = []
     for index in np.unique(source).tolist():
         rows = np.flatnonzero(source == index)
@@ -137,15 +137,15 @@ def spans(
     return blocks
 
 
-def planner(plan: PlanLike, rank: int, world_size: int) -> Callable[[Span], Planned]:
+def planner(plan: PlanLike, rank: int, world_size: int) -> Callable[[Span], PlannedRows]:
     """A function that gives this worker's rows of a span: every `world_size`-th position."""
 
-    def planned(span: Span) -> Planned:
+    def rows_of(span: Span) -> PlannedRows:
         rows = plan.rows(*span)
-        mine = slice((rank - span[0]) % world_size, None, world_size)
-        return rows.position[mine], rows.source[mine], rows.sequence[mine]
+        own_rows = slice((rank - span[0]) % world_size, None, world_size)
+        return rows.position[own_rows], rows.source[own_rows], rows.sequence[own_rows]
 
-    return planned
+    return rows_of
 
 
 class StepSlicer:
@@ -157,17 +157,17 @@ class StepSlicer:
 
     def take(self, positions: np.ndarray) -> Block:
         """The rows of exactly these positions. Raises RuntimeError when the blocks hold other positions."""
-        have = sum(map(len, self._parts))
-        while have < len(positions):
+        num_rows = sum(map(len, self._parts))
+        while num_rows < len(positions):
             block = next(self._blocks, None)
             if block is None:
                 raise RuntimeError(f"the data ended before positions {_span(positions)}")
             # An empty rest would make `join_blocks` copy a whole block.
             self._parts = [part for part in self._parts if len(part)] + [block]
-            have += len(block)
-        whole = join_blocks(self._parts) if self._parts else _empty_block(self._length)
-        self._parts = [whole[len(positions) :]]
-        block = whole[: len(positions)]
+            num_rows += len(block)
+        joined = join_blocks(self._parts) if self._parts else _empty_block(self._length)
+        self._parts = [joined[len(positions) :]]
+        block = joined[: len(positions)]
         if not np.array_equal(block.position, positions):
             raise RuntimeError(f"the data of positions {_span(positions)} came as {_span(block.position)}")
         return block

@@ -83,12 +83,12 @@ class Cache:
         return self.copy_of(store)
 
     def _require_room(self, store: Folder, num_bytes: int) -> None:
-        taken = sum(_size(marker.parent) for marker in self.path.glob(f"*/{_MANIFEST}"))
-        if taken + num_bytes > self.limit_bytes:
+        used_bytes = sum(_size(marker.parent) for marker in self.path.glob(f"*/{_MANIFEST}"))
+        if used_bytes + num_bytes > self.limit_bytes:
             raise CacheRefused(
-                f"{store} has {_gib(num_bytes)}, but copies in {self.path} take {_gib(taken)} of scaling.cache_gib "
-                f"({self.limit_bytes / 2**30:g}): the store is read from where it is; "
-                f"cache_gib: {-(-(taken + num_bytes) // 2**30)} would hold it, or delete copies there"
+                f"{store} has {_gib(num_bytes)}, but copies in {self.path} take {_gib(used_bytes)} of "
+                f"scaling.cache_gib ({self.limit_bytes / 2**30:g}): the store is read from where it is; "
+                f"cache_gib: {-(-(used_bytes + num_bytes) // 2**30)} would hold it, or delete copies there"
             )
 
 
@@ -170,30 +170,30 @@ def cached(store: PackedStore, scaling: Scaling) -> PackedStore | CachedStore:
 @contextlib.contextmanager
 def filling(stores: Sequence[Any]) -> Iterator[None]:
     """Copies the cached ones of `stores`, in a thread, while the block runs; starts no copy after its end."""
-    waiting = [store for store in stores if isinstance(store, CachedStore)]
-    stopped = threading.Event()
-    if not waiting:
+    cached_stores = [store for store in stores if isinstance(store, CachedStore)]
+    stop_requested = threading.Event()
+    if not cached_stores:
         yield
         return
-    thread = threading.Thread(target=_fill, args=(waiting, stopped), name="raycodellm-cache", daemon=True)
+    thread = threading.Thread(target=_fill, args=(cached_stores, stop_requested), name="raycodellm-cache", daemon=True)
     thread.start()
     try:
         yield
     finally:
-        stopped.set()  # a copy that has begun goes on: the next stage will use it
+        stop_requested.set()  # a copy that has begun goes on: the next stage will use it
 
 
-def _fill(stores: list[CachedStore], stopped: threading.Event) -> None:
+def _fill(stores: list[CachedStore], stop_requested: threading.Event) -> None:
     for store in stores:
         try:
             while store.cache.fill(store.folder, store.manifest) is None:  # another process is copying
-                if stopped.wait(_RETRY_SECONDS):
+                if stop_requested.wait(_RETRY_SECONDS):
                     return
         except CacheRefused as refused:
             logger.warning("%s", refused)
         except OSError as error:
             logger.warning("%s is not copied to %s: %s", store.folder, store.cache.path, error)
-        if stopped.is_set():
+        if stop_requested.is_set():
             return
 
 

@@ -16,7 +16,7 @@ from typing import Any
 
 import numpy as np
 
-from raycodellm.ingest.blocks import TOKEN_BYTES, Block, Planned, Span, Store, read_rows
+from raycodellm.ingest.blocks import TOKEN_BYTES, Block, PlannedRows, Span, Store, read_rows
 
 BLOCK_BYTES = 8 * 2**20
 """Bytes of tokens in a block, per worker: about two thousand sequences of 2,048 tokens."""
@@ -67,18 +67,18 @@ class Prefetcher:
             logger.warning("a read of training data has not ended after %.0f s and is left alone", _END_SECONDS)
 
     def _work(self) -> None:
-        last: BaseException | None = None
+        failure: BaseException | None = None
         try:
             for block in self._source:
                 if not self._hand_over(block):
                     break
         except BaseException as error:  # travels to the training thread, which raises it
-            last = error
+            failure = error
         finally:
             close = getattr(self._source, "close", None)
             if close is not None:
                 close()
-        self._hand_over(last)
+        self._hand_over(failure)
 
     def _hand_over(self, item: Block | BaseException | None) -> bool:
         """Waits for room and puts the item into the queue; False once `close` was called."""
@@ -92,16 +92,16 @@ class Prefetcher:
 
 
 def read_in_process(
-    stores: Sequence[Store], planned: Callable[[Span], Planned], spans: Sequence[Span], sequence_length: int
+    stores: Sequence[Store], rows_of: Callable[[Span], PlannedRows], spans: Sequence[Span], sequence_length: int
 ) -> Iterator[Block]:
     """Reads each span's block in this thread."""
     for span in spans:
-        yield read_rows(stores, planned(span), sequence_length)
+        yield read_rows(stores, rows_of(span), sequence_length)
 
 
 def read_by_ray(
     stores: Sequence[Store],
-    planned: Callable[[Span], Planned],
+    rows_of: Callable[[Span], PlannedRows],
     spans: Sequence[Span],
     sequence_length: int,
     name: str = "data",
@@ -111,8 +111,8 @@ def read_by_ray(
     `name`: of the datasets in the dashboard.
     """
     stores, masked = list(stores), not all(getattr(store, "every_token_counts", False) for store in stores)
-    for first in range(0, len(spans), BLOCKS_PER_DATASET):
-        rows = [planned(span) for span in spans[first : first + BLOCKS_PER_DATASET]]
+    for first_span in range(0, len(spans), BLOCKS_PER_DATASET):
+        rows = [rows_of(span) for span in spans[first_span : first_span + BLOCKS_PER_DATASET]]
         # A worker has no rows of a span that is shorter than the number of workers.
         reads = [_BlockRead(stores, block, sequence_length, masked) for block in rows if len(block[0])]
         if reads:
@@ -124,8 +124,8 @@ def read_by_ray(
 def preload() -> None:
     """Imports Ray Data and starts its reading processes, before any data is to be read."""
     rows = np.arange(8)
-    read = _BlockRead([_ZeroStore()], (rows, np.zeros(8, np.int16), rows), 8, False)
-    _dataset([read] * BLOCKS_AHEAD, "preload").take_all()
+    block_read = _BlockRead([_ZeroStore()], (rows, np.zeros(8, np.int16), rows), 8, False)
+    _dataset([block_read] * BLOCKS_AHEAD, "preload").take_all()
 
 
 class _ZeroStore:
@@ -179,7 +179,7 @@ class _BlockRead:
     """The work of one read task; picklable. Carries its rows (18 bytes each), not the plan."""
 
     stores: list[Store]
-    planned: Planned
+    planned_rows: PlannedRows
     sequence_length: int
     masked: bool
     """True if the block has a loss mask; all blocks of a dataset have the same columns."""
@@ -187,7 +187,7 @@ class _BlockRead:
     def __call__(self) -> Iterator[Any]:
         from ray.data.block import BlockAccessor
 
-        block = read_rows(self.stores, self.planned, self.sequence_length)
+        block = read_rows(self.stores, self.planned_rows, self.sequence_length)
         columns = {name: getattr(block, name) for name in ("position", "source", "sequence", "tokens")}
         if self.masked:
             mask = block.loss_mask
@@ -212,10 +212,10 @@ def _datasource(reads: list[_BlockRead]) -> Any:
 
         @staticmethod
         def num_bytes(read: _BlockRead) -> int:
-            return len(read.planned[0]) * ((TOKEN_BYTES + read.masked) * read.sequence_length + 18)
+            return len(read.planned_rows[0]) * ((TOKEN_BYTES + read.masked) * read.sequence_length + 18)
 
         def metadata(self, read: _BlockRead) -> BlockMetadata:
             size = self.num_bytes(read)
-            return BlockMetadata(num_rows=len(read.planned[0]), size_bytes=size, input_files=None, exec_stats=None)
+            return BlockMetadata(num_rows=len(read.planned_rows[0]), size_bytes=size, input_files=None, exec_stats=None)
 
     return PlannedSequences()

@@ -44,8 +44,8 @@ class StepBatch:
 
 def micro_batches_per_step(batch_sequences: int, world_size: int, micro_batch: int | None) -> int:
     """Forward passes per step and worker: equally many on every worker, so that their exchanges pair up."""
-    most = -(-batch_sequences // world_size)
-    return -(-most // (micro_batch or most))
+    rows_per_worker = -(-batch_sequences // world_size)
+    return -(-rows_per_worker // (micro_batch or rows_per_worker))
 
 
 def steps(
@@ -69,21 +69,22 @@ def steps(
         raise ValueError(f"position {position} is inside a step of {batch_sequences} sequences")
     per_step = micro_batches_per_step(batch_sequences, world_size, micro_batch)
     rows_per_pass = micro_batch or -(-batch_sequences // world_size)
-    read: Callable[..., Iterator[Block]]
-    read, block_bytes = (
+    read_blocks: Callable[..., Iterator[Block]]
+    read_blocks, block_bytes = (
         (partial(read_by_ray, name=name), readers.TASK_BYTES) if use_ray else (read_in_process, readers.BLOCK_BYTES)
     )
     blocks = spans(position, plan.num_sequences, batch_sequences, world_size, sequence_length, block_bytes)
-    prefetched = Prefetcher(read(stores, planner(plan, rank, world_size), blocks, sequence_length))
+    prefetched = Prefetcher(read_blocks(stores, planner(plan, rank, world_size), blocks, sequence_length))
     slicer = StepSlicer(prefetched, sequence_length)
     try:
-        for first in range(position, plan.num_sequences, batch_sequences):
-            positions = np.arange(first + (rank - first) % world_size, first + batch_sequences, world_size)
-            asked, num_ready = time.perf_counter(), prefetched.num_ready
+        for step_start in range(position, plan.num_sequences, batch_sequences):
+            own_start = step_start + (rank - step_start) % world_size
+            positions = np.arange(own_start, step_start + batch_sequences, world_size)
+            began, num_ready = time.perf_counter(), prefetched.num_ready
             block = slicer.take(positions)
             micro_batches = _micro_batches(block, per_step, rows_per_pass)
-            waited = time.perf_counter() - asked
-            yield StepBatch(micro_batches, block.source, block.position, block.sequence, waited, num_ready)
+            wait_seconds = time.perf_counter() - began
+            yield StepBatch(micro_batches, block.source, block.position, block.sequence, wait_seconds, num_ready)
     finally:
         prefetched.close()
 
@@ -94,5 +95,5 @@ def _micro_batches(block: Block, per_step: int, rows_per_pass: int) -> list[dict
     tokens = labels = torch.from_numpy(block.tokens.astype(np.int64))
     if block.loss_mask is not None:
         labels = torch.from_numpy(np.where(block.loss_mask, tokens.numpy(), IGNORED))
-    parts = [slice(first * rows_per_pass, (first + 1) * rows_per_pass) for first in range(per_step)]
+    parts = [slice(number * rows_per_pass, (number + 1) * rows_per_pass) for number in range(per_step)]
     return [{"tokens": tokens[part], "labels": labels[part]} for part in parts]

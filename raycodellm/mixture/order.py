@@ -53,11 +53,11 @@ def endless_positions(schedule: Schedule, num_sequences: int) -> int:
     """
     if len(schedule.weights[0]) == 1:
         return num_sequences
-    mine, endless = SourceOrder(schedule, num_sequences), SourceOrder(schedule, _ENDLESS)
+    order, endless = SourceOrder(schedule, num_sequences), SourceOrder(schedule, _ENDLESS)
     end = min(num_sequences, _MOST_COMPARED)
     for start in range(0, end, _STRETCH):
         stop = min(start + _STRETCH, end)
-        differing = np.flatnonzero(mine.sources(start, stop) != endless.sources(start, stop))
+        differing = np.flatnonzero(order.sources(start, stop) != endless.sources(start, stop))
         if len(differing):
             return start + int(differing[0])
     return end
@@ -69,30 +69,30 @@ class SourceOrder:
 
     schedule: Schedule
     num_sequences: int
-    _known: dict[int, np.ndarray] = field(default_factory=dict)
+    _known_counts: dict[int, np.ndarray] = field(default_factory=dict)
     """int64[sources] by position: counts at the start, at learnt positions and at the ends of stretches."""
     _stretches: dict[int, np.ndarray] = field(default_factory=dict)
     """int16[positions]: the sources of the last two stretches, by their first position."""
 
     def __post_init__(self) -> None:
-        self._known[0] = np.zeros(len(self.schedule.weights[0]), dtype=np.int64)
+        self._known_counts[0] = np.zeros(len(self.schedule.weights[0]), dtype=np.int64)
 
     def learn(self, position: int, counts: np.ndarray) -> None:
         """Takes the counts at `position` as known. Raises ValueError for counts that the plan cannot have there."""
         granted = granted_sequences(self.schedule, self.num_sequences, position, position)[:, 0]
         if counts.sum() != position or (np.abs(counts - granted) > 1.0 + ROUNDING).any():
             raise ValueError(f"counts {counts.tolist()} are not the plan's at position {position}")
-        self._known[position] = counts
+        self._known_counts[position] = counts
 
     def counts(self, position: int) -> np.ndarray:
         """int64[sources]: sequences of each source before `position`."""
-        if position not in self._known:
+        if position not in self._known_counts:
             self._learn_whole_counts(position)
-        if position not in self._known:
+        if position not in self._known_counts:
             begin, order = self._stretch(position - 1, position)
-            counts = self._known[begin] + np.bincount(order[: position - begin], minlength=len(self._known[0]))
-            return counts.astype(np.int64)
-        return self._known[position]
+            drawn = np.bincount(order[: position - begin], minlength=len(self._known_counts[0]))
+            return (self._known_counts[begin] + drawn).astype(np.int64)
+        return self._known_counts[position]
 
     def _learn_whole_counts(self, position: int) -> None:
         """Learns the counts at the last position up to `position`, and near it, where the schedule grants each source a
@@ -101,20 +101,20 @@ class SourceOrder:
         start = max(0, position - _BLOCK)
         granted = granted_sequences(self.schedule, self.num_sequences, start, position)
         counts = np.round(granted)
-        whole = np.flatnonzero((np.abs(granted - counts) <= ROUNDING).all(axis=0))
-        if len(whole):
-            self._known.setdefault(start + int(whole[-1]), counts[:, whole[-1]].astype(np.int64))
+        whole_places = np.flatnonzero((np.abs(granted - counts) <= ROUNDING).all(axis=0))
+        if len(whole_places):
+            self._known_counts.setdefault(start + int(whole_places[-1]), counts[:, whole_places[-1]].astype(np.int64))
 
     def sources(self, start: int, stop: int) -> np.ndarray:
         """int16[stop - start]: the source at each of the positions start..stop-1."""
-        found = np.empty(stop - start, dtype=np.int16)
+        sources = np.empty(stop - start, dtype=np.int16)
         position = start
         while position < stop:
             begin, order = self._stretch(position, stop)
             piece = order[position - begin : stop - begin]
-            found[position - start : position - start + len(piece)] = piece
+            sources[position - start : position - start + len(piece)] = piece
             position += len(piece)
-        return found
+        return sources
 
     def _stretch(self, position: int, stop: int) -> tuple[int, np.ndarray]:
         """(first position, sources) of a stretch that holds `position` and reaches towards `stop`."""
@@ -122,15 +122,15 @@ class SourceOrder:
             if begin <= position < begin + len(order):
                 return begin, order
         while True:
-            begin = max(known for known in self._known if known <= position)
+            begin = max(known for known in self._known_counts if known <= position)
             end = min(max(stop, begin + 1), begin + _STRETCH)
-            end = min(-(-end // _BLOCK) * _BLOCK, self.num_sequences, *(k for k in self._known if k > begin))
-            order, self._known[end] = earliest_deadline_first(
-                self.schedule, self.num_sequences, begin, end, self._known[begin]
+            end = min(-(-end // _BLOCK) * _BLOCK, self.num_sequences, *(k for k in self._known_counts if k > begin))
+            order, self._known_counts[end] = earliest_deadline_first(
+                self.schedule, self.num_sequences, begin, end, self._known_counts[begin]
             )
             if position < end:
                 break
-        for old in list(self._stretches)[:-1]:
-            del self._stretches[old]
+        for old_start in list(self._stretches)[:-1]:
+            del self._stretches[old_start]
         self._stretches[begin] = order
         return begin, order

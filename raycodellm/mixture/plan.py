@@ -51,12 +51,12 @@ class Plan:
         source = self._order.sources(start, stop)
         sequence = np.empty(stop - start, dtype=np.int64)
         epoch = np.empty(stop - start, dtype=np.int32)
-        before = self.counts(start)
+        counts_before = self.counts(start)
         for index, part in enumerate(self.sources):
-            mine = np.flatnonzero(source == index)
-            if len(mine):
-                sequence[mine], epoch[mine] = self._draw(
-                    part, part.num_sequences_consumed + int(before[index]), len(mine)
+            places = np.flatnonzero(source == index)
+            if len(places):
+                sequence[places], epoch[places] = self._draw(
+                    part, part.num_sequences_consumed + int(counts_before[index]), len(places)
                 )
         return PlanRows(np.arange(start, stop, dtype=np.int64), source, sequence, epoch)
 
@@ -65,14 +65,15 @@ class Plan:
         size = max(1, part.num_sequences)
         sequence = np.empty(number, dtype=np.int64)
         epoch = np.empty(number, dtype=np.int32)
-        done = 0
-        while done < number:
-            passes, place = divmod(first + done, size)
-            length = min(number - done, size - place)
+        num_drawn = 0
+        while num_drawn < number:
+            passes, place = divmod(first + num_drawn, size)
+            length = min(number - num_drawn, size - place)
             key = epoch_key(self.seed, part.name, passes)
-            sequence[done : done + length] = shuffled(place, place + length, size, key, part.shuffle_group_size)
-            epoch[done : done + length] = passes
-            done += length
+            draws = slice(num_drawn, num_drawn + length)
+            sequence[draws] = shuffled(place, place + length, size, key, part.shuffle_group_size)
+            epoch[draws] = passes
+            num_drawn += length
         return sequence, epoch
 
     def counts(self, position: int) -> np.ndarray:
@@ -97,8 +98,8 @@ class Plan:
         """The scheduled code ratio of all data before `position`; at position 0, that of the first."""
         if position == 0:
             return self.code_ratio(0)
-        done = position / self.num_sequences
-        return float(self.schedule.integral(done)[[source.is_code for source in self.sources]].sum() / done)
+        progress = position / self.num_sequences
+        return float(self.schedule.integral(progress)[[source.is_code for source in self.sources]].sum() / progress)
 
     @cached_property
     def _order(self) -> SourceOrder:

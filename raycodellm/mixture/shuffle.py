@@ -39,9 +39,9 @@ def permute(places: np.ndarray, size: int, key: int) -> np.ndarray:
     bits = int(max(1, size - 1)).bit_length()
     word = np.uint32 if bits <= 32 else np.uint64  # processors multiply many 32-bit numbers at once
     rounds = [(word(factor), word(summand)) for factor, summand in _rounds(key, bits)]
-    found = np.empty(len(places), dtype=np.int64)
-    for first in range(0, len(found), _BLOCK):
-        part: np.ndarray = places[first : first + _BLOCK].astype(word)
+    numbers = np.empty(len(places), dtype=np.int64)
+    for start in range(0, len(numbers), _BLOCK):
+        part: np.ndarray = places[start : start + _BLOCK].astype(word)
         _scramble(part, bits, rounds)
         outside = np.flatnonzero(part >= size)
         while len(outside):
@@ -49,8 +49,8 @@ def permute(places: np.ndarray, size: int, key: int) -> np.ndarray:
             _scramble(value, bits, rounds)
             part[outside] = value
             outside = outside[value >= size]
-        found[first : first + _BLOCK] = part
-    return found
+        numbers[start : start + _BLOCK] = part
+    return numbers
 
 
 def _rounds(key: int, bits: int) -> list[tuple[int, int]]:
