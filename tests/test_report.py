@@ -9,6 +9,7 @@ import random
 import re
 import time
 from dataclasses import replace
+from types import SimpleNamespace
 
 import numpy as np
 import pyarrow as pa
@@ -223,6 +224,19 @@ def test_arms_of_equal_seeds_differ_where_their_intervals_overlap():
     assert words.answer([best, other], BPB).endswith("it is better than the other arm (95 %, over items and seeds).")
     assert words.answer([], BPB) == "No trial is complete, so there is nothing to rank."
     assert words.interval_name([best, other]) == "95 % interval"
+
+
+def test_steps_that_were_skipped_are_told_with_their_stages_and_trials():
+    stages = {name: SimpleNamespace(name="pretrain", num_steps=40, skipped_steps=n) for n, name in enumerate("abcdefg")}
+    rows = [{"number": number} for number in range(8)]  # the last trial shares the stage of the one before
+    records = SimpleNamespace(rows=rows, stages=stages, stage_keys=lambda number: ["abcdefgg"[number]])
+    said = words._skipped_steps(records)
+    assert said.startswith(
+        "Steps were skipped, since a loss or gradient was not finite: 1 of 40 in pretrain of trial 0001"
+    )
+    assert "; 5 of 40 in pretrain of trial 0005 and in 1 more stage." in said
+    records.rows = rows[:1]
+    assert words._skipped_steps(records) == ""
 
 
 def test_a_difference_that_changes_from_seed_to_seed_is_not_called_real():

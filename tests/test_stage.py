@@ -438,6 +438,11 @@ def test_a_skipped_batch_is_counted_apart_and_an_interruption_changes_nothing(tm
     assert told_apart(train(again)) == told_apart(record)
     assert weights(again) == weights(whole)
 
+    untrained = replace(whole, folder=str(tmp_path / "untrained"))
+    monkeypatch.setattr(TrainedModel, "forward", broken_at(set(range(8))))
+    with pytest.raises(TrainingError, match="none of its 8 steps changed the weights"):
+        train(untrained)
+
 
 @pytest.mark.slow
 def test_a_loss_that_explodes_ends_the_stage_with_the_median_it_left(tmp_path, monkeypatch):

@@ -119,7 +119,8 @@ class Faults(Frozen):
 
     on_nan: Literal["fail", "skip_batch"] = "fail"
     """On a step whose loss or gradient is not finite: `fail` ends the stage with the ids of the step's sequences;
-    `skip_batch` leaves the weights as they are and counts the step as skipped."""
+    `skip_batch` leaves the weights as they are and counts the step as skipped, which the report tells; a stage whose
+    steps are all skipped fails."""
     loss_limit: Annotated[Number, Field(ge=0.0)] = 4.0
     """Fails the stage after three steps in a row whose loss is over this many times the median of the 64 steps before,
     and over the loss of guessing every token alike; 0 turns the check off."""

@@ -19,6 +19,10 @@ if TYPE_CHECKING:
     from raycodellm.report.records import Records
 
 
+MOST_SKIPPING = 5
+"""Stages with skipped steps that the answer names."""
+
+
 def difference(one: ArmScore) -> str:
     """Difference to the reference arm with the verdict's mark, or else to the arm that is first in rank, where ≈ marks
     a known interval that includes 0."""
@@ -57,7 +61,7 @@ def difference_name(records: Records) -> str:
 def answer_so_far(records: Records) -> str:
     """The answer of a run, which may be unfinished: the verdict against the reference arm, or else the `answer`; of a
     sweep without stages that on its pairs of models."""
-    return " ".join(filter(None, (_answer_so_far(records), _stopped_by_budget(records))))
+    return " ".join(filter(None, (_answer_so_far(records), _stopped_by_budget(records), _skipped_steps(records))))
 
 
 def _stopped_by_budget(records: Records) -> str:
@@ -76,6 +80,26 @@ def _stopped_by_budget(records: Records) -> str:
         where = f" {where} of the confirmation"
     trials = "a trial has" if records.num_unbegun == 1 else f"{records.num_unbegun} trials have"
     return f"Stopped{where} by {reached.key} ({reached}): {trials} not begun."
+
+
+def _skipped_steps(records: Records) -> str:
+    """The stages with steps that `faults.on_nan: skip_batch` left out, each with its first trial; empty without one."""
+    first_trials: dict[str, int] = {}
+    for row in records.rows:
+        for key in records.stage_keys(row["number"]):
+            first_trials.setdefault(key, row["number"])
+    skipping = [
+        (number, records.stages[key]) for key, number in first_trials.items() if records.stages[key].skipped_steps
+    ]
+    if not skipping:
+        return ""
+    named = [
+        f"{stage.skipped_steps} of {stage.num_steps} in {stage.name} of trial {trial_name(number)}"
+        for number, stage in skipping[:MOST_SKIPPING]
+    ]
+    more = len(skipping) - len(named)
+    stages = f" and in {more} more stage{'s' * (more > 1)}" if more else ""
+    return f"Steps were skipped, since a loss or gradient was not finite: {'; '.join(named)}{stages}."
 
 
 def _answer_so_far(records: Records) -> str:

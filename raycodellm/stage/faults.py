@@ -42,6 +42,16 @@ def require_no_explosion(job: StageJob, tally: Tally, result: StepResult) -> Non
         )
 
 
+def require_training(job: StageJob, tally: Tally) -> None:
+    """Raises TrainingError where all steps of a finished stage were skipped: its model would be the one it began
+    with."""
+    if tally.skipped_steps == job.stage.num_steps:
+        raise TrainingError(
+            f"stage {job.stage.name!r}: none of its {tally.skipped_steps} steps changed the weights, since each had a "
+            "loss or gradient that is not finite; faults.on_nan: fail names the sequences of the first one"
+        )
+
+
 def require_context(job: StageJob, longest: int | None) -> None:
     """Raises UserError when the stage's sequences are longer than `longest`, the model's context in tokens."""
     if longest is not None and job.stage.sequence_length > longest:

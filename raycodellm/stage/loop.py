@@ -117,7 +117,10 @@ class TrainingLoop:
             name=short_job_key(self._job.key),
         )
         with ingest.filling(setup.stores), contextlib.closing(reading) as batches:
-            return self._train(batches, should_stop)
+            if not self._train(batches, should_stop):
+                return False
+        faults.require_training(self._job, self.tally)
+        return True
 
     def _train(self, batches: Iterator[ingest.StepBatch], should_stop: Callable[[], bool]) -> bool:
         """Trains on the batches to their end (True), or to a stop, which is saved (False).
