@@ -7,6 +7,7 @@ import yaml
 
 from raycodellm import config
 from raycodellm.config import UserError
+from raycodellm.config.two_ways import refuse_both_ways
 
 
 def refusal(text: str, *overrides: str) -> str:
@@ -235,6 +236,23 @@ def test_the_old_and_the_new_spelling_of_a_setting_may_not_contradict_each_other
     )
     tree["stages"][0]["optimizer"] = {"search": {"choice": [{"weight_decay": 0.3}]}}
     assert "write optimizer.weight_decay inside optimizer" in refusal(yaml.safe_dump(tree))
+
+
+def test_one_thing_is_said_in_one_of_two_ways_and_an_override_takes_the_place_of_the_other(sweep_text: str) -> None:
+    way, other = "stages.pretrain.learning_rate.warmup", "pretrain.learning_rate.warmup_steps=3"
+    tree = config.parse(sweep_text, overrides=(f"{way}=0.2", other)).tree
+    assert "warmup" not in tree["stages"][0]["learning_rate"]
+    refuse_both_ways(tree, "sweep.yaml")
+    tree["stages"][0]["learning_rate"]["warmup"] = 0.2
+    with pytest.raises(
+        UserError, match=rf"^sweep.yaml: {way.removesuffix('.warmup')}: found warmup: 0.2 and warmup_st"
+    ):
+        refuse_both_ways(tree, "sweep.yaml")
+    saved = config.resolved_tree(config.parse(yaml.safe_dump(tree)))  # with all defaults
+    refuse_both_ways(saved, "sweep.yaml")
+    assert saved["stages"][0]["learning_rate"]["warmup_steps"] == 3 and saved["scaling"]["checkpoint_seconds"] > 0
+    tree["stages"][0]["learning_rate"]["warmup_steps"] = {"search": {"choice": [None, 3]}}  # the share may count
+    refuse_both_ways(tree, "sweep.yaml")
 
 
 def test_a_misspelt_key_that_is_required_is_told_once(sweep_text: str) -> None:

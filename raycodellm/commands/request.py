@@ -16,6 +16,7 @@ import yaml
 from raycodellm import config, corpora, evaluation, search
 from raycodellm.commands.sweep_paths import relative_paths, starting_folder
 from raycodellm.config import SweepFile, UserError
+from raycodellm.config.two_ways import refuse_both_ways
 from raycodellm.files import Folder, cache_folder, fingerprint
 
 DEFAULT_STORAGE = "~/raycodellm"
@@ -75,6 +76,7 @@ class SweepRequest:
             from raycodellm.ladder.sizes import sizes_of  # only of a ladder: this imports much
 
             sizes_of(file)
+        refuse_both_ways(file.tree, self.path)
         search.most_trials(file)
         evaluation.check_evaluation(file)
         for name, source in file.example().sources.items():

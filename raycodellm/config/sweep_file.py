@@ -35,6 +35,7 @@ from raycodellm.config.spaces import (
 )
 from raycodellm.config.sweep_settings import Sweep
 from raycodellm.config.text_domains import with_held_out_texts
+from raycodellm.config.two_ways import set_one_way, without_other_ways
 from raycodellm.config.yaml_text import MOST_CHARACTERS, read_yaml, write_yaml
 
 MOST_PROBES = 500
@@ -225,7 +226,7 @@ def _set(tree: dict[str, Any], override: str) -> None:
         _list_item(node, parts[-1], override)
         node[int(parts[-1])] = value
     else:
-        node[parts[-1]] = value
+        set_one_way(node, parts[-1], value)
 
 
 def _enter_stage(tree: dict[str, Any], parts: list[str]) -> tuple[Any, list[str]]:
@@ -270,13 +271,14 @@ def size_file(file: SweepFile, preset: str, num_parameters: int, carried: Carrie
 
 
 def resolved_tree(file: SweepFile) -> dict[str, Any]:
-    """The file as saved in the run folder: with all defaults, and search spaces in their places."""
+    """The file as saved in the run folder: with all defaults that count, and search spaces in their places."""
     tree = file.example().model_dump(mode="json", exclude_none=True)
     for path, node in walk(file.tree):
         inside: Any = tree
         for part in path[:-1]:
             inside = inside[part] if isinstance(inside, list) or part in inside else inside[str(part)]
         inside[path[-1]] = copy.deepcopy(node)
+    without_other_ways(tree)
     return tree
 
 
