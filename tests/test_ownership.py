@@ -68,7 +68,7 @@ def test_a_driver_of_this_machine_that_was_killed_is_followed_at_once(tmp_path) 
     killed = owner(tmp_path, time, "here")
     killed.claim(print)
     for changed in ({"pid": ended.pid}, {"created": killed.created - 1000}):  # another has its number by now
-        Folder(str(tmp_path)).write_json(OWNER, {**killed.told(), **changed, "beats": 7})
+        Folder(str(tmp_path)).write_json(OWNER, {**killed.own_content(), **changed, "beats": 7})
         before = time.now
         owner(tmp_path, time, "here").claim(print)
         assert time.now - before < 1

@@ -133,10 +133,10 @@ def test_slots_that_cannot_start_since_the_storage_is_silent_fail_no_trial_and_s
     monkeypatch.setattr(pool, "slot_trainer", lambda *arguments: Trainer())
     made = pool.SlotPool(Dispatcher(), Scaling(max_failures=0), 2, None, lambda: None)
     for seconds in retrying.WAITS_SECONDS:
-        assert made.is_short_of_slots(2, alive=0)
+        assert made.is_short_of_slots(2, num_alive=0)
         made._run_slot("slot 1")
         made._run_slot("slot 2")  # both met the same silence
-        assert not made.is_short_of_slots(2, alive=0)
+        assert not made.is_short_of_slots(2, num_alive=0)
         now[0] += seconds
     assert {method for method, *_ in asked} == {"slot_gone", "note"}, "no trial has failed"
     assert asked[1] == ("note", "slot 1 has not started: the storage does not answer (503 SlowDown); again in 2 s")

@@ -51,10 +51,10 @@ def test_slots_come_up_together_or_a_few_at_first(at_once: int | None, first: in
 
 def test_the_others_follow_when_one_has_begun_even_before_there_is_work() -> None:
     made = started(3, at_once=1)
-    assert not made.is_short_of_slots(demand=3, alive=1)
-    assert made.is_short_of_slots(demand=1, alive=0)  # the first has died
-    made.begun = True
-    assert made.is_short_of_slots(demand=0, alive=1)
+    assert not made.is_short_of_slots(num_jobs=3, num_alive=1)
+    assert made.is_short_of_slots(num_jobs=1, num_alive=0)  # the first has died
+    made.has_begun = True
+    assert made.is_short_of_slots(num_jobs=0, num_alive=1)
 
 
 def test_a_slot_has_begun_when_it_waits_for_work_or_has_trained_a_step() -> None:
@@ -75,10 +75,10 @@ def test_a_slot_has_begun_when_it_waits_for_work_or_has_trained_a_step() -> None
 
 def test_no_slot_is_started_twice_for_want_of_work_or_over_the_limit() -> None:
     made = started(3, at_once=None)
-    made.begun = True
-    assert not made.is_short_of_slots(demand=0, alive=0)  # they ended, being idle
-    assert made.is_short_of_slots(demand=4, alive=3)
-    assert not made.is_short_of_slots(demand=9, alive=4)
+    made.has_begun = True
+    assert not made.is_short_of_slots(num_jobs=0, num_alive=0)  # they ended, being idle
+    assert made.is_short_of_slots(num_jobs=4, num_alive=3)
+    assert not made.is_short_of_slots(num_jobs=9, num_alive=4)
 
 
 def test_a_jobs_times_are_kept_from_being_asked_for_to_its_end() -> None:

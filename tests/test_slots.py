@@ -587,7 +587,7 @@ def test_an_evaluation_that_is_told_to_stop_gives_its_job_back(tmp_path, monkeyp
     monkeypatch.setattr(client, "ray", FakeRay)
     asked = FakeDispatcher()
     slot = DispatcherClient(asked, "s")
-    slot.cut = "the dispatcher died"
+    slot.lost_because = "the dispatcher died"
     worker._do(job, slot, World())
     assert asked.asked[-1][:5] == ("ended", "s", 0, job.key, "preempted")
 

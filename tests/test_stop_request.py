@@ -70,7 +70,7 @@ def test_a_running_driver_elsewhere_is_interrupted_as_by_ctrl_c(tmp_path):
 
 
 def test_a_request_that_crossed_the_drivers_beat_is_made_again(driver, tmp_path):
-    told = driver.told()
+    told = driver.own_content()
 
     def drives(now: float) -> None:
         if now < 3:  # the driver had read its file before the request was written

@@ -94,7 +94,8 @@ def test_no_beat_and_no_request_to_stop_overwrites_another_drivers_file(folder) 
     first.look()
     asked_by = Owner(folder, machine="c")
     seen = asked_by.read()
-    folder.write_json(OWNER, {**second.told(), "holder": "process 7 on b", "beats": 1})  # between a look and a writing
+    third = {**second.own_content(), "holder": "process 7 on b", "beats": 1}
+    folder.write_json(OWNER, third)  # between a look and a writing
     assert asked_by.ask_to_stop(seen) == seen
     with pytest.raises(Changed):
         first._write()

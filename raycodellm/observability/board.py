@@ -28,34 +28,34 @@ def board() -> dict[str, Any]:
         "time": {"from": "now-1h", "to": "now"},
         "refresh": "10s",
         "schemaVersion": SCHEMA_VERSION,
-        "panels": _placed(),
+        "panels": _placed_panels(),
         "templating": {"list": [_datasource_choice(), _sweep_choice()]},
         "annotations": {"list": []},
         "links": [],
     }
 
 
-def queries(of_board: dict[str, Any]) -> list[str]:
+def queries(board_content: dict[str, Any]) -> list[str]:
     """All Prometheus queries of the board's panels."""
-    return [target["expr"] for panel in of_board["panels"] for target in panel.get("targets", ())]
+    return [target["expr"] for panel in board_content["panels"] for target in panel.get("targets", ())]
 
 
-def _placed() -> list[dict[str, Any]]:
+def _placed_panels() -> list[dict[str, Any]]:
     """The panels with their places: rows below each other, in each row from the left, in new lines where full."""
-    placed: list[dict[str, Any]] = []
+    panels: list[dict[str, Any]] = []
     y = 0
     for row in ROWS:
-        place = {"x": 0, "y": y, "w": _COLUMNS, "h": 1}
-        placed.append({"id": len(placed) + 1, "type": "row", "title": row.title, "gridPos": place, **_CLOSED})
+        grid_position = {"x": 0, "y": y, "w": _COLUMNS, "h": 1}
+        panels.append({"id": len(panels) + 1, "type": "row", "title": row.title, "gridPos": grid_position, **_CLOSED})
         y, x, line_height = y + 1, 0, 0
         for panel in row.panels:
             if x + panel.width > _COLUMNS:
                 y, x, line_height = y + line_height, 0, 0
-            place = {"x": x, "y": y, "w": panel.width, "h": panel.height}
-            placed.append({"id": len(placed) + 1, "gridPos": place, **_panel(panel)})
+            grid_position = {"x": x, "y": y, "w": panel.width, "h": panel.height}
+            panels.append({"id": len(panels) + 1, "gridPos": grid_position, **_panel(panel)})
             x, line_height = x + panel.width, max(line_height, panel.height)
         y += line_height
-    return placed
+    return panels
 
 
 _CLOSED: dict[str, Any] = {"collapsed": False, "panels": []}
@@ -67,7 +67,7 @@ def _panel(panel: Panel) -> dict[str, Any]:
         "title": panel.title,
         "description": panel.description,
         "datasource": _DATASOURCE,
-        "targets": [_target(query, chr(ord("A") + place)) for place, query in enumerate(panel.queries)],
+        "targets": [_target(query, chr(ord("A") + index)) for index, query in enumerate(panel.queries)],
         "transformations": list(panel.transformations),
         "fieldConfig": {"defaults": {"unit": panel.unit}, "overrides": []},
         **({"options": panel.options} if panel.options else {}),

@@ -23,7 +23,7 @@ class Gauges:
         self._gauges: dict[str, Any] = {
             metric.name: Gauge(metric.full_name, metric.description, metric.labels) for metric in METRICS
         }
-        self._set: dict[Any, Reading] = {}
+        self._last_readings: dict[Any, Reading] = {}
         """The last reading of each series that is not over."""
         self._settled: Mapping[int, Sequence[Reading]] = {}
         """The readings that stay, as they were last shown."""
@@ -38,21 +38,35 @@ class Gauges:
         is_due = self._clock() - self._all_set_at >= SET_ALL_SECONDS
         if is_due:
             self._all_set_at = self._clock()
-        new = {reading.series: reading for reading in readings}
-        arriving = [one for number, own in settled.items() if is_due or number not in self._settled for one in own]
-        gone = [one for number, own in self._settled.items() if number not in settled for one in own]
-        ends = [(last, last.metric.ends_at) for last in (*self._set.values(), *gone) if last.series not in new]
+        new_readings = {reading.series: reading for reading in readings}
+        appearing = [
+            reading
+            for number, trial_readings in settled.items()
+            if is_due or number not in self._settled
+            for reading in trial_readings
+        ]
+        vanished = [
+            reading
+            for number, trial_readings in self._settled.items()
+            if number not in settled
+            for reading in trial_readings
+        ]
+        ends = [
+            (last, last.metric.ends_at)
+            for last in (*self._last_readings.values(), *vanished)
+            if last.series not in new_readings
+        ]
         over = [(last, end) for last, end in ends if end is not None and end != last.value]
-        shown = {reading.series for reading in arriving} if over else set()
+        shown = {reading.series for reading in appearing} if over else set()
         for last, end in over:
             if last.series not in shown:
-                new[last.series] = Reading(last.metric, end, last.labels)
-        for series, reading in new.items():
-            if is_due or series not in self._set or self._set[series].value != reading.value:
+                new_readings[last.series] = Reading(last.metric, end, last.labels)
+        for series, reading in new_readings.items():
+            if is_due or series not in self._last_readings or self._last_readings[series].value != reading.value:
                 self._set_gauge(reading)
-        for reading in arriving:
+        for reading in appearing:
             self._set_gauge(reading)
-        self._set, self._settled = new, settled
+        self._last_readings, self._settled = new_readings, settled
 
     def _set_gauge(self, reading: Reading) -> None:
         self._gauges[reading.metric.name].set(reading.value, tags=reading.labels)

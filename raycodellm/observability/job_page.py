@@ -41,17 +41,17 @@ class JobPage:
 
         self._job = job
         self._store: Any = JobInfoStorageClient(GcsClient(address=gcs_address))
-        self._told: tuple[str, dict[str, str]] | None = None
+        self._last_content: tuple[str, dict[str, str]] | None = None
 
     def tell(self, message: str, metadata: Mapping[str, str]) -> None:
         """Sets the message, and adds to the metadata; does nothing where both are as told before."""
-        told = (message, dict(metadata))
-        if told != self._told:
+        content = (message, dict(metadata))
+        if content != self._last_content:
             asyncio.run(self._put(message, metadata))
-            self._told = told
+            self._last_content = content
 
     async def _put(self, message: str, metadata: Mapping[str, str]) -> None:
         info = await self._store.get_info(self._job, timeout=_TIMEOUT_SECONDS)
         if info is not None and not info.status.is_terminal():
-            changed = replace(info, message=message, metadata={**(info.metadata or {}), **metadata})
-            await self._store.put_info(self._job, changed, timeout=_TIMEOUT_SECONDS)
+            changed_info = replace(info, message=message, metadata={**(info.metadata or {}), **metadata})
+            await self._store.put_info(self._job, changed_info, timeout=_TIMEOUT_SECONDS)

@@ -38,28 +38,28 @@ class TrialLabels:
         names = ("sweep", "trial", "arm", "code_ratio", "schedule")
         return {name: getattr(self, name) for name in names}
 
-    def of_stage(self, place: int) -> dict[str, str]:
-        """Labels of the trial's stage number `place`, counted from 0."""
-        stage = self.stages[place]
-        own = {"stage": stage.stage, "code_ratio": stage.code_ratio, "schedule": stage.schedule}
-        return {**self.of_trial(), **own}
+    def of_stage(self, index: int) -> dict[str, str]:
+        """Labels of the trial's stage number `index`, counted from 0."""
+        stage = self.stages[index]
+        stage_labels = {"stage": stage.stage, "code_ratio": stage.code_ratio, "schedule": stage.schedule}
+        return {**self.of_trial(), **stage_labels}
 
 
 def trial_labels(file: SweepFile, number: int, arm: int, params: Mapping[str, Any]) -> TrialLabels:
     """The labels of the trial with these parameters (by name)."""
     sweep = config.resolve(file, params)
-    main = _main_stage(sweep, params)
-    ratio = "" if main is None else formats.value(planned_code_ratio(sweep, main))
-    schedule = "" if main is None else shape(main)
-    mixture = () if main is None else _mixture_names(main)
+    main_stage = _main_stage(sweep, params)
+    code_ratio = "" if main_stage is None else formats.value(planned_code_ratio(sweep, main_stage))
+    schedule = "" if main_stage is None else shape(main_stage)
+    mixture = () if main_stage is None else _mixture_names(main_stage)
     others = {name: value for name, value in params.items() if name not in mixture}
-    words = [] if main is None else [f"code_ratio {ratio} {schedule}"]
+    words = [] if main_stage is None else [f"code_ratio {code_ratio} {schedule}"]
     words += [f"{name} {formats.value(value)}" for name, value in others.items()]
     return TrialLabels(
         sweep=sweep.name,
         trial=trial_name(number),
         arm=str(arm),
-        code_ratio=ratio,
+        code_ratio=code_ratio,
         schedule=schedule,
         stages=tuple(
             StageLabels(stage.name, formats.value(planned_code_ratio(sweep, stage)), shape(stage))
@@ -84,7 +84,11 @@ def planned_code_ratio(sweep: Sweep, stage: Stage) -> float:
     """Share of the stage's tokens that its mixture plans for sources of a code kind, 0 to 1."""
     if stage.code_ratio is not None:
         return stage.code_ratio
-    parts = [(1.0, stage.weights)] if stage.weights is not None else [(p.share, p.weights) for p in stage.phases or ()]
+    parts = (
+        [(1.0, stage.weights)]
+        if stage.weights is not None
+        else [(phase.share, phase.weights) for phase in stage.phases or ()]
+    )
     return sum(
         share * weight
         for share, weights in parts

@@ -57,17 +57,17 @@ class Observer:
         self._find_best = find_best
         self._metadata = metadata or {}
         self._clock, self._looked = clock or time.monotonic, -LOOK_SECONDS
-        self._seen: Sequence[TrialResult] = ()
-        """The trials, when last told of."""
+        self._last_results: Sequence[TrialResult] = ()
+        """The trials at the last look."""
         self._failures: set[str] = set()
-        """Those that were logged: a look comes every two seconds."""
+        """Failures that were logged, and are not logged again: a look comes every two seconds."""
         self._readings = SweepReadings(file)
         self._trial_log = TrialLog()
         self._throttle = Throttle(clock)
         """Limits how often the views of all trials are written: the table, and the job's page."""
         self._viewed: tuple[Sequence[TrialResult], int] = ((), -1)
         """The trials as these views were last written, and the number of all trials."""
-        self._last: tuple[Snapshot, Sequence[TrialResult]] | None = None
+        self._last_state: tuple[Snapshot, Sequence[TrialResult]] | None = None
         self._gauges = _attempt(Gauges)
         self._logs = _attempt(lambda: SessionLogs(session_folder))
         job = submission_id()
@@ -79,12 +79,12 @@ class Observer:
 
     def look(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> None:
         """Shows the sweep's state: once in `LOOK_SECONDS`, and at once where a trial or a job has begun or ended."""
-        has_news = bool(snapshot.notes or snapshot.ended or changed(results, self._seen))
-        self._seen = results
+        has_news = bool(snapshot.notes or snapshot.ended or changed(results, self._last_results))
+        self._last_results = results
         if not has_news and self._clock() - self._looked < LOOK_SECONDS:
             return
         self._looked = self._clock()
-        self._last = snapshot, results
+        self._last_state = snapshot, results
         for part in (self._show_gauges, self._write_logs):
             _attempt(partial(part, snapshot, results), self._failures)
         if self._throttle.is_due:
@@ -92,8 +92,8 @@ class Observer:
 
     def finish(self) -> None:
         """Shows the sweep's last state, where the views of all trials are behind it."""
-        if self._last is not None:
-            self._write_views(self._last[1])
+        if self._last_state is not None:
+            self._write_views(self._last_state[1])
 
     def _write_views(self, results: Sequence[TrialResult]) -> None:
         """Writes the table and tells the job's page; does nothing where no trial has begun or ended since."""
@@ -115,8 +115,8 @@ class Observer:
             return
         lines = self._trial_log.new_lines(snapshot, results)
         files = {
-            f"raycodellm-{self._name}-trial-{trial_name(number)}.log": Text("".join(f"{line}\n" for line in told))
-            for number, told in lines.items()
+            f"raycodellm-{self._name}-trial-{trial_name(number)}.log": Text("".join(f"{line}\n" for line in new_lines))
+            for number, new_lines in lines.items()
         }
         self._logs.write(files)
 
@@ -124,7 +124,7 @@ class Observer:
         """Writes the table of trials, below one line about the sweep."""
         if self._logs is None:
             return
-        metrics = [one.metric for one in self._objectives]
+        metrics = [objective.metric for objective in self._objectives]
         table = trials_table([result.row(score_columns(metrics)) for result in results], metrics)
         summary = summary_line(results, self._num_trials, self._objectives, find_best)
         text = "\n".join([f"{self._name}: {summary}", "", *map(_unfolded, table_lines(table)), ""])
@@ -139,12 +139,12 @@ class Observer:
 
 def _once_per_metric(find_best: FindBest) -> FindBest:
     """`find_best` for one state of the sweep: it is asked once for each objective."""
-    found: dict[str, Best | None] = {}
+    best_by_metric: dict[str, Best | None] = {}
 
     def find(results: Sequence[TrialResult], objective: Objective) -> Best | None:
-        if objective.metric not in found:
-            found[objective.metric] = find_best(results, objective)
-        return found[objective.metric]
+        if objective.metric not in best_by_metric:
+            best_by_metric[objective.metric] = find_best(results, objective)
+        return best_by_metric[objective.metric]
 
     return find
 
@@ -154,19 +154,19 @@ def _unfolded(line: str) -> str:
     return re.sub(" {2,}", lambda spaces: "\N{NO-BREAK SPACE}" * len(spaces[0]), line)
 
 
-def _attempt(act: Callable[[], Any], told: set[str] | None = None) -> Any:
+def _attempt(act: Callable[[], Any], logged_failures: set[str] | None = None) -> Any:
     """The result of `act`; None where `act` fails. A view of a sweep must not end the sweep.
 
-    `told`: failures that have been logged, which are not logged again; this one is added.
+    `logged_failures`: failures that have been logged, which are not logged again; this one is added.
     """
     try:
         return act()
     except Exception as error:
-        said = f"{type(error).__name__}: {error}"
-        if told is None or said not in told:
+        failure = f"{type(error).__name__}: {error}"
+        if logged_failures is None or failure not in logged_failures:
             logger.warning("a part of the dashboard is not kept current", exc_info=True)
-        if told is not None:
-            told.add(said)
+        if logged_failures is not None:
+            logged_failures.add(failure)
         return None
 
 

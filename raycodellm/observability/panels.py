@@ -53,9 +53,9 @@ def newest(metric: str, labels: Sequence[str], where: str = "") -> str:
 
     `max` folds what Ray adds to each series, such as the process that set it: a sweep that is run again is one line.
     """
-    known = BY_NAME[metric]
-    assert set(labels) <= set(known.labels), f"{metric} has the labels {known.labels}, and not {labels}"
-    return f'max by ({", ".join(labels)}) ({known.prometheus_name}{{sweep=~"$sweep"{where}}})'
+    row = BY_NAME[metric]
+    assert set(labels) <= set(row.labels), f"{metric} has the labels {row.labels}, and not {labels}"
+    return f'max by ({", ".join(labels)}) ({row.prometheus_name}{{sweep=~"$sweep"{where}}})'
 
 
 def lines(metric: str, labels: Sequence[str], where: str = "") -> tuple[Query, ...]:

@@ -24,7 +24,7 @@ STATES = (*ENDED, "running", "waiting")
 _SCORES = (*(metric.name for metric in AVERAGED), "chance")
 """Metrics of a task that are shown; its own scores, its intervals, counts and parts would be twenty more series per
 trial and task."""
-_OF_PROGRESS = {
+_PROGRESS_FIELDS = {
     "loss": "loss",
     "tokens_per_second": "tokens_per_second",
     "mfu": "mfu",
@@ -63,9 +63,12 @@ class View:
 
 def readings(view: View) -> list[Reading]:
     """All values that are known. A value that is not finite is left out."""
-    seen = _Seen(view.objectives)
-    seen.add([result for result in view.results if result.state in ENDED], view.labels)
-    return [*seen.changing(view), *(reading for own in seen.settled.values() for reading in own)]
+    ended_trials = _EndedTrials(view.objectives)
+    ended_trials.add([result for result in view.results if result.state in ENDED], view.labels)
+    return [
+        *ended_trials.changing(view),
+        *(reading for trial_readings in ended_trials.settled.values() for reading in trial_readings),
+    ]
 
 
 class SweepReadings:
@@ -74,10 +77,10 @@ class SweepReadings:
     def __init__(self, file: SweepFile) -> None:
         sweep = file.example()
         self._file, self._name, self._objectives = file, sweep.name, sweep.search.objectives
-        self._seen = _Seen(self._objectives)
+        self._ended_trials = _EndedTrials(self._objectives)
         self._labels: dict[int, TrialLabels] = {}
-        self._before: Sequence[TrialResult] = ()
-        """The trials, when last read."""
+        self._last_results: Sequence[TrialResult] = ()
+        """The trials at the last reading."""
 
     def of(
         self, snapshot: Snapshot, results: Sequence[TrialResult], num_trials: int
@@ -86,50 +89,50 @@ class SweepReadings:
 
         `results`: of all trials that have begun; `num_trials`: of the whole sweep, as far as is known.
         """
-        new, self._before = changed(results, self._before), results
+        new, self._last_results = changed(results, self._last_results), results
         for result in new:
             if result.number not in self._labels and result.arm >= 0:
                 self._labels[result.number] = trial_labels(self._file, result.number, result.arm, result.params)
-        self._seen.add([result for result in new if result.state in ENDED], self._labels)
+        self._ended_trials.add([result for result in new if result.state in ENDED], self._labels)
         view = View(self._name, num_trials, self._objectives, snapshot, results, self._labels)
-        return self._seen.changing(view), dict(self._seen.settled)
+        return self._ended_trials.changing(view), dict(self._ended_trials.settled)
 
 
-_Found = Iterator[tuple[str, float, dict[str, str]]]
+_NamedValues = Iterator[tuple[str, float, dict[str, str]]]
 
 
-class _Seen:
+class _EndedTrials:
     """The ended trials that have been read."""
 
     def __init__(self, objectives: Sequence[Objective]) -> None:
         self._objectives = {objective.metric for objective in objectives}
         self._totals = Totals(objectives)
-        self._ended: set[int] = set()
+        self._numbers: set[int] = set()
         self.settled: dict[int, list[Reading]] = {}
-        """Maps the newest of them to their readings."""
+        """Maps each of the newest ended trials to its readings."""
 
     def add(self, ended: Iterable[TrialResult], labels: Mapping[int, TrialLabels]) -> None:
-        """Reads those that were not read before."""
+        """Reads those of the ended trials that were not read before."""
         for result in ended:
-            if result.number in self._ended:
+            if result.number in self._numbers:
                 continue
-            self._ended.add(result.number)
-            own = labels.get(result.number)
+            self._numbers.add(result.number)
+            own_labels = labels.get(result.number)
             self._totals.add(result)
-            if own is not None:
-                self.settled[result.number] = _read(_of_trial(result, own, self._objectives))
+            if own_labels is not None:
+                self.settled[result.number] = _finite_readings(_trial_values(result, own_labels, self._objectives))
             if len(self.settled) > MOST_ENDED:
                 del self.settled[next(iter(self.settled))]
 
     def changing(self, view: View) -> list[Reading]:
-        """All values that are known now but those of ended trials."""
-        now = _read(self._of_sweep(view))
+        """All readings of this moment but those of ended trials, which no longer change."""
+        current = _finite_readings(self._sweep_values(view))
         for result in open_trials(view.results):
             if result.number in view.labels:
-                now += _read(_of_trial(result, view.labels[result.number], self._objectives))
-        return [*now, *_read(_of_stages(view))]
+                current += _finite_readings(_trial_values(result, view.labels[result.number], self._objectives))
+        return [*current, *_finite_readings(_stage_values(view))]
 
-    def _of_sweep(self, view: View) -> _Found:
+    def _sweep_values(self, view: View) -> _NamedValues:
         snapshot, sweep = view.snapshot, {"sweep": view.sweep}
         counts = state_counts(view.results)
         for state in dict.fromkeys((*STATES, *counts)):
@@ -149,12 +152,12 @@ class _Seen:
             yield "best_objective", best, {**sweep, "task": metric}
 
 
-def _read(found: _Found) -> list[Reading]:
-    return [Reading(BY_NAME[name], value, labels) for name, value, labels in found if math.isfinite(value)]
+def _finite_readings(values: _NamedValues) -> list[Reading]:
+    return [Reading(BY_NAME[name], value, labels) for name, value, labels in values if math.isfinite(value)]
 
 
-def _of_trial(result: TrialResult, own: TrialLabels, objectives: Collection[str]) -> _Found:
-    labels = own.of_trial()
+def _trial_values(result: TrialResult, own_labels: TrialLabels, objectives: Collection[str]) -> _NamedValues:
+    labels = own_labels.of_trial()
     yield "trial_state", 1.0, {**labels, "state": result.state}
     if result.state not in ENDED:
         return
@@ -174,20 +177,20 @@ def _of_trial(result: TrialResult, own: TrialLabels, objectives: Collection[str]
         yield "trial_code_ratio", code / total, labels
 
 
-def _of_stages(view: View) -> _Found:
+def _stage_values(view: View) -> _NamedValues:
     running = {**view.snapshot.ended, **view.snapshot.running}
     for number in sorted(view.snapshot.chains):
-        for place, key in enumerate(view.snapshot.chains[number]):
+        for index, key in enumerate(view.snapshot.chains[number]):
             progress = running.pop(key, None)  # a stage that trials share is the first one's
             if progress is not None and progress.num_steps and number in view.labels:
-                yield from _of_progress(progress, view.labels[number].of_stage(place))
+                yield from _progress_values(progress, view.labels[number].of_stage(index))
 
 
-def _of_progress(progress: Progress, labels: dict[str, str]) -> _Found:
+def _progress_values(progress: Progress, labels: dict[str, str]) -> _NamedValues:
     yield "stage_progress", progress.step / progress.num_steps, labels
     if not progress.step:
         return
-    for name, field_name in _OF_PROGRESS.items():
+    for name, field_name in _PROGRESS_FIELDS.items():
         yield name, getattr(progress, field_name), labels
     for source, value in progress.held_out_bpb.items():
         yield "held_out_bpb", value, {**labels, "source": source}

@@ -28,10 +28,12 @@ class SessionLogs:
         import ray
 
         self._folder = str(Path(session_folder) / "logs")
-        heads = [n["NodeID"] for n in ray.nodes() if n["Alive"] and "node:__internal_head__" in n["Resources"]]
+        heads = [
+            node["NodeID"] for node in ray.nodes() if node["Alive"] and "node:__internal_head__" in node["Resources"]
+        ]
         self._head: str | None = heads[0] if heads else None
         self._is_here = self._head == ray.get_runtime_context().get_node_id()
-        self._before: Any = None
+        self._last_write: Any = None
         """The task that wrote last: files are written in order."""
 
     def write(self, files: Mapping[str, Text]) -> None:
@@ -44,12 +46,12 @@ class SessionLogs:
             import ray
             from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-            there = NodeAffinitySchedulingStrategy(self._head, soft=False)
-            task = ray.remote(_write_after).options(num_cpus=0, scheduling_strategy=there, enable_task_events=False)
-            self._before = task.remote(self._before, self._folder, dict(files))
+            affinity = NodeAffinitySchedulingStrategy(self._head, soft=False)
+            task = ray.remote(_write_after).options(num_cpus=0, scheduling_strategy=affinity, enable_task_events=False)
+            self._last_write = task.remote(self._last_write, self._folder, dict(files))
 
 
-def _write_after(before: None, folder: str, files: Mapping[str, Text]) -> None:
+def _write_after(previous_write: None, folder: str, files: Mapping[str, Text]) -> None:
     try:
         write_files(folder, files)
     except OSError:  # a full disk, say; else every later task, which waits for this one, would fail with it

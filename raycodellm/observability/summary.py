@@ -45,9 +45,9 @@ def job_metadata(
     results: Sequence[TrialResult], num_trials: int, objectives: Sequence[Objective], find_best: FindBest
 ) -> dict[str, str]:
     """The state of the sweep, as its job's metadata keeps it."""
-    told = {"trials": f"{num_ended(results)} of {num_trials}"}
+    metadata = {"trials": f"{num_ended(results)} of {num_trials}"}
     for objective in objectives:
         best = find_best(results, objective)
         if best is not None:
-            told[f"best {objective.metric}"] = f"{formats.score(best.score)}, arm {best.arm}"
-    return told
+            metadata[f"best {objective.metric}"] = f"{formats.score(best.score)}, arm {best.arm}"
+    return metadata

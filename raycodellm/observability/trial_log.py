@@ -21,52 +21,52 @@ class TrialLog:
 
     def __init__(self, clock: Callable[[], datetime] = lambda: datetime.now(UTC)) -> None:
         self._clock = clock
-        self._seen: dict[int, str] = {}
-        """Each trial's state when last looked at."""
+        self._last_states: dict[int, str] = {}
+        """Maps each trial to its state at the last look."""
         self._results: Sequence[TrialResult] = ()
-        """The trials when last looked at."""
-        self._jobs_told: set[int] = set()
+        """The trials at the last look."""
+        self._trials_with_named_jobs: set[int] = set()
         """Trials whose jobs a line has named."""
         self._running: dict[str, Progress] = {}
-        self._told: dict[tuple[int, str], tuple[int, datetime]] = {}
+        self._last_reports: dict[tuple[int, str], tuple[int, datetime]] = {}
         """Per trial and job: the step that the last line about its progress told, and when."""
 
     def new_lines(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> dict[int, list[str]]:
         """The new lines per trial number, each with the time."""
         now = self._clock()
         time, lines = f"{now:%Y-%m-%d %H:%M:%S}", dict[int, list[str]]()
-        for result in self._to_look_at(snapshot, results):
+        for result in self._trials_with_news(snapshot, results):
             jobs = snapshot.chains.get(result.number, ())
-            told = [
-                *self._beginning(result, jobs),
-                *self._of_jobs(result.number, jobs, snapshot, now),
-                *_ending(result, self._seen),
+            lines_of_trial = [
+                *self._beginning_lines(result, jobs),
+                *self._job_lines(result.number, jobs, snapshot, now),
+                *_ending_lines(result, self._last_states),
             ]
-            self._seen[result.number] = result.state
-            if told:
-                lines[result.number] = [f"{time}  {line}" for line in told]
+            self._last_states[result.number] = result.state
+            if lines_of_trial:
+                lines[result.number] = [f"{time}  {line}" for line in lines_of_trial]
         self._running = dict(snapshot.running)
         return lines
 
-    def _to_look_at(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> list[TrialResult]:
+    def _trials_with_news(self, snapshot: Snapshot, results: Sequence[TrialResult]) -> list[TrialResult]:
         """The trials that have jobs, and those that have changed: few of a long sweep's."""
         new, self._results = changed(results, self._results), results
         if isinstance(results, KnownTrials):
-            with_jobs = [one for number in snapshot.chains if (one := results.of(number)) is not None]
+            with_jobs = [trial for number in snapshot.chains if (trial := results.of(number)) is not None]
         else:
             with_jobs = [result for result in results if result.number in snapshot.chains]
-        found = {result.number: result for result in (*new, *with_jobs)}
-        return [found[number] for number in sorted(found)]
+        by_number = {result.number: result for result in (*new, *with_jobs)}
+        return [by_number[number] for number in sorted(by_number)]
 
-    def _beginning(self, result: TrialResult, jobs: Sequence[str]) -> Iterator[str]:
-        if result.number not in self._seen:
+    def _beginning_lines(self, result: TrialResult, jobs: Sequence[str]) -> Iterator[str]:
+        if result.number not in self._last_states:
             name = trial_name(result.number)
             yield f"trial {name}, arm {result.arm}, seed {result.seed}: {formats.params(result.params)}"
-        if jobs and result.number not in self._jobs_told:
-            self._jobs_told.add(result.number)
+        if jobs and result.number not in self._trials_with_named_jobs:
+            self._trials_with_named_jobs.add(result.number)
             yield f"its jobs: {', '.join(map(short_job_key, jobs))}"
 
-    def _of_jobs(self, number: int, jobs: Sequence[str], snapshot: Snapshot, now: datetime) -> Iterator[str]:
+    def _job_lines(self, number: int, jobs: Sequence[str], snapshot: Snapshot, now: datetime) -> Iterator[str]:
         for key in jobs:
             name = short_job_key(key)
             for note in (note for note in snapshot.notes if key in note):
@@ -74,23 +74,23 @@ class TrialLog:
             if key in snapshot.running:
                 if key not in self._running:
                     yield f"{name}: begins"
-                yield from self._of_progress(number, name, snapshot.running[key], now)
+                yield from self._progress_lines(number, name, snapshot.running[key], now)
             elif key in self._running or key in snapshot.ended:
                 last = snapshot.ended.get(key, self._running.get(key))
-                if last is not None and last.step and self._told.get((number, name), (0,))[0] != last.step:
+                if last is not None and last.step and self._last_reports.get((number, name), (0,))[0] != last.step:
                     yield f"{name}: {_facts(last)}"
                 yield f"{name}: runs no longer"
 
-    def _of_progress(self, number: int, name: str, progress: Progress, now: datetime) -> Iterator[str]:
-        told = self._told.get((number, name))
-        is_due = told is None or (now - told[1]).total_seconds() >= PROGRESS_SECONDS
+    def _progress_lines(self, number: int, name: str, progress: Progress, now: datetime) -> Iterator[str]:
+        last_report = self._last_reports.get((number, name))
+        is_due = last_report is None or (now - last_report[1]).total_seconds() >= PROGRESS_SECONDS
         if progress.step and is_due:
-            self._told[number, name] = progress.step, now
+            self._last_reports[number, name] = progress.step, now
             yield f"{name}: {_facts(progress)}"
 
 
-def _ending(result: TrialResult, seen: dict[int, str]) -> Iterator[str]:
-    if result.state not in ENDED or seen.get(result.number) == result.state:
+def _ending_lines(result: TrialResult, last_states: dict[int, str]) -> Iterator[str]:
+    if result.state not in ENDED or last_states.get(result.number) == result.state:
         return
     if result.state == "failed":
         yield f"failed: {result.error}"

@@ -33,31 +33,31 @@ class DispatcherClient:
         """The run folder's URI: the holder of the leases of the stages in training."""
         self.notice = Notice(lambda cause: dispatcher.told_to_leave.remote(slot, self.incarnation, cause))
         self.ray_train = RayTrain(self.notice.preempted)
-        self.cut: str | None = None
+        self.lost_because: str | None = None
         """Why the dispatcher cannot be reached any more: then the worker saves its job and leaves."""
         self._answer: Any = None
         """The answer to the last progress message, which may not have come yet."""
-        self._stop = False
+        self._is_told_to_stop = False
 
     @property
     def leave_because(self) -> str | None:
         """Why the worker must leave; None while it may stay."""
-        return self.notice.cause or self.cut
+        return self.notice.cause or self.lost_because
 
     def register(self, world: World) -> None:
         """Tells the dispatcher that the worker group begins. A collective: all ranks learn their incarnation."""
-        told = self._asked("register", self.slot) if world.rank == 0 else None
-        self.incarnation = engine.gather(world, told)[0] or 0
+        incarnation = self._call("register", self.slot) if world.rank == 0 else None
+        self.incarnation = engine.gather(world, incarnation)[0] or 0
 
     def ask(self, method: str, *arguments: Any) -> Any:
         """The dispatcher's answer; None when it has died."""
-        return self._asked(method, self.slot, self.incarnation, *arguments)
+        return self._call(method, self.slot, self.incarnation, *arguments)
 
-    def _asked(self, method: str, *arguments: Any) -> Any:
+    def _call(self, method: str, *arguments: Any) -> Any:
         try:
             return ray.get(getattr(self.dispatcher, method).remote(*arguments))
         except ray.exceptions.RayActorError as error:
-            self._lost(error)
+            self._note_death(error)
             return None
 
     def progress(self, progress: Progress) -> None:
@@ -69,17 +69,17 @@ class DispatcherClient:
         """True if the worker should save its job and give it back."""
         if self._answer is not None and ray.wait([self._answer], timeout=0)[0]:
             try:
-                self._stop = ray.get(self._answer)
+                self._is_told_to_stop = ray.get(self._answer)
             except ray.exceptions.RayActorError as error:
-                self._lost(error)
+                self._note_death(error)
             self._answer = None
-        return self._stop or self.leave_because is not None
+        return self._is_told_to_stop or self.leave_because is not None
 
     def begin(self) -> None:
         """Forgets the answers to the last job's progress."""
-        self._answer, self._stop = None, False
+        self._answer, self._is_told_to_stop = None, False
 
-    def _lost(self, error: Exception) -> None:
-        if self.cut is None:
+    def _note_death(self, error: Exception) -> None:
+        if self.lost_because is None:
             logger.error("the dispatcher does not answer: %s", error)
-        self.cut = "the dispatcher died"
+        self.lost_because = "the dispatcher died"

@@ -67,7 +67,9 @@ class TrainController(controller.TrainController):
     def __init__(self, **parts: Any) -> None:
         super().__init__(**parts)
         callbacks: list[Any] = vars(self)["_worker_group_callbacks_to_propagate"]
-        callbacks[:] = [NodesWatchedFromHead() if isinstance(one, PreemptionCallback) else one for one in callbacks]
+        callbacks[:] = [
+            NodesWatchedFromHead() if isinstance(callback, PreemptionCallback) else callback for callback in callbacks
+        ]
 
     def __repr__(self) -> str:
         return f"{os.environ.get(LABEL, 'slot')} controller"
@@ -93,12 +95,12 @@ class News(UserCallback):
         self.slot, self.dispatcher = slot, dispatcher
 
     def after_report(self, run_context: Any, metrics: list[dict[str, Any]], checkpoint: Any) -> None:
-        said = (f"{name} {value:.6g}" for name, value in metrics[0].items() if isinstance(value, int | float))
-        logging.getLogger("ray.train").info("%s: %s", metrics[0].get("stage"), ", ".join(said))
+        values = (f"{name} {value:.6g}" for name, value in metrics[0].items() if isinstance(value, int | float))
+        logging.getLogger("ray.train").info("%s: %s", metrics[0].get("stage"), ", ".join(values))
 
     def after_exception(self, run_context: Any, worker_exceptions: dict[int, Exception]) -> None:
         rank, error = min(worker_exceptions.items())
-        causes = [getattr(e, "health_check_failure", e) for e in worker_exceptions.values()]
+        causes = [getattr(exception, "health_check_failure", exception) for exception in worker_exceptions.values()]
         preempted = any(getattr(cause, "preempted", False) for cause in causes)
         self.dispatcher.workers_died.remote(self.slot, f"worker {rank}: {short_cause(error)}", preempted)
 

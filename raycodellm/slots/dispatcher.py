@@ -90,20 +90,22 @@ class Dispatcher:
     async def trial(
         self, number: int, chain: Chain, finished: Mapping[str, Outcome], contender: Contender | None = None
     ) -> TrialOutcome | None:
-        """The same; raises `TrialFailed` with the outcome of a trial that failed."""
+        """Waits as `run_trial` does; raises `TrialFailed` with the outcome of a trial that failed."""
         outcome = await self.run_trial(number, chain, finished, contender)
         if outcome is not None and outcome.error is not None:
             raise TrialFailed(outcome)
         return outcome
 
-    async def begin_early_stopping(self, keep: float, made: Sequence[Rung], stopped: Mapping[int, int]) -> None:
+    async def begin_early_stopping(
+        self, keep: float, earlier_rungs: Sequence[Rung], stopped_arms: Mapping[int, int]
+    ) -> None:
         """The sweep stops trials early; the arguments are those of `EarlyStopping`."""
-        self.state.early = EarlyStopping(keep, made, stopped)
+        self.state.early = EarlyStopping(keep, earlier_rungs, stopped_arms)
 
     @_unlisted
-    async def rung(self, slot: str, incarnation: int, key: str, step: int, measured: Mapping[str, float]) -> bool:
+    async def rung(self, slot: str, incarnation: int, key: str, step: int, bits_per_byte: Mapping[str, float]) -> bool:
         """A stage has reached a rung of early stopping. True if no trial needs the stage any more."""
-        await self._decide(lambda early: early.reach(key, step, measured))
+        await self._decide(lambda early: early.reach(key, step, bits_per_byte))
         return self.is_let_go(key)
 
     @_unlisted
@@ -117,8 +119,8 @@ class Dispatcher:
     async def _decide(
         self, decide: Callable[[EarlyStopping], Decision], begin: Callable[[], None] = lambda: None
     ) -> None:
-        """Decides on early stopping; calls `begin` once the decision is kept, and then lets it have its effect. One
-        decision at a time, since each counts for the next."""
+        """Decides on early stopping; calls `begin` once the decision's comparisons are written, and then ends the
+        trials that it stops. One decision at a time, since each counts for the next."""
         async with self._deciding:
             early, decision = self.state.early, None
             if early is not None:
@@ -151,17 +153,17 @@ class Dispatcher:
     @_unlisted
     async def next_job(self, slot: str, incarnation: int, wait_seconds: float) -> tuple[str, Job | None]:
         """("job", job), ("wait", None) when there is none yet, or ("quit", None) when the slot should end."""
-        until = time.monotonic() + wait_seconds
+        deadline = time.monotonic() + wait_seconds
         while not self.closed and self.state.may_ask(slot, incarnation):
             job = self.state.take(slot)
             if job is not None:
                 self._show(job.key, slot)
                 return "job", job
-            left = until - time.monotonic()
-            if left <= 0:
+            seconds_left = deadline - time.monotonic()
+            if seconds_left <= 0:
                 may_end = self.state.idle_seconds(slot) > IDLE_SECONDS and not self.keep_idle
                 return ("quit" if may_end else "wait"), None
-            await self._wait(left)
+            await self._wait(seconds_left)
         return "quit", None
 
     def _show(self, key: str, slot: str) -> None:
@@ -183,9 +185,9 @@ class Dispatcher:
     @_unlisted
     async def report(self, slot: str, incarnation: int, progress: Progress) -> bool:
         """Notes how far a job is. True when the slot should save the job and give it back."""
-        num_kept = self.state.tree.num_kept_checkpoints
+        num_kept_checkpoints = self.state.tree.num_kept_checkpoints
         is_to_stop = self.state.report(slot, incarnation, progress)
-        if self.state.tree.num_kept_checkpoints > num_kept:  # a stage may have waited for that
+        if self.state.tree.num_kept_checkpoints > num_kept_checkpoints:  # a stage may have waited for that
             self._signal()
         return is_to_stop
 
@@ -263,9 +265,9 @@ class Dispatcher:
     @_unlisted
     async def drained(self, wait_seconds: float) -> bool:
         """Waits until no slot holds a job any more; False when one still does after `wait_seconds`."""
-        until = time.monotonic() + wait_seconds
-        while self.state.tree.num_running() and time.monotonic() < until:
-            await self._wait(until - time.monotonic())
+        deadline = time.monotonic() + wait_seconds
+        while self.state.tree.num_running() and time.monotonic() < deadline:
+            await self._wait(deadline - time.monotonic())
         return not self.state.tree.num_running()
 
     @_unlisted

@@ -31,9 +31,9 @@ def run_evaluation(
     block of items; one saying yes stops all. Raises StorageError on all ranks when a result cannot be written,
     or the texts that the model was trained on cannot be read for now.
     """
-    done = engine.gather(world, finished_outcome(job) if world.rank == 0 else None)[0]
-    if done is not None:
-        return done
+    finished_metrics = engine.gather(world, finished_outcome(job) if world.rank == 0 else None)[0]
+    if finished_metrics is not None:
+        return finished_metrics
     reporter = _Reporter(job.key, on_progress if world.rank == 0 else lambda progress: None)
     try:
         with evaluation.model_files(job.model) as model_files:
@@ -70,16 +70,16 @@ class _Reporter:
 
     def __init__(self, key: str, on_progress: Callable[[Progress], None]) -> None:
         self._key, self._on_progress = key, on_progress
-        self._told_at = -_REPORT_SECONDS
+        self._reported_at = -_REPORT_SECONDS
         self._items = (0, 0)
 
-    def on_items(self, scored: int, in_all: int) -> None:
-        self._items = (scored, in_all)
-        if time.monotonic() - self._told_at >= _REPORT_SECONDS or scored == in_all:
-            self._told_at = time.monotonic()
-            self._on_progress(Progress(self._key, note=EVALUATING, items=scored, num_items=in_all))
+    def on_items(self, num_scored: int, num_items: int) -> None:
+        self._items = (num_scored, num_items)
+        if time.monotonic() - self._reported_at >= _REPORT_SECONDS or num_scored == num_items:
+            self._reported_at = time.monotonic()
+            self._on_progress(Progress(self._key, note=EVALUATING, items=num_scored, num_items=num_items))
 
     def say(self, line: str) -> None:
         """Tells a line about what is continued."""
-        scored, in_all = self._items
-        self._on_progress(Progress(self._key, note=line, items=scored, num_items=in_all))
+        num_scored, num_items = self._items
+        self._on_progress(Progress(self._key, note=line, items=num_scored, num_items=num_items))

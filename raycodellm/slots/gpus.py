@@ -49,16 +49,16 @@ def gpu_problem(facts: GpuFacts) -> str | None:
             f"torch {facts.torch} was built for CPUs alone; install a torch built for CUDA on every node "
             f"(https://pytorch.org/get-started/locally has the command), {CPU_INSTEAD}"
         )
-    built = f"torch {facts.torch}, built for CUDA {facts.cuda}"
+    torch_build = f"torch {facts.torch}, built for CUDA {facts.cuda}"
     if facts.error is not None and "too old" in facts.error:
         return (
-            f"the driver ({facts.driver or 'its version is not known'}) is too old for {built}; install a newer NVIDIA "
-            f"driver, or a torch built for an older CUDA; torch says: {facts.error}"
+            f"the driver ({facts.driver or 'its version is not known'}) is too old for {torch_build}; install a newer "
+            f"NVIDIA driver, or a torch built for an older CUDA; torch says: {facts.error}"
         )
     if facts.driver is None and not facts.num_gpus:
-        return f"no NVIDIA driver runs on this node, which {built}, needs; install one, {CPU_INSTEAD}"
+        return f"no NVIDIA driver runs on this node, which {torch_build}, needs; install one, {CPU_INSTEAD}"
     if facts.error is not None:
-        return f"{built}, cannot start CUDA with the driver {facts.driver}: {facts.error}"
+        return f"{torch_build}, cannot start CUDA with the driver {facts.driver}: {facts.error}"
     if not facts.num_gpus:
         return (
             f"torch sees no GPU where CUDA_VISIBLE_DEVICES is {facts.visible!r}; start Ray with as many GPUs as the "
@@ -66,11 +66,11 @@ def gpu_problem(facts: GpuFacts) -> str | None:
         )
     if facts.capability and facts.built_for and not _is_built_for(facts.capability, facts.built_for):
         return (
-            f"{facts.name} ({facts.capability}) is none of the GPUs of {built} for {', '.join(facts.built_for)}; "
+            f"{facts.name} ({facts.capability}) is none of the GPUs of {torch_build} for {', '.join(facts.built_for)}; "
             "use another kind of node, or another build of torch"
         )
     if not facts.has_nccl:
-        return f"{built}, has no NCCL, with which its workers speak to each other; install a torch that has it"
+        return f"{torch_build}, has no NCCL, with which its workers speak to each other; install a torch that has it"
     return None
 
 
@@ -78,13 +78,13 @@ def _is_built_for(capability: str, built_for: tuple[str, ...]) -> bool:
     """True if the GPU runs machine code of its own major version, no newer than itself, or any compiled at run time."""
     digits = "".join(filter(str.isdigit, capability))
     major, minor = int(digits[:-1] or 0), int(digits[-1:] or 0)
-    for built in built_for:
-        kind, _, version = built.partition("_")
+    for architecture in built_for:
+        kind, _, version = architecture.partition("_")
         number = "".join(filter(str.isdigit, version))
         if not number:
             return True  # ROCm's names (gfx90a) are compared by torch itself
-        is_same = int(number[:-1] or 0) == major and int(number[-1]) <= minor
-        if is_same or (kind == "compute" and int(number) <= int(digits)):
+        runs_same_major = int(number[:-1] or 0) == major and int(number[-1]) <= minor
+        if runs_same_major or (kind == "compute" and int(number) <= int(digits)):
             return True
     return False
 
@@ -95,21 +95,21 @@ def gather_facts() -> GpuFacts:
 
     driver = _DRIVER_FILE.read_text().splitlines()[0] if _DRIVER_FILE.exists() else None
     cuda = torch.version.cuda or getattr(torch.version, "hip", None)
-    found: dict[str, Any] = {"torch": torch.__version__, "cuda": cuda, "driver": driver}
-    found["visible"] = os.environ.get("CUDA_VISIBLE_DEVICES")
+    facts: dict[str, Any] = {"torch": torch.__version__, "cuda": cuda, "driver": driver}
+    facts["visible"] = os.environ.get("CUDA_VISIBLE_DEVICES")
     if cuda is None:
-        return GpuFacts(**found)
+        return GpuFacts(**facts)
     try:
         torch.cuda.init()
-        found["num_gpus"] = torch.cuda.device_count()
-        found["name"] = torch.cuda.get_device_name(0)
+        facts["num_gpus"] = torch.cuda.device_count()
+        facts["name"] = torch.cuda.get_device_name(0)
         if torch.version.cuda:
-            found["capability"] = "sm_{}{}".format(*torch.cuda.get_device_capability(0))
-            found["built_for"] = tuple(torch.cuda.get_arch_list())
+            facts["capability"] = "sm_{}{}".format(*torch.cuda.get_device_capability(0))
+            facts["built_for"] = tuple(torch.cuda.get_arch_list())
     except (RuntimeError, AssertionError) as error:
-        found["error"] = " ".join(str(error).split())
-    found["has_nccl"] = torch.distributed.is_available() and torch.distributed.is_nccl_available()
-    return GpuFacts(**found)
+        facts["error"] = " ".join(str(error).split())
+    facts["has_nccl"] = torch.distributed.is_available() and torch.distributed.is_nccl_available()
+    return GpuFacts(**facts)
 
 
 def gpu_callback(slot: str, dispatcher: DispatcherHandle) -> Any:

@@ -47,8 +47,8 @@ class Lease:
         self.token = uuid.uuid4().hex
         self._beats = 0
         self._last_due: float | None = None
-        self._seen: Any = None
-        self._seen_at = clock()
+        self._last_content: Any = None
+        self._last_change_at = clock()
 
     def is_due(self) -> bool:
         """True if one who waits for the lease should look again; on a local disk always."""
@@ -60,29 +60,29 @@ class Lease:
 
     def take(self) -> str | None:
         """Takes the lease when it is free. Returns None, or the holder when another has it."""
-        found = self.read()
-        if found != self._seen:
-            self._seen, self._seen_at = found, self._clock()
-        stale = self._clock() - self._seen_at >= self.silence_seconds(found)
-        if found is not None and not stale and not self.may_take_up(found):
-            return str(found["holder"])
+        content = self.read()
+        if content != self._last_content:
+            self._last_content, self._last_change_at = content, self._clock()
+        is_stale = self._clock() - self._last_change_at >= self.silence_seconds(content)
+        if content is not None and not is_stale and not self.may_take_up(content):
+            return str(content["holder"])
         self._write()
         self._sleep(self.settle_seconds)
-        found = self.read()
-        return None if found is None or found["token"] == self.token else str(found["holder"])
+        content = self.read()
+        return None if content is None or content["token"] == self.token else str(content["holder"])
 
-    def silence_seconds(self, found: Mapping[str, Any] | None) -> float:
+    def silence_seconds(self, content: Mapping[str, Any] | None) -> float:
         """How long the file must stay the same until its holder is taken to be gone."""
         return self.stale_seconds
 
-    def may_take_up(self, found: Mapping[str, Any]) -> bool:
+    def may_take_up(self, content: Mapping[str, Any]) -> bool:
         """True if the file's holder is this one, or known to be gone: then nobody waits until it is stale."""
-        return found["holder"] == self._holder
+        return content["holder"] == self._holder
 
     def beat(self) -> None:
         """Writes the file anew, to show that the holder lives; but not over a lease that another has taken."""
-        found = self.read()
-        if found is not None and found["token"] == self.token:
+        content = self.read()
+        if content is not None and content["token"] == self.token:
             self._write()
 
     @contextlib.contextmanager
@@ -107,28 +107,28 @@ class Lease:
 
     def give_back(self) -> None:
         with contextlib.suppress(OSError):  # the lease then becomes stale
-            found = self.read()
-            if found is not None and found["token"] == self.token:
+            content = self.read()
+            if content is not None and content["token"] == self.token:
                 self._folder.delete(self.name)
 
     def read(self) -> dict[str, Any] | None:
         """The file's content; None when there is no file, or only half of one."""
         try:
-            found = self._folder.read_json(self.name)
+            content = self._folder.read_json(self.name)
         except (FileNotFoundError, ValueError):
             return None
-        return found if isinstance(found, dict) and {"holder", "token"} <= set(found) else None
+        return content if isinstance(content, dict) and {"holder", "token"} <= set(content) else None
 
     def _write(self) -> None:
         self._beats += 1
         try:
-            self._put({**self.told(), "beats": self._beats})
+            self._put({**self.own_content(), "beats": self._beats})
         except OSError as error:  # a full disk, say: the training itself reports that
             logger.warning("cannot write %s", cause(error))
 
     def _put(self, content: dict[str, Any]) -> None:
         self._folder.write_json(self.name, content)
 
-    def told(self) -> dict[str, Any]:
+    def own_content(self) -> dict[str, Any]:
         """The file's content, without the number of beats."""
         return {"holder": self._holder, "token": self.token}

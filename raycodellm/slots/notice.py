@@ -19,10 +19,10 @@ def listen_for_sigterm() -> None:
     Call it on the main thread, where Python handles signals. The worker's main thread runs Ray's calls, at the latest
     the next health check (`RAY_TRAIN_HEALTH_CHECK_INTERVAL_S`); training runs in another thread.
     """
-    before = signal.getsignal(signal.SIGTERM)
+    previous_handler = signal.getsignal(signal.SIGTERM)
 
     def handle(number: int, frame: Any) -> None:
-        signal.signal(signal.SIGTERM, before)
+        signal.signal(signal.SIGTERM, previous_handler)
         _terminated.set()
 
     _terminated.clear()
@@ -35,12 +35,12 @@ class Notice:
     def __init__(self, on_notice: Callable[[str], None]) -> None:
         """`on_notice` is called with the cause, once, immediately and on another thread."""
         self._on_notice = on_notice
-        self._node: str | None = None
+        self._preemption_cause: str | None = None
 
     @property
     def cause(self) -> str | None:
         """Why the worker was told to leave; None while it may stay."""
-        return "SIGTERM" if _terminated.is_set() else self._node
+        return "SIGTERM" if _terminated.is_set() else self._preemption_cause
 
     def listen(self) -> Notice:
         """Starts a thread that waits for SIGTERM."""
@@ -49,7 +49,7 @@ class Notice:
 
     def preempted(self, cause: str) -> None:
         """The worker's node, or that of another worker of its group, is being taken away."""
-        self._node = cause
+        self._preemption_cause = cause
         self._on_notice(cause)
 
     def _wait_for_sigterm(self) -> None:

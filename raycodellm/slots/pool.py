@@ -53,15 +53,15 @@ class SlotPool:
         self.folder = folder
         self.look = look
         self.threads: dict[str, threading.Thread] = {}
-        """Per slot that was ever started, in order."""
+        """Maps each slot that was ever started to its thread, in order."""
         self.trainers: dict[str, SlotTrainer] = {}
         self.killed: set[str] = set()
         """Slots that were ended since nothing waited for them."""
-        self.early = 0
+        self.num_early = 0
         """Slots to start before there is work."""
         self.at_once = max_slots
         """Slots that may start together until one has begun its work."""
-        self.begun = False
+        self.has_begun = False
         self.failed_starts = 0
         self.rests_until = -math.inf
         """Until when no slot starts since the storage, where Ray Train keeps a file of each slot, does not answer."""
@@ -81,9 +81,9 @@ class SlotPool:
         `at_once`: how many start together (None: all); the others follow when one has begun its work. On few cores,
         slots that start together only delay each other.
         """
-        self.early = min(num_slots, self.max_slots)
+        self.num_early = min(num_slots, self.max_slots)
         self.at_once = at_once or self.max_slots
-        for _ in range(min(self.early, self.at_once)):
+        for _ in range(min(self.num_early, self.at_once)):
             self._start_slot()
         self.supervisor.start()
 
@@ -93,16 +93,16 @@ class SlotPool:
         A slot without workers hears nothing, so it is ended at once; so is what still lives after `wait_seconds`.
         """
         self.closing.set()
-        until = time.monotonic() + wait_seconds
+        deadline = time.monotonic() + wait_seconds
         with contextlib.suppress(ray.exceptions.RayError):  # a dispatcher that died has ended the slots already
             for slot in ray.get(self.dispatcher.close.remote(), timeout=wait_seconds):
                 self._kill(slot)
         for thread in (self.supervisor, *self.threads.values()):
-            thread.join(max(0.0, until - time.monotonic()))
+            thread.join(max(0.0, deadline - time.monotonic()))
         for slot in self.threads:
             self._kill(slot)
         for thread in self.threads.values():
-            thread.join(max(0.0, until + KILLED_SECONDS - time.monotonic()))
+            thread.join(max(0.0, deadline + KILLED_SECONDS - time.monotonic()))
 
     def _kill(self, slot: str) -> None:
         if slot in self.trainers and self.threads[slot].is_alive():
@@ -119,22 +119,22 @@ class SlotPool:
                     return
                 for slot in demand.surplus:
                     self._kill(slot)
-                alive = sum(thread.is_alive() for thread in self.threads.values())
-                self.begun = self.begun or demand.has_begun
-                while self.is_short_of_slots(demand.num_jobs, alive):
+                num_alive = sum(thread.is_alive() for thread in self.threads.values())
+                self.has_begun = self.has_begun or demand.has_begun
+                while self.is_short_of_slots(demand.num_jobs, num_alive):
                     self._start_slot()
-                    alive += 1
+                    num_alive += 1
                 self._watch_placement(demand, time.monotonic())
             except ray.exceptions.RayError:
                 logger.exception("the slots' supervisor lost its dispatcher")
                 return
 
-    def is_short_of_slots(self, demand: int, alive: int) -> bool:
-        """True if one more slot should start. `alive`: slots that run or are starting."""
+    def is_short_of_slots(self, num_jobs: int, num_alive: int) -> bool:
+        """True if one more slot should start. `num_alive`: slots that run or are starting."""
         if time.monotonic() < self.rests_until:
             return False
-        wanted = demand > alive or len(self.threads) < self.early
-        return wanted and alive < (self.max_slots if self.begun else min(self.max_slots, self.at_once))
+        is_wanted = num_jobs > num_alive or len(self.threads) < self.num_early
+        return is_wanted and num_alive < (self.max_slots if self.has_begun else min(self.max_slots, self.at_once))
 
     def _watch_placement(self, demand: Demand, now: float) -> None:
         """Tells the dispatcher what the cluster has room for, and ends a sweep that can have no place."""
@@ -145,9 +145,9 @@ class SlotPool:
             except Exception:  # the control service (GCS) is away for a moment; the watchdog ends a run that lost it
                 logger.warning("cannot look at the cluster", exc_info=True)
             self.dispatcher.see.remote(self._sight)
-        decided = self._watch.decide(self._sight, demand, now)
-        if decided is not None:
-            action, reason = decided
+        decision = self._watch.decide(self._sight, demand, now)
+        if decision is not None:
+            action, reason = decision
             methods = {Action.FAIL: "fail_all", Action.ABANDON: "abandon", Action.SAY: "note"}
             ray.get(getattr(self.dispatcher, methods[action]).remote(reason))
 
@@ -166,16 +166,16 @@ class SlotPool:
         if now - self.rests_until > ANSWERED_SECONDS:
             self.num_rests = 0
         if self.num_rests == len(retrying.WAITS_SECONDS):
-            times = self.num_rests + 1
-            ray.get(self.dispatcher.abandon.remote(f"the storage has not answered {times} times: {cause}"))
+            num_times = self.num_rests + 1
+            ray.get(self.dispatcher.abandon.remote(f"the storage has not answered {num_times} times: {cause}"))
             return
         seconds = retrying.WAITS_SECONDS[self.num_rests]
         self.num_rests, self.rests_until = self.num_rests + 1, now + seconds
-        said = f"{slot} has not started: the storage does not answer ({cause}); again in {seconds:.0f} s"
-        self.dispatcher.note.remote(said)
+        sentence = f"{slot} has not started: the storage does not answer ({cause}); again in {seconds:.0f} s"
+        self.dispatcher.note.remote(sentence)
 
     def _run_slot(self, slot: str) -> None:
-        cause, failed, passing = "the slot ended", False, None
+        cause, has_failed, passing_cause = "the slot ended", False, None
         try:
             trainer = self.trainers[slot] = slot_trainer(slot, self.dispatcher, self.scaling, self.folder)
             trainer.fit()
@@ -184,15 +184,15 @@ class SlotPool:
                 return
             if slot not in self.killed:
                 logger.error("%s ended: %s", slot, traceback.format_exc())
-                cause, failed, passing = short_cause(error), True, retrying.passing_cause(error)
-                if self.abandoned is None and passing is None:  # else the cause has been told
+                cause, has_failed, passing_cause = short_cause(error), True, retrying.passing_cause(error)
+                if self.abandoned is None and passing_cause is None:  # else the cause has been told
                     self.dispatcher.note.remote(f"{slot} ended: {cause}")
         with contextlib.suppress(ray.exceptions.RayError):  # the cluster may be gone by now
-            worked = ray.get(self.dispatcher.slot_gone.remote(slot, cause))
+            has_worked = ray.get(self.dispatcher.slot_gone.remote(slot, cause))
             # A slot that died under a job counts as a death of that job; here count slots that never get a job.
-            if passing is not None and not worked:  # no fault of the slot, and none of a trial
-                self._wait_for_storage(slot, passing)
+            if passing_cause is not None and not has_worked:  # no fault of the slot, and none of a trial
+                self._wait_for_storage(slot, passing_cause)
                 return
-            self.failed_starts = self.failed_starts + 1 if failed and not worked else 0
+            self.failed_starts = self.failed_starts + 1 if has_failed and not has_worked else 0
             if self.failed_starts > self.scaling.max_failures:
                 ray.get(self.dispatcher.fail_all.remote(f"worker groups end at once; the last one: {cause}"))

@@ -44,8 +44,8 @@ class RayTrain:
         import ray.train
         from ray.train import collective
 
-        never, reported = threading.Event(), self._row
-        while not never.wait(ROUND_SECONDS):
+        no_event, reported_row = threading.Event(), self._row
+        while not no_event.wait(ROUND_SECONDS):
             try:
                 info = ray.train.get_preemption_info() if ask_for_nodes else None
                 if info is not None:
@@ -53,10 +53,10 @@ class RayTrain:
                     self._on_preemption(f"Ray is taking node {nodes} away")
                     return
                 row = self._row
-                is_new = row is not reported
+                is_new = row is not reported_row
                 if is_new if is_alone else collective.broadcast_from_rank_zero(is_new):
                     ray.train.report(dict(row))
-                    reported = row
+                    reported_row = row
             except ray.exceptions.RayError:  # the worker group is ending, and its barrier is gone
                 logger.info("no longer talking to Ray Train", exc_info=True)
                 return

@@ -49,7 +49,11 @@ class SlotTrainer(TorchTrainer):
 
     def _create_default_callbacks(self) -> list[Any]:
         callbacks = super()._create_default_callbacks()
-        return [one for one in callbacks if not isinstance(one, PlacementGroupCleanerCallback | DatasetsCallback)]
+        return [
+            callback
+            for callback in callbacks
+            if not isinstance(callback, PlacementGroupCleanerCallback | DatasetsCallback)
+        ]
 
     def _initialize_and_run_controller(self, **parts: Any) -> Any:
         variables = {

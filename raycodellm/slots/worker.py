@@ -91,9 +91,9 @@ def start_from(folder: str) -> None:
 def why_unseen(run_folder: Folder, seconds: float = UNSEEN_SECONDS) -> str | None:
     """Why this node cannot do the sweep's work: it does not see the sweep's local run folder, which the driver has
     written. None if it does, or if the run folder is on an object store, which a job tries."""
-    until = time.monotonic() + seconds
+    deadline = time.monotonic() + seconds
     while run_folder.local is not None and not run_folder.exists("sweep.yaml"):
-        if time.monotonic() > until:
+        if time.monotonic() > deadline:
             return (
                 f"node {platform.node()} does not see {run_folder}, where the driver writes; give --storage a folder "
                 "of a file system that every node mounts, or an address such as s3://bucket/folder"
@@ -118,9 +118,9 @@ def _agree_on_next(client: DispatcherClient, world: World, wait_seconds: float) 
     return answer
 
 
-def _first_cause(world: World, mine: str | None) -> str | None:
+def _first_cause(world: World, own_cause: str | None) -> str | None:
     """The cause of the first worker that has one. A collective."""
-    return next((cause for cause in engine.gather(world, mine) if cause is not None), None)
+    return next((cause for cause in engine.gather(world, own_cause) if cause is not None), None)
 
 
 def _do(job: Job, client: DispatcherClient, world: World) -> None:
@@ -151,11 +151,11 @@ def _do(job: Job, client: DispatcherClient, world: World) -> None:
 def _end_by_error(error: Exception, world: World) -> tuple[JobEnd, str]:
     """How a job ends by an error, and the cause in words. A collective when the error is a TrainingError, which all
     ranks raise together."""
-    passing = retrying.passing_cause(error)
+    passing_cause = retrying.passing_cause(error)
     if isinstance(error, TrainingError):  # perhaps only one rank knows what caused it
-        passing = _first_cause(world, passing)
-    if passing is not None:
-        return JobEnd.POSTPONE, passing
+        passing_cause = _first_cause(world, passing_cause)
+    if passing_cause is not None:
+        return JobEnd.POSTPONE, passing_cause
     if isinstance(error, StorageError | Damaged):  # the storage's fault, not the trial's
         return JobEnd.ABANDON, str(error)
     return JobEnd.FAIL, f"{type(error).__name__}: {error}"
@@ -199,15 +199,15 @@ def _wait_for_lease(lease: Lease | None, job: Job, world: World, client: Dispatc
 
     A finished job needs no lease, but a stage that is trained once more for its optimizer state does.
     """
-    does = "trains the same stage" if job.kind == "stage" else "evaluates the same model"
-    other = None
+    activity = "trains the same stage" if job.kind == "stage" else "evaluates the same model"
+    other_holder = None
     while True:
         if lease is not None and lease.is_due():
-            other = lease.take() if stage_store.finished_outcome(job) is None else None
-        told = engine.gather(world, (other, client.should_stop()))
-        if told[0][0] is None:
+            other_holder = lease.take() if stage_store.finished_outcome(job) is None else None
+        answers = engine.gather(world, (other_holder, client.should_stop()))
+        if answers[0][0] is None:
             return True
-        if any(stop for _, stop in told):
+        if any(is_told_to_stop for _, is_told_to_stop in answers):
             return False
-        client.progress(Progress(job.key, note=f"waits for {told[0][0]}, which {does}", is_elsewhere=True))
+        client.progress(Progress(job.key, note=f"waits for {answers[0][0]}, which {activity}", is_elsewhere=True))
         time.sleep(LEASE_SECONDS)

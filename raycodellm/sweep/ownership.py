@@ -226,13 +226,13 @@ class Owner(Lease):
             error,
         )
 
-    def told(self) -> dict[str, Any]:
+    def own_content(self) -> dict[str, Any]:
         """The file's content, without the number of beats."""
         of_process = {"machine": self.machine, "pid": os.getpid(), "created": self.created}
         stop = {STOP: HEARD} if self.is_asked_to_stop else {}
         times = {"generation": self.generation, "stale_seconds": self.stale_seconds}
         seen = {} if self.sighting is None else {"sighting": as_json(self.sighting)}
-        return {**super().told(), **of_process, **times, **stop, **seen}
+        return {**super().own_content(), **of_process, **times, **stop, **seen}
 
     def silence_seconds(self, found: Mapping[str, Any] | None) -> float:
         told = (found or {}).get("stale_seconds")
