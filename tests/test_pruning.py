@@ -173,7 +173,7 @@ def test_what_a_kept_sweep_uses_what_is_young_and_what_is_unknown_is_never_in_a_
         is_young = one.written > 100_000.0 - 86_400.0
         assert (one.path in doomed) == (not is_used and not is_strange and not is_young), one.path
         assert (one.path in young) == (not is_used and not is_strange and is_young)
-        assert (one.path in plan.left) == (not is_used and is_strange)
+        assert (one.path in plan.left_alone) == (not is_used and is_strange)
     assert plan.kept_bytes == sum(one.num_bytes for one in listing.things if any(n.uses(one) for n in needs))
 
 
@@ -299,7 +299,7 @@ def test_what_a_stranger_put_into_a_storage_is_never_touched(lab: Lab, tmp_path:
     root = Path(lab.storage.uri)
     shutil.rmtree(root / "b")
     (root / "tokens" / "run.log").write_text("of `prepare`, and so no stranger's")
-    assert lab.plan().left == {} and pruning.list_storage(lab.storage).unknown == ()
+    assert lab.plan().left_alone == {} and pruning.list_storage(lab.storage).unknown == ()
     needed = keys_of(lab, named(lab.text, "a"))
     mine, linked, other = sorted({*lab.stages()} - needed)[:3]
     (root / "stages" / mine / "model" / "model.gguf").write_text("converted by hand")
@@ -316,7 +316,7 @@ def test_what_a_stranger_put_into_a_storage_is_never_touched(lab: Lab, tmp_path:
     gone = {path.split("/")[1] for path in {*before[0]} - {*after}}
     assert gone and not gone & {*needed, mine, linked, other, "my-model"}
     assert {path: before[0][path] for path in after} == after and every_file(tmp_path / "elsewhere") == before[1]
-    assert lab.plan().left[f"stages/{mine}"] == "model/model.gguf"
+    assert lab.plan().left_alone[f"stages/{mine}"] == "model/model.gguf"
 
 
 def test_a_folder_that_is_a_link_into_another_storage_is_left_alone(lab: Lab, tmp_path: Path) -> None:

@@ -53,50 +53,59 @@ class Deleted:
 
 def carry_out(storage: Folder, plan: Plan, look_again: Callable[[], Plan]) -> Deleted:
     """Deletes the plan's items. `look_again`: the plan as the sweeps' needs are then."""
-    task = _Deletion(storage)
+    deletion = _Deletion(storage)
     try:
-        return _in_order(task, plan, look_again)
+        return _in_order(deletion, plan, look_again)
     except BaseException:  # Ctrl-C, or nothing is known of what is needed now
-        task.each(task.give_back, [item for item in plan.items if item.path not in task.begun | task.spared])
+        deletion.each(
+            deletion.give_back, [item for item in plan.items if item.path not in deletion.begun | deletion.spared]
+        )
         raise
 
 
-def _in_order(task: _Deletion, plan: Plan, look_again: Callable[[], Plan]) -> Deleted:
+def _in_order(deletion: _Deletion, plan: Plan, look_again: Callable[[], Plan]) -> Deleted:
     runs = [item for item in plan.items if item.group == RUNS]
     others = [item for item in plan.items if item.group != RUNS]
-    task.each(task.unmark, runs)
-    task.each(task.delete, [run for run in runs if run.path not in task.failed])
-    if task.failed:  # a run folder that stays needs its stages
-        task.each(task.give_back, runs)
-        return Deleted(tuple(run for run in runs if run.path not in task.failed), (), tuple(task.failed.items()))
-    task.each(task.unmark, others)
-    wanted = {item.path for item in look_again().items}
-    task.each(task.give_back, [item for item in others if item.path not in wanted or item.path in task.failed])
-    task.spared.update(item.path for item in others if item.path not in wanted)
-    task.each(task.delete, [item for item in others if not task.is_left(item)])
-    gone = tuple(item for item in plan.items if not task.is_left(item))
-    return Deleted(gone, tuple(item for item in others if item.path in task.spared), tuple(task.failed.items()))
+    deletion.each(deletion.unmark, runs)
+    deletion.each(deletion.delete, [run for run in runs if run.path not in deletion.failed])
+    if deletion.failed:  # a run folder that stays needs its stages
+        deletion.each(deletion.give_back, runs)
+        return Deleted(
+            tuple(run for run in runs if run.path not in deletion.failed), (), tuple(deletion.failed.items())
+        )
+    deletion.each(deletion.unmark, others)
+    unneeded_paths = {item.path for item in look_again().items}
+    deletion.each(
+        deletion.give_back, [item for item in others if item.path not in unneeded_paths or item.path in deletion.failed]
+    )
+    deletion.spared.update(item.path for item in others if item.path not in unneeded_paths)
+    deletion.each(deletion.delete, [item for item in others if not deletion.stays(item)])
+    deleted = tuple(item for item in plan.items if not deletion.stays(item))
+    return Deleted(
+        deleted, tuple(item for item in others if item.path in deletion.spared), tuple(deletion.failed.items())
+    )
 
 
 class _Deletion:
-    """One deletion: what the markers held, and what could not be deleted."""
+    """One deletion: the content of the markers, and the items that could not be deleted."""
 
     def __init__(self, storage: Folder) -> None:
         self._storage = storage
-        self._held: dict[str, dict[str, bytes | None]] = {}
-        """By item: the content of its markers, by path; None of one that has another name now."""
+        self._marker_contents: dict[str, dict[str, bytes | None]] = {}
+        """Maps each item to the content of its markers, by path; None for a marker that has another name now."""
         self.begun: set[str] = set()
         """Paths of items of which something besides markers may be gone."""
         self.failed: dict[str, str] = {}
-        """Path of an item to why it was not deleted."""
+        """Maps the path of an item to why it was not deleted."""
         self.spared: set[str] = set()
         """Paths of items that somebody needs, or has begun to make again."""
 
-    def is_left(self, item: Item) -> bool:
+    def stays(self, item: Item) -> bool:
         return item.path in self.failed or item.path in self.spared
 
     def each(self, act: Callable[[Item], None], items: Sequence[Item]) -> None:
-        """A storage may hold things of other users, who let nobody delete them: the others go all the same."""
+        """Does `act` for each item. Where the storage does not let one go, such as another user's, notes the cause in
+        `failed` and goes on with the others."""
 
         def attempt(item: Item) -> None:
             try:
@@ -112,10 +121,10 @@ class _Deletion:
             list(pool.map(attempt, items))
 
     def unmark(self, item: Item) -> None:
-        held = self._held.setdefault(item.path, {})
+        contents = self._marker_contents.setdefault(item.path, {})
         for path in item.markers:
             with contextlib.suppress(FileNotFoundError):  # deleted meanwhile, by a run that makes it again, say
-                held[path] = self._take(path)
+                contents[path] = self._take(path)
 
     def _take(self, path: str) -> bytes | None:
         """Takes a marker away; returns its content, or None where that lies beside it under another name."""
@@ -133,7 +142,7 @@ class _Deletion:
 
     def give_back(self, item: Item) -> None:
         """Gives an item's markers back, but for one that somebody has written anew."""
-        for path, content in reversed(self._held.get(item.path, {}).items()):
+        for path, content in reversed(self._marker_contents.get(item.path, {}).items()):
             folder, _, name = path.rpartition("/")
             if content is not None:
                 if (self._storage / folder).exists():
@@ -192,12 +201,12 @@ def _hidden(path: Path) -> Path:
 
 def _has_changed(folder: Folder, item: Item) -> bool:
     """True if a file in the folder is new, or another than when the item was listed."""
-    known = {*item.files}
+    listed_files = {*item.files}
     if item.is_file:
         return False
     see_anew(folder)
-    found = files_below(folder)
-    return any(one not in known and _as_listed(one) not in known for one in found)
+    current_files = files_below(folder)
+    return any(file not in listed_files and _as_listed(file) not in listed_files for file in current_files)
 
 
 def _as_listed(file: StoredFile) -> StoredFile:

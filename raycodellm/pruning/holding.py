@@ -1,4 +1,4 @@
-"""Who may delete: one process at a time, and from a run folder only one that has taken it as a driver would."""
+"""Lets one process at a time delete from a storage, and from a run folder only one that took it as a driver would."""
 
 from __future__ import annotations
 
@@ -23,12 +23,12 @@ def held(storage: Folder, runs: Sequence[str], say: Callable[[str], None]) -> It
 
     Raises `UserError` naming a driver that runs one. `say` is told of a wait for a driver that may be gone.
     """
-    alone = Deleter(storage)
+    deleter = Deleter(storage)
     try:
-        alone.claim(say)
+        deleter.claim(say)
     except UserError as error:
         raise UserError(f"{storage}: another prune-storage deletes from it now; wait for its end") from error
-    with alone.kept(), contextlib.ExitStack() as stack:
+    with deleter.kept(), contextlib.ExitStack() as stack:
         for name in runs:
             owner = Owner(storage / name)
             owner.claim(say)

@@ -22,10 +22,10 @@ from raycodellm.storage_files import LADDER
 
 DELETER = ".pruning"
 """File of a storage while a process deletes from it: who that is."""
-_OF_RUNS = frozenset({"sweep.yaml", "trials", "OWNER", "optuna.log", "data.json", "contents.json"})
+_RUN_NAMES = frozenset({"sweep.yaml", "trials", "OWNER", "optuna.log", "data.json", "contents.json"})
 """Names of which each tells a run folder, also one that has lost its `sweep.yaml`."""
 
-_OF_STORAGES = frozenset({RECIPE, *(kind.folder for kind in KINDS)})
+_STORAGE_NAMES = frozenset({RECIPE, *(kind.folder for kind in KINDS)})
 """Names of which each tells a storage of its own, whose run folders need nothing of the one that it lies in."""
 
 
@@ -48,19 +48,19 @@ class StoredFile:
 
 
 class WithFiles:
-    """Size and age of what has files."""
+    """A record of files, with their size and age."""
 
     files: tuple[StoredFile, ...]
-    made: float
+    folder_written: float
 
     @property
     def num_bytes(self) -> int:
-        return sum(one.num_bytes for one in self.files)
+        return sum(file.num_bytes for file in self.files)
 
     @property
     def written(self) -> float:
         """Time of the last change of any of the files, or else of the folder itself, Unix seconds; 0 if not known."""
-        return max((one.written for one in self.files), default=self.made)
+        return max((file.written for file in self.files), default=self.folder_written)
 
 
 @dataclass(frozen=True)
@@ -70,7 +70,7 @@ class Thing(WithFiles):
     kind: Kind
     name: str
     files: tuple[StoredFile, ...]
-    made: float = 0.0
+    folder_written: float = 0.0
     """Time of the last change of the folder itself, where the storage has one."""
 
     @property
@@ -80,19 +80,19 @@ class Thing(WithFiles):
 
     @cached_property
     def paths(self) -> frozenset[str]:
-        return frozenset(one.path for one in self.files)
+        return frozenset(file.path for file in self.files)
 
     @property
     def stranger(self) -> str | None:
         """A name in it, or its own, that raycodellm does not write; None where it is recognised whole."""
         if not self.kind.name.fullmatch(self.name):
             return self.name
-        links = [one.path for one in self.files if one.is_link]
-        return next(iter([*links, *self.kind.strangers(one.path for one in self.files)]), None)
+        links = [file.path for file in self.files if file.is_link]
+        return next(iter([*links, *self.kind.strangers(file.path for file in self.files)]), None)
 
     def inside(self, folder: str) -> list[StoredFile]:
         """The files of one of its subfolders."""
-        return [one for one in self.files if one.path.startswith(f"{folder}/")]
+        return [file for file in self.files if file.path.startswith(f"{folder}/")]
 
 
 @dataclass(frozen=True)
@@ -118,13 +118,13 @@ def list_storage(storage: Folder, *, follow_links: bool = False) -> Listing:
     """Lists a storage. `follow_links`: whether the folders of kinds may be links out of it. Raises `OSError` when the
     storage does not answer."""
     linked = [kind.folder for kind in KINDS if _is_link(storage, kind)]
-    others = [name for name in linked if not follow_links or _is_of_another(storage, name)]
+    excluded_links = [name for name in linked if not follow_links or _leads_into_other_storage(storage, name)]
     # First: a sweep that begins meanwhile is found by its run folder.
-    listed = [_things(storage, kind) for kind in KINDS if kind.folder not in others]
-    beside = (name for _, names in listed for name in names)
+    listed_kinds = [_things(storage, kind) for kind in KINDS if kind.folder not in excluded_links]
+    names_beside = (name for _, names in listed_kinds for name in names)
     folders = list_runs(storage)
-    things = tuple(thing for found, _ in listed for thing in found)
-    return replace(folders, things=things, unknown=(*folders.unknown, *beside), linked=tuple(others))
+    things = tuple(thing for things_of_kind, _ in listed_kinds for thing in things_of_kind)
+    return replace(folders, things=things, unknown=(*folders.unknown, *names_beside), linked=tuple(excluded_links))
 
 
 def list_runs(storage: Folder) -> Listing:
@@ -140,17 +140,17 @@ def list_runs(storage: Folder) -> Listing:
             hidden.append(entry.path)
             continue
         if entry.is_link:
-            _require_end(storage, entry.path)
+            _require_link_target(storage, entry.path)
         names = _names(storage, entry.path) if entry.is_folder else set()
         if LADDER in names and "sweep.yaml" not in names:
             ladders.append(entry.path)
-        elif names & _OF_RUNS:
+        elif names & _RUN_NAMES:
             runs.append(entry.path)
         elif is_probe(entry.path) and not entry.is_folder:
             probes.append(StoredFile(entry.path, entry.num_bytes, entry.written))
         elif entry.path not in (RECIPE, DELETER):
             unknown.append(entry.path)
-            runs += _put_away(storage, entry.path) if entry.is_folder else []
+            runs += _moved_runs(storage, entry.path) if entry.is_folder else []
     return Listing(storage, (), tuple(runs), tuple(ladders), tuple(probes), tuple(hidden), tuple(unknown))
 
 
@@ -159,57 +159,61 @@ def _names(storage: Folder, name: str) -> set[str]:
     return {*(os.listdir(storage.local / name) if storage.local is not None else (storage / name).list())}
 
 
-def _put_away(storage: Folder, unknown: str) -> list[str]:
+def _moved_runs(storage: Folder, unknown: str) -> list[str]:
     """Run folders that somebody has moved into a folder of the storage, as `old/first`, or `old/2025/first`; none of
     another storage that lies there. Raises `UserError` for a folder of too many folders to look into."""
-    found: list[str] = []
-    level, known = [unknown], {_real(storage, unknown)}
+    runs: list[str] = []
+    level, visited = [unknown], {_real_path(storage, unknown)}
     for depth in range(_MOST_DEPTH):
         folders: list[str] = []
-        for path, entries in zip(level, _looked_into(storage, level), strict=True):
-            names = {one.path for one in entries}
-            if names & _OF_STORAGES:
+        for path, entries in zip(level, _entries_of_folders(storage, level), strict=True):
+            names = {entry.path for entry in entries}
+            if names & _STORAGE_NAMES:
                 continue
             if depth and _is_run(names):
-                found.append(path)
+                runs.append(path)
                 continue
-            for link in (one.path for one in entries if one.is_link and not depth):
-                _require_end(storage, f"{path}/{link}")
-            folders += [f"{path}/{one.path}" for one in entries if one.is_folder and not one.path.startswith(".")]
-        level = [path for path in folders if _real(storage, path) not in known]  # links may go round
-        known |= {_real(storage, path) for path in level}
-        if len(known) > _MOST_FOLDERS:
+            for link in (entry.path for entry in entries if entry.is_link and not depth):
+                _require_link_target(storage, f"{path}/{link}")
+            folders += [
+                f"{path}/{entry.path}" for entry in entries if entry.is_folder and not entry.path.startswith(".")
+            ]
+        level = [path for path in folders if _real_path(storage, path) not in visited]  # links may go round
+        visited |= {_real_path(storage, path) for path in level}
+        if len(visited) > _MOST_FOLDERS:
             raise UserError(
                 f"nothing is deleted, since {unknown} holds over {_MOST_FOLDERS:,} folders, too many to look for run "
                 "folders in; move it out of the storage"
             )
-    return found
+    return runs
 
 
-def _real(storage: Folder, path: str) -> str:
+def _real_path(storage: Folder, path: str) -> str:
     return path if storage.local is None else os.path.realpath(storage.local / path)
 
 
-def _looked_into(storage: Folder, paths: Sequence[str]) -> Iterator[list[_Entry]]:
+def _entries_of_folders(storage: Folder, paths: Sequence[str]) -> Iterator[list[_Entry]]:
     """The entries of each of these folders. A local folder's path need be no text."""
     if storage.local is not None:  # where threads only delay each other
         local = storage.local
-        yield from (sorted(_scanned(str(local / path), "", follow=True), key=lambda one: one.path) for path in paths)
+        yield from (
+            sorted(_local_entries(str(local / path), "", follow=True), key=lambda entry: entry.path) for path in paths
+        )
         return
     with ThreadPoolExecutor(_READERS) as pool:
-        yield from pool.map(lambda path: list(_remote(storage / path, recursive=False)), paths)
+        yield from pool.map(lambda path: list(_remote_entries(storage / path, recursive=False)), paths)
 
 
 def _is_run(names: Set[str]) -> bool:
     """True if a folder with these names in it is a run folder, maybe one without its `sweep.yaml`."""
-    return "sweep.yaml" in names or len(names & _OF_RUNS) > 1
+    return "sweep.yaml" in names or len(names & _RUN_NAMES) > 1
 
 
-def _require_end(storage: Folder, name: str) -> None:
+def _require_link_target(storage: Folder, name: str) -> None:
     if storage.local is not None and not (storage.local / name).exists():
-        leads = os.readlink(storage.local / name)
+        target = os.readlink(storage.local / name)
         raise UserError(
-            f"nothing is deleted, since {name} is a link to {leads}, which is not there now: a run folder on another "
+            f"nothing is deleted, since {name} is a link to {target}, which is not there now: a run folder on another "
             "disk? Mount that, or delete the link"
         )
 
@@ -218,17 +222,19 @@ def _is_link(storage: Folder, kind: Kind) -> bool:
     return storage.local is not None and (storage.local / kind.folder).is_symlink()
 
 
-def _is_of_another(storage: Folder, linked: str) -> bool:
+def _leads_into_other_storage(storage: Folder, link: str) -> bool:
     """True if a link leads into a storage with sweeps, whose needs are not read here."""
     assert storage.local is not None
-    found = list_runs(Folder(str((storage.local / linked).resolve())).parent)
-    return bool(found.runs or found.ladders)
+    listing = list_runs(Folder(str((storage.local / link).resolve())).parent)
+    return bool(listing.runs or listing.ladders)
 
 
 def files_below(folder: Folder) -> list[StoredFile]:
     """All files below a folder; none of a folder that does not exist. Links are not followed."""
     return [
-        StoredFile(one.path, one.num_bytes, one.written, one.is_link) for one in _below(folder) if not one.is_folder
+        StoredFile(entry.path, entry.num_bytes, entry.written, entry.is_link)
+        for entry in _entries_below(folder)
+        if not entry.is_folder
     ]
 
 
@@ -243,18 +249,18 @@ def see_anew(folder: Folder) -> None:
 def _things(storage: Folder, kind: Kind) -> tuple[list[Thing], list[str]]:
     """The things of a kind, and the names beside them that are no folders."""
     files: defaultdict[str, list[StoredFile]] = defaultdict(list)
-    made: dict[str, float] = {}
+    folder_times: dict[str, float] = {}
     beside = []
-    for one in _below(storage / kind.folder):
-        name, _, rest = one.path.partition("/")
-        if one.is_folder and not rest:
-            made[name] = one.written
-        elif rest and not one.is_folder:
-            files[name].append(StoredFile(rest, one.num_bytes, one.written, one.is_link))
-        elif not rest and not is_log(one.path):
+    for entry in _entries_below(storage / kind.folder):
+        name, _, rest = entry.path.partition("/")
+        if entry.is_folder and not rest:
+            folder_times[name] = entry.written
+        elif rest and not entry.is_folder:
+            files[name].append(StoredFile(rest, entry.num_bytes, entry.written, entry.is_link))
+        elif not rest and not is_log(entry.path):
             beside.append(f"{kind.folder}/{name}")
-    names = sorted({*files, *made})
-    return [Thing(kind, name, tuple(files[name]), made.get(name, 0.0)) for name in names], beside
+    names = sorted({*files, *folder_times})
+    return [Thing(kind, name, tuple(files[name]), folder_times.get(name, 0.0)) for name in names], beside
 
 
 @dataclass(frozen=True)
@@ -269,40 +275,40 @@ class _Entry:
 def _entries(folder: Folder) -> list[_Entry]:
     """The files and folders right in a folder, by name. A link to a folder counts as the folder."""
     if folder.local is None:
-        return list(_remote(folder, recursive=False))
-    return sorted(_scanned(str(folder.local), "", follow=True), key=lambda one: one.path)
+        return list(_remote_entries(folder, recursive=False))
+    return sorted(_local_entries(str(folder.local), "", follow=True), key=lambda entry: entry.path)
 
 
-def _below(folder: Folder) -> Iterator[_Entry]:
+def _entries_below(folder: Folder) -> Iterator[_Entry]:
     """All files and folders below a folder. A link counts as a file."""
     if folder.local is None:
-        yield from _remote(folder, recursive=True)
+        yield from _remote_entries(folder, recursive=True)
         return
     waiting = [""]
     while waiting:
-        for one in _scanned(str(folder.local), waiting.pop(), follow=False):
-            if one.is_folder:
-                waiting.append(one.path)
-            yield one
+        for entry in _local_entries(str(folder.local), waiting.pop(), follow=False):
+            if entry.is_folder:
+                waiting.append(entry.path)
+            yield entry
 
 
-def _scanned(root: str, inside: str, *, follow: bool) -> Iterator[_Entry]:
-    """`inside`: the folder whose entries are asked for, from `root` on."""
-    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(os.path.join(root, inside)) as found:
-        for one in found:
+def _local_entries(root: str, inside: str, *, follow: bool) -> Iterator[_Entry]:
+    """The entries of a local folder; none where there is no such folder. `inside`: the folder, from `root` on."""
+    with contextlib.suppress(FileNotFoundError, NotADirectoryError), os.scandir(os.path.join(root, inside)) as entries:
+        for entry in entries:
             with contextlib.suppress(FileNotFoundError):  # a running sweep has deleted it just now
-                told = one.stat(follow_symlinks=False)
-                path = f"{inside}/{one.name}" if inside else one.name
-                is_folder = one.is_dir(follow_symlinks=follow)
-                yield _Entry(path, is_folder, told.st_size, told.st_mtime, one.is_symlink() and not is_folder)
+                status = entry.stat(follow_symlinks=False)
+                path = f"{inside}/{entry.name}" if inside else entry.name
+                is_folder = entry.is_dir(follow_symlinks=follow)
+                yield _Entry(path, is_folder, status.st_size, status.st_mtime, entry.is_symlink() and not is_folder)
 
 
-def _remote(folder: Folder, *, recursive: bool) -> Iterator[_Entry]:
-    listed = file_systems.entries_below if recursive else file_systems.entries
-    for one in listed(folder.filesystem, folder.path):
-        path = one.path.removeprefix(f"{folder.path}/")
-        written = one.mtime_ns / 1e9 if one.mtime_ns and not _is_folder(one) else 0.0
-        yield _Entry(path, _is_folder(one), one.size or 0, written)
+def _remote_entries(folder: Folder, *, recursive: bool) -> Iterator[_Entry]:
+    list_entries = file_systems.entries_below if recursive else file_systems.entries
+    for info in list_entries(folder.filesystem, folder.path):
+        path = info.path.removeprefix(f"{folder.path}/")
+        written = info.mtime_ns / 1e9 if info.mtime_ns and not _is_folder(info) else 0.0
+        yield _Entry(path, _is_folder(info), info.size or 0, written)
 
 
 def _is_folder(info: object) -> bool:

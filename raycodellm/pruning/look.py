@@ -37,20 +37,20 @@ class Look:
 
     @property
     def forgotten_runs(self) -> list[str]:
-        return [one.sweep for one in self.forgotten]
+        return [needs.sweep for needs in self.forgotten]
 
     def again(self) -> Look:
         """The same things, needed by the sweeps as they are now."""
         storage = self.listing.storage
-        before = {one.sweep: one for one in self.needs}
+        earlier_needs = {needs.sweep: needs for needs in self.needs}
         see_anew(storage)
-        for name in before:  # each with the folder in which its trials begin, and that in which its driver does
+        for name in earlier_needs:  # each with the folder in which its trials begin, and that in which its driver does
             see_anew(storage / name)
             see_anew(storage / name / "trials")
         runs = [name for name in list_runs(storage).runs if name not in self.forgotten_runs]
-        needs = _needs(storage, runs, self.asked, before)
-        ladders = [one for one in self.needs if one.sweep in self.listing.ladders]
-        return Look(self.listing, self.asked, self.at, (*needs, *ladders), self.forgotten, self.folders)
+        run_needs = _needs(storage, runs, self.asked, earlier_needs)
+        ladder_needs = [needs for needs in self.needs if needs.sweep in self.listing.ladders]
+        return Look(self.listing, self.asked, self.at, (*run_needs, *ladder_needs), self.forgotten, self.folders)
 
 
 def look(storage: Folder, asked: Asked, now: float) -> Look:
@@ -58,33 +58,33 @@ def look(storage: Folder, asked: Asked, now: float) -> Look:
     sweep that cannot be forgotten."""
     listing = list_storage(storage, follow_links=asked.follow_links)
     _require_storage(storage, listing)
-    forgotten = _forgotten(listing, asked)
+    forgotten = _names_to_forget(listing, asked)
     runs, ladders = ([name for name in names if name not in forgotten] for names in (listing.runs, listing.ladders))
-    needs = _needs(storage, runs, asked, {})
-    _refuse_read_later(needs, forgotten)
-    of_ladders = [Needs(name, mentioned=mentions(_ladder_settings(storage / name))) for name in ladders]
-    gone = []
+    run_needs = _needs(storage, runs, asked, {})
+    _refuse_read_later(run_needs, forgotten)
+    ladder_needs = [Needs(name, mentioned=mentions(_ladder_settings(storage / name))) for name in ladders]
+    forgotten_needs = []
     for name in forgotten:
         if name in listing.runs:
             try:
-                gone.append(read_needs(storage, name))
-            except UserError:  # what it needed is known no more, and goes as anything that nobody needs
-                gone.append(Needs(name))
+                forgotten_needs.append(read_needs(storage, name))
+            except UserError:  # the sweep's needs are known no more, and its things go as any that nobody needs
+                forgotten_needs.append(Needs(name))
     folders = [_folder_item(storage, name) for name in forgotten]
     folders += [Item(LEFTOVERS, name, tuple(files_below(storage / name))) for name in listing.hidden]
-    return Look(listing, asked, now, (*needs, *of_ladders), tuple(gone), tuple(folders))
+    return Look(listing, asked, now, (*run_needs, *ladder_needs), tuple(forgotten_needs), tuple(folders))
 
 
-def _needs(storage: Folder, runs: Sequence[str], asked: Asked, before: Mapping[str, Needs]) -> list[Needs]:
+def _needs(storage: Folder, runs: Sequence[str], asked: Asked, earlier_needs: Mapping[str, Needs]) -> list[Needs]:
     """The needs of each run. Raises `UserError` for one that cannot be read, unless somebody has just deleted it."""
-    found = []
+    needs = []
     for name in runs:
         try:
-            found.append(read_needs(storage, name, before.get(name), asks_finished=asked.drop_training_state))
+            needs.append(read_needs(storage, name, earlier_needs.get(name), asks_finished=asked.drop_training_state))
         except UserError:
             if name in list_runs(storage).runs:
                 raise
-    return found
+    return needs
 
 
 def _require_storage(storage: Folder, listing: Listing) -> None:
@@ -92,37 +92,39 @@ def _require_storage(storage: Folder, listing: Listing) -> None:
         raise UserError(f"{storage}: is the run folder of one sweep; give its storage, {storage.parent}")
     if not (listing.things or listing.runs or listing.ladders or listing.linked or storage.exists(stage_store.RECIPE)):
         raise UserError(f"{storage}: holds nothing of raycodellm; give the --storage of your runs")
-    found = stage_store.last_recipe(storage) or ""
-    if found.isdecimal() and int(found) > RECIPE_VERSION:
+    recipe = stage_store.last_recipe(storage) or ""
+    if recipe.isdecimal() and int(recipe) > RECIPE_VERSION:
         raise UserError(
-            f"{storage}: was used by a newer raycodellm (recipe {found}, here {RECIPE_VERSION}), whose things are not "
+            f"{storage}: was used by a newer raycodellm (recipe {recipe}, here {RECIPE_VERSION}), whose things are not "
             "known here; use that version"
         )
 
 
-def _forgotten(listing: Listing, asked: Asked) -> list[str]:
+def _names_to_forget(listing: Listing, asked: Asked) -> list[str]:
     """Names of the run folders and ladders to delete. Raises `UserError` for a name that cannot be one of them."""
     sizes = {name: _sizes(listing.storage / name) for name in listing.ladders}
-    found: list[str] = []
+    chosen: list[str] = []
     for name in asked.forget:
         if name in sizes:
-            found += [name, *(size for size in sizes[name] if size in listing.runs)]
+            chosen += [name, *(size for size in sizes[name] if size in listing.runs)]
         elif name in listing.runs:
-            found.append(name)
+            chosen.append(name)
         else:
-            known = ", ".join((*listing.runs, *listing.ladders)) or "none"
-            raise UserError(f"--forget: there is no run {name!r} in {listing.storage}; there are: {known}")
-    found = list(dict.fromkeys(found))
-    for name in found:
-        of = next((one for one, members in sizes.items() if name in members and one not in found), None)
-        if of is not None:
-            raise UserError(f"--forget: {name} is one size of the ladder {of}, whose report needs it; forget {of}")
-    return found
+            existing = ", ".join((*listing.runs, *listing.ladders)) or "none"
+            raise UserError(f"--forget: there is no run {name!r} in {listing.storage}; there are: {existing}")
+    chosen = list(dict.fromkeys(chosen))
+    for name in chosen:
+        ladder_name = next((other for other, members in sizes.items() if name in members and other not in chosen), None)
+        if ladder_name is not None:
+            raise UserError(
+                f"--forget: {name} is one size of the ladder {ladder_name}, whose report needs it; forget {ladder_name}"
+            )
+    return chosen
 
 
 def _sizes(folder: Folder) -> list[str]:
     with contextlib.suppress(Damaged):
-        return [one.sweep for one in ladder.open_ladder(folder.uri).facts.sizes]
+        return [size.sweep for size in ladder.open_ladder(folder.uri).facts.sizes]
     return []
 
 
@@ -136,13 +138,14 @@ def _ladder_settings(folder: Folder) -> dict:
         ) from error
 
 
-def _refuse_read_later(needs: Sequence[Needs], forgotten: Sequence[str]) -> None:
-    for one in needs:
-        for name in one.reads:
+def _refuse_read_later(run_needs: Sequence[Needs], forgotten: Sequence[str]) -> None:
+    """Raises `UserError` for a sweep to forget whose trials a kept sweep has still to read."""
+    for needs in run_needs:
+        for name in needs.reads:
             if name.rstrip("/").rpartition("/")[2] in forgotten:
                 raise UserError(
-                    f"--forget: {one.sweep} starts from the trials of {name} (search.warm_start) and has not read them "
-                    "yet; run it first, or take the name out of its sweep file"
+                    f"--forget: {needs.sweep} starts from the trials of {name} (search.warm_start) and has not read "
+                    "them yet; run it first, or take the name out of its sweep file"
                 )
 
 
@@ -150,7 +153,7 @@ def _folder_item(storage: Folder, name: str) -> Item:
     if storage.local is not None and (storage.local / name).is_symlink():
         raise UserError(f"--forget: {name} is a link; delete what it leads to, and the link, by hand")
     files = files_below(storage / name)
-    strangers = strangers_in_run(one.path for one in files)
+    strangers = strangers_in_run(file.path for file in files)
     if strangers:
         raise UserError(f"--forget: {name}/{strangers[0]} was not written by raycodellm; move it away first")
     return Item(RUNS, name, tuple(files))

@@ -10,7 +10,7 @@ from __future__ import annotations
 import contextlib
 import os
 import re
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -75,17 +75,19 @@ class Needs:
         return name in self.models or (self.is_given and self.driver is not None)
 
 
-def read_needs(storage: Folder, name: str, before: Needs | None = None, *, asks_finished: bool = False) -> Needs:
-    """The needs of the sweep with the run folder `name`. `before`: the needs read of the same run moments ago, whose
-    trials are not read again, but for one that named no stage: it may have been begun again. `asks_finished`: whether
-    `is_finished` is found out, which may read the trials' items.
+def read_needs(storage: Folder, name: str, earlier_needs: Needs | None = None, *, asks_finished: bool = False) -> Needs:
+    """The needs of the sweep with the run folder `name`.
+
+    `earlier_needs`: the needs that were read of the same run moments ago. Their trials are not read again, but for one
+    that named no stage: it may have been begun again. `asks_finished`: whether `is_finished` is found out, which may
+    read the trials' items.
 
     Raises `UserError` where a file of the run folder cannot be read, since nothing tells then what is needed.
     """
     try:
-        trials = before.trials.items() if before is not None else ()
-        known = {number: result for number, result in trials if result.stages or result.model}
-        return _read_needs(storage, name, known, asks_finished)
+        trials = earlier_needs.trials.items() if earlier_needs is not None else ()
+        known_trials = {number: result for number, result in trials if result.stages or result.model}
+        return _read_needs(storage, name, known_trials, asks_finished)
     except (UserError, Damaged) as error:
         raise UserError(
             f"nothing is deleted, since {name} cannot be read: {error}; mend it, use the raycodellm that wrote it, or "
@@ -93,14 +95,14 @@ def read_needs(storage: Folder, name: str, before: Needs | None = None, *, asks_
         ) from error
 
 
-def _read_needs(storage: Folder, name: str, known: dict[int, TrialResult], asks_finished: bool) -> Needs:
+def _read_needs(storage: Folder, name: str, known_trials: dict[int, TrialResult], asks_finished: bool) -> Needs:
     folder = storage / name
     driver = sweep.driver_of(folder)  # first: whoever takes the folder now writes everything else later
     file = storage_files.read_sweep_file(folder)
     example = file.example()
     contents = _contents(folder)
     data = fixed_data(folder)
-    trials = {**known, **_trials(folder, file, known)}
+    trials = {**known_trials, **_trials(folder, file, known_trials)}
     sources = example.sources
     has_ended = any(result.state in ENDED for result in trials.values())  # since then the data cannot change
     is_decided = data is not None and {*sources} <= {*data.stores} and (driver is None or has_ended)
@@ -108,15 +110,17 @@ def _read_needs(storage: Folder, name: str, known: dict[int, TrialResult], asks_
     return Needs(
         name,
         trials,
-        stages=frozenset(key for result in trials.values() for key in result.stages) | _in_table(folder),
-        optimizers=frozenset(_optimizers(file, trials)),
+        stages=frozenset(key for result in trials.values() for key in result.stages) | _stages_in_table(folder),
+        optimizers=frozenset(_stages_keeping_optimizer(file, trials)),
         models=frozenset(result.model for result in trials.values() if result.model),
         tokenizer=data.tokenizer if data is not None else "",
-        stores=frozenset(tokens.store_folder(storage, source, made).name for source, made in stores.items()),
+        stores=frozenset(
+            tokens.store_folder(storage, source, store_identity).name for source, store_identity in stores.items()
+        ),
         undecided=frozenset(() if is_decided else sources),
         trunks=_trunks(storage, file, data, contents, trials, is_run=driver is not None),
-        mentioned=frozenset(_mentioned([config.resolved_tree(file), contents.get(ADDRESSES)]))
-        | _of_models(storage, file, trials),
+        mentioned=frozenset(_mentioned_names([config.resolved_tree(file), contents.get(ADDRESSES)]))
+        | _names_of_models(storage, file, trials),
         reads=frozenset(() if folder.exists(warm_start.KEPT) else example.search.warm_start),
         driver=None if driver is None else driver.name,
         is_given=not example.stages,
@@ -126,31 +130,31 @@ def _read_needs(storage: Folder, name: str, known: dict[int, TrialResult], asks_
 
 def mentions(tree: Any) -> frozenset[str]:
     """Names of things of a storage that stand in any path of a tree of settings, or to which such a path leads."""
-    return frozenset(_mentioned(tree))
+    return frozenset(_mentioned_names(tree))
 
 
 def _contents(folder: Folder) -> dict[str, Any]:
     """The content of `contents.json`. Raises `UserError` for one of a newer recipe, whose needs are not known here."""
-    found: dict[str, Any] = folder.read_json(CONTENTS) if folder.exists(CONTENTS) else {}
-    recipe = found.get("recipe")
+    contents: dict[str, Any] = folder.read_json(CONTENTS) if folder.exists(CONTENTS) else {}
+    recipe = contents.get("recipe")
     if isinstance(recipe, int) and recipe > RECIPE_VERSION:
         raise UserError(f"{folder}: was run by a newer raycodellm (recipe {recipe}, here {RECIPE_VERSION})")
-    return found
+    return contents
 
 
-def _trials(folder: Folder, file: SweepFile, known: Mapping[int, TrialResult]) -> dict[int, TrialResult]:
+def _trials(folder: Folder, file: SweepFile, known_trials: Mapping[int, TrialResult]) -> dict[int, TrialResult]:
     trials = {}
-    for number, files in read_trials(folder, file.example().search.objectives, known).items():
-        found = files.result or files.started
+    for number, files in read_trials(folder, file.example().search.objectives, known_trials).items():
+        trial = files.result or files.started
         if files.result is not None and not (files.result.stages or files.result.model):
-            found = _as_begun(folder, files.result)  # it died, and its driver could not read what it had begun
+            trial = _as_begun(folder, files.result)  # it died, and its driver could not read what it had begun
         for fault in files.faults:
             if isinstance(fault, OSError):
                 raise fault
-            if found is None or not (found.stages or found.model):
+            if trial is None or not (trial.stages or trial.model):
                 raise UserError(str(fault))
-        if found is not None:
-            trials[number] = found
+        if trial is not None:
+            trials[number] = trial
     return trials
 
 
@@ -163,7 +167,7 @@ def _as_begun(folder: Folder, result: TrialResult) -> TrialResult:
     return replace(result, stages=begun.stages, model=begun.model, params=begun.params, seed=begun.seed)
 
 
-def _in_table(folder: Folder) -> frozenset[str]:
+def _stages_in_table(folder: Folder) -> frozenset[str]:
     """Keys of the stages in the table of trials: a trial that has lost its files is run again from its stages."""
     try:
         column = folder.read_table("trials.parquet", more=["stages"]).column("stages")
@@ -172,13 +176,13 @@ def _in_table(folder: Folder) -> frozenset[str]:
     return frozenset(key for keys in column.to_pylist() for key in keys or ())
 
 
-def _optimizers(file: SweepFile, trials: Trials) -> Iterator[str]:
+def _stages_keeping_optimizer(file: SweepFile, trials: Trials) -> Iterator[str]:
     names = config.stages_keeping_optimizer(file)
     for result in trials.values() if names else ():
-        trained = [stage.name for stage in config.resolve(file, result.params).trained_stages]
-        is_known = len(trained) == len(result.stages)
-        for place, key in enumerate(result.stages):
-            if not is_known or trained[place] in names:
+        stage_names = [stage.name for stage in config.resolve(file, result.params).trained_stages]
+        is_known = len(stage_names) == len(result.stages)
+        for index, key in enumerate(result.stages):
+            if not is_known or stage_names[index] in names:
                 yield key
 
 
@@ -199,12 +203,12 @@ def _trunks(
         return None
     try:
         materials = _materials(storage, data, contents)
-        found = (
+        folders_by_trial = (
             stage_store.trunk_folders(file, result.params, result.seed, materials)
             for result in trials.values()
             if result.params or not file.parameters
         )
-        return frozenset(Folder(uri).name for uris in found for uri in uris)
+        return frozenset(Folder(uri).name for uris in folders_by_trial for uri in uris)
     except (UserError, Damaged, FileNotFoundError, KeyError):  # a token store is gone, say
         return None
 
@@ -216,8 +220,8 @@ def _materials(storage: Folder, data: FixedData, contents: Mapping[str, Any]) ->
         raise FileNotFoundError(f"{folder}: no finished tokenizer")
     return stage_store.Materials(
         corpora={
-            source: tokens.TokenStore.open(tokens.store_folder(storage, source, made))
-            for source, made in data.stores.items()
+            source: tokens.TokenStore.open(tokens.store_folder(storage, source, store_identity))
+            for source, store_identity in data.stores.items()
         },
         tokenizer=folder,
         tokenizer_fingerprint=data.tokenizer,
@@ -235,21 +239,21 @@ def _is_finished(storage: Folder, folder: Folder, file: SweepFile, trials: Trial
     return len(results) >= sweep.Confirmation(run).standing(results).num_trials
 
 
-def _mentioned(tree: Any) -> Iterator[str]:
+def _mentioned_names(tree: Any) -> Iterator[str]:
     for text in _texts(tree):
-        paths = {text, *_led_to(text)}
+        paths = {text, *_link_targets(text)}
         yield from (part for path in paths for part in re.split(r"[/\\]", path) if _IDENTIFIED.fullmatch(part))
 
 
-def _led_to(text: str) -> Iterator[str]:
-    """Where a text leads that is a path on this machine, and where the links lead that lie right in that folder: to
-    the files of a stage's model, say."""
+def _link_targets(text: str) -> Iterator[str]:
+    """The real path of a text that is a path on this machine, and the targets of the links that lie right in that
+    folder, such as the files of a stage's model."""
     path = os.path.expanduser(text.removeprefix("file://"))
     if not os.path.lexists(path):
         return
     yield os.path.realpath(path)
-    with contextlib.suppress(OSError), os.scandir(path) as found:  # a file, or a folder of another user
-        yield from (os.path.realpath(one.path) for one in found if one.is_symlink())
+    with contextlib.suppress(OSError), os.scandir(path) as entries:  # a file, or a folder of another user
+        yield from (os.path.realpath(entry.path) for entry in entries if entry.is_symlink())
 
 
 _IDENTIFIED = re.compile(r"(.+-)?[0-9a-f]{16}")
@@ -266,28 +270,29 @@ def _texts(tree: Any) -> Iterator[str]:
             yield from _texts(value)
 
 
-def _of_models(storage: Folder, file: SweepFile, trials: Trials) -> frozenset[str]:
+def _names_of_models(storage: Folder, file: SweepFile, trials: Trials) -> frozenset[str]:
     """Names of things whose files are a model that the sweep starts from or evaluates, by the address that its first
     stages, or the model's results, keep: that address is whole where the sweep file's is not."""
     if not any(model.pretrained for model in _models(file)):
         return frozenset()
-    found: set[str] = set()
+    names: set[str] = set()
     for key in {result.stages[0] for result in trials.values() if result.stages}:
-        kept = _read(lambda key=key: (storage / STAGE.folder / key).read_json("stage.json"))  # type: ignore[misc]
-        found |= mentions((kept.get("job") or {}).get("model"))
+        record = _read_or_empty(storage / STAGE.folder / key, "stage.json")
+        names |= mentions((record.get("job") or {}).get("model"))
     for identity in {result.model for result in trials.values() if result.model}:
-        found |= mentions(_read(lambda of=identity: (storage / GIVEN_MODELS / of).read_json("model.json")))  # type: ignore[misc]
-    return frozenset(found)
+        names |= mentions(_read_or_empty(storage / GIVEN_MODELS / identity, "model.json"))
+    return frozenset(names)
 
 
 def _models(file: SweepFile) -> Iterator[config.Model]:
     yield file.example().model
-    if any(one.name.startswith("model") for one in file.parameters):
+    if any(parameter.name.startswith("model") for parameter in file.parameters):
         yield from (config.resolve(file, point).model for point in file.probe_points())
 
 
-def _read(read: Callable[[], dict[str, Any]]) -> dict[str, Any]:
+def _read_or_empty(folder: Folder, name: str) -> dict[str, Any]:
+    """The content of the JSON file; empty where the file is missing or damaged."""
     try:
-        return read()
+        return folder.read_json(name)
     except (FileNotFoundError, Damaged):
         return {}

@@ -29,15 +29,15 @@ class Item(WithFiles):
     """From the storage on."""
     files: tuple[StoredFile, ...] = field(repr=False)
     """As they were listed; their paths start from the item's own."""
-    made: float = 0.0
+    folder_written: float = 0.0
     """Time of the last change of a folder without files, Unix seconds; 0 where it is not known."""
     is_file: bool = False
 
     @property
     def markers(self) -> tuple[str, ...]:
         """Files that make it look finished, from the storage on: first the one that the others mean nothing without."""
-        found = [one.path for one in self.files if is_marker(one.path)] if not self.is_file else []
-        return tuple(f"{self.path}/{one}" for one in sorted(found, key=lambda one: (one.count("/"), one)))
+        paths = [file.path for file in self.files if is_marker(file.path)] if not self.is_file else []
+        return tuple(f"{self.path}/{path}" for path in sorted(paths, key=lambda path: (path.count("/"), path)))
 
 
 @dataclass(frozen=True)
@@ -56,7 +56,7 @@ class Plan:
     items: tuple[Item, ...] = ()
     young: tuple[Item, ...] = ()
     """Needed by no sweep, but written so lately that a beginning run may be about to use it."""
-    left: dict[str, str] = field(default_factory=dict)
+    left_alone: dict[str, str] = field(default_factory=dict)
     """Needed by no sweep, but with something in it that raycodellm did not write: path to what that is."""
     kept: tuple[Kept, ...] = ()
 
@@ -67,12 +67,13 @@ class Plan:
     @property
     def kept_bytes(self) -> int:
         """Bytes of all that any sweep needs, each counted once."""
-        return sum(one.num_bytes for one in self.kept)
+        return sum(thing.num_bytes for thing in self.kept)
 
     def bytes_of(self, sweep: str) -> tuple[int, int]:
         """Bytes that the sweep needs, and bytes of these that no other sweep needs."""
-        mine = [one for one in self.kept if sweep in one.sweeps]
-        return sum(one.num_bytes for one in mine), sum(one.num_bytes for one in mine if one.sweeps == (sweep,))
+        needed = [thing for thing in self.kept if sweep in thing.sweeps]
+        needed_alone = [thing for thing in needed if thing.sweeps == (sweep,)]
+        return sum(thing.num_bytes for thing in needed), sum(thing.num_bytes for thing in needed_alone)
 
     def only(self, paths: set[str]) -> Plan:
         """The plan with those of its items whose paths are given."""
@@ -107,39 +108,43 @@ def decide(
     """
     items = list(run_folders)
     young: list[Item] = []
-    left: dict[str, str] = {}
-    kept: list[Kept] = []
+    left_alone: dict[str, str] = {}
+    kept_things: list[Kept] = []
     oldest_spared = now - 3600.0 * asked.grace_hours
     for thing in listing.things:
         if thing.name.startswith(PRUNED):
-            items.append(Item(LEFTOVERS, thing.path, thing.files, thing.made))
+            items.append(Item(LEFTOVERS, thing.path, thing.files, thing.folder_written))
             continue
-        users = [one for one in needs if one.uses(thing) and not (_is_training_state(thing) and _is_over(one, asked))]
+        is_state = _is_training_state(thing)
+        users = [
+            sweep for sweep in needs if sweep.uses(thing) and not (is_state and _needs_no_training_state(sweep, asked))
+        ]
         if users:
             parts = list(_parts(thing, users, asked)) if not _is_trained(thing, now) else []
-            gone = [part for part in parts if part.written <= _oldest(part, oldest_spared, now)]
-            items += gone
-            num_bytes = thing.num_bytes - sum(part.num_bytes for part in gone)
-            kept.append(Kept(thing.path, num_bytes, tuple(one.sweep for one in users)))
+            deleted_parts = [part for part in parts if part.written <= _spared_from(part, oldest_spared, now)]
+            items += deleted_parts
+            num_bytes = thing.num_bytes - sum(part.num_bytes for part in deleted_parts)
+            kept_things.append(Kept(thing.path, num_bytes, tuple(user.sweep for user in users)))
         elif (stranger := thing.stranger) is not None:
-            left[thing.path] = stranger
+            left_alone[thing.path] = stranger
         else:
-            found = Item(thing.kind.nouns, thing.path, thing.files, thing.made)
-            is_known = any(one.uses(thing) for one in forgotten)
-            is_young = thing.written > oldest_spared and not is_known
-            (young if is_young or _is_trained(thing, now) else items).append(found)
-    items += [Item(LEFTOVERS, one.path, (one,), is_file=True) for one in listing.probes if one.written <= oldest_spared]
-    return Plan(tuple(items), tuple(young), left, tuple(kept))
+            item = Item(thing.kind.nouns, thing.path, thing.files, thing.folder_written)
+            is_forgotten = any(sweep.uses(thing) for sweep in forgotten)
+            is_young = thing.written > oldest_spared and not is_forgotten
+            (young if is_young or _is_trained(thing, now) else items).append(item)
+    old_probes = [probe for probe in listing.probes if probe.written <= oldest_spared]
+    items += [Item(LEFTOVERS, probe.path, (probe,), is_file=True) for probe in old_probes]
+    return Plan(tuple(items), tuple(young), left_alone, tuple(kept_things))
 
 
-def _oldest(part: Item, oldest_spared: float, now: float) -> float:
-    """Time from which on the part of a thing that is needed is spared, Unix seconds."""
+def _spared_from(part: Item, oldest_spared: float, now: float) -> float:
+    """Unix seconds: a part, written later than this, of a thing that is needed is spared."""
     if PRUNED in part.path:
         return now
     return min(oldest_spared, now - _TRAINED_SECONDS) if part.group == LEFTOVERS else oldest_spared
 
 
-def _is_over(needs: Needs, asked: Asked) -> bool:
+def _needs_no_training_state(needs: Needs, asked: Asked) -> bool:
     """True if what the sweep needs only to train more may go."""
     return asked.drop_training_state and needs.is_finished
 
@@ -150,8 +155,8 @@ def _is_training_state(thing: Thing) -> bool:
 
 def _is_trained(thing: Thing, now: float) -> bool:
     """True if another process trains the stage now."""
-    leases = (one for one in thing.files if one.path == "LEASE")
-    return thing.kind is STAGE and any(now - one.written < _TRAINED_SECONDS for one in leases)
+    leases = (file for file in thing.files if file.path == "LEASE")
+    return thing.kind is STAGE and any(now - file.written < _TRAINED_SECONDS for file in leases)
 
 
 def _parts(thing: Thing, users: Sequence[Needs], asked: Asked) -> Iterator[Item]:
@@ -159,32 +164,35 @@ def _parts(thing: Thing, users: Sequence[Needs], asked: Asked) -> Iterator[Item]
     if thing.stranger is not None or not any(map(is_marker, thing.paths)):
         return  # what is unfinished is being made, or goes on from what it has
     if thing.kind is STAGE and DONE in thing.paths:
-        wants = any(thing.name in one.optimizers and not _is_over(one, asked) for one in users)
-        has = f"{OPTIMIZER}/{COMPLETE}" in thing.paths
-        if not wants:
+        is_optimizer_needed = any(
+            thing.name in user.optimizers and not _needs_no_training_state(user, asked) for user in users
+        )
+        has_optimizer = f"{OPTIMIZER}/{COMPLETE}" in thing.paths
+        if not is_optimizer_needed:
             yield from _part(OPTIMIZERS, thing, OPTIMIZER)
-        if not wants or has:  # else the stage is trained once more for its optimizer state, and goes on from these
+        # A stage that lacks the optimizer state which a sweep needs is trained once more, from these checkpoints.
+        if not is_optimizer_needed or has_optimizer:
             yield from _part(CHECKPOINTS_LEFT, thing, CHECKPOINTS)
-    left: defaultdict[str, list[StoredFile]] = defaultdict(list)
-    for one in thing.files:
-        if is_leftover(one.path):
-            left[_top(one.path)].append(one)
-    for path, files in left.items():
-        yield Item(LEFTOVERS, f"{thing.path}/{path}", _from(path, files), is_file=files[0].path == path)
+    leftovers: defaultdict[str, list[StoredFile]] = defaultdict(list)
+    for file in thing.files:
+        if is_leftover(file.path):
+            leftovers[_leftover_root(file.path)].append(file)
+    for path, files in leftovers.items():
+        yield Item(LEFTOVERS, f"{thing.path}/{path}", _relative_to(path, files), is_file=files[0].path == path)
 
 
 def _part(group: str, thing: Thing, folder: str) -> Iterator[Item]:
     if files := thing.inside(folder):
-        yield Item(group, f"{thing.path}/{folder}", _from(folder, files))
+        yield Item(group, f"{thing.path}/{folder}", _relative_to(folder, files))
 
 
-def _from(folder: str, files: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
+def _relative_to(folder: str, files: Sequence[StoredFile]) -> tuple[StoredFile, ...]:
     """The files with paths that start from one of their thing's folders."""
-    return tuple(replace(one, path=one.path.removeprefix(f"{folder}/")) for one in files)
+    return tuple(replace(file, path=file.path.removeprefix(f"{folder}/")) for file in files)
 
 
-def _top(path: str) -> str:
+def _leftover_root(path: str) -> str:
     """The path up to its first part that a killed writer has left."""
     parts = path.split("/")
-    first = next(place for place, part in enumerate(parts) if is_leftover(part))
-    return "/".join(parts[: first + 1])
+    index = next(position for position, part in enumerate(parts) if is_leftover(part))
+    return "/".join(parts[: index + 1])

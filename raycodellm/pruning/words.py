@@ -21,9 +21,9 @@ _SHOWN = 5
 
 def size(num_bytes: int) -> str:
     """`812 B`, `4.2 MB`, `1.31 TB`: powers of 1,000, three digits."""
-    for unit, of in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
-        if num_bytes >= of * 0.9995:
-            value = num_bytes / of
+    for unit, unit_bytes in (("TB", 1e12), ("GB", 1e9), ("MB", 1e6), ("kB", 1e3)):
+        if num_bytes >= unit_bytes * 0.9995:
+            value = num_bytes / unit_bytes
             return (
                 f"{value:.2f} {unit}"
                 if value < 9.995
@@ -36,48 +36,50 @@ def size(num_bytes: int) -> str:
 
 def printable(text: str) -> str:
     """The text on one line: a name may hold line breaks, a terminal's commands, or bytes that are no text."""
-    return "".join(one if one.isprintable() else repr(one)[1:-1] for one in text)
+    return "".join(character if character.isprintable() else repr(character)[1:-1] for character in text)
 
 
 def lines(look: Look, plan: Plan, *, show_all: bool = False) -> list[str]:
     """The plan for people: what is kept and for whom, what is left alone and why, what can be deleted, the largest
     items first."""
-    kept = [one for one in look.needs if one.sweep not in look.listing.ladders]
-    drivers = {one.sweep: f"run by {one.driver}" if one.driver else "" for one in look.needs}
-    rows = [(one.sweep, *map(size, plan.bytes_of(one.sweep)), drivers[one.sweep]) for one in kept]
-    sweeps = f"{len(kept)} sweep needs" if len(kept) == 1 else f"{len(kept)} sweeps need"
-    said = [f"{look.listing.storage}: {sweeps} {size(plan.kept_bytes)}"]
-    said += table_lines(Table(("sweep", "needs", "alone", ""), rows, left=(0, 3)), "  ") if rows else []
+    names = [needs.sweep for needs in look.needs if needs.sweep not in look.listing.ladders]
+    drivers = {needs.sweep: f"run by {needs.driver}" if needs.driver else "" for needs in look.needs}
+    rows = [(name, *map(size, plan.bytes_of(name)), drivers[name]) for name in names]
+    subject = f"{len(names)} sweep needs" if len(names) == 1 else f"{len(names)} sweeps need"
+    sentences = [f"{look.listing.storage}: {subject} {size(plan.kept_bytes)}"]
+    sentences += table_lines(Table(("sweep", "needs", "alone", ""), rows, left=(0, 3)), "  ") if rows else []
     if plan.young:
-        total = size(sum(one.num_bytes for one in plan.young))
+        total = size(sum(item.num_bytes for item in plan.young))
         hours = f"{look.asked.grace_hours:g}"
         things = "1 thing" if len(plan.young) == 1 else f"{len(plan.young)} things"
-        said.append(f"{things} ({total}) younger than {hours} h stay (--grace), though no sweep needs them")
-    said += [f"{path} stays: raycodellm did not write {name}" for path, name in _first(plan.left.items(), show_all)]
-    said += [f"…{_more(plan.left)}"] if not show_all and _more(plan.left) else []
+        sentences.append(f"{things} ({total}) younger than {hours} h stay (--grace), though no sweep needs them")
+    sentences += [
+        f"{path} stays: raycodellm did not write {name}" for path, name in _first(plan.left_alone.items(), show_all)
+    ]
+    sentences += [f"…{_more(plan.left_alone)}"] if not show_all and _more(plan.left_alone) else []
     if look.listing.linked:
-        named, other = ", ".join(look.listing.linked), "another storage's link may lead there too"
-        said.append(f"{named}: a link out of the storage, left alone: {other} (--follow-links, if none does)")
+        links, reason = ", ".join(look.listing.linked), "another storage's link may lead there too"
+        sentences.append(f"{links}: a link out of the storage, left alone: {reason} (--follow-links, if none does)")
     if look.listing.unknown:
-        named = ", ".join(_first(look.listing.unknown, show_all))
-        said.append(f"not raycodellm's, left alone: {named}{'' if show_all else _more(look.listing.unknown)}")
+        unknown = ", ".join(_first(look.listing.unknown, show_all))
+        sentences.append(f"not raycodellm's, left alone: {unknown}{'' if show_all else _more(look.listing.unknown)}")
     if not plan.items:
-        return [*map(printable, said), "there is nothing to delete"]
+        return [*map(printable, sentences), "there is nothing to delete"]
     groups = defaultdict(list)
-    for one in sorted(plan.items, key=lambda one: -one.num_bytes):
-        groups[one.group].append(one)
+    for item in sorted(plan.items, key=lambda item: -item.num_bytes):
+        groups[item.group].append(item)
     table = []
     for name, items in sorted(groups.items(), key=lambda group: group[0] != RUNS):  # run folders first
-        newest = max(one.written for one in items)
-        table.append((name, str(len(items)), size(sum(one.num_bytes for one in items)), _day(newest)))
+        newest = max(item.written for item in items)
+        table.append((name, str(len(items)), size(sum(item.num_bytes for item in items)), _day(newest)))
         shown = items if show_all else items[:_SHOWN]
-        table += [(f"  {one.path}", "", size(one.num_bytes), _day(one.written)) for one in shown]
+        table += [(f"  {item.path}", "", size(item.num_bytes), _day(item.written)) for item in shown]
         table += (
             [(f"  … {len(items) - len(shown)} more; --all shows them", "", "", "")] if len(items) > len(shown) else []
         )
-    said.append("no kept sweep needs:")
-    said += table_lines(Table(("", "number", "size", "last written"), table, left=(0, 3)), "  ")
-    return [*map(printable, said), f"{size(plan.num_bytes)} can be freed"]
+    sentences.append("no kept sweep needs:")
+    sentences += table_lines(Table(("", "number", "size", "last written"), table, left=(0, 3)), "  ")
+    return [*map(printable, sentences), f"{size(plan.num_bytes)} can be freed"]
 
 
 def document(look: Look, plan: Plan, deleted: Deleted | None) -> dict[str, Any]:
@@ -86,14 +88,14 @@ def document(look: Look, plan: Plan, deleted: Deleted | None) -> dict[str, Any]:
         "format": FORMAT,
         "storage": look.listing.storage.uri,
         "kept_bytes": plan.kept_bytes,
-        "sweeps": [_sweep(one, plan) for one in look.needs],
-        "kept": [{"path": one.path, "bytes": one.num_bytes, "sweeps": list(one.sweeps)} for one in plan.kept],
-        "unneeded": [_item(one) for one in plan.items],
+        "sweeps": [_sweep(needs, plan) for needs in look.needs],
+        "kept": [{"path": kept.path, "bytes": kept.num_bytes, "sweeps": list(kept.sweeps)} for kept in plan.kept],
+        "unneeded": [_item(item) for item in plan.items],
         "unneeded_bytes": plan.num_bytes,
-        "young": [_item(one) for one in plan.young],
-        "left_alone": [*({"path": path, "unknown": name} for path, name in plan.left.items())],
+        "young": [_item(item) for item in plan.young],
+        "left_alone": [*({"path": path, "unknown": name} for path, name in plan.left_alone.items())],
         "unknown": [*look.listing.unknown, *look.listing.linked],
-        "deleted": None if deleted is None else [one.path for one in deleted.items],
+        "deleted": None if deleted is None else [item.path for item in deleted.items],
         "deleted_bytes": 0 if deleted is None else deleted.num_bytes,
         "failed": {} if deleted is None else dict(deleted.failed),
     }
