@@ -228,8 +228,8 @@ def _check_addresses(options: argparse.Namespace) -> None:
     """Raises `UserError` for an address with a key in it, and for a storage that cannot be one."""
     for name, value in vars(options).items():
         if name not in ("command", "address"):  # the address of a dashboard is written into no record
-            for one in value if isinstance(value, list) else [value]:
-                refuse_credentials(one)
+            for text in value if isinstance(value, list) else [value]:
+                refuse_credentials(text)
     if getattr(options, "storage", None) is not None:
         if not options.storage.strip():  # such as "$STORAGE" without a value: it would be the working directory
             raise UserError("the storage's address is empty; give a folder, or an address such as s3://bucket/folder")

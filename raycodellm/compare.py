@@ -71,9 +71,9 @@ def run(
         verdicts = evaluation.KeptVerdicts(Folder(output) / evaluation.WIN_RATE / "verdicts" if output else None)
         judged = evaluation.judged(wanted, items, settings.judge, verdicts, on_items)
     if output:
-        for (base, other), of_pair in judged.items():
+        for (base, other), comparison in judged.items():
             name = "--against--".join(model.strip("/").replace("/", "--") for model in (other, base))
-            (Folder(output) / evaluation.WIN_RATE).write_table(f"{name}.parquet", of_pair.table())
+            (Folder(output) / evaluation.WIN_RATE).write_table(f"{name}.parquet", comparison.table())
     return Compared(settings, results, gaps, judged)
 
 

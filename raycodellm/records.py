@@ -322,8 +322,8 @@ def summed_ledger(records: Sequence[StageRecord]) -> tuple[LedgerRow, ...]:
     the last stage's end. Another trial or an earlier run may have trained a stage."""
     totals: dict[str, LedgerRow] = {}
     for row in (row for record in records for row in record.ledger):
-        before = totals.get(row.source)
-        summed = {name: getattr(row, name) + (getattr(before, name) if before else 0) for name in _SUMMED}
+        total = totals.get(row.source)
+        summed = {name: getattr(row, name) + (getattr(total, name) if total else 0) for name in _SUMMED}
         totals[row.source] = replace(row, phases=(), **summed)
     return tuple(totals.values())
 

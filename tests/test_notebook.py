@@ -137,10 +137,10 @@ def test_a_models_files_on_an_object_store_are_fetched_once_and_whole(tmp_path, 
     monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path / "cache"))
     made = Folder(str(tmp_path / "model"))
     made.write_bytes("config.json", b"{}")
-    fetched = opened_run._fetched(made)
+    fetched = opened_run._local_copy(made)
     assert (fetched / "config.json").read_text() == "{}"
     made.write_bytes("config.json", b"another")
-    assert opened_run._fetched(made) == fetched and (fetched / "config.json").read_text() == "{}"
+    assert opened_run._local_copy(made) == fetched and (fetched / "config.json").read_text() == "{}"
     assert len(list(fetched.parent.iterdir())) == 1
 
 

@@ -34,10 +34,10 @@ def open_run(folder: str | os.PathLike[str], say: Callable[[str], Any] = logger.
 
     `say` hears about damaged files. Raises `UserError` where there is no run folder.
     """
-    opened = Folder(os.fspath(folder))
-    if opened.exists(storage_files.LADDER):
+    run_folder = Folder(os.fspath(folder))
+    if run_folder.exists(storage_files.LADDER):
         raise UserError(f"{folder}: is a ladder, not a run; give the run folder of one of its sizes, beside it")
-    return OpenedRun(sweep.Run(storage_files.read_sweep_file(opened, say), opened.parent), say)
+    return OpenedRun(sweep.Run(storage_files.read_sweep_file(run_folder, say), run_folder.parent), say)
 
 
 class OpenedRun:
@@ -103,13 +103,13 @@ class OpenedRun:
 
         rows = []
         records = report.read_records(self.folder, self.run.storage)
-        for one in records.scores:
-            row = {f"params.{name}": value for name, value in one.params.items()}
-            row |= {name: value for name, value in asdict(one).items() if name not in ("params", "difference")}
-            gap = one.difference
-            own = 0.0 if one.arm == records.known.compared_with else None
-            value, low, high = gap if gap is not None else (own, None, None)
-            rows.append({"arm": one.arm, **row, "difference": value, "difference_low": low, "difference_high": high})
+        for score in records.scores:
+            row = {f"params.{name}": value for name, value in score.params.items()}
+            row |= {name: value for name, value in asdict(score).items() if name not in ("params", "difference")}
+            gap = score.difference
+            without_gap = 0.0 if score.arm == records.known.compared_with else None
+            value, low, high = gap if gap is not None else (without_gap, None, None)
+            rows.append({"arm": score.arm, **row, "difference": value, "difference_low": low, "difference_high": high})
         return pd.DataFrame(rows, columns=None if rows else ["arm", "score", "low", "high"]).set_index("arm")
 
     def pareto_front(self) -> pd.DataFrame:
@@ -121,14 +121,14 @@ class OpenedRun:
         records = report.read_records(self.folder, self.run.storage)
         if records.front is None:
             raise UserError(f"{self.name}: has one objective, so there is no front; see ranking()")
-        params = {one.arm: one.params for one in records.scores}
+        params = {score.arm: score.params for score in records.scores}
         rows = []
-        for one in records.front.arms:
-            row: dict[str, Any] = {f"params.{name}": value for name, value in params[one.arm].items()}
-            for metric, (value, low, high) in zip(records.front.objectives, one.scores, strict=True):
+        for arm in records.front.arms:
+            row: dict[str, Any] = {f"params.{name}": value for name, value in params[arm.arm].items()}
+            for metric, (value, low, high) in zip(records.front.objectives, arm.scores, strict=True):
                 row |= {metric: value, f"{metric}_low": low, f"{metric}_high": high}
-            known = {"is_on_front": one.is_on_front, "is_known": one.is_known, "rivals": list(one.rivals)}
-            rows.append({"arm": one.arm, **row, **known})
+            standing = {"is_on_front": arm.is_on_front, "is_known": arm.is_known, "rivals": list(arm.rivals)}
+            rows.append({"arm": arm.arm, **row, **standing})
         return pd.DataFrame(rows, columns=None if rows else ["arm", "is_on_front"]).set_index("arm")
 
     # ------------------------------------------------------------------------------------------ one trial
@@ -136,17 +136,17 @@ class OpenedRun:
     def result(self, trial: int) -> TrialResult:
         """The record of the trial with this number. Raises `UserError` naming the trials that there are."""
         results = self.results
-        found = next((one for one in results if one.number == trial), None)
-        if found is None:
+        match = next((candidate for candidate in results if candidate.number == trial), None)
+        if match is None:
             raise UserError(f"{self.name}: there is no trial {trial!r}; {_numbers(results)}")
-        return found
+        return match
 
     def items(self, trial: int) -> pd.DataFrame:
         """One row per evaluated item of a complete trial: `task`, `item`, `correct`, `bits_per_byte` and more."""
         result = self.result(trial)
         folder = self.run.trial_folder(trial)
         if not folder.exists("items.parquet"):
-            complete = [one for one in self.results if one.state == "complete"]
+            complete = [other for other in self.results if other.state == "complete"]
             raise UserError(
                 f"{self.name}: trial {trial} has no items, since it is {result.state}; complete: {_numbers(complete)}"
             )
@@ -155,8 +155,8 @@ class OpenedRun:
     def stages(self, trial: int) -> dict[str, StageRecord]:
         """The records of the trial's finished stages by their keys, in order."""
         result = self.result(trial)
-        found = {key: finished.finished_stage(self._stage(key)) for key in result.stages}
-        return {key: record for key, record in found.items() if record is not None}
+        records = {key: finished.finished_stage(self._stage(key)) for key in result.stages}
+        return {key: record for key, record in records.items() if record is not None}
 
     def ledger(self, trial: int) -> pd.DataFrame:
         """One row per finished stage of the trial and source: tokens planned and trained on, and epochs."""
@@ -189,19 +189,19 @@ class OpenedRun:
         A model on an object store is fetched into this machine's cache, once. Of a trial without stages it is the given
         model, if that is a folder.
         """
-        if stage is None and (given := self.result(trial).model):
-            return self._given_model(given)
+        if stage is None and (identity := self.result(trial).model):
+            return self._given_model(identity)
         stages = self.stages(trial)
         key = self._key(stage, trial) if stage is not None else next(reversed(self.result(trial).stages), "")
         if key not in stages:
             state = self.result(trial).state
-            known = ", ".join(record.name for record in stages.values()) or "none"
+            stage_names = ", ".join(record.name for record in stages.values()) or "none"
             raise UserError(
                 f"{self.name}: trial {trial} is {state} and has no model of {stage or 'its last stage'}; "
-                f"finished stages: {known}"
+                f"finished stages: {stage_names}"
             )
         remote = self._stage(key) / "model"
-        local = remote.local or _fetched(remote)
+        local = remote.local or _local_copy(remote)
         model.require_undamaged(local, remote)
         return local
 
@@ -210,27 +210,27 @@ class OpenedRun:
         folder = hub_commits.folder_of(address)
         if folder is None:
             raise UserError(f"{self.name}: the model is {address} of the Hugging Face hub; load it by that name")
-        return folder.local or _fetched(folder)
+        return folder.local or _local_copy(folder)
 
     def _stage(self, key: str) -> Folder:
         return self.run.storage / "stages" / key
 
     def _key(self, stage: str, trial: int | None) -> str:
-        """The key of the stage that is meant. Raises `UserError` with the keys that it could be."""
+        """The key of the stage that `stage` names or begins. Raises `UserError` with the keys that it could be."""
         results = self.results if trial is None else [self.result(trial)]
         keys = list(dict.fromkeys(key for result in results for key in result.stages))
         if trial is not None:
-            named = [key for key, record in self.stages(trial).items() if record.name == stage]
-            if named:
-                return named[0]
-        found = [key for key in keys if key.startswith(stage)]
-        if len(found) != 1:
-            what = f"{len(found)} stages begin with {stage!r}" if found else f"there is no stage {stage!r}"
-            listed = ", ".join((found or keys)[:6]) + (" …" if len(found or keys) > 6 else "")
-            raise UserError(f"{self.name}: {what}; give a key or a name and a trial; known: {listed or 'none'}")
-        return found[0]
+            named_keys = [key for key, record in self.stages(trial).items() if record.name == stage]
+            if named_keys:
+                return named_keys[0]
+        matches = [key for key in keys if key.startswith(stage)]
+        if len(matches) != 1:
+            problem = f"{len(matches)} stages begin with {stage!r}" if matches else f"there is no stage {stage!r}"
+            listed = ", ".join((matches or keys)[:6]) + (" …" if len(matches or keys) > 6 else "")
+            raise UserError(f"{self.name}: {problem}; give a key or a name and a trial; known: {listed or 'none'}")
+        return matches[0]
 
-    # ------------------------------------------------------------------------------------------ shown
+    # ------------------------------------------------------------------------------------------ display
 
     def __repr__(self) -> str:
         return str(self.status)
@@ -257,7 +257,7 @@ def _numbers(results: list[TrialResult]) -> str:
     return f"trial{'s' if len(numbers) > 1 else ''} {listed}{' …' if len(numbers) > 12 else ''}"
 
 
-def _fetched(remote: Folder) -> Path:
+def _local_copy(remote: Folder) -> Path:
     """A copy of the folder in this machine's cache. It is renamed into place whole, so a half copy is never used."""
     target = cache_folder() / "models" / fingerprint(remote.uri)
     if not target.exists():

@@ -86,10 +86,12 @@ class RunStatus:
     @property
     def moment(self) -> Moment | None:
         """The sweep as its driver last saw it; None without a driver whose trials have begun."""
-        seen = self.driver.sighting if self.driver is not None else None
-        if seen is None:
+        sighting = self.driver.sighting if self.driver is not None else None
+        if sighting is None:
             return None
-        return Moment(seen.snapshot, self.results, self.num_trials, seen.elapsed, self.most_trials, now=seen.at)
+        return Moment(
+            sighting.snapshot, self.results, self.num_trials, sighting.elapsed, self.most_trials, now=sighting.at
+        )
 
     def __str__(self) -> str:
         """Two to ten lines."""
@@ -97,13 +99,13 @@ class RunStatus:
 
     def lines(self, now: float | None = None) -> list[str]:
         """How the run stands, in two lines or more. `now`: Unix seconds."""
-        more = [f"{number} {state}" for state, number in sorted(self.states.items()) if state != "complete"]
-        said = f"{self.name}: {self.num_ended} of {self.num_trials} trials ended"
-        said += f" ({', '.join(more)})" if more else ""
-        said += f", at most {self.most_trials} in all" if self.most_trials > self.num_trials else ""
+        other_states = [f"{number} {state}" for state, number in sorted(self.states.items()) if state != "complete"]
+        first_line = f"{self.name}: {self.num_ended} of {self.num_trials} trials ended"
+        first_line += f" ({', '.join(other_states)})" if other_states else ""
+        first_line += f", at most {self.most_trials} in all" if self.most_trials > self.num_trials else ""
         moment, lines = self.moment, []
         if moment is not None:
-            said = ", ".join(filter(None, (said, *times(moment, self.num_ended))))
+            first_line = ", ".join(filter(None, (first_line, *times(moment, self.num_ended))))
         if self.best is not None:
             lines.append(f"best so far: {self.best}" if self.num_ended < self.num_trials else f"best: {self.best}")
         if self.front is not None and self.front.arms:
@@ -125,11 +127,11 @@ class RunStatus:
             now = time.time() if now is None else now
             ago = f", as of {whole_seconds(max(0.0, now - moment.now))} ago" if moment is not None else ""
             lines.append(f"run by {self.driver.name}{ago}")
-        return [said, *lines, self.folder]
+        return [first_line, *lines, self.folder]
 
     def as_json(self) -> dict[str, Any]:
         """Plain values with stable keys, documented in docs/notebook.md; null stands for a number that is not known."""
-        found = {
+        document = {
             "format": FORMAT,
             "name": self.name,
             "folder": self.folder,
@@ -146,7 +148,7 @@ class RunStatus:
             "budget": budget.document(self.limits, self.num_unbegun),
             "trials": [_trial(result) for result in self.results],
         }
-        return finite_json(found)
+        return finite_json(document)
 
     def _now(self) -> dict[str, Any] | None:
         """The sweep as the driver last saw it; None without a driver whose trials have begun."""
@@ -154,7 +156,7 @@ class RunStatus:
         if moment is None:
             return None
         snapshot = moment.snapshot
-        jobs = ("job", "step", "num_steps", "items", "num_items", "tokens", "tokens_per_second", "loss", "note")
+        fields = ("job", "step", "num_steps", "items", "num_items", "tokens", "tokens_per_second", "loss", "note")
         return {
             "at": moment.now,
             "elapsed_seconds": moment.elapsed,
@@ -162,7 +164,7 @@ class RunStatus:
             "slots": [as_json(view) for view in snapshot.slot_views],
             "num_nodes": snapshot.num_nodes,
             "waiting_reason": snapshot.waiting_reason,
-            "jobs": [{name: getattr(one, name) for name in jobs} for one in snapshot.running.values()],
+            "jobs": [{name: getattr(progress, name) for name in fields} for progress in snapshot.running.values()],
         }
 
 
@@ -173,11 +175,11 @@ def _verdict(
     to read here: then it is the one that the report has, if no trial has ended since."""
     if looks is not None:
         rows = [result.row() for result in results]
-        known = verdict.findings(run.file, rows, {}, looks)
+        findings = verdict.findings(run.file, rows, {}, looks)
         noise = verdict.seed_spreads(run.file, rows, looks)
-        return verdict.document(run.file, known, verdict.answer(run.file, known), num_ended, noise=noise)
-    kept = storage_files.attempt(lambda: _written(run), logger.warning)
-    return {**kept, "sources": None} if kept is not None and kept.get("num_ended") == num_ended else None
+        return verdict.document(run.file, findings, verdict.answer(run.file, findings), num_ended, noise=noise)
+    written = storage_files.attempt(lambda: _written_verdict(run), logger.warning)
+    return {**written, "sources": None} if written is not None and written.get("num_ended") == num_ended else None
 
 
 def _win_rates(run: sweep.Run) -> WinRates | None:
@@ -196,15 +198,15 @@ def _front(run: sweep.Run, results: Sequence[TrialResult], looks: verdict.Looks 
     """The Pareto front; None with one objective."""
     if len(run.sweep.search.objectives) < 2:
         return None
-    return verdict.front(run.file, [one.row() for one in results], {}, looks)
+    return verdict.front(run.file, [result.row() for result in results], {}, looks)
 
 
-def _written(run: sweep.Run) -> dict[str, Any] | None:
+def _written_verdict(run: sweep.Run) -> dict[str, Any] | None:
     folder = run.folder / "report"
     return folder.read_json("verdict.json") if folder.exists("verdict.json") else None
 
 
 def _trial(result: TrialResult) -> dict[str, Any]:
     names = ("number", "state", "arm", "seed", "phase", "params", "metrics", "tokens", "stages", "wall_seconds")
-    kept = {name: as_json(getattr(result, name)) for name in (*names, "device_seconds", "deaths", "preemptions")}
-    return {**kept, "error": result.error, "rungs": as_json(result.rungs), "stopped_by": result.stopped_by}
+    fields = {name: as_json(getattr(result, name)) for name in (*names, "device_seconds", "deaths", "preemptions")}
+    return {**fields, "error": result.error, "rungs": as_json(result.rungs), "stopped_by": result.stopped_by}

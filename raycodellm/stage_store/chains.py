@@ -41,7 +41,8 @@ class Materials:
     corpora: Mapping[str, Corpus]
     """The token store of each source."""
     tokenizer: Folder
-    """Without a meaning where the sweep has no sources, as the two below are."""
+    """Folder of the tokenizer. `tokenizer`, `tokenizer_fingerprint` and `vocab_size` mean nothing in a sweep without
+    sources."""
     tokenizer_fingerprint: str
     vocab_size: int
     storage: Folder
@@ -67,19 +68,22 @@ def chain(
     sweep: Sweep,
     seed: int,
     materials: Materials,
-    kept: frozenset[str] = frozenset(),
+    keeping_optimizer: frozenset[str] = frozenset(),
     with_trunks: frozenset[str] = frozenset(),
 ) -> Chain:
     """The jobs of a trial with these settings and this seed. Reads no tokens, only lengths of documents.
 
-    `kept`: names of stages that keep their optimizer state because another trial of the sweep starts from it. Stages
-    that keep it for this trial itself need not be named. `with_trunks`: names of stages whose trunk is worked out.
+    `keeping_optimizer`: names of stages that keep their optimizer state because another trial of the sweep starts from
+    it. Stages that keep it for this trial itself need not be named. `with_trunks`: names of stages whose trunk is
+    worked out.
     """
     held_out = held_out_sources(sweep, materials.corpora, materials.tokenizer)
     if not sweep.stages:
-        given = evaluation_of_given(sweep.model, materials.storage, sweep.evaluation, materials.contents, held_out)
-        return Chain((), given)
-    jobs = stage_jobs(sweep, seed, materials, kept, with_trunks)
+        evaluation_of_model = evaluation_of_given(
+            sweep.model, materials.storage, sweep.evaluation, materials.contents, held_out
+        )
+        return Chain((), evaluation_of_model)
+    jobs = stage_jobs(sweep, seed, materials, keeping_optimizer, with_trunks)
     return Chain(tuple(jobs), evaluation_of_stage(jobs[-1], sweep.evaluation, materials.contents, held_out))
 
 
@@ -87,40 +91,42 @@ def stage_jobs(
     sweep: Sweep,
     seed: int,
     materials: Materials,
-    kept: frozenset[str],
+    keeping_optimizer: frozenset[str],
     with_trunks: frozenset[str],
     last: str | None = None,
 ) -> list[StageJob]:
     """The stages of `chain`, up to the one of the name `last`."""
-    kept |= {
-        before.name for before, after in itertools.pairwise(sweep.trained_stages) if after.optimizer.state == "keep"
+    keeping_optimizer |= {
+        stage.name for stage, child in itertools.pairwise(sweep.trained_stages) if child.optimizer.state == "keep"
     }
-    drawn = dict.fromkeys(sweep.sources, 0)
+    drawn_tokens = dict.fromkeys(sweep.sources, 0)
     """Tokens drawn from each source so far along the chain."""
     model = pinned_model(sweep.model, materials.contents)
-    known = identity.root_identity(
+    own_identity = identity.root_identity(
         model_content(sweep.model, materials.contents), materials.tokenizer_fingerprint, seed, RECIPE_VERSION
     )
     jobs: list[StageJob] = []
     rate: float | None = None
-    for written in sweep.trained_stages:
-        planned = _plan_stage(sweep, written, materials, drawn)
-        stage, before = planned.stage, known
-        used = _used_sources(planned, materials.corpora, drawn)
+    for settings in sweep.trained_stages:
+        planned = _plan_stage(sweep, settings, materials, drawn_tokens)
+        stage, parent_identity = planned.stage, own_identity
+        used_sources = _used_sources(planned, materials.corpora, drawn_tokens)
         compiled = sweep.scaling.deepspeed.compile
-        known = identity.stage_identity(
-            stage, used, planned.curve.progress, planned.curve.interpolation, compiled, before
+        own_identity = identity.stage_identity(
+            stage, used_sources, planned.curve.progress, planned.curve.interpolation, compiled, parent_identity
         )
         rate = start_rate(stage.learning_rate, rate)
         parent = jobs[-1].folder if jobs else None
-        job = _stage_job(sweep, seed, materials, model, planned, known, parent, rate, stage.name in kept)
+        job = _stage_job(
+            sweep, seed, materials, model, planned, own_identity, parent, rate, stage.name in keeping_optimizer
+        )
         if stage.name in with_trunks:
-            trunk = find_trunk(job, planned.curve, used, compiled, before, materials.storage)
+            trunk = find_trunk(job, planned.curve, used_sources, compiled, parent_identity, materials.storage)
             job = replace(job, trunk=trunk)
         jobs.append(job)
         rate = learning_rate_at(stage.learning_rate, stage.num_steps, stage.num_steps, rate)
         for source in planned.slices:
-            drawn[source.name] += sum(source.planned) * stage.sequence_length
+            drawn_tokens[source.name] += sum(source.planned) * stage.sequence_length
         if stage.name == last:
             break
     return jobs
@@ -132,14 +138,14 @@ def compiled_schedule(sweep: Sweep, stage: Stage, num_tokens: Mapping[str, int])
     return schedule.compile_stage(stage, is_code, num_tokens)
 
 
-def _plan_stage(sweep: Sweep, written: Stage, materials: Materials, drawn: Mapping[str, int]) -> _PlannedStage:
+def _plan_stage(sweep: Sweep, settings: Stage, materials: Materials, drawn_tokens: Mapping[str, int]) -> _PlannedStage:
     corpora = materials.corpora
-    names = sweep.drawn_sources(written)
-    curve = compiled_schedule(sweep, written, {name: corpora[name].num_tokens for name in names})
-    stage = schedule.budgeted(written, curve, [sweep.sources[name].is_code for name in names])
+    names = sweep.drawn_sources(settings)
+    curve = compiled_schedule(sweep, settings, {name: corpora[name].num_tokens for name in names})
+    stage = schedule.budgeted(settings, curve, [sweep.sources[name].is_code for name in names])
     ends = tuple(math.ceil(edge * stage.num_sequences - 1e-6) for edge in schedule.phase_edges(stage, curve))
     sequences = _planned_sequences(curve, stage.num_sequences, ends, materials.exact)
-    return _PlannedStage(stage, curve, ends, slice_sources(sweep, stage, corpora, drawn, sequences))
+    return _PlannedStage(stage, curve, ends, slice_sources(sweep, stage, corpora, drawn_tokens, sequences))
 
 
 @lru_cache(maxsize=256)
@@ -147,24 +153,25 @@ def _planned_sequences(
     curve: schedule.Schedule, num_sequences: int, phase_ends: tuple[int, ...], exact: bool
 ) -> tuple[tuple[int, ...], ...]:
     """Per phase: sequences of each source."""
-    planned = mixture.planned_sequences if exact else mixture.rounded_sequences
-    edges = planned(curve, num_sequences, phase_ends)
-    before = [[0] * len(edges[0]), *edges]
-    return tuple(tuple(b - a for a, b in zip(one, two, strict=True)) for one, two in itertools.pairwise(before))
+    count_sequences = mixture.planned_sequences if exact else mixture.rounded_sequences
+    totals = count_sequences(curve, num_sequences, phase_ends)
+    """Per phase: sequences of each source until the phase ends."""
+    edges = itertools.pairwise([[0] * len(totals[0]), *totals])
+    return tuple(tuple(after - before for before, after in zip(start, end, strict=True)) for start, end in edges)
 
 
 def _used_sources(
-    planned: _PlannedStage, corpora: Mapping[str, Corpus], drawn: Mapping[str, int]
+    planned: _PlannedStage, corpora: Mapping[str, Corpus], drawn_tokens: Mapping[str, int]
 ) -> list[identity.UsedSource]:
     """The sources as they enter the stage's identity; one whose weight is 0 throughout the stage does not."""
-    used, curve = [], planned.curve
-    for place, source in enumerate(planned.slices):
-        weights = [row[place] for row in curve.weights]
+    used_sources, curve = [], planned.curve
+    for index, source in enumerate(planned.slices):
+        weights = [row[index] for row in curve.weights]
         if any(weights):
-            how = {key: value for key, value in as_json(source).items() if key not in ("store", "planned")}
-            origin = (corpora[source.name].fingerprint, drawn[source.name])
-            used.append(identity.UsedSource(*origin, weights, how))
-    return used
+            slice_settings = {key: value for key, value in as_json(source).items() if key not in ("store", "planned")}
+            origin = (corpora[source.name].fingerprint, drawn_tokens[source.name])
+            used_sources.append(identity.UsedSource(*origin, weights, slice_settings))
+    return used_sources
 
 
 def _stage_job(
@@ -173,17 +180,17 @@ def _stage_job(
     materials: Materials,
     model: Model,
     planned: _PlannedStage,
-    known: str,
+    own_identity: str,
     parent: str | None,
-    rate: float | None,
+    initial_rate: float | None,
     keep_optimizer: bool,
 ) -> StageJob:
-    """`known`: the stage's identity; `parent`: URI of the parent stage's folder; `rate`: the learning rate it starts
-    with, where it continues from its parent's."""
+    """The stage as a job. `own_identity`: the stage's identity; `parent`: URI of the parent stage's folder;
+    `initial_rate`: the learning rate that the stage starts with, where it continues from its parent's."""
     curve = planned.curve
     return StageJob(
-        identity=known,
-        folder=(materials.storage / "stages" / job_key(planned.stage.name, known)).uri,
+        identity=own_identity,
+        folder=(materials.storage / "stages" / job_key(planned.stage.name, own_identity)).uri,
         parent=parent,
         stage=planned.stage,
         model=model,
@@ -195,7 +202,7 @@ def _stage_job(
         seed=seed,
         scaling=sweep.scaling,
         phase_ends=planned.phase_ends,
-        start_rate=rate,
+        start_rate=initial_rate,
         keep_optimizer=keep_optimizer,
         sweep=sweep.name,
         rungs=_rungs(sweep, planned),
@@ -205,12 +212,12 @@ def _stage_job(
 def _rungs(sweep: Sweep, planned: _PlannedStage) -> tuple[int, ...]:
     """Trained steps at which early stopping compares the stage; none of another stage than the one that it names."""
     early = sweep.search.early_stopping
-    compared = early.stage_of(sweep) if early is not None else None
-    if early is None or compared is None or compared.name != planned.stage.name:
+    compared_stage = early.stage_of(sweep) if early is not None else None
+    if early is None or compared_stage is None or compared_stage.name != planned.stage.name:
         return ()
-    if not any(one.name == early.source and one.held_out_sequences for one in planned.slices):
+    if not any(source.name == early.source and source.held_out_sequences for source in planned.slices):
         raise UserError(
             f"search.early_stopping.metric: found {early.metric}, but source {early.source!r} has no whole sequence of "
-            f"{compared.sequence_length} tokens of held-out text; hold out more tokens, or measure another source"
+            f"{compared_stage.sequence_length} tokens of held-out text; hold out more tokens, or measure another source"
         )
     return early.steps(planned.stage.num_steps)

@@ -22,7 +22,7 @@ def contents_of(sweeps: Iterable[Sweep], *, elsewhere: bool = False) -> Contents
     """
     sweeps = list(sweeps)
     contents = contents_of_tasks((sweep.evaluation for sweep in sweeps), elsewhere=elsewhere)
-    models = {name: _looked_up(name, look, elsewhere) for name, look in _pretrained(sweeps).items()}
+    models = {name: _content_of(name, look, elsewhere) for name, look in _pretrained(sweeps).items()}
     addresses = {name: identity.address_of(name, content) for name, content in models.items()}
     return replace(contents, models=models, addresses=addresses)
 
@@ -41,7 +41,7 @@ def _pretrained(sweeps: Iterable[Sweep]) -> dict[str, _Look]:
     }
 
 
-def _looked_up(name: str, look: _Look, elsewhere: bool) -> list[Any]:
+def _content_of(name: str, look: _Look, elsewhere: bool) -> list[Any]:
     """The content of a pretrained model; for one that only another machine may reach, its name."""
     try:
         return look(name)
@@ -58,21 +58,27 @@ def contents_of_tasks(settings: Iterable[Evaluation], *, elsewhere: bool = False
 
     units: dict[str, tuple[str, ...]] = {}
     tasks: dict[str, Any] = {}
-    running: dict[str, None] = {}
+    running_code: dict[str, None] = {}
     commits: dict[str, str] = {}
-    for one in dict.fromkeys(settings):
-        asked = evaluation.asked_units(one)
-        units |= asked
-        new = dict.fromkeys(task for of in asked.values() for task in of if task not in tasks)
-        tasks |= evaluation.task_contents(new, evaluation.Places.of(one), elsewhere=elsewhere)
-        commits |= evaluation.data_commits(new, evaluation.Places.of(one), elsewhere=elsewhere)
+    for evaluation_settings in dict.fromkeys(settings):
+        tasks_by_unit = evaluation.asked_units(evaluation_settings)
+        units |= tasks_by_unit
+        new_tasks = dict.fromkeys(
+            task for unit_tasks in tasks_by_unit.values() for task in unit_tasks if task not in tasks
+        )
+        tasks |= evaluation.task_contents(new_tasks, evaluation.Places.of(evaluation_settings), elsewhere=elsewhere)
+        commits |= evaluation.data_commits(new_tasks, evaluation.Places.of(evaluation_settings), elsewhere=elsewhere)
         # Read here: a trial's process works in another folder, or on a node without the user's files of tasks.
-        running |= dict.fromkeys(evaluation.units_running_code((task for of in asked.values() for task in of), one))
+        running_code |= dict.fromkeys(
+            evaluation.units_running_code(
+                (task for unit_tasks in tasks_by_unit.values() for task in unit_tasks), evaluation_settings
+            )
+        )
     return Contents(
         tasks=tasks,
         units=units,
         lm_eval=evaluation.lm_eval_version(),
-        running_code=tuple(running),
+        running_code=tuple(running_code),
         data_commits=commits,
     )
 

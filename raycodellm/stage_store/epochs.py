@@ -23,9 +23,9 @@ def check_epochs(sweep: Sweep, chains: Sequence[Chain]) -> None:
 def _check_source(job: StageJob, source: SourceSlice, max_epochs: float | None) -> None:
     length = job.stage.sequence_length
     if not source.num_sequences:
-        what = "whole sequence" if source.kind not in INSTRUCT_KINDS else "example that fits into a sequence"
+        unit = "whole sequence" if source.kind not in INSTRUCT_KINDS else "example that fits into a sequence"
         raise UserError(
-            f"sources.{source.name}: holds no {what} of {length} tokens for stage {job.stage.name!r}; "
+            f"sources.{source.name}: holds no {unit} of {length} tokens for stage {job.stage.name!r}; "
             "give it more data or the stage another sequence_length"
         )
     drawn = source.num_sequences_consumed + sum(source.planned)

@@ -36,28 +36,28 @@ def evaluation_of_given(
     never in the model's own folder: every sweep of the storage finds them, wherever the model lies."""
     name = str(model.pretrained)
     content = contents.models[name]
-    known = identity.given_model_identity(content)
-    folder = storage / GIVEN_MODELS / known / EVALUATION
-    return evaluation_job(known, contents.addresses[name], folder, settings, contents, held_out)
+    model_identity = identity.given_model_identity(content)
+    folder = storage / GIVEN_MODELS / model_identity / EVALUATION
+    return evaluation_job(model_identity, contents.addresses[name], folder, settings, contents, held_out)
 
 
 def evaluation_job(
-    known: Any,
+    model_identity: Any,
     model: Folder | str,
     folder: Folder,
     settings: Evaluation,
     contents: Contents,
     held_out: tuple[HeldOutSource, ...] = (),
 ) -> EvaluationJob:
-    """`known`: identity of the stage that trained the model or of the given model, or its content. `folder`: for the
-    tasks' results."""
+    """The evaluation of the model at `model`. `model_identity`: identity of the stage that trained the model or of the
+    given model, or its content. `folder`: for the tasks' results."""
     from raycodellm import evaluation
 
     places = evaluation.Places.of(settings, held_out)
-    asked = {name: contents.units[name] for name in evaluation.asked_tasks(settings)}
+    tasks_by_name = {name: contents.units[name] for name in evaluation.asked_tasks(settings)}
     identities = {
         task: identity.task_identity(
-            known,
+            model_identity,
             settings,
             [
                 contents.tasks[task],
@@ -67,19 +67,19 @@ def evaluation_job(
             contents.lm_eval,
             EVALUATION_VERSION,
         )
-        for tasks in asked.values()
+        for tasks in tasks_by_name.values()
         for task in tasks
     }
     return EvaluationJob(
         identity=identity.evaluation_identity(
-            settings, {name: [identities[task] for task in tasks] for name, tasks in asked.items()}
+            settings, {name: [identities[task] for task in tasks] for name, tasks in tasks_by_name.items()}
         ),
         folder=folder.uri,
         model=str(model),
         evaluation=settings,
         parent="",
         held_out=held_out,
-        asked=asked,
-        keys={task: task_key(task, found) for task, found in identities.items()},
+        asked=tasks_by_name,
+        keys={task: task_key(task, task_identity) for task, task_identity in identities.items()},
         data_commits=contents.data_commits,
     )

@@ -24,13 +24,13 @@ def finished_outcome(job: Job) -> Outcome | None:
 
     if job.kind == "stage":
         return finished_training(job)
-    found = evaluation.kept_evaluation(job)
-    return None if found is None else evaluation_outcome(found)
+    result = evaluation.kept_evaluation(job)
+    return None if result is None else evaluation_outcome(result)
 
 
-def evaluation_outcome(found: EvaluationResult) -> dict[str, float]:
+def evaluation_outcome(result: EvaluationResult) -> dict[str, float]:
     """The metrics of an evaluation, with its `seconds` among them."""
-    return {**found.metrics, "seconds": found.seconds}
+    return {**result.metrics, "seconds": result.seconds}
 
 
 def finished_outcomes(chain: Chain) -> dict[str, Outcome]:
@@ -39,8 +39,8 @@ def finished_outcomes(chain: Chain) -> dict[str, Outcome]:
     A stage whose model is damaged, and is still to be read by the next job, becomes unfinished (its `DONE` is deleted):
     it is trained again.
     """
-    read = ((job.key, finished_outcome(job)) for job in chain.jobs)
-    outcomes = {key: outcome for key, outcome in read if outcome is not None}
+    outcomes_by_key = ((job.key, finished_outcome(job)) for job in chain.jobs)
+    outcomes = {key: outcome for key, outcome in outcomes_by_key if outcome is not None}
     for stage, reader in reversed(list(itertools.pairwise(chain.jobs))):
         if stage.key in outcomes and reader.key not in outcomes and (damage := _model_damage(Folder(stage.folder))):
             logger.warning("%s; the stage is trained again", damage)

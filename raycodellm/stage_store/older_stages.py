@@ -16,8 +16,8 @@ def last_recipe(storage: Folder) -> str | None:
 
 def report_older_stages(storage: Folder) -> str | None:
     """Says, once per storage, that its stages were trained by an older recipe and that none of them is used."""
-    found = last_recipe(storage)
-    if found == str(RECIPE_VERSION):
+    recipe = last_recipe(storage)
+    if recipe == str(RECIPE_VERSION):
         return None
     folder = storage / "stages"
     stages = [name for name in folder.list() if not name.startswith(".")]
@@ -25,6 +25,6 @@ def report_older_stages(storage: Folder) -> str | None:
     if not stages:
         return None
     return (
-        f"{folder}: holds {len(stages)} stages of an older raycodellm (recipe {found or 'under 3'}, now "
+        f"{folder}: holds {len(stages)} stages of an older raycodellm (recipe {recipe or 'under 3'}, now "
         f"{RECIPE_VERSION}); none of them is taken, what is needed is trained anew"
     )

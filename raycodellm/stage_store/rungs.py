@@ -20,18 +20,18 @@ def reached_rungs(job: StageJob) -> dict[int, Mapping[str, float]]:
     A stage that was trained without these rungs has those at which it was measured all the same.
     """
     so_far = _so_far(job)
-    found: dict[int, Mapping[str, float]] = {
+    bpb_by_step: dict[int, Mapping[str, float]] = {
         step: so_far[step].held_out_bpb for step in job.rungs if step in so_far and so_far[step].held_out_bpb
     }
     folder = Folder(job.folder)
-    if len(found) < len(job.rungs) and folder.exists(storage_files.DONE):
+    if len(bpb_by_step) < len(job.rungs) and folder.exists(storage_files.DONE):
         curves = storage_files.attempt(partial(storage_files.read_curves, folder), logger.warning) or {}
         columns = {name.removeprefix("bpb/"): values for name, values in curves.items() if name.startswith("bpb/")}
-        for place, step in enumerate(curves.get("step", ())):
-            row = {name: values[place] for name, values in columns.items() if math.isfinite(values[place])}
+        for index, step in enumerate(curves.get("step", ())):
+            row = {name: values[index] for name, values in columns.items() if math.isfinite(values[index])}
             if step in job.rungs and row:
-                found.setdefault(step, row)
-    return found
+                bpb_by_step.setdefault(step, row)
+    return bpb_by_step
 
 
 def stopped_record(job: StageJob, step: int | None) -> StageRecord | None:

@@ -57,22 +57,22 @@ def slice_sources(
 def _slice(
     sweep: Sweep, stage: Stage, name: str, corpus: Corpus, drawn_tokens: int, planned: tuple[int, ...]
 ) -> SourceSlice:
-    held_out_tokens, held = held_out_of(sweep, name, corpus)
-    trained_tokens = corpus.num_tokens - held
-    group = _shuffle_group_size(sweep, stage, name, trained_tokens)
+    held_out_tokens, held_tokens = held_out_of(sweep, name, corpus)
+    trained_tokens = corpus.num_tokens - held_tokens
+    group_size = _shuffle_group_size(sweep, stage, name, trained_tokens)
     reading = Reading(stage.packing, held_out_tokens)
     num_sequences, num_measured = corpus.num_sequences(stage.sequence_length, reading), 0
     if stage.held_out is not None:
-        most = corpus.num_sequences(stage.sequence_length, reading._replace(measured=True))
-        num_measured = min(most, max(1, stage.held_out.tokens // stage.sequence_length))
-    used = math.floor(num_sequences * _share_used(sweep, name, trained_tokens) + 1e-9)
+        max_measured = corpus.num_sequences(stage.sequence_length, reading._replace(measured=True))
+        num_measured = min(max_measured, max(1, stage.held_out.tokens // stage.sequence_length))
+    used_sequences = math.floor(num_sequences * _share_used(sweep, name, trained_tokens) + 1e-9)
     return SourceSlice(
         name=name,
         kind=sweep.sources[name].kind,
         store=corpus.folder.uri,
-        num_sequences=used // group * group,
+        num_sequences=used_sequences // group_size * group_size,
         num_sequences_consumed=-(-drawn_tokens // stage.sequence_length),
-        shuffle_group_size=group,
+        shuffle_group_size=group_size,
         planned=planned,
         held_out_sequences=num_measured,
         held_out_tokens=held_out_tokens,
@@ -85,23 +85,23 @@ def held_out_of(sweep: Sweep, name: str, corpus: Corpus) -> tuple[int, int]:
     The same documents are held out of all stages of the sweep, so no stage trains on what another one, or the
     evaluation, measures.
     """
-    asking = [
+    requests = [
         (stage.held_out.tokens, stage)
         for stage in sweep.stages
         if stage.held_out is not None and name in sweep.drawn_sources(stage)
     ]
-    asked = max((max(num_tokens, stage.sequence_length) for num_tokens, stage in asking), default=0)
+    requested_tokens = max((max(num_tokens, stage.sequence_length) for num_tokens, stage in requests), default=0)
     if is_held_out(sweep, name):
-        asked = max(asked, min(EVALUATED_TOKENS, corpus.num_tokens // EVALUATED_SHARE))
-    held = corpus.held_out(asked) if asked else 0
-    if asking and 2 * held > corpus.num_tokens > 0:
-        num_tokens, first = max(asking, key=lambda one: one[0])
+        requested_tokens = max(requested_tokens, min(EVALUATED_TOKENS, corpus.num_tokens // EVALUATED_SHARE))
+    held_tokens = corpus.held_out(requested_tokens) if requested_tokens else 0
+    if requests and 2 * held_tokens > corpus.num_tokens > 0:
+        num_tokens, largest_stage = max(requests, key=lambda request: request[0])
         raise UserError(
-            f"stages.{first.name}.held_out.tokens: found {num_tokens}, but whole documents of so many hold "
-            f"{held:,} of source {name!r}'s {corpus.num_tokens:,} tokens, over half; use at most "
+            f"stages.{largest_stage.name}.held_out.tokens: found {num_tokens}, but whole documents of so many hold "
+            f"{held_tokens:,} of source {name!r}'s {corpus.num_tokens:,} tokens, over half; use at most "
             f"{corpus.num_tokens // 2}, shorter documents, or more data"
         )
-    return asked, held
+    return requested_tokens, held_tokens
 
 
 def held_out_sources(sweep: Sweep, corpora: Mapping[str, Corpus], tokenizer: Folder) -> tuple[HeldOutSource, ...]:
@@ -126,8 +126,8 @@ def _shuffle_group_size(sweep: Sweep, stage: Stage, name: str, num_tokens: int) 
     length packs them in its own way."""
     if sweep.sources[name].is_instruct or stage.packing != "concatenate":
         return 1
-    whole = math.lcm(*(other.sequence_length for other in sweep.stages if name in sweep.drawn_sources(other)))
-    return whole // stage.sequence_length if whole <= num_tokens else 1
+    common_length = math.lcm(*(other.sequence_length for other in sweep.stages if name in sweep.drawn_sources(other)))
+    return common_length // stage.sequence_length if common_length <= num_tokens else 1
 
 
 def _share_used(sweep: Sweep, name: str, num_tokens: int) -> float:
@@ -141,11 +141,11 @@ def _share_used(sweep: Sweep, name: str, num_tokens: int) -> float:
     if target is None or name not in target.source_tokens:
         return 1.0
     budget = sum(stage.num_tokens for stage in sweep.stages)
-    wanted = target.source_tokens[name] * budget / target.target_tokens
-    if wanted > num_tokens:
+    needed_tokens = target.source_tokens[name] * budget / target.target_tokens
+    if needed_tokens > num_tokens:
         raise UserError(
             f"match_repetition.source_tokens.{name}: {target.source_tokens[name]:,} of {target.target_tokens:,} tokens "
-            f"are {math.ceil(wanted):,} for this sweep's {budget:,}, but the source holds {num_tokens:,}; "
+            f"are {math.ceil(needed_tokens):,} for this sweep's {budget:,}, but the source holds {num_tokens:,}; "
             "give it more data, the stages fewer tokens, or leave the source out"
         )
-    return wanted / num_tokens
+    return needed_tokens / num_tokens

@@ -28,22 +28,22 @@ TRUNKS = "trunks"
 def find_trunk(
     job: StageJob,
     curve: schedule.Schedule,
-    used: Sequence[identity.UsedSource],
+    used_sources: Sequence[identity.UsedSource],
     compiled: bool,
     parent: str,
     storage: Folder,
 ) -> Trunk | None:
     """The trunk of a stage, without the steps that it keeps; None where no step of it could be another stage's.
 
-    `used` and `parent`: as they enter the stage's identity.
+    `used_sources` and `parent`: as they enter the stage's identity.
     """
     stage = job.stage
     rate = trunk_rate(stage.learning_rate, stage.num_steps, job.start_rate)
     if rate is None:
         return None
     is_constant = len(curve.weights) == 2 and len(job.phase_ends) == 1 and curve.interpolation == "step"
-    same_order = _endless_positions(curve, stage.num_sequences) if is_constant else stage.num_sequences
-    num_steps = min(rate.num_steps, same_order // stage.batch_sequences)
+    num_same_order = _endless_positions(curve, stage.num_sequences) if is_constant else stage.num_sequences
+    num_steps = min(rate.num_steps, num_same_order // stage.batch_sequences)
     # A finished stage says the loss of its last tenth; a branch counts all of these steps itself.
     num_taken = min(num_steps, stage.num_steps - -(-stage.num_steps // 10))
     if stage.averaged_steps:
@@ -51,13 +51,13 @@ def find_trunk(
     if num_taken < 1:
         return None
     names = [source.name for source in job.sources]
-    order: Any = [vars(source) for source in used]
+    order: Any = [vars(source) for source in used_sources]
     if is_constant:
         order = [{**source, "weights": source["weights"][0]} for source in order]
     else:  # the mixture is a function of the stage's progress: only stages of equal length have equal order
         order = [order, list(curve.progress), curve.interpolation, list(job.phase_ends), stage.num_sequences]
-    known = identity.trunk_identity(stage, (rate.peak, rate.warm), order, names, compiled, parent)
-    return Trunk((storage / TRUNKS / known).uri, num_steps, num_taken)
+    own_identity = identity.trunk_identity(stage, (rate.peak, rate.warm), order, names, compiled, parent)
+    return Trunk((storage / TRUNKS / own_identity).uri, num_steps, num_taken)
 
 
 @lru_cache(maxsize=256)
@@ -76,8 +76,8 @@ def keeping(job: StageJob, others: Sequence[StageJob]) -> StageJob:
     ]
     if trunk is None or not sharing:
         return replace(job, trunk=None)
-    kept = sorted({min(trunk.num_steps, other.num_taken) for other in sharing})
-    return replace(job, trunk=replace(trunk, kept_steps=tuple(kept)))
+    kept_steps = sorted({min(trunk.num_steps, other.num_taken) for other in sharing})
+    return replace(job, trunk=replace(trunk, kept_steps=tuple(kept_steps)))
 
 
 def branch_step(trunk: Trunk | None, others: Iterable[Trunk]) -> int:
@@ -85,18 +85,18 @@ def branch_step(trunk: Trunk | None, others: Iterable[Trunk]) -> int:
     one that it may take among those that they keep."""
     if trunk is None:
         return 0
-    kept = (step for other in others if other.folder == trunk.folder for step in other.kept_steps)
-    return max((step for step in kept if step <= trunk.num_taken), default=0)
+    kept_steps = (step for other in others if other.folder == trunk.folder for step in other.kept_steps)
+    return max((step for step in kept_steps if step <= trunk.num_taken), default=0)
 
 
 def taken_steps(jobs: Iterable[StageJob]) -> dict[str, int]:
     """Steps of each of these stages, by key, that it takes over from another one, if each waits for those of a shorter
     trunk."""
-    found: dict[str, int] = {}
+    steps_by_key: dict[str, int] = {}
     earlier: dict[str, list[Trunk]] = {}
     with_trunk = ((job.trunk.num_steps, job.key, job.trunk) for job in jobs if job.trunk is not None)
-    for _, key, trunk in sorted(with_trunk, key=lambda one: one[:2]):
-        before = earlier.setdefault(trunk.folder, [])
-        found[key] = branch_step(trunk, before)
-        before.append(trunk)
-    return found
+    for _, key, trunk in sorted(with_trunk, key=lambda entry: entry[:2]):
+        shorter_trunks = earlier.setdefault(trunk.folder, [])
+        steps_by_key[key] = branch_step(trunk, shorter_trunks)
+        shorter_trunks.append(trunk)
+    return steps_by_key
