@@ -6,10 +6,10 @@ from collections.abc import Mapping
 from typing import Any
 
 
-def answer_of(found: Any) -> tuple[str, dict[str, str]]:
+def answer_of(response: Any) -> tuple[str, dict[str, str]]:
     """(the answer, or the first of several; its `result` and `why`), from what a task's filters made of the answers to
     an item. The second is empty for a task that runs no code."""
-    first = found[0] if isinstance(found, list) and found else found
+    first = response[0] if isinstance(response, list) and response else response
     if isinstance(first, Mapping) and "answer" in first:
         return first["answer"], {key: value for key, value in first.items() if key != "answer" and value}
-    return str(found), {}
+    return str(response), {}

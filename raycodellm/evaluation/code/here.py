@@ -15,8 +15,8 @@ from raycodellm.evaluation.tasks.sampling import GREEDY, Sampling
 
 def tasks_running_code(names: Iterable[str], places: Places) -> tuple[str, ...]:
     """The tasks, and members of named groups, whose files say that they run the model's code."""
-    known = TaskNames(places.include)
-    trees = (found for name in names for found in task_trees(name, known))
+    task_names = TaskNames(places.include)
+    trees = (name_and_tree for name in names for name_and_tree in task_trees(name, task_names))
     running = (name for name, tree in trees if _runs_code(tree.get("metadata")))
     return tuple(dict.fromkeys(running))
 

@@ -46,8 +46,8 @@ def verdicts(attempts: Sequence[Attempt], at_once: int) -> list[Verdict]:
         _warn(str(error))
         return [Verdict(NOT_RUN, str(error))] * len(attempts)
     with ThreadPoolExecutor(max(1, at_once)) as pool:
-        found = _verdicts(dict.fromkeys(attempts), functools.partial(_run_all, pool, isolation))
-    return [found[attempt] for attempt in attempts]
+        verdict_by_attempt = _verdicts(dict.fromkeys(attempts), functools.partial(_run_all, pool, isolation))
+    return [verdict_by_attempt[attempt] for attempt in attempts]
 
 
 @functools.cache
@@ -62,22 +62,26 @@ Runs = Mapping[Program, Limits]
 def _verdicts(attempts: Iterable[Attempt], run_all: Callable[[Runs], dict[Program, Verdict]]) -> dict[Attempt, Verdict]:
     """The rule: see the top of this file. `run_all` runs each program within its limits."""
     attempts = list(attempts)
-    first = run_all({attempt.program: FIRST_LIMITS for attempt in attempts})
-    failed = [attempt for attempt in attempts if first[attempt.program].result == FAILED]
-    references = run_all({attempt.reference: Limits() for attempt in failed})
-    allowed = {
-        attempt: sandbox.limits_for(references[attempt.reference])
+    first_verdicts = run_all({attempt.program: FIRST_LIMITS for attempt in attempts})
+    failed = [attempt for attempt in attempts if first_verdicts[attempt.program].result == FAILED]
+    reference_verdicts = run_all({attempt.reference: Limits() for attempt in failed})
+    limits_by_attempt = {
+        attempt: sandbox.limits_for(reference_verdicts[attempt.reference])
         for attempt in failed
-        if references[attempt.reference].result == PASSED
+        if reference_verdicts[attempt.reference].result == PASSED
     }
-    longer = {attempt.program: limits for attempt, limits in allowed.items() if limits != FIRST_LIMITS}
-    again = run_all({program: limits for program, limits in longer.items() if _ran_out(first[program])})
-    found = {attempt: again.get(attempt.program, first[attempt.program]) for attempt in attempts}
+    longer_limits = {attempt.program: limits for attempt, limits in limits_by_attempt.items() if limits != FIRST_LIMITS}
+    second_verdicts = run_all(
+        {program: limits for program, limits in longer_limits.items() if _ran_out(first_verdicts[program])}
+    )
+    verdict_by_attempt = {
+        attempt: second_verdicts.get(attempt.program, first_verdicts[attempt.program]) for attempt in attempts
+    }
     for attempt in failed:
-        if attempt not in allowed:
-            why = references[attempt.reference].why
-            found[attempt] = Verdict(NOT_RUN, f"the task's own solution does not pass here: {why}")
-    return found
+        if attempt not in limits_by_attempt:
+            reason = reference_verdicts[attempt.reference].why
+            verdict_by_attempt[attempt] = Verdict(NOT_RUN, f"the task's own solution does not pass here: {reason}")
+    return verdict_by_attempt
 
 
 def _ran_out(verdict: Verdict) -> bool:
@@ -88,20 +92,20 @@ def _ran_out(verdict: Verdict) -> bool:
 
 
 def _run_all(pool: ThreadPoolExecutor, isolation: Isolation, runs: Runs) -> dict[Program, Verdict]:
-    found = pool.map(lambda program: _run(program, isolation, runs[program]), runs)
-    return dict(zip(runs, found, strict=True))
+    program_verdicts = pool.map(lambda program: _run(program, isolation, runs[program]), runs)
+    return dict(zip(runs, program_verdicts, strict=True))
 
 
 def _run(program: Program, isolation: Isolation, limits: Limits) -> Verdict:
     # The tasks' own solutions, which run with these limits alone, come again with each block and each model.
-    known = _passed.get((program, isolation)) if limits == Limits() else None
-    found = known or sandbox.run(program, isolation, limits)
+    kept_verdict = _passed.get((program, isolation)) if limits == Limits() else None
+    verdict = kept_verdict or sandbox.run(program, isolation, limits)
     # A solution that did not pass may do so the next time, if the machine was at fault.
-    if limits == Limits() and found.result == PASSED:
+    if limits == Limits() and verdict.result == PASSED:
         if len(_passed) >= _MOST_PASSED:
             _passed.clear()
-        _passed[program, isolation] = found
-    return found
+        _passed[program, isolation] = verdict
+    return verdict
 
 
 _passed: dict[tuple[Program, Isolation], Verdict] = {}

@@ -22,7 +22,9 @@ def pass_at_k(num_samples: int, num_passed: int, k: int) -> float:
 def scores(results: Sequence[str]) -> dict[str, float]:
     """`pass@k` for each k of REPORTED_K and for k = the number of samples, from each sample's result. Samples that were
     not run are left out: with fewer than k others there is no pass@k, and with none `not_run` is 1."""
-    ran = [result for result in results if result != NOT_RUN]
-    wanted = sorted({k for k in (*REPORTED_K, len(results)) if k <= len(results)})
-    found = {f"pass@{k}": pass_at_k(len(ran), ran.count(PASSED), k) for k in wanted if k <= len(ran)}
-    return {**found, "not_run": float(not ran)}
+    ran_results = [result for result in results if result != NOT_RUN]
+    ks = sorted({k for k in (*REPORTED_K, len(results)) if k <= len(results)})
+    estimates = {
+        f"pass@{k}": pass_at_k(len(ran_results), ran_results.count(PASSED), k) for k in ks if k <= len(ran_results)
+    }
+    return {**estimates, "not_run": float(not ran_results)}

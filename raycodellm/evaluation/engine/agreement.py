@@ -44,20 +44,20 @@ def differences(lm: AnswerLM, writer: Writer, prompts: Sequence[Sequence[int]], 
     greedy = dataclasses.replace(decoding, temperature=0.0, repetition_penalty=1.0).settled(None)
     seeds = [str(place) for place in range(len(prompts))]
     both = zip(lm.write(prompts, seeds, greedy), writer.write(prompts, seeds, greedy), strict=True)
-    found = []
+    disagreements = []
     for place, (ours, theirs) in enumerate(both):
-        text, other = lm.text(ours, greedy), lm.text(theirs, greedy)
-        if text == other:
+        our_text, their_text = lm.text(ours, greedy), lm.text(theirs, greedy)
+        if our_text == their_text:
             continue
-        same = len([*takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))])
+        num_equal = len([*takewhile(lambda pair: pair[0] == pair[1], zip(ours, theirs, strict=False))])
         gap = None
-        if same < min(len(ours), len(theirs)):
-            answers = [(list(prompts[place]), tokens[: same + 1]) for tokens in (ours, theirs)]
-            (of_ours, _), (of_theirs, _) = lm.likelihoods(answers)
-            gap = of_ours - of_theirs
+        if num_equal < min(len(ours), len(theirs)):
+            answers = [(list(prompts[place]), tokens[: num_equal + 1]) for tokens in (ours, theirs)]
+            (our_likelihood, _), (their_likelihood, _) = lm.likelihoods(answers)
+            gap = our_likelihood - their_likelihood
         if gap is None or not gap <= _NEAR_TIE[4 if lm.model.dtype.itemsize >= 4 else 2]:  # NaN is no near tie
-            found.append(Difference(place, text, other, gap))
-    return found
+            disagreements.append(Difference(place, our_text, their_text, gap))
+    return disagreements
 
 
 def problem(lm: AnswerLM, writer: Writer, task: str, requests: Iterable[Instance]) -> str:
@@ -66,23 +66,23 @@ def problem(lm: AnswerLM, writer: Writer, task: str, requests: Iterable[Instance
     decoding = None
     prompts: dict[tuple[int, ...], None] = {}
     for request in requests:
-        asked = Decoding.of(request.args[1], lm.max_gen_toks)
+        request_decoding = Decoding.of(request.args[1], lm.max_gen_toks)
         prompt = tuple(lm.tok_encode(request.args[0]))
-        if asked.pattern is None and len(prompt) < lm.max_length and decoding in (None, asked):
-            decoding, prompts[prompt] = asked, None
+        if request_decoding.pattern is None and len(prompt) < lm.max_length and decoding in (None, request_decoding):
+            decoding, prompts[prompt] = request_decoding, None
         if len(prompts) == NUM_CHECKED:
             break
-    found = differences(lm, writer, [*prompts], decoding) if decoding is not None else []
-    if not found:
+    disagreements = differences(lm, writer, [*prompts], decoding) if decoding is not None else []
+    if not disagreements:
         return ""
-    first = max(found, key=lambda one: float("inf") if one.gap is None else one.gap)
-    how = (
+    worst = max(disagreements, key=lambda disagreement: float("inf") if disagreement.gap is None else disagreement.gap)
+    explanation = (
         "one of the two ends where the other goes on"
-        if first.gap is None
-        else f"after equal beginnings the token of {writer.name} is {first.gap:.3g} nats less likely"
+        if worst.gap is None
+        else f"after equal beginnings the token of {writer.name} is {worst.gap:.3g} nats less likely"
     )
     return (
-        f"evaluation.backend: {writer.name} does not write what transformers writes for {len(found)} of "
-        f"{len(prompts)} items of {task!r}; one answer of {writer.name} is {first.theirs!r}, that of transformers "
-        f"{first.ours!r}: {how}, which rounding does not explain; leave evaluation.backend out"
+        f"evaluation.backend: {writer.name} does not write what transformers writes for {len(disagreements)} of "
+        f"{len(prompts)} items of {task!r}; one answer of {writer.name} is {worst.theirs!r}, that of transformers "
+        f"{worst.ours!r}: {explanation}, which rounding does not explain; leave evaluation.backend out"
     )

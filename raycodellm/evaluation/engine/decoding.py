@@ -38,34 +38,36 @@ class Decoding:
     @classmethod
     def of(cls, settings: Mapping[str, Any], max_tokens: int) -> Decoding:
         """Reads `generation_kwargs`; `max_tokens` where these give no length. Raises UserError for an unknown key."""
-        left = dict(settings)
-        lengths = [left.pop(name) for name in _LENGTHS if left.get(name) is not None]
-        until = left.pop("until", None) or ()
-        do_sample, temperature = left.pop("do_sample", None), left.pop("temperature", None)
+        unread = dict(settings)
+        lengths = [unread.pop(name) for name in _LENGTHS if unread.get(name) is not None]
+        until = unread.pop("until", None) or ()
+        do_sample, temperature = unread.pop("do_sample", None), unread.pop("temperature", None)
         if do_sample is None:
             do_sample = bool(temperature)
-        if left.pop("num_beams", 1) != 1:
+        if unread.pop("num_beams", 1) != 1:
             raise UserError("generation_kwargs.num_beams: answers are decoded without beams; leave the key out")
-        known = {name: left.pop(name, None) for name in ("top_k", "top_p", "min_p", "repetition_penalty", "pattern")}
-        unknown = sorted(set(left) - set(_LENGTHS))
-        if unknown:
-            names = ", ".join(["until", "do_sample", "temperature", *known, _LENGTHS[0]])
-            raise UserError(f"generation_kwargs.{unknown[0]}: is not known here; known are {names}")
+        token_settings = {
+            name: unread.pop(name, None) for name in ("top_k", "top_p", "min_p", "repetition_penalty", "pattern")
+        }
+        unknown_keys = sorted(set(unread) - set(_LENGTHS))
+        if unknown_keys:
+            names = ", ".join(["until", "do_sample", "temperature", *token_settings, _LENGTHS[0]])
+            raise UserError(f"generation_kwargs.{unknown_keys[0]}: is not known here; known are {names}")
         return cls(
             max_tokens=int(lengths[0]) if lengths else max_tokens,
             until=(until,) if isinstance(until, str) else tuple(until),
             temperature=(1.0 if temperature is None else float(temperature)) if do_sample else 0.0,
-            **known,
+            **token_settings,
         )
 
-    def settled(self, own: Any) -> Decoding:
-        """With a value for each setting that decides how a token is drawn: as asked, else as the model's `own`
-        generation settings say, else as usual in transformers."""
-        drawn = {}
-        for name, usual in _USUAL.items():
-            asked, of_model = getattr(self, name), getattr(own, name, None)
-            drawn[name] = asked if asked is not None else usual if of_model is None else of_model
-        return replace(self, **drawn)
+    def settled(self, model_settings: Any) -> Decoding:
+        """These settings with a value for each that decides how a token is drawn: the task's, else that of the model's
+        own generation settings `model_settings`, else the usual one of transformers."""
+        values = {}
+        for name, usual_value in _USUAL.items():
+            task_value, model_value = getattr(self, name), getattr(model_settings, name, None)
+            values[name] = task_value if task_value is not None else usual_value if model_value is None else model_value
+        return replace(self, **values)
 
 
 class Constraint(Protocol):

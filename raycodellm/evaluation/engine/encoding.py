@@ -22,15 +22,15 @@ class Encoder:
         self.prefix_token_id: int = eos if bos is None else bos
         """The token that stands before an answer without a prompt."""
         self._prefix: str = tokenizer.decode([self.prefix_token_id])
-        self._known = _remembered(tokenizer)
+        self._tokens = _kept_tokens(tokenizer)
 
     def encode(self, text: str, add_special_tokens: bool | None = None) -> list[int]:
         """The text's tokens, with those that the tokenizer adds by itself unless the text begins with one of them."""
-        special = self._special(text) if add_special_tokens is None else add_special_tokens
-        known = self._known.get((text, special))
-        if known is None:
-            known = self._known[text, special] = self._encoded([text], special)[0]
-        return known
+        adds_special_tokens = self._needs_special_tokens(text) if add_special_tokens is None else add_special_tokens
+        tokens = self._tokens.get((text, adds_special_tokens))
+        if tokens is None:
+            tokens = self._tokens[text, adds_special_tokens] = self._encoded([text], adds_special_tokens)[0]
+        return tokens
 
     def encode_pair(self, prompt: str, answer: str) -> TokenPair:
         """Encodes both together, so that the answer's first token may hold the space before it.
@@ -42,28 +42,30 @@ class Encoder:
             if tokens[:1] == [self.prefix_token_id]:
                 return tokens[:1], tokens[1:]
             return [self.prefix_token_id], tokens
-        prompt, whole = _joined(prompt, answer)
-        before = self.encode(prompt)
-        return before, self.encode(whole)[len(before) :]
+        prompt, whole_text = _joined(prompt, answer)
+        prompt_tokens = self.encode(prompt)
+        return prompt_tokens, self.encode(whole_text)[len(prompt_tokens) :]
 
     def remember(self, texts: Iterable[str], pairs: Iterable[tuple[str, str]] = ()) -> None:
         """Encodes all texts and pairs at once, which takes a third of the time of one after the other."""
-        wanted: dict[bool, dict[str, None]] = {False: {}, True: {}}
+        texts_by_special: dict[bool, dict[str, None]] = {False: {}, True: {}}
         for text in texts:
-            wanted[self._special(text)][text] = None
+            texts_by_special[self._needs_special_tokens(text)][text] = None
         for prompt, answer in pairs:
             for text in _joined(prompt, answer) if prompt else (answer,):
-                wanted[bool(prompt) and self._special(text)][text] = None
-        for special, asked in wanted.items():
-            missing = [text for text in asked if (text, special) not in self._known]
+                texts_by_special[bool(prompt) and self._needs_special_tokens(text)][text] = None
+        for special, texts_to_encode in texts_by_special.items():
+            missing = [text for text in texts_to_encode if (text, special) not in self._tokens]
             if missing:
-                encoded = self._encoded(missing, special)
-                self._known.update({(text, special): tokens for text, tokens in zip(missing, encoded, strict=True)})
+                encoded_texts = self._encoded(missing, special)
+                self._tokens.update(
+                    {(text, special): tokens for text, tokens in zip(missing, encoded_texts, strict=True)}
+                )
 
     def decode(self, tokens: Sequence[int], skip_special_tokens: bool) -> str:
         return self.tokenizer.decode(tokens, skip_special_tokens=skip_special_tokens)
 
-    def _special(self, text: str) -> bool:
+    def _needs_special_tokens(self, text: str) -> bool:
         return not text.startswith(self._prefix)
 
     def _encoded(self, texts: list[str], special: bool) -> list[list[int]]:
@@ -84,7 +86,7 @@ _tokens_of: dict[str, _Texts] = {}
 _lock = threading.Lock()
 
 
-def _remembered(tokenizer: Any) -> _Texts:
+def _kept_tokens(tokenizer: Any) -> _Texts:
     """The texts that a tokenizer of this content has encoded; empty for a tokenizer whose content cannot be told."""
     content = _content(tokenizer)
     if content is None:

@@ -28,6 +28,8 @@ _MASK_STEP = 8
 
 @dataclass
 class _Answer:
+    """An answer in generation."""
+
     prompt: tuple[int, ...]
     randomness: random.Random
     """This answer's own, so that it depends on no other answer of the batch."""
@@ -59,23 +61,23 @@ def generated_tokens(
     import torch
 
     keys = [(tuple(prompt), seed if decoding.temperature else "") for prompt, seed in zip(prompts, seeds, strict=True)]
-    order = sorted(dict.fromkeys(keys), key=lambda key: (-len(key[0]), key))
-    found: dict[tuple[tuple[int, ...], str], list[int]] = {}
+    ordered_keys = sorted(dict.fromkeys(keys), key=lambda key: (-len(key[0]), key))
+    tokens_by_key: dict[tuple[tuple[int, ...], str], list[int]] = {}
     if not _keeps_keys(model):
         batch_size = 1  # a recurrent state reads padding as text
     with torch.inference_mode():
-        prefix = common_prefix([prompt for prompt, _ in order]) if share and order else 0
-        cache = prefix_cache(model, order[0][0][:prefix]) if prefix else None
-        for begin in range(0, len(order), batch_size):
-            batch = order[begin : begin + batch_size]
+        prefix = common_prefix([prompt for prompt, _ in ordered_keys]) if share and ordered_keys else 0
+        cache = prefix_cache(model, ordered_keys[0][0][:prefix]) if prefix else None
+        for begin in range(0, len(ordered_keys), batch_size):
+            batch = ordered_keys[begin : begin + batch_size]
             answers = [
                 _Answer(prompt, random.Random(seed), min(decoding.max_tokens, max_length - len(prompt)))
                 for prompt, seed in batch
             ]
             room = 0 if golds is None else max(map(len, golds.answers.values()))
             _generate(_Batch(model, answers, share, prefix, cache, room), decoding, stop, constraint, golds)
-            found |= {key: answer.tokens for key, answer in zip(batch, answers, strict=True)}
-    return [found[key] for key in keys]
+            tokens_by_key |= {key: answer.tokens for key, answer in zip(batch, answers, strict=True)}
+    return [tokens_by_key[key] for key in keys]
 
 
 def _keeps_keys(model: Any) -> bool:
@@ -85,8 +87,8 @@ def _keeps_keys(model: Any) -> bool:
 
 def end_tokens(model: Any, tokenizer: Any) -> set[int]:
     """Tokens that end a text by the model's generation settings or the tokenizer."""
-    found = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
-    ends = set(found if isinstance(found, (list, tuple)) else [found]) | {tokenizer.eos_token_id}
+    model_ends = getattr(getattr(model, "generation_config", None), "eos_token_id", None)
+    ends = set(model_ends if isinstance(model_ends, (list, tuple)) else [model_ends]) | {tokenizer.eos_token_id}
     return {end for end in ends if end is not None}
 
 
@@ -100,17 +102,18 @@ def _generate(
         logits = batch.logits()
         if is_first and golds is not None:
             prompts = [answer.prompt for answer in batch.answers]
-            golds.found |= zip(prompts, batch.likelihoods(logits, [golds.answers[one] for one in prompts]), strict=True)
+            likelihoods = batch.likelihoods(logits, [golds.answers[prompt] for prompt in prompts])
+            golds.likelihoods |= zip(prompts, likelihoods, strict=True)
         is_first = False
         if constraint is not None:
             logits = _constrained(logits, batch.answers, constraint)
         tokens = choose(logits, batch.answers)
-        going_on = [
+        open_rows = [
             row
             for row, (answer, token) in enumerate(zip(batch.answers, tokens, strict=True))
             if not _is_over(answer, token, stop, constraint)
         ]
-        batch.advance(going_on, [tokens[row] for row in going_on])
+        batch.advance(open_rows, [tokens[row] for row in open_rows])
 
 
 @dataclass
@@ -119,43 +122,43 @@ class Golds:
 
     answers: dict[tuple[int, ...], list[int]]
     """Maps each prompt to its right answer, of at least one token."""
-    found: dict[tuple[int, ...], Likelihood] = field(default_factory=dict)
-    """Filled in while answers are generated."""
+    likelihoods: dict[tuple[int, ...], Likelihood] = field(default_factory=dict)
+    """The likelihood of each prompt's right answer, filled in while answers are generated."""
 
 
 class _Batch:
     """Answers that are generated together: what the model reads next, and the keys and values of what it has read."""
 
     def __init__(
-        self, model: Any, answers: Sequence[_Answer], plain: bool, prefix: int, cache: Any, room: int = 0
+        self, model: Any, answers: Sequence[_Answer], is_plain: bool, prefix: int, cache: Any, room: int = 0
     ) -> None:
-        """`plain`: the model `shares_beginnings`, and takes masks and keys as these are laid out here. `prefix`: tokens
-        of the prompts whose keys and values `cache` holds. `room`: tokens that may be read after the prompts, if these
-        are more than the answers may have."""
+        """`is_plain`: the model `shares_beginnings`, and takes masks and keys as these are laid out here. `prefix`:
+        tokens of the prompts whose keys and values `cache` holds. `room`: tokens that may be read after the prompts, if
+        these are more than the answers may have."""
         import torch
 
         self.model, self.answers = model, list(answers)
-        rest = [answer.prompt[prefix:] for answer in answers]
-        width = max(map(len, rest))
-        rows = [[0] * (width - len(tokens)) + list(tokens) for tokens in rest]
+        suffixes = [answer.prompt[prefix:] for answer in answers]
+        width = max(map(len, suffixes))
+        rows = [[0] * (width - len(tokens)) + list(tokens) for tokens in suffixes]
         self._ids = torch.tensor(rows, device=model.device)
-        seen = torch.ones(len(rows), prefix + width, dtype=torch.long)
-        for row, tokens in enumerate(rest):
-            seen[row, prefix : prefix + width - len(tokens)] = 0
-        self._positions = (seen.cumsum(-1) - 1).clamp(min=0)[:, prefix:].to(model.device)
+        attended = torch.ones(len(rows), prefix + width, dtype=torch.long)
+        for row, tokens in enumerate(suffixes):
+            attended[row, prefix : prefix + width - len(tokens)] = 0
+        self._positions = (attended.cumsum(-1) - 1).clamp(min=0)[:, prefix:].to(model.device)
         self._length = prefix + width
-        self._plain = plain
-        self._mask = seen.to(model.device)
+        self._is_plain = is_plain
+        self._mask = attended.to(model.device)
         self._inputs: dict[str, Any] = {}
         room = max([room, *(answer.max_tokens for answer in answers)])
-        if plain:
+        if is_plain:
             self._inputs["past_key_values"] = repeated(cache, len(rows)) if prefix else empty_cache()
-            self._mask = self._additive(prefix, width, room)
+            self._mask = self._additive_mask(prefix, width, room)
         self._takes, self._keeps_keys = inspect.signature(model.forward).parameters, _keeps_keys(model)
         if "logits_to_keep" in self._takes:
             self._inputs["logits_to_keep"] = 1
 
-    def _additive(self, prefix: int, width: int, room: int) -> torch.Tensor | None:
+    def _additive_mask(self, prefix: int, width: int, room: int) -> torch.Tensor | None:
         """A mask [answers, 1, 1, tokens] to add to the attention's scores, with room for all tokens to come; None where
         all prompts are of one length."""
         import torch
@@ -170,7 +173,7 @@ class _Batch:
     def _attention_mask(self) -> torch.Tensor | None:
         import torch
 
-        if not self._plain or self._mask is None:
+        if not self._is_plain or self._mask is None:
             return self._mask
         mask = self._mask[..., : self._length]
         num_new = self._ids.shape[1]
@@ -184,10 +187,10 @@ class _Batch:
         if "position_ids" in self._takes:
             self._inputs["position_ids"] = self._positions
         mask = self._attention_mask()
-        found = self.model(input_ids=self._ids, attention_mask=mask, use_cache=self._keeps_keys, **self._inputs)
+        output = self.model(input_ids=self._ids, attention_mask=mask, use_cache=self._keeps_keys, **self._inputs)
         if self._keeps_keys:
-            self._inputs["past_key_values"] = found.past_key_values
-        return found.logits[:, -1].float()
+            self._inputs["past_key_values"] = output.past_key_values
+        return output.logits[:, -1].float()
 
     def likelihoods(self, first: torch.Tensor, golds: Sequence[Sequence[int]]) -> list[Likelihood]:
         """The likelihood of a right answer after each prompt, which has just been read. `first`: logits [answers,
@@ -197,7 +200,7 @@ class _Batch:
         width = max(map(len, golds)) - 1
         logits = [first]
         if width:
-            read, length, positions = self._ids, self._length, self._positions
+            ids, length, positions = self._ids, self._length, self._positions
             rows = [[*gold[:-1], *[0] * (width + 1 - len(gold))] for gold in golds]
             self._ids = torch.tensor(rows, device=self.model.device)
             self._length += width
@@ -214,13 +217,13 @@ class _Batch:
                 )
             )
             self._inputs["past_key_values"].crop(-width)
-            self._ids, self._length, self._positions = read, length, positions
+            self._ids, self._length, self._positions = ids, length, positions
         tokens = [gold[0] for gold in golds] + [token for gold in golds for token in gold[1:]]
-        found = iter(chosen_of(torch.cat(logits), range(len(tokens)), tokens))
-        values = [[next(found)] for _ in golds]
-        for several, gold in zip(values, golds, strict=True):
-            several += [next(found) for _ in gold[1:]]
-        return [summed(several) for several in values]
+        token_likelihoods = iter(chosen_of(torch.cat(logits), range(len(tokens)), tokens))
+        likelihoods_by_gold = [[next(token_likelihoods)] for _ in golds]
+        for gold_likelihoods, gold in zip(likelihoods_by_gold, golds, strict=True):
+            gold_likelihoods += [next(token_likelihoods) for _ in gold[1:]]
+        return [summed(gold_likelihoods) for gold_likelihoods in likelihoods_by_gold]
 
     def advance(self, rows: Sequence[int], tokens: Sequence[int]) -> None:
         """Keeps some answers of the batch, each of which goes on with its next token."""
@@ -240,7 +243,7 @@ class _Batch:
             self._mask = self._mask if self._mask is None else self._mask[chosen]
             self.answers = [self.answers[row] for row in rows]
         self._ids = torch.tensor(tokens, dtype=torch.long, device=self.model.device)[:, None]
-        if not self._plain:
+        if not self._is_plain:
             self._mask = torch.cat([self._mask, self._mask.new_ones(len(rows), 1)], -1)
 
 
@@ -282,8 +285,8 @@ def _chooser(decoding: Decoding) -> Chooser:
         # One number per answer, from the answer's own generator: the place in the distribution's running sum.
         sums = logits.softmax(-1).double().cumsum(-1)
         places = torch.tensor([answer.randomness.random() for answer in answers], dtype=sums.dtype)
-        drawn = torch.searchsorted(sums, places.to(sums.device)[:, None] * sums[:, -1:], right=True)
-        return drawn.clamp(max=logits.shape[-1] - 1)[:, 0].tolist()
+        token_ids = torch.searchsorted(sums, places.to(sums.device)[:, None] * sums[:, -1:], right=True)
+        return token_ids.clamp(max=logits.shape[-1] - 1)[:, 0].tolist()
 
     return choose
 
@@ -292,16 +295,16 @@ def _warpers(decoding: Decoding) -> list[Any]:
     """The processors that transformers applies to the logits of a sampled token, in its order."""
     import transformers
 
-    found: list[Any] = []
+    warpers: list[Any] = []
     if decoding.temperature != 1.0:
-        found.append(transformers.TemperatureLogitsWarper(decoding.temperature))
+        warpers.append(transformers.TemperatureLogitsWarper(decoding.temperature))
     if decoding.top_k:
-        found.append(transformers.TopKLogitsWarper(int(decoding.top_k)))
+        warpers.append(transformers.TopKLogitsWarper(int(decoding.top_k)))
     if decoding.top_p is not None and decoding.top_p < 1.0:
-        found.append(transformers.TopPLogitsWarper(float(decoding.top_p)))
+        warpers.append(transformers.TopPLogitsWarper(float(decoding.top_p)))
     if decoding.min_p:
-        found.append(transformers.MinPLogitsWarper(float(decoding.min_p)))
-    return found
+        warpers.append(transformers.MinPLogitsWarper(float(decoding.min_p)))
+    return warpers
 
 
 def _penalised(logits: torch.Tensor, answers: Sequence[_Answer], penalty: float) -> torch.Tensor:
@@ -312,6 +315,6 @@ def _penalised(logits: torch.Tensor, answers: Sequence[_Answer], penalty: float)
     penalise = transformers.RepetitionPenaltyLogitsProcessor(penalty)
     rows = []
     for answer, row in zip(answers, logits, strict=True):
-        seen = torch.tensor([[*answer.prompt, *answer.tokens]], device=logits.device)
-        rows.append(penalise(seen, row[None]))
+        context = torch.tensor([[*answer.prompt, *answer.tokens]], device=logits.device)
+        rows.append(penalise(context, row[None]))
     return torch.cat(rows)

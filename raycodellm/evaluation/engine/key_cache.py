@@ -48,10 +48,10 @@ def _layer() -> Callable[[], Any]:
             large: tuple[Any, Any] = self.room or (None, None)
             large_keys, large_values = large
             # Rows that left the batch, and copies for a batch, are tensors of their own.
-            is_there = begin and large_keys is not None and large_keys.data_ptr() == self.keys.data_ptr()
-            if not is_there or large_keys.shape[-2] < end:
+            is_in_place = begin and large_keys is not None and large_keys.data_ptr() == self.keys.data_ptr()
+            if not is_in_place or large_keys.shape[-2] < end:
                 large_keys, large_values = (
-                    _with_room(held, new, begin) for held, new in ((self.keys, keys), (self.values, values))
+                    _with_room(old, new, begin) for old, new in ((self.keys, keys), (self.values, values))
                 )
                 self.room = large_keys, large_values
             large_keys[..., begin:end, :], large_values[..., begin:end, :] = keys, values
@@ -61,9 +61,9 @@ def _layer() -> Callable[[], Any]:
     return RoomyLayer
 
 
-def _with_room(held: torch.Tensor, new: torch.Tensor, begin: int) -> torch.Tensor:
-    """A tensor that begins with `held` and has room for `new` and the tokens after it."""
+def _with_room(old: torch.Tensor, new: torch.Tensor, begin: int) -> torch.Tensor:
+    """A tensor that begins with `old` and has room for `new` and the tokens after it."""
     large = new.new_empty(*new.shape[:2], begin + new.shape[-2] + _ROOM, new.shape[-1])
     if begin:
-        large[..., :begin, :] = held
+        large[..., :begin, :] = old
     return large

@@ -132,8 +132,8 @@ class AnswerLM:
             ]
             for request in requests
         ]
-        found = iter(self.likelihoods([pair for of_text in windows for pair in of_text]))
-        return [sum(next(found)[0] for _ in of_text) for of_text in windows]
+        window_likelihoods = iter(self.likelihoods([pair for text_windows in windows for pair in text_windows]))
+        return [sum(next(window_likelihoods)[0] for _ in text_windows) for text_windows in windows]
 
     def answered(self, requests: Sequence[Instance], pairs: Sequence[TokenPair]) -> tuple[list[str], list[Likelihood]]:
         """The answer to each request, as `generate_until`, and the likelihoods of `pairs`. Prompts that have one right
@@ -145,18 +145,18 @@ class AnswerLM:
         is_own = self.writer is None and self.shares_beginnings
         if not (is_own and is_greedy and is_one_each and golds.keys() == prompts):
             return self.generate_until(requests), self.likelihoods(pairs)
-        on_the_way = Golds(golds)
-        texts = self.generate_until(requests, on_the_way)
-        return texts, [on_the_way.found[tuple(prompt)] for prompt, _ in pairs]
+        read_golds = Golds(golds)
+        texts = self.generate_until(requests, read_golds)
+        return texts, [read_golds.likelihoods[tuple(prompt)] for prompt, _ in pairs]
 
     def generate_until(self, requests: Sequence[Instance], golds: Golds | None = None) -> list[str]:
         """The answer to each request. A request that samples has random numbers of its own, by its item's number and
         its place among the item's requests, whatever else is asked with it."""
-        asked = [(request, Decoding.of(request.args[1], self.max_gen_toks)) for request in requests]
-        asked_before: dict[int | None, int] = {}
+        decodings = [(request, Decoding.of(request.args[1], self.max_gen_toks)) for request in requests]
+        num_asked: dict[int | None, int] = {}
         groups: dict[Decoding, list[tuple[int, str]]] = {}
-        for index, (request, decoding) in enumerate(asked):
-            number = asked_before[request.doc_id] = asked_before.get(request.doc_id, 0) + 1
+        for index, (request, decoding) in enumerate(decodings):
+            number = num_asked[request.doc_id] = num_asked.get(request.doc_id, 0) + 1
             groups.setdefault(decoding, []).append((index, f"{request.doc_id} {number}"))
         answers: dict[int, str] = {}
         for decoding, members in groups.items():
@@ -178,7 +178,7 @@ class AnswerLM:
             tokens = self.writer.write(prompts, seeds, settled)
         else:
             tokens = self.write(prompts, seeds, decoding, golds)
-        return [self.text(one, decoding) for one in tokens]
+        return [self.text(answer_tokens, decoding) for answer_tokens in tokens]
 
     def write(
         self,

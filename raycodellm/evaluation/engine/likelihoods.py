@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import itertools
 import math
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
@@ -44,20 +45,22 @@ def likelihoods(model: Any, pairs: Sequence[TokenPair], batch_size: int, share: 
     with torch.inference_mode():
         prefix = common_prefix([prompt for prompt, _ in pairs]) if share else 0
         rows = trees([*dict.fromkeys(path[prefix:] for path in paths)], share)
-        asked = _targets(rows, [path[prefix:] for path in paths], [answer for _, answer in pairs])
-        of_row: list[dict[Target, None]] = [{} for _ in rows]
-        for target in (one for several in asked for one in several):
-            of_row[target[0]][target] = None
-        positions = [len({column for _, column, _ in targets}) for targets in of_row]
+        targets_by_answer = _targets(rows, [path[prefix:] for path in paths], [answer for _, answer in pairs])
+        targets_by_row: list[dict[Target, None]] = [{} for _ in rows]
+        for target in itertools.chain(*targets_by_answer):
+            targets_by_row[target[0]][target] = None
+        positions = [len({column for _, column, _ in targets}) for targets in targets_by_row]
         longest = max(map(len, paths)) - prefix
         limits = Limits(batch_size * longest, max(1, _MOST_LOGITS // model.config.get_text_config().vocab_size))
         cache = prefix_cache(model, paths[0][:prefix])
         values: dict[Target, Likelihood] = {}
         for batch in batches([row.length for row in rows], positions, limits):
-            targets = [target for row in batch for target in of_row[row]]
-            found = _scored(model, rows[batch.start : batch.stop], batch.start, targets, cache, prefix)
-            values |= zip(targets, found, strict=True)
-    return [summed([values[target] for target in targets]) for targets in asked]
+            targets = [target for row in batch for target in targets_by_row[row]]
+            batch_likelihoods = _target_likelihoods(
+                model, rows[batch.start : batch.stop], batch.start, targets, cache, prefix
+            )
+            values |= zip(targets, batch_likelihoods, strict=True)
+    return [summed([values[target] for target in targets]) for targets in targets_by_answer]
 
 
 def summed(tokens: Sequence[Likelihood]) -> Likelihood:
@@ -66,17 +69,22 @@ def summed(tokens: Sequence[Likelihood]) -> Likelihood:
 
 
 def _targets(rows: Sequence[TokenTree], paths: Sequence[Path], answers: Sequence[Sequence[int]]) -> list[list[Target]]:
-    columns: dict[Path, tuple[int, list[int]]] = {}
+    columns_by_path: dict[Path, tuple[int, list[int]]] = {}
     for index, row in enumerate(rows):
-        columns |= {path: (index, row.columns(number)) for number, path in enumerate(row.paths)}
-    found = []
+        columns_by_path |= {path: (index, row.columns(number)) for number, path in enumerate(row.paths)}
+    targets_by_answer = []
     for path, answer in zip(paths, answers, strict=True):
-        row_index, places = columns[path]
-        found.append([(row_index, *one) for one in zip(places[-len(answer) :], answer, strict=True)])
-    return found
+        row_index, path_columns = columns_by_path[path]
+        targets_by_answer.append(
+            [
+                (row_index, *column_and_token)
+                for column_and_token in zip(path_columns[-len(answer) :], answer, strict=True)
+            ]
+        )
+    return targets_by_answer
 
 
-def _scored(
+def _target_likelihoods(
     model: Any, rows: Sequence[TokenTree], first: int, targets: Sequence[Target], cache: Any, prefix: int
 ) -> list[Likelihood]:
     """Log-probability of each target, and whether no token is likelier. `first`: number of the first of `rows`."""
@@ -85,13 +93,14 @@ def _scored(
     has_branches = any(len(row.paths) > 1 for row in rows)
     if has_branches:
         width = -(-width // _LENGTH_STEP) * _LENGTH_STEP
-    places = {place: number for number, place in enumerate(dict.fromkeys((row, column) for row, column, _ in targets))}
-    flat = [(row - first) * width + column for row, column in places]
+    positions = dict.fromkeys((row, column) for row, column, _ in targets)
+    numbers_by_position = {position: number for number, position in enumerate(positions)}
+    flat = [(row - first) * width + column for row, column in positions]
     inputs = _branched(model, rows, width, prefix) if has_branches else {"input_ids": _padded(model, rows, width)}
     if prefix:
         inputs["past_key_values"] = repeated(cache, len(rows))
     logits = logits_at(model, flat, {**inputs, "use_cache": bool(prefix)})
-    numbers = [places[row, column] for row, column, _ in targets]
+    numbers = [numbers_by_position[row, column] for row, column, _ in targets]
     return chosen_of(logits, numbers, [token for _, _, token in targets])
 
 
@@ -100,7 +109,8 @@ def chosen_of(logits: torch.Tensor, numbers: Sequence[int], tokens: Sequence[int
     `numbers`: each token's row."""
     import torch
 
-    rows, columns = (torch.tensor(list(one), dtype=torch.long, device=logits.device) for one in (numbers, tokens))
+    rows = torch.tensor(list(numbers), dtype=torch.long, device=logits.device)
+    columns = torch.tensor(list(tokens), dtype=torch.long, device=logits.device)
     log_probabilities = torch.log_softmax(logits, -1, dtype=torch.float32)
     chosen = log_probabilities[rows, columns].tolist()
     likeliest = (log_probabilities.argmax(-1)[rows] == columns).tolist()
@@ -112,7 +122,7 @@ def _padded(model: Any, rows: Sequence[TokenTree], width: int) -> torch.Tensor:
     import torch
 
     flat = [[*row.paths[0][: row.trunk], *(token for branch in row.branches for token in branch)] for row in rows]
-    return torch.tensor([one + [0] * (width - len(one)) for one in flat], device=model.device)
+    return torch.tensor([tokens + [0] * (width - len(tokens)) for tokens in flat], device=model.device)
 
 
 def _branched(model: Any, rows: Sequence[TokenTree], width: int, prefix: int) -> dict[str, torch.Tensor]:
@@ -124,16 +134,16 @@ def _branched(model: Any, rows: Sequence[TokenTree], width: int, prefix: int) ->
     for row in rows:
         parts = row.branches
         ends = width - row.length
-        branches.append([0] * row.trunk + [n for n, part in enumerate(parts, 1) for _ in part] + [-1] * ends)
-        counted = [row.trunk + place for part in parts for place in range(len(part))]
-        positions.append([*range(row.trunk), *counted, *[0] * ends])
+        branches.append([0] * row.trunk + [number for number, part in enumerate(parts, 1) for _ in part] + [-1] * ends)
+        branch_positions = [row.trunk + place for part in parts for place in range(len(part))]
+        positions.append([*range(row.trunk), *branch_positions, *[0] * ends])
     branch = torch.tensor(branches, device=model.device)
-    own = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
-    seen = own.tril()
+    is_same_path = (branch[:, None, :] == 0) | (branch[:, None, :] == branch[:, :, None])
+    is_visible = is_same_path.tril()
     if prefix:
-        seen = torch.cat([seen.new_ones(*seen.shape[:2], prefix), seen], -1)
-    mask = torch.zeros(seen.shape, dtype=model.dtype, device=model.device)
-    mask.masked_fill_(~seen, torch.finfo(model.dtype).min)
+        is_visible = torch.cat([is_visible.new_ones(*is_visible.shape[:2], prefix), is_visible], -1)
+    mask = torch.zeros(is_visible.shape, dtype=model.dtype, device=model.device)
+    mask.masked_fill_(~is_visible, torch.finfo(model.dtype).min)
     return {
         "input_ids": _padded(model, rows, width),
         "position_ids": torch.tensor(positions, device=model.device) + prefix,
@@ -212,18 +222,23 @@ def shares_beginnings(model: Any) -> bool:
         return False
     if getattr(config, "_attn_implementation", None) not in ("sdpa", "eager"):
         return False
-    most = config.vocab_size
-    tokens = [(7919 * (number + 3)) % most for number in range(_LEAST_PREFIX + 36)]
-    begin, first, second = tokens[:_LEAST_PREFIX], tokens[_LEAST_PREFIX:-12], tokens[-12:]
+    vocab_size = config.vocab_size
+    tokens = [(7919 * (number + 3)) % vocab_size for number in range(_LEAST_PREFIX + 36)]
+    beginning, first, second = tokens[:_LEAST_PREFIX], tokens[_LEAST_PREFIX:-12], tokens[-12:]
     pairs: list[TokenPair] = [
-        (begin + prompt, answer) for prompt in (first[:6], first[6:14]) for answer in (first[14:], second)
+        (beginning + prompt, answer) for prompt in (first[:6], first[6:14]) for answer in (first[14:], second)
     ]
-    wrong: list[TokenPair] = [(begin + first[:6] + first[14:], second)]  # what a branch must not see
+    wrong_pairs: list[TokenPair] = [(beginning + first[:6] + first[14:], second)]  # what a branch must not see
     try:
         shared = likelihoods(model, pairs, len(pairs), share=True)
     except Exception:  # whatever a model's code raises that was not written for such a mask
         return False
     alone = likelihoods(model, pairs, len(pairs), share=False)
-    far = abs(likelihoods(model, wrong, 1, share=False)[0][0] - alone[1][0])
-    near = max(abs(one - other) for (one, _), (other, _) in zip(shared, alone, strict=True))
-    return near <= 1e-5 * max(abs(value) for value, _ in alone) or near <= 0.02 * far
+    wrong_difference = abs(likelihoods(model, wrong_pairs, 1, share=False)[0][0] - alone[1][0])
+    greatest_difference = max(
+        abs(shared_value - alone_value) for (shared_value, _), (alone_value, _) in zip(shared, alone, strict=True)
+    )
+    return (
+        greatest_difference <= 1e-5 * max(abs(value) for value, _ in alone)
+        or greatest_difference <= 0.02 * wrong_difference
+    )

@@ -45,29 +45,30 @@ def sharded_over(weights: float, workers: Sequence[Memory]) -> dict[int, float] 
 
     Raises UserError, with the memory and what would work, where neither is possible.
     """
-    if all(weights <= one.own for one in workers):
+    if all(weights <= worker.own for worker in workers):
         return None
-    least = min(one.own for one in workers)
+    least_bytes = min(worker.own for worker in workers)
     needs = f"the model's weights take {weights / GIB:.3g} GiB"
-    first = workers[0]
-    if not first.gpus:
+    least_memory = f"{least_bytes / GIB:.3g} GiB"
+    first_worker = workers[0]
+    if not first_worker.gpus:
         raise UserError(
-            f"{needs}, and the machine has {least / GIB:.3g} GiB of memory; evaluate the model on a machine with more "
+            f"{needs}, and the machine has {least_memory} of memory; evaluate the model on a machine with more "
             "memory, or on one whose GPUs hold the model together"
         )
-    usable = {number: _SHARE * free for number, free in enumerate(first.gpus)}
-    together = sum(usable.values())
-    nodes = len({one.node for one in workers})
-    if nodes > 1:
+    usable = {number: _SHARE * free for number, free in enumerate(first_worker.gpus)}
+    usable_bytes = sum(usable.values())
+    num_nodes = len({worker.node for worker in workers})
+    if num_nodes > 1:
         raise UserError(
-            f"{needs}, and a worker's GPU has {least / GIB:.3g} GiB free; a model is sharded over GPUs of one node, "
-            f"but the workers are on {nodes} nodes: evaluate the model with `raycodellm eval` on a node whose GPUs "
+            f"{needs}, and a worker's GPU has {least_memory} free; a model is sharded over GPUs of one node, "
+            f"but the workers are on {num_nodes} nodes: evaluate the model with `raycodellm eval` on a node whose GPUs "
             "hold it, or use no more scaling.workers than a node has GPUs"
         )
-    if weights > together:
+    if weights > usable_bytes:
         raise UserError(
-            f"{needs}, and the node's {len(usable)} visible GPUs have {together / GIB:.3g} GiB for weights; evaluate "
-            "the model on a node with more or larger GPUs"
+            f"{needs}, and the node's {len(usable)} visible GPUs have {usable_bytes / GIB:.3g} GiB for weights; "
+            "evaluate the model on a node with more or larger GPUs"
         )
     return usable
 
@@ -82,8 +83,8 @@ def weight_bytes(files: str) -> float:
     """Bytes of the weights of a model folder or of a name on the hub, in the precision that they are kept in. Raises as
     `load_model` does."""
     for kind in ("model*.safetensors", "pytorch_model*.bin"):
-        if found := sum(path.stat().st_size for path in Path(files).glob(kind)):
-            return float(found)
+        if num_bytes := sum(path.stat().st_size for path in Path(files).glob(kind)):
+            return float(num_bytes)
     import torch
     import transformers
 

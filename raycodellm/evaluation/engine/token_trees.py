@@ -40,19 +40,20 @@ class TokenTree:
 
     def columns(self, path: int) -> list[int]:
         """Columns of the row that hold a path's tokens."""
-        begin = self.trunk + sum(len(one) - self.trunk for one in self.paths[:path])
+        begin = self.trunk + sum(len(earlier_path) - self.trunk for earlier_path in self.paths[:path])
         return [*range(self.trunk), *range(begin, begin + len(self.paths[path]) - self.trunk)]
 
 
 def path_of(pair: TokenPair) -> Path:
+    """The tokens that are read for an answer."""
     prompt, answer = pair
     return (*prompt, *answer[:-1])
 
 
 def trees(paths: Sequence[Path], share: bool) -> list[TokenTree]:
     """Trees of distinct paths, longest first; one tree per path unless `share`."""
-    found = [*_joined(sorted(paths))] if share else [TokenTree((path,), len(path)) for path in paths]
-    return sorted(found, key=lambda tree: (-tree.length, tree.paths))
+    all_trees = [*_joined(sorted(paths))] if share else [TokenTree((path,), len(path)) for path in paths]
+    return sorted(all_trees, key=lambda tree: (-tree.length, tree.paths))
 
 
 def _joined(paths: Sequence[Path]) -> Iterator[TokenTree]:
@@ -64,10 +65,10 @@ def _joined(paths: Sequence[Path]) -> Iterator[TokenTree]:
             tree = alone
             continue
         trunk = common_length(tree.paths[0][: tree.trunk], path)
-        joined = TokenTree((*tree.paths, path), trunk)
-        saved = tree.length + alone.length - joined.length
-        if trunk and saved >= _WORTH * alone.length and joined.length <= _LONGEST:
-            tree = joined
+        with_path = TokenTree((*tree.paths, path), trunk)
+        saved_tokens = tree.length + alone.length - with_path.length
+        if trunk and saved_tokens >= _WORTH * alone.length and with_path.length <= _LONGEST:
+            tree = with_path
         else:
             yield tree
             tree = alone
@@ -92,13 +93,17 @@ def batches(lengths: Sequence[int], positions: Sequence[int], limits: Limits) ->
 
     `lengths`: tokens per row; `positions`: positions per row whose logits are asked for.
     """
-    begin, longest, asked = 0, 0, 0
-    for row, (length, of_row) in enumerate(zip(lengths, positions, strict=True)):
-        longest, asked = max(longest, length), asked + of_row
-        num = row + 1 - begin
-        if num > 1 and (num * longest > limits.tokens or num * longest**2 > limits.cells or asked > limits.positions):
+    begin, longest, num_positions = 0, 0, 0
+    for row, (length, row_positions) in enumerate(zip(lengths, positions, strict=True)):
+        longest, num_positions = max(longest, length), num_positions + row_positions
+        num_rows = row + 1 - begin
+        if num_rows > 1 and (
+            num_rows * longest > limits.tokens
+            or num_rows * longest**2 > limits.cells
+            or num_positions > limits.positions
+        ):
             yield range(begin, row)
-            begin, longest, asked = row, length, of_row
+            begin, longest, num_positions = row, length, row_positions
     if begin < len(lengths):
         yield range(begin, len(lengths))
 

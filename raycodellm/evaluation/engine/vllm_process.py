@@ -24,21 +24,21 @@ def main() -> int:
         llm = vllm.LLM(**json.loads(sys.stdin.readline()))
         _tell(answers, {"version": vllm.__version__})
         for line in sys.stdin:
-            _tell(answers, {"tokens": _written(llm, vllm.SamplingParams, json.loads(line))})
+            _tell(answers, {"tokens": _generate(llm, vllm.SamplingParams, json.loads(line))})
     except Exception as error:  # of any kind: the process that asked tells it
         _tell(answers, {"error": f"{type(error).__name__}: {error}"})
         return 1
     return 0
 
 
-def _written(llm: Any, sampling_params: Any, request: dict[str, Any]) -> list[list[int]]:
+def _generate(llm: Any, sampling_params: Any, request: dict[str, Any]) -> list[list[int]]:
     """The tokens of the answer to each prompt; the last one ends the text, if a token does so."""
-    found = llm.generate(
+    outputs = llm.generate(
         [{"prompt_token_ids": prompt} for prompt in request["prompts"]],
         [sampling_params(**params) for params in request["params"]],
         use_tqdm=False,
     )
-    return [[*one.outputs[0].token_ids] for one in found]
+    return [[*output.outputs[0].token_ids] for output in outputs]
 
 
 def _tell(answers: TextIO, answer: dict[str, Any]) -> None:

@@ -25,10 +25,10 @@ if TYPE_CHECKING:
 PYTHON = "RAYCODELLM_VLLM_PYTHON"
 """Environment variable with the path of a Python that has vLLM."""
 ARGUMENTS = "RAYCODELLM_VLLM_ARGUMENTS"
-"""Environment variable with more arguments of `vllm.LLM`, a JSON object; of `_MAY_BE_GIVEN` alone."""
+"""Environment variable with more arguments of `vllm.LLM`, a JSON object; of `_ALLOWED_ARGUMENTS` alone."""
 VERSION = "0.33.0"
 """vLLM's version that this file and `vllm_process.py` were written against; 0.32.0 ran on a CPU."""
-_MAY_BE_GIVEN = (
+_ALLOWED_ARGUMENTS = (
     "attention_config",
     "compilation_config",
     "enable_prefix_caching",
@@ -41,7 +41,7 @@ _MAY_BE_GIVEN = (
 _PROGRAM = Path(__file__).with_name("vllm_process.py")
 _SHARE = 0.85
 """Share of the GPU's free memory that vLLM may take; the rest is for likelihoods."""
-_OF_OTHERS = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
+_GROUP_VARIABLES = ("RANK", "LOCAL_RANK", "NODE_RANK", "WORLD_SIZE", "LOCAL_WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 """Variables that tell a process of torch that it is one of several, as a slot's worker is."""
 _END_SECONDS = 30.0
 _ENDED = "its process ended"
@@ -59,10 +59,10 @@ def python_with_vllm(device: str) -> str:
         raise UserError(
             f"evaluation.backend: vllm writes answers on a GPU of CUDA, and the model is on {device!r}; leave it out"
         )
-    if named := os.environ.get(PYTHON):
-        if not os.access(named, os.X_OK):
-            raise UserError(f"{PYTHON}: there is no program {named!r}; give the path of a Python that has vLLM")
-        return named
+    if python := os.environ.get(PYTHON):
+        if not os.access(python, os.X_OK):
+            raise UserError(f"{PYTHON}: there is no program {python!r}; give the path of a Python that has vLLM")
+        return python
     if importlib.util.find_spec("vllm") is not None:
         return sys.executable
     package = f"vllm=={VERSION}" if device.startswith("cuda") else "A_BUILD_OF_VLLM_FOR_CPUS"
@@ -81,25 +81,28 @@ def opened_vllm(files: str, lm: AnswerLM) -> Iterator[VllmWriter]:
         raise UserError("evaluation.backend: vllm writes answers of models that one GPU holds; leave the backend out")
     device = lm.model.device
     python = python_with_vllm(str(device))
-    gpu, free = None, None
+    gpu, free_share = None, None
     if device.type == "cuda":
         gpu, (free_bytes, all_bytes) = device.index or 0, torch.cuda.mem_get_info(device)
-        free = free_bytes / all_bytes
-    settings = engine_settings(files, str(lm.model.dtype), lm.max_length, free) | given_arguments(os.environ)
+        free_share = free_bytes / all_bytes
+    settings = engine_settings(files, str(lm.model.dtype), lm.max_length, free_share) | given_arguments(os.environ)
     environment = environment_for(os.environ, python, gpu)
     with opened_process(python, environment, settings) as process:
         yield VllmWriter(process, lm.ends, lm.max_length)
 
 
-def engine_settings(files: str, dtype: str, max_length: int, free: float | None) -> dict[str, Any]:
-    """Arguments of `vllm.LLM`. `dtype`: such as `torch.float32`. `free`: share of the GPU's memory that is free; None
-    on a CPU, where compiling takes longer than it saves."""
+def engine_settings(files: str, dtype: str, max_length: int, free_share: float | None) -> dict[str, Any]:
+    """Arguments of `vllm.LLM`. `dtype`: such as `torch.float32`. `free_share`: share of the GPU's memory that is free;
+    None on a CPU, where compiling takes longer than it saves."""
+    for_device: dict[str, Any] = {"enforce_eager": True}
+    if free_share is not None:
+        for_device = {"gpu_memory_utilization": round(_SHARE * free_share, 3)}
     return {
         "model": files,
         "tokenizer": files,
         "dtype": dtype.removeprefix("torch."),
         "max_model_len": max_length,
-        **({"enforce_eager": True} if free is None else {"gpu_memory_utilization": round(_SHARE * free, 3)}),
+        **for_device,
         "generation_config": "vllm",  # the sampling parameters say all, by the model's own settings too
         "trust_remote_code": False,
         "seed": 0,
@@ -107,24 +110,25 @@ def engine_settings(files: str, dtype: str, max_length: int, free: float | None)
 
 
 def given_arguments(environment: Mapping[str, str]) -> dict[str, Any]:
-    """The arguments of `vllm.LLM` that the environment adds. Raises UserError for others than `_MAY_BE_GIVEN`."""
+    """The arguments of `vllm.LLM` that the environment adds. Raises UserError for others than
+    `_ALLOWED_ARGUMENTS`."""
     text = environment.get(ARGUMENTS) or "{}"
     try:
-        found = json.loads(text)
+        arguments = json.loads(text)
     except ValueError as error:
         raise UserError(f'{ARGUMENTS} is no JSON: {text!r}; write {{"enforce_eager": true}}') from error
-    if not isinstance(found, dict) or (others := sorted({*found} - {*_MAY_BE_GIVEN})):
-        named = ", ".join(others) if isinstance(found, dict) else repr(text)
+    if not isinstance(arguments, dict) or (other_names := sorted({*arguments} - {*_ALLOWED_ARGUMENTS})):
+        refused = ", ".join(other_names) if isinstance(arguments, dict) else repr(text)
         raise UserError(
-            f"{ARGUMENTS} does not take {named}; it takes a JSON object with any of {', '.join(_MAY_BE_GIVEN)}"
+            f"{ARGUMENTS} does not take {refused}; it takes a JSON object with any of {', '.join(_ALLOWED_ARGUMENTS)}"
         )
-    return found
+    return arguments
 
 
 def sampling_parameters(decoding: Decoding, seed: str, room: int, ends: Iterable[int]) -> dict[str, Any]:
     """Arguments of `vllm.SamplingParams`. `room`: tokens that the model's context has left. `ends`: tokens that end
     texts."""
-    found: dict[str, Any] = {
+    parameters: dict[str, Any] = {
         "max_tokens": min(decoding.max_tokens, room),
         "stop": [word for word in decoding.until if word],
         "stop_token_ids": sorted(ends),
@@ -134,30 +138,32 @@ def sampling_parameters(decoding: Decoding, seed: str, room: int, ends: Iterable
     }
     if decoding.temperature:
         number = int.from_bytes(hashlib.sha256(seed.encode()).digest()[:4]) >> 1
-        found |= {"top_k": decoding.top_k, "top_p": decoding.top_p, "min_p": decoding.min_p, "seed": number}
-    return found
+        parameters |= {"top_k": decoding.top_k, "top_p": decoding.top_p, "min_p": decoding.min_p, "seed": number}
+    return parameters
 
 
 def environment_for(environment: Mapping[str, str], python: str, gpu: int | None) -> dict[str, str]:
     """The environment of vLLM's process: the worker's GPU alone, or its CPU, and nothing of the worker's group."""
-    found = {name: value for name, value in environment.items() if name not in _OF_OTHERS}
+    variables = {name: value for name, value in environment.items() if name not in _GROUP_VARIABLES}
     if gpu is None:
-        found["CUDA_VISIBLE_DEVICES"] = ""
-        found.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; else 92 % of the machine's memory
-        found.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else each slot's vLLM takes the same cores
+        variables["CUDA_VISIBLE_DEVICES"] = ""
+        variables.setdefault("VLLM_CPU_KVCACHE_SPACE", "2")  # GiB; else 92 % of the machine's memory
+        variables.setdefault("VLLM_CPU_OMP_THREADS_BIND", "nobind")  # else each slot's vLLM takes the same cores
     else:
-        visible = [one for one in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if one]
-        found["CUDA_VISIBLE_DEVICES"] = visible[gpu] if gpu < len(visible) else str(gpu)
-    found |= {"VLLM_NO_USAGE_STATS": "1"}
-    found.setdefault("TRITON_F32_DEFAULT", "ieee")  # else attention over 32-bit numbers multiplies in TF32
-    found.setdefault("VLLM_HOST_IP", "127.0.0.1")  # its processes are all here
+        visible = [gpu_name for gpu_name in environment.get("CUDA_VISIBLE_DEVICES", "").split(",") if gpu_name]
+        variables["CUDA_VISIBLE_DEVICES"] = visible[gpu] if gpu < len(visible) else str(gpu)
+    variables |= {"VLLM_NO_USAGE_STATS": "1"}
+    variables.setdefault("TRITON_F32_DEFAULT", "ieee")  # else attention over 32-bit numbers multiplies in TF32
+    variables.setdefault("VLLM_HOST_IP", "127.0.0.1")  # its processes are all here
     if python != sys.executable:  # this Python's packages are for this Python
-        found.pop("PYTHONPATH", None)
-        found.pop("PYTHONHOME", None)
-    return found
+        variables.pop("PYTHONPATH", None)
+        variables.pop("PYTHONHOME", None)
+    return variables
 
 
 class _Process:
+    """vLLM's process, which answers a line of JSON with a line of JSON."""
+
     def __init__(self, process: subprocess.Popen[str], log: IO[str]) -> None:
         self._process, self._log = process, log
 
@@ -171,11 +177,11 @@ class _Process:
         line = self._process.stdout.readline()
         answer = json.loads(line) if line.endswith("\n") else {"error": _ENDED}
         if "error" in answer:
-            raise WriterEnded(f"evaluation.backend: vllm failed: {explained(answer['error'], self._logged(start))}")
+            raise WriterEnded(f"evaluation.backend: vllm failed: {explained(answer['error'], self._log_since(start))}")
         return answer
 
-    def _logged(self, start: int) -> str:
-        """The log from a byte on. The process writes where the file's position is, so that stays."""
+    def _log_since(self, start: int) -> str:
+        """The log from the byte `start` on. Leaves the file's position, at which the process writes, as it is."""
         file = self._log.fileno()
         return os.pread(file, os.fstat(file).st_size - start, start).decode("utf-8", errors="replace")
 
@@ -204,12 +210,12 @@ def opened_process(python: str, environment: Mapping[str, str], settings: Mappin
             start_new_session=True,  # its own processes end with it
         )
         try:
-            found = _Process(process, log)
+            vllm_process = _Process(process, log)
             try:
-                found.ask(dict(settings))
+                vllm_process.ask(dict(settings))
             except WriterEnded as error:
                 raise UserError(f"{error} ({python}); leave evaluation.backend out, or mend this") from error
-            yield found
+            yield vllm_process
         finally:
             _end(process)
 
@@ -240,10 +246,11 @@ class VllmWriter:
         keys = [
             (tuple(prompt), seed if decoding.temperature else "") for prompt, seed in zip(prompts, seeds, strict=True)
         ]
-        asked = [*dict.fromkeys(keys)]
+        distinct_keys = [*dict.fromkeys(keys)]
         params = [
-            sampling_parameters(decoding, seed, self._max_length - len(prompt), self._ends) for prompt, seed in asked
+            sampling_parameters(decoding, seed, self._max_length - len(prompt), self._ends)
+            for prompt, seed in distinct_keys
         ]
-        answer = self._process.ask({"prompts": [list(prompt) for prompt, _ in asked], "params": params})
-        found = dict(zip(asked, answer["tokens"], strict=True))
-        return [list(found[key]) for key in keys]
+        answer = self._process.ask({"prompts": [list(prompt) for prompt, _ in distinct_keys], "params": params})
+        tokens_by_key = dict(zip(distinct_keys, answer["tokens"], strict=True))
+        return [list(tokens_by_key[key]) for key in keys]

@@ -96,10 +96,10 @@ def _samples(path: Path) -> Iterator[dict[str, Any]]:
             sample = json.loads(line)
         except (ValueError, RecursionError) as error:
             raise ValueError(f"{path}, line {number}: not JSON ({error})") from error
-        found = sample if isinstance(sample, dict) else {}
-        lacking = ", ".join(name for name in _FIELDS if not isinstance(found.get(name), str))
-        if lacking:
-            raise ValueError(f"{path}, line {number}: lacks {lacking}; a sample has task_id, {', '.join(_FIELDS)}")
+        fields = sample if isinstance(sample, dict) else {}
+        missing = ", ".join(name for name in _FIELDS if not isinstance(fields.get(name), str))
+        if missing:
+            raise ValueError(f"{path}, line {number}: lacks {missing}; a sample has task_id, {', '.join(_FIELDS)}")
         yield sample
 
 
@@ -113,10 +113,10 @@ def _judge(runs: Callable[[Program, Limits], Verdict], limits: Limits, sample: d
 
     reference = sample.get("canonical_solution")
     if isinstance(reference, str):
-        known = runs(program(reference), limits)
-        if known.result != PASSED:
-            return Verdict(NOT_RUN, f"the task's own solution does not pass here: {known.why}")
-        limits = limits_for(known, limits)
+        reference_verdict = runs(program(reference), limits)
+        if reference_verdict.result != PASSED:
+            return Verdict(NOT_RUN, f"the task's own solution does not pass here: {reference_verdict.why}")
+        limits = limits_for(reference_verdict, limits)
     return runs(program(sample["completion"]), limits)
 
 

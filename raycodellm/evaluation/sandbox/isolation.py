@@ -88,15 +88,15 @@ def isolation(kind: str) -> Isolation:
 
 
 def _bubblewrap(temporary_bytes: int) -> list[str]:
-    words = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
-    words += ["--as-pid-1", "--uid", "65534", "--gid", "65534", "--dev", "/dev"]
-    words += ["--size", str(temporary_bytes), "--tmpfs", TEMPORARY, "--chdir", TEMPORARY]
+    arguments = ["bwrap", "--unshare-all", "--die-with-parent", "--new-session", "--clearenv", "--cap-drop", "ALL"]
+    arguments += ["--as-pid-1", "--uid", "65534", "--gid", "65534", "--dev", "/dev"]
+    arguments += ["--size", str(temporary_bytes), "--tmpfs", TEMPORARY, "--chdir", TEMPORARY]
     for path in _readable():
         if os.path.islink(path):
-            words += ["--symlink", os.readlink(path), path]
+            arguments += ["--symlink", os.readlink(path), path]
         else:
-            words += ["--ro-bind-try", path, path]
-    return [*words, "--remount-ro", "/"]
+            arguments += ["--ro-bind-try", path, path]
+    return [*arguments, "--remount-ro", "/"]
 
 
 def _readable() -> list[str]:
@@ -113,19 +113,20 @@ def _packages() -> list[str]:
 
 def _outermost(paths: Sequence[str]) -> list[str]:
     """The paths without those inside another of them, in their order."""
-    kept: list[str] = []
+    outermost: list[str] = []
     for path in paths:
-        if os.path.lexists(path) and not any(Path(other) in Path(path).parents for other in paths) and path not in kept:
-            kept.append(path)
-    return kept
+        is_inside_another = any(Path(other) in Path(path).parents for other in paths)
+        if os.path.lexists(path) and not is_inside_another and path not in outermost:
+            outermost.append(path)
+    return outermost
 
 
 def _others_reach(path: str) -> bool:
     """True if a user without rights can read what lies at the path, and go through the folders above."""
     try:
-        own = os.stat(path).st_mode
-        above = [folder.stat().st_mode for folder in Path(path).parents]
+        mode = os.stat(path).st_mode
+        modes_above = [folder.stat().st_mode for folder in Path(path).parents]
     except OSError:
         return False
-    readable = own & stat.S_IROTH and (not stat.S_ISDIR(own) or own & stat.S_IXOTH)
-    return bool(readable) and all(mode & stat.S_IXOTH for mode in above)
+    readable = mode & stat.S_IROTH and (not stat.S_ISDIR(mode) or mode & stat.S_IXOTH)
+    return bool(readable) and all(folder_mode & stat.S_IXOTH for folder_mode in modes_above)

@@ -53,12 +53,12 @@ def find_isolation() -> Isolation:
 
 def proven(kind: str) -> Isolation:
     """The isolation of this name, after a try. Raises `SandboxUnavailable` where it does not start or does not hold."""
-    found = isolation(kind)
+    isolation_tried = isolation(kind)
     with tempfile.TemporaryDirectory(prefix="secret-") as folder:
         secret = Path(folder) / "secret"
         secret.write_text("secret")
         test = f"found = attempt({str(secret)!r})\nassert found == [], 'it can ' + ', '.join(found)"
-        verdict = run(Program(_ATTEMPTS, test, "attempt"), found, Limits(cpu_seconds=5, wall_seconds=30.0))
+        verdict = run(Program(_ATTEMPTS, test, "attempt"), isolation_tried, Limits(cpu_seconds=5, wall_seconds=30.0))
     if verdict.result != PASSED:
         raise SandboxUnavailable(verdict.why)
-    return found
+    return isolation_tried

@@ -97,10 +97,14 @@ class _Process:
         if isolation.as_nobody:
             os.chown(self.folder, NOBODY, NOBODY)
         self._isolation = isolation
-        self.status, self._told = _pipe(stack)
+        self.status, self._status_writer = _pipe(stack)
 
     def start(self, stack: contextlib.ExitStack, orders: dict[str, Any], requests: FileIO, answers: FileIO) -> None:
-        descriptors = {"requests": requests.fileno(), "answers": answers.fileno(), "status": self._told.fileno()}
+        descriptors = {
+            "requests": requests.fileno(),
+            "answers": answers.fileno(),
+            "status": self._status_writer.fileno(),
+        }
         self.popen = subprocess.Popen(
             self._isolation.command(orders["limits"]["file_bytes"]),
             stdin=subprocess.PIPE,
@@ -112,7 +116,7 @@ class _Process:
             start_new_session=True,
         )
         stack.callback(self.end)
-        self._told.close()
+        self._status_writer.close()
         assert self.popen.stdin is not None
         with contextlib.suppress(frames.Closed):  # that the process ended at once is noticed later
             isolation = self._isolation.orders(self.folder)
@@ -128,8 +132,8 @@ class _Process:
         """The last line on standard error, which the process has until it is confined."""
         assert self.popen.stderr is not None
         os.set_blocking(self.popen.stderr.fileno(), False)
-        said = (self.popen.stderr.read() or b"").decode(errors="replace").strip().splitlines()
-        return said[-1] if said else ""
+        lines = (self.popen.stderr.read() or b"").decode(errors="replace").strip().splitlines()
+        return lines[-1] if lines else ""
 
     def end(self, patience_seconds: float = 0.0) -> None:
         """Ends the process with all that it started, unless it ends by itself within `patience_seconds`."""
@@ -186,7 +190,7 @@ def _verdict(
             for key, _ in selector.select(LOOK_SECONDS):
                 process = key.data
                 try:
-                    told = frames.receive(process.status.fileno())
+                    message = frames.receive(process.status.fileno())
                 except frames.Closed:
                     selector.unregister(process.status)
                     if process is checker:
@@ -194,12 +198,12 @@ def _verdict(
                     if not candidate.is_confined:
                         return _ended_early(candidate, "program's process", False)
                     continue
-                if "error" in told:
-                    return NOT_RUN, f"the sandbox cannot confine a process: {told['error']}"
-                if told.get("confined"):
+                if "error" in message:
+                    return NOT_RUN, f"the sandbox cannot confine a process: {message['error']}"
+                if message.get("confined"):
                     process.is_confined, began = True, time.monotonic()
-                elif process is checker and told.get("nonce") == nonce:
-                    return told["result"], told["why"]
+                elif process is checker and message.get("nonce") == nonce:
+                    return message["result"], message["why"]
             seconds = time.monotonic() - began
             if candidate.is_confined and checker.is_confined:
                 if seconds > limits.wall_seconds:

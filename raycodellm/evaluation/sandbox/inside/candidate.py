@@ -38,8 +38,8 @@ class _Served:
 
     def answer(self, request: dict[str, Any]) -> dict[str, Any]:
         try:
-            done = getattr(self, f"_{request['do']}")(request)
-            return {"value": encode(done, self._keep)}
+            result = getattr(self, f"_{request['do']}")(request)
+            return {"value": encode(result, self._keep)}
         except BaseException as error:  # also SystemExit: the checker asked for a value and gets none
             is_exception = isinstance(error, Exception) and not isinstance(error, StopIteration)
             return {"error": type(error).__name__, "is_exception": is_exception, "why": _text(error)}

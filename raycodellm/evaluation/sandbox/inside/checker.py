@@ -81,16 +81,16 @@ def _names(prompt: str, code: types.CodeType, stored: set[str], entry_point: str
     return names
 
 
-def _codes(code: types.CodeType) -> Iterator[types.CodeType]:
+def _all_codes(code: types.CodeType) -> Iterator[types.CodeType]:
     yield code
     for constant in code.co_consts:
         if isinstance(constant, types.CodeType):
-            yield from _codes(constant)
+            yield from _all_codes(constant)
 
 
 def _loaded_names(code: types.CodeType) -> Iterator[str]:
-    for one in _codes(code):
-        yield from one.co_names
+    for inner_code in _all_codes(code):
+        yield from inner_code.co_names
 
 
 def _stored_names(code: types.CodeType) -> Iterator[str]:
@@ -125,8 +125,8 @@ class _Channel:
             name, why = str(answer["error"])[:100], str(answer.get("why", ""))[:300]
             if do == "call" and name in _PASSED_ON:
                 raise getattr(builtins, name)(why)
-            said = f"the program raises {name}{f': {why}' if why else ''}"
-            raise CandidateFailed(said) if answer.get("is_exception") is True else self._broken(said)
+            message = f"the program raises {name}{f': {why}' if why else ''}"
+            raise CandidateFailed(message) if answer.get("is_exception") is True else self._broken(message)
         try:
             return decode(answer.get("value"), lambda number: _StandIn(self, number))
         except ValueError as error:
@@ -152,9 +152,9 @@ class _StandIn:
         object.__setattr__(self, "_target", target)
 
     def __call__(self, *arguments: Any, **keywords: Any) -> Any:
-        sent = [_sent(argument) for argument in arguments]
-        named = {name: _sent(value) for name, value in keywords.items()}
-        return self._channel.ask("call", target=self._target, arguments=sent, keywords=named)
+        encoded_arguments = [_encoded(argument) for argument in arguments]
+        encoded_keywords = {name: _encoded(value) for name, value in keywords.items()}
+        return self._channel.ask("call", target=self._target, arguments=encoded_arguments, keywords=encoded_keywords)
 
     def __getattr__(self, name: str) -> Any:
         if name.startswith("__"):
@@ -162,7 +162,7 @@ class _StandIn:
         return self._channel.ask("get", target=self._target, attribute=name)
 
     def __setattr__(self, name: str, value: Any) -> None:
-        self._channel.ask("set", target=self._target, attribute=name, value=_sent(value))
+        self._channel.ask("set", target=self._target, attribute=name, value=_encoded(value))
 
     def __iter__(self) -> Iterator[Any]:
         return iter(self._channel.ask("items", target=self._target))
@@ -171,7 +171,7 @@ class _StandIn:
         return self._channel.ask("truth", target=self._target) is True
 
 
-def _sent(value: Any) -> Any:
+def _encoded(value: Any) -> Any:
     try:
         return encode(value, _handle)
     except Unsendable as error:

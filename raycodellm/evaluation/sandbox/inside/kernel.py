@@ -30,13 +30,15 @@ def call(name: str, *arguments: Any) -> int:
 
 
 def syscall(name: str, number: int, *arguments: Any) -> int:
-    converted = [ctypes.c_long(one) if isinstance(one, int) else one for one in arguments]
+    converted = [ctypes.c_long(argument) if isinstance(argument, int) else argument for argument in arguments]
     return _checked(name, _libc.syscall(ctypes.c_long(number), *converted))
 
 
 def prctl(option: int, *arguments: Any) -> int:
     padded = [*arguments, *[0] * (4 - len(arguments))]
-    return call("prctl", option, *(ctypes.c_ulong(one) if isinstance(one, int) else one for one in padded))
+    return call(
+        "prctl", option, *(ctypes.c_ulong(argument) if isinstance(argument, int) else argument for argument in padded)
+    )
 
 
 def _checked(name: str, result: int) -> int:

@@ -31,9 +31,9 @@ def apply(readable: Sequence[str], writable: Sequence[str]) -> None:
     Needs `PR_SET_NO_NEW_PRIVS`. Paths that do not exist are left out. Connections are refused too where the kernel can
     (version 4), as are signals to processes outside and abstract sockets (version 6).
     """
-    known = version()
-    rights = max(bits for since, bits in _RIGHTS_BY_VERSION.items() if since <= known)
-    attributes = [rights, *([0b11] if known >= 4 else []), *([0b11] if known >= 6 else [])]
+    abi_version = version()
+    rights = max(bits for first_version, bits in _RIGHTS_BY_VERSION.items() if first_version <= abi_version)
+    attributes = [rights, *([0b11] if abi_version >= 4 else []), *([0b11] if abi_version >= 6 else [])]
     record = struct.pack(f"={len(attributes)}Q", *attributes)
     ruleset = kernel.syscall(
         "landlock_create_ruleset",

@@ -25,8 +25,8 @@ def apply() -> None:
     class Program(ctypes.Structure):
         _fields_ = (("length", ctypes.c_ushort), ("instructions", ctypes.c_void_p))
 
-    whole = Program(len(code) // 8, ctypes.addressof(instructions))
-    kernel.prctl(kernel.PR_SET_SECCOMP, _FILTER_MODE, ctypes.byref(whole))
+    filter_program = Program(len(code) // 8, ctypes.addressof(instructions))
+    kernel.prctl(kernel.PR_SET_SECCOMP, _FILTER_MODE, ctypes.byref(filter_program))
 
 
 def program(arch: int) -> bytes:

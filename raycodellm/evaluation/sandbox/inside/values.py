@@ -74,19 +74,19 @@ def _encode(value: Any, keep: Callable[[Any], int] | None, budget: _Budget, dept
     return ["handle", keep(value)]
 
 
-_TYPES: dict[str, type] = {name: found for name, found in vars(builtins).items() if isinstance(found, type)}
+_TYPES: dict[str, type] = {name: kind for name, kind in vars(builtins).items() if isinstance(kind, type)}
 _CONTAINERS: dict[str, Any] = {"list": list, "tuple": tuple, "set": set, "frozenset": frozenset}
 
 
-def decode(data: Any, held: Callable[[int], Any]) -> Any:
-    """The value that `encode` wrote. `held` gives the object for a handle. Raises `ValueError` for anything else."""
+def decode(data: Any, object_of: Callable[[int], Any]) -> Any:
+    """The value that `encode` wrote. `object_of` gives a handle's object. Raises `ValueError` for anything else."""
     try:
-        return _decode(data, held, _Budget(), 0)
+        return _decode(data, object_of, _Budget(), 0)
     except (TypeError, IndexError, KeyError, Unsendable) as error:
         raise ValueError(f"not a value: {error}") from error
 
 
-def _decode(data: Any, held: Callable[[int], Any], budget: _Budget, depth: int) -> Any:
+def _decode(data: Any, object_of: Callable[[int], Any], budget: _Budget, depth: int) -> Any:
     budget.take(depth)
     if data is None or isinstance(data, bool | int | str):
         return data
@@ -95,7 +95,7 @@ def _decode(data: Any, held: Callable[[int], Any], budget: _Budget, depth: int) 
     name, *parts = data
 
     def item(part: Any) -> Any:
-        return _decode(part, held, budget, depth + 1)
+        return _decode(part, object_of, budget, depth + 1)
 
     if name in _CONTAINERS:
         return _CONTAINERS[name](item(part) for part in parts)
@@ -117,5 +117,5 @@ def _decode(data: Any, held: Callable[[int], Any], budget: _Budget, depth: int) 
         case "type", [str(built_in)]:
             return _TYPES[built_in]
         case "handle", [int(number)]:
-            return held(number)
+            return object_of(number)
     raise ValueError(f"not a value: {str(name)[:40]!r}")
