@@ -264,7 +264,7 @@ def test_samples_are_drawn_from_the_whole_nucleus_and_not_from_the_50_likeliest_
     from raycodellm.evaluation.tasks.loading import load_tasks
 
     loaded = load_tasks((learnt[0],), 0, sampling=Sampling(4, 100.0))
-    (task,) = loaded.of[learnt[0]].values()
+    (task,) = loaded.by_name[learnt[0]].values()
     decoding = replace(Decoding.of(task.config.generation_kwargs, 256), max_tokens=1, until=())
     assert (decoding.temperature, decoding.top_p) == (100.0, 0.95)
     lm = load_model(str(learnt[1]), 64, "cpu")

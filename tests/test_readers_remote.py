@@ -308,8 +308,8 @@ def test_copies_of_evaluation_data_are_found_and_read_on_s3(s3):
         evaluation.find_data(["sciq"], places)
     s3.put_object(Bucket="data", Key="copies/allenai/sciq/test.jsonl.gz", Body=gzip.compress(b'{"support": "yes"}\n'))
     (source,) = evaluation.find_data(["sciq"], places)
-    assert str(source) == "s3://data/copies/allenai/sciq/test.jsonl.gz" and source.found is not None
-    assert read_data(source.found, source.wanted)["test"].to_list() == [{"support": "yes"}]
+    assert str(source) == "s3://data/copies/allenai/sciq/test.jsonl.gz" and source.copy is not None
+    assert read_data(source.copy, source.data_set)["test"].to_list() == [{"support": "yes"}]
     assert len(evaluation.task_content("sciq", places)[-1][2][0][1][0]) == 32
 
 

@@ -369,7 +369,7 @@ def test_the_tasks_of_a_users_folder_go_by_name_and_come_before_lm_evals(tmp_pat
     (tmp_path / "tasks/other.yaml").write_text(f"task: other\n{text}")
     places = Places(str(tmp_path / "tasks"), None)
     loaded = evaluation.load_tasks(("both",), 0, places)
-    assert {name: [*tasks] for name, tasks in loaded.of.items()} == {"both": ["sciq", "other"]}
+    assert {name: [*tasks] for name, tasks in loaded.by_name.items()} == {"both": ["sciq", "other"]}
     assert [task.eval_docs.to_list() for task in loaded.single.values()] == [RECORDS, RECORDS]
     before = evaluation.task_content("both", places)
     (tmp_path / "tasks/mine.yaml").write_text(f"task: sciq\n{text}# changed\n")

@@ -18,9 +18,9 @@ def as_chat(lm: AnswerLM, task: Task, instances: list[Instance]) -> list[Instanc
     for a model without a template, and for any other task."""
     metadata = task.config.metadata
     tokenizer: Any = lm.encoder.tokenizer
-    is_asked = isinstance(metadata, Mapping) and metadata.get("chat") is True
-    if not is_asked or not getattr(tokenizer, "chat_template", None):
+    is_chat_task = isinstance(metadata, Mapping) and metadata.get("chat") is True
+    if not is_chat_task or not getattr(tokenizer, "chat_template", None):
         return instances
     message = {"role": "user", "content": instances[0].doc["request"]}
     prompt = tokenizer.apply_chat_template([message], tokenize=False, add_generation_prompt=True)
-    return [dataclasses.replace(one, arguments=(prompt, *one.args[1:]), resps=[]) for one in instances]
+    return [dataclasses.replace(instance, arguments=(prompt, *instance.args[1:]), resps=[]) for instance in instances]

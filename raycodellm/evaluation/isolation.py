@@ -26,7 +26,7 @@ def quiet() -> Iterator[None]:
     for logger in loggers:
         logger.setLevel(logging.ERROR)
     for module, bar in zip(modules, bars, strict=True):
-        module.tqdm = functools.partial(_hidden, bar)
+        module.tqdm = functools.partial(_disabled_bar, bar)
     transformers.utils.logging.disable_progress_bar()
     try:
         with warnings.catch_warnings():
@@ -41,7 +41,7 @@ def quiet() -> Iterator[None]:
             transformers.utils.logging.enable_progress_bar()
 
 
-def _hidden(bar: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
+def _disabled_bar(bar: Callable[..., Any], *arguments: Any, **settings: Any) -> Any:
     """A progress bar that is not shown, whatever its caller says."""
     return bar(*arguments, **{**settings, "disable": True})
 

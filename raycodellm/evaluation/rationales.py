@@ -23,33 +23,35 @@ _TOKENS = 128
 
 
 @dataclass(frozen=True)
-class Asked:
-    """One item's requests, as they are scored."""
+class ItemRequests:
+    """One item's requests, with the rationale in its place."""
 
     instances: list[Instance]
     rationale: str | None = None
     """The text that the model wrote; None for a task that asks for none, and where the rationale would not fit."""
-    needed: int = 0
-    """Tokens of context that writing the rationale needs."""
+    needed_tokens: int = 0
+    """Length of the context that writing the rationale needs."""
 
 
-def with_rationales(lm: AnswerLM, task: Task, items: Sequence[list[Instance]]) -> list[Asked]:
+def with_rationales(lm: AnswerLM, task: Task, items: Sequence[list[Instance]]) -> list[ItemRequests]:
     """The requests of `items`, each with the rationale that the model writes; unchanged for any other task.
 
     A rationale is never written after a prompt that was cut: where prompt and rationale are longer than the model's
-    context, `needed` says so and the requests keep their placeholder.
+    context, `needed_tokens` says so and the requests keep their placeholder.
     """
     if not asks_for_rationales(task):
-        return [Asked(instances) for instances in items]
-    asked = [rationale_request(task, instances) for instances in items]
-    needed = [len(lm.tok_encode(request.args[0])) + request.args[1]["max_gen_toks"] for request in asked]
-    fitting = [index for index, tokens in enumerate(needed) if tokens <= lm.max_length]
-    requests = [asked[index] for index in fitting]
-    written = dict(zip(fitting, lm.generate_until(requests), strict=True)) if requests else {}
+        return [ItemRequests(instances) for instances in items]
+    requests = [rationale_request(task, instances) for instances in items]
+    needed_tokens = [len(lm.tok_encode(request.args[0])) + request.args[1]["max_gen_toks"] for request in requests]
+    fitting_indices = [index for index, tokens in enumerate(needed_tokens) if tokens <= lm.max_length]
+    fitting_requests = [requests[index] for index in fitting_indices]
+    rationales = (
+        dict(zip(fitting_indices, lm.generate_until(fitting_requests), strict=True)) if fitting_requests else {}
+    )
     return [
-        Asked(_filled(instances, written[index].strip()), written[index].strip(), needed[index])
-        if index in written
-        else Asked(instances, None, needed[index])
+        ItemRequests(_filled(instances, rationales[index].strip()), rationales[index].strip(), needed_tokens[index])
+        if index in rationales
+        else ItemRequests(instances, None, needed_tokens[index])
         for index, instances in enumerate(items)
     ]
 
@@ -63,8 +65,12 @@ def asks_for_rationales(task: Task) -> bool:
 def rationale_request(task: Task, instances: Sequence[Instance]) -> Instance:
     """The request for an item's rationale."""
     metadata: Mapping[str, Any] = task.config.metadata
-    room = int(metadata.get("rationale_tokens", _TOKENS))
-    settings = {"until": list(metadata.get("rationale_until", ["\n\n"])), "max_gen_toks": room, "do_sample": False}
+    max_tokens = int(metadata.get("rationale_tokens", _TOKENS))
+    settings = {
+        "until": list(metadata.get("rationale_until", ["\n\n"])),
+        "max_gen_toks": max_tokens,
+        "do_sample": False,
+    }
     prompt = instances[0].doc["rationale_prompt"]
     return dataclasses.replace(instances[0], request_type="generate_until", arguments=(prompt, settings), idx=0)
 

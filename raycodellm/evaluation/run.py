@@ -66,35 +66,36 @@ def evaluate(
     `leaves_out_unfit`: says of which tasks no item fits into the model's context, and goes on with the others; a task
     that is a part of a group takes the group with it.
 
-    `on_items(scored, in_all)` hears how many items of the other tasks all workers have scored, `say` a line about what
-    is continued or left out. `should_stop` is asked on every rank after each block of items; one saying yes stops all.
+    `on_items(scored, in_all)` hears how many items of the other tasks all workers have scored, `say` a line about each
+    task that is continued or left out. `should_stop` is asked on every rank after each block of items; one saying yes
+    stops all.
 
     Raises UserError for an unknown task or model, and where there is no vLLM for `backend: vllm`, `WritersDisagree`
     where its answers are not this package's, NothingFits when no item of a task, or of any task, fits into the
     model's context, FloatingPointError, with the task and item, when a log-likelihood is infinite or no number,
     `Stopped` when told to stop, `NotRead` and `NotWritten`.
     """
-    workers, kept = Workers(rank, world_size, gather), results or NoResults()
+    workers, kept_results = Workers(rank, world_size, gather), results or NoResults()
     places = Places.of(settings, held_out, data_commits)
     check_tasks(asked_tasks(settings), places)
-    asked = asked_units(settings)
-    wanted = list(dict.fromkeys(task for some in asked.values() for task in some))
+    tasks_by_name = asked_units(settings)
+    all_tasks = list(dict.fromkeys(task for members in tasks_by_name.values() for task in members))
     # Rank 0 decides for all: ranks that saw different files would wait for each other.
-    found = kept.read(wanted) if rank == 0 else {}
-    missing = workers.first([task for task in wanted if task not in found])
+    task_results = kept_results.read(all_tasks) if rank == 0 else {}
+    missing = workers.first([task for task in all_tasks if task not in task_results])
     if missing:
         listener = Listener(on_items, say, should_stop)
-        searched = last_stage if settings.contamination else None
-        with _scorer(model_folder, settings, missing, places, workers, listener, device, searched) as scorer:
+        searched_stage = last_stage if settings.contamination else None
+        with _scorer(model_folder, settings, missing, places, workers, listener, device, searched_stage) as scorer:
             for task in missing:
                 try:
-                    found[task] = _scored(scorer, task, workers, kept)
+                    task_results[task] = _score_and_keep(scorer, task, workers, kept_results)
                 except NothingFits as error:  # raised on all ranks together
-                    asked = {name: tasks for name, tasks in asked.items() if task not in tasks}
-                    if not leaves_out_unfit or not asked:
+                    tasks_by_name = {name: tasks for name, tasks in tasks_by_name.items() if task not in tasks}
+                    if not leaves_out_unfit or not tasks_by_name:
                         raise
                     say(f"{error}; left out")
-    return workers.first(compose(settings, asked, found) if rank == 0 else EvaluationResult())
+    return workers.first(compose(settings, tasks_by_name, task_results) if rank == 0 else EvaluationResult())
 
 
 @contextmanager
@@ -108,7 +109,7 @@ def _scorer(
     device: str | None,
     last_stage: Folder | None,
 ) -> Iterator[TaskScorer]:
-    """Loads the model and the tasks, for all tasks at once."""
+    """Loads the model and all tasks; yields what scores them."""
     if settings.backend == "vllm":
         python_with_vllm(device_or_default(device))  # refuses before anything is loaded
     with quiet(), own_randomness(), model_files(model_folder) as files:
@@ -121,7 +122,7 @@ def _scorer(
 
 @contextmanager
 def _writer_of(lm: AnswerLM | None, files: str, settings: Evaluation) -> Iterator[None]:
-    """Until the `with` ends, answers are written by what the settings say."""
+    """Until the `with` ends, the engine that the settings name writes the answers."""
     if settings.backend == "transformers" or lm is None:
         yield
     else:
@@ -132,10 +133,11 @@ def _writer_of(lm: AnswerLM | None, files: str, settings: Evaluation) -> Iterato
 def _contaminated(
     last_stage: Folder | None, tasks: LoadedTasks, limit: int | None, workers: Workers, listener: Listener
 ) -> dict[str, list[bool | None]]:
-    """For each task whether each of its items is contaminated; nothing where that is not asked or not known."""
+    """For each task whether each of its items is contaminated; empty without a `last_stage`, and where the training
+    texts can no longer be read."""
     if last_stage is None:
         return {}
-    texts = {name: texts_of(task, limit) for of_name in tasks.of.values() for name, task in of_name.items()}
+    texts = {name: texts_of(task, limit) for name, task in tasks.single.items()}
     num_items = sum(map(len, texts.values()))
 
     def should_stop() -> bool:
@@ -150,14 +152,14 @@ def _contaminated(
         return {}
 
 
-def _scored(scorer: TaskScorer, task: str, workers: Workers, kept: Results) -> TaskResult:
+def _score_and_keep(scorer: TaskScorer, task: str, workers: Workers, kept_results: Results) -> TaskResult:
     """Scores a task, from where an earlier attempt left it, and keeps its result."""
-    partial = kept.partial(task, workers.size)
+    partial = kept_results.partial(task, workers.size)
     result = scorer.score(task, partial)
     error: OSError | None = None
     if workers.rank == 0:
         try:
-            kept.write(task, result)
+            kept_results.write(task, result)
             if partial is not None:
                 partial.delete()
         except OSError as caught:

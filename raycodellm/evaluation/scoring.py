@@ -16,12 +16,12 @@ from raycodellm.evaluation.code.answers import answer_of
 from raycodellm.evaluation.engine.encoding import Encoder
 from raycodellm.evaluation.engine.language_model import AnswerLM, TokenPair
 from raycodellm.evaluation.isolation import compiled_templates, seed_all
-from raycodellm.evaluation.rationales import Asked, asks_for_rationales, rationale_request, with_rationales
+from raycodellm.evaluation.rationales import ItemRequests, asks_for_rationales, rationale_request, with_rationales
 from raycodellm.evaluation.scores.compared import choice_names, compared
 from raycodellm.evaluation.scores.item_scores import item_scores, with_filter
 from raycodellm.evaluation.scores.metrics import accuracy_score, is_scored, scores_of
 from raycodellm.evaluation.tasks.metric_check import described, gold_text
-from raycodellm.evaluation.tasks.sampling import items_asked
+from raycodellm.evaluation.tasks.sampling import item_limit
 
 if TYPE_CHECKING:
     from lm_eval.api.instance import Instance
@@ -32,7 +32,7 @@ _BLOCK_ITEMS = 16
 """Least number of items that are scored together. Workers get whole blocks, so that neither a batch's items nor the
 last bit of a likelihood depend on the number of workers."""
 _WRITER_BLOCK_ITEMS = 512
-"""The same where vLLM writes the answers, which is fast with many at once."""
+"""Least number of items in a block where vLLM writes the answers, which is fast with many at once."""
 _MOST_ITEMS_PER_PROMPT = 16
 """A block holds so many times its number of prompts in items at most."""
 
@@ -67,7 +67,7 @@ class _Question:
     instances: list[Instance]
     pairs: list[TokenPair]
     """Prompts and answers whose likelihoods are asked for: one per choice, or the right answer alone."""
-    right: list[int]
+    right_indices: list[int]
     """Indices in `pairs` of the right answers; an item is right with any of them."""
     num_bytes: list[int]
     """UTF-8 bytes of each right answer's text."""
@@ -83,7 +83,7 @@ def instances_by_item(task: Task, limit: int | None) -> list[list[Instance]]:
     Every worker builds the requests of all items, since few-shot examples are drawn one item after the other. A process
     that evaluates model after model builds them once.
     """
-    limit = items_asked(task, limit)
+    limit = item_limit(task, limit)
     settings = repr((limit, task.config.num_fewshot, task.config.repeats, task.config.generation_kwargs))
     built_with, items = _requests.get(task, ("", []))
     if built_with != settings:
@@ -114,16 +114,16 @@ def blocks(items: list[list[Instance]], settings: Evaluation) -> list[list[list[
     """
     is_written = settings.backend == "vllm" and bool(items) and items[0][0].request_type == "generate_until"
     size = max(_WRITER_BLOCK_ITEMS if is_written else _BLOCK_ITEMS, settings.batch_size)
-    found: list[list[list[Instance]]] = []
+    item_blocks: list[list[list[Instance]]] = []
     num_prompts = 0
     for instances in items:
-        is_new = not found or _prompt(instances) != _prompt(found[-1][-1])
-        if not found or (is_new and num_prompts == size) or len(found[-1]) == _MOST_ITEMS_PER_PROMPT * size:
-            found.append([])
+        is_new = not item_blocks or _prompt(instances) != _prompt(item_blocks[-1][-1])
+        if not item_blocks or (is_new and num_prompts == size) or len(item_blocks[-1]) == _MOST_ITEMS_PER_PROMPT * size:
+            item_blocks.append([])
             num_prompts, is_new = 0, True
-        found[-1].append(instances)
+        item_blocks[-1].append(instances)
         num_prompts += is_new
-    return found
+    return item_blocks
 
 
 def writing_requests(task: Task, items: Sequence[list[Instance]]) -> list[Instance]:
@@ -143,28 +143,30 @@ def score_task(
     num_models: int,
     *,
     on_block: OnBlock,
-    done: Container[int] = frozenset(),
+    done_blocks: Container[int] = frozenset(),
 ) -> None:
-    """Scores this worker's share of the task's `items`, block by block, without the blocks in `done`.
+    """Scores this worker's share of the task's `items`, block by block, without the blocks in `done_blocks`.
 
     Gives each block's rows to `on_block`, which may end the scoring by an exception. The first `num_models` workers
     have a model; the others only take part in the rounds.
     """
-    left = [(block, some) for block, some in enumerate(blocks(items, settings)) if block not in done]
-    for first in range(0, len(left), num_models):
-        if lm is not None and first + rank < len(left):
-            block, mine = left[first + rank]
-            on_block(block, _score_block(lm, name, task, mine))
+    remaining = [
+        (block, block_items) for block, block_items in enumerate(blocks(items, settings)) if block not in done_blocks
+    ]
+    for first_index in range(0, len(remaining), num_models):
+        if lm is not None and first_index + rank < len(remaining):
+            block, block_items = remaining[first_index + rank]
+            on_block(block, _score_block(lm, name, task, block_items))
         else:
             on_block(None, [])
 
 
 def _score_block(lm: AnswerLM, name: str, task: Task, items: list[list[Instance]]) -> list[ScoredItem]:
     seed_all()  # a sampled answer must not depend on the blocks that this worker scored before
-    asked = with_rationales(lm, task, [as_chat(lm, task, instances) for instances in items])
+    requests = with_rationales(lm, task, [as_chat(lm, task, instances) for instances in items])
     with compiled_templates():
-        lm.encoder.remember(*_texts(task, [instance for item in asked for instance in item.instances]))
-        questions = [_question(lm, name, task, item) for item in asked]
+        lm.encoder.remember(*_texts(task, [instance for item in requests for instance in item.instances]))
+        questions = [_question(lm, name, task, item) for item in requests]
         if fitting := [question for question in questions if not question.row["too_long"]]:
             _score_questions(lm, task, fitting)
     return [question.row for question in questions]
@@ -181,43 +183,44 @@ def _texts(task: Task, instances: list[Instance]) -> tuple[list[str], list[tuple
     return prompts, [(instance.args[0], delimiter + gold_text(task, instance.doc)) for instance in instances]
 
 
-def _question(lm: Reader, name: str, task: Task, item: Asked) -> _Question:
+def _question(lm: Reader, name: str, task: Task, item: ItemRequests) -> _Question:
     instances = item.instances
     doc = instances[0].doc
-    asked = {
+    question = {
         "multiple_choice": _choice_question,
         "loglikelihood": _likelihood_question,
         "generate_until": _generation_question,
         "loglikelihood_rolling": _rolling_question,
     }[task.OUTPUT_TYPE](lm, name, task, instances)
-    prompt = max((len(prompt) for prompt, _ in asked.pairs), default=0)
+    num_prompt_tokens = max((len(prompt) for prompt, _ in question.pairs), default=0)
     attributes = _attributes(doc)
     if isinstance(attributes.get("chance"), float):
-        asked.row["chance"] = attributes["chance"]  # a baseline of the task's own, such as guessing by a rule
+        question.row["chance"] = attributes["chance"]  # a baseline of the task's own, such as guessing by a rule
     # The last token of an answer is predicted, never read.
-    needed = max(
-        [len(prompt) + len(answer) - 1 for prompt, answer in asked.pairs] + [asked.row.get("needed", 0), item.needed]
+    needed_tokens = max(
+        [len(prompt) + len(answer) - 1 for prompt, answer in question.pairs]
+        + [question.row.get("needed", 0), item.needed_tokens]
     )
-    written = {} if item.rationale is None else {"rationale": item.rationale}
-    asked.row |= {
+    rationale = {} if item.rationale is None else {"rationale": item.rationale}
+    question.row |= {
         "task": name,
         "item": instances[0].doc_id,
         "doc_hash": _doc_hash(doc),
-        "num_prompt_tokens": prompt,
-        "needed": needed,
-        "too_long": needed > lm.max_length,
-        "attributes": json.dumps(attributes | written),
+        "num_prompt_tokens": num_prompt_tokens,
+        "needed": needed_tokens,
+        "too_long": needed_tokens > lm.max_length,
+        "attributes": json.dumps(attributes | rationale),
     }
-    return asked
+    return question
 
 
 def tokens_needed(lm: Reader, name: str, task: Task, instances: list[Instance]) -> int:
     """Tokens of context that an item needs; 0 for a whole text, which is read in windows."""
-    room = 0
+    rationale_tokens = 0
     if asks_for_rationales(task):
         prompt, settings = rationale_request(task, instances).args
-        room = len(lm.tok_encode(prompt)) + settings["max_gen_toks"]
-    return _question(lm, name, task, Asked(instances, None, room)).row["needed"]
+        rationale_tokens = len(lm.tok_encode(prompt)) + settings["max_gen_toks"]
+    return _question(lm, name, task, ItemRequests(instances, None, rationale_tokens)).row["needed"]
 
 
 def _choice_question(lm: Reader, name: str, task: Task, instances: list[Instance]) -> _Question:
@@ -225,14 +228,14 @@ def _choice_question(lm: Reader, name: str, task: Task, instances: list[Instance
     choices = choice_names(task, doc)
     gold = task.doc_to_text(doc) if task.multiple_input else task.doc_to_target(doc)
     golds = gold if isinstance(gold, list) else [gold]
-    right = [choices.index(one) if isinstance(one, str) else one for one in golds]
-    if not right or not all(0 <= one < len(choices) for one in right):
+    right_indices = [choices.index(answer) if isinstance(answer, str) else answer for answer in golds]
+    if not right_indices or not all(0 <= index < len(choices) for index in right_indices):
         raise ValueError(f"task {name!r}, item {instances[0].doc_id}: right answer {gold!r} of {len(choices)} choices")
     # Where the choices are prompts, the answer is the text that follows them.
-    texts = [instances[one].args[1].removeprefix(task.config.target_delimiter) for one in right]
-    row = {"gold": choices[right[0]], "chance": len(set(right)) / len(choices)}
+    texts = [instances[index].args[1].removeprefix(task.config.target_delimiter) for index in right_indices]
+    row = {"gold": choices[right_indices[0]], "chance": len(set(right_indices)) / len(choices)}
     pairs = [_tokens(lm, *instance.args) for instance in instances]
-    return _Question(row, instances, pairs, right, [len(text.encode()) for text in texts])
+    return _Question(row, instances, pairs, right_indices, [len(text.encode()) for text in texts])
 
 
 def _likelihood_question(lm: Reader, name: str, task: Task, instances: list[Instance]) -> _Question:
@@ -255,7 +258,7 @@ def _generation_question(lm: Reader, name: str, task: Task, instances: list[Inst
 
 
 def _rolling_question(lm: Reader, name: str, task: Task, instances: list[Instance]) -> _Question:
-    """A whole text. lm-eval reads it in windows that cover all of it, so it cannot be too long."""
+    """A whole text. lm-eval reads a text in windows that cover all of it, so it cannot be too long."""
     return _Question({}, instances, [], [], [task.count_bytes(task.doc_to_target(instances[0].doc))])
 
 
@@ -279,69 +282,71 @@ def _attributes(doc: Any) -> dict[str, Any]:
     if not isinstance(text, str):
         return {}
     try:
-        found = json.loads(text)
+        attributes = json.loads(text)
     except ValueError:  # a field of this name in another task
         return {}
-    return found if isinstance(found, dict) else {}
+    return attributes if isinstance(attributes, dict) else {}
 
 
 def _score_questions(lm: AnswerLM, task: Task, questions: list[_Question]) -> None:
     """Fills in the rows of questions that fit into the model's context."""
     pairs = [pair for question in questions for pair in question.pairs]
     instances = [instance for question in questions for instance in question.instances]
-    repeated = instances
+    answered_instances = instances
     responses: list[Any] = []
     if task.OUTPUT_TYPE == "generate_until":
-        repeated = [instance for instance in instances for _ in range(instance.repeats)]
-        responses, answers = lm.answered(repeated, pairs)
+        answered_instances = [instance for instance in instances for _ in range(instance.repeats)]
+        responses, pair_likelihoods = lm.answered(answered_instances, pairs)
     else:
-        answers = lm.likelihoods(pairs)
-    left = iter(answers)
-    likelihoods = [[next(left) for _ in question.pairs] for question in questions]
+        pair_likelihoods = lm.likelihoods(pairs)
+    remaining = iter(pair_likelihoods)
+    question_likelihoods = [[next(remaining) for _ in question.pairs] for question in questions]
     if task.OUTPUT_TYPE == "loglikelihood_rolling":
         responses = lm.loglikelihood_rolling(instances)
     elif task.OUTPUT_TYPE != "generate_until":
-        for question, found in zip(questions, likelihoods, strict=True):
-            responses += compared(task, question.pairs, found)
+        for question, likelihoods in zip(questions, question_likelihoods, strict=True):
+            responses += compared(task, question.pairs, likelihoods)
     for instance in instances:
-        instance.resps, instance.filtered_resps = [], {}  # those of a model evaluated before
-    for instance, response in zip(repeated, responses, strict=True):
+        instance.resps, instance.filtered_resps = [], {}  # drops the responses of a model evaluated before
+    for instance, response in zip(answered_instances, responses, strict=True):
         instance.resps.append(response)
     task._instances = instances  # apply_filters reads this list; the task's other instances have no responses
     task.apply_filters()
-    first, *others = instances[0].filtered_resps  # of a task with several filters the first one counts
-    for question, found in zip(questions, likelihoods, strict=True):
-        results = [instance.filtered_resps[first] for instance in question.instances]
-        _fill_row(task, question, [likelihood for likelihood, _ in found], results)
-        for name in others:
-            filtered = [instance.filtered_resps[name] for instance in question.instances]
-            more = _results(task, question.row, question.instances[0].doc, filtered)
-            question.row |= with_filter(question.row, name, item_scores(more, task.aggregation()))
+    first_filter, *other_filters = instances[0].filtered_resps  # of a task with several filters the first one counts
+    for question, likelihoods in zip(questions, question_likelihoods, strict=True):
+        answers = [instance.filtered_resps[first_filter] for instance in question.instances]
+        _fill_row(task, question, [likelihood for likelihood, _ in likelihoods], answers)
+        for filter_name in other_filters:
+            answers = [instance.filtered_resps[filter_name] for instance in question.instances]
+            scores = _scores_of_item(task, question.row, question.instances[0].doc, answers)
+            question.row |= with_filter(question.row, filter_name, item_scores(scores, task.aggregation()))
 
 
-def _fill_row(task: Task, question: _Question, likelihoods: list[float], results: list[Any]) -> None:
+def _fill_row(task: Task, question: _Question, likelihoods: list[float], answers: list[Any]) -> None:
+    """Fills in the scores, the prediction and the bits per byte of an item. `answers`: the model's, filtered."""
     row, doc = question.row, question.instances[0].doc
-    found = _results(task, row, doc, results)  # first: it may add to the task's aggregations
-    row |= item_scores(found, task.aggregation())
+    scores = _scores_of_item(task, row, doc, answers)  # first, since a task may add to its aggregations here
+    row |= item_scores(scores, task.aggregation())
     if task.OUTPUT_TYPE == "multiple_choice":
         choices = choice_names(task, doc)
-        row["prediction"] = choices[max(range(len(choices)), key=lambda index: results[index][0])]
+        row["prediction"] = choices[max(range(len(choices)), key=lambda index: answers[index][0])]
     elif task.OUTPUT_TYPE == "generate_until":
-        row["prediction"], verdict = answer_of(results[0])
+        row["prediction"], verdict = answer_of(answers[0])
         row["attributes"] = json.dumps(json.loads(row["attributes"]) | verdict)
     elif task.OUTPUT_TYPE == "loglikelihood_rolling":
-        likelihoods, question.right = [results[0]], [0]
+        likelihoods, question.right_indices = [answers[0]], [0]
     row["not_finite"] = next((str(value) for value in likelihoods if not math.isfinite(value)), None)
     bits = [
         (-likelihoods[index] / math.log(2) / num_bytes, num_bytes)
-        for index, num_bytes in zip(question.right, question.num_bytes, strict=False)
+        for index, num_bytes in zip(question.right_indices, question.num_bytes, strict=False)
         if num_bytes
     ]
     row["bits_per_byte"], row["num_bytes"] = min(bits, default=(None, None))
 
 
-def _results(task: Task, row: ScoredItem, doc: Any, answers: list[Any]) -> dict[str, Any]:
-    """The scores of an item. Raises UserError, with the line of the task's own function, where that fails."""
+def _scores_of_item(task: Task, row: ScoredItem, doc: Any, answers: list[Any]) -> dict[str, Any]:
+    """The scores that the task gives an item for the model's answers. Raises UserError, with the line of the task's own
+    function, where that fails."""
     try:
         return task.process_results(doc, answers)
     except Exception as error:
@@ -362,9 +367,9 @@ def judge(rows: list[ScoredItem]) -> None:
     def is_right_or_wrong(name: str) -> bool:
         return all(scores.get(name) in (0.0, 1.0) for scores in scored)
 
-    chosen = accuracy_score(dict.fromkeys(name for scores in scored for name in scores), is_right_or_wrong)
+    accuracy = accuracy_score(dict.fromkeys(name for scores in scored for name in scores), is_right_or_wrong)
     for row in rows:
-        if chosen is None:
+        if accuracy is None:
             row["chance"] = None
-        elif is_scored(row) and is_right_or_wrong(chosen):
-            row["correct"] = bool(scores_of(row)[chosen])
+        elif is_scored(row) and is_right_or_wrong(accuracy):
+            row["correct"] = bool(scores_of(row)[accuracy])

@@ -28,18 +28,18 @@ class Workers:
                 f"rank {self.rank} of {self.size} workers, gather={self.gather}; several workers need a gather"
             )
 
-    def all(self, mine: T) -> list[T]:
+    def all(self, own_value: T) -> list[T]:
         """The value of each worker, in the order of ranks."""
         if self.gather is None:
-            return [mine]
-        found = self.gather(mine)
-        if len(found) != self.size:
-            raise ValueError(f"gather returned {len(found)} objects from {self.size} workers")
-        return found
+            return [own_value]
+        values = self.gather(own_value)
+        if len(values) != self.size:
+            raise ValueError(f"gather returned {len(values)} objects from {self.size} workers")
+        return values
 
-    def first(self, mine: T) -> T:
+    def first(self, own_value: T) -> T:
         """The value of rank 0."""
-        return self.all(mine)[0]
+        return self.all(own_value)[0]
 
 
 ONE_WORKER = Workers()

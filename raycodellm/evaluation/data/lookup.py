@@ -8,6 +8,7 @@ For the data set `aps/super_glue`, configuration `boolq`, of the task `boolq` th
 from __future__ import annotations
 
 import fnmatch
+import itertools
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -28,7 +29,7 @@ MOST_FILES = 200_000
 
 @dataclass(frozen=True)
 class WantedData:
-    """A data set as lm-eval would load it, and what the tasks read of it."""
+    """A data set as lm-eval would load it, and the splits of it that a task reads."""
 
     path: str
     """`owner/name` on the hub."""
@@ -67,7 +68,7 @@ class WantedData:
 
     def names(self) -> Iterator[tuple[str, ...]]:
         """The names of folders and files that may hold the data set, the most specific first."""
-        yield from self._configured()
+        yield from self._config_names()
         if self.config:
             yield (self.task,)
             yield from self.roots
@@ -81,12 +82,12 @@ class WantedData:
         owner, _, name = self.path.rpartition("/")
         return [*([(owner, name), (f"{owner}--{name}",)] if owner else []), (name,)]
 
-    def _configured(self) -> Iterator[tuple[str, ...]]:
+    def _config_names(self) -> Iterator[tuple[str, ...]]:
         if self.config:
             yield from ((*root, self.config) for root in self.roots)
             yield (f"{self.roots[-1][0]}_{self.config}",)
-            alone = plain(self.config)
-            if len(alone) > 2 and not alone.isdigit() and alone not in _TOO_GENERAL:
+            plain_config = plain(self.config)
+            if len(plain_config) > 2 and not plain_config.isdigit() and plain_config not in _TOO_GENERAL:
                 yield (self.config,)
 
     def is_without_config(self, name: tuple[str, ...]) -> bool:
@@ -95,8 +96,8 @@ class WantedData:
 
 
 @dataclass(frozen=True)
-class FoundData:
-    """The files of a data set in a folder."""
+class DataCopy:
+    """The files of a data set in the folder of `evaluation.data`."""
 
     folder: Folder
     splits: tuple[tuple[str | None, tuple[str, ...]], ...]
@@ -114,15 +115,17 @@ Located = tuple[str, Reading]
 
 
 class _Index:
-    """All ways to read the paths of files, by the last name in each and by the folder above that."""
+    """All readings of the paths of files, by the last name in each and by the folder above that name."""
 
     def __init__(self, files: Iterable[str], splits: tuple[str, ...]) -> None:
         self.by_end: dict[str, list[Located]] = {}
         self.by_folder: dict[str, list[Located]] = {}
         for path in files:
-            for one in readings(path, splits):
-                self.by_end.setdefault(one.parts[-1] if one.parts else "", []).append((path, one))
-                self.by_folder.setdefault(one.parts[-2] if len(one.parts) > 1 else "", []).append((path, one))
+            for reading in readings(path, splits):
+                self.by_end.setdefault(reading.parts[-1] if reading.parts else "", []).append((path, reading))
+                self.by_folder.setdefault(reading.parts[-2] if len(reading.parts) > 1 else "", []).append(
+                    (path, reading)
+                )
 
 
 class DataFolder:
@@ -150,85 +153,88 @@ class DataFolder:
         shown = [path for path in paths if not any(part.startswith((".", "__")) for part in path.split("/"))]
         return tuple(sorted(shown, key=lambda path: (path.count("/"), path)))
 
-    def find(self, wanted: WantedData) -> FoundData | None:
+    def find(self, data_set: WantedData) -> DataCopy | None:
         """The files of a data set; None where the folder has none. Raises UserError where it has the data set without
         the split that is evaluated."""
-        index = self._index((*wanted.splits, *wanted.joined))
-        incomplete: FoundData | None = None
-        by_name = ((self._under(name, wanted, index), False) for name in wanted.names())
-        for files, is_release in ((self._of_release(wanted), True), (self._carded(wanted), False), *by_name):
-            for found in self._forms(files, is_release):
-                if self._serves(found, wanted):
-                    return found
-                incomplete = incomplete or found
+        index = self._index((*data_set.splits, *data_set.joined))
+        incomplete: DataCopy | None = None
+        release, cards = self._release_files(data_set), self._files_of_cards(data_set)
+        by_name = ((self._files_named(name, data_set, index), False) for name in data_set.names())
+        for files, is_release in ((release, True), (cards, False), *by_name):
+            for copy in self._forms(files, is_release):
+                if self._serves(copy, data_set):
+                    return copy
+                incomplete = incomplete or copy
         if incomplete is not None:
-            has = ", ".join(sorted({str(split) for split, _ in incomplete.splits}))
+            split_names = ", ".join(sorted({str(split) for split, _ in incomplete.splits}))
             raise UserError(
-                f"evaluation.data: {wanted.task} evaluates the split {wanted.evaluated!r} of {wanted.label}, and "
-                f"{self.folder}/{incomplete.files[0]} is of the split {has}; add a file of {wanted.evaluated!r}"
+                f"evaluation.data: {data_set.task} evaluates the split {data_set.evaluated!r} of {data_set.label}, and "
+                f"{self.folder}/{incomplete.files[0]} is of the split {split_names}; "
+                f"add a file of {data_set.evaluated!r}"
             )
         return None
 
-    def _serves(self, found: FoundData, wanted: WantedData) -> bool:
-        splits = [split for split, _ in found.splits]
-        return None in splits or any(same_split(wanted.evaluated, str(split)) for split in splits)
+    def _serves(self, copy: DataCopy, data_set: WantedData) -> bool:
+        splits = [split for split, _ in copy.splits]
+        return None in splits or any(same_split(data_set.evaluated, str(split)) for split in splits)
 
     def _index(self, splits: tuple[str, ...]) -> _Index:
         if splits not in self._indices:
             self._indices[splits] = _Index(self.files, splits)
         return self._indices[splits]
 
-    def _of_release(self, wanted: WantedData) -> list[Located]:
+    def _release_files(self, data_set: WantedData) -> list[Located]:
         """The files of one folder with the names of the official release, in the release's order. A name such as
         `train.json`, which any data set may have, counts only with its folder: `ocnli_public/dev.json`."""
-        names = [name.lower() for name in wanted.files if not _is_general(name)]
-        found = [(path, name) for name in names for path in self.files if f"/{path.lower()}".endswith(f"/{name}")]
-        splits = {name.lower(): split for name, split in wanted.file_splits}
-        tops = sorted({path[: len(path) - len(name)] for path, name in found}, key=lambda top: (top.count("/"), top))
+        names = [name.lower() for name in data_set.files if not _is_general(name)]
+        matches = [(path, name) for name in names for path in self.files if f"/{path.lower()}".endswith(f"/{name}")]
+        splits = {name.lower(): split for name, split in data_set.file_splits}
+        folders = {path[: len(path) - len(name)] for path, name in matches}
+        shallowest = min(folders, key=lambda folder: (folder.count("/"), folder), default="")
         return [
-            (path, Reading(0, (), splits.get(name) or split_in(PurePosixPath(path).name), f"{tops[0]}release"))
-            for path, name in found
-            if path[: len(path) - len(name)] == tops[0]
+            (path, Reading(0, (), splits.get(name) or split_in(PurePosixPath(path).name), f"{shallowest}release"))
+            for path, name in matches
+            if path[: len(path) - len(name)] == shallowest
         ]
 
-    def _under(self, name: tuple[str, ...], wanted: WantedData, index: _Index) -> list[Located]:
+    def _files_named(self, name: tuple[str, ...], data_set: WantedData, index: _Index) -> list[Located]:
         """The files that have the name, or that lie in a folder of that name and belong to its only data set."""
         tail = tuple(map(plain, name))
-        exact = [one for one in index.by_end.get(tail[-1], ()) if _ends_with(one[1].parts, tail)]
-        if exact or wanted.is_without_config(name):
+        exact = [located for located in index.by_end.get(tail[-1], ()) if _ends_with(located[1].parts, tail)]
+        if exact or data_set.is_without_config(name):
             return exact
-        inside = [one for one in index.by_folder.get(tail[-1], ()) if _holds(one[1].parts, tail)]
-        rests = {one.parts[-1] for _, one in inside}
-        return inside if len(rests) == 1 else []
+        inside = [located for located in index.by_folder.get(tail[-1], ()) if _lies_in(located[1].parts, tail)]
+        last_names = {reading.parts[-1] for _, reading in inside}
+        return inside if len(last_names) == 1 else []
 
-    def _carded(self, wanted: WantedData) -> list[Located]:
+    def _files_of_cards(self, data_set: WantedData) -> list[Located]:
         """The files that the card of the data set, its README.md, lists for the configuration."""
-        tails = [tuple(map(plain, root)) for root in wanted.roots]
-        found = []
+        tails = [tuple(map(plain, root)) for root in data_set.roots]
+        located = []
         for readme in self._cards:
             top = str(PurePosixPath(readme).parent)
             parts = readings(f"{top}/x.json", ())[0].parts[:-1]
             if not any(_ends_with(parts, tail) for tail in tails):
                 continue
-            for split, pattern in _card_files(self.folder.read_bytes(readme), wanted.config):
+            for split, pattern in _card_files(self.folder.read_bytes(readme), data_set.config):
                 paths = (path for path in fnmatch.filter(self.files, f"{top}/{pattern}") if file_format(path))
-                found += [(path, Reading(0, parts, split, f"{top} card")) for path in paths]
-        return found
+                located += [(path, Reading(0, parts, split, f"{top} card")) for path in paths]
+        return located
 
     @cached_property
     def _cards(self) -> list[str]:
         return [path for path in self.files if PurePosixPath(path).name == "README.md"]
 
-    def _forms(self, files: Iterable[Located], is_release: bool) -> Iterator[FoundData]:
+    def _forms(self, files: Iterable[Located], is_release: bool) -> Iterator[DataCopy]:
         """The files as one data set for each folder and format, the most literally named and the shallowest first."""
         forms: dict[tuple[int, str], dict[str | None, list[str]]] = {}
-        for path, one in files:
-            splits = forms.setdefault((one.rank, one.place), {})
-            splits.setdefault(one.split, []).append(path)
+        for path, reading in files:
+            splits = forms.setdefault((reading.rank, reading.place), {})
+            splits.setdefault(reading.split, []).append(path)
         ranked = sorted(forms, key=lambda form: (form[0], form[1].count("/")))
         for form in ranked:
             by_split = tuple((split, tuple(paths)) for split, paths in forms[form].items())
-            yield FoundData(self.folder, by_split, is_release)
+            yield DataCopy(self.folder, by_split, is_release)
 
 
 def _is_general(name: str) -> bool:
@@ -242,7 +248,7 @@ def _ends_with(parts: tuple[str, ...], tail: tuple[str, ...]) -> bool:
     return parts[-len(tail) :] == tail or (parts[-1:] == parts[-2:-1] == tail[-1:] and parts[:-1][-len(tail) :] == tail)
 
 
-def _holds(parts: tuple[str, ...], tail: tuple[str, ...]) -> bool:
+def _lies_in(parts: tuple[str, ...], tail: tuple[str, ...]) -> bool:
     """True for a file right in the folder `tail`, whatever the file is called."""
     return parts[:-1][-len(tail) :] == tail
 
@@ -250,15 +256,15 @@ def _holds(parts: tuple[str, ...], tail: tuple[str, ...]) -> bool:
 def _card_files(card: bytes, config: str | None) -> Iterator[tuple[str | None, str]]:
     """(split, pattern) of the files of a configuration; of the default one, or the only one, for None."""
     configs = card_configs(card)
-    chosen = [one for one in configs if one.get("config_name") == config]
+    chosen = [entry for entry in configs if entry.get("config_name") == config]
     if config is None:
-        is_default = [one.get("default") == "true" or one.get("config_name") == "default" for one in configs]
-        chosen = [one for one, is_it in zip(configs, is_default, strict=True) if is_it] or configs[:2]
+        is_default = [entry.get("default") == "true" or entry.get("config_name") == "default" for entry in configs]
+        chosen = list(itertools.compress(configs, is_default)) or configs[:2]
     if len(chosen) != 1:
         return
     data = chosen[0].get("data_files")
-    for one in data if isinstance(data, list) else [data]:
-        patterns = one.get("path") if isinstance(one, dict) else one
+    for entry in data if isinstance(data, list) else [data]:
+        patterns = entry.get("path") if isinstance(entry, dict) else entry
         for pattern in patterns if isinstance(patterns, list) else [patterns]:
             if isinstance(pattern, str):
-                yield (one.get("split") if isinstance(one, dict) else None), pattern
+                yield (entry.get("split") if isinstance(entry, dict) else None), pattern

@@ -24,9 +24,9 @@ _GENERAL = frozenset(
     ["data", "dataset", "datasets", "default", "raw", "json", "jsonl", "parquet", "arrow", "csv", "files"]
 )
 """Plain names of folders and files that name no data set."""
-_ABOUT = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
+_METADATA_FILES = frozenset({"dataset_info.json", "dataset_infos.json", "dataset_dict.json", "state.json"})
 """Files that `datasets` writes beside the data."""
-_PARTIAL = frozenset({"subset", "sample"})
+_PARTIAL_WORDS = frozenset({"subset", "sample"})
 """Words at the end of a file's name that say that it holds a part of a data set."""
 
 
@@ -78,45 +78,46 @@ def file_format(path: str) -> str | None:
 def readings(path: str, splits: tuple[str, ...]) -> tuple[Reading, ...]:
     """The ways to read the path of a file, relative to the folder. `splits`: names of splits beside the usual ones."""
     kind = file_format(path)
-    if kind is None or PurePosixPath(path).name in _ABOUT:
+    if kind is None or PurePosixPath(path).name in _METADATA_FILES:
         return ()
     *folders, name = PurePosixPath(path).parts
     stem = name[: name.lower().rindex(f".{kind}")]
     stem = "" if stem.isdigit() else _SHARD.sub("", stem)
-    found: list[Reading] = []
+    all_readings: list[Reading] = []
     for rank, rest, split in _stems(stem, splits):
-        inside, at = list(folders), split
-        if at is None and inside and (named := _whole_split(inside[-1], splits)) is not None:
-            at = named
-            inside.pop()
+        data_folders, path_split = list(folders), split
+        if path_split is None and data_folders:
+            path_split = _split_names(splits).get(plain(data_folders[-1]))
+            if path_split is not None:
+                data_folders.pop()
         base = [plain(rest)] if plain(rest) and plain(rest) not in _GENERAL else []
-        place = "/".join([*inside, kind])
-        found.append(Reading(rank, (*_folder_parts(inside), *base), at, place))
-    return tuple(found)
+        place = "/".join([*data_folders, kind])
+        all_readings.append(Reading(rank, (*_folder_parts(data_folders), *base), path_split, place))
+    return tuple(all_readings)
 
 
 def _stems(stem: str, splits: Iterable[str]) -> list[tuple[int, str, str | None]]:
     """(rank, the rest of the stem, split): the stem without a split at its end or beginning, then the whole stem, then
     both without a word for a part of the data."""
-    found: list[tuple[int, str, str | None]] = []
+    stems: list[tuple[int, str, str | None]] = []
     words = [word for word in re.split(r"[^0-9A-Za-z]+", stem) if word]
     for split in splits:  # such as `validation_matched`, which is more than a word
         if len(re.split(r"[^0-9A-Za-z]+", split)) > 1 and plain(stem).endswith(plain(split)):
-            found.append((0, plain(stem)[: -len(plain(split))], split))
-    known = _SPLITS | {plain(split): split for split in splits}  # C-Eval has both `val` and `dev`
-    if words and plain(words[-1]) in known:
-        found.append((0, "_".join(words[:-1]), known[plain(words[-1])]))
-    elif words and plain(words[0]) in known:
-        found.append((1, "_".join(words[1:]), known[plain(words[0])]))
-    found.append((0 if not found else 2, stem, None))
-    if words and plain(words[-1]) in _PARTIAL:
-        found.append((3, "_".join(words[:-1]), None))
-    return found
+            stems.append((0, plain(stem)[: -len(plain(split))], split))
+    split_names = _split_names(splits)
+    if words and plain(words[-1]) in split_names:
+        stems.append((0, "_".join(words[:-1]), split_names[plain(words[-1])]))
+    elif words and plain(words[0]) in split_names:
+        stems.append((1, "_".join(words[1:]), split_names[plain(words[0])]))
+    stems.append((0 if not stems else 2, stem, None))
+    if words and plain(words[-1]) in _PARTIAL_WORDS:
+        stems.append((3, "_".join(words[:-1]), None))
+    return stems
 
 
-def _whole_split(folder: str, splits: Iterable[str]) -> str | None:
-    known = _SPLITS | {plain(split): split for split in splits}  # C-Eval has both `val` and `dev`
-    return known.get(plain(folder))
+def _split_names(splits: Iterable[str]) -> dict[str, str]:
+    """Maps each plain name of a split to the split: the usual names, and `splits`, each of which stands for itself."""
+    return _SPLITS | {plain(split): split for split in splits}  # C-Eval has both `val` and `dev`
 
 
 def _folder_parts(folders: Sequence[str]) -> list[str]:

@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Any
 
 from raycodellm import parquet
 from raycodellm.config import UserError
-from raycodellm.evaluation.data.lookup import FoundData, WantedData
+from raycodellm.evaluation.data.lookup import DataCopy, WantedData
 from raycodellm.evaluation.data.names import file_format, same_split, split_of
 from raycodellm.evaluation.data.releases import in_hub_columns
 from raycodellm.files import Folder
@@ -25,7 +25,7 @@ SEPARATED_VERSION = 2
 _SPLIT_COLUMN = "split"
 
 
-def read_data(found: FoundData, wanted: WantedData) -> datasets.DatasetDict:
+def read_data(copy: DataCopy, data_set: WantedData) -> datasets.DatasetDict:
     """The splits that the task names. A split that no file has is empty; files that name no split are of the evaluated
     split, except rows that name one in a column `split`.
 
@@ -34,70 +34,71 @@ def read_data(found: FoundData, wanted: WantedData) -> datasets.DatasetDict:
     import datasets
     import pyarrow as pa
 
-    read = _splits(found, wanted.reader if found.is_release else None)
-    tables = {name: _of_split(name, read, wanted.evaluated) for name in wanted.splits}
-    if wanted.joined:
-        tables[wanted.evaluated] = _joined(read, found, wanted)
-    evaluated = tables[wanted.evaluated]
+    tables_by_split = _splits(copy, data_set.reader if copy.is_release else None)
+    tables = {name: _of_split(name, tables_by_split, data_set.evaluated) for name in data_set.splits}
+    if data_set.joined:
+        tables[data_set.evaluated] = _joined(tables_by_split, copy, data_set)
+    evaluated = tables[data_set.evaluated]
     if evaluated is None or not evaluated.num_rows:
-        has = ", ".join(str(split) for split in read)
+        split_names = ", ".join(str(split) for split in tables_by_split)
         raise UserError(
-            f"evaluation.data: {wanted.task} evaluates the split {wanted.evaluated!r} of {wanted.label}, of which "
-            f"{found.folder}/{found.files[0]} has no row; its splits: {has}"
+            f"evaluation.data: {data_set.task} evaluates the split {data_set.evaluated!r} of {data_set.label}, of "
+            f"which {copy.folder}/{copy.files[0]} has no row; its splits: {split_names}"
         )
     try:
-        made = {name: in_hub_columns(wanted.label, table) for name, table in tables.items() if table is not None}
+        present_tables = {name: table for name, table in tables.items() if table is not None}
+        hub_tables = {name: in_hub_columns(data_set.label, table) for name, table in present_tables.items()}
     except (pa.ArrowException, TypeError) as error:
         raise UserError(
-            f"evaluation.data: {found.folder}/{found.files[0]}: its columns are not those of {wanted.label}: {error}"
+            f"evaluation.data: {copy.folder}/{copy.files[0]}: its columns are not those of {data_set.label}: {error}"
         ) from error
-    empty = made[wanted.evaluated].slice(0, 0)
-    return datasets.DatasetDict({name: datasets.Dataset(made.get(name, empty)) for name in wanted.splits})
+    empty = hub_tables[data_set.evaluated].slice(0, 0)
+    return datasets.DatasetDict({name: datasets.Dataset(hub_tables.get(name, empty)) for name in data_set.splits})
 
 
-def _of_split(name: str, read: Mapping[str | None, pa.Table], evaluated: str) -> pa.Table | None:
-    exact = [table for split, table in read.items() if split == name]
-    alike = [table for split, table in read.items() if split is not None and same_split(name, split)]
-    unnamed = [read[None]] if name == evaluated and None in read else []
+def _of_split(name: str, tables_by_split: Mapping[str | None, pa.Table], evaluated: str) -> pa.Table | None:
+    exact = [table for split, table in tables_by_split.items() if split == name]
+    alike = [table for split, table in tables_by_split.items() if split is not None and same_split(name, split)]
+    unnamed = [tables_by_split[None]] if name == evaluated and None in tables_by_split else []
     return next(iter([*exact, *alike, *unnamed]), None)
 
 
-def _joined(read: Mapping[str | None, pa.Table], found: FoundData, wanted: WantedData) -> pa.Table | None:
+def _joined(tables_by_split: Mapping[str | None, pa.Table], copy: DataCopy, data_set: WantedData) -> pa.Table | None:
     """The rows of the splits that the task joins; all rows of files that name no split. Raises UserError where a split
     is missing."""
     import pyarrow as pa
 
-    parts = {name: _of_split(name, read, "") for name in wanted.joined}
+    parts = {name: _of_split(name, tables_by_split, "") for name in data_set.joined}
     missing = ", ".join(name for name, table in parts.items() if table is None)
-    if None in read and len(read) == 1:
-        return read[None]
+    if None in tables_by_split and len(tables_by_split) == 1:
+        return tables_by_split[None]
     if missing:
         raise UserError(
-            f"evaluation.data: {wanted.task} evaluates the splits {', '.join(wanted.joined)} of {wanted.label} "
-            f"together, and {found.folder}/{found.files[0]} comes without {missing}; add their files"
+            f"evaluation.data: {data_set.task} evaluates the splits {', '.join(data_set.joined)} of {data_set.label} "
+            f"together, and {copy.folder}/{copy.files[0]} comes without {missing}; add their files"
         )
     return pa.concat_tables([table for table in parts.values() if table is not None], promote_options="permissive")
 
 
-def _splits(found: FoundData, reader: str | None) -> dict[str | None, pa.Table]:
+def _splits(copy: DataCopy, reader: str | None) -> dict[str | None, pa.Table]:
     """The rows of each split that the files, their keys or their rows name; None for rows that name none."""
     import pyarrow as pa
 
     parts: dict[str | None, list[pa.Table]] = {}
-    for split, files in found.splits:
+    for split, files in copy.splits:
         for file in files:
-            for inner, table in _read(found.folder, file, reader):
-                if split is not None and inner is not None and not same_split(split, inner):
+            for inner_split, table in _read(copy.folder, file, reader):
+                if split is not None and inner_split is not None and not same_split(split, inner_split):
                     raise UserError(
-                        f"evaluation.data: {found.folder}/{file}: is named after the split {split!r} and holds the "
-                        f"split {inner!r}; give it a name without a split"
+                        f"evaluation.data: {copy.folder}/{file}: is named after the split {split!r} and holds the "
+                        f"split {inner_split!r}; give it a name without a split"
                     )
-                parts.setdefault(split or inner, []).append(table)
+                parts.setdefault(split or inner_split, []).append(table)
     try:
-        tables = {split: pa.concat_tables(some, promote_options="permissive") for split, some in parts.items()}
+        tables = {split: pa.concat_tables(rows, promote_options="permissive") for split, rows in parts.items()}
     except pa.ArrowInvalid as error:
-        said = ", ".join(found.files[:3])
-        raise UserError(f"evaluation.data: {found.folder}: {said}: the columns differ: {error}") from error
+        file_names = ", ".join(copy.files[:3])
+        raise UserError(f"evaluation.data: {copy.folder}: {file_names}: the columns differ: {error}") from error
     unnamed = tables.pop(None, None)
     if unnamed is not None:
         tables = {**_by_column(unnamed), **tables}
@@ -137,20 +138,20 @@ def _read(folder: Folder, file: str, reader: str | None) -> Iterator[tuple[str |
 
 
 def _explained(error: Exception) -> str:
-    words = " ".join(str(error).split())[:200]
-    kinds = {
-        KeyError: f"a part has no {words}",
+    message = " ".join(str(error).split())[:200]
+    explanations = {
+        KeyError: f"a part has no {message}",
         RecursionError: "nested too deep",
         OverflowError: "a number is too large",
     }
-    return next((told for kind, told in kinds.items() if isinstance(error, kind)), words)
+    return next((explanation for kind, explanation in explanations.items() if isinstance(error, kind)), message)
 
 
 def _function(name: str) -> Callable[[str, bytes], list[dict[str, Any]]]:
     """The function `module.function` that a task's file names as the reader of its release."""
     module, _, function = name.rpartition(".")
-    found: Callable[[str, bytes], list[dict[str, Any]]] = getattr(importlib.import_module(module), function)
-    return found
+    reader: Callable[[str, bytes], list[dict[str, Any]]] = getattr(importlib.import_module(module), function)
+    return reader
 
 
 def _arrow(data: bytes) -> pa.Table:
@@ -204,8 +205,8 @@ def _json_rows(data: bytes, is_lines: bool) -> Iterator[tuple[str | None, list[d
         yield None, tree
         return
     if not isinstance(tree, dict):
-        of = f"a list of {type(tree[0]).__name__}" if isinstance(tree, list) and tree else type(tree).__name__
-        raise ValueError(f"holds {of}, not a list of records" if tree else "is empty")
+        content = f"a list of {type(tree[0]).__name__}" if isinstance(tree, list) and tree else type(tree).__name__
+        raise ValueError(f"holds {content}, not a list of records" if tree else "is empty")
     lists = {key: value for key, value in tree.items() if _is_records(value)}
     if len(lists) > 1 and all(split_of(key) for key in lists):
         yield from lists.items()

@@ -27,8 +27,8 @@ def release_files(path: str, config: str | None) -> tuple[str, ...]:
 def in_hub_columns(path: str, table: pa.Table) -> pa.Table:
     """The table with the columns of the hub's data set `path`, where the table is of another well-known form of the
     same data; else the table itself."""
-    for pattern, has, change in _CHANGES:
-        if re.search(pattern, path, re.I) and has <= set(table.column_names):
+    for pattern, columns, change in _CHANGES:
+        if re.search(pattern, path, re.I) and columns <= set(table.column_names):
             return change(table)
     return table
 

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
 from raycodellm.config import Unreachable, UserError
-from raycodellm.evaluation.data.lookup import DataFolder, FoundData, WantedData
+from raycodellm.evaluation.data.lookup import DataCopy, DataFolder, WantedData
 from raycodellm.evaluation.data.names import plain
 from raycodellm.evaluation.data.reading import read_data
 from raycodellm.evaluation.tasks.data_of_tasks import FILE_READERS, data_files, wanted_data
@@ -25,7 +25,7 @@ if TYPE_CHECKING:
 
 ANSWER_SECONDS = 4.0
 """Longest wait for the first answer of the hub."""
-_NAMED = 4
+_MOST_NAMED_TASKS = 4
 """Most tasks that one message names."""
 
 
@@ -33,20 +33,20 @@ _NAMED = 4
 class DataSource:
     """A data set that a task reads, and where it was found."""
 
-    wanted: WantedData
-    found: FoundData | None
+    data_set: WantedData
+    copy: DataCopy | None
     """The files in the folder of `evaluation.data`."""
     at: Literal["folder", "cache", "hub", "address", "elsewhere"]
     commit: str | None = None
     """The commit of a data set of the hub, where it is known."""
 
     def __str__(self) -> str:
-        if self.found is not None:
-            more = len(self.found.files) - 1
-            return f"{self.found.folder}/{self.found.files[0]}" + (f" and {more} more" if more else "")
+        if self.copy is not None:
+            num_further = len(self.copy.files) - 1
+            return f"{self.copy.folder}/{self.copy.files[0]}" + (f" and {num_further} more" if num_further else "")
         where = {"cache": "in the Hugging Face cache", "hub": "on the Hugging Face hub"}
         where["elsewhere"] = f"{where['hub']}, not reached from here"
-        return f"{self.wanted.label} {where.get(self.at, '')}".strip()
+        return f"{self.data_set.label} {where.get(self.at, '')}".strip()
 
 
 def open_folder(places: Places) -> DataFolder | None:
@@ -69,44 +69,44 @@ def find_data(names: Iterable[str], places: Places = NOWHERE, *, elsewhere: bool
 
 
 def sources_of(
-    names: Iterable[str], known: TaskNames, folder: DataFolder | None, *, elsewhere: bool = False
+    names: Iterable[str], task_names: TaskNames, folder: DataFolder | None, *, elsewhere: bool = False
 ) -> list[DataSource]:
-    """See `find_data`, for a folder that is opened already."""
-    asked = [(wanted, _source(wanted, folder, elsewhere)) for wanted in wanted_data(names, known)]
-    missing = {wanted: found for wanted, found in asked if isinstance(found, str)}
+    """`find_data` for a folder that is opened already."""
+    lookups = [(data_set, _source(data_set, folder, elsewhere)) for data_set in wanted_data(names, task_names)]
+    missing = {data_set: source for data_set, source in lookups if isinstance(source, str)}
     if missing:
-        kind = Unreachable if all(why == hub_silence() for why in missing.values()) else UserError
-        raise kind(_nowhere([*missing], folder, next(iter(missing.values()))))
-    return [found for _, found in asked if isinstance(found, DataSource)]
+        error_type = Unreachable if all(reason == hub_silence() for reason in missing.values()) else UserError
+        raise error_type(_no_data_message([*missing], folder, next(iter(missing.values()))))
+    return [source for _, source in lookups if isinstance(source, DataSource)]
 
 
-def _source(wanted: WantedData, folder: DataFolder | None, elsewhere: bool) -> DataSource | str:
+def _source(data_set: WantedData, folder: DataFolder | None, elsewhere: bool) -> DataSource | str:
     """Where the data set lies, or why the hub does not give it, where no other place has it."""
-    found = folder.find(wanted) if folder is not None else None
-    if found is not None:
-        return DataSource(wanted, found, "folder")
-    if wanted.path in FILE_READERS:
-        return DataSource(wanted, None, "address")
-    if why := hub_silence():
-        if not _is_cached(wanted.path):
-            return DataSource(wanted, None, "elsewhere") if elsewhere else why
-        commit = hub_commits.cached_commit(wanted.path, wanted.revision, hub_commits.CARDS, "dataset")
-        return DataSource(wanted, None, "cache", commit)
+    copy = folder.find(data_set) if folder is not None else None
+    if copy is not None:
+        return DataSource(data_set, copy, "folder")
+    if data_set.path in FILE_READERS:
+        return DataSource(data_set, None, "address")
+    if silence := hub_silence():
+        if not _is_cached(data_set.path):
+            return DataSource(data_set, None, "elsewhere") if elsewhere else silence
+        commit = hub_commits.cached_commit(data_set.path, data_set.revision, hub_commits.CARDS, "dataset")
+        return DataSource(data_set, None, "cache", commit)
     try:
-        return DataSource(wanted, None, "hub", hub_commits.commit(wanted.hub_name, hub_commits.CARDS, "dataset"))
+        return DataSource(data_set, None, "hub", hub_commits.commit(data_set.hub_name, hub_commits.CARDS, "dataset"))
     except UserError as error:
-        return DataSource(wanted, None, "cache") if _is_cached(wanted.path) else _reason(error)
+        return DataSource(data_set, None, "cache") if _is_cached(data_set.path) else _reason(error)
 
 
 def pinned(source: DataSource, commits: Mapping[str, str]) -> DataSource:
     """A data set of the hub at the commit that `commits` (see `data_commits`) has for it. Raises UserError where this
     machine reaches no hub and its cache has another commit."""
-    commit = commits.get(source.wanted.hub_name)
+    commit = commits.get(source.data_set.hub_name)
     if commit is None or source.at not in ("hub", "cache"):
         return source
     if source.at == "cache" and source.commit not in (None, commit):
         raise UserError(
-            f"evaluation.data: the Hugging Face cache of {platform.node()} has {source.wanted.label} at commit "
+            f"evaluation.data: the Hugging Face cache of {platform.node()} has {source.data_set.label} at commit "
             f"{str(source.commit)[:12]}, and the sweep's scores are of {commit[:12]}, which the hub cannot be asked "
             f"for ({hub_silence()}); give a copy by evaluation.data"
         )
@@ -116,8 +116,12 @@ def pinned(source: DataSource, commits: Mapping[str, str]) -> DataSource:
 def data_commits(names: Iterable[str], places: Places, *, elsewhere: bool = False) -> dict[str, str]:
     """The commit of each data set of the hub that the tasks read, by `WantedData.hub_name`; without those whose commit
     is not known. `elsewhere` as in `find_data`."""
-    found = find_data(names, places, elsewhere=elsewhere)
-    return {one.wanted.hub_name: one.commit for one in found if one.found is None and one.commit is not None}
+    sources = find_data(names, places, elsewhere=elsewhere)
+    return {
+        source.data_set.hub_name: source.commit
+        for source in sources
+        if source.copy is None and source.commit is not None
+    }
 
 
 def _reason(error: UserError) -> str:
@@ -129,18 +133,20 @@ def _reason(error: UserError) -> str:
     return reasons.get(cause, f"the hub does not give it ({cause})")
 
 
-def _nowhere(missing: Sequence[WantedData], folder: DataFolder | None, why: str) -> str:
+def _no_data_message(missing: Sequence[WantedData], folder: DataFolder | None, reason: str) -> str:
     """One line that mostly fits into the 280 characters of a message, whose middle is cut out otherwise."""
-    first, tasks = missing[0], [*dict.fromkeys(wanted.task for wanted in missing)]
-    more = f" and {len(tasks) - _NAMED} more" if len(tasks) > _NAMED else ""
-    bare = [name[0] for name in first.names() if len(name) == 1]
-    tried = ", ".join([*dict.fromkeys([first.label, *(name for name in bare[-3:] if "--" not in name)])])
-    here = f"not in {folder.folder} as {tried}" if folder is not None else "evaluation.data names no folder"
+    first, tasks = missing[0], [*dict.fromkeys(data_set.task for data_set in missing)]
+    further_tasks = f" and {len(tasks) - _MOST_NAMED_TASKS} more" if len(tasks) > _MOST_NAMED_TASKS else ""
+    short_names = [name[0] for name in first.names() if len(name) == 1]
+    tried_names = ", ".join([*dict.fromkeys([first.label, *(name for name in short_names[-3:] if "--" not in name)])])
+    folder_note = (
+        f"not in {folder.folder} as {tried_names}" if folder is not None else "evaluation.data names no folder"
+    )
     hub, prepared = (str(cache).replace(str(Path.home()), "~", 1) for cache in _caches())
     caches = f"{hub} or {prepared.removeprefix(os.path.commonpath([hub, prepared]) + '/')}"
     return (
-        f"evaluation.tasks: no data for {', '.join(tasks[:_NAMED])}{more}: {here}; not in {caches}; {why}; "
-        f"hf download --repo-type dataset {first.path}"
+        f"evaluation.tasks: no data for {', '.join(tasks[:_MOST_NAMED_TASKS])}{further_tasks}: {folder_note}; "
+        f"not in {caches}; {reason}; hf download --repo-type dataset {first.path}"
     )
 
 
@@ -156,7 +162,7 @@ def _is_cached(path: str) -> bool:
     hub, prepared = _caches()
     if any((hub / f"datasets--{path.replace('/', '--')}" / "snapshots").glob("*/*")):
         return True
-    return prepared.is_dir() and any(plain(found.name) == plain(path) for found in prepared.iterdir())
+    return prepared.is_dir() and any(plain(folder.name) == plain(path) for folder in prepared.iterdir())
 
 
 @functools.cache
@@ -184,37 +190,37 @@ def given_to_lm_eval(sources: Iterable[DataSource]) -> Iterator[None]:
     import datasets
 
     sources = list(sources)
-    commits = {one.wanted.hub_name: one.commit for one in sources if one.at == "hub"}
-    found: dict[tuple[str, str | None, tuple[str, ...]], list[DataSource]] = {}
+    commits = {source.data_set.hub_name: source.commit for source in sources if source.at == "hub"}
+    sources_by_call: dict[tuple[str, str | None, tuple[str, ...]], list[DataSource]] = {}
     for source in sources:
-        if source.found is not None:
-            wanted = source.wanted
-            found.setdefault((wanted.path, wanted.config, wanted.data_files), []).append(source)
-    for first, *others in found.values():
-        if other := next((one for one in others if one.found != first.found), None):
+        if source.copy is not None:
+            data_set = source.data_set
+            sources_by_call.setdefault((data_set.path, data_set.config, data_set.data_files), []).append(source)
+    for first, *others in sources_by_call.values():
+        if other := next((source for source in others if source.copy != first.copy), None):
             raise UserError(
-                f"evaluation.data: {first.wanted.task} and {other.wanted.task} read {first.wanted.label}, but by their "
-                f"names from {first} and {other}; put it at {first.wanted.path} in the folder"
+                f"evaluation.data: {first.data_set.task} and {other.data_set.task} read {first.data_set.label}, but by "
+                f"their names from {first} and {other}; put it at {first.data_set.path} in the folder"
             )
-    read: dict[tuple[str, str | None, tuple[str, ...]], datasets.DatasetDict] = {}
-    theirs: Callable[..., Any] = datasets.load_dataset
+    loaded: dict[tuple[str, str | None, tuple[str, ...]], datasets.DatasetDict] = {}
+    original: Callable[..., Any] = datasets.load_dataset
 
     def load_dataset(path: str, name: str | None = None, *args: Any, **kwargs: Any) -> Any:
         files = tuple(data_files({"dataset_kwargs": kwargs}))
         key = (path, None if name is None else str(name), files)
-        if key not in found:
+        if key not in sources_by_call:
             revision = kwargs.get("revision")
             commit = commits.get(path if revision is None else f"{path}@{revision}")
-            return theirs(path, name, *args, **({**kwargs, "revision": commit} if commit else kwargs))
-        if key not in read:  # the members of a group, such as the twenty of bAbI, may share a data set
-            read[key] = _read_all(found[key])
-        return read[key]
+            return original(path, name, *args, **({**kwargs, "revision": commit} if commit else kwargs))
+        if key not in loaded:  # the members of a group, such as the twenty of bAbI, may share a data set
+            loaded[key] = _read_all(sources_by_call[key])
+        return loaded[key]
 
     datasets.load_dataset = load_dataset
     try:
         yield
     finally:
-        datasets.load_dataset = theirs
+        datasets.load_dataset = original
 
 
 def _read_all(sources: list[DataSource]) -> datasets.DatasetDict:
@@ -222,9 +228,9 @@ def _read_all(sources: list[DataSource]) -> datasets.DatasetDict:
     import datasets
 
     splits = datasets.DatasetDict()
-    for source in {(one.found, one.wanted.splits): one for one in sources}.values():
-        assert source.found is not None
-        for name, rows in read_data(source.found, source.wanted).items():
+    for source in {(source.copy, source.data_set.splits): source for source in sources}.values():
+        assert source.copy is not None
+        for name, rows in read_data(source.copy, source.data_set).items():
             if name not in splits or not len(splits[name]):
                 splits[name] = rows
     return splits

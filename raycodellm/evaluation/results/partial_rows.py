@@ -21,7 +21,7 @@ from raycodellm.files import DamagedFile, Folder
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 20.0
-"""Work that a killed worker may lose."""
+"""Interval between two files of a worker: the work that a killed worker may lose."""
 _SCHEMA = {"task": "string", "block": "int64", "rows": "string"}
 _SECONDS = b"seconds"
 
@@ -30,13 +30,13 @@ Block = tuple[str, int]
 
 
 @dataclass(frozen=True)
-class FoundRows:
+class EarlierRows:
     """The rows that earlier attempts left."""
 
     blocks: dict[Block, list[dict[str, Any]]]
     """The rows of each scored block."""
     seconds: float
-    """Spent on them, by the clock on the wall."""
+    """Wall-clock time that scoring these rows took."""
     num_damaged: int
     """Files that cannot be read."""
 
@@ -50,7 +50,7 @@ class PartialRows:
         self._waiting: dict[Block, list[dict[str, Any]]] = {}
         self._flushed_at = clock()
 
-    def read(self) -> FoundRows:
+    def read(self) -> EarlierRows:
         """The rows that earlier attempts left."""
         blocks: dict[Block, list[dict[str, Any]]] = {}
         seconds, num_damaged = 0.0, 0
@@ -59,17 +59,17 @@ class PartialRows:
                 continue
             try:
                 table = self._folder.read_table(name, _SCHEMA)
-                found = {(row["task"], row["block"]): json.loads(row["rows"]) for row in table.to_pylist()}
+                file_blocks = {(row["task"], row["block"]): json.loads(row["rows"]) for row in table.to_pylist()}
                 seconds += float((table.schema.metadata or {}).get(_SECONDS, 0.0))
             except (DamagedFile, FileNotFoundError, ValueError) as error:
                 logger.warning("%s", error)
                 num_damaged += 1
                 continue
-            blocks.update(found)
-        return FoundRows(blocks, seconds, num_damaged)
+            blocks.update(file_blocks)
+        return EarlierRows(blocks, seconds, num_damaged)
 
     def restart_interval(self) -> None:
-        """The next file is due a whole interval after now."""
+        """Counts the time to the next file from now on."""
         self._flushed_at = self._clock()
 
     def add(self, block: Block, rows: list[dict[str, Any]]) -> None:

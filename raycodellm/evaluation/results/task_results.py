@@ -49,6 +49,8 @@ class TaskResult:
 
 @dataclass(frozen=True)
 class _Facts:
+    """All of a TaskResult but its items."""
+
     metrics: dict[str, float]
     members: tuple[str, ...]
     seconds: float
@@ -92,8 +94,8 @@ class KeptResults:
 
     def read_all(self) -> dict[str, TaskResult] | None:
         """The results of all tasks; None where one is missing or damaged. Reads none before all are there."""
-        found = self._read_present(self._keys, at_least=len(self._keys))
-        return found if len(found) == len(self._keys) else None
+        results = self._read_present(self._keys, at_least=len(self._keys))
+        return results if len(results) == len(self._keys) else None
 
     def read(self, tasks: Iterable[str]) -> dict[str, TaskResult]:
         """The results of those of the tasks that have one which can be read: a task whose file is damaged is scored
@@ -101,20 +103,20 @@ class KeptResults:
         return self._read_present(tasks)
 
     def _read_present(self, tasks: Iterable[str], at_least: int = 0) -> dict[str, TaskResult]:
-        there = {*self._folder.list()}
-        wanted = [task for task in tasks if file_name(self._keys[task]) in there]
-        if len(wanted) < at_least:
+        file_names = {*self._folder.list()}
+        present_tasks = [task for task in tasks if file_name(self._keys[task]) in file_names]
+        if len(present_tasks) < at_least:
             return {}
         with ThreadPoolExecutor(_READERS if self._folder.local is None else 1) as pool:
-            found = dict(zip(wanted, pool.map(self._read, wanted), strict=True))
-        return {task: result for task, result in found.items() if result is not None}
+            results = dict(zip(present_tasks, pool.map(self._read, present_tasks), strict=True))
+        return {task: result for task, result in results.items() if result is not None}
 
     def _read(self, task: str) -> TaskResult | None:
         try:
-            found = read_result(self._folder, self._keys[task])
+            result = read_result(self._folder, self._keys[task])
         except (DamagedFile, FileNotFoundError):
             return None
-        return None if found.is_not_run else found
+        return None if result.is_not_run else result
 
     def write(self, task: str, result: TaskResult) -> None:
         write_result(self._folder, self._keys[task], result)
@@ -128,21 +130,22 @@ def file_name(key: str) -> str:
 
 
 def write_result(folder: Folder, key: str, result: TaskResult) -> None:
-    facts = {name: value for name, value in asdict(_Facts(result.metrics, result.members, result.seconds)).items()}
+    facts = asdict(_Facts(result.metrics, result.members, result.seconds))
     metadata = {**(result.items.schema.metadata or {}), _FACTS: json.dumps(facts)}
     folder.write_table(file_name(key), result.items.replace_schema_metadata(metadata))
 
 
 def read_result(folder: Folder, key: str) -> TaskResult:
-    """Raises DamagedFile for a file that is no result, FileNotFoundError for none."""
+    """The result in the file of `key`. Raises DamagedFile for a file that is no result, FileNotFoundError where there
+    is no file."""
     file = f"{folder}/{file_name(key)}"
     try:
         table = folder.read_table(file_name(key), _COLUMNS)
-        written = (table.schema.metadata or {}).get(_FACTS)
-        known = [ITEMS_SCHEMA.field(name) for name in table.column_names if name in ITEMS_SCHEMA.names]
+        facts_json = (table.schema.metadata or {}).get(_FACTS)
+        fields = [ITEMS_SCHEMA.field(name) for name in table.column_names if name in ITEMS_SCHEMA.names]
         try:
-            facts = from_json(_Facts, json.loads(written or b"null"), file)
-            table = table.select([one.name for one in known]).cast(pa.schema(known, table.schema.metadata))
+            facts = from_json(_Facts, json.loads(facts_json or b"null"), file)
+            table = table.select([field.name for field in fields]).cast(pa.schema(fields, table.schema.metadata))
         except ValueError as error:  # Arrow's errors among them
             raise DamagedFile(file, "holds no items and metrics of a task") from error
     except DamagedFile as error:

@@ -21,25 +21,25 @@ def read_trial_items(trial: Folder, storage: Folder, more: Sequence[str] | None 
     DamagedFile when neither can be read, FileNotFoundError before the trial has ended. `more`: the columns that are
     needed beside `storage_files.ITEM_TYPES`; all where left out.
     """
-    return storage_files.read_items(trial, lambda: _of_tasks(storage_files.read_result(trial), storage), more)
+    return storage_files.read_items(trial, lambda: _items_of_tasks(storage_files.read_result(trial), storage), more)
 
 
 def scored_items(trial: Folder, storage: Folder, averages: Averages) -> Items:
     """The items that `read_trial_items` reads, as scores are made of them. `averages`: from `asked_averages`."""
     table = read_trial_items(trial, storage, storage_files.SCORE_COLUMNS)
-    more = [name for name in storage_files.SCORE_COLUMNS if name in table.column_names]
-    return Items(table.select([*storage_files.ITEM_TYPES, *more]), averages)
+    score_columns = [name for name in storage_files.SCORE_COLUMNS if name in table.column_names]
+    return Items(table.select([*storage_files.ITEM_TYPES, *score_columns]), averages)
 
 
-def _of_tasks(result: TrialResult, storage: Folder) -> pa.Table | None:
+def _items_of_tasks(result: TrialResult, storage: Folder) -> pa.Table | None:
     """The items of a trial from the results of its tasks; of a trial of an older version from its evaluation's folder.
     None when they cannot be read."""
     if not result.stages and not result.model:
         return None
-    last = storage / "stages" / result.stages[-1] if result.stages else storage / GIVEN_MODELS / result.model
+    model = storage / "stages" / result.stages[-1] if result.stages else storage / GIVEN_MODELS / result.model
     try:
         if result.tasks:
-            return kept_items(last / EVALUATION, result.tasks)
-        return storage_files.read_items(last / result.evaluation) if result.evaluation else None
+            return kept_items(model / EVALUATION, result.tasks)
+        return storage_files.read_items(model / result.evaluation) if result.evaluation else None
     except (DamagedFile, FileNotFoundError):
         return None

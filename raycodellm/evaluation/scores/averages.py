@@ -23,7 +23,7 @@ def members(average: str, tasks: Sequence[str]) -> list[tuple[str, ...]]:
     """For each task the names that the averaged metric may have, the first one first."""
     score = average.rpartition("/")[2]
     scores = (score, *((_OTHER_NAMES[score],) if score in _OTHER_NAMES else ()))
-    return [(task,) if "/" in task else tuple(f"{task}/{one}" for one in scores) for task in tasks]
+    return [(task,) if "/" in task else tuple(f"{task}/{name}" for name in scores) for task in tasks]
 
 
 def average_metrics(
@@ -34,37 +34,40 @@ def average_metrics(
 
     `samples`: the items' values that a metric is made of, by the metric's name.
     """
-    found: dict[str, float] = {}
+    average_values: dict[str, float] = {}
     for average, tasks in averages.items():
-        names = [next((one for one in several if one in metrics), None) for several in members(average, tasks)]
-        known = [name for name in names if name is not None]
-        if not known or len(known) < len(tasks):
+        candidates = members(average, tasks)
+        names = [next((name for name in candidate if name in metrics), None) for candidate in candidates]
+        given_names = [name for name in names if name is not None]
+        if not given_names or len(given_names) < len(tasks):
             continue
-        if all(f"{name}_low" in metrics for name in known):
-            found |= unweighted_mean(average, known, metrics, samples)
+        if all(f"{name}_low" in metrics for name in given_names):
+            average_values |= unweighted_mean(average, given_names, metrics, samples)
         else:
-            found[average] = statistics.fmean(metrics[name] for name in known)
+            average_values[average] = statistics.fmean(metrics[name] for name in given_names)
         prefix, _, score = average.rpartition("/")
         chances = [metrics[f"{task}/chance"] for task in tasks if f"{task}/chance" in metrics]
         if score == "acc" and len(chances) == len(tasks):
-            found[f"{prefix}/chance"] = statistics.fmean(chances)
-    return found
+            average_values[f"{prefix}/chance"] = statistics.fmean(chances)
+    return average_values
 
 
 def missing_averages(averages: Averages, metrics: Mapping[str, float]) -> dict[str, str]:
     """Maps each average without a value to the reason, in words."""
-    found = {}
+    reasons = {}
     for average, tasks in averages.items():
         if average in metrics:
             continue
-        several = zip(tasks, members(average, tasks), strict=True)
-        lacking = [_reason(task, names, metrics) for task, names in several if not any(n in metrics for n in names)]
-        found[average] = "; ".join(lacking) or "it has no tasks"
-    return found
+        candidates = zip(tasks, members(average, tasks), strict=True)
+        task_reasons = [
+            _reason(task, names, metrics) for task, names in candidates if not any(name in metrics for name in names)
+        ]
+        reasons[average] = "; ".join(task_reasons) or "it has no tasks"
+    return reasons
 
 
-def _reason(named: str, names: Sequence[str], metrics: Mapping[str, float]) -> str:
-    task = named.partition("/")[0]
+def _reason(member: str, names: Sequence[str], metrics: Mapping[str, float]) -> str:
+    task = member.partition("/")[0]
     if f"{task}/items" not in metrics:
         return f"{task} was not evaluated"
     if not metrics[f"{task}/items"]:

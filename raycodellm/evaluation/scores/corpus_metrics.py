@@ -19,7 +19,7 @@ _GROUPS = 20
 _FEWEST_ITEMS = 2 * _GROUPS
 """Items that an interval needs."""
 _PLACEHOLDER = "bypass"
-"""The name of lm-eval's aggregation that stands for none."""
+"""The beginning of the name of lm-eval's placeholder, which aggregates nothing."""
 
 Aggregation = Callable[[Sequence[Any]], Any]
 
@@ -35,27 +35,27 @@ def corpus_metrics(task: str, aggregations: Mapping[str, Aggregation], rows: Seq
             for name, value in json.loads(text).items():
                 values.setdefault(name, []).append(value)
                 clusters.setdefault(name, []).append(cluster_of(row))
-    found: dict[str, float] = {}
-    for name, of_items in values.items():
+    metrics: dict[str, float] = {}
+    for name, item_values in values.items():
         aggregate = aggregations.get(name)
         if aggregate is None or is_mean(aggregate) or is_none(aggregate):
             continue
         try:
-            interval = jackknife_interval(aggregate, of_items, clusters[name])
+            interval = jackknife_interval(aggregate, item_values, clusters[name])
         except Exception as error:
-            said = next(iter(str(error).splitlines()), "")
+            message = next(iter(str(error).splitlines()), "")
             raise UserError(
                 f"evaluation.tasks: {task!r}: the aggregation of its metric {name!r} fails on the scores of its "
-                f"{len(of_items)} items ({type(error).__name__}: {said}); change metric_list in the task's file"
+                f"{len(item_values)} items ({type(error).__name__}: {message}); change metric_list in the task's file"
             ) from error
         if interval is not None:
-            known = named_interval(f"{task}/{name}", interval)
-            found |= {key: value for key, value in known.items() if not math.isnan(value)}
-    return found
+            value_and_ends = named_interval(f"{task}/{name}", interval)
+            metrics |= {key: value for key, value in value_and_ends.items() if not math.isnan(value)}
+    return metrics
 
 
 def is_none(aggregate: Aggregation) -> bool:
-    """True for lm-eval's aggregation that stands for none."""
+    """True for lm-eval's placeholder, which aggregates nothing."""
     return getattr(aggregate, "__name__", "").startswith(_PLACEHOLDER)
 
 
@@ -65,34 +65,34 @@ def jackknife_interval(
     """The aggregate of `values` with its 95 % interval by the delete-a-group jackknife (Kott 2001): 20 groups, the
     items dealt out in turn, Student's t with 19 degrees. It costs 21 aggregates and no random numbers.
 
-    `clusters`: of each item, None for one that stands alone; then the clusters are dealt out. None where the aggregate
-    is no finite number. The ends are NaN with fewer than 40 items (or clusters), and where the aggregate is not finite
-    without one of the groups.
+    `clusters`: the cluster of each item, None for an item that stands alone; where any item has one, clusters are dealt
+    out in the place of items. Returns None where the aggregate is no finite number. The ends are NaN with fewer than 40
+    items (or clusters), and where the aggregate is not finite without one of the groups.
     """
-    whole = _number(aggregate(list(values)))
-    if whole is None:
+    full_aggregate = _number(aggregate(list(values)))
+    if full_aggregate is None:
         return None
-    unknown = Interval(whole, math.nan, math.nan)
-    numbers = cluster_numbers(clusters)
-    places = [place if number is None else number for place, number in enumerate(numbers)] or range(len(values))
-    if len({*places}) < _FEWEST_ITEMS:
-        return unknown
-    without = [
-        _number(aggregate([value for place, value in zip(places, values, strict=True) if place % _GROUPS != group]))
+    without_ends = Interval(full_aggregate, math.nan, math.nan)
+    item_clusters = cluster_numbers(clusters)
+    units = [index if cluster is None else cluster for index, cluster in enumerate(item_clusters)] or range(len(values))
+    if len({*units}) < _FEWEST_ITEMS:
+        return without_ends
+    partial_aggregates = [
+        _number(aggregate([value for unit, value in zip(units, values, strict=True) if unit % _GROUPS != group]))
         for group in range(_GROUPS)
     ]
-    known = [value for value in without if value is not None]
-    if len(known) < _GROUPS:
-        return unknown
-    middle = statistics.fmean(known)
-    variance = (_GROUPS - 1) / _GROUPS * math.fsum((value - middle) ** 2 for value in known)
-    half = student_quantile(_GROUPS - 1) * math.sqrt(variance)
-    return Interval(whole, whole - half, whole + half)
+    finite_aggregates = [value for value in partial_aggregates if value is not None]
+    if len(finite_aggregates) < _GROUPS:
+        return without_ends
+    mean = statistics.fmean(finite_aggregates)
+    variance = (_GROUPS - 1) / _GROUPS * math.fsum((value - mean) ** 2 for value in finite_aggregates)
+    half_width = student_quantile(_GROUPS - 1) * math.sqrt(variance)
+    return Interval(full_aggregate, full_aggregate - half_width, full_aggregate + half_width)
 
 
 def _number(value: Any) -> float | None:
     try:
-        found = float(value)
+        number = float(value)
     except (TypeError, ValueError):
         return None
-    return found if math.isfinite(found) else None
+    return number if math.isfinite(number) else None

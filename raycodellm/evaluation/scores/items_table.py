@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import json
 import math
 from collections.abc import Mapping, Sequence
@@ -53,17 +54,18 @@ _NAMED_TASKS = b"named_tasks"
 """Key of the table's metadata that holds the groups' members: an item may belong to several groups."""
 
 
-def items_table(rows: Sequence[Mapping[str, Any]], named: Mapping[str, Sequence[str]]) -> pa.Table:
-    """The table of `rows`. `named` maps each task as the settings name it to the tasks that the name stands for."""
+def items_table(rows: Sequence[Mapping[str, Any]], tasks_by_name: Mapping[str, Sequence[str]]) -> pa.Table:
+    """The table of `rows`. `tasks_by_name` maps each task as the settings name it to the tasks that the name stands
+    for."""
     columns = [
         {**{name: row.get(name) for name in ITEMS_SCHEMA.names}, "scores": [*scores_of(row).items()]} for row in rows
     ]
-    return joined([pa.Table.from_pylist(columns, schema=ITEMS_SCHEMA)], named)
+    return joined([pa.Table.from_pylist(columns, schema=ITEMS_SCHEMA)], tasks_by_name)
 
 
-def joined(tables: Sequence[pa.Table], named: Mapping[str, Sequence[str]]) -> pa.Table:
-    """The rows of all tables, without the tables' own metadata, as one table with `named`."""
-    groups = json.dumps({name: list(members) for name, members in named.items()})
+def joined(tables: Sequence[pa.Table], tasks_by_name: Mapping[str, Sequence[str]]) -> pa.Table:
+    """The rows of all tables, without the tables' own metadata, as one table with `tasks_by_name`."""
+    groups = json.dumps({name: list(members) for name, members in tasks_by_name.items()})
     return pa.concat_tables(tables, promote_options="default").replace_schema_metadata({_NAMED_TASKS: groups})
 
 
@@ -80,19 +82,20 @@ _Values = tuple[np.ndarray, np.ndarray, np.ndarray]
 
 
 _ALONE = -1
+"""The cluster's number of an item whose task has no clusters."""
 
 
 class Items:
     """A table of items, sorted by task once for all metrics of a kind."""
 
     def __init__(self, table: pa.Table, averages: Averages | None = None) -> None:
-        """`averages`: those of the suites, whose samples are asked for as well."""
+        """`averages`: the suites' averages, whose samples `samples` gives as well."""
         self._table, self._averages = table, averages or {}
         self._named = named_tasks(table)
-        self._by_task: dict[str, dict[str, _Values]] = {}
+        self._values_by_name: dict[str, dict[str, _Values]] = {}
         """Maps the metric's name, with a part's, to the values of each task."""
         self._parts: list[tuple[str, ...]] | None = None
-        self._known_clusters: np.ndarray | None = None
+        self._cluster_numbers: np.ndarray | None = None
 
     def samples(self, metric: str) -> list[Sample]:
         """The items' values, by (task, item number), of which `metric` is the unweighted mean of the samples' means.
@@ -104,55 +107,56 @@ class Items:
         `boxes/acc_nontrivial` one sample. Empty for a metric that is no such mean, and where no item has a value.
         """
         if metric in self._averages:
-            found = [self._first_samples(names) for names in members(metric, self._averages[metric])]
-            return [sample for some in found for sample in some] if all(found) else []
+            samples_by_task = [self._first_samples(names) for names in members(metric, self._averages[metric])]
+            return list(itertools.chain(*samples_by_task)) if all(samples_by_task) else []
         task, _, name = metric.rpartition("/")
         if task == MEAN and BY_NAME.get(name) not in AVERAGED:
             return []
-        if name not in self._by_task:
-            self._by_task[name] = self._sorted(name)
-        known = self._by_task[name]
+        if name not in self._values_by_name:
+            self._values_by_name[name] = self._values_of_name(name)
+        values_by_task = self._values_by_name[name]
         groups = [*self._named.values()] if task == MEAN else [self._named.get(task, (task,))]
         samples: list[Sample] = []
         for group in groups:
-            tasks = [(one, *known[one]) for one in dict.fromkeys(group) if one in known]
-            if tasks:
-                values, weights = (np.concatenate([of[place] for of in tasks]) for place in (2, 3))
-                numbers = pseudo_values(values, weights)
-                samples.append(TaskSample([(one, items) for one, items, _, _ in tasks], numbers))
+            parts = [(member, *values_by_task[member]) for member in dict.fromkeys(group) if member in values_by_task]
+            if parts:
+                values, weights = (np.concatenate([part[column] for part in parts]) for column in (2, 3))
+                sample_values = pseudo_values(values, weights)
+                samples.append(TaskSample([(member, items) for member, items, _, _ in parts], sample_values))
         return samples
 
     def _first_samples(self, names: Sequence[str]) -> list[Sample]:
-        return next((found for name in names if (found := self.samples(name))), [])
+        """The samples of the first of the metrics that has any."""
+        return next((task_samples for name in names if (task_samples := self.samples(name))), [])
 
     def metric_names(self) -> list[str]:
         """The names, behind a task's, of all metrics that some task may have: `METRICS`, the items' own scores, and the
         accuracy in each part."""
         has_scores = "scores" in self._table.column_names
         rows = self._table.column("scores").to_pylist() if has_scores else []
-        own = dict.fromkeys(name for scores in rows for name, _ in scores or ())
-        parts = sorted({part for of in self._item_parts() for part in of})
-        return [*dict.fromkeys([*BY_NAME, *own]), *(f"acc_{part}" for part in parts)]
+        score_names = dict.fromkeys(name for scores in rows for name, _ in scores or ())
+        parts = sorted({part for item_parts in self._item_parts() for part in item_parts})
+        return [*dict.fromkeys([*BY_NAME, *score_names]), *(f"acc_{part}" for part in parts)]
 
-    def _sorted(self, name: str) -> dict[str, _Values]:
+    def _values_of_name(self, name: str) -> dict[str, _Values]:
         """The values of a metric, or of a metric in one part of the tasks: the longest name of a part wins."""
-        found = self._values(metric_called(name), None)
-        if found or "_" not in name:
-            return found
-        parts = sorted({part for of in self._item_parts() for part in of}, key=len, reverse=True)
+        values_by_task = self._values_of_metric(metric_called(name), None)
+        if values_by_task or "_" not in name:
+            return values_by_task
+        parts = sorted({part for item_parts in self._item_parts() for part in item_parts}, key=len, reverse=True)
         part = next((part for part in parts if name.endswith(f"_{part}")), None)
-        return {} if part is None else self._values(metric_called(name.removesuffix(f"_{part}")), part)
+        return {} if part is None else self._values_of_metric(metric_called(name.removesuffix(f"_{part}")), part)
 
     def _item_parts(self) -> list[tuple[str, ...]]:
         if self._parts is None:
             self._parts = [parts_of({"attributes": text}) for text in self._attributes()]
         return self._parts
 
-    def _values(self, metric: Metric, part: str | None) -> dict[str, _Values]:
+    def _values_of_metric(self, metric: Metric, part: str | None) -> dict[str, _Values]:
         values, weights = self._column_values(metric) or self._row_values(metric)
         has_value = np.isfinite(values)
         if part is not None:
-            has_value &= np.array([part in of for of in self._item_parts()], dtype=bool)
+            has_value &= np.array([part in item_parts for item_parts in self._item_parts()], dtype=bool)
         tasks = self._table.column("task").combine_chunks().dictionary_encode()
         codes, items = tasks.indices.to_numpy(), self._table.column("item").to_numpy()
         by_task = {}
@@ -181,31 +185,33 @@ class Items:
         return values, np.ones(len(values))
 
     def _row_values(self, metric: Metric) -> tuple[np.ndarray, np.ndarray]:
-        """The same from the items' rows."""
+        """The items' values, NaN where they have none, and weights, from their rows."""
         rows = self._rows(metric.columns)
-        found = [metric.value(row) for row in rows]
-        values = np.array([math.nan if value is None else float(value) for value in found])
+        item_values = [metric.value(row) for row in rows]
+        values = np.array([math.nan if value is None else float(value) for value in item_values])
         has_value = np.isfinite(values)
-        return values, np.array([metric.weight(row) if has else 1.0 for row, has in zip(rows, has_value, strict=True)])
+        return values, np.array(
+            [metric.weight(row) if is_valued else 1.0 for row, is_valued in zip(rows, has_value, strict=True)]
+        )
 
     def _clusters(self) -> np.ndarray:
         """The number of each item's cluster. An item that stands alone has a negative number of its own in a task that
         has clusters, else `_ALONE`."""
-        if self._known_clusters is None and not self._may_have_clusters():
-            self._known_clusters = np.full(self._table.num_rows, _ALONE)
-        if self._known_clusters is None:
-            found = [cluster_of({"attributes": text}) for text in self._attributes()]
+        if self._cluster_numbers is None and not self._may_have_clusters():
+            self._cluster_numbers = np.full(self._table.num_rows, _ALONE)
+        if self._cluster_numbers is None:
+            clusters = [cluster_of({"attributes": text}) for text in self._attributes()]
             tasks, items = (self._table.column(name).to_pylist() for name in ("task", "item"))
-            clustered = {task for task, one in zip(tasks, found, strict=True) if one is not None}
+            clustered_tasks = {task for task, cluster in zip(tasks, clusters, strict=True) if cluster is not None}
             numbers = [
-                one if one is not None else _ALONE - 1 - item if task in clustered else _ALONE
-                for one, task, item in zip(found, tasks, items, strict=True)
+                cluster if cluster is not None else _ALONE - 1 - item if task in clustered_tasks else _ALONE
+                for cluster, task, item in zip(clusters, tasks, items, strict=True)
             ]
-            self._known_clusters = np.array(numbers, dtype=np.int64)
-        return self._known_clusters
+            self._cluster_numbers = np.array(numbers, dtype=np.int64)
+        return self._cluster_numbers
 
     def _may_have_clusters(self) -> bool:
-        """False where no item's attributes have the word."""
+        """False where no item's attributes have the word of `CLUSTER`."""
         if "attributes" not in self._table.column_names:
             return False
         return bool(pc.any(pc.match_substring(self._table.column("attributes"), CLUSTER)).as_py())
@@ -216,13 +222,13 @@ class Items:
 
     def _rows(self, columns: Sequence[str]) -> list[dict[str, Any]]:
         """The items with those of the columns that the table has; an item that was not run has no values."""
-        wanted = [name for name in (*columns, "not_run") if name in self._table.column_names]
-        cells = (self._table.column(name).to_pylist() for name in wanted)
-        rows = [dict(zip(wanted, row, strict=True)) for row in zip(*cells, strict=True)]
+        names = [name for name in (*columns, "not_run") if name in self._table.column_names]
+        cells = (self._table.column(name).to_pylist() for name in names)
+        rows = [dict(zip(names, row, strict=True)) for row in zip(*cells, strict=True)]
         rows = rows or [{} for _ in range(self._table.num_rows)]
         return [{} if row.get("not_run") else row for row in rows]
 
 
 def samples(table: pa.Table, metric: str) -> list[Sample]:
-    """See `Items.samples`, for a single metric of a table."""
+    """`Items.samples` for a single metric of a table."""
     return Items(table).samples(metric)

@@ -32,15 +32,15 @@ def scores_of(row: Row) -> dict[str, float]:
 
 def parts_of(row: Row) -> tuple[str, ...]:
     """The parts of its task that the item belongs to: `part` of its attributes, a text or a list of texts."""
-    found = _attribute(row, "part") or ()
-    return (found,) if isinstance(found, str) else tuple(map(str, found))
+    parts = _attribute(row, "part") or ()
+    return (parts,) if isinstance(parts, str) else tuple(map(str, parts))
 
 
 def cluster_of(row: Row) -> int | None:
     """The number of the item's cluster: of items that share a text, such as a description with several questions on it,
     so that one says little that the others do not. None for an item that stands alone."""
-    found = _attribute(row, CLUSTER)
-    return found if isinstance(found, int) else None
+    number = _attribute(row, CLUSTER)
+    return number if isinstance(number, int) else None
 
 
 def _attribute(row: Row, name: str) -> Any:
@@ -88,14 +88,16 @@ def accuracy_score(names: Iterable[str], is_right_or_wrong: Callable[[str], bool
     A task without one of the usual names has it in its first score that `is_right_or_wrong`, 0 or 1 on every item. For
     the usual ones the values do not count: else one model's accuracy would be another score than the next one's.
     """
-    known = list(names)
-    usual = next((name for name in _RIGHT if name in known), None)
-    return usual or next((name for name in known if not _GRADED.search(name) and is_right_or_wrong(name)), None)
+    score_names = list(names)
+    usual_name = next((name for name in _RIGHT if name in score_names), None)
+    return usual_name or next(
+        (name for name in score_names if not _GRADED.search(name) and is_right_or_wrong(name)), None
+    )
 
 
 def _accuracy(row: Row) -> float | None:
-    right, scores = row.get("correct"), scores_of(row)
-    return scores.get(accuracy_score(scores) or "") if right is None else right  # it may be a fraction
+    correct, scores = row.get("correct"), scores_of(row)
+    return scores.get(accuracy_score(scores) or "") if correct is None else correct  # it may be a fraction
 
 
 METRICS = (
@@ -172,40 +174,40 @@ def task_metrics(task: str, rows: Sequence[Row]) -> dict[str, float]:
     A score that only some of the scored items have is the mean over these, whose number is `<task>/<score>_items`.
     """
     scored = [row for row in rows if is_scored(row)]
-    found = _counts(task, rows, scored)
+    values = _counts(task, rows, scored)
     chances = [row["chance"] for row in scored if row["chance"] is not None]
     if chances:
-        found[f"{task}/chance"] = statistics.fmean(chances)
-    own = dict.fromkeys(name for row in scored for name in scores_of(row) if name not in _RESERVED)
-    metrics = (*METRICS, *map(score_metric, own))
+        values[f"{task}/chance"] = statistics.fmean(chances)
+    own_scores = dict.fromkeys(name for row in scored for name in scores_of(row) if name not in _RESERVED)
+    metrics = (*METRICS, *map(score_metric, own_scores))
     clusters = _clusters(scored)
     for metric in metrics:
-        found |= _with_interval(f"{task}/{metric.name}", metric, scored, clusters)
-    for name in own:
-        having = sum(name in scores_of(row) for row in scored)
-        if having < len(scored):
-            found[f"{task}/{name}_items"] = float(having)
+        values |= _with_interval(f"{task}/{metric.name}", metric, scored, clusters)
+    for name in own_scores:
+        num_with_score = sum(name in scores_of(row) for row in scored)
+        if num_with_score < len(scored):
+            values[f"{task}/{name}_items"] = float(num_with_score)
     parts: dict[str, list[Row]] = {}
     for row in scored:
         for part in parts_of(row):
             parts.setdefault(part, []).append(row)
-    for part, some in sorted(parts.items()):
-        found[f"{task}/items_{part}"] = float(len(some))
-        if len(parts) > 1 and (chances := [row["chance"] for row in some if row["chance"] is not None]):
-            found[f"{task}/chance_{part}"] = statistics.fmean(chances)
+    for part, part_rows in sorted(parts.items()):
+        values[f"{task}/items_{part}"] = float(len(part_rows))
+        if len(parts) > 1 and (chances := [row["chance"] for row in part_rows if row["chance"] is not None]):
+            values[f"{task}/chance_{part}"] = statistics.fmean(chances)
         for metric in (metric for metric in metrics if metric.has_parts):
             name = f"{task}/{metric.name}_{part}"
-            of_part = _with_interval(name, metric, some, clusters)
-            found |= of_part if metric.has_part_intervals or not of_part else {name: of_part[name]}
-    return found
+            part_values = _with_interval(name, metric, part_rows, clusters)
+            values |= part_values if metric.has_part_intervals or not part_values else {name: part_values[name]}
+    return values
 
 
 def _counts(task: str, rows: Sequence[Row], scored: Sequence[Row]) -> dict[str, float]:
     not_run = sum(bool(row.get("not_run")) and not row["too_long"] for row in rows)
     counts = {"items": len(scored), "too_long": len(rows) - len(scored) - not_run, "not_run": not_run}
-    known = [row["contaminated"] for row in scored if row.get("contaminated") is not None]
-    if known:
-        counts["contaminated"] = sum(known)
+    flags = [row["contaminated"] for row in scored if row.get("contaminated") is not None]
+    if flags:
+        counts["contaminated"] = sum(flags)
     return {f"{task}/{name}": float(count) for name, count in counts.items()}
 
 
@@ -220,17 +222,17 @@ def mean_metrics(
     share items, so their covariance enters the interval.
     """
     tasks = list(tasks)
-    found: dict[str, float] = {}
+    means: dict[str, float] = {}
     if tasks_not_scored(tasks, metrics):  # the mean over the others would be another number under the same name
-        return found
+        return means
     for metric in AVERAGED:
         names = [f"{task}/{metric.name}" for task in tasks if f"{task}/{metric.name}" in metrics]
         if names:
-            found |= unweighted_mean(f"{MEAN}/{metric.name}", names, metrics, samples)
+            means |= unweighted_mean(f"{MEAN}/{metric.name}", names, metrics, samples)
     chances = [metrics[f"{task}/chance"] for task in tasks if f"{task}/chance" in metrics]
     if chances:
-        found[f"{MEAN}/chance"] = statistics.fmean(chances)
-    return found
+        means[f"{MEAN}/chance"] = statistics.fmean(chances)
+    return means
 
 
 def tasks_not_scored(tasks: Iterable[str], metrics: Mapping[str, float]) -> list[str]:
@@ -239,13 +241,15 @@ def tasks_not_scored(tasks: Iterable[str], metrics: Mapping[str, float]) -> list
 
 
 def unweighted_mean(
-    name: str, of: Sequence[str], metrics: Mapping[str, float], samples: Callable[[str], Sequence[Sample]]
+    name: str, metric_names: Sequence[str], metrics: Mapping[str, float], samples: Callable[[str], Sequence[Sample]]
 ) -> dict[str, float]:
-    """The mean `name` of the metrics `of`, with its interval over items. `samples(name)`: one for each of the metrics,
-    which says what items they share; without them the metrics are taken as independent."""
-    intervals = [Interval(*(metrics[f"{one}{end}"] for end in ("", "_low", "_high"))) for one in of]
-    found = samples(name)
-    return named_interval(name, mean_of_intervals(intervals, correlations(found) if len(found) == len(of) else None))
+    """The mean of the metrics `metric_names`, called `name`, with its interval over items. `samples(name)`: one for
+    each of the metrics, which says what items they share; without them the metrics are taken as independent."""
+    ends = ("", "_low", "_high")
+    intervals = [Interval(*(metrics[f"{metric_name}{end}"] for end in ends)) for metric_name in metric_names]
+    metric_samples = samples(name)
+    shared = correlations(metric_samples) if len(metric_samples) == len(metric_names) else None
+    return named_interval(name, mean_of_intervals(intervals, shared))
 
 
 def named_interval(name: str, interval: Interval) -> dict[str, float]:
@@ -256,25 +260,27 @@ def named_interval(name: str, interval: Interval) -> dict[str, float]:
 def _clusters(rows: Sequence[Row]) -> dict[int, int | None]:
     """Maps each row, by its `id`, to a number of its cluster that no cluster of another task has; see
     `cluster_numbers`."""
-    found = [None if (one := cluster_of(row)) is None else (row["task"], one) for row in rows]
-    return dict(zip(map(id, rows), cluster_numbers(found), strict=True))
+    clusters = [None if (number := cluster_of(row)) is None else (row["task"], number) for row in rows]
+    return dict(zip(map(id, rows), cluster_numbers(clusters), strict=True))
 
 
 def cluster_numbers(clusters: Sequence[Hashable | None]) -> list[int | None]:
-    """A number for the cluster of each item, from 0 on. Where some items are in clusters, an item that stands alone is
-    one too; where none is, each number is None."""
+    """A number for the cluster of each item, from 0 on. Where some items are in clusters, an item that stands alone
+    counts as a cluster too; where no item is in one, each number is None."""
     numbers: dict[Hashable, int] = {}
-    if all(one is None for one in clusters):
+    if all(cluster is None for cluster in clusters):
         return [None] * len(clusters)
-    keys = [("alone", place) if one is None else ("cluster", one) for place, one in enumerate(clusters)]
+    keys = [("alone", index) if cluster is None else ("cluster", cluster) for index, cluster in enumerate(clusters)]
     return [numbers.setdefault(key, len(numbers)) for key in keys]
 
 
 def _with_interval(
     name: str, metric: Metric, rows: Sequence[Row], clusters: Mapping[int, int | None]
 ) -> dict[str, float]:
-    found = [(value, metric.weight(row), clusters[id(row)]) for row in rows if (value := metric.value(row)) is not None]
-    return named_interval(name, values_interval(*zip(*found, strict=True))) if found else {}
+    weighted_values = [
+        (value, metric.weight(row), clusters[id(row)]) for row in rows if (value := metric.value(row)) is not None
+    ]
+    return named_interval(name, values_interval(*zip(*weighted_values, strict=True))) if weighted_values else {}
 
 
 def values_interval(
@@ -282,15 +288,15 @@ def values_interval(
 ) -> Interval:
     """Weighted mean with its 95 % interval over items: Wilson's where each value is 0 or 1 and all weights are equal,
     else Student's. Over clusters where `clusters` has their numbers (`cluster_numbers`)."""
-    numbers, sums = np.array(values, dtype=float), np.array(weights, dtype=float)
+    item_values, item_weights = np.array(values, dtype=float), np.array(weights, dtype=float)
     is_share = len(set(weights)) == 1 and all(value in (0, 1) for value in values)
     if None not in clusters:
-        _, means, sums = by_cluster(numbers, sums, np.array(clusters))
-        of_clusters = pseudo_values(means, sums)
-        return _clustered_share(values, of_clusters) if is_share else mean_interval(of_clusters.tolist())
+        _, cluster_means, cluster_weights = by_cluster(item_values, item_weights, np.array(clusters))
+        cluster_values = pseudo_values(cluster_means, cluster_weights)
+        return _clustered_share(values, cluster_values) if is_share else mean_interval(cluster_values.tolist())
     if is_share:
         return Interval(statistics.fmean(values), *wilson_interval(int(sum(values)), len(values)))
-    return mean_interval(pseudo_values(numbers, sums).tolist())
+    return mean_interval(pseudo_values(item_values, item_weights).tolist())
 
 
 def by_cluster(
@@ -306,13 +312,13 @@ def by_cluster(
     return numbers, np.bincount(inverse, weights * values) / sums, sums
 
 
-def _clustered_share(values: Sequence[float], of_clusters: np.ndarray) -> Interval:
+def _clustered_share(values: Sequence[float], cluster_values: np.ndarray) -> Interval:
     """Wilson's interval of a share for as many independent items as would give the standard error over clusters (Kish
     1965, section 8.2); as many as clusters where all items are alike, which shows no error."""
-    share, num_clusters = statistics.fmean(values), len(of_clusters)
-    variance = float(np.var(of_clusters, ddof=1)) / num_clusters if num_clusters > 1 else 0.0
-    number = min(len(values), share * (1 - share) / variance) if variance else num_clusters
-    return Interval(share, *wilson_interval(share * number, number))
+    share, num_clusters = statistics.fmean(values), len(cluster_values)
+    variance = float(np.var(cluster_values, ddof=1)) / num_clusters if num_clusters > 1 else 0.0
+    num_independent = min(len(values), share * (1 - share) / variance) if variance else num_clusters
+    return Interval(share, *wilson_interval(share * num_independent, num_independent))
 
 
 def pseudo_values(values: np.ndarray, weights: np.ndarray) -> np.ndarray:

@@ -20,53 +20,55 @@ _DEFAULTS = {
 """lm-eval's scores of a task whose file lists none, by the task's output type."""
 
 
-def listed_scores(name: str, known: TaskNames) -> frozenset[str] | None:
+def listed_scores(name: str, task_names: TaskNames) -> frozenset[str] | None:
     """The scores that the metric list of a task, or of any member of a group, names; None where a file does not say
     them: a task that is a Python class, or a metric that is a function and may give several scores.
 
     Raises UserError for a file that cannot be read.
     """
-    return _of_names([name], known, set())
+    return _scores_of_names([name], task_names, set())
 
 
-def _of_names(names: Iterable[str], known: TaskNames, seen: set[str]) -> frozenset[str] | None:
-    found: frozenset[str] = frozenset()
+def _scores_of_names(names: Iterable[str], task_names: TaskNames, seen: set[str]) -> frozenset[str] | None:
+    scores: frozenset[str] = frozenset()
     for name in names:
         if name in seen:
             continue
         seen.add(name)
-        more = _of_name(name, known, seen)
-        if more is None:
+        task_scores = _scores_of_name(name, task_names, seen)
+        if task_scores is None:
             return None
-        found |= more
-    return found
+        scores |= task_scores
+    return scores
 
 
-def _of_name(name: str, known: TaskNames, seen: set[str]) -> frozenset[str] | None:
+def _scores_of_name(name: str, task_names: TaskNames, seen: set[str]) -> frozenset[str] | None:
     if is_path(name):
-        return _of_file(Path(name).expanduser())
-    named = known.find(name)
-    if named is None:  # a task that its group's file spells out
+        return _scores_of_file(Path(name).expanduser())
+    named_task = task_names.find(name)
+    if named_task is None:  # a task that its group's file spells out
         return None
-    if named.file is None:
-        return _of_names(named.tagged, known, seen)
-    members = list(group_members(named.file))
-    return _of_names(members, known, seen) if members else _of_file(named.file)
+    if named_task.file is None:
+        return _scores_of_names(named_task.tagged, task_names, seen)
+    members = list(group_members(named_task.file))
+    return _scores_of_names(members, task_names, seen) if members else _scores_of_file(named_task.file)
 
 
-def _of_file(path: Path) -> frozenset[str] | None:
+def _scores_of_file(path: Path) -> frozenset[str] | None:
     merged: dict[str, Any] = {}
     for _, tree in trees(path.resolve()):
         merged = {**tree, **merged}  # a file's own keys win over those of the files that it includes
-    listed = merged.get("metric_list")
+    metric_list = merged.get("metric_list")
     if "class" in merged:
         return None
-    if not isinstance(listed, list):
+    if not isinstance(metric_list, list):
         return frozenset(_DEFAULTS.get(str(merged.get("output_type", "generate_until")), ()))
-    names = [one.get("metric") if isinstance(one, dict) else None for one in listed]
-    if any(not isinstance(name, str) or isinstance(name, Tagged) for name in names):
+    metrics = [entry.get("metric") if isinstance(entry, dict) else None for entry in metric_list]
+    if any(not isinstance(name, str) or isinstance(name, Tagged) for name in metrics):
         return None
-    scores = frozenset(map(str, names))
+    scores = frozenset(map(str, metrics))
     filters = merged.get("filter_list")
-    further = [one.get("name") for one in filters[1:] if isinstance(one, dict)] if isinstance(filters, list) else []
-    return scores | {f"{score},{name}" for score in scores for name in further}
+    filter_names = (
+        [entry.get("name") for entry in filters[1:] if isinstance(entry, dict)] if isinstance(filters, list) else []
+    )
+    return scores | {f"{score},{name}" for score in scores for name in filter_names}

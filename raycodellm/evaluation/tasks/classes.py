@@ -17,17 +17,17 @@ _KEYS = {"DATASET_PATH": "dataset_path", "DATASET_NAME": "dataset_name"}
 def class_tree(tree: Mapping[str, Any], folder: Path) -> dict[str, Any]:
     """The keys of a task's tree that its class states instead; empty for a task without a class. Such tasks do not say
     in one place which split they evaluate: those of lm-eval evaluate `validation`."""
-    named = tree.get("class")
-    if not isinstance(named, Tagged) or not named.function:
+    class_tag = tree.get("class")
+    if not isinstance(class_tag, Tagged) or not class_tag.function:
         return {}
-    module, _, name = named.function.rpartition(".")
+    module, _, name = class_tag.function.rpartition(".")
     try:
         parsed = ast.parse((folder / f"{module.replace('.', '/')}.py").read_bytes())
     except (OSError, SyntaxError, ValueError):
         return {}  # lm-eval tells what is wrong when it loads the task
     classes = {node.name: node for node in parsed.body if isinstance(node, ast.ClassDef)}
-    found = _attributes(name, classes, frozenset())
-    return {**found, "validation_split": "validation", "training_split": "train"} if found else {}
+    attributes = _attributes(name, classes, frozenset())
+    return {**attributes, "validation_split": "validation", "training_split": "train"} if attributes else {}
 
 
 def _attributes(name: str, classes: Mapping[str, ast.ClassDef], seen: frozenset[str]) -> dict[str, Any]:
@@ -35,12 +35,12 @@ def _attributes(name: str, classes: Mapping[str, ast.ClassDef], seen: frozenset[
     node = classes.get(name)
     if node is None or name in seen:
         return {}
-    found: dict[str, Any] = {}
+    attributes: dict[str, Any] = {}
     for base in reversed(node.bases):
         if isinstance(base, ast.Name):
-            found |= _attributes(base.id, classes, seen | {name})
-    for line in node.body:
-        if isinstance(line, ast.Assign) and isinstance(line.value, ast.Constant):
-            names = [target.id for target in line.targets if isinstance(target, ast.Name)]
-            found |= {_KEYS[one]: line.value.value for one in names if one in _KEYS}
-    return found
+            attributes |= _attributes(base.id, classes, seen | {name})
+    for statement in node.body:
+        if isinstance(statement, ast.Assign) and isinstance(statement.value, ast.Constant):
+            names = [target.id for target in statement.targets if isinstance(target, ast.Name)]
+            attributes |= {_KEYS[name]: statement.value.value for name in names if name in _KEYS}
+    return attributes

@@ -18,22 +18,22 @@ FILE_READERS = frozenset({"json", "csv", "parquet", "text", "arrow", "imagefolde
 """Values of `dataset_path` that name a reader of files in `datasets`, not a data set."""
 
 
-def wanted_data(names: Iterable[str], known: TaskNames) -> list[WantedData]:
+def wanted_data(names: Iterable[str], task_names: TaskNames) -> list[WantedData]:
     """The data sets of the hub that the named tasks, and the members of named groups, read. A task whose data a
     function makes, or whose files are on this machine, wants none."""
-    found = (wanted for name in names for task, tree in task_trees(name, known) if (wanted := _wanted(task, tree)))
-    return list(dict.fromkeys(found))
+    data_sets = (_data_of_task(task, tree) for name in names for task, tree in task_trees(name, task_names))
+    return list(dict.fromkeys(data_set for data_set in data_sets if data_set is not None))
 
 
-def task_trees(name: str, known: TaskNames) -> Iterator[tuple[str, dict[str, Any]]]:
+def task_trees(name: str, task_names: TaskNames) -> Iterator[tuple[str, dict[str, Any]]]:
     """(name, merged YAML tree) of the task, or of each task that a group or tag stands for."""
     if is_path(name):
         tree = _tree(Path(name).expanduser())
-        yield from _leaves(str(tree.get("task", name)), tree, known, frozenset())
+        yield from _leaves(str(tree.get("task", name)), tree, task_names, frozenset())
         return
-    for member, named in with_members([name], known.find).items():
-        if named.file is not None:
-            yield from _leaves(member, _tree(named.file), known, frozenset({name}))
+    for member, named_task in with_members([name], task_names.find).items():
+        if named_task.file is not None:
+            yield from _leaves(member, _tree(named_task.file), task_names, frozenset({name}))
 
 
 def _tree(file: Path) -> dict[str, Any]:
@@ -42,7 +42,7 @@ def _tree(file: Path) -> dict[str, Any]:
 
 
 def _leaves(
-    name: str, tree: dict[str, Any], known: TaskNames, seen: frozenset[str]
+    name: str, tree: dict[str, Any], task_names: TaskNames, seen: frozenset[str]
 ) -> Iterator[tuple[str, dict[str, Any]]]:
     """The task itself; of a group the tasks that its file spells out, and those whose settings it changes."""
     members = tree.get("task")
@@ -52,16 +52,16 @@ def _leaves(
     for member in members:
         if not isinstance(member, dict):
             continue
-        inner = member.get("task")
-        if isinstance(inner, str) and inner not in seen:
-            named = known.find(inner)
-            base = _tree(named.file) if named is not None and named.file is not None else {}
-            yield from _leaves(inner, {**base, **member}, known, seen | {inner})
-        elif isinstance(inner, list):
-            yield from _leaves(str(member.get("group", name)), member, known, seen)
+        inner_task = member.get("task")
+        if isinstance(inner_task, str) and inner_task not in seen:
+            named_task = task_names.find(inner_task)
+            base = _tree(named_task.file) if named_task is not None and named_task.file is not None else {}
+            yield from _leaves(inner_task, {**base, **member}, task_names, seen | {inner_task})
+        elif isinstance(inner_task, list):
+            yield from _leaves(str(member.get("group", name)), member, task_names, seen)
 
 
-def _wanted(task: str, tree: Mapping[str, Any]) -> WantedData | None:
+def _data_of_task(task: str, tree: Mapping[str, Any]) -> WantedData | None:
     path, config = tree.get("dataset_path"), tree.get("dataset_name")
     if not isinstance(path, str) or isinstance(path, Tagged) or tree.get("custom_dataset") is not None:
         return None
@@ -71,11 +71,11 @@ def _wanted(task: str, tree: Mapping[str, Any]) -> WantedData | None:
     if path in FILE_READERS and not any("://" in file for file in files):
         return None
     metadata = tree.get("metadata")
-    listed = metadata.get("files") if isinstance(metadata, dict) else None
+    release_names = metadata.get("files") if isinstance(metadata, dict) else None
     fewshot = tree.get("fewshot_config")
-    named = [tree.get(f"{key}_split") for key in ("test", "validation", "training", "fewshot")]
-    named.append(fewshot.get("split") if isinstance(fewshot, dict) else None)
-    splits = [split for split in named if isinstance(split, str)]
+    named_splits = [tree.get(f"{key}_split") for key in ("test", "validation", "training", "fewshot")]
+    named_splits.append(fewshot.get("split") if isinstance(fewshot, dict) else None)
+    splits = [split for split in named_splits if isinstance(split, str)]
     config = str(config) if config is not None else None
     return WantedData(
         path=path,
@@ -85,7 +85,7 @@ def _wanted(task: str, tree: Mapping[str, Any]) -> WantedData | None:
         evaluated=splits[0] if splits else "test",
         joined=_joined(tree.get("dataset_kwargs"), splits[0] if splits else "test"),
         others=tuple(dict.fromkeys(splits[1:])),
-        files=tuple(dict.fromkeys([*(listed or ()), *release_files(path, config), *map(_base, files)])),
+        files=tuple(dict.fromkeys([*(release_names or ()), *release_files(path, config), *map(_file_name, files)])),
         data_files=tuple(files),
         file_splits=tuple(_file_splits(tree)),
         reader=metadata.get("reader") if isinstance(metadata, dict) else None,
@@ -93,38 +93,38 @@ def _wanted(task: str, tree: Mapping[str, Any]) -> WantedData | None:
 
 
 def _file_splits(tree: Mapping[str, Any]) -> Iterator[tuple[str, str]]:
-    given = tree.get("dataset_kwargs")
-    files = given.get("data_files") if isinstance(given, dict) else None
-    for split, some in files.items() if isinstance(files, dict) else ():
-        yield from ((_base(file), str(split)) for file in _texts(some))
+    dataset_kwargs = tree.get("dataset_kwargs")
+    files = dataset_kwargs.get("data_files") if isinstance(dataset_kwargs, dict) else None
+    for split, split_files in files.items() if isinstance(files, dict) else ():
+        yield from ((_file_name(file), str(split)) for file in _strings_in(split_files))
 
 
-def _revision(given: Any) -> str | None:
-    found = given.get("revision") if isinstance(given, dict) else None
-    return str(found) if found is not None else None
+def _revision(dataset_kwargs: Any) -> str | None:
+    revision = dataset_kwargs.get("revision") if isinstance(dataset_kwargs, dict) else None
+    return str(revision) if revision is not None else None
 
 
-def _joined(given: Any, evaluated: str) -> tuple[str, ...]:
+def _joined(dataset_kwargs: Any, evaluated: str) -> tuple[str, ...]:
     """The splits in `dataset_kwargs: {split: {test: train+test}}`."""
-    split = given.get("split") if isinstance(given, dict) else None
+    split = dataset_kwargs.get("split") if isinstance(dataset_kwargs, dict) else None
     text = split.get(evaluated) if isinstance(split, dict) else None
     return tuple(text.split("+")) if isinstance(text, str) else ()
 
 
-def _base(file: str) -> str:
+def _file_name(file: str) -> str:
     return PurePosixPath(file.partition("?")[0]).name
 
 
 def data_files(tree: Mapping[str, Any]) -> list[str]:
     """The paths and addresses in a task's `dataset_kwargs`."""
-    given = tree.get("dataset_kwargs")
-    given = given if isinstance(given, dict) else {}
-    return [path for key in ("data_files", "data_dir") for path in _texts(given.get(key))]
+    dataset_kwargs = tree.get("dataset_kwargs")
+    dataset_kwargs = dataset_kwargs if isinstance(dataset_kwargs, dict) else {}
+    return [path for key in ("data_files", "data_dir") for path in _strings_in(dataset_kwargs.get(key))]
 
 
-def _texts(node: Any) -> Iterator[str]:
+def _strings_in(node: Any) -> Iterator[str]:
     if isinstance(node, str):
         yield node
     elif isinstance(node, (list, dict)):
         for value in node.values() if isinstance(node, dict) else node:
-            yield from _texts(value)
+            yield from _strings_in(value)

@@ -16,21 +16,21 @@ def overruled_examples(settings: Evaluation) -> dict[str, int]:
     that cannot be read. Empty where `few_shot` leaves the number to the tasks."""
     if settings.few_shot is None:
         return {}
-    known = TaskNames(settings.include)
-    found = {}
+    task_names = TaskNames(settings.include)
+    overruled = {}
     for name in asked_tasks(settings):
-        named = None if is_path(name) else known.find(name)
-        file = Path(name).expanduser() if is_path(name) else named and named.file
-        stated = merged_tree(file).get("num_fewshot") if file else None
-        if isinstance(stated, int) and stated not in (0, settings.few_shot):
-            found[name] = stated
-    return found
+        named_task = None if is_path(name) else task_names.find(name)
+        file = Path(name).expanduser() if is_path(name) else named_task and named_task.file
+        num_examples = merged_tree(file).get("num_fewshot") if file else None
+        if isinstance(num_examples, int) and num_examples not in (0, settings.few_shot):
+            overruled[name] = num_examples
+    return overruled
 
 
 def overruled_lines(settings: Evaluation) -> list[str]:
-    """A line for each such task."""
+    """A line for each task of `overruled_examples`."""
     return [
         f"{name}: {settings.few_shot} examples before each item, as evaluation.few_shot says; its own file asks for "
-        f"{stated}, as lm-eval's command would show"
-        for name, stated in overruled_examples(settings).items()
+        f"{num_examples}, as lm-eval's command would show"
+        for name, num_examples in overruled_examples(settings).items()
     ]

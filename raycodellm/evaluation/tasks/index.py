@@ -26,29 +26,35 @@ def task_manager(names: tuple[str, ...], include: str | None = None) -> TaskMana
     tags `names` with all their members."""
     from lm_eval.tasks import TaskManager
 
-    wanted = with_members(names, TaskNames(include).find)
-    own = [FOLDER] if include is None else [FOLDER, Path(os.path.abspath(Path(include).expanduser()))]
-    needed = (folder for named in wanted.values() if (folder := _folder(named, wanted)) is not None)
-    folders = outermost(folder for folder in needed if not any(folder.is_relative_to(one) for one in own))
+    tasks_by_name = with_members(names, TaskNames(include).find)
+    own_folders = [FOLDER] if include is None else [FOLDER, Path(os.path.abspath(Path(include).expanduser()))]
+    task_folders = [_folder(named_task, tasks_by_name) for named_task in tasks_by_name.values()]
+    folders = outermost(
+        folder for folder in task_folders if not any(folder.is_relative_to(own_folder) for own_folder in own_folders)
+    )
     # Of two tasks with one name lm-eval takes that of the later folder.
-    manager = TaskManager(include_path=[*folders, *own], include_defaults=False)
+    manager = TaskManager(include_path=[*folders, *own_folders], include_defaults=False)
     index = manager.task_index
-    found = {name: NamedTask(one.yaml_path, _tagged(one)) for name in wanted if (one := index.get(name)) is not None}
-    return manager if found == wanted else _whole(tuple(own))
+    indexed = {
+        name: NamedTask(entry.yaml_path, _tagged(entry))
+        for name in tasks_by_name
+        if (entry := index.get(name)) is not None
+    }
+    return manager if indexed == tasks_by_name else _whole_index(tuple(own_folders))
 
 
 @functools.cache
-def _whole(own: tuple[Path, ...]) -> TaskManager:
+def _whole_index(own_folders: tuple[Path, ...]) -> TaskManager:
     from lm_eval.tasks import TaskManager
 
-    return TaskManager(include_path=[str(folder) for folder in own])
+    return TaskManager(include_path=[str(folder) for folder in own_folders])
 
 
-def _folder(named: NamedTask, wanted: Mapping[str, NamedTask]) -> Path | None:
+def _folder(named_task: NamedTask, tasks_by_name: Mapping[str, NamedTask]) -> Path:
     """The folder that a name needs. A tag needs all its tasks in one, since lm-eval does not join those of several."""
-    if named.file is not None:
-        return named.file.parent
-    files = [wanted[task].file for task in named.tagged]
+    if named_task.file is not None:
+        return named_task.file.parent
+    files = [tasks_by_name[task].file for task in named_task.tagged]
     return Path(os.path.commonpath([file.parent for file in files if file is not None]))
 
 
@@ -59,21 +65,21 @@ def _tagged(entry: Any) -> tuple[str, ...]:
 def with_members(names: Iterable[str], find: Callable[[str], NamedTask | None]) -> dict[str, NamedTask]:
     """The named tasks, groups and tags, and all that they stand for, however deep. A task that its group's file spells
     out is in no index."""
-    found: dict[str, NamedTask] = {}
+    tasks_by_name: dict[str, NamedTask] = {}
     waiting = list(names)
     while waiting:
         name = waiting.pop()
-        named = None if name in found else find(name)
-        if named is None:
+        named_task = None if name in tasks_by_name else find(name)
+        if named_task is None:
             continue
-        found[name] = named
-        waiting += named.tagged
-        if named.file is not None:
-            waiting += (member for _, tree in trees(named.file.resolve()) for member in members_of(tree))
-    return found
+        tasks_by_name[name] = named_task
+        waiting += named_task.tagged
+        if named_task.file is not None:
+            waiting += (member for _, tree in trees(named_task.file.resolve()) for member in members_of(tree))
+    return tasks_by_name
 
 
 def outermost(folders: Iterable[Path]) -> list[Path]:
     """The folders without those inside another of them, sorted."""
-    found = sorted(set(folders))
-    return [folder for folder in found if not any(other in folder.parents for other in found)]
+    distinct = sorted(set(folders))
+    return [folder for folder in distinct if not any(other in folder.parents for other in distinct)]

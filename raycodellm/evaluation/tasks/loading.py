@@ -42,27 +42,27 @@ def preload() -> None:
 def check_tasks(names: Iterable[str], places: Places = NOWHERE) -> None:
     """Raises UserError for a task that does not exist, with the nearest names. Reads lm-eval's names in half a second,
     and nothing where all tasks are the package's or files."""
-    known = TaskNames(places.include)
-    _ = known.included  # a wrong folder is told even if no task of it is named
+    task_names = TaskNames(places.include)
+    _ = task_names.included  # raises for a wrong folder even if none of its tasks is named
     for name in names:
         if is_path(name):
             if not Path(name).expanduser().is_file():
                 hint = nearest_place(name)
                 raise UserError(f"evaluation.tasks: there is no file {name!r} with an lm-eval task; {hint}")
-        elif known.find(name) is None:
-            near = difflib.get_close_matches(name, [*known.all()], n=5, cutoff=0.5) or BUILTIN
-            raise UserError(f"evaluation.tasks: there is no task {name!r}; near names: {', '.join(near)}")
+        elif task_names.find(name) is None:
+            near_names = difflib.get_close_matches(name, [*task_names.all()], n=5, cutoff=0.5) or BUILTIN
+            raise UserError(f"evaluation.tasks: there is no task {name!r}; near names: {', '.join(near_names)}")
 
 
 @dataclass(frozen=True)
 class LoadedTasks:
-    of: dict[str, dict[str, Task]]
+    by_name: dict[str, dict[str, Task]]
     """Maps each name that was asked for to its task, or to the members of the lm-eval group or tag, by their names."""
 
     @property
     def single(self) -> dict[str, Task]:
         """Maps each task's own name to the task."""
-        return {name: task for tasks in self.of.values() for name, task in tasks.items()}
+        return {name: task for tasks in self.by_name.values() for name, task in tasks.items()}
 
 
 _LOADED: dict[tuple[str, Stamps, int | None, Places, Sampling], dict[str, Task]] = {}
@@ -76,32 +76,33 @@ def load_tasks(
     prompt; None for each task's own number. `sampling`: of tasks that run code. Raises UserError for a task that does
     not exist, cannot be loaded, or cannot be evaluated here."""
     check_tasks(names, places)
-    known, folder = TaskNames(places.include), open_folder(places)
+    task_names, folder = TaskNames(places.include), open_folder(places)
     commits = dict(places.commits)
-    sources = {name: [pinned(one, commits) for one in sources_of([name], known, folder)] for name in names}
-    keys = {name: (name, _stamps(name, known, sources[name], places), few_shot, places, sampling) for name in names}
+    sources = {name: [pinned(source, commits) for source in sources_of([name], task_names, folder)] for name in names}
+    stamps = {name: _stamps(name, task_names, sources[name], places) for name in names}
+    keys = {name: (name, stamps[name], few_shot, places, sampling) for name in names}
     missing = [name for name, key in keys.items() if key not in _LOADED]
     if missing:
         manager = task_manager(tuple(name for name in missing if not is_path(name)), places.include)
         with texts_given(places.texts), asked_are(places.asking):
             for name in missing:
-                is_users = is_path(name) or name in known.included
+                is_users = is_path(name) or name in task_names.included
                 _LOADED[keys[name]] = _load(name, is_users, few_shot, sources[name], sampling, places.asking, manager)
     return LoadedTasks({name: _LOADED[key] for name, key in keys.items()})
 
 
-def _stamps(name: str, known: TaskNames, sources: Sequence[DataSource], places: Places) -> Stamps:
+def _stamps(name: str, task_names: TaskNames, sources: Sequence[DataSource], places: Places) -> Stamps:
     """Sizes and times of the last changes of a user's own task files, of the files that these name, of copies of data,
     and of the files whose text the task measures."""
-    own = [Path(name).expanduser()] if is_path(name) else []
-    for one in with_members([name], known.find):
-        if one in known.included and (file := known.included[one].file) is not None:
-            own.append(file)
-    measured = [*measured_files(name, places.texts), *asked_files(name, places.asking)]
-    files = [near for file in own for near in near_files(file)] + measured
-    of_files = [Folder(str(file.parent)).stamp(file.name) for file in dict.fromkeys(files)]
-    found = [source.found for source in sources if source.found is not None]
-    return (*of_files, *(one.folder.stamp(file) for one in found for file in one.files))
+    own_files = [Path(name).expanduser()] if is_path(name) else []
+    for member in with_members([name], task_names.find):
+        if member in task_names.included and (file := task_names.included[member].file) is not None:
+            own_files.append(file)
+    text_files = [*measured_files(name, places.texts), *asked_files(name, places.asking)]
+    files = [near_file for file in own_files for near_file in near_files(file)] + text_files
+    file_stamps = [Folder(str(file.parent)).stamp(file.name) for file in dict.fromkeys(files)]
+    copies = [source.copy for source in sources if source.copy is not None]
+    return (*file_stamps, *(copy.folder.stamp(file) for copy in copies for file in copy.files))
 
 
 def _load(
@@ -116,16 +117,16 @@ def _load(
     """`is_users`: the task is a user's own file, or of a user's folder, so that the user can mend it."""
     try:
         with given_to_lm_eval(sources):
-            found = manager.load([name])["tasks"]
+            tasks = manager.load([name])["tasks"]
     except UserError:
         raise
     except Exception as error:
         if is_users:
-            said = described(error)
+            message = described(error)
             if isinstance(error, KeyError) and error.args == (None,):  # how lm-eval tells of such a metric
-                said = "metric_list names a metric of no known aggregation"
+                message = "metric_list names a metric of no known aggregation"
             raise UserError(
-                f"evaluation.tasks: {name!r} cannot be loaded as an lm-eval task ({said}); "
+                f"evaluation.tasks: {name!r} cannot be loaded as an lm-eval task ({message}); "
                 "a file holds one task, a group goes by its name"
             ) from error
         if "scripts are no longer supported" in str(error):
@@ -135,7 +136,7 @@ def _load(
             ) from error
         error.add_note(f"raised while loading the evaluation task {name!r}")
         raise
-    for task_name, task in found.items():
+    for task_name, task in tasks.items():
         _check_supported(task_name, task)
         check_metrics(task_name, task)
         # As in lm-eval: a task whose file asks for no examples gets none.
@@ -144,7 +145,7 @@ def _load(
         _check_examples(task_name, task)
         set_sampling(task, sampling)
         set_answer_length(task_name, task, asking)
-    return found
+    return tasks
 
 
 def _check_examples(name: str, task: Task) -> None:

@@ -27,31 +27,36 @@ def check_metrics(name: str, task: Task) -> None:
     if task.OUTPUT_TYPE != "generate_until" or getattr(config, "process_results", None) or not config.metric_list:
         return
     has_several = bool(getattr(task, "multiple_target", 0))
-    several = "; its items have several right answers, of which lm-eval makes 1 or 0: give one, or use exact_match"
-    several = several if has_several else ""
-    found: list[dict[str, Any]] = []
-    of_nonsense: list[dict[str, Any]] = []
+    hint = "; its items have several right answers, of which lm-eval makes 1 or 0: give one, or use exact_match"
+    several_hint = hint if has_several else ""
+    right_scores: list[dict[str, Any]] = []
+    nonsense_scores: list[dict[str, Any]] = []
     for doc in itertools.islice(task.eval_docs, _NUM_ITEMS):
         try:
-            found.append(task.process_results(doc, [gold_text(task, doc)]))
-            of_nonsense.append(task.process_results(doc, [_NONSENSE]))
+            right_scores.append(task.process_results(doc, [gold_text(task, doc)]))
+            nonsense_scores.append(task.process_results(doc, [_NONSENSE]))
         except Exception as error:
-            raise UserError(f"{_problem(name, _names(task))} ({described(error)}){several}") from error
-    if has_several and (same := [one for one in found[0] if all(scores.get(one) == 1.0 for scores in of_nonsense)]):
+            raise UserError(f"{_problem(name, _names(task))} ({described(error)}){several_hint}") from error
+    constant_metrics = [
+        metric
+        for metric in (right_scores[0] if has_several else ())
+        if all(scores.get(metric) == 1.0 for scores in nonsense_scores)
+    ]
+    if constant_metrics:
         # lm-eval takes any value that is true for a right answer, also the pair of texts that a metric passes on.
-        raise UserError(f"{_problem(name, same[0])}: any answer has 1{several}")
+        raise UserError(f"{_problem(name, constant_metrics[0])}: any answer has 1{several_hint}")
     for metric, aggregation in task.aggregation().items():
-        values = [scores[metric] for scores in found if metric in scores]
+        values = [scores[metric] for scores in right_scores if metric in scores]
         if not values or is_none(aggregation):
             continue
         if is_mean(aggregation):
             if not all(isinstance(value, (int, float)) or hasattr(value, "dtype") for value in values):
-                raise UserError(f"{_problem(name, metric)}: it gives no number for an item{several}")
+                raise UserError(f"{_problem(name, metric)}: it gives no number for an item{several_hint}")
         elif getattr(aggregation, "__module__", "").startswith("lm_eval."):
             try:
                 aggregation(values)
             except Exception as error:
-                raise UserError(f"{_problem(name, metric)} ({described(error)}){several}") from error
+                raise UserError(f"{_problem(name, metric)} ({described(error)}){several_hint}") from error
 
 
 def gold_text(task: Task, doc: Any) -> str:
@@ -64,8 +69,8 @@ def gold_text(task: Task, doc: Any) -> str:
 
 def described(error: Exception) -> str:
     """The error's kind and the first line of what it says."""
-    said = next(iter(str(error).splitlines()), "")
-    return f"{type(error).__name__}: {said}" if said else type(error).__name__
+    message = next(iter(str(error).splitlines()), "")
+    return f"{type(error).__name__}: {message}" if message else type(error).__name__
 
 
 def _problem(name: str, metric: str) -> str:
@@ -73,4 +78,4 @@ def _problem(name: str, metric: str) -> str:
 
 
 def _names(task: Task) -> str:
-    return ", ".join(str(one.get("metric")) for one in task.config.metric_list)
+    return ", ".join(str(metric.get("metric")) for metric in task.config.metric_list)

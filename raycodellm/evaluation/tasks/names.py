@@ -91,13 +91,13 @@ class TaskNames:
         if not folder.is_dir():
             near = nearest_place(self._include)
             raise UserError(f"evaluation.include: there is no folder {self._include!r} with lm-eval YAML files; {near}")
-        found = tasks_below(Path(os.path.abspath(folder)))
-        if not found:
+        tasks = tasks_below(Path(os.path.abspath(folder)))
+        if not tasks:
             raise UserError(f"evaluation.include: {self._include} has no YAML file of an lm-eval task or group")
-        if both := sorted(found.keys() & own_tasks().keys()):
-            files = ", ".join(str(found[name].file) for name in both[:1])
-            raise UserError(f"evaluation.include: raycodellm has a task {both[0]!r} of its own; rename that of {files}")
-        return found
+        if shared_names := sorted(tasks.keys() & own_tasks().keys()):
+            name, file = shared_names[0], tasks[shared_names[0]].file
+            raise UserError(f"evaluation.include: raycodellm has a task {name!r} of its own; rename that of {file}")
+        return tasks
 
     def find(self, name: str) -> NamedTask | None:
         """The task, group or tag of a name. lm-eval's names are read only if no other place has the name."""
@@ -130,7 +130,7 @@ def tasks_below(root: Path) -> dict[str, NamedTask]:
     """Maps each task, group and tag of the YAML files below `root` to its file or tasks, as `TaskIndex.build` does:
     of two files with the same name the first in alphabetical order counts, and files that cannot be read are left out.
     """
-    found: dict[str, NamedTask] = {}
+    tasks_by_name: dict[str, NamedTask] = {}
     tags: dict[str, set[str]] = {}
     heads: dict[Path, dict[str, Any]] = {}
     for file in _yaml_files(root):
@@ -140,12 +140,13 @@ def tasks_below(root: Path) -> dict[str, NamedTask]:
             name = head["group" if is_group else "task"]
         except (OSError, ValueError, KeyError, TypeError, yaml.YAMLError):  # TypeError: of an include that is no name
             continue
-        if not isinstance(name, str) or name in found:
+        if not isinstance(name, str) or name in tasks_by_name:
             continue
-        found[name] = NamedTask(file)
-        for tag in [] if is_group else (one for one in _as_list(head.get("tag")) if isinstance(one, str)):
-            tags.setdefault(tag, set()).add(name)
-    return {**{tag: NamedTask(None, tuple(sorted(tasks))) for tag, tasks in tags.items()}, **found}
+        tasks_by_name[name] = NamedTask(file)
+        for tag in [] if is_group else _as_list(head.get("tag")):
+            if isinstance(tag, str):
+                tags.setdefault(tag, set()).add(name)
+    return {**{tag: NamedTask(None, tuple(sorted(tasks))) for tag, tasks in tags.items()}, **tasks_by_name}
 
 
 def _yaml_files(root: Path) -> list[Path]:
@@ -185,13 +186,13 @@ def _head(data: bytes) -> dict[str, Any]:
     """
     head: dict[str, Any] = {}
     for match in _KEY.finditer(data):
-        key, written = match[2].decode(), match[3]
-        if plain := _PLAIN.fullmatch(written):
-            head[key] = plain[2].decode()
-        elif not written and (items := _ITEMS.match(data, match.end())):
+        key, value_text = match[2].decode(), match[3]
+        if scalar := _PLAIN.fullmatch(value_text):
+            head[key] = scalar[2].decode()
+        elif not value_text and (items := _ITEMS.match(data, match.end())):
             lines = (line.split(b"#")[0].strip(b"- \t\r") for line in items[0].split(b"\n"))
             head[key] = [line.decode() for line in lines if line]
-        elif key == "task" and not written:
+        elif key == "task" and not value_text:
             head[key] = []
         else:
             tree = load_task(data)

@@ -21,8 +21,8 @@ def near_files(path: Path) -> list[Path]:
         files[file] = None
         for function in [*functions_of(tree), *reader_of(tree)]:
             files |= dict.fromkeys(module_files(function, file.parent))
-        for named in named_data(tree):
-            files |= dict.fromkeys(files_at(named))
+        for data_path in named_data(tree):
+            files |= dict.fromkeys(files_at(data_path))
     return [*files]
 
 
@@ -47,15 +47,15 @@ def module_files(function: str, folder: Path) -> Iterator[Path]:
     """The file of the module of `module.name`, and what it imports of the files beside it and of this package's tasks.
     As in lm-eval, a module beside the YAML file comes before an installed one."""
     module = function.rpartition(".")[0]
-    waiting, found = [module], set()
+    waiting, module_paths = [module], set()
     while waiting:
         name = waiting.pop()
         path: Path | None = folder / f"{name.replace('.', '/')}.py"
         if path is not None and not path.is_file() and (name == module or name.startswith("raycodellm.tasks.")):
             path = _installed(name)
-        if path is None or not path.is_file() or path in found:
+        if path is None or not path.is_file() or path in module_paths:
             continue
-        found.add(path)
+        module_paths.add(path)
         yield path
         waiting += _imported(path)
 
@@ -87,19 +87,19 @@ def _imported(path: Path) -> list[str]:
 
 def named_data(tree: dict[str, Any]) -> list[str]:
     """The paths in `dataset_kwargs`, and `dataset_path` where that is a path on this machine."""
-    named, paths = tree.get("dataset_path"), data_files(tree)
-    if isinstance(named, str) and not isinstance(named, Tagged) and Path(named).expanduser().exists():
-        paths.append(named)
+    name, paths = tree.get("dataset_path"), data_files(tree)
+    if isinstance(name, str) and not isinstance(name, Tagged) and Path(name).expanduser().exists():
+        paths.append(name)
     return paths
 
 
 def files_at(path: str) -> Iterator[Path]:
     """A file, the files of a folder, or the files of a glob; nothing where the path is not local."""
-    place = Path(path).expanduser()
-    if place.is_file():
-        yield place
-    elif place.is_dir():
-        yield from sorted(inner for inner in place.rglob("*") if inner.is_file())
+    local_path = Path(path).expanduser()
+    if local_path.is_file():
+        yield local_path
+    elif local_path.is_dir():
+        yield from sorted(file for file in local_path.rglob("*") if file.is_file())
     elif "://" not in path and any(sign in path for sign in "*?["):
-        base = Path(place.anchor or ".")
-        yield from sorted(inner for inner in base.glob(str(place.relative_to(place.anchor))) if inner.is_file())
+        root = Path(local_path.anchor or ".")
+        yield from sorted(file for file in root.glob(str(local_path.relative_to(local_path.anchor))) if file.is_file())

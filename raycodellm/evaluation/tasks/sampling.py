@@ -40,9 +40,9 @@ def runs_code(task: Task) -> bool:
     return isinstance(metadata, Mapping) and metadata.get("runs_code") is True
 
 
-def items_asked(task: Task, limit: int | None) -> int | None:
-    """Items of the task that are asked, where the settings' `limit` is this; None for all: of a task whose file says
-    that its own settings decide how many it has."""
+def item_limit(task: Task, limit: int | None) -> int | None:
+    """The number of items of the task to evaluate under the settings' `limit`; None for all, also of a task whose file
+    says that its own settings decide how many it has."""
     metadata = task.config.metadata
     return None if isinstance(metadata, Mapping) and metadata.get("own_length") is True else limit
 
@@ -51,10 +51,10 @@ def set_sampling(task: Task, sampling: Sampling) -> None:
     """Lets a task that runs code ask for that many programs per item. The greedy default leaves a task as its file
     has it."""
     if runs_code(task) and sampling != GREEDY:
-        drawn = {"do_sample": True, "temperature": sampling.temperature, "top_p": TOP_P, "top_k": ALL_TOKENS}
-        greedy = {"do_sample": False}
+        sampled_settings = {"do_sample": True, "temperature": sampling.temperature, "top_p": TOP_P, "top_k": ALL_TOKENS}
+        greedy_settings = {"do_sample": False}
         task.config.generation_kwargs = {
             **task.config.generation_kwargs,
-            **(drawn if sampling.temperature > 0 else greedy),
+            **(sampled_settings if sampling.temperature > 0 else greedy_settings),
         }
         task.set_config("repeats", sampling.samples)

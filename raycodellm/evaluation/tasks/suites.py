@@ -20,7 +20,7 @@ _Loader: Any = getattr(yaml, "CSafeLoader", yaml.SafeLoader)
 
 
 class SuiteTask(BaseModel):
-    """A task of a suite, and what is known of it."""
+    """A task of a suite, and the facts of it that are published or counted."""
 
     model_config = ConfigDict(frozen=True, extra="forbid")
 
@@ -82,8 +82,8 @@ def suite(name: str) -> Suite:
     """The suite of that name. Raises UserError with the nearest names where there is none."""
     names = suite_names()
     if name not in names:
-        near = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
-        hint = f"did you mean {' or '.join(near)}?" if near else f"there are {', '.join(names)}"
+        near_names = difflib.get_close_matches(name, names, n=3, cutoff=0.5)
+        hint = f"did you mean {' or '.join(near_names)}?" if near_names else f"there are {', '.join(names)}"
         raise UserError(f"evaluation.suites: there is no suite {name!r}; {hint}")
     return _read(_folder() / f"{name}.yaml")
 
@@ -95,50 +95,52 @@ def asked_tasks(settings: Evaluation) -> tuple[str, ...]:
     Raises UserError for an unknown suite, for one without a task for these settings, and for a task to leave out that
     no suite has.
     """
-    of_suites = [task for name in settings.suites for task in _chosen_tasks(name, settings)]
-    if strange := [name for name in settings.leave_out if name not in of_suites]:
-        near = difflib.get_close_matches(strange[0], of_suites, n=3, cutoff=0.5) or of_suites
-        raise UserError(f"evaluation.leave_out: no suite asked for has a task {strange[0]!r}; near: {', '.join(near)}")
-    kept = [name for name in of_suites if name not in settings.leave_out]
-    judged = [] if settings.judge is None else [OPEN_INSTRUCTIONS]
-    return tuple(dict.fromkeys([*kept, *settings.tasks, *judged]))
+    suite_tasks = [task for name in settings.suites for task in _chosen_tasks(name, settings)]
+    if unknown_names := [name for name in settings.leave_out if name not in suite_tasks]:
+        near_names = difflib.get_close_matches(unknown_names[0], suite_tasks, n=3, cutoff=0.5) or suite_tasks
+        raise UserError(
+            f"evaluation.leave_out: no suite asked for has a task {unknown_names[0]!r}; near: {', '.join(near_names)}"
+        )
+    chosen_tasks = [name for name in suite_tasks if name not in settings.leave_out]
+    judged_tasks = [] if settings.judge is None else [OPEN_INSTRUCTIONS]
+    return tuple(dict.fromkeys([*chosen_tasks, *settings.tasks, *judged_tasks]))
 
 
 def _chosen_tasks(name: str, settings: Evaluation) -> list[str]:
-    found = [one.task for one in suite(name).tasks if one.is_chosen(settings)]
-    if not found and suite(name).tasks:
+    tasks = [task.task for task in suite(name).tasks if task.is_chosen(settings)]
+    if not tasks and suite(name).tasks:
         raise UserError(
             f"evaluation.suites: {name} has no task for these settings; give it text, such as "
             "texts: {prose: texts/*.txt} (--texts prose=FOLDER), or the folder of data sets, data"
         )
-    return found
+    return tasks
 
 
 def given_averages(settings: Evaluation) -> dict[str, tuple[str, ...]]:
-    """Those of `asked_averages` whose tasks are all asked for."""
-    asked = asked_tasks(settings)
+    """The averages of `asked_averages` whose tasks are all asked for."""
+    task_names = asked_tasks(settings)
     averages = asked_averages(settings).items()
-    return {name: tasks for name, tasks in averages if all(task.partition("/")[0] in asked for task in tasks)}
+    return {name: tasks for name, tasks in averages if all(task.partition("/")[0] in task_names for task in tasks)}
 
 
 def left_out_tasks(settings: Evaluation) -> tuple[str, ...]:
     """Names of the tasks of the asked suites that are left out for want of `evaluation.data`."""
-    asked = (one for name in settings.suites for one in suite(name).tasks)
-    return tuple(dict.fromkeys(one.task for one in asked if one.optional and settings.data is None))
+    suite_tasks = (task for name in settings.suites for task in suite(name).tasks)
+    return tuple(dict.fromkeys(task.task for task in suite_tasks if task.optional and settings.data is None))
 
 
 def check_variants(settings: Evaluation) -> None:
-    """Raises UserError for a choice among variants of tasks that no asked suite has: it would change nothing."""
-    asked = [one for name in settings.suites for one in suite(name).tasks]
+    """Raises UserError for a choice among variants of tasks that no asked suite has, since it would change nothing."""
+    suite_tasks = [task for name in settings.suites for task in suite(name).tasks]
     for key in ("scoring", "rationale", "decoding"):
         value = getattr(settings, key)
-        if value == Evaluation.model_fields[key].default or any(key in one.when for one in asked):
+        if value == Evaluation.model_fields[key].default or any(key in task.when for task in suite_tasks):
             continue
-        having = {name: one.task for name in suite_names() for one in suite(name).tasks if key in one.when}
+        example_of_suite = {name: task.task for name in suite_names() for task in suite(name).tasks if key in task.when}
         raise UserError(
             f"evaluation.{key}: found {value!r}, which chooses among the tasks of a suite, and no suite asked for has "
-            f"a choice; add suites: [{', '.join(having)}], or name variants in tasks, such as "
-            f"{', '.join(having.values())}"
+            f"a choice; add suites: [{', '.join(example_of_suite)}], or name variants in tasks, such as "
+            f"{', '.join(example_of_suite.values())}"
         )
 
 
@@ -149,21 +151,21 @@ def asked_averages(settings: Evaluation) -> dict[str, tuple[str, ...]]:
     A suite that this version of the package does not have gives none: the report of an older run is written all the
     same.
     """
-    known = [suite(name) for name in settings.suites if name in suite_names()]
+    suites = [suite(name) for name in settings.suites if name in suite_names()]
     is_alone = len(settings.suites) == 1 and not settings.tasks
     return {
         average: tasks
-        for one in known
-        for average, tasks in one.averages.items()
-        if not (is_alone and len(tasks) == len(one.tasks))
+        for asked_suite in suites
+        for average, tasks in asked_suite.averages.items()
+        if not (is_alone and len(tasks) == len(asked_suite.tasks))
     }
 
 
 def task_facts(name: str, settings: Evaluation | None = None) -> SuiteTask | None:
     """The facts of a task from the first suite that has it, an asked one if there is one; None without facts."""
-    asked = settings.suites if settings is not None else ()
-    suites = [*(suite(one) for one in dict.fromkeys([*asked, *suite_names()])), named_in_no_suite()]
-    return next((task for one in suites for task in one.tasks if task.task == name), None)
+    asked_names = settings.suites if settings is not None else ()
+    suites = [*map(suite, dict.fromkeys([*asked_names, *suite_names()])), named_in_no_suite()]
+    return next((task for any_suite in suites for task in any_suite.tasks if task.task == name), None)
 
 
 def named_in_no_suite() -> Suite:

@@ -64,20 +64,21 @@ def by_hand(text: str) -> str:
 
 
 def _section(name: str) -> str:
-    one = suite(name)
-    return "\n".join([f"### `{name}`", "", one.about, *([f"From {one.paper}."] if one.paper else []), "", *_table(one)])
+    named_suite = suite(name)
+    paper = [f"From {named_suite.paper}."] if named_suite.paper else []
+    return "\n".join([f"### `{name}`", "", named_suite.about, *paper, "", *_table(named_suite)])
 
 
 def _in_no_suite() -> str:
-    one = named_in_no_suite()
-    return "\n".join(["### By name", "", one.about, "", *_table(one)])
+    known_tasks = named_in_no_suite()
+    return "\n".join(["### By name", "", known_tasks.about, "", *_table(known_tasks)])
 
 
-def _table(one: Suite) -> Iterator[str]:
-    if not one.tasks:
+def _table(table_suite: Suite) -> Iterator[str]:
+    if not table_suite.tasks:
         return
-    cells = {name: [_cell(task, name) for task in one.tasks] for name in _HEAD}
-    common = [name for name in _PROSE if cells[name][0] and len(one.tasks) > 1 and len(set(cells[name])) == 1]
+    cells = {name: [_cell(task, name) for task in table_suite.tasks] for name in _HEAD}
+    common = [name for name in _PROSE if cells[name][0] and len(table_suite.tasks) > 1 and len(set(cells[name])) == 1]
     columns = [name for name in _HEAD if any(cells[name]) and name not in common]
     yield f"| {' | '.join(columns)} |"
     yield "|" + "---|" * len(columns)
@@ -87,14 +88,14 @@ def _table(one: Suite) -> Iterator[str]:
     for name in common:
         yield f"* {name.capitalize()} of all of them: {cells[name][0]}."
     warnings: dict[str, list[str]] = {}
-    for task in one.tasks:
+    for task in table_suite.tasks:
         if task.warning:
             warnings.setdefault(task.warning, []).append(f"`{task.task}`")
-    for warning, warned in warnings.items():
-        yield f"* {', '.join(warned)}: {warning}."
-    for average, tasks in one.averages.items():
+    for warning, task_names in warnings.items():
+        yield f"* {', '.join(task_names)}: {warning}."
+    for average, tasks in table_suite.averages.items():
         yield f"* `{average}` is the unweighted mean over {', '.join(tasks)}."
-    if common or warnings or one.averages:
+    if common or warnings or table_suite.averages:
         yield ""
 
 
@@ -126,8 +127,8 @@ def _conditions(task: SuiteTask) -> Iterator[str]:
 
 def main(path: Path) -> None:
     """Writes the page at `path`, and keeps what stands there below MARKER."""
-    written = by_hand(path.read_text(encoding="utf-8")) if path.exists() else ""
-    path.write_text(page(written), encoding="utf-8")
+    by_hand_text = by_hand(path.read_text(encoding="utf-8")) if path.exists() else ""
+    path.write_text(page(by_hand_text), encoding="utf-8")
 
 
 if __name__ == "__main__":

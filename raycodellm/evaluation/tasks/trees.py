@@ -38,18 +38,18 @@ def _trees(path: Path, seen: set[Path]) -> Iterator[tuple[Path, dict[str, Any]]]
 def merged_tree(path: Path) -> dict[str, Any]:
     """The keys of a YAML file with those of the files that it includes; of two files the including one, then the later
     one counts, as in lm-eval. Raises UserError for a file that cannot be read as a task."""
-    found = dict(trees(path.resolve()))
-    return _merged(path.resolve(), found, frozenset())
+    trees_by_file = dict(trees(path.resolve()))
+    return _merged(path.resolve(), trees_by_file, frozenset())
 
 
-def _merged(path: Path, found: dict[Path, dict[str, Any]], including: frozenset[Path]) -> dict[str, Any]:
-    own = found[path]
+def _merged(path: Path, trees_by_file: dict[Path, dict[str, Any]], including: frozenset[Path]) -> dict[str, Any]:
+    own = trees_by_file[path]
     included = own.get("include") or []
     merged: dict[str, Any] = {}
     for name in included if isinstance(included, list) else [included]:
-        inner = (path.parent / str(name)).resolve()
-        if inner not in including:  # lm-eval refuses a circle when it loads the task
-            merged |= _merged(inner, found, including | {path})
+        included_path = (path.parent / str(name)).resolve()
+        if included_path not in including:  # lm-eval refuses a circle when it loads the task
+            merged |= _merged(included_path, trees_by_file, including | {path})
     return merged | own
 
 
@@ -61,8 +61,8 @@ def group_members(file: Path) -> Iterator[str]:
 
 def members_of(tree: dict[str, Any]) -> Iterator[str]:
     """Names of the tasks and groups that a group's tree lists, those in groups that it spells out included."""
-    listed = tree.get("task")
-    for member in listed if isinstance(listed, list) else []:
+    members = tree.get("task")
+    for member in members if isinstance(members, list) else []:
         if isinstance(member, str):
             yield member
         elif isinstance(member, dict):

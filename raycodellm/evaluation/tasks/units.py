@@ -25,24 +25,26 @@ GROUP_KEYS = frozenset({"group", "group_alias", "task", "aggregate_metric_list",
 def asked_units(settings: Evaluation) -> dict[str, tuple[str, ...]]:
     """Maps each task or group that the settings ask for to the tasks that it stands for. Raises UserError where two of
     these tasks have one name, or one has that of an average, under which some scores would be lost."""
-    asked = units(asked_tasks(settings), settings.include)
+    units_by_name = units(asked_tasks(settings), settings.include)
     averages = {MEAN, *(average.rpartition("/")[0] for average in asked_averages(settings))}
-    _require_own_names(asked, averages, TaskNames(settings.include))
-    return asked
+    _require_own_names(units_by_name, averages, TaskNames(settings.include))
+    return units_by_name
 
 
-def _require_own_names(asked: Mapping[str, Sequence[str]], averages: Collection[str], known: TaskNames) -> None:
+def _require_own_names(
+    units_by_name: Mapping[str, Sequence[str]], averages: Collection[str], task_names: TaskNames
+) -> None:
     """A task's name is that of its file, or of the member of a group that changes its members' settings."""
-    found = dict.fromkeys(unit for of in asked.values() for unit in of)
-    named = {unit: [name for name, _ in task_trees(unit, known)] for unit in found}
-    for name in (*asked, *(name for of in named.values() for name in of)):
+    distinct_units = dict.fromkeys(unit for names in units_by_name.values() for unit in names)
+    names_by_unit = {unit: [name for name, _ in task_trees(unit, task_names)] for unit in distinct_units}
+    for name in (*units_by_name, *(name for names in names_by_unit.values() for name in names)):
         if name in averages:
             raise UserError(
                 f"evaluation.tasks: a task or group is called {name!r}, and {name}/acc is the name of an average over "
                 "tasks; rename it in its file"
             )
     unit_of: dict[str, str] = {}
-    for unit, names in named.items():
+    for unit, names in names_by_unit.items():
         for name in names:
             if (other := unit_of.setdefault(name, unit)) != unit:
                 raise UserError(
@@ -51,24 +53,24 @@ def _require_own_names(asked: Mapping[str, Sequence[str]], averages: Collection[
                 )
 
 
-def units(asked: Iterable[str], include: str | None = None) -> dict[str, tuple[str, ...]]:
+def units(names: Iterable[str], include: str | None = None) -> dict[str, tuple[str, ...]]:
     """Maps each task, group or tag to the tasks that it stands for, by names under which lm-eval loads them.
 
     A group that changes its members' settings stands for itself. `include`: the user's folder of tasks.
     """
-    known = TaskNames(include)
-    return {name: tuple(dict.fromkeys(_units(name, known, frozenset()))) for name in asked}
+    task_names = TaskNames(include)
+    return {name: tuple(dict.fromkeys(_units(name, task_names, frozenset()))) for name in names}
 
 
-def _units(name: str, known: TaskNames, seen: frozenset[str]) -> list[str]:
-    named = None if is_path(name) or name in BUILTIN or name in seen else known.find(name)
-    if named is None:
+def _units(name: str, task_names: TaskNames, seen: frozenset[str]) -> list[str]:
+    named_task = None if is_path(name) or name in BUILTIN or name in seen else task_names.find(name)
+    if named_task is None:
         return [name]
-    members = named.tagged if named.file is None else _plain_members(named.file, known)
-    return [unit for member in members for unit in _units(member, known, seen | {name})] or [name]
+    members = named_task.tagged if named_task.file is None else _plain_members(named_task.file, task_names)
+    return [unit for member in members for unit in _units(member, task_names, seen | {name})] or [name]
 
 
-def _plain_members(file: Path, known: TaskNames) -> tuple[str, ...]:
+def _plain_members(file: Path, task_names: TaskNames) -> tuple[str, ...]:
     """Names of the members of a group's file; empty for a task's file, and for a group that changes its members."""
     merged: dict[str, Any] = {}
     for _, tree in trees(file.resolve()):  # the file itself comes first, and its keys win
@@ -76,5 +78,5 @@ def _plain_members(file: Path, known: TaskNames) -> tuple[str, ...]:
     members = merged.get("task")
     if "group" not in merged or merged.keys() - GROUP_KEYS or not isinstance(members, list):
         return ()
-    is_plain = all(isinstance(member, str) and known.find(member) is not None for member in members)
+    is_plain = all(isinstance(member, str) and task_names.find(member) is not None for member in members)
     return tuple(members) if is_plain else ()

@@ -26,9 +26,9 @@ class Tagged(str):
     """`module.name` of a `!function` node; None for any other tag."""
 
     def __new__(cls, tag: str, value: Any) -> Tagged:
-        made = super().__new__(cls, f"!{tag} {value}")
-        made.function = str(value) if tag == "function" else None
-        return made
+        tagged = super().__new__(cls, f"!{tag} {value}")
+        tagged.function = str(value) if tag == "function" else None
+        return tagged
 
 
 class TaskLoader(_Fast):

@@ -11,7 +11,7 @@ from raycodellm.config import SweepFile
 from raycodellm.evaluation.isolation import own_randomness, quiet
 from raycodellm.evaluation.tasks.loading import load_tasks
 from raycodellm.evaluation.tasks.names import NOWHERE, Places
-from raycodellm.evaluation.tasks.sampling import items_asked
+from raycodellm.evaluation.tasks.sampling import item_limit
 from raycodellm.evaluation.tasks.suites import asked_tasks
 from raycodellm.evaluation.texts.held_out import held_out_tasks
 
@@ -28,7 +28,7 @@ def item_texts(names: Iterable[str], places: Places = NOWHERE) -> dict[str, list
 
 def texts_of(task: Task, limit: int | None = None) -> list[str]:
     """The texts of a loaded task's first `limit` items: prompt and right answer, without few-shot examples."""
-    return [_text(task, doc) for doc in itertools.islice(task.eval_docs, items_asked(task, limit))]
+    return [_text(task, doc) for doc in itertools.islice(task.eval_docs, item_limit(task, limit))]
 
 
 def items_of_sweep(file: SweepFile) -> dict[str, list[str]]:

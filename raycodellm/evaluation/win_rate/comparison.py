@@ -23,19 +23,20 @@ class Answers(NamedTuple):
     """A model's answers to the same instructions."""
 
     requests: Mapping[int, str]
-    """Maps the number of each instruction to what was asked."""
+    """Maps the number of each instruction to its request."""
     answers: Mapping[int, str]
-    """Maps those that fit into the model's context to its answer, without spaces around it."""
+    """Maps the number of each instruction that fits into the model's context to the answer, without spaces around
+    it."""
 
 
 def answers_in(items: pa.Table) -> Answers:
-    """The answers in a table of a model's items; none where it was not asked."""
+    """The answers in a table of a model's items; none where the model was asked no open instruction."""
     import pyarrow.compute as pc
 
-    wanted = items.filter(pc.field("task") == OPEN_INSTRUCTIONS).select(
+    open_items = items.filter(pc.field("task") == OPEN_INSTRUCTIONS).select(
         ["item", "prediction", "too_long", "attributes"]
     )
-    rows = wanted.to_pylist()
+    rows = open_items.to_pylist()
     return Answers(
         {row["item"]: json.loads(row["attributes"]).get(REQUEST, "") for row in rows},
         {row["item"]: (row["prediction"] or "").strip() for row in rows if not row["too_long"]},
@@ -53,8 +54,8 @@ class AnswerPair(NamedTuple):
 
     @property
     def questions(self) -> tuple[str, str]:
-        """The question with the base model's answer first, and that with the other's; of equal answers none needs to be
-        asked."""
+        """The question with the base model's answer first, and the question with the other model's first. Where the
+        answers are equal, neither needs to be asked."""
         return question(self.request, self.base, self.other), question(self.request, self.other, self.base)
 
     @property
@@ -68,20 +69,20 @@ def paired(base: Answers, other: Answers) -> list[AnswerPair]:
     return [AnswerPair(item, base.requests[item], base.answers[item], other.answers[item]) for item in both]
 
 
-def unasked(pairs: Sequence[AnswerPair], settings: JudgeSettings, kept: KeptVerdicts) -> dict[str, str]:
+def unasked(pairs: Sequence[AnswerPair], settings: JudgeSettings, kept_verdicts: KeptVerdicts) -> dict[str, str]:
     """The questions about the pairs that the judge has not answered yet, by their keys."""
-    asked = (one for pair in pairs if not pair.is_equal for one in pair.questions)
-    keyed = {question_key(settings, one): one for one in asked}
-    return {key: one for key, one in keyed.items() if key not in kept.said}
+    texts = (text for pair in pairs if not pair.is_equal for text in pair.questions)
+    questions = {question_key(settings, text): text for text in texts}
+    return {key: text for key, text in questions.items() if key not in kept_verdicts.said}
 
 
-def judged_pair(pair: AnswerPair, settings: JudgeSettings, kept: KeptVerdicts) -> JudgedPair:
+def judged_pair(pair: AnswerPair, settings: JudgeSettings, kept_verdicts: KeptVerdicts) -> JudgedPair:
     """The pair with the judge's verdicts, as far as they are known; equal answers tie, and are not asked about."""
     if pair.is_equal:
         return JudgedPair(pair.request, pair.base, pair.other, "tie", "tie")
-    said = [kept.said.get(question_key(settings, one)) for one in pair.questions]
-    base_first, other_first = (None if one is None else verdict_of(one) for one in said)
-    return JudgedPair(pair.request, pair.base, pair.other, base_first, other_first, is_judged=None not in said)
+    replies = [kept_verdicts.said.get(question_key(settings, text)) for text in pair.questions]
+    base_first, other_first = (None if reply is None else verdict_of(reply) for reply in replies)
+    return JudgedPair(pair.request, pair.base, pair.other, base_first, other_first, is_judged=None not in replies)
 
 
 @dataclass(frozen=True)
@@ -107,22 +108,22 @@ def judged(
     pairs: Sequence[tuple[str, str]],
     items: Mapping[str, pa.Table],
     settings: JudgeSettings,
-    kept: KeptVerdicts | None = None,
+    kept_verdicts: KeptVerdicts | None = None,
     on_items: Callable[[str, int, int], None] = lambda what, done, in_all: None,
 ) -> dict[tuple[str, str], Comparison]:
-    """Compares each (base, other) of models by their `items`. `kept`: what the judge has said before.
+    """Compares each (base, other) of models by their `items`. `kept_verdicts`: the judge's earlier ones.
 
     `on_items(what, done, in_all)` hears how many questions about a pair are answered. Raises JudgeFailed where the
     judge was given up, with what it has said kept, and UserError where its key is missing.
     """
-    kept = KeptVerdicts(None) if kept is None else kept
+    kept_verdicts = KeptVerdicts(None) if kept_verdicts is None else kept_verdicts
     answers = {model: answers_in(table) for model, table in items.items()}
     return {
         (base, other): compare_answers(
             answers[base],
             answers[other],
             Judge(settings),
-            kept,
+            kept_verdicts,
             partial(on_items, f"{other} against {base}"),
         )
         for base, other in pairs
@@ -133,49 +134,51 @@ def compare_answers(
     base: Answers,
     other: Answers,
     judge: Judge,
-    kept: KeptVerdicts,
+    kept_verdicts: KeptVerdicts,
     on_items: Callable[[int, int], None] = lambda answered, in_all: None,
 ) -> Comparison:
     """Asks the judge about each pair of answers in both orders. Raises JudgeFailed as `judged`."""
     pairs, settings = paired(base, other), judge.settings
-    questions = unasked(pairs, settings, kept)
+    questions = unasked(pairs, settings, kept_verdicts)
     num_answered = 0
 
-    def on_answer(key: str, said: Said) -> None:
+    def on_answer(key: str, reply: Said) -> None:
         nonlocal num_answered
         num_answered += 1
-        kept.add(key, settings.model, said)
+        kept_verdicts.add(key, settings.model, reply)
         on_items(num_answered, len(questions))
 
     try:
-        if why := ask_each(judge, questions, on_answer).why:
-            raise JudgeFailed(why)
+        if reason := ask_each(judge, questions, on_answer).why:
+            raise JudgeFailed(reason)
     finally:
-        kept.flush()
-    found = [judged_pair(pair, settings, kept) for pair in pairs]
-    return Comparison(found, win_rate(found, too_long=len(base.requests) - len(pairs)))
+        kept_verdicts.flush()
+    judged_pairs = [judged_pair(pair, settings, kept_verdicts) for pair in pairs]
+    return Comparison(judged_pairs, win_rate(judged_pairs, too_long=len(base.requests) - len(pairs)))
 
 
 def win_rate_lines(rate: WinRate, base: str, other: str) -> list[str]:
     """The win rate of the model `other` over `base`, in words."""
-    said = []
+    lines = []
     if rate.rate is None:
-        said.append("no instruction was judged")
+        lines.append("no instruction was judged")
     else:
         ends = f"{rate.rate.low:.3f} to {rate.rate.high:.3f}"
-        said.append(f"win rate: {rate.rate.value:.3f} (95 % over instructions: {ends})")
-        said.append(f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost; a tie counts half")
-        first = (
+        lines.append(f"win rate: {rate.rate.value:.3f} (95 % over instructions: {ends})")
+        lines.append(f"{rate.wins} won, {rate.ties} tied, {rate.losses} lost; a tie counts half")
+        first_note = (
             "" if rate.first_share is None else f"; the answer that stood first won {rate.first_share:.0%} of verdicts"
         )
-        said.append(f"the verdict turned round with the order of the answers in {rate.order_decided}{first}")
+        lines.append(f"the verdict turned round with the order of the answers in {rate.order_decided}{first_note}")
     left_out = {
         "the judge's answer has no verdict": rate.without_verdict,
         "the judge did not answer": rate.not_judged,
         "longer than a model's context": rate.too_long,
     }
-    said += [f"{count} instructions left out: {why}" for why, count in left_out.items() if count]
-    longer = "" if rate.longer_share is None else f"; the longer answer won {rate.longer_share:.0%} of won and lost"
+    lines += [f"{count} instructions left out: {reason}" for reason, count in left_out.items() if count]
+    length_note = (
+        "" if rate.longer_share is None else f"; the longer answer won {rate.longer_share:.0%} of won and lost"
+    )
     lengths = f"{base} {rate.base_characters:.0f}, {other} {rate.other_characters:.0f}"
-    said.append(f"characters per answer: {lengths}{longer}")
-    return said
+    lines.append(f"characters per answer: {lengths}{length_note}")
+    return lines

@@ -32,7 +32,7 @@ _MOST_BYTES = 16 * 2**20
 """Longest answer that is read; a verdict has some hundred bytes."""
 _PART_BYTES = 2**16
 
-_PLACE_REFUSED = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
+_REFUSE_ALL = frozenset({301, 302, 303, 307, 308, 401, 403, 404, 405})
 """HTTP answers that refuse every question alike: a wrong key, a wrong address, a wrong model."""
 
 
@@ -53,19 +53,19 @@ class Said(NamedTuple):
     """A judge's answer to a question."""
 
     words: str
-    """Empty where it says nothing."""
+    """The text of the answer; empty where the judge says nothing."""
     model: str
     """The name of the model that answered, as the endpoint tells it; empty where it tells none."""
 
 
-class _StaysThere(urllib.request.HTTPRedirectHandler):
+class _NoRedirects(urllib.request.HTTPRedirectHandler):
     """Follows no redirection: the key is for the endpoint's address, and for no other."""
 
     def redirect_request(self, *_: Any) -> None:
         return None
 
 
-_open = urllib.request.build_opener(_StaysThere).open
+_open = urllib.request.build_opener(_NoRedirects).open
 
 
 def address_of(settings: JudgeSettings) -> str:
@@ -115,7 +115,7 @@ class Pace:
             self._sleep(begin - now)
 
     def pause(self, seconds: float) -> None:
-        """No request begins within so many seconds."""
+        """Begins no request within so many seconds."""
         with self._lock:
             self._next = max(self._next, self._clock() + seconds)
 
@@ -134,7 +134,7 @@ class Judge:
         self._options: dict[str, Any] = {"temperature": 0, "max_tokens": settings.verdict_tokens}
 
     def close(self) -> None:
-        """No request begins any more; a question that waits fails."""
+        """Begins no further request; a question that waits fails."""
         self._closed.set()
 
     def ask(self, question: str) -> Said:
@@ -143,7 +143,7 @@ class Judge:
         A request that fails for a passing reason is made again, after the time that the server asks for or ever longer
         ones. Raises JudgeRefuses for a request that the endpoint refuses, and JudgeFailed when patience ends.
         """
-        for seconds in (*WAITS_SECONDS, None):
+        for wait_seconds in (*WAITS_SECONDS, None):  # None: the last try
             self._pace.wait()
             if self._closed.is_set():
                 raise JudgeFailed("the judge is not asked any more")
@@ -152,52 +152,52 @@ class Judge:
                 return self._answer(question, options)
             except urllib.error.HTTPError as error:
                 body = _body(error)
-                said = f"HTTP {error.code}: {self._cause(body)}"
-                if error.code == 400 and seconds is not None and self._asks_otherwise(body, options):
+                problem = f"HTTP {error.code}: {self._cause(body)}"
+                if error.code == 400 and wait_seconds is not None and self._adapt_options(body, options):
                     continue
                 if error.code not in _PASSING:
-                    moved = error.headers.get("Location") if error.code < 400 else None
-                    said += (
-                        f"; moved to {self._cause(moved)}, which is not followed: give that address" if moved else ""
-                    )
-                    refused = f"the judge at {self._address} refuses the request ({said})"
-                    raise JudgeRefuses(refused, error.code in _PLACE_REFUSED) from None  # its text may hold the key
-                asked_wait = _retry_after(error.headers.get("Retry-After"))
-                if asked_wait is not None:
-                    self._pace.pause(asked_wait)
-                    seconds = None if seconds is None else 0.0
+                    location = error.headers.get("Location") if error.code < 400 else None
+                    if location:
+                        problem += f"; moved to {self._cause(location)}, which is not followed: give that address"
+                    message = f"the judge at {self._address} refuses the request ({problem})"
+                    raise JudgeRefuses(message, error.code in _REFUSE_ALL) from None  # its text may hold the key
+                retry_after_seconds = _retry_after(error.headers.get("Retry-After"))
+                if retry_after_seconds is not None:
+                    self._pace.pause(retry_after_seconds)
+                    wait_seconds = None if wait_seconds is None else 0.0
             except (OSError, ValueError, http.client.HTTPException) as error:  # no connection, no answer, no JSON
-                said = self._cause(str(error) or type(error).__name__)
-            if seconds is None:
-                raise JudgeFailed(f"the judge at {self._address} does not answer ({said})")
-            level = logging.WARNING if seconds >= _LONG_SECONDS else logging.INFO
-            logger.log(level, "the judge does not answer (%s); asked again in %.0f s", said, seconds)
-            if seconds:
-                self._sleep(seconds)
+                problem = self._cause(str(error) or type(error).__name__)
+            if wait_seconds is None:
+                raise JudgeFailed(f"the judge at {self._address} does not answer ({problem})")
+            level = logging.WARNING if wait_seconds >= _LONG_SECONDS else logging.INFO
+            logger.log(level, "the judge does not answer (%s); asked again in %.0f s", problem, wait_seconds)
+            if wait_seconds:
+                self._sleep(wait_seconds)
         raise AssertionError("the last try returns or raises")
 
-    def _asks_otherwise(self, refusal: str, asked: Mapping[str, Any]) -> bool:
+    def _adapt_options(self, refusal: str, refused_options: Mapping[str, Any]) -> bool:
         """Leaves out an option that the endpoint refuses, or names it as the endpoint wants; False where the refusal is
-        about something else. Models that reason take no temperature, and their length has another name. `asked`: the
-        options of the refused request, which other threads may have changed since."""
-        if asked != self._options:
+        about something else. Models that reason take no temperature, and their length has another name.
+        `refused_options`: those of the refused request; `self._options` may have been changed by another thread
+        since."""
+        if refused_options != self._options:
             return True
-        options = dict(asked)
+        options = dict(refused_options)
         if "max_completion_tokens" in refusal and "max_tokens" in options:
             options["max_completion_tokens"] = options.pop("max_tokens")
         elif "temperature" in refusal:
             options.pop("temperature", None)
         self._options = options
-        return options != asked
+        return options != refused_options
 
     def _cause(self, text: str) -> str:
         """The text in one line, without the key: some endpoints repeat it."""
         is_secret = self._key is not None and len(self._key) >= _SHORTEST_SECRET
-        shown = text.replace(self._key or "", "***") if is_secret else text
-        return " ".join(shown.split())[:_CAUSE_LENGTH]
+        safe_text = text.replace(self._key or "", "***") if is_secret else text
+        return " ".join(safe_text.split())[:_CAUSE_LENGTH]
 
     def _answer(self, question: str, options: Mapping[str, Any]) -> Said:
-        asked = {
+        payload = {
             "model": self.settings.model,
             "messages": [{"role": "user", "content": question}],
             **options,
@@ -205,10 +205,10 @@ class Judge:
         headers = {"Content-Type": "application/json", "Accept": "application/json"}
         if self._key is not None:
             headers["Authorization"] = f"Bearer {self._key}"
-        request = urllib.request.Request(self._address, json.dumps(asked).encode(), headers)
+        request = urllib.request.Request(self._address, json.dumps(payload).encode(), headers)
         seconds = self.settings.timeout_seconds
         with _open(request, timeout=seconds) as response:
-            return _said(_read(response, seconds))
+            return _parse_reply(_read(response, seconds))
 
 
 def _read(response: IO[bytes], seconds: float) -> bytes:
@@ -232,20 +232,20 @@ def _body(error: urllib.error.HTTPError) -> str:
         return ""
 
 
-def _said(body: bytes) -> Said:
+def _parse_reply(body: bytes) -> Said:
     """The text of a chat completion, and the name of its model. Raises ValueError for anything else."""
-    shown = " ".join(body[:_CAUSE_LENGTH].decode("utf-8", "replace").split())
+    excerpt = " ".join(body[:_CAUSE_LENGTH].decode("utf-8", "replace").split())
     try:
         answer = json.loads(body)
         content = answer["choices"][0]["message"].get("content")
         if isinstance(content, list):  # parts of a message
             content = "".join(part.get("text", "") for part in content if isinstance(part, dict))
     except (ValueError, RecursionError) as error:
-        raise ValueError(f"no JSON, but {shown!r}" if shown else "an empty answer") from error
+        raise ValueError(f"no JSON, but {excerpt!r}" if excerpt else "an empty answer") from error
     except (AttributeError, IndexError, KeyError, TypeError) as error:
-        raise ValueError(f"no chat completion: {shown}") from error
+        raise ValueError(f"no chat completion: {excerpt}") from error
     if not isinstance(content, str | None):
-        raise ValueError(f"no chat completion: {shown}")
+        raise ValueError(f"no chat completion: {excerpt}")
     return Said(_text(content), _text(answer.get("model")))
 
 

@@ -19,18 +19,18 @@ def read_instructions(path: str, limit: int | None = None) -> list[str]:
     A record is in the layout of Dolly (`instruction`, `context`; other columns are not used), of Alpaca (`instruction`,
     `input`) or has its request in `prompt`. Raises UserError, naming the record, for a file that holds something else.
     """
-    place = Path(path).expanduser()
-    if not place.is_file():
+    file = Path(path).expanduser()
+    if not file.is_file():
         keys = "evaluation.judge.prompts, or --instructions"
         raise UserError(f"the judge's instructions ({keys}): there is no file {path!r}; {nearest_place(path)}")
-    found: list[str] = []
-    for number, record in enumerate(_records(place), 1):
-        if limit is not None and len(found) == limit:
+    requests: list[str] = []
+    for number, record in enumerate(_records(file), 1):
+        if limit is not None and len(requests) == limit:
             break
-        found.append(_request(record, f"instructions: {path}, record {number}"))
-    if not found:
+        requests.append(_request(record, f"instructions: {path}, record {number}"))
+    if not requests:
         raise UserError(f"instructions: {path} holds no instruction; {_LAYOUTS}")
-    return found
+    return requests
 
 
 def _records(path: Path) -> Iterable[Any]:
@@ -54,8 +54,9 @@ def _records(path: Path) -> Iterable[Any]:
 
 def _request(record: Any, where: str) -> str:
     fields = record if isinstance(record, Mapping) else {}
-    asked = fields.get("instruction") or fields.get("prompt")
-    if not isinstance(asked, str) or not asked.strip():
+    instruction = fields.get("instruction") or fields.get("prompt")
+    if not isinstance(instruction, str) or not instruction.strip():
         raise UserError(f"{where}: has no instruction; {_LAYOUTS}")
-    beside = fields.get("context") or fields.get("input") or ""
-    return f"{asked.strip()}\n\n{beside.strip()}" if isinstance(beside, str) and beside.strip() else asked.strip()
+    context = fields.get("context") or fields.get("input") or ""
+    has_context = isinstance(context, str) and context.strip()
+    return f"{instruction.strip()}\n\n{context.strip()}" if has_context else instruction.strip()

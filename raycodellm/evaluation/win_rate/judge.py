@@ -61,14 +61,14 @@ def question(request: str, first: str, second: str) -> str:
     return _QUESTION.format(bar="=" * (longest + 1), **parts)
 
 
-def verdict_of(said: str) -> Verdict | None:
+def verdict_of(answer: str) -> Verdict | None:
     """The verdict in a judge's answer: its last one, or the whole answer where that is nothing but a verdict. None
     where the answer has none, or repeats all that may be chosen."""
-    found = _VERDICT.findall(_CHOICES.sub("", said))
-    if found:
-        return _MEANING[found[-1].lower()]
-    bare = _BARE.fullmatch(said)
-    return None if bare is None else _MEANING[bare[1].lower()]
+    verdicts = _VERDICT.findall(_CHOICES.sub("", answer))
+    if verdicts:
+        return _MEANING[verdicts[-1].lower()]
+    bare_match = _BARE.fullmatch(answer)
+    return None if bare_match is None else _MEANING[bare_match[1].lower()]
 
 
 @dataclass(frozen=True)
@@ -77,8 +77,9 @@ class JudgedPair:
 
     request: str
     base: str
+    """The base model's answer."""
     other: str
-    """The answers."""
+    """The other model's answer."""
     base_first: Verdict | None
     """The verdict where the base model's answer stood first; None where the judge's answer had none."""
     other_first: Verdict | None
@@ -134,12 +135,14 @@ class WinRate:
 
 def win_rate(pairs: Sequence[JudgedPair], too_long: int = 0) -> WinRate:
     """The win rate of the other model over the base model."""
-    judged = [(pair, pair.score) for pair in pairs if pair.score is not None]
-    scores = [score for _, score in judged if score is not None]
-    verdicts = [verdict for pair, _ in judged for verdict in (pair.base_first, pair.other_first) if verdict != "tie"]
-    decided = [
+    scored_pairs = [(pair, pair.score) for pair in pairs if pair.score is not None]
+    scores = [score for _, score in scored_pairs if score is not None]
+    verdicts = [
+        verdict for pair, _ in scored_pairs for verdict in (pair.base_first, pair.other_first) if verdict != "tie"
+    ]
+    longer_won = [
         (len(pair.other) > len(pair.base)) == (score > 0.5)
-        for pair, score in judged
+        for pair, score in scored_pairs
         if score is not None and score != 0.5 and len(pair.other) != len(pair.base)
     ]
     return WinRate(
@@ -150,9 +153,9 @@ def win_rate(pairs: Sequence[JudgedPair], too_long: int = 0) -> WinRate:
         without_verdict=sum(pair.is_judged and pair.score is None for pair in pairs),
         not_judged=sum(not pair.is_judged for pair in pairs),
         too_long=too_long,
-        order_decided=sum(pair.depends_on_order for pair, _ in judged),
+        order_decided=sum(pair.depends_on_order for pair, _ in scored_pairs),
         first_share=verdicts.count("first") / len(verdicts) if verdicts else None,
-        longer_share=statistics.fmean(decided) if decided else None,
+        longer_share=statistics.fmean(longer_won) if longer_won else None,
         base_characters=statistics.fmean(len(pair.base) for pair in pairs) if pairs else 0.0,
         other_characters=statistics.fmean(len(pair.other) for pair in pairs) if pairs else 0.0,
     )

@@ -22,7 +22,7 @@ from raycodellm.files import DamagedFile, Folder, fingerprint
 logger = logging.getLogger(__name__)
 
 FLUSH_SECONDS = 10.0
-"""Judgements that a killed driver may lose."""
+"""Interval between two files: the judgements that a killed driver may lose."""
 _COLUMNS = {"key": "string", "judge": "string", "said": "string"}
 _MODEL = "model"
 """Column of the name by which the endpoint called the model that answered; files of older versions lack it."""
@@ -46,8 +46,9 @@ class KeptVerdicts:
         """Maps each key to the name by which the endpoint called the model that answered, where it told one."""
         if folder is not None:
             names = retrying.patiently(lambda: sorted(folder.list()), "the judge's words")
-            for name in (one for one in names if one.endswith(".parquet")):  # not those that a killed driver left
-                self._read(folder, name)
+            for name in names:
+                if name.endswith(".parquet"):  # others are half files of a killed driver
+                    self._read(folder, name)
 
     def _read(self, folder: Folder, name: str) -> None:
         try:
@@ -58,17 +59,17 @@ class KeptVerdicts:
         self.said |= {row["key"]: row["said"] for row in rows}
         self.models |= {row["key"]: row[_MODEL] for row in rows if row.get(_MODEL)}
 
-    def add(self, key: str, judge: str, said: Said) -> None:
-        """Keeps what the judge of that name said. Raises OSError where the folder takes no file."""
-        self.said[key] = said.words
-        if said.model:
-            self.models[key] = said.model
-        self._new.append({"key": key, "judge": judge, "said": said.words, _MODEL: said.model})
+    def add(self, key: str, judge: str, reply: Said) -> None:
+        """Keeps the reply of the judge of that name. Raises OSError where the folder takes no file."""
+        self.said[key] = reply.words
+        if reply.model:
+            self.models[key] = reply.model
+        self._new.append({"key": key, "judge": judge, "said": reply.words, _MODEL: reply.model})
         if self._clock() - self._flushed_at >= FLUSH_SECONDS:
             self.flush()
 
     def flush(self) -> None:
-        """Writes what was added since the last time."""
+        """Writes the verdicts that were added since the last time."""
         self._flushed_at = self._clock()
         if self._folder is not None and self._new:
             schema = pa.schema([(name, pa.string()) for name in (*_COLUMNS, _MODEL)])
