@@ -23,16 +23,16 @@ def grid(file: SweepFile) -> list[dict[str, Any]]:
 
     Raises `UserError` naming a parameter that has no finite set of values, or when the grid is too large.
     """
-    for one in file.parameters:
-        if one.domain.simplex is not None:
+    for parameter in file.parameters:
+        if parameter.domain.simplex is not None:
             raise UserError(
-                f"search.sampler: grid cannot list {one.domain.simplex.name}, which is a simplex; give it a choice of "
-                "mixtures, or use sampler: random with a number of trials"
+                f"search.sampler: grid cannot list {parameter.domain.simplex.name}, which is a simplex; give it a "
+                "choice of mixtures, or use sampler: random with a number of trials"
             )
-        if one.domain.kind not in ("choice", "int"):
+        if parameter.domain.kind not in ("choice", "int"):
             raise UserError(
-                f"search.sampler: grid cannot list {one.name}, which is {one.domain.kind} over {one.domain}; "
-                "give it a choice of values or use sampler: tpe"
+                f"search.sampler: grid cannot list {parameter.name}, which is {parameter.domain.kind} over "
+                f"{parameter.domain}; give it a choice of values or use sampler: tpe"
             )
     points = list(itertools.islice(_points(file, sampling_order(file), {}), MAX_GRID_POINTS + 1))
     if len(points) > MAX_GRID_POINTS:
@@ -41,36 +41,37 @@ def grid(file: SweepFile) -> list[dict[str, Any]]:
             "searches fewer values, or use sampler: tpe with a number of trials"
         )
     points = least_waiting(file, points)
-    first = [point for wanted in named_points(file) for point in points if _agrees(point, wanted)]
-    ordered = [*first, *points]
-    return [point for place, point in enumerate(ordered) if point not in ordered[:place]] if first else points
+    named_first = [point for named in named_points(file) for point in points if _agrees(point, named)]
+    ordered = [*named_first, *points]
+    return [point for place, point in enumerate(ordered) if point not in ordered[:place]] if named_first else points
 
 
-def finite_points(file: SweepFile, most: int) -> list[dict[str, Any]] | None:
-    """Every distinct point of the space by the parameters' names, in the file's order. None where these are more than
-    `most`, or without end."""
-    if any(one.domain.kind not in ("choice", "int") for one in file.parameters):
+def finite_points(file: SweepFile, limit: int) -> list[dict[str, Any]] | None:
+    """Every distinct point of the space by the parameters' names, in the file's order. None if the space has more than
+    `limit` points, or infinitely many."""
+    if any(parameter.domain.kind not in ("choice", "int") for parameter in file.parameters):
         return None
-    points = list(itertools.islice(_points(file, sampling_order(file), {}), most + 1))
-    return points if len(points) <= most else None
+    points = list(itertools.islice(_points(file, sampling_order(file), {}), limit + 1))
+    return points if len(points) <= limit else None
 
 
-def _agrees(point: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    return all(name not in wanted or value == wanted[name] for name, value in point.items())
+def _agrees(point: Mapping[str, Any], partial_point: Mapping[str, Any]) -> bool:
+    """True if the `point` has the same value for each parameter that both points have."""
+    return all(name not in partial_point or value == partial_point[name] for name, value in point.items())
 
 
-def _points(file: SweepFile, left: Sequence[Parameter], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
-    """Every point that extends `params` by the parameters in `left`."""
-    if not left:
+def _points(file: SweepFile, remaining: Sequence[Parameter], params: dict[str, Any]) -> Iterator[dict[str, Any]]:
+    """Every point that extends `params` by the `remaining` parameters."""
+    if not remaining:
         yield dict(params)
         return
-    one, rest = left[0], left[1:]
-    if not is_relevant(file, one, params):
-        yield from _points(file, rest, params)
+    parameter, later = remaining[0], remaining[1:]
+    if not is_relevant(file, parameter, params):
+        yield from _points(file, later, params)
         return
-    domain = one.domain
+    domain = parameter.domain
     for value in domain.options if domain.kind == "choice" else range(int(domain.low), int(domain.high) + 1):
-        yield from _points(file, rest, {**params, one.name: value})
+        yield from _points(file, later, {**params, parameter.name: value})
 
 
 def named_points(file: SweepFile) -> list[dict[str, Any]]:
@@ -95,13 +96,13 @@ def num_given_arms(file: SweepFile) -> int:
 
 def is_whole(file: SweepFile, point: Mapping[str, Any]) -> bool:
     """True if the point has every parameter that has an effect, so that a sampler has nothing to add."""
-    known: dict[str, Any] = {}
-    for one in sampling_order(file):
-        if not is_relevant(file, one, known):
+    params: dict[str, Any] = {}
+    for parameter in sampling_order(file):
+        if not is_relevant(file, parameter, params):
             continue
-        if one.name not in point:
+        if parameter.name not in point:
             return False
-        known[one.name] = point[one.name]
+        params[parameter.name] = point[parameter.name]
     return True
 
 
@@ -120,8 +121,8 @@ def num_arms(file: SweepFile) -> int:
         return _checked(len(points), search)
     if search.trials is None:
         raise UserError(f"search.trials: is missing; sampler {search.sampler} needs a number, for example trials: 6")
-    different = finite_points(file, min(search.trials, MAX_TRIALS))
-    trials = search.trials if different is None else len(different)
+    distinct_points = finite_points(file, min(search.trials, MAX_TRIALS))
+    trials = search.trials if distinct_points is None else len(distinct_points)
     return _checked(max(trials, len(named_points(file))), search)
 
 

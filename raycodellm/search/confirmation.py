@@ -35,13 +35,13 @@ def most_confirm_trials(file: SweepFile) -> int:
         return 0
     if num_confirmed(file) == 1:
         raise UserError("search.confirm: the search has no arm beside the reference; give search.trials 2 or more")
-    most = num_confirmed(file) * confirm.seeds[-1]
-    if num_trials(file) + most > MAX_TRIALS:
+    max_trials = num_confirmed(file) * confirm.seeds[-1]
+    if num_trials(file) + max_trials > MAX_TRIALS:
         raise UserError(
-            f"search.confirm: {num_confirmed(file)} arms × {confirm.seeds[-1]:,} seeds are {most:,} trials beside the "
-            f"search's {num_trials(file):,}; a sweep has at most {MAX_TRIALS:,}"
+            f"search.confirm: {num_confirmed(file)} arms × {confirm.seeds[-1]:,} seeds are {max_trials:,} trials "
+            f"beside the search's {num_trials(file):,}; a sweep has at most {MAX_TRIALS:,}"
         )
-    return most
+    return max_trials
 
 
 def most_trials(file: SweepFile) -> int:
@@ -57,10 +57,10 @@ def known_trials(
     `rows`: of `trials.parquet`; `pending`: (arm, place among the fresh seeds) of the confirmation trials that the
     current look needs and that have not ended. While `is_searching`, those of the first look count.
     """
-    rows, search = list(rows), file.example()
-    begun = {(row["arm"], row["seed"]) for row in rows if row.get("phase") == "confirm"}
-    begun |= {(arm, search.seed + CONFIRM_SEEDS + place) for arm, place in pending}
+    rows, sweep = list(rows), file.example()
+    confirmation_seeds = {(row["arm"], row["seed"]) for row in rows if row.get("phase") == "confirm"}
+    confirmation_seeds |= {(arm, sweep.seed + CONFIRM_SEEDS + place) for arm, place in pending}
     num_searched = max(num_trials(file), sum(row.get("phase") != "confirm" for row in rows))
-    confirm = search.search.confirm
-    first = num_confirmed(file) * confirm.seeds[0] if confirm is not None and is_searching else 0
-    return num_searched + max(first, len(begun))
+    confirm = sweep.search.confirm
+    num_first_look = num_confirmed(file) * confirm.seeds[0] if confirm is not None and is_searching else 0
+    return num_searched + max(num_first_look, len(confirmation_seeds))

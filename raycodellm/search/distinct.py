@@ -20,7 +20,7 @@ from optuna.trial import FrozenTrial, TrialState
 from raycodellm.config import SweepFile
 from raycodellm.files import fingerprint
 from raycodellm.search.arms import MAX_GRID_POINTS, finite_points
-from raycodellm.search.prior import PriorTrial, seen
+from raycodellm.search.prior import PriorTrial, sampler_view
 from raycodellm.search.samplers import make_sampler
 from raycodellm.search.space import by_key, sample, simplices, unit_keys
 from raycodellm.search.space_filling import space_filling
@@ -51,11 +51,11 @@ class DistinctSampler(BaseSampler):
         """`is_tried`: true for a point, by Optuna's keys, that is not to be proposed. `without_model`: random points in
         place of those of a sampler that learns. `prior`: trials of other sweeps that the sampler learns
         from. `keep`: is given what the sampler wrote into the trial of a copy of the study, by its number."""
-        sweep, asked = file.example(), file.example().search.sampler
-        self._name = "random" if without_model and asked != "qmc" else asked
+        sweep, sampler_name = file.example(), file.example().search.sampler
+        self._name = "random" if without_model and sampler_name != "qmc" else sampler_name
         self._file, self._seed, self._num_arms = file, sweep.seed, num_arms
         self._is_tried, self._prior, self._keep = is_tried, prior, keep
-        self._sequence: Iterator[Point] = space_filling(file) if asked == "qmc" else iter(())
+        self._sequence: Iterator[Point] = space_filling(file) if sampler_name == "qmc" else iter(())
         self._next_of_sequence: Point | None = next(self._sequence, None)
 
     def infer_relative_search_space(self, study: Study, trial: FrozenTrial) -> dict[str, BaseDistribution]:
@@ -63,44 +63,44 @@ class DistinctSampler(BaseSampler):
         return dict(self._distributions)
 
     def sample_relative(self, study: Study, trial: FrozenTrial, search_space: dict[str, BaseDistribution]) -> Point:
-        """A point that was not tried. One that was, where no other agrees with what the trial has of its own: values
+        """A point that was not tried. Returns one that was tried if no untried point has the trial's own values: those
         that were enqueued, or stored by a driver that was killed."""
         point: Point = {}
-        copy, of_copy = seen(study, trial, self._file, self._prior)
-        for point in self._proposals(copy, of_copy):
+        copy, trial_copy = sampler_view(study, trial, self._file, self._prior)
+        for point in self._proposals(copy, trial_copy):
             if not self._is_tried(point):
                 break
         if copy is not study:
-            written = copy.get_trials(deepcopy=False)[trial.number].system_attrs
-            self._keep(trial.number, {name: written[name] for name in written if name not in trial.system_attrs})
+            attributes = copy.get_trials(deepcopy=False)[trial.number].system_attrs
+            self._keep(trial.number, {name: attributes[name] for name in attributes if name not in trial.system_attrs})
         return point
 
     def sample_independent(
         self, study: Study, trial: FrozenTrial, param_name: str, param_distribution: BaseDistribution
     ) -> Any:
-        """A value that no point asks for, since a point has all that its trial samples."""
-        return self._made(trial).sample_independent(study, trial, param_name, param_distribution)
+        """A value for a parameter outside the proposed point. Never needed: a point has all that its trial samples."""
+        return self._sampler_for(trial).sample_independent(study, trial, param_name, param_distribution)
 
     def before_trial(self, study: Study, trial: FrozenTrial) -> None:
-        self._made(trial).before_trial(study, trial)
+        self._sampler_for(trial).before_trial(study, trial)
 
     def after_trial(self, study: Study, trial: FrozenTrial, state: TrialState, values: Sequence[float] | None) -> None:
-        self._made(trial).after_trial(study, trial, state, values)
+        self._sampler_for(trial).after_trial(study, trial, state, values)
 
     @cached_property
     def _distributions(self) -> dict[str, BaseDistribution]:
-        found: dict[str, BaseDistribution] = {}
+        space: dict[str, BaseDistribution] = {}
         for simplex in simplices(self._file):
-            found |= dict.fromkeys(unit_keys(self._file, simplex), FloatDistribution(0.0, 1.0))
-        for one in self._file.parameters:
-            low, high = one.domain.low, one.domain.high
-            if one.domain.kind == "choice":
-                found[one.key] = CategoricalDistribution(list(one.domain.options))
-            elif one.domain.kind == "int":
-                found[one.key] = IntDistribution(int(low), int(high))
-            elif one.domain.simplex is None:
-                found[one.key] = FloatDistribution(low, high, log=one.domain.kind == "loguniform")
-        return found
+            space |= dict.fromkeys(unit_keys(self._file, simplex), FloatDistribution(0.0, 1.0))
+        for parameter in self._file.parameters:
+            low, high = parameter.domain.low, parameter.domain.high
+            if parameter.domain.kind == "choice":
+                space[parameter.key] = CategoricalDistribution(list(parameter.domain.options))
+            elif parameter.domain.kind == "int":
+                space[parameter.key] = IntDistribution(int(low), int(high))
+            elif parameter.domain.simplex is None:
+                space[parameter.key] = FloatDistribution(low, high, log=parameter.domain.kind == "loguniform")
+        return space
 
     @cached_property
     def _listed(self) -> list[Point] | None:
@@ -111,26 +111,28 @@ class DistinctSampler(BaseSampler):
     def _seed_of(self, trial: FrozenTrial) -> int:
         return int(fingerprint([self._seed, trial.number])[:8], 16)
 
-    def _made(self, trial: FrozenTrial) -> BaseSampler:
+    def _sampler_for(self, trial: FrozenTrial) -> BaseSampler:
         """The sampler of the sweep file for this trial."""
         return make_sampler(self._name, self._seed_of(trial), self._num_arms)
 
     def _proposals(self, study: Study, trial: FrozenTrial) -> Iterator[Point]:
         """Points for the trial: by the sampler of the sweep file, and then by chance."""
-        given = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
-        sampler, draw = self._made(trial), random.Random(self._seed_of(trial))
+        fixed = {**trial.system_attrs.get("fixed_params", {}), **trial.params}
+        sampler, generator = self._sampler_for(trial), random.Random(self._seed_of(trial))
         for _ in range(_GP_TRIES if self._name == "gp" else _TRIES):
-            yield self._proposed(sampler, study, trial, given)
+            yield self._proposal(sampler, study, trial, fixed)
         if self._listed is None:
             sampler = RandomSampler(self._seed_of(trial))
             for _ in range(_RANDOM_TRIES):
-                yield self._proposed(sampler, study, trial, given)
+                yield self._proposal(sampler, study, trial, fixed)
         else:
-            agreeing = [one for one in self._listed if all(given.get(key, one[key]) == one[key] for key in one)]
-            yield from draw.sample(agreeing, len(agreeing))
+            agreeing = [
+                point for point in self._listed if all(fixed.get(key, point[key]) == point[key] for key in point)
+            ]
+            yield from generator.sample(agreeing, len(agreeing))
 
-    def _proposed(self, sampler: BaseSampler, study: Study, trial: FrozenTrial, given: Point) -> Point:
-        asker = _Asker(sampler, study, trial, {**self._along_sequence(), **given})
+    def _proposal(self, sampler: BaseSampler, study: Study, trial: FrozenTrial, fixed: Point) -> Point:
+        asker = _Asker(sampler, study, trial, {**self._along_sequence(), **fixed})
         sample(self._file, asker)
         return asker.point
 
@@ -144,9 +146,9 @@ class DistinctSampler(BaseSampler):
 class _Asker:
     """Asks a sampler for each parameter of a point, as an Optuna trial does, and stores nothing."""
 
-    def __init__(self, sampler: BaseSampler, study: Study, trial: FrozenTrial, given: Point) -> None:
-        """`given`: values that are not sampled."""
-        self._sampler, self._study, self._trial, self._given = sampler, study, trial, given
+    def __init__(self, sampler: BaseSampler, study: Study, trial: FrozenTrial, fixed: Point) -> None:
+        """`fixed`: values that are not sampled."""
+        self._sampler, self._study, self._trial, self._fixed = sampler, study, trial, fixed
         self._relative: Point | None = None
         self.point: Point = {}
 
@@ -161,7 +163,7 @@ class _Asker:
 
     def _value(self, name: str, distribution: Distribution) -> Any:
         if name not in self.point:
-            self.point[name] = self._given[name] if name in self._given else self._sampled(name, distribution)
+            self.point[name] = self._fixed[name] if name in self._fixed else self._sampled(name, distribution)
         return self.point[name]
 
     def _sampled(self, name: str, distribution: Distribution) -> Any:

@@ -29,38 +29,41 @@ Point = dict[str, Any]
 
 def enqueue_first_points(study: optuna.Study, file: SweepFile) -> None:
     """Enqueues the points to try first that the study lacks."""
-    for point in lacking(file, study.get_trials(deepcopy=False)):
+    for point in missing_first_points(file, study.get_trials(deepcopy=False)):
         study.enqueue_trial(point)
 
 
-def lacking(file: SweepFile, trials: Sequence[FrozenTrial]) -> list[Point]:
-    """The points to try first that no trial has; a point may stand several times, and each asks for a trial.
+def missing_first_points(file: SweepFile, trials: Sequence[FrozenTrial]) -> list[Point]:
+    """The points to try first that no trial has. A point that is listed several times asks for as many trials.
 
-    A whole point is also had by a trial that came to it by sampling: nothing is run again that has been run. A point
-    that leaves parameters to the sampler asks for a trial of its own.
+    A trial whose sampled parameters equal a whole point has that point too: nothing is run again that has been run. A
+    point that leaves parameters to the sampler asks for a trial of its own.
     """
     points = first_points(file)
-    left = [(point, is_whole(file, named)) for point, named in zip(keyed_points(file, points), points, strict=True)]
+    untried = [
+        (point, is_whole(file, named_point))
+        for point, named_point in zip(keyed_points(file, points), points, strict=True)
+    ]
     sampled: list[FrozenTrial] = []
     for trial in trials:
         if _is_for_an_arm(file, trial):
             continue
-        given = trial.system_attrs.get(_FIXED)
-        known = next((one for one in left if given is not None and _is_same(given, one[0])), None)
-        if known is not None:
-            left.remove(known)
+        enqueued = trial.system_attrs.get(_FIXED)
+        match = next((entry for entry in untried if enqueued is not None and _is_same(enqueued, entry[0])), None)
+        if match is not None:
+            untried.remove(match)
         elif "arm" in trial.user_attrs:
             sampled.append(trial)
     for trial in sampled:
-        known = next((one for one in left if one[1] and _has(one[0], trial.params)), None)
-        if known is not None:
-            left.remove(known)
-    return [point for point, _ in left]
+        match = next((entry for entry in untried if entry[1] and _has(entry[0], trial.params)), None)
+        if match is not None:
+            untried.remove(match)
+    return [point for point, _ in untried]
 
 
-def give_points(file: SweepFile, trials: Sequence[FrozenTrial]) -> None:
-    """Writes into trials of a repaired study the points that they were enqueued for, where that was lost."""
-    for point in lacking(file, trials):
+def restore_enqueued_points(file: SweepFile, trials: Sequence[FrozenTrial]) -> None:
+    """Writes into trials of a repaired study the points that they were enqueued for, where the journal lost them."""
+    for point in missing_first_points(file, trials):
         for trial in trials:
             is_free = _FIXED not in trial.system_attrs and not _is_for_an_arm(file, trial)
             if is_free and point.keys() & trial.params.keys() and _agree(trial.params, point):
@@ -74,12 +77,12 @@ def is_tried(file: SweepFile, point: Mapping[str, Any], params: Mapping[str, Any
     return is_whole(file, point) and bool(params) and _has(keyed, by_key(file, params))
 
 
-def first_named(file: SweepFile, waiting: Sequence[FrozenTrial]) -> int | None:
+def first_named_trial(file: SweepFile, waiting: Sequence[FrozenTrial]) -> int | None:
     """Number of the first of the `waiting` trials in the order of the reference and `search.enqueue`; None where all
     of them have other points."""
-    named = keyed_points(file, named_points(file))
-    given = [(trial.number, trial.system_attrs.get(_FIXED, {})) for trial in waiting] if named else []
-    return next((number for point in named for number, params in given if _agree(params, point)), None)
+    named_in_order = keyed_points(file, named_points(file))
+    enqueued = [(trial.number, trial.system_attrs.get(_FIXED, {})) for trial in waiting] if named_in_order else []
+    return next((number for point in named_in_order for number, params in enqueued if _agree(params, point)), None)
 
 
 def _is_for_an_arm(file: SweepFile, trial: FrozenTrial) -> bool:
@@ -88,21 +91,21 @@ def _is_for_an_arm(file: SweepFile, trial: FrozenTrial) -> bool:
     return 0 < replicate < file.example().search.replicates or phase_of_replicate(replicate) == "confirm"
 
 
-def _is_same(one: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
-    return one.keys() == other.keys() and _has(one, other)
+def _is_same(point: Mapping[str, Any], other: Mapping[str, Any]) -> bool:
+    return point.keys() == other.keys() and _has(point, other)
 
 
-def _has(point: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """True if the `point` has every value of `wanted`."""
-    return wanted.keys() <= point.keys() and all(_is_value(key, point[key], value) for key, value in wanted.items())
+def _has(point: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """True if the `point` has all the `values`."""
+    return values.keys() <= point.keys() and all(_is_value(key, point[key], value) for key, value in values.items())
 
 
-def _agree(point: Mapping[str, Any], wanted: Mapping[str, Any]) -> bool:
-    """True if no value of the `point` differs from what is `wanted`."""
-    return all(_is_value(key, point[key], wanted[key]) for key in point.keys() & wanted.keys())
+def _agree(point: Mapping[str, Any], values: Mapping[str, Any]) -> bool:
+    """True if no value of the `point` differs from the one in `values`."""
+    return all(_is_value(key, point[key], values[key]) for key in point.keys() & values.keys())
 
 
-def _is_value(key: str, found: Any, wanted: Any) -> bool:
+def _is_value(key: str, value: Any, expected: Any) -> bool:
     if key.endswith(".unit"):
-        return math.isclose(found, wanted, abs_tol=_UNIT_ERROR)
-    return bool(found == wanted)
+        return math.isclose(value, expected, abs_tol=_UNIT_ERROR)
+    return bool(value == expected)

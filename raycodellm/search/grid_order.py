@@ -21,7 +21,7 @@ from raycodellm.config import SweepFile
 Point = dict[str, Any]
 _LEARNING = ("tpe", "gp", "nsga2")
 """Samplers whose suggestions depend on the trials that have ended."""
-_OF_LENGTH = ("tokens", "learning_rate", "averaging")
+_LENGTH_SETTINGS = ("tokens", "learning_rate", "averaging")
 """Settings in which stages of one trunk may differ: the longer one waits for the shorter."""
 
 
@@ -43,15 +43,15 @@ def trials_at_once(file: SweepFile, num_slots: int) -> int:
 def _levels(file: SweepFile) -> list[list[str]]:
     """Names of parameters, those that decide on a trial's first steps first: of the whole sweep, and then of each stage
     those that make another trunk, and those of its length."""
-    names = [str(stage.get("name")) for stage in file.tree.get("stages", ()) if isinstance(stage, dict)]
-    searched = list(dict.fromkeys(one.name for one in file.parameters))
+    stage_names = [str(stage.get("name")) for stage in file.tree.get("stages", ()) if isinstance(stage, dict)]
+    searched = list(dict.fromkeys(parameter.name for parameter in file.parameters))
     owner = {name: name.partition(".")[0] for name in searched}
-    general = [name for name in searched if owner[name] not in (*names, "evaluation")]
+    general = [name for name in searched if owner[name] not in (*stage_names, "evaluation")]
     levels = []
-    for stage in names:
-        mine = [name for name in searched if owner[name] == stage]
-        of_length = [name for name in mine if name.split(".")[1] in _OF_LENGTH]
-        levels += [[name for name in mine if name not in of_length], of_length]
+    for stage in stage_names:
+        in_stage = [name for name in searched if owner[name] == stage]
+        of_length = [name for name in in_stage if name.split(".")[1] in _LENGTH_SETTINGS]
+        levels += [[name for name in in_stage if name not in of_length], of_length]
     return [[*general, *(levels[0] if levels else [])], *levels[1:]]
 
 
@@ -64,4 +64,4 @@ def _interleaved(points: Sequence[Point], levels: Sequence[Sequence[str]]) -> li
         groups.setdefault(repr([point.get(name) for name in levels[0]]), []).append(point)
     ordered = [_interleaved(group, levels[1:]) for group in groups.values()]
     rounds = itertools.zip_longest(*ordered)
-    return [point for taken in rounds for point in taken if point is not None]
+    return [point for turn in rounds for point in turn if point is not None]

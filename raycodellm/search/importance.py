@@ -30,39 +30,49 @@ def importances(
     import optuna
 
     quiet_optuna()
-    known = [(point, score, distributions(file, point)) for point, score in zip(points, scores, strict=True)]
-    whole = [(point, score, found) for point, score, found in known if found is not None]
-    num_scores = len({score for _, score, _ in whole})
-    if len(whole) < FEWEST_POINTS or num_scores < 2 or len({name for point, _, _ in whole for name in point}) < 2:
+    arms = [(point, score, distributions(file, point)) for point, score in zip(points, scores, strict=True)]
+    whole_arms = [(point, score, space) for point, score, space in arms if space is not None]
+    num_scores = len({score for _, score, _ in whole_arms})
+    if (
+        len(whole_arms) < FEWEST_POINTS
+        or num_scores < 2
+        or len({name for point, _, _ in whole_arms for name in point}) < 2
+    ):
         return {}
     study = optuna.create_study(direction="minimize" if mode == "min" else "maximize")
     study.add_trials(
-        [optuna.trial.create_trial(**_content(file, point, found), value=score) for point, score, found in whole]
+        [optuna.trial.create_trial(**_content(file, point, space), value=score) for point, score, space in whole_arms]
     )
     evaluators: dict[str, optuna.importance.BaseImportanceEvaluator] = {
         PED_ANOVA: optuna.importance.PedAnovaImportanceEvaluator(),
     }
     if not simplices(file):
         evaluators[FANOVA] = optuna.importance.FanovaImportanceEvaluator(n_trees=_TREES, max_depth=_DEPTH, seed=0)
-    found = {
+    by_evaluator = {
         name: _by_name(file, optuna.importance.get_param_importances(study, evaluator=evaluator))
         for name, evaluator in evaluators.items()
     }
-    return {name: shares for name, shares in found.items() if shares}
+    return {name: shares for name, shares in by_evaluator.items() if shares}
 
 
-def _content(file: SweepFile, point: Mapping[str, Any], found: Mapping[str, Any]) -> dict[str, Any]:
+def _content(file: SweepFile, point: Mapping[str, Any], space: Mapping[str, Any]) -> dict[str, Any]:
     """Parameters and distributions of a point for the evaluators: by Optuna's keys, mixtures by their weights."""
     from optuna.distributions import FloatDistribution
 
-    keyed, known = by_key(file, point), dict(found)
-    for one in file.parameters:
-        simplex = one.domain.simplex
-        if simplex is not None and one.name in point and one.is_active(point) and one.domain.low < one.domain.high:
+    keyed, keyed_space = by_key(file, point), dict(space)
+    for parameter in file.parameters:
+        simplex = parameter.domain.simplex
+        if (
+            simplex is not None
+            and parameter.name in point
+            and parameter.is_active(point)
+            and parameter.domain.low < parameter.domain.high
+        ):
             for key in unit_keys(file, simplex):
-                keyed.pop(key, None), known.pop(key, None)
-            keyed[one.key], known[one.key] = point[one.name], FloatDistribution(one.domain.low, one.domain.high)
-    return {"params": keyed, "distributions": known}
+                keyed.pop(key, None), keyed_space.pop(key, None)
+            keyed[parameter.key] = point[parameter.name]
+            keyed_space[parameter.key] = FloatDistribution(parameter.domain.low, parameter.domain.high)
+    return {"params": keyed, "distributions": keyed_space}
 
 
 def _by_name(file: SweepFile, shares: Mapping[str, float]) -> dict[str, float]:

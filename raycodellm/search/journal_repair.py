@@ -17,7 +17,7 @@ from typing import TYPE_CHECKING, Any
 from raycodellm.config import Sweep, SweepFile
 from raycodellm.records import TrialResult
 from raycodellm.search.constraints import REFERENCE_TRIAL, breaches
-from raycodellm.search.enqueued import enqueue_first_points, give_points
+from raycodellm.search.enqueued import enqueue_first_points, restore_enqueued_points
 from raycodellm.search.journal_file import open_journal, quiet_optuna
 from raycodellm.search.objectives import objective_values, rung_values
 from raycodellm.search.space import by_key, by_name, distributions
@@ -60,9 +60,9 @@ def read_journal(path: Path, file: SweepFile, results: Mapping[int, TrialResult]
             entries[good[count]] = None
     bad = tuple(place for place, entry in enumerate(entries) if entry is None)
     if bad:
-        guesses = (dict(zip(bad, made, strict=True)) for made in _guesses(bad))
-        readings = (_replay(list(_filled(entries, guess, file)))[0] for guess in guesses)
-        trials = max(readings, key=lambda found: _agreement(found, results, file, file.example().seed))
+        guesses = (dict(zip(bad, creates_trial, strict=True)) for creates_trial in _guesses(bad))
+        readings = (_replay(list(_with_guessed_trials(entries, guess, file)))[0] for guess in guesses)
+        trials = max(readings, key=lambda reading: _agreement(reading, results, file, file.example().seed))
     return Journal(trials, tuple(place + 1 for place in bad))
 
 
@@ -78,10 +78,12 @@ def _guesses(bad: Sequence[int]) -> Iterable[tuple[bool, ...]]:
     """For each bad line, whether it created a trial. The guess that no line did comes first."""
     if len(bad) <= _MAX_GUESSED_LINES:
         return itertools.product((False, True), repeat=len(bad))
-    return ((made,) * len(bad) for made in (False, True))
+    return ((creates_trial,) * len(bad) for creates_trial in (False, True))
 
 
-def _filled(entries: Sequence[Entry | None], creates_trial: Mapping[int, bool], file: SweepFile) -> Iterable[Entry]:
+def _with_guessed_trials(
+    entries: Sequence[Entry | None], creates_trial: Mapping[int, bool], file: SweepFile
+) -> Iterable[Entry]:
     """The good entries, with an empty trial for each bad line that is guessed to have created one."""
     sweep = file.example()
     if not any(entry and entry["op_code"] == _CREATE_STUDY for entry in entries[:1]):
@@ -144,8 +146,9 @@ def agrees(trial: FrozenTrial | None, result: TrialResult, file: SweepFile, firs
         return False
     attrs = {"arm": result.arm, "replicate": result.seed - first_seed}
     params = by_name(file, trial.params)
-    known = by_name(file, by_key(file, result.params))  # near a corner, a mixture's units may give another millionth
-    return result.arm < 0 or (params in (result.params, known) and attrs.items() <= trial.user_attrs.items())
+    # Near a corner, a mixture's units may give another millionth.
+    round_trip = by_name(file, by_key(file, result.params))
+    return result.arm < 0 or (params in (result.params, round_trip) and attrs.items() <= trial.user_attrs.items())
 
 
 def rebuild_journal(
@@ -156,53 +159,53 @@ def rebuild_journal(
     Trials in `reopened` are left unfinished, so that the run continues them under their numbers. The old file is kept
     as `optuna.log.damaged`.
     """
-    new = path.with_name(f"{path.name}.making")
-    new.unlink(missing_ok=True)
-    study, sweep = create_study(open_journal(new), file), file.example()
+    new_path = path.with_name(f"{path.name}.making")
+    new_path.unlink(missing_ok=True)
+    study, sweep = create_study(open_journal(new_path), file), file.example()
     breached = _breaches(sweep, {number: results[number] for number in results if number not in reopened})
     repaired = []
     for number in range(max([len(trials), *(n + 1 for n in (*results, *reopened))])):
-        known = trials[number] if number < len(trials) else None
-        trial = _trial(file, sweep, known, results.get(number), number in reopened)
+        damaged = trials[number] if number < len(trials) else None
+        trial = _trial(file, sweep, damaged, results.get(number), number in reopened)
         for name in breached.get(number, {}).keys() - trial.constraints.keys():
             trial.set_constraint(name, breached[number][name])
         repaired.append(trial)
-    give_points(file, repaired)
+    restore_enqueued_points(file, repaired)
     study.add_trials(repaired)
     enqueue_first_points(study, file)
     if path.exists():
         os.replace(path, path.with_name(f"{path.name}.damaged"))
-    os.replace(new, path)
+    os.replace(new_path, path)
 
 
 def _breaches(sweep: Sweep, results: Mapping[int, TrialResult]) -> dict[int, dict[str, float]]:
-    """How far each complete trial is beyond each constraint; nothing where this is not known of all of them."""
+    """How far each complete trial is beyond each constraint; empty if this is not known of all of them."""
     complete = {number: result for number, result in results.items() if result.state == "complete"}
     reference = complete.get(REFERENCE_TRIAL)
-    found = {
+    by_trial = {
         number: breaches(sweep.search.constraints, result.metrics, reference.metrics if reference else None)
         for number, result in complete.items()
     }
-    is_known = all(len(one) == len(sweep.search.constraints) for one in found.values())
-    return found if is_known else {}
+    is_known = all(len(trial_breaches) == len(sweep.search.constraints) for trial_breaches in by_trial.values())
+    return by_trial if is_known else {}
 
 
 def _trial(
-    file: SweepFile, sweep: Sweep, known: FrozenTrial | None, result: TrialResult | None, is_reopened: bool
+    file: SweepFile, sweep: Sweep, damaged: FrozenTrial | None, result: TrialResult | None, is_reopened: bool
 ) -> FrozenTrial:
-    """The trial to write. `result` decides where it is given and fits into the search space, else `known`, the trial of
-    the damaged journal. Where neither says anything, an empty trial waits."""
+    """The trial to write. `result` decides if it fits into the search space, else `damaged`, the trial of the damaged
+    journal. Without either, an empty trial waits."""
     from optuna.trial import TrialState, create_trial
 
     fitting = None
-    if result is not None and not agrees(known, result, file, sweep.seed):
+    if result is not None and not agrees(damaged, result, file, sweep.seed):
         fitting = distributions(file, result.params)
     if result is not None and fitting is not None:
         attrs = attributes(result.arm, result.seed - sweep.seed)
         content = {"params": by_key(file, result.params), "distributions": fitting, "user_attrs": attrs}
-    elif known is not None:
-        content = {"params": known.params, "distributions": known.distributions, "user_attrs": known.user_attrs}
-        content["system_attrs"] = known.system_attrs
+    elif damaged is not None:
+        content = {"params": damaged.params, "distributions": damaged.distributions, "user_attrs": damaged.user_attrs}
+        content["system_attrs"] = damaged.system_attrs
     else:
         return create_trial(state=TrialState.WAITING)
     if result is not None and result.state == "complete" and not is_reopened:
@@ -216,8 +219,9 @@ def _trial(
     if result is not None and result.state == "failed" and not is_reopened:
         steps = rung_values(file, result.rungs)
         return create_trial(state=TrialState.FAIL, intermediate_values=steps, **content)
-    if known is not None and known.state.is_finished() and not is_reopened:  # an end that this version does not know
-        steps = known.intermediate_values
-        return create_trial(state=known.state, values=known.values, intermediate_values=steps, **content)
-    waits = result is None and not is_reopened and known is not None and known.state == TrialState.WAITING
+    # The trial may have an end that this version does not know.
+    if damaged is not None and damaged.state.is_finished() and not is_reopened:
+        steps = damaged.intermediate_values
+        return create_trial(state=damaged.state, values=damaged.values, intermediate_values=steps, **content)
+    waits = result is None and not is_reopened and damaged is not None and damaged.state == TrialState.WAITING
     return create_trial(state=TrialState.WAITING if waits else TrialState.RUNNING, **content)

@@ -14,8 +14,10 @@ def objective_values(objectives: Sequence[Objective], metrics: Mapping[str, floa
     values = []
     for objective in objectives:
         if objective.metric not in metrics:
-            near = ", ".join(sorted(metrics))
-            raise ValueError(f"the evaluation gave no {objective.metric!r}, the sweep's objective; it gave {near}")
+            metric_names = ", ".join(sorted(metrics))
+            raise ValueError(
+                f"the evaluation gave no {objective.metric!r}, the sweep's objective; it gave {metric_names}"
+            )
         value = float(metrics[objective.metric])
         if not math.isfinite(value):
             raise ValueError(f"the objective {objective.metric!r} is {value}, not a finite number")

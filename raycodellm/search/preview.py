@@ -10,27 +10,27 @@ from raycodellm.search.journal_file import quiet_optuna
 from raycodellm.search.space import by_name, keyed_points, point_text, sample
 
 
-def preview(file: SweepFile, most: int) -> list[dict[str, Any]]:
-    """The first `most` arms: of `grid` and `qmc` those that will run; for any other sampler the points that are tried
+def preview(file: SweepFile, limit: int) -> list[dict[str, Any]]:
+    """The first `limit` arms: of `grid` and `qmc` those that will run; for any other sampler the points that are tried
     first, then random ones as an example."""
     search = file.example().search
     if search.sampler == "grid":
-        return grid(file)[:most]
+        return grid(file)[:limit]
     import optuna
 
     from raycodellm.search.distinct import DistinctSampler
 
     quiet_optuna()
     first = keyed_points(file, first_points(file))
-    seen = {point_text(point) for point in first}
-    sampler = DistinctSampler(file, num_arms(file), lambda point: point_text(point) in seen, without_model=True)
+    shown = {point_text(point) for point in first}
+    sampler = DistinctSampler(file, num_arms(file), lambda point: point_text(point) in shown, without_model=True)
     study = optuna.create_study(sampler=sampler)
     for point in first:
         study.enqueue_trial(point)
     arms: list[dict[str, Any]] = []
-    for _ in range(min(most, num_arms(file))):
+    for _ in range(min(limit, num_arms(file))):
         trial = study.ask()
         sample(file, trial)
-        seen.add(point_text(trial.params))
+        shown.add(point_text(trial.params))
         arms.append(by_name(file, trial.params))
     return arms

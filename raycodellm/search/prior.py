@@ -45,12 +45,12 @@ class PriorTrial:
 
 
 def whole_point(file: SweepFile, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The parameters that have an effect beside each other, with their `values` (by name). Raises `KeyError` with the
-    name of one that has no value."""
+    """The parameters that have an effect together, with their `values` (by name). Raises `KeyError` with the name of a
+    parameter that has an effect and no value."""
     point: dict[str, Any] = {}
-    for one in sampling_order(file):
-        if one.name not in point and is_relevant(file, one, point):
-            point[one.name] = values[one.name]
+    for parameter in sampling_order(file):
+        if parameter.name not in point and is_relevant(file, parameter, point):
+            point[parameter.name] = values[parameter.name]
     return point
 
 
@@ -63,12 +63,16 @@ def with_prior(study: optuna.Study, file: SweepFile, prior: Sequence[PriorTrial]
     copy = optuna.create_study(directions=study.directions)
     own = study.get_trials(deepcopy=False)
     complete = [trial for trial in own if trial.state == TrialState.COMPLETE]
-    has_constraints = all(trial.constraints for trial in complete) and all(one.breaches for one in prior)
-    ranked = dict(zip([one.number for one in complete], quantiles([one.values for one in complete]), strict=True))
+    has_constraints = all(trial.constraints for trial in complete) and all(
+        prior_trial.breaches for prior_trial in prior
+    )
+    ranked = dict(
+        zip([trial.number for trial in complete], quantiles([trial.values for trial in complete]), strict=True)
+    )
     generation = _generation_attribute()
     for trial in own:
         values = ranked.get(trial.number, trial.values if trial.state != TrialState.COMPLETE else None)
-        kept = {
+        content = {
             "params": trial.params,
             "distributions": trial.distributions,
             "user_attrs": trial.user_attrs,
@@ -76,19 +80,19 @@ def with_prior(study: optuna.Study, file: SweepFile, prior: Sequence[PriorTrial]
             "system_attrs": {name: trial.system_attrs[name] for name in trial.system_attrs.keys() & {generation}},
         }
         constraints = trial.constraints if has_constraints else None
-        copy.add_trial(create_trial(state=trial.state, values=values, constraints=constraints, **kept))
-    for run in dict.fromkeys(one.run for one in prior):
-        of_run = [one for one in prior if one.run == run]
-        for one, values in zip(of_run, quantiles([one.values for one in of_run]), strict=True):
-            if (found := distributions(file, one.params)) is not None:
+        copy.add_trial(create_trial(state=trial.state, values=values, constraints=constraints, **content))
+    for run in dict.fromkeys(prior_trial.run for prior_trial in prior):
+        of_run = [prior_trial for prior_trial in prior if prior_trial.run == run]
+        for prior_trial, values in zip(of_run, quantiles([prior_trial.values for prior_trial in of_run]), strict=True):
+            if (space := distributions(file, prior_trial.params)) is not None:
                 copy.add_trial(
                     create_trial(
                         values=values,
-                        params=by_key(file, one.params),
-                        distributions=found,
-                        user_attrs={"warm_start": one.run, "number": one.number},
+                        params=by_key(file, prior_trial.params),
+                        distributions=space,
+                        user_attrs={"warm_start": prior_trial.run, "number": prior_trial.number},
                         system_attrs={generation: 0},
-                        constraints=one.breaches if has_constraints else None,
+                        constraints=prior_trial.breaches if has_constraints else None,
                     )
                 )
     return copy
@@ -113,14 +117,14 @@ def quantiles(values: Sequence[Sequence[float]]) -> list[list[float]]:
 
 
 def _quantiles(values: Sequence[float]) -> list[float]:
-    normal, number = statistics.NormalDist(), len(values)
+    normal, num_values = statistics.NormalDist(), len(values)
     order: dict[float, list[int]] = {}
     for rank, value in enumerate(sorted(values)):
         order.setdefault(value, []).append(rank)
-    return [normal.inv_cdf((statistics.fmean(order[value]) + 0.5) / number) for value in values]
+    return [normal.inv_cdf((statistics.fmean(order[value]) + 0.5) / num_values) for value in values]
 
 
-def seen(
+def sampler_view(
     study: optuna.Study, trial: FrozenTrial, file: SweepFile, prior: Sequence[PriorTrial]
 ) -> tuple[optuna.Study, FrozenTrial]:
     """The study and the trial as a sampler is asked about them."""

@@ -14,18 +14,18 @@ def reference_point(file: SweepFile) -> dict[str, Any] | None:
     Values of parameters that have no effect beside the others are left out. Raises `UserError` naming a parameter that
     has an effect and no value.
     """
-    given = file.reference()
-    if given is None:
+    values = file.reference()
+    if values is None:
         return None
     point: dict[str, Any] = {}
-    for one in sampling_order(file):
-        if not is_relevant(file, one, point):
+    for parameter in sampling_order(file):
+        if not is_relevant(file, parameter, point):
             continue
-        if one.name not in given:
-            example = one.domain.options[0] if one.domain.kind == "choice" else one.domain.low
+        if parameter.name not in values:
+            example = parameter.domain.options[0] if parameter.domain.kind == "choice" else parameter.domain.low
             raise UserError(
-                f"{file.origin}: search.reference: has no value for {one.name}, which is searched; "
-                f"add it, for example {one.name}: {example}"
+                f"{file.origin}: search.reference: has no value for {parameter.name}, which is searched; "
+                f"add it, for example {parameter.name}: {example}"
             )
-        point[one.name] = given[one.name]
+        point[parameter.name] = values[parameter.name]
     return point

@@ -52,7 +52,7 @@ _NEEDS = {
 
 def sampling_order(file: SweepFile) -> list[Parameter]:
     """The parameters, each after those that decide whether it has an effect."""
-    return sorted(file.parameters, key=lambda one: (_depth(one), _path_in_stage(one.name) in _NEEDS))
+    return sorted(file.parameters, key=lambda parameter: (_depth(parameter), _path_in_stage(parameter.name) in _NEEDS))
 
 
 def is_relevant(file: SweepFile, parameter: Parameter, params: Mapping[str, Any]) -> bool:
@@ -81,12 +81,12 @@ def _depth(parameter: Parameter) -> int:
 def sample(file: SweepFile, trial: Asker) -> dict[str, Any]:
     """Samples every parameter that has an effect. Returns the point by the parameters' names."""
     params: dict[str, Any] = {}
-    for one in sampling_order(file):
-        if one.name in params or not is_relevant(file, one, params):
+    for parameter in sampling_order(file):
+        if parameter.name in params or not is_relevant(file, parameter, params):
             continue
-        simplex = one.domain.simplex
+        simplex = parameter.domain.simplex
         if simplex is None:
-            params[one.name] = _suggest(trial, one.key, one.domain)
+            params[parameter.name] = _suggest(trial, parameter.key, parameter.domain)
         else:
             units = [trial.suggest_float(key, 0.0, 1.0, log=False) for key in unit_keys(file, simplex)]
             params |= zip(simplex.names, simplex.weights(units), strict=True)
@@ -95,20 +95,23 @@ def sample(file: SweepFile, trial: Asker) -> dict[str, Any]:
 
 def unit_keys(file: SweepFile, simplex: Simplex) -> tuple[str, ...]:
     """Optuna's keys of a mixture's units, each named by the source whose weight it decides."""
-    keys = [one.key for one in file.parameters if one.domain.simplex == simplex]
-    return tuple(f"{keys[place]}.unit" for place in simplex.with_unit)
+    keys = [parameter.key for parameter in file.parameters if parameter.domain.simplex == simplex]
+    return tuple(f"{keys[index]}.unit" for index in simplex.with_unit)
 
 
 def coordinates(file: SweepFile) -> tuple[str, ...]:
     """Optuna's keys of everything that is sampled in some point of the space, in the order of sampling."""
     units = {simplex: unit_keys(file, simplex) for simplex in simplices(file)}
-    keys = (units[one.domain.simplex] if one.domain.simplex else (one.key,) for one in sampling_order(file))
-    return tuple(dict.fromkeys(key for some in keys for key in some))
+    keys = (
+        units[parameter.domain.simplex] if parameter.domain.simplex else (parameter.key,)
+        for parameter in sampling_order(file)
+    )
+    return tuple(dict.fromkeys(key for parameter_keys in keys for key in parameter_keys))
 
 
 def simplices(file: SweepFile) -> list[Simplex]:
     """The searched mixtures, in the order of the file."""
-    return list(dict.fromkeys(one.domain.simplex for one in file.parameters if one.domain.simplex))
+    return list(dict.fromkeys(parameter.domain.simplex for parameter in file.parameters if parameter.domain.simplex))
 
 
 def _suggest(trial: Asker, key: str, domain: Domain) -> Any:
@@ -143,7 +146,7 @@ def by_name(file: SweepFile, point: Mapping[str, Any]) -> dict[str, Any]:
 
     Leaves out a mixture of which the point lacks a unit.
     """
-    names = {one.key: one.name for one in file.parameters}
+    names = {parameter.key: parameter.name for parameter in file.parameters}
     mixtures = {
         key: (simplex, keys) for simplex in simplices(file) for keys in [unit_keys(file, simplex)] for key in keys
     }
@@ -154,31 +157,33 @@ def by_name(file: SweepFile, point: Mapping[str, Any]) -> dict[str, Any]:
             continue
         simplex, keys = mixtures[key]
         if key == keys[0] and point.keys() >= set(keys):
-            named |= zip(simplex.names, simplex.weights([point[one] for one in keys]), strict=True)
+            named |= zip(simplex.names, simplex.weights([point[unit_key] for unit_key in keys]), strict=True)
     return named
 
 
 def by_key(file: SweepFile, params: Mapping[str, Any]) -> dict[str, Any]:
     """A whole point by Optuna's keys, from one by the parameters' names. An unknown name stays as it is, and so do
     weights that are no mixture of the space."""
-    keys = {one.name: one.key for one in file.parameters if one.is_active(params)}
-    units = _units(file, params, {one.domain.simplex for one in file.parameters if one.is_active(params)})
-    done = {name for simplex in units for name in simplex.names}
-    point = {keys.get(name, name): value for name, value in params.items() if name not in done}
-    return {**point, **{key: unit for found in units.values() for key, unit in found.items()}}
+    keys = {parameter.name: parameter.key for parameter in file.parameters if parameter.is_active(params)}
+    units = _units(
+        file, params, {parameter.domain.simplex for parameter in file.parameters if parameter.is_active(params)}
+    )
+    weight_names = {name for simplex in units for name in simplex.names}
+    point = {keys.get(name, name): value for name, value in params.items() if name not in weight_names}
+    return {**point, **{key: unit for unit_values in units.values() for key, unit in unit_values.items()}}
 
 
 def _units(
     file: SweepFile, params: Mapping[str, Any], among: Collection[Simplex | None]
 ) -> dict[Simplex, dict[str, float]]:
     """The units by their keys of each mixture among `among` whose weights are in `params` and in its bounds."""
-    found = {}
+    by_mixture = {}
     for simplex in simplices(file):
         if simplex in among and all(name in params for name in simplex.names):
             with contextlib.suppress(ValueError):
                 units = simplex.units([params[name] for name in simplex.names])
-                found[simplex] = dict(zip(unit_keys(file, simplex), units, strict=True))
-    return found
+                by_mixture[simplex] = dict(zip(unit_keys(file, simplex), units, strict=True))
+    return by_mixture
 
 
 def point_text(point: Mapping[str, Any]) -> str:
@@ -190,15 +195,15 @@ def keyed_points(file: SweepFile, points: Sequence[Mapping[str, Any]]) -> list[d
     """Points by Optuna's keys. Where a point leaves a choice open whose options search over one name in spaces of their
     own, the value is given to each key whose space holds it."""
     parameters: dict[str, list[Parameter]] = {}
-    for one in file.parameters:
-        parameters.setdefault(one.name, []).append(one)
+    for parameter in file.parameters:
+        parameters.setdefault(parameter.name, []).append(parameter)
     mixtures, keyed = simplices(file), []
     for point in points:
         plain = {
-            one.key: value
+            parameter.key: value
             for name, value in point.items()
-            for one in parameters[name]
-            if one.domain.simplex is None and one.domain.holds(value)
+            for parameter in parameters[name]
+            if parameter.domain.simplex is None and parameter.domain.holds(value)
         }
         for units in _units(file, point, mixtures).values():
             plain |= units

@@ -26,21 +26,21 @@ def space_filling(file: SweepFile) -> Iterator[dict[str, Any]]:
 
     keys = coordinates(file)
     engine = qmc.Sobol(max(1, len(keys)), scramble=True, seed=file.example().seed)
-    seen: set[str] = set()
+    texts: set[str] = set()
     fruitless = 0
     while fruitless < _FRUITLESS_BLOCKS:
         fruitless += 1
         for row in engine.random(2**_BLOCK):
-            place = _Place(dict(zip(keys, map(float, row), strict=False)))
-            sample(file, place)
-            if repr(place.point) not in seen:
-                seen.add(repr(place.point))
+            sequence_point = _SequencePoint(dict(zip(keys, map(float, row), strict=False)))
+            sample(file, sequence_point)
+            if repr(sequence_point.point) not in texts:
+                texts.add(repr(sequence_point.point))
                 fruitless = 0
-                yield place.point
+                yield sequence_point.point
 
 
-class _Place:
-    """A place of the sequence as an asker: each parameter has its own coordinate, a number from 0 to 1."""
+class _SequencePoint:
+    """A point of the sequence as an asker: each parameter has its own coordinate, a number from 0 to 1."""
 
     def __init__(self, shares: dict[str, float]) -> None:
         self._shares = shares
@@ -54,8 +54,8 @@ class _Place:
 
     def suggest_float(self, name: str, low: float, high: float, *, log: bool) -> float:
         share = self._shares[name]
-        found = low * (high / low) ** share if log else low + share * (high - low)
-        return self._keep(name, min(high, max(low, found)))
+        value = low * (high / low) ** share if log else low + share * (high - low)
+        return self._keep(name, min(high, max(low, value)))
 
     def _keep(self, name: str, value: Any) -> Any:
         self.point[name] = value

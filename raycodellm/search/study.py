@@ -17,7 +17,7 @@ from raycodellm.config import SweepFile, UserError
 from raycodellm.records import CONFIRM_SEEDS
 from raycodellm.search.arms import first_points, num_arms, num_trials
 from raycodellm.search.confirmation import Phase, phase_of_replicate
-from raycodellm.search.enqueued import enqueue_first_points, first_named
+from raycodellm.search.enqueued import enqueue_first_points, first_named_trial
 from raycodellm.search.journal_file import open_journal
 from raycodellm.search.prior import PriorTrial
 from raycodellm.search.space import by_name, keyed_points, point_text, sample
@@ -55,11 +55,11 @@ class SweepStudy:
         self._file = file
         self._storage = open_journal(path)
         self._study = create_study(self._storage, file)
-        sweep, known = file.example(), self.trials()
+        sweep, trials = file.example(), self.trials()
         self._num_replicates, self._num_searched = sweep.search.replicates, num_trials(file)
-        self._arms = _Arms(known)
+        self._arms = _Arms(trials)
         enqueue_first_points(self._study, file)  # of a continued study those that a killed driver or the file added
-        for trial in known:
+        for trial in trials:
             if _has_arm(trial) and trial.user_attrs["replicate"] == 0:
                 self._enqueue_replicates(trial.user_attrs["arm"], trial.params)
         self._first_points = {point_text(point) for point in keyed_points(file, first_points(file))}
@@ -89,8 +89,10 @@ class SweepStudy:
         """Numbers of the search's trials that were suggested, finished ones among them."""
         from optuna.trial import TrialState
 
-        begun = [trial for trial in self.trials() if trial.state != TrialState.WAITING]
-        return {trial.number for trial in begun if phase_of_replicate(trial.user_attrs.get("replicate", 0)) == "search"}
+        trials = [trial for trial in self.trials() if trial.state != TrialState.WAITING]
+        return {
+            trial.number for trial in trials if phase_of_replicate(trial.user_attrs.get("replicate", 0)) == "search"
+        }
 
     @property
     def has_interrupted(self) -> bool:
@@ -102,15 +104,15 @@ class SweepStudy:
         """True if a trial left unfinished, or one of the confirmation, waits to be suggested."""
         return bool(self._to_suggest_again or self._to_confirm)
 
-    def confirm(self, wanted: Sequence[tuple[int, int]]) -> None:
-        """Suggests these confirmation trials from now on, each an arm and a place among the fresh seeds; enqueues those
-        that the study lacks. To be called when the search is over: nothing more is sampled then. Raises `UserError` for
-        an arm that the study cannot have."""
+    def confirm(self, requests: Sequence[tuple[int, int]]) -> None:
+        """Suggests the requested confirmation trials from now on, each an arm and a place among the fresh seeds;
+        enqueues those that the study lacks. To be called when the search is over: nothing more is sampled then. Raises
+        `UserError` for an arm that the study cannot have."""
         from optuna.samplers import RandomSampler
         from optuna.trial import TrialState
 
         self._study.sampler = RandomSampler()  # asked before each trial, though every parameter is fixed
-        for arm, place in wanted:
+        for arm, place in requests:
             params = self._arms.params(arm)
             if params is None:
                 raise UserError(
@@ -119,11 +121,11 @@ class SweepStudy:
                 )
             if self._arms.add(arm, CONFIRM_SEEDS + place, params):
                 if self._lost:
-                    self._make_again(self._lost.pop(0), arm, CONFIRM_SEEDS + place, params)
+                    self._restore_confirmation(self._lost.pop(0), arm, CONFIRM_SEEDS + place, params)
                 else:
                     self._enqueue(arm, CONFIRM_SEEDS + place, params)
         waiting = {_place(trial): trial.number for trial in self.trials() if trial.state == TrialState.WAITING}
-        places = [(arm, CONFIRM_SEEDS + place) for arm, place in wanted]
+        places = [(arm, CONFIRM_SEEDS + place) for arm, place in requests]
         self._to_confirm = [waiting[place] for place in places if place in waiting]
 
     def suggest(self) -> Suggestion:
@@ -136,7 +138,7 @@ class SweepStudy:
             trial = self._new_trial()
         sample(self._file, trial)
         if not _has_arm(trial):
-            self._give_arm(trial)
+            self._assign_arm(trial)
         arm, replicate = trial.user_attrs["arm"], trial.user_attrs["replicate"]
         return Suggestion(trial.number, arm, replicate, by_name(self._file, trial.params))
 
@@ -159,8 +161,8 @@ class SweepStudy:
         from optuna.trial import TrialState
 
         if values is not None and breaches and not self.trials()[number].state.is_finished():
-            others = [one for one in self.trials() if one.state == TrialState.COMPLETE]
-            if all(one.constraints.keys() == breaches.keys() for one in others):
+            complete_trials = [complete for complete in self.trials() if complete.state == TrialState.COMPLETE]
+            if all(complete.constraints.keys() == breaches.keys() for complete in complete_trials):
                 trial = self._live_trial(number)
                 for name in breaches.keys() - self.trials()[number].constraints.keys():
                     trial.set_constraint(name, breaches[name])
@@ -180,7 +182,7 @@ class SweepStudy:
         return self._arms.has(point) or point_text(point) in self._first_points
 
     def _keep_attributes(self, number: int, attributes: Mapping[str, Any]) -> None:
-        """Keeps what a sampler wrote into a trial of a copy of the study."""
+        """Keeps the attributes that a sampler wrote into a trial of a copy of the study."""
         for name, value in attributes.items():
             self._storage.set_trial_system_attr(self._id_of(number), name, value)
 
@@ -196,8 +198,8 @@ class SweepStudy:
         from optuna.trial import TrialState
 
         if self._file.example().search.sampler == "grid":
-            waiting = [one for one in self.trials() if one.state == TrialState.WAITING and not _has_arm(one)]
-            if (number := first_named(self._file, waiting)) is not None:
+            waiting = [trial for trial in self.trials() if trial.state == TrialState.WAITING and not _has_arm(trial)]
+            if (number := first_named_trial(self._file, waiting)) is not None:
                 return self._begun_trial(number)
         return self._study.ask()
 
@@ -214,11 +216,11 @@ class SweepStudy:
         confirms = self._file.example().search.confirm is not None
         if not confirms or _has_arm(trial) or trial.state.is_finished():
             return False
-        confirmed = sum(_place(one)[1] >= CONFIRM_SEEDS for one in self.trials()[: trial.number])
-        return trial.number >= self._num_searched + confirmed
+        num_confirmations = sum(_place(earlier)[1] >= CONFIRM_SEEDS for earlier in self.trials()[: trial.number])
+        return trial.number >= self._num_searched + num_confirmations
 
-    def _make_again(self, number: int, arm: int, replicate: int, params: Mapping[str, Any]) -> None:
-        """Makes a trial of which nothing is known this one."""
+    def _restore_confirmation(self, number: int, arm: int, replicate: int, params: Mapping[str, Any]) -> None:
+        """Makes trial `number`, of which nothing is known, this replicate of this arm."""
         from optuna.trial import TrialState
 
         number_id = self._id_of(number)
@@ -236,7 +238,7 @@ class SweepStudy:
     def _enqueue(self, arm: int, replicate: int, params: Mapping[str, Any]) -> None:
         self._study.enqueue_trial(dict(params), user_attrs=attributes(arm, replicate))
 
-    def _give_arm(self, trial: optuna.trial.Trial) -> None:
+    def _assign_arm(self, trial: optuna.trial.Trial) -> None:
         """Gives a just sampled trial its arm and replicate, and enqueues the other replicates of a new arm.
 
         A point that is enqueued twice becomes one more replicate of its arm: a new seed says more than an equal run.
@@ -270,17 +272,17 @@ class _Arms:
                 self.add(trial.user_attrs["arm"], trial.user_attrs["replicate"], params)
 
     def add(self, arm: int, replicate: int, params: Mapping[str, Any]) -> bool:
-        """False if the arm has that replicate."""
+        """Adds a replicate to an arm. False if the arm has that replicate."""
         self._by_params.setdefault(point_text(params), arm)
         self._params.setdefault(arm, dict(params))
         self._next_arm = max(self._next_arm, arm + 1)
-        known = self._replicates.setdefault(arm, set())
-        is_new = replicate not in known
-        known.add(replicate)
+        replicates = self._replicates.setdefault(arm, set())
+        is_new = replicate not in replicates
+        replicates.add(replicate)
         return is_new
 
     def params(self, arm: int) -> dict[str, Any] | None:
-        """By Optuna's keys; None for an arm that the study does not have."""
+        """The arm's parameters by Optuna's keys; None for an arm that the study does not have."""
         return self._params.get(arm)
 
     def has(self, params: Mapping[str, Any]) -> bool:
@@ -293,7 +295,7 @@ class _Arms:
         arm = self._by_params.get(point_text(params))
         if arm is None:
             arm = self._next_arm
-        searched = (one for one in self._replicates.get(arm, ()) if phase_of_replicate(one) == "search")
+        searched = (number for number in self._replicates.get(arm, ()) if phase_of_replicate(number) == "search")
         replicate = 1 + max(searched, default=-1)
         self.add(arm, replicate, params)
         return arm, replicate
