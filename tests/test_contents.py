@@ -293,13 +293,13 @@ def test_a_run_is_not_continued_with_another_model_task_or_recipe(tmp_path, task
     with pytest.raises(UserError, match=r"evaluation\.tasks: the content of '.*own\.yaml' has changed since 1 trials"):
         provenance.fix_contents(run)
     with pytest.raises(UserError, match=r"has changed since"):
-        provenance.fix_contents(run, left=0)  # the old score would be shown for it
+        provenance.fix_contents(run, num_left=0)  # the old score would be shown for it
     whole = run.folder.read_bytes("contents.json")
     run.folder.write_bytes("contents.json", whole[:40])
     provenance.fix_contents(run)  # damaged: nothing can be compared, and the run goes on
     assert run.folder.read_bytes("contents.json") != whole
     (run.folder.local / "contents.json").unlink()
-    provenance.fix_contents(run, left=0)  # an older run that is done stays done
+    provenance.fix_contents(run, num_left=0)  # an older run that is done stays done
     with pytest.raises(UserError, match=r"training recipe is \d+, was an older one"):
         provenance.fix_contents(run)
 

@@ -1,7 +1,7 @@
 """How far a sweep is: the search, or the look of its confirmation that waits for trials.
 
-Nothing of it is stored: `verdict.looks` finds it anew from the trials that have ended, so every driver and every reader
-of the run folder finds the same.
+The standing is stored nowhere: `verdict.looks` finds it anew from the trials that have ended, so every driver and every
+reader of the run folder finds the same.
 """
 
 from __future__ import annotations
@@ -42,12 +42,14 @@ class Standing:
 
     @property
     def pending(self) -> list[tuple[int, int]]:
-        """The confirmation trials that the current look needs and that have not ended: arm and place. Those of the
-        reference come first: what it shares with an arm is trained once its own trial has begun."""
+        """The confirmation trials that the current look needs and that have not ended: arm and place. The reference's
+        come first: stages that it shares with an arm are trained once its own trial has begun."""
         if self.looks is None:
             return []
         reference = self.looks.reference
-        return [(one.arm, one.place) for one in sorted(self.looks.pending, key=lambda one: one.arm != reference)]
+        return [
+            (trial.arm, trial.place) for trial in sorted(self.looks.pending, key=lambda trial: trial.arm != reference)
+        ]
 
 
 class Confirmation:
@@ -66,9 +68,9 @@ class Confirmation:
             return Standing(search.num_trials(file), search.num_trials(file), None)
         rows = [result.row() for result in results]
         looks = verdict.looks(file, rows, self._items_of)
-        pending = [(one.arm, one.place) for one in looks.pending]
-        known = search.known_trials(file, rows, pending, looks.phase == "search")
-        return Standing(known, _most(file, known, looks), looks)
+        pending = [(trial.arm, trial.place) for trial in looks.pending]
+        num_known = search.known_trials(file, rows, pending, looks.phase == "search")
+        return Standing(num_known, _most_trials(file, num_known, looks), looks)
 
     def _items_of(self, number: int) -> Items | None:
         """A trial's items; None where they cannot be read."""
@@ -93,46 +95,51 @@ class Confirmation:
         return evaluation.asked_averages(self._run.sweep.evaluation)
 
 
-def _most(file: SweepFile, known: int, looks: Looks) -> int:
-    """Trials that the sweep may come to, where `known` are certain."""
+def _most_trials(file: SweepFile, num_known: int, looks: Looks) -> int:
+    """Trials that the sweep may come to, of which `num_known` are certain."""
     confirm = file.example().search.confirm
     if looks.phase == "done" or confirm is None:
-        return known
+        return num_known
     if looks.phase == "search":
-        return max(known, search.most_trials(file))
-    num_open = len({one.arm for one in looks.pending} | {looks.reference})
-    return known + num_open * (confirm.seeds[-1] - confirm.seeds[looks.look])
+        return max(num_known, search.most_trials(file))
+    num_open = len({trial.arm for trial in looks.pending} | {looks.reference})
+    return num_known + num_open * (confirm.seeds[-1] - confirm.seeds[looks.look])
 
 
 MOST_NAMED = 3
 """Arms of a look that are told with their parameters; of more the line that the search is over tells them."""
 
 
-def lines(file: SweepFile, before: Looks | None, now: Looks, rows: Sequence[Mapping[str, Any]]) -> list[str]:
-    """The news since `before`: which arms are confirmed, and what each look has told. `before` is None for the first
-    time that a driver looks; what an earlier driver told is not told again. `rows`: of all trials that have begun."""
+def confirmation_news(
+    file: SweepFile, before: Looks | None, now: Looks, rows: Sequence[Mapping[str, Any]]
+) -> list[str]:
+    """Lines on the news since `before`: which arms are confirmed, and the verdicts of each look.
+
+    `before` is None at a driver's first look; the news that an earlier driver told are left out. `rows`: of all trials
+    that have begun.
+    """
     confirm = file.example().search.confirm
     if confirm is None or now.phase == "search":
         return []
     names = {row["arm"]: f"arm {row['arm']} ({formats.params(params_of(row))})" for row in rows}
     if before is None and now.phase == "confirm" and any(row.get("phase") == "confirm" for row in rows):
-        place = f"look {now.look + 1} of {len(confirm.seeds)}, at {confirm.seeds[now.look]} fresh seeds each"
-        arms = [names[arm] for arm in sorted({one.arm for one in now.pending})]
-        return [f"the confirmation goes on with {place}: {listed(arms)}"]
-    said = []
+        look_name = f"look {now.look + 1} of {len(confirm.seeds)}, at {confirm.seeds[now.look]} fresh seeds each"
+        arms = [names[arm] for arm in sorted({trial.arm for trial in now.pending})]
+        return [f"the confirmation goes on with {look_name}: {listed(arms)}"]
+    news = []
     if confirm.begun is not None and before is not None and before.phase == "search" and before.arms:
-        stay = listed([str(arm) for arm in now.arms])
-        return [f"the added trials have ended; the confirmed arms stay {stay}, which were chosen before"]
+        arms_text = listed([str(arm) for arm in now.arms])
+        return [f"the added trials have ended; the confirmed arms stay {arms_text}, which were chosen before"]
     if before is None or before.phase == "search":
-        said.append(_search_is_over(now, confirm.seeds, names))
+        news.append(_search_end_text(now, confirm.seeds, names))
     decided = now.look if now.phase == "done" else now.look - 1
     if now.verdicts and decided >= 0:
-        place = f"look {decided + 1} of {len(confirm.seeds)} ({confirm.seeds[decided]} seeds)"
-        said.append(f"{place}: {_known(file, now, names)}; {_next(now, confirm.seeds)}")
-    return said
+        look_name = f"look {decided + 1} of {len(confirm.seeds)} ({confirm.seeds[decided]} seeds)"
+        news.append(f"{look_name}: {_verdicts_text(file, now, names)}; {_next_step(now, confirm.seeds)}")
+    return news
 
 
-def _search_is_over(now: Looks, seeds: Sequence[int], names: Mapping[int, str]) -> str:
+def _search_end_text(now: Looks, seeds: Sequence[int], names: Mapping[int, str]) -> str:
     if not now.arms:
         return "the search is over: no arm beside the reference has a score, so none is confirmed"
     arms = listed([names[arm] for arm in now.arms])
@@ -142,30 +149,32 @@ def _search_is_over(now: Looks, seeds: Sequence[int], names: Mapping[int, str]) 
     )
 
 
-def _known(file: SweepFile, now: Looks, names: Mapping[int, str]) -> str:
+def _verdicts_text(file: SweepFile, now: Looks, names: Mapping[int, str]) -> str:
     """`mean/bpb: arm 3 (pretrain.code_ratio 0.6) better -0.050 (-0.080 to -0.020; p 0.004)`, for each objective."""
-    parts = []
+    sentences = []
     for objective in file.example().search.objectives:
-        known = [one for one in now.verdicts if one.metric == objective.metric]
-        named = names if len(known) <= MOST_NAMED else {one.arm: f"arm {one.arm}" for one in known}
-        words = [_told(one, now, named[one.arm]) for one in known]
-        parts.append(f"{objective.metric}: {', '.join(words) or 'not known'}")
-    return "; ".join(parts)
+        verdicts = [arm_verdict for arm_verdict in now.verdicts if arm_verdict.metric == objective.metric]
+        are_many = len(verdicts) > MOST_NAMED
+        labels = {arm_verdict.arm: f"arm {arm_verdict.arm}" for arm_verdict in verdicts} if are_many else names
+        phrases = [_verdict_phrase(arm_verdict, now, labels[arm_verdict.arm]) for arm_verdict in verdicts]
+        sentences.append(f"{objective.metric}: {', '.join(phrases) or 'not known'}")
+    return "; ".join(sentences)
 
 
-def _told(one: verdict.Verdict, now: Looks, name: str) -> str:
-    if not math.isnan(one.difference.value):
-        return f"{name} {one.word} {verdict.difference(one)}"
-    lacking = "it" if now.counted.get(now.reference or 0) else "the reference"
-    return f"{name} {one.word}, since no fresh seed of {lacking} has a score"
+def _verdict_phrase(arm_verdict: verdict.Verdict, now: Looks, label: str) -> str:
+    """The verdict on one arm; if there is no difference to the reference, the one of the two that has no score."""
+    if not math.isnan(arm_verdict.difference.value):
+        return f"{label} {arm_verdict.word} {verdict.difference(arm_verdict)}"
+    without_score = "it" if now.counted.get(now.reference or 0) else "the reference"
+    return f"{label} {arm_verdict.word}, since no fresh seed of {without_score} has a score"
 
 
-def _next(now: Looks, seeds: Sequence[int]) -> str:
+def _next_step(now: Looks, seeds: Sequence[int]) -> str:
     if now.phase == "confirm":
-        more = seeds[now.look] - seeds[now.look - 1]
-        arms = sorted({one.arm for one in now.pending})
-        return f"{more} more seed{'s' * (more > 1)} for {arms_said(arms)}"
-    is_known = all(one.word != "not known" for one in now.verdicts)
+        num_more = seeds[now.look] - seeds[now.look - 1]
+        arms = sorted({trial.arm for trial in now.pending})
+        return f"{num_more} more seed{'s' * (num_more > 1)} for {arms_said(arms)}"
+    is_known = all(arm_verdict.word != "not known" for arm_verdict in now.verdicts)
     if is_known:
         return "every verdict is known"
     return "this was the last look" if now.look + 1 == len(seeds) else "no further look would tell"

@@ -22,7 +22,7 @@ from raycodellm.records import TrialResult
 
 CONFIRM = "search.confirm"
 BEGUN = "search.confirm.begun"
-"""Written by the run itself, so no difference of the user's."""
+"""A key that the run itself writes, so a difference in it is not the user's."""
 MORE = ("search.trials", "search.replicates")
 POINTS = "search.enqueue"
 _LOOKS = "search.confirm.seeds"
@@ -35,10 +35,10 @@ def is_of_search(key: str) -> bool:
     return key in MORE or key.startswith((CONFIRM, POINTS))
 
 
-def why_not_more(saved: SweepFile, file: SweepFile, key: str, begun: Sequence[TrialResult]) -> str | None:
+def why_not_more(saved: SweepFile, file: SweepFile, key: str, trials: Sequence[TrialResult]) -> str | None:
     """Why a run that began with `saved` cannot go on with the value that `file` has at `key`; None where it can.
 
-    `begun`: the trials that have begun, those of a confirmation among them.
+    `trials`: those that have begun, trials of a confirmation among them.
     """
     before, now = saved.example().search, file.example().search
     if key == "search.trials":
@@ -46,8 +46,8 @@ def why_not_more(saved: SweepFile, file: SweepFile, key: str, begun: Sequence[Tr
     if key in MORE:
         return None if now.replicates >= before.replicates else _FEWER
     if key.startswith(POINTS):
-        return _why_not_points(saved, file, [one for one in begun if one.phase == "search"])
-    if not any(one.phase == "confirm" for one in begun):
+        return _why_not_points(saved, file, [trial for trial in trials if trial.phase == "search"])
+    if not any(trial.phase == "confirm" for trial in trials):
         return None
     if key.startswith(_LOOKS) and before.confirm is not None and now.confirm is not None:
         return _why_not_looks(before.confirm.seeds, now.confirm.seeds)
@@ -55,7 +55,7 @@ def why_not_more(saved: SweepFile, file: SweepFile, key: str, begun: Sequence[Tr
 
 
 def _why_not_trials(saved: SweepFile, file: SweepFile) -> str | None:
-    """A grid has as many trials whether its file says so or not; every other file says how many."""
+    """Why the run cannot go on with the number of trials in `file`, which for a grid is its size; None if it can."""
     if file.example().search.sampler == "grid":
         old, new = search.num_arms(saved), search.num_arms(file)
     else:
@@ -63,29 +63,33 @@ def _why_not_trials(saved: SweepFile, file: SweepFile) -> str | None:
     return None if new >= old else _FEWER
 
 
-def _why_not_points(saved: SweepFile, file: SweepFile, begun: Sequence[TrialResult]) -> str | None:
+def _why_not_points(saved: SweepFile, file: SweepFile, trials: Sequence[TrialResult]) -> str | None:
+    """Why the points that `file` adds have no place beside the search's `trials` that have begun; None if they have."""
     old, new = saved.enqueued(), file.enqueued()
     if new[: len(old)] != old:
         return "a continued run may have more points behind those that it has, which stay as they are"
     if file.example().search.sampler == "grid":
         return None
-    added = [point for point in new[len(old) :] if not any(search.is_tried(file, point, one.params) for one in begun)]
+    added = [
+        point for point in new[len(old) :] if not any(search.is_tried(file, point, trial.params) for trial in trials)
+    ]
     replicates = file.example().search.replicates
-    taken = [one for one in begun if not 0 < one.seed - file.example().seed < replicates]
-    needed = max(len(taken), len(search.named_points(saved))) + len(added)
-    if search.num_arms(file) >= needed:
+    point_trials = [trial for trial in trials if not 0 < trial.seed - file.example().seed < replicates]
+    num_needed = max(len(point_trials), len(search.named_points(saved))) + len(added)
+    if search.num_arms(file) >= num_needed:
         return None
     if search.lacking_points(file):
-        return f"the space has {search.num_arms(file)} different points, of which {len(taken)} have begun"
-    return f"{len(taken)} trials have begun and {len(added)} points are added: give search.trials: {needed} or more"
+        return f"the space has {search.num_arms(file)} different points, of which {len(point_trials)} have begun"
+    num_begun = len(point_trials)
+    return f"{num_begun} trials have begun and {len(added)} points are added: give search.trials: {num_needed} or more"
 
 
 def _why_not_looks(old: Sequence[int], new: Sequence[int]) -> str | None:
     """Why looks after `new` seeds cannot follow those after `old` seeds once fresh seeds have been seen."""
-    wanted = list(old)
-    while len(wanted) < len(new):
-        wanted.append(2 * wanted[-1])
-    if list(new) == wanted and len(new) > len(old):
+    expected = list(old)
+    while len(expected) < len(new):
+        expected.append(2 * expected[-1])
+    if list(new) == expected and len(new) > len(old):
         return None
     return f"{_SEEN}: a look can only be added behind the last, at twice its seeds, as in {[*old, 2 * old[-1]]}"
 
@@ -93,24 +97,24 @@ def _why_not_looks(old: Sequence[int], new: Sequence[int]) -> str | None:
 def with_begun(
     saved: SweepFile, file: SweepFile, fresh: Sequence[Mapping[str, Any]], changed: Sequence[str]
 ) -> SweepFile:
-    """The `file` with the plan of its confirmation before fresh seeds were seen (`search.confirm.begun`), where more
-    was asked for since.
+    """The `file` with the plan of its confirmation before fresh seeds were seen (`search.confirm.begun`), if the user
+    has asked for more since.
 
     `fresh`: the rows of the confirmation trials that have begun; `changed`: the keys that differ from `saved`.
     """
-    before = saved.example().search.confirm
+    saved_confirm = saved.example().search.confirm
     tree = copy.deepcopy(file.tree)
-    if before is None or file.example().search.confirm is None:
+    if saved_confirm is None or file.example().search.confirm is None:
         return file
-    begun = None if before.begun is None else before.begun.model_dump(mode="json", exclude_none=True)
-    if begun is None and fresh and changed:
+    plan = None if saved_confirm.begun is None else saved_confirm.begun.model_dump(mode="json", exclude_none=True)
+    if plan is None and fresh and changed:
         complete = [row for row in fresh if row["state"] == "complete"]
-        begun = {"looks": len(before.seeds), "trials": search.num_trials(saved)}
+        plan = {"looks": len(saved_confirm.seeds), "trials": search.num_trials(saved)}
         if complete:
-            begun["metrics"] = list(verdict.family_metrics(complete, saved.example().search.objectives))
+            plan["metrics"] = list(verdict.family_metrics(complete, saved.example().search.objectives))
     tree["search"]["confirm"].pop("begun", None)
-    if begun is not None:
-        tree["search"]["confirm"]["begun"] = begun
+    if plan is not None:
+        tree["search"]["confirm"]["begun"] = plan
     return replace(file, tree=tree)
 
 
@@ -118,12 +122,12 @@ def news(saved: SweepFile, file: SweepFile, has_fresh: bool, changed: Sequence[s
     """Lines on what a run does that is continued with more trials, points, replicates or looks."""
     before, now = saved.example().search, file.example().search
     names = {key: key.rpartition(".")[2] for key in MORE if key in changed}
-    more = [f"{key}: {getattr(before, name)} before, {getattr(now, name)} now" for key, name in names.items()]
+    changes = [f"{key}: {getattr(before, name)} before, {getattr(now, name)} now" for key, name in names.items()]
     if any(key.startswith(POINTS) for key in changed):
         old, new = len(before.enqueue), len(now.enqueue)
-        more.append(f"{POINTS}: {old} points before, {new} now, and the added ones are tried first")
-    lines = [f"{'; '.join(more)}; what has ended stays"] if more else []
-    if more and has_fresh:
+        changes.append(f"{POINTS}: {old} points before, {new} now, and the added ones are tried first")
+    lines = [f"{'; '.join(changes)}; what has ended stays"] if changes else []
+    if changes and has_fresh:
         lines.append(
             "search.confirm: the arms that get fresh seeds were chosen before; of the added trials none is confirmed"
         )

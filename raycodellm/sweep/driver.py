@@ -37,8 +37,8 @@ def sighting(snapshot: Snapshot, at: float, elapsed: float) -> Sighting:
 
     `at`: Unix seconds; `elapsed`: seconds since the driver began.
     """
-    told = replace(snapshot, ended={}, chains={}, notes=(), busy_seconds={})
-    return Sighting(at, elapsed, told)
+    brief = replace(snapshot, ended={}, chains={}, notes=(), busy_seconds={})
+    return Sighting(at, elapsed, brief)
 
 
 def running_driver(run: Run) -> Driver | None:
@@ -49,11 +49,13 @@ def running_driver(run: Run) -> Driver | None:
 def driver_of(folder: Folder) -> Driver | None:
     """The driver that owns the run folder; None for none, or for one that is known to have ended."""
     owner = Owner(folder)
-    found = owner.read()
-    if found is None or owner.may_take_up(found):
+    content = owner.read()
+    if content is None or owner.may_take_up(content):
         return None
     try:
-        seen = from_json(Sighting, found["sighting"], f"{folder}/{OWNER}") if found.get("sighting") else None
-    except DamagedFile:  # of another version: how the sweep stands is told by its trials alone
-        seen = None
-    return Driver(str(found["holder"]), seen)
+        last_sighting = (
+            from_json(Sighting, content["sighting"], f"{folder}/{OWNER}") if content.get("sighting") else None
+        )
+    except DamagedFile:  # of another version: only the trials tell how the sweep stands
+        last_sighting = None
+    return Driver(str(content["holder"]), last_sighting)

@@ -1,4 +1,4 @@
-"""Early stopping of a sweep's trials: what each brings to the comparisons, and what a stopped one has consumed."""
+"""Early stopping of a sweep's trials: a trial's part in comparisons, and the stages that a stopped trial consumed."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ logger = logging.getLogger(__name__)
 
 
 def begin(run: Run, dispatcher: DispatcherHandle, say: Callable[[str], Any]) -> None:
-    """Tells the dispatcher what earlier drivers have compared; nothing in a sweep without early stopping."""
+    """Tells the dispatcher the comparisons of earlier drivers. Does nothing in a sweep without early stopping."""
     import ray
 
     early = run.sweep.search.early_stopping
@@ -30,7 +30,8 @@ def begin(run: Run, dispatcher: DispatcherHandle, say: Callable[[str], Any]) -> 
 
 
 def contender_of(run: Run, result: TrialResult, chain: Chain) -> Contender | None:
-    """The trial as early stopping sees it; None in a sweep without it. Reads the rungs that its stage has reached."""
+    """The trial as early stopping sees it, with the rungs that its stage has reached, which are read from the storage;
+    None in a sweep without early stopping."""
     early = run.sweep.search.early_stopping
     job = next((job for job in chain.stages if job.rungs), None)
     if early is None or job is None:
@@ -59,31 +60,33 @@ def earlier_comparisons(run: Run, say: Callable[[str], Any]) -> tuple[list[Rung]
 
     A trial that has not ended, or failed without them, has its comparisons in a file of their own.
     """
-    made: list[Rung] = []
+    comparisons: list[Rung] = []
     stopped: dict[int, int] = {}
     for number, files in run.at_start.items():
         result = files.result
         if result is not None and (result.rungs or result.state in ("complete", "pruned")):
-            made += result.rungs
+            comparisons += result.rungs
             if result.state == "pruned" and result.stopped_by is None:
                 stopped.setdefault(result.arm, number)
         else:
-            made += storage_files.attempt(partial(storage_files.read_rungs, run.trial_folder(number)), say, ())
-    return made, stopped
+            comparisons += storage_files.attempt(partial(storage_files.read_rungs, run.trial_folder(number)), say, ())
+    return comparisons, stopped
 
 
 def consumed(chain: Chain, outcome: TrialOutcome) -> list[StageRecord]:
-    """The records of the stages that a trial consumed. Of a trial that was stopped early: those before the stage of
-    its last comparison, and that stage until there. Of a trial that failed: the stage that failed until where it kept
-    its record last, be it for other stages of its trunk."""
+    """The records of the stages that a trial consumed. If the trial was stopped early: the stages before that of its
+    last comparison, and that stage up to the comparison. If the trial failed: the finished stages, and the one that
+    failed up to its last kept record, be it kept for other stages of its trunk."""
     records: list[StageRecord] = []
     stopped_at = outcome.rungs[-1] if outcome.is_pruned and outcome.stopped_by is None else None
     for job in chain.stages:
-        whole = outcome.outcomes.get(job.key)
+        record = outcome.outcomes.get(job.key)
         is_last = stopped_at is not None and job.key == stopped_at.stage
-        if (outcome.is_pruned and is_last) or (whole is None and (outcome.is_pruned or outcome.error)):
-            part = stage_store.stopped_record(job, stopped_at.step if is_last and stopped_at else None) or whole
-            return [*records, *([part] if part is not None else [])]
-        if whole is not None:
-            records.append(whole)
+        if (outcome.is_pruned and is_last) or (record is None and (outcome.is_pruned or outcome.error)):
+            partial_record = (
+                stage_store.stopped_record(job, stopped_at.step if is_last and stopped_at else None) or record
+            )
+            return [*records, *([partial_record] if partial_record is not None else [])]
+        if record is not None:
+            records.append(record)
     return records

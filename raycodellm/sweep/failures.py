@@ -27,11 +27,11 @@ def too_many_failed(results: Sequence[TrialResult], max_failed: int | None, num_
     failed = [result for result in results if result.state == "failed"]
     if max_failed is None or len(failed) <= max_failed or num_left <= 0:
         return ""
-    cause, number = _commonest_cause([result.error or "no cause is known" for result in failed])
+    cause, num_alike = _commonest_cause([result.error or "no cause is known" for result in failed])
+    names = _trial_names([trial.number for trial in failed])
     return (
-        f"search.max_failed: {max_failed}, and {len(failed)} trials failed ({_names([one.number for one in failed])}), "
-        f"so no further trial begins; the commonest cause, of {number} of them: {cause}; remove it, then continue with "
-        "--retry-failed"
+        f"search.max_failed: {max_failed}, and {len(failed)} trials failed ({names}), so no further trial begins; the "
+        f"commonest cause, of {num_alike} of them: {cause}; remove it, then continue with --retry-failed"
     )
 
 
@@ -39,13 +39,13 @@ def _commonest_cause(causes: Sequence[str]) -> tuple[str, int]:
     """The first example of the commonest cause, and how many there are like it, whatever numbers they name."""
     first_lines = [(cause.strip().splitlines() or [""])[0] for cause in causes]
     alike = [re.sub(r"\b[0-9a-f]*\d[0-9a-f]*\b", "#", line) for line in first_lines]
-    kind, number = Counter(alike).most_common(1)[0]
-    return first_lines[alike.index(kind)], number
+    commonest, num_alike = Counter(alike).most_common(1)[0]
+    return first_lines[alike.index(commonest)], num_alike
 
 
-def _names(numbers: Sequence[int]) -> str:
-    more = len(numbers) - _MOST_NAMED
-    return ", ".join(map(trial_name, numbers[:_MOST_NAMED])) + (f" and {more} more" if more > 0 else "")
+def _trial_names(numbers: Sequence[int]) -> str:
+    num_unnamed = len(numbers) - _MOST_NAMED
+    return ", ".join(map(trial_name, numbers[:_MOST_NAMED])) + (f" and {num_unnamed} more" if num_unnamed > 0 else "")
 
 
 def reopen_failed(run: Run, say: Callable[[str], Any]) -> set[int]:
@@ -61,25 +61,24 @@ def reopen_failed(run: Run, say: Callable[[str], Any]) -> set[int]:
     reopened = [result.number for result in failed if result.number not in final]
     for number in reopened:
         _keep_as_evidence(run, number)
-    for why in dict.fromkeys(final.values()):
-        say(
-            f"--retry-failed: {_said([number for number in final if final[number] == why], 'stay')} failed, since {why}"
-        )
+    for reason in dict.fromkeys(final.values()):
+        numbers = [number for number in final if final[number] == reason]
+        say(f"--retry-failed: {_clause(numbers, 'stay')} failed, since {reason}")
     if reopened:
-        say(f"--retry-failed: {_said(reopened, 'run')} again under the same number, from the finished stages")
-        vars(run).pop("at_start", None)  # what has been read is so no more
+        say(f"--retry-failed: {_clause(reopened, 'run')} again under the same number, from the finished stages")
+        vars(run).pop("at_start", None)  # the folders have changed since they were read
     elif not failed:
         say("--retry-failed: no trial has failed")
     return set(reopened)
 
 
 def why_final(file: SweepFile, results: Sequence[TrialResult], looks: Looks) -> dict[int, str]:
-    """The failed trials that are not run again, with the reason: whether they are may not be chosen by someone who has
-    seen the fresh seeds that they would be compared with."""
+    """The failed trials that are not run again, with the reason. Nobody who has seen the fresh seeds that a trial would
+    be compared with may choose to run it again."""
     confirm = file.example().search.confirm
     if confirm is None:
         return {}
-    has_seen = any(one.phase == "confirm" and one.arm != looks.reference for one in results)
+    has_seen = any(trial.phase == "confirm" and trial.arm != looks.reference for trial in results)
     num_decided = confirm.seeds[looks.num_decided - 1] if looks.num_decided else 0
     if looks.phase == "done":
         num_decided = confirm.seeds[-1]
@@ -95,11 +94,11 @@ def why_final(file: SweepFile, results: Sequence[TrialResult], looks: Looks) -> 
     return final
 
 
-def _said(numbers: Sequence[int], verb: str) -> str:
+def _clause(numbers: Sequence[int], verb: str) -> str:
     """`trial 0001 is run`, `trials 0001, 0004 are run`, `trial 0001 stays`, `trials 0001, 0004 stay`."""
     is_one = len(numbers) == 1
     words = {"run": ("is run", "are run"), "stay": ("stays", "stay")}[verb]
-    return f"trial{'' if is_one else 's'} {_names(numbers)} {words[not is_one]}"
+    return f"trial{'' if is_one else 's'} {_trial_names(numbers)} {words[not is_one]}"
 
 
 def _keep_as_evidence(run: Run, number: int) -> None:

@@ -68,13 +68,12 @@ class Run:
         return retrying.patiently(self._read_trials, "the trials' folders")
 
     def _read_trials(self) -> dict[int, TrialFiles]:
-        """The trials' folders. Raises `OSError` where the storage does not answer: no trial may seem not to have ended
-        for that."""
-        found = read_trials(self.folder, self.sweep.search.objectives)
-        for fault in (fault for files in found.values() for fault in files.faults):
+        """The trials' folders. Raises `OSError` if the storage does not answer: else an ended trial might seem open."""
+        by_number = read_trials(self.folder, self.sweep.search.objectives)
+        for fault in (fault for files in by_number.values() for fault in files.faults):
             if isinstance(fault, OSError) and retrying.is_passing(fault):
                 raise fault
-        return found
+        return by_number
 
     @property
     def num_ended_at_start(self) -> int:

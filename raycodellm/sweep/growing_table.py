@@ -16,13 +16,13 @@ _MOST_ROWS = 500
 
 
 class GrowingTable:
-    """Makes the table again and again while trials begin and end. Each trial that has ended is made a row of once."""
+    """Makes the table again and again while trials begin and end. The row of a trial that has ended is made once."""
 
     def __init__(self) -> None:
         self._in_table: dict[int, TrialResult] = {}
         """The trials that have ended and have their row in `_ended`."""
         self._ended: list[pa.Table] = []
-        """At most one table: their rows, in the order in which they ended."""
+        """At most one table: the rows of the trials `_in_table`, in the order in which they ended."""
 
     def of(self, results: Sequence[TrialResult]) -> pa.Table:
         """The table of these trials, in their order: a row for each, a column for whatever one of them has."""
@@ -35,18 +35,20 @@ class GrowingTable:
             return table_of([result.row() for result in results])
 
     def _joined(self, results: Sequence[TrialResult]) -> pa.Table:
-        new = [one for one in results if one.state in ENDED and self._in_table.get(one.number) is not one]
-        if any(one.number in self._in_table for one in new):  # a trial that had ended has ended otherwise
+        new_results = [
+            trial for trial in results if trial.state in ENDED and self._in_table.get(trial.number) is not trial
+        ]
+        if any(trial.number in self._in_table for trial in new_results):  # an ended trial has another result now
             self._in_table, self._ended = {}, []
-            new = [one for one in results if one.state in ENDED]
-        batches = [new[place : place + _MOST_ROWS] for place in range(0, len(new), _MOST_ROWS)]
+            new_results = [trial for trial in results if trial.state in ENDED]
+        batches = [new_results[start : start + _MOST_ROWS] for start in range(0, len(new_results), _MOST_ROWS)]
         for batch in batches:
             self._ended = [_concatenated([*self._ended, table_of([result.row() for result in batch])])]
             self._in_table |= {result.number: result for result in batch}
         open_rows = [result.row() for result in open_trials(results)]
-        parts = [*self._ended, *([table_of(open_rows)] if open_rows else [])]
+        tables = [*self._ended, *([table_of(open_rows)] if open_rows else [])]
         numbers = [*self._in_table, *(row["number"] for row in open_rows)]
-        table = _concatenated(parts)
+        table = _concatenated(tables)
         order = sorted(range(len(numbers)), key=numbers.__getitem__)
         return table if order == list(range(len(numbers))) else table.take(order)
 

@@ -35,7 +35,7 @@ def _read_files(folder: Folder) -> tuple[bytes | None, dict[str, bytes]]:
     names = (folder / PARTS).list()
     with ThreadPoolExecutor(_READERS) as pool:  # each read waits for the network
         parts = list(pool.map(lambda name: _read(folder / PARTS, name), names))
-    # After the parts: what is merged meanwhile is in the file then.
+    # Read after the parts: a part that is merged meanwhile is in the file then.
     journal = _read(folder, JOURNAL)
     return journal, {name: part for name, part in zip(names, parts, strict=True) if part}
 
@@ -53,8 +53,8 @@ def joined(journal: bytes, parts: Mapping[str, bytes]) -> bytes:
     Where two drivers wrote a part at the same place, the part of the later driver counts.
     """
     pieces, length, checksum = [journal], len(journal), zlib.crc32(journal)
-    while places := [name for name, part in parts.items() if part and name.startswith(_place(length, checksum))]:
-        piece = parts[max(places)]
+    while names := [name for name, part in parts.items() if part and name.startswith(_place(length, checksum))]:
+        piece = parts[max(names)]
         pieces.append(piece)
         length, checksum = length + len(piece), zlib.crc32(piece, checksum)
     return b"".join(pieces)
@@ -83,8 +83,8 @@ class JournalCopy:
         if journal is None and not parts:
             self._journal.unlink(missing_ok=True)  # of an earlier run at the same address
             return
-        found = joined(journal or b"", parts)
-        lines = found[: found.rfind(b"\n") + 1]
+        content = joined(journal or b"", parts)
+        lines = content[: content.rfind(b"\n") + 1]
         self._journal.parent.mkdir(parents=True, exist_ok=True)
         self._journal.write_bytes(lines)
         self._must_merge = lines != journal or bool(parts)

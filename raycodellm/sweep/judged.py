@@ -31,10 +31,10 @@ def judged(run: Run, standing: Standing) -> Judged:
 
     A run counts as judged if its `verdict.json` says that all is done and every trial that has ended was counted.
     """
-    written = storage_files.attempt(lambda: _written(run), logger.warning) or {}
+    document = storage_files.attempt(lambda: _written(run), logger.warning) or {}
     num_ended = sum(result.state in ENDED for result in run.results_at_start)
     looks = standing.looks
-    return compare(run.file, written, num_ended, looks.phase if looks is not None else "done")
+    return compare(run.file, document, num_ended, looks.phase if looks is not None else "done")
 
 
 def compare(file: SweepFile, written: dict[str, Any], num_ended: int, phase: str) -> Judged:
@@ -43,23 +43,23 @@ def compare(file: SweepFile, written: dict[str, Any], num_ended: int, phase: str
     is_judged = written.get("phase") == "done" and written.get("num_ended") == num_ended
     if confirm is None or not is_judged or written.get("looks") != list(confirm.seeds):
         return Judged("", False)
-    old = written.get("rules")
-    by = "the rules of an older version" if old is None else f"version {old} of the rules"
-    if old == verdict.RULES:
+    written_rules = written.get("rules")
+    old_rules = "the rules of an older version" if written_rules is None else f"version {written_rules} of the rules"
+    if written_rules == verdict.RULES:
         return Judged("", False)
-    new = f"version {verdict.RULES}"
+    new_rules = f"version {verdict.RULES}"
     if phase != "confirm":
-        return Judged(f"the verdict of this run was given by {by}; it is worked out anew by {new}", False)
+        return Judged(f"the verdict of this run was given by {old_rules}; it is worked out anew by {new_rules}", False)
     return Judged(
-        f"the verdict of this finished run was given by {by}; {new} would ask for more fresh seeds, and none is "
-        f"trained; to have them trained, delete {WRITTEN} of the run folder",
+        f"the verdict of this finished run was given by {old_rules}; {new_rules} would ask for more fresh seeds, and "
+        f"none is trained; to have them trained, delete {WRITTEN} of the run folder",
         True,
     )
 
 
-def stays_judged(known: Judged, run: Run) -> bool:
+def stays_judged(judgement: Judged, run: Run) -> bool:
     """True if nothing is to be trained since the run was judged. False where a trial was opened again."""
-    return known.is_kept and all(result.state in ENDED for result in run.results_at_start)
+    return judgement.is_kept and all(result.state in ENDED for result in run.results_at_start)
 
 
 def _written(run: Run) -> dict[str, Any]:

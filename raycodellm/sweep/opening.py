@@ -24,10 +24,10 @@ logger = logging.getLogger(__name__)
 
 _NEW_NAME = "give the sweep a new name: stages and evaluated tasks are taken from this storage"
 _NEW_SEED = "give the sweep a new name and another seed"
-_KEYS = ("evaluation.tasks", "evaluation.suites", "evaluation.leave_out")
+_TASK_KEYS = ("evaluation.tasks", "evaluation.suites", "evaluation.leave_out")
 _JUDGE = "evaluation.judge"
 """Given later, it adds the task whose answers a judge compares."""
-_ASKING = tuple(
+_JUDGE_ANSWER_KEYS = tuple(
     f"{_JUDGE}.{key}"
     for key in ("base_url", "model", "key_variable", "verdict_tokens", "concurrency", "requests_per_minute")
 )
@@ -60,33 +60,32 @@ def open_run(file: SweepFile, storage: Folder, say: Say = logger.warning) -> Run
 def _refuse(run: Run, saved: SweepFile, changed: Sequence[tuple[str, Any, Any]]) -> None:
     """Raises `UserError` by the first of the `changed` keys whose value of the `saved` file has to stay."""
     keys = [key for key, _, _ in changed]
-    why = {key: found for key in keys if (found := _why_refused(run, saved, key)) is not None}
-    if not why:
-        if any(are_tasks_alone([key]) for key in keys):
+    reasons = {key: reason for key in keys if (reason := _why_refused(run, saved, key)) is not None}
+    if not reasons:
+        if any(are_only_tasks([key]) for key in keys):
             require_models(run)
         return
-    key, old, new = next(one for one in changed if one[0] in why)
-    others = [one for one in why if one != key]
-    more = f" (and {len(others)} more: {', '.join(others)})" if others else ""
+    key, saved_value, new_value = next(difference for difference in changed if difference[0] in reasons)
+    other_keys = [other for other in reasons if other != key]
+    further = f" (and {len(other_keys)} more: {', '.join(other_keys)})" if other_keys else ""
     hint = f"put the old value back, or give the sweep a new name or another --storage ({run.folder.uri}); under a new "
     hint += "name here it takes over all stages that are the same"
-    if why[key]:
-        hint = (
-            f"{why[key]}; put the old value back, or {_NEW_SEED if key.startswith(continuing.CONFIRM) else _NEW_NAME}"
-        )
+    if reasons[key]:
+        new_name = _NEW_SEED if key.startswith(continuing.CONFIRM) else _NEW_NAME
+        hint = f"{reasons[key]}; put the old value back, or {new_name}"
     if key == continuing.POINTS:  # two lists of points would hide the reason
-        old, new = (f"{len(points or ())} points" for points in (old, new))
+        saved_text, new_text = (f"{len(points or ())} points" for points in (saved_value, new_value))
     else:
-        old, new = repr(old), repr(new)
-    raise UserError(f"{key}: this run began with {old}, found {new}{more}; {hint}")
+        saved_text, new_text = repr(saved_value), repr(new_value)
+    raise UserError(f"{key}: this run began with {saved_text}, found {new_text}{further}; {hint}")
 
 
 def _why_refused(run: Run, saved: SweepFile, key: str) -> str | None:
-    """Why the run cannot go on with another value of the `key` than that of the `saved` file, empty where a run never
-    can; None where it can."""
+    """Why the run cannot go on with another value of the `key` than that of the `saved` file. Empty if no run can; None
+    if this one can."""
     if continuing.is_of_search(key):
         return continuing.why_not_more(saved, run.file, key, run.results_at_start)
-    if not are_tasks_alone([key]):
+    if not are_only_tasks([key]):
         return ""
     return why_not_added(saved, run.file, {task for result in _complete(run) for task in result.tasks})
 
@@ -96,28 +95,32 @@ def changed_keys(old: Any, new: Any, path: str = "") -> list[tuple[str, Any, Any
     told, `evaluation.batch_size` what fits into memory, most of `evaluation.judge` who compares answers, `search.pairs`
     which scores are compared, and `search.max_failed` and `budget` when the sweep stops, so these may differ."""
     free = ("scaling", "tracking", "budget", "evaluation.batch_size", "search.pairs", "search.max_failed")
-    if path in (*free, *_ASKING, f"{_JUDGE}.timeout_seconds", continuing.BEGUN):
+    if path in (*free, *_JUDGE_ANSWER_KEYS, f"{_JUDGE}.timeout_seconds", continuing.BEGUN):
         return []
     if path.endswith(".deepspeed_config"):  # DeepSpeed's settings that change no number may differ too
-        old, new = (identity.numeric_settings(found or {}) for found in (old, new))
+        old, new = (identity.numeric_settings(settings or {}) for settings in (old, new))
     if isinstance(old, dict) and isinstance(new, dict):
         keys = [*new, *(key for key in old if key not in new)]
         return [
-            found for key in keys for found in changed_keys(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
+            difference
+            for key in keys
+            for difference in changed_keys(old.get(key), new.get(key), f"{path}.{key}".lstrip("."))
         ]
     if isinstance(old, list) and isinstance(new, list) and len(old) == len(new):
-        parts = zip(old, new, strict=True)
+        pairs = zip(old, new, strict=True)
         return [
-            found
-            for place, (a, b) in enumerate(parts)
-            for found in changed_keys(a, b, f"{path}.{b['name'] if isinstance(b, dict) and 'name' in b else place}")
+            difference
+            for index, (a, b) in enumerate(pairs)
+            for difference in changed_keys(
+                a, b, f"{path}.{b['name'] if isinstance(b, dict) and 'name' in b else index}"
+            )
         ]
     return [] if old == new else [(path, old, new)]
 
 
-def are_tasks_alone(changed: Sequence[str]) -> bool:
+def are_only_tasks(changed: Sequence[str]) -> bool:
     """True if the keys that differ say nothing but which tasks the models are evaluated on."""
-    return all(key.startswith(_KEYS) or key == _JUDGE for key in changed)
+    return all(key.startswith(_TASK_KEYS) or key == _JUDGE for key in changed)
 
 
 def why_not_added(saved: SweepFile, file: SweepFile, scored: Collection[str] = ()) -> str | None:
@@ -125,37 +128,37 @@ def why_not_added(saved: SweepFile, file: SweepFile, scored: Collection[str] = (
 
     `scored`: the tasks of the trials that are complete. A task of which none has a score may go again.
     """
-    if any(parameter.name.startswith(_KEYS) for parameter in (*saved.parameters, *file.parameters)):
+    if any(parameter.name.startswith(_TASK_KEYS) for parameter in (*saved.parameters, *file.parameters)):
         return "the tasks are searched"
-    before, now = saved.example(), file.example()
-    asked = evaluation.asked_tasks(now.evaluation)
-    gone = [task for task in evaluation.asked_tasks(before.evaluation) if task not in asked]
-    gone = [task for task in gone if task in scored or not scored]
-    if gone:
-        return f"{gone[0]} is gone, and tasks can only be added"
-    if tokens.asks_for_items(now):
+    saved_sweep, sweep_now = saved.example(), file.example()
+    asked_tasks = evaluation.asked_tasks(sweep_now.evaluation)
+    removed = [task for task in evaluation.asked_tasks(saved_sweep.evaluation) if task not in asked_tasks]
+    removed = [task for task in removed if task in scored or not scored]
+    if removed:
+        return f"{removed[0]} is gone, and tasks can only be added"
+    if tokens.asks_for_items(sweep_now):
         return (
             "cleaning.decontaminate takes the tasks' items out of the training data, so other tasks need other models"
         )
-    averages = [evaluation.asked_averages(sweep.evaluation) for sweep in (before, now)]
-    asked_of = [("search.objective", one.metric) for one in now.search.objectives]
-    asked_of += [("search.constraints", one.metric) for one in now.search.constraints]
-    for key, metric in asked_of:
-        old, new = (found.get(metric) for found in averages)
+    averages = [evaluation.asked_averages(sweep.evaluation) for sweep in (saved_sweep, sweep_now)]
+    metrics = [("search.objective", objective.metric) for objective in sweep_now.search.objectives]
+    metrics += [("search.constraints", constraint.metric) for constraint in sweep_now.search.constraints]
+    for key, metric in metrics:
+        old, new = (tasks_of.get(metric) for tasks_of in averages)
         if metric.rpartition("/")[0] == evaluation.MEAN or old != new:
             return f"{key} {metric} is a mean over the tasks"
     return None
 
 
 def lacking_tasks(run: Run) -> dict[int, list[str]]:
-    """The complete trials that lack a task of the sweep file, by number, with what they lack. Trials that an older
-    version evaluated have no list of tasks, and are left out."""
-    if any(parameter.name.startswith(_KEYS) for parameter in run.file.parameters):
+    """Maps each complete trial that lacks tasks of the sweep file to these tasks. Trials that an older version
+    evaluated have no list of tasks, and are left out."""
+    if any(parameter.name.startswith(_TASK_KEYS) for parameter in run.file.parameters):
         return {}  # each trial has tasks of its own
-    asked = evaluation.asked_tasks(run.sweep.evaluation)
-    known = [result for result in _complete(run) if result.tasks]
-    lacking = {result.number: [task for task in asked if task not in result.tasks] for result in known}
-    return {number: missing for number, missing in lacking.items() if missing}
+    asked_tasks = evaluation.asked_tasks(run.sweep.evaluation)
+    results = [result for result in _complete(run) if result.tasks]
+    missing_tasks = {result.number: [task for task in asked_tasks if task not in result.tasks] for result in results}
+    return {number: tasks for number, tasks in missing_tasks.items() if tasks}
 
 
 def _complete(run: Run) -> list[TrialResult]:
@@ -166,25 +169,27 @@ def _complete(run: Run) -> list[TrialResult]:
 def require_models(run: Run) -> None:
     """Raises `UserError` where the model of a complete trial cannot be evaluated on another task."""
     for result in _complete(run):
-        if result.model:  # given: `fix_contents` finds that it is gone or has changed
+        if result.model:  # a given model: `fix_contents` finds that it is gone or has changed
             continue
-        last = run.storage / "stages" / result.stages[-1] if result.stages else None
-        why = "was evaluated by an older version" if not result.tasks else ""
-        if last is None or finished.finished_stage(last) is None:
-            why = f"has no model in the storage any more ({last})"
-        if why:
+        last_stage = run.storage / "stages" / result.stages[-1] if result.stages else None
+        reason = "was evaluated by an older version" if not result.tasks else ""
+        if last_stage is None or finished.finished_stage(last_stage) is None:
+            reason = f"has no model in the storage any more ({last_stage})"
+        if reason:
             raise UserError(
-                f"evaluation.tasks: no task can be added to this run, since trial {result.number} {why}; {_NEW_NAME}"
+                f"evaluation.tasks: no task can be added to this run, since trial {result.number} {reason}; {_NEW_NAME}"
             )
 
 
 def reopen_lacking(run: Run, say: Callable[[str], Any]) -> set[int]:
     """Opens the complete trials that lack a task of the sweep file again; returns their numbers."""
-    lacking = lacking_tasks(run)
-    for number in lacking:
+    missing_tasks = lacking_tasks(run)
+    for number in missing_tasks:
         keep_aside(run.trial_folder(number), BEFORE_ADDED)
-    if lacking:
-        tasks = ", ".join(dict.fromkeys(task for missing in lacking.values() for task in missing))
-        say(f"evaluation: {tasks} added; the {len(lacking)} trials that had ended are evaluated on what they lack")
-        vars(run).pop("at_start")  # what has been read is so no more
-    return {*lacking}
+    if missing_tasks:
+        tasks = ", ".join(dict.fromkeys(task for task_names in missing_tasks.values() for task in task_names))
+        say(
+            f"evaluation: {tasks} added; the {len(missing_tasks)} trials that had ended are evaluated on what they lack"
+        )
+        vars(run).pop("at_start")  # the folders have changed since they were read
+    return {*missing_tasks}

@@ -102,25 +102,27 @@ class Owner(Lease):
         self._failed_at = -math.inf
         """Time of the last look that failed, by `clock`."""
         self._file = conditional_file(folder, self.name)
-        self._read: Seen | None = None
+        self._version: Seen | None = None
         """The file as it was last read or written, on a storage with conditional writes."""
         self.sighting: Any = None
         """The sweep as its driver last saw it, a record; told to whoever reads the file."""
 
     def claim(self, say: Callable[[str], None]) -> None:
         """Takes the run folder. Raises UserError naming the driver that has it; `say` is told of a wait."""
-        first = self.read()
-        before = (first or {}).get("generation")
-        self.generation = 1 + before if isinstance(before, int) else 1
-        said = False
-        while (other := self.take()) is not None:
-            found = self.read() or {}
-            if self.runs_here(found) or (first is not None and found.get("beats") != first.get("beats")):
-                raise UserError(f"{self._folder}: the sweep is being run by {other}; wait for it or stop it")
-            if not said:
-                say(f"{other} began this sweep; looking for up to {self.stale_seconds:.0f} s whether it still runs")
-                said = True
-            first = first or found
+        first_content = self.read()
+        last_generation = (first_content or {}).get("generation")
+        self.generation = 1 + last_generation if isinstance(last_generation, int) else 1
+        has_said = False
+        while (holder := self.take()) is not None:
+            content = self.read() or {}
+            if self.runs_here(content) or (
+                first_content is not None and content.get("beats") != first_content.get("beats")
+            ):
+                raise UserError(f"{self._folder}: the sweep is being run by {holder}; wait for it or stop it")
+            if not has_said:
+                say(f"{holder} began this sweep; looking for up to {self.stale_seconds:.0f} s whether it still runs")
+                has_said = True
+            first_content = first_content or content
             self._sleep(self.heartbeat.look)
 
     def beat(self) -> None:
@@ -140,10 +142,10 @@ class Owner(Lease):
         """Looks whether another driver has taken the run folder over, and whether somebody asks this one to stop."""
         with self._lock:
             began = self._clock(), time.time()
-            found = self.read()
-            self._looked_at = began  # what was read may be as old as the question
-            self.usurper = str(found["holder"]) if found is not None and found["token"] != self.token else None
-            self.is_asked_to_stop |= found is not None and self.usurper is None and found.get(STOP) == ASKED
+            content = self.read()
+            self._looked_at = began  # the content may be as old as the beginning of its reading
+            self.usurper = str(content["holder"]) if content is not None and content["token"] != self.token else None
+            self.is_asked_to_stop |= content is not None and self.usurper is None and content.get(STOP) == ASKED
 
     def owns(self) -> bool:
         """True if no other driver has taken the run folder over. Looks when the last look is two beats old: a beat may
@@ -171,39 +173,39 @@ class Owner(Lease):
         now = self._clock(), time.time()
         return max(a - b for a, b in zip(now, self._looked_at, strict=True)) > 2 * self.beat_seconds
 
-    def ask_to_stop(self, found: Mapping[str, Any]) -> dict[str, Any]:
-        """Writes into the file, which was just read as `found`, that its driver should stop; returns what it holds
-        then. Where the driver was faster, it is asked at the next look."""
-        asked = {**found, STOP: ASKED}
+    def ask_to_stop(self, content: Mapping[str, Any]) -> dict[str, Any]:
+        """Writes into the file, whose `content` was just read, that its driver should stop; returns the file's new
+        content. If the driver wrote meanwhile, it is asked at the next look."""
+        request = {**content, STOP: ASKED}
         try:
-            self._put(asked)
+            self._put(request)
         except Changed:
-            return dict(found)
-        return asked
+            return dict(content)
+        return request
 
     def take(self) -> str | None:
-        """As `Lease.take`; of two that take the run folder in the same instant one is refused."""
+        """As `Lease.take`; of two drivers that take the run folder in the same instant one is refused."""
         try:
             return super().take()
         except Changed:
-            found = self.read()  # its own, where the answer to its first try was lost
-            return None if found is None or found["token"] == self.token else str(found["holder"])
+            content = self.read()  # this driver's own, if the answer to its first try was lost
+            return None if content is None or content["token"] == self.token else str(content["holder"])
 
     def give_back(self) -> None:
         """Removes the file, unless another driver has it. On a storage with conditional writes a last beat comes first:
         after it nobody may take the run folder before the file is gone."""
         with self._lock, contextlib.suppress(OSError, Changed):  # the lease then becomes stale
-            found = self.read()
-            if found is not None and found["token"] == self.token:
+            content = self.read()
+            if content is not None and content["token"] == self.token:
                 if self._file is not None:
-                    self._put({**found, "beats": self._beats + 1})
+                    self._put({**content, "beats": self._beats + 1})
                 self._folder.delete(self.name)
 
     def read(self) -> dict[str, Any] | None:
         if self._file is not None:
             try:
-                self._read = self._file.read()
-                return _content(self._read)
+                self._version = self._file.read()
+                return _parsed(self._version)
             except Unavailable as error:
                 self._go_without_conditions(error)
         return super().read()
@@ -211,7 +213,7 @@ class Owner(Lease):
     def _put(self, content: dict[str, Any]) -> None:
         if self._file is not None:
             try:
-                self._read = self._file.write((json.dumps(content, indent=1) + "\n").encode(), self._read)
+                self._version = self._file.write((json.dumps(content, indent=1) + "\n").encode(), self._version)
                 return
             except Unavailable as error:
                 self._go_without_conditions(error)
@@ -228,29 +230,29 @@ class Owner(Lease):
 
     def own_content(self) -> dict[str, Any]:
         """The file's content, without the number of beats."""
-        of_process = {"machine": self.machine, "pid": os.getpid(), "created": self.created}
-        stop = {STOP: HEARD} if self.is_asked_to_stop else {}
-        times = {"generation": self.generation, "stale_seconds": self.stale_seconds}
-        seen = {} if self.sighting is None else {"sighting": as_json(self.sighting)}
-        return {**super().own_content(), **of_process, **times, **stop, **seen}
+        process = {"machine": self.machine, "pid": os.getpid(), "created": self.created}
+        stop_answer = {STOP: HEARD} if self.is_asked_to_stop else {}
+        timing = {"generation": self.generation, "stale_seconds": self.stale_seconds}
+        sighting = {} if self.sighting is None else {"sighting": as_json(self.sighting)}
+        return {**super().own_content(), **process, **timing, **stop_answer, **sighting}
 
-    def silence_seconds(self, found: Mapping[str, Any] | None) -> float:
-        told = (found or {}).get("stale_seconds")
-        return max(self.stale_seconds, told) if isinstance(told, float) else self.stale_seconds
+    def silence_seconds(self, content: Mapping[str, Any] | None) -> float:
+        stale_seconds = (content or {}).get("stale_seconds")
+        return max(self.stale_seconds, stale_seconds) if isinstance(stale_seconds, float) else self.stale_seconds
 
-    def may_take_up(self, found: Mapping[str, Any]) -> bool:
+    def may_take_up(self, content: Mapping[str, Any]) -> bool:
         """True if the file's driver is known to have ended."""
-        return self._is_of_this_machine(found) and not self.runs_here(found)
+        return self._is_of_this_machine(content) and not self.runs_here(content)
 
-    def runs_here(self, found: Mapping[str, Any]) -> bool:
+    def runs_here(self, content: Mapping[str, Any]) -> bool:
         """True if the file's driver is a running process of this machine."""
-        if not self._is_of_this_machine(found):
+        if not self._is_of_this_machine(content):
             return False
-        created = _created(int(found["pid"]))
-        return created is not None and abs(created - float(found["created"])) < _CREATED_SECONDS
+        created = _created(int(content["pid"]))
+        return created is not None and abs(created - float(content["created"])) < _CREATED_SECONDS
 
-    def _is_of_this_machine(self, found: Mapping[str, Any]) -> bool:
-        return bool(self.machine) and found.get("machine") == self.machine and {"pid", "created"} <= set(found)
+    def _is_of_this_machine(self, content: Mapping[str, Any]) -> bool:
+        return bool(self.machine) and content.get("machine") == self.machine and {"pid", "created"} <= set(content)
 
 
 class Hold:
@@ -340,13 +342,13 @@ def _locked_file(run: Run) -> Iterator[None]:
         yield
 
 
-def _content(seen: Seen | None) -> dict[str, Any] | None:
-    """An owner file's content; None for none, or for half of one."""
+def _parsed(version: Seen | None) -> dict[str, Any] | None:
+    """The content of a version of the owner file; None if there is no file, or only half of one."""
     try:
-        found = None if seen is None else json.loads(seen.content)
+        content = None if version is None else json.loads(version.content)
     except ValueError:
         return None
-    return found if isinstance(found, dict) and {"holder", "token"} <= set(found) else None
+    return content if isinstance(content, dict) and {"holder", "token"} <= set(content) else None
 
 
 def _machine() -> str:

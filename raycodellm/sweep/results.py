@@ -58,10 +58,10 @@ class Results:
 
     def begin(self, number: int, arm: int, seed: int, params: dict[str, Any], phase: search.Phase = "search") -> None:
         """A trial begins, or continues after an earlier driver left it."""
-        known = self.of(number)
-        if known is None or known.params != params:
-            known = TrialResult(number, "running", arm, seed, params)
-        self._put(replace(known, state="running", arm=arm, seed=seed, phase=phase))
+        trial = self.of(number)
+        if trial is None or trial.params != params:
+            trial = TrialResult(number, "running", arm, seed, params)
+        self._put(replace(trial, state="running", arm=arm, seed=seed, phase=phase))
 
     def end(self, result: TrialResult) -> None:
         """A trial has ended."""
@@ -78,9 +78,9 @@ class Results:
         """Writes `trials.parquet` when enough has changed since it was last written."""
         seconds = self._clock() - self._written_at
         with self._lock:
-            enough = max(1.0, TABLE_SHARE * len(self._trials))
+            min_changes = max(1.0, TABLE_SHARE * len(self._trials))
             is_due = self._num_changes and seconds >= (
-                TABLE_SECONDS if self._num_changes >= enough else TABLE_LATEST_SECONDS
+                TABLE_SECONDS if self._num_changes >= min_changes else TABLE_LATEST_SECONDS
             )
         if is_due:
             self.write_table()
@@ -106,15 +106,15 @@ def read_results(run: Run, ended: dict[int, TrialResult] | None = None, say: Say
     is waiting, since the next run makes it again; `say` is told.
     """
     ended = {} if ended is None else ended
-    found = dict(ended)
-    for number, files in read_trials(run.folder, run.sweep.search.objectives, known=ended).items():
+    results = dict(ended)
+    for number, files in read_trials(run.folder, run.sweep.search.objectives, skipped=ended).items():
         for fault in files.faults:
             say(storage_files.fault_line(fault))
         if files.shown is not None:
-            found[number] = files.shown
+            results[number] = files.shown
         if files.result is not None and files.result.state in ENDED:
             ended[number] = files.result
-    return [found[number] for number in sorted(found)]
+    return [results[number] for number in sorted(results)]
 
 
 class EndedTrials:
@@ -127,8 +127,8 @@ class EndedTrials:
 
     def forget_if_continued(self, folder: Folder) -> bool:
         """True if a run of the sweep in this folder has begun since the last call; then all results are forgotten."""
-        before, self._next_run = self._next_run, run_times.next_number(folder)
-        is_continued = before not in (None, self._next_run)
+        last_run, self._next_run = self._next_run, run_times.next_number(folder)
+        is_continued = last_run not in (None, self._next_run)
         if is_continued:
             self.results = {}
         return is_continued

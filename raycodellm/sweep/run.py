@@ -119,8 +119,8 @@ def run_sweep(
 
 def _check_epochs(run: Run, materials: stage_store.Materials) -> None:
     """Raises UserError where a trial would read a source more often than the sweep file allows."""
-    ends = (config.resolve(run.file, point) for point in run.file.probe_points())
-    stage_store.check_epochs(run.sweep, [stage_store.chain(end, run.sweep.seed, materials) for end in ends])
+    probe_sweeps = (config.resolve(run.file, point) for point in run.file.probe_points())
+    stage_store.check_epochs(run.sweep, [stage_store.chain(sweep, run.sweep.seed, materials) for sweep in probe_sweeps])
 
 
 def _prepare(run: Run, monitor: Monitor, pool: SlotPool, contents: Contents) -> stage_store.Materials:

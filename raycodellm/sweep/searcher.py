@@ -12,7 +12,7 @@ from ray.tune.search import Searcher
 from raycodellm import search, verdict
 from raycodellm.records import ENDED, TrialResult
 from raycodellm.search import Suggestion, SweepStudy
-from raycodellm.sweep.confirmation import Confirmation, Standing, lines
+from raycodellm.sweep.confirmation import Confirmation, Standing, confirmation_news
 from raycodellm.sweep.folder import Run
 from raycodellm.sweep.halting import Halting
 from raycodellm.sweep.results import Results
@@ -119,11 +119,11 @@ class StudySearcher(Searcher):
         return looks is not None and looks.phase == "search"
 
     def _must_wait(self) -> bool:
-        """True while a trial runs that the next look needs: one of the search, or of the look before."""
-        return any(not self._is_searching or one.phase == "search" for one in self._running.values())
+        """True while a trial runs that the next look needs: a trial of the search, or of the look before."""
+        return any(not self._is_searching or suggestion.phase == "search" for suggestion in self._running.values())
 
     def _begin_reference(self) -> None:
-        """Gives the reference its first fresh seeds, which it gets whatever the search finds: they fill the slots while
+        """Gives the reference its first fresh seeds, which the verdict needs in any case: they fill the slots while
         the last trials of the search run."""
         confirm = self._run.sweep.search.confirm
         if confirm is None or self._has_reference_begun:
@@ -137,12 +137,12 @@ class StudySearcher(Searcher):
         """Finds which confirmation trials come next; to be called when the driver begins, and when all trials that the
         look needs have ended."""
         results = self._results.all()
-        before, self._standing = self._standing, self._confirmation.standing(results)
+        previous, self._standing = self._standing, self._confirmation.standing(results)
         looks = self._standing.looks
         if looks is None or looks.phase == "search":
             return
         rows = [result.row(()) for result in results]  # for the names of the arms alone
-        for line in lines(self._run.file, before.looks if before is not None else None, looks, rows):
+        for line in confirmation_news(self._run.file, previous.looks if previous is not None else None, looks, rows):
             self._audience.say(line)
         self._audience.expects(self._standing.num_trials, self._standing.most_trials)
         self._study.confirm(self._standing.pending)
@@ -153,23 +153,23 @@ class StudySearcher(Searcher):
         if error and not self._halt.is_set() and self._give_up(number):
             record_death(self._run, number, self._results.of(number))
         # A trial that died may have written its result before.
-        told = reported_result(result) or written_result(self._run, number)
-        if told is not None and told.state in ENDED:
-            self._results.end(told)
+        ended = reported_result(result) or written_result(self._run, number)
+        if ended is not None and ended.state in ENDED:
+            self._results.end(ended)
             if self._account is not None:
-                self._account.end(told, reported_uses(result))
-            self._tell(told)
-            if told.state == "failed":
+                self._account.end(ended, reported_uses(result))
+            self._tell(ended)
+            if ended.state == "failed":
                 self._halting.count_failures()
 
-    def _tell(self, ended: TrialResult) -> None:
+    def _tell(self, result: TrialResult) -> None:
         """Tells the study how the trial ended, once the first trial of the reference has ended where a constraint is
         relative to it. If the driver ends before, the next one tells it."""
-        self._untold.append(ended)
+        self._untold.append(result)
         reference = self._results.of(search.REFERENCE_TRIAL)
         if not waits_for_reference(self._run, reference):
-            for one in self._untold:
-                tell_result(self._run, self._study, one, reference)
+            for untold in self._untold:
+                tell_result(self._run, self._study, untold, reference)
             self._untold.clear()
 
     def save(self, checkpoint_path: str) -> None:

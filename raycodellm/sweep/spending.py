@@ -56,31 +56,33 @@ class Account:
         now, if left out."""
         self._run, self._chain, self._clock = run, chain, clock
         self._limits_tokens = run.sweep.budget.tokens is not None
-        self._before = storage_files.attempt(lambda: storage_files.read_spent(run.folder), logger.warning, Spent())
+        self._spent_before = storage_files.attempt(
+            lambda: storage_files.read_spent(run.folder), logger.warning, Spent()
+        )
         self._looked_at = self._written_at = clock()
         self._began = self._looked_at if began is None else began
         self._device_seconds, self._num_held = 0.0, 0
         self._count = TokenCount()
         self._planned: dict[Trial, list[PlannedStage]] = {}
         """The stages of the trials that run."""
-        self._shared, self._lock = SharingSoFar(), threading.RLock()
+        self._sharing, self._lock = SharingSoFar(), threading.RLock()
         self.tokens_stopped = 0
         """Tokens that trials which were stopped early ask for no more, each stage counted once per trial."""
         self._stopped: dict[int, int] = {}
-        """Maps each ended trial to its part of them."""
+        """Maps each ended trial to its part of `tokens_stopped`."""
         earlier = list(results)
         if self._limits_tokens:
             self._count_earlier(earlier)
-        else:  # nothing but a gauge waits for these
+        else:  # only a gauge waits for these trials
             threading.Thread(target=self._count_earlier, args=(earlier,), name=COUNTING, daemon=True).start()
 
     @property
     def spent(self) -> Spent:
         """All that the sweep has spent until now."""
         now = self._clock()
-        wall = self._before.wall_seconds + now - self._began
-        devices = self._before.device_seconds + self._device_seconds + self._since_look(now)
-        tokens = self._count.total if self._limits_tokens else self._before.tokens
+        wall = self._spent_before.wall_seconds + now - self._began
+        devices = self._spent_before.device_seconds + self._device_seconds + self._since_look(now)
+        tokens = self._count.total if self._limits_tokens else self._spent_before.tokens
         return Spent(tokens, devices, wall)
 
     @property
@@ -92,7 +94,7 @@ class Account:
     def tokens_saved(self) -> int:
         """Tokens that the trials which have ended would have trained in addition, if none shared a stage or a trunk."""
         with self._lock:
-            return self._shared.tokens_saved
+            return self._sharing.tokens_saved
 
     def begin(self, params: Mapping[str, Any], seed: int) -> None:
         """A trial begins, or goes on: from now on all of its stages count."""
@@ -102,7 +104,7 @@ class Account:
         planned = self._planned[trial] = [
             PlannedStage(job.key, job.folder, job.stage.num_tokens) for job in self._chain(params, seed).stages
         ]
-        self._read({one.key: one.folder for one in planned})
+        self._read_finished({stage.key: stage.folder for stage in planned})
         self._count.put(trial, unfinished_tokens(planned, self._count.finished, None))
 
     def end(self, result: TrialResult, uses: Mapping[str, StageUse]) -> None:
@@ -110,7 +112,7 @@ class Account:
         far as they are known."""
         self._finish(uses)
         if self._limits_tokens:
-            self._read(self._folders([result]))
+            self._read_finished(self._folders([result]))
         self._end(result)
 
     def _end(self, result: TrialResult) -> None:
@@ -118,11 +120,13 @@ class Account:
         row = {"state": "complete"} if is_whole else result.row(())  # a row takes longer than all else here
         with self._lock:
             finished = self._count.finished
-            keys, part = consumed_stages(row, result.stages, finished)
-            self._shared.put(result.number, keys, {**{key: finished[key] for key in keys if key in finished}, **part})
-            fewer = tokens_not_trained(row)
-            self.tokens_stopped += fewer - self._stopped.get(result.number, 0)
-            self._stopped[result.number] = fewer
+            keys, partial_use = consumed_stages(row, result.stages, finished)
+            self._sharing.put(
+                result.number, keys, {**{key: finished[key] for key in keys if key in finished}, **partial_use}
+            )
+            num_not_trained = tokens_not_trained(row)
+            self.tokens_stopped += num_not_trained - self._stopped.get(result.number, 0)
+            self._stopped[result.number] = num_not_trained
             if self._limits_tokens:
                 trial = _trial(result.params, result.seed)
                 planned = self._planned.pop(trial, None) or self._planned_of(result)
@@ -135,8 +139,8 @@ class Account:
                     self._count.finish(key, use)
 
     def _planned_of(self, result: TrialResult) -> list[PlannedStage]:
-        """The stages of a trial that ended under an earlier driver. Those of a complete one are all finished. None of
-        a trial whose record is lost: it has the arm -1, and parameters and seed that it never had."""
+        """The stages of a trial that ended under an earlier driver. All stages of a complete trial are finished. Empty
+        for a trial whose record is lost: it has the arm -1, and parameters and seed that it never had."""
         if result.arm < 0:
             return []
         if result.state == "complete" and result.stages:
@@ -146,7 +150,7 @@ class Account:
 
     def look(self, snapshot: Snapshot) -> None:
         """Counts the devices of the worker groups that the snapshot shows, from now until the next look; to be called
-        about once a second. Those of the last look count until the end, while stages save their checkpoints."""
+        about once a second. Devices of the last look count until the end, while stages save their checkpoints."""
         now = self._clock()
         self._device_seconds += self._since_look(now)
         self._looked_at = now
@@ -154,8 +158,8 @@ class Account:
 
     def _since_look(self, now: float) -> float:
         """Device-seconds from the last look until now."""
-        held = self._num_held * budget.devices_per_slot(self._run.sweep.scaling)
-        return held * (now - self._looked_at)
+        num_devices = self._num_held * budget.devices_per_slot(self._run.sweep.scaling)
+        return num_devices * (now - self._looked_at)
 
     def write_if_due(self) -> None:
         """Writes `spent.json` when it is old enough."""
@@ -174,7 +178,7 @@ class Account:
         """Counts the trials that have begun under an earlier driver."""
         ended = [result for result in results if result.state in ENDED]
         try:
-            self._read(self._folders(ended))
+            self._read_finished(self._folders(ended))
         except (OSError, Damaged):
             if self._limits_tokens:
                 raise
@@ -190,16 +194,16 @@ class Account:
         stages = self._run.storage / "stages"
         return {key: (stages / key).uri for result in results for key in result.stages}
 
-    def _read(self, folders: Mapping[str, str]) -> None:
-        """Reads the records of the finished stages among these, but those that are known."""
-        wanted = {key: folder for key, folder in folders.items() if key not in self._count.finished}
-        if not wanted:
+    def _read_finished(self, folders: Mapping[str, str]) -> None:
+        """Reads the records of the finished stages in these folders, but of stages whose use is counted already."""
+        unread = {key: folder for key, folder in folders.items() if key not in self._count.finished}
+        if not unread:
             return
-        reads = [partial(finished_stage, Folder(folder)) for folder in wanted.values()]
+        reads = [partial(finished_stage, Folder(folder)) for folder in unread.values()]
         with ThreadPoolExecutor(_READERS) as pool:
-            found = list(pool.map(lambda read: retrying.patiently(read, "the stage store"), reads))
-        known = {key: record for key, record in zip(wanted, found, strict=True) if record is not None}
-        self._finish({key: stage_use(record, self._run.sweep.name) for key, record in known.items()})
+            records = list(pool.map(lambda read: retrying.patiently(read, "the stage store"), reads))
+        finished = {key: record for key, record in zip(unread, records, strict=True) if record is not None}
+        self._finish({key: stage_use(record, self._run.sweep.name) for key, record in finished.items()})
 
 
 def _trial(params: Mapping[str, Any], seed: int) -> Trial:

@@ -31,33 +31,37 @@ def stop(
     Raises `UserError` for a driver of this machine that belongs to another user.
     """
     owner = Owner(folder)
-    first = last = owner.read()
-    if first is None or owner.may_take_up(first):
+    first_content = last_content = owner.read()
+    if first_content is None or owner.may_take_up(first_content):
         return None
-    driver = str(first["holder"])
+    driver = str(first_content["holder"])
     say(f"asking {driver} to stop")
-    if owner.runs_here(first):
-        _signal(int(first["pid"]), driver)
-    began = said = changed = clock()
-    while (found := owner.read()) is not None and found["token"] == first["token"] and not owner.may_take_up(found):
+    if owner.runs_here(first_content):
+        _signal(int(first_content["pid"]), driver)
+    began = said_at = changed_at = clock()
+    while (
+        (content := owner.read()) is not None
+        and content["token"] == first_content["token"]
+        and not owner.may_take_up(content)
+    ):
         now = clock()
-        if found != last:
-            last, changed = found, now
-        if not owner.runs_here(found):
-            if now - changed > owner.silence_seconds(found):
-                say(f"{driver} has not been heard of for {now - changed:.0f} s, so it is gone")
+        if content != last_content:
+            last_content, changed_at = content, now
+        if not owner.runs_here(content):
+            if now - changed_at > owner.silence_seconds(content):
+                say(f"{driver} has not been heard of for {now - changed_at:.0f} s, so it is gone")
                 return driver
-            if found.get(STOP) is None:  # at first, and where the driver's own beat was faster
-                last = owner.ask_to_stop(found)
-        if now - said >= SAY_SECONDS:
-            said = now
-            say(f"waiting for {driver}, {now - began:.0f} s so far: {_waits_for(owner, found)}")
+            if content.get(STOP) is None:  # at first, and where the driver's own beat was faster
+                last_content = owner.ask_to_stop(content)
+        if now - said_at >= SAY_SECONDS:
+            said_at = now
+            say(f"waiting for {driver}, {now - began:.0f} s so far: {_waits_for(owner, content)}")
         sleep(owner.heartbeat.look)
     return driver
 
 
-def _waits_for(owner: Owner, found: Mapping[str, Any]) -> str:
-    if owner.runs_here(found) or found.get(STOP) == HEARD:
+def _waits_for(owner: Owner, content: Mapping[str, Any]) -> str:
+    if owner.runs_here(content) or content.get(STOP) == HEARD:
         return "running stages save their checkpoints"
     return "it has not answered yet"
 

@@ -23,17 +23,23 @@ class PlannedStage:
 def unfinished_tokens(
     stages: Sequence[PlannedStage], finished: Mapping[str, StageUse], result: TrialResult | None
 ) -> dict[str, int]:
-    """Tokens that a trial spends on its unfinished stages, by their keys. `finished`: the uses of the others.
+    """Tokens that a trial spends on its unfinished stages, by their keys. `finished`: the uses of finished stages.
 
-    Those of a trial that goes on count whole. Of a trial that has ended the first counts, in which it failed or was
-    stopped early: with what the `result` tells of it, else whole where it failed; those after it have not begun.
+    If the trial goes on, each unfinished stage counts whole. If it has ended, only the first one counts, in which the
+    trial failed or was stopped early: with the tokens that the `result` tells of, else whole where the trial failed.
+    The stages after it have not begun.
     """
-    unfinished = [one for one in stages if one.key not in finished]
+    unfinished = [stage for stage in stages if stage.key not in finished]
     if result is None or result.state not in ENDED:
-        return {one.key: one.num_tokens for one in unfinished}
-    told = result.tokens.get("total", 0) - sum(finished[one.key].tokens for one in stages if one.key in finished)
-    told -= min(told, result.trunk_tokens)  # these are counted where another stage trained them
-    return {one.key: told if told > 0 or result.state == "pruned" else one.num_tokens for one in unfinished[:1]}
+        return {stage.key: stage.num_tokens for stage in unfinished}
+    num_trained = result.tokens.get("total", 0) - sum(
+        finished[stage.key].tokens for stage in stages if stage.key in finished
+    )
+    num_trained -= min(num_trained, result.trunk_tokens)  # counted in the stage that trained the trunk
+    return {
+        stage.key: num_trained if num_trained > 0 or result.state == "pruned" else stage.num_tokens
+        for stage in unfinished[:1]
+    }
 
 
 class TokenCount:
@@ -43,9 +49,9 @@ class TokenCount:
         self.total = 0
         self.finished: dict[str, StageUse] = {}
         """The finished stages, by key. Those that another sweep trained cost nothing."""
-        self._of_trial: dict[Hashable, Mapping[str, int]] = {}
+        self._by_trial: dict[Hashable, Mapping[str, int]] = {}
         self._unfinished: dict[str, dict[Hashable, int]] = {}
-        """Maps each unfinished stage to the tokens of each trial that it counts for. The most of these are spent."""
+        """Maps each unfinished stage to the tokens that each trial spends on it. The stage costs the largest number."""
 
     def finish(self, key: str, use: StageUse) -> None:
         """The stage has finished."""
@@ -56,8 +62,8 @@ class TokenCount:
 
     def put(self, trial: Hashable, unfinished: Mapping[str, int]) -> None:
         """The tokens of the trial's unfinished stages, by key, in place of those before."""
-        before = self._of_trial.pop(trial, {})
-        for key in {**before, **unfinished}:
+        previous = self._by_trial.pop(trial, {})
+        for key in {**previous, **unfinished}:
             if key in self.finished:
                 continue
             self.total -= self._spent_on(key)
@@ -67,7 +73,7 @@ class TokenCount:
                 trials[trial] = unfinished[key]
             self.total += self._spent_on(key)
         if unfinished:
-            self._of_trial[trial] = unfinished
+            self._by_trial[trial] = unfinished
 
     def _spent_on(self, key: str) -> int:
         if key in self.finished:

@@ -33,20 +33,20 @@ def require_packages(sweep: Sweep) -> None:
 
 def callbacks(sweep: Sweep, folder: Folder) -> list[Any]:
     """Ray Tune's callbacks for the sweep's tools. `folder`: the run folder."""
-    made = []
+    tool_callbacks = []
     if sweep.tracking.mlflow:
         from ray.air.integrations.mlflow import MLflowLoggerCallback
 
-        made.append(MLflowLoggerCallback(tracking_uri=sweep.tracking.mlflow, experiment_name=sweep.name))
+        tool_callbacks.append(MLflowLoggerCallback(tracking_uri=sweep.tracking.mlflow, experiment_name=sweep.name))
     if sweep.tracking.wandb:
         from ray.air.integrations.wandb import WandbLoggerCallback
 
         # In an actor, which has the environment of its node and not this process's.
         mode = os.environ.get("WANDB_MODE")
-        made.append(WandbLoggerCallback(project=sweep.tracking.wandb, group=sweep.name, mode=mode))
+        tool_callbacks.append(WandbLoggerCallback(project=sweep.tracking.wandb, group=sweep.name, mode=mode))
     if sweep.tracking.tensorboard:
-        made.append(_tensorboard(folder / "tensorboard"))
-    return [_harmless(callback) for callback in made]
+        tool_callbacks.append(_tensorboard(folder / "tensorboard"))
+    return [_harmless(callback) for callback in tool_callbacks]
 
 
 def _tensorboard(folder: Folder) -> Any:
@@ -56,8 +56,8 @@ def _tensorboard(folder: Folder) -> Any:
         """Writes into the run folder. Ray Tune's own folder, where the files would lie, ends with the run."""
 
         def log_trial_start(self, trial: Any) -> None:
-            place = folder / trial_name(trial.config["number"])
-            path = place.uri if place.local is None else str(place.local)
+            trial_folder = folder / trial_name(trial.config["number"])
+            path = trial_folder.uri if trial_folder.local is None else str(trial_folder.local)
             self._trial_writer[trial] = self._summary_writer_cls(path, flush_secs=10)
             self._trial_result[trial] = {}
 
@@ -78,9 +78,9 @@ def _harmless(callback: Any) -> Any:
 
 
 def _logged(hook: Callable[..., Any]) -> Callable[..., Any]:
-    def call(*arguments: Any, **named: Any) -> None:
+    def call(*arguments: Any, **keywords: Any) -> None:
         try:
-            hook(*arguments, **named)
+            hook(*arguments, **keywords)
         except Exception:
             logger.warning("tracking: %s failed", getattr(hook, "__qualname__", hook), exc_info=True)
 

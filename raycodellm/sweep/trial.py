@@ -30,7 +30,7 @@ _RECORD, _USES = "record", "uses"
 
 @dataclass(frozen=True)
 class TrialContext:
-    """The context of every trial of a sweep. Ray sends it to the trials' processes."""
+    """The context that all trials of a sweep share. Ray sends it to the trials' processes."""
 
     run: Run
     materials: Materials
@@ -70,11 +70,11 @@ def run_trial(settings: dict[str, Any], context: TrialContext) -> None:
             logger.warning("tracking: curves of trial %d are left out", result.number, exc_info=True)
     record = json.dumps(as_json(result))  # as text: Ray Tune looks into every mapping of a report
     # Ray Tune keeps its own statistics of each number of a report, and an evaluation has hundreds of metrics.
-    objectives = {one.metric for one in sweep.search.objectives}
-    told = {name: value for name, value in result.metrics.items() if tracked or name in objectives}
+    objectives = {objective.metric for objective in sweep.search.objectives}
+    reported_metrics = {name: value for name, value in result.metrics.items() if tracked or name in objectives}
     uses = {key: as_json(stage_use(stage, sweep.name)) for key, stage in stages.items()}
-    about = {"state": result.state, "number": result.number, _RECORD: record, _USES: json.dumps(uses)}
-    tune.report({**told, **about})
+    fields = {"state": result.state, "number": result.number, _RECORD: record, _USES: json.dumps(uses)}
+    tune.report({**reported_metrics, **fields})
 
 
 def reported_result(report: Mapping[str, Any] | None) -> TrialResult | None:
@@ -85,8 +85,8 @@ def reported_result(report: Mapping[str, Any] | None) -> TrialResult | None:
 
 def reported_uses(report: Mapping[str, Any] | None) -> dict[str, StageUse]:
     """The trial's finished stages, by key, in what `run_trial` reported; empty where it waited for none."""
-    found = json.loads((report or {}).get(_USES, "{}"))
-    return {key: from_json(StageUse, use, "a trial's report") for key, use in found.items()}
+    uses = json.loads((report or {}).get(_USES, "{}"))
+    return {key: from_json(StageUse, use, "a trial's report") for key, use in uses.items()}
 
 
 def _carry_out(
@@ -103,14 +103,14 @@ def _carry_out(
         result = replace(result, tasks=_tasks(chain.evaluation))
         if not chain.stages:
             result = replace(result, model=_keep_model(chain.evaluation))
-        started = as_json(result)
-        retrying.patiently(lambda: folder.write_json("trial.json", started), "trial.json")
+        trial_record = as_json(result)
+        retrying.patiently(lambda: folder.write_json("trial.json", trial_record), "trial.json")
         finished = retrying.patiently(lambda: stage_store.finished_outcomes(chain), "the stage store")
         outcome = _wait_for_jobs(result, chain, finished, context)
         if outcome is None:
             return replace(result, state="stopped"), {}
         stages = {job.key: outcome.outcomes[job.key] for job in chain.stages if job.key in outcome.outcomes}
-        result = _ended(result, chain, outcome)
+        result = _with_outcome(result, chain, outcome)
         if result.state == "complete":
             search.objective_values(context.run.sweep.search.objectives, result.metrics)
             search.require_metrics(context.run.sweep.search.constraints, result.metrics)
@@ -128,24 +128,24 @@ def _carry_out(
         result = replace(result, state="failed", error=f"{type(error).__name__}: {error}", metrics={})
     if result.state == "failed":
         result = _as_before_added(result, folder, context)
-    ended = as_json(result)
-    retrying.patiently(lambda: folder.write_json("result.json", ended), "result.json")
+    result_record = as_json(result)
+    retrying.patiently(lambda: folder.write_json("result.json", result_record), "result.json")
     return result, stages
 
 
-def _as_before_added(failed: TrialResult, folder: Folder, context: TrialContext) -> TrialResult:
-    """The scores that the trial had before tasks were added on which its model cannot be evaluated; `failed` for any
-    other trial."""
+def _as_before_added(failed_result: TrialResult, folder: Folder, context: TrialContext) -> TrialResult:
+    """The result that the trial had before tasks were added on which its model cannot be evaluated; `failed_result` for
+    any other trial."""
     import ray
 
     objectives = context.run.sweep.search.objectives
     before = retrying.patiently(lambda: result_before_added(folder, objectives), BEFORE_ADDED)
     if before is None:
-        return failed
+        return failed_result
     ray.get(
         context.dispatcher.note.remote(
-            f"trial {failed.number:04d} keeps the scores that it had, since its evaluation on added tasks failed: "
-            f"{failed.error}"
+            f"trial {failed_result.number:04d} keeps the scores that it had, since its evaluation on added tasks "
+            f"failed: {failed_result.error}"
         )
     )
     return before
@@ -183,15 +183,15 @@ def _call_name(result: TrialResult, context: TrialContext) -> str:
     return trial_call(result.number, result.arm, labels.settings, labels.sweep)
 
 
-def _ended(result: TrialResult, chain: Chain, outcome: TrialOutcome) -> TrialResult:
-    """The result with the score, and with what the chain's finished jobs consumed, also where another trial or an
-    earlier run trained them."""
+def _with_outcome(result: TrialResult, chain: Chain, outcome: TrialOutcome) -> TrialResult:
+    """The result with the outcome's score, and with the tokens and seconds of the chain's finished jobs, also of jobs
+    that another trial or an earlier run trained."""
     stages: list[StageRecord] = retrying.patiently(lambda: early_stopping.consumed(chain, outcome), "the stages")
     metrics = dict(outcome.outcomes.get(chain.evaluation.key, {}))
     evaluation_seconds = float(metrics.pop("seconds", 0.0))
     ledger = summed_ledger(stages)
     tokens = {row.source: row.tokens for row in ledger}
-    last = stages[-1] if stages and (outcome.is_pruned or outcome.error) else None
+    last_stage = stages[-1] if stages and (outcome.is_pruned or outcome.error) else None
     return replace(
         result,
         state="failed" if outcome.error else "pruned" if outcome.is_pruned else "complete",
@@ -206,6 +206,6 @@ def _ended(result: TrialResult, chain: Chain, outcome: TrialOutcome) -> TrialRes
         rungs=outcome.rungs,
         stopped_by=outcome.stopped_by,
         tokens_planned=sum(job.stage.num_tokens for job in chain.stages) if outcome.is_pruned else 0,
-        trunk_tokens=last.trunk_tokens if last is not None else 0,
-        trunk_seconds=last.trunk_seconds if last is not None else 0.0,
+        trunk_tokens=last_stage.trunk_tokens if last_stage is not None else 0,
+        trunk_seconds=last_stage.trunk_seconds if last_stage is not None else 0.0,
     )

@@ -66,10 +66,10 @@ def trial_numbers(run: Folder) -> list[int]:
     return sorted(int(name) for name in (run / "trials").list() if name.isascii() and name.isdecimal())
 
 
-def read_trials(run: Folder, objectives: Sequence[Objective], known: Container[int] = ()) -> dict[int, TrialFiles]:
-    """The trials that have a folder, by number and in order, but those in `known`. Two requests a trial, many at
+def read_trials(run: Folder, objectives: Sequence[Objective], skipped: Container[int] = ()) -> dict[int, TrialFiles]:
+    """The trials that have a folder, by number and in order, but those in `skipped`. Two requests a trial, many at
     once."""
-    numbers = [number for number in trial_numbers(run) if number not in known]
+    numbers = [number for number in trial_numbers(run) if number not in skipped]
     if run.local is not None:  # where threads only delay each other
         return {number: _read_files(run, number, objectives) for number in numbers}
     with ThreadPoolExecutor(_READERS) as pool:

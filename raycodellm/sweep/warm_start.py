@@ -1,7 +1,7 @@
 """Reads other sweeps' trials as prior knowledge of this sweep's sampler (`search.warm_start`).
 
-What was read is kept in the run folder, so that every driver of the sweep suggests from the same trials, whatever has
-become of the other runs since.
+The run folder keeps the trials that were read, so that every driver of the sweep suggests from the same trials,
+whatever has become of the other runs since.
 """
 
 from __future__ import annotations
@@ -50,10 +50,12 @@ def read_prior(file: SweepFile, storage: Folder) -> Prior:
         folder = Folder(name) if "/" in name else storage / name
         if folder.uri == (storage / file.example().name).uri:
             raise UserError(f"{file.origin}: {_KEY}: {name} is this sweep itself; remove it")
-        found, why_not = _of_run(file, folder)
-        trials += found
-        left = ", ".join(f"{number} {why}" for why, number in why_not.items())
-        lines.append(f"{_KEY}: {len(found)} trials of {folder} are used" + (f"; left out: {left}" if left else ""))
+        usable, why_not = _usable_trials(file, folder)
+        trials += usable
+        left_out = ", ".join(f"{number} {why}" for why, number in why_not.items())
+        lines.append(
+            f"{_KEY}: {len(usable)} trials of {folder} are used" + (f"; left out: {left_out}" if left_out else "")
+        )
     return Prior(tuple(trials), tuple(lines))
 
 
@@ -62,85 +64,95 @@ def prior_of(run: Run) -> tuple[PriorTrial, ...]:
     if not run.sweep.search.warm_start:
         return ()
     if run.folder.exists(KEPT):
-        kept = run.folder.read_json(KEPT).get("trials", [])
-        return tuple(from_json(PriorTrial, one, f"{run.folder}/{KEPT}") for one in kept)
+        records = run.folder.read_json(KEPT).get("trials", [])
+        return tuple(from_json(PriorTrial, record, f"{run.folder}/{KEPT}") for record in records)
     trials = read_prior(run.file, run.storage).trials
-    run.folder.write_json(KEPT, {"trials": [as_json(one) for one in trials]})
+    run.folder.write_json(KEPT, {"trials": [as_json(trial) for trial in trials]})
     return trials
 
 
-def _of_run(file: SweepFile, folder: Folder) -> tuple[list[PriorTrial], Counter[str]]:
-    """The trials of a run that can be used, and how many cannot, by the reason. A constraint that is relative to this
-    sweep's reference is relative to the run's first trial at the same point, whatever the run itself compares with."""
+def _usable_trials(file: SweepFile, folder: Folder) -> tuple[list[PriorTrial], Counter[str]]:
+    """The trials of a run that can be used, and the number of the others by the reason. A constraint relative to this
+    sweep's reference is taken relative to the run's first trial at the same point, whatever that run compares with."""
     try:
-        other = storage_files.read_sweep_file(folder, lambda line: None)
+        other_file = storage_files.read_sweep_file(folder, lambda line: None)
     except UserError as error:
         raise UserError(f"{file.origin}: {_KEY}: {error}") from error
     rows = storage_files.read_trials_table(folder) if folder.exists("trials.parquet") else []
     settings = file.example().search
     objectives = settings.objectives
     complete = [row for row in rows if row["state"] == "complete"]
-    lacking = [one.metric for one in objectives if not any(metric_of(row, one.metric) is not None for row in complete)]
-    if lacking:
-        what = f"has no complete trial with {lacking[0]}" if complete else "has no complete trial"
-        raise UserError(f"{file.origin}: {_KEY}: {folder} {what}, so nothing can be learned from it; remove it")
+    missing_metrics = [
+        objective.metric
+        for objective in objectives
+        if not any(metric_of(row, objective.metric) is not None for row in complete)
+    ]
+    if missing_metrics:
+        fault = f"has no complete trial with {missing_metrics[0]}" if complete else "has no complete trial"
+        raise UserError(f"{file.origin}: {_KEY}: {folder} {fault}, so nothing can be learned from it; remove it")
     point = search.reference_point(file) if settings.constraints else None
-    same = (row for row in complete if point is not None and _point(file, other, params_of(row)) == point)
+    same = (row for row in complete if point is not None and _point(file, other_file, params_of(row)) == point)
     reference = next(same, None)
-    found: list[PriorTrial] = []
+    usable: list[PriorTrial] = []
     why_not: Counter[str] = Counter()
     for row in rows:
-        one = _trial(file, other, folder, row, reference)
-        if isinstance(one, str):
-            why_not[one] += 1
+        trial = _trial(file, other_file, folder, row, reference)
+        if isinstance(trial, str):
+            why_not[trial] += 1
         else:
-            found.append(one)
-    return found, why_not
+            usable.append(trial)
+    return usable, why_not
 
 
-def _trial(file: SweepFile, other: SweepFile, folder: Folder, row: Row, reference: Row | None) -> PriorTrial | str:
-    """The trial, or why it is left out."""
+def _trial(file: SweepFile, other_file: SweepFile, folder: Folder, row: Row, reference: Row | None) -> PriorTrial | str:
+    """The trial as a prior trial, or the reason why it is left out."""
     settings = file.example().search
     if row["state"] != "complete":
         return str(row["state"])
-    values = [metric_of(row, one.metric) for one in settings.objectives]
+    values = [metric_of(row, objective.metric) for objective in settings.objectives]
     if None in values:
         return "without the objective"
-    params = _point(file, other, params_of(row))
+    params = _point(file, other_file, params_of(row))
     if isinstance(params, str):
         return params
-    metrics = {one.metric: metric_of(row, one.metric) for one in settings.constraints}
-    base = {one.metric: metric_of(reference, one.metric) for one in settings.constraints} if reference else {}
-    breaches = search.breaches(settings.constraints, _known(metrics), _known(base))
+    metrics = {constraint.metric: metric_of(row, constraint.metric) for constraint in settings.constraints}
+    reference_metrics = (
+        {constraint.metric: metric_of(reference, constraint.metric) for constraint in settings.constraints}
+        if reference
+        else {}
+    )
+    breaches = search.breaches(settings.constraints, _without_none(metrics), _without_none(reference_metrics))
     if len(breaches) < len(settings.constraints):
         return "without a constraint's metric, or the reference's value of it"
     return PriorTrial(folder.uri, row["number"], params, tuple(float(value or 0.0) for value in values), breaches)
 
 
-def _known(metrics: Mapping[str, float | None]) -> dict[str, float]:
+def _without_none(metrics: Mapping[str, float | None]) -> dict[str, float]:
     return {name: value for name, value in metrics.items() if value is not None}
 
 
-def _point(file: SweepFile, other: SweepFile, params: Mapping[str, Any]) -> dict[str, Any] | str:
-    """The trial's parameters as a whole point of this sweep's space, or why they are none.
+def _point(file: SweepFile, other_file: SweepFile, params: Mapping[str, Any]) -> dict[str, Any] | str:
+    """The trial's parameters as a whole point of this sweep's space, or the reason why they are not one.
 
     A parameter that the other sweep did not search has the value that its file gives. One that it searched and this
     sweep does not must have the value that this sweep's file gives.
     """
-    values = {name: params[name] if name in params else config.value_at(other, name, params) for name in file.domains}
+    values = {
+        name: params[name] if name in params else config.value_at(other_file, name, params) for name in file.domains
+    }
     values = {name: _as_searched(file.domains[name], value) for name, value in values.items() if value is not None}
     try:
-        found = search.whole_point(file, values)
+        point = search.whole_point(file, values)
     except KeyError as missing:
         return f"without {missing.args[0]}"
     for name in params.keys() - file.domains.keys():
-        if config.value_at(file, name, found) != params[name]:
+        if config.value_at(file, name, point) != params[name]:
             return f"with another {name}"
-    is_inside = all(file.domains[name].holds(value) for name, value in found.items())
-    return found if is_inside and search.distributions(file, found) is not None else "outside the space"
+    is_inside = all(file.domains[name].holds(value) for name, value in point.items())
+    return point if is_inside and search.distributions(file, point) is not None else "outside the space"
 
 
 def _as_searched(domain: Domain, value: Any) -> Any:
     """A value of a table as the space has it: an option of several types stands there as text."""
     options = domain.options if domain.kind == "choice" else ()
-    return next((one for one in options if one == value or str(one) == value), value)
+    return next((option for option in options if option == value or str(option) == value), value)

@@ -59,19 +59,19 @@ class HeadWatch:
         host, _, port = address.rpartition(":")
         self._target = (host.strip("[]"), int(port))
         self._clock = clock
-        self._answered = self._asked = clock()
+        self._answered_at = self._asked_at = clock()
 
     def seconds_silent(self) -> float:
         """Seconds since the service last accepted a connection. Tries one every `ASK_HEAD_SECONDS` at most."""
         now = self._clock()
-        if now - self._asked >= ASK_HEAD_SECONDS:
-            self._asked = now
+        if now - self._asked_at >= ASK_HEAD_SECONDS:
+            self._asked_at = now
             try:
                 socket.create_connection(self._target, timeout=2.0).close()
-                self._answered = now
+                self._answered_at = now
             except OSError:  # refused, or no route: the caller judges how long that may last
                 pass
-        return now - self._answered
+        return now - self._answered_at
 
 
 class Watchdog:
@@ -143,7 +143,7 @@ class Watchdog:
 
         snapshot = Snapshot()
         with contextlib.suppress(ray.exceptions.RayError, SweepLost):
-            snapshot = self._accounted(self._ask("snapshot"))
+            snapshot = self._with_spending(self._ask("snapshot"))
             self.monitor.training(snapshot, self.results.all())
         if snapshot.abandoned is not None:
             self.stopper.lost.set()
@@ -156,7 +156,7 @@ class Watchdog:
             self._ask("stop")
         snapshot: Snapshot = self._ask("snapshot")
         self._check_owner()
-        snapshot = self._accounted(snapshot)
+        snapshot = self._with_spending(snapshot)
         try:
             self.results.write_table_if_due()
             if self.account is not None:
@@ -175,33 +175,33 @@ class Watchdog:
             self._drain()
             raise SweepLost(snapshot.abandoned)
 
-    def _time(self, snapshot: Snapshot) -> None:
-        """Keeps where the run's time went until now."""
+    def _note_times(self, snapshot: Snapshot) -> None:
+        """Notes in the timing where the run's time went until now."""
         if self.timing is not None:
             self.timing.slot_seconds = dict(snapshot.busy_seconds)
             self.timing.first_slot_seconds = snapshot.first_slot_seconds
             self.timing.num_ended = self.results.num_ended
 
-    def _accounted(self, snapshot: Snapshot) -> Snapshot:
-        """Counts what the sweep spends; the snapshot with how much of its budget that is, and with what it saves."""
-        self._time(snapshot)
+    def _with_spending(self, snapshot: Snapshot) -> Snapshot:
+        """Counts the sweep's spending. Returns the snapshot with the spent shares of the budget and saved tokens."""
+        self._note_times(snapshot)
         if self.account is None:
             return snapshot
         self.account.look(snapshot)
         return replace(
             snapshot,
-            budget=tuple(one.share for one in self.account.limits),
+            budget=tuple(limit.share for limit in self.account.limits),
             tokens_saved=self.account.tokens_saved,
             tokens_stopped=self.account.tokens_stopped,
         )
 
     def _check_owner(self) -> None:
         """Ends the run when another driver has taken the run folder over. Asks the storage nothing."""
-        other = self.run.hold.usurper if self.run.hold is not None else None
-        if other is not None:
+        usurper = self.run.hold.usurper if self.run.hold is not None else None
+        if usurper is not None:
             self._ask("stop")
             self._drain()
-            raise SweepLost(f"{other} has taken the sweep over, since this driver was silent")
+            raise SweepLost(f"{usurper} has taken the sweep over, since this driver was silent")
 
     def _drain(self) -> None:
         """Waits until no slot holds a job any more."""
@@ -216,9 +216,9 @@ class Watchdog:
         while True:
             silent = self.head.seconds_silent()
             if silent > HEAD_SECONDS:
-                lost = SweepLost(f"Ray's head node at {self.head_address} has not answered for {silent:.0f} s")
-                lost.head_lost = True
-                raise lost
+                error = SweepLost(f"Ray's head node at {self.head_address} has not answered for {silent:.0f} s")
+                error.head_lost = True
+                raise error
             try:
                 return ray.get(question, timeout=2.0)
             except ray.exceptions.GetTimeoutError:
@@ -234,6 +234,6 @@ class Watchdog:
             cause = "the dispatcher, the process on this machine that hands out the sweep's jobs, has died"
         else:
             cause = f"the dispatcher does not answer ({type(error).__name__})"
-        told = SweepLost(f"{cause}; finished trials stay as they are, and the same command continues the others")
-        told.head_lost = getattr(error, "head_lost", False)
-        return told
+        lost = SweepLost(f"{cause}; finished trials stay as they are, and the same command continues the others")
+        lost.head_lost = getattr(error, "head_lost", False)
+        return lost
