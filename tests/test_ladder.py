@@ -415,7 +415,7 @@ def test_a_submitted_ladder_tells_of_all_its_trials_and_a_size_of_its_own() -> N
     whole, one = (submit._size(SweepRequest("sizes.yaml", size=size), file) for size in (None, "nano"))
     assert whole == {"arms": "tiny 3, mini 3, nano 3", "trials": "27"}
     assert one == {"arms": "nano 3", "trials": "9"}
-    assert submit._name(SweepRequest("sizes.yaml", size="nano"), file) == "sizes-nano"
+    assert submit._sweep_name(SweepRequest("sizes.yaml", size="nano"), file) == "sizes-nano"
     sent = SentFiles("sizes.yaml", ())
     job = Submission("sizes-nano", sent, "/s", (), "", {}, {}, size="nano")
     assert job.entrypoint.endswith("run sizes.yaml --storage /s --size nano")

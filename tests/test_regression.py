@@ -12,7 +12,7 @@ import pytest
 import yaml
 
 from raycodellm import cli, config, regression, report
-from raycodellm.commands.suggest import _fewer, _said, _with_failed, unseen
+from raycodellm.commands.suggest import _few_points_lines, _retry_hint, _suggestion_lines, left_out_lines
 from raycodellm.config import Objective
 from raycodellm.files import Folder
 from raycodellm.records import TrialResult, as_json
@@ -220,19 +220,19 @@ def test_suggest_says_what_its_fit_does_not_see():
     rows = [
         {"arm": arm, "state": state} for arm, state in ((0, "complete"), (1, "pruned"), (1, "complete"), (2, "pruned"))
     ]
-    constraint, stopped = unseen(config.parse(text), rows)
+    constraint, stopped = left_out_lines(config.parse(text), rows)
     assert constraint == "no constraint is predicted: a point may break boxes/acc >= 0.25"
     assert stopped == "stopped early, so without a score and not in the fit: 2 of the arms"
-    assert unseen(config.parse(SWEEP.replace("SEARCH", "sampler: tpe")), rows[:1]) == []
-    assert _with_failed(rows) == ""
-    assert _with_failed([{"state": "failed"}]) == ", with --retry-failed for the 1 trial that failed"
+    assert left_out_lines(config.parse(SWEEP.replace("SEARCH", "sampler: tpe")), rows[:1]) == []
+    assert _retry_hint(rows) == ""
+    assert _retry_hint([{"state": "failed"}]) == ", with --retry-failed for the 1 trial that failed"
     best, objective = SuggestedPoint({}, 2.0, 1.9, 2.1), Objective(metric="mean/bpb", mode="min")
     found = regression.Suggestion((("constant", 0.1),), 1, 0, best, (0.0, -0.1, 0.1), False, False, (best, best))
-    assert _fewer(found, 2) == [] and _fewer(found, 5)[0].startswith("2 of 5 points: ")
+    assert _few_points_lines(found, 2) == [] and _few_points_lines(found, 5)[0].startswith("2 of 5 points: ")
     none = replace(found, points=())
-    assert _fewer(none, 3)[0].startswith("none of 3 points: ")
+    assert _few_points_lines(none, 3)[0].startswith("none of 3 points: ")
     for one, last in ((found, "stay where you are; the points below may teach more"), (none, "stay where you are")):
-        said = _said(one, [regression.MeasuredArm(0, {}, 2.0, {0: 2.0})], objective, False)
+        said = _suggestion_lines(one, [regression.MeasuredArm(0, {}, 2.0, {0: 2.0})], objective, False)
         assert said[-1] == f"not told apart: {last}"
 
 

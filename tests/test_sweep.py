@@ -338,7 +338,7 @@ def test_a_run_that_ended_before_its_report_was_written_is_followed_by_one_that_
     task = running._Task(request, opened, 1, 1, 1, Mock(), Mock(groups=None))
     code = None
     with contextlib.suppress(running.RunFailed, SystemExit):
-        code = running._run_left(task, 0.0)
+        code = running._run_trials(task, 0.0)
     printed = capsys.readouterr().out
     assert code == (130 if ends is ctrl_c else None)
     drawn.side_effect = None
@@ -346,9 +346,9 @@ def test_a_run_that_ended_before_its_report_was_written_is_followed_by_one_that_
         assert "failed: ValueError: no such plot\nthe log has more: " in printed
         assert "Traceback" in running.log_path(opened.folder).read_text()
     assert opened.folder.read_table("trials.parquet").num_rows == 1
-    assert running._end_alone(request, opened, may_report=False) == 1 and drawn.call_count == 1
+    assert running._finish_without_trials(request, opened, may_report=False) == 1 and drawn.call_count == 1
     for _ in range(2):  # the second one finds the report written
-        assert running._end_alone(request, opened, may_report=True) == 1 and drawn.call_count == 2
+        assert running._finish_without_trials(request, opened, may_report=True) == 1 and drawn.call_count == 2
     assert [one.state for one in run_times.read_run_times(opened.folder)][1:] == ["done"]
 
 

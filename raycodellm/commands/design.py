@@ -22,23 +22,23 @@ class Designing:
     """File for the points; None prints them."""
 
 
-def design(request: SweepRequest, asked: Designing, complain: Callable[[str], None]) -> int:
+def design(request: SweepRequest, options: Designing, complain: Callable[[str], None]) -> int:
     """Prints the points of the sweep's space as YAML, or writes them into a file; returns the exit code."""
     with request.opened(complain) as file:
         from raycodellm import regression
 
         if not file.parameters:
             raise UserError("the sweep searches over nothing, so there is nothing to design")
-        if asked.points < 1:
-            raise UserError(f"--points: found {asked.points}; give 1 or more")
-        if asked.concentration <= 0:
-            raise UserError(f"--concentration: found {asked.concentration:g}; give a number above 0, such as 1")
+        if options.points < 1:
+            raise UserError(f"--points: found {options.points}; give 1 or more")
+        if options.concentration <= 0:
+            raise UserError(f"--concentration: found {options.concentration:g}; give a number above 0, such as 1")
         seed = file.example().seed
-        made = regression.design(file, asked.kind, asked.points, asked.concentration, seed)
-        text = regression.as_enqueue(file, list(enqueued_points(file.tree, file.parameters, made, file.origin)))
-    if asked.into is None:
+        points = regression.design(file, options.kind, options.points, options.concentration, seed)
+        text = regression.as_enqueue(file, list(enqueued_points(file.tree, file.parameters, points, file.origin)))
+    if options.into is None:
         print(text, end="")
         return DONE
-    write_into(asked.into, text)
-    print(f"points: {asked.into}")
+    write_into(options.into, text)
+    print(f"points: {options.into}")
     return DONE

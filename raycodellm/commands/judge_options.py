@@ -21,14 +21,14 @@ _OPTIONS = {
 
 
 def judge_of(options: argparse.Namespace) -> Judge | None:
-    """The judge of the suite `win-rate`; None where the suite is not asked for. Raises UserError for half of it, and
-    where the judge's key is missing."""
+    """The judge of the suite `win-rate`; None where the suite is not asked for. Raises UserError if one of the judge's
+    options or its key is missing."""
     if evaluation.WIN_RATE not in options.suites.split(","):
         if options.judge or options.judge_model or options.instructions:
             raise UserError(f"--judge, --judge-model and --instructions go with --suites {evaluation.WIN_RATE}")
         return None
-    needed = ("judge", "judge_model", "pairs")
-    if missing := [f"--{name.replace('_', '-')}" for name in needed if not getattr(options, name)]:
+    required = ("judge", "judge_model", "pairs")
+    if missing := [f"--{name.replace('_', '-')}" for name in required if not getattr(options, name)]:
         raise UserError(f"--suites {evaluation.WIN_RATE}: needs {', '.join(missing)} too")
     values = {
         "base_url": options.judge,
@@ -42,10 +42,12 @@ def judge_of(options: argparse.Namespace) -> Judge | None:
     try:
         judge = Judge.model_validate(values)
     except ValidationError as error:
-        first = error.errors()[0]
-        said = first["msg"].removeprefix("Value error, ")
-        if first["type"] != "value_error":  # such an error says itself what was found, unless that may be a key
-            said = f"found {first['input']!r}; {said[0].lower()}{said[1:].replace('nput should', 'must')}"
-        raise UserError(f"--{_OPTIONS.get(str(first['loc'][0]), 'judge-model')}: {said}") from error
+        first_error = error.errors()[0]
+        message = first_error["msg"].removeprefix("Value error, ")
+        if first_error["type"] != "value_error":  # such an error says itself what was found, unless that may be a key
+            message = (
+                f"found {first_error['input']!r}; {message[0].lower()}{message[1:].replace('nput should', 'must')}"
+            )
+        raise UserError(f"--{_OPTIONS.get(str(first_error['loc'][0]), 'judge-model')}: {message}") from error
     evaluation.key_of(judge)
     return judge

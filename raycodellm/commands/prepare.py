@@ -31,25 +31,25 @@ def _prepare(request: SweepRequest, file: SweepFile) -> int:
     with (
         sweep.Stopper().installed(),
         display.quiet(log) as output,
-        display.display_on(output, display.Shown()) as shown,
+        display.display_on(output, display.Shown()) as monitor,
     ):
-        shown.waits_for("the Ray cluster")
-        connected = cluster.connect(request.address, settings.scaling, log_to=log, say=shown.say)
+        monitor.waits_for("the Ray cluster")
+        connected = cluster.connect(request.address, settings.scaling, log_to=log, say=monitor.say)
         try:
             if not connected.started_here:
-                shown.waits_for("the nodes to see the storage")
+                monitor.waits_for("the nodes to see the storage")
                 shared_storage.require_seen(storage)
-            shown.waits_for("the lists of the sources' files")
-            prepared = tokens.prepare(settings, storage, shown.preparing, check.items_of(file))
+            monitor.waits_for("the lists of the sources' files")
+            prepared = tokens.prepare(settings, storage, monitor.preparing, check.items_of(file))
         finally:
-            shown.waits_for("Ray to end")
+            monitor.waits_for("Ray to end")
             cluster.disconnect()
         for line in prepared.warnings:
-            shown.say(line)
+            monitor.say(line)
         for name, store in prepared.stores.items():
-            shown.say(f"{name}: {store.num_tokens:,} tokens in {store.folder.uri}")
+            monitor.say(f"{name}: {store.num_tokens:,} tokens in {store.folder.uri}")
             for line in check.left_out(store.manifest):
-                shown.say(f"  {line}")
+                monitor.say(f"  {line}")
             for report in tokens.packing_reports(settings, name, store):
-                shown.say(f"  {report}")
+                monitor.say(f"  {report}")
     return DONE

@@ -22,22 +22,26 @@ def status(path: str, complain: Callable[[str], None], show_all: bool = False, a
     from raycodellm import display, runs, verdict
 
     run = runs.open_run(path, complain)
-    found = run.status
+    run_status = run.status
     if as_json:
-        print(json.dumps(found.as_json(), indent=1))
+        print(json.dumps(run_status.as_json(), indent=1))
         return DONE
     console = display.console(sys.stdout)
     metrics = [objective.metric for objective in run.sweep.search.objectives]
-    most = None if show_all else display.NEWEST
-    table, num_older = display.newest_trials(found.results, metrics, console.width, most)
+    max_rows = None if show_all else display.NEWEST
+    table, num_older = display.newest_trials(run_status.results, metrics, console.width, max_rows)
     if num_older:
         print(f"{display.older_line(num_older)}; --all shows them")
-    if found.results:
+    if run_status.results:
         console.print(display.rich_table(table))
-    if found.verdict is not None and found.verdict["reference"] is not None and found.verdict["verdicts"]:
-        console.print(display.rich_table(verdict.marks(found.verdict)))
-        console.print(f"against arm {found.verdict['reference']}: {verdict.KEY}", markup=False)
-    console.print(str(found), markup=False)
+    if (
+        run_status.verdict is not None
+        and run_status.verdict["reference"] is not None
+        and run_status.verdict["verdicts"]
+    ):
+        console.print(display.rich_table(verdict.marks(run_status.verdict)))
+        console.print(f"against arm {run_status.verdict['reference']}: {verdict.KEY}", markup=False)
+    console.print(str(run_status), markup=False)
     return DONE
 
 
@@ -49,11 +53,11 @@ def is_ladder(path: str) -> bool:
 def _ladder_status(path: str, complain: Callable[[str], None], as_json: bool) -> int:
     from raycodellm import display, ladder
 
-    found = ladder.LadderStatus.of(ladder.open_ladder(path), complain)
+    ladder_status = ladder.LadderStatus.of(ladder.open_ladder(path), complain)
     if as_json:
-        print(json.dumps(found.as_json(), indent=1))
+        print(json.dumps(ladder_status.as_json(), indent=1))
         return DONE
     console = display.console(sys.stdout)
-    console.print(display.rich_table(found.table))
-    console.print(ladder.summary_text(ladder.read_result(found.ladder), console.width), markup=False)
+    console.print(display.rich_table(ladder_status.table))
+    console.print(ladder.summary_text(ladder.read_result(ladder_status.ladder), console.width), markup=False)
     return DONE

@@ -30,27 +30,27 @@ def report(path: str, is_watching: bool, complain: Callable[[str], None], pictur
         return _ladder_report(path, is_watching, complain, pictures)
     from raycodellm import runs
 
-    opened = runs.open_run(path, complain)
+    opened_run = runs.open_run(path, complain)
     if is_watching:
-        _watch(opened.run, complain)
+        _watch(opened_run.run, complain)
         return DONE
-    opened.write_report(pictures)
-    print(report_address(opened.folder))
+    opened_run.write_report(pictures)
+    print(report_address(opened_run.folder))
     return DONE
 
 
 def _ladder_report(path: str, is_watching: bool, complain: Callable[[str], None], pictures: str | None) -> int:
     from raycodellm import ladder, runs
 
-    opened = ladder.open_ladder(path)
-    begun = [size for size in opened.facts.sizes if opened.has_begun(size)]
+    opened_ladder = ladder.open_ladder(path)
+    begun_sizes = [size for size in opened_ladder.facts.sizes if opened_ladder.has_begun(size)]
     if is_watching:
-        named = f", such as {opened.run_folder(begun[-1])}" if begun else ""
-        raise UserError(f"--watch: {path} is a ladder; watch the run folder of one of its sizes{named}")
-    for size in begun:
-        runs.open_run(opened.run_folder(size).uri, complain).write_report(pictures)
-    ladder.write_report(opened, complain, pictures)
-    print(report_address(opened.folder))
+        example = f", such as {opened_ladder.run_folder(begun_sizes[-1])}" if begun_sizes else ""
+        raise UserError(f"--watch: {path} is a ladder; watch the run folder of one of its sizes{example}")
+    for size in begun_sizes:
+        runs.open_run(opened_ladder.run_folder(size).uri, complain).write_report(pictures)
+    ladder.write_report(opened_ladder, complain, pictures)
+    print(report_address(opened_ladder.folder))
     return DONE
 
 

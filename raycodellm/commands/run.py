@@ -55,7 +55,7 @@ class _Task:
 
 
 class RunFailed(Exception):
-    """The run ended before its trials did, by no fault of a trial; the cause was said, and the log has more."""
+    """The run ended before its trials did, by no fault of a trial. The user was told the cause; the log has more."""
 
 
 @dataclass(frozen=True)
@@ -88,80 +88,80 @@ def carry_out_file(
         raise UserError(f"name: {file.example().name} is a ladder in this storage; give the sweep another name")
     # A new run is checked before its folder is made. A finished run is not checked, which would import much.
     is_new = not (request.storage / file.example().name).exists("sweep.yaml")
-    with display.LineDisplay(sys.stdout, display.Shown()) as shown:
-        shown.waits_for("the checks of models, memory and cluster")
+    with display.LineDisplay(sys.stdout, display.Shown()) as monitor:
+        monitor.waits_for("the checks of models, memory and cluster")
         memory_fit = preflight.check_before_start(file, request.address) if is_new else None
-        shown.waits_for("the storage")
+        monitor.waits_for("the storage")
         prior = sweep.read_prior(file, request.storage).lines if is_new else ()
-        opened = sweep.open_run(file, request.storage, complain)
+        run = sweep.open_run(file, request.storage, complain)
     with contextlib.ExitStack() as stack:
-        with display.LineDisplay(sys.stdout, display.Shown()) as shown:
-            shown.waits_for("the run folder and its study")
-            opened = stack.enter_context(sweep.lock(opened, shown.say))
+        with display.LineDisplay(sys.stdout, display.Shown()) as monitor:
+            monitor.waits_for("the run folder and its study")
+            run = stack.enter_context(sweep.lock(run, monitor.say))
             for line in prior:
-                shown.say(line)
-            confirmation = sweep.Confirmation(opened)
-            standing = confirmation.standing(opened.results_at_start)
-            sweep.require_same_recipe(opened, standing.num_trials)
-            judged = sweep.judged(opened, standing)
-            num_ended = sweep.tell_written_results(opened, complain, retry_failed=request.retry_failed)
-            standing = confirmation.standing(opened.results_at_start)  # anew: trials may have been opened again
+                monitor.say(line)
+            confirmation = sweep.Confirmation(run)
+            standing = confirmation.standing(run.results_at_start)
+            sweep.require_same_recipe(run, standing.num_trials)
+            judgement = sweep.judged(run, standing)
+            num_ended = sweep.tell_written_results(run, complain, retry_failed=request.retry_failed)
+            standing = confirmation.standing(run.results_at_start)  # anew: trials may have been opened again
             num_left = standing.num_trials - num_ended
-            halted = sweep.why_halted(opened, opened.results_at_start, num_left, complain)
-            num_left = num_left if halted is None else halted.num_open
-            num_left = 0 if sweep.stays_judged(judged, opened) else num_left
-            shown.waits_for("the models and tasks that the sweep names")
-            contents = sweep.fix_contents(opened, num_left)
+            halt = sweep.why_halted(run, run.results_at_start, num_left, complain)
+            num_left = num_left if halt is None else halt.num_open
+            num_left = 0 if sweep.stays_judged(judgement, run) else num_left
+            monitor.waits_for("the models and tasks that the sweep names")
+            contents = sweep.fix_contents(run, num_left)
             if num_left > 0 and memory_fit is None:
                 memory_fit = preflight.check_before_start(file, request.address)
         if num_left <= 0:
-            if judged.line:
-                print(judged.line)
-            print(halted.line if halted else f"all {standing.num_trials} trials are done; nothing to run")
+            if judgement.line:
+                print(judgement.line)
+            print(halt.line if halt else f"all {standing.num_trials} trials are done; nothing to run")
             # A verdict of older rules that stays must not be written over.
-            return Ended(_end_alone(request, opened, may_report=not judged.is_kept), opened)
+            return Ended(_finish_without_trials(request, run, may_report=not judgement.is_kept), run)
         assert contents is not None and memory_fit is not None, "both are known while a trial is left"
         numbers = (standing.num_trials, standing.most_trials, num_left)
-        task = _Task(request, opened, *numbers, contents, memory_fit, connection or ClusterConnection())
-        return Ended(_run_left(task, began), opened)
+        task = _Task(request, run, *numbers, contents, memory_fit, connection or ClusterConnection())
+        return Ended(_run_trials(task, began), run)
 
 
-def _run_left(task: _Task, began: float) -> int:
+def _run_trials(task: _Task, began: float) -> int:
     from raycodellm import display, sweep
 
     imports = time.monotonic() - began
     timing = sweep.Timing(task.run.folder, time.time() - imports, {"imports": imports})
     log = log_path(task.run.folder)
-    again = task.request.again()
+    command = task.request.again()
     with (
         _switching_often(),
         sweep.Stopper().installed() as stopper,
         display.quiet(log) as output,
-        display.display_on(output, _shown(task)) as shown,
+        display.display_on(output, _display_facts(task)) as monitor,
     ):
-        left = f"{task.num_left} of {task.num_trials} trials to run"
-        left += f", at most {task.most_trials} in all" if task.most_trials > task.num_trials else ""
-        shown.say(f"{task.run.sweep.name}: {left}; writing to {task.run.folder}")
+        trials_text = f"{task.num_left} of {task.num_trials} trials to run"
+        trials_text += f", at most {task.most_trials} in all" if task.most_trials > task.num_trials else ""
+        monitor.say(f"{task.run.sweep.name}: {trials_text}; writing to {task.run.folder}")
         if line := search.lacking_points(task.run.file):
-            shown.say(line)
+            monitor.say(line)
         if line := win_rates.missing_key(task.run.sweep.evaluation.judge):
-            shown.say(line)
+            monitor.say(line)
         if task.memory_fit.groups is not None:  # else the memory is known only after the cluster is joined
-            shown.say(str(task.memory_fit))
-        stops = "" if task.request.is_submitted else "Ctrl-C stops cleanly; "
-        shown.say(f"log: {log}; {stops}continue with: {again}")
-        ended = run_times.FAILED
+            monitor.say(str(task.memory_fit))
+        stop_hint = "" if task.request.is_submitted else "Ctrl-C stops cleanly; "
+        monitor.say(f"log: {log}; {stop_hint}continue with: {command}")
+        state = run_times.FAILED
         try:
             timing.keep(run_times.RUNNING)
-            _run_on_cluster(task, shown, timing, stopper)
+            _run_on_cluster(task, monitor, timing, stopper)
             if not stopper.stopping.is_set():
                 with timing.part("judge") if task.run.sweep.evaluation.judge else contextlib.nullcontext():
-                    judged = win_rates.judge(task.run, shown.say, shown.waits_for, stopper.stopping.is_set)
-            stopper.clean = False  # what follows does not look at `stopping`
+                    judgement = win_rates.judge(task.run, monitor.say, monitor.waits_for, stopper.stopping.is_set)
+            stopper.clean = False  # the code below does not look at `stopping`
             if not stopper.stopping.is_set():
-                shown.waits_for("the table of trials and the report")
-                code = _finish(task.run, shown.say, shown.columns, judged, timing)
-                ended = run_times.DONE
+                monitor.waits_for("the table of trials and the report")
+                code = _finish(task.run, monitor.say, monitor.columns, judgement, timing)
+                state = run_times.DONE
                 return code
         except UserError:
             raise
@@ -170,38 +170,38 @@ def _run_left(task: _Task, began: float) -> int:
         except Exception as error:
             traceback.print_exc()  # goes to the log; the terminal shows the cause alone
             cause = f"{type(error).__name__}: {str(error).strip().splitlines()[-1] if str(error) else ''}"
-            shown.say(f"failed: {cause}")
-            shown.say(f"the log has more: {log}")
+            monitor.say(f"failed: {cause}")
+            monitor.say(f"the log has more: {log}")
             raise RunFailed(f"{cause}; the log has more: {log}") from error
         finally:
-            timing.keep(run_times.STOPPED if stopper.stopping.is_set() else ended)
-        shown.say(f"stopped; continue with: {again}")
+            timing.keep(run_times.STOPPED if stopper.stopping.is_set() else state)
+        monitor.say(f"stopped; continue with: {command}")
         return STOPPED
 
 
-def _end_alone(request: SweepRequest, run: Run, may_report: bool) -> int:
-    """The end of a run without a trial to do: the win rates that are missing, the report if the run before ended
-    without it, and the summary."""
+def _finish_without_trials(request: SweepRequest, run: Run, may_report: bool) -> int:
+    """Ends a run that has no trial left: asks for the missing win rates, writes the report if the run before ended
+    without it, and prints the summary. Returns the exit code."""
     from raycodellm import display, sweep
 
     began, timing = time.time(), None
-    with sweep.Stopper().installed() as stopper, display.LineDisplay(sys.stdout, display.Shown()) as shown:
+    with sweep.Stopper().installed() as stopper, display.LineDisplay(sys.stdout, display.Shown()) as monitor:
         try:
-            judged = win_rates.judge(run, shown.say, shown.waits_for, stopper.stopping.is_set)
+            judgement = win_rates.judge(run, monitor.say, monitor.waits_for, stopper.stopping.is_set)
             wrote_report = partial(run_times.wrote_report, run.folder)
             if may_report and not storage_files.attempt(wrote_report, logger.warning, instead=False):
-                shown.waits_for("the report, without which the run before has ended")
+                monitor.waits_for("the report, without which the run before has ended")
                 timing = sweep.Timing(run.folder, began)
-            code = _finish(run, shown.say, display.console(sys.stdout).width, judged, timing)
+            code = _finish(run, monitor.say, display.console(sys.stdout).width, judgement, timing)
         except (KeyboardInterrupt, Stopped):
-            shown.say(f"stopped; continue with: {request.again()}")
+            monitor.say(f"stopped; continue with: {request.again()}")
             return STOPPED
     if timing is not None:
         timing.keep(run_times.DONE)
     return code
 
 
-def _shown(task: _Task) -> Shown:
+def _display_facts(task: _Task) -> Shown:
     """The facts of the sweep that the display shows."""
     from raycodellm import display
 
@@ -210,7 +210,7 @@ def _shown(task: _Task) -> Shown:
     def best(results: Sequence[TrialResult]) -> str:
         return str(_best_arm(results, objectives, task.run.file) or "")
 
-    metrics = tuple(one.metric for one in objectives)
+    metrics = tuple(objective.metric for objective in objectives)
     return display.Shown(task.run.sweep.name, metrics, task.num_trials, task.most_trials, best)
 
 
@@ -222,7 +222,7 @@ def _best_arm(results: Sequence[TrialResult], objectives: Sequence[Objective], f
     return report.best_arm_of(results, objectives, file=file)
 
 
-def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stopper) -> None:
+def _run_on_cluster(task: _Task, monitor: Display, timing: Timing, stopper: Stopper) -> None:
     from raycodellm import cluster, observability, preflight, sweep
 
     sweep.clear_scratch(task.run)
@@ -230,11 +230,11 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
     cluster.prepare_environment()  # Ray reads its variables when it is imported
     sweep.background_imports.start()
     address = task.request.address or os.environ.get("RAY_ADDRESS")
-    shown.waits_for(f"the Ray cluster at {without_credentials(address)}" if address else "Ray to start")
+    monitor.waits_for(f"the Ray cluster at {without_credentials(address)}" if address else "Ray to start")
     log = log_path(task.run.folder)
 
     def connect() -> Cluster:
-        return cluster.connect(task.request.address, scaling, log_to=log, say=shown.say, metadata=_metadata(task))
+        return cluster.connect(task.request.address, scaling, log_to=log, say=monitor.say, metadata=_metadata(task))
 
     with timing.part("ray start"):
         connected = task.connection.get(connect, log)
@@ -243,14 +243,14 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
         if reason:
             raise UserError(f"scaling: {reason}")
         if not connected.started_here:
-            _check_storage(task, connected, shown)
+            _check_storage(task, connected, monitor)
         if task.memory_fit.groups is None:
-            shown.say(str(preflight.fit_on_cluster(task.memory_fit, connected, scaling)))
-        fitting = max(1, connected.slots_that_fit(scaling))
-        fitting = min(fitting, task.memory_fit.groups or fitting)
-        max_slots = fitting if scaling.slots == "auto" else min(scaling.slots, fitting)
+            monitor.say(str(preflight.fit_on_cluster(task.memory_fit, connected, scaling)))
+        num_fitting = max(1, connected.slots_that_fit(scaling))
+        num_fitting = min(num_fitting, task.memory_fit.groups or num_fitting)
+        max_slots = num_fitting if scaling.slots == "auto" else min(scaling.slots, num_fitting)
         if connected.dashboard_url:
-            shown.say("; ".join([f"dashboard: {connected.dashboard_url}", *connected.notes]))
+            monitor.say("; ".join([f"dashboard: {connected.dashboard_url}", *connected.notes]))
         observer = observability.Observer(
             task.run.file,
             task.num_trials,
@@ -263,7 +263,7 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
             task.run,
             task.num_left,
             max_slots,
-            observability.Observed(shown, observer),
+            observability.Observed(monitor, observer),
             timing,
             connected=connected,
             stopper=stopper,
@@ -271,19 +271,19 @@ def _run_on_cluster(task: _Task, shown: Display, timing: Timing, stopper: Stoppe
         )
         observer.finish()
     finally:
-        shown.waits_for("Ray to end")
+        monitor.waits_for("Ray to end")
         task.connection.end_sweep()
 
 
-def _check_storage(task: _Task, connected: Cluster, shown: Display) -> None:
+def _check_storage(task: _Task, connected: Cluster, monitor: Display) -> None:
     """Raises `UserError` where a node of the joined cluster does not see the storage."""
     from raycodellm.cluster import shared_storage
 
-    shown.waits_for("the nodes to see the storage")
+    monitor.waits_for("the nodes to see the storage")
     shared_storage.require_seen(task.request.storage)
     may_grow = bool(connected.autoscaled) or not connected.limits_known
     if warning := shared_storage.warning(task.request.storage, may_grow):
-        shown.say(warning)
+        monitor.say(warning)
 
 
 def _metadata(task: _Task) -> dict[str, str]:
@@ -295,16 +295,16 @@ def _metadata(task: _Task) -> dict[str, str]:
 
 @contextlib.contextmanager
 def _switching_often() -> Iterator[None]:
-    before = sys.getswitchinterval()
+    interval = sys.getswitchinterval()
     sys.setswitchinterval(SWITCH_SECONDS)
     try:
         yield
     finally:
-        sys.setswitchinterval(before)
+        sys.setswitchinterval(interval)
 
 
 def _finish(
-    run: Run, say: Callable[[str], None], num_characters: int, judged: win_rates.Judged, timing: Timing | None = None
+    run: Run, say: Callable[[str], None], num_characters: int, judgement: win_rates.Judged, timing: Timing | None = None
 ) -> int:
     """Writes the table of trials and, after a run that has `timing` or whose judge has said something new, the report;
     says the summary.
@@ -316,16 +316,16 @@ def _finish(
 
     # A folder that cannot be read counts as a trial that waits, so the storage must answer first.
     retrying.patiently(lambda: run.folder.exists("sweep.yaml"), "the run folder")
-    # After a run the trials' folders are read once more: they are the truth, and what it told the driver is not.
-    known = None if timing is not None else run.results_at_start
-    results = retrying.patiently(lambda: sweep.write_table(run, say, known), "trials.parquet")
+    # After a run the trials' folders are read once more: they are the truth, and not the results that the driver heard.
+    known_results = None if timing is not None else run.results_at_start
+    results = retrying.patiently(lambda: sweep.write_table(run, say, known_results), "trials.parquet")
     records = None
     if timing is not None:
         timing.keep(run_times.DONE)
         with timing.part(run_times.REPORT):
             records = report.read_records(run.folder, run.storage)
             retrying.patiently(partial(report.write_pages, records), "the report")
-    elif judged.is_new:
+    elif judgement.is_new:
         records = report.read_records(run.folder, run.storage)
         retrying.patiently(partial(report.write_pages, records), "the report")
     say(report.summary_text(run.folder, run.storage, records, num_characters))
@@ -334,4 +334,4 @@ def _finish(
         say(f"trial {trial_name(result.number)} failed: {result.error}")
     if failed:
         say(f"{len(failed)} of {len(results)} trials failed; the log has more: {log_path(run.folder)}")
-    return FAILED if failed or not judged.is_complete else DONE
+    return FAILED if failed or not judgement.is_complete else DONE

@@ -46,35 +46,35 @@ def carry_out(request: SweepRequest, complain: Complain, began: float | None = N
     began = time.monotonic() if began is None else began
     with request.opened(complain) as file:
         if file.example().ladder is not None:
-            return _ladder(request, file, complain, began)
+            return _run_ladder(request, file, complain, began)
         if request.size is not None:
             raise UserError(f"--size {request.size}: {request.path} has no ladder; leave --size out")
         return carry_out_file(request, file, complain, began)
 
 
-def _ladder(request: SweepRequest, file: SweepFile, complain: Complain, began: float) -> LadderEnded:
+def _run_ladder(request: SweepRequest, file: SweepFile, complain: Complain, began: float) -> LadderEnded:
     from raycodellm import ladder
 
     sizes = ladder.sizes_of(file)
-    todo = ladder.chosen(sizes, request.size)
-    _check_all(todo, request)
+    pending = ladder.chosen(sizes, request.size)
+    _check_all(pending, request)
     request.storage.prove_writable("--storage")
     folder = ladder.write_ladder(file, sizes, request.storage)
     code = DONE
     with _kept_connection() as connection:
-        for place, size in enumerate(todo):
+        for index, size in enumerate(pending):
             size = ladder.with_arms(file, size, sizes[0], request.storage)
-            print(f"size {place + 1} of {len(todo)}: {size.preset}, {size.parameters:,} parameters", flush=True)
-            ended = carry_out_file(request, size.file, complain, began, connection)
+            print(f"size {index + 1} of {len(pending)}: {size.preset}, {size.parameters:,} parameters", flush=True)
+            end = carry_out_file(request, size.file, complain, began, connection)
             began = time.monotonic()
             result = ladder.write_report(folder, complain)
-            if ended.code == STOPPED:
+            if end.code == STOPPED:
                 return LadderEnded(STOPPED, folder)
-            code = max(code, ended.code)
-            if place == 0:
-                _check_tokens(todo[1:], request)
-            if (left := _num_left(ended)) > 0:
-                print(f"size {size.preset} is unfinished, {left} trials left; no further size begins", flush=True)
+            code = max(code, end.code)
+            if index == 0:
+                _check_tokens(pending[1:], request)
+            if (num_left := _num_left(end)) > 0:
+                print(f"size {size.preset} is unfinished, {num_left} trials left; no further size begins", flush=True)
                 break
     print(ladder.summary_text(result))
     return LadderEnded(code, folder)
@@ -102,11 +102,11 @@ def _check_tokens(sizes: Sequence[Size], request: SweepRequest) -> None:
                 raise UserError(f"size {size.preset}: {error}") from error
 
 
-def _num_left(ended: Ended) -> int:
+def _num_left(end: Ended) -> int:
     """Trials of the size that have not ended: it stopped for its failures, or its budget."""
     from raycodellm.runs import OpenedRun
 
-    status = OpenedRun(ended.run).status
+    status = OpenedRun(end.run).status
     return status.num_trials - status.num_ended
 
 

@@ -47,10 +47,12 @@ def _stop_ladder(target: str, say: Say) -> int:
     from raycodellm import ladder
     from raycodellm.sweep import stop_request
 
-    opened = ladder.open_ladder(target)
-    begun = [size for size in opened.facts.sizes if opened.has_begun(size)]
-    stopped = [driver for size in begun if (driver := stop_request.stop(opened.run_folder(size), say)) is not None]
-    say(f"stopped: {', '.join(stopped)}" if stopped else f"nothing runs {opened.name}")
+    opened_ladder = ladder.open_ladder(target)
+    begun_sizes = [size for size in opened_ladder.facts.sizes if opened_ladder.has_begun(size)]
+    drivers = [
+        driver for size in begun_sizes if (driver := stop_request.stop(opened_ladder.run_folder(size), say)) is not None
+    ]
+    say(f"stopped: {', '.join(drivers)}" if drivers else f"nothing runs {opened_ladder.name}")
     return DONE
 
 
@@ -68,11 +70,13 @@ def stop_job(target: str, address: str, storage: str | None, say: Say) -> int:
     jobs.stop(job.id)
     say(f"stopping {job.metadata_value('sweep') or job.id}: running stages save their checkpoints")
     try:
-        ended = jobs.wait(job.id, lambda one: one.has_ended, lambda one, seconds: say(_waiting(one, seconds)))
+        ended_job = jobs.wait(
+            job.id, lambda current: current.has_ended, lambda current, seconds: say(_waiting(current, seconds))
+        )
     except KeyboardInterrupt:
         say(f"{job.id} goes on to stop")
         return STOPPED
-    say(f"{ended.id} has ended: {ended.status.lower()}")
+    say(f"{ended_job.id} has ended: {ended_job.status.lower()}")
     return DONE
 
 
@@ -83,8 +87,8 @@ def _waiting(job: Job, seconds: float) -> str:
 def _job_of(running: list[Job], name: str, storage: str | None, address: str) -> Job | None:
     from raycodellm.cluster.submit import same_storage
 
-    found = [job for job in running if storage is None or same_storage(job.metadata_value("storage"), storage)]
-    if len(found) > 1:
-        places = ", ".join(job.metadata_value("storage") for job in found)
-        raise UserError(f"{name} runs several times at {address}; give --storage, one of {places}")
-    return found[0] if found else None
+    matches = [job for job in running if storage is None or same_storage(job.metadata_value("storage"), storage)]
+    if len(matches) > 1:
+        storages = ", ".join(job.metadata_value("storage") for job in matches)
+        raise UserError(f"{name} runs several times at {address}; give --storage, one of {storages}")
+    return matches[0] if matches else None

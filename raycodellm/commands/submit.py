@@ -72,11 +72,11 @@ def _new_job(jobs: Jobs, submission: Submission, options: Submitting, complain: 
     from raycodellm.cluster import inspection
     from raycodellm.cluster.submit import submit as send
 
-    found = inspection.inspect(jobs, submission.storage, _say)
-    inspection.require_same_versions(found, ray.__version__)
-    inspection.require_shared_storage(found, submission.storage)
-    plan = inspection.package_plan(found, options.package)
-    if warning := inspection.storage_warning(found, submission.storage):
+    inspected = inspection.inspect(jobs, submission.storage, _say)
+    inspection.require_same_versions(inspected, ray.__version__)
+    inspection.require_shared_storage(inspected, submission.storage)
+    plan = inspection.package_plan(inspected, options.package)
+    if warning := inspection.storage_warning(inspected, submission.storage):
         complain(warning)
     _say(f"sending {submission.sent}; {plan.sentence}")
     return send(jobs, submission, plan)
@@ -87,16 +87,18 @@ def _submission(request: SweepRequest, file: SweepFile, start: Path) -> Submissi
     from raycodellm.cluster import sent_files
     from raycodellm.cluster.submit import Submission, git_commit
 
-    named = relative_paths(file)
-    sent_files.require_sendable([one.path for one in named if not one.key.startswith("evaluation.")])
-    chosen = {one: _chosen_files(one, file, start) for one in named}
-    paths = [one.path for one, files in chosen.items() if files is None]
-    others = [path for files in chosen.values() for path in files or ()]
+    named_paths = relative_paths(file)
+    sent_files.require_sendable(
+        [named_path.path for named_path in named_paths if not named_path.key.startswith("evaluation.")]
+    )
+    files_by_path = {named_path: _chosen_files(named_path, file, start) for named_path in named_paths}
+    paths = [named_path.path for named_path, files in files_by_path.items() if files is None]
+    single_files = [path for files in files_by_path.values() for path in files or ()]
     sweep = Path(os.path.join(request.given_in, request.path))
     commit = git_commit(sweep.parent)
     return Submission(
-        name=_name(request, file),
-        sent=sent_files.collect(sweep, start, paths, others),
+        name=_sweep_name(request, file),
+        sent=sent_files.collect(sweep, start, paths, single_files),
         storage=request.storage_uri,
         overrides=request.overrides,
         settings=fingerprint(config.resolved_tree(file)),
@@ -109,8 +111,8 @@ def _submission(request: SweepRequest, file: SweepFile, start: Path) -> Submissi
     )
 
 
-def _name(request: SweepRequest, file: SweepFile) -> str:
-    """Name of the job's sweep: of a size that runs alone, the size's."""
+def _sweep_name(request: SweepRequest, file: SweepFile) -> str:
+    """Name of the job's sweep; if one size of a ladder runs alone, the name of the size's sweep."""
     if request.size is None:
         return file.example().name
     if file.example().ladder is None:
@@ -121,45 +123,45 @@ def _name(request: SweepRequest, file: SweepFile) -> str:
 
 
 def _size(request: SweepRequest, file: SweepFile) -> dict[str, str]:
-    """The arms and trials that the job runs, of a ladder those of its sizes together."""
+    """The arms and trials that the job runs; for a ladder, those of all its sizes."""
     if file.example().ladder is None:
-        return {"arms": str(search.num_arms(file)), "trials": _trials([file])}
+        return {"arms": str(search.num_arms(file)), "trials": _trials_text([file])}
     from raycodellm import ladder
 
     sizes = ladder.chosen(ladder.sizes_of(file), request.size)
     arms = ", ".join(f"{size.preset} {search.num_arms(size.file)}" for size in sizes)
-    return {"arms": arms, "trials": _trials([size.file for size in sizes])}
+    return {"arms": arms, "trials": _trials_text([size.file for size in sizes])}
 
 
-def _trials(files: Sequence[SweepFile]) -> str:
+def _trials_text(files: Sequence[SweepFile]) -> str:
     """`6`, or `6, at most 18 with the confirmation`."""
-    known, most = sum(map(search.num_trials, files)), sum(map(search.most_trials, files))
-    return f"{known}, at most {most} with the confirmation" if most > known else str(known)
+    num_certain, num_most = sum(map(search.num_trials, files)), sum(map(search.most_trials, files))
+    return f"{num_certain}, at most {num_most} with the confirmation" if num_most > num_certain else str(num_certain)
 
 
-def _chosen_files(named: NamedPath, file: SweepFile, start: Path) -> list[Path] | None:
-    """The files that are read of what is at a path; None for all: of a model, or a git repository."""
-    section, _, name = named.key.partition(".")
+def _chosen_files(named_path: NamedPath, file: SweepFile, start: Path) -> list[Path] | None:
+    """The files that the sweep reads at a path of its file; None for all files: of a model, or a git repository."""
+    section, _, name = named_path.key.partition(".")
     if section == "evaluation":
-        return _evaluation_files(named, file, start)
-    if section == "sources":  # what the reader leaves out here must not become a document there
+        return _evaluation_files(named_path, file, start)
+    if section == "sources":  # a file that the reader leaves out here must not become a document there
         source = file.example().sources[name.removesuffix(".path")]
-        return corpora.local_files(source, os.path.normpath(os.path.join(start, named.path)))
+        return corpora.local_files(source, os.path.normpath(os.path.join(start, named_path.path)))
     return None
 
 
-def _evaluation_files(named: NamedPath, file: SweepFile, start: Path) -> list[Path] | None:
+def _evaluation_files(named_path: NamedPath, file: SweepFile, start: Path) -> list[Path] | None:
     """The files that the evaluation's tasks need of a task file, of measured text, or of a folder of tasks or data."""
-    if named.key.startswith("evaluation.texts."):
-        domain = named.key.removeprefix("evaluation.texts.")
-        return evaluation.text_files(domain, os.path.normpath(os.path.join(start, named.path)))
-    if named.key == "evaluation.judge.prompts":
-        return [Path(os.path.normpath(os.path.join(start, named.path)))]
-    if named.key == "evaluation.tasks":
-        return evaluation.local_files(named.path)
+    if named_path.key.startswith("evaluation.texts."):
+        domain = named_path.key.removeprefix("evaluation.texts.")
+        return evaluation.text_files(domain, os.path.normpath(os.path.join(start, named_path.path)))
+    if named_path.key == "evaluation.judge.prompts":
+        return [Path(os.path.normpath(os.path.join(start, named_path.path)))]
+    if named_path.key == "evaluation.tasks":
+        return evaluation.local_files(named_path.path)
     settings = file.example().evaluation
     tasks, places = evaluation.evaluated_tasks(file), evaluation.Places.of(settings)
-    if named.key == "evaluation.include":
+    if named_path.key == "evaluation.include":
         return evaluation.included_files(tasks, places)
     return evaluation.data_files_of(tasks, places)
 
@@ -178,7 +180,7 @@ def stop_line(request: SweepRequest, name: str) -> str:
 def follow(jobs: Jobs, job_id: str, request: SweepRequest, name: str, last_lines: int | None) -> int:
     """Prints the job's output until it ends; returns its exit code. Ctrl-C leaves the job running, and says so.
 
-    `last_lines`: of what the job has printed until now, only so many lines are printed.
+    `last_lines`: only so many of the lines that the job has printed until now are printed.
     """
 
     def waits(job: Job, seconds: float) -> None:

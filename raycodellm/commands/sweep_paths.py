@@ -31,10 +31,10 @@ def relative_paths(file: SweepFile) -> tuple[NamedPath, ...]:
 
     `owner/name` of a pretrained model may be a folder or a name on the hub; both are among the paths.
     """
-    is_searched = any(one.name.split(".")[0] in _SECTIONS for one in file.parameters)
+    is_searched = any(parameter.name.split(".")[0] in _SECTIONS for parameter in file.parameters)
     points = file.probe_points() if is_searched else iter([{}])
-    named = (path for point in points for path in _paths_of(config.resolve(file, point)))
-    return tuple(dict.fromkeys(one for one in named if is_relative(one.path)))
+    named_paths = (path for point in points for path in _paths_of(config.resolve(file, point)))
+    return tuple(dict.fromkeys(named_path for named_path in named_paths if is_relative(named_path.path)))
 
 
 def _paths_of(sweep: Sweep) -> Iterable[NamedPath]:
@@ -64,8 +64,10 @@ def is_relative(path: str) -> bool:
 
 def exists_in(folder: Path, path: str) -> bool:
     """True if `folder` has the file or folder, or a match of the glob."""
-    place = folder / path
-    return place.exists() or (any(sign in path for sign in "*?[") and bool(glob.glob(str(place), recursive=True)))
+    full_path = folder / path
+    return full_path.exists() or (
+        any(sign in path for sign in "*?[") and bool(glob.glob(str(full_path), recursive=True))
+    )
 
 
 def starting_folder(paths: Iterable[NamedPath], sweep_folder: Path, working: Path) -> tuple[Path, str | None]:
@@ -79,30 +81,30 @@ def starting_folder(paths: Iterable[NamedPath], sweep_folder: Path, working: Pat
         return working, None
     if os.path.realpath(sweep_folder) == os.path.realpath(working):
         return sweep_folder, None
-    beside = {one for one in paths if exists_in(sweep_folder, one.path)}
-    here = {one for one in paths if exists_in(working, one.path)}
-    only_here = [one for one in paths if one in here - beside]
-    only_beside = [one for one in paths if one in beside - here]
-    if only_here and only_beside:
-        a, b = only_beside[0], only_here[0]
+    in_sweep_folder = {path for path in paths if exists_in(sweep_folder, path.path)}
+    in_working = {path for path in paths if exists_in(working, path.path)}
+    only_in_working = [path for path in paths if path in in_working - in_sweep_folder]
+    only_in_sweep_folder = [path for path in paths if path in in_sweep_folder - in_working]
+    if only_in_working and only_in_sweep_folder:
+        a, b = only_in_sweep_folder[0], only_in_working[0]
         raise UserError(
             f"{a.key}: {a.path} lies in the sweep file's folder {sweep_folder}, but {b.key}: {b.path} only in the "
             "working directory; relative paths start from one folder, the sweep file's: put both there"
         )
-    if only_here:
-        one = only_here[0]
+    if only_in_working:
+        path = only_in_working[0]
         return working, (
-            f"{one.key}: {one.path} is not in the sweep file's folder {sweep_folder}, so the relative paths of this "
+            f"{path.key}: {path.path} is not in the sweep file's folder {sweep_folder}, so the relative paths of this "
             f"sweep start from the working directory {working}"
         )
-    for one in paths:
-        if one in here and not _is_same(sweep_folder / one.path, working / one.path):
+    for path in paths:
+        if path in in_working and not _is_same(sweep_folder / path.path, working / path.path):
             return sweep_folder, (
-                f"{one.key}: {one.path} is taken from the sweep file's folder {sweep_folder}, not from the working "
+                f"{path.key}: {path.path} is taken from the sweep file's folder {sweep_folder}, not from the working "
                 "directory, which has another"
             )
     return sweep_folder, None
 
 
-def _is_same(one: Path, other: Path) -> bool:
-    return os.path.realpath(one) == os.path.realpath(other)
+def _is_same(path: Path, other: Path) -> bool:
+    return os.path.realpath(path) == os.path.realpath(other)

@@ -38,13 +38,13 @@ class Judged:
     is_complete: bool = True
     """False where the judge was given up: win rates are missing, and the trials are as they were."""
     is_new: bool = False
-    """True if anything is known now that was not known before."""
+    """True if a win rate or a reason is known now that was not known before."""
 
 
 def judge(run: Run, say: Say, waits_for: Say, should_stop: Callable[[], bool]) -> Judged:
     """Asks the judge of the sweep, if it has one, for the win rates that are missing.
 
-    Raises `evaluation.Stopped` when told to stop; what the judge has said until then is kept.
+    Raises `evaluation.Stopped` when told to stop; the judge's answers until then are kept.
     """
     settings = run.sweep.evaluation.judge
     if settings is None:
@@ -53,22 +53,24 @@ def judge(run: Run, say: Say, waits_for: Say, should_stop: Callable[[], bool]) -
 
     waits_for("the trials that the judge compares")
     results = retrying.patiently(lambda: sweep.read_results(run), "the trials' folders")
-    before = win_rates.read_win_rates(run.folder, say)
+    known_rates = win_rates.read_win_rates(run.folder, say)
     told_at = -_TELL_SECONDS
 
     def items_of(number: int) -> pa.Table:
         return evaluation.read_trial_items(run.trial_folder(number), run.storage)
 
-    def on_questions(answered: int, in_all: int) -> None:
+    def on_questions(num_answered: int, num_questions: int) -> None:
         nonlocal told_at
         if time.monotonic() - told_at >= _TELL_SECONDS:
             told_at = time.monotonic()
-            waits_for(f"the judge {settings.model}: {answered:,} of {in_all:,} questions about an arm are answered")
+            waits_for(
+                f"the judge {settings.model}: {num_answered:,} of {num_questions:,} questions about an arm are answered"
+            )
 
     waits_for(f"the judge {settings.model}")
     rows = [result.row() for result in results]
-    found = win_rates.judge_trials(run.file, rows, run.folder, items_of, before, on_questions, should_stop)
-    if found is None:
+    new_rates = win_rates.judge_trials(run.file, rows, run.folder, items_of, known_rates, on_questions, should_stop)
+    if new_rates is None:
         say("win rates: no arm has a complete trial with a seed of the reference arm, so nothing is judged")
         return Judged()
-    return Judged(not found.progress.why, found != before)
+    return Judged(not new_rates.progress.why, new_rates != known_rates)
