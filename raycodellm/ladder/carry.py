@@ -15,7 +15,7 @@ from raycodellm.runs import OpenedRun
 
 
 def with_arms(file: SweepFile, size: Size, smallest: Size, storage: Folder) -> Size:
-    """The size with its arms: those with which it began, or else those that the smallest size has confirmed as best.
+    """The size with its arms: the arms with which it began, or else those that the smallest size has confirmed as best.
 
     `file`: the ladder's. Raises `UserError` while the smallest size has not ended, or has confirmed no arm, and where
     the size began with another number of arms than `ladder.carry` asks for now.
@@ -28,28 +28,28 @@ def with_arms(file: SweepFile, size: Size, smallest: Size, storage: Folder) -> S
         points = storage_files.read_sweep_file(folder).example().search.enqueue
         _require_same_number(file, size, len(points), smallest, storage)
     else:
-        points = _chosen(file, smallest, storage)
+        points = _best_arms(file, smallest, storage)
     carried = config.Carried(len(points), points)
     return replace(size, file=config.size_file(file, size.preset, size.parameters, carried), is_open=False)
 
 
-def _require_same_number(file: SweepFile, size: Size, begun: int, smallest: Size, storage: Folder) -> None:
-    carry = _carry(file)
-    may_have_more = begun < carry and (storage / smallest.name).exists("sweep.yaml")
-    if begun > carry or (may_have_more and len(_chosen(file, smallest, storage)) > begun):
+def _require_same_number(file: SweepFile, size: Size, num_begun: int, smallest: Size, storage: Folder) -> None:
+    carry = _num_carried(file)
+    may_have_more = num_begun < carry and (storage / smallest.name).exists("sweep.yaml")
+    if num_begun > carry or (may_have_more and len(_best_arms(file, smallest, storage)) > num_begun):
         raise UserError(
-            f"ladder.carry: found {carry}, but {size.preset} began with the best {begun} of {smallest.preset}; "
-            f"give {begun}, or give the ladder a new name"
+            f"ladder.carry: found {carry}, but {size.preset} began with the best {num_begun} of {smallest.preset}; "
+            f"give {num_begun}, or give the ladder a new name"
         )
 
 
-def _carry(file: SweepFile) -> int:
+def _num_carried(file: SweepFile) -> int:
     ladder = file.example().ladder
     assert ladder is not None and ladder.carry is not None, "only such a ladder has sizes that are open"
     return ladder.carry
 
 
-def _chosen(file: SweepFile, smallest: Size, storage: Folder) -> list[dict[str, Any]]:
+def _best_arms(file: SweepFile, smallest: Size, storage: Folder) -> list[dict[str, Any]]:
     """The best confirmed arms of the smallest size, without the reference, as points of `search.enqueue`."""
     folder = storage / smallest.name
     records = report.read_records(folder, storage) if folder.exists("sweep.yaml") else None
@@ -58,9 +58,11 @@ def _chosen(file: SweepFile, smallest: Size, storage: Folder) -> list[dict[str, 
             f"ladder.carry: the smallest size, {smallest.preset}, chooses the arms of the others and has not ended; "
             f"run it first, with --size {smallest.preset}"
         )
-    confirmed = [one.arm for one in records.scores if one.is_confirmed and one.arm != records.known.compared_with]
+    confirmed = [
+        score.arm for score in records.scores if score.is_confirmed and score.arm != records.known.compared_with
+    ]
     if not confirmed:
         raise UserError(f"ladder.carry: {smallest.preset} has confirmed no arm beside the reference; see {folder.uri}")
     results = OpenedRun(sweep.Run(smallest.file, storage)).results
     params = {result.arm: result.params for result in reversed(results)}
-    return [enqueued_point(smallest.file, params[arm]) for arm in confirmed[: _carry(file)]]
+    return [enqueued_point(smallest.file, params[arm]) for arm in confirmed[: _num_carried(file)]]

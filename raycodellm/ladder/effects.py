@@ -57,7 +57,7 @@ class ArmEffects:
 
 @dataclass(frozen=True)
 class SizeResult:
-    """A size and what its run has written so far."""
+    """A size, and the records that its run has written so far."""
 
     facts: SizeFacts
     records: report.Records | None
@@ -67,10 +67,10 @@ class SizeResult:
     def arms(self) -> dict[ArmKey, int]:
         """Maps the arms to their numbers at this size."""
         rows = self.records.rows if self.records is not None else []
-        found: dict[ArmKey, int] = {}
+        numbers: dict[ArmKey, int] = {}
         for row in sorted(rows, key=lambda row: row["arm"]):
-            found.setdefault(arm_key(params_of(row)), row["arm"])
-        return found
+            numbers.setdefault(arm_key(params_of(row)), row["arm"])
+        return numbers
 
     @cached_property
     def reference(self) -> int | None:
@@ -80,8 +80,8 @@ class SizeResult:
     @cached_property
     def verdicts(self) -> dict[tuple[int, str], verdict.Verdict]:
         """Maps an arm and a metric to the verdict on them."""
-        found = self.records.known.verdicts if self.records is not None else ()
-        return {(one.arm, one.metric): one for one in found}
+        arm_verdicts = self.records.known.verdicts if self.records is not None else ()
+        return {(arm_verdict.arm, arm_verdict.metric): arm_verdict for arm_verdict in arm_verdicts}
 
     @cached_property
     def counted(self) -> dict[int, list[Any]]:
@@ -92,8 +92,8 @@ class SizeResult:
         looks, settings = self.records.known.looks, self.records.sweep.search
         is_confirmed = settings.confirm is not None
         seeds = looks.counted if is_confirmed else None
-        found, confirmed = counted_rows(self.records.rows, settings.objectives[0].metric, seeds)
-        return {arm: rows for arm, rows in found.items() if arm in confirmed or not is_confirmed}
+        rows_by_arm, confirmed = counted_rows(self.records.rows, settings.objectives[0].metric, seeds)
+        return {arm: rows for arm, rows in rows_by_arm.items() if arm in confirmed or not is_confirmed}
 
 
 def arm_key(params: Mapping[str, Any]) -> ArmKey:
@@ -112,7 +112,7 @@ def _text(value: Any) -> str:
 
 @dataclass(frozen=True)
 class LadderResult:
-    """All that the sizes of a ladder have written so far."""
+    """The results that the sizes of a ladder have written so far."""
 
     ladder: LadderFolder
     sizes: tuple[SizeResult, ...]
@@ -120,7 +120,7 @@ class LadderResult:
 
     @property
     def begun(self) -> list[SizeResult]:
-        return [one for one in self.sizes if one.records is not None]
+        return [size for size in self.sizes if size.records is not None]
 
     @property
     def objectives(self) -> tuple[Objective, ...]:
@@ -130,37 +130,37 @@ class LadderResult:
     @cached_property
     def arms(self) -> dict[ArmKey, tuple[int, Mapping[str, Any]]]:
         """Maps each arm to its number and parameters at the smallest size that has it, the reference left out."""
-        found: dict[ArmKey, tuple[int, Mapping[str, Any]]] = {}
+        arms: dict[ArmKey, tuple[int, Mapping[str, Any]]] = {}
         for size in self.begun:
             assert size.records is not None
             for row in size.records.rows:
                 if row["arm"] != size.reference:
-                    found.setdefault(arm_key(params_of(row)), (row["arm"], params_of(row)))
-        return dict(sorted(found.items(), key=lambda item: item[1][0]))
+                    arms.setdefault(arm_key(params_of(row)), (row["arm"], params_of(row)))
+        return dict(sorted(arms.items(), key=lambda item: item[1][0]))
 
     @cached_property
     def metrics(self) -> dict[str, Objective]:
         """Maps each metric of which a size knows effects to its good direction: the objectives first."""
-        found = {one.metric: one for one in self.objectives}
+        directions = {objective.metric: objective for objective in self.objectives}
         for size in self.begun:
             assert size.records is not None
             for metric, objective in family_metrics(size.records.rows, self.objectives).items():
-                found.setdefault(metric, Objective(metric=metric, mode=objective.mode))
-        return found
+                directions.setdefault(metric, Objective(metric=metric, mode=objective.mode))
+        return directions
 
     @cached_property
     def effects(self) -> list[ArmEffects]:
         """The effects of all arms in all metrics, metric by metric."""
-        known = {
+        by_metric_and_arm = {
             (metric, key): effects
             for metric in self.metrics
             for key in self.arms
-            if (effects := tuple(one for size in self.begun if (one := _effect(size, key, metric)) is not None))
+            if (effects := tuple(effect for size in self.begun if (effect := _effect(size, key, metric)) is not None))
         }
-        alpha = ERROR / max(1, sum(_may_have_trend(effects) for effects in known.values()))
+        alpha = ERROR / max(1, sum(_may_have_trend(effects) for effects in by_metric_and_arm.values()))
         return [
             ArmEffects(*self.arms[key], self.metrics[metric], effects, _trend(effects, alpha))
-            for (metric, key), effects in known.items()
+            for (metric, key), effects in by_metric_and_arm.items()
         ]
 
     @cached_property
@@ -169,25 +169,25 @@ class LadderResult:
         if not self.objectives:
             return []
         metric = self.objectives[0].metric
-        measured = [(size, _measured(size, metric)) for size in self.begun]
-        found = []
-        for place, (large, of_large) in enumerate(measured):
-            for small, of_small in measured[:place]:
-                agreement = statistics.order_agreement(of_small, of_large)
+        measurements = [(size, _arm_measurements(size, metric)) for size in self.begun]
+        agreements = []
+        for index, (large, large_arms) in enumerate(measurements):
+            for small, small_arms in measurements[:index]:
+                agreement = statistics.order_agreement(small_arms, large_arms)
                 if agreement is not None:
-                    found.append((small.facts, large.facts, agreement))
-        return found
+                    agreements.append((small.facts, large.facts, agreement))
+        return agreements
 
 
 def _may_have_trend(effects: Sequence[Effect]) -> bool:
-    known = [one for one in effects if one.evidence is not None and one.evidence.is_known]
-    return len(known) >= statistics.FEWEST_SIZES
+    known_effects = [effect for effect in effects if effect.evidence is not None and effect.evidence.is_known]
+    return len(known_effects) >= statistics.FEWEST_SIZES
 
 
 def _trend(effects: Sequence[Effect], alpha: float) -> SizeTrend | None:
-    known = [(one.size.parameters, one.evidence) for one in effects if one.evidence is not None]
-    known = [(parameters, evidence) for parameters, evidence in known if evidence.is_known]
-    return statistics.size_trend([parameters for parameters, _ in known], [evidence for _, evidence in known], alpha)
+    points = [(effect.size.parameters, effect.evidence) for effect in effects if effect.evidence is not None]
+    points = [(parameters, evidence) for parameters, evidence in points if evidence.is_known]
+    return statistics.size_trend([parameters for parameters, _ in points], [evidence for _, evidence in points], alpha)
 
 
 def _effect(size: SizeResult, key: ArmKey, metric: str) -> Effect | None:
@@ -195,9 +195,10 @@ def _effect(size: SizeResult, key: ArmKey, metric: str) -> Effect | None:
     arm, records = size.arms.get(key), size.records
     if arm is None or records is None:
         return None
-    if (one := size.verdicts.get((arm, metric))) is not None:
-        is_known = not math.isnan(one.difference.value)
-        return Effect(size.facts, one.difference, one.word, one.evidence) if is_known else None
+    if (size_verdict := size.verdicts.get((arm, metric))) is not None:
+        if math.isnan(size_verdict.difference.value):
+            return None
+        return Effect(size.facts, size_verdict.difference, size_verdict.word, size_verdict.evidence)
     scores = [
         mean_score(size.counted.get(number, ()), metric) for number in (arm, size.reference) if number is not None
     ]
@@ -206,7 +207,7 @@ def _effect(size: SizeResult, key: ArmKey, metric: str) -> Effect | None:
     return Effect(size.facts, Interval(scores[0] - scores[1], math.nan, math.nan), None, None)
 
 
-def _measured(size: SizeResult, metric: str) -> dict[ArmKey, statistics.ArmMeasurements]:
+def _arm_measurements(size: SizeResult, metric: str) -> dict[ArmKey, statistics.ArmMeasurements]:
     if size.records is None:
         return {}
     measured, _ = measured_arms(metric, size.counted, size.records.items)
@@ -214,10 +215,10 @@ def _measured(size: SizeResult, metric: str) -> dict[ArmKey, statistics.ArmMeasu
 
 
 def read_result(ladder: LadderFolder) -> LadderResult:
-    """Reads what the sizes have written so far."""
+    """Reads the results that the sizes have written so far."""
     sizes = []
     for facts in ladder.facts.sizes:
         folder = ladder.run_folder(facts)
-        begun = ladder.has_begun(facts)
-        sizes.append(SizeResult(facts, report.read_records(folder, ladder.storage) if begun else None))
+        has_begun = ladder.has_begun(facts)
+        sizes.append(SizeResult(facts, report.read_records(folder, ladder.storage) if has_begun else None))
     return LadderResult(ladder, tuple(sizes))

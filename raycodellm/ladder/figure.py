@@ -37,21 +37,21 @@ class _Line:
 
 def effects_by_size(result: LadderResult) -> list[Figure]:
     """One plot for each objective of which an effect is known at a size."""
-    found = []
-    for place, objective in enumerate(result.objectives):
-        arms = [one for one in result.effects if one.objective.metric == objective.metric]
+    figures = []
+    for index, objective in enumerate(result.objectives):
+        arms = [arm_effects for arm_effects in result.effects if arm_effects.objective.metric == objective.metric]
         lines = [
             _Line(
-                _name(one.number, one.params),
-                _places(result)[arm_key(one.params)],
-                [(effect.size, effect.difference) for effect in one.effects],
+                _name(arm_effects.number, arm_effects.params),
+                _places(result)[arm_key(arm_effects.params)],
+                [(effect.size, effect.difference) for effect in arm_effects.effects],
                 is_signed=True,
             )
-            for one in arms
+            for arm_effects in arms
         ]
         if lines:
-            found.append(_figure(f"effects-{place}", result, axis_title(objective), lines))
-    return found
+            figures.append(_figure(f"effects-{index}", result, axis_title(objective), lines))
+    return figures
 
 
 def scores_by_size(result: LadderResult) -> list[Figure]:
@@ -64,21 +64,21 @@ def scores_by_size(result: LadderResult) -> list[Figure]:
         return []
     objective: Objective = result.objectives[0]
     places = _places(result)
-    drawn = [_Line(name, places.get(key, 0), points, is_signed=False) for key, (name, points) in lines.items()]
-    return [_figure("scores-by-size", result, metric_in_words(objective), drawn, has_zero=False)]
+    arm_lines = [_Line(name, places.get(key, 0), points, is_signed=False) for key, (name, points) in lines.items()]
+    return [_figure("scores-by-size", result, metric_in_words(objective), arm_lines, has_zero=False)]
 
 
 def _scores(size: SizeResult) -> list[tuple[str, ArmKey, Interval]]:
     """Name, key and score of each arm that counts at the size, in the order of their numbers."""
-    scores = sorted(size.records.scores, key=lambda one: one.arm) if size.records is not None else []
+    scores = sorted(size.records.scores, key=lambda arm_score: arm_score.arm) if size.records is not None else []
     return [
         (
-            _name(one.arm, one.params) + (", the reference" if one.arm == size.reference else ""),
-            arm_key(one.params),
-            Interval(one.score, one.low, one.high),
+            _name(arm_score.arm, arm_score.params) + (", the reference" if arm_score.arm == size.reference else ""),
+            arm_key(arm_score.params),
+            Interval(arm_score.score, arm_score.low, arm_score.high),
         )
-        for one in scores
-        if one.score is not None and one.arm in size.counted
+        for arm_score in scores
+        if arm_score.score is not None and arm_score.arm in size.counted
     ]
 
 
@@ -92,17 +92,17 @@ def _name(number: int, params: Any) -> str:
 
 
 def _figure(name: str, result: LadderResult, y_title: str, lines: Sequence[_Line], has_zero: bool = True) -> Figure:
-    places = [size.facts.parameters for size in result.sizes]
-    span, shown = math.log10(max(places) / min(places)) or 1.0, lines[:MOST_ARMS]
-    traces = [_trace(one, _APART * span * (nth - (len(shown) - 1) / 2)) for nth, one in enumerate(shown)]
+    num_parameters = [size.facts.parameters for size in result.sizes]
+    span, drawn = math.log10(max(num_parameters) / min(num_parameters)) or 1.0, lines[:MOST_ARMS]
+    traces = [_trace(line, _APART * span * (index - (len(drawn) - 1) / 2)) for index, line in enumerate(drawn)]
     zero = {"type": "line", "xref": "paper", "x0": 0, "x1": 1, "y0": 0, "y1": 0, "line": {"color": QUIET, "width": 1}}
     layout = {
         "xaxis": {
             "title": title("parameters of the model"),
             "type": "log",
-            "tickvals": places,
+            "tickvals": num_parameters,
             "ticktext": [as_markup(size_text(size.facts)) for size in result.sizes],
-            "range": [math.log10(min(places)) - 0.08 * span, math.log10(max(places)) + 0.08 * span],
+            "range": [math.log10(min(num_parameters)) - 0.08 * span, math.log10(max(num_parameters)) + 0.08 * span],
         },
         "yaxis": {"title": title(y_title)},
         "shapes": [zero] if has_zero else [],
@@ -112,15 +112,15 @@ def _figure(name: str, result: LadderResult, y_title: str, lines: Sequence[_Line
     return Figure(name, "", traces, layout, caption, height=430)
 
 
-def _trace(one: _Line, shift: float) -> dict[str, Any]:
+def _trace(line: _Line, shift: float) -> dict[str, Any]:
     """`shift`: along the axis of sizes, in powers of ten."""
-    colour = GROUP_COLOURS[one.place % len(GROUP_COLOURS)]
-    values = [score for _, score in one.points]
+    colour = GROUP_COLOURS[line.place % len(GROUP_COLOURS)]
+    values = [score for _, score in line.points]
     return {
         "type": "scatter",
         "mode": "lines+markers",
-        "name": as_markup(one.name),
-        "x": plain(size.parameters * 10**shift for size, _ in one.points),
+        "name": as_markup(line.name),
+        "x": plain(size.parameters * 10**shift for size, _ in line.points),
         "y": plain(score.value for score in values),
         "error_y": {
             "type": "data",
@@ -130,10 +130,10 @@ def _trace(one: _Line, shift: float) -> dict[str, Any]:
             "width": 3,
         },
         "text": [
-            f"{as_markup(one.name)}<br>{as_markup(f'{size_text(size)}: {interval_text(score, one.is_signed)}')}"
-            for size, score in one.points
+            f"{as_markup(line.name)}<br>{as_markup(f'{size_text(size)}: {interval_text(score, line.is_signed)}')}"
+            for size, score in line.points
         ],
         "hovertemplate": "%{text}<extra></extra>",
         "line": {"color": colour, "width": 1.2},
-        "marker": {"color": colour, "symbol": GROUP_SYMBOLS[one.place % len(GROUP_SYMBOLS)], "size": 8},
+        "marker": {"color": colour, "symbol": GROUP_SYMBOLS[line.place % len(GROUP_SYMBOLS)], "size": 8},
     }

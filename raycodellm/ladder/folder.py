@@ -76,12 +76,12 @@ def is_ladder(folder: str | os.PathLike[str]) -> bool:
 
 def open_ladder(folder: str | os.PathLike[str]) -> LadderFolder:
     """Opens a ladder's folder. Raises `DamagedFile` where `ladder.json` is damaged."""
-    opened = Folder(os.fspath(folder))
-    written = opened.read_json(LADDER)
-    if isinstance(written, dict) and "rungs" in written:  # of format 1
-        written["sizes"] = written.pop("rungs")
-    facts = from_json(Facts, written, f"{opened}/{LADDER}")
-    return LadderFolder(opened, facts)
+    ladder_folder = Folder(os.fspath(folder))
+    content = ladder_folder.read_json(LADDER)
+    if isinstance(content, dict) and "rungs" in content:  # of format 1
+        content["sizes"] = content.pop("rungs")
+    facts = from_json(Facts, content, f"{ladder_folder}/{LADDER}")
+    return LadderFolder(ladder_folder, facts)
 
 
 def write_ladder(file: SweepFile, sizes: Sequence[Size], storage: Folder) -> LadderFolder:
@@ -93,7 +93,7 @@ def write_ladder(file: SweepFile, sizes: Sequence[Size], storage: Folder) -> Lad
     folder = storage / sweep.name
     if folder.exists("sweep.yaml"):
         raise UserError(f"name: {folder.uri} is the run of a sweep without a ladder; give the ladder another name")
-    named = tuple(SizeFacts(one.preset, one.name, one.parameters, one.tokens) for one in sizes)
-    facts = Facts(FORMAT, sweep.name, named, config.resolved_tree(file))
+    size_facts = tuple(SizeFacts(size.preset, size.name, size.parameters, size.tokens) for size in sizes)
+    facts = Facts(FORMAT, sweep.name, size_facts, config.resolved_tree(file))
     folder.write_json(LADDER, as_json(facts))
     return LadderFolder(folder, facts)

@@ -42,8 +42,8 @@ class OpenedLadder:
     @property
     def sizes(self) -> dict[str, OpenedRun]:
         """Maps the preset of each size that has begun to its run, the smallest model first."""
-        begun = [one for one in self._ladder.facts.sizes if self._ladder.has_begun(one)]
-        return {one.preset: open_run(self._ladder.run_folder(one).uri, self._say) for one in begun}
+        begun_sizes = [size for size in self._ladder.facts.sizes if self._ladder.has_begun(size)]
+        return {size.preset: open_run(self._ladder.run_folder(size).uri, self._say) for size in begun_sizes}
 
     @property
     def status(self) -> LadderStatus:
@@ -58,9 +58,9 @@ class OpenedLadder:
 
         rows = [
             {
-                "arm": one.number,
-                **{f"params.{name}": value for name, value in one.params.items()},
-                "metric": one.objective.metric,
+                "arm": arm_effects.number,
+                **{f"params.{name}": value for name, value in arm_effects.params.items()},
+                "metric": arm_effects.objective.metric,
                 "preset": effect.size.preset,
                 "parameters": effect.size.parameters,
                 "difference": effect.difference.value,
@@ -68,8 +68,8 @@ class OpenedLadder:
                 "difference_high": effect.difference.high,
                 "verdict": effect.word,
             }
-            for one in read_result(self._ladder).effects
-            for effect in one.effects
+            for arm_effects in read_result(self._ladder).effects
+            for effect in arm_effects.effects
         ]
         return pd.DataFrame(rows)
 

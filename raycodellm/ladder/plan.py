@@ -14,13 +14,13 @@ from raycodellm.memory_needs import GIB
 from raycodellm.tables import Table, cells, formats, table_lines
 
 
-def describe(file: SweepFile, storage: Folder, asked: check.Asked = check.NOTHING_ASKED) -> str:
+def describe(file: SweepFile, storage: Folder, request: check.Asked = check.NOTHING_ASKED) -> str:
     """The sizes in one table, then each size's own plan. Raises `UserError` for whatever `run` would refuse."""
     sizes, sweep = sizes_of(file), file.example()
     assert sweep.ladder is not None, "sizes_of has refused it"
-    plans = [check.describe(size.file, storage, asked) for size in sizes]
+    plans = [check.describe(size.file, storage, request) for size in sizes]
     speeds = measured_speeds(sizes, storage)
-    hardware = costs.Hardware(asked.device or sweep.scaling.device, sweep.scaling.gpus_per_worker > 0)
+    hardware = costs.Hardware(request.device or sweep.scaling.device, sweep.scaling.gpus_per_worker > 0)
     total = sum(search.most_trials(size.file) for size in sizes)
     lines = [
         f"{sweep.name}: a ladder of {len(sizes)} sizes, {_arms(sizes)}, at most "
@@ -30,10 +30,10 @@ def describe(file: SweepFile, storage: Folder, asked: check.Asked = check.NOTHIN
     if sweep.ladder.carry is not None:
         arms = f"the best {sweep.ladder.carry} confirmed arms of {sizes[0].preset}, and the reference"
         lines.append(f"  from {sizes[1].preset} on the arms are {arms}; what the plans below list are examples")
-    parts = ["\n".join(lines)]
+    paragraphs = ["\n".join(lines)]
     for size, plan in zip(sizes, plans, strict=True):
-        parts.append(f"---- {size.preset}: {size.parameters:,} parameters ----\n\n{plan}")
-    return "\n\n".join(parts)
+        paragraphs.append(f"---- {size.preset}: {size.parameters:,} parameters ----\n\n{plan}")
+    return "\n\n".join(paragraphs)
 
 
 def _arms(sizes: Sequence[Size]) -> str:
@@ -66,24 +66,25 @@ def _table(sizes: Sequence[Size], speeds: dict[str, float], hardware: costs.Hard
 
 
 def _row(size: Size, speeds: dict[str, float], hardware: costs.Hardware) -> tuple[str, ...]:
-    known, most = search.num_trials(size.file), search.most_trials(size.file)
+    num_certain, num_most = search.num_trials(size.file), search.most_trials(size.file)
     need = memory_needs.largest_need(size.file, preflight.vocab_size(size.file.example()))
-    flops = arm_flops(size) * most
-    timed = size.preset if size.preset in speeds else next(iter(speeds), None)
-    if timed is not None:
-        speed, how = speeds[timed], "as measured" if timed == size.preset else f"at the speed of {timed}"
+    flops = arm_flops(size) * num_most
+    timed_preset = size.preset if size.preset in speeds else next(iter(speeds), None)
+    if timed_preset is not None:
+        speed = speeds[timed_preset]
+        basis = "as measured" if timed_preset == size.preset else f"at the speed of {timed_preset}"
     else:
         speed = hardware.flops_per_second(size.file.example().stages[0].numerics.precision)
-        how = f"at {speed:.2g} FLOP/s"
+        basis = f"at {speed:.2g} FLOP/s"
     return (
         size.preset,
         cells.whole(size.parameters),
         cells.count(size.tokens),
-        f"{known}" if known == most else f"{known}, at most {most}",
+        f"{num_certain}" if num_certain == num_most else f"{num_certain}, at most {num_most}",
         f"{need.total / GIB:.3g}",
         f"{flops:.2e}",
         formats.rounded(flops / speed / 3600, 2),
-        how,
+        basis,
     )
 
 
@@ -100,12 +101,12 @@ def arm_flops(size: Size) -> float:
 def measured_speeds(sizes: Sequence[Size], storage: Folder) -> dict[str, float]:
     """Maps the presets whose stages have been trained in this storage to the FLOP/s that one device reached, the
     largest first."""
-    found = {}
+    speeds = {}
     for size in reversed(sizes):
         folder = storage / size.name
         if not folder.exists("sweep.yaml"):
             continue
         shared = report.read_records(folder, storage).sharing
         if shared.tokens_trained and shared.seconds_trained:
-            found[size.preset] = arm_flops(size) / size.tokens * shared.tokens_trained / shared.seconds_trained
-    return found
+            speeds[size.preset] = arm_flops(size) / size.tokens * shared.tokens_trained / shared.seconds_trained
+    return speeds

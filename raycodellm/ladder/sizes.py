@@ -49,32 +49,34 @@ def sizes_of(file: SweepFile) -> tuple[Size, ...]:
         _require_same_arms(file)
     vocab_size = preflight.vocab_size(sweep)
     parameters = {preset: model.PRESETS[preset].num_parameters(vocab_size) for preset in sweep.ladder.presets}
-    found = []
-    for place, preset in enumerate(sorted(parameters, key=lambda preset: parameters[preset])):
-        carried = config.Carried(carry) if carry is not None and place else None
+    sizes = []
+    for index, preset in enumerate(sorted(parameters, key=lambda preset: parameters[preset])):
+        carried = config.Carried(carry) if carry is not None and index else None
         size_file = config.size_file(file, preset, parameters[preset], carried)
-        found.append(Size(preset, parameters[preset], size_file, is_open=carried is not None))
-    return tuple(found)
+        sizes.append(Size(preset, parameters[preset], size_file, is_open=carried is not None))
+    return tuple(sizes)
 
 
 def chosen(sizes: Sequence[Size], preset: str | None) -> tuple[Size, ...]:
     """The size of the preset that `--size` names; all of them for None. Raises `UserError` for another name."""
     if preset is None:
         return tuple(sizes)
-    found = tuple(size for size in sizes if size.preset == preset)
-    if not found:
-        raise UserError(f"--size {preset}: is no size of this ladder; {suggest(preset, [one.preset for one in sizes])}")
-    return found
+    matches = tuple(size for size in sizes if size.preset == preset)
+    if not matches:
+        raise UserError(
+            f"--size {preset}: is no size of this ladder; {suggest(preset, [size.preset for size in sizes])}"
+        )
+    return matches
 
 
 def _require_same_arms(file: SweepFile) -> None:
     settings = file.example().search
     if settings.sampler in SAME_ARMS:
         return
-    given = search.num_given_arms(file)
-    if settings.trials is None or search.num_arms(file) > given:
+    num_given = search.num_given_arms(file)
+    if settings.trials is None or search.num_arms(file) > num_given:
         raise UserError(
             f"search.sampler: {settings.sampler} chooses other arms at every size, since it learns from scores; use "
             f"sampler: {SAME_ARMS[0]}, {SAME_ARMS[1]} or {SAME_ARMS[2]}, or give all arms by search.enqueue with "
-            f"search.trials: {given}, or ladder.carry: 2"
+            f"search.trials: {num_given}, or ladder.carry: 2"
         )

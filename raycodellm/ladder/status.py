@@ -29,8 +29,8 @@ class LadderStatus:
         return cls(
             ladder,
             tuple(
-                (one, runs.open_run(ladder.run_folder(one).uri, say).status if ladder.has_begun(one) else None)
-                for one in ladder.facts.sizes
+                (size, runs.open_run(ladder.run_folder(size).uri, say).status if ladder.has_begun(size) else None)
+                for size in ladder.facts.sizes
             ),
         )
 
@@ -38,7 +38,7 @@ class LadderStatus:
     def table(self) -> Table:
         """One row per size: its size, its trials by state, and who runs it."""
         header = ("size", "parameters", "sweep", "tokens of an arm", "trials ended", "failed", "runs")
-        return Table(header, [_row(*one) for one in self.sizes], left=(0, 2, 6))
+        return Table(header, [_row(*entry) for entry in self.sizes], left=(0, 2, 6))
 
     def as_json(self) -> dict[str, Any]:
         """The same for machines: each size's own status, null where it has not begun."""
@@ -48,20 +48,21 @@ class LadderStatus:
             "folder": self.ladder.folder.uri,
             "sizes": [
                 {
-                    "preset": one.preset,
-                    "sweep": one.sweep,
-                    "parameters": one.parameters,
-                    "tokens": one.tokens,
+                    "preset": size.preset,
+                    "sweep": size.sweep,
+                    "parameters": size.parameters,
+                    "tokens": size.tokens,
                     "status": None if status is None else status.as_json(),
                 }
-                for one, status in self.sizes
+                for size, status in self.sizes
             ],
         }
 
 
-def _row(one: SizeFacts, status: RunStatus | None) -> tuple[str, ...]:
-    named = (one.preset, cells.whole(one.parameters), one.sweep, cells.count(one.tokens))
+def _row(size: SizeFacts, status: RunStatus | None) -> tuple[str, ...]:
+    size_cells = (size.preset, cells.whole(size.parameters), size.sweep, cells.count(size.tokens))
     if status is None:
-        return (*named, "not begun", "0", "")
-    ended = f"{status.num_ended} of {status.num_trials}"
-    return (*named, ended, str(status.states["failed"]), status.driver.name if status.driver is not None else "")
+        return (*size_cells, "not begun", "0", "")
+    ended_text = f"{status.num_ended} of {status.num_trials}"
+    driver_name = status.driver.name if status.driver is not None else ""
+    return (*size_cells, ended_text, str(status.states["failed"]), driver_name)

@@ -14,18 +14,18 @@ from raycodellm.tables import Cell, Table, cells, formats
 def sizes(result: LadderResult) -> Table:
     """One row per size: its sweep, tokens, trials, and the answer of that size alone."""
     header = ("size", "parameters", "sweep", "tokens of an arm", "trials complete", "answer of this size alone")
-    return Table(header, [_size(one) for one in result.sizes], left=(0, 2, 5))
+    return Table(header, [_size_row(size) for size in result.sizes], left=(0, 2, 5))
 
 
-def _size(one: SizeResult) -> tuple[str, ...]:
-    facts, records = one.facts, one.records
-    done = "not begun" if records is None else f"{records.states['complete']} of {records.num_trials}"
+def _size_row(size: SizeResult) -> tuple[str, ...]:
+    facts, records = size.facts, size.records
+    trials_text = "not begun" if records is None else f"{records.states['complete']} of {records.num_trials}"
     return (
         facts.preset,
         cells.whole(facts.parameters),
         facts.sweep,
         cells.count(facts.tokens),
-        done,
+        trials_text,
         "" if records is None else answer_so_far(records),
     )
 
@@ -35,36 +35,39 @@ def effects(result: LadderResult, metrics: Sequence[str] | None = None) -> Table
 
     `metrics`: those to show; all when left out.
     """
-    shown = [one for one in result.effects if metrics is None or one.objective.metric in metrics]
+    arms_shown = [arm for arm in result.effects if metrics is None or arm.objective.metric in metrics]
     titles = [size_text(size.facts) for size in result.sizes]
-    has_trend = any(one.trend is not None for one in shown)
+    has_trend = any(arm.trend is not None for arm in arms_shown)
     header = ("metric", "arm", "parameters", *titles, *(("per tenfold size",) if has_trend else ()))
-    rows = [(*_arm(one), *_by_size(one, result), *((_trend(one),) if has_trend else ())) for one in shown]
+    rows = [
+        (*_arm_cells(arm), *_effect_cells(arm, result), *((_trend_cell(arm),) if has_trend else ()))
+        for arm in arms_shown
+    ]
     return Table(header, rows, left=(0, 2))
 
 
-def _arm(one: ArmEffects) -> tuple[str, ...]:
-    return one.objective.metric, str(one.number), formats.params(one.params)
+def _arm_cells(arm: ArmEffects) -> tuple[str, ...]:
+    return arm.objective.metric, str(arm.number), formats.params(arm.params)
 
 
-def _by_size(one: ArmEffects, result: LadderResult) -> list[str]:
-    found = {effect.size.preset: effect for effect in one.effects}
-    texts = []
+def _effect_cells(arm: ArmEffects, result: LadderResult) -> list[str]:
+    by_preset = {effect.size.preset: effect for effect in arm.effects}
+    effect_texts = []
     for size in result.sizes:
-        effect = found.get(size.facts.preset)
+        effect = by_preset.get(size.facts.preset)
         if effect is None:
-            texts.append(formats.NOTHING)
+            effect_texts.append(formats.NOTHING)
             continue
         mark = verdict.MARKS[effect.word] if effect.word else ""
-        texts.append(Cell(f"{interval_text(effect.difference)}{mark}", effect.difference.value))
-    return texts
+        effect_texts.append(Cell(f"{interval_text(effect.difference)}{mark}", effect.difference.value))
+    return effect_texts
 
 
-def _trend(one: ArmEffects) -> str:
-    if one.trend is None:
+def _trend_cell(arm: ArmEffects) -> str:
+    if arm.trend is None:
         return formats.NOTHING
-    off = "" if one.trend.is_straight else ", not a line"
-    return Cell(f"{interval_text(one.trend.slope)}{off}", one.trend.slope.value)
+    note = "" if arm.trend.is_straight else ", not a line"
+    return Cell(f"{interval_text(arm.trend.slope)}{note}", arm.trend.slope.value)
 
 
 def order(result: LadderResult) -> Table:
@@ -74,12 +77,12 @@ def order(result: LadderResult) -> Table:
         (
             size_text(small),
             size_text(large),
-            cells.whole(found.num_pairs),
-            cells.whole(found.alike),
-            Cell(share_text(found), found.share.value),
-            cells.whole(found.known_alike),
-            cells.whole(found.known_different),
+            cells.whole(agreement.num_pairs),
+            cells.whole(agreement.alike),
+            Cell(share_text(agreement), agreement.share.value),
+            cells.whole(agreement.known_alike),
+            cells.whole(agreement.known_different),
         )
-        for small, large, found in result.agreements
+        for small, large, agreement in result.agreements
     ]
     return Table(header, rows, left=(0, 1))

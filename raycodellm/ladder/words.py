@@ -33,97 +33,107 @@ def answer(result: LadderResult) -> str:
     if not result.objectives:
         return "No size has begun."
     metric = result.objectives[0].metric
-    found = [one for one in result.effects if one.objective.metric == metric]
-    if not found:
+    arms = [arm for arm in result.effects if arm.objective.metric == metric]
+    if not arms:
         return "There is no effect yet: no size has a score of the reference and of another arm."
-    said = [sentence(one) for one in found[:MOST_ARMS]]
-    if len(found) > MOST_ARMS:
-        said.append(f"The table below has the other {len(found) - MOST_ARMS} arms.")
-    said += [lacking(result), *(agreement_sentence(*one) for one in _furthest(result)), NO_PREDICTION]
-    return " ".join(filter(None, said))
+    sentences = [sentence(arm) for arm in arms[:MOST_ARMS]]
+    if len(arms) > MOST_ARMS:
+        sentences.append(f"The table below has the other {len(arms) - MOST_ARMS} arms.")
+    sentences += [
+        missing_trend_sentence(result),
+        *(agreement_sentence(*agreement) for agreement in _furthest(result)),
+        NO_PREDICTION,
+    ]
+    return " ".join(filter(None, sentences))
 
 
-def sentence(one: ArmEffects) -> str:
+def sentence(arm: ArmEffects) -> str:
     """A sentence on the arm's effect: whether its sign is the same at all sizes, and how it moves."""
-    return f"{_sign(one)} {_trend(one)}".strip()
+    return f"{_sign(arm)} {_trend(arm)}".strip()
 
 
-def _sign(one: ArmEffects) -> str:
-    arm = f"Arm {one.number} ({formats.params(one.params)})"
-    metric, effects = one.objective.metric, one.effects
-    words = {word: [effect.size for effect in effects if effect.word == word] for word in ("better", "worse", "equal")}
+def _sign(arm_effects: ArmEffects) -> str:
+    arm = f"Arm {arm_effects.number} ({formats.params(arm_effects.params)})"
+    metric, effects = arm_effects.objective.metric, arm_effects.effects
+    sizes_by_word = {
+        word: [effect.size for effect in effects if effect.word == word] for word in ("better", "worse", "equal")
+    }
     if len(effects) < 2:
         return f"{arm} has a score in {metric} at {_sizes([effect.size for effect in effects])} alone."
-    if words["better"] and words["worse"]:
+    if sizes_by_word["better"] and sizes_by_word["worse"]:
+        better, worse = _sizes(sizes_by_word["better"]), _sizes(sizes_by_word["worse"])
         return (
-            f"{arm} changes sign in {metric}: better at {_sizes(words['better'])}, worse at {_sizes(words['worse'])}; "
-            "the small size does not tell the large one."
+            f"{arm} changes sign in {metric}: better at {better}, worse at {worse}; the small size does not tell the "
+            "large one."
         )
-    for word, said in (("better", "better than"), ("worse", "worse than"), ("equal", "equal to")):
-        if len(words[word]) == len(effects):
-            return f"{arm} is {said} the reference in {metric} at all {len(effects)} sizes."
-    known = [f"{word} at {_sizes(sizes)}" for word, sizes in words.items() if sizes]
-    if known:
-        open_ = [effect.size for effect in effects if effect.word not in words]
-        rest = f", not known at {_sizes(open_)}" if open_ else ""
-        return f"{arm} is {' and '.join(known)} in {metric}{rest}: whether its sign is the same at all is not known."
+    for word, phrase in (("better", "better than"), ("worse", "worse than"), ("equal", "equal to")):
+        if len(sizes_by_word[word]) == len(effects):
+            return f"{arm} is {phrase} the reference in {metric} at all {len(effects)} sizes."
+    phrases = [f"{word} at {_sizes(sizes)}" for word, sizes in sizes_by_word.items() if sizes]
+    if phrases:
+        undecided = [effect.size for effect in effects if effect.word not in sizes_by_word]
+        undecided_text = f", not known at {_sizes(undecided)}" if undecided else ""
+        finding = f"{arm} is {' and '.join(phrases)} in {metric}{undecided_text}"
+        return f"{finding}: whether its sign is the same at all is not known."
     if any(effect.evidence is None for effect in effects):
         return f"{arm}: nothing is known of the noise between seeds in {metric}; use search.replicates: 2 or more."
     return f"{arm} cannot be told from the reference in {metric} at any of the {len(effects)} sizes."
 
 
-def _trend(one: ArmEffects) -> str:
-    if one.trend is None:
+def _trend(arm: ArmEffects) -> str:
+    if arm.trend is None:
         return ""
-    slope = one.trend.slope
+    slope = arm.trend.slope
     value = f"{slope.value:+.3f} ({LEVEL}: {formats.signed_interval(slope.low, slope.high)})"
-    if not one.trend.is_straight:
+    if not arm.trend.is_straight:
         return f"Its effects lie on no straight line over size: {value} per tenfold size is no summary of them."
     if slope.low > 0 or slope.high < 0:
-        return f"Its effect moves by {value} per tenfold size, {_direction(one)}."
+        return f"Its effect moves by {value} per tenfold size, {_direction(arm)}."
     return f"That its effect moves with size is not known: {value} per tenfold size."
 
 
-def _direction(one: ArmEffects) -> str:
+def _direction(arm: ArmEffects) -> str:
     """Words for the slope: whether larger models gain or lose by the arm."""
-    assert one.trend is not None
-    helps = (one.trend.slope.value < 0) == (one.objective.mode == "min")
+    assert arm.trend is not None
+    helps = (arm.trend.slope.value < 0) == (arm.objective.mode == "min")
     return "in favour of the arm" if helps else "against the arm"
 
 
-def lacking(result: LadderResult) -> str:
-    """A sentence on what a trend still needs; empty where each arm has one."""
+def missing_trend_sentence(result: LadderResult) -> str:
+    """A sentence on what a trend still needs; empty if each arm has a trend."""
     metric = result.objectives[0].metric
-    found = [one for one in result.effects if one.objective.metric == metric]
-    if all(one.trend is not None for one in found):
+    arms = [arm for arm in result.effects if arm.objective.metric == metric]
+    if all(arm.trend is not None for arm in arms):
         return ""
     if len(result.sizes) < FEWEST_SIZES:
         return f"A trend over size needs {FEWEST_SIZES} sizes: add presets to the ladder."
-    if any(effect.evidence is None or not effect.evidence.is_known for one in found for effect in one.effects):
+    if any(effect.evidence is None or not effect.evidence.is_known for arm in arms for effect in arm.effects):
         return "A trend over size needs the noise between seeds at every size: search.replicates, or search.confirm."
-    short = [one.number for one in found if one.trend is None]
+    without_trend = [arm.number for arm in arms if arm.trend is None]
     return (
-        f"Arm {', '.join(map(str, short))} has no trend: it needs scores at {FEWEST_SIZES} sizes, confirmed ones with "
-        "a confirmation."
+        f"Arm {', '.join(map(str, without_trend))} has no trend: it needs scores at {FEWEST_SIZES} sizes, confirmed "
+        "ones with a confirmation."
     )
 
 
 def _furthest(result: LadderResult) -> list[tuple[SizeFacts, SizeFacts, OrderAgreement]]:
-    """The agreement of the smallest size with the largest; empty where there is none."""
+    """The agreement of the smallest size with the largest; empty if no two sizes can be compared."""
     return max(
-        ([one] for one in result.agreements), key=lambda one: one[0][1].parameters / one[0][0].parameters, default=[]
+        ([agreement] for agreement in result.agreements),
+        key=lambda agreement: agreement[0][1].parameters / agreement[0][0].parameters,
+        default=[],
     )
 
 
-def agreement_sentence(small: SizeFacts, large: SizeFacts, found: OrderAgreement) -> str:
+def agreement_sentence(small: SizeFacts, large: SizeFacts, agreement: OrderAgreement) -> str:
     """How many pairs of arms two sizes order alike."""
-    pairs = f"{found.alike} of {found.num_pairs} pairs of arms"
-    return f"{size_text(small)} and {size_text(large)} put {pairs} into the same order: {share_text(found)}."
+    pairs = f"{agreement.alike} of {agreement.num_pairs} pairs of arms"
+    return f"{size_text(small)} and {size_text(large)} put {pairs} into the same order: {share_text(agreement)}."
 
 
-def share_text(found: OrderAgreement) -> str:
+def share_text(agreement: OrderAgreement) -> str:
     """`33 % (95 %: 0 to 67 %)`."""
-    value, low, high = (round(100 * end) for end in found.share)
+    value, low, high = (round(100 * end) for end in agreement.share)
     return f"{value} % ({LEVEL}: {low} to {high} %)"
 
 
@@ -131,10 +141,10 @@ def _sizes(sizes: Sequence[SizeFacts]) -> str:
     return ", ".join(size_text(size) for size in sizes) or "no size"
 
 
-def interval_text(found: Interval, is_signed: bool = True) -> str:
+def interval_text(interval: Interval, is_signed: bool = True) -> str:
     """`-0.012 (-0.020 to -0.004)`; without the interval where that is not known."""
-    value = f"{found.value:+.3f}" if is_signed else formats.score(found.value)
-    bounds = (formats.signed_interval if is_signed else formats.interval)(found.low, found.high)
+    value = f"{interval.value:+.3f}" if is_signed else formats.score(interval.value)
+    bounds = (formats.signed_interval if is_signed else formats.interval)(interval.low, interval.high)
     return value if bounds == formats.NOTHING else f"{value} ({bounds})"
 
 

@@ -54,8 +54,8 @@ def write_report(
     folder.write_json("ladder.json", document(result))
     head = Head(ladder.name, ladder.folder.uri, answer, cards)
     folder.write_bytes("index.html", rendered(head, sections, {}, {}).encode())
-    drawn = drawn_pictures(folder, sections, pictures)
-    folder.write_bytes("report.md", rendered_markdown(ladder.name, answer, cards, sections, drawn).encode())
+    picture_files = drawn_pictures(folder, sections, pictures)
+    folder.write_bytes("report.md", rendered_markdown(ladder.name, answer, cards, sections, picture_files).encode())
     for size in result.begun:
         for line in size.records.lost if size.records is not None else ():
             say(line)
@@ -63,10 +63,10 @@ def write_report(
 
 
 def _sections(result: LadderResult) -> list[Section]:
-    metrics = [one.metric for one in result.objectives]
+    metrics = [objective.metric for objective in result.objectives]
     by_size, order = tables.effects(result, metrics), tables.order(result)
     note = f"{_EFFECTS_NOTE} {_TREND_NOTE}"
-    found = [
+    sections = [
         Section("Effect by size", figure.effects_by_size(result), _EFFECTS_NOTE, is_first=True),
         Section("Effects", [by_size] if by_size.rows else [], note),
         Section("Scores by size", figure.scores_by_size(result), _SCORES_NOTE),
@@ -76,7 +76,7 @@ def _sections(result: LadderResult) -> list[Section]:
         Section("Effects in all metrics", _all_effects(result), note, is_folded=True),
         Section("Settings", [Code(write_yaml(result.ladder.facts.settings))], is_folded=True),
     ]
-    return [section for section in found if section.parts]
+    return [section for section in sections if section.parts]
 
 
 def _all_effects(result: LadderResult) -> list[Any]:
@@ -89,19 +89,21 @@ def _cards(result: LadderResult) -> list[tuple[str, str]]:
     complete = sum(size.records.states["complete"] for size in result.begun if size.records is not None)
     failed = sum(size.records.states["failed"] for size in result.begun if size.records is not None)
     stopped = sum(size.records.states["pruned"] for size in result.begun if size.records is not None)
-    ends = "".join(f", {number} {word}" for number, word in ((failed, "failed"), (stopped, "pruned")) if number)
-    done = f"of {len(result.sizes)} sizes begun"
+    failures_text = "".join(
+        f", {number} {word}" for number, word in ((failed, "failed"), (stopped, "pruned")) if number
+    )
+    sizes_label = f"of {len(result.sizes)} sizes begun"
     return [
-        (f"{len(result.begun)}", done),
+        (f"{len(result.begun)}", sizes_label),
         (f"{formats.count(min(sizes))} to {formats.count(max(sizes))}", "parameters"),
         (f"{len(result.arms)}", "arms beside the reference"),
-        (f"{complete}", f"trials complete{ends}"),
+        (f"{complete}", f"trials complete{failures_text}"),
     ]
 
 
 def document(result: LadderResult) -> dict[str, Any]:
     """The content of the report's `ladder.json`, with null for each number that is not known."""
-    found = {
+    content = {
         "format": FORMAT,
         "ladder": result.ladder.name,
         "answer": words.answer(result),
@@ -116,7 +118,7 @@ def document(result: LadderResult) -> dict[str, Any]:
             }
             for size in result.sizes
         ],
-        "effects": [_effects(one) for one in result.effects],
+        "effects": [_arm_document(arm) for arm in result.effects],
         "order": [
             {
                 "smaller": small.preset,
@@ -130,17 +132,17 @@ def document(result: LadderResult) -> dict[str, Any]:
             for small, large, agreement in result.agreements
         ],
     }
-    plain: dict[str, Any] = finite_json(found)
+    plain: dict[str, Any] = finite_json(content)
     return plain
 
 
-def _effects(one: ArmEffects) -> dict[str, Any]:
-    slope = one.trend.slope if one.trend is not None else Interval(math.nan, math.nan, math.nan)
+def _arm_document(arm: ArmEffects) -> dict[str, Any]:
+    slope = arm.trend.slope if arm.trend is not None else Interval(math.nan, math.nan, math.nan)
     return {
-        "arm": one.number,
-        "params": dict(one.params),
-        "metric": one.objective.metric,
-        "mode": one.objective.mode,
+        "arm": arm.number,
+        "params": dict(arm.params),
+        "metric": arm.objective.metric,
+        "mode": arm.objective.mode,
         "sizes": [
             {
                 "preset": effect.size.preset,
@@ -148,20 +150,20 @@ def _effects(one: ArmEffects) -> dict[str, Any]:
                 **_interval("difference", effect.difference),
                 "verdict": effect.word,
             }
-            for effect in one.effects
+            for effect in arm.effects
         ],
         **_interval("per_tenfold_size", slope),
-        "is_straight": None if one.trend is None else one.trend.is_straight,
+        "is_straight": None if arm.trend is None else arm.trend.is_straight,
     }
 
 
-def _interval(name: str, found: Interval) -> dict[str, float]:
-    return {name: found.value, f"{name}_low": found.low, f"{name}_high": found.high}
+def _interval(name: str, interval: Interval) -> dict[str, float]:
+    return {name: interval.value, f"{name}_low": interval.low, f"{name}_high": interval.high}
 
 
 def summary_text(result: LadderResult, num_characters: int = 200) -> str:
     """The effects by size, the answer, and the path of the joint report."""
-    table = tables.effects(result, [one.metric for one in result.objectives[:1]])
+    table = tables.effects(result, [objective.metric for objective in result.objectives[:1]])
     lines = [*table_lines(fitted(table, num_characters, ("metric", "per tenfold size"))), KEY, ""] if table.rows else []
     lines += [f"report: {report_address(result.ladder.folder)}", words.answer(result)]
     return "\n".join(lines)
