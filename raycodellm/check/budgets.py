@@ -27,57 +27,61 @@ def lines(
     fresh_tokens = sum(_new_tokens(fresh)) * (confirm.seeds[-1] if confirm is not None else 0)
     at_once = costs.devices_at_once(sweep.scaling, slots)
     searched, confirmed = (
-        budget.limits(sweep.budget, Spent(round(each), 3600 * device_hours, 3600 * device_hours / at_once))
-        for each, device_hours in ((tokens, hours), (fresh_tokens, confirming))
+        budget.limits(sweep.budget, Spent(round(num_tokens), 3600 * device_hours, 3600 * device_hours / at_once))
+        for num_tokens, device_hours in ((tokens, hours), (fresh_tokens, confirming))
     )
-    found = []
-    for one, more in zip(searched, confirmed, strict=True):
-        begun = _num_begun(chains, num_trials, one.limit) if one.key == "budget.tokens" else None
-        found.append(_line(one, more.spent, num_trials, begun))
-    return ["budget:", *found] if found else []
+    limit_lines = []
+    for limit, confirm_limit in zip(searched, confirmed, strict=True):
+        num_begun = _num_begun(chains, num_trials, limit.limit) if limit.key == "budget.tokens" else None
+        limit_lines.append(_line(limit, confirm_limit.spent, num_trials, num_begun))
+    return ["budget:", *limit_lines] if limit_lines else []
 
 
 def _new_tokens(chains: Sequence[Chain]) -> list[int]:
     """Tokens that each trial adds to those before it: equal stages counted once, without the steps that a stage takes
     over from another one of its trunk."""
-    known: set[str] = set()
-    added = []
-    taken = taken_steps(costs.unique_jobs(chains))
+    counted_keys: set[str] = set()
+    new_tokens = []
+    trunk_steps = taken_steps(costs.unique_jobs(chains))
     for chain in chains:
-        new = [job for job in chain.stages if job.key not in known]
-        added.append(sum(job.stage.num_tokens - taken.get(job.key, 0) * job.stage.batch_tokens for job in new))
-        known |= {job.key for job in chain.stages}
-    return added
+        new_jobs = [job for job in chain.stages if job.key not in counted_keys]
+        new_tokens.append(
+            sum(job.stage.num_tokens - trunk_steps.get(job.key, 0) * job.stage.batch_tokens for job in new_jobs)
+        )
+        counted_keys |= {job.key for job in chain.stages}
+    return new_tokens
 
 
 def _num_begun(chains: Sequence[Chain], num_trials: int, limit: float) -> int:
     """Trials of the search that begin before the limit of tokens is reached, if all are as the planned ones."""
     spent = 0.0
-    added = _new_tokens(chains)
+    new_tokens = _new_tokens(chains)
     for number in range(num_trials):
         if spent >= limit:
             return number
-        spent += added[number] if number < len(added) else sum(added) / len(added)
+        spent += new_tokens[number] if number < len(new_tokens) else sum(new_tokens) / len(new_tokens)
     return num_trials
 
 
-def _line(one: budget.Limit, confirming: float, num_trials: int, begun: int | None) -> str:
-    """`one`: the limit, and what the search spends; `confirming`: what the confirmation spends at most; `begun`: trials
-    that begin, where that is known."""
-    name, about = one.key.removeprefix("budget."), "" if begun is not None else "about "
-    said = f"  {name}: the search's training takes {about}{one}"
+def _line(limit: budget.Limit, confirming: float, num_trials: int, num_begun: int | None) -> str:
+    """A line on one limit of the budget. `limit`: with what the search spends; `confirming`: what the confirmation
+    spends at most; `num_begun`: trials that begin, None if that is not known."""
+    name, about = limit.key.removeprefix("budget."), "" if num_begun is not None else "about "
+    sentence = f"  {name}: the search's training takes {about}{limit}"
     if confirming:
-        in_all = budget.Limit(one.key, one.spent + confirming, one.limit, one.unit)
-        said += f", with the confirmation at most {about}{in_all}"
-    if begun is None:  # a trial begins if the limit is not reached before it
-        begun = math.ceil(num_trials * min(1.0, one.limit / one.spent) - 1e-9) if one.spent else num_trials
-    if begun < num_trials:
-        lost = ", so that there is no confirmation and no verdict" if confirming else ""
-        return f"{said}; it does not fit: {about}{begun} of {num_trials} trials begin{lost}"
-    if confirming and one.is_reached:
-        return f"{said}; the search's {num_trials} trials run, but no confirmation begins, so that there is no verdict"
-    if one.spent > one.limit:
-        return f"{said}; all {num_trials} trials run: the last begins within the limit, and what has begun ends"
-    if one.spent + confirming > one.limit:
-        return f"{said}; the search fits, and the confirmation may be stopped before its last look"
-    return f"{said}; it fits"
+        total = budget.Limit(limit.key, limit.spent + confirming, limit.limit, limit.unit)
+        sentence += f", with the confirmation at most {about}{total}"
+    if num_begun is None:  # a trial begins if the limit is not reached before it
+        num_begun = math.ceil(num_trials * min(1.0, limit.limit / limit.spent) - 1e-9) if limit.spent else num_trials
+    if num_begun < num_trials:
+        consequence = ", so that there is no confirmation and no verdict" if confirming else ""
+        return f"{sentence}; it does not fit: {about}{num_begun} of {num_trials} trials begin{consequence}"
+    if confirming and limit.is_reached:
+        return (
+            f"{sentence}; the search's {num_trials} trials run, but no confirmation begins, so that there is no verdict"
+        )
+    if limit.spent > limit.limit:
+        return f"{sentence}; all {num_trials} trials run: the last begins within the limit, and what has begun ends"
+    if limit.spent + confirming > limit.limit:
+        return f"{sentence}; the search fits, and the confirmation may be stopped before its last look"
+    return f"{sentence}; it fits"

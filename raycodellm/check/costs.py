@@ -57,15 +57,15 @@ class Hours:
     arms: tuple[float, ...]
     """Each planned arm with all its seeds, as if nothing were shared."""
     sweep: float
-    """All arms: those that are planned, and as much for each of the others."""
+    """Hours of all arms: of the planned ones, and as much for each of the others."""
 
     @cached_property
     def groups(self) -> list[tuple[list[int], float]]:
         """The arms that cost the same, with the hours of one of them."""
-        found: dict[str, tuple[list[int], float]] = {}
+        by_hours: dict[str, tuple[list[int], float]] = {}
         for arm, hours in enumerate(self.arms):
-            found.setdefault(f"{hours:.4g}", ([], hours))[0].append(arm)
-        return list(found.values())
+            by_hours.setdefault(f"{hours:.4g}", ([], hours))[0].append(arm)
+        return list(by_hours.values())
 
 
 def job_flops(job: StageJob, vocab_size: int) -> float:
@@ -89,10 +89,10 @@ def device_hours(
         job.key: job_flops(job, vocab_size) / hardware.flops_per_second(job.stage.numerics.precision) / 3600
         for job in unique_jobs(chains)
     }
-    taken = taken_steps(unique_jobs(chains))
-    trained = [hours[job.key] * (1 - taken.get(job.key, 0) / job.stage.num_steps) for job in unique_jobs(chains)]
-    alone = [math.fsum(hours[job.key] for job in chain.stages) for chain in chains]
-    arms = [math.fsum(alone[first : first + num_seeds]) for first in range(0, len(alone), num_seeds)]
+    trunk_steps = taken_steps(unique_jobs(chains))
+    trained = [hours[job.key] * (1 - trunk_steps.get(job.key, 0) / job.stage.num_steps) for job in unique_jobs(chains)]
+    unshared = [math.fsum(hours[job.key] for job in chain.stages) for chain in chains]
+    arms = [math.fsum(unshared[start : start + num_seeds]) for start in range(0, len(unshared), num_seeds)]
     return Hours(tuple(arms), math.fsum(trained) * max(1.0, num_trials / len(chains)))
 
 
@@ -106,16 +106,16 @@ def training(
 ) -> str:
     """One line: the FLOPs and device hours of training. `jobs`: of the planned trials; `trials_per_planned`: trials of
     the sweep for each of them, over 1 where not all are planned."""
-    more = max(1.0, trials_per_planned)
-    taken = taken_steps(jobs)
-    shares = {job.key: 1 - taken.get(job.key, 0) / job.stage.num_steps for job in jobs}
-    flops = math.fsum(job_flops(job, vocab_size) * shares[job.key] for job in jobs) * more
+    scale = max(1.0, trials_per_planned)
+    trunk_steps = taken_steps(jobs)
+    shares = {job.key: 1 - trunk_steps.get(job.key, 0) / job.stage.num_steps for job in jobs}
+    flops = math.fsum(job_flops(job, vocab_size) * shares[job.key] for job in jobs) * scale
     device = (hardware.name or "GPU") if hardware.on_gpus else "CPU core"
     speeds = sorted({hardware.flops_per_second(job.stage.numerics.precision) for job in jobs})
-    speed = " or ".join(f"{one:.2g}" for one in speeds)
+    speed = " or ".join(f"{value:.2g}" for value in speeds)
     share = f", {UTILISATION:.0%} of its peak, which small models do not reach" if hardware.on_gpus else ""
     about = f"about {formats.rounded(hours.sweep, 2)} {device} hours"
-    as_planned = ", if all trials are as the planned ones" if more > 1 else ""
+    as_planned = ", if all trials are as the planned ones" if scale > 1 else ""
     return f"training: {flops:.2e} FLOPs, {about} at {speed} FLOP/s per {device}{share}{as_planned}"
 
 
@@ -147,18 +147,18 @@ def money(
     confirmation at most.
     """
     rates = (device.on_demand / device.devices, None if device.spot is None else device.spot / device.devices)
-    rows = [(in_ranges(arms), *_cells(each, *rates), "each" * (len(arms) > 1)) for arms, each in hours.groups]
+    rows = [(in_ranges(arms), *_cells(arm_hours, *rates), "each" * (len(arms) > 1)) for arms, arm_hours in hours.groups]
     rows.append(("sweep, equal stages once", *_cells(hours.sweep, *rates), ""))
     if confirming:
         rows.append(("confirmation, at most", *_cells(confirming, *rates), ""))
-    in_all = hours.sweep + confirming
+    total_hours = hours.sweep + confirming
     if prices.head:
         at_once = devices_at_once(scaling, slots)
-        head = in_all / at_once * prices.head.on_demand
-        name = f"head node, {formats.seconds(3600 * in_all / at_once)}"
+        head = total_hours / at_once * prices.head.on_demand
+        name = f"head node, {formats.seconds(3600 * total_hours / at_once)}"
         device_word = "device" if at_once == 1 else "devices"
         rows.append((name, "", _money(head), _money(head), f"with {at_once:g} {device_word} at once"))
-        rows.append((f"in all{', at most' if confirming else ''}", *_cells(in_all, *rates, head), ""))
+        rows.append((f"in all{', at most' if confirming else ''}", *_cells(total_hours, *rates, head), ""))
     header = ("arms", "device hours", f"on demand, {prices.currency}", f"spot, {prices.currency}", "")
     lines = table_lines(Table(header, rows, left=(0, 4)), indent="  ")
     return ["prices:", *lines, *(f"  {line}" for line in _notes(device, prices))]
@@ -179,8 +179,8 @@ def _notes(device: Device, prices: Prices) -> list[str]:
 
 def _cells(hours: float, on_demand: float, spot: float | None, head: float = 0.0) -> tuple[str, str, str]:
     """Hours and their money at each rate, with the head node's money on top."""
-    both = (_money(hours * on_demand + head), _money(None if spot is None else hours * spot + head))
-    return (formats.rounded(hours, 3), *both)
+    amounts = (_money(hours * on_demand + head), _money(None if spot is None else hours * spot + head))
+    return (formats.rounded(hours, 3), *amounts)
 
 
 def _money(amount: float | None) -> str:

@@ -33,20 +33,20 @@ class Asked:
 NOTHING_ASKED = Asked()
 
 
-def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> str:
+def describe(file: SweepFile, storage: Folder, request: Asked = NOTHING_ASKED) -> str:
     """The arms, the stage tree, tokens and epochs, parameters, FLOPs, device hours, and whether a trial can be placed.
 
     Raises `UserError` for whatever `run` would refuse. A sweep that is reckoned for a device elsewhere may name data
     that only that place reaches.
     """
     sweep = file.example()
-    asked = _with_device(asked, sweep.scaling)
-    elsewhere = asked.device is not None
-    prices = None if asked.prices is None else load_prices(asked.prices)
-    _check_device(sweep, asked, prices)
+    request = _with_device(request, sweep.scaling)
+    elsewhere = request.device is not None
+    prices = None if request.prices is None else load_prices(request.prices)
+    _check_device(sweep, request, prices)
     if not sweep.stages:
-        return _without_training(file, storage, asked)
-    memory_fit = preflight.check_before_start(file, asked.address, elsewhere=elsewhere)
+        return _without_training(file, storage, request)
+    memory_fit = preflight.check_before_start(file, request.address, elsewhere=elsewhere)
     arms = first_arms(file)
     items = items_of(file, elsewhere=elsewhere)
     sizes = tokens.inspect(sweep, storage, items, elsewhere=elsewhere)
@@ -56,53 +56,54 @@ def describe(file: SweepFile, storage: Folder, asked: Asked = NOTHING_ASKED) -> 
     chains = planned(file, arms, corpora, storage, tokenizer_fingerprint, contents)
     fresh = fresh_seed(file, arms, chains, corpora, storage, tokenizer_fingerprint, contents)
     num_seeds = len(chains) // len(arms)
-    where = placement.find(sweep.scaling, asked.address, memory_fit, asked.device)
-    parts = [
+    slot_placement = placement.find(sweep.scaling, request.address, memory_fit, request.device)
+    needed_gib = memory_fit.need.total / GIB if memory_fit.need else 0.0
+    paragraphs = [
         "\n".join([*tables.arms(file, arms), *warm_start.read_prior(file, storage).lines]),
         "\n".join(tables.stages(chains, {name for name, size in sizes.items() if size.is_estimate}, num_seeds)),
-        *(["\n".join(found)] if (found := tables.confirmation(file, fresh)) else []),
+        *(["\n".join(confirmation_lines)] if (confirmation_lines := tables.confirmation(file, fresh)) else []),
         *early_stopping.line(sweep, chains),
         "\n".join(tables.sources(sizes, corpora, chains)),
         *_cleaning(sweep, sizes),
         *_packing(sweep, sizes),
         "\n".join([_evaluation(file, chains[0].evaluation.held_out, elsewhere), *_fits(file, storage, sizes)]),
         *tokens.warnings_of(sweep, items),
-        *_cost(file, chains, fresh, num_seeds, where, prices, memory_fit.need.total / GIB if memory_fit.need else 0.0),
-        where.text,
+        *_cost(file, chains, fresh, num_seeds, slot_placement, prices, needed_gib),
+        slot_placement.text,
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(paragraphs)
 
 
-def _without_training(file: SweepFile, storage: Folder, asked: Asked) -> str:
-    """The same of a sweep with `stages: []`: its models, its pairs, and how much text they are evaluated on."""
-    sweep, elsewhere = file.example(), asked.device is not None
-    fit = preflight.check_before_start(file, asked.address, elsewhere=elsewhere)
+def _without_training(file: SweepFile, storage: Folder, request: Asked) -> str:
+    """Describes a sweep with `stages: []`: its models, its pairs, and how much text they are evaluated on."""
+    sweep, elsewhere = file.example(), request.device is not None
+    fit = preflight.check_before_start(file, request.address, elsewhere=elsewhere)
     items = items_of(file, elsewhere=elsewhere)
     sizes = tokens.inspect(sweep, storage, items, elsewhere=elsewhere)
     held_out = stage_store.held_out_sources(sweep, sized(sizes), storage)
-    where = placement.find(sweep.scaling, asked.address, fit, asked.device)
+    slot_placement = placement.find(sweep.scaling, request.address, fit, request.device)
     on_gpus = sweep.scaling.gpus_per_worker > 0
-    hardware = costs.Hardware(where.device if on_gpus else costs.CPU, on_gpus)
-    parts = [
+    hardware = costs.Hardware(slot_placement.device if on_gpus else costs.CPU, on_gpus)
+    paragraphs = [
         "\n".join(tables.arms(file, first_arms(file))),
-        *given_models.parts(file, hardware),
+        *given_models.paragraphs(file, hardware),
         *_cleaning(sweep, sizes),
         _evaluation(file, held_out, elsewhere),
         *tokens.warnings_of(sweep, items),
-        where.text,
+        slot_placement.text,
     ]
-    return "\n\n".join(parts)
+    return "\n\n".join(paragraphs)
 
 
 def _evaluation(file: SweepFile, held_out: Sequence[HeldOutSource], elsewhere: bool) -> str:
     """The tasks, and the text of the sweep's sources that they measure."""
-    of_sources = evaluation_table.text_and_code(file.example(), held_out)
-    return "\n".join([*evaluation_table.tasks(file, elsewhere=elsewhere), *of_sources])
+    text_lines = evaluation_table.text_and_code(file.example(), held_out)
+    return "\n".join([*evaluation_table.tasks(file, elsewhere=elsewhere), *text_lines])
 
 
 def _fits(file: SweepFile, storage: Folder, sizes: Mapping[str, tokens.SourceSize]) -> list[str]:
-    """A line for each task of which perhaps no item fits into a model's context. Raises UserError for those of which
-    certainly none does. Says nothing where neither the tokenizer nor the least that it can give is known here."""
+    """A line for each task of which perhaps no item fits into a model's context. Raises UserError for a task of which
+    certainly no item fits. Empty if neither the tokenizer nor the fewest tokens that it can give are known here."""
     sweep = file.example()
     fingerprint = next(iter(sizes.values())).tokenizer_fingerprint
     tokenizer = tokens.tokenizer_at_hand(sweep.tokenizer_of_sources, storage / "tokenizers" / fingerprint)
@@ -116,23 +117,23 @@ def _fits(file: SweepFile, storage: Folder, sizes: Mapping[str, tokens.SourceSiz
     return [f"  {line}" for line in evaluation.require_fit(unfit)]
 
 
-def _with_device(asked: Asked, scaling: Scaling) -> Asked:
-    """The request, with the device that the sweep file names where nothing else says on which device it would run."""
-    is_told = asked.device or placement.joins(asked.address) or not scaling.gpus_per_worker
-    return asked if is_told or memory_needs.gpu_bytes() else replace(asked, device=scaling.device)
+def _with_device(request: Asked, scaling: Scaling) -> Asked:
+    """The request, with the sweep file's device if nothing else says on which device the sweep would run."""
+    is_told = request.device or placement.joins(request.address) or not scaling.gpus_per_worker
+    return request if is_told or memory_needs.gpu_bytes() else replace(request, device=scaling.device)
 
 
-def _check_device(sweep: Sweep, asked: Asked, prices: Prices | None) -> None:
+def _check_device(sweep: Sweep, request: Asked, prices: Prices | None) -> None:
     """Raises `UserError` for a device that the sweep does not use, and for prices of a device that nothing names."""
     on_gpus = sweep.scaling.gpus_per_worker > 0
     if prices is not None and not sweep.stages:
         raise UserError("--prices: reckons training, and with stages: [] nothing is trained; leave it out")
-    if asked.device is not None and not on_gpus:
+    if request.device is not None and not on_gpus:
         raise UserError(
-            f"--device {asked.device}: scaling.gpus_per_worker is 0, so the sweep trains on CPUs; leave --device out, "
-            "or add --set scaling.gpus_per_worker=1"
+            f"--device {request.device}: scaling.gpus_per_worker is 0, so the sweep trains on CPUs; leave --device "
+            "out, or add --set scaling.gpus_per_worker=1"
         )
-    if prices is not None and on_gpus and asked.device is None and not placement.joins(asked.address):
+    if prices is not None and on_gpus and request.device is None and not placement.joins(request.address):
         raise _no_device(prices)
 
 
@@ -183,14 +184,14 @@ def _cost(
     chains: Sequence[stage_store.Chain],
     fresh: Sequence[stage_store.Chain],
     num_seeds: int,
-    where: placement.Placement,
+    slot_placement: placement.Placement,
     prices: Prices | None,
     needed_gib: float,
 ) -> list[str]:
     """Parameters, FLOPs and device hours; with `prices`, money. `needed_gib`: memory that one worker needs."""
     sweep, num_trials = file.example(), search.num_trials(file)
     vocab_size, on_gpus = preflight.vocab_size(sweep), sweep.scaling.gpus_per_worker > 0
-    name = where.device if on_gpus else costs.CPU
+    name = slot_placement.device if on_gpus else costs.CPU
     if prices is not None and name is None:
         raise _no_device(prices)
     device = prices.device(name) if prices is not None and name is not None else None
@@ -207,12 +208,12 @@ def _cost(
         *(["cost: --prices shows it in money"] if prices is None else []),
     ]
     money = (
-        costs.money(hours, device, prices, sweep.scaling, where.slots, confirming)
+        costs.money(hours, device, prices, sweep.scaling, slot_placement.slots, confirming)
         if device is not None and prices
         else []
     )
-    limits = budgets.lines(file, chains, fresh, hours.sweep, confirming, where.slots)
-    return ["\n".join(lines), *("\n".join(part) for part in (money, limits) if part)]
+    limits = budgets.lines(file, chains, fresh, hours.sweep, confirming, slot_placement.slots)
+    return ["\n".join(lines), *("\n".join(block) for block in (money, limits) if block)]
 
 
 def _model_line(sweep: Sweep, vocab_size: int) -> str:

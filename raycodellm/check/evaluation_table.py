@@ -1,4 +1,4 @@
-"""The table of evaluation tasks in `raycodellm check`: what is known of each, and where its data lies."""
+"""The table of evaluation tasks in `raycodellm check`: facts about each task, and where its data lies."""
 
 from __future__ import annotations
 
@@ -25,7 +25,11 @@ def tasks(file: SweepFile, *, elsewhere: bool = False) -> list[str]:
     return [
         f"evaluation: {limit}, {_examples(settings.few_shot)}",
         *table_lines(_table(facts, sources), indent="  "),
-        *(f"  {name}: {known.warning}" for name, known in facts.items() if known is not None and known.warning),
+        *(
+            f"  {name}: {suite_task.warning}"
+            for name, suite_task in facts.items()
+            if suite_task is not None and suite_task.warning
+        ),
         *mixed_means(file, facts),
         *(f"  {line}" for line in evaluation.overruled_lines(settings)),
         *_unmeasured(file, elsewhere),
@@ -40,23 +44,26 @@ def mixed_means(file: SweepFile, facts: Mapping[str, SuiteTask | None]) -> list[
     """A warning for each objective that is a mean over the tasks of several suites, or of suites and tasks named beside
     them: their scales and their levels of guessing differ, so that one suite may outweigh or hide another."""
     settings = file.example()
-    asked = [*settings.evaluation.suites, *(["the tasks beside them"] if settings.evaluation.tasks else [])]
-    if len(asked) < 2 or not settings.evaluation.suites:
+    groups = [*settings.evaluation.suites, *(["the tasks beside them"] if settings.evaluation.tasks else [])]
+    if len(groups) < 2 or not settings.evaluation.suites:
         return []
     lines = []
     for objective in settings.search.objectives:
-        task, _, kind = objective.metric.partition("/")
+        task, _, metric_kind = objective.metric.partition("/")
         if task != evaluation.MEAN:
             continue
-        chances = sorted({one.chance for one in facts.values() if one is not None and one.chance is not None})
+        known_tasks = [suite_task for suite_task in facts.values() if suite_task is not None]
+        chances = sorted({suite_task.chance for suite_task in known_tasks if suite_task.chance is not None})
         guessing = ""
-        if kind.startswith("acc") and len(chances) > 1:
+        if metric_kind.startswith("acc") and len(chances) > 1:
             guessing = f", of which guessing gives {chances[0]:.3f} to {chances[-1]:.3f}"
-        own = [name for name in evaluation.asked_averages(settings.evaluation) if name.rpartition("/")[2] == kind]
-        better = f"; an average of one suite is {' or '.join(own)}" if own else ""
+        suite_averages = [
+            name for name in evaluation.asked_averages(settings.evaluation) if name.rpartition("/")[2] == metric_kind
+        ]
+        better = f"; an average of one suite is {' or '.join(suite_averages)}" if suite_averages else ""
         lines.append(
-            f"  objective {objective.metric}: a mean over {len(facts)} tasks of {' and '.join(asked)}{guessing}, whose "
-            f"scales differ: a change in one suite may hide one in another{better}"
+            f"  objective {objective.metric}: a mean over {len(facts)} tasks of {' and '.join(groups)}{guessing}, "
+            f"whose scales differ: a change in one suite may hide one in another{better}"
         )
     return lines
 
@@ -77,11 +84,13 @@ def _judge(file: SweepFile) -> list[str]:
     if (judge := settings.judge) is None:
         return []
     num_prompts = len(evaluation.requests_of(evaluation.Asking.of(settings)))
-    most = win_rates.most_questions(file, num_prompts)
-    minutes = f", {most / judge.requests_per_minute:,.0f} minutes at least" if judge.requests_per_minute else ""
+    max_questions = win_rates.most_questions(file, num_prompts)
+    minutes = (
+        f", {max_questions / judge.requests_per_minute:,.0f} minutes at least" if judge.requests_per_minute else ""
+    )
     lines = [
-        f"  judge {judge.model}: at most {most:,} questions, both orders of {most // 2:,} pairs of answers to "
-        f"{num_prompts:,} instructions{minutes}; equal answers are not asked about",
+        f"  judge {judge.model}: at most {max_questions:,} questions, both orders of {max_questions // 2:,} pairs of "
+        f"answers to {num_prompts:,} instructions{minutes}; equal answers are not asked about",
         f"  {evaluation.address_of(judge)} was not asked now: the sweep begins to ask when its trials have ended",
     ]
     try:
@@ -95,9 +104,9 @@ def text_and_code(sweep: Sweep, held_out: Sequence[HeldOutSource]) -> list[str]:
     """The text that is `held_out`, measured and so not trained on, and the tasks that run the model's code, with the
     isolation that this machine has for it."""
     settings, lines = sweep.evaluation, []
-    for one in held_out:
-        measured = f"about {one.num_tokens:,} tokens of {one.source}, which no stage trains on"
-        lines.append(f"  {task_of(one.domain)} measures {measured}")
+    for source in held_out:
+        measured = f"about {source.num_tokens:,} tokens of {source.source}, which no stage trains on"
+        lines.append(f"  {task_of(source.domain)} measures {measured}")
     running = evaluation.tasks_running_code(evaluation.asked_tasks(settings), Places.of(settings))
     if running:
         lines.append(f"  {', '.join(running)}: the model's code runs in the sandbox, {evaluation.isolation_here()}")
@@ -106,9 +115,11 @@ def text_and_code(sweep: Sweep, held_out: Sequence[HeldOutSource]) -> list[str]:
 
 def _table(facts: Mapping[str, SuiteTask | None], sources: Mapping[str, Sequence[DataSource]]) -> Table:
     rows = []
-    for name, known in facts.items():
-        numbers = ("", "", "") if known is None else (_count(known.items), _share(known.chance), _share(known.majority))
-        rows.append((name, *numbers, _data(known, sources[name])))
+    for name, suite_task in facts.items():
+        numbers = ("", "", "")
+        if suite_task is not None:
+            numbers = (_count(suite_task.items), _share(suite_task.chance), _share(suite_task.majority))
+        rows.append((name, *numbers, _data(suite_task, sources[name])))
     return Table(("task", "items published", "chance", "majority", "data"), rows, left=(0, 4))
 
 
@@ -126,8 +137,8 @@ def _share(value: float | None) -> str:
     return "" if value is None else f"{value:.3f}"
 
 
-def _data(known: SuiteTask | None, sources: Sequence[DataSource]) -> str:
+def _data(suite_task: SuiteTask | None, sources: Sequence[DataSource]) -> str:
     if not sources:
-        return known.source if known is not None else ""
-    more = f", and {len(sources) - 1} more data sets" if len(sources) > 1 else ""
-    return f"{sources[0]}{more}"
+        return suite_task.source if suite_task is not None else ""
+    others = f", and {len(sources) - 1} more data sets" if len(sources) > 1 else ""
+    return f"{sources[0]}{others}"

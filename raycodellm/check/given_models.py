@@ -44,30 +44,33 @@ def look_up(file: SweepFile) -> list[GivenModel]:
 
 
 def _looked_up(name: str, contents: Contents) -> GivenModel:
-    kind, *found = contents.models[name]
-    if kind == "hub" and len(found) == 1:  # a name without a commit
+    kind, *details = contents.models[name]
+    if kind == "hub" and len(details) == 1:  # a name without a commit
         return GivenModel(name, NOT_REACHED)
     settings = Model(pretrained=contents.addresses[name])
-    origin = f"hub, commit {found[-1][:7]}" if kind == "hub" else "folder"
+    origin = f"hub, commit {details[-1][:7]}" if kind == "hub" else "folder"
     return GivenModel(name, origin, model.num_parameters(settings, 0), model.context_length(settings, 0))
 
 
-def models(file: SweepFile, known: Sequence[GivenModel]) -> list[str]:
+def models(file: SweepFile, given_models: Sequence[GivenModel]) -> list[str]:
     """The table of models, the checks that were left out, and the pairs, as lines of text."""
-    rows = [(one.name, _count(one.num_parameters), _count(one.context), one.origin) for one in known]
+    rows = [
+        (given_model.name, _count(given_model.num_parameters), _count(given_model.context), given_model.origin)
+        for given_model in given_models
+    ]
     lines = ["models, evaluated as they are:"]
     lines += table_lines(Table(("model", "parameters", "context", "from"), rows, left=(0, 3)), indent="  ")
-    if unknown := sum(one.origin == NOT_REACHED for one in known):
+    if unknown := sum(given_model.origin == NOT_REACHED for given_model in given_models):
         lines.append(
             f"  left out for {unknown} models, which are not in the local cache while the hub cannot be reached: "
             "whether they exist, and their size"
         )
     pairs = file.pairs()
-    names = short_names([one.name for one in known])
-    told = [f"{names[base]} → {names[other]}" for base, other in pairs[:MOST_PAIRS]]
+    names = short_names([given_model.name for given_model in given_models])
+    pair_names = [f"{names[base]} → {names[compared]}" for base, compared in pairs[:MOST_PAIRS]]
     more = f", and {len(pairs) - MOST_PAIRS} more" if len(pairs) > MOST_PAIRS else ""
     if pairs:
-        lines.append(f"  compared in pairs: {', '.join(told)}{more}")
+        lines.append(f"  compared in pairs: {', '.join(pair_names)}{more}")
     return lines
 
 
@@ -75,7 +78,7 @@ def _count(number: int | None) -> str:
     return formats.NOTHING if number is None else f"{number:,}"
 
 
-def cost(file: SweepFile, known: Sequence[GivenModel], hardware: costs.Hardware) -> list[str]:
+def cost(file: SweepFile, given_models: Sequence[GivenModel], hardware: costs.Hardware) -> list[str]:
     """Items, tokens and FLOPs of the evaluations, as lines of text. Loads the tasks, which takes seconds."""
     try:
         num_items, num_bytes = _items_of(file)
@@ -83,15 +86,18 @@ def cost(file: SweepFile, known: Sequence[GivenModel], hardware: costs.Hardware)
         return [f"evaluating: how much text there is, is not known here: {error}"]
     num_tokens = num_bytes / BYTES_PER_TOKEN
     text = f"{num_items:,} items, about {formats.count(num_tokens)} tokens of different prompts and right answers"
-    lines = [f"evaluating: {len(known)} models × {text}, without examples in prompts ({BYTES_PER_TOKEN} bytes a token)"]
-    sizes = [one.num_parameters for one in known if one.num_parameters is not None]
+    lines = [
+        f"evaluating: {len(given_models)} models × {text}, without examples in prompts ({BYTES_PER_TOKEN} bytes a "
+        "token)"
+    ]
+    sizes = [given_model.num_parameters for given_model in given_models if given_model.num_parameters is not None]
     if sizes:
         flops = 2 * num_tokens * math.fsum(sizes)
         hours = flops / hardware.flops_per_second("bf16") / 3600
         device = (hardware.name or costs.REFERENCE) if hardware.on_gpus else "CPU core"
-        of = "" if len(sizes) == len(known) else f" for the {len(sizes)} models that are known here"
+        scope = "" if len(sizes) == len(given_models) else f" for the {len(sizes)} models that are known here"
         lines.append(
-            f"  {flops:.2e} FLOPs{of} (2 a parameter and token), about {hours:.2g} {device} hours; answers that a "
+            f"  {flops:.2e} FLOPs{scope} (2 a parameter and token), about {hours:.2g} {device} hours; answers that a "
             "model writes token by token take longer"
         )
     else:
@@ -104,12 +110,12 @@ def _items_of(file: SweepFile) -> tuple[int, int]:
     """(items, bytes of their different texts) of every task, as many as `evaluation.limit` lets be asked. Equal prompts
     are read and answered once, and so are the examples with which all prompts begin, which do not count here."""
     limit = file.example().evaluation.limit
-    asked = [texts[:limit] for texts in evaluation.items_of_sweep(file).values()]
-    return sum(map(len, asked)), sum(len(text.encode()) for texts in asked for text in set(texts))
+    texts_by_task = [texts[:limit] for texts in evaluation.items_of_sweep(file).values()]
+    return sum(map(len, texts_by_task)), sum(len(text.encode()) for texts in texts_by_task for text in set(texts))
 
 
-def parts(file: SweepFile, hardware: costs.Hardware) -> Iterator[str]:
+def paragraphs(file: SweepFile, hardware: costs.Hardware) -> Iterator[str]:
     """The paragraphs about models and cost."""
-    known = look_up(file)
-    yield "\n".join(models(file, known))
-    yield "\n".join(cost(file, known, hardware))
+    given_models = look_up(file)
+    yield "\n".join(models(file, given_models))
+    yield "\n".join(cost(file, given_models, hardware))

@@ -14,7 +14,7 @@ from raycodellm.config import Scaling, UserError
 
 @dataclass(frozen=True)
 class Placement:
-    """Where slots run."""
+    """The place where slots run, and how many at once."""
 
     text: str
     slots: int
@@ -47,13 +47,13 @@ def joins(address: str | None) -> str | None:
 
 def _on_cluster(scaling: Scaling, address: str, fit: preflight.MemoryFit, device: str | None) -> Placement:
     with tempfile.TemporaryDirectory() as temporary:
-        found = cluster.connect(address, scaling, log_to=Path(temporary) / "ray.log")
-        reason, groups = found.placement_problem(scaling), found.slots_that_fit(scaling)
+        connected = cluster.connect(address, scaling, log_to=Path(temporary) / "ray.log")
+        reason, groups = connected.placement_problem(scaling), connected.slots_that_fit(scaling)
         cluster.disconnect()
     if reason:
         raise UserError(f"scaling: {reason}")
-    fit = preflight.fit_on_cluster(fit, found, scaling)
-    devices = Counter(node.device for node in (*found.nodes, *found.autoscaled) if node.gpus and node.device)
+    fit = preflight.fit_on_cluster(fit, connected, scaling)
+    devices = Counter(node.device for node in (*connected.nodes, *connected.autoscaled) if node.gpus and node.device)
     device = device or next((name for name, _ in devices.most_common(1)), None)
     return Placement(_text(scaling, f"the cluster at {address}", groups, fit), _at_once(scaling, groups), device)
 

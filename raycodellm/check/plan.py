@@ -34,8 +34,8 @@ class SizedCorpus:
         """Sequences that a stage can read; an estimate without a finished store."""
         if self.store is not None:
             return self.store.num_sequences(sequence_length, reading)
-        held = reading.held_out_tokens
-        num_tokens = held if reading.measured else max(0, self.num_tokens - held)
+        held_out_tokens = reading.held_out_tokens
+        num_tokens = held_out_tokens if reading.measured else max(0, self.num_tokens - held_out_tokens)
         is_padded = self.is_instruct or reading.packing == "best_fit"
         return -(-num_tokens // sequence_length) if is_padded else num_tokens // sequence_length
 
@@ -65,22 +65,23 @@ def planned(
     materials = _materials(sweep, corpora, storage, tokenizer_fingerprint, contents)
     seeds = range(sweep.seed, sweep.seed + min(sweep.search.replicates, MOST_TRIALS))
 
-    known: stage_store.Siblings = {}
+    siblings: stage_store.Siblings = {}
 
     def chain(params: Mapping[str, object], seed: int) -> stage_store.Chain:
-        return stage_store.trial_chain(file, params, seed, materials, known)
+        return stage_store.trial_chain(file, params, seed, materials, siblings)
 
     chains = [chain(arm, seed) for arm in arms for seed in seeds]
-    ends = (config.resolve(file, point) for point in file.probe_points())
-    stage_store.check_epochs(sweep, [*chains, *(stage_store.chain(end, sweep.seed, materials) for end in ends)])
+    probe_sweeps = (config.resolve(file, point) for point in file.probe_points())
+    probe_chains = (stage_store.chain(probe_sweep, sweep.seed, materials) for probe_sweep in probe_sweeps)
+    stage_store.check_epochs(sweep, [*chains, *probe_chains])
     return chains
 
 
 def sized(sizes: Mapping[str, tokens.SourceSize]) -> dict[str, SizedCorpus]:
     """The token stores of these sizes, as `planned` needs them."""
     return {
-        name: SizedCorpus(one.folder, one.num_tokens, one.fingerprint, one.store, one.is_known, one.is_instruct)
-        for name, one in sizes.items()
+        name: SizedCorpus(size.folder, size.num_tokens, size.fingerprint, size.store, size.is_known, size.is_instruct)
+        for name, size in sizes.items()
     }
 
 
@@ -112,12 +113,12 @@ def fresh_seed(
     sweep, num_seeds = file.example(), len(searched) // len(arms)
     materials = _materials(sweep, corpora, storage, tokenizer_fingerprint, contents)
 
-    def trained(arm: int) -> float:
+    def training_flops(arm: int) -> float:
         return sum(costs.job_flops(job, materials.vocab_size) for job in searched[arm * num_seeds].stages)
 
-    most = sorted(range(1, len(arms)), key=trained, reverse=True)[: num_confirmed - 1]
+    largest_arms = sorted(range(1, len(arms)), key=training_flops, reverse=True)[: num_confirmed - 1]
     seed = sweep.seed + CONFIRM_SEEDS
-    return [stage_store.trial_chain(file, arms[arm], seed, materials) for arm in (0, *sorted(most))]
+    return [stage_store.trial_chain(file, arms[arm], seed, materials) for arm in (0, *sorted(largest_arms))]
 
 
 def _materials(
@@ -141,7 +142,7 @@ def _materials(
 def items_of(file: SweepFile, *, elsewhere: bool = False) -> dict[str, list[str]] | None:
     """The texts of the evaluation's items; None where no source is cleaned of them. Loading them imports lm-eval.
 
-    `elsewhere`: the sweep is for another machine, so that items which this one does not reach are none.
+    `elsewhere`: the sweep is for another machine; items that this machine does not reach are then left out.
     """
     if not tokens.asks_for_items(file.example()):
         return None

@@ -53,31 +53,35 @@ class Prices(BaseModel, frozen=True, extra="forbid"):
 
         Raises `UserError` that says what to add.
         """
-        asked = name.casefold()
+        folded_name = name.casefold()
         listed = {key.casefold(): key for key in self.devices}
-        if asked in listed:
-            return self.devices[listed[asked]]
-        inside = [key for key in listed if key in asked.replace("-", " ").split()]
-        if inside:
-            return self.devices[listed[max(inside, key=len)]]
+        if folded_name in listed:
+            return self.devices[listed[folded_name]]
+        contained = [key for key in listed if key in folded_name.replace("-", " ").split()]
+        if contained:
+            return self.devices[listed[max(contained, key=len)]]
         raise UserError(
             f"--device {name}: no price is known; known are {_names(self.devices)}. Write a file with "
             f"`devices: {{{name}: {{on_demand: PRICE, spot: PRICE}}}}` (per hour) and give it as --prices FILE"
         )
 
 
-def load(own: str | None = None) -> Prices:
-    """The package's prices, under those of the user's file `own`.
+def load(own_path: str | None = None) -> Prices:
+    """The package's prices, overridden by those of the user's file `own_path`.
 
     The package's prices count only in their own currency. Raises `UserError` for a file that cannot be read.
     """
     shipped = _read(SHIPPED)
-    if not own:
+    if not own_path:
         return shipped
-    mine = _read(Path(own).expanduser())
-    if mine.currency != shipped.currency:
-        return mine
-    return Prices(currency=mine.currency, head=mine.head or shipped.head, devices={**shipped.devices, **mine.devices})
+    own_prices = _read(Path(own_path).expanduser())
+    if own_prices.currency != shipped.currency:
+        return own_prices
+    return Prices(
+        currency=own_prices.currency,
+        head=own_prices.head or shipped.head,
+        devices={**shipped.devices, **own_prices.devices},
+    )
 
 
 def _read(path: Path) -> Prices:
@@ -89,9 +93,9 @@ def _read(path: Path) -> Prices:
     try:
         return Prices.model_validate(tree)
     except ValidationError as error:
-        first = error.errors()[0]
-        key = ".".join(map(str, first["loc"])) or "file"
-        message = first["msg"].replace("Input should", "must")
+        first_error = error.errors()[0]
+        key = ".".join(map(str, first_error["loc"])) or "file"
+        message = first_error["msg"].replace("Input should", "must")
         raise UserError(
             f"--prices {path}: {key}: {message[0].lower()}{message[1:]}; {SHIPPED} shows the form of the file"
         ) from error

@@ -25,11 +25,11 @@ def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
     num_arms, num_seeds, num_trials = (f"{count} {name}{'s' * (count != 1)}" for name, count in counts.items())
     count = f"{num_arms} × {num_seeds} = {num_trials}"
     if confirm := sweep.search.confirm:
-        most, last = search.most_confirm_trials(file), confirm.seeds[-1]
-        count += f", then at most ({search.num_confirmed(file) - 1} + 1) × {last} = {most} confirmation trials"
+        most, num_fresh = search.most_confirm_trials(file), confirm.seeds[-1]
+        count += f", then at most ({search.num_confirmed(file) - 1} + 1) × {num_fresh} = {most} confirmation trials"
     lines = [f"{sweep.name}: {count}, sampler {sweep.search.sampler}, objective {objective}"]
-    if kept := ", ".join(one.name for one in sweep.search.constraints):
-        lines.append(f"constraints: {kept}")
+    if constraint_names := ", ".join(constraint.name for constraint in sweep.search.constraints):
+        lines.append(f"constraints: {constraint_names}")
     lines += [line] if (line := search.lacking_points(file)) else []
     lines.append(
         "arms:"
@@ -41,9 +41,9 @@ def arms(file: SweepFile, planned: Sequence[Mapping[str, object]]) -> list[str]:
         f"{'  (the reference)' if number == 0 and sweep.search.reference is not None else ''}"
         for number, arm in enumerate(planned)
     ]
-    more = search.num_arms(file) - len(planned)
-    if more > 0:
-        lines.append(f"  … and {more:,} more; the tables below are of the {len(planned)} above, costs are of all")
+    num_more = search.num_arms(file) - len(planned)
+    if num_more > 0:
+        lines.append(f"  … and {num_more:,} more; the tables below are of the {len(planned)} above, costs are of all")
     return lines
 
 
@@ -66,8 +66,8 @@ def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) 
 
     def describe(key: str, trials: Sequence[int]) -> tuple[str, str]:
         shared = f" for {len(trials)} trials" if len(trials) > 1 else ""
-        taken = uses[key].trunk_tokens
-        from_trunk = f", {taken:,} of them taken over from another stage" if taken else ""
+        trunk_tokens = uses[key].trunk_tokens
+        from_trunk = f", {trunk_tokens:,} of them taken over from another stage" if trunk_tokens else ""
         return jobs[key].stage.name, f"{jobs[key].stage.num_tokens:,} tokens{shared}{from_trunk}"
 
     keys = [[job.key for job in chain.stages] for chain in chains]
@@ -84,11 +84,17 @@ def stages(chains: Sequence[Chain], estimated: Collection[str], num_seeds: int) 
 
 def _rounded(stages: Iterable[Stage]) -> list[str]:
     """A line that names each stage whose `tokens` are no whole number of steps; no line for none."""
-    lengths = ((one.name, one.tokens, one.num_tokens) for one in stages)
-    asked = [(name, tokens, whole) for name, tokens, whole in dict.fromkeys(lengths) if tokens != whole]
-    found = [f"{name} {tokens:,} to {whole:,}" for name, tokens, whole in asked[:_MOST_ROUNDED]]
-    more = [f"{len(asked) - len(found):,} more"] if len(asked) > len(found) else []
-    return [f"  tokens rounded up to whole steps: {', '.join(found + more)}"] if found else []
+    lengths = ((stage.name, stage.tokens, stage.num_tokens) for stage in stages)
+    rounded = [
+        (name, asked_tokens, num_tokens)
+        for name, asked_tokens, num_tokens in dict.fromkeys(lengths)
+        if asked_tokens != num_tokens
+    ]
+    examples = [
+        f"{name} {asked_tokens:,} to {num_tokens:,}" for name, asked_tokens, num_tokens in rounded[:_MOST_ROUNDED]
+    ]
+    rest = [f"{len(rounded) - len(examples):,} more"] if len(rounded) > len(examples) else []
+    return [f"  tokens rounded up to whole steps: {', '.join(examples + rest)}"] if examples else []
 
 
 def _uses(jobs: Mapping[str, StageJob], times: int = 1) -> dict[str, StageUse]:
@@ -126,23 +132,23 @@ def sources(
     jobs = [job for chain in chains for job in chain.stages]
     unknown = [name for name, size in sizes.items() if not size.is_known]
     held_out = {source.name: source.held_out_tokens for job in jobs for source in job.sources}
-    drawn = [_drawn_tokens(chain.stages) for chain in chains]
+    drawn_by_trial = [_drawn_tokens(chain.stages) for chain in chains]
     rows = []
     for name, size in sizes.items():
-        held = corpora[name].held_out(held_out[name]) if held_out.get(name) else 0
-        trained = max(1, size.num_tokens - held)
-        ends = dict.fromkeys(find(tokens_[name] for tokens_ in drawn) for find in (min, max))
+        num_held_out = corpora[name].held_out(held_out[name]) if held_out.get(name) else 0
+        trained = max(1, size.num_tokens - num_held_out)
+        ends = dict.fromkeys(find(drawn[name] for drawn in drawn_by_trial) for find in (min, max))
         rows.append(
             (
                 name,
                 _tokens(size),
                 " to ".join(f"{end:,}" for end in ends),
                 " to ".join(f"{end / trained:.2f}" for end in ends) if size.is_known else "not known here",
-                f"{held:,}",
+                f"{num_held_out:,}",
             )
         )
     header = ("source", "tokens", "tokens drawn by a trial", "epochs", "tokens held out")
-    idle = [name for name in sizes if not any(tokens_[name] for tokens_ in drawn)]
+    idle = [name for name in sizes if not any(drawn[name] for drawn in drawn_by_trial)]
     hints = [f"  no stage draws from source {name}; name it under a stage's sources, or remove it" for name in idle]
     if unknown:
         hints.append(

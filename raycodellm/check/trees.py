@@ -19,16 +19,16 @@ def merged(nodes: Sequence[StageNode], names: Mapping[str, str], num_seeds: int)
     groups: dict[Any, list[StageNode]] = {}
     for node in nodes:
         groups.setdefault(_shape(node), []).append(node)
-    found = []
+    branches = []
     for group in groups.values():
-        first = group[0]
+        example = group[0]
         if len(group) == 1:
-            children = tuple(merged(first.children, names, num_seeds))
-            found.append(replace(first, name=names[first.key], children=children))
+            children = tuple(merged(example.children, names, num_seeds))
+            branches.append(replace(example, name=names[example.key], children=children))
         else:
-            facts = f"{first.facts}, {_whose(group, num_seeds)}"
-            found.append(replace(first, facts=facts, children=_inside(first.children)))
-    return found
+            facts = f"{example.facts}, {_whose(group, num_seeds)}"
+            branches.append(replace(example, facts=facts, children=_inside(example.children)))
+    return branches
 
 
 def _inside(nodes: Sequence[StageNode]) -> tuple[StageNode, ...]:
@@ -53,9 +53,9 @@ def _shape(node: StageNode) -> Any:
 
 def _whose(group: Sequence[StageNode], num_seeds: int) -> str:
     """`once for each of arms 0–5`; with several seeds, or shared stages, how many such branches there are."""
-    arms_of_each = [{trial // num_seeds for trial in node.trials} for node in group]
-    arms = set().union(*arms_of_each)
-    one_each = len(group) == len(arms) and all(len(each) == 1 for each in arms_of_each)
+    arms_by_branch = [{trial // num_seeds for trial in node.trials} for node in group]
+    arms = set().union(*arms_by_branch)
+    one_each = len(group) == len(arms) and all(len(arms_of_one) == 1 for arms_of_one in arms_by_branch)
     if one_each:
         return f"once for each of arms {in_ranges(arms)}"
     return f"{len(group)} times, for arm{'s' * (len(arms) > 1)} {in_ranges(arms)}"
