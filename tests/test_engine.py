@@ -272,12 +272,12 @@ def test_another_zero_stage_continues_a_checkpoint(tmp_path, precision):
     found = train(engine, 0, 2)
     for hop, zero in enumerate(stages[1:], start=1):
         engine.checkpoints.save(Folder(str(tmp_path / str(hop))), {})
-        weights = {name: engine.adapter.whole(parameter).clone() for name, parameter in engine.adapter.parameters()}
+        weights = {name: engine.adapter.get_whole(parameter).clone() for name, parameter in engine.adapter.parameters()}
         engine.close()
         engine = make_engine(zero=zero, precision=precision)
         engine.checkpoints.restore(Folder(str(tmp_path / str(hop))))
         assert all(
-            torch.equal(engine.adapter.whole(parameter), weights[name])
+            torch.equal(engine.adapter.get_whole(parameter), weights[name])
             for name, parameter in engine.adapter.parameters()
         )
         found += train(engine, 2 * hop, 2 * hop + 2)
@@ -291,10 +291,10 @@ def test_another_zero_stage_continues_a_checkpoint(tmp_path, precision):
 def test_making_the_optimizer_s_state_changes_no_weight():
     for zero in (0, 1, 3):
         engine = make_engine(zero=zero)
-        before = {name: engine.adapter.whole(parameter).clone() for name, parameter in engine.adapter.parameters()}
+        before = {name: engine.adapter.get_whole(parameter).clone() for name, parameter in engine.adapter.parameters()}
         engine.adapter._create_moments()
         assert all(
-            torch.equal(engine.adapter.whole(parameter), before[name])
+            torch.equal(engine.adapter.get_whole(parameter), before[name])
             for name, parameter in engine.adapter.parameters()
         )
         engine.close()
@@ -389,7 +389,7 @@ def state_of(engine: Engine) -> dict[str, torch.Tensor]:
     engine.adapter.prepare_moments()
     kinds = ("weight", "exp_avg", "exp_avg_sq")
     return {
-        f"{kind}/{name}": engine.adapter.whole(parameter, kind).clone()
+        f"{kind}/{name}": engine.adapter.get_whole(parameter, kind).clone()
         for name, parameter in engine.adapter.parameters()
         for kind in kinds
     }
@@ -650,7 +650,9 @@ def test_the_exported_model_is_the_mean_of_the_weights_taken_across_a_restart(tm
     for step in range(4):
         train(engine, step, step + 1)
         engine.average.add()
-        taken.append({name: engine.adapter.whole(parameter).clone() for name, parameter in engine.adapter.parameters()})
+        taken.append(
+            {name: engine.adapter.get_whole(parameter).clone() for name, parameter in engine.adapter.parameters()}
+        )
         if step == 1:
             engine.checkpoints.save(Folder(str(tmp_path / "checkpoint")), {})
             engine.close()

@@ -109,7 +109,7 @@ def test_stages_of_two_lengths_hold_out_the_same_documents_and_measure_all_over_
             )
         measured = [store.measured() for store in pickle.loads(pickle.dumps(stores))]
         held = HeldOut(job, stores, World(), 4)
-        index, sequence = held._mine(measured, length)
+        index, sequence = held._own_sequences(measured, length)
         counts = [source.held_out_sequences for source in job.sources]
         assert counts == [{64: 1000, 256: 400}[length] // length] * 2
         assert np.bincount(index).tolist() == counts

@@ -98,8 +98,8 @@ class DeepSpeedAdapter:
         only the device knows the sum.
         """
         loss, per_row = self.forward(micro_batch)
-        least = max(1.0, step_tokens) if isinstance(step_tokens, float) else step_tokens.clamp(min=1.0)
-        self._deepspeed.backward(loss * (self._world.world_size / least), scale_wrt_gas=False)
+        divisor = max(1.0, step_tokens) if isinstance(step_tokens, float) else step_tokens.clamp(min=1.0)
+        self._deepspeed.backward(loss * (self._world.world_size / divisor), scale_wrt_gas=False)
         self._micro_steps_done += 1
         if self._micro_steps_done % self._num_micro_batches:
             self._deepspeed.step()  # only gathers gradients; the last micro batch's step is made by `apply`
@@ -149,7 +149,7 @@ class DeepSpeedAdapter:
         for name, parameter in self.trained.named_parameters():
             yield name.removeprefix("model."), parameter
 
-    def whole(self, parameter: nn.Parameter, kind: str = WEIGHT) -> torch.Tensor:
+    def get_whole(self, parameter: nn.Parameter, kind: str = WEIGHT) -> torch.Tensor:
         """The whole float32 weight, or the moment named by `kind`; call `prepare_moments` before reading moments."""
         if self._masters:
             master = self._masters[parameter]
@@ -252,14 +252,14 @@ def _compiler_not_imported() -> Iterator[None]:
     """Turns `torch.compile` off: DeepSpeed compiles the functions of another optimizer, which no stage uses, when it
     looks at ours. The import of the compiler that this takes is a third of what the first engine of a process costs."""
     name = "TORCHDYNAMO_DISABLE"
-    before = os.environ.get(name)
+    original = os.environ.get(name)
     os.environ[name] = "1"
     try:
         yield
     finally:
         os.environ.pop(name)
-        if before is not None:
-            os.environ[name] = before
+        if original is not None:
+            os.environ[name] = original
 
 
 def _repeated_blocks(model: Any) -> list[nn.Module]:

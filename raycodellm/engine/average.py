@@ -23,7 +23,7 @@ class WeightAverage:
         """Takes the present weights into the mean. A collective."""
         self.count += 1
         for name, parameter in self._adapter.parameters():
-            value = self._adapter.whole(parameter)
+            value = self._adapter.get_whole(parameter)
             if self._world.rank == 0:
                 if name not in self.weights:
                     self.weights[name] = on_host(value)

@@ -104,17 +104,19 @@ def explain_write(folder: Folder, error: OSError) -> str:
     """The message of a checkpoint that could not be written."""
     if error.errno != errno.ENOSPC:
         return f"the checkpoint {folder} could not be written: {error}; checkpoints before it stay usable"
-    free = shutil.disk_usage(folder.local).free if folder.local is not None and folder.local.exists() else 0
+    free_bytes = shutil.disk_usage(folder.local).free if folder.local is not None and folder.local.exists() else 0
     return (
-        f"no space left for the checkpoint {folder} ({free / 1e9:.1f} GB free); checkpoints before it stay usable: "
-        "free space or use another --storage, and run again to continue"
+        f"no space left for the checkpoint {folder} ({free_bytes / 1e9:.1f} GB free); checkpoints before it stay "
+        "usable: free space or use another --storage, and run again to continue"
     )
 
 
 @contextmanager
-def opened_tensors(folder: Folder) -> Iterator[dict[str, Any]]:
+def open_tensors(folder: Folder) -> Iterator[dict[str, Any]]:
     """The opened file of each tensor, by the tensor's name; downloads a remote checkpoint first."""
     with folder.as_local() as local:
         files = json.loads((local / COMPLETE).read_text())["files"]
-        opened = [safe_open(local / name, framework="pt") for name in sorted(files) if name.endswith(".safetensors")]
-        yield {key: file for file in opened for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping
+        open_files = [
+            safe_open(local / name, framework="pt") for name in sorted(files) if name.endswith(".safetensors")
+        ]
+        yield {key: file for file in open_files for key in file.keys()}  # noqa: SIM118 - safe_open is no mapping

@@ -113,13 +113,13 @@ class CheckpointWriter:
             return None
         write.wait()
         parts = gather(self._world, (write.written, write.problem()))
-        failed = [problem for _, problem in parts if problem is not None]
-        if failed:
-            raise StorageError(failed[0]) from write.error
+        problems = [problem for _, problem in parts if problem is not None]
+        if problems:
+            raise StorageError(problems[0]) from write.error
         problem: str | None = None
         cause: OSError | None = None
         if self._world.rank == 0:
-            files = {name: value for written, _ in parts for name, value in written.items()}
+            files = {name: value for shard_files, _ in parts for name, value in shard_files.items()}
             try:
                 write.folder.write_json(COMPLETE, {"files": files})
             except OSError as error:
@@ -148,34 +148,34 @@ class CheckpointWriter:
     def _shard(self, kinds: tuple[str, ...]) -> dict[str, torch.Tensor]:
         """Weights and moments of the parameters that this worker writes, copied to host memory."""
         self._adapter.prepare_moments()
-        mine: dict[str, torch.Tensor] = {}
+        shard: dict[str, torch.Tensor] = {}
         for number, (name, parameter) in enumerate(self._adapter.parameters()):
             for kind in kinds:
-                value = self._adapter.whole(parameter, kind)
+                value = self._adapter.get_whole(parameter, kind)
                 if number % self._world.world_size == self._world.rank:
-                    mine[f"{kind}/{name}"] = on_host(value)
-        return mine
+                    shard[f"{kind}/{name}"] = on_host(value)
+        return shard
 
     def restore(self, folder: Folder) -> dict[str, Any]:
         """Continues from a checkpoint, whatever number of workers wrote it; returns its client state.
 
         Raises DamagedCheckpoint on all workers alike, before anything is changed.
         """
-        saved = self._read(folder, (WEIGHT, *MOMENTS))
+        saved = self._load(folder, (WEIGHT, *MOMENTS))
         self._adapter.set_loss_scale(saved["engine"]["loss_scale"])
         return saved["client"]
 
     def load_optimizer(self, folder: Folder) -> None:
         """Takes the state that `save_optimizer` of another stage wrote. Raises DamagedCheckpoint on all workers."""
-        self._read(folder, MOMENTS)
+        self._load(folder, MOMENTS)
 
-    def _read(self, folder: Folder, kinds: tuple[str, ...]) -> dict[str, Any]:
+    def _load(self, folder: Folder, kinds: tuple[str, ...]) -> dict[str, Any]:
         damage = checkpoint_files.find_damage(folder) if self._world.rank == 0 else None
         damage = gather(self._world, damage)[0]
         if damage is not None:
             raise DamagedCheckpoint(f"checkpoint {folder}: {damage}")
         saved = folder.read_json(STATE)
-        with checkpoint_files.opened_tensors(folder) as files:
+        with checkpoint_files.open_tensors(folder) as files:
             self._require_same_model(files, kinds[0], folder)
             self._adapter.prepare_moments()
             for name, parameter in self._adapter.parameters():
@@ -190,6 +190,6 @@ class CheckpointWriter:
         return saved
 
     def _require_same_model(self, files: Mapping[str, Any], kind: str, folder: Folder) -> None:
-        missing = [name for name, _ in self._adapter.parameters() if f"{kind}/{name}" not in files]
-        if missing:
-            raise TrainingError(f"checkpoint {folder} is of another model: it has no parameter {missing[0]!r}")
+        missing_names = [name for name, _ in self._adapter.parameters() if f"{kind}/{name}" not in files]
+        if missing_names:
+            raise TrainingError(f"checkpoint {folder} is of another model: it has no parameter {missing_names[0]!r}")

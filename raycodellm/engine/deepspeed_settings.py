@@ -40,16 +40,16 @@ def require_execution(stage: Stage, scaling: Scaling, world: World) -> None:
             "one or use false"
         )
     if stage.numerics.attention == "flash_attention_2":
-        lacking = None
+        problem = None
         if world.device_type != "cuda":
-            lacking = "it needs a GPU"
+            problem = "it needs a GPU"
         elif stage.numerics.precision == "fp32":
-            lacking = "it has no fp32; use numerics.precision bf16 or fp16"
+            problem = "it has no fp32; use numerics.precision bf16 or fp16"
         elif importlib.util.find_spec("flash_attn") is None:
-            lacking = "the package flash-attn cannot be imported; install it"
-        if lacking is not None:
+            problem = "the package flash-attn cannot be imported; install it"
+        if problem is not None:
             raise UserError(
-                f"stages.{stage.name}.numerics.attention: found flash_attention_2, but {lacking}, or use sdpa"
+                f"stages.{stage.name}.numerics.attention: found flash_attention_2, but {problem}, or use sdpa"
             )
 
 
@@ -59,10 +59,10 @@ def clips_in_optimizer(stage: Stage, scaling: Scaling) -> bool:
     DeepSpeed would look through every gradient, and the host would wait for the answer. DeepSpeed keeps this work where
     its own optimizer does more: fp16 and autocast (the loss scale), ZeRO 3, state in host memory.
     """
-    zero, given = scaling.deepspeed.zero, stage.numerics.deepspeed_config
-    zero_settings = given.get("zero_optimization")
+    zero, extra = scaling.deepspeed.zero, stage.numerics.deepspeed_config
+    zero_settings = extra.get("zero_optimization")
     offloads = isinstance(zero_settings, Mapping) and {"offload_optimizer", "cpu_offload"} & zero_settings.keys()
-    if stage.numerics.precision == "fp16" or offloads or {"torch_autocast", "amp"} & given.keys():
+    if stage.numerics.precision == "fp16" or offloads or {"torch_autocast", "amp"} & extra.keys():
         return False
     return zero in (1, 2) or (zero == 0 and stage.numerics.precision == "fp32")
 
@@ -94,17 +94,17 @@ def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_bat
     }
     if zero > 0 and precision == "bf16":
         ours["data_types"] = {"grad_accum_dtype": "fp32"}
-    given, place = stage.numerics.deepspeed_config, f"stages.{stage.name}.numerics.deepspeed_config"
+    extra, place = stage.numerics.deepspeed_config, f"stages.{stage.name}.numerics.deepspeed_config"
     for key in ("optimizer", "scheduler"):
-        if key in given:
+        if key in extra:
             raise UserError(f"{place}.{key}: is decided by {_SET_BY[key]}; remove it")
-    zero_settings = given.get("zero_optimization")
+    zero_settings = extra.get("zero_optimization")
     if isinstance(zero_settings, Mapping) and zero_settings.get("compute_grad_norm") is False:
         raise UserError(
             f"{place}.zero_optimization.compute_grad_norm: found false, but every step is judged by its gradient's "
             "norm; remove it"
         )
-    merged = _merged(ours, given, place)
+    merged = _merge_configs(ours, extra, place)
     if clips_in_optimizer(stage, scaling):
         merged["gradient_clipping"] = 0.0
         merged["bf16"] = {"check_grad_overflow": False, **merged["bf16"]}  # else it looks through every gradient first
@@ -113,16 +113,20 @@ def deepspeed_config(stage: Stage, scaling: Scaling, world: World, num_micro_bat
     return merged
 
 
-def _merged(ours: Mapping[str, Any], given: Mapping[str, Any], place: str, path: str = "") -> dict[str, Any]:
+def _merge_configs(ours: Mapping[str, Any], extra: Mapping[str, Any], place: str, path: str = "") -> dict[str, Any]:
     merged = dict(ours)
-    for key, value in given.items():
+    for key, value in extra.items():
         name = f"{path}{key}"
         if key not in ours:
             merged[key] = copy.deepcopy(value)
         elif isinstance(ours[key], Mapping) and isinstance(value, Mapping):
-            merged[key] = _merged(ours[key], value, place, f"{name}.")
+            merged[key] = _merge_configs(ours[key], value, place, f"{name}.")
         elif value not in (ours[key], "auto"):
-            where = _SET_BY.get(name)
-            hint = f"it is decided by {where}, which gives {ours[key]!r}" if where else f"raycodellm sets {ours[key]!r}"
+            setting = _SET_BY.get(name)
+            hint = (
+                f"it is decided by {setting}, which gives {ours[key]!r}"
+                if setting
+                else f"raycodellm sets {ours[key]!r}"
+            )
             raise UserError(f"{place}.{name}: found {value!r}, but {hint}; remove it")
     return merged

@@ -23,9 +23,9 @@ _DTYPES = {"fp32": torch.float32, "bf16": torch.bfloat16, "fp16": torch.float16}
 def peak_flops(device: str, precision: str) -> float:
     """Peak FLOP/s of one device: from the table, else measured once per process by multiplying matrices."""
     if device.startswith("cuda"):
-        listed = listed_peak_flops(torch.cuda.get_device_name(device), precision)
-        if listed is not None:
-            return listed
+        table_flops = listed_peak_flops(torch.cuda.get_device_name(device), precision)
+        if table_flops is not None:
+            return table_flops
     return _measured_flops(device, precision, torch.get_num_threads())
 
 
@@ -33,11 +33,11 @@ def peak_flops(device: str, precision: str) -> float:
 def _measured_flops(device: str, precision: str, num_threads: int) -> float:
     """The best of four products of square matrices; takes 30 ms on one core, and varies by a tenth."""
     size = _MATRIX_SIZE[device.split(":")[0]]
-    left = torch.ones(size, size, dtype=_DTYPES[precision], device=device)
+    matrix = torch.ones(size, size, dtype=_DTYPES[precision], device=device)
     seconds = float("inf")
     for _ in range(4):
         began = time.perf_counter()
-        left @ left
+        matrix @ matrix
         if device.startswith("cuda"):
             torch.cuda.synchronize(device)
         seconds = min(seconds, time.perf_counter() - began)
@@ -89,13 +89,13 @@ def _lines(path: str) -> list[str]:
         return file.read().splitlines()
 
 
-def set_deterministic(wanted: bool) -> None:
+def set_deterministic(enabled: bool) -> None:
     """Turns torch's deterministic algorithms on or off in this process; every stage sets its own choice."""
-    torch.use_deterministic_algorithms(wanted)
+    torch.use_deterministic_algorithms(enabled)
     # Filling new memory only helps to find reads of memory never written, and made training 18 times as slow.
     torch.utils.deterministic.fill_uninitialized_memory = False
-    torch.backends.cudnn.deterministic = wanted
-    if wanted:
+    torch.backends.cudnn.deterministic = enabled
+    if enabled:
         torch.backends.cudnn.benchmark = False
 
 
@@ -109,11 +109,11 @@ def explained_out_of_memory(world: World, rows: int) -> Iterator[None]:
 
 
 def out_of_memory_message(world: World, rows: int, cause: str) -> str:
-    fewer = f"scaling.deepspeed.micro_batch: {rows // 2} or auto" if rows > 1 else "a shorter sequence_length"
+    remedy = f"scaling.deepspeed.micro_batch: {rows // 2} or auto" if rows > 1 else "a shorter sequence_length"
     problem = "CUDA out of memory" if world.device_type == "cuda" else "not enough memory"
     return (
         f"{problem} on {world.device} (worker {world.rank} of {world.world_size}) with {rows} sequences per "
-        f"forward pass. What would help, nearest first: {fewer}; scaling.deepspeed.activation_checkpointing: true; a "
+        f"forward pass. What would help, nearest first: {remedy}; scaling.deepspeed.activation_checkpointing: true; a "
         "higher scaling.deepspeed.zero with more workers; the stage's numerics.deepspeed_config: {zero_optimization: "
         "{offload_optimizer: {device: cpu}}}; numerics.precision: bf16; a smaller model. "
         f"torch says: {cause.splitlines()[0] if cause else 'nothing'}"

@@ -24,9 +24,9 @@ def whole_weights(adapter: DeepSpeedAdapter, average: WeightAverage, world: Worl
     """
     weights: dict[str, torch.Tensor] = {}
     for name, parameter in adapter.parameters():
-        whole = None if average.count else adapter.whole(parameter)
+        value = None if average.count else adapter.get_whole(parameter)
         if world.rank == 0:  # which alone holds the mean
-            weights[name] = on_host(average.weights[name] if whole is None else whole)
+            weights[name] = on_host(average.weights[name] if value is None else value)
     return weights
 
 

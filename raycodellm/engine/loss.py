@@ -38,24 +38,24 @@ Slope = Callable[[torch.Tensor, torch.Tensor, torch.dtype], tuple[torch.Tensor, 
 
 
 def _slope_in_place(
-    logits: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype
+    logits: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """Works in place: without a compiler each operation passes over all logits, and this has the fewest."""
     logits = logits.float()
     top = logits.amax(dim=1, keepdim=True)
-    of_label = logits.gather(1, wanted)
+    of_label = logits.gather(1, labels)
     total = logits.sub_(top).exp_().sum(dim=1, keepdim=True)
     losses = (total.log() + top - of_label).squeeze(1)
-    return losses, logits.div_(total).scatter_add_(1, wanted, torch.full_like(total, -1.0)).to(dtype)
+    return losses, logits.div_(total).scatter_add_(1, labels, torch.full_like(total, -1.0)).to(dtype)
 
 
-def _slope_to_fuse(logits: torch.Tensor, wanted: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
+def _slope_to_fuse(logits: torch.Tensor, labels: torch.Tensor, dtype: torch.dtype) -> tuple[torch.Tensor, torch.Tensor]:
     """The same for a compiler, which fuses the operations into two passes; each change in place would add one."""
     logits = logits.float()
     log_total = torch.logsumexp(logits, dim=1, keepdim=True)
     shares = torch.exp(logits - log_total)
-    is_label = torch.arange(logits.shape[1], device=logits.device) == wanted
-    return (log_total - logits.gather(1, wanted)).squeeze(1), torch.where(is_label, shares - 1.0, shares).to(dtype)
+    is_label = torch.arange(logits.shape[1], device=logits.device) == labels
+    return (log_total - logits.gather(1, labels)).squeeze(1), torch.where(is_label, shares - 1.0, shares).to(dtype)
 
 
 class _LinearCrossEntropy(torch.autograd.Function):
@@ -147,22 +147,22 @@ class TrainedModel(nn.Module):
     def forward(self, tokens: torch.Tensor, labels: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
         """`labels` in host memory are best: the places of counted tokens are then known without waiting for a GPU."""
         rows, length = tokens.shape
-        wanted = labels[:, 1:].reshape(-1)  # nothing precedes a sequence's first token
-        counted = (wanted != IGNORED).nonzero().squeeze(1)
-        row = counted // (length - 1)
-        place = on_device(counted + row, tokens.device)  # of the token before the counted one, among all rows
-        wanted = on_device(wanted[counted], tokens.device)
+        targets = labels[:, 1:].reshape(-1)  # nothing precedes a sequence's first token
+        counted_places = (targets != IGNORED).nonzero().squeeze(1)
+        row = counted_places // (length - 1)
+        place = on_device(counted_places + row, tokens.device)  # of the token before the counted one, among all rows
+        targets = on_device(targets[counted_places], tokens.device)
         if self.plain_head:
             with sequences_are_whole():
                 hidden = self.model.base_model(input_ids=tokens, use_cache=False)[0]
-            picked = hidden.reshape(rows * length, -1).index_select(0, place)
+            selected = hidden.reshape(rows * length, -1).index_select(0, place)
             if self.logit_scale != 1.0:
-                picked = picked * self.logit_scale
-            total, losses = self.model.get_output_embeddings()(picked, wanted)
+                selected = selected * self.logit_scale
+            total, losses = self.model.get_output_embeddings()(selected, targets)
         else:
             logits = self.model(input_ids=tokens, use_cache=False).logits
-            picked = logits.reshape(rows * length, -1).index_select(0, place).float()
-            losses = nn.functional.cross_entropy(picked, wanted, reduction="none")
+            selected = logits.reshape(rows * length, -1).index_select(0, place).float()
+            losses = nn.functional.cross_entropy(selected, targets, reduction="none")
             total = losses.sum()
         per_row = torch.zeros(rows, dtype=torch.float64, device=tokens.device)
         per_row.index_add_(0, on_device(row, tokens.device), losses.detach().double())

@@ -41,33 +41,35 @@ def find_micro_batch(
     memory. A collective. `make_model` gives a new model for each try, so that trying changes nothing of the training;
     models of one `shape` get one size. Raises OutOfMemory when not even one sequence fits.
     """
-    most = -(-stage.batch_sequences // world.world_size)
+    rows_per_worker = -(-stage.batch_sequences // world.world_size)
     settings = [scaling.deepspeed.model_dump(), stage.numerics.model_dump()]
-    key = json.dumps([shape, stage.sequence_length, most, settings, world.world_size, world.device])
+    key = json.dumps([shape, stage.sequence_length, rows_per_worker, settings, world.world_size, world.device])
     if key not in _known_sizes:
         with torch.random.fork_rng(devices=range(torch.cuda.device_count())):
             if world.device_type == "cuda":
                 with contextlib.closing(_Trials(make_model, stage, scaling, world)) as trials:
-                    found = largest_that_fits(trials.fits, most)
+                    rows = largest_that_fits(trials.fits, rows_per_worker)
             else:
-                found = min(most, _rows_for(free_for_activations(world), *bytes_kept(make_model(), stage, scaling)))
-        if found < 1:
+                rows = min(
+                    rows_per_worker, _rows_for(free_for_activations(world), *bytes_kept(make_model(), stage, scaling))
+                )
+        if rows < 1:
             raise OutOfMemory(devices.out_of_memory_message(world, 1, "not even one sequence fits"))
-        _known_sizes[key] = even_passes(min(gather(world, found)), most)
+        _known_sizes[key] = even_passes(min(gather(world, rows)), rows_per_worker)
     return _known_sizes[key]
 
 
-def even_passes(rows: int, most: int) -> int:
-    """The fewest rows per pass that need no more passes over `most` rows than `rows` do."""
-    return -(-most // -(-most // rows))
+def even_passes(rows: int, total_rows: int) -> int:
+    """The fewest rows per pass that need no more passes over `total_rows` than `rows` do."""
+    return -(-total_rows // -(-total_rows // rows))
 
 
-def largest_that_fits(fits: Callable[[int], bool], most: int) -> int:
+def largest_that_fits(fits: Callable[[int], bool], largest: int) -> int:
     """The largest of 0..most that `fits`, where all smaller numbers fit too; `fits` is never asked about 0."""
     low, high = 0, 1
-    while high <= most and fits(high):
+    while high <= largest and fits(high):
         low, high = high, high * 2
-    high = min(high, most + 1)  # does not fit, or is not allowed
+    high = min(high, largest + 1)  # does not fit, or is not allowed
     while high - low > 1:
         middle = (low + high) // 2
         low, high = (middle, high) if fits(middle) else (low, middle)
@@ -78,9 +80,9 @@ class _Trials:
     """Tries sizes with engines that train on made-up tokens; all workers try the same sizes and get one answer."""
 
     def __init__(self, make_model: Callable[[], nn.Module], stage: Stage, scaling: Scaling, world: World) -> None:
-        one = scaling.deepspeed.model_copy(update={"micro_batch": 1})
+        deepspeed = scaling.deepspeed.model_copy(update={"micro_batch": 1})
         self.make_model, self.stage, self.world = make_model, stage, world
-        self.scaling = scaling.model_copy(update={"deepspeed": one})
+        self.scaling = scaling.model_copy(update={"deepspeed": deepspeed})
         self.engine: Engine | None = None
         self.peaks: dict[int, int] = {}
         self.total = 0.0
@@ -90,18 +92,18 @@ class _Trials:
 
     def fits(self, rows: int) -> bool:
         # A worker that alone runs out of memory leaves the others waiting, so a size that cannot fit is not tried.
-        fit = self._foreseen(rows) <= _FILLED * self.total and self._try(rows)
-        fit = min(gather(self.world, fit))
-        if not fit:
+        does_fit = self._expected_peak(rows) <= _FILLED * self.total and self._try(rows)
+        does_fit = min(gather(self.world, does_fit))
+        if not does_fit:
             self.close()  # no worker can go on from half a backward pass
-        return fit
+        return does_fit
 
-    def _foreseen(self, rows: int) -> float:
+    def _expected_peak(self, rows: int) -> float:
         """Peak bytes expected on any worker, by the line through the two largest sizes that were tried."""
         peak = 0.0
         if len(self.peaks) > 1:
-            (one, low), (two, high) = sorted(self.peaks.items())[-2:]
-            peak = high + (high - low) / (two - one) * (rows - two)
+            (fewer, low), (more, high) = sorted(self.peaks.items())[-2:]
+            peak = high + (high - low) / (more - fewer) * (rows - more)
         return max(gather(self.world, peak))
 
     def _try(self, rows: int) -> bool:
@@ -136,7 +138,7 @@ def bytes_kept(model: nn.Module, stage: Stage, scaling: Scaling) -> tuple[float,
     trained = TrainedModel(model).train()
     weights = {parameter.untyped_storage().data_ptr() for parameter in trained.parameters()}
 
-    def kept(rows: int) -> int:
+    def kept_bytes(rows: int) -> int:
         num_bytes: dict[int, int] = {}
 
         def pack(tensor: torch.Tensor) -> torch.Tensor:
@@ -151,11 +153,11 @@ def bytes_kept(model: nn.Module, stage: Stage, scaling: Scaling) -> tuple[float,
         del outcome
         return sum(num_bytes.values())
 
-    one, two = kept(1), kept(2)
-    per_row = max(1.0, float(two - one))
+    of_one, of_two = kept_bytes(1), kept_bytes(2)
+    per_row = max(1.0, float(of_two - of_one))
     # Gradients, Adam's two moments and DeepSpeed's own copy are allocated only when training begins.
     state = 16.0 * sum(parameter.numel() for parameter in trained.parameters())
-    return per_row, one - per_row + state
+    return per_row, of_one - per_row + state
 
 
 def _rows_for(free: float, per_row: float, fixed: float) -> int:

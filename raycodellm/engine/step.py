@@ -88,9 +88,9 @@ def _begin_reading(values: torch.Tensor) -> tuple[torch.Tensor, Callable[[], Non
         return values, lambda: None
     host = torch.empty(values.shape, dtype=values.dtype, pin_memory=True)
     host.copy_(values, non_blocking=True)
-    copied = torch.cuda.Event()
-    copied.record()
-    return host, copied.synchronize
+    copy_done = torch.cuda.Event()
+    copy_done.record()
+    return host, copy_done.synchronize
 
 
 def _counted_tokens(batch: TrainingBatch) -> np.ndarray:
@@ -159,17 +159,17 @@ class Engine:
         # Dropout, where a model has any, must not depend on what ran before: a resumed run draws the same.
         torch.manual_seed(hash((self._seed, step, self._world.rank)) % 2**63)
         learning_rate = learning_rate_at(self._stage.learning_rate, step, self._stage.num_steps, self._start_rate)
-        counted = _counted_tokens(batch)
-        step_tokens: float | torch.Tensor = float(counted.sum())
+        counted_tokens = _counted_tokens(batch)
+        step_tokens: float | torch.Tensor = float(counted_tokens.sum())
         if self._world.world_size > 1:
-            step_tokens = sum_over_workers(self._world, self._on_device([float(counted.sum())]))[0]
+            step_tokens = sum_over_workers(self._world, self._on_device([float(counted_tokens.sum())]))[0]
         with devices.explained_out_of_memory(self._world, len(batch.micro_batches[0]["tokens"])):
             parts = [self.adapter.forward_and_backward(part, step_tokens) for part in batch.micro_batches]
             losses = torch.cat(parts)
             norm, applied = self.adapter.apply(learning_rate)
         # One small exchange per step gives all workers the same numbers, so that all stop, save or fail together.
         num_bad = (~torch.isfinite(losses)).sum().double()
-        totals = self._totals(batch, losses, counted, num_bad, signals)
+        totals = self._totals(batch, losses, counted_tokens, num_bad, signals)
         numbers = torch.cat([totals, norm[None], applied[None], losses])
         return PendingStep(numbers, self._num_sources, len(signals), learning_rate)
 
@@ -177,7 +177,7 @@ class Engine:
         self,
         batch: TrainingBatch,
         losses: torch.Tensor,
-        counted: np.ndarray,
+        counted_tokens: np.ndarray,
         num_bad: torch.Tensor,
         signals: Sequence[float],
     ) -> torch.Tensor:
@@ -185,10 +185,10 @@ class Engine:
         source = np.asarray(batch.source, dtype=np.int64)
         sums = torch.zeros(self._num_sources, dtype=torch.float64, device=self.adapter.device)
         sums.index_add_(0, on_device(torch.from_numpy(source), self.adapter.device), losses)
-        counts = np.bincount(source, weights=counted, minlength=self._num_sources)
-        known = self._on_device([*counts, *signals])
-        mine = torch.cat([sums, known[: len(counts)], num_bad[None], known[len(counts) :]])
-        return sum_over_workers(self._world, mine)
+        counts = np.bincount(source, weights=counted_tokens, minlength=self._num_sources)
+        host_values = self._on_device([*counts, *signals])
+        own_totals = torch.cat([sums, host_values[: len(counts)], num_bad[None], host_values[len(counts) :]])
+        return sum_over_workers(self._world, own_totals)
 
     def evaluate(self, batch: TrainingBatch) -> tuple[np.ndarray, np.ndarray]:
         """Summed loss (float64, nats) and counted tokens (int64) per source, of all workers; changes nothing."""

@@ -31,11 +31,13 @@ def _preset_config(model: Model, vocab_size: int, eos_id: int, pad_id: int) -> P
     from transformers import CohereConfig, GraniteConfig, LlamaConfig
 
     preset, is_mup = PRESETS[str(model.preset)], model.parametrization == "mup"
-    made, only = (CohereConfig, {"logit_scale": 1.0}) if preset.parallel else (LlamaConfig, {"mlp_bias": False})
+    config_class, extra = (
+        (CohereConfig, {"logit_scale": 1.0}) if preset.parallel else (LlamaConfig, {"mlp_bias": False})
+    )
     if is_mup:
-        made = CohereConfig if preset.parallel else GraniteConfig
-        only |= multipliers(preset)
-    return made(
+        config_class = CohereConfig if preset.parallel else GraniteConfig
+        extra |= multipliers(preset)
+    return config_class(
         vocab_size=vocab_size,
         hidden_size=preset.hidden,
         intermediate_size=preset.feed_forward,
@@ -45,7 +47,7 @@ def _preset_config(model: Model, vocab_size: int, eos_id: int, pad_id: int) -> P
         max_position_embeddings=preset.context,
         tie_word_embeddings=True,
         attention_bias=False,
-        **only,
+        **extra,
         bos_token_id=eos_id,
         eos_token_id=eos_id,
         pad_token_id=pad_id,
@@ -61,18 +63,18 @@ def context_length(model: Model, vocab_size: int) -> int | None:
 
 def context_length_of(config: PretrainedConfig) -> int | None:
     """`context_length` by a transformers configuration."""
-    bound = getattr(config.get_text_config(), "max_position_embeddings", None)
-    return int(bound) if bound else None
+    longest = getattr(config.get_text_config(), "max_position_embeddings", None)
+    return int(longest) if longest else None
 
 
 def _explicit_config(settings: dict[str, Any], vocab_size: int, eos_id: int, pad_id: int) -> PretrainedConfig:
     from transformers import AutoConfig
 
     settings = dict(settings)
-    given = settings.setdefault("vocab_size", vocab_size)
-    if given < vocab_size:
+    num_entries = settings.setdefault("vocab_size", vocab_size)
+    if num_entries < vocab_size:
         raise UserError(
-            f"model.config.vocab_size: found {given}, but the tokenizer has {vocab_size} entries; "
+            f"model.config.vocab_size: found {num_entries}, but the tokenizer has {vocab_size} entries; "
             f"use {vocab_size} or leave it out"
         )
     ids = {"bos_token_id": eos_id, "eos_token_id": eos_id, "pad_token_id": pad_id}
@@ -81,20 +83,20 @@ def _explicit_config(settings: dict[str, Any], vocab_size: int, eos_id: int, pad
         return AutoConfig.for_model(model_type, **{**ids, **settings})
 
 
-def load_config(path: str, pin: dict[str, str], what: str, vocab_size: int) -> PretrainedConfig:
-    """The configuration of the model in a folder, or on the hub. `what`: how messages call it."""
+def load_config(path: str, pin: dict[str, str], label: str, vocab_size: int) -> PretrainedConfig:
+    """The configuration of the model in a folder, or on the hub. `label`: how messages call it."""
     folder = hub_commits.folder_of(path)
     if folder is not None and folder.local is not None and not folder.local.is_dir():
         near = nearest_place(path)
-        raise UserError(f"{what}: there is no such folder; give a Hugging Face model folder or a hub id; {near}")
+        raise UserError(f"{label}: there is no such folder; give a Hugging Face model folder or a hub id; {near}")
     from transformers import AutoConfig
 
-    with load_errors(what, "cannot be opened", "give a Hugging Face model folder or a hub id"):
+    with load_errors(label, "cannot be opened", "give a Hugging Face model folder or a hub id"):
         config = AutoConfig.from_pretrained(path, trust_remote_code=False, **pin)
     rows = config.get_text_config().vocab_size
     if rows < vocab_size:
         raise UserError(
-            f"{what} has {rows} embeddings, but the tokenizer has {vocab_size} entries; "
+            f"{label} has {rows} embeddings, but the tokenizer has {vocab_size} entries; "
             "use the model's own tokenizer (tokenizer: {pretrained: ...})"
         )
     return config

@@ -56,12 +56,12 @@ def scales(model: Model) -> dict[str, Scale]:
         return {}
     shape = PRESETS[model.preset]
     by_width, by_feed_forward = BASE.hidden / shape.hidden, BASE.feed_forward / shape.feed_forward
-    found = {name: Scale(math.sqrt(by_width), by_width) for name in _FROM_WIDTH}
-    found |= {name: Scale(math.sqrt(by_feed_forward), by_feed_forward) for name in _FROM_FEED_FORWARD}
+    scale_of = {name: Scale(math.sqrt(by_width), by_width) for name in _FROM_WIDTH}
+    scale_of |= {name: Scale(math.sqrt(by_feed_forward), by_feed_forward) for name in _FROM_FEED_FORWARD}
     if shape.parallel:
         query = math.sqrt(BASE.head_width / shape.head_width)
-        found["q_proj"] = Scale(found["q_proj"].init * query, found["q_proj"].rate * query)
-    return found
+        scale_of["q_proj"] = Scale(scale_of["q_proj"].init * query, scale_of["q_proj"].rate * query)
+    return scale_of
 
 
 def rate_factors(model: Model) -> Mapping[str, float]:
@@ -79,9 +79,9 @@ def multipliers(shape: Preset) -> dict[str, float]:
 
 def scale_new_weights(built: Any, model: Model) -> None:
     """Scales newly drawn weights as `model.parametrization` says, in place."""
-    known = scales(model)
+    scale_of = scales(model)
     for name, parameter in built.named_parameters():
-        scale = known.get(layer_of(name))
+        scale = scale_of.get(layer_of(name))
         if scale is not None and scale.init != 1.0:
             parameter.data.mul_(scale.init)
 
