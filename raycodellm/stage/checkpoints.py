@@ -77,8 +77,8 @@ class StageCheckpoints:
             return tally
         if names:
             self._progress.say("no checkpoint is usable; starts again from the beginning")
-        if (branched := self._branch()) is not None:
-            return branched
+        if (branch_tally := self._branch()) is not None:
+            return branch_tally
         if self._job.stage.optimizer.state == "keep":
             self._load_parents_optimizer()
         return Tally.empty(len(self._job.sources), len(self._setup.phase_ends))
@@ -100,9 +100,9 @@ class StageCheckpoints:
         folder = Folder(trunk.folder) / step_name(tally.step)
         if not gather(self._world, self._world.rank == 0 and folder.exists(COMPLETE))[0]:
             self.complete()
-            kept = replace(with_whole_checksum(tally, self._world), kept_by=self._job.sweep)
-            self._engine.checkpoints.save(folder, asdict(kept), in_background=False)
-        self._progress.kept(tally)
+            kept_tally = replace(with_whole_checksum(tally, self._world), kept_by=self._job.sweep)
+            self._engine.checkpoints.save(folder, asdict(kept_tally), in_background=False)
+        self._progress.report_kept(tally)
 
     def _branch(self) -> Tally | None:
         """The tally of the newest checkpoint that another stage of the trunk has kept; None without one that is whole.
@@ -121,8 +121,8 @@ class StageCheckpoints:
                 self._progress.say(f"{error}; the stage trains these steps itself")
                 continue
             self._engine.average.restore(0, {})
-            before = Tally(**saved)
-            tally = self._continued(before.branched(sum(before.sequences) * self._job.stage.sequence_length))
+            trunk_tally = Tally(**saved)
+            tally = self._continued(trunk_tally.branched(sum(trunk_tally.sequences) * self._job.stage.sequence_length))
             self._progress.say(f"goes on from step {tally.step} of a stage with the same trunk", tally)
             return tally
         return None

@@ -17,11 +17,11 @@ def not_finite(job: StageJob, step: int, result: StepResult, rows: Sequence[tupl
     not finite.
     """
     culprit = "the loss" if rows else "the gradient"
-    named = ", ".join(f"position {p} ({job.sources[s].name} sequence {q})" for p, s, q in rows[:5])
+    bad_rows = ", ".join(f"position {p} ({job.sources[s].name} sequence {q})" for p, s, q in rows[:5])
     more = f" and {len(rows) - 5} more" if len(rows) > 5 else ""
-    where = f" at {named}{more}" if rows else f" (norm {result.grad_norm}, losses finite)"
+    detail = f" at {bad_rows}{more}" if rows else f" (norm {result.grad_norm}, losses finite)"
     return TrainingError(
-        f"stage {job.stage.name!r}, step {step}: {culprit} is not finite{where}; learning rate "
+        f"stage {job.stage.name!r}, step {step}: {culprit} is not finite{detail}; learning rate "
         f"{result.learning_rate:.3g}. A lower learning_rate.peak, a longer warmup, a smaller optimizer.gradient_clip "
         "or numerics.precision: fp32 would help; if it is always the same sequence, look at that text, or set "
         "faults.on_nan: skip_batch"

@@ -54,8 +54,11 @@ def is_due(stage: Stage, step: int) -> bool:
     """
     if stage.held_out is None or step == 0:
         return False
-    every = stage.held_out.every_tokens
-    return step == stage.num_steps or (step - 1) * stage.batch_tokens // every < step * stage.batch_tokens // every
+    interval_tokens = stage.held_out.every_tokens
+    return (
+        step == stage.num_steps
+        or (step - 1) * stage.batch_tokens // interval_tokens < step * stage.batch_tokens // interval_tokens
+    )
 
 
 class HeldOut:
@@ -63,13 +66,13 @@ class HeldOut:
 
     def __init__(self, job: StageJob, stores: Sequence[StageTokenStore], world: World, rows_per_pass: int) -> None:
         self.job, self.stores, self.world, self.rows_per_pass = job, stores, world, rows_per_pass
-        self._read_once: tuple[list[_Batch], np.ndarray] | None = None
+        self._batches_and_bytes: tuple[list[_Batch], np.ndarray] | None = None
 
     def measure(self, engine: Engine) -> dict[str, float]:
         """Bits per byte of each source; not a number for a source without held-out sequences. A collective."""
-        if self._read_once is None:
-            self._read_once = self._read(engine)
-        batches, num_bytes = self._read_once
+        if self._batches_and_bytes is None:
+            self._batches_and_bytes = self._read_batches(engine)
+        batches, num_bytes = self._batches_and_bytes
         nats = np.zeros(len(self.job.sources))
         for batch in batches:
             nats += engine.evaluate(batch)[0]
@@ -77,27 +80,27 @@ class HeldOut:
             bits = nats / math.log(2.0) / num_bytes
         return {source.name: float(value) for source, value in zip(self.job.sources, bits, strict=True)}
 
-    def _read(self, engine: Engine) -> tuple[list[_Batch], np.ndarray]:
+    def _read_batches(self, engine: Engine) -> tuple[list[_Batch], np.ndarray]:
         """(this worker's batches, float64[sources] bytes of all workers' counted tokens)"""
         length = self.job.stage.sequence_length
         stores = [store.measured() for store in self.stores]
-        source, sequence = self._mine(stores, length)
+        source, sequence = self._own_sequences(stores, length)
         position = np.arange(len(source))
         block = ingest.read_rows(stores, (position, source, sequence), length)
         tokens = np.asarray(block.tokens, dtype=np.int64)
         mask = np.ones(tokens.shape, dtype=bool) if block.loss_mask is None else np.array(block.loss_mask)
         num_bytes = engine.sum_over_workers(self._bytes_of(tokens, mask, source).tolist())
-        return list(self._cut(tokens, mask, source)), np.array(num_bytes)
+        return list(self._batches(tokens, mask, source)), np.array(num_bytes)
 
-    def _mine(self, stores: Sequence[StageTokenStore], length: int) -> tuple[np.ndarray, np.ndarray]:
+    def _own_sequences(self, stores: Sequence[StageTokenStore], length: int) -> tuple[np.ndarray, np.ndarray]:
         """int64[rows] each: source's index and sequence of this worker's measured sequences."""
         numbers: list[tuple[int, int]] = []
         for index, (part, store) in enumerate(zip(self.job.sources, stores, strict=True)):
             if count := part.held_out_sequences:
                 available = store.num_sequences(length)
                 numbers += [(index, place * available // count) for place in range(count)]
-        mine = np.array(numbers, dtype=np.int64).reshape(-1, 2)[self.world.rank :: self.world.world_size]
-        return mine[:, 0], mine[:, 1]
+        own_numbers = np.array(numbers, dtype=np.int64).reshape(-1, 2)[self.world.rank :: self.world.world_size]
+        return own_numbers[:, 0], own_numbers[:, 1]
 
     def _bytes_of(self, tokens: np.ndarray, mask: np.ndarray, source: np.ndarray) -> np.ndarray:
         """float64[sources]: bytes of the counted tokens; a sequence's first token is not predicted, so never counts."""
@@ -105,14 +108,14 @@ class HeldOut:
         num_bytes = np.zeros(len(self.job.sources))
         for index, store in enumerate(self.stores):
             rows = source == index
-            counted = tokens[rows][:, 1:][mask[rows][:, 1:]]
+            counted_ids = tokens[rows][:, 1:][mask[rows][:, 1:]]
             if table is not None:
-                num_bytes[index] = table[counted].sum()
-            elif len(counted):
-                num_bytes[index] = len(counted) * store.manifest.num_bytes / store.manifest.num_tokens
+                num_bytes[index] = table[counted_ids].sum()
+            elif len(counted_ids):
+                num_bytes[index] = len(counted_ids) * store.manifest.num_bytes / store.manifest.num_tokens
         return num_bytes
 
-    def _cut(self, tokens: np.ndarray, mask: np.ndarray, source: np.ndarray) -> Iterator[_Batch]:
+    def _batches(self, tokens: np.ndarray, mask: np.ndarray, source: np.ndarray) -> Iterator[_Batch]:
         """Batches, equally many on every worker so that their exchanges pair up; the last may have no rows."""
         import torch
 

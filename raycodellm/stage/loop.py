@@ -51,14 +51,14 @@ def train_stage(
     engines.init_process(world, num_threads=int(job.scaling.cpus_per_worker))
     engines.limit_memory(world, job.scaling.gpus_per_worker)
     folder = StageFolder(job.folder)
-    done = engines.gather(world, finished_stage(folder) if world.rank == 0 else None)[0]
-    if done is not None and not (job.keep_optimizer and engines.gather(world, lacks_optimizer(folder))[0]):
-        return done
+    finished_record = engines.gather(world, finished_stage(folder) if world.rank == 0 else None)[0]
+    if finished_record is not None and not (job.keep_optimizer and engines.gather(world, lacks_optimizer(folder))[0]):
+        return finished_record
     plan = mixture.make_plan(job)
     progress = ProgressReporter(job, world, plan, on_progress)
-    if done is None and world.rank == 0 and folder.exists(DONE):
+    if finished_record is None and world.rank == 0 and folder.exists(DONE):
         progress.say(f"{folder}/stage.json: no record of the finished stage can be read; the stage is trained again")
-    setup = set_up(job, world, plan, progress, is_finished=done is not None)
+    setup = set_up(job, world, plan, progress, is_finished=finished_record is not None)
     try:
         checkpoints = StageCheckpoints(setup, progress)
         so_far = SoFar(setup, on_rung)
@@ -67,10 +67,10 @@ def train_stage(
             if loop.is_given_up() or not loop.run(should_stop, use_ray_data):
                 return None
         except TrainingError as error:
-            if done is None and not isinstance(error, StorageError):
+            if finished_record is None and not isinstance(error, StorageError):
                 so_far.fail(loop.tally)
             raise
-        return results.finish(setup, loop.tally, checkpoints, done)
+        return results.finish(setup, loop.tally, checkpoints, finished_record)
     finally:
         setup.engine.close()
 
@@ -130,26 +130,26 @@ class TrainingLoop:
         """
         self._step_ended = time.monotonic()
         self._checkpoints.restart_interval(self.tally.step)
-        begun: deque[tuple[ingest.StepBatch, PendingStep]] = deque()
+        pending: deque[tuple[ingest.StepBatch, PendingStep]] = deque()
         for batch in batches:
-            step = self.tally.step + len(begun)
+            step = self.tally.step + len(pending)
             signals = (
                 should_stop(),
                 self._checkpoints.is_due(step + 1),
                 self._engine.checkpoints.is_written,
-                *self._drawn(batch),
+                *self._drawn_counts(batch),
             )
-            begun.append((batch, self._engine.begin_step(batch, step, signals=signals)))
-            wanted = [self._end_step(*begun.popleft())] if len(begun) > self._steps_ahead else []
-            if any(any(one) for one in wanted) or self._needs_weights_of(step + 1):
-                wanted += [self._end_step(*begun.popleft()) for _ in range(len(begun))]
-            if self._so_far.is_due(self.tally.step) and wanted and self._so_far.reach(self.tally):
+            pending.append((batch, self._engine.begin_step(batch, step, signals=signals)))
+            requests = [self._end_step(*pending.popleft())] if len(pending) > self._steps_ahead else []
+            if any(any(request) for request in requests) or self._needs_weights_of(step + 1):
+                requests += [self._end_step(*pending.popleft()) for _ in range(len(pending))]
+            if self._so_far.is_due(self.tally.step) and requests and self._so_far.reach(self.tally):
                 self._checkpoints.discard()
                 return False
-            if wanted:
+            if requests:
                 self._checkpoints.keep_for_branches(self.tally)
                 self._so_far.keep_for_branches(self.tally)
-            stop, save = (any(which) for which in zip(*wanted, strict=True)) if wanted else (False, False)
+            stop, save = (any(requested) for requested in zip(*requests, strict=True)) if requests else (False, False)
             if (stop or save) and self.tally.step < self._job.stage.num_steps:
                 in_background = False if stop else self._job.scaling.background_checkpoints
                 self._checkpoints.save(self.tally, in_background)
@@ -171,17 +171,17 @@ class TrainingLoop:
     def _end_step(self, batch: ingest.StepBatch, pending: PendingStep) -> tuple[bool, bool]:
         """Waits for a step's numbers and counts them; returns whether any worker asked to stop, and to save."""
         result = pending.result()
-        stop, save, num_written, *drawn = map(int, result.signals)
+        stop, save, num_written, *counts = map(int, result.signals)
         if num_written == self._world.world_size:
             self._checkpoints.complete()
         is_skipped = self._is_skipped(batch, result)
-        by_phase = np.reshape(drawn, (len(self._phase_ends), len(self._names))).tolist()
+        by_phase = np.reshape(counts, (len(self._phase_ends), len(self._names))).tolist()
         self._count(batch, result, by_phase, is_skipped)
         self._close_step(result, is_skipped)
         self._progress.report_step(self.tally, result, self._setup.flops_per_token, self._setup.peak_flops)
         return bool(stop), bool(save)
 
-    def _drawn(self, batch: ingest.StepBatch) -> np.ndarray:
+    def _drawn_counts(self, batch: ingest.StepBatch) -> np.ndarray:
         """int64[phases * sources]: this worker's sequences of the step per phase and source, phase after phase."""
         phase = np.searchsorted(self._phase_ends, batch.position, side="right")
         return np.bincount(phase * len(self._names) + batch.source, minlength=self._phase_ends.size * len(self._names))
@@ -197,8 +197,10 @@ class TrainingLoop:
             return False
         if self._job.stage.faults.on_nan == "skip_batch" and not result.applied:
             return True
-        mine = [(int(batch.position[row]), int(batch.source[row]), int(batch.sequence[row])) for row in result.bad_rows]
-        rows = sorted(row for rows in engines.gather(self._world, mine) for row in rows)
+        own_rows = [
+            (int(batch.position[row]), int(batch.source[row]), int(batch.sequence[row])) for row in result.bad_rows
+        ]
+        rows = sorted(row for rows in engines.gather(self._world, own_rows) for row in rows)
         raise faults.not_finite(self._job, self.tally.step, result, rows)
 
     def _count(self, batch: ingest.StepBatch, result: StepResult, drawn: list[list[int]], is_skipped: bool) -> None:
@@ -224,8 +226,8 @@ class TrainingLoop:
             faults.require_no_explosion(self._job, tally, result)
         if tally.step in stage.averaged_steps:
             self._engine.average.add()
-        measured = self._measure() if self._is_measured(tally.step) else None
-        if measured or tally.step % max(1, stage.num_steps // _METRICS_ROWS) == 0 or tally.step == stage.num_steps:
+        held_out_bpb = self._measure() if self._is_measured(tally.step) else None
+        if held_out_bpb or tally.step % max(1, stage.num_steps // _METRICS_ROWS) == 0 or tally.step == stage.num_steps:
             speed = {
                 "learning_rate": result.learning_rate,
                 "flops_per_token": setup.flops_per_token,
@@ -236,16 +238,16 @@ class TrainingLoop:
             scheduled, planned = setup.plan.code_ratio(position), setup.plan.code_ratio_until(position)
             row = metrics.row(tally, self._job, speed, scheduled, planned)
             if stage.held_out is not None:
-                row |= {f"bpb/{name}": (measured or {}).get(name, float("nan")) for name in self._names}
+                row |= {f"bpb/{name}": (held_out_bpb or {}).get(name, float("nan")) for name in self._names}
             tally.rows.append(row)
             self._on_metrics({"stage": self._job.key, **row})
             tally.window = metrics.empty_window(len(self._names))
 
     def _measure(self) -> dict[str, float]:
         """Bits per byte of held-out text. The seconds count for the stage, and not for its steps."""
-        measured = self._setup.held_out.measure(self._engine)
+        held_out_bpb = self._setup.held_out.measure(self._engine)
         self.tally.wall_seconds += self._take_seconds()
-        return measured
+        return held_out_bpb
 
 
 def steps_ahead(world: World) -> int:

@@ -101,22 +101,22 @@ class Tally:
     @property
     def drawn(self) -> list[int]:
         """Sequences per source, those of skipped steps included: the plan continues after them."""
-        return added(self.sequences, self.skipped)
+        return elementwise_sum(self.sequences, self.skipped)
 
     def add_step(self, result: StepResult, drawn: Sequence[Sequence[int]], checksum: int, num_steps: int) -> None:
         """Counts a step. `drawn`: sequences of all workers, per phase and source; `checksum`: of this worker's rows;
         `num_steps`: of the whole stage."""
         self.step += 1
         self.checksum = (self.checksum + checksum) % 2**64
-        self.phases = [added(total, more) for total, more in zip(self.phases, drawn, strict=True)]
-        self.loss_tokens = added(self.loss_tokens, result.loss_tokens.tolist())
+        self.phases = [elementwise_sum(total, counts) for total, counts in zip(self.phases, drawn, strict=True)]
+        self.loss_tokens = elementwise_sum(self.loss_tokens, result.loss_tokens.tolist())
         if self.step > num_steps - -(-num_steps // 10):
             self.last_loss[0] += float(result.loss_sums.sum())
             self.last_loss[1] += float(result.loss_tokens.sum())
         window = self.window
-        window["loss_sums"] = added(window["loss_sums"], result.loss_sums.tolist())
-        window["loss_tokens"] = added(window["loss_tokens"], result.loss_tokens.tolist())
-        window["sequences"] = added(window["sequences"], [sum(column) for column in zip(*drawn, strict=True)])
+        window["loss_sums"] = elementwise_sum(window["loss_sums"], result.loss_sums.tolist())
+        window["loss_tokens"] = elementwise_sum(window["loss_tokens"], result.loss_tokens.tolist())
+        window["sequences"] = elementwise_sum(window["sequences"], [sum(column) for column in zip(*drawn, strict=True)])
         if result.applied:  # with fp16 a gradient may have overflowed
             window["grad_norm"] += result.grad_norm
             window["applied"] += 1
@@ -125,7 +125,7 @@ class Tally:
         """Counts a step that changed nothing, apart from the others; `drawn` as for `add_step`."""
         self.step += 1
         self.skipped_steps += 1
-        self.skipped = added(self.skipped, [sum(column) for column in zip(*drawn, strict=True)])
+        self.skipped = elementwise_sum(self.skipped, [sum(column) for column in zip(*drawn, strict=True)])
 
     def add_times(self, seconds: float, wait_seconds: float, blocks_ready: int) -> None:
         """Adds a step's duration, its wait for data, and the blocks that were ready when it asked for data."""
@@ -226,8 +226,8 @@ def newest_held_out(rows: Sequence[Mapping[str, float]]) -> dict[str, float]:
     """Per source: bits per byte of held-out text, from the newest row of metrics that measured any."""
     for row in reversed(rows):
         names = (name for name, value in row.items() if name.startswith(_HELD_OUT) and not math.isnan(value))
-        if found := {name.removeprefix(_HELD_OUT): row[name] for name in names}:
-            return found
+        if measurements := {name.removeprefix(_HELD_OUT): row[name] for name in names}:
+            return measurements
     return {}
 
 
@@ -243,8 +243,13 @@ def ledger(job: StageJob, tally: Tally, planned: Sequence[Sequence[int]] | None 
     rows = []
     for index, source in enumerate(job.sources):
         phases = tuple(
-            PhaseRow(asked[index] * length, had[index] * length, had[index], (had[index] - asked[index]) * length)
-            for asked, had in zip(planned, tally.phases, strict=True)
+            PhaseRow(
+                planned_row[index] * length,
+                trained_row[index] * length,
+                trained_row[index],
+                (trained_row[index] - planned_row[index]) * length,
+            )
+            for planned_row, trained_row in zip(planned, tally.phases, strict=True)
         )
         sequences = sum(phase.sequences for phase in phases)
         end = source.num_sequences_consumed + sequences
@@ -266,7 +271,7 @@ def ledger(job: StageJob, tally: Tally, planned: Sequence[Sequence[int]] | None 
     return tuple(rows)
 
 
-def added(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
+def elementwise_sum(old: Sequence[Any], new: Sequence[Any]) -> list[Any]:
     """The element-wise sum."""
     return [left + right for left, right in zip(old, new, strict=True)]
 
@@ -279,7 +284,7 @@ def ratio(part: float, whole: float, empty: float = float("nan")) -> float:
 def ledger_table(rows: Sequence[LedgerRow]) -> pa.Table:
     import pyarrow as pa
 
-    return pa.Table.from_pylist([asdict(one) for one in rows])
+    return pa.Table.from_pylist([asdict(ledger_row) for ledger_row in rows])
 
 
 _WHOLE_NUMBERS = ("step", "tokens", "memory_bytes", "skipped_steps")
@@ -289,7 +294,10 @@ def metrics_table(rows: Sequence[Mapping[str, float]]) -> pa.Table:
     import pyarrow as pa
 
     columns = {name: [row[name] for row in rows] for name in rows[0]} if rows else {}
-    whole = {name for name in columns if name in _WHOLE_NUMBERS or name.startswith("tokens/")}
+    integer_columns = {name for name in columns if name in _WHOLE_NUMBERS or name.startswith("tokens/")}
     return pa.table(
-        {name: pa.array(values, pa.int64() if name in whole else pa.float64()) for name, values in columns.items()}
+        {
+            name: pa.array(values, pa.int64() if name in integer_columns else pa.float64())
+            for name, values in columns.items()
+        }
     )

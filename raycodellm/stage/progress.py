@@ -29,7 +29,7 @@ class ProgressReporter:
         if self._world.rank == 0:
             self._on_progress(self._progress(tally or Tally.empty(len(self._job.sources)), note))
 
-    def kept(self, tally: Tally) -> None:
+    def report_kept(self, tally: Tally) -> None:
         """Reports that the state after this step is kept for other stages."""
         self._kept_step = tally.step
         self.say("", tally)
@@ -37,8 +37,8 @@ class ProgressReporter:
     def restart(self, tally: Tally) -> None:
         """Counts tokens per second from this tally on, which a checkpoint held."""
         self._tokens_reported = self._tokens(tally)
-        kept = self._job.trunk.kept_steps if self._job.trunk is not None else ()
-        self._kept_step = max((step for step in kept if step <= tally.step), default=0)
+        kept_steps = self._job.trunk.kept_steps if self._job.trunk is not None else ()
+        self._kept_step = max((step for step in kept_steps if step <= tally.step), default=0)
 
     def report_step(self, tally: Tally, result: StepResult, flops_per_token: float, peak_flops: float) -> None:
         """Reports the step, when the last report is a second old or the step is the stage's last."""

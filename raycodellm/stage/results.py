@@ -15,24 +15,26 @@ from raycodellm.stage.metrics import Tally, ratio
 from raycodellm.stage.setup import StageSetup
 
 
-def finish(setup: StageSetup, tally: Tally, checkpoints: StageCheckpoints, done: StageRecord | None) -> StageRecord:
+def finish(
+    setup: StageSetup, tally: Tally, checkpoints: StageCheckpoints, finished_record: StageRecord | None
+) -> StageRecord:
     """Leaves the stage's results in its folder, DONE last; returns the record, the same on all ranks.
 
-    `done`: the record of a stage that had already finished, and was trained again for its optimizer state; only that
-    state is then written. Raises StorageError on all ranks alike.
+    `finished_record`: that of a stage that had already finished, and was trained again for its optimizer state; only
+    that state is then written. Raises StorageError on all ranks alike.
     """
     job, world, folder = setup.job, setup.world, setup.folder
     checkpoints.complete()
     if job.keep_optimizer:
         setup.engine.checkpoints.save_optimizer(folder / OPTIMIZER)
     tally = with_whole_checksum(tally, world)
-    record = done or gather(world, record_of(job, tally, world.world_size, metrics.ledger(job, tally)))[0]
+    record = finished_record or gather(world, record_of(job, tally, world.world_size, metrics.ledger(job, tally)))[0]
     error: OSError | None = None
     try:
-        if done is None:
+        if finished_record is None:
             _leave_model(setup)
         if world.rank == 0:
-            if done is None:
+            if finished_record is None:
                 folder.leave_results(job, record, tally.rows, setup.details)
             folder.delete(CHECKPOINTS)
     except OSError as caught:
@@ -76,6 +78,6 @@ def record_of(job: StageJob, tally: Tally, num_devices: int, ledger: tuple[Ledge
 
 def _last_measured(job: StageJob, tally: Tally) -> dict[str, float]:
     """Bits per byte of held-out text after the last row of metrics, of each source that has any."""
-    last = tally.rows[-1] if tally.rows else {}
-    measured = {source.name: last.get(f"bpb/{source.name}", float("nan")) for source in job.sources}
-    return {name: value for name, value in measured.items() if math.isfinite(value)}
+    last_row = tally.rows[-1] if tally.rows else {}
+    bits_per_byte = {source.name: last_row.get(f"bpb/{source.name}", float("nan")) for source in job.sources}
+    return {name: value for name, value in bits_per_byte.items() if math.isfinite(value)}

@@ -133,16 +133,16 @@ def _find_micro_batch(
     setting = job.scaling.deepspeed.micro_batch
     if setting != "auto":
         return setting
-    written: dict[str, Any] = attempt(lambda: folder.read_json("stage.json"), progress.say, {}) or {}
-    kept = engines.gather(world, written.get("micro_batch"))[0]
-    if isinstance(kept, dict) and isinstance(kept.get("sequences"), int):
+    stage_json: dict[str, Any] = attempt(lambda: folder.read_json("stage.json"), progress.say, {}) or {}
+    stored = engines.gather(world, stage_json.get("micro_batch"))[0]
+    if isinstance(stored, dict) and isinstance(stored.get("sequences"), int):
         shape = _micro_batch_conditions(world)
-        if {name: kept.get(name) for name in shape} == shape:
-            return int(kept["sequences"])
+        if {name: stored.get(name) for name in shape} == shape:
+            return int(stored["sequences"])
     model = f"{job.model.model_dump_json()}/{job.vocab_size}"
-    found = engines.find_micro_batch(build, model, job.stage, job.scaling, world)
-    progress.say(f"micro batches of {found} sequences fit into memory")
-    return found
+    num_sequences = engines.find_micro_batch(build, model, job.stage, job.scaling, world)
+    progress.say(f"micro batches of {num_sequences} sequences fit into memory")
+    return num_sequences
 
 
 def _micro_batch_conditions(world: World) -> dict[str, Any]:

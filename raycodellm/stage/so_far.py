@@ -42,9 +42,9 @@ class SoFar:
         The record at such a rung counts what the stage had consumed when it took over.
         """
         rows = {int(row["step"]): row for row in tally.rows}
-        taken = [step for step in self._setup.job.rungs if step <= tally.step and step in rows]
-        taken = taken if tally.trunk_steps else []
-        return any(self.reach(replace(tally, rows=[rows[step]]), step) for step in taken)
+        inherited = [step for step in self._setup.job.rungs if step <= tally.step and step in rows]
+        inherited = inherited if tally.trunk_steps else []
+        return any(self.reach(replace(tally, rows=[rows[step]]), step) for step in inherited)
 
     def reach(self, tally: Tally, step: int | None = None) -> bool:
         """Keeps the record at a rung that was just measured, and tells of it; returns whether to give the stage up.
@@ -77,17 +77,17 @@ class SoFar:
         with contextlib.suppress(StorageError):
             self._keep(tally, tally.step)
 
-    def _keep(self, tally: Tally, at: int) -> StageRecord | None:
+    def _keep(self, tally: Tally, at_step: int) -> StageRecord | None:
         """The record at a step as it is kept; None on other ranks than 0."""
-        whole = with_whole_checksum(tally, self._setup.world)
+        summed = with_whole_checksum(tally, self._setup.world)
         record, error = None, None
         if self._setup.world.rank == 0:
             try:
-                known = read(self._setup)
-                record = known.get(at)
+                kept_records = read(self._setup)
+                record = kept_records.get(at_step)
                 if record is None or not record.held_out_bpb:
-                    record = _record(self._setup, whole, at)
-                    records = {str(step): as_json(one) for step, one in {**known, at: record}.items()}
+                    record = _record(self._setup, summed, at_step)
+                    records = {str(step): as_json(kept) for step, kept in {**kept_records, at_step: record}.items()}
                     self._setup.folder.write_json(storage_files.SO_FAR, records)
             except OSError as caught:
                 error = caught
@@ -102,15 +102,18 @@ def read(setup: StageSetup) -> Mapping[int, StageRecord]:
     return storage_files.attempt(lambda: storage_files.read_so_far(setup.folder), lambda line: None, {})
 
 
-def _record(setup: StageSetup, tally: Tally, at: int) -> StageRecord:
+def _record(setup: StageSetup, tally: Tally, at_step: int) -> StageRecord:
     """The record of the stage until here, its plan too. The loss is that of the newest row of metrics; held-out text is
-    in it if that row measured it at the step `at`."""
+    in it if that row measured it at `at_step`."""
     position = setup.position(tally)
     edges = [setup.plan.counts(min(end, position)).tolist() for end in setup.phase_ends]
-    before = [[0] * len(edges[0]), *edges[:-1]]
-    planned = [[b - a for a, b in zip(one, two, strict=True)] for one, two in zip(before, edges, strict=True)]
+    starts = [[0] * len(edges[0]), *edges[:-1]]
+    planned = [
+        [end - start for start, end in zip(phase_start, phase_end, strict=True)]
+        for phase_start, phase_end in zip(starts, edges, strict=True)
+    ]
     ledger = metrics.ledger(setup.job, tally, planned)
     record = results.record_of(setup.job, tally, setup.world.world_size, ledger)
     newest = tally.rows[-1] if tally.rows else {"step": -1, "loss": math.nan}
-    measured = record.held_out_bpb if newest["step"] == at else {}
-    return replace(record, final_loss=newest["loss"], held_out_bpb=measured)
+    held_out_bpb = record.held_out_bpb if newest["step"] == at_step else {}
+    return replace(record, final_loss=newest["loss"], held_out_bpb=held_out_bpb)

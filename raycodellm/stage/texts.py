@@ -32,9 +32,9 @@ def trained_texts(job: StageJob, rank: int = 0, world_size: int = 1, skip: int =
         pieces: list[list[int]] = []
         for place, (source, store) in enumerate(zip(job.sources, stores, strict=True)):
             # The stage's second epoch over a source is whole before its third begins.
-            last = source.num_sequences_consumed // max(1, source.num_sequences) + 1
-            mine = np.unique(rows.sequence[(rows.source == place) & (rows.epoch <= last)])
-            pieces += _documents(store, mine, job.stage.sequence_length)
+            last_epoch = source.num_sequences_consumed // max(1, source.num_sequences) + 1
+            sequences = np.unique(rows.sequence[(rows.source == place) & (rows.epoch <= last_epoch)])
+            pieces += _documents(store, sequences, job.stage.sequence_length)
         yield tokenizer.decode_batch(pieces)
 
 
