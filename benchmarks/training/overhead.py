@@ -34,7 +34,7 @@ TIMED = {
     "should_stop": "asking whether to stop",
     "Engine.begin_step": "engine: the step itself",
     "Engine._totals": "… of it, telling all workers losses and counts",
-    "TrainingLoop._drawn": "counting what was drawn",
+    "TrainingLoop._drawn_counts": "counting what was drawn",
     "TrainingLoop._count": "counting what was trained, its checksum",
     "TrainingLoop._close_step": "watching the loss, rows of metrics",
     "ProgressReporter.report_step": "progress reports",
