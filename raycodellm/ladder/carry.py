@@ -53,13 +53,13 @@ def _best_arms(file: SweepFile, smallest: Size, storage: Folder) -> list[dict[st
     """The best confirmed arms of the smallest size, without the reference, as points of `search.enqueue`."""
     folder = storage / smallest.name
     records = report.read_records(folder, storage) if folder.exists("sweep.yaml") else None
-    if records is None or not records.known.is_over:
+    if records is None or not records.findings.is_over:
         raise UserError(
             f"ladder.carry: the smallest size, {smallest.preset}, chooses the arms of the others and has not ended; "
             f"run it first, with --size {smallest.preset}"
         )
     confirmed = [
-        score.arm for score in records.scores if score.is_confirmed and score.arm != records.known.compared_with
+        score.arm for score in records.scores if score.is_confirmed and score.arm != records.findings.compared_with
     ]
     if not confirmed:
         raise UserError(f"ladder.carry: {smallest.preset} has confirmed no arm beside the reference; see {folder.uri}")

@@ -80,7 +80,7 @@ class SizeResult:
     @cached_property
     def verdicts(self) -> dict[tuple[int, str], verdict.Verdict]:
         """Maps an arm and a metric to the verdict on them."""
-        arm_verdicts = self.records.known.verdicts if self.records is not None else ()
+        arm_verdicts = self.records.findings.verdicts if self.records is not None else ()
         return {(arm_verdict.arm, arm_verdict.metric): arm_verdict for arm_verdict in arm_verdicts}
 
     @cached_property
@@ -89,7 +89,7 @@ class SizeResult:
         confirmation these are the confirmed arms by their fresh seeds: scores of the search chose them."""
         if self.records is None:
             return {}
-        looks, settings = self.records.known.looks, self.records.sweep.search
+        looks, settings = self.records.findings.looks, self.records.sweep.search
         is_confirmed = settings.confirm is not None
         seeds = looks.counted if is_confirmed else None
         rows_by_arm, confirmed = counted_rows(self.records.rows, settings.objectives[0].metric, seeds)

@@ -23,17 +23,17 @@ MOST_SKIPPING = 5
 """Stages with skipped steps that the answer names."""
 
 
-def difference(one: ArmScore) -> str:
+def difference(arm_score: ArmScore) -> str:
     """Difference to the reference arm with the verdict's mark, or else to the arm that is first in rank, where ≈ marks
     a known interval that includes 0."""
-    found = one.difference
-    if found is None:
+    gap = arm_score.difference
+    if gap is None:
         return NOTHING
-    known = not (math.isnan(found.low) or math.isnan(found.high))
-    if not known:
-        return f"{found.value:+.3f}"
-    word = one.verdict or (None if one.separable else "not known")
-    return f"{found.value:+.3f} ({signed_interval(found.low, found.high)}){verdict.MARKS[word] if word else ''}"
+    has_interval = not (math.isnan(gap.low) or math.isnan(gap.high))
+    if not has_interval:
+        return f"{gap.value:+.3f}"
+    word = arm_score.verdict or (None if arm_score.separable else "not known")
+    return f"{gap.value:+.3f} ({signed_interval(gap.low, gap.high)}){verdict.MARKS[word] if word else ''}"
 
 
 def metric_in_words(objective: Objective) -> str:
@@ -52,9 +52,9 @@ def interval_name(scores: Sequence[ArmScore]) -> str:
 def difference_name(records: Records) -> str:
     """Heading of the column of differences."""
     if records.has_reference:
-        known = records.known
-        arm = "the reference" if known.compared_with is None else f"arm {known.compared_with}"
-        return f"against {arm}" + (" (corrected 95 %)" if known.verdicts else "")
+        findings = records.findings
+        arm = "the reference" if findings.compared_with is None else f"arm {findings.compared_with}"
+        return f"against {arm}" + (" (corrected 95 %)" if findings.verdicts else "")
     return "difference to the best (95 %)" if _seeds_are_known(records.scores) else "difference to the first"
 
 
@@ -69,7 +69,7 @@ def _stopped_by_budget(records: Records) -> str:
     reached = budget.first_reached(records.limits)
     if reached is None or records.num_unbegun <= 0:
         return ""
-    looks, confirm = records.known.looks, records.sweep.search.confirm
+    looks, confirm = records.findings.looks, records.sweep.search.confirm
     where = ""
     if confirm is not None:
         where = "before the first look"
@@ -103,14 +103,14 @@ def _skipped_steps(records: Records) -> str:
 
 
 def _answer_so_far(records: Records) -> str:
-    if told := pairs.answer(records.pairs):
-        return told
-    objectives, known = records.sweep.search.objectives, records.known
-    said = verdict.answer(records.file, known)
-    if known.verdicts and records.has_reference:
-        return " ".join([said, *_remarks(records.scores), *_front(records)])
-    told = answer(records.scores, objectives, records.num_open > 0, records.has_reference)
-    return " ".join(filter(None, (told, *_front(records), said if records.best else "")))
+    if pairs_answer := pairs.answer(records.pairs):
+        return pairs_answer
+    objectives, findings = records.sweep.search.objectives, records.findings
+    verdict_answer = verdict.answer(records.file, findings)
+    if findings.verdicts and records.has_reference:
+        return " ".join([verdict_answer, *_remarks(records.scores), *_front(records)])
+    ranking_answer = answer(records.scores, objectives, records.num_open > 0, records.has_reference)
+    return " ".join(filter(None, (ranking_answer, *_front(records), verdict_answer if records.best else "")))
 
 
 def _front(records: Records) -> list[str]:
@@ -124,43 +124,43 @@ def answer(
     """The best arm with its interval, and whether it is better than the others: one sentence. Then, where it is not
     better than guessing, that. `has_more`: trials have not ended yet.
     `has_reference`: arms are compared with a reference arm, so that nothing is said of the best and the others."""
-    found = [one for one in scores if one.score is not None]
-    if not found:
+    scored = [arm_score for arm_score in scores if arm_score.score is not None]
+    if not scored:
         yet = " yet" if has_more else ""
         return f"No trial is complete{yet}, so there is nothing to rank."
-    best, others = found[0], found[1:]
-    metric, known = objectives[0].metric, _seeds_are_known(found)
-    covers = "95 % interval" if known else "95 % interval over the evaluation's items alone"
-    shown = f" ({covers} {interval(best.low, best.high)})" if not math.isnan(best.low) else ""
-    so_far = " so far" if has_more or any(one.open for one in scores) else ""
-    place = "Best" if known and not has_reference else "First in rank"
-    said = f"{place}{so_far}: arm {best.arm} ({params(best.params)}) with {metric} {score(best.score)}{shown}"
-    close = [one.arm for one in others if not one.separable]
+    best, others = scored[0], scored[1:]
+    metric, seeds_are_known = objectives[0].metric, _seeds_are_known(scored)
+    covers = "95 % interval" if seeds_are_known else "95 % interval over the evaluation's items alone"
+    ends = f" ({covers} {interval(best.low, best.high)})" if not math.isnan(best.low) else ""
+    so_far = " so far" if has_more or any(arm_score.open for arm_score in scores) else ""
+    place = "Best" if seeds_are_known and not has_reference else "First in rank"
+    sentence = f"{place}{so_far}: arm {best.arm} ({params(best.params)}) with {metric} {score(best.score)}{ends}"
+    close = [arm_score.arm for arm_score in others if not arm_score.separable]
     if has_reference:
-        said += "."
+        sentence += "."
     elif not others:
-        said += "; it is the only arm with a score, so there is nothing to compare it with."
-    elif not known:
-        said += "; no arm can be told apart from another, since no arm has a second seed."
+        sentence += "; it is the only arm with a score, so there is nothing to compare it with."
+    elif not seeds_are_known:
+        sentence += "; no arm can be told apart from another, since no arm has a second seed."
     elif close:
-        named = f" (arm{'s' if len(close) > 1 else ''} {', '.join(map(str, close))})" if len(close) <= 12 else ""
+        numbers = f" (arm{'s' if len(close) > 1 else ''} {', '.join(map(str, close))})" if len(close) <= 12 else ""
         which = f"{len(close)} of {len(others)} other arms"
         if len(close) == len(others):
             which = "the other arm" if len(others) == 1 else f"any of the {len(others)} other arms"
-        said += f"; it cannot be told apart from {which}{named}."
+        sentence += f"; it cannot be told apart from {which}{numbers}."
     else:
-        said += f"; it is better than {_others(len(others))} (95 %, over items and seeds)."
-    return " ".join([said, *_remarks(scores)])
+        sentence += f"; it is better than {_others(len(others))} (95 %, over items and seeds)."
+    return " ".join([sentence, *_remarks(scores)])
 
 
 def _remarks(scores: Sequence[ArmScore]) -> list[str]:
     """The remark that the first arm may be guessing, where it may."""
-    found = [one for one in scores if one.score is not None]
-    said = []
-    if found and found[0].beats_chance is False:
-        accuracy, chance = score(found[0].accuracy), score(found[0].chance)
-        said.append(f"The accuracy of arm {found[0].arm}, {accuracy}, cannot be told from guessing ({chance}).")
-    return said
+    scored = [arm_score for arm_score in scores if arm_score.score is not None]
+    remarks = []
+    if scored and scored[0].beats_chance is False:
+        accuracy, chance = score(scored[0].accuracy), score(scored[0].chance)
+        remarks.append(f"The accuracy of arm {scored[0].arm}, {accuracy}, cannot be told from guessing ({chance}).")
+    return remarks
 
 
 def unknown_noise(records: Records) -> str:
@@ -173,7 +173,7 @@ def unknown_noise(records: Records) -> str:
 
 
 def _seeds_are_known(scores: Sequence[ArmScore]) -> bool:
-    return any(one.covers_seeds for one in scores)
+    return any(arm_score.covers_seeds for arm_score in scores)
 
 
 def _others(number: int) -> str:
@@ -186,11 +186,11 @@ def progress(records: Records) -> str:
     if not records.rows:
         return "There are no trials yet (no trials.parquet)."
     parts = [f"{states[state]} {state}" for state in ("complete", *ENDED[1:], "running", "waiting") if states[state]]
-    said = f"Trials: {', '.join(parts)} of {records.num_trials}."
-    without = [
+    sentence = f"Trials: {', '.join(parts)} of {records.num_trials}."
+    without_items = [
         row["number"] for row in records.rows if row["state"] == "complete" and row["number"] not in records.items
     ]
-    if without:
-        named = ", ".join(trial_name(number) for number in without[:10])
-        said += f" No table of items for trial {named}: differences that need it are unpaired."
-    return said
+    if without_items:
+        names = ", ".join(trial_name(number) for number in without_items[:10])
+        sentence += f" No table of items for trial {names}: differences that need it are unpaired."
+    return sentence

@@ -36,14 +36,14 @@ class BestArm:
     """True if the seeds are fresh ones; else the arm was chosen by this score, which noise makes look too good."""
 
     def __str__(self) -> str:
-        said = f"arm {self.arm} ({formats.params(self.params)}) with {self.metric} {formats.score(self.score)}"
+        text = f"arm {self.arm} ({formats.params(self.params)}) with {self.metric} {formats.score(self.score)}"
         if math.isnan(self.low) or math.isnan(self.high):
-            return said
+            return text
         fresh = "fresh " if self.is_confirmed else ""
         seeds = "one seed" if len(self.seeds) == 1 else f"{len(self.seeds)} {fresh}seeds"
         over = "items and seeds" if self.covers_seeds else "items alone"
         chosen = "" if self.is_confirmed else ", selected by this score"
-        return f"{said} (95 %: {formats.interval(self.low, self.high)} over {over}; {seeds}{chosen})"
+        return f"{text} (95 %: {formats.interval(self.low, self.high)} over {over}; {seeds}{chosen})"
 
 
 def best_arm(
@@ -62,15 +62,15 @@ def best_arm(
     complete, confirmed = counted_rows(rows, first.metric, looks.counted if looks is not None else None)
     if not complete:
         return None
-    means = {arm: mean_score(of_arm, first.metric) for arm, of_arm in complete.items()}
+    means = {arm: mean_score(arm_rows, first.metric) for arm, arm_rows in complete.items()}
     counted = looks.counted if looks is not None else None
     broken = broken_by(breaches(file, rows, {}, counted)) if file is not None else {}
     arm = in_order({arm: mean for arm, mean in means.items() if mean is not None}, confirmed, first, broken)[0]
-    # Of the other arms only those that tell the noise between seeds.
-    telling = {one: of_arm for one, of_arm in complete.items() if one == arm or len(of_arm) > 1}
-    measured, noise = measured_arms(first.metric, telling, {})
-    known = looks.scores.get((arm, first.metric)) if looks is not None else None
-    score, low, high = known or measured[arm].interval(noise)
+    # Another arm with one seed tells nothing of the noise between seeds.
+    noise_rows = {other: arm_rows for other, arm_rows in complete.items() if other == arm or len(arm_rows) > 1}
+    measured, noise = measured_arms(first.metric, noise_rows, {})
+    look_score = looks.scores.get((arm, first.metric)) if looks is not None else None
+    score, low, high = look_score or measured[arm].interval(noise)
     return BestArm(
         arm=arm,
         params=params_of(complete[arm][0]),
@@ -92,5 +92,5 @@ def best_arm_of(
 ) -> BestArm | None:
     """The same from the trials' results."""
     constraints = file.example().search.constraints if file is not None else ()
-    wanted = score_columns([objectives[0].metric, *(one.metric for one in constraints)])
-    return best_arm([result.row(wanted) for result in results], objectives, looks, file)
+    columns = score_columns([objectives[0].metric, *(constraint.metric for constraint in constraints)])
+    return best_arm([result.row(columns) for result in results], objectives, looks, file)

@@ -16,23 +16,23 @@ NOTE = (
 
 def table(records: Records) -> Table:
     """Each arm with each constraint, the best arms first; no rows without constraints."""
-    place = {one.arm: number for number, one in enumerate(records.scores)}
+    place = {arm_score.arm: number for number, arm_score in enumerate(records.scores)}
     rows = []
-    for one in sorted(records.known.breaches, key=lambda one: place.get(one.arm, len(place)))[:MOST_ROWS]:
-        word = "breaks" if one.is_broken else "keeps"
-        ends = formats.signed_interval(one.breach.low, one.breach.high)
-        known = f"{word} it" + ("" if one.certainty == "sure" else f", {one.certainty}")
-        if one.is_of_reference:
-            ends, known = "exact: the limit is its own", "keeps it, by definition"
+    for breach in sorted(records.findings.breaches, key=lambda breach: place.get(breach.arm, len(place)))[:MOST_ROWS]:
+        word = "breaks" if breach.is_broken else "keeps"
+        ends = formats.signed_interval(breach.breach.low, breach.breach.high)
+        kept = f"{word} it" + ("" if breach.certainty == "sure" else f", {breach.certainty}")
+        if breach.is_of_reference:
+            ends, kept = "exact: the limit is its own", "keeps it, by definition"
         rows.append(
             (
-                Cell(str(one.arm), one.arm),
-                one.constraint.name,
-                cells.score(one.value),
-                cells.score(one.limit),
-                Cell(f"{one.breach.value:+.3f}", one.breach.value),
-                Cell(ends, one.breach.low),
-                known,
+                Cell(str(breach.arm), breach.arm),
+                breach.constraint.name,
+                cells.score(breach.value),
+                cells.score(breach.limit),
+                Cell(f"{breach.breach.value:+.3f}", breach.breach.value),
+                Cell(ends, breach.breach.low),
+                kept,
             )
         )
     header = ("arm", "constraint", "score", "limit", "over", "95 % interval", "kept")

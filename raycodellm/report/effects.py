@@ -29,14 +29,14 @@ TRANSFER_NOTE = (
 
 def parts(records: Records) -> list[str | Figure | Table]:
     """Picture and table of all arms and tasks; nothing where no verdict is given."""
-    found = records.known.verdicts
-    told = {one.metric for one in found}
-    every = family_metrics(records.rows, records.sweep.search.objectives)
-    metrics = [one for one in every if one in told and _is_shown(records, one)]
+    verdicts = records.findings.verdicts
+    judged_metrics = {arm_verdict.metric for arm_verdict in verdicts}
+    family = family_metrics(records.rows, records.sweep.search.objectives)
+    metrics = [metric for metric in family if metric in judged_metrics and _is_shown(records, metric)]
     if len(metrics) < 2:
         return []
-    by_pair = {(one.arm, one.metric): one for one in found}
-    arms = [one.arm for one in records.scores if (one.arm, metrics[0]) in by_pair]
+    by_pair = {(arm_verdict.arm, arm_verdict.metric): arm_verdict for arm_verdict in verdicts}
+    arms = [arm_score.arm for arm_score in records.scores if (arm_score.arm, metrics[0]) in by_pair]
     return [*_figure(records, by_pair, arms[:MOST_ARMS], metrics), _table(records, by_pair, arms, metrics)]
 
 
@@ -45,16 +45,16 @@ def _is_shown(records: Records, metric: str) -> bool:
 
 
 def _figure(
-    records: Records, found: dict[tuple[int, str], Verdict], arms: Sequence[int], metrics: Sequence[str]
+    records: Records, by_pair: dict[tuple[int, str], Verdict], arms: Sequence[int], metrics: Sequence[str]
 ) -> list[Figure]:
     labels = arm_labels(records, arms)
     panels = [
         Panel(
             _short(metric, metrics),
             [
-                Line(labels[arm], found[arm, metric].difference, found[arm, metric].word)
+                Line(labels[arm], by_pair[arm, metric].difference, by_pair[arm, metric].word)
                 for arm in arms
-                if (arm, metric) in found
+                if (arm, metric) in by_pair
             ],
         )
         for metric in metrics[:_MOST_TASKS]
@@ -64,36 +64,38 @@ def _figure(
 
 
 def _table(
-    records: Records, found: dict[tuple[int, str], Verdict], arms: Sequence[int], metrics: Sequence[str]
+    records: Records, by_pair: dict[tuple[int, str], Verdict], arms: Sequence[int], metrics: Sequence[str]
 ) -> Table:
-    params = {one.arm: one.params for one in records.scores}
+    params = {arm_score.arm: arm_score.params for arm_score in records.scores}
     rows = [
         (
             Cell(str(arm), arm),
             arm_words(records, params[arm]),
-            *(_cell(found.get((arm, metric))) for metric in metrics),
+            *(_cell(by_pair.get((arm, metric))) for metric in metrics),
         )
         for arm in arms
     ]
     return Table(("arm", "differs in", *(_short(metric, metrics) for metric in metrics)), rows, left=(0, 1))
 
 
-def _cell(one: Verdict | None) -> Cell:
-    if one is None or math.isnan(one.difference.value):
+def _cell(arm_verdict: Verdict | None) -> Cell:
+    if arm_verdict is None or math.isnan(arm_verdict.difference.value):
         return Cell(formats.NOTHING)
-    half = (one.difference.high - one.difference.low) / 2
-    known = "" if math.isnan(half) else f" ± {half:.3f}"
-    kind = one.word.replace(" ", "-")
-    return Cell(f"{one.difference.value:+.3f}{known}{MARKS[one.word]}", one.difference.value, kind)
+    half = (arm_verdict.difference.high - arm_verdict.difference.low) / 2
+    ends = "" if math.isnan(half) else f" ± {half:.3f}"
+    kind = arm_verdict.word.replace(" ", "-")
+    return Cell(
+        f"{arm_verdict.difference.value:+.3f}{ends}{MARKS[arm_verdict.word]}", arm_verdict.difference.value, kind
+    )
 
 
 def _short(metric: str, metrics: Sequence[str]) -> str:
     """The task's name alone, where all metrics are of one kind."""
-    return metric.rpartition("/")[0] if len({one.rpartition("/")[2] for one in metrics}) == 1 else metric
+    return metric.rpartition("/")[0] if len({other.rpartition("/")[2] for other in metrics}) == 1 else metric
 
 
 def _kind(metrics: Sequence[str]) -> str:
-    kinds = {one.rpartition("/")[2] for one in metrics}
+    kinds = {metric.rpartition("/")[2] for metric in metrics}
     return f"difference in {kinds.pop()}" if len(kinds) == 1 else "difference"
 
 
@@ -102,43 +104,46 @@ def _kind(metrics: Sequence[str]) -> str:
 
 def transfer_parts(records: Records) -> list[str | Table]:
     """The answer in a sentence, and the tasks that go against an arm's overall verdict."""
-    given = [one for one in records.known.verdicts if _is_shown(records, one.metric)]
-    if not any(verdict.is_task(records.file, one.metric) for one in given):
+    shown = [arm_verdict for arm_verdict in records.findings.verdicts if _is_shown(records, arm_verdict.metric)]
+    if not any(verdict.is_task(records.file, arm_verdict.metric) for arm_verdict in shown):
         return []
-    found = verdict.transfers(records.file, given)
-    place = {one.arm: number for number, one in enumerate(records.scores)}
-    found = tuple(sorted(found, key=lambda one: place.get(one.overall.arm, len(place))))
-    said = _transfer_sentence(found)
-    return [said, _transfer_table(records, found)] if found else [said]
+    transfers = verdict.transfers(records.file, shown)
+    place = {arm_score.arm: number for number, arm_score in enumerate(records.scores)}
+    transfers = tuple(sorted(transfers, key=lambda transfer: place.get(transfer.overall.arm, len(place))))
+    sentence = _transfer_sentence(transfers)
+    return [sentence, _transfer_table(records, transfers)] if transfers else [sentence]
 
 
-def _transfer_sentence(found: Sequence[Transfer]) -> str:
-    known = [one for one in found if one.is_known]
+def _transfer_sentence(transfers: Sequence[Transfer]) -> str:
+    known = [transfer for transfer in transfers if transfer.is_known]
     if not known:
-        maybe = f" Of {len(found)} it is not known." if found else ""
+        maybe = f" Of {len(transfers)} it is not known." if transfers else ""
         return f"No arm is known to go against its overall verdict in any task.{maybe}"
-    counts = Counter(one.metric for transfer in known for one in transfer.against)
+    counts = Counter(task_verdict.metric for transfer in known for task_verdict in transfer.against)
     most = ", ".join(f"{metric} ({number})" for metric, number in counts.most_common(6))
     arms = "1 arm goes" if len(known) == 1 else f"{len(known)} arms go"
     return f"In single tasks {arms} another way than overall, or both ways: {most}."
 
 
-def _transfer_table(records: Records, found: Sequence[Transfer]) -> Table:
+def _transfer_table(records: Records, transfers: Sequence[Transfer]) -> Table:
     rows = []
-    for transfer in found:
+    for transfer in transfers:
         overall = transfer.overall
-        for how, tasks in (("against", transfer.against), ("perhaps", transfer.unsure)):
-            for one in tasks:
+        for direction, tasks in (("against", transfer.against), ("perhaps", transfer.unsure)):
+            for task_verdict in tasks:
                 rows.append(
                     (
-                        Cell(str(one.arm), one.arm),
-                        arm_words(records, one.params),
+                        Cell(str(task_verdict.arm), task_verdict.arm),
+                        arm_words(records, task_verdict.params),
                         _cell(overall),
-                        one.metric,
-                        Cell(f"{one.difference.value:+.3f}", one.difference.value),
-                        Cell(formats.signed_interval(one.difference.low, one.difference.high), one.difference.low),
-                        Cell(one.word, kind=one.word.replace(" ", "-")),
-                        how,
+                        task_verdict.metric,
+                        Cell(f"{task_verdict.difference.value:+.3f}", task_verdict.difference.value),
+                        Cell(
+                            formats.signed_interval(task_verdict.difference.low, task_verdict.difference.high),
+                            task_verdict.difference.low,
+                        ),
+                        Cell(task_verdict.word, kind=task_verdict.word.replace(" ", "-")),
+                        direction,
                     )
                 )
     header = ("arm", "differs in", "overall", "task", "difference", "corrected interval", "verdict", "goes against")

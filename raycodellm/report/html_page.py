@@ -64,10 +64,10 @@ def rendered(
     drawn = [part for part in parts if isinstance(part, Figure)]
     curves = [part for part in parts if isinstance(part, Curves)]
     data = {
-        "figures": {one.name: {"data": one.data, "layout": one.layout} for one in drawn},
+        "figures": {figure.name: {"data": figure.data, "layout": figure.layout} for figure in drawn},
         "plots": {
-            one.name: {"stage": one.stage, "quantity": one.quantity, "y": one.y_title, "options": one.options}
-            for one in curves
+            plot.name: {"stage": plot.stage, "quantity": plot.quantity, "y": plot.y_title, "options": plot.options}
+            for plot in curves
         },
         "hover": hover,
         "curves": curve_data,

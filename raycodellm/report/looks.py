@@ -18,24 +18,27 @@ NOTE = (
 
 def parts(records: Records) -> list[str | Figure | Table]:
     """Picture and table for each objective; nothing before the first look."""
-    told = records.known.looks.told
+    decided_looks = records.findings.looks.told
     confirm = records.sweep.search.confirm
-    if confirm is None or not told:
+    if confirm is None or not decided_looks:
         return []
-    found: list[str | Figure | Table] = []
-    objectives = [one.metric for one in records.sweep.search.objectives]
+    shown_parts: list[str | Figure | Table] = []
+    objectives = [objective.metric for objective in records.sweep.search.objectives]
     for place, metric in enumerate(objectives):
-        of_metric = [{one.arm: one for one in look if one.metric == metric} for look in told]
-        found += [metric] if len(objectives) > 1 else []
-        found += _figure(records, metric, place, of_metric, confirm.seeds)
-        found.append(_table(records, of_metric, confirm.seeds))
-    return found
+        metric_looks = [
+            {arm_verdict.arm: arm_verdict for arm_verdict in look if arm_verdict.metric == metric}
+            for look in decided_looks
+        ]
+        shown_parts += [metric] if len(objectives) > 1 else []
+        shown_parts += _figure(records, metric, place, metric_looks, confirm.seeds)
+        shown_parts.append(_table(records, metric_looks, confirm.seeds))
+    return shown_parts
 
 
 def _order(records: Records, looks: list[dict[int, Verdict]]) -> list[int]:
     """The arms of all looks, in rank."""
-    known = {arm for look in looks for arm in look}
-    return [one.arm for one in records.scores if one.arm in known]
+    judged_arms = {arm for look in looks for arm in look}
+    return [arm_score.arm for arm_score in records.scores if arm_score.arm in judged_arms]
 
 
 def _figure(
@@ -60,16 +63,16 @@ def _table(records: Records, looks: list[dict[int, Verdict]], seeds: tuple[int, 
     names = list(dict.fromkeys(name for arm in order for name in params[arm]))
     rows = []
     for arm in order:
-        shown = [_cell(look.get(arm), number) for number, look in enumerate(looks)]
-        rows.append((Cell(str(arm), arm), *(cells.value(params[arm].get(name)) for name in names), *shown))
+        look_cells = [_cell(look.get(arm), number) for number, look in enumerate(looks)]
+        rows.append((Cell(str(arm), arm), *(cells.value(params[arm].get(name)) for name in names), *look_cells))
     heads = [f"look {number + 1} ({seeds[number]} seeds)" for number in range(len(looks))]
     return Table(("arm", *names, *heads), rows)
 
 
-def _cell(one: Verdict | None, look: int) -> Cell:
-    if one is None:
+def _cell(arm_verdict: Verdict | None, look: int) -> Cell:
+    if arm_verdict is None:
         return Cell(formats.NOTHING)
-    if one.look < look:
-        return Cell(f"known since look {one.look + 1}{MARKS[one.word]}", one.difference.value)
-    shown = f"{verdict.difference(one)}{MARKS[one.word]}"
-    return Cell(shown, one.difference.value, one.word.replace(" ", "-"))
+    if arm_verdict.look < look:
+        return Cell(f"known since look {arm_verdict.look + 1}{MARKS[arm_verdict.word]}", arm_verdict.difference.value)
+    text = f"{verdict.difference(arm_verdict)}{MARKS[arm_verdict.word]}"
+    return Cell(text, arm_verdict.difference.value, arm_verdict.word.replace(" ", "-"))

@@ -38,11 +38,11 @@ def rendered_markdown(
     """A page as Markdown. `figures`: those beside the answer, each with its label; `head`: the lines under the answer.
     Sections that the HTML page folds, and long ones, are folded where Markdown is shown with its HTML."""
     lines = [f"# {plain(name)}", "", f"**{plain(answer)}**" if head else plain(answer), ""]
-    lines += [line for one in head for line in (f"{one.label}: {plain(one.text)}", "")]
+    lines += [line for head_line in head for line in (f"{head_line.label}: {plain(head_line.text)}", "")]
     lines += [f"- **{plain(value)}** {plain(label)}" for value, label in figures]
     for section in sections:
-        shown = (_picture(part, section, pictures or {}) or part_lines(part) for part in section.parts)
-        rendered = [block for block in shown if block]
+        blocks = (_picture(part, section, pictures or {}) or part_lines(part) for part in section.parts)
+        rendered = [block for block in blocks if block]
         if rendered:  # a section of figures alone has nothing here without pictures
             lines += ["", f"## {plain(section.title)}"]
             is_folded = section.is_folded or sum(map(len, rendered)) > LONG_SECTION

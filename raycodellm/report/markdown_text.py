@@ -25,8 +25,8 @@ def plain(text: str) -> str:
     renderers pass HTML on after a backslash.
     """
     pieces = _CODE.split(" ".join(text.split()))
-    shown = "".join(f"`{piece}`" if place % 2 else _escaped(piece) for place, piece in enumerate(pieces))
-    return _BLOCK.sub(_away, shown)
+    escaped = "".join(f"`{piece}`" if place % 2 else _escaped(piece) for place, piece in enumerate(pieces))
+    return _BLOCK.sub(_escaped_start, escaped)
 
 
 def _escaped(piece: str) -> str:
@@ -34,7 +34,7 @@ def _escaped(piece: str) -> str:
     return _TAG.sub("&lt;", piece)
 
 
-def _away(found: re.Match[str]) -> str:
+def _escaped_start(match: re.Match[str]) -> str:
     """The begin of a line, so that it begins no heading, quotation or list."""
-    sign = found[0]
+    sign = match[0]
     return f"{sign}\\" if sign.isdigit() else f"\\{sign}"

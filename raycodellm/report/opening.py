@@ -29,14 +29,14 @@ def opening(records: Records) -> list[Line]:
     """The question, the evidence and the next steps, without an empty line; nothing of a sweep that trains nothing."""
     if not records.sweep.stages:
         return []
-    told = (("Asked", asked(records)), ("Rests on", rests_on(records)), ("Next", next_steps(records)))
-    return [Line(label, text) for label, text in told if text]
+    labelled = (("Asked", question(records)), ("Rests on", rests_on(records)), ("Next", next_steps(records)))
+    return [Line(label, text) for label, text in labelled if text]
 
 
 # ------------------------------------------------------------------------------------------------- the question
 
 
-def asked(records: Records) -> str:
+def question(records: Records) -> str:
     """The question, with the model and the tokens that it is asked of."""
     objectives, names = records.sweep.search.objectives, list(records.file.domains)
     metrics = " and ".join(map(metric_in_words, objectives))
@@ -44,21 +44,21 @@ def asked(records: Records) -> str:
     varied = _listed(names, 6)
     point = search.reference_point(records.file)
     if not names:
-        what = f"How good is this training in {metrics}?"
+        sentence = f"How good is this training in {metrics}?"
     elif point is not None:
         does = "Does" if len(names) == 1 else "Do"
-        what = f"{does} {varied} change {metrics} against the reference ({formats.params(point)})?"
+        sentence = f"{does} {varied} change {metrics} against the reference ({formats.params(point)})?"
     else:
-        what = f"Which {varied} {'gives' if len(names) == 1 else 'give'} the best {metrics}?"
+        sentence = f"Which {varied} {'gives' if len(names) == 1 else 'give'} the best {metrics}?"
     arms = f"{num_arms} arm{'s' * (num_arms != 1)}"
-    return f"{what} {arms} of {_model(records)}, {_tokens(records)}."
+    return f"{sentence} {arms} of {_model(records)}, {_tokens(records)}."
 
 
 def _listed(names: list[str], most: int) -> str:
-    told = formats.told_names(names)
-    if len(told) > most:
-        return f"{', '.join(told[:most])} and {len(told) - most} more"
-    return " and ".join(filter(None, (", ".join(told[:-1]), *told[-1:])))
+    short_names = formats.told_names(names)
+    if len(short_names) > most:
+        return f"{', '.join(short_names[:most])} and {len(short_names) - most} more"
+    return " and ".join(filter(None, (", ".join(short_names[:-1]), *short_names[-1:])))
 
 
 def _model(records: Records) -> str:
@@ -71,9 +71,11 @@ def _model(records: Records) -> str:
 def _tokens(records: Records) -> str:
     """The tokens of each stage; those of a stage that differ from arm to arm are left out."""
     searched = {name for name in records.file.domains if name.rpartition(".")[2] in ("tokens", "enabled")}
-    known = [one for one in records.sweep.stages if not {f"{one.name}.tokens", f"{one.name}.enabled"} & searched]
-    shown = ", ".join(f"{formats.count(one.num_tokens)} tokens in {one.name}" for one in known)
-    return shown or "on tokens that differ from arm to arm"
+    stages = [
+        stage for stage in records.sweep.stages if not {f"{stage.name}.tokens", f"{stage.name}.enabled"} & searched
+    ]
+    text = ", ".join(f"{formats.count(stage.num_tokens)} tokens in {stage.name}" for stage in stages)
+    return text or "on tokens that differ from arm to arm"
 
 
 # ------------------------------------------------------------------------------------------------- the evidence
@@ -81,35 +83,35 @@ def _tokens(records: Records) -> str:
 
 def rests_on(records: Records) -> str:
     """The seeds, items and corrections behind the answer; empty where no verdict is given."""
-    known, metric = records.known, records.sweep.search.objectives[0].metric
-    of_metric = [one for one in known.verdicts if one.metric == metric]
-    if not of_metric or known.basis == "none":
+    findings, metric = records.findings, records.sweep.search.objectives[0].metric
+    verdicts = [verdict for verdict in findings.verdicts if verdict.metric == metric]
+    if not verdicts or findings.basis == "none":
         return ""
-    seeds = [len(one.seeds) for one in of_metric]
+    seeds = [len(verdict.seeds) for verdict in verdicts]
     fresh = {
         "confirmation": "fresh seeds per arm, which the search never saw,",
         "all seeds": "seeds per arm",
         "first in rank": "seeds per arm",
-    }[known.basis]
+    }[findings.basis]
     span = f"{min(seeds)} to {max(seeds)}" if min(seeds) != max(seeds) else str(seeds[0])
-    items = max(one.items or 0 for one in of_metric)
+    items = max(verdict.items or 0 for verdict in verdicts)
     has_items = items or any(is_present(row.get(f"metrics.{metric}_low")) for row in records.rows)
     over = f" and {items:,} items" if items else " and the items" if has_items else ""
     noise = "seeds and items" if has_items else "seeds"
-    num_looks = len(known.looks.told)
-    looks = f", {num_looks} look{'s' * (num_looks != 1)}" if known.basis == "confirmation" else ""
-    num_metrics = len({one.metric for one in known.verdicts})
-    family = f"{len(of_metric)} arm{'s' * (len(of_metric) != 1)}, {num_metrics} metric{'s' * (num_metrics != 1)}"
-    told = "In brackets: 95 % intervals" if records.has_reference else "Differences have 95 % intervals"
-    said = [
+    num_looks = len(findings.looks.told)
+    looks = f", {num_looks} look{'s' * (num_looks != 1)}" if findings.basis == "confirmation" else ""
+    num_metrics = len({verdict.metric for verdict in findings.verdicts})
+    family = f"{len(verdicts)} arm{'s' * (len(verdicts) != 1)}, {num_metrics} metric{'s' * (num_metrics != 1)}"
+    intervals = "In brackets: 95 % intervals" if records.has_reference else "Differences have 95 % intervals"
+    sentences = [
         f"{span} {fresh}{over}.",
-        f"{told} over {noise}, which hold at once for all comparisons ({family}{looks}).",
+        f"{intervals} over {noise}, which hold at once for all comparisons ({family}{looks}).",
     ]
     if (spread := records.seed_spreads) is not None:
-        said.append(f"One seed's score varies by a standard deviation of {formats.score(spread.pooled.value)}.")
-    if records.has_reference and len(of_metric) > 1:
-        said.append("Arms are compared with the reference, not with each other.")
-    return " ".join(said)
+        sentences.append(f"One seed's score varies by a standard deviation of {formats.score(spread.pooled.value)}.")
+    if records.has_reference and len(verdicts) > 1:
+        sentences.append("Arms are compared with the reference, not with each other.")
+    return " ".join(sentences)
 
 
 # ------------------------------------------------------------------------------------------------- what next
@@ -132,15 +134,15 @@ def _second_seed(records: Records) -> str:
 def _more_seeds(records: Records) -> str:
     """The arms of which more seeds would tell, beside the one that the answer tells of."""
     metric = records.sweep.search.objectives[0].metric
-    of_metric = [one for one in records.known.verdicts if one.metric == metric]
-    if all(one.word == "not known" for one in of_metric):
+    verdicts = [verdict for verdict in records.findings.verdicts if verdict.metric == metric]
+    if all(verdict.word == "not known" for verdict in verdicts):
         return ""  # the answer says how many seeds would tell
-    unknown = [one for one in of_metric if one.word == "not known" and remedy(one)]
-    return " ".join(f"{_arm(records, one)} is not known{remedy(one)}." for one in unknown[:_MOST_NAMED])
+    unknown = [verdict for verdict in verdicts if verdict.word == "not known" and remedy(verdict)]
+    return " ".join(f"{_arm(records, verdict)} is not known{remedy(verdict)}." for verdict in unknown[:_MOST_NAMED])
 
 
-def _arm(records: Records, one: Verdict) -> str:
-    return f"Arm {one.arm} ({arm_words(records, one.params)})"
+def _arm(records: Records, verdict: Verdict) -> str:
+    return f"Arm {verdict.arm} ({arm_words(records, verdict.params)})"
 
 
 def _wider(records: Records) -> str:
@@ -148,17 +150,17 @@ def _wider(records: Records) -> str:
     best = records.best
     if best is None or best.verdict != "better" or not records.has_reference:
         return ""
-    found = []
+    clauses = []
     for name, domain in records.file.domains.items():
         value = best.params.get(name)
         if isinstance(value, bool) or not isinstance(value, (int, float)) or domain.kind == "simplex":
             continue
-        numbers = [one for one in domain.options if isinstance(one, (int, float))] or [domain.low, domain.high]
+        numbers = [option for option in domain.options if isinstance(option, (int, float))] or [domain.low, domain.high]
         is_limit = name.endswith("code_ratio") and value in (0, 1)
         if len(numbers) > 1 and value in (min(numbers), max(numbers)) and not is_limit:
             end = "largest" if value == max(numbers) else "smallest"
-            found.append(f"{name} {formats.value(value)} is the {end} that was tried")
-    return f"In arm {best.arm} {' and '.join(found)}: a better one may lie beyond." if found else ""
+            clauses.append(f"{name} {formats.value(value)} is the {end} that was tried")
+    return f"In arm {best.arm} {' and '.join(clauses)}: a better one may lie beyond." if clauses else ""
 
 
 def _guessing(records: Records) -> str:
@@ -172,13 +174,15 @@ def _suggestions(records: Records) -> str:
     """The points that `raycodellm suggest` has named and nobody has run, or how to have some named."""
     suggested = storage_files.attempt(partial(regression.read_suggested, records.run), records.say)
     if suggested is None or not suggested.points:
-        said = "raycodellm suggest, on this run's folder, predicts the best point and names points to try."
-        return said if _can_be_fitted(records) else ""
+        advice = "raycodellm suggest, on this run's folder, predicts the best point and names points to try."
+        return advice if _can_be_fitted(records) else ""
     measured = [params_of(row) for row in records.rows]
-    left = [one for one in suggested.points if not any(equal_params(one.params, params) for params in measured)]
-    if not left:
+    unmeasured = [
+        point for point in suggested.points if not any(equal_params(point.params, params) for params in measured)
+    ]
+    if not unmeasured:
         return ""
-    points = "a point" if len(left) == 1 else f"{len(left)} points"
+    points = "a point" if len(unmeasured) == 1 else f"{len(unmeasured)} points"
     return f"raycodellm suggest has named {points} to try next (suggested.json) that this sweep has not run."
 
 
@@ -186,4 +190,4 @@ def _can_be_fitted(records: Records) -> bool:
     arms = regression.measured_means(records.rows, records.sweep.search.objectives[0].metric)
     if not records.file.domains or not arms:
         return False
-    return len(arms) >= regression.arms_needed(regression.Encoding.of(records.file, [one.params for one in arms]))
+    return len(arms) >= regression.arms_needed(regression.Encoding.of(records.file, [arm.params for arm in arms]))

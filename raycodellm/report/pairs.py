@@ -52,33 +52,38 @@ def compared_models(file: SweepFile, rows: Sequence[Row], items: Callable[[int],
     `rows`: of `trials.parquet`; `items`: the table of a trial's items by its number, None where it cannot be read.
     """
     chosen = _chosen(file, rows)
-    read = {number: items(number) for number in dict.fromkeys(row["number"] for pair in chosen for row in pair)}
+    read_tables = {number: items(number) for number in dict.fromkeys(row["number"] for pair in chosen for row in pair)}
     by_trials = {(str(base["number"]), str(other["number"])): (base, other) for base, other in chosen}
-    tables = {str(number): table for number, table in read.items() if table is not None}
-    known = [pair for pair in by_trials if pair[0] in tables and pair[1] in tables]
+    tables = {str(number): table for number, table in read_tables.items() if table is not None}
+    with_items = [pair for pair in by_trials if pair[0] in tables and pair[1] in tables]
     settings = file.example()
     kind = settings.search.objectives[0].metric.rpartition("/")[2]
-    compared = pairs.compare(tables, known, asked_averages(settings.evaluation), kind)
-    found = []
-    for pair, of_pair in compared.items():
+    compared = pairs.compare(tables, with_items, asked_averages(settings.evaluation), kind)
+    comparisons = []
+    for pair, gaps in compared.items():
         base, other = by_trials[pair]
         names = (_model(file, base), _model(file, other))
-        for metric, gap in of_pair.items():
+        for metric, gap in gaps.items():
             scores = (metric_of(base, metric), metric_of(other, metric))
-            found.append(Compared(*names, _settings(base), metric, scores, gap, pairs.word(metric, gap)))
-    return found
+            comparisons.append(Compared(*names, _settings(base), metric, scores, gap, pairs.word(metric, gap)))
+    return comparisons
 
 
 def _chosen(file: SweepFile, rows: Sequence[Row]) -> list[tuple[Row, Row]]:
     """The complete trials of each pair: one with the base, one with the other model, under the same settings. A model
     is known by its trial from here on, since the sweep may evaluate it under several settings."""
-    wanted = file.pairs()
+    named_pairs = file.pairs()
     by_settings: dict[str, dict[str, Row]] = {}
-    for row in rows if wanted else ():
+    for row in rows if named_pairs else ():
         if row["state"] == "complete":
             by_settings.setdefault(repr(sorted(_settings(row).items())), {})[_model(file, row)] = row
-    each = by_settings.values()
-    return [(of[base], of[other]) for of in each for base, other in wanted if base in of and other in of]
+    groups = by_settings.values()
+    return [
+        (by_model[base], by_model[other])
+        for by_model in groups
+        for base, other in named_pairs
+        if base in by_model and other in by_model
+    ]
 
 
 def _settings(row: Row) -> dict[str, Any]:
@@ -93,9 +98,9 @@ def _model(file: SweepFile, row: Row) -> str:
 # ------------------------------------------------------------------------------------------------- tables
 
 
-def note(found: Sequence[Compared]) -> str:
+def note(comparisons: Sequence[Compared]) -> str:
     """The paragraph below the table."""
-    tests = sum(one.word is not None for one in found)
+    tests = sum(comparison.word is not None for comparison in comparisons)
     return (
         "▲ better, ▼ worse, ≈ not known. Differences over the same items, with 95 % intervals over items. p: McNemar's "
         f"exact test, or Student's over items or clusters of items; corrected: all {tests} tests, pairs × tasks, hold "
@@ -103,93 +108,99 @@ def note(found: Sequence[Compared]) -> str:
     )
 
 
-def table(found: Sequence[Compared], tested_alone: bool = True) -> Table:
+def table(comparisons: Sequence[Compared], tested_alone: bool = True) -> Table:
     """A row for each pair and task; with all metrics unless `tested_alone`."""
-    names = pairs.short_names(list(dict.fromkeys(name for one in found for name in (one.base, one.other))))
-    settings = list(dict.fromkeys(name for one in found for name in one.settings))
+    names = pairs.short_names(
+        list(dict.fromkeys(name for comparison in comparisons for name in (comparison.base, comparison.other)))
+    )
+    settings = list(dict.fromkeys(name for comparison in comparisons for name in comparison.settings))
     header = ("base", "other", *settings, "metric", "base's", "other's", "difference (95 % over items)", "items")
     rows = [
         (
-            names[one.base],
-            names[one.other],
-            *(cells.value(one.settings.get(name)) for name in settings),
-            one.metric,
-            *map(cells.score, one.scores),
-            *_gap_cells(one),
+            names[comparison.base],
+            names[comparison.other],
+            *(cells.value(comparison.settings.get(name)) for name in settings),
+            comparison.metric,
+            *map(cells.score, comparison.scores),
+            *_gap_cells(comparison),
         )
-        for one in found
-        if one.word is not None or not tested_alone
+        for comparison in comparisons
+        if comparison.word is not None or not tested_alone
     ]
     return Table((*header, "p", "corrected p"), rows, left=(0, 1, 2 + len(settings)))
 
 
-def _gap_cells(one: Compared) -> tuple[str, ...]:
-    gap, nothing = one.gap, Cell(formats.NOTHING)
+def _gap_cells(comparison: Compared) -> tuple[str, ...]:
+    gap, nothing = comparison.gap, Cell(formats.NOTHING)
     if gap is None:
         return nothing, nothing, nothing, nothing
     value, low, high = gap.interval
-    mark = MARKS[one.word] if one.word else ""
-    kind = one.word.replace(" ", "-") if one.word else ""
-    shown = Cell(f"{value:+.3f} ({formats.signed_interval(low, high)}){mark}", value, kind)
+    mark = MARKS[comparison.word] if comparison.word else ""
+    kind = comparison.word.replace(" ", "-") if comparison.word else ""
+    difference = Cell(f"{value:+.3f} ({formats.signed_interval(low, high)}){mark}", value, kind)
     p_values = (Cell(formats.p_value(p), p) for p in (gap.p, gap.p_corrected))
-    return (shown, cells.whole(gap.items), *p_values)
+    return (difference, cells.whole(gap.items), *p_values)
 
 
-def answer(found: Sequence[Compared]) -> str:
+def answer(comparisons: Sequence[Compared]) -> str:
     """The result of the tests in sentences; empty without any."""
-    tested = [one for one in found if one.word is not None]
+    tested = [comparison for comparison in comparisons if comparison.word is not None]
     if not tested:
         return ""
-    names = pairs.short_names(list(dict.fromkeys(name for one in tested for name in (one.base, one.other))))
-    told: dict[str, list[str]] = {}
-    for one in tested:
-        if one.word in ("better", "worse"):
-            claim = f"{names[one.other]} is {one.word} than {names[one.base]} in"
-            told.setdefault(claim, []).append(_evidence(one))
-    claims = [f"{claim} {', '.join(metrics)}" for claim, metrics in told.items()]
+    names = pairs.short_names(
+        list(dict.fromkeys(name for comparison in tested for name in (comparison.base, comparison.other)))
+    )
+    metrics_by_claim: dict[str, list[str]] = {}
+    for comparison in tested:
+        if comparison.word in ("better", "worse"):
+            claim = f"{names[comparison.other]} is {comparison.word} than {names[comparison.base]} in"
+            metrics_by_claim.setdefault(claim, []).append(_evidence(comparison))
+    claims = [f"{claim} {', '.join(metrics)}" for claim, metrics in metrics_by_claim.items()]
     more = f"; {len(claims) - _MOST_TOLD} more in the table" if len(claims) > _MOST_TOLD else ""
-    said = f"{'; '.join(claims[:_MOST_TOLD])}{more}. " if claims else ""
-    counts = Counter(one.word for one in tested)
-    what = "comparison" if len(tested) == 1 else "comparisons"
+    claims_text = f"{'; '.join(claims[:_MOST_TOLD])}{more}. " if claims else ""
+    counts = Counter(comparison.word for comparison in tested)
+    noun = "comparison" if len(tested) == 1 else "comparisons"
     return (
-        f"{said}Of {len(tested)} {what} of given models (pairs × tasks), {counts['better']} better, {counts['worse']} "
-        f"worse, {counts['not known']} not known, corrected together (Holm). {_SCOPE}"
+        f"{claims_text}Of {len(tested)} {noun} of given models (pairs × tasks), {counts['better']} better, "
+        f"{counts['worse']} worse, {counts['not known']} not known, corrected together (Holm). {_SCOPE}"
     )
 
 
-def _evidence(one: Compared) -> str:
+def _evidence(comparison: Compared) -> str:
     """The metric, its difference and the corrected p; with the settings, where the sweep searches over any."""
-    settings = f", with {formats.params(one.settings)}" if one.settings else ""
-    if one.gap is None:
-        return one.metric
-    p = formats.p_value(one.gap.p_corrected)
-    return f"{one.metric} ({one.gap.interval.value:+.3f}, corrected p {p}{settings})"
+    settings = f", with {formats.params(comparison.settings)}" if comparison.settings else ""
+    if comparison.gap is None:
+        return comparison.metric
+    p = formats.p_value(comparison.gap.p_corrected)
+    return f"{comparison.metric} ({comparison.gap.interval.value:+.3f}, corrected p {p}{settings})"
 
 
-def document(found: Sequence[Compared]) -> dict[str, Any]:
+def document(comparisons: Sequence[Compared]) -> dict[str, Any]:
     """The content of `pairs.json`, with null for each number that is not known."""
-    plain: dict[str, Any] = finite_json({"format": FORMAT, "error": ERROR, "pairs": [_plain(one) for one in found]})
+    plain: dict[str, Any] = finite_json(
+        {"format": FORMAT, "error": ERROR, "pairs": [_plain(comparison) for comparison in comparisons]}
+    )
     return plain
 
 
-def _plain(one: Compared) -> dict[str, Any]:
-    value, low, high = (None, None, None) if one.gap is None else one.gap.interval
-    bootstrap = None if one.gap is None else one.gap.bootstrap
+def _plain(comparison: Compared) -> dict[str, Any]:
+    value, low, high = (None, None, None) if comparison.gap is None else comparison.gap.interval
+    bootstrap = None if comparison.gap is None else comparison.gap.bootstrap
     return {
-        "base": one.base,
-        "other": one.other,
-        "settings": dict(one.settings),
-        "metric": one.metric,
-        "base_score": one.scores[0],
-        "other_score": one.scores[1],
+        "base": comparison.base,
+        "other": comparison.other,
+        "settings": dict(comparison.settings),
+        "metric": comparison.metric,
+        "base_score": comparison.scores[0],
+        "other_score": comparison.scores[1],
         "difference": value,
         "difference_low": low,
         "difference_high": high,
         "bootstrap_low": None if bootstrap is None else bootstrap.low,
         "bootstrap_high": None if bootstrap is None else bootstrap.high,
-        "items": None if one.gap is None else one.gap.items,
-        "p": None if one.gap is None else one.gap.p,
-        "test": None if one.gap is None else one.gap.test,
-        "p_corrected": None if one.gap is None else one.gap.p_corrected,
-        "verdict": one.word,
+        "items": None if comparison.gap is None else comparison.gap.items,
+        "p": None if comparison.gap is None else comparison.gap.p,
+        "test": None if comparison.gap is None else comparison.gap.test,
+        "p_corrected": None if comparison.gap is None else comparison.gap.p_corrected,
+        "verdict": comparison.word,
     }

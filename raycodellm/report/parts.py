@@ -56,13 +56,13 @@ class Section:
     @property
     def before_plots(self) -> Sequence[Part]:
         """The sentences before the first plot; the page shows all plots of a section together."""
-        return list(takewhile(lambda one: isinstance(one, str), self.parts))
+        return list(takewhile(lambda part: isinstance(part, str), self.parts))
 
     @property
     def after_plots(self) -> Sequence[Part]:
         """The other parts that are no plots, in their order."""
         rest = self.parts[len(self.before_plots) :]
-        return [one for one in rest if not isinstance(one, (Figure, Curves))]
+        return [part for part in rest if not isinstance(part, (Figure, Curves))]
 
     @property
     def anchor(self) -> str:

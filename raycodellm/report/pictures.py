@@ -50,12 +50,12 @@ def write_pictures(folder: Folder, figures: Iterable[Figure], kind: str) -> dict
     """
     if kind not in KINDS:
         raise UserError(f"--pictures: found {kind}; give {' or '.join(KINDS)}")
-    found = {}
-    for one in figures:
-        path = f"{FOLDER}/{one.name}.{kind}"
-        (folder / FOLDER).write_bytes(f"{one.name}.{kind}", picture(one, kind))
-        found[one.name] = path
-    return found
+    paths = {}
+    for figure in figures:
+        path = f"{FOLDER}/{figure.name}.{kind}"
+        (folder / FOLDER).write_bytes(f"{figure.name}.{kind}", picture(figure, kind))
+        paths[figure.name] = path
+    return paths
 
 
 def picture(figure: Figure, kind: str = "svg") -> bytes:
@@ -101,7 +101,7 @@ class _Drawing:
             place = {"bbox_to_anchor": (0.0, 1.0), "bbox_transform": self.paper.transFigure}
             if len(self.plots) == 1:
                 place = {"bbox_to_anchor": (0.0, 1.01), "bbox_transform": first.transAxes}
-            made = first.legend(
+            legend = first.legend(
                 self.labels.values(),
                 self.labels.keys(),
                 title=heading or None,
@@ -111,7 +111,7 @@ class _Drawing:
                 frameon=False,
                 **place,
             )
-            for handle in made.legend_handles:
+            for handle in legend.legend_handles:
                 if hasattr(handle, "set_sizes"):  # points grow with their seeds, those of the legend do not
                     handle.set_sizes([36.0])
 
@@ -126,8 +126,8 @@ class _Drawing:
         return self.plots[x, y]
 
     def _axis(self, name: str) -> Mapping[str, Any]:
-        found: Mapping[str, Any] = self.layout.get(f"{name[0]}axis{name[1:]}", {})
-        return found
+        axis: Mapping[str, Any] = self.layout.get(f"{name[0]}axis{name[1:]}", {})
+        return axis
 
     def _draw_line(self, shape: Mapping[str, Any]) -> None:
         style = shape["line"]
@@ -177,7 +177,7 @@ class _Drawing:
 
 def _prepare(axes: Any, across: Mapping[str, Any], up: Mapping[str, Any], is_labelled: bool) -> None:
     """Axes as the layout describes them. `is_labelled`: False where another plot in the row has the labels."""
-    axes.named_x, axes.named_y = (list(map(_text, one.get("categoryarray", ()))) for one in (across, up))
+    axes.named_x, axes.named_y = (list(map(_text, settings.get("categoryarray", ()))) for settings in (across, up))
     axes.set_facecolor("none")
     axes.grid(color=_colour("--grid"), linewidth=0.8)
     axes.set_axisbelow(True)
@@ -187,24 +187,24 @@ def _prepare(axes: Any, across: Mapping[str, Any], up: Mapping[str, Any], is_lab
     axes.tick_params(which="both", color=_colour("--axis"), labelcolor=_colour("--ink"))
     axes.set_xlabel(_text(across.get("title", {}).get("text", "")))
     axes.set_ylabel(_text(up.get("title", {}).get("text", "")))
-    for one, name, axis in ((across, "x", axes.xaxis), (up, "y", axes.yaxis)):
-        if one.get("type") == "log":
+    for settings, name, axis in ((across, "x", axes.xaxis), (up, "y", axes.yaxis)):
+        if settings.get("type") == "log":
             getattr(axes, f"set_{name}scale")("log")
             axis.set_major_formatter(_plain_number)
             axis.set_minor_formatter(_plain_number)
-        if "range" in one:
-            ends = [10**end for end in one["range"]] if one.get("type") == "log" else one["range"]
+        if "range" in settings:
+            ends = [10**end for end in settings["range"]] if settings.get("type") == "log" else settings["range"]
             getattr(axes, f"set_{name}lim")(*ends)
-        if "tickvals" in one:
-            getattr(axes, f"set_{name}ticks")(one["tickvals"], list(map(_text, one["ticktext"])))
+        if "tickvals" in settings:
+            getattr(axes, f"set_{name}ticks")(settings["tickvals"], list(map(_text, settings["ticktext"])))
             getattr(axes, f"set_{name}ticks")([], minor=True)
-        if "nticks" in one:
-            axes.locator_params(axis=name, nbins=one["nticks"])
-        if "tickformat" in one:
+        if "nticks" in settings:
+            axes.locator_params(axis=name, nbins=settings["nticks"])
+        if "tickformat" in settings:
             axis.set_major_formatter(lambda value, place: f"{value:.0%}")
-        if one.get("autorange") == "reversed":
+        if settings.get("autorange") == "reversed":
             axis.set_inverted(True)
-        if one.get("visible") is False:
+        if settings.get("visible") is False:
             axes.set_axis_off()
     if axes.named_y:
         axes.set_yticks(range(len(axes.named_y)), axes.named_y)
@@ -220,7 +220,7 @@ def _plain_number(value: float, place: int) -> str:
 
 def _draw_points(axes: Any, trace: Mapping[str, Any], labels: dict[str, Any]) -> None:
     xs, ys = _places(axes, "x", trace["x"]), _places(axes, "y", trace["y"])
-    shown: Any = None
+    handle: Any = None
     if trace.get("fill") == "toself":
         axes.fill(xs, ys, color=_colour(trace["fillcolor"]), alpha=trace.get("opacity", 1.0), linewidth=0, zorder=1.5)
         return
@@ -229,14 +229,14 @@ def _draw_points(axes: Any, trace: Mapping[str, Any], labels: dict[str, Any]) ->
         steps = "steps-post" if line.get("shape") == "hv" else "default"
         dashes = _DASHES.get(line.get("dash", ""), "-")
         style = {"color": _colour(line["color"]), "linewidth": line["width"], "linestyle": dashes}
-        (shown,) = axes.plot(xs, ys, drawstyle=steps, zorder=2, **style)
+        (handle,) = axes.plot(xs, ys, drawstyle=steps, zorder=2, **style)
     if "markers" in trace["mode"]:
         for name, horizontal in (("error_x", True), ("error_y", False)):
             if name in trace:
                 _draw_error_bars(axes, xs, ys, trace[name], horizontal, trace["marker"])
-        shown = _draw_markers(axes, xs, ys, trace)
+        handle = _draw_markers(axes, xs, ys, trace)
     if trace.get("showlegend", True) and trace.get("name"):
-        labels.setdefault(_text(trace["name"]), shown)
+        labels.setdefault(_text(trace["name"]), handle)
 
 
 def _draw_markers(axes: Any, xs: Sequence[float], ys: Sequence[float], trace: Mapping[str, Any]) -> Any:
@@ -245,7 +245,7 @@ def _draw_markers(axes: Any, xs: Sequence[float], ys: Sequence[float], trace: Ma
     colour = _colour(marker.get("color") or marker["line"]["color"])
     is_open, size = symbol.endswith("-open"), marker.get("size", 6)
     # Plotly's size is a diameter in pixels, matplotlib's an area in points.
-    areas = [(one * 0.72) ** 2 for one in size] if isinstance(size, list) else (size * 0.72) ** 2
+    areas = [(diameter * 0.72) ** 2 for diameter in size] if isinstance(size, list) else (size * 0.72) ** 2
     style: dict[str, Any] = {"marker": _SYMBOLS[symbol.removesuffix("-open")], "s": areas, "zorder": 3}
     if symbol == "x-thin":
         style["color"] = colour
@@ -263,13 +263,13 @@ def _draw_error_bars(
     is_horizontal: bool,
     marker: Mapping[str, Any],
 ) -> None:
-    above = [one or 0.0 for one in bars["array"]]
-    below = [one or 0.0 for one in bars.get("arrayminus", above)]
+    above = [length or 0.0 for length in bars["array"]]
+    below = [length or 0.0 for length in bars.get("arrayminus", above)]
     colour = _colour(bars.get("color") or marker["color"])
-    known = {"xerr" if is_horizontal else "yerr": (below, above)}
+    errors = {"xerr" if is_horizontal else "yerr": (below, above)}
     width = bars.get("thickness", 1)
     axes.errorbar(
-        xs, ys, fmt="none", ecolor=colour, elinewidth=width, capsize=bars.get("width", 0), zorder=2.5, **known
+        xs, ys, fmt="none", ecolor=colour, elinewidth=width, capsize=bars.get("width", 0), zorder=2.5, **errors
     )
 
 
@@ -279,21 +279,21 @@ def _draw_bars(axes: Any, trace: Mapping[str, Any], labels: dict[str, Any]) -> N
     axes.named_y = axes.named_y or names
     number = len(labels)
     places = [axes.named_y.index(name) + 0.38 * number for name in names]
-    values = [one or 0.0 for one in trace["x"]]
+    values = [value or 0.0 for value in trace["x"]]
     labels[_text(trace["name"])] = axes.barh(places, values, 0.36, color=_colour(trace["marker"]["color"]))
     axes.set_yticks([place + 0.19 for place in range(len(axes.named_y))], axes.named_y)
 
 
 def _places(axes: Any, name: str, values: Sequence[Any]) -> list[float]:
     """Numbers along an axis: of names their places among the axis' names, which they join."""
-    if not any(isinstance(one, str) for one in values):
-        return [math.nan if one is None else float(one) for one in values]
-    known = axes.named_x if name == "x" else axes.named_y
-    for one in map(_text, values):
-        if one not in known:
-            known.append(one)
-    getattr(axes, f"set_{name}ticks")(range(len(known)), known)
-    return [float(known.index(_text(one))) for one in values]
+    if not any(isinstance(value, str) for value in values):
+        return [math.nan if value is None else float(value) for value in values]
+    names = axes.named_x if name == "x" else axes.named_y
+    for value in map(_text, values):
+        if value not in names:
+            names.append(value)
+    getattr(axes, f"set_{name}ticks")(range(len(names)), names)
+    return [float(names.index(_text(value))) for value in values]
 
 
 def _text(marked: Any) -> str:

@@ -23,48 +23,48 @@ def parts(records: Records) -> list[str | Table]:
     suggested = storage_files.attempt(partial(regression.read_suggested, records.run), records.say)
     if suggested is None:
         return []
-    found: list[str | Table] = []
+    shown_parts: list[str | Table] = []
     if suggested.optimum is not None and suggested.sweep == records.sweep.name:
-        found += [_sentence(suggested, suggested.optimum), _optima(suggested, suggested.optimum)]
+        shown_parts += [_sentence(suggested, suggested.optimum), _optima(suggested, suggested.optimum)]
     measured = regression.predicted_beside_measured(suggested, records.rows)
-    return [*found, measured] if measured.rows else found
+    return [*shown_parts, measured] if measured.rows else shown_parts
 
 
-def _sentence(suggested: Suggested, one: Optimum) -> str:
+def _sentence(suggested: Suggested, optimum: Optimum) -> str:
     """Where the predicted and the measured optimum lie, and whether the other arms foresaw the measured one."""
     where = "was not measured"
-    if one.predicted_measured is not None:
-        is_same = one.predicted_measured == one.score
-        where = "is the best measured arm" if is_same else f"was measured {formats.score(one.predicted_measured)}"
-    inside = "inside" if one.low <= one.score <= one.high else "outside"
+    if optimum.predicted_measured is not None:
+        is_same = optimum.predicted_measured == optimum.score
+        where = "is the best measured arm" if is_same else f"was measured {formats.score(optimum.predicted_measured)}"
+    inside = "inside" if optimum.low <= optimum.score <= optimum.high else "outside"
     return (
         f"Fitted to {suggested.metric} of {suggested.num_arms} arms: the predicted optimum {where}. The score of the "
         f"best measured arm lies {inside} the interval that the other arms alone predict."
     )
 
 
-def _optima(suggested: Suggested, one: Optimum) -> Table:
+def _optima(suggested: Suggested, optimum: Optimum) -> Table:
     level = f"{suggested.level:.0%} interval".replace("%", " %")
     header = ("optimum", "arm", "parameters", f"predicted {suggested.metric}", level, "measured", "seeds")
-    best = one.predicted
+    best = optimum.predicted
     rows = [
         (
             "predicted",
-            formats.NOTHING if one.predicted_measured != one.score else str(one.arm),
+            formats.NOTHING if optimum.predicted_measured != optimum.score else str(optimum.arm),
             formats.params(best.params),
             cells.score(best.predicted),
             formats.interval(best.low, best.high),
-            cells.score(one.predicted_measured),
+            cells.score(optimum.predicted_measured),
             formats.NOTHING,
         ),
         (
             "measured, predicted from the other arms",
-            str(one.arm),
-            formats.params(one.params),
-            cells.score(one.from_others),
-            formats.interval(one.low, one.high),
-            cells.score(one.score),
-            cells.whole(one.num_seeds),
+            str(optimum.arm),
+            formats.params(optimum.params),
+            cells.score(optimum.from_others),
+            formats.interval(optimum.low, optimum.high),
+            cells.score(optimum.score),
+            cells.whole(optimum.num_seeds),
         ),
     ]
     return Table(header, rows, left=(0, 1, 2))

@@ -85,20 +85,22 @@ def ranking(
     by_arm, first = rows_by_arm(rows), objectives[0]
     complete, confirmed = counted_rows(rows, first.metric, looks.counted if looks is not None else None)
     measured, noise = measured_arms(first.metric, complete, items or {})
-    order = in_order({arm: one.score for arm, one in measured.items()}, confirmed, first, broken)
-    points = {arm: tuple(_mean_metric(complete[arm], one.metric) for one in objectives) for arm in order}
+    order = in_order(
+        {arm: arm_measurements.score for arm, arm_measurements in measured.items()}, confirmed, first, broken
+    )
+    points = {arm: tuple(_mean_metric(complete[arm], objective.metric) for objective in objectives) for arm in order}
     front = pareto_front(
         {
-            arm: known
+            arm: values
             for arm, point in points.items()
-            if len(known := _present(point)) == len(point) and not (broken or {}).get(arm)
+            if len(values := _present(point)) == len(point) and not (broken or {}).get(arm)
         },
-        [one.mode == "min" for one in objectives],
+        [objective.mode == "min" for objective in objectives],
     )
     scored: list[ArmScore] = []
     for arm in order:
-        shown = looks.scores.get((arm, first.metric)) if looks is not None else None
-        value, low, high = shown or measured[arm].interval(noise)
+        look_score = looks.scores.get((arm, first.metric)) if looks is not None else None
+        value, low, high = look_score or measured[arm].interval(noise)
         searched = with_metric([row for row in by_arm[arm] if phase_of(row) == "search"], first.metric)
         scored.append(
             replace(
@@ -117,7 +119,9 @@ def ranking(
         gaps = {arm: measured[arm].minus(measured[order[0]], noise, len(order)) for arm in order[1:]}
         scored = _against_best(scored, gaps, first)
     else:
-        scored = _against_reference(scored, {one.arm: one for one in verdicts if one.metric == first.metric})
+        scored = _against_reference(
+            scored, {verdict.arm: verdict for verdict in verdicts if verdict.metric == first.metric}
+        )
     return scored + [_described(by_arm[arm], [], first.metric) for arm in sorted(set(by_arm) - set(measured))]
 
 
@@ -125,26 +129,26 @@ def _against_best(scored: Sequence[ArmScore], gaps: Mapping[int, Interval], obje
     """The arms with their differences to the first of them."""
     sign = 1.0 if objective.mode == "min" else -1.0
     others = [
-        replace(one, difference=gap, separable=min(sign * gap.low, sign * gap.high) > 0)
-        for one in scored[1:]
-        for gap in [gaps[one.arm]]
+        replace(arm_score, difference=gap, separable=min(sign * gap.low, sign * gap.high) > 0)
+        for arm_score in scored[1:]
+        for gap in [gaps[arm_score.arm]]
     ]
-    is_best = bool(others) and all(one.separable for one in others)
-    return [*(replace(one, separable=is_best) for one in scored[:1]), *others]
+    is_best = bool(others) and all(arm_score.separable for arm_score in others)
+    return [*(replace(arm_score, separable=is_best) for arm_score in scored[:1]), *others]
 
 
 def _against_reference(scored: Sequence[ArmScore], verdicts: Mapping[int, Verdict]) -> list[ArmScore]:
     """The arms with their verdicts against the reference arm."""
     return [
         replace(
-            one,
-            difference=None if math.isnan(known.difference.value) else known.difference,
-            verdict=known.word,
-            separable=known.word in ("better", "worse"),
+            arm_score,
+            difference=None if math.isnan(verdict.difference.value) else verdict.difference,
+            verdict=verdict.word,
+            separable=verdict.word in ("better", "worse"),
         )
-        if (known := verdicts.get(one.arm)) is not None
-        else one
-        for one in scored
+        if (verdict := verdicts.get(arm_score.arm)) is not None
+        else arm_score
+        for arm_score in scored
     ]
 
 

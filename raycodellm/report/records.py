@@ -65,14 +65,14 @@ class Records:
         return self.file.example()
 
     @cached_property
-    def known(self) -> verdict.Findings:
+    def findings(self) -> verdict.Findings:
         """The verdicts on the arms, and what these rest on."""
         return verdict.findings(self.file, self.rows, self.items)
 
     @cached_property
     def seed_spreads(self) -> verdict.SeedSpreads | None:
         """The noise between seeds; None where no arm has two."""
-        looks = self.known.looks if self.sweep.search.confirm is not None else None
+        looks = self.findings.looks if self.sweep.search.confirm is not None else None
         return verdict.seed_spreads(self.file, self.rows, looks)
 
     @cached_property
@@ -93,9 +93,9 @@ class Records:
     @cached_property
     def scores(self) -> list[ArmScore]:
         """The ranking of the arms."""
-        verdicts = self.known.verdicts if self.has_reference else None
-        looks = self.known.looks if self.sweep.search.confirm is not None else None
-        broken = verdict.broken_by(self.known.breaches)
+        verdicts = self.findings.verdicts if self.has_reference else None
+        looks = self.findings.looks if self.sweep.search.confirm is not None else None
+        broken = verdict.broken_by(self.findings.breaches)
         return ranking(self.rows, self.sweep.search.objectives, self.items, verdicts, looks, broken)
 
     @cached_property
@@ -103,7 +103,7 @@ class Records:
         """The Pareto front; None of a sweep with one objective."""
         if len(self.sweep.search.objectives) < 2:
             return None
-        looks = self.known.looks if self.sweep.search.confirm is not None else None
+        looks = self.findings.looks if self.sweep.search.confirm is not None else None
         return verdict.front(self.file, self.rows, self.items, looks)
 
     @property
@@ -114,7 +114,7 @@ class Records:
     @property
     def best(self) -> ArmScore | None:
         """The arm that is first in rank; None while no arm has a score."""
-        return next((one for one in self.scores if one.score is not None), None)
+        return next((arm_score for arm_score in self.scores if arm_score.score is not None), None)
 
     @cached_property
     def stage_uses(self) -> dict[str, StageUse]:
@@ -130,11 +130,11 @@ class Records:
     def stopped_parts(self) -> dict[str, tuple[int, str]]:
         """Maps each stage that is not finished to the tokens until where it was stopped early or failed, and to the
         state of the trial that came farthest."""
-        found: dict[str, tuple[int, str]] = {}
+        farthest: dict[str, tuple[int, str]] = {}
         for row, (_, part) in zip(self.rows, self.consumed, strict=True):
             for key, use in part.items():
-                found[key] = max(found.get(key, (0, "")), (use.tokens, row["state"]))
-        return found
+                farthest[key] = max(farthest.get(key, (0, "")), (use.tokens, row["state"]))
+        return farthest
 
     @cached_property
     def sharing(self) -> Sharing:
@@ -143,14 +143,14 @@ class Records:
         uses = dict(self.stage_uses)
         for _, part in self.consumed:
             for key, use in part.items():
-                uses[key] = max(uses.get(key, use), use, key=lambda one: one.tokens)
+                uses[key] = max(uses.get(key, use), use, key=lambda use: use.tokens)
         return sharing([keys for keys, _ in self.consumed], uses)
 
     @cached_property
     def num_trials(self) -> int:
         """Trials of the whole sweep as far as is known, those that have not begun included."""
-        looks = self.known.looks
-        pending = [(one.arm, one.place) for one in looks.pending]
+        looks = self.findings.looks
+        pending = [(trial.arm, trial.place) for trial in looks.pending]
         return search.known_trials(self.file, self.rows, pending, looks.phase == "search")
 
     @property
@@ -206,7 +206,7 @@ class Records:
     def skipped(self) -> dict[str, dict[str, int]]:
         """Maps each source to the number of documents left out, by reason."""
         counts = {name: manifest["skipped"] for name, manifest in self.stores.items()}
-        return {name: {reason: n for reason, n in found.items() if n} for name, found in counts.items()}
+        return {name: {reason: n for reason, n in reasons.items() if n} for name, reasons in counts.items()}
 
     @cached_property
     def stores(self) -> dict[str, dict[str, Any]]:
@@ -215,13 +215,13 @@ class Records:
         for key, record in self.stages.items():  # a source has one store in all stages: few of them need be read
             if not record.ledger or any(row.source not in names for row in record.ledger):
                 names |= storage_files.attempt(partial(storage_files.read_sources, self._stage(key)), self.say) or {}
-        found = {}
+        manifests = {}
         for source, store in names.items():
             folder = self.storage / "tokens" / store
             manifest = storage_files.attempt(partial(storage_files.read_manifest, folder), self.say)
             if manifest is not None:
-                found[source] = manifest
-        return found
+                manifests[source] = manifest
+        return manifests
 
     def say(self, line: str) -> None:
         """Keeps the line about a file that could not be read."""
@@ -277,14 +277,14 @@ def _with_missing(
 ) -> dict[Name, Value]:
     """Maps each name to its known value, or else to what `read` returns, without None; in the order of the names."""
     names = list(names)
-    found = {**known, **_read_each(read, [name for name in names if name not in known], run)}
-    return {name: found[name] for name in names if name in found}
+    values = {**known, **_read_each(read, [name for name in names if name not in known], run)}
+    return {name: values[name] for name in names if name in values}
 
 
 def _read_each(read: Callable[[Name], Value | None], names: Sequence[Name], run: Folder) -> dict[Name, Value]:
     """Maps each name to what `read` returns, without None. On an object store each read waits for the network, so many
     are made at once; on a disk threads only delay each other."""
     if run.local is not None:
-        return {name: found for name in names if (found := read(name)) is not None}
+        return {name: value for name in names if (value := read(name)) is not None}
     with ThreadPoolExecutor(16) as pool:
-        return {name: found for name, found in zip(names, pool.map(read, names), strict=True) if found is not None}
+        return {name: value for name, value in zip(names, pool.map(read, names), strict=True) if value is not None}

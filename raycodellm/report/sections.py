@@ -122,7 +122,9 @@ def _all_sections(records: Records) -> list[Section]:
         _ranking(records),
         Section("Verdicts look by look", looks.parts(records), looks.NOTE),
         _arms_by_task(records),
-        Section("Differences by task", effects.parts(records), effects.NOTE.format(base=records.known.compared_with)),
+        Section(
+            "Differences by task", effects.parts(records), effects.NOTE.format(base=records.findings.compared_with)
+        ),
         Section("Tasks that go against the overall verdict", effects.transfer_parts(records), effects.TRANSFER_NOTE),
         Section("Noise between seeds", seed_spread.parts(records), seed_spread.NOTE),
         Section("Constraints", _unless_empty(constraints.table(records)), constraints.NOTE),
@@ -160,19 +162,19 @@ def _win_rates(records: Records) -> list[Section]:
         return []
     params = {row["arm"]: params_of(row) for row in records.rows}
     rates = win_rates.table(records.win_rates, params)
-    said = win_rates.lines(records.win_rates)
-    return [Section("Win rates", [*said, *_unless_empty(rates)], win_rates.NOTE)]
+    sentences = win_rates.lines(records.win_rates)
+    return [Section("Win rates", [*sentences, *_unless_empty(rates)], win_rates.NOTE)]
 
 
 def _by_code_ratio(records: Records) -> Section:
     """The plots of the first screen. A caption that all of them have is said once."""
     metric = records.sweep.search.objectives[0].metric
     title = f"{metric} by {'code ratio' if figures.is_along_code_ratio(records) else 'parameter'}"
-    found = figures.scores(records)
-    captions = {one.caption for one in found}
-    if len(found) > 1 and len(captions) == 1:
-        return Section(title, [replace(one, caption="") for one in found], captions.pop(), is_first=True)
-    return Section(title, found, is_first=True)
+    plots = figures.scores(records)
+    captions = {plot.caption for plot in plots}
+    if len(plots) > 1 and len(captions) == 1:
+        return Section(title, [replace(plot, caption="") for plot in plots], captions.pop(), is_first=True)
+    return Section(title, plots, is_first=True)
 
 
 def _unless_empty(table: Table) -> list[Table]:
@@ -212,13 +214,13 @@ def _task_parts(records: Records) -> list[Part]:
 
 
 def _arms_by_task(records: Records) -> Section:
-    known = records.known
+    findings = records.findings
     if not records.sweep.stages:
         note = _GIVEN_NOTE
-    elif known.verdicts:
-        note = _VERDICT_NOTE.format(base=known.compared_with, corrected=_CORRECTED[known.basis])
+    elif findings.verdicts:
+        note = _VERDICT_NOTE.format(base=findings.compared_with, corrected=_CORRECTED[findings.basis])
     else:
-        note = _NOT_YET_NOTE if known.basis == "confirmation" else _NO_VERDICT_NOTE
+        note = _NOT_YET_NOTE if findings.basis == "confirmation" else _NO_VERDICT_NOTE
     return Section("Arms by task", _unless_empty(tables.arms_by_task(records)), note)
 
 
@@ -228,8 +230,8 @@ def _stopped(records: Records) -> Section:
     parts: list[Part] = [*figures.rungs(records), *_unless_empty(stopped_table(records.rows))]
     if early is None or not parts:
         return Section("Stopped early", [])
-    said = stopped_sentence(records.rows)
-    parts = [f"{said}.", *parts] if said else parts
+    sentence = stopped_sentence(records.rows)
+    parts = [f"{sentence}.", *parts] if sentence else parts
     return Section("Stopped early", parts, _STOPPED_NOTE.format(metric=early.metric, keep=f"{early.keep:.0%}"))
 
 
@@ -240,20 +242,23 @@ def _front(records: Records) -> list[Part]:
 
 
 def _curves(records: Records, quantity: str) -> list[Part]:
-    found: list[Part] = [*figures.curve_figures(records, quantity)]
-    shown, known = figures.num_arms_with_curves(records)
-    if not found or shown == known:
-        return found
-    return [f"The best {shown:,} of {known:,} arms can be chosen: the page has no room for the curves of all.", *found]
+    curves: list[Part] = [*figures.curve_figures(records, quantity)]
+    num_shown, num_known = figures.num_arms_with_curves(records)
+    if not curves or num_shown == num_known:
+        return curves
+    return [
+        f"The best {num_shown:,} of {num_known:,} arms can be chosen: the page has no room for the curves of all.",
+        *curves,
+    ]
 
 
 def _importance(records: Records) -> Section:
     title = "Importance of the parameters"
-    found = figures.importance(records)
-    if found or len(records.file.domains) < 2 or not records.best:
-        return Section(title, found, _IMPORTANCE_NOTE)
-    known_from = f"Shown from {FEWEST_POINTS} arms on whose scores differ"
-    return Section(title, [f"{known_from}: with fewer, importance is that of a few accidents."])
+    bars = figures.importance(records)
+    if bars or len(records.file.domains) < 2 or not records.best:
+        return Section(title, bars, _IMPORTANCE_NOTE)
+    shown_from = f"Shown from {FEWEST_POINTS} arms on whose scores differ"
+    return Section(title, [f"{shown_from}: with fewer, importance is that of a few accidents."])
 
 
 def _stage_tree(records: Records) -> list[Part]:

@@ -23,60 +23,63 @@ NOTE = (
 
 def parts(records: Records) -> list[str | Figure | Table]:
     """The answer, a picture, and the tables; nothing where no arm has two seeds."""
-    found = records.seed_spreads
-    if found is None:
+    spreads = records.seed_spreads
+    if spreads is None:
         return []
-    ratios = _ratios(found)
-    return [str(found), *_figure(records, found), _arms(records, found), *([ratios] if ratios.rows else [])]
+    ratios = _ratios(spreads)
+    return [str(spreads), *_figure(records, spreads), _arms(records, spreads), *([ratios] if ratios.rows else [])]
 
 
-def _figure(records: Records, found: SeedSpreads) -> list[Figure]:
-    known = {one.arm: one for one in found.arms}
-    arms = [one.arm for one in records.scores if one.arm in known][:MOST_ARMS]
+def _figure(records: Records, spreads: SeedSpreads) -> list[Figure]:
+    spread_of = {spread.arm: spread for spread in spreads.arms}
+    arms = [arm_score.arm for arm_score in records.scores if arm_score.arm in spread_of][:MOST_ARMS]
     if len(arms) < 2:
         return []
     labels = arm_labels(records, arms)
-    lines = [Line(f"{labels[arm]} ({known[arm].num_seeds} seeds)", known[arm].deviation) for arm in arms]
-    lines.append(Line("all arms, pooled", found.pooled))
+    lines = [Line(f"{labels[arm]} ({spread_of[arm].num_seeds} seeds)", spread_of[arm].deviation) for arm in arms]
+    lines.append(Line("all arms, pooled", spreads.pooled))
     caption = "Points: standard deviations. Bars: 95 % intervals, each for itself."
-    x_title = f"standard deviation of {found.metric} between seeds"
+    x_title = f"standard deviation of {spreads.metric} between seeds"
     return forest("seedspread", [Panel("", lines)], x_title, 1, caption, is_log=True)
 
 
-def _arms(records: Records, found: SeedSpreads) -> Table:
+def _arms(records: Records, spreads: SeedSpreads) -> Table:
     rows = [
         (
-            Cell(str(one.arm), one.arm),
-            arm_words(records, one.params),
-            cells.whole(one.num_seeds),
-            cells.score(one.deviation.value),
-            _ends(one.deviation),
+            Cell(str(spread.arm), spread.arm),
+            arm_words(records, spread.params),
+            cells.whole(spread.num_seeds),
+            cells.score(spread.deviation.value),
+            _ends(spread.deviation),
         )
-        for one in found.arms
+        for spread in spreads.arms
     ]
     return Table(("arm", "differs in", "seeds", "standard deviation", "95 % interval"), rows, left=(0, 1))
 
 
-def _ratios(found: SeedSpreads) -> Table:
+def _ratios(spreads: SeedSpreads) -> Table:
     rows = [
         (
-            one.parameter,
-            f"{one.values} (the ends)" if one.is_of_ends else one.values,
-            cells.whole(len(one.arms)),
-            cells.whole(len(one.others)),
-            Cell(formats.NOTHING if math.isnan(one.ratio.value) else f"{one.ratio.value:.2f}", one.ratio.value),
-            _ends(one.ratio, 2),
-            _word(one),
+            comparison.parameter,
+            f"{comparison.values} (the ends)" if comparison.is_of_ends else comparison.values,
+            cells.whole(len(comparison.arms)),
+            cells.whole(len(comparison.others)),
+            Cell(
+                formats.NOTHING if math.isnan(comparison.ratio.value) else f"{comparison.ratio.value:.2f}",
+                comparison.ratio.value,
+            ),
+            _ends(comparison.ratio, 2),
+            _word(comparison),
         )
-        for one in found.ratios
+        for comparison in spreads.ratios
     ]
     header = ("code ratio", "at", "arms", "other arms", "ratio of deviations", "corrected interval", "noise is")
     return Table(header, rows, left=(0, 1, 6))
 
 
-def _ends(one: Interval, decimals: int = 3) -> Cell:
-    return Cell(formats.interval(one.low, one.high, decimals), one.low)
+def _ends(interval: Interval, decimals: int = 3) -> Cell:
+    return Cell(formats.interval(interval.low, interval.high, decimals), interval.low)
 
 
-def _word(one: SpreadRatio) -> Cell:
-    return Cell(one.word, kind="not-known" if one.word == "not known" else "")
+def _word(comparison: SpreadRatio) -> Cell:
+    return Cell(comparison.word, kind="not-known" if comparison.word == "not known" else "")

@@ -17,15 +17,15 @@ def shortened(section: Section) -> Section:
     parts: list[Part] = []
     for part in section.parts:
         if isinstance(part, Table) and len(part.rows) > MOST_ROWS:
-            parts += [_said(len(part.rows), "rows"), part.first(MOST_ROWS)]
+            parts += [_cut_sentence(len(part.rows), "rows"), part.first(MOST_ROWS)]
         elif isinstance(part, Tree) and (num_stages := _num_stages(part.nodes)) > MOST_ROWS:
-            parts += [_said(num_stages, "stages"), Tree(_first(part.nodes, MOST_ROWS))]
+            parts += [_cut_sentence(num_stages, "stages"), Tree(_first(part.nodes, MOST_ROWS))]
         else:
             parts.append(part)
     return replace(section, parts=parts)
 
 
-def _said(number: int, things: str) -> str:
+def _cut_sentence(number: int, things: str) -> str:
     return (
         f"The first {MOST_ROWS:,} of {number:,} {things} are shown, since a page of all of them would hardly open; "
         "`trials.parquet` in the run folder has every trial."
@@ -38,11 +38,11 @@ def _num_stages(nodes: Sequence[StageNode]) -> int:
 
 def _first(nodes: Sequence[StageNode], most: int) -> tuple[StageNode, ...]:
     """The first `most` stages, counted from above as a reader does."""
-    found: list[StageNode] = []
+    first_stages: list[StageNode] = []
     for node in nodes:
         if most <= 0:
             break
-        kept = replace(node, children=_first(node.children, most - 1))
-        found.append(kept)
-        most -= 1 + _num_stages(kept.children)
-    return tuple(found)
+        stage = replace(node, children=_first(node.children, most - 1))
+        first_stages.append(stage)
+        most -= 1 + _num_stages(stage.children)
+    return tuple(first_stages)

@@ -32,66 +32,70 @@ from raycodellm.verdict.verdicts import task_metrics
 def cards(records: Records) -> list[tuple[str, str]]:
     """The figures at the top of the page: value and caption."""
     best, shared, states = records.best, records.sharing, records.states
-    found = []
+    figures = []
     if best:
         metric = records.sweep.search.objectives[0].metric
-        found.append((formats.score(best.score), f"{metric} of arm {best.arm}, first in rank"))
+        figures.append((formats.score(best.score), f"{metric} of arm {best.arm}, first in rank"))
         if best.accuracy is not None:
-            found.append((formats.score(best.accuracy), f"its accuracy; guessing gives {formats.score(best.chance)}"))
+            figures.append((formats.score(best.accuracy), f"its accuracy; guessing gives {formats.score(best.chance)}"))
     failed = "".join(f", {states[state]} {state}" for state in ("failed", "pruned") if states[state])
-    left = f", {records.num_open} to go" if records.num_open else ""
-    found.append((f"{states['complete']} of {records.num_trials}", f"trials complete{failed}{left}"))
+    to_go = f", {records.num_open} to go" if records.num_open else ""
+    figures.append((f"{states['complete']} of {records.num_trials}", f"trials complete{failed}{to_go}"))
     if shared.tokens_asked:
         tokens_saved = f"; {formats.count(shared.tokens_saved)} saved by sharing" if shared.tokens_saved else ""
         seconds_saved = f"; {formats.seconds(shared.seconds_saved)} saved" if shared.tokens_saved else ""
         if shared.tokens_taken_over:
             tokens_saved = f"; {formats.count(shared.tokens_taken_over)} taken over from other sweeps{tokens_saved}"
             seconds_saved = f"; {formats.seconds(shared.seconds_taken_over)} taken over{seconds_saved}"
-        found.append((formats.count(shared.tokens_trained), f"tokens trained{tokens_saved}"))
-        found.append((formats.seconds(shared.seconds_trained), f"device time{seconds_saved}"))
-    return found
+        figures.append((formats.count(shared.tokens_trained), f"tokens trained{tokens_saved}"))
+        figures.append((formats.seconds(shared.seconds_trained), f"device time{seconds_saved}"))
+    return figures
 
 
 def spent(records: Records) -> Table:
     """How much of each limit of the budget is spent."""
     rows = [
-        (one.key, str(one), one.share.partition(" of ")[0], "reached" if one.is_reached else "")
-        for one in records.limits
+        (limit.key, str(limit), limit.share.partition(" of ")[0], "reached" if limit.is_reached else "")
+        for limit in records.limits
     ]
     return Table(("limit", "spent", "share", ""), rows, left=(0, 1, 3))
 
 
 def ranking(records: Records) -> Table:
     """The arms that have a score, the best first; confirmed arms before those with a score of the search alone."""
-    scored = [one for one in records.scores if one.score is not None]
-    names = list(dict.fromkeys(name for one in scored for name in one.params))
+    scored = [arm_score for arm_score in records.scores if arm_score.score is not None]
+    names = list(dict.fromkeys(name for arm_score in scored for name in arm_score.params))
     first, *others = (objective.metric for objective in records.sweep.search.objectives)
-    is_confirmed = any(one.is_confirmed for one in scored)
+    is_confirmed = any(arm_score.is_confirmed for arm_score in scored)
     header = (
         *("arm", *names, first, interval_name(records.scores)),
         *((SELECTED,) if is_confirmed else ()),
         *(difference_name(records), "accuracy", "chance", *others, *(("Pareto front",) if others else ()), "seeds"),
     )
     rows = []
-    for one in scored:
-        gap, more = one.difference, (*map(cells.score, one.scores[1:]), "✓" if one.pareto else "")
-        if is_confirmed and not one.is_confirmed:  # its score is the search's, which stands in a column of its own
-            shown: tuple[str, ...] = (cells.score(None), cells.score(None), cells.score(one.score))
+    for arm_score in scored:
+        gap = arm_score.difference
+        objective_cells = (*map(cells.score, arm_score.scores[1:]), "✓" if arm_score.pareto else "")
+        if is_confirmed and not arm_score.is_confirmed:  # the search's score stands in a column of its own
+            score_cells: tuple[str, ...] = (cells.score(None), cells.score(None), cells.score(arm_score.score))
         else:
-            shown = (cells.score(one.score), Cell(formats.interval(one.low, one.high), one.low))
-            shown += (cells.score(one.selected_score),) if is_confirmed else ()
-        kind = (one.verdict or "").replace(" ", "-")
-        is_reference = records.has_reference and one.arm == records.known.compared_with
+            score_cells = (
+                cells.score(arm_score.score),
+                Cell(formats.interval(arm_score.low, arm_score.high), arm_score.low),
+            )
+            score_cells += (cells.score(arm_score.selected_score),) if is_confirmed else ()
+        kind = (arm_score.verdict or "").replace(" ", "-")
+        is_reference = records.has_reference and arm_score.arm == records.findings.compared_with
         rows.append(
             (
-                Cell(str(one.arm), one.arm),
-                *(cells.value(one.params.get(name)) for name in names),
-                *shown,
-                Cell("reference" if is_reference else difference(one), gap.value if gap else 0.0, kind),
-                cells.score(one.accuracy),
-                cells.score(one.chance),
-                *(more if others else ()),
-                cells.whole(len(one.seeds)),
+                Cell(str(arm_score.arm), arm_score.arm),
+                *(cells.value(arm_score.params.get(name)) for name in names),
+                *score_cells,
+                Cell("reference" if is_reference else difference(arm_score), gap.value if gap else 0.0, kind),
+                cells.score(arm_score.accuracy),
+                cells.score(arm_score.chance),
+                *(objective_cells if others else ()),
+                cells.whole(len(arm_score.seeds)),
             )
         )
     return Table(header, rows, is_first_best=bool(scored) and scored[0].separable and not records.has_reference)
@@ -99,26 +103,26 @@ def ranking(records: Records) -> Table:
 
 def front(records: Records) -> Table:
     """The arms by all objectives: those on the Pareto front first; no rows of a sweep with one objective."""
-    found = records.front
-    if found is None:
+    pareto = records.front
+    if pareto is None:
         return Table((), [])
-    params = {one.arm: one.params for one in records.scores}
-    names = list(dict.fromkeys(name for one in found.arms for name in params[one.arm]))
-    scores = [name for metric in found.objectives for name in (metric, "95 % interval")]
+    params = {arm_score.arm: arm_score.params for arm_score in records.scores}
+    names = list(dict.fromkeys(name for front_arm in pareto.arms for name in params[front_arm.arm]))
+    scores = [name for metric in pareto.objectives for name in (metric, "95 % interval")]
     rows = []
-    for one in found.arms:
-        shown = []
-        for score in one.scores:
-            shown += [cells.score(score.value), Cell(formats.interval(score.low, score.high), score.low)]
-        values = (cells.value(params[one.arm].get(name)) for name in names)
-        place = "on the front" if one.is_on_front else "dominated"
-        told = "yes" if one.is_known else "no" if found.knows_seeds else "seeds unknown"
-        told = "no look yet" if found.is_before_looks else told
-        rivals = ", ".join(map(str, one.rivals[:12])) + (" …" if len(one.rivals) > 12 else "")
-        rows.append((Cell(str(one.arm), one.arm), *values, *shown, place, told, rivals))
-    ends = len(names) + len(scores)
+    for front_arm in pareto.arms:
+        score_cells = []
+        for score in front_arm.scores:
+            score_cells += [cells.score(score.value), Cell(formats.interval(score.low, score.high), score.low)]
+        values = (cells.value(params[front_arm.arm].get(name)) for name in names)
+        place = "on the front" if front_arm.is_on_front else "dominated"
+        certainty = "yes" if front_arm.is_known else "no" if pareto.knows_seeds else "seeds unknown"
+        certainty = "no look yet" if pareto.is_before_looks else certainty
+        rivals = ", ".join(map(str, front_arm.rivals[:12])) + (" …" if len(front_arm.rivals) > 12 else "")
+        rows.append((Cell(str(front_arm.arm), front_arm.arm), *values, *score_cells, place, certainty, rivals))
+    num_before = len(names) + len(scores)
     header = ("arm", *names, *scores, "by the means", "told from noise", "may be, or is, dominated by")
-    return Table(header, rows, left=(0, ends + 1, ends + 2, ends + 3))
+    return Table(header, rows, left=(0, num_before + 1, num_before + 2, num_before + 3))
 
 
 SELECTED = "in the search (selected)"
@@ -130,26 +134,35 @@ def arms_by_task(records: Records) -> Table:
 
     With a confirmation the scores are those of fresh seeds, as far as the looks are complete.
     """
-    known = records.known
+    findings = records.findings
     metrics = task_metrics(records.rows, records.sweep.search.objectives[0])
-    found = {(one.arm, one.metric): one for one in known.verdicts}
+    verdict_of = {(verdict.arm, verdict.metric): verdict for verdict in findings.verdicts}
     by_trial = {row["number"]: row for row in records.rows}
-    scored = [one for one in records.scores if one.score is not None]
-    if any(one.is_confirmed for one in scored):
-        scored = [one for one in scored if one.is_confirmed]
-    names = list(dict.fromkeys(name for one in scored for name in one.params))
+    scored = [arm_score for arm_score in records.scores if arm_score.score is not None]
+    if any(arm_score.is_confirmed for arm_score in scored):
+        scored = [arm_score for arm_score in scored if arm_score.is_confirmed]
+    names = list(dict.fromkeys(name for arm_score in scored for name in arm_score.params))
     rows = []
-    for one in scored:
-        of_arm = [by_trial[number] for number in one.trials]
-        scores = [_task_cell(found.get((one.arm, metric)), mean_score(of_arm, metric)) for metric in metrics.values()]
-        rows.append((Cell(str(one.arm), one.arm), *(cells.value(one.params.get(name)) for name in names), *scores))
+    for arm_score in scored:
+        trial_rows = [by_trial[number] for number in arm_score.trials]
+        scores = [
+            _task_cell(verdict_of.get((arm_score.arm, metric)), mean_score(trial_rows, metric))
+            for metric in metrics.values()
+        ]
+        rows.append(
+            (
+                Cell(str(arm_score.arm), arm_score.arm),
+                *(cells.value(arm_score.params.get(name)) for name in names),
+                *scores,
+            )
+        )
     return Table(("arm", *names, *metrics), rows if metrics else [])
 
 
-def _task_cell(one: Verdict | None, score: float | None) -> Cell:
-    if one is None or math.isnan(one.difference.value):
+def _task_cell(verdict: Verdict | None, score: float | None) -> Cell:
+    if verdict is None or math.isnan(verdict.difference.value):
         return cells.score(score)
-    return marked(one.score.value, one.word)
+    return marked(verdict.score.value, verdict.word)
 
 
 MOST_DIFFERENCES = 1000
@@ -158,23 +171,23 @@ MOST_DIFFERENCES = 1000
 
 def verdicts(records: Records) -> Table:
     """The verdicts with the differences behind them, arm by arm; no rows where no verdict is given."""
-    known = records.known
-    place = {one.arm: number for number, one in enumerate(records.scores)}
+    findings = records.findings
+    place = {arm_score.arm: number for number, arm_score in enumerate(records.scores)}
     header = ("arm", "metric", "score", "95 % interval", "difference", "corrected interval", "corrected p", "seeds")
     rows = []
-    for one in sorted(known.verdicts, key=lambda one: place[one.arm])[:MOST_DIFFERENCES]:
-        gap = one.difference
+    for verdict in sorted(findings.verdicts, key=lambda verdict: place[verdict.arm])[:MOST_DIFFERENCES]:
+        gap = verdict.difference
         rows.append(
             (
-                Cell(str(one.arm), one.arm),
-                one.metric,
-                cells.score(one.score.value),
-                Cell(formats.interval(one.score.low, one.score.high), one.score.low),
+                Cell(str(verdict.arm), verdict.arm),
+                verdict.metric,
+                cells.score(verdict.score.value),
+                Cell(formats.interval(verdict.score.low, verdict.score.high), verdict.score.low),
                 Cell(formats.signed_score(gap.value), gap.value),
                 Cell(formats.signed_interval(gap.low, gap.high), gap.low),
-                Cell(formats.p_value(one.p_corrected), one.p_corrected),
-                cells.whole(len(one.seeds)),
-                Cell(one.word + ("" if one.is_final else ", so far"), kind=one.word.replace(" ", "-")),
+                Cell(formats.p_value(verdict.p_corrected), verdict.p_corrected),
+                cells.whole(len(verdict.seeds)),
+                Cell(verdict.word + ("" if verdict.is_final else ", so far"), kind=verdict.word.replace(" ", "-")),
             )
         )
     return Table((*header, "verdict"), rows, left=(0, 1, 8))
@@ -291,7 +304,7 @@ _LOSSES = ("deaths", "preemptions")
 
 def trials(records: Records) -> Table:
     """All trials."""
-    return trials_table(records.rows, [one.metric for one in records.sweep.search.objectives])
+    return trials_table(records.rows, [objective.metric for objective in records.sweep.search.objectives])
 
 
 def stages(records: Records) -> tuple[StageNode, ...]:

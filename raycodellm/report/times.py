@@ -26,42 +26,42 @@ _SLOTS = " (slot-seconds)"
 
 def parts(records: Records, now: float | None = None) -> list[str | Bars | Table]:
     """The section on the runs' times, empty where none are known. `now`: Unix seconds."""
-    found: list[str | Bars | Table] = []
+    shown_parts: list[str | Bars | Table] = []
     runs = records.runs
     wall, slots = run_times.summed(runs)
     for name, seconds in records.timing.items():  # of runs by an older version
-        of, name = (slots, name.removesuffix(_SLOTS)) if name.endswith(_SLOTS) else (wall, name)
-        of[name] = of.get(name, 0.0) + seconds
+        totals, name = (slots, name.removesuffix(_SLOTS)) if name.endswith(_SLOTS) else (wall, name)
+        totals[name] = totals.get(name, 0.0) + seconds
     if runs:
-        found.append(sentence(records, slots))
-        other = sum(one.wall_seconds - sum(one.seconds.values()) for one in runs)
+        shown_parts.append(sentence(records, slots))
+        other = sum(run.wall_seconds - sum(run.seconds.values()) for run in runs)
         wall |= {"between the parts": other} if other >= _LEAST_OTHER else {}
     if line := _untimed(records, wall):
-        found.append(line)
+        shown_parts.append(line)
     busy = {f"{name}, worker groups added up": seconds for name, seconds in slots.items()}
     if bars := [
         (name, seconds, formats.seconds(seconds))
         for name, seconds in {**wall, **busy}.items()
         if seconds >= _LEAST_SHOWN
     ]:
-        found.append(Bars(bars))
+        shown_parts.append(Bars(bars))
     if len(runs) > 1:
-        found.append(_table(runs, time.time() if now is None else now))
-    return found
+        shown_parts.append(_table(runs, time.time() if now is None else now))
+    return shown_parts
 
 
 def sentence(records: Records, slots: Mapping[str, float]) -> str:
     """How long the sweep ran, in how many runs, and how long nothing ran between them."""
     runs = records.runs
-    ran = formats.seconds(sum(one.wall_seconds for one in runs))
+    ran = formats.seconds(sum(run.wall_seconds for run in runs))
     idle = sum(gap for gap in run_times.gaps(runs) if gap)
-    said = f"The sweep ran for {ran}"
-    said += f" in {len(runs)} runs; between them nothing ran for {formats.seconds(idle)}." if len(runs) > 1 else "."
+    text = f"The sweep ran for {ran}"
+    text += f" in {len(runs)} runs; between them nothing ran for {formats.seconds(idle)}." if len(runs) > 1 else "."
     held, busy = records.spent.device_seconds, sum(slots.values()) * budget.devices_per_slot(records.sweep.scaling)
     if held > 0 and not records.timing:
-        said += f" Devices were held for {formats.seconds(held)}, of which {min(1.0, busy / held):.0%} trained or "
-        said = said.replace("%", " %") + "evaluated."
-    return said
+        text += f" Devices were held for {formats.seconds(held)}, of which {min(1.0, busy / held):.0%} trained or "
+        text = text.replace("%", " %") + "evaluated."
+    return text
 
 
 def _untimed(records: Records, wall: Mapping[str, float]) -> str:
@@ -69,7 +69,7 @@ def _untimed(records: Records, wall: Mapping[str, float]) -> str:
     nothing is missing."""
     if not records.timing:
         return ""
-    timed = sum(one.wall_seconds for one in records.runs)
+    timed = sum(run.wall_seconds for run in records.runs)
     timed += sum(seconds for name, seconds in records.timing.items() if name in ("tokens", "trials"))
     missing = records.spent.wall_seconds - timed
     if missing < max(_LEAST_UNTIMED, 0.05 * records.spent.wall_seconds):
@@ -84,12 +84,12 @@ def _table(runs: Sequence[RunTimes], now: float) -> Table:
     """One row per run, and their sum."""
     wall, slots = run_times.summed(runs)
     rows = []
-    for number, (one, gap) in enumerate(zip(runs, run_times.gaps(runs), strict=True)):
-        began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(one.began))
-        head = (Cell(str(number + 1), number), Cell(began, one.began), _state(one, number + 1 == len(runs), now))
-        rows.append((*head, *_figures(one, gap, one.wall_seconds, wall, slots)))
-    whole = RunTimes(0.0, 0.0, "", wall, {}, slots, None, sum(one.num_ended for one in runs))
-    ran = sum(one.wall_seconds for one in runs)
+    for number, (run, gap) in enumerate(zip(runs, run_times.gaps(runs), strict=True)):
+        began = time.strftime("%Y-%m-%d %H:%M UTC", time.gmtime(run.began))
+        head = (Cell(str(number + 1), number), Cell(began, run.began), _state(run, number + 1 == len(runs), now))
+        rows.append((*head, *_figures(run, gap, run.wall_seconds, wall, slots)))
+    whole = RunTimes(0.0, 0.0, "", wall, {}, slots, None, sum(run.num_ended for run in runs))
+    ran = sum(run.wall_seconds for run in runs)
     rows.append(
         (Cell("all"), Cell(""), Cell(""), *_figures(whole, sum(filter(None, run_times.gaps(runs))), ran, wall, slots))
     )
@@ -98,16 +98,16 @@ def _table(runs: Sequence[RunTimes], now: float) -> Table:
 
 
 def _figures(
-    one: RunTimes, gap: float | None, ran: float, wall: Mapping[str, float], slots: Mapping[str, float]
+    run: RunTimes, gap: float | None, ran: float, wall: Mapping[str, float], slots: Mapping[str, float]
 ) -> tuple[Cell, ...]:
-    named = (cells.seconds(one.seconds.get(name)) for name in wall)
-    busy = (cells.seconds(one.slot_seconds.get(name)) for name in slots)
-    return cells.seconds(gap), cells.seconds(ran), cells.whole(one.num_ended), *named, *busy
+    part_cells = (cells.seconds(run.seconds.get(name)) for name in wall)
+    slot_cells = (cells.seconds(run.slot_seconds.get(name)) for name in slots)
+    return cells.seconds(gap), cells.seconds(ran), cells.whole(run.num_ended), *part_cells, *slot_cells
 
 
-def _state(one: RunTimes, is_last: bool, now: float) -> Cell:
-    if one.state != run_times.RUNNING:
-        return Cell(one.state)
-    if is_last and now - one.heard < 3 * run_times.WRITE_SECONDS:
+def _state(run: RunTimes, is_last: bool, now: float) -> Cell:
+    if run.state != run_times.RUNNING:
+        return Cell(run.state)
+    if is_last and now - run.heard < 3 * run_times.WRITE_SECONDS:
         return Cell("running")
     return Cell("killed, or still running" if is_last else "killed")

@@ -32,15 +32,15 @@ class ReportWatch:
 
     def until_ended(self) -> None:
         """Writes the report at once and whenever the trials have changed; returns after that of the whole sweep."""
-        seen, written, looked, pause = object(), object(), 0.0, 0.0
+        seen_stamp, written_state, looked_at, pause = object(), object(), 0.0, 0.0
         while True:
             stamp, now = self.stamp(), self.clock()
-            if stamp != seen or now - looked >= LOOK_SECONDS:
+            if stamp != seen_stamp or now - looked_at >= LOOK_SECONDS:
                 state, is_ended = self.read()
-                seen, looked = stamp, now
-                if state != written or is_ended:
+                seen_stamp, looked_at = stamp, now
+                if state != written_state or is_ended:
                     self.write(None if is_ended else RELOAD_SECONDS)
-                    written = state
+                    written_state = state
                 pause = min(_PAUSE_SHARE * (self.clock() - now), RELOAD_SECONDS)
                 if is_ended:
                     return

@@ -30,47 +30,47 @@ def parts(records: Records) -> list[str | Figure | Table]:
     arms = regression.measured_means(records.rows, objective.metric)
     if not records.file.domains or not arms:
         return []
-    found = WhatIf.of(records.file, arms)
-    if isinstance(found, int):
-        return [
-            f"Shown from {found} different arms on, two per free parameter and ten at least; there are {len(arms)}."
-        ]
-    base, said = _base(records, arms)
-    curves = [curve for name in found.names if (curve := found.curve(name, base)) is not None]
+    fit = WhatIf.of(records.file, arms)
+    if isinstance(fit, int):
+        return [f"Shown from {fit} different arms on, two per free parameter and ten at least; there are {len(arms)}."]
+    base, base_words = _base(records, arms)
+    curves = [curve for name in fit.names if (curve := fit.curve(name, base)) is not None]
     if not curves:
         return []
     noise = (
         "The noise between seeds is known from arms with several seeds."
-        if found.knows_seeds
+        if fit.knows_seeds
         else "No arm has a second seed: noise is taken to be what arms with near parameters do not share."
     )
-    left = f" The first {figures.MOST_CURVES} parameters are shown." if len(curves) > figures.MOST_CURVES else ""
-    told = f"One parameter changes, the others stay those of {said}. Fitted to {found.num_arms} arms. {noise}{left}"
-    shown: list[str | Figure | Table] = [told, *figures.what_if(records, curves, base)]
-    table = _table(found)
-    return [*shown, INTERACTION_NOTE, table] if table.rows else shown
+    cut = f" The first {figures.MOST_CURVES} parameters are shown." if len(curves) > figures.MOST_CURVES else ""
+    sentence = (
+        f"One parameter changes, the others stay those of {base_words}. Fitted to {fit.num_arms} arms. {noise}{cut}"
+    )
+    shown_parts: list[str | Figure | Table] = [sentence, *figures.what_if(records, curves, base)]
+    table = _table(fit)
+    return [*shown_parts, INTERACTION_NOTE, table] if table.rows else shown_parts
 
 
 def _base(records: Records, arms: list[regression.MeasuredArm]) -> tuple[dict, str]:
     """The point that the curves go through, and what it is: the reference, or the arm that is first in rank."""
     arm = verdict.reference_arm(records.file, records.rows)
-    known = {one.arm: one.params for one in arms}
-    if arm in known:
-        return known[arm], f"the reference, arm {arm} ({formats.params(known[arm])})"
-    first = records.best.arm if records.best is not None and records.best.arm in known else arms[0].arm
-    return known[first], f"arm {first}, first in rank ({formats.params(known[first])})"
+    params_by_arm = {measured.arm: measured.params for measured in arms}
+    if arm in params_by_arm:
+        return params_by_arm[arm], f"the reference, arm {arm} ({formats.params(params_by_arm[arm])})"
+    first = records.best.arm if records.best is not None and records.best.arm in params_by_arm else arms[0].arm
+    return params_by_arm[first], f"arm {first}, first in rank ({formats.params(params_by_arm[first])})"
 
 
-def _table(found: WhatIf) -> Table:
+def _table(fit: WhatIf) -> Table:
     rows = []
-    for one in found.interactions()[:MOST_ROWS]:
-        word = "yes" if one.is_told else "not known"
+    for interaction in fit.interactions()[:MOST_ROWS]:
+        word = "yes" if interaction.is_told else "not known"
         rows.append(
             (
-                f"{one.one}: {one.one_from} → {one.one_to}",
-                f"{one.other}: {one.other_from} → {one.other_to}",
-                Cell(f"{one.value:+.3f}", one.value),
-                Cell(formats.signed_interval(one.low, one.high), one.low),
+                f"{interaction.one}: {interaction.one_from} → {interaction.one_to}",
+                f"{interaction.other}: {interaction.other_from} → {interaction.other_to}",
+                Cell(f"{interaction.value:+.3f}", interaction.value),
+                Cell(formats.signed_interval(interaction.low, interaction.high), interaction.low),
                 Cell(word, kind="not-known" if word == "not known" else ""),
             )
         )

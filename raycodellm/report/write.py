@@ -48,20 +48,20 @@ def write_pages(records: Records, reload_seconds: int | None = None, pictures: s
 
     `reload_seconds`: an open page loads itself again after so many seconds; None for never. `pictures`: svg or png.
     """
-    found = sections(records)
+    page_sections = sections(records)
     folder = records.run / "report"
     folder.write_json("verdict.json", verdict_document(records))
     if not records.sweep.stages:
         folder.write_json("pairs.json", pairs.document(records.pairs))
     if records.win_rates is not None:
         folder.write_json("win-rate.json", finite_json(win_rates.document(records.win_rates)))
-    folder.write_bytes("index.html", html_page(records, found, reload_seconds).encode())
-    drawn = drawn_pictures(folder, found, pictures)
-    folder.write_bytes("report.md", markdown(records, found, drawn).encode())
+    folder.write_bytes("index.html", html_page(records, page_sections, reload_seconds).encode())
+    drawn = drawn_pictures(folder, page_sections, pictures)
+    folder.write_bytes("report.md", markdown(records, page_sections, drawn).encode())
     return folder
 
 
-def drawn_pictures(folder: Folder, found: Sequence[Section], kind: str | None) -> dict[str, str]:
+def drawn_pictures(folder: Folder, page_sections: Sequence[Section], kind: str | None) -> dict[str, str]:
     """Draws the sections' figures; maps their names to the files, relative to `folder`. None for no pictures.
 
     Raises `UserError` for an unknown kind, and where matplotlib is not installed.
@@ -70,14 +70,16 @@ def drawn_pictures(folder: Folder, found: Sequence[Section], kind: str | None) -
         return {}
     from raycodellm.report.pictures import write_pictures  # matplotlib takes half a second to import
 
-    return write_pictures(folder, [part for one in found for part in one.parts if isinstance(part, Figure)], kind)
+    return write_pictures(
+        folder, [part for section in page_sections for part in section.parts if isinstance(part, Figure)], kind
+    )
 
 
 def verdict_document(records: Records) -> dict[str, Any]:
     """The content of `verdict.json`."""
     digests = {name: tables.digest_of(manifest) for name, manifest in records.stores.items()}
-    said = " ".join(filter(None, (answer_so_far(records), unknown_noise(records))))
-    return verdict.document(records.file, records.known, said, records.num_ended, digests, records.seed_spreads)
+    answer = " ".join(filter(None, (answer_so_far(records), unknown_noise(records))))
+    return verdict.document(records.file, records.findings, answer, records.num_ended, digests, records.seed_spreads)
 
 
 def summary_text(
@@ -93,13 +95,13 @@ def summary_text(
     dispensable = ("Pareto front", "chance", "accuracy", tables.SELECTED, "seeds", difference_name(records))
     arms = fitted(tables.ranking(records).first(SUMMARY_ARMS), num_characters, dispensable)
     lines = [*table_lines(arms), ""] if records.best else []
-    if records.has_reference and records.known.verdicts:
+    if records.has_reference and records.findings.verdicts:
         by_task = tables.arms_by_task(records).first(SUMMARY_ARMS)
         lines += [*table_lines(fitted(by_task, num_characters, by_task.header[:0:-1])), KEY, ""] if by_task.rows else []
-    if records.sweep.search.constraints and (kept := constraints.table(records).first(SUMMARY_ARMS)).rows:
-        lines += [*table_lines(fitted(kept, num_characters, ("95 % interval",))), ""]
-    if (compared := pairs.table(records.pairs)).rows:
-        lines += [*table_lines(fitted(compared, num_characters, ("items", "p", "base's", "other's"))), ""]
+    if records.sweep.search.constraints and (constraint_table := constraints.table(records).first(SUMMARY_ARMS)).rows:
+        lines += [*table_lines(fitted(constraint_table, num_characters, ("95 % interval",))), ""]
+    if (pair_table := pairs.table(records.pairs)).rows:
+        lines += [*table_lines(fitted(pair_table, num_characters, ("items", "p", "base's", "other's"))), ""]
     closing = [
         progress(records),
         f"tokens: {sharing_sentence(shared)}" if shared.tokens_asked else "",

@@ -107,7 +107,7 @@ class OpenedRun:
             row = {f"params.{name}": value for name, value in score.params.items()}
             row |= {name: value for name, value in asdict(score).items() if name not in ("params", "difference")}
             gap = score.difference
-            without_gap = 0.0 if score.arm == records.known.compared_with else None
+            without_gap = 0.0 if score.arm == records.findings.compared_with else None
             value, low, high = gap if gap is not None else (without_gap, None, None)
             rows.append({"arm": score.arm, **row, "difference": value, "difference_low": low, "difference_high": high})
         return pd.DataFrame(rows, columns=None if rows else ["arm", "score", "low", "high"]).set_index("arm")

@@ -47,7 +47,7 @@ class Curves:
 
 def curve_figures(records: Records, quantity: str) -> list[Curves]:
     """One plot per stage that has such curves."""
-    found = []
+    plots = []
     for place, stage in enumerate(records.sweep.stages):
         names: dict[str, None] = {}
         for key, record in records.stages.items():
@@ -57,8 +57,8 @@ def curve_figures(records: Records, quantity: str) -> list[Curves]:
         if quantity == RATIO:
             options = [(RATIO, "planned and real")] if "planned" in names and _mixes(records, stage.name) else []
         if options:
-            found.append(Curves(f"{quantity}{place}", quantity, stage.name, tuple(options)))
-    return found
+            plots.append(Curves(f"{quantity}{place}", quantity, stage.name, tuple(options)))
+    return plots
 
 
 def _is_of(quantity: str, name: str) -> bool:
@@ -82,8 +82,8 @@ def curve_data(records: Records) -> dict[str, Any]:
     """The curves of all finished stages, the arms with their trials' stages, and the arms that are drawn first. Where
     the page has no room for all of them, those of the best arms."""
     arms, num_series = _arms_with_room(records)
-    wanted = {key for row in records.rows if row["arm"] in arms for key in stages_of(row)}
-    drawn = {key: curve for key, curve in records.all_curves.items() if curve and key in wanted}
+    stage_keys = {key for row in records.rows if row["arm"] in arms for key in stages_of(row)}
+    drawn = {key: curve for key, curve in records.all_curves.items() if curve and key in stage_keys}
     num_points = MOST_VALUES // (num_series * max(1, len(drawn)))
     num_points = max(FEWEST_POINTS, min(MOST_POINTS, num_points))
     by_arm: dict[int, list[list[str]]] = {}
@@ -91,16 +91,20 @@ def curve_data(records: Records) -> dict[str, Any]:
         keys = [key for key in stages_of(row) if key in drawn]
         if keys and row["arm"] in arms:
             by_arm.setdefault(row["arm"], []).append([trial_name(row["number"]), *keys])
-    order = [one for one in records.scores if one.arm in by_arm]
+    order = [arm_score for arm_score in records.scores if arm_score.arm in by_arm]
     return {
         "stages": {
             key: {"stage": records.stages[key].name, **thinned(curve, num_points)} for key, curve in drawn.items()
         },
         "arms": [
-            {"arm": one.arm, "label": _label(one.arm, one.params, one.score), "trials": by_arm[one.arm]}
-            for one in order
+            {
+                "arm": arm_score.arm,
+                "label": _label(arm_score.arm, arm_score.params, arm_score.score),
+                "trials": by_arm[arm_score.arm],
+            }
+            for arm_score in order
         ],
-        "chosen": _first_chosen(records, [one.arm for one in order]),
+        "chosen": _first_chosen(records, [arm_score.arm for arm_score in order]),
         "most": MOST_CHOSEN,
     }
 
@@ -114,12 +118,12 @@ def num_arms_with_curves(records: Records) -> tuple[int, int]:
 def _arms_with_room(records: Records) -> tuple[set[int], int]:
     """The arms whose curves the page has, the best ones where not all have room, and the most curves of a stage."""
     num_series = max((len(curve) for curve in records.all_curves.values()), default=1)
-    by_arm, most = _stages_of_arms(records), MOST_VALUES // (FEWEST_POINTS * max(1, num_series))
+    by_arm, most_stages = _stages_of_arms(records), MOST_VALUES // (FEWEST_POINTS * max(1, num_series))
     arms: set[int] = set()
     keys: set[str] = set()
-    for arm in dict.fromkeys((*(one.arm for one in records.scores), *by_arm)):
+    for arm in dict.fromkeys((*(arm_score.arm for arm_score in records.scores), *by_arm)):
         keys |= by_arm.get(arm, set())
-        if len(keys) > most and arms:
+        if len(keys) > most_stages and arms:
             break
         if arm in by_arm:
             arms.add(arm)
@@ -128,11 +132,11 @@ def _arms_with_room(records: Records) -> tuple[set[int], int]:
 
 def _stages_of_arms(records: Records) -> dict[int, set[str]]:
     """The stages of each arm that have curves."""
-    found: dict[int, set[str]] = {}
+    keys_by_arm: dict[int, set[str]] = {}
     for row in records.rows:
         if keys := {key for key in stages_of(row) if records.all_curves.get(key)}:
-            found.setdefault(row["arm"], set()).update(keys)
-    return found
+            keys_by_arm.setdefault(row["arm"], set()).update(keys)
+    return keys_by_arm
 
 
 def _label(arm: int, params: Mapping[str, Any], score: float | None) -> str:
@@ -145,9 +149,9 @@ def _first_chosen(records: Records, order: Sequence[int]) -> list[int]:
     by = groups.grouping_of_trials(records)
     best: dict[str, int] = {}
     among = set(order)
-    for one in records.scores:
-        if one.arm in among:
-            best.setdefault(groups.group_of(one.params, by), one.arm)
+    for arm_score in records.scores:
+        if arm_score.arm in among:
+            best.setdefault(groups.group_of(arm_score.params, by), arm_score.arm)
     chosen = [*best.values()][:MOST_CHOSEN]
     return [*chosen, *(arm for arm in order if arm not in chosen)][: max(3, len(chosen))]
 
@@ -160,17 +164,17 @@ def thinned(curve: Mapping[str, np.ndarray], num_points: int) -> dict[str, Any]:
     """
     tokens = np.asarray(curve["tokens"])
     chosen = _spread(len(tokens), num_points)
-    found: dict[str, Any] = {"tokens": tokens[chosen].astype(int).tolist()}
+    thin: dict[str, Any] = {"tokens": tokens[chosen].astype(int).tolist()}
     for name, values in curve.items():
-        known = np.flatnonzero(np.isfinite(values))
-        if name == "tokens" or not len(known):
+        finite = np.flatnonzero(np.isfinite(values))
+        if name == "tokens" or not len(finite):
             continue
-        if 2 * len(known) > len(values):
-            found[name] = plain(np.asarray(values)[chosen].tolist())
+        if 2 * len(finite) > len(values):
+            thin[name] = plain(np.asarray(values)[chosen].tolist())
         else:
-            own = known[_spread(len(known), num_points)]
-            found[name] = [tokens[own].astype(int).tolist(), plain(np.asarray(values)[own].tolist())]
-    return found
+            places = finite[_spread(len(finite), num_points)]
+            thin[name] = [tokens[places].astype(int).tolist(), plain(np.asarray(values)[places].tolist())]
+    return thin
 
 
 def _spread(length: int, most: int) -> np.ndarray:

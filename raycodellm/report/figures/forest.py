@@ -47,8 +47,8 @@ def forest(
     name: str, panels: Sequence[Panel], x_title: str, columns: int, caption: str, at: float = 0.0, is_log: bool = False
 ) -> list[Figure]:
     """The panels, `columns` side by side, with a line at `at` in each; no figure without a line."""
-    panels = [one for one in panels if one.lines]
-    labels = list(dict.fromkeys(line.label for one in panels for line in one.lines))
+    panels = [panel for panel in panels if panel.lines]
+    labels = list(dict.fromkeys(line.label for panel in panels for line in panel.lines))
     if not labels:
         return []
     columns = min(columns, len(panels))
@@ -58,13 +58,13 @@ def forest(
     height += _LEGEND_PIXELS if has_words else 0
     layout: dict[str, Any] = {"annotations": [], "shapes": [], "showlegend": has_words}
     data: list[dict[str, Any]] = []
-    shown: set[str] = set()
+    named_words: set[str] = set()
     for place, panel in enumerate(panels):
         row, column = divmod(place, columns)
         x, y = _axis("x", place), _axis("y", row)
-        width, tall = (1 - _GAP * (columns - 1)) / columns, 1 / num_rows
-        left, top = column * (width + _GAP), 1 - row * tall
-        bottom, top = top - tall + 36 / height, top - 26 / height
+        width, row_height = (1 - _GAP * (columns - 1)) / columns, 1 / num_rows
+        left, top = column * (width + _GAP), 1 - row * row_height
+        bottom, top = top - row_height + 36 / height, top - 26 / height
         is_last = place + columns >= len(panels)
         layout[_axis("xaxis", place)] = {
             "domain": [left, left + width],
@@ -86,8 +86,8 @@ def forest(
             layout["shapes"].append({"type": "line", **ends, "line": {"color": QUIET, "width": 1, "dash": "dot"}})
         for word in _NAMES:
             lines = [line for line in panel.lines if line.word == word]
-            data += [_trace(lines, word, x, y, word not in shown)] if lines else []
-            shown |= {word} if lines else set()
+            data += [_trace(lines, word, x, y, word not in named_words)] if lines else []
+            named_words |= {word} if lines else set()
     return [Figure(name, "", data, layout, caption, height)]
 
 
@@ -108,16 +108,16 @@ def _trace(lines: Sequence[Line], word: str, x: str, y: str, is_named: bool) -> 
         return abs(end - value) if math.isfinite(end) else None
 
     bars = {"type": "data", "symmetric": False, "color": colour, "thickness": 1.5, "width": 3}
-    bars["array"] = plain(length(one.value.high, one.value.value) for one in lines)
-    bars["arrayminus"] = plain(length(one.value.low, one.value.value) for one in lines)
+    bars["array"] = plain(length(line.value.high, line.value.value) for line in lines)
+    bars["arrayminus"] = plain(length(line.value.low, line.value.value) for line in lines)
     return {
         "type": "scatter",
         "mode": "markers",
         "name": word or "arms",
         "legendgroup": word,
         "showlegend": is_named and bool(word),
-        "x": plain(one.value.value for one in lines),
-        "y": [one.label for one in lines],
+        "x": plain(line.value.value for line in lines),
+        "y": [line.label for line in lines],
         "xaxis": x,
         "yaxis": y,
         "error_x": bars,
@@ -133,7 +133,7 @@ def arm_labels(records: Records, arms: Sequence[int]) -> dict[int, str]:
     words = {arm: arm_words(records, params[arm]) for arm in arms}
     if max(map(len, words.values()), default=0) > _MOST_CHARACTERS:
         return {arm: f"arm {arm}" for arm in arms}
-    return {arm: as_markup(f"{arm}: {said}") for arm, said in words.items()}
+    return {arm: as_markup(f"{arm}: {text}") for arm, text in words.items()}
 
 
 def arm_words(records: Records, params: Mapping[str, Any]) -> str:
@@ -144,9 +144,9 @@ def arm_words(records: Records, params: Mapping[str, Any]) -> str:
     point = search.reference_point(records.file)
     if point is not None and equal_params(params, point):
         return "reference"
-    known = {name: params[name] for name in records.file.domains if params.get(name) is not None}
+    present = {name: params[name] for name in records.file.domains if params.get(name) is not None}
     point = {**(records.file.reference() or {}), **(point or {})}
-    return formats.params({name: value for name, value in known.items() if _differs(name, value, point)} or known)
+    return formats.params({name: value for name, value in present.items() if _differs(name, value, point)} or present)
 
 
 def _differs(name: str, value: Any, point: Mapping[str, Any]) -> bool:

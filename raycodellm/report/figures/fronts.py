@@ -21,9 +21,9 @@ def pareto(records: Records) -> list[Figure]:
         return []
     figures = []
     for place, other in enumerate(objectives[1:], 1):
-        known = [one for one in front.members if one.is_known]
-        unsure = [one for one in front.members if not one.is_known]
-        others = [one for one in front.arms if not one.is_on_front]
+        known = [front_arm for front_arm in front.members if front_arm.is_known]
+        unsure = [front_arm for front_arm in front.members if not front_arm.is_known]
+        others = [front_arm for front_arm in front.arms if not front_arm.is_on_front]
         data = [
             *_line(front.members, place, len(objectives) == 2),
             _trace(OTHERS, others, place, {"color": QUIET, "symbol": "circle-open"}),
@@ -35,7 +35,7 @@ def pareto(records: Records) -> list[Figure]:
             "yaxis": {"title": title(metric_in_words(other))},
             "showlegend": True,
         }
-        figures.append(Figure(f"pareto{place}", "", [one for one in data if one["x"]], layout))
+        figures.append(Figure(f"pareto{place}", "", [trace for trace in data if trace["x"]], layout))
     return figures
 
 
@@ -44,27 +44,27 @@ def _line(members: Sequence[FrontArm], place: int, is_plane: bool) -> list[dict[
     if not is_plane:
         return []
     line = {"color": GROUP_COLOURS[0], "width": 1}
-    x, y = (plain(one.scores[number].value for one in members) for number in (0, place))
+    x, y = (plain(member.scores[number].value for member in members) for number in (0, place))
     return [
         {"type": "scatter", "mode": "lines", "x": x, "y": y, "line": line, "showlegend": False, "hoverinfo": "skip"}
     ]
 
 
 def _trace(name: str, arms: Sequence[FrontArm], place: int, marker: dict[str, Any]) -> dict[str, Any]:
-    first, other = ([one.scores[number] for one in arms] for number in (0, place))
+    first, other = ([front_arm.scores[number] for front_arm in arms] for number in (0, place))
     return {
         "type": "scatter",
         "name": name,
         "mode": "markers",
-        "x": plain(one.value for one in first),
-        "y": plain(one.value for one in other),
-        "error_x": _bars([one.bars[0] for one in arms], marker["color"]),
-        "error_y": _bars([one.bars[place] for one in arms], marker["color"]),
+        "x": plain(score.value for score in first),
+        "y": plain(score.value for score in other),
+        "error_x": _bars([front_arm.bars[0] for front_arm in arms], marker["color"]),
+        "error_y": _bars([front_arm.bars[place] for front_arm in arms], marker["color"]),
         "marker": {"size": 9, **marker},
-        **points("arms", [one.arm for one in arms]),
+        **points("arms", [front_arm.arm for front_arm in arms]),
     }
 
 
 def _bars(lengths: Sequence[float], colour: str) -> dict[str, Any]:
-    array = plain(one if math.isfinite(one) else 0.0 for one in lengths)
+    array = plain(length if math.isfinite(length) else 0.0 for length in lengths)
     return {"type": "data", "array": array, "thickness": 1, "width": 0, "color": colour}

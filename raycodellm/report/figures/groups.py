@@ -53,20 +53,20 @@ class Axis:
 
 def scored(records: Records) -> list[ArmScore]:
     """The arms that have a score, the best first."""
-    return [one for one in records.scores if one.score is not None]
+    return [arm_score for arm_score in records.scores if arm_score.score is not None]
 
 
 def axes(records: Records) -> list[Axis]:
     """The code ratio of each stage in which it differs from arm to arm; else the first searched parameter."""
     domains = records.file.domains
-    found: list[Axis | None] = []
+    stage_axes: list[Axis | None] = []
     for stage in records.sweep.stages:
         name = f"{stage.name}.code_ratio"
         if name in domains:
-            found.append(_parameter_axis(records, name, domains[name], stage.name))
+            stage_axes.append(_parameter_axis(records, name, domains[name], stage.name))
         else:
-            found.append(_trained_axis(records, stage.name))
-    ratios = [axis for axis in found if axis is not None and axis.places]
+            stage_axes.append(_trained_axis(records, stage.name))
+    ratios = [axis for axis in stage_axes if axis is not None and axis.places]
     if ratios or not domains:
         return ratios
     first, domain = next(iter(domains.items()))
@@ -80,12 +80,12 @@ def is_along_code_ratio(records: Records) -> bool:
 
 
 def _parameter_axis(records: Records, name: str, domain: Domain, stage: str) -> Axis:
-    values = {one.arm: one.params[name] for one in scored(records) if name in one.params}
+    values = {arm_score.arm: arm_score.params[name] for arm_score in scored(records) if name in arm_score.params}
     is_ratio = name.endswith("code_ratio")
     title = f"{name} (share of tokens)" if is_ratio else name
     if domain.kind == "choice" and not all(map(_is_number, domain.options)):
-        shown = {arm: as_markup(formats.value(value)) for arm, value in values.items()}
-        return Axis(title, shown, {"type": "category"}, stage, is_ratio, name)
+        labels = {arm: as_markup(formats.value(value)) for arm, value in values.items()}
+        return Axis(title, labels, {"type": "category"}, stage, is_ratio, name)
     if domain.kind == "loguniform":
         return Axis(title, values, {"type": "log"}, stage, is_ratio, name)
     ends = domain.options if domain.kind == "choice" else (domain.low, domain.high)
@@ -100,15 +100,15 @@ def _is_number(value: Any) -> bool:
 def _trained_axis(records: Records, stage: str) -> Axis | None:
     """The code ratio that each arm's first trial was really trained with, for mixtures that are given by weights."""
     ratios = {}
-    for one in scored(records):
-        for key in records.stage_keys(one.trials[0]):
+    for arm_score in scored(records):
+        for key in records.stage_keys(arm_score.trials[0]):
             if records.stages[key].name == stage:
-                ratios[one.arm] = trained_ratio(records.stages[key])
-    known = [ratio for ratio in ratios.values() if math.isfinite(ratio)]
-    if not known or max(known) - min(known) < _SMALLEST_SPREAD:
+                ratios[arm_score.arm] = trained_ratio(records.stages[key])
+    finite = [ratio for ratio in ratios.values() if math.isfinite(ratio)]
+    if not finite or max(finite) - min(finite) < _SMALLEST_SPREAD:
         return None
-    margin = 0.04 * (max(known) - min(known))
-    limits = {"range": [min(known) - margin, max(known) + margin]}
+    margin = 0.04 * (max(finite) - min(finite))
+    limits = {"range": [min(finite) - margin, max(finite) + margin]}
     places = {arm: ratio for arm, ratio in ratios.items() if math.isfinite(ratio)}
     return Axis(f"code ratio trained in stage {stage} (share of tokens)", places, limits, stage, is_ratio=True)
 
@@ -146,7 +146,7 @@ def styles(records: Records, by: str | None) -> dict[str, dict[str, Any]]:
     """Colour and symbol of each group of arms, in the order of the sweep file."""
     options = records.file.domains[by].options if by else ()
     named = [as_markup(formats.value(option)) for option in options]
-    groups = dict.fromkeys([*named, *(group_of(one.params, by) for one in records.scores)])
+    groups = dict.fromkeys([*named, *(group_of(arm_score.params, by) for arm_score in records.scores)])
     return {
         group: {
             "color": GROUP_COLOURS[place % len(GROUP_COLOURS)],
@@ -160,17 +160,18 @@ def hover_texts(records: Records) -> dict[str, dict[int, str]]:
     """The text of each arm's and each trial's point, kept once for all plots."""
     metric = records.sweep.search.objectives[0].metric
     return {
-        "arms": {one.arm: _arm_text(one, metric) for one in scored(records)},
+        "arms": {arm_score.arm: _arm_text(arm_score, metric) for arm_score in scored(records)},
         "trials": {row["number"]: _trial_text(row, metric) for row in records.rows},
     }
 
 
-def _arm_text(one: ArmScore, metric: str) -> str:
-    seeds = f"{len(one.seeds)} seed{'s' * (len(one.seeds) != 1)}"
+def _arm_text(arm_score: ArmScore, metric: str) -> str:
+    seeds = f"{len(arm_score.seeds)} seed{'s' * (len(arm_score.seeds) != 1)}"
+    ends = formats.interval(arm_score.low, arm_score.high)
     lines = [
-        f"arm {one.arm}: {metric} {formats.score(one.score)} ({formats.interval(one.low, one.high)}), {seeds}",
-        *_parameter_lines(one.params),
-        f"accuracy {formats.score(one.accuracy)}, chance {formats.score(one.chance)}",
+        f"arm {arm_score.arm}: {metric} {formats.score(arm_score.score)} ({ends}), {seeds}",
+        *_parameter_lines(arm_score.params),
+        f"accuracy {formats.score(arm_score.accuracy)}, chance {formats.score(arm_score.chance)}",
     ]
     return _as_lines(lines)
 

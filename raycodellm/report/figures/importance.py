@@ -13,7 +13,7 @@ def importance(records: Records) -> list[Figure]:
     arms = groups.scored(records)
     objective = records.sweep.search.objectives[0]
     shares = search.importances(
-        records.file, [one.params for one in arms], [one.score or 0.0 for one in arms], objective.mode
+        records.file, [arm.params for arm in arms], [arm.score or 0.0 for arm in arms], objective.mode
     )
     if not shares:
         return []
@@ -24,11 +24,11 @@ def importance(records: Records) -> list[Figure]:
             "orientation": "h",
             "name": evaluator,
             "y": [as_markup(name) for name in names],
-            "x": plain(found.get(name) for name in names),
+            "x": plain(by_parameter.get(name) for name in names),
             "marker": {"color": GROUP_COLOURS[place]},
             "hovertemplate": "%{y}: %{x:.0%}<extra></extra>",
         }
-        for place, (evaluator, found) in enumerate(shares.items())
+        for place, (evaluator, by_parameter) in enumerate(shares.items())
     ]
     layout = {
         "xaxis": {"title": title("share of importance"), "range": [0, 1], "tickformat": ".0%"},

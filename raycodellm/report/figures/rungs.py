@@ -46,5 +46,5 @@ def rungs(records: Records) -> list[Figure]:
 
 def _values(row: Row) -> list[tuple[float, float]]:
     """(share of the stage in percent, value) of each rung that the trial was compared at, in order."""
-    found = ((name.removeprefix(_PREFIX), value) for name, value in row.items() if name.startswith(_PREFIX))
-    return sorted((100 * float(share), float(value)) for share, value in found if is_present(value))
+    rung_values = ((name.removeprefix(_PREFIX), value) for name, value in row.items() if name.startswith(_PREFIX))
+    return sorted((100 * float(share), float(value)) for share, value in rung_values if is_present(value))

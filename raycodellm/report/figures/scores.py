@@ -39,20 +39,22 @@ def scores(records: Records) -> list[Figure]:
 
 
 def _figure(records: Records, axis: Axis, place: int) -> Figure:
-    arms = [one for one in groups.scored(records) if one.arm in axis.places]
-    params = {one.arm: one.params for one in arms}
-    found = arm_sets(params, {one.arm: axis.places[one.arm] for one in arms}, records.file.domains, axis.stands_for)
-    shared = {*found.shared}
-    drawn = _best_sets(found.sets, [one.arm for one in arms])
+    arms = [arm_score for arm_score in groups.scored(records) if arm_score.arm in axis.places]
+    params = {arm_score.arm: arm_score.params for arm_score in arms}
+    sets = arm_sets(
+        params, {arm_score.arm: axis.places[arm_score.arm] for arm_score in arms}, records.file.domains, axis.stands_for
+    )
+    shared = {*sets.shared}
+    drawn = _best_sets(sets.sets, [arm_score.arm for arm_score in arms])
     by, names = _names(records, drawn)
     has_bars = len(arms) <= MOST_BARS
     behind: list[dict[str, Any]] = []
     front: list[dict[str, Any]] = []
     over: list[dict[str, Any]] = []
     bands = set()
-    for number, (one, name) in enumerate(zip(drawn, names, strict=True)):
+    for number, (arm_set, name) in enumerate(zip(drawn, names, strict=True)):
         style = {"color": GROUP_COLOURS[number], "symbol": GROUP_SYMBOLS[number]}
-        members = _in_order(axis, arms, one.arms)
+        members = _in_order(axis, arms, arm_set.arms)
         kind, band = _band(axis, members)
         bands |= {kind} if band else set()
         area, line = _band_traces(band, name, style["color"])
@@ -60,8 +62,8 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
         own = [arm for arm in members if arm.arm not in shared]
         front += [_markers(axis, own, name, style, has_bars)] if own else []
         over += line if has_bars else [*area, *line]  # else a crowd of points would hide the band
-    left = {arm for one in found.sets if one not in drawn for arm in one.arms} - shared
-    for name, numbers in ((_SHARED, shared), (_ALONE, {*found.alone, *left})):
+    undrawn = {arm for arm_set in sets.sets if arm_set not in drawn for arm in arm_set.arms} - shared
+    for name, numbers in ((_SHARED, shared), (_ALONE, {*sets.alone, *undrawn})):
         if others := _in_order(axis, arms, numbers):
             front.append(_markers(axis, others, name, {"color": QUIET, "symbol": _SYMBOLS[name]}, has_bars))
     layout: dict[str, Any] = {
@@ -72,11 +74,11 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
     }
     caption = ["One point per arm, larger with more seeds."]
     caption += [f"Bars: {interval_name(records.scores)}, of each score alone."] if has_bars else []
-    caption += [_CONFIRMED] if any(one.is_confirmed for one in arms) else []
-    caption += [_ONE_CURVE] if bands and len(found.sets) > 1 else []
+    caption += [_CONFIRMED] if any(arm_score.is_confirmed for arm_score in arms) else []
+    caption += [_ONE_CURVE] if bands and len(sets.sets) > 1 else []
     caption += [_BANDS[kind] for kind in sorted(bands)]
-    caption += [_NOISE.format(names=", ".join(found.noise))] if bands and found.noise else []
-    caption += [_LEFT.format(number=len(found.sets) - NUM_COLOURS)] if left else []
+    caption += [_NOISE.format(names=", ".join(sets.noise))] if bands and sets.noise else []
+    caption += [_LEFT.format(number=len(sets.sets) - NUM_COLOURS)] if undrawn else []
     height = _HEIGHT + max(0, len(front) - _LINES) * _LINE_PIXELS if by is None and len(front) > 1 else 0
     return Figure(f"scores{place}", "", behind + front + over, layout, " ".join(caption), height)
 
@@ -84,34 +86,38 @@ def _figure(records: Records, axis: Axis, place: int) -> Figure:
 def _best_sets(sets: Sequence[ArmSet], ranked: Sequence[int]) -> list[ArmSet]:
     """As many sets as there are colours: those with the arms that are first in rank, in the order of all sets."""
     rank = {arm: place for place, arm in enumerate(ranked)}
-    by_rank = sorted(sets, key=lambda one: min(rank[arm] for arm in one.arms))
-    return [one for one in sets if one in by_rank[:NUM_COLOURS]]
+    by_rank = sorted(sets, key=lambda arm_set: min(rank[arm] for arm in arm_set.arms))
+    return [arm_set for arm_set in sets if arm_set in by_rank[:NUM_COLOURS]]
 
 
 def _in_order(axis: Axis, arms: Sequence[ArmScore], members: Collection[int]) -> list[ArmScore]:
     """The members among the arms, along the axis; names of options in alphabetical order."""
     numbers = set(members)
-    return sorted((one for one in arms if one.arm in numbers), key=lambda one: axis.places[one.arm])
+    return sorted(
+        (arm_score for arm_score in arms if arm_score.arm in numbers), key=lambda arm_score: axis.places[arm_score.arm]
+    )
 
 
 def _names(records: Records, sets: Sequence[ArmSet]) -> tuple[str | None, list[str]]:
     """The parameter that tells the sets apart, None for several, and the sets' names by what they differ in: from each
     other, or from the reference."""
-    differing = [name for name in records.file.domains if len({str(one.settings.get(name)) for one in sets}) > 1]
+    differing = [
+        name for name in records.file.domains if len({str(arm_set.settings.get(name)) for arm_set in sets}) > 1
+    ]
     if len(differing) == 1:
         by = differing[0]
-        return by, [as_markup(formats.value(one.settings.get(by))) for one in sets]
+        return by, [as_markup(formats.value(arm_set.settings.get(by))) for arm_set in sets]
     point = records.file.reference() or {}
     names = []
-    for one in sets:
-        shown = {name: one.settings[name] for name in differing if name in one.settings}
+    for arm_set in sets:
+        settings = {name: arm_set.settings[name] for name in differing if name in arm_set.settings}
         own = {
             name: value
-            for name, value in shown.items()
+            for name, value in settings.items()
             if name not in point or not equal_params({"": value}, {"": point[name]})
         }
         names.append(
-            as_markup(formats.params(own)) if own else _AS_REFERENCE if point else as_markup(formats.params(shown))
+            as_markup(formats.params(own)) if own else _AS_REFERENCE if point else as_markup(formats.params(settings))
         )
     return None, names
 
@@ -139,24 +145,24 @@ def _markers(
     axis: Axis, members: Sequence[ArmScore], group: str, style: dict[str, Any], has_bars: bool
 ) -> dict[str, Any]:
     share = 1.0 if has_bars else 0.7
-    sizes = [round(share * _size(one), 1) for one in members]
+    sizes = [round(share * _size(arm_score), 1) for arm_score in members]
     marker = {**style, "size": sizes, "line": {"color": "--paper", "width": 1}}
     return {
         "type": "scatter",
         "mode": "markers",
         "name": group,
         "legendgroup": group,
-        "x": plain(axis.places[one.arm] for one in members),
-        "y": plain(one.score for one in members),
+        "x": plain(axis.places[arm_score.arm] for arm_score in members),
+        "y": plain(arm_score.score for arm_score in members),
         **({"error_y": _error_bars(members, style["color"])} if has_bars else {}),
         "marker": marker if has_bars else {**marker, "opacity": 0.45},
-        **points("arms", [one.arm for one in members]),
+        **points("arms", [arm_score.arm for arm_score in members]),
     }
 
 
-def _size(one: ArmScore) -> float:
+def _size(arm_score: ArmScore) -> float:
     """Diameter of the arm's point: its area grows with the number of seeds."""
-    return min(24.0, 8.0 * math.sqrt(max(1, len(one.seeds))))
+    return min(24.0, 8.0 * math.sqrt(max(1, len(arm_score.seeds))))
 
 
 def _error_bars(arms: Sequence[ArmScore], colour: str) -> dict[str, Any]:
@@ -166,8 +172,8 @@ def _error_bars(arms: Sequence[ArmScore], colour: str) -> dict[str, Any]:
     return {
         "type": "data",
         "symmetric": False,
-        "array": plain(length(one.high, one.score) for one in arms),
-        "arrayminus": plain(length(one.low, one.score) for one in arms),
+        "array": plain(length(arm_score.high, arm_score.score) for arm_score in arms),
+        "arrayminus": plain(length(arm_score.low, arm_score.score) for arm_score in arms),
         "color": colour,
         "thickness": 1.3,
         "width": 3,
@@ -181,16 +187,18 @@ def _band(axis: Axis, members: Sequence[ArmScore]) -> tuple[str, list[tuple[floa
     """
     if not axis.is_numeric:
         return "", []
-    known = sorted(((float(axis.places[one.arm]), one) for one in members), key=lambda pair: pair[0])
-    places = [place for place, _ in known]
+    placed = sorted(((float(axis.places[arm_score.arm]), arm_score) for arm_score in members), key=lambda pair: pair[0])
+    places = [place for place, _ in placed]
     along = [math.log10(place) for place in places] if axis.is_log else places
     spread = [along[0] + (along[-1] - along[0]) * step / (_BAND_PLACES - 1) for step in range(_BAND_PLACES)]
-    values = [one.score or 0.0 for _, one in known]
-    fitted = quadratic_band(along, values, [len(one.seeds) for _, one in known], spread)
+    values = [arm_score.score or 0.0 for _, arm_score in placed]
+    fitted = quadratic_band(along, values, [len(arm_score.seeds) for _, arm_score in placed], spread)
     if fitted:
-        return "fit", [(10**at if axis.is_log else at, one) for at, one in zip(spread, fitted, strict=True)]
-    is_joined = 2 <= len(set(places)) == len(places) and all(math.isfinite(one.high - one.low) for _, one in known)
-    joined = [(place, Interval(one.score or 0.0, one.low, one.high)) for place, one in known]
+        return "fit", [(10**at if axis.is_log else at, mean) for at, mean in zip(spread, fitted, strict=True)]
+    is_joined = 2 <= len(set(places)) == len(places) and all(
+        math.isfinite(arm_score.high - arm_score.low) for _, arm_score in placed
+    )
+    joined = [(place, Interval(arm_score.score or 0.0, arm_score.low, arm_score.high)) for place, arm_score in placed]
     return "join", joined if is_joined else []
 
 
@@ -198,17 +206,17 @@ def _band_traces(band: Sequence[tuple[float, Interval]], group: str, colour: str
     """The traces of the band's area, and of the line in its middle."""
     if not band:
         return [], []
-    places, means = [place for place, _ in band], [one for _, one in band]
+    places, means = [place for place, _ in band], [mean for _, mean in band]
     common = {"type": "scatter", "mode": "lines", "legendgroup": group, "showlegend": False, "hoverinfo": "skip"}
     area = {
         "x": plain([*places, *reversed(places)]),
-        "y": plain([*(one.high for one in means), *(one.low for one in reversed(means))]),
+        "y": plain([*(mean.high for mean in means), *(mean.low for mean in reversed(means))]),
         "fill": "toself",
         "fillcolor": colour,
         "line": {"width": 0, "color": colour},
         "opacity": 0.14,
     }
-    line = {"x": plain(places), "y": plain(one.value for one in means), "line": {"color": colour, "width": 2}}
+    line = {"x": plain(places), "y": plain(mean.value for mean in means), "line": {"color": colour, "width": 2}}
     return [common | area], [common | line]
 
 
@@ -216,9 +224,9 @@ def _is_right(axis: Axis, place: Any) -> bool:
     """True if the place is in the right half of the axis, where a label would not fit to its right."""
     if not axis.is_numeric:
         return False
-    shown = math.log10 if axis.is_log else float
-    ends = [shown(of(axis.places.values())) for of in (min, max)]
-    return shown(place) > sum(ends) / 2
+    scale = math.log10 if axis.is_log else float
+    ends = [scale(pick(axis.places.values())) for pick in (min, max)]
+    return scale(place) > sum(ends) / 2
 
 
 def _marks(records: Records, best: ArmScore, axis: Axis) -> dict[str, Any]:

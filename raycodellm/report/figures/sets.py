@@ -38,7 +38,7 @@ class ArmSets:
     @cached_property
     def shared(self) -> tuple[int, ...]:
         """The arms that are in several sets, since what tells these apart has no effect in them."""
-        times = Counter(arm for one in self.sets for arm in one.arms)
+        times = Counter(arm for arm_set in self.sets for arm in arm_set.arms)
         return tuple(arm for arm, number in times.items() if number > 1)
 
 
@@ -60,17 +60,17 @@ def arm_sets(
     for arm in arms:
         by_key[tuple(_hashable(params[arm].get(name)) for name in telling)].append(arm)
     rank, filled = {arm: place for place, arm in enumerate(arms)}, {_filled(key) for key in by_key}
-    found, taken = [], set()
+    sets, taken = [], set()
     for key in _whole_keys(by_key, telling, domains):
         agreeing = (by_key.get(part, ()) for part in _parts(key, filled))
-        members = tuple(sorted((arm for of_key in agreeing for arm in of_key), key=rank.__getitem__))
+        members = tuple(sorted((arm for key_arms in agreeing for arm in key_arms), key=rank.__getitem__))
         if len({places[arm] for arm in members}) > 1:
             example = by_key[key][0]
             settings = {name: params[example][name] for name in telling if params[example].get(name) is not None}
-            found.append(ArmSet(settings, members))
+            sets.append(ArmSet(settings, members))
             taken |= set(members)
     alone = tuple(arm for arm in arms if arm not in taken)
-    return ArmSets(tuple(found), alone, tuple(name for name in names if name not in telling))
+    return ArmSets(tuple(sets), alone, tuple(name for name in names if name not in telling))
 
 
 def _num_values(params: Mapping[int, Mapping[str, Any]], arms: Sequence[int], name: str) -> int:
@@ -89,10 +89,10 @@ def _whole_keys(keys: Collection[Key], names: Sequence[str], domains: Mapping[st
     filled = {_filled(key) for key in keys}
     completed = {part for key in keys for part in _parts(key, filled) if part != key}
     whole = [key for key in keys if key not in completed]
-    options = [[_hashable(one) for one in domains[name].options] for name in names]
+    options = [[_hashable(option) for option in domains[name].options] for name in names]
 
     def place(key: Key) -> list[tuple[int, float, str]]:
-        return [_place(value, known) for value, known in zip(key, options, strict=True)]
+        return [_place(value, choices) for value, choices in zip(key, options, strict=True)]
 
     return sorted(whole, key=place)
 

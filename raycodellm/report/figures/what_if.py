@@ -17,11 +17,11 @@ MOST_CURVES = 8
 
 def what_if(records: Records, curves: list[Curve], base: Mapping[str, Any]) -> list[Figure]:
     """One plot per curve. `base`: the point that all other parameters are held at."""
-    found = []
+    plots = []
     for number, curve in enumerate(curves[:MOST_CURVES]):
         domain = records.file.domains[curve.name]
-        is_choice = domain.kind == "choice" and not all(isinstance(one, (int, float)) for one in curve.values)
-        values = [as_markup(formats.value(one)) for one in curve.values] if is_choice else list(curve.values)
+        is_choice = domain.kind == "choice" and not all(isinstance(value, (int, float)) for value in curve.values)
+        values = [as_markup(formats.value(value)) for value in curve.values] if is_choice else list(curve.values)
         kind = "category" if is_choice else "log" if domain.kind == "loguniform" else "linear"
         data = [_arms(records, curve.name, is_choice), *(_bars(curve, values) if is_choice else _band(curve, values))]
         layout = {
@@ -29,21 +29,21 @@ def what_if(records: Records, curves: list[Curve], base: Mapping[str, Any]) -> l
             "yaxis": {"title": title(metric_in_words(records.sweep.search.objectives[0]))},
             "showlegend": True,
         }
-        found.append(Figure(f"whatif{number}", "", data, layout, height=360))
-    return found
+        plots.append(Figure(f"whatif{number}", "", data, layout, height=360))
+    return plots
 
 
 def _arms(records: Records, name: str, is_choice: bool) -> dict[str, Any]:
-    arms = [one for one in groups.scored(records) if one.params.get(name) is not None]
-    values = [one.params[name] for one in arms]
+    arms = [arm_score for arm_score in groups.scored(records) if arm_score.params.get(name) is not None]
+    values = [arm_score.params[name] for arm_score in arms]
     return {
         "type": "scatter",
         "mode": "markers",
         "name": "arms as measured, whatever else they differ in",
-        "x": [as_markup(formats.value(one)) for one in values] if is_choice else plain(values),
-        "y": plain(one.score for one in arms),
+        "x": [as_markup(formats.value(value)) for value in values] if is_choice else plain(values),
+        "y": plain(arm_score.score for arm_score in arms),
         "marker": {"color": QUIET, "size": 6, "opacity": 0.5},
-        **points("arms", [one.arm for one in arms]),
+        **points("arms", [arm_score.arm for arm_score in arms]),
     }
 
 
