@@ -101,12 +101,12 @@ class Display(abc.ABC):
             self.evaluations.clear()
             self._refresh()
 
-    def evaluating(self, model: str, scored: int, in_all: int) -> None:
+    def evaluating(self, model: str, num_scored: int, num_items: int) -> None:
         """So many items of an evaluation are scored; outside a sweep."""
         with self.lock, self._terminal():
             self._waiting = ("", self.clock())
             _, _, began = self.evaluations.get(model, (0, 0, self.clock()))
-            self.evaluations[model] = (scored, in_all, began)
+            self.evaluations[model] = (num_scored, num_items, began)
             self._evaluated(model)
 
     def preparing(self, event: SourceProgress) -> None:

@@ -67,13 +67,13 @@ class LineDisplay(Display):
         self._say_evaluations()
 
     def _say_evaluations(self) -> None:
-        for model, (scored, in_all, began) in self.evaluations.items():
-            if scored < in_all and self._is_due(model, first=False):
-                self._say(f"{model}: {scored:,} of {in_all:,} items, {whole_seconds(self.clock() - began)}")
+        for model, (num_scored, num_items, began) in self.evaluations.items():
+            if num_scored < num_items and self._is_due(model, first=False):
+                self._say(f"{model}: {num_scored:,} of {num_items:,} items, {whole_seconds(self.clock() - began)}")
 
     def _trained(self, moment: Moment) -> None:
         self._trial_lines(moment)
-        running = {key: one for key, one in moment.snapshot.running.items() if is_moving(one)}
+        running = {key: progress for key, progress in moment.snapshot.running.items() if is_moving(progress)}
         if len(running) > MOST_JOBS // 2:
             if self._is_due("jobs"):
                 self._say(jobs_line(running))

@@ -74,10 +74,10 @@ class RegionDisplay(Display):
     def _evaluation_table(self) -> Table:
         table = Table.grid(padding=(0, 2))
         table.add_column(overflow="fold")
-        for model, (scored, in_all, began) in self.evaluations.items():
-            bar = ProgressBar(total=max(1, in_all), completed=scored, width=24)
-            since = "" if scored == in_all else f", {whole_seconds(self.clock() - began)}"
-            table.add_row(Text(model), bar, Text(f"{scored:,} of {in_all:,} items{since}", no_wrap=True))
+        for model, (num_scored, num_items, began) in self.evaluations.items():
+            bar = ProgressBar(total=max(1, num_items), completed=num_scored, width=24)
+            since = "" if num_scored == num_items else f", {whole_seconds(self.clock() - began)}"
+            table.add_row(Text(model), bar, Text(f"{num_scored:,} of {num_items:,} items{since}", no_wrap=True))
         return table
 
     @abc.abstractmethod

@@ -93,13 +93,13 @@ def expected_end(moment: Moment, num_ended: int) -> str:
     if work is None or left is None:
         return ""
     is_rough_bound = work.is_upper_bound and moment.num_trials - num_ended > work.num_trials
-    said = f"{'at most' if is_rough_bound and work.covers_evaluations else 'about'} {roughly(left)} left"
+    text = f"{'at most' if is_rough_bound and work.covers_evaluations else 'about'} {roughly(left)} left"
     if not work.covers_evaluations:
-        said += " without the evaluations"
+        text += " without the evaluations"
     if left >= _CLOCK_SECONDS:
         format = "%H:%M" if left < 20 * 3600 else "%a %d %b %H:%M"
-        said += f", until {time.strftime(format, time.localtime(moment.now + left))}"
-    return said
+        text += f", until {time.strftime(format, time.localtime(moment.now + left))}"
+    return text
 
 
 def roughly(seconds: float) -> str:
@@ -139,7 +139,7 @@ def waited_for(snapshot: Snapshot) -> str:
     if any(is_moving(progress) for progress in snapshot.running.values()):
         return ""
     if snapshot.running:
-        jobs = [f"{formats.short_key(key)} ({reached.note})" for key, reached in sorted(snapshot.running.items())]
+        jobs = [f"{formats.short_key(key)} ({progress.note})" for key, progress in sorted(snapshot.running.items())]
         more = f" and {len(jobs) - MOST_JOBS} more" if len(jobs) > MOST_JOBS else ""
         return ", ".join(jobs[:MOST_JOBS]) + more
     starting = [view.name for view in snapshot.slot_views if view.state == "starting"]
@@ -202,14 +202,16 @@ def job_line(key: str, progress: Progress) -> str:
 
 def jobs_line(running: dict[str, Progress]) -> str:
     """Many jobs in one line: their number, their speed in all, and how far each is."""
-    speed = sum(one.tokens_per_second for one in running.values() if math.isfinite(one.tokens_per_second))
+    speed = sum(
+        progress.tokens_per_second for progress in running.values() if math.isfinite(progress.tokens_per_second)
+    )
     together = f", {formats.count(speed)} tokens/s" if speed else ""
-    each = []
+    parts = []
     for key, progress in sorted(running.items())[:MOST_JOBS]:
         done = share_done(progress)
-        each.append(formats.short_key(key) + ("" if done is None else f" {100 * done:.0f} %"))
+        parts.append(formats.short_key(key) + ("" if done is None else f" {100 * done:.0f} %"))
     more = f" and {len(running) - MOST_JOBS} more" if len(running) > MOST_JOBS else ""
-    return f"{len(running)} jobs{together}: {', '.join(each)}{more}"
+    return f"{len(running)} jobs{together}: {', '.join(parts)}{more}"
 
 
 # ------------------------------------------------------------------------------------------------- trials and sources
@@ -232,9 +234,9 @@ def trial_line(result: TrialResult, metrics: Sequence[str]) -> str:
 def source_line(event: SourceProgress, seconds: float) -> str:
     """How far a source's token store is; `seconds`: since it began, for a store that is being made."""
     if event.state == "running":
-        reached = f"{event.documents:,} documents, {event.tokens:,} tokens, " if event.documents else "running, "
-        return f"{event.source}: {reached}{whole_seconds(max(seconds, event.seconds))}"
+        counts = f"{event.documents:,} documents, {event.tokens:,} tokens, " if event.documents else "running, "
+        return f"{event.source}: {counts}{whole_seconds(max(seconds, event.seconds))}"
     if not event.documents:
         return f"{event.source}: {event.state}" + (f", {formats.seconds(event.seconds)}" if event.seconds else "")
-    how = "as before" if event.state == "reused" else formats.seconds(event.seconds)
-    return f"{event.source}: {event.documents:,} documents, {event.tokens:,} tokens, {how}"
+    outcome = "as before" if event.state == "reused" else formats.seconds(event.seconds)
+    return f"{event.source}: {event.documents:,} documents, {event.tokens:,} tokens, {outcome}"

@@ -56,7 +56,7 @@ def _logging_to(log: Path) -> Iterator[None]:
 @contextlib.contextmanager
 def _descriptors_to(target: int) -> Iterator[None]:
     """Descriptors 1 and 2, which this process's libraries and its children write to, lead to `target`."""
-    kept = os.dup(1), os.dup(2)
+    saved = os.dup(1), os.dup(2)
     os.dup2(target, 1)
     os.dup2(target, 2)
     try:
@@ -65,15 +65,16 @@ def _descriptors_to(target: int) -> Iterator[None]:
         for stream in (sys.stdout, sys.stderr):
             with contextlib.suppress(OSError, ValueError):  # the log's disk may be full; the terminal is given back
                 stream.flush()
-        for number, descriptor in zip((1, 2), kept, strict=True):
+        for number, descriptor in zip((1, 2), saved, strict=True):
             os.dup2(descriptor, number)
             os.close(descriptor)
 
 
 def console(output: TextIO) -> Console:
     """A console that writes in a terminal's width, and to a file or a pipe in lines of any length."""
-    made = partial(Console, file=output, highlight=False, force_jupyter=False)  # else rich draws in a cell by itself
-    return made() if output.isatty() else made(soft_wrap=True, width=PIPE_COLUMNS)
+    # Rich draws in a notebook's cell by itself unless it is told not to.
+    new_console = partial(Console, file=output, highlight=False, force_jupyter=False)
+    return new_console() if output.isatty() else new_console(soft_wrap=True, width=PIPE_COLUMNS)
 
 
 PIPE_COLUMNS = 200

@@ -59,23 +59,23 @@ def compare(
     `tables`: the items of each model. `preferred`: the kind of metric that is tested in each task that has it.
     """
     samples = {pair: _samples(tables[pair[0]], tables[pair[1]], averages) for pair in pairs}
-    found = {pair: _gaps(of_pair) for pair, of_pair in samples.items()}
+    gaps = {pair: _gaps(pair_samples) for pair, pair_samples in samples.items()}
     tasks = {model: [*evaluation.named_tasks(table)] for model, table in tables.items()}
-    tested = {pair: tested_metrics(found[pair], tasks[pair[0]], preferred) for pair in pairs}
+    tested = {pair: tested_metrics(gaps[pair], tasks[pair[0]], preferred) for pair in pairs}
     p_values: dict[tuple[Pair, str], float] = {}
     for pair, metrics in tested.items():
         for metric in metrics:
-            gap, both = found[pair][metric], samples[pair][metric]
+            gap, both = gaps[pair][metric], samples[pair][metric]
             if gap is not None and both is not None:
                 p, test = _test(both)
                 bootstrap = statistics.paired_bootstrap(both.base, both.other)
-                found[pair][metric] = replace(gap, p=p, test=test, bootstrap=bootstrap)
+                gaps[pair][metric] = replace(gap, p=p, test=test, bootstrap=bootstrap)
                 p_values[pair, metric] = p
     for (pair, metric), corrected in statistics.holm(p_values, ERROR).items():
-        gap = found[pair][metric]
+        gap = gaps[pair][metric]
         assert gap is not None, "only differences that are known have a p-value"
-        found[pair][metric] = replace(gap, p_corrected=corrected.p)
-    return found
+        gaps[pair][metric] = replace(gap, p_corrected=corrected.p)
+    return gaps
 
 
 def differences(base: pa.Table, other: pa.Table, averages: Averages | None = None) -> dict[str, Gap | None]:
@@ -87,12 +87,13 @@ def tested_metrics(names: Sequence[str] | Mapping[str, object], tasks: Sequence[
     """One metric of each task: of the `preferred` kind, or else its accuracy, or else bits per byte, or else the first
     that it has; none of open instructions, whose answers are longer or shorter and not better for it. `names`: the
     metrics that there are."""
-    found = []
+    tested = []
     for task in (task for task in tasks if task != evaluation.OPEN_INSTRUCTIONS):
-        wanted = (f"{task}/{kind}" for kind in (preferred, "acc", "bpb"))
-        known = [name for name in names if name.rpartition("/")[0] == task]
-        found += [next((name for name in wanted if name in known), *known[:1])] if known else []
-    return found
+        preferences = (f"{task}/{kind}" for kind in (preferred, "acc", "bpb"))
+        task_metrics = [name for name in names if name.rpartition("/")[0] == task]
+        if task_metrics:
+            tested.append(next((name for name in preferences if name in task_metrics), task_metrics[0]))
+    return tested
 
 
 def _test(both: _Samples) -> tuple[float, Test]:
@@ -118,11 +119,11 @@ def _student_p(gaps: Sequence[Sample]) -> float:
 
 
 def _gaps(samples: Mapping[str, _Samples | None]) -> dict[str, Gap | None]:
-    found: dict[str, Gap | None] = {}
+    gaps: dict[str, Gap | None] = {}
     for name, both in samples.items():
         interval = None if both is None else statistics.paired_difference(both.base, both.other)
-        found[name] = None if both is None or interval is None else Gap(interval, _num_items(both))
-    return found
+        gaps[name] = None if both is None or interval is None else Gap(interval, _num_items(both))
+    return gaps
 
 
 def _num_items(both: _Samples) -> int:
@@ -132,18 +133,18 @@ def _num_items(both: _Samples) -> int:
 def _samples(base: pa.Table, other: pa.Table, averages: Averages | None) -> dict[str, _Samples | None]:
     """The values of each metric that either model has; None where no item has a value of both."""
     names = [*evaluation.named_tasks(base)]
-    each = [evaluation.Items(table, averages) for table in (base, other)]
+    all_items = [evaluation.Items(table, averages) for table in (base, other)]
     common = _scored_in_both(base, other)
     is_all = [table.num_rows for table in common] == [base.num_rows, other.num_rows]
-    both = each if is_all else [evaluation.Items(table, averages) for table in common]
-    metrics = dict.fromkeys(name for items in each for name in items.metric_names())
+    common_items = all_items if is_all else [evaluation.Items(table, averages) for table in common]
+    metrics = dict.fromkeys(name for items in all_items for name in items.metric_names())
     tasks = [*names, evaluation.MEAN] if len(names) > 1 else names
-    found: dict[str, _Samples | None] = {}
+    samples: dict[str, _Samples | None] = {}
     for name in [*(f"{task}/{metric}" for task in tasks for metric in metrics), *(averages or ())]:
-        before, after = (items.samples(name) for items in both)
-        if before or after or any(items.samples(name) for items in each):  # else the task has no such score
-            found[name] = _Samples(before, after) if before and after else None
-    return found
+        before, after = (items.samples(name) for items in common_items)
+        if before or after or any(items.samples(name) for items in all_items):  # else the task has no such score
+            samples[name] = _Samples(before, after) if before and after else None
+    return samples
 
 
 def _scored_in_both(base: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table]:
@@ -153,11 +154,12 @@ def _scored_in_both(base: pa.Table, other: pa.Table) -> tuple[pa.Table, pa.Table
         [*zip(*(table.column(name).to_pylist() for name in ("task", "item")), strict=True)] for table in (base, other)
     ]
     scored = [
-        {key for key, *left_out in zip(of, *_left_out(table), strict=True) if not any(left_out)}
-        for of, table in zip(keys, (base, other), strict=True)
+        {key for key, *left_out in zip(item_keys, *_left_out(table), strict=True) if not any(left_out)}
+        for item_keys, table in zip(keys, (base, other), strict=True)
     ]
     common = scored[0] & scored[1]
-    masks = [pa.array([key in common for key in of], pa.bool_()) for of in keys]  # of the suite win-rate alone: empty
+    # With its type a mask may be empty, as it is where a model answered the suite win-rate alone.
+    masks = [pa.array([key in common for key in item_keys], pa.bool_()) for item_keys in keys]
     return base.filter(masks[0]), other.filter(masks[1])
 
 

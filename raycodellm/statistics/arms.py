@@ -50,28 +50,28 @@ class ArmMeasurements:
     def minus(self, other: ArmMeasurements, noise: SeedNoise, num_arms: int, level: float = 0.95) -> Interval:
         """This score minus the other's. The interval holds with probability `level` for all differences among
         `num_arms` arms at once; its ends are NaN while the seeds' noise is unknown."""
-        found = seed_difference(self.scores, other.scores, noise)
-        if not found.variance.degrees:
-            return Interval(found.value, math.nan, math.nan)
-        items = self._item_variance_of_difference(other, found.seeds)
-        return _interval(found.value, items, found.variance, num_arms=num_arms, level=level)
+        gap = seed_difference(self.scores, other.scores, noise)
+        if not gap.variance.degrees:
+            return Interval(gap.value, math.nan, math.nan)
+        items = self._item_variance_of_difference(other, gap.seeds)
+        return _interval(gap.value, items, gap.variance, num_arms=num_arms, level=level)
 
     def _item_variance_of_difference(self, other: ArmMeasurements, seeds: Sequence[int]) -> Variance:
         mine, theirs = self.mean_samples(seeds or self.scores), other.mean_samples(seeds or other.scores)
-        found = gaps(mine, theirs)
-        if found:
-            return mean_variance(found)
+        item_gaps = gaps(mine, theirs)
+        if item_gaps:
+            return mean_variance(item_gaps)
         separate = self.item_variance(self.scores), other.item_variance(other.scores)  # items differ: as independent
-        if not all(one.degrees for one in separate):
+        if not all(variance.degrees for variance in separate):
             return UNKNOWN
-        return Variance(sum(one.value for one in separate), min(one.degrees for one in separate))
+        return Variance(sum(variance.value for variance in separate), min(variance.degrees for variance in separate))
 
     def item_variance(self, seeds: Iterable[int]) -> Variance:
         """Variance over items of the mean over the seeds."""
-        found = mean_variance(self.mean_samples(seeds))
-        if not found.degrees and self.recorded is not None:
+        variance = mean_variance(self.mean_samples(seeds))
+        if not variance.degrees and self.recorded is not None:
             return Variance(((self.recorded.high - self.recorded.low) / (2 * Z95)) ** 2, RECORDED_DEGREES)
-        return found
+        return variance
 
     def mean_samples(self, seeds: Iterable[int]) -> list[Sample]:
         """Each item's mean over the seeds; no samples where the seeds' items differ."""
@@ -83,9 +83,9 @@ class ArmMeasurements:
 
 def mean_of_each(first: Sequence[Sample], *rest: Sequence[Sample]) -> list[Sample]:
     """Each item's mean over the seeds' samples; no samples where the seeds' items differ."""
-    if any(len(of) != len(first) for of in rest):
+    if any(len(samples) != len(first) for samples in rest):
         return []
-    found: list[Sample] = []
+    means: list[Sample] = []
     for like, *others in zip(first, *rest, strict=True):
         values = [numbers_of(like)]
         for other in others:
@@ -93,26 +93,26 @@ def mean_of_each(first: Sequence[Sample], *rest: Sequence[Sample]) -> list[Sampl
             if aligned is None:
                 return []
             values.append(aligned)
-        found.append(with_numbers(like, np.mean(values, axis=0)))
-    return found
+        means.append(with_numbers(like, np.mean(values, axis=0)))
+    return means
 
 
 def gaps(mine: Sequence[Sample], theirs: Sequence[Sample]) -> list[Sample]:
     """The differences item by item; no samples where the items differ."""
     if len(mine) != len(theirs):
         return []
-    found: list[Sample] = []
-    for one, other in zip(mine, theirs, strict=True):
-        aligned = numbers_like(other, one)
+    differences: list[Sample] = []
+    for my_sample, their_sample in zip(mine, theirs, strict=True):
+        aligned = numbers_like(their_sample, my_sample)
         if aligned is None:
             return []
-        found.append(with_numbers(one, numbers_of(one) - aligned))
-    return found
+        differences.append(with_numbers(my_sample, numbers_of(my_sample) - aligned))
+    return differences
 
 
 def mean_of_samples(samples: Sequence[Sample]) -> float:
     """Unweighted mean of the samples' means."""
-    return statistics.fmean(float(numbers_of(one).mean()) for one in samples)
+    return statistics.fmean(float(numbers_of(sample).mean()) for sample in samples)
 
 
 def pareto_front(points: Mapping[int, Sequence[float]], minimise: Sequence[bool]) -> set[int]:

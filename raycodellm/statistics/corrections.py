@@ -35,18 +35,18 @@ def holm(p_values: Mapping[Hypothesis, float], alpha: float = ERROR) -> dict[Hyp
     Over several looks: give a hypothesis that an earlier look rejected no more, and one that was accepted as equal with
     p = 1.
     """
-    known = {one: 1.0 if math.isnan(p) else p for one, p in p_values.items()}
-    order = sorted(known, key=lambda one: known[one])
-    found: dict[Hypothesis, Corrected] = {}
+    filled = {hypothesis: 1.0 if math.isnan(p) else p for hypothesis, p in p_values.items()}
+    order = sorted(filled, key=lambda hypothesis: filled[hypothesis])
+    corrected: dict[Hypothesis, Corrected] = {}
     running, level, stopped = 0.0, alpha, False
-    for step, one in enumerate(order):
-        left = len(order) - step
-        running = max(running, min(1.0, known[one] * left))
+    for step, hypothesis in enumerate(order):
+        num_left = len(order) - step
+        running = max(running, min(1.0, filled[hypothesis] * num_left))
         if not stopped:
-            level = alpha / left
-            stopped = known[one] > level
-        found[one] = Corrected(running, level, not stopped)
-    return {one: found[one] for one in p_values}
+            level = alpha / num_left
+            stopped = filled[hypothesis] > level
+        corrected[hypothesis] = Corrected(running, level, not stopped)
+    return {hypothesis: corrected[hypothesis] for hypothesis in p_values}
 
 
 def spent_errors(seeds: Sequence[int], alpha: float = ERROR, shape: float = SPENDING_SHAPE) -> tuple[float, ...]:
@@ -60,7 +60,7 @@ def spent_errors(seeds: Sequence[int], alpha: float = ERROR, shape: float = SPEN
     """
     if not seeds or seeds[0] < 1 or any(a >= b for a, b in itertools.pairwise(seeds)):
         raise ValueError(f"looks after {list(seeds)} seeds; give strictly increasing numbers, such as [2, 4, 8]")
-    shares = [0.0, *(one / seeds[-1] for one in seeds)]
+    shares = [0.0, *(num_seeds / seeds[-1] for num_seeds in seeds)]
     spent = [alpha * (_spent(share, shape)) for share in shares]
     return tuple(later - earlier for earlier, later in itertools.pairwise(spent))
 
@@ -94,5 +94,8 @@ def holm_at_look(
     is Holm's times alpha over the look's error, at most 1: it is compared with the whole `alpha`.
     """
     error = look_errors(seeds, num_planned, alpha)[look]
-    found = holm(p_values, error)
-    return {one: fixed._replace(p=min(1.0, fixed.p * alpha / error)) for one, fixed in found.items()}
+    corrected = holm(p_values, error)
+    return {
+        hypothesis: correction._replace(p=min(1.0, correction.p * alpha / error))
+        for hypothesis, correction in corrected.items()
+    }

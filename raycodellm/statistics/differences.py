@@ -104,7 +104,11 @@ def difference(arm: ArmMeasurements, reference: ArmMeasurements, pool: Sequence[
     once, whether they stand in it or not. An arm's search and its confirmation are two measurements, since a mean that
     was chosen for being the best is not the mean of fresh seeds.
     """
-    rest = [SeedScores(one.scores, one.place) for one in pool if one is not arm and one is not reference]
+    rest = [
+        SeedScores(measured.scores, measured.place)
+        for measured in pool
+        if measured is not arm and measured is not reference
+    ]
     mine, theirs = SeedScores(arm.scores, arm.place), SeedScores(reference.scores, reference.place)
     noise = variance_between_seeds(mine, theirs, rest)
     my_seeds, their_seeds = noise.seeds or tuple(arm.scores), noise.seeds or tuple(reference.scores)
@@ -145,8 +149,8 @@ def _interaction(by_seed: Sequence[Sequence[Sample]]) -> float:
     means = mean_of_each(*by_seed)
     if len(by_seed) < 2 or not means:
         return 0.0
-    found = 0.0
-    for one in by_seed:
-        pairs = zip(one, means, strict=True)
-        found += mean_variance([with_numbers(mean, numbers_of(sample) - numbers_of(mean)) for sample, mean in pairs])[0]
-    return found / (len(by_seed) * (len(by_seed) - 1))
+    total = 0.0
+    for samples in by_seed:
+        pairs = zip(samples, means, strict=True)
+        total += mean_variance([with_numbers(mean, numbers_of(sample) - numbers_of(mean)) for sample, mean in pairs])[0]
+    return total / (len(by_seed) * (len(by_seed) - 1))

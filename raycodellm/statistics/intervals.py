@@ -77,13 +77,13 @@ UNKNOWN = Variance(0.0, 0.0)
 
 def correlations(samples: Sequence[Sample]) -> np.ndarray:
     """Correlation matrix of the samples' means: 0 for two samples without a common item, 1 for equal samples."""
-    found = np.eye(len(samples))
+    matrix = np.eye(len(samples))
     for i, mine in enumerate(samples):
         for j, other in enumerate(samples[:i]):
             if share_an_item(mine, other):
                 left, right = _deviations(mine), _deviations(other)
-                found[i, j] = found[j, i] = math.fsum(left[item] * right[item] for item in left.keys() & right.keys())
-    return found
+                matrix[i, j] = matrix[j, i] = math.fsum(left[item] * right[item] for item in left.keys() & right.keys())
+    return matrix
 
 
 def _deviations(sample: Sample) -> Sample:

@@ -51,18 +51,18 @@ def order_agreement(one: Arms, other: Arms) -> OrderAgreement | None:
     if len(arms) < 2:
         return None
     pairs = np.triu_indices(len(arms), 1)
-    seen: list[np.ndarray] = []
-    known: list[np.ndarray] = []
-    for found in (one, other):
-        at_size = [found[arm] for arm in arms]
+    signs: list[np.ndarray] = []
+    known_signs: list[np.ndarray] = []
+    for measured in (one, other):
+        at_size = [measured[arm] for arm in arms]
         scores = np.array([arm.score for arm in at_size])
-        seen.append(np.sign(scores[:, None] - scores)[pairs])
-        known.append(_known_signs(at_size)[pairs])
+        signs.append(np.sign(scores[:, None] - scores)[pairs])
+        known_signs.append(_known_signs(at_size)[pairs])
     return OrderAgreement(
         num_pairs=len(pairs[0]),
-        alike=int((seen[0] == seen[1]).sum()),
-        known_alike=int((known[0] * known[1] > 0).sum()),
-        known_different=int((known[0] * known[1] < 0).sum()),
+        alike=int((signs[0] == signs[1]).sum()),
+        known_alike=int((known_signs[0] * known_signs[1] > 0).sum()),
+        known_different=int((known_signs[0] * known_signs[1] < 0).sum()),
     )
 
 
@@ -71,7 +71,7 @@ def _known_signs(arms: Sequence[ArmMeasurements]) -> np.ndarray:
     signs = np.zeros((len(arms), len(arms)))
     if len(arms) > MOST_ARMS:
         return signs
-    noise = seed_noise({place: one.scores for place, one in enumerate(arms)})
+    noise = seed_noise({place: arm.scores for place, arm in enumerate(arms)})
     for i, j in itertools.combinations(range(len(arms)), 2):
         _, low, high = arms[i].minus(arms[j], noise, len(arms), level=1 - ERROR / 2)
         signs[i, j] = 1.0 if low > 0 else -1.0 if high < 0 else 0.0

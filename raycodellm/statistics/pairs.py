@@ -29,7 +29,7 @@ def mcnemar(base: Sample, other: Sample) -> McNemar | None:
     """McNemar's exact test over the items that both have; None where a value is neither 0 nor 1 (such as the mean of a
     cluster: its items depend on each other, which this test does not know), or no item is in both."""
     items = base.keys() & other.keys()
-    if not items or any(one[item] not in (0, 1) for one in (base, other) for item in items):
+    if not items or any(sample[item] not in (0, 1) for sample in (base, other) for item in items):
         return None
     from scipy.stats import binomtest
 
@@ -52,16 +52,16 @@ def paired_bootstrap(
     that share items are resampled together. The interval is BCa's (Efron 1987); where all differences are
     equal, it is that of `paired_difference`. None where `paired_difference` is None.
     """
-    plain = paired_difference(base, other)
-    if plain is None:
+    plain_interval = paired_difference(base, other)
+    if plain_interval is None:
         return None
     pairs = zip(base, other, strict=True)
     gaps = [{item: b[item] - a[item] for item in sorted(a.keys() & b.keys())} for a, b in pairs]
     if all(len(set(gap.values())) == 1 for gap in gaps):
-        return plain
+        return plain_interval
     from scipy.stats import bootstrap
 
-    found = bootstrap(
+    result = bootstrap(
         *_data_and_statistic(gaps),
         vectorized=True,
         n_resamples=resamples,
@@ -69,8 +69,8 @@ def paired_bootstrap(
         batch=max(1, _BATCH // sum(map(len, gaps))),
         rng=np.random.default_rng(seed),
     )
-    low, high = (float(end) for end in found.confidence_interval)
-    return Interval(plain.value, low, high)
+    low, high = (float(end) for end in result.confidence_interval)
+    return Interval(plain_interval.value, low, high)
 
 
 def _data_and_statistic(gaps: Sequence[Sample]) -> tuple[tuple[np.ndarray, ...], Callable[..., np.ndarray]]:

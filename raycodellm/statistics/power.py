@@ -32,15 +32,15 @@ def power(difference: Difference, alpha: float = 0.05) -> float:
     spread = sum(part.value**2 / part.degrees for part in parts if part.degrees)
     degrees = sum(part.value for part in parts if part.degrees) ** 2 / spread if spread else difference.items.degrees
     quantile, shift = difference.half_width(alpha) / error, abs(difference.value) / error
-    found = 1.0 - float(nctdtr(degrees, shift, quantile))
+    probability = 1.0 - float(nctdtr(degrees, shift, quantile))
     # scipy gives NaN far from the centre, where the numerator's own noise is nothing beside the denominator's.
-    return float(chdtr(degrees, degrees * (shift / quantile) ** 2)) if math.isnan(found) else found
+    return float(chdtr(degrees, degrees * (shift / quantile) ** 2)) if math.isnan(probability) else probability
 
 
 def seeds_to_tell(
-    difference: Difference, alpha: float = 0.05, wanted: float = 0.8, at_most: int = MOST_SEEDS
+    difference: Difference, alpha: float = 0.05, target_power: float = 0.8, at_most: int = MOST_SEEDS
 ) -> int | None:
-    """Fewest seeds per arm, over the same items, that tell the difference seen with probability `wanted`.
+    """Fewest seeds per arm, over the same items, that tell the difference seen with probability `target_power`.
 
     `alpha`: the error at which it will be tested, such as the `level` of a correction. None while the noise is unknown,
     and where not even `at_most` seeds would tell: the difference is too small for these items, or for any number.
@@ -57,14 +57,14 @@ def seeds_to_tell(
         items = difference.items._replace(value=difference.items.value - difference.both + both)
         return replace(difference, seeds=seeds, items=items, both=both, num_seeds=number)
 
-    return _fewest(lambda number: power(with_seeds(number), alpha) >= wanted, 2, at_most)
+    return _fewest(lambda number: power(with_seeds(number), alpha) >= target_power, 2, at_most)
 
 
 def items_to_tell(
-    difference: Difference, alpha: float = 0.05, wanted: float = 0.8, at_most: int = MOST_ITEMS
+    difference: Difference, alpha: float = 0.05, target_power: float = 0.8, at_most: int = MOST_ITEMS
 ) -> int | None:
     """Fewest items (or clusters of items), with the same seeds, that tell the difference seen with probability
-    `wanted`.
+    `target_power`.
 
     While the seeds' noise is unknown it is taken as none: so many items are needed at least. None where the items are
     not known, or where not even `at_most` items would tell: the seeds' noise is too large.
@@ -83,7 +83,7 @@ def items_to_tell(
             seeds = Variance(0.0, math.inf)
         return replace(difference, seeds=seeds, items=items, both=difference.both * shrunk, num_items=number)
 
-    return _fewest(lambda number: power(with_items(number), alpha) >= wanted, 2, at_most)
+    return _fewest(lambda number: power(with_items(number), alpha) >= target_power, 2, at_most)
 
 
 def _fewest(tells: Callable[[int], bool], least: int, most: int) -> int | None:

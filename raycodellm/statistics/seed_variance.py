@@ -69,9 +69,11 @@ def _near(groups: Sequence[SeedScores], can_stand_alone: bool) -> tuple[tuple[fl
 
     `can_stand_alone`: True if the reference's own scores can tell its noise.
     """
-    places = [one.place for one in groups if one.place is not None]
+    places = [group.place for group in groups if group.place is not None]
     if len(places) == len(groups):
-        first, second = (tuple(math.exp(-(((one - at) / BANDWIDTH) ** 2) / 2) for one in places) for at in places[:2])
+        first, second = (
+            tuple(math.exp(-(((place - at) / BANDWIDTH) ** 2) / 2) for place in places) for at in places[:2]
+        )
         return first, second
     alike = (1.0,) * len(groups)
     return alike, tuple(float(number == 1) for number in range(len(groups))) if can_stand_alone else alike
@@ -85,8 +87,8 @@ def _paired_variance(groups: Sequence[SeedScores]) -> Variance:
     For equal weights and complete groups the mean is twice the residual variance of the linear model score = arm +
     seed, with its degrees of freedom.
     """
-    design = tuple(tuple(sorted(one.scores)) for one in groups)
-    is_shared = any(len(groups[1].scores.keys() & one.scores.keys()) > 1 for one in (groups[0], *groups[2:]))
+    design = tuple(tuple(sorted(group.scores)) for group in groups)
+    is_shared = any(len(groups[1].scores.keys() & group.scores.keys()) > 1 for group in (groups[0], *groups[2:]))
     weights, degrees, per_pair = _paired_design(design, *_near(groups, is_shared))
     if not degrees:
         return UNKNOWN
@@ -99,15 +101,15 @@ def _paired_variance(groups: Sequence[SeedScores]) -> Variance:
 def _squares_of_differences(groups: Sequence[SeedScores], design: Sequence[Sequence[int]]) -> np.ndarray:
     """Matrix by two groups: sum of squares, about their mean, of the differences over shared seeds; 0 without any."""
     column = {seed: place for place, seed in enumerate(sorted({seed for seeds in design for seed in seeds}))}
-    values, known = np.zeros((len(groups), len(column))), np.zeros((len(groups), len(column)))
-    for row, (one, seeds) in enumerate(zip(groups, design, strict=True)):
+    values, is_scored = np.zeros((len(groups), len(column))), np.zeros((len(groups), len(column)))
+    for row, (group, seeds) in enumerate(zip(groups, design, strict=True)):
         if seeds:
-            places, scores = [column[seed] for seed in seeds], np.array([one.scores[seed] for seed in seeds])
-            values[row, places], known[row, places] = scores - scores.mean(), 1.0
-    number = known @ known.T
-    sums = values @ known.T - known @ values.T
-    squares = values**2 @ known.T + known @ (values**2).T - 2 * values @ values.T
-    return np.maximum(squares - sums**2 / np.maximum(number, 1.0), 0.0)
+            places, scores = [column[seed] for seed in seeds], np.array([group.scores[seed] for seed in seeds])
+            values[row, places], is_scored[row, places] = scores - scores.mean(), 1.0
+    num_shared = is_scored @ is_scored.T
+    sums = values @ is_scored.T - is_scored @ values.T
+    squares = values**2 @ is_scored.T + is_scored @ (values**2).T - 2 * values @ values.T
+    return np.maximum(squares - sums**2 / np.maximum(num_shared, 1.0), 0.0)
 
 
 @functools.lru_cache(maxsize=4096)
@@ -119,14 +121,16 @@ def _paired_design(
     The estimate is a quadratic form x'Ax of the scores x, in which the effects of arms and seeds cancel. So with equal
     noise its degrees of freedom are tr(A)² / tr(A²) (Satterthwaite 1946; Box 1954, theorem 3.1).
     """
-    n, seeds = len(design), sorted({seed for one in design for seed in one})
+    n, seeds = len(design), sorted({seed for group_seeds in design for seed in group_seeds})
     first, second = np.array(to_first), np.array(to_second)
     weights = np.triu(np.outer(first, second) + np.outer(second, first), 1)
-    known = np.array([[seed in one for seed in seeds] for one in design], dtype=float).reshape(n, len(seeds))
-    per_pair = np.maximum(np.triu(known @ known.T, 1) - 1, 0.0)
+    is_scored = np.array([[seed in group_seeds for seed in seeds] for group_seeds in design], dtype=float).reshape(
+        n, len(seeds)
+    )
+    per_pair = np.maximum(np.triu(is_scored @ is_scored.T, 1) - 1, 0.0)
     form = np.zeros((n, len(seeds), n, len(seeds)))
     for i, j in zip(*np.nonzero(weights * per_pair), strict=True):
-        both = known[i] * known[j]
+        both = is_scored[i] * is_scored[j]
         centred = weights[i, j] * (np.diag(both) - np.outer(both, both) / both.sum())
         form[i, :, i, :] += centred
         form[j, :, j, :] += centred
@@ -143,20 +147,20 @@ def _separate_variance(groups: Sequence[SeedScores]) -> Variance:
     where both are more. Groups that share seeds move together; they count as if they moved as one, which is the least
     that they can say of the noise.
     """
-    inside = np.array([max(len(one.scores) - 1, 0) for one in groups], dtype=float)
-    squares = np.array([_squares(one) for one in groups])
+    inside = np.array([max(len(group.scores) - 1, 0) for group in groups], dtype=float)
+    squares = np.array([_squares(group) for group in groups])
     share = np.zeros(len(groups))
-    for one, weights in zip(groups[:2], _near(groups, inside[1] > 0), strict=True):
+    for group, weights in zip(groups[:2], _near(groups, inside[1] > 0), strict=True):
         near = np.array(weights)
         if not (total := float(near @ inside)):
             return UNKNOWN
-        share += near / total / len(one.scores)
+        share += near / total / len(group.scores)
     own = sum(squares[n] / inside[n] / len(groups[n].scores) for n in (0, 1)) if inside[:2].all() else 0.0
-    sets = [one.scores.keys() for one in groups]
+    sets = [group.scores.keys() for group in groups]
     common = np.array([[max(len(a & b) - 1, 0) for b in sets] for a in sets], dtype=float)
     return Variance(max(float(share @ squares), float(own)), float((share @ inside) ** 2 / (share @ common @ share)))
 
 
-def _squares(one: SeedScores) -> float:
-    values = np.array(list(one.scores.values()))
+def _squares(group: SeedScores) -> float:
+    values = np.array(list(group.scores.values()))
     return float(((values - values.mean()) ** 2).sum()) if len(values) else 0.0

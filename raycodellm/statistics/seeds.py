@@ -31,13 +31,14 @@ def seed_noise(scores: Scores) -> SeedNoise:
     `paired` is the residual variance of the linear model score = arm + seed. Arms that share seeds move together, so
     `single` has only as many degrees of freedom as the model has independent seed effects.
     """
-    arms = [one for one in scores.values() if len(one) > 1]  # a lone seed says nothing of the noise
-    column = {seed: place for place, seed in enumerate(sorted({seed for one in arms for seed in one}))}
+    # A lone seed says nothing of the noise.
+    arms = [arm_scores for arm_scores in scores.values() if len(arm_scores) > 1]
+    column = {seed: place for place, seed in enumerate(sorted({seed for arm_scores in arms for seed in arm_scores}))}
     own, design = [], []
-    for one in arms:
-        values = np.array(list(one.values()))
-        chosen = np.zeros((len(one), len(column)))
-        chosen[np.arange(len(one)), [column[seed] for seed in one]] = 1.0
+    for arm_scores in arms:
+        values = np.array(list(arm_scores.values()))
+        chosen = np.zeros((len(arm_scores), len(column)))
+        chosen[np.arange(len(arm_scores)), [column[seed] for seed in arm_scores]] = 1.0
         own.append(values - values.mean())
         design.append(chosen - chosen.mean(axis=0))
     if not arms:
@@ -74,8 +75,8 @@ def half_width(parts: Iterable[Variance], num_means: int = 2, level: float = 0.9
     has a single degree of freedom (Banerjee 1960). Satterthwaite's degrees of freedom are too many there: with two
     seeds that agree by chance they would be those of the items. Parts of unknown variance are left out.
     """
-    found = [part for part in parts if part.degrees]
-    return math.hypot(*(range_quantile(num_means, part.degrees, level) * math.sqrt(part.value) for part in found))
+    known = [part for part in parts if part.degrees]
+    return math.hypot(*(range_quantile(num_means, part.degrees, level) * math.sqrt(part.value) for part in known))
 
 
 class SeedDifference(NamedTuple):

@@ -34,10 +34,10 @@ def size_trend(sizes: Sequence[float], effects: Sequence[Difference], alpha: flo
     evaluation's items, moves all effects alike and the slope less, so the interval is rather too wide. Each effect's
     half-width enters in squares (Banerjee 1960; see `Difference.half_width`).
     """
-    if len(set(sizes)) < FEWEST_SIZES or len(set(sizes)) < len(sizes) or not all(one.is_known for one in effects):
+    if len(set(sizes)) < FEWEST_SIZES or len(set(sizes)) < len(sizes) or not all(effect.is_known for effect in effects):
         return None
-    weights = np.array([max(1, one.num_seeds) for one in effects], dtype=float)
-    places, values = np.log10(np.asarray(sizes, dtype=float)), np.array([one.value for one in effects])
+    weights = np.array([max(1, effect.num_seeds) for effect in effects], dtype=float)
+    places, values = np.log10(np.asarray(sizes, dtype=float)), np.array([effect.value for effect in effects])
     design = np.column_stack([np.ones_like(places), places])
     solve = np.linalg.solve(design.T @ (design * weights[:, None]), (design * weights[:, None]).T)
     value, half = float(solve[1] @ values), _half_width(solve[1], effects, alpha)
@@ -49,4 +49,4 @@ def size_trend(sizes: Sequence[float], effects: Sequence[Difference], alpha: flo
 
 def _half_width(coefficients: np.ndarray, effects: Sequence[Difference], alpha: float) -> float:
     """Half the interval, at 1 - `alpha`, of the sum of the effects times the coefficients."""
-    return math.hypot(*(c * one.half_width(alpha) for c, one in zip(coefficients, effects, strict=True)))
+    return math.hypot(*(c * effect.half_width(alpha) for c, effect in zip(coefficients, effects, strict=True)))

@@ -39,8 +39,8 @@ def deviation_ratio(some: Group, others: Group, level: float = 0.95) -> Interval
     The interval is that of the logarithm, by the jackknife over seeds (Miller 1968, Jackknifing variances) with
     Student's t. Its ends are NaN where a group has fewer than `FEWEST_SEEDS` seeds, or stands on a single one.
     """
-    both = [[one for one in group if len(one) > 1] for group in (some, others)]
-    seeds = [{seed for one in group for seed in one} for group in both]
+    both = [[arm_scores for arm_scores in group if len(arm_scores) > 1] for group in (some, others)]
+    seeds = [{seed for arm_scores in group for seed in arm_scores} for group in both]
     value = _log_ratio(both)
     if math.isnan(value):
         return Interval(math.nan, math.nan, math.nan)
@@ -49,7 +49,9 @@ def deviation_ratio(some: Group, others: Group, level: float = 0.95) -> Interval
     if fewest < FEWEST_SEEDS:
         return unknown
     every = seeds[0] | seeds[1]
-    without = np.array([_log_ratio([[_without(one, seed) for one in group] for group in both]) for seed in every])
+    without = np.array(
+        [_log_ratio([[_without(arm_scores, seed) for arm_scores in group] for group in both]) for seed in every]
+    )
     if not np.isfinite(without).all():
         return unknown
     error = math.sqrt(float(np.var(without)) * (len(every) - 1))
@@ -57,8 +59,8 @@ def deviation_ratio(some: Group, others: Group, level: float = 0.95) -> Interval
     return Interval(*(math.exp(end / 2) for end in (value, value - half, value + half)))
 
 
-def _without(one: Mapping[int, float], seed: int) -> dict[int, float]:
-    return {other: score for other, score in one.items() if other != seed}
+def _without(arm_scores: Mapping[int, float], seed: int) -> dict[int, float]:
+    return {other: score for other, score in arm_scores.items() if other != seed}
 
 
 def _log_ratio(groups: Sequence[Group]) -> float:

@@ -35,9 +35,9 @@ def quadratic_band(
     coefficients = inverse @ (design.T @ (share * np.asarray(scores, dtype=float)))
     residuals = np.asarray(scores, dtype=float) - design @ coefficients
     variance = float(share @ residuals**2) / degrees
-    found, quantile = columns(at), student_quantile(degrees)
-    means = found @ coefficients
-    halves = quantile * np.sqrt(variance * np.einsum("ij,jk,ik->i", found, inverse, found))
+    rows, quantile = columns(at), student_quantile(degrees)
+    means = rows @ coefficients
+    halves = quantile * np.sqrt(variance * np.einsum("ij,jk,ik->i", rows, inverse, rows))
     return [
         Interval(float(mean), float(mean - half), float(mean + half))
         for mean, half in zip(means, halves, strict=True)

@@ -54,15 +54,15 @@ def count(number: float) -> str:
     """A number of tokens in three digits: 412, 41.2 k, 4.12 M, 1.20 B."""
     for unit, size in (("T", 1e12), ("B", 1e9), ("M", 1e6), ("k", 1e3)):
         if abs(number) >= size * 0.9995:
-            shown = number / size
-            return f"{shown:.{max(0, 2 - int(math.log10(abs(shown))))}f} {unit}"
+            scaled = number / size
+            return f"{scaled:.{max(0, 2 - int(math.log10(abs(scaled))))}f} {unit}"
     return f"{number:.0f}"
 
 
 def rounded(number: float, digits: int) -> str:
     """A number in so many digits, never as a power of ten from 1 on: `0.00012`, `4.2`, `1,300`."""
-    shown = f"{number:.{digits}g}"
-    return f"{float(shown):,.0f}" if "e+" in shown or abs(number) >= 1_000 else shown
+    text = f"{number:.{digits}g}"
+    return f"{float(text):,.0f}" if "e+" in text or abs(number) >= 1_000 else text
 
 
 def seconds(number: float) -> str:
@@ -79,8 +79,8 @@ def seconds(number: float) -> str:
 
 def params(settings: Mapping[str, Any]) -> str:
     """`pretrain.code_ratio 0.25, pretrain.schedule constant`; a mixture as `pretrain.weights.web 0.7, code 0.3`."""
-    told = zip(told_names(list(settings)), settings.values(), strict=True)
-    return ", ".join(f"{name} {value(setting)}" for name, setting in told) or "no searched parameter"
+    labelled = zip(told_names(list(settings)), settings.values(), strict=True)
+    return ", ".join(f"{name} {value(setting)}" for name, setting in labelled) or "no searched parameter"
 
 
 def told_names(names: Sequence[str]) -> list[str]:

@@ -9,7 +9,7 @@ from typing import Any
 def finite_json(value: Any) -> Any:
     """The value with None for each number that JSON cannot hold."""
     if isinstance(value, dict):
-        return {key: finite_json(one) for key, one in value.items()}
+        return {key: finite_json(member) for key, member in value.items()}
     if isinstance(value, list):
-        return [finite_json(one) for one in value]
+        return [finite_json(member) for member in value]
     return None if isinstance(value, float) and not math.isfinite(value) else value

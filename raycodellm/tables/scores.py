@@ -55,42 +55,45 @@ def scores(metrics: Mapping[str, float], settings: Evaluation) -> list[Score]:
         task, slash, metric = name.rpartition("/")
         if slash:
             by_task.setdefault(task, {})[metric] = value
-    is_average = {task: task in averages and "items" not in of_task for task, of_task in by_task.items()}
+    is_average = {task: task in averages and "items" not in task_metrics for task, task_metrics in by_task.items()}
     tasks = sorted(by_task, key=lambda task: (is_average[task], task == evaluation.MEAN, order.get(task, len(order))))
-    found = []
+    all_scores = []
     for task in tasks:
-        found += _of_task(suites.get(task, ""), task, by_task[task])
-    return found
+        all_scores += _task_scores(suites.get(task, ""), task, by_task[task])
+    return all_scores
 
 
 def _suites(settings: Evaluation) -> dict[str, str]:
     """Maps each task, and the name of each average, to the first of the asked suites that has it."""
-    found: dict[str, str] = {}
+    suite_of: dict[str, str] = {}
     for name in settings.suites:
         if name not in evaluation.suite_names():  # of a run of another version of this package
             continue
         suite = evaluation.suite(name)
-        for task in [one.task for one in suite.tasks] + [average.rpartition("/")[0] for average in suite.averages]:
-            found.setdefault(task, name)
-    return found
+        averages = [average.rpartition("/")[0] for average in suite.averages]
+        for task in [*(entry.task for entry in suite.tasks), *averages]:
+            suite_of.setdefault(task, name)
+    return suite_of
 
 
-def _of_task(suite: str, task: str, metrics: Mapping[str, float]) -> list[Score]:
+def _task_scores(suite: str, task: str, metrics: Mapping[str, float]) -> list[Score]:
     parts = [name.removeprefix("items_") for name in metrics if name.startswith("items_")]
-    split = {name: known for name in metrics if (known := _metric_and_part(name, metrics, parts)) is not None}
+    split = {name: split_name for name in metrics if (split_name := _metric_and_part(name, metrics, parts)) is not None}
     hidden = _OWN_COLUMN | (_HIDDEN_BESIDE_ACCURACY if "acc" in metrics else set())
     hidden |= _SAME_AS_BPB_CORPUS if "bpb_corpus" in metrics else set()
-    found = []
+    part_scores = []
     for part in ["", *sorted(parts, key=_by_numbers)]:
-        of_part = {metric: name for name, (metric, of) in split.items() if of == part and metric not in hidden}
-        if part and "acc" in of_part:
-            of_part = {"acc": of_part["acc"]}
-        for metric, name in of_part.items():
+        part_metrics = {
+            metric: name for name, (metric, owner) in split.items() if owner == part and metric not in hidden
+        }
+        if part and "acc" in part_metrics:
+            part_metrics = {"acc": part_metrics["acc"]}
+        for metric, name in part_metrics.items():
             low, high = (metrics.get(f"{name}_{end}", math.nan) for end in ("low", "high"))
             count = metrics.get(f"{name}_items", metrics.get(f"items_{part}" if part else "items"))
             num_items = None if count is None else int(count)
-            found.append(Score(suite, task, part, metric, metrics[name], low, high, num_items))
-    return found
+            part_scores.append(Score(suite, task, part, metric, metrics[name], low, high, num_items))
+    return part_scores
 
 
 def _by_numbers(part: str) -> list[tuple[int, str]]:
@@ -113,33 +116,33 @@ def _metric_and_part(name: str, metrics: Mapping[str, float], parts: Sequence[st
 def score_table(metrics: Mapping[str, float], settings: Evaluation) -> Table:
     """One model's scores, with chance, the majority baseline, and the numbers of items. A column that would be empty,
     and a count that is 0 everywhere, are left out."""
-    found = scores(metrics, settings)
+    rows = scores(metrics, settings)
     return _table(
         [
-            *_words([(one.suite, one.name, one.metric) for one in found]),
-            ("value", [cells.score(one.value) for one in found]),
-            ("95 % interval", [Cell(formats.interval(one.low, one.high), one.low) for one in found]),
-            *_baselines(found, metrics, settings),
-            ("items", [Cell(formats.NOTHING) if (n := one.num_items) is None else cells.whole(n) for one in found]),
-            *((name, [_count(one, key, metrics) for one in found]) for name, key in _COUNTED.items()),
-            (_CLEAN, [cells.score(_clean_accuracy(one, metrics)) for one in found]),
+            *_words([(row.suite, row.name, row.metric) for row in rows]),
+            ("value", [cells.score(row.value) for row in rows]),
+            ("95 % interval", [Cell(formats.interval(row.low, row.high), row.low) for row in rows]),
+            *_baselines(rows, metrics, settings),
+            ("items", [Cell(formats.NOTHING) if (n := row.num_items) is None else cells.whole(n) for row in rows]),
+            *((name, [_count(row, key, metrics) for row in rows]) for name, key in _COUNTED.items()),
+            (_CLEAN, [cells.score(_clean_accuracy(row, metrics)) for row in rows]),
         ],
     )
 
 
 def side_by_side(by_model: Mapping[str, Mapping[str, float]], settings: Evaluation) -> Table:
     """The scores of several models, a column each: the value with its interval."""
-    found = {model: scores(metrics, settings) for model, metrics in by_model.items()}
-    by_key = {model: {(one.suite, one.name, one.metric): one for one in some} for model, some in found.items()}
-    first = {key: one for some in reversed(by_key.values()) for key, one in some.items()}
-    keys = list(dict.fromkeys(key for some in by_key.values() for key in some))
-    metrics = {name: value for of_model in by_model.values() for name, value in of_model.items()}
+    model_scores = {model: scores(metrics, settings) for model, metrics in by_model.items()}
+    by_key = {model: {(row.suite, row.name, row.metric): row for row in rows} for model, rows in model_scores.items()}
+    any_row = {key: row for rows_by_key in reversed(by_key.values()) for key, row in rows_by_key.items()}
+    keys = list(dict.fromkeys(key for rows_by_key in by_key.values() for key in rows_by_key))
+    metrics = {name: value for model_metrics in by_model.values() for name, value in model_metrics.items()}
     return _table(
         [
             *_words(keys),
-            *((model, [_with_interval(some.get(key)) for key in keys]) for model, some in by_key.items()),
-            *_baselines([first[key] for key in keys], metrics, settings),
-            ("items", [_item_counts([some.get(key) for some in by_key.values()]) for key in keys]),
+            *((model, [_with_interval(rows_by_key.get(key)) for key in keys]) for model, rows_by_key in by_key.items()),
+            *_baselines([any_row[key] for key in keys], metrics, settings),
+            ("items", [_item_counts([rows_by_key.get(key) for rows_by_key in by_key.values()]) for key in keys]),
         ]
     )
 
@@ -156,9 +159,9 @@ def _words(keys: Sequence[tuple[str, str, str]]) -> list[_Column]:
 def _table(columns: Sequence[_Column]) -> Table:
     """The table without those columns that say nothing, of the ones that only some tasks need."""
     dispensable = ("suite", "chance", "majority", *_COUNTED, _CLEAN)
-    kept = [one for one in columns if one[0] not in dispensable or any(map(_says_something, one[1]))]
-    header = tuple(name for name, _ in kept)
-    rows = list(zip(*(values for _, values in kept), strict=True))
+    shown = [column for column in columns if column[0] not in dispensable or any(map(_says_something, column[1]))]
+    header = tuple(name for name, _ in shown)
+    rows = list(zip(*(values for _, values in shown), strict=True))
     return Table(header, rows, left=tuple(place for place, name in enumerate(header) if name in _WORDS))
 
 
@@ -170,64 +173,69 @@ def _says_something(cell: str) -> bool:
     return cell not in ("", "0", formats.NOTHING)
 
 
-def _baselines(found: Sequence[Score], metrics: Mapping[str, float], settings: Evaluation) -> list[_Column]:
-    facts = {one.task: evaluation.task_facts(one.task, settings) for one in found}
+def _baselines(rows: Sequence[Score], metrics: Mapping[str, float], settings: Evaluation) -> list[_Column]:
+    facts = {row.task: evaluation.task_facts(row.task, settings) for row in rows}
 
-    def chance(one: Score) -> float | None:
-        if one.part:
-            return metrics.get(f"{one.task}/chance_{one.part}")
-        return metrics.get(f"{one.task}/chance", getattr(facts[one.task], "chance", None))
+    def chance(row: Score) -> float | None:
+        if row.part:
+            return metrics.get(f"{row.task}/chance_{row.part}")
+        return metrics.get(f"{row.task}/chance", getattr(facts[row.task], "chance", None))
 
-    def majority(one: Score) -> float | None:
-        return None if one.part else getattr(facts[one.task], "majority", None)
+    def majority(row: Score) -> float | None:
+        return None if row.part else getattr(facts[row.task], "majority", None)
 
     return [
-        (name, [cells.score(value(one) if one.metric == "acc" else None) for one in found])
+        (name, [cells.score(value(row) if row.metric == "acc" else None) for row in rows])
         for name, value in (("chance", chance), ("majority", majority))
     ]
 
 
-def _clean_accuracy(one: Score, metrics: Mapping[str, float]) -> float | None:
+def _clean_accuracy(row: Score, metrics: Mapping[str, float]) -> float | None:
     """The accuracy over the clean items of a task that has others; of items too short to be searched nothing is known,
     so that without contaminated items it would be another accuracy for no reason."""
-    is_shown = one.metric == "acc" and not one.part and metrics.get(f"{one.task}/contaminated")
-    return metrics.get(f"{one.task}/acc_clean") if is_shown else None
+    is_shown = row.metric == "acc" and not row.part and metrics.get(f"{row.task}/contaminated")
+    return metrics.get(f"{row.task}/acc_clean") if is_shown else None
 
 
-def _count(one: Score, key: str, metrics: Mapping[str, float]) -> Cell:
-    count = metrics.get(f"{one.task}/{key}")
-    return Cell(formats.NOTHING) if count is None or one.part else cells.whole(int(count))
+def _count(row: Score, key: str, metrics: Mapping[str, float]) -> Cell:
+    count = metrics.get(f"{row.task}/{key}")
+    return Cell(formats.NOTHING) if count is None or row.part else cells.whole(int(count))
 
 
-def _item_counts(of_models: Sequence[Score | None]) -> Cell:
+def _item_counts(rows: Sequence[Score | None]) -> Cell:
     """The number of items that a score is made of, or the numbers where models differ."""
-    counts = dict.fromkeys(one.num_items for one in of_models if one is not None and one.num_items is not None)
+    counts = dict.fromkeys(row.num_items for row in rows if row is not None and row.num_items is not None)
     return Cell(", ".join(f"{count:,}" for count in counts) or formats.NOTHING, next(iter(counts), None))
 
 
-def _with_interval(one: Score | None) -> Cell:
-    if one is None:
+def _with_interval(row: Score | None) -> Cell:
+    if row is None:
         return Cell(formats.NOTHING)
-    known = "" if math.isnan(one.low) else f" ({formats.interval(one.low, one.high)})"
-    return Cell(f"{formats.score(one.value)}{known}", one.value)
+    ends = "" if math.isnan(row.low) else f" ({formats.interval(row.low, row.high)})"
+    return Cell(f"{formats.score(row.value)}{ends}", row.value)
 
 
 def remarks(metrics: Mapping[str, float], settings: Evaluation) -> list[str]:
     """Remarks for a reader of the scores: averages that have no value, items that are in no score, and tasks whose
     scores say little at small scale."""
     lacking = evaluation.missing_averages(evaluation.asked_averages(settings), metrics)
-    said = [f"{average} has no value: {reason}." for average, reason in lacking.items()]
-    known = (name.removesuffix("/items") for name in metrics if name.endswith("/items"))  # with a score or without
-    tasks = dict.fromkeys([*(one.task for one in scores(metrics, settings)), *known])
+    lines = [f"{average} has no value: {reason}." for average, reason in lacking.items()]
+    # A task whose items are counted may have no score.
+    counted_tasks = (name.removesuffix("/items") for name in metrics if name.endswith("/items"))
+    tasks = dict.fromkeys([*(row.task for row in scores(metrics, settings)), *counted_tasks])
     for task in tasks:
         items, not_run = (int(metrics.get(f"{task}/{name}", 0)) for name in ("items", "not_run"))
         if not_run:
-            said.append(
+            lines.append(
                 f"{task}: {not_run} of {items + not_run} items were not run, by a failure of the sandbox or the "
                 "machine; they are in no score."
             )
     unscored = evaluation.tasks_not_scored(tasks, metrics)
     if unscored and len(tasks) > 1:
-        said.append(f"There is no mean over the tasks, since no item of {', '.join(unscored)} was scored.")
+        lines.append(f"There is no mean over the tasks, since no item of {', '.join(unscored)} was scored.")
     facts = {task: evaluation.task_facts(task, settings) for task in tasks}
-    return said + [f"{task}: {found.warning}" for task, found in facts.items() if found is not None and found.warning]
+    return lines + [
+        f"{task}: {task_fact.warning}"
+        for task, task_fact in facts.items()
+        if task_fact is not None and task_fact.warning
+    ]

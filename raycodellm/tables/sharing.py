@@ -88,19 +88,19 @@ def sharing_sentence(shared: Sharing) -> str:
     """The tokens that were asked for, trained, taken over and saved, and the device time, if it is known."""
     share = f" ({shared.tokens_saved / shared.tokens_asked:.0%})" if shared.tokens_asked else ""
     elsewhere = f"{formats.count(shared.tokens_taken_over)} taken over from other sweeps, "
-    said = (
+    sentence = (
         f"{formats.count(shared.tokens_asked)} tokens asked for, {formats.count(shared.tokens_trained)} trained, "
         f"{elsewhere if shared.tokens_taken_over else ''}"
         f"{formats.count(shared.tokens_saved)} saved by shared stages{share}"
     )
     if shared.seconds_trained or shared.seconds_taken_over:
         elsewhere = f"{formats.seconds(shared.seconds_taken_over)} taken over, "
-        said += (
+        sentence += (
             f"; device time: {formats.seconds(shared.seconds_trained)} spent, "
             f"{elsewhere if shared.tokens_taken_over else ''}"
             f"{formats.seconds(shared.seconds_saved)} saved"
         )
-    return said
+    return sentence
 
 
 def sharing(chains: Iterable[Sequence[str]], uses: Mapping[str, StageUse]) -> Sharing:
@@ -108,15 +108,15 @@ def sharing(chains: Iterable[Sequence[str]], uses: Mapping[str, StageUse]) -> Sh
     begun, is left out."""
     keys = [key for chain in chains for key in chain if key in uses]
     asked, used = [uses[key] for key in keys], [uses[key] for key in dict.fromkeys(keys)]
-    trained = math.fsum(one.seconds_here for one in used)
-    taken_over = math.fsum(one.seconds_taken_over for one in used)
+    trained = math.fsum(use.seconds_here for use in used)
+    taken_over = math.fsum(use.seconds_taken_over for use in used)
     return Sharing(
-        tokens_asked=sum(one.tokens for one in asked),
-        tokens_trained=sum(one.tokens_here for one in used),
-        tokens_taken_over=sum(one.tokens_taken_over for one in used),
+        tokens_asked=sum(use.tokens for use in asked),
+        tokens_trained=sum(use.tokens_here for use in used),
+        tokens_taken_over=sum(use.tokens_taken_over for use in used),
         seconds_trained=trained,
         seconds_taken_over=taken_over,
-        seconds_saved=math.fsum(one.seconds for one in asked) - trained - taken_over,
+        seconds_saved=math.fsum(use.seconds for use in asked) - trained - taken_over,
     )
 
 
@@ -144,10 +144,14 @@ class SharingSoFar:
             self._change(key, uses[key], 1)
 
     def _change(self, key: str, use: StageUse | None, more: int) -> None:
-        known, times = self._stages.pop(key, (None, 0))
-        if known is not None:
-            self._count(known, -times, -1)
-        longest = max((one for one in (use, known) if one is not None), key=lambda one: one.tokens, default=None)
+        earlier, times = self._stages.pop(key, (None, 0))
+        if earlier is not None:
+            self._count(earlier, -times, -1)
+        longest = max(
+            (candidate for candidate in (use, earlier) if candidate is not None),
+            key=lambda candidate: candidate.tokens,
+            default=None,
+        )
         if longest is not None and times + more:
             self._stages[key] = longest, times + more
             self._count(longest, times + more, 1)

@@ -60,14 +60,14 @@ def _from_trunk(row: Row) -> tuple[int, float]:
     """Tokens and device-seconds among those of the stage that a trial ended in which that stage took over from another
     one."""
     tokens, seconds = (row.get(f"stopped.{name}") for name in ("trunk_tokens", "trunk_seconds"))
-    known = tokens is not None and seconds is not None and is_present(tokens) and is_present(seconds)
-    return (int(tokens or 0), float(seconds or 0.0)) if known else (0, 0.0)
+    are_present = tokens is not None and seconds is not None and is_present(tokens) and is_present(seconds)
+    return (int(tokens or 0), float(seconds or 0.0)) if are_present else (0, 0.0)
 
 
 def stopped_sentence(rows: Sequence[Row]) -> str:
-    """How many trials were stopped early, and the tokens that they ask for no more; empty where none was. As in the
-    tokens that all trials ask for, a stage counts once per trial: fewer of these would have been trained, where trials
-    share stages."""
+    """The number of trials that were stopped early, and the tokens that they ask for no more; empty where none was. As
+    in the tokens that all trials ask for, a stage counts once per trial: fewer tokens would have been trained, where
+    trials share stages."""
     number, saved = sum(row["state"] == "pruned" for row in rows), sum(map(tokens_not_trained, rows))
     trials = "1 trial was" if number == 1 else f"{number} trials were"
     return f"{trials} stopped early: {formats.count(saved)} fewer tokens were asked for" if number else ""

@@ -27,12 +27,12 @@ def fitted(table: Table, num_characters: int, dispensable: Sequence[str]) -> Tab
         widths = [max(len(line[column]) for line in lines) for column in range(len(table.header))]
         if sum(widths) + 2 * len(widths) <= num_characters:
             break
-        kept = [place for place, title in enumerate(table.header) if title != name]
+        columns = [place for place, title in enumerate(table.header) if title != name]
         table = replace(
             table,
-            header=tuple(table.header[place] for place in kept),
-            rows=[tuple(row[place] for place in kept) for row in table.rows],
-            left=tuple(place for place, old in enumerate(kept) if old in table.left),
+            header=tuple(table.header[place] for place in columns),
+            rows=[tuple(row[place] for place in columns) for row in table.rows],
+            left=tuple(place for place, old in enumerate(columns) if old in table.left),
         )
     return table
 

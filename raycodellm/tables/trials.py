@@ -42,14 +42,14 @@ def trial_name(number: int) -> str:
 
 def params_of(row: Row) -> dict[str, Any]:
     """Maps the parameters that the trial has to their values."""
-    found = ((name, row[column]) for column, name in _param_columns(tuple(row)))
-    return {name: value for name, value in found if is_present(value)}
+    pairs = ((name, row[column]) for column, name in _param_columns(tuple(row)))
+    return {name: value for name, value in pairs if is_present(value)}
 
 
 @lru_cache(maxsize=256)
 def _param_columns(columns: tuple[str, ...]) -> tuple[tuple[str, str], ...]:
     """The columns of parameters, each with the parameter's name. Kept, since a row has hundreds of columns."""
-    return tuple((one, one.removeprefix("params.")) for one in columns if one.startswith("params."))
+    return tuple((column, column.removeprefix("params.")) for column in columns if column.startswith("params."))
 
 
 def score_columns(metrics: Iterable[str]) -> list[str]:

@@ -48,30 +48,34 @@ def judge_trials(
     """
     judge = file.example().evaluation.judge
     assert judge is not None, "only a sweep with evaluation.judge has win rates"
-    planned = plan(file, rows)
-    if planned.reference is None or not planned.pairs:
+    comparisons = plan(file, rows)
+    if comparisons.reference is None or not comparisons.pairs:
         return None
-    if before is not None and _is_whole(before, planned, judge):
+    if before is not None and _is_whole(before, comparisons, judge):
         return before
     work = _Work(judge, KeptVerdicts(run / FOLDER / VERDICTS), items_of)
     given_up = evaluation.GivenUp()
-    for _, of_arm in groupby(planned.pairs, lambda pair: pair.arm):
-        pairs = {pair: work.answers(pair) for pair in of_arm}
+    for _, arm_pairs in groupby(comparisons.pairs, lambda pair: pair.arm):
+        pairs = {pair: work.answers(pair) for pair in arm_pairs}
         if not given_up.for_all:
-            found = work.ask([one for some in pairs.values() for one in some], on_questions, should_stop)
-            given_up = found if found.why else given_up
-        for pair, some in pairs.items():
-            work.count(pair, some)
+            outcome = work.ask(
+                [answer_pair for answer_pairs in pairs.values() for answer_pair in answer_pairs],
+                on_questions,
+                should_stop,
+            )
+            given_up = outcome if outcome.why else given_up
+        for pair, answer_pairs in pairs.items():
+            work.count(pair, answer_pairs)
     progress = Progress(
         judge.model,
         judge.verdict_tokens,
-        planned.reference,
-        planned.phase,
+        comparisons.reference,
+        comparisons.phase,
         len(work.questions),
         sum(key in work.kept.said for key in work.questions),
         work.num_too_long,
         given_up.why,
-        planned.left_out,
+        comparisons.left_out,
         tuple(sorted({work.kept.models[key] for key in work.questions if key in work.kept.models})),
     )
     rates = WinRates(progress, work.judgements)
@@ -79,16 +83,16 @@ def judge_trials(
     return rates
 
 
-def _is_whole(found: WinRates, planned: Plan, judge: Judge) -> bool:
+def _is_whole(win_rates: WinRates, comparisons: Plan, judge: Judge) -> bool:
     """True if the judge has answered every question about the trials that are compared now."""
-    asked, pairs = found.progress, {(one.trial, one.reference_trial) for one in planned.pairs}
-    known = {(row["trial"], row["reference_trial"]) for row in found.judgements}
-    is_same = (asked.judge, asked.verdict_tokens, asked.left_out) == (
+    progress, wanted_pairs = win_rates.progress, {(pair.trial, pair.reference_trial) for pair in comparisons.pairs}
+    judged_pairs = {(row["trial"], row["reference_trial"]) for row in win_rates.judgements}
+    is_same = (progress.judge, progress.verdict_tokens, progress.left_out) == (
         judge.model,
         judge.verdict_tokens,
-        planned.left_out,
+        comparisons.left_out,
     )
-    return is_same and not asked.why and not asked.num_missing and known == pairs
+    return is_same and not progress.why and not progress.num_missing and judged_pairs == wanted_pairs
 
 
 @dataclass
@@ -110,9 +114,9 @@ class _Work:
         if pair.reference_trial not in self._of_reference:
             self._of_reference[pair.reference_trial] = evaluation.answers_in(self._items(pair.reference_trial))
         reference = self._of_reference[pair.reference_trial]
-        found = evaluation.paired(reference, evaluation.answers_in(self._items(pair.trial)))
-        self.num_too_long += len(reference.requests) - len(found)
-        return found
+        pairs = evaluation.paired(reference, evaluation.answers_in(self._items(pair.trial)))
+        self.num_too_long += len(reference.requests) - len(pairs)
+        return pairs
 
     def _items(self, number: int) -> pa.Table:
         return retrying.patiently(lambda: self.items_of(number), "items")
@@ -126,10 +130,10 @@ class _Work:
             return evaluation.GivenUp()
         num_answered = 0
 
-        def on_answer(key: str, said: evaluation.Said) -> None:
+        def on_answer(key: str, reply: evaluation.Said) -> None:
             nonlocal num_answered
             num_answered += 1
-            self.kept.add(key, self.judge.model, said)
+            self.kept.add(key, self.judge.model, reply)
             on_questions(num_answered, len(missing))
 
         try:
@@ -141,11 +145,11 @@ class _Work:
 
     def count(self, pair: SeedPair, answers: Sequence[AnswerPair]) -> None:
         """Adds a row for each of the pair's answers."""
-        for one in answers:
-            found = evaluation.judged_pair(one, self.judge, self.kept)
+        for answer_pair in answers:
+            judged_pair = evaluation.judged_pair(answer_pair, self.judge, self.kept)
             keys: tuple[str | None, ...] = (None, None)
-            if not one.is_equal:
-                keys = tuple(evaluation.question_key(self.judge, asked) for asked in one.questions)
+            if not answer_pair.is_equal:
+                keys = tuple(evaluation.question_key(self.judge, question) for question in answer_pair.questions)
                 self.questions.update(key for key in keys if key is not None)
             self.judgements.append(
                 {
@@ -153,13 +157,13 @@ class _Work:
                     "seed": pair.seed,
                     "trial": pair.trial,
                     "reference_trial": pair.reference_trial,
-                    "item": one.item,
-                    "reference_first": _WINNER["reference_first"].get(found.base_first or ""),
-                    "arm_first": _WINNER["arm_first"].get(found.other_first or ""),
-                    "score": found.score,
-                    "is_judged": found.is_judged,
-                    "characters": len(found.other),
-                    "reference_characters": len(found.base),
+                    "item": answer_pair.item,
+                    "reference_first": _WINNER["reference_first"].get(judged_pair.base_first or ""),
+                    "arm_first": _WINNER["arm_first"].get(judged_pair.other_first or ""),
+                    "score": judged_pair.score,
+                    "is_judged": judged_pair.is_judged,
+                    "characters": len(judged_pair.other),
+                    "reference_characters": len(judged_pair.base),
                     "reference_first_key": keys[0],
                     "arm_first_key": keys[1],
                 }

@@ -60,23 +60,23 @@ def plan(file: SweepFile, rows: Sequence[Row]) -> Plan:
     fresh = _pairs(rows, reference, "confirm")
     phase: Literal["search", "confirm"] = "confirm" if fresh else "search"
     pairs = fresh or _pairs(rows, reference, "search")
-    compared = {one.trial for one in pairs} | {one.reference_trial for one in pairs}
-    of_phase = [row for row in rows if phase_of(row) == phase]
-    states = [row["state"] for row in of_phase]
+    compared = {pair.trial for pair in pairs} | {pair.reference_trial for pair in pairs}
+    phase_rows = [row for row in rows if phase_of(row) == phase]
+    states = [row["state"] for row in phase_rows]
     by_arm, stopped = rows_by_arm(rows), stopped_arms(rows)
-    without = {arm for arm in by_arm if arm != reference} - {one.arm for one in pairs}
+    uncompared = {arm for arm in by_arm if arm != reference} - {pair.arm for pair in pairs}
     return Plan(
         reference,
         phase,
         tuple(pairs),
         LeftOut(
             failed=states.count("failed"),
-            stopped_early=sum(row["arm"] in stopped and row["state"] in ("pruned", "complete") for row in of_phase),
+            stopped_early=sum(row["arm"] in stopped and row["state"] in ("pruned", "complete") for row in phase_rows),
             without_partner=sum(
                 row["state"] == "complete" and row["number"] not in compared and row["arm"] not in {reference, *stopped}
-                for row in of_phase
+                for row in phase_rows
             ),
-            arms_of_search=len(without) if phase == "confirm" else 0,
+            arms_of_search=len(uncompared) if phase == "confirm" else 0,
         ),
     )
 
@@ -84,8 +84,8 @@ def plan(file: SweepFile, rows: Sequence[Row]) -> Plan:
 def _pairs(rows: Sequence[Row], reference: int | None, phase: str) -> list[SeedPair]:
     stopped = stopped_arms(rows)
     by_arm = {
-        arm: _first_of_each_seed([row for row in of_arm if row["state"] == "complete"])
-        for arm, of_arm in rows_by_arm(rows, phase).items()
+        arm: _first_of_each_seed([row for row in arm_rows if row["state"] == "complete"])
+        for arm, arm_rows in rows_by_arm(rows, phase).items()
         if arm not in stopped
     }
     partners = by_arm.get(reference, {}) if reference is not None else {}
@@ -99,10 +99,10 @@ def _pairs(rows: Sequence[Row], reference: int | None, phase: str) -> list[SeedP
 
 def _first_of_each_seed(rows: Sequence[Row]) -> dict[int, int]:
     """Maps each seed to the number of its first trial."""
-    found: dict[int, int] = {}
+    number_of_seed: dict[int, int] = {}
     for row in rows:
-        found.setdefault(row["seed"], row["number"])
-    return found
+        number_of_seed.setdefault(row["seed"], row["number"])
+    return number_of_seed
 
 
 def most_questions(file: SweepFile, num_prompts: int) -> int:

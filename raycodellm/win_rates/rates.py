@@ -62,8 +62,12 @@ def arm_win_rates(rows: Judgements) -> list[ArmWinRate]:
     by_arm: dict[int, list[dict[str, Any]]] = defaultdict(list)
     for row in rows:
         by_arm[row["arm"]].append(row)
-    measured = {arm: found for arm, some in sorted(by_arm.items()) if (found := _measured(some)) is not None}
-    several = [one for one, _ in measured.values() if len(one.scores) > 1]
+    measured = {
+        arm: measurements
+        for arm, arm_judgements in sorted(by_arm.items())
+        if (measurements := _measured(arm_judgements)) is not None
+    }
+    several = [measured_arm for measured_arm, _ in measured.values() if len(measured_arm.scores) > 1]
     gaps = {arm: difference(*both, pool=several) for arm, both in measured.items()}
     corrected = holm({arm: gap.p_value() for arm, gap in gaps.items()})
     return [
@@ -90,7 +94,7 @@ def _arm_win_rate(
 
 
 def _as_share(gap: Interval) -> Interval:
-    return _inside(Interval(*(EVEN + one for one in gap)))
+    return _inside(Interval(*(EVEN + end for end in gap)))
 
 
 def _inside(rate: Interval) -> Interval:
@@ -117,8 +121,8 @@ def _measured(rows: Judgements) -> tuple[ArmMeasurements, ArmMeasurements] | Non
             by_seed[row["seed"]][row["item"]] = row["score"]
     if not by_seed:
         return None
-    scores = {seed: plain.fmean(some.values()) for seed, some in sorted(by_seed.items())}
-    is_complete = len({frozenset(some) for some in by_seed.values()}) == 1
+    scores = {seed: plain.fmean(by_item.values()) for seed, by_item in sorted(by_seed.items())}
+    is_complete = len({frozenset(by_item) for by_item in by_seed.values()}) == 1
     even = dict.fromkeys(scores, EVEN)
     if is_complete:
         samples = {seed: [by_seed[seed]] for seed in scores}
@@ -131,11 +135,11 @@ def _measured(rows: Judgements) -> tuple[ArmMeasurements, ArmMeasurements] | Non
 
 def _item_means(rows: Judgements) -> dict[int, float]:
     """Maps each judged instruction to its mean score over the seeds that it was judged with."""
-    of_item: dict[int, list[float]] = defaultdict(list)
+    scores_of_item: dict[int, list[float]] = defaultdict(list)
     for row in rows:
         if row["score"] is not None:
-            of_item[row["item"]].append(row["score"])
-    return {item: plain.fmean(some) for item, some in of_item.items()}
+            scores_of_item[row["item"]].append(row["score"])
+    return {item: plain.fmean(item_scores) for item, item_scores in scores_of_item.items()}
 
 
 def _pair(row: Mapping[str, Any]) -> JudgedPair:

@@ -83,11 +83,11 @@ def table_of(rows: Judgements) -> pa.Table:
     return pa.Table.from_pylist(list(rows), pa.schema([(name, names[kind]) for name, kind in _TYPES.items()]))
 
 
-def write_win_rates(run: Folder, found: WinRates) -> None:
+def write_win_rates(run: Folder, rates: WinRates) -> None:
     """Writes the judgements, then the progress that speaks of them."""
     folder = run / FOLDER
-    folder.write_table(JUDGEMENTS, table_of(found.judgements))
-    folder.write_json(PROGRESS, as_json(found.progress))
+    folder.write_table(JUDGEMENTS, table_of(rates.judgements))
+    folder.write_json(PROGRESS, as_json(rates.progress))
 
 
 def read_win_rates(run: Folder, say: Callable[[str], Any]) -> WinRates | None:
