@@ -10,7 +10,7 @@ from raycodellm.regression.crossval import CrossValidated
 from raycodellm.regression.forms import Array
 
 
-def conformal_interval(found: CrossValidated, x: Array, level: float = 0.9) -> tuple[Array, Array]:
+def conformal_interval(cross_validated: CrossValidated, x: Array, level: float = 0.9) -> tuple[Array, Array]:
     """(low, high), each of shape (rows of `x`,): the intervals for the scores of new arms, measured as the arms at hand
     were, with as many seeds each.
 
@@ -19,9 +19,9 @@ def conformal_interval(found: CrossValidated, x: Array, level: float = 0.9) -> t
     exchangeable they cover at least 1 - 2·(1 - level), and about `level` where fits are stable, whatever the form and
     the noise. They hold on average over new arms, not for an arm that was chosen. Infinite where arms are too few.
     """
-    num_arms = len(found.y)
-    sizes = np.abs(found.residuals)
-    centres = np.stack([fit.predict(x) for fit in found.fold_fits])[found.fold_of]  # (arms, rows)
+    num_arms = len(cross_validated.y)
+    sizes = np.abs(cross_validated.residuals)
+    centres = np.stack([fit.predict(x) for fit in cross_validated.fold_fits])[cross_validated.fold_of]  # (arms, rows)
     place = math.ceil(level * (num_arms + 1))
     if place > num_arms:
         return np.full(len(x), -np.inf), np.full(len(x), np.inf)

@@ -52,10 +52,13 @@ def choose_form(x: Array, y: Array, is_amount: Sequence[bool] | Array, seed: int
     if len(y) < 3:
         raise ValueError(f"found {len(y)} arms; cross-validation needs 3")
     fold_of = _folds(len(y), seed)
-    found = {form: _cross_validated(form, x, y, fold_of) for form in all_forms(is_amount)}
-    plain = min((one for form, one in found.items() if isinstance(form, LogLinear)), key=lambda one: one.error)
-    free = next(one for form, one in found.items() if isinstance(form, GaussianProcess))
-    return sorted([*found.values(), _mean(MEAN, plain, free)], key=lambda one: one.error)
+    by_form = {form: _cross_validated(form, x, y, fold_of) for form in all_forms(is_amount)}
+    log_linear = min(
+        (candidate for form, candidate in by_form.items() if isinstance(form, LogLinear)),
+        key=lambda candidate: candidate.error,
+    )
+    process = next(candidate for form, candidate in by_form.items() if isinstance(form, GaussianProcess))
+    return sorted([*by_form.values(), _mean(MEAN, log_linear, process)], key=lambda candidate: candidate.error)
 
 
 def _folds(num_arms: int, seed: int) -> Array:

@@ -32,7 +32,7 @@ def design(file: SweepFile, kind: str, num_points: int, concentration: float, se
     rng = np.random.default_rng(seed)
     if kind == "dirichlet":
         return [_dirichlet(file, concentration, rng) for _ in range(num_points)]
-    candidates = [in_round_numbers(file, one) for one in random_points(file, max(_CANDIDATES, 2 * num_points), rng)]
+    candidates = [in_round_numbers(file, point) for point in random_points(file, max(_CANDIDATES, 2 * num_points), rng)]
     encoding = Encoding.of(file, candidates)
     features = _quadratic(encoding.matrix(candidates))
     return [candidates[place] for place in _exchanged(features, num_points, rng)]
@@ -45,7 +45,9 @@ def _dirichlet(file: SweepFile, concentration: float, rng: np.random.Generator) 
             continue
         drawn = rng.dirichlet(np.full(len(simplex.names), concentration), _TRIES)
         domains = [file.domains[name] for name in simplex.names]
-        inside = np.all([(one.low <= drawn[:, k]) & (drawn[:, k] <= one.high) for k, one in enumerate(domains)], axis=0)
+        inside = np.all(
+            [(domain.low <= drawn[:, k]) & (drawn[:, k] <= domain.high) for k, domain in enumerate(domains)], axis=0
+        )
         if not inside.any():
             raise UserError(
                 f"--concentration {concentration:g}: none of {_TRIES:,} mixtures lies within the bounds of "
@@ -61,8 +63,8 @@ def _quadratic(x: Array) -> Array:
     from sklearn.preprocessing import PolynomialFeatures, StandardScaler
 
     scaled = StandardScaler().fit_transform(PolynomialFeatures(2, include_bias=False).fit_transform(x))
-    found: Array = np.hstack([np.ones((len(x), 1)), scaled])
-    return found
+    features: Array = np.hstack([np.ones((len(x), 1)), scaled])
+    return features
 
 
 def _exchanged(features: Array, num_points: int, rng: np.random.Generator) -> list[int]:

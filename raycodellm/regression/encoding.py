@@ -75,7 +75,7 @@ class Encoding:
                 columns += [Column(name, domain, option) for option in domain.options]
             if is_number and any(point.get(name) is None for point in points):
                 columns.append(Column(name, domain, is_presence=True))
-        differing = [one for one in columns if len({one.of(point) for point in points}) > 1]
+        differing = [column for column in columns if len({column.of(point) for point in points}) > 1]
         return Encoding(tuple(differing))
 
     def matrix(self, points: Sequence[Point]) -> Array:

@@ -75,8 +75,8 @@ class Ridge:
         from sklearn.preprocessing import PolynomialFeatures
 
         linear = with_roots(x, self.is_amount) if self.has_roots else x
-        found: Array = PolynomialFeatures(2, include_bias=False).fit_transform(linear)
-        return found
+        features: Array = PolynomialFeatures(2, include_bias=False).fit_transform(linear)
+        return features
 
     def fit(self, x: Array, y: Array) -> Fitted:
         from sklearn.linear_model import RidgeCV
@@ -90,8 +90,8 @@ class _Ridge:
     model: Any
 
     def predict(self, x: Array) -> Array:
-        found: Array = self.model.predict(self.form.features(x))
-        return found
+        scores: Array = self.model.predict(self.form.features(x))
+        return scores
 
 
 def with_roots(x: Array, is_amount: Array) -> Array:
@@ -129,8 +129,8 @@ class LogLinear:
         scale = _Scale.of(y)
         z, scaled = with_roots(x, self.is_amount), scale.down(y)
         starts = [_log_start(z, scaled, floor, self.penalty) for floor in _FLOORS]
-        rough = [_log_fit(z, scaled, self.penalty, 1.0, one, _ROUGH) for one in starts]
-        first = min(rough, key=lambda found: found[0])[1]
+        rough = [_log_fit(z, scaled, self.penalty, 1.0, start, _ROUGH) for start in starts]
+        first = min(rough, key=lambda loss_and_coefficients: loss_and_coefficients[0])[1]
         residuals = np.abs(_log_linear(first, z) - scaled)
         bend = max(1e-3, _EFFICIENT * 1.4826 * float(np.median(residuals)))
         fitted = _log_fit(z, scaled, self.penalty, bend, first)[1]
@@ -167,8 +167,8 @@ class _Scale:
 
 
 def _log_linear(coefficients: Array, z: Array) -> Array:
-    found: Array = coefficients[0] + np.exp(np.clip(coefficients[1] + z @ coefficients[2:], -50.0, 50.0))
-    return found
+    scores: Array = coefficients[0] + np.exp(np.clip(coefficients[1] + z @ coefficients[2:], -50.0, 50.0))
+    return scores
 
 
 def _log_start(z: Array, y: Array, floor: float, penalty: float) -> Array:
@@ -200,8 +200,8 @@ def _log_fit(
         gradient[2:] = turned @ by_form + penalty * weights
         return float(value + penalty / 2 * np.add.reduce(weights**2)), gradient.copy()
 
-    found = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": tolerance})
-    return float(found.fun), found.x
+    minimum = minimize(loss, start, jac=True, method="L-BFGS-B", options={"maxiter": 500, "ftol": tolerance})
+    return float(minimum.fun), minimum.x
 
 
 # ------------------------------------------------------------------------------------------------- Gaussian process
@@ -239,8 +239,8 @@ class _GaussianProcess:
     model: Any
 
     def predict(self, x: Array) -> Array:
-        found: Array = self.model.predict(self.form.inputs(x))
-        return found
+        scores: Array = self.model.predict(self.form.inputs(x))
+        return scores
 
 
 # ------------------------------------------------------------------------------------------------- a mean of forms
@@ -253,8 +253,8 @@ class Mean:
     parts: tuple[Fitted, ...]
 
     def predict(self, x: Array) -> Array:
-        found: Array = np.mean([part.predict(x) for part in self.parts], axis=0)
-        return found
+        scores: Array = np.mean([part.predict(x) for part in self.parts], axis=0)
+        return scores
 
 
 def all_forms(is_amount: Sequence[bool] | Array) -> list[Form]:

@@ -37,8 +37,8 @@ class Kernel:
         return self.covariance(a, b) / self.scale
 
     def scaled(self, x: Array) -> Kernel:
-        found = self.covariance(x, x)
-        around_mean = float(np.mean(np.diag(found)) - np.mean(found))
+        covariances = self.covariance(x, x)
+        around_mean = float(np.mean(np.diag(covariances)) - np.mean(covariances))
         return replace(self, scale=around_mean if around_mean > 1e-12 else 1.0)
 
 
@@ -50,8 +50,8 @@ def kernels(x: Array, is_amount: Array) -> list[Kernel]:
         return np.where(is_amount, np.sqrt(np.clip(rows, 0.0, None)), rows)
 
     def linear(a: Array, b: Array) -> Array:
-        found: Array = with_roots(a, is_amount) @ with_roots(b, is_amount).T
-        return found
+        covariances: Array = with_roots(a, is_amount) @ with_roots(b, is_amount).T
+        return covariances
 
     def matern(smoothness: float, length: float) -> Kernel:
         name = f"Matérn process of smoothness {smoothness:g} and length {length:.2g}"
@@ -62,8 +62,8 @@ def kernels(x: Array, is_amount: Array) -> list[Kernel]:
             mine, theirs = roots(a), roots(b)
             columns = range(mine.shape[1])
             gaps = (np.abs(mine[:, None, column] - theirs[None, :, column]) for column in columns)
-            found: Array = np.sum([_matern(gap / length, 2.5) for gap in gaps], axis=0)
-            return found
+            covariances: Array = np.sum([_matern(gap / length, 2.5) for gap in gaps], axis=0)
+            return covariances
 
         return Kernel(f"one curve per column of length {length:.2g}", covariance)
 
@@ -79,7 +79,7 @@ def kernels(x: Array, is_amount: Array) -> list[Kernel]:
     ]
     rough = matern(_SMOOTHNESS[0], typical * _LENGTHS[0])
     processes = [matern(smoothness, typical * length) for smoothness in _SMOOTHNESS for length in _LENGTHS]
-    return [_with_rough(one.scaled(x), rough) for one in plain] + processes
+    return [_with_rough(kernel.scaled(x), rough) for kernel in plain] + processes
 
 
 def null_kernel() -> Kernel:
@@ -87,9 +87,9 @@ def null_kernel() -> Kernel:
     return Kernel("constant", lambda a, b: np.zeros((len(a), len(b))))
 
 
-def _with_rough(one: Kernel, rough: Kernel) -> Kernel:
+def _with_rough(kernel: Kernel, rough: Kernel) -> Kernel:
     share = _LACK_OF_FIT
-    return Kernel(one.name, lambda a, b: one.between(a, b) + share * rough.between(a, b), 1.0 + share)
+    return Kernel(kernel.name, lambda a, b: kernel.between(a, b) + share * rough.between(a, b), 1.0 + share)
 
 
 def _matern(distance: Array, smoothness: float) -> Array:
@@ -97,11 +97,11 @@ def _matern(distance: Array, smoothness: float) -> Array:
     4.14 and 4.17)."""
     scaled = np.sqrt(2.0 * smoothness) * distance
     powers = {0.5: 1.0, 1.5: 1.0 + scaled, 2.5: 1.0 + scaled + scaled**2 / 3.0}[smoothness]
-    found: Array = powers * np.exp(-scaled)
-    return found
+    covariances: Array = powers * np.exp(-scaled)
+    return covariances
 
 
 def _distances(a: Array, b: Array) -> Array:
     squares = np.sum(a**2, axis=1)[:, None] + np.sum(b**2, axis=1)[None, :] - 2.0 * a @ b.T
-    found: Array = np.sqrt(np.clip(squares, 0.0, None))
-    return found
+    distances: Array = np.sqrt(np.clip(squares, 0.0, None))
+    return distances

@@ -12,7 +12,7 @@ from raycodellm.statistics import seed_noise
 from raycodellm.tables import Table, cells, formats
 from raycodellm.tables.trials import Row, params_of
 from raycodellm.verdict.arms import equal_params
-from raycodellm.verdict.measurements import measured_arms, rows_by_arm, stopped_arms, with_metric
+from raycodellm.verdict.measurements import measured_arms, rows_by_arm, scored_arms, stopped_arms, with_metric
 
 
 def predicted_beside_measured(suggested: Suggested, rows: Sequence[Row]) -> Table:
@@ -32,15 +32,14 @@ def predicted_beside_measured(suggested: Suggested, rows: Sequence[Row]) -> Tabl
         "seeds",
         "inside",
     )
-    found = []
-    by_arm = rows_by_arm(_of_whole_arms(rows))
-    complete = {arm: done for arm, of_arm in by_arm.items() if (done := with_metric(of_arm, suggested.metric))}
+    table_rows = []
+    complete = scored_arms(rows_by_arm(_of_whole_arms(rows)), suggested.metric)
     measured, noise = measured_arms(suggested.metric, complete, {})
     for point in suggested.points:
-        for arm, done in complete.items():
-            if equal_params(params_of(done[0]), point.params):
+        for arm, scored_rows in complete.items():
+            if equal_params(params_of(scored_rows[0]), point.params):
                 score, low, high = measured[arm].interval(noise)
-                found.append(
+                table_rows.append(
                     (
                         str(arm),
                         formats.params(point.params),
@@ -48,11 +47,11 @@ def predicted_beside_measured(suggested: Suggested, rows: Sequence[Row]) -> Tabl
                         formats.interval(point.low, point.high),
                         cells.score(score),
                         formats.interval(low, high),
-                        str(len(done)),
+                        str(len(scored_rows)),
                         "yes" if point.low <= score <= point.high else "no",
                     )
                 )
-    return Table(header, found, left=(1, 7))
+    return Table(header, table_rows, left=(1, 7))
 
 
 def _of_whole_arms(rows: Sequence[Row]) -> list[Row]:
@@ -74,18 +73,18 @@ class MeasuredArm(NamedTuple):
 def measured_means(rows: Sequence[Row], metric: str) -> list[MeasuredArm]:
     """Every arm with a complete seed that has the metric; failed trials are left out, and so are arms that were stopped
     early. Arms with equal parameters are one, under the first one's number."""
-    found: dict[Hashable, MeasuredArm] = {}
+    by_params: dict[Hashable, MeasuredArm] = {}
     rows = _of_whole_arms(rows)
-    for arm, of_arm in sorted(rows_by_arm(rows).items()):
-        if complete := with_metric(of_arm, metric):
-            params = params_of(of_arm[0])
+    for arm, arm_rows in sorted(rows_by_arm(rows).items()):
+        if complete := with_metric(arm_rows, metric):
+            params = params_of(arm_rows[0])
             by_seed = {row["seed"]: float(row[f"metrics.{metric}"]) for row in complete}
-            known = found.get(key := _key(params))
-            if known is not None:
-                by_seed = {**by_seed, **known.by_seed}
-                arm, params = known.arm, known.params
-            found[key] = MeasuredArm(arm, params, statistics.fmean(by_seed.values()), by_seed)
-    return list(found.values())
+            earlier = by_params.get(key := _key(params))
+            if earlier is not None:
+                by_seed = {**by_seed, **earlier.by_seed}
+                arm, params = earlier.arm, earlier.params
+            by_params[key] = MeasuredArm(arm, params, statistics.fmean(by_seed.values()), by_seed)
+    return list(by_params.values())
 
 
 def _key(params: Mapping[str, Any]) -> Hashable:
@@ -102,5 +101,5 @@ def _text(value: Any) -> str:
 
 def seed_spread(arms: Sequence[MeasuredArm]) -> SeedSpread:
     """The noise that the seeds of single arms show, pooled over the arms; nothing where no arm has a second seed."""
-    noise = seed_noise({one.arm: one.by_seed for one in arms}).single
+    noise = seed_noise({arm.arm: arm.by_seed for arm in arms}).single
     return SeedSpread(noise.value * noise.degrees, int(noise.degrees)) if noise.degrees else SeedSpread()

@@ -72,8 +72,8 @@ class _Member:
 
     def means(self, x: Array, rows: Array) -> Array:
         """Expected scores of the points in `rows`."""
-        found: Array = self.mean + self.ratio * (self.kernel.between(rows, x) @ self.pulled)
-        return found
+        expected: Array = self.mean + self.ratio * (self.kernel.between(rows, x) @ self.pulled)
+        return expected
 
     def moments(self, x: Array, rows: Array, weights: Array) -> tuple[Array, Array]:
         """(means, covariance) of the linear functions `weights` of the surface at `rows`, in the score's unit."""
@@ -81,15 +81,19 @@ class _Member:
         total = weights.sum(axis=1)
         means = total * self.mean + cross @ self.pulled
         prior = self.ratio * weights @ self.kernel.between(rows, rows) @ weights.T
-        left, seen = total - cross @ self.ones, self.basis @ cross.T
-        spread = prior - (seen / self.spectrum[:, None]).T @ seen + np.outer(left, left) / np.sum(self.ones)
+        unexplained, projected = total - cross @ self.ones, self.basis @ cross.T
+        spread = (
+            prior
+            - (projected / self.spectrum[:, None]).T @ projected
+            + np.outer(unexplained, unexplained) / np.sum(self.ones)
+        )
         return means, self.noise * spread
 
     def left_out(self) -> Array:
         """Each arm's score less its prediction from the others, the mean fitted again (Dubrule 1983)."""
         diagonal = np.sum(self.basis**2 / self.spectrum[:, None], axis=0)
-        found: Array = self.pulled / (diagonal - self.ones**2 / np.sum(self.ones))
-        return found
+        residuals: Array = self.pulled / (diagonal - self.ones**2 / np.sum(self.ones))
+        return residuals
 
 
 @dataclass(frozen=True, eq=False)
@@ -115,29 +119,29 @@ class Posterior:
         if len(y) < 3:
             raise ValueError(f"found {len(y)} arms; a posterior needs 3")
         seeds = np.ones(len(y)) if num_seeds is None else np.asarray(num_seeds, dtype=float)
-        known = spread or SeedSpread()
-        degrees = len(y) - 1 + known.degrees
+        seed_spread = spread or SeedSpread()
+        degrees = len(y) - 1 + seed_spread.degrees
         forms = kernels(x, np.asarray(is_amount, dtype=bool))
         prior = float(np.log((1 - _NULL) / (len(forms) * len(_RATIOS))))
-        scores = _Scores(y, seeds, known.squares, degrees)
-        found = _members(null_kernel(), (0.0,), x, scores, float(np.log(_NULL)))
+        scores = _Scores(y, seeds, seed_spread.squares, degrees)
+        members = _members(null_kernel(), (0.0,), x, scores, float(np.log(_NULL)))
         for form in forms:
-            found += _members(form, _RATIOS, x, scores, prior)
-        logs = np.array([one.log_weight for one in found])
-        kept = [one for one in found if one.log_weight > np.max(logs) + np.log(_LEAST_WEIGHT)]
-        weights = np.exp(np.array([one.log_weight for one in kept]) - np.max(logs))
-        return Posterior(x, tuple(kept), weights / weights.sum(), degrees)
+            members += _members(form, _RATIOS, x, scores, prior)
+        logs = np.array([member.log_weight for member in members])
+        retained = [member for member in members if member.log_weight > np.max(logs) + np.log(_LEAST_WEIGHT)]
+        weights = np.exp(np.array([member.log_weight for member in retained]) - np.max(logs))
+        return Posterior(x, tuple(retained), weights / weights.sum(), degrees)
 
     @property
     def noise(self) -> float:
         """Standard deviation of one seed's score around its arm's, the mean over the members."""
-        return float(np.sqrt(self.weights @ [one.noise for one in self.members]))
+        return float(np.sqrt(self.weights @ [member.noise for member in self.members]))
 
     @property
     def residuals(self) -> Array:
         """Each arm's score less its prediction from the others; the members' weights stay those of all arms."""
-        found: Array = self.weights @ np.array([one.left_out() for one in self.members])
-        return found
+        residuals: Array = self.weights @ np.array([member.left_out() for member in self.members])
+        return residuals
 
     @property
     def error(self) -> float:
@@ -146,19 +150,19 @@ class Posterior:
 
     def mean(self, rows: Array) -> Array:
         """Expected score of the points in `rows`."""
-        found: Array = self.weights @ np.array([one.means(self.x, rows) for one in self.members])
-        return found
+        expected: Array = self.weights @ np.array([member.means(self.x, rows) for member in self.members])
+        return expected
 
     def band(self, rows: Array, weights: Array | None = None, level: float = 0.9, noise_of: int = 0) -> Band:
         """Values of linear functions of the surface with pointwise intervals: of the points in `rows`, or of
         `weights` times these, of shape (functions, rows). `noise_of`: seeds whose mean is asked for, with its noise; 0
         for the surface."""
         weights = np.eye(len(rows)) if weights is None else weights
-        moments = [one.moments(self.x, rows, weights) for one in self.members]
-        means = np.array([found[0] for found in moments])
-        variances = np.array([np.diag(found[1]) for found in moments])
+        moments = [member.moments(self.x, rows, weights) for member in self.members]
+        means = np.array([member_means for member_means, _ in moments])
+        variances = np.array([np.diag(covariance) for _, covariance in moments])
         if noise_of:
-            variances = variances + np.array([[one.noise / noise_of] for one in self.members])
+            variances = variances + np.array([[member.noise / noise_of] for member in self.members])
         deviations = np.sqrt(np.clip(variances, 1e-18, None))
         tail = (1 - level) / 2
         low, high = (_quantile(share, means, deviations, self.weights, self.degrees) for share in (tail, 1 - tail))
@@ -167,14 +171,14 @@ class Posterior:
     def draws(self, rows: Array, weights: Array, num_draws: int, rng: np.random.Generator) -> Array:
         """Joint draws of the linear functions `weights` of the surface at `rows`; shape (draws, functions)."""
         counts = rng.multinomial(num_draws, self.weights)
-        found = []
-        for one, count in zip(self.members, counts, strict=True):
+        member_draws = []
+        for member, count in zip(self.members, counts, strict=True):
             if count:
-                means, spread = one.moments(self.x, rows, weights)
+                means, spread = member.moments(self.x, rows, weights)
                 normal = rng.standard_normal((count, len(means))) @ _root(spread).T
                 scale = np.sqrt(self.degrees / rng.chisquare(self.degrees, count))
-                found.append(means + scale[:, None] * normal)
-        joined = np.concatenate(found)
+                member_draws.append(means + scale[:, None] * normal)
+        joined = np.concatenate(member_draws)
         rng.shuffle(joined)
         return joined
 
@@ -182,8 +186,8 @@ class Posterior:
 def _root(spread: Array) -> Array:
     """A matrix whose product with its transpose is `spread`, which may be singular."""
     values, vectors = np.linalg.eigh((spread + spread.T) / 2)
-    found: Array = vectors * np.sqrt(np.clip(values, 0.0, None))
-    return found
+    root: Array = vectors * np.sqrt(np.clip(values, 0.0, None))
+    return root
 
 
 def _quantile(share: float, means: Array, deviations: Array, weights: Array, degrees: int) -> Array:
@@ -217,16 +221,16 @@ def _members(kernel: Kernel, ratios: Sequence[float], x: Array, scores: _Scores,
     white = np.sqrt(scores.seeds)
     values, vectors = np.linalg.eigh(white[:, None] * kernel.between(x, x) * white[None, :])
     basis = vectors.T * white[None, :]
-    sums, seen = basis.sum(axis=1), basis @ scores.y
-    found = []
+    sums, projected = basis.sum(axis=1), basis @ scores.y
+    members = []
     for ratio in ratios:
         spectrum = ratio * np.clip(values, 0.0, None) + 1.0
         whole = float(sums @ (sums / spectrum))
-        mean = float(sums @ (seen / spectrum)) / whole
-        left = (seen - mean * sums) / spectrum
-        squares = max(float((seen - mean * sums) @ left) + scores.squares, 1e-300)
+        mean = float(sums @ (projected / spectrum)) / whole
+        scaled_residuals = (projected - mean * sums) / spectrum
+        squares = max(float((projected - mean * sums) @ scaled_residuals) + scores.squares, 1e-300)
         evidence = -0.5 * (np.sum(np.log(spectrum)) + np.log(whole) + scores.degrees * np.log(squares))
-        found.append(
+        members.append(
             _Member(
                 kernel=kernel,
                 ratio=float(ratio),
@@ -235,8 +239,8 @@ def _members(kernel: Kernel, ratios: Sequence[float], x: Array, scores: _Scores,
                 spectrum=spectrum,
                 mean=mean,
                 noise=squares / scores.degrees,
-                pulled=basis.T @ left,
+                pulled=basis.T @ scaled_residuals,
                 ones=basis.T @ (sums / spectrum),
             )
         )
-    return found
+    return members

@@ -51,16 +51,16 @@ def between(file: SweepFile, one: Point, other: Point, share: float) -> dict[str
     """
     if one.keys() != other.keys():
         return None
-    found: dict[str, Any] = {}
+    point: dict[str, Any] = {}
     for name, value in one.items():
         domain = file.domains[name]
         if domain.kind == "choice":
             if value != other[name]:
                 return None
-            found[name] = value
+            point[name] = value
         else:
-            found[name] = _between(domain, value, other[name], share)
-    return found
+            point[name] = _between(domain, value, other[name], share)
+    return point
 
 
 def _between(domain: Domain, one: float, other: float, share: float) -> float | int:
@@ -72,11 +72,11 @@ def _between(domain: Domain, one: float, other: float, share: float) -> float | 
 
 def in_round_numbers(file: SweepFile, point: Point) -> dict[str, Any]:
     """The point with weights in thousandths and other numbers in three digits, where the space allows these."""
-    found = {name: _rounded(file.domains[name], value) for name, value in point.items()}
+    rounded = {name: _rounded(file.domains[name], value) for name, value in point.items()}
     for simplex in dict.fromkeys(domain.simplex for domain in file.domains.values() if domain.simplex):
         if all(name in point for name in simplex.names):
-            found |= _rounded_mixture(simplex, {name: point[name] for name in simplex.names})
-    return found
+            rounded |= _rounded_mixture(simplex, {name: point[name] for name in simplex.names})
+    return rounded
 
 
 def _rounded(domain: Domain, value: Any) -> Any:

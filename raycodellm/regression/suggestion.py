@@ -91,27 +91,27 @@ def suggestion(
     stay = int(np.argmin(y)) if reference is None else reference
     if not encoding.columns:
         return Suggestion((), len(arms), stay, None, None, False, False, ())
-    forms = [(one.name, one.error) for one in choose_form(x, y, encoding.is_amount)] if compares_forms else []
+    forms = [(form.name, form.error) for form in choose_form(x, y, encoding.is_amount)] if compares_forms else []
     seeds = None if num_seeds is None else np.array(num_seeds, dtype=float)
     posterior = Posterior.of(x, y, encoding.is_amount, seeds, spread)
-    names = tuple(sorted([*forms, (ALL_FORMS, posterior.error)], key=lambda one: one[1]))
+    ranked_forms = tuple(sorted([*forms, (ALL_FORMS, posterior.error)], key=lambda name_and_error: name_and_error[1]))
     candidates = _candidates(file, encoding, posterior, arms)
-    at = encoding.matrix(candidates)
-    expected = posterior.mean(at)
+    rows = encoding.matrix(candidates)
+    expected = posterior.mean(rows)
     place = int(np.argmin(expected))
-    difference = posterior.band(np.vstack([at[place], x[stay]]), np.array([[1.0, -1.0]]), LEVEL)
-    order = [place, *_bests_of_draws(posterior, at, expected)]
-    best = _predicted(posterior, at[[place]], candidates[place], sign)
-    points = _points(file, encoding, arms, [candidates[one] for one in order], num_points)
+    difference = posterior.band(np.vstack([rows[place], x[stay]]), np.array([[1.0, -1.0]]), LEVEL)
+    order = [place, *_bests_of_draws(posterior, rows, expected)]
+    best = _predicted(posterior, rows[[place]], candidates[place], sign)
+    points = _points(file, encoding, arms, [candidates[row] for row in order], num_points)
     low, high = sorted((sign * float(difference.low[0]), sign * float(difference.high[0])))
     return Suggestion(
-        forms=names,
+        forms=ranked_forms,
         num_arms=len(arms),
         stay_arm=stay,
         best=best,
         difference=(sign * float(difference.value[0]), low, high),
         moves=bool(difference.high[0] < 0),
-        is_far=_is_far(x, at[place]),
+        is_far=_is_far(x, rows[place]),
         points=tuple(_predicted(posterior, encoding.matrix([point]), point, sign) for point in points),
         optimum=_optimum(encoding, arms, _Scores(y, seeds, spread, sign), best),
     )
@@ -120,22 +120,24 @@ def suggestion(
 def _candidates(file: SweepFile, encoding: Encoding, posterior: Posterior, arms: Sequence[Point]) -> list[Point]:
     """The arms, points of the whole space, and points between the best of them and others; in round numbers."""
     rng = np.random.default_rng(0)
-    found = [*map(dict, arms), *(in_round_numbers(file, one) for one in random_points(file, _DRAWN, rng))]
+    points = [*map(dict, arms), *(in_round_numbers(file, point) for point in random_points(file, _DRAWN, rng))]
     for _ in range(_ROUNDS):
-        order = np.argsort(posterior.mean(encoding.matrix(found)), kind="stable")[:_BEST]
-        made = [
-            between(file, found[int(rng.choice(order))], found[int(rng.integers(len(found)))], float(rng.random()) / 2)
+        order = np.argsort(posterior.mean(encoding.matrix(points)), kind="stable")[:_BEST]
+        mixed = [
+            between(
+                file, points[int(rng.choice(order))], points[int(rng.integers(len(points)))], float(rng.random()) / 2
+            )
             for _ in range(_NEAR_BEST)
         ]
-        found += [in_round_numbers(file, one) for one in made if one is not None]
-    return list(found)
+        points += [in_round_numbers(file, point) for point in mixed if point is not None]
+    return list(points)
 
 
 def _bests_of_draws(posterior: Posterior, at: Array, expected: Array) -> list[int]:
     """The candidates that are best in draws of the surface (Thompson's sampling), in the order of the draws."""
-    among = np.argsort(expected, kind="stable")[:_DRAWN_AT]
-    drawn = posterior.draws(at[among], np.eye(len(among)), _DRAWS, np.random.default_rng(0))
-    return [int(among[one]) for one in np.argmin(drawn, axis=1)]
+    best_rows = np.argsort(expected, kind="stable")[:_DRAWN_AT]
+    drawn = posterior.draws(at[best_rows], np.eye(len(best_rows)), _DRAWS, np.random.default_rng(0))
+    return [int(best_rows[row]) for row in np.argmin(drawn, axis=1)]
 
 
 def _points(
@@ -143,7 +145,7 @@ def _points(
 ) -> list[Point]:
     """The first candidates, without points that were measured, or that are like another. In the form that the search
     gives them."""
-    taken = [encoding.matrix([one])[0] for one in arms]
+    taken = [encoding.matrix([arm])[0] for arm in arms]
     chosen: list[Point] = []
     for candidate in candidates:
         row = encoding.matrix([candidate])[0]
@@ -180,10 +182,10 @@ def _optimum(encoding: Encoding, arms: Sequence[Point], scores: _Scores, predict
     )
     band = others.band(x[[place]], level=LEVEL, noise_of=num_seeds)
     low, high = sorted((sign * float(band.low[0]), sign * float(band.high[0])))
-    at = np.max(np.abs(x - encoding.matrix([predicted.params])[0]), axis=1)
-    same = next((sign * float(y[one]) for one in np.flatnonzero(at < 1e-9)), None)
+    distances = np.max(np.abs(x - encoding.matrix([predicted.params])[0]), axis=1)
+    measured = next((sign * float(y[row]) for row in np.flatnonzero(distances < 1e-9)), None)
     value = sign * float(band.value[0])
-    return Optimum(predicted, same, place, dict(arms[place]), sign * float(y[place]), num_seeds, value, low, high)
+    return Optimum(predicted, measured, place, dict(arms[place]), sign * float(y[place]), num_seeds, value, low, high)
 
 
 def _is_far(x: Array, row: Array) -> bool:

@@ -89,19 +89,19 @@ class WhatIf:
 
         More than 300 arms are thinned, evenly along their numbers.
         """
-        encoding = Encoding.of(file, [one.params for one in arms])
+        encoding = Encoding.of(file, [arm.params for arm in arms])
         needed = arms_needed(encoding)
         if len(arms) < needed or not encoding.columns:
             return needed
-        kept = [arms[place] for place in sorted(set(np.linspace(0, len(arms) - 1, _MOST_ARMS).round().astype(int)))]
+        fitted = [arms[place] for place in sorted(set(np.linspace(0, len(arms) - 1, _MOST_ARMS).round().astype(int)))]
         posterior = Posterior.of(
-            encoding.matrix([one.params for one in kept]),
-            np.array([one.score for one in kept]),
+            encoding.matrix([arm.params for arm in fitted]),
+            np.array([arm.score for arm in fitted]),
             encoding.is_amount,
-            np.array([len(one.by_seed) for one in kept], dtype=float),
-            seed_spread(kept),
+            np.array([len(arm.by_seed) for arm in fitted], dtype=float),
+            seed_spread(fitted),
         )
-        return WhatIf(file, encoding, posterior, len(kept), any(len(one.by_seed) > 1 for one in kept))
+        return WhatIf(file, encoding, posterior, len(fitted), any(len(arm.by_seed) > 1 for arm in fitted))
 
     @property
     def names(self) -> tuple[str, ...]:
@@ -115,16 +115,16 @@ class WhatIf:
         if base.get(name) is None:
             return None
         points = [(value, self._with(base, name, value)) for value in _values(self.file.domains[name])]
-        known = [(value, point) for value, point in points if point is not None]
-        if len(known) < 2:
+        whole = [(value, point) for value, point in points if point is not None]
+        if len(whole) < 2:
             return None
-        band = self.posterior.band(self.encoding.matrix([point for _, point in known]), level=LEVEL)
-        return Curve(name, tuple(value for value, _ in known), band)
+        band = self.posterior.band(self.encoding.matrix([point for _, point in whole]), level=LEVEL)
+        return Curve(name, tuple(value for value, _ in whole), band)
 
     def _with(self, base: Point, name: str, value: Any) -> dict[str, Any] | None:
         """`base` with another value; None where the space has no such point, or the parameter no effect in it."""
-        made = self._whole(self._changed(base, name, value))
-        return made if made is not None and name in made else None
+        whole = self._whole(self._changed(base, name, value))
+        return whole if whole is not None and name in whole else None
 
     def _changed(self, base: Point | None, name: str, value: Any) -> dict[str, Any] | None:
         """`base` with another value, whatever else that decides. A weight of a mixture takes from the others, or gives
@@ -135,14 +135,16 @@ class WhatIf:
         simplex = self.file.domains[name].simplex
         if simplex is None:
             return point
-        left = 1.0 - float(base[name])
+        other_share = 1.0 - float(base[name])
         others = [other for other in simplex.names if other != name]
-        share = (1.0 - value) / left if left > 0 else 0.0
+        share = (1.0 - value) / other_share if other_share > 0 else 0.0
         point |= {other: share * float(base[other]) for other in others}
-        if left <= 0:
+        if other_share <= 0:
             point |= {other: (1.0 - value) / len(others) for other in others}
         domains = self.file.domains
-        inside = all(domains[one].low - 1e-9 <= point[one] <= domains[one].high + 1e-9 for one in simplex.names)
+        inside = all(
+            domains[weight].low - 1e-9 <= point[weight] <= domains[weight].high + 1e-9 for weight in simplex.names
+        )
         return point if inside else None
 
     def _whole(self, point: Point | None) -> dict[str, Any] | None:
@@ -153,21 +155,25 @@ class WhatIf:
         """
         if point is None:
             return None
-        known = {**self._defaults, **{name: value for name, value in point.items() if value is not None}}
-        made: dict[str, Any] = {}
-        for one in sampling_order(self.file):
-            if is_relevant(self.file, one, made):
-                if one.name not in known:
+        values = {**self._defaults, **{name: value for name, value in point.items() if value is not None}}
+        whole: dict[str, Any] = {}
+        for parameter in sampling_order(self.file):
+            if is_relevant(self.file, parameter, whole):
+                if parameter.name not in values:
                     return None
-                made[one.name] = known[one.name]
-        return made
+                whole[parameter.name] = values[parameter.name]
+        return whole
 
     @cached_property
     def _defaults(self) -> dict[str, Any]:
         """The reference's values as the sweep file has them, and the first options of choices that depend on no other
         choice."""
-        plain = [one for one in self.file.parameters if one.conditions == ((),) and one.domain.kind == "choice"]
-        return {**{one.name: one.domain.options[0] for one in plain}, **(self.file.reference() or {})}
+        plain = [
+            parameter
+            for parameter in self.file.parameters
+            if parameter.conditions == ((),) and parameter.domain.kind == "choice"
+        ]
+        return {**{parameter.name: parameter.domain.options[0] for parameter in plain}, **(self.file.reference() or {})}
 
     def interactions(self) -> list[Interaction]:
         """How each two parameters act together, the clearest first; a parameter that depends on another choice is left
@@ -176,32 +182,35 @@ class WhatIf:
         Of numbers the upper half of the range is compared with the lower, of a choice each option with the first. A
         weight takes from its mixture's others in proportion. The others are averaged over the whole space.
         """
-        always = [one.name for one in self.file.parameters if one.conditions == ((),)]
+        always = [parameter.name for parameter in self.file.parameters if parameter.conditions == ((),)]
         plain = [name for name in self.names if name in always]
         pairs = [pair for pair in itertools.combinations(plain, 2) if not self._are_of_one_mixture(*pair)][:_MOST_PAIRS]
         rng = np.random.default_rng(0)
         points = [sample(self.file, RandomAsker(rng, at_an_end=0.0)) for _ in range(_SPREAD_OVER)]
-        contrasts = [one for pair in pairs for one in self._contrasts(*pair, points)]
+        contrasts = [contrast for pair in pairs for contrast in self._contrasts(*pair, points)]
         if not contrasts:
             return []
         level = 1 - (1 - LEVEL) / len(contrasts)
-        found = []
+        interactions = []
         for words, rows, weights in contrasts:
             band = self.posterior.band(rows, weights[None, :], level)
-            found.append(Interaction(*words, float(band.value[0]), float(band.low[0]), float(band.high[0])))
-        return sorted(found, key=lambda one: -abs(one.value) / max(one.high - one.low, 1e-12))
+            interactions.append(Interaction(*words, float(band.value[0]), float(band.low[0]), float(band.high[0])))
+        return sorted(
+            interactions,
+            key=lambda interaction: -abs(interaction.value) / max(interaction.high - interaction.low, 1e-12),
+        )
 
     def _contrasts(self, one: str, other: str, points: Sequence[Mapping[str, Any]]) -> list[tuple[Words, Array, Array]]:
         """(names and words, rows, weights) of each difference of differences of two parameters."""
         mine, theirs = _levels(self.file.domains[one]), _levels(self.file.domains[other])
-        found: list[tuple[Words, Array, Array]] = []
+        contrasts: list[tuple[Words, Array, Array]] = []
         for (from_word, low), (to_word, high) in ((mine[0], level) for level in mine[1:]):
             for (other_from, below), (other_to, above) in ((theirs[0], level) for level in theirs[1:]):
                 words: Words = (one, other, from_word, to_word, other_from, other_to)
                 rows, weights = self._corners(one, other, (low, high), (below, above), points)
                 if rows:
-                    found.append((words, self.encoding.matrix(rows), np.array(weights)))
-        return found
+                    contrasts.append((words, self.encoding.matrix(rows), np.array(weights)))
+        return contrasts
 
     def _corners(
         self, one: str, other: str, mine: _Levels, theirs: _Levels, points: Sequence[Point]
@@ -217,9 +226,11 @@ class WhatIf:
             for values, sign in zip(mine, (-1.0, 1.0), strict=True):
                 for others, other_sign in zip(theirs, (-1.0, 1.0), strict=True):
                     pairs = itertools.product(values, others)
-                    made = [self._whole(self._changed(self._changed(point, one, a), other, b)) for a, b in pairs]
-                    corners += made
-                    signs += [sign * other_sign / len(made)] * len(made)
+                    corner_points = [
+                        self._whole(self._changed(self._changed(point, one, a), other, b)) for a, b in pairs
+                    ]
+                    corners += corner_points
+                    signs += [sign * other_sign / len(corner_points)] * len(corner_points)
             whole = [corner for corner in corners if corner is not None]
             if len(whole) == len(corners):
                 rows, weights, num_whole = rows + whole, weights + signs, num_whole + 1
@@ -249,8 +260,8 @@ def _levels(domain: Domain) -> list[tuple[str, list[Any]]]:
     def at(share: float) -> float | int:
         if domain.kind == "loguniform":
             return float(domain.low * (domain.high / domain.low) ** share)
-        found = domain.low + share * (domain.high - domain.low)
-        return round(found) if domain.kind == "int" else float(found)
+        value = domain.low + share * (domain.high - domain.low)
+        return round(value) if domain.kind == "int" else float(value)
 
     middle = f"{at(0.5):.3g}"
     halves = ((f"below {middle}", 0.0), (f"above {middle}", 0.5))
